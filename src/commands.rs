@@ -1,0 +1,705 @@
+//! The one table of commands. A row knows a command's *syntax*: its name, its
+//! arguments, its help and how to read it. From the rows come parsing, usage
+//! errors, "did you mean", `/help`, the README's list and the client's
+//! completion. What a command *means* is the hub's business (`server/hub.rs`).
+//!
+//! To add a command: a variant of [`Command`], a row in [`TABLE`], an arm in
+//! the hub, a transcript in `tests/transcripts`. The compiler and the tests
+//! below name what was forgotten.
+//!
+//! Lexing: words ignore case and are parted by blanks; exactly one blank
+//! precedes the last argument, which is the rest of the line, verbatim.
+
+use std::fmt;
+
+use crate::protocol::name::is_name;
+use crate::protocol::text::{is_blank, is_blank_text, split_word};
+use crate::protocol::{ErrorCode, HISTORY_DEFAULT, HISTORY_MAX, Refusal};
+
+/// What one line of a client asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// An empty line, or one of blanks: nothing, and no answer.
+    Nothing,
+    /// Text for wherever plain lines go.
+    Say(&'a str),
+    /// A command.
+    Command(Command<'a>),
+}
+
+/// Whom `/msg` is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// `#ops`, its name without the sign.
+    Room(&'a str),
+    /// A person.
+    Person(&'a str),
+}
+
+/// Which rows `/history` gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rows {
+    /// At most so many.
+    pub count: usize,
+    /// The nearest after this id; without one, the latest.
+    pub after: Option<u64>,
+}
+
+/// What `/set` can switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    /// My own lines come back to me.
+    Echo,
+    /// Joined, left and quit events come to me.
+    Joins,
+    /// Lines carry their `@id=…;time=…` prefix.
+    Tags,
+}
+
+impl Setting {
+    /// Every setting with its word, in the order `[SET]` tells them.
+    pub const TABLE: [(Self, &'static str); 3] =
+        [(Self::Echo, "echo"), (Self::Joins, "joins"), (Self::Tags, "tags")];
+}
+
+/// A command with its arguments, as written; whether they make sense where and
+/// when they are said is for the hub to find out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // each stands in TABLE with its arguments and its help
+pub enum Command<'a> {
+    Help { command: Option<&'a str> },
+    Login { name: &'a str, password: Option<&'a str> },
+    Msg { to: Target<'a>, text: &'a str },
+    Reply { text: &'a str },
+    Query { name: Option<&'a str> },
+    Me { text: &'a str },
+    Who { room: Option<&'a str> },
+    Whois { name: &'a str },
+    Join { room: &'a str },
+    Part { room: Option<&'a str>, reason: Option<&'a str> },
+    List,
+    Topic { text: Option<&'a str> },
+    History { rows: Rows, thread: Option<Target<'a>> },
+    Nick { name: &'a str },
+    Away { text: Option<&'a str> },
+    Back,
+    Ignore { name: Option<&'a str> },
+    Unignore { name: &'a str },
+    Set { change: Option<(Setting, bool)> },
+    Ping { token: Option<&'a str> },
+    Version,
+    Quit { reason: Option<&'a str> },
+}
+
+/// What an argument is, for completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Somebody who is here.
+    Person,
+    /// A room, with its `#`.
+    Room,
+    /// Either.
+    PersonOrRoom,
+    /// A command of this table.
+    Command,
+    /// `echo`, `joins` or `tags`.
+    Setting,
+    /// `on` or `off`.
+    Switch,
+    /// Anything else; nothing to offer.
+    Free,
+}
+
+/// One argument.
+#[derive(Debug, Clone, Copy)]
+pub struct Arg {
+    /// As usage shows it, brackets included.
+    pub usage: &'static str,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// One command's syntax.
+#[derive(Debug)]
+pub struct Row {
+    /// The name, without `/`.
+    pub name: &'static str,
+    /// Other names for it.
+    pub aliases: &'static [&'static str],
+    /// The arguments in order.
+    pub args: &'static [Arg],
+    /// What it does, in one line.
+    pub help: &'static str,
+    /// Lines one could type; the first is the plainest.
+    pub examples: &'static [&'static str],
+    /// Whether it may be said before login.
+    pub before_login: bool,
+    read: for<'a> fn(&mut Args<'a>) -> Result<Command<'a>, Refusal>,
+}
+
+const fn arg(usage: &'static str, kind: Kind) -> Arg {
+    Arg { usage, kind }
+}
+
+/// Every command, in the order `/help` shows them: the daily ones first.
+pub const TABLE: &[Row] = &[
+    Row {
+        name: "help",
+        aliases: &[],
+        args: &[arg("[COMMAND]", Kind::Command)],
+        help: "this list, or one command in detail",
+        examples: &["/help", "/help msg"],
+        before_login: true,
+        read: |args| Ok(Command::Help { command: args.last_word() }),
+    },
+    Row {
+        name: "login",
+        aliases: &[],
+        args: &[arg("NAME", Kind::Free), arg("[PASSWORD]", Kind::Free)],
+        help: "say who you are; before login a line with just a name does the same",
+        examples: &["/login alice"],
+        before_login: true,
+        read: |args| Ok(Command::Login { name: args.word()?, password: args.rest() }),
+    },
+    Row {
+        name: "msg",
+        aliases: &[],
+        args: &[arg("NAME|#ROOM", Kind::PersonOrRoom), arg("TEXT", Kind::Free)],
+        help: "say something to one person only, or in another room",
+        examples: &["/msg bob see you at six", "/msg #ops deploy is done"],
+        before_login: false,
+        read: |args| Ok(Command::Msg { to: target(args.word()?), text: args.text()? }),
+    },
+    Row {
+        name: "reply",
+        aliases: &["r"],
+        args: &[arg("TEXT", Kind::Free)],
+        help: "answer whoever last wrote to you privately",
+        examples: &["/reply on my way"],
+        before_login: false,
+        read: |args| Ok(Command::Reply { text: args.text()? }),
+    },
+    Row {
+        name: "query",
+        aliases: &[],
+        args: &[arg("[NAME]", Kind::Person)],
+        help: "send plain lines to one person; without a name, to the room again",
+        examples: &["/query bob", "/query"],
+        before_login: false,
+        read: |args| Ok(Command::Query { name: args.last_word() }),
+    },
+    Row {
+        name: "me",
+        aliases: &[],
+        args: &[arg("TEXT", Kind::Free)],
+        help: "do something instead of saying it",
+        examples: &["/me waves"],
+        before_login: false,
+        read: |args| Ok(Command::Me { text: args.text()? }),
+    },
+    Row {
+        name: "who",
+        aliases: &["names", "users"],
+        args: &[arg("[#ROOM]", Kind::Room)],
+        help: "list who is in a room",
+        examples: &["/who", "/who #ops"],
+        before_login: false,
+        read: |args| Ok(Command::Who { room: args.last_word() }),
+    },
+    Row {
+        name: "whois",
+        aliases: &[],
+        args: &[arg("NAME", Kind::Person)],
+        help: "tell about one person: since when, idle how long, where",
+        examples: &["/whois bob"],
+        before_login: false,
+        read: |args| Ok(Command::Whois { name: args.needed_last_word()? }),
+    },
+    Row {
+        name: "join",
+        aliases: &["j"],
+        args: &[arg("#ROOM", Kind::Room)],
+        help: "enter a room, made if there is none; plain lines then go there",
+        examples: &["/join #ops"],
+        before_login: false,
+        read: |args| Ok(Command::Join { room: args.needed_last_word()? }),
+    },
+    Row {
+        name: "part",
+        aliases: &["leave"],
+        args: &[arg("[#ROOM", Kind::Room), arg("[REASON]]", Kind::Free)],
+        help: "leave a room, the current one if none is named",
+        examples: &["/part", "/part #ops back to work"],
+        before_login: false,
+        read: |args| Ok(Command::Part { room: args.optional_word(), reason: args.rest() }),
+    },
+    Row {
+        name: "list",
+        aliases: &[],
+        args: &[],
+        help: "list the rooms, how many are in each, and their topics",
+        examples: &["/list"],
+        before_login: false,
+        read: |_| Ok(Command::List),
+    },
+    Row {
+        name: "topic",
+        aliases: &[],
+        args: &[arg("[TEXT]", Kind::Free)],
+        help: "show the room's topic, or set it; - clears it",
+        examples: &["/topic", "/topic release at noon", "/topic -"],
+        before_login: false,
+        read: |args| Ok(Command::Topic { text: args.rest() }),
+    },
+    Row {
+        name: "history",
+        aliases: &[],
+        args: &[
+            arg("[N]", Kind::Free),
+            arg("[after ID]", Kind::Free),
+            arg("[#ROOM|NAME]", Kind::PersonOrRoom),
+        ],
+        help: "show earlier messages of a room or of your talk with one person",
+        examples: &["/history", "/history 50 #ops", "/history after 42 bob"],
+        before_login: false,
+        read: read_history,
+    },
+    Row {
+        name: "nick",
+        aliases: &[],
+        args: &[arg("NAME", Kind::Free)],
+        help: "take another name",
+        examples: &["/nick al"],
+        before_login: false,
+        read: |args| Ok(Command::Nick { name: args.needed_last_word()? }),
+    },
+    Row {
+        name: "away",
+        aliases: &[],
+        args: &[arg("[TEXT]", Kind::Free)],
+        help: "tell those who write to you that you are away",
+        examples: &["/away lunch", "/away"],
+        before_login: false,
+        read: |args| Ok(Command::Away { text: args.rest() }),
+    },
+    Row {
+        name: "back",
+        aliases: &[],
+        args: &[],
+        help: "be here again",
+        examples: &["/back"],
+        before_login: false,
+        read: |_| Ok(Command::Back),
+    },
+    Row {
+        name: "ignore",
+        aliases: &[],
+        args: &[arg("[NAME]", Kind::Person)],
+        help: "hide what one person says; without a name, list whom you ignore",
+        examples: &["/ignore bob", "/ignore"],
+        before_login: false,
+        read: |args| Ok(Command::Ignore { name: args.last_word() }),
+    },
+    Row {
+        name: "unignore",
+        aliases: &[],
+        args: &[arg("NAME", Kind::Person)],
+        help: "hear that person again",
+        examples: &["/unignore bob"],
+        before_login: false,
+        read: |args| Ok(Command::Unignore { name: args.needed_last_word()? }),
+    },
+    Row {
+        name: "set",
+        aliases: &[],
+        args: &[arg("[KEY", Kind::Setting), arg("on|off]", Kind::Switch)],
+        help: "show or change settings: echo (my own lines), joins (comings and goings), tags",
+        examples: &["/set", "/set joins off"],
+        before_login: true,
+        read: read_set,
+    },
+    Row {
+        name: "ping",
+        aliases: &[],
+        args: &[arg("[TOKEN]", Kind::Free)],
+        help: "answered when all you sent before has reached its readers",
+        examples: &["/ping t1"],
+        before_login: true,
+        read: read_ping,
+    },
+    Row {
+        name: "version",
+        aliases: &[],
+        args: &[],
+        help: "tell the protocol's and the server's version",
+        examples: &["/version"],
+        before_login: true,
+        read: |_| Ok(Command::Version),
+    },
+    Row {
+        name: "quit",
+        aliases: &[],
+        args: &[arg("[REASON]", Kind::Free)],
+        help: "leave; all you sent before is answered first",
+        examples: &["/quit", "/quit good night"],
+        before_login: true,
+        read: |args| Ok(Command::Quit { reason: args.rest() }),
+    },
+];
+
+/// Reads a client's line, already cleaned and without `@cid=`.
+///
+/// # Errors
+/// The refusal to answer it with. What looks private or like a command never
+/// becomes public text.
+pub fn parse(line: &str) -> Result<Request<'_>, Refusal> {
+    if is_blank_text(line) {
+        return Ok(Request::Nothing);
+    }
+    match line.strip_prefix('/') {
+        Some(said) if said.starts_with('/') => return Ok(Request::Say(said)),
+        Some(command) => return parse_command(command).map(Request::Command),
+        None => {}
+    }
+    if is_private_looking(line) {
+        return parse_private(line).map(Request::Command);
+    }
+    Ok(Request::Say(line))
+}
+
+/// The row of a command by name or alias, without `/`.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Row> {
+    let is_it = |candidate: &&str| candidate.eq_ignore_ascii_case(name);
+    TABLE.iter().find(|row| is_it(&row.name) || row.aliases.iter().any(is_it))
+}
+
+/// The refusal of a name that is no command, with the nearest one.
+#[must_use]
+pub fn unknown(name: &str) -> Refusal {
+    // Two slips of the finger at most, and fewer than half of the word.
+    let near = TABLE
+        .iter()
+        .flat_map(|row| std::iter::once(&row.name).chain(row.aliases))
+        .map(|known| (strsim::damerau_levenshtein(&name.to_ascii_lowercase(), known), *known))
+        .filter(|(slips, known)| *slips <= 2 && slips * 2 <= known.len())
+        .min_by_key(|(slips, _)| *slips);
+    let text = match near {
+        Some((_, known)) => format!("/{name}: no such command, did you mean /{known}?"),
+        None => format!("/{name}: no such command; /help lists them"),
+    };
+    Refusal::new(ErrorCode::UnknownCommand, text)
+}
+
+impl Row {
+    /// `/msg NAME|#ROOM TEXT`
+    #[must_use]
+    pub fn usage(&self) -> String {
+        let mut usage = format!("/{}", self.name);
+        for arg in self.args {
+            usage.push(' ');
+            usage.push_str(arg.usage);
+        }
+        usage
+    }
+
+    /// The row of `/help`.
+    #[must_use]
+    pub fn help_row(&self) -> String {
+        format!("{}  {}", self.usage(), self.help)
+    }
+
+    fn missing(&self) -> Refusal {
+        Refusal::new(ErrorCode::MissingArgument, format!("usage: {}", self.usage()))
+    }
+
+    fn bad(&self, problem: &str) -> Refusal {
+        Refusal::new(ErrorCode::BadArgument, format!("{problem}; usage: {}", self.usage()))
+    }
+}
+
+fn parse_command(line: &str) -> Result<Command<'_>, Refusal> {
+    let (name, rest) = split_word(line);
+    let row = find(name).ok_or_else(|| unknown(name))?;
+    (row.read)(&mut Args { row, rest })
+}
+
+const PRIVATE: &str = "[PRIVATE MESSAGE";
+
+fn is_private_looking(line: &str) -> bool {
+    line.get(..PRIVATE.len()).is_some_and(|start| start.eq_ignore_ascii_case(PRIVATE))
+}
+
+/// `[PRIVATE MESSAGE] bob: hi`, as an older client writes it, means `/msg bob hi`.
+fn parse_private(line: &str) -> Result<Command<'_>, Refusal> {
+    let misled = || {
+        Refusal::new(
+            ErrorCode::NoTarget,
+            "this looks private but names nobody to send it to; nobody saw it; use /msg NAME TEXT",
+        )
+    };
+    let rest = line[PRIVATE.len()..].strip_prefix("] ").ok_or_else(misled)?;
+    let (name, text) =
+        rest.split_once(": ").or(rest.strip_suffix(':').map(|n| (n, ""))).ok_or_else(misled)?;
+    if !is_name(name) {
+        return Err(misled());
+    }
+    if is_blank_text(text) {
+        return Err(find("msg").map_or_else(misled, Row::missing));
+    }
+    Ok(Command::Msg { to: Target::Person(name), text })
+}
+
+fn target(word: &str) -> Target<'_> {
+    word.strip_prefix('#').map_or(Target::Person(word), Target::Room)
+}
+
+fn read_history<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
+    let mut rows = Rows { count: HISTORY_DEFAULT, after: None };
+    let mut word = args.optional_word();
+    if let Some(number) = word.filter(|w| w.starts_with(|c: char| c.is_ascii_digit())) {
+        rows.count = usize::try_from(args.number(number)?).unwrap_or(usize::MAX).min(HISTORY_MAX);
+        word = args.optional_word();
+    }
+    if word.is_some_and(|w| w.eq_ignore_ascii_case("after")) {
+        let id = args.optional_word().ok_or_else(|| args.row.missing())?;
+        rows.after = Some(args.number(id)?);
+        word = args.optional_word();
+    }
+    let thread = word.map(target);
+    match thread {
+        Some(Target::Person(name)) if !is_name(name) => {
+            Err(args.row.bad(&format!("\"{name}\" is neither a number nor a name")))
+        }
+        _ if args.rest().is_some() => Err(args.row.bad("too many arguments")),
+        _ => Ok(Command::History { rows, thread }),
+    }
+}
+
+fn read_set<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
+    let Some(key) = args.optional_word() else { return Ok(Command::Set { change: None }) };
+    let setting = Setting::TABLE.iter().find(|row| row.1.eq_ignore_ascii_case(key));
+    let Some((setting, _)) = setting else {
+        return Err(args
+            .row
+            .bad(&format!("there is no setting \"{key}\", only echo, joins and tags")));
+    };
+    let on = match args.last_word() {
+        Some(word) if word.eq_ignore_ascii_case("on") => true,
+        Some(word) if word.eq_ignore_ascii_case("off") => false,
+        _ => return Err(args.row.bad(&format!("{key} is on or off"))),
+    };
+    Ok(Command::Set { change: Some((*setting, on)) })
+}
+
+fn read_ping<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
+    let token = args.rest();
+    if token.is_some_and(|token| token.contains(']')) {
+        // It could not be found again in [PONG token].
+        return Err(args.row.bad("a token holds no ]"));
+    }
+    Ok(Command::Ping { token })
+}
+
+/// What follows a command's name, read from the front.
+struct Args<'a> {
+    row: &'static Row,
+    rest: &'a str,
+}
+
+impl<'a> Args<'a> {
+    /// The next word, more to follow.
+    fn optional_word(&mut self) -> Option<&'a str> {
+        let (word, rest) = split_word(self.rest.trim_start_matches(is_blank));
+        self.rest = rest;
+        (!word.is_empty()).then_some(word)
+    }
+
+    /// The next word, more to follow; it has to be there.
+    fn word(&mut self) -> Result<&'a str, Refusal> {
+        self.optional_word().ok_or_else(|| self.row.missing())
+    }
+
+    /// The last argument where it is a name or the like: blanks around it mean
+    /// nothing, blanks inside make it one that does not exist.
+    fn last_word(&mut self) -> Option<&'a str> {
+        let word = std::mem::take(&mut self.rest).trim_matches(is_blank);
+        (!word.is_empty()).then_some(word)
+    }
+
+    fn needed_last_word(&mut self) -> Result<&'a str, Refusal> {
+        self.last_word().ok_or_else(|| self.row.missing())
+    }
+
+    /// The rest, verbatim; `None` if there is nothing but blanks.
+    fn rest(&mut self) -> Option<&'a str> {
+        let rest = std::mem::take(&mut self.rest);
+        (!is_blank_text(rest)).then_some(rest)
+    }
+
+    /// The rest, verbatim; it has to be there.
+    fn text(&mut self) -> Result<&'a str, Refusal> {
+        self.rest().ok_or_else(|| self.row.missing())
+    }
+
+    /// A number; one too large for the machine means the largest there is.
+    fn number(&self, word: &str) -> Result<u64, Refusal> {
+        if word.is_empty() || !word.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(self.row.bad(&format!("\"{word}\" is no number")));
+        }
+        Ok(word.parse().unwrap_or(u64::MAX))
+    }
+}
+
+impl fmt::Display for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Room(room) => write!(f, "#{room}"),
+            Self::Person(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Writes the command as a line; [`parse`] reads it back.
+impl fmt::Display for Command<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut put = |name: &str, args: &[Option<&str>]| {
+            write!(f, "/{name}")?;
+            args.iter().flatten().try_for_each(|arg| write!(f, " {arg}"))
+        };
+        match *self {
+            Self::Help { command } => put("help", &[command]),
+            Self::Login { name, password } => put("login", &[Some(name), password]),
+            Self::Msg { to, text } => put("msg", &[Some(&to.to_string()), Some(text)]),
+            Self::Reply { text } => put("reply", &[Some(text)]),
+            Self::Query { name } => put("query", &[name]),
+            Self::Me { text } => put("me", &[Some(text)]),
+            Self::Who { room } => put("who", &[room]),
+            Self::Whois { name } => put("whois", &[Some(name)]),
+            Self::Join { room } => put("join", &[Some(room)]),
+            Self::Part { room, reason } => put("part", &[room, reason]),
+            Self::List => put("list", &[]),
+            Self::Topic { text } => put("topic", &[text]),
+            Self::History { rows, thread } => {
+                let after = rows.after.map(|id| format!("after {id}"));
+                let thread = thread.map(|thread| thread.to_string());
+                put(
+                    "history",
+                    &[Some(&rows.count.to_string()), after.as_deref(), thread.as_deref()],
+                )
+            }
+            Self::Nick { name } => put("nick", &[Some(name)]),
+            Self::Away { text } => put("away", &[text]),
+            Self::Back => put("back", &[]),
+            Self::Ignore { name } => put("ignore", &[name]),
+            Self::Unignore { name } => put("unignore", &[Some(name)]),
+            Self::Set { change } => {
+                let word =
+                    |setting| Setting::TABLE.iter().find(|row| row.0 == setting).map(|row| row.1);
+                let switch = |on| if on { "on" } else { "off" };
+                put("set", &[change.and_then(|c| word(c.0)), change.map(|c| switch(c.1))])
+            }
+            Self::Ping { token } => put("ping", &[token]),
+            Self::Version => put("version", &[]),
+            Self::Quit { reason } => put("quit", &[reason]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_every_row_is_complete() {
+        let mut seen = std::collections::HashSet::new();
+        for row in TABLE {
+            for name in std::iter::once(&row.name).chain(row.aliases) {
+                assert!(seen.insert(*name), "/{name} stands twice");
+                assert_eq!(find(&name.to_uppercase()).map(|r| r.name), Some(row.name));
+            }
+            assert!(!row.help.is_empty() && !row.examples.is_empty(), "/{}", row.name);
+        }
+    }
+
+    #[test]
+    fn every_example_is_read_as_its_command_and_round_trips() {
+        for row in TABLE {
+            for example in row.examples {
+                let Ok(Request::Command(command)) = parse(example) else { panic!("{example}") };
+                let written = command.to_string();
+                assert!(written.starts_with(&format!("/{}", row.name)), "{example}: {written}");
+                assert_eq!(parse(&written), Ok(Request::Command(command)), "{example}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_is_nothing_text_or_a_command() {
+        assert_eq!(parse(""), Ok(Request::Nothing));
+        assert_eq!(parse(" \t "), Ok(Request::Nothing));
+        assert_eq!(parse("hi  there "), Ok(Request::Say("hi  there ")));
+        assert_eq!(parse("//who is it"), Ok(Request::Say("/who is it")));
+        assert_eq!(parse(" /who"), Ok(Request::Say(" /who")));
+        assert_eq!(parse("/WHO"), Ok(Request::Command(Command::Who { room: None })));
+        let msg =
+            |name, text| Ok(Request::Command(Command::Msg { to: Target::Person(name), text }));
+        assert_eq!(parse("/msg bob hi"), msg("bob", "hi"));
+        assert_eq!(parse("/msg   bob  hi "), msg("bob", " hi "));
+        assert_eq!(parse("[PRIVATE MESSAGE] bob: hi: there"), msg("bob", "hi: there"));
+    }
+
+    #[test]
+    fn what_goes_wrong_is_named() {
+        for (line, code) in [
+            ("/", ErrorCode::UnknownCommand),
+            ("/ who", ErrorCode::UnknownCommand),
+            ("/whoo", ErrorCode::UnknownCommand),
+            ("/msg", ErrorCode::MissingArgument),
+            ("/msg bob", ErrorCode::MissingArgument),
+            ("/msg bob   ", ErrorCode::MissingArgument),
+            ("/me", ErrorCode::MissingArgument),
+            ("/nick ", ErrorCode::MissingArgument),
+            ("/set echo", ErrorCode::BadArgument),
+            ("/set sound on", ErrorCode::BadArgument),
+            ("/set echo maybe", ErrorCode::BadArgument),
+            ("/history -1", ErrorCode::BadArgument),
+            ("/history 5x", ErrorCode::BadArgument),
+            ("/history after", ErrorCode::MissingArgument),
+            ("/history after soon", ErrorCode::BadArgument),
+            ("/history 5 #ops now", ErrorCode::BadArgument),
+            ("/ping a]b", ErrorCode::BadArgument),
+            ("[PRIVATE MESSAGE to bob] alice: hi", ErrorCode::NoTarget),
+            ("[private message] bob hi", ErrorCode::NoTarget),
+            ("[PRIVATE MESSAGE", ErrorCode::NoTarget),
+            ("[PRIVATE MESSAGE] bob: ", ErrorCode::MissingArgument),
+        ] {
+            assert_eq!(parse(line).map_err(|r| r.code), Err(code), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_command_names_the_nearest() {
+        assert!(unknown("whoo").text.contains("did you mean /who?"));
+        assert!(unknown("jion").text.contains("did you mean /join?"));
+        assert!(unknown("HLEP").text.contains("did you mean /help?"));
+        assert!(!unknown("frobnicate").text.contains("did you mean"));
+    }
+
+    #[test]
+    fn history_reads_a_number_an_id_and_a_thread() {
+        let history = |line| match parse(line) {
+            Ok(Request::Command(Command::History { rows, thread })) => {
+                (rows.count, rows.after, thread)
+            }
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(history("/history"), (20, None, None));
+        assert_eq!(history("/history 5"), (5, None, None));
+        assert_eq!(history("/history 99999999999999999999"), (1000, None, None));
+        assert_eq!(history("/history #ops"), (20, None, Some(Target::Room("ops"))));
+        assert_eq!(history("/history bob"), (20, None, Some(Target::Person("bob"))));
+        assert_eq!(history("/history after 7 bob"), (20, Some(7), Some(Target::Person("bob"))));
+        assert_eq!(history("/history 3 AFTER 7"), (3, Some(7), None));
+    }
+}

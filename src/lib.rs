@@ -1,0 +1,21 @@
+//! chatty: a chat server you start with one command and can talk to with
+//! netcat, and a line client that is pleasant to type into.
+//!
+//! Modules in reading order; each may use the ones above it, never the ones
+//! below, and `server` and `client` never see each other
+//! (`tests/it/floors.rs` holds them to it):
+//!
+//! 1. [`protocol`]: the wire. Names, lines, events; written and read in one place.
+//! 2. [`commands`]: the one table of commands: syntax, help, completion.
+//! 3. [`server`]: the hub (the rules, without IO) and the shell around it (sockets).
+//! 4. [`client`]: the prompt, the screen and the piped mode of `chatty join`.
+//!
+//! `ARCHITECTURE.md` tells how they play together.
+
+pub mod protocol;
+
+pub mod commands;
+
+pub mod server;
+
+pub mod client;

@@ -1,0 +1,2 @@
+//! chatty's command line.
+fn main() {}

@@ -1,0 +1,435 @@
+//! Every line a server may say, written and read here and nowhere else. An
+//! [`Event`] borrows what it speaks of: the server encodes straight from its
+//! state, the client reads straight from the line.
+
+use std::fmt;
+use std::io::Write as _;
+
+use super::name::{is_name, is_name_byte};
+use super::{LOBBY, Refusal, Stamp};
+
+/// Where a message was said, as its reader sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// In a room (its name without `#`): the line is the same for everyone.
+    Room(&'a str),
+    /// Privately, to the reader.
+    ToMe,
+    /// Privately, by the reader, to this person.
+    ToPerson(&'a str),
+}
+
+/// Something somebody said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// Where.
+    pub place: Place<'a>,
+    /// By whom, as the name was then.
+    pub from: &'a str,
+    /// `/me`: something done rather than said.
+    pub is_action: bool,
+    /// The words, free of control characters.
+    pub text: &'a str,
+}
+
+/// Comings and goings gathered into one line, for a room too large to tell
+/// them singly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Crowd {
+    /// How many joined.
+    pub joined: usize,
+    /// How many left the room.
+    pub left: usize,
+    /// How many left the server.
+    pub quit: usize,
+    /// How many are in the room now.
+    pub here: usize,
+}
+
+/// One line of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // the fields are the parts of the line shown beside them
+pub enum Event<'a> {
+    /// Chat, an action, or a private message.
+    Message(Message<'a>),
+    /// `* bob joined`
+    Joined { room: &'a str, name: &'a str },
+    /// `#ops * bob left (reason)`
+    Left { room: &'a str, name: &'a str, reason: Option<&'a str> },
+    /// `* bob quit (reason)`: of the person, so never with a room.
+    Quit { name: &'a str, reason: Option<&'a str> },
+    /// `* bob is now rob`: of the person, so never with a room.
+    Renamed { old: &'a str, new: &'a str },
+    /// `* bob set the topic: text`, or without a text `* bob cleared the topic`.
+    Topic { room: &'a str, name: &'a str, text: Option<&'a str> },
+    /// `* 37 joined, 12 quit (1034 here)`
+    Crowd { room: &'a str, crowd: Crowd },
+    /// Any other `* …` line, of a newer server: shown as it is.
+    Notice { room: &'a str, text: &'a str },
+    /// `[USERS #lobby 2] alice,bob`; without names the count alone.
+    Users { room: &'a str, count: usize, names: Option<&'a str> },
+    /// `[ERROR code] text`
+    Error { code: &'a str, text: &'a str },
+    /// `[BYE code] text`
+    Bye { code: &'a str, text: &'a str },
+    /// Every other `[WORD args] text`.
+    Reply { word: &'a str, args: &'a str, text: &'a str },
+    /// A message told again by `/history`, with its own time.
+    Row { time: Stamp, message: Message<'a> },
+    /// A row of `/help`; begins with `/`.
+    Help(&'a str),
+}
+
+const PRIVATE: &str = "PRIVATE MESSAGE";
+
+impl<'a> Event<'a> {
+    /// A reply of the form `[WORD args] text`.
+    #[must_use]
+    pub fn reply(word: &'a str, args: &'a str, text: &'a str) -> Self {
+        Self::Reply { word, args, text }
+    }
+
+    /// The answer to a refused line.
+    #[must_use]
+    pub fn error(refusal: &'a Refusal) -> Self {
+        Self::Error { code: refusal.code.as_str(), text: &refusal.text }
+    }
+
+    /// Writes the line with its `\n`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        // Writing into a Vec cannot fail.
+        let _ = self.write(out);
+        out.push(b'\n');
+    }
+
+    fn write(&self, out: &mut Vec<u8>) -> std::io::Result<()> {
+        match *self {
+            Self::Message(message) => {
+                write_message(out, &message);
+                Ok(())
+            }
+            Self::Joined { room, name } => write!(out, "{}* {name} joined", Prefix(room)),
+            Self::Left { room, name, reason } => {
+                write!(out, "{}* {name} left{}", Prefix(room), Reason(reason))
+            }
+            Self::Quit { name, reason } => write!(out, "* {name} quit{}", Reason(reason)),
+            Self::Renamed { old, new } => write!(out, "* {old} is now {new}"),
+            Self::Topic { room, name, text: Some(text) } => {
+                write!(out, "{}* {name} set the topic: {text}", Prefix(room))
+            }
+            Self::Topic { room, name, text: None } => {
+                write!(out, "{}* {name} cleared the topic", Prefix(room))
+            }
+            Self::Crowd { room, crowd } => write!(out, "{}* {crowd}", Prefix(room)),
+            Self::Notice { room, text } => write!(out, "{}* {text}", Prefix(room)),
+            Self::Users { room, count, names: Some(names) } => {
+                write!(out, "[USERS #{room} {count}] {names}")
+            }
+            Self::Users { room, count, names: None } => write!(out, "[USERS #{room} {count}]"),
+            Self::Error { code, text } => write_reply(out, "ERROR", code, text),
+            Self::Bye { code, text } => write_reply(out, "BYE", code, text),
+            Self::Reply { word, args, text } => write_reply(out, word, args, text),
+            Self::Row { time, message } => {
+                write!(out, "{time} ")?;
+                write_message(out, &message);
+                Ok(())
+            }
+            Self::Help(row) => out.write_all(row.as_bytes()),
+        }
+    }
+
+    /// Reads a plain line (without tags and line end). `None` for what this
+    /// grammar does not know; show such a line as it is.
+    #[must_use]
+    pub fn parse(line: &'a str) -> Option<Self> {
+        match line.as_bytes().first()? {
+            b'[' => parse_bracket(line),
+            b'/' => Some(Self::Help(line)),
+            b'#' => {
+                let (room, rest) = line[1..].split_once(' ')?;
+                if is_name(room) { parse_in_room(room, rest) } else { None }
+            }
+            byte if byte.is_ascii_digit() => {
+                let (time, rest) = line.split_once(' ')?;
+                match Self::parse(rest)? {
+                    Self::Message(message) => {
+                        Some(Self::Row { time: Stamp::parse(time)?, message })
+                    }
+                    _ => None,
+                }
+            }
+            _ => parse_in_room(LOBBY, line),
+        }
+    }
+}
+
+/// The hot path: no formatting machinery, only copies.
+fn write_message(out: &mut Vec<u8>, message: &Message<'_>) {
+    let mut put = |part: &str| out.extend_from_slice(part.as_bytes());
+    match message.place {
+        Place::Room(room) if is_lobby(room) => {}
+        Place::Room(room) => {
+            put("#");
+            put(room);
+            put(" ");
+        }
+        Place::ToMe => put("[PRIVATE MESSAGE] "),
+        Place::ToPerson(name) => {
+            put("[PRIVATE MESSAGE to ");
+            put(name);
+            put("] ");
+        }
+    }
+    if message.is_action {
+        put("** ");
+        put(message.from);
+        put(" ");
+    } else {
+        put(message.from);
+        put(": ");
+    }
+    put(message.text);
+}
+
+fn write_reply(out: &mut Vec<u8>, word: &str, args: &str, text: &str) -> std::io::Result<()> {
+    write!(out, "[{word}")?;
+    if !args.is_empty() {
+        write!(out, " {args}")?;
+    }
+    out.push(b']');
+    if !text.is_empty() {
+        write!(out, " {text}")?;
+    }
+    Ok(())
+}
+
+fn is_lobby(room: &str) -> bool {
+    room.eq_ignore_ascii_case(LOBBY)
+}
+
+/// `#ops ` for every room but the lobby.
+struct Prefix<'a>(&'a str);
+
+impl fmt::Display for Prefix<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if is_lobby(self.0) { Ok(()) } else { write!(f, "#{} ", self.0) }
+    }
+}
+
+/// ` (reason)` where there is one.
+struct Reason<'a>(Option<&'a str>);
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |reason| write!(f, " ({reason})"))
+    }
+}
+
+impl fmt::Display for Crowd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut between = "";
+        for (count, verb) in [(self.joined, "joined"), (self.left, "left"), (self.quit, "quit")] {
+            if count > 0 {
+                write!(f, "{between}{count} {verb}")?;
+                between = ", ";
+            }
+        }
+        write!(f, " ({} here)", self.here)
+    }
+}
+
+fn parse_in_room<'a>(room: &'a str, line: &'a str) -> Option<Event<'a>> {
+    if line.starts_with('*') {
+        return match parse_said(line) {
+            Some((from, true, text)) => Some(Event::Message(Message {
+                place: Place::Room(room),
+                from,
+                is_action: true,
+                text,
+            })),
+            _ => parse_presence(room, line.strip_prefix("* ")?),
+        };
+    }
+    let (from, is_action, text) = parse_said(line)?;
+    Some(Event::Message(Message { place: Place::Room(room), from, is_action, text }))
+}
+
+/// `alice: text` or `** alice text`.
+fn parse_said(line: &str) -> Option<(&str, bool, &str)> {
+    if let Some(rest) = line.strip_prefix("** ") {
+        let (from, text) = rest.split_once(' ')?;
+        return is_name(from).then_some((from, true, text));
+    }
+    let end = line.bytes().position(|b| !is_name_byte(b))?;
+    let (from, rest) = line.split_at(end);
+    let text = rest.strip_prefix(": ")?;
+    is_name(from).then_some((from, false, text))
+}
+
+fn parse_presence<'a>(room: &'a str, text: &'a str) -> Option<Event<'a>> {
+    if let Some(crowd) = parse_crowd(text) {
+        return Some(Event::Crowd { room, crowd });
+    }
+    let known = || {
+        let (name, what) = text.split_once(' ')?;
+        if !is_name(name) {
+            return None;
+        }
+        if what == "joined" {
+            return Some(Event::Joined { room, name });
+        }
+        if what == "cleared the topic" {
+            return Some(Event::Topic { room, name, text: None });
+        }
+        if let Some(text) = what.strip_prefix("set the topic: ") {
+            return Some(Event::Topic { room, name, text: Some(text) });
+        }
+        if let Some(new) = what.strip_prefix("is now ").filter(|new| is_name(new)) {
+            return Some(Event::Renamed { old: name, new });
+        }
+        if let Some(reason) = what.strip_prefix("left").and_then(parse_reason) {
+            return Some(Event::Left { room, name, reason });
+        }
+        let reason = what.strip_prefix("quit").and_then(parse_reason)?;
+        Some(Event::Quit { name, reason })
+    };
+    known().or(Some(Event::Notice { room, text }))
+}
+
+/// Nothing, or ` (reason)` up to the end.
+#[allow(clippy::option_option)] // outer: does it fit; inner: is there a reason
+fn parse_reason(text: &str) -> Option<Option<&str>> {
+    if text.is_empty() {
+        return Some(None);
+    }
+    Some(Some(text.strip_prefix(" (")?.strip_suffix(')')?))
+}
+
+fn parse_crowd(text: &str) -> Option<Crowd> {
+    let (counts, here) = text.strip_suffix(" here)")?.split_once(" (")?;
+    let mut crowd = Crowd { here: here.parse().ok()?, ..Crowd::default() };
+    for count in counts.split(", ") {
+        let (count, verb) = count.split_once(' ')?;
+        let count = count.parse().ok()?;
+        match verb {
+            "joined" => crowd.joined = count,
+            "left" => crowd.left = count,
+            "quit" => crowd.quit = count,
+            _ => return None,
+        }
+    }
+    Some(crowd)
+}
+
+fn parse_bracket(line: &str) -> Option<Event<'_>> {
+    let (head, rest) = line[1..].split_once(']')?;
+    let text = if rest.is_empty() { "" } else { rest.strip_prefix(' ')? };
+    if let Some(to) = head.strip_prefix(PRIVATE) {
+        let place = match to.strip_prefix(" to ") {
+            Some(to) if is_name(to) => Place::ToPerson(to),
+            None if to.is_empty() => Place::ToMe,
+            _ => return None,
+        };
+        let (from, is_action, text) = parse_said(text)?;
+        return Some(Event::Message(Message { place, from, is_action, text }));
+    }
+    let (word, args) = head.split_once(' ').unwrap_or((head, ""));
+    if word.is_empty() || !word.bytes().all(|b| b.is_ascii_uppercase()) {
+        return None;
+    }
+    match word {
+        "ERROR" => Some(Event::Error { code: args, text }),
+        "BYE" => Some(Event::Bye { code: args, text }),
+        "USERS" => {
+            let (room, count) = args.strip_prefix('#')?.split_once(' ')?;
+            let names = (!text.is_empty()).then_some(text);
+            Some(Event::Users { room, count: count.parse().ok()?, names })
+        }
+        _ => Some(Event::Reply { word, args, text }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One table through the writer and the reader.
+    #[test]
+    fn every_line_is_written_and_read_by_the_same_grammar() {
+        let say = |place, from, text| Message { place, from, is_action: false, text };
+        let act = |place, from, text| Message { place, from, is_action: true, text };
+        let lobby = Place::Room("lobby");
+        let ops = Place::Room("ops");
+        let time = Stamp(1_795_414_560_123);
+        let crowd = Crowd { joined: 37, left: 0, quit: 12, here: 1034 };
+        let cases = [
+            ("alice: hello", Event::Message(say(lobby, "alice", "hello"))),
+            ("alice:   two: colons ", Event::Message(say(lobby, "alice", "  two: colons "))),
+            ("a.b-c_9: [BYE quit] x", Event::Message(say(lobby, "a.b-c_9", "[BYE quit] x"))),
+            ("** alice waves", Event::Message(act(lobby, "alice", "waves"))),
+            ("#ops alice: hello", Event::Message(say(ops, "alice", "hello"))),
+            ("#ops ** alice waves", Event::Message(act(ops, "alice", "waves"))),
+            ("[PRIVATE MESSAGE] bob: psst", Event::Message(say(Place::ToMe, "bob", "psst"))),
+            (
+                "[PRIVATE MESSAGE to bob] alice: psst",
+                Event::Message(say(Place::ToPerson("bob"), "alice", "psst")),
+            ),
+            ("[PRIVATE MESSAGE] ** bob nods", Event::Message(act(Place::ToMe, "bob", "nods"))),
+            ("* bob joined", Event::Joined { room: LOBBY, name: "bob" }),
+            ("#ops * bob joined", Event::Joined { room: "ops", name: "bob" }),
+            ("#ops * bob left", Event::Left { room: "ops", name: "bob", reason: None }),
+            (
+                "#ops * bob left (so (long))",
+                Event::Left { room: "ops", name: "bob", reason: Some("so (long)") },
+            ),
+            ("* bob quit", Event::Quit { name: "bob", reason: None }),
+            ("* bob quit (bye)", Event::Quit { name: "bob", reason: Some("bye") }),
+            ("* bob is now rob", Event::Renamed { old: "bob", new: "rob" }),
+            (
+                "#ops * bob set the topic: a: b",
+                Event::Topic { room: "ops", name: "bob", text: Some("a: b") },
+            ),
+            ("* bob cleared the topic", Event::Topic { room: LOBBY, name: "bob", text: None }),
+            ("* 37 joined, 12 quit (1034 here)", Event::Crowd { room: LOBBY, crowd }),
+            ("* bob did a new thing", Event::Notice { room: LOBBY, text: "bob did a new thing" }),
+            (
+                "[USERS #lobby 2] alice,bob",
+                Event::Users { room: "lobby", count: 2, names: Some("alice,bob") },
+            ),
+            ("[USERS #lobby 1034]", Event::Users { room: "lobby", count: 1034, names: None }),
+            (
+                "[ERROR no-such-user] zed is not here",
+                Event::Error { code: "no-such-user", text: "zed is not here" },
+            ),
+            ("[BYE quit] goodbye", Event::Bye { code: "quit", text: "goodbye" }),
+            ("[PONG]", Event::reply("PONG", "", "")),
+            ("[PONG t1]", Event::reply("PONG", "t1", "")),
+            ("[TOPIC #ops]", Event::reply("TOPIC", "#ops", "")),
+            ("[ROOM #ops 3] the topic", Event::reply("ROOM", "#ops 3", "the topic")),
+            ("[WELCOME al] you are in #lobby", Event::reply("WELCOME", "al", "you are in #lobby")),
+            (
+                "2026-11-23T06:16:00.123Z alice: hello",
+                Event::Row { time, message: say(lobby, "alice", "hello") },
+            ),
+            (
+                "2026-11-23T06:16:00.123Z #ops ** alice waves",
+                Event::Row { time, message: act(ops, "alice", "waves") },
+            ),
+            ("/msg NAME TEXT  send", Event::Help("/msg NAME TEXT  send")),
+        ];
+        for (wire, event) in cases {
+            let mut out = Vec::new();
+            event.encode(&mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("{wire}\n"));
+            assert_eq!(Event::parse(wire), Some(event), "{wire}");
+        }
+    }
+
+    #[test]
+    fn lines_of_no_known_form_are_not_guessed_at() {
+        for line in ["", "hello", "a b: c", "[lower] x", "[PONG", "[PONG]x", "#ops", "9 lives", "!"]
+        {
+            assert_eq!(Event::parse(line), None, "{line}");
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Names of people and rooms. A value of these types has passed the grammar,
+//! so further in nobody checks again, and nothing else can be put on the wire
+//! where a name stands.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+/// The room everyone starts in; the only one whose lines carry no prefix.
+pub const LOBBY: &str = "lobby";
+
+/// The longest name of a person or a room, in characters (all ASCII, so bytes).
+pub const NAME_MAX: usize = 32;
+
+/// Names nobody may take: they would read as the server speaking, or as a group.
+pub const RESERVED: [&str; 8] =
+    ["server", "system", "all", "here", "everyone", "me", "you", "chatty"];
+
+/// A name folded for comparing. The one place where two spellings become one;
+/// every table keyed by a name is keyed by this.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(Arc<str>);
+
+impl Key {
+    /// Folds any text. What is no valid name folds too, and then matches no key
+    /// that was made from one.
+    #[must_use]
+    pub fn fold(text: &str) -> Self {
+        Self(text.to_ascii_lowercase().into())
+    }
+
+    /// The folded text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a text is no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameFault {
+    /// It breaks the grammar: first a letter, then letters, digits, `_ - .`.
+    Grammar,
+    /// Longer than [`NAME_MAX`].
+    TooLong,
+    /// One of [`RESERVED`].
+    Reserved,
+}
+
+impl fmt::Display for NameFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Grammar => f.write_str(
+                "a name is a letter, then letters, digits, _ - or . (no blanks); try another",
+            ),
+            Self::TooLong => {
+                write!(f, "a name has at most {NAME_MAX} characters; try a shorter one")
+            }
+            Self::Reserved => f.write_str("that name is reserved; try another"),
+        }
+    }
+}
+
+/// A person's name as first written, and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name(Spelling);
+
+/// A room's name as first written, without its `#`, and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomName(Spelling);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Spelling {
+    shown: Arc<str>,
+    key: Key,
+}
+
+impl Spelling {
+    fn parse(text: &str) -> Result<Self, NameFault> {
+        if !text.starts_with(|c: char| c.is_ascii_alphabetic()) || !text.bytes().all(is_name_byte) {
+            return Err(NameFault::Grammar);
+        }
+        if text.len() > NAME_MAX {
+            return Err(NameFault::TooLong);
+        }
+        let key = Key::fold(text);
+        // Most names are written in lower case: one allocation serves both.
+        let shown = if key.as_str() == text { key.0.clone() } else { text.into() };
+        Ok(Self { shown, key })
+    }
+}
+
+impl Name {
+    /// Reads a person's name.
+    ///
+    /// # Errors
+    /// The fault that keeps `text` from being one.
+    pub fn parse(text: &str) -> Result<Self, NameFault> {
+        let spelling = Spelling::parse(text)?;
+        if RESERVED.contains(&spelling.key.as_str()) {
+            return Err(NameFault::Reserved);
+        }
+        Ok(Self(spelling))
+    }
+
+    /// As first written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0.shown
+    }
+
+    /// Folded, for comparing.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.0.key
+    }
+}
+
+impl RoomName {
+    /// Reads a room's name, with or without its `#`. Reserved names are for
+    /// people only: a room `#system` speaks for nobody.
+    ///
+    /// # Errors
+    /// The fault that keeps `text` from being one.
+    pub fn parse(text: &str) -> Result<Self, NameFault> {
+        Spelling::parse(text.strip_prefix('#').unwrap_or(text)).map(Self)
+    }
+
+    /// `#lobby`.
+    ///
+    /// # Panics
+    /// Never: the constant is a valid name.
+    #[must_use]
+    pub fn lobby() -> Self {
+        Self::parse(LOBBY).expect("the constant is a valid name")
+    }
+
+    /// As first written, without `#`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0.shown
+    }
+
+    /// Folded, for comparing.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.0.key
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for RoomName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.as_str())
+    }
+}
+
+/// Whether a byte may stand inside a name.
+pub(crate) fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.')
+}
+
+/// Whether a text has the form of a name (reserved or not), as the reader of
+/// a line needs to know: the grammar alone, without the server's rules.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    text.len() <= NAME_MAX
+        && text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.bytes().all(is_name_byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_grammar() {
+        for good in ["a", "alice", "Al.ice-2_x", &"a".repeat(32)] {
+            assert_eq!(Name::parse(good).map(|n| n.as_str().to_owned()), Ok(good.to_owned()));
+        }
+        let long = "a".repeat(33);
+        for (bad, fault) in [
+            ("", NameFault::Grammar),
+            ("1a", NameFault::Grammar),
+            ("-rf", NameFault::Grammar),
+            ("#x", NameFault::Grammar),
+            ("@x", NameFault::Grammar),
+            ("*", NameFault::Grammar),
+            ("a b", NameFault::Grammar),
+            ("a:b", NameFault::Grammar),
+            ("a,b", NameFault::Grammar),
+            ("josé", NameFault::Grammar),
+            ("../etc", NameFault::Grammar),
+            (long.as_str(), NameFault::TooLong),
+            ("Server", NameFault::Reserved),
+            ("EVERYONE", NameFault::Reserved),
+        ] {
+            assert_eq!(Name::parse(bad), Err(fault), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_compare_ignoring_case_and_show_as_first_written() {
+        let (a, b) = (Name::parse("Alice").unwrap(), Name::parse("aLICE").unwrap());
+        assert_eq!(a.key(), b.key());
+        assert_eq!(a.as_str(), "Alice");
+    }
+
+    #[test]
+    fn a_room_may_be_written_with_or_without_its_sign() {
+        assert_eq!(RoomName::parse("#Ops").unwrap(), RoomName::parse("Ops").unwrap());
+        assert_eq!(RoomName::parse("#Ops").unwrap().to_string(), "#Ops");
+        assert_eq!(RoomName::parse("##ops"), Err(NameFault::Grammar));
+    }
+}

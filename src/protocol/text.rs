@@ -1,0 +1,77 @@
+//! Text between people: what may not stand in it, and how words are parted.
+
+use std::borrow::Cow;
+
+/// What a forbidden character becomes: visible, harmless, one column.
+pub const REPLACEMENT: char = '\u{FFFD}';
+
+/// Whether a character may never be stored, sent or shown: control characters
+/// (C0 except TAB, DEL, C1), the line separators, and the overrides that turn
+/// the direction of writing. Nobody's terminal receives an escape sequence.
+#[must_use]
+pub fn is_forbidden(c: char) -> bool {
+    (c.is_control() && c != '\t')
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The text with every forbidden character replaced by [`REPLACEMENT`].
+#[must_use]
+pub fn clean(text: &str) -> Cow<'_, str> {
+    // ASCII without controls is nearly every line: one pass over bytes.
+    if text.bytes().all(|b| (0x20..0x7f).contains(&b) || b == b'\t') {
+        return Cow::Borrowed(text);
+    }
+    if text.contains(is_forbidden) {
+        return Cow::Owned(text.replace(is_forbidden, "\u{FFFD}"));
+    }
+    Cow::Borrowed(text)
+}
+
+/// Whether a character parts words.
+#[must_use]
+pub fn is_blank(c: char) -> bool {
+    c == ' ' || c == '\t'
+}
+
+/// Whether there is nothing but blanks.
+#[must_use]
+pub fn is_blank_text(text: &str) -> bool {
+    text.chars().all(is_blank)
+}
+
+/// The first word, and what follows exactly one blank after it, verbatim.
+#[must_use]
+pub fn split_word(text: &str) -> (&str, &str) {
+    match text.find(is_blank) {
+        Some(at) => (&text[..at], &text[at + 1..]), // a blank is one byte
+        None => (text, ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_and_overrides_become_visible() {
+        for (raw, shown) in [
+            ("plain\ttext", "plain\ttext"),
+            ("日本 👩‍💻 é", "日本 👩‍💻 é"),
+            ("\x1b]0;pwn\x07", "\u{FFFD}]0;pwn\u{FFFD}"),
+            ("\u{9b}31m", "\u{FFFD}31m"),
+            ("a\0b\x7f", "a\u{FFFD}b\u{FFFD}"),
+            ("a\rb\u{85}c", "a\u{FFFD}b\u{FFFD}c"),
+            ("a\u{2028}b\u{2029}", "a\u{FFFD}b\u{FFFD}"),
+            ("\u{202E}evil\u{2066}", "\u{FFFD}evil\u{FFFD}"),
+        ] {
+            assert_eq!(clean(raw), shown);
+        }
+    }
+
+    #[test]
+    fn the_rest_after_a_word_is_verbatim() {
+        assert_eq!(split_word("bob  two blanks "), ("bob", " two blanks "));
+        assert_eq!(split_word("bob\thi"), ("bob", "hi"));
+        assert_eq!(split_word("bob"), ("bob", ""));
+    }
+}

@@ -1,0 +1,113 @@
+//! Units as people write them: instants (RFC 3339), durations (`2s`, `10m`)
+//! and sizes (`4MiB`).
+
+use std::fmt;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+/// An instant on the wall clock, in milliseconds since 1970, as it stands in
+/// the log and on the wire: `2026-11-23T06:16:00.123Z`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Stamp(pub i64);
+
+impl Stamp {
+    /// Reads what [`Display`](fmt::Display) writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if !text.ends_with('Z') {
+            return None;
+        }
+        text.parse::<Timestamp>().ok().map(|t| Self(t.as_millisecond()))
+    }
+
+    /// The same instant for a calendar. Out of the calendar's range, its edge.
+    #[must_use]
+    pub fn timestamp(self) -> Timestamp {
+        let range = Timestamp::MIN.as_millisecond()..=Timestamp::MAX.as_millisecond();
+        let ms = self.0.clamp(*range.start(), *range.end());
+        Timestamp::from_millisecond(ms).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3}", self.timestamp())
+    }
+}
+
+/// Reads a duration: a whole number and a unit, `500ms`, `2s`, `10m`, `2h`, `7d`.
+///
+/// # Errors
+/// A sentence for the person who wrote it.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let problem = || {
+        format!(
+            "\"{text}\" is no duration; write a number and a unit, like 500ms, 2s, 10m, 2h or 7d"
+        )
+    };
+    let (number, unit) = split_unit(text);
+    let number: u64 = number.parse().map_err(|_| problem())?;
+    let ms: u64 = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 3600 * 1000,
+        "d" => 24 * 3600 * 1000,
+        _ => return Err(problem()),
+    };
+    number.checked_mul(ms).map(Duration::from_millis).ok_or_else(problem)
+}
+
+/// Reads a size in bytes: a whole number and `B`, `KiB`, `MiB` or `GiB`; the
+/// unit may be left out for bytes.
+///
+/// # Errors
+/// A sentence for the person who wrote it.
+pub fn parse_size(text: &str) -> Result<usize, String> {
+    let problem =
+        || format!("\"{text}\" is no size; write a number and a unit, like 64KiB or 4MiB");
+    let (number, unit) = split_unit(text);
+    let number: usize = number.parse().map_err(|_| problem())?;
+    let factor = match unit {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(problem()),
+    };
+    number.checked_mul(factor).ok_or_else(problem)
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_are_written_with_milliseconds_and_read_back() {
+        let stamp = Stamp(1_795_414_560_123);
+        assert_eq!(stamp.to_string(), "2026-11-23T06:16:00.123Z");
+        assert_eq!(Stamp::parse("2026-11-23T06:16:00.123Z"), Some(stamp));
+        assert_eq!(Stamp(0).to_string(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(Stamp::parse("yesterday"), None);
+    }
+
+    #[test]
+    fn durations_and_sizes_read_as_people_write_them() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("10m"), Ok(Duration::from_mins(10)));
+        assert_eq!(parse_duration("7d"), Ok(Duration::from_hours(7 * 24)));
+        for bad in ["", "5", "s", "1.5s", "-1s", "5 s", "5y", "99999999999999999999d"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_size("4MiB"), Ok(4 << 20));
+        assert_eq!(parse_size("17"), Ok(17));
+        for bad in ["", "MiB", "4MB", "99999999999GiB"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}
