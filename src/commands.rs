@@ -60,6 +60,12 @@ impl Setting {
     /// Every setting with its word, in the order `[SET]` tells them.
     pub const TABLE: [(Self, &'static str); 3] =
         [(Self::Echo, "echo"), (Self::Joins, "joins"), (Self::Tags, "tags")];
+
+    /// The setting's word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        Self::TABLE[self as usize].1
+    }
 }
 
 /// A command with its arguments, as written; whether they make sense where and
@@ -164,8 +170,8 @@ pub const TABLE: &[Row] = &[
     Row {
         name: "msg",
         aliases: &[],
-        args: &[arg("NAME|#ROOM", Kind::PersonOrRoom), arg("TEXT", Kind::Free)],
-        help: "say something to one person only, or in another room",
+        args: &[arg("NAME", Kind::PersonOrRoom), arg("TEXT", Kind::Free)],
+        help: "say something to one person only or, with #ROOM for NAME, in another room",
         examples: &["/msg bob see you at six", "/msg #ops deploy is done"],
         before_login: false,
         read: |args| Ok(Command::Msg { to: target(args.word()?), text: args.text()? }),
@@ -200,7 +206,7 @@ pub const TABLE: &[Row] = &[
     Row {
         name: "who",
         aliases: &["names", "users"],
-        args: &[arg("[#ROOM]", Kind::Room)],
+        args: &[arg("[ROOM]", Kind::Room)],
         help: "list who is in a room",
         examples: &["/who", "/who #ops"],
         before_login: false,
@@ -218,7 +224,7 @@ pub const TABLE: &[Row] = &[
     Row {
         name: "join",
         aliases: &["j"],
-        args: &[arg("#ROOM", Kind::Room)],
+        args: &[arg("ROOM", Kind::Room)],
         help: "enter a room, made if there is none; plain lines then go there",
         examples: &["/join #ops"],
         before_login: false,
@@ -227,7 +233,7 @@ pub const TABLE: &[Row] = &[
     Row {
         name: "part",
         aliases: &["leave"],
-        args: &[arg("[#ROOM", Kind::Room), arg("[REASON]]", Kind::Free)],
+        args: &[arg("[ROOM", Kind::Room), arg("[REASON]]", Kind::Free)],
         help: "leave a room, the current one if none is named",
         examples: &["/part", "/part #ops back to work"],
         before_login: false,
@@ -257,7 +263,7 @@ pub const TABLE: &[Row] = &[
         args: &[
             arg("[N]", Kind::Free),
             arg("[after ID]", Kind::Free),
-            arg("[#ROOM|NAME]", Kind::PersonOrRoom),
+            arg("[ROOM|NAME]", Kind::PersonOrRoom),
         ],
         help: "show earlier messages of a room or of your talk with one person",
         examples: &["/history", "/history 50 #ops", "/history after 42 bob"],
@@ -392,7 +398,7 @@ pub fn unknown(name: &str) -> Refusal {
 }
 
 impl Row {
-    /// `/msg NAME|#ROOM TEXT`
+    /// `/msg NAME TEXT`
     #[must_use]
     pub fn usage(&self) -> String {
         let mut usage = format!("/{}", self.name);
@@ -560,50 +566,82 @@ impl fmt::Display for Target<'_> {
     }
 }
 
+impl Command<'_> {
+    /// The command's row in [`TABLE`].
+    ///
+    /// # Panics
+    /// Never: the tests below read every row and find it here again.
+    #[must_use]
+    pub fn row(&self) -> &'static Row {
+        let name = match self {
+            Self::Help { .. } => "help",
+            Self::Login { .. } => "login",
+            Self::Msg { .. } => "msg",
+            Self::Reply { .. } => "reply",
+            Self::Query { .. } => "query",
+            Self::Me { .. } => "me",
+            Self::Who { .. } => "who",
+            Self::Whois { .. } => "whois",
+            Self::Join { .. } => "join",
+            Self::Part { .. } => "part",
+            Self::List => "list",
+            Self::Topic { .. } => "topic",
+            Self::History { .. } => "history",
+            Self::Nick { .. } => "nick",
+            Self::Away { .. } => "away",
+            Self::Back => "back",
+            Self::Ignore { .. } => "ignore",
+            Self::Unignore { .. } => "unignore",
+            Self::Set { .. } => "set",
+            Self::Ping { .. } => "ping",
+            Self::Version => "version",
+            Self::Quit { .. } => "quit",
+        };
+        find(name).expect("every command has a row")
+    }
+}
+
 /// Writes the command as a line; [`parse`] reads it back.
 impl fmt::Display for Command<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut put = |name: &str, args: &[Option<&str>]| {
-            write!(f, "/{name}")?;
-            args.iter().flatten().try_for_each(|arg| write!(f, " {arg}"))
-        };
+        write!(f, "/{}", self.row().name)?;
+        let mut put =
+            |args: &[Option<&str>]| args.iter().flatten().try_for_each(|arg| write!(f, " {arg}"));
         match *self {
-            Self::Help { command } => put("help", &[command]),
-            Self::Login { name, password } => put("login", &[Some(name), password]),
-            Self::Msg { to, text } => put("msg", &[Some(&to.to_string()), Some(text)]),
-            Self::Reply { text } => put("reply", &[Some(text)]),
-            Self::Query { name } => put("query", &[name]),
-            Self::Me { text } => put("me", &[Some(text)]),
-            Self::Who { room } => put("who", &[room]),
-            Self::Whois { name } => put("whois", &[Some(name)]),
-            Self::Join { room } => put("join", &[Some(room)]),
-            Self::Part { room, reason } => put("part", &[room, reason]),
-            Self::List => put("list", &[]),
-            Self::Topic { text } => put("topic", &[text]),
+            Self::List | Self::Back | Self::Version | Self::Set { change: None } => Ok(()),
+            Self::Help { command: arg }
+            | Self::Query { name: arg }
+            | Self::Who { room: arg }
+            | Self::Topic { text: arg }
+            | Self::Away { text: arg }
+            | Self::Ignore { name: arg }
+            | Self::Ping { token: arg }
+            | Self::Quit { reason: arg } => put(&[arg]),
+            Self::Reply { text: arg }
+            | Self::Me { text: arg }
+            | Self::Whois { name: arg }
+            | Self::Join { room: arg }
+            | Self::Nick { name: arg }
+            | Self::Unignore { name: arg } => put(&[Some(arg)]),
+            Self::Login { name, password } => put(&[Some(name), password]),
+            Self::Msg { to, text } => put(&[Some(&to.to_string()), Some(text)]),
+            Self::Part { room, reason } => put(&[room, reason]),
             Self::History { rows, thread } => {
                 let after = rows.after.map(|id| format!("after {id}"));
                 let thread = thread.map(|thread| thread.to_string());
-                put(
-                    "history",
-                    &[Some(&rows.count.to_string()), after.as_deref(), thread.as_deref()],
-                )
+                put(&[Some(&rows.count.to_string()), after.as_deref(), thread.as_deref()])
             }
-            Self::Nick { name } => put("nick", &[Some(name)]),
-            Self::Away { text } => put("away", &[text]),
-            Self::Back => put("back", &[]),
-            Self::Ignore { name } => put("ignore", &[name]),
-            Self::Unignore { name } => put("unignore", &[Some(name)]),
-            Self::Set { change } => {
-                let word =
-                    |setting| Setting::TABLE.iter().find(|row| row.0 == setting).map(|row| row.1);
-                let switch = |on| if on { "on" } else { "off" };
-                put("set", &[change.and_then(|c| word(c.0)), change.map(|c| switch(c.1))])
+            Self::Set { change: Some((setting, is_on)) } => {
+                put(&[Some(setting.word()), Some(switch(is_on))])
             }
-            Self::Ping { token } => put("ping", &[token]),
-            Self::Version => put("version", &[]),
-            Self::Quit { reason } => put("quit", &[reason]),
         }
     }
+}
+
+/// `on` or `off`.
+#[must_use]
+pub fn switch(is_on: bool) -> &'static str {
+    if is_on { "on" } else { "off" }
 }
 
 #[cfg(test)]
@@ -627,8 +665,8 @@ mod tests {
         for row in TABLE {
             for example in row.examples {
                 let Ok(Request::Command(command)) = parse(example) else { panic!("{example}") };
+                assert_eq!(command.row().name, row.name, "{example}");
                 let written = command.to_string();
-                assert!(written.starts_with(&format!("/{}", row.name)), "{example}: {written}");
                 assert_eq!(parse(&written), Ok(Request::Command(command)), "{example}");
             }
         }

@@ -1,2 +1,41 @@
-//! chatty's command line.
-fn main() {}
+//! chatty's command line: flags in, an exit code out. What the flags mean is the
+//! business of `server` and `client`.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use chatty::server::{self, ServeArgs};
+use clap::{Parser, Subcommand};
+
+/// A chat you start with one command and can talk to with netcat.
+#[derive(Debug, Parser)]
+#[command(version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a server
+    #[command(after_help = "Examples:
+  chatty serve                      for this machine only
+  chatty serve --bind 0.0.0.0       for the network
+  chatty serve --port 0             on any free port; the first line says which
+  nc localhost 5555                 talk to it without a client")]
+    Serve(ServeArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(args) => server::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The head of the chain is a whole sentence for a person.
+            let _ = writeln!(std::io::stderr(), "chatty: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,255 @@
-//! The server.
+//! `chatty serve`: listens, accepts, and runs the loop until it is told to stop.
+//!
+//! The parts, from the outside in: [`connection`] is one socket, [`outbox`] what
+//! waits for it; [`reactor`] is the loop that drains sockets, lets the [`hub`]
+//! handle each line, commits the [`turn`]'s records to the [`log`] and releases
+//! its effects. Every limit that can be set stands in [`limits`].
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{self, UnboundedSender};
+
+use self::limits::Limits;
+use self::log::MemoryLog;
+use self::reactor::{Call, Reactor};
+use crate::protocol::DEFAULT_PORT;
+
+pub mod connection;
+pub mod hub;
+pub mod limits;
+pub mod log;
+pub mod outbox;
+pub mod reactor;
+pub mod turn;
+
+/// What `chatty serve` can be told.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Address to listen on; may be given more than once
+    ///
+    /// Without it only this machine can connect. 0.0.0.0 is every IPv4 address
+    /// of this machine, :: every IPv6 one as well.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_values_t = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)],
+        env = "CHATTY_BIND",
+        value_delimiter = ','
+    )]
+    bind: Vec<IpAddr>,
+
+    /// Port to listen on; 0 takes a free one and says which
+    #[arg(long, short, default_value_t = DEFAULT_PORT, env = "CHATTY_PORT")]
+    port: u16,
+
+    /// Folder for the log (accepted, not used yet: the history lives in memory)
+    #[arg(long, value_name = "DIR", env = "CHATTY_DATA", conflicts_with = "ephemeral")]
+    data: Option<PathBuf>,
+
+    /// Keep nothing: the history ends with the server
+    #[arg(long, env = "CHATTY_EPHEMERAL")]
+    ephemeral: bool,
+
+    #[command(flatten)]
+    limits: Limits,
+}
+
+/// How many connections may wait to be accepted; a class that arrives at once
+/// fits.
+const BACKLOG: u32 = 4096;
+
+/// A peer that vanished is noticed without asking its person anything: by
+/// keepalive when idle, by the user timeout when something waits.
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
+const USER_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Runs a server until it is told to stop.
+///
+/// # Errors
+/// It cannot listen where it is told to, or its log fails.
+pub fn run(args: ServeArgs) -> anyhow::Result<()> {
+    raise_descriptor_limit();
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?
+        .block_on(serve(args))
+}
+
+async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let listeners = listen(&args.bind, args.port)?;
+    say_where(&listeners)?;
+    let (calls, incoming) = mpsc::unbounded_channel();
+    let accepting: Vec<_> =
+        listeners.into_iter().map(|l| tokio::spawn(accept(l, calls.clone()))).collect();
+    let stopping = tokio::spawn(async move {
+        let code = stop_signal().await?;
+        for task in accepting {
+            task.abort();
+        }
+        let _ = calls.send(Call::Stop); // nobody to tell means it has ended
+        stop_signal().await?;
+        // Asked twice: at once, whoever has not heard yet.
+        std::process::exit(code);
+        #[allow(unreachable_code)] // gives the block its type
+        io::Result::Ok(())
+    });
+    let limits = args.limits;
+    let log = MemoryLog::new(limits.history_messages, limits.history_size);
+    let reactor = Reactor::new(limits, log, 0, incoming);
+    // The loop shares its thread with nobody it has to be fair to.
+    let result = tokio::task::unconstrained(reactor.run()).await;
+    stopping.abort();
+    result
+}
+
+/// Waits for SIGTERM or SIGINT; gives the exit code for being ended by it.
+async fn stop_signal() -> io::Result<i32> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = term.recv() => 128 + 15,
+        _ = int.recv() => 128 + 2,
+    })
+}
+
+/// Opens every address. With port 0 all share the first one's free port.
+fn listen(addresses: &[IpAddr], port: u16) -> anyhow::Result<Vec<TcpListener>> {
+    /// How often another free port is tried if one address has it taken.
+    const TRIES: usize = 16;
+    for attempt in 1.. {
+        match listen_all(addresses, port) {
+            Err(error) if port == 0 && attempt < TRIES && is_taken(&error) => {}
+            result => return result,
+        }
+    }
+    bail!("no port is free")
+}
+
+fn listen_all(addresses: &[IpAddr], mut port: u16) -> anyhow::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for ip in addresses {
+        let address = SocketAddr::new(*ip, port);
+        match listen_on(address) {
+            Ok(listener) => {
+                port = listener.local_addr()?.port();
+                listeners.push(listener);
+            }
+            // A machine without IPv6 has no ::1; the other loopback serves.
+            Err(error) if ip.is_loopback() && !listeners.is_empty() && is_absent(&error) => {}
+            Err(error) => {
+                let hint = if is_taken_io(&error) {
+                    " (is another chatty running? --port 0 takes a free one)"
+                } else {
+                    ""
+                };
+                let reason = reason(&error);
+                return Err(anyhow::Error::new(error))
+                    .with_context(|| format!("cannot listen on {address}: {reason}{hint}"));
+            }
+        }
+    }
+    Ok(listeners)
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if address.is_ipv6() {
+        // :: takes IPv4 as well; ::1 next to 127.0.0.1 must not.
+        SockRef::from(&socket).set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_reuseaddr(true)?; // a restart need not wait for old connections to fade
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn is_taken(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(is_taken_io)
+}
+
+fn is_taken_io(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrInUse
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+        || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
+}
+
+/// The operating system's words without its number.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    text[..end].to_lowercase()
+}
+
+/// The first line of stderr.
+fn say_where(listeners: &[TcpListener]) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let addresses =
+        listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+    let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let reach = if addresses.iter().all(|address| address.ip().is_loopback()) {
+        "this machine only; --bind 0.0.0.0 opens it to the network"
+    } else {
+        "open to the network; without --bind only this machine can connect"
+    };
+    // Nobody may be there to read it, and that is no reason not to serve.
+    let _ = writeln!(io::stderr(), "listening on {} ({reach})", shown.join(" and "));
+    Ok(())
+}
+
+async fn accept(listener: TcpListener, calls: UnboundedSender<Call>) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                pause = PAUSE_MIN;
+                prepare(&stream);
+                if calls.send(Call::Accepted(stream)).is_err() {
+                    return;
+                }
+            }
+            // Out of descriptors, most likely: those inside go on, and who waits
+            // outside is let in when somebody leaves.
+            Err(_) => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+}
+
+/// How long accepting rests after it failed, at first and at most.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Sets a new connection up. What fails here only costs comfort.
+fn prepare(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+}
+
+/// As many connections as the system lets us have, without being asked to.
+fn raise_descriptor_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}

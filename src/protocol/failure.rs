@@ -22,11 +22,12 @@ pub enum ErrorCode {
     BadEncoding,
     NoTarget,
     TooMany,
+    BadPassword,
 }
 
 impl ErrorCode {
     /// Every code, its word on the wire and what it means.
-    pub const TABLE: [(Self, &'static str, &'static str); 13] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 14] = [
         (Self::NotLoggedIn, "not-logged-in", "say who you are first"),
         (Self::BadName, "bad-name", "not a name, too long, or reserved"),
         (Self::NameTaken, "name-taken", "somebody here has that name"),
@@ -40,6 +41,7 @@ impl ErrorCode {
         (Self::BadEncoding, "bad-encoding", "the line is not UTF-8 and was thrown away"),
         (Self::NoTarget, "no-target", "this line has nowhere to go; nobody saw it"),
         (Self::TooMany, "too-many", "a limit of the server is reached"),
+        (Self::BadPassword, "bad-password", "the password is not this name's"),
     ];
 
     /// The word on the wire.
@@ -87,14 +89,13 @@ pub enum Farewell {
     LoginTimeout,
     TooLong,
     SlowReader,
-    TooMany,
     BadProtocol,
     ShuttingDown,
 }
 
 impl Farewell {
     /// Every farewell, its word on the wire and the sentence said with it.
-    pub const TABLE: [(Self, &'static str, &'static str); 7] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 6] = [
         (Self::Quit, "quit", "goodbye"),
         (
             Self::LoginTimeout,
@@ -103,7 +104,6 @@ impl Farewell {
         ),
         (Self::TooLong, "too-long", "that is no name; a line before login has at most 512 bytes"),
         (Self::SlowReader, "slow-reader", "too much was waiting for you unread; connect again"),
-        (Self::TooMany, "too-many", "the server is full; try again later"),
         (Self::BadProtocol, "bad-protocol", "this is a chat server; use chatty join or netcat"),
         (Self::ShuttingDown, "shutting-down", "the server is stopping; come back later"),
     ];

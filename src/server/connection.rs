@@ -1,0 +1,208 @@
+//! One socket: what was read of it and is not handled yet, what is to be
+//! written, and how far its end has come. It knows no rule of the chat.
+//!
+//! There is no task for each connection. A socket that has something to read,
+//! or room to write again, wakes its [`Doorbell`], which only notes its slot for
+//! the server's one loop (`reactor.rs`). An idle connection holds no buffer.
+
+use std::io::{self, IoSlice};
+use std::mem;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use super::outbox::Outbox;
+use crate::protocol::LOGIN_LINE_MAX;
+use crate::protocol::codec::LineCodec;
+
+/// Which slots have something to do, noted by wake-ups and emptied by the loop.
+#[derive(Debug, Default)]
+pub struct Doorbells {
+    rung: Mutex<Vec<u32>>,
+    some: Notify,
+}
+
+impl Doorbells {
+    /// Waits until a bell was rung since the last [`Doorbells::take`].
+    pub async fn wait(&self) {
+        self.some.notified().await;
+    }
+
+    /// The slots that rang.
+    pub fn take(&self) -> Vec<u32> {
+        mem::take(&mut *self.lock())
+    }
+
+    /// A bell for one slot, as the waker that a socket is handed.
+    #[must_use]
+    pub fn bell(self: &Arc<Self>, slot: u32) -> Arc<Doorbell> {
+        Arc::new(Doorbell { slot, has_rung: AtomicBool::new(false), all: self.clone() })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u32>> {
+        // A list of numbers is whole whatever happened to who held it.
+        self.rung.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Wakes the loop for one slot; rings once until it is answered.
+#[derive(Debug)]
+pub struct Doorbell {
+    slot: u32,
+    has_rung: AtomicBool,
+    all: Arc<Doorbells>,
+}
+
+impl Doorbell {
+    /// The loop has come to look; the next wake-up rings again.
+    pub fn answer(&self) {
+        self.has_rung.store(false, Ordering::Release);
+    }
+}
+
+impl Wake for Doorbell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.has_rung.swap(true, Ordering::AcqRel) {
+            self.all.lock().push(self.slot);
+            self.all.some.notify_one();
+        }
+    }
+}
+
+/// How far a connection's end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Talking.
+    Open,
+    /// Said farewell to; what waits is still written, nothing more is read.
+    Closing,
+    /// All is written and our side is closed. What still comes is thrown away,
+    /// since closing on unread bytes would take the last lines from the peer.
+    Lingering,
+}
+
+/// One socket and what belongs to it.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    bell: Arc<Doorbell>,
+    waker: Waker,
+    /// Tells this connection from those that had the slot before.
+    pub generation: u32,
+    /// How far its end has come.
+    pub phase: Phase,
+    /// Cuts what is read into lines.
+    pub codec: LineCodec,
+    /// Read but not handled: the rest of a piece whose handling had to stop.
+    pub unread: Vec<u8>,
+    /// What is to be written.
+    pub outbox: Outbox,
+    /// Whether the other side has closed its sending side.
+    pub is_finished: bool,
+    /// Whether it waits for rows of the log, and reads nothing meanwhile.
+    pub is_waiting: bool,
+    /// Whether it is on the list of those to be written to.
+    pub is_dirty: bool,
+    /// Since when nothing could be written though something waits.
+    pub stalled_since: Option<Duration>,
+}
+
+/// What became of writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flush {
+    /// All of it is written.
+    Done,
+    /// The socket is full; `progress` tells whether it took anything.
+    Blocked {
+        /// Whether anything was written.
+        progress: bool,
+    },
+}
+
+impl Connection {
+    /// A connection that was just accepted into a slot.
+    #[must_use]
+    pub fn new(stream: TcpStream, bell: Arc<Doorbell>, generation: u32) -> Self {
+        Self {
+            stream,
+            waker: Waker::from(bell.clone()),
+            bell,
+            generation,
+            phase: Phase::Open,
+            codec: LineCodec::new(LOGIN_LINE_MAX),
+            unread: Vec::new(),
+            outbox: Outbox::default(),
+            is_finished: false,
+            is_waiting: false,
+            is_dirty: false,
+            stalled_since: None,
+        }
+    }
+
+    /// To be called before reading or writing because of a wake-up, so that a
+    /// later one is not lost.
+    pub fn answer_bell(&self) {
+        self.bell.answer();
+    }
+
+    /// Reads what is there into `buffer`. `None`: nothing now; the bell rings
+    /// when there is. `Some(0)`: nothing ever.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut context = Context::from_waker(&self.waker);
+        let mut buffer = ReadBuf::new(buffer);
+        match Pin::new(&mut self.stream).poll_read(&mut context, &mut buffer) {
+            Poll::Ready(Ok(())) => Ok(Some(buffer.filled().len())),
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Pending => Ok(None),
+        }
+    }
+
+    /// Writes all that waits, in as few system calls as it takes. If the socket
+    /// fills up, the bell rings when there is room again.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn flush(&mut self) -> io::Result<Flush> {
+        let mut context = Context::from_waker(&self.waker);
+        let mut progress = false;
+        while !self.outbox.is_empty() {
+            let mut slices: Vec<IoSlice<'_>> = Vec::new();
+            self.outbox.slices(&mut slices);
+            let stream = Pin::new(&mut self.stream);
+            let written = match &slices[..] {
+                [one] => stream.poll_write(&mut context, one),
+                many => stream.poll_write_vectored(&mut context, many),
+            };
+            match written {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(written)) => {
+                    self.outbox.advance(written);
+                    progress = true;
+                }
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => return Ok(Flush::Blocked { progress }),
+            }
+        }
+        Ok(Flush::Done)
+    }
+
+    /// Closes our sending side: the peer reads to the end of what was written.
+    pub fn close_sending_side(&mut self) {
+        let mut context = Context::from_waker(&self.waker);
+        // For TCP this is done at once; if it fails the peer is gone already.
+        let _ = Pin::new(&mut self.stream).poll_shutdown(&mut context);
+    }
+}

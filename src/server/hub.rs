@@ -1,0 +1,628 @@
+//! The hub: the one owner of who is here, where, and what was said to whom. A
+//! state machine without surroundings: it is handed inputs and answers with
+//! records and effects ([`Turn`]), so a whole conversation runs in a test in
+//! microseconds.
+//!
+//! 1. No IO, clock, randomness, lock or await in here; time comes with each input.
+//! 2. Effects stand in the turn in the order they arose, and each reader sees
+//!    that order. Nothing is shown before the turn's records are in the log.
+//! 3. Every line that asks for something gets exactly one answer: its echo, a
+//!    reply, or one error.
+//! 4. After a farewell nothing more is said to that connection.
+//! 5. A person is a visit, not a name: what is remembered about somebody hangs
+//!    on [`PersonId`], so that it follows a rename and never a successor.
+//!
+//! What a command *is* stands in `commands.rs`; what it *means*, in the files
+//! below this one: [`login`], [`talk`], [`rooms`], [`people`], [`history`].
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use slab::Slab;
+
+use super::limits::Limits;
+use super::log::{PersonId, Record};
+use super::outbox::Cause;
+use super::turn::{Audience, ConnId, Topic, Turn};
+use crate::commands::{self, Command, Request, Setting};
+use crate::protocol::codec::Frame;
+use crate::protocol::tags::CidPrefix;
+use crate::protocol::text::{clean, is_blank_text};
+use crate::protocol::{
+    Cid, ErrorCode, Event, Farewell, Key, LINE_MAX, LOGIN_LINE_MAX, Name, Refusal, RoomName, Stamp,
+    Tags,
+};
+
+mod history;
+mod login;
+mod people;
+mod rooms;
+mod talk;
+
+use history::HistoryAsk;
+use rooms::Room;
+use talk::RecentCids;
+
+/// The two clocks of one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// Since some fixed moment, never going back: for deadlines.
+    pub since_start: Duration,
+    /// The wall clock: for people.
+    pub wall: Stamp,
+}
+
+/// Something that happened to one connection.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// It came.
+    Opened,
+    /// It sent this.
+    Frame(Frame<'a>),
+    /// It will send no more, and wants its answers.
+    Finished,
+    /// It is gone, or has to go without being able to hear why.
+    Lost,
+    /// It does not read what is sent to it.
+    Stalled,
+    /// The rows it asked the log for.
+    Rows(Vec<Arc<Record>>),
+}
+
+/// What may be handed to [`Hub::handle`] next for the same connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Its next line.
+    Next,
+    /// Nothing but the rows of [`Input::Rows`], asked for in this turn.
+    Wait,
+    /// Nothing any more: it has been said farewell to.
+    Over,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub struct Hub {
+    limits: Limits,
+    /// By [`ConnId::slot`].
+    connections: Vec<Option<Connection>>,
+    visits: Slab<Visit>,
+    names: HashMap<Key, VisitIx>,
+    people: HashMap<PersonId, VisitIx>,
+    rooms: Slab<Room>,
+    room_names: HashMap<Key, RoomIx>,
+    lobby: RoomIx,
+    cids: RecentCids,
+    last_message: u64,
+    last_person: u64,
+    last_time: Stamp,
+    /// In the order they fall due, since all have the same patience.
+    login_deadlines: VecDeque<(Duration, ConnId)>,
+    /// Rooms whose comings and goings are being gathered.
+    crowd_deadlines: BTreeSet<(Duration, RoomIx)>,
+}
+
+type VisitIx = usize;
+type RoomIx = usize;
+
+/// What the hub knows of a socket.
+#[derive(Debug)]
+struct Connection {
+    id: ConnId,
+    stage: Stage,
+    settings: Settings,
+    /// The rows it waits for, see [`Flow::Wait`].
+    asked: Option<Box<HistoryAsk>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Not logged in. Once a name was refused, only `/login` is one.
+    Greeting { was_refused: bool },
+    /// Logged in.
+    Present(VisitIx),
+    /// Said farewell to.
+    Leaving,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    echo: bool,
+    joins: bool,
+    tags: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { echo: true, joins: true, tags: false }
+    }
+}
+
+impl Settings {
+    fn get(self, setting: Setting) -> bool {
+        match setting {
+            Setting::Echo => self.echo,
+            Setting::Joins => self.joins,
+            Setting::Tags => self.tags,
+        }
+    }
+
+    fn set(&mut self, setting: Setting, is_on: bool) {
+        match setting {
+            Setting::Echo => self.echo = is_on,
+            Setting::Joins => self.joins = is_on,
+            Setting::Tags => self.tags = is_on,
+        }
+    }
+}
+
+/// One person's stay, from login to leaving.
+#[derive(Debug)]
+struct Visit {
+    person: PersonId,
+    name: Name,
+    conn: ConnId,
+    rooms: Vec<RoomIx>,
+    /// Where plain lines go when no query is on. `None`: nowhere.
+    current: Option<RoomIx>,
+    query: Query,
+    /// Who last wrote to me privately.
+    heard: Option<PersonId>,
+    away: Option<Away>,
+    ties: Ties,
+    since: Stamp,
+    active: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Query {
+    Off,
+    On(PersonId),
+    /// The person is gone. Plain lines are refused, so that what was meant
+    /// privately does not become public.
+    Gone,
+}
+
+/// Away, with a text or without.
+#[derive(Debug)]
+struct Away {
+    text: Box<str>,
+}
+
+/// Who has to do with whom; both ends know, so that leaving costs only those
+/// concerned. Boxed lists: most people have none.
+#[derive(Debug, Default)]
+struct Ties {
+    ignores: Vec<PersonId>,
+    ignored_by: Vec<PersonId>,
+    queried_by: Vec<PersonId>,
+}
+
+/// One line being handled: when, from whom, and how to answer it.
+struct Ask<'t> {
+    now: Now,
+    conn: ConnId,
+    settings: Settings,
+    cid: Option<Cid>,
+    turn: &'t mut Turn,
+}
+
+impl Ask<'_> {
+    /// A line of the answer.
+    fn reply(&mut self, event: &Event<'_>) {
+        self.reply_tagged(&Tags::default(), event);
+    }
+
+    fn reply_tagged(&mut self, tags: &Tags<'_>, event: &Event<'_>) {
+        let tags = Tags { cid: self.cid.as_ref().map(Cid::as_str), ..*tags };
+        self.turn.send(self.conn, Cause::Asked, &self.settings.tags(&tags), event);
+    }
+
+    fn refuse(&mut self, refusal: &Refusal) {
+        self.reply(&Event::error(refusal));
+    }
+}
+
+impl Settings {
+    /// The tags for somebody with these settings.
+    fn tags<'a>(self, tags: &Tags<'a>) -> Tags<'a> {
+        if self.tags { *tags } else { Tags::default() }
+    }
+}
+
+fn refusal<T>(
+    code: ErrorCode,
+    text: impl Into<std::borrow::Cow<'static, str>>,
+) -> Result<T, Refusal> {
+    Err(Refusal::new(code, text))
+}
+
+fn no_such_user<T>(name: &str) -> Result<T, Refusal> {
+    refusal(ErrorCode::NoSuchUser, format!("{name} is not here"))
+}
+
+impl Hub {
+    /// An empty house: only the lobby. `last_message` is the last id the log
+    /// has given; the next message gets the one after it.
+    #[must_use]
+    pub fn new(limits: Limits, last_message: u64) -> Self {
+        let lobby_name = RoomName::lobby();
+        let mut rooms = Slab::new();
+        let lobby_key = lobby_name.key().clone();
+        let lobby = rooms.insert(Room::new(lobby_name));
+        Self {
+            cids: RecentCids::new(limits.history_messages),
+            limits,
+            connections: Vec::new(),
+            visits: Slab::new(),
+            names: HashMap::new(),
+            people: HashMap::new(),
+            rooms,
+            room_names: HashMap::from([(lobby_key, lobby)]),
+            lobby,
+            last_message,
+            last_person: 0,
+            last_time: Stamp::default(),
+            login_deadlines: VecDeque::new(),
+            crowd_deadlines: BTreeSet::new(),
+        }
+    }
+
+    /// Handles one input of one connection.
+    pub fn handle(&mut self, now: Now, conn: ConnId, input: Input<'_>, turn: &mut Turn) -> Flow {
+        if let Input::Opened = input {
+            self.open(now, conn, turn);
+            return Flow::Next;
+        }
+        let Some(stage) = self.connection(conn).map(|c| c.stage) else { return Flow::Over };
+        match input {
+            Input::Opened => {}
+            Input::Lost => self.leave(now, conn, None, None, turn),
+            _ if stage == Stage::Leaving => {}
+            Input::Finished => self.leave(now, conn, Some(Farewell::Quit), None, turn),
+            Input::Stalled => self.leave(now, conn, Some(Farewell::SlowReader), None, turn),
+            Input::Rows(rows) => self.tell_history(now, conn, &rows, turn),
+            Input::Frame(Frame::Foreign) => {
+                self.leave(now, conn, Some(Farewell::BadProtocol), None, turn);
+            }
+            Input::Frame(Frame::TooLong(_)) if matches!(stage, Stage::Greeting { .. }) => {
+                self.leave(now, conn, Some(Farewell::TooLong), None, turn);
+            }
+            Input::Frame(frame) => self.hear(now, conn, &frame, turn),
+        }
+        match self.connection(conn) {
+            Some(Connection { asked: Some(_), .. }) => Flow::Wait,
+            Some(Connection { stage: Stage::Greeting { .. } | Stage::Present(_), .. }) => {
+                Flow::Next
+            }
+            _ => Flow::Over,
+        }
+    }
+
+    /// The longest line this connection may send now, in bytes.
+    #[must_use]
+    pub fn line_limit(&self, conn: ConnId) -> usize {
+        match self.connection(conn).map(|c| c.stage) {
+            Some(Stage::Present(_)) => LINE_MAX,
+            _ => LOGIN_LINE_MAX,
+        }
+    }
+
+    /// When [`Hub::tick`] has something to do.
+    pub fn next_deadline(&mut self) -> Option<Duration> {
+        while let Some((_, conn)) = self.login_deadlines.front() {
+            if self.is_greeting(*conn) {
+                break;
+            }
+            self.login_deadlines.pop_front();
+        }
+        let login = self.login_deadlines.front().map(|(due, _)| *due);
+        let crowd = self.crowd_deadlines.first().map(|(due, _)| *due);
+        login.into_iter().chain(crowd).min()
+    }
+
+    /// Does what has fallen due.
+    pub fn tick(&mut self, now: Now, turn: &mut Turn) {
+        while let Some((due, conn)) = self.login_deadlines.front().copied() {
+            if due > now.since_start {
+                break;
+            }
+            self.login_deadlines.pop_front();
+            if self.is_greeting(conn) {
+                self.leave(now, conn, Some(Farewell::LoginTimeout), None, turn);
+            }
+        }
+        while let Some((due, room)) = self.crowd_deadlines.first().copied() {
+            if due > now.since_start {
+                break;
+            }
+            self.crowd_deadlines.pop_first();
+            self.tell_crowd(now, room, turn);
+        }
+    }
+
+    /// Says farewell to everyone.
+    pub fn shut_down(&mut self, turn: &mut Turn) {
+        for connection in self.connections.iter_mut().flatten() {
+            if connection.stage != Stage::Leaving {
+                connection.stage = Stage::Leaving;
+                say_farewell(turn, connection.id, Farewell::ShuttingDown);
+            }
+        }
+    }
+
+    /// A line, or what was a line before it was thrown away.
+    fn hear(&mut self, now: Now, conn: ConnId, frame: &Frame<'_>, turn: &mut Turn) {
+        let Some(settings) = self.connection(conn).map(|c| c.settings) else { return };
+        let (text, fault) = match frame {
+            Frame::Line(line) => (clean(line), None),
+            Frame::TooLong(head) => (String::from_utf8_lossy(head), Some(too_long())),
+            Frame::BadEncoding(head) => (String::from_utf8_lossy(head), Some(bad_encoding())),
+            Frame::Foreign => return,
+        };
+        let mut ask = Ask { now, conn, settings, cid: None, turn };
+        let prefix = if settings.tags { CidPrefix::of(&text) } else { CidPrefix::Absent };
+        let heard = match (prefix, fault) {
+            (CidPrefix::Present(cid, line), fault) => {
+                ask.cid = Some(cid);
+                let empty = is_blank_text(line).then(|| bad_cid("nothing follows the cid"));
+                fault.or(empty).map_or_else(|| commands::parse(line), Err)
+            }
+            (_, Some(fault)) => Err(fault),
+            (CidPrefix::Malformed, None) => Err(bad_cid("a cid is 1 to 32 of A-Z a-z 0-9 _ -")),
+            (CidPrefix::Absent, None) if raw_len(frame) > LINE_MAX => Err(too_long()),
+            (CidPrefix::Absent, None) => commands::parse(&text),
+        };
+        if let Err(refusal) = heard.and_then(|request| self.obey(&mut ask, request)) {
+            ask.refuse(&refusal);
+        }
+    }
+
+    fn obey(&mut self, ask: &mut Ask<'_>, request: Request<'_>) -> Result<(), Refusal> {
+        let stage = self.connection(ask.conn).map(|c| c.stage);
+        match (stage, request) {
+            (_, Request::Nothing) | (None | Some(Stage::Leaving), _) => Ok(()),
+            (Some(Stage::Greeting { was_refused: false }), Request::Say(name)) => {
+                self.log_in(ask, name, None)
+            }
+            (Some(Stage::Greeting { .. }), Request::Command(command))
+                if command.row().before_login =>
+            {
+                self.obey_anyone(ask, command)
+            }
+            (Some(Stage::Greeting { .. }), _) => {
+                refusal(ErrorCode::NotLoggedIn, "nobody knows you yet; say /login NAME first")
+            }
+            (Some(Stage::Present(visit)), Request::Say(text)) => {
+                self.stir(visit, ask.now);
+                self.say(ask, visit, text, false)
+            }
+            (Some(Stage::Present(visit)), Request::Command(command)) => {
+                self.stir(visit, ask.now);
+                self.obey_visitor(ask, visit, command)
+            }
+        }
+    }
+
+    /// The commands that need no login.
+    fn obey_anyone(&mut self, ask: &mut Ask<'_>, command: Command<'_>) -> Result<(), Refusal> {
+        match command {
+            Command::Login { name, password } => self.log_in(ask, name, password)?,
+            Command::Help { command } => return help(ask, command),
+            Command::Set { change } => self.set(ask, change),
+            Command::Ping { token } => {
+                ask.reply(&Event::reply("PONG", token.unwrap_or_default(), ""));
+            }
+            Command::Version => {
+                let version = concat!("chatty ", env!("CARGO_PKG_VERSION"));
+                ask.reply(&Event::reply("VERSION", crate::protocol::VERSION, version));
+            }
+            Command::Quit { reason } => {
+                let tags = ask
+                    .settings
+                    .tags(&Tags { cid: ask.cid.as_ref().map(Cid::as_str), ..Tags::default() });
+                let bye = bye(Farewell::Quit);
+                ask.turn.send(ask.conn, Cause::Asked, &tags, &bye);
+                self.leave(ask.now, ask.conn, None, reason, ask.turn);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Every command of somebody who is logged in. The match is exhaustive: a
+    /// command in the table without a meaning does not compile.
+    fn obey_visitor(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        command: Command<'_>,
+    ) -> Result<(), Refusal> {
+        match command {
+            Command::Help { .. }
+            | Command::Set { .. }
+            | Command::Ping { .. }
+            | Command::Version
+            | Command::Quit { .. } => self.obey_anyone(ask, command),
+            Command::Login { .. } => refusal(
+                ErrorCode::BadArgument,
+                format!("you are {} already; /nick takes another name", self.visits[visit].name),
+            ),
+            Command::Msg { to, text } => self.message(ask, visit, to, text),
+            Command::Reply { text } => self.answer(ask, visit, text),
+            Command::Query { name } => self.query(ask, visit, name),
+            Command::Me { text } => self.say(ask, visit, text, true),
+            Command::Who { room } => self.who(ask, visit, room),
+            Command::Whois { name } => self.whois(ask, name),
+            Command::Join { room } => self.join(ask, visit, room),
+            Command::Part { room, reason } => self.part(ask, visit, room, reason),
+            Command::List => {
+                self.list(ask);
+                Ok(())
+            }
+            Command::Topic { text } => self.topic(ask, visit, text),
+            Command::History { rows, thread } => self.history(ask, visit, rows, thread),
+            Command::Nick { name } => self.rename(ask, visit, name),
+            Command::Away { text } => {
+                self.away(ask, visit, text);
+                Ok(())
+            }
+            Command::Back => {
+                self.back(ask, visit);
+                Ok(())
+            }
+            Command::Ignore { name } => self.ignore(ask, visit, name),
+            Command::Unignore { name } => self.unignore(ask, visit, name),
+        }
+    }
+
+    fn set(&mut self, ask: &mut Ask<'_>, change: Option<(Setting, bool)>) {
+        if let Some((setting, is_on)) = change {
+            ask.settings.set(setting, is_on);
+            if let Some(connection) = self.connection_mut(ask.conn) {
+                connection.settings = ask.settings;
+                if let Stage::Present(visit) = connection.stage {
+                    self.forget_audiences_of(visit);
+                }
+            }
+        }
+        let words = Setting::TABLE.map(|(setting, word)| {
+            format!("{word}={}", commands::switch(ask.settings.get(setting)))
+        });
+        ask.reply(&Event::reply("SET", &words.join(" "), ""));
+    }
+
+    /// Marks somebody as active, for `/whois`.
+    fn stir(&mut self, visit: VisitIx, now: Now) {
+        self.visits[visit].active = now.since_start;
+    }
+
+    /// The time of what happens now; never before what happened before it.
+    fn stamp(&mut self, now: Now) -> Stamp {
+        self.last_time = self.last_time.max(now.wall);
+        self.last_time
+    }
+
+    fn connection(&self, conn: ConnId) -> Option<&Connection> {
+        let connection = self.connections.get(conn.slot as usize)?.as_ref()?;
+        (connection.id == conn).then_some(connection)
+    }
+
+    fn connection_mut(&mut self, conn: ConnId) -> Option<&mut Connection> {
+        let connection = self.connections.get_mut(conn.slot as usize)?.as_mut()?;
+        (connection.id == conn).then_some(connection)
+    }
+
+    fn is_greeting(&self, conn: ConnId) -> bool {
+        matches!(self.connection(conn), Some(Connection { stage: Stage::Greeting { .. }, .. }))
+    }
+
+    fn settings(&self, conn: ConnId) -> Settings {
+        self.connection(conn).map(|c| c.settings).unwrap_or_default()
+    }
+
+    fn visit_named(&self, name: &str) -> Option<VisitIx> {
+        self.names.get(&Key::fold(name)).copied()
+    }
+
+    /// A line to one person that they did not ask for.
+    fn tell(&self, visit: VisitIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
+        let conn = self.visits[visit].conn;
+        turn.send(conn, Cause::Unasked, &self.settings(conn).tags(tags), event);
+    }
+
+    /// Comings, goings and changes: a line that has a time but no id.
+    fn announce(
+        &mut self,
+        now: Now,
+        audience: Arc<Audience>,
+        topic: Topic,
+        except: ConnId,
+        event: &Event<'_>,
+        turn: &mut Turn,
+    ) {
+        let tags = Tags { time: Some(self.stamp(now)), ..Tags::default() };
+        turn.fan_out(audience, topic, vec![except], &tags, event);
+    }
+
+    /// Panics if the tables disagree; tests call it after every input.
+    ///
+    /// # Panics
+    /// On a broken invariant, which is a bug in the hub.
+    pub fn check_invariants(&self) {
+        assert_eq!(self.names.len(), self.visits.len(), "each visit has one name");
+        assert_eq!(self.people.len(), self.visits.len(), "each visit is one person");
+        for (ix, visit) in &self.visits {
+            assert_eq!(self.names.get(visit.name.key()), Some(&ix), "names lead to visits");
+            assert_eq!(self.people.get(&visit.person), Some(&ix), "people lead to visits");
+            let stage = self.connection(visit.conn).map(|c| c.stage);
+            assert_eq!(stage, Some(Stage::Present(ix)), "a visit has a connection");
+            assert!(visit.current.is_none_or(|room| visit.rooms.contains(&room)));
+            for room in &visit.rooms {
+                assert_eq!(self.rooms[*room].member(visit.name.key()), Some(ix));
+            }
+            for other in &visit.ties.ignores {
+                let other = &self.visits[self.people[other]];
+                assert!(other.ties.ignored_by.contains(&visit.person), "both know of an ignore");
+            }
+            if let Query::On(other) = visit.query {
+                let other = &self.visits[self.people[&other]];
+                assert!(other.ties.queried_by.contains(&visit.person), "both know of a query");
+            }
+        }
+        assert_eq!(self.room_names.len(), self.rooms.len(), "each room has one name");
+        for (ix, room) in &self.rooms {
+            assert_eq!(self.room_names.get(room.name.key()), Some(&ix), "names lead to rooms");
+            assert!(ix == self.lobby || room.len() > 0, "no empty room is kept");
+            for (_, visit) in room.members() {
+                assert!(self.visits[visit].rooms.contains(&ix), "members know their rooms");
+            }
+        }
+    }
+}
+
+fn bye(farewell: Farewell) -> Event<'static> {
+    Event::Bye { code: farewell.as_str(), text: farewell.sentence() }
+}
+
+fn say_farewell(turn: &mut Turn, conn: ConnId, farewell: Farewell) {
+    turn.send(conn, Cause::Asked, &Tags::default(), &bye(farewell));
+    turn.close(conn);
+}
+
+fn help(ask: &mut Ask<'_>, command: Option<&str>) -> Result<(), Refusal> {
+    let rows: Vec<String> = match command {
+        None => commands::TABLE.iter().map(commands::Row::help_row).collect(),
+        Some(name) => {
+            let name = name.strip_prefix('/').unwrap_or(name);
+            let row = commands::find(name).ok_or_else(|| commands::unknown(name))?;
+            let aliases = row.aliases.iter().map(|alias| format!("/{alias}  the same"));
+            let examples = row.examples.iter().map(|example| format!("{example}  (an example)"));
+            std::iter::once(row.help_row()).chain(aliases).chain(examples).collect()
+        }
+    };
+    ask.reply(&Event::reply("HELP", &rows.len().to_string(), ""));
+    for row in &rows {
+        ask.reply(&Event::Help(row));
+    }
+    Ok(())
+}
+
+fn raw_len(frame: &Frame<'_>) -> usize {
+    if let Frame::Line(line) = frame { line.len() } else { 0 }
+}
+
+fn too_long() -> Refusal {
+    let text =
+        format!("a line has at most {LINE_MAX} bytes; nobody saw this one, send it in parts");
+    Refusal::new(ErrorCode::TooLong, text)
+}
+
+fn bad_encoding() -> Refusal {
+    Refusal::new(ErrorCode::BadEncoding, "that line is not UTF-8; nobody saw it")
+}
+
+fn bad_cid(problem: &'static str) -> Refusal {
+    Refusal::new(ErrorCode::BadArgument, problem)
+}

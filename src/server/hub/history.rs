@@ -1,0 +1,95 @@
+//! `/history`: the hub knows who may read what; the log is read by whoever
+//! carries out the turn, and the rows come back as an input.
+
+use std::sync::Arc;
+
+use super::{
+    Ask, Cid, ConnId, ErrorCode, Event, Hub, Now, Query, Refusal, Stage, Turn, VisitIx, refusal,
+    talk::tags_of,
+};
+use crate::commands::{Rows, Target};
+use crate::protocol::Key;
+use crate::server::log::{self, PersonId, Record, Thread};
+
+/// A `/history` whose rows are being read.
+#[derive(Debug)]
+pub(super) struct HistoryAsk {
+    /// `#ops` or `bob`, as the header names it.
+    title: String,
+    reader: PersonId,
+    cid: Option<Cid>,
+}
+
+impl Hub {
+    pub(super) fn history(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        rows: Rows,
+        thread: Option<Target<'_>>,
+    ) -> Result<(), Refusal> {
+        let (title, thread) = self.thread(visit, thread)?;
+        let me = &self.visits[visit];
+        let hidden = me.ties.ignores.clone();
+        let query = log::Query { thread, count: rows.count, after: rows.after, hidden };
+        let asked = HistoryAsk { title, reader: me.person, cid: ask.cid.take() };
+        if let Some(connection) = self.connection_mut(ask.conn) {
+            connection.asked = Some(Box::new(asked));
+            ask.turn.read(ask.conn, query);
+        }
+        Ok(())
+    }
+
+    /// Which conversation is meant, and what the answer calls it.
+    fn thread(
+        &self,
+        visit: VisitIx,
+        target: Option<Target<'_>>,
+    ) -> Result<(String, Thread), Refusal> {
+        let me = &self.visits[visit];
+        let room = |room: usize| {
+            let name = &self.rooms[room].name;
+            (name.to_string(), Thread::Room(name.key().clone()))
+        };
+        match (target, me.query, me.current) {
+            (Some(Target::Room(name)), ..) => Ok(room(self.room_of(visit, name)?)),
+            (Some(Target::Person(name)), ..) => Ok(self.private_thread(me.person, name)),
+            (None, Query::On(other), _) => {
+                let name = self.visits[self.people[&other]].name.as_str();
+                Ok(self.private_thread(me.person, name))
+            }
+            (None, Query::Off, Some(current)) => Ok(room(current)),
+            (None, ..) => {
+                refusal(ErrorCode::NotInRoom, "you are in no room; name one, or a person")
+            }
+        }
+    }
+
+    fn private_thread(&self, reader: PersonId, name: &str) -> (String, Thread) {
+        let other = self.visit_named(name).map(|visit| &self.visits[visit]);
+        let title = other.map_or(name, |other| other.name.as_str()).to_owned();
+        let other_id = other.map(|other| other.person);
+        (title, Thread::Private { reader, other: Key::fold(name), other_id })
+    }
+
+    pub(super) fn tell_history(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        rows: &[Arc<Record>],
+        turn: &mut Turn,
+    ) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        let (Some(asked), Stage::Present(_)) = (connection.asked.take(), connection.stage) else {
+            return;
+        };
+        let settings = connection.settings;
+        let mut ask = Ask { now, conn, settings, cid: asked.cid, turn };
+        let args = format!("{} {}", asked.title, rows.len());
+        ask.reply(&Event::reply("HISTORY", &args, ""));
+        for record in rows {
+            let message = record.seen_by(asked.reader);
+            ask.reply_tagged(&tags_of(record), &Event::Row { time: record.time, message });
+        }
+    }
+}

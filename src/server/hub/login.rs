@@ -1,0 +1,191 @@
+//! Coming and going: the greeting, login, a new name, and leaving.
+
+use super::{
+    Ask, ConnId, Connection, Event, Farewell, Hub, Name, Now, PersonId, Query, Refusal, Settings,
+    Stage, Tags, Ties, Topic, Turn, Visit, VisitIx, refusal, say_farewell,
+};
+use crate::protocol::name::NameFault;
+use crate::protocol::{ErrorCode, VERSION};
+
+impl Hub {
+    pub(super) fn open(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+        let slot = conn.slot as usize;
+        if self.connections.len() <= slot {
+            self.connections.resize_with(slot + 1, || None);
+        }
+        let stage = Stage::Greeting { was_refused: false };
+        self.connections[slot] =
+            Some(Connection { id: conn, stage, settings: Settings::default(), asked: None });
+        self.login_deadlines.push_back((now.since_start + self.limits.login_timeout, conn));
+        let hello = Event::reply("HELLO", VERSION, "type a name to join, or /help");
+        turn.send(conn, super::Cause::Asked, &Tags::default(), &hello);
+    }
+
+    pub(super) fn log_in(
+        &mut self,
+        ask: &mut Ask<'_>,
+        name: &str,
+        password: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let admitted = self.admit(name, password);
+        if admitted.is_err()
+            && let Some(connection) = self.connection_mut(ask.conn)
+        {
+            connection.stage = Stage::Greeting { was_refused: true };
+        }
+        let name = admitted?;
+        self.last_person += 1;
+        let person = PersonId(self.last_person);
+        let since = self.stamp(ask.now);
+        let visit = self.visits.insert(Visit {
+            person,
+            name: name.clone(),
+            conn: ask.conn,
+            rooms: Vec::with_capacity(1),
+            current: None,
+            query: Query::Off,
+            heard: None,
+            away: None,
+            ties: Ties::default(),
+            since,
+            active: ask.now.since_start,
+        });
+        self.names.insert(name.key().clone(), visit);
+        self.people.insert(person, visit);
+        if let Some(connection) = self.connection_mut(ask.conn) {
+            connection.stage = Stage::Present(visit);
+        }
+        ask.reply(&Event::reply("WELCOME", name.as_str(), "you are in #lobby"));
+        self.enter(ask, visit, self.lobby);
+        Ok(())
+    }
+
+    fn admit(&self, name: &str, password: Option<&str>) -> Result<Name, Refusal> {
+        let name = self.free_name(name.trim(), None)?;
+        if password.is_some() {
+            return refusal(
+                ErrorCode::BadPassword,
+                format!("{name} is not registered and has no password; /login {name} is enough"),
+            );
+        }
+        Ok(name)
+    }
+
+    /// A good name that nobody has, or only `mine`.
+    fn free_name(&self, name: &str, mine: Option<VisitIx>) -> Result<Name, Refusal> {
+        let name = Name::parse(name)
+            .map_err(|fault: NameFault| Refusal::new(ErrorCode::BadName, fault.to_string()))?;
+        match self.names.get(name.key()) {
+            Some(holder) if Some(*holder) != mine => refusal(
+                ErrorCode::NameTaken,
+                format!("{} is here already; try another name", self.visits[*holder].name),
+            ),
+            _ => Ok(name),
+        }
+    }
+
+    pub(super) fn rename(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        name: &str,
+    ) -> Result<(), Refusal> {
+        let new = self.free_name(name, Some(visit))?;
+        let old = std::mem::replace(&mut self.visits[visit].name, new.clone());
+        self.names.remove(old.key());
+        self.names.insert(new.key().clone(), visit);
+        for room in self.visits[visit].rooms.clone() {
+            self.rooms[room].rename(old.key(), new.key(), visit);
+        }
+        let event = Event::Renamed { old: old.as_str(), new: new.as_str() };
+        let time = self.stamp(ask.now);
+        ask.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
+        if old == new {
+            return Ok(()); // no news to anyone else
+        }
+        let circle = self.circle(visit);
+        self.announce(ask.now, circle, Topic::Talk, ask.conn, &event, ask.turn);
+        self.tell_distant_queriers(visit, &new, ask.turn);
+        Ok(())
+    }
+
+    /// Whoever talks to somebody by `/query` has to know the name their lines go
+    /// to; who shares no room does not hear of the rename otherwise.
+    fn tell_distant_queriers(&self, visit: VisitIx, new: &Name, turn: &mut Turn) {
+        for other in &self.visits[visit].ties.queried_by {
+            let Some(other) = self.people.get(other) else { continue };
+            let rooms = &self.visits[*other].rooms;
+            if !rooms.iter().any(|room| self.visits[visit].rooms.contains(room)) {
+                let event = Event::reply("QUERY", new.as_str(), "has a new name");
+                self.tell(*other, &Tags::default(), &event, turn);
+            }
+        }
+    }
+
+    /// Ends a connection and, if it was logged in, the visit. A farewell is said
+    /// where there is still somebody to hear it.
+    pub(super) fn leave(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        farewell: Option<Farewell>,
+        reason: Option<&str>,
+        turn: &mut Turn,
+    ) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        let stage = std::mem::replace(&mut connection.stage, Stage::Leaving);
+        connection.asked = None;
+        if let Stage::Present(visit) = stage {
+            self.end_visit(now, visit, reason, turn);
+        }
+        match farewell {
+            Some(farewell) => say_farewell(turn, conn, farewell),
+            None => turn.close(conn),
+        }
+    }
+
+    /// Forgets a connection that is closed; nothing comes from it any more.
+    pub fn forget(&mut self, conn: ConnId) {
+        if self.connection(conn).is_some() {
+            self.connections[conn.slot as usize] = None;
+        }
+    }
+
+    fn end_visit(&mut self, now: Now, visit: VisitIx, reason: Option<&str>, turn: &mut Turn) {
+        let name = self.visits[visit].name.clone();
+        self.untie(visit, turn);
+        self.tell_quit(now, visit, reason, turn);
+        for room in std::mem::take(&mut self.visits[visit].rooms) {
+            self.remove_member(room, &name);
+        }
+        self.names.remove(name.key());
+        self.people.remove(&self.visits[visit].person);
+        self.visits.remove(visit);
+    }
+
+    /// Lets go of everyone who has to do with a leaving person.
+    fn untie(&mut self, visit: VisitIx, turn: &mut Turn) {
+        let person = self.visits[visit].person;
+        self.end_query(visit, Query::Off);
+        let ties = std::mem::take(&mut self.visits[visit].ties);
+        for other in ties.ignores {
+            if let Some(other) = self.people.get(&other) {
+                self.visits[*other].ties.ignored_by.retain(|p| *p != person);
+            }
+        }
+        for other in ties.ignored_by {
+            if let Some(other) = self.people.get(&other) {
+                self.visits[*other].ties.ignores.retain(|p| *p != person);
+            }
+        }
+        for other in ties.queried_by {
+            let Some(other) = self.people.get(&other).copied() else { continue };
+            self.visits[other].query = Query::Gone;
+            let text = format!(
+                "{} is gone; plain lines go nowhere until /query or /join",
+                self.visits[visit].name
+            );
+            self.tell(other, &Tags::default(), &Event::reply("QUERY", "off", &text), turn);
+        }
+    }
+}

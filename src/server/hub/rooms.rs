@@ -1,0 +1,356 @@
+//! Rooms: who is in them, who hears what is said there, and how comings and
+//! goings are told, one by one or, in a large room, summed up.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{
+    Ask, Audience, ErrorCode, Event, Hub, Key, Name, Now, Query, Refusal, RoomIx, RoomName, Topic,
+    Turn, VisitIx, refusal,
+};
+use crate::protocol::event::Crowd;
+use crate::protocol::{LINE_MAX, Tags};
+use crate::server::turn::Reader;
+
+/// How often a large room is told of comings and goings.
+const CROWD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// One room.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) name: RoomName,
+    /// Sorted by folded name, as `/who` lists them.
+    members: BTreeMap<Key, VisitIx>,
+    topic: Option<Box<str>>,
+    /// Who hears what is said here; made when it is next needed.
+    audience: Option<Arc<Audience>>,
+    /// Comings and goings since the last summary, while one is due.
+    crowd: Option<Crowd>,
+}
+
+impl Room {
+    pub(super) fn new(name: RoomName) -> Self {
+        Self { name, members: BTreeMap::new(), topic: None, audience: None, crowd: None }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(super) fn member(&self, name: &Key) -> Option<VisitIx> {
+        self.members.get(name).copied()
+    }
+
+    pub(super) fn members(&self) -> impl Iterator<Item = (&Key, VisitIx)> {
+        self.members.iter().map(|(key, visit)| (key, *visit))
+    }
+
+    pub(super) fn rename(&mut self, old: &Key, new: &Key, visit: VisitIx) {
+        self.members.remove(old);
+        self.members.insert(new.clone(), visit);
+    }
+}
+
+/// What happened to a room's members.
+#[derive(Debug, Clone, Copy)]
+enum Move {
+    Joined,
+    Left,
+    Quit,
+}
+
+impl Hub {
+    pub(super) fn join(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        name: &str,
+    ) -> Result<(), Refusal> {
+        let name = RoomName::parse(name)
+            .map_err(|fault| Refusal::new(ErrorCode::BadName, fault.to_string()))?;
+        let known = self.room_names.get(name.key()).copied();
+        let is_in = known.is_some_and(|room| self.visits[visit].rooms.contains(&room));
+        let room = match known {
+            Some(room) if is_in => room,
+            _ if self.visits[visit].rooms.len() >= self.limits.rooms_per_person => {
+                let max = self.limits.rooms_per_person;
+                return refusal(
+                    ErrorCode::TooMany,
+                    format!("you are in {max} rooms; /part one first"),
+                );
+            }
+            Some(room) => room,
+            None if self.rooms.len() >= self.limits.max_rooms => {
+                let max = self.limits.max_rooms;
+                return refusal(
+                    ErrorCode::TooMany,
+                    format!("there are {max} rooms; /list shows them"),
+                );
+            }
+            None => {
+                let room = self.rooms.insert(Room::new(name.clone()));
+                self.room_names.insert(name.key().clone(), room);
+                room
+            }
+        };
+        self.end_query(visit, Query::Off);
+        let shown = self.rooms[room].name.to_string();
+        ask.reply(&Event::reply("JOINED", &shown, "plain lines go there now"));
+        if is_in {
+            self.visits[visit].current = Some(room);
+            self.describe(ask, room);
+        } else {
+            self.enter(ask, visit, room);
+        }
+        Ok(())
+    }
+
+    /// Makes somebody a member: the others are told, the newcomer gets the
+    /// topic and who is here. The list and the events after it fit together.
+    pub(super) fn enter(&mut self, ask: &mut Ask<'_>, visit: VisitIx, room: RoomIx) {
+        let name = self.visits[visit].name.clone();
+        self.rooms[room].members.insert(name.key().clone(), visit);
+        self.rooms[room].audience = None;
+        self.visits[visit].rooms.push(room);
+        self.visits[visit].current = Some(room);
+        if !self.count_in_crowd(ask.now, room, Move::Joined) {
+            let shown = self.rooms[room].name.clone();
+            let event = Event::Joined { room: shown.as_str(), name: name.as_str() };
+            let audience = self.audience(room);
+            self.announce(ask.now, audience, Topic::Presence, ask.conn, &event, ask.turn);
+        }
+        self.describe(ask, room);
+    }
+
+    fn describe(&self, ask: &mut Ask<'_>, room: RoomIx) {
+        let Room { name, topic, .. } = &self.rooms[room];
+        if let Some(topic) = topic {
+            ask.reply(&Event::reply("TOPIC", &name.to_string(), topic));
+        }
+        if self.is_quiet(room) {
+            let count = self.rooms[room].len();
+            ask.reply(&Event::Users { room: name.as_str(), count, names: None });
+        } else {
+            self.list_members(ask, room);
+        }
+    }
+
+    pub(super) fn part(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        name: Option<&str>,
+        reason: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let room = match (name, self.visits[visit].current) {
+            (Some(name), _) => self.room_of(visit, name)?,
+            (None, Some(room)) => room,
+            (None, None) => return refusal(ErrorCode::NotInRoom, "you are in no room; name one"),
+        };
+        let shown = self.rooms[room].name.clone();
+        let my_name = self.visits[visit].name.clone();
+        if !self.count_in_crowd(ask.now, room, Move::Left) {
+            let event = Event::Left { room: shown.as_str(), name: my_name.as_str(), reason };
+            let audience = self.audience(room);
+            self.announce(ask.now, audience, Topic::Presence, ask.conn, &event, ask.turn);
+        }
+        self.visits[visit].rooms.retain(|r| *r != room);
+        self.remove_member(room, &my_name);
+        let me = &mut self.visits[visit];
+        let text = if me.current == Some(room) {
+            me.current = me.rooms.contains(&self.lobby).then_some(self.lobby);
+            match me.current {
+                Some(_) => "plain lines go to #lobby now",
+                None => "plain lines go nowhere until you /join a room",
+            }
+        } else {
+            ""
+        };
+        ask.reply(&Event::reply("PARTED", &shown.to_string(), text));
+        Ok(())
+    }
+
+    pub(super) fn remove_member(&mut self, room: RoomIx, name: &Name) {
+        self.rooms[room].members.remove(name.key());
+        self.rooms[room].audience = None;
+        if self.rooms[room].members.is_empty() && room != self.lobby {
+            let gone = self.rooms.remove(room);
+            self.room_names.remove(gone.name.key());
+            self.crowd_deadlines.retain(|(_, with)| *with != room);
+        }
+    }
+
+    pub(super) fn who(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        name: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let room = match name {
+            Some(name) => RoomName::parse(name)
+                .ok()
+                .and_then(|name| self.room_names.get(name.key()).copied())
+                .ok_or_else(|| {
+                    let name = name.trim_start_matches('#');
+                    Refusal::new(
+                        ErrorCode::NoSuchRoom,
+                        format!("there is no room #{name}; /list shows all"),
+                    )
+                })?,
+            None => match self.visits[visit].current {
+                Some(room) => room,
+                None => return refusal(ErrorCode::NoSuchRoom, "you are in no room; name one"),
+            },
+        };
+        self.list_members(ask, room);
+        Ok(())
+    }
+
+    /// All names, in as many lines as they need.
+    fn list_members(&self, ask: &mut Ask<'_>, room: RoomIx) {
+        let Room { name, members, .. } = &self.rooms[room];
+        let (room, count) = (name.as_str(), members.len());
+        let room_for_names = LINE_MAX - "[USERS # 18446744073709551615] ".len() - room.len();
+        let mut line = String::new();
+        for visit in members.values() {
+            let name = self.visits[*visit].name.as_str();
+            if !line.is_empty() && line.len() + 1 + name.len() > room_for_names {
+                ask.reply(&Event::Users { room, count, names: Some(&line) });
+                line.clear();
+            }
+            if !line.is_empty() {
+                line.push(',');
+            }
+            line.push_str(name);
+        }
+        let names = (!line.is_empty()).then_some(line.as_str());
+        ask.reply(&Event::Users { room, count, names });
+    }
+
+    pub(super) fn list(&self, ask: &mut Ask<'_>) {
+        let mut rooms: Vec<&Room> = self.rooms.iter().map(|(_, room)| room).collect();
+        rooms.sort_unstable_by_key(|room| room.name.key());
+        ask.reply(&Event::reply("ROOMS", &rooms.len().to_string(), ""));
+        for room in rooms {
+            let args = format!("{} {}", room.name, room.len());
+            ask.reply(&Event::reply("ROOM", &args, room.topic.as_deref().unwrap_or_default()));
+        }
+    }
+
+    pub(super) fn topic(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        text: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let Some(room) = self.visits[visit].current else {
+            return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
+        };
+        let Some(text) = text else {
+            let Room { name, topic, .. } = &self.rooms[room];
+            let topic = topic.as_deref().unwrap_or_default();
+            ask.reply(&Event::reply("TOPIC", &name.to_string(), topic));
+            return Ok(());
+        };
+        let text = (text.trim() != "-").then_some(text);
+        self.rooms[room].topic = text.map(Into::into);
+        let (shown, name) = (self.rooms[room].name.clone(), self.visits[visit].name.clone());
+        let event = Event::Topic { room: shown.as_str(), name: name.as_str(), text };
+        let time = self.stamp(ask.now);
+        ask.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
+        let audience = self.audience(room);
+        self.announce(ask.now, audience, Topic::Talk, ask.conn, &event, ask.turn);
+        Ok(())
+    }
+
+    /// Who hears what is said in a room now.
+    pub(super) fn audience(&mut self, room: RoomIx) -> Arc<Audience> {
+        if let Some(audience) = &self.rooms[room].audience {
+            return audience.clone();
+        }
+        let readers = self.rooms[room].members.values().map(|visit| self.reader(*visit)).collect();
+        let audience = Arc::new(Audience::new(readers));
+        self.rooms[room].audience = Some(audience.clone());
+        audience
+    }
+
+    /// Who shares a room with somebody.
+    pub(super) fn circle(&mut self, visit: VisitIx) -> Arc<Audience> {
+        let rooms = self.visits[visit].rooms.clone();
+        self.union(&rooms)
+    }
+
+    fn union(&mut self, rooms: &[RoomIx]) -> Arc<Audience> {
+        if let [room] = rooms {
+            return self.audience(*room);
+        }
+        let members = rooms.iter().flat_map(|room| self.rooms[*room].members.values());
+        Arc::new(Audience::new(members.map(|visit| self.reader(*visit)).collect()))
+    }
+
+    fn reader(&self, visit: VisitIx) -> Reader {
+        let conn = self.visits[visit].conn;
+        let settings = self.settings(conn);
+        Reader { conn, tags: settings.tags, joins: settings.joins }
+    }
+
+    /// A person's settings changed, and with them how their rooms are told.
+    pub(super) fn forget_audiences_of(&mut self, visit: VisitIx) {
+        for room in &self.visits[visit].rooms {
+            self.rooms[*room].audience = None;
+        }
+    }
+
+    /// Tells those who share a room with a leaving person, once each; a large
+    /// room only counts it.
+    pub(super) fn tell_quit(
+        &mut self,
+        now: Now,
+        visit: VisitIx,
+        reason: Option<&str>,
+        turn: &mut Turn,
+    ) {
+        let mut rooms = self.visits[visit].rooms.clone();
+        rooms.retain(|room| !self.count_in_crowd(now, *room, Move::Quit));
+        if rooms.is_empty() {
+            return;
+        }
+        let (name, conn) = (self.visits[visit].name.clone(), self.visits[visit].conn);
+        let event = Event::Quit { name: name.as_str(), reason };
+        let circle = self.union(&rooms);
+        self.announce(now, circle, Topic::Presence, conn, &event, turn);
+    }
+
+    fn is_quiet(&self, room: RoomIx) -> bool {
+        self.rooms[room].len() > self.limits.quiet_above
+    }
+
+    /// In a large room, counts a coming or going for the next summary. `false`:
+    /// the room is small, tell it.
+    fn count_in_crowd(&mut self, now: Now, room: RoomIx, what: Move) -> bool {
+        if !self.is_quiet(room) {
+            return false;
+        }
+        if self.rooms[room].crowd.is_none() {
+            self.crowd_deadlines.insert((now.since_start + CROWD_INTERVAL, room));
+        }
+        let crowd = self.rooms[room].crowd.get_or_insert_default();
+        match what {
+            Move::Joined => crowd.joined += 1,
+            Move::Left => crowd.left += 1,
+            Move::Quit => crowd.quit += 1,
+        }
+        true
+    }
+
+    pub(super) fn tell_crowd(&mut self, now: Now, room: RoomIx, turn: &mut Turn) {
+        let Some(mut crowd) = self.rooms[room].crowd.take() else { return };
+        crowd.here = self.rooms[room].len();
+        let shown = self.rooms[room].name.clone();
+        let event = Event::Crowd { room: shown.as_str(), crowd };
+        let audience = self.audience(room);
+        let tags = Tags { time: Some(self.stamp(now)), ..Tags::default() };
+        turn.fan_out(audience, Topic::Presence, Vec::new(), &tags, &event);
+    }
+}

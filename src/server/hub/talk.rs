@@ -1,0 +1,284 @@
+//! What people say: to a room, to one person, and where a plain line goes.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::{
+    Ask, ErrorCode, Event, Hub, Query, Refusal, Tags, Topic, VisitIx, no_such_user, refusal,
+};
+use crate::commands::Target;
+use crate::protocol::{Cid, RoomName};
+use crate::server::log::{PersonId, Recipient, Record};
+
+/// The marked messages of late, by who marked them: a mark that comes again
+/// means the same message, not another. As many as the history holds, so that
+/// a mark is known as long as what it marks.
+#[derive(Debug)]
+pub(super) struct RecentCids {
+    records: HashMap<(PersonId, Cid), Arc<Record>>,
+    order: VecDeque<(PersonId, Cid)>,
+    max: usize,
+}
+
+impl RecentCids {
+    pub(super) fn new(max: usize) -> Self {
+        Self { records: HashMap::new(), order: VecDeque::new(), max }
+    }
+
+    fn find(&self, author: PersonId, cid: &Cid) -> Option<Arc<Record>> {
+        self.records.get(&(author, cid.clone())).cloned()
+    }
+
+    fn remember(&mut self, cid: Cid, record: Arc<Record>) {
+        let key = (record.author, cid);
+        self.order.push_back(key.clone());
+        self.records.insert(key, record);
+        while self.order.len() > self.max {
+            if let Some(oldest) = self.order.pop_front() {
+                self.records.remove(&oldest);
+            }
+        }
+    }
+}
+
+impl Hub {
+    /// A plain line, or `/me`: to whom the query is for, else to the current
+    /// room, else nowhere. It never goes anywhere the person did not choose.
+    pub(super) fn say(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        text: &str,
+        is_action: bool,
+    ) -> Result<(), Refusal> {
+        if self.repeat(ask, visit) {
+            return Ok(());
+        }
+        let me = &self.visits[visit];
+        match (me.query, me.current) {
+            (Query::On(person), _) => match self.people.get(&person).copied() {
+                Some(to) => {
+                    self.say_privately(ask, visit, to, text, is_action);
+                    Ok(())
+                }
+                None => refusal(ErrorCode::NoTarget, "nobody is there; nobody saw it"),
+            },
+            (Query::Gone, _) => refusal(
+                ErrorCode::NoTarget,
+                "whom you were talking to is gone; nobody saw this; /query or /join says where lines go",
+            ),
+            (Query::Off, Some(room)) => {
+                self.say_in_room(ask, visit, room, text, is_action);
+                Ok(())
+            }
+            (Query::Off, None) => refusal(
+                ErrorCode::NoTarget,
+                "you are in no room that lines go to; nobody saw this; /join one first",
+            ),
+        }
+    }
+
+    pub(super) fn message(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        to: Target<'_>,
+        text: &str,
+    ) -> Result<(), Refusal> {
+        if self.repeat(ask, visit) {
+            return Ok(());
+        }
+        match to {
+            Target::Room(name) => {
+                let room = self.room_of(visit, name)?;
+                self.say_in_room(ask, visit, room, text, false);
+                Ok(())
+            }
+            Target::Person(name) => match self.visit_named(name) {
+                Some(to) => {
+                    self.say_privately(ask, visit, to, text, false);
+                    Ok(())
+                }
+                None => no_such_user(name),
+            },
+        }
+    }
+
+    /// `/reply`.
+    pub(super) fn answer(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        text: &str,
+    ) -> Result<(), Refusal> {
+        if self.repeat(ask, visit) {
+            return Ok(());
+        }
+        let Some(heard) = self.visits[visit].heard else {
+            return refusal(ErrorCode::NoTarget, "nobody has written to you; use /msg NAME TEXT");
+        };
+        match self.people.get(&heard).copied() {
+            Some(to) => {
+                self.say_privately(ask, visit, to, text, false);
+                Ok(())
+            }
+            None => refusal(ErrorCode::NoTarget, "who last wrote to you is gone; nobody saw this"),
+        }
+    }
+
+    pub(super) fn query(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        name: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let Some(name) = name else {
+            self.end_query(visit, Query::Off);
+            let text = match self.visits[visit].current {
+                Some(room) => format!("plain lines go to {}", self.rooms[room].name),
+                None => "plain lines go nowhere; /join a room first".to_owned(),
+            };
+            ask.reply(&Event::reply("QUERY", "off", &text));
+            return Ok(());
+        };
+        let Some(other) = self.visit_named(name) else { return no_such_user(name) };
+        self.end_query(visit, Query::On(self.visits[other].person));
+        let me = self.visits[visit].person;
+        self.visits[other].ties.queried_by.push(me);
+        let name = self.visits[other].name.as_str();
+        let text = format!("plain lines go to {name}; /query alone ends it");
+        ask.reply(&Event::reply("QUERY", name, &text));
+        Ok(())
+    }
+
+    /// Ends the query that is on, and goes on with `next`.
+    pub(super) fn end_query(&mut self, visit: VisitIx, next: Query) {
+        let me = self.visits[visit].person;
+        if let Query::On(other) = std::mem::replace(&mut self.visits[visit].query, next)
+            && let Some(other) = self.people.get(&other)
+        {
+            self.visits[*other].ties.queried_by.retain(|person| *person != me);
+        }
+    }
+
+    fn say_in_room(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        room: usize,
+        text: &str,
+        is_action: bool,
+    ) {
+        let to = Recipient::Room(self.rooms[room].name.clone());
+        let record = self.record(ask, visit, to, text, is_action);
+        // The author's own copy: in the room's line, unless it has to carry a
+        // mark of its own or is not wanted.
+        let has_own_answer = ask.cid.is_some() || !ask.settings.echo;
+        let mut except = if has_own_answer { vec![ask.conn] } else { Vec::new() };
+        let ignoring = &self.visits[visit].ties.ignored_by;
+        except.extend(ignoring.iter().map(|person| self.visits[self.people[person]].conn));
+        let event = Event::Message(record.seen_by(record.author));
+        let audience = self.audience(room);
+        ask.turn.fan_out(audience, Topic::Talk, except, &tags_of(&record), &event);
+        if ask.cid.is_some() {
+            ask.reply_tagged(&tags_of(&record), &event);
+        }
+    }
+
+    fn say_privately(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        to: VisitIx,
+        text: &str,
+        is_action: bool,
+    ) {
+        let (me, other) = (self.visits[visit].person, self.visits[to].person);
+        let recipient = Recipient::Person(other, self.visits[to].name.clone());
+        let record = self.record(ask, visit, recipient, text, is_action);
+        self.echo(ask, &record);
+        if !self.visits[to].ties.ignores.contains(&me) {
+            // To oneself the copy for the reader differs from the echo too.
+            let mut message = record.seen_by(me);
+            message.place = crate::protocol::Place::ToMe;
+            self.tell(to, &tags_of(&record), &Event::Message(message), ask.turn);
+            self.visits[to].heard = Some(me);
+        }
+        if let Some(away) = &self.visits[to].away
+            && self.hears_echo(ask)
+        {
+            ask.reply(&Event::reply("AWAY", self.visits[to].name.as_str(), &away.text));
+        }
+    }
+
+    /// The author's own copy of a private message.
+    fn echo(&self, ask: &mut Ask<'_>, record: &Record) {
+        if self.hears_echo(ask) {
+            let event = Event::Message(record.seen_by(record.author));
+            ask.reply_tagged(&tags_of(record), &event);
+        }
+    }
+
+    /// With echo off a said line is answered only if it carried a mark.
+    #[allow(clippy::unused_self)] // reads as a question to the hub, next to its kin
+    fn hears_echo(&self, ask: &Ask<'_>) -> bool {
+        ask.settings.echo || ask.cid.is_some()
+    }
+
+    /// If this line's mark was used already, the first one's echo comes back
+    /// and nothing is said again.
+    fn repeat(&mut self, ask: &mut Ask<'_>, visit: VisitIx) -> bool {
+        let author = self.visits[visit].person;
+        let Some(record) = ask.cid.as_ref().and_then(|cid| self.cids.find(author, cid)) else {
+            return false;
+        };
+        self.echo(ask, &record);
+        true
+    }
+
+    /// Gives the words their place in the log.
+    fn record(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        to: Recipient,
+        text: &str,
+        is_action: bool,
+    ) -> Arc<Record> {
+        self.last_message += 1;
+        let time = self.stamp(ask.now);
+        let author = &self.visits[visit];
+        let record = Arc::new(Record {
+            id: self.last_message,
+            time,
+            author: author.person,
+            from: author.name.clone(),
+            to,
+            is_action,
+            text: text.into(),
+            cid: ask.cid.clone(),
+        });
+        if let Some(cid) = &ask.cid {
+            self.cids.remember(cid.clone(), record.clone());
+        }
+        ask.turn.records.push(record.clone());
+        record
+    }
+
+    /// A room the person is in, by any spelling of its name.
+    pub(super) fn room_of(&self, visit: VisitIx, name: &str) -> Result<usize, Refusal> {
+        let room = RoomName::parse(name).ok().and_then(|name| self.room_names.get(name.key()));
+        match room {
+            Some(room) if self.visits[visit].rooms.contains(room) => Ok(*room),
+            _ => refusal(
+                ErrorCode::NotInRoom,
+                format!("you are not in #{0}; /join #{0} first", name.trim_start_matches('#')),
+            ),
+        }
+    }
+}
+
+/// What a message is tagged with.
+pub(super) fn tags_of(record: &Record) -> Tags<'static> {
+    Tags { id: Some(record.id), time: Some(record.time), cid: None }
+}

@@ -1,0 +1,63 @@
+//! Every limit of the server that can be set, in one table: a flag, an
+//! environment variable and a default each. The wire's own limits, which are
+//! part of the contract and cannot be set, stand in `protocol.rs`.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::protocol::units::{parse_duration, parse_size};
+
+/// The limits of one server.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct Limits {
+    /// Who gives no name within this time is disconnected
+    #[arg(long, value_name = "TIME", default_value = "30s", env = "CHATTY_LOGIN_TIMEOUT", value_parser = parse_duration)]
+    pub login_timeout: Duration,
+
+    /// Who reads nothing for this time while something waits is disconnected
+    #[arg(long, value_name = "TIME", default_value = "10s", env = "CHATTY_WRITE_STALL", value_parser = parse_duration)]
+    pub write_stall: Duration,
+
+    /// How much may wait unread for one connection before it is disconnected
+    /// (what others say), or not read from any more (answers to its own lines)
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", env = "CHATTY_OUTBOX", value_parser = parse_size)]
+    pub outbox: usize,
+
+    /// In a room of more people than this, comings and goings are summed up
+    /// once a second
+    #[arg(long, value_name = "PEOPLE", default_value_t = 500, env = "CHATTY_QUIET_ABOVE")]
+    pub quiet_above: usize,
+
+    /// How many rooms one person may be in
+    #[arg(long, value_name = "ROOMS", default_value_t = 50, env = "CHATTY_ROOMS_PER_PERSON")]
+    pub rooms_per_person: usize,
+
+    /// How many rooms there may be
+    #[arg(long, value_name = "ROOMS", default_value_t = 10_000, env = "CHATTY_MAX_ROOMS")]
+    pub max_rooms: usize,
+
+    /// How many messages the history in memory holds
+    #[arg(
+        long,
+        value_name = "MESSAGES",
+        default_value_t = 100_000,
+        env = "CHATTY_HISTORY_MESSAGES"
+    )]
+    pub history_messages: usize,
+
+    /// How much text the history in memory holds
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", env = "CHATTY_HISTORY_SIZE", value_parser = parse_size)]
+    pub history_size: usize,
+}
+
+impl Default for Limits {
+    /// The defaults that `--help` shows.
+    fn default() -> Self {
+        use clap::{Command, FromArgMatches};
+        let matches = Self::augment_args(Command::new("limits")).get_matches_from(["limits"]);
+        // Every limit has a default, so none can be missing.
+        Self::from_arg_matches(&matches).expect("every limit has a default")
+    }
+}

@@ -1,0 +1,503 @@
+//! The loop around the hub: sockets in, sockets out, one thread, one order.
+//!
+//! Each turn: *drain* every connection that has something to say, let the hub
+//! *handle* each line, *commit* the turn's records with one append, and only
+//! then *release* its effects into outboxes; then *flush*: one write for each
+//! connection that something waits for. While a turn is being written the next
+//! one collects itself in the sockets.
+//!
+//! Nobody waits for a slow reader: a socket that is full keeps what waits for it
+//! in its outbox, within bounds, and rings when it has room.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use slab::Slab;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::connection::{Connection, Doorbells, Flush, Phase};
+use super::hub::{Flow, Hub, Input, Now};
+use super::limits::Limits;
+use super::log::{Log, Query};
+use super::outbox::{Cause, Lines};
+use super::turn::{ConnId, Sink, Turn};
+use crate::protocol::Stamp;
+use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
+
+/// How much is read of one connection in one turn. Large enough for a burst,
+/// small enough that nobody makes the others wait.
+const READ_SIZE: usize = 64 << 10;
+
+/// How much is read in one turn in all; what is ready beyond that has its turn
+/// next.
+const TURN_READ_SIZE: usize = 1 << 20;
+
+/// How much one connection may be answered in one turn before its next lines
+/// have to wait for the next: a line of six bytes can ask for megabytes.
+const TURN_ANSWER_SIZE: usize = 256 << 10;
+
+/// How long a peer that was said farewell to may take to close its side.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How long a stop may take to tell everyone, whoever does not listen.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What comes to the loop from outside the sockets.
+#[derive(Debug)]
+pub enum Call {
+    /// Somebody connected.
+    Accepted(TcpStream),
+    /// Say farewell to everyone and end.
+    Stop,
+}
+
+/// What falls due for one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    /// It may have made no progress for too long.
+    Stall,
+    /// It had time enough to close its side.
+    Linger,
+}
+
+/// The server's loop and all it owns.
+pub struct Reactor<L> {
+    limits: Limits,
+    hub: Hub,
+    log: L,
+    start: Instant,
+    calls: UnboundedReceiver<Call>,
+    bells: Arc<Doorbells>,
+    connections: Slab<Connection>,
+    generation: u32,
+    dues: BinaryHeap<Reverse<(Duration, ConnId, Due)>>,
+    /// Slots to look at in the next turn, in this order.
+    ready: Vec<u32>,
+    /// Connections something was pushed to since the last flush.
+    dirty: Vec<ConnId>,
+    /// Connections that more waits for than may.
+    swamped: Vec<ConnId>,
+    /// Reads of the log that the last release asked for.
+    reads: Vec<(ConnId, Query)>,
+    /// Where sockets are read into, one after another.
+    buffer: Vec<u8>,
+    /// Set when stopping: until when.
+    ends_at: Option<Duration>,
+}
+
+impl<L: Log> Reactor<L> {
+    /// A loop that nobody is connected to yet.
+    #[must_use]
+    pub fn new(limits: Limits, log: L, last_message: u64, calls: UnboundedReceiver<Call>) -> Self {
+        Self {
+            hub: Hub::new(limits.clone(), last_message),
+            limits,
+            log,
+            start: Instant::now(),
+            calls,
+            bells: Arc::default(),
+            connections: Slab::new(),
+            generation: 0,
+            dues: BinaryHeap::new(),
+            ready: Vec::new(),
+            dirty: Vec::new(),
+            swamped: Vec::new(),
+            reads: Vec::new(),
+            buffer: vec![0; READ_SIZE],
+            ends_at: None,
+        }
+    }
+
+    /// Runs until stopped and everyone is told.
+    ///
+    /// # Errors
+    /// The log could not be written: what was not committed was not shown.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        let bells = self.bells.clone();
+        while !self.is_over() {
+            let deadline = self.next_deadline();
+            let mut call = None;
+            tokio::select! {
+                biased;
+                () = bells.wait() => {}
+                first = self.calls.recv() => call = first,
+                () = sleep_until(self.start, deadline), if deadline.is_some() => {}
+                () = tokio::task::yield_now(), if !self.ready.is_empty() => {}
+            }
+            self.take_turn(call)?;
+        }
+        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        self.ends_at.is_some_and(|at| self.connections.is_empty() || self.start.elapsed() >= at)
+    }
+
+    fn next_deadline(&mut self) -> Option<Duration> {
+        let due = self.dues.peek().map(|Reverse((due, ..))| *due);
+        self.hub.next_deadline().into_iter().chain(due).chain(self.ends_at).min()
+    }
+
+    fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let wall = Stamp(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX));
+        Now { since_start: self.start.elapsed(), wall }
+    }
+
+    /// Drain, handle, commit, release, flush.
+    fn take_turn(&mut self, call: Option<Call>) -> anyhow::Result<()> {
+        let now = self.now();
+        let mut turn = Turn::default();
+        let mut call = call;
+        while let Some(next) = call.take().or_else(|| self.calls.try_recv().ok()) {
+            match next {
+                Call::Accepted(stream) => self.open(now, stream, &mut turn),
+                Call::Stop => {
+                    self.ends_at = Some(now.since_start + DRAIN);
+                    self.hub.shut_down(&mut turn);
+                }
+            }
+        }
+        self.ready.extend(self.bells.take());
+        self.drain(now, &mut turn);
+        self.hub.tick(now, &mut turn);
+        self.fall_due(now, &mut turn);
+        self.commit(turn)?;
+        self.answer_reads(now)?;
+        self.turn_away_swamped(now)?;
+        self.flush(now)
+    }
+
+    fn open(&mut self, now: Now, stream: TcpStream, turn: &mut Turn) {
+        let entry = self.connections.vacant_entry();
+        let slot = u32::try_from(entry.key()).expect("descriptors are counted in 32 bits");
+        self.generation = self.generation.wrapping_add(1);
+        let conn = ConnId { slot, generation: self.generation };
+        entry.insert(Connection::new(stream, self.bells.bell(slot), self.generation));
+        self.hub.handle(now, conn, Input::Opened, turn);
+        self.ready.push(slot);
+    }
+
+    /// Lets every connection that rang have its say, in the order they rang,
+    /// until the turn is full.
+    fn drain(&mut self, now: Now, turn: &mut Turn) {
+        let ready = mem::take(&mut self.ready);
+        let mut buffer = mem::take(&mut self.buffer);
+        let mut read = 0;
+        for (at, slot) in ready.iter().enumerate() {
+            if read >= TURN_READ_SIZE {
+                self.ready.extend_from_slice(&ready[at..]);
+                break;
+            }
+            read += self.attend(now, *slot, &mut buffer, turn);
+        }
+        self.buffer = buffer;
+    }
+
+    /// Reads and handles what one connection has sent; tells how much it was.
+    fn attend(&mut self, now: Now, slot: u32, buffer: &mut [u8], turn: &mut Turn) -> usize {
+        let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
+        let conn = ConnId { slot, generation: connection.generation };
+        connection.answer_bell();
+        if !connection.outbox.is_empty() && !connection.is_dirty {
+            connection.is_dirty = true;
+            self.dirty.push(conn);
+        }
+        match connection.phase {
+            Phase::Open => {}
+            Phase::Closing => return 0,
+            Phase::Lingering => {
+                self.discard(conn, buffer);
+                return 0;
+            }
+        }
+        let mut read = 0;
+        let answered_before = turn.said_singly();
+        while self.may_hear(conn, turn.said_singly() - answered_before) {
+            let Some(connection) = self.connections.get_mut(slot as usize) else { break };
+            let unread = mem::take(&mut connection.unread);
+            if !unread.is_empty() {
+                self.hear(now, conn, &unread, answered_before, turn);
+                continue;
+            }
+            match connection.read(buffer) {
+                Ok(None) => break,
+                Ok(Some(0)) => {
+                    self.finish(now, conn, turn);
+                    break;
+                }
+                Ok(Some(count)) => {
+                    read += count;
+                    self.hear(now, conn, &buffer[..count], answered_before, turn);
+                    if read >= READ_SIZE {
+                        self.ready.push(slot);
+                        break;
+                    }
+                }
+                Err(_) => {
+                    self.lose(now, conn, turn);
+                    break;
+                }
+            }
+        }
+        read
+    }
+
+    /// Whether a connection's next line may be handled now: not while it waits
+    /// for rows, nor while more answers wait for it than may. A reader that does
+    /// not read is thus not read from.
+    fn may_hear(&mut self, conn: ConnId, answered: usize) -> bool {
+        let Some(connection) = self.get(conn) else { return false };
+        if connection.phase != Phase::Open || connection.is_waiting || connection.is_finished {
+            return false;
+        }
+        // Past its bound it is heard again when it has read (see `flush`).
+        let is_full = connection.outbox.len() > self.limits.outbox;
+        if answered > TURN_ANSWER_SIZE {
+            self.ready.push(conn.slot);
+            return false;
+        }
+        !is_full
+    }
+
+    /// Hands lines to the hub until one makes the connection wait.
+    fn hear(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        input: &[u8],
+        answered_before: usize,
+        turn: &mut Turn,
+    ) {
+        let Some(connection) = self.connections.get_mut(conn.slot as usize) else { return };
+        let mut rest = input;
+        while turn.said_singly() - answered_before <= TURN_ANSWER_SIZE {
+            let frame = connection.codec.next(&mut rest);
+            for _ in 0..connection.codec.take_timing_marks() {
+                turn.send_bytes(conn, &WONT_TIMING_MARK);
+            }
+            let Some(frame) = frame else { return };
+            match self.hub.handle(now, conn, Input::Frame(frame), turn) {
+                Flow::Next => connection.codec.set_limit(self.hub.line_limit(conn)),
+                Flow::Wait => {
+                    connection.is_waiting = true;
+                    break;
+                }
+                Flow::Over => return,
+            }
+        }
+        connection.unread = rest.to_vec();
+    }
+
+    /// The other side will send no more: its last line counts, then it gets its
+    /// answers and a farewell.
+    fn finish(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+        let Some(connection) = self.get(conn) else { return };
+        let last: Option<Frame<'static>> = connection.codec.finish();
+        let flow =
+            last.map_or(Flow::Next, |frame| self.hub.handle(now, conn, Input::Frame(frame), turn));
+        match flow {
+            // Comes back here when the rows are told: reading gives the end again.
+            Flow::Wait => self.connections[conn.slot as usize].is_waiting = true,
+            _ => {
+                self.connections[conn.slot as usize].is_finished = true;
+                self.hub.handle(now, conn, Input::Finished, turn);
+            }
+        }
+    }
+
+    /// The connection broke: nothing can be said to it any more.
+    fn lose(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+        self.hub.handle(now, conn, Input::Lost, turn);
+        self.remove(conn);
+    }
+
+    fn remove(&mut self, conn: ConnId) {
+        if self.get(conn).is_some() {
+            self.hub.forget(conn);
+            self.connections.remove(conn.slot as usize);
+        }
+    }
+
+    /// Throws away what a peer still sends that has been told all.
+    fn discard(&mut self, conn: ConnId, buffer: &mut [u8]) {
+        loop {
+            let Some(connection) = self.get(conn) else { return };
+            match connection.read(buffer) {
+                Ok(None) => return,
+                Ok(Some(count)) if count > 0 => {}
+                _ => {
+                    self.remove(conn);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Makes the turn's records safe, then lets its effects out.
+    fn commit(&mut self, mut turn: Turn) -> anyhow::Result<()> {
+        let records = mem::take(&mut turn.records);
+        if !records.is_empty() {
+            self.log.append(&records)?;
+        }
+        turn.release(self);
+        Ok(())
+    }
+
+    /// Reads what was asked of the log, and lets those go on who waited for it.
+    fn answer_reads(&mut self, now: Now) -> anyhow::Result<()> {
+        let mut turn = Turn::default();
+        for (conn, query) in mem::take(&mut self.reads) {
+            let rows = self.log.read(&query);
+            self.hub.handle(now, conn, Input::Rows(rows), &mut turn);
+            if let Some(connection) = self.get(conn) {
+                connection.is_waiting = false;
+                self.ready.push(conn.slot);
+            }
+        }
+        self.commit(turn)
+    }
+
+    /// Parts with those whom more waits for than may: what waits is dropped, and
+    /// they are told why.
+    fn turn_away_swamped(&mut self, now: Now) -> anyhow::Result<()> {
+        let mut turn = Turn::default();
+        for conn in mem::take(&mut self.swamped) {
+            let Some(connection) = self.get(conn) else { continue };
+            if connection.phase == Phase::Open {
+                connection.outbox.cut();
+                self.hub.handle(now, conn, Input::Stalled, &mut turn);
+            }
+        }
+        self.commit(turn)
+    }
+
+    /// Writes to every connection that something waits for. Those that turn out
+    /// to be gone are missed by others, which makes a turn of its own.
+    fn flush(&mut self, now: Now) -> anyhow::Result<()> {
+        while !self.dirty.is_empty() {
+            let mut turn = Turn::default();
+            for conn in mem::take(&mut self.dirty) {
+                self.flush_one(now, conn, &mut turn);
+            }
+            self.commit(turn)?;
+        }
+        Ok(())
+    }
+
+    fn flush_one(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+        let outbox_max = self.limits.outbox;
+        let Some(connection) = self.get(conn) else { return };
+        connection.is_dirty = false;
+        let was_full = connection.outbox.len() > outbox_max;
+        match connection.flush() {
+            Err(_) => {
+                self.lose(now, conn, turn);
+                return;
+            }
+            Ok(Flush::Blocked { progress }) => {
+                if connection.stalled_since.is_none() {
+                    let due = now.since_start + self.limits.write_stall;
+                    self.dues.push(Reverse((due, conn, Due::Stall)));
+                }
+                let connection = &mut self.connections[conn.slot as usize];
+                if progress || connection.stalled_since.is_none() {
+                    connection.stalled_since = Some(now.since_start);
+                }
+            }
+            Ok(Flush::Done) => connection.stalled_since = None,
+        }
+        let connection = &mut self.connections[conn.slot as usize];
+        if was_full && connection.outbox.len() <= outbox_max {
+            self.ready.push(conn.slot);
+        }
+        if connection.phase == Phase::Closing && connection.outbox.is_empty() {
+            connection.close_sending_side();
+            if connection.is_finished {
+                self.remove(conn);
+            } else {
+                connection.phase = Phase::Lingering;
+                self.dues.push(Reverse((now.since_start + LINGER, conn, Due::Linger)));
+                self.ready.push(conn.slot);
+            }
+        }
+    }
+
+    fn fall_due(&mut self, now: Now, turn: &mut Turn) {
+        while let Some(Reverse((due, conn, what))) = self.dues.peek().copied() {
+            if due > now.since_start {
+                return;
+            }
+            self.dues.pop();
+            match what {
+                Due::Linger => self.remove(conn),
+                Due::Stall => self.check_stall(now, conn, turn),
+            }
+        }
+    }
+
+    /// A reader that made no progress for too long is parted with; if it does
+    /// not even take its farewell, without one.
+    fn check_stall(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+        let patience = self.limits.write_stall;
+        let Some(connection) = self.get(conn) else { return };
+        let Some(since) = connection.stalled_since else { return };
+        if since + patience > now.since_start {
+            self.dues.push(Reverse((since + patience, conn, Due::Stall)));
+        } else if connection.phase == Phase::Open {
+            connection.stalled_since = Some(now.since_start);
+            connection.outbox.cut();
+            self.dues.push(Reverse((now.since_start + patience, conn, Due::Stall)));
+            self.hub.handle(now, conn, Input::Stalled, turn);
+        } else {
+            self.remove(conn);
+        }
+    }
+
+    fn get(&mut self, conn: ConnId) -> Option<&mut Connection> {
+        let connection = self.connections.get_mut(conn.slot as usize)?;
+        (connection.generation == conn.generation).then_some(connection)
+    }
+}
+
+impl<L: Log> Sink for Reactor<L> {
+    fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize, cause: Cause) {
+        let outbox_max = self.limits.outbox;
+        let Some(connection) = self.get(to) else { return };
+        if connection.phase != Phase::Open {
+            return;
+        }
+        connection.outbox.push(lines, start, end, cause);
+        let is_swamped = connection.outbox.unasked() > outbox_max;
+        if !mem::replace(&mut connection.is_dirty, true) {
+            self.dirty.push(to);
+        }
+        if is_swamped && cause == Cause::Unasked {
+            self.swamped.push(to);
+        }
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        let Some(connection) = self.get(conn) else { return };
+        if connection.phase == Phase::Open {
+            connection.phase = Phase::Closing;
+            if !mem::replace(&mut connection.is_dirty, true) {
+                self.dirty.push(conn);
+            }
+        }
+    }
+
+    fn read(&mut self, conn: ConnId, query: Query) {
+        self.reads.push((conn, query));
+    }
+}
+
+async fn sleep_until(start: Instant, deadline: Option<Duration>) {
+    if let Some(deadline) = deadline {
+        tokio::time::sleep_until((start + deadline).into()).await;
+    }
+}

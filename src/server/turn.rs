@@ -1,0 +1,392 @@
+//! What one batch of inputs produced: the records to commit, and the effects to
+//! release once they are safe. Effects are data; they are carried out, in the
+//! order produced, by whoever calls [`Turn::release`]: the server with its
+//! sockets, or a test with none.
+//!
+//! Lines are encoded into buffers of the turn as they arise, once for each
+//! dialect; releasing hands out spans of these. Lines that follow each other to
+//! the same audience become one span, so a busy room costs one push for each
+//! reader and turn, not one for each reader and line.
+
+use std::sync::Arc;
+
+use super::log::{Query, Record};
+use super::outbox::{Cause, Lines};
+use crate::protocol::{Event, Tags};
+
+/// One connection: where the server keeps it, and which of those that were
+/// kept there one after another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId {
+    /// The place in the server's table.
+    pub slot: u32,
+    /// Counts up when the place is used again.
+    pub generation: u32,
+}
+
+/// One connection of an audience, and how it wants to be told.
+#[derive(Debug, Clone, Copy)]
+pub struct Reader {
+    /// The connection.
+    pub conn: ConnId,
+    /// In the tagged dialect.
+    pub tags: bool,
+    /// Comings and goings too.
+    pub joins: bool,
+}
+
+/// Who reads a line: a room's connections at one moment. Shared by all lines
+/// said until somebody comes or goes.
+#[derive(Debug)]
+pub struct Audience {
+    /// Sorted by connection.
+    readers: Vec<Reader>,
+    has_plain: bool,
+    has_tagged: bool,
+}
+
+impl Audience {
+    /// An audience of these readers; each is told once however often it stands.
+    #[must_use]
+    pub fn new(mut readers: Vec<Reader>) -> Self {
+        readers.sort_unstable_by_key(|reader| reader.conn);
+        readers.dedup_by_key(|reader| reader.conn);
+        let has_tagged = readers.iter().any(|reader| reader.tags);
+        let has_plain = readers.iter().any(|reader| !reader.tags);
+        Self { readers, has_plain, has_tagged }
+    }
+
+    fn find(&self, conn: ConnId) -> Option<&Reader> {
+        let at = self.readers.binary_search_by_key(&conn, |reader| reader.conn).ok()?;
+        self.readers.get(at)
+    }
+}
+
+/// What kind of line it is, as far as a reader can choose not to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topic {
+    /// For everyone in the audience.
+    Talk,
+    /// Comings and goings: only for those who want them.
+    Presence,
+}
+
+/// From where to where in one of the turn's buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Range {
+    start: usize,
+    end: usize,
+}
+
+#[derive(Debug)]
+struct Fanout {
+    audience: Arc<Audience>,
+    topic: Topic,
+    plain: Range,
+    tagged: Range,
+    except: Vec<ConnId>,
+}
+
+#[derive(Debug)]
+enum Effect {
+    Fanout(Fanout),
+    Send { to: ConnId, line: Range, cause: Cause },
+    Close { conn: ConnId },
+    Read { conn: ConnId, query: Query },
+}
+
+/// The records and effects of one batch of inputs.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// To be appended to the log before anything is released.
+    pub records: Vec<Arc<Record>>,
+    effects: Vec<Effect>,
+    /// Lines for audiences, plain and tagged, and lines for single connections;
+    /// apart, so that a room's lines stay adjoining whatever else is said.
+    plain: Vec<u8>,
+    tagged: Vec<u8>,
+    single: Vec<u8>,
+}
+
+/// Where effects go.
+pub trait Sink {
+    /// `lines[start..end]` are to be written to a connection.
+    fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize, cause: Cause);
+    /// A connection is to be closed when all pushed to it is written.
+    fn close(&mut self, conn: ConnId);
+    /// The log is to be read, and the rows handed back to the hub.
+    fn read(&mut self, conn: ConnId, query: Query);
+}
+
+impl Turn {
+    /// Whether nothing happened.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.effects.is_empty() && self.records.is_empty()
+    }
+
+    /// One line to everyone in an audience but those in `except`.
+    pub fn fan_out(
+        &mut self,
+        audience: Arc<Audience>,
+        topic: Topic,
+        except: Vec<ConnId>,
+        tags: &Tags<'_>,
+        event: &Event<'_>,
+    ) {
+        let (plain_start, tagged_start) = (self.plain.len(), self.tagged.len());
+        if audience.has_plain {
+            event.encode(&mut self.plain);
+        }
+        if audience.has_tagged {
+            tags.encode(&mut self.tagged);
+            event.encode(&mut self.tagged);
+        }
+        let plain = Range { start: plain_start, end: self.plain.len() };
+        let tagged = Range { start: tagged_start, end: self.tagged.len() };
+        self.effects.push(Effect::Fanout(Fanout { audience, topic, plain, tagged, except }));
+    }
+
+    /// One line to one connection.
+    pub fn send(&mut self, to: ConnId, cause: Cause, tags: &Tags<'_>, event: &Event<'_>) {
+        let start = self.single.len();
+        tags.encode(&mut self.single);
+        event.encode(&mut self.single);
+        let line = Range { start, end: self.single.len() };
+        self.effects.push(Effect::Send { to, line, cause });
+    }
+
+    /// Bytes that are no line: telnet's answer to telnet.
+    pub fn send_bytes(&mut self, to: ConnId, bytes: &[u8]) {
+        let start = self.single.len();
+        self.single.extend_from_slice(bytes);
+        let line = Range { start, end: self.single.len() };
+        self.effects.push(Effect::Send { to, line, cause: Cause::Asked });
+    }
+
+    /// How much has been said to single connections so far, in bytes.
+    #[must_use]
+    pub fn said_singly(&self) -> usize {
+        self.single.len()
+    }
+
+    /// Closes a connection once all said to it is written.
+    pub fn close(&mut self, conn: ConnId) {
+        self.effects.push(Effect::Close { conn });
+    }
+
+    /// Reads the log for a connection, after this turn's records are in it.
+    pub fn read(&mut self, conn: ConnId, query: Query) {
+        self.effects.push(Effect::Read { conn, query });
+    }
+
+    /// Carries the effects out in the order produced. Only to be called when
+    /// the records are safe.
+    pub fn release(self, sink: &mut impl Sink) {
+        let buffers = [self.plain, self.tagged, self.single].map(Arc::new);
+        let [plain, tagged, single] = &buffers;
+        let mut run: Option<Run<'_>> = None;
+        for effect in &self.effects {
+            match effect {
+                Effect::Fanout(fanout) => match &mut run {
+                    Some(run) if run.continues(fanout) => run.extend(fanout, sink),
+                    _ => {
+                        if let Some(run) = run.take() {
+                            run.flush(sink);
+                        }
+                        run = Some(Run::start(fanout, plain, tagged));
+                    }
+                },
+                Effect::Send { to, line, cause } => {
+                    if let Some(run) = &mut run {
+                        run.settle(*to, sink);
+                    }
+                    sink.push(*to, single, line.start, line.end, *cause);
+                }
+                Effect::Close { conn } => {
+                    if let Some(run) = &mut run {
+                        run.settle(*conn, sink);
+                    }
+                    sink.close(*conn);
+                }
+                Effect::Read { conn, query } => sink.read(*conn, query.clone()),
+            }
+        }
+        if let Some(run) = run {
+            run.flush(sink);
+        }
+    }
+}
+
+/// Adjoining lines to one audience, not pushed yet. Each reader still gets its
+/// own lines in the order produced: who is sent something in between is first
+/// given its part of the run, and is then ahead of the others.
+struct Run<'t> {
+    audience: &'t Audience,
+    topic: Topic,
+    buffers: [&'t Lines; 2],
+    plain: Range,
+    tagged: Range,
+    /// Who has had more of the run than its start, and up to where.
+    ahead: Vec<(ConnId, usize)>,
+}
+
+impl<'t> Run<'t> {
+    fn start(fanout: &'t Fanout, plain: &'t Lines, tagged: &'t Lines) -> Self {
+        let mut run = Self {
+            audience: &fanout.audience,
+            topic: fanout.topic,
+            buffers: [plain, tagged],
+            plain: fanout.plain,
+            tagged: fanout.tagged,
+            ahead: Vec::new(),
+        };
+        for conn in &fanout.except {
+            run.skip_to_end(*conn);
+        }
+        run
+    }
+
+    fn continues(&self, next: &Fanout) -> bool {
+        std::ptr::eq(self.audience, &raw const *next.audience)
+            && self.topic == next.topic
+            && self.plain.end == next.plain.start
+            && self.tagged.end == next.tagged.start
+    }
+
+    fn extend(&mut self, next: &Fanout, sink: &mut impl Sink) {
+        for conn in &next.except {
+            self.settle(*conn, sink);
+        }
+        self.plain.end = next.plain.end;
+        self.tagged.end = next.tagged.end;
+        for conn in &next.except {
+            self.skip_to_end(*conn);
+        }
+    }
+
+    /// Gives one reader its part of the run so far.
+    fn settle(&mut self, conn: ConnId, sink: &mut impl Sink) {
+        if let Some(reader) = self.audience.find(conn) {
+            let ahead = self.ahead.iter().find(|(ahead, _)| *ahead == conn);
+            self.push(reader, ahead.map(|(_, at)| *at), sink);
+            self.skip_to_end(conn);
+        }
+    }
+
+    fn skip_to_end(&mut self, conn: ConnId) {
+        let Some(reader) = self.audience.find(conn) else { return };
+        let end = self.range(reader).end;
+        match self.ahead.iter_mut().find(|(ahead, _)| *ahead == conn) {
+            Some((_, at)) => *at = end,
+            None => self.ahead.push((conn, end)),
+        }
+    }
+
+    fn flush(mut self, sink: &mut impl Sink) {
+        // Both are in the order of connections: one walk finds all.
+        let mut ahead = std::mem::take(&mut self.ahead);
+        ahead.sort_unstable();
+        let mut ahead = ahead.into_iter().peekable();
+        for reader in &self.audience.readers {
+            let at = ahead.next_if(|(conn, _)| *conn == reader.conn).map(|(_, at)| at);
+            self.push(reader, at, sink);
+        }
+    }
+
+    /// Pushes what a reader has not had yet, which begins at `ahead` or, for
+    /// most, where the run does.
+    fn push(&self, reader: &Reader, ahead: Option<usize>, sink: &mut impl Sink) {
+        if self.topic == Topic::Presence && !reader.joins {
+            return;
+        }
+        let Range { start, end } = self.range(reader);
+        let start = ahead.unwrap_or(start);
+        if start < end {
+            let lines = self.buffers[usize::from(reader.tags)];
+            sink.push(reader.conn, lines, start, end, Cause::Unasked);
+        }
+    }
+
+    fn range(&self, reader: &Reader) -> Range {
+        if reader.tags { self.tagged } else { self.plain }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Message, Place};
+    use std::collections::BTreeMap;
+
+    #[derive(Default)]
+    struct Seen {
+        text: BTreeMap<u32, String>,
+        pushes: usize,
+    }
+
+    impl Sink for Seen {
+        fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize, _: Cause) {
+            self.pushes += 1;
+            let text = std::str::from_utf8(&lines[start..end]).unwrap();
+            self.text.entry(to.slot).or_default().push_str(text);
+        }
+        fn close(&mut self, conn: ConnId) {
+            self.text.entry(conn.slot).or_default().push_str("closed");
+        }
+        fn read(&mut self, _: ConnId, _: Query) {}
+    }
+
+    fn conn(slot: u32) -> ConnId {
+        ConnId { slot, generation: 0 }
+    }
+
+    /// Connections 0, 1 and 2; 1 is tagged, 2 does not want comings and goings.
+    fn audience() -> Arc<Audience> {
+        let reader = |slot| Reader { conn: conn(slot), tags: slot == 1, joins: slot != 2 };
+        Arc::new(Audience::new([2, 0, 1, 0].map(reader).to_vec()))
+    }
+
+    fn say(turn: &mut Turn, audience: &Arc<Audience>, id: u64, except: &[u32]) {
+        let text = format!("n{id}");
+        let place = Place::Room("lobby");
+        let event = Event::Message(Message { place, from: "a", is_action: false, text: &text });
+        let tags = Tags { id: Some(id), ..Tags::default() };
+        let except = except.iter().map(|slot| conn(*slot)).collect();
+        turn.fan_out(audience.clone(), Topic::Talk, except, &tags, &event);
+    }
+
+    #[test]
+    fn a_run_of_lines_is_one_push_for_each_reader() {
+        let (mut turn, room) = (Turn::default(), audience());
+        for id in 1..=3 {
+            say(&mut turn, &room, id, &[]);
+        }
+        let mut seen = Seen::default();
+        turn.release(&mut seen);
+        assert_eq!(seen.pushes, 3);
+        assert_eq!(seen.text[&0], "a: n1\na: n2\na: n3\n");
+        assert_eq!(seen.text[&1], "@id=1 a: n1\n@id=2 a: n2\n@id=3 a: n3\n");
+    }
+
+    #[test]
+    fn each_reader_is_told_in_the_order_produced_whatever_comes_between() {
+        let (mut turn, room) = (Turn::default(), audience());
+        let pong = Event::reply("PONG", "", "");
+        say(&mut turn, &room, 1, &[]);
+        turn.send(conn(0), Cause::Asked, &Tags::default(), &pong);
+        say(&mut turn, &room, 2, &[0, 1]);
+        turn.send(conn(7), Cause::Asked, &Tags::default(), &pong);
+        say(&mut turn, &room, 3, &[]);
+        turn.close(conn(2));
+        say(&mut turn, &room, 4, &[2]);
+        let joined = Event::Joined { room: "lobby", name: "b" };
+        turn.fan_out(room.clone(), Topic::Presence, Vec::new(), &Tags::default(), &joined);
+        let mut seen = Seen::default();
+        turn.release(&mut seen);
+        assert_eq!(seen.text[&0], "a: n1\n[PONG]\na: n3\na: n4\n* b joined\n");
+        assert_eq!(seen.text[&1], "@id=1 a: n1\n@id=3 a: n3\n@id=4 a: n4\n* b joined\n");
+        assert_eq!(seen.text[&2], "a: n1\na: n2\na: n3\nclosed");
+        assert_eq!(seen.text[&7], "[PONG]\n");
+    }
+}
