@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Passes every test on a fresh Debian machine that has a Rust toolchain:
+#   scripts/test.sh
+# Installs the programs the tests talk through (netcats, tmux) with apt-get where
+# they are missing and that is permitted, else names them and goes on; a test
+# that misses its program says so, and fails where CI is set.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# program:package
+NEEDED="nc.openbsd:netcat-openbsd nc.traditional:netcat-traditional ncat:ncat
+socat:socat busybox:busybox telnet:telnet tmux:tmux cc:gcc"
+
+missing=""
+for entry in $NEEDED; do
+    command -v "${entry%%:*}" >/dev/null || missing="$missing ${entry##*:}"
+done
+if [ -n "$missing" ]; then
+    # shellcheck disable=SC2086 # a list of packages
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
+            echo "could not install:$missing" >&2
+    else
+        echo "missing, their tests are skipped: apt-get install$missing" >&2
+    fi
+fi
+for component in rustfmt clippy; do
+    command -v "cargo-${component/rustfmt/fmt}" >/dev/null || rustup component add "$component"
+done
+
+step() {
+    echo "== $*"
+    "$@"
+}
+step cargo fmt --check
+step cargo clippy --locked --all-targets -- -D warnings
+step cargo test --locked
+RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --quiet
