@@ -1,1 +1,201 @@
-//! The client.
+//! `chatty join`: the line client. It knows the wire (`protocol`) and the table
+//! of commands, and nothing of the server.
+//!
+//! On a terminal ([`interactive`]) three threads do one thing each, and text
+//! flows between them over channels:
+//!
+//! ```text
+//! prompt thread   rustyline: what is typed     --typed-->   main thread
+//! main thread     socket, state, signals       --styled-->  printer thread
+//! printer thread  lines above the prompt
+//! ```
+//!
+//! Without a terminal ([`piped`]) lines go in and lines come out, for scripts.
+//!
+//! Read on in `interactive.rs` or `piped.rs`; `login.rs` is how both begin.
+
+mod address;
+mod clean;
+mod connection;
+mod helper;
+mod interactive;
+mod login;
+mod outgoing;
+mod piped;
+mod printer;
+mod prompt;
+mod screen;
+mod state;
+mod terminal;
+mod theme;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use crate::protocol::{DEFAULT_PORT, Name, RoomName};
+use address::Address;
+use clean::Clean;
+use login::Identity;
+pub use theme::ColorChoice;
+
+/// Join a chat: a prompt on a terminal, lines in and lines out in a pipe.
+///
+/// On a terminal, lines that arrive appear above the one you are typing. Tab
+/// completes commands, names and rooms; /help lists the commands; Ctrl-D or
+/// /quit leaves.
+///
+/// In a pipe or a script every line of standard input is sent as if typed, and
+/// everything the server says goes to standard output.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct JoinArgs {
+    /// Where the server is: HOST, HOST:PORT or [IPV6]:PORT
+    #[arg(value_name = "HOST[:PORT]", default_value = "localhost", env = "CHATTY_HOST")]
+    address: Address,
+
+    /// Who to be; without it, your login name
+    #[arg(short, long, env = "CHATTY_NAME")]
+    name: Option<String>,
+
+    /// A room to enter right away, made if there is none
+    #[arg(short, long, env = "CHATTY_ROOM")]
+    room: Option<String>,
+
+    /// The server's port, where HOST does not name one
+    #[arg(short, long, default_value_t = DEFAULT_PORT, env = "CHATTY_PORT")]
+    port: u16,
+
+    /// When to use colour; auto means on a terminal and without `NO_COLOR`
+    #[arg(long, value_enum, default_value_t, env = "CHATTY_COLOR", value_name = "WHEN")]
+    color: ColorChoice,
+
+    /// Say every line of standard input as it is, commands included
+    #[arg(long)]
+    raw: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  chatty join --name alice                      talk on this machine
+  chatty join chat.example.org --room ops       enter #ops there
+  make 2>&1 | tail -1 | chatty join --name ci --room ops --raw
+  printf '/who\\n' | chatty join --name probe
+
+Exit codes:
+  0 all went well   1 a line was refused   2 wrong usage
+  69 no connection, or it was lost   77 the name was refused";
+
+/// How `chatty join` ends, as the shell sees it. The numbers are fixed: scripts
+/// rely on them (69 and 77 are those of sysexits.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Left on purpose; in a pipe, every line was taken.
+    Done = 0,
+    /// In a pipe: the server refused a line.
+    Refused = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// No connection, or it was lost.
+    Unavailable = 69,
+    /// The server does not take the name.
+    NameRefused = 77,
+    /// Ended by SIGHUP.
+    HungUp = 129,
+    /// Ended by SIGINT.
+    Interrupted = 130,
+    /// Ended by SIGTERM.
+    Terminated = 143,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Runs `chatty join` to its end.
+#[must_use]
+pub fn run(args: &JoinArgs) -> Exit {
+    let identity = match identity(args) {
+        Ok(identity) => identity,
+        Err((exit, problem)) => {
+            complain(&problem);
+            return exit;
+        }
+    };
+    // One thread is plenty for one socket; what blocks has its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(join(args, &identity)),
+        Err(problem) => {
+            complain(&format!("cannot start: {problem}"));
+            Exit::Unavailable
+        }
+    }
+}
+
+async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
+    let address = args.address.or_port(args.port);
+    let mut connection = match connection::connect(&address).await {
+        Ok(connection) => connection,
+        Err(problem) => {
+            complain(&problem);
+            return Exit::Unavailable;
+        }
+    };
+    let session = match login::login(&mut connection, identity).await {
+        Ok(session) => session,
+        Err(refusal) => {
+            complain(&refusal.sentence(&address));
+            return refusal.exit();
+        }
+    };
+    if is_on_terminal() && !args.raw {
+        interactive::run(connection, session, args.color).await
+    } else {
+        let room = identity.room.as_ref().map_or_else(RoomName::lobby, Clone::clone);
+        let raw_room = args.raw.then_some(room);
+        piped::run(connection, session, raw_room).await
+    }
+}
+
+/// A prompt needs a terminal at both ends, and one that can move its cursor.
+fn is_on_terminal() -> bool {
+    let can_edit = !matches!(std::env::var("TERM").as_deref(), Ok("dumb" | "cons25" | "emacs"));
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && can_edit
+}
+
+/// Who to be and where to go first, checked before anything is sent: what is
+/// no name could otherwise become a line of its own.
+fn identity(args: &JoinArgs) -> Result<Identity, (Exit, String)> {
+    let name = match &args.name {
+        Some(name) => Name::parse(name).map_err(|fault| {
+            (Exit::NameRefused, format!("\"{name}\" cannot be your name: {fault}"))
+        })?,
+        None => login_name()?,
+    };
+    let room = args.room.as_deref().map(RoomName::parse).transpose();
+    let room = room.map_err(|fault| (Exit::Usage, format!("--room: {fault}")))?;
+    Ok(Identity { name, room })
+}
+
+fn login_name() -> Result<Name, (Exit, String)> {
+    let found = ["USER", "LOGNAME"].iter().find_map(|key| std::env::var(key).ok());
+    let Some(name) = found.filter(|name| !name.is_empty()) else {
+        return Err((Exit::Usage, "who are you? say it with --name NAME".to_owned()));
+    };
+    Name::parse(&name).map_err(|_| {
+        let problem = format!(
+            "your login name \"{name}\" is no name for a chat; choose one with --name NAME"
+        );
+        (Exit::Usage, problem)
+    })
+}
+
+/// Says on standard error what went wrong. Parts of it may come from the
+/// network, so it is cleaned like everything else; whether anybody reads it
+/// does not matter any more.
+fn complain(problem: &str) {
+    let _ = writeln!(std::io::stderr(), "chatty: {}", Clean::of(problem));
+}

@@ -4,6 +4,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use chatty::client::{self, JoinArgs};
 use chatty::server::{self, ServeArgs};
 use clap::{Parser, Subcommand};
 
@@ -24,11 +25,14 @@ enum Command {
   chatty serve --port 0             on any free port; the first line says which
   nc localhost 5555                 talk to it without a client")]
     Serve(ServeArgs),
+    // Its help is written beside its flags.
+    Join(JoinArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => server::run(args),
+        Command::Join(args) => return client::run(&args).into(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,88 @@
+//! `HOST[:PORT]` as people write it on a command line.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A host, and a port if one was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) host: String,
+    port: Option<u16>,
+}
+
+/// A host and its port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+impl Address {
+    /// With `port` where none was written.
+    pub(super) fn or_port(&self, port: u16) -> Endpoint {
+        Endpoint { host: self.host.clone(), port: self.port.unwrap_or(port) }
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+            let (host, rest) =
+                rest.split_once(']').ok_or("an address that begins with [ ends with ]")?;
+            match rest {
+                "" => (host, None),
+                rest => (host, Some(rest.strip_prefix(':').ok_or("after ] comes :PORT")?)),
+            }
+        } else if text.matches(':').count() > 1 {
+            // A bare IPv6 address: its last group is no port.
+            (text, None)
+        } else {
+            text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)))
+        };
+        let is_word = |c: char| !c.is_whitespace() && !c.is_control();
+        if host.is_empty() || !host.chars().all(is_word) {
+            return Err("HOST is a name or an address, as in chat.example.org:5555".to_owned());
+        }
+        let port = port.map(|port| match port.parse() {
+            Ok(0) | Err(_) => Err(format!("\"{port}\" is no port; it is 1 to 65535")),
+            Ok(port) => Ok(port),
+        });
+        Ok(Self { host: host.to_owned(), port: port.transpose()? })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_may_come_with_a_port_and_with_brackets() {
+        for (text, shown) in [
+            ("localhost", "localhost:5555"),
+            ("localhost:6000", "localhost:6000"),
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("::1", "[::1]:5555"),
+            ("[::1]", "[::1]:5555"),
+            ("[::1]:6000", "[::1]:6000"),
+        ] {
+            let address: Address = text.parse().expect(text);
+            assert_eq!(address.or_port(5555).to_string(), shown);
+        }
+        for bad in ["", ":5555", "host:", "host:x", "host:0", "host:99999", "[::1", "[::1]6", "a b"]
+        {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! One TCP connection: lines in, lines out. It knows nothing of what they mean.
+//!
+//! Writing never keeps reading from going on: what is to be sent waits in a
+//! buffer, and [`Connection::progress`] moves whichever direction can move. Two
+//! ends that both only write would wait for each other for ever.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio_util::codec::{Decoder as _, Encoder as _};
+
+use super::address::Endpoint;
+use crate::protocol::codec::{Frame, LineCodec};
+
+/// How long one address gets to answer; a host that drops packets would
+/// otherwise hold us for minutes.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest line taken from a server: one line of a client, with room for
+/// names, tags, and replies longer than any line a client may send.
+const SERVER_LINE_MAX: usize = 64 * 1024;
+
+const READ_SIZE: usize = 64 * 1024;
+
+/// A connection to a server.
+pub(super) struct Connection {
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+    codec: LineCodec,
+    received: BytesMut,
+    unsent: BytesMut,
+    is_closed: bool,
+}
+
+/// What [`Connection::progress`] has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Bytes came; there may be lines.
+    Read,
+    /// Bytes went out.
+    Wrote,
+    /// The other side sends no more; the last lines may still be here.
+    Closed,
+}
+
+/// Connects to the first address of the host that answers.
+pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connection, String> {
+    let fail = |why: &str| format!("cannot connect to {endpoint}: {why}");
+    let unknown = |_| fail("no such host; is the name spelled right?");
+    let addresses = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await;
+    let mut problem = None;
+    for address in addresses.map_err(unknown)? {
+        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(Connection::new(stream)),
+            Ok(Err(error)) => problem = Some(error),
+            Err(_) => problem = Some(io::ErrorKind::TimedOut.into()),
+        }
+    }
+    Err(match problem {
+        Some(error) if error.kind() == io::ErrorKind::ConnectionRefused => fail(&format!(
+            "connection refused (is \"chatty serve --port {}\" running?)",
+            endpoint.port
+        )),
+        Some(error) if error.kind() == io::ErrorKind::TimedOut => {
+            fail("no answer in time (a firewall, or the wrong host?)")
+        }
+        Some(error) => fail(&error.to_string()),
+        None => fail("the name has no address"),
+    })
+}
+
+impl Connection {
+    fn new(stream: TcpStream) -> Self {
+        // A typed line is to go at once; without it, it goes a little later.
+        let _ = stream.set_nodelay(true);
+        let (reader, writer) = stream.into_split();
+        Self {
+            reader,
+            writer,
+            codec: LineCodec::trusting(SERVER_LINE_MAX),
+            received: BytesMut::new(),
+            unsent: BytesMut::new(),
+            is_closed: false,
+        }
+    }
+
+    /// Puts a line among those to be sent. It holds no line end: whoever has
+    /// several lines parts them first.
+    pub(super) fn send(&mut self, line: &str) {
+        let encoded = self.codec.encode(line, &mut self.unsent);
+        debug_assert!(encoded.is_ok(), "two lines in one: {line:?}");
+    }
+
+    /// How many bytes wait to be sent.
+    pub(super) fn unsent_len(&self) -> usize {
+        self.unsent.len()
+    }
+
+    /// Reads or writes, whatever can be done first. May be cancelled: nothing
+    /// is lost by it.
+    pub(super) async fn progress(&mut self) -> Progress {
+        loop {
+            self.received.reserve(READ_SIZE);
+            tokio::select! {
+                read = self.reader.read_buf(&mut self.received) => {
+                    // A reset ends a connection as an orderly close does.
+                    self.is_closed = matches!(read, Ok(0) | Err(_));
+                    return if self.is_closed { Progress::Closed } else { Progress::Read };
+                }
+                wrote = self.writer.write_buf(&mut self.unsent), if !self.unsent.is_empty() => {
+                    if wrote.is_ok() {
+                        return Progress::Wrote;
+                    }
+                    // It takes no more, but may have said why: read on.
+                    self.unsent.clear();
+                }
+            }
+        }
+    }
+
+    /// The next line that is here, without its end.
+    pub(super) fn next_line(&mut self) -> Option<String> {
+        let frame = if self.is_closed {
+            self.codec.decode_eof(&mut self.received)
+        } else {
+            self.codec.decode(&mut self.received)
+        };
+        // The codec never fails on content. What of a bad line is at hand is
+        // better shown than passed over in silence.
+        match frame.ok()?? {
+            Frame::Line(line) => Some(line.into_owned()),
+            Frame::TooLong(head) | Frame::BadEncoding(head) => {
+                Some(String::from_utf8_lossy(&head).into_owned())
+            }
+            Frame::Foreign => None,
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! What rustyline asks while a line is typed: how it looks and what Tab offers.
+
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustyline::completion::{Completer, Pair};
+use rustyline::highlight::{CmdKind, Highlighter};
+use rustyline::hint::Hinter;
+use rustyline::validate::Validator;
+use rustyline::{Context, Helper};
+use unicode_width::UnicodeWidthStr as _;
+
+use super::printer::Gate;
+use super::state::State;
+use super::theme::Theme;
+use crate::commands::{self, Kind, Setting};
+use crate::protocol::text::is_blank;
+use crate::protocol::text::is_forbidden;
+
+/// More is no help, and a longer list would hold the screen.
+const OFFERED_MAX: usize = 20;
+
+/// Answers rustyline's questions on the prompt's thread.
+pub(super) struct ChatHelper {
+    pub(super) state: Arc<Mutex<State>>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) theme: Theme,
+    /// Asking something instead of taking a line of chat.
+    pub(super) is_asking: bool,
+    /// The line as last drawn: known also when the prompt is called off.
+    pub(super) draft: Mutex<String>,
+    /// The line is on its way; what is drawn from here on is drawn for the last time.
+    pub(super) is_submitted: AtomicBool,
+}
+
+impl ChatHelper {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Helper for ChatHelper {}
+
+impl Validator for ChatHelper {}
+
+impl Hinter for ChatHelper {
+    type Hint = String;
+}
+
+impl Highlighter for ChatHelper {
+    fn highlight<'l>(&self, line: &'l str, _pos: usize) -> Cow<'l, str> {
+        line.clone_into(&mut self.draft.lock().unwrap_or_else(PoisonError::into_inner));
+        // A pasted escape must not act while it is being edited either. What
+        // is left out here counts no column for rustyline.
+        if line.contains(|c| is_forbidden(c) && c != '\n') {
+            return Cow::Owned(line.replace(|c| is_forbidden(c) && c != '\n', ""));
+        }
+        Cow::Borrowed(line)
+    }
+
+    /// rustyline measures the prompt once, when it starts to read, and cannot
+    /// be given another while it waits. But it asks here at every repaint. So
+    /// where plain lines go is shown right even if it changes meanwhile (a kick,
+    /// a rename), fitted into the columns there are; the next prompt has its own.
+    fn highlight_prompt<'b, 's: 'b, 'p: 'b>(
+        &'s self,
+        prompt: &'p str,
+        is_default: bool,
+    ) -> Cow<'b, str> {
+        if !self.is_submitted.load(Ordering::Relaxed) {
+            // A prompt stands: what arrives can be drawn above it.
+            self.gate.open();
+        }
+        if !is_default {
+            return Cow::Borrowed(prompt);
+        }
+        let style = self.theme.prompt();
+        if self.is_asking {
+            return Cow::Owned(style.style(prompt).to_string());
+        }
+        let fitted = fit(&prompt_of(&self.state().target()), prompt.width());
+        Cow::Owned(style.style(fitted).to_string())
+    }
+
+    /// Yes, always: only then does rustyline announce the end of a line.
+    fn highlight_char(&self, _line: &str, _pos: usize, kind: CmdKind) -> bool {
+        if kind == CmdKind::ForcedRefresh {
+            self.is_submitted.store(true, Ordering::Relaxed);
+            self.gate.shut();
+        }
+        true
+    }
+}
+
+/// The prompt for a target.
+pub(super) fn prompt_of(target: &str) -> String {
+    format!("{target}> ")
+}
+
+/// The prompt in exactly `width` columns. Names are ASCII: a byte is a column.
+fn fit(prompt: &str, width: usize) -> String {
+    if prompt.len() <= width {
+        return format!("{prompt:width$}");
+    }
+    let kept = width.saturating_sub("...> ".len());
+    let cut = format!("{}...> ", &prompt[..kept]);
+    cut[cut.len().saturating_sub(width)..].to_owned()
+}
+
+impl Completer for ChatHelper {
+    type Candidate = Pair;
+
+    fn complete(
+        &self,
+        line: &str,
+        pos: usize,
+        _context: &Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<Pair>)> {
+        if self.is_asking {
+            return Ok((pos, Vec::new()));
+        }
+        Ok(complete(&self.state(), &line[..pos]))
+    }
+}
+
+/// What may stand in place of the last word of `typed`, and where it starts.
+fn complete(state: &State, typed: &str) -> (usize, Vec<Pair>) {
+    let start = typed.rfind(|c| is_blank(c) || c == '\n').map_or(0, |at| at + 1);
+    let (before, word) = typed.split_at(start);
+    let offers = if start == 0 && word.starts_with('/') {
+        commands::TABLE.iter().map(|row| format!("/{} ", row.name)).collect()
+    } else {
+        match kind_at(before) {
+            Some(kind) => offers_for(kind, state),
+            None => words_of_text(state, before.is_empty(), word.starts_with('#')),
+        }
+    };
+    let is_fitting = |offer: &String| {
+        offer.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
+    };
+    let pairs = offers.into_iter().filter(is_fitting).take(OFFERED_MAX);
+    let pair = |offer: String| Pair { display: offer.trim_end().to_owned(), replacement: offer };
+    (start, pairs.map(pair).collect())
+}
+
+/// What the next word is, if `before` is a command with its words so far.
+fn kind_at(before: &str) -> Option<Kind> {
+    let mut words = before.strip_prefix('/')?.split(is_blank).filter(|word| !word.is_empty());
+    let row = commands::find(words.next()?)?;
+    let at = words.count();
+    let kind = row.args.get(at)?.kind;
+    (kind != Kind::Free).then_some(kind)
+}
+
+fn offers_for(kind: Kind, state: &State) -> Vec<String> {
+    let people = || state.people().into_iter().map(|name| format!("{name} "));
+    let rooms = || state.rooms().into_iter().map(|room| format!("#{room} "));
+    match kind {
+        Kind::Person => people().collect(),
+        // `op` finds nothing, `#op` does: without the sign it could be a person.
+        Kind::Room => rooms().collect(),
+        Kind::PersonOrRoom => people().chain(rooms()).collect(),
+        Kind::Command => commands::TABLE.iter().map(|row| row.name.to_owned()).collect(),
+        Kind::Setting => Setting::TABLE.iter().map(|row| format!("{} ", row.1)).collect(),
+        Kind::Switch => vec!["on".to_owned(), "off".to_owned()],
+        Kind::Free => Vec::new(),
+    }
+}
+
+/// In text people are named: `alice: ` to speak to her, `alice ` to speak of her.
+fn words_of_text(state: &State, is_first: bool, is_room: bool) -> Vec<String> {
+    if is_room {
+        return offers_for(Kind::Room, state);
+    }
+    let end = if is_first { ": " } else { " " };
+    state.people().into_iter().map(|name| format!("{name}{end}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Event, Tags};
+
+    #[test]
+    fn tab_offers_what_the_place_asks_for() {
+        let mut state = State::new("me-too");
+        for line in
+            ["[USERS #lobby 3] me-too,alice,Albert", "[ROOM #ops 1]", "[JOINED #art]", "Albert: x"]
+        {
+            state.apply(&Tags::default(), &Event::parse(line).unwrap());
+        }
+        for (typed, offers) in [
+            ("al", &["Albert: ", "alice: "][..]),
+            ("ali", &["alice: "]),
+            ("ALI", &["alice: "]),
+            ("hi ali", &["alice "]),
+            ("look at #o", &["#ops "]),
+            ("/jo", &["/join "]),
+            ("/join #", &["#art ", "#lobby ", "#ops "]),
+            ("/msg ali", &["alice "]),
+            ("/msg #o", &["#ops "]),
+            ("/msg bob al", &["Albert ", "alice "]),
+            ("/query al", &["Albert ", "alice "]),
+            ("/help jo", &["join"]),
+            ("/set ec", &["echo "]),
+            ("/set echo o", &["on", "off"]),
+            ("/nosuch al", &["Albert ", "alice "]),
+            ("x\nali", &["alice "]),
+            ("zed", &[]),
+        ] {
+            let (_, pairs) = complete(&state, typed);
+            let found: Vec<&str> = pairs.iter().map(|pair| pair.replacement.as_str()).collect();
+            assert_eq!(found, offers, "{typed}");
+        }
+    }
+
+    #[test]
+    fn a_prompt_fits_the_columns_there_are() {
+        assert_eq!(fit("#ops> ", 6), "#ops> ");
+        assert_eq!(fit("bob> ", 8), "bob>    ");
+        assert_eq!(fit("#operations> ", 8), "#op...> ");
+        assert_eq!(fit("nowhere> ", 3), ".> ");
+    }
+}

@@ -1,0 +1,217 @@
+//! On a terminal: between the socket, the prompt and the screen.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::connection::{Connection, Progress};
+use super::login::Session;
+use super::outgoing::Outgoing;
+use super::printer::{Gate, Printer};
+use super::prompt::{self, Prompt, Shared, Typed};
+use super::screen::Screen;
+use super::state::State;
+use super::terminal::Terminal;
+use super::theme::{ColorChoice, Theme};
+use super::{Exit, complain};
+use crate::protocol::{Event, Tags};
+
+/// How long a farewell may take.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Runs until somebody leaves.
+pub(super) async fn run(connection: Connection, session: Session, color: ColorChoice) -> Exit {
+    let terminal = Terminal::quiet();
+    match chat(connection, session, color).await {
+        Ok((exit, last_words)) => {
+            drop(terminal);
+            if let Some(words) = last_words {
+                complain(&words);
+            }
+            exit
+        }
+        Err(problem) => {
+            drop(terminal);
+            complain(&format!("this terminal does not work: {problem} (chatty join | cat might)"));
+            Exit::Unavailable
+        }
+    }
+}
+
+async fn chat(
+    connection: Connection,
+    session: Session,
+    color: ColorChoice,
+) -> rustyline::Result<(Exit, Option<String>)> {
+    let theme = Theme::new(color);
+    let state = Arc::new(Mutex::new(State::new(&session.me)));
+    let shared = Shared { state: state.clone(), gate: Arc::new(Gate::default()), theme };
+    let mut editor = prompt::editor(&shared)?;
+    // Before the prompt runs: it is called off by a SIGINT, which must not
+    // find us without a handler.
+    let mut signals = Signals::listen()?;
+    let (printer, printing) =
+        Printer::start(editor.create_external_printer()?, shared.gate.clone());
+    let screen = Screen::new(theme, TimeZone::system());
+    let warning = screen.notice("press Ctrl-C again to leave");
+    let (typed, mut lines) = mpsc::unbounded_channel();
+    let mut chat =
+        Chat { connection, outgoing: Outgoing::new(session.cids), state, screen, printer };
+    session.lines.iter().for_each(|line| {
+        chat.show(line);
+    });
+    let prompt = Prompt::start(editor, shared, chat.printer.clone(), warning, typed);
+
+    let end = chat.run(&mut lines, &mut signals).await;
+    // This order: the prompt gives up the terminal, the printer writes what is
+    // left, and only then the last words follow.
+    prompt.call_off();
+    let last_words = chat.end(&end);
+    drop(chat);
+    let _ = printing.join();
+    Ok((end.exit(), last_words))
+}
+
+/// Why the chat is over.
+enum End {
+    /// We said `/quit` and the server has let us go, or takes too long to.
+    Left,
+    /// The connection is gone without our doing; the farewell, if there was one.
+    Lost(Option<String>),
+    /// A signal told us to leave.
+    Signal(Exit),
+}
+
+impl End {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Left => Exit::Done,
+            Self::Lost(_) => Exit::Unavailable,
+            Self::Signal(exit) => *exit,
+        }
+    }
+}
+
+struct Chat {
+    connection: Connection,
+    outgoing: Outgoing,
+    state: Arc<Mutex<State>>,
+    screen: Screen,
+    printer: Printer,
+}
+
+impl Chat {
+    async fn run(
+        &mut self,
+        typed: &mut mpsc::UnboundedReceiver<Typed>,
+        signals: &mut Signals,
+    ) -> End {
+        loop {
+            tokio::select! {
+                progress = self.connection.progress() => {
+                    let farewell = self.receive();
+                    if progress == Progress::Closed {
+                        return End::Lost(farewell);
+                    }
+                }
+                typed = typed.recv() => match typed {
+                    Some(Typed::Line { text, waiting }) => {
+                        let line = self.outgoing.add(text, waiting);
+                        self.connection.send(&line);
+                    }
+                    Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(why)),
+                    Some(Typed::Quit(line)) => return self.leave(&line, End::Left).await,
+                    None => return self.leave("/quit", End::Left).await,
+                },
+                exit = signals.next() => return self.leave("/quit", End::Signal(exit)).await,
+            }
+        }
+    }
+
+    /// Shows the lines that are here. The reason of a farewell among them.
+    fn receive(&mut self) -> Option<String> {
+        let mut farewell = None;
+        while let Some(line) = self.connection.next_line() {
+            farewell = self.show(&line).or(farewell);
+        }
+        farewell
+    }
+
+    fn show(&mut self, line: &str) -> Option<String> {
+        let (tags, plain) = Tags::split(line);
+        let event = Event::parse(plain);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(event) = &event {
+            state.apply(&tags, event);
+        }
+        self.printer.print(self.screen.line(line, state.me(), Timestamp::now()));
+        drop(state);
+        if let Some(cid) = tags.cid {
+            // After the state: who waits for the answer looks there next.
+            self.outgoing.settle(cid);
+        }
+        match event {
+            Some(Event::Bye { text, .. }) => Some(text.to_owned()),
+            _ => None,
+        }
+    }
+
+    /// Says goodbye and waits for the answers to all that was said before.
+    async fn leave(&mut self, quit: &str, end: End) -> End {
+        let line = self.outgoing.add(quit.to_owned(), None);
+        self.connection.send(&line);
+        let goodbye = async {
+            loop {
+                let progress = self.connection.progress().await;
+                self.receive();
+                if progress == Progress::Closed {
+                    return;
+                }
+            }
+        };
+        // Whoever wants to leave is not held up by a server that does not answer.
+        let _ = tokio::time::timeout(QUIT_TIMEOUT, goodbye).await;
+        end
+    }
+
+    /// What is to be said when it is over: nothing typed is lost in silence.
+    fn end(&self, end: &End) -> Option<String> {
+        let End::Lost(farewell) = end else { return None };
+        for line in self.outgoing.unanswered() {
+            self.printer.print(self.screen.warning(&format!("perhaps not delivered: {line}")));
+        }
+        Some(match farewell {
+            Some(why) => format!("the server ended the connection: {why}"),
+            None => "the connection was lost".to_owned(),
+        })
+    }
+}
+
+/// The signals that ask us to leave.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Exit {
+        tokio::select! {
+            _ = self.interrupt.recv() => Exit::Interrupted,
+            _ = self.terminate.recv() => Exit::Terminated,
+            _ = self.hang_up.recv() => Exit::HungUp,
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! From a line of the server to a line on the screen. What is shown is the
+//! wire's own line, in colour and with a time before it: who has seen netcat's
+//! view knows this one, and what is quoted from a screen can be found in a log.
+//!
+//! A [`Styled`] line is made of [`Clean`] text, our own words and colours,
+//! and of nothing else. Colour follows the parsed structure, never the words:
+//! `alice: [PRIVATE MESSAGE] from root` is only what alice says.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use owo_colors::Style;
+
+use super::clean::Clean;
+use super::theme::Theme;
+use crate::protocol::{Event, Key, LOBBY, Message, Place, Stamp, Tags};
+
+/// A line that may go to a terminal as it is, without its line end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Styled(String);
+
+impl Styled {
+    fn new() -> Self {
+        Self(String::new())
+    }
+
+    fn put(&mut self, style: Style, text: &str) -> &mut Self {
+        // Writing into a String cannot fail.
+        let _ = write!(self.0, "{}", style.style(Clean::of(text)));
+        self
+    }
+
+    fn plain(&mut self, text: &str) -> &mut Self {
+        self.put(Style::new(), text)
+    }
+
+    /// The line.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Turns lines into styled ones.
+pub(super) struct Screen {
+    theme: Theme,
+    zone: TimeZone,
+}
+
+impl Screen {
+    pub(super) fn new(theme: Theme, zone: TimeZone) -> Self {
+        Self { theme, zone }
+    }
+
+    /// A line of the server as it came, for whoever has the name `me`; `now` is
+    /// for what bears no time of its own.
+    pub(super) fn line(&self, wire: &str, me: &str, now: Timestamp) -> Styled {
+        let (tags, plain) = Tags::split(wire);
+        let time = tags.time.map_or(now, Stamp::timestamp);
+        let mut line = Styled::new();
+        match Event::parse(plain) {
+            Some(Event::Help(row)) => line.plain(row),
+            Some(Event::Row { time, message }) => {
+                self.time(&mut line, time.timestamp(), now);
+                self.message(&mut line, &message, me)
+            }
+            Some(Event::Message(message)) => {
+                self.time(&mut line, time, now);
+                self.message(&mut line, &message, me)
+            }
+            Some(Event::Error { .. } | Event::Bye { .. }) => {
+                self.time(&mut line, time, now);
+                line.put(self.theme.error(), plain)
+            }
+            Some(Event::Users { names: Some(names), .. }) => {
+                self.time(&mut line, time, now);
+                self.names(&mut line, plain, names, me)
+            }
+            Some(Event::Reply { .. } | Event::Users { .. }) => {
+                self.time(&mut line, time, now);
+                self.reply(&mut line, plain)
+            }
+            Some(_) => {
+                self.time(&mut line, time, now);
+                line.put(self.theme.faint(), plain)
+            }
+            // Of a newer server: shown as it is.
+            None => line.plain(plain),
+        };
+        line
+    }
+
+    /// Something the client itself has to say.
+    pub(super) fn notice(&self, text: &str) -> Styled {
+        let mut line = Styled::new();
+        line.put(self.theme.faint(), "-- ").put(self.theme.faint(), text);
+        line
+    }
+
+    /// Something the client itself has to say that should not be missed.
+    pub(super) fn warning(&self, text: &str) -> Styled {
+        let mut line = Styled::new();
+        line.put(self.theme.error(), "-- ").put(self.theme.error(), text);
+        line
+    }
+
+    /// `HH:MM `, and the day before it where that is not today.
+    fn time(&self, line: &mut Styled, time: Timestamp, now: Timestamp) {
+        let local = time.to_zoned(self.zone.clone());
+        let is_today = local.date() == now.to_zoned(self.zone.clone()).date();
+        let format = if is_today { "%H:%M " } else { "%Y-%m-%d %H:%M " };
+        line.put(self.theme.faint(), &local.strftime(format).to_string());
+    }
+
+    fn message<'a>(&self, line: &'a mut Styled, message: &Message<'_>, me: &str) -> &'a mut Styled {
+        let (mut marks, mut words) = (self.theme.faint(), Style::new());
+        match message.place {
+            Place::Room(room) if Key::fold(room).as_str() == LOBBY => {}
+            Place::Room(room) => {
+                line.put(marks, "#").put(marks, room).plain(" ");
+            }
+            Place::ToMe | Place::ToPerson(_) => {
+                (marks, words) = (self.theme.private(), self.theme.private());
+                line.put(marks, "[PRIVATE MESSAGE");
+                if let Place::ToPerson(name) = message.place {
+                    line.put(marks, " to ").put(marks, name);
+                }
+                line.put(marks, "] ");
+            }
+        }
+        if message.is_action {
+            line.put(marks, "** ");
+        }
+        self.name(line, message.from, me);
+        line.put(marks, if message.is_action { " " } else { ": " });
+        line.put(words, message.text)
+    }
+
+    /// `[WORD args]` in colour, what follows it plain.
+    fn reply<'a>(&self, line: &'a mut Styled, plain: &str) -> &'a mut Styled {
+        let head = plain.find(']').map_or(plain.len(), |end| end + 1);
+        line.put(self.theme.reply(), &plain[..head]).plain(&plain[head..])
+    }
+
+    /// `[USERS #room N]` and each name in its colour.
+    fn names<'a>(
+        &self,
+        line: &'a mut Styled,
+        plain: &str,
+        names: &str,
+        me: &str,
+    ) -> &'a mut Styled {
+        line.put(self.theme.reply(), plain.strip_suffix(names).unwrap_or(plain));
+        for (at, name) in names.split(',').enumerate() {
+            if at > 0 {
+                line.plain(", ");
+            }
+            self.name(line, name, me);
+        }
+        line
+    }
+
+    fn name(&self, line: &mut Styled, name: &str, me: &str) {
+        let is_mine = Key::fold(name) == Key::fold(me);
+        line.put(if is_mine { self.theme.me() } else { self.theme.name(name) }, name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::theme::ColorChoice;
+
+    const NOW: &str = "2026-11-23T06:20:00Z";
+
+    fn shown(choice: ColorChoice, wire: &str) -> String {
+        let screen = Screen::new(Theme::new(choice), TimeZone::UTC);
+        screen.line(wire, "alice", NOW.parse().unwrap()).0
+    }
+
+    #[test]
+    fn a_line_is_the_wires_own_with_a_time() {
+        for (wire, line) in [
+            ("@id=1;time=2026-11-23T06:16:00.123Z bob: hi", "06:16 bob: hi"),
+            ("bob: hi", "06:20 bob: hi"),
+            ("@cid=1 #ops ** bob waves", "06:20 #ops ** bob waves"),
+            ("[PRIVATE MESSAGE] bob: psst", "06:20 [PRIVATE MESSAGE] bob: psst"),
+            ("[PRIVATE MESSAGE to bob] alice: psst", "06:20 [PRIVATE MESSAGE to bob] alice: psst"),
+            ("* bob joined", "06:20 * bob joined"),
+            ("[USERS #lobby 2] alice,bob", "06:20 [USERS #lobby 2] alice, bob"),
+            ("[ERROR no-target] nowhere", "06:20 [ERROR no-target] nowhere"),
+            ("[PONG t1]", "06:20 [PONG t1]"),
+            ("2026-11-23T06:16:00.123Z bob: hi", "06:16 bob: hi"),
+            ("2026-11-22T06:16:00.123Z #ops bob: hi", "2026-11-22 06:16 #ops bob: hi"),
+            ("/who [#ROOM]  list", "/who [#ROOM]  list"),
+            ("!of a newer server", "!of a newer server"),
+        ] {
+            assert_eq!(shown(ColorChoice::Never, wire), line);
+        }
+    }
+
+    #[test]
+    fn whatever_comes_only_our_own_colours_reach_the_terminal() {
+        let attack = "\x1b]0;pwn\x07\x1b[2J\u{9b}6n\u{202E}";
+        for shape in
+            ["bob: {}", "{}: hi", "#{} bob: x", "[X {}] y", "* {}", "/{}", "{}", "[ERROR {}]"]
+        {
+            let line = shown(ColorChoice::Always, &shape.replace("{}", attack));
+            let mut rest = line.as_str();
+            while let Some((_, escape)) = rest.split_once('\x1b') {
+                let end = escape.find(|c: char| !"[;0123456789".contains(c));
+                assert_eq!(end.map(|end| &escape[end..=end]), Some("m"), "{line:?}");
+                rest = escape;
+            }
+            assert!(!line.contains(['\x07', '\u{9b}', '\u{202E}', '\n']), "{line:?}");
+        }
+    }
+}

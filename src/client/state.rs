@@ -1,0 +1,246 @@
+//! What we know of the chat, gathered from the lines that pass by: who we are,
+//! where plain lines go, which rooms there are and who is in them. It follows
+//! what the server says and never guesses ahead of it.
+
+use std::collections::BTreeMap;
+
+use crate::protocol::{Event, Key, LOBBY, Message, Place, Tags};
+
+/// How many are remembered as having spoken last.
+const SPEAKERS_MAX: usize = 50;
+
+/// Where `/query` sends plain lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Query {
+    Off,
+    Person(String),
+    /// The person has gone; the server refuses plain lines until told anew.
+    Lost,
+}
+
+/// The chat as far as we know it.
+#[derive(Debug)]
+pub(super) struct State {
+    me: String,
+    /// The current room, as written; none after leaving the last one.
+    room: Option<String>,
+    query: Query,
+    /// The rooms we are in, each with who else is.
+    joined: BTreeMap<Key, Room>,
+    /// Rooms heard of, in `/list` or an invitation.
+    heard_of: BTreeMap<Key, String>,
+    /// Who spoke last, the latest first.
+    speakers: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+struct Room {
+    name: String,
+    members: BTreeMap<Key, String>,
+}
+
+impl State {
+    pub(super) fn new(me: &str) -> Self {
+        let mut state = Self {
+            me: me.to_owned(),
+            room: None,
+            query: Query::Off,
+            joined: BTreeMap::new(),
+            heard_of: BTreeMap::new(),
+            speakers: Vec::new(),
+        };
+        state.enter(LOBBY);
+        state
+    }
+
+    /// My name.
+    pub(super) fn me(&self) -> &str {
+        &self.me
+    }
+
+    /// Where a plain line would go now: `#lobby`, `bob`, `nowhere`.
+    pub(super) fn target(&self) -> String {
+        match (&self.query, &self.room) {
+            (Query::Person(name), _) => name.clone(),
+            (Query::Off, Some(room)) => format!("#{room}"),
+            (Query::Lost, _) | (Query::Off, None) => "nowhere".to_owned(),
+        }
+    }
+
+    /// Who is here besides me, those who spoke last first.
+    pub(super) fn people(&self) -> Vec<String> {
+        let mut people = self.speakers.clone();
+        for name in self.joined.values().flat_map(|room| room.members.values()) {
+            if !people.iter().any(|known| is_same(known, name)) {
+                people.push(name.clone());
+            }
+        }
+        people.retain(|name| !is_same(name, &self.me));
+        people
+    }
+
+    /// Rooms we know of, without `#`, those we are in first.
+    pub(super) fn rooms(&self) -> Vec<String> {
+        let joined = self.joined.values().map(|room| room.name.clone());
+        let others = self.heard_of.iter().filter(|(key, _)| !self.joined.contains_key(*key));
+        joined.chain(others.map(|(_, name)| name.clone())).collect()
+    }
+
+    /// Takes in a line of the server.
+    pub(super) fn apply(&mut self, tags: &Tags<'_>, event: &Event<'_>) {
+        match *event {
+            Event::Message(Message { place, from, .. }) => self.heard(place, from),
+            Event::Joined { room, name } => self.arrived(room, name),
+            Event::Left { room, name, .. } => self.gone(room, name),
+            Event::Quit { name, .. } => self.quit(name),
+            Event::Renamed { old, new } => self.renamed(old, new),
+            Event::Users { room, names: Some(names), .. } => {
+                names.split(',').for_each(|name| self.arrived(room, name));
+            }
+            Event::Reply { word, args, .. } => self.reply(word, args, tags.cid.is_some()),
+            _ => {}
+        }
+    }
+
+    fn reply(&mut self, word: &str, args: &str, is_answer: bool) {
+        let room = args.split(' ').next().unwrap_or_default().trim_start_matches('#');
+        match word {
+            "JOINED" => {
+                self.enter(room);
+                self.query = Query::Off;
+            }
+            "PARTED" if self.leave(room) => {
+                self.room = self.joined.get(LOBBY).map(|lobby| lobby.name.clone());
+            }
+            "KICKED" => {
+                self.leave(room);
+            }
+            "QUERY" if args != "off" => self.query = Query::Person(args.to_owned()),
+            // Unasked for: whom we talked to has gone.
+            "QUERY" => self.query = if is_answer { Query::Off } else { Query::Lost },
+            "ROOM" | "INVITATION" => {
+                self.heard_of.insert(Key::fold(room), room.to_owned());
+            }
+            _ => {}
+        }
+    }
+
+    fn enter(&mut self, room: &str) {
+        let entered = self.joined.entry(Key::fold(room)).or_default();
+        room.clone_into(&mut entered.name);
+        self.room = Some(room.to_owned());
+    }
+
+    /// Forgets a room; whether it was the current one.
+    fn leave(&mut self, room: &str) -> bool {
+        self.joined.remove(&Key::fold(room));
+        let was_current = self.room.as_deref().is_some_and(|current| is_same(current, room));
+        if was_current {
+            self.room = None;
+        }
+        was_current
+    }
+
+    fn heard(&mut self, place: Place<'_>, from: &str) {
+        if let Place::Room(room) = place {
+            self.arrived(room, from);
+        }
+        self.speakers.retain(|name| !is_same(name, from));
+        self.speakers.insert(0, from.to_owned());
+        self.speakers.truncate(SPEAKERS_MAX);
+    }
+
+    fn arrived(&mut self, room: &str, name: &str) {
+        if let Some(room) = self.joined.get_mut(&Key::fold(room)) {
+            room.members.insert(Key::fold(name), name.to_owned());
+        }
+    }
+
+    fn gone(&mut self, room: &str, name: &str) {
+        if let Some(room) = self.joined.get_mut(&Key::fold(room)) {
+            room.members.remove(&Key::fold(name));
+        }
+    }
+
+    fn quit(&mut self, name: &str) {
+        self.speakers.retain(|speaker| !is_same(speaker, name));
+        for room in self.joined.values_mut() {
+            room.members.remove(&Key::fold(name));
+        }
+    }
+
+    fn renamed(&mut self, old: &str, new: &str) {
+        let follow = |name: &mut String| {
+            if is_same(name, old) {
+                new.clone_into(name);
+            }
+        };
+        follow(&mut self.me);
+        self.speakers.iter_mut().for_each(follow);
+        if let Query::Person(name) = &mut self.query {
+            follow(name);
+        }
+        for room in self.joined.values_mut() {
+            if room.members.remove(&Key::fold(old)).is_some() {
+                room.members.insert(Key::fold(new), new.to_owned());
+            }
+        }
+    }
+}
+
+fn is_same(a: &str, b: &str) -> bool {
+    Key::fold(a) == Key::fold(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(lines: &[&str]) -> State {
+        let mut state = State::new("alice");
+        for line in lines {
+            let (tags, plain) = Tags::split(line);
+            state.apply(&tags, &Event::parse(plain).expect(line));
+        }
+        state
+    }
+
+    #[test]
+    fn the_target_follows_the_server() {
+        for (lines, target) in [
+            (&[][..], "#lobby"),
+            (&["@cid=1 [JOINED #ops] hi"], "#ops"),
+            (&["@cid=1 [JOINED #ops] hi", "@cid=2 [PARTED #ops] bye"], "#lobby"),
+            (&["@cid=1 [JOINED #ops] hi", "@cid=2 [PARTED #lobby] bye"], "#ops"),
+            (&["@cid=1 [PARTED #lobby] bye"], "nowhere"),
+            (&["@cid=1 [JOINED #ops] hi", "[KICKED #ops] bob: out"], "nowhere"),
+            (&["@cid=1 [QUERY bob]"], "bob"),
+            (&["@cid=1 [QUERY bob]", "@cid=2 [QUERY off]"], "#lobby"),
+            (&["@cid=1 [QUERY bob]", "* bob quit", "[QUERY off]"], "nowhere"),
+            (&["@cid=1 [QUERY bob]", "* bob is now rob"], "rob"),
+            (&["@cid=1 [QUERY bob]", "@cid=2 [JOINED #ops] hi"], "#ops"),
+        ] {
+            assert_eq!(told(lines).target(), target, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn people_come_and_go_and_the_last_to_speak_come_first() {
+        let lines = [
+            "[USERS #lobby 4] alice,bob,carol,dave",
+            "carol: hi",
+            "[PRIVATE MESSAGE] Dave: psst",
+            "* bob is now rob",
+            "* carol quit (bye)",
+            "* erin joined",
+        ];
+        assert_eq!(told(&lines).people(), ["Dave", "erin", "rob"]);
+        assert_eq!(told(&["* alice is now al"]).me(), "al");
+    }
+
+    #[test]
+    fn rooms_one_is_in_come_before_those_heard_of() {
+        let lines = ["[ROOM #lobby 3] x", "[ROOM #art 3] x", "@cid=1 [JOINED #ops]"];
+        assert_eq!(told(&lines).rooms(), ["lobby", "ops", "art"]);
+    }
+}
