@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustyline::completion::{Completer, Pair};
 use rustyline::highlight::{CmdKind, Highlighter};
@@ -15,27 +15,54 @@ use super::printer::Gate;
 use super::state::State;
 use super::theme::Theme;
 use crate::commands::{self, Kind, Setting};
-use crate::protocol::text::is_blank;
-use crate::protocol::text::is_forbidden;
+use crate::protocol::text::{is_blank, is_forbidden};
 
 /// More is no help, and a longer list would hold the screen.
 const OFFERED_MAX: usize = 20;
 
 /// Answers rustyline's questions on the prompt's thread.
 pub(super) struct ChatHelper {
-    pub(super) state: Arc<Mutex<State>>,
-    pub(super) gate: Arc<Gate>,
-    pub(super) theme: Theme,
+    state: Arc<Mutex<State>>,
+    gate: Arc<Gate>,
+    theme: Theme,
     /// Asking something instead of taking a line of chat.
     pub(super) is_asking: bool,
-    /// The line as last drawn: known also when the prompt is called off.
-    pub(super) draft: Mutex<String>,
+    draft: Mutex<String>,
     /// The line is on its way; what is drawn from here on is drawn for the last time.
-    pub(super) is_submitted: AtomicBool,
+    is_submitted: AtomicBool,
+    /// What is drawn next is drawn because the line changed.
+    is_redrawn_for_itself: AtomicBool,
 }
 
 impl ChatHelper {
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    pub(super) fn new(state: Arc<Mutex<State>>, gate: Arc<Gate>, theme: Theme) -> Self {
+        Self {
+            state,
+            gate,
+            theme,
+            is_asking: false,
+            draft: Mutex::default(),
+            is_submitted: AtomicBool::new(false),
+            is_redrawn_for_itself: AtomicBool::new(false),
+        }
+    }
+
+    /// Before each prompt.
+    pub(super) fn begin(&self, draft: &str) {
+        self.is_submitted.store(false, Ordering::Relaxed);
+        self.remember(draft);
+    }
+
+    /// The line as last drawn: known also when the prompt is called off.
+    pub(super) fn draft(&self) -> String {
+        self.draft.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn remember(&self, draft: &str) {
+        draft.clone_into(&mut self.draft.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -50,7 +77,7 @@ impl Hinter for ChatHelper {
 
 impl Highlighter for ChatHelper {
     fn highlight<'l>(&self, line: &'l str, _pos: usize) -> Cow<'l, str> {
-        line.clone_into(&mut self.draft.lock().unwrap_or_else(PoisonError::into_inner));
+        self.remember(line);
         // A pasted escape must not act while it is being edited either. What
         // is left out here counts no column for rustyline.
         if line.contains(|c| is_forbidden(c) && c != '\n') {
@@ -69,8 +96,10 @@ impl Highlighter for ChatHelper {
         is_default: bool,
     ) -> Cow<'b, str> {
         if !self.is_submitted.load(Ordering::Relaxed) {
-            // A prompt stands: what arrives can be drawn above it.
             self.gate.open();
+        }
+        if !self.is_redrawn_for_itself.swap(false, Ordering::Relaxed) {
+            self.gate.drawn();
         }
         if !is_default {
             return Cow::Borrowed(prompt);
@@ -83,11 +112,13 @@ impl Highlighter for ChatHelper {
         Cow::Owned(style.style(fitted).to_string())
     }
 
-    /// Yes, always: only then does rustyline announce the end of a line.
+    /// Yes, always: only then does rustyline announce the end of a line. It asks
+    /// before each repaint but those for a line printed above.
     fn highlight_char(&self, _line: &str, _pos: usize, kind: CmdKind) -> bool {
+        self.is_redrawn_for_itself.store(true, Ordering::Relaxed);
         if kind == CmdKind::ForcedRefresh {
             self.is_submitted.store(true, Ordering::Relaxed);
-            self.gate.shut();
+            self.gate.shut(false);
         }
         true
     }

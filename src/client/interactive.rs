@@ -59,11 +59,9 @@ async fn chat(
     let screen = Screen::new(theme, TimeZone::system());
     let warning = screen.notice("press Ctrl-C again to leave");
     let (typed, mut lines) = mpsc::unbounded_channel();
-    let mut chat =
-        Chat { connection, outgoing: Outgoing::new(session.cids), state, screen, printer };
-    session.lines.iter().for_each(|line| {
-        chat.show(line);
-    });
+    let outgoing = Outgoing::new(session.cids);
+    let mut chat = Chat { connection, outgoing, state, screen, printer, farewell: None };
+    session.lines.iter().for_each(|line| chat.show(line));
     let prompt = Prompt::start(editor, shared, chat.printer.clone(), warning, typed);
 
     let end = chat.run(&mut lines, &mut signals).await;
@@ -80,8 +78,8 @@ async fn chat(
 enum End {
     /// We said `/quit` and the server has let us go, or takes too long to.
     Left,
-    /// The connection is gone without our doing; the farewell, if there was one.
-    Lost(Option<String>),
+    /// The connection is gone without our doing.
+    Lost,
     /// A signal told us to leave.
     Signal(Exit),
 }
@@ -90,7 +88,7 @@ impl End {
     fn exit(&self) -> Exit {
         match self {
             Self::Left => Exit::Done,
-            Self::Lost(_) => Exit::Unavailable,
+            Self::Lost => Exit::Unavailable,
             Self::Signal(exit) => *exit,
         }
     }
@@ -102,6 +100,8 @@ struct Chat {
     state: Arc<Mutex<State>>,
     screen: Screen,
     printer: Printer,
+    /// Why the server ends the connection, if it has said so.
+    farewell: Option<String>,
 }
 
 impl Chat {
@@ -110,12 +110,14 @@ impl Chat {
         typed: &mut mpsc::UnboundedReceiver<Typed>,
         signals: &mut Signals,
     ) -> End {
+        // What came together with the welcome is here already.
+        self.receive();
         loop {
             tokio::select! {
                 progress = self.connection.progress() => {
-                    let farewell = self.receive();
+                    self.receive();
                     if progress == Progress::Closed {
-                        return End::Lost(farewell);
+                        return End::Lost;
                     }
                 }
                 typed = typed.recv() => match typed {
@@ -132,16 +134,14 @@ impl Chat {
         }
     }
 
-    /// Shows the lines that are here. The reason of a farewell among them.
-    fn receive(&mut self) -> Option<String> {
-        let mut farewell = None;
+    /// Shows the lines that are here.
+    fn receive(&mut self) {
         while let Some(line) = self.connection.next_line() {
-            farewell = self.show(&line).or(farewell);
+            self.show(&line);
         }
-        farewell
     }
 
-    fn show(&mut self, line: &str) -> Option<String> {
+    fn show(&mut self, line: &str) {
         let (tags, plain) = Tags::split(line);
         let event = Event::parse(plain);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,9 +154,8 @@ impl Chat {
             // After the state: who waits for the answer looks there next.
             self.outgoing.settle(cid);
         }
-        match event {
-            Some(Event::Bye { text, .. }) => Some(text.to_owned()),
-            _ => None,
+        if let Some(Event::Bye { text, .. }) = event {
+            self.farewell = Some(text.to_owned());
         }
     }
 
@@ -180,11 +179,13 @@ impl Chat {
 
     /// What is to be said when it is over: nothing typed is lost in silence.
     fn end(&self, end: &End) -> Option<String> {
-        let End::Lost(farewell) = end else { return None };
+        if !matches!(end, End::Lost) {
+            return None;
+        }
         for line in self.outgoing.unanswered() {
             self.printer.print(self.screen.warning(&format!("perhaps not delivered: {line}")));
         }
-        Some(match farewell {
+        Some(match &self.farewell {
             Some(why) => format!("the server ended the connection: {why}"),
             None => "the connection was lost".to_owned(),
         })

@@ -39,7 +39,9 @@ pub(super) async fn run(
         farewell: None,
         out: BufWriter::with_capacity(UNSENT_MAX, io::stdout().lock()),
     };
-    let mut shown = script.show(session.lines);
+    // What came together with the welcome is here already.
+    let here = std::iter::from_fn(|| connection.next_line());
+    let mut shown = script.show(session.lines.into_iter().chain(here));
     while shown.is_ok() {
         let takes_input = script.end == End::None && connection.unsent_len() < UNSENT_MAX;
         tokio::select! {

@@ -3,9 +3,10 @@
 //! person likes (in a Ctrl-R search, say), so it has a thread to itself and
 //! nothing waits for that thread.
 
+use std::collections::VecDeque;
 use std::io::{self, Write as _};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use rustyline::ExternalPrinter;
@@ -40,7 +41,6 @@ impl Printer {
 
 fn print_all(mut out: impl ExternalPrinter, waiting: &Receiver<Styled>, gate: &Gate) {
     while let Ok(first) = waiting.recv() {
-        gate.wait();
         let mut batch = String::new();
         let mut next = Some(first);
         while let Some(line) = next {
@@ -49,37 +49,99 @@ fn print_all(mut out: impl ExternalPrinter, waiting: &Receiver<Styled>, gate: &G
             batch.push('\n');
             next = if batch.len() < BATCH_MAX { waiting.try_recv().ok() } else { None };
         }
-        if out.print(batch.clone()).is_err() {
-            // The prompt is gone, the terminal is not.
-            let _ = io::stdout().write_all(batch.as_bytes());
+        if gate.hand_to_prompt(&batch) {
+            // Fails when the prompt has gone meanwhile; then it is undrawn.
+            let _ = out.print(batch);
+        } else {
+            write(&gate.take_undrawn());
+            write(&batch);
         }
     }
+    write(&gate.take_undrawn());
 }
 
-/// Holds the printer back from the moment a line is submitted until the next
-/// prompt stands. In between rustyline prints straight to the terminal: such a
-/// line would be wiped away with the submitted one, or overtake an earlier one
-/// that still waits for the prompt.
+fn write(text: &str) {
+    // Without a terminal there is nobody to tell.
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
+/// What the printer knows of the prompt. Two things need it:
+///
+/// 1. From the moment a line is submitted until the next prompt stands, nothing
+///    may be printed. rustyline would write it straight to the terminal, where
+///    it is wiped away with the submitted line, or overtakes an earlier one.
+/// 2. What rustyline has taken but not drawn is lost when the prompt ends. So it
+///    is kept here until it is seen on the screen, and written at the end.
 #[derive(Default)]
 pub(super) struct Gate {
-    is_shut: Mutex<bool>,
-    opened: Condvar,
+    state: Mutex<GateState>,
+    moved: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    prompt: PromptIs,
+    /// There will be no other prompt.
+    is_last: bool,
+    undrawn: VecDeque<String>,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum PromptIs {
+    #[default]
+    Away,
+    Standing,
+    Over,
 }
 
 impl Gate {
-    pub(super) fn shut(&self) {
-        *self.is_shut.lock().unwrap_or_else(PoisonError::into_inner) = true;
-    }
-
+    /// A prompt stands: what comes can be drawn above it.
     pub(super) fn open(&self) {
-        *self.is_shut.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.opened.notify_all();
+        let mut state = self.lock();
+        if state.prompt == PromptIs::Away && !state.is_last {
+            state.prompt = PromptIs::Standing;
+            self.moved.notify_all();
+        }
     }
 
-    fn wait(&self) {
-        let mut is_shut = self.is_shut.lock().unwrap_or_else(PoisonError::into_inner);
-        while *is_shut {
-            is_shut = self.opened.wait(is_shut).unwrap_or_else(PoisonError::into_inner);
+    /// The prompt is going away, for a moment or, if it `is_last`, for good.
+    pub(super) fn shut(&self, is_last: bool) {
+        let mut state = self.lock();
+        state.is_last |= is_last;
+        if state.prompt == PromptIs::Standing {
+            state.prompt = PromptIs::Away;
         }
+    }
+
+    /// The prompt is gone and the terminal as it was: write as you like.
+    pub(super) fn finish(&self) {
+        self.lock().prompt = PromptIs::Over;
+        self.moved.notify_all();
+    }
+
+    /// What was handed over first stands above the prompt now.
+    pub(super) fn drawn(&self) {
+        self.lock().undrawn.pop_front();
+    }
+
+    /// Waits for a prompt. `false`: there will be none any more.
+    fn hand_to_prompt(&self, batch: &str) -> bool {
+        let mut state = self.lock();
+        while state.prompt == PromptIs::Away {
+            state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let is_standing = state.prompt == PromptIs::Standing;
+        if is_standing {
+            state.undrawn.push_back(batch.to_owned());
+        }
+        is_standing
+    }
+
+    fn take_undrawn(&self) -> String {
+        self.lock().undrawn.drain(..).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, GateState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

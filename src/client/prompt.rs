@@ -79,14 +79,8 @@ pub(super) fn editor(shared: &Shared) -> rustyline::Result<ChatEditor> {
         .bell_style(BellStyle::None)
         .build();
     let mut editor = Editor::with_config(config)?;
-    editor.set_helper(Some(ChatHelper {
-        state: shared.state.clone(),
-        gate: shared.gate.clone(),
-        theme: shared.theme,
-        is_asking: false,
-        draft: Mutex::new(String::new()),
-        is_submitted: AtomicBool::new(false),
-    }));
+    let helper = ChatHelper::new(shared.state.clone(), shared.gate.clone(), shared.theme);
+    editor.set_helper(Some(helper));
     Ok(editor)
 }
 
@@ -94,6 +88,7 @@ pub(super) fn editor(shared: &Shared) -> rustyline::Result<ChatEditor> {
 pub(super) struct Prompt {
     thread: JoinHandle<()>,
     is_called_off: Arc<AtomicBool>,
+    gate: Arc<Gate>,
 }
 
 impl Prompt {
@@ -105,12 +100,13 @@ impl Prompt {
         warning: Styled,
         typed: UnboundedSender<Typed>,
     ) -> Self {
-        let interrupt = Interrupt { last: Mutex::new(None), printer, warning };
+        let gate = shared.gate.clone();
+        let interrupt = Interrupt { last: Mutex::new(None), gate: gate.clone(), printer, warning };
         let handler = EventHandler::Conditional(Box::new(interrupt));
         editor.bind_sequence(KeyEvent::ctrl('C'), handler);
         let is_called_off = Arc::new(AtomicBool::new(false));
         let prompt_loop = Loop { editor, shared, typed, is_called_off: is_called_off.clone() };
-        Self { thread: thread::spawn(move || prompt_loop.run()), is_called_off }
+        Self { thread: thread::spawn(move || prompt_loop.run()), is_called_off, gate }
     }
 
     /// Calls a waiting prompt off and waits until the terminal is released.
@@ -120,6 +116,7 @@ impl Prompt {
     /// comes between two prompts it is repeated.
     pub(super) fn call_off(self) {
         self.is_called_off.store(true, Ordering::SeqCst);
+        self.gate.shut(true);
         for _ in 0..50 {
             if self.thread.is_finished() {
                 break;
@@ -131,6 +128,8 @@ impl Prompt {
             // A panic in there has been told already; the terminal is free.
             let _ = self.thread.join();
         }
+        // Also if the thread hangs or has panicked: the rest must be seen.
+        self.gate.finish();
     }
 }
 
@@ -164,9 +163,8 @@ impl Loop {
                 Next::Leave => break,
             };
         }
-        // From here on the printer writes straight to the terminal.
         drop(self.editor);
-        self.shared.gate.open();
+        self.shared.gate.finish();
     }
 
     fn target(&self) -> String {
@@ -175,18 +173,14 @@ impl Loop {
 
     /// Reads one text and clears it off the screen. `None`: no more of this.
     fn read(&mut self, prompt: &str, draft: &str) -> Option<String> {
-        if let Some(helper) = self.editor.helper_mut() {
-            helper.is_submitted.store(false, Ordering::Relaxed);
-            draft.clone_into(&mut helper.draft.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(helper) = self.editor.helper() {
+            helper.begin(draft);
         }
         let read = self.editor.readline_with_initial(prompt, (draft, ""));
-        self.shared.gate.shut();
+        self.shared.gate.shut(false);
         let columns = self.editor.dimensions().map_or(80, |(columns, _)| usize::from(columns));
         let text = read.ok();
-        let shown = text.clone().or_else(|| {
-            let draft = &self.editor.helper()?.draft;
-            Some(draft.lock().unwrap_or_else(PoisonError::into_inner).clone())
-        });
+        let shown = text.clone().or_else(|| self.editor.helper().map(ChatHelper::draft));
         let rows = rows(&format!("{prompt}{}", shown.unwrap_or_default()), columns);
         // rustyline has gone to the row below; go up and clear from there.
         let mut stdout = io::stdout();
@@ -313,6 +307,7 @@ fn rows(text: &str, columns: usize) -> usize {
 /// warns, and again soon after it leaves.
 struct Interrupt {
     last: Mutex<Option<Instant>>,
+    gate: Arc<Gate>,
     printer: Printer,
     warning: Styled,
 }
@@ -330,6 +325,7 @@ impl ConditionalEventHandler for Interrupt {
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some_and(|last| last.elapsed() < INTERRUPT_TWICE) {
+            self.gate.shut(true);
             return None;
         }
         *last = Some(Instant::now());

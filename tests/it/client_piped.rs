@@ -1,0 +1,167 @@
+//! `chatty join` in a pipe: what scripts rely on.
+
+use std::process::{Command, Stdio};
+
+use crate::support_client::{CHATTY, Peer, Server, join, scripted_server, text};
+
+#[test]
+fn lines_go_out_in_order_and_every_answer_comes_in() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let done = join(server.port, &["--name", "alice"], b"one\n/who\n\n  \ntwo\n/msg bob psst\n");
+    assert_eq!(text(&done.stderr), "");
+    assert_eq!(done.status.code(), Some(0));
+    let lines = "[WELCOME alice] you are in #lobby
+[USERS #lobby 2] alice,bob
+alice: one
+[USERS #lobby 2] alice,bob
+alice: two
+[PRIVATE MESSAGE to bob] alice: psst
+";
+    assert_eq!(text(&done.stdout), lines);
+    for line in ["* alice joined", "alice: one", "alice: two", "[PRIVATE MESSAGE] alice: psst"] {
+        assert_eq!(bob.next(), line);
+    }
+}
+
+#[test]
+fn a_refused_line_is_named_by_its_number_and_the_rest_is_still_said() {
+    let server = Server::start();
+    let done = join(server.port, &["--name", "alice"], b"hi\n\n/msg zed psst\n/nosuch\nbye\n");
+    assert_eq!(done.status.code(), Some(1));
+    let problems = text(&done.stderr);
+    let problems: Vec<&str> = problems.lines().collect();
+    assert!(problems[0].starts_with("chatty: line 3: no-such-user: "), "{problems:?}");
+    assert!(problems[1].starts_with("chatty: line 4: unknown-command: "), "{problems:?}");
+    assert_eq!(problems.len(), 2);
+    assert!(text(&done.stdout).ends_with("alice: bye\n"));
+}
+
+#[test]
+fn a_room_is_entered_before_the_first_line() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let done = join(server.port, &["--name", "alice", "--room", "ops"], b"hi\n");
+    assert_eq!(done.status.code(), Some(0));
+    assert!(text(&done.stdout).contains("\n#ops alice: hi\n"));
+    assert_eq!(bob.next(), "* alice joined");
+    assert!(bob.next().starts_with("* alice quit"), "nothing of it was for the lobby");
+}
+
+#[test]
+fn a_last_line_without_an_end_counts_and_so_does_what_windows_writes() {
+    let server = Server::start();
+    let done = join(server.port, &["--name", "alice"], b"one\r\ntw\xffo\r\nthree");
+    assert_eq!(done.status.code(), Some(0));
+    assert!(text(&done.stdout).ends_with("alice: one\nalice: tw\u{FFFD}o\nalice: three\n"));
+}
+
+#[test]
+fn raw_says_every_line_as_it_is() {
+    let server = Server::start();
+    let input = b"/quit\n[PRIVATE MESSAGE] bob: x\n//x\n@cid=a b\n/set tags off\n";
+    let done = join(server.port, &["--name", "alice", "--raw"], input);
+    assert_eq!(text(&done.stderr), "");
+    assert_eq!(done.status.code(), Some(0));
+    let said = text(&done.stdout);
+    let said: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("alice: ")).collect();
+    assert_eq!(said, ["/quit", "[PRIVATE MESSAGE] bob: x", "//x", "@cid=a b", "/set tags off"]);
+}
+
+#[test]
+fn the_mark_of_a_line_never_becomes_text() {
+    let server = Server::start();
+    let done = join(server.port, &["--name", "alice"], b"/set tags off\nhi\n@cid=x y\n");
+    assert_eq!(done.status.code(), Some(1));
+    assert!(text(&done.stderr).starts_with("chatty: line 1: bad-argument: "));
+    assert!(text(&done.stdout).ends_with("alice: hi\nalice: @cid=x y\n"));
+}
+
+#[test]
+fn quit_ends_the_script_and_nothing_after_it_is_sent() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let done = join(server.port, &["--name", "alice"], b"hi\n/quit so long\nnever\n");
+    assert_eq!(done.status.code(), Some(0));
+    assert_eq!(bob.hears(|line| line != "* alice joined"), "alice: hi");
+    assert_eq!(bob.next(), "* alice quit (so long)");
+}
+
+#[test]
+fn twenty_thousand_lines_pass_without_loss_and_in_order() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let input = (0..20_000).map(|n| format!("line {n}\n")).collect::<Vec<_>>().concat();
+    let port = server.port;
+    let piping = std::thread::spawn(move || join(port, &["--name", "alice"], input.as_bytes()));
+    bob.hears(|line| line == "* alice joined");
+    for n in 0..20_000 {
+        assert_eq!(bob.next(), format!("alice: line {n}"));
+    }
+    let done = piping.join().unwrap();
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    assert_eq!(text(&done.stdout).lines().count(), 20_002);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_it_in_silence() {
+    let server = Server::start();
+    let script = format!(
+        "yes | {{ {CHATTY} join 127.0.0.1 --port {} --name alice; echo exit=$? >&2; }} | head -1",
+        server.port
+    );
+    let done = Command::new("sh").args(["-c", &script]).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(text(&done.stdout).lines().count(), 1);
+    assert_eq!(text(&done.stderr), "exit=0\n");
+}
+
+#[test]
+fn how_it_went_is_told_by_the_exit_code() {
+    let server = Server::start();
+    let _bob = Peer::join(server.port, "bob");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for (port, args, code, problem) in [
+        (server.port, &["--name", "alice"][..], 0, ""),
+        (server.port, &["--name", "Bob"], 77, "chatty: the server does not take the name: "),
+        (server.port, &["--name", "a b"], 77, "chatty: \"a b\" cannot be your name: "),
+        (server.port, &["--name", "server"], 77, "chatty: \"server\" cannot be your name: "),
+        (server.port, &["--name", "alice", "--room", "a b"], 2, "chatty: --room: "),
+        (server.port, &["--nosuch"], 2, "error: unexpected argument"),
+        (free, &["--name", "alice"], 69, "chatty: cannot connect to 127.0.0.1:"),
+    ] {
+        let done = join(port, args, b"");
+        assert_eq!(done.status.code(), Some(code), "{args:?}");
+        assert!(text(&done.stderr).starts_with(problem), "{args:?}: {}", text(&done.stderr));
+    }
+}
+
+#[test]
+fn without_a_name_the_login_name_is_taken_if_it_is_one() {
+    let server = Server::start();
+    let run = |user: &str| {
+        let mut join = Command::new(CHATTY);
+        join.args(["join", "127.0.0.1", "--port", &server.port.to_string()]);
+        join.env("USER", user).env_remove("LOGNAME").env_remove("CHATTY_NAME");
+        join.stdin(Stdio::null()).output().unwrap()
+    };
+    assert!(text(&run("carol").stdout).starts_with("[WELCOME carol]"));
+    let refused = run("DOMAIN\\carol");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("--name NAME"));
+}
+
+#[test]
+fn a_connection_that_breaks_is_told_apart_from_a_good_end() {
+    let port = scripted_server(b"[BYE shutting-down] come back later\n");
+    let done = join(port, &["--name", "alice"], b"hi\n");
+    assert_eq!(done.status.code(), Some(69));
+    assert!(text(&done.stderr).contains("come back later"), "{}", text(&done.stderr));
+}
+
+#[test]
+fn what_a_server_sends_is_cleaned_once_more() {
+    let port = scripted_server("bob: \x1b]0;pwn\x07\u{9b}2J\u{202E}x\ty\n".as_bytes());
+    let done = join(port, &["--name", "alice"], b"");
+    let said = text(&done.stdout);
+    assert!(said.contains("bob: \u{FFFD}]0;pwn\u{FFFD}\u{FFFD}2J\u{FFFD}x\ty\n"), "{said:?}");
+}

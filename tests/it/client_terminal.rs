@@ -1,0 +1,236 @@
+//! `chatty join` at a real terminal: what a person sees and feels.
+
+use std::process::Command;
+
+use crate::support_client::{Peer, Server, Terminal, count, scripted_server};
+
+/// A server, bob at netcat, and alice at a terminal with a prompt. Skips the
+/// test where there is no terminal to be had.
+macro_rules! scene {
+    ($server:ident, $bob:ident, $alice:ident) => {
+        #[allow(unused_mut)]
+        let mut $server = Server::start();
+        #[allow(unused_mut, unused_variables)]
+        let mut $bob = Peer::join($server.port, "bob");
+        let Some($alice) = Terminal::join($server.port, "--name alice") else { return };
+        $alice.shows_last("#lobby>");
+    };
+}
+
+#[test]
+fn a_draft_survives_fifty_lines_and_is_sent_whole() {
+    scene!(server, bob, alice);
+    alice.types("half a mess");
+    alice.shows_last("#lobby> half a mess");
+    for n in 0..50 {
+        bob.say(&format!("line {n}."));
+    }
+    let rows = alice.shows("the fiftieth line", |rows| count(rows, "bob: line 49.") == 1);
+    for n in 0..50 {
+        assert_eq!(count(&rows, &format!("bob: line {n}.")), 1);
+    }
+    alice.shows_last("#lobby> half a mess");
+    for key in ["Left", "Left", "Left"] {
+        alice.presses(key);
+    }
+    alice.types("X\r");
+    assert_eq!(bob.hears(|line| line.starts_with("alice:")), "alice: half a mXess");
+}
+
+#[test]
+fn what_i_say_stands_on_the_screen_once() {
+    scene!(server, bob, alice);
+    alice.types("hello there\r");
+    bob.hears(|line| line == "alice: hello there");
+    alice.shows("the line", |rows| count(rows, "hello there") == 1);
+    // Longer than a row, drawn in the middle of the line, and a wide alphabet.
+    let long = "日本語 ".repeat(30) + "end";
+    alice.types(&long);
+    alice.presses("Home");
+    alice.types("\r");
+    assert_eq!(bob.hears(|line| line.starts_with("alice:")), format!("alice: {long}"));
+    alice.types("after\r");
+    bob.hears(|line| line == "alice: after");
+    let rows = alice.shows("all of it", |rows| count(rows, " alice: after") == 1);
+    assert_eq!(rows.join("").matches("end").count(), 1);
+    assert_eq!(count(&rows, "hello there"), 1);
+    alice.shows_last("#lobby>");
+}
+
+#[test]
+fn lines_typed_ahead_all_arrive_in_order() {
+    scene!(server, bob, alice);
+    alice.types("one\r/join ops\rtwo\r/join lobby\rthree\r/quit\r");
+    let rows = alice.ends_with(0);
+    let said: Vec<&String> = rows.iter().filter(|row| row.contains("alice: ")).collect();
+    assert_eq!(said.len(), 3, "{rows:?}");
+    assert!(said[0].ends_with(" alice: one"));
+    assert!(said[1].ends_with(" #ops alice: two"));
+    assert!(said[2].ends_with(" alice: three"));
+    assert_eq!(bob.hears(|line| line.starts_with("alice: ")), "alice: one");
+    assert_eq!(bob.hears(|line| line.starts_with("alice: ")), "alice: three");
+}
+
+#[test]
+fn tab_completes_commands_names_and_rooms() {
+    scene!(server, bob, alice);
+    alice.types("bo\t");
+    alice.shows_last("#lobby> bob:");
+    alice.types("ask bo\tnow\r");
+    bob.hears(|line| line == "alice: bob: ask bob now");
+    alice.types("/jo\t#ops\r");
+    alice.shows_last("#ops>");
+    alice.types("/who #op\t\r");
+    alice.shows("two lists", |rows| {
+        rows.iter().filter(|row| row.contains("[USERS #ops 1]")).count() == 2
+    });
+    alice.types("/msg bo\tpsst\r");
+    bob.hears(|line| line == "[PRIVATE MESSAGE] alice: psst");
+}
+
+#[test]
+fn the_prompt_tells_where_a_line_would_go() {
+    scene!(server, bob, alice);
+    alice.types("/join #ops\r");
+    alice.shows_last("#ops>");
+    alice.types("/query bob\r");
+    alice.shows_last("bob>");
+    alice.types("psst\r");
+    bob.hears(|line| line == "[PRIVATE MESSAGE] alice: psst");
+    bob.say("/nick rob");
+    bob.hears(|line| line.ends_with("is now rob"));
+    // While the prompt waits, so in the columns it has.
+    alice.shows_last("rob>");
+    alice.types("/query\r");
+    alice.shows_last("#ops>");
+    alice.types("/part\r");
+    alice.shows_last("#lobby>");
+    alice.types("/part\r");
+    alice.shows_last("nowhere>");
+    alice.types("/query rob\r");
+    alice.shows_last("rob>");
+    bob.say("/quit");
+    alice.shows("that rob is gone", |rows| rows.iter().any(|row| row.contains("[QUERY off]")));
+    alice.presses("Enter");
+    alice.shows_last("nowhere>");
+}
+
+#[test]
+fn a_paste_of_many_lines_asks_first() {
+    scene!(server, bob, alice);
+    alice.pastes("p1\np2\n/quit\np4\np5\np6\np7");
+    alice.shows_last("p7");
+    alice.presses("Enter");
+    alice.shows_last("Send 7 lines to #lobby? [y/N]");
+    alice.types("\r");
+    // Kept to be changed or sent after all.
+    alice.shows_last("p7");
+    alice.presses("Enter");
+    alice.shows_last("Send 7 lines to #lobby? [y/N]");
+    alice.types("y\r");
+    for line in ["p1", "p2", "/quit", "p4", "p5", "p6", "p7"] {
+        let said = bob.hears(|line| line.starts_with("alice:"));
+        assert_eq!(said, format!("alice: {line}"));
+    }
+    let rows = alice.shows_last("#lobby>");
+    assert_eq!(count(&rows, "p4"), 1, "the draft is gone, the line is there");
+}
+
+#[test]
+fn a_paste_behind_a_private_command_does_not_become_public_unasked() {
+    scene!(server, bob, alice);
+    alice.types("/msg bob ");
+    alice.pastes("secret\nmore");
+    alice.presses("Enter");
+    alice.shows_last("Send 2 lines to #lobby? [y/N]");
+    alice.types("n\r");
+    alice.shows_last("more");
+    alice.presses("C-c");
+    alice.types("done\r");
+    assert_eq!(bob.hears(|line| line.contains("alice:")), "alice: done");
+}
+
+#[test]
+fn an_open_search_holds_up_nothing_but_the_screen() {
+    scene!(server, bob, alice);
+    alice.types("needle\r");
+    bob.hears(|line| line == "alice: needle");
+    alice.presses("C-r");
+    alice.types("nee");
+    alice.shows("the search", |rows| rows.iter().any(|row| row.contains("reverse-i-search")));
+    for n in 0..200 {
+        bob.say(&format!("flood {n}."));
+    }
+    bob.say("/ping done");
+    bob.hears(|line| line == "[PONG done]");
+    alice.presses("C-g");
+    let rows = alice.shows("the last", |rows| count(rows, "bob: flood 199.") == 1);
+    assert_eq!(rows.iter().filter(|row| row.contains("bob: flood")).count(), 200);
+}
+
+#[test]
+fn ctrl_c_clears_a_draft_then_warns_then_leaves() {
+    scene!(server, bob, alice);
+    alice.types("oh no");
+    alice.presses("C-c");
+    alice.shows_last("#lobby>");
+    alice.presses("C-c");
+    alice.shows("a warning", |rows| rows.iter().any(|row| row.contains("again to leave")));
+    alice.presses("C-c");
+    alice.ends_with(0);
+    assert!(bob.hears(|line| line.contains("quit")).starts_with("* alice quit"));
+}
+
+#[test]
+fn however_it_ends_the_terminal_is_as_before() {
+    for (way, exit) in [("C-d", 0), ("/quit bye", 0), ("TERM", 143), ("HUP", 129), ("INT", 0)] {
+        scene!(server, bob, alice);
+        match way {
+            "C-d" => alice.presses(way),
+            "TERM" | "HUP" | "INT" => {
+                alice.types("half a li");
+                alice.shows_last("#lobby> half a li");
+                let signal = format!("-{way}");
+                let sent = Command::new("kill").args([&signal, &alice.process_id()]).status();
+                assert!(sent.expect("kill").success());
+            }
+            line => alice.types(&format!("{line}\r")),
+        }
+        alice.ends_with(exit);
+        assert!(bob.hears(|line| line.contains("quit")).starts_with("* alice quit"), "{way}");
+    }
+}
+
+#[test]
+fn a_server_that_goes_away_is_told_and_the_terminal_is_as_before() {
+    scene!(server, bob, alice);
+    alice.types("half a li");
+    alice.shows_last("#lobby> half a li");
+    server.kill();
+    let rows = alice.ends_with(69);
+    assert!(rows.iter().any(|row| row.starts_with("chatty: ")), "{rows:?}");
+}
+
+#[test]
+fn nothing_a_server_sends_moves_the_cursor_or_hides() {
+    let attack = "bob: a\x1b[2J\x1b]0;pwn\x07\u{9b}31mz\u{200B}\u{202E}!\n";
+    let port = scripted_server(attack.as_bytes());
+    let Some(alice) = Terminal::join(port, "--name alice --color never") else { return };
+    let rows = alice.ends_with(69);
+    let shown = "bob: a\u{FFFD}[2J\u{FFFD}]0;pwn\u{FFFD}\u{FFFD}31mz\u{FFFD}!";
+    assert_eq!(count(&rows, shown), 1, "{rows:?}");
+}
+
+#[test]
+fn colour_is_as_one_wishes() {
+    let server = Server::start();
+    for (args, has_color) in [("--color never", false), ("--color always", true), ("", true)] {
+        let Some(alice) = Terminal::join(server.port, &format!("--name alice {args}")) else {
+            return;
+        };
+        alice.shows_last("#lobby>");
+        assert_eq!(alice.styled().contains('\x1b'), has_color, "{args}");
+        alice.types("/quit\r");
+        alice.ends_with(0);
+    }
+}

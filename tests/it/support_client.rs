@@ -1,0 +1,242 @@
+//! What the client's tests stand on: a server, somebody to talk to, a server
+//! that says what it is told to, and a terminal (tmux) to sit at.
+//!
+//! Everything waits for a condition, with a deadline; nothing waits for time to
+//! pass.
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The program under test.
+pub(crate) const CHATTY: &str = env!("CARGO_BIN_EXE_chatty");
+
+/// Far longer than anything takes, so that only what never comes fails.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A running `chatty serve`.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) port: u16,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        let mut child = Command::new(CHATTY)
+            .args(["serve", "--port", "0", "--bind", "127.0.0.1", "--ephemeral"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("chatty serve");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let first = lines.next().expect("a first line").expect("readable");
+        // Its later words must not fill the pipe.
+        thread::spawn(move || lines.for_each(drop));
+        let port = first.split("127.0.0.1:").nth(1).expect(&first);
+        let port = port.split(|c: char| !c.is_ascii_digit()).next().expect(&first);
+        Self { port: port.parse().expect(&first), child }
+    }
+
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Somebody with netcat.
+pub(crate) struct Peer {
+    lines: BufReader<TcpStream>,
+}
+
+impl Peer {
+    pub(crate) fn join(port: u16, name: &str) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+        stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
+        let mut peer = Self { lines: BufReader::new(stream) };
+        peer.say(name);
+        peer.hears(|line| line.starts_with("[WELCOME"));
+        peer.hears(|line| line.starts_with("[USERS"));
+        peer
+    }
+
+    pub(crate) fn say(&mut self, line: &str) {
+        // In one piece: a line end of its own would wait for an acknowledgement.
+        self.lines.get_mut().write_all(format!("{line}\n").as_bytes()).expect("say");
+    }
+
+    pub(crate) fn next(&mut self) -> String {
+        let mut line = String::new();
+        let read = self.lines.read_line(&mut line).expect("a line in time");
+        assert_ne!(read, 0, "the server has closed");
+        line.trim_end_matches('\n').to_owned()
+    }
+
+    /// Reads on to the line that fits.
+    pub(crate) fn hears(&mut self, fits: impl Fn(&str) -> bool) -> String {
+        loop {
+            let line = self.next();
+            if fits(&line) {
+                return line;
+            }
+        }
+    }
+}
+
+/// A server that greets whoever comes, says `lines`, and closes.
+pub(crate) fn scripted_server(lines: &[u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = listener.local_addr().expect("bound").port();
+    let lines = lines.to_vec();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("accept");
+        let said = BufReader::new(stream.try_clone().expect("clone"));
+        stream.write_all(b"[HELLO chatty/1] hi\n").expect("hello");
+        for line in said.lines().map_while(Result::ok) {
+            if line.starts_with("/set") {
+                stream.write_all(b"[SET echo=on joins=on tags=on]\n").expect("set");
+            } else if line.starts_with("/login") {
+                stream.write_all(b"[WELCOME alice] hi\n").expect("welcome");
+                stream.write_all(&lines).expect("lines");
+                return;
+            }
+        }
+    });
+    port
+}
+
+/// Runs `chatty join` in a pipe.
+pub(crate) fn join(port: u16, args: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(CHATTY)
+        .args(["join", "127.0.0.1", "--port", &port.to_string()])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("chatty join");
+    let mut stdin = child.stdin.take().expect("piped");
+    let input = input.to_vec();
+    // It may end before it has read everything; what it said then counts.
+    let writing = thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output().expect("an end");
+    let _ = writing.join();
+    output
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+/// A terminal of 80 columns with `chatty join` in it; after its end it shows
+/// the exit code and the terminal's settings.
+pub(crate) struct Terminal {
+    socket: String,
+}
+
+static TERMINALS: AtomicUsize = AtomicUsize::new(0);
+
+impl Terminal {
+    /// `None` where there is no tmux, which is an error only where CI is set.
+    pub(crate) fn join(port: u16, args: &str) -> Option<Self> {
+        if Command::new("tmux").arg("-V").output().is_err() {
+            assert!(std::env::var_os("CI").is_none(), "tmux is missing");
+            let _ = writeln!(std::io::stderr(), "skipped: there is no tmux here");
+            return None;
+        }
+        let number = TERMINALS.fetch_add(1, Ordering::Relaxed);
+        let terminal = Self { socket: format!("chatty-{}-{number}", std::process::id()) };
+        let mut script = format!("{CHATTY} join 127.0.0.1 --port {port} {args}; ");
+        let _ = write!(script, "echo EXIT=$?; stty -a | tr ' ;' '\\n\\n' | grep -xE -- ");
+        let _ = write!(script, "'-?(icanon|echo)' | tr '\\n' ' '; exec cat");
+        terminal.tmux(&["new-session", "-d", "-s", "it", "-x", "80", "-y", "24", &script]);
+        Some(terminal)
+    }
+
+    fn tmux(&self, args: &[&str]) -> String {
+        let command = Command::new("tmux")
+            .args(["-L", &self.socket, "-f", "/dev/null", "-u"])
+            .args(args)
+            .env_remove("NO_COLOR")
+            .output();
+        String::from_utf8_lossy(&command.expect("tmux").stdout).into_owned()
+    }
+
+    /// Types text as it is; `\r` is Enter.
+    pub(crate) fn types(&self, text: &str) {
+        self.tmux(&["send-keys", "-t", "it", "-l", text]);
+    }
+
+    /// Presses a key by tmux's name for it.
+    pub(crate) fn presses(&self, key: &str) {
+        self.tmux(&["send-keys", "-t", "it", key]);
+    }
+
+    /// Pastes as a terminal does that tells a paste from typing.
+    pub(crate) fn pastes(&self, text: &str) {
+        self.tmux(&["set-buffer", "-b", "it", text]);
+        self.tmux(&["paste-buffer", "-p", "-b", "it", "-t", "it"]);
+    }
+
+    /// The rows that are not empty, scrolled-off ones too.
+    pub(crate) fn rows(&self) -> Vec<String> {
+        let screen = self.tmux(&["capture-pane", "-p", "-t", "it", "-S", "-500"]);
+        screen.lines().map(|row| row.trim_end().to_owned()).filter(|row| !row.is_empty()).collect()
+    }
+
+    /// The screen with its escape sequences.
+    pub(crate) fn styled(&self) -> String {
+        self.tmux(&["capture-pane", "-p", "-e", "-t", "it"])
+    }
+
+    pub(crate) fn process_id(&self) -> String {
+        let shell = self.tmux(&["display-message", "-p", "-t", "it", "#{pane_pid}"]);
+        let children = Command::new("pgrep").args(["-P", shell.trim()]).output().expect("pgrep");
+        String::from_utf8_lossy(&children.stdout).trim().to_owned()
+    }
+
+    /// Waits until the screen fits.
+    pub(crate) fn shows(&self, what: &str, fits: impl Fn(&[String]) -> bool) -> Vec<String> {
+        let start = Instant::now();
+        loop {
+            let rows = self.rows();
+            if fits(&rows) {
+                return rows;
+            }
+            assert!(start.elapsed() < DEADLINE, "never: {what}\n{}", rows.join("\n"));
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits for the last row, where the prompt is.
+    pub(crate) fn shows_last(&self, row: &str) -> Vec<String> {
+        self.shows(row, |rows| rows.last().is_some_and(|last| last == row))
+    }
+
+    /// Waits for the end, and for a terminal that is as it was before.
+    pub(crate) fn ends_with(&self, exit: u8) -> Vec<String> {
+        let rows = self.shows_last("icanon echo");
+        // At the start of a row: the cursor was left in the first column.
+        assert!(rows.contains(&format!("EXIT={exit}")), "{}", rows.join("\n"));
+        rows
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.tmux(&["kill-server"]);
+    }
+}
+
+/// How many rows end with `text`.
+pub(crate) fn count(rows: &[String], text: &str) -> usize {
+    rows.iter().filter(|row| row.ends_with(text)).count()
+}
