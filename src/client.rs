@@ -19,6 +19,7 @@ mod clean;
 mod connection;
 mod helper;
 mod interactive;
+mod interrupt;
 mod login;
 mod outgoing;
 mod piped;
@@ -26,6 +27,7 @@ mod printer;
 mod prompt;
 mod screen;
 mod state;
+mod submission;
 mod terminal;
 mod theme;
 

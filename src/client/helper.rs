@@ -26,7 +26,7 @@ pub(super) struct ChatHelper {
     gate: Arc<Gate>,
     theme: Theme,
     /// Asking something instead of taking a line of chat.
-    pub(super) is_asking: bool,
+    pub(super) is_asking: Arc<AtomicBool>,
     draft: Mutex<String>,
     /// The line is on its way; what is drawn from here on is drawn for the last time.
     is_submitted: AtomicBool,
@@ -40,7 +40,7 @@ impl ChatHelper {
             state,
             gate,
             theme,
-            is_asking: false,
+            is_asking: Arc::default(),
             draft: Mutex::default(),
             is_submitted: AtomicBool::new(false),
             is_redrawn_for_itself: AtomicBool::new(false),
@@ -105,7 +105,7 @@ impl Highlighter for ChatHelper {
             return Cow::Borrowed(prompt);
         }
         let style = self.theme.prompt();
-        if self.is_asking {
+        if self.is_asking.load(Ordering::Relaxed) {
             return Cow::Owned(style.style(prompt).to_string());
         }
         let fitted = fit(&prompt_of(&self.state().target()), prompt.width());
@@ -148,7 +148,7 @@ impl Completer for ChatHelper {
         pos: usize,
         _context: &Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
-        if self.is_asking {
+        if self.is_asking.load(Ordering::Relaxed) {
             return Ok((pos, Vec::new()));
         }
         Ok(complete(&self.state(), &line[..pos]))

@@ -15,6 +15,7 @@ use super::printer::{Gate, Printer};
 use super::prompt::{self, Prompt, Shared, Typed};
 use super::screen::Screen;
 use super::state::State;
+use super::submission::is_secret;
 use super::terminal::Terminal;
 use super::theme::{ColorChoice, Theme};
 use super::{Exit, complain};
@@ -182,7 +183,7 @@ impl Chat {
         if !matches!(end, End::Lost) {
             return None;
         }
-        for line in self.outgoing.unanswered() {
+        for line in self.outgoing.unanswered().filter(|line| !is_secret(line)) {
             self.printer.print(self.screen.warning(&format!("perhaps not delivered: {line}")));
         }
         Some(match &self.farewell {

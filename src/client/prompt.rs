@@ -14,38 +14,26 @@ use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustyline::config::BellStyle;
 use rustyline::history::DefaultHistory;
-use rustyline::{
-    Cmd, ColorMode, CompletionType, ConditionalEventHandler, Config, Editor, Event, EventContext,
-    EventHandler, KeyEvent, Movement, RepeatCount,
-};
+use rustyline::{ColorMode, CompletionType, Config, Editor, EventHandler, KeyEvent};
 use tokio::sync::mpsc::UnboundedSender;
 use unicode_width::UnicodeWidthChar as _;
 
 use super::helper::{ChatHelper, prompt_of};
+use super::interrupt::Interrupt;
 use super::printer::{Gate, Printer};
 use super::screen::Styled;
 use super::state::State;
+use super::submission::{Submission, is_secret};
 use super::theme::Theme;
-use crate::commands::{self, Command, Request, Setting};
-use crate::protocol::text::is_blank_text;
 
 /// How long the next prompt waits for the answer that says where lines go.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Two interrupts within this time mean it.
-const INTERRUPT_TWICE: Duration = Duration::from_secs(2);
-
-/// A text with more line ends than this is not sent without asking.
-const LINE_ENDS_MAX: usize = 2;
-
-/// Commands whose arguments are nobody's business, also not the history's.
-const SECRET: [&str; 5] = ["login", "register", "passwd", "unregister", "oper"];
 
 /// What the prompt hands on.
 pub(super) enum Typed {
@@ -101,11 +89,22 @@ impl Prompt {
         typed: UnboundedSender<Typed>,
     ) -> Self {
         let gate = shared.gate.clone();
-        let interrupt = Interrupt { last: Mutex::new(None), gate: gate.clone(), printer, warning };
+        let is_asking = Arc::new(AtomicBool::new(false));
+        if let Some(helper) = editor.helper_mut() {
+            helper.is_asking = is_asking.clone();
+        }
+        let interrupt = Interrupt {
+            is_asking: is_asking.clone(),
+            gate: gate.clone(),
+            printer,
+            warning,
+            last: Mutex::new(None),
+        };
         let handler = EventHandler::Conditional(Box::new(interrupt));
         editor.bind_sequence(KeyEvent::ctrl('C'), handler);
         let is_called_off = Arc::new(AtomicBool::new(false));
-        let prompt_loop = Loop { editor, shared, typed, is_called_off: is_called_off.clone() };
+        let prompt_loop =
+            Loop { editor, shared, typed, is_asking, is_called_off: is_called_off.clone() };
         Self { thread: thread::spawn(move || prompt_loop.run()), is_called_off, gate }
     }
 
@@ -137,6 +136,8 @@ struct Loop {
     editor: ChatEditor,
     shared: Shared,
     typed: UnboundedSender<Typed>,
+    /// A question is on the screen instead of the prompt.
+    is_asking: Arc<AtomicBool>,
     is_called_off: Arc<AtomicBool>,
 }
 
@@ -189,96 +190,57 @@ impl Loop {
     }
 
     fn submit(&mut self, text: String, target: &str) -> Next {
-        let lines: Vec<&str> = text.lines().filter(|line| !is_blank_text(line)).collect();
-        match lines[..] {
-            [] => Next::Prompt,
-            [line] => {
-                let line = line.to_owned();
-                self.remember(&line);
-                self.say(line)
-            }
-            _ => {
-                let is_long = text.matches('\n').count() > LINE_ENDS_MAX;
-                // Perhaps a paste behind a typed /msg, perhaps all of it is a
-                // paste: whether it is to be public only its writer knows.
-                let is_unclear = commands::parse(lines[0])
-                    .map_or(true, |request| matches!(request, Request::Command(_)));
-                if (is_long || is_unclear) && !self.may_send(lines.len(), target) {
-                    return Next::Keep(text);
-                }
-                self.remember(&text);
-                for line in lines {
-                    self.hand_on(Typed::Line { text: as_text(line), waiting: None });
-                }
-                Next::Prompt
-            }
+        let submission = Submission::of(&text);
+        if let Submission::Lines { lines, is_doubtful: true } = &submission
+            && !self.may_send(lines.len(), target)
+        {
+            return Next::Keep(text);
         }
-    }
-
-    /// One line, typed as one: a command or text.
-    fn say(&mut self, line: String) -> Next {
-        let moves_target = match commands::parse(&line) {
-            Ok(Request::Command(Command::Quit { .. })) => {
-                self.hand_on(Typed::Quit(line));
+        if !is_secret(&text) {
+            // A text that cannot be remembered can still be sent.
+            let _ = self.editor.add_history_entry(text.as_str());
+        }
+        match submission {
+            Submission::Nothing => {}
+            Submission::TagsOff => {
+                self.hand_on(Typed::Refused("chatty join needs tags to be on"));
+            }
+            Submission::Quit(line) => {
+                self.hand_on(Typed::Quit(line.to_owned()));
                 return Next::Leave;
             }
-            // Without tags our marks would be read as text, by everybody.
-            Ok(Request::Command(Command::Set { change: Some((Setting::Tags, false)) })) => {
-                self.hand_on(Typed::Refused("chatty join needs tags to be on"));
-                return Next::Prompt;
+            Submission::Line { line, moves_target } => self.say(line, moves_target),
+            Submission::Lines { lines, .. } => {
+                for text in lines {
+                    self.hand_on(Typed::Line { text, waiting: None });
+                }
             }
-            Ok(Request::Command(command)) => matches!(
-                command,
-                Command::Join { .. } | Command::Part { .. } | Command::Query { .. }
-            ),
-            _ => false,
-        };
-        if moves_target {
-            let (waiting, answer) = mpsc::channel();
-            self.hand_on(Typed::Line { text: line, waiting: Some(waiting) });
-            // Nothing is ever sent here: the other end is dropped instead.
-            let _ = answer.recv_timeout(ANSWER_TIMEOUT);
-        } else {
-            self.hand_on(Typed::Line { text: line, waiting: None });
         }
         Next::Prompt
     }
 
+    fn say(&mut self, line: &str, moves_target: bool) {
+        let text = line.to_owned();
+        if !moves_target {
+            return self.hand_on(Typed::Line { text, waiting: None });
+        }
+        let (waiting, answer) = mpsc::channel();
+        self.hand_on(Typed::Line { text, waiting: Some(waiting) });
+        // Nothing is ever sent here: the other end is dropped instead.
+        let _ = answer.recv_timeout(ANSWER_TIMEOUT);
+    }
+
     /// Asks through the same editor; a second one would fight for the terminal.
     fn may_send(&mut self, count: usize, target: &str) -> bool {
-        self.set_asking(true);
+        self.is_asking.store(true, Ordering::Relaxed);
         let answer = self.read(&format!("Send {count} lines to {target}? [y/N] "), "");
-        self.set_asking(false);
+        self.is_asking.store(false, Ordering::Relaxed);
         answer.is_some_and(|answer| matches!(answer.trim(), "y" | "Y" | "yes"))
-    }
-
-    fn set_asking(&mut self, is_asking: bool) {
-        if let Some(helper) = self.editor.helper_mut() {
-            helper.is_asking = is_asking;
-        }
-    }
-
-    fn remember(&mut self, text: &str) {
-        let command = text.strip_prefix('/').and_then(|text| text.split_whitespace().next());
-        let is_secret = |word: &str| SECRET.iter().any(|secret| secret.eq_ignore_ascii_case(word));
-        if !command.is_some_and(is_secret) {
-            // A line that cannot be remembered can still be sent.
-            let _ = self.editor.add_history_entry(text);
-        }
     }
 
     fn hand_on(&self, typed: Typed) {
         // Nobody listens any more when we are about to be called off.
         let _ = self.typed.send(typed);
-    }
-}
-
-/// Pasted text stays text: `/x` is said, not done.
-fn as_text(line: &str) -> String {
-    if commands::parse(line).is_ok_and(|request| request == Request::Say(line)) {
-        line.to_owned()
-    } else {
-        format!("/{line}")
     }
 }
 
@@ -303,37 +265,6 @@ fn rows(text: &str, columns: usize) -> usize {
     if column == columns { rows + 1 } else { rows }
 }
 
-/// Ctrl-C: clears what is typed (Ctrl-Y brings it back); on an empty line it
-/// warns, and again soon after it leaves.
-struct Interrupt {
-    last: Mutex<Option<Instant>>,
-    gate: Arc<Gate>,
-    printer: Printer,
-    warning: Styled,
-}
-
-impl ConditionalEventHandler for Interrupt {
-    fn handle(
-        &self,
-        _event: &Event,
-        _count: RepeatCount,
-        _is_positive: bool,
-        context: &EventContext<'_>,
-    ) -> Option<Cmd> {
-        if !context.line().is_empty() {
-            return Some(Cmd::Kill(Movement::WholeBuffer));
-        }
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_some_and(|last| last.elapsed() < INTERRUPT_TWICE) {
-            self.gate.shut(true);
-            return None;
-        }
-        *last = Some(Instant::now());
-        self.printer.print(self.warning.clone());
-        Some(Cmd::Noop)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -352,19 +283,6 @@ mod tests {
             ("\tab", 2),
         ] {
             assert_eq!(rows(text, 10), count, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn pasted_lines_are_text_whatever_they_look_like() {
-        for (line, sent) in [
-            ("hello", "hello"),
-            ("/quit", "//quit"),
-            ("//x", "///x"),
-            ("/nosuch", "//nosuch"),
-            ("@cid=1 x", "@cid=1 x"),
-        ] {
-            assert_eq!(as_text(line), sent);
         }
     }
 }

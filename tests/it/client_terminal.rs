@@ -182,6 +182,21 @@ fn ctrl_c_clears_a_draft_then_warns_then_leaves() {
 }
 
 #[test]
+fn ctrl_c_answers_a_question_with_no_and_the_draft_is_still_there() {
+    scene!(server, bob, alice);
+    alice.pastes("p1\np2\np3\np4");
+    alice.presses("Enter");
+    alice.shows_last("Send 4 lines to #lobby? [y/N]");
+    alice.presses("C-c");
+    alice.shows_last("p4");
+    bob.say("still there?");
+    alice.shows("what comes meanwhile", |rows| count(rows, "bob: still there?") == 1);
+    alice.presses("C-c");
+    alice.types("yes\r");
+    assert_eq!(bob.hears(|line| line.contains("alice:")), "alice: yes");
+}
+
+#[test]
 fn however_it_ends_the_terminal_is_as_before() {
     for (way, exit) in [("C-d", 0), ("/quit bye", 0), ("TERM", 143), ("HUP", 129), ("INT", 0)] {
         scene!(server, bob, alice);

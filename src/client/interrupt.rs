@@ -1,0 +1,51 @@
+//! Ctrl-C: clears what is typed (Ctrl-Y brings it back); on an empty line it
+//! warns, and again soon after it leaves. A question it answers with no.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustyline::{Cmd, ConditionalEventHandler, Event, EventContext, Movement, RepeatCount};
+
+use super::printer::{Gate, Printer};
+use super::screen::Styled;
+
+/// Two interrupts within this time mean it.
+const TWICE: Duration = Duration::from_secs(2);
+
+/// What Ctrl-C does.
+pub(super) struct Interrupt {
+    pub(super) is_asking: Arc<AtomicBool>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) printer: Printer,
+    /// Shown the first time.
+    pub(super) warning: Styled,
+    pub(super) last: Mutex<Option<Instant>>,
+}
+
+impl ConditionalEventHandler for Interrupt {
+    fn handle(
+        &self,
+        _event: &Event,
+        _count: RepeatCount,
+        _is_positive: bool,
+        context: &EventContext<'_>,
+    ) -> Option<Cmd> {
+        // Without a command of ours, rustyline gives up the prompt.
+        if self.is_asking.load(Ordering::Relaxed) {
+            self.gate.shut(false);
+            return None;
+        }
+        if !context.line().is_empty() {
+            return Some(Cmd::Kill(Movement::WholeBuffer));
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() < TWICE) {
+            self.gate.shut(true);
+            return None;
+        }
+        *last = Some(Instant::now());
+        self.printer.print(self.warning.clone());
+        Some(Cmd::Noop)
+    }
+}

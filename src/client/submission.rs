@@ -1,0 +1,126 @@
+//! What a submitted text is: one line as typed, or several, which are a paste.
+
+use crate::commands::{self, Command, Request, Setting};
+use crate::protocol::text::is_blank_text;
+
+/// A text with more line ends than this is not sent without asking.
+const LINE_ENDS_MAX: usize = 2;
+
+/// Commands whose arguments are nobody's business, also not the history's.
+const SECRET: [&str; 5] = ["login", "register", "passwd", "unregister", "oper"];
+
+/// What is to be done with a text.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Submission<'a> {
+    /// Nothing was typed.
+    Nothing,
+    /// A line, text or command. `moves_target`: plain lines may go elsewhere
+    /// after it.
+    Line { line: &'a str, moves_target: bool },
+    /// `/quit`, with a reason or without.
+    Quit(&'a str),
+    /// `/set tags off`. Without tags our marks would be read as text, by
+    /// everybody.
+    TagsOff,
+    /// Several lines, all of them text.
+    Lines { lines: Vec<String>, is_doubtful: bool },
+}
+
+impl<'a> Submission<'a> {
+    pub(super) fn of(text: &'a str) -> Self {
+        let lines: Vec<&str> = text.lines().filter(|line| !is_blank_text(line)).collect();
+        match lines[..] {
+            [] => Self::Nothing,
+            [line] => Self::of_line(line),
+            _ => {
+                let is_long = text.matches('\n').count() > LINE_ENDS_MAX;
+                // Perhaps a paste behind a typed /msg, perhaps a paste as a whole;
+                // perhaps the copy of a private message. Whether that is to be
+                // public only its writer knows.
+                let is_unclear = !is_said(lines[0])
+                    || lines.iter().any(|line| !is_said(line) && !line.starts_with('/'));
+                let lines = lines.into_iter().map(as_text).collect();
+                Self::Lines { lines, is_doubtful: is_long || is_unclear }
+            }
+        }
+    }
+
+    fn of_line(line: &'a str) -> Self {
+        match commands::parse(line) {
+            Ok(Request::Command(Command::Quit { .. })) => Self::Quit(line),
+            Ok(Request::Command(Command::Set { change: Some((Setting::Tags, false)) })) => {
+                Self::TagsOff
+            }
+            Ok(Request::Command(
+                Command::Join { .. } | Command::Part { .. } | Command::Query { .. },
+            )) => Self::Line { line, moves_target: true },
+            _ => Self::Line { line, moves_target: false },
+        }
+    }
+}
+
+/// Whether a line holds a password, so that it is better forgotten.
+pub(super) fn is_secret(text: &str) -> bool {
+    let command = text.strip_prefix('/').and_then(|text| text.split_whitespace().next());
+    command.is_some_and(|word| SECRET.iter().any(|secret| secret.eq_ignore_ascii_case(word)))
+}
+
+fn is_said(line: &str) -> bool {
+    matches!(commands::parse(line), Ok(Request::Say(_)))
+}
+
+/// A pasted line stays text: `/x` is said, not done.
+fn as_text(line: &str) -> String {
+    match commands::parse(line) {
+        Ok(Request::Say(said)) if said == line => line.to_owned(),
+        _ if line.starts_with('/') => format!("/{line}"),
+        // What looks private would be taken for a command. Said with a blank
+        // before it, it is text.
+        _ => format!(" {line}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_is_what_it_says() {
+        let line = |line, moves_target| Submission::Line { line, moves_target };
+        for (text, submission) in [
+            ("", Submission::Nothing),
+            (" \n\n", Submission::Nothing),
+            ("hello", line("hello", false)),
+            ("hello\n", line("hello", false)),
+            ("/who", line("/who", false)),
+            ("/nosuch", line("/nosuch", false)),
+            ("/join ops", line("/join ops", true)),
+            ("/query", line("/query", true)),
+            ("/quit bye", Submission::Quit("/quit bye")),
+            ("/set tags off", Submission::TagsOff),
+            ("/set echo off", line("/set echo off", false)),
+        ] {
+            assert_eq!(Submission::of(text), submission, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn several_lines_are_text_and_many_or_unclear_ones_are_doubtful() {
+        for (text, sent, is_doubtful) in [
+            ("a\nb", &["a", "b"][..], false),
+            ("a\n/quit\n//x", &["a", "//quit", "///x"], false),
+            ("a\nb\nc\nd", &["a", "b", "c", "d"], true),
+            ("/msg bob a\nb", &["//msg bob a", "b"], true),
+            ("a\n[PRIVATE MESSAGE] bob: x", &["a", " [PRIVATE MESSAGE] bob: x"], true),
+        ] {
+            let lines = sent.iter().map(|&line| line.to_owned()).collect();
+            assert_eq!(Submission::of(text), Submission::Lines { lines, is_doubtful }, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_remembered() {
+        assert!(is_secret("/login alice secret") && is_secret("/OPER x"));
+        assert!(!is_secret("login alice") && !is_secret("/who") && !is_secret("hi"));
+    }
+}
