@@ -1,7 +1,7 @@
 //! `chatty join`: the line client. It knows the wire (`protocol`) and the table
 //! of commands, and nothing of the server.
 //!
-//! On a terminal ([`interactive`]) three threads do one thing each, and text
+//! On a terminal (`interactive.rs`) three threads do one thing each, and text
 //! flows between them over channels:
 //!
 //! ```text
@@ -10,9 +10,9 @@
 //! printer thread  lines above the prompt
 //! ```
 //!
-//! Without a terminal ([`piped`]) lines go in and lines come out, for scripts.
+//! Without a terminal (`piped.rs`) lines go in and lines come out, for scripts.
 //!
-//! Read on in `interactive.rs` or `piped.rs`; `login.rs` is how both begin.
+//! Both begin in `login.rs`.
 
 mod address;
 mod clean;
@@ -28,6 +28,7 @@ mod prompt;
 mod screen;
 mod state;
 mod submission;
+mod suspend;
 mod terminal;
 mod theme;
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use rustyline::completion::{Completer, Pair};
 use rustyline::highlight::{CmdKind, Highlighter};
@@ -11,22 +11,17 @@ use rustyline::validate::Validator;
 use rustyline::{Context, Helper};
 use unicode_width::UnicodeWidthStr as _;
 
-use super::printer::Gate;
+use super::prompt::Shared;
 use super::state::State;
-use super::theme::Theme;
 use crate::commands::{self, Kind, Setting};
 use crate::protocol::text::{is_blank, is_forbidden};
 
-/// More is no help, and a longer list would hold the screen.
-const OFFERED_MAX: usize = 20;
+/// More is no help, and a list longer than the screen would hold it.
+const OFFERED_MAX: usize = 50;
 
 /// Answers rustyline's questions on the prompt's thread.
 pub(super) struct ChatHelper {
-    state: Arc<Mutex<State>>,
-    gate: Arc<Gate>,
-    theme: Theme,
-    /// Asking something instead of taking a line of chat.
-    pub(super) is_asking: Arc<AtomicBool>,
+    shared: Shared,
     draft: Mutex<String>,
     /// The line is on its way; what is drawn from here on is drawn for the last time.
     is_submitted: AtomicBool,
@@ -35,12 +30,9 @@ pub(super) struct ChatHelper {
 }
 
 impl ChatHelper {
-    pub(super) fn new(state: Arc<Mutex<State>>, gate: Arc<Gate>, theme: Theme) -> Self {
+    pub(super) fn new(shared: Shared) -> Self {
         Self {
-            state,
-            gate,
-            theme,
-            is_asking: Arc::default(),
+            shared,
             draft: Mutex::default(),
             is_submitted: AtomicBool::new(false),
             is_redrawn_for_itself: AtomicBool::new(false),
@@ -49,7 +41,6 @@ impl ChatHelper {
 
     /// Before each prompt.
     pub(super) fn begin(&self, draft: &str) {
-        self.is_submitted.store(false, Ordering::Relaxed);
         self.remember(draft);
     }
 
@@ -60,10 +51,6 @@ impl ChatHelper {
 
     fn remember(&self, draft: &str) {
         draft.clone_into(&mut self.draft.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -96,19 +83,19 @@ impl Highlighter for ChatHelper {
         is_default: bool,
     ) -> Cow<'b, str> {
         if !self.is_submitted.load(Ordering::Relaxed) {
-            self.gate.open();
+            self.shared.gate.open();
         }
         if !self.is_redrawn_for_itself.swap(false, Ordering::Relaxed) {
-            self.gate.drawn();
+            self.shared.gate.drawn();
         }
         if !is_default {
             return Cow::Borrowed(prompt);
         }
-        let style = self.theme.prompt();
-        if self.is_asking.load(Ordering::Relaxed) {
+        let style = self.shared.theme.prompt();
+        if self.shared.is_asking() {
             return Cow::Owned(style.style(prompt).to_string());
         }
-        let fitted = fit(&prompt_of(&self.state().target()), prompt.width());
+        let fitted = fit(&prompt_of(&self.shared.target()), prompt.width());
         Cow::Owned(style.style(fitted).to_string())
     }
 
@@ -116,9 +103,10 @@ impl Highlighter for ChatHelper {
     /// before each repaint but those for a line printed above.
     fn highlight_char(&self, _line: &str, _pos: usize, kind: CmdKind) -> bool {
         self.is_redrawn_for_itself.store(true, Ordering::Relaxed);
-        if kind == CmdKind::ForcedRefresh {
-            self.is_submitted.store(true, Ordering::Relaxed);
-            self.gate.shut(false);
+        let is_submitted = kind == CmdKind::ForcedRefresh;
+        self.is_submitted.store(is_submitted, Ordering::Relaxed);
+        if is_submitted {
+            self.shared.gate.shut(false);
         }
         true
     }
@@ -148,10 +136,11 @@ impl Completer for ChatHelper {
         pos: usize,
         _context: &Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
-        if self.is_asking.load(Ordering::Relaxed) {
+        if self.shared.is_asking() {
             return Ok((pos, Vec::new()));
         }
-        Ok(complete(&self.state(), &line[..pos]))
+        let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(complete(&state, &line[..pos]))
     }
 }
 

@@ -9,13 +9,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::connection::{Connection, Progress};
+use super::interrupt::Interrupt;
 use super::login::Session;
 use super::outgoing::Outgoing;
-use super::printer::{Gate, Printer};
+use super::printer::Printer;
 use super::prompt::{self, Prompt, Shared, Typed};
 use super::screen::Screen;
 use super::state::State;
 use super::submission::is_secret;
+use super::suspend::Suspend;
 use super::terminal::Terminal;
 use super::theme::{ColorChoice, Theme};
 use super::{Exit, complain};
@@ -27,16 +29,15 @@ const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Runs until somebody leaves.
 pub(super) async fn run(connection: Connection, session: Session, color: ColorChoice) -> Exit {
     let terminal = Terminal::quiet();
-    match chat(connection, session, color).await {
-        Ok((exit, last_words)) => {
-            drop(terminal);
-            if let Some(words) = last_words {
-                complain(&words);
-            }
+    let ended = chat(connection, session, Theme::new(color), &terminal).await;
+    drop(terminal);
+    match ended {
+        Ok((exit, None)) => exit,
+        Ok((exit, Some(last_words))) => {
+            complain(&last_words);
             exit
         }
         Err(problem) => {
-            drop(terminal);
             complain(&format!("this terminal does not work: {problem} (chatty join | cat might)"));
             Exit::Unavailable
         }
@@ -46,32 +47,47 @@ pub(super) async fn run(connection: Connection, session: Session, color: ColorCh
 async fn chat(
     connection: Connection,
     session: Session,
-    color: ColorChoice,
+    theme: Theme,
+    terminal: &Terminal,
 ) -> rustyline::Result<(Exit, Option<String>)> {
-    let theme = Theme::new(color);
-    let state = Arc::new(Mutex::new(State::new(&session.me)));
-    let shared = Shared { state: state.clone(), gate: Arc::new(Gate::default()), theme };
+    let shared = Shared {
+        state: Arc::new(Mutex::new(State::new(&session.me))),
+        gate: Arc::default(),
+        theme,
+        is_asking: Arc::default(),
+    };
     let mut editor = prompt::editor(&shared)?;
-    // Before the prompt runs: it is called off by a SIGINT, which must not
-    // find us without a handler.
-    let mut signals = Signals::listen()?;
     let (printer, printing) =
         Printer::start(editor.create_external_printer()?, shared.gate.clone());
     let screen = Screen::new(theme, TimeZone::system());
     let warning = screen.notice("press Ctrl-C again to leave");
-    let (typed, mut lines) = mpsc::unbounded_channel();
-    let outgoing = Outgoing::new(session.cids);
-    let mut chat = Chat { connection, outgoing, state, screen, printer, farewell: None };
+    let interrupt = Interrupt::new(shared.clone(), printer.clone(), warning);
+    prompt::bind(&mut editor, 'C', interrupt);
+    prompt::bind(&mut editor, 'Z', Suspend::new(shared.gate.clone(), terminal.saved()));
+    // Before the prompt runs: it is called off by a SIGINT, which must not
+    // find us without a handler.
+    let mut signals = Signals::listen()?;
+    let mut chat = Chat {
+        connection,
+        outgoing: Outgoing::new(session.cids),
+        state: shared.state.clone(),
+        screen,
+        printer,
+        farewell: None,
+    };
     session.lines.iter().for_each(|line| chat.show(line));
-    let prompt = Prompt::start(editor, shared, chat.printer.clone(), warning, typed);
+    let (typed, mut lines) = mpsc::unbounded_channel();
+    let prompt = Prompt::start(editor, shared, typed);
 
     let end = chat.run(&mut lines, &mut signals).await;
     // This order: the prompt gives up the terminal, the printer writes what is
     // left, and only then the last words follow.
-    prompt.call_off();
+    let is_released = prompt.call_off();
     let last_words = chat.end(&end);
     drop(chat);
-    let _ = printing.join();
+    if is_released {
+        let _ = printing.join();
+    }
     Ok((end.exit(), last_words))
 }
 

@@ -1,13 +1,13 @@
 //! Ctrl-C: clears what is typed (Ctrl-Y brings it back); on an empty line it
 //! warns, and again soon after it leaves. A question it answers with no.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustyline::{Cmd, ConditionalEventHandler, Event, EventContext, Movement, RepeatCount};
 
-use super::printer::{Gate, Printer};
+use super::printer::Printer;
+use super::prompt::Shared;
 use super::screen::Styled;
 
 /// Two interrupts within this time mean it.
@@ -15,12 +15,17 @@ const TWICE: Duration = Duration::from_secs(2);
 
 /// What Ctrl-C does.
 pub(super) struct Interrupt {
-    pub(super) is_asking: Arc<AtomicBool>,
-    pub(super) gate: Arc<Gate>,
-    pub(super) printer: Printer,
+    shared: Shared,
+    printer: Printer,
     /// Shown the first time.
-    pub(super) warning: Styled,
-    pub(super) last: Mutex<Option<Instant>>,
+    warning: Styled,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Interrupt {
+    pub(super) fn new(shared: Shared, printer: Printer, warning: Styled) -> Self {
+        Self { shared, printer, warning, last: Mutex::new(None) }
+    }
 }
 
 impl ConditionalEventHandler for Interrupt {
@@ -32,8 +37,8 @@ impl ConditionalEventHandler for Interrupt {
         context: &EventContext<'_>,
     ) -> Option<Cmd> {
         // Without a command of ours, rustyline gives up the prompt.
-        if self.is_asking.load(Ordering::Relaxed) {
-            self.gate.shut(false);
+        if self.shared.is_asking() {
+            self.shared.gate.shut(false);
             return None;
         }
         if !context.line().is_empty() {
@@ -41,7 +46,7 @@ impl ConditionalEventHandler for Interrupt {
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some_and(|last| last.elapsed() < TWICE) {
-            self.gate.shut(true);
+            self.shared.gate.shut(true);
             return None;
         }
         *last = Some(Instant::now());

@@ -20,14 +20,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustyline::config::BellStyle;
 use rustyline::history::DefaultHistory;
-use rustyline::{ColorMode, CompletionType, Config, Editor, EventHandler, KeyEvent};
+use rustyline::{
+    ColorMode, CompletionType, ConditionalEventHandler, Config, Editor, EventHandler, KeyEvent,
+};
 use tokio::sync::mpsc::UnboundedSender;
 use unicode_width::UnicodeWidthChar as _;
 
 use super::helper::{ChatHelper, prompt_of};
-use super::interrupt::Interrupt;
-use super::printer::{Gate, Printer};
-use super::screen::Styled;
+use super::printer::Gate;
 use super::state::State;
 use super::submission::{Submission, is_secret};
 use super::theme::Theme;
@@ -47,14 +47,27 @@ pub(super) enum Typed {
 
 pub(super) type ChatEditor = Editor<ChatHelper, DefaultHistory>;
 
-/// What the prompt shares with the rest of the client.
+/// What the prompt shares with its keys and with the rest of the client.
+#[derive(Clone)]
 pub(super) struct Shared {
     pub(super) state: Arc<Mutex<State>>,
     pub(super) gate: Arc<Gate>,
     pub(super) theme: Theme,
+    /// A question is on the screen instead of the prompt.
+    pub(super) is_asking: Arc<AtomicBool>,
 }
 
-/// An editor with our keys and looks.
+impl Shared {
+    pub(super) fn target(&self) -> String {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).target()
+    }
+
+    pub(super) fn is_asking(&self) -> bool {
+        self.is_asking.load(Ordering::Relaxed)
+    }
+}
+
+/// An editor with our looks.
 pub(super) fn editor(shared: &Shared) -> rustyline::Result<ChatEditor> {
     let config = Config::builder()
         .max_history_size(1000)?
@@ -67,9 +80,18 @@ pub(super) fn editor(shared: &Shared) -> rustyline::Result<ChatEditor> {
         .bell_style(BellStyle::None)
         .build();
     let mut editor = Editor::with_config(config)?;
-    let helper = ChatHelper::new(shared.state.clone(), shared.gate.clone(), shared.theme);
-    editor.set_helper(Some(helper));
+    editor.set_helper(Some(ChatHelper::new(shared.clone())));
     Ok(editor)
+}
+
+/// Gives Ctrl and a letter a meaning.
+pub(super) fn bind(
+    editor: &mut ChatEditor,
+    letter: char,
+    handler: impl ConditionalEventHandler + 'static,
+) {
+    let handler = EventHandler::Conditional(Box::new(handler));
+    editor.bind_sequence(KeyEvent::ctrl(letter), handler);
 }
 
 /// The running prompt.
@@ -80,40 +102,21 @@ pub(super) struct Prompt {
 }
 
 impl Prompt {
-    /// Starts the thread; `warning` is shown at the first Ctrl-C.
-    pub(super) fn start(
-        mut editor: ChatEditor,
-        shared: Shared,
-        printer: Printer,
-        warning: Styled,
-        typed: UnboundedSender<Typed>,
-    ) -> Self {
+    /// Starts the thread.
+    pub(super) fn start(editor: ChatEditor, shared: Shared, typed: UnboundedSender<Typed>) -> Self {
         let gate = shared.gate.clone();
-        let is_asking = Arc::new(AtomicBool::new(false));
-        if let Some(helper) = editor.helper_mut() {
-            helper.is_asking = is_asking.clone();
-        }
-        let interrupt = Interrupt {
-            is_asking: is_asking.clone(),
-            gate: gate.clone(),
-            printer,
-            warning,
-            last: Mutex::new(None),
-        };
-        let handler = EventHandler::Conditional(Box::new(interrupt));
-        editor.bind_sequence(KeyEvent::ctrl('C'), handler);
         let is_called_off = Arc::new(AtomicBool::new(false));
-        let prompt_loop =
-            Loop { editor, shared, typed, is_asking, is_called_off: is_called_off.clone() };
+        let prompt_loop = Loop { editor, shared, typed, is_called_off: is_called_off.clone() };
         Self { thread: thread::spawn(move || prompt_loop.run()), is_called_off, gate }
     }
 
-    /// Calls a waiting prompt off and waits until the terminal is released.
+    /// Calls a waiting prompt off and waits until the terminal is released;
+    /// `false` if it is not in reasonable time.
     ///
     /// rustyline has no such call, but it gives up at SIGINT, which outside of
     /// it nobody minds: the main thread listens for it. In case the signal
     /// comes between two prompts it is repeated.
-    pub(super) fn call_off(self) {
+    pub(super) fn call_off(self) -> bool {
         self.is_called_off.store(true, Ordering::SeqCst);
         self.gate.shut(true);
         for _ in 0..50 {
@@ -123,12 +126,9 @@ impl Prompt {
             let _ = kill(Pid::this(), Signal::SIGINT);
             thread::sleep(Duration::from_millis(20));
         }
-        if self.thread.is_finished() {
-            // A panic in there has been told already; the terminal is free.
-            let _ = self.thread.join();
-        }
-        // Also if the thread hangs or has panicked: the rest must be seen.
+        // Also if the thread has panicked: what is left must be seen.
         self.gate.finish();
+        self.thread.is_finished()
     }
 }
 
@@ -136,8 +136,6 @@ struct Loop {
     editor: ChatEditor,
     shared: Shared,
     typed: UnboundedSender<Typed>,
-    /// A question is on the screen instead of the prompt.
-    is_asking: Arc<AtomicBool>,
     is_called_off: Arc<AtomicBool>,
 }
 
@@ -153,7 +151,7 @@ impl Loop {
     fn run(mut self) {
         let mut draft = String::new();
         while !self.is_called_off.load(Ordering::SeqCst) {
-            let target = self.target();
+            let target = self.shared.target();
             let Some(text) = self.read(&prompt_of(&target), &draft) else {
                 self.hand_on(Typed::Quit("/quit".to_owned()));
                 break;
@@ -168,10 +166,6 @@ impl Loop {
         self.shared.gate.finish();
     }
 
-    fn target(&self) -> String {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).target()
-    }
-
     /// Reads one text and clears it off the screen. `None`: no more of this.
     fn read(&mut self, prompt: &str, draft: &str) -> Option<String> {
         if let Some(helper) = self.editor.helper() {
@@ -179,10 +173,14 @@ impl Loop {
         }
         let read = self.editor.readline_with_initial(prompt, (draft, ""));
         self.shared.gate.shut(false);
-        let columns = self.editor.dimensions().map_or(80, |(columns, _)| usize::from(columns));
         let text = read.ok();
-        let shown = text.clone().or_else(|| self.editor.helper().map(ChatHelper::draft));
-        let rows = rows(&format!("{prompt}{}", shown.unwrap_or_default()), columns);
+        let draft = self.editor.helper().map(ChatHelper::draft).unwrap_or_default();
+        if text.is_none() && !draft.is_empty() {
+            // Called off amid a line: it is not sent, but not taken away either.
+            return None;
+        }
+        let columns = self.editor.dimensions().map_or(80, |(columns, _)| usize::from(columns));
+        let rows = rows(&format!("{prompt}{}", text.as_ref().unwrap_or(&draft)), columns);
         // rustyline has gone to the row below; go up and clear from there.
         let mut stdout = io::stdout();
         let _ = write!(stdout, "\x1b[{rows}A\r\x1b[J").and_then(|()| stdout.flush());
@@ -232,9 +230,9 @@ impl Loop {
 
     /// Asks through the same editor; a second one would fight for the terminal.
     fn may_send(&mut self, count: usize, target: &str) -> bool {
-        self.is_asking.store(true, Ordering::Relaxed);
+        self.shared.is_asking.store(true, Ordering::Relaxed);
         let answer = self.read(&format!("Send {count} lines to {target}? [y/N] "), "");
-        self.is_asking.store(false, Ordering::Relaxed);
+        self.shared.is_asking.store(false, Ordering::Relaxed);
         answer.is_some_and(|answer| matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 

@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
 
 /// Bracketed paste off, cursor shown, colours off.
-const SANE: &[u8] = b"\x1b[?2004l\x1b[?25h\x1b[0m";
+pub(super) const SANE: &[u8] = b"\x1b[?2004l\x1b[?25h\x1b[0m";
 
 /// Gives the terminal back its settings when dropped, in a panic too.
 pub(super) struct Terminal {
@@ -22,6 +22,11 @@ impl Terminal {
             let _ = termios::tcsetattr(io::stdin(), SetArg::TCSADRAIN, &quiet);
         }
         Self { saved }
+    }
+
+    /// The settings it had before us.
+    pub(super) fn saved(&self) -> Option<Termios> {
+        self.saved.clone()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support_client::{Peer, Server, Terminal, count, scripted_server};
+use crate::support_client::{CHATTY, Peer, Server, Terminal, count, scripted_server};
 
 /// A server, bob at netcat, and alice at a terminal with a prompt. Skips the
 /// test where there is no terminal to be had.
@@ -197,6 +197,29 @@ fn ctrl_c_answers_a_question_with_no_and_the_draft_is_still_there() {
 }
 
 #[test]
+fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::open("PS1='$ ' bash --norc --noprofile") else { return };
+    alice.shows_last("$");
+    alice.types(&format!("{CHATTY} join 127.0.0.1 --port {} --name alice\r", server.port));
+    alice.shows_last("#lobby>");
+    alice.types("half a mess");
+    alice.shows_last("#lobby> half a mess");
+    alice.presses("C-z");
+    alice.shows_last("$");
+    bob.say("meanwhile");
+    alice.types("stty -a | tr ' ;' '\\n\\n' | grep -cxE 'icanon|echo'\r");
+    alice.shows("both on", |rows| rows.iter().any(|row| row == "2"));
+    alice.types("fg\r");
+    alice.shows("what came meanwhile", |rows| count(rows, "bob: meanwhile") == 1);
+    alice.types("age");
+    alice.shows_last("#lobby> half a message");
+    alice.types("\r");
+    assert_eq!(bob.hears(|line| line.starts_with("alice:")), "alice: half a message");
+}
+
+#[test]
 fn however_it_ends_the_terminal_is_as_before() {
     for (way, exit) in [("C-d", 0), ("/quit bye", 0), ("TERM", 143), ("HUP", 129), ("INT", 0)] {
         scene!(server, bob, alice);
@@ -224,6 +247,7 @@ fn a_server_that_goes_away_is_told_and_the_terminal_is_as_before() {
     server.kill();
     let rows = alice.ends_with(69);
     assert!(rows.iter().any(|row| row.starts_with("chatty: ")), "{rows:?}");
+    assert!(rows.iter().any(|row| row == "#lobby> half a li"), "{rows:?}");
 }
 
 #[test]
@@ -248,4 +272,8 @@ fn colour_is_as_one_wishes() {
         alice.types("/quit\r");
         alice.ends_with(0);
     }
+    let join = format!("{CHATTY} join 127.0.0.1 --port {} --name alice", server.port);
+    let Some(alice) = Terminal::open(&format!("NO_COLOR=1 {join}")) else { return };
+    alice.shows_last("#lobby>");
+    assert!(!alice.styled().contains('\x1b'));
 }

@@ -145,8 +145,16 @@ pub(crate) struct Terminal {
 static TERMINALS: AtomicUsize = AtomicUsize::new(0);
 
 impl Terminal {
-    /// `None` where there is no tmux, which is an error only where CI is set.
+    /// Runs `chatty join` and then tells how it left the terminal.
     pub(crate) fn join(port: u16, args: &str) -> Option<Self> {
+        let mut script = format!("{CHATTY} join 127.0.0.1 --port {port} {args}; ");
+        let _ = write!(script, "echo EXIT=$?; stty -a | tr ' ;' '\\n\\n' | grep -xE -- ");
+        let _ = write!(script, "'-?(icanon|echo)' | tr '\\n' ' '; exec cat");
+        Self::open(&script)
+    }
+
+    /// `None` where there is no tmux, which is an error only where CI is set.
+    pub(crate) fn open(script: &str) -> Option<Self> {
         if Command::new("tmux").arg("-V").output().is_err() {
             assert!(std::env::var_os("CI").is_none(), "tmux is missing");
             let _ = writeln!(std::io::stderr(), "skipped: there is no tmux here");
@@ -154,10 +162,7 @@ impl Terminal {
         }
         let number = TERMINALS.fetch_add(1, Ordering::Relaxed);
         let terminal = Self { socket: format!("chatty-{}-{number}", std::process::id()) };
-        let mut script = format!("{CHATTY} join 127.0.0.1 --port {port} {args}; ");
-        let _ = write!(script, "echo EXIT=$?; stty -a | tr ' ;' '\\n\\n' | grep -xE -- ");
-        let _ = write!(script, "'-?(icanon|echo)' | tr '\\n' ' '; exec cat");
-        terminal.tmux(&["new-session", "-d", "-s", "it", "-x", "80", "-y", "24", &script]);
+        terminal.tmux(&["new-session", "-d", "-s", "it", "-x", "80", "-y", "24", script]);
         Some(terminal)
     }
 
