@@ -5,7 +5,7 @@
 //! 3. Everything about ourselves goes to standard error.
 //! 4. At the end of input all answers are awaited before we leave.
 
-use std::io::{self, BufRead as _, BufWriter, StdoutLock, Write as _};
+use std::io::{self, BufRead, BufWriter, Read as _, StdoutLock, Write as _};
 
 use tokio::sync::mpsc;
 
@@ -15,10 +15,13 @@ use super::outgoing::Cids;
 use super::{Exit, complain};
 use crate::commands::{self, Command, Request, Setting, Target};
 use crate::protocol::text::{self, is_blank_text};
-use crate::protocol::{Event, RoomName, Tags};
+use crate::protocol::{Event, LINE_MAX, RoomName, Tags};
 
 /// Lines read ahead of the socket.
 const LINES_AHEAD: usize = 1024;
+
+/// So much of a line is read. More than the server takes: it shall say so.
+const INPUT_LINE_MAX: u64 = 4 * LINE_MAX as u64;
 
 /// No more is taken from standard input while so much waits to be sent.
 const UNSENT_MAX: usize = 64 * 1024;
@@ -70,15 +73,27 @@ fn read_input() -> mpsc::Receiver<Vec<u8>> {
     let (lines, input) = mpsc::channel(LINES_AHEAD);
     std::thread::spawn(move || {
         let mut stdin = io::stdin().lock();
-        loop {
-            let mut line = Vec::new();
-            let is_over = matches!(stdin.read_until(b'\n', &mut line), Ok(0) | Err(_));
-            if is_over || lines.blocking_send(line).is_err() {
+        while let Ok(Some(line)) = read_line(&mut stdin) {
+            if lines.blocking_send(line).is_err() {
                 return;
             }
         }
     });
     input
+}
+
+/// The next line, of one that never ends no more than its beginning.
+fn read_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    input.by_ref().take(INPUT_LINE_MAX).read_until(b'\n', &mut line)?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    if line.last() != Some(&b'\n') {
+        // Too long, or the last one; then there is nothing to be skipped.
+        input.skip_until(b'\n')?;
+    }
+    Ok(Some(line))
 }
 
 /// How far the end has come.

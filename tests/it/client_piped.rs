@@ -57,6 +57,16 @@ fn a_last_line_without_an_end_counts_and_so_does_what_windows_writes() {
 }
 
 #[test]
+fn a_line_without_measure_is_refused_and_the_next_is_said() {
+    let server = Server::start();
+    let input = [b"one\n", &b"x".repeat(3_000_000)[..], b"\ntwo\n"].concat();
+    let done = join(server.port, &["--name", "alice"], &input);
+    assert_eq!(done.status.code(), Some(1));
+    assert!(text(&done.stderr).starts_with("chatty: line 2: too-long: "), "{:?}", done.stderr);
+    assert!(text(&done.stdout).ends_with("alice: two\n"));
+}
+
+#[test]
 fn raw_says_every_line_as_it_is() {
     let server = Server::start();
     let input = b"/quit\n[PRIVATE MESSAGE] bob: x\n//x\n@cid=a b\n/set tags off\n";
