@@ -39,17 +39,13 @@ impl ChatHelper {
         }
     }
 
-    /// Before each prompt.
-    pub(super) fn begin(&self, draft: &str) {
-        self.remember(draft);
-    }
-
     /// The line as last drawn: known also when the prompt is called off.
     pub(super) fn draft(&self) -> String {
         self.draft.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn remember(&self, draft: &str) {
+    /// Also before each prompt: it may be called off before anything is drawn.
+    pub(super) fn remember(&self, draft: &str) {
         draft.clone_into(&mut self.draft.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }

@@ -169,7 +169,7 @@ impl Loop {
     /// Reads one text and clears it off the screen. `None`: no more of this.
     fn read(&mut self, prompt: &str, draft: &str) -> Option<String> {
         if let Some(helper) = self.editor.helper() {
-            helper.begin(draft);
+            helper.remember(draft);
         }
         let read = self.editor.readline_with_initial(prompt, (draft, ""));
         self.shared.gate.shut(false);

@@ -1,9 +1,13 @@
 //! What we know of the chat, gathered from the lines that pass by: who we are,
 //! where plain lines go, which rooms there are and who is in them. It follows
 //! what the server says and never guesses ahead of it.
+//!
+//! Names end up in the prompt and in what Tab offers, so nothing is kept for one
+//! that is none.
 
 use std::collections::BTreeMap;
 
+use crate::protocol::name::is_name;
 use crate::protocol::{Event, Key, LOBBY, Message, Place, Tags};
 
 /// How many are remembered as having spoken last.
@@ -95,7 +99,8 @@ impl State {
             Event::Quit { name, .. } => self.quit(name),
             Event::Renamed { old, new } => self.renamed(old, new),
             Event::Users { room, names: Some(names), .. } => {
-                names.split(',').for_each(|name| self.arrived(room, name));
+                let names = names.split(',').filter(|name| is_name(name));
+                names.for_each(|name| self.arrived(room, name));
             }
             Event::Reply { word, args, .. } => self.reply(word, args, tags.cid.is_some()),
             _ => {}
@@ -105,6 +110,12 @@ impl State {
     fn reply(&mut self, word: &str, args: &str, is_answer: bool) {
         let room = args.split(' ').next().unwrap_or_default().trim_start_matches('#');
         match word {
+            "QUERY" if args == "off" => {
+                // Unasked for: whom we talked to has gone.
+                self.query = if is_answer { Query::Off } else { Query::Lost };
+            }
+            "QUERY" if is_name(args) => self.query = Query::Person(args.to_owned()),
+            _ if !is_name(room) => {}
             "JOINED" => {
                 self.enter(room);
                 self.query = Query::Off;
@@ -115,9 +126,6 @@ impl State {
             "KICKED" => {
                 self.leave(room);
             }
-            "QUERY" if args != "off" => self.query = Query::Person(args.to_owned()),
-            // Unasked for: whom we talked to has gone.
-            "QUERY" => self.query = if is_answer { Query::Off } else { Query::Lost },
             "ROOM" | "INVITATION" => {
                 self.heard_of.insert(Key::fold(room), room.to_owned());
             }
@@ -236,6 +244,20 @@ mod tests {
         ];
         assert_eq!(told(&lines).people(), ["Dave", "erin", "rob"]);
         assert_eq!(told(&["* alice is now al"]).me(), "al");
+    }
+
+    #[test]
+    fn what_is_no_name_is_not_kept_as_one() {
+        let lines = [
+            "[USERS #lobby 3] bob,\x1b[2J,a b",
+            "@cid=1 [JOINED #\x1b[2J] x",
+            "@cid=1 [QUERY \x1b[2J]",
+            "[ROOM #\x1b[2J 3] x",
+        ];
+        let state = told(&lines);
+        assert_eq!(state.people(), ["bob"]);
+        assert_eq!(state.rooms(), ["lobby"]);
+        assert_eq!(state.target(), "#lobby");
     }
 
     #[test]
