@@ -11,13 +11,14 @@
 //! to change it would lose what was typed ahead.
 
 use std::io::{self, Write as _};
+use std::os::unix::thread::JoinHandleExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::pthread::pthread_kill;
+use nix::sys::signal::Signal;
 use rustyline::config::BellStyle;
 use rustyline::history::DefaultHistory;
 use rustyline::{
@@ -114,8 +115,9 @@ impl Prompt {
     /// `false` if it is not in reasonable time.
     ///
     /// rustyline has no such call, but it gives up at SIGINT, which outside of
-    /// it nobody minds: the main thread listens for it. In case the signal
-    /// comes between two prompts it is repeated.
+    /// it nobody minds: the main thread listens for it. It goes to the prompt's
+    /// thread: in a history search only that thread's own read notices. In case
+    /// it comes between two prompts it is repeated.
     pub(super) fn call_off(self) -> bool {
         self.is_called_off.store(true, Ordering::SeqCst);
         self.gate.shut(true);
@@ -123,7 +125,7 @@ impl Prompt {
             if self.thread.is_finished() {
                 break;
             }
-            let _ = kill(Pid::this(), Signal::SIGINT);
+            let _ = pthread_kill(self.thread.as_pthread_t(), Signal::SIGINT);
             thread::sleep(Duration::from_millis(20));
         }
         // Also if the thread has panicked: what is left must be seen.

@@ -221,22 +221,35 @@ fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back() {
 
 #[test]
 fn however_it_ends_the_terminal_is_as_before() {
-    for (way, exit) in [("C-d", 0), ("/quit bye", 0), ("TERM", 143), ("HUP", 129), ("INT", 0)] {
+    let ways =
+        [("C-d", 0), ("/quit bye", 0), ("TERM", 143), ("HUP", 129), ("INT", 0), ("C-r", 143)];
+    for (way, exit) in ways {
         scene!(server, bob, alice);
         match way {
             "C-d" => alice.presses(way),
             "TERM" | "HUP" | "INT" => {
                 alice.types("half a li");
                 alice.shows_last("#lobby> half a li");
-                let signal = format!("-{way}");
-                let sent = Command::new("kill").args([&signal, &alice.process_id()]).status();
-                assert!(sent.expect("kill").success());
+                signal(way, &alice);
+            }
+            "C-r" => {
+                alice.types("needle\r");
+                bob.hears(|line| line == "alice: needle");
+                alice.presses(way);
+                alice.shows("the search", |rows| rows.concat().contains("reverse-i-search"));
+                signal("TERM", &alice);
             }
             line => alice.types(&format!("{line}\r")),
         }
         alice.ends_with(exit);
         assert!(bob.hears(|line| line.contains("quit")).starts_with("* alice quit"), "{way}");
     }
+}
+
+fn signal(name: &str, to: &Terminal) {
+    let signal = format!("-{name}");
+    let sent = Command::new("kill").args([&signal, &to.process_id()]).status();
+    assert!(sent.expect("kill").success());
 }
 
 #[test]
