@@ -8,7 +8,6 @@ use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -139,10 +138,9 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 /// A terminal of 80 columns with `chatty join` in it; after its end it shows
 /// the exit code and the terminal's settings.
 pub(crate) struct Terminal {
-    socket: String,
+    /// Where its tmux listens: not the one a developer sits at.
+    folder: tempfile::TempDir,
 }
-
-static TERMINALS: AtomicUsize = AtomicUsize::new(0);
 
 impl Terminal {
     /// Runs `chatty join` and then tells how it left the terminal.
@@ -160,15 +158,16 @@ impl Terminal {
             let _ = writeln!(std::io::stderr(), "skipped: there is no tmux here");
             return None;
         }
-        let number = TERMINALS.fetch_add(1, Ordering::Relaxed);
-        let terminal = Self { socket: format!("chatty-{}-{number}", std::process::id()) };
+        let terminal = Self { folder: tempfile::tempdir().expect("a folder") };
         terminal.tmux(&["new-session", "-d", "-s", "it", "-x", "80", "-y", "24", script]);
         Some(terminal)
     }
 
     fn tmux(&self, args: &[&str]) -> String {
         let command = Command::new("tmux")
-            .args(["-L", &self.socket, "-f", "/dev/null", "-u"])
+            .arg("-S")
+            .arg(self.folder.path().join("tmux"))
+            .args(["-f", "/dev/null", "-u"])
             .args(args)
             .env_remove("NO_COLOR")
             .output();
