@@ -128,36 +128,40 @@ async fn stop_signal() -> io::Result<i32> {
 fn listen(addresses: &[IpAddr], port: u16) -> anyhow::Result<Vec<TcpListener>> {
     /// How often another free port is tried if one address has it taken.
     const TRIES: usize = 16;
-    for attempt in 1.. {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
         match listen_all(addresses, port) {
-            Err(error) if port == 0 && attempt < TRIES && is_taken(&error) => {}
-            result => return result,
-        }
-    }
-    bail!("no port is free")
-}
-
-fn listen_all(addresses: &[IpAddr], mut port: u16) -> anyhow::Result<Vec<TcpListener>> {
-    let mut listeners = Vec::new();
-    for ip in addresses {
-        let address = SocketAddr::new(*ip, port);
-        match listen_on(address) {
-            Ok(listener) => {
-                port = listener.local_addr()?.port();
-                listeners.push(listener);
-            }
-            // A machine without IPv6 has no ::1; the other loopback serves.
-            Err(error) if ip.is_loopback() && !listeners.is_empty() && is_absent(&error) => {}
-            Err(error) => {
-                let hint = if is_taken_io(&error) {
+            Ok(listeners) => return Ok(listeners),
+            Err((_, error)) if port == 0 && is_taken(&error) && attempt < TRIES => {}
+            Err((address, error)) => {
+                let reason = reason(&error);
+                let hint = if is_taken(&error) {
                     " (is another chatty running? --port 0 takes a free one)"
                 } else {
                     ""
                 };
-                let reason = reason(&error);
-                return Err(anyhow::Error::new(error))
-                    .with_context(|| format!("cannot listen on {address}: {reason}{hint}"));
+                bail!("cannot listen on {address}: {reason}{hint}");
             }
+        }
+    }
+}
+
+fn listen_all(
+    addresses: &[IpAddr],
+    mut port: u16,
+) -> Result<Vec<TcpListener>, (SocketAddr, io::Error)> {
+    let mut listeners = Vec::new();
+    for ip in addresses {
+        let address = SocketAddr::new(*ip, port);
+        match listen_on(address).and_then(|l| Ok((l.local_addr()?.port(), l))) {
+            Ok((taken, listener)) => {
+                port = taken;
+                listeners.push(listener);
+            }
+            // A machine without IPv6 has no ::1; the other loopback serves.
+            Err(error) if ip.is_loopback() && !listeners.is_empty() && is_absent(&error) => {}
+            Err(error) => return Err((address, error)),
         }
     }
     Ok(listeners)
@@ -174,11 +178,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-fn is_taken(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(is_taken_io)
-}
-
-fn is_taken_io(error: &io::Error) -> bool {
+fn is_taken(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrInUse
 }
 

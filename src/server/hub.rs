@@ -13,7 +13,7 @@
 //!    on [`PersonId`], so that it follows a rename and never a successor.
 //!
 //! What a command *is* stands in `commands.rs`; what it *means*, in the files
-//! below this one: [`login`], [`talk`], [`rooms`], [`people`], [`history`].
+//! below this one, a file for each topic.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
