@@ -23,8 +23,7 @@ use slab::Slab;
 
 use super::limits::Limits;
 use super::log::{PersonId, Record};
-use super::outbox::Cause;
-use super::turn::{Audience, ConnId, Topic, Turn};
+use super::turn::{Audience, Cause, ConnId, Topic, Turn};
 use crate::commands::{self, Command, Request, Setting};
 use crate::protocol::codec::Frame;
 use crate::protocol::tags::CidPrefix;
@@ -543,7 +542,7 @@ impl Hub {
         turn: &mut Turn,
     ) {
         let tags = Tags { time: Some(self.stamp(now)), ..Tags::default() };
-        turn.fan_out(audience, topic, vec![except], &tags, event);
+        turn.fan_out(audience, topic, None, vec![except], &tags, event);
     }
 
     /// Panics if the tables disagree; tests call it after every input.

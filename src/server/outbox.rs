@@ -12,23 +12,12 @@ use std::sync::Arc;
 /// Bytes of whole lines, encoded once and shared by everyone who is sent them.
 pub type Lines = Arc<Vec<u8>>;
 
-/// Why something waits; the two are bounded differently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// An answer to a line of the connection's own: past the bound the
-    /// connection is not read from, so it bounds itself.
-    Asked,
-    /// What others say and do: past the bound the reader is too slow.
-    Unasked,
-}
-
 /// A part of shared lines.
 #[derive(Debug)]
 struct Span {
     lines: Lines,
     start: usize,
     end: usize,
-    cause: Cause,
 }
 
 impl Span {
@@ -41,8 +30,11 @@ impl Span {
 #[derive(Debug, Default)]
 pub struct Outbox {
     spans: VecDeque<Span>,
+    len: usize,
+    /// How much of it, at most, answers the connection's own lines. The two are
+    /// bounded differently: answers bound themselves, since a connection that
+    /// many wait for is not read from; what others say makes a slow reader.
     asked: usize,
-    unasked: usize,
 }
 
 /// The most spans one system call writes; the kernel's own limit is 1024, and
@@ -59,26 +51,33 @@ impl Outbox {
     /// All that waits, in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.asked + self.unasked
+        self.len
     }
 
-    /// What waits unasked, in bytes.
+    /// What waits and was not asked for, in bytes. Asked and unasked lines lie
+    /// mixed; what was written is taken to be unasked first, to the reader's
+    /// favour.
     #[must_use]
     pub fn unasked(&self) -> usize {
-        self.unasked
+        self.len.saturating_sub(self.asked)
     }
 
     /// Adds `lines[start..end]` behind what waits.
-    pub fn push(&mut self, lines: &Lines, start: usize, end: usize, cause: Cause) {
-        *self.counter(cause) += end - start;
-        if let Some(last) = self.spans.back_mut() {
-            let is_next = last.end == start && last.cause == cause;
-            if is_next && Arc::ptr_eq(&last.lines, lines) {
-                last.end = end;
-                return;
-            }
+    pub fn push(&mut self, lines: &Lines, start: usize, end: usize) {
+        self.len += end - start;
+        if let Some(last) = self.spans.back_mut()
+            && last.end == start
+            && Arc::ptr_eq(&last.lines, lines)
+        {
+            last.end = end;
+            return;
         }
-        self.spans.push_back(Span { lines: lines.clone(), start, end, cause });
+        self.spans.push_back(Span { lines: lines.clone(), start, end });
+    }
+
+    /// So many of the bytes pushed are answers.
+    pub fn note_asked(&mut self, count: usize) {
+        self.asked += count;
     }
 
     /// What to hand to one vectored write.
@@ -93,12 +92,12 @@ impl Outbox {
             let written = count.min(first.end - first.start);
             first.start += written;
             count -= written;
-            let (cause, is_done) = (first.cause, first.start == first.end);
-            *self.counter(cause) -= written;
-            if is_done {
+            self.len -= written;
+            if first.start == first.end {
                 self.spans.pop_front();
             }
         }
+        self.asked = self.asked.min(self.len);
         if self.spans.is_empty() {
             self.spans = VecDeque::new(); // an idle connection holds no memory
         }
@@ -115,15 +114,8 @@ impl Outbox {
         });
         *self = Self::default();
         if let Some(span) = rest {
-            *self.counter(span.cause) += span.end - span.start;
+            self.len = span.end - span.start;
             self.spans.push_back(span);
-        }
-    }
-
-    fn counter(&mut self, cause: Cause) -> &mut usize {
-        match cause {
-            Cause::Asked => &mut self.asked,
-            Cause::Unasked => &mut self.unasked,
         }
     }
 }
@@ -140,25 +132,24 @@ mod tests {
     fn adjoining_spans_become_one() {
         let lines: Lines = Arc::new(b"one\ntwo\nthree\n".to_vec());
         let mut outbox = Outbox::default();
-        outbox.push(&lines, 0, 4, Cause::Unasked);
-        outbox.push(&lines, 4, 8, Cause::Unasked);
-        outbox.push(&lines, 8, 14, Cause::Asked);
-        assert_eq!(waiting(&outbox), ["one\ntwo\n", "three\n"]);
-        assert_eq!((outbox.len(), outbox.unasked()), (14, 8));
+        outbox.push(&lines, 0, 4);
+        outbox.push(&lines, 4, 8);
+        outbox.push(&lines, 8, 14);
+        assert_eq!(waiting(&outbox), ["one\ntwo\nthree\n"]);
         let other: Lines = Arc::new(b"one\ntwo\nthree\nfour\n".to_vec());
-        outbox.push(&other, 14, 19, Cause::Asked);
-        assert_eq!(waiting(&outbox), ["one\ntwo\n", "three\n", "four\n"]);
+        outbox.push(&other, 14, 19);
+        assert_eq!(waiting(&outbox), ["one\ntwo\nthree\n", "four\n"]);
     }
 
     #[test]
     fn what_is_written_goes_and_an_empty_outbox_holds_no_memory() {
         let lines: Lines = Arc::new(b"one\ntwo\n".to_vec());
         let mut outbox = Outbox::default();
-        outbox.push(&lines, 0, 4, Cause::Unasked);
-        outbox.push(&lines, 4, 8, Cause::Asked);
+        outbox.push(&lines, 0, 4);
+        outbox.push(&lines, 4, 8);
         outbox.advance(5);
         assert_eq!(waiting(&outbox), ["wo\n"]);
-        assert_eq!((outbox.len(), outbox.unasked()), (3, 0));
+        assert_eq!(outbox.len(), 3);
         outbox.advance(3);
         assert!(outbox.is_empty());
         assert_eq!(outbox.spans.capacity(), 0);
@@ -166,12 +157,25 @@ mod tests {
     }
 
     #[test]
+    fn answers_do_not_count_against_the_reader() {
+        let lines: Lines = Arc::new(b"one\ntwo\nthree\n".to_vec());
+        let mut outbox = Outbox::default();
+        outbox.note_asked(4);
+        outbox.push(&lines, 0, 14);
+        assert_eq!(outbox.unasked(), 10);
+        outbox.advance(8);
+        assert_eq!(outbox.unasked(), 2);
+        outbox.advance(4);
+        assert_eq!((outbox.len(), outbox.unasked()), (2, 0));
+    }
+
+    #[test]
     fn cutting_keeps_the_rest_of_a_line_that_is_partly_written() {
         let lines: Lines = Arc::new(b"one\ntwo\nthree\n".to_vec());
         for (written, rest) in [(0, ""), (2, "e\n"), (4, ""), (5, "wo\n")] {
             let mut outbox = Outbox::default();
-            outbox.push(&lines, 0, 8, Cause::Unasked);
-            outbox.push(&lines, 8, 14, Cause::Asked);
+            outbox.push(&lines, 0, 8);
+            outbox.push(&lines, 8, 14);
             outbox.advance(written);
             outbox.cut();
             assert_eq!(waiting(&outbox).concat(), rest, "after {written}");

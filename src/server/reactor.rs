@@ -23,7 +23,7 @@ use super::connection::{Connection, Doorbells, Flush, Phase};
 use super::hub::{Flow, Hub, Input, Now};
 use super::limits::Limits;
 use super::log::{Log, Query};
-use super::outbox::{Cause, Lines};
+use super::outbox::Lines;
 use super::turn::{ConnId, Sink, Turn};
 use crate::protocol::Stamp;
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
@@ -465,19 +465,25 @@ impl<L: Log> Reactor<L> {
 }
 
 impl<L: Log> Sink for Reactor<L> {
-    fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize, cause: Cause) {
+    fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
         let outbox_max = self.limits.outbox;
         let Some(connection) = self.get(to) else { return };
         if connection.phase != Phase::Open {
             return;
         }
-        connection.outbox.push(lines, start, end, cause);
+        connection.outbox.push(lines, start, end);
         let is_swamped = connection.outbox.unasked() > outbox_max;
         if !mem::replace(&mut connection.is_dirty, true) {
             self.dirty.push(to);
         }
-        if is_swamped && cause == Cause::Unasked {
+        if is_swamped {
             self.swamped.push(to);
+        }
+    }
+
+    fn note_asked(&mut self, to: ConnId, count: usize) {
+        if let Some(connection) = self.get(to) {
+            connection.outbox.note_asked(count);
         }
     }
 

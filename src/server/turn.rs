@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use super::log::{Query, Record};
-use super::outbox::{Cause, Lines};
+use super::outbox::Lines;
 use crate::protocol::{Event, Tags};
 
 /// One connection: where the server keeps it, and which of those that were
@@ -62,6 +62,15 @@ impl Audience {
     }
 }
 
+/// Why a line goes to a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// It answers a line of the connection's own.
+    Asked,
+    /// Somebody else said or did something.
+    Unasked,
+}
+
 /// What kind of line it is, as far as a reader can choose not to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Topic {
@@ -84,6 +93,8 @@ struct Fanout {
     topic: Topic,
     plain: Range,
     tagged: Range,
+    /// Whose own line it answers, if it is among the audience.
+    author: Option<ConnId>,
     except: Vec<ConnId>,
 }
 
@@ -111,7 +122,9 @@ pub struct Turn {
 /// Where effects go.
 pub trait Sink {
     /// `lines[start..end]` are to be written to a connection.
-    fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize, cause: Cause);
+    fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize);
+    /// So many of the bytes pushed to a connection, or about to be, answer it.
+    fn note_asked(&mut self, to: ConnId, count: usize);
     /// A connection is to be closed when all pushed to it is written.
     fn close(&mut self, conn: ConnId);
     /// The log is to be read, and the rows handed back to the hub.
@@ -125,11 +138,13 @@ impl Turn {
         self.effects.is_empty() && self.records.is_empty()
     }
 
-    /// One line to everyone in an audience but those in `except`.
+    /// One line to everyone in an audience but those in `except`. To `author`
+    /// it is the answer to a line of its own.
     pub fn fan_out(
         &mut self,
         audience: Arc<Audience>,
         topic: Topic,
+        author: Option<ConnId>,
         except: Vec<ConnId>,
         tags: &Tags<'_>,
         event: &Event<'_>,
@@ -144,7 +159,14 @@ impl Turn {
         }
         let plain = Range { start: plain_start, end: self.plain.len() };
         let tagged = Range { start: tagged_start, end: self.tagged.len() };
-        self.effects.push(Effect::Fanout(Fanout { audience, topic, plain, tagged, except }));
+        self.effects.push(Effect::Fanout(Fanout {
+            audience,
+            topic,
+            plain,
+            tagged,
+            author,
+            except,
+        }));
     }
 
     /// One line to one connection.
@@ -194,14 +216,17 @@ impl Turn {
                         if let Some(run) = run.take() {
                             run.flush(sink);
                         }
-                        run = Some(Run::start(fanout, plain, tagged));
+                        run = Some(Run::start(fanout, plain, tagged, sink));
                     }
                 },
                 Effect::Send { to, line, cause } => {
                     if let Some(run) = &mut run {
                         run.settle(*to, sink);
                     }
-                    sink.push(*to, single, line.start, line.end, *cause);
+                    if *cause == Cause::Asked {
+                        sink.note_asked(*to, line.end - line.start);
+                    }
+                    sink.push(*to, single, line.start, line.end);
                 }
                 Effect::Close { conn } => {
                     if let Some(run) = &mut run {
@@ -232,7 +257,12 @@ struct Run<'t> {
 }
 
 impl<'t> Run<'t> {
-    fn start(fanout: &'t Fanout, plain: &'t Lines, tagged: &'t Lines) -> Self {
+    fn start(
+        fanout: &'t Fanout,
+        plain: &'t Lines,
+        tagged: &'t Lines,
+        sink: &mut impl Sink,
+    ) -> Self {
         let mut run = Self {
             audience: &fanout.audience,
             topic: fanout.topic,
@@ -244,7 +274,18 @@ impl<'t> Run<'t> {
         for conn in &fanout.except {
             run.skip_to_end(*conn);
         }
+        run.note_asked(fanout, sink);
         run
+    }
+
+    fn note_asked(&self, fanout: &Fanout, sink: &mut impl Sink) {
+        let Some(author) = fanout.author.filter(|author| !fanout.except.contains(author)) else {
+            return;
+        };
+        if let Some(reader) = self.audience.find(author) {
+            let Range { start, end } = if reader.tags { fanout.tagged } else { fanout.plain };
+            sink.note_asked(author, end - start);
+        }
     }
 
     fn continues(&self, next: &Fanout) -> bool {
@@ -263,6 +304,7 @@ impl<'t> Run<'t> {
         for conn in &next.except {
             self.skip_to_end(*conn);
         }
+        self.note_asked(next, sink);
     }
 
     /// Gives one reader its part of the run so far.
@@ -304,7 +346,7 @@ impl<'t> Run<'t> {
         let start = ahead.unwrap_or(start);
         if start < end {
             let lines = self.buffers[usize::from(reader.tags)];
-            sink.push(reader.conn, lines, start, end, Cause::Unasked);
+            sink.push(reader.conn, lines, start, end);
         }
     }
 
@@ -323,13 +365,17 @@ mod tests {
     struct Seen {
         text: BTreeMap<u32, String>,
         pushes: usize,
+        asked: usize,
     }
 
     impl Sink for Seen {
-        fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize, _: Cause) {
+        fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
             self.pushes += 1;
             let text = std::str::from_utf8(&lines[start..end]).unwrap();
             self.text.entry(to.slot).or_default().push_str(text);
+        }
+        fn note_asked(&mut self, _: ConnId, count: usize) {
+            self.asked += count;
         }
         fn close(&mut self, conn: ConnId) {
             self.text.entry(conn.slot).or_default().push_str("closed");
@@ -353,7 +399,7 @@ mod tests {
         let event = Event::Message(Message { place, from: "a", is_action: false, text: &text });
         let tags = Tags { id: Some(id), ..Tags::default() };
         let except = except.iter().map(|slot| conn(*slot)).collect();
-        turn.fan_out(audience.clone(), Topic::Talk, except, &tags, &event);
+        turn.fan_out(audience.clone(), Topic::Talk, Some(conn(0)), except, &tags, &event);
     }
 
     #[test]
@@ -365,6 +411,7 @@ mod tests {
         let mut seen = Seen::default();
         turn.release(&mut seen);
         assert_eq!(seen.pushes, 3);
+        assert_eq!(seen.asked, seen.text[&0].len(), "all that 0 was sent is what 0 said");
         assert_eq!(seen.text[&0], "a: n1\na: n2\na: n3\n");
         assert_eq!(seen.text[&1], "@id=1 a: n1\n@id=2 a: n2\n@id=3 a: n3\n");
     }
@@ -381,7 +428,7 @@ mod tests {
         turn.close(conn(2));
         say(&mut turn, &room, 4, &[2]);
         let joined = Event::Joined { room: "lobby", name: "b" };
-        turn.fan_out(room.clone(), Topic::Presence, Vec::new(), &Tags::default(), &joined);
+        turn.fan_out(room.clone(), Topic::Presence, None, Vec::new(), &Tags::default(), &joined);
         let mut seen = Seen::default();
         turn.release(&mut seen);
         assert_eq!(seen.text[&0], "a: n1\n[PONG]\na: n3\na: n4\n* b joined\n");

@@ -351,6 +351,6 @@ impl Hub {
         let event = Event::Crowd { room: shown.as_str(), crowd };
         let audience = self.audience(room);
         let tags = Tags { time: Some(self.stamp(now)), ..Tags::default() };
-        turn.fan_out(audience, Topic::Presence, Vec::new(), &tags, &event);
+        turn.fan_out(audience, Topic::Presence, None, Vec::new(), &tags, &event);
     }
 }

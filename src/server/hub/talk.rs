@@ -179,7 +179,7 @@ impl Hub {
         except.extend(ignoring.iter().map(|person| self.visits[self.people[person]].conn));
         let event = Event::Message(record.seen_by(record.author));
         let audience = self.audience(room);
-        ask.turn.fan_out(audience, Topic::Talk, except, &tags_of(&record), &event);
+        ask.turn.fan_out(audience, Topic::Talk, Some(ask.conn), except, &tags_of(&record), &event);
         if ask.cid.is_some() {
             ask.reply_tagged(&tags_of(&record), &event);
         }
