@@ -193,9 +193,18 @@ struct Away {
 /// concerned. Boxed lists: most people have none.
 #[derive(Debug, Default)]
 struct Ties {
-    ignores: Vec<PersonId>,
+    ignores: Vec<Ignored>,
     ignored_by: Vec<PersonId>,
     queried_by: Vec<PersonId>,
+}
+
+/// Somebody who is not to be heard, here or gone: what they said before they
+/// went stays hidden.
+#[derive(Debug)]
+struct Ignored {
+    person: PersonId,
+    /// The last name they had, once they are gone.
+    gone: Option<Name>,
 }
 
 /// One line being handled: when, from whom, and how to answer it.
@@ -561,9 +570,11 @@ impl Hub {
             for room in &visit.rooms {
                 assert_eq!(self.rooms[*room].member(visit.name.key()), Some(ix));
             }
-            for other in &visit.ties.ignores {
-                let other = &self.visits[self.people[other]];
-                assert!(other.ties.ignored_by.contains(&visit.person), "both know of an ignore");
+            for Ignored { person, gone } in &visit.ties.ignores {
+                let other = self.people.get(person).map(|other| &self.visits[*other]);
+                assert_eq!(gone.is_none(), other.is_some(), "who is here has no last name yet");
+                let knows = |other: &Visit| other.ties.ignored_by.contains(&visit.person);
+                assert!(other.is_none_or(knows), "both know of an ignore");
             }
             if let Query::On(other) = visit.query {
                 let other = &self.visits[self.people[&other]];

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::support_client::{CHATTY, Peer, Server, join, scripted_server, text};
+use crate::support::{CHATTY, Peer, Server, join, scripted_server, text};
 
 #[test]
 fn lines_go_out_in_order_and_every_answer_comes_in() {

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support_client::{CHATTY, Peer, Server, Terminal, count, scripted_server};
+use crate::support::{CHATTY, Peer, Server, Terminal, count, scripted_server};
 
 /// A server, bob at netcat, and alice at a terminal with a prompt. Skips the
 /// test where there is no terminal to be had.

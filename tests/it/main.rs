@@ -1,6 +1,24 @@
 //! chatty from outside: the real binary, real sockets, a real terminal.
 
-mod support_client;
+// A server, somebody to talk to, a terminal.
+mod support;
 
+// Whole conversations, which are the specification: on the hub and over sockets.
+mod transcripts;
+// Bytes rather than lines: framing, telnet, other protocols, half-close.
+mod wire;
+// Many at once, fast ones and slow ones.
+mod crowd;
+// The netcats people have.
+mod netcats;
+// The command line of the server, and how it ends.
+mod serve;
+// Any input at all: nothing panics, nothing breaks the hub's tables.
+mod any_input;
+
+// The client in pipes and at a terminal.
 mod client_piped;
 mod client_terminal;
+
+// The house rules: who may import whom, and what no file holds.
+mod floors;

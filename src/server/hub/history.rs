@@ -30,7 +30,7 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let (title, thread) = self.thread(visit, thread)?;
         let me = &self.visits[visit];
-        let hidden = me.ties.ignores.clone();
+        let hidden = me.ties.ignores.iter().map(|ignored| ignored.person).collect();
         let query = log::Query { thread, count: rows.count, after: rows.after, hidden };
         let asked = HistoryAsk { title, reader: me.person, cid: ask.cid.take() };
         if let Some(connection) = self.connection_mut(ask.conn) {

@@ -169,22 +169,22 @@ impl Hub {
         self.end_query(visit, Query::Off);
         let ties = std::mem::take(&mut self.visits[visit].ties);
         for other in ties.ignores {
-            if let Some(other) = self.people.get(&other) {
+            if let Some(other) = self.people.get(&other.person) {
                 self.visits[*other].ties.ignored_by.retain(|p| *p != person);
             }
         }
+        let name = self.visits[visit].name.clone();
         for other in ties.ignored_by {
-            if let Some(other) = self.people.get(&other) {
-                self.visits[*other].ties.ignores.retain(|p| *p != person);
+            let Some(other) = self.people.get(&other) else { continue };
+            let ignores = &mut self.visits[*other].ties.ignores;
+            if let Some(ignored) = ignores.iter_mut().find(|ignored| ignored.person == person) {
+                ignored.gone = Some(name.clone());
             }
         }
         for other in ties.queried_by {
             let Some(other) = self.people.get(&other).copied() else { continue };
             self.visits[other].query = Query::Gone;
-            let text = format!(
-                "{} is gone; plain lines go nowhere until /query or /join",
-                self.visits[visit].name
-            );
+            let text = format!("{name} is gone; plain lines go nowhere until /query or /join");
             self.tell(other, &Tags::default(), &Event::reply("QUERY", "off", &text), turn);
         }
     }

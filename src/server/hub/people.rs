@@ -1,6 +1,11 @@
 //! One person and another: who somebody is, being away, and not wanting to hear.
 
-use super::{Ask, Away, ErrorCode, Event, Hub, Refusal, VisitIx, no_such_user, refusal};
+use super::{
+    Ask, Away, ErrorCode, Event, Hub, Ignored, Key, Name, Refusal, VisitIx, no_such_user, refusal,
+};
+
+/// How many people one person may ignore.
+const IGNORES_MAX: usize = 100;
 
 impl Hub {
     pub(super) fn whois(&mut self, ask: &mut Ask<'_>, name: &str) -> Result<(), Refusal> {
@@ -46,35 +51,56 @@ impl Hub {
         if other == visit {
             return refusal(ErrorCode::BadArgument, "that is you; ignore somebody else");
         }
-        let (me, them) = (self.visits[visit].person, self.visits[other].person);
-        if !self.visits[visit].ties.ignores.contains(&them) {
-            self.visits[visit].ties.ignores.push(them);
+        let (me, person) = (self.visits[visit].person, self.visits[other].person);
+        let ignores = &mut self.visits[visit].ties.ignores;
+        if ignores.len() >= IGNORES_MAX {
+            let text = format!("you ignore {IGNORES_MAX} people; /unignore some first");
+            return refusal(ErrorCode::TooMany, text);
+        }
+        if !ignores.iter().any(|ignored| ignored.person == person) {
+            ignores.push(Ignored { person, gone: None });
             self.visits[other].ties.ignored_by.push(me);
         }
         ask.reply(&Event::reply("IGNORE", self.visits[other].name.as_str(), ""));
         Ok(())
     }
 
+    /// Whoever is here by that name, and everyone ignored who was last.
     pub(super) fn unignore(
         &mut self,
         ask: &mut Ask<'_>,
         visit: VisitIx,
         name: &str,
     ) -> Result<(), Refusal> {
-        let Some(other) = self.visit_named(name) else { return no_such_user(name) };
-        let (me, them) = (self.visits[visit].person, self.visits[other].person);
-        self.visits[visit].ties.ignores.retain(|person| *person != them);
-        self.visits[other].ties.ignored_by.retain(|person| *person != me);
-        ask.reply(&Event::reply("UNIGNORE", self.visits[other].name.as_str(), ""));
+        let key = Key::fold(name);
+        let other = self.visit_named(name);
+        let person = other.map(|other| self.visits[other].person);
+        let me = self.visits[visit].person;
+        let mut shown = other.map(|other| self.visits[other].name.clone());
+        self.visits[visit].ties.ignores.retain(|ignored| {
+            let is_meant = Some(ignored.person) == person
+                || ignored.gone.as_ref().is_some_and(|gone| *gone.key() == key);
+            if is_meant && shown.is_none() {
+                shown.clone_from(&ignored.gone);
+            }
+            !is_meant
+        });
+        if let Some(other) = other {
+            self.visits[other].ties.ignored_by.retain(|person| *person != me);
+        }
+        let Some(shown) = shown else { return no_such_user(name) };
+        ask.reply(&Event::reply("UNIGNORE", shown.as_str(), ""));
         Ok(())
     }
 
     fn list_ignored(&self, ask: &mut Ask<'_>, visit: VisitIx) {
-        let ignores = &self.visits[visit].ties.ignores;
-        let mut names: Vec<_> =
-            ignores.iter().map(|person| &self.visits[self.people[person]].name).collect();
-        names.sort_unstable_by_key(|name| name.key());
-        let names: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+        let name = |ignored: &Ignored| match &ignored.gone {
+            Some(name) => name.clone(),
+            None => self.visits[self.people[&ignored.person]].name.clone(),
+        };
+        let mut names: Vec<Name> = self.visits[visit].ties.ignores.iter().map(name).collect();
+        names.sort_unstable_by(|a, b| a.key().cmp(b.key()));
+        let names: Vec<&str> = names.iter().map(Name::as_str).collect();
         ask.reply(&Event::reply("IGNORED", &names.len().to_string(), &names.join(",")));
     }
 }

@@ -197,7 +197,7 @@ impl Hub {
         let recipient = Recipient::Person(other, self.visits[to].name.clone());
         let record = self.record(ask, visit, recipient, text, is_action);
         self.echo(ask, &record);
-        if !self.visits[to].ties.ignores.contains(&me) {
+        if !self.visits[to].ties.ignores.iter().any(|ignored| ignored.person == me) {
             // To oneself the copy for the reader differs from the echo too.
             let mut message = record.seen_by(me);
             message.place = crate::protocol::Place::ToMe;

@@ -1,4 +1,4 @@
-//! What the client's tests stand on: a server, somebody to talk to, a server
+//! What the tests stand on: a server, somebody to talk to, a server
 //! that says what it is told to, and a terminal (tmux) to sit at.
 //!
 //! Everything waits for a condition, with a deadline; nothing waits for time to
@@ -25,8 +25,14 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// One with further flags.
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
         let mut child = Command::new(CHATTY)
             .args(["serve", "--port", "0", "--bind", "127.0.0.1", "--ephemeral"])
+            .args(flags)
             .stderr(Stdio::piped())
             .spawn()
             .expect("chatty serve");
@@ -37,6 +43,18 @@ impl Server {
         let port = first.split("127.0.0.1:").nth(1).expect(&first);
         let port = port.split(|c: char| !c.is_ascii_digit()).next().expect(&first);
         Self { port: port.parse().expect(&first), child }
+    }
+
+    /// Asks it to end as an operator does, and waits for its exit code.
+    pub(crate) fn terminate(mut self) -> Option<i32> {
+        self.signal("TERM");
+        self.child.wait().expect("an end").code()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status();
+        assert!(sent.expect("kill").success());
     }
 
     pub(crate) fn kill(&mut self) {
