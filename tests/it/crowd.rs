@@ -1,1 +1,166 @@
-//! soon
+//! Many at once, and slow ones among them: nothing lost, doubled or out of
+//! order, and nobody waits for a slow reader.
+
+use std::thread;
+
+use crate::support::{Peer, Server};
+
+const PEOPLE: usize = 100;
+const TALKERS: usize = 50;
+const EACH: usize = 40;
+
+/// Everyone says so much at once; each of all hears every message once, in one
+/// and the same order, and each talker's own in the order said.
+#[test]
+fn a_hundred_people_hear_the_same_in_the_same_order() {
+    let server = Server::start();
+    let mut people: Vec<Peer> =
+        (0..PEOPLE).map(|number| Peer::join(server.port, &format!("p{number}"))).collect();
+    for person in people.iter_mut().step_by(2) {
+        person.say("/set tags on");
+    }
+    for person in &mut people {
+        person.settles(); // whoever came before has seen them come
+    }
+    let listening: Vec<_> = people
+        .into_iter()
+        .enumerate()
+        .map(|(number, mut person)| thread::spawn(move || talk_and_listen(number, &mut person)))
+        .collect();
+    let heard: Vec<Vec<String>> = listening.into_iter().map(|t| t.join().unwrap()).collect();
+    for (number, lines) in heard.iter().enumerate() {
+        assert_eq!(lines.len(), TALKERS * EACH, "p{number}");
+        assert!(lines == &heard[0], "p{number} heard another order");
+    }
+    for talker in 0..TALKERS {
+        let start = format!("p{talker}: ");
+        let said: Vec<&str> = heard[0].iter().filter_map(|l| l.strip_prefix(&start)).collect();
+        let order: Vec<String> = (0..EACH).map(|count| format!("m{count}")).collect();
+        assert_eq!(said, order, "p{talker}");
+    }
+}
+
+fn talk_and_listen(number: usize, person: &mut Peer) -> Vec<String> {
+    if number < TALKERS {
+        for count in 0..EACH {
+            person.say(&format!("m{count}"));
+        }
+    }
+    let (mut heard, mut last_id) = (Vec::new(), 0);
+    while heard.len() < TALKERS * EACH {
+        let line = person.next();
+        let line = match line.strip_prefix("@id=") {
+            Some(tagged) => {
+                let (tags, plain) = tagged.split_once(' ').unwrap();
+                let id: u64 = tags.split(';').next().unwrap().parse().unwrap();
+                assert!(id > last_id, "ids grow");
+                last_id = id;
+                plain.to_owned()
+            }
+            None => line,
+        };
+        heard.push(line);
+    }
+    assert_eq!(person.settles(), [""; 0], "nothing comes twice");
+    heard
+}
+
+/// Megabytes of answers wait while nothing is read; then all of it is there.
+#[test]
+fn who_reads_late_gets_every_answer() {
+    let server = Server::start();
+    let mut alice = Peer::join(server.port, "alice");
+    let asked = 2000;
+    alice.send("/help\n".repeat(asked).as_bytes());
+    alice.say("/quit");
+    // Somebody else is served meanwhile.
+    let mut bob = Peer::join(server.port, "bob");
+    bob.say("hi");
+    bob.hears(|line| line == "bob: hi");
+    let lines = alice.rest();
+    let answers = lines.iter().filter(|line| line.starts_with("[HELP ")).count();
+    assert_eq!(answers, asked);
+    assert_eq!(lines.last().unwrap(), "[BYE quit] goodbye");
+    let rows = lines.iter().filter(|line| line.starts_with('/')).count();
+    let each: usize = lines
+        .iter()
+        .find_map(|l| l.strip_prefix("[HELP ")?.strip_suffix(']'))
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert_eq!(rows, asked * each);
+}
+
+/// The same with one's own words: more of them than may wait unread.
+#[test]
+fn who_reads_late_gets_every_echo() {
+    let server = Server::start_with(&["--outbox", "64KiB"]);
+    let mut alice = Peer::join(server.port, "alice");
+    let mut talking = alice.socket().try_clone().unwrap();
+    let text = "z".repeat(4000);
+    let said = 1100;
+    let input = format!("{text}\n").repeat(said) + "/quit\n";
+    // The server stops reading when too much waits, so saying and reading have
+    // to overlap, but reading begins when all has come to a standstill.
+    let saying = thread::spawn(move || std::io::Write::write_all(&mut talking, input.as_bytes()));
+    let mut bob = Peer::join(server.port, "bob");
+    bob.settles();
+    let lines = alice.rest();
+    saying.join().unwrap().unwrap();
+    assert_eq!(lines.iter().filter(|line| line.starts_with("alice: zzz")).count(), said);
+    assert_eq!(lines.last().unwrap(), "[BYE quit] goodbye");
+}
+
+#[test]
+fn who_never_reads_is_parted_with_and_holds_nobody_up() {
+    let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "300ms"]);
+    let mut stuck = Peer::join(server.port, "stuck");
+    let mut alice = Peer::join(server.port, "alice");
+    let text = "y".repeat(4000);
+    // Each line is read before the next is said: nobody waits for the other.
+    let mut said = 0;
+    loop {
+        alice.say(&text);
+        said += 1;
+        let is_gone = |line: &str| line == "* stuck quit";
+        let line = alice.hears(|line| line.starts_with("alice: ") || is_gone(line));
+        if is_gone(&line) {
+            break;
+        }
+        assert!(said < 10_000, "still here");
+    }
+    // What it had not read is gone; the reason is not, and lines are whole.
+    let lines = stuck.rest();
+    let (last, before) = lines.split_last().unwrap();
+    assert!(last.starts_with("[BYE slow-reader] "), "{last}");
+    let whole = format!("alice: {text}");
+    assert!(before.iter().all(|line| line == "* alice joined" || *line == whole));
+}
+
+#[test]
+fn who_comes_and_goes_leaves_nothing_behind() {
+    let server = Server::start();
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/set joins off");
+    for round in 0..4 {
+        let crowd: Vec<Peer> =
+            (0..50).map(|number| Peer::join(server.port, &format!("p{number}"))).collect();
+        for (number, mut person) in crowd.into_iter().enumerate() {
+            match (number + round) % 3 {
+                0 => person.say("/quit"),
+                1 => person.socket().shutdown(std::net::Shutdown::Write).unwrap(),
+                _ => continue, // breaks off
+            }
+            person.hears(|line| line.starts_with("[BYE quit]"));
+        }
+        // Those who broke off are noticed soon, not at once.
+        while alice_sees(&mut alice) != "[USERS #lobby 1] alice" {
+            thread::yield_now();
+        }
+    }
+}
+
+fn alice_sees(alice: &mut Peer) -> String {
+    alice.say("/who");
+    alice.hears(|line| line.starts_with("[USERS"))
+}

@@ -1,1 +1,119 @@
-//! soon
+//! The house rules: imports point down only, each floor keeps to its trade, and
+//! every file says first what it is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn sources() -> Vec<(String, String)> {
+    fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                collect(&path, found);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    for folder in ["src", "tests"] {
+        collect(&root.join(folder), &mut paths);
+    }
+    paths.sort();
+    let name = |path: &Path| path.strip_prefix(root).expect("inside").display().to_string();
+    paths.iter().map(|path| (name(path), fs::read_to_string(path).expect("text"))).collect()
+}
+
+/// Below each floor, what it may import from the house, and words it never says.
+const FLOORS: &[(&str, &[&str], &[&str])] = &[
+    (
+        "src/protocol",
+        &["protocol"],
+        &["anyhow", "tokio::", "std::net", "std::fs", "Instant", "SystemTime", "println!"],
+    ),
+    (
+        "src/commands.rs",
+        &["protocol"],
+        &["anyhow", "tokio", "std::net", "Instant", "SystemTime", "println!"],
+    ),
+    (
+        "src/server/hub",
+        &["protocol", "commands", "server"],
+        &[
+            "async ",
+            "await",
+            "tokio",
+            "anyhow",
+            "Instant",
+            "SystemTime",
+            "println!",
+            "Mutex",
+            "std::io",
+        ],
+    ),
+    (
+        "src/server/turn.rs",
+        &["protocol", "server"],
+        &["async ", "await", "tokio", "anyhow", "Instant", "SystemTime", "println!", "Mutex"],
+    ),
+    ("src/server", &["protocol", "commands", "server"], &["rustyline", "owo_colors"]),
+    ("src/client", &["protocol", "commands", "client"], &["rusqlite"]),
+];
+
+fn is_on_floor(file: &str, floor: &str) -> bool {
+    file.strip_prefix(floor).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '.']))
+}
+
+#[test]
+fn imports_point_down_only_and_each_floor_keeps_to_its_trade() {
+    for (file, text) in sources().iter().filter(|(file, _)| file.starts_with("src/")) {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let code: Vec<&str> =
+            code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        for (floor, imports, never) in FLOORS.iter().filter(|(floor, ..)| is_on_floor(file, floor))
+        {
+            for line in &code {
+                for (at, _) in line.match_indices("crate::") {
+                    let module = line[at + "crate::".len()..].split([':', ';', '{', ' ']).next();
+                    let module = module.unwrap_or_default();
+                    let is_allowed = module.is_empty() || imports.contains(&module);
+                    assert!(is_allowed, "{file} is above {module}: {line}");
+                }
+                for word in *never {
+                    assert!(!line.contains(word), "{floor} never says {word}: {file}: {line}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_file_says_first_what_it_is_and_is_tidy() {
+    let unfinished = ["TO".to_owned() + "DO", "FIX".to_owned() + "ME", "dbg".to_owned() + "!("];
+    for (file, text) in sources() {
+        assert!(text.starts_with("//! "), "{file} does not say what it is");
+        for (number, line) in text.lines().enumerate() {
+            let number = number + 1;
+            assert!(line.chars().count() <= 120, "{file}:{number} is too long to read");
+            assert!(!line.ends_with(' '), "{file}:{number} ends with a blank");
+            for word in &unfinished {
+                assert!(!line.contains(word.as_str()), "{file}:{number} holds {word}");
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_unsafe_and_the_architecture_stays_short() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("Cargo.toml");
+    assert!(manifest.contains("unsafe_code = \"forbid\""));
+    let architecture = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("the map");
+    assert!(architecture.lines().count() <= 80);
+    for line in architecture.lines().filter(|line| line.starts_with("| `")) {
+        for name in line.split('`').skip(1).step_by(2).filter(|name| name.contains('/')) {
+            assert!(root.join(name).exists(), "the map names {name}, which is not there");
+        }
+    }
+}

@@ -1,1 +1,122 @@
-//! soon
+//! The programs people have: each gets the same replies, byte for byte.
+
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
+
+use crate::support::{Peer, Server};
+
+const INPUT: &str = "alice\n/who\nhi all\n/msg zed psst\n/ping t1\n";
+const REPLIES: &str = "\
+[HELLO chatty/1] type a name to join, or /help
+[WELCOME alice] you are in #lobby
+[USERS #lobby 2] alice,bob
+[USERS #lobby 2] alice,bob
+alice: hi all
+[ERROR no-such-user] zed is not here
+[PONG t1]
+[BYE quit] goodbye
+";
+
+/// Runs one netcat; `PORT` in its arguments becomes the server's.
+fn check(program: &str, args: &[&str], input: &str) {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let port = server.port.to_string();
+    let args: Vec<String> = args.iter().map(|arg| arg.replace("PORT", &port)).collect();
+    let child = Command::new(program)
+        .args(&args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut child) = child else {
+        assert!(std::env::var_os("CI").is_none(), "{program} is missing");
+        let _ = writeln!(std::io::stderr(), "skipped: there is no {program} here");
+        return;
+    };
+    // The pipe ends here; not every netcat tells the server so, and then it is
+    // the answer to /quit that ends it.
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("input");
+    let mut replies = String::new();
+    child.stdout.take().expect("piped").read_to_string(&mut replies).expect("replies");
+    let _ = child.kill();
+    let _ = child.wait();
+    assert_eq!(replies, REPLIES, "{program} {args:?}");
+    bob.hears(|line| line == "alice: hi all");
+    bob.hears(|line| line == "* alice quit");
+}
+
+fn check_end_of_input(program: &str, args: &[&str]) {
+    check(program, args, INPUT);
+}
+
+fn check_quit(program: &str, args: &[&str]) {
+    check(program, args, &format!("{INPUT}/quit\n"));
+}
+
+#[test]
+fn openbsd_netcat() {
+    check_end_of_input("nc.openbsd", &["-N", "127.0.0.1", "PORT"]);
+    check_quit("nc.openbsd", &["127.0.0.1", "PORT"]);
+    check_quit("nc.openbsd", &["-C", "127.0.0.1", "PORT"]);
+}
+
+#[test]
+fn traditional_netcat() {
+    check_end_of_input("nc.traditional", &["-q", "5", "127.0.0.1", "PORT"]);
+}
+
+#[test]
+fn ncat() {
+    check_end_of_input("ncat", &["127.0.0.1", "PORT"]);
+}
+
+#[test]
+fn socat() {
+    check_end_of_input("socat", &["-t", "5", "-", "TCP:127.0.0.1:PORT"]);
+    check_quit("socat", &["-", "TCP:127.0.0.1:PORT,crlf"]);
+}
+
+#[test]
+fn busybox_netcat() {
+    check_end_of_input("busybox", &["nc", "127.0.0.1", "PORT"]);
+    check_quit("busybox", &["nc", "127.0.0.1", "PORT"]);
+}
+
+#[test]
+fn telnet() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let script = format!("(echo alice; echo hi; cat) | telnet 127.0.0.1 {}", server.port);
+    let child = Command::new("sh")
+        .args(["-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut child = child.expect("sh");
+    if Command::new("telnet").arg("--version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "telnet is missing");
+        let _ = writeln!(std::io::stderr(), "skipped: there is no telnet here");
+    } else {
+        bob.hears(|line| line == "alice: hi");
+    }
+    let mut stdin = child.stdin.take().expect("piped");
+    let _ = stdin.write_all(b"/quit\n");
+    drop(stdin);
+    let _ = child.wait();
+}
+
+/// `scripts/demo.sh` plays to its end.
+#[test]
+fn the_demo_plays() {
+    if Command::new("nc").arg("-h").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "nc is missing");
+        return;
+    }
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/demo.sh");
+    let output = Command::new(demo).arg(crate::support::CHATTY).output().expect("bash");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{shown}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(shown.contains("[PRIVATE MESSAGE] bob: nearly"), "{shown}");
+}

@@ -1,1 +1,127 @@
-//! soon
+//! The command line of the server: what it says of itself, what it refuses, and
+//! how it ends.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+
+use chatty::server::ServeArgs;
+use clap::Args as _;
+
+use crate::support::{CHATTY, Peer, Server, text};
+
+fn serve(args: &[&str]) -> Output {
+    Command::new(CHATTY).arg("serve").args(args).output().expect("chatty")
+}
+
+#[test]
+fn help_shows_every_flag_with_its_default_and_its_variable() {
+    let output = serve(&["--help"]);
+    assert!(output.status.success());
+    let help = text(&output.stdout);
+    let command = ServeArgs::augment_args(clap::Command::new("serve"));
+    for arg in command.get_arguments().filter(|arg| arg.get_id() != "help") {
+        let name = format!("--{}", arg.get_long().expect("a long flag"));
+        assert!(help.contains(&name), "{name}");
+        assert!(arg.get_help().is_some(), "{name} has no help");
+        let variable = arg.get_env().unwrap_or_else(|| panic!("{name} has no variable"));
+        assert!(help.contains(&format!("[env: {}=", variable.to_string_lossy())), "{name}");
+        for default in arg.get_default_values() {
+            assert!(help.contains(&*default.to_string_lossy()), "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_first_line_says_where_it_listens_and_how_to_open_it() {
+    let mut child = Command::new(CHATTY)
+        .args(["serve", "--port", "0", "--ephemeral"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("chatty");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let first = lines.next().expect("a line").expect("text");
+    child.kill().expect("running");
+    child.wait().expect("ended");
+    assert!(first.starts_with("listening on 127.0.0.1:"), "{first}");
+    assert!(first.contains("--bind 0.0.0.0"), "{first}");
+}
+
+#[test]
+fn the_port_and_the_address_may_come_from_the_environment_or_a_flag() {
+    let server = Server::start_with(&["--bind", "127.0.0.2"]);
+    // Both addresses share the port that was free.
+    Peer::join(server.port, "alice");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut child = Command::new(CHATTY)
+        .args(["serve", "--ephemeral"])
+        .env("CHATTY_PORT", port.to_string())
+        .env("CHATTY_BIND", "127.0.0.1")
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("chatty");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let first = lines.next().expect("a line").expect("text");
+    child.kill().expect("running");
+    child.wait().expect("ended");
+    assert!(first.starts_with(&format!("listening on 127.0.0.1:{port} (")), "{first}");
+}
+
+#[test]
+fn a_taken_port_is_one_clear_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let output = serve(&["--port", &port, "--ephemeral"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.starts_with(&format!("chatty: cannot listen on 127.0.0.1:{port}: ")), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(!said.contains("panicked") && said.contains("--port 0"), "{said}");
+}
+
+#[test]
+fn a_bad_flag_is_a_usage_error() {
+    for args in [
+        &["--port", "70000"][..],
+        &["--bind", "nowhere"],
+        &["--login-timeout", "30"],
+        &["--outbox", "4MB"],
+        &["--frobnicate"],
+        &["--data", "x", "--ephemeral"],
+    ] {
+        let output = serve(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(text(&output.stderr).starts_with("error: "), "{args:?}");
+    }
+}
+
+#[test]
+fn a_signal_says_farewell_to_everyone_and_ends_with_0() {
+    for signal in ["TERM", "INT"] {
+        let server = Server::start();
+        let mut people: Vec<Peer> =
+            (0..5).map(|number| Peer::join(server.port, &format!("p{number}"))).collect();
+        let mut stranger = Peer::connect(server.port);
+        people[0].say("last words");
+        people[0].hears(|line| line == "p0: last words");
+        server.signal(signal);
+        for person in people.iter_mut().chain([&mut stranger]) {
+            let rest = person.rest();
+            assert!(rest.last().unwrap().starts_with("[BYE shutting-down] "), "{rest:?}");
+        }
+        drop(people);
+        drop(stranger);
+        assert_eq!(server.wait(), Some(0), "{signal}");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let server = Server::start();
+    // It has heard the farewell but does not close, so the server would wait.
+    let mut lingering = Peer::join(server.port, "alice");
+    server.signal("TERM");
+    lingering.hears(|line| line.starts_with("[BYE shutting-down]"));
+    server.signal("TERM");
+    assert_eq!(server.wait(), Some(128 + 15));
+}

@@ -5,7 +5,7 @@
 //! pass.
 
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -45,9 +45,8 @@ impl Server {
         Self { port: port.parse().expect(&first), child }
     }
 
-    /// Asks it to end as an operator does, and waits for its exit code.
-    pub(crate) fn terminate(mut self) -> Option<i32> {
-        self.signal("TERM");
+    /// Waits for its end, and gives the exit code.
+    pub(crate) fn wait(mut self) -> Option<i32> {
         self.child.wait().expect("an end").code()
     }
 
@@ -83,6 +82,50 @@ impl Peer {
         peer.hears(|line| line.starts_with("[WELCOME"));
         peer.hears(|line| line.starts_with("[USERS"));
         peer
+    }
+
+    /// Somebody who has connected and been greeted, and no more.
+    pub(crate) fn connect(port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+        stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
+        let mut peer = Self { lines: BufReader::new(stream) };
+        peer.hears(|line| line.starts_with("[HELLO"));
+        peer
+    }
+
+    pub(crate) fn socket(&self) -> &TcpStream {
+        self.lines.get_ref()
+    }
+
+    /// Bytes, whatever they are.
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.lines.get_mut().write_all(bytes).expect("send");
+    }
+
+    /// So many bytes, which may be no line.
+    pub(crate) fn take(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.lines.read_exact(&mut bytes).expect("bytes in time");
+        bytes
+    }
+
+    /// Every line up to the barrier that is set now.
+    pub(crate) fn settles(&mut self) -> Vec<String> {
+        self.say("/ping settled");
+        let mut lines = Vec::new();
+        loop {
+            match self.next() {
+                line if line == "[PONG settled]" => return lines,
+                line => lines.push(line),
+            }
+        }
+    }
+
+    /// Every line up to the server's closing, which has to be orderly.
+    pub(crate) fn rest(&mut self) -> Vec<String> {
+        let mut rest = String::new();
+        self.lines.read_to_string(&mut rest).expect("an orderly end in time");
+        rest.lines().map(str::to_owned).collect()
     }
 
     pub(crate) fn say(&mut self, line: &str) {
