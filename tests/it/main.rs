@@ -4,3 +4,4 @@ mod support_client;
 
 mod client_piped;
 mod client_terminal;
+mod readme;
