@@ -218,8 +218,11 @@ fn option(arg: &clap::Arg) -> [String; 4] {
 
 fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let row = |cells: &[String]| {
-        let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
-        format!("| {} |\n", cells.join(" | ")).replace("|  |", "| |")
+        let cell = |cell: &String| match cell.replace('|', "\\|") {
+            empty if empty.is_empty() => " |".to_owned(),
+            cell => format!(" {cell} |"),
+        };
+        format!("|{}\n", cells.iter().map(cell).collect::<String>())
     };
     let head = head.map(str::to_owned);
     let line = head.each_ref().map(|_| "---".to_owned());
@@ -237,11 +240,20 @@ fn has_program(program: &str) -> bool {
     found
 }
 
+/// A command that no setting of a developer's own reaches.
+fn clean_command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CHATTY_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// What a command shows on a terminal.
 fn run(command: &str, port: u16) -> String {
     let folder = Path::new(CHATTY).parent().expect("a folder").display();
     let port = port.to_string();
-    let output = Command::new("timeout")
+    let output = clean_command("timeout")
         .args(["60", "bash", "-c", &format!("exec 2>&1; {}", command.replace("5555", &port))])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("PATH", format!("{folder}:{}", std::env::var("PATH").unwrap_or_default()))
@@ -254,7 +266,7 @@ fn run(command: &str, port: u16) -> String {
 /// A server does not end by itself; what it shows is where it listens.
 fn first_line_of_server(command: &str) -> String {
     let args = command.split_whitespace().skip(1).chain(["--port", "0", "--ephemeral"]);
-    let started = Command::new(CHATTY).args(args).stderr(Stdio::piped()).spawn();
+    let started = clean_command(CHATTY).args(args).stderr(Stdio::piped()).spawn();
     let mut child = started.expect("chatty serve");
     let mut line = String::new();
     let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
@@ -472,7 +484,10 @@ fn play_on_screen(block: &Block) -> bool {
             }
             _ => {}
         }
-        terminal.shows(row, |shown| shown.get(at).is_some_and(|shown| shown.ends_with(row)));
+        terminal.shows(row, |shown| {
+            let is_ready = shown.last().is_some_and(|last| last.ends_with('>'));
+            is_ready && shown.get(at).is_some_and(|shown| shown.ends_with(row))
+        });
     }
     let (target, draft) = prompt.split_once("> ").unwrap_or((prompt, ""));
     terminal.shows_last(&format!("{}>", target.trim_end_matches('>')));
