@@ -20,5 +20,8 @@ mod any_input;
 mod client_piped;
 mod client_terminal;
 
+// What the README and the protocol's page show is run, and their tables are checked.
+mod readme;
+
 // The house rules: who may import whom, and what no file holds.
 mod floors;
