@@ -68,7 +68,7 @@ pub struct JoinArgs {
     #[arg(short, long, default_value_t = DEFAULT_PORT, env = "CHATTY_PORT")]
     port: u16,
 
-    /// When to use colour; auto means on a terminal and without `NO_COLOR`
+    /// When to use colour; auto means on a terminal and without NO_COLOR
     #[arg(long, value_enum, default_value_t, env = "CHATTY_COLOR", value_name = "WHEN")]
     color: ColorChoice,
 

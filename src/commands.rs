@@ -328,7 +328,7 @@ pub const TABLE: &[Row] = &[
         name: "ping",
         aliases: &[],
         args: &[arg("[TOKEN]", Kind::Free)],
-        help: "answered when all you sent before has reached its readers",
+        help: "answered when all you sent before is done and on its way to its readers",
         examples: &["/ping t1"],
         before_login: true,
         read: read_ping,

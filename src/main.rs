@@ -23,7 +23,9 @@ enum Command {
   chatty serve                      for this machine only
   chatty serve --bind 0.0.0.0       for the network
   chatty serve --port 0             on any free port; the first line says which
-  nc localhost 5555                 talk to it without a client")]
+  nc localhost 5555                 talk to it without a client
+
+Exit codes: 0 told to stop (SIGTERM, SIGINT), 1 cannot listen, 2 usage")]
     Serve(ServeArgs),
     // Its help is written beside its flags.
     Join(JoinArgs),

@@ -191,7 +191,7 @@ impl LineCodec {
 
     fn end_line(&mut self) -> Frame<'static> {
         let line = mem::take(&mut self.partial);
-        if mem::take(&mut self.telnet) != Telnet::Text {
+        if mem::take(&mut self.telnet) != Telnet::Text && !self.is_too_long(&line) {
             self.is_first = false;
             return Frame::BadEncoding(head(&line));
         }
@@ -425,6 +425,7 @@ mod tests {
         check(b"a\xff\nok\n", &[bad(b"a"), line("ok")], 0);
         check(b"a\xff\xfd\nok\n", &[bad(b"a"), line("ok")], 0);
         check(b"a\xff\xfa\x18\nok\n", &[bad(b"a"), line("ok")], 0);
+        check(b"0123456789abcdefg\xff\nok\n", &[too_long("0123456789abcdefg"), line("ok")], 0);
         check(b"a\xff\xff\nok\n", &[bad(b"a\xff"), line("ok")], 0);
         check(b"\xc3\x28\nok\n", &[bad(b"\xc3\x28"), line("ok")], 0);
         check(b"h\x00i\n", &[line("h\0i")], 0);

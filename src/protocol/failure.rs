@@ -130,6 +130,7 @@ impl Farewell {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::{LINE_MAX, LOGIN_LINE_MAX};
 
     #[test]
     fn each_code_stands_at_its_own_place_in_the_table() {
@@ -137,6 +138,8 @@ mod tests {
             assert_eq!(row.0 as usize, at, "{}", row.1);
             assert_eq!(ErrorCode::parse(row.0.as_str()), Some(row.0));
         }
+        assert!(ErrorCode::TABLE[ErrorCode::TooLong as usize].2.contains(&LINE_MAX.to_string()));
+        assert!(Farewell::TooLong.sentence().contains(&LOGIN_LINE_MAX.to_string()));
         for (at, row) in Farewell::TABLE.iter().enumerate() {
             assert_eq!(row.0 as usize, at, "{}", row.1);
             assert_eq!(Farewell::parse(row.0.as_str()), Some(row.0));

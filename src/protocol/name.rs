@@ -57,7 +57,7 @@ impl fmt::Display for NameFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Grammar => f.write_str(
-                "a name is a letter, then letters, digits, _ - or . (no blanks); try another",
+                "a name is one word: a letter, then letters, digits and _ - . only; try another",
             ),
             Self::TooLong => {
                 write!(f, "a name has at most {NAME_MAX} characters; try a shorter one")

@@ -13,16 +13,34 @@ use crate::protocol::units::{parse_duration, parse_size};
 #[command(next_help_heading = "Limits")]
 pub struct Limits {
     /// Who gives no name within this time is disconnected
-    #[arg(long, value_name = "TIME", default_value = "30s", env = "CHATTY_LOGIN_TIMEOUT", value_parser = parse_duration)]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "30s",
+        env = "CHATTY_LOGIN_TIMEOUT",
+        value_parser = parse_duration
+    )]
     pub login_timeout: Duration,
 
     /// Who reads nothing for this time while something waits is disconnected
-    #[arg(long, value_name = "TIME", default_value = "10s", env = "CHATTY_WRITE_STALL", value_parser = parse_duration)]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "10s",
+        env = "CHATTY_WRITE_STALL",
+        value_parser = parse_duration
+    )]
     pub write_stall: Duration,
 
     /// How much may wait unread for one connection before it is disconnected
     /// (what others say), or not read from any more (answers to its own lines)
-    #[arg(long, value_name = "SIZE", default_value = "4MiB", env = "CHATTY_OUTBOX", value_parser = parse_size)]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "4MiB",
+        env = "CHATTY_OUTBOX",
+        value_parser = parse_size
+    )]
     pub outbox: usize,
 
     /// In a room of more people than this, comings and goings are summed up
@@ -48,7 +66,13 @@ pub struct Limits {
     pub history_messages: usize,
 
     /// How much text the history in memory holds
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", env = "CHATTY_HISTORY_SIZE", value_parser = parse_size)]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "64MiB",
+        env = "CHATTY_HISTORY_SIZE",
+        value_parser = parse_size
+    )]
     pub history_size: usize,
 }
 

@@ -95,7 +95,7 @@ fn every_file_says_first_what_it_is_and_is_tidy() {
         assert!(text.starts_with("//! "), "{file} does not say what it is");
         for (number, line) in text.lines().enumerate() {
             let number = number + 1;
-            assert!(line.chars().count() <= 120, "{file}:{number} is too long to read");
+            assert!(line.chars().count() <= 100, "{file}:{number} is too long to read");
             assert!(!line.ends_with(' '), "{file}:{number} ends with a blank");
             for word in &unfinished {
                 assert!(!line.contains(word.as_str()), "{file}:{number} holds {word}");

@@ -65,7 +65,7 @@ impl Hub {
             },
             (Query::Gone, _) => refusal(
                 ErrorCode::NoTarget,
-                "whom you were talking to is gone; nobody saw this; /query or /join says where lines go",
+                "whom you talked to is gone; nobody saw this; /query or /join says where lines go",
             ),
             (Query::Off, Some(room)) => {
                 self.say_in_room(ask, visit, room, text, is_action);
@@ -99,6 +99,10 @@ impl Hub {
                     self.say_privately(ask, visit, to, text, false);
                     Ok(())
                 }
+                None if self.room_of(visit, name).is_ok() => refusal(
+                    ErrorCode::NoSuchUser,
+                    format!("{name} is not here; for the room, /msg #{name} TEXT"),
+                ),
                 None => no_such_user(name),
             },
         }
