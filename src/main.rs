@@ -39,8 +39,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The head of the chain is a whole sentence for a person.
-            let _ = writeln!(std::io::stderr(), "chatty: {error}");
+            // One line, from what was wanted down to what went wrong.
+            let _ = writeln!(std::io::stderr(), "chatty: {error:#}");
             ExitCode::FAILURE
         }
     }

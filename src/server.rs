@@ -3,11 +3,11 @@
 //! The parts, from the outside in: [`connection`] is one socket, [`outbox`] what
 //! waits for it; [`reactor`] is the loop that drains sockets, lets the [`hub`]
 //! handle each line, commits the [`turn`]'s records to the [`log`] and releases
-//! its effects. Every limit that can be set stands in [`limits`].
+//! its effects. Every limit that can be set stands in [`limits`]; where the log
+//! is kept, in [`storage`].
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -17,10 +17,13 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::task::unconstrained;
 
 use self::limits::Limits;
-use self::log::MemoryLog;
+use self::log::Last;
+use self::log::memory::MemoryLog;
 use self::reactor::{Call, Reactor};
+use self::storage::StorageArgs;
 use crate::protocol::DEFAULT_PORT;
 
 pub mod connection;
@@ -29,6 +32,7 @@ pub mod limits;
 pub mod log;
 pub mod outbox;
 pub mod reactor;
+pub mod storage;
 pub mod turn;
 
 /// What `chatty serve` can be told.
@@ -51,13 +55,8 @@ pub struct ServeArgs {
     #[arg(long, short, default_value_t = DEFAULT_PORT, env = "CHATTY_PORT")]
     port: u16,
 
-    /// Folder for the log (accepted, not used yet: the history lives in memory)
-    #[arg(long, value_name = "DIR", env = "CHATTY_DATA", conflicts_with = "ephemeral")]
-    data: Option<PathBuf>,
-
-    /// Keep nothing: the history ends with the server
-    #[arg(long, env = "CHATTY_EPHEMERAL")]
-    ephemeral: bool,
+    #[command(flatten)]
+    storage: StorageArgs,
 
     #[command(flatten)]
     limits: Limits,
@@ -89,8 +88,10 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
 
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let listeners = listen(&args.bind, args.port)?;
+    let log = args.storage.open(args.port)?;
     say_where(&listeners)?;
     let (calls, incoming) = mpsc::unbounded_channel();
+    let own_calls = calls.clone();
     let accepting: Vec<_> =
         listeners.into_iter().map(|l| tokio::spawn(accept(l, calls.clone()))).collect();
     let stopping = tokio::spawn(async move {
@@ -106,10 +107,18 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         io::Result::Ok(())
     });
     let limits = args.limits;
-    let log = MemoryLog::new(limits.history_messages, limits.history_size);
-    let reactor = Reactor::new(limits, log, 0, incoming);
+    let calls = (own_calls, incoming);
     // The loop shares its thread with nobody it has to be fair to.
-    let result = tokio::task::unconstrained(reactor.run()).await;
+    let result = match log {
+        Some(log) => {
+            let last = log.last;
+            unconstrained(Reactor::new(limits, log, last, calls).run()).await
+        }
+        None => {
+            let log = MemoryLog::new(limits.history_messages, limits.history_size);
+            unconstrained(Reactor::new(limits, log, Last::default(), calls).run()).await
+        }
+    };
     stopping.abort();
     result
 }

@@ -23,11 +23,12 @@ pub enum ErrorCode {
     NoTarget,
     TooMany,
     BadPassword,
+    StorageFull,
 }
 
 impl ErrorCode {
     /// Every code, its word on the wire and what it means.
-    pub const TABLE: [(Self, &'static str, &'static str); 14] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 15] = [
         (Self::NotLoggedIn, "not-logged-in", "say who you are first"),
         (Self::BadName, "bad-name", "not a name, too long, or reserved"),
         (Self::NameTaken, "name-taken", "somebody here has that name"),
@@ -42,6 +43,7 @@ impl ErrorCode {
         (Self::NoTarget, "no-target", "this line has nowhere to go; nobody saw it"),
         (Self::TooMany, "too-many", "a limit of the server is reached"),
         (Self::BadPassword, "bad-password", "the password is not this name's"),
+        (Self::StorageFull, "storage-full", "the server has no room to keep this; nobody saw it"),
     ];
 
     /// The word on the wire.

@@ -22,7 +22,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::limits::Limits;
-use super::log::{PersonId, Record};
+use super::log::{Last, PersonId, Record, Rows};
 use super::turn::{Audience, Cause, ConnId, Topic, Turn};
 use crate::commands::{self, Command, Request, Setting};
 use crate::protocol::codec::Frame;
@@ -66,7 +66,7 @@ pub enum Input<'a> {
     /// It does not read what is sent to it.
     Stalled,
     /// The rows it asked the log for.
-    Rows(Vec<Arc<Record>>),
+    Rows(Rows),
 }
 
 /// What may be handed to [`Hub::handle`] next for the same connection.
@@ -230,6 +230,15 @@ impl Ask<'_> {
     fn refuse(&mut self, refusal: &Refusal) {
         self.reply(&Event::error(refusal));
     }
+
+    /// Produces the effects of a message; see [`Turn::saying`].
+    fn saying(&mut self, record: &Arc<Record>, effects: impl FnOnce(&mut Ask<'_>)) {
+        let Self { now, conn, settings, cid, turn } = self;
+        turn.saying(record.clone(), *conn, settings.tags, |turn| {
+            let cid = cid.clone();
+            effects(&mut Ask { now: *now, conn: *conn, settings: *settings, cid, turn });
+        });
+    }
 }
 
 impl Settings {
@@ -251,10 +260,10 @@ fn no_such_user<T>(name: &str) -> Result<T, Refusal> {
 }
 
 impl Hub {
-    /// An empty house: only the lobby. `last_message` is the last id the log
-    /// has given; the next message gets the one after it.
+    /// An empty house: only the lobby. `last` is what the log knows to be given
+    /// away already; counting goes on there.
     #[must_use]
-    pub fn new(limits: Limits, last_message: u64) -> Self {
+    pub fn new(limits: Limits, last: Last) -> Self {
         let lobby_name = RoomName::lobby();
         let mut rooms = Slab::new();
         let lobby_key = lobby_name.key().clone();
@@ -269,8 +278,8 @@ impl Hub {
             rooms,
             room_names: HashMap::from([(lobby_key, lobby)]),
             lobby,
-            last_message,
-            last_person: 0,
+            last_message: last.message,
+            last_person: last.person,
             last_time: Stamp::default(),
             login_deadlines: VecDeque::new(),
             crowd_deadlines: BTreeSet::new(),
@@ -290,7 +299,7 @@ impl Hub {
             _ if stage == Stage::Leaving => {}
             Input::Finished => self.leave(now, conn, Some(Farewell::Quit), None, turn),
             Input::Stalled => self.leave(now, conn, Some(Farewell::SlowReader), None, turn),
-            Input::Rows(rows) => self.tell_history(now, conn, &rows, turn),
+            Input::Rows(rows) => self.tell_history(now, conn, &rows.records, turn),
             Input::Frame(Frame::Foreign) => {
                 self.leave(now, conn, Some(Farewell::BadProtocol), None, turn);
             }

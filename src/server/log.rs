@@ -1,13 +1,17 @@
 //! The log: one growing sequence of messages. A room and a private thread are
 //! filters over it; history and catching up are "read on from a position".
 //!
-//! [`Log`] is the small trait storage sits behind; [`MemoryLog`] is the one
-//! that forgets: bounded, and gone with the process.
+//! [`Log`] is the small trait storage sits behind. [`memory`] is the log that
+//! forgets, [`sqlite`] the one that does not.
 
-use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 
 use crate::protocol::{Cid, Key, Message, Name, Place, RoomName, Stamp};
+
+pub mod memory;
+
+pub mod sqlite;
 
 /// Who somebody is, whatever the name: one visit of a guest. Never reused, so
 /// what belonged to one visit is never anyone else's.
@@ -110,187 +114,54 @@ impl Query {
     }
 }
 
+/// What a read found.
+#[derive(Debug, Default)]
+pub struct Rows {
+    /// Oldest first.
+    pub records: Vec<Arc<Record>>,
+    /// Up to which id the log was looked at: later records may have come since.
+    pub upto: u64,
+}
+
+/// Where counting goes on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Last {
+    /// The last message's id.
+    pub message: u64,
+    /// The last person's.
+    pub person: u64,
+}
+
+/// Where the rows of a read go.
+pub type Reply = Box<dyn FnOnce(Rows) + Send>;
+
+/// Why a batch is not part of the log.
+#[derive(Debug)]
+pub enum AppendError {
+    /// There is no room now; nothing of the batch is stored, and a later one may
+    /// be.
+    Full(String),
+    /// Whether it is stored cannot be known, and nothing more may be promised.
+    Broken(anyhow::Error),
+}
+
+impl fmt::Display for AppendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full(why) => write!(f, "no room to store messages: {why}"),
+            Self::Broken(why) => write!(f, "the log failed: {why:#}"),
+        }
+    }
+}
+
+impl std::error::Error for AppendError {}
+
 /// Storage: append a batch, read from a position.
 pub trait Log {
-    /// Makes the batch part of the log, all of it or nothing; ids go on where
-    /// the log ends. What is appended is safe when this returns.
-    ///
-    /// # Errors
-    /// The batch is not part of the log.
-    fn append(&mut self, batch: &[Arc<Record>]) -> anyhow::Result<()>;
+    /// Makes the batch part of the log, all of it or nothing. What is appended
+    /// is safe when this is done.
+    fn append(&mut self, batch: Vec<Arc<Record>>) -> impl Future<Output = Result<(), AppendError>>;
 
-    /// The records a query wants, oldest first.
-    fn read(&self, query: &Query) -> Vec<Arc<Record>>;
-}
-
-/// A log in memory, bounded in messages and bytes: past either it forgets the
-/// oldest.
-#[derive(Debug)]
-pub struct MemoryLog {
-    records: VecDeque<Arc<Record>>,
-    /// The ids of each conversation, so that reading one does not walk all.
-    threads: HashMap<ThreadIndex, VecDeque<u64>>,
-    size: usize,
-    messages_max: usize,
-    size_max: usize,
-}
-
-/// What the index tells apart; finer distinctions are [`Query::wants`]'s.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum ThreadIndex {
-    Room(Key),
-    PrivateOf(PersonId),
-}
-
-impl MemoryLog {
-    /// An empty log that holds at most so many messages and bytes.
-    #[must_use]
-    pub fn new(messages_max: usize, size_max: usize) -> Self {
-        let (records, threads) = (VecDeque::new(), HashMap::new());
-        Self { records, threads, size: 0, messages_max, size_max }
-    }
-
-    fn indexes(record: &Record) -> impl Iterator<Item = ThreadIndex> {
-        let (first, second) = match &record.to {
-            Recipient::Room(room) => (ThreadIndex::Room(room.key().clone()), None),
-            Recipient::Person(to, _) => {
-                let is_to_self = *to == record.author;
-                let other = (!is_to_self).then_some(ThreadIndex::PrivateOf(*to));
-                (ThreadIndex::PrivateOf(record.author), other)
-            }
-        };
-        std::iter::once(first).chain(second)
-    }
-
-    fn forget_oldest(&mut self) {
-        let Some(record) = self.records.pop_front() else { return };
-        self.size -= record.size();
-        for index in Self::indexes(&record) {
-            if let Some(ids) = self.threads.get_mut(&index) {
-                ids.pop_front();
-                if ids.is_empty() {
-                    self.threads.remove(&index);
-                }
-            }
-        }
-    }
-
-    fn record(&self, id: u64) -> Option<&Arc<Record>> {
-        let at = self.records.binary_search_by_key(&id, |record| record.id).ok()?;
-        self.records.get(at)
-    }
-}
-
-impl Log for MemoryLog {
-    fn append(&mut self, batch: &[Arc<Record>]) -> anyhow::Result<()> {
-        for record in batch {
-            self.size += record.size();
-            for index in Self::indexes(record) {
-                self.threads.entry(index).or_default().push_back(record.id);
-            }
-            self.records.push_back(record.clone());
-            while self.records.len() > self.messages_max || self.size > self.size_max {
-                self.forget_oldest();
-            }
-        }
-        Ok(())
-    }
-
-    fn read(&self, query: &Query) -> Vec<Arc<Record>> {
-        let index = match &query.thread {
-            Thread::Room(key) => ThreadIndex::Room(key.clone()),
-            Thread::Private { reader, .. } => ThreadIndex::PrivateOf(*reader),
-        };
-        let Some(ids) = self.threads.get(&index) else { return Vec::new() };
-        let wanted = |id: &u64| self.record(*id).filter(|record| query.wants(record)).cloned();
-        if let Some(after) = query.after {
-            let start = ids.partition_point(|id| *id <= after);
-            return ids.range(start..).filter_map(wanted).take(query.count).collect();
-        }
-        let mut rows: Vec<_> = ids.iter().rev().filter_map(wanted).take(query.count).collect();
-        rows.reverse();
-        rows
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn record(id: u64, author: u64, to: Recipient) -> Arc<Record> {
-        let from = Name::parse(&format!("p{author}")).unwrap();
-        let (time, author) = (Stamp(0), PersonId(author));
-        Arc::new(Record {
-            id,
-            time,
-            author,
-            from,
-            to,
-            is_action: false,
-            text: "x".into(),
-            cid: None,
-        })
-    }
-
-    fn room(name: &str) -> Recipient {
-        Recipient::Room(RoomName::parse(name).unwrap())
-    }
-
-    fn person(id: u64) -> Recipient {
-        Recipient::Person(PersonId(id), Name::parse(&format!("p{id}")).unwrap())
-    }
-
-    fn ids(log: &MemoryLog, thread: Thread, count: usize, after: Option<u64>) -> Vec<u64> {
-        let query = Query { thread, count, after, hidden: vec![PersonId(9)] };
-        log.read(&query).iter().map(|record| record.id).collect()
-    }
-
-    fn private(reader: u64, other: &str) -> Thread {
-        Thread::Private { reader: PersonId(reader), other: Key::fold(other), other_id: None }
-    }
-
-    #[test]
-    fn a_conversation_is_a_filter_over_the_log() {
-        let mut log = MemoryLog::new(100, 1 << 20);
-        let batch = [
-            record(1, 1, room("ops")),
-            record(2, 2, room("OPS")),
-            record(3, 1, room("lobby")),
-            record(4, 1, person(2)),
-            record(5, 2, person(1)),
-            record(6, 3, person(1)),
-            record(7, 9, room("ops")),
-            record(8, 1, room("ops")),
-            record(9, 1, person(1)),
-        ];
-        log.append(&batch).unwrap();
-        let ops = || Thread::Room(Key::fold("Ops"));
-        assert_eq!(ids(&log, ops(), 10, None), [1, 2, 8]);
-        assert_eq!(ids(&log, ops(), 2, None), [2, 8]);
-        assert_eq!(ids(&log, ops(), 1, Some(1)), [2]);
-        assert_eq!(ids(&log, ops(), 10, Some(8)), []);
-        assert_eq!(ids(&log, private(1, "p2"), 10, None), [4, 5]);
-        assert_eq!(ids(&log, private(2, "p1"), 10, None), [4, 5]);
-        assert_eq!(ids(&log, private(3, "p1"), 10, None), [6]);
-        assert_eq!(ids(&log, private(3, "p2"), 10, None), []);
-        assert_eq!(ids(&log, private(1, "p1"), 10, None), [9]);
-    }
-
-    #[test]
-    fn past_its_bound_the_log_forgets_the_oldest_everywhere() {
-        let mut log = MemoryLog::new(3, 1 << 20);
-        for id in 1..=5 {
-            log.append(&[record(id, 1, if id % 2 == 0 { room("ops") } else { person(2) })])
-                .unwrap();
-        }
-        assert_eq!(ids(&log, Thread::Room(Key::fold("ops")), 10, None), [4]);
-        assert_eq!(ids(&log, private(1, "p2"), 10, None), [3, 5]);
-        assert_eq!(log.records.len(), 3);
-        let small = record(1, 1, room("ops")).size();
-        let mut log = MemoryLog::new(100, 2 * small);
-        for id in 1..=5 {
-            log.append(&[record(id, 1, room("ops"))]).unwrap();
-        }
-        assert_eq!(ids(&log, Thread::Room(Key::fold("ops")), 10, None), [4, 5]);
-    }
+    /// Reads what is appended by now; the rows come when they are found.
+    fn read(&self, query: Query, reply: Reply);
 }

@@ -17,16 +17,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use slab::Slab;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::connection::{Connection, Doorbells, Flush, Phase};
 use super::hub::{Flow, Hub, Input, Now};
 use super::limits::Limits;
-use super::log::{Log, Query};
+use super::log::{AppendError, Last, Log, Query, Rows};
 use super::outbox::Lines;
 use super::turn::{ConnId, Sink, Turn};
-use crate::protocol::Stamp;
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
+use crate::protocol::{ErrorCode, Refusal, Stamp};
 
 /// How much is read of one connection in one turn. Large enough for a burst,
 /// small enough that nobody makes the others wait.
@@ -51,6 +51,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub enum Call {
     /// Somebody connected.
     Accepted(TcpStream),
+    /// The log found what a connection asked for.
+    Found(ConnId, Rows),
     /// Say farewell to everyone and end.
     Stop,
 }
@@ -81,8 +83,8 @@ pub struct Reactor<L> {
     dirty: Vec<ConnId>,
     /// Connections that more waits for than may.
     swamped: Vec<ConnId>,
-    /// Reads of the log that the last release asked for.
-    reads: Vec<(ConnId, Query)>,
+    /// Where the log's answers come in, beside the calls from outside.
+    own_calls: UnboundedSender<Call>,
     /// Where sockets are read into, one after another.
     buffer: Vec<u8>,
     /// Set when stopping: until when.
@@ -92,13 +94,18 @@ pub struct Reactor<L> {
 impl<L: Log> Reactor<L> {
     /// A loop that nobody is connected to yet.
     #[must_use]
-    pub fn new(limits: Limits, log: L, last_message: u64, calls: UnboundedReceiver<Call>) -> Self {
+    pub fn new(
+        limits: Limits,
+        log: L,
+        last: Last,
+        calls: (UnboundedSender<Call>, UnboundedReceiver<Call>),
+    ) -> Self {
         Self {
-            hub: Hub::new(limits.clone(), last_message),
+            hub: Hub::new(limits.clone(), last),
             limits,
             log,
             start: Instant::now(),
-            calls,
+            calls: calls.1,
             bells: Arc::default(),
             connections: Slab::new(),
             generation: 0,
@@ -106,7 +113,7 @@ impl<L: Log> Reactor<L> {
             ready: Vec::new(),
             dirty: Vec::new(),
             swamped: Vec::new(),
-            reads: Vec::new(),
+            own_calls: calls.0,
             buffer: vec![0; READ_SIZE],
             ends_at: None,
         }
@@ -128,7 +135,7 @@ impl<L: Log> Reactor<L> {
                 () = sleep_until(self.start, deadline), if deadline.is_some() => {}
                 () = tokio::task::yield_now(), if !self.ready.is_empty() => {}
             }
-            self.take_turn(call)?;
+            self.take_turn(call).await?;
         }
         Ok(())
     }
@@ -149,13 +156,14 @@ impl<L: Log> Reactor<L> {
     }
 
     /// Drain, handle, commit, release, flush.
-    fn take_turn(&mut self, call: Option<Call>) -> anyhow::Result<()> {
+    async fn take_turn(&mut self, call: Option<Call>) -> anyhow::Result<()> {
         let now = self.now();
         let mut turn = Turn::default();
         let mut call = call;
         while let Some(next) = call.take().or_else(|| self.calls.try_recv().ok()) {
             match next {
                 Call::Accepted(stream) => self.open(now, stream, &mut turn),
+                Call::Found(conn, rows) => self.find(now, conn, rows, &mut turn),
                 Call::Stop => {
                     self.ends_at = Some(now.since_start + DRAIN);
                     self.hub.shut_down(&mut turn);
@@ -166,10 +174,9 @@ impl<L: Log> Reactor<L> {
         self.drain(now, &mut turn);
         self.hub.tick(now, &mut turn);
         self.fall_due(now, &mut turn);
-        self.commit(turn)?;
-        self.answer_reads(now)?;
-        self.turn_away_swamped(now)?;
-        self.flush(now)
+        self.commit(turn).await?;
+        self.turn_away_swamped(now).await?;
+        self.flush(now).await
     }
 
     fn open(&mut self, now: Now, stream: TcpStream, turn: &mut Turn) {
@@ -339,32 +346,31 @@ impl<L: Log> Reactor<L> {
     }
 
     /// Makes the turn's records safe, then lets its effects out.
-    fn commit(&mut self, mut turn: Turn) -> anyhow::Result<()> {
-        let records = mem::take(&mut turn.records);
-        if !records.is_empty() {
-            self.log.append(&records)?;
+    async fn commit(&mut self, mut turn: Turn) -> anyhow::Result<()> {
+        let records = turn.records();
+        if !records.is_empty()
+            && let Err(error) = self.log.append(records.clone()).await
+        {
+            let AppendError::Full(_) = error else { return Err(error.into()) };
+            turn.refuse_sayings(&storage_full());
+            self.hub.unsay(&records);
         }
         turn.release(self);
         Ok(())
     }
 
-    /// Reads what was asked of the log, and lets those go on who waited for it.
-    fn answer_reads(&mut self, now: Now) -> anyhow::Result<()> {
-        let mut turn = Turn::default();
-        for (conn, query) in mem::take(&mut self.reads) {
-            let rows = self.log.read(&query);
-            self.hub.handle(now, conn, Input::Rows(rows), &mut turn);
-            if let Some(connection) = self.get(conn) {
-                connection.is_waiting = false;
-                self.ready.push(conn.slot);
-            }
+    /// Hands a connection the rows it asked for, and lets it go on.
+    fn find(&mut self, now: Now, conn: ConnId, rows: Rows, turn: &mut Turn) {
+        self.hub.handle(now, conn, Input::Rows(rows), turn);
+        if let Some(connection) = self.get(conn) {
+            connection.is_waiting = false;
+            self.ready.push(conn.slot);
         }
-        self.commit(turn)
     }
 
     /// Parts with those whom more waits for than may: what waits is dropped, and
     /// they are told why.
-    fn turn_away_swamped(&mut self, now: Now) -> anyhow::Result<()> {
+    async fn turn_away_swamped(&mut self, now: Now) -> anyhow::Result<()> {
         let mut turn = Turn::default();
         for conn in mem::take(&mut self.swamped) {
             let Some(connection) = self.get(conn) else { continue };
@@ -373,18 +379,18 @@ impl<L: Log> Reactor<L> {
                 self.hub.handle(now, conn, Input::Stalled, &mut turn);
             }
         }
-        self.commit(turn)
+        self.commit(turn).await
     }
 
     /// Writes to every connection that something waits for. Those that turn out
     /// to be gone are missed by others, which makes a turn of its own.
-    fn flush(&mut self, now: Now) -> anyhow::Result<()> {
+    async fn flush(&mut self, now: Now) -> anyhow::Result<()> {
         while !self.dirty.is_empty() {
             let mut turn = Turn::default();
             for conn in mem::take(&mut self.dirty) {
                 self.flush_one(now, conn, &mut turn);
             }
-            self.commit(turn)?;
+            self.commit(turn).await?;
         }
         Ok(())
     }
@@ -498,8 +504,19 @@ impl<L: Log> Sink for Reactor<L> {
     }
 
     fn read(&mut self, conn: ConnId, query: Query) {
-        self.reads.push((conn, query));
+        let calls = self.own_calls.clone();
+        let reply = move |rows| {
+            let _ = calls.send(Call::Found(conn, rows)); // the loop may have ended
+        };
+        self.log.read(query, Box::new(reply));
     }
+}
+
+fn storage_full() -> Refusal {
+    Refusal::new(
+        ErrorCode::StorageFull,
+        "the server has no room to keep this; nobody saw it, try again later",
+    )
 }
 
 async fn sleep_until(start: Instant, deadline: Option<Duration>) {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::log::{Query, Record};
 use super::outbox::Lines;
-use crate::protocol::{Event, Tags};
+use crate::protocol::{Cid, Event, Refusal, Tags};
 
 /// One connection: where the server keeps it, and which of those that were
 /// kept there one after another.
@@ -106,12 +106,22 @@ enum Effect {
     Read { conn: ConnId, query: Query },
 }
 
+/// A record, and who is to be told if it cannot be kept.
+#[derive(Debug)]
+struct Saying {
+    record: Arc<Record>,
+    conn: ConnId,
+    is_tagged: bool,
+}
+
 /// The records and effects of one batch of inputs.
 #[derive(Debug, Default)]
 pub struct Turn {
-    /// To be appended to the log before anything is released.
-    pub records: Vec<Arc<Record>>,
-    effects: Vec<Effect>,
+    sayings: Vec<Saying>,
+    /// Each with the saying it is part of, if any.
+    effects: Vec<(Option<usize>, Effect)>,
+    /// The saying whose effects are being produced.
+    saying: Option<usize>,
     /// Lines for audiences, plain and tagged, and lines for single connections;
     /// apart, so that a room's lines stay adjoining whatever else is said.
     plain: Vec<u8>,
@@ -135,7 +145,51 @@ impl Turn {
     /// Whether nothing happened.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.effects.is_empty() && self.records.is_empty()
+        self.effects.is_empty() && self.sayings.is_empty()
+    }
+
+    /// To be appended to the log before anything is released.
+    #[must_use]
+    pub fn records(&self) -> Vec<Arc<Record>> {
+        self.sayings.iter().map(|saying| saying.record.clone()).collect()
+    }
+
+    /// Produces the effects of a message that `conn` says. They stand or fall
+    /// with its record.
+    pub fn saying(
+        &mut self,
+        record: Arc<Record>,
+        conn: ConnId,
+        is_tagged: bool,
+        effects: impl FnOnce(&mut Self),
+    ) {
+        self.sayings.push(Saying { record, conn, is_tagged });
+        self.saying = Some(self.sayings.len() - 1);
+        effects(self);
+        self.saying = None;
+    }
+
+    /// The records could not be kept: nobody is shown what they say, and each
+    /// line is answered with a refusal where its echo would have been.
+    pub fn refuse_sayings(&mut self, refusal: &Refusal) {
+        let sayings = std::mem::take(&mut self.sayings);
+        let mut answered = vec![false; sayings.len()];
+        for (saying, effect) in std::mem::take(&mut self.effects) {
+            let Some(at) = saying else {
+                self.effects.push((None, effect));
+                continue;
+            };
+            if !std::mem::replace(&mut answered[at], true) {
+                let Saying { record, conn, is_tagged } = &sayings[at];
+                let cid = record.cid.as_ref().map(Cid::as_str).filter(|_| *is_tagged);
+                let tags = Tags { cid, ..Tags::default() };
+                self.send(*conn, Cause::Asked, &tags, &Event::error(refusal));
+            }
+        }
+    }
+
+    fn push(&mut self, effect: Effect) {
+        self.effects.push((self.saying, effect));
     }
 
     /// One line to everyone in an audience but those in `except`. To `author`
@@ -159,14 +213,7 @@ impl Turn {
         }
         let plain = Range { start: plain_start, end: self.plain.len() };
         let tagged = Range { start: tagged_start, end: self.tagged.len() };
-        self.effects.push(Effect::Fanout(Fanout {
-            audience,
-            topic,
-            plain,
-            tagged,
-            author,
-            except,
-        }));
+        self.push(Effect::Fanout(Fanout { audience, topic, plain, tagged, author, except }));
     }
 
     /// One line to one connection.
@@ -175,7 +222,7 @@ impl Turn {
         tags.encode(&mut self.single);
         event.encode(&mut self.single);
         let line = Range { start, end: self.single.len() };
-        self.effects.push(Effect::Send { to, line, cause });
+        self.push(Effect::Send { to, line, cause });
     }
 
     /// Bytes that are no line: telnet's answer to telnet.
@@ -183,7 +230,7 @@ impl Turn {
         let start = self.single.len();
         self.single.extend_from_slice(bytes);
         let line = Range { start, end: self.single.len() };
-        self.effects.push(Effect::Send { to, line, cause: Cause::Asked });
+        self.push(Effect::Send { to, line, cause: Cause::Asked });
     }
 
     /// How much has been said to single connections so far, in bytes.
@@ -194,12 +241,12 @@ impl Turn {
 
     /// Closes a connection once all said to it is written.
     pub fn close(&mut self, conn: ConnId) {
-        self.effects.push(Effect::Close { conn });
+        self.push(Effect::Close { conn });
     }
 
     /// Reads the log for a connection, after this turn's records are in it.
     pub fn read(&mut self, conn: ConnId, query: Query) {
-        self.effects.push(Effect::Read { conn, query });
+        self.push(Effect::Read { conn, query });
     }
 
     /// Carries the effects out in the order produced. Only to be called when
@@ -208,7 +255,7 @@ impl Turn {
         let buffers = [self.plain, self.tagged, self.single].map(Arc::new);
         let [plain, tagged, single] = &buffers;
         let mut run: Option<Run<'_>> = None;
-        for effect in &self.effects {
+        for (_, effect) in &self.effects {
             match effect {
                 Effect::Fanout(fanout) => match &mut run {
                     Some(run) if run.continues(fanout) => run.extend(fanout, sink),

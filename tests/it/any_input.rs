@@ -8,7 +8,8 @@ use chatty::protocol::codec::{Frame, LineCodec};
 use chatty::protocol::{Event, Stamp};
 use chatty::server::hub::{Flow, Hub, Input, Now};
 use chatty::server::limits::Limits;
-use chatty::server::log::{Log as _, MemoryLog, Query};
+use chatty::server::log::memory::MemoryLog;
+use chatty::server::log::{Last, Query};
 use chatty::server::outbox::Lines;
 use chatty::server::turn::{ConnId, Sink, Turn};
 
@@ -166,7 +167,7 @@ impl World {
     }
 
     fn release(&mut self, now: Now, turn: Turn) {
-        self.log.append(&turn.records).expect("memory");
+        self.log.push(turn.records());
         let mut out = Outlet::default();
         turn.release(&mut out);
         for conn in &out.closed {
@@ -182,7 +183,7 @@ impl World {
         }
         for (conn, query) in out.reads {
             let mut turn = Turn::default();
-            self.hub.handle(now, conn, Input::Rows(self.log.read(&query)), &mut turn);
+            self.hub.handle(now, conn, Input::Rows(self.log.find(&query)), &mut turn);
             self.release(now, turn);
         }
     }
@@ -210,7 +211,7 @@ fn no_conversation_breaks_the_hub() {
         let limits =
             Limits { quiet_above: 3, rooms_per_person: 3, max_rooms: 4, ..Limits::default() };
         let mut world = World {
-            hub: Hub::new(limits, 0),
+            hub: Hub::new(limits, Last::default()),
             log: MemoryLog::new(50, 1 << 20),
             now: Duration::ZERO,
             codecs: (0..8).map(|_| None).collect(),

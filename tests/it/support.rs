@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,8 +31,18 @@ impl Server {
 
     /// One with further flags.
     pub(crate) fn start_with(flags: &[&str]) -> Self {
+        Self::spawn(&[&["--ephemeral"], flags].concat())
+    }
+
+    /// One that keeps its log in a folder.
+    pub(crate) fn start_in(folder: &Path, flags: &[&str]) -> Self {
+        let folder = folder.to_str().expect("a plain path");
+        Self::spawn(&[&["--data", folder], flags].concat())
+    }
+
+    fn spawn(flags: &[&str]) -> Self {
         let mut child = Command::new(CHATTY)
-            .args(["serve", "--port", "0", "--bind", "127.0.0.1", "--ephemeral"])
+            .args(["serve", "--port", "0", "--bind", "127.0.0.1"])
             .args(flags)
             .stderr(Stdio::piped())
             .spawn()

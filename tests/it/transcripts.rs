@@ -32,7 +32,8 @@ use chatty::protocol::codec::LineCodec;
 use chatty::protocol::units::parse_duration;
 use chatty::server::hub::{Flow, Hub, Input, Now};
 use chatty::server::limits::Limits;
-use chatty::server::log::{Log as _, MemoryLog, Query};
+use chatty::server::log::memory::MemoryLog;
+use chatty::server::log::{Last, Query};
 use chatty::server::outbox::Lines;
 use chatty::server::turn::{ConnId, Sink, Turn};
 use clap::{Args as _, FromArgMatches as _};
@@ -96,7 +97,7 @@ impl HubStage {
         let flags = std::iter::once("limits").chain(flags.iter().copied());
         let limits = Limits::from_arg_matches(&command.get_matches_from(flags)).expect("limits");
         Self {
-            hub: Hub::new(limits, 0),
+            hub: Hub::new(limits, Last::default()),
             log: MemoryLog::new(1000, 1 << 20),
             now: Duration::ZERO,
             people: BTreeMap::new(),
@@ -117,7 +118,7 @@ impl HubStage {
         self.release(turn);
         while let Some((conn, query)) = self.out.reads.pop() {
             let mut turn = Turn::default();
-            let rows = self.log.read(&query);
+            let rows = self.log.find(&query);
             flow = self.hub.handle(self.now(), conn, Input::Rows(rows), &mut turn);
             self.release(turn);
         }
@@ -126,7 +127,7 @@ impl HubStage {
     }
 
     fn release(&mut self, turn: Turn) {
-        self.log.append(&turn.records).expect("memory");
+        self.log.push(turn.records());
         turn.release(&mut self.out);
     }
 }

@@ -29,6 +29,10 @@ impl RecentCids {
         self.records.get(&(author, cid.clone())).cloned()
     }
 
+    fn forget(&mut self, author: PersonId, cid: &Cid) {
+        self.records.remove(&(author, cid.clone()));
+    }
+
     fn remember(&mut self, cid: Cid, record: Arc<Record>) {
         let key = (record.author, cid);
         self.order.push_back(key.clone());
@@ -181,12 +185,21 @@ impl Hub {
         let mut except = if has_own_answer { vec![ask.conn] } else { Vec::new() };
         let ignoring = &self.visits[visit].ties.ignored_by;
         except.extend(ignoring.iter().map(|person| self.visits[self.people[person]].conn));
-        let event = Event::Message(record.seen_by(record.author));
         let audience = self.audience(room);
-        ask.turn.fan_out(audience, Topic::Talk, Some(ask.conn), except, &tags_of(&record), &event);
-        if ask.cid.is_some() {
-            ask.reply_tagged(&tags_of(&record), &event);
-        }
+        ask.saying(&record, |ask| {
+            let event = Event::Message(record.seen_by(record.author));
+            ask.turn.fan_out(
+                audience,
+                Topic::Talk,
+                Some(ask.conn),
+                except,
+                &tags_of(&record),
+                &event,
+            );
+            if ask.cid.is_some() {
+                ask.reply_tagged(&tags_of(&record), &event);
+            }
+        });
     }
 
     fn say_privately(
@@ -200,18 +213,23 @@ impl Hub {
         let (me, other) = (self.visits[visit].person, self.visits[to].person);
         let recipient = Recipient::Person(other, self.visits[to].name.clone());
         let record = self.record(ask, visit, recipient, text, is_action);
-        self.echo(ask, &record);
-        if !self.visits[to].ties.ignores.iter().any(|ignored| ignored.person == me) {
-            // To oneself the copy for the reader differs from the echo too.
-            let mut message = record.seen_by(me);
-            message.place = crate::protocol::Place::ToMe;
-            self.tell(to, &tags_of(&record), &Event::Message(message), ask.turn);
+        let is_heard = !self.visits[to].ties.ignores.iter().any(|ignored| ignored.person == me);
+        ask.saying(&record, |ask| {
+            self.echo(ask, &record);
+            if is_heard {
+                // To oneself the copy for the reader differs from the echo too.
+                let mut message = record.seen_by(me);
+                message.place = crate::protocol::Place::ToMe;
+                self.tell(to, &tags_of(&record), &Event::Message(message), ask.turn);
+            }
+            if let Some(away) = &self.visits[to].away
+                && self.hears_echo(ask)
+            {
+                ask.reply(&Event::reply("AWAY", self.visits[to].name.as_str(), &away.text));
+            }
+        });
+        if is_heard {
             self.visits[to].heard = Some(me);
-        }
-        if let Some(away) = &self.visits[to].away
-            && self.hears_echo(ask)
-        {
-            ask.reply(&Event::reply("AWAY", self.visits[to].name.as_str(), &away.text));
         }
     }
 
@@ -265,8 +283,16 @@ impl Hub {
         if let Some(cid) = &ask.cid {
             self.cids.remember(cid.clone(), record.clone());
         }
-        ask.turn.records.push(record.clone());
         record
+    }
+
+    /// The records of a turn could not be kept: their marks mean nothing.
+    pub fn unsay(&mut self, records: &[Arc<Record>]) {
+        for record in records {
+            if let Some(cid) = &record.cid {
+                self.cids.forget(record.author, cid);
+            }
+        }
     }
 
     /// A room the person is in, by any spelling of its name.

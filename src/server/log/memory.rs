@@ -1,0 +1,197 @@
+//! The log of `--ephemeral`: bounded, and gone with the process.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::{AppendError, Log, PersonId, Query, Recipient, Record, Reply, Rows, Thread};
+use crate::protocol::Key;
+
+/// A log in memory, bounded in messages and bytes: past either it forgets the
+/// oldest.
+#[derive(Debug)]
+pub struct MemoryLog {
+    records: VecDeque<Arc<Record>>,
+    /// The ids of each conversation, so that reading one does not walk all.
+    threads: HashMap<ThreadIndex, VecDeque<u64>>,
+    size: usize,
+    messages_max: usize,
+    size_max: usize,
+}
+
+/// What the index tells apart; finer distinctions are [`Query::wants`]'s.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum ThreadIndex {
+    Room(Key),
+    PrivateOf(PersonId),
+}
+
+impl MemoryLog {
+    /// An empty log that holds at most so many messages and bytes.
+    #[must_use]
+    pub fn new(messages_max: usize, size_max: usize) -> Self {
+        let (records, threads) = (VecDeque::new(), HashMap::new());
+        Self { records, threads, size: 0, messages_max, size_max }
+    }
+
+    fn indexes(record: &Record) -> impl Iterator<Item = ThreadIndex> {
+        let (first, second) = match &record.to {
+            Recipient::Room(room) => (ThreadIndex::Room(room.key().clone()), None),
+            Recipient::Person(to, _) => {
+                let is_to_self = *to == record.author;
+                let other = (!is_to_self).then_some(ThreadIndex::PrivateOf(*to));
+                (ThreadIndex::PrivateOf(record.author), other)
+            }
+        };
+        std::iter::once(first).chain(second)
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some(record) = self.records.pop_front() else { return };
+        self.size -= record.size();
+        for index in Self::indexes(&record) {
+            if let Some(ids) = self.threads.get_mut(&index) {
+                ids.pop_front();
+                if ids.is_empty() {
+                    self.threads.remove(&index);
+                }
+            }
+        }
+    }
+
+    fn record(&self, id: u64) -> Option<&Arc<Record>> {
+        let at = self.records.binary_search_by_key(&id, |record| record.id).ok()?;
+        self.records.get(at)
+    }
+}
+
+impl Log for MemoryLog {
+    async fn append(&mut self, batch: Vec<Arc<Record>>) -> Result<(), AppendError> {
+        self.push(batch);
+        Ok(())
+    }
+
+    fn read(&self, query: Query, reply: Reply) {
+        reply(self.find(&query));
+    }
+}
+
+impl MemoryLog {
+    /// What appending does, for those who need not wait for it.
+    pub fn push(&mut self, batch: Vec<Arc<Record>>) {
+        for record in batch {
+            self.size += record.size();
+            for index in Self::indexes(&record) {
+                self.threads.entry(index).or_default().push_back(record.id);
+            }
+            self.records.push_back(record);
+            while self.records.len() > self.messages_max || self.size > self.size_max {
+                self.forget_oldest();
+            }
+        }
+    }
+
+    /// What a read finds, at once.
+    #[must_use]
+    pub fn find(&self, query: &Query) -> Rows {
+        let upto = self.records.back().map_or(0, |record| record.id);
+        Rows { records: self.rows(query), upto }
+    }
+
+    fn rows(&self, query: &Query) -> Vec<Arc<Record>> {
+        let index = match &query.thread {
+            Thread::Room(key) => ThreadIndex::Room(key.clone()),
+            Thread::Private { reader, .. } => ThreadIndex::PrivateOf(*reader),
+        };
+        let Some(ids) = self.threads.get(&index) else { return Vec::new() };
+        let wanted = |id: &u64| self.record(*id).filter(|record| query.wants(record)).cloned();
+        if let Some(after) = query.after {
+            let start = ids.partition_point(|id| *id <= after);
+            return ids.range(start..).filter_map(wanted).take(query.count).collect();
+        }
+        let mut rows: Vec<_> = ids.iter().rev().filter_map(wanted).take(query.count).collect();
+        rows.reverse();
+        rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Name, RoomName, Stamp};
+
+    fn record(id: u64, author: u64, to: Recipient) -> Arc<Record> {
+        let from = Name::parse(&format!("p{author}")).unwrap();
+        let (time, author) = (Stamp(0), PersonId(author));
+        Arc::new(Record {
+            id,
+            time,
+            author,
+            from,
+            to,
+            is_action: false,
+            text: "x".into(),
+            cid: None,
+        })
+    }
+
+    fn room(name: &str) -> Recipient {
+        Recipient::Room(RoomName::parse(name).unwrap())
+    }
+
+    fn person(id: u64) -> Recipient {
+        Recipient::Person(PersonId(id), Name::parse(&format!("p{id}")).unwrap())
+    }
+
+    fn ids(log: &MemoryLog, thread: Thread, count: usize, after: Option<u64>) -> Vec<u64> {
+        let query = Query { thread, count, after, hidden: vec![PersonId(9)] };
+        log.find(&query).records.iter().map(|record| record.id).collect()
+    }
+
+    fn private(reader: u64, other: &str) -> Thread {
+        Thread::Private { reader: PersonId(reader), other: Key::fold(other), other_id: None }
+    }
+
+    #[test]
+    fn a_conversation_is_a_filter_over_the_log() {
+        let mut log = MemoryLog::new(100, 1 << 20);
+        let batch = [
+            record(1, 1, room("ops")),
+            record(2, 2, room("OPS")),
+            record(3, 1, room("lobby")),
+            record(4, 1, person(2)),
+            record(5, 2, person(1)),
+            record(6, 3, person(1)),
+            record(7, 9, room("ops")),
+            record(8, 1, room("ops")),
+            record(9, 1, person(1)),
+        ];
+        log.push(batch.to_vec());
+        let ops = || Thread::Room(Key::fold("Ops"));
+        assert_eq!(ids(&log, ops(), 10, None), [1, 2, 8]);
+        assert_eq!(ids(&log, ops(), 2, None), [2, 8]);
+        assert_eq!(ids(&log, ops(), 1, Some(1)), [2]);
+        assert_eq!(ids(&log, ops(), 10, Some(8)), []);
+        assert_eq!(ids(&log, private(1, "p2"), 10, None), [4, 5]);
+        assert_eq!(ids(&log, private(2, "p1"), 10, None), [4, 5]);
+        assert_eq!(ids(&log, private(3, "p1"), 10, None), [6]);
+        assert_eq!(ids(&log, private(3, "p2"), 10, None), []);
+        assert_eq!(ids(&log, private(1, "p1"), 10, None), [9]);
+    }
+
+    #[test]
+    fn past_its_bound_the_log_forgets_the_oldest_everywhere() {
+        let mut log = MemoryLog::new(3, 1 << 20);
+        for id in 1..=5 {
+            log.push(vec![record(id, 1, if id % 2 == 0 { room("ops") } else { person(2) })]);
+        }
+        assert_eq!(ids(&log, Thread::Room(Key::fold("ops")), 10, None), [4]);
+        assert_eq!(ids(&log, private(1, "p2"), 10, None), [3, 5]);
+        assert_eq!(log.records.len(), 3);
+        let small = record(1, 1, room("ops")).size();
+        let mut log = MemoryLog::new(100, 2 * small);
+        for id in 1..=5 {
+            log.push(vec![record(id, 1, room("ops"))]);
+        }
+        assert_eq!(ids(&log, Thread::Room(Key::fold("ops")), 10, None), [4, 5]);
+    }
+}

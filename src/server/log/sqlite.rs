@@ -1,0 +1,468 @@
+//! The log that lasts: one SQLite file in a folder of its own.
+//!
+//! 1. One thread writes, each batch in one transaction. With
+//!    [`Durability::Commit`] a batch is on the disk when its append is done.
+//! 2. Other threads read, from the last commit, and never hold the writer up.
+//! 3. A write that did not fit is undone whole and may be tried again. Any other
+//!    failure to write is the end: what the disk holds then cannot be known, and
+//!    asking it to sync again may say yes to what is lost.
+//! 4. One process at a time: the folder is locked.
+//! 5. Ids are what the hub gave; the file remembers the last, so that none is
+//!    ever given twice.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
+use tokio::sync::oneshot;
+
+use super::{AppendError, Last, Log, PersonId, Query, Recipient, Record, Reply, Rows, Thread};
+use crate::protocol::{Cid, Name, RoomName, Stamp};
+
+/// When a message counts as safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Durability {
+    /// When it is on the disk: it outlives the program and a loss of power
+    Commit,
+    /// When the system has it; on the disk within a second: it outlives the
+    /// program, and a loss of power takes the last second
+    Relaxed,
+}
+
+/// What the log forgets.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Retention {
+    /// Messages older than this.
+    pub age: Option<Duration>,
+    /// All but so many of the latest.
+    pub messages: Option<u64>,
+}
+
+/// How the file is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// When a message counts as safe.
+    pub durability: Durability,
+    /// What is forgotten.
+    pub retention: Retention,
+}
+
+const FILE: &str = "chatty.db";
+const LOCK: &str = "lock";
+
+/// Steps from an empty file to today's schema. A step that has ever been
+/// released stays as it is; `user_version` counts those taken.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE messages (
+        id        INTEGER PRIMARY KEY,
+        time      INTEGER NOT NULL,          -- milliseconds since 1970
+        author    INTEGER NOT NULL,          -- a PersonId
+        name      TEXT    NOT NULL,          -- the author's, of that moment
+        room      TEXT,                      -- as shown, without #; NULL: private
+        room_key  TEXT,                      -- folded
+        name_key  TEXT,                      -- of the author, where private
+        reader    INTEGER,                   -- a PersonId, where private
+        reader_name TEXT,
+        reader_key  TEXT,
+        is_action INTEGER NOT NULL,
+        text      TEXT    NOT NULL,
+        cid       TEXT
+    ) STRICT;
+    CREATE INDEX messages_by_room ON messages (room_key, id) WHERE room_key IS NOT NULL;
+    CREATE INDEX messages_by_author ON messages (author, id) WHERE reader IS NOT NULL;
+    CREATE INDEX messages_by_reader ON messages (reader, id) WHERE reader IS NOT NULL;
+    CREATE UNIQUE INDEX messages_by_cid ON messages (author, cid) WHERE cid IS NOT NULL;
+    -- Numbers that only grow: the last message's id, the last person's.
+    CREATE TABLE last (what TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT;
+    INSERT INTO last VALUES ('message', 0), ('person', 0);
+"];
+
+const COLUMNS: &str = "id, time, author, name, room, reader, reader_name, is_action, text, cid";
+
+/// A log in a folder.
+#[derive(Debug)]
+pub struct SqliteLog {
+    writes: Sender<Batch>,
+    reads: Sender<(Query, Reply)>,
+    /// What the log was opened with: the last message's id, the last person's.
+    pub last: Last,
+    /// Holds the folder's lock as long as it is open.
+    _lock: File,
+}
+
+struct Batch {
+    records: Vec<Arc<Record>>,
+    done: oneshot::Sender<Result<(), AppendError>>,
+}
+
+/// How many reads may go on at once; a long search leaves one for the others.
+const READERS: usize = 2;
+
+/// Waiting for a lock within one process is short; this is for the unexpected.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl SqliteLog {
+    /// Opens the log in a folder, made if it is not there, for this process
+    /// alone.
+    ///
+    /// # Errors
+    /// The folder cannot be used, another server uses it, or what is in it is of
+    /// a newer chatty.
+    pub fn open(folder: &Path, options: Options) -> anyhow::Result<Self> {
+        let lock = claim(folder)?;
+        let path = folder.join(FILE);
+        let mut connection = connect(&path, options.durability)?;
+        migrate(&mut connection).with_context(|| format!("cannot use {}", path.display()))?;
+        let last = read_last(&connection)?;
+        let (writes, batches) = mpsc::channel();
+        let thread = Writer { connection, options, path: path.clone(), last, is_unsynced: false };
+        thread::Builder::new().name("log writer".into()).spawn(move || thread.run(&batches))?;
+        let (reads, queries) = mpsc::channel::<(Query, Reply)>();
+        let queries = Arc::new(Mutex::new(queries));
+        for _ in 0..READERS {
+            let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            let queries = queries.clone();
+            let name = "log reader".to_owned();
+            thread::Builder::new().name(name).spawn(move || answer(&connection, &queries))?;
+        }
+        Ok(Self { writes, reads, last, _lock: lock })
+    }
+}
+
+impl Log for SqliteLog {
+    async fn append(&mut self, records: Vec<Arc<Record>>) -> Result<(), AppendError> {
+        let (done, written) = oneshot::channel();
+        let gone = || AppendError::Broken(anyhow::anyhow!("its writer has ended"));
+        self.writes.send(Batch { records, done }).map_err(|_| gone())?;
+        written.await.map_err(|_| gone())?
+    }
+
+    fn read(&self, query: Query, reply: Reply) {
+        // A reader that has ended answers nothing; then the process is ending.
+        let _ = self.reads.send((query, reply));
+    }
+}
+
+/// Makes the folder, closes it to others and locks it.
+fn claim(folder: &Path) -> anyhow::Result<File> {
+    let problem = || format!("cannot use the folder {}", folder.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(problem)?;
+    fs::set_permissions(folder, Permissions::from_mode(0o700)).with_context(problem)?;
+    let lock = File::create(folder.join(LOCK)).with_context(problem)?;
+    lock.set_permissions(Permissions::from_mode(0o600)).with_context(problem)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => bail!(
+            "another chatty keeps its log in {}; give this one a folder of its own with --data DIR",
+            folder.display()
+        ),
+        Err(fs::TryLockError::Error(error)) => Err(error).with_context(problem),
+    }
+}
+
+fn connect(path: &Path, durability: Durability) -> anyhow::Result<Connection> {
+    let problem = || format!("cannot open {}", path.display());
+    // Made before SQLite makes it, so that nobody else can ever read it; its
+    // companions take over its permissions.
+    let file = fs::OpenOptions::new().append(true).create(true).open(path).with_context(problem)?;
+    file.set_permissions(Permissions::from_mode(0o600)).with_context(problem)?;
+    let connection = Connection::open(path).with_context(problem)?;
+    let synchronous = match durability {
+        Durability::Commit => "FULL",
+        Durability::Relaxed => "NORMAL",
+    };
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL").with_context(problem)?;
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection) -> anyhow::Result<()> {
+    let taken: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let taken = taken as usize;
+    if taken > MIGRATIONS.len() {
+        bail!("it was written by a newer chatty; use that one, or another folder with --data DIR");
+    }
+    for (step, sql) in MIGRATIONS.iter().enumerate().skip(taken) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(sql)?;
+        transaction.pragma_update(None, "user_version", (step + 1).to_string())?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+fn read_last(connection: &Connection) -> rusqlite::Result<Last> {
+    let number = |what| {
+        connection.query_row("SELECT number FROM last WHERE what = ?1", [what], |row| {
+            row.get::<_, i64>(0).map(i64::cast_unsigned)
+        })
+    };
+    Ok(Last { message: number("message")?, person: number("person")? })
+}
+
+/// The thread that writes.
+struct Writer {
+    connection: Connection,
+    options: Options,
+    path: PathBuf,
+    last: Last,
+    /// Whether something is committed that the disk may not have yet.
+    is_unsynced: bool,
+}
+
+/// How often the disk gets what is committed, where that is not at once.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often is looked for what is to be forgotten, and how much of it goes in
+/// one transaction: writing waits no longer than for that.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(1);
+const FORGET_AT_ONCE: u32 = 500;
+
+impl Writer {
+    fn run(mut self, batches: &Receiver<Batch>) {
+        let mut next_sync = Instant::now() + SYNC_INTERVAL;
+        let mut next_forget = Instant::now();
+        loop {
+            let now = Instant::now();
+            let due = if self.is_unsynced { next_sync.min(next_forget) } else { next_forget };
+            match batches.recv_timeout(due.saturating_duration_since(now)) {
+                Ok(batch) => {
+                    let result = self.write(&batch.records);
+                    let _ = batch.done.send(result); // who asked may have ended
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            let now = Instant::now();
+            if self.is_unsynced && now >= next_sync {
+                self.sync();
+                next_sync = now + SYNC_INTERVAL;
+            }
+            if now >= next_forget {
+                // What cannot be forgotten now is tried again later.
+                let more = self.forget().unwrap_or(false);
+                next_forget = if more { now } else { now + RETENTION_INTERVAL };
+            }
+        }
+        self.sync();
+    }
+
+    fn write(&mut self, records: &[Arc<Record>]) -> Result<(), AppendError> {
+        let last = records.iter().fold(self.last, |last, record| Last {
+            message: last.message.max(record.id),
+            person: people(record).fold(last.person, u64::max),
+        });
+        match insert(&mut self.connection, records, last) {
+            Ok(()) => {
+                self.last = last;
+                self.is_unsynced = self.options.durability == Durability::Relaxed;
+                Ok(())
+            }
+            Err(error) if is_full(&error) => Err(AppendError::Full(error.to_string())),
+            Err(error) => Err(AppendError::Broken(error.into())),
+        }
+    }
+
+    /// Brings what is committed to the disk, where the commit did not.
+    fn sync(&mut self) {
+        if std::mem::take(&mut self.is_unsynced) {
+            let mut wal = self.path.clone().into_os_string();
+            wal.push("-wal");
+            // Failing to is what "relaxed" may lose.
+            let _ = File::open(wal).and_then(|wal| wal.sync_data());
+        }
+    }
+
+    /// Forgets some of what is too old or too much; tells whether there is more.
+    fn forget(&mut self) -> rusqlite::Result<bool> {
+        let Retention { age, messages } = self.options.retention;
+        let by_number = match messages {
+            Some(keep) => self.last_beyond(keep)?,
+            None => None,
+        };
+        let by_age = match age {
+            Some(age) => self.last_before(age)?,
+            None => None,
+        };
+        let Some(upto) = by_number.max(by_age) else { return Ok(false) };
+        let sql = "DELETE FROM messages WHERE id IN
+                   (SELECT id FROM messages WHERE id <= ?1 ORDER BY id LIMIT ?2)";
+        let gone = self.connection.prepare_cached(sql)?.execute(params![upto, FORGET_AT_ONCE])?;
+        Ok(gone == FORGET_AT_ONCE as usize)
+    }
+
+    fn last_beyond(&self, keep: u64) -> rusqlite::Result<Option<i64>> {
+        let first: Option<i64> =
+            self.connection.query_row("SELECT min(id) FROM messages", [], |row| row.get(0))?;
+        let held =
+            first.map_or(0, |first| (self.last.message + 1).saturating_sub(first.cast_unsigned()));
+        if held <= keep {
+            return Ok(None); // the common case, without counting
+        }
+        let sql = "SELECT id FROM messages ORDER BY id DESC LIMIT 1 OFFSET ?1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query([keep.cast_signed()])?;
+        rows.next()?.map(|row| row.get(0)).transpose()
+    }
+
+    fn last_before(&self, age: Duration) -> rusqlite::Result<Option<i64>> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let before = i64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(i64::MAX);
+        // Times grow with ids: the oldest few tell.
+        let sql = "SELECT max(id) FROM (SELECT id, time FROM messages ORDER BY id LIMIT ?2)
+                   WHERE time < ?1";
+        self.connection
+            .prepare_cached(sql)?
+            .query_row(params![before, FORGET_AT_ONCE], |row| row.get(0))
+    }
+}
+
+fn people(record: &Record) -> impl Iterator<Item = u64> {
+    let reader = match &record.to {
+        Recipient::Person(reader, _) => reader.0,
+        Recipient::Room(_) => 0,
+    };
+    [record.author.0, reader].into_iter()
+}
+
+fn insert(
+    connection: &mut Connection,
+    records: &[Arc<Record>],
+    last: Last,
+) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    {
+        let mut statement = transaction.prepare_cached(
+            "INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+        )?;
+        for record in records {
+            let (room, reader) = match &record.to {
+                Recipient::Room(room) => (Some(room), None),
+                Recipient::Person(reader, name) => (None, Some((reader, name))),
+            };
+            statement.execute(params![
+                record.id.cast_signed(),
+                record.time.0,
+                record.author.0.cast_signed(),
+                record.from.as_str(),
+                room.map(RoomName::as_str),
+                room.map(|room| room.key().as_str()),
+                reader.map(|_| record.from.key().as_str()),
+                reader.map(|(reader, _)| reader.0.cast_signed()),
+                reader.map(|(_, name)| name.as_str()),
+                reader.map(|(_, name)| name.key().as_str()),
+                record.is_action,
+                &*record.text,
+                record.cid.as_ref().map(Cid::as_str),
+            ])?;
+        }
+        let mut statement =
+            transaction.prepare_cached("UPDATE last SET number = ?2 WHERE what = ?1")?;
+        statement.execute(params!["message", last.message.cast_signed()])?;
+        statement.execute(params!["person", last.person.cast_signed()])?;
+    }
+    transaction.commit()
+}
+
+/// Whether there was no room; nothing of the transaction is left then.
+fn is_full(error: &rusqlite::Error) -> bool {
+    // SQLite tells a file that may not grow further apart from a full disk.
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+        || matches!(
+            error.sqlite_error().map(|error| error.extended_code),
+            Some(rusqlite::ffi::SQLITE_IOERR_WRITE | rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
+        )
+}
+
+/// A thread that reads: one query after another until nobody asks any more.
+fn answer(connection: &Connection, queries: &Mutex<Receiver<(Query, Reply)>>) {
+    loop {
+        let next = queries.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((query, reply)) = next else { return };
+        // A read that fails finds nothing; what is stored is not touched by it.
+        reply(find(connection, &query).unwrap_or_default());
+    }
+}
+
+fn find(connection: &Connection, query: &Query) -> rusqlite::Result<Rows> {
+    let transaction = connection.unchecked_transaction()?; // one moment for both reads
+    let upto = read_last(connection)?.message;
+    let (after, order) = match query.after {
+        Some(after) => (i64::try_from(after).unwrap_or(i64::MAX), "ASC"),
+        None => (0, "DESC"),
+    };
+    let mut records = match &query.thread {
+        Thread::Room(key) => {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM messages WHERE room_key = ?1 AND id > ?2 ORDER BY id {order}"
+            );
+            collect(connection, &sql, params![key.as_str(), after], query)?
+        }
+        Thread::Private { reader, .. } => {
+            // Each half by its own index; which of them are wanted is decided
+            // row by row.
+            let sql = format!(
+                "SELECT {COLUMNS} FROM messages WHERE author = ?1 AND reader IS NOT NULL AND id > ?2
+                 UNION
+                 SELECT {COLUMNS} FROM messages WHERE reader = ?1 AND id > ?2
+                 ORDER BY id {order}"
+            );
+            collect(connection, &sql, params![reader.0.cast_signed(), after], query)?
+        }
+    };
+    if query.after.is_none() {
+        records.reverse();
+    }
+    transaction.finish()?;
+    Ok(Rows { records, upto })
+}
+
+fn collect(
+    connection: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+    query: &Query,
+) -> rusqlite::Result<Vec<Arc<Record>>> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut records = Vec::new();
+    while records.len() < query.count {
+        let Some(row) = rows.next()? else { break };
+        // A row that breaks the grammar was not written by us: pass over it.
+        if let Some(record) = record(row)?.filter(|record| query.wants(record)) {
+            records.push(Arc::new(record));
+        }
+    }
+    Ok(records)
+}
+
+/// Reads one row of [`COLUMNS`].
+fn record(row: &Row<'_>) -> rusqlite::Result<Option<Record>> {
+    let text = |column| row.get_ref(column).map(|value| value.as_str().unwrap_or_default());
+    let to = match row.get::<_, Option<i64>>(5)? {
+        Some(reader) => Name::parse(text(6)?)
+            .map(|name| Recipient::Person(PersonId(reader.cast_unsigned()), name)),
+        None => RoomName::parse(text(4)?).map(Recipient::Room),
+    };
+    let (Ok(to), Ok(from)) = (to, Name::parse(text(3)?)) else { return Ok(None) };
+    Ok(Some(Record {
+        id: row.get::<_, i64>(0)?.cast_unsigned(),
+        time: Stamp(row.get(1)?),
+        author: PersonId(row.get::<_, i64>(2)?.cast_unsigned()),
+        from,
+        to,
+        is_action: row.get(7)?,
+        text: text(8)?.into(),
+        cid: row.get_ref(9)?.as_str_or_null()?.and_then(Cid::parse),
+    }))
+}
