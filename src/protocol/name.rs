@@ -6,6 +6,8 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// The room everyone starts in; the only one whose lines carry no prefix.
 pub const LOBBY: &str = "lobby";
 
@@ -18,7 +20,8 @@ pub const RESERVED: [&str; 8] =
 
 /// A name folded for comparing. The one place where two spellings become one;
 /// every table keyed by a name is keyed by this.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub struct Key(Arc<str>);
 
 impl Key {
@@ -33,6 +36,18 @@ impl Key {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl From<String> for Key {
+    fn from(text: String) -> Self {
+        Self::fold(&text)
+    }
+}
+
+impl From<Key> for String {
+    fn from(key: Key) -> Self {
+        key.as_str().to_owned()
     }
 }
 
@@ -68,11 +83,13 @@ impl fmt::Display for NameFault {
 }
 
 /// A person's name as first written, and its key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Name(Spelling);
 
 /// A room's name as first written, without its `#`, and its key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct RoomName(Spelling);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,6 +168,34 @@ impl RoomName {
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.0.key
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = NameFault;
+
+    fn try_from(text: String) -> Result<Self, NameFault> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.as_str().to_owned()
+    }
+}
+
+impl TryFrom<String> for RoomName {
+    type Error = NameFault;
+
+    fn try_from(text: String) -> Result<Self, NameFault> {
+        Self::parse(&text)
+    }
+}
+
+impl From<RoomName> for String {
+    fn from(name: RoomName) -> Self {
+        name.as_str().to_owned()
     }
 }
 

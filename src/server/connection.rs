@@ -93,6 +93,7 @@ pub enum Phase {
 
 /// One socket and what belongs to it.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // facts that are independent of each other
 pub struct Connection {
     stream: TcpStream,
     bell: Arc<Doorbell>,
@@ -111,6 +112,8 @@ pub struct Connection {
     pub is_finished: bool,
     /// Whether it waits for rows of the log, and reads nothing meanwhile.
     pub is_waiting: bool,
+    /// Whether the hub is to be told when little waits for it any more.
+    pub wants_feed: bool,
     /// Whether it is on the list of those to be written to.
     pub is_dirty: bool,
     /// Since when nothing could be written though something waits.
@@ -144,6 +147,7 @@ impl Connection {
             outbox: Outbox::default(),
             is_finished: false,
             is_waiting: false,
+            wants_feed: false,
             is_dirty: false,
             stalled_since: None,
         }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::limits::Limits;
-use super::log::{Last, PersonId, Record, Rows};
+use super::log::{Last, PersonId, Record, Rows, Stay};
 use super::turn::{Audience, Cause, ConnId, Topic, Turn};
 use crate::commands::{self, Command, Request, Setting};
 use crate::protocol::codec::Frame;
@@ -33,12 +33,14 @@ use crate::protocol::{
     Tags,
 };
 
+mod feed;
 mod history;
 mod login;
 mod people;
 mod rooms;
 mod talk;
 
+use feed::{Feed, Recent};
 use history::HistoryAsk;
 use rooms::Room;
 use talk::RecentCids;
@@ -63,10 +65,16 @@ pub enum Input<'a> {
     Finished,
     /// It is gone, or has to go without being able to hear why.
     Lost,
-    /// It does not read what is sent to it.
+    /// It has read nothing for too long.
     Stalled,
+    /// More waits for it than may.
+    Swamped,
+    /// It has read most of what waited for it ([`Turn::tell_when_drained`]).
+    Drained,
     /// The rows it asked the log for.
     Rows(Rows),
+    /// The rows that feed it on.
+    Page(Rows),
 }
 
 /// What may be handed to [`Hub::handle`] next for the same connection.
@@ -74,7 +82,7 @@ pub enum Input<'a> {
 pub enum Flow {
     /// Its next line.
     Next,
-    /// Nothing but the rows of [`Input::Rows`], asked for in this turn.
+    /// No line: it waits for rows of the log.
     Wait,
     /// Nothing any more: it has been said farewell to.
     Over,
@@ -93,6 +101,7 @@ pub struct Hub {
     room_names: HashMap<Key, RoomIx>,
     lobby: RoomIx,
     cids: RecentCids,
+    recent: Recent,
     last_message: u64,
     last_person: u64,
     last_time: Stamp,
@@ -162,7 +171,10 @@ struct Visit {
     person: PersonId,
     name: Name,
     conn: ConnId,
+    feed: Feed,
     rooms: Vec<RoomIx>,
+    /// When I was in which room, in the order I came.
+    stays: Vec<Stay>,
     /// Where plain lines go when no query is on. `None`: nowhere.
     current: Option<RoomIx>,
     query: Query,
@@ -278,6 +290,7 @@ impl Hub {
             rooms,
             room_names: HashMap::from([(lobby_key, lobby)]),
             lobby,
+            recent: Recent::default(),
             last_message: last.message,
             last_person: last.person,
             last_time: Stamp::default(),
@@ -300,6 +313,9 @@ impl Hub {
             Input::Finished => self.leave(now, conn, Some(Farewell::Quit), None, turn),
             Input::Stalled => self.leave(now, conn, Some(Farewell::SlowReader), None, turn),
             Input::Rows(rows) => self.tell_history(now, conn, &rows.records, turn),
+            Input::Swamped => self.fall_behind(conn, turn),
+            Input::Drained => self.feed_on(now, conn, turn),
+            Input::Page(rows) => self.feed_page(now, conn, &rows, turn),
             Input::Frame(Frame::Foreign) => {
                 self.leave(now, conn, Some(Farewell::BadProtocol), None, turn);
             }
@@ -308,10 +324,15 @@ impl Hub {
             }
             Input::Frame(frame) => self.hear(now, conn, &frame, turn),
         }
+        self.flow(conn)
+    }
+
+    fn flow(&self, conn: ConnId) -> Flow {
         match self.connection(conn) {
             Some(Connection { asked: Some(_), .. }) => Flow::Wait,
-            Some(Connection { stage: Stage::Greeting { .. } | Stage::Present(_), .. }) => {
-                Flow::Next
+            Some(Connection { stage: Stage::Greeting { .. }, .. }) => Flow::Next,
+            Some(Connection { stage: Stage::Present(visit), .. }) => {
+                if self.visits[*visit].feed == Feed::Live { Flow::Next } else { Flow::Wait }
             }
             _ => Flow::Over,
         }
@@ -541,6 +562,13 @@ impl Hub {
 
     fn visit_named(&self, name: &str) -> Option<VisitIx> {
         self.names.get(&Key::fold(name)).copied()
+    }
+
+    /// A message to one person. Who is not live gets it from the log.
+    fn deliver(&self, visit: VisitIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
+        if self.visits[visit].feed == Feed::Live {
+            self.tell(visit, tags, event, turn);
+        }
     }
 
     /// A line to one person that they did not ask for.

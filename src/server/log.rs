@@ -7,6 +7,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::{Cid, Key, Message, Name, Place, RoomName, Stamp};
 
 pub mod memory;
@@ -15,7 +17,7 @@ pub mod sqlite;
 
 /// Who somebody is, whatever the name: one visit of a guest. Never reused, so
 /// what belonged to one visit is never anyone else's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PersonId(pub u64);
 
 /// Whom a message is for.
@@ -82,6 +84,30 @@ pub enum Thread {
         /// earlier names.
         other_id: Option<PersonId>,
     },
+    /// All that one person was there to see.
+    Feed {
+        /// Who.
+        reader: PersonId,
+        /// When they were in which room.
+        stays: Vec<Stay>,
+    },
+}
+
+/// Somebody's time in a room, in ids of messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stay {
+    /// The room.
+    pub room: Key,
+    /// The last message before they came.
+    pub from: u64,
+    /// The last message before they left; not yet, if they are there.
+    pub until: Option<u64>,
+}
+
+impl Stay {
+    fn covers(&self, room: &Key, id: u64) -> bool {
+        self.room == *room && id > self.from && self.until.is_none_or(|until| id <= until)
+    }
 }
 
 /// What to read of the log.
@@ -98,7 +124,9 @@ pub struct Query {
 }
 
 impl Query {
-    fn wants(&self, record: &Record) -> bool {
+    /// Whether a record is one of those asked for, its position aside.
+    #[must_use]
+    pub fn wants(&self, record: &Record) -> bool {
         if self.hidden.contains(&record.author) {
             return false;
         }
@@ -108,6 +136,12 @@ impl Query {
                 let is_other = |id, name: &Name| Some(id) == *other_id || name.key() == other;
                 (record.author == *reader && is_other(*to, to_name))
                     || (to == reader && is_other(record.author, &record.from))
+            }
+            (Thread::Feed { stays, .. }, Recipient::Room(room)) => {
+                stays.iter().any(|stay| stay.covers(room.key(), record.id))
+            }
+            (Thread::Feed { reader, .. }, Recipient::Person(to, _)) => {
+                record.author == *reader || to == reader
             }
             _ => false,
         }
@@ -121,6 +155,20 @@ pub struct Rows {
     pub records: Vec<Arc<Record>>,
     /// Up to which id the log was looked at: later records may have come since.
     pub upto: u64,
+    /// Whether the log has forgotten some of what was asked for.
+    pub has_gap: bool,
+}
+
+impl Rows {
+    /// With a full page, the log was looked at only up to its last record.
+    fn cut_at(mut self, count: usize) -> Self {
+        if self.records.len() >= count
+            && let Some(last) = self.records.last()
+        {
+            self.upto = last.id;
+        }
+        self
+    }
 }
 
 /// Where counting goes on.

@@ -22,7 +22,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use super::connection::{Connection, Doorbells, Flush, Phase};
 use super::hub::{Flow, Hub, Input, Now};
 use super::limits::Limits;
-use super::log::{AppendError, Last, Log, Query, Rows};
+use super::log::{AppendError, Last, Log, Query, Rows, Thread};
 use super::outbox::Lines;
 use super::turn::{ConnId, Sink, Turn};
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
@@ -40,6 +40,9 @@ const TURN_READ_SIZE: usize = 1 << 20;
 /// have to wait for the next: a line of six bytes can ask for megabytes.
 const TURN_ANSWER_SIZE: usize = 256 << 10;
 
+/// Who catches up is fed on when no more waits than this part of its bound.
+const DRAINED: usize = 4;
+
 /// How long a peer that was said farewell to may take to close its side.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -53,6 +56,8 @@ pub enum Call {
     Accepted(TcpStream),
     /// The log found what a connection asked for.
     Found(ConnId, Rows),
+    /// The log found what a connection is fed on with.
+    FoundPage(ConnId, Rows),
     /// Say farewell to everyone and end.
     Stop,
 }
@@ -163,7 +168,12 @@ impl<L: Log> Reactor<L> {
         while let Some(next) = call.take().or_else(|| self.calls.try_recv().ok()) {
             match next {
                 Call::Accepted(stream) => self.open(now, stream, &mut turn),
-                Call::Found(conn, rows) => self.find(now, conn, rows, &mut turn),
+                Call::Found(conn, rows) => {
+                    self.tell_hub(now, conn, Input::Rows(rows), &mut turn);
+                }
+                Call::FoundPage(conn, rows) => {
+                    self.tell_hub(now, conn, Input::Page(rows), &mut turn);
+                }
                 Call::Stop => {
                     self.ends_at = Some(now.since_start + DRAIN);
                     self.hub.shut_down(&mut turn);
@@ -175,7 +185,7 @@ impl<L: Log> Reactor<L> {
         self.hub.tick(now, &mut turn);
         self.fall_due(now, &mut turn);
         self.commit(turn).await?;
-        self.turn_away_swamped(now).await?;
+        self.slow_down_swamped(now).await?;
         self.flush(now).await
     }
 
@@ -221,6 +231,10 @@ impl<L: Log> Reactor<L> {
                 self.discard(conn, buffer);
                 return 0;
             }
+        }
+        if connection.wants_feed && connection.outbox.len() <= self.limits.outbox / DRAINED {
+            connection.wants_feed = false;
+            self.tell_hub(now, conn, Input::Drained, turn);
         }
         let mut read = 0;
         let answered_before = turn.said_singly();
@@ -359,25 +373,23 @@ impl<L: Log> Reactor<L> {
         Ok(())
     }
 
-    /// Hands a connection the rows it asked for, and lets it go on.
-    fn find(&mut self, now: Now, conn: ConnId, rows: Rows, turn: &mut Turn) {
-        self.hub.handle(now, conn, Input::Rows(rows), turn);
+    /// Hands the hub something about a connection that is no line of its own,
+    /// and lets it be heard again, or not.
+    fn tell_hub(&mut self, now: Now, conn: ConnId, input: Input<'_>, turn: &mut Turn) {
+        let flow = self.hub.handle(now, conn, input, turn);
         if let Some(connection) = self.get(conn) {
-            connection.is_waiting = false;
-            self.ready.push(conn.slot);
+            let was_waiting = mem::replace(&mut connection.is_waiting, flow == Flow::Wait);
+            if was_waiting && flow == Flow::Next {
+                self.ready.push(conn.slot);
+            }
         }
     }
 
-    /// Parts with those whom more waits for than may: what waits is dropped, and
-    /// they are told why.
-    async fn turn_away_swamped(&mut self, now: Now) -> anyhow::Result<()> {
+    /// Those whom more waits for than may are fed from the log from now on.
+    async fn slow_down_swamped(&mut self, now: Now) -> anyhow::Result<()> {
         let mut turn = Turn::default();
         for conn in mem::take(&mut self.swamped) {
-            let Some(connection) = self.get(conn) else { continue };
-            if connection.phase == Phase::Open {
-                connection.outbox.cut();
-                self.hub.handle(now, conn, Input::Stalled, &mut turn);
-            }
+            self.tell_hub(now, conn, Input::Swamped, &mut turn);
         }
         self.commit(turn).await
     }
@@ -418,7 +430,9 @@ impl<L: Log> Reactor<L> {
             Ok(Flush::Done) => connection.stalled_since = None,
         }
         let connection = &mut self.connections[conn.slot as usize];
-        if was_full && connection.outbox.len() <= outbox_max {
+        let is_heard_again = was_full && connection.outbox.len() <= outbox_max;
+        let is_fed_on = connection.wants_feed && connection.outbox.len() <= outbox_max / DRAINED;
+        if is_heard_again || is_fed_on {
             self.ready.push(conn.slot);
         }
         if connection.phase == Phase::Closing && connection.outbox.is_empty() {
@@ -505,10 +519,21 @@ impl<L: Log> Sink for Reactor<L> {
 
     fn read(&mut self, conn: ConnId, query: Query) {
         let calls = self.own_calls.clone();
+        let call = match query.thread {
+            Thread::Feed { .. } => Call::FoundPage,
+            _ => Call::Found,
+        };
         let reply = move |rows| {
-            let _ = calls.send(Call::Found(conn, rows)); // the loop may have ended
+            let _ = calls.send(call(conn, rows)); // the loop may have ended
         };
         self.log.read(query, Box::new(reply));
+    }
+
+    fn tell_when_drained(&mut self, conn: ConnId) {
+        if let Some(connection) = self.get(conn) {
+            connection.wants_feed = true;
+            self.ready.push(conn.slot);
+        }
     }
 }
 

@@ -104,6 +104,7 @@ enum Effect {
     Send { to: ConnId, line: Range, cause: Cause },
     Close { conn: ConnId },
     Read { conn: ConnId, query: Query },
+    Feed { conn: ConnId },
 }
 
 /// A record, and who is to be told if it cannot be kept.
@@ -139,6 +140,8 @@ pub trait Sink {
     fn close(&mut self, conn: ConnId);
     /// The log is to be read, and the rows handed back to the hub.
     fn read(&mut self, conn: ConnId, query: Query);
+    /// The hub is to be told when little waits for a connection any more.
+    fn tell_when_drained(&mut self, conn: ConnId);
 }
 
 impl Turn {
@@ -249,6 +252,11 @@ impl Turn {
         self.push(Effect::Read { conn, query });
     }
 
+    /// Feeds a connection on when it has read most of what waits for it.
+    pub fn tell_when_drained(&mut self, conn: ConnId) {
+        self.push(Effect::Feed { conn });
+    }
+
     /// Carries the effects out in the order produced. Only to be called when
     /// the records are safe.
     pub fn release(self, sink: &mut impl Sink) {
@@ -282,6 +290,7 @@ impl Turn {
                     sink.close(*conn);
                 }
                 Effect::Read { conn, query } => sink.read(*conn, query.clone()),
+                Effect::Feed { conn } => sink.tell_when_drained(*conn),
             }
         }
         if let Some(run) = run {
@@ -428,6 +437,7 @@ mod tests {
             self.text.entry(conn.slot).or_default().push_str("closed");
         }
         fn read(&mut self, _: ConnId, _: Query) {}
+        fn tell_when_drained(&mut self, _: ConnId) {}
     }
 
     fn conn(slot: u32) -> ConnId {

@@ -9,7 +9,7 @@ use chatty::protocol::{Event, Stamp};
 use chatty::server::hub::{Flow, Hub, Input, Now};
 use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
-use chatty::server::log::{Last, Query};
+use chatty::server::log::{Last, Query, Thread};
 use chatty::server::outbox::Lines;
 use chatty::server::turn::{ConnId, Sink, Turn};
 
@@ -97,6 +97,7 @@ struct Outlet {
     said: Vec<(ConnId, Vec<u8>)>,
     closed: Vec<ConnId>,
     reads: Vec<(ConnId, Query)>,
+    drained: Vec<ConnId>,
 }
 
 impl Sink for Outlet {
@@ -109,6 +110,9 @@ impl Sink for Outlet {
     }
     fn read(&mut self, conn: ConnId, query: Query) {
         self.reads.push((conn, query));
+    }
+    fn tell_when_drained(&mut self, conn: ConnId) {
+        self.drained.push(conn);
     }
 }
 
@@ -143,6 +147,7 @@ impl World {
             0 => self.hub.handle(now, conn, Input::Lost, &mut turn),
             1 => self.hub.handle(now, conn, Input::Finished, &mut turn),
             2 => self.hub.handle(now, conn, Input::Stalled, &mut turn),
+            3 | 4 => self.hub.handle(now, conn, Input::Swamped, &mut turn),
             _ => {
                 let bytes = line(draw);
                 let mut rest = &bytes[..];
@@ -183,7 +188,15 @@ impl World {
         }
         for (conn, query) in out.reads {
             let mut turn = Turn::default();
-            self.hub.handle(now, conn, Input::Rows(self.log.find(&query)), &mut turn);
+            let rows = self.log.find(&query);
+            let is_feed = matches!(query.thread, Thread::Feed { .. });
+            let input = if is_feed { Input::Page(rows) } else { Input::Rows(rows) };
+            self.hub.handle(now, conn, input, &mut turn);
+            self.release(now, turn);
+        }
+        for conn in out.drained {
+            let mut turn = Turn::default();
+            self.hub.handle(now, conn, Input::Drained, &mut turn);
             self.release(now, turn);
         }
     }

@@ -136,6 +136,50 @@ fn who_never_reads_is_parted_with_and_holds_nobody_up() {
     assert!(before.iter().all(|line| line == "* alice joined" || *line == whole));
 }
 
+/// Far more is said than may wait in memory for one reader; when it reads on it
+/// gets all of it, once and in order, and is live again.
+fn a_late_reader_misses_nothing(server: &Server) {
+    let mut late = Peer::join(server.port, "late");
+    late.say("/set tags on");
+    late.settles();
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/set echo off");
+    let (said, text) = (6000, "y".repeat(1000));
+    for number in 0..said {
+        alice.say(&format!("{number} {text}"));
+    }
+    alice.settles();
+    alice.say("/nick al");
+    alice.settles();
+    let mut last_id = 0;
+    for number in 0..said {
+        let line = late.hears(|line| line.contains(" alice: "));
+        let (tags, line) = line.split_once(' ').unwrap();
+        assert_eq!(line, format!("alice: {number} {text}"));
+        let id: u64 = tags["@id=".len()..].split(';').next().unwrap().parse().unwrap();
+        assert!(id > last_id, "ids grow");
+        last_id = id;
+    }
+    alice.say("live again");
+    late.hears(|line| line.ends_with(" al: live again"));
+    // Who is here was not missed either.
+    late.say("/who");
+    late.hears(|line| line == "[USERS #lobby 2] al,late");
+}
+
+#[test]
+fn a_late_reader_misses_nothing_of_a_log_in_memory() {
+    let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "60s"]);
+    a_late_reader_misses_nothing(&server);
+}
+
+#[test]
+fn a_late_reader_misses_nothing_of_a_log_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let flags = ["--outbox", "64KiB", "--write-stall", "60s"];
+    a_late_reader_misses_nothing(&Server::start_in(folder.path(), &flags));
+}
+
 #[test]
 fn who_comes_and_goes_leaves_nothing_behind() {
     let server = Server::start();

@@ -36,6 +36,8 @@ fn history(port: u16, room: &str) -> Vec<(u64, String)> {
             rows.push((id, row.split_once(' ').unwrap().1.to_owned()));
         }
         if count == 0 {
+            reader.say("/quit"); // the name is free again when this is answered
+            reader.rest();
             return rows;
         }
     }

@@ -33,7 +33,7 @@ use chatty::protocol::units::parse_duration;
 use chatty::server::hub::{Flow, Hub, Input, Now};
 use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
-use chatty::server::log::{Last, Query};
+use chatty::server::log::{Last, Query, Thread};
 use chatty::server::outbox::Lines;
 use chatty::server::turn::{ConnId, Sink, Turn};
 use clap::{Args as _, FromArgMatches as _};
@@ -73,6 +73,7 @@ struct Outlet {
     bytes: BTreeMap<ConnId, Vec<u8>>,
     closed: Vec<ConnId>,
     reads: Vec<(ConnId, Query)>,
+    drained: Vec<ConnId>,
 }
 
 impl Sink for Outlet {
@@ -88,6 +89,9 @@ impl Sink for Outlet {
     }
     fn read(&mut self, conn: ConnId, query: Query) {
         self.reads.push((conn, query));
+    }
+    fn tell_when_drained(&mut self, conn: ConnId) {
+        self.drained.push(conn); // at once: here everything is read at once
     }
 }
 
@@ -116,10 +120,18 @@ impl HubStage {
         let mut turn = Turn::default();
         let mut flow = self.hub.handle(self.now(), conn, input, &mut turn);
         self.release(turn);
-        while let Some((conn, query)) = self.out.reads.pop() {
+        loop {
+            let (conn, input) = if let Some((conn, query)) = self.out.reads.pop() {
+                let rows = self.log.find(&query);
+                let is_feed = matches!(query.thread, Thread::Feed { .. });
+                (conn, if is_feed { Input::Page(rows) } else { Input::Rows(rows) })
+            } else if let Some(conn) = self.out.drained.pop() {
+                (conn, Input::Drained)
+            } else {
+                break;
+            };
             let mut turn = Turn::default();
-            let rows = self.log.find(&query);
-            flow = self.hub.handle(self.now(), conn, Input::Rows(rows), &mut turn);
+            flow = self.hub.handle(self.now(), conn, input, &mut turn);
             self.release(turn);
         }
         self.hub.check_invariants();

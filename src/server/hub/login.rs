@@ -1,8 +1,8 @@
 //! Coming and going: the greeting, login, a new name, and leaving.
 
 use super::{
-    Ask, ConnId, Connection, Event, Farewell, Hub, Name, Now, PersonId, Query, Refusal, Settings,
-    Stage, Tags, Ties, Topic, Turn, Visit, VisitIx, refusal, say_farewell,
+    Ask, ConnId, Connection, Event, Farewell, Feed, Hub, Name, Now, PersonId, Query, Refusal,
+    Settings, Stage, Tags, Ties, Topic, Turn, Visit, VisitIx, refusal, say_farewell,
 };
 use crate::protocol::name::NameFault;
 use crate::protocol::{ErrorCode, VERSION};
@@ -41,7 +41,9 @@ impl Hub {
             person,
             name: name.clone(),
             conn: ask.conn,
+            feed: Feed::Live,
             rooms: Vec::with_capacity(1),
+            stays: Vec::with_capacity(1),
             current: None,
             query: Query::Off,
             heard: None,

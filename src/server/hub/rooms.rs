@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::feed::Feed;
 use super::{
     Ask, Audience, ErrorCode, Event, Hub, Key, Name, Now, Query, Refusal, RoomIx, RoomName, Topic,
-    Turn, VisitIx, refusal,
+    Turn, Visit, VisitIx, refusal,
 };
 use crate::protocol::event::Crowd;
 use crate::protocol::{LINE_MAX, Tags};
@@ -114,6 +115,7 @@ impl Hub {
         self.rooms[room].audience = None;
         self.visits[visit].rooms.push(room);
         self.visits[visit].current = Some(room);
+        self.note_arrival(visit, self.rooms[room].name.key().clone());
         if !self.count_in_crowd(ask.now, room, Move::Joined) {
             let shown = self.rooms[room].name.clone();
             let event = Event::Joined { room: shown.as_str(), name: name.as_str() };
@@ -128,9 +130,15 @@ impl Hub {
         if let Some(topic) = topic {
             ask.reply(&Event::reply("TOPIC", &name.to_string(), topic));
         }
+        self.list_for_newcomer(ask, room);
+    }
+
+    /// Who is here; in a large room only how many.
+    pub(super) fn list_for_newcomer(&self, ask: &mut Ask<'_>, room: RoomIx) {
         if self.is_quiet(room) {
-            let count = self.rooms[room].len();
-            ask.reply(&Event::Users { room: name.as_str(), count, names: None });
+            let Room { name, members, .. } = &self.rooms[room];
+            let (room, count) = (name.as_str(), members.len());
+            ask.reply(&Event::Users { room, count, names: None });
         } else {
             self.list_members(ask, room);
         }
@@ -156,6 +164,7 @@ impl Hub {
             self.announce(ask.now, audience, Topic::Presence, ask.conn, &event, ask.turn);
         }
         self.visits[visit].rooms.retain(|r| *r != room);
+        self.note_departure(visit, shown.key());
         self.remove_member(room, &my_name);
         let me = &mut self.visits[visit];
         let text = if me.current == Some(room) {
@@ -269,7 +278,8 @@ impl Hub {
         if let Some(audience) = &self.rooms[room].audience {
             return audience.clone();
         }
-        let readers = self.rooms[room].members.values().map(|visit| self.reader(*visit)).collect();
+        let members = self.rooms[room].members.values();
+        let readers = members.filter_map(|visit| self.reader(*visit)).collect();
         let audience = Arc::new(Audience::new(readers));
         self.rooms[room].audience = Some(audience.clone());
         audience
@@ -286,13 +296,15 @@ impl Hub {
             return self.audience(*room);
         }
         let members = rooms.iter().flat_map(|room| self.rooms[*room].members.values());
-        Arc::new(Audience::new(members.map(|visit| self.reader(*visit)).collect()))
+        Arc::new(Audience::new(members.filter_map(|visit| self.reader(*visit)).collect()))
     }
 
-    fn reader(&self, visit: VisitIx) -> Reader {
-        let conn = self.visits[visit].conn;
+    /// How somebody is told what happens; not at all while they catch up.
+    fn reader(&self, visit: VisitIx) -> Option<Reader> {
+        let Visit { conn, feed, .. } = self.visits[visit];
         let settings = self.settings(conn);
-        Reader { conn, tags: settings.tags, joins: settings.joins }
+        let reader = Reader { conn, tags: settings.tags, joins: settings.joins };
+        (feed == Feed::Live).then_some(reader)
     }
 
     /// A person's settings changed, and with them how their rooms are told.

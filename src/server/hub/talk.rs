@@ -220,7 +220,7 @@ impl Hub {
                 // To oneself the copy for the reader differs from the echo too.
                 let mut message = record.seen_by(me);
                 message.place = crate::protocol::Place::ToMe;
-                self.tell(to, &tags_of(&record), &Event::Message(message), ask.turn);
+                self.deliver(to, &tags_of(&record), &Event::Message(message), ask.turn);
             }
             if let Some(away) = &self.visits[to].away
                 && self.hears_echo(ask)
@@ -283,15 +283,17 @@ impl Hub {
         if let Some(cid) = &ask.cid {
             self.cids.remember(cid.clone(), record.clone());
         }
+        self.recent.push(record.clone());
         record
     }
 
-    /// The records of a turn could not be kept: their marks mean nothing.
+    /// The records of a turn could not be kept: they were never said.
     pub fn unsay(&mut self, records: &[Arc<Record>]) {
         for record in records {
             if let Some(cid) = &record.cid {
                 self.cids.forget(record.author, cid);
             }
+            self.recent.remove(record.id);
         }
     }
 

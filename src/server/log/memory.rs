@@ -94,13 +94,21 @@ impl MemoryLog {
     #[must_use]
     pub fn find(&self, query: &Query) -> Rows {
         let upto = self.records.back().map_or(0, |record| record.id);
-        Rows { records: self.rows(query), upto }
+        let forgotten = self.records.front().map_or(0, |record| record.id - 1);
+        let has_gap = query.after.is_some_and(|after| after < forgotten);
+        Rows { records: self.rows(query), upto, has_gap }.cut_at(query.count)
     }
 
     fn rows(&self, query: &Query) -> Vec<Arc<Record>> {
         let index = match &query.thread {
             Thread::Room(key) => ThreadIndex::Room(key.clone()),
             Thread::Private { reader, .. } => ThreadIndex::PrivateOf(*reader),
+            Thread::Feed { .. } => {
+                let after = query.after.unwrap_or_default();
+                let start = self.records.partition_point(|record| record.id <= after);
+                let later = self.records.range(start..);
+                return later.filter(|r| query.wants(r)).take(query.count).cloned().collect();
+            }
         };
         let Some(ids) = self.threads.get(&index) else { return Vec::new() };
         let wanted = |id: &u64| self.record(*id).filter(|record| query.wants(record)).cloned();

@@ -419,12 +419,21 @@ fn find(connection: &Connection, query: &Query) -> rusqlite::Result<Rows> {
             );
             collect(connection, &sql, params![reader.0.cast_signed(), after], query)?
         }
+        Thread::Feed { .. } => {
+            // All rooms at once: the log in its own order, picked through.
+            let sql = format!("SELECT {COLUMNS} FROM messages WHERE id > ?1 ORDER BY id");
+            collect(connection, &sql, params![after], query)?
+        }
     };
     if query.after.is_none() {
         records.reverse();
     }
+    let first: Option<i64> =
+        connection.query_row("SELECT min(id) FROM messages", [], |row| row.get(0))?;
+    let forgotten = first.map_or(upto, |first| (first - 1).cast_unsigned());
+    let has_gap = query.after.is_some_and(|after| after < forgotten);
     transaction.finish()?;
-    Ok(Rows { records, upto })
+    Ok(Rows { records, upto, has_gap }.cut_at(query.count))
 }
 
 fn collect(

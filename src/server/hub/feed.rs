@@ -1,0 +1,176 @@
+//! Catching up: who did not read in time, or was away, is not fed from memory
+//! but from the log, in order and at its own pace, and returns to live at a point
+//! with no gap and no double.
+//!
+//! While somebody is behind, their position in the log is all that is kept: they
+//! are in no audience, and their own lines wait, so that answers keep their
+//! order. The last step to live is taken from the messages of late, which are in
+//! memory, in one piece with becoming live again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{ConnId, Event, Farewell, Hub, Now, Stage, Tags, Turn, VisitIx, talk::tags_of};
+use crate::protocol::{Cid, Key};
+use crate::server::log::{Query, Record, Rows, Stay, Thread};
+use crate::server::turn::Cause;
+
+/// How a visit's messages reach it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Feed {
+    /// As they are said.
+    Live,
+    /// From the log, from this position on.
+    Behind {
+        /// The last message they have had, or that was not for them.
+        after: u64,
+        /// Whether comings and goings were missed meanwhile, which no log tells.
+        is_list_stale: bool,
+    },
+}
+
+/// How many messages are read of the log at once for one reader.
+const PAGE: usize = 256;
+
+/// How many messages of late are kept in memory, and how much text: enough that
+/// a reader can get from a page of the log to the present.
+const RECENT_MAX: usize = 4096;
+const RECENT_SIZE: usize = 4 << 20;
+
+/// The most closed stays that are remembered of one visit.
+const STAYS_MAX: usize = 1000;
+
+/// The messages of late.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    records: VecDeque<Arc<Record>>,
+    size: usize,
+}
+
+impl Recent {
+    pub(super) fn push(&mut self, record: Arc<Record>) {
+        self.size += record.text.len();
+        self.records.push_back(record);
+        while self.records.len() > RECENT_MAX || self.size > RECENT_SIZE {
+            if let Some(oldest) = self.records.pop_front() {
+                self.size -= oldest.text.len();
+            }
+        }
+    }
+
+    /// Takes a message back that could not be kept.
+    pub(super) fn remove(&mut self, id: u64) {
+        if let Ok(at) = self.records.binary_search_by_key(&id, |record| record.id)
+            && let Some(record) = self.records.remove(at)
+        {
+            self.size -= record.text.len();
+        }
+    }
+
+    /// All messages after an id, if they are all still here.
+    fn since(&self, after: u64, last: u64) -> Option<impl Iterator<Item = &Arc<Record>>> {
+        let start = self.records.partition_point(|record| record.id <= after);
+        let is_all_here = after >= last
+            || start > 0
+            || self.records.front().is_some_and(|first| first.id == after + 1);
+        is_all_here.then(|| self.records.range(start..))
+    }
+}
+
+impl Hub {
+    pub(super) fn note_arrival(&mut self, visit: VisitIx, room: Key) {
+        let from = self.last_message;
+        let stays = &mut self.visits[visit].stays;
+        stays.push(Stay { room, from, until: None });
+        if stays.len() > STAYS_MAX
+            && let Some(oldest) = stays.iter().position(|stay| stay.until.is_some())
+        {
+            stays.remove(oldest);
+        }
+    }
+
+    pub(super) fn note_departure(&mut self, visit: VisitIx, room: &Key) {
+        let until = self.last_message;
+        let stays = &mut self.visits[visit].stays;
+        if let Some(stay) = stays.iter_mut().rfind(|s| s.room == *room && s.until.is_none()) {
+            stay.until = Some(until);
+        }
+    }
+
+    /// A reader that does not keep up is fed from the log from here on.
+    pub(super) fn fall_behind(&mut self, conn: ConnId, turn: &mut Turn) {
+        let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else { return };
+        if self.visits[visit].feed == Feed::Live {
+            let after = self.last_message;
+            self.visits[visit].feed = Feed::Behind { after, is_list_stale: true };
+            self.forget_audiences_of(visit);
+            turn.tell_when_drained(conn);
+        }
+    }
+
+    /// Goes on feeding: the rest from memory if that reaches back far enough,
+    /// else a page of the log.
+    pub(super) fn feed_on(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+        let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else { return };
+        let Feed::Behind { after, is_list_stale } = self.visits[visit].feed else { return };
+        let query = self.feed_query(visit, after);
+        let Some(rest) = self.recent.since(after, self.last_message) else {
+            turn.read(conn, query);
+            return;
+        };
+        let rest: Vec<Arc<Record>> = rest.filter(|record| query.wants(record)).cloned().collect();
+        for record in rest {
+            self.tell_again(conn, visit, &record, turn);
+        }
+        self.visits[visit].feed = Feed::Live;
+        self.forget_audiences_of(visit);
+        if is_list_stale {
+            self.tell_members(now, conn, visit, turn);
+        }
+    }
+
+    /// A page of the log has come.
+    pub(super) fn feed_page(&mut self, now: Now, conn: ConnId, rows: &Rows, turn: &mut Turn) {
+        let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else { return };
+        let Feed::Behind { is_list_stale, .. } = self.visits[visit].feed else { return };
+        if rows.has_gap && is_list_stale {
+            // What this reader missed is forgotten: better parted than fooled.
+            self.leave(now, conn, Some(Farewell::SlowReader), None, turn);
+            return;
+        }
+        for record in &rows.records {
+            self.tell_again(conn, visit, record, turn);
+        }
+        self.visits[visit].feed = Feed::Behind { after: rows.upto, is_list_stale };
+        turn.tell_when_drained(conn);
+    }
+
+    fn feed_query(&self, visit: VisitIx, after: u64) -> Query {
+        let me = &self.visits[visit];
+        let thread = Thread::Feed { reader: me.person, stays: me.stays.clone() };
+        let hidden = me.ties.ignores.iter().map(|ignored| ignored.person).collect();
+        Query { thread, count: PAGE, after: Some(after), hidden }
+    }
+
+    /// A message as it was live, one's own with its mark.
+    fn tell_again(&self, conn: ConnId, visit: VisitIx, record: &Record, turn: &mut Turn) {
+        let (me, settings) = (self.visits[visit].person, self.settings(conn));
+        let mark = record.cid.as_ref().filter(|_| record.author == me);
+        if record.author == me && !settings.echo && mark.is_none() {
+            return;
+        }
+        let tags = Tags { cid: mark.map(Cid::as_str), ..tags_of(record) };
+        let event = Event::Message(record.seen_by(me));
+        // It is the reader's own pace: nothing here makes it a slow one.
+        turn.send(conn, Cause::Asked, &settings.tags(&tags), &event);
+    }
+
+    /// Who is here now, for somebody who missed comings and goings.
+    fn tell_members(&self, now: Now, conn: ConnId, visit: VisitIx, turn: &mut Turn) {
+        let settings = self.settings(conn);
+        let mut ask = super::Ask { now, conn, settings, cid: None, turn };
+        for room in &self.visits[visit].rooms {
+            self.list_for_newcomer(&mut ask, *room);
+        }
+    }
+}
