@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use chatty::protocol::codec::{Frame, LineCodec};
 use chatty::protocol::{Event, Stamp};
-use chatty::server::hub::{Flow, Hub, Input, Now};
+use chatty::server::hub::{Flow, Hub, Input, Now, Seed};
 use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
-use chatty::server::log::{Last, Query, Thread};
+use chatty::server::log::{Kept, Query, Thread};
 use chatty::server::outbox::Lines;
 use chatty::server::turn::{ConnId, Sink, Turn};
 
@@ -224,7 +224,7 @@ fn no_conversation_breaks_the_hub() {
         let limits =
             Limits { quiet_above: 3, rooms_per_person: 3, max_rooms: 4, ..Limits::default() };
         let mut world = World {
-            hub: Hub::new(limits, Last::default()),
+            hub: Hub::new(limits, &Kept::default(), Seed::default()),
             log: MemoryLog::new(50, 1 << 20),
             now: Duration::ZERO,
             codecs: (0..8).map(|_| None).collect(),
