@@ -24,6 +24,8 @@ use super::hub::{Flow, Hub, Input, Now, Seed};
 use super::limits::Limits;
 use super::log::{AppendError, Batch, Kept, Log, Query, Record, Repeat, Rows, Thread};
 use super::outbox::Lines;
+use super::passwords::{Hashers, Job, Outcome};
+use super::peer::Peer;
 use super::turn::{ConnId, Sink, Turn};
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
 use crate::protocol::{ErrorCode, Refusal, Stamp};
@@ -52,12 +54,14 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// What comes to the loop from outside the sockets.
 #[derive(Debug)]
 pub enum Call {
-    /// Somebody connected.
-    Accepted(TcpStream),
+    /// Somebody connected, from there.
+    Accepted(TcpStream, Peer),
     /// The log found what a connection asked for.
     Found(ConnId, Rows),
     /// The log found what a connection is fed on with.
     FoundPage(ConnId, Rows),
+    /// What came of a password that a connection gave.
+    Hashed(ConnId, Outcome),
     /// Say farewell to everyone and end.
     Stop,
 }
@@ -76,6 +80,7 @@ pub struct Reactor<L> {
     limits: Limits,
     hub: Hub,
     log: L,
+    hashers: Hashers,
     start: Instant,
     calls: UnboundedReceiver<Call>,
     bells: Arc<Doorbells>,
@@ -103,6 +108,7 @@ impl<L: Log> Reactor<L> {
         limits: Limits,
         log: L,
         kept: &Kept,
+        hashers: Hashers,
         seed: Seed,
         calls: (UnboundedSender<Call>, UnboundedReceiver<Call>),
     ) -> Self {
@@ -110,6 +116,7 @@ impl<L: Log> Reactor<L> {
             hub: Hub::new(limits.clone(), kept, seed),
             limits,
             log,
+            hashers,
             start: Instant::now(),
             calls: calls.1,
             bells: Arc::default(),
@@ -168,9 +175,12 @@ impl<L: Log> Reactor<L> {
         let mut call = call;
         while let Some(next) = call.take().or_else(|| self.calls.try_recv().ok()) {
             match next {
-                Call::Accepted(stream) => self.open(now, stream, &mut turn),
+                Call::Accepted(stream, peer) => self.open(now, stream, peer, &mut turn),
                 Call::Found(conn, rows) => {
                     self.tell_hub(now, conn, Input::Rows(rows), &mut turn);
+                }
+                Call::Hashed(conn, outcome) => {
+                    self.tell_hub(now, conn, Input::Hashed(outcome), &mut turn);
                 }
                 Call::FoundPage(conn, rows) => {
                     self.tell_hub(now, conn, Input::Page(rows), &mut turn);
@@ -190,13 +200,13 @@ impl<L: Log> Reactor<L> {
         self.flush(now).await
     }
 
-    fn open(&mut self, now: Now, stream: TcpStream, turn: &mut Turn) {
+    fn open(&mut self, now: Now, stream: TcpStream, peer: Peer, turn: &mut Turn) {
         let entry = self.connections.vacant_entry();
         let slot = u32::try_from(entry.key()).expect("descriptors are counted in 32 bits");
         self.generation = self.generation.wrapping_add(1);
         let conn = ConnId { slot, generation: self.generation };
         entry.insert(Connection::new(stream, self.bells.bell(slot), self.generation));
-        self.hub.handle(now, conn, Input::Opened, turn);
+        self.hub.handle(now, conn, Input::Opened(peer), turn);
         self.ready.push(slot);
     }
 
@@ -556,6 +566,13 @@ impl<L: Log> Sink for Reactor<L> {
             let _ = calls.send(call(conn, rows)); // the loop may have ended
         };
         self.log.read(query, Box::new(reply));
+    }
+
+    fn hash(&mut self, conn: ConnId, job: Job) {
+        let calls = self.own_calls.clone();
+        self.hashers.run(job, move |outcome| {
+            let _ = calls.send(Call::Hashed(conn, outcome)); // the loop may have ended
+        });
     }
 
     fn tell_when_drained(&mut self, conn: ConnId) {

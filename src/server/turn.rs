@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::log::{Query, Record, Repeat};
 use super::outbox::Lines;
+use super::passwords::Job;
 use crate::protocol::{Cid, Event, Refusal, Tags};
 
 /// One connection: where the server keeps it, and which of those that were
@@ -104,6 +105,7 @@ enum Effect {
     Send { to: ConnId, line: Range, cause: Cause },
     Close { conn: ConnId },
     Read { conn: ConnId, query: Query },
+    Hash { conn: ConnId, job: Job },
     Feed { conn: ConnId },
 }
 
@@ -140,6 +142,8 @@ pub trait Sink {
     fn close(&mut self, conn: ConnId);
     /// The log is to be read, and the rows handed back to the hub.
     fn read(&mut self, conn: ConnId, query: Query);
+    /// A password is to be hashed, and what comes of it handed back to the hub.
+    fn hash(&mut self, conn: ConnId, job: Job);
     /// The hub is to be told when little waits for a connection any more.
     fn tell_when_drained(&mut self, conn: ConnId);
 }
@@ -280,6 +284,11 @@ impl Turn {
         self.push(Effect::Read { conn, query });
     }
 
+    /// Hashes a password for a connection.
+    pub fn hash(&mut self, conn: ConnId, job: Job) {
+        self.push(Effect::Hash { conn, job });
+    }
+
     /// Feeds a connection on when it has read most of what waits for it.
     pub fn tell_when_drained(&mut self, conn: ConnId) {
         self.push(Effect::Feed { conn });
@@ -318,6 +327,7 @@ impl Turn {
                     sink.close(*conn);
                 }
                 Effect::Read { conn, query } => sink.read(*conn, query.clone()),
+                Effect::Hash { conn, job } => sink.hash(*conn, job.clone()),
                 Effect::Feed { conn } => sink.tell_when_drained(*conn),
             }
         }
@@ -464,6 +474,7 @@ mod tests {
         fn close(&mut self, conn: ConnId) {
             self.text.entry(conn.slot).or_default().push_str("closed");
         }
+        fn hash(&mut self, _: ConnId, _: Job) {}
         fn read(&mut self, _: ConnId, _: Query) {}
         fn tell_when_drained(&mut self, _: ConnId) {}
     }

@@ -321,8 +321,11 @@ impl Writer {
             None => None,
         };
         let Some(upto) = by_number.max(by_age) else { return Ok(false) };
+        // What waits for somebody is kept until it was told.
         let sql = "DELETE FROM messages WHERE id IN
-                   (SELECT id FROM messages WHERE id <= ?1 ORDER BY id LIMIT ?2)";
+                   (SELECT id FROM messages WHERE id <= ?1
+                    AND id NOT IN (SELECT key FROM kept WHERE shelf = 'mail')
+                    ORDER BY id LIMIT ?2)";
         let gone = self.connection.prepare_cached(sql)?.execute(params![upto, FORGET_AT_ONCE])?;
         Ok(gone == FORGET_AT_ONCE as usize)
     }
@@ -462,6 +465,14 @@ fn find(connection: &Connection, query: &Query) -> rusqlite::Result<Rows> {
                  ORDER BY id {order}"
             );
             collect(connection, &sql, params![reader.0.cast_signed(), after], query)?
+        }
+        Thread::Picked { ids, .. } => {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM messages
+                 WHERE id IN (SELECT value FROM json_each(?1)) AND id > ?2 ORDER BY id {order}"
+            );
+            let ids: Vec<i64> = ids.iter().map(|id| id.cast_signed()).collect();
+            collect(connection, &sql, params![serde_json::json!(ids).to_string(), after], query)?
         }
         Thread::Feed { .. } => {
             // All rooms at once: the log in its own order, picked through.
