@@ -43,6 +43,17 @@ pub struct Limits {
     )]
     pub outbox: usize,
 
+    /// How much may wait unread for all connections together; the nearer it is,
+    /// the less may wait for each
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "256MiB",
+        env = "CHATTY_OUTBOX_TOTAL",
+        value_parser = parse_size
+    )]
+    pub outbox_total: usize,
+
     /// How long a connection that asked for a session and dropped keeps its place
     #[arg(
         long,

@@ -23,7 +23,7 @@ use super::connection::{Connection, Doorbells, Flush, Phase};
 use super::hub::{Flow, Hub, Input, Now, Seed};
 use super::limits::Limits;
 use super::log::{AppendError, Batch, Kept, Log, Query, Record, Repeat, Rows, Thread};
-use super::outbox::Lines;
+use super::outbox::{Lines, Meter};
 use super::passwords::{Hashers, Job, Outcome};
 use super::peer::Peer;
 use super::turn::{ConnId, Sink, Turn};
@@ -44,6 +44,10 @@ const TURN_ANSWER_SIZE: usize = 256 << 10;
 
 /// Who catches up is fed on when no more waits than this part of its bound.
 const DRAINED: usize = 4;
+
+/// What may wait for a connection in any case: who reads as fast as it is
+/// written must not be taken for a slow reader.
+const OUTBOX_MIN: usize = 64 << 10;
 
 /// How long a peer that was said farewell to may take to close its side.
 const LINGER: Duration = Duration::from_secs(1);
@@ -81,6 +85,8 @@ pub struct Reactor<L> {
     hub: Hub,
     log: L,
     hashers: Hashers,
+    /// Of all that waits to be written.
+    meter: Meter,
     start: Instant,
     calls: UnboundedReceiver<Call>,
     bells: Arc<Doorbells>,
@@ -117,6 +123,7 @@ impl<L: Log> Reactor<L> {
             limits,
             log,
             hashers,
+            meter: Meter::default(),
             start: Instant::now(),
             calls: calls.1,
             bells: Arc::default(),
@@ -228,6 +235,7 @@ impl<L: Log> Reactor<L> {
 
     /// Reads and handles what one connection has sent; tells how much it was.
     fn attend(&mut self, now: Now, slot: u32, buffer: &mut [u8], turn: &mut Turn) -> usize {
+        let outbox_max = self.outbox_max();
         let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
         let conn = ConnId { slot, generation: connection.generation };
         connection.answer_bell();
@@ -243,7 +251,7 @@ impl<L: Log> Reactor<L> {
                 return 0;
             }
         }
-        if connection.wants_feed && connection.outbox.len() <= self.limits.outbox / DRAINED {
+        if connection.wants_feed && connection.outbox.len() <= outbox_max / DRAINED {
             connection.wants_feed = false;
             self.tell_hub(now, conn, Input::Drained, turn);
         }
@@ -283,17 +291,18 @@ impl<L: Log> Reactor<L> {
     /// for rows, nor while more answers wait for it than may. A reader that does
     /// not read is thus not read from.
     fn may_hear(&mut self, conn: ConnId, answered: usize) -> bool {
+        let outbox_max = self.outbox_max();
         let Some(connection) = self.get(conn) else { return false };
         if connection.phase != Phase::Open || connection.is_waiting || connection.is_finished {
             return false;
         }
-        // Past its bound it is heard again when it has read (see `flush`).
-        let is_full = connection.outbox.len() > self.limits.outbox;
         if answered > TURN_ANSWER_SIZE {
             self.ready.push(conn.slot);
             return false;
         }
-        !is_full
+        // Past its bound it is heard again when it has read (see `flush`).
+        connection.is_held_back = connection.outbox.len() > outbox_max;
+        !connection.is_held_back
     }
 
     /// Hands lines to the hub until one makes the connection wait.
@@ -447,10 +456,9 @@ impl<L: Log> Reactor<L> {
     }
 
     fn flush_one(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        let outbox_max = self.limits.outbox;
+        let outbox_max = self.outbox_max();
         let Some(connection) = self.get(conn) else { return };
         connection.is_dirty = false;
-        let was_full = connection.outbox.len() > outbox_max;
         match connection.flush() {
             Err(_) => {
                 self.lose(now, conn, turn);
@@ -469,7 +477,7 @@ impl<L: Log> Reactor<L> {
             Ok(Flush::Done) => connection.stalled_since = None,
         }
         let connection = &mut self.connections[conn.slot as usize];
-        let is_heard_again = was_full && connection.outbox.len() <= outbox_max;
+        let is_heard_again = connection.is_held_back && connection.outbox.len() <= outbox_max;
         let is_fed_on = connection.wants_feed && connection.outbox.len() <= outbox_max / DRAINED;
         if is_heard_again || is_fed_on {
             self.ready.push(conn.slot);
@@ -517,6 +525,13 @@ impl<L: Log> Reactor<L> {
         }
     }
 
+    /// How much may wait for one connection now: a share of what is left for all,
+    /// so that slow readers together cannot take more than there is.
+    fn outbox_max(&self) -> usize {
+        let left = self.limits.outbox_total.saturating_sub(self.meter.held());
+        self.limits.outbox.min(left.max(OUTBOX_MIN))
+    }
+
     fn get(&mut self, conn: ConnId) -> Option<&mut Connection> {
         let connection = self.connections.get_mut(conn.slot as usize)?;
         (connection.generation == conn.generation).then_some(connection)
@@ -525,7 +540,7 @@ impl<L: Log> Reactor<L> {
 
 impl<L: Log> Sink for Reactor<L> {
     fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
-        let outbox_max = self.limits.outbox;
+        let outbox_max = self.outbox_max();
         let Some(connection) = self.get(to) else { return };
         if connection.phase != Phase::Open {
             return;
@@ -538,6 +553,10 @@ impl<L: Log> Sink for Reactor<L> {
         if is_swamped {
             self.swamped.push(to);
         }
+    }
+
+    fn share(&mut self, lines: Vec<u8>) -> Lines {
+        Lines::new(lines, &self.meter)
     }
 
     fn note_asked(&mut self, to: ConnId, count: usize) {

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use super::log::{Query, Record, Repeat};
-use super::outbox::Lines;
+use super::outbox::{Lines, Meter};
 use super::passwords::Job;
 use crate::protocol::{Cid, Event, Refusal, Tags};
 
@@ -136,6 +136,10 @@ pub struct Turn {
 pub trait Sink {
     /// `lines[start..end]` are to be written to a connection.
     fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize);
+    /// Makes lines that are going to be pushed.
+    fn share(&mut self, lines: Vec<u8>) -> Lines {
+        Lines::new(lines, &Meter::default())
+    }
     /// So many of the bytes pushed to a connection, or about to be, answer it.
     fn note_asked(&mut self, to: ConnId, count: usize);
     /// A connection is to be closed when all pushed to it is written.
@@ -297,7 +301,7 @@ impl Turn {
     /// Carries the effects out in the order produced. Only to be called when
     /// the records are safe.
     pub fn release(self, sink: &mut impl Sink) {
-        let buffers = [self.plain, self.tagged, self.single].map(Arc::new);
+        let buffers = [self.plain, self.tagged, self.single].map(|lines| sink.share(lines));
         let [plain, tagged, single] = &buffers;
         let mut run: Option<Run<'_>> = None;
         for (_, effect) in &self.effects {
