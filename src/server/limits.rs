@@ -92,6 +92,10 @@ pub struct Limits {
     #[arg(long, value_name = "PEOPLE", default_value_t = 500, env = "CHATTY_QUIET_ABOVE")]
     pub quiet_above: usize,
 
+    /// Tell every coming and going singly, in large rooms too
+    #[arg(long, env = "CHATTY_ANNOUNCE", conflicts_with = "quiet_above")]
+    pub announce: bool,
+
     /// How many rooms one person may be in
     #[arg(long, value_name = "ROOMS", default_value_t = 50, env = "CHATTY_ROOMS_PER_PERSON")]
     pub rooms_per_person: usize,
