@@ -1,46 +1,18 @@
 //! The log: what anyone was shown is there after a restart, after a crash at any
 //! moment, and whatever the disk does.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{CHATTY, Peer, Server, text};
+use crate::support::{CHATTY, Peer, Server, history, text};
 
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
-}
-
-/// The rows of a room, as `(id, message)`, oldest first, page by page.
-fn history(port: u16, room: &str) -> Vec<(u64, String)> {
-    let mut reader = Peer::join(port, "historian");
-    reader.say("/set tags on");
-    reader.say(&format!("/join {room}"));
-    let (mut rows, mut last) = (Vec::new(), 0);
-    loop {
-        reader.say(&format!("/history 1000 after {last} #{room}"));
-        let header = reader.hears(|line| line.starts_with("[HISTORY "));
-        let count: usize =
-            header.trim_end_matches(']').rsplit(' ').next().unwrap().parse().unwrap();
-        for _ in 0..count {
-            let row = reader.hears(|line| line.starts_with("@id="));
-            let (tags, row) = row["@id=".len()..].split_once(' ').unwrap();
-            let id = tags.split(';').next().unwrap().parse().unwrap();
-            assert!(id > last, "ids grow");
-            last = id;
-            rows.push((id, row.split_once(' ').unwrap().1.to_owned()));
-        }
-        if count == 0 {
-            reader.say("/quit"); // the name is free again when this is answered
-            reader.rest();
-            return rows;
-        }
-    }
 }
 
 #[test]
@@ -76,72 +48,6 @@ fn a_guests_private_thread_ends_with_the_visit_also_across_a_restart() {
     let mut alice = Peer::join(server.port, "alice");
     alice.say("/history bob");
     assert_eq!(alice.settles(), ["[HISTORY bob 0]"]);
-}
-
-/// Said by writers without pause, each line marked, until the server is killed;
-/// what each was shown as its own, and what a reader saw, has to be there.
-#[test]
-fn what_anyone_was_shown_outlives_a_kill_at_any_moment() {
-    const CYCLES: u64 = 12;
-    let folder = folder();
-    let mut shown: BTreeMap<u64, String> = BTreeMap::new();
-    for cycle in 0..CYCLES {
-        let started = Instant::now();
-        let mut server = Server::start_in(folder.path(), &[]);
-        assert!(started.elapsed() < Duration::from_secs(10), "ready again");
-        let rows = history(server.port, "ops");
-        let there: BTreeMap<u64, String> = rows.iter().cloned().collect();
-        assert_eq!(there.len(), rows.len(), "nothing is there twice");
-        for (id, line) in &shown {
-            assert_eq!(there.get(id), Some(line), "cycle {cycle}: {id} was shown");
-        }
-        let highest = rows.last().map_or(0, |(id, _)| *id);
-        let people: Vec<_> = (0..4)
-            .map(|number| {
-                let port = server.port;
-                thread::spawn(move || talk_until_the_end(port, cycle, number))
-            })
-            .collect();
-        // Another moment each time, from amid the logins to amid the flood.
-        thread::sleep(Duration::from_millis(15 + 13 * cycle));
-        server.kill();
-        for person in people {
-            for (id, line) in person.join().expect("a person") {
-                assert!(id > highest, "an id is never given again");
-                let other = shown.insert(id, line.clone());
-                assert!(other.is_none_or(|other| other == line), "{id} is two messages");
-            }
-        }
-    }
-    assert!(!shown.is_empty(), "somebody was shown something");
-}
-
-/// Everything that was shown to one person, by id, until the connection broke.
-fn talk_until_the_end(port: u16, cycle: u64, number: u64) -> Vec<(u64, String)> {
-    let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) else {
-        return Vec::new();
-    };
-    let mut sink = stream.try_clone().expect("a second handle");
-    let talking = thread::spawn(move || {
-        let _ = sink.write_all(format!("/set tags on\np{number}\n/join ops\n").as_bytes());
-        for count in 0_u64.. {
-            // Ends when the server does.
-            let line = format!("@cid={count} {cycle}-{number}-{count}\n");
-            if sink.write_all(line.as_bytes()).is_err() {
-                return;
-            }
-        }
-    });
-    let mut bytes = Vec::new();
-    let _ = stream.read_to_end(&mut bytes);
-    let _ = talking.join();
-    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    let seen = String::from_utf8(bytes[..whole].to_vec()).expect("UTF-8");
-    let message = |line: &str| {
-        let (tags, line) = line.strip_prefix("@id=")?.split_once(' ')?;
-        Some((tags.split(';').next()?.parse().ok()?, line.to_owned()))
-    };
-    seen.lines().filter_map(message).collect()
 }
 
 #[test]

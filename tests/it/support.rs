@@ -162,6 +162,33 @@ impl Peer {
     }
 }
 
+/// The rows of a room, as `(id, message)`, oldest first, page by page.
+pub(crate) fn history(port: u16, room: &str) -> Vec<(u64, String)> {
+    let mut reader = Peer::join(port, "historian");
+    reader.say("/set tags on");
+    reader.say(&format!("/join {room}"));
+    let (mut rows, mut last) = (Vec::new(), 0);
+    loop {
+        reader.say(&format!("/history 1000 after {last} #{room}"));
+        let header = reader.hears(|line| line.starts_with("[HISTORY "));
+        let count: usize =
+            header.trim_end_matches(']').rsplit(' ').next().unwrap().parse().unwrap();
+        for _ in 0..count {
+            let row = reader.hears(|line| line.starts_with("@id="));
+            let (tags, row) = row["@id=".len()..].split_once(' ').unwrap();
+            let id = tags.split(';').next().unwrap().parse().unwrap();
+            assert!(id > last, "ids grow");
+            last = id;
+            rows.push((id, row.split_once(' ').unwrap().1.to_owned()));
+        }
+        if count == 0 {
+            reader.say("/quit"); // the name is free again when this is answered
+            reader.rest();
+            return rows;
+        }
+    }
+}
+
 /// A server that greets whoever comes, says `lines`, and closes.
 pub(crate) fn scripted_server(lines: &[u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
