@@ -19,6 +19,8 @@ use crate::support::{CHATTY, Server, history};
 mod checker;
 // Who talks and listens.
 mod people;
+// Commit first, then tell.
+mod order;
 
 use checker::{Event, Message, Row, What, faults};
 use people::{Person, ROOMS, Random, Target};

@@ -41,7 +41,17 @@ impl Server {
     }
 
     fn spawn(flags: &[&str]) -> Self {
-        let mut child = Command::new(CHATTY)
+        Self::spawn_by(Command::new(CHATTY), flags)
+    }
+
+    /// One that a program runs which is given the command line to run.
+    pub(crate) fn spawn_under(mut program: Command, flags: &[&str]) -> Self {
+        program.arg(CHATTY);
+        Self::spawn_by(program, flags)
+    }
+
+    fn spawn_by(mut command: Command, flags: &[&str]) -> Self {
+        let mut child = command
             .args(["serve", "--port", "0", "--bind", "127.0.0.1"])
             .args(flags)
             .stderr(Stdio::piped())
