@@ -6,7 +6,6 @@
 use std::env;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -21,6 +20,8 @@ mod checker;
 mod people;
 // Commit first, then tell.
 mod order;
+// Loss of power.
+mod cuts;
 
 use checker::{Event, Message, Row, What, faults};
 use people::{Person, ROOMS, Random, Target};
@@ -178,16 +179,22 @@ impl<'a> Era<'a> {
 
     /// Everybody talks for a while, then the server ends in one way or another.
     fn live_and_die(&mut self, server: Server) {
-        let is_over = Arc::new(AtomicBool::new(false));
-        let port = server.port;
+        let (mut moment, mut manner) = (self.random.fork(), self.random.fork());
+        let a_while = || thread::sleep(Duration::from_millis(50 + moment.below(450)));
+        self.live(server.port, a_while, || end(server, &mut manner));
+    }
+
+    /// Everybody talks until something is the case and the server is ended.
+    fn live(&mut self, port: u16, until: impl FnOnce(), end: impl FnOnce()) {
+        let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
             for person in &mut self.people {
-                let is_over = is_over.clone();
-                scope.spawn(move || person.live(port, &is_over));
+                let is_over = &is_over;
+                scope.spawn(move || person.live(port, is_over));
             }
-            thread::sleep(Duration::from_millis(50 + self.random.below(450)));
+            until();
             is_over.store(true, Ordering::SeqCst);
-            end(server, &mut self.random);
+            end();
         });
         for person in &mut self.people {
             self.events.extend(person.take_events());

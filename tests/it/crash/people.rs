@@ -72,7 +72,7 @@ impl Person {
     pub(crate) fn new(mark: &'static str, random: Random) -> Self {
         Self {
             mark,
-            name: Arc::default(),
+            name: Arc::new(Mutex::new(format!("{mark}.1"))),
             random,
             targets: Vec::new(),
             window: 0,
