@@ -9,7 +9,8 @@ cd "$(dirname "$0")/.."
 
 # program:package
 NEEDED="nc.openbsd:netcat-openbsd nc.traditional:netcat-traditional ncat:ncat
-socat:socat busybox:busybox telnet:telnet tmux:tmux strace:strace cc:gcc"
+socat:socat busybox:busybox telnet:telnet tmux:tmux pgrep:procps strace:strace
+cc:gcc"
 
 missing=""
 for entry in $NEEDED; do

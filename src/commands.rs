@@ -93,6 +93,8 @@ pub enum Command<'a> {
     Unignore { name: &'a str },
     Set { change: Option<(Setting, bool)> },
     Ping { token: Option<&'a str> },
+    Session,
+    Resume { token: &'a str, after: u64 },
     Version,
     Quit { reason: Option<&'a str> },
 }
@@ -334,6 +336,24 @@ pub const TABLE: &[Row] = &[
         read: read_ping,
     },
     Row {
+        name: "session",
+        aliases: &[],
+        args: &[],
+        help: "get a token that brings you back where you were if the connection drops",
+        examples: &["/session"],
+        before_login: false,
+        read: |_| Ok(Command::Session),
+    },
+    Row {
+        name: "resume",
+        aliases: &[],
+        args: &[arg("TOKEN", Kind::Free), arg("ID", Kind::Free)],
+        help: "come back instead of logging in, and read on after a message's id",
+        examples: &["/resume 9f86d081884c7d659a2feaa0c55ad015 42"],
+        before_login: true,
+        read: read_resume,
+    },
+    Row {
         name: "version",
         aliases: &[],
         args: &[],
@@ -498,6 +518,12 @@ fn read_set<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     Ok(Command::Set { change: Some((*setting, on)) })
 }
 
+fn read_resume<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
+    let token = args.word()?;
+    let after = args.needed_last_word()?;
+    Ok(Command::Resume { token, after: args.number(after)? })
+}
+
 fn read_ping<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     let token = args.rest();
     if token.is_some_and(|token| token.contains(']')) {
@@ -594,6 +620,8 @@ impl Command<'_> {
             Self::Unignore { .. } => "unignore",
             Self::Set { .. } => "set",
             Self::Ping { .. } => "ping",
+            Self::Session => "session",
+            Self::Resume { .. } => "resume",
             Self::Version => "version",
             Self::Quit { .. } => "quit",
         };
@@ -608,7 +636,11 @@ impl fmt::Display for Command<'_> {
         let mut put =
             |args: &[Option<&str>]| args.iter().flatten().try_for_each(|arg| write!(f, " {arg}"));
         match *self {
-            Self::List | Self::Back | Self::Version | Self::Set { change: None } => Ok(()),
+            Self::List
+            | Self::Back
+            | Self::Session
+            | Self::Version
+            | Self::Set { change: None } => Ok(()),
             Self::Help { command: arg }
             | Self::Query { name: arg }
             | Self::Who { room: arg }
@@ -623,6 +655,7 @@ impl fmt::Display for Command<'_> {
             | Self::Join { room: arg }
             | Self::Nick { name: arg }
             | Self::Unignore { name: arg } => put(&[Some(arg)]),
+            Self::Resume { token, after } => put(&[Some(token), Some(&after.to_string())]),
             Self::Login { name, password } => put(&[Some(name), password]),
             Self::Msg { to, text } => put(&[Some(&to.to_string()), Some(text)]),
             Self::Part { room, reason } => put(&[room, reason]),

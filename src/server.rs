@@ -19,8 +19,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::task::unconstrained;
 
+use self::hub::Seed;
 use self::limits::Limits;
-use self::log::Last;
+use self::log::Kept;
 use self::log::memory::MemoryLog;
 use self::reactor::{Call, Reactor};
 use self::storage::StorageArgs;
@@ -107,16 +108,17 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         io::Result::Ok(())
     });
     let limits = args.limits;
+    let mut seed = Seed::default();
+    getrandom::fill(&mut seed).context("the system gives no random numbers")?;
     let calls = (own_calls, incoming);
     // The loop shares its thread with nobody it has to be fair to.
     let result = match log {
-        Some(log) => {
-            let last = log.last;
-            unconstrained(Reactor::new(limits, log, last, calls).run()).await
+        Some((log, kept)) => {
+            unconstrained(Reactor::new(limits, log, &kept, seed, calls).run()).await
         }
         None => {
             let log = MemoryLog::new(limits.history_messages, limits.history_size);
-            unconstrained(Reactor::new(limits, log, Last::default(), calls).run()).await
+            unconstrained(Reactor::new(limits, log, &Kept::default(), seed, calls).run()).await
         }
     };
     stopping.abort();

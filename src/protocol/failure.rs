@@ -92,12 +92,13 @@ pub enum Farewell {
     TooLong,
     SlowReader,
     BadProtocol,
+    Replaced,
     ShuttingDown,
 }
 
 impl Farewell {
     /// Every farewell, its word on the wire and the sentence said with it.
-    pub const TABLE: [(Self, &'static str, &'static str); 6] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 7] = [
         (Self::Quit, "quit", "goodbye"),
         (
             Self::LoginTimeout,
@@ -107,6 +108,7 @@ impl Farewell {
         (Self::TooLong, "too-long", "that is no name; a line before login has at most 512 bytes"),
         (Self::SlowReader, "slow-reader", "too much was waiting for you unread; connect again"),
         (Self::BadProtocol, "bad-protocol", "this is a chat server; use chatty join or netcat"),
+        (Self::Replaced, "replaced", "you are connected from elsewhere now"),
         (Self::ShuttingDown, "shutting-down", "the server is stopping; come back later"),
     ];
 

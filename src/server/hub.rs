@@ -19,10 +19,11 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use slab::Slab;
 
 use super::limits::Limits;
-use super::log::{Last, PersonId, Record, Rows, Stay};
+use super::log::{Change, Kept, Last, PersonId, Record, Rows, Shelf, Stay};
 use super::turn::{Audience, Cause, ConnId, Topic, Turn};
 use crate::commands::{self, Command, Request, Setting};
 use crate::protocol::codec::Frame;
@@ -38,11 +39,13 @@ mod history;
 mod login;
 mod people;
 mod rooms;
+mod session;
 mod talk;
 
 use feed::{Feed, Recent};
 use history::HistoryAsk;
 use rooms::Room;
+use session::{Session, TokenHash, Tokens};
 use talk::RecentCids;
 
 /// The two clocks of one moment.
@@ -102,14 +105,22 @@ pub struct Hub {
     lobby: RoomIx,
     cids: RecentCids,
     recent: Recent,
-    last_message: u64,
-    last_person: u64,
+    last: Last,
     last_time: Stamp,
+    tokens: Tokens,
+    sessions: HashMap<TokenHash, PersonId>,
+    /// Until when those who dropped keep their place.
+    grace_deadlines: BTreeSet<(Duration, PersonId)>,
+    /// What is to be kept otherwise than it is.
+    unsaved: BTreeSet<(Shelf, u64)>,
     /// In the order they fall due, since all have the same patience.
     login_deadlines: VecDeque<(Duration, ConnId)>,
     /// Rooms whose comings and goings are being gathered.
     crowd_deadlines: BTreeSet<(Duration, RoomIx)>,
 }
+
+/// What tokens are made from: nobody else may know it, or guess it.
+pub type Seed = [u8; 32];
 
 type VisitIx = usize;
 type RoomIx = usize;
@@ -120,6 +131,8 @@ struct Connection {
     id: ConnId,
     stage: Stage,
     settings: Settings,
+    /// Which settings it chose itself, by [`Setting`].
+    chosen: [bool; Setting::TABLE.len()],
     /// The rows it waits for, see [`Flow::Wait`].
     asked: Option<Box<HistoryAsk>>,
 }
@@ -134,7 +147,7 @@ enum Stage {
     Leaving,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Settings {
     echo: bool,
     joins: bool,
@@ -170,7 +183,11 @@ impl Settings {
 struct Visit {
     person: PersonId,
     name: Name,
-    conn: ConnId,
+    /// `None`: it dropped, and may come back.
+    conn: Option<ConnId>,
+    session: Option<Box<Session>>,
+    /// The last message before it came.
+    first: u64,
     feed: Feed,
     rooms: Vec<RoomIx>,
     /// When I was in which room, in the order I came.
@@ -272,15 +289,15 @@ fn no_such_user<T>(name: &str) -> Result<T, Refusal> {
 }
 
 impl Hub {
-    /// An empty house: only the lobby. `last` is what the log knows to be given
-    /// away already; counting goes on there.
+    /// A house that nobody is connected to yet. Counting goes on after what the
+    /// log knows to be given away; who could come back when it was closed can.
     #[must_use]
-    pub fn new(limits: Limits, last: Last) -> Self {
+    pub fn new(limits: Limits, kept: &Kept, seed: Seed) -> Self {
         let lobby_name = RoomName::lobby();
         let mut rooms = Slab::new();
         let lobby_key = lobby_name.key().clone();
         let lobby = rooms.insert(Room::new(lobby_name));
-        Self {
+        let mut hub = Self {
             cids: RecentCids::new(limits.history_messages),
             limits,
             connections: Vec::new(),
@@ -291,12 +308,46 @@ impl Hub {
             room_names: HashMap::from([(lobby_key, lobby)]),
             lobby,
             recent: Recent::default(),
-            last_message: last.message,
-            last_person: last.person,
+            last: kept.last,
             last_time: Stamp::default(),
+            tokens: Tokens::new(seed),
+            sessions: HashMap::new(),
+            grace_deadlines: BTreeSet::new(),
+            unsaved: BTreeSet::new(),
             login_deadlines: VecDeque::new(),
             crowd_deadlines: BTreeSet::new(),
-        }
+        };
+        hub.restore(&kept.things);
+        hub
+    }
+
+    /// The last numbers given away.
+    #[must_use]
+    pub fn last(&self) -> Last {
+        self.last
+    }
+
+    /// Whether something is to be kept otherwise than it is.
+    #[must_use]
+    pub fn has_changes(&self) -> bool {
+        !self.unsaved.is_empty()
+    }
+
+    /// What is to be kept otherwise, as it is now.
+    #[must_use]
+    pub fn changes(&self) -> Vec<Change> {
+        let change = |&(shelf, key)| {
+            let value = match shelf {
+                Shelf::Visit => self.saved_visit(PersonId(key)),
+            };
+            Change { shelf, key, value }
+        };
+        self.unsaved.iter().map(change).collect()
+    }
+
+    /// What [`Hub::changes`] told is kept.
+    pub fn note_kept(&mut self) {
+        self.unsaved.clear();
     }
 
     /// Handles one input of one connection.
@@ -308,9 +359,9 @@ impl Hub {
         let Some(stage) = self.connection(conn).map(|c| c.stage) else { return Flow::Over };
         match input {
             Input::Opened => {}
-            Input::Lost => self.leave(now, conn, None, None, turn),
+            Input::Lost => self.drop_out(now, conn, None, turn),
             _ if stage == Stage::Leaving => {}
-            Input::Finished => self.leave(now, conn, Some(Farewell::Quit), None, turn),
+            Input::Finished => self.drop_out(now, conn, Some(Farewell::Quit), turn),
             Input::Stalled => self.leave(now, conn, Some(Farewell::SlowReader), None, turn),
             Input::Rows(rows) => self.tell_history(now, conn, &rows.records, turn),
             Input::Swamped => self.fall_behind(conn, turn),
@@ -357,7 +408,8 @@ impl Hub {
         }
         let login = self.login_deadlines.front().map(|(due, _)| *due);
         let crowd = self.crowd_deadlines.first().map(|(due, _)| *due);
-        login.into_iter().chain(crowd).min()
+        let grace = self.grace_deadlines.first().map(|(due, _)| *due);
+        login.into_iter().chain(crowd).chain(grace).min()
     }
 
     /// Does what has fallen due.
@@ -370,6 +422,13 @@ impl Hub {
             if self.is_greeting(conn) {
                 self.leave(now, conn, Some(Farewell::LoginTimeout), None, turn);
             }
+        }
+        while let Some((due, person)) = self.grace_deadlines.first().copied() {
+            if due > now.since_start {
+                break;
+            }
+            self.grace_deadlines.pop_first();
+            self.give_up(now, person, turn);
         }
         while let Some((due, room)) = self.crowd_deadlines.first().copied() {
             if due > now.since_start {
@@ -438,7 +497,11 @@ impl Hub {
             }
             (Some(Stage::Present(visit)), Request::Command(command)) => {
                 self.stir(visit, ask.now);
-                self.obey_visitor(ask, visit, command)
+                self.obey_visitor(ask, visit, command)?;
+                if session::changes_visit(command) {
+                    self.note_unsaved(visit);
+                }
+                Ok(())
             }
         }
     }
@@ -447,6 +510,7 @@ impl Hub {
     fn obey_anyone(&mut self, ask: &mut Ask<'_>, command: Command<'_>) -> Result<(), Refusal> {
         match command {
             Command::Login { name, password } => self.log_in(ask, name, password)?,
+            Command::Resume { token, after } => self.resume(ask, token, after)?,
             Command::Help { command } => return help(ask, command),
             Command::Set { change } => self.set(ask, change),
             Command::Ping { token } => {
@@ -487,6 +551,14 @@ impl Hub {
                 ErrorCode::BadArgument,
                 format!("you are {} already; /nick takes another name", self.visits[visit].name),
             ),
+            Command::Resume { .. } => refusal(
+                ErrorCode::BadArgument,
+                format!("you are {} already; /resume comes first", self.visits[visit].name),
+            ),
+            Command::Session => {
+                self.session(ask, visit);
+                Ok(())
+            }
             Command::Msg { to, text } => self.message(ask, visit, to, text),
             Command::Reply { text } => self.answer(ask, visit, text),
             Command::Query { name } => self.query(ask, visit, name),
@@ -520,6 +592,7 @@ impl Hub {
             ask.settings.set(setting, is_on);
             if let Some(connection) = self.connection_mut(ask.conn) {
                 connection.settings = ask.settings;
+                connection.chosen[setting as usize] = true;
                 if let Stage::Present(visit) = connection.stage {
                     self.forget_audiences_of(visit);
                 }
@@ -573,7 +646,7 @@ impl Hub {
 
     /// A line to one person that they did not ask for.
     fn tell(&self, visit: VisitIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
-        let conn = self.visits[visit].conn;
+        let Some(conn) = self.visits[visit].conn else { return };
         turn.send(conn, Cause::Unasked, &self.settings(conn).tags(tags), event);
     }
 
@@ -583,12 +656,12 @@ impl Hub {
         now: Now,
         audience: Arc<Audience>,
         topic: Topic,
-        except: ConnId,
+        except: Option<ConnId>,
         event: &Event<'_>,
         turn: &mut Turn,
     ) {
         let tags = Tags { time: Some(self.stamp(now)), ..Tags::default() };
-        turn.fan_out(audience, topic, None, vec![except], &tags, event);
+        turn.fan_out(audience, topic, None, except.into_iter().collect(), &tags, event);
     }
 
     /// Panics if the tables disagree; tests call it after every input.
@@ -601,8 +674,16 @@ impl Hub {
         for (ix, visit) in &self.visits {
             assert_eq!(self.names.get(visit.name.key()), Some(&ix), "names lead to visits");
             assert_eq!(self.people.get(&visit.person), Some(&ix), "people lead to visits");
-            let stage = self.connection(visit.conn).map(|c| c.stage);
-            assert_eq!(stage, Some(Stage::Present(ix)), "a visit has a connection");
+            if let Some(conn) = visit.conn {
+                let stage = self.connection(conn).map(|c| c.stage);
+                assert_eq!(stage, Some(Stage::Present(ix)), "both know of each other");
+            } else {
+                assert!(visit.session.is_some(), "without a session nobody comes back");
+            }
+            let is_waited_for = self.grace_deadlines.iter().any(|(_, p)| *p == visit.person);
+            assert_eq!(is_waited_for, visit.conn.is_none(), "who dropped is waited for");
+            let mine = visit.session.as_ref().map(|session| self.sessions.get(&session.hash));
+            assert!(mine.is_none_or(|mine| mine == Some(&visit.person)), "tokens lead to people");
             assert!(visit.current.is_none_or(|room| visit.rooms.contains(&room)));
             for room in &visit.rooms {
                 assert_eq!(self.rooms[*room].member(visit.name.key()), Some(ix));

@@ -32,8 +32,8 @@ pub struct Limits {
     )]
     pub write_stall: Duration,
 
-    /// How much may wait unread for one connection before it is disconnected
-    /// (what others say), or not read from any more (answers to its own lines)
+    /// How much may wait unread for one connection; past it, it is not read from
+    /// and gets what others say from the log, at its own pace
     #[arg(
         long,
         value_name = "SIZE",
@@ -42,6 +42,16 @@ pub struct Limits {
         value_parser = parse_size
     )]
     pub outbox: usize,
+
+    /// How long a connection that asked for a session and dropped keeps its place
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "60s",
+        env = "CHATTY_SESSION_GRACE",
+        value_parser = parse_duration
+    )]
+    pub session_grace: Duration,
 
     /// In a room of more people than this, comings and goings are summed up
     /// once a second

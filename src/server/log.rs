@@ -172,12 +172,72 @@ impl Rows {
 }
 
 /// Where counting goes on.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Last {
     /// The last message's id.
     pub message: u64,
     /// The last person's.
     pub person: u64,
+}
+
+/// What is kept besides messages: small things, each known by a number. What
+/// they say is the hub's business; storage only keeps them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Shelf {
+    /// Visits that can be come back to, by person.
+    Visit,
+}
+
+impl Shelf {
+    /// Every shelf and its name in storage, which never changes.
+    pub const TABLE: [(Self, &'static str); 1] = [(Self::Visit, "visit")];
+
+    /// The name in storage.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        Self::TABLE[self as usize].1
+    }
+}
+
+/// One thing is kept from now on as it is here, or no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Of which kind it is.
+    pub shelf: Shelf,
+    /// Which one.
+    pub key: u64,
+    /// What it says; `None`: it is gone.
+    pub value: Option<String>,
+}
+
+/// What becomes part of the log at once, or not at all.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The messages, their ids growing.
+    pub records: Vec<Arc<Record>>,
+    /// What else is to be kept.
+    pub changes: Vec<Change>,
+    /// The last numbers given away by now.
+    pub last: Last,
+}
+
+/// What a log was opened with.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Where counting goes on.
+    pub last: Last,
+    /// The things on the shelves.
+    pub things: Vec<(Shelf, u64, String)>,
+}
+
+/// A message that is not stored since its author used its mark before: its id,
+/// and the first message of that mark.
+#[derive(Debug)]
+pub struct Repeat {
+    /// The id that stays unused.
+    pub id: u64,
+    /// What was said then.
+    pub first: Arc<Record>,
 }
 
 /// Where the rows of a read go.
@@ -206,9 +266,9 @@ impl std::error::Error for AppendError {}
 
 /// Storage: append a batch, read from a position.
 pub trait Log {
-    /// Makes the batch part of the log, all of it or nothing. What is appended
-    /// is safe when this is done.
-    fn append(&mut self, batch: Vec<Arc<Record>>) -> impl Future<Output = Result<(), AppendError>>;
+    /// Makes the batch part of the log, all of it or nothing but what turns out
+    /// to be repeated. What is appended is safe when this is done.
+    fn append(&mut self, batch: Batch) -> impl Future<Output = Result<Vec<Repeat>, AppendError>>;
 
     /// Reads what is appended by now; the rows come when they are found.
     fn read(&self, query: Query, reply: Reply);

@@ -20,9 +20,9 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::connection::{Connection, Doorbells, Flush, Phase};
-use super::hub::{Flow, Hub, Input, Now};
+use super::hub::{Flow, Hub, Input, Now, Seed};
 use super::limits::Limits;
-use super::log::{AppendError, Last, Log, Query, Rows, Thread};
+use super::log::{AppendError, Batch, Kept, Log, Query, Record, Repeat, Rows, Thread};
 use super::outbox::Lines;
 use super::turn::{ConnId, Sink, Turn};
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
@@ -102,11 +102,12 @@ impl<L: Log> Reactor<L> {
     pub fn new(
         limits: Limits,
         log: L,
-        last: Last,
+        kept: &Kept,
+        seed: Seed,
         calls: (UnboundedSender<Call>, UnboundedReceiver<Call>),
     ) -> Self {
         Self {
-            hub: Hub::new(limits.clone(), last),
+            hub: Hub::new(limits.clone(), kept, seed),
             limits,
             log,
             start: Instant::now(),
@@ -302,8 +303,10 @@ impl<L: Log> Reactor<L> {
                 turn.send_bytes(conn, &WONT_TIMING_MARK);
             }
             let Some(frame) = frame else { return };
-            match self.hub.handle(now, conn, Input::Frame(frame), turn) {
-                Flow::Next => connection.codec.set_limit(self.hub.line_limit(conn)),
+            let flow = self.hub.handle(now, conn, Input::Frame(frame), turn);
+            connection.codec.set_limit(self.hub.line_limit(conn));
+            match flow {
+                Flow::Next => {}
                 Flow::Wait => {
                     connection.is_waiting = true;
                     break;
@@ -359,25 +362,51 @@ impl<L: Log> Reactor<L> {
         }
     }
 
-    /// Makes the turn's records safe, then lets its effects out.
+    /// Makes the turn's records safe, and what else is to be kept, then lets its
+    /// effects out.
     async fn commit(&mut self, mut turn: Turn) -> anyhow::Result<()> {
         let records = turn.records();
-        if !records.is_empty()
-            && let Err(error) = self.log.append(records.clone()).await
-        {
-            let AppendError::Full(_) = error else { return Err(error.into()) };
-            turn.refuse_sayings(&storage_full());
-            self.hub.unsay(&records);
+        if !records.is_empty() || self.hub.has_changes() {
+            match self.append(records.clone()).await? {
+                Some(repeats) if repeats.is_empty() => {}
+                Some(repeats) => {
+                    turn.echo_repeats(&repeats);
+                    self.hub.unsay(repeats.iter().map(|repeat| repeat.id));
+                }
+                None => {
+                    turn.refuse_sayings(&storage_full());
+                    self.hub.unsay(records.iter().map(|record| record.id));
+                    // There may be room for what else is to be kept; where there
+                    // is none either, it is kept when there is.
+                    self.append(Vec::new()).await?;
+                }
+            }
         }
         turn.release(self);
         Ok(())
+    }
+
+    /// `None`: there is no room, and nothing of it is stored.
+    async fn append(&mut self, records: Vec<Arc<Record>>) -> anyhow::Result<Option<Vec<Repeat>>> {
+        let changes = self.hub.changes();
+        let batch = Batch { records, changes, last: self.hub.last() };
+        match self.log.append(batch).await {
+            Ok(repeats) => {
+                self.hub.note_kept();
+                Ok(Some(repeats))
+            }
+            Err(AppendError::Full(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Hands the hub something about a connection that is no line of its own,
     /// and lets it be heard again, or not.
     fn tell_hub(&mut self, now: Now, conn: ConnId, input: Input<'_>, turn: &mut Turn) {
         let flow = self.hub.handle(now, conn, input, turn);
+        let line_limit = self.hub.line_limit(conn);
         if let Some(connection) = self.get(conn) {
+            connection.codec.set_limit(line_limit);
             let was_waiting = mem::replace(&mut connection.is_waiting, flow == Flow::Wait);
             if was_waiting && flow == Flow::Next {
                 self.ready.push(conn.slot);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
+use super::log::Kept;
 use super::log::sqlite::{Durability, Options, Retention, SqliteLog};
 use crate::protocol::units::parse_duration;
 
@@ -39,12 +40,12 @@ pub struct StorageArgs {
 }
 
 impl StorageArgs {
-    /// Opens the log of a server that was told to listen on `port`; `None` if
-    /// nothing is to be kept.
+    /// Opens the log of a server that was told to listen on `port`, with what is
+    /// in it; `None` if nothing is to be kept.
     ///
     /// # Errors
     /// There is no folder to keep it in, or that cannot be used.
-    pub fn open(self, port: u16) -> anyhow::Result<Option<SqliteLog>> {
+    pub fn open(self, port: u16) -> anyhow::Result<Option<(SqliteLog, Kept)>> {
         let folder = match self.data {
             _ if self.ephemeral => return Ok(None),
             Some(folder) => folder,

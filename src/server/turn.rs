@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::log::{Query, Record};
+use super::log::{Query, Record, Repeat};
 use super::outbox::Lines;
 use crate::protocol::{Cid, Event, Refusal, Tags};
 
@@ -175,20 +175,48 @@ impl Turn {
     /// The records could not be kept: nobody is shown what they say, and each
     /// line is answered with a refusal where its echo would have been.
     pub fn refuse_sayings(&mut self, refusal: &Refusal) {
-        let sayings = std::mem::take(&mut self.sayings);
-        let mut answered = vec![false; sayings.len()];
-        for (saying, effect) in std::mem::take(&mut self.effects) {
-            let Some(at) = saying else {
-                self.effects.push((None, effect));
-                continue;
+        self.answer_instead(|turn, saying| {
+            turn.answer(saying, &Tags::default(), &Event::error(refusal));
+            true
+        });
+    }
+
+    /// Some of the records turned out to have been said before: only their
+    /// authors are told, what they said then.
+    pub fn echo_repeats(&mut self, repeats: &[Repeat]) {
+        self.answer_instead(|turn, saying| {
+            let Some(repeat) = repeats.iter().find(|repeat| repeat.id == saying.record.id) else {
+                return false;
             };
-            if !std::mem::replace(&mut answered[at], true) {
-                let Saying { record, conn, is_tagged } = &sayings[at];
-                let cid = record.cid.as_ref().map(Cid::as_str).filter(|_| *is_tagged);
-                let tags = Tags { cid, ..Tags::default() };
-                self.send(*conn, Cause::Asked, &tags, &Event::error(refusal));
+            let first = &repeat.first;
+            let tags = Tags { id: Some(first.id), time: Some(first.time), cid: None };
+            turn.answer(saying, &tags, &Event::Message(first.seen_by(first.author)));
+            true
+        });
+    }
+
+    /// Puts another answer in the place of what some sayings would have shown;
+    /// `answer` tells whether it gave one.
+    fn answer_instead(&mut self, answer: impl Fn(&mut Self, &Saying) -> bool) {
+        let sayings = std::mem::take(&mut self.sayings);
+        let mut is_answered: Vec<Option<bool>> = vec![None; sayings.len()];
+        for (saying, effect) in std::mem::take(&mut self.effects) {
+            let is_void = saying.is_some_and(|at| {
+                *is_answered[at].get_or_insert_with(|| answer(self, &sayings[at]))
+            });
+            if !is_void {
+                self.effects.push((saying, effect));
             }
         }
+        self.sayings = sayings;
+    }
+
+    /// A line to the author of a saying, with its mark.
+    fn answer(&mut self, saying: &Saying, tags: &Tags<'_>, event: &Event<'_>) {
+        let Saying { record, conn, is_tagged } = saying;
+        let cid = record.cid.as_ref().map(Cid::as_str);
+        let tags = if *is_tagged { Tags { cid, ..*tags } } else { Tags::default() };
+        self.send(*conn, Cause::Asked, &tags, event);
     }
 
     fn push(&mut self, effect: Effect) {

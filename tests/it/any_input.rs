@@ -2,14 +2,16 @@
 //! nothing panics and the hub's tables agree. The inputs are drawn by a seed, so
 //! a failure can be played again.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chatty::protocol::codec::{Frame, LineCodec};
-use chatty::protocol::{Event, Stamp};
-use chatty::server::hub::{Flow, Hub, Input, Now};
+use chatty::protocol::{ErrorCode, Event, Refusal, Stamp};
+use chatty::server::hub::{Flow, Hub, Input, Now, Seed};
 use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
-use chatty::server::log::{Last, Query, Thread};
+use chatty::server::log::{Change, Kept, Query, Record, Shelf, Thread};
 use chatty::server::outbox::Lines;
 use chatty::server::turn::{ConnId, Sink, Turn};
 
@@ -66,8 +68,17 @@ const WORDS: &[&str] = &[
     "/",
 ];
 
-fn line(draw: &mut Draw) -> Vec<u8> {
+fn line(draw: &mut Draw, tokens: &[String]) -> Vec<u8> {
     let mut line = String::new();
+    // Coming back takes more than chance.
+    if draw.below(10) == 0 {
+        let recent = tokens.iter().rev().take(4).collect::<Vec<_>>();
+        let line = match recent.get(draw.below(5)) {
+            Some(token) => format!("/resume {token} {}\n", draw.below(300)),
+            None => "/session\n".to_owned(),
+        };
+        return line.into_bytes();
+    }
     if draw.below(4) == 0 {
         line.push_str(draw.one(&["@cid=1 ", "@cid=b-2 ", "@cid=! ", "@id=1 "]));
     }
@@ -116,16 +127,56 @@ impl Sink for Outlet {
     }
 }
 
+/// A hub and a store that now and then has no room, and now and then is all that
+/// is left of both.
 struct World {
     hub: Hub,
     log: MemoryLog,
+    /// Every message that was ever stored.
+    stored: BTreeMap<u64, Arc<Record>>,
+    /// What else is kept.
+    kept: BTreeMap<(Shelf, u64), String>,
+    is_full: bool,
+    tokens: Vec<String>,
+    returns: usize,
     now: Duration,
     codecs: Vec<Option<(ConnId, LineCodec)>>,
     generation: u32,
 }
 
 impl World {
+    fn new() -> Self {
+        Self {
+            hub: hub(&Kept::default(), 0),
+            log: MemoryLog::new(50, 1 << 20),
+            stored: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            is_full: false,
+            tokens: Vec::new(),
+            returns: 0,
+            now: Duration::ZERO,
+            codecs: (0..8).map(|_| None).collect(),
+            generation: 0,
+        }
+    }
+
+    /// Everything but what is kept is gone.
+    fn crash(&mut self) {
+        let things = self.kept.iter().map(|((shelf, key), value)| (*shelf, *key, value.clone()));
+        // The last numbers are stored with each message, and with all else.
+        let last = self.hub.last();
+        self.generation += 1;
+        self.hub = hub(&Kept { last, things: things.collect() }, self.generation);
+        self.hub.check_invariants();
+        self.codecs.iter_mut().for_each(|codec| *codec = None);
+        self.now = Duration::ZERO;
+    }
+
     fn step(&mut self, draw: &mut Draw) {
+        if draw.below(300) == 0 {
+            self.crash();
+        }
+        self.is_full = draw.below(20) == 0;
         let slot = draw.below(self.codecs.len());
         self.now += Duration::from_millis(draw.below(400) as u64);
         let mut turn = Turn::default();
@@ -140,6 +191,13 @@ impl World {
             self.hub.handle(now, conn, Input::Opened, &mut turn);
             self.codecs[slot as usize] = Some((conn, LineCodec::new(self.hub.line_limit(conn))));
             self.release(now, turn);
+            if draw.below(3) > 0 {
+                let name = draw.one(&["alice", "bob", "carol", "dave", "Erin", "frank"]);
+                let frame = Frame::Line((*name).into());
+                let mut turn = Turn::default();
+                self.hub.handle(now, conn, Input::Frame(frame), &mut turn);
+                self.release(now, turn);
+            }
             return;
         };
         let mut turn = Turn::default();
@@ -149,7 +207,7 @@ impl World {
             2 => self.hub.handle(now, conn, Input::Stalled, &mut turn),
             3 | 4 => self.hub.handle(now, conn, Input::Swamped, &mut turn),
             _ => {
-                let bytes = line(draw);
+                let bytes = line(draw, &self.tokens);
                 let mut rest = &bytes[..];
                 let mut flow = Flow::Next;
                 while let Some(frame) = codec.next(&mut rest) {
@@ -171,8 +229,30 @@ impl World {
         self.release(now, turn);
     }
 
-    fn release(&mut self, now: Now, turn: Turn) {
-        self.log.push(turn.records());
+    /// What the server does: all of it is stored, or none of it was said.
+    fn commit(&mut self, turn: &mut Turn) {
+        let records = turn.records();
+        if self.is_full && (!records.is_empty() || self.hub.has_changes()) {
+            turn.refuse_sayings(&Refusal::new(ErrorCode::StorageFull, "no room"));
+            self.hub.unsay(records.iter().map(|record| record.id));
+            return;
+        }
+        for Change { shelf, key, value } in self.hub.changes() {
+            match value {
+                Some(value) => self.kept.insert((shelf, key), value),
+                None => self.kept.remove(&(shelf, key)),
+            };
+        }
+        self.hub.note_kept();
+        for record in &records {
+            let twin = self.stored.insert(record.id, record.clone());
+            assert!(twin.is_none(), "{} was given twice", record.id);
+        }
+        self.log.push(records);
+    }
+
+    fn release(&mut self, now: Now, mut turn: Turn) {
+        self.commit(&mut turn);
         let mut out = Outlet::default();
         turn.release(&mut out);
         for conn in &out.closed {
@@ -184,7 +264,12 @@ impl World {
         }
         self.hub.check_invariants();
         for (_, said) in &out.said {
-            check_lines(said);
+            check_lines(said, &self.stored);
+            let said = String::from_utf8_lossy(said);
+            self.returns += said.matches("] you are back").count();
+            let token =
+                said.lines().find_map(|line| line.split_once("[SESSION ")?.1.split_once(']'));
+            self.tokens.extend(token.map(|(token, _)| token.to_owned()));
         }
         for (conn, query) in out.reads {
             let mut turn = Turn::default();
@@ -202,14 +287,24 @@ impl World {
     }
 }
 
+fn hub(kept: &Kept, seed: u32) -> Hub {
+    let limits = Limits { quiet_above: 3, rooms_per_person: 3, max_rooms: 4, ..Limits::default() };
+    let seed: Seed = [seed.to_be_bytes(); 8].concat().try_into().expect("32 bytes");
+    Hub::new(Limits { session_grace: Duration::from_secs(5), ..limits }, kept, seed)
+}
+
 /// Whatever is said is whole lines of the grammar, clean, and is written again
-/// as it was read.
-fn check_lines(said: &[u8]) {
+/// as it was read. A message is one that is stored.
+fn check_lines(said: &[u8], stored: &BTreeMap<u64, Arc<Record>>) {
     let text = std::str::from_utf8(said).expect("UTF-8");
     assert!(text.ends_with('\n'), "half a line: {text:?}");
     for line in text.lines() {
         assert!(!line.contains(chatty::protocol::text::is_forbidden), "{line:?}");
-        let (_, plain) = chatty::protocol::Tags::split(line);
+        let (tags, plain) = chatty::protocol::Tags::split(line);
+        if let Some(id) = tags.id {
+            let record = stored.get(&id).unwrap_or_else(|| panic!("not stored: {line:?}"));
+            assert!(plain.ends_with(&*record.text), "not what is stored: {line:?}");
+        }
         let event = Event::parse(plain).unwrap_or_else(|| panic!("not of the grammar: {line:?}"));
         let mut again = Vec::new();
         event.encode(&mut again);
@@ -219,21 +314,17 @@ fn check_lines(said: &[u8]) {
 
 #[test]
 fn no_conversation_breaks_the_hub() {
+    let (mut said, mut returns) = (0, 0);
     for seed in 1..=12 {
         let mut draw = Draw(seed_of(seed));
-        let limits =
-            Limits { quiet_above: 3, rooms_per_person: 3, max_rooms: 4, ..Limits::default() };
-        let mut world = World {
-            hub: Hub::new(limits, Last::default()),
-            log: MemoryLog::new(50, 1 << 20),
-            now: Duration::ZERO,
-            codecs: (0..8).map(|_| None).collect(),
-            generation: 0,
-        };
+        let mut world = World::new();
         for _ in 0..1500 {
             world.step(&mut draw);
         }
+        said += world.stored.len();
+        returns += world.returns;
     }
+    assert!(said > 1000 && returns > 100, "lively: {said} messages, {returns} came back");
 }
 
 #[test]

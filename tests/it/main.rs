@@ -13,6 +13,8 @@ mod crowd;
 mod netcats;
 // The command line of the server, and how it ends.
 mod serve;
+// Coming back to a visit.
+mod session;
 // The log: what was acknowledged is there after a restart, a crash, a full disk.
 mod durable;
 // The same, held against a record of what everybody sent and was shown.

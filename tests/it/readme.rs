@@ -290,6 +290,10 @@ fn normal(text: &str, port: u16) -> String {
         }
         at += 1;
     }
+    if let Some((before, rest)) = text.split_once("[SESSION ") {
+        let (_, after) = rest.split_once(']').expect("a token");
+        text = format!("{before}[SESSION TOKEN]{after}");
+    }
     text
 }
 

@@ -13,6 +13,7 @@
 //! alice!                      her connection breaks
 //! alice= closed               the server has closed
 //! ~30s                        time passes; such a file is played on the hub only
+//! bob> TOKEN(alice)           stands for the last token alice was told
 //! ```
 //!
 //! What an action brings stands below it: each line everyone receives, in order
@@ -30,10 +31,10 @@ use std::time::Duration;
 use chatty::protocol::Stamp;
 use chatty::protocol::codec::LineCodec;
 use chatty::protocol::units::parse_duration;
-use chatty::server::hub::{Flow, Hub, Input, Now};
+use chatty::server::hub::{Flow, Hub, Input, Now, Seed};
 use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
-use chatty::server::log::{Last, Query, Thread};
+use chatty::server::log::{Kept, Query, Thread};
 use chatty::server::outbox::Lines;
 use chatty::server::turn::{ConnId, Sink, Turn};
 use clap::{Args as _, FromArgMatches as _};
@@ -101,7 +102,7 @@ impl HubStage {
         let flags = std::iter::once("limits").chain(flags.iter().copied());
         let limits = Limits::from_arg_matches(&command.get_matches_from(flags)).expect("limits");
         Self {
-            hub: Hub::new(limits, Last::default()),
+            hub: Hub::new(limits, &Kept::default(), Seed::default()),
             log: MemoryLog::new(1000, 1 << 20),
             now: Duration::ZERO,
             people: BTreeMap::new(),
@@ -308,14 +309,23 @@ impl Stage for SocketStage {
 /// Plays a file and gives it back with what was received.
 fn play(stage: &mut dyn Stage, script: &[&str]) -> String {
     let mut played = String::new();
+    let mut tokens: BTreeMap<String, String> = BTreeMap::new();
     for line in script {
         if is_expectation(line) {
             continue; // what is received is written instead
         }
         let _ = writeln!(played, "{line}");
-        let Some(hidden) = act(stage, line) else { continue };
+        let said = tokens.iter().fold((*line).to_owned(), |said, (who, token)| {
+            said.replace(&format!("TOKEN({who})"), token)
+        });
+        let Some(hidden) = act(stage, &said) else { continue };
         for (who, lines) in stage.received() {
             for line in lines {
+                if let Some((token, _)) =
+                    line.strip_prefix("[SESSION ").and_then(|l| l.split_once(']'))
+                {
+                    tokens.insert(who.clone(), token.to_owned());
+                }
                 let _ = match line.as_str() {
                     _ if hidden == Some(who.as_str()) => Ok(()),
                     CLOSED => writeln!(played, "{who}= closed"),

@@ -59,12 +59,11 @@ impl Recent {
     }
 
     /// Takes a message back that could not be kept.
-    pub(super) fn remove(&mut self, id: u64) {
-        if let Ok(at) = self.records.binary_search_by_key(&id, |record| record.id)
-            && let Some(record) = self.records.remove(at)
-        {
-            self.size -= record.text.len();
-        }
+    pub(super) fn remove(&mut self, id: u64) -> Option<Arc<Record>> {
+        let at = self.records.binary_search_by_key(&id, |record| record.id).ok()?;
+        let record = self.records.remove(at)?;
+        self.size -= record.text.len();
+        Some(record)
     }
 
     /// All messages after an id, if they are all still here.
@@ -79,7 +78,7 @@ impl Recent {
 
 impl Hub {
     pub(super) fn note_arrival(&mut self, visit: VisitIx, room: Key) {
-        let from = self.last_message;
+        let from = self.last.message;
         let stays = &mut self.visits[visit].stays;
         stays.push(Stay { room, from, until: None });
         if stays.len() > STAYS_MAX
@@ -90,7 +89,7 @@ impl Hub {
     }
 
     pub(super) fn note_departure(&mut self, visit: VisitIx, room: &Key) {
-        let until = self.last_message;
+        let until = self.last.message;
         let stays = &mut self.visits[visit].stays;
         if let Some(stay) = stays.iter_mut().rfind(|s| s.room == *room && s.until.is_none()) {
             stay.until = Some(until);
@@ -101,7 +100,7 @@ impl Hub {
     pub(super) fn fall_behind(&mut self, conn: ConnId, turn: &mut Turn) {
         let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else { return };
         if self.visits[visit].feed == Feed::Live {
-            let after = self.last_message;
+            let after = self.last.message;
             self.visits[visit].feed = Feed::Behind { after, is_list_stale: true };
             self.forget_audiences_of(visit);
             turn.tell_when_drained(conn);
@@ -114,7 +113,7 @@ impl Hub {
         let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else { return };
         let Feed::Behind { after, is_list_stale } = self.visits[visit].feed else { return };
         let query = self.feed_query(visit, after);
-        let Some(rest) = self.recent.since(after, self.last_message) else {
+        let Some(rest) = self.recent.since(after, self.last.message) else {
             turn.read(conn, query);
             return;
         };

@@ -13,9 +13,9 @@ impl Hub {
         if self.connections.len() <= slot {
             self.connections.resize_with(slot + 1, || None);
         }
-        let stage = Stage::Greeting { was_refused: false };
+        let (stage, settings) = (Stage::Greeting { was_refused: false }, Settings::default());
         self.connections[slot] =
-            Some(Connection { id: conn, stage, settings: Settings::default(), asked: None });
+            Some(Connection { id: conn, stage, settings, chosen: Default::default(), asked: None });
         self.login_deadlines.push_back((now.since_start + self.limits.login_timeout, conn));
         let hello = Event::reply("HELLO", VERSION, "type a name to join, or /help");
         turn.send(conn, super::Cause::Asked, &Tags::default(), &hello);
@@ -34,13 +34,15 @@ impl Hub {
             connection.stage = Stage::Greeting { was_refused: true };
         }
         let name = admitted?;
-        self.last_person += 1;
-        let person = PersonId(self.last_person);
+        self.last.person += 1;
+        let person = PersonId(self.last.person);
         let since = self.stamp(ask.now);
         let visit = self.visits.insert(Visit {
             person,
             name: name.clone(),
-            conn: ask.conn,
+            conn: Some(ask.conn),
+            session: None,
+            first: self.last.message,
             feed: Feed::Live,
             rooms: Vec::with_capacity(1),
             stays: Vec::with_capacity(1),
@@ -106,7 +108,7 @@ impl Hub {
             return Ok(()); // no news to anyone else
         }
         let circle = self.circle(visit);
-        self.announce(ask.now, circle, Topic::Talk, ask.conn, &event, ask.turn);
+        self.announce(ask.now, circle, Topic::Talk, Some(ask.conn), &event, ask.turn);
         self.tell_distant_queriers(visit, &new, ask.turn);
         Ok(())
     }
@@ -124,8 +126,8 @@ impl Hub {
         }
     }
 
-    /// Ends a connection and, if it was logged in, the visit. A farewell is said
-    /// where there is still somebody to hear it.
+    /// Ends a connection and, if it was logged in, the visit, for good. A farewell
+    /// is said where there is still somebody to hear it.
     pub(super) fn leave(
         &mut self,
         now: Now,
@@ -134,9 +136,7 @@ impl Hub {
         reason: Option<&str>,
         turn: &mut Turn,
     ) {
-        let Some(connection) = self.connection_mut(conn) else { return };
-        let stage = std::mem::replace(&mut connection.stage, Stage::Leaving);
-        connection.asked = None;
+        let Some(stage) = self.part_with(conn) else { return };
         if let Stage::Present(visit) = stage {
             self.end_visit(now, visit, reason, turn);
         }
@@ -146,6 +146,13 @@ impl Hub {
         }
     }
 
+    /// A connection is heard no more; tells where it stood.
+    pub(super) fn part_with(&mut self, conn: ConnId) -> Option<Stage> {
+        let connection = self.connection_mut(conn)?;
+        connection.asked = None;
+        Some(std::mem::replace(&mut connection.stage, Stage::Leaving))
+    }
+
     /// Forgets a connection that is closed; nothing comes from it any more.
     pub fn forget(&mut self, conn: ConnId) {
         if self.connection(conn).is_some() {
@@ -153,9 +160,16 @@ impl Hub {
         }
     }
 
-    fn end_visit(&mut self, now: Now, visit: VisitIx, reason: Option<&str>, turn: &mut Turn) {
+    pub(super) fn end_visit(
+        &mut self,
+        now: Now,
+        visit: VisitIx,
+        reason: Option<&str>,
+        turn: &mut Turn,
+    ) {
         let name = self.visits[visit].name.clone();
         self.untie(visit, turn);
+        self.end_session(visit);
         self.tell_quit(now, visit, reason, turn);
         for room in std::mem::take(&mut self.visits[visit].rooms) {
             self.remove_member(room, &name);
@@ -186,6 +200,7 @@ impl Hub {
         for other in ties.queried_by {
             let Some(other) = self.people.get(&other).copied() else { continue };
             self.visits[other].query = Query::Gone;
+            self.note_unsaved(other);
             let text = format!("{name} is gone; plain lines go nowhere until /query or /join");
             self.tell(other, &Tags::default(), &Event::reply("QUERY", "off", &text), turn);
         }

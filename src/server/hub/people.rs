@@ -93,12 +93,17 @@ impl Hub {
         Ok(())
     }
 
-    fn list_ignored(&self, ask: &mut Ask<'_>, visit: VisitIx) {
-        let name = |ignored: &Ignored| match &ignored.gone {
+    /// The name an ignored person has, or had when they went.
+    pub(super) fn last_known(&self, ignored: &Ignored) -> Name {
+        match &ignored.gone {
             Some(name) => name.clone(),
             None => self.visits[self.people[&ignored.person]].name.clone(),
-        };
-        let mut names: Vec<Name> = self.visits[visit].ties.ignores.iter().map(name).collect();
+        }
+    }
+
+    fn list_ignored(&self, ask: &mut Ask<'_>, visit: VisitIx) {
+        let ignores = &self.visits[visit].ties.ignores;
+        let mut names: Vec<Name> = ignores.iter().map(|them| self.last_known(them)).collect();
         names.sort_unstable_by(|a, b| a.key().cmp(b.key()));
         let names: Vec<&str> = names.iter().map(Name::as_str).collect();
         ask.reply(&Event::reply("IGNORED", &names.len().to_string(), &names.join(",")));

@@ -47,6 +47,11 @@ impl Room {
         self.members.iter().map(|(key, visit)| (key, *visit))
     }
 
+    pub(super) fn admit(&mut self, name: Key, visit: VisitIx) {
+        self.members.insert(name, visit);
+        self.audience = None;
+    }
+
     pub(super) fn rename(&mut self, old: &Key, new: &Key, visit: VisitIx) {
         self.members.remove(old);
         self.members.insert(new.clone(), visit);
@@ -89,11 +94,7 @@ impl Hub {
                     format!("there are {max} rooms; /list shows them"),
                 );
             }
-            None => {
-                let room = self.rooms.insert(Room::new(name.clone()));
-                self.room_names.insert(name.key().clone(), room);
-                room
-            }
+            None => self.room_or_new(&name),
         };
         self.end_query(visit, Query::Off);
         let shown = self.rooms[room].name.to_string();
@@ -107,12 +108,22 @@ impl Hub {
         Ok(())
     }
 
+    /// A room by its name, made if there is none.
+    pub(super) fn room_or_new(&mut self, name: &RoomName) -> usize {
+        let key: &Key = name.key();
+        if let Some(room) = self.room_names.get(key) {
+            return *room;
+        }
+        let room = self.rooms.insert(Room::new(name.clone()));
+        self.room_names.insert(key.clone(), room);
+        room
+    }
+
     /// Makes somebody a member: the others are told, the newcomer gets the
     /// topic and who is here. The list and the events after it fit together.
     pub(super) fn enter(&mut self, ask: &mut Ask<'_>, visit: VisitIx, room: RoomIx) {
         let name = self.visits[visit].name.clone();
-        self.rooms[room].members.insert(name.key().clone(), visit);
-        self.rooms[room].audience = None;
+        self.rooms[room].admit(name.key().clone(), visit);
         self.visits[visit].rooms.push(room);
         self.visits[visit].current = Some(room);
         self.note_arrival(visit, self.rooms[room].name.key().clone());
@@ -120,7 +131,7 @@ impl Hub {
             let shown = self.rooms[room].name.clone();
             let event = Event::Joined { room: shown.as_str(), name: name.as_str() };
             let audience = self.audience(room);
-            self.announce(ask.now, audience, Topic::Presence, ask.conn, &event, ask.turn);
+            self.announce(ask.now, audience, Topic::Presence, Some(ask.conn), &event, ask.turn);
         }
         self.describe(ask, room);
     }
@@ -161,7 +172,7 @@ impl Hub {
         if !self.count_in_crowd(ask.now, room, Move::Left) {
             let event = Event::Left { room: shown.as_str(), name: my_name.as_str(), reason };
             let audience = self.audience(room);
-            self.announce(ask.now, audience, Topic::Presence, ask.conn, &event, ask.turn);
+            self.announce(ask.now, audience, Topic::Presence, Some(ask.conn), &event, ask.turn);
         }
         self.visits[visit].rooms.retain(|r| *r != room);
         self.note_departure(visit, shown.key());
@@ -269,7 +280,7 @@ impl Hub {
         let time = self.stamp(ask.now);
         ask.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
         let audience = self.audience(room);
-        self.announce(ask.now, audience, Topic::Talk, ask.conn, &event, ask.turn);
+        self.announce(ask.now, audience, Topic::Talk, Some(ask.conn), &event, ask.turn);
         Ok(())
     }
 
@@ -299,12 +310,13 @@ impl Hub {
         Arc::new(Audience::new(members.filter_map(|visit| self.reader(*visit)).collect()))
     }
 
-    /// How somebody is told what happens; not at all while they catch up.
+    /// How somebody is told what happens; not at all while they are not
+    /// connected or catch up.
     fn reader(&self, visit: VisitIx) -> Option<Reader> {
         let Visit { conn, feed, .. } = self.visits[visit];
+        let conn = conn.filter(|_| feed == Feed::Live)?;
         let settings = self.settings(conn);
-        let reader = Reader { conn, tags: settings.tags, joins: settings.joins };
-        (feed == Feed::Live).then_some(reader)
+        Some(Reader { conn, tags: settings.tags, joins: settings.joins })
     }
 
     /// A person's settings changed, and with them how their rooms are told.

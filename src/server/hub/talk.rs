@@ -184,7 +184,7 @@ impl Hub {
         let has_own_answer = ask.cid.is_some() || !ask.settings.echo;
         let mut except = if has_own_answer { vec![ask.conn] } else { Vec::new() };
         let ignoring = &self.visits[visit].ties.ignored_by;
-        except.extend(ignoring.iter().map(|person| self.visits[self.people[person]].conn));
+        except.extend(ignoring.iter().filter_map(|p| self.visits[self.people[p]].conn));
         let audience = self.audience(room);
         ask.saying(&record, |ask| {
             let event = Event::Message(record.seen_by(record.author));
@@ -267,11 +267,11 @@ impl Hub {
         text: &str,
         is_action: bool,
     ) -> Arc<Record> {
-        self.last_message += 1;
+        self.last.message += 1;
         let time = self.stamp(ask.now);
         let author = &self.visits[visit];
         let record = Arc::new(Record {
-            id: self.last_message,
+            id: self.last.message,
             time,
             author: author.person,
             from: author.name.clone(),
@@ -287,13 +287,14 @@ impl Hub {
         record
     }
 
-    /// The records of a turn could not be kept: they were never said.
-    pub fn unsay(&mut self, records: &[Arc<Record>]) {
-        for record in records {
-            if let Some(cid) = &record.cid {
+    /// Some of a turn's records are not in the log: they were never said.
+    pub fn unsay(&mut self, ids: impl Iterator<Item = u64>) {
+        for id in ids {
+            if let Some(record) = self.recent.remove(id)
+                && let Some(cid) = &record.cid
+            {
                 self.cids.forget(record.author, cid);
             }
-            self.recent.remove(record.id);
         }
     }
 

@@ -23,7 +23,10 @@ use clap::ValueEnum;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
 use tokio::sync::oneshot;
 
-use super::{AppendError, Last, Log, PersonId, Query, Recipient, Record, Reply, Rows, Thread};
+use super::{
+    AppendError, Batch, Change, Kept, Last, Log, PersonId, Query, Recipient, Record, Repeat, Reply,
+    Rows, Shelf, Thread,
+};
 use crate::protocol::{Cid, Name, RoomName, Stamp};
 
 /// When a message counts as safe.
@@ -59,7 +62,8 @@ const LOCK: &str = "lock";
 
 /// Steps from an empty file to today's schema. A step that has ever been
 /// released stays as it is; `user_version` counts those taken.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE messages (
         id        INTEGER PRIMARY KEY,
         time      INTEGER NOT NULL,          -- milliseconds since 1970
@@ -82,24 +86,33 @@ const MIGRATIONS: [&str; 1] = ["
     -- Numbers that only grow: the last message's id, the last person's.
     CREATE TABLE last (what TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT;
     INSERT INTO last VALUES ('message', 0), ('person', 0);
-"];
+",
+    "
+    -- Everything else, see `Shelf`.
+    CREATE TABLE kept (
+        shelf TEXT    NOT NULL,
+        key   INTEGER NOT NULL,
+        value TEXT    NOT NULL,
+        PRIMARY KEY (shelf, key)
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 const COLUMNS: &str = "id, time, author, name, room, reader, reader_name, is_action, text, cid";
 
 /// A log in a folder.
 #[derive(Debug)]
 pub struct SqliteLog {
-    writes: Sender<Batch>,
+    writes: Sender<Order>,
     reads: Sender<(Query, Reply)>,
-    /// What the log was opened with: the last message's id, the last person's.
-    pub last: Last,
     /// Holds the folder's lock as long as it is open.
     _lock: File,
 }
 
-struct Batch {
-    records: Vec<Arc<Record>>,
-    done: oneshot::Sender<Result<(), AppendError>>,
+/// A batch to write, and who waits for it.
+struct Order {
+    batch: Batch,
+    done: oneshot::Sender<Result<Vec<Repeat>, AppendError>>,
 }
 
 /// How many reads may go on at once; a long search leaves one for the others.
@@ -110,20 +123,21 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl SqliteLog {
     /// Opens the log in a folder, made if it is not there, for this process
-    /// alone.
+    /// alone; gives what was kept in it with it.
     ///
     /// # Errors
     /// The folder cannot be used, another server uses it, or what is in it is of
     /// a newer chatty.
-    pub fn open(folder: &Path, options: Options) -> anyhow::Result<Self> {
+    pub fn open(folder: &Path, options: Options) -> anyhow::Result<(Self, Kept)> {
         let lock = claim(folder)?;
         let path = folder.join(FILE);
         let mut connection = connect(&path, options.durability)?;
         migrate(&mut connection).with_context(|| format!("cannot use {}", path.display()))?;
-        let last = read_last(&connection)?;
-        let (writes, batches) = mpsc::channel();
+        let kept = Kept { last: read_last(&connection)?, things: read_kept(&connection)? };
+        let (writes, orders) = mpsc::channel();
+        let last = kept.last;
         let thread = Writer { connection, options, path: path.clone(), last, is_unsynced: false };
-        thread::Builder::new().name("log writer".into()).spawn(move || thread.run(&batches))?;
+        thread::Builder::new().name("log writer".into()).spawn(move || thread.run(&orders))?;
         let (reads, queries) = mpsc::channel::<(Query, Reply)>();
         let queries = Arc::new(Mutex::new(queries));
         for _ in 0..READERS {
@@ -133,15 +147,15 @@ impl SqliteLog {
             let name = "log reader".to_owned();
             thread::Builder::new().name(name).spawn(move || answer(&connection, &queries))?;
         }
-        Ok(Self { writes, reads, last, _lock: lock })
+        Ok((Self { writes, reads, _lock: lock }, kept))
     }
 }
 
 impl Log for SqliteLog {
-    async fn append(&mut self, records: Vec<Arc<Record>>) -> Result<(), AppendError> {
+    async fn append(&mut self, batch: Batch) -> Result<Vec<Repeat>, AppendError> {
         let (done, written) = oneshot::channel();
         let gone = || AppendError::Broken(anyhow::anyhow!("its writer has ended"));
-        self.writes.send(Batch { records, done }).map_err(|_| gone())?;
+        self.writes.send(Order { batch, done }).map_err(|_| gone())?;
         written.await.map_err(|_| gone())?
     }
 
@@ -210,6 +224,22 @@ fn read_last(connection: &Connection) -> rusqlite::Result<Last> {
     Ok(Last { message: number("message")?, person: number("person")? })
 }
 
+/// What is on a shelf this chatty does not know was put there by a newer one,
+/// and is left alone.
+fn read_kept(connection: &Connection) -> rusqlite::Result<Vec<(Shelf, u64, String)>> {
+    let mut statement = connection.prepare("SELECT shelf, key, value FROM kept")?;
+    let rows = statement.query_map([], |row| {
+        let name: String = row.get(0)?;
+        let shelf = Shelf::TABLE.iter().find(|(_, known)| *known == name).map(|(shelf, _)| *shelf);
+        Ok((shelf, row.get::<_, i64>(1)?.cast_unsigned(), row.get(2)?))
+    })?;
+    rows.filter_map(|row| match row {
+        Ok((shelf, key, value)) => shelf.map(|shelf| Ok((shelf, key, value))),
+        Err(error) => Some(Err(error)),
+    })
+    .collect()
+}
+
 /// The thread that writes.
 struct Writer {
     connection: Connection,
@@ -229,16 +259,16 @@ const RETENTION_INTERVAL: Duration = Duration::from_secs(1);
 const FORGET_AT_ONCE: u32 = 500;
 
 impl Writer {
-    fn run(mut self, batches: &Receiver<Batch>) {
+    fn run(mut self, orders: &Receiver<Order>) {
         let mut next_sync = Instant::now() + SYNC_INTERVAL;
         let mut next_forget = Instant::now();
         loop {
             let now = Instant::now();
             let due = if self.is_unsynced { next_sync.min(next_forget) } else { next_forget };
-            match batches.recv_timeout(due.saturating_duration_since(now)) {
-                Ok(batch) => {
-                    let result = self.write(&batch.records);
-                    let _ = batch.done.send(result); // who asked may have ended
+            match orders.recv_timeout(due.saturating_duration_since(now)) {
+                Ok(Order { batch, done }) => {
+                    let result = self.write(&batch);
+                    let _ = done.send(result); // who asked may have ended
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -257,16 +287,12 @@ impl Writer {
         self.sync();
     }
 
-    fn write(&mut self, records: &[Arc<Record>]) -> Result<(), AppendError> {
-        let last = records.iter().fold(self.last, |last, record| Last {
-            message: last.message.max(record.id),
-            person: people(record).fold(last.person, u64::max),
-        });
-        match insert(&mut self.connection, records, last) {
-            Ok(()) => {
-                self.last = last;
+    fn write(&mut self, batch: &Batch) -> Result<Vec<Repeat>, AppendError> {
+        match insert(&mut self.connection, batch) {
+            Ok(repeats) => {
+                self.last = batch.last;
                 self.is_unsynced = self.options.durability == Durability::Relaxed;
-                Ok(())
+                Ok(repeats)
             }
             Err(error) if is_full(&error) => Err(AppendError::Full(error.to_string())),
             Err(error) => Err(AppendError::Broken(error.into())),
@@ -327,51 +353,69 @@ impl Writer {
     }
 }
 
-fn people(record: &Record) -> impl Iterator<Item = u64> {
-    let reader = match &record.to {
-        Recipient::Person(reader, _) => reader.0,
-        Recipient::Room(_) => 0,
-    };
-    [record.author.0, reader].into_iter()
+fn insert(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<Vec<Repeat>> {
+    let transaction = connection.transaction()?;
+    let mut repeats = Vec::new();
+    for record in &batch.records {
+        if !insert_record(&transaction, record)? {
+            let first = first_of_mark(&transaction, record)?;
+            repeats.extend(first.map(|first| Repeat { id: record.id, first: Arc::new(first) }));
+        }
+    }
+    for Change { shelf, key, value } in &batch.changes {
+        let key = key.cast_signed();
+        match value {
+            Some(value) => transaction
+                .prepare_cached("INSERT OR REPLACE INTO kept VALUES (?1, ?2, ?3)")?
+                .execute(params![shelf.as_str(), key, value])?,
+            None => transaction
+                .prepare_cached("DELETE FROM kept WHERE shelf = ?1 AND key = ?2")?
+                .execute(params![shelf.as_str(), key])?,
+        };
+    }
+    for (what, number) in [("message", batch.last.message), ("person", batch.last.person)] {
+        transaction
+            .prepare_cached("UPDATE last SET number = ?2 WHERE what = ?1")?
+            .execute(params![what, number.cast_signed()])?;
+    }
+    transaction.commit()?;
+    Ok(repeats)
 }
 
-fn insert(
-    connection: &mut Connection,
-    records: &[Arc<Record>],
-    last: Last,
-) -> rusqlite::Result<()> {
-    let transaction = connection.transaction()?;
-    {
-        let mut statement = transaction.prepare_cached(
-            "INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-        )?;
-        for record in records {
-            let (room, reader) = match &record.to {
-                Recipient::Room(room) => (Some(room), None),
-                Recipient::Person(reader, name) => (None, Some((reader, name))),
-            };
-            statement.execute(params![
-                record.id.cast_signed(),
-                record.time.0,
-                record.author.0.cast_signed(),
-                record.from.as_str(),
-                room.map(RoomName::as_str),
-                room.map(|room| room.key().as_str()),
-                reader.map(|_| record.from.key().as_str()),
-                reader.map(|(reader, _)| reader.0.cast_signed()),
-                reader.map(|(_, name)| name.as_str()),
-                reader.map(|(_, name)| name.key().as_str()),
-                record.is_action,
-                &*record.text,
-                record.cid.as_ref().map(Cid::as_str),
-            ])?;
-        }
-        let mut statement =
-            transaction.prepare_cached("UPDATE last SET number = ?2 WHERE what = ?1")?;
-        statement.execute(params!["message", last.message.cast_signed()])?;
-        statement.execute(params!["person", last.person.cast_signed()])?;
-    }
-    transaction.commit()
+/// Whether it was: not if its author has used its mark before.
+fn insert_record(connection: &Connection, record: &Record) -> rusqlite::Result<bool> {
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+         ON CONFLICT (author, cid) WHERE cid IS NOT NULL DO NOTHING",
+    )?;
+    let (room, reader) = match &record.to {
+        Recipient::Room(room) => (Some(room), None),
+        Recipient::Person(reader, name) => (None, Some((reader, name))),
+    };
+    let count = statement.execute(params![
+        record.id.cast_signed(),
+        record.time.0,
+        record.author.0.cast_signed(),
+        record.from.as_str(),
+        room.map(RoomName::as_str),
+        room.map(|room| room.key().as_str()),
+        reader.map(|_| record.from.key().as_str()),
+        reader.map(|(reader, _)| reader.0.cast_signed()),
+        reader.map(|(_, name)| name.as_str()),
+        reader.map(|(_, name)| name.key().as_str()),
+        record.is_action,
+        &*record.text,
+        record.cid.as_ref().map(Cid::as_str),
+    ])?;
+    Ok(count == 1)
+}
+
+fn first_of_mark(connection: &Connection, again: &Record) -> rusqlite::Result<Option<Record>> {
+    let sql = format!("SELECT {COLUMNS} FROM messages WHERE author = ?1 AND cid = ?2");
+    let cid = again.cid.as_ref().map(Cid::as_str);
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![again.author.0.cast_signed(), cid])?;
+    rows.next()?.map_or(Ok(None), record)
 }
 
 /// Whether there was no room; nothing of the transaction is left then.

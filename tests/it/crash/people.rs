@@ -162,7 +162,8 @@ impl Person {
         self.unanswered.clear();
         self.answered = None;
         let name = format!("{}.{}", self.mark, self.visit);
-        let opening = format!("/set tags on\n{name}\n/join {}\n/join {}\n", ROOMS[0], ROOMS[1]);
+        let opening =
+            format!("/set tags on\n{name}\n/session\n/join {}\n/join {}\n", ROOMS[0], ROOMS[1]);
         *self.name.lock().expect("a name") = name;
         opening
     }

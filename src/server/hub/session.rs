@@ -1,0 +1,354 @@
+//! Coming back: who asked for a session and drops keeps their place for a while,
+//! and nobody sees them leave. What they miss meanwhile is in the log; coming
+//! back is reading on (`feed.rs`).
+//!
+//! Only a token's hash is kept, here and in storage: who reads the data folder
+//! cannot come back as anybody.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    Ask, Away, ConnId, ErrorCode, Event, Farewell, Feed, Hub, Ignored, Name, Now, PersonId, Query,
+    Refusal, RoomName, Seed, Settings, Shelf, Stage, Stamp, Stay, Ties, Turn, Visit, VisitIx,
+    refusal, say_farewell,
+};
+use crate::commands::{Command, Setting};
+
+/// What is kept of a token.
+pub(super) type TokenHash = [u8; 32];
+
+/// Makes tokens: the hub has no source of chance but its seed.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    seed: Seed,
+    count: u64,
+}
+
+impl Tokens {
+    pub(super) fn new(seed: Seed) -> Self {
+        Self { seed, count: 0 }
+    }
+
+    /// 128 bits that nobody can guess who does not know the seed.
+    fn next(&mut self) -> String {
+        self.count += 1;
+        let hash = Sha256::new().chain_update(self.seed).chain_update(self.count.to_be_bytes());
+        hex(&hash.finalize()[..16])
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn hash(token: &str) -> TokenHash {
+    Sha256::digest(token).into()
+}
+
+/// What makes it possible to come back to a visit.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) hash: TokenHash,
+    /// The token itself, to be told again; after a restart not until it was used.
+    token: Option<Box<str>>,
+    /// The settings to come back to, while nobody is connected.
+    settings: Settings,
+}
+
+/// A visit as it is kept. Only ever added to: what an older chatty has kept must
+/// stay readable.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedVisit {
+    name: Name,
+    token: TokenHash,
+    first: u64,
+    since: Stamp,
+    settings: Settings,
+    /// With the visit's current room last, if it is in one.
+    rooms: Vec<RoomName>,
+    has_current: bool,
+    stays: Vec<Stay>,
+    away: Option<String>,
+    query: SavedQuery,
+    ignores: Vec<(PersonId, Name)>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum SavedQuery {
+    Off,
+    On(PersonId),
+    Gone,
+}
+
+/// Whether a command can have changed what is kept of the visit that said it.
+pub(super) fn changes_visit(command: Command<'_>) -> bool {
+    use Command as C;
+    match command {
+        C::Query { .. }
+        | C::Join { .. }
+        | C::Part { .. }
+        | C::Nick { .. }
+        | C::Away { .. }
+        | C::Back
+        | C::Ignore { .. }
+        | C::Unignore { .. }
+        | C::Set { .. }
+        | C::Session => true,
+        C::Help { .. }
+        | C::Login { .. }
+        | C::Resume { .. }
+        | C::Msg { .. }
+        | C::Reply { .. }
+        | C::Me { .. }
+        | C::Who { .. }
+        | C::Whois { .. }
+        | C::List
+        | C::Topic { .. }
+        | C::History { .. }
+        | C::Ping { .. }
+        | C::Version
+        | C::Quit { .. } => false,
+    }
+}
+
+impl Hub {
+    /// `/session`: the same token as long as the visit lasts.
+    pub(super) fn session(&mut self, ask: &mut Ask<'_>, visit: VisitIx) {
+        let me = &mut self.visits[visit];
+        let session = me.session.get_or_insert_with(|| {
+            let token = self.tokens.next();
+            let hash = hash(&token);
+            Box::new(Session { hash, token: Some(token.into()), settings: ask.settings })
+        });
+        self.sessions.insert(session.hash, me.person);
+        // Who came back has shown it.
+        let token = session.token.as_deref().unwrap_or_default();
+        let text = "/resume TOKEN ID brings you back if the connection drops; keep it to yourself";
+        ask.reply(&Event::reply("SESSION", token, text));
+    }
+
+    /// `/resume`: takes a visit's place, from wherever it is connected now.
+    pub(super) fn resume(
+        &mut self,
+        ask: &mut Ask<'_>,
+        token: &str,
+        after: u64,
+    ) -> Result<(), Refusal> {
+        let person = self.sessions.get(&hash(token));
+        let Some(visit) = person.and_then(|person| self.people.get(person)).copied() else {
+            return refusal(
+                ErrorCode::BadPassword,
+                "no such session, or it is over; /login NAME begins a new one",
+            );
+        };
+        let kept = self.settings_of(visit);
+        match self.visits[visit].conn {
+            Some(old) => {
+                self.part_with(old);
+                say_farewell(ask.turn, old, Farewell::Replaced);
+            }
+            None => self.grace_deadlines.retain(|(_, p)| *p != self.visits[visit].person),
+        }
+        let me = &mut self.visits[visit];
+        me.conn = Some(ask.conn);
+        me.active = ask.now.since_start;
+        me.feed = Feed::Behind { after: after.max(me.first), is_list_stale: false };
+        if let Some(session) = &mut me.session {
+            session.token = Some(token.into());
+        }
+        if let Some(connection) = self.connection_mut(ask.conn) {
+            connection.stage = Stage::Present(visit);
+            for (setting, _) in Setting::TABLE {
+                if !connection.chosen[setting as usize] {
+                    connection.settings.set(setting, kept.get(setting));
+                }
+            }
+            ask.settings = connection.settings;
+        }
+        self.note_unsaved(visit);
+        self.forget_audiences_of(visit);
+        let name = self.visits[visit].name.as_str();
+        ask.reply(&Event::reply("WELCOME", name, "you are back"));
+        ask.turn.tell_when_drained(ask.conn);
+        Ok(())
+    }
+
+    /// A connection ends without its person having said so: with a session it
+    /// may come back, without one this is the end.
+    pub(super) fn drop_out(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        farewell: Option<Farewell>,
+        turn: &mut Turn,
+    ) {
+        let visit = match self.connection(conn).map(|c| c.stage) {
+            Some(Stage::Present(visit)) if self.visits[visit].session.is_some() => visit,
+            _ => return self.leave(now, conn, farewell, None, turn),
+        };
+        let settings = self.settings(conn);
+        self.part_with(conn);
+        let me = &mut self.visits[visit];
+        me.conn = None;
+        if let Some(session) = &mut me.session {
+            session.settings = settings;
+        }
+        self.grace_deadlines.insert((now.since_start + self.limits.session_grace, me.person));
+        self.forget_audiences_of(visit);
+        match farewell {
+            Some(farewell) => say_farewell(turn, conn, farewell),
+            None => turn.close(conn),
+        }
+    }
+
+    /// Who dropped did not come back in time.
+    pub(super) fn give_up(&mut self, now: Now, person: PersonId, turn: &mut Turn) {
+        if let Some(visit) = self.people.get(&person).copied() {
+            self.end_visit(now, visit, None, turn);
+        }
+    }
+
+    /// A visit is over, and cannot be come back to.
+    pub(super) fn end_session(&mut self, visit: VisitIx) {
+        let me = &mut self.visits[visit];
+        if let Some(session) = me.session.take() {
+            self.sessions.remove(&session.hash);
+            self.unsaved.insert((Shelf::Visit, me.person.0));
+            self.grace_deadlines.retain(|(_, person)| *person != me.person);
+        }
+    }
+
+    fn settings_of(&self, visit: VisitIx) -> Settings {
+        let Visit { conn, session, .. } = &self.visits[visit];
+        match conn {
+            Some(conn) => self.settings(*conn),
+            None => session.as_ref().map(|session| session.settings).unwrap_or_default(),
+        }
+    }
+
+    /// What is kept of a visit has changed.
+    pub(super) fn note_unsaved(&mut self, visit: VisitIx) {
+        let Visit { person, session, .. } = &self.visits[visit];
+        if session.is_some() {
+            self.unsaved.insert((Shelf::Visit, person.0));
+        }
+    }
+
+    /// What is kept of a visit; `None` if it cannot be come back to.
+    pub(super) fn saved_visit(&self, person: PersonId) -> Option<String> {
+        let visit = *self.people.get(&person)?;
+        let me = &self.visits[visit];
+        let session = me.session.as_ref()?;
+        let mut rooms = me.rooms.clone();
+        if let Some(at) = rooms.iter().position(|room| Some(*room) == me.current) {
+            let current = rooms.remove(at);
+            rooms.push(current);
+        }
+        let saved = SavedVisit {
+            name: me.name.clone(),
+            token: session.hash,
+            first: me.first,
+            since: me.since,
+            settings: self.settings_of(visit),
+            rooms: rooms.iter().map(|room| self.rooms[*room].name.clone()).collect(),
+            has_current: me.current.is_some(),
+            stays: me.stays.clone(),
+            away: me.away.as_ref().map(|away| away.text.to_string()),
+            query: match me.query {
+                Query::Off => SavedQuery::Off,
+                Query::On(other) => SavedQuery::On(other),
+                Query::Gone => SavedQuery::Gone,
+            },
+            ignores: me
+                .ties
+                .ignores
+                .iter()
+                .map(|them| (them.person, self.last_known(them)))
+                .collect(),
+        };
+        serde_json::to_string(&saved).ok()
+    }
+
+    /// Who could come back when the house was closed gets their time again.
+    pub(super) fn restore(&mut self, things: &[(Shelf, u64, String)]) {
+        let visits: Vec<(PersonId, SavedVisit)> = things
+            .iter()
+            .filter(|(shelf, ..)| *shelf == Shelf::Visit)
+            .filter_map(|(_, key, value)| Some((PersonId(*key), serde_json::from_str(value).ok()?)))
+            .collect();
+        for (person, saved) in &visits {
+            self.restore_visit(*person, saved);
+        }
+        // When all are here: who has to do with whom.
+        for (person, saved) in visits {
+            self.restore_ties(person, saved);
+        }
+    }
+
+    fn restore_visit(&mut self, person: PersonId, saved: &SavedVisit) {
+        if self.names.contains_key(saved.name.key()) {
+            return; // never kept so; the first one has it
+        }
+        let settings = saved.settings;
+        let session = Session { hash: saved.token, token: None, settings };
+        let visit = self.visits.insert(Visit {
+            person,
+            name: saved.name.clone(),
+            conn: None,
+            session: Some(Box::new(session)),
+            first: saved.first,
+            feed: Feed::Live,
+            rooms: Vec::new(),
+            stays: saved.stays.clone(),
+            current: None,
+            query: Query::Off,
+            heard: None,
+            away: saved.away.as_deref().map(|text| Away { text: text.into() }),
+            ties: Ties::default(),
+            since: saved.since,
+            active: Duration::ZERO,
+        });
+        self.names.insert(saved.name.key().clone(), visit);
+        self.people.insert(person, visit);
+        self.sessions.insert(saved.token, person);
+        self.grace_deadlines.insert((self.limits.session_grace, person));
+        for name in &saved.rooms {
+            let room = self.room_or_new(name);
+            self.rooms[room].admit(saved.name.key().clone(), visit);
+            self.visits[visit].rooms.push(room);
+        }
+        if saved.has_current {
+            self.visits[visit].current = self.visits[visit].rooms.last().copied();
+        }
+    }
+
+    fn restore_ties(&mut self, person: PersonId, saved: SavedVisit) {
+        let Some(visit) = self.people.get(&person).copied() else { return };
+        for (other, name) in saved.ignores {
+            let here = self.people.get(&other).copied();
+            if let Some(other) = here {
+                self.visits[other].ties.ignored_by.push(person);
+            }
+            let gone = here.is_none().then_some(name);
+            self.visits[visit].ties.ignores.push(Ignored { person: other, gone });
+        }
+        self.visits[visit].query = match saved.query {
+            SavedQuery::Off => Query::Off,
+            SavedQuery::On(other) => match self.people.get(&other).copied() {
+                Some(with) => {
+                    self.visits[with].ties.queried_by.push(person);
+                    Query::On(other)
+                }
+                None => Query::Gone,
+            },
+            SavedQuery::Gone => Query::Gone,
+        };
+    }
+}
