@@ -5,13 +5,13 @@
 use std::fs;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::checker::Row;
-use super::people::Random;
-use super::{Era, any_seed, rows};
+use super::checker::{Row, faults};
+use super::people::{PATIENCE, Random};
+use super::{Era, Figures, any_seed};
 use crate::support::{Peer, Server};
 
 /// The sizes of the write-ahead log's head, and of what precedes each page in it.
@@ -29,11 +29,12 @@ fn a_log_cut_off_anywhere_is_whole_up_to_there() {
     let mut random = Random(seed);
     for is_fresh in [true, false] {
         let folder = tempfile::tempdir().expect("a folder");
+        let mut era = Era::new(folder.path(), None, random.fork());
         if !is_fresh {
-            Era::new(folder.path(), None, random.fork()).run(1, &mut super::Figures::default());
+            era.run(1, &mut Figures::default());
             move_into_file(folder.path());
         }
-        let image = Image::of_busy_server(folder.path(), &mut random);
+        let image = Image::of_busy_server(&mut era);
         image.check(&mut random);
     }
 }
@@ -60,14 +61,14 @@ struct Image {
 
 impl Image {
     /// Of a server that is stopped amid its work.
-    fn of_busy_server(folder: &Path, random: &mut Random) -> Self {
-        let (file, wal) = (folder.join("chatty.db"), folder.join("chatty.db-wal"));
-        let mut era = Era::new(folder, None, random.fork());
-        let before = if file.exists() { rows(&file) } else { Vec::new() };
-        let server = Server::start_in(folder, &[]);
+    fn of_busy_server(era: &mut Era<'_>) -> Self {
+        let (file, wal) = (era.folder.join("chatty.db"), era.folder.join("chatty.db-wal"));
+        let server = Server::start_in(era.folder, &[]);
         let until_enough = || {
+            let start = Instant::now();
             let size = || fs::metadata(&wal).map_or(0, |wal| wal.len());
             while size() < (WAL_HEAD + FRAMES * (FRAME_HEAD + 4096)) as u64 {
+                assert!(start.elapsed() < PATIENCE, "too little is said");
                 thread::sleep(Duration::from_millis(1));
             }
         };
@@ -85,9 +86,7 @@ impl Image {
         assert!((FRAMES..1000).contains(&frames), "{frames} pages");
         // All that people were shown until then is there.
         image.rows = image.cut_at(image.wal.len()).0;
-        let said_now = &image.rows[before.len()..];
-        assert_eq!(before, image.rows[..before.len()]);
-        let faults = super::faults(&era.events, said_now, None);
+        let faults = faults(&era.events, &image.rows, None);
         assert!(faults.is_empty(), "{}", faults.join("\n"));
         image
     }

@@ -44,7 +44,7 @@ pub(crate) enum Target {
 pub(crate) const ROOMS: [&str; 2] = ["red", "blue"];
 
 /// How long an answer may take; far longer than any does.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Somebody, across all their connections.
 pub(crate) struct Person {
