@@ -93,6 +93,9 @@ pub enum Command<'a> {
     Unignore { name: &'a str },
     Set { change: Option<(Setting, bool)> },
     Ping { token: Option<&'a str> },
+    Register { password: &'a str },
+    Passwd { password: &'a str },
+    Unregister { password: &'a str },
     Session,
     Resume { token: &'a str, after: u64 },
     Version,
@@ -114,6 +117,8 @@ pub enum Kind {
     Setting,
     /// `on` or `off`.
     Switch,
+    /// A password: in no history, and shown to nobody.
+    Secret,
     /// Anything else; nothing to offer.
     Free,
 }
@@ -163,7 +168,7 @@ pub const TABLE: &[Row] = &[
     Row {
         name: "login",
         aliases: &[],
-        args: &[arg("NAME", Kind::Free), arg("[PASSWORD]", Kind::Free)],
+        args: &[arg("NAME", Kind::Free), arg("[PASSWORD]", Kind::Secret)],
         help: "say who you are; before login a line with just a name does the same",
         examples: &["/login alice"],
         before_login: true,
@@ -336,6 +341,33 @@ pub const TABLE: &[Row] = &[
         read: read_ping,
     },
     Row {
+        name: "register",
+        aliases: &[],
+        args: &[arg("PASSWORD", Kind::Secret)],
+        help: "make your name yours: from then on it takes the password to log in with it",
+        examples: &["/register correct horse battery"],
+        before_login: false,
+        read: |args| Ok(Command::Register { password: args.text()? }),
+    },
+    Row {
+        name: "passwd",
+        aliases: &[],
+        args: &[arg("NEW", Kind::Secret)],
+        help: "change the password of your name",
+        examples: &["/passwd staple battery horse"],
+        before_login: false,
+        read: |args| Ok(Command::Passwd { password: args.text()? }),
+    },
+    Row {
+        name: "unregister",
+        aliases: &[],
+        args: &[arg("PASSWORD", Kind::Secret)],
+        help: "give your name up: anybody can take it then",
+        examples: &["/unregister correct horse battery"],
+        before_login: false,
+        read: |args| Ok(Command::Unregister { password: args.text()? }),
+    },
+    Row {
         name: "session",
         aliases: &[],
         args: &[],
@@ -433,6 +465,12 @@ impl Row {
     #[must_use]
     pub fn help_row(&self) -> String {
         format!("{}  {}", self.usage(), self.help)
+    }
+
+    /// Whether a line of this command holds a password.
+    #[must_use]
+    pub fn is_secret(&self) -> bool {
+        self.args.iter().any(|arg| arg.kind == Kind::Secret)
     }
 
     fn missing(&self) -> Refusal {
@@ -620,6 +658,9 @@ impl Command<'_> {
             Self::Unignore { .. } => "unignore",
             Self::Set { .. } => "set",
             Self::Ping { .. } => "ping",
+            Self::Register { .. } => "register",
+            Self::Passwd { .. } => "passwd",
+            Self::Unregister { .. } => "unregister",
             Self::Session => "session",
             Self::Resume { .. } => "resume",
             Self::Version => "version",
@@ -654,7 +695,10 @@ impl fmt::Display for Command<'_> {
             | Self::Whois { name: arg }
             | Self::Join { room: arg }
             | Self::Nick { name: arg }
-            | Self::Unignore { name: arg } => put(&[Some(arg)]),
+            | Self::Unignore { name: arg }
+            | Self::Register { password: arg }
+            | Self::Passwd { password: arg }
+            | Self::Unregister { password: arg } => put(&[Some(arg)]),
             Self::Resume { token, after } => put(&[Some(token), Some(&after.to_string())]),
             Self::Login { name, password } => put(&[Some(name), password]),
             Self::Msg { to, text } => put(&[Some(&to.to_string()), Some(text)]),

@@ -23,6 +23,8 @@ use self::hub::Seed;
 use self::limits::Limits;
 use self::log::Kept;
 use self::log::memory::MemoryLog;
+use self::passwords::Hashers;
+use self::peer::Peer;
 use self::reactor::{Call, Reactor};
 use self::storage::StorageArgs;
 use crate::protocol::DEFAULT_PORT;
@@ -32,6 +34,8 @@ pub mod hub;
 pub mod limits;
 pub mod log;
 pub mod outbox;
+pub mod passwords;
+pub mod peer;
 pub mod reactor;
 pub mod storage;
 pub mod turn;
@@ -108,17 +112,19 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         io::Result::Ok(())
     });
     let limits = args.limits;
+    let hashers = Hashers::start().context("cannot start")?;
     let mut seed = Seed::default();
     getrandom::fill(&mut seed).context("the system gives no random numbers")?;
     let calls = (own_calls, incoming);
     // The loop shares its thread with nobody it has to be fair to.
     let result = match log {
         Some((log, kept)) => {
-            unconstrained(Reactor::new(limits, log, &kept, seed, calls).run()).await
+            unconstrained(Reactor::new(limits, log, &kept, hashers, seed, calls).run()).await
         }
         None => {
+            let kept = Kept::default();
             let log = MemoryLog::new(limits.history_messages, limits.history_size);
-            unconstrained(Reactor::new(limits, log, &Kept::default(), seed, calls).run()).await
+            unconstrained(Reactor::new(limits, log, &kept, hashers, seed, calls).run()).await
         }
     };
     stopping.abort();
@@ -225,10 +231,10 @@ async fn accept(listener: TcpListener, calls: UnboundedSender<Call>) {
     let mut pause = PAUSE_MIN;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 pause = PAUSE_MIN;
                 prepare(&stream);
-                if calls.send(Call::Accepted(stream)).is_err() {
+                if calls.send(Call::Accepted(stream, Peer::new(address.ip()))).is_err() {
                     return;
                 }
             }

@@ -180,7 +180,7 @@ fn offers_for(kind: Kind, state: &State) -> Vec<String> {
         Kind::Command => commands::TABLE.iter().map(|row| row.name.to_owned()).collect(),
         Kind::Setting => Setting::TABLE.iter().map(|row| format!("{} ", row.1)).collect(),
         Kind::Switch => vec!["on".to_owned(), "off".to_owned()],
-        Kind::Free => Vec::new(),
+        Kind::Free | Kind::Secret => Vec::new(),
     }
 }
 

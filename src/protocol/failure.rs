@@ -24,11 +24,12 @@ pub enum ErrorCode {
     TooMany,
     BadPassword,
     StorageFull,
+    Insecure,
 }
 
 impl ErrorCode {
     /// Every code, its word on the wire and what it means.
-    pub const TABLE: [(Self, &'static str, &'static str); 15] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 16] = [
         (Self::NotLoggedIn, "not-logged-in", "say who you are first"),
         (Self::BadName, "bad-name", "not a name, too long, or reserved"),
         (Self::NameTaken, "name-taken", "somebody here has that name"),
@@ -44,6 +45,7 @@ impl ErrorCode {
         (Self::TooMany, "too-many", "a limit of the server is reached"),
         (Self::BadPassword, "bad-password", "the password is not this name's"),
         (Self::StorageFull, "storage-full", "the server has no room to keep this; nobody saw it"),
+        (Self::Insecure, "insecure", "passwords only where nobody can read along"),
     ];
 
     /// The word on the wire.

@@ -112,6 +112,8 @@ pub struct Connection {
     pub is_finished: bool,
     /// Whether it waits for rows of the log, and reads nothing meanwhile.
     pub is_waiting: bool,
+    /// Whether it is not read from since too much waits for it.
+    pub is_held_back: bool,
     /// Whether the hub is to be told when little waits for it any more.
     pub wants_feed: bool,
     /// Whether it is on the list of those to be written to.
@@ -147,6 +149,7 @@ impl Connection {
             outbox: Outbox::default(),
             is_finished: false,
             is_waiting: false,
+            is_held_back: false,
             wants_feed: false,
             is_dirty: false,
             stalled_since: None,
@@ -197,7 +200,10 @@ impl Connection {
                     progress = true;
                 }
                 Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => return Ok(Flush::Blocked { progress }),
+                Poll::Pending => {
+                    self.outbox.compact();
+                    return Ok(Flush::Blocked { progress });
+                }
             }
         }
         Ok(Flush::Done)

@@ -15,7 +15,7 @@
 //! What a command *is* stands in `commands.rs`; what it *means*, in the files
 //! below this one, a file for each topic.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ use slab::Slab;
 
 use super::limits::Limits;
 use super::log::{Change, Kept, Last, PersonId, Record, Rows, Shelf, Stay};
+use super::passwords::{Job, Outcome};
+use super::peer::Peer;
 use super::turn::{Audience, Cause, ConnId, Topic, Turn};
 use crate::commands::{self, Command, Request, Setting};
 use crate::protocol::codec::Frame;
@@ -34,16 +36,22 @@ use crate::protocol::{
     Tags,
 };
 
+mod accounts;
 mod feed;
+mod guesses;
 mod history;
 mod login;
+mod mail;
 mod people;
 mod rooms;
 mod session;
 mod talk;
 
+use accounts::{Accounts, PasswordAsk};
 use feed::{Feed, Recent};
+use guesses::Guesses;
 use history::HistoryAsk;
+use mail::{MailAsk, Mailboxes};
 use rooms::Room;
 use session::{Session, TokenHash, Tokens};
 use talk::RecentCids;
@@ -60,8 +68,8 @@ pub struct Now {
 /// Something that happened to one connection.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// It came.
-    Opened,
+    /// It came, from there.
+    Opened(Peer),
     /// It sent this.
     Frame(Frame<'a>),
     /// It will send no more, and wants its answers.
@@ -76,6 +84,8 @@ pub enum Input<'a> {
     Drained,
     /// The rows it asked the log for.
     Rows(Rows),
+    /// What came of the password it gave.
+    Hashed(Outcome),
     /// The rows that feed it on.
     Page(Rows),
 }
@@ -111,6 +121,11 @@ pub struct Hub {
     sessions: HashMap<TokenHash, PersonId>,
     /// Until when those who dropped keep their place.
     grace_deadlines: BTreeSet<(Duration, PersonId)>,
+    accounts: Accounts,
+    mail: Mailboxes,
+    guesses: Guesses,
+    /// Passwords that are hashed later: who gave them has tried too often.
+    delayed_jobs: BTreeMap<(Duration, ConnId), Job>,
     /// What is to be kept otherwise than it is.
     unsaved: BTreeSet<(Shelf, u64)>,
     /// In the order they fall due, since all have the same patience.
@@ -129,12 +144,24 @@ type RoomIx = usize;
 #[derive(Debug)]
 struct Connection {
     id: ConnId,
+    peer: Peer,
     stage: Stage,
     settings: Settings,
     /// Which settings it chose itself, by [`Setting`].
     chosen: [bool; Setting::TABLE.len()],
-    /// The rows it waits for, see [`Flow::Wait`].
-    asked: Option<Box<HistoryAsk>>,
+    /// What it waits for, see [`Flow::Wait`].
+    asked: Option<Box<Asked>>,
+}
+
+/// A line whose answer waits for somebody else's work.
+#[derive(Debug)]
+enum Asked {
+    /// Rows of the log.
+    History(HistoryAsk),
+    /// What waits for an account that logs in.
+    Mail(MailAsk),
+    /// A password that is hashed.
+    Password(PasswordAsk),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -306,6 +333,7 @@ impl Hub {
         let mut rooms = Slab::new();
         let lobby_key = lobby_name.key().clone();
         let lobby = rooms.insert(Room::new(lobby_name));
+        let guesses = Guesses::new(limits.guess_delay);
         let mut hub = Self {
             cids: RecentCids::new(limits.history_messages),
             limits,
@@ -322,6 +350,10 @@ impl Hub {
             tokens: Tokens::new(seed),
             sessions: HashMap::new(),
             grace_deadlines: BTreeSet::new(),
+            accounts: Accounts::default(),
+            mail: Mailboxes::default(),
+            guesses,
+            delayed_jobs: BTreeMap::new(),
             unsaved: BTreeSet::new(),
             login_deadlines: VecDeque::new(),
             crowd_deadlines: BTreeSet::new(),
@@ -348,6 +380,8 @@ impl Hub {
         let change = |&(shelf, key)| {
             let value = match shelf {
                 Shelf::Visit => self.saved_visit(PersonId(key)),
+                Shelf::Account => self.saved_account(PersonId(key)),
+                Shelf::Mail => self.saved_mail(key),
             };
             Change { shelf, key, value }
         };
@@ -361,18 +395,19 @@ impl Hub {
 
     /// Handles one input of one connection.
     pub fn handle(&mut self, now: Now, conn: ConnId, input: Input<'_>, turn: &mut Turn) -> Flow {
-        if let Input::Opened = input {
-            self.open(now, conn, turn);
+        if let Input::Opened(peer) = input {
+            self.open(now, conn, peer, turn);
             return Flow::Next;
         }
         let Some(stage) = self.connection(conn).map(|c| c.stage) else { return Flow::Over };
         match input {
-            Input::Opened => {}
+            Input::Opened(_) => {}
             Input::Lost => self.drop_out(now, conn, None, turn),
             _ if stage == Stage::Leaving => {}
             Input::Finished => self.drop_out(now, conn, Some(Farewell::Quit), turn),
             Input::Stalled => self.leave(now, conn, Some(Farewell::SlowReader), None, turn),
-            Input::Rows(rows) => self.tell_history(now, conn, &rows.records, turn),
+            Input::Rows(rows) => self.tell_rows(now, conn, &rows.records, turn),
+            Input::Hashed(outcome) => self.password_done(now, conn, &outcome, turn),
             Input::Swamped => self.fall_behind(conn, turn),
             Input::Drained => self.feed_on(now, conn, turn),
             Input::Page(rows) => self.feed_page(now, conn, &rows, turn),
@@ -418,7 +453,8 @@ impl Hub {
         let login = self.login_deadlines.front().map(|(due, _)| *due);
         let crowd = self.crowd_deadlines.first().map(|(due, _)| *due);
         let grace = self.grace_deadlines.first().map(|(due, _)| *due);
-        login.into_iter().chain(crowd).chain(grace).min()
+        let delayed = self.delayed_jobs.first_key_value().map(|((due, _), _)| *due);
+        login.into_iter().chain(crowd).chain(grace).chain(delayed).min()
     }
 
     /// Does what has fallen due.
@@ -431,6 +467,14 @@ impl Hub {
             if self.is_greeting(conn) {
                 self.leave(now, conn, Some(Farewell::LoginTimeout), None, turn);
             }
+        }
+        while let Some(job) = self.delayed_jobs.first_entry() {
+            let (due, conn) = *job.key();
+            if due > now.since_start {
+                break;
+            }
+            let job = job.remove();
+            self.begin_delayed_job(conn, job, turn);
         }
         while let Some((due, person)) = self.grace_deadlines.first().copied() {
             if due > now.since_start {
@@ -564,6 +608,9 @@ impl Hub {
                 ErrorCode::BadArgument,
                 format!("you are {} already; /resume comes first", self.visits[visit].name),
             ),
+            Command::Register { password } => self.register(ask, visit, password),
+            Command::Passwd { password } => self.change_password(ask, visit, password),
+            Command::Unregister { password } => self.unregister(ask, visit, password),
             Command::Session => {
                 self.session(ask, visit);
                 Ok(())
@@ -708,6 +755,7 @@ impl Hub {
                 assert!(other.ties.queried_by.contains(&visit.person), "both know of a query");
             }
         }
+        self.check_accounts();
         assert_eq!(self.room_names.len(), self.rooms.len(), "each room has one name");
         for (ix, room) in &self.rooms {
             assert_eq!(self.room_names.get(room.name.key()), Some(&ix), "names lead to rooms");

@@ -43,6 +43,17 @@ pub struct Limits {
     )]
     pub outbox: usize,
 
+    /// How much may wait unread for all connections together; the nearer it is,
+    /// the less may wait for each
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "256MiB",
+        env = "CHATTY_OUTBOX_TOTAL",
+        value_parser = parse_size
+    )]
+    pub outbox_total: usize,
+
     /// How long a connection that asked for a session and dropped keeps its place
     #[arg(
         long,
@@ -53,10 +64,37 @@ pub struct Limits {
     )]
     pub session_grace: Duration,
 
+    /// Past five tries at an account's password from one address each further
+    /// one waits this long, then twice and four times as long
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "1s",
+        env = "CHATTY_GUESS_DELAY",
+        value_parser = parse_duration
+    )]
+    pub guess_delay: Duration,
+
+    /// Take passwords also from where somebody could read along
+    #[arg(long, env = "CHATTY_ALLOW_INSECURE_PASSWORDS")]
+    pub allow_insecure_passwords: bool,
+
+    /// How many accounts there may be
+    #[arg(long, value_name = "ACCOUNTS", default_value_t = 100_000, env = "CHATTY_MAX_ACCOUNTS")]
+    pub max_accounts: usize,
+
+    /// How many messages may wait for an account that is not here
+    #[arg(long, value_name = "MESSAGES", default_value_t = 500, env = "CHATTY_MAILBOX")]
+    pub mailbox: usize,
+
     /// In a room of more people than this, comings and goings are summed up
     /// once a second
     #[arg(long, value_name = "PEOPLE", default_value_t = 500, env = "CHATTY_QUIET_ABOVE")]
     pub quiet_above: usize,
+
+    /// Tell every coming and going singly, in large rooms too
+    #[arg(long, env = "CHATTY_ANNOUNCE", conflicts_with = "quiet_above")]
+    pub announce: bool,
 
     /// How many rooms one person may be in
     #[arg(long, value_name = "ROOMS", default_value_t = 50, env = "CHATTY_ROOMS_PER_PERSON")]

@@ -15,8 +15,8 @@ pub mod memory;
 
 pub mod sqlite;
 
-/// Who somebody is, whatever the name: one visit of a guest. Never reused, so
-/// what belonged to one visit is never anyone else's.
+/// Who somebody is, whatever the name: an account, or one visit of a guest.
+/// Never reused, so what belonged to one is never anyone else's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PersonId(pub u64);
 
@@ -84,6 +84,13 @@ pub enum Thread {
         /// earlier names.
         other_id: Option<PersonId>,
     },
+    /// Messages by their ids.
+    Picked {
+        /// For whom they are; others are not among them.
+        reader: PersonId,
+        /// Growing.
+        ids: Vec<u64>,
+    },
     /// All that one person was there to see.
     Feed {
         /// Who.
@@ -140,6 +147,9 @@ impl Query {
             (Thread::Feed { stays, .. }, Recipient::Room(room)) => {
                 stays.iter().any(|stay| stay.covers(room.key(), record.id))
             }
+            (Thread::Picked { reader, ids }, Recipient::Person(to, _)) => {
+                to == reader && ids.binary_search(&record.id).is_ok()
+            }
             (Thread::Feed { reader, .. }, Recipient::Person(to, _)) => {
                 record.author == *reader || to == reader
             }
@@ -186,11 +196,16 @@ pub struct Last {
 pub enum Shelf {
     /// Visits that can be come back to, by person.
     Visit,
+    /// Accounts, by person.
+    Account,
+    /// Messages that wait for an account, by id.
+    Mail,
 }
 
 impl Shelf {
     /// Every shelf and its name in storage, which never changes.
-    pub const TABLE: [(Self, &'static str); 1] = [(Self::Visit, "visit")];
+    pub const TABLE: [(Self, &'static str); 3] =
+        [(Self::Visit, "visit"), (Self::Account, "account"), (Self::Mail, "mail")];
 
     /// The name in storage.
     #[must_use]

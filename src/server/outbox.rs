@@ -7,10 +7,68 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How much memory all outboxes hold, however many readers share it.
+#[derive(Debug, Clone, Default)]
+pub struct Meter(Arc<AtomicUsize>);
+
+impl Meter {
+    /// In bytes.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// Bytes of whole lines, encoded once and shared by everyone who is sent them.
-pub type Lines = Arc<Vec<u8>>;
+#[derive(Debug, Clone)]
+pub struct Lines(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    bytes: Vec<u8>,
+    /// What of it the meter knows.
+    counted: usize,
+    meter: Meter,
+}
+
+impl Lines {
+    /// Lines to share, counted as long as anybody holds them.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>, meter: &Meter) -> Self {
+        let mut held = Held { bytes, counted: 0, meter: meter.clone() };
+        held.count();
+        Self(Arc::new(held))
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Deref for Lines {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
+impl Held {
+    fn count(&mut self) {
+        self.meter.0.fetch_add(self.bytes.capacity() - self.counted, Ordering::Relaxed);
+        self.counted = self.bytes.capacity();
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.meter.0.fetch_sub(self.counted, Ordering::Relaxed);
+    }
+}
 
 /// A part of shared lines.
 #[derive(Debug)]
@@ -24,6 +82,23 @@ impl Span {
     fn bytes(&self) -> &[u8] {
         &self.lines[self.start..self.end]
     }
+
+    /// Whether most of what it holds on to is not waited for.
+    fn is_wasteful(&self) -> bool {
+        (self.end - self.start) * 4 < self.lines.len()
+    }
+
+    /// Makes it longer by a copy, if nobody shares it.
+    fn append(&mut self, bytes: &[u8]) -> bool {
+        let is_at_end = self.end == self.lines.len() && self.end < COPY_SIZE;
+        let Some(held) = Arc::get_mut(&mut self.lines.0).filter(|_| is_at_end) else {
+            return false;
+        };
+        held.bytes.extend_from_slice(bytes);
+        held.count();
+        self.end += bytes.len();
+        true
+    }
 }
 
 /// The spans that wait for one connection.
@@ -35,7 +110,13 @@ pub struct Outbox {
     /// bounded differently: answers bound themselves, since a connection that
     /// many wait for is not read from; what others say makes a slow reader.
     asked: usize,
+    /// How many spans at the front need not be looked at by [`Outbox::compact`].
+    compacted: usize,
 }
+
+/// Copies are gathered in pieces of about this size, in bytes, so that memory is
+/// given back as they are written.
+const COPY_SIZE: usize = 64 << 10;
 
 /// The most spans one system call writes; the kernel's own limit is 1024, and
 /// past some dozens the call's fixed cost no longer shows.
@@ -67,7 +148,7 @@ impl Outbox {
         self.len += end - start;
         if let Some(last) = self.spans.back_mut()
             && last.end == start
-            && Arc::ptr_eq(&last.lines, lines)
+            && last.lines.is_same(lines)
         {
             last.end = end;
             return;
@@ -95,12 +176,30 @@ impl Outbox {
             self.len -= written;
             if first.start == first.end {
                 self.spans.pop_front();
+                self.compacted = self.compacted.saturating_sub(1);
             }
         }
         self.asked = self.asked.min(self.len);
         if self.spans.is_empty() {
             self.spans = VecDeque::new(); // an idle connection holds no memory
         }
+    }
+
+    /// The reader is slow, and what waits for it waits longer: it should not hold
+    /// on to buffers that are mostly what others were sent. Spans of such are
+    /// copied together. Memory is then at most four times what waits.
+    pub fn compact(&mut self) {
+        let rest: Vec<Span> = self.spans.drain(self.compacted..).collect();
+        for span in rest {
+            if !span.is_wasteful() {
+                self.spans.push_back(span);
+            } else if !self.spans.back_mut().is_some_and(|last| last.append(span.bytes())) {
+                let lines = Lines::new(span.bytes().to_vec(), &span.lines.0.meter);
+                let (start, end) = (0, lines.len());
+                self.spans.push_back(Span { lines, start, end });
+            }
+        }
+        self.compacted = self.spans.len();
     }
 
     /// Throws away all that waits but the rest of a line that is partly
@@ -128,22 +227,26 @@ mod tests {
         outbox.spans.iter().map(|span| String::from_utf8_lossy(span.bytes()).into()).collect()
     }
 
+    fn shared(bytes: &[u8]) -> Lines {
+        Lines::new(bytes.to_vec(), &Meter::default())
+    }
+
     #[test]
     fn adjoining_spans_become_one() {
-        let lines: Lines = Arc::new(b"one\ntwo\nthree\n".to_vec());
+        let lines = shared(b"one\ntwo\nthree\n");
         let mut outbox = Outbox::default();
         outbox.push(&lines, 0, 4);
         outbox.push(&lines, 4, 8);
         outbox.push(&lines, 8, 14);
         assert_eq!(waiting(&outbox), ["one\ntwo\nthree\n"]);
-        let other: Lines = Arc::new(b"one\ntwo\nthree\nfour\n".to_vec());
+        let other = shared(b"one\ntwo\nthree\nfour\n");
         outbox.push(&other, 14, 19);
         assert_eq!(waiting(&outbox), ["one\ntwo\nthree\n", "four\n"]);
     }
 
     #[test]
     fn what_is_written_goes_and_an_empty_outbox_holds_no_memory() {
-        let lines: Lines = Arc::new(b"one\ntwo\n".to_vec());
+        let lines = shared(b"one\ntwo\n");
         let mut outbox = Outbox::default();
         outbox.push(&lines, 0, 4);
         outbox.push(&lines, 4, 8);
@@ -153,12 +256,12 @@ mod tests {
         outbox.advance(3);
         assert!(outbox.is_empty());
         assert_eq!(outbox.spans.capacity(), 0);
-        assert_eq!(Arc::strong_count(&lines), 1);
+        assert_eq!(Arc::strong_count(&lines.0), 1);
     }
 
     #[test]
     fn answers_do_not_count_against_the_reader() {
-        let lines: Lines = Arc::new(b"one\ntwo\nthree\n".to_vec());
+        let lines = shared(b"one\ntwo\nthree\n");
         let mut outbox = Outbox::default();
         outbox.note_asked(4);
         outbox.push(&lines, 0, 14);
@@ -171,7 +274,7 @@ mod tests {
 
     #[test]
     fn cutting_keeps_the_rest_of_a_line_that_is_partly_written() {
-        let lines: Lines = Arc::new(b"one\ntwo\nthree\n".to_vec());
+        let lines = shared(b"one\ntwo\nthree\n");
         for (written, rest) in [(0, ""), (2, "e\n"), (4, ""), (5, "wo\n")] {
             let mut outbox = Outbox::default();
             outbox.push(&lines, 0, 8);
@@ -181,5 +284,32 @@ mod tests {
             assert_eq!(waiting(&outbox).concat(), rest, "after {written}");
             assert_eq!(outbox.len(), rest.len());
         }
+    }
+
+    #[test]
+    fn a_slow_reader_holds_on_to_no_more_than_four_times_what_waits_for_it() {
+        let meter = Meter::default();
+        let mut outbox = Outbox::default();
+        let mut expected = Vec::new();
+        for turn in 0..1000 {
+            // A small part of a large buffer, and now and then most of one.
+            let line = format!("line {turn}\n");
+            let size = if turn % 50 == 0 { line.len() + 3 } else { 10_000 };
+            let mut bytes = vec![b'x'; size - line.len()];
+            bytes.extend_from_slice(line.as_bytes());
+            outbox.push(&Lines::new(bytes, &meter), size - line.len(), size);
+            expected.extend_from_slice(line.as_bytes());
+            outbox.compact();
+            if turn % 7 == 0 {
+                outbox.advance(5);
+                expected.drain(..5);
+            }
+        }
+        assert_eq!(waiting(&outbox).concat().as_bytes(), expected);
+        // A vector has up to twice the room it needs.
+        assert!(meter.held() <= 2 * 4 * outbox.len(), "{} for {}", meter.held(), outbox.len());
+        assert!(outbox.spans.len() < 100, "{} spans", outbox.spans.len());
+        outbox.advance(expected.len());
+        assert_eq!(meter.held(), 0);
     }
 }

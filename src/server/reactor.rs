@@ -23,7 +23,9 @@ use super::connection::{Connection, Doorbells, Flush, Phase};
 use super::hub::{Flow, Hub, Input, Now, Seed};
 use super::limits::Limits;
 use super::log::{AppendError, Batch, Kept, Log, Query, Record, Repeat, Rows, Thread};
-use super::outbox::Lines;
+use super::outbox::{Lines, Meter};
+use super::passwords::{Hashers, Job, Outcome};
+use super::peer::Peer;
 use super::turn::{ConnId, Sink, Turn};
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
 use crate::protocol::{ErrorCode, Refusal, Stamp};
@@ -43,6 +45,10 @@ const TURN_ANSWER_SIZE: usize = 256 << 10;
 /// Who catches up is fed on when no more waits than this part of its bound.
 const DRAINED: usize = 4;
 
+/// What may wait for a connection in any case: who reads as fast as it is
+/// written must not be taken for a slow reader.
+const OUTBOX_MIN: usize = 64 << 10;
+
 /// How long a peer that was said farewell to may take to close its side.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -52,12 +58,14 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// What comes to the loop from outside the sockets.
 #[derive(Debug)]
 pub enum Call {
-    /// Somebody connected.
-    Accepted(TcpStream),
+    /// Somebody connected, from there.
+    Accepted(TcpStream, Peer),
     /// The log found what a connection asked for.
     Found(ConnId, Rows),
     /// The log found what a connection is fed on with.
     FoundPage(ConnId, Rows),
+    /// What came of a password that a connection gave.
+    Hashed(ConnId, Outcome),
     /// Say farewell to everyone and end.
     Stop,
 }
@@ -76,6 +84,9 @@ pub struct Reactor<L> {
     limits: Limits,
     hub: Hub,
     log: L,
+    hashers: Hashers,
+    /// Of all that waits to be written.
+    meter: Meter,
     start: Instant,
     calls: UnboundedReceiver<Call>,
     bells: Arc<Doorbells>,
@@ -103,6 +114,7 @@ impl<L: Log> Reactor<L> {
         limits: Limits,
         log: L,
         kept: &Kept,
+        hashers: Hashers,
         seed: Seed,
         calls: (UnboundedSender<Call>, UnboundedReceiver<Call>),
     ) -> Self {
@@ -110,6 +122,8 @@ impl<L: Log> Reactor<L> {
             hub: Hub::new(limits.clone(), kept, seed),
             limits,
             log,
+            hashers,
+            meter: Meter::default(),
             start: Instant::now(),
             calls: calls.1,
             bells: Arc::default(),
@@ -168,9 +182,12 @@ impl<L: Log> Reactor<L> {
         let mut call = call;
         while let Some(next) = call.take().or_else(|| self.calls.try_recv().ok()) {
             match next {
-                Call::Accepted(stream) => self.open(now, stream, &mut turn),
+                Call::Accepted(stream, peer) => self.open(now, stream, peer, &mut turn),
                 Call::Found(conn, rows) => {
                     self.tell_hub(now, conn, Input::Rows(rows), &mut turn);
+                }
+                Call::Hashed(conn, outcome) => {
+                    self.tell_hub(now, conn, Input::Hashed(outcome), &mut turn);
                 }
                 Call::FoundPage(conn, rows) => {
                     self.tell_hub(now, conn, Input::Page(rows), &mut turn);
@@ -190,13 +207,13 @@ impl<L: Log> Reactor<L> {
         self.flush(now).await
     }
 
-    fn open(&mut self, now: Now, stream: TcpStream, turn: &mut Turn) {
+    fn open(&mut self, now: Now, stream: TcpStream, peer: Peer, turn: &mut Turn) {
         let entry = self.connections.vacant_entry();
         let slot = u32::try_from(entry.key()).expect("descriptors are counted in 32 bits");
         self.generation = self.generation.wrapping_add(1);
         let conn = ConnId { slot, generation: self.generation };
         entry.insert(Connection::new(stream, self.bells.bell(slot), self.generation));
-        self.hub.handle(now, conn, Input::Opened, turn);
+        self.hub.handle(now, conn, Input::Opened(peer), turn);
         self.ready.push(slot);
     }
 
@@ -218,6 +235,7 @@ impl<L: Log> Reactor<L> {
 
     /// Reads and handles what one connection has sent; tells how much it was.
     fn attend(&mut self, now: Now, slot: u32, buffer: &mut [u8], turn: &mut Turn) -> usize {
+        let outbox_max = self.outbox_max();
         let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
         let conn = ConnId { slot, generation: connection.generation };
         connection.answer_bell();
@@ -233,7 +251,7 @@ impl<L: Log> Reactor<L> {
                 return 0;
             }
         }
-        if connection.wants_feed && connection.outbox.len() <= self.limits.outbox / DRAINED {
+        if connection.wants_feed && connection.outbox.len() <= outbox_max / DRAINED {
             connection.wants_feed = false;
             self.tell_hub(now, conn, Input::Drained, turn);
         }
@@ -273,17 +291,18 @@ impl<L: Log> Reactor<L> {
     /// for rows, nor while more answers wait for it than may. A reader that does
     /// not read is thus not read from.
     fn may_hear(&mut self, conn: ConnId, answered: usize) -> bool {
+        let outbox_max = self.outbox_max();
         let Some(connection) = self.get(conn) else { return false };
         if connection.phase != Phase::Open || connection.is_waiting || connection.is_finished {
             return false;
         }
-        // Past its bound it is heard again when it has read (see `flush`).
-        let is_full = connection.outbox.len() > self.limits.outbox;
         if answered > TURN_ANSWER_SIZE {
             self.ready.push(conn.slot);
             return false;
         }
-        !is_full
+        // Past its bound it is heard again when it has read (see `flush`).
+        connection.is_held_back = connection.outbox.len() > outbox_max;
+        !connection.is_held_back
     }
 
     /// Hands lines to the hub until one makes the connection wait.
@@ -437,10 +456,9 @@ impl<L: Log> Reactor<L> {
     }
 
     fn flush_one(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        let outbox_max = self.limits.outbox;
+        let outbox_max = self.outbox_max();
         let Some(connection) = self.get(conn) else { return };
         connection.is_dirty = false;
-        let was_full = connection.outbox.len() > outbox_max;
         match connection.flush() {
             Err(_) => {
                 self.lose(now, conn, turn);
@@ -459,7 +477,7 @@ impl<L: Log> Reactor<L> {
             Ok(Flush::Done) => connection.stalled_since = None,
         }
         let connection = &mut self.connections[conn.slot as usize];
-        let is_heard_again = was_full && connection.outbox.len() <= outbox_max;
+        let is_heard_again = connection.is_held_back && connection.outbox.len() <= outbox_max;
         let is_fed_on = connection.wants_feed && connection.outbox.len() <= outbox_max / DRAINED;
         if is_heard_again || is_fed_on {
             self.ready.push(conn.slot);
@@ -507,6 +525,13 @@ impl<L: Log> Reactor<L> {
         }
     }
 
+    /// How much may wait for one connection now: a share of what is left for all,
+    /// so that slow readers together cannot take more than there is.
+    fn outbox_max(&self) -> usize {
+        let left = self.limits.outbox_total.saturating_sub(self.meter.held());
+        self.limits.outbox.min(left.max(OUTBOX_MIN))
+    }
+
     fn get(&mut self, conn: ConnId) -> Option<&mut Connection> {
         let connection = self.connections.get_mut(conn.slot as usize)?;
         (connection.generation == conn.generation).then_some(connection)
@@ -515,7 +540,7 @@ impl<L: Log> Reactor<L> {
 
 impl<L: Log> Sink for Reactor<L> {
     fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
-        let outbox_max = self.limits.outbox;
+        let outbox_max = self.outbox_max();
         let Some(connection) = self.get(to) else { return };
         if connection.phase != Phase::Open {
             return;
@@ -528,6 +553,10 @@ impl<L: Log> Sink for Reactor<L> {
         if is_swamped {
             self.swamped.push(to);
         }
+    }
+
+    fn share(&mut self, lines: Vec<u8>) -> Lines {
+        Lines::new(lines, &self.meter)
     }
 
     fn note_asked(&mut self, to: ConnId, count: usize) {
@@ -556,6 +585,13 @@ impl<L: Log> Sink for Reactor<L> {
             let _ = calls.send(call(conn, rows)); // the loop may have ended
         };
         self.log.read(query, Box::new(reply));
+    }
+
+    fn hash(&mut self, conn: ConnId, job: Job) {
+        let calls = self.own_calls.clone();
+        self.hashers.run(job, move |outcome| {
+            let _ = calls.send(Call::Hashed(conn, outcome)); // the loop may have ended
+        });
     }
 
     fn tell_when_drained(&mut self, conn: ConnId) {

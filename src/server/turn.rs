@@ -11,7 +11,8 @@
 use std::sync::Arc;
 
 use super::log::{Query, Record, Repeat};
-use super::outbox::Lines;
+use super::outbox::{Lines, Meter};
+use super::passwords::Job;
 use crate::protocol::{Cid, Event, Refusal, Tags};
 
 /// One connection: where the server keeps it, and which of those that were
@@ -104,6 +105,7 @@ enum Effect {
     Send { to: ConnId, line: Range, cause: Cause },
     Close { conn: ConnId },
     Read { conn: ConnId, query: Query },
+    Hash { conn: ConnId, job: Job },
     Feed { conn: ConnId },
 }
 
@@ -137,12 +139,18 @@ pub struct Turn {
 pub trait Sink {
     /// `lines[start..end]` are to be written to a connection.
     fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize);
+    /// Makes lines that are going to be pushed.
+    fn share(&mut self, lines: Vec<u8>) -> Lines {
+        Lines::new(lines, &Meter::default())
+    }
     /// So many of the bytes pushed to a connection, or about to be, answer it.
     fn note_asked(&mut self, to: ConnId, count: usize);
     /// A connection is to be closed when all pushed to it is written.
     fn close(&mut self, conn: ConnId);
     /// The log is to be read, and the rows handed back to the hub.
     fn read(&mut self, conn: ConnId, query: Query);
+    /// A password is to be hashed, and what comes of it handed back to the hub.
+    fn hash(&mut self, conn: ConnId, job: Job);
     /// The hub is to be told when little waits for a connection any more.
     fn tell_when_drained(&mut self, conn: ConnId);
 }
@@ -318,6 +326,11 @@ impl Turn {
         self.push(Effect::Read { conn, query });
     }
 
+    /// Hashes a password for a connection.
+    pub fn hash(&mut self, conn: ConnId, job: Job) {
+        self.push(Effect::Hash { conn, job });
+    }
+
     /// Feeds a connection on when it has read most of what waits for it.
     pub fn tell_when_drained(&mut self, conn: ConnId) {
         self.push(Effect::Feed { conn });
@@ -326,7 +339,7 @@ impl Turn {
     /// Carries the effects out in the order produced. Only to be called when
     /// the records are safe.
     pub fn release(self, sink: &mut impl Sink) {
-        let buffers = [self.plain, self.tagged, self.single].map(Arc::new);
+        let buffers = [self.plain, self.tagged, self.single].map(|lines| sink.share(lines));
         let [plain, tagged, single] = &buffers;
         let mut run: Option<Run<'_>> = None;
         for (_, effect) in &self.effects {
@@ -356,6 +369,7 @@ impl Turn {
                     sink.close(*conn);
                 }
                 Effect::Read { conn, query } => sink.read(*conn, query.clone()),
+                Effect::Hash { conn, job } => sink.hash(*conn, job.clone()),
                 Effect::Feed { conn } => sink.tell_when_drained(*conn),
             }
         }
@@ -503,6 +517,7 @@ mod tests {
         fn close(&mut self, conn: ConnId) {
             self.text.entry(conn.slot).or_default().push_str("closed");
         }
+        fn hash(&mut self, _: ConnId, _: Job) {}
         fn read(&mut self, _: ConnId, _: Query) {}
         fn tell_when_drained(&mut self, _: ConnId) {}
     }

@@ -13,6 +13,8 @@ use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
 use chatty::server::log::{Change, Kept, Query, Record, Shelf, Thread};
 use chatty::server::outbox::Lines;
+use chatty::server::passwords::{Job, Outcome};
+use chatty::server::peer::Peer;
 use chatty::server::turn::{ConnId, Sink, Turn};
 
 /// A small generator (xorshift64*): good enough to draw inputs.
@@ -108,6 +110,7 @@ struct Outlet {
     said: Vec<(ConnId, Vec<u8>)>,
     closed: Vec<ConnId>,
     reads: Vec<(ConnId, Query)>,
+    jobs: Vec<(ConnId, Job)>,
     drained: Vec<ConnId>,
 }
 
@@ -118,6 +121,9 @@ impl Sink for Outlet {
     fn note_asked(&mut self, _: ConnId, _: usize) {}
     fn close(&mut self, conn: ConnId) {
         self.closed.push(conn);
+    }
+    fn hash(&mut self, conn: ConnId, job: Job) {
+        self.jobs.push((conn, job));
     }
     fn read(&mut self, conn: ConnId, query: Query) {
         self.reads.push((conn, query));
@@ -188,7 +194,7 @@ impl World {
             let slot = u32::try_from(slot).expect("few");
             let conn = ConnId { slot, generation: self.generation };
             let mut turn = Turn::default();
-            self.hub.handle(now, conn, Input::Opened, &mut turn);
+            self.hub.handle(now, conn, Input::Opened(Peer::new([127, 0, 0, 1].into())), &mut turn);
             self.codecs[slot as usize] = Some((conn, LineCodec::new(self.hub.line_limit(conn))));
             self.release(now, turn);
             if draw.below(3) > 0 {
@@ -279,11 +285,24 @@ impl World {
             self.hub.handle(now, conn, input, &mut turn);
             self.release(now, turn);
         }
+        for (conn, job) in out.jobs {
+            let mut turn = Turn::default();
+            self.hub.handle(now, conn, Input::Hashed(outcome(job)), &mut turn);
+            self.release(now, turn);
+        }
         for conn in out.drained {
             let mut turn = Turn::default();
             self.hub.handle(now, conn, Input::Drained, &mut turn);
             self.release(now, turn);
         }
+    }
+}
+
+/// No hashing: the words are few, and the inputs are many.
+fn outcome(job: Job) -> Outcome {
+    match job {
+        Job::Hash(password) => Outcome::Hashed(Some(password.reveal().into())),
+        Job::Check(password, hash) => Outcome::Checked(password.reveal() == &*hash),
     }
 }
 

@@ -174,6 +174,12 @@ fn a_late_reader_misses_nothing_of_a_log_in_memory() {
 }
 
 #[test]
+fn late_readers_miss_nothing_where_there_is_little_room_for_all_together() {
+    let server = Server::start_with(&["--outbox-total", "100KiB", "--write-stall", "60s"]);
+    a_late_reader_misses_nothing(&server);
+}
+
+#[test]
 fn a_late_reader_misses_nothing_of_a_log_on_disk() {
     let folder = tempfile::tempdir().unwrap();
     let flags = ["--outbox", "64KiB", "--write-stall", "60s"];

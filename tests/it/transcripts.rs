@@ -7,6 +7,7 @@
 //! $ --quiet-above 3           flags of this server
 //! alice+                      alice connects
 //! alice< [HELLO chatty/1] …   she receives this line
+//! alice+ from 192.0.2.7        she connects from there; played on the hub only
 //! alice+ login                she connects and logs in; her own lines are not shown
 //! alice> hi                   she sends a line
 //! alice-                      she closes her sending side, as netcat does at its end
@@ -36,6 +37,8 @@ use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
 use chatty::server::log::{Kept, Query, Thread};
 use chatty::server::outbox::Lines;
+use chatty::server::passwords::Job;
+use chatty::server::peer::Peer;
 use chatty::server::turn::{ConnId, Sink, Turn};
 use clap::{Args as _, FromArgMatches as _};
 
@@ -47,7 +50,7 @@ type Received = BTreeMap<String, Vec<String>>;
 
 /// Where a conversation is played.
 trait Stage {
-    fn connect(&mut self, who: &str);
+    fn connect(&mut self, who: &str, from: Option<&str>);
     fn send(&mut self, who: &str, line: &str);
     fn finish(&mut self, who: &str);
     fn break_off(&mut self, who: &str);
@@ -74,6 +77,7 @@ struct Outlet {
     bytes: BTreeMap<ConnId, Vec<u8>>,
     closed: Vec<ConnId>,
     reads: Vec<(ConnId, Query)>,
+    jobs: Vec<(ConnId, Job)>,
     drained: Vec<ConnId>,
 }
 
@@ -87,6 +91,9 @@ impl Sink for Outlet {
         if !self.closed.contains(&conn) {
             self.closed.push(conn);
         }
+    }
+    fn hash(&mut self, conn: ConnId, job: Job) {
+        self.jobs.push((conn, job));
     }
     fn read(&mut self, conn: ConnId, query: Query) {
         self.reads.push((conn, query));
@@ -126,6 +133,8 @@ impl HubStage {
                 let rows = self.log.find(&query);
                 let is_feed = matches!(query.thread, Thread::Feed { .. });
                 (conn, if is_feed { Input::Page(rows) } else { Input::Rows(rows) })
+            } else if let Some((conn, job)) = self.out.jobs.pop() {
+                (conn, Input::Hashed(job.run()))
             } else if let Some(conn) = self.out.drained.pop() {
                 (conn, Input::Drained)
             } else {
@@ -146,12 +155,13 @@ impl HubStage {
 }
 
 impl Stage for HubStage {
-    fn connect(&mut self, who: &str) {
+    fn connect(&mut self, who: &str, from: Option<&str>) {
+        let from = from.unwrap_or("127.0.0.1").parse().expect("an address");
         self.connections += 1;
         let conn = ConnId { slot: self.connections % 7, generation: self.connections };
         self.people.insert(who.to_owned(), conn);
         self.codecs.insert(conn, LineCodec::new(self.hub.line_limit(conn)));
-        self.handle(conn, Input::Opened);
+        self.handle(conn, Input::Opened(Peer::new(from)));
     }
 
     fn send(&mut self, who: &str, line: &str) {
@@ -256,7 +266,7 @@ impl Wire {
 }
 
 impl Stage for SocketStage {
-    fn connect(&mut self, who: &str) {
+    fn connect(&mut self, who: &str, _: Option<&str>) {
         let stream = TcpStream::connect(("127.0.0.1", self.server.port)).expect("connect");
         stream.set_read_timeout(Some(Duration::from_secs(30))).expect("timeout");
         stream.set_nodelay(true).expect("nodelay");
@@ -357,14 +367,15 @@ fn act<'a>(stage: &mut dyn Stage, line: &'a str) -> Option<Option<&'a str>> {
     let end = line.find(|c: char| !c.is_ascii_alphanumeric()).expect("an action");
     let (who, what) = line.split_at(end);
     match what {
-        "+" => stage.connect(who),
+        "+" => stage.connect(who, None),
         "+ login" => {
-            stage.connect(who);
+            stage.connect(who, None);
             stage.send(who, who);
             return Some(Some(who));
         }
         "-" => stage.finish(who),
         "!" => stage.break_off(who),
+        from if from.starts_with("+ from ") => stage.connect(who, from.strip_prefix("+ from ")),
         _ => {
             let said = what.strip_prefix("> ").unwrap_or_else(|| panic!("{line}?"));
             stage.send(who, &unescape(said));
@@ -481,7 +492,7 @@ fn every_conversation_goes_as_written_over_sockets() {
     for path in transcripts() {
         let text = fs::read_to_string(&path).expect("readable");
         let script: Vec<&str> = text.lines().collect();
-        if script.iter().any(|line| line.starts_with('~')) {
+        if script.iter().any(|line| line.starts_with('~') || line.contains("+ from ")) {
             continue;
         }
         let played = play(&mut SocketStage::new(&flags(&script)), &script);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    Ask, Cid, ConnId, ErrorCode, Event, Hub, Now, Query, Refusal, Stage, Turn, VisitIx, refusal,
+    Ask, Asked, Cid, ConnId, ErrorCode, Event, Hub, Now, Query, Refusal, Turn, VisitIx, refusal,
     talk::tags_of,
 };
 use crate::commands::{Rows, Target};
@@ -34,7 +34,7 @@ impl Hub {
         let query = log::Query { thread, count: rows.count, after: rows.after, hidden };
         let asked = HistoryAsk { title, reader: me.person, cid: ask.cid.take() };
         if let Some(connection) = self.connection_mut(ask.conn) {
-            connection.asked = Some(Box::new(asked));
+            connection.asked = Some(Box::new(Asked::History(asked)));
             ask.turn.read(ask.conn, query);
         }
         Ok(())
@@ -67,12 +67,14 @@ impl Hub {
 
     fn private_thread(&self, reader: PersonId, name: &str) -> (String, Thread) {
         let other = self.visit_named(name).map(|visit| &self.visits[visit]);
+        let owner = self.accounts.named(&Key::fold(name)).map(|account| account.person);
         let title = other.map_or(name, |other| other.name.as_str()).to_owned();
-        let other_id = other.map(|other| other.person);
+        let other_id = other.map(|other| other.person).or(owner);
         (title, Thread::Private { reader, other: Key::fold(name), other_id })
     }
 
-    pub(super) fn tell_history(
+    /// The rows have come that a connection waits for.
+    pub(super) fn tell_rows(
         &mut self,
         now: Now,
         conn: ConnId,
@@ -80,16 +82,29 @@ impl Hub {
         turn: &mut Turn,
     ) {
         let Some(connection) = self.connection_mut(conn) else { return };
-        let (Some(asked), Stage::Present(_)) = (connection.asked.take(), connection.stage) else {
-            return;
-        };
+        let Some(asked) = connection.asked.take() else { return };
         let settings = connection.settings;
-        let mut ask = Ask { now, conn, settings, cid: asked.cid, turn };
-        let args = format!("{} {}", asked.title, rows.len());
-        ask.reply(&Event::reply("HISTORY", &args, ""));
-        for record in rows {
-            let message = record.seen_by(asked.reader);
-            ask.reply_tagged(&tags_of(record), &Event::Row { time: record.time, message });
+        let mut ask = Ask { now, conn, settings, cid: None, turn };
+        match *asked {
+            Asked::History(mut asked) => {
+                ask.cid = asked.cid.take();
+                tell_history(&mut ask, &asked, rows);
+            }
+            Asked::Mail(mut asked) => {
+                ask.cid = asked.cid.take();
+                self.log_in_with_mail(&mut ask, &asked, rows);
+            }
+            // It waits for something else; these come too late for anybody.
+            Asked::Password(_) => connection.asked = Some(asked),
         }
+    }
+}
+
+fn tell_history(ask: &mut Ask<'_>, asked: &HistoryAsk, rows: &[Arc<Record>]) {
+    let args = format!("{} {}", asked.title, rows.len());
+    ask.reply(&Event::reply("HISTORY", &args, ""));
+    for record in rows {
+        let message = record.seen_by(asked.reader);
+        ask.reply_tagged(&tags_of(record), &Event::Row { time: record.time, message });
     }
 }

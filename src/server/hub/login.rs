@@ -1,21 +1,27 @@
 //! Coming and going: the greeting, login, a new name, and leaving.
 
 use super::{
-    Ask, ConnId, Connection, Event, Farewell, Feed, Hub, Name, Now, PersonId, Query, Refusal,
+    Ask, ConnId, Connection, Event, Farewell, Feed, Hub, Name, Now, Peer, PersonId, Query, Refusal,
     Settings, Stage, Tags, Ties, Topic, Turn, Visit, VisitIx, refusal, say_farewell,
 };
 use crate::protocol::name::NameFault;
 use crate::protocol::{ErrorCode, VERSION};
 
 impl Hub {
-    pub(super) fn open(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+    pub(super) fn open(&mut self, now: Now, conn: ConnId, peer: Peer, turn: &mut Turn) {
         let slot = conn.slot as usize;
         if self.connections.len() <= slot {
             self.connections.resize_with(slot + 1, || None);
         }
         let (stage, settings) = (Stage::Greeting { was_refused: false }, Settings::default());
-        self.connections[slot] =
-            Some(Connection { id: conn, stage, settings, chosen: Default::default(), asked: None });
+        self.connections[slot] = Some(Connection {
+            id: conn,
+            peer,
+            stage,
+            settings,
+            chosen: Default::default(),
+            asked: None,
+        });
         self.login_deadlines.push_back((now.since_start + self.limits.login_timeout, conn));
         let hello = Event::reply("HELLO", VERSION, "type a name to join, or /help");
         turn.send(conn, super::Cause::Asked, &Tags::default(), &hello);
@@ -27,15 +33,51 @@ impl Hub {
         name: &str,
         password: Option<&str>,
     ) -> Result<(), Refusal> {
-        let admitted = self.admit(name, password);
-        if admitted.is_err()
-            && let Some(connection) = self.connection_mut(ask.conn)
-        {
-            connection.stage = Stage::Greeting { was_refused: true };
+        let result = match self.admit(ask, name, password) {
+            Ok(Some(name)) => {
+                self.last.person += 1;
+                self.begin_visit(ask, PersonId(self.last.person), &name);
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(refusal) => Err(refusal),
+        };
+        if result.is_err() {
+            self.note_refused_login(ask.conn);
         }
-        let name = admitted?;
-        self.last.person += 1;
-        let person = PersonId(self.last.person);
+        result
+    }
+
+    /// From now on only `/login` is taken for one.
+    pub(super) fn note_refused_login(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connection_mut(conn)
+            && let Stage::Greeting { was_refused } = &mut connection.stage
+        {
+            *was_refused = true;
+        }
+    }
+
+    /// The name of a new guest; `None` while a password is looked at.
+    fn admit(
+        &mut self,
+        ask: &mut Ask<'_>,
+        name: &str,
+        password: Option<&str>,
+    ) -> Result<Option<Name>, Refusal> {
+        let name = parse_name(name.trim())?;
+        if let Some(password) = password {
+            self.log_in_with(ask, &name, password)?;
+            return Ok(None);
+        }
+        if self.accounts.named(name.key()).is_some() {
+            let text = format!("{name} is registered; /login {name} PASSWORD, or another name");
+            return refusal(ErrorCode::BadPassword, text);
+        }
+        self.free_name(name, None).map(Some)
+    }
+
+    /// Somebody is here.
+    pub(super) fn begin_visit(&mut self, ask: &mut Ask<'_>, person: PersonId, name: &Name) {
         let since = self.stamp(ask.now);
         let visit = self.visits.insert(Visit {
             person,
@@ -56,29 +98,22 @@ impl Hub {
         });
         self.names.insert(name.key().clone(), visit);
         self.people.insert(person, visit);
+        self.bring_ties(visit);
         if let Some(connection) = self.connection_mut(ask.conn) {
             connection.stage = Stage::Present(visit);
         }
         ask.reply(&Event::reply("WELCOME", name.as_str(), "you are in #lobby"));
         self.enter(ask, visit, self.lobby);
-        Ok(())
     }
 
-    fn admit(&self, name: &str, password: Option<&str>) -> Result<Name, Refusal> {
-        let name = self.free_name(name.trim(), None)?;
-        if password.is_some() {
-            return refusal(
-                ErrorCode::BadPassword,
-                format!("{name} is not registered and has no password; /login {name} is enough"),
-            );
+    /// A name that nobody has, or only `mine`.
+    fn free_name(&self, name: Name, mine: Option<VisitIx>) -> Result<Name, Refusal> {
+        let me = mine.map(|mine| self.visits[mine].person);
+        let owner = self.accounts.named(name.key()).map(|account| account.person);
+        if owner.is_some() && owner != me {
+            let text = format!("{name} is registered; try another name");
+            return refusal(ErrorCode::NameTaken, text);
         }
-        Ok(name)
-    }
-
-    /// A good name that nobody has, or only `mine`.
-    fn free_name(&self, name: &str, mine: Option<VisitIx>) -> Result<Name, Refusal> {
-        let name = Name::parse(name)
-            .map_err(|fault: NameFault| Refusal::new(ErrorCode::BadName, fault.to_string()))?;
         match self.names.get(name.key()) {
             Some(holder) if Some(*holder) != mine => refusal(
                 ErrorCode::NameTaken,
@@ -94,7 +129,7 @@ impl Hub {
         visit: VisitIx,
         name: &str,
     ) -> Result<(), Refusal> {
-        let new = self.free_name(name, Some(visit))?;
+        let new = self.free_name(parse_name(name)?, Some(visit))?;
         let old = std::mem::replace(&mut self.visits[visit].name, new.clone());
         self.names.remove(old.key());
         self.names.insert(new.key().clone(), visit);
@@ -183,19 +218,24 @@ impl Hub {
     fn untie(&mut self, visit: VisitIx, turn: &mut Turn) {
         let person = self.visits[visit].person;
         self.end_query(visit, Query::Off);
+        let ignores = self.ignores_of(visit);
         let ties = std::mem::take(&mut self.visits[visit].ties);
-        for other in ties.ignores {
-            if let Some(other) = self.people.get(&other.person) {
-                self.visits[*other].ties.ignored_by.retain(|p| *p != person);
+        for other in &ties.ignores {
+            if let Some(by) = self.ignored_by(other.person) {
+                by.retain(|p| *p != person);
             }
         }
         let name = self.visits[visit].name.clone();
-        for other in ties.ignored_by {
-            let Some(other) = self.people.get(&other) else { continue };
+        for other in &ties.ignored_by {
+            let Some(other) = self.people.get(other) else { continue };
             let ignores = &mut self.visits[*other].ties.ignores;
             if let Some(ignored) = ignores.iter_mut().find(|ignored| ignored.person == person) {
                 ignored.gone = Some(name.clone());
             }
+        }
+        if let Some(account) = self.accounts.of_mut(person) {
+            account.ignores = ignores;
+            account.ignored_by = ties.ignored_by;
         }
         for other in ties.queried_by {
             let Some(other) = self.people.get(&other).copied() else { continue };
@@ -205,4 +245,9 @@ impl Hub {
             self.tell(other, &Tags::default(), &Event::reply("QUERY", "off", &text), turn);
         }
     }
+}
+
+fn parse_name(name: &str) -> Result<Name, Refusal> {
+    Name::parse(name)
+        .map_err(|fault: NameFault| Refusal::new(ErrorCode::BadName, fault.to_string()))
 }

@@ -1,7 +1,8 @@
 //! One person and another: who somebody is, being away, and not wanting to hear.
 
 use super::{
-    Ask, Away, ErrorCode, Event, Hub, Ignored, Key, Name, Refusal, VisitIx, no_such_user, refusal,
+    Ask, Away, ErrorCode, Event, Hub, Ignored, Key, Name, PersonId, Refusal, VisitIx, no_such_user,
+    refusal,
 };
 
 /// How many people one person may ignore.
@@ -16,6 +17,10 @@ impl Hub {
         let rooms: Vec<String> = rooms.iter().map(ToString::to_string).collect();
         let idle = ask.now.since_start.saturating_sub(them.active).as_secs();
         let mut text = format!("since={} idle={idle}s rooms={}", them.since, rooms.join(","));
+        if let Some(account) = self.accounts.of(them.person) {
+            text.push_str(" account=");
+            text.push_str(account.name.as_str());
+        }
         if let Some(away) = &them.away {
             // Last, since the text may hold blanks.
             text.push_str(" away=");
@@ -60,6 +65,7 @@ impl Hub {
         if !ignores.iter().any(|ignored| ignored.person == person) {
             ignores.push(Ignored { person, gone: None });
             self.visits[other].ties.ignored_by.push(me);
+            self.note_account_unsaved(visit);
         }
         ask.reply(&Event::reply("IGNORE", self.visits[other].name.as_str(), ""));
         Ok(())
@@ -77,24 +83,37 @@ impl Hub {
         let person = other.map(|other| self.visits[other].person);
         let me = self.visits[visit].person;
         let mut shown = other.map(|other| self.visits[other].name.clone());
+        let mut unignored = Vec::new();
         self.visits[visit].ties.ignores.retain(|ignored| {
             let is_meant = Some(ignored.person) == person
                 || ignored.gone.as_ref().is_some_and(|gone| *gone.key() == key);
             if is_meant && shown.is_none() {
                 shown.clone_from(&ignored.gone);
             }
+            if is_meant {
+                unignored.push(ignored.person);
+            }
             !is_meant
         });
-        if let Some(other) = other {
-            self.visits[other].ties.ignored_by.retain(|person| *person != me);
+        for person in unignored {
+            if let Some(by) = self.ignored_by(person) {
+                by.retain(|person| *person != me);
+            }
         }
+        self.note_account_unsaved(visit);
         let Some(shown) = shown else { return no_such_user(name) };
         ask.reply(&Event::reply("UNIGNORE", shown.as_str(), ""));
         Ok(())
     }
 
+    /// Whom somebody ignores, by the names they have or last had.
+    pub(super) fn ignores_of(&self, visit: VisitIx) -> Vec<(PersonId, Name)> {
+        let ignores = &self.visits[visit].ties.ignores;
+        ignores.iter().map(|them| (them.person, self.last_known(them))).collect()
+    }
+
     /// The name an ignored person has, or had when they went.
-    pub(super) fn last_known(&self, ignored: &Ignored) -> Name {
+    fn last_known(&self, ignored: &Ignored) -> Name {
         match &ignored.gone {
             Some(name) => name.clone(),
             None => self.visits[self.people[&ignored.person]].name.clone(),
@@ -102,8 +121,8 @@ impl Hub {
     }
 
     fn list_ignored(&self, ask: &mut Ask<'_>, visit: VisitIx) {
-        let ignores = &self.visits[visit].ties.ignores;
-        let mut names: Vec<Name> = ignores.iter().map(|them| self.last_known(them)).collect();
+        let ignores = self.ignores_of(visit).into_iter();
+        let mut names: Vec<Name> = ignores.map(|(_, name)| name).collect();
         names.sort_unstable_by(|a, b| a.key().cmp(b.key()));
         let names: Vec<&str> = names.iter().map(Name::as_str).collect();
         ask.reply(&Event::reply("IGNORED", &names.len().to_string(), &names.join(",")));

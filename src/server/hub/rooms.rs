@@ -347,7 +347,7 @@ impl Hub {
     }
 
     fn is_quiet(&self, room: RoomIx) -> bool {
-        self.rooms[room].len() > self.limits.quiet_above
+        self.rooms[room].len() > self.limits.quiet_above && !self.limits.announce
     }
 
     /// In a large room, counts a coming or going for the next summary. `false`:

@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Ask, Away, ConnId, ErrorCode, Event, Farewell, Feed, Hub, Ignored, Name, Now, PersonId, Query,
-    Refusal, RoomName, Seed, Settings, Shelf, Stage, Stamp, Stay, Ties, Turn, Visit, VisitIx,
-    refusal, say_farewell,
+    Ask, Away, ConnId, ErrorCode, Event, Farewell, Feed, Hub, Name, Now, PersonId, Query, Refusal,
+    RoomName, Seed, Settings, Shelf, Stage, Stamp, Stay, Ties, Turn, Visit, VisitIx, refusal,
+    say_farewell,
 };
 use crate::commands::{Command, Setting};
 
@@ -100,6 +100,9 @@ pub(super) fn changes_visit(command: Command<'_>) -> bool {
         | C::Ignore { .. }
         | C::Unignore { .. }
         | C::Set { .. }
+        | C::Register { .. }
+        | C::Passwd { .. }
+        | C::Unregister { .. }
         | C::Session => true,
         C::Help { .. }
         | C::Login { .. }
@@ -173,6 +176,7 @@ impl Hub {
             ask.settings = connection.settings;
         }
         self.note_unsaved(visit);
+        self.empty_mailbox(self.visits[visit].person); // it is among what is read now
         self.forget_audiences_of(visit);
         let name = self.visits[visit].name.as_str();
         ask.reply(&Event::reply("WELCOME", name, "you are back"));
@@ -266,18 +270,20 @@ impl Hub {
                 Query::On(other) => SavedQuery::On(other),
                 Query::Gone => SavedQuery::Gone,
             },
-            ignores: me
-                .ties
-                .ignores
-                .iter()
-                .map(|them| (them.person, self.last_known(them)))
-                .collect(),
+            ignores: self.ignores_of(visit),
         };
         serde_json::to_string(&saved).ok()
     }
 
     /// Who could come back when the house was closed gets their time again.
     pub(super) fn restore(&mut self, things: &[(Shelf, u64, String)]) {
+        for (shelf, key, value) in things {
+            match shelf {
+                Shelf::Account => self.restore_account(PersonId(*key), value),
+                Shelf::Mail => self.restore_mail(*key, value),
+                Shelf::Visit => {}
+            }
+        }
         let visits: Vec<(PersonId, SavedVisit)> = things
             .iter()
             .filter(|(shelf, ..)| *shelf == Shelf::Visit)
@@ -331,14 +337,11 @@ impl Hub {
 
     fn restore_ties(&mut self, person: PersonId, saved: SavedVisit) {
         let Some(visit) = self.people.get(&person).copied() else { return };
-        for (other, name) in saved.ignores {
-            let here = self.people.get(&other).copied();
-            if let Some(other) = here {
-                self.visits[other].ties.ignored_by.push(person);
-            }
-            let gone = here.is_none().then_some(name);
-            self.visits[visit].ties.ignores.push(Ignored { person: other, gone });
+        // An account's are kept with the account.
+        if let Some(account) = self.accounts.of_mut(person) {
+            account.ignores.clear();
         }
+        self.restore_ignores(visit, saved.ignores);
         self.visits[visit].query = match saved.query {
             SavedQuery::Off => Query::Off,
             SavedQuery::On(other) => match self.people.get(&other).copied() {

@@ -7,7 +7,7 @@ use super::{
     Ask, ErrorCode, Event, Hub, Query, Refusal, Tags, Topic, VisitIx, no_such_user, refusal,
 };
 use crate::commands::Target;
-use crate::protocol::{Cid, RoomName};
+use crate::protocol::{Cid, Key, RoomName};
 use crate::server::log::{PersonId, Recipient, Record};
 
 /// The marked messages of late, by who marked them: a mark that comes again
@@ -103,6 +103,9 @@ impl Hub {
                     self.say_privately(ask, visit, to, text, false);
                     Ok(())
                 }
+                None if self.accounts.named(&Key::fold(name)).is_some() => {
+                    self.say_to_owner(ask, visit, &Key::fold(name), text)
+                }
                 None if self.room_of(visit, name).is_ok() => refusal(
                     ErrorCode::NoSuchUser,
                     format!("{name} is not here; for the room, /msg #{name} TEXT"),
@@ -129,6 +132,9 @@ impl Hub {
             Some(to) => {
                 self.say_privately(ask, visit, to, text, false);
                 Ok(())
+            }
+            None if self.accounts.of(heard).is_some() => {
+                self.say_to_account(ask, visit, heard, text)
             }
             None => refusal(ErrorCode::NoTarget, "who last wrote to you is gone; nobody saw this"),
         }
@@ -202,7 +208,7 @@ impl Hub {
         });
     }
 
-    fn say_privately(
+    pub(super) fn say_privately(
         &mut self,
         ask: &mut Ask<'_>,
         visit: VisitIx,
@@ -230,11 +236,14 @@ impl Hub {
         });
         if is_heard {
             self.visits[to].heard = Some(me);
+            if self.visits[to].conn.is_none() && self.accounts.of(other).is_some() {
+                self.post(other, record.id); // in case they do not come back in time
+            }
         }
     }
 
     /// The author's own copy of a private message.
-    fn echo(&self, ask: &mut Ask<'_>, record: &Record) {
+    pub(super) fn echo(&self, ask: &mut Ask<'_>, record: &Record) {
         if self.hears_echo(ask) {
             let event = Event::Message(record.seen_by(record.author));
             ask.reply_tagged(&tags_of(record), &event);
@@ -243,7 +252,7 @@ impl Hub {
 
     /// With echo off a said line is answered only if it carried a mark.
     #[allow(clippy::unused_self)] // reads as a question to the hub, next to its kin
-    fn hears_echo(&self, ask: &Ask<'_>) -> bool {
+    pub(super) fn hears_echo(&self, ask: &Ask<'_>) -> bool {
         ask.settings.echo || ask.cid.is_some()
     }
 
@@ -259,7 +268,7 @@ impl Hub {
     }
 
     /// Gives the words their place in the log.
-    fn record(
+    pub(super) fn record(
         &mut self,
         ask: &mut Ask<'_>,
         visit: VisitIx,
@@ -290,6 +299,7 @@ impl Hub {
     /// Some of a turn's records are not in the log: they were never said.
     pub fn unsay(&mut self, ids: impl Iterator<Item = u64>) {
         for id in ids {
+            self.unpost(id);
             if let Some(record) = self.recent.remove(id)
                 && let Some(cid) = &record.cid
             {

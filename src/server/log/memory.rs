@@ -107,6 +107,10 @@ impl MemoryLog {
         let index = match &query.thread {
             Thread::Room(key) => ThreadIndex::Room(key.clone()),
             Thread::Private { reader, .. } => ThreadIndex::PrivateOf(*reader),
+            Thread::Picked { ids, .. } => {
+                let picked = ids.iter().filter_map(|id| self.record(*id));
+                return picked.filter(|r| query.wants(r)).take(query.count).cloned().collect();
+            }
             Thread::Feed { .. } => {
                 let after = query.after.unwrap_or_default();
                 let start = self.records.partition_point(|record| record.id <= after);

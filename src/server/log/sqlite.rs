@@ -221,7 +221,19 @@ fn read_last(connection: &Connection) -> rusqlite::Result<Last> {
             row.get::<_, i64>(0).map(i64::cast_unsigned)
         })
     };
-    Ok(Last { message: number("message")?, person: number("person")? })
+    let stored = connection.query_row("SELECT ifnull(max(id), 0) FROM messages", [], |row| {
+        row.get::<_, i64>(0).map(i64::cast_unsigned)
+    })?;
+    Ok(Last { message: number("message")?.max(stored), person: number("person")? })
+}
+
+fn write_last(connection: &Connection, last: Last) -> rusqlite::Result<()> {
+    for (what, number) in [("message", last.message), ("person", last.person)] {
+        connection
+            .prepare_cached("UPDATE last SET number = ?2 WHERE what = ?1")?
+            .execute(params![what, number.cast_signed()])?;
+    }
+    Ok(())
 }
 
 /// What is on a shelf this chatty does not know was put there by a newer one,
@@ -288,7 +300,7 @@ impl Writer {
     }
 
     fn write(&mut self, batch: &Batch) -> Result<Vec<Repeat>, AppendError> {
-        match insert(&mut self.connection, batch) {
+        match insert(&mut self.connection, batch, self.last) {
             Ok(repeats) => {
                 self.last = batch.last;
                 self.is_unsynced = self.options.durability == Durability::Relaxed;
@@ -321,9 +333,15 @@ impl Writer {
             None => None,
         };
         let Some(upto) = by_number.max(by_age) else { return Ok(false) };
+        // What waits for somebody is kept until it was told.
         let sql = "DELETE FROM messages WHERE id IN
-                   (SELECT id FROM messages WHERE id <= ?1 ORDER BY id LIMIT ?2)";
-        let gone = self.connection.prepare_cached(sql)?.execute(params![upto, FORGET_AT_ONCE])?;
+                   (SELECT id FROM messages WHERE id <= ?1
+                    AND id NOT IN (SELECT key FROM kept WHERE shelf = 'mail')
+                    ORDER BY id LIMIT ?2)";
+        let transaction = self.connection.unchecked_transaction()?;
+        write_last(&transaction, self.last)?; // the last message may be among them
+        let gone = transaction.prepare_cached(sql)?.execute(params![upto, FORGET_AT_ONCE])?;
+        transaction.commit()?;
         Ok(gone == FORGET_AT_ONCE as usize)
     }
 
@@ -353,7 +371,11 @@ impl Writer {
     }
 }
 
-fn insert(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<Vec<Repeat>> {
+fn insert(
+    connection: &mut Connection,
+    batch: &Batch,
+    stored: Last,
+) -> rusqlite::Result<Vec<Repeat>> {
     let transaction = connection.transaction()?;
     let mut repeats = Vec::new();
     for record in &batch.records {
@@ -373,10 +395,10 @@ fn insert(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<Vec<Re
                 .execute(params![shelf.as_str(), key])?,
         };
     }
-    for (what, number) in [("message", batch.last.message), ("person", batch.last.person)] {
-        transaction
-            .prepare_cached("UPDATE last SET number = ?2 WHERE what = ?1")?
-            .execute(params![what, number.cast_signed()])?;
+    // The last message tells its number by being there: most commits write one
+    // page less.
+    if batch.last.person != stored.person || !batch.changes.is_empty() {
+        write_last(&transaction, batch.last)?;
     }
     transaction.commit()?;
     Ok(repeats)
@@ -462,6 +484,14 @@ fn find(connection: &Connection, query: &Query) -> rusqlite::Result<Rows> {
                  ORDER BY id {order}"
             );
             collect(connection, &sql, params![reader.0.cast_signed(), after], query)?
+        }
+        Thread::Picked { ids, .. } => {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM messages
+                 WHERE id IN (SELECT value FROM json_each(?1)) AND id > ?2 ORDER BY id {order}"
+            );
+            let ids: Vec<i64> = ids.iter().map(|id| id.cast_signed()).collect();
+            collect(connection, &sql, params![serde_json::json!(ids).to_string(), after], query)?
         }
         Thread::Feed { .. } => {
             // All rooms at once: the log in its own order, picked through.

@@ -1,0 +1,319 @@
+//! Many connections on one thread: they log in, say marked messages, and count
+//! what arrives. In the hot path only a byte is counted; a few connections are
+//! read in full, to find what is lost, doubled or out of order.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+
+use crate::dialect::Role;
+use crate::server::Server;
+
+/// Begins the mark in every text, and occurs nowhere else on the wire.
+const MARK: u8 = b'~';
+
+/// The mark, the sender in 4 hexadecimal digits, the message's number in 8.
+const MARK_SIZE: usize = 13;
+
+/// The length of every text.
+const TEXT_SIZE: usize = 64;
+
+const READ_SIZE: usize = 256 << 10;
+
+struct Member {
+    stream: TcpStream,
+    out: Vec<u8>,
+    /// Marks that came since the last [`Crowd::reset`].
+    got: u64,
+    /// The beginning of a mark, or while logging in of a line.
+    carry: Vec<u8>,
+    /// What comes when it is in its room.
+    ready: Option<String>,
+    /// Read in full: the next number expected of each sender.
+    expects: Option<Vec<u32>>,
+    /// Its place among those a sender waits for.
+    watcher: usize,
+}
+
+struct Sender {
+    member: usize,
+    room: String,
+    sent: u32,
+    acknowledged: u32,
+    sent_at: VecDeque<Instant>,
+    /// How many of its messages each watcher has seen.
+    seen: Vec<u32>,
+}
+
+/// What a measurement found.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Findings {
+    pub(crate) seconds: f64,
+    pub(crate) cpu: f64,
+    pub(crate) messages: u64,
+    pub(crate) deliveries: u64,
+    /// Lost, doubled or out of order.
+    pub(crate) faults: u64,
+    /// From sending to the last watcher's having it, in microseconds, sorted.
+    pub(crate) latencies: Vec<u32>,
+}
+
+impl Findings {
+    /// Such a part of the messages took no longer, in microseconds.
+    pub(crate) fn percentile(&self, percent: usize) -> u32 {
+        let at = (self.latencies.len() * percent / 100).min(self.latencies.len().max(1) - 1);
+        self.latencies.get(at).copied().unwrap_or_default()
+    }
+}
+
+/// See the head of this file.
+pub(crate) struct Crowd<'s> {
+    server: &'s Server,
+    epoll: Epoll,
+    members: Vec<Member>,
+    senders: Vec<Sender>,
+    buffer: Vec<u8>,
+    faults: u64,
+    latencies: Vec<u32>,
+}
+
+impl<'s> Crowd<'s> {
+    pub(crate) fn new(server: &'s Server) -> anyhow::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::empty())?;
+        let (members, senders) = (Vec::new(), Vec::new());
+        let buffer = vec![0; READ_SIZE];
+        Ok(Self { server, epoll, members, senders, buffer, faults: 0, latencies: Vec::new() })
+    }
+
+    /// So many connect, at most `at_once` of them at the same time, and are in
+    /// their room when this is done.
+    pub(crate) fn join(
+        &mut self,
+        count: usize,
+        at_once: usize,
+        room: impl Fn(usize) -> String,
+        role: Role,
+    ) -> anyhow::Result<()> {
+        let first = self.members.len();
+        for number in first..first + count {
+            let (hello, ready) =
+                self.server.kind.log_in(&format!("n{number}"), &room(number - first), role);
+            let stream = TcpStream::connect(self.server.address)?;
+            stream.set_nodelay(true)?;
+            stream.set_nonblocking(true)?;
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, number as u64);
+            self.epoll.add(stream.as_fd(), event)?;
+            let (out, carry) = (hello.into_bytes(), Vec::new());
+            let (got, expects, ready) = (0, None, Some(ready));
+            self.members.push(Member { stream, out, got, carry, ready, expects, watcher: 0 });
+            self.write(number)?;
+            self.wait_until(|crowd| crowd.joining(first) < at_once)?;
+        }
+        self.wait_until(|crowd| crowd.joining(first) == 0)
+    }
+
+    fn joining(&self, first: usize) -> usize {
+        self.members[first..].iter().filter(|member| member.ready.is_some()).count()
+    }
+
+    fn wait_until(&mut self, is_done: impl Fn(&Self) -> bool) -> anyhow::Result<()> {
+        let start = Instant::now();
+        while !is_done(self) {
+            if start.elapsed() > Duration::from_mins(1) {
+                bail!("the server does not answer");
+            }
+            self.turn(Duration::from_millis(100))?;
+        }
+        Ok(())
+    }
+
+    /// Whoever is to say something, and who has to have seen it before the next.
+    pub(crate) fn add_sender(&mut self, member: usize, room: String, watchers: &[usize]) {
+        let seen = vec![0; watchers.len()];
+        for (watcher, at) in watchers.iter().enumerate() {
+            self.members[*at].watcher = watcher;
+            self.members[*at].expects = Some(Vec::new());
+        }
+        let (sent_at, room) = (VecDeque::new(), room);
+        self.senders.push(Sender { member, room, sent: 0, acknowledged: 0, sent_at, seen });
+    }
+
+    /// Each sender has up to `window` messages out that its watchers have not all
+    /// seen.
+    pub(crate) fn talk(
+        &mut self,
+        window: u32,
+        warm_up: Duration,
+        time: Duration,
+        expected: impl Fn(u64) -> u64,
+    ) -> anyhow::Result<Findings> {
+        self.talk_for(window, warm_up)?;
+        self.settle(&expected)?;
+        self.reset();
+        let (start, cpu) = (Instant::now(), self.server.cpu());
+        self.talk_for(window, time)?;
+        self.settle(&expected)?;
+        let messages = self.senders.iter().map(|sender| u64::from(sender.sent)).sum();
+        let deliveries: u64 = self.members.iter().map(|member| member.got).sum();
+        let seconds = start.elapsed().as_secs_f64();
+        let cpu = self.server.cpu().saturating_sub(cpu).as_secs_f64();
+        let mut latencies = std::mem::take(&mut self.latencies);
+        latencies.sort_unstable();
+        let faults = self.faults + expected(messages).abs_diff(deliveries);
+        Ok(Findings { seconds, cpu, messages, deliveries, faults, latencies })
+    }
+
+    fn reset(&mut self) {
+        self.members.iter_mut().for_each(|member| member.got = 0);
+        for sender in &mut self.senders {
+            sender.sent = 0;
+            sender.acknowledged = 0;
+            sender.seen.iter_mut().for_each(|seen| *seen = 0);
+        }
+        for expects in self.members.iter_mut().filter_map(|member| member.expects.as_mut()) {
+            expects.clear();
+        }
+        self.latencies.clear();
+    }
+
+    fn talk_for(&mut self, window: u32, time: Duration) -> anyhow::Result<()> {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            for at in 0..self.senders.len() {
+                self.say_on(at, window)?;
+            }
+            self.turn(Duration::from_millis(10))?;
+        }
+        Ok(())
+    }
+
+    /// Until everything said has arrived, or it is clear that it will not.
+    fn settle(&mut self, expected: impl Fn(u64) -> u64) -> anyhow::Result<()> {
+        let start = Instant::now();
+        loop {
+            let messages = self.senders.iter().map(|sender| u64::from(sender.sent)).sum();
+            let deliveries: u64 = self.members.iter().map(|member| member.got).sum();
+            if deliveries >= expected(messages) || start.elapsed() > Duration::from_secs(10) {
+                return Ok(());
+            }
+            self.turn(Duration::from_millis(10))?;
+        }
+    }
+
+    fn say_on(&mut self, at: usize, window: u32) -> anyhow::Result<()> {
+        let Self { senders, latencies, members, server, .. } = self;
+        let sender = &mut senders[at];
+        let acknowledged = sender.seen.iter().copied().min().unwrap_or_default();
+        let now = Instant::now();
+        for _ in sender.acknowledged..acknowledged {
+            let sent_at = sender.sent_at.pop_front().context("more came than was said")?;
+            latencies.push(u32::try_from((now - sent_at).as_micros()).unwrap_or(u32::MAX));
+        }
+        sender.acknowledged = acknowledged;
+        if sender.sent - acknowledged >= window {
+            return Ok(());
+        }
+        while sender.sent - acknowledged < window {
+            let mark = format!("{}{at:04x}{:08x}", char::from(MARK), sender.sent);
+            let text = format!("{mark:x<TEXT_SIZE$}");
+            let line = server.kind.say(&sender.room, &text);
+            members[sender.member].out.extend_from_slice(line.as_bytes());
+            sender.sent_at.push_back(now);
+            sender.sent += 1;
+        }
+        let member = sender.member;
+        self.write(member)
+    }
+
+    fn write(&mut self, at: usize) -> anyhow::Result<()> {
+        let member = &mut self.members[at];
+        while !member.out.is_empty() {
+            match member.stream.write(&member.out) {
+                Ok(count) => drop(member.out.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error).context("the server has closed"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads whatever is there, once for each connection.
+    fn turn(&mut self, patience: Duration) -> anyhow::Result<()> {
+        let mut events = [EpollEvent::empty(); 512];
+        let patience = u16::try_from(patience.as_millis()).unwrap_or(u16::MAX);
+        let count = self.epoll.wait(&mut events, patience)?;
+        for event in &events[..count] {
+            let at = usize::try_from(event.data())?;
+            let mut buffer = std::mem::take(&mut self.buffer);
+            match self.members[at].stream.read(&mut buffer) {
+                Ok(0) => bail!("the server has closed"),
+                Ok(count) => self.hear(at, &buffer[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error).context("reading"),
+            }
+            self.buffer = buffer;
+        }
+        // Windows are small: what did not fit goes with the next turn.
+        for at in 0..self.senders.len() {
+            self.write(self.senders[at].member)?;
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, at: usize, bytes: &[u8]) {
+        let member = &mut self.members[at];
+        if let Some(ready) = &member.ready {
+            member.carry.extend_from_slice(bytes);
+            if String::from_utf8_lossy(&member.carry).contains(ready) {
+                member.ready = None;
+                member.carry = Vec::new();
+            }
+            return;
+        }
+        member.got += memchr::memchr_iter(MARK, bytes).count() as u64;
+        if member.expects.is_none() {
+            return;
+        }
+        let mut carried = std::mem::take(&mut member.carry);
+        carried.extend_from_slice(bytes);
+        let mut rest = 0;
+        for start in memchr::memchr_iter(MARK, &carried) {
+            rest = start;
+            let Some(mark) = carried.get(start..start + MARK_SIZE) else { break };
+            rest = carried.len();
+            self.note(at, mark);
+        }
+        if rest < carried.len() && carried[rest] == MARK {
+            carried.drain(..rest);
+            self.members[at].carry = carried;
+        }
+    }
+
+    fn note(&mut self, at: usize, mark: &[u8]) {
+        let number = |part: &[u8]| {
+            std::str::from_utf8(part).ok().and_then(|part| u32::from_str_radix(part, 16).ok())
+        };
+        let (Some(sender), Some(number)) = (number(&mark[1..5]), number(&mark[5..])) else {
+            self.faults += 1;
+            return;
+        };
+        let member = &mut self.members[at];
+        let (expects, watcher) = (member.expects.get_or_insert_default(), member.watcher);
+        let sender = sender as usize;
+        if expects.len() <= sender {
+            expects.resize(sender + 1, 0);
+        }
+        if expects[sender] != number {
+            self.faults += 1;
+        }
+        expects[sender] = number + 1;
+        if let Some(seen) = self.senders[sender].seen.get_mut(watcher) {
+            *seen = number + 1;
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! Accounts: a name that is its owner's whether they are here or not. An account
+//! is a person that outlives its visits; what hangs on the person (who said
+//! what, whom one ignores, what waits to be read) lasts as long as the account.
+//!
+//! Passwords are hashed elsewhere (`passwords.rs`): the connection waits, and
+//! what came of it comes back as an input.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::guesses::Target;
+use super::{
+    Ask, Asked, Cid, ConnId, ErrorCode, Event, Farewell, Hub, Ignored, Key, Name, Now, PersonId,
+    Refusal, Shelf, Stage, Turn, VisitIx, refusal, say_farewell,
+};
+use crate::server::passwords::{Job, Outcome, Secret};
+
+/// One account.
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) person: PersonId,
+    pub(super) name: Name,
+    /// The password's, as a PHC string.
+    hash: Arc<str>,
+    /// Whom it ignores, by the names they last had, while it is not here.
+    pub(super) ignores: Vec<(PersonId, Name)>,
+    /// Who of those here ignores it, while it is not here.
+    pub(super) ignored_by: Vec<PersonId>,
+}
+
+/// An account as it is kept; only ever added to.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedAccount {
+    name: Name,
+    hash: Arc<str>,
+    ignores: Vec<(PersonId, Name)>,
+}
+
+/// All accounts, by name and by person.
+#[derive(Debug, Default)]
+pub(super) struct Accounts {
+    by_name: HashMap<Key, Account>,
+    names: HashMap<PersonId, Key>,
+}
+
+impl Accounts {
+    pub(super) fn named(&self, name: &Key) -> Option<&Account> {
+        self.by_name.get(name)
+    }
+
+    pub(super) fn of(&self, person: PersonId) -> Option<&Account> {
+        self.by_name.get(self.names.get(&person)?)
+    }
+
+    pub(super) fn of_mut(&mut self, person: PersonId) -> Option<&mut Account> {
+        self.by_name.get_mut(self.names.get(&person)?)
+    }
+
+    fn insert(&mut self, account: Account) {
+        self.names.insert(account.person, account.name.key().clone());
+        self.by_name.insert(account.name.key().clone(), account);
+    }
+
+    fn remove(&mut self, person: PersonId) -> Option<Account> {
+        self.by_name.remove(&self.names.remove(&person)?)
+    }
+
+    fn len(&self) -> usize {
+        self.by_name.len()
+    }
+}
+
+/// A command that waits for a password to be hashed.
+#[derive(Debug)]
+pub(super) struct PasswordAsk {
+    cid: Option<Cid>,
+    purpose: Purpose,
+    guess: Option<Target>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    LogIn(PersonId),
+    Register,
+    Change,
+    Unregister,
+}
+
+impl Hub {
+    /// `/login` with a password: is it the account's?
+    pub(super) fn log_in_with(
+        &mut self,
+        ask: &mut Ask<'_>,
+        name: &Name,
+        password: &str,
+    ) -> Result<(), Refusal> {
+        self.need_privacy(ask)?;
+        let Some(account) = self.accounts.named(name.key()) else {
+            let text = format!("{name} is not registered; /login {name} without a password");
+            return refusal(ErrorCode::BadPassword, text);
+        };
+        let (person, job) = account.check(password);
+        self.guess(ask, Purpose::LogIn(person), person, job);
+        Ok(())
+    }
+
+    pub(super) fn register(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        password: &str,
+    ) -> Result<(), Refusal> {
+        self.need_privacy(ask)?;
+        if let Some(account) = self.accounts.of(self.visits[visit].person) {
+            let text = format!("{} is yours already; /passwd changes the password", account.name);
+            return refusal(ErrorCode::BadArgument, text);
+        }
+        if self.accounts.len() >= self.limits.max_accounts {
+            let text = "there are too many accounts; ask who runs this server to allow more";
+            return refusal(ErrorCode::TooMany, text);
+        }
+        self.ask_password(ask, Purpose::Register, Job::Hash(Secret::new(password)), None);
+        Ok(())
+    }
+
+    pub(super) fn change_password(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        password: &str,
+    ) -> Result<(), Refusal> {
+        self.need_privacy(ask)?;
+        self.account_of(visit)?;
+        self.ask_password(ask, Purpose::Change, Job::Hash(Secret::new(password)), None);
+        Ok(())
+    }
+
+    pub(super) fn unregister(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        password: &str,
+    ) -> Result<(), Refusal> {
+        self.need_privacy(ask)?;
+        let (person, job) = self.account_of(visit)?.check(password);
+        self.guess(ask, Purpose::Unregister, person, job);
+        Ok(())
+    }
+
+    /// Passwords only where nobody can read along.
+    fn need_privacy(&self, ask: &Ask<'_>) -> Result<(), Refusal> {
+        let is_private = self.connection(ask.conn).is_some_and(|c| c.peer.is_private());
+        if is_private || self.limits.allow_insecure_passwords {
+            return Ok(());
+        }
+        refusal(
+            ErrorCode::Insecure,
+            "anybody on the way could read the password; connect from this machine, or through ssh",
+        )
+    }
+
+    fn account_of(&self, visit: VisitIx) -> Result<&Account, Refusal> {
+        let Some(account) = self.accounts.of(self.visits[visit].person) else {
+            let name = &self.visits[visit].name;
+            let text = format!("{name} is not registered; /register PASSWORD makes it yours");
+            return refusal(ErrorCode::BadPassword, text);
+        };
+        Ok(account)
+    }
+
+    fn guess(&mut self, ask: &mut Ask<'_>, purpose: Purpose, person: PersonId, job: Job) {
+        let network = self.connection(ask.conn).map(|c| c.peer.network());
+        self.ask_password(ask, purpose, job, network.map(|network| (person, network)));
+    }
+
+    fn ask_password(
+        &mut self,
+        ask: &mut Ask<'_>,
+        purpose: Purpose,
+        job: Job,
+        guess: Option<Target>,
+    ) {
+        let now = ask.now.since_start;
+        let start = guess.map_or(now, |target| self.guesses.begin(now, target));
+        let asked = PasswordAsk { cid: ask.cid.take(), purpose, guess };
+        if let Some(connection) = self.connection_mut(ask.conn) {
+            connection.asked = Some(Box::new(Asked::Password(asked)));
+        }
+        if start > now {
+            self.delayed_jobs.insert((start, ask.conn), job);
+        } else {
+            ask.turn.hash(ask.conn, job);
+        }
+    }
+
+    /// A guess has waited long enough.
+    pub(super) fn begin_delayed_job(&mut self, conn: ConnId, job: Job, turn: &mut Turn) {
+        if self.connection(conn).is_some_and(|c| c.asked.is_some()) {
+            turn.hash(conn, job);
+        }
+    }
+
+    /// What came of a password.
+    pub(super) fn password_done(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        outcome: &Outcome,
+        turn: &mut Turn,
+    ) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        let Some(asked) = connection.asked.take() else { return };
+        let Asked::Password(PasswordAsk { cid, purpose, guess }) = *asked else { return };
+        let (stage, settings) = (connection.stage, connection.settings);
+        let mut ask = Ask { now, conn, settings, cid, turn };
+        let is_right = *outcome == Outcome::Checked(true);
+        if let Some(target) = guess.filter(|_| is_right) {
+            self.guesses.forget(target);
+        }
+        let result = match (purpose, stage, outcome) {
+            (Purpose::LogIn(person), Stage::Greeting { .. }, _) if is_right => {
+                self.log_in_account(&mut ask, person)
+            }
+            (Purpose::Unregister, Stage::Present(visit), _) if is_right => {
+                self.end_account(&mut ask, visit);
+                Ok(())
+            }
+            (Purpose::Register, Stage::Present(visit), Outcome::Hashed(Some(hash))) => {
+                self.begin_account(&mut ask, visit, hash.clone());
+                Ok(())
+            }
+            (Purpose::Change, Stage::Present(visit), Outcome::Hashed(Some(hash))) => {
+                self.change_hash(&mut ask, visit, hash.clone());
+                Ok(())
+            }
+            (Purpose::LogIn(_) | Purpose::Unregister, ..) => {
+                refusal(ErrorCode::BadPassword, "that is not the password; try again")
+            }
+            (Purpose::Register | Purpose::Change, ..) => {
+                refusal(ErrorCode::TooMany, "the server cannot do this now; try again")
+            }
+        };
+        if let Err(refusal) = result {
+            self.note_refused_login(conn);
+            ask.refuse(&refusal);
+        }
+    }
+
+    fn begin_account(&mut self, ask: &mut Ask<'_>, visit: VisitIx, hash: Arc<str>) {
+        let (person, name) = (self.visits[visit].person, self.visits[visit].name.clone());
+        self.accounts.insert(Account {
+            person,
+            name: name.clone(),
+            hash,
+            ignores: Vec::new(),
+            ignored_by: Vec::new(),
+        });
+        self.unsaved.insert((Shelf::Account, person.0));
+        let text = "the name is yours; from now on /login NAME PASSWORD";
+        ask.reply(&Event::reply("REGISTERED", name.as_str(), text));
+    }
+
+    fn change_hash(&mut self, ask: &mut Ask<'_>, visit: VisitIx, hash: Arc<str>) {
+        let Some(account) = self.accounts.of_mut(self.visits[visit].person) else { return };
+        account.hash = hash;
+        self.unsaved.insert((Shelf::Account, account.person.0));
+        ask.reply(&Event::reply("PASSWD", account.name.as_str(), "the password is changed"));
+    }
+
+    /// The visit goes on as a guest's.
+    fn end_account(&mut self, ask: &mut Ask<'_>, visit: VisitIx) {
+        let Some(account) = self.accounts.remove(self.visits[visit].person) else { return };
+        self.unsaved.insert((Shelf::Account, account.person.0));
+        self.empty_mailbox(account.person);
+        ask.reply(&Event::reply("UNREGISTERED", account.name.as_str(), "anybody can take it"));
+    }
+
+    /// The password was right. What waits for the account is read first, so that
+    /// it can be told in one piece with becoming present.
+    pub(super) fn log_in_account(
+        &mut self,
+        ask: &mut Ask<'_>,
+        person: PersonId,
+    ) -> Result<(), Refusal> {
+        if self.accounts.of(person).is_none() {
+            return refusal(ErrorCode::BadPassword, "that name is not registered any more");
+        }
+        if self.mail.of(person).is_empty() {
+            self.take_place(ask, person);
+        } else {
+            self.read_mail(ask, person);
+        }
+        Ok(())
+    }
+
+    /// Makes an account present, in place of wherever it was before.
+    pub(super) fn take_place(&mut self, ask: &mut Ask<'_>, person: PersonId) {
+        let Some(account) = self.accounts.of(person) else { return };
+        let name = account.name.clone();
+        if let Some(visit) = self.people.get(&person).copied() {
+            if let Some(old) = self.visits[visit].conn {
+                self.part_with(old);
+                say_farewell(ask.turn, old, Farewell::Replaced);
+            }
+            self.end_visit(ask.now, visit, None, ask.turn);
+        }
+        self.begin_visit(ask, person, &name);
+    }
+
+    /// Who has to do with an account is with its visit while it is here.
+    pub(super) fn bring_ties(&mut self, visit: VisitIx) {
+        let person = self.visits[visit].person;
+        let Some(account) = self.accounts.of_mut(person) else { return };
+        let ignores = std::mem::take(&mut account.ignores);
+        let ignored_by = std::mem::take(&mut account.ignored_by);
+        for other in &ignored_by {
+            let Some(other) = self.people.get(other) else { continue };
+            let ignores = &mut self.visits[*other].ties.ignores;
+            if let Some(ignored) = ignores.iter_mut().find(|ignored| ignored.person == person) {
+                ignored.gone = None;
+            }
+        }
+        self.visits[visit].ties.ignored_by = ignored_by;
+        self.restore_ignores(visit, ignores);
+    }
+
+    /// Ignoring comes back with a visit or an account.
+    pub(super) fn restore_ignores(&mut self, visit: VisitIx, ignores: Vec<(PersonId, Name)>) {
+        let me = self.visits[visit].person;
+        for (other, name) in ignores {
+            if let Some(by) = self.ignored_by(other) {
+                by.push(me);
+            }
+            let gone = (!self.people.contains_key(&other)).then_some(name);
+            self.visits[visit].ties.ignores.push(Ignored { person: other, gone });
+        }
+    }
+
+    /// Who of those here ignores somebody; `None` if that is nobody any more.
+    pub(super) fn ignored_by(&mut self, person: PersonId) -> Option<&mut Vec<PersonId>> {
+        match self.people.get(&person) {
+            Some(visit) => Some(&mut self.visits[*visit].ties.ignored_by),
+            None => self.accounts.of_mut(person).map(|account| &mut account.ignored_by),
+        }
+    }
+
+    /// What is kept of somebody's account, if there is one, has changed.
+    pub(super) fn note_account_unsaved(&mut self, visit: VisitIx) {
+        let person = self.visits[visit].person;
+        if self.accounts.of(person).is_some() {
+            self.unsaved.insert((Shelf::Account, person.0));
+        }
+    }
+
+    /// Part of [`Hub::check_invariants`].
+    pub(super) fn check_accounts(&self) {
+        for account in self.accounts.by_name.values() {
+            let (person, key) = (account.person, account.name.key());
+            assert_eq!(self.accounts.names.get(&person), Some(key), "people lead to accounts");
+            let holder = self.names.get(key).map(|visit| self.visits[*visit].person);
+            assert!(holder.is_none_or(|holder| holder == person), "a name is its owner's");
+            let is_here = self.people.contains_key(&person);
+            let has_ties = !account.ignores.is_empty() || !account.ignored_by.is_empty();
+            assert!(!(is_here && has_ties), "ties are with the visit");
+            for by in &account.ignored_by {
+                let ignores = &self.visits[self.people[by]].ties.ignores;
+                assert!(ignores.iter().any(|i| i.person == person), "both know of an ignore");
+            }
+        }
+    }
+
+    pub(super) fn saved_account(&self, person: PersonId) -> Option<String> {
+        let account = self.accounts.of(person)?;
+        let ignores = match self.people.get(&person) {
+            Some(visit) => self.ignores_of(*visit),
+            None => account.ignores.clone(),
+        };
+        let saved =
+            SavedAccount { name: account.name.clone(), hash: account.hash.clone(), ignores };
+        serde_json::to_string(&saved).ok()
+    }
+
+    pub(super) fn restore_account(&mut self, person: PersonId, saved: &str) {
+        let Ok(SavedAccount { name, hash, ignores }) = serde_json::from_str(saved) else { return };
+        self.accounts.insert(Account { person, name, hash, ignores, ignored_by: Vec::new() });
+    }
+}
+
+impl Account {
+    fn check(&self, password: &str) -> (PersonId, Job) {
+        (self.person, Job::Check(Secret::new(password), self.hash.clone()))
+    }
+}

@@ -1,0 +1,181 @@
+//! The mailbox: what is said privately to an account that is not here waits for
+//! its next login. The messages are in the log as all are; a mailbox is only
+//! their ids.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::talk::tags_of;
+use super::{
+    Ask, Asked, Cid, ErrorCode, Event, Hub, Key, PersonId, Refusal, Shelf, VisitIx, no_such_user,
+    refusal,
+};
+use crate::server::log::{self, Recipient, Record, Thread};
+
+/// What waits for whom.
+#[derive(Debug, Default)]
+pub(super) struct Mailboxes {
+    boxes: HashMap<PersonId, BTreeSet<u64>>,
+    owners: HashMap<u64, PersonId>,
+}
+
+impl Mailboxes {
+    /// The ids of what waits for somebody, oldest first.
+    pub(super) fn of(&self, person: PersonId) -> Vec<u64> {
+        self.boxes.get(&person).into_iter().flatten().copied().collect()
+    }
+
+    fn len(&self, person: PersonId) -> usize {
+        self.boxes.get(&person).map_or(0, BTreeSet::len)
+    }
+
+    fn insert(&mut self, person: PersonId, id: u64) {
+        self.boxes.entry(person).or_default().insert(id);
+        self.owners.insert(id, person);
+    }
+
+    fn remove(&mut self, id: u64) -> bool {
+        let Some(person) = self.owners.remove(&id) else { return false };
+        if let Some(ids) = self.boxes.get_mut(&person) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.boxes.remove(&person);
+            }
+        }
+        true
+    }
+}
+
+/// A login that waits for what waits for it.
+#[derive(Debug)]
+pub(super) struct MailAsk {
+    pub(super) cid: Option<Cid>,
+    pub(super) person: PersonId,
+    ids: Vec<u64>,
+}
+
+impl Hub {
+    /// A private message to a registered name that nobody bears: to its owner,
+    /// who may be here under another.
+    pub(super) fn say_to_owner(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        name: &Key,
+        text: &str,
+    ) -> Result<(), Refusal> {
+        let Some(owner) = self.accounts.named(name).map(|account| account.person) else {
+            return no_such_user(name.as_str());
+        };
+        match self.people.get(&owner).copied() {
+            Some(to) => {
+                self.say_privately(ask, visit, to, text, false);
+                Ok(())
+            }
+            None => self.say_to_account(ask, visit, owner, text),
+        }
+    }
+
+    /// A private message to an account that is not here.
+    pub(super) fn say_to_account(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        person: PersonId,
+        text: &str,
+    ) -> Result<(), Refusal> {
+        let Some(account) = self.accounts.of(person) else { return Ok(()) };
+        let name = account.name.clone();
+        if self.mail.len(person) >= self.limits.mailbox {
+            let text = format!("too much waits for {name} already; nobody saw this");
+            return refusal(ErrorCode::TooMany, text);
+        }
+        let me = self.visits[visit].person;
+        let is_heard = !account.ignores.iter().any(|(ignored, _)| *ignored == me);
+        let to = Recipient::Person(person, name.clone());
+        let record = self.record(ask, visit, to, text, false);
+        if is_heard {
+            self.post(person, record.id);
+        }
+        ask.saying(&record, |ask| {
+            self.echo(ask, &record);
+            if self.hears_echo(ask) {
+                let text = "is not here; it waits for the next login";
+                ask.reply(&Event::reply("OFFLINE", name.as_str(), text));
+            }
+        });
+        Ok(())
+    }
+
+    /// Puts a message into an account's mailbox, if there is room.
+    pub(super) fn post(&mut self, person: PersonId, id: u64) {
+        if self.mail.len(person) < self.limits.mailbox {
+            self.mail.insert(person, id);
+            self.unsaved.insert((Shelf::Mail, id));
+        }
+    }
+
+    /// A message waits no more, if it did.
+    pub(super) fn unpost(&mut self, id: u64) {
+        if self.mail.remove(id) {
+            self.unsaved.insert((Shelf::Mail, id));
+        }
+    }
+
+    /// All that waited for somebody has been told, or will never be.
+    pub(super) fn empty_mailbox(&mut self, person: PersonId) {
+        for id in self.mail.of(person) {
+            self.unpost(id);
+        }
+    }
+
+    pub(super) fn read_mail(&mut self, ask: &mut Ask<'_>, person: PersonId) {
+        let Some(account) = self.accounts.of(person) else { return };
+        let ids = self.mail.of(person);
+        let hidden = account.ignores.iter().map(|(ignored, _)| *ignored).collect();
+        let thread = Thread::Picked { reader: person, ids: ids.clone() };
+        let query = log::Query { thread, count: ids.len(), after: Some(0), hidden };
+        let asked = Asked::Mail(MailAsk { cid: ask.cid.take(), person, ids });
+        if let Some(connection) = self.connection_mut(ask.conn) {
+            connection.asked = Some(Box::new(asked));
+            ask.turn.read(ask.conn, query);
+        }
+    }
+
+    /// Completes a login: what waited follows the list of who is here.
+    pub(super) fn log_in_with_mail(
+        &mut self,
+        ask: &mut Ask<'_>,
+        waiting: &MailAsk,
+        rows: &[Arc<Record>],
+    ) {
+        let person = waiting.person;
+        if self.accounts.of(person).is_none() {
+            self.note_refused_login(ask.conn);
+            let text = "that name is not registered any more";
+            ask.refuse(&Refusal::new(ErrorCode::BadPassword, text));
+            return;
+        }
+        if self.mail.of(person) != waiting.ids {
+            self.read_mail(ask, person); // more came meanwhile
+            return;
+        }
+        self.take_place(ask, person);
+        for record in rows {
+            let event = Event::Row { time: record.time, message: record.seen_by(person) };
+            ask.reply_tagged(&tags_of(record), &event);
+        }
+        self.empty_mailbox(person);
+    }
+
+    /// What is kept of a message that waits: for whom.
+    pub(super) fn saved_mail(&self, id: u64) -> Option<String> {
+        self.mail.owners.get(&id).map(|person| person.0.to_string())
+    }
+
+    pub(super) fn restore_mail(&mut self, id: u64, saved: &str) {
+        if let Ok(person) = saved.parse() {
+            self.mail.insert(PersonId(person), id);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Accounts and what waits for them, on the real server: what is kept, and how
+//! fast one may guess.
+
+use std::fs;
+use std::time::Instant;
+
+use crate::support::{Peer, Server};
+
+/// Logs in by password; tells the answer.
+fn log_in(port: u16, name: &str, password: &str) -> (Peer, String) {
+    let mut peer = Peer::connect(port);
+    peer.say(&format!("/login {name} {password}"));
+    let answer = peer.next();
+    (peer, answer)
+}
+
+fn is_password(answer: &str) -> bool {
+    assert!(answer.starts_with("[WELCOME ") || answer.starts_with("[ERROR bad-password] "));
+    answer.starts_with("[WELCOME ")
+}
+
+#[test]
+fn accounts_and_mail_outlive_a_crash_and_no_password_is_kept() {
+    const PASSWORD: &str = "Tr0ub4dor and three";
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut server = Server::start_in(folder.path(), &[]);
+    let mut alice = Peer::join(server.port, "Alice");
+    let _carol = Peer::join(server.port, "carol");
+    alice.say(&format!("/register {PASSWORD}"));
+    alice.say("/ignore carol");
+    alice.say("/quit");
+    alice.rest();
+    let mut bob = Peer::join(server.port, "bob");
+    bob.say("/msg alice one");
+    bob.say("/msg alice two");
+    bob.settles();
+    server.kill();
+
+    for entry in fs::read_dir(folder.path()).expect("the folder") {
+        let bytes = fs::read(entry.expect("a file").path()).expect("readable");
+        let found = bytes.windows(PASSWORD.len()).any(|part| part == PASSWORD.as_bytes());
+        assert!(!found, "the password is nowhere in the data folder");
+    }
+    let mut server = Server::start_in(folder.path(), &["--keep-messages", "1"]);
+    let mut bob = Peer::join(server.port, "bob");
+    for number in 0..20 {
+        bob.say(&format!("/me counts {number}"));
+    }
+    bob.say("/history 1000");
+    while bob.hears(|line| line.starts_with("[HISTORY")) != "[HISTORY #lobby 1]" {
+        bob.say("/history 1000"); // forgetting takes its time
+    }
+    assert!(!is_password(&log_in(server.port, "alice", "Tr0ub4dor").1));
+    let (mut alice, welcome) = log_in(server.port, "alice", PASSWORD);
+    assert!(welcome.starts_with("[WELCOME Alice]"), "{welcome}");
+    assert_eq!(alice.next(), "[USERS #lobby 2] Alice,bob");
+    for text in ["one", "two"] {
+        let row = alice.next();
+        assert!(row.ends_with(&format!("Z [PRIVATE MESSAGE] bob: {text}")), "{row}");
+    }
+    alice.say("/ignore");
+    assert_eq!(alice.settles(), ["[IGNORED 1] carol"]);
+    server.kill();
+
+    let server = Server::start_in(folder.path(), &[]);
+    let (mut alice, _) = log_in(server.port, "alice", PASSWORD);
+    assert_eq!(alice.settles(), ["[USERS #lobby 1] Alice"], "told once");
+}
+
+#[test]
+fn guessing_is_slow_from_one_address_and_nobody_is_locked_out() {
+    let server = Server::start_with(&["--guess-delay", "200ms"]);
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/register secret");
+    alice.hears(|line| line.starts_with("[REGISTERED alice]"));
+    let guess = |guesser: &mut Peer, password: &str| {
+        guesser.say(&format!("/login alice {password}"));
+        is_password(&guesser.next())
+    };
+    let start = Instant::now();
+    let mut guessers: Vec<Peer> = (0..3).map(|_| Peer::connect(server.port)).collect();
+    for guesser in &mut guessers {
+        assert!(!guess(guesser, "wrong") && !guess(guesser, "wrong again"));
+    }
+    // The sixth waited for the fifth; another, who asks for all at once, for all.
+    assert!(start.elapsed().as_millis() >= 200, "{:?}", start.elapsed());
+    let mut guesser = Peer::connect(server.port);
+    guesser.say("/login alice wrong");
+    guesser.say("/login alice wrong");
+    guesser.say("/ping after");
+    let answers: Vec<String> = (0..3).map(|_| guesser.next()).collect();
+    assert!(!is_password(&answers[0]) && !is_password(&answers[1]), "{answers:?}");
+    assert_eq!(answers[2], "[PONG after]", "in order");
+    let waited = start.elapsed().as_millis();
+    assert!(waited >= 200 + 400 + 800, "{waited}");
+    // From elsewhere the owner gets in at once, and from here in the end.
+    assert!(is_password(&log_in(server.port, "alice", "secret").1));
+}
+
+#[test]
+fn while_many_log_in_the_others_talk_on() {
+    let server = Server::start_with(&[]);
+    for name in ["alice", "bob"] {
+        let mut owner = Peer::join(server.port, name);
+        owner.say("/register secret");
+        owner.hears(|line| line.starts_with("[REGISTERED"));
+    }
+    let mut many: Vec<Peer> = (0..20).map(|_| Peer::connect(server.port)).collect();
+    for (at, peer) in many.iter_mut().enumerate() {
+        let password = ["secret", "wrong"][at % 2];
+        peer.say(&format!("/login {} {password}", ["alice", "bob"][at % 2]));
+    }
+    let mut carol = Peer::join(server.port, "carol");
+    // Long before the last of them is answered.
+    for number in 0..50 {
+        carol.say(&format!("{number}"));
+        carol.hears(|line| line == format!("carol: {number}"));
+    }
+    let (mut bob, answer) = log_in(server.port, "bob", "secret");
+    assert!(is_password(&answer));
+    bob.settles();
+}
