@@ -22,6 +22,8 @@ mod people;
 mod order;
 // Loss of power.
 mod cuts;
+// No room.
+mod full;
 
 use checker::{Event, Message, Row, What, faults};
 use people::{Person, ROOMS, Random, Target};

@@ -2,7 +2,6 @@
 //! moment, and whatever the disk does.
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -115,79 +114,4 @@ fn only_the_latest_messages_are_kept_if_told_so() {
     }
     let rows = history(server.port, "ops");
     assert_eq!(rows.first().unwrap(), &(41, "#ops alice: m40".to_owned()));
-}
-
-/// A disk of its own, as small as wished; gone with the value.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn new(size: &str) -> Option<Self> {
-        let folder = folder();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(folder.path())
-            .output();
-        if mounted.is_ok_and(|output| output.status.success()) {
-            return Some(Self(folder));
-        }
-        let _ = writeln!(std::io::stderr(), "skipped: a small disk cannot be mounted here");
-        None
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).output();
-    }
-}
-
-#[test]
-fn on_a_full_disk_lines_are_refused_and_shown_to_nobody_until_there_is_room() {
-    let Some(disk) = SmallDisk::new("4m") else { return };
-    let server = Server::start_in(&disk.0.path().join("log"), &[]);
-    let filler = disk.0.path().join("filler");
-    let mut alice = Peer::join(server.port, "alice");
-    let mut bob = Peer::join(server.port, "bob");
-    alice.hears(|line| line == "* bob joined");
-    alice.say("before");
-    bob.hears(|line| line == "alice: before");
-    // All that is left of the disk.
-    let mut file = fs::File::create(&filler).unwrap();
-    while file.write_all(&[0; 4096]).is_ok() {}
-    drop(file);
-    let line = "x".repeat(4000);
-    let mut said = 0;
-    loop {
-        alice.say(&line);
-        said += 1;
-        let answer = alice.hears(|l| l.starts_with("alice: x") || l.starts_with("[ERROR "));
-        if answer.starts_with("[ERROR storage-full] ") {
-            break;
-        }
-        assert!(said < 1000, "there is room for ever");
-    }
-    let seen = bob.settles();
-    let shown = seen.iter().filter(|line| line.starts_with("alice: x")).count();
-    assert_eq!(shown, said - 1, "what is refused nobody sees");
-    // Everything but saying goes on.
-    alice.say("/join ops");
-    alice.hears(|line| line == "[USERS #ops 1] alice");
-    alice.say("/history 1 #lobby");
-    alice.hears(|line| line == "[HISTORY #lobby 1]");
-    fs::remove_file(&filler).unwrap();
-    let start = Instant::now();
-    loop {
-        alice.say("/msg #lobby again");
-        let answer = alice.hears(|l| l == "alice: again" || l.starts_with("[ERROR "));
-        if answer == "alice: again" {
-            break;
-        }
-        assert!(start.elapsed() < Duration::from_secs(2), "works again within 2 s");
-    }
-    bob.hears(|line| line == "alice: again");
-    drop((alice, bob));
-    drop(server);
-    let server = Server::start_in(&disk.0.path().join("log"), &[]);
-    let rows = history(server.port, "lobby");
-    assert_eq!(rows.len(), 1 + (said - 1) + 1, "what was shown, and nothing else");
 }

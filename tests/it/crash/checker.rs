@@ -93,8 +93,8 @@ pub(crate) fn faults(events: &[Event], rows: &[Row], keep: Option<u64>) -> Vec<S
 
 /// Up to which id messages may be missing.
 fn forgotten(rows: &[Row], keep: Option<u64>) -> u64 {
-    let is_enough = keep.is_some_and(|keep| rows.len() as u64 >= keep);
-    rows.first().filter(|_| is_enough).map_or(0, |first| first.id - 1)
+    let first_kept = keep.and_then(|keep| rows.len().checked_sub(usize::try_from(keep).ok()?));
+    first_kept.and_then(|at| rows.get(at)).map_or(0, |row| row.id - 1)
 }
 
 #[derive(Default)]
@@ -117,6 +117,7 @@ impl Checker {
         match what {
             What::Sent(message) => {
                 self.sent.entry(message.clone()).or_insert(self.highest);
+                self.refused.remove(message); // tried again
             }
             What::Refused(message) => {
                 self.refused.insert(message.clone());

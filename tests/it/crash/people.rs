@@ -170,14 +170,11 @@ impl Person {
 
     /// Notes what a line tells; whether from now on lines can be said.
     fn hear(&mut self, line: &str) -> bool {
-        let (tags, rest) =
-            line.strip_prefix('@').and_then(|line| line.split_once(' ')).unwrap_or_default();
-        let tag = |key| tags.split(';').find_map(|tag| tag.strip_prefix(key)?.strip_prefix('='));
-        let plain = if tags.is_empty() { line } else { rest };
-        if let Some(id) = tag("id") {
-            self.be_shown(id.parse().expect(line), tag("cid"), plain);
+        let plain = plain(line);
+        if let Some(id) = tag(line, "id") {
+            self.be_shown(id.parse().expect(line), tag(line, "cid"), plain);
         } else if let Some(error) = plain.strip_prefix("[ERROR ") {
-            self.be_refused(error, tag("cid"));
+            self.be_refused(error, tag(line, "cid"));
         } else if let Some(token) = plain.strip_prefix("[SESSION ") {
             self.token = token.split([']', ' ']).next().map(str::to_owned);
         }
@@ -254,14 +251,28 @@ impl Person {
     }
 }
 
-fn write_line(out: &mut String, message: &Message) {
+pub(super) fn write_line(out: &mut String, message: &Message) {
     use std::fmt::Write as _;
     let Message { to, text, .. } = message;
     writeln!(out, "@cid={} /msg {to} {text}", message.cid()).expect("a string");
 }
 
+/// What a line is tagged with.
+pub(super) fn tag<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    let (tags, _) = line.strip_prefix('@')?.split_once(' ')?;
+    tags.split(';').find_map(|tag| tag.strip_prefix(key)?.strip_prefix('='))
+}
+
+/// A line without its tags.
+pub(super) fn plain(line: &str) -> &str {
+    match line.split_once(' ') {
+        Some((tags, plain)) if tags.starts_with('@') => plain,
+        _ => line,
+    }
+}
+
 /// A line of somebody who said something, as `reader` sees it.
-fn message(line: &str, reader: &str) -> Option<Message> {
+pub(super) fn message(line: &str, reader: &str) -> Option<Message> {
     const TO: &str = "[PRIVATE MESSAGE to ";
     let (to, said) = if let Some(rest) = line.strip_prefix(TO) {
         rest.split_once("] ")?
