@@ -24,6 +24,8 @@ mod order;
 mod cuts;
 // No room.
 mod full;
+// How fast.
+mod ready;
 
 use checker::{Event, Message, Row, What, faults};
 use people::{Person, ROOMS, Random, Target};
@@ -32,7 +34,7 @@ use people::{Person, ROOMS, Random, Target};
 const ERA: u64 = 5;
 
 /// How many messages are kept where the log may forget.
-const KEEP: u64 = 300;
+const KEEP: u64 = 1000;
 
 #[test]
 fn what_anyone_was_shown_outlives_a_kill_at_any_moment() {

@@ -134,7 +134,9 @@ impl Checker {
         if let Some(other) = self.shown.insert(id, message.clone()).filter(|o| o != message) {
             self.fault(format!("I3: {id} is two messages: {other:?} and {message:?}"));
         }
-        if let Some(other) = self.ids.insert(message.clone(), id).filter(|other| *other != id) {
+        // A mark is known as long as what it marks.
+        let other = self.ids.insert(message.clone(), id).filter(|other| *other != id);
+        if let Some(other) = other.filter(|other| *other > self.forgotten) {
             self.fault(format!("I6: {message:?} is {other} and {id}"));
         }
         let view = self.views.entry(viewer.clone()).or_default();
