@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Passes every test on a fresh Debian machine that has a Rust toolchain:
 #   scripts/test.sh
-# Installs the programs the tests talk through (netcats, tmux) with apt-get where
+# Installs the programs the tests talk through (netcats, tmux, strace) with apt-get where
 # they are missing and that is permitted, else names them and goes on; a test
 # that misses its program says so, and fails where CI is set.
 set -euo pipefail
@@ -9,7 +9,8 @@ cd "$(dirname "$0")/.."
 
 # program:package
 NEEDED="nc.openbsd:netcat-openbsd nc.traditional:netcat-traditional ncat:ncat
-socat:socat busybox:busybox telnet:telnet tmux:tmux pgrep:procps cc:gcc"
+socat:socat busybox:busybox telnet:telnet tmux:tmux pgrep:procps strace:strace
+cc:gcc"
 
 missing=""
 for entry in $NEEDED; do

@@ -296,6 +296,15 @@ impl Ask<'_> {
             effects(&mut Ask { now: *now, conn: *conn, settings: *settings, cid, turn });
         });
     }
+
+    /// Produces the answer to a line that says again what was said before.
+    fn saying_again(&mut self, record: &Arc<Record>, effects: impl FnOnce(&mut Ask<'_>)) {
+        let Self { now, conn, settings, cid, turn } = self;
+        turn.saying_again(record.clone(), *conn, settings.tags, |turn| {
+            let cid = cid.clone();
+            effects(&mut Ask { now: *now, conn: *conn, settings: *settings, cid, turn });
+        });
+    }
 }
 
 impl Settings {
@@ -336,7 +345,7 @@ impl Hub {
             rooms,
             room_names: HashMap::from([(lobby_key, lobby)]),
             lobby,
-            recent: Recent::default(),
+            recent: Recent::new(kept.last.message),
             last: kept.last,
             last_time: Stamp::default(),
             tokens: Tokens::new(seed),

@@ -109,7 +109,8 @@ enum Effect {
     Feed { conn: ConnId },
 }
 
-/// A record, and who is to be told if it cannot be kept.
+/// A line that says something: its record, and who is to be told if that cannot be
+/// kept. With a mark it may be said again; then more than one has the same record.
 #[derive(Debug)]
 struct Saying {
     record: Arc<Record>,
@@ -121,6 +122,8 @@ struct Saying {
 #[derive(Debug, Default)]
 pub struct Turn {
     sayings: Vec<Saying>,
+    /// Which of the sayings are new messages; their ids follow each other.
+    new: Vec<usize>,
     /// Each with the saying it is part of, if any.
     effects: Vec<(Option<usize>, Effect)>,
     /// The saying whose effects are being produced.
@@ -162,7 +165,7 @@ impl Turn {
     /// To be appended to the log before anything is released.
     #[must_use]
     pub fn records(&self) -> Vec<Arc<Record>> {
-        self.sayings.iter().map(|saying| saying.record.clone()).collect()
+        self.new.iter().map(|at| self.sayings[*at].record.clone()).collect()
     }
 
     /// Produces the effects of a message that `conn` says. They stand or fall
@@ -174,10 +177,45 @@ impl Turn {
         is_tagged: bool,
         effects: impl FnOnce(&mut Self),
     ) {
-        self.sayings.push(Saying { record, conn, is_tagged });
+        self.new.push(self.sayings.len());
+        self.say(Saying { record, conn, is_tagged }, effects);
+    }
+
+    /// Produces the answer to a line that says again what was said before. If
+    /// that was in this very turn, they stand or fall together.
+    pub fn saying_again(
+        &mut self,
+        record: Arc<Record>,
+        conn: ConnId,
+        is_tagged: bool,
+        effects: impl FnOnce(&mut Self),
+    ) {
+        match self.find_new(record.id) {
+            Some(_) => self.say(Saying { record, conn, is_tagged }, effects),
+            None => effects(self),
+        }
+    }
+
+    /// Shows a message to somebody who was not there when it was said, which may
+    /// have been in this very turn: then not if it cannot be kept.
+    pub fn showing(&mut self, id: u64, effects: impl FnOnce(&mut Self)) {
+        self.saying = self.find_new(id);
+        effects(self);
+        self.saying = None;
+    }
+
+    fn say(&mut self, saying: Saying, effects: impl FnOnce(&mut Self)) {
+        self.sayings.push(saying);
         self.saying = Some(self.sayings.len() - 1);
         effects(self);
         self.saying = None;
+    }
+
+    /// Which saying a message of this turn is.
+    fn find_new(&self, id: u64) -> Option<usize> {
+        let first = self.sayings[*self.new.first()?].record.id;
+        let at = usize::try_from(id.checked_sub(first)?).ok()?;
+        self.new.get(at).copied()
     }
 
     /// The records could not be kept: nobody is shown what they say, and each
@@ -456,7 +494,8 @@ impl<'t> Run<'t> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Message, Place};
+    use crate::protocol::{ErrorCode, Message, Name, Place, RoomName, Stamp};
+    use crate::server::log::{PersonId, Recipient};
     use std::collections::BTreeMap;
 
     #[derive(Default)]
@@ -535,5 +574,56 @@ mod tests {
         assert_eq!(seen.text[&1], "@id=1 a: n1\n@id=3 a: n3\n@id=4 a: n4\n* b joined\n");
         assert_eq!(seen.text[&2], "a: n1\na: n2\na: n3\nclosed");
         assert_eq!(seen.text[&7], "[PONG]\n");
+    }
+
+    fn record(id: u64, text: &str) -> Arc<Record> {
+        Arc::new(Record {
+            id,
+            time: Stamp(0),
+            author: PersonId(1),
+            from: Name::parse("a").unwrap(),
+            to: Recipient::Room(RoomName::lobby()),
+            is_action: false,
+            text: text.into(),
+            cid: None,
+        })
+    }
+
+    /// 0 says something, says it again, and says something else; 1 catches up.
+    fn said_twice_and_caught_up() -> Turn {
+        let mut turn = Turn::default();
+        let (first, second) = (record(8, "n8"), record(9, "n9"));
+        let show = |turn: &mut Turn, record: &Record, to| {
+            let event = Event::Message(record.seen_by(PersonId(1)));
+            turn.send(conn(to), Cause::Asked, &Tags::default(), &event);
+        };
+        turn.saying(first.clone(), conn(0), false, |turn| show(turn, &first, 0));
+        turn.saying_again(first.clone(), conn(0), false, |turn| show(turn, &first, 0));
+        turn.saying(second.clone(), conn(0), false, |turn| show(turn, &second, 0));
+        for record in [record(7, "n7"), first, second] {
+            turn.showing(record.id, |turn| show(turn, &record, 1));
+        }
+        assert_eq!(turn.records().iter().map(|record| record.id).collect::<Vec<_>>(), [8, 9]);
+        turn
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_shown_to_nobody_and_each_line_has_an_answer() {
+        let mut turn = said_twice_and_caught_up();
+        turn.refuse_sayings(&Refusal::new(ErrorCode::StorageFull, "no"));
+        let mut seen = Seen::default();
+        turn.release(&mut seen);
+        assert_eq!(seen.text[&0], "[ERROR storage-full] no\n".repeat(3));
+        assert_eq!(seen.text[&1], "a: n7\n");
+    }
+
+    #[test]
+    fn what_turns_out_to_be_said_before_is_told_to_its_author_only() {
+        let mut turn = said_twice_and_caught_up();
+        turn.echo_repeats(&[Repeat { id: 8, first: record(3, "n3") }]);
+        let mut seen = Seen::default();
+        turn.release(&mut seen);
+        assert_eq!(seen.text[&0], "a: n3\na: n3\na: n9\n");
+        assert_eq!(seen.text[&1], "a: n7\na: n9\n");
     }
 }

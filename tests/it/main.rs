@@ -21,6 +21,8 @@ mod search;
 mod accounts;
 // The log: what was acknowledged is there after a restart, a crash, a full disk.
 mod durable;
+// The same, held against a record of what everybody sent and was shown.
+mod crash;
 // Any input at all: nothing panics, nothing breaks the hub's tables.
 mod any_input;
 

@@ -41,7 +41,17 @@ impl Server {
     }
 
     fn spawn(flags: &[&str]) -> Self {
-        let mut child = Command::new(CHATTY)
+        Self::spawn_by(Command::new(CHATTY), flags)
+    }
+
+    /// One that a program runs which is given the command line to run.
+    pub(crate) fn spawn_under(mut program: Command, flags: &[&str]) -> Self {
+        program.arg(CHATTY);
+        Self::spawn_by(program, flags)
+    }
+
+    fn spawn_by(mut command: Command, flags: &[&str]) -> Self {
+        let mut child = command
             .args(["serve", "--port", "0", "--bind", "127.0.0.1"])
             .args(flags)
             .stderr(Stdio::piped())
@@ -158,6 +168,33 @@ impl Peer {
             if fits(&line) {
                 return line;
             }
+        }
+    }
+}
+
+/// The rows of a room, as `(id, message)`, oldest first, page by page.
+pub(crate) fn history(port: u16, room: &str) -> Vec<(u64, String)> {
+    let mut reader = Peer::join(port, "historian");
+    reader.say("/set tags on");
+    reader.say(&format!("/join {room}"));
+    let (mut rows, mut last) = (Vec::new(), 0);
+    loop {
+        reader.say(&format!("/history 1000 after {last} #{room}"));
+        let header = reader.hears(|line| line.starts_with("[HISTORY "));
+        let count: usize =
+            header.trim_end_matches(']').rsplit(' ').next().unwrap().parse().unwrap();
+        for _ in 0..count {
+            let row = reader.hears(|line| line.starts_with("@id="));
+            let (tags, row) = row["@id=".len()..].split_once(' ').unwrap();
+            let id = tags.split(';').next().unwrap().parse().unwrap();
+            assert!(id > last, "ids grow");
+            last = id;
+            rows.push((id, row.split_once(' ').unwrap().1.to_owned()));
+        }
+        if count == 0 {
+            reader.say("/quit"); // the name is free again when this is answered
+            reader.rest();
+            return rows;
         }
     }
 }

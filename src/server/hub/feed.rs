@@ -41,19 +41,27 @@ const RECENT_SIZE: usize = 4 << 20;
 const STAYS_MAX: usize = 1000;
 
 /// The messages of late.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Recent {
     records: VecDeque<Arc<Record>>,
     size: usize,
+    /// The last message that is not here any more; whatever was said since is.
+    forgotten: u64,
 }
 
 impl Recent {
+    /// Nothing yet; what was said before is in the log.
+    pub(super) fn new(last: u64) -> Self {
+        Self { records: VecDeque::new(), size: 0, forgotten: last }
+    }
+
     pub(super) fn push(&mut self, record: Arc<Record>) {
         self.size += record.text.len();
         self.records.push_back(record);
         while self.records.len() > RECENT_MAX || self.size > RECENT_SIZE {
             if let Some(oldest) = self.records.pop_front() {
                 self.size -= oldest.text.len();
+                self.forgotten = oldest.id;
             }
         }
     }
@@ -67,12 +75,9 @@ impl Recent {
     }
 
     /// All messages after an id, if they are all still here.
-    fn since(&self, after: u64, last: u64) -> Option<impl Iterator<Item = &Arc<Record>>> {
+    fn since(&self, after: u64) -> Option<impl Iterator<Item = &Arc<Record>>> {
         let start = self.records.partition_point(|record| record.id <= after);
-        let is_all_here = after >= last
-            || start > 0
-            || self.records.front().is_some_and(|first| first.id == after + 1);
-        is_all_here.then(|| self.records.range(start..))
+        (after >= self.forgotten).then(|| self.records.range(start..))
     }
 }
 
@@ -113,7 +118,7 @@ impl Hub {
         let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else { return };
         let Feed::Behind { after, is_list_stale } = self.visits[visit].feed else { return };
         let query = self.feed_query(visit, after);
-        let Some(rest) = self.recent.since(after, self.last.message) else {
+        let Some(rest) = self.recent.since(after) else {
             turn.read(conn, query);
             return;
         };
@@ -161,7 +166,9 @@ impl Hub {
         let tags = Tags { cid: mark.map(Cid::as_str), ..tags_of(record) };
         let event = Event::Message(record.seen_by(me));
         // It is the reader's own pace: nothing here makes it a slow one.
-        turn.send(conn, Cause::Asked, &settings.tags(&tags), &event);
+        turn.showing(record.id, |turn| {
+            turn.send(conn, Cause::Asked, &settings.tags(&tags), &event);
+        });
     }
 
     /// Who is here now, for somebody who missed comings and goings.

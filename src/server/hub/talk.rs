@@ -263,7 +263,7 @@ impl Hub {
         let Some(record) = ask.cid.as_ref().and_then(|cid| self.cids.find(author, cid)) else {
             return false;
         };
-        self.echo(ask, &record);
+        ask.saying_again(&record, |ask| self.echo(ask, &record));
         true
     }
 

@@ -1,0 +1,162 @@
+//! A loss of power without one: what the disk holds at some moment is copied, its
+//! write-ahead log cut off anywhere, and what is left has to be a whole log that
+//! ends earlier.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::checker::{Row, faults};
+use super::people::{PATIENCE, Random};
+use super::{Era, Figures, any_seed};
+use crate::support::{Peer, Server};
+
+/// The sizes of the write-ahead log's head, and of what precedes each page in it.
+const WAL_HEAD: usize = 32;
+const FRAME_HEAD: usize = 24;
+
+/// How many pages are to be in it: enough to cut, and too few to be moved into the
+/// file itself (a thousand), after which no earlier cut could come about.
+const FRAMES: usize = 200;
+
+#[test]
+fn a_log_cut_off_anywhere_is_whole_up_to_there() {
+    let seed = any_seed();
+    println!("seed {seed}");
+    let mut random = Random(seed);
+    for is_fresh in [true, false] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut era = Era::new(folder.path(), None, random.fork());
+        if !is_fresh {
+            era.run(1, &mut Figures::default());
+            move_into_file(folder.path());
+        }
+        let image = Image::of_busy_server(&mut era);
+        image.check(&mut random);
+    }
+}
+
+/// Whoever closes a log last moves all of it into the file.
+fn move_into_file(folder: &Path) {
+    let file = folder.join("chatty.db");
+    let connection = Connection::open(&file).expect("the log");
+    connection
+        .query_row("SELECT count(*) FROM messages", [], |row| row.get::<_, i64>(0))
+        .expect("messages");
+    connection.close().expect("closed");
+    assert!(!folder.join("chatty.db-wal").exists(), "all is in the file");
+}
+
+/// What the disk holds at one moment.
+struct Image {
+    file: Vec<u8>,
+    wal: Vec<u8>,
+    frame_size: usize,
+    /// What the whole of it comes to.
+    rows: Vec<Row>,
+}
+
+impl Image {
+    /// Of a server that is stopped amid its work.
+    fn of_busy_server(era: &mut Era<'_>) -> Self {
+        let (file, wal) = (era.folder.join("chatty.db"), era.folder.join("chatty.db-wal"));
+        let server = Server::start_in(era.folder, &[]);
+        let until_enough = || {
+            let start = Instant::now();
+            let size = || fs::metadata(&wal).map_or(0, |wal| wal.len());
+            while size() < (WAL_HEAD + FRAMES * (FRAME_HEAD + 4096)) as u64 {
+                assert!(start.elapsed() < PATIENCE, "too little is said");
+                thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let mut image = Self { file: vec![], wal: vec![], frame_size: 0, rows: vec![] };
+        era.live(server.port, until_enough, || {
+            server.signal("STOP");
+            image.file = fs::read(&file).expect("the file");
+            image.wal = fs::read(&wal).expect("the write-ahead log");
+            drop(server);
+        });
+        let page = &image.wal[8..12];
+        let page = u32::from_be_bytes(page.try_into().expect("four bytes"));
+        image.frame_size = FRAME_HEAD + usize::try_from(page).expect("a size");
+        let frames = (image.wal.len() - WAL_HEAD) / image.frame_size;
+        assert!((FRAMES..1000).contains(&frames), "{frames} pages");
+        // All that people were shown until then is there.
+        image.rows = image.cut_at(image.wal.len()).0;
+        let faults = faults(&era.events, &image.rows, None);
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+        image
+    }
+
+    /// The messages that are left, and the last id that was ever given away.
+    fn cut_at(&self, end: usize) -> (Vec<Row>, u64) {
+        let folder = tempfile::tempdir().expect("a folder");
+        self.write(folder.path(), end);
+        let file = folder.path().join("chatty.db");
+        // For writing too: what is found is first put in order.
+        let connection = Connection::open(&file).expect("the log");
+        let count = "SELECT count(*) FROM sqlite_schema WHERE name = 'messages'";
+        let has_table: bool = connection.query_row(count, [], |row| row.get(0)).expect("a schema");
+        if !has_table {
+            return (Vec::new(), 0); // before its very first transaction
+        }
+        let last = "SELECT number FROM last WHERE what = 'message'";
+        let noted: i64 = connection.query_row(last, [], |row| row.get(0)).expect("a number");
+        let rows = super::rows_of(&connection).expect("rows");
+        // The last message tells its number itself.
+        let last = rows.last().map_or(0, |row| row.id).max(noted.cast_unsigned());
+        (rows, last)
+    }
+
+    fn write(&self, folder: &Path, end: usize) {
+        fs::write(folder.join("chatty.db"), &self.file).expect("written");
+        fs::write(folder.join("chatty.db-wal"), &self.wal[..end]).expect("written");
+    }
+
+    fn check(&self, random: &mut Random) {
+        let (mut count, mut highest) = (0, 0);
+        for end in self.ends(random) {
+            let (left, last) = self.cut_at(end);
+            assert!(left.len() >= count, "less is left at {end}");
+            count = left.len();
+            assert_eq!(left, self.rows[..count], "cut at {end}");
+            assert!(last >= highest, "{last} at {end}");
+            highest = last;
+        }
+        assert_eq!(count, self.rows.len());
+        for _ in 0..3 {
+            let end = random.below(self.wal.len() as u64);
+            self.go_on_from(usize::try_from(end).expect("a size"));
+        }
+    }
+
+    /// Where to cut, in order: about the ends of many pages and anywhere else.
+    fn ends(&self, random: &mut Random) -> Vec<usize> {
+        let size = self.wal.len();
+        let mut ends = vec![0, WAL_HEAD - 1, WAL_HEAD, WAL_HEAD + 1, size - 1, size];
+        let frames = (size - WAL_HEAD) / self.frame_size;
+        let mut pick = |count: usize| usize::try_from(random.below(count as u64)).expect("a size");
+        for _ in 0..20 {
+            let end = WAL_HEAD + (1 + pick(frames - 1)) * self.frame_size;
+            ends.extend([end - 1, end, end + 1, pick(size)]);
+        }
+        ends.sort_unstable();
+        ends
+    }
+
+    /// A server makes do with what is left, and goes on counting.
+    fn go_on_from(&self, end: usize) {
+        let folder = tempfile::tempdir().expect("a folder");
+        self.write(folder.path(), end);
+        let (_, last) = self.cut_at(end);
+        let server = Server::start_in(folder.path(), &[]);
+        let mut alice = Peer::join(server.port, "alice");
+        alice.say("/set tags on");
+        alice.say("and on");
+        let tag = format!("@id={};", last + 1);
+        assert!(alice.hears(|line| line.ends_with(" alice: and on")).starts_with(&tag));
+    }
+}

@@ -1,0 +1,146 @@
+//! A disk that fills up: what cannot be kept is refused and shown to nobody, all
+//! else goes on, and so does talking when there is room again.
+
+use std::fs;
+use std::io::Write as _;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::checker::{Event, Message, Viewer, What, faults};
+use super::people::{message, plain, tag, write_line};
+use super::rows;
+use crate::support::{Peer, Server};
+
+/// A disk of its own, as small as wished; gone with the value.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(size: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(folder.path())
+            .output();
+        if mounted.is_ok_and(|output| output.status.success()) {
+            return Some(Self(folder));
+        }
+        let _ = writeln!(std::io::stderr(), "skipped: a small disk cannot be mounted here");
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).output();
+    }
+}
+
+/// Somebody who talks, somebody who listens, and what became of each line.
+struct Talk {
+    alice: Peer,
+    bob: Peer,
+    events: Vec<Event>,
+    count: usize,
+    /// What alice said last.
+    last: Option<Message>,
+}
+
+impl Talk {
+    fn begin(port: u16) -> Self {
+        let [alice, bob] = ["alice", "bob"].map(|name| {
+            let mut peer = Peer::join(port, name);
+            peer.say("/set tags on\n/join red");
+            peer.settles();
+            peer
+        });
+        Self { alice, bob, events: Vec::new(), count: 0, last: None }
+    }
+
+    /// So many lines at once, and the first of them once more; gives how many of
+    /// them were said.
+    fn say(&mut self, lines: usize) -> usize {
+        let mut messages: Vec<Message> = (1..=lines).map(|_| self.next_message()).collect();
+        messages.push(messages[0].clone());
+        self.send(&messages)
+    }
+
+    fn next_message(&mut self) -> Message {
+        self.count += 1;
+        let text = format!("alice-{} {}", self.count, "x".repeat(1000));
+        let message = Message { author: "alice".into(), to: "#red".into(), text };
+        self.last = Some(message.clone());
+        message
+    }
+
+    fn send(&mut self, messages: &[Message]) -> usize {
+        let mut out = String::new();
+        for message in messages {
+            write_line(&mut out, message);
+            self.note(What::Sent(message.clone()));
+        }
+        self.alice.send(out.as_bytes());
+        let mut said = 0;
+        for message in messages {
+            // Each has its answer, in order.
+            let answer = self.alice.hears(|line| tag(line, "cid").is_some());
+            assert_eq!(tag(&answer, "cid"), Some(message.cid()));
+            if tag(&answer, "id").is_some() {
+                said += 1;
+                self.note_shown("alice", &answer);
+            } else {
+                assert!(plain(&answer).starts_with("[ERROR storage-full] "), "{answer}");
+                self.note(What::Refused(message.clone()));
+            }
+        }
+        for line in self.bob.settles().iter().filter(|line| tag(line, "id").is_some()) {
+            self.note_shown("bob", line);
+        }
+        said
+    }
+
+    fn note_shown(&mut self, name: &str, line: &str) {
+        let id = tag(line, "id").and_then(|id| id.parse().ok()).expect(line);
+        let message = message(plain(line), name).expect(line);
+        let viewer = Viewer { name: name.into(), visit: 1 };
+        self.note(What::Shown { viewer, id, message });
+    }
+
+    fn note(&mut self, what: What) {
+        self.events.push(Event { at: Instant::now(), what });
+    }
+}
+
+#[test]
+fn on_a_full_disk_lines_are_refused_and_shown_to_nobody_until_there_is_room() {
+    let Some(disk) = SmallDisk::new("4m") else { return };
+    let (log, filler) = (disk.0.path().join("log"), disk.0.path().join("filler"));
+    let server = Server::start_in(&log, &[]);
+    let mut talk = Talk::begin(server.port);
+    assert_eq!(talk.say(1), 2);
+    // All that is left of the disk.
+    let mut file = fs::File::create(&filler).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    drop(file);
+    let mut bursts = 0;
+    while talk.say(10) > 0 {
+        bursts += 1;
+        assert!(bursts < 1000, "there is room for ever");
+    }
+    // Everything but saying goes on, also for who comes only now.
+    let mut carol = Peer::join(server.port, "carol");
+    carol.say("/join red");
+    carol.hears(|line| line == "[USERS #red 3] alice,bob,carol");
+    carol.say("/history 1 #red");
+    carol.hears(|line| line == "[HISTORY #red 1]");
+    fs::remove_file(&filler).unwrap();
+    let start = Instant::now();
+    let refused = talk.last.clone().expect("said something");
+    while talk.send(std::slice::from_ref(&refused)) == 0 {
+        assert!(start.elapsed() < Duration::from_secs(2), "works again within 2 s");
+    }
+    assert_eq!(talk.say(10), 11);
+    drop(server);
+    let _server = Server::start_in(&log, &[]);
+    let faults = faults(&talk.events, &rows(&log.join("chatty.db")), None);
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}

@@ -1,0 +1,100 @@
+//! The order of system calls: a line is read, the log is synced, and only then
+//! is anybody told. Looked at from outside, with strace.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::{Peer, Server};
+
+const LINES: usize = 50;
+
+#[test]
+fn nobody_is_told_before_the_disk_has_it() {
+    if !can_trace() {
+        return;
+    }
+    let safe = told("commit");
+    assert_eq!((safe.told, safe.too_early), (2 * LINES, 0));
+    // What does not wait for the disk is seen not to.
+    let relaxed = told("relaxed");
+    assert_eq!(relaxed.told, 2 * LINES);
+    assert!(relaxed.too_early > 0);
+}
+
+/// Whether there is strace and it may trace; not to is an error only where CI is
+/// set.
+fn can_trace() -> bool {
+    let mut trial = Command::new("strace");
+    trial.args(["-D", "-f", "-o", "/dev/null", "true"]).stderr(Stdio::null());
+    let can = trial.status().is_ok_and(|status| status.success());
+    if !can {
+        assert!(std::env::var_os("CI").is_none(), "strace is missing, or may not trace");
+        let _ = writeln!(std::io::stderr(), "skipped: strace is missing here, or may not trace");
+    }
+    can
+}
+
+/// How often a line was written to somebody, and how often before it was safe.
+#[derive(Default)]
+struct Told {
+    told: usize,
+    too_early: usize,
+}
+
+/// What the system sees of one line after another, said by one and heard by two.
+fn told(durability: &str) -> Told {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = folder.path().join("trace");
+    let calls = "trace=read,readv,recvfrom,recvmsg,write,writev,sendto,sendmsg,fsync,fdatasync";
+    let mut strace = Command::new("strace");
+    strace.args(["-D", "-f", "-q", "-s", "256", "-e", calls, "-o"]).arg(&trace);
+    let log = folder.path().join("log");
+    let flags = ["--data", log.to_str().expect("a plain path"), "--durability", durability];
+    let server = Server::spawn_under(strace, &flags);
+    let mut bob = Peer::join(server.port, "bob");
+    let mut alice = Peer::join(server.port, "alice");
+    for number in 0..LINES {
+        alice.say(&format!("says {number}."));
+        let echo = format!("alice: says {number}.");
+        alice.hears(|line| line == echo);
+        bob.hears(|line| line == echo);
+    }
+    server.signal("TERM");
+    assert_eq!(server.wait(), Some(0));
+    read(&whole(&trace))
+}
+
+/// The trace, once its writer, who is nobody's child, has seen the end.
+fn whole(trace: &Path) -> String {
+    let start = Instant::now();
+    loop {
+        let text = fs::read_to_string(trace).expect("a trace");
+        if text.lines().last().is_some_and(|line| line.contains("+++ exited with 0 +++")) {
+            return text;
+        }
+        assert!(start.elapsed() < Duration::from_secs(30), "the trace has no end");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A call stands where it began, with what it was given; one that was held up by
+/// others stands a second time, as resumed, where it ended, with what it gave.
+fn read(trace: &str) -> Told {
+    let mut told = Told::default();
+    let mut is_safe = true;
+    for call in trace.lines() {
+        if call.contains("alice: says ") {
+            told.told += 1;
+            told.too_early += usize::from(!is_safe);
+        } else if call.contains("\"says ") {
+            is_safe = false;
+        } else if call.contains("sync") && call.ends_with("= 0") {
+            is_safe = true;
+        }
+    }
+    told
+}

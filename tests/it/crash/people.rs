@@ -1,0 +1,287 @@
+//! People who talk and listen without pause, and write down what they send and
+//! are shown. Whoever asked for a session comes back to it, and sends again what
+//! was not answered.
+
+use std::collections::VecDeque;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::checker::{Event, Message, Viewer, What};
+
+/// Numbers that look random and are the same again for the same seed
+/// (splitmix64).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    pub(crate) fn fork(&mut self) -> Self {
+        Self(self.next())
+    }
+}
+
+/// Whom somebody writes to.
+pub(crate) enum Target {
+    Room(&'static str),
+    /// Somebody by the name of the moment.
+    Person(Arc<Mutex<String>>),
+}
+
+/// The rooms everybody is in.
+pub(crate) const ROOMS: [&str; 2] = ["red", "blue"];
+
+/// How long an answer may take; far longer than any does.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Somebody, across all their connections.
+pub(crate) struct Person {
+    mark: &'static str,
+    /// The name of this visit: one of its own, since the last one's may be kept.
+    name: Arc<Mutex<String>>,
+    random: Random,
+    targets: Vec<Target>,
+    /// How many lines may wait for their answers; nobody without any writes.
+    window: usize,
+    /// Whether the connection is broken now and then without need.
+    breaks: bool,
+    visit: u64,
+    token: Option<String>,
+    last_id: u64,
+    /// Messages sent so far.
+    count: u64,
+    unanswered: VecDeque<Message>,
+    answered: Option<Message>,
+    events: Vec<Event>,
+}
+
+impl Person {
+    /// Somebody who only listens.
+    pub(crate) fn new(mark: &'static str, random: Random) -> Self {
+        Self {
+            mark,
+            name: Arc::new(Mutex::new(format!("{mark}.1"))),
+            random,
+            targets: Vec::new(),
+            window: 0,
+            breaks: false,
+            visit: 0,
+            token: None,
+            last_id: 0,
+            count: 0,
+            unanswered: VecDeque::new(),
+            answered: None,
+            events: Vec::new(),
+        }
+    }
+
+    pub(crate) fn writes_to(mut self, window: usize, targets: Vec<Target>) -> Self {
+        (self.window, self.targets) = (window, targets);
+        self
+    }
+
+    pub(crate) fn breaks_off(mut self) -> Self {
+        self.breaks = true;
+        self
+    }
+
+    pub(crate) fn name(&self) -> Arc<Mutex<String>> {
+        self.name.clone()
+    }
+
+    pub(crate) fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Talks and listens until the server ends.
+    pub(crate) fn live(&mut self, port: u16, is_over: &AtomicBool) {
+        while let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) {
+            stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            stream.set_nodelay(true).expect("no delay");
+            let broke_off = self.talk(BufReader::new(stream));
+            if !broke_off || is_over.load(Ordering::SeqCst) {
+                return;
+            }
+        }
+    }
+
+    /// One connection, to its end; tells whether that was of one's own choice.
+    fn talk(&mut self, mut lines: BufReader<TcpStream>) -> bool {
+        let mut is_in = false;
+        let mut to_come = self.random.below(2000);
+        if lines.get_mut().write_all(self.opening().as_bytes()).is_err() {
+            return false;
+        }
+        loop {
+            let mut line = String::new();
+            match lines.read_line(&mut line) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    panic!("{} was told nothing for {PATIENCE:?}", self.mark)
+                }
+                Ok(_) if line.ends_with('\n') => {}
+                _ => return false, // what was cut off was not shown
+            }
+            let mut out = String::new();
+            if self.hear(line.trim_end_matches('\n')) {
+                is_in = true;
+                self.send_again(&mut out);
+            }
+            to_come = to_come.saturating_sub(1);
+            if self.breaks && to_come == 0 {
+                return true;
+            }
+            // Answers first: what is there is read before more is said.
+            if is_in && !lines.buffer().contains(&b'\n') {
+                self.speak(&mut out);
+            }
+            if !out.is_empty() && lines.get_mut().write_all(out.as_bytes()).is_err() {
+                // The last answers may still be there to read.
+                is_in = false;
+            }
+        }
+    }
+
+    fn opening(&mut self) -> String {
+        if let Some(token) = &self.token {
+            return format!("/set tags on\n/resume {token} {}\n", self.last_id);
+        }
+        self.visit += 1;
+        self.last_id = 0;
+        self.unanswered.clear();
+        self.answered = None;
+        let name = format!("{}.{}", self.mark, self.visit);
+        let opening =
+            format!("/set tags on\n{name}\n/session\n/join {}\n/join {}\n", ROOMS[0], ROOMS[1]);
+        *self.name.lock().expect("a name") = name;
+        opening
+    }
+
+    /// Notes what a line tells; whether from now on lines can be said.
+    fn hear(&mut self, line: &str) -> bool {
+        let plain = plain(line);
+        if let Some(id) = tag(line, "id") {
+            self.be_shown(id.parse().expect(line), tag(line, "cid"), plain);
+        } else if let Some(error) = plain.strip_prefix("[ERROR ") {
+            self.be_refused(error, tag(line, "cid"));
+        } else if let Some(token) = plain.strip_prefix("[SESSION ") {
+            self.token = token.split([']', ' ']).next().map(str::to_owned);
+        }
+        match &self.token {
+            Some(_) if plain.starts_with("[WELCOME ") => true,
+            _ => plain.starts_with(&format!("[USERS #{} ", ROOMS[1])),
+        }
+    }
+
+    fn be_shown(&mut self, id: u64, cid: Option<&str>, line: &str) {
+        let name = self.name.lock().expect("a name").clone();
+        let message = message(line, &name).unwrap_or_else(|| panic!("no message: {line}"));
+        if let Some(cid) = cid {
+            assert_eq!((cid, &message.author), (message.cid(), &name), "another's mark: {line}");
+            self.unanswered.retain(|waiting| *waiting != message);
+            self.answered = Some(message.clone());
+        }
+        self.last_id = self.last_id.max(id);
+        let viewer = Viewer { name, visit: self.visit };
+        self.note(What::Shown { viewer, id, message });
+    }
+
+    /// The only lines refused are those to somebody who is not here (yet, or
+    /// while they come back).
+    fn be_refused(&mut self, error: &str, cid: Option<&str>) {
+        let is_fine =
+            ["no-such-user]", "shutting-down]"].iter().any(|code| error.starts_with(code));
+        let at = self.unanswered.iter().position(|waiting| Some(waiting.cid()) == cid);
+        assert!(is_fine && at.is_some(), "{} got the error {error}", self.mark);
+        if let Some(message) = at.and_then(|at| self.unanswered.remove(at)) {
+            self.note(What::Refused(message));
+        }
+    }
+
+    /// What was not answered before the connection broke.
+    fn send_again(&self, out: &mut String) {
+        for message in &self.unanswered {
+            write_line(out, message);
+        }
+    }
+
+    /// As many new lines as may wait, and sometimes an old one once more.
+    fn speak(&mut self, out: &mut String) {
+        if self.unanswered.len() > self.window / 2 || self.window == 0 {
+            return;
+        }
+        if let Some(message) = &self.answered
+            && self.random.below(20) == 0
+        {
+            write_line(out, message);
+        }
+        while self.unanswered.len() < self.window {
+            self.count += 1;
+            let message = self.next_message();
+            write_line(out, &message);
+            self.note(What::Sent(message.clone()));
+            self.unanswered.push_back(message);
+        }
+    }
+
+    fn next_message(&mut self) -> Message {
+        let target = self.random.below(self.targets.len() as u64);
+        let to = match &self.targets[usize::try_from(target).expect("a few")] {
+            Target::Room(room) => format!("#{room}"),
+            Target::Person(name) => name.lock().expect("a name").clone(),
+        };
+        let words = usize::try_from(self.random.below(100)).expect("a few");
+        let text = format!("{}-{}{}", self.mark, self.count, " words".repeat(words));
+        Message { author: self.name.lock().expect("a name").clone(), to, text }
+    }
+
+    fn note(&mut self, what: What) {
+        self.events.push(Event { at: Instant::now(), what });
+    }
+}
+
+pub(super) fn write_line(out: &mut String, message: &Message) {
+    use std::fmt::Write as _;
+    let Message { to, text, .. } = message;
+    writeln!(out, "@cid={} /msg {to} {text}", message.cid()).expect("a string");
+}
+
+/// What a line is tagged with.
+pub(super) fn tag<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    let (tags, _) = line.strip_prefix('@')?.split_once(' ')?;
+    tags.split(';').find_map(|tag| tag.strip_prefix(key)?.strip_prefix('='))
+}
+
+/// A line without its tags.
+pub(super) fn plain(line: &str) -> &str {
+    match line.split_once(' ') {
+        Some((tags, plain)) if tags.starts_with('@') => plain,
+        _ => line,
+    }
+}
+
+/// A line of somebody who said something, as `reader` sees it.
+pub(super) fn message(line: &str, reader: &str) -> Option<Message> {
+    const TO: &str = "[PRIVATE MESSAGE to ";
+    let (to, said) = if let Some(rest) = line.strip_prefix(TO) {
+        rest.split_once("] ")?
+    } else if let Some(said) = line.strip_prefix("[PRIVATE MESSAGE] ") {
+        (reader, said)
+    } else {
+        line.starts_with('#').then_some(())?;
+        line.split_once(' ')?
+    };
+    let (author, text) = said.split_once(": ")?;
+    Some(Message { author: author.into(), to: to.into(), text: text.into() })
+}
