@@ -86,6 +86,7 @@ pub enum Command<'a> {
     List,
     Topic { text: Option<&'a str> },
     History { rows: Rows, thread: Option<Target<'a>> },
+    Search { text: &'a str, room: Option<&'a str> },
     Nick { name: &'a str },
     Away { text: Option<&'a str> },
     Back,
@@ -276,6 +277,15 @@ pub const TABLE: &[Row] = &[
         examples: &["/history", "/history 50 #ops", "/history after 42 bob"],
         before_login: false,
         read: read_history,
+    },
+    Row {
+        name: "search",
+        aliases: &[],
+        args: &[arg("TEXT", Kind::Free), arg("[#ROOM]", Kind::Room)],
+        help: "find messages with all these words, in your rooms and private talks",
+        examples: &["/search deploy failed", "/search deploy failed #ops"],
+        before_login: false,
+        read: read_search,
     },
     Row {
         name: "nick",
@@ -540,6 +550,18 @@ fn read_history<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     }
 }
 
+/// A room at the end is where to search; a `#1` that can be none is text.
+fn read_search<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
+    let text = args.text()?.trim_matches(is_blank);
+    let start = text.rfind(is_blank).map_or(0, |at| at + 1);
+    let room = text[start..].strip_prefix('#').filter(|room| is_name(room));
+    let text = if room.is_some() { text[..start].trim_end_matches(is_blank) } else { text };
+    if text.is_empty() {
+        return Err(args.row.missing());
+    }
+    Ok(Command::Search { text, room })
+}
+
 fn read_set<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     let Some(key) = args.optional_word() else { return Ok(Command::Set { change: None }) };
     let setting = Setting::TABLE.iter().find(|row| row.1.eq_ignore_ascii_case(key));
@@ -651,6 +673,7 @@ impl Command<'_> {
             Self::List => "list",
             Self::Topic { .. } => "topic",
             Self::History { .. } => "history",
+            Self::Search { .. } => "search",
             Self::Nick { .. } => "nick",
             Self::Away { .. } => "away",
             Self::Back => "back",
@@ -707,6 +730,10 @@ impl fmt::Display for Command<'_> {
                 let after = rows.after.map(|id| format!("after {id}"));
                 let thread = thread.map(|thread| thread.to_string());
                 put(&[Some(&rows.count.to_string()), after.as_deref(), thread.as_deref()])
+            }
+            Self::Search { text, room } => {
+                let room = room.map(|room| format!("#{room}"));
+                put(&[Some(text), room.as_deref()])
             }
             Self::Set { change: Some((setting, is_on)) } => {
                 put(&[Some(setting.word()), Some(switch(is_on))])
@@ -799,6 +826,21 @@ mod tests {
         assert!(unknown("jion").text.contains("did you mean /join?"));
         assert!(unknown("HLEP").text.contains("did you mean /help?"));
         assert!(!unknown("frobnicate").text.contains("did you mean"));
+    }
+
+    #[test]
+    fn search_reads_words_and_a_room_behind_them() {
+        let search = |line| match parse(line) {
+            Ok(Request::Command(Command::Search { text, room })) => Ok((text, room)),
+            Err(refusal) => Err(refusal.code),
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(search("/search  two words "), Ok(("two words", None)));
+        assert_eq!(search("/search two words  #ops"), Ok(("two words", Some("ops"))));
+        assert_eq!(search("/search issue #1"), Ok(("issue #1", None)));
+        assert_eq!(search("/search #ops #dev"), Ok(("#ops", Some("dev"))));
+        assert_eq!(search("/search #ops"), Err(ErrorCode::MissingArgument));
+        assert_eq!(search("/search "), Err(ErrorCode::MissingArgument));
     }
 
     #[test]

@@ -69,5 +69,8 @@ pub const HISTORY_DEFAULT: usize = 20;
 /// The most rows one `/history` gives; a larger number means this one.
 pub const HISTORY_MAX: usize = 1000;
 
+/// The most rows one `/search` gives.
+pub const SEARCH_MAX: usize = 50;
+
 /// The port `serve` listens on and `join` looks for when none is said.
 pub const DEFAULT_PORT: u16 = 5555;

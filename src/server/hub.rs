@@ -44,13 +44,14 @@ mod login;
 mod mail;
 mod people;
 mod rooms;
+mod search;
 mod session;
 mod talk;
 
 use accounts::{Accounts, PasswordAsk};
 use feed::{Feed, Recent};
 use guesses::Guesses;
-use history::HistoryAsk;
+use history::RowsAsk;
 use mail::{MailAsk, Mailboxes};
 use rooms::Room;
 use session::{Session, TokenHash, Tokens};
@@ -157,7 +158,7 @@ struct Connection {
 #[derive(Debug)]
 enum Asked {
     /// Rows of the log.
-    History(HistoryAsk),
+    Rows(RowsAsk),
     /// What waits for an account that logs in.
     Mail(MailAsk),
     /// A password that is hashed.
@@ -634,6 +635,7 @@ impl Hub {
             }
             Command::Topic { text } => self.topic(ask, visit, text),
             Command::History { rows, thread } => self.history(ask, visit, rows, thread),
+            Command::Search { text, room } => self.search(ask, visit, text, room),
             Command::Nick { name } => self.rename(ask, visit, name),
             Command::Away { text } => {
                 self.away(ask, visit, text);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::text;
 use crate::protocol::{Cid, Key, Message, Name, Place, RoomName, Stamp};
 
 pub mod memory;
@@ -84,6 +85,18 @@ pub enum Thread {
         /// earlier names.
         other_id: Option<PersonId>,
     },
+    /// All that one person may read in these rooms, and what was said to or by
+    /// them privately, that holds certain words.
+    Search {
+        /// Who.
+        reader: PersonId,
+        /// The rooms.
+        rooms: Vec<Key>,
+        /// Whether private messages are looked at.
+        is_private_too: bool,
+        /// As [`text::words`] gives them; all must be there.
+        words: Vec<String>,
+    },
     /// Messages by their ids.
     Picked {
         /// For whom they are; others are not among them.
@@ -147,6 +160,15 @@ impl Query {
             (Thread::Feed { stays, .. }, Recipient::Room(room)) => {
                 stays.iter().any(|stay| stay.covers(room.key(), record.id))
             }
+            (Thread::Search { reader, rooms, is_private_too, words }, to) => {
+                let may_read = match to {
+                    Recipient::Room(room) => rooms.contains(room.key()),
+                    Recipient::Person(to, _) => {
+                        *is_private_too && (record.author == *reader || to == reader)
+                    }
+                };
+                may_read && has_words(&record.text, words)
+            }
             (Thread::Picked { reader, ids }, Recipient::Person(to, _)) => {
                 to == reader && ids.binary_search(&record.id).is_ok()
             }
@@ -156,6 +178,18 @@ impl Query {
             _ => false,
         }
     }
+}
+
+/// Whether all of these are among the words of a text.
+fn has_words(text: &str, wanted: &[String]) -> bool {
+    let mut missing: Vec<&String> = wanted.iter().collect();
+    for word in text::words(text) {
+        missing.retain(|wanted| **wanted != word);
+        if missing.is_empty() {
+            return true;
+        }
+    }
+    false
 }
 
 /// What a read found.

@@ -112,7 +112,7 @@ fn who_reads_late_gets_every_echo() {
 
 #[test]
 fn who_never_reads_is_parted_with_and_holds_nobody_up() {
-    let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "300ms"]);
+    let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "2s"]);
     let mut stuck = Peer::join(server.port, "stuck");
     let mut alice = Peer::join(server.port, "alice");
     let text = "y".repeat(4000);

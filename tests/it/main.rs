@@ -15,6 +15,8 @@ mod netcats;
 mod serve;
 // Coming back to a visit.
 mod session;
+// Finding what was said.
+mod search;
 // Accounts, passwords, mail.
 mod accounts;
 // The log: what was acknowledged is there after a restart, a crash, a full disk.

@@ -152,7 +152,7 @@ impl Hub {
     fn feed_query(&self, visit: VisitIx, after: u64) -> Query {
         let me = &self.visits[visit];
         let thread = Thread::Feed { reader: me.person, stays: me.stays.clone() };
-        let hidden = me.ties.ignores.iter().map(|ignored| ignored.person).collect();
+        let hidden = self.hidden_from(visit);
         Query { thread, count: PAGE, after: Some(after), hidden }
     }
 

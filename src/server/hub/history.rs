@@ -11,13 +11,15 @@ use crate::commands::{Rows, Target};
 use crate::protocol::Key;
 use crate::server::log::{self, PersonId, Record, Thread};
 
-/// A `/history` whose rows are being read.
+/// A `/history` or `/search` whose rows are being read.
 #[derive(Debug)]
-pub(super) struct HistoryAsk {
-    /// `#ops` or `bob`, as the header names it.
-    title: String,
-    reader: PersonId,
-    cid: Option<Cid>,
+pub(super) struct RowsAsk {
+    /// The header's: `HISTORY` or `SEARCH`.
+    pub(super) word: &'static str,
+    /// `#ops` or `bob`, where the header names it.
+    pub(super) title: Option<String>,
+    pub(super) reader: PersonId,
+    pub(super) cid: Option<Cid>,
 }
 
 impl Hub {
@@ -29,15 +31,24 @@ impl Hub {
         thread: Option<Target<'_>>,
     ) -> Result<(), Refusal> {
         let (title, thread) = self.thread(visit, thread)?;
-        let me = &self.visits[visit];
-        let hidden = me.ties.ignores.iter().map(|ignored| ignored.person).collect();
+        let (reader, hidden) = (self.visits[visit].person, self.hidden_from(visit));
         let query = log::Query { thread, count: rows.count, after: rows.after, hidden };
-        let asked = HistoryAsk { title, reader: me.person, cid: ask.cid.take() };
+        let (word, cid) = ("HISTORY", ask.cid.take());
+        self.ask_for_rows(ask, RowsAsk { word, title: Some(title), reader, cid }, query);
+        Ok(())
+    }
+
+    /// The connection waits until the rows are told.
+    pub(super) fn ask_for_rows(&mut self, ask: &mut Ask<'_>, asked: RowsAsk, query: log::Query) {
         if let Some(connection) = self.connection_mut(ask.conn) {
-            connection.asked = Some(Box::new(Asked::History(asked)));
+            connection.asked = Some(Box::new(Asked::Rows(asked)));
             ask.turn.read(ask.conn, query);
         }
-        Ok(())
+    }
+
+    /// Whose messages somebody does not want to see.
+    pub(super) fn hidden_from(&self, visit: VisitIx) -> Vec<PersonId> {
+        self.visits[visit].ties.ignores.iter().map(|ignored| ignored.person).collect()
     }
 
     /// Which conversation is meant, and what the answer calls it.
@@ -86,9 +97,9 @@ impl Hub {
         let settings = connection.settings;
         let mut ask = Ask { now, conn, settings, cid: None, turn };
         match *asked {
-            Asked::History(mut asked) => {
+            Asked::Rows(mut asked) => {
                 ask.cid = asked.cid.take();
-                tell_history(&mut ask, &asked, rows);
+                tell_found(&mut ask, &asked, rows);
             }
             Asked::Mail(mut asked) => {
                 ask.cid = asked.cid.take();
@@ -100,9 +111,13 @@ impl Hub {
     }
 }
 
-fn tell_history(ask: &mut Ask<'_>, asked: &HistoryAsk, rows: &[Arc<Record>]) {
-    let args = format!("{} {}", asked.title, rows.len());
-    ask.reply(&Event::reply("HISTORY", &args, ""));
+fn tell_found(ask: &mut Ask<'_>, asked: &RowsAsk, rows: &[Arc<Record>]) {
+    let count = rows.len();
+    let args = match &asked.title {
+        Some(title) => format!("{title} {count}"),
+        None => count.to_string(),
+    };
+    ask.reply(&Event::reply(asked.word, &args, ""));
     for record in rows {
         let message = record.seen_by(asked.reader);
         ask.reply_tagged(&tags_of(record), &Event::Row { time: record.time, message });

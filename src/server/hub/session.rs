@@ -115,6 +115,7 @@ pub(super) fn changes_visit(command: Command<'_>) -> bool {
         | C::List
         | C::Topic { .. }
         | C::History { .. }
+        | C::Search { .. }
         | C::Ping { .. }
         | C::Version
         | C::Quit { .. } => false,

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::thread;
 
 use super::{
     AppendError, Batch, Log, PersonId, Query, Recipient, Record, Repeat, Reply, Rows, Thread,
@@ -75,7 +76,15 @@ impl Log for MemoryLog {
     }
 
     fn read(&self, query: Query, reply: Reply) {
-        reply(self.find(&query));
+        if let Thread::Search { .. } = query.thread {
+            // It looks at every message: not while the chat waits.
+            let records: Vec<_> = self.records.iter().cloned().collect();
+            thread::spawn(move || {
+                reply(Rows { records: search(&records, &query), ..Rows::default() });
+            });
+        } else {
+            reply(self.find(&query));
+        }
     }
 }
 
@@ -107,6 +116,7 @@ impl MemoryLog {
         let index = match &query.thread {
             Thread::Room(key) => ThreadIndex::Room(key.clone()),
             Thread::Private { reader, .. } => ThreadIndex::PrivateOf(*reader),
+            Thread::Search { .. } => return search(self.records.iter(), query),
             Thread::Picked { ids, .. } => {
                 let picked = ids.iter().filter_map(|id| self.record(*id));
                 return picked.filter(|r| query.wants(r)).take(query.count).cloned().collect();
@@ -128,6 +138,17 @@ impl MemoryLog {
         rows.reverse();
         rows
     }
+}
+
+/// The latest matches, oldest first.
+fn search<'r>(
+    records: impl IntoIterator<Item = &'r Arc<Record>, IntoIter: DoubleEndedIterator>,
+    query: &Query,
+) -> Vec<Arc<Record>> {
+    let latest = records.into_iter().rev();
+    let mut found: Vec<_> = latest.filter(|r| query.wants(r)).take(query.count).cloned().collect();
+    found.reverse();
+    found
 }
 
 #[cfg(test)]

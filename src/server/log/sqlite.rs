@@ -29,6 +29,8 @@ use super::{
 };
 use crate::protocol::{Cid, Name, RoomName, Stamp};
 
+mod search;
+
 /// When a message counts as safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Durability {
@@ -37,6 +39,15 @@ pub enum Durability {
     /// When the system has it; on the disk within a second: it outlives the
     /// program, and a loss of power takes the last second
     Relaxed,
+}
+
+impl Durability {
+    fn pragma(self) -> &'static str {
+        match self {
+            Self::Commit => "FULL",
+            Self::Relaxed => "NORMAL",
+        }
+    }
 }
 
 /// What the log forgets.
@@ -62,7 +73,7 @@ const LOCK: &str = "lock";
 
 /// Steps from an empty file to today's schema. A step that has ever been
 /// released stays as it is; `user_version` counts those taken.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE messages (
         id        INTEGER PRIMARY KEY,
@@ -96,6 +107,15 @@ const MIGRATIONS: [&str; 2] = [
         PRIMARY KEY (shelf, key)
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    -- Which words are in which message, and who may read it; filled after the
+    -- fact. Only numbers of messages are found in it: the texts are above.
+    CREATE VIRTUAL TABLE search USING fts5(
+        words, content = '', contentless_delete = 1, detail = none,
+        tokenize = \"ascii tokenchars '-_.'\"
+    );
+    INSERT INTO last VALUES ('indexed', 0);
+",
 ];
 
 const COLUMNS: &str = "id, time, author, name, room, reader, reader_name, is_action, text, cid";
@@ -105,6 +125,8 @@ const COLUMNS: &str = "id, time, author, name, room, reader, reader_name, is_act
 pub struct SqliteLog {
     writes: Sender<Order>,
     reads: Sender<(Query, Reply)>,
+    /// Apart, so that a long search holds up nobody but other searches.
+    searches: Sender<(Query, Reply)>,
     /// Holds the folder's lock as long as it is open.
     _lock: File,
 }
@@ -115,7 +137,7 @@ struct Order {
     done: oneshot::Sender<Result<Vec<Repeat>, AppendError>>,
 }
 
-/// How many reads may go on at once; a long search leaves one for the others.
+/// How many reads may go on at once.
 const READERS: usize = 2;
 
 /// How many of the latest messages are known at once after a start: more than
@@ -144,18 +166,14 @@ impl SqliteLog {
         };
         let (writes, orders) = mpsc::channel();
         let last = kept.last;
-        let thread = Writer { connection, options, path: path.clone(), last, is_unsynced: false };
+        let indexed = read_number(&connection, "indexed")?;
+        let (path_of_thread, is_unsynced) = (path.clone(), false);
+        let thread =
+            Writer { connection, options, path: path_of_thread, last, is_unsynced, indexed };
         thread::Builder::new().name("log writer".into()).spawn(move || thread.run(&orders))?;
-        let (reads, queries) = mpsc::channel::<(Query, Reply)>();
-        let queries = Arc::new(Mutex::new(queries));
-        for _ in 0..READERS {
-            let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-            connection.busy_timeout(BUSY_TIMEOUT)?;
-            let queries = queries.clone();
-            let name = "log reader".to_owned();
-            thread::Builder::new().name(name).spawn(move || answer(&connection, &queries))?;
-        }
-        Ok((Self { writes, reads, _lock: lock }, kept))
+        let reads = start_readers(&path, "log reader", READERS)?;
+        let searches = start_readers(&path, "log search", 1)?;
+        Ok((Self { writes, reads, searches, _lock: lock }, kept))
     }
 }
 
@@ -169,7 +187,10 @@ impl Log for SqliteLog {
 
     fn read(&self, query: Query, reply: Reply) {
         // A reader that has ended answers nothing; then the process is ending.
-        let _ = self.reads.send((query, reply));
+        let _ = match query.thread {
+            Thread::Search { .. } => self.searches.send((query, reply)),
+            _ => self.reads.send((query, reply)),
+        };
     }
 }
 
@@ -197,13 +218,9 @@ fn connect(path: &Path, durability: Durability) -> anyhow::Result<Connection> {
     let file = fs::OpenOptions::new().append(true).create(true).open(path).with_context(problem)?;
     file.set_permissions(Permissions::from_mode(0o600)).with_context(problem)?;
     let connection = Connection::open(path).with_context(problem)?;
-    let synchronous = match durability {
-        Durability::Commit => "FULL",
-        Durability::Relaxed => "NORMAL",
-    };
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL").with_context(problem)?;
-    connection.pragma_update(None, "synchronous", synchronous)?;
+    connection.pragma_update(None, "synchronous", durability.pragma())?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     Ok(connection)
 }
@@ -224,15 +241,17 @@ fn migrate(connection: &mut Connection) -> anyhow::Result<()> {
 }
 
 fn read_last(connection: &Connection) -> rusqlite::Result<Last> {
-    let number = |what| {
-        connection.query_row("SELECT number FROM last WHERE what = ?1", [what], |row| {
-            row.get::<_, i64>(0).map(i64::cast_unsigned)
-        })
-    };
     let stored = connection.query_row("SELECT ifnull(max(id), 0) FROM messages", [], |row| {
         row.get::<_, i64>(0).map(i64::cast_unsigned)
     })?;
-    Ok(Last { message: number("message")?.max(stored), person: number("person")? })
+    let message = read_number(connection, "message")?.max(stored);
+    Ok(Last { message, person: read_number(connection, "person")? })
+}
+
+fn read_number(connection: &Connection, what: &str) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("SELECT number FROM last WHERE what = ?1")?
+        .query_row([what], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))
 }
 
 fn write_last(connection: &Connection, last: Last) -> rusqlite::Result<()> {
@@ -276,6 +295,8 @@ struct Writer {
     last: Last,
     /// Whether something is committed that the disk may not have yet.
     is_unsynced: bool,
+    /// The last message that can be found by its words.
+    indexed: u64,
 }
 
 /// How often the disk gets what is committed, where that is not at once.
@@ -286,13 +307,27 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 const RETENTION_INTERVAL: Duration = Duration::from_secs(1);
 const FORGET_AT_ONCE: u32 = 500;
 
+/// What goes next. What waits for somebody is kept until it was told.
+const FORGOTTEN: &str = "(SELECT id FROM messages WHERE id <= ?1
+    AND id NOT IN (SELECT key FROM kept WHERE shelf = 'mail') ORDER BY id LIMIT ?2)";
+
+/// How often messages are made known to `/search`, and how many in one
+/// transaction. What is not known yet is looked at one by one, so that a search
+/// finds it all the same.
+const INDEX_INTERVAL: Duration = Duration::from_secs(1);
+const INDEX_AT_ONCE: u32 = 1000;
+/// Between transactions, where there is much to do: others may write too.
+const INDEX_PAUSE: Duration = Duration::from_millis(5);
+
 impl Writer {
     fn run(mut self, orders: &Receiver<Order>) {
         let mut next_sync = Instant::now() + SYNC_INTERVAL;
         let mut next_forget = Instant::now();
+        let mut next_index = Instant::now();
         loop {
             let now = Instant::now();
-            let due = if self.is_unsynced { next_sync.min(next_forget) } else { next_forget };
+            let due = next_forget.min(next_index);
+            let due = if self.is_unsynced { next_sync.min(due) } else { due };
             match orders.recv_timeout(due.saturating_duration_since(now)) {
                 Ok(Order { batch, done }) => {
                     let result = self.write(&batch);
@@ -310,6 +345,10 @@ impl Writer {
                 // What cannot be forgotten now is tried again later.
                 let more = self.forget().unwrap_or(false);
                 next_forget = if more { now } else { now + RETENTION_INTERVAL };
+            }
+            if now >= next_index {
+                let more = self.index().unwrap_or(false);
+                next_index = if more { now + INDEX_PAUSE } else { now + INDEX_INTERVAL };
             }
         }
         self.sync();
@@ -349,16 +388,56 @@ impl Writer {
             None => None,
         };
         let Some(upto) = by_number.max(by_age) else { return Ok(false) };
-        // What waits for somebody is kept until it was told.
-        let sql = "DELETE FROM messages WHERE id IN
-                   (SELECT id FROM messages WHERE id <= ?1
-                    AND id NOT IN (SELECT key FROM kept WHERE shelf = 'mail')
-                    ORDER BY id LIMIT ?2)";
         let transaction = self.connection.unchecked_transaction()?;
         write_last(&transaction, self.last)?; // the last message may be among them
-        let gone = transaction.prepare_cached(sql)?.execute(params![upto, FORGET_AT_ONCE])?;
+        let oldest = params![upto, FORGET_AT_ONCE];
+        let sql = format!("DELETE FROM search WHERE rowid IN {FORGOTTEN}");
+        transaction.prepare_cached(&sql)?.execute(oldest)?;
+        let sql = format!("DELETE FROM messages WHERE id IN {FORGOTTEN}");
+        let gone = transaction.prepare_cached(&sql)?.execute(oldest)?;
         transaction.commit()?;
         Ok(gone == FORGET_AT_ONCE as usize)
+    }
+
+    /// Makes some messages known to `/search`; tells whether there are more.
+    ///
+    /// It need not be on the disk at once: the next message's commit brings it
+    /// there, and what is lost with the power is done again.
+    fn index(&mut self) -> rusqlite::Result<bool> {
+        if self.indexed == self.last.message {
+            return Ok(false);
+        }
+        self.connection.pragma_update(None, "synchronous", "NORMAL")?;
+        let result = self.index_some();
+        self.connection.pragma_update(None, "synchronous", self.options.durability.pragma())?;
+        let count = result?;
+        Ok(count == INDEX_AT_ONCE)
+    }
+
+    fn index_some(&mut self) -> rusqlite::Result<u32> {
+        let transaction = self.connection.transaction()?;
+        let (mut count, mut last) = (0, self.indexed);
+        {
+            let sql = format!("SELECT {COLUMNS} FROM messages WHERE id > ?1 ORDER BY id LIMIT ?2");
+            let mut statement = transaction.prepare_cached(&sql)?;
+            let mut rows = statement.query(params![last.cast_signed(), INDEX_AT_ONCE])?;
+            let mut insert =
+                transaction.prepare_cached("INSERT INTO search (rowid, words) VALUES (?1, ?2)")?;
+            while let Some(row) = rows.next()? {
+                last = row.get::<_, i64>(0)?.cast_unsigned();
+                count += 1;
+                if let Some(record) = record(row)? {
+                    insert.execute(params![last.cast_signed(), search::entry(&record)])?;
+                }
+            }
+        }
+        transaction
+            .prepare_cached("UPDATE last SET number = ?1 WHERE what = 'indexed'")?
+            .execute([last.cast_signed()])?;
+        transaction.commit()?;
+        // Up to the last message, unless it is not stored after all.
+        self.indexed = if count < INDEX_AT_ONCE { self.last.message } else { last };
+        Ok(count)
     }
 
     fn last_beyond(&self, keep: u64) -> rusqlite::Result<Option<i64>> {
@@ -466,6 +545,18 @@ fn is_full(error: &rusqlite::Error) -> bool {
         )
 }
 
+fn start_readers(path: &Path, name: &str, count: usize) -> anyhow::Result<Sender<(Query, Reply)>> {
+    let (reads, queries) = mpsc::channel();
+    let queries = Arc::new(Mutex::new(queries));
+    for _ in 0..count {
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        let queries = queries.clone();
+        thread::Builder::new().name(name.into()).spawn(move || answer(&connection, &queries))?;
+    }
+    Ok(reads)
+}
+
 /// A thread that reads: one query after another until nobody asks any more.
 fn answer(connection: &Connection, queries: &Mutex<Receiver<(Query, Reply)>>) {
     loop {
@@ -501,6 +592,7 @@ fn find(connection: &Connection, query: &Query) -> rusqlite::Result<Rows> {
             );
             collect(connection, &sql, params![reader.0.cast_signed(), after], query)?
         }
+        Thread::Search { .. } => search::find(connection, query)?,
         Thread::Picked { ids, .. } => {
             let sql = format!(
                 "SELECT {COLUMNS} FROM messages

@@ -1,0 +1,39 @@
+//! `/search`: who may find what is decided here, by naming the rooms and the
+//! person to the log; the log only looks there.
+
+use super::history::RowsAsk;
+use super::{Ask, Event, Hub, Refusal, VisitIx};
+use crate::protocol::text::words;
+use crate::protocol::{Key, SEARCH_MAX};
+use crate::server::log::{Query, Thread};
+
+impl Hub {
+    pub(super) fn search(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        text: &str,
+        room: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let me = &self.visits[visit];
+        let rooms = match room {
+            Some(room) => vec![self.room_of(visit, room)?],
+            None => me.rooms.clone(),
+        };
+        let rooms: Vec<Key> =
+            rooms.into_iter().map(|room| self.rooms[room].name.key().clone()).collect();
+        let mut words: Vec<String> = words(text).collect();
+        words.sort_unstable();
+        words.dedup();
+        if words.is_empty() {
+            ask.reply(&Event::reply("SEARCH", "0", ""));
+            return Ok(());
+        }
+        let (reader, is_private_too) = (me.person, room.is_none());
+        let thread = Thread::Search { reader, rooms, is_private_too, words };
+        let hidden = self.hidden_from(visit);
+        let asked = RowsAsk { word: "SEARCH", title: None, reader, cid: ask.cid.take() };
+        self.ask_for_rows(ask, asked, Query { thread, count: SEARCH_MAX, after: None, hidden });
+        Ok(())
+    }
+}
