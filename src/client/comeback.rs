@@ -1,0 +1,239 @@
+//! Coming back after a lost connection, as far as it can be decided without one:
+//! when to try again, where to read on, what is a repeat, and when to let it be.
+
+use std::time::Duration;
+
+use super::outgoing::{Cids, Outgoing};
+use crate::protocol::{Event, Tags};
+
+/// The longest wait before the second try; it doubles with each further one.
+const WAIT_FIRST: Duration = Duration::from_millis(200);
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How long to wait before each try: any time up to a limit that doubles. Drawn
+/// by lot, so that a thousand clients do not all come in the same moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Backoff {
+    limit: Duration,
+}
+
+impl Backoff {
+    pub(super) fn new() -> Self {
+        Self { limit: WAIT_FIRST }
+    }
+
+    /// The next wait; `lot` is any number.
+    pub(super) fn wait(&mut self, lot: u32) -> Duration {
+        let wait = self.limit.mul_f64(f64::from(lot) / f64::from(u32::MAX));
+        self.limit = (self.limit * 2).min(WAIT_MAX);
+        wait
+    }
+
+    /// A connection held for so long. Past the limit that counts as a while, and
+    /// all is well again; so even where connections break all the time, no more
+    /// than half of it goes into waiting.
+    pub(super) fn held(&mut self, time: Duration) {
+        if time >= self.limit {
+            *self = Self::new();
+        }
+    }
+}
+
+/// Whether to come back after the server's farewell with this code, or without
+/// one. The others mean us, and trying again would change nothing.
+pub(super) fn is_worth_it(farewell: Option<&str>) -> bool {
+    matches!(farewell, None | Some("shutting-down" | "slow-reader"))
+}
+
+/// What is said when it has been done.
+pub(super) fn back_after(time: Duration, is_anew: bool) -> String {
+    let time = match time.as_secs() {
+        0 => "a moment".to_owned(),
+        seconds @ 1..120 => format!("{seconds} s"),
+        seconds => format!("{} min", seconds / 60),
+    };
+    let visit = if is_anew { ", in a new visit: /history tells what was said" } else { "" };
+    format!("back after {time}{visit}")
+}
+
+/// What coming back begins with on the new connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Opening {
+    /// The session's token, if the server gave one.
+    pub(super) token: Option<String>,
+    /// The last message seen.
+    pub(super) last: u64,
+    /// What the barrier is marked with: what is told before it was missed, what
+    /// is told after it is live.
+    pub(super) barrier: String,
+}
+
+impl Opening {
+    /// The lines, in order; none where only a new login is left.
+    pub(super) fn lines(&self) -> Option<[String; 3]> {
+        let resume = format!("/resume {} {}", self.token.as_ref()?, self.last);
+        let barrier = format!("@cid={} /ping", self.barrier);
+        Some(["/set tags on".to_owned(), resume, barrier])
+    }
+
+    /// One of the missed messages is here; if this connection breaks too, the
+    /// next one goes on after it.
+    pub(super) fn note(&mut self, line: &str) {
+        let (tags, plain) = Tags::split(line);
+        if let (Some(id), Some(Event::Message(_))) = (tags.id, Event::parse(plain)) {
+            self.last = self.last.max(id);
+        }
+    }
+}
+
+/// All that is needed to go on where a connection broke.
+pub(super) struct Comeback {
+    pub(super) outgoing: Outgoing,
+    pub(super) backoff: Backoff,
+    token: Option<String>,
+    /// The last message seen.
+    last: u64,
+    /// What had been seen when this connection began.
+    floor: u64,
+}
+
+impl Comeback {
+    pub(super) fn new(cids: Cids) -> Self {
+        let (outgoing, backoff) = (Outgoing::new(cids), Backoff::new());
+        Self { outgoing, backoff, token: None, last: 0, floor: 0 }
+    }
+
+    /// Asks for a session, marked.
+    pub(super) fn session_request(cids: &Cids) -> String {
+        format!("@cid={} /session", cids.own("session"))
+    }
+
+    /// Takes note of a line. `false`: it is not for the eye, since it is a repeat
+    /// or the answer to a line that the client itself has sent.
+    pub(super) fn note(&mut self, tags: &Tags<'_>, event: Option<&Event<'_>>) -> bool {
+        let cids = self.outgoing.cids();
+        if tags.cid.is_some_and(|cid| cid == cids.own("session")) {
+            if let Some(Event::Reply { word: "SESSION", args, .. }) = event {
+                self.token = Some((*args).to_owned());
+            }
+            return false;
+        }
+        if tags.cid.is_some_and(|cid| cid == cids.own("back")) {
+            return false;
+        }
+        let (Some(id), Some(Event::Message(_))) = (tags.id, event) else { return true };
+        // The server tells every message once. Should one come again, it is an
+        // echo that we have, or a message from before this connection.
+        let is_repeat = match tags.cid {
+            Some(cid) => self.outgoing.is_settled(cid),
+            None => id <= self.floor,
+        };
+        self.last = self.last.max(id);
+        !is_repeat
+    }
+
+    /// The connection is lost.
+    pub(super) fn lost(&mut self, held: Duration) -> Opening {
+        self.backoff.held(held);
+        self.outgoing.lost();
+        let barrier = self.outgoing.cids().own("back");
+        Opening { token: self.token.clone(), last: self.last, barrier }
+    }
+
+    /// Back. Before the missed lines are taken note of.
+    pub(super) fn back(&mut self) {
+        self.floor = self.last;
+    }
+
+    /// Everything unanswered goes out again. After the missed lines, which may
+    /// hold some of the answers.
+    pub(super) fn go_on(&mut self) {
+        self.outgoing.back();
+    }
+
+    /// In a new visit, perhaps of a server that counts from the beginning. Gives
+    /// back the lines that were sent and never answered.
+    pub(super) fn begin_anew(&mut self) -> Vec<(u64, String)> {
+        (self.last, self.floor, self.token) = (0, 0, None);
+        self.outgoing.begin_anew()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::state::State;
+
+    fn note(comeback: &mut Comeback, line: &str) -> bool {
+        let (tags, plain) = Tags::split(line);
+        let is_shown = comeback.note(&tags, Event::parse(plain).as_ref());
+        tags.cid.map(|cid| comeback.outgoing.settle(cid));
+        is_shown
+    }
+
+    #[test]
+    fn waits_double_up_to_a_limit_and_begin_anew_after_a_while() {
+        let mut backoff = Backoff::new();
+        let longest: Vec<u128> = (0..8).map(|_| backoff.wait(u32::MAX).as_millis()).collect();
+        assert_eq!(longest, [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        assert_eq!(backoff.wait(0), Duration::ZERO);
+        backoff.held(Duration::from_secs(9));
+        assert_eq!(backoff.wait(u32::MAX), WAIT_MAX);
+        backoff.held(WAIT_MAX);
+        assert_eq!(backoff.wait(u32::MAX / 2).as_millis(), 100);
+    }
+
+    #[test]
+    fn who_is_sent_away_stays_away() {
+        for code in ["replaced", "quit", "kicked", "banned", "too-many", "login-timeout", "new"] {
+            assert!(!is_worth_it(Some(code)), "{code}");
+        }
+        for farewell in [None, Some("shutting-down"), Some("slow-reader")] {
+            assert!(is_worth_it(farewell), "{farewell:?}");
+        }
+    }
+
+    #[test]
+    fn it_reads_on_after_the_last_message_seen() {
+        let mut comeback = Comeback::new(Cids::new(7));
+        let mark = |what| format!("@cid=0000000000000007-{what}");
+        assert_eq!(comeback.lost(Duration::ZERO).lines(), None);
+        assert!(!note(&mut comeback, &format!("{} [SESSION abc] keep it", mark("session"))));
+        assert!(note(&mut comeback, "@id=5;time=2026-11-23T06:16:00.123Z bob: hi"));
+        // A row of the history is no message, whatever its id.
+        assert!(note(&mut comeback, "@id=9;cid=x 2026-11-23T06:16:00.123Z bob: later"));
+        let mut opening = comeback.lost(Duration::ZERO);
+        let barrier = format!("{} /ping", mark("back"));
+        assert_eq!(opening.lines().unwrap(), ["/set tags on", "/resume abc 5", &barrier]);
+        opening.note("@id=6 bob: missed");
+        assert_eq!(opening.lines().unwrap()[1], "/resume abc 6");
+        assert!(!note(&mut comeback, &format!("{} [PONG]", mark("back"))));
+        comeback.begin_anew();
+        assert_eq!(comeback.lost(Duration::ZERO).lines(), None);
+    }
+
+    #[test]
+    fn a_message_is_shown_once_however_often_it_is_told() {
+        let mut comeback = Comeback::new(Cids::new(7));
+        let state = State::new("alice");
+        comeback.outgoing.add("one".to_owned(), None, &state);
+        comeback.outgoing.add("two".to_owned(), None, &state);
+        let one = "@id=4;cid=0000000000000007-1 alice: one";
+        let two = "@id=5;cid=0000000000000007-2 alice: two";
+        assert!(note(&mut comeback, one));
+        assert!(note(&mut comeback, "@id=4 [PRIVATE MESSAGE] alice: one"), "to myself");
+        comeback.lost(Duration::ZERO);
+        comeback.back();
+        comeback.go_on();
+        for (line, is_shown) in [
+            (two, true),
+            ("@id=6 bob: new", true),
+            ("@id=3 bob: old", false),
+            (one, false),
+            (two, false),
+            ("@time=2026-11-23T06:16:00.123Z * bob quit", true),
+        ] {
+            assert_eq!(note(&mut comeback, line), is_shown, "{line}");
+        }
+    }
+}
