@@ -102,10 +102,10 @@ impl State {
         let is_lobby = |name: &&str| is_same(name, LOBBY);
         let mut lines = Vec::new();
         // Everybody begins in the lobby.
-        if !(rooms.len() == 1 && rooms.iter().any(|name| is_lobby(name))) {
+        if !(rooms.len() == 1 && rooms.iter().any(is_lobby)) {
             lines.extend(rooms.iter().map(|room| Command::Join { room }.to_string()));
         }
-        if !rooms.iter().any(|name| is_lobby(name)) {
+        if !rooms.iter().any(is_lobby) {
             lines.push(Command::Part { room: Some(LOBBY), reason: None }.to_string());
         }
         if let Query::Person(name) = &self.query {
