@@ -15,27 +15,31 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Backoff {
     limit: Duration,
+    /// For how long the present connection was waited.
+    waited: Duration,
 }
 
 impl Backoff {
     pub(super) fn new() -> Self {
-        Self { limit: WAIT_FIRST }
+        Self { limit: WAIT_FIRST, waited: Duration::ZERO }
     }
 
     /// The next wait; `lot` is any number.
     pub(super) fn wait(&mut self, lot: u32) -> Duration {
         let wait = self.limit.mul_f64(f64::from(lot) / f64::from(u32::MAX));
         self.limit = (self.limit * 2).min(WAIT_MAX);
+        self.waited += wait;
         wait
     }
 
-    /// A connection held for so long. Past the limit that counts as a while, and
-    /// all is well again; so even where connections break all the time, no more
-    /// than half of it goes into waiting.
+    /// A connection held for so long. If that is as long as it was waited for,
+    /// all is well again; so even where connections break all the time most of
+    /// it is spent connected.
     pub(super) fn held(&mut self, time: Duration) {
-        if time >= self.limit {
-            *self = Self::new();
+        if time >= self.waited.min(WAIT_MAX) {
+            self.limit = WAIT_FIRST;
         }
+        self.waited = Duration::ZERO;
     }
 }
 
@@ -178,9 +182,9 @@ mod tests {
         assert_eq!(longest, [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
         assert_eq!(backoff.wait(0), Duration::ZERO);
         backoff.held(Duration::from_secs(9));
-        assert_eq!(backoff.wait(u32::MAX), WAIT_MAX);
-        backoff.held(WAIT_MAX);
-        assert_eq!(backoff.wait(u32::MAX / 2).as_millis(), 100);
+        assert!(backoff.wait(u32::MAX / 2) < Duration::from_secs(5));
+        backoff.held(Duration::from_secs(5));
+        assert_eq!(backoff.wait(u32::MAX), WAIT_FIRST);
     }
 
     #[test]

@@ -15,9 +15,8 @@ use super::comeback::{self, Comeback, back_after};
 use super::connection::{Connection, Progress};
 use super::login::Session;
 use super::reconnect::{Back, Road};
-use super::signals::Signals;
 use super::state::State;
-use super::{Exit, Visit, complain};
+use super::{Exit, Visit, complain, signals};
 use crate::commands::{self, Command, Request, Setting, Target};
 use crate::protocol::text::{self, is_blank_text};
 use crate::protocol::{Event, LINE_MAX, RoomName, Tags};
@@ -38,7 +37,13 @@ const UNSENT_MAX: usize = 64 * 1024;
 /// Runs to the end of input, or of the connection.
 pub(super) async fn run(visit: Visit, raw_room: Option<RoomName>) -> Exit {
     let Visit { mut connection, session, cids, mut road } = visit;
-    let Ok(mut signals) = Signals::listen() else { return Exit::Unavailable };
+    let mut signals = match signals::insisting() {
+        Ok(signals) => signals,
+        Err(problem) => {
+            complain(&format!("cannot start: {problem}"));
+            return Exit::Unavailable;
+        }
+    };
     let mut input = read_input();
     let mut script = Script {
         comeback: Comeback::new(cids),
@@ -146,6 +151,7 @@ struct Script {
 }
 
 type Input = mpsc::Receiver<Vec<u8>>;
+type Signalled = mpsc::Receiver<Exit>;
 
 impl Script {
     /// Lines in, lines out, until the end or until the connection is lost.
@@ -153,7 +159,7 @@ impl Script {
         &mut self,
         connection: &mut Connection,
         input: &mut Input,
-        signals: &mut Signals,
+        signals: &mut Signalled,
     ) -> Stop {
         let mut is_closed = false;
         loop {
@@ -169,7 +175,7 @@ impl Script {
             tokio::select! {
                 progress = connection.progress() => is_closed = progress == Progress::Closed,
                 line = input.recv(), if self.takes_input() => self.take_all(line, input),
-                exit = signals.next() => return Stop::Over(exit),
+                Some(exit) = signals.recv() => return Stop::Over(exit),
             }
         }
     }
@@ -179,7 +185,7 @@ impl Script {
         &mut self,
         road: &Road,
         input: &mut Input,
-        signals: &mut Signals,
+        signals: &mut Signalled,
     ) -> Result<Back, Exit> {
         let code = self.farewell.as_ref().map(|(code, _)| code.as_str());
         if !self.is_patient || !comeback::is_worth_it(code) {
@@ -201,7 +207,7 @@ impl Script {
                     return back.map_err(|given_up| self.give_up(given_up.exit, &given_up.why));
                 }
                 line = input.recv(), if self.takes_input() => self.take_all(line, input),
-                exit = signals.next() => return Err(self.give_up(exit, "ended")),
+                Some(exit) = signals.recv() => return Err(self.give_up(exit, "told to leave")),
             }
         }
     }

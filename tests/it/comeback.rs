@@ -64,6 +64,12 @@ impl Pipe {
         stdin.write_all(format!("{line}\n").as_bytes()).expect("say");
     }
 
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status();
+        assert!(sent.expect("kill").success());
+    }
+
     /// Ends the input: the exit code and what else was written and complained.
     fn end(mut self) -> (Option<i32>, Vec<String>, Vec<String>) {
         drop(self.stdin.take());
@@ -179,6 +185,49 @@ fn who_is_replaced_does_not_come_back() {
     assert!(errors.len() == 1 && errors[0].starts_with(told), "{errors:?}");
     assert!(errors[0].ends_with(" (replaced)"), "{errors:?}");
     assert_eq!(pipe.end().0, Some(69));
+}
+
+#[test]
+fn who_is_told_to_leave_says_goodbye() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    for (signal, exit) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+        let mut pipe = Pipe::start(server.port, &["--name", "alice"]);
+        pipe.say("one");
+        upto(&pipe.out, "alice: one");
+        pipe.signal(signal);
+        bob.hears(|line| line == "* alice quit");
+        assert_eq!(pipe.end().0, Some(exit));
+    }
+}
+
+#[test]
+fn who_is_held_up_by_a_full_pipe_can_be_told_to_leave() {
+    let server = Server::start();
+    let mut alice = Command::new(CHATTY)
+        .args(["join", "127.0.0.1", "--port", &server.port.to_string(), "--name", "alice"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("chatty join");
+    let mut bob = Peer::join(server.port, "bob");
+    // Nobody reads what alice writes, and a pipe holds 64 KiB.
+    let line = "x".repeat(4000);
+    for _ in 0..40 {
+        bob.say(&line);
+    }
+    bob.settles();
+    let id = alice.id().to_string();
+    let start = Instant::now();
+    let ended = loop {
+        let _ = Command::new("kill").args(["-TERM", &id]).status();
+        if let Some(ended) = alice.try_wait().expect("a child") {
+            break ended;
+        }
+        assert!(start.elapsed() < DEADLINE, "it does not end");
+        thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(ended.code(), Some(143));
 }
 
 #[test]
