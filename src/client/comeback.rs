@@ -99,12 +99,91 @@ pub(super) struct Comeback {
     last: u64,
     /// What had been seen when this connection began.
     floor: u64,
+    /// An answer of several lines, as far as it is here.
+    partial: Option<Partial>,
+}
+
+/// An answer of which lines are still to come.
+struct Partial {
+    number: u64,
+    lines: Vec<String>,
+    missing: Missing,
+}
+
+/// What an answer of several lines still lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Nothing,
+    Rows(usize),
+    Names(usize),
+    /// The list of who is here.
+    List,
+}
+
+impl Missing {
+    /// After the first line of an answer.
+    fn after(event: Option<&Event<'_>>) -> Self {
+        match event {
+            Some(Event::Reply { word: "HELP" | "ROOMS" | "HISTORY" | "SEARCH", args, .. }) => {
+                let count = args.rsplit(' ').next().and_then(|count| count.parse().ok());
+                Self::Rows(count.unwrap_or(0))
+            }
+            Some(Event::Reply { word: "JOINED", .. }) => Self::List,
+            Some(Event::Users { count, names: Some(names), .. }) => {
+                Self::Names(count.saturating_sub(names.split(',').count()))
+            }
+            _ => Self::Nothing,
+        }
+    }
+
+    /// After another line of it.
+    fn then(self, event: Option<&Event<'_>>) -> Self {
+        match (self, event) {
+            (Self::Rows(count), _) => Self::Rows(count.saturating_sub(1)),
+            (Self::Names(count), Some(Event::Users { names: Some(names), .. })) => {
+                Self::Names(count.saturating_sub(names.split(',').count()))
+            }
+            (Self::List, Some(Event::Users { .. })) => Self::after(event),
+            (missing, _) => missing,
+        }
+    }
+
+    fn is_nothing(self) -> bool {
+        matches!(self, Self::Nothing | Self::Rows(0) | Self::Names(0))
+    }
 }
 
 impl Comeback {
     pub(super) fn new(cids: Cids) -> Self {
         let (outgoing, backoff) = (Outgoing::new(cids), Backoff::new());
-        Self { outgoing, backoff, token: None, last: 0, floor: 0 }
+        Self { outgoing, backoff, token: None, last: 0, floor: 0, partial: None }
+    }
+
+    /// Holds an answer of several lines back until it is whole: one that breaks
+    /// off with the connection is asked for again, and shall not be seen one and
+    /// a half times.
+    pub(super) fn whole(&mut self, line: String) -> Vec<String> {
+        let (tags, plain) = Tags::split(&line);
+        let Some(number) = tags.cid.and_then(|cid| self.outgoing.cids().number(cid)) else {
+            return vec![line];
+        };
+        let event = Event::parse(plain);
+        let (mut lines, missing) = match self.partial.take() {
+            Some(partial) if partial.number == number => {
+                (partial.lines, partial.missing.then(event.as_ref()))
+            }
+            // Answers come in order: the one before is over, whatever it said.
+            before => {
+                let lines = before.map(|partial| partial.lines).unwrap_or_default();
+                (lines, Missing::after(event.as_ref()))
+            }
+        };
+        lines.push(line);
+        if missing.is_nothing() {
+            return lines;
+        }
+        self.partial = Some(Partial { number, lines, missing });
+        Vec::new()
     }
 
     /// Asks for a session, marked.
@@ -140,6 +219,7 @@ impl Comeback {
     pub(super) fn lost(&mut self, held: Duration) -> Opening {
         self.backoff.held(held);
         self.outgoing.lost();
+        self.partial = None;
         let barrier = self.outgoing.cids().own("back");
         Opening { token: self.token.clone(), last: self.last, barrier }
     }
@@ -214,6 +294,34 @@ mod tests {
         assert!(!note(&mut comeback, &format!("{} [PONG]", mark("back"))));
         comeback.begin_anew();
         assert_eq!(comeback.lost(Duration::ZERO).lines(), None);
+    }
+
+    #[test]
+    fn an_answer_of_several_lines_is_seen_whole_or_not_at_all() {
+        let mut comeback = Comeback::new(Cids::new(7));
+        let answers: [&[&str]; 6] = [
+            &["[HISTORY #ops 2]", "2026-11-23T06:16:00.123Z #ops bob: 1", "[PONG]"],
+            &["[HISTORY #ops 0]"],
+            &["[JOINED #ops] hi", "[TOPIC #ops] x", "[USERS #ops 3] a,b", "[USERS #ops 3] c"],
+            &["[JOINED #ops] hi", "[USERS #ops 900]"],
+            &["[ERROR bad-name] no"],
+            &["alice: [HISTORY #ops 2]"],
+        ];
+        for (number, answer) in answers.iter().enumerate() {
+            let marked = |line| format!("@cid={} {line}", Cids::new(7).mark(number as u64));
+            let answer: Vec<String> = answer.iter().map(marked).collect();
+            for _ in 0..2 {
+                let (last, before) = answer.split_last().unwrap();
+                for line in before {
+                    assert!(comeback.whole(line.clone()).is_empty(), "{line}");
+                }
+                assert_eq!(comeback.whole("bob: hi".to_owned()), ["bob: hi"]);
+                assert_eq!(comeback.whole(last.clone()), answer);
+                // Half of it, and then the connection is lost.
+                comeback.whole(answer[0].clone());
+                comeback.lost(Duration::ZERO);
+            }
+        }
     }
 
     #[test]

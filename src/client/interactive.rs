@@ -251,6 +251,12 @@ impl Chat {
     }
 
     fn show(&mut self, line: &str) {
+        for line in self.comeback.whole(line.to_owned()) {
+            self.show_line(&line);
+        }
+    }
+
+    fn show_line(&mut self, line: &str) {
         let (tags, plain) = Tags::split(line);
         let event = Event::parse(plain);
         let is_shown = self.comeback.note(&tags, event.as_ref());

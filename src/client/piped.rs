@@ -311,40 +311,47 @@ impl Script {
     /// the pipe is not kept waiting for a buffer to fill.
     fn show(&mut self, lines: impl IntoIterator<Item = String>) -> io::Result<()> {
         for line in lines {
-            let (tags, plain) = Tags::split(&line);
-            let event = Event::parse(plain);
-            let mut is_shown = self.comeback.note(&tags, event.as_ref());
-            let outgoing = &mut self.comeback.outgoing;
-            let number = tags.cid.and_then(|cid| outgoing.cids().number(cid));
-            tags.cid.map(|cid| outgoing.settle(cid));
-            if let Some(event) = &event {
-                self.state.apply(&tags, event);
-            }
-            match event {
-                Some(Event::Reply { word: "PONG", .. })
-                    if number.is_some_and(|number| self.end == End::Awaited(number)) =>
-                {
-                    self.end = End::Reached;
-                    is_shown = false;
+            for line in self.comeback.whole(line) {
+                let (tags, plain) = Tags::split(&line);
+                if self.note(&tags, Event::parse(plain)) {
+                    writeln!(self.out, "{}", text::clean(plain))?;
                 }
-                Some(Event::Error { code, text }) => {
-                    if let Some(number) = number {
-                        self.refused(number, code, text);
-                    }
-                }
-                // Ours, said after the ping, is no more of the script than that.
-                Some(Event::Bye { code: "quit", .. }) if number.is_none() => is_shown = false,
-                Some(Event::Bye { code, text }) => {
-                    is_shown = !self.is_patient || !comeback::is_worth_it(Some(code));
-                    self.farewell = Some((code.to_owned(), text.to_owned()));
-                }
-                _ => {}
-            }
-            if is_shown {
-                writeln!(self.out, "{}", text::clean(plain))?;
             }
         }
         self.out.flush()
+    }
+
+    /// Takes note of a line. `false`: it is not for the output.
+    fn note(&mut self, tags: &Tags<'_>, event: Option<Event<'_>>) -> bool {
+        let is_shown = self.comeback.note(tags, event.as_ref());
+        let outgoing = &mut self.comeback.outgoing;
+        let number = tags.cid.and_then(|cid| outgoing.cids().number(cid));
+        tags.cid.map(|cid| outgoing.settle(cid));
+        if let Some(event) = &event {
+            self.state.apply(tags, event);
+        }
+        match event {
+            Some(Event::Reply { word: "PONG", .. })
+                if number.is_some_and(|number| self.end == End::Awaited(number)) =>
+            {
+                self.end = End::Reached;
+                false
+            }
+            Some(Event::Error { code, text }) => {
+                if let Some(number) = number {
+                    self.refused(number, code, text);
+                }
+                is_shown
+            }
+            // Ours, said after the ping, is no more of the script than that.
+            Some(Event::Bye { code: "quit", .. }) if number.is_none() => false,
+            Some(Event::Bye { code, text }) => {
+                self.farewell = Some((code.to_owned(), text.to_owned()));
+                // One from which we come back is no more than a lost connection.
+                !self.is_patient || !comeback::is_worth_it(Some(code))
+            }
+            _ => is_shown,
+        }
     }
 
     fn refused(&mut self, number: u64, code: &str, text: &str) {
