@@ -12,7 +12,9 @@
 //!
 //! Without a terminal (`piped.rs`) lines go in and lines come out, for scripts.
 //!
-//! Both begin in `login.rs`.
+//! Both begin in `login.rs`, and both go on over a lost connection: `comeback.rs`
+//! and `outgoing.rs` know what is to be said and shown then, `reconnect.rs` gets
+//! there.
 
 mod address;
 mod clean;
@@ -55,7 +57,7 @@ pub use theme::ColorChoice;
 ///
 /// On a terminal, lines that arrive appear above the one you are typing. Tab
 /// completes commands, names and rooms; /help lists the commands; Ctrl-D or
-/// /quit leaves.
+/// /quit leaves. When the connection is lost it comes back by itself.
 ///
 /// In a pipe or a script every line of standard input is sent as if typed, and
 /// everything the server says goes to standard output.
@@ -102,11 +104,12 @@ Examples:
   chatty join --name alice                      talk on this machine
   chatty join chat.example.org --room ops       enter #ops there
   make 2>&1 | tail -1 | chatty join --name ci --room ops --raw
+  tail -f app.log | chatty join --name app --room ops --raw
   printf '/who\\n' | chatty join --name probe
 
 Exit codes:
   0 all went well   1 a line was refused   2 wrong usage
-  69 no connection, or it was lost   77 the name was refused";
+  69 no connection, or it was lost for good   77 the name was refused";
 
 /// How `chatty join` ends, as the shell sees it. The numbers are fixed: scripts
 /// rely on them (69 and 77 are those of sysexits.h).
