@@ -88,15 +88,10 @@ pub struct JoinArgs {
     #[arg(long)]
     raw: bool,
 
-    /// How long to try again when the connection is lost; 0 means not at all
-    #[arg(
-        long,
-        value_name = "TIME",
-        default_value = "10m",
-        env = "CHATTY_RETRY_FOR",
-        value_parser = retry_time
-    )]
-    retry_for: Duration,
+    /// How long to try again when the connection is lost: 0 is not at all;
+    /// without it, at a terminal for ever, in a pipe ten minutes
+    #[arg(long, value_name = "TIME", env = "CHATTY_RETRY_FOR", value_parser = retry_time)]
+    retry_for: Option<Duration>,
 }
 
 const EXAMPLES: &str = "\
@@ -177,7 +172,7 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
             return exit;
         }
     };
-    if is_on_terminal() && !args.raw {
+    if is_interactive(args) {
         interactive::run(visit, args.color).await
     } else {
         let room = identity.room.as_ref().map_or_else(RoomName::lobby, Clone::clone);
@@ -201,18 +196,25 @@ async fn begin(args: &JoinArgs, identity: &Identity) -> Result<Visit, (Exit, Str
         connection.quit("/quit", drop).await;
         return Err((Exit::Refused, format!("cannot enter the room: {why}")));
     }
-    let road = Road { endpoint, retry_for: args.retry_for, since: Instant::now() };
+    // At a terminal somebody can see that it is of no use, and leave.
+    let default = if is_interactive(args) { Duration::MAX } else { RETRY_FOR };
+    let retry_for = args.retry_for.unwrap_or(default);
+    let road = Road { endpoint, retry_for, since: Instant::now() };
     Ok(Visit { connection, session, cids, road })
 }
+
+/// For how long a script tries to come back.
+const RETRY_FOR: Duration = Duration::from_mins(10);
 
 fn retry_time(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { parse_duration(text) }
 }
 
 /// A prompt needs a terminal at both ends, and one that can move its cursor.
-fn is_on_terminal() -> bool {
+fn is_interactive(args: &JoinArgs) -> bool {
     let can_edit = !matches!(std::env::var("TERM").as_deref(), Ok("dumb" | "cons25" | "emacs"));
-    std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && can_edit
+    let is_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    is_terminal && can_edit && !args.raw
 }
 
 /// Who to be and where to go first, checked before anything is sent: what is

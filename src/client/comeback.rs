@@ -163,6 +163,7 @@ impl Comeback {
     /// off with the connection is asked for again, and shall not be seen one and
     /// a half times.
     pub(super) fn whole(&mut self, line: String) -> Vec<String> {
+        let line = self.outgoing.done_before(&line).unwrap_or(line);
         let (tags, plain) = Tags::split(&line);
         let Some(number) = tags.cid.and_then(|cid| self.outgoing.cids().number(cid)) else {
             return vec![line];

@@ -205,6 +205,7 @@ impl Chat {
         let notice = back_after(back.after, back.anew.is_some());
         self.printer.print(self.screen.notice(&notice));
         self.comeback.back();
+        lock(&self.state).greeted(&back.me);
         let missed = back.missed.iter().filter(|line| is_news(line)).count();
         if missed > 0 {
             self.printer.print(self.screen.divider(&format!("{missed} missed")));
@@ -268,6 +269,10 @@ impl Chat {
             self.printer.print(self.screen.line(line, state.me(), Timestamp::now()));
         }
         drop(state);
+        if let (Some(cid), Some(Event::Error { .. })) = (tags.cid, event) {
+            let astray = self.comeback.outgoing.refused(cid);
+            self.warn_of(&astray, "not sent");
+        }
         if let Some(cid) = tags.cid {
             // After the state: who waits for the answer looks there next.
             self.comeback.outgoing.settle(cid);

@@ -1,6 +1,6 @@
 //! How a visit begins, in both modes: the tagged dialect, the name, the room.
 //! Nothing else is sent before the server has taken all three, so no line can
-//! go where it was not meant to. Then a session is asked for, to come back by.
+//! go where it was not meant to, and before there is a session to come back to.
 
 use std::time::Duration;
 
@@ -73,11 +73,15 @@ impl Refused {
     }
 
     /// Whether who comes back is right to try again: our name may be taken by
-    /// ourselves, if the server has not noticed yet that we were gone.
+    /// ourselves, if the server has not noticed yet that we were gone; and after
+    /// a restart all the others come back as well.
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Name { is_taken, .. } => *is_taken,
-            Self::Farewell { code, .. } => comeback::is_worth_it(Some(code)),
+            Self::Farewell { code, .. } => {
+                matches!(code.as_str(), "too-many" | "login-timeout")
+                    || comeback::is_worth_it(Some(code))
+            }
             Self::Closed | Self::Silent | Self::NotChatty => true,
         }
     }
@@ -93,8 +97,8 @@ pub(super) async fn greet(connection: &mut Connection) -> Result<(), Refused> {
     }
 }
 
-/// Logs in, says the first lines, waits for their answers and then asks for a
-/// session.
+/// Logs in, says the first lines, and asks for a session. Its answer is the last
+/// one waited for: nothing is said before it is known how to come back.
 pub(super) async fn login(
     connection: &mut Connection,
     name: &str,
@@ -103,9 +107,7 @@ pub(super) async fn login(
 ) -> Result<Session, Refused> {
     connection.send("/set tags on");
     connection.send(&format!("/login {name}"));
-    let session = in_time(exchange(connection, first, cids)).await??;
-    connection.send(&Comeback::session_request(cids));
-    Ok(session)
+    in_time(exchange(connection, first, cids)).await?
 }
 
 async fn exchange(
@@ -114,12 +116,11 @@ async fn exchange(
     cids: &Cids,
 ) -> Result<Session, Refused> {
     let mut session = Session { me: String::new(), lines: Vec::new(), refused: None };
-    let mut unanswered = 0..first.len();
     loop {
         let line = connection.line().await.ok_or(Refused::Closed)?;
         let (tags, plain) = Tags::split(&line);
-        let is_first = |at: usize| tags.cid == Some(cids.own(&format!("first{at}")).as_str());
         let is_named = !session.me.is_empty();
+        let is_last = is_named && tags.cid == Some(cids.own("session").as_str());
         match Event::parse(plain) {
             Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
             Some(Event::Reply { word: "SET", .. }) if !is_named => continue,
@@ -127,22 +128,20 @@ async fn exchange(
                 let is_taken = code == ErrorCode::NameTaken.as_str();
                 return Err(Refused::Name { why: text.to_owned(), is_taken });
             }
-            Some(Event::Error { text, .. }) if unanswered.clone().any(is_first) => {
-                session.refused = Some(text.to_owned());
+            Some(Event::Error { text, .. }) if tags.cid == Some(cids.own("first").as_str()) => {
+                session.refused.get_or_insert_with(|| text.to_owned());
             }
             Some(Event::Reply { word: "WELCOME", args, .. }) if !is_named => {
                 args.clone_into(&mut session.me);
-                for (at, line) in first.iter().enumerate() {
-                    connection.send(&format!("@cid={} {line}", cids.own(&format!("first{at}"))));
+                for line in first {
+                    connection.send(&format!("@cid={} {line}", cids.own("first")));
                 }
+                connection.send(&Comeback::session_request(cids));
             }
             _ => {}
         }
-        if unanswered.clone().next().is_some_and(is_first) {
-            unanswered.next();
-        }
         session.lines.push(line);
-        if unanswered.is_empty() && !session.me.is_empty() {
+        if is_last {
             return Ok(session);
         }
     }

@@ -6,11 +6,11 @@
 //! out again, under the same marks, and the server says none of them twice.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::sync::mpsc;
 
 use super::state::State;
 use crate::commands::{self, Command, Request, Target};
+use crate::protocol::{ErrorCode, Event, Tags};
 
 /// Makes the marks of one run. Marks are remembered beyond a connection, and a
 /// mark used twice is not said twice; so they must differ between runs, not only
@@ -49,8 +49,12 @@ struct Kept {
     line: String,
     /// What the line means wherever it is said; see [`State::pinned`].
     pinned: Option<String>,
-    /// Dropped with the answer: who waits for it then wakes up.
-    _waiting: Option<mpsc::Sender<()>>,
+    /// It went out over an earlier connection too.
+    is_resent: bool,
+    is_typed_offline: bool,
+    /// Dropped with the answer: who waits for it, since the line leads plain
+    /// lines elsewhere, then wakes up.
+    waiting: Option<mpsc::Sender<()>>,
 }
 
 /// The lines that are not answered, in the order they were typed.
@@ -88,7 +92,14 @@ impl Outgoing {
         state: &State,
     ) -> u64 {
         let number = self.skip();
-        let mut kept = Kept { number, pinned: state.pinned(&line), line, _waiting: waiting };
+        let mut kept = Kept {
+            number,
+            pinned: state.pinned(&line),
+            line,
+            is_resent: false,
+            is_typed_offline: self.is_offline,
+            waiting,
+        };
         if self.is_offline {
             kept.pin();
         }
@@ -100,24 +111,62 @@ impl Outgoing {
     /// The next line that is to go out, marked.
     ///
     /// A bare `/part` means the room one is in when it is done, and said twice it
-    /// would leave two rooms. So it goes alone, when it is known which room that
-    /// is, and by that room's name.
+    /// would leave two rooms. So it goes when it is known which room that is, by
+    /// that room's name. And nothing follows a line that leads elsewhere and was
+    /// typed offline before it is known whether it did: see [`Self::refused`].
     pub(super) fn next(&mut self, state: &State) -> Option<String> {
-        let is_alone = |kept: &Kept| is_bare_part(&kept.line);
-        let is_held = self.sent > 0 && self.kept.get(self.sent).is_some_and(is_alone);
-        if self.is_offline || is_held || self.kept.iter().take(self.sent).any(is_alone) {
+        let next = self.kept.get(self.sent)?;
+        let is_part = is_bare_part(&next.line);
+        let is_held = self.kept.iter().take(self.sent).any(Kept::leads);
+        if self.is_offline || is_held || (is_part && self.sent > 0) {
             return None;
         }
+        let room = state.room().filter(|_| is_part).map(|room| part(room).to_string());
         let next = self.kept.get_mut(self.sent)?;
+        if let Some(part) = room {
+            self.size = self.size - next.line.len() + part.len();
+            next.line = part;
+        }
         self.sent += 1;
-        let mut marked = format!("@cid={} ", self.cids.mark(next.number));
-        let room = state.room().filter(|_| is_bare_part(&next.line));
-        // Writing into a String cannot fail.
-        let _ = match room {
-            Some(room) => write!(marked, "{}", part(room)),
-            None => write!(marked, "{}", next.line),
+        Some(format!("@cid={} {}", self.cids.mark(next.number), next.line))
+    }
+
+    /// A line was refused. If it was to lead elsewhere, what was typed offline to
+    /// be said there is given up, and given back: it must not be said here.
+    pub(super) fn refused(&mut self, cid: &str) -> Vec<(u64, String)> {
+        let number = self.cids.number(cid);
+        let at = self.kept.iter().position(|kept| Some(kept.number) == number && kept.leads());
+        let Some(at) = at else { return Vec::new() };
+        let behind = self.kept.split_off(at + 1);
+        let mut is_astray = true;
+        let (astray, others): (Vec<_>, Vec<_>) = behind.into_iter().partition(|kept| {
+            is_astray &= kept.is_typed_offline && kept.waiting.is_none();
+            is_astray && is_said(&kept.line)
+        });
+        self.kept.extend(others);
+        self.size -= astray.iter().map(|kept| kept.line.len()).sum::<usize>();
+        astray.into_iter().map(|kept| (kept.number, kept.line)).collect()
+    }
+
+    /// What the first answer was, where a line that went out twice is refused
+    /// because it has been done already.
+    pub(super) fn done_before(&self, answer: &str) -> Option<String> {
+        let (tags, plain) = Tags::split(answer);
+        let (number, Event::Error { code, .. }) =
+            (self.cids.number(tags.cid?)?, Event::parse(plain)?)
+        else {
+            return None;
         };
-        Some(marked)
+        let kept = self.kept.iter().find(|kept| kept.number == number && kept.is_resent)?;
+        let Ok(Request::Command(command)) = commands::parse(&kept.line) else { return None };
+        let (word, args) = match (command, ErrorCode::parse(code)?) {
+            (Command::Part { room: Some(room), .. }, ErrorCode::NotInRoom) => {
+                ("PARTED", format!("#{}", room.trim_start_matches('#')))
+            }
+            (Command::Unignore { name }, ErrorCode::NoSuchUser) => ("UNIGNORE", name.to_owned()),
+            _ => return None,
+        };
+        Some(format!("@cid={} [{word} {args}]", self.cids.mark(number)))
     }
 
     /// An answer came. `false`: not to a line that waits for one.
@@ -154,9 +203,11 @@ impl Outgoing {
 
     /// Back in the same visit: everything unanswered goes out again. Said twice
     /// every line comes to the same as said once: a message is known by its
-    /// mark, and a command finds done what it asks for. (`/quit` is never kept.)
+    /// mark, and a command finds done what it asks for; what would be refused
+    /// for that is taken as done by [`Self::done_before`]. (`/quit` is never kept.)
     pub(super) fn back(&mut self) {
         self.is_offline = false;
+        self.kept.iter_mut().take(self.sent).for_each(|kept| kept.is_resent = true);
         self.sent = 0;
     }
 
@@ -194,6 +245,18 @@ impl Kept {
             self.line = pinned;
         }
     }
+
+    /// What is said behind it is meant for where it leads.
+    fn leads(&self) -> bool {
+        self.is_typed_offline && self.waiting.is_some()
+    }
+}
+
+fn is_said(line: &str) -> bool {
+    matches!(
+        commands::parse(line),
+        Ok(Request::Say(_) | Request::Command(Command::Me { .. } | Command::Topic { .. }))
+    )
 }
 
 fn is_bare_part(line: &str) -> bool {
@@ -218,7 +281,7 @@ pub(super) fn reply_to(name: &str, line: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Cid, Event, Tags};
+    use crate::protocol::Cid;
 
     fn outgoing(lines: &[&str]) -> (Outgoing, State) {
         let mut outgoing = Outgoing::new(Cids::new(7));
@@ -274,16 +337,52 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_part_names_its_room_and_goes_alone() {
+    fn a_bare_part_names_its_room_and_is_done_once() {
         let (mut outgoing, state) = outgoing(&["one", "/part", "two"]);
         assert_eq!(sent(&mut outgoing, &state), ["1 one"]);
         outgoing.settle(&outgoing.cids.mark(1));
-        assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby"]);
+        assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby", "3 two"]);
+        let refusal = format!("@cid={} [ERROR not-in-room] no", outgoing.cids.mark(2));
+        assert_eq!(outgoing.done_before(&refusal), None);
         outgoing.lost();
         outgoing.back();
-        assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby"]);
-        outgoing.settle(&outgoing.cids.mark(2));
-        assert_eq!(sent(&mut outgoing, &state), ["3 two"]);
+        assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby", "3 two"]);
+        let done = format!("@cid={} [PARTED #lobby]", outgoing.cids.mark(2));
+        assert_eq!(outgoing.done_before(&refusal), Some(done));
+        for other in ["[ERROR bad-argument] no", "[PARTED #lobby]", "[ERROR"] {
+            let other = format!("@cid={} {other}", outgoing.cids.mark(2));
+            assert_eq!(outgoing.done_before(&other), None);
+        }
+    }
+
+    #[test]
+    fn what_is_typed_offline_for_elsewhere_is_said_there_or_not_at_all() {
+        for is_refused in [false, true] {
+            let (mut outgoing, state) = outgoing(&[]);
+            outgoing.lost();
+            outgoing.add("public".to_owned(), None, &state);
+            let (waiting, _answer) = mpsc::channel();
+            outgoing.add("/query bob".to_owned(), Some(waiting.clone()), &state);
+            for line in ["secret", "/who", "/me nods"] {
+                outgoing.add(line.to_owned(), None, &state);
+            }
+            outgoing.add("/query".to_owned(), Some(waiting), &state);
+            outgoing.add("public again".to_owned(), None, &state);
+            outgoing.back();
+            assert_eq!(sent(&mut outgoing, &state), ["1 public", "2 /query bob"]);
+            let query = outgoing.cids.mark(2);
+            let astray = if is_refused { outgoing.refused(&query) } else { Vec::new() };
+            outgoing.settle(&query);
+            let behind = sent(&mut outgoing, &state);
+            if is_refused {
+                assert_eq!(astray, [(3, "secret".to_owned()), (5, "/me nods".to_owned())]);
+                assert_eq!(behind, ["4 /who", "6 /query"]);
+            } else {
+                assert_eq!(behind, ["3 secret", "4 /who", "5 /me nods", "6 /query"]);
+            }
+            outgoing.settle(&outgoing.cids.mark(6));
+            assert_eq!(sent(&mut outgoing, &state), ["7 public again"]);
+        }
     }
 
     #[test]

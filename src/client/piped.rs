@@ -79,6 +79,7 @@ pub(super) async fn run(visit: Visit, raw_room: Option<RoomName>) -> Exit {
             Err(exit) => return exit,
         };
         road.found(&mut script.comeback, back.backoff);
+        script.state.greeted(&back.me);
         connection = back.connection;
         shown = script.back(back.missed, back.anew, back.after);
     }

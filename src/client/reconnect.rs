@@ -66,6 +66,9 @@ pub(super) struct Way {
 pub(super) struct Back {
     pub(super) connection: Connection,
     pub(super) backoff: Backoff,
+    /// The name the server greeted us with: a `/nick` may have been done of which
+    /// we have not seen the answer.
+    pub(super) me: String,
     /// What was said meanwhile.
     pub(super) missed: Vec<String>,
     /// The new visit, if the old one was over.
@@ -102,8 +105,8 @@ impl Way {
             };
             match timeout(left, self.attempt(&mut missed)).await {
                 Ok(Ok((connection, anew))) => {
-                    let (backoff, after) = (self.backoff, start.elapsed());
-                    return Ok(Back { connection, backoff, missed, anew, after });
+                    let (backoff, me, after) = (self.backoff, self.me, start.elapsed());
+                    return Ok(Back { connection, backoff, me, missed, anew, after });
                 }
                 Ok(Err(Failure::Passing(why))) => problem = Some(why),
                 Ok(Err(Failure::Final(given_up))) => return Err(given_up),
@@ -149,7 +152,10 @@ impl Way {
                 _ if is_barrier => return Ok(is_welcome),
                 Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
                 Some(Event::Reply { word: "SET", .. }) if !is_welcome => {}
-                Some(Event::Reply { word: "WELCOME", .. }) if !is_welcome => is_welcome = true,
+                Some(Event::Reply { word: "WELCOME", args, .. }) if !is_welcome => {
+                    args.clone_into(&mut self.me);
+                    is_welcome = true;
+                }
                 // Over: the token is good for nothing any more.
                 Some(Event::Error { .. }) if !is_welcome => self.opening.token = None,
                 _ => {

@@ -67,6 +67,11 @@ impl State {
         &self.me
     }
 
+    /// Back in the same visit, greeted with this name.
+    pub(super) fn greeted(&mut self, me: &str) {
+        me.clone_into(&mut self.me);
+    }
+
     /// Where a plain line would go now: `#lobby`, `bob`, `nowhere`.
     pub(super) fn target(&self) -> String {
         match (&self.query, &self.room) {

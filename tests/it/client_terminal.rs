@@ -132,6 +132,7 @@ fn a_paste_of_many_lines_asks_first() {
         let said = bob.hears(|line| line.starts_with("alice:"));
         assert_eq!(said, format!("alice: {line}"));
     }
+    alice.shows("the last line", |rows| count(rows, " alice: p7") == 1);
     let rows = alice.shows_last("#lobby>");
     assert_eq!(count(&rows, "p4"), 1, "the draft is gone, the line is there");
 }

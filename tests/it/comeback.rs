@@ -332,7 +332,7 @@ fn what_a_lost_visit_leaves_in_doubt_is_told_and_not_said_again() {
 /// How long the network is flaky; longer with `CHATTY_FLAKY_SECONDS`.
 fn flaky_time() -> Duration {
     let seconds = std::env::var("CHATTY_FLAKY_SECONDS").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(8))
+    Duration::from_secs(seconds.unwrap_or(10))
 }
 
 #[test]
@@ -342,7 +342,6 @@ fn a_flaky_network_loses_doubles_and_reorders_nothing() {
     let mut witness = Peer::join(server.port, "witness");
     let join = |name: String| {
         let mut pipe = Pipe::start(proxy.port, &["--name", &name]);
-        // The echo comes behind the answer that makes it possible to come back.
         pipe.say(&format!("{name} is here"));
         upto(&pipe.out, &format!("{name} is here"));
         pipe
