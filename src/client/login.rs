@@ -10,7 +10,7 @@ use super::comeback::{self, Comeback};
 use super::connection::Connection;
 use super::outgoing::Cids;
 use crate::commands::Command;
-use crate::protocol::{ErrorCode, Event, Name, RoomName, Tags};
+use crate::protocol::{ErrorCode, Event, HISTORY_MAX, Message, Name, RoomName, Stamp, Tags};
 
 /// A server that takes the connection says something at once.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -34,8 +34,37 @@ pub(super) struct Session {
     pub(super) me: String,
     /// What was said meanwhile, to be shown.
     pub(super) lines: Vec<String>,
+    /// What had been said before, oldest first, if one of the first lines asked
+    /// for a history; and whether there is more of it.
+    pub(super) missed: Vec<String>,
+    pub(super) has_more: bool,
     /// Why one of the first lines was refused.
     pub(super) refused: Option<String>,
+}
+
+impl Session {
+    fn new() -> Self {
+        let (lines, missed) = (Vec::new(), Vec::new());
+        Self { me: String::new(), lines, missed, has_more: false, refused: None }
+    }
+
+    /// What was said between entering a room and asking for its history has come
+    /// twice.
+    fn sort_missed(&mut self) {
+        let id = |line: &String| Tags::split(line).0.id;
+        let live: Vec<u64> = self.lines.iter().filter_map(id).collect();
+        self.missed.retain(|line| id(line).is_none_or(|id| !live.contains(&id)));
+        self.missed.sort_by_key(id);
+    }
+}
+
+/// A row of a history as the line it was.
+fn as_live(tags: &Tags<'_>, time: Stamp, message: Message<'_>) -> String {
+    let mut line = Vec::new();
+    Tags { time: Some(time), cid: None, ..*tags }.encode(&mut line);
+    Event::Message(message).encode(&mut line);
+    line.pop_if(|end| *end == b'\n');
+    String::from_utf8_lossy(&line).into_owned()
 }
 
 /// Why it has not.
@@ -115,12 +144,13 @@ async fn exchange(
     first: &[String],
     cids: &Cids,
 ) -> Result<Session, Refused> {
-    let mut session = Session { me: String::new(), lines: Vec::new(), refused: None };
+    let mut session = Session::new();
     loop {
         let line = connection.line().await.ok_or(Refused::Closed)?;
         let (tags, plain) = Tags::split(&line);
         let is_named = !session.me.is_empty();
         let is_last = is_named && tags.cid == Some(cids.own("session").as_str());
+        let is_first = tags.cid == Some(cids.own("first").as_str());
         match Event::parse(plain) {
             Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
             Some(Event::Reply { word: "SET", .. }) if !is_named => continue,
@@ -128,8 +158,16 @@ async fn exchange(
                 let is_taken = code == ErrorCode::NameTaken.as_str();
                 return Err(Refused::Name { why: text.to_owned(), is_taken });
             }
-            Some(Event::Error { text, .. }) if tags.cid == Some(cids.own("first").as_str()) => {
+            Some(Event::Error { text, .. }) if is_first => {
                 session.refused.get_or_insert_with(|| text.to_owned());
+            }
+            Some(Event::Reply { word: "HISTORY", args, .. }) if is_first => {
+                session.has_more |= args.ends_with(&format!(" {HISTORY_MAX}"));
+                continue;
+            }
+            Some(Event::Row { time, message }) if is_first => {
+                session.missed.push(as_live(&tags, time, message));
+                continue;
             }
             Some(Event::Reply { word: "WELCOME", args, .. }) if !is_named => {
                 args.clone_into(&mut session.me);
@@ -142,6 +180,7 @@ async fn exchange(
         }
         session.lines.push(line);
         if is_last {
+            session.sort_missed();
             return Ok(session);
         }
     }

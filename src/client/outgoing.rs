@@ -52,10 +52,13 @@ struct Kept {
     /// It went out over an earlier connection too.
     is_resent: bool,
     is_typed_offline: bool,
-    /// Dropped with the answer: who waits for it, since the line leads plain
-    /// lines elsewhere, then wakes up.
-    waiting: Option<mpsc::Sender<()>>,
+    bearing: Bearing,
+    /// Dropped with the answer: who waits for it then wakes up.
+    _waiting: Option<mpsc::Sender<()>>,
 }
+
+/// A line that was given up, and its number.
+pub(super) type Doubt = (u64, String);
 
 /// The lines that are not answered, in the order they were typed.
 pub(super) struct Outgoing {
@@ -95,10 +98,11 @@ impl Outgoing {
         let mut kept = Kept {
             number,
             pinned: state.pinned(&line),
-            line,
             is_resent: false,
             is_typed_offline: self.is_offline,
-            waiting,
+            bearing: Bearing::of(&line),
+            line,
+            _waiting: waiting,
         };
         if self.is_offline {
             kept.pin();
@@ -110,15 +114,18 @@ impl Outgoing {
 
     /// The next line that is to go out, marked.
     ///
-    /// A bare `/part` means the room one is in when it is done, and said twice it
-    /// would leave two rooms. So it goes when it is known which room that is, by
-    /// that room's name. And nothing follows a line that leads elsewhere and was
-    /// typed offline before it is known whether it did: see [`Self::refused`].
+    /// What goes out may go out twice, the second time after the lines behind it
+    /// have been done. So nothing leads elsewhere while a command is not answered
+    /// that would then be done in another room; and a bare `/part` goes when it is
+    /// known which room that means, by that room's name. And nothing follows a
+    /// line that leads elsewhere and was typed offline before it is known whether
+    /// it did: see [`Self::refused`].
     pub(super) fn next(&mut self, state: &State) -> Option<String> {
         let next = self.kept.get(self.sent)?;
         let is_part = is_bare_part(&next.line);
-        let is_held = self.kept.iter().take(self.sent).any(Kept::leads);
-        if self.is_offline || is_held || (is_part && self.sent > 0) {
+        let is_held = is_part && self.sent > 0
+            || self.kept.iter().take(self.sent).any(|before| before.holds(next.bearing));
+        if self.is_offline || is_held {
             return None;
         }
         let room = state.room().filter(|_| is_part).map(|room| part(room).to_string());
@@ -133,15 +140,15 @@ impl Outgoing {
 
     /// A line was refused. If it was to lead elsewhere, what was typed offline to
     /// be said there is given up, and given back: it must not be said here.
-    pub(super) fn refused(&mut self, cid: &str) -> Vec<(u64, String)> {
+    pub(super) fn refused(&mut self, cid: &str) -> Vec<Doubt> {
         let number = self.cids.number(cid);
         let at = self.kept.iter().position(|kept| Some(kept.number) == number && kept.leads());
         let Some(at) = at else { return Vec::new() };
         let behind = self.kept.split_off(at + 1);
         let mut is_astray = true;
         let (astray, others): (Vec<_>, Vec<_>) = behind.into_iter().partition(|kept| {
-            is_astray &= kept.is_typed_offline && kept.waiting.is_none();
-            is_astray && is_said(&kept.line)
+            is_astray &= kept.is_typed_offline && kept.bearing != Bearing::Leads;
+            is_astray && matches!(kept.bearing, Bearing::Said | Bearing::Placed)
         });
         self.kept.extend(others);
         self.size -= astray.iter().map(|kept| kept.line.len()).sum::<usize>();
@@ -211,22 +218,28 @@ impl Outgoing {
         self.sent = 0;
     }
 
-    /// In a new visit, whose server knows none of our marks: whether the lines
-    /// that went out were said nobody can tell, so they are given up, and given
-    /// back. What did not go out yet will.
-    pub(super) fn begin_anew(&mut self) -> Vec<(u64, String)> {
+    /// In a new visit, whose server knows none of our marks: what went out is no
+    /// more than a doubt, see [`Self::clear_sent`]; what did not go out yet will.
+    pub(super) fn begin_anew(&mut self) -> Vec<Doubt> {
         self.is_offline = false;
+        self.clear_sent()
+    }
+
+    /// Gives up the lines that went out, and gives them back: whether they were
+    /// said nobody can tell.
+    pub(super) fn clear_sent(&mut self) -> Vec<Doubt> {
         let sent = std::mem::take(&mut self.sent);
         self.give_up(sent)
     }
 
-    /// Gives up all that is kept, and gives it back.
-    pub(super) fn clear(&mut self) -> Vec<(u64, String)> {
-        self.sent = 0;
-        self.give_up(self.kept.len())
+    /// Gives up the lines that never went out, and gives them back.
+    pub(super) fn clear_waiting(&mut self) -> Vec<Doubt> {
+        let waiting = self.kept.split_off(self.sent);
+        self.size -= waiting.iter().map(|kept| kept.line.len()).sum::<usize>();
+        waiting.into_iter().map(|kept| (kept.number, kept.line)).collect()
     }
 
-    fn give_up(&mut self, count: usize) -> Vec<(u64, String)> {
+    fn give_up(&mut self, count: usize) -> Vec<Doubt> {
         let given_up: Vec<_> =
             self.kept.drain(..count).map(|kept| (kept.number, kept.line)).collect();
         self.size -= given_up.iter().map(|(_, line)| line.len()).sum::<usize>();
@@ -248,15 +261,40 @@ impl Kept {
 
     /// What is said behind it is meant for where it leads.
     fn leads(&self) -> bool {
-        self.is_typed_offline && self.waiting.is_some()
+        self.is_typed_offline && self.bearing == Bearing::Leads
+    }
+
+    /// Whether it has to be answered before a line with this bearing goes out.
+    fn holds(&self, next: Bearing) -> bool {
+        self.leads() || (self.bearing == Bearing::Placed && next == Bearing::Leads)
     }
 }
 
-fn is_said(line: &str) -> bool {
-    matches!(
-        commands::parse(line),
-        Ok(Request::Say(_) | Request::Command(Command::Me { .. } | Command::Topic { .. }))
-    )
+/// What a line has to do with where plain lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bearing {
+    /// Nothing.
+    None,
+    /// A message goes there. It is known by its mark, so it goes there once.
+    Said,
+    /// A command that is done there.
+    Placed,
+    /// A command that leads elsewhere.
+    Leads,
+}
+
+impl Bearing {
+    fn of(line: &str) -> Self {
+        use Command as C;
+        match commands::parse(line) {
+            Ok(Request::Say(_) | Request::Command(C::Me { .. })) => Self::Said,
+            Ok(Request::Command(
+                C::Topic { .. } | C::Who { room: None } | C::History { thread: None, .. },
+            )) => Self::Placed,
+            Ok(Request::Command(C::Join { .. } | C::Part { .. } | C::Query { .. })) => Self::Leads,
+            _ => Self::None,
+        }
+    }
 }
 
 fn is_bare_part(line: &str) -> bool {
@@ -332,7 +370,9 @@ mod tests {
         outgoing.lost();
         assert_eq!(outgoing.begin_anew(), [(1, "one".to_owned())]);
         assert_eq!(sent(&mut outgoing, &state), ["2 two"]);
-        assert_eq!(outgoing.clear(), [(2, "two".to_owned())]);
+        outgoing.add("three".to_owned(), None, &state);
+        assert_eq!(outgoing.clear_waiting(), [(3, "three".to_owned())]);
+        assert_eq!(outgoing.clear_sent(), [(2, "two".to_owned())]);
         assert_eq!(outgoing.load(), (0, 0));
     }
 
@@ -356,18 +396,22 @@ mod tests {
     }
 
     #[test]
+    fn nothing_leads_elsewhere_before_what_is_to_be_done_here_is_done() {
+        let (mut outgoing, state) = outgoing(&["/join ops", "/topic x", "hi", "/join art", "ho"]);
+        assert_eq!(sent(&mut outgoing, &state), ["1 /join ops", "2 /topic x", "3 hi"]);
+        outgoing.settle(&outgoing.cids.mark(2));
+        assert_eq!(sent(&mut outgoing, &state), ["4 /join art", "5 ho"]);
+    }
+
+    #[test]
     fn what_is_typed_offline_for_elsewhere_is_said_there_or_not_at_all() {
         for is_refused in [false, true] {
             let (mut outgoing, state) = outgoing(&[]);
             outgoing.lost();
             outgoing.add("public".to_owned(), None, &state);
-            let (waiting, _answer) = mpsc::channel();
-            outgoing.add("/query bob".to_owned(), Some(waiting.clone()), &state);
-            for line in ["secret", "/who", "/me nods"] {
+            for line in ["/query bob", "secret", "/who", "/me nods", "/query", "public again"] {
                 outgoing.add(line.to_owned(), None, &state);
             }
-            outgoing.add("/query".to_owned(), Some(waiting), &state);
-            outgoing.add("public again".to_owned(), None, &state);
             outgoing.back();
             assert_eq!(sent(&mut outgoing, &state), ["1 public", "2 /query bob"]);
             let query = outgoing.cids.mark(2);
@@ -375,10 +419,13 @@ mod tests {
             outgoing.settle(&query);
             let behind = sent(&mut outgoing, &state);
             if is_refused {
-                assert_eq!(astray, [(3, "secret".to_owned()), (5, "/me nods".to_owned())]);
-                assert_eq!(behind, ["4 /who", "6 /query"]);
+                let lines = [(3, "secret"), (4, "/who"), (5, "/me nods")];
+                assert_eq!(astray, lines.map(|(number, line)| (number, line.to_owned())));
+                assert_eq!(behind, ["6 /query"]);
             } else {
-                assert_eq!(behind, ["3 secret", "4 /who", "5 /me nods", "6 /query"]);
+                assert_eq!(behind, ["3 secret", "4 /who", "5 /me nods"]);
+                outgoing.settle(&outgoing.cids.mark(4));
+                assert_eq!(sent(&mut outgoing, &state), ["6 /query"]);
             }
             outgoing.settle(&outgoing.cids.mark(6));
             assert_eq!(sent(&mut outgoing, &state), ["7 public again"]);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::comeback::{self, Comeback, back_after};
+use super::comeback::{self, Comeback, MORE_MISSED, back_after};
 use super::connection::{Connection, Progress};
 use super::login::Session;
 use super::reconnect::{Back, Road};
@@ -33,6 +33,8 @@ const UNANSWERED_MAX: (usize, usize) = (1000, 1024 * 1024);
 
 /// No more is put into the connection's buffer while so much is in it.
 const UNSENT_MAX: usize = 64 * 1024;
+
+const IN_DOUBT: &str = "sent, but nobody knows whether it was said";
 
 /// Runs to the end of input, or of the connection.
 pub(super) async fn run(visit: Visit, raw_room: Option<RoomName>) -> Exit {
@@ -228,19 +230,23 @@ impl Script {
             return Ok(());
         };
         let ping = self.end;
-        for (number, _) in self.comeback.begin_anew() {
+        for (number, _) in self.comeback.begin_anew(&session) {
             if ping == End::Awaited(number) {
                 self.ping();
             } else {
-                self.doubt(number, "sent, but nobody knows whether it was said");
+                self.doubt(number, IN_DOUBT);
             }
         }
         let before = std::mem::replace(&mut self.state, State::new(&session.me));
         self.show(session.lines)?;
+        self.show(session.missed)?;
+        if session.has_more {
+            complain(MORE_MISSED);
+        }
         if !self.state.is_where(&before) {
             let why = session.refused.unwrap_or_else(|| before.target());
             complain(&format!("this new visit does not lead to where lines went: {why}"));
-            self.drop_kept("not sent");
+            self.drop_waiting();
             self.end = End::Astray;
         }
         Ok(())
@@ -368,14 +374,19 @@ impl Script {
     /// It is over, and what waits will not be said.
     fn give_up(&mut self, exit: Exit, why: &str) -> Exit {
         complain(why);
-        self.drop_kept("not confirmed");
+        for (number, _) in self.comeback.outgoing.clear_sent() {
+            if self.end != End::Awaited(number) {
+                self.doubt(number, IN_DOUBT);
+            }
+        }
+        self.drop_waiting();
         exit
     }
 
-    fn drop_kept(&mut self, what: &str) {
-        for (number, _) in self.comeback.outgoing.clear() {
+    fn drop_waiting(&mut self) {
+        for (number, _) in self.comeback.outgoing.clear_waiting() {
             if self.end != End::Awaited(number) {
-                self.doubt(number, what);
+                self.doubt(number, "not sent");
             }
         }
     }

@@ -45,7 +45,7 @@ impl Road {
             opening,
             cids: comeback.outgoing.cids().clone(),
             me: state.me().to_owned(),
-            first: state.way_back(),
+            state: state.clone(),
         }
     }
 }
@@ -57,9 +57,9 @@ pub(super) struct Way {
     backoff: Backoff,
     opening: Opening,
     cids: Cids,
-    /// For a new login: my name, and what brings me where I was.
     me: String,
-    first: Vec<String>,
+    /// Where a new visit is to lead.
+    state: State,
 }
 
 /// Back again.
@@ -125,7 +125,8 @@ impl Way {
         if is_back.map_err(|refused| self.failure(&refused))? {
             return Ok((connection, None));
         }
-        match login(&mut connection, &self.me, &self.first, &self.cids).await {
+        let first = self.state.way_back(self.opening.last);
+        match login(&mut connection, &self.me, &first, &self.cids).await {
             Ok(session) => Ok((connection, Some(session))),
             Err(refused) => Err(self.failure(&refused)),
         }

@@ -223,7 +223,7 @@ fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back() {
 #[test]
 fn however_it_ends_the_terminal_is_as_before() {
     let ways =
-        [("C-d", 0), ("/quit bye", 0), ("TERM", 143), ("HUP", 129), ("INT", 0), ("C-r", 143)];
+        [("C-d", 0), ("/quit bye", 0), ("TERM", 143), ("HUP", 129), ("INT", 130), ("C-r", 143)];
     for (way, exit) in ways {
         scene!(server, bob, alice);
         match way {

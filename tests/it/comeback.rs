@@ -151,6 +151,115 @@ fn at_a_terminal_it_shows_what_was_missed_and_sends_what_was_typed() {
     assert_eq!(bob.next(), "* alice quit");
 }
 
+/// Alice in a pipe and bob, both in #ops. The server hears alice, but she does
+/// not hear the server any more.
+struct Muted {
+    _server: Server,
+    proxy: Proxy,
+    bob: Peer,
+    pipe: Pipe,
+}
+
+impl Muted {
+    fn start(flags: &[&str]) -> Self {
+        let server = Server::start_with(flags);
+        let proxy = Proxy::start(server.port);
+        let mut bob = Peer::join(server.port, "bob");
+        bob.say("/join ops");
+        let mut pipe = Pipe::start(proxy.port, &["--name", "alice", "--room", "ops"]);
+        pipe.say("before");
+        upto(&pipe.out, "#ops alice: before");
+        bob.hears(|line| line == "#ops alice: before");
+        proxy.mute();
+        Self { _server: server, proxy, bob, pipe }
+    }
+
+    /// Alice says these lines, and bob hears of them.
+    fn say(&mut self, lines: &[&str], heard: &[&str]) {
+        for line in lines {
+            self.pipe.say(line);
+        }
+        for line in heard {
+            assert_eq!(self.bob.next(), *line);
+        }
+    }
+
+    /// The connection is cut, something happens, and alice comes back.
+    fn cut(&mut self, meanwhile: impl FnOnce(&mut Peer)) {
+        self.proxy.cut();
+        upto(&self.pipe.errors, "connection lost, trying again");
+        meanwhile(&mut self.bob);
+        self.proxy.mend();
+    }
+}
+
+#[test]
+fn what_was_done_though_its_answer_was_lost_is_done_once() {
+    let cases: [(&[&str], &[&str], &[&str]); 2] = [
+        (
+            &["hello", "/me waves", "/topic new", "/nick al", "/join art", "/msg #ops x"],
+            &[
+                "#ops alice: hello",
+                "#ops ** alice waves",
+                "#ops * alice set the topic: new",
+                "* alice is now al",
+            ],
+            &[
+                "#ops alice: hello",
+                "#ops ** alice waves",
+                "#ops * al set the topic: new",
+                "* al is now al",
+                "[JOINED #art] plain lines go there now",
+                "[USERS #art 1] al",
+                "#ops al: x",
+            ],
+        ),
+        (
+            &["/part", "in the lobby", "/msg #ops x"],
+            &["#ops * alice left", "alice: in the lobby"],
+            &["alice: in the lobby", "[PARTED #ops]", "[ERROR not-in-room] "],
+        ),
+    ];
+    for (lines, heard, answers) in cases {
+        let mut alice = Muted::start(&[]);
+        alice.say(lines, heard);
+        alice.cut(|_| {});
+        let Muted { _server, mut bob, pipe, .. } = alice;
+        let (exit, out, errors) = pipe.end();
+        let is_refused = answers.iter().any(|line| line.starts_with("[ERROR "));
+        assert_eq!(exit, Some(i32::from(is_refused)), "{errors:?}");
+        assert_eq!(out.len(), answers.len(), "{out:?}");
+        assert!(out.iter().zip(answers).all(|(line, start)| line.starts_with(start)), "{out:?}");
+        let rest = bob.settles();
+        let rest: Vec<_> = rest.iter().map(String::as_str).collect();
+        let end = if is_refused { &["* alice quit"][..] } else { &["#ops al: x", "* al quit"] };
+        assert_eq!(rest, end);
+    }
+}
+
+#[test]
+fn who_comes_back_too_late_reads_what_was_said_and_says_nothing_twice() {
+    let mut alice = Muted::start(&["--session-grace", "100ms"]);
+    alice.say(&["hello"], &["#ops alice: hello"]);
+    alice.cut(|bob| {
+        bob.hears(|line| line == "* alice quit");
+        bob.say("one");
+        bob.say("two");
+        bob.settles();
+    });
+    let Muted { _server, mut bob, mut pipe, .. } = alice;
+    pipe.say("later");
+    let mut out = upto(&pipe.out, "#ops alice: later");
+    out.retain(|line| line.starts_with("#ops ") && !line.starts_with("#ops *"));
+    let seen = ["#ops alice: hello", "#ops bob: one", "#ops bob: two", "#ops alice: later"];
+    assert_eq!(out, seen);
+    let (exit, _, errors) = pipe.end();
+    assert_eq!(exit, Some(0), "{errors:?}");
+    assert!(errors.last().is_some_and(|line| line.ends_with(", in a new visit")), "{errors:?}");
+    let heard = ["* alice joined", "#ops * alice joined", "#ops alice: later", "* alice quit"];
+    assert_eq!(bob.settles(), heard);
+}
+
 #[test]
 fn who_leaves_while_the_connection_is_lost_is_told_what_was_not_sent() {
     let mut server = Server::start();
@@ -166,7 +275,7 @@ fn who_leaves_while_the_connection_is_lost_is_told_what_was_not_sent() {
             line => alice.types(&format!("{line}\r")),
         }
         let rows = alice.ends_with(0);
-        assert_eq!(count(&rows, "-- perhaps not delivered: unheard"), 1, "{rows:?}");
+        assert_eq!(count(&rows, "-- not sent: unheard"), 1, "{rows:?}");
         server = Server::start();
     }
 }
@@ -350,8 +459,7 @@ fn a_flaky_network_loses_doubles_and_reorders_nothing() {
     let writers: Vec<Pipe> = (0..4).map(|n| join(format!("writer{n}"))).collect();
     proxy.turn_flaky(20);
     let start = Instant::now();
-    let write = |pipe| thread::spawn(move || write(pipe, start));
-    let writing: Vec<_> = writers.into_iter().map(write).collect();
+    let writing: Vec<_> = (0..).zip(writers).map(|(n, pipe)| write(pipe, n, start)).collect();
     let counts: Vec<usize> = writing.into_iter().map(|t| t.join().expect("a writer")).collect();
     assert!(proxy.turn_reliable() > 20);
     witness.say("the end");
@@ -375,16 +483,20 @@ fn a_flaky_network_loses_doubles_and_reorders_nothing() {
 }
 
 /// Says lines as long as the network is flaky, and tells how many.
-fn write(mut pipe: Pipe, start: Instant) -> usize {
-    let mut count = 0;
-    while start.elapsed() < flaky_time() {
-        pipe.say(&format!("line {count}"));
-        count += 1;
-        thread::sleep(Duration::from_millis(3));
-    }
-    let (exit, out, errors) = pipe.end();
-    assert_eq!(exit, Some(0), "{errors:?}");
-    let echoes = out.iter().filter(|line| line.contains(&format!(": line {}", count - 1)));
-    assert!(echoes.count() >= 1, "{:?}", out.last());
-    count
+fn write(mut pipe: Pipe, number: usize, start: Instant) -> thread::JoinHandle<usize> {
+    thread::spawn(move || {
+        let mut count = 0;
+        while start.elapsed() < flaky_time() {
+            pipe.say(&format!("line {count}"));
+            count += 1;
+            thread::sleep(Duration::from_millis(3));
+        }
+        let (exit, out, errors) = pipe.end();
+        assert_eq!(exit, Some(0), "{errors:?}");
+        let me = format!("writer{number}: line ");
+        let answers: Vec<_> = out.iter().filter_map(|line| line.strip_prefix(&me)).collect();
+        let all: Vec<_> = (0..count).map(|n| n.to_string()).collect();
+        assert!(answers == all, "not every line was answered once, in order");
+        count
+    })
 }

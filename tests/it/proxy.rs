@@ -18,6 +18,8 @@ pub(crate) struct Proxy {
 
 struct State {
     is_cut: bool,
+    /// What the server says is lost.
+    is_mute: bool,
     /// Draws how long a connection lives; `None` lets them live.
     lot: Option<Lot>,
     streams: Vec<TcpStream>,
@@ -29,7 +31,8 @@ impl Proxy {
     pub(crate) fn start(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let port = listener.local_addr().expect("bound").port();
-        let state = State { is_cut: false, lot: None, streams: Vec::new(), cuts: 0 };
+        let state =
+            State { is_cut: false, is_mute: false, lot: None, streams: Vec::new(), cuts: 0 };
         let state = Arc::new(Mutex::new(state));
         let shared = state.clone();
         thread::spawn(move || {
@@ -52,8 +55,14 @@ impl Proxy {
         state.streams.drain(..).for_each(cut);
     }
 
+    /// From now on what the server says is lost, but not what it hears.
+    pub(crate) fn mute(&self) {
+        self.state.lock().expect("state").is_mute = true;
+    }
+
     pub(crate) fn mend(&self) {
-        self.state.lock().expect("state").is_cut = false;
+        let mut state = self.state.lock().expect("state");
+        (state.is_cut, state.is_mute) = (false, false);
     }
 
     /// From now on connections live for 200 to 800 ms each.
@@ -73,10 +82,11 @@ impl Proxy {
 
 fn pass_on(client: &TcpStream, server: &TcpStream, shared: &Arc<Mutex<State>>) {
     let clone = |stream: &TcpStream| stream.try_clone().expect("clone");
-    for (from, to) in [(client, server), (server, client)] {
-        let (from, to) = (clone(from), clone(to));
+    for (from, to, is_answer) in [(client, server, false), (server, client, true)] {
+        let (from, to, shared) = (clone(from), clone(to), shared.clone());
         let _ = to.set_nodelay(true);
-        thread::spawn(move || copy(from, to));
+        let is_lost = move || is_answer && shared.lock().expect("state").is_mute;
+        thread::spawn(move || copy(from, to, is_lost));
     }
     let mut state = shared.lock().expect("state");
     state.streams.extend([clone(client), clone(server)]);
@@ -92,10 +102,10 @@ fn pass_on(client: &TcpStream, server: &TcpStream, shared: &Arc<Mutex<State>>) {
     });
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream) {
+fn copy(mut from: TcpStream, mut to: TcpStream, is_lost: impl Fn() -> bool) {
     let mut piece = [0; PIECE];
     while let Ok(size @ 1..) = from.read(&mut piece) {
-        if to.write_all(&piece[..size]).is_err() {
+        if !is_lost() && to.write_all(&piece[..size]).is_err() {
             break;
         }
     }
