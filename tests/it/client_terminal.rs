@@ -132,7 +132,7 @@ fn a_paste_of_many_lines_asks_first() {
         let said = bob.hears(|line| line.starts_with("alice:"));
         assert_eq!(said, format!("alice: {line}"));
     }
-    let rows = alice.shows_last("#lobby>");
+    let rows = alice.shows("her lines", |rows| rows.iter().any(|row| row.ends_with("alice: p7")));
     assert_eq!(count(&rows, "p4"), 1, "the draft is gone, the line is there");
 }
 
