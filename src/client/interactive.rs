@@ -270,7 +270,7 @@ impl Chat {
         drop(state);
         if let Some(cid) = tags.cid {
             // After the state: who waits for the answer looks there next.
-            self.comeback.outgoing.settle(cid);
+            self.comeback.outgoing.settle(cid, event.as_ref());
         }
         if let Some(Event::Bye { code, text }) = event {
             self.farewell = Some((code.to_owned(), text.to_owned()));

@@ -9,8 +9,10 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::mpsc;
 
+use super::password::Password;
 use super::state::State;
 use crate::commands::{self, Command, Request, Target};
+use crate::protocol::Event;
 
 /// Makes the marks of one run. Marks are remembered beyond a connection, and a
 /// mark used twice is not said twice; so they must differ between runs, not only
@@ -62,12 +64,14 @@ pub(super) struct Outgoing {
     sent: usize,
     size: usize,
     is_offline: bool,
+    /// The last password that the server has taken from us.
+    password: Option<Password>,
 }
 
 impl Outgoing {
     pub(super) fn new(cids: Cids) -> Self {
         let kept = VecDeque::new();
-        Self { cids, count: 0, kept, sent: 0, size: 0, is_offline: false }
+        Self { cids, count: 0, kept, sent: 0, size: 0, is_offline: false, password: None }
     }
 
     pub(super) fn cids(&self) -> &Cids {
@@ -120,8 +124,13 @@ impl Outgoing {
         Some(marked)
     }
 
+    /// The password of our name, if it was said here.
+    pub(super) fn password(&self) -> Option<&Password> {
+        self.password.as_ref()
+    }
+
     /// An answer came. `false`: not to a line that waits for one.
-    pub(super) fn settle(&mut self, cid: &str) -> bool {
+    pub(super) fn settle(&mut self, cid: &str, answer: Option<&Event<'_>>) -> bool {
         let number = self.cids.number(cid);
         // Answers come in order: it is nearly always the first.
         let Some(at) = self.kept.iter().position(|kept| Some(kept.number) == number) else {
@@ -129,6 +138,13 @@ impl Outgoing {
         };
         if let Some(kept) = self.kept.remove(at) {
             self.size -= kept.line.len();
+            if let Some(Event::Reply { word: "REGISTERED" | "PASSWD", .. }) = answer
+                && let Ok(Request::Command(
+                    Command::Register { password } | Command::Passwd { password },
+                )) = commands::parse(&kept.line)
+            {
+                self.password = Some(Password::new(password));
+            }
         }
         self.sent -= usize::from(at < self.sent);
         true
@@ -252,7 +268,7 @@ mod tests {
         let (mut outgoing, state) = outgoing(&["one", "two", "three"]);
         assert_eq!(sent(&mut outgoing, &state), ["1 one", "2 two", "3 three"]);
         let second = outgoing.cids.mark(2);
-        assert!(outgoing.settle(&second) && !outgoing.settle(&second));
+        assert!(outgoing.settle(&second, None) && !outgoing.settle(&second, None));
         assert!(outgoing.is_settled(&second) && !outgoing.is_settled("other-1"));
         outgoing.lost();
         outgoing.add("four".to_owned(), None, &state);
@@ -277,12 +293,12 @@ mod tests {
     fn a_bare_part_names_its_room_and_goes_alone() {
         let (mut outgoing, state) = outgoing(&["one", "/part", "two"]);
         assert_eq!(sent(&mut outgoing, &state), ["1 one"]);
-        outgoing.settle(&outgoing.cids.mark(1));
+        outgoing.settle(&outgoing.cids.mark(1), None);
         assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby"]);
         outgoing.lost();
         outgoing.back();
         assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby"]);
-        outgoing.settle(&outgoing.cids.mark(2));
+        outgoing.settle(&outgoing.cids.mark(2), None);
         assert_eq!(sent(&mut outgoing, &state), ["3 two"]);
     }
 

@@ -61,8 +61,7 @@ pub(super) async fn run(visit: Visit, raw_room: Option<RoomName>) -> Exit {
     loop {
         let stop = match shown {
             Ok(()) => script.talk(&mut connection, &mut input, &mut signals).await,
-            // Nobody reads us any more, as in `| head -1`: no reason to complain.
-            Err(_) => Stop::Over(Exit::Done),
+            Err(problem) => Stop::Over(unwritable(&problem)),
         };
         match stop {
             Stop::Over(exit) => {
@@ -82,6 +81,16 @@ pub(super) async fn run(visit: Visit, raw_room: Option<RoomName>) -> Exit {
         connection = back.connection;
         shown = script.back(back.missed, back.anew, back.after);
     }
+}
+
+/// Nobody reads us any more, as in `| head -1`: no reason to complain. Any other
+/// end of our output is.
+fn unwritable(problem: &io::Error) -> Exit {
+    if problem.kind() == io::ErrorKind::BrokenPipe {
+        return Exit::Done;
+    }
+    complain(&format!("cannot write what the server says: {problem}"));
+    Exit::Unavailable
 }
 
 /// Reads standard input on a thread of its own: such a read cannot be called
@@ -164,8 +173,8 @@ impl Script {
         let mut is_closed = false;
         loop {
             // What came together with the welcome is here already.
-            if self.show(std::iter::from_fn(|| connection.next_line())).is_err() {
-                return Stop::Over(Exit::Done);
+            if let Err(problem) = self.show(std::iter::from_fn(|| connection.next_line())) {
+                return Stop::Over(unwritable(&problem));
             }
             match self.end {
                 End::Reached | End::Astray => return Stop::Over(self.exit()),
@@ -326,7 +335,7 @@ impl Script {
         let is_shown = self.comeback.note(tags, event.as_ref());
         let outgoing = &mut self.comeback.outgoing;
         let number = tags.cid.and_then(|cid| outgoing.cids().number(cid));
-        tags.cid.map(|cid| outgoing.settle(cid));
+        tags.cid.map(|cid| outgoing.settle(cid, event.as_ref()));
         if let Some(event) = &event {
             self.state.apply(tags, event);
         }

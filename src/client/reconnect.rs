@@ -11,6 +11,7 @@ use super::comeback::{Backoff, Comeback, Opening};
 use super::connection::{Connection, connect};
 use super::login::{Refused, Session, greet, login};
 use super::outgoing::Cids;
+use super::password::Password;
 use super::state::State;
 use crate::protocol::{Event, Tags};
 
@@ -24,6 +25,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 pub(super) struct Road {
     pub(super) endpoint: Endpoint,
     pub(super) retry_for: Duration,
+    /// What a new login takes.
+    pub(super) password: Option<Password>,
     /// Since when there is a connection.
     pub(super) since: Instant,
 }
@@ -41,6 +44,7 @@ impl Road {
         Way {
             endpoint: self.endpoint.clone(),
             retry_for: self.retry_for,
+            password: comeback.outgoing.password().or(self.password.as_ref()).cloned(),
             backoff: comeback.backoff,
             opening,
             cids: comeback.outgoing.cids().clone(),
@@ -59,6 +63,7 @@ pub(super) struct Way {
     cids: Cids,
     /// For a new login: my name, and what brings me where I was.
     me: String,
+    password: Option<Password>,
     first: Vec<String>,
 }
 
@@ -122,7 +127,9 @@ impl Way {
         if is_back.map_err(|refused| self.failure(&refused))? {
             return Ok((connection, None));
         }
-        match login(&mut connection, &self.me, &self.first, &self.cids).await {
+        match login(&mut connection, &self.me, self.password.as_ref(), &self.first, &self.cids)
+            .await
+        {
             Ok(session) => Ok((connection, Some(session))),
             Err(refused) => Err(self.failure(&refused)),
         }

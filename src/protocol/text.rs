@@ -33,10 +33,10 @@ pub fn is_blank(c: char) -> bool {
     c == ' ' || c == '\t'
 }
 
-/// Whether there is nothing but blanks.
+/// Whether there is nothing to see: blanks of whatever script.
 #[must_use]
 pub fn is_blank_text(text: &str) -> bool {
-    text.chars().all(is_blank)
+    text.chars().all(char::is_whitespace)
 }
 
 /// The first word, and what follows exactly one blank after it, verbatim.

@@ -651,6 +651,7 @@ impl Hub {
     }
 
     fn set(&mut self, ask: &mut Ask<'_>, change: Option<(Setting, bool)>) {
+        let had_tags = ask.settings.tags;
         if let Some((setting, is_on)) = change {
             ask.settings.set(setting, is_on);
             if let Some(connection) = self.connection_mut(ask.conn) {
@@ -664,6 +665,8 @@ impl Hub {
         let words = Setting::TABLE.map(|(setting, word)| {
             format!("{word}={}", commands::switch(ask.settings.get(setting)))
         });
+        // A marked line is answered with its mark, this once without tags too.
+        ask.settings.tags |= had_tags && ask.cid.is_some();
         ask.reply(&Event::reply("SET", &words.join(" "), ""));
     }
 
