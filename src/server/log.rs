@@ -186,7 +186,7 @@ impl Query {
 fn has_words(text: &str, wanted: &[String]) -> bool {
     let (mut found, mut missing) = (vec![false; wanted.len()], wanted.len());
     for word in text::words(text) {
-        if let Ok(at) = wanted.binary_search_by(|wanted| wanted.as_str().cmp(&word))
+        if let Ok(at) = wanted.binary_search_by(|wanted| (**wanted).cmp(&*word))
             && !mem::replace(&mut found[at], true)
         {
             missing -= 1;
@@ -327,4 +327,24 @@ pub trait Log {
 
     /// Reads what is appended by now; the rows come when they are found.
     fn read(&self, query: Query, reply: Reply);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_has_words_if_all_of_them_are_in_it() {
+        for (text, wanted, expected) in [
+            ("Deploy of build-128", &["128", "deploy"][..], true),
+            ("deploy deploy", &["128", "deploy"], false),
+            ("128 128 deploy", &["128", "deploy"], true),
+            ("deployed", &["deploy"], false),
+            ("", &["deploy"], false),
+            ("anything", &[], false),
+        ] {
+            let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+            assert_eq!(has_words(text, &wanted), expected, "{text}: {wanted:?}");
+        }
+    }
 }
