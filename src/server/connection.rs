@@ -183,30 +183,35 @@ impl Connection {
     /// # Errors
     /// The connection is broken.
     pub fn flush(&mut self) -> io::Result<Flush> {
-        let mut context = Context::from_waker(&self.waker);
         let mut progress = false;
         while !self.outbox.is_empty() {
-            let mut slices: Vec<IoSlice<'_>> = Vec::new();
-            self.outbox.slices(&mut slices);
-            let stream = Pin::new(&mut self.stream);
-            let written = match &slices[..] {
-                [one] => stream.poll_write(&mut context, one),
-                many => stream.poll_write_vectored(&mut context, many),
-            };
-            match written {
-                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(written)) => {
+            match self.write() {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
                     self.outbox.advance(written);
                     progress = true;
                 }
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => {
-                    self.outbox.compact();
-                    return Ok(Flush::Blocked { progress });
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let mut context = Context::from_waker(&self.waker);
+                    // Ready all the same: it had room again in between.
+                    if self.stream.poll_write_ready(&mut context)?.is_pending() {
+                        self.outbox.compact();
+                        return Ok(Flush::Blocked { progress });
+                    }
                 }
+                Err(error) => return Err(error),
             }
         }
         Ok(Flush::Done)
+    }
+
+    fn write(&self) -> io::Result<usize> {
+        if let Some(bytes) = self.outbox.single() {
+            return self.stream.try_write(bytes);
+        }
+        let mut slices: Vec<IoSlice<'_>> = Vec::new();
+        self.outbox.slices(&mut slices);
+        self.stream.try_write_vectored(&slices)
     }
 
     /// Closes our sending side: the peer reads to the end of what was written.

@@ -347,7 +347,7 @@ impl Hub {
             lobby,
             recent: Recent::new(kept.last.message),
             last: kept.last,
-            last_time: Stamp::default(),
+            last_time: kept.latest.last().map(|record| record.time).unwrap_or_default(),
             tokens: Tokens::new(seed),
             sessions: HashMap::new(),
             grace_deadlines: BTreeSet::new(),
@@ -360,6 +360,11 @@ impl Hub {
             crowd_deadlines: BTreeSet::new(),
         };
         hub.restore(&kept.things);
+        for record in &kept.latest {
+            if let Some(cid) = &record.cid {
+                hub.cids.remember(cid.clone(), record.clone());
+            }
+        }
         hub
     }
 

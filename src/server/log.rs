@@ -283,6 +283,9 @@ pub struct Kept {
     pub last: Last,
     /// The things on the shelves.
     pub things: Vec<(Shelf, u64, String)>,
+    /// The latest messages, oldest first: whoever comes back may send again what
+    /// of them was not answered.
+    pub latest: Vec<Arc<Record>>,
 }
 
 /// A message that is not stored since its author used its mark before: its id,

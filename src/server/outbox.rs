@@ -79,13 +79,22 @@ struct Span {
 }
 
 impl Span {
+    fn len(&self) -> usize {
+        self.end - self.start
+    }
+
     fn bytes(&self) -> &[u8] {
         &self.lines[self.start..self.end]
     }
 
     /// Whether most of what it holds on to is not waited for.
     fn is_wasteful(&self) -> bool {
-        (self.end - self.start) * 4 < self.lines.len()
+        self.len() * 4 < self.lines.len()
+    }
+
+    fn copy(&self) -> Self {
+        let lines = Lines::new(self.bytes().to_vec(), &self.lines.0.meter);
+        Self { start: 0, end: lines.len(), lines }
     }
 
     /// Makes it longer by a copy, if nobody shares it.
@@ -104,13 +113,15 @@ impl Span {
 /// The spans that wait for one connection.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    spans: VecDeque<Span>,
+    /// Most of the time there is one span or none, and no allocation for it.
+    first: Option<Span>,
+    rest: VecDeque<Span>,
     len: usize,
     /// How much of it, at most, answers the connection's own lines. The two are
     /// bounded differently: answers bound themselves, since a connection that
     /// many wait for is not read from; what others say makes a slow reader.
     asked: usize,
-    /// How many spans at the front need not be looked at by [`Outbox::compact`].
+    /// How many spans of the rest need not be looked at by [`Outbox::compact`].
     compacted: usize,
 }
 
@@ -126,7 +137,7 @@ impl Outbox {
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.spans.is_empty()
+        self.first.is_none()
     }
 
     /// All that waits, in bytes.
@@ -146,14 +157,22 @@ impl Outbox {
     /// Adds `lines[start..end]` behind what waits.
     pub fn push(&mut self, lines: &Lines, start: usize, end: usize) {
         self.len += end - start;
-        if let Some(last) = self.spans.back_mut()
+        if let Some(last) = self.rest.back_mut().or(self.first.as_mut())
             && last.end == start
             && last.lines.is_same(lines)
         {
             last.end = end;
             return;
         }
-        self.spans.push_back(Span { lines: lines.clone(), start, end });
+        self.put(Span { lines: lines.clone(), start, end });
+    }
+
+    fn put(&mut self, span: Span) {
+        if self.first.is_none() {
+            self.first = Some(span);
+        } else {
+            self.rest.push_back(span);
+        }
     }
 
     /// So many of the bytes pushed are answers.
@@ -161,27 +180,37 @@ impl Outbox {
         self.asked += count;
     }
 
+    /// All that waits, if it lies in one piece.
+    #[must_use]
+    pub fn single(&self) -> Option<&[u8]> {
+        self.first.as_ref().filter(|_| self.rest.is_empty()).map(Span::bytes)
+    }
+
     /// What to hand to one vectored write.
     pub fn slices<'a>(&'a self, out: &mut Vec<IoSlice<'a>>) {
-        out.extend(self.spans.iter().take(SPANS_PER_WRITE).map(|span| IoSlice::new(span.bytes())));
+        out.extend(self.spans().take(SPANS_PER_WRITE).map(|span| IoSlice::new(span.bytes())));
+    }
+
+    fn spans(&self) -> impl Iterator<Item = &Span> {
+        self.first.iter().chain(&self.rest)
     }
 
     /// Takes away the first `count` bytes: they are written.
     pub fn advance(&mut self, mut count: usize) {
         while count > 0 {
-            let Some(first) = self.spans.front_mut() else { return };
-            let written = count.min(first.end - first.start);
+            let Some(first) = &mut self.first else { return };
+            let written = count.min(first.len());
             first.start += written;
             count -= written;
             self.len -= written;
             if first.start == first.end {
-                self.spans.pop_front();
+                self.first = self.rest.pop_front();
                 self.compacted = self.compacted.saturating_sub(1);
             }
         }
         self.asked = self.asked.min(self.len);
-        if self.spans.is_empty() {
-            self.spans = VecDeque::new(); // an idle connection holds no memory
+        if self.rest.is_empty() && self.rest.capacity() > 0 {
+            self.rest = VecDeque::new(); // an idle connection holds no memory
         }
     }
 
@@ -189,23 +218,25 @@ impl Outbox {
     /// on to buffers that are mostly what others were sent. Spans of such are
     /// copied together. Memory is then at most four times what waits.
     pub fn compact(&mut self) {
-        let rest: Vec<Span> = self.spans.drain(self.compacted..).collect();
+        if let Some(first) = self.first.as_mut().filter(|first| first.is_wasteful()) {
+            *first = first.copy();
+        }
+        let rest: Vec<Span> = self.rest.drain(self.compacted..).collect();
         for span in rest {
+            let last = self.rest.back_mut().or(self.first.as_mut());
             if !span.is_wasteful() {
-                self.spans.push_back(span);
-            } else if !self.spans.back_mut().is_some_and(|last| last.append(span.bytes())) {
-                let lines = Lines::new(span.bytes().to_vec(), &span.lines.0.meter);
-                let (start, end) = (0, lines.len());
-                self.spans.push_back(Span { lines, start, end });
+                self.rest.push_back(span);
+            } else if !last.is_some_and(|last| last.append(span.bytes())) {
+                self.rest.push_back(span.copy());
             }
         }
-        self.compacted = self.spans.len();
+        self.compacted = self.rest.len();
     }
 
     /// Throws away all that waits but the rest of a line that is partly
     /// written: the next line must begin at the start of one.
     pub fn cut(&mut self) {
-        let rest = self.spans.pop_front().and_then(|mut first| {
+        let rest = self.first.take().and_then(|mut first| {
             let is_within = first.start > 0 && first.lines[first.start - 1] != b'\n';
             let end = memchr::memchr(b'\n', first.bytes())?;
             first.end = first.start + end + 1;
@@ -213,8 +244,8 @@ impl Outbox {
         });
         *self = Self::default();
         if let Some(span) = rest {
-            self.len = span.end - span.start;
-            self.spans.push_back(span);
+            self.len = span.len();
+            self.first = Some(span);
         }
     }
 }
@@ -224,7 +255,7 @@ mod tests {
     use super::*;
 
     fn waiting(outbox: &Outbox) -> Vec<String> {
-        outbox.spans.iter().map(|span| String::from_utf8_lossy(span.bytes()).into()).collect()
+        outbox.spans().map(|span| String::from_utf8_lossy(span.bytes()).into()).collect()
     }
 
     fn shared(bytes: &[u8]) -> Lines {
@@ -255,7 +286,7 @@ mod tests {
         assert_eq!(outbox.len(), 3);
         outbox.advance(3);
         assert!(outbox.is_empty());
-        assert_eq!(outbox.spans.capacity(), 0);
+        assert_eq!(outbox.rest.capacity(), 0);
         assert_eq!(Arc::strong_count(&lines.0), 1);
     }
 
@@ -308,7 +339,7 @@ mod tests {
         assert_eq!(waiting(&outbox).concat().as_bytes(), expected);
         // A vector has up to twice the room it needs.
         assert!(meter.held() <= 2 * 4 * outbox.len(), "{} for {}", meter.held(), outbox.len());
-        assert!(outbox.spans.len() < 100, "{} spans", outbox.spans.len());
+        assert!(outbox.rest.len() < 100, "{} spans", outbox.rest.len());
         outbox.advance(expected.len());
         assert_eq!(meter.held(), 0);
     }

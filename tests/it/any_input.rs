@@ -172,7 +172,8 @@ impl World {
         // The last numbers are stored with each message, and with all else.
         let last = self.hub.last();
         self.generation += 1;
-        self.hub = hub(&Kept { last, things: things.collect() }, self.generation);
+        self.hub =
+            hub(&Kept { last, things: things.collect(), ..Kept::default() }, self.generation);
         self.hub.check_invariants();
         self.codecs.iter_mut().for_each(|codec| *codec = None);
         self.now = Duration::ZERO;

@@ -50,6 +50,25 @@ fn a_guests_private_thread_ends_with_the_visit_also_across_a_restart() {
 }
 
 #[test]
+fn a_marked_line_that_was_kept_is_echoed_again_after_a_crash_whoever_is_gone() {
+    let folder = folder();
+    let mut server = Server::start_in(folder.path(), &[]);
+    let mut alice = Peer::join(server.port, "alice");
+    let _bob = Peer::join(server.port, "bob");
+    alice.say("/set tags on\n/session");
+    let session = alice.hears(|line| line.starts_with("[SESSION "));
+    let token = session["[SESSION ".len()..].split(']').next().unwrap();
+    alice.say("@cid=x /msg bob psst");
+    let echo = alice.hears(|line| line.ends_with("[PRIVATE MESSAGE to bob] alice: psst"));
+    server.kill();
+    let server = Server::start_in(folder.path(), &[]);
+    let mut alice = Peer::connect(server.port);
+    alice.say(&format!("/set tags on\n/resume {token} 1\n@cid=x /msg bob psst"));
+    alice.hears(|line| line.starts_with("[WELCOME alice]"));
+    assert_eq!(alice.next(), echo);
+}
+
+#[test]
 fn a_second_server_on_the_same_folder_is_refused_in_one_line() {
     let folder = folder();
     let _server = Server::start_in(folder.path(), &[]);

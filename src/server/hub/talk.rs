@@ -33,7 +33,7 @@ impl RecentCids {
         self.records.remove(&(author, cid.clone()));
     }
 
-    fn remember(&mut self, cid: Cid, record: Arc<Record>) {
+    pub(super) fn remember(&mut self, cid: Cid, record: Arc<Record>) {
         let key = (record.author, cid);
         self.order.push_back(key.clone());
         self.records.insert(key, record);

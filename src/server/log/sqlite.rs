@@ -140,6 +140,10 @@ struct Order {
 /// How many reads may go on at once.
 const READERS: usize = 2;
 
+/// How many of the latest messages are known at once after a start: more than
+/// wait for their answers at any time.
+const LATEST: u32 = 4096;
+
 /// Waiting for a lock within one process is short; this is for the unexpected.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -155,7 +159,11 @@ impl SqliteLog {
         let path = folder.join(FILE);
         let mut connection = connect(&path, options.durability)?;
         migrate(&mut connection).with_context(|| format!("cannot use {}", path.display()))?;
-        let kept = Kept { last: read_last(&connection)?, things: read_kept(&connection)? };
+        let kept = Kept {
+            last: read_last(&connection)?,
+            things: read_kept(&connection)?,
+            latest: read_latest(&connection)?,
+        };
         let (writes, orders) = mpsc::channel();
         let last = kept.last;
         let indexed = read_number(&connection, "indexed")?;
@@ -275,6 +283,14 @@ fn read_kept(connection: &Connection) -> rusqlite::Result<Vec<(Shelf, u64, Strin
         Err(error) => Some(Err(error)),
     })
     .collect()
+}
+
+fn read_latest(connection: &Connection) -> rusqlite::Result<Vec<Arc<Record>>> {
+    let sql = format!("SELECT {COLUMNS} FROM messages ORDER BY id DESC LIMIT ?1");
+    let mut statement = connection.prepare(&sql)?;
+    let rows = statement.query_and_then([LATEST], record)?;
+    let records: rusqlite::Result<Vec<_>> = rows.filter_map(Result::transpose).collect();
+    Ok(records?.into_iter().rev().map(Arc::new).collect())
 }
 
 /// The thread that writes.
