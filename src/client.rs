@@ -12,10 +12,13 @@
 //!
 //! Without a terminal (`piped.rs`) lines go in and lines come out, for scripts.
 //!
-//! Both begin in `login.rs`.
+//! Both begin in `login.rs`, and both go on over a lost connection: `comeback.rs`
+//! and `outgoing.rs` know what is to be said and shown then, `reconnect.rs` gets
+//! there.
 
 mod address;
 mod clean;
+mod comeback;
 mod connection;
 mod helper;
 mod interactive;
@@ -25,7 +28,9 @@ mod outgoing;
 mod piped;
 mod printer;
 mod prompt;
+mod reconnect;
 mod screen;
+mod signals;
 mod state;
 mod submission;
 mod suspend;
@@ -34,18 +39,25 @@ mod theme;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
+use tokio::time::Instant;
+
+use crate::protocol::units::parse_duration;
 use crate::protocol::{DEFAULT_PORT, Name, RoomName};
 use address::Address;
 use clean::Clean;
-use login::Identity;
+use connection::Connection;
+use login::{Identity, Refused, Session};
+use outgoing::Cids;
+use reconnect::Road;
 pub use theme::ColorChoice;
 
 /// Join a chat: a prompt on a terminal, lines in and lines out in a pipe.
 ///
 /// On a terminal, lines that arrive appear above the one you are typing. Tab
 /// completes commands, names and rooms; /help lists the commands; Ctrl-D or
-/// /quit leaves.
+/// /quit leaves. When the connection is lost it comes back by itself.
 ///
 /// In a pipe or a script every line of standard input is sent as if typed, and
 /// everything the server says goes to standard output.
@@ -75,6 +87,16 @@ pub struct JoinArgs {
     /// Say every line of standard input as it is, commands included
     #[arg(long)]
     raw: bool,
+
+    /// How long to try again when the connection is lost; 0 means not at all
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "10m",
+        env = "CHATTY_RETRY_FOR",
+        value_parser = retry_time
+    )]
+    retry_for: Duration,
 }
 
 const EXAMPLES: &str = "\
@@ -82,11 +104,12 @@ Examples:
   chatty join --name alice                      talk on this machine
   chatty join chat.example.org --room ops       enter #ops there
   make 2>&1 | tail -1 | chatty join --name ci --room ops --raw
+  tail -f app.log | chatty join --name app --room ops --raw
   printf '/who\\n' | chatty join --name probe
 
 Exit codes:
   0 all went well   1 a line was refused   2 wrong usage
-  69 no connection, or it was lost   77 the name was refused";
+  69 no connection, or it was lost for good   77 the name was refused";
 
 /// How `chatty join` ends, as the shell sees it. The numbers are fixed: scripts
 /// rely on them (69 and 77 are those of sysexits.h).
@@ -138,29 +161,52 @@ pub fn run(args: &JoinArgs) -> Exit {
     }
 }
 
+/// A visit that has begun, and all it takes to come back to it.
+struct Visit {
+    connection: Connection,
+    session: Session,
+    cids: Cids,
+    road: Road,
+}
+
 async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
-    let address = args.address.or_port(args.port);
-    let mut connection = match connection::connect(&address).await {
-        Ok(connection) => connection,
-        Err(problem) => {
+    let visit = match begin(args, identity).await {
+        Ok(visit) => visit,
+        Err((exit, problem)) => {
             complain(&problem);
-            return Exit::Unavailable;
-        }
-    };
-    let session = match login::login(&mut connection, identity).await {
-        Ok(session) => session,
-        Err(refusal) => {
-            complain(&refusal.sentence(&address));
-            return refusal.exit();
+            return exit;
         }
     };
     if is_on_terminal() && !args.raw {
-        interactive::run(connection, session, args.color).await
+        interactive::run(visit, args.color).await
     } else {
         let room = identity.room.as_ref().map_or_else(RoomName::lobby, Clone::clone);
-        let raw_room = args.raw.then_some(room);
-        piped::run(connection, session, raw_room).await
+        piped::run(visit, args.raw.then_some(room)).await
     }
+}
+
+async fn begin(args: &JoinArgs, identity: &Identity) -> Result<Visit, (Exit, String)> {
+    let endpoint = args.address.or_port(args.port);
+    let lot = getrandom::u64()
+        .map_err(|_| (Exit::Unavailable, "the system gives no random numbers".to_owned()))?;
+    let cids = Cids::new(lot);
+    let unavailable = |problem| (Exit::Unavailable, problem);
+    let mut connection = connection::connect(&endpoint).await.map_err(unavailable)?;
+    let refused = |refused: Refused| (refused.exit(), refused.sentence(&endpoint));
+    login::greet(&mut connection).await.map_err(refused)?;
+    let name = identity.name.as_str();
+    let session = login::login(&mut connection, name, &identity.first(), &cids).await;
+    let session = session.map_err(refused)?;
+    if let Some(why) = &session.refused {
+        connection.quit("/quit", drop).await;
+        return Err((Exit::Refused, format!("cannot enter the room: {why}")));
+    }
+    let road = Road { endpoint, retry_for: args.retry_for, since: Instant::now() };
+    Ok(Visit { connection, session, cids, road })
+}
+
+fn retry_time(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { parse_duration(text) }
 }
 
 /// A prompt needs a terminal at both ends, and one that can move its cursor.

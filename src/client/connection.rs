@@ -8,6 +8,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -19,6 +20,16 @@ use crate::protocol::codec::{Frame, LineCodec};
 /// How long one address gets to answer; a host that drops packets would
 /// otherwise hold us for minutes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A server that vanished without a word is noticed by these: by keepalive while
+/// nothing is said, by the user timeout when something of ours waits.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a farewell may take.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The longest line taken from a server: one line of a client, with room for
 /// names, tags, and replies longer than any line a client may send.
@@ -43,7 +54,7 @@ pub(super) enum Progress {
     Read,
     /// Bytes went out.
     Wrote,
-    /// The other side sends no more; the last lines may still be here.
+    /// The other side sends no more; the last lines may still be at hand.
     Closed,
 }
 
@@ -77,6 +88,13 @@ impl Connection {
     fn new(stream: TcpStream) -> Self {
         // A typed line is to go at once; without it, it goes a little later.
         let _ = stream.set_nodelay(true);
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE_IDLE)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_PROBES);
+        let socket = SockRef::from(&stream);
+        let _ = socket.set_tcp_keepalive(&keepalive);
+        let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
         let (reader, writer) = stream.into_split();
         Self {
             reader,
@@ -122,13 +140,37 @@ impl Connection {
         }
     }
 
+    /// The next line, once it is here; `None` after the last one.
+    pub(super) async fn line(&mut self) -> Option<String> {
+        loop {
+            if let Some(line) = self.next_line() {
+                return Some(line);
+            }
+            if self.is_closed {
+                return None;
+            }
+            self.progress().await;
+        }
+    }
+
+    /// Says goodbye, and hands on what still comes. The end of a connection alone
+    /// would not be a goodbye: a session waits for who drops.
+    pub(super) async fn quit(&mut self, line: &str, mut hear: impl FnMut(String)) {
+        self.send(line);
+        let goodbye = async {
+            while let Some(line) = self.line().await {
+                hear(line);
+            }
+        };
+        // Whoever wants to leave is not held up by a server that does not answer.
+        let _ = tokio::time::timeout(QUIT_TIMEOUT, goodbye).await;
+    }
+
     /// The next line that is here, without its end.
     pub(super) fn next_line(&mut self) -> Option<String> {
-        let frame = if self.is_closed {
-            self.codec.decode_eof(&mut self.received)
-        } else {
-            self.codec.decode(&mut self.received)
-        };
+        // What a broken connection leaves without an end is a part of a line at
+        // best, and no line: over the next connection it comes whole.
+        let frame = self.codec.decode(&mut self.received);
         // The codec never fails on content. What of a bad line is at hand is
         // better shown than passed over in silence.
         match frame.ok()?? {

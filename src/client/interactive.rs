@@ -1,35 +1,36 @@
 //! On a terminal: between the socket, the prompt and the screen.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::comeback::{self, Comeback, back_after};
 use super::connection::{Connection, Progress};
 use super::interrupt::Interrupt;
 use super::login::Session;
-use super::outgoing::Outgoing;
 use super::printer::Printer;
 use super::prompt::{self, Prompt, Shared, Typed};
+use super::reconnect::{Back, GivenUp, Road};
 use super::screen::Screen;
+use super::signals::Signals;
 use super::state::State;
 use super::submission::is_secret;
 use super::suspend::Suspend;
 use super::terminal::Terminal;
 use super::theme::{ColorChoice, Theme};
-use super::{Exit, complain};
+use super::{Exit, Visit, complain};
 use crate::protocol::{Event, Tags};
 
-/// How long a farewell may take.
-const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long who leaves waits for what is not answered yet.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs until somebody leaves.
-pub(super) async fn run(connection: Connection, session: Session, color: ColorChoice) -> Exit {
+pub(super) async fn run(visit: Visit, color: ColorChoice) -> Exit {
     let terminal = Terminal::quiet();
-    let ended = chat(connection, session, Theme::new(color), &terminal).await;
+    let ended = chat(visit, Theme::new(color), &terminal).await;
     drop(terminal);
     match ended {
         Ok((exit, None)) => exit,
@@ -45,11 +46,11 @@ pub(super) async fn run(connection: Connection, session: Session, color: ColorCh
 }
 
 async fn chat(
-    connection: Connection,
-    session: Session,
+    visit: Visit,
     theme: Theme,
     terminal: &Terminal,
 ) -> rustyline::Result<(Exit, Option<String>)> {
+    let Visit { connection, session, cids, road } = visit;
     let shared = Shared {
         state: Arc::new(Mutex::new(State::new(&session.me))),
         gate: Arc::default(),
@@ -69,7 +70,8 @@ async fn chat(
     let mut signals = Signals::listen()?;
     let mut chat = Chat {
         connection,
-        outgoing: Outgoing::new(session.cids),
+        comeback: Comeback::new(cids),
+        road,
         state: shared.state.clone(),
         screen,
         printer,
@@ -95,8 +97,8 @@ async fn chat(
 enum End {
     /// We said `/quit` and the server has let us go, or takes too long to.
     Left,
-    /// The connection is gone without our doing.
-    Lost,
+    /// The connection is gone without our doing, for good.
+    Lost(GivenUp),
     /// A signal told us to leave.
     Signal(Exit),
 }
@@ -105,7 +107,7 @@ impl End {
     fn exit(&self) -> Exit {
         match self {
             Self::Left => Exit::Done,
-            Self::Lost => Exit::Unavailable,
+            Self::Lost(given_up) => given_up.exit,
             Self::Signal(exit) => *exit,
         }
     }
@@ -113,41 +115,131 @@ impl End {
 
 struct Chat {
     connection: Connection,
-    outgoing: Outgoing,
+    comeback: Comeback,
+    road: Road,
     state: Arc<Mutex<State>>,
     screen: Screen,
     printer: Printer,
-    /// Why the server ends the connection, if it has said so.
-    farewell: Option<String>,
+    /// The code and the text with which the server ends the connection, if it
+    /// has said so.
+    farewell: Option<(String, String)>,
 }
 
+type Lines = mpsc::UnboundedReceiver<Typed>;
+
 impl Chat {
-    async fn run(
-        &mut self,
-        typed: &mut mpsc::UnboundedReceiver<Typed>,
-        signals: &mut Signals,
-    ) -> End {
+    async fn run(&mut self, typed: &mut Lines, signals: &mut Signals) -> End {
+        loop {
+            if let Some(end) = self.talk(typed, signals).await {
+                return end;
+            }
+            match self.wait(typed, signals).await {
+                Ok(back) => self.back(back),
+                Err(end) => return end,
+            }
+        }
+    }
+
+    /// Talks until the end, or until the connection is lost: `None`.
+    async fn talk(&mut self, typed: &mut Lines, signals: &mut Signals) -> Option<End> {
         // What came together with the welcome is here already.
         self.receive();
         loop {
+            self.send();
             tokio::select! {
                 progress = self.connection.progress() => {
                     self.receive();
                     if progress == Progress::Closed {
-                        return End::Lost;
+                        return None;
                     }
                 }
                 typed = typed.recv() => match typed {
                     Some(Typed::Line { text, waiting }) => {
-                        let line = self.outgoing.add(text, waiting);
-                        self.connection.send(&line);
+                        self.comeback.outgoing.add(text, waiting, &lock(&self.state));
                     }
                     Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(why)),
-                    Some(Typed::Quit(line)) => return self.leave(&line, End::Left).await,
-                    None => return self.leave("/quit", End::Left).await,
+                    Some(Typed::Quit(line)) => return Some(self.leave(&line, End::Left).await),
+                    None => return Some(self.leave("/quit", End::Left).await),
                 },
-                exit = signals.next() => return self.leave("/quit", End::Signal(exit)).await,
+                exit = signals.next() => {
+                    return Some(self.leave("/quit", End::Signal(exit)).await);
+                }
             }
+        }
+    }
+
+    /// Comes back, if that makes sense. What is typed meanwhile waits, visibly.
+    async fn wait(&mut self, typed: &mut Lines, signals: &mut Signals) -> Result<Back, End> {
+        let farewell = self.farewell.take();
+        let code = farewell.as_ref().map(|(code, _)| code.as_str());
+        if self.road.retry_for.is_zero() || !comeback::is_worth_it(code) {
+            let why = match farewell {
+                Some((_, why)) => format!("the server ended the connection: {why}"),
+                None => "the connection was lost".to_owned(),
+            };
+            return Err(End::Lost(GivenUp { exit: Exit::Unavailable, why }));
+        }
+        self.printer.print(self.screen.notice("connection lost, trying again …"));
+        let way = self.road.way(&mut self.comeback, &lock(&self.state));
+        let mut finding = std::pin::pin!(way.find());
+        loop {
+            tokio::select! {
+                back = &mut finding => return back.map_err(End::Lost),
+                typed = typed.recv() => match typed {
+                    Some(Typed::Line { text, waiting }) => {
+                        self.printer.print(self.screen.pending(hidden(&text)));
+                        self.comeback.outgoing.add(text, waiting, &lock(&self.state));
+                    }
+                    Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(why)),
+                    Some(Typed::Quit(_)) | None => return Err(End::Left),
+                },
+                exit = signals.next() => return Err(End::Signal(exit)),
+            }
+        }
+    }
+
+    /// Goes on where the connection was lost.
+    fn back(&mut self, back: Back) {
+        self.connection = back.connection;
+        self.road.found(&mut self.comeback, back.backoff);
+        let notice = back_after(back.after, back.anew.is_some());
+        self.printer.print(self.screen.notice(&notice));
+        self.comeback.back();
+        let missed = back.missed.iter().filter(|line| is_news(line)).count();
+        if missed > 0 {
+            self.printer.print(self.screen.divider(&format!("{missed} missed")));
+        }
+        back.missed.iter().for_each(|line| self.show(line));
+        match back.anew {
+            None => self.comeback.go_on(),
+            Some(session) => self.begin_anew(&session),
+        }
+    }
+
+    /// Nobody can tell whether what was sent in the old visit was said. What is
+    /// still to be sent is, if it goes where it was meant to go.
+    fn begin_anew(&mut self, session: &Session) {
+        let doubtful = self.comeback.begin_anew();
+        self.warn_of(&doubtful, "perhaps not delivered");
+        let before = std::mem::replace(&mut *lock(&self.state), State::new(&session.me));
+        session.lines.iter().for_each(|line| self.show(line));
+        if !lock(&self.state).is_where(&before) {
+            let waiting = self.comeback.outgoing.clear();
+            self.warn_of(&waiting, "not sent");
+        }
+    }
+
+    fn warn_of(&self, lines: &[(u64, String)], what: &str) {
+        for (_, line) in lines {
+            self.printer.print(self.screen.warning(&format!("{what}: {}", hidden(line))));
+        }
+    }
+
+    /// Sends what is to be sent.
+    fn send(&mut self) {
+        let state = lock(&self.state);
+        while let Some(line) = self.comeback.outgoing.next(&state) {
+            self.connection.send(&line);
         }
     }
 
@@ -159,29 +251,37 @@ impl Chat {
     }
 
     fn show(&mut self, line: &str) {
-        let (tags, plain) = Tags::split(line);
-        let event = Event::parse(plain);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(event) = &event {
-            state.apply(&tags, event);
-        }
-        self.printer.print(self.screen.line(line, state.me(), Timestamp::now()));
-        drop(state);
-        if let Some(cid) = tags.cid {
-            // After the state: who waits for the answer looks there next.
-            self.outgoing.settle(cid);
-        }
-        if let Some(Event::Bye { text, .. }) = event {
-            self.farewell = Some(text.to_owned());
+        for line in self.comeback.whole(line.to_owned()) {
+            self.show_line(&line);
         }
     }
 
-    /// Says goodbye and waits for the answers to all that was said before.
+    fn show_line(&mut self, line: &str) {
+        let (tags, plain) = Tags::split(line);
+        let event = Event::parse(plain);
+        let is_shown = self.comeback.note(&tags, event.as_ref());
+        let mut state = lock(&self.state);
+        if let Some(event) = &event {
+            state.apply(&tags, event);
+        }
+        if is_shown {
+            self.printer.print(self.screen.line(line, state.me(), Timestamp::now()));
+        }
+        drop(state);
+        if let Some(cid) = tags.cid {
+            // After the state: who waits for the answer looks there next.
+            self.comeback.outgoing.settle(cid);
+        }
+        if let Some(Event::Bye { code, text }) = event {
+            self.farewell = Some((code.to_owned(), text.to_owned()));
+        }
+    }
+
+    /// Waits for the answers to all that was said, and says goodbye.
     async fn leave(&mut self, quit: &str, end: End) -> End {
-        let line = self.outgoing.add(quit.to_owned(), None);
-        self.connection.send(&line);
-        let goodbye = async {
-            loop {
+        let answers = async {
+            while self.comeback.outgoing.load().0 > 0 {
+                self.send();
                 let progress = self.connection.progress().await;
                 self.receive();
                 if progress == Progress::Closed {
@@ -190,46 +290,37 @@ impl Chat {
             }
         };
         // Whoever wants to leave is not held up by a server that does not answer.
-        let _ = tokio::time::timeout(QUIT_TIMEOUT, goodbye).await;
+        let _ = tokio::time::timeout(ANSWERS_TIMEOUT, answers).await;
+        let mut last = Vec::new();
+        self.connection.quit(quit, |line| last.push(line)).await;
+        for line in last {
+            self.show(&line);
+        }
         end
     }
 
     /// What is to be said when it is over: nothing typed is lost in silence.
-    fn end(&self, end: &End) -> Option<String> {
-        if !matches!(end, End::Lost) {
-            return None;
+    fn end(&mut self, end: &End) -> Option<String> {
+        let doubtful = self.comeback.outgoing.clear();
+        self.warn_of(&doubtful, "perhaps not delivered");
+        match end {
+            End::Lost(given_up) => Some(given_up.why.clone()),
+            End::Left | End::Signal(_) => None,
         }
-        for line in self.outgoing.unanswered().filter(|line| !is_secret(line)) {
-            self.printer.print(self.screen.warning(&format!("perhaps not delivered: {line}")));
-        }
-        Some(match &self.farewell {
-            Some(why) => format!("the server ended the connection: {why}"),
-            None => "the connection was lost".to_owned(),
-        })
     }
 }
 
-/// The signals that ask us to leave.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hang_up: Signal,
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
+/// A line as it may be shown again.
+fn hidden(line: &str) -> &str {
+    if is_secret(line) { "(a password)" } else { line }
+}
 
-    async fn next(&mut self) -> Exit {
-        tokio::select! {
-            _ = self.interrupt.recv() => Exit::Interrupted,
-            _ = self.terminate.recv() => Exit::Terminated,
-            _ = self.hang_up.recv() => Exit::HungUp,
-        }
-    }
+/// What others said. Our own lines among what we missed are only now answered.
+fn is_news(line: &str) -> bool {
+    let (tags, plain) = Tags::split(line);
+    tags.cid.is_none() && matches!(Event::parse(plain), Some(Event::Message(_)))
 }

@@ -1,107 +1,300 @@
 //! What we have said and what has come of it. Each line gets a mark of its own
 //! (`cid`); the answer carries the same mark.
+//!
+//! A line is kept from the moment it is typed until its answer is here, so
+//! nothing is lost with a connection: over the next one the unanswered lines go
+//! out again, under the same marks, and the server says none of them twice.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::sync::mpsc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Makes the marks of one run. An account's marks are remembered beyond a
-/// connection, and a mark used twice is not said twice; so they must differ
-/// between runs, not only within one.
-#[derive(Debug)]
+use super::state::State;
+use crate::commands::{self, Command, Request, Target};
+
+/// Makes the marks of one run. Marks are remembered beyond a connection, and a
+/// mark used twice is not said twice; so they must differ between runs, not only
+/// within one.
+#[derive(Debug, Clone)]
 pub(super) struct Cids {
     run: String,
 }
 
 impl Cids {
-    pub(super) fn new() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        // Nearly nine years of microseconds, and the process: 19 characters,
-        // which leaves 12 digits for the number. A cid holds 32.
-        let micros = now.as_micros() & 0xFFFF_FFFF_FFFF;
-        Self { run: format!("{micros:x}_{:x}", std::process::id()) }
+    /// Marks that begin with this, which is to be drawn by lot: 16 characters,
+    /// which leaves 15 of a cid's 32 for what follows.
+    pub(super) fn new(run: u64) -> Self {
+        Self { run: format!("{run:016x}") }
     }
 
     /// The mark of the line with this number.
     pub(super) fn mark(&self, number: u64) -> String {
-        format!("{}-{number}", self.run)
+        self.own(&number.to_string())
     }
 
     /// The number in a mark of this run.
     pub(super) fn number(&self, cid: &str) -> Option<u64> {
         cid.strip_prefix(self.run.as_str())?.strip_prefix('-')?.parse().ok()
     }
+
+    /// The mark of a line that the client itself has something to do with.
+    pub(super) fn own(&self, what: &str) -> String {
+        format!("{}-{what}", self.run)
+    }
 }
 
-/// A line said and not answered yet.
-struct Unanswered {
+/// A line that is not answered yet.
+struct Kept {
     number: u64,
     line: String,
+    /// What the line means wherever it is said; see [`State::pinned`].
+    pinned: Option<String>,
     /// Dropped with the answer: who waits for it then wakes up.
     _waiting: Option<mpsc::Sender<()>>,
 }
 
-/// The lines of one visit, in the order they were said.
-///
-/// Coming back after a lost connection means saying the unanswered ones again,
-/// under the same marks: the server says none of them twice.
+/// The lines that are not answered, in the order they were typed.
 pub(super) struct Outgoing {
     cids: Cids,
     count: u64,
-    unanswered: VecDeque<Unanswered>,
+    /// Those that went out come first.
+    kept: VecDeque<Kept>,
+    sent: usize,
+    size: usize,
+    is_offline: bool,
 }
 
 impl Outgoing {
     pub(super) fn new(cids: Cids) -> Self {
-        Self { cids, count: 0, unanswered: VecDeque::new() }
+        let kept = VecDeque::new();
+        Self { cids, count: 0, kept, sent: 0, size: 0, is_offline: false }
     }
 
-    /// The line as it goes out, marked.
-    pub(super) fn add(&mut self, line: String, waiting: Option<mpsc::Sender<()>>) -> String {
+    pub(super) fn cids(&self) -> &Cids {
+        &self.cids
+    }
+
+    /// Uses up a number without saying anything.
+    pub(super) fn skip(&mut self) -> u64 {
         self.count += 1;
-        let marked = format!("@cid={} {line}", self.cids.mark(self.count));
-        self.unanswered.push_back(Unanswered { number: self.count, line, _waiting: waiting });
-        marked
+        self.count
     }
 
-    /// An answer came. Answers come in order, so all before it are settled too.
-    pub(super) fn settle(&mut self, cid: &str) {
-        let Some(number) = self.cids.number(cid) else { return };
-        while self.unanswered.front().is_some_and(|line| line.number <= number) {
-            self.unanswered.pop_front();
+    /// Keeps a line, to be sent when it is its turn, and tells its number.
+    pub(super) fn add(
+        &mut self,
+        line: String,
+        waiting: Option<mpsc::Sender<()>>,
+        state: &State,
+    ) -> u64 {
+        let number = self.skip();
+        let mut kept = Kept { number, pinned: state.pinned(&line), line, _waiting: waiting };
+        if self.is_offline {
+            kept.pin();
+        }
+        self.size += kept.line.len();
+        self.kept.push_back(kept);
+        number
+    }
+
+    /// The next line that is to go out, marked.
+    ///
+    /// A bare `/part` means the room one is in when it is done, and said twice it
+    /// would leave two rooms. So it goes alone, when it is known which room that
+    /// is, and by that room's name.
+    pub(super) fn next(&mut self, state: &State) -> Option<String> {
+        let is_alone = |kept: &Kept| is_bare_part(&kept.line);
+        let is_held = self.sent > 0 && self.kept.get(self.sent).is_some_and(is_alone);
+        if self.is_offline || is_held || self.kept.iter().take(self.sent).any(is_alone) {
+            return None;
+        }
+        let next = self.kept.get_mut(self.sent)?;
+        self.sent += 1;
+        let mut marked = format!("@cid={} ", self.cids.mark(next.number));
+        let room = state.room().filter(|_| is_bare_part(&next.line));
+        // Writing into a String cannot fail.
+        let _ = match room {
+            Some(room) => write!(marked, "{}", part(room)),
+            None => write!(marked, "{}", next.line),
+        };
+        Some(marked)
+    }
+
+    /// An answer came. `false`: not to a line that waits for one.
+    pub(super) fn settle(&mut self, cid: &str) -> bool {
+        let number = self.cids.number(cid);
+        // Answers come in order: it is nearly always the first.
+        let Some(at) = self.kept.iter().position(|kept| Some(kept.number) == number) else {
+            return false;
+        };
+        if let Some(kept) = self.kept.remove(at) {
+            self.size -= kept.line.len();
+        }
+        self.sent -= usize::from(at < self.sent);
+        true
+    }
+
+    /// Whether this is the mark of a line whose answer has come already.
+    pub(super) fn is_settled(&self, cid: &str) -> bool {
+        self.cids.number(cid).is_some_and(|number| {
+            number <= self.count && !self.kept.iter().any(|kept| kept.number == number)
+        })
+    }
+
+    /// The connection is lost: nothing goes out until [`Self::back`] or
+    /// [`Self::begin_anew`].
+    pub(super) fn lost(&mut self) {
+        self.is_offline = true;
+        for kept in &mut self.kept {
+            self.size -= kept.line.len();
+            kept.pin();
+            self.size += kept.line.len();
         }
     }
 
-    /// What nobody has confirmed, in order.
-    pub(super) fn unanswered(&self) -> impl Iterator<Item = &str> {
-        self.unanswered.iter().map(|unanswered| unanswered.line.as_str())
+    /// Back in the same visit: everything unanswered goes out again. Said twice
+    /// every line comes to the same as said once: a message is known by its
+    /// mark, and a command finds done what it asks for. (`/quit` is never kept.)
+    pub(super) fn back(&mut self) {
+        self.is_offline = false;
+        self.sent = 0;
+    }
+
+    /// In a new visit, whose server knows none of our marks: whether the lines
+    /// that went out were said nobody can tell, so they are given up, and given
+    /// back. What did not go out yet will.
+    pub(super) fn begin_anew(&mut self) -> Vec<(u64, String)> {
+        self.is_offline = false;
+        let sent = std::mem::take(&mut self.sent);
+        self.give_up(sent)
+    }
+
+    /// Gives up all that is kept, and gives it back.
+    pub(super) fn clear(&mut self) -> Vec<(u64, String)> {
+        self.sent = 0;
+        self.give_up(self.kept.len())
+    }
+
+    fn give_up(&mut self, count: usize) -> Vec<(u64, String)> {
+        let given_up: Vec<_> =
+            self.kept.drain(..count).map(|kept| (kept.number, kept.line)).collect();
+        self.size -= given_up.iter().map(|(_, line)| line.len()).sum::<usize>();
+        given_up
+    }
+
+    /// How many lines are kept, and how many bytes.
+    pub(super) fn load(&self) -> (usize, usize) {
+        (self.kept.len(), self.size)
+    }
+}
+
+impl Kept {
+    fn pin(&mut self) {
+        if let Some(pinned) = self.pinned.take() {
+            self.line = pinned;
+        }
+    }
+}
+
+fn is_bare_part(line: &str) -> bool {
+    let part = Command::Part { room: None, reason: None };
+    line.starts_with('/') && commands::parse(line) == Ok(Request::Command(part))
+}
+
+fn part(room: &str) -> Command<'_> {
+    Command::Part { room: Some(room), reason: None }
+}
+
+/// `/reply` to this person.
+pub(super) fn reply_to(name: &str, line: &str) -> Option<String> {
+    match commands::parse(line) {
+        Ok(Request::Command(Command::Reply { text })) => {
+            Some(Command::Msg { to: Target::Person(name), text }.to_string())
+        }
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Cid;
+    use crate::protocol::{Cid, Event, Tags};
+
+    fn outgoing(lines: &[&str]) -> (Outgoing, State) {
+        let mut outgoing = Outgoing::new(Cids::new(7));
+        let state = State::new("alice");
+        for line in lines {
+            outgoing.add((*line).to_owned(), None, &state);
+        }
+        (outgoing, state)
+    }
+
+    fn sent(outgoing: &mut Outgoing, state: &State) -> Vec<String> {
+        std::iter::from_fn(|| outgoing.next(state))
+            .map(|line| line.split_once('-').expect("a mark").1.to_owned())
+            .collect()
+    }
 
     #[test]
     fn a_mark_is_a_cid_and_knows_its_number() {
-        let cids = Cids::new();
+        let cids = Cids::new(u64::MAX);
         for number in [0, 1, 1_000_000] {
             let mark = cids.mark(number);
             assert!(Cid::parse(&mark).is_some(), "{mark}");
             assert_eq!(cids.number(&mark), Some(number));
         }
         assert_eq!(cids.number("other-1"), None);
+        assert_eq!(cids.number(&cids.own("back")), None);
     }
 
     #[test]
-    fn an_answer_settles_its_line_and_those_before() {
-        let mut outgoing = Outgoing::new(Cids::new());
-        for line in ["one", "two", "three"] {
-            outgoing.add(line.to_owned(), None);
-        }
+    fn what_is_not_answered_goes_out_again_before_what_was_typed_meanwhile() {
+        let (mut outgoing, state) = outgoing(&["one", "two", "three"]);
+        assert_eq!(sent(&mut outgoing, &state), ["1 one", "2 two", "3 three"]);
         let second = outgoing.cids.mark(2);
-        outgoing.settle(&second);
-        assert_eq!(outgoing.unanswered().collect::<Vec<_>>(), ["three"]);
+        assert!(outgoing.settle(&second) && !outgoing.settle(&second));
+        assert!(outgoing.is_settled(&second) && !outgoing.is_settled("other-1"));
+        outgoing.lost();
+        outgoing.add("four".to_owned(), None, &state);
+        assert!(sent(&mut outgoing, &state).is_empty());
+        outgoing.back();
+        assert_eq!(sent(&mut outgoing, &state), ["1 one", "3 three", "4 four"]);
+        assert_eq!(outgoing.load(), (3, 12));
+    }
+
+    #[test]
+    fn in_a_new_visit_only_what_was_never_sent_is() {
+        let (mut outgoing, state) = outgoing(&["one", "two"]);
+        outgoing.next(&state);
+        outgoing.lost();
+        assert_eq!(outgoing.begin_anew(), [(1, "one".to_owned())]);
+        assert_eq!(sent(&mut outgoing, &state), ["2 two"]);
+        assert_eq!(outgoing.clear(), [(2, "two".to_owned())]);
+        assert_eq!(outgoing.load(), (0, 0));
+    }
+
+    #[test]
+    fn a_bare_part_names_its_room_and_goes_alone() {
+        let (mut outgoing, state) = outgoing(&["one", "/part", "two"]);
+        assert_eq!(sent(&mut outgoing, &state), ["1 one"]);
+        outgoing.settle(&outgoing.cids.mark(1));
+        assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby"]);
+        outgoing.lost();
+        outgoing.back();
+        assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby"]);
+        outgoing.settle(&outgoing.cids.mark(2));
+        assert_eq!(sent(&mut outgoing, &state), ["3 two"]);
+    }
+
+    #[test]
+    fn a_reply_that_is_sent_late_goes_to_whom_it_was_meant_for() {
+        let (mut outgoing, mut state) = outgoing(&[]);
+        let mut hears = |line| state.apply(&Tags::default(), &Event::parse(line).expect(line));
+        hears("[PRIVATE MESSAGE] bob: psst");
+        outgoing.add("/r yes".to_owned(), None, &state);
+        assert_eq!(sent(&mut outgoing, &state), ["1 /r yes"]);
+        outgoing.lost();
+        outgoing.back();
+        assert_eq!(sent(&mut outgoing, &state), ["1 /msg bob yes"]);
     }
 }

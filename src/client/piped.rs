@@ -4,67 +4,84 @@
 //! 2. Standard output carries the plain lines of the protocol and nothing else.
 //! 3. Everything about ourselves goes to standard error.
 //! 4. At the end of input all answers are awaited before we leave.
+//! 5. Over a lost connection all of this goes on (`comeback.rs`).
 
 use std::io::{self, BufRead, BufWriter, Read as _, StdoutLock, Write as _};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::comeback::{self, Comeback, back_after};
 use super::connection::{Connection, Progress};
 use super::login::Session;
-use super::outgoing::Cids;
-use super::{Exit, complain};
+use super::reconnect::{Back, Road};
+use super::state::State;
+use super::{Exit, Visit, complain, signals};
 use crate::commands::{self, Command, Request, Setting, Target};
 use crate::protocol::text::{self, is_blank_text};
 use crate::protocol::{Event, LINE_MAX, RoomName, Tags};
 
-/// Lines read ahead of the socket.
-const LINES_AHEAD: usize = 1024;
+/// Lines read ahead of what is said.
+const LINES_AHEAD: usize = 64;
 
 /// So much of a line is read. More than the server takes: it shall say so.
 const INPUT_LINE_MAX: u64 = 4 * LINE_MAX as u64;
 
-/// No more is taken from standard input while so much waits to be sent.
+/// No more is taken from standard input while so much waits for an answer, be it
+/// that the server is slow or that it is gone.
+const UNANSWERED_MAX: (usize, usize) = (1000, 1024 * 1024);
+
+/// No more is put into the connection's buffer while so much is in it.
 const UNSENT_MAX: usize = 64 * 1024;
 
 /// Runs to the end of input, or of the connection.
-pub(super) async fn run(
-    mut connection: Connection,
-    session: Session,
-    raw_room: Option<RoomName>,
-) -> Exit {
+pub(super) async fn run(visit: Visit, raw_room: Option<RoomName>) -> Exit {
+    let Visit { mut connection, session, cids, mut road } = visit;
+    let mut signals = match signals::insisting() {
+        Ok(signals) => signals,
+        Err(problem) => {
+            complain(&format!("cannot start: {problem}"));
+            return Exit::Unavailable;
+        }
+    };
     let mut input = read_input();
     let mut script = Script {
-        cids: session.cids,
+        comeback: Comeback::new(cids),
+        state: State::new(&session.me),
         raw_room,
-        number: 0,
         end: End::None,
+        goodbye: "/quit".to_owned(),
         has_refusals: false,
+        has_doubts: false,
         farewell: None,
+        is_patient: !road.retry_for.is_zero(),
         out: BufWriter::with_capacity(UNSENT_MAX, io::stdout().lock()),
     };
-    // What came together with the welcome is here already.
-    let here = std::iter::from_fn(|| connection.next_line());
-    let mut shown = script.show(session.lines.into_iter().chain(here));
-    while shown.is_ok() {
-        let takes_input = script.end == End::None && connection.unsent_len() < UNSENT_MAX;
-        tokio::select! {
-            progress = connection.progress() => {
-                shown = script.show(std::iter::from_fn(|| connection.next_line()));
-                if progress == Progress::Closed {
-                    break;
-                }
+    let mut shown = script.show(session.lines);
+    loop {
+        let stop = match shown {
+            Ok(()) => script.talk(&mut connection, &mut input, &mut signals).await,
+            // Nobody reads us any more, as in `| head -1`: no reason to complain.
+            Err(_) => Stop::Over(Exit::Done),
+        };
+        match stop {
+            Stop::Over(exit) => {
+                let goodbye = std::mem::take(&mut script.goodbye);
+                let mut last = Vec::new();
+                connection.quit(&goodbye, |line| last.push(line)).await;
+                let _ = script.show(last);
+                return exit;
             }
-            line = input.recv(), if takes_input => {
-                script.take(line, &mut connection);
-                while script.end == End::None && connection.unsent_len() < UNSENT_MAX {
-                    let Ok(line) = input.try_recv() else { break };
-                    script.take(Some(line), &mut connection);
-                }
-            }
+            Stop::Lost => {}
         }
+        let back = match script.wait(&road, &mut input, &mut signals).await {
+            Ok(back) => back,
+            Err(exit) => return exit,
+        };
+        road.found(&mut script.comeback, back.backoff);
+        connection = back.connection;
+        shown = script.back(back.missed, back.anew, back.after);
     }
-    // Nobody reads us any more, as in `| head -1`: no reason to complain.
-    if shown.is_err() { Exit::Done } else { script.exit() }
 }
 
 /// Reads standard input on a thread of its own: such a read cannot be called
@@ -100,88 +117,241 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     None,
-    /// The input is over; the answer to our ping of this number is awaited.
+    /// The input is over, or the script has said `/quit` itself; the answer to
+    /// our ping of this number is awaited.
     Awaited(u64),
-    /// All is answered, or the script has said `/quit` itself.
+    /// All is answered.
     Reached,
+    /// A new visit does not lead to where lines went in the old one.
+    Astray,
+}
+
+/// Why talking has stopped.
+enum Stop {
+    Lost,
+    Over(Exit),
 }
 
 struct Script {
-    cids: Cids,
+    comeback: Comeback,
+    state: State,
     /// With `--raw`: every line is said here, whatever it looks like.
     raw_room: Option<RoomName>,
-    /// The line of input last read, from 1.
-    number: u64,
     end: End,
+    /// The last line, sent when all before it is answered: after it there is no
+    /// coming back for an answer that was lost.
+    goodbye: String,
     has_refusals: bool,
-    farewell: Option<String>,
+    /// A line was sent and nobody knows whether it was said.
+    has_doubts: bool,
+    farewell: Option<(String, String)>,
+    /// Whether we come back.
+    is_patient: bool,
     out: BufWriter<StdoutLock<'static>>,
 }
 
+type Input = mpsc::Receiver<Vec<u8>>;
+type Signalled = mpsc::Receiver<Exit>;
+
 impl Script {
-    /// Sends a line of input, or says goodbye at its end.
-    fn take(&mut self, line: Option<Vec<u8>>, connection: &mut Connection) {
-        let Some(line) = line else {
-            self.number += 1;
-            self.end = End::Awaited(self.number);
-            connection.send(&format!("@cid={} /ping", self.cids.mark(self.number)));
-            // Answers come in order, so it can follow at once.
-            connection.send("/quit");
-            return;
+    /// Lines in, lines out, until the end or until the connection is lost.
+    async fn talk(
+        &mut self,
+        connection: &mut Connection,
+        input: &mut Input,
+        signals: &mut Signalled,
+    ) -> Stop {
+        let mut is_closed = false;
+        loop {
+            // What came together with the welcome is here already.
+            if self.show(std::iter::from_fn(|| connection.next_line())).is_err() {
+                return Stop::Over(Exit::Done);
+            }
+            match self.end {
+                End::Reached | End::Astray => return Stop::Over(self.exit()),
+                _ if is_closed => return Stop::Lost,
+                End::None | End::Awaited(_) => self.send(connection),
+            }
+            tokio::select! {
+                progress = connection.progress() => is_closed = progress == Progress::Closed,
+                line = input.recv(), if self.takes_input() => self.take_all(line, input),
+                Some(exit) = signals.recv() => return Stop::Over(exit),
+            }
+        }
+    }
+
+    /// Comes back, if that makes sense, and goes on taking lines meanwhile.
+    async fn wait(
+        &mut self,
+        road: &Road,
+        input: &mut Input,
+        signals: &mut Signalled,
+    ) -> Result<Back, Exit> {
+        let code = self.farewell.as_ref().map(|(code, _)| code.as_str());
+        if !self.is_patient || !comeback::is_worth_it(code) {
+            let why = match self.farewell.take() {
+                Some((code, text)) => format!("the server ended the connection: {text} ({code})"),
+                None => "the connection was lost".to_owned(),
+            };
+            return Err(self.give_up(Exit::Unavailable, &why));
+        }
+        complain(&match self.farewell.take() {
+            Some((_, text)) => format!("the server ended the connection: {text}; trying again"),
+            None => "connection lost, trying again".to_owned(),
+        });
+        let way = road.way(&mut self.comeback, &self.state);
+        let mut finding = std::pin::pin!(way.find());
+        loop {
+            tokio::select! {
+                back = &mut finding => {
+                    return back.map_err(|given_up| self.give_up(given_up.exit, &given_up.why));
+                }
+                line = input.recv(), if self.takes_input() => self.take_all(line, input),
+                Some(exit) = signals.recv() => return Err(self.give_up(exit, "told to leave")),
+            }
+        }
+    }
+
+    /// Goes on where the connection was lost.
+    fn back(
+        &mut self,
+        missed: Vec<String>,
+        anew: Option<Session>,
+        after: Duration,
+    ) -> io::Result<()> {
+        complain(&back_after(after, anew.is_some()));
+        self.comeback.back();
+        self.show(missed)?;
+        let Some(session) = anew else {
+            self.comeback.go_on();
+            return Ok(());
         };
-        self.number += 1;
+        let ping = self.end;
+        for (number, _) in self.comeback.begin_anew() {
+            if ping == End::Awaited(number) {
+                self.ping();
+            } else {
+                self.doubt(number, "sent, but nobody knows whether it was said");
+            }
+        }
+        let before = std::mem::replace(&mut self.state, State::new(&session.me));
+        self.show(session.lines)?;
+        if !self.state.is_where(&before) {
+            let why = session.refused.unwrap_or_else(|| before.target());
+            complain(&format!("this new visit does not lead to where lines went: {why}"));
+            self.drop_kept("not sent");
+            self.end = End::Astray;
+        }
+        Ok(())
+    }
+
+    fn takes_input(&self) -> bool {
+        let (lines, size) = self.comeback.outgoing.load();
+        self.end == End::None && lines < UNANSWERED_MAX.0 && size < UNANSWERED_MAX.1
+    }
+
+    /// Takes a line of input, and those behind it that are here.
+    fn take_all(&mut self, line: Option<Vec<u8>>, input: &mut Input) {
+        self.take(line);
+        while self.takes_input() {
+            let Ok(line) = input.try_recv() else { break };
+            self.take(Some(line));
+        }
+    }
+
+    /// Takes a line of input, or its end.
+    fn take(&mut self, line: Option<Vec<u8>>) {
+        let Some(line) = line else { return self.ping() };
         let line = String::from_utf8_lossy(&line);
         let line = line.strip_suffix('\n').unwrap_or(&line);
         let line = line.strip_suffix('\r').unwrap_or(line);
+        let outgoing = &mut self.comeback.outgoing;
         if is_blank_text(line) {
+            outgoing.skip();
             return;
         }
-        let cid = self.cids.mark(self.number);
         if let Some(room) = &self.raw_room {
             let command = Command::Msg { to: Target::Room(room.as_str()), text: line };
-            connection.send(&format!("@cid={cid} {command}"));
+            outgoing.add(command.to_string(), None, &self.state);
             return;
         }
         match commands::parse(line) {
             // Without tags our marks would be read as text, by everybody.
             Ok(Request::Command(Command::Set { change: Some((Setting::Tags, false)) })) => {
-                self.refused(self.number, "bad-argument", "chatty join needs tags to be on");
-                return;
+                let number = outgoing.skip();
+                self.refused(number, "bad-argument", "chatty join needs tags to be on");
             }
-            Ok(Request::Command(Command::Quit { .. })) => self.end = End::Reached,
-            _ => {}
+            Ok(Request::Command(Command::Quit { .. })) => {
+                let number = outgoing.skip();
+                self.goodbye = format!("@cid={} {line}", outgoing.cids().mark(number));
+                self.ping();
+            }
+            _ => {
+                outgoing.add(line.to_owned(), None, &self.state);
+            }
         }
-        connection.send(&format!("@cid={cid} {line}"));
+    }
+
+    /// Asks for the answer behind which there are no others.
+    fn ping(&mut self) {
+        let ping = Command::Ping { token: None }.to_string();
+        self.end = End::Awaited(self.comeback.outgoing.add(ping, None, &self.state));
+    }
+
+    /// Sends what is to be sent, as far as it makes sense to.
+    fn send(&mut self, connection: &mut Connection) {
+        while connection.unsent_len() < UNSENT_MAX
+            && let Some(line) = self.comeback.outgoing.next(&self.state)
+        {
+            connection.send(&line);
+        }
     }
 
     /// Writes what the server said, and flushes: a reader at the other end of
     /// the pipe is not kept waiting for a buffer to fill.
     fn show(&mut self, lines: impl IntoIterator<Item = String>) -> io::Result<()> {
         for line in lines {
-            let (tags, plain) = Tags::split(&line);
-            let number = tags.cid.and_then(|cid| self.cids.number(cid));
-            match Event::parse(plain) {
-                Some(Event::Reply { word: "PONG", .. })
-                    if number.is_some_and(|number| self.end == End::Awaited(number)) =>
-                {
-                    self.end = End::Reached;
-                    continue;
+            for line in self.comeback.whole(line) {
+                let (tags, plain) = Tags::split(&line);
+                if self.note(&tags, Event::parse(plain)) {
+                    writeln!(self.out, "{}", text::clean(plain))?;
                 }
-                Some(Event::Error { code, text }) => {
-                    if let Some(number) = number {
-                        self.refused(number, code, text);
-                    }
-                }
-                // Ours, said after the ping, is no more of the script than that.
-                Some(Event::Bye { code: "quit", .. }) if number.is_none() => continue,
-                Some(Event::Bye { code, text }) => {
-                    self.farewell = Some(format!("{text} ({code})"));
-                }
-                _ => {}
             }
-            writeln!(self.out, "{}", text::clean(plain))?;
         }
         self.out.flush()
+    }
+
+    /// Takes note of a line. `false`: it is not for the output.
+    fn note(&mut self, tags: &Tags<'_>, event: Option<Event<'_>>) -> bool {
+        let is_shown = self.comeback.note(tags, event.as_ref());
+        let outgoing = &mut self.comeback.outgoing;
+        let number = tags.cid.and_then(|cid| outgoing.cids().number(cid));
+        tags.cid.map(|cid| outgoing.settle(cid));
+        if let Some(event) = &event {
+            self.state.apply(tags, event);
+        }
+        match event {
+            Some(Event::Reply { word: "PONG", .. })
+                if number.is_some_and(|number| self.end == End::Awaited(number)) =>
+            {
+                self.end = End::Reached;
+                false
+            }
+            Some(Event::Error { code, text }) => {
+                if let Some(number) = number {
+                    self.refused(number, code, text);
+                }
+                is_shown
+            }
+            // Ours, said after the ping, is no more of the script than that.
+            Some(Event::Bye { code: "quit", .. }) if number.is_none() => false,
+            Some(Event::Bye { code, text }) => {
+                self.farewell = Some((code.to_owned(), text.to_owned()));
+                // One from which we come back is no more than a lost connection.
+                !self.is_patient || !comeback::is_worth_it(Some(code))
+            }
+            _ => is_shown,
+        }
     }
 
     fn refused(&mut self, number: u64, code: &str, text: &str) {
@@ -189,14 +359,32 @@ impl Script {
         complain(&format!("line {number}: {code}: {text}"));
     }
 
-    fn exit(&self) -> Exit {
-        if self.end != End::Reached {
-            complain(&match &self.farewell {
-                Some(why) => format!("the server ended the connection: {why}"),
-                None => "the connection was lost".to_owned(),
-            });
-            return Exit::Unavailable;
+    fn doubt(&mut self, number: u64, what: &str) {
+        self.has_doubts = true;
+        complain(&format!("line {number}: {what}"));
+    }
+
+    /// It is over, and what waits will not be said.
+    fn give_up(&mut self, exit: Exit, why: &str) -> Exit {
+        complain(why);
+        self.drop_kept("not confirmed");
+        exit
+    }
+
+    fn drop_kept(&mut self, what: &str) {
+        for (number, _) in self.comeback.outgoing.clear() {
+            if self.end != End::Awaited(number) {
+                self.doubt(number, what);
+            }
         }
-        if self.has_refusals { Exit::Refused } else { Exit::Done }
+    }
+
+    fn exit(&self) -> Exit {
+        match self.end {
+            End::Reached if self.has_doubts => Exit::Unavailable,
+            End::Reached if self.has_refusals => Exit::Refused,
+            End::Reached => Exit::Done,
+            _ => Exit::Unavailable,
+        }
     }
 }

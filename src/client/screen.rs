@@ -104,6 +104,20 @@ impl Screen {
         line
     }
 
+    /// A line that is typed and not sent yet.
+    pub(super) fn pending(&self, text: &str) -> Styled {
+        let mut line = Styled::new();
+        line.put(self.theme.faint(), "-- to be sent: ").put(self.theme.faint(), text);
+        line
+    }
+
+    /// Between what was said meanwhile and what came before.
+    pub(super) fn divider(&self, text: &str) -> Styled {
+        let mut line = Styled::new();
+        line.put(self.theme.faint(), &format!("—— {text} ——"));
+        line
+    }
+
     /// `HH:MM `, and the day before it where that is not today.
     fn time(&self, line: &mut Styled, time: Timestamp, now: Timestamp) {
         let local = time.to_zoned(self.zone.clone());

@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use super::outgoing::reply_to;
+use crate::commands::Command;
 use crate::protocol::name::is_name;
 use crate::protocol::{Event, Key, LOBBY, Message, Place, Tags};
 
@@ -35,6 +37,8 @@ pub(super) struct State {
     heard_of: BTreeMap<Key, String>,
     /// Who spoke last, the latest first.
     speakers: Vec<String>,
+    /// Who last wrote to me privately: whom `/reply` means.
+    wrote: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +56,7 @@ impl State {
             joined: BTreeMap::new(),
             heard_of: BTreeMap::new(),
             speakers: Vec::new(),
+            wrote: None,
         };
         state.enter(LOBBY);
         state
@@ -69,6 +74,44 @@ impl State {
             (Query::Off, Some(room)) => format!("#{room}"),
             (Query::Lost, _) | (Query::Off, None) => "nowhere".to_owned(),
         }
+    }
+
+    /// The current room, without `#`.
+    pub(super) fn room(&self) -> Option<&str> {
+        self.room.as_deref()
+    }
+
+    /// What a line means, where that depends on when it is said: a `/reply` that
+    /// is sent later must not go to whoever has written meanwhile.
+    pub(super) fn pinned(&self, line: &str) -> Option<String> {
+        reply_to(self.wrote.as_deref()?, line)
+    }
+
+    /// Whether plain lines go to the same place as there, and all rooms are kept.
+    pub(super) fn is_where(&self, other: &Self) -> bool {
+        is_same(&self.target(), &other.target())
+            && other.joined.keys().all(|room| self.joined.contains_key(room))
+    }
+
+    /// What brings somebody who has just logged in where I am now.
+    pub(super) fn way_back(&self) -> Vec<String> {
+        let is_current = |name: &str| self.room().is_some_and(|room| is_same(room, name));
+        let (last, others): (Vec<_>, Vec<_>) =
+            self.joined.values().map(|room| room.name.as_str()).partition(|name| is_current(name));
+        let rooms: Vec<_> = others.into_iter().chain(last).collect();
+        let is_lobby = |name: &&str| is_same(name, LOBBY);
+        let mut lines = Vec::new();
+        // Everybody begins in the lobby.
+        if !(rooms.len() == 1 && rooms.iter().any(is_lobby)) {
+            lines.extend(rooms.iter().map(|room| Command::Join { room }.to_string()));
+        }
+        if !rooms.iter().any(is_lobby) {
+            lines.push(Command::Part { room: Some(LOBBY), reason: None }.to_string());
+        }
+        if let Query::Person(name) = &self.query {
+            lines.push(Command::Query { name: Some(name) }.to_string());
+        }
+        lines
     }
 
     /// Who is here besides me, those who spoke last first.
@@ -150,8 +193,10 @@ impl State {
     }
 
     fn heard(&mut self, place: Place<'_>, from: &str) {
-        if let Place::Room(room) = place {
-            self.arrived(room, from);
+        match place {
+            Place::Room(room) => self.arrived(room, from),
+            Place::ToMe => self.wrote = Some(from.to_owned()),
+            Place::ToPerson(_) => {}
         }
         self.speakers.retain(|name| !is_same(name, from));
         self.speakers.insert(0, from.to_owned());
@@ -185,6 +230,7 @@ impl State {
         };
         follow(&mut self.me);
         self.speakers.iter_mut().for_each(follow);
+        self.wrote.iter_mut().for_each(follow);
         if let Query::Person(name) = &mut self.query {
             follow(name);
         }
@@ -229,6 +275,22 @@ mod tests {
             (&["@cid=1 [QUERY bob]", "@cid=2 [JOINED #ops] hi"], "#ops"),
         ] {
             assert_eq!(told(lines).target(), target, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn the_way_back_leads_to_where_lines_went() {
+        for (lines, way) in [
+            (&[][..], &[][..]),
+            (&["@cid=1 [JOINED #ops]"], &["/join lobby", "/join ops"]),
+            (
+                &["@cid=1 [JOINED #art]", "@cid=2 [JOINED #ops]", "@cid=3 [JOINED #art]"],
+                &["/join lobby", "/join ops", "/join art"],
+            ),
+            (&["@cid=1 [JOINED #ops]", "@cid=2 [PARTED #lobby]"], &["/join ops", "/part lobby"]),
+            (&["@cid=1 [QUERY bob]"], &["/query bob"]),
+        ] {
+            assert_eq!(told(lines).way_back(), way, "{lines:?}");
         }
     }
 

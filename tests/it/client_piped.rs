@@ -163,7 +163,7 @@ fn without_a_name_the_login_name_is_taken_if_it_is_one() {
 #[test]
 fn a_connection_that_breaks_is_told_apart_from_a_good_end() {
     let port = scripted_server(b"[BYE shutting-down] come back later\n");
-    let done = join(port, &["--name", "alice"], b"hi\n");
+    let done = join(port, &["--name", "alice", "--retry-for", "0"], b"hi\n");
     assert_eq!(done.status.code(), Some(69));
     assert!(text(&done.stderr).contains("come back later"), "{}", text(&done.stderr));
 }
@@ -171,7 +171,7 @@ fn a_connection_that_breaks_is_told_apart_from_a_good_end() {
 #[test]
 fn what_a_server_sends_is_cleaned_once_more() {
     let port = scripted_server("bob: \x1b]0;pwn\x07\u{9b}2J\u{202E}x\ty\n".as_bytes());
-    let done = join(port, &["--name", "alice"], b"");
+    let done = join(port, &["--name", "alice", "--retry-for", "0"], b"");
     let said = text(&done.stdout);
     assert!(said.contains("bob: \u{FFFD}]0;pwn\u{FFFD}\u{FFFD}2J\u{FFFD}x\ty\n"), "{said:?}");
 }

@@ -2,6 +2,8 @@
 
 // A server, somebody to talk to, a terminal.
 mod support;
+// A network that breaks.
+mod proxy;
 
 // Whole conversations, which are the specification: on the hub and over sockets.
 mod transcripts;
@@ -29,6 +31,8 @@ mod any_input;
 // The client in pipes and at a terminal.
 mod client_piped;
 mod client_terminal;
+// The client coming back after a lost connection.
+mod comeback;
 
 // What the README and the protocol's page show is run, and their tables are checked.
 mod readme;

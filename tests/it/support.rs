@@ -40,6 +40,11 @@ impl Server {
         Self::spawn(&[&["--data", folder], flags].concat())
     }
 
+    /// One in place of another that is gone.
+    pub(crate) fn start_again(port: u16, flags: &[&str]) -> Self {
+        Self::spawn(&[&["--port", &port.to_string()], flags].concat())
+    }
+
     fn spawn(flags: &[&str]) -> Self {
         Self::spawn_by(Command::new(CHATTY), flags)
     }
@@ -52,8 +57,9 @@ impl Server {
 
     fn spawn_by(mut command: Command, flags: &[&str]) -> Self {
         let mut child = command
-            .args(["serve", "--port", "0", "--bind", "127.0.0.1"])
+            .args(["serve", "--bind", "127.0.0.1"])
             .args(flags)
+            .env("CHATTY_PORT", "0")
             .stderr(Stdio::piped())
             .spawn()
             .expect("chatty serve");

@@ -1,0 +1,351 @@
+//! Coming back after a lost connection, as far as it can be decided without one:
+//! when to try again, where to read on, what is a repeat, and when to let it be.
+
+use std::time::Duration;
+
+use super::outgoing::{Cids, Outgoing};
+use crate::protocol::{Event, Tags};
+
+/// The longest wait before the second try; it doubles with each further one.
+const WAIT_FIRST: Duration = Duration::from_millis(200);
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How long to wait before each try: any time up to a limit that doubles. Drawn
+/// by lot, so that a thousand clients do not all come in the same moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Backoff {
+    limit: Duration,
+    /// For how long the present connection was waited.
+    waited: Duration,
+}
+
+impl Backoff {
+    pub(super) fn new() -> Self {
+        Self { limit: WAIT_FIRST, waited: Duration::ZERO }
+    }
+
+    /// The next wait; `lot` is any number.
+    pub(super) fn wait(&mut self, lot: u32) -> Duration {
+        let wait = self.limit.mul_f64(f64::from(lot) / f64::from(u32::MAX));
+        self.limit = (self.limit * 2).min(WAIT_MAX);
+        self.waited += wait;
+        wait
+    }
+
+    /// A connection held for so long. If that is as long as it was waited for,
+    /// all is well again; so even where connections break all the time most of
+    /// it is spent connected.
+    pub(super) fn held(&mut self, time: Duration) {
+        if time >= self.waited.min(WAIT_MAX) {
+            self.limit = WAIT_FIRST;
+        }
+        self.waited = Duration::ZERO;
+    }
+}
+
+/// Whether to come back after the server's farewell with this code, or without
+/// one. The others mean us, and trying again would change nothing.
+pub(super) fn is_worth_it(farewell: Option<&str>) -> bool {
+    matches!(farewell, None | Some("shutting-down" | "slow-reader"))
+}
+
+/// What is said when it has been done.
+pub(super) fn back_after(time: Duration, is_anew: bool) -> String {
+    let time = match time.as_secs() {
+        0 => "a moment".to_owned(),
+        seconds @ 1..120 => format!("{seconds} s"),
+        seconds => format!("{} min", seconds / 60),
+    };
+    let visit = if is_anew { ", in a new visit: /history tells what was said" } else { "" };
+    format!("back after {time}{visit}")
+}
+
+/// What coming back begins with on the new connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Opening {
+    /// The session's token, if the server gave one.
+    pub(super) token: Option<String>,
+    /// The last message seen.
+    pub(super) last: u64,
+    /// What the barrier is marked with: what is told before it was missed, what
+    /// is told after it is live.
+    pub(super) barrier: String,
+}
+
+impl Opening {
+    /// The lines, in order; none where only a new login is left.
+    pub(super) fn lines(&self) -> Option<[String; 3]> {
+        let resume = format!("/resume {} {}", self.token.as_ref()?, self.last);
+        let barrier = format!("@cid={} /ping", self.barrier);
+        Some(["/set tags on".to_owned(), resume, barrier])
+    }
+
+    /// One of the missed messages is here; if this connection breaks too, the
+    /// next one goes on after it.
+    pub(super) fn note(&mut self, line: &str) {
+        let (tags, plain) = Tags::split(line);
+        if let (Some(id), Some(Event::Message(_))) = (tags.id, Event::parse(plain)) {
+            self.last = self.last.max(id);
+        }
+    }
+}
+
+/// All that is needed to go on where a connection broke.
+pub(super) struct Comeback {
+    pub(super) outgoing: Outgoing,
+    pub(super) backoff: Backoff,
+    token: Option<String>,
+    /// The last message seen.
+    last: u64,
+    /// What had been seen when this connection began.
+    floor: u64,
+    /// An answer of several lines, as far as it is here.
+    partial: Option<Partial>,
+}
+
+/// An answer of which lines are still to come.
+struct Partial {
+    number: u64,
+    lines: Vec<String>,
+    missing: Missing,
+}
+
+/// What an answer of several lines still lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Nothing,
+    Rows(usize),
+    Names(usize),
+    /// The list of who is here.
+    List,
+}
+
+impl Missing {
+    /// After the first line of an answer.
+    fn after(event: Option<&Event<'_>>) -> Self {
+        match event {
+            Some(Event::Reply { word: "HELP" | "ROOMS" | "HISTORY" | "SEARCH", args, .. }) => {
+                let count = args.rsplit(' ').next().and_then(|count| count.parse().ok());
+                Self::Rows(count.unwrap_or(0))
+            }
+            Some(Event::Reply { word: "JOINED", .. }) => Self::List,
+            Some(Event::Users { count, names: Some(names), .. }) => {
+                Self::Names(count.saturating_sub(names.split(',').count()))
+            }
+            _ => Self::Nothing,
+        }
+    }
+
+    /// After another line of it.
+    fn then(self, event: Option<&Event<'_>>) -> Self {
+        match (self, event) {
+            (Self::Rows(count), _) => Self::Rows(count.saturating_sub(1)),
+            (Self::Names(count), Some(Event::Users { names: Some(names), .. })) => {
+                Self::Names(count.saturating_sub(names.split(',').count()))
+            }
+            (Self::List, Some(Event::Users { .. })) => Self::after(event),
+            (missing, _) => missing,
+        }
+    }
+
+    fn is_nothing(self) -> bool {
+        matches!(self, Self::Nothing | Self::Rows(0) | Self::Names(0))
+    }
+}
+
+impl Comeback {
+    pub(super) fn new(cids: Cids) -> Self {
+        let (outgoing, backoff) = (Outgoing::new(cids), Backoff::new());
+        Self { outgoing, backoff, token: None, last: 0, floor: 0, partial: None }
+    }
+
+    /// Holds an answer of several lines back until it is whole: one that breaks
+    /// off with the connection is asked for again, and shall not be seen one and
+    /// a half times.
+    pub(super) fn whole(&mut self, line: String) -> Vec<String> {
+        let (tags, plain) = Tags::split(&line);
+        let Some(number) = tags.cid.and_then(|cid| self.outgoing.cids().number(cid)) else {
+            return vec![line];
+        };
+        let event = Event::parse(plain);
+        let (mut lines, missing) = match self.partial.take() {
+            Some(partial) if partial.number == number => {
+                (partial.lines, partial.missing.then(event.as_ref()))
+            }
+            // Answers come in order: the one before is over, whatever it said.
+            before => {
+                let lines = before.map(|partial| partial.lines).unwrap_or_default();
+                (lines, Missing::after(event.as_ref()))
+            }
+        };
+        lines.push(line);
+        if missing.is_nothing() {
+            return lines;
+        }
+        self.partial = Some(Partial { number, lines, missing });
+        Vec::new()
+    }
+
+    /// Asks for a session, marked.
+    pub(super) fn session_request(cids: &Cids) -> String {
+        format!("@cid={} /session", cids.own("session"))
+    }
+
+    /// Takes note of a line. `false`: it is not for the eye, since it is a repeat
+    /// or the answer to a line that the client itself has sent.
+    pub(super) fn note(&mut self, tags: &Tags<'_>, event: Option<&Event<'_>>) -> bool {
+        let cids = self.outgoing.cids();
+        if tags.cid.is_some_and(|cid| cid == cids.own("session")) {
+            if let Some(Event::Reply { word: "SESSION", args, .. }) = event {
+                self.token = Some((*args).to_owned());
+            }
+            return false;
+        }
+        if tags.cid.is_some_and(|cid| cid == cids.own("back")) {
+            return false;
+        }
+        let (Some(id), Some(Event::Message(_))) = (tags.id, event) else { return true };
+        // The server tells every message once. Should one come again, it is an
+        // echo that we have, or a message from before this connection.
+        let is_repeat = match tags.cid {
+            Some(cid) => self.outgoing.is_settled(cid),
+            None => id <= self.floor,
+        };
+        self.last = self.last.max(id);
+        !is_repeat
+    }
+
+    /// The connection is lost.
+    pub(super) fn lost(&mut self, held: Duration) -> Opening {
+        self.backoff.held(held);
+        self.outgoing.lost();
+        self.partial = None;
+        let barrier = self.outgoing.cids().own("back");
+        Opening { token: self.token.clone(), last: self.last, barrier }
+    }
+
+    /// Back. Before the missed lines are taken note of.
+    pub(super) fn back(&mut self) {
+        self.floor = self.last;
+    }
+
+    /// Everything unanswered goes out again. After the missed lines, which may
+    /// hold some of the answers.
+    pub(super) fn go_on(&mut self) {
+        self.outgoing.back();
+    }
+
+    /// In a new visit, perhaps of a server that counts from the beginning. Gives
+    /// back the lines that were sent and never answered.
+    pub(super) fn begin_anew(&mut self) -> Vec<(u64, String)> {
+        (self.last, self.floor, self.token) = (0, 0, None);
+        self.outgoing.begin_anew()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::state::State;
+
+    fn note(comeback: &mut Comeback, line: &str) -> bool {
+        let (tags, plain) = Tags::split(line);
+        let is_shown = comeback.note(&tags, Event::parse(plain).as_ref());
+        tags.cid.map(|cid| comeback.outgoing.settle(cid));
+        is_shown
+    }
+
+    #[test]
+    fn waits_double_up_to_a_limit_and_begin_anew_after_a_while() {
+        let mut backoff = Backoff::new();
+        let longest: Vec<u128> = (0..8).map(|_| backoff.wait(u32::MAX).as_millis()).collect();
+        assert_eq!(longest, [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        assert_eq!(backoff.wait(0), Duration::ZERO);
+        backoff.held(Duration::from_secs(9));
+        assert!(backoff.wait(u32::MAX / 2) < Duration::from_secs(5));
+        backoff.held(Duration::from_secs(5));
+        assert_eq!(backoff.wait(u32::MAX), WAIT_FIRST);
+    }
+
+    #[test]
+    fn who_is_sent_away_stays_away() {
+        for code in ["replaced", "quit", "kicked", "banned", "too-many", "login-timeout", "new"] {
+            assert!(!is_worth_it(Some(code)), "{code}");
+        }
+        for farewell in [None, Some("shutting-down"), Some("slow-reader")] {
+            assert!(is_worth_it(farewell), "{farewell:?}");
+        }
+    }
+
+    #[test]
+    fn it_reads_on_after_the_last_message_seen() {
+        let mut comeback = Comeback::new(Cids::new(7));
+        let mark = |what| format!("@cid=0000000000000007-{what}");
+        assert_eq!(comeback.lost(Duration::ZERO).lines(), None);
+        assert!(!note(&mut comeback, &format!("{} [SESSION abc] keep it", mark("session"))));
+        assert!(note(&mut comeback, "@id=5;time=2026-11-23T06:16:00.123Z bob: hi"));
+        // A row of the history is no message, whatever its id.
+        assert!(note(&mut comeback, "@id=9;cid=x 2026-11-23T06:16:00.123Z bob: later"));
+        let mut opening = comeback.lost(Duration::ZERO);
+        let barrier = format!("{} /ping", mark("back"));
+        assert_eq!(opening.lines().unwrap(), ["/set tags on", "/resume abc 5", &barrier]);
+        opening.note("@id=6 bob: missed");
+        assert_eq!(opening.lines().unwrap()[1], "/resume abc 6");
+        assert!(!note(&mut comeback, &format!("{} [PONG]", mark("back"))));
+        comeback.begin_anew();
+        assert_eq!(comeback.lost(Duration::ZERO).lines(), None);
+    }
+
+    #[test]
+    fn an_answer_of_several_lines_is_seen_whole_or_not_at_all() {
+        let mut comeback = Comeback::new(Cids::new(7));
+        let answers: [&[&str]; 6] = [
+            &["[HISTORY #ops 2]", "2026-11-23T06:16:00.123Z #ops bob: 1", "[PONG]"],
+            &["[HISTORY #ops 0]"],
+            &["[JOINED #ops] hi", "[TOPIC #ops] x", "[USERS #ops 3] a,b", "[USERS #ops 3] c"],
+            &["[JOINED #ops] hi", "[USERS #ops 900]"],
+            &["[ERROR bad-name] no"],
+            &["alice: [HISTORY #ops 2]"],
+        ];
+        for (number, answer) in answers.iter().enumerate() {
+            let marked = |line| format!("@cid={} {line}", Cids::new(7).mark(number as u64));
+            let answer: Vec<String> = answer.iter().map(marked).collect();
+            for _ in 0..2 {
+                let (last, before) = answer.split_last().unwrap();
+                for line in before {
+                    assert!(comeback.whole(line.clone()).is_empty(), "{line}");
+                }
+                assert_eq!(comeback.whole("bob: hi".to_owned()), ["bob: hi"]);
+                assert_eq!(comeback.whole(last.clone()), answer);
+                // Half of it, and then the connection is lost.
+                comeback.whole(answer[0].clone());
+                comeback.lost(Duration::ZERO);
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_is_shown_once_however_often_it_is_told() {
+        let mut comeback = Comeback::new(Cids::new(7));
+        let state = State::new("alice");
+        comeback.outgoing.add("one".to_owned(), None, &state);
+        comeback.outgoing.add("two".to_owned(), None, &state);
+        let one = "@id=4;cid=0000000000000007-1 alice: one";
+        let two = "@id=5;cid=0000000000000007-2 alice: two";
+        assert!(note(&mut comeback, one));
+        assert!(note(&mut comeback, "@id=4 [PRIVATE MESSAGE] alice: one"), "to myself");
+        comeback.lost(Duration::ZERO);
+        comeback.back();
+        comeback.go_on();
+        for (line, is_shown) in [
+            (two, true),
+            ("@id=6 bob: new", true),
+            ("@id=3 bob: old", false),
+            (one, false),
+            (two, false),
+            ("@time=2026-11-23T06:16:00.123Z * bob quit", true),
+        ] {
+            assert_eq!(note(&mut comeback, line), is_shown, "{line}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The way back to a server, tried until it is there: wait, connect, resume the
+//! session or, where it is over, log in anew.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Exit;
+use super::address::Endpoint;
+use super::comeback::{Backoff, Comeback, Opening};
+use super::connection::{Connection, connect};
+use super::login::{Refused, Session, greet, login};
+use super::outgoing::Cids;
+use super::state::State;
+use crate::protocol::{Event, Tags};
+
+/// More missed lines than this are not waited for: the rest comes as if live.
+const MISSED_MAX: usize = 10_000;
+
+/// How long the server may be silent while we come back.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// Where the server is, and how long to look for it.
+pub(super) struct Road {
+    pub(super) endpoint: Endpoint,
+    pub(super) retry_for: Duration,
+    /// Since when there is a connection.
+    pub(super) since: Instant,
+}
+
+impl Road {
+    /// A connection stands again.
+    pub(super) fn found(&mut self, comeback: &mut Comeback, backoff: Backoff) {
+        self.since = Instant::now();
+        comeback.backoff = backoff;
+    }
+
+    /// The way back from here; the connection has just been lost.
+    pub(super) fn way(&self, comeback: &mut Comeback, state: &State) -> Way {
+        let opening = comeback.lost(self.since.elapsed());
+        Way {
+            endpoint: self.endpoint.clone(),
+            retry_for: self.retry_for,
+            backoff: comeback.backoff,
+            opening,
+            cids: comeback.outgoing.cids().clone(),
+            me: state.me().to_owned(),
+            first: state.way_back(),
+        }
+    }
+}
+
+/// What is needed to come back.
+pub(super) struct Way {
+    endpoint: Endpoint,
+    retry_for: Duration,
+    backoff: Backoff,
+    opening: Opening,
+    cids: Cids,
+    /// For a new login: my name, and what brings me where I was.
+    me: String,
+    first: Vec<String>,
+}
+
+/// Back again.
+pub(super) struct Back {
+    pub(super) connection: Connection,
+    pub(super) backoff: Backoff,
+    /// What was said meanwhile.
+    pub(super) missed: Vec<String>,
+    /// The new visit, if the old one was over.
+    pub(super) anew: Option<Session>,
+    pub(super) after: Duration,
+}
+
+/// No use in trying on.
+pub(super) struct GivenUp {
+    pub(super) exit: Exit,
+    pub(super) why: String,
+}
+
+/// Why one try failed.
+enum Failure {
+    /// The next one may do better.
+    Passing(String),
+    Final(GivenUp),
+}
+
+impl Way {
+    /// Comes back, if it can be done in the time there is.
+    pub(super) async fn find(mut self) -> Result<Back, GivenUp> {
+        let start = Instant::now();
+        let mut problem = None;
+        let mut missed = Vec::new();
+        loop {
+            let left = self.retry_for.saturating_sub(start.elapsed());
+            let wait = self.backoff.wait(getrandom::u32().unwrap_or(u32::MAX));
+            sleep(wait.min(left)).await;
+            let Some(left) = left.checked_sub(wait) else {
+                let why = problem.unwrap_or_else(|| "the connection was lost".to_owned());
+                return Err(GivenUp { exit: Exit::Unavailable, why });
+            };
+            match timeout(left, self.attempt(&mut missed)).await {
+                Ok(Ok((connection, anew))) => {
+                    let (backoff, after) = (self.backoff, start.elapsed());
+                    return Ok(Back { connection, backoff, missed, anew, after });
+                }
+                Ok(Err(Failure::Passing(why))) => problem = Some(why),
+                Ok(Err(Failure::Final(given_up))) => return Err(given_up),
+                Err(_) => {}
+            }
+        }
+    }
+
+    async fn attempt(
+        &mut self,
+        missed: &mut Vec<String>,
+    ) -> Result<(Connection, Option<Session>), Failure> {
+        let mut connection = connect(&self.endpoint).await.map_err(Failure::Passing)?;
+        greet(&mut connection).await.map_err(|refused| self.failure(&refused))?;
+        let is_back = self.resume(&mut connection, missed).await;
+        if is_back.map_err(|refused| self.failure(&refused))? {
+            return Ok((connection, None));
+        }
+        match login(&mut connection, &self.me, &self.first, &self.cids).await {
+            Ok(session) => Ok((connection, Some(session))),
+            Err(refused) => Err(self.failure(&refused)),
+        }
+    }
+
+    /// Resumes the session and listens to what was missed. `false`: it is over.
+    async fn resume(
+        &mut self,
+        connection: &mut Connection,
+        missed: &mut Vec<String>,
+    ) -> Result<bool, Refused> {
+        let Some(lines) = self.opening.lines() else { return Ok(false) };
+        for line in &lines {
+            connection.send(line);
+        }
+        let mut is_welcome = false;
+        loop {
+            let line = timeout(SILENCE_MAX, connection.line()).await;
+            let line = line.map_err(|_| Refused::Silent)?.ok_or(Refused::Closed)?;
+            let (tags, plain) = Tags::split(&line);
+            let is_barrier = tags.cid == Some(self.opening.barrier.as_str());
+            match Event::parse(plain) {
+                // The barrier comes also behind a refusal.
+                _ if is_barrier => return Ok(is_welcome),
+                Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
+                Some(Event::Reply { word: "SET", .. }) if !is_welcome => {}
+                Some(Event::Reply { word: "WELCOME", .. }) if !is_welcome => is_welcome = true,
+                // Over: the token is good for nothing any more.
+                Some(Event::Error { .. }) if !is_welcome => self.opening.token = None,
+                _ => {
+                    self.opening.note(&line);
+                    missed.push(line);
+                    if missed.len() >= MISSED_MAX {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+    }
+
+    fn failure(&self, refused: &Refused) -> Failure {
+        let why = refused.sentence(&self.endpoint);
+        if refused.may_pass() {
+            return Failure::Passing(why);
+        }
+        Failure::Final(GivenUp { exit: refused.exit(), why })
+    }
+}

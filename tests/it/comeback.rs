@@ -1,0 +1,443 @@
+//! `chatty join` comes back after a lost connection: nothing that was piped in or
+//! typed is lost, nothing is said twice, and nobody is left in the dark.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::proxy::Proxy;
+use crate::support::{CHATTY, Peer, Server, Terminal, count};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A `chatty join` in a pipe that is still running.
+struct Pipe {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    out: Receiver<String>,
+    errors: Receiver<String>,
+}
+
+fn lines_of(stream: impl std::io::Read + Send + 'static) -> Receiver<String> {
+    let (lines, received) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if lines.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    received
+}
+
+/// The next line that ends so, and all before it.
+fn upto(lines: &Receiver<String>, end: &str) -> Vec<String> {
+    let mut seen = Vec::new();
+    while !seen.last().is_some_and(|line: &String| line.ends_with(end)) {
+        let next = lines.recv_timeout(DEADLINE);
+        seen.push(next.unwrap_or_else(|_| panic!("never: {end}; after {:?}", seen.last())));
+    }
+    seen
+}
+
+impl Pipe {
+    fn start(port: u16, args: &[&str]) -> Self {
+        let mut child = Command::new(CHATTY)
+            .args(["join", "127.0.0.1", "--port", &port.to_string()])
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("chatty join");
+        let stdin = child.stdin.take();
+        let out = lines_of(child.stdout.take().expect("piped"));
+        let errors = lines_of(child.stderr.take().expect("piped"));
+        Self { child, stdin, out, errors }
+    }
+
+    fn say(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().expect("open");
+        stdin.write_all(format!("{line}\n").as_bytes()).expect("say");
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status();
+        assert!(sent.expect("kill").success());
+    }
+
+    /// Ends the input: the exit code and what else was written and complained.
+    fn end(mut self) -> (Option<i32>, Vec<String>, Vec<String>) {
+        drop(self.stdin.take());
+        let (out, errors) = (self.out.iter().collect(), self.errors.iter().collect());
+        (self.child.wait().expect("an end").code(), out, errors)
+    }
+}
+
+#[test]
+fn a_pipe_outlives_two_crashes_of_the_server_without_losing_a_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut server = Server::start_in(folder.path(), &[]);
+    let port = server.port;
+    let mut pipe = Pipe::start(port, &["--name", "tail", "--room", "ops", "--raw"]);
+    let mut out = Vec::new();
+    for (crash, seen) in [(0, 40), (1, 440)] {
+        (crash * 400..crash * 400 + 200).for_each(|n| pipe.say(&format!("line {n}.")));
+        out.extend(upto(&pipe.out, &format!(" line {seen}.")));
+        server.kill();
+        (crash * 400 + 200..crash * 400 + 400).for_each(|n| pipe.say(&format!("line {n}.")));
+        upto(&pipe.errors, "connection lost, trying again");
+        let data = folder.path().to_str().expect("a plain path");
+        server = Server::start_again(port, &["--data", data]);
+    }
+    let mut witness = Peer::join(port, "witness");
+    let (exit, rest, errors) = pipe.end();
+    out.extend(rest);
+    let said: Vec<_> = out.iter().filter_map(|line| line.strip_prefix("#ops tail: ")).collect();
+    let lines: Vec<_> = (0..800).map(|n| format!("line {n}.")).collect();
+    assert_eq!(said, lines);
+    assert_eq!(exit, Some(0), "{errors:?}");
+    assert!(errors.last().is_some_and(|line| line.starts_with("chatty: back after ")));
+    witness.say("/join ops");
+    witness.say("/history 1000");
+    let kept: Vec<_> = witness.settles();
+    let kept: Vec<_> = kept.iter().filter_map(|line| line.split_once("#ops tail: ")).collect();
+    assert_eq!(kept.iter().map(|(_, line)| *line).collect::<Vec<_>>(), lines);
+}
+
+#[test]
+fn at_a_terminal_it_shows_what_was_missed_and_sends_what_was_typed() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.port);
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(proxy.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    bob.hears(|line| line == "* alice joined");
+    alice.types("before\r");
+    bob.hears(|line| line == "alice: before");
+    alice.types("half a li");
+    alice.shows_last("#lobby> half a li");
+    proxy.cut();
+    let lost = "-- connection lost, trying again …";
+    alice.shows(lost, |rows| count(rows, lost) == 1);
+    alice.types("ne\rdraft");
+    alice.shows("what waits", |rows| count(rows, "-- to be sent: half a line") == 1);
+    alice.shows_last("#lobby> draft");
+    bob.say("one");
+    bob.say("two");
+    bob.settles();
+    proxy.mend();
+    assert_eq!(bob.hears(|line| line.starts_with("alice: ")), "alice: half a line");
+    let rows = alice.shows("my line", |rows| count(rows, " alice: half a line") == 1);
+    let at = |text: &str| {
+        let rows: Vec<_> = rows.iter().enumerate().filter(|(_, r)| r.ends_with(text)).collect();
+        assert_eq!(rows.len(), 1, "{text} {rows:?}");
+        rows[0].0
+    };
+    let order = [" alice: before", lost, "—— 2 missed ——", " bob: one", " bob: two"];
+    assert!(order.map(at).is_sorted(), "{rows:?}");
+    assert!(rows.iter().any(|row| row.starts_with("-- back after ")), "{rows:?}");
+    alice.shows_last("#lobby> draft");
+    alice.types(" two\r");
+    // Nobody has seen alice leave, and nothing came twice.
+    let heard = [bob.next(), bob.settles().concat()];
+    assert_eq!(heard.concat(), "alice: draft two");
+    alice.types("/quit\r");
+    alice.ends_with(0);
+    assert_eq!(bob.next(), "* alice quit");
+}
+
+#[test]
+fn in_a_new_visit_no_line_goes_where_it_was_not_meant_to() {
+    let mut server = Server::start();
+    let (port, proxy) = (server.port, Proxy::start(server.port));
+    let _bob = Peer::join(port, "bob");
+    let Some(alice) = Terminal::join(proxy.port, "--name alice --room ops") else { return };
+    alice.shows_last("#ops>");
+    let lost = "-- connection lost, trying again …";
+    let mut restart = |line: &str| {
+        let losses = count(&alice.rows(), lost);
+        proxy.cut();
+        server.kill();
+        server = Server::start_again(port, &["--ephemeral"]);
+        let mut carol = Peer::join(port, "carol");
+        carol.say("/join ops");
+        alice.shows("the loss", |rows| count(rows, lost) > losses);
+        alice.types(&format!("{line}\r"));
+        let pending = format!("-- to be sent: {line}");
+        alice.shows("what waits", |rows| count(rows, &pending) == 1);
+        proxy.mend();
+        carol
+    };
+    // Where it went: to #ops.
+    let mut carol = restart("for the room");
+    assert_eq!(carol.hears(|line| line.contains("alice:")), "#ops alice: for the room");
+    alice.shows_last("#ops>");
+    // Where it cannot go: to somebody who is not here.
+    alice.types("/query carol\r");
+    alice.shows_last("carol>");
+    carol.say("/nick dora");
+    carol.hears(|line| line == "* carol is now dora");
+    alice.shows_last("dora>");
+    let mut carol = restart("for dora");
+    alice.shows("the line", |rows| count(rows, "-- not sent: for dora") == 1);
+    alice.shows_last("#ops>");
+    alice.types("anybody?\r");
+    assert_eq!(carol.hears(|line| line.contains("alice:")), "#ops alice: anybody?");
+}
+
+#[test]
+fn who_leaves_while_the_connection_is_lost_is_told_what_was_not_sent() {
+    let mut server = Server::start();
+    for way in ["C-d", "/quit"] {
+        let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+        alice.shows_last("#lobby>");
+        server.kill();
+        alice.shows("the loss", |rows| rows.iter().any(|row| row.contains("trying again")));
+        alice.types("unheard\r");
+        alice.shows("what waits", |rows| count(rows, "-- to be sent: unheard") == 1);
+        match way {
+            "C-d" => alice.presses(way),
+            line => alice.types(&format!("{line}\r")),
+        }
+        let rows = alice.ends_with(0);
+        assert_eq!(count(&rows, "-- perhaps not delivered: unheard"), 1, "{rows:?}");
+        server = Server::start();
+    }
+}
+
+#[test]
+fn who_is_replaced_does_not_come_back() {
+    let server = Server::start();
+    let mut pipe = Pipe::start(server.port, &["--name", "alice"]);
+    pipe.say("/session");
+    let session = upto(&pipe.out, "keep it to yourself").pop().expect("a session");
+    let token = session["[SESSION ".len()..].split(']').next().expect("a token");
+    let mut other = Peer::connect(server.port);
+    other.say(&format!("/resume {token} 0"));
+    let errors: Vec<_> = pipe.errors.iter().collect();
+    let told = "chatty: the server ended the connection: ";
+    assert!(errors.len() == 1 && errors[0].starts_with(told), "{errors:?}");
+    assert!(errors[0].ends_with(" (replaced)"), "{errors:?}");
+    assert_eq!(pipe.end().0, Some(69));
+}
+
+#[test]
+fn who_is_told_to_leave_says_goodbye() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    for (signal, exit) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+        let mut pipe = Pipe::start(server.port, &["--name", "alice"]);
+        pipe.say("one");
+        upto(&pipe.out, "alice: one");
+        pipe.signal(signal);
+        bob.hears(|line| line == "* alice quit");
+        assert_eq!(pipe.end().0, Some(exit));
+    }
+}
+
+#[test]
+fn who_is_held_up_by_a_full_pipe_can_be_told_to_leave() {
+    let server = Server::start();
+    let mut alice = Command::new(CHATTY)
+        .args(["join", "127.0.0.1", "--port", &server.port.to_string(), "--name", "alice"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("chatty join");
+    let mut bob = Peer::join(server.port, "bob");
+    // Nobody reads what alice writes, and a pipe holds 64 KiB.
+    let line = "x".repeat(4000);
+    for _ in 0..40 {
+        bob.say(&line);
+    }
+    bob.settles();
+    let id = alice.id().to_string();
+    let start = Instant::now();
+    let ended = loop {
+        let _ = Command::new("kill").args(["-TERM", &id]).status();
+        if let Some(ended) = alice.try_wait().expect("a child") {
+            break ended;
+        }
+        assert!(start.elapsed() < DEADLINE, "it does not end");
+        thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(ended.code(), Some(143));
+}
+
+#[test]
+fn it_gives_up_when_told_to() {
+    for (args, is_tried) in [(["--retry-for", "0"], false), (["--retry-for", "300ms"], true)] {
+        let mut server = Server::start();
+        let mut pipe = Pipe::start(server.port, &[&["--name", "alice"], &args[..]].concat());
+        pipe.say("one");
+        upto(&pipe.out, "alice: one");
+        server.kill();
+        let errors: Vec<_> = pipe.errors.iter().collect();
+        assert_eq!(errors.iter().any(|line| line.contains("trying again")), is_tried);
+        let last = if is_tried { "cannot connect to" } else { "the connection was lost" };
+        assert!(errors.last().expect("a reason").contains(last), "{errors:?}");
+        assert_eq!(pipe.end().0, Some(69));
+    }
+}
+
+#[test]
+fn a_server_without_a_memory_is_joined_anew_where_one_was() {
+    let mut server = Server::start();
+    let port = server.port;
+    let mut pipe = Pipe::start(port, &["--name", "alice", "--room", "ops"]);
+    pipe.say("one");
+    upto(&pipe.out, "#ops alice: one");
+    server.kill();
+    upto(&pipe.errors, "trying again");
+    pipe.say("two");
+    let _server = Server::start_again(port, &["--ephemeral"]);
+    upto(&pipe.out, "#ops alice: two");
+    let (exit, _, errors) = pipe.end();
+    assert_eq!(exit, Some(0), "{errors:?}");
+    assert!(errors.iter().any(|line| line.contains("in a new visit")), "{errors:?}");
+}
+
+/// One who plays the server: answers a new connection's opening, and then hands
+/// on what else is said.
+fn next_client(listener: &TcpListener) -> (TcpStream, impl Iterator<Item = String>) {
+    let (mut stream, _) = listener.accept().expect("accept");
+    stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
+    stream.write_all(b"[HELLO chatty/1] hi\n").expect("hello");
+    let mut answer = stream.try_clone().expect("clone");
+    let said = BufReader::new(stream.try_clone().expect("clone")).lines().map_while(Result::ok);
+    let rest = said.filter(move |line| {
+        let (cid, plain) = match line.strip_prefix("@cid=").and_then(|l| l.split_once(' ')) {
+            Some((cid, plain)) => (format!("@cid={cid} "), plain),
+            None => (String::new(), line.as_str()),
+        };
+        let word = plain.split(' ').next().unwrap_or_default();
+        let told = match word {
+            "/set" => "[SET echo=on joins=on tags=on]",
+            "/login" => "[WELCOME alice] hi",
+            "/session" => "[SESSION abc] hi",
+            "/resume" => "[ERROR bad-password] it is over",
+            "/ping" => "[PONG]",
+            "/quit" => "[BYE quit] goodbye",
+            _ => return true,
+        };
+        answer.write_all(format!("{cid}{told}\n").as_bytes()).expect("answer");
+        if word == "/quit" {
+            let _ = answer.shutdown(std::net::Shutdown::Both);
+        }
+        false
+    });
+    (stream, rest)
+}
+
+#[test]
+fn what_a_lost_visit_leaves_in_doubt_is_told_and_not_said_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = listener.local_addr().expect("bound").port();
+    let mut pipe = Pipe::start(port, &["--name", "alice"]);
+    let (stream, mut said) = next_client(&listener);
+    pipe.say("");
+    pipe.say("in doubt");
+    assert!(said.next().expect("a line").ends_with(" in doubt"));
+    // Not a whole line: not seen.
+    (&stream).write_all(b"@id=1 bob: half a li").expect("say");
+    drop(said);
+    stream.shutdown(std::net::Shutdown::Both).expect("cut");
+    upto(&pipe.errors, "trying again");
+    pipe.say("new");
+    let answering = thread::spawn(move || {
+        let (mut stream, said) = next_client(&listener);
+        let said: Vec<_> = said
+            .inspect(|line| {
+                let cid = line.split(' ').next().expect("a mark");
+                stream.write_all(format!("{cid} alice: new\n").as_bytes()).expect("echo");
+            })
+            .collect();
+        said
+    });
+    let (exit, out, errors) = pipe.end();
+    let said = answering.join().expect("an end");
+    assert!(said.len() == 1 && said[0].ends_with(" new"), "{said:?}");
+    assert_eq!(out.last().map(String::as_str), Some("alice: new"));
+    assert!(!out.iter().any(|line| line.starts_with("bob")), "{out:?}");
+    assert!(errors.iter().any(|line| line.starts_with("chatty: line 2: sent, but ")), "{errors:?}");
+    assert_eq!(exit, Some(69));
+}
+
+/// How long the network is flaky; longer with `CHATTY_FLAKY_SECONDS`.
+fn flaky_time() -> Duration {
+    let seconds = std::env::var("CHATTY_FLAKY_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(8))
+}
+
+#[test]
+fn a_flaky_network_loses_doubles_and_reorders_nothing() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.port);
+    let mut witness = Peer::join(server.port, "witness");
+    let join = |name: String| {
+        let mut pipe = Pipe::start(proxy.port, &["--name", &name]);
+        // The echo comes behind the answer that makes it possible to come back.
+        pipe.say(&format!("{name} is here"));
+        upto(&pipe.out, &format!("{name} is here"));
+        pipe
+    };
+    let readers: Vec<Pipe> = (0..3).map(|n| join(format!("reader{n}"))).collect();
+    let writers: Vec<Pipe> = (0..4).map(|n| join(format!("writer{n}"))).collect();
+    for n in 0..10 {
+        witness.say(&format!("{n} is here"));
+    }
+    witness.settles();
+    proxy.turn_flaky(20);
+    let start = Instant::now();
+    let write = |(n, pipe)| thread::spawn(move || write(n, pipe, start));
+    let writing: Vec<_> = writers.into_iter().enumerate().map(write).collect();
+    let counts: Vec<usize> = writing.into_iter().map(|t| t.join().expect("a writer")).collect();
+    assert!(proxy.turn_reliable() > 20);
+    witness.say("the end");
+    let mut said = Vec::new();
+    while said.last().is_none_or(|line| line != "witness: the end") {
+        said.push(witness.hears(|line| !line.starts_with('*') && !line.contains(" is here")));
+    }
+    for (writer, count) in counts.into_iter().enumerate() {
+        let start = format!("writer{writer}: ");
+        let lines: Vec<_> = said.iter().filter_map(|line| line.strip_prefix(&start)).collect();
+        let all: Vec<_> = (0..count).map(|n| format!("line {n}")).collect();
+        assert_eq!(lines, all, "writer{writer}");
+    }
+    for reader in readers {
+        let mut seen = upto(&reader.out, "witness: the end");
+        seen.retain(|line| !line.starts_with(['*', '[']) && !line.contains(" is here"));
+        assert_eq!(seen.len(), said.len());
+        assert!(seen == said, "in another order than the witness saw");
+        assert_eq!(reader.end().0, Some(0));
+    }
+}
+
+/// Says lines as long as the network is flaky, and tells how many. Each is
+/// answered once and in order, and so are the questions in between.
+fn write(n: usize, mut pipe: Pipe, start: Instant) -> usize {
+    let mut count = 0;
+    while start.elapsed() < flaky_time() {
+        pipe.say(&format!("line {count}"));
+        if count % 50 == 0 {
+            pipe.say("/history 10");
+        }
+        count += 1;
+        thread::sleep(Duration::from_millis(3));
+    }
+    let (exit, out, errors) = pipe.end();
+    assert_eq!(exit, Some(0), "{errors:?}");
+    let mine = format!("writer{n}: line ");
+    let said = out.iter().filter_map(|line| line.strip_prefix(&mine)?.parse::<usize>().ok());
+    assert!(said.eq(0..count), "{errors:?}");
+    let asked = count.div_ceil(50);
+    let rows = out.iter().filter(|line| line.starts_with(|c: char| c.is_ascii_digit()));
+    assert_eq!(out.iter().filter(|line| *line == "[HISTORY #lobby 10]").count(), asked);
+    assert_eq!(rows.count(), 10 * asked);
+    count
+}

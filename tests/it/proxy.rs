@@ -1,0 +1,118 @@
+//! A network that breaks: whoever connects through it is passed on to the server,
+//! until the connection is cut, on demand or by a clock that is drawn by lot.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// So little is passed on at once that cuts go through lines.
+const PIECE: usize = 601;
+
+/// The network between clients and a server.
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    is_cut: bool,
+    /// Draws how long a connection lives; `None` lets them live.
+    lot: Option<Lot>,
+    streams: Vec<TcpStream>,
+    cuts: usize,
+}
+
+impl Proxy {
+    /// Passes everything on to the server at this port.
+    pub(crate) fn start(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let port = listener.local_addr().expect("bound").port();
+        let state = State { is_cut: false, lot: None, streams: Vec::new(), cuts: 0 };
+        let state = Arc::new(Mutex::new(state));
+        let shared = state.clone();
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                // A server that is gone refuses; so do we then, by closing.
+                if !shared.lock().expect("state").is_cut
+                    && let Ok(server) = TcpStream::connect(("127.0.0.1", server))
+                {
+                    pass_on(&client, &server, &shared);
+                }
+            }
+        });
+        Self { port, state }
+    }
+
+    /// Cuts every connection, and those to come until it is mended.
+    pub(crate) fn cut(&self) {
+        let mut state = self.state.lock().expect("state");
+        state.is_cut = true;
+        state.streams.drain(..).for_each(cut);
+    }
+
+    pub(crate) fn mend(&self) {
+        self.state.lock().expect("state").is_cut = false;
+    }
+
+    /// From now on connections live for 200 to 800 ms each.
+    pub(crate) fn turn_flaky(&self, seed: u64) {
+        let mut state = self.state.lock().expect("state");
+        state.lot = Some(Lot(seed));
+        state.streams.drain(..).for_each(cut);
+    }
+
+    /// Stops breaking connections, and tells how many it broke.
+    pub(crate) fn turn_reliable(&self) -> usize {
+        let mut state = self.state.lock().expect("state");
+        state.lot = None;
+        state.cuts
+    }
+}
+
+fn pass_on(client: &TcpStream, server: &TcpStream, shared: &Arc<Mutex<State>>) {
+    let clone = |stream: &TcpStream| stream.try_clone().expect("clone");
+    for (from, to) in [(client, server), (server, client)] {
+        let (from, to) = (clone(from), clone(to));
+        let _ = to.set_nodelay(true);
+        thread::spawn(move || copy(from, to));
+    }
+    let mut state = shared.lock().expect("state");
+    state.streams.extend([clone(client), clone(server)]);
+    let Some(life) = state.lot.as_mut().map(Lot::life) else { return };
+    let (client, server, shared) = (clone(client), clone(server), shared.clone());
+    thread::spawn(move || {
+        thread::sleep(life);
+        let mut state = shared.lock().expect("state");
+        if state.lot.is_some() {
+            state.cuts += 1;
+            [client, server].into_iter().for_each(cut);
+        }
+    });
+}
+
+fn copy(mut from: TcpStream, mut to: TcpStream) {
+    let mut piece = [0; PIECE];
+    while let Ok(size @ 1..) = from.read(&mut piece) {
+        if to.write_all(&piece[..size]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is of no more use")]
+fn cut(stream: TcpStream) {
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+/// Numbers drawn by lot, the same ones for the same seed.
+struct Lot(u64);
+
+impl Lot {
+    fn life(&mut self) -> Duration {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        Duration::from_millis(200 + (self.0 >> 33) % 600)
+    }
+}
