@@ -102,8 +102,8 @@ pub(super) async fn greet(connection: &mut Connection) -> Result<(), Refused> {
     }
 }
 
-/// Logs in, with a password or without, says the first lines, waits for their answers and then asks for a
-/// session.
+/// Logs in, with a password or without, says the first lines, waits for their
+/// answers and then asks for a session.
 pub(super) async fn login(
     connection: &mut Connection,
     name: &str,
