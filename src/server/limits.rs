@@ -77,7 +77,11 @@ pub struct Limits {
     pub guess_delay: Duration,
 
     /// Take passwords also from where somebody could read along
-    #[arg(long, env = "CHATTY_ALLOW_INSECURE_PASSWORDS", value_parser = BoolishValueParser::new())]
+    #[arg(
+        long,
+        env = "CHATTY_ALLOW_INSECURE_PASSWORDS",
+        value_parser = BoolishValueParser::new()
+    )]
     pub allow_insecure_passwords: bool,
 
     /// How many accounts there may be
