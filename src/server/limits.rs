@@ -98,7 +98,12 @@ pub struct Limits {
     pub quiet_above: usize,
 
     /// Tell every coming and going singly, in large rooms too
-    #[arg(long, env = "CHATTY_ANNOUNCE", conflicts_with = "quiet_above", value_parser = BoolishValueParser::new())]
+    #[arg(
+        long,
+        env = "CHATTY_ANNOUNCE",
+        conflicts_with = "quiet_above",
+        value_parser = BoolishValueParser::new()
+    )]
     pub announce: bool,
 
     /// How many rooms one person may be in
