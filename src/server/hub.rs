@@ -16,6 +16,7 @@
 //! below this one, a file for each topic.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -247,12 +248,31 @@ struct Away {
 }
 
 /// Who has to do with whom; both ends know, so that leaving costs only those
-/// concerned. Boxed lists: most people have none.
+/// concerned. Most people have to do with nobody, and then it takes no memory.
 #[derive(Debug, Default)]
-struct Ties {
+struct Ties(Option<Box<TieLists>>);
+
+#[derive(Debug, Default)]
+struct TieLists {
     ignores: Vec<Ignored>,
     ignored_by: Vec<PersonId>,
     queried_by: Vec<PersonId>,
+}
+
+impl Deref for Ties {
+    type Target = TieLists;
+
+    fn deref(&self) -> &TieLists {
+        static NONE: TieLists =
+            TieLists { ignores: Vec::new(), ignored_by: Vec::new(), queried_by: Vec::new() };
+        self.0.as_deref().unwrap_or(&NONE)
+    }
+}
+
+impl DerefMut for Ties {
+    fn deref_mut(&mut self) -> &mut TieLists {
+        self.0.get_or_insert_default()
+    }
 }
 
 /// Somebody who is not to be heard, here or gone: what they said before they
