@@ -238,7 +238,7 @@ impl Chat {
     /// Sends what is to be sent.
     fn send(&mut self) {
         let state = lock(&self.state);
-        while let Some(line) = self.comeback.outgoing.next(&state) {
+        while let Some(line) = self.comeback.next(&state) {
             self.connection.send(&line);
         }
     }

@@ -310,7 +310,7 @@ impl Script {
     /// Sends what is to be sent, as far as it makes sense to.
     fn send(&mut self, connection: &mut Connection) {
         while connection.unsent_len() < UNSENT_MAX
-            && let Some(line) = self.comeback.outgoing.next(&self.state)
+            && let Some(line) = self.comeback.next(&self.state)
         {
             connection.send(&line);
         }
