@@ -205,7 +205,7 @@ fn who_leaves_while_the_connection_is_lost_is_told_what_was_not_sent() {
             line => alice.types(&format!("{line}\r")),
         }
         let rows = alice.ends_with(0);
-        assert_eq!(count(&rows, "-- perhaps not delivered: unheard"), 1, "{rows:?}");
+        assert_eq!(count(&rows, "-- not sent: unheard"), 1, "{rows:?}");
         server = Server::start();
     }
 }
