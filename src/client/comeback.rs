@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::outgoing::{Cids, Outgoing};
+use super::state::State;
 use crate::protocol::{Event, Tags};
 
 /// The longest wait before the second try; it doubles with each further one.
@@ -95,6 +96,9 @@ pub(super) struct Comeback {
     pub(super) outgoing: Outgoing,
     pub(super) backoff: Backoff,
     token: Option<String>,
+    /// The server has told whether there is a session. What is said before could
+    /// not be said again.
+    is_ready: bool,
     /// The last message seen.
     last: u64,
     /// What had been seen when this connection began.
@@ -156,7 +160,12 @@ impl Missing {
 impl Comeback {
     pub(super) fn new(cids: Cids) -> Self {
         let (outgoing, backoff) = (Outgoing::new(cids), Backoff::new());
-        Self { outgoing, backoff, token: None, last: 0, floor: 0, partial: None }
+        Self { outgoing, backoff, token: None, is_ready: false, last: 0, floor: 0, partial: None }
+    }
+
+    /// The next line that is to go out.
+    pub(super) fn next(&mut self, state: &State) -> Option<String> {
+        if self.is_ready { self.outgoing.next(state) } else { None }
     }
 
     /// Holds an answer of several lines back until it is whole: one that breaks
@@ -196,6 +205,7 @@ impl Comeback {
     pub(super) fn note(&mut self, tags: &Tags<'_>, event: Option<&Event<'_>>) -> bool {
         let cids = self.outgoing.cids();
         if tags.cid.is_some_and(|cid| cid == cids.own("session")) {
+            self.is_ready = true;
             if let Some(Event::Reply { word: "SESSION", args, .. }) = event {
                 self.token = Some((*args).to_owned());
             }
@@ -238,7 +248,7 @@ impl Comeback {
     /// In a new visit, perhaps of a server that counts from the beginning. Gives
     /// back the lines that were sent and never answered.
     pub(super) fn begin_anew(&mut self) -> Vec<(u64, String)> {
-        (self.last, self.floor, self.token) = (0, 0, None);
+        (self.last, self.floor, self.token, self.is_ready) = (0, 0, None, false);
         self.outgoing.begin_anew()
     }
 }
@@ -246,7 +256,6 @@ impl Comeback {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::state::State;
 
     fn note(comeback: &mut Comeback, line: &str) -> bool {
         let (tags, plain) = Tags::split(line);
@@ -281,8 +290,13 @@ mod tests {
     fn it_reads_on_after_the_last_message_seen() {
         let mut comeback = Comeback::new(Cids::new(7));
         let mark = |what| format!("@cid=0000000000000007-{what}");
+        let state = State::new("alice");
+        comeback.outgoing.add("one".to_owned(), None, &state);
+        assert_eq!(comeback.next(&state), None, "could not be said again");
         assert_eq!(comeback.lost(Duration::ZERO).lines(), None);
+        assert!(comeback.begin_anew().is_empty());
         assert!(!note(&mut comeback, &format!("{} [SESSION abc] keep it", mark("session"))));
+        assert!(comeback.next(&state).is_some_and(|line| line.ends_with("-1 one")));
         assert!(note(&mut comeback, "@id=5;time=2026-11-23T06:16:00.123Z bob: hi"));
         // A row of the history is no message, whatever its id.
         assert!(note(&mut comeback, "@id=9;cid=x 2026-11-23T06:16:00.123Z bob: later"));

@@ -24,6 +24,10 @@ use super::theme::{ColorChoice, Theme};
 use super::{Exit, Visit, complain};
 use crate::protocol::{Event, Tags};
 
+/// What has come of a line that nobody answered.
+const IN_DOUBT: &str = "perhaps not delivered";
+const NOT_SENT: &str = "not sent";
+
 /// How long who leaves waits for what is not answered yet.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -220,12 +224,12 @@ impl Chat {
     /// still to be sent is, if it goes where it was meant to go.
     fn begin_anew(&mut self, session: &Session) {
         let doubtful = self.comeback.begin_anew();
-        self.warn_of(&doubtful, "perhaps not delivered");
+        self.warn_of(&doubtful, IN_DOUBT);
         let before = std::mem::replace(&mut *lock(&self.state), State::new(&session.me));
         session.lines.iter().for_each(|line| self.show(line));
         if !lock(&self.state).is_where(&before) {
-            let waiting = self.comeback.outgoing.clear();
-            self.warn_of(&waiting, "not sent");
+            let waiting = self.comeback.outgoing.give_up_unsent();
+            self.warn_of(&waiting, NOT_SENT);
         }
     }
 
@@ -238,7 +242,7 @@ impl Chat {
     /// Sends what is to be sent.
     fn send(&mut self) {
         let state = lock(&self.state);
-        while let Some(line) = self.comeback.outgoing.next(&state) {
+        while let Some(line) = self.comeback.next(&state) {
             self.connection.send(&line);
         }
     }
@@ -301,8 +305,10 @@ impl Chat {
 
     /// What is to be said when it is over: nothing typed is lost in silence.
     fn end(&mut self, end: &End) -> Option<String> {
-        let doubtful = self.comeback.outgoing.clear();
-        self.warn_of(&doubtful, "perhaps not delivered");
+        let doubtful = self.comeback.outgoing.give_up_sent();
+        self.warn_of(&doubtful, IN_DOUBT);
+        let waiting = self.comeback.outgoing.give_up_unsent();
+        self.warn_of(&waiting, NOT_SENT);
         match end {
             End::Lost(given_up) => Some(given_up.why.clone()),
             End::Left | End::Signal(_) => None,

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::mpsc;
 
 use super::password::Password;
@@ -108,8 +109,12 @@ impl Outgoing {
     /// is, and by that room's name.
     pub(super) fn next(&mut self, state: &State) -> Option<String> {
         let is_alone = |kept: &Kept| is_bare_part(&kept.line);
-        let is_held = self.sent > 0 && self.kept.get(self.sent).is_some_and(is_alone);
-        if self.is_offline || is_held || self.kept.iter().take(self.sent).any(is_alone) {
+        if self.is_offline {
+            return None;
+        }
+        if let Some(last) = self.sent.checked_sub(1)
+            && self.kept.range(last..).take(2).any(is_alone)
+        {
             return None;
         }
         let next = self.kept.get_mut(self.sent)?;
@@ -181,19 +186,23 @@ impl Outgoing {
     /// back. What did not go out yet will.
     pub(super) fn begin_anew(&mut self) -> Vec<(u64, String)> {
         self.is_offline = false;
+        self.give_up_sent()
+    }
+
+    /// Gives up the lines that went out.
+    pub(super) fn give_up_sent(&mut self) -> Vec<(u64, String)> {
         let sent = std::mem::take(&mut self.sent);
-        self.give_up(sent)
+        self.give_up(0..sent)
     }
 
-    /// Gives up all that is kept, and gives it back.
-    pub(super) fn clear(&mut self) -> Vec<(u64, String)> {
-        self.sent = 0;
-        self.give_up(self.kept.len())
+    /// Gives up the lines that did not go out.
+    pub(super) fn give_up_unsent(&mut self) -> Vec<(u64, String)> {
+        self.give_up(self.sent..self.kept.len())
     }
 
-    fn give_up(&mut self, count: usize) -> Vec<(u64, String)> {
+    fn give_up(&mut self, range: Range<usize>) -> Vec<(u64, String)> {
         let given_up: Vec<_> =
-            self.kept.drain(..count).map(|kept| (kept.number, kept.line)).collect();
+            self.kept.drain(range).map(|kept| (kept.number, kept.line)).collect();
         self.size -= given_up.iter().map(|(_, line)| line.len()).sum::<usize>();
         given_up
     }
@@ -283,9 +292,11 @@ mod tests {
         let (mut outgoing, state) = outgoing(&["one", "two"]);
         outgoing.next(&state);
         outgoing.lost();
+        outgoing.add("three".to_owned(), None, &state);
         assert_eq!(outgoing.begin_anew(), [(1, "one".to_owned())]);
-        assert_eq!(sent(&mut outgoing, &state), ["2 two"]);
-        assert_eq!(outgoing.clear(), [(2, "two".to_owned())]);
+        outgoing.next(&state);
+        assert_eq!(outgoing.give_up_unsent(), [(3, "three".to_owned())]);
+        assert_eq!(outgoing.give_up_sent(), [(2, "two".to_owned())]);
         assert_eq!(outgoing.load(), (0, 0));
     }
 

@@ -21,6 +21,10 @@ use crate::commands::{self, Command, Request, Setting, Target};
 use crate::protocol::text::{self, is_blank_text};
 use crate::protocol::{Event, LINE_MAX, RoomName, Tags};
 
+/// What has come of a line that nobody answered.
+const IN_DOUBT: &str = "sent, but nobody knows whether it was said";
+const NOT_SENT: &str = "not sent";
+
 /// Lines read ahead of what is said.
 const LINES_AHEAD: usize = 64;
 
@@ -235,20 +239,19 @@ impl Script {
             self.comeback.go_on();
             return Ok(());
         };
-        let ping = self.end;
-        for (number, _) in self.comeback.begin_anew() {
-            if ping == End::Awaited(number) {
-                self.ping();
-            } else {
-                self.doubt(number, "sent, but nobody knows whether it was said");
-            }
+        let sent = self.comeback.begin_anew();
+        let is_pinged = sent.iter().any(|(number, _)| self.end == End::Awaited(*number));
+        self.doubt(&sent, IN_DOUBT);
+        if is_pinged {
+            self.ping();
         }
         let before = std::mem::replace(&mut self.state, State::new(&session.me));
         self.show(session.lines)?;
         if !self.state.is_where(&before) {
             let why = session.refused.unwrap_or_else(|| before.target());
             complain(&format!("this new visit does not lead to where lines went: {why}"));
-            self.drop_kept("not sent");
+            let unsent = self.comeback.outgoing.give_up_unsent();
+            self.doubt(&unsent, NOT_SENT);
             self.end = End::Astray;
         }
         Ok(())
@@ -310,7 +313,7 @@ impl Script {
     /// Sends what is to be sent, as far as it makes sense to.
     fn send(&mut self, connection: &mut Connection) {
         while connection.unsent_len() < UNSENT_MAX
-            && let Some(line) = self.comeback.outgoing.next(&self.state)
+            && let Some(line) = self.comeback.next(&self.state)
         {
             connection.send(&line);
         }
@@ -368,24 +371,22 @@ impl Script {
         complain(&format!("line {number}: {code}: {text}"));
     }
 
-    fn doubt(&mut self, number: u64, what: &str) {
-        self.has_doubts = true;
-        complain(&format!("line {number}: {what}"));
+    /// Names lines that were not answered; of our own ping nobody needs to know.
+    fn doubt(&mut self, lines: &[(u64, String)], what: &str) {
+        for (number, _) in lines.iter().filter(|(number, _)| self.end != End::Awaited(*number)) {
+            self.has_doubts = true;
+            complain(&format!("line {number}: {what}"));
+        }
     }
 
     /// It is over, and what waits will not be said.
     fn give_up(&mut self, exit: Exit, why: &str) -> Exit {
         complain(why);
-        self.drop_kept("not confirmed");
+        let sent = self.comeback.outgoing.give_up_sent();
+        self.doubt(&sent, IN_DOUBT);
+        let unsent = self.comeback.outgoing.give_up_unsent();
+        self.doubt(&unsent, NOT_SENT);
         exit
-    }
-
-    fn drop_kept(&mut self, what: &str) {
-        for (number, _) in self.comeback.outgoing.clear() {
-            if self.end != End::Awaited(number) {
-                self.doubt(number, what);
-            }
-        }
     }
 
     fn exit(&self) -> Exit {

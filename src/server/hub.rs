@@ -468,6 +468,14 @@ impl Hub {
         }
     }
 
+    /// Whether a last line without its end counts. Somebody's does, who types or
+    /// pipes; a program's may be the half that was on its way when the connection
+    /// broke, and said so it would pass for the whole when that is sent again.
+    #[must_use]
+    pub fn takes_unterminated(&self, conn: ConnId) -> bool {
+        !self.settings(conn).get(Setting::Tags)
+    }
+
     /// When [`Hub::tick`] has something to do.
     pub fn next_deadline(&mut self) -> Option<Duration> {
         while let Some((_, conn)) = self.login_deadlines.front() {
