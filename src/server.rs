@@ -29,9 +29,11 @@ use self::reactor::{Call, Reactor};
 use self::storage::StorageArgs;
 use crate::protocol::DEFAULT_PORT;
 
+pub mod alarm;
 pub mod connection;
 pub mod hub;
 pub mod limits;
+pub mod linger;
 pub mod log;
 pub mod outbox;
 pub mod passwords;
@@ -78,6 +80,11 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 const USER_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// How much the system takes of us that it cannot send yet, in bytes. Without a
+/// bound it takes megabytes and then nothing for as long as a third of them takes:
+/// a slow reader would seem to be one that does not read.
+const UNSENT_MAX: u32 = 128 << 10;
+
 /// Runs a server until it is told to stop.
 ///
 /// # Errors
@@ -119,12 +126,12 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     // The loop shares its thread with nobody it has to be fair to.
     let result = match log {
         Some((log, kept)) => {
-            unconstrained(Reactor::new(limits, log, &kept, hashers, seed, calls).run()).await
+            unconstrained(Reactor::new(limits, log, &kept, hashers, seed, calls)?.run()).await
         }
         None => {
             let kept = Kept::default();
             let log = MemoryLog::new(limits.history_messages, limits.history_size);
-            unconstrained(Reactor::new(limits, log, &kept, hashers, seed, calls).run()).await
+            unconstrained(Reactor::new(limits, log, &kept, hashers, seed, calls)?.run()).await
         }
     };
     stopping.abort();
@@ -262,6 +269,7 @@ fn prepare(stream: &TcpStream) {
     let socket = SockRef::from(stream);
     let _ = socket.set_tcp_keepalive(&keepalive);
     let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    let _ = socket.set_tcp_notsent_lowat(UNSENT_MAX);
 }
 
 /// As many connections as the system lets us have, without being asked to.

@@ -282,7 +282,7 @@ mod tests {
     fn note(comeback: &mut Comeback, line: &str) -> bool {
         let (tags, plain) = Tags::split(line);
         let is_shown = comeback.note(&tags, Event::parse(plain).as_ref());
-        tags.cid.map(|cid| comeback.outgoing.settle(cid));
+        tags.cid.map(|cid| comeback.outgoing.settle(cid, None));
         is_shown
     }
 

@@ -25,13 +25,12 @@ use super::theme::{ColorChoice, Theme};
 use super::{Exit, Visit, complain};
 use crate::protocol::{Event, Tags};
 
-/// How long who leaves waits for what is not answered yet.
-const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What is said of a line that went out and was never answered, and of one that
-/// never went out.
+/// What has come of a line that nobody answered.
 const IN_DOUBT: &str = "perhaps not delivered";
 const NOT_SENT: &str = "not sent";
+
+/// How long who leaves waits for what is not answered yet.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs until somebody leaves.
 pub(super) async fn run(visit: Visit, color: ColorChoice) -> Exit {
@@ -237,7 +236,7 @@ impl Chat {
             self.printer.print(self.screen.notice(MORE_MISSED));
         }
         if !lock(&self.state).is_where(&before) {
-            let waiting = self.comeback.outgoing.clear_waiting();
+            let waiting = self.comeback.outgoing.give_up_unsent();
             self.warn_of(&waiting, NOT_SENT);
         }
     }
@@ -297,7 +296,7 @@ impl Chat {
         }
         if let Some(cid) = tags.cid {
             // After the state: who waits for the answer looks there next.
-            self.comeback.outgoing.settle(cid);
+            self.comeback.outgoing.settle(cid, event.as_ref());
         }
         if let Some(Event::Bye { code, text }) = event {
             self.farewell = Some((code.to_owned(), text.to_owned()));
@@ -328,9 +327,9 @@ impl Chat {
 
     /// What is to be said when it is over: nothing typed is lost in silence.
     fn end(&mut self, end: &End) -> Option<String> {
-        let doubtful = self.comeback.outgoing.clear_sent();
+        let doubtful = self.comeback.outgoing.give_up_sent();
         self.warn_of(&doubtful, IN_DOUBT);
-        let waiting = self.comeback.outgoing.clear_waiting();
+        let waiting = self.comeback.outgoing.give_up_unsent();
         self.warn_of(&waiting, NOT_SENT);
         match end {
             End::Lost(given_up) => Some(given_up.why.clone()),

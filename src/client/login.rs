@@ -9,6 +9,7 @@ use super::address::Endpoint;
 use super::comeback::{self, Comeback};
 use super::connection::Connection;
 use super::outgoing::Cids;
+use super::password::Password;
 use crate::commands::Command;
 use crate::protocol::{ErrorCode, Event, HISTORY_MAX, Message, Name, RoomName, Stamp, Tags};
 
@@ -70,7 +71,7 @@ fn as_live(tags: &Tags<'_>, time: Stamp, message: Message<'_>) -> String {
 /// Why it has not.
 #[derive(Debug)]
 pub(super) enum Refused {
-    Name { why: String, is_taken: bool },
+    Name { why: String, code: Option<ErrorCode> },
     Farewell { code: String, text: String },
     Closed,
     Silent,
@@ -101,12 +102,20 @@ impl Refused {
         }
     }
 
+    /// What the server says of the password, if that is the matter.
+    pub(super) fn password_problem(&self) -> Option<&str> {
+        match self {
+            Self::Name { why, code: Some(ErrorCode::BadPassword) } => Some(why),
+            _ => None,
+        }
+    }
+
     /// Whether who comes back is right to try again: our name may be taken by
     /// ourselves, if the server has not noticed yet that we were gone; and after
     /// a restart all the others come back as well.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::Name { is_taken, .. } => *is_taken,
+            Self::Name { code, .. } => *code == Some(ErrorCode::NameTaken),
             Self::Farewell { code, .. } => {
                 matches!(code.as_str(), "too-many" | "login-timeout")
                     || comeback::is_worth_it(Some(code))
@@ -126,16 +135,19 @@ pub(super) async fn greet(connection: &mut Connection) -> Result<(), Refused> {
     }
 }
 
-/// Logs in, says the first lines, and asks for a session. Its answer is the last
-/// one waited for: nothing is said before it is known how to come back.
+/// Logs in, with a password or without, says the first lines, and asks for a
+/// session. Its answer is the last one waited for: nothing is said before it is
+/// known how to come back.
 pub(super) async fn login(
     connection: &mut Connection,
     name: &str,
+    password: Option<&Password>,
     first: &[String],
     cids: &Cids,
 ) -> Result<Session, Refused> {
     connection.send("/set tags on");
-    connection.send(&format!("/login {name}"));
+    let password = password.map(Password::as_str);
+    connection.send(&Command::Login { name, password }.to_string());
     in_time(exchange(connection, first, cids)).await?
 }
 
@@ -155,8 +167,8 @@ async fn exchange(
             Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
             Some(Event::Reply { word: "SET", .. }) if !is_named => continue,
             Some(Event::Error { code, text }) if !is_named => {
-                let is_taken = code == ErrorCode::NameTaken.as_str();
-                return Err(Refused::Name { why: text.to_owned(), is_taken });
+                let code = ErrorCode::parse(code);
+                return Err(Refused::Name { why: text.to_owned(), code });
             }
             Some(Event::Error { text, .. }) if is_first => {
                 session.refused.get_or_insert_with(|| text.to_owned());

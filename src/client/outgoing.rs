@@ -6,8 +6,10 @@
 //! out again, under the same marks, and the server says none of them twice.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::mpsc;
 
+use super::password::Password;
 use super::state::State;
 use crate::commands::{self, Command, Request, Target};
 use crate::protocol::{ErrorCode, Event, Tags};
@@ -69,12 +71,14 @@ pub(super) struct Outgoing {
     sent: usize,
     size: usize,
     is_offline: bool,
+    /// The last password that the server has taken from us.
+    password: Option<Password>,
 }
 
 impl Outgoing {
     pub(super) fn new(cids: Cids) -> Self {
         let kept = VecDeque::new();
-        Self { cids, count: 0, kept, sent: 0, size: 0, is_offline: false }
+        Self { cids, count: 0, kept, sent: 0, size: 0, is_offline: false, password: None }
     }
 
     pub(super) fn cids(&self) -> &Cids {
@@ -123,8 +127,13 @@ impl Outgoing {
     pub(super) fn next(&mut self, state: &State) -> Option<String> {
         let next = self.kept.get(self.sent)?;
         let is_part = is_bare_part(&next.line);
-        let is_held = is_part && self.sent > 0
-            || self.kept.iter().take(self.sent).any(|before| before.holds(next.bearing));
+        let mut before = self.kept.iter().take(self.sent);
+        let is_held = match next.bearing {
+            Bearing::Leads if is_part => self.sent > 0,
+            Bearing::Leads => before.any(|kept| kept.leads() || kept.bearing == Bearing::Placed),
+            // Whatever leads is the last that went out.
+            _ => before.next_back().is_some_and(Kept::leads),
+        };
         if self.is_offline || is_held {
             return None;
         }
@@ -176,8 +185,13 @@ impl Outgoing {
         Some(format!("@cid={} [{word} {args}]", self.cids.mark(number)))
     }
 
+    /// The password of our name, if it was said here.
+    pub(super) fn password(&self) -> Option<&Password> {
+        self.password.as_ref()
+    }
+
     /// An answer came. `false`: not to a line that waits for one.
-    pub(super) fn settle(&mut self, cid: &str) -> bool {
+    pub(super) fn settle(&mut self, cid: &str, answer: Option<&Event<'_>>) -> bool {
         let number = self.cids.number(cid);
         // Answers come in order: it is nearly always the first.
         let Some(at) = self.kept.iter().position(|kept| Some(kept.number) == number) else {
@@ -185,6 +199,13 @@ impl Outgoing {
         };
         if let Some(kept) = self.kept.remove(at) {
             self.size -= kept.line.len();
+            if let Some(Event::Reply { word: "REGISTERED" | "PASSWD", .. }) = answer
+                && let Ok(Request::Command(
+                    Command::Register { password } | Command::Passwd { password },
+                )) = commands::parse(&kept.line)
+            {
+                self.password = Some(Password::new(password));
+            }
         }
         self.sent -= usize::from(at < self.sent);
         true
@@ -219,29 +240,27 @@ impl Outgoing {
     }
 
     /// In a new visit, whose server knows none of our marks: what went out is no
-    /// more than a doubt, see [`Self::clear_sent`]; what did not go out yet will.
+    /// more than a doubt, see [`Self::give_up_sent`]; what did not go out yet will.
     pub(super) fn begin_anew(&mut self) -> Vec<Doubt> {
         self.is_offline = false;
-        self.clear_sent()
+        self.give_up_sent()
     }
 
     /// Gives up the lines that went out, and gives them back: whether they were
     /// said nobody can tell.
-    pub(super) fn clear_sent(&mut self) -> Vec<Doubt> {
+    pub(super) fn give_up_sent(&mut self) -> Vec<Doubt> {
         let sent = std::mem::take(&mut self.sent);
-        self.give_up(sent)
+        self.give_up(0..sent)
     }
 
-    /// Gives up the lines that never went out, and gives them back.
-    pub(super) fn clear_waiting(&mut self) -> Vec<Doubt> {
-        let waiting = self.kept.split_off(self.sent);
-        self.size -= waiting.iter().map(|kept| kept.line.len()).sum::<usize>();
-        waiting.into_iter().map(|kept| (kept.number, kept.line)).collect()
+    /// Gives up the lines that did not go out.
+    pub(super) fn give_up_unsent(&mut self) -> Vec<Doubt> {
+        self.give_up(self.sent..self.kept.len())
     }
 
-    fn give_up(&mut self, count: usize) -> Vec<Doubt> {
+    fn give_up(&mut self, range: Range<usize>) -> Vec<Doubt> {
         let given_up: Vec<_> =
-            self.kept.drain(..count).map(|kept| (kept.number, kept.line)).collect();
+            self.kept.drain(range).map(|kept| (kept.number, kept.line)).collect();
         self.size -= given_up.iter().map(|(_, line)| line.len()).sum::<usize>();
         given_up
     }
@@ -262,11 +281,6 @@ impl Kept {
     /// What is said behind it is meant for where it leads.
     fn leads(&self) -> bool {
         self.is_typed_offline && self.bearing == Bearing::Leads
-    }
-
-    /// Whether it has to be answered before a line with this bearing goes out.
-    fn holds(&self, next: Bearing) -> bool {
-        self.leads() || (self.bearing == Bearing::Placed && next == Bearing::Leads)
     }
 }
 
@@ -353,7 +367,7 @@ mod tests {
         let (mut outgoing, state) = outgoing(&["one", "two", "three"]);
         assert_eq!(sent(&mut outgoing, &state), ["1 one", "2 two", "3 three"]);
         let second = outgoing.cids.mark(2);
-        assert!(outgoing.settle(&second) && !outgoing.settle(&second));
+        assert!(outgoing.settle(&second, None) && !outgoing.settle(&second, None));
         assert!(outgoing.is_settled(&second) && !outgoing.is_settled("other-1"));
         outgoing.lost();
         outgoing.add("four".to_owned(), None, &state);
@@ -368,11 +382,11 @@ mod tests {
         let (mut outgoing, state) = outgoing(&["one", "two"]);
         outgoing.next(&state);
         outgoing.lost();
-        assert_eq!(outgoing.begin_anew(), [(1, "one".to_owned())]);
-        assert_eq!(sent(&mut outgoing, &state), ["2 two"]);
         outgoing.add("three".to_owned(), None, &state);
-        assert_eq!(outgoing.clear_waiting(), [(3, "three".to_owned())]);
-        assert_eq!(outgoing.clear_sent(), [(2, "two".to_owned())]);
+        assert_eq!(outgoing.begin_anew(), [(1, "one".to_owned())]);
+        outgoing.next(&state);
+        assert_eq!(outgoing.give_up_unsent(), [(3, "three".to_owned())]);
+        assert_eq!(outgoing.give_up_sent(), [(2, "two".to_owned())]);
         assert_eq!(outgoing.load(), (0, 0));
     }
 
@@ -380,7 +394,7 @@ mod tests {
     fn a_bare_part_names_its_room_and_is_done_once() {
         let (mut outgoing, state) = outgoing(&["one", "/part", "two"]);
         assert_eq!(sent(&mut outgoing, &state), ["1 one"]);
-        outgoing.settle(&outgoing.cids.mark(1));
+        outgoing.settle(&outgoing.cids.mark(1), None);
         assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby", "3 two"]);
         let refusal = format!("@cid={} [ERROR not-in-room] no", outgoing.cids.mark(2));
         assert_eq!(outgoing.done_before(&refusal), None);
@@ -399,7 +413,7 @@ mod tests {
     fn nothing_leads_elsewhere_before_what_is_to_be_done_here_is_done() {
         let (mut outgoing, state) = outgoing(&["/join ops", "/topic x", "hi", "/join art", "ho"]);
         assert_eq!(sent(&mut outgoing, &state), ["1 /join ops", "2 /topic x", "3 hi"]);
-        outgoing.settle(&outgoing.cids.mark(2));
+        outgoing.settle(&outgoing.cids.mark(2), None);
         assert_eq!(sent(&mut outgoing, &state), ["4 /join art", "5 ho"]);
     }
 
@@ -416,7 +430,7 @@ mod tests {
             assert_eq!(sent(&mut outgoing, &state), ["1 public", "2 /query bob"]);
             let query = outgoing.cids.mark(2);
             let astray = if is_refused { outgoing.refused(&query) } else { Vec::new() };
-            outgoing.settle(&query);
+            outgoing.settle(&query, None);
             let behind = sent(&mut outgoing, &state);
             if is_refused {
                 let lines = [(3, "secret"), (4, "/who"), (5, "/me nods")];
@@ -424,10 +438,10 @@ mod tests {
                 assert_eq!(behind, ["6 /query"]);
             } else {
                 assert_eq!(behind, ["3 secret", "4 /who", "5 /me nods"]);
-                outgoing.settle(&outgoing.cids.mark(4));
+                outgoing.settle(&outgoing.cids.mark(4), None);
                 assert_eq!(sent(&mut outgoing, &state), ["6 /query"]);
             }
-            outgoing.settle(&outgoing.cids.mark(6));
+            outgoing.settle(&outgoing.cids.mark(6), None);
             assert_eq!(sent(&mut outgoing, &state), ["7 public again"]);
         }
     }

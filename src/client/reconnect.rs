@@ -11,6 +11,7 @@ use super::comeback::{Backoff, Comeback, Opening};
 use super::connection::{Connection, connect};
 use super::login::{Refused, Session, greet, login};
 use super::outgoing::Cids;
+use super::password::Password;
 use super::state::State;
 use crate::protocol::{Event, Tags};
 
@@ -24,6 +25,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 pub(super) struct Road {
     pub(super) endpoint: Endpoint,
     pub(super) retry_for: Duration,
+    /// What a new login takes.
+    pub(super) password: Option<Password>,
     /// Since when there is a connection.
     pub(super) since: Instant,
 }
@@ -41,6 +44,7 @@ impl Road {
         Way {
             endpoint: self.endpoint.clone(),
             retry_for: self.retry_for,
+            password: comeback.outgoing.password().or(self.password.as_ref()).cloned(),
             backoff: comeback.backoff,
             opening,
             cids: comeback.outgoing.cids().clone(),
@@ -58,6 +62,7 @@ pub(super) struct Way {
     opening: Opening,
     cids: Cids,
     me: String,
+    password: Option<Password>,
     /// Where a new visit is to lead.
     state: State,
 }
@@ -126,7 +131,8 @@ impl Way {
             return Ok((connection, None));
         }
         let first = self.state.way_back(self.opening.last);
-        match login(&mut connection, &self.me, &first, &self.cids).await {
+        let password = self.password.as_ref();
+        match login(&mut connection, &self.me, password, &first, &self.cids).await {
             Ok(session) => Ok((connection, Some(session))),
             Err(refused) => Err(self.failure(&refused)),
         }

@@ -118,6 +118,8 @@ pub struct Connection {
     pub wants_feed: bool,
     /// Whether it is on the list of those to be written to.
     pub is_dirty: bool,
+    /// The last turn that pushed something.
+    pub pushed_in: u32,
     /// Since when nothing could be written though something waits.
     pub stalled_since: Option<Duration>,
 }
@@ -152,6 +154,7 @@ impl Connection {
             is_held_back: false,
             wants_feed: false,
             is_dirty: false,
+            pushed_in: 0,
             stalled_since: None,
         }
     }

@@ -19,9 +19,11 @@ use slab::Slab;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
+use super::alarm::Alarm;
 use super::connection::{Connection, Doorbells, Flush, Phase};
 use super::hub::{Flow, Hub, Input, Now, Seed};
 use super::limits::Limits;
+use super::linger::Linger;
 use super::log::{AppendError, Batch, Kept, Log, Query, Record, Repeat, Rows, Thread};
 use super::outbox::{Lines, Meter};
 use super::passwords::{Hashers, Job, Outcome};
@@ -97,6 +99,16 @@ pub struct Reactor<L> {
     ready: Vec<u32>,
     /// Connections something was pushed to since the last flush.
     dirty: Vec<ConnId>,
+    linger: Linger,
+    /// Until when the next flush waits for more, and the clock that ends it.
+    flush_at: Option<Duration>,
+    alarm: Alarm,
+    /// Which turn it is, and how often a connection got something in a turn that
+    /// had something waiting of an earlier one.
+    turn: u32,
+    gathered: usize,
+    /// Whether anything was pushed in this turn.
+    has_pushed: bool,
     /// Connections that more waits for than may.
     swamped: Vec<ConnId>,
     /// Where the log's answers come in, beside the calls from outside.
@@ -109,7 +121,9 @@ pub struct Reactor<L> {
 
 impl<L: Log> Reactor<L> {
     /// A loop that nobody is connected to yet.
-    #[must_use]
+    ///
+    /// # Errors
+    /// The system gives no timer.
     pub fn new(
         limits: Limits,
         log: L,
@@ -117,8 +131,8 @@ impl<L: Log> Reactor<L> {
         hashers: Hashers,
         seed: Seed,
         calls: (UnboundedSender<Call>, UnboundedReceiver<Call>),
-    ) -> Self {
-        Self {
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
             hub: Hub::new(limits.clone(), kept, seed),
             limits,
             log,
@@ -132,11 +146,17 @@ impl<L: Log> Reactor<L> {
             dues: BinaryHeap::new(),
             ready: Vec::new(),
             dirty: Vec::new(),
+            linger: Linger::default(),
+            flush_at: None,
+            alarm: Alarm::new()?,
+            turn: 0,
+            gathered: 0,
+            has_pushed: false,
             swamped: Vec::new(),
             own_calls: calls.0,
             buffer: vec![0; READ_SIZE],
             ends_at: None,
-        }
+        })
     }
 
     /// Runs until stopped and everyone is told.
@@ -152,6 +172,7 @@ impl<L: Log> Reactor<L> {
                 biased;
                 () = bells.wait() => {}
                 first = self.calls.recv() => call = first,
+                rung = self.alarm.rings(), if self.flush_at.is_some() => rung?,
                 () = sleep_until(self.start, deadline), if deadline.is_some() => {}
                 () = tokio::task::yield_now(), if !self.ready.is_empty() => {}
             }
@@ -178,6 +199,7 @@ impl<L: Log> Reactor<L> {
     /// Drain, handle, commit, release, flush.
     async fn take_turn(&mut self, call: Option<Call>) -> anyhow::Result<()> {
         let now = self.now();
+        self.turn = self.turn.wrapping_add(1);
         let mut turn = Turn::default();
         let mut call = call;
         while let Some(next) = call.take().or_else(|| self.calls.try_recv().ok()) {
@@ -204,7 +226,24 @@ impl<L: Log> Reactor<L> {
         self.fall_due(now, &mut turn);
         self.commit(turn).await?;
         self.slow_down_swamped(now).await?;
-        self.flush(now).await
+        if self.may_wait() { Ok(()) } else { self.flush(now).await }
+    }
+
+    /// Whether what is to be written waits for more to be written with it.
+    fn may_wait(&mut self) -> bool {
+        let has_new = mem::replace(&mut self.has_pushed, false);
+        if self.dirty.is_empty() || self.ends_at.is_some() {
+            return false;
+        }
+        let now = self.start.elapsed();
+        if has_new {
+            self.flush_at = self.linger.after_turn(now);
+        }
+        let Some(at) = self.flush_at.filter(|at| *at > now) else { return false };
+        if !has_new {
+            return true; // the clock is set
+        }
+        self.alarm.set(at.saturating_sub(now)).is_ok()
     }
 
     fn open(&mut self, now: Now, stream: TcpStream, peer: Peer, turn: &mut Turn) {
@@ -341,6 +380,7 @@ impl<L: Log> Reactor<L> {
     fn finish(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let Some(connection) = self.get(conn) else { return };
         let last: Option<Frame<'static>> = connection.codec.finish();
+        let last = last.filter(|_| self.hub.takes_unterminated(conn));
         let flow =
             last.map_or(Flow::Next, |frame| self.hub.handle(now, conn, Input::Frame(frame), turn));
         match flow {
@@ -445,11 +485,14 @@ impl<L: Log> Reactor<L> {
     /// Writes to every connection that something waits for. Those that turn out
     /// to be gone are missed by others, which makes a turn of its own.
     async fn flush(&mut self, now: Now) -> anyhow::Result<()> {
+        self.flush_at = None;
         while !self.dirty.is_empty() {
-            let mut turn = Turn::default();
-            for conn in mem::take(&mut self.dirty) {
-                self.flush_one(now, conn, &mut turn);
+            let (start, mut turn) = (Instant::now(), Turn::default());
+            let dirty = mem::take(&mut self.dirty);
+            for conn in &dirty {
+                self.flush_one(now, *conn, &mut turn);
             }
+            self.linger.after_flush(start.elapsed(), dirty.len(), mem::take(&mut self.gathered));
             self.commit(turn).await?;
         }
         Ok(())
@@ -540,16 +583,20 @@ impl<L: Log> Reactor<L> {
 
 impl<L: Log> Sink for Reactor<L> {
     fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
-        let outbox_max = self.outbox_max();
+        let (outbox_max, turn) = (self.outbox_max(), self.turn);
         let Some(connection) = self.get(to) else { return };
         if connection.phase != Phase::Open {
             return;
         }
         connection.outbox.push(lines, start, end);
+        let is_first = mem::replace(&mut connection.pushed_in, turn) != turn;
+        let is_gathered = is_first && connection.is_dirty;
         let is_swamped = connection.outbox.unasked() > outbox_max;
         if !mem::replace(&mut connection.is_dirty, true) {
             self.dirty.push(to);
         }
+        self.has_pushed = true;
+        self.gathered += usize::from(is_gathered);
         if is_swamped {
             self.swamped.push(to);
         }

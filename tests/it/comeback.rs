@@ -1,7 +1,7 @@
 //! `chatty join` comes back after a lost connection: nothing that was piped in or
 //! typed is lost, nothing is said twice, and nobody is left in the dark.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -261,6 +261,45 @@ fn who_comes_back_too_late_reads_what_was_said_and_says_nothing_twice() {
 }
 
 #[test]
+fn in_a_new_visit_no_line_goes_where_it_was_not_meant_to() {
+    let mut server = Server::start();
+    let (port, proxy) = (server.port, Proxy::start(server.port));
+    let _bob = Peer::join(port, "bob");
+    let Some(alice) = Terminal::join(proxy.port, "--name alice --room ops") else { return };
+    alice.shows_last("#ops>");
+    let lost = "-- connection lost, trying again …";
+    let mut restart = |line: &str| {
+        let losses = count(&alice.rows(), lost);
+        proxy.cut();
+        server.kill();
+        server = Server::start_again(port, &["--ephemeral"]);
+        let mut carol = Peer::join(port, "carol");
+        carol.say("/join ops");
+        alice.shows("the loss", |rows| count(rows, lost) > losses);
+        alice.types(&format!("{line}\r"));
+        let pending = format!("-- to be sent: {line}");
+        alice.shows("what waits", |rows| count(rows, &pending) == 1);
+        proxy.mend();
+        carol
+    };
+    // Where it went: to #ops.
+    let mut carol = restart("for the room");
+    assert_eq!(carol.hears(|line| line.contains("alice:")), "#ops alice: for the room");
+    alice.shows_last("#ops>");
+    // Where it cannot go: to somebody who is not here.
+    alice.types("/query carol\r");
+    alice.shows_last("carol>");
+    carol.say("/nick dora");
+    carol.hears(|line| line == "* carol is now dora");
+    alice.shows_last("dora>");
+    let mut carol = restart("for dora");
+    alice.shows("the line", |rows| count(rows, "-- not sent: for dora") == 1);
+    alice.shows_last("#ops>");
+    alice.types("anybody?\r");
+    assert_eq!(carol.hears(|line| line.contains("alice:")), "#ops alice: anybody?");
+}
+
+#[test]
 fn who_leaves_while_the_connection_is_lost_is_told_what_was_not_sent() {
     let mut server = Server::start();
     for way in ["C-d", "/quit"] {
@@ -313,14 +352,16 @@ fn who_is_told_to_leave_says_goodbye() {
 #[test]
 fn who_is_held_up_by_a_full_pipe_can_be_told_to_leave() {
     let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
     let mut alice = Command::new(CHATTY)
         .args(["join", "127.0.0.1", "--port", &server.port.to_string(), "--name", "alice"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("chatty join");
-    let mut bob = Peer::join(server.port, "bob");
-    // Nobody reads what alice writes, and a pipe holds 64 KiB.
+    let mut welcome = [0; 8];
+    alice.stdout.as_mut().expect("piped").read_exact(&mut welcome).expect("a welcome");
+    // Nobody reads on what alice writes, and a pipe holds 64 KiB.
     let line = "x".repeat(4000);
     for _ in 0..40 {
         bob.say(&line);
@@ -457,9 +498,14 @@ fn a_flaky_network_loses_doubles_and_reorders_nothing() {
     };
     let readers: Vec<Pipe> = (0..3).map(|n| join(format!("reader{n}"))).collect();
     let writers: Vec<Pipe> = (0..4).map(|n| join(format!("writer{n}"))).collect();
+    for n in 0..10 {
+        witness.say(&format!("{n} is here"));
+    }
+    witness.settles();
     proxy.turn_flaky(20);
     let start = Instant::now();
-    let writing: Vec<_> = (0..).zip(writers).map(|(n, pipe)| write(pipe, n, start)).collect();
+    let write = |(n, pipe)| thread::spawn(move || write(n, pipe, start));
+    let writing: Vec<_> = writers.into_iter().enumerate().map(write).collect();
     let counts: Vec<usize> = writing.into_iter().map(|t| t.join().expect("a writer")).collect();
     assert!(proxy.turn_reliable() > 20);
     witness.say("the end");
@@ -482,21 +528,26 @@ fn a_flaky_network_loses_doubles_and_reorders_nothing() {
     }
 }
 
-/// Says lines as long as the network is flaky, and tells how many.
-fn write(mut pipe: Pipe, number: usize, start: Instant) -> thread::JoinHandle<usize> {
-    thread::spawn(move || {
-        let mut count = 0;
-        while start.elapsed() < flaky_time() {
-            pipe.say(&format!("line {count}"));
-            count += 1;
-            thread::sleep(Duration::from_millis(3));
+/// Says lines as long as the network is flaky, and tells how many. Each is
+/// answered once and in order, and so are the questions in between.
+fn write(n: usize, mut pipe: Pipe, start: Instant) -> usize {
+    let mut count = 0;
+    while start.elapsed() < flaky_time() {
+        pipe.say(&format!("line {count}"));
+        if count % 50 == 0 {
+            pipe.say("/history 10");
         }
-        let (exit, out, errors) = pipe.end();
-        assert_eq!(exit, Some(0), "{errors:?}");
-        let me = format!("writer{number}: line ");
-        let answers: Vec<_> = out.iter().filter_map(|line| line.strip_prefix(&me)).collect();
-        let all: Vec<_> = (0..count).map(|n| n.to_string()).collect();
-        assert!(answers == all, "not every line was answered once, in order");
-        count
-    })
+        count += 1;
+        thread::sleep(Duration::from_millis(3));
+    }
+    let (exit, out, errors) = pipe.end();
+    assert_eq!(exit, Some(0), "{errors:?}");
+    let mine = format!("writer{n}: line ");
+    let said = out.iter().filter_map(|line| line.strip_prefix(&mine)?.parse::<usize>().ok());
+    assert!(said.eq(0..count), "{errors:?}");
+    let asked = count.div_ceil(50);
+    let rows = out.iter().filter(|line| line.starts_with(|c: char| c.is_ascii_digit()));
+    assert_eq!(out.iter().filter(|line| *line == "[HISTORY #lobby 10]").count(), asked);
+    assert_eq!(rows.count(), 10 * asked);
+    count
 }

@@ -3,12 +3,16 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// So little is passed on at once that cuts go through lines.
+/// So much is passed on at once.
 const PIECE: usize = 601;
+
+/// How long a doomed connection may be silent before it is cut anyway.
+const SILENCE_MAX: Duration = Duration::from_millis(20);
 
 /// The network between clients and a server.
 pub(crate) struct Proxy {
@@ -82,11 +86,13 @@ impl Proxy {
 
 fn pass_on(client: &TcpStream, server: &TcpStream, shared: &Arc<Mutex<State>>) {
     let clone = |stream: &TcpStream| stream.try_clone().expect("clone");
+    let is_doomed = Arc::new(AtomicBool::new(false));
     for (from, to, is_answer) in [(client, server, false), (server, client, true)] {
-        let (from, to, shared) = (clone(from), clone(to), shared.clone());
+        let (from, to, is_doomed) = (clone(from), clone(to), is_doomed.clone());
         let _ = to.set_nodelay(true);
-        let is_lost = move || is_answer && shared.lock().expect("state").is_mute;
-        thread::spawn(move || copy(from, to, is_lost));
+        let shared = shared.clone();
+        let is_muted = move || is_answer && shared.lock().expect("state").is_mute;
+        thread::spawn(move || copy(from, to, &is_doomed, is_muted));
     }
     let mut state = shared.lock().expect("state");
     state.streams.extend([clone(client), clone(server)]);
@@ -97,15 +103,30 @@ fn pass_on(client: &TcpStream, server: &TcpStream, shared: &Arc<Mutex<State>>) {
         let mut state = shared.lock().expect("state");
         if state.lot.is_some() {
             state.cuts += 1;
+            drop(state);
+            is_doomed.store(true, Ordering::SeqCst);
+            thread::sleep(SILENCE_MAX);
             [client, server].into_iter().for_each(cut);
         }
     });
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream, is_lost: impl Fn() -> bool) {
+/// Passes on what comes; of a doomed connection half a piece more, so that the
+/// cut goes through a line.
+fn copy(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    is_doomed: &AtomicBool,
+    is_muted: impl Fn() -> bool,
+) {
     let mut piece = [0; PIECE];
     while let Ok(size @ 1..) = from.read(&mut piece) {
-        if !is_lost() && to.write_all(&piece[..size]).is_err() {
+        if is_muted() {
+            continue;
+        }
+        let is_last = is_doomed.load(Ordering::SeqCst);
+        let size = if is_last { size.div_ceil(2) } else { size };
+        if to.write_all(&piece[..size]).is_err() || is_last {
             break;
         }
     }

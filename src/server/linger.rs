@@ -1,0 +1,150 @@
+//! When to write: at once while lines come singly; a moment later while they
+//! follow each other, so that several go out with one system call for each
+//! reader. A write costs the same whatever it carries, and in a busy room most
+//! of what the server does is writing.
+//!
+//! Waiting is bounded by what writing costs, and by the time in which another
+//! line is to be expected. Whether it pays is tried now and then, and judged by
+//! what came of it: by how many readers got more than one turn's lines at once.
+
+use std::time::Duration;
+
+/// The longest a line ever waits.
+const LONGEST: Duration = Duration::from_micros(1500);
+
+/// A line waits for at most so many times what a flush takes.
+const TIMES_COST: u32 = 4;
+
+/// Shorter than this a wait is not worth its own timer.
+const SHORTEST: Duration = Duration::from_micros(150);
+
+/// No other line for so many times the usual gap: none is on its way.
+const TIMES_GAP: u32 = 2;
+
+/// While waiting does not pay, one flush in so many tries whether it does now.
+const PROBE: u32 = 64;
+
+/// Decides when what waits is to be written.
+#[derive(Debug, Default)]
+pub struct Linger {
+    /// What a flush has been taking.
+    cost: Duration,
+    /// Between turns that had something to write.
+    gap: Duration,
+    last_turn: Duration,
+    /// Since when the first of what waits waits.
+    since: Option<Duration>,
+    is_paying: bool,
+    flushes: u32,
+}
+
+impl Linger {
+    /// A turn has left something to be written. `None`: write it now. Otherwise
+    /// until when to wait for more, if none comes.
+    pub fn after_turn(&mut self, now: Duration) -> Option<Duration> {
+        self.gap = mean(self.gap, now.saturating_sub(self.last_turn).min(LONGEST));
+        self.last_turn = now;
+        let budget = (self.cost * TIMES_COST).min(LONGEST);
+        let is_tried = self.is_paying || self.flushes >= PROBE;
+        if budget < SHORTEST || (!is_tried && self.since.is_none()) {
+            return None;
+        }
+        let since = *self.since.get_or_insert(now);
+        let until = (since + budget).min(now + self.gap * TIMES_GAP);
+        (until > now).then_some(until)
+    }
+
+    /// All that waited was written, which took so long: to so many connections,
+    /// of which some had lines of more than one turn.
+    pub fn after_flush(&mut self, took: Duration, written: usize, gathered: usize) {
+        self.cost = mean(self.cost, took);
+        self.flushes += 1;
+        if self.since.take().is_some() {
+            self.is_paying = gathered * 2 >= written;
+            self.flushes = 0;
+        }
+    }
+}
+
+/// A running mean in which what was long ago counts little.
+fn mean(mean: Duration, next: Duration) -> Duration {
+    (mean * 3 + next) / 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MICROSECOND: Duration = Duration::from_micros(1);
+    const READERS: usize = 100;
+
+    /// Lines come `every` so many microseconds from a `start` on; a flush takes
+    /// `cost`. Gives how many flushes there were and how long a line waited at most.
+    fn play(
+        linger: &mut Linger,
+        start: Duration,
+        every: u32,
+        cost: u32,
+        lines: u32,
+    ) -> (u32, Duration) {
+        let (mut flushes, mut waited, mut turns) = (0, Duration::ZERO, 0);
+        let mut first = Duration::ZERO;
+        let mut due: Option<Duration> = None;
+        for line in 1..=lines {
+            let now = start + MICROSECOND * (line * every);
+            if let Some(at) = due.take_if(|at| *at <= now) {
+                linger.after_flush(MICROSECOND * cost, READERS, gathered(turns));
+                waited = waited.max(at.saturating_sub(first));
+                (flushes, turns) = (flushes + 1, 0);
+            }
+            if turns == 0 {
+                first = now;
+            }
+            turns += 1;
+            due = linger.after_turn(now);
+            if due.is_none() {
+                linger.after_flush(MICROSECOND * cost, READERS, gathered(turns));
+                waited = waited.max(now.saturating_sub(first));
+                (flushes, turns) = (flushes + 1, 0);
+            }
+        }
+        linger.after_flush(MICROSECOND * cost, READERS, gathered(turns));
+        (flushes, waited)
+    }
+
+    fn gathered(turns: u32) -> usize {
+        if turns > 1 { READERS } else { 0 }
+    }
+
+    #[test]
+    fn in_a_busy_room_lines_are_gathered_within_bounds() {
+        let mut linger = Linger::default();
+        play(&mut linger, Duration::ZERO, 1000, 440, 500);
+        let (flushes, waited) = play(&mut linger, Duration::from_secs(1), 1000, 440, 1000);
+        assert!(flushes < 600, "{flushes} flushes of 1000 lines");
+        assert!(waited <= LONGEST, "{waited:?}");
+    }
+
+    #[test]
+    fn a_line_that_comes_alone_is_written_at_once() {
+        let mut linger = Linger::default();
+        let (flushes, _) = play(&mut linger, Duration::ZERO, 20_000, 440, 1000);
+        assert!(flushes >= 990, "{flushes}");
+        // Where a flush costs next to nothing there is nothing to save.
+        let (flushes, waited) = play(&mut Linger::default(), Duration::ZERO, 100, 5, 1000);
+        assert_eq!((flushes, waited), (1000, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_room_that_falls_quiet_is_no_longer_waited_for() {
+        let mut linger = Linger::default();
+        play(&mut linger, Duration::ZERO, 300, 440, 1000);
+        let mut now = Duration::from_secs(10);
+        for _ in 0..10 {
+            now += Duration::from_millis(50);
+            linger.after_turn(now);
+            linger.after_flush(MICROSECOND * 440, READERS, 0);
+        }
+        assert_eq!(linger.after_turn(now + Duration::from_millis(50)), None);
+    }
+}
