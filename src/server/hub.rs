@@ -468,12 +468,15 @@ impl Hub {
         }
     }
 
-    /// Whether a last line without its end counts. Somebody's does, who types or
-    /// pipes; a program's may be the half that was on its way when the connection
+    /// Whether a last line without its end counts. It does, but for a program that
+    /// can come back: that may be the half that was on its way when the connection
     /// broke, and said so it would pass for the whole when that is sent again.
     #[must_use]
     pub fn takes_unterminated(&self, conn: ConnId) -> bool {
-        !self.settings(conn).get(Setting::Tags)
+        let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else {
+            return true;
+        };
+        !self.settings(conn).tags || self.visits[visit].session.is_none()
     }
 
     /// When [`Hub::tick`] has something to do.

@@ -377,7 +377,7 @@ fn who_is_held_up_by_a_full_pipe_can_be_told_to_leave() {
         assert!(start.elapsed() < DEADLINE, "it does not end");
         thread::sleep(Duration::from_millis(20));
     };
-    assert_eq!(ended.code(), Some(143));
+    assert_eq!(ended.code(), Some(143), "{ended}");
 }
 
 #[test]
