@@ -300,6 +300,26 @@ fn in_a_new_visit_no_line_goes_where_it_was_not_meant_to() {
 }
 
 #[test]
+fn what_is_typed_offline_for_somebody_who_has_gone_is_not_said_to_all() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.port);
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(proxy.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    proxy.cut();
+    alice.shows("the loss", |rows| rows.iter().any(|row| row.contains("trying again")));
+    alice.types("to all\r/query ghost\rto the ghost\r/query bob\rto bob\r");
+    alice.shows("what waits", |rows| count(rows, "-- to be sent: to bob") == 1);
+    proxy.mend();
+    alice.shows("what is not sent", |rows| count(rows, "-- not sent: to the ghost") == 1);
+    alice.shows("what is", |rows| count(rows, "[PRIVATE MESSAGE to bob] alice: to bob") == 1);
+    let heard = ["* alice joined", "alice: to all", "[PRIVATE MESSAGE] alice: to bob"];
+    assert_eq!(bob.settles(), heard);
+    alice.presses("Enter");
+    alice.shows_last("bob>");
+}
+
+#[test]
 fn who_leaves_while_the_connection_is_lost_is_told_what_was_not_sent() {
     let mut server = Server::start();
     for way in ["C-d", "/quit"] {
@@ -526,6 +546,47 @@ fn a_flaky_network_loses_doubles_and_reorders_nothing() {
         assert!(seen == said, "in another order than the witness saw");
         assert_eq!(reader.end().0, Some(0));
     }
+}
+
+#[test]
+fn on_a_flaky_network_every_line_goes_where_it_was_meant_to() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.port);
+    let mut witness = Peer::join(server.port, "witness");
+    witness.say("/join art");
+    witness.say("/join ops");
+    let mut pipe = Pipe::start(proxy.port, &["--name", "w"]);
+    proxy.turn_flaky(7);
+    let start = Instant::now();
+    let mut meant = Vec::new();
+    for n in 0.. {
+        if start.elapsed() > flaky_time() / 2 {
+            break;
+        }
+        for (line, heard) in [
+            ("/join art", None),
+            ("text", Some("#art w: text")),
+            ("/topic topic", Some("#art * w set the topic: topic")),
+            ("/join #ops", None),
+            ("/me acts", Some("#ops ** w acts")),
+            ("/part", None),
+            ("/whois w", None),
+            ("text", Some("w: text")),
+        ] {
+            pipe.say(&heard.map_or(line.to_owned(), |_| format!("{line} {n}.")));
+            meant.extend(heard.map(|heard| format!("{heard} {n}.")));
+        }
+        upto(&pipe.out, &format!("w: text {n}."));
+    }
+    proxy.turn_reliable();
+    let (exit, _, errors) = pipe.end();
+    assert_eq!(exit, Some(0), "{errors:?}");
+    let mut heard = witness.settles();
+    heard.retain(|line| line.ends_with('.'));
+    assert!(meant.len() > 100, "{} lines", meant.len());
+    let differs = meant.iter().zip(&heard).find(|(meant, heard)| meant != heard);
+    assert_eq!(differs, None);
+    assert_eq!(heard.len(), meant.len());
 }
 
 /// Says lines as long as the network is flaky, and tells how many. Each is
