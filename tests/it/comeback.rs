@@ -78,6 +78,13 @@ impl Pipe {
     }
 }
 
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn a_pipe_outlives_two_crashes_of_the_server_without_losing_a_line() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -526,13 +533,19 @@ fn a_flaky_network_loses_doubles_and_reorders_nothing() {
     let start = Instant::now();
     let write = |(n, pipe)| thread::spawn(move || write(n, pipe, start));
     let writing: Vec<_> = writers.into_iter().enumerate().map(write).collect();
+    let mut mouth = witness.socket().try_clone().expect("a second handle");
+    // It reads all the time: who does not is parted with.
+    let hearing = thread::spawn(move || {
+        let mut said = Vec::new();
+        while said.last().is_none_or(|line| line != "witness: the end") {
+            said.push(witness.hears(|line| !line.starts_with('*') && !line.contains(" is here")));
+        }
+        said
+    });
     let counts: Vec<usize> = writing.into_iter().map(|t| t.join().expect("a writer")).collect();
     assert!(proxy.turn_reliable() > 20);
-    witness.say("the end");
-    let mut said = Vec::new();
-    while said.last().is_none_or(|line| line != "witness: the end") {
-        said.push(witness.hears(|line| !line.starts_with('*') && !line.contains(" is here")));
-    }
+    mouth.write_all(b"the end\n").expect("say");
+    let said = hearing.join().expect("a witness");
     for (writer, count) in counts.into_iter().enumerate() {
         let start = format!("writer{writer}: ");
         let lines: Vec<_> = said.iter().filter_map(|line| line.strip_prefix(&start)).collect();
