@@ -731,7 +731,7 @@ impl Hub {
     }
 
     fn visit_named(&self, name: &str) -> Option<VisitIx> {
-        self.names.get(&Key::fold(name)).copied()
+        Key::find(&self.names, name).copied()
     }
 
     /// A message to one person. Who is not live gets it from the log.
