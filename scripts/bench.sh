@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Measures what chatty costs, beside Redis and ngircd where they are installed:
+#   scripts/bench.sh [--quick]
+# shows a table for each workload (docs/performance.md tells what they mean), the
+# medians of three rounds, or with --quick one short one; takes about four minutes, or one.
+#   scripts/bench.sh [--quick] --address 127.0.0.1:5555 --pid "$(pgrep -x chatty)"
+# measures a chatty that runs on this machine, in its room #bench. What is said
+# there stays in its log; so not where people are.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+rounds=(--rounds 3 --seconds 1.5)
+people=10000
+if [ "${1:-}" = --quick ]; then
+    rounds=(--rounds 1 --seconds 0.5)
+    people=1000
+    shift
+fi
+cargo bench --quiet --locked --bench load --no-run
+
+pin=()
+if [ $# -gt 0 ]; then
+    echo "Where the server runs is not ours to say: the generator is not pinned to a core."
+else
+    core=$(($(nproc) - 1))
+    if command -v taskset >/dev/null && taskset -c $core true 2>/dev/null; then
+        pin=(taskset -c $core)
+        echo "Servers and generator share core $core of $(nproc), which is the last one."
+    else
+        echo "Without taskset nothing is pinned to a core: figures vary more."
+    fi
+fi
+echo "Medians of ${rounds[1]} round(s) of ${rounds[3]} s."
+ulimit -n "$(ulimit -Hn)"
+
+# Which of these servers there are.
+installed() {
+    local list=""
+    for server in "$@"; do
+        case $server in
+        redis) command -v redis-server >/dev/null || continue ;;
+        ngircd) command -v ngircd >/dev/null || continue ;;
+        esac
+        list="$list,$server"
+    done
+    echo "${list#,}"
+}
+own=$(installed chatty chatty-log)
+all=$(installed chatty chatty-log redis ngircd)
+# ngircd lets eleven wait to be accepted, and looks at everybody for each who logs in.
+storm=$(installed chatty redis)
+
+measure() { # SERVERS WORKLOAD [OPTION...], and what the caller of all this gave
+    local servers=(--servers "$1")
+    shift
+    if [ ${#given[@]} -gt 0 ]; then servers=(); fi
+    "${pin[@]}" cargo bench --quiet --locked --bench load -- "$@" "${servers[@]}" "${rounds[@]}" "${given[@]}"
+}
+given=("$@")
+
+measure "$all" fanout --receivers 100 --senders 10 --window 10
+measure "$all" fanout --receivers 100 --senders 10 --window 1
+measure "$all" fanout --receivers 100 --senders 1 --window 1
+measure "$all" fanout --receivers 1000 --senders 10 --window 10
+measure "$all" fanout --receivers 1000 --senders 10 --window 1
+measure "$all" paced --receivers 100 --senders 10 --rate 1000
+measure "$all" pairs --pairs 1
+measure "$own" acks --senders 100 --window 1
+measure "$storm" storm --people 1000
+measure "$storm" idle --people "$people"
