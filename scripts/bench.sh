@@ -1,42 +1,70 @@
 #!/usr/bin/env bash
-# Measures chatty and, where they are installed, Redis and ngIRCd, on the same
-# work in alternating rounds, and prints a table for each workload:
+# Measures what chatty costs, beside Redis and ngircd where they are installed:
 #   scripts/bench.sh [--quick]
-# Everything runs on one core where taskset is there, so that waking the other
-# one does not count. Compare the CPU time for each delivery, within one run only.
+# shows a table for each workload (docs/performance.md tells what they mean), the
+# medians of three rounds, or with --quick one short one; takes about four minutes, or one.
+#   scripts/bench.sh [--quick] --address 127.0.0.1:5555 --pid "$(pgrep -x chatty)"
+# measures a chatty that runs on this machine, in its room #bench. What is said
+# there stays in its log; so not where people are.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-rounds=3 seconds=1.5
+rounds=(--rounds 3 --seconds 1.5)
+people=10000
 if [ "${1:-}" = --quick ]; then
-    rounds=1 seconds=0.5
+    rounds=(--rounds 1 --seconds 0.5)
+    people=1000
+    shift
 fi
+cargo bench --quiet --locked --bench load --no-run
 
-cargo build --quiet --release --bench load
-load=$(cargo bench --quiet --no-run --message-format=json --bench load 2>/dev/null |
-    sed -n 's/.*"executable":"\([^"]*load-[^"]*\)".*/\1/p' | tail -n 1)
-
-pin=""
-if command -v taskset >/dev/null; then
-    pin="taskset -c $(($(nproc) - 1))"
+pin=()
+if [ $# -gt 0 ]; then
+    echo "Where the server runs is not ours to say: the generator is not pinned to a core."
+else
+    core=$(($(nproc) - 1))
+    if command -v taskset >/dev/null && taskset -c $core true 2>/dev/null; then
+        pin=(taskset -c $core)
+        echo "Servers and generator share core $core of $(nproc), which is the last one."
+    else
+        echo "Without taskset nothing is pinned to a core: figures vary more."
+    fi
 fi
-servers=chatty,chatty-log
-peers=""
-command -v redis-server >/dev/null && peers="$peers,redis"
-command -v ngircd >/dev/null && peers="$peers,ngircd"
-echo "$(nproc) cores, ${pin:-not pinned}; servers: $servers$peers"
+echo "Medians of ${rounds[1]} round(s) of ${rounds[3]} s."
+ulimit -n "$(ulimit -Hn)"
 
-measure() {
-    # shellcheck disable=SC2086 # a command of words
-    $pin "$load" "$@" --rounds "$rounds" --seconds "$seconds"
+# Which of these servers there are.
+installed() {
+    local list=""
+    for server in "$@"; do
+        case $server in
+        redis) command -v redis-server >/dev/null || continue ;;
+        ngircd) command -v ngircd >/dev/null || continue ;;
+        esac
+        list="$list,$server"
+    done
+    echo "${list#,}"
 }
-for room in "100 1 100" "100 10 10" "1000 10 10" "100 1 1" "100 10 1" "1000 10 1"; do
-    read -r receivers senders window <<<"$room"
-    measure fanout --receivers "$receivers" --senders "$senders" --window "$window" \
-        --servers "$servers$peers"
-done
-for talk in "1 1" "10 1" "100 1" "100 100"; do
-    read -r senders window <<<"$talk"
-    measure acks --senders "$senders" --window "$window" --servers "$servers"
-done
-measure idle --people 10000 --servers "$servers"
+own=$(installed chatty chatty-log)
+all=$(installed chatty chatty-log redis ngircd)
+# ngircd lets eleven wait to be accepted, and looks at everybody for each who logs in.
+storm=$(installed chatty redis)
+
+measure() { # SERVERS WORKLOAD [OPTION...], and what the caller of all this gave
+    local servers=(--servers "$1")
+    shift
+    if [ ${#given[@]} -gt 0 ]; then servers=(); fi
+    "${pin[@]}" cargo bench --quiet --locked --bench load -- "$@" "${servers[@]}" "${rounds[@]}" "${given[@]}"
+}
+given=("$@")
+
+measure "$all" fanout --receivers 100 --senders 10 --window 10
+measure "$all" fanout --receivers 100 --senders 10 --window 1
+measure "$all" fanout --receivers 100 --senders 1 --window 1
+measure "$all" fanout --receivers 1000 --senders 10 --window 10
+measure "$all" fanout --receivers 1000 --senders 10 --window 1
+measure "$all" paced --receivers 100 --senders 10 --rate 1000
+measure "$all" pairs --pairs 1
+measure "$own" acks --senders 100 --window 1
+measure "$storm" storm --people 1000
+measure "$storm" idle --people "$people"

@@ -9,9 +9,11 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::time::TimeSpec;
 
-use crate::dialect::Role;
+use crate::dialect::{Role, Target};
 use crate::server::Server;
 
 /// Begins the mark in every text, and occurs nowhere else on the wire.
@@ -25,7 +27,26 @@ const TEXT_SIZE: usize = 64;
 
 const READ_SIZE: usize = 256 << 10;
 
+/// How long a turn waits for something to come.
+const TURN: Duration = Duration::from_millis(10);
+
+/// Nothing for this long: nothing more is on its way.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// When a sender may say its next message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Pace {
+    /// While fewer than so many of its own are on their way to its watchers.
+    Window(u32),
+    /// So many a second of all senders together, whatever has arrived.
+    Rate(f64),
+    /// When its partner has answered; the senders are pairs, each the other's
+    /// watcher.
+    PingPong,
+}
+
 struct Member {
+    name: String,
     stream: TcpStream,
     out: Vec<u8>,
     /// Marks that came since the last [`Crowd::reset`].
@@ -38,14 +59,18 @@ struct Member {
     expects: Option<Vec<u32>>,
     /// Its place among those a sender waits for.
     watcher: usize,
+    /// It has said that it leaves, and then the server has closed.
+    is_leaving: bool,
+    is_gone: bool,
 }
 
 struct Sender {
     member: usize,
-    room: String,
+    to: Target,
     sent: u32,
     acknowledged: u32,
-    sent_at: VecDeque<Instant>,
+    /// When those were due that not all watchers have seen.
+    due: VecDeque<Instant>,
     /// How many of its messages each watcher has seen.
     seen: Vec<u32>,
 }
@@ -59,7 +84,8 @@ pub(crate) struct Findings {
     pub(crate) deliveries: u64,
     /// Lost, doubled or out of order.
     pub(crate) faults: u64,
-    /// From sending to the last watcher's having it, in microseconds, sorted.
+    /// From when a message was due to a watcher's having it, in microseconds,
+    /// sorted.
     pub(crate) latencies: Vec<u32>,
 }
 
@@ -101,16 +127,25 @@ impl<'s> Crowd<'s> {
     ) -> anyhow::Result<()> {
         let first = self.members.len();
         for number in first..first + count {
-            let (hello, ready) =
-                self.server.kind.log_in(&format!("n{number}"), &room(number - first), role);
+            let name = self.server.next_name();
+            let (hello, ready) = self.server.kind.log_in(&name, &room(number - first), role);
             let stream = TcpStream::connect(self.server.address)?;
             stream.set_nodelay(true)?;
             stream.set_nonblocking(true)?;
             let event = EpollEvent::new(EpollFlags::EPOLLIN, number as u64);
             self.epoll.add(stream.as_fd(), event)?;
-            let (out, carry) = (hello.into_bytes(), Vec::new());
-            let (got, expects, ready) = (0, None, Some(ready));
-            self.members.push(Member { stream, out, got, carry, ready, expects, watcher: 0 });
+            self.members.push(Member {
+                name,
+                stream,
+                out: hello.into_bytes(),
+                got: 0,
+                carry: Vec::new(),
+                ready: Some(ready),
+                expects: None,
+                watcher: 0,
+                is_leaving: false,
+                is_gone: false,
+            });
             self.write(number)?;
             self.wait_until(|crowd| crowd.joining(first) < at_once)?;
         }
@@ -132,31 +167,52 @@ impl<'s> Crowd<'s> {
         Ok(())
     }
 
-    /// Whoever is to say something, and who has to have seen it before the next.
-    pub(crate) fn add_sender(&mut self, member: usize, room: String, watchers: &[usize]) {
+    /// All say goodbye at once, and are gone when this is done.
+    pub(crate) fn leave(&mut self) -> anyhow::Result<()> {
+        for at in 0..self.members.len() {
+            self.members[at].is_leaving = true;
+            self.members[at].out.extend_from_slice(self.server.kind.leave().as_bytes());
+            self.write(at)?;
+        }
+        self.wait_until(|crowd| crowd.members.iter().all(|member| member.is_gone))
+    }
+
+    /// Waits until nothing has come for a while.
+    pub(crate) fn listen_until_quiet(&mut self) -> anyhow::Result<()> {
+        while self.turn(QUIET)? > 0 {}
+        Ok(())
+    }
+
+    /// What a member is called.
+    pub(crate) fn name(&self, member: usize) -> &str {
+        &self.members[member].name
+    }
+
+    /// Whoever is to say something, to whom, and who has to have seen it before
+    /// the next.
+    pub(crate) fn add_sender(&mut self, member: usize, to: Target, watchers: &[usize]) {
         let seen = vec![0; watchers.len()];
         for (watcher, at) in watchers.iter().enumerate() {
             self.members[*at].watcher = watcher;
             self.members[*at].expects = Some(Vec::new());
         }
-        let (sent_at, room) = (VecDeque::new(), room);
-        self.senders.push(Sender { member, room, sent: 0, acknowledged: 0, sent_at, seen });
+        let due = VecDeque::new();
+        self.senders.push(Sender { member, to, sent: 0, acknowledged: 0, due, seen });
     }
 
-    /// Each sender has up to `window` messages out that its watchers have not all
-    /// seen.
+    /// The senders talk; so many messages are expected to make so many deliveries.
     pub(crate) fn talk(
         &mut self,
-        window: u32,
+        pace: Pace,
         warm_up: Duration,
         time: Duration,
         expected: impl Fn(u64) -> u64,
     ) -> anyhow::Result<Findings> {
-        self.talk_for(window, warm_up)?;
+        self.talk_for(pace, warm_up)?;
         self.settle(&expected)?;
         self.reset();
         let (start, cpu) = (Instant::now(), self.server.cpu());
-        self.talk_for(window, time)?;
+        self.talk_for(pace, time)?;
         self.settle(&expected)?;
         let messages = self.senders.iter().map(|sender| u64::from(sender.sent)).sum();
         let deliveries: u64 = self.members.iter().map(|member| member.got).sum();
@@ -173,6 +229,7 @@ impl<'s> Crowd<'s> {
         for sender in &mut self.senders {
             sender.sent = 0;
             sender.acknowledged = 0;
+            sender.due.clear();
             sender.seen.iter_mut().for_each(|seen| *seen = 0);
         }
         for expects in self.members.iter_mut().filter_map(|member| member.expects.as_mut()) {
@@ -181,13 +238,18 @@ impl<'s> Crowd<'s> {
         self.latencies.clear();
     }
 
-    fn talk_for(&mut self, window: u32, time: Duration) -> anyhow::Result<()> {
-        let end = Instant::now() + time;
-        while Instant::now() < end {
+    fn talk_for(&mut self, pace: Pace, time: Duration) -> anyhow::Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < time {
             for at in 0..self.senders.len() {
-                self.say_on(at, window)?;
+                self.say_on(at, pace, start)?;
             }
-            self.turn(Duration::from_millis(10))?;
+            let next = match pace {
+                Pace::Rate(rate) => (0..self.senders.len()).map(|at| self.offset(at, rate)).min(),
+                _ => None,
+            };
+            let patience = next.map(|next| next.saturating_sub(start.elapsed()));
+            self.turn(patience.unwrap_or(TURN))?;
         }
         Ok(())
     }
@@ -201,33 +263,51 @@ impl<'s> Crowd<'s> {
             if deliveries >= expected(messages) || start.elapsed() > Duration::from_secs(10) {
                 return Ok(());
             }
-            self.turn(Duration::from_millis(10))?;
+            self.turn(TURN)?;
         }
     }
 
-    fn say_on(&mut self, at: usize, window: u32) -> anyhow::Result<()> {
-        let Self { senders, latencies, members, server, .. } = self;
-        let sender = &mut senders[at];
+    fn say_on(&mut self, at: usize, pace: Pace, start: Instant) -> anyhow::Result<()> {
+        let sender = &mut self.senders[at];
         let acknowledged = sender.seen.iter().copied().min().unwrap_or_default();
-        let now = Instant::now();
-        for _ in sender.acknowledged..acknowledged {
-            let sent_at = sender.sent_at.pop_front().context("more came than was said")?;
-            latencies.push(u32::try_from((now - sent_at).as_micros()).unwrap_or(u32::MAX));
-        }
+        sender.due.drain(..(acknowledged - sender.acknowledged) as usize);
         sender.acknowledged = acknowledged;
-        if sender.sent - acknowledged >= window {
-            return Ok(());
-        }
-        while sender.sent - acknowledged < window {
+        while let Some(due) = self.due(at, pace, start) {
+            let sender = &mut self.senders[at];
             let mark = format!("{}{at:04x}{:08x}", char::from(MARK), sender.sent);
             let text = format!("{mark:x<TEXT_SIZE$}");
-            let line = server.kind.say(&sender.room, &text);
-            members[sender.member].out.extend_from_slice(line.as_bytes());
-            sender.sent_at.push_back(now);
+            let line = self.server.kind.say(&sender.to, &text);
+            self.members[sender.member].out.extend_from_slice(line.as_bytes());
+            sender.due.push_back(due);
             sender.sent += 1;
         }
-        let member = sender.member;
-        self.write(member)
+        self.write(self.senders[at].member)
+    }
+
+    /// When a sender's next message was due; `None`: it is not yet.
+    fn due(&self, at: usize, pace: Pace, start: Instant) -> Option<Instant> {
+        let (now, sender) = (Instant::now(), &self.senders[at]);
+        let due = match pace {
+            Pace::Rate(rate) => start + self.offset(at, rate),
+            _ => now,
+        };
+        let may = match pace {
+            Pace::Window(window) => sender.sent - sender.acknowledged < window,
+            Pace::Rate(_) => due <= now,
+            Pace::PingPong => {
+                let begins = u32::from(at.is_multiple_of(2));
+                sender.sent < self.senders[at ^ 1].seen[0] + begins
+            }
+        };
+        may.then_some(due)
+    }
+
+    /// At a fixed rate the senders take turns: how long after the start this one's
+    /// next is due.
+    #[allow(clippy::cast_precision_loss)] // of small numbers
+    fn offset(&self, at: usize, rate: f64) -> Duration {
+        let number = f64::from(self.senders[at].sent) * self.senders.len() as f64 + at as f64;
+        Duration::from_secs_f64(number / rate)
     }
 
     fn write(&mut self, at: usize) -> anyhow::Result<()> {
@@ -242,27 +322,34 @@ impl<'s> Crowd<'s> {
         Ok(())
     }
 
-    /// Reads whatever is there, once for each connection.
-    fn turn(&mut self, patience: Duration) -> anyhow::Result<()> {
+    /// Reads whatever is there, once for each connection; tells of how many.
+    fn turn(&mut self, patience: Duration) -> anyhow::Result<usize> {
+        // Waiting on the epoll itself, since its own clock ticks in milliseconds.
+        let mut fds = [PollFd::new(self.epoll.0.as_fd(), PollFlags::POLLIN)];
+        ppoll(&mut fds, Some(TimeSpec::from_duration(patience)), None)?;
         let mut events = [EpollEvent::empty(); 512];
-        let patience = u16::try_from(patience.as_millis()).unwrap_or(u16::MAX);
-        let count = self.epoll.wait(&mut events, patience)?;
+        let count = self.epoll.wait(&mut events, EpollTimeout::ZERO)?;
+        let mut buffer = std::mem::take(&mut self.buffer);
         for event in &events[..count] {
             let at = usize::try_from(event.data())?;
-            let mut buffer = std::mem::take(&mut self.buffer);
-            match self.members[at].stream.read(&mut buffer) {
-                Ok(0) => bail!("the server has closed"),
-                Ok(count) => self.hear(at, &buffer[..count]),
+            let member = &mut self.members[at];
+            match member.stream.read(&mut buffer) {
+                Ok(count) if count > 0 => self.hear(at, &buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                _ if member.is_leaving => {
+                    self.epoll.delete(member.stream.as_fd())?;
+                    member.is_gone = true;
+                }
+                Ok(_) => bail!("the server has closed"),
                 Err(error) => return Err(error).context("reading"),
             }
-            self.buffer = buffer;
         }
+        self.buffer = buffer;
         // Windows are small: what did not fit goes with the next turn.
         for at in 0..self.senders.len() {
             self.write(self.senders[at].member)?;
         }
-        Ok(())
+        Ok(count)
     }
 
     fn hear(&mut self, at: usize, bytes: &[u8]) {
@@ -312,8 +399,12 @@ impl<'s> Crowd<'s> {
             self.faults += 1;
         }
         expects[sender] = number + 1;
-        if let Some(seen) = self.senders[sender].seen.get_mut(watcher) {
-            *seen = number + 1;
+        let Some(sender) = self.senders.get_mut(sender) else { return };
+        let Some(seen) = sender.seen.get_mut(watcher) else { return };
+        *seen = number + 1;
+        let at = number.checked_sub(sender.acknowledged).map(|at| at as usize);
+        if let Some(due) = at.and_then(|at| sender.due.get(at)) {
+            self.latencies.push(u32::try_from(due.elapsed().as_micros()).unwrap_or(u32::MAX));
         }
     }
 }

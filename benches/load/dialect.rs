@@ -12,6 +12,17 @@ pub(crate) enum Role {
     Member,
     /// Only says something; where members cannot.
     Publisher,
+    /// One of two who talk privately, and hears nothing but the other.
+    Partner,
+}
+
+/// Who is to hear something.
+#[derive(Debug, Clone)]
+pub(crate) enum Target {
+    /// Everybody in a room that the speaker is in.
+    Room(String),
+    /// One person.
+    Person(String),
 }
 
 impl Kind {
@@ -28,6 +39,9 @@ impl Kind {
     /// What to send to be in a room, and what comes when one is.
     pub(crate) fn log_in(self, name: &str, room: &str, role: Role) -> (String, String) {
         match self {
+            Self::Chatty | Self::ChattyLog if role == Role::Partner => {
+                (format!("{name}\n/set echo off\n"), "[SET echo=off".to_owned())
+            }
             Self::Chatty | Self::ChattyLog if room == COMMON => {
                 (format!("{name}\n"), "[USERS #".to_owned())
             }
@@ -35,6 +49,10 @@ impl Kind {
                 (format!("{name}\n/part\n/join {room}\n"), format!("[USERS #{room}"))
             }
             Self::Redis if role == Role::Publisher => ("PING\r\n".to_owned(), "+PONG".to_owned()),
+            // Hearing and speaking on one connection takes its newer dialect.
+            Self::Redis if role == Role::Partner => {
+                (format!("HELLO 3\r\nSUBSCRIBE {name}\r\n"), "subscribe\r\n".to_owned())
+            }
             Self::Redis => (format!("SUBSCRIBE {room}\r\n"), ":1\r\n".to_owned()),
             Self::Ngircd => (
                 format!("NICK {name}\r\nUSER {name} 0 * :b\r\nJOIN #{room}\r\n"),
@@ -43,15 +61,29 @@ impl Kind {
         }
     }
 
-    /// A line that says `text` in a room.
-    pub(crate) fn say(self, room: &str, text: &str) -> String {
-        match self {
-            Self::Chatty | Self::ChattyLog => format!("{text}\n"),
-            Self::Redis => {
-                let (room_len, len) = (room.len(), text.len());
-                format!("*3\r\n$7\r\nPUBLISH\r\n${room_len}\r\n{room}\r\n${len}\r\n{text}\r\n")
+    /// A line that says `text`.
+    pub(crate) fn say(self, to: &Target, text: &str) -> String {
+        match (self, to) {
+            (Self::Chatty | Self::ChattyLog, Target::Room(_)) => format!("{text}\n"),
+            (Self::Chatty | Self::ChattyLog, Target::Person(name)) => {
+                format!("/msg {name} {text}\n")
             }
-            Self::Ngircd => format!("PRIVMSG #{room} :{text}\r\n"),
+            (Self::Redis, Target::Room(channel) | Target::Person(channel)) => {
+                let (channel_len, len) = (channel.len(), text.len());
+                format!(
+                    "*3\r\n$7\r\nPUBLISH\r\n${channel_len}\r\n{channel}\r\n${len}\r\n{text}\r\n"
+                )
+            }
+            (Self::Ngircd, Target::Room(room)) => format!("PRIVMSG #{room} :{text}\r\n"),
+            (Self::Ngircd, Target::Person(name)) => format!("PRIVMSG {name} :{text}\r\n"),
+        }
+    }
+
+    /// A line after which the server closes.
+    pub(crate) fn leave(self) -> &'static str {
+        match self {
+            Self::Chatty | Self::ChattyLog => "/quit\n",
+            Self::Redis | Self::Ngircd => "QUIT\r\n",
         }
     }
 }

@@ -1,6 +1,7 @@
-//! A load generator: closed loops against chatty and, where they are installed,
-//! its peers, each on a fresh server, in alternating rounds. `scripts/bench.sh`
-//! runs it; see `docs/performance.md` for what the figures mean.
+//! A load generator: crowds that talk to chatty and, where they are installed,
+//! its peers, each on a fresh server, in alternating rounds; or to a chatty that
+//! somebody runs. `scripts/bench.sh` runs it; see `docs/performance.md` for what
+//! the figures mean.
 //!
 //! What to compare is the server's CPU time for each delivery, within one run:
 //! throughput depends on the machine and on what else it does.
@@ -11,13 +12,15 @@ mod server;
 
 use std::fs::File;
 use std::io::Write as _;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use clap::{Args, Parser, Subcommand};
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum as _};
 
-use crowd::{Crowd, Findings};
-use dialect::{COMMON, Role};
+use crowd::{Crowd, Findings, Pace};
+use dialect::{Role, Target};
 use server::{Kind, Server};
 
 /// Measures chat servers.
@@ -37,12 +40,21 @@ enum Workload {
     Fanout {
         #[command(flatten)]
         common: Common,
-        /// How many are in the room
-        #[arg(long, default_value_t = 100)]
-        receivers: usize,
-        /// How many of them talk
+        #[command(flatten)]
+        room: Room,
+        /// How many messages each sender may have under way
         #[arg(long, default_value_t = 10)]
-        senders: usize,
+        window: u32,
+    },
+    /// One room; so many messages a second, and how long they take
+    Paced {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        room: Room,
+        /// How many messages a second all senders together say
+        #[arg(long, default_value_t = 1000.0)]
+        rate: f64,
     },
     /// A room for each; how many messages are acknowledged, and how soon
     Acks {
@@ -51,6 +63,25 @@ enum Workload {
         /// How many talk
         #[arg(long, default_value_t = 100)]
         senders: usize,
+        /// How many messages each sender may have under way
+        #[arg(long, default_value_t = 10)]
+        window: u32,
+    },
+    /// Two and two answer each other privately
+    Pairs {
+        #[command(flatten)]
+        common: Common,
+        /// How many pairs
+        #[arg(long, default_value_t = 1)]
+        pairs: usize,
+    },
+    /// Many come to one room at once, everybody told of each; then all leave
+    Storm {
+        #[command(flatten)]
+        common: Common,
+        /// How many
+        #[arg(long, default_value_t = 1000)]
+        people: usize,
     },
     /// People who are only there: what each takes
     Idle {
@@ -67,15 +98,49 @@ struct Common {
     /// Which servers, one after the other in each round
     #[arg(long, value_enum, value_delimiter = ',', default_value = "chatty,chatty-log")]
     servers: Vec<Kind>,
+    /// A chatty that runs already, instead; it is talked to in the room #bench
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        value_parser = look_up,
+        requires = "pid",
+        conflicts_with = "servers"
+    )]
+    address: Option<SocketAddr>,
+    /// Its process, on this machine
+    #[arg(long, requires = "address")]
+    pid: Option<u32>,
     /// How often; medians are shown
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// How many messages each sender may have under way
-    #[arg(long, default_value_t = 10)]
-    window: u32,
     /// How long each round talks, in seconds
     #[arg(long, default_value_t = 1.5)]
     seconds: f64,
+}
+
+impl Common {
+    /// The one that runs already.
+    fn running(&self) -> anyhow::Result<Option<Server>> {
+        self.address.zip(self.pid).map(|(at, pid)| Server::running(at, pid)).transpose()
+    }
+
+    fn time(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+}
+
+fn look_up(address: &str) -> anyhow::Result<SocketAddr> {
+    address.to_socket_addrs()?.next().context("no such host")
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct Room {
+    /// How many are in the room
+    #[arg(long, default_value_t = 100)]
+    receivers: usize,
+    /// How many of them talk
+    #[arg(long, default_value_t = 10)]
+    senders: usize,
 }
 
 const WARM_UP: Duration = Duration::from_millis(400);
@@ -89,29 +154,37 @@ const AT_ONCE: usize = 64;
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().workload {
-        Workload::Fanout { common, receivers, senders } => {
-            let title = format!("fanout {receivers}/{senders}/{}", common.window);
-            report_talk(&title, &common, |server| fan_out(server, &common, receivers, senders))
+        Workload::Fanout { common, room, window } => {
+            let title = format!("fanout {}/{}/{window}", room.receivers, room.senders);
+            let pace = Pace::Window(window);
+            report_talk(&title, &common, |server| talk_in(server, &common, room, pace))
         }
-        Workload::Acks { common, senders } => {
-            let title = format!("acks {senders}/{}", common.window);
-            report_talk(&title, &common, |server| acks(server, &common, senders))
+        Workload::Paced { common, room, rate } => {
+            let title = format!("paced {}/{}/{rate}", room.receivers, room.senders);
+            let pace = Pace::Rate(rate);
+            report_talk(&title, &common, |server| talk_in(server, &common, room, pace))
         }
+        Workload::Acks { common, senders, window } => {
+            let title = format!("acks {senders}/{window}");
+            report_talk(&title, &common, |server| acks(server, &common, senders, window))
+        }
+        Workload::Pairs { common, pairs } => {
+            report_talk(&format!("pairs {pairs}"), &common, |server| {
+                talk_in_pairs(server, &common, pairs)
+            })
+        }
+        Workload::Storm { common, people } => report_storm(&common, people),
         Workload::Idle { common, people } => report_idle(&common, people),
     }
 }
 
-fn fan_out(
-    server: &Server,
-    common: &Common,
-    receivers: usize,
-    senders: usize,
-) -> anyhow::Result<Findings> {
+fn talk_in(server: &Server, common: &Common, room: Room, pace: Pace) -> anyhow::Result<Findings> {
+    let Room { receivers, senders } = room;
     let mut crowd = Crowd::new(server)?;
-    crowd.join(receivers, AT_ONCE, |_| COMMON.to_owned(), Role::Member)?;
+    crowd.join(receivers, AT_ONCE, |_| server.room().to_owned(), Role::Member)?;
     let first_sender = if server.kind.members_speak() { 0 } else { receivers };
     if first_sender > 0 {
-        crowd.join(senders, AT_ONCE, |_| COMMON.to_owned(), Role::Publisher)?;
+        crowd.join(senders, AT_ONCE, |_| server.room().to_owned(), Role::Publisher)?;
     }
     let watchers: Vec<usize> =
         (0..WATCHERS).map(|at| at * (receivers - 1) / (WATCHERS - 1)).collect();
@@ -121,26 +194,36 @@ fn fan_out(
             .iter()
             .map(|at| if *at == sender && !server.kind.echoes() { receivers - 2 } else { *at })
             .collect();
-        crowd.add_sender(sender, COMMON.to_owned(), &watchers);
+        crowd.add_sender(sender, Target::Room(server.room().to_owned()), &watchers);
     }
     let hearers = match server.kind {
         kind if kind.members_speak() && !kind.echoes() => receivers - 1,
         _ => receivers,
     } as u64;
-    let time = Duration::from_secs_f64(common.seconds);
-    crowd.talk(common.window, WARM_UP, time, |messages| messages * hearers)
+    crowd.talk(pace, WARM_UP, common.time(), |messages| messages * hearers)
 }
 
-fn acks(server: &Server, common: &Common, senders: usize) -> anyhow::Result<Findings> {
+fn acks(server: &Server, common: &Common, senders: usize, window: u32) -> anyhow::Result<Findings> {
     anyhow::ensure!(server.kind.echoes(), "only chatty acknowledges by an echo");
     let mut crowd = Crowd::new(server)?;
     let room = |at: usize| format!("room{at}");
     crowd.join(senders, AT_ONCE, room, Role::Member)?;
     for at in 0..senders {
-        crowd.add_sender(at, room(at), &[at]);
+        crowd.add_sender(at, Target::Room(room(at)), &[at]);
     }
-    let time = Duration::from_secs_f64(common.seconds);
-    crowd.talk(common.window, WARM_UP, time, |messages| messages)
+    crowd.talk(Pace::Window(window), WARM_UP, common.time(), |messages| messages)
+}
+
+fn talk_in_pairs(server: &Server, common: &Common, pairs: usize) -> anyhow::Result<Findings> {
+    let mut crowd = Crowd::new(server)?;
+    crowd.join(pairs * 2, AT_ONCE, |_| server.room().to_owned(), Role::Partner)?;
+    crowd.listen_until_quiet()?;
+    for at in 0..pairs * 2 {
+        let partner = at ^ 1;
+        let to = Target::Person(crowd.name(partner).to_owned());
+        crowd.add_sender(at, to, &[partner]);
+    }
+    crowd.talk(Pace::PingPong, WARM_UP, common.time(), |messages| messages)
 }
 
 /// A column of figures: how to get and how to show one.
@@ -159,15 +242,42 @@ fn report_talk(
         ("p99 µs", |f| f64::from(f.percentile(99)), 0),
         ("faults", |f| ratio(f.faults, 1.0), 0),
     ];
-    report(title, common, &columns, |server| {
-        let findings = measure(server)?;
-        Ok((findings, sync_time(server.folder())?))
-    })
+    report(title, common, &[], &columns, measure)
 }
 
 #[allow(clippy::cast_precision_loss)] // figures for people
 fn ratio(count: u64, by: f64) -> f64 {
     count as f64 / by
+}
+
+/// What coming and going all at once takes.
+struct Storm {
+    coming: f64,
+    coming_cpu: f64,
+    going: f64,
+    going_cpu: f64,
+}
+
+fn report_storm(common: &Common, people: usize) -> anyhow::Result<()> {
+    let columns: [Column<Storm>; 4] = [
+        ("s until all are in", |storm| storm.coming, 3),
+        ("CPU s", |storm| storm.coming_cpu, 3),
+        ("s until all are gone", |storm| storm.going, 3),
+        ("CPU s", |storm| storm.going_cpu, 3),
+    ];
+    report(&format!("storm {people}"), common, &["--announce"], &columns, |server| {
+        let (start, cpu) = (Instant::now(), server.cpu());
+        let mut crowd = Crowd::new(server)?;
+        crowd.join(people, people, |_| server.room().to_owned(), Role::Member)?;
+        let coming = start.elapsed().as_secs_f64();
+        crowd.listen_until_quiet()?;
+        let (start, cpu_between) = (Instant::now(), server.cpu());
+        crowd.leave()?;
+        let going = start.elapsed().as_secs_f64();
+        let coming_cpu = cpu_between.saturating_sub(cpu).as_secs_f64();
+        let going_cpu = server.cpu().saturating_sub(cpu_between).as_secs_f64();
+        Ok(Storm { coming, coming_cpu, going, going_cpu })
+    })
 }
 
 /// What connecting and being there takes.
@@ -184,50 +294,60 @@ fn report_idle(common: &Common, people: usize) -> anyhow::Result<()> {
         ("seconds to log in", |idle| idle.seconds, 2),
         ("CPU µs each", |idle| idle.cpu * 1e6 / idle.people, 1),
     ];
-    report(&format!("idle {people}"), common, &columns, |server| {
-        let (start, memory) = (Instant::now(), server.memory());
+    report(&format!("idle {people}"), common, &[], &columns, |server| {
+        let (start, memory, cpu) = (Instant::now(), server.memory(), server.cpu());
         let mut crowd = Crowd::new(server)?;
-        crowd.join(people, AT_ONCE, |_| COMMON.to_owned(), Role::Member)?;
-        let idle = Idle {
+        crowd.join(people, AT_ONCE, |_| server.room().to_owned(), Role::Member)?;
+        Ok(Idle {
             people: ratio(people as u64, 1.0),
             seconds: start.elapsed().as_secs_f64(),
-            cpu: server.cpu().as_secs_f64(),
+            cpu: server.cpu().saturating_sub(cpu).as_secs_f64(),
             memory: ratio(server.memory().saturating_sub(memory), 1.0),
-        };
-        Ok((idle, sync_time(server.folder())?))
+        })
     })
 }
 
-/// Measures round by round, and shows a row of medians for each server.
+/// Measures round by round, and shows a row of medians for each server. chatty is
+/// started with such further flags.
 fn report<T>(
     title: &str,
     common: &Common,
+    flags: &[&str],
     columns: &[Column<T>],
-    measure: impl Fn(&Server) -> anyhow::Result<(T, Duration)>,
+    measure: impl Fn(&Server) -> anyhow::Result<T>,
 ) -> anyhow::Result<()> {
-    let mut found: Vec<Vec<T>> = common.servers.iter().map(|_| Vec::new()).collect();
+    let running = common.running()?;
+    let kinds = if running.is_some() { &[Kind::Chatty] } else { &common.servers[..] };
+    let mut found: Vec<Vec<T>> = kinds.iter().map(|_| Vec::new()).collect();
     let mut syncs = Vec::new();
     for _ in 0..common.rounds {
-        for (kind, found) in common.servers.iter().zip(&mut found) {
-            let (findings, sync) = measure(&Server::start(*kind)?)?;
-            found.push(findings);
-            syncs.push(sync.as_secs_f64() * 1e6);
+        for (kind, found) in kinds.iter().zip(&mut found) {
+            if let Some(server) = &running {
+                found.push(measure(server)?);
+                continue;
+            }
+            let server = Server::start(*kind, flags)?;
+            found.push(measure(&server)?);
+            syncs.push(sync_time(server.folder())?.as_secs_f64() * 1e6);
         }
     }
     let mut out = std::io::stdout().lock();
     let names: Vec<&str> = columns.iter().map(|column| column.0).collect();
-    writeln!(out, "\n{title}, medians of {} rounds", common.rounds)?;
+    writeln!(out, "\n### {title}\n")?;
     writeln!(out, "| server | {} |", names.join(" | "))?;
     writeln!(out, "|---{}|", "|---:".repeat(columns.len()))?;
-    for (kind, found) in common.servers.iter().zip(&found) {
+    for (kind, found) in kinds.iter().zip(&found) {
         let cells = columns.iter().map(|(_, get, digits)| {
             let median = median(found.iter().map(get).collect());
             format!("{median:.digits$}")
         });
-        let kind = format!("{kind:?}").to_lowercase();
+        let kind = kind.to_possible_value().context("a server of the list")?;
+        let kind = kind.get_name();
         writeln!(out, "| {kind} | {} |", cells.collect::<Vec<_>>().join(" | "))?;
     }
-    writeln!(out, "one write and fsync of that disk: {:.0} µs", median(syncs))?;
+    if !syncs.is_empty() && kinds.contains(&Kind::ChattyLog) {
+        writeln!(out, "\none write and fsync of that disk: {:.0} µs", median(syncs))?;
+    }
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! The servers that are measured: starting them, and what they use.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -10,6 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
+use tempfile::TempDir;
+
+use crate::dialect::COMMON;
 
 /// Which server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -24,25 +28,41 @@ pub(crate) enum Kind {
     Ngircd,
 }
 
-/// A running server; ends with this.
+/// A running server. One that was started here ends with this.
 #[derive(Debug)]
 pub(crate) struct Server {
-    child: Child,
+    child: Option<Child>,
+    pid: u32,
     pub(crate) kind: Kind,
     pub(crate) address: SocketAddr,
     /// Its log and its configuration.
-    folder: tempfile::TempDir,
+    folder: TempDir,
+    /// How many were given a name so far.
+    named: Cell<usize>,
 }
 
 impl Server {
-    /// Starts a fresh one on a free port.
-    pub(crate) fn start(kind: Kind) -> anyhow::Result<Self> {
+    /// A chatty that somebody else runs on this machine.
+    pub(crate) fn running(address: SocketAddr, pid: u32) -> anyhow::Result<Self> {
+        let (child, kind, folder) = (None, Kind::Chatty, tempfile::tempdir()?);
+        let server = Self { child, pid, kind, address, folder, named: Cell::new(0) };
+        anyhow::ensure!(server.memory() > 0, "no process {pid} on this machine");
+        Ok(server)
+    }
+
+    fn started(child: Child, kind: Kind, address: SocketAddr, folder: TempDir) -> Self {
+        let pid = child.id();
+        Self { child: Some(child), pid, kind, address, folder, named: Cell::new(0) }
+    }
+
+    /// Starts a fresh one on a free port; chatty with such further flags.
+    pub(crate) fn start(kind: Kind, flags: &[&str]) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         match kind {
-            Kind::Chatty => Self::start_chatty(kind, &["--ephemeral"], folder),
+            Kind::Chatty => Self::start_chatty(kind, &[&["--ephemeral"], flags].concat(), folder),
             Kind::ChattyLog => {
                 let data = folder.path().join("log").display().to_string();
-                Self::start_chatty(kind, &["--data", &data], folder)
+                Self::start_chatty(kind, &[&["--data", &data], flags].concat(), folder)
             }
             Kind::Redis => Self::start_peer(kind, folder, |port, _| {
                 let mut command = Command::new("redis-server");
@@ -61,7 +81,7 @@ impl Server {
         }
     }
 
-    fn start_chatty(kind: Kind, flags: &[&str], folder: tempfile::TempDir) -> anyhow::Result<Self> {
+    fn start_chatty(kind: Kind, flags: &[&str], folder: TempDir) -> anyhow::Result<Self> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_chatty"))
             .args(["serve", "--port", "0", "--bind", "127.0.0.1"])
             .args(flags)
@@ -72,12 +92,12 @@ impl Server {
         let port = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next());
         let port = port.and_then(|port| port.trim().parse().ok()).context(line.clone())?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Ok(Self { child, kind, address, folder })
+        Ok(Self::started(child, kind, address, folder))
     }
 
     fn start_peer(
         kind: Kind,
-        folder: tempfile::TempDir,
+        folder: TempDir,
         command: impl Fn(u16, &Path) -> anyhow::Result<Command>,
     ) -> anyhow::Result<Self> {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
@@ -85,7 +105,7 @@ impl Server {
         let mut command = command(port, folder.path())?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().with_context(|| format!("{kind:?} is not installed"))?;
-        let server = Self { child, kind, address, folder };
+        let server = Self::started(child, kind, address, folder);
         let start = Instant::now();
         while TcpStream::connect(address).is_err() {
             if start.elapsed() > Duration::from_secs(10) {
@@ -98,7 +118,7 @@ impl Server {
 
     /// The CPU time of all its threads.
     pub(crate) fn cpu(&self) -> Duration {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid));
         let nanos = tasks.into_iter().flatten().filter_map(|task| {
             let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
             text.split(' ').next()?.parse::<u64>().ok()
@@ -108,11 +128,23 @@ impl Server {
 
     /// Its resident memory, in bytes.
     pub(crate) fn memory(&self) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid));
         let text = text.unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
         kilobytes.unwrap_or(0_u64) * 1024
+    }
+
+    /// The room where everybody talks; not where others may be.
+    pub(crate) fn room(&self) -> &'static str {
+        if self.child.is_some() { COMMON } else { "bench" }
+    }
+
+    /// A name that nobody has had there.
+    pub(crate) fn next_name(&self) -> String {
+        let number = self.named.get();
+        self.named.set(number + 1);
+        format!("n{number}")
     }
 
     /// Where its log is, to measure that disk.
@@ -123,8 +155,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
