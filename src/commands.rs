@@ -97,6 +97,9 @@ pub enum Command<'a> {
     Register { password: &'a str },
     Passwd { password: &'a str },
     Unregister { password: &'a str },
+    Op { name: &'a str },
+    Deop { name: &'a str },
+    Kick { name: &'a str, reason: Option<&'a str> },
     Session,
     Resume { token: &'a str, after: u64 },
     Version,
@@ -376,6 +379,33 @@ pub const TABLE: &[Row] = &[
         examples: &["/unregister correct horse battery"],
         before_login: false,
         read: |args| Ok(Command::Unregister { password: args.text()? }),
+    },
+    Row {
+        name: "op",
+        aliases: &[],
+        args: &[arg("NAME", Kind::Person)],
+        help: "let somebody keep order in this room as you do; who makes a room is its operator",
+        examples: &["/op bob"],
+        before_login: false,
+        read: |args| Ok(Command::Op { name: args.needed_last_word()? }),
+    },
+    Row {
+        name: "deop",
+        aliases: &[],
+        args: &[arg("NAME", Kind::Person)],
+        help: "make an operator of this room one no longer",
+        examples: &["/deop bob"],
+        before_login: false,
+        read: |args| Ok(Command::Deop { name: args.needed_last_word()? }),
+    },
+    Row {
+        name: "kick",
+        aliases: &[],
+        args: &[arg("NAME", Kind::Person), arg("[REASON]", Kind::Free)],
+        help: "put somebody out of this room, which you have to be an operator of",
+        examples: &["/kick bob", "/kick bob take a walk"],
+        before_login: false,
+        read: |args| Ok(Command::Kick { name: args.word()?, reason: args.rest() }),
     },
     Row {
         name: "session",
@@ -686,6 +716,9 @@ impl Command<'_> {
             Self::Register { .. } => "register",
             Self::Passwd { .. } => "passwd",
             Self::Unregister { .. } => "unregister",
+            Self::Op { .. } => "op",
+            Self::Deop { .. } => "deop",
+            Self::Kick { .. } => "kick",
             Self::Session => "session",
             Self::Resume { .. } => "resume",
             Self::Version => "version",
@@ -721,12 +754,15 @@ impl fmt::Display for Command<'_> {
             | Self::Join { room: arg }
             | Self::Nick { name: arg }
             | Self::Unignore { name: arg }
+            | Self::Op { name: arg }
+            | Self::Deop { name: arg }
             | Self::Register { password: arg }
             | Self::Passwd { password: arg }
             | Self::Unregister { password: arg } => put(&[Some(arg)]),
             Self::Resume { token, after } => put(&[Some(token), Some(&after.to_string())]),
             Self::Login { name, password } => put(&[Some(name), password]),
             Self::Msg { to, text } => put(&[Some(&to.to_string()), Some(text)]),
+            Self::Kick { name, reason } => put(&[Some(name), reason]),
             Self::Part { room, reason } => put(&[room, reason]),
             Self::History { rows, thread } => {
                 let after = rows.after.map(|id| format!("after {id}"));

@@ -1,0 +1,185 @@
+//! Order in rooms: who may keep it, and how. Whoever makes a room is its
+//! operator, and operators make others. `#lobby` is made by nobody.
+//!
+//! An operator is a person, an account or a visit, and stays one while away from
+//! the room. All of this ends with the room, when the last one leaves it.
+
+use super::{
+    Ask, ErrorCode, Event, Hub, Key, Name, PersonId, Refusal, Room, RoomIx, RoomName, Tags, Visit,
+    VisitIx, no_such_user, refusal,
+};
+
+/// How many operators a room may have.
+const OPERATORS_MAX: usize = 100;
+
+/// What is decided in one room.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    operators: Vec<PersonId>,
+}
+
+impl Order {
+    /// Makes somebody an operator; whether they were none.
+    pub(super) fn promote(&mut self, person: PersonId) -> bool {
+        let is_new = !self.operators.contains(&person);
+        if is_new {
+            self.operators.push(person);
+        }
+        is_new
+    }
+
+    fn is_operator(&self, person: PersonId) -> bool {
+        self.operators.contains(&person)
+    }
+}
+
+impl Hub {
+    /// `/op`.
+    pub(super) fn promote(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        name: &str,
+    ) -> Result<(), Refusal> {
+        let room = self.room_to_order(visit)?;
+        let other = self.member_named(room, name)?;
+        let person = self.visits[other].person;
+        self.forget_gone_operators(room);
+        let order = &mut self.rooms[room].order;
+        if order.operators.len() >= OPERATORS_MAX && !order.is_operator(person) {
+            let text = format!("there are {OPERATORS_MAX} operators; /deop one first");
+            return refusal(ErrorCode::TooMany, text);
+        }
+        let is_news = order.promote(person);
+        self.note_unsaved(other);
+        let (by, name) = (self.visits[visit].name.clone(), self.visits[other].name.clone());
+        let shown = self.rooms[room].name.clone();
+        let event = Event::Promoted { room: shown.as_str(), by: by.as_str(), name: name.as_str() };
+        self.decree(ask, room, &event, is_news);
+        Ok(())
+    }
+
+    /// `/deop`; also of who is not in the room now, and of oneself.
+    pub(super) fn demote(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        name: &str,
+    ) -> Result<(), Refusal> {
+        let room = self.room_to_order(visit)?;
+        let Some((person, name)) = self.person_named(name) else { return no_such_user(name) };
+        let order = &mut self.rooms[room].order;
+        let is_news = order.is_operator(person);
+        order.operators.retain(|operator| *operator != person);
+        if let Some(other) = self.people.get(&person) {
+            self.note_unsaved(*other);
+        }
+        let shown = self.rooms[room].name.clone();
+        let event = Event::Demoted { room: shown.as_str(), name: name.as_str() };
+        self.decree(ask, room, &event, is_news);
+        Ok(())
+    }
+
+    /// `/kick`.
+    pub(super) fn kick(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        name: &str,
+        reason: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let room = self.room_to_order(visit)?;
+        let other = self.member_named(room, name)?;
+        if other == visit {
+            return refusal(ErrorCode::BadArgument, "that is you; /part leaves the room");
+        }
+        let (by, name) = (self.visits[visit].name.clone(), self.visits[other].name.clone());
+        let shown = self.rooms[room].name.clone();
+        self.throw_out(ask, visit, room, other, reason);
+        let (room_name, by, name) = (shown.as_str(), by.as_str(), name.as_str());
+        self.proclaim(ask, room, &Event::Kicked { room: room_name, name, by, reason });
+        Ok(())
+    }
+
+    /// Takes somebody out of a room and tells them so. Their plain lines go
+    /// nowhere then: nobody chose where else.
+    fn throw_out(
+        &mut self,
+        ask: &mut Ask<'_>,
+        by: VisitIx,
+        room: RoomIx,
+        visit: VisitIx,
+        reason: Option<&str>,
+    ) {
+        self.take_out(visit, room);
+        let them = &mut self.visits[visit];
+        if them.current == Some(room) {
+            them.current = None;
+        }
+        self.note_unsaved(visit);
+        let by = self.visits[by].name.as_str();
+        let text = reason.map_or_else(|| by.to_owned(), |reason| format!("{by}: {reason}"));
+        let shown = self.rooms[room].name.to_string();
+        self.tell(visit, &Tags::default(), &Event::reply("KICKED", &shown, &text), ask.turn);
+    }
+
+    /// The room that a command of an operator is about: the current one.
+    fn room_to_order(&self, visit: VisitIx) -> Result<RoomIx, Refusal> {
+        let Visit { person, current: Some(room), .. } = self.visits[visit] else {
+            return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
+        };
+        let Room { name, order, .. } = &self.rooms[room];
+        if order.is_operator(person) {
+            return Ok(room);
+        }
+        let here = order.operators.iter().filter_map(|operator| self.people.get(operator));
+        let here: Vec<&str> = here.map(|visit| self.visits[*visit].name.as_str()).collect();
+        let text = if here.is_empty() {
+            format!("only operators of {name} may, and none is here")
+        } else {
+            format!("only operators of {name} may; ask {}", here.join(", "))
+        };
+        refusal(ErrorCode::Forbidden, text)
+    }
+
+    fn member_named(&self, room: RoomIx, name: &str) -> Result<VisitIx, Refusal> {
+        let room = &self.rooms[room];
+        room.member(&Key::fold(name)).ok_or_else(|| {
+            Refusal::new(ErrorCode::NoSuchUser, format!("{name} is not in {}", room.name))
+        })
+    }
+
+    /// Somebody who is here, or has an account.
+    fn person_named(&self, name: &str) -> Option<(PersonId, Name)> {
+        let account = || self.accounts.named(&Key::fold(name)).map(|a| (a.person, a.name.clone()));
+        let visit = self.visit_named(name).map(|visit| &self.visits[visit]);
+        visit.map(|visit| (visit.person, visit.name.clone())).or_else(account)
+    }
+
+    /// The answer, and the same line to the others if it is news.
+    fn decree(&mut self, ask: &mut Ask<'_>, room: RoomIx, event: &Event<'_>, is_news: bool) {
+        if is_news {
+            self.proclaim(ask, room, event);
+        } else {
+            ask.reply(event);
+        }
+    }
+
+    /// Guests who are gone never come back as who they were.
+    fn forget_gone_operators(&mut self, room: RoomIx) {
+        let (people, accounts) = (&self.people, &self.accounts);
+        let lasts =
+            |person: &PersonId| people.contains_key(person) || accounts.of(*person).is_some();
+        self.rooms[room].order.operators.retain(lasts);
+    }
+
+    /// The rooms somebody is in and an operator of, by name.
+    pub(super) fn operated_by(&self, visit: VisitIx) -> Vec<RoomName> {
+        let me = &self.visits[visit];
+        let rooms = me.rooms.iter().map(|room| &self.rooms[*room]);
+        let mine = rooms.filter(|room| room.order.is_operator(me.person));
+        let mut names: Vec<RoomName> = mine.map(|room| room.name.clone()).collect();
+        names.sort_unstable_by(|a, b| a.key().cmp(b.key()));
+        names
+    }
+}
