@@ -11,9 +11,11 @@
 //! precedes the last argument, which is the rest of the line, verbatim.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::protocol::name::is_name;
 use crate::protocol::text::{is_blank, is_blank_text, split_word};
+use crate::protocol::units::parse_duration;
 use crate::protocol::{ErrorCode, HISTORY_DEFAULT, HISTORY_MAX, Refusal};
 
 /// What one line of a client asks for.
@@ -100,6 +102,8 @@ pub enum Command<'a> {
     Op { name: &'a str },
     Deop { name: &'a str },
     Kick { name: &'a str, reason: Option<&'a str> },
+    Mute { name: &'a str, time: Option<Duration> },
+    Unmute { name: &'a str },
     Session,
     Resume { token: &'a str, after: u64 },
     Version,
@@ -408,6 +412,24 @@ pub const TABLE: &[Row] = &[
         read: |args| Ok(Command::Kick { name: args.word()?, reason: args.rest() }),
     },
     Row {
+        name: "mute",
+        aliases: &[],
+        args: &[arg("NAME", Kind::Person), arg("[TIME]", Kind::Free)],
+        help: "let somebody speak in this room no more, for a time like 10m, 2h or 7d",
+        examples: &["/mute bob", "/mute bob 10m"],
+        before_login: false,
+        read: read_mute,
+    },
+    Row {
+        name: "unmute",
+        aliases: &[],
+        args: &[arg("NAME", Kind::Person)],
+        help: "let somebody speak in this room again",
+        examples: &["/unmute bob"],
+        before_login: false,
+        read: |args| Ok(Command::Unmute { name: args.needed_last_word()? }),
+    },
+    Row {
         name: "session",
         aliases: &[],
         args: &[],
@@ -594,6 +616,12 @@ fn read_search<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     Ok(Command::Search { text, room })
 }
 
+fn read_mute<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
+    let name = args.word()?;
+    let time = args.last_word().map(|word| args.time(word)).transpose()?;
+    Ok(Command::Mute { name, time })
+}
+
 fn read_set<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     let Some(key) = args.optional_word() else { return Ok(Command::Set { change: None }) };
     let setting = Setting::TABLE.iter().find(|row| row.1.eq_ignore_ascii_case(key));
@@ -666,6 +694,14 @@ impl<'a> Args<'a> {
         self.rest().ok_or_else(|| self.row.missing())
     }
 
+    /// A time for something to last.
+    fn time(&self, word: &str) -> Result<Duration, Refusal> {
+        match parse_duration(word) {
+            Ok(Duration::ZERO) => Err(self.row.bad(&format!("\"{word}\" is no time at all"))),
+            time => time.map_err(|problem| self.row.bad(&problem)),
+        }
+    }
+
     /// A number; one too large for the machine means the largest there is.
     fn number(&self, word: &str) -> Result<u64, Refusal> {
         if word.is_empty() || !word.bytes().all(|b| b.is_ascii_digit()) {
@@ -719,6 +755,8 @@ impl Command<'_> {
             Self::Op { .. } => "op",
             Self::Deop { .. } => "deop",
             Self::Kick { .. } => "kick",
+            Self::Mute { .. } => "mute",
+            Self::Unmute { .. } => "unmute",
             Self::Session => "session",
             Self::Resume { .. } => "resume",
             Self::Version => "version",
@@ -756,6 +794,7 @@ impl fmt::Display for Command<'_> {
             | Self::Unignore { name: arg }
             | Self::Op { name: arg }
             | Self::Deop { name: arg }
+            | Self::Unmute { name: arg }
             | Self::Register { password: arg }
             | Self::Passwd { password: arg }
             | Self::Unregister { password: arg } => put(&[Some(arg)]),
@@ -763,6 +802,7 @@ impl fmt::Display for Command<'_> {
             Self::Login { name, password } => put(&[Some(name), password]),
             Self::Msg { to, text } => put(&[Some(&to.to_string()), Some(text)]),
             Self::Kick { name, reason } => put(&[Some(name), reason]),
+            Self::Mute { name, time } => put(&[Some(name), time.map(duration).as_deref()]),
             Self::Part { room, reason } => put(&[room, reason]),
             Self::History { rows, thread } => {
                 let after = rows.after.map(|id| format!("after {id}"));
@@ -778,6 +818,11 @@ impl fmt::Display for Command<'_> {
             }
         }
     }
+}
+
+/// A duration as [`parse_duration`] reads it.
+fn duration(time: Duration) -> String {
+    format!("{}ms", time.as_millis())
 }
 
 /// `on` or `off`.
@@ -848,6 +893,9 @@ mod tests {
             ("/history after", ErrorCode::MissingArgument),
             ("/history after soon", ErrorCode::BadArgument),
             ("/history 5 #ops now", ErrorCode::BadArgument),
+            ("/mute", ErrorCode::MissingArgument),
+            ("/mute bob soon", ErrorCode::BadArgument),
+            ("/mute bob 0s", ErrorCode::BadArgument),
             ("/ping a]b", ErrorCode::BadArgument),
             ("[PRIVATE MESSAGE to bob] alice: hi", ErrorCode::NoTarget),
             ("[private message] bob hi", ErrorCode::NoTarget),

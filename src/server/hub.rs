@@ -654,6 +654,8 @@ impl Hub {
             Command::Op { name } => self.promote(ask, visit, name),
             Command::Deop { name } => self.demote(ask, visit, name),
             Command::Kick { name, reason } => self.kick(ask, visit, name, reason),
+            Command::Mute { name, time } => self.mute(ask, visit, name, time),
+            Command::Unmute { name } => self.unmute(ask, visit, name),
             Command::Session => {
                 self.session(ask, visit);
                 Ok(())

@@ -4,18 +4,49 @@
 //! An operator is a person, an account or a visit, and stays one while away from
 //! the room. All of this ends with the room, when the last one leaves it.
 
+use std::time::Duration;
+
 use super::{
-    Ask, ErrorCode, Event, Hub, Key, Name, PersonId, Refusal, Room, RoomIx, RoomName, Tags, Visit,
-    VisitIx, no_such_user, refusal,
+    Ask, ErrorCode, Event, Hub, Key, Name, Now, PersonId, Refusal, Room, RoomIx, RoomName, Stamp,
+    Tags, Visit, VisitIx, no_such_user, refusal,
 };
 
-/// How many operators a room may have.
+/// How many operators a room may have, and how many whom one thing is true of.
 const OPERATORS_MAX: usize = 100;
+const MUTES_MAX: usize = 100;
 
 /// What is decided in one room.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     operators: Vec<PersonId>,
+    mutes: Vec<Mute>,
+}
+
+/// Somebody who may not speak.
+#[derive(Debug)]
+struct Mute {
+    person: PersonId,
+    /// As it was then.
+    name: Name,
+    until: Until,
+}
+
+/// Since the start; `None`: until it is taken back.
+type Until = Option<Duration>;
+
+fn is_over(until: Until, now: Now) -> bool {
+    until.is_some_and(|until| until <= now.since_start)
+}
+
+fn until(now: Now, time: Option<Duration>) -> Until {
+    time.map(|time| now.since_start.saturating_add(time))
+}
+
+/// When something ends, for people.
+fn tell_until(now: Now, until: Until) -> Option<String> {
+    let left = until?.saturating_sub(now.since_start).as_millis();
+    let wall = now.wall.0.saturating_add(i64::try_from(left).unwrap_or(i64::MAX));
+    Some(format!("until {}", Stamp(wall)))
 }
 
 impl Order {
@@ -123,6 +154,69 @@ impl Hub {
         self.tell(visit, &Tags::default(), &Event::reply("KICKED", &shown, &text), ask.turn);
     }
 
+    /// `/mute`; also of who is not in the room now.
+    pub(super) fn mute(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        name: &str,
+        time: Option<Duration>,
+    ) -> Result<(), Refusal> {
+        let room = self.room_to_order(visit)?;
+        let Some((person, name)) = self.person_named(name) else { return no_such_user(name) };
+        if person == self.visits[visit].person {
+            return refusal(ErrorCode::BadArgument, "that is you; mute somebody else");
+        }
+        let now = ask.now;
+        let mut mutes = std::mem::take(&mut self.rooms[room].order.mutes);
+        mutes.retain(|mute| {
+            mute.person != person && !is_over(mute.until, now) && self.lasts(mute.person)
+        });
+        let is_full = mutes.len() >= MUTES_MAX;
+        let until = until(now, time);
+        if !is_full {
+            mutes.push(Mute { person, name: name.clone(), until });
+        }
+        self.rooms[room].order.mutes = mutes;
+        if is_full {
+            let text = format!("{MUTES_MAX} people are muted here; /unmute one first");
+            return refusal(ErrorCode::TooMany, text);
+        }
+        let args = format!("{} {name}", self.rooms[room].name);
+        let text = tell_until(now, until).unwrap_or_else(|| "until you /unmute them".to_owned());
+        ask.reply(&Event::reply("MUTED", &args, &text));
+        Ok(())
+    }
+
+    /// `/unmute`, by the name of now or of then.
+    pub(super) fn unmute(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        name: &str,
+    ) -> Result<(), Refusal> {
+        let room = self.room_to_order(visit)?;
+        let person = self.person_named(name).map(|(person, _)| person);
+        let Room { name: shown, order, .. } = &mut self.rooms[room];
+        let key = Key::fold(name);
+        let is_meant = |mute: &mut Mute| Some(mute.person) == person || *mute.name.key() == key;
+        let Some(mute) = order.mutes.extract_if(.., is_meant).last() else {
+            return refusal(ErrorCode::NoSuchUser, format!("{name} is not muted in {shown}"));
+        };
+        ask.reply(&Event::reply("UNMUTED", &format!("{shown} {}", mute.name), ""));
+        Ok(())
+    }
+
+    /// Whether somebody may be heard in a room.
+    pub(super) fn need_voice(&self, now: Now, visit: VisitIx, room: RoomIx) -> Result<(), Refusal> {
+        let Room { name, order, .. } = &self.rooms[room];
+        let person = self.visits[visit].person;
+        let is_mine = |mute: &&Mute| mute.person == person && !is_over(mute.until, now);
+        let Some(mute) = order.mutes.iter().find(is_mine) else { return Ok(()) };
+        let until = tell_until(now, mute.until).unwrap_or_else(|| "by an operator".to_owned());
+        refusal(ErrorCode::Muted, format!("you are muted in {name} {until}; nobody saw this"))
+    }
+
     /// The room that a command of an operator is about: the current one.
     fn room_to_order(&self, visit: VisitIx) -> Result<RoomIx, Refusal> {
         let Visit { person, current: Some(room), .. } = self.visits[visit] else {
@@ -166,11 +260,14 @@ impl Hub {
     }
 
     /// Guests who are gone never come back as who they were.
+    fn lasts(&self, person: PersonId) -> bool {
+        self.people.contains_key(&person) || self.accounts.of(person).is_some()
+    }
+
     fn forget_gone_operators(&mut self, room: RoomIx) {
-        let (people, accounts) = (&self.people, &self.accounts);
-        let lasts =
-            |person: &PersonId| people.contains_key(person) || accounts.of(*person).is_some();
-        self.rooms[room].order.operators.retain(lasts);
+        let mut operators = std::mem::take(&mut self.rooms[room].order.operators);
+        operators.retain(|person| self.lasts(*person));
+        self.rooms[room].order.operators = operators;
     }
 
     /// The rooms somebody is in and an operator of, by name.

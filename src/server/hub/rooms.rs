@@ -180,6 +180,7 @@ impl Hub {
             (None, Some(room)) => room,
             (None, None) => return refusal(ErrorCode::NotInRoom, "you are in no room; name one"),
         };
+        let reason = reason.filter(|_| self.need_voice(ask.now, visit, room).is_ok());
         let shown = self.rooms[room].name.clone();
         let my_name = self.visits[visit].name.clone();
         if !self.count_in_crowd(ask.now, room, Move::Left) {
@@ -291,6 +292,7 @@ impl Hub {
             ask.reply(&Event::reply("TOPIC", &name.to_string(), topic));
             return Ok(());
         };
+        self.need_voice(ask.now, visit, room)?;
         let text = (text.trim() != "-").then_some(text);
         self.rooms[room].topic = text.map(Into::into);
         let (shown, name) = (self.rooms[room].name.clone(), self.visits[visit].name.clone());
@@ -363,6 +365,8 @@ impl Hub {
         if rooms.is_empty() {
             return;
         }
+        let has_voice = |room: &RoomIx| self.need_voice(now, visit, *room).is_ok();
+        let reason = reason.filter(|_| rooms.iter().all(has_voice));
         let (name, conn) = (self.visits[visit].name.clone(), self.visits[visit].conn);
         let event = Event::Quit { name: name.as_str(), reason };
         let circle = self.union(&rooms);

@@ -122,6 +122,8 @@ pub(super) fn changes_visit(command: Command<'_>) -> bool {
         | C::Op { .. }
         | C::Deop { .. }
         | C::Kick { .. }
+        | C::Mute { .. }
+        | C::Unmute { .. }
         | C::Ping { .. }
         | C::Version
         | C::Quit { .. } => false,
