@@ -104,6 +104,9 @@ pub enum Command<'a> {
     Kick { name: &'a str, reason: Option<&'a str> },
     Mute { name: &'a str, time: Option<Duration> },
     Unmute { name: &'a str },
+    Ban { whom: &'a str, time: Option<Duration>, reason: Option<&'a str> },
+    Unban { whom: &'a str },
+    Bans,
     Session,
     Resume { token: &'a str, after: u64 },
     Version,
@@ -412,6 +415,37 @@ pub const TABLE: &[Row] = &[
         read: |args| Ok(Command::Kick { name: args.word()?, reason: args.rest() }),
     },
     Row {
+        name: "ban",
+        aliases: &[],
+        args: &[
+            arg("NAME|ADDRESS[/BITS]", Kind::Person),
+            arg("[TIME]", Kind::Free),
+            arg("[REASON]", Kind::Free),
+        ],
+        help: "put somebody, or a network, out of this room and keep them out",
+        examples: &["/ban bob", "/ban bob 2h no more of this", "/ban 192.0.2.0/24 7d"],
+        before_login: false,
+        read: read_ban,
+    },
+    Row {
+        name: "unban",
+        aliases: &[],
+        args: &[arg("NAME|ADDRESS[/BITS]", Kind::Person)],
+        help: "let them into this room again",
+        examples: &["/unban bob", "/unban 192.0.2.0/24"],
+        before_login: false,
+        read: |args| Ok(Command::Unban { whom: args.needed_last_word()? }),
+    },
+    Row {
+        name: "bans",
+        aliases: &[],
+        args: &[],
+        help: "list who is kept out of this room",
+        examples: &["/bans"],
+        before_login: false,
+        read: |_| Ok(Command::Bans),
+    },
+    Row {
         name: "mute",
         aliases: &[],
         args: &[arg("NAME", Kind::Person), arg("[TIME]", Kind::Free)],
@@ -616,6 +650,20 @@ fn read_search<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     Ok(Command::Search { text, room })
 }
 
+/// A word that is no time begins the reason.
+fn read_ban<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
+    let whom = args.word()?;
+    let rest = args.rest;
+    let time = match args.optional_word() {
+        Some(word) if parse_duration(word).is_ok() => Some(args.time(word)?),
+        _ => {
+            args.rest = rest;
+            None
+        }
+    };
+    Ok(Command::Ban { whom, time, reason: args.rest() })
+}
+
 fn read_mute<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     let name = args.word()?;
     let time = args.last_word().map(|word| args.time(word)).transpose()?;
@@ -757,6 +805,9 @@ impl Command<'_> {
             Self::Kick { .. } => "kick",
             Self::Mute { .. } => "mute",
             Self::Unmute { .. } => "unmute",
+            Self::Ban { .. } => "ban",
+            Self::Unban { .. } => "unban",
+            Self::Bans => "bans",
             Self::Session => "session",
             Self::Resume { .. } => "resume",
             Self::Version => "version",
@@ -775,6 +826,7 @@ impl fmt::Display for Command<'_> {
         match *self {
             Self::List
             | Self::Back
+            | Self::Bans
             | Self::Session
             | Self::Version
             | Self::Set { change: None } => Ok(()),
@@ -794,6 +846,7 @@ impl fmt::Display for Command<'_> {
             | Self::Unignore { name: arg }
             | Self::Op { name: arg }
             | Self::Deop { name: arg }
+            | Self::Unban { whom: arg }
             | Self::Unmute { name: arg }
             | Self::Register { password: arg }
             | Self::Passwd { password: arg }
@@ -803,6 +856,9 @@ impl fmt::Display for Command<'_> {
             Self::Msg { to, text } => put(&[Some(&to.to_string()), Some(text)]),
             Self::Kick { name, reason } => put(&[Some(name), reason]),
             Self::Mute { name, time } => put(&[Some(name), time.map(duration).as_deref()]),
+            Self::Ban { whom, time, reason } => {
+                put(&[Some(whom), time.map(duration).as_deref(), reason])
+            }
             Self::Part { room, reason } => put(&[room, reason]),
             Self::History { rows, thread } => {
                 let after = rows.after.map(|id| format!("after {id}"));
@@ -896,6 +952,8 @@ mod tests {
             ("/mute", ErrorCode::MissingArgument),
             ("/mute bob soon", ErrorCode::BadArgument),
             ("/mute bob 0s", ErrorCode::BadArgument),
+            ("/ban", ErrorCode::MissingArgument),
+            ("/ban bob 0s", ErrorCode::BadArgument),
             ("/ping a]b", ErrorCode::BadArgument),
             ("[PRIVATE MESSAGE to bob] alice: hi", ErrorCode::NoTarget),
             ("[private message] bob hi", ErrorCode::NoTarget),
@@ -928,6 +986,20 @@ mod tests {
         assert_eq!(search("/search #ops #dev"), Ok(("#ops", Some("dev"))));
         assert_eq!(search("/search #ops"), Err(ErrorCode::MissingArgument));
         assert_eq!(search("/search "), Err(ErrorCode::MissingArgument));
+    }
+
+    #[test]
+    fn a_ban_reads_a_time_and_a_reason_behind_it() {
+        let ban = |line| match parse(line) {
+            Ok(Request::Command(Command::Ban { whom, time, reason })) => (whom, time, reason),
+            other => panic!("{line}: {other:?}"),
+        };
+        let hour = Some(Duration::from_hours(1));
+        assert_eq!(ban("/ban bob"), ("bob", None, None));
+        assert_eq!(ban("/ban bob 1h"), ("bob", hour, None));
+        assert_eq!(ban("/ban bob 1h two words "), ("bob", hour, Some("two words ")));
+        assert_eq!(ban("/ban bob 1 hour"), ("bob", None, Some("1 hour")));
+        assert_eq!(ban("/ban bob 1h 2h"), ("bob", hour, Some("2h")));
     }
 
     #[test]

@@ -40,6 +40,7 @@ use crate::protocol::{
 };
 
 mod accounts;
+mod bans;
 mod feed;
 mod guesses;
 mod history;
@@ -656,6 +657,9 @@ impl Hub {
             Command::Kick { name, reason } => self.kick(ask, visit, name, reason),
             Command::Mute { name, time } => self.mute(ask, visit, name, time),
             Command::Unmute { name } => self.unmute(ask, visit, name),
+            Command::Ban { whom, time, reason } => self.ban(ask, visit, whom, time, reason),
+            Command::Unban { whom } => self.unban(ask, visit, whom),
+            Command::Bans => self.list_bans(ask, visit),
             Command::Session => {
                 self.session(ask, visit);
                 Ok(())

@@ -1,11 +1,13 @@
-//! Order in rooms: who may keep it, and how. Whoever makes a room is its
-//! operator, and operators make others. `#lobby` is made by nobody.
+//! Order in rooms: who may keep it, and how (bans have a file of their own,
+//! `bans.rs`). Whoever makes a room is its operator, and operators make others.
+//! `#lobby` is made by nobody.
 //!
 //! An operator is a person, an account or a visit, and stays one while away from
 //! the room. All of this ends with the room, when the last one leaves it.
 
 use std::time::Duration;
 
+use super::bans::Ban;
 use super::{
     Ask, ErrorCode, Event, Hub, Key, Name, Now, PersonId, Refusal, Room, RoomIx, RoomName, Stamp,
     Tags, Visit, VisitIx, no_such_user, refusal,
@@ -20,6 +22,7 @@ const MUTES_MAX: usize = 100;
 pub(super) struct Order {
     operators: Vec<PersonId>,
     mutes: Vec<Mute>,
+    pub(super) bans: Vec<Ban>,
 }
 
 /// Somebody who may not speak.
@@ -31,22 +34,26 @@ struct Mute {
     until: Until,
 }
 
-/// Since the start; `None`: until it is taken back.
-type Until = Option<Duration>;
+/// Until when something holds, since the start; `None`: until it is taken back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Until(Option<Duration>);
 
-fn is_over(until: Until, now: Now) -> bool {
-    until.is_some_and(|until| until <= now.since_start)
-}
+impl Until {
+    pub(super) fn after(now: Now, time: Option<Duration>) -> Self {
+        Self(time.map(|time| now.since_start.saturating_add(time)))
+    }
 
-fn until(now: Now, time: Option<Duration>) -> Until {
-    time.map(|time| now.since_start.saturating_add(time))
-}
+    pub(super) fn is_over(self, now: Now) -> bool {
+        self.0.is_some_and(|until| until <= now.since_start)
+    }
 
-/// When something ends, for people.
-fn tell_until(now: Now, until: Until) -> Option<String> {
-    let left = until?.saturating_sub(now.since_start).as_millis();
-    let wall = now.wall.0.saturating_add(i64::try_from(left).unwrap_or(i64::MAX));
-    Some(format!("until {}", Stamp(wall)))
+    /// `until …`, or what is said where there is no end.
+    pub(super) fn tell(self, now: Now, endless: &str) -> String {
+        let Some(until) = self.0 else { return endless.to_owned() };
+        let left = until.saturating_sub(now.since_start).as_millis();
+        let wall = now.wall.0.saturating_add(i64::try_from(left).unwrap_or(i64::MAX));
+        format!("until {}", Stamp(wall))
+    }
 }
 
 impl Order {
@@ -59,7 +66,7 @@ impl Order {
         is_new
     }
 
-    fn is_operator(&self, person: PersonId) -> bool {
+    pub(super) fn is_operator(&self, person: PersonId) -> bool {
         self.operators.contains(&person)
     }
 }
@@ -75,7 +82,7 @@ impl Hub {
         let room = self.room_to_order(visit)?;
         let other = self.member_named(room, name)?;
         let person = self.visits[other].person;
-        self.forget_gone_operators(room);
+        self.forget_past(ask.now, room);
         let order = &mut self.rooms[room].order;
         if order.operators.len() >= OPERATORS_MAX && !order.is_operator(person) {
             let text = format!("there are {OPERATORS_MAX} operators; /deop one first");
@@ -134,7 +141,7 @@ impl Hub {
 
     /// Takes somebody out of a room and tells them so. Their plain lines go
     /// nowhere then: nobody chose where else.
-    fn throw_out(
+    pub(super) fn throw_out(
         &mut self,
         ask: &mut Ask<'_>,
         by: VisitIx,
@@ -167,24 +174,16 @@ impl Hub {
         if person == self.visits[visit].person {
             return refusal(ErrorCode::BadArgument, "that is you; mute somebody else");
         }
-        let now = ask.now;
-        let mut mutes = std::mem::take(&mut self.rooms[room].order.mutes);
-        mutes.retain(|mute| {
-            mute.person != person && !is_over(mute.until, now) && self.lasts(mute.person)
-        });
-        let is_full = mutes.len() >= MUTES_MAX;
-        let until = until(now, time);
-        if !is_full {
-            mutes.push(Mute { person, name: name.clone(), until });
-        }
-        self.rooms[room].order.mutes = mutes;
-        if is_full {
+        self.forget_past(ask.now, room);
+        let Room { name: shown, order, .. } = &mut self.rooms[room];
+        order.mutes.retain(|mute| mute.person != person);
+        if order.mutes.len() >= MUTES_MAX {
             let text = format!("{MUTES_MAX} people are muted here; /unmute one first");
             return refusal(ErrorCode::TooMany, text);
         }
-        let args = format!("{} {name}", self.rooms[room].name);
-        let text = tell_until(now, until).unwrap_or_else(|| "until you /unmute them".to_owned());
-        ask.reply(&Event::reply("MUTED", &args, &text));
+        let (args, until) = (format!("{shown} {name}"), Until::after(ask.now, time));
+        order.mutes.push(Mute { person, name, until });
+        ask.reply(&Event::reply("MUTED", &args, &until.tell(ask.now, "until you /unmute them")));
         Ok(())
     }
 
@@ -211,14 +210,14 @@ impl Hub {
     pub(super) fn need_voice(&self, now: Now, visit: VisitIx, room: RoomIx) -> Result<(), Refusal> {
         let Room { name, order, .. } = &self.rooms[room];
         let person = self.visits[visit].person;
-        let is_mine = |mute: &&Mute| mute.person == person && !is_over(mute.until, now);
+        let is_mine = |mute: &&Mute| mute.person == person && !mute.until.is_over(now);
         let Some(mute) = order.mutes.iter().find(is_mine) else { return Ok(()) };
-        let until = tell_until(now, mute.until).unwrap_or_else(|| "by an operator".to_owned());
+        let until = mute.until.tell(now, "by an operator");
         refusal(ErrorCode::Muted, format!("you are muted in {name} {until}; nobody saw this"))
     }
 
     /// The room that a command of an operator is about: the current one.
-    fn room_to_order(&self, visit: VisitIx) -> Result<RoomIx, Refusal> {
+    pub(super) fn room_to_order(&self, visit: VisitIx) -> Result<RoomIx, Refusal> {
         let Visit { person, current: Some(room), .. } = self.visits[visit] else {
             return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
         };
@@ -244,7 +243,7 @@ impl Hub {
     }
 
     /// Somebody who is here, or has an account.
-    fn person_named(&self, name: &str) -> Option<(PersonId, Name)> {
+    pub(super) fn person_named(&self, name: &str) -> Option<(PersonId, Name)> {
         let account = || self.accounts.named(&Key::fold(name)).map(|a| (a.person, a.name.clone()));
         let visit = self.visit_named(name).map(|visit| &self.visits[visit]);
         visit.map(|visit| (visit.person, visit.name.clone())).or_else(account)
@@ -260,14 +259,17 @@ impl Hub {
     }
 
     /// Guests who are gone never come back as who they were.
-    fn lasts(&self, person: PersonId) -> bool {
+    pub(super) fn lasts(&self, person: PersonId) -> bool {
         self.people.contains_key(&person) || self.accounts.of(person).is_some()
     }
 
-    fn forget_gone_operators(&mut self, room: RoomIx) {
-        let mut operators = std::mem::take(&mut self.rooms[room].order.operators);
-        operators.retain(|person| self.lasts(*person));
-        self.rooms[room].order.operators = operators;
+    /// Makes room for more: what is over, or about nobody any more, is forgotten.
+    pub(super) fn forget_past(&mut self, now: Now, room: RoomIx) {
+        let mut order = std::mem::take(&mut self.rooms[room].order);
+        order.operators.retain(|person| self.lasts(*person));
+        order.mutes.retain(|mute| !mute.until.is_over(now) && self.lasts(mute.person));
+        order.bans.retain(|ban| self.can_match(now, ban));
+        self.rooms[room].order = order;
     }
 
     /// The rooms somebody is in and an operator of, by name.

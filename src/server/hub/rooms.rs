@@ -86,6 +86,9 @@ impl Hub {
             .map_err(|fault| Refusal::new(ErrorCode::BadName, fault.to_string()))?;
         let known = self.room_names.get(name.key()).copied();
         let is_in = known.is_some_and(|room| self.visits[visit].rooms.contains(&room));
+        if let Some(room) = known.filter(|_| !is_in) {
+            self.need_entry(ask, visit, room)?;
+        }
         let room = match known {
             Some(room) if is_in => room,
             _ if self.visits[visit].rooms.len() >= self.limits.rooms_per_person => {

@@ -122,6 +122,9 @@ pub(super) fn changes_visit(command: Command<'_>) -> bool {
         | C::Op { .. }
         | C::Deop { .. }
         | C::Kick { .. }
+        | C::Ban { .. }
+        | C::Unban { .. }
+        | C::Bans
         | C::Mute { .. }
         | C::Unmute { .. }
         | C::Ping { .. }
