@@ -11,9 +11,11 @@
 //! precedes the last argument, which is the rest of the line, verbatim.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::protocol::name::is_name;
 use crate::protocol::text::{is_blank, is_blank_text, split_word};
+use crate::protocol::units::parse_duration;
 use crate::protocol::{ErrorCode, HISTORY_DEFAULT, HISTORY_MAX, Refusal};
 
 /// What one line of a client asks for.
@@ -97,6 +99,14 @@ pub enum Command<'a> {
     Register { password: &'a str },
     Passwd { password: &'a str },
     Unregister { password: &'a str },
+    Op { name: &'a str },
+    Deop { name: &'a str },
+    Kick { name: &'a str, reason: Option<&'a str> },
+    Mute { name: &'a str, time: Option<Duration> },
+    Unmute { name: &'a str },
+    Ban { whom: &'a str, time: Option<Duration>, reason: Option<&'a str> },
+    Unban { whom: &'a str },
+    Bans,
     Session,
     Resume { token: &'a str, after: u64 },
     Version,
@@ -378,6 +388,82 @@ pub const TABLE: &[Row] = &[
         read: |args| Ok(Command::Unregister { password: args.text()? }),
     },
     Row {
+        name: "op",
+        aliases: &[],
+        args: &[arg("NAME", Kind::Person)],
+        help: "let somebody keep order in this room as you do; who makes a room is its operator",
+        examples: &["/op bob"],
+        before_login: false,
+        read: |args| Ok(Command::Op { name: args.needed_last_word()? }),
+    },
+    Row {
+        name: "deop",
+        aliases: &[],
+        args: &[arg("NAME", Kind::Person)],
+        help: "make an operator of this room one no longer",
+        examples: &["/deop bob"],
+        before_login: false,
+        read: |args| Ok(Command::Deop { name: args.needed_last_word()? }),
+    },
+    Row {
+        name: "kick",
+        aliases: &[],
+        args: &[arg("NAME", Kind::Person), arg("[REASON]", Kind::Free)],
+        help: "put somebody out of this room, which you have to be an operator of",
+        examples: &["/kick bob", "/kick bob take a walk"],
+        before_login: false,
+        read: |args| Ok(Command::Kick { name: args.word()?, reason: args.rest() }),
+    },
+    Row {
+        name: "ban",
+        aliases: &[],
+        args: &[
+            arg("NAME|ADDRESS[/BITS]", Kind::Person),
+            arg("[TIME]", Kind::Free),
+            arg("[REASON]", Kind::Free),
+        ],
+        help: "put somebody, or a network, out of this room and keep them out",
+        examples: &["/ban bob", "/ban bob 2h no more of this", "/ban 192.0.2.0/24 7d"],
+        before_login: false,
+        read: read_ban,
+    },
+    Row {
+        name: "unban",
+        aliases: &[],
+        args: &[arg("NAME|ADDRESS[/BITS]", Kind::Person)],
+        help: "let them into this room again",
+        examples: &["/unban bob", "/unban 192.0.2.0/24"],
+        before_login: false,
+        read: |args| Ok(Command::Unban { whom: args.needed_last_word()? }),
+    },
+    Row {
+        name: "bans",
+        aliases: &[],
+        args: &[],
+        help: "list who is kept out of this room",
+        examples: &["/bans"],
+        before_login: false,
+        read: |_| Ok(Command::Bans),
+    },
+    Row {
+        name: "mute",
+        aliases: &[],
+        args: &[arg("NAME", Kind::Person), arg("[TIME]", Kind::Free)],
+        help: "let somebody speak in this room no more, for a time like 10m, 2h or 7d",
+        examples: &["/mute bob", "/mute bob 10m"],
+        before_login: false,
+        read: read_mute,
+    },
+    Row {
+        name: "unmute",
+        aliases: &[],
+        args: &[arg("NAME", Kind::Person)],
+        help: "let somebody speak in this room again",
+        examples: &["/unmute bob"],
+        before_login: false,
+        read: |args| Ok(Command::Unmute { name: args.needed_last_word()? }),
+    },
+    Row {
         name: "session",
         aliases: &[],
         args: &[],
@@ -564,6 +650,26 @@ fn read_search<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     Ok(Command::Search { text, room })
 }
 
+/// A word that is no time begins the reason.
+fn read_ban<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
+    let whom = args.word()?;
+    let rest = args.rest;
+    let time = match args.optional_word() {
+        Some(word) if parse_duration(word).is_ok() => Some(args.time(word)?),
+        _ => {
+            args.rest = rest;
+            None
+        }
+    };
+    Ok(Command::Ban { whom, time, reason: args.rest() })
+}
+
+fn read_mute<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
+    let name = args.word()?;
+    let time = args.last_word().map(|word| args.time(word)).transpose()?;
+    Ok(Command::Mute { name, time })
+}
+
 fn read_set<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     let Some(key) = args.optional_word() else { return Ok(Command::Set { change: None }) };
     let setting = Setting::TABLE.iter().find(|row| row.1.eq_ignore_ascii_case(key));
@@ -636,6 +742,14 @@ impl<'a> Args<'a> {
         self.rest().ok_or_else(|| self.row.missing())
     }
 
+    /// A time for something to last.
+    fn time(&self, word: &str) -> Result<Duration, Refusal> {
+        match parse_duration(word) {
+            Ok(Duration::ZERO) => Err(self.row.bad(&format!("\"{word}\" is no time at all"))),
+            time => time.map_err(|problem| self.row.bad(&problem)),
+        }
+    }
+
     /// A number; one too large for the machine means the largest there is.
     fn number(&self, word: &str) -> Result<u64, Refusal> {
         if word.is_empty() || !word.bytes().all(|b| b.is_ascii_digit()) {
@@ -686,6 +800,14 @@ impl Command<'_> {
             Self::Register { .. } => "register",
             Self::Passwd { .. } => "passwd",
             Self::Unregister { .. } => "unregister",
+            Self::Op { .. } => "op",
+            Self::Deop { .. } => "deop",
+            Self::Kick { .. } => "kick",
+            Self::Mute { .. } => "mute",
+            Self::Unmute { .. } => "unmute",
+            Self::Ban { .. } => "ban",
+            Self::Unban { .. } => "unban",
+            Self::Bans => "bans",
             Self::Session => "session",
             Self::Resume { .. } => "resume",
             Self::Version => "version",
@@ -704,6 +826,7 @@ impl fmt::Display for Command<'_> {
         match *self {
             Self::List
             | Self::Back
+            | Self::Bans
             | Self::Session
             | Self::Version
             | Self::Set { change: None } => Ok(()),
@@ -721,12 +844,21 @@ impl fmt::Display for Command<'_> {
             | Self::Join { room: arg }
             | Self::Nick { name: arg }
             | Self::Unignore { name: arg }
+            | Self::Op { name: arg }
+            | Self::Deop { name: arg }
+            | Self::Unban { whom: arg }
+            | Self::Unmute { name: arg }
             | Self::Register { password: arg }
             | Self::Passwd { password: arg }
             | Self::Unregister { password: arg } => put(&[Some(arg)]),
             Self::Resume { token, after } => put(&[Some(token), Some(&after.to_string())]),
             Self::Login { name, password } => put(&[Some(name), password]),
             Self::Msg { to, text } => put(&[Some(&to.to_string()), Some(text)]),
+            Self::Kick { name, reason } => put(&[Some(name), reason]),
+            Self::Mute { name, time } => put(&[Some(name), time.map(duration).as_deref()]),
+            Self::Ban { whom, time, reason } => {
+                put(&[Some(whom), time.map(duration).as_deref(), reason])
+            }
             Self::Part { room, reason } => put(&[room, reason]),
             Self::History { rows, thread } => {
                 let after = rows.after.map(|id| format!("after {id}"));
@@ -742,6 +874,11 @@ impl fmt::Display for Command<'_> {
             }
         }
     }
+}
+
+/// A duration as [`parse_duration`] reads it.
+fn duration(time: Duration) -> String {
+    format!("{}ms", time.as_millis())
 }
 
 /// `on` or `off`.
@@ -812,6 +949,11 @@ mod tests {
             ("/history after", ErrorCode::MissingArgument),
             ("/history after soon", ErrorCode::BadArgument),
             ("/history 5 #ops now", ErrorCode::BadArgument),
+            ("/mute", ErrorCode::MissingArgument),
+            ("/mute bob soon", ErrorCode::BadArgument),
+            ("/mute bob 0s", ErrorCode::BadArgument),
+            ("/ban", ErrorCode::MissingArgument),
+            ("/ban bob 0s", ErrorCode::BadArgument),
             ("/ping a]b", ErrorCode::BadArgument),
             ("[PRIVATE MESSAGE to bob] alice: hi", ErrorCode::NoTarget),
             ("[private message] bob hi", ErrorCode::NoTarget),
@@ -844,6 +986,20 @@ mod tests {
         assert_eq!(search("/search #ops #dev"), Ok(("#ops", Some("dev"))));
         assert_eq!(search("/search #ops"), Err(ErrorCode::MissingArgument));
         assert_eq!(search("/search "), Err(ErrorCode::MissingArgument));
+    }
+
+    #[test]
+    fn a_ban_reads_a_time_and_a_reason_behind_it() {
+        let ban = |line| match parse(line) {
+            Ok(Request::Command(Command::Ban { whom, time, reason })) => (whom, time, reason),
+            other => panic!("{line}: {other:?}"),
+        };
+        let hour = Some(Duration::from_hours(1));
+        assert_eq!(ban("/ban bob"), ("bob", None, None));
+        assert_eq!(ban("/ban bob 1h"), ("bob", hour, None));
+        assert_eq!(ban("/ban bob 1h two words "), ("bob", hour, Some("two words ")));
+        assert_eq!(ban("/ban bob 1 hour"), ("bob", None, Some("1 hour")));
+        assert_eq!(ban("/ban bob 1h 2h"), ("bob", hour, Some("2h")));
     }
 
     #[test]

@@ -129,7 +129,11 @@ impl Missing {
     /// After the first line of an answer.
     fn after(event: Option<&Event<'_>>) -> Self {
         match event {
-            Some(Event::Reply { word: "HELP" | "ROOMS" | "HISTORY" | "SEARCH", args, .. }) => {
+            Some(Event::Reply {
+                word: "HELP" | "ROOMS" | "HISTORY" | "SEARCH" | "BANS",
+                args,
+                ..
+            }) => {
                 let count = args.rsplit(' ').next().and_then(|count| count.parse().ok());
                 Self::Rows(count.unwrap_or(0))
             }

@@ -175,7 +175,9 @@ impl State {
         match *event {
             Event::Message(Message { place, from, .. }) => self.heard(place, from),
             Event::Joined { room, name } => self.arrived(room, name),
-            Event::Left { room, name, .. } => self.gone(room, name),
+            Event::Left { room, name, .. } | Event::Kicked { room, name, .. } => {
+                self.gone(room, name);
+            }
             Event::Quit { name, .. } => self.quit(name),
             Event::Renamed { old, new } => self.renamed(old, new),
             Event::Users { room, names: Some(names), .. } => {

@@ -62,6 +62,12 @@ pub enum Event<'a> {
     Renamed { old: &'a str, new: &'a str },
     /// `* bob set the topic: text`, or without a text `* bob cleared the topic`.
     Topic { room: &'a str, name: &'a str, text: Option<&'a str> },
+    /// `#ops * alice made bob an operator`
+    Promoted { room: &'a str, by: &'a str, name: &'a str },
+    /// `#ops * bob is no longer an operator`
+    Demoted { room: &'a str, name: &'a str },
+    /// `#ops * bob was kicked by alice (reason)`
+    Kicked { room: &'a str, name: &'a str, by: &'a str, reason: Option<&'a str> },
     /// `* 37 joined, 12 quit (1034 here)`
     Crowd { room: &'a str, crowd: Crowd },
     /// Any other `* …` line, of a newer server: shown as it is.
@@ -119,6 +125,15 @@ impl<'a> Event<'a> {
             }
             Self::Topic { room, name, text: None } => {
                 write!(out, "{}* {name} cleared the topic", Prefix(room))
+            }
+            Self::Promoted { room, by, name } => {
+                write!(out, "{}* {by} made {name} an operator", Prefix(room))
+            }
+            Self::Demoted { room, name } => {
+                write!(out, "{}* {name} is no longer an operator", Prefix(room))
+            }
+            Self::Kicked { room, name, by, reason } => {
+                write!(out, "{}* {name} was kicked by {by}{}", Prefix(room), Reason(reason))
             }
             Self::Crowd { room, crowd } => write!(out, "{}* {crowd}", Prefix(room)),
             Self::Notice { room, text } => write!(out, "{}* {text}", Prefix(room)),
@@ -275,6 +290,9 @@ fn parse_presence<'a>(room: &'a str, text: &'a str) -> Option<Event<'a>> {
         if !is_name(name) {
             return None;
         }
+        if let Some(event) = parse_order(room, name, what) {
+            return Some(event);
+        }
         if what == "joined" {
             return Some(Event::Joined { room, name });
         }
@@ -294,6 +312,20 @@ fn parse_presence<'a>(room: &'a str, text: &'a str) -> Option<Event<'a>> {
         Some(Event::Quit { name, reason })
     };
     known().or(Some(Event::Notice { room, text }))
+}
+
+/// What operators do, and what becomes of them.
+fn parse_order<'a>(room: &'a str, name: &'a str, what: &'a str) -> Option<Event<'a>> {
+    if what == "is no longer an operator" {
+        return Some(Event::Demoted { room, name });
+    }
+    if let Some(made) = what.strip_prefix("made ").and_then(|w| w.strip_suffix(" an operator")) {
+        return is_name(made).then_some(Event::Promoted { room, by: name, name: made });
+    }
+    let rest = what.strip_prefix("was kicked by ")?;
+    let (by, reason) = rest.split_at(rest.find(' ').unwrap_or(rest.len()));
+    let reason = parse_reason(reason)?;
+    is_name(by).then_some(Event::Kicked { room, name, by, reason })
 }
 
 /// Nothing, or ` (reason)` up to the end.
@@ -390,6 +422,24 @@ mod tests {
                 Event::Topic { room: "ops", name: "bob", text: Some("a: b") },
             ),
             ("* bob cleared the topic", Event::Topic { room: LOBBY, name: "bob", text: None }),
+            (
+                "#ops * alice made bob an operator",
+                Event::Promoted { room: "ops", by: "alice", name: "bob" },
+            ),
+            ("* bob is no longer an operator", Event::Demoted { room: LOBBY, name: "bob" }),
+            (
+                "#ops * bob was kicked by alice",
+                Event::Kicked { room: "ops", name: "bob", by: "alice", reason: None },
+            ),
+            (
+                "* bob was kicked by alice (no (really))",
+                Event::Kicked {
+                    room: LOBBY,
+                    name: "bob",
+                    by: "alice",
+                    reason: Some("no (really)"),
+                },
+            ),
             ("* 37 joined, 12 quit (1034 here)", Event::Crowd { room: LOBBY, crowd }),
             ("* bob did a new thing", Event::Notice { room: LOBBY, text: "bob did a new thing" }),
             (

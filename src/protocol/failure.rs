@@ -22,6 +22,8 @@ pub enum ErrorCode {
     BadEncoding,
     NoTarget,
     TooMany,
+    Muted,
+    Forbidden,
     BadPassword,
     StorageFull,
     Insecure,
@@ -29,7 +31,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, its word on the wire and what it means.
-    pub const TABLE: [(Self, &'static str, &'static str); 16] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 18] = [
         (Self::NotLoggedIn, "not-logged-in", "say who you are first"),
         (Self::BadName, "bad-name", "not a name, too long, or reserved"),
         (Self::NameTaken, "name-taken", "somebody here has that name"),
@@ -43,6 +45,8 @@ impl ErrorCode {
         (Self::BadEncoding, "bad-encoding", "the line is not UTF-8 and was thrown away"),
         (Self::NoTarget, "no-target", "this line has nowhere to go; nobody saw it"),
         (Self::TooMany, "too-many", "a limit of the server is reached"),
+        (Self::Muted, "muted", "you may not speak in that room now; nobody saw this"),
+        (Self::Forbidden, "forbidden", "that is for the operators of the room to do"),
         (Self::BadPassword, "bad-password", "the password is not this name's"),
         (Self::StorageFull, "storage-full", "the server has no room to keep this; nobody saw it"),
         (Self::Insecure, "insecure", "passwords only where nobody can read along"),

@@ -27,7 +27,7 @@ impl Stamp {
     /// The same instant for a calendar. Out of the calendar's range, its edge.
     #[must_use]
     pub fn timestamp(self) -> Timestamp {
-        let range = Timestamp::MIN.as_millisecond()..=Timestamp::MAX.as_millisecond();
+        let range = Timestamp::MIN.as_second() * 1000..=Timestamp::MAX.as_second() * 1000;
         let ms = self.0.clamp(*range.start(), *range.end());
         Timestamp::from_millisecond(ms).unwrap_or_default()
     }
@@ -97,6 +97,8 @@ mod tests {
         assert_eq!(Stamp::parse("2026-11-23T06:16:00.123Z"), Some(stamp));
         assert_eq!(Stamp(0).to_string(), "1970-01-01T00:00:00.000Z");
         assert_eq!(Stamp::parse("yesterday"), None);
+        assert_eq!(Stamp(i64::MAX).to_string(), "9999-12-30T22:00:00.000Z");
+        assert_eq!(Stamp(i64::MIN).to_string(), "-009999-01-02T01:59:59.000Z");
     }
 
     #[test]

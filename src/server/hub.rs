@@ -11,6 +11,8 @@
 //! 4. After a farewell nothing more is said to that connection.
 //! 5. A person is a visit, not a name: what is remembered about somebody hangs
 //!    on [`PersonId`], so that it follows a rename and never a successor.
+//! 6. A right is held by a person in a room, and ends with either. Whoever may
+//!    not is refused before anything is done.
 //!
 //! What a command *is* stands in `commands.rs`; what it *means*, in the files
 //! below this one, a file for each topic.
@@ -38,11 +40,13 @@ use crate::protocol::{
 };
 
 mod accounts;
+mod bans;
 mod feed;
 mod guesses;
 mod history;
 mod login;
 mod mail;
+mod order;
 mod people;
 mod rooms;
 mod search;
@@ -648,6 +652,14 @@ impl Hub {
             Command::Register { password } => self.register(ask, visit, password),
             Command::Passwd { password } => self.change_password(ask, visit, password),
             Command::Unregister { password } => self.unregister(ask, visit, password),
+            Command::Op { name } => self.promote(ask, visit, name),
+            Command::Deop { name } => self.demote(ask, visit, name),
+            Command::Kick { name, reason } => self.kick(ask, visit, name, reason),
+            Command::Mute { name, time } => self.mute(ask, visit, name, time),
+            Command::Unmute { name } => self.unmute(ask, visit, name),
+            Command::Ban { whom, time, reason } => self.ban(ask, visit, whom, time, reason),
+            Command::Unban { whom } => self.unban(ask, visit, whom),
+            Command::Bans => self.list_bans(ask, visit),
             Command::Session => {
                 self.session(ask, visit);
                 Ok(())

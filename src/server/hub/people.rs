@@ -21,6 +21,12 @@ impl Hub {
             text.push_str(" account=");
             text.push_str(account.name.as_str());
         }
+        let operates = self.operated_by(visit);
+        if !operates.is_empty() {
+            let operates: Vec<String> = operates.iter().map(ToString::to_string).collect();
+            text.push_str(" operator=");
+            text.push_str(&operates.join(","));
+        }
         if let Some(away) = &them.away {
             // Last, since the text may hold blanks.
             text.push_str(" away=");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::feed::Feed;
+use super::order::Order;
 use super::{
     Ask, Audience, ErrorCode, Event, Hub, Key, Name, Now, Query, Refusal, RoomIx, RoomName, Topic,
     Turn, Visit, VisitIx, refusal,
@@ -24,6 +25,7 @@ pub(super) struct Room {
     /// Sorted by folded name, as `/who` lists them.
     members: BTreeMap<Key, VisitIx>,
     topic: Option<Box<str>>,
+    pub(super) order: Order,
     /// Who hears what is said here; made when it is next needed.
     audience: Option<Arc<Audience>>,
     /// Comings and goings since the last summary, while one is due.
@@ -32,7 +34,14 @@ pub(super) struct Room {
 
 impl Room {
     pub(super) fn new(name: RoomName) -> Self {
-        Self { name, members: BTreeMap::new(), topic: None, audience: None, crowd: None }
+        Self {
+            name,
+            members: BTreeMap::new(),
+            topic: None,
+            order: Order::default(),
+            audience: None,
+            crowd: None,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -77,6 +86,9 @@ impl Hub {
             .map_err(|fault| Refusal::new(ErrorCode::BadName, fault.to_string()))?;
         let known = self.room_names.get(name.key()).copied();
         let is_in = known.is_some_and(|room| self.visits[visit].rooms.contains(&room));
+        if let Some(room) = known.filter(|_| !is_in) {
+            self.need_entry(ask, visit, room)?;
+        }
         let room = match known {
             Some(room) if is_in => room,
             _ if self.visits[visit].rooms.len() >= self.limits.rooms_per_person => {
@@ -94,7 +106,11 @@ impl Hub {
                     format!("there are {max} rooms; /list shows them"),
                 );
             }
-            None => self.room_or_new(&name),
+            None => {
+                let room = self.room_or_new(&name);
+                self.rooms[room].order.promote(self.visits[visit].person);
+                room
+            }
         };
         self.end_query(visit, Query::Off);
         let shown = self.rooms[room].name.to_string();
@@ -167,6 +183,7 @@ impl Hub {
             (None, Some(room)) => room,
             (None, None) => return refusal(ErrorCode::NotInRoom, "you are in no room; name one"),
         };
+        let reason = reason.filter(|_| self.need_voice(ask.now, visit, room).is_ok());
         let shown = self.rooms[room].name.clone();
         let my_name = self.visits[visit].name.clone();
         if !self.count_in_crowd(ask.now, room, Move::Left) {
@@ -174,9 +191,7 @@ impl Hub {
             let audience = self.audience(room);
             self.announce(ask.now, audience, Topic::Presence, Some(ask.conn), &event, ask.turn);
         }
-        self.visits[visit].rooms.retain(|r| *r != room);
-        self.note_departure(visit, shown.key());
-        self.remove_member(room, &my_name);
+        self.take_out(visit, room);
         let me = &mut self.visits[visit];
         let text = if me.current == Some(room) {
             me.current = me.rooms.contains(&self.lobby).then_some(self.lobby);
@@ -189,6 +204,13 @@ impl Hub {
         };
         ask.reply(&Event::reply("PARTED", &shown.to_string(), text));
         Ok(())
+    }
+
+    /// Makes somebody a member no longer.
+    pub(super) fn take_out(&mut self, visit: VisitIx, room: RoomIx) {
+        self.visits[visit].rooms.retain(|r| *r != room);
+        self.note_departure(visit, &self.rooms[room].name.key().clone());
+        self.remove_member(room, &self.visits[visit].name.clone());
     }
 
     pub(super) fn remove_member(&mut self, room: RoomIx, name: &Name) {
@@ -273,18 +295,27 @@ impl Hub {
             ask.reply(&Event::reply("TOPIC", &name.to_string(), topic));
             return Ok(());
         };
+        self.need_voice(ask.now, visit, room)?;
         let text = (text.trim() != "-").then_some(text);
         let old = std::mem::replace(&mut self.rooms[room].topic, text.map(Into::into));
         let (shown, name) = (self.rooms[room].name.clone(), self.visits[visit].name.clone());
         let event = Event::Topic { room: shown.as_str(), name: name.as_str(), text };
-        let time = self.stamp(ask.now);
-        ask.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
-        if old.as_deref() == text {
-            return Ok(()); // no news to anyone else
+        if ask.cid.is_some() && old.as_deref() == text {
+            // Said again, most likely, since the answer was lost: no news to others.
+            let time = self.stamp(ask.now);
+            ask.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
+        } else {
+            self.proclaim(ask, room, &event);
         }
-        let audience = self.audience(room);
-        self.announce(ask.now, audience, Topic::Talk, Some(ask.conn), &event, ask.turn);
         Ok(())
+    }
+
+    /// What somebody did in a room: the answer, and the same line to the others.
+    pub(super) fn proclaim(&mut self, ask: &mut Ask<'_>, room: RoomIx, event: &Event<'_>) {
+        let time = self.stamp(ask.now);
+        ask.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, event);
+        let audience = self.audience(room);
+        self.announce(ask.now, audience, Topic::Talk, Some(ask.conn), event, ask.turn);
     }
 
     /// Who hears what is said in a room now.
@@ -343,6 +374,8 @@ impl Hub {
         if rooms.is_empty() {
             return;
         }
+        let has_voice = |room: &RoomIx| self.need_voice(now, visit, *room).is_ok();
+        let reason = reason.filter(|_| rooms.iter().all(has_voice));
         let (name, conn) = (self.visits[visit].name.clone(), self.visits[visit].conn);
         let event = Event::Quit { name: name.as_str(), reason };
         let circle = self.union(&rooms);

@@ -78,6 +78,9 @@ struct SavedVisit {
     away: Option<String>,
     query: SavedQuery,
     ignores: Vec<(PersonId, Name)>,
+    /// Those of the rooms that they are an operator of.
+    #[serde(default)]
+    operates: Vec<RoomName>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -116,6 +119,14 @@ pub(super) fn changes_visit(command: Command<'_>) -> bool {
         | C::Topic { .. }
         | C::History { .. }
         | C::Search { .. }
+        | C::Op { .. }
+        | C::Deop { .. }
+        | C::Kick { .. }
+        | C::Ban { .. }
+        | C::Unban { .. }
+        | C::Bans
+        | C::Mute { .. }
+        | C::Unmute { .. }
         | C::Ping { .. }
         | C::Version
         | C::Quit { .. } => false,
@@ -272,6 +283,7 @@ impl Hub {
                 Query::Gone => SavedQuery::Gone,
             },
             ignores: self.ignores_of(visit),
+            operates: self.operated_by(visit),
         };
         serde_json::to_string(&saved).ok()
     }
@@ -330,6 +342,9 @@ impl Hub {
             let room = self.room_or_new(name);
             self.rooms[room].admit(saved.name.key().clone(), visit);
             self.visits[visit].rooms.push(room);
+            if saved.operates.iter().any(|operated| operated.key() == name.key()) {
+                self.rooms[room].order.promote(person);
+            }
         }
         if saved.has_current {
             self.visits[visit].current = self.visits[visit].rooms.last().copied();

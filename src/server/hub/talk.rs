@@ -71,10 +71,7 @@ impl Hub {
                 ErrorCode::NoTarget,
                 "whom you talked to is gone; nobody saw this; /query or /join says where lines go",
             ),
-            (Query::Off, Some(room)) => {
-                self.say_in_room(ask, visit, room, text, is_action);
-                Ok(())
-            }
+            (Query::Off, Some(room)) => self.say_in_room(ask, visit, room, text, is_action),
             (Query::Off, None) => refusal(
                 ErrorCode::NoTarget,
                 "you are in no room that lines go to; nobody saw this; /join one first",
@@ -95,8 +92,7 @@ impl Hub {
         match to {
             Target::Room(name) => {
                 let room = self.room_of(visit, name)?;
-                self.say_in_room(ask, visit, room, text, false);
-                Ok(())
+                self.say_in_room(ask, visit, room, text, false)
             }
             Target::Person(name) => match self.visit_named(name) {
                 Some(to) => {
@@ -182,7 +178,8 @@ impl Hub {
         room: usize,
         text: &str,
         is_action: bool,
-    ) {
+    ) -> Result<(), Refusal> {
+        self.need_voice(ask.now, visit, room)?;
         let to = Recipient::Room(self.rooms[room].name.clone());
         let record = self.record(ask, visit, to, text, is_action);
         // The author's own copy: in the room's line, unless it has to carry a
@@ -206,6 +203,7 @@ impl Hub {
                 ask.reply_tagged(&tags_of(&record), &event);
             }
         });
+        Ok(())
     }
 
     pub(super) fn say_privately(

@@ -1,0 +1,284 @@
+//! Order in rooms: who may keep it, and how (bans have a file of their own,
+//! `bans.rs`). Whoever makes a room is its operator, and operators make others.
+//! `#lobby` is made by nobody.
+//!
+//! An operator is a person, an account or a visit, and stays one while away from
+//! the room. All of this ends with the room, when the last one leaves it.
+
+use std::time::Duration;
+
+use super::bans::Ban;
+use super::{
+    Ask, ErrorCode, Event, Hub, Key, Name, Now, PersonId, Refusal, Room, RoomIx, RoomName, Stamp,
+    Tags, Visit, VisitIx, no_such_user, refusal,
+};
+
+/// How many operators a room may have, and how many whom one thing is true of.
+const OPERATORS_MAX: usize = 100;
+const MUTES_MAX: usize = 100;
+
+/// What is decided in one room.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    operators: Vec<PersonId>,
+    mutes: Vec<Mute>,
+    pub(super) bans: Vec<Ban>,
+}
+
+/// Somebody who may not speak.
+#[derive(Debug)]
+struct Mute {
+    person: PersonId,
+    /// As it was then.
+    name: Name,
+    until: Until,
+}
+
+/// Until when something holds, since the start; `None`: until it is taken back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Until(Option<Duration>);
+
+impl Until {
+    pub(super) fn after(now: Now, time: Option<Duration>) -> Self {
+        Self(time.map(|time| now.since_start.saturating_add(time)))
+    }
+
+    pub(super) fn is_over(self, now: Now) -> bool {
+        self.0.is_some_and(|until| until <= now.since_start)
+    }
+
+    /// `until …`, or what is said where there is no end.
+    pub(super) fn tell(self, now: Now, endless: &str) -> String {
+        let Some(until) = self.0 else { return endless.to_owned() };
+        let left = until.saturating_sub(now.since_start).as_millis();
+        let wall = now.wall.0.saturating_add(i64::try_from(left).unwrap_or(i64::MAX));
+        format!("until {}", Stamp(wall))
+    }
+}
+
+impl Order {
+    /// Makes somebody an operator; whether they were none.
+    pub(super) fn promote(&mut self, person: PersonId) -> bool {
+        let is_new = !self.operators.contains(&person);
+        if is_new {
+            self.operators.push(person);
+        }
+        is_new
+    }
+
+    pub(super) fn is_operator(&self, person: PersonId) -> bool {
+        self.operators.contains(&person)
+    }
+}
+
+impl Hub {
+    /// `/op`.
+    pub(super) fn promote(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        name: &str,
+    ) -> Result<(), Refusal> {
+        let room = self.room_to_order(visit)?;
+        let other = self.member_named(room, name)?;
+        let person = self.visits[other].person;
+        self.forget_past(ask.now, room);
+        let order = &mut self.rooms[room].order;
+        if order.operators.len() >= OPERATORS_MAX && !order.is_operator(person) {
+            let text = format!("there are {OPERATORS_MAX} operators; /deop one first");
+            return refusal(ErrorCode::TooMany, text);
+        }
+        let is_news = order.promote(person);
+        self.note_unsaved(other);
+        let (by, name) = (self.visits[visit].name.clone(), self.visits[other].name.clone());
+        let shown = self.rooms[room].name.clone();
+        let event = Event::Promoted { room: shown.as_str(), by: by.as_str(), name: name.as_str() };
+        self.decree(ask, room, &event, is_news);
+        Ok(())
+    }
+
+    /// `/deop`; also of who is not in the room now, and of oneself.
+    pub(super) fn demote(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        name: &str,
+    ) -> Result<(), Refusal> {
+        let room = self.room_to_order(visit)?;
+        let Some((person, name)) = self.person_named(name) else { return no_such_user(name) };
+        let order = &mut self.rooms[room].order;
+        let is_news = order.is_operator(person);
+        order.operators.retain(|operator| *operator != person);
+        if let Some(other) = self.people.get(&person) {
+            self.note_unsaved(*other);
+        }
+        let shown = self.rooms[room].name.clone();
+        let event = Event::Demoted { room: shown.as_str(), name: name.as_str() };
+        self.decree(ask, room, &event, is_news);
+        Ok(())
+    }
+
+    /// `/kick`.
+    pub(super) fn kick(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        name: &str,
+        reason: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let room = self.room_to_order(visit)?;
+        let other = self.member_named(room, name)?;
+        if other == visit {
+            return refusal(ErrorCode::BadArgument, "that is you; /part leaves the room");
+        }
+        let (by, name) = (self.visits[visit].name.clone(), self.visits[other].name.clone());
+        let shown = self.rooms[room].name.clone();
+        self.throw_out(ask, visit, room, other, reason);
+        let (room_name, by, name) = (shown.as_str(), by.as_str(), name.as_str());
+        self.proclaim(ask, room, &Event::Kicked { room: room_name, name, by, reason });
+        Ok(())
+    }
+
+    /// Takes somebody out of a room and tells them so. Their plain lines go
+    /// nowhere then: nobody chose where else.
+    pub(super) fn throw_out(
+        &mut self,
+        ask: &mut Ask<'_>,
+        by: VisitIx,
+        room: RoomIx,
+        visit: VisitIx,
+        reason: Option<&str>,
+    ) {
+        self.take_out(visit, room);
+        let them = &mut self.visits[visit];
+        if them.current == Some(room) {
+            them.current = None;
+        }
+        self.note_unsaved(visit);
+        let by = self.visits[by].name.as_str();
+        let text = reason.map_or_else(|| by.to_owned(), |reason| format!("{by}: {reason}"));
+        let shown = self.rooms[room].name.to_string();
+        self.tell(visit, &Tags::default(), &Event::reply("KICKED", &shown, &text), ask.turn);
+    }
+
+    /// `/mute`; also of who is not in the room now.
+    pub(super) fn mute(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        name: &str,
+        time: Option<Duration>,
+    ) -> Result<(), Refusal> {
+        let room = self.room_to_order(visit)?;
+        let Some((person, name)) = self.person_named(name) else { return no_such_user(name) };
+        if person == self.visits[visit].person {
+            return refusal(ErrorCode::BadArgument, "that is you; mute somebody else");
+        }
+        self.forget_past(ask.now, room);
+        let Room { name: shown, order, .. } = &mut self.rooms[room];
+        order.mutes.retain(|mute| mute.person != person);
+        if order.mutes.len() >= MUTES_MAX {
+            let text = format!("{MUTES_MAX} people are muted here; /unmute one first");
+            return refusal(ErrorCode::TooMany, text);
+        }
+        let (args, until) = (format!("{shown} {name}"), Until::after(ask.now, time));
+        order.mutes.push(Mute { person, name, until });
+        ask.reply(&Event::reply("MUTED", &args, &until.tell(ask.now, "until you /unmute them")));
+        Ok(())
+    }
+
+    /// `/unmute`, by the name of now or of then.
+    pub(super) fn unmute(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        name: &str,
+    ) -> Result<(), Refusal> {
+        let room = self.room_to_order(visit)?;
+        let person = self.person_named(name).map(|(person, _)| person);
+        let Room { name: shown, order, .. } = &mut self.rooms[room];
+        let key = Key::fold(name);
+        let is_meant = |mute: &mut Mute| Some(mute.person) == person || *mute.name.key() == key;
+        let Some(mute) = order.mutes.extract_if(.., is_meant).last() else {
+            return refusal(ErrorCode::NoSuchUser, format!("{name} is not muted in {shown}"));
+        };
+        ask.reply(&Event::reply("UNMUTED", &format!("{shown} {}", mute.name), ""));
+        Ok(())
+    }
+
+    /// Whether somebody may be heard in a room.
+    pub(super) fn need_voice(&self, now: Now, visit: VisitIx, room: RoomIx) -> Result<(), Refusal> {
+        let Room { name, order, .. } = &self.rooms[room];
+        let person = self.visits[visit].person;
+        let is_mine = |mute: &&Mute| mute.person == person && !mute.until.is_over(now);
+        let Some(mute) = order.mutes.iter().find(is_mine) else { return Ok(()) };
+        let until = mute.until.tell(now, "by an operator");
+        refusal(ErrorCode::Muted, format!("you are muted in {name} {until}; nobody saw this"))
+    }
+
+    /// The room that a command of an operator is about: the current one.
+    pub(super) fn room_to_order(&self, visit: VisitIx) -> Result<RoomIx, Refusal> {
+        let Visit { person, current: Some(room), .. } = self.visits[visit] else {
+            return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
+        };
+        let Room { name, order, .. } = &self.rooms[room];
+        if order.is_operator(person) {
+            return Ok(room);
+        }
+        let here = order.operators.iter().filter_map(|operator| self.people.get(operator));
+        let here: Vec<&str> = here.map(|visit| self.visits[*visit].name.as_str()).collect();
+        let text = if here.is_empty() {
+            format!("only operators of {name} may, and none is here")
+        } else {
+            format!("only operators of {name} may; ask {}", here.join(", "))
+        };
+        refusal(ErrorCode::Forbidden, text)
+    }
+
+    fn member_named(&self, room: RoomIx, name: &str) -> Result<VisitIx, Refusal> {
+        let room = &self.rooms[room];
+        room.member(&Key::fold(name)).ok_or_else(|| {
+            Refusal::new(ErrorCode::NoSuchUser, format!("{name} is not in {}", room.name))
+        })
+    }
+
+    /// Somebody who is here, or has an account.
+    pub(super) fn person_named(&self, name: &str) -> Option<(PersonId, Name)> {
+        let account = || self.accounts.named(&Key::fold(name)).map(|a| (a.person, a.name.clone()));
+        let visit = self.visit_named(name).map(|visit| &self.visits[visit]);
+        visit.map(|visit| (visit.person, visit.name.clone())).or_else(account)
+    }
+
+    /// The answer, and the same line to the others if it is news.
+    fn decree(&mut self, ask: &mut Ask<'_>, room: RoomIx, event: &Event<'_>, is_news: bool) {
+        if is_news {
+            self.proclaim(ask, room, event);
+        } else {
+            ask.reply(event);
+        }
+    }
+
+    /// Guests who are gone never come back as who they were.
+    pub(super) fn lasts(&self, person: PersonId) -> bool {
+        self.people.contains_key(&person) || self.accounts.of(person).is_some()
+    }
+
+    /// Makes room for more: what is over, or about nobody any more, is forgotten.
+    pub(super) fn forget_past(&mut self, now: Now, room: RoomIx) {
+        let mut order = std::mem::take(&mut self.rooms[room].order);
+        order.operators.retain(|person| self.lasts(*person));
+        order.mutes.retain(|mute| !mute.until.is_over(now) && self.lasts(mute.person));
+        order.bans.retain(|ban| self.can_match(now, ban));
+        self.rooms[room].order = order;
+    }
+
+    /// The rooms somebody is in and an operator of, by name.
+    pub(super) fn operated_by(&self, visit: VisitIx) -> Vec<RoomName> {
+        let me = &self.visits[visit];
+        let rooms = me.rooms.iter().map(|room| &self.rooms[*room]);
+        let mine = rooms.filter(|room| room.order.is_operator(me.person));
+        let mut names: Vec<RoomName> = mine.map(|room| room.name.clone()).collect();
+        names.sort_unstable_by(|a, b| a.key().cmp(b.key()));
+        names
+    }
+}
