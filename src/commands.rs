@@ -83,7 +83,7 @@ pub enum Command<'a> {
     Me { text: &'a str },
     Who { room: Option<&'a str> },
     Whois { name: &'a str },
-    Join { room: &'a str },
+    Join { room: &'a str, key: Option<&'a str> },
     Part { room: Option<&'a str>, reason: Option<&'a str> },
     List,
     Topic { text: Option<&'a str> },
@@ -107,6 +107,9 @@ pub enum Command<'a> {
     Ban { whom: &'a str, time: Option<Duration>, reason: Option<&'a str> },
     Unban { whom: &'a str },
     Bans,
+    Lock { key: Option<&'a str> },
+    Unlock,
+    Invite { name: &'a str },
     Session,
     Resume { token: &'a str, after: u64 },
     Version,
@@ -242,11 +245,11 @@ pub const TABLE: &[Row] = &[
     Row {
         name: "join",
         aliases: &["j"],
-        args: &[arg("ROOM", Kind::Room)],
+        args: &[arg("ROOM", Kind::Room), arg("[KEY]", Kind::Free)],
         help: "enter a room, made if there is none; plain lines then go there",
-        examples: &["/join #ops"],
+        examples: &["/join #ops", "/join #ops open sesame"],
         before_login: false,
-        read: |args| Ok(Command::Join { room: args.needed_last_word()? }),
+        read: |args| Ok(Command::Join { room: args.word()?, key: args.last_word() }),
     },
     Row {
         name: "part",
@@ -462,6 +465,33 @@ pub const TABLE: &[Row] = &[
         examples: &["/unmute bob"],
         before_login: false,
         read: |args| Ok(Command::Unmute { name: args.needed_last_word()? }),
+    },
+    Row {
+        name: "lock",
+        aliases: &[],
+        args: &[arg("[KEY]", Kind::Free)],
+        help: "let nobody into this room but who is invited or knows the key",
+        examples: &["/lock", "/lock open sesame"],
+        before_login: false,
+        read: |args| Ok(Command::Lock { key: args.last_word() }),
+    },
+    Row {
+        name: "unlock",
+        aliases: &[],
+        args: &[],
+        help: "let everybody into this room again",
+        examples: &["/unlock"],
+        before_login: false,
+        read: |_| Ok(Command::Unlock),
+    },
+    Row {
+        name: "invite",
+        aliases: &[],
+        args: &[arg("NAME", Kind::Person)],
+        help: "ask somebody into this room, once also if it is locked",
+        examples: &["/invite bob"],
+        before_login: false,
+        read: |args| Ok(Command::Invite { name: args.needed_last_word()? }),
     },
     Row {
         name: "session",
@@ -808,6 +838,9 @@ impl Command<'_> {
             Self::Ban { .. } => "ban",
             Self::Unban { .. } => "unban",
             Self::Bans => "bans",
+            Self::Lock { .. } => "lock",
+            Self::Unlock => "unlock",
+            Self::Invite { .. } => "invite",
             Self::Session => "session",
             Self::Resume { .. } => "resume",
             Self::Version => "version",
@@ -827,6 +860,7 @@ impl fmt::Display for Command<'_> {
             Self::List
             | Self::Back
             | Self::Bans
+            | Self::Unlock
             | Self::Session
             | Self::Version
             | Self::Set { change: None } => Ok(()),
@@ -834,6 +868,7 @@ impl fmt::Display for Command<'_> {
             | Self::Query { name: arg }
             | Self::Who { room: arg }
             | Self::Topic { text: arg }
+            | Self::Lock { key: arg }
             | Self::Away { text: arg }
             | Self::Ignore { name: arg }
             | Self::Ping { token: arg }
@@ -841,11 +876,11 @@ impl fmt::Display for Command<'_> {
             Self::Reply { text: arg }
             | Self::Me { text: arg }
             | Self::Whois { name: arg }
-            | Self::Join { room: arg }
             | Self::Nick { name: arg }
             | Self::Unignore { name: arg }
             | Self::Op { name: arg }
             | Self::Deop { name: arg }
+            | Self::Invite { name: arg }
             | Self::Unban { whom: arg }
             | Self::Unmute { name: arg }
             | Self::Register { password: arg }
@@ -859,6 +894,7 @@ impl fmt::Display for Command<'_> {
             Self::Ban { whom, time, reason } => {
                 put(&[Some(whom), time.map(duration).as_deref(), reason])
             }
+            Self::Join { room, key } => put(&[Some(room), key]),
             Self::Part { room, reason } => put(&[room, reason]),
             Self::History { rows, thread } => {
                 let after = rows.after.map(|id| format!("after {id}"));

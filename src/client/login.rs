@@ -25,7 +25,10 @@ pub(super) struct Identity {
 impl Identity {
     /// What is said first.
     pub(super) fn first(&self) -> Vec<String> {
-        self.room.iter().map(|room| Command::Join { room: room.as_str() }.to_string()).collect()
+        self.room
+            .iter()
+            .map(|room| Command::Join { room: room.as_str(), key: None }.to_string())
+            .collect()
     }
 }
 

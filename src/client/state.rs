@@ -140,7 +140,7 @@ impl State {
         let mut lines = Vec::new();
         // Everybody begins in the lobby.
         if !(rooms.len() == 1 && rooms.iter().any(is_lobby)) {
-            lines.extend(rooms.iter().map(|room| Command::Join { room }.to_string()));
+            lines.extend(rooms.iter().map(|room| Command::Join { room, key: None }.to_string()));
         }
         if !rooms.iter().any(is_lobby) {
             lines.push(Command::Part { room: Some(LOBBY), reason: None }.to_string());

@@ -44,6 +44,7 @@ mod bans;
 mod feed;
 mod guesses;
 mod history;
+mod locks;
 mod login;
 mod mail;
 mod order;
@@ -660,6 +661,9 @@ impl Hub {
             Command::Ban { whom, time, reason } => self.ban(ask, visit, whom, time, reason),
             Command::Unban { whom } => self.unban(ask, visit, whom),
             Command::Bans => self.list_bans(ask, visit),
+            Command::Lock { key } => self.lock(ask, visit, key),
+            Command::Unlock => self.unlock(ask, visit),
+            Command::Invite { name } => self.invite(ask, visit, name),
             Command::Session => {
                 self.session(ask, visit);
                 Ok(())
@@ -670,7 +674,7 @@ impl Hub {
             Command::Me { text } => self.say(ask, visit, text, true),
             Command::Who { room } => self.who(ask, visit, room),
             Command::Whois { name } => self.whois(ask, name),
-            Command::Join { room } => self.join(ask, visit, room),
+            Command::Join { room, key } => self.join(ask, visit, room, key),
             Command::Part { room, reason } => self.part(ask, visit, room, reason),
             Command::List => {
                 self.list(ask);

@@ -280,7 +280,11 @@ impl World {
         }
         for (conn, query) in out.reads {
             let mut turn = Turn::default();
-            let rows = self.log.find(&query);
+            let mut rows = self.log.find(&query);
+            if rows.records.len() < query.count {
+                // As on disk: numbers that no message got are looked at too.
+                rows.upto = self.hub.last().message;
+            }
             let is_feed = matches!(query.thread, Thread::Feed { .. });
             let input = if is_feed { Input::Page(rows) } else { Input::Rows(rows) };
             self.hub.handle(now, conn, input, &mut turn);

@@ -17,6 +17,8 @@ mod netcats;
 mod serve;
 // Coming back to a visit.
 mod session;
+// Who may what.
+mod authority;
 // Finding what was said.
 mod search;
 // Accounts, passwords, mail.

@@ -167,18 +167,18 @@ impl Hub {
         Ok(())
     }
 
-    /// Whether somebody may come into a room that is there.
-    pub(super) fn need_entry(
+    /// Whether somebody is not banned.
+    pub(super) fn need_no_ban(
         &self,
-        ask: &Ask<'_>,
+        now: Now,
         visit: VisitIx,
         room: RoomIx,
     ) -> Result<(), Refusal> {
         let Room { name, order, .. } = &self.rooms[room];
-        let holds = |ban: &&Ban| !ban.until.is_over(ask.now) && self.is_meant(ban, room, visit);
+        let holds = |ban: &&Ban| !ban.until.is_over(now) && self.is_meant(ban, room, visit);
         match order.bans.iter().find(holds) {
             Some(ban) => {
-                let text = ban.tell(ask.now, "for good");
+                let text = ban.tell(now, "for good");
                 refusal(ErrorCode::Forbidden, format!("you are banned from {name} {text}"))
             }
             None => Ok(()),

@@ -1,5 +1,5 @@
-//! Order in rooms: who may keep it, and how (bans have a file of their own,
-//! `bans.rs`). Whoever makes a room is its operator, and operators make others.
+//! Order in rooms: who may keep it, and how (bans and locks have files of their
+//! own). Whoever makes a room is its operator, and operators make others.
 //! `#lobby` is made by nobody.
 //!
 //! An operator is a person, an account or a visit, and stays one while away from
@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use super::bans::Ban;
+use super::locks::Lock;
 use super::{
     Ask, ErrorCode, Event, Hub, Key, Name, Now, PersonId, Refusal, Room, RoomIx, RoomName, Stamp,
     Tags, Visit, VisitIx, no_such_user, refusal,
@@ -23,6 +24,7 @@ pub(super) struct Order {
     operators: Vec<PersonId>,
     mutes: Vec<Mute>,
     pub(super) bans: Vec<Ban>,
+    pub(super) lock: Lock,
 }
 
 /// Somebody who may not speak.
@@ -225,14 +227,19 @@ impl Hub {
         if order.is_operator(person) {
             return Ok(room);
         }
-        let here = order.operators.iter().filter_map(|operator| self.people.get(operator));
-        let here: Vec<&str> = here.map(|visit| self.visits[*visit].name.as_str()).collect();
-        let text = if here.is_empty() {
-            format!("only operators of {name} may, and none is here")
-        } else {
-            format!("only operators of {name} may; ask {}", here.join(", "))
+        let text = match self.whom_to_ask(room) {
+            Some(names) => format!("only operators of {name} may; ask {names}"),
+            None => format!("only operators of {name} may, and none is here"),
         };
         refusal(ErrorCode::Forbidden, text)
+    }
+
+    /// The operators of a room who are on the server.
+    pub(super) fn whom_to_ask(&self, room: RoomIx) -> Option<String> {
+        let operators = self.rooms[room].order.operators.iter();
+        let here = operators.filter_map(|operator| self.people.get(operator));
+        let names: Vec<&str> = here.map(|visit| self.visits[*visit].name.as_str()).collect();
+        (!names.is_empty()).then(|| names.join(", "))
     }
 
     fn member_named(&self, room: RoomIx, name: &str) -> Result<VisitIx, Refusal> {
@@ -269,6 +276,7 @@ impl Hub {
         order.operators.retain(|person| self.lasts(*person));
         order.mutes.retain(|mute| !mute.until.is_over(now) && self.lasts(mute.person));
         order.bans.retain(|ban| self.can_match(now, ban));
+        order.lock.invited.retain(|person| self.lasts(*person));
         self.rooms[room].order = order;
     }
 

@@ -81,13 +81,14 @@ impl Hub {
         ask: &mut Ask<'_>,
         visit: VisitIx,
         name: &str,
+        key: Option<&str>,
     ) -> Result<(), Refusal> {
         let name = RoomName::parse(name)
             .map_err(|fault| Refusal::new(ErrorCode::BadName, fault.to_string()))?;
         let known = self.room_names.get(name.key()).copied();
         let is_in = known.is_some_and(|room| self.visits[visit].rooms.contains(&room));
         if let Some(room) = known.filter(|_| !is_in) {
-            self.need_entry(ask, visit, room)?;
+            self.need_entry(ask.now, visit, room, key)?;
         }
         let room = match known {
             Some(room) if is_in => room,
@@ -113,6 +114,7 @@ impl Hub {
             }
         };
         self.end_query(visit, Query::Off);
+        self.rooms[room].order.lock.use_invitation(self.visits[visit].person);
         let shown = self.rooms[room].name.to_string();
         ask.reply(&Event::reply("JOINED", &shown, "plain lines go there now"));
         if is_in {

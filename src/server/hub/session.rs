@@ -125,6 +125,9 @@ pub(super) fn changes_visit(command: Command<'_>) -> bool {
         | C::Ban { .. }
         | C::Unban { .. }
         | C::Bans
+        | C::Lock { .. }
+        | C::Unlock
+        | C::Invite { .. }
         | C::Mute { .. }
         | C::Unmute { .. }
         | C::Ping { .. }
