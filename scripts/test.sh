@@ -13,6 +13,8 @@ socat:socat busybox:busybox telnet:telnet tmux:tmux pgrep:procps strace:strace
 cc:gcc valgrind:valgrind"
 
 missing=""
+# A compiler without the C library's headers cannot build the tests.
+[ -e /usr/include/stdio.h ] || missing=" libc6-dev"
 for entry in $NEEDED; do
     command -v "${entry%%:*}" >/dev/null || missing="$missing ${entry##*:}"
 done

@@ -25,6 +25,7 @@ mod interactive;
 mod interrupt;
 mod login;
 mod outgoing;
+mod password;
 mod piped;
 mod printer;
 mod prompt;
@@ -38,9 +39,11 @@ mod terminal;
 mod theme;
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use nix::unistd::{User, getuid};
 use tokio::time::Instant;
 
 use crate::protocol::units::parse_duration;
@@ -50,6 +53,7 @@ use clean::Clean;
 use connection::Connection;
 use login::{Identity, Refused, Session};
 use outgoing::Cids;
+use password::Password;
 use reconnect::Road;
 pub use theme::ColorChoice;
 
@@ -72,6 +76,14 @@ pub struct JoinArgs {
     #[arg(short, long, env = "CHATTY_NAME")]
     name: Option<String>,
 
+    /// File whose first line is the password of a registered name
+    ///
+    /// CHATTY_PASSWORD can hold the password itself. Without either it is asked
+    /// for on a terminal, where the name takes one.
+    #[allow(clippy::doc_markdown)] // for people, as they type it
+    #[arg(long, value_name = "FILE", env = "CHATTY_PASSWORD_FILE")]
+    password_file: Option<PathBuf>,
+
     /// A room to enter right away, made if there is none
     #[arg(short, long, env = "CHATTY_ROOM")]
     room: Option<String>,
@@ -88,15 +100,10 @@ pub struct JoinArgs {
     #[arg(long)]
     raw: bool,
 
-    /// How long to try again when the connection is lost; 0 means not at all
-    #[arg(
-        long,
-        value_name = "TIME",
-        default_value = "10m",
-        env = "CHATTY_RETRY_FOR",
-        value_parser = retry_time
-    )]
-    retry_for: Duration,
+    /// How long to try again when the connection is lost: 0 is not at all;
+    /// without it, at a terminal for ever, in a pipe ten minutes
+    #[arg(long, value_name = "TIME", env = "CHATTY_RETRY_FOR", value_parser = retry_time)]
+    retry_for: Option<Duration>,
 }
 
 const EXAMPLES: &str = "\
@@ -177,7 +184,7 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
             return exit;
         }
     };
-    if is_on_terminal() && !args.raw {
+    if is_interactive(args) {
         interactive::run(visit, args.color).await
     } else {
         let room = identity.room.as_ref().map_or_else(RoomName::lobby, Clone::clone);
@@ -194,19 +201,58 @@ async fn begin(args: &JoinArgs, identity: &Identity) -> Result<Visit, (Exit, Str
     let mut connection = connection::connect(&endpoint).await.map_err(unavailable)?;
     let refused = |refused: Refused| (refused.exit(), refused.sentence(&endpoint));
     login::greet(&mut connection).await.map_err(refused)?;
-    let name = identity.name.as_str();
-    let session = login::login(&mut connection, name, &identity.first(), &cids).await;
-    let session = session.map_err(refused)?;
+    let (session, password) = log_in(args, identity, &mut connection, &cids, refused).await?;
     if let Some(why) = &session.refused {
         connection.quit("/quit", drop).await;
         return Err((Exit::Refused, format!("cannot enter the room: {why}")));
     }
-    let road = Road { endpoint, retry_for: args.retry_for, since: Instant::now() };
+    // At a terminal somebody can see that it is of no use, and leave.
+    let default = if is_interactive(args) { Duration::MAX } else { RETRY_FOR };
+    let retry_for = args.retry_for.unwrap_or(default);
+    let road = Road { endpoint, retry_for, password, since: Instant::now() };
     Ok(Visit { connection, session, cids, road })
 }
 
+/// Logs in; on a terminal a password is asked for where the name takes one.
+async fn log_in(
+    args: &JoinArgs,
+    identity: &Identity,
+    connection: &mut Connection,
+    cids: &Cids,
+    refused: impl Fn(Refused) -> (Exit, String),
+) -> Result<(Session, Option<Password>), (Exit, String)> {
+    let (name, first) = (identity.name.as_str(), identity.first());
+    let given = Password::given(args.password_file.as_deref());
+    let mut password = given.map_err(|problem| (Exit::Usage, problem))?;
+    let may_ask = password.is_none() && is_on_terminal();
+    for tries in 0.. {
+        let session = login::login(connection, name, password.as_ref(), &first, cids).await;
+        let problem = match session {
+            Ok(session) => return Ok((session, password)),
+            Err(problem) if !may_ask || tries >= TRIES => return Err(refused(problem)),
+            Err(problem) => problem,
+        };
+        let Some(why) = problem.password_problem() else { return Err(refused(problem)) };
+        // That it takes a password at all is told by being asked for it.
+        let why = if password.is_some() { why } else { "" };
+        let typed = Password::ask(name, why).await;
+        password = Some(typed.map_err(|exit| (exit, "no password, no login".to_owned()))?);
+    }
+    unreachable!("the tries end")
+}
+
+/// How often a password may be typed.
+const TRIES: usize = 3;
+
+/// For how long a script tries to come back.
+const RETRY_FOR: Duration = Duration::from_mins(10);
+
 fn retry_time(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { parse_duration(text) }
+}
+
+fn is_interactive(args: &JoinArgs) -> bool {
+    is_on_terminal() && !args.raw
 }
 
 /// A prompt needs a terminal at both ends, and one that can move its cursor.
@@ -218,7 +264,7 @@ fn is_on_terminal() -> bool {
 /// Who to be and where to go first, checked before anything is sent: what is
 /// no name could otherwise become a line of its own.
 fn identity(args: &JoinArgs) -> Result<Identity, (Exit, String)> {
-    let name = match &args.name {
+    let name = match args.name.as_deref().filter(|name| !name.is_empty()) {
         Some(name) => Name::parse(name).map_err(|fault| {
             (Exit::NameRefused, format!("\"{name}\" cannot be your name: {fault}"))
         })?,
@@ -230,8 +276,10 @@ fn identity(args: &JoinArgs) -> Result<Identity, (Exit, String)> {
 }
 
 fn login_name() -> Result<Name, (Exit, String)> {
-    let found = ["USER", "LOGNAME"].iter().find_map(|key| std::env::var(key).ok());
-    let Some(name) = found.filter(|name| !name.is_empty()) else {
+    let from_environment = |key: &&str| std::env::var(key).ok().filter(|name| !name.is_empty());
+    let found = ["USER", "LOGNAME"].iter().find_map(from_environment);
+    let in_the_books = || User::from_uid(getuid()).ok().flatten().map(|user| user.name);
+    let Some(name) = found.or_else(in_the_books) else {
         return Err((Exit::Usage, "who are you? say it with --name NAME".to_owned()));
     };
     Name::parse(&name).map_err(|_| {

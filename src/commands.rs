@@ -429,8 +429,10 @@ pub fn parse(line: &str) -> Result<Request<'_>, Refusal> {
         Some(command) => return parse_command(command).map(Request::Command),
         None => {}
     }
-    if is_private_looking(line) {
-        return parse_private(line).map(Request::Command);
+    // A blank in front makes it no less private.
+    let line_looked_at = line.trim_start_matches(is_blank);
+    if is_private_looking(line_looked_at) {
+        return parse_private(line_looked_at).map(Request::Command);
     }
     Ok(Request::Say(line))
 }
@@ -814,6 +816,7 @@ mod tests {
             ("[PRIVATE MESSAGE to bob] alice: hi", ErrorCode::NoTarget),
             ("[private message] bob hi", ErrorCode::NoTarget),
             ("[PRIVATE MESSAGE", ErrorCode::NoTarget),
+            ("  [PRIVATE MESSAGE to bob] alice: hi", ErrorCode::NoTarget),
             ("[PRIVATE MESSAGE] bob: ", ErrorCode::MissingArgument),
         ] {
             assert_eq!(parse(line).map_err(|r| r.code), Err(code), "{line}");

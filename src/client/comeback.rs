@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
-use super::outgoing::{Cids, Outgoing};
-use crate::protocol::{Event, Tags};
+use super::login::Session;
+use super::outgoing::{Cids, Doubt, Outgoing};
+use crate::commands::{self, Command, Request};
+use crate::protocol::{Event, Key, Tags, text};
 
 /// The longest wait before the second try; it doubles with each further one.
 const WAIT_FIRST: Duration = Duration::from_millis(200);
@@ -49,6 +51,9 @@ pub(super) fn is_worth_it(farewell: Option<&str>) -> bool {
     matches!(farewell, None | Some("shutting-down" | "slow-reader"))
 }
 
+/// What is said when not all that was missed is shown.
+pub(super) const MORE_MISSED: &str = "more was said meanwhile; /history shows the latest";
+
 /// What is said when it has been done.
 pub(super) fn back_after(time: Duration, is_anew: bool) -> String {
     let time = match time.as_secs() {
@@ -56,7 +61,7 @@ pub(super) fn back_after(time: Duration, is_anew: bool) -> String {
         seconds @ 1..120 => format!("{seconds} s"),
         seconds => format!("{} min", seconds / 60),
     };
-    let visit = if is_anew { ", in a new visit: /history tells what was said" } else { "" };
+    let visit = if is_anew { ", in a new visit" } else { "" };
     format!("back after {time}{visit}")
 }
 
@@ -163,6 +168,7 @@ impl Comeback {
     /// off with the connection is asked for again, and shall not be seen one and
     /// a half times.
     pub(super) fn whole(&mut self, line: String) -> Vec<String> {
+        let line = self.outgoing.done_before(&line).unwrap_or(line);
         let (tags, plain) = Tags::split(&line);
         let Some(number) = tags.cid.and_then(|cid| self.outgoing.cids().number(cid)) else {
             return vec![line];
@@ -237,9 +243,34 @@ impl Comeback {
 
     /// In a new visit, perhaps of a server that counts from the beginning. Gives
     /// back the lines that were sent and never answered.
-    pub(super) fn begin_anew(&mut self) -> Vec<(u64, String)> {
+    pub(super) fn begin_anew(&mut self, session: &Session) -> Vec<Doubt> {
         (self.last, self.floor, self.token) = (0, 0, None);
-        self.outgoing.begin_anew()
+        let mut doubts = self.outgoing.begin_anew();
+        settle_doubts(&mut doubts, session);
+        doubts
+    }
+}
+
+/// What of the doubtful is found among the missed lines was said.
+fn settle_doubts(doubts: &mut Vec<Doubt>, session: &Session) {
+    let mine = session.missed.iter().filter_map(|line| {
+        let Some(Event::Message(message)) = Event::parse(Tags::split(line).1) else { return None };
+        let is_mine = Key::fold(message.from) == Key::fold(&session.me);
+        is_mine.then_some((message.is_action, message.text))
+    });
+    for (is_action, text) in mine {
+        let said = |line: &str| match commands::parse(line) {
+            Ok(Request::Say(said) | Request::Command(Command::Msg { text: said, .. })) => {
+                !is_action && text::clean(said) == text
+            }
+            Ok(Request::Command(Command::Me { text: done })) => {
+                is_action && text::clean(done) == text
+            }
+            _ => false,
+        };
+        if let Some(at) = doubts.iter().position(|(_, line)| said(line)) {
+            doubts.remove(at);
+        }
     }
 }
 
@@ -251,8 +282,39 @@ mod tests {
     fn note(comeback: &mut Comeback, line: &str) -> bool {
         let (tags, plain) = Tags::split(line);
         let is_shown = comeback.note(&tags, Event::parse(plain).as_ref());
-        tags.cid.map(|cid| comeback.outgoing.settle(cid));
+        tags.cid.map(|cid| comeback.outgoing.settle(cid, None));
         is_shown
+    }
+
+    fn session(missed: &[&str]) -> Session {
+        let missed = missed.iter().map(|&line| line.to_owned()).collect();
+        let (me, lines) = ("Alice".to_owned(), Vec::new());
+        Session { me, lines, missed, has_more: false, refused: None }
+    }
+
+    #[test]
+    fn in_a_new_visit_a_doubt_is_over_where_the_line_is_found() {
+        let mut comeback = Comeback::new(Cids::new(7));
+        let state = State::new("alice");
+        for line in ["twice", "//x", "/me waves", "/msg #ops a\u{9b}b", "twice", "/who", "waiting"]
+        {
+            comeback.outgoing.add(line.to_owned(), None, &state);
+        }
+        for _ in 0..6 {
+            comeback.outgoing.next(&state);
+        }
+        comeback.lost(Duration::ZERO);
+        let missed = [
+            "@id=5 alice: twice",
+            "@id=6 bob: waiting",
+            "@id=7 ** alice waves",
+            "@id=8 #ops alice: a\u{FFFD}b",
+            "@id=9 ** alice waves",
+        ];
+        let doubts = comeback.begin_anew(&session(&missed));
+        let doubts: Vec<_> = doubts.iter().map(|(_, line)| line.as_str()).collect();
+        assert_eq!(doubts, ["//x", "twice", "/who"]);
+        assert!(comeback.outgoing.next(&state).is_some_and(|line| line.ends_with(" waiting")));
     }
 
     #[test]
@@ -292,7 +354,7 @@ mod tests {
         opening.note("@id=6 bob: missed");
         assert_eq!(opening.lines().unwrap()[1], "/resume abc 6");
         assert!(!note(&mut comeback, &format!("{} [PONG]", mark("back"))));
-        comeback.begin_anew();
+        comeback.begin_anew(&session(&[]));
         assert_eq!(comeback.lost(Duration::ZERO).lines(), None);
     }
 

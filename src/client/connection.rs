@@ -66,6 +66,11 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connection, String> {
     let mut problem = None;
     for address in addresses.map_err(unknown)? {
         match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+            // Who tries a free port of this machine again and again meets itself
+            // one day: both ends of the connection are the same.
+            Ok(Ok(stream)) if stream.local_addr().ok() == stream.peer_addr().ok() => {
+                problem = Some(io::ErrorKind::ConnectionRefused.into());
+            }
             Ok(Ok(stream)) => return Ok(Connection::new(stream)),
             Ok(Err(error)) => problem = Some(error),
             Err(_) => problem = Some(io::ErrorKind::TimedOut.into()),

@@ -148,6 +148,10 @@ fn complete(state: &State, typed: &str) -> (usize, Vec<Pair>) {
         commands::TABLE.iter().map(|row| format!("/{} ", row.name)).collect()
     } else {
         match kind_at(before) {
+            // Nothing but a room can stand there: its sign may be left out.
+            Some(Kind::Room) if !word.is_empty() && !word.starts_with('#') => {
+                state.rooms().into_iter().map(|room| format!("{room} ")).collect()
+            }
             Some(kind) => offers_for(kind, state),
             None => words_of_text(state, before.is_empty(), word.starts_with('#')),
         }
@@ -174,7 +178,6 @@ fn offers_for(kind: Kind, state: &State) -> Vec<String> {
     let rooms = || state.rooms().into_iter().map(|room| format!("#{room} "));
     match kind {
         Kind::Person => people().collect(),
-        // `op` finds nothing, `#op` does: without the sign it could be a person.
         Kind::Room => rooms().collect(),
         Kind::PersonOrRoom => people().chain(rooms()).collect(),
         Kind::Command => commands::TABLE.iter().map(|row| row.name.to_owned()).collect(),

@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::sync::mpsc;
 
-use super::comeback::{self, Comeback, back_after};
+use super::comeback::{self, Comeback, MORE_MISSED, back_after};
 use super::connection::{Connection, Progress};
 use super::interrupt::Interrupt;
 use super::login::Session;
+use super::outgoing::Doubt;
 use super::printer::Printer;
 use super::prompt::{self, Prompt, Shared, Typed};
 use super::reconnect::{Back, GivenUp, Road};
@@ -23,6 +24,10 @@ use super::terminal::Terminal;
 use super::theme::{ColorChoice, Theme};
 use super::{Exit, Visit, complain};
 use crate::protocol::{Event, Tags};
+
+/// What has come of a line that nobody answered.
+const IN_DOUBT: &str = "perhaps not delivered";
+const NOT_SENT: &str = "not sent";
 
 /// How long who leaves waits for what is not answered yet.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -56,6 +61,7 @@ async fn chat(
         gate: Arc::default(),
         theme,
         is_asking: Arc::default(),
+        is_leaving: Arc::default(),
     };
     let mut editor = prompt::editor(&shared)?;
     let (printer, printing) =
@@ -159,6 +165,10 @@ impl Chat {
                     }
                     Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(why)),
                     Some(Typed::Quit(line)) => return Some(self.leave(&line, End::Left).await),
+                    Some(Typed::Interrupted) => {
+                        let end = End::Signal(Exit::Interrupted);
+                        return Some(self.leave("/quit", end).await);
+                    }
                     None => return Some(self.leave("/quit", End::Left).await),
                 },
                 exit = signals.next() => {
@@ -192,6 +202,7 @@ impl Chat {
                     }
                     Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(why)),
                     Some(Typed::Quit(_)) | None => return Err(End::Left),
+                    Some(Typed::Interrupted) => return Err(End::Signal(Exit::Interrupted)),
                 },
                 exit = signals.next() => return Err(End::Signal(exit)),
             }
@@ -205,11 +216,8 @@ impl Chat {
         let notice = back_after(back.after, back.anew.is_some());
         self.printer.print(self.screen.notice(&notice));
         self.comeback.back();
-        let missed = back.missed.iter().filter(|line| is_news(line)).count();
-        if missed > 0 {
-            self.printer.print(self.screen.divider(&format!("{missed} missed")));
-        }
-        back.missed.iter().for_each(|line| self.show(line));
+        lock(&self.state).greeted(&back.me);
+        self.show_missed(&back.missed);
         match back.anew {
             None => self.comeback.go_on(),
             Some(session) => self.begin_anew(&session),
@@ -219,17 +227,31 @@ impl Chat {
     /// Nobody can tell whether what was sent in the old visit was said. What is
     /// still to be sent is, if it goes where it was meant to go.
     fn begin_anew(&mut self, session: &Session) {
-        let doubtful = self.comeback.begin_anew();
-        self.warn_of(&doubtful, "perhaps not delivered");
+        let doubtful = self.comeback.begin_anew(session);
+        self.warn_of(&doubtful, IN_DOUBT);
         let before = std::mem::replace(&mut *lock(&self.state), State::new(&session.me));
         session.lines.iter().for_each(|line| self.show(line));
+        self.show_missed(&session.missed);
+        if session.has_more {
+            self.printer.print(self.screen.notice(MORE_MISSED));
+        }
         if !lock(&self.state).is_where(&before) {
-            let waiting = self.comeback.outgoing.clear();
-            self.warn_of(&waiting, "not sent");
+            let waiting = self.comeback.outgoing.give_up_unsent();
+            self.warn_of(&waiting, NOT_SENT);
         }
     }
 
-    fn warn_of(&self, lines: &[(u64, String)], what: &str) {
+    fn show_missed(&mut self, missed: &[String]) {
+        let news = missed.iter().filter(|line| is_news(line)).count();
+        if news > 0 {
+            self.printer.print(self.screen.divider(&format!("{news} missed")));
+        }
+        for line in missed {
+            self.show(line);
+        }
+    }
+
+    fn warn_of(&self, lines: &[Doubt], what: &str) {
         for (_, line) in lines {
             self.printer.print(self.screen.warning(&format!("{what}: {}", hidden(line))));
         }
@@ -268,9 +290,13 @@ impl Chat {
             self.printer.print(self.screen.line(line, state.me(), Timestamp::now()));
         }
         drop(state);
+        if let (Some(cid), Some(Event::Error { .. })) = (tags.cid, event) {
+            let astray = self.comeback.outgoing.refused(cid);
+            self.warn_of(&astray, NOT_SENT);
+        }
         if let Some(cid) = tags.cid {
             // After the state: who waits for the answer looks there next.
-            self.comeback.outgoing.settle(cid);
+            self.comeback.outgoing.settle(cid, event.as_ref());
         }
         if let Some(Event::Bye { code, text }) = event {
             self.farewell = Some((code.to_owned(), text.to_owned()));
@@ -301,8 +327,10 @@ impl Chat {
 
     /// What is to be said when it is over: nothing typed is lost in silence.
     fn end(&mut self, end: &End) -> Option<String> {
-        let doubtful = self.comeback.outgoing.clear();
-        self.warn_of(&doubtful, "perhaps not delivered");
+        let doubtful = self.comeback.outgoing.give_up_sent();
+        self.warn_of(&doubtful, IN_DOUBT);
+        let waiting = self.comeback.outgoing.give_up_unsent();
+        self.warn_of(&waiting, NOT_SENT);
         match end {
             End::Lost(given_up) => Some(given_up.why.clone()),
             End::Left | End::Signal(_) => None,

@@ -1,6 +1,6 @@
 //! How a visit begins, in both modes: the tagged dialect, the name, the room.
 //! Nothing else is sent before the server has taken all three, so no line can
-//! go where it was not meant to. Then a session is asked for, to come back by.
+//! go where it was not meant to, and before there is a session to come back to.
 
 use std::time::Duration;
 
@@ -9,8 +9,9 @@ use super::address::Endpoint;
 use super::comeback::{self, Comeback};
 use super::connection::Connection;
 use super::outgoing::Cids;
+use super::password::Password;
 use crate::commands::Command;
-use crate::protocol::{ErrorCode, Event, Name, RoomName, Tags};
+use crate::protocol::{ErrorCode, Event, HISTORY_MAX, Message, Name, RoomName, Stamp, Tags};
 
 /// A server that takes the connection says something at once.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -34,14 +35,43 @@ pub(super) struct Session {
     pub(super) me: String,
     /// What was said meanwhile, to be shown.
     pub(super) lines: Vec<String>,
+    /// What had been said before, oldest first, if one of the first lines asked
+    /// for a history; and whether there is more of it.
+    pub(super) missed: Vec<String>,
+    pub(super) has_more: bool,
     /// Why one of the first lines was refused.
     pub(super) refused: Option<String>,
+}
+
+impl Session {
+    fn new() -> Self {
+        let (lines, missed) = (Vec::new(), Vec::new());
+        Self { me: String::new(), lines, missed, has_more: false, refused: None }
+    }
+
+    /// What was said between entering a room and asking for its history has come
+    /// twice.
+    fn sort_missed(&mut self) {
+        let id = |line: &String| Tags::split(line).0.id;
+        let live: Vec<u64> = self.lines.iter().filter_map(id).collect();
+        self.missed.retain(|line| id(line).is_none_or(|id| !live.contains(&id)));
+        self.missed.sort_by_key(id);
+    }
+}
+
+/// A row of a history as the line it was.
+fn as_live(tags: &Tags<'_>, time: Stamp, message: Message<'_>) -> String {
+    let mut line = Vec::new();
+    Tags { time: Some(time), cid: None, ..*tags }.encode(&mut line);
+    Event::Message(message).encode(&mut line);
+    line.pop_if(|end| *end == b'\n');
+    String::from_utf8_lossy(&line).into_owned()
 }
 
 /// Why it has not.
 #[derive(Debug)]
 pub(super) enum Refused {
-    Name { why: String, is_taken: bool },
+    Name { why: String, code: Option<ErrorCode> },
     Farewell { code: String, text: String },
     Closed,
     Silent,
@@ -72,12 +102,24 @@ impl Refused {
         }
     }
 
+    /// What the server says of the password, if that is the matter.
+    pub(super) fn password_problem(&self) -> Option<&str> {
+        match self {
+            Self::Name { why, code: Some(ErrorCode::BadPassword) } => Some(why),
+            _ => None,
+        }
+    }
+
     /// Whether who comes back is right to try again: our name may be taken by
-    /// ourselves, if the server has not noticed yet that we were gone.
+    /// ourselves, if the server has not noticed yet that we were gone; and after
+    /// a restart all the others come back as well.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::Name { is_taken, .. } => *is_taken,
-            Self::Farewell { code, .. } => comeback::is_worth_it(Some(code)),
+            Self::Name { code, .. } => *code == Some(ErrorCode::NameTaken),
+            Self::Farewell { code, .. } => {
+                matches!(code.as_str(), "too-many" | "login-timeout")
+                    || comeback::is_worth_it(Some(code))
+            }
             Self::Closed | Self::Silent | Self::NotChatty => true,
         }
     }
@@ -93,19 +135,20 @@ pub(super) async fn greet(connection: &mut Connection) -> Result<(), Refused> {
     }
 }
 
-/// Logs in, says the first lines, waits for their answers and then asks for a
-/// session.
+/// Logs in, with a password or without, says the first lines, and asks for a
+/// session. Its answer is the last one waited for: nothing is said before it is
+/// known how to come back.
 pub(super) async fn login(
     connection: &mut Connection,
     name: &str,
+    password: Option<&Password>,
     first: &[String],
     cids: &Cids,
 ) -> Result<Session, Refused> {
     connection.send("/set tags on");
-    connection.send(&format!("/login {name}"));
-    let session = in_time(exchange(connection, first, cids)).await??;
-    connection.send(&Comeback::session_request(cids));
-    Ok(session)
+    let password = password.map(Password::as_str);
+    connection.send(&Command::Login { name, password }.to_string());
+    in_time(exchange(connection, first, cids)).await?
 }
 
 async fn exchange(
@@ -113,36 +156,43 @@ async fn exchange(
     first: &[String],
     cids: &Cids,
 ) -> Result<Session, Refused> {
-    let mut session = Session { me: String::new(), lines: Vec::new(), refused: None };
-    let mut unanswered = 0..first.len();
+    let mut session = Session::new();
     loop {
         let line = connection.line().await.ok_or(Refused::Closed)?;
         let (tags, plain) = Tags::split(&line);
-        let is_first = |at: usize| tags.cid == Some(cids.own(&format!("first{at}")).as_str());
         let is_named = !session.me.is_empty();
+        let is_last = is_named && tags.cid == Some(cids.own("session").as_str());
+        let is_first = tags.cid == Some(cids.own("first").as_str());
         match Event::parse(plain) {
             Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
             Some(Event::Reply { word: "SET", .. }) if !is_named => continue,
             Some(Event::Error { code, text }) if !is_named => {
-                let is_taken = code == ErrorCode::NameTaken.as_str();
-                return Err(Refused::Name { why: text.to_owned(), is_taken });
+                let code = ErrorCode::parse(code);
+                return Err(Refused::Name { why: text.to_owned(), code });
             }
-            Some(Event::Error { text, .. }) if unanswered.clone().any(is_first) => {
-                session.refused = Some(text.to_owned());
+            Some(Event::Error { text, .. }) if is_first => {
+                session.refused.get_or_insert_with(|| text.to_owned());
+            }
+            Some(Event::Reply { word: "HISTORY", args, .. }) if is_first => {
+                session.has_more |= args.ends_with(&format!(" {HISTORY_MAX}"));
+                continue;
+            }
+            Some(Event::Row { time, message }) if is_first => {
+                session.missed.push(as_live(&tags, time, message));
+                continue;
             }
             Some(Event::Reply { word: "WELCOME", args, .. }) if !is_named => {
                 args.clone_into(&mut session.me);
-                for (at, line) in first.iter().enumerate() {
-                    connection.send(&format!("@cid={} {line}", cids.own(&format!("first{at}"))));
+                for line in first {
+                    connection.send(&format!("@cid={} {line}", cids.own("first")));
                 }
+                connection.send(&Comeback::session_request(cids));
             }
             _ => {}
         }
-        if unanswered.clone().next().is_some_and(is_first) {
-            unanswered.next();
-        }
         session.lines.push(line);
-        if unanswered.is_empty() && !session.me.is_empty() {
+        if is_last {
+            session.sort_missed();
             return Ok(session);
         }
     }

@@ -6,11 +6,13 @@
 //! out again, under the same marks, and the server says none of them twice.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::mpsc;
 
+use super::password::Password;
 use super::state::State;
 use crate::commands::{self, Command, Request, Target};
+use crate::protocol::{ErrorCode, Event, Tags};
 
 /// Makes the marks of one run. Marks are remembered beyond a connection, and a
 /// mark used twice is not said twice; so they must differ between runs, not only
@@ -49,9 +51,16 @@ struct Kept {
     line: String,
     /// What the line means wherever it is said; see [`State::pinned`].
     pinned: Option<String>,
+    /// It went out over an earlier connection too.
+    is_resent: bool,
+    is_typed_offline: bool,
+    bearing: Bearing,
     /// Dropped with the answer: who waits for it then wakes up.
     _waiting: Option<mpsc::Sender<()>>,
 }
+
+/// A line that was given up, and its number.
+pub(super) type Doubt = (u64, String);
 
 /// The lines that are not answered, in the order they were typed.
 pub(super) struct Outgoing {
@@ -62,12 +71,14 @@ pub(super) struct Outgoing {
     sent: usize,
     size: usize,
     is_offline: bool,
+    /// The last password that the server has taken from us.
+    password: Option<Password>,
 }
 
 impl Outgoing {
     pub(super) fn new(cids: Cids) -> Self {
         let kept = VecDeque::new();
-        Self { cids, count: 0, kept, sent: 0, size: 0, is_offline: false }
+        Self { cids, count: 0, kept, sent: 0, size: 0, is_offline: false, password: None }
     }
 
     pub(super) fn cids(&self) -> &Cids {
@@ -88,7 +99,15 @@ impl Outgoing {
         state: &State,
     ) -> u64 {
         let number = self.skip();
-        let mut kept = Kept { number, pinned: state.pinned(&line), line, _waiting: waiting };
+        let mut kept = Kept {
+            number,
+            pinned: state.pinned(&line),
+            is_resent: false,
+            is_typed_offline: self.is_offline,
+            bearing: Bearing::of(&line),
+            line,
+            _waiting: waiting,
+        };
         if self.is_offline {
             kept.pin();
         }
@@ -99,29 +118,80 @@ impl Outgoing {
 
     /// The next line that is to go out, marked.
     ///
-    /// A bare `/part` means the room one is in when it is done, and said twice it
-    /// would leave two rooms. So it goes alone, when it is known which room that
-    /// is, and by that room's name.
+    /// What goes out may go out twice, the second time after the lines behind it
+    /// have been done. So nothing leads elsewhere while a command is not answered
+    /// that would then be done in another room; and a bare `/part` goes when it is
+    /// known which room that means, by that room's name. And nothing follows a
+    /// line that leads elsewhere and was typed offline before it is known whether
+    /// it did: see [`Self::refused`].
     pub(super) fn next(&mut self, state: &State) -> Option<String> {
-        let is_alone = |kept: &Kept| is_bare_part(&kept.line);
-        let is_held = self.sent > 0 && self.kept.get(self.sent).is_some_and(is_alone);
-        if self.is_offline || is_held || self.kept.iter().take(self.sent).any(is_alone) {
+        let next = self.kept.get(self.sent)?;
+        let is_part = is_bare_part(&next.line);
+        let mut before = self.kept.iter().take(self.sent);
+        let is_held = match next.bearing {
+            Bearing::Leads if is_part => self.sent > 0,
+            Bearing::Leads => before.any(|kept| kept.leads() || kept.bearing == Bearing::Placed),
+            // Whatever leads is the last that went out.
+            _ => before.next_back().is_some_and(Kept::leads),
+        };
+        if self.is_offline || is_held {
             return None;
         }
+        let room = state.room().filter(|_| is_part).map(|room| part(room).to_string());
         let next = self.kept.get_mut(self.sent)?;
+        if let Some(part) = room {
+            self.size = self.size - next.line.len() + part.len();
+            next.line = part;
+        }
         self.sent += 1;
-        let mut marked = format!("@cid={} ", self.cids.mark(next.number));
-        let room = state.room().filter(|_| is_bare_part(&next.line));
-        // Writing into a String cannot fail.
-        let _ = match room {
-            Some(room) => write!(marked, "{}", part(room)),
-            None => write!(marked, "{}", next.line),
+        Some(format!("@cid={} {}", self.cids.mark(next.number), next.line))
+    }
+
+    /// A line was refused. If it was to lead elsewhere, what was typed offline to
+    /// be said there is given up, and given back: it must not be said here.
+    pub(super) fn refused(&mut self, cid: &str) -> Vec<Doubt> {
+        let number = self.cids.number(cid);
+        let at = self.kept.iter().position(|kept| Some(kept.number) == number && kept.leads());
+        let Some(at) = at else { return Vec::new() };
+        let behind = self.kept.split_off(at + 1);
+        let mut is_astray = true;
+        let (astray, others): (Vec<_>, Vec<_>) = behind.into_iter().partition(|kept| {
+            is_astray &= kept.is_typed_offline && kept.bearing != Bearing::Leads;
+            is_astray && matches!(kept.bearing, Bearing::Said | Bearing::Placed)
+        });
+        self.kept.extend(others);
+        self.size -= astray.iter().map(|kept| kept.line.len()).sum::<usize>();
+        astray.into_iter().map(|kept| (kept.number, kept.line)).collect()
+    }
+
+    /// What the first answer was, where a line that went out twice is refused
+    /// because it has been done already.
+    pub(super) fn done_before(&self, answer: &str) -> Option<String> {
+        let (tags, plain) = Tags::split(answer);
+        let (number, Event::Error { code, .. }) =
+            (self.cids.number(tags.cid?)?, Event::parse(plain)?)
+        else {
+            return None;
         };
-        Some(marked)
+        let kept = self.kept.iter().find(|kept| kept.number == number && kept.is_resent)?;
+        let Ok(Request::Command(command)) = commands::parse(&kept.line) else { return None };
+        let (word, args) = match (command, ErrorCode::parse(code)?) {
+            (Command::Part { room: Some(room), .. }, ErrorCode::NotInRoom) => {
+                ("PARTED", format!("#{}", room.trim_start_matches('#')))
+            }
+            (Command::Unignore { name }, ErrorCode::NoSuchUser) => ("UNIGNORE", name.to_owned()),
+            _ => return None,
+        };
+        Some(format!("@cid={} [{word} {args}]", self.cids.mark(number)))
+    }
+
+    /// The password of our name, if it was said here.
+    pub(super) fn password(&self) -> Option<&Password> {
+        self.password.as_ref()
     }
 
     /// An answer came. `false`: not to a line that waits for one.
-    pub(super) fn settle(&mut self, cid: &str) -> bool {
+    pub(super) fn settle(&mut self, cid: &str, answer: Option<&Event<'_>>) -> bool {
         let number = self.cids.number(cid);
         // Answers come in order: it is nearly always the first.
         let Some(at) = self.kept.iter().position(|kept| Some(kept.number) == number) else {
@@ -129,6 +199,13 @@ impl Outgoing {
         };
         if let Some(kept) = self.kept.remove(at) {
             self.size -= kept.line.len();
+            if let Some(Event::Reply { word: "REGISTERED" | "PASSWD", .. }) = answer
+                && let Ok(Request::Command(
+                    Command::Register { password } | Command::Passwd { password },
+                )) = commands::parse(&kept.line)
+            {
+                self.password = Some(Password::new(password));
+            }
         }
         self.sent -= usize::from(at < self.sent);
         true
@@ -154,30 +231,36 @@ impl Outgoing {
 
     /// Back in the same visit: everything unanswered goes out again. Said twice
     /// every line comes to the same as said once: a message is known by its
-    /// mark, and a command finds done what it asks for. (`/quit` is never kept.)
+    /// mark, and a command finds done what it asks for; what would be refused
+    /// for that is taken as done by [`Self::done_before`]. (`/quit` is never kept.)
     pub(super) fn back(&mut self) {
         self.is_offline = false;
+        self.kept.iter_mut().take(self.sent).for_each(|kept| kept.is_resent = true);
         self.sent = 0;
     }
 
-    /// In a new visit, whose server knows none of our marks: whether the lines
-    /// that went out were said nobody can tell, so they are given up, and given
-    /// back. What did not go out yet will.
-    pub(super) fn begin_anew(&mut self) -> Vec<(u64, String)> {
+    /// In a new visit, whose server knows none of our marks: what went out is no
+    /// more than a doubt, see [`Self::give_up_sent`]; what did not go out yet will.
+    pub(super) fn begin_anew(&mut self) -> Vec<Doubt> {
         self.is_offline = false;
+        self.give_up_sent()
+    }
+
+    /// Gives up the lines that went out, and gives them back: whether they were
+    /// said nobody can tell.
+    pub(super) fn give_up_sent(&mut self) -> Vec<Doubt> {
         let sent = std::mem::take(&mut self.sent);
-        self.give_up(sent)
+        self.give_up(0..sent)
     }
 
-    /// Gives up all that is kept, and gives it back.
-    pub(super) fn clear(&mut self) -> Vec<(u64, String)> {
-        self.sent = 0;
-        self.give_up(self.kept.len())
+    /// Gives up the lines that did not go out.
+    pub(super) fn give_up_unsent(&mut self) -> Vec<Doubt> {
+        self.give_up(self.sent..self.kept.len())
     }
 
-    fn give_up(&mut self, count: usize) -> Vec<(u64, String)> {
+    fn give_up(&mut self, range: Range<usize>) -> Vec<Doubt> {
         let given_up: Vec<_> =
-            self.kept.drain(..count).map(|kept| (kept.number, kept.line)).collect();
+            self.kept.drain(range).map(|kept| (kept.number, kept.line)).collect();
         self.size -= given_up.iter().map(|(_, line)| line.len()).sum::<usize>();
         given_up
     }
@@ -192,6 +275,38 @@ impl Kept {
     fn pin(&mut self) {
         if let Some(pinned) = self.pinned.take() {
             self.line = pinned;
+        }
+    }
+
+    /// What is said behind it is meant for where it leads.
+    fn leads(&self) -> bool {
+        self.is_typed_offline && self.bearing == Bearing::Leads
+    }
+}
+
+/// What a line has to do with where plain lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bearing {
+    /// Nothing.
+    None,
+    /// A message goes there. It is known by its mark, so it goes there once.
+    Said,
+    /// A command that is done there.
+    Placed,
+    /// A command that leads elsewhere.
+    Leads,
+}
+
+impl Bearing {
+    fn of(line: &str) -> Self {
+        use Command as C;
+        match commands::parse(line) {
+            Ok(Request::Say(_) | Request::Command(C::Me { .. })) => Self::Said,
+            Ok(Request::Command(
+                C::Topic { .. } | C::Who { room: None } | C::History { thread: None, .. },
+            )) => Self::Placed,
+            Ok(Request::Command(C::Join { .. } | C::Part { .. } | C::Query { .. })) => Self::Leads,
+            _ => Self::None,
         }
     }
 }
@@ -218,7 +333,7 @@ pub(super) fn reply_to(name: &str, line: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Cid, Event, Tags};
+    use crate::protocol::Cid;
 
     fn outgoing(lines: &[&str]) -> (Outgoing, State) {
         let mut outgoing = Outgoing::new(Cids::new(7));
@@ -252,7 +367,7 @@ mod tests {
         let (mut outgoing, state) = outgoing(&["one", "two", "three"]);
         assert_eq!(sent(&mut outgoing, &state), ["1 one", "2 two", "3 three"]);
         let second = outgoing.cids.mark(2);
-        assert!(outgoing.settle(&second) && !outgoing.settle(&second));
+        assert!(outgoing.settle(&second, None) && !outgoing.settle(&second, None));
         assert!(outgoing.is_settled(&second) && !outgoing.is_settled("other-1"));
         outgoing.lost();
         outgoing.add("four".to_owned(), None, &state);
@@ -267,23 +382,68 @@ mod tests {
         let (mut outgoing, state) = outgoing(&["one", "two"]);
         outgoing.next(&state);
         outgoing.lost();
+        outgoing.add("three".to_owned(), None, &state);
         assert_eq!(outgoing.begin_anew(), [(1, "one".to_owned())]);
-        assert_eq!(sent(&mut outgoing, &state), ["2 two"]);
-        assert_eq!(outgoing.clear(), [(2, "two".to_owned())]);
+        outgoing.next(&state);
+        assert_eq!(outgoing.give_up_unsent(), [(3, "three".to_owned())]);
+        assert_eq!(outgoing.give_up_sent(), [(2, "two".to_owned())]);
         assert_eq!(outgoing.load(), (0, 0));
     }
 
     #[test]
-    fn a_bare_part_names_its_room_and_goes_alone() {
+    fn a_bare_part_names_its_room_and_is_done_once() {
         let (mut outgoing, state) = outgoing(&["one", "/part", "two"]);
         assert_eq!(sent(&mut outgoing, &state), ["1 one"]);
-        outgoing.settle(&outgoing.cids.mark(1));
-        assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby"]);
+        outgoing.settle(&outgoing.cids.mark(1), None);
+        assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby", "3 two"]);
+        let refusal = format!("@cid={} [ERROR not-in-room] no", outgoing.cids.mark(2));
+        assert_eq!(outgoing.done_before(&refusal), None);
         outgoing.lost();
         outgoing.back();
-        assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby"]);
-        outgoing.settle(&outgoing.cids.mark(2));
-        assert_eq!(sent(&mut outgoing, &state), ["3 two"]);
+        assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby", "3 two"]);
+        let done = format!("@cid={} [PARTED #lobby]", outgoing.cids.mark(2));
+        assert_eq!(outgoing.done_before(&refusal), Some(done));
+        for other in ["[ERROR bad-argument] no", "[PARTED #lobby]", "[ERROR"] {
+            let other = format!("@cid={} {other}", outgoing.cids.mark(2));
+            assert_eq!(outgoing.done_before(&other), None);
+        }
+    }
+
+    #[test]
+    fn nothing_leads_elsewhere_before_what_is_to_be_done_here_is_done() {
+        let (mut outgoing, state) = outgoing(&["/join ops", "/topic x", "hi", "/join art", "ho"]);
+        assert_eq!(sent(&mut outgoing, &state), ["1 /join ops", "2 /topic x", "3 hi"]);
+        outgoing.settle(&outgoing.cids.mark(2), None);
+        assert_eq!(sent(&mut outgoing, &state), ["4 /join art", "5 ho"]);
+    }
+
+    #[test]
+    fn what_is_typed_offline_for_elsewhere_is_said_there_or_not_at_all() {
+        for is_refused in [false, true] {
+            let (mut outgoing, state) = outgoing(&[]);
+            outgoing.lost();
+            outgoing.add("public".to_owned(), None, &state);
+            for line in ["/query bob", "secret", "/who", "/me nods", "/query", "public again"] {
+                outgoing.add(line.to_owned(), None, &state);
+            }
+            outgoing.back();
+            assert_eq!(sent(&mut outgoing, &state), ["1 public", "2 /query bob"]);
+            let query = outgoing.cids.mark(2);
+            let astray = if is_refused { outgoing.refused(&query) } else { Vec::new() };
+            outgoing.settle(&query, None);
+            let behind = sent(&mut outgoing, &state);
+            if is_refused {
+                let lines = [(3, "secret"), (4, "/who"), (5, "/me nods")];
+                assert_eq!(astray, lines.map(|(number, line)| (number, line.to_owned())));
+                assert_eq!(behind, ["6 /query"]);
+            } else {
+                assert_eq!(behind, ["3 secret", "4 /who", "5 /me nods"]);
+                outgoing.settle(&outgoing.cids.mark(4), None);
+                assert_eq!(sent(&mut outgoing, &state), ["6 /query"]);
+            }
+            outgoing.settle(&outgoing.cids.mark(6), None);
+            assert_eq!(sent(&mut outgoing, &state), ["7 public again"]);
+        }
     }
 
     #[test]

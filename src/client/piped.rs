@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::comeback::{self, Comeback, back_after};
+use super::comeback::{self, Comeback, MORE_MISSED, back_after};
 use super::connection::{Connection, Progress};
 use super::login::Session;
 use super::reconnect::{Back, Road};
@@ -20,6 +20,10 @@ use super::{Exit, Visit, complain, signals};
 use crate::commands::{self, Command, Request, Setting, Target};
 use crate::protocol::text::{self, is_blank_text};
 use crate::protocol::{Event, LINE_MAX, RoomName, Tags};
+
+/// What has come of a line that nobody answered.
+const IN_DOUBT: &str = "sent, but nobody knows whether it was said";
+const NOT_SENT: &str = "not sent";
 
 /// Lines read ahead of what is said.
 const LINES_AHEAD: usize = 64;
@@ -61,8 +65,7 @@ pub(super) async fn run(visit: Visit, raw_room: Option<RoomName>) -> Exit {
     loop {
         let stop = match shown {
             Ok(()) => script.talk(&mut connection, &mut input, &mut signals).await,
-            // Nobody reads us any more, as in `| head -1`: no reason to complain.
-            Err(_) => Stop::Over(Exit::Done),
+            Err(problem) => Stop::Over(unwritable(&problem)),
         };
         match stop {
             Stop::Over(exit) => {
@@ -79,9 +82,20 @@ pub(super) async fn run(visit: Visit, raw_room: Option<RoomName>) -> Exit {
             Err(exit) => return exit,
         };
         road.found(&mut script.comeback, back.backoff);
+        script.state.greeted(&back.me);
         connection = back.connection;
         shown = script.back(back.missed, back.anew, back.after);
     }
+}
+
+/// Nobody reads us any more, as in `| head -1`: no reason to complain. Any other
+/// end of our output is.
+fn unwritable(problem: &io::Error) -> Exit {
+    if problem.kind() == io::ErrorKind::BrokenPipe {
+        return Exit::Done;
+    }
+    complain(&format!("cannot write what the server says: {problem}"));
+    Exit::Unavailable
 }
 
 /// Reads standard input on a thread of its own: such a read cannot be called
@@ -164,8 +178,8 @@ impl Script {
         let mut is_closed = false;
         loop {
             // What came together with the welcome is here already.
-            if self.show(std::iter::from_fn(|| connection.next_line())).is_err() {
-                return Stop::Over(Exit::Done);
+            if let Err(problem) = self.show(std::iter::from_fn(|| connection.next_line())) {
+                return Stop::Over(unwritable(&problem));
             }
             match self.end {
                 End::Reached | End::Astray => return Stop::Over(self.exit()),
@@ -226,20 +240,23 @@ impl Script {
             self.comeback.go_on();
             return Ok(());
         };
-        let ping = self.end;
-        for (number, _) in self.comeback.begin_anew() {
-            if ping == End::Awaited(number) {
-                self.ping();
-            } else {
-                self.doubt(number, "sent, but nobody knows whether it was said");
-            }
+        let sent = self.comeback.begin_anew(&session);
+        let is_pinged = sent.iter().any(|(number, _)| self.end == End::Awaited(*number));
+        self.doubt(&sent, IN_DOUBT);
+        if is_pinged {
+            self.ping();
         }
         let before = std::mem::replace(&mut self.state, State::new(&session.me));
         self.show(session.lines)?;
+        self.show(session.missed)?;
+        if session.has_more {
+            complain(MORE_MISSED);
+        }
         if !self.state.is_where(&before) {
             let why = session.refused.unwrap_or_else(|| before.target());
             complain(&format!("this new visit does not lead to where lines went: {why}"));
-            self.drop_kept("not sent");
+            let unsent = self.comeback.outgoing.give_up_unsent();
+            self.doubt(&unsent, NOT_SENT);
             self.end = End::Astray;
         }
         Ok(())
@@ -326,7 +343,7 @@ impl Script {
         let is_shown = self.comeback.note(tags, event.as_ref());
         let outgoing = &mut self.comeback.outgoing;
         let number = tags.cid.and_then(|cid| outgoing.cids().number(cid));
-        tags.cid.map(|cid| outgoing.settle(cid));
+        tags.cid.map(|cid| outgoing.settle(cid, event.as_ref()));
         if let Some(event) = &event {
             self.state.apply(tags, event);
         }
@@ -359,24 +376,22 @@ impl Script {
         complain(&format!("line {number}: {code}: {text}"));
     }
 
-    fn doubt(&mut self, number: u64, what: &str) {
-        self.has_doubts = true;
-        complain(&format!("line {number}: {what}"));
+    /// Names lines that were not answered; of our own ping nobody needs to know.
+    fn doubt(&mut self, lines: &[(u64, String)], what: &str) {
+        for (number, _) in lines.iter().filter(|(number, _)| self.end != End::Awaited(*number)) {
+            self.has_doubts = true;
+            complain(&format!("line {number}: {what}"));
+        }
     }
 
     /// It is over, and what waits will not be said.
     fn give_up(&mut self, exit: Exit, why: &str) -> Exit {
         complain(why);
-        self.drop_kept("not confirmed");
+        let sent = self.comeback.outgoing.give_up_sent();
+        self.doubt(&sent, IN_DOUBT);
+        let unsent = self.comeback.outgoing.give_up_unsent();
+        self.doubt(&unsent, NOT_SENT);
         exit
-    }
-
-    fn drop_kept(&mut self, what: &str) {
-        for (number, _) in self.comeback.outgoing.clear() {
-            if self.end != End::Awaited(number) {
-                self.doubt(number, what);
-            }
-        }
     }
 
     fn exit(&self) -> Exit {

@@ -20,6 +20,7 @@ use std::time::Duration;
 use nix::sys::pthread::pthread_kill;
 use nix::sys::signal::Signal;
 use rustyline::config::BellStyle;
+use rustyline::error::ReadlineError;
 use rustyline::history::DefaultHistory;
 use rustyline::{
     ColorMode, CompletionType, ConditionalEventHandler, Config, Editor, EventHandler, KeyEvent,
@@ -42,6 +43,8 @@ pub(super) enum Typed {
     Line { text: String, waiting: Option<mpsc::Sender<()>> },
     /// The last line: `/quit`, with a reason or without.
     Quit(String),
+    /// A SIGINT came, which while the prompt stands only rustyline hears.
+    Interrupted,
     /// A line the client answers itself.
     Refused(&'static str),
 }
@@ -56,6 +59,8 @@ pub(super) struct Shared {
     pub(super) theme: Theme,
     /// A question is on the screen instead of the prompt.
     pub(super) is_asking: Arc<AtomicBool>,
+    /// Ctrl-C was pressed to leave.
+    pub(super) is_leaving: Arc<AtomicBool>,
 }
 
 impl Shared {
@@ -107,7 +112,9 @@ impl Prompt {
     pub(super) fn start(editor: ChatEditor, shared: Shared, typed: UnboundedSender<Typed>) -> Self {
         let gate = shared.gate.clone();
         let is_called_off = Arc::new(AtomicBool::new(false));
-        let prompt_loop = Loop { editor, shared, typed, is_called_off: is_called_off.clone() };
+        let called_off = is_called_off.clone();
+        let prompt_loop =
+            Loop { editor, shared, typed, is_called_off: called_off, is_interrupted: false };
         Self { thread: thread::spawn(move || prompt_loop.run()), is_called_off, gate }
     }
 
@@ -139,6 +146,8 @@ struct Loop {
     shared: Shared,
     typed: UnboundedSender<Typed>,
     is_called_off: Arc<AtomicBool>,
+    /// The last text was not read because of a SIGINT.
+    is_interrupted: bool,
 }
 
 /// What follows a submitted text.
@@ -155,7 +164,11 @@ impl Loop {
         while !self.is_called_off.load(Ordering::SeqCst) {
             let target = self.shared.target();
             let Some(text) = self.read(&prompt_of(&target), &draft) else {
-                self.hand_on(Typed::Quit("/quit".to_owned()));
+                self.hand_on(if self.is_interrupted {
+                    Typed::Interrupted
+                } else {
+                    Typed::Quit("/quit".to_owned())
+                });
                 break;
             };
             draft = match self.submit(text, &target) {
@@ -175,6 +188,8 @@ impl Loop {
         }
         let read = self.editor.readline_with_initial(prompt, (draft, ""));
         self.shared.gate.shut(false);
+        let is_key = self.shared.is_leaving.load(Ordering::Relaxed);
+        self.is_interrupted = !is_key && matches!(read, Err(ReadlineError::Interrupted));
         let text = read.ok();
         let draft = self.editor.helper().map(ChatHelper::draft).unwrap_or_default();
         if text.is_none() && !draft.is_empty() {

@@ -11,6 +11,7 @@ use super::comeback::{Backoff, Comeback, Opening};
 use super::connection::{Connection, connect};
 use super::login::{Refused, Session, greet, login};
 use super::outgoing::Cids;
+use super::password::Password;
 use super::state::State;
 use crate::protocol::{Event, Tags};
 
@@ -24,6 +25,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 pub(super) struct Road {
     pub(super) endpoint: Endpoint,
     pub(super) retry_for: Duration,
+    /// What a new login takes.
+    pub(super) password: Option<Password>,
     /// Since when there is a connection.
     pub(super) since: Instant,
 }
@@ -41,11 +44,12 @@ impl Road {
         Way {
             endpoint: self.endpoint.clone(),
             retry_for: self.retry_for,
+            password: comeback.outgoing.password().or(self.password.as_ref()).cloned(),
             backoff: comeback.backoff,
             opening,
             cids: comeback.outgoing.cids().clone(),
             me: state.me().to_owned(),
-            first: state.way_back(),
+            state: state.clone(),
         }
     }
 }
@@ -57,15 +61,19 @@ pub(super) struct Way {
     backoff: Backoff,
     opening: Opening,
     cids: Cids,
-    /// For a new login: my name, and what brings me where I was.
     me: String,
-    first: Vec<String>,
+    password: Option<Password>,
+    /// Where a new visit is to lead.
+    state: State,
 }
 
 /// Back again.
 pub(super) struct Back {
     pub(super) connection: Connection,
     pub(super) backoff: Backoff,
+    /// The name the server greeted us with: a `/nick` may have been done of which
+    /// we have not seen the answer.
+    pub(super) me: String,
     /// What was said meanwhile.
     pub(super) missed: Vec<String>,
     /// The new visit, if the old one was over.
@@ -102,8 +110,8 @@ impl Way {
             };
             match timeout(left, self.attempt(&mut missed)).await {
                 Ok(Ok((connection, anew))) => {
-                    let (backoff, after) = (self.backoff, start.elapsed());
-                    return Ok(Back { connection, backoff, missed, anew, after });
+                    let (backoff, me, after) = (self.backoff, self.me, start.elapsed());
+                    return Ok(Back { connection, backoff, me, missed, anew, after });
                 }
                 Ok(Err(Failure::Passing(why))) => problem = Some(why),
                 Ok(Err(Failure::Final(given_up))) => return Err(given_up),
@@ -122,7 +130,9 @@ impl Way {
         if is_back.map_err(|refused| self.failure(&refused))? {
             return Ok((connection, None));
         }
-        match login(&mut connection, &self.me, &self.first, &self.cids).await {
+        let first = self.state.way_back(self.opening.last);
+        let password = self.password.as_ref();
+        match login(&mut connection, &self.me, password, &first, &self.cids).await {
             Ok(session) => Ok((connection, Some(session))),
             Err(refused) => Err(self.failure(&refused)),
         }
@@ -149,7 +159,10 @@ impl Way {
                 _ if is_barrier => return Ok(is_welcome),
                 Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
                 Some(Event::Reply { word: "SET", .. }) if !is_welcome => {}
-                Some(Event::Reply { word: "WELCOME", .. }) if !is_welcome => is_welcome = true,
+                Some(Event::Reply { word: "WELCOME", args, .. }) if !is_welcome => {
+                    args.clone_into(&mut self.me);
+                    is_welcome = true;
+                }
                 // Over: the token is good for nothing any more.
                 Some(Event::Error { .. }) if !is_welcome => self.opening.token = None,
                 _ => {

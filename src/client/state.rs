@@ -8,9 +8,9 @@
 use std::collections::BTreeMap;
 
 use super::outgoing::reply_to;
-use crate::commands::Command;
+use crate::commands::{Command, Rows, Setting, Target};
 use crate::protocol::name::is_name;
-use crate::protocol::{Event, Key, LOBBY, Message, Place, Tags};
+use crate::protocol::{Event, HISTORY_MAX, Key, LOBBY, Message, Place, Tags};
 
 /// How many are remembered as having spoken last.
 const SPEAKERS_MAX: usize = 50;
@@ -25,7 +25,7 @@ enum Query {
 }
 
 /// The chat as far as we know it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct State {
     me: String,
     /// The current room, as written; none after leaving the last one.
@@ -39,9 +39,13 @@ pub(super) struct State {
     speakers: Vec<String>,
     /// Who last wrote to me privately: whom `/reply` means.
     wrote: Option<String>,
+    /// What is off that is on for somebody new.
+    off: Vec<Setting>,
+    away: Option<String>,
+    ignored: BTreeMap<Key, String>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Room {
     name: String,
     members: BTreeMap<Key, String>,
@@ -57,6 +61,9 @@ impl State {
             heard_of: BTreeMap::new(),
             speakers: Vec::new(),
             wrote: None,
+            off: Vec::new(),
+            away: None,
+            ignored: BTreeMap::new(),
         };
         state.enter(LOBBY);
         state
@@ -65,6 +72,11 @@ impl State {
     /// My name.
     pub(super) fn me(&self) -> &str {
         &self.me
+    }
+
+    /// Back in the same visit, greeted with this name.
+    pub(super) fn greeted(&mut self, me: &str) {
+        me.clone_into(&mut self.me);
     }
 
     /// Where a plain line would go now: `#lobby`, `bob`, `nowhere`.
@@ -93,8 +105,33 @@ impl State {
             && other.joined.keys().all(|room| self.joined.contains_key(room))
     }
 
-    /// What brings somebody who has just logged in where I am now.
-    pub(super) fn way_back(&self) -> Vec<String> {
+    /// What brings somebody who has just logged in where I am now, and tells what
+    /// has been said there since a message.
+    pub(super) fn way_back(&self, last: u64) -> Vec<String> {
+        let mut lines = self.habits();
+        lines.extend(self.moves());
+        for room in self.joined.values().filter(|_| last > 0) {
+            let rows = Rows { count: HISTORY_MAX, after: Some(last) };
+            let thread = Some(Target::Room(&room.name));
+            lines.push(Command::History { rows, thread }.to_string());
+        }
+        lines
+    }
+
+    /// What makes somebody new see and be seen as I am.
+    fn habits(&self) -> Vec<String> {
+        let change = |&setting| Command::Set { change: Some((setting, false)) }.to_string();
+        let mut lines: Vec<String> = self.off.iter().map(change).collect();
+        if let Some(text) = &self.away {
+            let text = (!text.is_empty()).then_some(text.as_str());
+            lines.push(Command::Away { text }.to_string());
+        }
+        let ignore = |name: &String| Command::Ignore { name: Some(name) }.to_string();
+        lines.extend(self.ignored.values().map(ignore));
+        lines
+    }
+
+    fn moves(&self) -> Vec<String> {
         let is_current = |name: &str| self.room().is_some_and(|room| is_same(room, name));
         let (last, others): (Vec<_>, Vec<_>) =
             self.joined.values().map(|room| room.name.as_str()).partition(|name| is_current(name));
@@ -145,6 +182,8 @@ impl State {
                 let names = names.split(',').filter(|name| is_name(name));
                 names.for_each(|name| self.arrived(room, name));
             }
+            Event::Reply { word: "AWAY", args: "on", text } => self.away = Some(text.to_owned()),
+            Event::Reply { word: "AWAY", args: "off", .. } => self.away = None,
             Event::Reply { word, args, .. } => self.reply(word, args, tags.cid.is_some()),
             _ => {}
         }
@@ -158,6 +197,13 @@ impl State {
                 self.query = if is_answer { Query::Off } else { Query::Lost };
             }
             "QUERY" if is_name(args) => self.query = Query::Person(args.to_owned()),
+            "SET" => self.settings(args),
+            "IGNORE" if is_name(args) => {
+                self.ignored.insert(Key::fold(args), args.to_owned());
+            }
+            "UNIGNORE" => {
+                self.ignored.remove(&Key::fold(args));
+            }
             _ if !is_name(room) => {}
             "JOINED" => {
                 self.enter(room);
@@ -174,6 +220,14 @@ impl State {
             }
             _ => {}
         }
+    }
+
+    /// `echo=on joins=off tags=on`
+    fn settings(&mut self, args: &str) {
+        let is_off =
+            |word: &str| args.split(' ').any(|pair| pair.strip_prefix(word) == Some("=off"));
+        let off = Setting::TABLE.iter().filter(|(_, word)| is_off(word));
+        self.off = off.map(|(setting, _)| *setting).collect();
     }
 
     fn enter(&mut self, room: &str) {
@@ -231,6 +285,10 @@ impl State {
         follow(&mut self.me);
         self.speakers.iter_mut().for_each(follow);
         self.wrote.iter_mut().for_each(follow);
+        if let Some(mut name) = self.ignored.remove(&Key::fold(old)) {
+            follow(&mut name);
+            self.ignored.insert(Key::fold(new), name);
+        }
         if let Query::Person(name) = &mut self.query {
             follow(name);
         }
@@ -290,8 +348,33 @@ mod tests {
             (&["@cid=1 [JOINED #ops]", "@cid=2 [PARTED #lobby]"], &["/join ops", "/part lobby"]),
             (&["@cid=1 [QUERY bob]"], &["/query bob"]),
         ] {
-            assert_eq!(told(lines).way_back(), way, "{lines:?}");
+            assert_eq!(told(lines).way_back(0), way, "{lines:?}");
         }
+    }
+
+    #[test]
+    fn somebody_new_gets_my_habits_and_what_was_said_meanwhile() {
+        let lines = [
+            "[SET echo=on joins=off tags=on]",
+            "[AWAY on] at lunch",
+            "[AWAY bob] is away",
+            "[IGNORE carol]",
+            "[IGNORE dave]",
+            "[UNIGNORE Dave]",
+            "* carol is now caro",
+            "@cid=1 [JOINED #ops]",
+        ];
+        let way = [
+            "/set joins off",
+            "/away at lunch",
+            "/ignore caro",
+            "/join lobby",
+            "/join ops",
+            "/history 1000 after 7 #lobby",
+            "/history 1000 after 7 #ops",
+        ];
+        assert_eq!(told(&lines).way_back(7), way);
+        assert_eq!(told(&["[AWAY on] x", "[AWAY off]"]).way_back(0), [""; 0]);
     }
 
     #[test]

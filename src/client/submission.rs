@@ -6,9 +6,6 @@ use crate::protocol::text::is_blank_text;
 /// A text with more line ends than this is not sent without asking.
 const LINE_ENDS_MAX: usize = 2;
 
-/// Commands whose arguments are nobody's business, also not the history's.
-const SECRET: [&str; 5] = ["login", "register", "passwd", "unregister", "oper"];
-
 /// What is to be done with a text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Submission<'a> {
@@ -62,7 +59,7 @@ impl<'a> Submission<'a> {
 /// Whether a line holds a password, so that it is better forgotten.
 pub(super) fn is_secret(text: &str) -> bool {
     let command = text.strip_prefix('/').and_then(|text| text.split_whitespace().next());
-    command.is_some_and(|word| SECRET.iter().any(|secret| secret.eq_ignore_ascii_case(word)))
+    command.and_then(commands::find).is_some_and(commands::Row::is_secret)
 }
 
 fn is_said(line: &str) -> bool {
@@ -120,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_password_is_not_remembered() {
-        assert!(is_secret("/login alice secret") && is_secret("/OPER x"));
+        assert!(is_secret("/login alice secret") && is_secret("/PASSWD x"));
         assert!(!is_secret("login alice") && !is_secret("/who") && !is_secret("hi"));
     }
 }

@@ -60,6 +60,8 @@ mod telnet {
     pub(super) const DONT: u8 = 0xFE;
     pub(super) const SB: u8 = 0xFA;
     pub(super) const SE: u8 = 0xF0;
+    /// The first byte that is a command; what is below is none (RFC 1184).
+    pub(super) const FIRST: u8 = 0xEC;
     pub(super) const TIMING_MARK: u8 = 0x06;
 }
 
@@ -213,6 +215,7 @@ impl LineCodec {
             }
         };
         match line {
+            Ok(line) if is_first && is_request_line(&line) => Frame::Foreign,
             Ok(line) => Frame::Line(trim_line(line, is_first)),
             Err(head) => Frame::BadEncoding(head),
         }
@@ -243,6 +246,11 @@ impl LineCodec {
                     self.partial.push(byte);
                     Telnet::Text
                 }
+                (Telnet::Command, ..telnet::FIRST) => {
+                    // No telnet: a stray byte in some other encoding.
+                    self.partial.extend_from_slice(&[telnet::IAC, byte]);
+                    Telnet::Text
+                }
                 (Telnet::Option(telnet::DO), telnet::TIMING_MARK) => {
                     self.timing_marks = self.timing_marks.saturating_add(1);
                     Telnet::Text
@@ -266,6 +274,12 @@ impl LineCodec {
             self.partial.starts_with(first) && input.starts_with(second)
         })
     }
+}
+
+/// Whether it asks a web server for something, whatever its method.
+fn is_request_line(line: &str) -> bool {
+    let line = line.trim_end_matches('\r');
+    line.rsplit_once(' ').is_some_and(|(_, version)| version.starts_with("HTTP/1."))
 }
 
 /// Without the `\r` of `\r\n`, and without the byte order mark that some
@@ -427,6 +441,8 @@ mod tests {
         check(b"a\xff\xfa\x18\nok\n", &[bad(b"a"), line("ok")], 0);
         check(b"0123456789abcdefg\xff\nok\n", &[too_long("0123456789abcdefg"), line("ok")], 0);
         check(b"a\xff\xff\nok\n", &[bad(b"a\xff"), line("ok")], 0);
+        check(b"Lou\xffs\nok\n", &[bad(b"Lou\xffs"), line("ok")], 0);
+        check(b"a \xff b\nok\n", &[bad(b"a \xff b"), line("ok")], 0);
         check(b"\xc3\x28\nok\n", &[bad(b"\xc3\x28"), line("ok")], 0);
         check(b"h\x00i\n", &[line("h\0i")], 0);
         check(b"@cid=a \xc3\n", &[bad(b"@cid=a \xc3")], 0);

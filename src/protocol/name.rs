@@ -3,6 +3,7 @@
 //! where a name stands.
 
 use std::borrow::Borrow;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -30,6 +31,16 @@ impl Key {
     #[must_use]
     pub fn fold(text: &str) -> Self {
         Self(text.to_ascii_lowercase().into())
+    }
+
+    /// Finds what a table holds under any spelling of a name. Most are spelled as
+    /// they fold, and then nothing has to be folded.
+    #[must_use]
+    pub fn find<'t, T>(table: &'t HashMap<Self, T>, name: &str) -> Option<&'t T> {
+        if name.bytes().any(|b| b.is_ascii_uppercase()) {
+            return table.get(&Self::fold(name));
+        }
+        table.get(name)
     }
 
     /// The folded text.

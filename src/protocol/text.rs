@@ -17,8 +17,9 @@ pub fn is_forbidden(c: char) -> bool {
 /// The text with every forbidden character replaced by [`REPLACEMENT`].
 #[must_use]
 pub fn clean(text: &str) -> Cow<'_, str> {
-    // ASCII without controls is nearly every line: one pass over bytes.
-    if text.bytes().all(|b| (0x20..0x7f).contains(&b) || b == b'\t') {
+    // ASCII without controls is nearly every line: one pass over bytes, without
+    // a way out amid it, so that it takes many at a time.
+    if !text.bytes().fold(false, |is_odd, b| is_odd | !(0x20..0x7f).contains(&b)) {
         return Cow::Borrowed(text);
     }
     if text.contains(is_forbidden) {
@@ -33,10 +34,10 @@ pub fn is_blank(c: char) -> bool {
     c == ' ' || c == '\t'
 }
 
-/// Whether there is nothing but blanks.
+/// Whether there is nothing to see: blanks of whatever script.
 #[must_use]
 pub fn is_blank_text(text: &str) -> bool {
-    text.chars().all(is_blank)
+    text.chars().all(char::is_whitespace)
 }
 
 /// The first word, and what follows exactly one blank after it, verbatim.
@@ -50,7 +51,7 @@ pub fn split_word(text: &str) -> (&str, &str) {
 
 /// The words of a text, as `/search` compares them: letters and digits, in lower
 /// case; of scripts that set no blanks between words each character is one.
-pub fn words(text: &str) -> impl Iterator<Item = String> + '_ {
+pub fn words(text: &str) -> impl Iterator<Item = Cow<'_, str>> {
     let is_part = |c: char| c.is_alphanumeric() && !is_ideograph(c);
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -60,8 +61,16 @@ pub fn words(text: &str) -> impl Iterator<Item = String> + '_ {
         let len = rest.find(|c| !is_part(c)).unwrap_or(rest.len()).max(first);
         let (word, behind) = rest.split_at(len);
         rest = behind;
-        Some(word.to_lowercase())
+        Some(lower(word))
     })
+}
+
+fn lower(word: &str) -> Cow<'_, str> {
+    // Most words are: nothing to allocate.
+    if word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+        return Cow::Borrowed(word);
+    }
+    Cow::Owned(word.to_lowercase())
 }
 
 /// Chinese and Japanese.

@@ -16,6 +16,7 @@
 //! below this one, a file for each topic.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -247,12 +248,31 @@ struct Away {
 }
 
 /// Who has to do with whom; both ends know, so that leaving costs only those
-/// concerned. Boxed lists: most people have none.
+/// concerned. Most people have to do with nobody, and then it takes no memory.
 #[derive(Debug, Default)]
-struct Ties {
+struct Ties(Option<Box<TieLists>>);
+
+#[derive(Debug, Default)]
+struct TieLists {
     ignores: Vec<Ignored>,
     ignored_by: Vec<PersonId>,
     queried_by: Vec<PersonId>,
+}
+
+impl Deref for Ties {
+    type Target = TieLists;
+
+    fn deref(&self) -> &TieLists {
+        static NONE: TieLists =
+            TieLists { ignores: Vec::new(), ignored_by: Vec::new(), queried_by: Vec::new() };
+        self.0.as_deref().unwrap_or(&NONE)
+    }
+}
+
+impl DerefMut for Ties {
+    fn deref_mut(&mut self) -> &mut TieLists {
+        self.0.get_or_insert_default()
+    }
 }
 
 /// Somebody who is not to be heard, here or gone: what they said before they
@@ -446,6 +466,17 @@ impl Hub {
             Some(Stage::Present(_)) => LINE_MAX,
             _ => LOGIN_LINE_MAX,
         }
+    }
+
+    /// Whether a last line without its end counts. It does, but for a program that
+    /// can come back: that may be the half that was on its way when the connection
+    /// broke, and said so it would pass for the whole when that is sent again.
+    #[must_use]
+    pub fn takes_unterminated(&self, conn: ConnId) -> bool {
+        let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else {
+            return true;
+        };
+        !self.settings(conn).tags || self.visits[visit].session.is_none()
     }
 
     /// When [`Hub::tick`] has something to do.
@@ -651,6 +682,7 @@ impl Hub {
     }
 
     fn set(&mut self, ask: &mut Ask<'_>, change: Option<(Setting, bool)>) {
+        let had_tags = ask.settings.tags;
         if let Some((setting, is_on)) = change {
             ask.settings.set(setting, is_on);
             if let Some(connection) = self.connection_mut(ask.conn) {
@@ -664,6 +696,8 @@ impl Hub {
         let words = Setting::TABLE.map(|(setting, word)| {
             format!("{word}={}", commands::switch(ask.settings.get(setting)))
         });
+        // A marked line is answered with its mark, this once without tags too.
+        ask.settings.tags |= had_tags && ask.cid.is_some();
         ask.reply(&Event::reply("SET", &words.join(" "), ""));
     }
 
@@ -697,7 +731,7 @@ impl Hub {
     }
 
     fn visit_named(&self, name: &str) -> Option<VisitIx> {
-        self.names.get(&Key::fold(name)).copied()
+        Key::find(&self.names, name).copied()
     }
 
     /// A message to one person. Who is not live gets it from the log.

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 
 use crate::protocol::units::{parse_duration, parse_size};
 
@@ -76,7 +77,11 @@ pub struct Limits {
     pub guess_delay: Duration,
 
     /// Take passwords also from where somebody could read along
-    #[arg(long, env = "CHATTY_ALLOW_INSECURE_PASSWORDS")]
+    #[arg(
+        long,
+        env = "CHATTY_ALLOW_INSECURE_PASSWORDS",
+        value_parser = BoolishValueParser::new()
+    )]
     pub allow_insecure_passwords: bool,
 
     /// How many accounts there may be
@@ -93,7 +98,12 @@ pub struct Limits {
     pub quiet_above: usize,
 
     /// Tell every coming and going singly, in large rooms too
-    #[arg(long, env = "CHATTY_ANNOUNCE", conflicts_with = "quiet_above")]
+    #[arg(
+        long,
+        env = "CHATTY_ANNOUNCE",
+        conflicts_with = "quiet_above",
+        value_parser = BoolishValueParser::new()
+    )]
     pub announce: bool,
 
     /// How many rooms one person may be in

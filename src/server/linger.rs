@@ -9,11 +9,14 @@
 
 use std::time::Duration;
 
-/// The longest a line ever waits.
+/// A line waits for at most so many times what a flush takes, where that is not
+/// longer than this.
+const TIMES_COST: u32 = 4;
 const LONGEST: Duration = Duration::from_micros(1500);
 
-/// A line waits for at most so many times what a flush takes.
-const TIMES_COST: u32 = 4;
+/// Nor ever longer than this. In between, in a large room, it waits for as long as
+/// a flush takes: then waiting at most doubles what writing takes anyway.
+const LONGEST_EVER: Duration = Duration::from_millis(10);
 
 /// Shorter than this a wait is not worth its own timer.
 const SHORTEST: Duration = Duration::from_micros(150);
@@ -44,7 +47,7 @@ impl Linger {
     pub fn after_turn(&mut self, now: Duration) -> Option<Duration> {
         self.gap = mean(self.gap, now.saturating_sub(self.last_turn).min(LONGEST));
         self.last_turn = now;
-        let budget = (self.cost * TIMES_COST).min(LONGEST);
+        let budget = (self.cost * TIMES_COST).min(LONGEST.max(self.cost)).min(LONGEST_EVER);
         let is_tried = self.is_paying || self.flushes >= PROBE;
         if budget < SHORTEST || (!is_tried && self.since.is_none()) {
             return None;
@@ -123,6 +126,16 @@ mod tests {
         let (flushes, waited) = play(&mut linger, Duration::from_secs(1), 1000, 440, 1000);
         assert!(flushes < 600, "{flushes} flushes of 1000 lines");
         assert!(waited <= LONGEST, "{waited:?}");
+    }
+
+    #[test]
+    fn in_a_large_room_lines_wait_for_as_long_as_writing_takes() {
+        let mut linger = Linger::default();
+        play(&mut linger, Duration::ZERO, 500, 4000, 1000);
+        let (_, waited) = play(&mut linger, Duration::from_secs(1), 500, 4000, 1000);
+        assert!(waited > LONGEST && waited <= MICROSECOND * 4000, "{waited:?}");
+        let (_, waited) = play(&mut linger, Duration::from_secs(2), 500, 40_000, 1000);
+        assert!(waited <= LONGEST_EVER, "{waited:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! forgets, [`sqlite`] the one that does not.
 
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -94,7 +95,7 @@ pub enum Thread {
         rooms: Vec<Key>,
         /// Whether private messages are looked at.
         is_private_too: bool,
-        /// As [`text::words`] gives them; all must be there.
+        /// As [`text::words`] gives them, sorted, each once; all must be there.
         words: Vec<String>,
     },
     /// Messages by their ids.
@@ -180,13 +181,18 @@ impl Query {
     }
 }
 
-/// Whether all of these are among the words of a text.
+/// Whether all of these, which are sorted, are among the words of a text. It is
+/// read once, however many words are looked for.
 fn has_words(text: &str, wanted: &[String]) -> bool {
-    let mut missing: Vec<&String> = wanted.iter().collect();
+    let (mut found, mut missing) = (vec![false; wanted.len()], wanted.len());
     for word in text::words(text) {
-        missing.retain(|wanted| **wanted != word);
-        if missing.is_empty() {
-            return true;
+        if let Ok(at) = wanted.binary_search_by(|wanted| (**wanted).cmp(&*word))
+            && !mem::replace(&mut found[at], true)
+        {
+            missing -= 1;
+            if missing == 0 {
+                return true;
+            }
         }
     }
     false
@@ -324,4 +330,24 @@ pub trait Log {
 
     /// Reads what is appended by now; the rows come when they are found.
     fn read(&self, query: Query, reply: Reply);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_has_words_if_all_of_them_are_in_it() {
+        for (text, wanted, expected) in [
+            ("Deploy of build-128", &["128", "deploy"][..], true),
+            ("deploy deploy", &["128", "deploy"], false),
+            ("128 128 deploy", &["128", "deploy"], true),
+            ("deployed", &["deploy"], false),
+            ("", &["deploy"], false),
+            ("anything", &[], false),
+        ] {
+            let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+            assert_eq!(has_words(text, &wanted), expected, "{text}: {wanted:?}");
+        }
+    }
 }

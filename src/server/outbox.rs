@@ -8,8 +8,8 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 
 /// How much memory all outboxes hold, however many readers share it.
 #[derive(Debug, Clone, Default)]
@@ -27,7 +27,7 @@ impl Meter {
 #[derive(Debug, Clone)]
 pub struct Lines(Arc<Held>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Held {
     bytes: Vec<u8>,
     /// What of it the meter knows.
@@ -39,6 +39,10 @@ impl Lines {
     /// Lines to share, counted as long as anybody holds them.
     #[must_use]
     pub fn new(bytes: Vec<u8>, meter: &Meter) -> Self {
+        static NONE: LazyLock<Lines> = LazyLock::new(|| Lines(Arc::default()));
+        if bytes.is_empty() {
+            return NONE.clone(); // most turns have lines of one kind only
+        }
         let mut held = Held { bytes, counted: 0, meter: meter.clone() };
         held.count();
         Self(Arc::new(held))

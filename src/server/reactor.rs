@@ -380,6 +380,7 @@ impl<L: Log> Reactor<L> {
     fn finish(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let Some(connection) = self.get(conn) else { return };
         let last: Option<Frame<'static>> = connection.codec.finish();
+        let last = last.filter(|_| self.hub.takes_unterminated(conn));
         let flow =
             last.map_or(Flow::Next, |frame| self.hub.handle(now, conn, Input::Frame(frame), turn));
         match flow {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use clap::builder::BoolishValueParser;
 
 use super::log::Kept;
 use super::log::sqlite::{Durability, Options, Retention, SqliteLog};
@@ -23,7 +24,7 @@ pub struct StorageArgs {
     data: Option<PathBuf>,
 
     /// Keep nothing: what was said ends with the server
-    #[arg(long, env = "CHATTY_EPHEMERAL")]
+    #[arg(long, env = "CHATTY_EPHEMERAL", value_parser = BoolishValueParser::new())]
     ephemeral: bool,
 
     /// When a message counts as safe, and is shown

@@ -135,6 +135,18 @@ pub struct Turn {
     single: Vec<u8>,
 }
 
+/// Where the next line begins. The first one finds room for some, which is
+/// cheaper than to grow by halves of lines.
+fn start(lines: &mut Vec<u8>) -> usize {
+    if lines.is_empty() {
+        lines.reserve(FIRST_SIZE);
+    }
+    lines.len()
+}
+
+/// How much room a turn's lines find at first, in bytes.
+const FIRST_SIZE: usize = 512;
+
 /// Where effects go.
 pub trait Sink {
     /// `lines[start..end]` are to be written to a connection.
@@ -282,9 +294,11 @@ impl Turn {
     ) {
         let (plain_start, tagged_start) = (self.plain.len(), self.tagged.len());
         if audience.has_plain {
+            start(&mut self.plain);
             event.encode(&mut self.plain);
         }
         if audience.has_tagged {
+            start(&mut self.tagged);
             tags.encode(&mut self.tagged);
             event.encode(&mut self.tagged);
         }
@@ -295,7 +309,7 @@ impl Turn {
 
     /// One line to one connection.
     pub fn send(&mut self, to: ConnId, cause: Cause, tags: &Tags<'_>, event: &Event<'_>) {
-        let start = self.single.len();
+        let start = start(&mut self.single);
         tags.encode(&mut self.single);
         event.encode(&mut self.single);
         let line = Range { start, end: self.single.len() };
@@ -339,6 +353,9 @@ impl Turn {
     /// Carries the effects out in the order produced. Only to be called when
     /// the records are safe.
     pub fn release(self, sink: &mut impl Sink) {
+        if self.effects.is_empty() {
+            return;
+        }
         let buffers = [self.plain, self.tagged, self.single].map(|lines| sink.share(lines));
         let [plain, tagged, single] = &buffers;
         let mut run: Option<Run<'_>> = None;

@@ -1,5 +1,6 @@
 //! `chatty join` in a pipe: what scripts rely on.
 
+use std::fs;
 use std::process::{Command, Stdio};
 
 use crate::support::{CHATTY, Peer, Server, join, scripted_server, text};
@@ -174,4 +175,55 @@ fn what_a_server_sends_is_cleaned_once_more() {
     let done = join(port, &["--name", "alice", "--retry-for", "0"], b"");
     let said = text(&done.stdout);
     assert!(said.contains("bob: \u{FFFD}]0;pwn\u{FFFD}\u{FFFD}2J\u{FFFD}x\ty\n"), "{said:?}");
+}
+
+/// A server where alice is registered and away.
+fn with_account(password: &str) -> Server {
+    let server = Server::start();
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say(&format!("/register {password}"));
+    alice.hears(|line| line.starts_with("[REGISTERED alice]"));
+    alice.say("/quit");
+    alice.rest();
+    server
+}
+
+#[test]
+fn a_password_comes_from_a_file_or_the_environment() {
+    let server = with_account("open sesame");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("password");
+    fs::write(&file, "open sesame\n").expect("writable");
+    let file = file.to_str().expect("a plain path");
+    let done = join(server.port, &["--name", "alice", "--password-file", file], b"hi\n");
+    assert_eq!((done.status.code(), text(&done.stderr)), (Some(0), String::new()));
+    assert!(text(&done.stdout).ends_with("alice: hi\n"));
+    for (password, exit) in [("open sesame", 0), ("wrong", 77), ("", 77)] {
+        let done = Command::new(CHATTY)
+            .args(["join", "127.0.0.1", "--port", &server.port.to_string(), "--name", "alice"])
+            .env("CHATTY_PASSWORD", password)
+            .stdin(Stdio::null())
+            .output()
+            .expect("chatty join");
+        assert_eq!(done.status.code(), Some(exit), "{password:?}: {}", text(&done.stderr));
+        assert!(!text(&done.stderr).contains("sesame"));
+    }
+    let done = join(server.port, &["--name", "alice", "--password-file", "/nowhere"], b"hi\n");
+    assert_eq!(done.status.code(), Some(2));
+    assert!(text(&done.stderr).starts_with("chatty: cannot read the password: "));
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_an_error() {
+    let server = Server::start();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+    let done = Command::new(CHATTY)
+        .args(["join", "127.0.0.1", "--port", &server.port.to_string(), "--name", "alice"])
+        .stdin(Stdio::null())
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .output()
+        .expect("chatty join");
+    assert_eq!(done.status.code(), Some(69));
+    assert!(text(&done.stderr).starts_with("chatty: cannot write what the server says: "));
 }

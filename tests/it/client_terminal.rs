@@ -222,7 +222,7 @@ fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back() {
 #[test]
 fn however_it_ends_the_terminal_is_as_before() {
     let ways =
-        [("C-d", 0), ("/quit bye", 0), ("TERM", 143), ("HUP", 129), ("INT", 0), ("C-r", 143)];
+        [("C-d", 0), ("/quit bye", 0), ("TERM", 143), ("HUP", 129), ("INT", 130), ("C-r", 143)];
     for (way, exit) in ways {
         scene!(server, bob, alice);
         match way {
@@ -294,4 +294,58 @@ fn colour_is_as_one_wishes() {
     let Some(alice) = Terminal::open(&format!("NO_COLOR=1 {join}")) else { return };
     alice.shows_last("#lobby>");
     assert!(!alice.styled().contains('\x1b'));
+}
+
+#[test]
+fn a_password_is_asked_for_where_the_name_takes_one_and_never_shown() {
+    let server = Server::start();
+    let mut owner = Peer::join(server.port, "alice");
+    owner.say("/register open sesame");
+    owner.hears(|line| line.starts_with("[REGISTERED alice]"));
+    owner.say("/quit");
+    owner.rest();
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("password for alice:");
+    alice.types("wrong\r");
+    alice.shows("another try", |rows| count(rows, "password for alice:") == 2);
+    alice.types("open sesame\r");
+    let rows = alice.shows_last("#lobby>");
+    assert!(rows.iter().any(|row| row.contains("that is not the password")), "{rows:?}");
+    // Nor when it is said later: neither on the screen nor in the history.
+    alice.types("/passwd even more secret\r");
+    alice.shows("the answer", |rows| rows.iter().any(|row| row.contains("[PASSWD alice]")));
+    alice.presses("Up");
+    alice.types("x\r");
+    let rows = alice.shows("a line", |rows| count(rows, "alice: x") == 1);
+    assert!(!rows.iter().any(|row| row.contains("sesame") || row.contains("secret")), "{rows:?}");
+}
+
+#[test]
+fn who_does_not_want_to_tell_the_password_leaves_a_clean_terminal() {
+    let server = Server::start();
+    let mut owner = Peer::join(server.port, "alice");
+    owner.say("/register open sesame");
+    owner.say("/quit");
+    owner.rest();
+    for (key, exit) in [("C-c", 130), ("C-d", 77)] {
+        let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+        alice.shows_last("password for alice:");
+        alice.presses(key);
+        alice.ends_with(exit);
+    }
+}
+
+#[test]
+fn a_room_is_completed_with_its_sign_or_without() {
+    scene!(server, bob, alice);
+    bob.say("/join general");
+    bob.settles();
+    alice.types("/join #general\r");
+    alice.shows_last("#general>");
+    alice.types("/join #lobby\r");
+    alice.shows_last("#lobby>");
+    alice.types("/join gen");
+    alice.presses("Tab");
+    alice.types("\r");
+    alice.shows_last("#general>");
 }

@@ -3,12 +3,16 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// So little is passed on at once that cuts go through lines.
+/// So much is passed on at once.
 const PIECE: usize = 601;
+
+/// How long a doomed connection may be silent before it is cut anyway.
+const SILENCE_MAX: Duration = Duration::from_millis(20);
 
 /// The network between clients and a server.
 pub(crate) struct Proxy {
@@ -18,6 +22,8 @@ pub(crate) struct Proxy {
 
 struct State {
     is_cut: bool,
+    /// What the server says is lost.
+    is_mute: bool,
     /// Draws how long a connection lives; `None` lets them live.
     lot: Option<Lot>,
     streams: Vec<TcpStream>,
@@ -29,7 +35,8 @@ impl Proxy {
     pub(crate) fn start(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let port = listener.local_addr().expect("bound").port();
-        let state = State { is_cut: false, lot: None, streams: Vec::new(), cuts: 0 };
+        let state =
+            State { is_cut: false, is_mute: false, lot: None, streams: Vec::new(), cuts: 0 };
         let state = Arc::new(Mutex::new(state));
         let shared = state.clone();
         thread::spawn(move || {
@@ -52,8 +59,14 @@ impl Proxy {
         state.streams.drain(..).for_each(cut);
     }
 
+    /// From now on what the server says is lost, but not what it hears.
+    pub(crate) fn mute(&self) {
+        self.state.lock().expect("state").is_mute = true;
+    }
+
     pub(crate) fn mend(&self) {
-        self.state.lock().expect("state").is_cut = false;
+        let mut state = self.state.lock().expect("state");
+        (state.is_cut, state.is_mute) = (false, false);
     }
 
     /// From now on connections live for 200 to 800 ms each.
@@ -73,10 +86,13 @@ impl Proxy {
 
 fn pass_on(client: &TcpStream, server: &TcpStream, shared: &Arc<Mutex<State>>) {
     let clone = |stream: &TcpStream| stream.try_clone().expect("clone");
-    for (from, to) in [(client, server), (server, client)] {
-        let (from, to) = (clone(from), clone(to));
+    let is_doomed = Arc::new(AtomicBool::new(false));
+    for (from, to, is_answer) in [(client, server, false), (server, client, true)] {
+        let (from, to, is_doomed) = (clone(from), clone(to), is_doomed.clone());
         let _ = to.set_nodelay(true);
-        thread::spawn(move || copy(from, to));
+        let shared = shared.clone();
+        let is_muted = move || is_answer && shared.lock().expect("state").is_mute;
+        thread::spawn(move || copy(from, to, &is_doomed, is_muted));
     }
     let mut state = shared.lock().expect("state");
     state.streams.extend([clone(client), clone(server)]);
@@ -87,15 +103,30 @@ fn pass_on(client: &TcpStream, server: &TcpStream, shared: &Arc<Mutex<State>>) {
         let mut state = shared.lock().expect("state");
         if state.lot.is_some() {
             state.cuts += 1;
+            drop(state);
+            is_doomed.store(true, Ordering::SeqCst);
+            thread::sleep(SILENCE_MAX);
             [client, server].into_iter().for_each(cut);
         }
     });
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream) {
+/// Passes on what comes; of a doomed connection half a piece more, so that the
+/// cut goes through a line.
+fn copy(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    is_doomed: &AtomicBool,
+    is_muted: impl Fn() -> bool,
+) {
     let mut piece = [0; PIECE];
     while let Ok(size @ 1..) = from.read(&mut piece) {
-        if to.write_all(&piece[..size]).is_err() {
+        if is_muted() {
+            continue;
+        }
+        let is_last = is_doomed.load(Ordering::SeqCst);
+        let size = if is_last { size.div_ceil(2) } else { size };
+        if to.write_all(&piece[..size]).is_err() || is_last {
             break;
         }
     }

@@ -77,6 +77,11 @@ fn indexed(folder: &Path) -> Connection {
     log
 }
 
+/// As many words as a line can hold.
+fn all_different() -> String {
+    ('\u{4E00}'..).take(1350).collect()
+}
+
 #[test]
 fn both_logs_find_the_same_whatever_is_asked() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -86,6 +91,7 @@ fn both_logs_find_the_same_whatever_is_asked() {
         for line in SAID {
             peer.say(line);
         }
+        peer.say(&all_different());
         peer.settles();
     }
     let ask = |people: &mut [Peer; 2], when: &str| {
@@ -103,6 +109,8 @@ fn both_logs_find_the_same_whatever_is_asked() {
         let many: Vec<String> = (0..900).map(|number| format!("{number}")).collect();
         let found = people.each_mut().map(|peer| search(peer, &many.join(" ")));
         assert!(found.iter().all(Vec::is_empty));
+        let found = people.each_mut().map(|peer| search(peer, &all_different()));
+        assert!(found.iter().all(|found| found.len() == 1), "{when}");
     };
     ask(&mut people, "as it was said");
     indexed(folder.path());
@@ -138,6 +146,24 @@ fn the_newest_matches_are_found_and_what_is_forgotten_is_not() {
         thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(search(&mut alice, "needle").len(), 5);
+}
+
+#[test]
+fn what_the_index_is_behind_with_is_found_all_the_same() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start_in(folder.path(), &[]);
+    let mut alice = Peer::join(server.port, "alice");
+    for number in 0..3000 {
+        alice.say(&format!("line {number}"));
+    }
+    alice.settles();
+    for when in ["while it is behind", "when it has caught up"] {
+        for number in [0, 1, 249, 250, 1500, 2999] {
+            let found = search(&mut alice, &format!("{number} LINE"));
+            assert_eq!(found, [format!("alice: line {number}")], "{when}");
+        }
+        indexed(folder.path());
+    }
 }
 
 #[test]

@@ -219,6 +219,8 @@ pub(crate) fn scripted_server(lines: &[u8]) -> u16 {
                 stream.write_all(b"[SET echo=on joins=on tags=on]\n").expect("set");
             } else if line.starts_with("/login") {
                 stream.write_all(b"[WELCOME alice] hi\n").expect("welcome");
+            } else if let Some(cid) = line.strip_suffix(" /session") {
+                stream.write_all(format!("{cid} [SESSION abc]\n").as_bytes()).expect("session");
                 stream.write_all(&lines).expect("lines");
                 return;
             }

@@ -117,6 +117,27 @@ fn the_end_of_input_is_answered_with_all_that_is_due() {
     assert_eq!(seen.iter().filter(|line| *line == "* alice quit").count(), 3, "{seen:?}");
 }
 
+/// Said, it would pass for the whole line when that is sent again.
+#[test]
+fn half_a_line_of_a_program_that_can_come_back_is_not_said() {
+    let server = Server::start_with(&["--session-grace", "1ms"]);
+    let mut bob = Peer::join(server.port, "bob");
+    for half in ["@cid=a1 12", "@ci", "12", "/me wav"] {
+        let mut alice = Peer::join(server.port, "alice");
+        alice.say("/set tags on");
+        alice.say("/session");
+        alice.settles();
+        alice.say("@cid=a0 whole");
+        alice.send(half.as_bytes());
+        alice.socket().shutdown(Shutdown::Write).unwrap();
+        let rest = alice.rest();
+        assert!(rest[0].ends_with(";cid=a0 alice: whole"), "{rest:?}");
+        assert_eq!(rest[1..], ["[BYE quit] goodbye"]);
+        bob.hears(|line| line == "alice: whole");
+        assert_eq!(bob.next(), "* alice quit");
+    }
+}
+
 #[test]
 fn a_name_alone_is_a_visit() {
     let server = Server::start();

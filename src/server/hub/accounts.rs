@@ -322,7 +322,9 @@ impl Hub {
                 ignored.gone = None;
             }
         }
-        self.visits[visit].ties.ignored_by = ignored_by;
+        if !ignored_by.is_empty() {
+            self.visits[visit].ties.ignored_by = ignored_by;
+        }
         self.restore_ignores(visit, ignores);
     }
 

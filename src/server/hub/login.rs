@@ -219,7 +219,7 @@ impl Hub {
         let person = self.visits[visit].person;
         self.end_query(visit, Query::Off);
         let ignores = self.ignores_of(visit);
-        let ties = std::mem::take(&mut self.visits[visit].ties);
+        let mut ties = std::mem::take(&mut self.visits[visit].ties);
         for other in &ties.ignores {
             if let Some(by) = self.ignored_by(other.person) {
                 by.retain(|p| *p != person);
@@ -235,10 +235,10 @@ impl Hub {
         }
         if let Some(account) = self.accounts.of_mut(person) {
             account.ignores = ignores;
-            account.ignored_by = ties.ignored_by;
+            account.ignored_by = std::mem::take(&mut ties.ignored_by);
         }
-        for other in ties.queried_by {
-            let Some(other) = self.people.get(&other).copied() else { continue };
+        for other in &ties.queried_by {
+            let Some(other) = self.people.get(other).copied() else { continue };
             self.visits[other].query = Query::Gone;
             self.note_unsaved(other);
             let text = format!("{name} is gone; plain lines go nowhere until /query or /join");

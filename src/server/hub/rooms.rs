@@ -274,11 +274,14 @@ impl Hub {
             return Ok(());
         };
         let text = (text.trim() != "-").then_some(text);
-        self.rooms[room].topic = text.map(Into::into);
+        let old = std::mem::replace(&mut self.rooms[room].topic, text.map(Into::into));
         let (shown, name) = (self.rooms[room].name.clone(), self.visits[visit].name.clone());
         let event = Event::Topic { room: shown.as_str(), name: name.as_str(), text };
         let time = self.stamp(ask.now);
         ask.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
+        if old.as_deref() == text {
+            return Ok(()); // no news to anyone else
+        }
         let audience = self.audience(room);
         self.announce(ask.now, audience, Topic::Talk, Some(ask.conn), &event, ask.turn);
         Ok(())

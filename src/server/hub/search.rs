@@ -1,6 +1,8 @@
 //! `/search`: who may find what is decided here, by naming the rooms and the
 //! person to the log; the log only looks there.
 
+use std::borrow::Cow;
+
 use super::history::RowsAsk;
 use super::{Ask, Event, Hub, Refusal, VisitIx};
 use crate::protocol::text::words;
@@ -22,7 +24,7 @@ impl Hub {
         };
         let rooms: Vec<Key> =
             rooms.into_iter().map(|room| self.rooms[room].name.key().clone()).collect();
-        let mut words: Vec<String> = words(text).collect();
+        let mut words: Vec<String> = words(text).map(Cow::into_owned).collect();
         words.sort_unstable();
         words.dedup();
         if words.is_empty() {

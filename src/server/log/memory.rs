@@ -1,7 +1,8 @@
 //! The log of `--ephemeral`: bounded, and gone with the process.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SendError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::{
@@ -13,6 +14,16 @@ use crate::protocol::Key;
 /// oldest.
 #[derive(Debug)]
 pub struct MemoryLog {
+    held: Arc<Mutex<Held>>,
+    /// To the thread that searches: that looks at every message, and the chat
+    /// does not wait for it. One thread, so that no number of searches is more
+    /// than one at a time.
+    searches: Sender<(Query, Reply)>,
+}
+
+/// What the log holds.
+#[derive(Debug)]
+struct Held {
     records: VecDeque<Arc<Record>>,
     /// The ids of each conversation, so that reading one does not walk all.
     threads: HashMap<ThreadIndex, VecDeque<u64>>,
@@ -33,9 +44,43 @@ impl MemoryLog {
     #[must_use]
     pub fn new(messages_max: usize, size_max: usize) -> Self {
         let (records, threads) = (VecDeque::new(), HashMap::new());
-        Self { records, threads, size: 0, messages_max, size_max }
+        let held = Held { records, threads, size: 0, messages_max, size_max };
+        let held = Arc::new(Mutex::new(held));
+        let (searches, queries) = mpsc::channel();
+        let thread = thread::Builder::new().name("log search".into());
+        let of_thread = held.clone();
+        // Without it a search is done by whoever asks, see `read`.
+        let _ = thread.spawn(move || answer(&of_thread, &queries));
+        Self { held, searches }
     }
 
+    /// What appending does, for those who need not wait for it.
+    pub fn push(&mut self, batch: Vec<Arc<Record>>) {
+        lock(&self.held).push(batch);
+    }
+
+    /// What a read finds, at once.
+    #[must_use]
+    pub fn find(&self, query: &Query) -> Rows {
+        lock(&self.held).find(query)
+    }
+}
+
+/// Nothing is left half done where a lock is held, whatever ends the thread.
+fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A thread that searches: one query after another until nobody asks any more.
+/// The log is held only for as long as it takes to note what is in it.
+fn answer(held: &Mutex<Held>, queries: &Receiver<(Query, Reply)>) {
+    while let Ok((query, reply)) = queries.recv() {
+        let records: Vec<_> = lock(held).records.iter().cloned().collect();
+        reply(Rows { records: search(&records, &query), ..Rows::default() });
+    }
+}
+
+impl Held {
     fn indexes(record: &Record) -> impl Iterator<Item = ThreadIndex> {
         let (first, second) = match &record.to {
             Recipient::Room(room) => (ThreadIndex::Room(room.key().clone()), None),
@@ -76,21 +121,18 @@ impl Log for MemoryLog {
     }
 
     fn read(&self, query: Query, reply: Reply) {
-        if let Thread::Search { .. } = query.thread {
-            // It looks at every message: not while the chat waits.
-            let records: Vec<_> = self.records.iter().cloned().collect();
-            thread::spawn(move || {
-                reply(Rows { records: search(&records, &query), ..Rows::default() });
-            });
-        } else {
+        let unsent = match query.thread {
+            Thread::Search { .. } => self.searches.send((query, reply)),
+            _ => Err(SendError((query, reply))),
+        };
+        if let Err(SendError((query, reply))) = unsent {
             reply(self.find(&query));
         }
     }
 }
 
-impl MemoryLog {
-    /// What appending does, for those who need not wait for it.
-    pub fn push(&mut self, batch: Vec<Arc<Record>>) {
+impl Held {
+    fn push(&mut self, batch: Vec<Arc<Record>>) {
         for record in batch {
             self.size += record.size();
             for index in Self::indexes(&record) {
@@ -103,9 +145,7 @@ impl MemoryLog {
         }
     }
 
-    /// What a read finds, at once.
-    #[must_use]
-    pub fn find(&self, query: &Query) -> Rows {
+    fn find(&self, query: &Query) -> Rows {
         let upto = self.records.back().map_or(0, |record| record.id);
         let forgotten = self.records.front().map_or(0, |record| record.id - 1);
         let has_gap = query.after.is_some_and(|after| after < forgotten);
@@ -223,7 +263,7 @@ mod tests {
         }
         assert_eq!(ids(&log, Thread::Room(Key::fold("ops")), 10, None), [4]);
         assert_eq!(ids(&log, private(1, "p2"), 10, None), [3, 5]);
-        assert_eq!(log.records.len(), 3);
+        assert_eq!(lock(&log.held).records.len(), 3);
         let small = record(1, 1, room("ops")).size();
         let mut log = MemoryLog::new(100, 2 * small);
         for id in 1..=5 {

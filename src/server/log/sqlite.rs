@@ -167,9 +167,15 @@ impl SqliteLog {
         let (writes, orders) = mpsc::channel();
         let last = kept.last;
         let indexed = read_number(&connection, "indexed")?;
-        let (path_of_thread, is_unsynced) = (path.clone(), false);
-        let thread =
-            Writer { connection, options, path: path_of_thread, last, is_unsynced, indexed };
+        let thread = Writer {
+            connection,
+            options,
+            path: path.clone(),
+            last,
+            is_unsynced: false,
+            indexed,
+            is_strict: true,
+        };
         thread::Builder::new().name("log writer".into()).spawn(move || thread.run(&orders))?;
         let reads = start_readers(&path, "log reader", READERS)?;
         let searches = start_readers(&path, "log search", 1)?;
@@ -297,6 +303,8 @@ struct Writer {
     is_unsynced: bool,
     /// The last message that can be found by its words.
     indexed: u64,
+    /// Whether `synchronous` is what the durability asks for.
+    is_strict: bool,
 }
 
 /// How often the disk gets what is committed, where that is not at once.
@@ -315,25 +323,34 @@ const FORGOTTEN: &str = "(SELECT id FROM messages WHERE id <= ?1
 /// transaction. What is not known yet is looked at one by one, so that a search
 /// finds it all the same.
 const INDEX_INTERVAL: Duration = Duration::from_secs(1);
-const INDEX_AT_ONCE: u32 = 1000;
-/// Between transactions, where there is much to do: others may write too.
-const INDEX_PAUSE: Duration = Duration::from_millis(5);
+const INDEX_AT_ONCE: u32 = 250;
+/// Where many are not known yet: when nobody wrote for so long, more are made
+/// known; while somebody does, indexing takes one part in so many of the time.
+const INDEX_IDLE: Duration = Duration::from_millis(2);
+const INDEX_SHARE: u32 = 10;
 
 impl Writer {
     fn run(mut self, orders: &Receiver<Order>) {
         let mut next_sync = Instant::now() + SYNC_INTERVAL;
         let mut next_forget = Instant::now();
         let mut next_index = Instant::now();
+        let mut is_behind = false; // with indexing
         loop {
             let now = Instant::now();
-            let due = next_forget.min(next_index);
-            let due = if self.is_unsynced { next_sync.min(due) } else { due };
+            let mut due = next_forget.min(next_index);
+            if self.is_unsynced {
+                due = due.min(next_sync);
+            }
+            if is_behind {
+                due = due.min(now + INDEX_IDLE);
+            }
+            let mut is_idle = false;
             match orders.recv_timeout(due.saturating_duration_since(now)) {
                 Ok(Order { batch, done }) => {
                     let result = self.write(&batch);
                     let _ = done.send(result); // who asked may have ended
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => is_idle = true,
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             let now = Instant::now();
@@ -346,15 +363,18 @@ impl Writer {
                 let more = self.forget().unwrap_or(false);
                 next_forget = if more { now } else { now + RETENTION_INTERVAL };
             }
-            if now >= next_index {
-                let more = self.index().unwrap_or(false);
-                next_index = if more { now + INDEX_PAUSE } else { now + INDEX_INTERVAL };
+            if now >= next_index || (is_behind && is_idle) {
+                is_behind = self.index().unwrap_or(false);
+                let pause =
+                    if is_behind { now.elapsed() * (INDEX_SHARE - 1) } else { INDEX_INTERVAL };
+                next_index = Instant::now() + pause;
             }
         }
         self.sync();
     }
 
     fn write(&mut self, batch: &Batch) -> Result<Vec<Repeat>, AppendError> {
+        self.be_strict(true).map_err(|error| AppendError::Broken(error.into()))?;
         match insert(&mut self.connection, batch, self.last) {
             Ok(repeats) => {
                 self.last = batch.last;
@@ -407,11 +427,19 @@ impl Writer {
         if self.indexed == self.last.message {
             return Ok(false);
         }
-        self.connection.pragma_update(None, "synchronous", "NORMAL")?;
-        let result = self.index_some();
-        self.connection.pragma_update(None, "synchronous", self.options.durability.pragma())?;
-        let count = result?;
-        Ok(count == INDEX_AT_ONCE)
+        self.be_strict(false)?;
+        Ok(self.index_some()? == INDEX_AT_ONCE)
+    }
+
+    /// Whether a commit is as safe as was asked for, or only whole. Messages are
+    /// never written before the former is sure.
+    fn be_strict(&mut self, is_strict: bool) -> rusqlite::Result<()> {
+        if self.is_strict != is_strict {
+            let durability = if is_strict { self.options.durability } else { Durability::Relaxed };
+            self.connection.pragma_update(None, "synchronous", durability.pragma())?;
+            self.is_strict = is_strict;
+        }
+        Ok(())
     }
 
     fn index_some(&mut self) -> rusqlite::Result<u32> {

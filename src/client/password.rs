@@ -1,0 +1,113 @@
+//! The password of a registered name: from a file, from the environment, or
+//! typed where nobody sees it. Never from the command line, which every other
+//! user of the machine can read.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use tokio::sync::oneshot;
+
+use super::signals::Signals;
+use super::terminal::Terminal;
+use super::{Exit, complain};
+
+/// Where it may stand beside the file.
+const VARIABLE: &str = "CHATTY_PASSWORD";
+
+/// A password; it is not in any debug output.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Password(String);
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(a password)")
+    }
+}
+
+impl Password {
+    pub(super) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first line of the file or, without one, what the environment says.
+    pub(super) fn given(file: Option<&Path>) -> Result<Option<Self>, String> {
+        let text = match file {
+            Some(path) => fs::read_to_string(path)
+                .map_err(|problem| format!("cannot read the password: {problem}"))?,
+            None => match std::env::var(VARIABLE) {
+                Ok(text) if !text.is_empty() => text,
+                Ok(_) | Err(std::env::VarError::NotPresent) => return Ok(None),
+                Err(_) => return Err(format!("{VARIABLE} is not UTF-8")),
+            },
+        };
+        match text.lines().next() {
+            Some(line) if !line.is_empty() => Ok(Some(Self::new(line))),
+            _ => Err("there is no password in its first line".to_owned()),
+        }
+    }
+
+    /// Asks for it; what is typed is not shown. `Err`: the person would rather
+    /// leave.
+    pub(super) async fn ask(name: &str, problem: &str) -> Result<Self, Exit> {
+        if !problem.is_empty() {
+            complain(problem);
+        }
+        let mut signals = Signals::listen().map_err(|_| Exit::Unavailable)?;
+        let mut stderr = io::stderr();
+        let _ = write!(stderr, "password for {name}: ").and_then(|()| stderr.flush());
+        let terminal = Terminal::quiet();
+        let (typed, line) = oneshot::channel();
+        // Reading cannot be called off, so it is a thread that nobody waits for.
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            let read = io::stdin().read_line(&mut line);
+            let _ = typed.send(read.map(|_| line));
+        });
+        let line = tokio::select! {
+            line = line => line,
+            exit = signals.next() => {
+                drop(terminal);
+                let _ = writeln!(stderr);
+                return Err(exit);
+            }
+        };
+        drop(terminal);
+        let _ = writeln!(stderr); // the Enter that was not shown
+        match line {
+            Ok(Ok(line)) if line.ends_with('\n') => {
+                Ok(Self::new(line.trim_end_matches(['\r', '\n'])))
+            }
+            _ => Err(Exit::NameRefused), // Ctrl-D
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_the_first_line_of_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        for (text, password) in [
+            ("open sesame \nnot this\n", Some("open sesame ")),
+            ("no newline", Some("no newline")),
+            ("crlf\r\n", Some("crlf")),
+            ("\nempty first\n", None),
+            ("", None),
+        ] {
+            fs::write(&path, text).unwrap();
+            let given = Password::given(Some(&path)).ok().flatten();
+            assert_eq!(given.as_ref().map(Password::as_str), password, "{text:?}");
+        }
+        assert!(Password::given(Some(&folder.path().join("none"))).is_err());
+        assert_eq!(format!("{:?}", Password::new("x1")), "(a password)");
+    }
+}
