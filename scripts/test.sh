@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Passes every test on a fresh Debian machine that has a Rust toolchain:
 #   scripts/test.sh
-# Installs the programs the tests talk through (netcats, tmux, strace) with apt-get where
-# they are missing and that is permitted, else names them and goes on; a test
-# that misses its program says so, and fails where CI is set.
+# Installs the programs the tests talk through (netcats, tmux, strace) or count with
+# (valgrind) with apt-get where they are missing and that is permitted, else names
+# them and goes on; a test that misses its program says so, and fails where CI is set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # program:package
 NEEDED="nc.openbsd:netcat-openbsd nc.traditional:netcat-traditional ncat:ncat
 socat:socat busybox:busybox telnet:telnet tmux:tmux pgrep:procps strace:strace
-cc:gcc"
+cc:gcc valgrind:valgrind"
 
 missing=""
 # A compiler without the C library's headers cannot build the tests.
@@ -40,3 +40,6 @@ step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
 step cargo test --locked
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --quiet
+if command -v valgrind >/dev/null; then
+    step scripts/instructions.sh
+fi
