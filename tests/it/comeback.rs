@@ -569,6 +569,9 @@ fn on_a_flaky_network_every_line_goes_where_it_was_meant_to() {
     witness.say("/join art");
     witness.say("/join ops");
     let mut pipe = Pipe::start(proxy.port, &["--name", "w"]);
+    // Who never got in is told so at once, and does not come back.
+    pipe.say("here");
+    upto(&pipe.out, "w: here");
     proxy.turn_flaky(7);
     let start = Instant::now();
     let mut meant = Vec::new();
