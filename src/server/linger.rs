@@ -6,17 +6,23 @@
 //! Waiting is bounded by what writing costs, and by the time in which another
 //! line is to be expected. Whether it pays is tried now and then, and judged by
 //! what came of it: by how many readers got more than one turn's lines at once.
+//!
+//! In a large room a flush takes so long that a part of it is no wait to speak
+//! of. There lines that follow a flush closely always wait that part: people who
+//! answer what they have just read then speak in one rhythm, and are written
+//! together, where otherwise they fall into groups that take turns.
 
 use std::time::Duration;
 
-/// A line waits for at most so many times what a flush takes, where that is not
-/// longer than this.
+/// A line waits for at most so many times what a flush takes, and never longer
+/// than this. A room is large where a flush takes longer than this.
 const TIMES_COST: u32 = 4;
 const LONGEST: Duration = Duration::from_micros(1500);
 
-/// Nor ever longer than this. In between, in a large room, it waits for as long as
-/// a flush takes: then waiting at most doubles what writing takes anyway.
-const LONGEST_EVER: Duration = Duration::from_millis(10);
+/// In a large room lines wait for this part of what a flush takes, if they come
+/// within so many times what it takes after the last one.
+const PART_OF_COST: u32 = 8;
+const CLOSELY: u32 = 2;
 
 /// Shorter than this a wait is not worth its own timer.
 const SHORTEST: Duration = Duration::from_micros(150);
@@ -35,6 +41,7 @@ pub struct Linger {
     /// Between turns that had something to write.
     gap: Duration,
     last_turn: Duration,
+    last_flush: Duration,
     /// Since when the first of what waits waits.
     since: Option<Duration>,
     is_paying: bool,
@@ -47,19 +54,35 @@ impl Linger {
     pub fn after_turn(&mut self, now: Duration) -> Option<Duration> {
         self.gap = mean(self.gap, now.saturating_sub(self.last_turn).min(LONGEST));
         self.last_turn = now;
-        let budget = (self.cost * TIMES_COST).min(LONGEST.max(self.cost)).min(LONGEST_EVER);
-        let is_tried = self.is_paying || self.flushes >= PROBE;
-        if budget < SHORTEST || (!is_tried && self.since.is_none()) {
+        let is_large = self.cost > LONGEST;
+        if self.since.is_none() && !self.begins(now, is_large) {
             return None;
         }
         let since = *self.since.get_or_insert(now);
-        let until = (since + budget).min(now + self.gap * TIMES_GAP);
+        let until = if is_large {
+            since + (self.cost / PART_OF_COST).min(LONGEST)
+        } else {
+            (since + self.budget()).min(now + self.gap * TIMES_GAP)
+        };
         (until > now).then_some(until)
     }
 
-    /// All that waited was written, which took so long: to so many connections,
-    /// of which some had lines of more than one turn.
-    pub fn after_flush(&mut self, took: Duration, written: usize, gathered: usize) {
+    /// Whether to wait at all for more than what has just come.
+    fn begins(&self, now: Duration, is_large: bool) -> bool {
+        if is_large {
+            return now < self.last_flush + self.cost * CLOSELY;
+        }
+        self.budget() >= SHORTEST && (self.is_paying || self.flushes >= PROBE)
+    }
+
+    fn budget(&self) -> Duration {
+        (self.cost * TIMES_COST).min(LONGEST)
+    }
+
+    /// All that waited was written by `now`, which took so long: to so many
+    /// connections, of which some had lines of more than one turn.
+    pub fn after_flush(&mut self, now: Duration, took: Duration, written: usize, gathered: usize) {
+        self.last_flush = now;
         self.cost = mean(self.cost, took);
         self.flushes += 1;
         if self.since.take().is_some() {
@@ -96,7 +119,7 @@ mod tests {
         for line in 1..=lines {
             let now = start + MICROSECOND * (line * every);
             if let Some(at) = due.take_if(|at| *at <= now) {
-                linger.after_flush(MICROSECOND * cost, READERS, gathered(turns));
+                linger.after_flush(at, MICROSECOND * cost, READERS, gathered(turns));
                 waited = waited.max(at.saturating_sub(first));
                 (flushes, turns) = (flushes + 1, 0);
             }
@@ -106,12 +129,13 @@ mod tests {
             turns += 1;
             due = linger.after_turn(now);
             if due.is_none() {
-                linger.after_flush(MICROSECOND * cost, READERS, gathered(turns));
+                linger.after_flush(now, MICROSECOND * cost, READERS, gathered(turns));
                 waited = waited.max(now.saturating_sub(first));
                 (flushes, turns) = (flushes + 1, 0);
             }
         }
-        linger.after_flush(MICROSECOND * cost, READERS, gathered(turns));
+        let end = start + MICROSECOND * (lines * every);
+        linger.after_flush(end, MICROSECOND * cost, READERS, gathered(turns));
         (flushes, waited)
     }
 
@@ -129,13 +153,18 @@ mod tests {
     }
 
     #[test]
-    fn in_a_large_room_lines_wait_for_as_long_as_writing_takes() {
+    fn in_a_large_room_lines_that_follow_a_flush_closely_wait_for_a_part_of_it() {
         let mut linger = Linger::default();
-        play(&mut linger, Duration::ZERO, 500, 4000, 1000);
-        let (_, waited) = play(&mut linger, Duration::from_secs(1), 500, 4000, 1000);
-        assert!(waited > LONGEST && waited <= MICROSECOND * 4000, "{waited:?}");
-        let (_, waited) = play(&mut linger, Duration::from_secs(2), 500, 40_000, 1000);
-        assert!(waited <= LONGEST_EVER, "{waited:?}");
+        play(&mut linger, Duration::ZERO, 50, 4000, 1000);
+        let (flushes, waited) = play(&mut linger, Duration::from_secs(1), 50, 4000, 1000);
+        assert!(flushes <= 100, "{flushes} flushes of 1000 lines");
+        assert!(waited <= MICROSECOND * 500, "{waited:?}");
+        let (_, waited) = play(&mut linger, Duration::from_secs(2), 50, 40_000, 1000);
+        assert!(waited <= LONGEST, "{waited:?}");
+        // Who speaks after a pause waits for nobody.
+        let (flushes, waited) = play(&mut linger, Duration::from_secs(3), 100_000, 4000, 100);
+        assert!(flushes >= 90, "{flushes}");
+        assert_eq!(waited, Duration::ZERO);
     }
 
     #[test]
@@ -156,7 +185,7 @@ mod tests {
         for _ in 0..10 {
             now += Duration::from_millis(50);
             linger.after_turn(now);
-            linger.after_flush(MICROSECOND * 440, READERS, 0);
+            linger.after_flush(now, MICROSECOND * 440, READERS, 0);
         }
         assert_eq!(linger.after_turn(now + Duration::from_millis(50)), None);
     }

@@ -492,7 +492,9 @@ impl<L: Log> Reactor<L> {
             for conn in &dirty {
                 self.flush_one(now, *conn, &mut turn);
             }
-            self.linger.after_flush(start.elapsed(), dirty.len(), mem::take(&mut self.gathered));
+            let gathered = mem::take(&mut self.gathered);
+            let (end, took) = (self.start.elapsed(), start.elapsed());
+            self.linger.after_flush(end, took, dirty.len(), gathered);
             self.commit(turn).await?;
         }
         Ok(())
