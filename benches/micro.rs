@@ -134,7 +134,7 @@ fn said(house: &mut House, count: u32) -> Turn {
 fn release(count: u32) -> f64 {
     let mut house = House::with_people(PEOPLE);
     let mut sink = Counting::default();
-    let nanos = measure(PEOPLE, || said(&mut house, count), |turn| turn.release(&mut sink));
+    let nanos = measure(PEOPLE, || said(&mut house, count), |mut turn| turn.release(&mut sink));
     black_box(sink.pushed);
     nanos
 }

@@ -106,7 +106,7 @@ impl House {
     }
 
     /// Commit and release.
-    pub(crate) fn release(&mut self, turn: Turn) {
+    pub(crate) fn release(&mut self, mut turn: Turn) {
         self.turns += 1;
         self.log.push(turn.records());
         turn.release(&mut self.outlets);

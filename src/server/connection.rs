@@ -6,7 +6,6 @@
 //! the server's one loop (`reactor.rs`). An idle connection holds no buffer.
 
 use std::io::{self, IoSlice};
-use std::mem;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,14 +28,14 @@ pub struct Doorbells {
 }
 
 impl Doorbells {
-    /// Waits until a bell was rung since the last [`Doorbells::take`].
+    /// Waits until a bell was rung since the last [`Doorbells::take_into`].
     pub async fn wait(&self) {
         self.some.notified().await;
     }
 
-    /// The slots that rang.
-    pub fn take(&self) -> Vec<u32> {
-        mem::take(&mut *self.lock())
+    /// Adds the slots that rang.
+    pub fn take_into(&self, slots: &mut Vec<u32>) {
+        slots.append(&mut self.lock());
     }
 
     /// A bell for one slot, as the waker that a socket is handed.
@@ -118,8 +117,6 @@ pub struct Connection {
     pub wants_feed: bool,
     /// Whether it is on the list of those to be written to.
     pub is_dirty: bool,
-    /// The last turn that pushed something.
-    pub pushed_in: u32,
     /// Since when nothing could be written though something waits.
     pub stalled_since: Option<Duration>,
 }
@@ -154,7 +151,6 @@ impl Connection {
             is_held_back: false,
             wants_feed: false,
             is_dirty: false,
-            pushed_in: 0,
             stalled_since: None,
         }
     }

@@ -1,26 +1,27 @@
-//! When to write: at once while lines come singly; a moment later while they
-//! follow each other, so that several go out with one system call for each
-//! reader. A write costs the same whatever it carries, and in a busy room most
-//! of what the server does is writing.
+//! When a turn ends and all it said is stored and written: at once while lines
+//! come singly; a moment later while they follow each other, so that several
+//! share a commit, and one system call for each reader. Either costs about the
+//! same whatever it carries, and in a busy room they are most of what the server
+//! does.
 //!
-//! Waiting is bounded by what writing costs, and by the time in which another
-//! line is to be expected. Whether it pays is tried now and then, and judged by
-//! what came of it: by how many readers got more than one turn's lines at once.
+//! Waiting is bounded by what ending a turn costs, and by the time in which
+//! another line is to be expected. Whether it pays is tried now and then, and
+//! judged by what came of it.
 //!
-//! In a large room a flush takes so long that a part of it is no wait to speak
+//! In a large room that takes so long that a part of it is no wait to speak
 //! of. There lines that follow a flush closely always wait that part: people who
 //! answer what they have just read then speak in one rhythm, and are written
 //! together, where otherwise they fall into groups that take turns.
 
 use std::time::Duration;
 
-/// A line waits for at most so many times what a flush takes, and never longer
-/// than this. A room is large where a flush takes longer than this.
+/// A line waits for at most so many times what ending a turn takes, and never
+/// longer than this. A room is large where that takes longer than this.
 const TIMES_COST: u32 = 4;
 const LONGEST: Duration = Duration::from_micros(1500);
 
-/// In a large room lines wait for this part of what a flush takes, if they come
-/// within so many times what it takes after the last one.
+/// In a large room lines wait for this part of what it takes, if they come within
+/// so many times what it takes after the last turn.
 const PART_OF_COST: u32 = 8;
 const CLOSELY: u32 = 2;
 
@@ -30,30 +31,31 @@ const SHORTEST: Duration = Duration::from_micros(150);
 /// No other line for so many times the usual gap: none is on its way.
 const TIMES_GAP: u32 = 2;
 
-/// While waiting does not pay, one flush in so many tries whether it does now.
+/// While waiting does not pay, one turn in so many tries whether it does now.
 const PROBE: u32 = 64;
 
-/// Decides when what waits is to be written.
+/// Decides when a turn ends.
 #[derive(Debug, Default)]
 pub struct Linger {
-    /// What a flush has been taking.
+    /// What ending a turn has been taking.
     cost: Duration,
-    /// Between turns that had something to write.
+    /// Between parts.
     gap: Duration,
-    last_turn: Duration,
-    last_flush: Duration,
+    last_part: Duration,
+    last_end: Duration,
     /// Since when the first of what waits waits.
     since: Option<Duration>,
     is_paying: bool,
-    flushes: u32,
+    /// Since it was last tried.
+    turns: u32,
 }
 
 impl Linger {
-    /// A turn has left something to be written. `None`: write it now. Otherwise
-    /// until when to wait for more, if none comes.
-    pub fn after_turn(&mut self, now: Duration) -> Option<Duration> {
-        self.gap = mean(self.gap, now.saturating_sub(self.last_turn).min(LONGEST));
-        self.last_turn = now;
+    /// Something has come. `None`: the turn ends now. Otherwise until when it waits
+    /// for more, if none comes.
+    pub fn after_part(&mut self, now: Duration) -> Option<Duration> {
+        self.gap = mean(self.gap, now.saturating_sub(self.last_part).min(LONGEST));
+        self.last_part = now;
         let is_large = self.cost > LONGEST;
         if self.since.is_none() && !self.begins(now, is_large) {
             return None;
@@ -70,24 +72,24 @@ impl Linger {
     /// Whether to wait at all for more than what has just come.
     fn begins(&self, now: Duration, is_large: bool) -> bool {
         if is_large {
-            return now < self.last_flush + self.cost * CLOSELY;
+            return now < self.last_end + self.cost * CLOSELY;
         }
-        self.budget() >= SHORTEST && (self.is_paying || self.flushes >= PROBE)
+        self.budget() >= SHORTEST && (self.is_paying || self.turns >= PROBE)
     }
 
     fn budget(&self) -> Duration {
         (self.cost * TIMES_COST).min(LONGEST)
     }
 
-    /// All that waited was written by `now`, which took so long: to so many
-    /// connections, of which some had lines of more than one turn.
-    pub fn after_flush(&mut self, now: Duration, took: Duration, written: usize, gathered: usize) {
-        self.last_flush = now;
+    /// A turn has ended at `now`, which took so long; `has_paid` tells whether it
+    /// was worth its while if it waited.
+    pub fn after_turn(&mut self, now: Duration, took: Duration, has_paid: bool) {
+        self.last_end = now;
         self.cost = mean(self.cost, took);
-        self.flushes += 1;
+        self.turns += 1;
         if self.since.take().is_some() {
-            self.is_paying = gathered * 2 >= written;
-            self.flushes = 0;
+            self.is_paying = has_paid;
+            self.turns = 0;
         }
     }
 }
@@ -102,10 +104,9 @@ mod tests {
     use super::*;
 
     const MICROSECOND: Duration = Duration::from_micros(1);
-    const READERS: usize = 100;
 
     /// Lines come `every` so many microseconds from a `start` on; a flush takes
-    /// `cost`. Gives how many flushes there were and how long a line waited at most.
+    /// `cost`. Gives how many turns there were and how long a line waited at most.
     fn play(
         linger: &mut Linger,
         start: Duration,
@@ -113,42 +114,38 @@ mod tests {
         cost: u32,
         lines: u32,
     ) -> (u32, Duration) {
-        let (mut flushes, mut waited, mut turns) = (0, Duration::ZERO, 0);
+        let (mut turns, mut waited, mut parts) = (0, Duration::ZERO, 0);
         let mut first = Duration::ZERO;
         let mut due: Option<Duration> = None;
         for line in 1..=lines {
             let now = start + MICROSECOND * (line * every);
             if let Some(at) = due.take_if(|at| *at <= now) {
-                linger.after_flush(at, MICROSECOND * cost, READERS, gathered(turns));
+                linger.after_turn(at, MICROSECOND * cost, parts > 1);
                 waited = waited.max(at.saturating_sub(first));
-                (flushes, turns) = (flushes + 1, 0);
+                (turns, parts) = (turns + 1, 0);
             }
-            if turns == 0 {
+            if parts == 0 {
                 first = now;
             }
-            turns += 1;
-            due = linger.after_turn(now);
+            parts += 1;
+            due = linger.after_part(now);
             if due.is_none() {
-                linger.after_flush(now, MICROSECOND * cost, READERS, gathered(turns));
+                linger.after_turn(now, MICROSECOND * cost, parts > 1);
                 waited = waited.max(now.saturating_sub(first));
-                (flushes, turns) = (flushes + 1, 0);
+                (turns, parts) = (turns + 1, 0);
             }
         }
         let end = start + MICROSECOND * (lines * every);
-        linger.after_flush(end, MICROSECOND * cost, READERS, gathered(turns));
-        (flushes, waited)
-    }
-
-    fn gathered(turns: u32) -> usize {
-        if turns > 1 { READERS } else { 0 }
+        linger.after_turn(end, MICROSECOND * cost, parts > 1);
+        (turns, waited)
     }
 
     #[test]
     fn in_a_busy_room_lines_are_gathered_within_bounds() {
         let mut linger = Linger::default();
         play(&mut linger, Duration::ZERO, 1000, 440, 500);
-        let (flushes, waited) = play(&mut linger, Duration::from_secs(1), 1000, 440, 1000);
-        assert!(flushes < 600, "{flushes} flushes of 1000 lines");
+        let (turns, waited) = play(&mut linger, Duration::from_secs(1), 1000, 440, 1000);
+        assert!(turns < 600, "{turns} turns of 1000 lines");
         assert!(waited <= LONGEST, "{waited:?}");
     }
 
@@ -156,25 +153,25 @@ mod tests {
     fn in_a_large_room_lines_that_follow_a_flush_closely_wait_for_a_part_of_it() {
         let mut linger = Linger::default();
         play(&mut linger, Duration::ZERO, 50, 4000, 1000);
-        let (flushes, waited) = play(&mut linger, Duration::from_secs(1), 50, 4000, 1000);
-        assert!(flushes <= 100, "{flushes} flushes of 1000 lines");
+        let (turns, waited) = play(&mut linger, Duration::from_secs(1), 50, 4000, 1000);
+        assert!(turns <= 100, "{turns} turns of 1000 lines");
         assert!(waited <= MICROSECOND * 500, "{waited:?}");
         let (_, waited) = play(&mut linger, Duration::from_secs(2), 50, 40_000, 1000);
         assert!(waited <= LONGEST, "{waited:?}");
         // Who speaks after a pause waits for nobody.
-        let (flushes, waited) = play(&mut linger, Duration::from_secs(3), 100_000, 4000, 100);
-        assert!(flushes >= 90, "{flushes}");
+        let (turns, waited) = play(&mut linger, Duration::from_secs(3), 100_000, 4000, 100);
+        assert!(turns >= 90, "{turns}");
         assert_eq!(waited, Duration::ZERO);
     }
 
     #[test]
     fn a_line_that_comes_alone_is_written_at_once() {
         let mut linger = Linger::default();
-        let (flushes, _) = play(&mut linger, Duration::ZERO, 20_000, 440, 1000);
-        assert!(flushes >= 990, "{flushes}");
+        let (turns, _) = play(&mut linger, Duration::ZERO, 20_000, 440, 1000);
+        assert!(turns >= 990, "{turns}");
         // Where a flush costs next to nothing there is nothing to save.
-        let (flushes, waited) = play(&mut Linger::default(), Duration::ZERO, 100, 5, 1000);
-        assert_eq!((flushes, waited), (1000, Duration::ZERO));
+        let (turns, waited) = play(&mut Linger::default(), Duration::ZERO, 100, 5, 1000);
+        assert_eq!((turns, waited), (1000, Duration::ZERO));
     }
 
     #[test]
@@ -184,9 +181,9 @@ mod tests {
         let mut now = Duration::from_secs(10);
         for _ in 0..10 {
             now += Duration::from_millis(50);
-            linger.after_turn(now);
-            linger.after_flush(now, MICROSECOND * 440, READERS, 0);
+            linger.after_part(now);
+            linger.after_turn(now, MICROSECOND * 440, false);
         }
-        assert_eq!(linger.after_turn(now + Duration::from_millis(50)), None);
+        assert_eq!(linger.after_part(now + Duration::from_millis(50)), None);
     }
 }

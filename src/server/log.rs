@@ -326,7 +326,10 @@ impl std::error::Error for AppendError {}
 pub trait Log {
     /// Makes the batch part of the log, all of it or nothing but what turns out
     /// to be repeated. What is appended is safe when this is done.
-    fn append(&mut self, batch: Batch) -> impl Future<Output = Result<Vec<Repeat>, AppendError>>;
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    fn append(&mut self, batch: &Batch) -> Result<Vec<Repeat>, AppendError>;
 
     /// Reads what is appended by now; the rows come when they are found.
     fn read(&self, query: Query, reply: Reply);

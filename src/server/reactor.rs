@@ -1,10 +1,11 @@
 //! The loop around the hub: sockets in, sockets out, one thread, one order.
 //!
 //! Each turn: *drain* every connection that has something to say, let the hub
-//! *handle* each line, *commit* the turn's records with one append, and only
-//! then *release* its effects into outboxes; then *flush*: one write for each
-//! connection that something waits for. While a turn is being written the next
-//! one collects itself in the sockets.
+//! *handle* each line; this again as long as it pays to wait for more
+//! (`linger.rs`); then *commit* the turn's records with one append, and only then
+//! *release* its effects into outboxes; then *flush*: one write for each
+//! connection that something waits for. While a turn is being stored and written
+//! the next one collects itself in the sockets.
 //!
 //! Nobody waits for a slow reader: a socket that is full keeps what waits for it
 //! in its outbox, within bounds, and rings when it has room.
@@ -39,6 +40,9 @@ const READ_SIZE: usize = 64 << 10;
 /// How much is read in one turn in all; what is ready beyond that has its turn
 /// next.
 const TURN_READ_SIZE: usize = 1 << 20;
+
+/// A turn with more lines than this, in bytes, does not wait for more.
+const TURN_SIZE: usize = 256 << 10;
 
 /// How much one connection may be answered in one turn before its next lines
 /// have to wait for the next: a line of six bytes can ask for megabytes.
@@ -97,18 +101,14 @@ pub struct Reactor<L> {
     dues: BinaryHeap<Reverse<(Duration, ConnId, Due)>>,
     /// Slots to look at in the next turn, in this order.
     ready: Vec<u32>,
-    /// Connections something was pushed to since the last flush.
+    /// Connections that something is to be written to.
     dirty: Vec<ConnId>,
+    /// What has come and is not released yet.
+    turn: Turn,
     linger: Linger,
-    /// Until when the next flush waits for more, and the clock that ends it.
-    flush_at: Option<Duration>,
+    /// Until when the turn waits for more, and the clock that ends it.
+    ends_turn_at: Option<Duration>,
     alarm: Alarm,
-    /// Which turn it is, and how often a connection got something in a turn that
-    /// had something waiting of an earlier one.
-    turn: u32,
-    gathered: usize,
-    /// Whether anything was pushed in this turn.
-    has_pushed: bool,
     /// Connections that more waits for than may.
     swamped: Vec<ConnId>,
     /// Where the log's answers come in, beside the calls from outside.
@@ -146,12 +146,10 @@ impl<L: Log> Reactor<L> {
             dues: BinaryHeap::new(),
             ready: Vec::new(),
             dirty: Vec::new(),
+            turn: Turn::default(),
             linger: Linger::default(),
-            flush_at: None,
+            ends_turn_at: None,
             alarm: Alarm::new()?,
-            turn: 0,
-            gathered: 0,
-            has_pushed: false,
             swamped: Vec::new(),
             own_calls: calls.0,
             buffer: vec![0; READ_SIZE],
@@ -172,11 +170,11 @@ impl<L: Log> Reactor<L> {
                 biased;
                 () = bells.wait() => {}
                 first = self.calls.recv() => call = first,
-                rung = self.alarm.rings(), if self.flush_at.is_some() => rung?,
+                rung = self.alarm.rings(), if self.ends_turn_at.is_some() => rung?,
                 () = sleep_until(self.start, deadline), if deadline.is_some() => {}
                 () = tokio::task::yield_now(), if !self.ready.is_empty() => {}
             }
-            self.take_turn(call).await?;
+            self.go_on(call)?;
         }
         Ok(())
     }
@@ -196,11 +194,11 @@ impl<L: Log> Reactor<L> {
         Now { since_start: self.start.elapsed(), wall }
     }
 
-    /// Drain, handle, commit, release, flush.
-    async fn take_turn(&mut self, call: Option<Call>) -> anyhow::Result<()> {
+    /// Drains and handles; then commits, releases and flushes, or waits for more.
+    fn go_on(&mut self, call: Option<Call>) -> anyhow::Result<()> {
         let now = self.now();
-        self.turn = self.turn.wrapping_add(1);
-        let mut turn = Turn::default();
+        let mut turn = mem::take(&mut self.turn);
+        turn.begin_part();
         let mut call = call;
         while let Some(next) = call.take().or_else(|| self.calls.try_recv().ok()) {
             match next {
@@ -220,30 +218,47 @@ impl<L: Log> Reactor<L> {
                 }
             }
         }
-        self.ready.extend(self.bells.take());
+        self.bells.take_into(&mut self.ready);
         self.drain(now, &mut turn);
         self.hub.tick(now, &mut turn);
         self.fall_due(now, &mut turn);
-        self.commit(turn).await?;
-        self.slow_down_swamped(now).await?;
-        if self.may_wait() { Ok(()) } else { self.flush(now).await }
+        if !self.waits_for_more(&turn) {
+            self.end_turn(now, &mut turn)?;
+        }
+        self.turn = turn;
+        Ok(())
     }
 
-    /// Whether what is to be written waits for more to be written with it.
-    fn may_wait(&mut self) -> bool {
-        let has_new = mem::replace(&mut self.has_pushed, false);
-        if self.dirty.is_empty() || self.ends_at.is_some() {
+    fn waits_for_more(&mut self, turn: &Turn) -> bool {
+        if turn.is_empty() || turn.size() > TURN_SIZE || self.ends_at.is_some() {
             return false;
         }
         let now = self.start.elapsed();
-        if has_new {
-            self.flush_at = self.linger.after_turn(now);
+        if turn.has_grown() {
+            self.ends_turn_at = self.linger.after_part(now);
         }
-        let Some(at) = self.flush_at.filter(|at| *at > now) else { return false };
-        if !has_new {
-            return true; // the clock is set
+        let Some(at) = self.ends_turn_at.filter(|at| *at > now) else { return false };
+        // If nothing has come, the clock is set.
+        !turn.has_grown() || self.alarm.set(at.saturating_sub(now)).is_ok()
+    }
+
+    fn end_turn(&mut self, now: Now, turn: &mut Turn) -> anyhow::Result<()> {
+        self.ends_turn_at = None;
+        let (is_empty, parts, gathered) = (turn.is_empty(), turn.parts(), turn.gathered());
+        let start = self.start.elapsed();
+        self.commit(turn)?;
+        let committed = self.start.elapsed();
+        self.slow_down_swamped(now)?;
+        let written = self.flush(now)?;
+        if !is_empty {
+            let end = self.start.elapsed();
+            let took = end.saturating_sub(start);
+            // Either the commit was most of it, or the writing was.
+            let is_commit = committed.saturating_sub(start) * 2 > took;
+            let has_paid = if is_commit { parts > 1 } else { gathered * 2 >= written };
+            self.linger.after_turn(end, took, has_paid);
         }
-        self.alarm.set(at.saturating_sub(now)).is_ok()
+        Ok(())
     }
 
     fn open(&mut self, now: Now, stream: TcpStream, peer: Peer, turn: &mut Turn) {
@@ -259,16 +274,17 @@ impl<L: Log> Reactor<L> {
     /// Lets every connection that rang have its say, in the order they rang,
     /// until the turn is full.
     fn drain(&mut self, now: Now, turn: &mut Turn) {
-        let ready = mem::take(&mut self.ready);
         let mut buffer = mem::take(&mut self.buffer);
-        let mut read = 0;
-        for (at, slot) in ready.iter().enumerate() {
+        let (mut read, mut attended) = (0, 0);
+        // Who is put on the list meanwhile is for the next time.
+        for at in 0..self.ready.len() {
             if read >= TURN_READ_SIZE {
-                self.ready.extend_from_slice(&ready[at..]);
                 break;
             }
-            read += self.attend(now, *slot, &mut buffer, turn);
+            read += self.attend(now, self.ready[at], &mut buffer, turn);
+            attended += 1;
         }
+        self.ready.drain(..attended);
         self.buffer = buffer;
     }
 
@@ -423,10 +439,9 @@ impl<L: Log> Reactor<L> {
 
     /// Makes the turn's records safe, and what else is to be kept, then lets its
     /// effects out.
-    async fn commit(&mut self, mut turn: Turn) -> anyhow::Result<()> {
-        let records = turn.records();
-        if !records.is_empty() || self.hub.has_changes() {
-            match self.append(records.clone()).await? {
+    fn commit(&mut self, turn: &mut Turn) -> anyhow::Result<()> {
+        if turn.has_records() || self.hub.has_changes() {
+            match self.append(turn.records())? {
                 Some(repeats) if repeats.is_empty() => {}
                 Some(repeats) => {
                     turn.echo_repeats(&repeats);
@@ -434,10 +449,10 @@ impl<L: Log> Reactor<L> {
                 }
                 None => {
                     turn.refuse_sayings(&storage_full());
-                    self.hub.unsay(records.iter().map(|record| record.id));
+                    self.hub.unsay(turn.records().iter().map(|record| record.id));
                     // There may be room for what else is to be kept; where there
                     // is none either, it is kept when there is.
-                    self.append(Vec::new()).await?;
+                    self.append(Vec::new())?;
                 }
             }
         }
@@ -446,10 +461,10 @@ impl<L: Log> Reactor<L> {
     }
 
     /// `None`: there is no room, and nothing of it is stored.
-    async fn append(&mut self, records: Vec<Arc<Record>>) -> anyhow::Result<Option<Vec<Repeat>>> {
+    fn append(&mut self, records: Vec<Arc<Record>>) -> anyhow::Result<Option<Vec<Repeat>>> {
         let changes = self.hub.changes();
         let batch = Batch { records, changes, last: self.hub.last() };
-        match self.log.append(batch).await {
+        match self.log.append(&batch) {
             Ok(repeats) => {
                 self.hub.note_kept();
                 Ok(Some(repeats))
@@ -474,30 +489,33 @@ impl<L: Log> Reactor<L> {
     }
 
     /// Those whom more waits for than may are fed from the log from now on.
-    async fn slow_down_swamped(&mut self, now: Now) -> anyhow::Result<()> {
+    fn slow_down_swamped(&mut self, now: Now) -> anyhow::Result<()> {
+        if self.swamped.is_empty() {
+            return Ok(());
+        }
         let mut turn = Turn::default();
         for conn in mem::take(&mut self.swamped) {
             self.tell_hub(now, conn, Input::Swamped, &mut turn);
         }
-        self.commit(turn).await
+        self.commit(&mut turn)
     }
 
-    /// Writes to every connection that something waits for. Those that turn out
-    /// to be gone are missed by others, which makes a turn of its own.
-    async fn flush(&mut self, now: Now) -> anyhow::Result<()> {
-        self.flush_at = None;
+    /// Writes to every connection that something waits for, and tells to how many.
+    /// Those that turn out to be gone are missed by others, which makes a turn of
+    /// its own.
+    fn flush(&mut self, now: Now) -> anyhow::Result<usize> {
+        let mut written = 0;
         while !self.dirty.is_empty() {
-            let (start, mut turn) = (Instant::now(), Turn::default());
-            let dirty = mem::take(&mut self.dirty);
-            for conn in &dirty {
-                self.flush_one(now, *conn, &mut turn);
+            let mut turn = Turn::default();
+            let count = self.dirty.len();
+            for at in 0..count {
+                self.flush_one(now, self.dirty[at], &mut turn);
             }
-            let gathered = mem::take(&mut self.gathered);
-            let (end, took) = (self.start.elapsed(), start.elapsed());
-            self.linger.after_flush(end, took, dirty.len(), gathered);
-            self.commit(turn).await?;
+            self.dirty.drain(..count);
+            written += count;
+            self.commit(&mut turn)?;
         }
-        Ok(())
+        Ok(written)
     }
 
     fn flush_one(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
@@ -585,20 +603,16 @@ impl<L: Log> Reactor<L> {
 
 impl<L: Log> Sink for Reactor<L> {
     fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
-        let (outbox_max, turn) = (self.outbox_max(), self.turn);
+        let outbox_max = self.outbox_max();
         let Some(connection) = self.get(to) else { return };
         if connection.phase != Phase::Open {
             return;
         }
         connection.outbox.push(lines, start, end);
-        let is_first = mem::replace(&mut connection.pushed_in, turn) != turn;
-        let is_gathered = is_first && connection.is_dirty;
         let is_swamped = connection.outbox.unasked() > outbox_max;
         if !mem::replace(&mut connection.is_dirty, true) {
             self.dirty.push(to);
         }
-        self.has_pushed = true;
-        self.gathered += usize::from(is_gathered);
         if is_swamped {
             self.swamped.push(to);
         }

@@ -3,6 +3,9 @@
 //! order produced, by whoever calls [`Turn::release`]: the server with its
 //! sockets, or a test with none.
 //!
+//! A turn may take in several drains of the sockets before it is committed; each
+//! is a *part* of it.
+//!
 //! Lines are encoded into buffers of the turn as they arise, once for each
 //! dialect; releasing hands out spans of these. Lines that follow each other to
 //! the same audience become one span, so a busy room costs one push for each
@@ -133,7 +136,28 @@ pub struct Turn {
     plain: Vec<u8>,
     tagged: Vec<u8>,
     single: Vec<u8>,
+    /// Which part this is, and where its effects begin.
+    part: u32,
+    part_start: usize,
+    /// The first audiences that were told something.
+    told: Vec<Told>,
+    /// How many readers were told something in more than one part.
+    gathered: usize,
 }
+
+/// That an audience was told something.
+#[derive(Debug)]
+struct Told {
+    /// Its address; effects keep it alive as long as the turn.
+    audience: usize,
+    /// The part in which it first was.
+    part: u32,
+    is_gathered: bool,
+}
+
+/// How many audiences a turn tells apart in counting whom it told more than once:
+/// some rooms talk most.
+const TOLD_MAX: usize = 8;
 
 /// Where the next line begins. The first one finds room for some, which is
 /// cheaper than to grow by halves of lines.
@@ -172,6 +196,59 @@ impl Turn {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.effects.is_empty() && self.sayings.is_empty()
+    }
+
+    /// What comes now came later than what is in it.
+    pub fn begin_part(&mut self) {
+        self.part += 1;
+        self.part_start = self.effects.len();
+    }
+
+    /// Whether anything has come in this part.
+    #[must_use]
+    pub fn has_grown(&self) -> bool {
+        self.effects.len() > self.part_start
+    }
+
+    /// How many parts there are.
+    #[must_use]
+    pub fn parts(&self) -> u32 {
+        self.part
+    }
+
+    /// How many readers, at least, are told by one write what came in several
+    /// parts.
+    #[must_use]
+    pub fn gathered(&self) -> usize {
+        self.gathered
+    }
+
+    /// All its lines, each once for each dialect, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.plain.len() + self.tagged.len() + self.single.len()
+    }
+
+    fn note_told(&mut self, audience: &Arc<Audience>) {
+        let address = Arc::as_ptr(audience).addr();
+        let has_room = self.told.len() < TOLD_MAX;
+        match self.told.iter_mut().find(|told| told.audience == address) {
+            Some(told) if told.part < self.part && !told.is_gathered => {
+                told.is_gathered = true;
+                self.gathered += audience.readers.len();
+            }
+            None if has_room => {
+                let told = Told { audience: address, part: self.part, is_gathered: false };
+                self.told.push(told);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether there is anything to be appended to the log.
+    #[must_use]
+    pub fn has_records(&self) -> bool {
+        !self.new.is_empty()
     }
 
     /// To be appended to the log before anything is released.
@@ -292,6 +369,7 @@ impl Turn {
         tags: &Tags<'_>,
         event: &Event<'_>,
     ) {
+        self.note_told(&audience);
         let (plain_start, tagged_start) = (self.plain.len(), self.tagged.len());
         if audience.has_plain {
             start(&mut self.plain);
@@ -351,12 +429,22 @@ impl Turn {
     }
 
     /// Carries the effects out in the order produced. Only to be called when
-    /// the records are safe.
-    pub fn release(self, sink: &mut impl Sink) {
-        if self.effects.is_empty() {
-            return;
+    /// the records are safe. The turn is empty then, and keeps its room for the
+    /// next one.
+    pub fn release(&mut self, sink: &mut impl Sink) {
+        if !self.effects.is_empty() {
+            self.carry_out(sink);
         }
-        let buffers = [self.plain, self.tagged, self.single].map(|lines| sink.share(lines));
+        self.sayings.clear();
+        self.new.clear();
+        self.effects.clear();
+        self.told.clear();
+        (self.part, self.part_start, self.gathered) = (0, 0, 0);
+    }
+
+    fn carry_out(&mut self, sink: &mut impl Sink) {
+        let buffers = [&mut self.plain, &mut self.tagged, &mut self.single];
+        let buffers = buffers.map(|lines| sink.share(std::mem::take(lines)));
         let [plain, tagged, single] = &buffers;
         let mut run: Option<Run<'_>> = None;
         for (_, effect) in &self.effects {

@@ -148,7 +148,7 @@ impl HubStage {
         flow
     }
 
-    fn release(&mut self, turn: Turn) {
+    fn release(&mut self, mut turn: Turn) {
         self.log.push(turn.records());
         turn.release(&mut self.out);
     }

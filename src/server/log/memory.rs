@@ -55,7 +55,7 @@ impl MemoryLog {
     }
 
     /// What appending does, for those who need not wait for it.
-    pub fn push(&mut self, batch: Vec<Arc<Record>>) {
+    pub fn push(&mut self, batch: impl IntoIterator<Item = Arc<Record>>) {
         lock(&self.held).push(batch);
     }
 
@@ -115,8 +115,8 @@ impl Held {
 impl Log for MemoryLog {
     /// Nobody ever opens it again, so that it keeps nothing but messages; and
     /// what the hub does not know of any more, it does not know either.
-    async fn append(&mut self, batch: Batch) -> Result<Vec<Repeat>, AppendError> {
-        self.push(batch.records);
+    fn append(&mut self, batch: &Batch) -> Result<Vec<Repeat>, AppendError> {
+        self.push(batch.records.iter().cloned());
         Ok(Vec::new())
     }
 
@@ -132,7 +132,7 @@ impl Log for MemoryLog {
 }
 
 impl Held {
-    fn push(&mut self, batch: Vec<Arc<Record>>) {
+    fn push(&mut self, batch: impl IntoIterator<Item = Arc<Record>>) {
         for record in batch {
             self.size += record.size();
             for index in Self::indexes(&record) {

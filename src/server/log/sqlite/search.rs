@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, params};
 
-use super::{COLUMNS, collect, read_number};
+use super::readers::collect;
+use super::{COLUMNS, read_number};
 use crate::protocol::text::words;
 use crate::server::log::{PersonId, Query, Recipient, Record, Thread};
 

@@ -1,0 +1,109 @@
+//! The threads that read the file, from the last commit: they never hold up who
+//! writes.
+
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use rusqlite::{Connection, OpenFlags, params};
+
+use super::{BUSY_TIMEOUT, COLUMNS, read_last, record, search};
+use crate::server::log::{Query, Record, Reply, Rows, Thread};
+
+/// Starts some; they end when nobody can ask any more.
+pub(super) fn start(
+    path: &Path,
+    name: &str,
+    count: usize,
+) -> anyhow::Result<Sender<(Query, Reply)>> {
+    let (reads, queries) = mpsc::channel();
+    let queries = Arc::new(Mutex::new(queries));
+    for _ in 0..count {
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        let queries = queries.clone();
+        thread::Builder::new().name(name.into()).spawn(move || answer(&connection, &queries))?;
+    }
+    Ok(reads)
+}
+
+/// A thread that reads: one query after another until nobody asks any more.
+fn answer(connection: &Connection, queries: &Mutex<Receiver<(Query, Reply)>>) {
+    loop {
+        let next = queries.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((query, reply)) = next else { return };
+        // A read that fails finds nothing; what is stored is not touched by it.
+        reply(find(connection, &query).unwrap_or_default());
+    }
+}
+
+fn find(connection: &Connection, query: &Query) -> rusqlite::Result<Rows> {
+    let transaction = connection.unchecked_transaction()?; // one moment for both reads
+    let upto = read_last(connection)?.message;
+    let (after, order) = match query.after {
+        Some(after) => (i64::try_from(after).unwrap_or(i64::MAX), "ASC"),
+        None => (0, "DESC"),
+    };
+    let mut records = match &query.thread {
+        Thread::Room(key) => {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM messages WHERE room_key = ?1 AND id > ?2 ORDER BY id {order}"
+            );
+            collect(connection, &sql, params![key.as_str(), after], query)?
+        }
+        Thread::Private { reader, .. } => {
+            // Each half by its own index; which of them are wanted is decided
+            // row by row.
+            let sql = format!(
+                "SELECT {COLUMNS} FROM messages WHERE author = ?1 AND reader IS NOT NULL AND id > ?2
+                 UNION
+                 SELECT {COLUMNS} FROM messages WHERE reader = ?1 AND id > ?2
+                 ORDER BY id {order}"
+            );
+            collect(connection, &sql, params![reader.0.cast_signed(), after], query)?
+        }
+        Thread::Search { .. } => search::find(connection, query)?,
+        Thread::Picked { ids, .. } => {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM messages
+                 WHERE id IN (SELECT value FROM json_each(?1)) AND id > ?2 ORDER BY id {order}"
+            );
+            let ids: Vec<i64> = ids.iter().map(|id| id.cast_signed()).collect();
+            collect(connection, &sql, params![serde_json::json!(ids).to_string(), after], query)?
+        }
+        Thread::Feed { .. } => {
+            // All rooms at once: the log in its own order, picked through.
+            let sql = format!("SELECT {COLUMNS} FROM messages WHERE id > ?1 ORDER BY id");
+            collect(connection, &sql, params![after], query)?
+        }
+    };
+    if query.after.is_none() {
+        records.reverse();
+    }
+    let first: Option<i64> =
+        connection.query_row("SELECT min(id) FROM messages", [], |row| row.get(0))?;
+    let forgotten = first.map_or(upto, |first| (first - 1).cast_unsigned());
+    let has_gap = query.after.is_some_and(|after| after < forgotten);
+    transaction.finish()?;
+    Ok(Rows { records, upto, has_gap }.cut_at(query.count))
+}
+
+pub(super) fn collect(
+    connection: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+    query: &Query,
+) -> rusqlite::Result<Vec<Arc<Record>>> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut records = Vec::new();
+    while records.len() < query.count {
+        let Some(row) = rows.next()? else { break };
+        // A row that breaks the grammar was not written by us: pass over it.
+        if let Some(record) = record(row)?.filter(|record| query.wants(record)) {
+            records.push(Arc::new(record));
+        }
+    }
+    Ok(records)
+}

@@ -1,0 +1,325 @@
+//! What writes to the file, in one transaction each: batches, on the thread that
+//! asks, since that could do nothing meanwhile but wait; and what keeps house
+//! beside that, in slices so short that a batch hardly waits for one, on a thread
+//! of its own.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use rusqlite::{Connection, ErrorCode, params};
+
+use super::{COLUMNS, Durability, Options, Retention, record, search, write_last};
+use crate::protocol::{Cid, RoomName};
+use crate::server::log::{AppendError, Batch, Change, Last, Recipient, Record, Repeat};
+
+/// Writes to the file.
+#[derive(Debug)]
+pub(super) struct Writer {
+    connection: Connection,
+    options: Options,
+    path: PathBuf,
+    last: Last,
+    /// Whether something is committed that the disk may not have yet.
+    is_unsynced: bool,
+    /// The last message that can be found by its words, and whether there are
+    /// many behind it.
+    indexed: u64,
+    is_behind: bool,
+    /// Whether `synchronous` is what the durability asks for.
+    is_strict: bool,
+    last_write: Instant,
+    next_sync: Instant,
+    next_forget: Instant,
+    next_index: Instant,
+}
+
+/// How often the disk gets what is committed, where that is not at once.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often is looked for what is to be forgotten, and how much of it goes in
+/// one transaction: writing waits no longer than for that.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(1);
+const FORGET_AT_ONCE: u32 = 500;
+
+/// What goes next. What waits for somebody is kept until it was told.
+const FORGOTTEN: &str = "(SELECT id FROM messages WHERE id <= ?1
+    AND id NOT IN (SELECT key FROM kept WHERE shelf = 'mail') ORDER BY id LIMIT ?2)";
+
+/// How often messages are made known to `/search`, and how many in one
+/// transaction. What is not known yet is looked at one by one, so that a search
+/// finds it all the same.
+const INDEX_INTERVAL: Duration = Duration::from_secs(1);
+const INDEX_AT_ONCE: u32 = 250;
+/// Where many are not known yet: when nobody wrote for so long, more are made
+/// known; while somebody does, indexing takes one part in so many of the time.
+const INDEX_IDLE: Duration = Duration::from_millis(2);
+const INDEX_SHARE: u32 = 10;
+
+/// Whoever held it when a thread of ours panicked: a transaction is whole or undone.
+pub(super) fn lock(writer: &Mutex<Writer>) -> MutexGuard<'_, Writer> {
+    writer.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps house until the log is closed.
+pub(super) fn keep_house(writer: &Mutex<Writer>, closed: &Receiver<()>) {
+    let mut pause = Duration::ZERO;
+    while let Err(RecvTimeoutError::Timeout) = closed.recv_timeout(pause) {
+        pause = lock(writer).keep_house();
+    }
+}
+
+impl Writer {
+    pub(super) fn new(
+        connection: Connection,
+        options: Options,
+        path: PathBuf,
+        last: Last,
+        indexed: u64,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            connection,
+            options,
+            path,
+            last,
+            is_unsynced: false,
+            indexed,
+            is_behind: false,
+            is_strict: true,
+            last_write: now,
+            next_sync: now,
+            next_forget: now,
+            next_index: now,
+        }
+    }
+
+    /// Does what is due, and tells how long nothing else is.
+    fn keep_house(&mut self) -> Duration {
+        let now = Instant::now();
+        if now >= self.next_sync {
+            self.sync();
+            self.next_sync = now + SYNC_INTERVAL;
+        }
+        if now >= self.next_forget {
+            // What cannot be forgotten now is tried again later.
+            let more = self.forget().unwrap_or(false);
+            self.next_forget = if more { now } else { now + RETENTION_INTERVAL };
+        }
+        let now = Instant::now();
+        if now >= self.next_index || (self.is_behind && now >= self.last_write + INDEX_IDLE) {
+            self.is_behind = self.index().unwrap_or(false);
+            let pause =
+                if self.is_behind { now.elapsed() * (INDEX_SHARE - 1) } else { INDEX_INTERVAL };
+            self.next_index = Instant::now() + pause;
+        }
+        let due = self.next_sync.min(self.next_forget).min(self.next_index);
+        let pause = due.saturating_duration_since(Instant::now());
+        if self.is_behind { pause.min(INDEX_IDLE) } else { pause }
+    }
+
+    /// Makes a batch part of the log; it is as safe as was asked for when this is
+    /// done.
+    pub(super) fn write(&mut self, batch: &Batch) -> Result<Vec<Repeat>, AppendError> {
+        self.be_strict(true).map_err(|error| AppendError::Broken(error.into()))?;
+        let result = insert(&mut self.connection, batch, self.last);
+        self.last_write = Instant::now();
+        match result {
+            Ok(repeats) => {
+                self.last = batch.last;
+                self.is_unsynced = self.options.durability == Durability::Relaxed;
+                Ok(repeats)
+            }
+            Err(error) if is_full(&error) => Err(AppendError::Full(error.to_string())),
+            Err(error) => Err(AppendError::Broken(error.into())),
+        }
+    }
+
+    /// Brings what is committed to the disk, where the commit did not.
+    pub(super) fn sync(&mut self) {
+        if std::mem::take(&mut self.is_unsynced) {
+            let mut wal = self.path.clone().into_os_string();
+            wal.push("-wal");
+            // Failing to is what "relaxed" may lose.
+            let _ = File::open(wal).and_then(|wal| wal.sync_data());
+        }
+    }
+
+    /// Forgets some of what is too old or too much; tells whether there is more.
+    fn forget(&mut self) -> rusqlite::Result<bool> {
+        let Retention { age, messages } = self.options.retention;
+        let by_number = match messages {
+            Some(keep) => self.last_beyond(keep)?,
+            None => None,
+        };
+        let by_age = match age {
+            Some(age) => self.last_before(age)?,
+            None => None,
+        };
+        let Some(upto) = by_number.max(by_age) else { return Ok(false) };
+        let transaction = self.connection.unchecked_transaction()?;
+        write_last(&transaction, self.last)?; // the last message may be among them
+        let oldest = params![upto, FORGET_AT_ONCE];
+        let sql = format!("DELETE FROM search WHERE rowid IN {FORGOTTEN}");
+        transaction.prepare_cached(&sql)?.execute(oldest)?;
+        let sql = format!("DELETE FROM messages WHERE id IN {FORGOTTEN}");
+        let gone = transaction.prepare_cached(&sql)?.execute(oldest)?;
+        transaction.commit()?;
+        Ok(gone == FORGET_AT_ONCE as usize)
+    }
+
+    /// Makes some messages known to `/search`; tells whether there are more.
+    ///
+    /// It need not be on the disk at once: the next message's commit brings it
+    /// there, and what is lost with the power is done again.
+    fn index(&mut self) -> rusqlite::Result<bool> {
+        if self.indexed == self.last.message {
+            return Ok(false);
+        }
+        self.be_strict(false)?;
+        Ok(self.index_some()? == INDEX_AT_ONCE)
+    }
+
+    /// Whether a commit is as safe as was asked for, or only whole. Messages are
+    /// never written before the former is sure.
+    fn be_strict(&mut self, is_strict: bool) -> rusqlite::Result<()> {
+        if self.is_strict != is_strict {
+            let durability = if is_strict { self.options.durability } else { Durability::Relaxed };
+            self.connection.pragma_update(None, "synchronous", durability.pragma())?;
+            self.is_strict = is_strict;
+        }
+        Ok(())
+    }
+
+    fn index_some(&mut self) -> rusqlite::Result<u32> {
+        let transaction = self.connection.transaction()?;
+        let (mut count, mut last) = (0, self.indexed);
+        {
+            let sql = format!("SELECT {COLUMNS} FROM messages WHERE id > ?1 ORDER BY id LIMIT ?2");
+            let mut statement = transaction.prepare_cached(&sql)?;
+            let mut rows = statement.query(params![last.cast_signed(), INDEX_AT_ONCE])?;
+            let mut insert =
+                transaction.prepare_cached("INSERT INTO search (rowid, words) VALUES (?1, ?2)")?;
+            while let Some(row) = rows.next()? {
+                last = row.get::<_, i64>(0)?.cast_unsigned();
+                count += 1;
+                if let Some(record) = record(row)? {
+                    insert.execute(params![last.cast_signed(), search::entry(&record)])?;
+                }
+            }
+        }
+        transaction
+            .prepare_cached("UPDATE last SET number = ?1 WHERE what = 'indexed'")?
+            .execute([last.cast_signed()])?;
+        transaction.commit()?;
+        // Up to the last message, unless it is not stored after all.
+        self.indexed = if count < INDEX_AT_ONCE { self.last.message } else { last };
+        Ok(count)
+    }
+
+    fn last_beyond(&self, keep: u64) -> rusqlite::Result<Option<i64>> {
+        let first: Option<i64> =
+            self.connection.query_row("SELECT min(id) FROM messages", [], |row| row.get(0))?;
+        let held =
+            first.map_or(0, |first| (self.last.message + 1).saturating_sub(first.cast_unsigned()));
+        if held <= keep {
+            return Ok(None); // the common case, without counting
+        }
+        let sql = "SELECT id FROM messages ORDER BY id DESC LIMIT 1 OFFSET ?1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query([keep.cast_signed()])?;
+        rows.next()?.map(|row| row.get(0)).transpose()
+    }
+
+    fn last_before(&self, age: Duration) -> rusqlite::Result<Option<i64>> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let before = i64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(i64::MAX);
+        // Times grow with ids: the oldest few tell.
+        let sql = "SELECT max(id) FROM (SELECT id, time FROM messages ORDER BY id LIMIT ?2)
+                   WHERE time < ?1";
+        self.connection
+            .prepare_cached(sql)?
+            .query_row(params![before, FORGET_AT_ONCE], |row| row.get(0))
+    }
+}
+
+fn insert(
+    connection: &mut Connection,
+    batch: &Batch,
+    stored: Last,
+) -> rusqlite::Result<Vec<Repeat>> {
+    let transaction = connection.transaction()?;
+    let mut repeats = Vec::new();
+    for record in &batch.records {
+        if !insert_record(&transaction, record)? {
+            let first = first_of_mark(&transaction, record)?;
+            repeats.extend(first.map(|first| Repeat { id: record.id, first: Arc::new(first) }));
+        }
+    }
+    for Change { shelf, key, value } in &batch.changes {
+        let key = key.cast_signed();
+        match value {
+            Some(value) => transaction
+                .prepare_cached("INSERT OR REPLACE INTO kept VALUES (?1, ?2, ?3)")?
+                .execute(params![shelf.as_str(), key, value])?,
+            None => transaction
+                .prepare_cached("DELETE FROM kept WHERE shelf = ?1 AND key = ?2")?
+                .execute(params![shelf.as_str(), key])?,
+        };
+    }
+    // The last message tells its number by being there: most commits write one
+    // page less.
+    if batch.last.person != stored.person || !batch.changes.is_empty() {
+        write_last(&transaction, batch.last)?;
+    }
+    transaction.commit()?;
+    Ok(repeats)
+}
+
+/// Whether it was: not if its author has used its mark before.
+fn insert_record(connection: &Connection, record: &Record) -> rusqlite::Result<bool> {
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+         ON CONFLICT (author, cid) WHERE cid IS NOT NULL DO NOTHING",
+    )?;
+    let (room, reader) = match &record.to {
+        Recipient::Room(room) => (Some(room), None),
+        Recipient::Person(reader, name) => (None, Some((reader, name))),
+    };
+    let count = statement.execute(params![
+        record.id.cast_signed(),
+        record.time.0,
+        record.author.0.cast_signed(),
+        record.from.as_str(),
+        room.map(RoomName::as_str),
+        room.map(|room| room.key().as_str()),
+        reader.map(|_| record.from.key().as_str()),
+        reader.map(|(reader, _)| reader.0.cast_signed()),
+        reader.map(|(_, name)| name.as_str()),
+        reader.map(|(_, name)| name.key().as_str()),
+        record.is_action,
+        &*record.text,
+        record.cid.as_ref().map(Cid::as_str),
+    ])?;
+    Ok(count == 1)
+}
+
+fn first_of_mark(connection: &Connection, again: &Record) -> rusqlite::Result<Option<Record>> {
+    let sql = format!("SELECT {COLUMNS} FROM messages WHERE author = ?1 AND cid = ?2");
+    let cid = again.cid.as_ref().map(Cid::as_str);
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![again.author.0.cast_signed(), cid])?;
+    rows.next()?.map_or(Ok(None), record)
+}
+
+/// Whether there was no room; nothing of the transaction is left then.
+fn is_full(error: &rusqlite::Error) -> bool {
+    // SQLite tells a file that may not grow further apart from a full disk.
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+        || matches!(
+            error.sqlite_error().map(|error| error.extended_code),
+            Some(rusqlite::ffi::SQLITE_IOERR_WRITE | rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
+        )
+}
