@@ -222,18 +222,17 @@ impl<L: Log> Reactor<L> {
         self.drain(now, &mut turn);
         self.hub.tick(now, &mut turn);
         self.fall_due(now, &mut turn);
-        if !self.waits_for_more(&turn) {
+        if !self.waits_for_more(now.since_start, &turn) {
             self.end_turn(now, &mut turn)?;
         }
         self.turn = turn;
         Ok(())
     }
 
-    fn waits_for_more(&mut self, turn: &Turn) -> bool {
+    fn waits_for_more(&mut self, now: Duration, turn: &Turn) -> bool {
         if turn.is_empty() || turn.size() > TURN_SIZE || self.ends_at.is_some() {
             return false;
         }
-        let now = self.start.elapsed();
         if turn.has_grown() {
             self.ends_turn_at = self.linger.after_part(now);
         }
@@ -245,16 +244,15 @@ impl<L: Log> Reactor<L> {
     fn end_turn(&mut self, now: Now, turn: &mut Turn) -> anyhow::Result<()> {
         self.ends_turn_at = None;
         let (is_empty, parts, gathered) = (turn.is_empty(), turn.parts(), turn.gathered());
-        let start = self.start.elapsed();
         self.commit(turn)?;
         let committed = self.start.elapsed();
         self.slow_down_swamped(now)?;
         let written = self.flush(now)?;
         if !is_empty {
             let end = self.start.elapsed();
-            let took = end.saturating_sub(start);
+            let took = end.saturating_sub(now.since_start);
             // Either the commit was most of it, or the writing was.
-            let is_commit = committed.saturating_sub(start) * 2 > took;
+            let is_commit = committed.saturating_sub(now.since_start) * 2 > took;
             let has_paid = if is_commit { parts > 1 } else { gathered * 2 >= written };
             self.linger.after_turn(end, took, has_paid);
         }
