@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::guesses::Target;
+use super::guesses::{Guarded, Target};
+use super::order::Scope;
+use super::rooms::Door;
 use super::{
     Ask, Asked, Cid, ConnId, ErrorCode, Event, Farewell, Hub, Ignored, Key, Name, Now, PersonId,
-    Refusal, Shelf, Stage, Turn, VisitIx, refusal, say_farewell,
+    Refusal, RoomName, Shelf, Stage, Turn, VisitIx, refusal, say_farewell,
 };
 use crate::server::passwords::{Job, Outcome, Secret};
 
@@ -80,12 +82,19 @@ pub(super) struct PasswordAsk {
     guess: Option<Target>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
+/// What a password is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Purpose {
     LogIn(PersonId),
+    /// Into a server that takes one of everybody.
+    LogInGuest(Name),
     Register,
     Change,
     Unregister,
+    /// To be an operator of the server.
+    Rule,
+    /// A room's key.
+    Enter(RoomName),
 }
 
 impl Hub {
@@ -98,11 +107,17 @@ impl Hub {
     ) -> Result<(), Refusal> {
         self.need_privacy(ask)?;
         let Some(account) = self.accounts.named(name.key()) else {
+            if let Some(hash) = self.limits.password.clone() {
+                let name = self.free_name(name.clone(), None)?;
+                let job = Job::Check(Secret::new(password), hash.into());
+                self.guess(ask, Purpose::LogInGuest(name), Guarded::Server, job);
+                return Ok(());
+            }
             let text = format!("{name} is not registered; /login {name} without a password");
             return refusal(ErrorCode::BadPassword, text);
         };
         let (person, job) = account.check(password);
-        self.guess(ask, Purpose::LogIn(person), person, job);
+        self.guess(ask, Purpose::LogIn(person), Guarded::Account(person), job);
         Ok(())
     }
 
@@ -145,20 +160,24 @@ impl Hub {
     ) -> Result<(), Refusal> {
         self.need_privacy(ask)?;
         let (person, job) = self.account_of(visit)?.check(password);
-        self.guess(ask, Purpose::Unregister, person, job);
+        self.guess(ask, Purpose::Unregister, Guarded::Account(person), job);
         Ok(())
     }
 
     /// Passwords only where nobody can read along.
     fn need_privacy(&self, ask: &Ask<'_>) -> Result<(), Refusal> {
-        let is_private = self.connection(ask.conn).is_some_and(|c| c.peer.is_private());
-        if is_private || self.limits.allow_insecure_passwords {
+        if self.is_private(ask) || self.limits.allow_insecure_passwords {
             return Ok(());
         }
         refusal(
             ErrorCode::Insecure,
             "anybody on the way could read the password; connect from this machine, or through ssh",
         )
+    }
+
+    /// Whether nobody can read along.
+    pub(super) fn is_private(&self, ask: &Ask<'_>) -> bool {
+        self.connection(ask.conn).is_some_and(|c| c.peer.is_private())
     }
 
     fn account_of(&self, visit: VisitIx) -> Result<&Account, Refusal> {
@@ -170,9 +189,10 @@ impl Hub {
         Ok(account)
     }
 
-    fn guess(&mut self, ask: &mut Ask<'_>, purpose: Purpose, person: PersonId, job: Job) {
+    /// Checks what may be a guess, when its time has come.
+    pub(super) fn guess(&mut self, ask: &mut Ask<'_>, purpose: Purpose, at: Guarded, job: Job) {
         let network = self.connection(ask.conn).map(|c| c.peer.network());
-        self.ask_password(ask, purpose, job, network.map(|network| (person, network)));
+        self.ask_password(ask, purpose, job, network.map(|network| (at, network)));
     }
 
     fn ask_password(
@@ -183,7 +203,7 @@ impl Hub {
         guess: Option<Target>,
     ) {
         let now = ask.now.since_start;
-        let start = guess.map_or(now, |target| self.guesses.begin(now, target));
+        let start = guess.clone().map_or(now, |target| self.guesses.begin(now, target));
         let asked = PasswordAsk { cid: ask.cid.take(), purpose, guess };
         if let Some(connection) = self.connection_mut(ask.conn) {
             connection.asked = Some(Box::new(Asked::Password(asked)));
@@ -216,35 +236,74 @@ impl Hub {
         let (stage, settings) = (connection.stage, connection.settings);
         let mut ask = Ask { now, conn, settings, cid, turn };
         let is_right = *outcome == Outcome::Checked(true);
-        if let Some(target) = guess.filter(|_| is_right) {
+        if let Some(target) = guess.as_ref().filter(|_| is_right) {
             self.guesses.forget(target);
         }
-        let result = match (purpose, stage, outcome) {
-            (Purpose::LogIn(person), Stage::Greeting { .. }, _) if is_right => {
-                self.log_in_account(&mut ask, person)
+        let result = match (stage, outcome) {
+            (Stage::Greeting { .. }, Outcome::Checked(true)) => self.admit_by(&mut ask, purpose),
+            (Stage::Present(visit), Outcome::Checked(is_right)) => {
+                self.grant(&mut ask, visit, purpose, *is_right)
             }
-            (Purpose::Unregister, Stage::Present(visit), _) if is_right => {
-                self.end_account(&mut ask, visit);
+            (Stage::Present(visit), Outcome::Hashed(Some(hash))) => {
+                self.take_hash(&mut ask, visit, &purpose, hash);
                 Ok(())
             }
-            (Purpose::Register, Stage::Present(visit), Outcome::Hashed(Some(hash))) => {
-                self.begin_account(&mut ask, visit, hash.clone());
-                Ok(())
-            }
-            (Purpose::Change, Stage::Present(visit), Outcome::Hashed(Some(hash))) => {
-                self.change_hash(&mut ask, visit, hash.clone());
-                Ok(())
-            }
-            (Purpose::LogIn(_) | Purpose::Unregister, ..) => {
-                refusal(ErrorCode::BadPassword, "that is not the password; try again")
-            }
-            (Purpose::Register | Purpose::Change, ..) => {
+            (_, Outcome::Checked(_)) => wrong_password(),
+            (_, Outcome::Hashed(_)) => {
                 refusal(ErrorCode::TooMany, "the server cannot do this now; try again")
             }
         };
         if let Err(refusal) = result {
             self.note_refused_login(conn);
             ask.refuse(&refusal);
+        }
+    }
+
+    /// The password of somebody who logs in was right.
+    fn admit_by(&mut self, ask: &mut Ask<'_>, purpose: Purpose) -> Result<(), Refusal> {
+        match purpose {
+            Purpose::LogIn(person) => self.log_in_account(ask, person),
+            // Somebody may have taken the name meanwhile.
+            Purpose::LogInGuest(name) => {
+                let name = self.free_name(name, None)?;
+                self.begin_guest(ask, &name);
+                Ok(())
+            }
+            _ => wrong_password(),
+        }
+    }
+
+    /// A password of somebody who is here was looked at.
+    fn grant(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        purpose: Purpose,
+        is_right: bool,
+    ) -> Result<(), Refusal> {
+        match purpose {
+            Purpose::Unregister if is_right => {
+                self.end_account(ask, visit);
+                Ok(())
+            }
+            Purpose::Rule => {
+                self.note_oper(ask.now, visit, is_right);
+                if is_right { self.begin_rule(ask, visit) } else { wrong_password() }
+            }
+            Purpose::Enter(room) => {
+                let door = if is_right { Door::Opened } else { Door::WrongKey };
+                self.join_by(ask, visit, &room, door)?;
+                self.note_unsaved(visit);
+                Ok(())
+            }
+            _ => wrong_password(),
+        }
+    }
+
+    fn take_hash(&mut self, ask: &mut Ask<'_>, visit: VisitIx, purpose: &Purpose, hash: &Arc<str>) {
+        match purpose {
+            Purpose::Change => self.change_hash(ask, visit, hash.clone()),
+            _ => self.begin_account(ask, visit, hash.clone()),
         }
     }
 
@@ -258,6 +317,9 @@ impl Hub {
             ignored_by: Vec::new(),
         });
         self.unsaved.insert((Shelf::Account, person.0));
+        for room in self.visits[visit].rooms.clone() {
+            self.note_order_unsaved(Scope::Room(room)); // an account's right is kept
+        }
         let text = "the name is yours; from now on /login NAME PASSWORD";
         ask.reply(&Event::reply("REGISTERED", name.as_str(), text));
     }
@@ -287,6 +349,10 @@ impl Hub {
         if self.accounts.of(person).is_none() {
             return refusal(ErrorCode::BadPassword, "that name is not registered any more");
         }
+        let name = self.accounts.of(person).map(|account| account.name.clone());
+        if name.is_some_and(|name| self.turn_away(ask, person, &name)) {
+            return Ok(());
+        }
         if self.mail.of(person).is_empty() {
             self.take_place(ask, person);
         } else {
@@ -302,7 +368,7 @@ impl Hub {
         if let Some(visit) = self.people.get(&person).copied() {
             if let Some(old) = self.visits[visit].conn {
                 self.part_with(old);
-                say_farewell(ask.turn, old, Farewell::Replaced);
+                say_farewell(ask.turn, old, Farewell::Replaced, None);
             }
             self.end_visit(ask.now, visit, None, ask.turn);
         }
@@ -388,6 +454,10 @@ impl Hub {
         let Ok(SavedAccount { name, hash, ignores }) = serde_json::from_str(saved) else { return };
         self.accounts.insert(Account { person, name, hash, ignores, ignored_by: Vec::new() });
     }
+}
+
+fn wrong_password() -> Result<(), Refusal> {
+    refusal(ErrorCode::BadPassword, "that is not the password; try again")
 }
 
 impl Account {

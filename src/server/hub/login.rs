@@ -1,5 +1,6 @@
 //! Coming and going: the greeting, login, a new name, and leaving.
 
+use super::locks::Entry;
 use super::{
     Ask, ConnId, Connection, Event, Farewell, Feed, Hub, Name, Now, Peer, PersonId, Query, Refusal,
     Settings, Stage, Tags, Ties, Topic, Turn, Visit, VisitIx, refusal, say_farewell,
@@ -35,8 +36,7 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let result = match self.admit(ask, name, password) {
             Ok(Some(name)) => {
-                self.last.person += 1;
-                self.begin_visit(ask, PersonId(self.last.person), &name);
+                self.begin_guest(ask, &name);
                 Ok(())
             }
             Ok(None) => Ok(()),
@@ -73,7 +73,20 @@ impl Hub {
             let text = format!("{name} is registered; /login {name} PASSWORD, or another name");
             return refusal(ErrorCode::BadPassword, text);
         }
+        if self.limits.password.is_some() {
+            let text = format!("this server takes a password; /login {name} PASSWORD");
+            return refusal(ErrorCode::BadPassword, text);
+        }
         self.free_name(name, None).map(Some)
+    }
+
+    /// Somebody new is here, if they may be.
+    pub(super) fn begin_guest(&mut self, ask: &mut Ask<'_>, name: &Name) {
+        let person = PersonId(self.last.person + 1);
+        if !self.turn_away(ask, person, name) {
+            self.last.person = person.0;
+            self.begin_visit(ask, person, name);
+        }
     }
 
     /// Somebody is here.
@@ -102,12 +115,26 @@ impl Hub {
         if let Some(connection) = self.connection_mut(ask.conn) {
             connection.stage = Stage::Present(visit);
         }
-        ask.reply(&Event::reply("WELCOME", name.as_str(), "you are in #lobby"));
-        self.enter(ask, visit, self.lobby);
+        // A ban from #lobby, or its lock, leaves one on the server but in no room.
+        match self.need_entry(ask.now, visit, self.lobby) {
+            Ok(Entry::Open) => {
+                ask.reply(&Event::reply("WELCOME", name.as_str(), "you are in #lobby"));
+                self.rooms[self.lobby].order.lock.use_invitation(person);
+                self.enter(ask, visit, self.lobby);
+            }
+            Ok(Entry::ByKey(_)) => {
+                let text = "#lobby is locked; /join #lobby KEY, or another room";
+                ask.reply(&Event::reply("WELCOME", name.as_str(), text));
+            }
+            Err(Refusal { text, .. }) => {
+                let text = format!("{text}; /join another room");
+                ask.reply(&Event::reply("WELCOME", name.as_str(), &text));
+            }
+        }
     }
 
     /// A name that nobody has, or only `mine`.
-    fn free_name(&self, name: Name, mine: Option<VisitIx>) -> Result<Name, Refusal> {
+    pub(super) fn free_name(&self, name: Name, mine: Option<VisitIx>) -> Result<Name, Refusal> {
         let me = mine.map(|mine| self.visits[mine].person);
         let owner = self.accounts.named(name.key()).map(|account| account.person);
         if owner.is_some() && owner != me {
@@ -130,6 +157,7 @@ impl Hub {
         name: &str,
     ) -> Result<(), Refusal> {
         let new = self.free_name(parse_name(name)?, Some(visit))?;
+        self.need_unbanned_name(ask.now, visit, &new)?;
         let old = std::mem::replace(&mut self.visits[visit].name, new.clone());
         self.names.remove(old.key());
         self.names.insert(new.key().clone(), visit);
@@ -176,7 +204,7 @@ impl Hub {
             self.end_visit(now, visit, reason, turn);
         }
         match farewell {
-            Some(farewell) => say_farewell(turn, conn, farewell),
+            Some(farewell) => say_farewell(turn, conn, farewell, None),
             None => turn.close(conn),
         }
     }
@@ -210,8 +238,10 @@ impl Hub {
             self.remove_member(room, &name);
         }
         self.names.remove(name.key());
-        self.people.remove(&self.visits[visit].person);
+        let person = self.visits[visit].person;
+        self.people.remove(&person);
         self.visits.remove(visit);
+        self.end_rule(person);
     }
 
     /// Lets go of everyone who has to do with a leaving person.
