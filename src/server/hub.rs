@@ -122,6 +122,8 @@ pub struct Hub {
     connections: Vec<Option<Connection>>,
     visits: Slab<Visit>,
     names: HashMap<Key, VisitIx>,
+    /// By [`Name::looks`]: nobody comes who would be taken for somebody here.
+    looks: HashMap<Box<str>, VisitIx>,
     people: HashMap<PersonId, VisitIx>,
     rooms: Slab<Room>,
     room_names: HashMap<Key, RoomIx>,
@@ -378,6 +380,7 @@ impl Hub {
             connections: Vec::new(),
             visits: Slab::new(),
             names: HashMap::new(),
+            looks: HashMap::new(),
             people: HashMap::new(),
             rooms,
             room_names: HashMap::from([(lobby_key, lobby)]),
@@ -828,6 +831,9 @@ impl Hub {
     pub fn check_invariants(&self) {
         assert_eq!(self.names.len(), self.visits.len(), "each visit has one name");
         assert_eq!(self.people.len(), self.visits.len(), "each visit is one person");
+        for (look, visit) in &self.looks {
+            assert!(self.visits[*visit].name.looks().any(|own| *own == **look), "looks are own");
+        }
         for (ix, visit) in &self.visits {
             assert_eq!(self.names.get(visit.name.key()), Some(&ix), "names lead to visits");
             assert_eq!(self.people.get(&visit.person), Some(&ix), "people lead to visits");

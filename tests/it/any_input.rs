@@ -63,6 +63,10 @@ const WORDS: &[&str] = &[
     "\u{1b}[2J",
     "\u{202e}",
     "日本",
+    "José",
+    "JOSE\u{301}",
+    "a1ice",
+    "\u{430}lice",
     "[PRIVATE MESSAGE] bob: x",
     "@cid=1",
     "@cid=",
@@ -200,7 +204,8 @@ impl World {
             self.codecs[slot as usize] = Some((conn, LineCodec::new(self.hub.line_limit(conn))));
             self.release(now, turn);
             if draw.below(3) > 0 {
-                let name = draw.one(&["alice", "bob", "carol", "dave", "Erin", "frank"]);
+                let name =
+                    draw.one(&["alice", "bob", "carol", "dave", "Erin", "frank", "José", "a1ice"]);
                 let frame = Frame::Line((*name).into());
                 let mut turn = Turn::default();
                 self.hub.handle(now, conn, Input::Frame(frame), &mut turn);

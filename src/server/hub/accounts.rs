@@ -45,6 +45,8 @@ struct SavedAccount {
 pub(super) struct Accounts {
     by_name: HashMap<Key, Account>,
     names: HashMap<PersonId, Key>,
+    /// By [`Name::looks`].
+    looks: HashMap<Box<str>, Key>,
 }
 
 impl Accounts {
@@ -60,13 +62,27 @@ impl Accounts {
         self.by_name.get_mut(self.names.get(&person)?)
     }
 
+    /// The one whose name looks so.
+    pub(super) fn looking(&self, look: &str) -> Option<&Account> {
+        self.by_name.get(self.looks.get(look)?)
+    }
+
     fn insert(&mut self, account: Account) {
+        for look in account.name.looks() {
+            self.looks.entry(look.into()).or_insert_with(|| account.name.key().clone());
+        }
         self.names.insert(account.person, account.name.key().clone());
         self.by_name.insert(account.name.key().clone(), account);
     }
 
     fn remove(&mut self, person: PersonId) -> Option<Account> {
-        self.by_name.remove(&self.names.remove(&person)?)
+        let account = self.by_name.remove(&self.names.remove(&person)?)?;
+        for look in account.name.looks() {
+            if self.looks.get(&*look) == Some(account.name.key()) {
+                self.looks.remove(&*look);
+            }
+        }
+        Some(account)
     }
 
     fn len(&self) -> usize {

@@ -109,7 +109,7 @@ impl Hub {
             since,
             active: ask.now.since_start,
         });
-        self.names.insert(name.key().clone(), visit);
+        self.give_name(visit, name);
         self.people.insert(person, visit);
         self.bring_ties(visit);
         if let Some(connection) = self.connection_mut(ask.conn) {
@@ -141,12 +141,46 @@ impl Hub {
             let text = format!("{name} is registered; try another name");
             return refusal(ErrorCode::NameTaken, text);
         }
-        match self.names.get(name.key()) {
-            Some(holder) if Some(*holder) != mine => refusal(
-                ErrorCode::NameTaken,
-                format!("{} is here already; try another name", self.visits[*holder].name),
-            ),
-            _ => Ok(name),
+        let holder = self.names.get(name.key()).filter(|holder| Some(**holder) != mine);
+        if let Some(holder) = holder {
+            let text = format!("{} is here already; try another name", self.visits[*holder].name);
+            return refusal(ErrorCode::NameTaken, text);
+        }
+        match self.double_of(&name, me) {
+            Some(double) => {
+                let text = format!("{name} looks like {double}; try another name");
+                refusal(ErrorCode::NameTaken, text)
+            }
+            None => Ok(name),
+        }
+    }
+
+    /// Whose name, here or registered, is taken for this one; not somebody's own.
+    fn double_of(&self, name: &Name, me: Option<PersonId>) -> Option<Name> {
+        name.looks().find_map(|look| {
+            let here = self.looks.get(&*look).map(|visit| &self.visits[*visit]);
+            let here = here.map(|visit| (visit.person, &visit.name));
+            let owner = || self.accounts.looking(&look).map(|a| (a.person, &a.name));
+            let double = here.or_else(owner).filter(|(person, _)| Some(*person) != me);
+            double.map(|(_, name)| name.clone())
+        })
+    }
+
+    /// From now on a name is somebody's who is here.
+    pub(super) fn give_name(&mut self, visit: VisitIx, name: &Name) {
+        self.names.insert(name.key().clone(), visit);
+        for look in name.looks() {
+            self.looks.entry(look.into()).or_insert(visit);
+        }
+    }
+
+    /// It is theirs no more.
+    pub(super) fn free(&mut self, visit: VisitIx, name: &Name) {
+        self.names.remove(name.key());
+        for look in name.looks() {
+            if self.looks.get(&*look) == Some(&visit) {
+                self.looks.remove(&*look);
+            }
         }
     }
 
@@ -159,8 +193,8 @@ impl Hub {
         let new = self.free_name(parse_name(name)?, Some(visit))?;
         self.need_unbanned_name(ask.now, visit, &new)?;
         let old = std::mem::replace(&mut self.visits[visit].name, new.clone());
-        self.names.remove(old.key());
-        self.names.insert(new.key().clone(), visit);
+        self.free(visit, &old);
+        self.give_name(visit, &new);
         for room in self.visits[visit].rooms.clone() {
             self.rooms[room].rename(old.key(), new.key(), visit);
         }
@@ -237,7 +271,7 @@ impl Hub {
         for room in std::mem::take(&mut self.visits[visit].rooms) {
             self.remove_member(room, &name);
         }
-        self.names.remove(name.key());
+        self.free(visit, &name);
         let person = self.visits[visit].person;
         self.people.remove(&person);
         self.visits.remove(visit);

@@ -349,7 +349,7 @@ impl Hub {
             since: saved.since,
             active: Duration::ZERO,
         });
-        self.names.insert(saved.name.key().clone(), visit);
+        self.give_name(visit, &saved.name);
         self.people.insert(person, visit);
         self.sessions.insert(saved.token, person);
         self.grace_deadlines.insert((self.limits.session_grace, person));
