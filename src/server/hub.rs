@@ -11,8 +11,8 @@
 //! 4. After a farewell nothing more is said to that connection.
 //! 5. A person is a visit, not a name: what is remembered about somebody hangs
 //!    on [`PersonId`], so that it follows a rename and never a successor.
-//! 6. A right is held by a person in a room, and ends with either. Whoever may
-//!    not is refused before anything is done.
+//! 6. A right is held by a person, in a room or on the server, and ends with
+//!    either. Whoever may not is refused before anything is done.
 //!
 //! What a command *is* stands in `commands.rs`; what it *means*, in the files
 //! below this one, a file for each topic.
@@ -42,6 +42,7 @@ use crate::protocol::{
 mod accounts;
 mod audit;
 mod bans;
+mod entry;
 mod feed;
 mod guesses;
 mod history;
@@ -54,10 +55,11 @@ mod people;
 mod rooms;
 mod rule;
 mod search;
+mod secrets;
 mod session;
 mod talk;
 
-use accounts::{Accounts, PasswordAsk};
+use accounts::Accounts;
 use audit::Audit;
 use feed::{Feed, Recent};
 use guesses::Guesses;
@@ -66,6 +68,7 @@ use keeping::Asleep;
 use mail::{MailAsk, Mailboxes};
 use order::{Order, Scope};
 use rooms::Room;
+use secrets::PasswordAsk;
 use session::{Session, TokenHash, Tokens};
 use talk::RecentCids;
 

@@ -127,6 +127,31 @@ fn a_room_of_guests_keeps_its_bans_and_finds_another_operator() {
 }
 
 #[test]
+fn a_guest_who_comes_back_to_a_session_keeps_the_room_and_what_was_decided() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut server = start(folder.path());
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/session");
+    let session = alice.hears(|line| line.starts_with("[SESSION "));
+    let token = session["[SESSION ".len()..].split(']').next().expect("a token").to_owned();
+    let _bob = Peer::join(server.port, "bob");
+    for line in ["/join ops", "/ban bob", "/lock the key"] {
+        alice.say(line);
+    }
+    alice.settles();
+    server.kill();
+    let server = start(folder.path());
+    let mut bob = Peer::join(server.port, "bob");
+    assert!(answer(&mut bob, "/join ops the key").starts_with("[ERROR forbidden] you are banned"));
+    let mut alice = Peer::connect(server.port);
+    alice.say(&format!("/resume {token} 0"));
+    alice.hears(|line| line.starts_with("[WELCOME alice]"));
+    assert_eq!(answer(&mut alice, "/unban bob"), "[UNBANNED #ops bob]");
+    assert!(answer(&mut bob, "/join ops").starts_with("[ERROR forbidden] #ops is locked"));
+    assert!(answer(&mut bob, "/join ops the key").starts_with("[JOINED #ops]"));
+}
+
+#[test]
 fn what_operators_do_is_in_the_log_and_no_secret_is() {
     let server = Server::start_with(&["--oper-password-file", SESAME_FILE]);
     let mut bob = Peer::join(server.port, "bob");

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::accounts::Purpose;
 use super::guesses::Guarded;
 use super::order::Scope;
+use super::secrets::Purpose;
 use super::{
     Ask, ErrorCode, Event, Hub, Now, PersonId, Refusal, Room, RoomIx, Tags, VisitIx, no_such_user,
     refusal,

@@ -5,9 +5,9 @@
 //! The right hangs on the person, as every right does. It is kept with a digest
 //! of the password's hash: with another password nobody has it any more.
 
-use super::accounts::Purpose;
 use super::guesses::Guarded;
 use super::order::Scope;
+use super::secrets::Purpose;
 use super::{
     Ask, Audience, ErrorCode, Event, Farewell, Hub, PersonId, Refusal, Tags, Topic, VisitIx,
     no_such_user, refusal, say_farewell,
