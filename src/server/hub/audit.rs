@@ -2,16 +2,16 @@
 //! password or a key, and no private message. Lines are clean already, so none
 //! can pass for two.
 //!
-//! Everybody can make a room and order it about; so of what is done in rooms only
-//! so much is told in a second, and then how much was left out.
+//! Everybody can make a room and order it about, and guess at passwords; of that
+//! only so much is told in a second, and then how much was left out.
 
 use std::time::Duration;
 
 use super::{Hub, Now, VisitIx};
 use crate::commands::Command;
 
-/// How many lines about rooms there are in a second.
-const ROOM_LINES_MAX: u32 = 20;
+/// How many lines there are in a second about what everybody can do.
+const COMMON_LINES_MAX: u32 = 20;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -25,26 +25,27 @@ pub(super) struct Audit {
     left_out: u32,
 }
 
-/// Where an act is felt.
+/// Who can do it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    Room,
-    Server,
+enum By {
+    Anybody,
+    /// Operators of the server.
+    Trusted,
 }
 
 impl Audit {
-    fn note(&mut self, now: Now, reach: Reach, line: &str) {
+    fn note(&mut self, now: Now, by: By, line: &str) {
         if now.since_start >= self.since + SECOND {
             self.since = now.since_start;
             self.count = 0;
             if self.left_out > 0 {
-                self.lines.push(format!("{} {} acts in rooms left out", now.wall, self.left_out));
+                self.lines.push(format!("{} {} acts left out", now.wall, self.left_out));
                 self.left_out = 0;
             }
         }
-        if reach == Reach::Room {
+        if by == By::Anybody {
             self.count += 1;
-            if self.count > ROOM_LINES_MAX {
+            if self.count > COMMON_LINES_MAX {
                 self.left_out += 1;
                 return;
             }
@@ -54,13 +55,13 @@ impl Audit {
 }
 
 /// The act as it is told, if a command is one.
-fn act(command: Command<'_>) -> Option<(Reach, String)> {
+fn act(command: Command<'_>) -> Option<(By, String)> {
     use Command as C;
     match command {
         C::Wall { .. } | C::Kill { .. } | C::Gban { .. } | C::Gunban { .. } => {
-            Some((Reach::Server, command.to_string()))
+            Some((By::Trusted, command.to_string()))
         }
-        C::Lock { .. } => Some((Reach::Room, C::Lock { key: None }.to_string())),
+        C::Lock { .. } => Some((By::Anybody, C::Lock { key: None }.to_string())),
         C::Op { .. }
         | C::Deop { .. }
         | C::Kick { .. }
@@ -69,7 +70,7 @@ fn act(command: Command<'_>) -> Option<(Reach, String)> {
         | C::Ban { .. }
         | C::Unban { .. }
         | C::Unlock
-        | C::Invite { .. } => Some((Reach::Room, command.to_string())),
+        | C::Invite { .. } => Some((By::Anybody, command.to_string())),
         _ => None,
     }
 }
@@ -77,18 +78,19 @@ fn act(command: Command<'_>) -> Option<(Reach, String)> {
 impl Hub {
     /// A command was obeyed.
     pub(super) fn note_act(&mut self, now: Now, visit: VisitIx, command: Command<'_>) {
-        let Some((reach, act)) = act(command) else { return };
-        let room = self.visits[visit].current.filter(|_| reach == Reach::Room);
+        let Some((by, act)) = act(command) else { return };
+        let room = self.visits[visit].current.filter(|_| by == By::Anybody);
         let room = room.map(|room| format!(" in {}", self.rooms[room].name)).unwrap_or_default();
         let who = self.who_acts(visit);
-        self.audit.note(now, reach, &format!("{who}{room}: {act}"));
+        self.audit.note(now, by, &format!("{who}{room}: {act}"));
     }
 
     /// Somebody has tried to become an operator of the server.
     pub(super) fn note_oper(&mut self, now: Now, visit: VisitIx, is_right: bool) {
         let result = if is_right { "is an operator now" } else { "wrong password" };
         let line = format!("{}: /oper: {result}", self.who_acts(visit));
-        self.audit.note(now, Reach::Server, &line);
+        let by = if is_right { By::Trusted } else { By::Anybody };
+        self.audit.note(now, by, &line);
     }
 
     fn who_acts(&self, visit: VisitIx) -> String {
