@@ -54,6 +54,7 @@ use connection::Connection;
 use login::{Identity, Refused, Session};
 use outgoing::Cids;
 use password::Password;
+pub use password::new_password;
 use reconnect::Road;
 pub use theme::ColorChoice;
 

@@ -4,7 +4,9 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use chatty::client::{self, JoinArgs};
+use chatty::server::passwords;
 use chatty::server::{self, ServeArgs};
 use clap::{Parser, Subcommand};
 
@@ -29,12 +31,28 @@ Exit codes: 0 told to stop (SIGTERM, SIGINT), 1 cannot listen, 2 usage")]
     Serve(ServeArgs),
     // Its help is written beside its flags.
     Join(JoinArgs),
+    /// Make a password's hash for a file of the server
+    #[command(after_help = "Examples:
+  chatty hash-password > oper.hash                    asks twice, without showing it
+  chatty hash-password < password > oper.hash         takes the first line
+  chatty serve --oper-password-file oper.hash
+
+Exit codes: 0 done, 1 no password")]
+    HashPassword,
+}
+
+/// From the terminal, or the first line of what comes in.
+fn hash_password() -> anyhow::Result<()> {
+    let password = client::new_password()?;
+    let hash = passwords::hash(&password).context("cannot make a hash")?;
+    writeln!(std::io::stdout(), "{hash}").context("cannot write the hash")
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => server::run(args),
         Command::Join(args) => return client::run(&args).into(),
+        Command::HashPassword => hash_password(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::alarm::Alarm;
+use super::audit::AuditLog;
 use super::connection::{Connection, Doorbells, Flush, Phase};
 use super::hub::{Flow, Hub, Input, Now, Seed};
 use super::limits::Limits;
@@ -91,6 +92,7 @@ pub struct Reactor<L> {
     hub: Hub,
     log: L,
     hashers: Hashers,
+    audit: AuditLog,
     /// Of all that waits to be written.
     meter: Meter,
     start: Instant,
@@ -137,6 +139,7 @@ impl<L: Log> Reactor<L> {
             limits,
             log,
             hashers,
+            audit: AuditLog::start()?,
             meter: Meter::default(),
             start: Instant::now(),
             calls: calls.1,
@@ -455,6 +458,9 @@ impl<L: Log> Reactor<L> {
             }
         }
         turn.release(self);
+        for line in self.hub.take_audit() {
+            self.audit.write(line);
+        }
         Ok(())
     }
 
