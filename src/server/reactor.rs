@@ -111,6 +111,8 @@ pub struct Reactor<L> {
     /// Until when the turn waits for more, and the clock that ends it.
     ends_turn_at: Option<Duration>,
     alarm: Alarm,
+    /// What appending to the log took since the turn's end began.
+    append_time: Duration,
     /// Connections that more waits for than may.
     swamped: Vec<ConnId>,
     /// Where the log's answers come in, beside the calls from outside.
@@ -153,6 +155,7 @@ impl<L: Log> Reactor<L> {
             linger: Linger::default(),
             ends_turn_at: None,
             alarm: Alarm::new()?,
+            append_time: Duration::ZERO,
             swamped: Vec::new(),
             own_calls: calls.0,
             buffer: vec![0; READ_SIZE],
@@ -247,16 +250,16 @@ impl<L: Log> Reactor<L> {
     fn end_turn(&mut self, now: Now, turn: &mut Turn) -> anyhow::Result<()> {
         self.ends_turn_at = None;
         let (is_empty, parts, gathered) = (turn.is_empty(), turn.parts(), turn.gathered());
+        self.append_time = Duration::ZERO;
         self.commit(turn)?;
-        let committed = self.start.elapsed();
         self.slow_down_swamped(now)?;
         let written = self.flush(now)?;
         if !is_empty {
             let end = self.start.elapsed();
             let took = end.saturating_sub(now.since_start);
-            // Either the commit was most of it, or the writing was.
-            let is_commit = committed.saturating_sub(now.since_start) * 2 > took;
-            let has_paid = if is_commit { parts > 1 } else { gathered * 2 >= written };
+            // Either storing was most of it, or writing was.
+            let is_storing = self.append_time * 2 > took;
+            let has_paid = if is_storing { parts > 1 } else { gathered * 2 >= written };
             self.linger.after_turn(end, took, has_paid);
         }
         Ok(())
@@ -468,7 +471,10 @@ impl<L: Log> Reactor<L> {
     fn append(&mut self, records: Vec<Arc<Record>>) -> anyhow::Result<Option<Vec<Repeat>>> {
         let changes = self.hub.changes();
         let batch = Batch { records, changes, last: self.hub.last() };
-        match self.log.append(&batch) {
+        let start = self.start.elapsed();
+        let result = self.log.append(&batch);
+        self.append_time += self.start.elapsed().saturating_sub(start);
+        match result {
             Ok(repeats) => {
                 self.hub.note_kept();
                 Ok(Some(repeats))

@@ -200,7 +200,7 @@ impl Turn {
 
     /// What comes now came later than what is in it.
     pub fn begin_part(&mut self) {
-        self.part += 1;
+        self.part += u32::from(self.has_grown());
         self.part_start = self.effects.len();
     }
 
@@ -210,10 +210,10 @@ impl Turn {
         self.effects.len() > self.part_start
     }
 
-    /// How many parts there are.
+    /// How many parts there are; where nothing comes is none.
     #[must_use]
     pub fn parts(&self) -> u32 {
-        self.part
+        self.part + u32::from(self.has_grown())
     }
 
     /// How many readers, at least, are told by one write what came in several
