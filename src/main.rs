@@ -1,12 +1,14 @@
 //! chatty's command line: flags in, an exit code out. What the flags mean is the
 //! business of `server` and `client`.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use chatty::client::{self, JoinArgs};
 use chatty::server::{self, ServeArgs};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+use clap_mangen::Man;
 
 /// A chat you start with one command and can talk to with netcat.
 #[derive(Debug, Parser)]
@@ -29,12 +31,25 @@ Exit codes: 0 told to stop (SIGTERM, SIGINT), 1 cannot listen, 2 usage")]
     Serve(ServeArgs),
     // Its help is written beside its flags.
     Join(JoinArgs),
+    /// Write the completions for a shell, to be sourced by it
+    #[command(hide = true)]
+    Completions {
+        shell: Shell,
+    },
+    /// Write the manual page, or that of one command
+    #[command(hide = true)]
+    Man {
+        #[arg(value_parser = ["serve", "join"])]
+        command: Option<String>,
+    },
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => server::run(args),
         Command::Join(args) => return client::run(&args).into(),
+        Command::Completions { shell } => write_out(&completions(shell)).map_err(Into::into),
+        Command::Man { command } => manual(command.as_deref()).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -44,4 +59,26 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "chatty", &mut script);
+    script
+}
+
+fn manual(command: Option<&str>) -> io::Result<()> {
+    let mut cli = Cli::command();
+    cli.build(); // a subcommand then knows that its page is chatty-join(1)
+    let cli = cli.mut_subcommand("help", |help| help.hide(true)); // has no page
+    let page = command.and_then(|name| cli.find_subcommand(name)).unwrap_or(&cli).clone();
+    let mut text = Vec::new();
+    Man::new(page).render(&mut text)?;
+    write_out(&text)
+}
+
+/// Writes everything; a reader who has seen enough of it is no error.
+fn write_out(text: &[u8]) -> io::Result<()> {
+    let written = io::stdout().write_all(text);
+    written.or_else(|e| if e.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(e) })
 }

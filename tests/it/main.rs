@@ -30,6 +30,8 @@ mod crash;
 // Any input at all: nothing panics, nothing breaks the hub's tables.
 mod any_input;
 
+// Completions and manuals.
+mod command_line;
 // The client in pipes and at a terminal.
 mod client_piped;
 mod client_terminal;

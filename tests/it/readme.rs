@@ -25,7 +25,7 @@ use chatty::commands::{self, Setting};
 use chatty::protocol::{ErrorCode, Event, Farewell, Message, Place, Stamp, Tags};
 use chatty::server::ServeArgs;
 
-use crate::support::{CHATTY, Server, Terminal};
+use crate::support::{CHATTY, Server, Terminal, has_program};
 
 const PAGES: [&str; 2] = ["README.md", "docs/protocol.md"];
 
@@ -230,15 +230,6 @@ fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]
 }
 
 // ---- console ----
-
-fn has_program(program: &str) -> bool {
-    let found = Command::new("which").arg(program).output().is_ok_and(|out| out.status.success());
-    if !found {
-        assert!(std::env::var_os("CI").is_none(), "{program} is missing");
-        let _ = writeln!(std::io::stderr(), "skipped: there is no {program} here");
-    }
-    found
-}
 
 /// A command that no setting of a developer's own reaches.
 fn clean_command(program: &str) -> Command {

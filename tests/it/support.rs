@@ -248,6 +248,16 @@ pub(crate) fn join(port: u16, args: &[&str], input: &[u8]) -> Output {
     output
 }
 
+/// Whether there is such a program; that there is none is an error where CI is set.
+pub(crate) fn has_program(program: &str) -> bool {
+    let found = Command::new("which").arg(program).output().is_ok_and(|out| out.status.success());
+    if !found {
+        assert!(std::env::var_os("CI").is_none(), "{program} is missing");
+        let _ = writeln!(std::io::stderr(), "skipped: there is no {program} here");
+    }
+    found
+}
+
 pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
@@ -270,9 +280,7 @@ impl Terminal {
 
     /// `None` where there is no tmux, which is an error only where CI is set.
     pub(crate) fn open(script: &str) -> Option<Self> {
-        if Command::new("tmux").arg("-V").output().is_err() {
-            assert!(std::env::var_os("CI").is_none(), "tmux is missing");
-            let _ = writeln!(std::io::stderr(), "skipped: there is no tmux here");
+        if !has_program("tmux") {
             return None;
         }
         let terminal = Self { folder: tempfile::tempdir().expect("a folder") };
