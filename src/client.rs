@@ -23,8 +23,10 @@ mod connection;
 mod helper;
 mod interactive;
 mod interrupt;
+mod json;
 mod login;
 mod outgoing;
+mod output;
 mod password;
 mod piped;
 mod printer;
@@ -38,11 +40,12 @@ mod suspend;
 mod terminal;
 mod theme;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::FalseyValueParser;
 use nix::unistd::{User, getuid};
 use tokio::time::Instant;
 
@@ -51,9 +54,12 @@ use crate::protocol::{DEFAULT_PORT, Name, RoomName};
 use address::Address;
 use clean::Clean;
 use connection::Connection;
+use json::Status;
 use login::{Identity, Refused, Session};
 use outgoing::Cids;
+use output::Form;
 use password::Password;
+use piped::Task;
 use reconnect::Road;
 pub use theme::ColorChoice;
 
@@ -67,6 +73,8 @@ pub use theme::ColorChoice;
 /// everything the server says goes to standard output.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
+#[allow(clippy::doc_markdown)] // for people, as they type it
+#[allow(clippy::struct_excessive_bools)] // each is a flag
 pub struct JoinArgs {
     /// Where the server is: HOST, HOST:PORT or [IPV6]:PORT
     #[arg(value_name = "HOST[:PORT]", default_value = "localhost", env = "CHATTY_HOST")]
@@ -80,7 +88,6 @@ pub struct JoinArgs {
     ///
     /// CHATTY_PASSWORD can hold the password itself. Without either it is asked
     /// for on a terminal, where the name takes one.
-    #[allow(clippy::doc_markdown)] // for people, as they type it
     #[arg(long, value_name = "FILE", env = "CHATTY_PASSWORD_FILE")]
     password_file: Option<PathBuf>,
 
@@ -88,17 +95,36 @@ pub struct JoinArgs {
     #[arg(short, long, env = "CHATTY_ROOM")]
     room: Option<String>,
 
+    /// Read standard input, also where it is a terminal: no prompt
+    #[arg(value_name = "-", value_parser = ["-"])]
+    input: Option<String>,
+
     /// The server's port, where HOST does not name one
     #[arg(short, long, default_value_t = DEFAULT_PORT, env = "CHATTY_PORT")]
     port: u16,
 
-    /// When to use colour; auto means on a terminal and without NO_COLOR
+    /// When to use colour; auto means on a terminal, if FORCE_COLOR, NO_COLOR and
+    /// CLICOLOR_FORCE say nothing else
     #[arg(long, value_enum, default_value_t, env = "CHATTY_COLOR", value_name = "WHEN")]
     color: ColorChoice,
 
     /// Say every line of standard input as it is, commands included
     #[arg(long)]
     raw: bool,
+
+    /// Say this, or do it if it is a command, and leave when it is answered; may
+    /// be given several times. Standard input is read only with -
+    #[arg(short, long, value_name = "LINE", conflicts_with = "raw")]
+    exec: Vec<String>,
+
+    /// Write an object for every line of the server and for what becomes of the
+    /// connection, as docs/json.md describes; no prompt
+    #[arg(long, env = "CHATTY_JSON", value_parser = FalseyValueParser::new())]
+    json: bool,
+
+    /// Lines in and lines out on a terminal too: no prompt, nothing that moves
+    #[arg(long, env = "CHATTY_PLAIN", value_parser = FalseyValueParser::new())]
+    plain: bool,
 
     /// How long to try again when the connection is lost: 0 is not at all;
     /// without it, at a terminal for ever, in a pipe ten minutes
@@ -113,6 +139,7 @@ Examples:
   make 2>&1 | tail -1 | chatty join --name ci --room ops --raw
   tail -f app.log | chatty join --name app --room ops --raw
   printf '/who\\n' | chatty join --name probe
+  chatty join --name ci --exec '/msg bob build 128 passed'
 
 Exit codes:
   0 all went well   1 a line was refused   2 wrong usage
@@ -181,6 +208,9 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
         Ok(visit) => visit,
         Err((exit, problem)) => {
             complain(&problem);
+            if args.json {
+                let _ = json::status(io::stdout(), Status::Failed, None, &problem);
+            }
             return exit;
         }
     };
@@ -188,7 +218,13 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
         interactive::run(visit, args.color).await
     } else {
         let room = identity.room.as_ref().map_or_else(RoomName::lobby, Clone::clone);
-        piped::run(visit, args.raw.then_some(room)).await
+        let task = Task {
+            lines: args.exec.clone(),
+            reads_input: args.exec.is_empty() || args.input.is_some(),
+            raw_room: args.raw.then_some(room),
+            form: Form::of(args),
+        };
+        piped::run(visit, task).await
     }
 }
 
@@ -252,7 +288,8 @@ fn retry_time(text: &str) -> Result<Duration, String> {
 }
 
 fn is_interactive(args: &JoinArgs) -> bool {
-    is_on_terminal() && !args.raw
+    let is_script = args.raw || args.input.is_some() || !args.exec.is_empty();
+    is_on_terminal() && !is_script && !args.json && !args.plain
 }
 
 /// A prompt needs a terminal at both ends, and one that can move its cursor.
@@ -294,5 +331,5 @@ fn login_name() -> Result<Name, (Exit, String)> {
 /// network, so it is cleaned like everything else; whether anybody reads it
 /// does not matter any more.
 fn complain(problem: &str) {
-    let _ = writeln!(std::io::stderr(), "chatty: {}", Clean::of(problem));
+    let _ = writeln!(io::stderr(), "chatty: {}", Clean::of(problem));
 }

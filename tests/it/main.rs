@@ -34,6 +34,7 @@ mod any_input;
 mod command_line;
 // The client in pipes and at a terminal.
 mod client_piped;
+mod client_scripts;
 mod client_terminal;
 // The client coming back after a lost connection.
 mod comeback;

@@ -27,7 +27,7 @@ use chatty::server::ServeArgs;
 
 use crate::support::{CHATTY, Server, Terminal, has_program};
 
-const PAGES: [&str; 2] = ["README.md", "docs/protocol.md"];
+const PAGES: [&str; 3] = ["README.md", "docs/protocol.md", "docs/json.md"];
 
 #[test]
 fn the_tables_are_those_of_the_code() {
@@ -73,7 +73,10 @@ fn the_protocol_page_leaves_nothing_out() {
 #[test]
 fn every_console_block_runs_as_shown() {
     for block in blocks("console") {
-        if block.text.contains("| nc ") && !has_program("nc") {
+        let is_missing = |&program: &&str| {
+            block.text.contains(&format!("| {program} ")) && !has_program(program)
+        };
+        if ["nc", "jq"].iter().any(is_missing) {
             continue;
         }
         let server = Server::start();
