@@ -19,6 +19,7 @@
 mod address;
 mod clean;
 mod comeback;
+mod config;
 mod connection;
 mod helper;
 mod interactive;
@@ -40,6 +41,7 @@ mod suspend;
 mod terminal;
 mod theme;
 
+use std::env;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,6 +55,7 @@ use crate::protocol::units::parse_duration;
 use crate::protocol::{DEFAULT_PORT, Name, RoomName};
 use address::Address;
 use clean::Clean;
+pub use config::configured;
 use connection::Connection;
 use json::Status;
 use login::{Identity, Refused, Session};
@@ -77,7 +80,12 @@ pub use theme::ColorChoice;
 #[allow(clippy::struct_excessive_bools)] // each is a flag
 pub struct JoinArgs {
     /// Where the server is: HOST, HOST:PORT or [IPV6]:PORT
-    #[arg(value_name = "HOST[:PORT]", default_value = "localhost", env = "CHATTY_HOST")]
+    #[arg(
+        id = "host",
+        value_name = "HOST[:PORT]",
+        default_value = "localhost",
+        env = "CHATTY_HOST"
+    )]
     address: Address,
 
     /// Who to be; without it, your login name
@@ -96,7 +104,7 @@ pub struct JoinArgs {
     room: Option<String>,
 
     /// Read standard input, also where it is a terminal: no prompt
-    #[arg(value_name = "-", value_parser = ["-"])]
+    #[arg(index = 2, value_name = "-", value_parser = ["-"])]
     input: Option<String>,
 
     /// The server's port, where HOST does not name one
@@ -130,6 +138,11 @@ pub struct JoinArgs {
     /// without it, at a terminal for ever, in a pipe ten minutes
     #[arg(long, value_name = "TIME", env = "CHATTY_RETRY_FOR", value_parser = retry_time)]
     retry_for: Option<Duration>,
+
+    /// File with settings; without it, chatty/config.toml where settings are kept
+    /// ($XDG_CONFIG_HOME or ~/.config), if it exists
+    #[arg(long, value_name = "FILE", env = "CHATTY_CONFIG")]
+    config: Option<PathBuf>, // of use before there are arguments: config.rs
 }
 
 const EXAMPLES: &str = "\
@@ -294,7 +307,7 @@ fn is_interactive(args: &JoinArgs) -> bool {
 
 /// A prompt needs a terminal at both ends, and one that can move its cursor.
 fn is_on_terminal() -> bool {
-    let can_edit = !matches!(std::env::var("TERM").as_deref(), Ok("dumb" | "cons25" | "emacs"));
+    let can_edit = !matches!(env::var("TERM").as_deref(), Ok("dumb" | "cons25" | "emacs"));
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && can_edit
 }
 
@@ -313,7 +326,7 @@ fn identity(args: &JoinArgs) -> Result<Identity, (Exit, String)> {
 }
 
 fn login_name() -> Result<Name, (Exit, String)> {
-    let from_environment = |key: &&str| std::env::var(key).ok().filter(|name| !name.is_empty());
+    let from_environment = |key: &&str| env::var(key).ok().filter(|name| !name.is_empty());
     let found = ["USER", "LOGNAME"].iter().find_map(from_environment);
     let in_the_books = || User::from_uid(getuid()).ok().flatten().map(|user| user.name);
     let Some(name) = found.or_else(in_the_books) else {
@@ -325,6 +338,12 @@ fn login_name() -> Result<Name, (Exit, String)> {
         );
         (Exit::Usage, problem)
     })
+}
+
+/// A folder of the XDG base directories, of which only absolute ones count.
+fn home(variable: &str, in_home: &str) -> Option<PathBuf> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute(variable).or_else(|| Some(absolute("HOME")?.join(in_home)))
 }
 
 /// Says on standard error what went wrong. Parts of it may come from the

@@ -4,9 +4,9 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use chatty::client::{self, JoinArgs};
+use chatty::client::{self, Exit, JoinArgs};
 use chatty::server::{self, ServeArgs};
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
@@ -45,7 +45,14 @@ Exit codes: 0 told to stop (SIGTERM, SIGINT), 1 cannot listen, 2 usage")]
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(problem) => {
+            let _ = writeln!(io::stderr(), "chatty: {problem}");
+            return Exit::Usage.into();
+        }
+    };
+    let result = match cli.command {
         Command::Serve(args) => server::run(args),
         Command::Join(args) => return client::run(&args).into(),
         Command::Completions { shell } => write_out(&completions(shell)).map_err(Into::into),
@@ -59,6 +66,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The command line, over the settings file of `join`. Does not come back from a
+/// command line that makes no sense.
+fn parse() -> Result<Cli, String> {
+    let mut cli = Cli::command();
+    let mut matches = cli.clone().get_matches();
+    if let Some(given) = matches.subcommand_matches("join")
+        && let Some(join) = cli.find_subcommand_mut("join")
+    {
+        *join = client::configured(join.clone(), given)?;
+        matches = cli.get_matches();
+    }
+    Cli::from_arg_matches(&matches).map_err(|problem| problem.to_string())
 }
 
 fn completions(shell: Shell) -> Vec<u8> {

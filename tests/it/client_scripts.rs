@@ -2,7 +2,7 @@
 //! that a script can rely on.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Command, Output, Stdio};
 
 use crate::proxy;
@@ -109,6 +109,11 @@ fn the_connection_is_told_of_in_objects() {
         .expect("chatty join");
     let mut input = joining.stdin.take().expect("piped");
     input.write_all(b"one\n").expect("one");
+    let mut objects = BufReader::new(joining.stdout.take().expect("piped"));
+    let mut told = String::new();
+    while !told.ends_with("\"self\":true}\n") {
+        objects.read_line(&mut told).expect("an object");
+    }
     bob.hears(|line| line == "#ops alice: one");
     proxy.cut();
     bob.say("/msg #ops two");
@@ -117,10 +122,10 @@ fn the_connection_is_told_of_in_objects() {
     input.write_all(b"three\n").expect("three");
     bob.hears(|line| line == "#ops alice: three");
     drop(input);
-    let done = joining.wait_with_output().expect("an end");
-    assert_eq!(done.status.code(), Some(0));
+    objects.read_to_string(&mut told).expect("objects");
+    assert_eq!(joining.wait().expect("an end").code(), Some(0));
     let filter = "select(.type == \"status\" or .type == \"msg\") | .code // .text";
-    let told = jq(&done.stdout, filter);
+    let told = jq(told.as_bytes(), filter);
     assert!(told.is_none_or(|told| told == "online\none\noffline\nback\ntwo\nthree\n"));
 }
 

@@ -240,6 +240,7 @@ fn clean_command(program: &str) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CHATTY_")) {
         command.env_remove(name);
     }
+    command.env("CHATTY_CONFIG", "/dev/null");
     command
 }
 

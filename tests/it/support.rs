@@ -234,6 +234,7 @@ pub(crate) fn join(port: u16, args: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(CHATTY)
         .args(["join", "127.0.0.1", "--port", &port.to_string()])
         .args(args)
+        .env("CHATTY_CONFIG", "/dev/null")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -295,6 +296,7 @@ impl Terminal {
             .args(["-f", "/dev/null", "-u"])
             .args(args)
             .env_remove("NO_COLOR")
+            .env("CHATTY_CONFIG", "/dev/null")
             .output();
         String::from_utf8_lossy(&command.expect("tmux").stdout).into_owned()
     }
