@@ -10,6 +10,8 @@ pub(crate) const COMMON: &str = "lobby";
 pub(crate) enum Role {
     /// Hears what is said in its room, and says something.
     Member,
+    /// The same in the tagged dialect.
+    TaggedMember,
     /// Only says something; where members cannot.
     Publisher,
     /// One of two who talk privately, and hears nothing but the other.
@@ -42,6 +44,10 @@ impl Kind {
             Self::Chatty | Self::ChattyLog if role == Role::Partner => {
                 (format!("{name}\n/set echo off\n"), "[SET echo=off".to_owned())
             }
+            Self::Chatty | Self::ChattyLog if role == Role::TaggedMember => (
+                format!("{name}\n/set tags on\n/part\n/join {room}\n"),
+                format!("[USERS #{room}"),
+            ),
             Self::Chatty | Self::ChattyLog if room == COMMON => {
                 (format!("{name}\n"), "[USERS #".to_owned())
             }

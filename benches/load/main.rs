@@ -141,6 +141,9 @@ struct Room {
     /// How many of them talk
     #[arg(long, default_value_t = 10)]
     senders: usize,
+    /// How many of the last to come are told in the tagged dialect; chatty only
+    #[arg(long, default_value_t = 0)]
+    tagged: usize,
 }
 
 const WARM_UP: Duration = Duration::from_millis(400);
@@ -179,9 +182,13 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn talk_in(server: &Server, common: &Common, room: Room, pace: Pace) -> anyhow::Result<Findings> {
-    let Room { receivers, senders } = room;
+    let Room { receivers, senders, tagged } = room;
+    anyhow::ensure!(tagged == 0 || server.kind.echoes(), "only chatty has a tagged dialect");
+    anyhow::ensure!(senders + tagged <= receivers, "those who talk do so in plain lines");
     let mut crowd = Crowd::new(server)?;
-    crowd.join(receivers, AT_ONCE, |_| server.room().to_owned(), Role::Member)?;
+    for (count, role) in [(receivers - tagged, Role::Member), (tagged, Role::TaggedMember)] {
+        crowd.join(count, AT_ONCE, |_| server.room().to_owned(), role)?;
+    }
     let first_sender = if server.kind.members_speak() { 0 } else { receivers };
     if first_sender > 0 {
         crowd.join(senders, AT_ONCE, |_| server.room().to_owned(), Role::Publisher)?;

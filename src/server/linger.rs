@@ -8,25 +8,25 @@
 //! another line is to be expected. Whether it pays is tried now and then, and
 //! judged by what came of it.
 //!
-//! In a large room that takes so long that a part of it is no wait to speak
-//! of. There lines that follow a flush closely always wait that part: people who
-//! answer what they have just read then speak in one rhythm, and are written
-//! together, where otherwise they fall into groups that take turns.
+//! Where ending a turn takes long, a part of that is no wait to speak of. There
+//! lines that follow a turn closely always wait that part: people who answer what
+//! they have just read then speak in one rhythm, and are written together, where
+//! otherwise they fall into groups that take turns.
 
 use std::time::Duration;
 
 /// A line waits for at most so many times what ending a turn takes, and never
-/// longer than this. A room is large where that takes longer than this.
+/// longer than this.
 const TIMES_COST: u32 = 4;
 const LONGEST: Duration = Duration::from_micros(1500);
 
-/// In a large room lines wait for this part of what it takes, if they come within
-/// so many times what it takes after the last turn.
+/// Shorter than this a wait is not worth its own timer.
+const SHORTEST: Duration = Duration::from_micros(60);
+
+/// Ending a turn takes long from where this part of it is worth its timer. It is
+/// what lines always wait that come within so many times what it takes.
 const PART_OF_COST: u32 = 8;
 const CLOSELY: u32 = 2;
-
-/// Shorter than this a wait is not worth its own timer.
-const SHORTEST: Duration = Duration::from_micros(150);
 
 /// No other line for so many times the usual gap: none is on its way.
 const TIMES_GAP: u32 = 2;
@@ -43,11 +43,20 @@ pub struct Linger {
     gap: Duration,
     last_part: Duration,
     last_end: Duration,
-    /// Since when the first of what waits waits.
-    since: Option<Duration>,
+    wait: Option<Wait>,
     is_paying: bool,
     /// Since it was last tried.
     turns: u32,
+}
+
+/// A turn that waits for more.
+#[derive(Debug, Clone, Copy)]
+struct Wait {
+    /// For so long whatever happens.
+    least: Duration,
+    /// For so long if lines keep coming.
+    most: Duration,
+    since: Duration,
 }
 
 impl Linger {
@@ -56,29 +65,22 @@ impl Linger {
     pub fn after_part(&mut self, now: Duration) -> Option<Duration> {
         self.gap = mean(self.gap, now.saturating_sub(self.last_part).min(LONGEST));
         self.last_part = now;
-        let is_large = self.cost > LONGEST;
-        if self.since.is_none() && !self.begins(now, is_large) {
-            return None;
-        }
-        let since = *self.since.get_or_insert(now);
-        let until = if is_large {
-            since + (self.cost / PART_OF_COST).min(LONGEST)
-        } else {
-            (since + self.budget()).min(now + self.gap * TIMES_GAP)
-        };
+        let begun = self.wait.unwrap_or_else(|| self.begin(now));
+        self.wait = (begun.least.max(begun.most) >= SHORTEST).then_some(begun);
+        let Wait { least, most, since } = self.wait?;
+        let until = (since + most).min(now + self.gap * TIMES_GAP).max(since + least);
         (until > now).then_some(until)
     }
 
-    /// Whether to wait at all for more than what has just come.
-    fn begins(&self, now: Duration, is_large: bool) -> bool {
-        if is_large {
-            return now < self.last_end + self.cost * CLOSELY;
+    fn begin(&self, since: Duration) -> Wait {
+        let part = (self.cost / PART_OF_COST).min(LONGEST);
+        let is_close = part >= SHORTEST && since < self.last_end + self.cost * CLOSELY;
+        let is_tried = self.is_paying || self.turns >= PROBE;
+        Wait {
+            least: if is_close { part } else { Duration::ZERO },
+            most: if is_tried { (self.cost * TIMES_COST).min(LONGEST) } else { Duration::ZERO },
+            since,
         }
-        self.budget() >= SHORTEST && (self.is_paying || self.turns >= PROBE)
-    }
-
-    fn budget(&self) -> Duration {
-        (self.cost * TIMES_COST).min(LONGEST)
     }
 
     /// A turn has ended at `now`, which took so long; `has_paid` tells whether it
@@ -87,7 +89,7 @@ impl Linger {
         self.last_end = now;
         self.cost = mean(self.cost, took);
         self.turns += 1;
-        if self.since.take().is_some() {
+        if self.wait.take().is_some_and(|wait| !wait.most.is_zero()) {
             self.is_paying = has_paid;
             self.turns = 0;
         }
@@ -150,17 +152,17 @@ mod tests {
     }
 
     #[test]
-    fn in_a_large_room_lines_that_follow_a_flush_closely_wait_for_a_part_of_it() {
+    fn where_turns_take_long_lines_that_follow_closely_wait_for_a_part_of_it() {
         let mut linger = Linger::default();
         play(&mut linger, Duration::ZERO, 50, 4000, 1000);
         let (turns, waited) = play(&mut linger, Duration::from_secs(1), 50, 4000, 1000);
         assert!(turns <= 100, "{turns} turns of 1000 lines");
-        assert!(waited <= MICROSECOND * 500, "{waited:?}");
+        assert!(waited <= LONGEST, "{waited:?}");
         let (_, waited) = play(&mut linger, Duration::from_secs(2), 50, 40_000, 1000);
         assert!(waited <= LONGEST, "{waited:?}");
-        // Who speaks after a pause waits for nobody.
-        let (turns, waited) = play(&mut linger, Duration::from_secs(3), 100_000, 4000, 100);
-        assert!(turns >= 90, "{turns}");
+        // Who speaks after pauses hardly ever waits.
+        play(&mut linger, Duration::from_secs(3), 100_000, 4000, 10);
+        let (_, waited) = play(&mut linger, Duration::from_secs(5), 100_000, 4000, 20);
         assert_eq!(waited, Duration::ZERO);
     }
 

@@ -54,9 +54,10 @@ const FORGOTTEN: &str = "(SELECT id FROM messages WHERE id <= ?1
 const INDEX_INTERVAL: Duration = Duration::from_secs(1);
 const INDEX_AT_ONCE: u32 = 250;
 /// Where many are not known yet: when nobody wrote for so long, more are made
-/// known; while somebody does, indexing takes one part in so many of the time.
+/// known; while somebody does, indexing takes one part in so many of the time: it
+/// must not slow down who writes.
 const INDEX_IDLE: Duration = Duration::from_millis(2);
-const INDEX_SHARE: u32 = 10;
+const INDEX_SHARE: u32 = 50;
 
 /// Whoever held it when a thread of ours panicked: a transaction is whole or undone.
 pub(super) fn lock(writer: &Mutex<Writer>) -> MutexGuard<'_, Writer> {
