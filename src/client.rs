@@ -17,6 +17,7 @@
 //! there.
 
 mod address;
+mod attention;
 mod clean;
 mod comeback;
 mod config;
@@ -25,6 +26,7 @@ mod helper;
 mod interactive;
 mod interrupt;
 mod json;
+mod log_files;
 mod login;
 mod outgoing;
 mod output;
@@ -54,10 +56,12 @@ use tokio::time::Instant;
 use crate::protocol::units::parse_duration;
 use crate::protocol::{DEFAULT_PORT, Name, RoomName};
 use address::Address;
+use attention::{Attention, Notify};
 use clean::Clean;
 pub use config::configured;
 use connection::Connection;
 use json::Status;
+use log_files::LogFiles;
 use login::{Identity, Refused, Session};
 use outgoing::Cids;
 use output::Form;
@@ -76,7 +80,7 @@ pub use theme::ColorChoice;
 /// everything the server says goes to standard output.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-#[allow(clippy::doc_markdown)] // for people, as they type it
+#[allow(clippy::doc_markdown, clippy::doc_link_with_quotes)] // for people, as they type it
 #[allow(clippy::struct_excessive_bools)] // each is a flag
 pub struct JoinArgs {
     /// Where the server is: HOST, HOST:PORT or [IPV6]:PORT
@@ -94,10 +98,15 @@ pub struct JoinArgs {
 
     /// File whose first line is the password of a registered name
     ///
-    /// CHATTY_PASSWORD can hold the password itself. Without either it is asked
+    /// CHATTY_PASSWORD can hold the password itself. Without any of them it is asked
     /// for on a terminal, where the name takes one.
     #[arg(long, value_name = "FILE", env = "CHATTY_PASSWORD_FILE")]
     password_file: Option<PathBuf>,
+
+    /// Command whose first line of output is that password; sh runs it
+    #[arg(long, value_name = "COMMAND", env = "CHATTY_PASSWORD_CMD")]
+    #[arg(conflicts_with = "password_file")]
+    password_cmd: Option<String>,
 
     /// A room to enter right away, made if there is none
     #[arg(short, long, env = "CHATTY_ROOM")]
@@ -138,6 +147,21 @@ pub struct JoinArgs {
     /// without it, at a terminal for ever, in a pipe ten minutes
     #[arg(long, value_name = "TIME", env = "CHATTY_RETRY_FOR", value_parser = retry_time)]
     retry_for: Option<Duration>,
+
+    /// Keep what is said in files: chatty/log/HOST/ROOM/DATE.log in $XDG_DATA_HOME
+    /// or ~/.local/share
+    #[arg(long, env = "CHATTY_LOG", value_parser = FalseyValueParser::new())]
+    log: bool,
+
+    /// How to call you when you are meant: off, bell, osc9 or osc777 (which
+    /// terminals know), or a program as in '["notify-send"]', run with the text
+    /// as its last argument. Only at a prompt
+    #[arg(long, value_name = "HOW", default_value_t, env = "CHATTY_NOTIFY")]
+    notify: Notify,
+
+    /// Leave the terminal's title alone
+    #[arg(long, env = "CHATTY_NO_TITLE", value_parser = FalseyValueParser::new())]
+    no_title: bool,
 
     /// File with settings; without it, chatty/config.toml where settings are kept
     /// ($XDG_CONFIG_HOME or ~/.config), if it exists
@@ -214,6 +238,7 @@ struct Visit {
     session: Session,
     cids: Cids,
     road: Road,
+    log: LogFiles,
 }
 
 async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
@@ -228,7 +253,8 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
         }
     };
     if is_interactive(args) {
-        interactive::run(visit, args.color).await
+        let attention = Attention::new(args.notify.clone(), !args.no_title);
+        interactive::run(visit, args.color, attention).await
     } else {
         let room = identity.room.as_ref().map_or_else(RoomName::lobby, Clone::clone);
         let task = Task {
@@ -246,6 +272,8 @@ async fn begin(args: &JoinArgs, identity: &Identity) -> Result<Visit, (Exit, Str
     let lot = getrandom::u64()
         .map_err(|_| (Exit::Unavailable, "the system gives no random numbers".to_owned()))?;
     let cids = Cids::new(lot);
+    let log = if args.log { LogFiles::of(&endpoint) } else { Ok(LogFiles::none()) };
+    let log = log.map_err(|problem| (Exit::Usage, problem))?;
     let unavailable = |problem| (Exit::Unavailable, problem);
     let mut connection = connection::connect(&endpoint).await.map_err(unavailable)?;
     let refused = |refused: Refused| (refused.exit(), refused.sentence(&endpoint));
@@ -259,7 +287,7 @@ async fn begin(args: &JoinArgs, identity: &Identity) -> Result<Visit, (Exit, Str
     let default = if is_interactive(args) { Duration::MAX } else { RETRY_FOR };
     let retry_for = args.retry_for.unwrap_or(default);
     let road = Road { endpoint, retry_for, password, since: Instant::now() };
-    Ok(Visit { connection, session, cids, road })
+    Ok(Visit { connection, session, cids, road, log })
 }
 
 /// Logs in; on a terminal a password is asked for where the name takes one.
@@ -271,7 +299,7 @@ async fn log_in(
     refused: impl Fn(Refused) -> (Exit, String),
 ) -> Result<(Session, Option<Password>), (Exit, String)> {
     let (name, first) = (identity.name.as_str(), identity.first());
-    let given = Password::given(args.password_file.as_deref());
+    let given = Password::given(args.password_file.as_deref(), args.password_cmd.as_deref());
     let mut password = given.map_err(|problem| (Exit::Usage, problem))?;
     let may_ask = password.is_none() && is_on_terminal();
     for tries in 0.. {

@@ -44,10 +44,9 @@ impl Kind {
             Self::Chatty | Self::ChattyLog if role == Role::Partner => {
                 (format!("{name}\n/set echo off\n"), "[SET echo=off".to_owned())
             }
-            Self::Chatty | Self::ChattyLog if role == Role::TaggedMember => (
-                format!("{name}\n/set tags on\n/part\n/join {room}\n"),
-                format!("[USERS #{room}"),
-            ),
+            Self::Chatty | Self::ChattyLog if role == Role::TaggedMember => {
+                (format!("{name}\n/set tags on\n/part\n/join {room}\n"), format!("[USERS #{room}"))
+            }
             Self::Chatty | Self::ChattyLog if room == COMMON => {
                 (format!("{name}\n"), "[USERS #".to_owned())
             }

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::comeback::{self, Comeback, MORE_MISSED, back_after};
 use super::connection::{Connection, Progress};
 use super::json::Status;
+use super::log_files::LogFiles;
 use super::login::Session;
 use super::output::{Form, Output};
 use super::reconnect::{Back, Road};
@@ -54,7 +55,7 @@ pub(super) struct Task {
 
 /// Runs to the end of input, or of the connection.
 pub(super) async fn run(visit: Visit, task: Task) -> Exit {
-    let Visit { mut connection, session, cids, mut road } = visit;
+    let Visit { mut connection, session, cids, mut road, log } = visit;
     let mut signals = match signals::insisting() {
         Ok(signals) => signals,
         Err(problem) => {
@@ -74,6 +75,7 @@ pub(super) async fn run(visit: Visit, task: Task) -> Exit {
         farewell: None,
         is_patient: !road.retry_for.is_zero(),
         output: Output::new(task.form),
+        log,
     };
     script.output.tell(Status::Online, None, &format!("logged in as {}", session.me));
     let mut shown = script.show(session.lines);
@@ -184,6 +186,7 @@ struct Script {
     /// Whether we come back.
     is_patient: bool,
     output: Output,
+    log: LogFiles,
 }
 
 type Input = mpsc::Receiver<Vec<u8>>;
@@ -359,6 +362,7 @@ impl Script {
                 let number = self.number(&tags);
                 if self.note(&tags, Event::parse(plain)) {
                     self.output.line(&tags, plain, number, self.state.me())?;
+                    self.log.note(&tags, plain).as_deref().map(complain);
                 }
             }
         }

@@ -33,6 +33,7 @@ mod any_input;
 // Completions and manuals.
 mod command_line;
 // The client in pipes and at a terminal.
+mod client_beside;
 mod client_config;
 mod client_piped;
 mod client_scripts;

@@ -328,10 +328,29 @@ impl Terminal {
         self.tmux(&["capture-pane", "-p", "-e", "-t", "it"])
     }
 
+    /// The title that was set last.
+    pub(crate) fn title(&self) -> String {
+        self.tmux(&["display-message", "-p", "-t", "it", "#{pane_title}"]).trim().to_owned()
+    }
+
+    /// From now on the bytes for the terminal are in this file too.
+    pub(crate) fn records(&self, file: &Path) {
+        self.tmux(&["pipe-pane", "-t", "it", &format!("cat >> {}", file.display())]);
+    }
+
     pub(crate) fn process_id(&self) -> String {
         let shell = self.tmux(&["display-message", "-p", "-t", "it", "#{pane_pid}"]);
         let children = Command::new("pgrep").args(["-P", shell.trim()]).output().expect("pgrep");
         String::from_utf8_lossy(&children.stdout).trim().to_owned()
+    }
+
+    /// Waits for something to become true.
+    pub(crate) fn waits(what: &str, mut is_so: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !is_so() {
+            assert!(start.elapsed() < DEADLINE, "never: {what}");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Waits until the screen fits.
