@@ -10,7 +10,9 @@
 //! printer thread  lines above the prompt
 //! ```
 //!
-//! Without a terminal (`piped.rs`) lines go in and lines come out, for scripts.
+//! Without a terminal (`piped.rs`) lines go in and lines come out, for scripts, or
+//! objects (`json.rs`). Beside the chat, `attention.rs` calls who looks elsewhere and
+//! `log_files.rs` keeps what is said. `config.rs` is where settings come from.
 //!
 //! Both begin in `login.rs`, and both go on over a lost connection: `comeback.rs`
 //! and `outgoing.rs` know what is to be said and shown then, `reconnect.rs` gets

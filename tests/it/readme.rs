@@ -113,6 +113,36 @@ fn every_screen_can_be_played_again() {
     }
 }
 
+/// `scripts/record.sh` draws it anew; what is said in it is said in the picture.
+#[test]
+fn the_picture_is_of_a_session() {
+    if !has_program("tmux") || !has_program("nc") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let drawn = folder.path().join("session.svg");
+    let script = path("scripts/record.sh");
+    let done = clean_command("bash").arg(&script).arg(CHATTY).arg(&drawn).output().expect("bash");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let drawn = std::fs::read_to_string(drawn).expect("a picture");
+    let script = std::fs::read_to_string(script).expect("the script");
+    let said = script.lines().filter_map(|line| line.strip_prefix("says ")?.split_once('\''));
+    let said: Vec<&str> = said.map(|(_, said)| said.trim_end_matches('\'')).collect();
+    assert!(said.len() > 5);
+    for picture in [drawn, read("docs/session.svg")] {
+        // Its words without its tags.
+        let words = picture.split('<').filter_map(|part| part.split_once('>'));
+        let words: String = words.map(|(_, text)| text).collect();
+        for said in &said {
+            let said =
+                said.rsplit_once("/msg ").map_or(*said, |(_, to)| &to[to.find(' ').unwrap()..]);
+            assert!(words.contains(said.trim_start_matches("/me ")), "{said}: {words}");
+        }
+        assert!(words.contains("thank you carol, th"), "the draft: {words}");
+        assert!(!picture.contains('\u{1b}'));
+    }
+}
+
 #[test]
 fn every_script_flag_link_and_variable_exists() {
     for page in PAGES {
