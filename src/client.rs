@@ -103,6 +103,7 @@ pub struct JoinArgs {
     /// CHATTY_PASSWORD can hold the password itself. Without any of them it is asked
     /// for on a terminal, where the name takes one.
     #[arg(long, value_name = "FILE", env = "CHATTY_PASSWORD_FILE")]
+    #[arg(conflicts_with = "password_cmd")]
     password_file: Option<PathBuf>,
 
     /// Command whose first line of output is that password; sh runs it
@@ -128,7 +129,7 @@ pub struct JoinArgs {
     color: ColorChoice,
 
     /// Say every line of standard input as it is, commands included
-    #[arg(long)]
+    #[arg(long, conflicts_with = "exec")]
     raw: bool,
 
     /// Say this, or do it if it is a command, and leave when it is answered; may

@@ -49,10 +49,19 @@ fn with_settings(mut join: clap::Command, given: &ArgMatches) -> Result<clap::Co
         let problem = |why: String| format!("{place}: {name}: {why}");
         let values = values(arg, value.get_ref()).map_err(problem)?;
         check(&join, arg, &values).map_err(problem)?;
+        // What it cannot stand beside was chosen for this once.
+        if join.get_arg_conflicts_with(arg).iter().any(|other| is_given(given, other)) {
+            continue;
+        }
         let id = arg.get_id().clone();
         join = join.mut_arg(id, |arg| arg.default_values(values));
     }
     Ok(join)
+}
+
+fn is_given(given: &ArgMatches, arg: &Arg) -> bool {
+    let source = given.value_source(arg.get_id().as_str());
+    matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
 }
 
 /// `chatty join -`: the dash is not the host. It changes places with the host, so

@@ -135,6 +135,22 @@ fn a_mistake_is_told_with_its_place_and_nothing_is_done() {
     assert!(text(&done.stderr).starts_with("chatty: cannot read the settings in /nowhere/x: "));
 }
 
+#[test]
+fn a_setting_gives_way_to_a_flag_it_cannot_stand_beside() {
+    let server = Server::start();
+    let settings = "password-file = \"/nowhere\"\nraw = true\n";
+    let port = server.port.to_string();
+    let args = ["127.0.0.1", "--port", &port, "--name", "alice"];
+    let done = join(settings, &[], &args);
+    assert_eq!(done.status.code(), Some(2), "the file is not there");
+    let args = [&args[..], &["--password-cmd", "echo x", "--exec", "/who"]].concat();
+    let done = join(settings, &[], &args);
+    // The command was asked; that alice is not registered is another matter.
+    assert_ne!(done.status.code(), Some(2), "{}", text(&done.stderr));
+    let done = join(settings, &[("CHATTY_PASSWORD_FILE", "/dev/null")], &args);
+    assert!(text(&done.stderr).contains("cannot be used with"), "{}", text(&done.stderr));
+}
+
 /// The example that the README shows.
 #[test]
 fn the_example_is_understood() {
