@@ -68,6 +68,7 @@ use login::{Identity, Refused, Session};
 use outgoing::Cids;
 use output::Form;
 use password::Password;
+pub use password::new_password;
 use piped::Task;
 use reconnect::Road;
 pub use theme::ColorChoice;
@@ -88,6 +89,7 @@ pub struct JoinArgs {
     /// Where the server is: HOST, HOST:PORT or [IPV6]:PORT
     #[arg(
         id = "host",
+        index = 1,
         value_name = "HOST[:PORT]",
         default_value = "localhost",
         env = "CHATTY_HOST"

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::protocol::name::is_name;
 use crate::protocol::text::{is_blank, is_blank_text, nearest, split_word};
-use crate::protocol::units::parse_duration;
+use crate::protocol::units::{parse_duration, show_duration};
 use crate::protocol::{ErrorCode, HISTORY_DEFAULT, HISTORY_MAX, Refusal};
 
 /// What one line of a client asks for.
@@ -110,6 +110,12 @@ pub enum Command<'a> {
     Lock { key: Option<&'a str> },
     Unlock,
     Invite { name: &'a str },
+    Oper { password: &'a str },
+    Wall { text: &'a str },
+    Kill { name: &'a str, reason: Option<&'a str> },
+    Gban { whom: &'a str, time: Option<Duration>, reason: Option<&'a str> },
+    Gunban { whom: &'a str },
+    Gbans,
     Session,
     Resume { token: &'a str, after: u64 },
     Version,
@@ -167,6 +173,12 @@ pub struct Row {
 const fn arg(usage: &'static str, kind: Kind) -> Arg {
     Arg { usage, kind }
 }
+
+const BAN_ARGS: &[Arg] = &[
+    arg("NAME|ADDRESS[/BITS]", Kind::Person),
+    arg("[TIME]", Kind::Free),
+    arg("[REASON]", Kind::Free),
+];
 
 /// Every command, in the order `/help` shows them: the daily ones first.
 pub const TABLE: &[Row] = &[
@@ -420,15 +432,14 @@ pub const TABLE: &[Row] = &[
     Row {
         name: "ban",
         aliases: &[],
-        args: &[
-            arg("NAME|ADDRESS[/BITS]", Kind::Person),
-            arg("[TIME]", Kind::Free),
-            arg("[REASON]", Kind::Free),
-        ],
+        args: BAN_ARGS,
         help: "put somebody, or a network, out of this room and keep them out",
         examples: &["/ban bob", "/ban bob 2h no more of this", "/ban 192.0.2.0/24 7d"],
         before_login: false,
-        read: read_ban,
+        read: |args| {
+            let (whom, time, reason) = read_ban(args)?;
+            Ok(Command::Ban { whom, time, reason })
+        },
     },
     Row {
         name: "unban",
@@ -492,6 +503,63 @@ pub const TABLE: &[Row] = &[
         examples: &["/invite bob"],
         before_login: false,
         read: |args| Ok(Command::Invite { name: args.needed_last_word()? }),
+    },
+    Row {
+        name: "oper",
+        aliases: &[],
+        args: &[arg("PASSWORD", Kind::Secret)],
+        help: "be an operator of this server: of every room, and of what follows",
+        examples: &["/oper correct horse battery"],
+        before_login: false,
+        read: |args| Ok(Command::Oper { password: args.text()? }),
+    },
+    Row {
+        name: "wall",
+        aliases: &[],
+        args: &[arg("TEXT", Kind::Free)],
+        help: "tell everybody on this server, which you have to be an operator of",
+        examples: &["/wall the server moves at noon"],
+        before_login: false,
+        read: |args| Ok(Command::Wall { text: args.text()? }),
+    },
+    Row {
+        name: "kill",
+        aliases: &[],
+        args: &[arg("NAME", Kind::Person), arg("[REASON]", Kind::Free)],
+        help: "end somebody's connection; they may come back",
+        examples: &["/kill bob", "/kill bob take a walk"],
+        before_login: false,
+        read: |args| Ok(Command::Kill { name: args.word()?, reason: args.rest() }),
+    },
+    Row {
+        name: "gban",
+        aliases: &[],
+        args: BAN_ARGS,
+        help: "put somebody, or a network, off this server and keep them off",
+        examples: &["/gban bob", "/gban bob 2h no more of this", "/gban 192.0.2.0/24 7d"],
+        before_login: false,
+        read: |args| {
+            let (whom, time, reason) = read_ban(args)?;
+            Ok(Command::Gban { whom, time, reason })
+        },
+    },
+    Row {
+        name: "gunban",
+        aliases: &[],
+        args: &[arg("NAME|ADDRESS[/BITS]", Kind::Person)],
+        help: "let them onto this server again",
+        examples: &["/gunban bob", "/gunban 192.0.2.0/24"],
+        before_login: false,
+        read: |args| Ok(Command::Gunban { whom: args.needed_last_word()? }),
+    },
+    Row {
+        name: "gbans",
+        aliases: &[],
+        args: &[],
+        help: "list who is kept off this server",
+        examples: &["/gbans"],
+        before_login: false,
+        read: |_| Ok(Command::Gbans),
     },
     Row {
         name: "session",
@@ -674,8 +742,10 @@ fn read_search<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     Ok(Command::Search { text, room })
 }
 
-/// A word that is no time begins the reason.
-fn read_ban<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
+/// Whom to ban, how long, and why. A word that is no time begins the reason.
+type BanWords<'a> = (&'a str, Option<Duration>, Option<&'a str>);
+
+fn read_ban<'a>(args: &mut Args<'a>) -> Result<BanWords<'a>, Refusal> {
     let whom = args.word()?;
     let rest = args.rest;
     let time = match args.optional_word() {
@@ -685,7 +755,7 @@ fn read_ban<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
             None
         }
     };
-    Ok(Command::Ban { whom, time, reason: args.rest() })
+    Ok((whom, time, args.rest()))
 }
 
 fn read_mute<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
@@ -835,6 +905,12 @@ impl Command<'_> {
             Self::Lock { .. } => "lock",
             Self::Unlock => "unlock",
             Self::Invite { .. } => "invite",
+            Self::Oper { .. } => "oper",
+            Self::Wall { .. } => "wall",
+            Self::Kill { .. } => "kill",
+            Self::Gban { .. } => "gban",
+            Self::Gunban { .. } => "gunban",
+            Self::Gbans => "gbans",
             Self::Session => "session",
             Self::Resume { .. } => "resume",
             Self::Version => "version",
@@ -854,6 +930,7 @@ impl fmt::Display for Command<'_> {
             Self::List
             | Self::Back
             | Self::Bans
+            | Self::Gbans
             | Self::Unlock
             | Self::Session
             | Self::Version
@@ -876,6 +953,9 @@ impl fmt::Display for Command<'_> {
             | Self::Deop { name: arg }
             | Self::Invite { name: arg }
             | Self::Unban { whom: arg }
+            | Self::Gunban { whom: arg }
+            | Self::Wall { text: arg }
+            | Self::Oper { password: arg }
             | Self::Unmute { name: arg }
             | Self::Register { password: arg }
             | Self::Passwd { password: arg }
@@ -883,10 +963,10 @@ impl fmt::Display for Command<'_> {
             Self::Resume { token, after } => put(&[Some(token), Some(&after.to_string())]),
             Self::Login { name, password } => put(&[Some(name), password]),
             Self::Msg { to, text } => put(&[Some(&to.to_string()), Some(text)]),
-            Self::Kick { name, reason } => put(&[Some(name), reason]),
-            Self::Mute { name, time } => put(&[Some(name), time.map(duration).as_deref()]),
-            Self::Ban { whom, time, reason } => {
-                put(&[Some(whom), time.map(duration).as_deref(), reason])
+            Self::Kick { name, reason } | Self::Kill { name, reason } => put(&[Some(name), reason]),
+            Self::Mute { name, time } => put(&[Some(name), time.map(show_duration).as_deref()]),
+            Self::Ban { whom, time, reason } | Self::Gban { whom, time, reason } => {
+                put(&[Some(whom), time.map(show_duration).as_deref(), reason])
             }
             Self::Join { room, key } => put(&[Some(room), key]),
             Self::Part { room, reason } => put(&[room, reason]),
@@ -904,11 +984,6 @@ impl fmt::Display for Command<'_> {
             }
         }
     }
-}
-
-/// A duration as [`parse_duration`] reads it.
-fn duration(time: Duration) -> String {
-    format!("{}ms", time.as_millis())
 }
 
 /// `on` or `off`.

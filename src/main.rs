@@ -4,7 +4,9 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use chatty::client::{self, Exit, JoinArgs};
+use chatty::server::passwords;
 use chatty::server::{self, ServeArgs};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
@@ -31,6 +33,14 @@ Exit codes: 0 told to stop (SIGTERM, SIGINT), 1 cannot listen, 2 usage")]
     Serve(ServeArgs),
     // Its help is written beside its flags.
     Join(JoinArgs),
+    /// Make a password's hash for a file of the server
+    #[command(after_help = "Examples:
+  chatty hash-password > oper.hash                    asks twice, without showing it
+  chatty hash-password < password > oper.hash         takes the first line
+  chatty serve --oper-password-file oper.hash
+
+Exit codes: 0 done, 1 no password")]
+    HashPassword,
     /// Write the completions for a shell, to be sourced by it
     #[command(hide = true)]
     Completions {
@@ -39,9 +49,16 @@ Exit codes: 0 told to stop (SIGTERM, SIGINT), 1 cannot listen, 2 usage")]
     /// Write the manual page, or that of one command
     #[command(hide = true)]
     Man {
-        #[arg(value_parser = ["serve", "join"])]
+        #[arg(value_parser = ["serve", "join", "hash-password"])]
         command: Option<String>,
     },
+}
+
+/// From the terminal, or the first line of what comes in.
+fn hash_password() -> anyhow::Result<()> {
+    let password = client::new_password()?;
+    let hash = passwords::hash(&password).context("cannot make a hash")?;
+    writeln!(io::stdout(), "{hash}").context("cannot write the hash")
 }
 
 fn main() -> ExitCode {
@@ -57,6 +74,7 @@ fn main() -> ExitCode {
         Command::Join(args) => return client::run(&args).into(),
         Command::Completions { shell } => write_out(&completions(shell)).map_err(Into::into),
         Command::Man { command } => manual(command.as_deref()).map_err(Into::into),
+        Command::HashPassword => hash_password(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

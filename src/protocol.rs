@@ -15,7 +15,7 @@
 //! row        = time " " message              a replayed line of /history
 //! help       = "/" …                         a row of /help
 //! room       = "#" name                      absent for #lobby, by the room alone
-//! name       = letter (letter | digit | "_" | "-" | ".")*          1 to 32 characters
+//! name       = letter (letter | mark | digit | "_" | "-" | ".")*   1 to 32 characters
 //! tagged     = "@" key "=" value (";" key "=" value)* " " event    /set tags on
 //! ```
 //!

@@ -30,6 +30,7 @@ use self::storage::StorageArgs;
 use crate::protocol::DEFAULT_PORT;
 
 pub mod alarm;
+pub mod audit;
 pub mod connection;
 pub mod hub;
 pub mod limits;

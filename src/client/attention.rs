@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::clean::Clean;
-use crate::protocol::name::is_name_byte;
+use crate::protocol::name::is_name_char;
 use crate::protocol::{Event, Key, Message, Place, Tags};
 
 /// Nobody wants to be called more often.
@@ -162,7 +162,7 @@ fn cut(text: &str, max: usize) -> String {
 /// Whether a text names me, as a word of its own.
 fn is_meant(text: &str, me: &str) -> bool {
     let me = Key::fold(me);
-    let words = text.split(|c: char| !(c.is_ascii() && is_name_byte(c as u8)));
+    let words = text.split(|c| !is_name_char(c));
     // A full stop belongs to the sentence.
     words.map(|word| word.trim_end_matches('.')).any(|word| Key::fold(word) == me)
 }
@@ -214,6 +214,7 @@ mod tests {
         ] {
             assert_eq!(is_meant(text, "alice"), is_it, "{text}");
         }
+        assert!(is_meant("привет, Зоя!", "зоя") && !is_meant("Зоями", "зоя"));
     }
 
     #[test]

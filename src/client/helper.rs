@@ -14,6 +14,7 @@ use unicode_width::UnicodeWidthStr as _;
 use super::prompt::Shared;
 use super::state::State;
 use crate::commands::{self, Kind, Setting};
+use crate::protocol::Key;
 use crate::protocol::text::{is_blank, is_forbidden};
 
 /// More is no help, and a list longer than the screen would hold it.
@@ -156,9 +157,8 @@ fn complete(state: &State, typed: &str) -> (usize, Vec<Pair>) {
             None => words_of_text(state, before.is_empty(), word.starts_with('#')),
         }
     };
-    let is_fitting = |offer: &String| {
-        offer.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
-    };
+    let start_wanted = Key::fold(word);
+    let is_fitting = |offer: &String| Key::fold(offer).as_str().starts_with(start_wanted.as_str());
     let pairs = offers.into_iter().filter(is_fitting).take(OFFERED_MAX);
     let pair = |offer: String| Pair { display: offer.trim_end().to_owned(), replacement: offer };
     (start, pairs.map(pair).collect())

@@ -12,6 +12,7 @@ use jiff::tz::TimeZone;
 
 use super::address::Endpoint;
 use super::clean::Clean;
+use crate::protocol::name::is_name_char;
 use crate::protocol::{DEFAULT_PORT, Event, Key, Message, Place, Stamp, Tags};
 
 /// The files of one server; none are written without `--log`.
@@ -83,8 +84,7 @@ fn talk(plain: &str) -> Option<String> {
 
 /// A name as a file's name: no way out of the folder, nothing hidden.
 fn path_safe(name: &str) -> String {
-    let is_safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    let safe: String = name.chars().map(|c| if is_safe(c) { c } else { '_' }).collect();
+    let safe: String = name.chars().map(|c| if is_name_char(c) { c } else { '_' }).collect();
     match safe.strip_prefix('.') {
         Some(rest) => format!("_{rest}"),
         None => safe,
@@ -101,6 +101,7 @@ mod tests {
             ("bob: hi", Some("lobby")),
             ("#Ops bob: hi", Some("ops")),
             ("#ops * bob joined", Some("ops")),
+            ("[PRIVATE MESSAGE] Зоя: hi", Some("@зоя")),
             ("[PRIVATE MESSAGE] Bob: hi", Some("@bob")),
             ("[PRIVATE MESSAGE to bob] alice: hi", Some("@bob")),
             ("[REGISTERED alice] x", None),

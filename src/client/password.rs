@@ -4,10 +4,11 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use anyhow::{Context as _, bail, ensure};
 use tokio::sync::oneshot;
 
 use super::signals::Signals;
@@ -64,9 +65,13 @@ impl Password {
         if !problem.is_empty() {
             complain(problem);
         }
+        Self::ask_for(&format!("password for {name}")).await
+    }
+
+    async fn ask_for(what: &str) -> Result<Self, Exit> {
         let mut signals = Signals::listen().map_err(|_| Exit::Unavailable)?;
         let mut stderr = io::stderr();
-        let _ = write!(stderr, "password for {name}: ").and_then(|()| stderr.flush());
+        let _ = write!(stderr, "{what}: ").and_then(|()| stderr.flush());
         let terminal = Terminal::quiet();
         let (typed, line) = oneshot::channel();
         // Reading cannot be called off, so it is a thread that nobody waits for.
@@ -102,6 +107,32 @@ fn written_by(command: &str) -> Result<String, String> {
         return Err(format!("no password: the command for it ended with {}", output.status));
     }
     String::from_utf8(output.stdout).map_err(|_| "the password is not UTF-8".to_owned())
+}
+
+/// A new password: from the first line of what comes in or, at a terminal, typed
+/// twice.
+///
+/// # Errors
+/// There is none, or it was typed differently.
+pub fn new_password() -> anyhow::Result<String> {
+    if !io::stdin().is_terminal() {
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).context("cannot read the password")?;
+        let line = line.trim_end_matches(['\r', '\n']);
+        ensure!(!line.is_empty(), "there is no password in the first line");
+        return Ok(line.to_owned());
+    }
+    let asking = async {
+        let first = Password::ask_for("new password").await?;
+        Ok::<_, Exit>((first, Password::ask_for("the same again").await?))
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let asked = runtime.block_on(asking);
+    runtime.shutdown_background();
+    let Ok((first, second)) = asked else { bail!("no password was given") };
+    ensure!(first == second, "these were two passwords; nothing is written");
+    ensure!(!first.as_str().is_empty(), "an empty password protects nothing");
+    Ok(first.0)
 }
 
 #[cfg(test)]

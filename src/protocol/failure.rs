@@ -46,8 +46,8 @@ impl ErrorCode {
         (Self::NoTarget, "no-target", "this line has nowhere to go; nobody saw it"),
         (Self::TooMany, "too-many", "a limit of the server is reached"),
         (Self::Muted, "muted", "you may not speak in that room now; nobody saw this"),
-        (Self::Forbidden, "forbidden", "that is for the operators of the room to do"),
-        (Self::BadPassword, "bad-password", "the password is not this name's"),
+        (Self::Forbidden, "forbidden", "that is for operators to do, or not for you"),
+        (Self::BadPassword, "bad-password", "that is not the password"),
         (Self::StorageFull, "storage-full", "the server has no room to keep this; nobody saw it"),
         (Self::Insecure, "insecure", "passwords only where nobody can read along"),
     ];
@@ -99,12 +99,14 @@ pub enum Farewell {
     SlowReader,
     BadProtocol,
     Replaced,
+    Kicked,
+    Banned,
     ShuttingDown,
 }
 
 impl Farewell {
     /// Every farewell, its word on the wire and the sentence said with it.
-    pub const TABLE: [(Self, &'static str, &'static str); 7] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 9] = [
         (Self::Quit, "quit", "goodbye"),
         (
             Self::LoginTimeout,
@@ -115,6 +117,8 @@ impl Farewell {
         (Self::SlowReader, "slow-reader", "too much was waiting for you unread; connect again"),
         (Self::BadProtocol, "bad-protocol", "this is a chat server; use chatty join or netcat"),
         (Self::Replaced, "replaced", "you are connected from elsewhere now"),
+        (Self::Kicked, "kicked", "an operator of this server ended your connection"),
+        (Self::Banned, "banned", "you are banned from this server"),
         (Self::ShuttingDown, "shutting-down", "the server is stopping; come back later"),
     ];
 

@@ -1,18 +1,21 @@
 //! Names of people and rooms. A value of these types has passed the grammar,
 //! so further in nobody checks again, and nothing else can be put on the wire
-//! where a name stands.
+//! where a name stands. Most names are ASCII, and for these all of it is cheap;
+//! the rules for others stand in `letters.rs`.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+mod letters;
+
 /// The room everyone starts in; the only one whose lines carry no prefix.
 pub const LOBBY: &str = "lobby";
 
-/// The longest name of a person or a room, in characters (all ASCII, so bytes).
+/// The longest name of a person or a room, in characters.
 pub const NAME_MAX: usize = 32;
 
 /// Names nobody may take: they would read as the server speaking, or as a group.
@@ -30,14 +33,18 @@ impl Key {
     /// that was made from one.
     #[must_use]
     pub fn fold(text: &str) -> Self {
-        Self(text.to_ascii_lowercase().into())
+        if text.is_ascii() {
+            Self(text.to_ascii_lowercase().into())
+        } else {
+            Self(letters::fold(text).into())
+        }
     }
 
     /// Finds what a table holds under any spelling of a name. Most are spelled as
     /// they fold, and then nothing has to be folded.
     #[must_use]
     pub fn find<'t, T>(table: &'t HashMap<Self, T>, name: &str) -> Option<&'t T> {
-        if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        if name.bytes().any(|b| b.is_ascii_uppercase() || !b.is_ascii()) {
             return table.get(&Self::fold(name));
         }
         table.get(name)
@@ -75,7 +82,11 @@ pub enum NameFault {
     Grammar,
     /// Longer than [`NAME_MAX`].
     TooLong,
-    /// One of [`RESERVED`].
+    /// It holds a letter that is not meant for names.
+    Letters,
+    /// Its letters are of scripts that nobody mixes.
+    Scripts,
+    /// One of [`RESERVED`], or what looks like one in another script.
     Reserved,
 }
 
@@ -87,6 +98,12 @@ impl fmt::Display for NameFault {
             ),
             Self::TooLong => {
                 write!(f, "a name has at most {NAME_MAX} characters; try a shorter one")
+            }
+            Self::Letters => f.write_str(
+                "it holds a character that is not meant for names; try another without it",
+            ),
+            Self::Scripts => {
+                f.write_str("its letters are of scripts that nobody mixes; try another of one")
             }
             Self::Reserved => f.write_str("that name is reserved; try another"),
         }
@@ -111,16 +128,26 @@ struct Spelling {
 
 impl Spelling {
     fn parse(text: &str) -> Result<Self, NameFault> {
-        if !text.starts_with(|c: char| c.is_ascii_alphabetic()) || !text.bytes().all(is_name_byte) {
+        if !has_form(text) {
             return Err(NameFault::Grammar);
         }
-        if text.len() > NAME_MAX {
+        let text = if text.is_ascii() { Cow::Borrowed(text) } else { letters::normalise(text)? };
+        if text.len() > NAME_MAX && text.chars().count() > NAME_MAX {
             return Err(NameFault::TooLong);
         }
+        Ok(Self::new(&text))
+    }
+
+    /// Reads what was a name when it was written: later rules do not make it none.
+    fn known(text: &str) -> Result<Self, NameFault> {
+        if is_name(text) { Ok(Self::new(text)) } else { Err(NameFault::Grammar) }
+    }
+
+    fn new(text: &str) -> Self {
         let key = Key::fold(text);
         // Most names are written in lower case: one allocation serves both.
         let shown = if key.as_str() == text { key.0.clone() } else { text.into() };
-        Ok(Self { shown, key })
+        Self { shown, key }
     }
 }
 
@@ -131,10 +158,29 @@ impl Name {
     /// The fault that keeps `text` from being one.
     pub fn parse(text: &str) -> Result<Self, NameFault> {
         let spelling = Spelling::parse(text)?;
-        if RESERVED.contains(&spelling.key.as_str()) {
+        let name = Self(spelling);
+        let is_ascii = name.as_str().is_ascii();
+        let looks_so = |word: &str| !is_ascii && name.looks().any(|l| l == letters::look(word));
+        if RESERVED.iter().any(|word| name.key().as_str() == *word || looks_so(word)) {
             return Err(NameFault::Reserved);
         }
-        Ok(Self(spelling))
+        Ok(name)
+    }
+
+    /// What it looks like, as it is shown and folded: a name with a look in common
+    /// is taken for it ([UTS 39](https://www.unicode.org/reports/tr39/)).
+    pub fn looks(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let Spelling { shown, key } = &self.0;
+        let folded = (key.as_str() != &**shown).then(|| letters::look(key.as_str()));
+        std::iter::once(letters::look(shown)).chain(folded)
+    }
+
+    /// Reads one that is kept; it was checked when it was given.
+    ///
+    /// # Errors
+    /// It has not even the form of one.
+    pub fn known(text: &str) -> Result<Self, NameFault> {
+        Spelling::known(text).map(Self)
     }
 
     /// As first written.
@@ -158,6 +204,14 @@ impl RoomName {
     /// The fault that keeps `text` from being one.
     pub fn parse(text: &str) -> Result<Self, NameFault> {
         Spelling::parse(text.strip_prefix('#').unwrap_or(text)).map(Self)
+    }
+
+    /// Reads one that is kept; it was checked when it was given.
+    ///
+    /// # Errors
+    /// It has not even the form of one.
+    pub fn known(text: &str) -> Result<Self, NameFault> {
+        Spelling::known(text).map(Self)
     }
 
     /// `#lobby`.
@@ -186,7 +240,7 @@ impl TryFrom<String> for Name {
     type Error = NameFault;
 
     fn try_from(text: String) -> Result<Self, NameFault> {
-        Self::parse(&text)
+        Self::known(&text)
     }
 }
 
@@ -200,7 +254,7 @@ impl TryFrom<String> for RoomName {
     type Error = NameFault;
 
     fn try_from(text: String) -> Result<Self, NameFault> {
-        Self::parse(&text)
+        Self::known(&text)
     }
 }
 
@@ -222,18 +276,32 @@ impl fmt::Display for RoomName {
     }
 }
 
-/// Whether a byte may stand inside a name.
+/// Whether a byte may stand inside a name; beyond ASCII it takes the character.
 pub(crate) fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.')
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.') || !byte.is_ascii()
+}
+
+fn has_form(text: &str) -> bool {
+    if text.is_ascii() {
+        return text.starts_with(|c: char| c.is_ascii_alphabetic())
+            && text.bytes().all(is_name_byte);
+    }
+    text.starts_with(char::is_alphabetic) && text.chars().all(is_name_char)
+}
+
+/// Whether a character may stand inside a name.
+pub(crate) fn is_name_char(c: char) -> bool {
+    match u8::try_from(c) {
+        Ok(byte) if byte.is_ascii() => is_name_byte(byte),
+        _ => letters::is_letter_or_mark(c),
+    }
 }
 
 /// Whether a text has the form of a name (reserved or not), as the reader of
 /// a line needs to know: the grammar alone, without the server's rules.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
-    text.len() <= NAME_MAX
-        && text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text.bytes().all(is_name_byte)
+    has_form(text) && (text.len() <= NAME_MAX || text.chars().count() <= NAME_MAX)
 }
 
 #[cfg(test)]
@@ -242,7 +310,23 @@ mod tests {
 
     #[test]
     fn names_follow_the_grammar() {
-        for good in ["a", "alice", "Al.ice-2_x", &"a".repeat(32)] {
+        for good in [
+            "a",
+            "alice",
+            "Al.ice-2_x",
+            &"a".repeat(32),
+            "José",
+            "李雷",
+            "Ольга_2",
+            "Αθηνά",
+            "やまだ太郎",
+            "김철수",
+            "שרה",
+            "Nguyễn",
+            "straße",
+            "李Lei",
+            &"é".repeat(32),
+        ] {
             assert_eq!(Name::parse(good).map(|n| n.as_str().to_owned()), Ok(good.to_owned()));
         }
         let long = "a".repeat(33);
@@ -256,7 +340,20 @@ mod tests {
             ("a b", NameFault::Grammar),
             ("a:b", NameFault::Grammar),
             ("a,b", NameFault::Grammar),
-            ("josé", NameFault::Grammar),
+            ("a\u{200d}b", NameFault::Grammar),
+            ("a\u{202e}b", NameFault::Grammar),
+            ("\u{301}a", NameFault::Grammar),
+            ("a\u{1f600}", NameFault::Grammar),
+            ("a\u{3164}b", NameFault::Letters), // a letter nobody sees
+            ("ａｌｉｃｅ", NameFault::Letters),
+            ("𝖆lice", NameFault::Letters),
+            ("ﬁx", NameFault::Letters),
+            ("e\u{301}\u{302}\u{303}", NameFault::Letters),
+            ("аlice", NameFault::Scripts), // its first letter is Cyrillic
+            ("раура1ο", NameFault::Scripts), // and its last one Greek
+            ("bobאב", NameFault::Scripts),
+            ("мe", NameFault::Scripts),
+            ("һеге", NameFault::Reserved), // "here" in Cyrillic letters
             ("../etc", NameFault::Grammar),
             (long.as_str(), NameFault::TooLong),
             ("Server", NameFault::Reserved),
@@ -271,6 +368,44 @@ mod tests {
         let (a, b) = (Name::parse("Alice").unwrap(), Name::parse("aLICE").unwrap());
         assert_eq!(a.key(), b.key());
         assert_eq!(a.as_str(), "Alice");
+    }
+
+    #[test]
+    fn letters_are_normalised_and_folded_in_every_script() {
+        for (a, b) in [
+            ("José", "jose\u{301}"),
+            ("ΟΔΥΣΣΕΥΣ", "οδυσσευς"),
+            ("ОЛЬГА", "ольга"),
+            ("STRASSE", "straße"),
+        ] {
+            assert_eq!(Name::parse(a).unwrap().key(), Name::parse(b).unwrap().key(), "{a} {b}");
+        }
+        assert_eq!(Name::parse("jose\u{301}").unwrap().as_str(), "josé");
+        assert_eq!(Name::parse(&"e\u{301}".repeat(32)).map(|_| ()), Ok(()));
+        assert_eq!(Name::parse(&"é".repeat(33)), Err(NameFault::TooLong));
+    }
+
+    #[test]
+    fn names_that_are_taken_for_each_other_share_a_look() {
+        let share = |a: &str, b: &str| {
+            let (a, b) = (Name::parse(a).unwrap(), Name::parse(b).unwrap());
+            a.looks().any(|look| b.looks().any(|other| look == other))
+        };
+        for (a, b) in [
+            ("alice", "a1ice"),
+            ("alice", "Alice"),
+            ("ALICE", "a1ice"),
+            ("bill", "biII"),
+            ("modern", "rnodern"),
+            ("BOB", "B0B"),
+            ("coco", "сосо"), // Cyrillic
+            ("José", "jose\u{301}"),
+        ] {
+            assert!(share(a, b) && share(b, a), "{a} {b}");
+        }
+        for (a, b) in [("user1", "user2"), ("bob", "b0b"), ("al", "alice"), ("u10", "u01")] {
+            assert!(!share(a, b), "{a} {b}");
+        }
     }
 
     #[test]

@@ -62,6 +62,16 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(ms).map(Duration::from_millis).ok_or_else(problem)
 }
 
+/// Writes a duration as [`parse_duration`] reads it, in its largest whole unit.
+#[must_use]
+pub fn show_duration(time: Duration) -> String {
+    let ms = time.as_millis();
+    let units = [("d", 24 * 3600 * 1000), ("h", 3600 * 1000), ("m", 60 * 1000), ("s", 1000)];
+    let whole = units.iter().find(|(_, size)| ms > 0 && ms.is_multiple_of(*size));
+    let (unit, size) = whole.unwrap_or(&("ms", 1));
+    format!("{}{unit}", ms / size)
+}
+
 /// Reads a size in bytes: a whole number and `B`, `KiB`, `MiB` or `GiB`; the
 /// unit may be left out for bytes.
 ///
@@ -108,6 +118,9 @@ mod tests {
         assert_eq!(parse_duration("7d"), Ok(Duration::from_hours(7 * 24)));
         for bad in ["", "5", "s", "1.5s", "-1s", "5 s", "5y", "99999999999999999999d"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+        for text in ["7d", "2h", "90m", "61s", "1500ms", "0ms"] {
+            assert_eq!(parse_duration(text).map(show_duration), Ok(text.to_owned()));
         }
         assert_eq!(parse_size("4MiB"), Ok(4 << 20));
         assert_eq!(parse_size("17"), Ok(17));

@@ -11,8 +11,8 @@
 //! 4. After a farewell nothing more is said to that connection.
 //! 5. A person is a visit, not a name: what is remembered about somebody hangs
 //!    on [`PersonId`], so that it follows a rename and never a successor.
-//! 6. A right is held by a person in a room, and ends with either. Whoever may
-//!    not is refused before anything is done.
+//! 6. A right is held by a person, in a room or on the server, and ends with
+//!    either. Whoever may not is refused before anything is done.
 //!
 //! What a command *is* stands in `commands.rs`; what it *means*, in the files
 //! below this one, a file for each topic.
@@ -40,26 +40,35 @@ use crate::protocol::{
 };
 
 mod accounts;
+mod audit;
 mod bans;
+mod entry;
 mod feed;
 mod guesses;
 mod history;
+mod keeping;
 mod locks;
 mod login;
 mod mail;
 mod order;
 mod people;
 mod rooms;
+mod rule;
 mod search;
+mod secrets;
 mod session;
 mod talk;
 
-use accounts::{Accounts, PasswordAsk};
+use accounts::Accounts;
+use audit::Audit;
 use feed::{Feed, Recent};
 use guesses::Guesses;
 use history::RowsAsk;
+use keeping::Asleep;
 use mail::{MailAsk, Mailboxes};
+use order::{Order, Scope};
 use rooms::Room;
+use secrets::PasswordAsk;
 use session::{Session, TokenHash, Tokens};
 use talk::RecentCids;
 
@@ -116,6 +125,8 @@ pub struct Hub {
     connections: Vec<Option<Connection>>,
     visits: Slab<Visit>,
     names: HashMap<Key, VisitIx>,
+    /// By [`Name::looks`]: nobody comes who would be taken for somebody here.
+    looks: HashMap<Box<str>, VisitIx>,
     people: HashMap<PersonId, VisitIx>,
     rooms: Slab<Room>,
     room_names: HashMap<Key, RoomIx>,
@@ -131,6 +142,12 @@ pub struct Hub {
     accounts: Accounts,
     mail: Mailboxes,
     guesses: Guesses,
+    /// What operators of the server decided, and who they are.
+    server_order: Order,
+    asleep: Asleep,
+    /// The last number given to decisions that are kept.
+    last_order: u64,
+    audit: Audit,
     /// Passwords that are hashed later: who gave them has tried too often.
     delayed_jobs: BTreeMap<(Duration, ConnId), Job>,
     /// What is to be kept otherwise than it is.
@@ -366,6 +383,7 @@ impl Hub {
             connections: Vec::new(),
             visits: Slab::new(),
             names: HashMap::new(),
+            looks: HashMap::new(),
             people: HashMap::new(),
             rooms,
             room_names: HashMap::from([(lobby_key, lobby)]),
@@ -379,6 +397,10 @@ impl Hub {
             accounts: Accounts::default(),
             mail: Mailboxes::default(),
             guesses,
+            server_order: Order { number: Some(keeping::SERVER), ..Order::default() },
+            asleep: Asleep::default(),
+            last_order: keeping::SERVER,
+            audit: Audit::default(),
             delayed_jobs: BTreeMap::new(),
             unsaved: BTreeSet::new(),
             login_deadlines: VecDeque::new(),
@@ -413,6 +435,7 @@ impl Hub {
                 Shelf::Visit => self.saved_visit(PersonId(key)),
                 Shelf::Account => self.saved_account(PersonId(key)),
                 Shelf::Mail => self.saved_mail(key),
+                Shelf::Order => self.saved_order(key),
             };
             Change { shelf, key, value }
         };
@@ -539,7 +562,7 @@ impl Hub {
         for connection in self.connections.iter_mut().flatten() {
             if connection.stage != Stage::Leaving {
                 connection.stage = Stage::Leaving;
-                say_farewell(turn, connection.id, Farewell::ShuttingDown);
+                say_farewell(turn, connection.id, Farewell::ShuttingDown, None);
             }
         }
     }
@@ -593,6 +616,7 @@ impl Hub {
             (Some(Stage::Present(visit)), Request::Command(command)) => {
                 self.stir(visit, ask.now);
                 self.obey_visitor(ask, visit, command)?;
+                self.note_act(ask.now, visit, command);
                 if session::changes_visit(command) {
                     self.note_unsaved(visit);
                 }
@@ -658,9 +682,35 @@ impl Hub {
             Command::Kick { name, reason } => self.kick(ask, visit, name, reason),
             Command::Mute { name, time } => self.mute(ask, visit, name, time),
             Command::Unmute { name } => self.unmute(ask, visit, name),
-            Command::Ban { whom, time, reason } => self.ban(ask, visit, whom, time, reason),
-            Command::Unban { whom } => self.unban(ask, visit, whom),
-            Command::Bans => self.list_bans(ask, visit),
+            Command::Ban { whom, time, reason } => {
+                let room = Scope::Room(self.room_to_order(visit)?);
+                self.ban(ask, visit, room, (whom, time, reason))
+            }
+            Command::Unban { whom } => {
+                let room = Scope::Room(self.room_to_order(visit)?);
+                self.unban(ask, room, whom)
+            }
+            Command::Bans => {
+                let room = Scope::Room(self.room_to_order(visit)?);
+                self.list_bans(ask, room);
+                Ok(())
+            }
+            Command::Oper { password } => self.oper(ask, password),
+            Command::Wall { text } => self.wall(ask, visit, text),
+            Command::Kill { name, reason } => self.kill(ask, visit, name, reason),
+            Command::Gban { whom, time, reason } => {
+                self.need_rule(visit)?;
+                self.ban(ask, visit, Scope::Server, (whom, time, reason))
+            }
+            Command::Gunban { whom } => {
+                self.need_rule(visit)?;
+                self.unban(ask, Scope::Server, whom)
+            }
+            Command::Gbans => {
+                self.need_rule(visit)?;
+                self.list_bans(ask, Scope::Server);
+                Ok(())
+            }
             Command::Lock { key } => self.lock(ask, visit, key),
             Command::Unlock => self.unlock(ask, visit),
             Command::Invite { name } => self.invite(ask, visit, name),
@@ -673,7 +723,7 @@ impl Hub {
             Command::Query { name } => self.query(ask, visit, name),
             Command::Me { text } => self.say(ask, visit, text, true),
             Command::Who { room } => self.who(ask, visit, room),
-            Command::Whois { name } => self.whois(ask, name),
+            Command::Whois { name } => self.whois(ask, visit, name),
             Command::Join { room, key } => self.join(ask, visit, room, key),
             Command::Part { room, reason } => self.part(ask, visit, room, reason),
             Command::List => {
@@ -784,6 +834,9 @@ impl Hub {
     pub fn check_invariants(&self) {
         assert_eq!(self.names.len(), self.visits.len(), "each visit has one name");
         assert_eq!(self.people.len(), self.visits.len(), "each visit is one person");
+        for (look, visit) in &self.looks {
+            assert!(self.visits[*visit].name.looks().any(|own| *own == **look), "looks are own");
+        }
         for (ix, visit) in &self.visits {
             assert_eq!(self.names.get(visit.name.key()), Some(&ix), "names lead to visits");
             assert_eq!(self.people.get(&visit.person), Some(&ix), "people lead to visits");
@@ -813,6 +866,8 @@ impl Hub {
             }
         }
         self.check_accounts();
+        let is_awake = |key: &Key| self.room_names.contains_key(key);
+        assert!(!self.asleep.keys().any(is_awake), "a room is awake or asleep");
         assert_eq!(self.room_names.len(), self.rooms.len(), "each room has one name");
         for (ix, room) in &self.rooms {
             assert_eq!(self.room_names.get(room.name.key()), Some(&ix), "names lead to rooms");
@@ -828,8 +883,10 @@ fn bye(farewell: Farewell) -> Event<'static> {
     Event::Bye { code: farewell.as_str(), text: farewell.sentence() }
 }
 
-fn say_farewell(turn: &mut Turn, conn: ConnId, farewell: Farewell) {
-    turn.send(conn, Cause::Asked, &Tags::default(), &bye(farewell));
+/// The last line to a connection; `text` in place of what is usually said.
+fn say_farewell(turn: &mut Turn, conn: ConnId, farewell: Farewell, text: Option<&str>) {
+    let event = Event::Bye { code: farewell.as_str(), text: text.unwrap_or(farewell.sentence()) };
+    turn.send(conn, Cause::Asked, &Tags::default(), &event);
     turn.close(conn);
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
+use super::passwords::HashFile;
 use crate::protocol::units::{parse_duration, parse_size};
 
 /// The limits of one server.
@@ -65,8 +66,31 @@ pub struct Limits {
     )]
     pub session_grace: Duration,
 
-    /// Past five tries at an account's password from one address each further
-    /// one waits this long, then twice and four times as long
+    /// Who says this password is an operator of the server: /oper PASSWORD
+    ///
+    /// The file holds its argon2 hash, which `chatty hash-password` makes.
+    /// Another password ends the rights of all who gave the old one.
+    #[arg(
+        long = "oper-password-file",
+        value_name = "FILE",
+        env = "CHATTY_OPER_PASSWORD_FILE",
+        value_parser = HashFile::read
+    )]
+    pub oper_password: Option<HashFile>,
+
+    /// Let in nobody but accounts and who says this password: /login NAME PASSWORD
+    ///
+    /// The file holds its argon2 hash, which `chatty hash-password` makes.
+    #[arg(
+        long = "password-file",
+        value_name = "FILE",
+        env = "CHATTY_SERVER_PASSWORD_FILE",
+        value_parser = HashFile::read
+    )]
+    pub password: Option<HashFile>,
+
+    /// Past five tries at a password or key from one address each further one
+    /// waits this long, then twice and four times as long
     #[arg(
         long,
         value_name = "TIME",

@@ -240,12 +240,18 @@ pub enum Shelf {
     Account,
     /// Messages that wait for an account, by id.
     Mail,
+    /// What operators decided, by a number for each room; 0 is the server's.
+    Order,
 }
 
 impl Shelf {
     /// Every shelf and its name in storage, which never changes.
-    pub const TABLE: [(Self, &'static str); 3] =
-        [(Self::Visit, "visit"), (Self::Account, "account"), (Self::Mail, "mail")];
+    pub const TABLE: [(Self, &'static str); 4] = [
+        (Self::Visit, "visit"),
+        (Self::Account, "account"),
+        (Self::Mail, "mail"),
+        (Self::Order, "order"),
+    ];
 
     /// The name in storage.
     #[must_use]

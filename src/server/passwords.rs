@@ -1,7 +1,8 @@
 //! Passwords: hashing them takes long on purpose, so that it is done on threads
 //! of its own, at most [`AT_ONCE`] at a time, while the chat goes on.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
+use std::fs;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -9,6 +10,7 @@ use std::thread;
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+use sha2::{Digest as _, Sha256};
 
 /// How many are hashed at once; each takes some 20 MiB and a core meanwhile.
 pub const AT_ONCE: usize = 2;
@@ -42,6 +44,8 @@ impl fmt::Debug for Secret {
 pub enum Job {
     /// Is it the password of this hash?
     Check(Secret, Arc<str>),
+    /// Has it this [`digest`]?
+    Match(Secret, Arc<str>),
     /// What is its hash? With another salt each time.
     Hash(Secret),
 }
@@ -68,11 +72,71 @@ impl Job {
                 });
                 Outcome::Checked(is_it)
             }
+            Self::Match(word, is) => Outcome::Checked(*digest(word.reveal()) == **is),
             Self::Hash(password) => {
                 let hash = argon2.hash_password(password.reveal().as_bytes()).ok();
                 Outcome::Hashed(hash.map(|hash| hash.to_string().into()))
             }
         }
+    }
+}
+
+/// What is kept in place of something that is not to be read again but costs
+/// nothing to try, such as a room's key.
+#[must_use]
+pub fn digest(text: &str) -> String {
+    Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+/// A password's hash that was made beforehand, from a file.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HashFile(Arc<str>);
+
+impl HashFile {
+    /// Reads the first line of a file.
+    ///
+    /// # Errors
+    /// A sentence for the person who named the file.
+    pub fn read(path: &str) -> Result<Self, String> {
+        let text = fs::read_to_string(path).map_err(|problem| problem.to_string())?;
+        let line = text.lines().next().unwrap_or_default().trim();
+        let is_ours = PasswordHash::new(line)
+            .is_ok_and(|hash| hash.algorithm.as_str().starts_with("argon2") && hash.hash.is_some());
+        if !is_ours {
+            let make = "chatty hash-password > FILE makes one";
+            return Err(format!("its first line is no argon2 hash of a password; {make}"));
+        }
+        Ok(Self(line.into()))
+    }
+
+    /// The hash.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<HashFile> for Arc<str> {
+    fn from(file: HashFile) -> Self {
+        file.0
+    }
+}
+
+impl fmt::Debug for HashFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(a hash)")
+    }
+}
+
+/// The hash of a password, here and now.
+#[must_use]
+pub fn hash(password: &str) -> Option<Arc<str>> {
+    match Job::Hash(Secret::new(password)).run() {
+        Outcome::Hashed(hash) => hash,
+        Outcome::Checked(_) => None,
     }
 }
 

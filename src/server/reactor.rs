@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::alarm::Alarm;
+use super::audit::AuditLog;
 use super::connection::{Connection, Doorbells, Flush, Phase};
 use super::hub::{Flow, Hub, Input, Now, Seed};
 use super::limits::Limits;
@@ -91,6 +92,7 @@ pub struct Reactor<L> {
     hub: Hub,
     log: L,
     hashers: Hashers,
+    audit: AuditLog,
     /// Of all that waits to be written.
     meter: Meter,
     start: Instant,
@@ -137,6 +139,7 @@ impl<L: Log> Reactor<L> {
             limits,
             log,
             hashers,
+            audit: AuditLog::start()?,
             meter: Meter::default(),
             start: Instant::now(),
             calls: calls.1,
@@ -222,18 +225,17 @@ impl<L: Log> Reactor<L> {
         self.drain(now, &mut turn);
         self.hub.tick(now, &mut turn);
         self.fall_due(now, &mut turn);
-        if !self.waits_for_more(&turn) {
+        if !self.waits_for_more(now.since_start, &turn) {
             self.end_turn(now, &mut turn)?;
         }
         self.turn = turn;
         Ok(())
     }
 
-    fn waits_for_more(&mut self, turn: &Turn) -> bool {
+    fn waits_for_more(&mut self, now: Duration, turn: &Turn) -> bool {
         if turn.is_empty() || turn.size() > TURN_SIZE || self.ends_at.is_some() {
             return false;
         }
-        let now = self.start.elapsed();
         if turn.has_grown() {
             self.ends_turn_at = self.linger.after_part(now);
         }
@@ -245,16 +247,15 @@ impl<L: Log> Reactor<L> {
     fn end_turn(&mut self, now: Now, turn: &mut Turn) -> anyhow::Result<()> {
         self.ends_turn_at = None;
         let (is_empty, parts, gathered) = (turn.is_empty(), turn.parts(), turn.gathered());
-        let start = self.start.elapsed();
         self.commit(turn)?;
         let committed = self.start.elapsed();
         self.slow_down_swamped(now)?;
         let written = self.flush(now)?;
         if !is_empty {
             let end = self.start.elapsed();
-            let took = end.saturating_sub(start);
+            let took = end.saturating_sub(now.since_start);
             // Either the commit was most of it, or the writing was.
-            let is_commit = committed.saturating_sub(start) * 2 > took;
+            let is_commit = committed.saturating_sub(now.since_start) * 2 > took;
             let has_paid = if is_commit { parts > 1 } else { gathered * 2 >= written };
             self.linger.after_turn(end, took, has_paid);
         }
@@ -457,6 +458,9 @@ impl<L: Log> Reactor<L> {
             }
         }
         turn.release(self);
+        for line in self.hub.take_audit() {
+            self.audit.write(line);
+        }
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
 use chatty::server::log::{Change, Kept, Query, Record, Shelf, Thread};
 use chatty::server::outbox::Lines;
-use chatty::server::passwords::{Job, Outcome};
+use chatty::server::passwords::{HashFile, Job, Outcome};
 use chatty::server::peer::Peer;
 use chatty::server::turn::{ConnId, Sink, Turn};
 
@@ -63,6 +63,10 @@ const WORDS: &[&str] = &[
     "\u{1b}[2J",
     "\u{202e}",
     "日本",
+    "José",
+    "JOSE\u{301}",
+    "a1ice",
+    "\u{430}lice",
     "[PRIVATE MESSAGE] bob: x",
     "@cid=1",
     "@cid=",
@@ -88,7 +92,8 @@ fn line(draw: &mut Draw, tokens: &[String]) -> Vec<u8> {
         line.push('/');
         let row = &chatty::commands::TABLE[draw.below(chatty::commands::TABLE.len())];
         // Leaving empties the house; it should stay lively.
-        let name = if row.name == "quit" && draw.below(10) > 0 { "who" } else { row.name };
+        let empties = matches!(row.name, "quit" | "kill" | "gban") && draw.below(10) > 0;
+        let name = if empties { "who" } else { row.name };
         line.push_str(name);
     }
     for _ in 0..draw.below(4) {
@@ -199,7 +204,8 @@ impl World {
             self.codecs[slot as usize] = Some((conn, LineCodec::new(self.hub.line_limit(conn))));
             self.release(now, turn);
             if draw.below(3) > 0 {
-                let name = draw.one(&["alice", "bob", "carol", "dave", "Erin", "frank"]);
+                let name =
+                    draw.one(&["alice", "bob", "carol", "dave", "Erin", "frank", "José", "a1ice"]);
                 let frame = Frame::Line((*name).into());
                 let mut turn = Turn::default();
                 self.hub.handle(now, conn, Input::Frame(frame), &mut turn);
@@ -303,18 +309,25 @@ impl World {
     }
 }
 
-/// No hashing: the words are few, and the inputs are many.
+/// No hashing: the words are few, and the inputs are many. One of them is the
+/// operators' password.
 fn outcome(job: Job) -> Outcome {
     match job {
         Job::Hash(password) => Outcome::Hashed(Some(password.reveal().into())),
-        Job::Check(password, hash) => Outcome::Checked(password.reveal() == &*hash),
+        Job::Check(password, hash) => {
+            let is_operators = hash.starts_with('$') && password.reveal().starts_with("hello");
+            Outcome::Checked(is_operators || password.reveal() == &*hash)
+        }
+        Job::Match(..) => job.run(),
     }
 }
 
 fn hub(kept: &Kept, seed: u32) -> Hub {
     let limits = Limits { quiet_above: 3, rooms_per_person: 3, max_rooms: 4, ..Limits::default() };
     let seed: Seed = [seed.to_be_bytes(); 8].concat().try_into().expect("32 bytes");
-    Hub::new(Limits { session_grace: Duration::from_secs(5), ..limits }, kept, seed)
+    let oper_password = Some(HashFile::read("tests/passwords/sesame.hash").expect("a hash"));
+    let session_grace = Duration::from_secs(5);
+    Hub::new(Limits { session_grace, oper_password, ..limits }, kept, seed)
 }
 
 /// Whatever is said is whole lines of the grammar, clean, and is written again

@@ -19,6 +19,8 @@ mod serve;
 mod session;
 // Who may what.
 mod authority;
+// What operators decide outlives the server, and is in its log.
+mod rule;
 // Finding what was said.
 mod search;
 // Accounts, passwords, mail.

@@ -9,11 +9,16 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// The program under test.
 pub(crate) const CHATTY: &str = env!("CARGO_BIN_EXE_chatty");
+
+/// A password, and a file with its hash.
+pub(crate) const SESAME: &str = "correct horse battery";
+pub(crate) const SESAME_FILE: &str = "tests/passwords/sesame.hash";
 
 /// Far longer than anything takes, so that only what never comes fails.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -22,6 +27,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
+    log: Receiver<String>,
 }
 
 impl Server {
@@ -66,10 +72,20 @@ impl Server {
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let first = lines.next().expect("a first line").expect("readable");
         // Its later words must not fill the pipe.
-        thread::spawn(move || lines.for_each(drop));
+        let (write, log) = mpsc::channel();
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let _ = write.send(line); // nobody may ask for it
+            }
+        });
         let port = first.split("127.0.0.1:").nth(1).expect(&first);
         let port = port.split(|c: char| !c.is_ascii_digit()).next().expect(&first);
-        Self { port: port.parse().expect(&first), child }
+        Self { port: port.parse().expect(&first), child, log }
+    }
+
+    /// The next line it writes to its log.
+    pub(crate) fn logs(&self) -> String {
+        self.log.recv_timeout(DEADLINE).expect("a line in the log in time")
     }
 
     /// Waits for its end, and gives the exit code.

@@ -126,8 +126,16 @@ impl HubStage {
 
     fn handle(&mut self, conn: ConnId, input: Input<'_>) -> Flow {
         let mut turn = Turn::default();
-        let mut flow = self.hub.handle(self.now(), conn, input, &mut turn);
+        let flow = self.hub.handle(self.now(), conn, input, &mut turn);
         self.release(turn);
+        let flow = self.settle().unwrap_or(flow);
+        self.hub.check_invariants();
+        flow
+    }
+
+    /// Does what the hub waits for; tells how the last who waited goes on.
+    fn settle(&mut self) -> Option<Flow> {
+        let mut flow = None;
         loop {
             let (conn, input) = if let Some((conn, query)) = self.out.reads.pop() {
                 let rows = self.log.find(&query);
@@ -138,14 +146,12 @@ impl HubStage {
             } else if let Some(conn) = self.out.drained.pop() {
                 (conn, Input::Drained)
             } else {
-                break;
+                return flow;
             };
             let mut turn = Turn::default();
-            flow = self.hub.handle(self.now(), conn, input, &mut turn);
+            flow = Some(self.hub.handle(self.now(), conn, input, &mut turn));
             self.release(turn);
         }
-        self.hub.check_invariants();
-        flow
     }
 
     fn release(&mut self, mut turn: Turn) {
@@ -191,6 +197,7 @@ impl Stage for HubStage {
         let mut turn = Turn::default();
         self.hub.tick(self.now(), &mut turn);
         self.release(turn);
+        self.settle();
         self.hub.check_invariants();
     }
 

@@ -1,21 +1,20 @@
 //! Accounts: a name that is its owner's whether they are here or not. An account
 //! is a person that outlives its visits; what hangs on the person (who said
 //! what, whom one ignores, what waits to be read) lasts as long as the account.
-//!
-//! Passwords are hashed elsewhere (`passwords.rs`): the connection waits, and
-//! what came of it comes back as an input.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::guesses::Target;
+use super::guesses::Guarded;
+use super::order::Scope;
+use super::secrets::Purpose;
 use super::{
-    Ask, Asked, Cid, ConnId, ErrorCode, Event, Farewell, Hub, Ignored, Key, Name, Now, PersonId,
-    Refusal, Shelf, Stage, Turn, VisitIx, refusal, say_farewell,
+    Ask, ErrorCode, Event, Farewell, Hub, Ignored, Key, Name, PersonId, Refusal, Shelf, VisitIx,
+    refusal, say_farewell,
 };
-use crate::server::passwords::{Job, Outcome, Secret};
+use crate::server::passwords::{Job, Secret};
 
 /// One account.
 #[derive(Debug)]
@@ -43,6 +42,8 @@ struct SavedAccount {
 pub(super) struct Accounts {
     by_name: HashMap<Key, Account>,
     names: HashMap<PersonId, Key>,
+    /// By [`Name::looks`].
+    looks: HashMap<Box<str>, Key>,
 }
 
 impl Accounts {
@@ -58,34 +59,32 @@ impl Accounts {
         self.by_name.get_mut(self.names.get(&person)?)
     }
 
+    /// The one whose name looks so.
+    pub(super) fn looking(&self, look: &str) -> Option<&Account> {
+        self.by_name.get(self.looks.get(look)?)
+    }
+
     fn insert(&mut self, account: Account) {
+        for look in account.name.looks() {
+            self.looks.entry(look.into()).or_insert_with(|| account.name.key().clone());
+        }
         self.names.insert(account.person, account.name.key().clone());
         self.by_name.insert(account.name.key().clone(), account);
     }
 
     fn remove(&mut self, person: PersonId) -> Option<Account> {
-        self.by_name.remove(&self.names.remove(&person)?)
+        let account = self.by_name.remove(&self.names.remove(&person)?)?;
+        for look in account.name.looks() {
+            if self.looks.get(&*look) == Some(account.name.key()) {
+                self.looks.remove(&*look);
+            }
+        }
+        Some(account)
     }
 
     fn len(&self) -> usize {
         self.by_name.len()
     }
-}
-
-/// A command that waits for a password to be hashed.
-#[derive(Debug)]
-pub(super) struct PasswordAsk {
-    cid: Option<Cid>,
-    purpose: Purpose,
-    guess: Option<Target>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    LogIn(PersonId),
-    Register,
-    Change,
-    Unregister,
 }
 
 impl Hub {
@@ -98,11 +97,17 @@ impl Hub {
     ) -> Result<(), Refusal> {
         self.need_privacy(ask)?;
         let Some(account) = self.accounts.named(name.key()) else {
+            if let Some(hash) = self.limits.password.clone() {
+                let name = self.free_name(name.clone(), None)?;
+                let job = Job::Check(Secret::new(password), hash.into());
+                self.guess(ask, Purpose::LogInGuest(name), Guarded::Server, job);
+                return Ok(());
+            }
             let text = format!("{name} is not registered; /login {name} without a password");
             return refusal(ErrorCode::BadPassword, text);
         };
         let (person, job) = account.check(password);
-        self.guess(ask, Purpose::LogIn(person), person, job);
+        self.guess(ask, Purpose::LogIn(person), Guarded::Account(person), job);
         Ok(())
     }
 
@@ -145,20 +150,8 @@ impl Hub {
     ) -> Result<(), Refusal> {
         self.need_privacy(ask)?;
         let (person, job) = self.account_of(visit)?.check(password);
-        self.guess(ask, Purpose::Unregister, person, job);
+        self.guess(ask, Purpose::Unregister, Guarded::Account(person), job);
         Ok(())
-    }
-
-    /// Passwords only where nobody can read along.
-    fn need_privacy(&self, ask: &Ask<'_>) -> Result<(), Refusal> {
-        let is_private = self.connection(ask.conn).is_some_and(|c| c.peer.is_private());
-        if is_private || self.limits.allow_insecure_passwords {
-            return Ok(());
-        }
-        refusal(
-            ErrorCode::Insecure,
-            "anybody on the way could read the password; connect from this machine, or through ssh",
-        )
     }
 
     fn account_of(&self, visit: VisitIx) -> Result<&Account, Refusal> {
@@ -170,85 +163,7 @@ impl Hub {
         Ok(account)
     }
 
-    fn guess(&mut self, ask: &mut Ask<'_>, purpose: Purpose, person: PersonId, job: Job) {
-        let network = self.connection(ask.conn).map(|c| c.peer.network());
-        self.ask_password(ask, purpose, job, network.map(|network| (person, network)));
-    }
-
-    fn ask_password(
-        &mut self,
-        ask: &mut Ask<'_>,
-        purpose: Purpose,
-        job: Job,
-        guess: Option<Target>,
-    ) {
-        let now = ask.now.since_start;
-        let start = guess.map_or(now, |target| self.guesses.begin(now, target));
-        let asked = PasswordAsk { cid: ask.cid.take(), purpose, guess };
-        if let Some(connection) = self.connection_mut(ask.conn) {
-            connection.asked = Some(Box::new(Asked::Password(asked)));
-        }
-        if start > now {
-            self.delayed_jobs.insert((start, ask.conn), job);
-        } else {
-            ask.turn.hash(ask.conn, job);
-        }
-    }
-
-    /// A guess has waited long enough.
-    pub(super) fn begin_delayed_job(&mut self, conn: ConnId, job: Job, turn: &mut Turn) {
-        if self.connection(conn).is_some_and(|c| c.asked.is_some()) {
-            turn.hash(conn, job);
-        }
-    }
-
-    /// What came of a password.
-    pub(super) fn password_done(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        outcome: &Outcome,
-        turn: &mut Turn,
-    ) {
-        let Some(connection) = self.connection_mut(conn) else { return };
-        let Some(asked) = connection.asked.take() else { return };
-        let Asked::Password(PasswordAsk { cid, purpose, guess }) = *asked else { return };
-        let (stage, settings) = (connection.stage, connection.settings);
-        let mut ask = Ask { now, conn, settings, cid, turn };
-        let is_right = *outcome == Outcome::Checked(true);
-        if let Some(target) = guess.filter(|_| is_right) {
-            self.guesses.forget(target);
-        }
-        let result = match (purpose, stage, outcome) {
-            (Purpose::LogIn(person), Stage::Greeting { .. }, _) if is_right => {
-                self.log_in_account(&mut ask, person)
-            }
-            (Purpose::Unregister, Stage::Present(visit), _) if is_right => {
-                self.end_account(&mut ask, visit);
-                Ok(())
-            }
-            (Purpose::Register, Stage::Present(visit), Outcome::Hashed(Some(hash))) => {
-                self.begin_account(&mut ask, visit, hash.clone());
-                Ok(())
-            }
-            (Purpose::Change, Stage::Present(visit), Outcome::Hashed(Some(hash))) => {
-                self.change_hash(&mut ask, visit, hash.clone());
-                Ok(())
-            }
-            (Purpose::LogIn(_) | Purpose::Unregister, ..) => {
-                refusal(ErrorCode::BadPassword, "that is not the password; try again")
-            }
-            (Purpose::Register | Purpose::Change, ..) => {
-                refusal(ErrorCode::TooMany, "the server cannot do this now; try again")
-            }
-        };
-        if let Err(refusal) = result {
-            self.note_refused_login(conn);
-            ask.refuse(&refusal);
-        }
-    }
-
-    fn begin_account(&mut self, ask: &mut Ask<'_>, visit: VisitIx, hash: Arc<str>) {
+    pub(super) fn begin_account(&mut self, ask: &mut Ask<'_>, visit: VisitIx, hash: Arc<str>) {
         let (person, name) = (self.visits[visit].person, self.visits[visit].name.clone());
         self.accounts.insert(Account {
             person,
@@ -258,11 +173,14 @@ impl Hub {
             ignored_by: Vec::new(),
         });
         self.unsaved.insert((Shelf::Account, person.0));
+        for room in self.visits[visit].rooms.clone() {
+            self.note_order_unsaved(Scope::Room(room)); // an account's right is kept
+        }
         let text = "the name is yours; from now on /login NAME PASSWORD";
         ask.reply(&Event::reply("REGISTERED", name.as_str(), text));
     }
 
-    fn change_hash(&mut self, ask: &mut Ask<'_>, visit: VisitIx, hash: Arc<str>) {
+    pub(super) fn change_hash(&mut self, ask: &mut Ask<'_>, visit: VisitIx, hash: Arc<str>) {
         let Some(account) = self.accounts.of_mut(self.visits[visit].person) else { return };
         account.hash = hash;
         self.unsaved.insert((Shelf::Account, account.person.0));
@@ -270,7 +188,7 @@ impl Hub {
     }
 
     /// The visit goes on as a guest's.
-    fn end_account(&mut self, ask: &mut Ask<'_>, visit: VisitIx) {
+    pub(super) fn end_account(&mut self, ask: &mut Ask<'_>, visit: VisitIx) {
         let Some(account) = self.accounts.remove(self.visits[visit].person) else { return };
         self.unsaved.insert((Shelf::Account, account.person.0));
         self.empty_mailbox(account.person);
@@ -287,6 +205,10 @@ impl Hub {
         if self.accounts.of(person).is_none() {
             return refusal(ErrorCode::BadPassword, "that name is not registered any more");
         }
+        let name = self.accounts.of(person).map(|account| account.name.clone());
+        if name.is_some_and(|name| self.turn_away(ask, person, &name)) {
+            return Ok(());
+        }
         if self.mail.of(person).is_empty() {
             self.take_place(ask, person);
         } else {
@@ -302,7 +224,7 @@ impl Hub {
         if let Some(visit) = self.people.get(&person).copied() {
             if let Some(old) = self.visits[visit].conn {
                 self.part_with(old);
-                say_farewell(ask.turn, old, Farewell::Replaced);
+                say_farewell(ask.turn, old, Farewell::Replaced, None);
             }
             self.end_visit(ask.now, visit, None, ask.turn);
         }

@@ -1,24 +1,26 @@
-//! Who may not come into a room. A ban is of a person or of a network. A guest
-//! who is banned would only have to come anew, so whoever comes from their
-//! network later is kept out too. Who was here or registered before is not:
-//! they can but share a router.
+//! Who may not come into a room, or onto the server. A ban is of a person or of
+//! a network. A guest who is banned would only have to come anew, so whoever
+//! comes from their network later is kept out too, and so is a guest by their
+//! name. Who was here or registered before is not: they can but share a router.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::order::Until;
+use serde::{Deserialize, Serialize};
+
+use super::order::{Order, Scope, Until};
 use super::{
-    Ask, ErrorCode, Event, Hub, Key, Name, Now, PersonId, Refusal, Room, RoomIx, Topic, VisitIx,
-    no_such_user, refusal,
+    Ask, ErrorCode, Event, Farewell, Hub, Key, Name, Now, PersonId, Refusal, RoomIx, Topic,
+    VisitIx, no_such_user, refusal, say_farewell,
 };
 use crate::protocol::name::is_name;
 use crate::server::peer::{Network, Peer};
 
-/// How many bans a room may have.
+/// How many bans a room, or the server, may have.
 const BANS_MAX: usize = 1000;
 
 /// One ban.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Ban {
     whom: Banned,
     by: Name,
@@ -26,18 +28,32 @@ pub(super) struct Ban {
     reason: Option<Box<str>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 enum Banned {
     Person {
         person: PersonId,
         /// As it was then.
         name: Name,
+        is_guest: bool,
         /// Where the person came from, if as a guest and not from this machine.
         network: Option<IpAddr>,
         /// Who had come last by then.
         last: PersonId,
     },
     Network(Network),
+}
+
+/// Who wants to come in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Comer<'a> {
+    person: PersonId,
+    name: &'a Key,
+    is_guest: bool,
+    peer: Option<Peer>,
+    /// Where they come from does not count for an operator.
+    is_operator: bool,
+    /// An operator of the server, at the door of a room.
+    is_above: bool,
 }
 
 impl Banned {
@@ -56,12 +72,28 @@ impl Banned {
             _ => false,
         }
     }
+
+    fn is_of(&self, comer: Comer<'_>) -> bool {
+        let peer = comer.peer.filter(|_| !comer.is_operator);
+        match self {
+            // Of an operator of the server only the server can be rid.
+            _ if comer.is_above => false,
+            Self::Person { person, .. } if *person == comer.person => true,
+            Self::Person { name, is_guest, network, last, .. } => {
+                let is_new_guest = *is_guest && comer.is_guest && comer.person > *last;
+                let is_neighbour = network.is_some() && *network == peer.map(Peer::network);
+                let is_namesake = is_new_guest && name.key() == comer.name;
+                is_namesake || (comer.person > *last && is_neighbour)
+            }
+            Self::Network(network) => peer.is_some_and(|peer| network.contains(peer)),
+        }
+    }
 }
 
 impl Ban {
     /// Until when, and why.
-    fn tell(&self, now: Now, endless: &str) -> String {
-        let until = self.until.tell(now, endless);
+    fn tell(&self, endless: &str) -> String {
+        let until = self.until.tell(endless);
         match &self.reason {
             Some(reason) => format!("{until}: {reason}"),
             None => until,
@@ -69,47 +101,104 @@ impl Ban {
     }
 }
 
+impl Order {
+    /// The ban that keeps somebody out now.
+    fn ban_on(&self, now: Now, comer: Comer<'_>) -> Option<&Ban> {
+        let holds = |ban: &&Ban| !ban.until.is_over(now) && ban.whom.is_of(comer);
+        self.bans.iter().find(holds)
+    }
+}
+
 impl Hub {
-    /// `/ban`: whoever is meant and present is put out.
+    /// `/ban` and `/gban`: whoever is meant and present is put out.
     pub(super) fn ban(
         &mut self,
         ask: &mut Ask<'_>,
         visit: VisitIx,
-        whom: &str,
-        time: Option<Duration>,
-        reason: Option<&str>,
+        scope: Scope,
+        (whom, time, reason): (&str, Option<Duration>, Option<&str>),
     ) -> Result<(), Refusal> {
-        let room = self.room_to_order(visit)?;
         let whom = self.whom_to_ban(visit, whom)?;
-        self.forget_past(ask.now, room);
+        self.forget_past(ask.now, scope);
         let by = self.visits[visit].name.clone();
-        let Room { name: shown, order, .. } = &mut self.rooms[room];
+        let (shown, unban) = (self.scope_name(scope), scope.unban());
+        let order = self.order_mut(scope);
         order.bans.retain(|ban| !ban.whom.is_same(&whom));
         if order.bans.len() >= BANS_MAX {
-            let text = format!("there are {BANS_MAX} bans; /unban somebody first");
+            let text = format!("there are {BANS_MAX} bans; {unban} somebody first");
             return refusal(ErrorCode::TooMany, text);
         }
         let until = Until::after(ask.now, time);
         let ban = Ban { whom, by, until, reason: reason.map(Into::into) };
-        let args = format!("{shown} {}", ban.whom.shown());
-        ask.reply(&Event::reply("BANNED", &args, &ban.tell(ask.now, "until you /unban them")));
-        let present: Vec<VisitIx> = self.rooms[room].members().map(|(_, visit)| visit).collect();
-        let meant = |other: &VisitIx| *other != visit && self.is_meant(&ban, room, *other);
-        let meant: Vec<VisitIx> = present.into_iter().filter(meant).collect();
-        self.rooms[room].order.bans.push(ban);
-        // All are out before the first is told of: one list of readers serves all.
-        for other in &meant {
-            self.throw_out(ask, visit, room, *other, reason);
+        let text = ban.tell(&format!("until you {unban} them"));
+        ask.reply(&Event::reply("BANNED", &format!("{shown} {}", ban.whom.shown()), &text));
+        order.bans.push(ban.clone());
+        self.note_order_unsaved(scope);
+        match scope {
+            Scope::Room(room) => {
+                let present = self.rooms[room].members().map(|(_, other)| other);
+                let meant = self.meant(visit, scope, &ban, present);
+                self.put_out(ask, room, &ban, &meant);
+            }
+            Scope::Server => {
+                let present = self.visits.iter().map(|(other, _)| other);
+                let meant = self.meant(visit, scope, &ban, present);
+                self.put_off(ask, &ban, meant);
+            }
         }
-        let (shown, by) = (self.rooms[room].name.clone(), self.visits[visit].name.clone());
+        Ok(())
+    }
+
+    /// Whom a ban is of is taken out of the room.
+    fn put_out(&mut self, ask: &mut Ask<'_>, room: RoomIx, ban: &Ban, meant: &[VisitIx]) {
+        // All are out before the first is told of: one list of readers serves all.
+        let (by, reason) = (ban.by.clone(), ban.reason.as_deref());
+        let shown = self.rooms[room].name.clone();
+        let names: Vec<Name> = meant.iter().map(|v| self.visits[*v].name.clone()).collect();
         for other in meant {
-            let (room_name, by) = (shown.as_str(), by.as_str());
-            let name = self.visits[other].name.clone();
-            let event = Event::Kicked { room: room_name, name: name.as_str(), by, reason };
+            self.throw_out(ask, &by, room, *other, reason);
+        }
+        if !self.rooms.contains(room) {
+            return; // they were the last
+        }
+        for name in &names {
+            let (name, by) = (name.as_str(), by.as_str());
+            let event = Event::Kicked { room: shown.as_str(), name, by, reason };
             let audience = self.audience(room);
             self.announce(ask.now, audience, Topic::Talk, None, &event, ask.turn);
         }
-        Ok(())
+    }
+
+    /// Who comes back may do so from where they may not be in some rooms.
+    pub(super) fn put_out_of_banned_rooms(&mut self, ask: &mut Ask<'_>, visit: VisitIx) {
+        for room in self.visits[visit].rooms.clone() {
+            let comer = self.comer(visit, Scope::Room(room));
+            let Some(ban) = self.rooms[room].order.ban_on(ask.now, comer).cloned() else {
+                continue;
+            };
+            self.put_out(ask, room, &ban, &[visit]);
+        }
+    }
+
+    /// Whom a ban is of leaves the server.
+    fn put_off(&mut self, ask: &mut Ask<'_>, ban: &Ban, meant: Vec<VisitIx>) {
+        let farewell = banned_from_server(ban);
+        let why = ban.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let quit = format!("banned by {}{why}", ban.by);
+        for other in meant {
+            self.expel(ask, other, Farewell::Banned, &farewell, &quit);
+        }
+    }
+
+    /// Whom of these a ban is of; never whoever says it.
+    fn meant(
+        &self,
+        by: VisitIx,
+        scope: Scope,
+        ban: &Ban,
+        present: impl Iterator<Item = VisitIx>,
+    ) -> Vec<VisitIx> {
+        present.filter(|other| *other != by && ban.whom.is_of(self.comer(*other, scope))).collect()
     }
 
     /// What can be a name is one; an address never is.
@@ -127,91 +216,122 @@ impl Hub {
         let is_guest = self.accounts.of(person).is_none();
         let peer = self.people.get(&person).and_then(|visit| self.peer_of(*visit));
         let network = peer.filter(|peer| is_guest && !peer.is_private()).map(Peer::network);
-        Ok(Banned::Person { person, name, network, last: PersonId(self.last.person) })
+        let last = PersonId(self.last.person);
+        Ok(Banned::Person { person, name, is_guest, network, last })
     }
 
-    /// `/unban`, by the name of now or of then, or by the network.
+    /// `/unban` and `/gunban`, by the name of now or of then, or by the network.
     pub(super) fn unban(
         &mut self,
         ask: &mut Ask<'_>,
-        visit: VisitIx,
+        scope: Scope,
         whom: &str,
     ) -> Result<(), Refusal> {
-        let room = self.room_to_order(visit)?;
         let meant = self.person_named(whom).map(|(person, _)| person);
         let (key, network) = (Key::fold(whom), Network::parse(whom).ok());
         let is_meant = |ban: &mut Ban| match &ban.whom {
             Banned::Person { person, name, .. } => Some(*person) == meant || *name.key() == key,
             Banned::Network(banned) => Some(*banned) == network,
         };
-        let Room { name: shown, order, .. } = &mut self.rooms[room];
-        let Some(ban) = order.bans.extract_if(.., is_meant).last() else {
-            let text = format!("there is no ban of {whom} in {shown}; /bans lists them");
+        let shown = self.scope_name(scope);
+        let Some(ban) = self.order_mut(scope).bans.extract_if(.., is_meant).last() else {
+            let list = scope.bans();
+            let text = format!("there is no ban of {whom}; {list} lists them");
             return refusal(ErrorCode::NoSuchUser, text);
         };
+        self.note_order_unsaved(scope);
         ask.reply(&Event::reply("UNBANNED", &format!("{shown} {}", ban.whom.shown()), ""));
         Ok(())
     }
 
-    /// `/bans`.
-    pub(super) fn list_bans(&mut self, ask: &mut Ask<'_>, visit: VisitIx) -> Result<(), Refusal> {
-        let room = self.room_to_order(visit)?;
-        self.forget_past(ask.now, room);
-        let Room { name: shown, order, .. } = &self.rooms[room];
-        ask.reply(&Event::reply("BANS", &format!("{shown} {}", order.bans.len()), ""));
-        for ban in &order.bans {
+    /// `/bans` and `/gbans`.
+    pub(super) fn list_bans(&mut self, ask: &mut Ask<'_>, scope: Scope) {
+        self.forget_past(ask.now, scope);
+        let (shown, bans) = (self.scope_name(scope), &self.order(scope).bans);
+        ask.reply(&Event::reply("BANS", &format!("{shown} {}", bans.len()), ""));
+        for ban in bans {
             let args = format!("{shown} {}", ban.whom.shown());
-            let text = format!("by {} {}", ban.by, ban.tell(ask.now, "for good"));
+            let text = format!("by {} {}", ban.by, ban.tell("for good"));
             ask.reply(&Event::reply("BAN", &args, &text));
         }
-        Ok(())
     }
 
-    /// Whether somebody is not banned.
+    /// Whether somebody is not banned from a room.
     pub(super) fn need_no_ban(
         &self,
         now: Now,
         visit: VisitIx,
         room: RoomIx,
     ) -> Result<(), Refusal> {
-        let Room { name, order, .. } = &self.rooms[room];
-        let holds = |ban: &&Ban| !ban.until.is_over(now) && self.is_meant(ban, room, visit);
-        match order.bans.iter().find(holds) {
-            Some(ban) => {
-                let text = ban.tell(now, "for good");
-                refusal(ErrorCode::Forbidden, format!("you are banned from {name} {text}"))
-            }
+        let scope = Scope::Room(room);
+        let Some(ban) = self.order(scope).ban_on(now, self.comer(visit, scope)) else {
+            return Ok(());
+        };
+        let text =
+            format!("you are banned from {} {}", self.rooms[room].name, ban.tell("for good"));
+        refusal(ErrorCode::Forbidden, text)
+    }
+
+    /// Says farewell to whoever wants to log in, or to come back, as somebody who
+    /// is banned from the server; tells whether they are.
+    pub(super) fn turn_away(&mut self, ask: &mut Ask<'_>, person: PersonId, name: &Name) -> bool {
+        let comer = Comer {
+            person,
+            name: name.key(),
+            is_guest: self.accounts.of(person).is_none(),
+            peer: self.connection(ask.conn).map(|connection| connection.peer),
+            is_operator: self.rules_server(person),
+            is_above: false,
+        };
+        let Some(ban) = self.server_order.ban_on(ask.now, comer) else { return false };
+        let farewell = banned_from_server(ban);
+        self.part_with(ask.conn);
+        say_farewell(ask.turn, ask.conn, Farewell::Banned, Some(&farewell));
+        true
+    }
+
+    /// Whether a guest may take this name.
+    pub(super) fn need_unbanned_name(
+        &self,
+        now: Now,
+        visit: VisitIx,
+        name: &Name,
+    ) -> Result<(), Refusal> {
+        let comer = Comer { name: name.key(), ..self.comer(visit, Scope::Server) };
+        match self.server_order.ban_on(now, comer) {
+            Some(_) => refusal(ErrorCode::NameTaken, format!("{name} is banned; try another name")),
             None => Ok(()),
         }
     }
 
-    /// Whether a ban is of this person. Where they come from does not count for
-    /// an operator.
-    fn is_meant(&self, ban: &Ban, room: RoomIx, visit: VisitIx) -> bool {
-        let me = self.visits[visit].person;
-        let is_operator = self.rooms[room].order.is_operator(me);
-        let peer = self.peer_of(visit).filter(|_| !is_operator);
-        match ban.whom {
-            Banned::Person { person, .. } if person == me => true,
-            Banned::Person { network, last, .. } => {
-                me > last && network.is_some() && network == peer.map(Peer::network)
-            }
-            Banned::Network(network) => peer.is_some_and(|peer| network.contains(peer)),
+    fn comer(&self, visit: VisitIx, scope: Scope) -> Comer<'_> {
+        let (person, name) = (self.visits[visit].person, self.visits[visit].name.key());
+        Comer {
+            person,
+            name,
+            is_guest: self.accounts.of(person).is_none(),
+            peer: self.peer_of(visit),
+            is_operator: self.order(scope).is_operator(person),
+            is_above: scope != Scope::Server && self.rules_server(person),
         }
     }
 
     /// Whether a ban can still keep somebody out.
     pub(super) fn can_match(&self, now: Now, ban: &Ban) -> bool {
         let is_about_somebody = match ban.whom {
-            Banned::Person { person, network, .. } => network.is_some() || self.lasts(person),
+            Banned::Person { person, is_guest, .. } => is_guest || self.lasts(person),
             Banned::Network(_) => true,
         };
         is_about_somebody && !ban.until.is_over(now)
     }
 
     /// Where somebody comes from, while they are connected.
-    fn peer_of(&self, visit: VisitIx) -> Option<Peer> {
+    pub(super) fn peer_of(&self, visit: VisitIx) -> Option<Peer> {
         let conn = self.visits[visit].conn?;
         self.connection(conn).map(|connection| connection.peer)
     }
+}
+
+fn banned_from_server(ban: &Ban) -> String {
+    format!("you are banned from this server {}", ban.tell("for good"))
 }

@@ -1,4 +1,4 @@
-//! Guesses at passwords: past a few, each further try at an account from one
+//! Guesses at passwords: past a few, each further try at the same from one
 //! network waits, longer each time, and one waits for the other. Nobody is ever
 //! locked out: every try is checked in the end, and tries from elsewhere do not
 //! make the owner wait.
@@ -7,10 +7,23 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::PersonId;
+use super::{Key, PersonId};
 
-/// Whose password is tried, and from where.
-pub(super) type Target = (PersonId, IpAddr);
+/// What takes a password, and from where it is tried.
+pub(super) type Target = (Guarded, IpAddr);
+
+/// What takes a password.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Guarded {
+    /// To be somebody.
+    Account(PersonId),
+    /// To be an operator of the server.
+    Rule,
+    /// To be let in at all.
+    Server,
+    /// To come into a locked room.
+    Room(Key),
+}
 
 /// What is known of tries that were not right yet.
 #[derive(Debug)]
@@ -64,15 +77,15 @@ impl Guesses {
     }
 
     /// It was right.
-    pub(super) fn forget(&mut self, target: Target) {
-        self.tries.remove(&target);
+    pub(super) fn forget(&mut self, target: &Target) {
+        self.tries.remove(target);
     }
 
     fn make_room(&mut self, now: Duration) {
         self.tries.retain(|_, tries| now <= tries.next + MEMORY);
         while self.tries.len() >= TARGETS_MAX {
             let soonest = self.tries.iter().min_by_key(|(_, tries)| tries.next);
-            let Some(target) = soonest.map(|(target, _)| *target) else { return };
+            let Some(target) = soonest.map(|(target, _)| target.clone()) else { return };
             self.tries.remove(&target);
         }
     }
@@ -85,7 +98,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn target(account: u64, last: u8) -> Target {
-        (PersonId(account), IpAddr::from([192, 0, 2, last]))
+        (Guarded::Account(PersonId(account)), IpAddr::from([192, 0, 2, last]))
     }
 
     #[test]
@@ -100,7 +113,7 @@ mod tests {
         assert_eq!(guesses.begin(SECOND * 100, target(1, 2)), SECOND * 100);
         assert_eq!(guesses.begin(SECOND * 100, target(2, 1)), SECOND * 100);
         // A right one, or time, makes it good.
-        guesses.forget(target(1, 1));
+        guesses.forget(&target(1, 1));
         assert_eq!(guesses.begin(SECOND * 101, target(1, 1)), SECOND * 101);
         for _ in 0..10 {
             guesses.begin(SECOND * 101, target(1, 1));

@@ -1,20 +1,29 @@
 //! Locked rooms: in comes who is invited, who knows the key, and who keeps
 //! order there. An invitation is for one entry.
 
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::guesses::Guarded;
+use super::order::Scope;
+use super::secrets::Purpose;
 use super::{
     Ask, ErrorCode, Event, Hub, Now, PersonId, Refusal, Room, RoomIx, Tags, VisitIx, no_such_user,
     refusal,
 };
+use crate::server::passwords::{Job, Secret, digest};
 
 /// How many people may be invited and not have come yet.
 const INVITED_MAX: usize = 1000;
 
 /// How a room is locked, if it is.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Lock {
-    is_on: bool,
-    /// What opens it.
-    key: Option<Box<str>>,
+    pub(super) is_on: bool,
+    /// The digest of what opens it.
+    key: Option<Arc<str>>,
     /// Also while it is open: it may be locked before they come.
     pub(super) invited: Vec<PersonId>,
 }
@@ -24,6 +33,19 @@ impl Lock {
     pub(super) fn use_invitation(&mut self, person: PersonId) {
         self.invited.retain(|invited| *invited != person);
     }
+
+    /// Whether nothing was ever said about it.
+    pub(super) fn is_default(&self) -> bool {
+        !self.is_on && self.invited.is_empty()
+    }
+}
+
+/// How one comes into a room.
+#[derive(Debug)]
+pub(super) enum Entry {
+    Open,
+    /// With what has this digest.
+    ByKey(Arc<str>),
 }
 
 impl Hub {
@@ -37,12 +59,13 @@ impl Hub {
         let room = self.room_to_order(visit)?;
         let Room { name, order, .. } = &mut self.rooms[room];
         order.lock.is_on = true;
-        order.lock.key = key.map(Into::into);
+        order.lock.key = key.map(|key| digest(key).into());
         let text = match key {
             Some(_) => "in comes who is invited or knows the key",
             None => "in comes who is invited",
         };
         ask.reply(&Event::reply("LOCKED", &name.to_string(), text));
+        self.note_order_unsaved(Scope::Room(room));
         Ok(())
     }
 
@@ -52,6 +75,7 @@ impl Hub {
         let Room { name, order, .. } = &mut self.rooms[room];
         order.lock = Lock::default();
         ask.reply(&Event::reply("UNLOCKED", &name.to_string(), ""));
+        self.note_order_unsaved(Scope::Room(room));
         Ok(())
     }
 
@@ -68,15 +92,17 @@ impl Hub {
             let (name, room) = (&self.visits[other].name, &self.rooms[room].name);
             return refusal(ErrorCode::BadArgument, format!("{name} is in {room} already"));
         }
-        self.forget_past(ask.now, room);
+        self.forget_past(ask.now, Scope::Room(room));
         let (me, person) = (self.visits[visit].person, self.visits[other].person);
-        let Room { name: shown, order, .. } = &mut self.rooms[room];
+        let order = &mut self.rooms[room].order;
         order.lock.use_invitation(person);
         if order.lock.invited.len() >= INVITED_MAX {
             let text = format!("{INVITED_MAX} people are invited and have not come; /unlock first");
             return refusal(ErrorCode::TooMany, text);
         }
         order.lock.invited.push(person);
+        self.note_order_unsaved(Scope::Room(room));
+        let Room { name: shown, .. } = &self.rooms[room];
         let (shown, name) = (shown.to_string(), self.visits[other].name.clone());
         ask.reply(&Event::reply("INVITED", &format!("{shown} {name}"), ""));
         if !self.visits[other].ties.ignores.iter().any(|ignored| ignored.person == me) {
@@ -86,27 +112,36 @@ impl Hub {
         Ok(())
     }
 
-    /// Whether somebody may come into a room that is there.
+    /// Whether somebody may come into a room that is there, the key aside.
     pub(super) fn need_entry(
         &self,
         now: Now,
         visit: VisitIx,
         room: RoomIx,
-        key: Option<&str>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Entry, Refusal> {
         self.need_no_ban(now, visit, room)?;
-        let Room { name, order, .. } = &self.rooms[room];
+        let order = &self.rooms[room].order;
         let (me, lock) = (self.visits[visit].person, &order.lock);
-        let has_key = key.is_some() && key == lock.key.as_deref();
-        if !lock.is_on || has_key || lock.invited.contains(&me) || order.is_operator(me) {
-            return Ok(());
+        let is_meant = lock.invited.contains(&me) || order.is_operator(me) || self.rules_server(me);
+        match &lock.key {
+            _ if !lock.is_on || is_meant => Ok(Entry::Open),
+            Some(key) => Ok(Entry::ByKey(key.clone())),
+            None => Err(self.locked_out(room, "")),
         }
-        let way = match (key, &lock.key) {
-            (Some(_), Some(_)) => " with another key".to_owned(),
-            (None, Some(_)) => format!("; /join {name} KEY opens it"),
-            (_, None) => String::new(),
-        };
+    }
+
+    /// Whoever has tried too many keys of a room waits, as with passwords.
+    pub(super) fn try_key(&mut self, ask: &mut Ask<'_>, room: RoomIx, key: &str, is: Arc<str>) {
+        let name = self.rooms[room].name.clone();
+        let guarded = Guarded::Room(name.key().clone());
+        self.guess(ask, Purpose::Enter(name), guarded, Job::Match(Secret::new(key), is));
+    }
+
+    /// The refusal of who may not come in.
+    pub(super) fn locked_out(&self, room: RoomIx, way: &str) -> Refusal {
+        let name = &self.rooms[room].name;
         let ask = self.whom_to_ask(room).map(|names| format!("; {names} can /invite you"));
-        refusal(ErrorCode::Forbidden, format!("{name} is locked{way}{}", ask.unwrap_or_default()))
+        let text = format!("{name} is locked{way}{}", ask.unwrap_or_default());
+        Refusal::new(ErrorCode::Forbidden, text)
     }
 }

@@ -1,5 +1,6 @@
 //! Coming and going: the greeting, login, a new name, and leaving.
 
+use super::locks::Entry;
 use super::{
     Ask, ConnId, Connection, Event, Farewell, Feed, Hub, Name, Now, Peer, PersonId, Query, Refusal,
     Settings, Stage, Tags, Ties, Topic, Turn, Visit, VisitIx, refusal, say_farewell,
@@ -35,8 +36,7 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let result = match self.admit(ask, name, password) {
             Ok(Some(name)) => {
-                self.last.person += 1;
-                self.begin_visit(ask, PersonId(self.last.person), &name);
+                self.begin_guest(ask, &name);
                 Ok(())
             }
             Ok(None) => Ok(()),
@@ -73,7 +73,20 @@ impl Hub {
             let text = format!("{name} is registered; /login {name} PASSWORD, or another name");
             return refusal(ErrorCode::BadPassword, text);
         }
+        if self.limits.password.is_some() {
+            let text = format!("this server takes a password; /login {name} PASSWORD");
+            return refusal(ErrorCode::BadPassword, text);
+        }
         self.free_name(name, None).map(Some)
+    }
+
+    /// Somebody new is here, if they may be.
+    pub(super) fn begin_guest(&mut self, ask: &mut Ask<'_>, name: &Name) {
+        let person = PersonId(self.last.person + 1);
+        if !self.turn_away(ask, person, name) {
+            self.last.person = person.0;
+            self.begin_visit(ask, person, name);
+        }
     }
 
     /// Somebody is here.
@@ -96,30 +109,78 @@ impl Hub {
             since,
             active: ask.now.since_start,
         });
-        self.names.insert(name.key().clone(), visit);
+        self.give_name(visit, name);
         self.people.insert(person, visit);
         self.bring_ties(visit);
         if let Some(connection) = self.connection_mut(ask.conn) {
             connection.stage = Stage::Present(visit);
         }
-        ask.reply(&Event::reply("WELCOME", name.as_str(), "you are in #lobby"));
-        self.enter(ask, visit, self.lobby);
+        // A ban from #lobby, or its lock, leaves one on the server but in no room.
+        match self.need_entry(ask.now, visit, self.lobby) {
+            Ok(Entry::Open) => {
+                ask.reply(&Event::reply("WELCOME", name.as_str(), "you are in #lobby"));
+                self.rooms[self.lobby].order.lock.use_invitation(person);
+                self.enter(ask, visit, self.lobby);
+            }
+            Ok(Entry::ByKey(_)) => {
+                let text = "#lobby is locked; /join #lobby KEY, or another room";
+                ask.reply(&Event::reply("WELCOME", name.as_str(), text));
+            }
+            Err(Refusal { text, .. }) => {
+                let text = format!("{text}; /join another room");
+                ask.reply(&Event::reply("WELCOME", name.as_str(), &text));
+            }
+        }
     }
 
     /// A name that nobody has, or only `mine`.
-    fn free_name(&self, name: Name, mine: Option<VisitIx>) -> Result<Name, Refusal> {
+    pub(super) fn free_name(&self, name: Name, mine: Option<VisitIx>) -> Result<Name, Refusal> {
         let me = mine.map(|mine| self.visits[mine].person);
         let owner = self.accounts.named(name.key()).map(|account| account.person);
         if owner.is_some() && owner != me {
             let text = format!("{name} is registered; try another name");
             return refusal(ErrorCode::NameTaken, text);
         }
-        match self.names.get(name.key()) {
-            Some(holder) if Some(*holder) != mine => refusal(
-                ErrorCode::NameTaken,
-                format!("{} is here already; try another name", self.visits[*holder].name),
-            ),
-            _ => Ok(name),
+        let holder = self.names.get(name.key()).filter(|holder| Some(**holder) != mine);
+        if let Some(holder) = holder {
+            let text = format!("{} is here already; try another name", self.visits[*holder].name);
+            return refusal(ErrorCode::NameTaken, text);
+        }
+        match self.double_of(&name, me) {
+            Some(double) => {
+                let text = format!("{name} looks like {double}; try another name");
+                refusal(ErrorCode::NameTaken, text)
+            }
+            None => Ok(name),
+        }
+    }
+
+    /// Whose name, here or registered, is taken for this one; not somebody's own.
+    fn double_of(&self, name: &Name, me: Option<PersonId>) -> Option<Name> {
+        name.looks().find_map(|look| {
+            let here = self.looks.get(&*look).map(|visit| &self.visits[*visit]);
+            let here = here.map(|visit| (visit.person, &visit.name));
+            let owner = || self.accounts.looking(&look).map(|a| (a.person, &a.name));
+            let double = here.or_else(owner).filter(|(person, _)| Some(*person) != me);
+            double.map(|(_, name)| name.clone())
+        })
+    }
+
+    /// From now on a name is somebody's who is here.
+    pub(super) fn give_name(&mut self, visit: VisitIx, name: &Name) {
+        self.names.insert(name.key().clone(), visit);
+        for look in name.looks() {
+            self.looks.entry(look.into()).or_insert(visit);
+        }
+    }
+
+    /// It is theirs no more.
+    pub(super) fn free(&mut self, visit: VisitIx, name: &Name) {
+        self.names.remove(name.key());
+        for look in name.looks() {
+            if self.looks.get(&*look) == Some(&visit) {
+                self.looks.remove(&*look);
+            }
         }
     }
 
@@ -130,9 +191,10 @@ impl Hub {
         name: &str,
     ) -> Result<(), Refusal> {
         let new = self.free_name(parse_name(name)?, Some(visit))?;
+        self.need_unbanned_name(ask.now, visit, &new)?;
         let old = std::mem::replace(&mut self.visits[visit].name, new.clone());
-        self.names.remove(old.key());
-        self.names.insert(new.key().clone(), visit);
+        self.free(visit, &old);
+        self.give_name(visit, &new);
         for room in self.visits[visit].rooms.clone() {
             self.rooms[room].rename(old.key(), new.key(), visit);
         }
@@ -176,7 +238,7 @@ impl Hub {
             self.end_visit(now, visit, reason, turn);
         }
         match farewell {
-            Some(farewell) => say_farewell(turn, conn, farewell),
+            Some(farewell) => say_farewell(turn, conn, farewell, None),
             None => turn.close(conn),
         }
     }
@@ -209,9 +271,11 @@ impl Hub {
         for room in std::mem::take(&mut self.visits[visit].rooms) {
             self.remove_member(room, &name);
         }
-        self.names.remove(name.key());
-        self.people.remove(&self.visits[visit].person);
+        self.free(visit, &name);
+        let person = self.visits[visit].person;
+        self.people.remove(&person);
         self.visits.remove(visit);
+        self.end_rule(person);
     }
 
     /// Lets go of everyone who has to do with a leaving person.

@@ -1,11 +1,13 @@
 //! Order in rooms: who may keep it, and how (bans and locks have files of their
-//! own). Whoever makes a room is its operator, and operators make others.
-//! `#lobby` is made by nobody.
+//! own; who keeps order on the whole server stands in `rule.rs`). Whoever makes a
+//! room is its operator, and operators make others. `#lobby` is made by nobody.
 //!
 //! An operator is a person, an account or a visit, and stays one while away from
 //! the room. All of this ends with the room, when the last one leaves it.
 
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::bans::Ban;
 use super::locks::Lock;
@@ -18,43 +20,94 @@ use super::{
 const OPERATORS_MAX: usize = 100;
 const MUTES_MAX: usize = 100;
 
-/// What is decided in one room.
-#[derive(Debug, Default)]
+/// What is decided in one room, or for the whole server.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Order {
-    operators: Vec<PersonId>,
-    mutes: Vec<Mute>,
+    /// What it is kept under; given when there is something to keep.
+    #[serde(skip)]
+    pub(super) number: Option<u64>,
+    pub(super) operators: Vec<PersonId>,
+    pub(super) mutes: Vec<Mute>,
     pub(super) bans: Vec<Ban>,
     pub(super) lock: Lock,
 }
 
+/// Where something holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    Room(RoomIx),
+    Server,
+}
+
+impl Scope {
+    /// What lifts a ban.
+    pub(super) fn unban(self) -> &'static str {
+        if self == Self::Server { "/gunban" } else { "/unban" }
+    }
+
+    /// What lists the bans.
+    pub(super) fn bans(self) -> &'static str {
+        if self == Self::Server { "/gbans" } else { "/bans" }
+    }
+}
+
 /// Somebody who may not speak.
-#[derive(Debug)]
-struct Mute {
-    person: PersonId,
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Mute {
+    pub(super) person: PersonId,
     /// As it was then.
     name: Name,
     until: Until,
 }
 
-/// Until when something holds, since the start; `None`: until it is taken back.
+/// Until when something holds; `None`: until it is taken back.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(from = "Option<Stamp>", into = "Option<Stamp>")]
+pub(super) struct Until(Option<Moment>);
+
+/// A moment to come, by both clocks. Only the wall clock's outlives the server.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Until(Option<Duration>);
+struct Moment {
+    since_start: Option<Duration>,
+    wall: Stamp,
+}
+
+impl From<Option<Stamp>> for Until {
+    fn from(wall: Option<Stamp>) -> Self {
+        Self(wall.map(|wall| Moment { since_start: None, wall }))
+    }
+}
+
+impl From<Until> for Option<Stamp> {
+    fn from(until: Until) -> Self {
+        until.0.map(|moment| moment.wall)
+    }
+}
 
 impl Until {
     pub(super) fn after(now: Now, time: Option<Duration>) -> Self {
-        Self(time.map(|time| now.since_start.saturating_add(time)))
+        Self(time.map(|time| {
+            let ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+            let since_start = Some(now.since_start.saturating_add(time));
+            Moment { since_start, wall: Stamp(now.wall.0.saturating_add(ms)) }
+        }))
     }
 
     pub(super) fn is_over(self, now: Now) -> bool {
-        self.0.is_some_and(|until| until <= now.since_start)
+        match self.0 {
+            None => false,
+            Some(Moment { since_start: Some(until), .. }) => until <= now.since_start,
+            Some(Moment { wall, .. }) => wall <= now.wall,
+        }
     }
 
     /// `until …`, or what is said where there is no end.
-    pub(super) fn tell(self, now: Now, endless: &str) -> String {
-        let Some(until) = self.0 else { return endless.to_owned() };
-        let left = until.saturating_sub(now.since_start).as_millis();
-        let wall = now.wall.0.saturating_add(i64::try_from(left).unwrap_or(i64::MAX));
-        format!("until {}", Stamp(wall))
+    pub(super) fn tell(self, endless: &str) -> String {
+        match self.0 {
+            Some(Moment { wall, .. }) => format!("until {wall}"),
+            None => endless.to_owned(),
+        }
     }
 }
 
@@ -84,7 +137,7 @@ impl Hub {
         let room = self.room_to_order(visit)?;
         let other = self.member_named(room, name)?;
         let person = self.visits[other].person;
-        self.forget_past(ask.now, room);
+        self.forget_past(ask.now, Scope::Room(room));
         let order = &mut self.rooms[room].order;
         if order.operators.len() >= OPERATORS_MAX && !order.is_operator(person) {
             let text = format!("there are {OPERATORS_MAX} operators; /deop one first");
@@ -92,6 +145,7 @@ impl Hub {
         }
         let is_news = order.promote(person);
         self.note_unsaved(other);
+        self.note_order_unsaved(Scope::Room(room));
         let (by, name) = (self.visits[visit].name.clone(), self.visits[other].name.clone());
         let shown = self.rooms[room].name.clone();
         let event = Event::Promoted { room: shown.as_str(), by: by.as_str(), name: name.as_str() };
@@ -114,6 +168,7 @@ impl Hub {
         if let Some(other) = self.people.get(&person) {
             self.note_unsaved(*other);
         }
+        self.note_order_unsaved(Scope::Room(room));
         let shown = self.rooms[room].name.clone();
         let event = Event::Demoted { room: shown.as_str(), name: name.as_str() };
         self.decree(ask, room, &event, is_news);
@@ -135,7 +190,7 @@ impl Hub {
         }
         let (by, name) = (self.visits[visit].name.clone(), self.visits[other].name.clone());
         let shown = self.rooms[room].name.clone();
-        self.throw_out(ask, visit, room, other, reason);
+        self.throw_out(ask, &by, room, other, reason);
         let (room_name, by, name) = (shown.as_str(), by.as_str(), name.as_str());
         self.proclaim(ask, room, &Event::Kicked { room: room_name, name, by, reason });
         Ok(())
@@ -146,7 +201,7 @@ impl Hub {
     pub(super) fn throw_out(
         &mut self,
         ask: &mut Ask<'_>,
-        by: VisitIx,
+        by: &Name,
         room: RoomIx,
         visit: VisitIx,
         reason: Option<&str>,
@@ -157,8 +212,7 @@ impl Hub {
             them.current = None;
         }
         self.note_unsaved(visit);
-        let by = self.visits[by].name.as_str();
-        let text = reason.map_or_else(|| by.to_owned(), |reason| format!("{by}: {reason}"));
+        let text = reason.map_or_else(|| by.to_string(), |reason| format!("{by}: {reason}"));
         let shown = self.rooms[room].name.to_string();
         self.tell(visit, &Tags::default(), &Event::reply("KICKED", &shown, &text), ask.turn);
     }
@@ -176,7 +230,7 @@ impl Hub {
         if person == self.visits[visit].person {
             return refusal(ErrorCode::BadArgument, "that is you; mute somebody else");
         }
-        self.forget_past(ask.now, room);
+        self.forget_past(ask.now, Scope::Room(room));
         let Room { name: shown, order, .. } = &mut self.rooms[room];
         order.mutes.retain(|mute| mute.person != person);
         if order.mutes.len() >= MUTES_MAX {
@@ -185,7 +239,8 @@ impl Hub {
         }
         let (args, until) = (format!("{shown} {name}"), Until::after(ask.now, time));
         order.mutes.push(Mute { person, name, until });
-        ask.reply(&Event::reply("MUTED", &args, &until.tell(ask.now, "until you /unmute them")));
+        self.note_order_unsaved(Scope::Room(room));
+        ask.reply(&Event::reply("MUTED", &args, &until.tell("until you /unmute them")));
         Ok(())
     }
 
@@ -205,6 +260,7 @@ impl Hub {
             return refusal(ErrorCode::NoSuchUser, format!("{name} is not muted in {shown}"));
         };
         ask.reply(&Event::reply("UNMUTED", &format!("{shown} {}", mute.name), ""));
+        self.note_order_unsaved(Scope::Room(room));
         Ok(())
     }
 
@@ -214,7 +270,7 @@ impl Hub {
         let person = self.visits[visit].person;
         let is_mine = |mute: &&Mute| mute.person == person && !mute.until.is_over(now);
         let Some(mute) = order.mutes.iter().find(is_mine) else { return Ok(()) };
-        let until = mute.until.tell(now, "by an operator");
+        let until = mute.until.tell("by an operator");
         refusal(ErrorCode::Muted, format!("you are muted in {name} {until}; nobody saw this"))
     }
 
@@ -224,7 +280,7 @@ impl Hub {
             return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
         };
         let Room { name, order, .. } = &self.rooms[room];
-        if order.is_operator(person) {
+        if order.is_operator(person) || self.rules_server(person) {
             return Ok(room);
         }
         let text = match self.whom_to_ask(room) {
@@ -270,14 +326,40 @@ impl Hub {
         self.people.contains_key(&person) || self.accounts.of(person).is_some()
     }
 
+    pub(super) fn has_lasting_operator(&self, room: RoomIx) -> bool {
+        self.rooms[room].order.operators.iter().any(|person| self.lasts(*person))
+    }
+
     /// Makes room for more: what is over, or about nobody any more, is forgotten.
-    pub(super) fn forget_past(&mut self, now: Now, room: RoomIx) {
-        let mut order = std::mem::take(&mut self.rooms[room].order);
+    pub(super) fn forget_past(&mut self, now: Now, scope: Scope) {
+        let mut order = std::mem::take(self.order_mut(scope));
         order.operators.retain(|person| self.lasts(*person));
         order.mutes.retain(|mute| !mute.until.is_over(now) && self.lasts(mute.person));
         order.bans.retain(|ban| self.can_match(now, ban));
         order.lock.invited.retain(|person| self.lasts(*person));
-        self.rooms[room].order = order;
+        *self.order_mut(scope) = order;
+    }
+
+    pub(super) fn order(&self, scope: Scope) -> &Order {
+        match scope {
+            Scope::Room(room) => &self.rooms[room].order,
+            Scope::Server => &self.server_order,
+        }
+    }
+
+    pub(super) fn order_mut(&mut self, scope: Scope) -> &mut Order {
+        match scope {
+            Scope::Room(room) => &mut self.rooms[room].order,
+            Scope::Server => &mut self.server_order,
+        }
+    }
+
+    /// `#ops`, or `*` for the server.
+    pub(super) fn scope_name(&self, scope: Scope) -> String {
+        match scope {
+            Scope::Room(room) => self.rooms[room].name.to_string(),
+            Scope::Server => "*".to_owned(),
+        }
     }
 
     /// The rooms somebody is in and an operator of, by name.

@@ -9,7 +9,12 @@ use super::{
 const IGNORES_MAX: usize = 100;
 
 impl Hub {
-    pub(super) fn whois(&mut self, ask: &mut Ask<'_>, name: &str) -> Result<(), Refusal> {
+    pub(super) fn whois(
+        &mut self,
+        ask: &mut Ask<'_>,
+        me: VisitIx,
+        name: &str,
+    ) -> Result<(), Refusal> {
         let Some(visit) = self.visit_named(name) else { return no_such_user(name) };
         let them = &self.visits[visit];
         let mut rooms: Vec<_> = them.rooms.iter().map(|room| &self.rooms[*room].name).collect();
@@ -21,11 +26,18 @@ impl Hub {
             text.push_str(" account=");
             text.push_str(account.name.as_str());
         }
-        let operates = self.operated_by(visit);
+        let mut operates: Vec<String> =
+            self.operated_by(visit).iter().map(ToString::to_string).collect();
+        if self.rules_server(them.person) {
+            operates.insert(0, "*".to_owned());
+        }
         if !operates.is_empty() {
-            let operates: Vec<String> = operates.iter().map(ToString::to_string).collect();
             text.push_str(" operator=");
             text.push_str(&operates.join(","));
+        }
+        if let Some(peer) = self.peer_of(visit).filter(|_| self.need_rule(me).is_ok()) {
+            text.push_str(" address=");
+            text.push_str(&peer.address.to_string());
         }
         if let Some(away) = &them.away {
             // Last, since the text may hold blanks.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::feed::Feed;
 use super::order::Order;
 use super::{
-    Ask, Audience, ErrorCode, Event, Hub, Key, Name, Now, Query, Refusal, RoomIx, RoomName, Topic,
+    Ask, Audience, ErrorCode, Event, Hub, Key, Name, Now, Refusal, RoomIx, RoomName, Shelf, Topic,
     Turn, Visit, VisitIx, refusal,
 };
 use crate::protocol::event::Crowd;
@@ -76,56 +76,6 @@ enum Move {
 }
 
 impl Hub {
-    pub(super) fn join(
-        &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
-        name: &str,
-        key: Option<&str>,
-    ) -> Result<(), Refusal> {
-        let name = RoomName::parse(name)
-            .map_err(|fault| Refusal::new(ErrorCode::BadName, fault.to_string()))?;
-        let known = self.room_names.get(name.key()).copied();
-        let is_in = known.is_some_and(|room| self.visits[visit].rooms.contains(&room));
-        if let Some(room) = known.filter(|_| !is_in) {
-            self.need_entry(ask.now, visit, room, key)?;
-        }
-        let room = match known {
-            Some(room) if is_in => room,
-            _ if self.visits[visit].rooms.len() >= self.limits.rooms_per_person => {
-                let max = self.limits.rooms_per_person;
-                return refusal(
-                    ErrorCode::TooMany,
-                    format!("you are in {max} rooms; /part one first"),
-                );
-            }
-            Some(room) => room,
-            None if self.rooms.len() >= self.limits.max_rooms => {
-                let max = self.limits.max_rooms;
-                return refusal(
-                    ErrorCode::TooMany,
-                    format!("there are {max} rooms; /list shows them"),
-                );
-            }
-            None => {
-                let room = self.room_or_new(&name);
-                self.rooms[room].order.promote(self.visits[visit].person);
-                room
-            }
-        };
-        self.end_query(visit, Query::Off);
-        self.rooms[room].order.lock.use_invitation(self.visits[visit].person);
-        let shown = self.rooms[room].name.to_string();
-        ask.reply(&Event::reply("JOINED", &shown, "plain lines go there now"));
-        if is_in {
-            self.visits[visit].current = Some(room);
-            self.describe(ask, room);
-        } else {
-            self.enter(ask, visit, room);
-        }
-        Ok(())
-    }
-
     /// A room by its name, made if there is none.
     pub(super) fn room_or_new(&mut self, name: &RoomName) -> usize {
         let key: &Key = name.key();
@@ -154,7 +104,7 @@ impl Hub {
         self.describe(ask, room);
     }
 
-    fn describe(&self, ask: &mut Ask<'_>, room: RoomIx) {
+    pub(super) fn describe(&self, ask: &mut Ask<'_>, room: RoomIx) {
         let Room { name, topic, .. } = &self.rooms[room];
         if let Some(topic) = topic {
             ask.reply(&Event::reply("TOPIC", &name.to_string(), topic));
@@ -221,6 +171,7 @@ impl Hub {
         if self.rooms[room].members.is_empty() && room != self.lobby {
             let gone = self.rooms.remove(room);
             self.room_names.remove(gone.name.key());
+            self.unsaved.extend(gone.order.number.map(|number| (Shelf::Order, number)));
             self.crowd_deadlines.retain(|(_, with)| *with != room);
         }
     }

@@ -128,6 +128,12 @@ pub(super) fn changes_visit(command: Command<'_>) -> bool {
         | C::Lock { .. }
         | C::Unlock
         | C::Invite { .. }
+        | C::Oper { .. }
+        | C::Wall { .. }
+        | C::Kill { .. }
+        | C::Gban { .. }
+        | C::Gunban { .. }
+        | C::Gbans
         | C::Mute { .. }
         | C::Unmute { .. }
         | C::Ping { .. }
@@ -166,11 +172,15 @@ impl Hub {
                 "no such session, or it is over; /login NAME begins a new one",
             );
         };
+        let (person, name) = (self.visits[visit].person, self.visits[visit].name.clone());
+        if self.turn_away(ask, person, &name) {
+            return Ok(());
+        }
         let kept = self.settings_of(visit);
         match self.visits[visit].conn {
             Some(old) => {
                 self.part_with(old);
-                say_farewell(ask.turn, old, Farewell::Replaced);
+                say_farewell(ask.turn, old, Farewell::Replaced, None);
             }
             None => self.grace_deadlines.retain(|(_, p)| *p != self.visits[visit].person),
         }
@@ -193,8 +203,8 @@ impl Hub {
         self.note_unsaved(visit);
         self.empty_mailbox(self.visits[visit].person); // it is among what is read now
         self.forget_audiences_of(visit);
-        let name = self.visits[visit].name.as_str();
-        ask.reply(&Event::reply("WELCOME", name, "you are back"));
+        ask.reply(&Event::reply("WELCOME", name.as_str(), "you are back"));
+        self.put_out_of_banned_rooms(ask, visit);
         ask.turn.tell_when_drained(ask.conn);
         Ok(())
     }
@@ -222,7 +232,7 @@ impl Hub {
         self.grace_deadlines.insert((now.since_start + self.limits.session_grace, me.person));
         self.forget_audiences_of(visit);
         match farewell {
-            Some(farewell) => say_farewell(turn, conn, farewell),
+            Some(farewell) => say_farewell(turn, conn, farewell, None),
             None => turn.close(conn),
         }
     }
@@ -297,6 +307,7 @@ impl Hub {
             match shelf {
                 Shelf::Account => self.restore_account(PersonId(*key), value),
                 Shelf::Mail => self.restore_mail(*key, value),
+                Shelf::Order => self.restore_order(*key, value),
                 Shelf::Visit => {}
             }
         }
@@ -312,6 +323,7 @@ impl Hub {
         for (person, saved) in visits {
             self.restore_ties(person, saved);
         }
+        self.tidy_orders();
     }
 
     fn restore_visit(&mut self, person: PersonId, saved: &SavedVisit) {
@@ -337,12 +349,12 @@ impl Hub {
             since: saved.since,
             active: Duration::ZERO,
         });
-        self.names.insert(saved.name.key().clone(), visit);
+        self.give_name(visit, &saved.name);
         self.people.insert(person, visit);
         self.sessions.insert(saved.token, person);
         self.grace_deadlines.insert((self.limits.session_grace, person));
         for name in &saved.rooms {
-            let room = self.room_or_new(name);
+            let room = self.wake(name).unwrap_or_else(|| self.room_or_new(name));
             self.rooms[room].admit(saved.name.key().clone(), visit);
             self.visits[visit].rooms.push(room);
             if saved.operates.iter().any(|operated| operated.key() == name.key()) {

@@ -294,11 +294,11 @@ fn read_latest(connection: &Connection) -> rusqlite::Result<Vec<Arc<Record>>> {
 fn record(row: &Row<'_>) -> rusqlite::Result<Option<Record>> {
     let text = |column| row.get_ref(column).map(|value| value.as_str().unwrap_or_default());
     let to = match row.get::<_, Option<i64>>(5)? {
-        Some(reader) => Name::parse(text(6)?)
+        Some(reader) => Name::known(text(6)?)
             .map(|name| Recipient::Person(PersonId(reader.cast_unsigned()), name)),
-        None => RoomName::parse(text(4)?).map(Recipient::Room),
+        None => RoomName::known(text(4)?).map(Recipient::Room),
     };
-    let (Ok(to), Ok(from)) = (to, Name::parse(text(3)?)) else { return Ok(None) };
+    let (Ok(to), Ok(from)) = (to, Name::known(text(3)?)) else { return Ok(None) };
     Ok(Some(Record {
         id: row.get::<_, i64>(0)?.cast_unsigned(),
         time: Stamp(row.get(1)?),

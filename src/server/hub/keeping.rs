@@ -1,0 +1,137 @@
+//! What operators decided is kept over a restart. A room's decisions end with the
+//! room, but the end of the server is not the room's: they wait *asleep* for
+//! whoever comes first, and hold for them.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::locks::Lock;
+use super::order::{Order, Scope};
+use super::{Hub, Key, Room, RoomIx, RoomName, Shelf};
+
+/// The server's number; rooms have higher ones.
+pub(super) const SERVER: u64 = 0;
+
+/// Decisions of rooms that nobody is in since the server was started.
+pub(super) type Asleep = HashMap<Key, Order>;
+
+/// Decisions as they are kept; only ever added to.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedOrder<O> {
+    /// `None`: the server's.
+    room: Option<RoomName>,
+    /// See [`Hub::seal`].
+    #[serde(default)]
+    seal: Option<String>,
+    order: O,
+}
+
+impl Hub {
+    /// What is decided somewhere has changed. What holds no longer than the visit
+    /// of a guest is not kept here: a room costs nothing to make.
+    pub(super) fn note_order_unsaved(&mut self, scope: Scope) {
+        if self.order(scope).number.is_none() {
+            if !self.is_worth_keeping(self.order(scope)) {
+                return;
+            }
+            self.last_order += 1;
+            self.order_mut(scope).number = Some(self.last_order);
+        }
+        if let Some(number) = self.order(scope).number {
+            self.unsaved.insert((Shelf::Order, number));
+        }
+    }
+
+    fn is_worth_keeping(&self, order: &Order) -> bool {
+        let Order { number, operators, mutes, bans, lock } = order;
+        let mut lasting = operators.iter().filter(|person| self.accounts.of(**person).is_some());
+        let has_operators = *number == Some(SERVER) && !operators.is_empty();
+        let has_rest = !mutes.is_empty() || !bans.is_empty() || !lock.is_default();
+        has_operators || has_rest || lasting.next().is_some()
+    }
+
+    pub(super) fn saved_order(&self, number: u64) -> Option<String> {
+        let (room, seal, order) = if number == SERVER {
+            (None, self.seal(), &self.server_order)
+        } else {
+            let is_it = |room: &&Room| room.order.number == Some(number);
+            let room = self.rooms.iter().map(|(_, room)| room).find(is_it)?;
+            (Some(room.name.clone()), None, &room.order)
+        };
+        let is_kept = self.is_worth_keeping(order);
+        is_kept.then(|| serde_json::to_string(&SavedOrder { room, seal, order }).ok())?
+    }
+
+    /// Before anybody is back.
+    pub(super) fn restore_order(&mut self, number: u64, saved: &str) {
+        let Ok(saved) = serde_json::from_str::<SavedOrder<Order>>(saved) else { return };
+        let SavedOrder { room, seal, mut order } = saved;
+        self.last_order = self.last_order.max(number);
+        order.number = Some(number);
+        match room {
+            None => {
+                if seal.is_none() || seal != self.seal() {
+                    order.operators.clear();
+                }
+                self.server_order = order;
+            }
+            Some(room) if *room.key() == *self.rooms[self.lobby].name.key() => {
+                self.rooms[self.lobby].order = order;
+            }
+            Some(room) => {
+                self.asleep.insert(room.key().clone(), order);
+            }
+        }
+    }
+
+    /// When all are back who can come back: guests who cannot are forgotten.
+    pub(super) fn tidy_orders(&mut self) {
+        let mut orders = std::mem::take(&mut self.asleep);
+        for order in orders.values_mut() {
+            self.forget_gone(order);
+        }
+        orders.retain(|_, order| {
+            let is_kept = self.is_worth_keeping(order);
+            if let Some(number) = order.number.filter(|_| !is_kept) {
+                self.unsaved.insert((Shelf::Order, number));
+            }
+            is_kept
+        });
+        self.asleep = orders;
+        for scope in self.rooms.iter().map(|(ix, _)| Scope::Room(ix)).collect::<Vec<_>>() {
+            self.tidy_order(scope);
+        }
+        self.tidy_order(Scope::Server);
+    }
+
+    fn tidy_order(&mut self, scope: Scope) {
+        let mut order = std::mem::take(self.order_mut(scope));
+        self.forget_gone(&mut order);
+        *self.order_mut(scope) = order;
+    }
+
+    fn forget_gone(&self, order: &mut Order) {
+        order.operators.retain(|person| self.lasts(*person));
+        order.mutes.retain(|mute| self.lasts(mute.person));
+        order.lock.invited.retain(|person| self.lasts(*person));
+        if order.operators.is_empty() {
+            order.lock = Lock::default(); // nobody could open it any more
+        }
+    }
+
+    /// Makes a room whose decisions are kept, if it is one.
+    pub(super) fn wake(&mut self, name: &RoomName) -> Option<RoomIx> {
+        let order = self.asleep.remove(name.key())?;
+        let room = self.room_or_new(name);
+        self.rooms[room].order = order;
+        Some(room)
+    }
+
+    /// Nobody came in after all.
+    pub(super) fn put_to_sleep(&mut self, room: RoomIx) {
+        let gone = self.rooms.remove(room);
+        self.room_names.remove(gone.name.key());
+        self.asleep.insert(gone.name.key().clone(), gone.order);
+    }
+}

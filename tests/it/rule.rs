@@ -1,0 +1,244 @@
+//! Order on the real server: what operators decide outlives it, and is told in
+//! its log.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::{CHATTY, Peer, SESAME, SESAME_FILE, Server};
+
+fn start(folder: &Path) -> Server {
+    Server::start_in(folder, &["--oper-password-file", SESAME_FILE])
+}
+
+fn answer(peer: &mut Peer, line: &str) -> String {
+    peer.say(line);
+    let answers = peer.settles();
+    answers.into_iter().find(|line| line.starts_with('[')).unwrap_or_default()
+}
+
+fn ruler(port: u16, name: &str) -> Peer {
+    let mut peer = Peer::join(port, name);
+    let welcome = answer(&mut peer, &format!("/oper {SESAME}"));
+    assert!(welcome.starts_with(&format!("[OPER {name}]")), "{welcome}");
+    peer
+}
+
+#[test]
+fn bans_and_operators_of_the_server_outlive_a_crash() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut server = start(folder.path());
+    let mut alice = ruler(server.port, "alice");
+    answer(&mut alice, "/register open sesame");
+    let _guest = ruler(server.port, "guest");
+    let _bob = Peer::join(server.port, "bob");
+    let banned = answer(&mut alice, "/gban 192.0.2.0/24 7d spam");
+    assert!(banned.starts_with("[BANNED * 192.0.2.0/24] until "), "{banned}");
+    alice.say("/gban bob");
+    alice.settles();
+    server.kill();
+
+    let mut server = start(folder.path());
+    let mut bob = Peer::connect(server.port);
+    bob.say("bob");
+    assert_eq!(bob.rest(), ["[BYE banned] you are banned from this server for good"]);
+    let mut alice = Peer::connect(server.port);
+    alice.say("/login alice open sesame");
+    alice.hears(|line| line.starts_with("[USERS"));
+    assert_eq!(answer(&mut alice, "/gbans"), "[BANS * 2]");
+    let mut guest = Peer::join(server.port, "guest");
+    assert!(answer(&mut guest, "/gbans").starts_with("[ERROR forbidden]"), "guests are gone");
+    assert_eq!(answer(&mut alice, "/gunban bob"), "[UNBANNED * bob]");
+    server.kill();
+
+    // With another password the rights are gone, and the bans are not.
+    let other = folder.path().join("other.hash");
+    let hash = hash_password("another one\n");
+    fs::write(&other, hash.stdout).expect("a file");
+    let flags = ["--oper-password-file", other.to_str().expect("a plain path")];
+    let server = Server::start_in(folder.path(), &flags);
+    let _bob = Peer::join(server.port, "bob");
+    let mut alice = Peer::connect(server.port);
+    alice.say("/login alice open sesame");
+    alice.hears(|line| line.starts_with("[USERS"));
+    assert!(answer(&mut alice, "/gbans").starts_with("[ERROR forbidden]"));
+    assert!(answer(&mut alice, "/oper another one").starts_with("[OPER alice]"));
+    assert_eq!(answer(&mut alice, "/gbans"), "[BANS * 1]");
+}
+
+#[test]
+fn what_is_decided_in_a_room_outlives_a_crash() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut server = start(folder.path());
+    let mut alice = Peer::join(server.port, "alice");
+    answer(&mut alice, "/register open sesame");
+    let mut bob = Peer::join(server.port, "bob");
+    answer(&mut bob, "/register pass word");
+    let _carol = Peer::join(server.port, "carol");
+    for line in ["/join ops", "/ban carol 7d", "/lock the key", "/mute bob"] {
+        alice.say(line);
+    }
+    alice.settles();
+    server.kill();
+    for entry in fs::read_dir(folder.path()).expect("the folder") {
+        let bytes = fs::read(entry.expect("a file").path()).expect("readable");
+        assert!(!bytes.windows(7).any(|part| part == b"the key"), "keys are not kept");
+    }
+
+    let server = start(folder.path());
+    let log_in = |name: &str, password: &str| {
+        let mut peer = Peer::connect(server.port);
+        peer.say(&format!("/login {name} {password}"));
+        peer.hears(|line| line.starts_with("[USERS"));
+        peer
+    };
+    let mut carol = Peer::join(server.port, "carol");
+    assert!(
+        answer(&mut carol, "/join ops the key").starts_with("[ERROR forbidden] you are banned")
+    );
+    let mut bob = log_in("bob", "pass word");
+    assert!(answer(&mut bob, "/join ops").starts_with("[ERROR forbidden] #ops is locked"));
+    assert_eq!(answer(&mut bob, "/join ops a key").split(' ').next(), Some("[ERROR"));
+    assert!(answer(&mut bob, "/join ops the key").starts_with("[JOINED #ops]"));
+    assert!(answer(&mut bob, "hello").starts_with("[ERROR muted]"));
+    assert!(answer(&mut bob, "/unlock").starts_with("[ERROR forbidden]"), "bob came first");
+    let mut alice = log_in("alice", "open sesame");
+    assert!(answer(&mut alice, "/join ops").starts_with("[JOINED #ops]"));
+    assert_eq!(answer(&mut alice, "/unmute bob"), "[UNMUTED #ops bob]");
+}
+
+#[test]
+fn a_room_of_guests_keeps_its_bans_and_finds_another_operator() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut server = start(folder.path());
+    let mut alice = Peer::join(server.port, "alice");
+    let _bob = Peer::join(server.port, "bob");
+    for line in ["/join ops", "/ban bob", "/lock"] {
+        alice.say(line);
+    }
+    alice.settles();
+    server.kill();
+    let server = start(folder.path());
+    let mut bob = Peer::join(server.port, "bob");
+    assert!(answer(&mut bob, "/join ops").starts_with("[ERROR forbidden] you are banned"));
+    let mut carol = Peer::join(server.port, "carol");
+    assert!(answer(&mut carol, "/join ops").starts_with("[JOINED #ops]"));
+    assert_eq!(answer(&mut carol, "/unban bob"), "[UNBANNED #ops bob]");
+}
+
+#[test]
+fn a_guest_who_comes_back_to_a_session_keeps_the_room_and_what_was_decided() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut server = start(folder.path());
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/session");
+    let session = alice.hears(|line| line.starts_with("[SESSION "));
+    let token = session["[SESSION ".len()..].split(']').next().expect("a token").to_owned();
+    let _bob = Peer::join(server.port, "bob");
+    for line in ["/join ops", "/ban bob", "/lock the key"] {
+        alice.say(line);
+    }
+    alice.settles();
+    server.kill();
+    let server = start(folder.path());
+    let mut bob = Peer::join(server.port, "bob");
+    assert!(answer(&mut bob, "/join ops the key").starts_with("[ERROR forbidden] you are banned"));
+    let mut alice = Peer::connect(server.port);
+    alice.say(&format!("/resume {token} 0"));
+    alice.hears(|line| line.starts_with("[WELCOME alice]"));
+    assert_eq!(answer(&mut alice, "/unban bob"), "[UNBANNED #ops bob]");
+    assert!(answer(&mut bob, "/join ops").starts_with("[ERROR forbidden] #ops is locked"));
+    assert!(answer(&mut bob, "/join ops the key").starts_with("[JOINED #ops]"));
+}
+
+#[test]
+fn what_operators_do_is_in_the_log_and_no_secret_is() {
+    let server = Server::start_with(&["--oper-password-file", SESAME_FILE]);
+    let mut bob = Peer::join(server.port, "bob");
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/oper wrong");
+    alice.say(&format!("/oper {SESAME}"));
+    for line in [
+        "/register private",
+        "/msg bob between us",
+        "/join ops",
+        "/invite bob",
+        "/lock the key",
+        "/gban 192.0.2.7 2h \u{1b}[31m\u{2028}forged",
+        "/kick nobody",
+    ] {
+        alice.say(line);
+    }
+    alice.settles();
+    for expected in [
+        " alice (guest, 127.0.0.1): /oper: wrong password",
+        " alice (guest, 127.0.0.1): /oper: is an operator now",
+        " alice (account alice, 127.0.0.1) in #ops: /invite bob",
+        " alice (account alice, 127.0.0.1) in #ops: /lock",
+        " alice (account alice, 127.0.0.1): /gban 192.0.2.7 2h \u{fffd}[31m\u{fffd}forged",
+    ] {
+        let line = server.logs();
+        assert_eq!(line.split_once('Z').map(|(_, act)| act), Some(expected), "{line}");
+    }
+    // Everybody can make a room, so what is done in it does not flood the log.
+    bob.say("/join den");
+    for _ in 0..1000 {
+        bob.say("/lock");
+    }
+    bob.settles();
+    alice.say("/wall done");
+    let mut count = 0;
+    while !server.logs().ends_with("/wall done") {
+        count += 1;
+    }
+    assert!(count < 500, "{count} lines");
+}
+
+#[test]
+fn guesses_at_the_operators_password_wait() {
+    let flags = ["--oper-password-file", SESAME_FILE, "--guess-delay", "200ms"];
+    let server = Server::start_with(&flags);
+    let mut mallory = Peer::join(server.port, "mallory");
+    let start = std::time::Instant::now();
+    for _ in 0..8 {
+        mallory.say("/oper guess");
+    }
+    let answers = mallory.settles();
+    assert!(answers.iter().all(|answer| answer.starts_with("[ERROR bad-password]")));
+    assert_eq!(answers.len(), 8);
+    // 0.2, 0.4 and 0.8 seconds.
+    assert!(start.elapsed().as_millis() >= 1400, "{:?}", start.elapsed());
+}
+
+fn hash_password(input: &str) -> std::process::Output {
+    use std::io::Write as _;
+    let mut child = Command::new(CHATTY)
+        .arg("hash-password")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("chatty");
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("a password");
+    child.wait_with_output().expect("an end")
+}
+
+#[test]
+fn hash_password_makes_what_the_server_takes_and_a_bad_file_is_refused() {
+    let made = hash_password("open sesame\nand more\n");
+    assert!(made.status.success());
+    assert!(made.stdout.starts_with(b"$argon2id$"));
+    assert!(!hash_password("\n").status.success());
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("file");
+    for text in [&b""[..], b"open sesame\n", b"$5$rounds=5000$salt$hash\n", b"\xff\n"] {
+        fs::write(&file, text).expect("a file");
+        let output = Command::new(CHATTY)
+            .args(["serve", "--ephemeral", "--port", "0", "--oper-password-file"])
+            .arg(&file)
+            .output()
+            .expect("chatty");
+        assert_eq!(output.status.code(), Some(2), "{text:?}");
+    }
+}
