@@ -10,21 +10,28 @@
 //! printer thread  lines above the prompt
 //! ```
 //!
-//! Without a terminal (`piped.rs`) lines go in and lines come out, for scripts.
+//! Without a terminal (`piped.rs`) lines go in and lines come out, for scripts, or
+//! objects (`json.rs`). Beside the chat, `attention.rs` calls who looks elsewhere and
+//! `log_files.rs` keeps what is said. `config.rs` is where settings come from.
 //!
 //! Both begin in `login.rs`, and both go on over a lost connection: `comeback.rs`
 //! and `outgoing.rs` know what is to be said and shown then, `reconnect.rs` gets
 //! there.
 
 mod address;
+mod attention;
 mod clean;
 mod comeback;
+mod config;
 mod connection;
 mod helper;
 mod interactive;
 mod interrupt;
+mod json;
+mod log_files;
 mod login;
 mod outgoing;
+mod output;
 mod password;
 mod piped;
 mod printer;
@@ -38,23 +45,31 @@ mod suspend;
 mod terminal;
 mod theme;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::env;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::FalseyValueParser;
 use nix::unistd::{User, getuid};
 use tokio::time::Instant;
 
 use crate::protocol::units::parse_duration;
 use crate::protocol::{DEFAULT_PORT, Name, RoomName};
 use address::Address;
+use attention::{Attention, Notify};
 use clean::Clean;
+pub use config::configured;
 use connection::Connection;
+use json::Status;
+use log_files::LogFiles;
 use login::{Identity, Refused, Session};
 use outgoing::Cids;
+use output::Form;
 use password::Password;
 pub use password::new_password;
+use piped::Task;
 use reconnect::Road;
 pub use theme::ColorChoice;
 
@@ -68,9 +83,17 @@ pub use theme::ColorChoice;
 /// everything the server says goes to standard output.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
+#[allow(clippy::doc_markdown, clippy::doc_link_with_quotes)] // for people, as they type it
+#[allow(clippy::struct_excessive_bools)] // each is a flag
 pub struct JoinArgs {
     /// Where the server is: HOST, HOST:PORT or [IPV6]:PORT
-    #[arg(value_name = "HOST[:PORT]", default_value = "localhost", env = "CHATTY_HOST")]
+    #[arg(
+        id = "host",
+        index = 1,
+        value_name = "HOST[:PORT]",
+        default_value = "localhost",
+        env = "CHATTY_HOST"
+    )]
     address: Address,
 
     /// Who to be; without it, your login name
@@ -79,32 +102,76 @@ pub struct JoinArgs {
 
     /// File whose first line is the password of a registered name
     ///
-    /// CHATTY_PASSWORD can hold the password itself. Without either it is asked
+    /// CHATTY_PASSWORD can hold the password itself. Without any of them it is asked
     /// for on a terminal, where the name takes one.
-    #[allow(clippy::doc_markdown)] // for people, as they type it
     #[arg(long, value_name = "FILE", env = "CHATTY_PASSWORD_FILE")]
+    #[arg(conflicts_with = "password_cmd")]
     password_file: Option<PathBuf>,
+
+    /// Command whose first line of output is that password; sh runs it
+    #[arg(long, value_name = "COMMAND", env = "CHATTY_PASSWORD_CMD")]
+    #[arg(conflicts_with = "password_file")]
+    password_cmd: Option<String>,
 
     /// A room to enter right away, made if there is none
     #[arg(short, long, env = "CHATTY_ROOM")]
     room: Option<String>,
 
+    /// Read standard input, also where it is a terminal: no prompt
+    #[arg(index = 2, value_name = "-", value_parser = ["-"])]
+    input: Option<String>,
+
     /// The server's port, where HOST does not name one
     #[arg(short, long, default_value_t = DEFAULT_PORT, env = "CHATTY_PORT")]
     port: u16,
 
-    /// When to use colour; auto means on a terminal and without NO_COLOR
+    /// When to use colour; auto means on a terminal, if FORCE_COLOR, NO_COLOR and
+    /// CLICOLOR_FORCE say nothing else
     #[arg(long, value_enum, default_value_t, env = "CHATTY_COLOR", value_name = "WHEN")]
     color: ColorChoice,
 
     /// Say every line of standard input as it is, commands included
-    #[arg(long)]
+    #[arg(long, conflicts_with = "exec")]
     raw: bool,
+
+    /// Say this, or do it if it is a command, and leave when it is answered; may
+    /// be given several times. Standard input is read only with -
+    #[arg(short, long, value_name = "LINE", conflicts_with = "raw")]
+    exec: Vec<String>,
+
+    /// Write an object for every line of the server and for what becomes of the
+    /// connection, as docs/json.md describes; no prompt
+    #[arg(long, env = "CHATTY_JSON", value_parser = FalseyValueParser::new())]
+    json: bool,
+
+    /// Lines in and lines out on a terminal too: no prompt, nothing that moves
+    #[arg(long, env = "CHATTY_PLAIN", value_parser = FalseyValueParser::new())]
+    plain: bool,
 
     /// How long to try again when the connection is lost: 0 is not at all;
     /// without it, at a terminal for ever, in a pipe ten minutes
     #[arg(long, value_name = "TIME", env = "CHATTY_RETRY_FOR", value_parser = retry_time)]
     retry_for: Option<Duration>,
+
+    /// Keep what is said in files: chatty/log/HOST/ROOM/DATE.log in $XDG_DATA_HOME
+    /// or ~/.local/share
+    #[arg(long, env = "CHATTY_LOG", value_parser = FalseyValueParser::new())]
+    log: bool,
+
+    /// How to call you when you are meant: off, bell, osc9 or osc777 (which
+    /// terminals know), or a program as in '["notify-send"]', run with the text
+    /// as its last argument. Only at a prompt
+    #[arg(long, value_name = "HOW", default_value_t, env = "CHATTY_NOTIFY")]
+    notify: Notify,
+
+    /// Leave the terminal's title alone
+    #[arg(long, env = "CHATTY_NO_TITLE", value_parser = FalseyValueParser::new())]
+    no_title: bool,
+
+    /// File with settings; without it, chatty/config.toml where settings are kept
+    /// ($XDG_CONFIG_HOME or ~/.config), if it exists
+    #[arg(long, value_name = "FILE", env = "CHATTY_CONFIG")]
+    config: Option<PathBuf>, // of use before there are arguments: config.rs
 }
 
 const EXAMPLES: &str = "\
@@ -114,6 +181,7 @@ Examples:
   make 2>&1 | tail -1 | chatty join --name ci --room ops --raw
   tail -f app.log | chatty join --name app --room ops --raw
   printf '/who\\n' | chatty join --name probe
+  chatty join --name ci --exec '/msg bob build 128 passed'
 
 Exit codes:
   0 all went well   1 a line was refused   2 wrong usage
@@ -175,6 +243,7 @@ struct Visit {
     session: Session,
     cids: Cids,
     road: Road,
+    log: LogFiles,
 }
 
 async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
@@ -182,14 +251,24 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
         Ok(visit) => visit,
         Err((exit, problem)) => {
             complain(&problem);
+            if args.json {
+                let _ = json::status(io::stdout(), Status::Failed, None, &problem);
+            }
             return exit;
         }
     };
     if is_interactive(args) {
-        interactive::run(visit, args.color).await
+        let attention = Attention::new(args.notify.clone(), !args.no_title);
+        interactive::run(visit, args.color, attention).await
     } else {
         let room = identity.room.as_ref().map_or_else(RoomName::lobby, Clone::clone);
-        piped::run(visit, args.raw.then_some(room)).await
+        let task = Task {
+            lines: args.exec.clone(),
+            reads_input: args.exec.is_empty() || args.input.is_some(),
+            raw_room: args.raw.then_some(room),
+            form: Form::of(args),
+        };
+        piped::run(visit, task).await
     }
 }
 
@@ -198,6 +277,8 @@ async fn begin(args: &JoinArgs, identity: &Identity) -> Result<Visit, (Exit, Str
     let lot = getrandom::u64()
         .map_err(|_| (Exit::Unavailable, "the system gives no random numbers".to_owned()))?;
     let cids = Cids::new(lot);
+    let log = if args.log { LogFiles::of(&endpoint) } else { Ok(LogFiles::none()) };
+    let log = log.map_err(|problem| (Exit::Usage, problem))?;
     let unavailable = |problem| (Exit::Unavailable, problem);
     let mut connection = connection::connect(&endpoint).await.map_err(unavailable)?;
     let refused = |refused: Refused| (refused.exit(), refused.sentence(&endpoint));
@@ -211,7 +292,7 @@ async fn begin(args: &JoinArgs, identity: &Identity) -> Result<Visit, (Exit, Str
     let default = if is_interactive(args) { Duration::MAX } else { RETRY_FOR };
     let retry_for = args.retry_for.unwrap_or(default);
     let road = Road { endpoint, retry_for, password, since: Instant::now() };
-    Ok(Visit { connection, session, cids, road })
+    Ok(Visit { connection, session, cids, road, log })
 }
 
 /// Logs in; on a terminal a password is asked for where the name takes one.
@@ -223,7 +304,7 @@ async fn log_in(
     refused: impl Fn(Refused) -> (Exit, String),
 ) -> Result<(Session, Option<Password>), (Exit, String)> {
     let (name, first) = (identity.name.as_str(), identity.first());
-    let given = Password::given(args.password_file.as_deref());
+    let given = Password::given(args.password_file.as_deref(), args.password_cmd.as_deref());
     let mut password = given.map_err(|problem| (Exit::Usage, problem))?;
     let may_ask = password.is_none() && is_on_terminal();
     for tries in 0.. {
@@ -253,12 +334,13 @@ fn retry_time(text: &str) -> Result<Duration, String> {
 }
 
 fn is_interactive(args: &JoinArgs) -> bool {
-    is_on_terminal() && !args.raw
+    let is_script = args.raw || args.input.is_some() || !args.exec.is_empty();
+    is_on_terminal() && !is_script && !args.json && !args.plain
 }
 
 /// A prompt needs a terminal at both ends, and one that can move its cursor.
 fn is_on_terminal() -> bool {
-    let can_edit = !matches!(std::env::var("TERM").as_deref(), Ok("dumb" | "cons25" | "emacs"));
+    let can_edit = !matches!(env::var("TERM").as_deref(), Ok("dumb" | "cons25" | "emacs"));
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && can_edit
 }
 
@@ -277,7 +359,7 @@ fn identity(args: &JoinArgs) -> Result<Identity, (Exit, String)> {
 }
 
 fn login_name() -> Result<Name, (Exit, String)> {
-    let from_environment = |key: &&str| std::env::var(key).ok().filter(|name| !name.is_empty());
+    let from_environment = |key: &&str| env::var(key).ok().filter(|name| !name.is_empty());
     let found = ["USER", "LOGNAME"].iter().find_map(from_environment);
     let in_the_books = || User::from_uid(getuid()).ok().flatten().map(|user| user.name);
     let Some(name) = found.or_else(in_the_books) else {
@@ -291,9 +373,15 @@ fn login_name() -> Result<Name, (Exit, String)> {
     })
 }
 
+/// A folder of the XDG base directories, of which only absolute ones count.
+fn home(variable: &str, in_home: &str) -> Option<PathBuf> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute(variable).or_else(|| Some(absolute("HOME")?.join(in_home)))
+}
+
 /// Says on standard error what went wrong. Parts of it may come from the
 /// network, so it is cleaned like everything else; whether anybody reads it
 /// does not matter any more.
 fn complain(problem: &str) {
-    let _ = writeln!(std::io::stderr(), "chatty: {}", Clean::of(problem));
+    let _ = writeln!(io::stderr(), "chatty: {}", Clean::of(problem));
 }

@@ -14,7 +14,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::protocol::name::is_name;
-use crate::protocol::text::{is_blank, is_blank_text, split_word};
+use crate::protocol::text::{is_blank, is_blank_text, nearest, split_word};
 use crate::protocol::units::{parse_duration, show_duration};
 use crate::protocol::{ErrorCode, HISTORY_DEFAULT, HISTORY_MAX, Refusal};
 
@@ -631,15 +631,9 @@ pub fn find(name: &str) -> Option<&'static Row> {
 /// The refusal of a name that is no command, with the nearest one.
 #[must_use]
 pub fn unknown(name: &str) -> Refusal {
-    // Two slips of the finger at most, and fewer than half of the word.
-    let near = TABLE
-        .iter()
-        .flat_map(|row| std::iter::once(&row.name).chain(row.aliases))
-        .map(|known| (strsim::damerau_levenshtein(&name.to_ascii_lowercase(), known), *known))
-        .filter(|(slips, known)| *slips <= 2 && slips * 2 <= known.len())
-        .min_by_key(|(slips, _)| *slips);
-    let text = match near {
-        Some((_, known)) => format!("/{name}: no such command, did you mean /{known}?"),
+    let known = TABLE.iter().flat_map(|row| std::iter::once(&row.name).chain(row.aliases));
+    let text = match nearest(name, known.copied()) {
+        Some(known) => format!("/{name}: no such command, did you mean /{known}?"),
         None => format!("/{name}: no such command; /help lists them"),
     };
     Refusal::new(ErrorCode::UnknownCommand, text)

@@ -48,6 +48,11 @@ impl fmt::Display for Clean<'_> {
     }
 }
 
+/// Whether a character is better written by its number.
+pub(super) fn is_unseen(c: char) -> bool {
+    text::is_forbidden(c) || is_invisible(c)
+}
+
 /// Characters nobody sees, by which one name can be made to look like another
 /// or a word hidden from a reader. The joiners of emoji and of Indic and
 /// Persian letters (U+200C, U+200D, U+FE0F) have their uses and stay.

@@ -7,9 +7,11 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::sync::mpsc;
 
+use super::attention::Attention;
 use super::comeback::{self, Comeback, MORE_MISSED, back_after};
 use super::connection::{Connection, Progress};
 use super::interrupt::Interrupt;
+use super::log_files::LogFiles;
 use super::login::Session;
 use super::outgoing::Doubt;
 use super::printer::Printer;
@@ -33,9 +35,9 @@ const NOT_SENT: &str = "not sent";
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs until somebody leaves.
-pub(super) async fn run(visit: Visit, color: ColorChoice) -> Exit {
+pub(super) async fn run(visit: Visit, color: ColorChoice, attention: Attention) -> Exit {
     let terminal = Terminal::quiet();
-    let ended = chat(visit, Theme::new(color), &terminal).await;
+    let ended = chat(visit, Theme::new(color), attention, &terminal).await;
     drop(terminal);
     match ended {
         Ok((exit, None)) => exit,
@@ -53,9 +55,10 @@ pub(super) async fn run(visit: Visit, color: ColorChoice) -> Exit {
 async fn chat(
     visit: Visit,
     theme: Theme,
+    attention: Attention,
     terminal: &Terminal,
 ) -> rustyline::Result<(Exit, Option<String>)> {
-    let Visit { connection, session, cids, road } = visit;
+    let Visit { connection, session, cids, road, log } = visit;
     let shared = Shared {
         state: Arc::new(Mutex::new(State::new(&session.me))),
         gate: Arc::default(),
@@ -81,6 +84,8 @@ async fn chat(
         state: shared.state.clone(),
         screen,
         printer,
+        attention,
+        log,
         farewell: None,
     };
     session.lines.iter().for_each(|line| chat.show(line));
@@ -126,6 +131,8 @@ struct Chat {
     state: Arc<Mutex<State>>,
     screen: Screen,
     printer: Printer,
+    attention: Attention,
+    log: LogFiles,
     /// The code and the text with which the server ends the connection, if it
     /// has said so.
     farewell: Option<(String, String)>,
@@ -152,6 +159,7 @@ impl Chat {
         self.receive();
         loop {
             self.send();
+            self.attention.show_title(&lock(&self.state).target());
             tokio::select! {
                 progress = self.connection.progress() => {
                     self.receive();
@@ -161,6 +169,7 @@ impl Chat {
                 }
                 typed = typed.recv() => match typed {
                     Some(Typed::Line { text, waiting }) => {
+                        self.attention.typed();
                         self.comeback.outgoing.add(text, waiting, &lock(&self.state));
                     }
                     Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(why)),
@@ -268,6 +277,7 @@ impl Chat {
     /// Shows the lines that are here.
     fn receive(&mut self) {
         while let Some(line) = self.connection.next_line() {
+            self.attention.heard(&line, lock(&self.state).me());
             self.show(&line);
         }
     }
@@ -288,6 +298,9 @@ impl Chat {
         }
         if is_shown {
             self.printer.print(self.screen.line(line, state.me(), Timestamp::now()));
+            if let Some(problem) = self.log.note(&tags, plain) {
+                self.printer.print(self.screen.warning(&problem));
+            }
         }
         drop(state);
         if let (Some(cid), Some(Event::Error { .. })) = (tags.cid, event) {

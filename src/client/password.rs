@@ -6,6 +6,7 @@ use std::fmt;
 use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail, ensure};
 use tokio::sync::oneshot;
@@ -36,12 +37,17 @@ impl Password {
         &self.0
     }
 
-    /// The first line of the file or, without one, what the environment says.
-    pub(super) fn given(file: Option<&Path>) -> Result<Option<Self>, String> {
-        let text = match file {
-            Some(path) => fs::read_to_string(path)
+    /// The first line of the file, or of what the command writes; without them,
+    /// what the environment says.
+    pub(super) fn given(
+        file: Option<&Path>,
+        command: Option<&str>,
+    ) -> Result<Option<Self>, String> {
+        let text = match (file, command) {
+            (Some(path), _) => fs::read_to_string(path)
                 .map_err(|problem| format!("cannot read the password: {problem}"))?,
-            None => match std::env::var(VARIABLE) {
+            (None, Some(command)) => written_by(command)?,
+            (None, None) => match std::env::var(VARIABLE) {
                 Ok(text) if !text.is_empty() => text,
                 Ok(_) | Err(std::env::VarError::NotPresent) => return Ok(None),
                 Err(_) => return Err(format!("{VARIABLE} is not UTF-8")),
@@ -93,6 +99,16 @@ impl Password {
     }
 }
 
+/// A command may ask at the terminal; only its output is ours.
+fn written_by(command: &str) -> Result<String, String> {
+    let output = Command::new("sh").args(["-c", command]).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|problem| format!("cannot run the password command: {problem}"))?;
+    if !output.status.success() {
+        return Err(format!("no password: the command for it ended with {}", output.status));
+    }
+    String::from_utf8(output.stdout).map_err(|_| "the password is not UTF-8".to_owned())
+}
+
 /// A new password: from the first line of what comes in or, at a terminal, typed
 /// twice.
 ///
@@ -135,10 +151,15 @@ mod tests {
             ("", None),
         ] {
             fs::write(&path, text).unwrap();
-            let given = Password::given(Some(&path)).ok().flatten();
+            let given = Password::given(Some(&path), None).ok().flatten();
             assert_eq!(given.as_ref().map(Password::as_str), password, "{text:?}");
         }
-        assert!(Password::given(Some(&folder.path().join("none"))).is_err());
+        assert!(Password::given(Some(&folder.path().join("none")), None).is_err());
+        let given = Password::given(None, Some("printf 'a b\\nc\\n'")).unwrap();
+        assert_eq!(given.as_ref().map(Password::as_str), Some("a b"));
+        for wrong in ["exit 3", "true", "printf '\\377\\n'"] {
+            assert!(Password::given(None, Some(wrong)).is_err(), "{wrong}");
+        }
         assert_eq!(format!("{:?}", Password::new("x1")), "(a password)");
     }
 }

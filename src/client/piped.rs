@@ -1,29 +1,33 @@
 //! Without a terminal: lines in, lines out, for scripts and pipes.
 //!
 //! 1. Lines go out in the order they came in, as fast as the server takes them.
-//! 2. Standard output carries the plain lines of the protocol and nothing else.
+//! 2. Standard output carries the plain lines of the protocol and nothing else,
+//!    or an object for each of them (`output.rs`).
 //! 3. Everything about ourselves goes to standard error.
 //! 4. At the end of input all answers are awaited before we leave.
 //! 5. Over a lost connection all of this goes on (`comeback.rs`).
 
-use std::io::{self, BufRead, BufWriter, Read as _, StdoutLock, Write as _};
+use std::io::{self, BufRead, Read as _};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::comeback::{self, Comeback, MORE_MISSED, back_after};
 use super::connection::{Connection, Progress};
+use super::json::Status;
+use super::log_files::LogFiles;
 use super::login::Session;
+use super::output::{Form, Output};
 use super::reconnect::{Back, Road};
 use super::state::State;
 use super::{Exit, Visit, complain, signals};
 use crate::commands::{self, Command, Request, Setting, Target};
-use crate::protocol::text::{self, is_blank_text};
+use crate::protocol::text::is_blank_text;
 use crate::protocol::{Event, LINE_MAX, RoomName, Tags};
 
 /// What has come of a line that nobody answered.
-const IN_DOUBT: &str = "sent, but nobody knows whether it was said";
-const NOT_SENT: &str = "not sent";
+const IN_DOUBT: (Status, &str) = (Status::InDoubt, "sent, but nobody knows whether it was said");
+const NOT_SENT: (Status, &str) = (Status::NotSent, "not sent");
 
 /// Lines read ahead of what is said.
 const LINES_AHEAD: usize = 64;
@@ -38,9 +42,20 @@ const UNANSWERED_MAX: (usize, usize) = (1000, 1024 * 1024);
 /// No more is put into the connection's buffer while so much is in it.
 const UNSENT_MAX: usize = 64 * 1024;
 
+/// What there is to say, and how.
+pub(super) struct Task {
+    /// Lines to say first.
+    pub(super) lines: Vec<String>,
+    /// Whether standard input follows them.
+    pub(super) reads_input: bool,
+    /// With `--raw`: every line is said here, whatever it looks like.
+    pub(super) raw_room: Option<RoomName>,
+    pub(super) form: Form,
+}
+
 /// Runs to the end of input, or of the connection.
-pub(super) async fn run(visit: Visit, raw_room: Option<RoomName>) -> Exit {
-    let Visit { mut connection, session, cids, mut road } = visit;
+pub(super) async fn run(visit: Visit, task: Task) -> Exit {
+    let Visit { mut connection, session, cids, mut road, log } = visit;
     let mut signals = match signals::insisting() {
         Ok(signals) => signals,
         Err(problem) => {
@@ -48,19 +63,21 @@ pub(super) async fn run(visit: Visit, raw_room: Option<RoomName>) -> Exit {
             return Exit::Unavailable;
         }
     };
-    let mut input = read_input();
+    let mut input = read_input(task.lines, task.reads_input);
     let mut script = Script {
         comeback: Comeback::new(cids),
         state: State::new(&session.me),
-        raw_room,
+        raw_room: task.raw_room,
         end: End::None,
         goodbye: "/quit".to_owned(),
         has_refusals: false,
         has_doubts: false,
         farewell: None,
         is_patient: !road.retry_for.is_zero(),
-        out: BufWriter::with_capacity(UNSENT_MAX, io::stdout().lock()),
+        output: Output::new(task.form),
+        log,
     };
+    script.output.tell(Status::Online, None, &format!("logged in as {}", session.me));
     let mut shown = script.show(session.lines);
     loop {
         let stop = match shown {
@@ -98,11 +115,19 @@ fn unwritable(problem: &io::Error) -> Exit {
     Exit::Unavailable
 }
 
-/// Reads standard input on a thread of its own: such a read cannot be called
-/// off, and the thread ends with the process.
-fn read_input() -> mpsc::Receiver<Vec<u8>> {
+/// Reads standard input behind these lines on a thread of its own: such a read
+/// cannot be called off, and the thread ends with the process.
+fn read_input(first: Vec<String>, reads_on: bool) -> mpsc::Receiver<Vec<u8>> {
     let (lines, input) = mpsc::channel(LINES_AHEAD);
     std::thread::spawn(move || {
+        for line in first {
+            if lines.blocking_send(line.into_bytes()).is_err() {
+                return;
+            }
+        }
+        if !reads_on {
+            return;
+        }
         let mut stdin = io::stdin().lock();
         while let Ok(Some(line)) = read_line(&mut stdin) {
             if lines.blocking_send(line).is_err() {
@@ -149,7 +174,6 @@ enum Stop {
 struct Script {
     comeback: Comeback,
     state: State,
-    /// With `--raw`: every line is said here, whatever it looks like.
     raw_room: Option<RoomName>,
     end: End,
     /// The last line, sent when all before it is answered: after it there is no
@@ -161,7 +185,8 @@ struct Script {
     farewell: Option<(String, String)>,
     /// Whether we come back.
     is_patient: bool,
-    out: BufWriter<StdoutLock<'static>>,
+    output: Output,
+    log: LogFiles,
 }
 
 type Input = mpsc::Receiver<Vec<u8>>;
@@ -209,10 +234,13 @@ impl Script {
             };
             return Err(self.give_up(Exit::Unavailable, &why));
         }
-        complain(&match self.farewell.take() {
+        let lost = match self.farewell.take() {
             Some((_, text)) => format!("the server ended the connection: {text}; trying again"),
             None => "connection lost, trying again".to_owned(),
-        });
+        };
+        self.output.status(Status::Offline, None, &lost);
+        // A reader shall know while we are away.
+        let _ = self.output.flush();
         let way = road.way(&mut self.comeback, &self.state);
         let mut finding = std::pin::pin!(way.find());
         loop {
@@ -233,7 +261,7 @@ impl Script {
         anew: Option<Session>,
         after: Duration,
     ) -> io::Result<()> {
-        complain(&back_after(after, anew.is_some()));
+        self.output.status(Status::Back, None, &back_after(after, anew.is_some()));
         self.comeback.back();
         self.show(missed)?;
         let Some(session) = anew else {
@@ -250,11 +278,12 @@ impl Script {
         self.show(session.lines)?;
         self.show(session.missed)?;
         if session.has_more {
-            complain(MORE_MISSED);
+            self.output.status(Status::Gap, None, MORE_MISSED);
         }
         if !self.state.is_where(&before) {
             let why = session.refused.unwrap_or_else(|| before.target());
-            complain(&format!("this new visit does not lead to where lines went: {why}"));
+            let why = format!("this new visit does not lead to where lines went: {why}");
+            self.output.status(Status::Failed, None, &why);
             let unsent = self.comeback.outgoing.give_up_unsent();
             self.doubt(&unsent, NOT_SENT);
             self.end = End::Astray;
@@ -296,7 +325,8 @@ impl Script {
             // Without tags our marks would be read as text, by everybody.
             Ok(Request::Command(Command::Set { change: Some((Setting::Tags, false)) })) => {
                 let number = outgoing.skip();
-                self.refused(number, "bad-argument", "chatty join needs tags to be on");
+                self.has_refusals = true;
+                self.output.error(number, "bad-argument", "chatty join needs tags to be on");
             }
             Ok(Request::Command(Command::Quit { .. })) => {
                 let number = outgoing.skip();
@@ -324,26 +354,31 @@ impl Script {
         }
     }
 
-    /// Writes what the server said, and flushes: a reader at the other end of
-    /// the pipe is not kept waiting for a buffer to fill.
+    /// Writes what the server said, and flushes.
     fn show(&mut self, lines: impl IntoIterator<Item = String>) -> io::Result<()> {
         for line in lines {
             for line in self.comeback.whole(line) {
                 let (tags, plain) = Tags::split(&line);
+                let number = self.number(&tags);
                 if self.note(&tags, Event::parse(plain)) {
-                    writeln!(self.out, "{}", text::clean(plain))?;
+                    self.output.line(&tags, plain, number, self.state.me())?;
+                    self.log.note(&tags, plain).as_deref().map(complain);
                 }
             }
         }
-        self.out.flush()
+        self.output.flush()
+    }
+
+    /// Which of our lines this answers.
+    fn number(&self, tags: &Tags<'_>) -> Option<u64> {
+        self.comeback.outgoing.cids().number(tags.cid?)
     }
 
     /// Takes note of a line. `false`: it is not for the output.
     fn note(&mut self, tags: &Tags<'_>, event: Option<Event<'_>>) -> bool {
         let is_shown = self.comeback.note(tags, event.as_ref());
-        let outgoing = &mut self.comeback.outgoing;
-        let number = tags.cid.and_then(|cid| outgoing.cids().number(cid));
-        tags.cid.map(|cid| outgoing.settle(cid, event.as_ref()));
+        let number = self.number(tags);
+        tags.cid.map(|cid| self.comeback.outgoing.settle(cid, event.as_ref()));
         if let Some(event) = &event {
             self.state.apply(tags, event);
         }
@@ -356,7 +391,8 @@ impl Script {
             }
             Some(Event::Error { code, text }) => {
                 if let Some(number) = number {
-                    self.refused(number, code, text);
+                    self.has_refusals = true;
+                    complain(&format!("line {number}: {code}: {text}"));
                 }
                 is_shown
             }
@@ -371,26 +407,22 @@ impl Script {
         }
     }
 
-    fn refused(&mut self, number: u64, code: &str, text: &str) {
-        self.has_refusals = true;
-        complain(&format!("line {number}: {code}: {text}"));
-    }
-
     /// Names lines that were not answered; of our own ping nobody needs to know.
-    fn doubt(&mut self, lines: &[(u64, String)], what: &str) {
+    fn doubt(&mut self, lines: &[(u64, String)], (status, what): (Status, &str)) {
         for (number, _) in lines.iter().filter(|(number, _)| self.end != End::Awaited(*number)) {
             self.has_doubts = true;
-            complain(&format!("line {number}: {what}"));
+            self.output.status(status, Some(*number), what);
         }
     }
 
     /// It is over, and what waits will not be said.
     fn give_up(&mut self, exit: Exit, why: &str) -> Exit {
-        complain(why);
+        self.output.status(Status::Failed, None, why);
         let sent = self.comeback.outgoing.give_up_sent();
         self.doubt(&sent, IN_DOUBT);
         let unsent = self.comeback.outgoing.give_up_unsent();
         self.doubt(&unsent, NOT_SENT);
+        let _ = self.output.flush(); // it is over anyway
         exit
     }
 

@@ -1,6 +1,8 @@
 //! The colours, all of them. Without colour every style is plain and writes no
 //! escape sequence, so nobody else asks whether there is colour.
 
+use std::io::IsTerminal as _;
+
 use owo_colors::Style;
 
 use crate::protocol::Key;
@@ -8,13 +10,30 @@ use crate::protocol::Key;
 /// When to use colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum ColorChoice {
-    /// On a terminal and without `NO_COLOR`.
+    /// As the environment says, else on a terminal.
     #[default]
     Auto,
-    /// Also with `NO_COLOR`.
+    /// Also in a pipe, and with `NO_COLOR`.
     Always,
     /// Never.
     Never,
+}
+
+impl ColorChoice {
+    /// What is more deliberate wins: our own flag, then `FORCE_COLOR`
+    /// (force-color.org), `NO_COLOR` (no-color.org), `CLICOLOR_FORCE`
+    /// (bixense.com/clicolors), and without any of them what is written to.
+    fn has_color(self, variable: impl Fn(&str) -> Option<String>, can_show: bool) -> bool {
+        let is_set = |name| variable(name).is_some_and(|value| !value.is_empty());
+        let is_forced = |name| is_set(name) && variable(name).is_some_and(|value| value != "0");
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto if is_forced("FORCE_COLOR") => true,
+            Self::Auto if is_set("NO_COLOR") => false,
+            Self::Auto => is_forced("CLICOLOR_FORCE") || can_show,
+        }
+    }
 }
 
 /// Colours of the 256 that can be read on black and on white alike. None is
@@ -28,14 +47,17 @@ pub(super) struct Theme {
 }
 
 impl Theme {
-    /// For a terminal; `NO_COLOR` counts when it is not empty (no-color.org).
+    /// For standard output.
     pub(super) fn new(choice: ColorChoice) -> Self {
-        let has_color = match choice {
-            ColorChoice::Always => true,
-            ColorChoice::Never => false,
-            ColorChoice::Auto => std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
-        };
-        Self { has_color }
+        let variable = |name: &str| Some(std::env::var_os(name)?.to_string_lossy().into_owned());
+        let is_dumb = variable("TERM").is_some_and(|term| term == "dumb");
+        let can_show = std::io::stdout().is_terminal() && !is_dumb;
+        Self { has_color: choice.has_color(variable, can_show) }
+    }
+
+    /// Whether anything is in colour.
+    pub(super) fn has_color(self) -> bool {
+        self.has_color
     }
 
     /// A person's name: always the same colour for the same name.
@@ -87,6 +109,30 @@ impl Theme {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_more_deliberate_decides_on_colour() {
+        use ColorChoice::{Always, Auto, Never};
+        for (choice, variables, can_show, has_color) in [
+            (Auto, &[][..], true, true),
+            (Auto, &[], false, false),
+            (Auto, &[("NO_COLOR", "1")], true, false),
+            (Auto, &[("NO_COLOR", "")], true, true),
+            (Auto, &[("CLICOLOR_FORCE", "1")], false, true),
+            (Auto, &[("CLICOLOR_FORCE", "0")], false, false),
+            (Auto, &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], true, false),
+            (Auto, &[("FORCE_COLOR", "1"), ("NO_COLOR", "1")], false, true),
+            (Auto, &[("FORCE_COLOR", "0"), ("NO_COLOR", "1")], true, false),
+            (Always, &[("NO_COLOR", "1")], false, true),
+            (Never, &[("FORCE_COLOR", "1")], true, false),
+        ] {
+            let variable = |name: &str| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            assert_eq!(choice.has_color(variable, can_show), has_color, "{choice:?} {variables:?}");
+        }
+    }
 
     #[test]
     fn a_name_keeps_its_colour_whatever_its_case_and_no_colour_means_no_escape() {

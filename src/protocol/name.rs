@@ -286,11 +286,15 @@ fn has_form(text: &str) -> bool {
         return text.starts_with(|c: char| c.is_ascii_alphabetic())
             && text.bytes().all(is_name_byte);
     }
-    let is_inside = |c: char| match u8::try_from(c) {
+    text.starts_with(char::is_alphabetic) && text.chars().all(is_name_char)
+}
+
+/// Whether a character may stand inside a name.
+pub(crate) fn is_name_char(c: char) -> bool {
+    match u8::try_from(c) {
         Ok(byte) if byte.is_ascii() => is_name_byte(byte),
         _ => letters::is_letter_or_mark(c),
-    };
-    text.starts_with(char::is_alphabetic) && text.chars().all(is_inside)
+    }
 }
 
 /// Whether a text has the form of a name (reserved or not), as the reader of

@@ -49,6 +49,17 @@ pub fn split_word(text: &str) -> (&str, &str) {
     }
 }
 
+/// The word that was probably meant: two slips of the finger at most, and fewer
+/// than half of the word.
+pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_ascii_lowercase();
+    known
+        .map(|known| (strsim::damerau_levenshtein(&word, known), known))
+        .filter(|(slips, known)| *slips <= 2 && slips * 2 <= known.len())
+        .min_by_key(|(slips, _)| *slips)
+        .map(|(_, known)| known)
+}
+
 /// The words of a text, as `/search` compares them: letters and digits, in lower
 /// case; of scripts that set no blanks between words each character is one.
 pub fn words(text: &str) -> impl Iterator<Item = Cow<'_, str>> {

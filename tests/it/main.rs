@@ -32,8 +32,13 @@ mod crash;
 // Any input at all: nothing panics, nothing breaks the hub's tables.
 mod any_input;
 
+// Completions and manuals.
+mod command_line;
 // The client in pipes and at a terminal.
+mod client_beside;
+mod client_config;
 mod client_piped;
+mod client_scripts;
 mod client_terminal;
 // The client coming back after a lost connection.
 mod comeback;

@@ -25,9 +25,9 @@ use chatty::commands::{self, Setting};
 use chatty::protocol::{ErrorCode, Event, Farewell, Message, Place, Stamp, Tags};
 use chatty::server::ServeArgs;
 
-use crate::support::{CHATTY, Server, Terminal};
+use crate::support::{CHATTY, Server, Terminal, has_program};
 
-const PAGES: [&str; 2] = ["README.md", "docs/protocol.md"];
+const PAGES: [&str; 3] = ["README.md", "docs/protocol.md", "docs/json.md"];
 
 #[test]
 fn the_tables_are_those_of_the_code() {
@@ -73,7 +73,10 @@ fn the_protocol_page_leaves_nothing_out() {
 #[test]
 fn every_console_block_runs_as_shown() {
     for block in blocks("console") {
-        if block.text.contains("| nc ") && !has_program("nc") {
+        let is_missing = |&program: &&str| {
+            block.text.contains(&format!("| {program} ")) && !has_program(program)
+        };
+        if ["nc", "jq"].iter().any(is_missing) {
             continue;
         }
         let server = Server::start();
@@ -107,6 +110,36 @@ fn every_screen_can_be_played_again() {
         if !play_on_screen(&block) {
             return;
         }
+    }
+}
+
+/// `scripts/record.sh` draws it anew; what is said in it is said in the picture.
+#[test]
+fn the_picture_is_of_a_session() {
+    if !has_program("tmux") || !has_program("nc") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let drawn = folder.path().join("session.svg");
+    let script = path("scripts/record.sh");
+    let done = clean_command("bash").arg(&script).arg(CHATTY).arg(&drawn).output().expect("bash");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let drawn = std::fs::read_to_string(drawn).expect("a picture");
+    let script = std::fs::read_to_string(script).expect("the script");
+    let said = script.lines().filter_map(|line| line.strip_prefix("says ")?.split_once('\''));
+    let said: Vec<&str> = said.map(|(_, said)| said.trim_end_matches('\'')).collect();
+    assert!(said.len() > 5);
+    for picture in [drawn, read("docs/session.svg")] {
+        // Its words without its tags.
+        let words = picture.split('<').filter_map(|part| part.split_once('>'));
+        let words: String = words.map(|(_, text)| text).collect();
+        for said in &said {
+            let said =
+                said.rsplit_once("/msg ").map_or(*said, |(_, to)| &to[to.find(' ').unwrap()..]);
+            assert!(words.contains(said.trim_start_matches("/me ")), "{said}: {words}");
+        }
+        assert!(words.contains("thank you carol, th"), "the draft: {words}");
+        assert!(!picture.contains('\u{1b}'));
     }
 }
 
@@ -231,21 +264,13 @@ fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]
 
 // ---- console ----
 
-fn has_program(program: &str) -> bool {
-    let found = Command::new("which").arg(program).output().is_ok_and(|out| out.status.success());
-    if !found {
-        assert!(std::env::var_os("CI").is_none(), "{program} is missing");
-        let _ = writeln!(std::io::stderr(), "skipped: there is no {program} here");
-    }
-    found
-}
-
 /// A command that no setting of a developer's own reaches.
 fn clean_command(program: &str) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CHATTY_")) {
         command.env_remove(name);
     }
+    command.env("CHATTY_CONFIG", "/dev/null");
     command
 }
 

@@ -250,6 +250,7 @@ pub(crate) fn join(port: u16, args: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(CHATTY)
         .args(["join", "127.0.0.1", "--port", &port.to_string()])
         .args(args)
+        .env("CHATTY_CONFIG", "/dev/null")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -262,6 +263,16 @@ pub(crate) fn join(port: u16, args: &[&str], input: &[u8]) -> Output {
     let output = child.wait_with_output().expect("an end");
     let _ = writing.join();
     output
+}
+
+/// Whether there is such a program; that there is none is an error where CI is set.
+pub(crate) fn has_program(program: &str) -> bool {
+    let found = Command::new("which").arg(program).output().is_ok_and(|out| out.status.success());
+    if !found {
+        assert!(std::env::var_os("CI").is_none(), "{program} is missing");
+        let _ = writeln!(std::io::stderr(), "skipped: there is no {program} here");
+    }
+    found
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {
@@ -286,9 +297,7 @@ impl Terminal {
 
     /// `None` where there is no tmux, which is an error only where CI is set.
     pub(crate) fn open(script: &str) -> Option<Self> {
-        if Command::new("tmux").arg("-V").output().is_err() {
-            assert!(std::env::var_os("CI").is_none(), "tmux is missing");
-            let _ = writeln!(std::io::stderr(), "skipped: there is no tmux here");
+        if !has_program("tmux") {
             return None;
         }
         let terminal = Self { folder: tempfile::tempdir().expect("a folder") };
@@ -303,6 +312,7 @@ impl Terminal {
             .args(["-f", "/dev/null", "-u"])
             .args(args)
             .env_remove("NO_COLOR")
+            .env("CHATTY_CONFIG", "/dev/null")
             .output();
         String::from_utf8_lossy(&command.expect("tmux").stdout).into_owned()
     }
@@ -334,10 +344,29 @@ impl Terminal {
         self.tmux(&["capture-pane", "-p", "-e", "-t", "it"])
     }
 
+    /// The title that was set last.
+    pub(crate) fn title(&self) -> String {
+        self.tmux(&["display-message", "-p", "-t", "it", "#{pane_title}"]).trim().to_owned()
+    }
+
+    /// From now on the bytes for the terminal are in this file too.
+    pub(crate) fn records(&self, file: &Path) {
+        self.tmux(&["pipe-pane", "-t", "it", &format!("cat >> {}", file.display())]);
+    }
+
     pub(crate) fn process_id(&self) -> String {
         let shell = self.tmux(&["display-message", "-p", "-t", "it", "#{pane_pid}"]);
         let children = Command::new("pgrep").args(["-P", shell.trim()]).output().expect("pgrep");
         String::from_utf8_lossy(&children.stdout).trim().to_owned()
+    }
+
+    /// Waits for something to become true.
+    pub(crate) fn waits(what: &str, mut is_so: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !is_so() {
+            assert!(start.elapsed() < DEADLINE, "never: {what}");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Waits until the screen fits.

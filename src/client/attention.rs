@@ -1,0 +1,230 @@
+//! What calls somebody back who looks elsewhere: a notification when they are
+//! meant, and the terminal's title. What others wrote gets there cleaned, short and
+//! behind a word of ours: terminals take some titles and notifications for commands.
+
+use std::fmt;
+use std::io::{self, Write as _};
+use std::process::{Command, Stdio};
+use std::str::FromStr;
+use std::thread;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::clean::Clean;
+use crate::protocol::name::is_name_char;
+use crate::protocol::{Event, Key, Message, Place, Tags};
+
+/// Nobody wants to be called more often.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// The longest notification, and the longest title, in characters.
+const NOTICE_MAX: usize = 120;
+const TITLE_MAX: usize = 80;
+
+/// How to say that somebody is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) enum Notify {
+    #[default]
+    Off,
+    /// The terminal's bell.
+    Bell,
+    /// OSC 9, as iTerm2 and Windows Terminal know it.
+    Osc9,
+    /// OSC 777, as urxvt, foot and VTE know it.
+    Osc777,
+    /// A program and its arguments; the text is one more.
+    Program(Vec<String>),
+}
+
+impl FromStr for Notify {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => return Ok(Self::Off),
+            "bell" => return Ok(Self::Bell),
+            "osc9" => return Ok(Self::Osc9),
+            "osc777" => return Ok(Self::Osc777),
+            _ => {}
+        }
+        match serde_json::from_str::<Vec<String>>(text) {
+            Ok(program) if !program.is_empty() => Ok(Self::Program(program)),
+            _ => Err("it is off, bell, osc9, osc777 or a program, as in [\"notify-send\"]".into()),
+        }
+    }
+}
+
+impl fmt::Display for Notify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Bell => f.write_str("bell"),
+            Self::Osc9 => f.write_str("osc9"),
+            Self::Osc777 => f.write_str("osc777"),
+            Self::Program(program) => write!(f, "{program:?}"),
+        }
+    }
+}
+
+/// Calls for attention on the terminal that standard output is.
+pub(super) struct Attention {
+    notify: Notify,
+    last: Option<Instant>,
+    has_title: bool,
+    title: String,
+    /// Messages since something was last typed.
+    unread: usize,
+}
+
+impl Attention {
+    pub(super) fn new(notify: Notify, wants_title: bool) -> Self {
+        let term = std::env::var("TERM").unwrap_or_default();
+        let has_title = wants_title && !matches!(term.as_str(), "linux" | "dumb" | "");
+        if has_title {
+            write("\x1b[22;2t"); // keep the title there is
+        }
+        let notify = match notify {
+            // tmux keeps such sequences to itself, and tells of a bell.
+            Notify::Osc9 | Notify::Osc777 if std::env::var_os("TMUX").is_some() => Notify::Bell,
+            notify => notify,
+        };
+        Self { notify, last: None, has_title, title: String::new(), unread: 0 }
+    }
+
+    /// A line has just come.
+    pub(super) fn heard(&mut self, line: &str, me: &str) {
+        let (_, plain) = Tags::split(line);
+        let Some(Event::Message(message)) = Event::parse(plain) else { return };
+        if Key::fold(message.from) == Key::fold(me) {
+            return;
+        }
+        self.unread += 1;
+        let is_due = self.last.is_none_or(|last| last.elapsed() >= PAUSE);
+        if is_due && (message.place == Place::ToMe || is_meant(message.text, me)) {
+            self.last = Some(Instant::now());
+            self.call(&notice(&message));
+        }
+    }
+
+    /// Something was typed: all is read.
+    pub(super) fn typed(&mut self) {
+        self.unread = 0;
+    }
+
+    /// Shows where lines go and how many are unread.
+    pub(super) fn show_title(&mut self, target: &str) {
+        let unread = if self.unread > 0 { format!(" ({})", self.unread) } else { String::new() };
+        let title = cut(&format!("chatty {target}"), TITLE_MAX) + &unread;
+        if self.has_title && title != self.title {
+            write(&format!("\x1b]2;{title}\x07"));
+            self.title = title;
+        }
+    }
+
+    fn call(&self, text: &str) {
+        match &self.notify {
+            Notify::Off => {}
+            Notify::Bell => write("\x07"),
+            Notify::Osc9 => write(&format!("\x1b]9;{text}\x07")),
+            Notify::Osc777 => write(&format!("\x1b]777;notify;chatty;{text}\x07")),
+            Notify::Program(program) => run(program, text),
+        }
+    }
+}
+
+impl Drop for Attention {
+    fn drop(&mut self) {
+        if self.has_title {
+            write("\x1b[23;2t"); // the title there was
+        }
+    }
+}
+
+/// `chatty: bob in #ops: hi alice`
+fn notice(message: &Message<'_>) -> String {
+    let room = match message.place {
+        Place::Room(room) => format!(" in #{room}"),
+        Place::ToMe | Place::ToPerson(_) => String::new(),
+    };
+    cut(&format!("chatty: {}{room}: {}", message.from, message.text), NOTICE_MAX)
+}
+
+/// Clean, of so many characters, and without what parts the fields of a sequence.
+fn cut(text: &str, max: usize) -> String {
+    let text = Clean::of(text).to_string().replace(';', ",");
+    if text.chars().count() <= max {
+        return text;
+    }
+    text.chars().take(max - 1).chain(['…']).collect()
+}
+
+/// Whether a text names me, as a word of its own.
+fn is_meant(text: &str, me: &str) -> bool {
+    let me = Key::fold(me);
+    let words = text.split(|c| !is_name_char(c));
+    // A full stop belongs to the sentence.
+    words.map(|word| word.trim_end_matches('.')).any(|word| Key::fold(word) == me)
+}
+
+fn write(text: &str) {
+    let mut stdout = io::stdout().lock();
+    // Without a terminal there is nobody to call.
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// No shell is asked, so nothing that others wrote is ever a command.
+fn run(program: &[String], text: &str) {
+    let child = Command::new(&program[0])
+        .args(&program[1..])
+        .arg(text)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    if let Ok(mut child) = child {
+        thread::spawn(move || child.wait()); // nobody waits for it but somebody has to
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notice_is_short_clean_and_no_command_of_a_terminal() {
+        let say = |place, text| notice(&Message { place, from: "bob", is_action: false, text });
+        assert_eq!(say(Place::Room("ops"), "hi alice"), "chatty: bob in #ops: hi alice");
+        assert_eq!(say(Place::ToMe, "a;b\x07\x1b]2;x"), "chatty: bob: a,b\u{FFFD}\u{FFFD}]2,x");
+        let long = say(Place::ToMe, &"x".repeat(500));
+        assert_eq!(long.chars().count(), NOTICE_MAX);
+        assert!(long.ends_with('…'));
+    }
+
+    #[test]
+    fn only_a_whole_word_means_me() {
+        for (text, is_it) in [
+            ("alice: ping", true),
+            ("hi Alice.", true),
+            ("(alice)", true),
+            ("@alice", true),
+            ("malice", false),
+            ("alice2 alice-b", false),
+            ("", false),
+        ] {
+            assert_eq!(is_meant(text, "alice"), is_it, "{text}");
+        }
+        assert!(is_meant("привет, Зоя!", "зоя") && !is_meant("Зоями", "зоя"));
+    }
+
+    #[test]
+    fn how_to_be_called_is_written_and_read() {
+        let program = Notify::Program(vec!["notify-send".to_owned(), "-u".to_owned()]);
+        for notify in [Notify::Off, Notify::Bell, Notify::Osc9, Notify::Osc777, program] {
+            assert_eq!(notify.to_string().parse(), Ok(notify));
+        }
+        for wrong in ["", "on", "[]", "[1]", "notify-send"] {
+            assert!(wrong.parse::<Notify>().is_err(), "{wrong}");
+        }
+    }
+}

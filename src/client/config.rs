@@ -1,0 +1,153 @@
+//! The settings file of `chatty join`. What can stand in it is no list of its own:
+//! every flag is a key, by the flag's long name, and HOST is `host`. A value takes
+//! the place of the flag's default, so flags and variables go before it.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::complain;
+use crate::protocol::text::nearest;
+
+/// The argument that names the file, and what can stand only on a command line.
+const FILE: &str = "config";
+const NO_KEYS: [&str; 4] = [FILE, "input", "help", "version"];
+
+/// `chatty join` with the settings of the file for its defaults. `given` is what
+/// the command line says without them.
+///
+/// # Errors
+/// A sentence for the person who wrote the file, with its name and the line.
+pub fn configured(join: clap::Command, given: &ArgMatches) -> Result<clap::Command, String> {
+    Ok(dashed(with_settings(join, given)?, given))
+}
+
+fn with_settings(mut join: clap::Command, given: &ArgMatches) -> Result<clap::Command, String> {
+    let Some((path, text)) = read(given)? else { return Ok(join) };
+    let place = |at: usize| {
+        let line = text[..at].bytes().filter(|&byte| byte == b'\n').count() + 1;
+        format!("{}:{line}", path.display())
+    };
+    let table = DeTable::parse(&text).map_err(|problem| {
+        let at = problem.span().map_or(0, |span| span.start.min(text.len()));
+        format!("{}: {}", place(at), problem.message())
+    })?;
+    let mut settings: Vec<_> = table.get_ref().iter().collect();
+    settings.sort_by_key(|(key, _)| key.span().start);
+    for (key, value) in settings {
+        let (place, name) = (place(key.span().start), key.get_ref().as_ref());
+        let Some(arg) = join.get_arguments().find(|arg| key_of(arg).is_some_and(|k| k == name))
+        else {
+            complain(&format!("{place}: {}", unknown(&join, name)));
+            continue;
+        };
+        let problem = |why: String| format!("{place}: {name}: {why}");
+        let values = values(arg, value.get_ref()).map_err(problem)?;
+        check(&join, arg, &values).map_err(problem)?;
+        // What it cannot stand beside was chosen for this once.
+        if join.get_arg_conflicts_with(arg).iter().any(|other| is_given(given, other)) {
+            continue;
+        }
+        let id = arg.get_id().clone();
+        join = join.mut_arg(id, |arg| arg.default_values(values));
+    }
+    Ok(join)
+}
+
+fn is_given(given: &ArgMatches, arg: &Arg) -> bool {
+    let source = given.value_source(arg.get_id().as_str());
+    matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+}
+
+/// `chatty join -`: the dash is not the host. It changes places with the host, so
+/// that this comes from where it comes without the dash.
+fn dashed(join: clap::Command, given: &ArgMatches) -> clap::Command {
+    let is_given = given.value_source("host") == Some(ValueSource::CommandLine);
+    let mut host = given.get_raw("host").into_iter().flatten();
+    if is_given && host.any(|host| host == "-") {
+        return join.mut_arg("input", |arg| arg.index(1)).mut_arg("host", |arg| arg.index(2));
+    }
+    join
+}
+
+/// The file that is named or, where there is one, that in its usual place.
+fn read(given: &ArgMatches) -> Result<Option<(PathBuf, String)>, String> {
+    let named = given.get_one::<PathBuf>(FILE).cloned();
+    let is_named = named.is_some();
+    let Some(path) = named.or_else(usual_place) else { return Ok(None) };
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some((path, text))),
+        Err(problem) if problem.kind() == io::ErrorKind::NotFound && !is_named => Ok(None),
+        Err(problem) => Err(format!("cannot read the settings in {}: {problem}", path.display())),
+    }
+}
+
+fn usual_place() -> Option<PathBuf> {
+    Some(super::home("XDG_CONFIG_HOME", ".config")?.join("chatty/config.toml"))
+}
+
+/// What an argument is called in the file, if it can stand there.
+fn key_of(arg: &Arg) -> Option<&str> {
+    let id = arg.get_id().as_str();
+    (!NO_KEYS.contains(&id)).then(|| arg.get_long().unwrap_or(id))
+}
+
+fn unknown(join: &clap::Command, name: &str) -> String {
+    let keys: Vec<&str> = join.get_arguments().filter_map(key_of).collect();
+    match nearest(name, keys.iter().copied()) {
+        Some(near) => format!("there is no setting \"{name}\"; did you mean \"{near}\"?"),
+        None => format!("there is no setting \"{name}\"; there are {}", keys.join(", ")),
+    }
+}
+
+/// What would stand behind the flag.
+fn values(arg: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    let is_switch = !arg.get_action().takes_values();
+    match value {
+        DeValue::Boolean(is_on) if is_switch => Ok(vec![is_on.to_string()]),
+        _ if is_switch => Err("this is true or false".to_owned()),
+        DeValue::Array(items) => {
+            let items: Result<Vec<_>, _> = items.iter().map(Spanned::get_ref).map(word).collect();
+            if matches!(arg.get_action(), ArgAction::Append) {
+                return items;
+            }
+            // As a command is written behind its flag.
+            Ok(vec![serde_json::to_string(&items?).map_err(|problem| problem.to_string())?])
+        }
+        _ => Ok(vec![word(value)?]),
+    }
+}
+
+fn word(value: &DeValue<'_>) -> Result<String, String> {
+    match value {
+        DeValue::String(text) => Ok(text.to_string()),
+        DeValue::Integer(number) => Ok(number.to_string()),
+        DeValue::Boolean(is_on) => Ok(is_on.to_string()),
+        other => Err(format!("{} makes no sense here", other.type_str())),
+    }
+}
+
+/// Whether the flag would take it.
+fn check(join: &clap::Command, arg: &Arg, values: &[String]) -> Result<(), String> {
+    if !arg.get_action().takes_values() {
+        return Ok(());
+    }
+    for value in values {
+        let line = match arg.get_long() {
+            Some(long) => vec![format!("--{long}={value}")],
+            None => vec!["--".to_owned(), value.clone()],
+        };
+        let parsed = join.clone().no_binary_name(true).try_get_matches_from(line);
+        parsed.map_err(|problem| {
+            let problem = problem.to_string();
+            let sentence = problem.lines().next().unwrap_or_default();
+            sentence.trim_start_matches("error: ").to_owned()
+        })?;
+    }
+    Ok(())
+}

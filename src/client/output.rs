@@ -1,0 +1,115 @@
+//! What the piped mode writes to standard output: the plain lines of the
+//! protocol, the same in colour where somebody looks, or objects.
+
+use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
+
+use super::clean::Clean;
+use super::json::{self, Status};
+use super::theme::Theme;
+use super::{JoinArgs, complain};
+use crate::protocol::{Event, Message, Place, Tags, text};
+
+/// Before it is written; a batch of lines is flushed as one.
+const BUFFER_SIZE: usize = 64 * 1024;
+
+/// Standard output.
+pub(super) struct Output {
+    form: Form,
+    out: BufWriter<StdoutLock<'static>>,
+}
+
+/// What a line becomes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Form {
+    /// Itself, for programs.
+    Plain,
+    /// What may stand on a terminal.
+    Shown(Theme),
+    /// An object.
+    Json,
+}
+
+impl Form {
+    pub(super) fn of(args: &JoinArgs) -> Self {
+        let theme = Theme::new(args.color);
+        if args.json {
+            Self::Json
+        } else if theme.has_color() || io::stdout().is_terminal() {
+            Self::Shown(theme)
+        } else {
+            Self::Plain
+        }
+    }
+}
+
+impl Output {
+    pub(super) fn new(form: Form) -> Self {
+        Self { form, out: BufWriter::with_capacity(BUFFER_SIZE, io::stdout().lock()) }
+    }
+
+    /// Writes a line of the server. `number`: of which of our lines it is the
+    /// answer.
+    pub(super) fn line(
+        &mut self,
+        tags: &Tags<'_>,
+        plain: &str,
+        number: Option<u64>,
+        me: &str,
+    ) -> io::Result<()> {
+        match self.form {
+            Form::Plain => writeln!(self.out, "{}", text::clean(plain)),
+            Form::Shown(theme) => writeln!(self.out, "{}", shown(theme, plain)),
+            Form::Json => json::line(&mut self.out, tags, plain, number, me),
+        }
+    }
+
+    /// Tells of the connection, or of a line on it: people on standard error,
+    /// programs in an object.
+    pub(super) fn status(&mut self, status: Status, number: Option<u64>, text: &str) {
+        match number {
+            Some(number) => complain(&format!("line {number}: {text}")),
+            None => complain(text),
+        }
+        self.tell(status, number, text);
+    }
+
+    /// The same, of what is no reason to say anything to people.
+    pub(super) fn tell(&mut self, status: Status, number: Option<u64>, text: &str) {
+        if let Form::Json = self.form {
+            // Nobody reads it any more? The next line finds that out too.
+            let _ = json::status(&mut self.out, status, number, text);
+        }
+    }
+
+    /// Tells why a line of ours was not even sent.
+    pub(super) fn error(&mut self, number: u64, code: &str, text: &str) {
+        complain(&format!("line {number}: {code}: {text}"));
+        if let Form::Json = self.form {
+            let _ = json::error(&mut self.out, number, code, text);
+        }
+    }
+
+    /// A reader at the other end of the pipe is not kept waiting for a buffer to
+    /// fill.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn shown(theme: Theme, plain: &str) -> String {
+    let whole = Clean::of(plain);
+    let style = match Event::parse(plain) {
+        Some(Event::Message(Message { place: Place::Room(_), from, text, .. })) => {
+            // Who speaks is in colour; what is said is not.
+            let (head, said) = plain.split_at(plain.len() - text.len());
+            let head = Clean::of(head);
+            return format!("{}{}", theme.name(from).style(head), Clean::of(said));
+        }
+        Some(Event::Message(_)) => theme.private(),
+        Some(Event::Error { .. } | Event::Bye { .. }) => theme.error(),
+        Some(Event::Reply { .. } | Event::Users { .. }) => theme.reply(),
+        Some(Event::Row { .. } | Event::Help(_)) | None => return whole.to_string(),
+        Some(_) => theme.faint(),
+    };
+    style.style(whole).to_string()
+}

@@ -1,0 +1,179 @@
+//! What the client does beside the chat: files of what was said, calls for
+//! attention, the terminal's title, a password from a command.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::support::{CHATTY, Peer, Server, Terminal, join, text};
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+}
+
+/// The only file in a folder.
+fn only_file(folder: &Path) -> PathBuf {
+    let entries = fs::read_dir(folder).unwrap_or_else(|_| panic!("{}", folder.display()));
+    let files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    files[0].clone()
+}
+
+fn chatty(home: &Path, port: u16, args: &str) -> String {
+    let home = home.display();
+    format!(
+        "umask 022; XDG_DATA_HOME={home} {CHATTY} join 127.0.0.1 --port {port} {args}; exec cat"
+    )
+}
+
+#[test]
+fn what_is_said_is_kept_in_files_that_nobody_else_reads() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let home = tempfile::tempdir().expect("a folder");
+    let script = chatty(home.path(), server.port, "--name alice --log");
+    let Some(terminal) = Terminal::open(&script) else { return };
+    terminal.shows_last("#lobby>");
+    bob.say("hello");
+    bob.say("/msg alice between us");
+    terminal.shows("both", |rows| rows.iter().any(|row| row.ends_with("between us")));
+    terminal.types("/register secret123\r");
+    terminal.types("hi bob\r");
+    terminal.shows("the echo", |rows| rows.iter().any(|row| row.ends_with("alice: hi bob")));
+    terminal.types("/quit\r");
+    bob.hears(|line| line == "* alice quit");
+    let host = home.path().join(format!("chatty/log/127.0.0.1_{}", server.port));
+    let (room, private) = (only_file(&host.join("lobby")), only_file(&host.join("@bob")));
+    let lines = |path: &Path| -> Vec<String> {
+        let text = fs::read_to_string(path).expect("a log");
+        // Without `HH:MM:SS `.
+        text.lines().map(|line| line["00:00:00 ".len()..].to_owned()).collect()
+    };
+    assert_eq!(lines(&room), ["bob: hello", "alice: hi bob"]);
+    assert_eq!(lines(&private), ["[PRIVATE MESSAGE] bob: between us"]);
+    for folder in [&host, &host.join("lobby"), &home.path().join("chatty/log")] {
+        assert_eq!(mode(folder), 0o700, "{}", folder.display());
+    }
+    assert_eq!((mode(&room), mode(&private)), (0o600, 0o600));
+    let name = room.file_name().unwrap().to_str().unwrap();
+    let date = name.strip_suffix(".log").expect("a log");
+    assert_eq!(date.split('-').map(str::len).collect::<Vec<_>>(), [4, 2, 2], "{name}");
+}
+
+#[test]
+fn nothing_is_kept_unasked_and_a_log_that_cannot_be_written_stops_no_talk() {
+    let server = Server::start();
+    let home = tempfile::tempdir().expect("a folder");
+    let run = |flags: &str| {
+        let script = chatty(home.path(), server.port, &format!("--name alice -e hi {flags} 2>&1"));
+        let script = script.replace("; exec cat", "");
+        std::process::Command::new("sh").args(["-c", &script]).output().expect("sh")
+    };
+    assert!(run("").status.success());
+    assert!(!home.path().join("chatty").exists());
+    fs::write(home.path().join("chatty"), "in the way").expect("writable");
+    let done = run("--log");
+    assert_eq!(done.status.code(), Some(0));
+    assert_eq!(text(&done.stdout).matches("chatty: no log any more: ").count(), 1);
+}
+
+#[test]
+fn the_title_says_where_one_is_and_what_is_unread_and_goes_back() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(terminal) = Terminal::join(server.port, "--name alice") else { return };
+    let before = terminal.title();
+    terminal.shows_last("#lobby>");
+    let titled = |title: &str| Terminal::waits(title, || terminal.title() == title);
+    titled("chatty #lobby");
+    bob.say("one");
+    bob.say("/msg alice two");
+    titled("chatty #lobby (2)");
+    terminal.types("/join ops\r");
+    titled("chatty #ops");
+    terminal.types("/quit\r");
+    terminal.ends_with(0);
+    assert!(!terminal.title().starts_with("chatty"), "{before}: {}", terminal.title());
+
+    let terminal = Terminal::join(server.port, "--name carol --no-title").expect("tmux");
+    terminal.shows_last("#lobby>");
+    bob.say("/msg carol x");
+    terminal.shows("x", |rows| rows.iter().any(|row| row.ends_with("bob: x")));
+    assert!(!terminal.title().starts_with("chatty"));
+}
+
+#[test]
+fn who_is_meant_is_called_by_a_program_that_gets_the_text_as_one_argument() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = folder.path().join("call");
+    let calls = folder.path().join("calls");
+    let script =
+        format!("#!/bin/sh\nprintf '%s|%s|%s\\n' \"$#\" \"$1\" \"$2\" >> {}\n", calls.display());
+    fs::write(&program, script).expect("writable");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a program");
+    let flags = format!("--name alice --notify '[\"{}\",\"-x\"]'", program.display());
+    let Some(terminal) = Terminal::join(server.port, &flags) else { return };
+    terminal.shows_last("#lobby>");
+    bob.say("malice is not meant");
+    bob.say("alice: $(touch pwned); \u{7}`x` \"y\" 'z'");
+    bob.say("alice: not again so soon");
+    Terminal::waits("a call", || fs::read_to_string(&calls).is_ok_and(|text| text.ends_with('\n')));
+    terminal.shows("all", |rows| rows.iter().any(|row| row.ends_with("so soon")));
+    let called = fs::read_to_string(&calls).expect("calls");
+    let text = "chatty: bob in #lobby: alice: $(touch pwned), \u{FFFD}`x` \"y\" 'z'";
+    assert_eq!(called, format!("2|-x|{text}\n"));
+}
+
+#[test]
+fn a_terminal_is_told_cleaned_and_only_if_asked() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut heard = |name: &str, flags: &str, unset: &str| {
+        let raw = folder.path().join(name);
+        let script = format!(
+            "{unset} {CHATTY} join 127.0.0.1 --port {} --name {name} --no-title {flags}; exec cat",
+            server.port
+        );
+        let terminal = Terminal::open(&script)?;
+        terminal.records(&raw);
+        terminal.shows_last("#lobby>");
+        bob.say(&format!("/msg {name} 4;do \u{1b}]52;c;x"));
+        terminal.shows("it", |rows| rows.iter().any(|row| row.contains("]52;c;x")));
+        bob.say(&format!("/msg {name} the end"));
+        let is_drawn = |raw: &str| raw.contains("the end");
+        Terminal::waits("bytes", || fs::read_to_string(&raw).is_ok_and(|raw| is_drawn(&raw)));
+        fs::read_to_string(&raw).ok()
+    };
+    let text = "chatty: bob: 4,do \u{FFFD}]52,c,x";
+    let Some(raw) = heard("alice", "", "") else { return };
+    assert!(!raw.contains("\u{1b}]") && !raw.contains("chatty: "), "{raw:?}");
+    let raw = heard("carol", "--notify osc9", "env -u TMUX").expect("tmux");
+    assert!(raw.contains(&format!("\u{1b}]9;{text}\u{7}")), "{raw:?}");
+    let raw = heard("dave", "--notify osc777", "env -u TMUX").expect("tmux");
+    assert!(raw.contains(&format!("\u{1b}]777;notify;chatty;{text}\u{7}")), "{raw:?}");
+    for how in ["bell", "osc9"] {
+        let raw = heard(&format!("e-{how}"), &format!("--notify {how}"), "").expect("tmux");
+        assert!(raw.contains('\u{7}') && !raw.contains("\u{1b}]"), "in tmux a bell: {raw:?}");
+    }
+}
+
+#[test]
+fn a_password_comes_from_a_command_that_sh_runs() {
+    let server = Server::start();
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/register open sesame");
+    alice.hears(|line| line.starts_with("[REGISTERED"));
+    alice.say("/quit");
+    alice.rest();
+    let run =
+        |command: &str| join(server.port, &["--name", "alice", "--password-cmd", command], b"hi\n");
+    let done = run("printf 'open %s\\nmore\\n' sesame");
+    assert_eq!((done.status.code(), text(&done.stderr)), (Some(0), String::new()));
+    assert_eq!(run("echo wrong").status.code(), Some(77));
+    let done = run("exit 3");
+    assert_eq!(done.status.code(), Some(2));
+    assert!(text(&done.stderr).starts_with("chatty: no password: the command for it ended with"));
+}

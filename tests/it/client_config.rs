@@ -1,0 +1,166 @@
+//! The settings file of `chatty join`: what can stand in it, what goes before it,
+//! and what is said of mistakes.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use chatty::client::JoinArgs;
+
+use crate::support::{CHATTY, Peer, Server, text};
+
+/// Runs `chatty join` with this settings file in its usual place.
+fn join(settings: &str, variables: &[(&str, &str)], args: &[&str]) -> Output {
+    let home = tempfile::tempdir().expect("a folder");
+    fs::create_dir_all(home.path().join("chatty")).expect("a folder");
+    fs::write(home.path().join("chatty/config.toml"), settings).expect("writable");
+    let output = joining(home.path()).envs(variables.iter().copied()).args(args).output();
+    output.expect("chatty join")
+}
+
+fn joining(home: &Path) -> Command {
+    let mut command = Command::new(CHATTY);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CHATTY_")) {
+        command.env_remove(name);
+    }
+    command.arg("join").env("XDG_CONFIG_HOME", home).stdin(Stdio::null());
+    command
+}
+
+/// The keys that `chatty join` knows, from its flags.
+fn keys() -> Vec<String> {
+    let join = <JoinArgs as clap::Args>::augment_args(clap::Command::new("join"));
+    let keys = join.get_arguments().map(|arg| arg.get_long().unwrap_or(arg.get_id().as_str()));
+    keys.filter(|key| !["config", "input"].contains(key)).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_flag_goes_before_a_variable_and_that_before_the_file() {
+    let server = Server::start();
+    let settings = format!("host = \"127.0.0.1\"\nport = {}\nname = \"file\"\n", server.port);
+    let welcomed = |variables: &[(&str, &str)], args: &[&str]| {
+        let done = join(&settings, variables, args);
+        assert_eq!(text(&done.stderr), "");
+        let first = text(&done.stdout).lines().next().unwrap_or_default().to_owned();
+        first.split([' ', ']']).nth(1).expect("a name").to_owned()
+    };
+    assert_eq!(welcomed(&[], &[]), "file");
+    assert_eq!(welcomed(&[("CHATTY_NAME", "variable")], &[]), "variable");
+    assert_eq!(welcomed(&[("CHATTY_NAME", "variable")], &["--name", "flag"]), "flag");
+    assert_eq!(welcomed(&[], &["-"]), "file", "a dash is not the host");
+    assert_eq!(
+        welcomed(
+            &[("CHATTY_CONFIG", "/dev/null")],
+            &["127.0.0.1", "-p", &server.port.to_string(), "-n", "none"]
+        ),
+        "none"
+    );
+    let done = join(&settings, &[], &["--port", "1"]);
+    assert_eq!(done.status.code(), Some(69), "the flag goes before the file");
+}
+
+#[test]
+fn every_flag_is_a_key() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let password = folder.path().join("password");
+    fs::write(&password, "x\n").expect("writable");
+    for key in keys() {
+        // Whatever its value should be, it is no unknown setting.
+        let done = join(&format!("{key} = 1979-05-27\n"), &[], &["--retry-for", "0"]);
+        let said = text(&done.stderr);
+        assert_eq!(done.status.code(), Some(2), "{key}: {said}");
+        assert!(said.contains(&format!("config.toml:1: {key}: ")), "{key}: {said}");
+    }
+}
+
+#[test]
+fn lists_switches_and_numbers_are_what_their_flags_are() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let settings = format!(
+        "host = \"127.0.0.1\"\nport = {}\nname = 'alice'\njson = true\nplain = false\n\
+         exec = [\"one\", \"/msg bob two\"]\nretry-for = \"2s\"\n",
+        server.port
+    );
+    let done = join(&settings, &[], &[]);
+    assert_eq!((done.status.code(), text(&done.stderr)), (Some(0), String::new()));
+    assert!(text(&done.stdout).starts_with("{\"v\":1"));
+    for line in ["* alice joined", "alice: one", "[PRIVATE MESSAGE] alice: two"] {
+        assert_eq!(bob.next(), line);
+    }
+}
+
+#[test]
+fn a_setting_that_is_none_is_named_with_its_line_and_the_nearest() {
+    let server = Server::start();
+    let port = server.port.to_string();
+    let settings = "# mine\n\nnmae = \"alice\"\ncolour = \"never\"\nwhat-is-this = 1\n";
+    let done = join(settings, &[], &["127.0.0.1", "--port", &port, "--name", "carol"]);
+    assert_eq!(done.status.code(), Some(0), "no reason not to chat");
+    let said = text(&done.stderr);
+    let said: Vec<&str> = said.lines().collect();
+    let ends = [
+        "config.toml:3: there is no setting \"nmae\"; did you mean \"name\"?",
+        "config.toml:4: there is no setting \"colour\"; did you mean \"color\"?",
+    ];
+    for (line, end) in said.iter().zip(ends) {
+        assert!(line.starts_with("chatty: ") && line.ends_with(end), "{line}");
+    }
+    assert!(said[2].contains(":5: there is no setting \"what-is-this\"; there are host, "));
+    assert_eq!(said.len(), 3);
+}
+
+#[test]
+fn a_mistake_is_told_with_its_place_and_nothing_is_done() {
+    for (settings, problem) in [
+        ("port = \"many\"\n", ":1: port: invalid value 'many' for '--port <PORT>': "),
+        ("\nport = 70000\n", ":2: port: invalid value '70000' for '--port <PORT>': "),
+        ("color = \"pink\"\n", ":1: color: invalid value 'pink' for '--color <WHEN>'"),
+        ("json = \"yes\"\n", ":1: json: this is true or false"),
+        ("host = \"a b\"\n", ":1: host: invalid value 'a b' for '[HOST[:PORT]]': "),
+        ("[name]\nx = 1\n", ":1: name: table makes no sense here"),
+        ("name = \n", ":1: "),
+        ("name = \"a\"\nname = \"b\"\n", ":2: duplicate key"),
+        ("\n\nname = \"\u{1b}[2J\"\n", ":3: "),
+    ] {
+        let done = join(settings, &[], &["--retry-for", "0"]);
+        let said = text(&done.stderr);
+        assert_eq!(done.status.code(), Some(2), "{settings:?}: {said}");
+        assert!(said.contains(&format!("config.toml{problem}")), "{settings:?}: {said}");
+        assert!(!said.contains('\u{1b}'));
+    }
+    let done = joining(Path::new("/nowhere")).args(["--config", "/nowhere/x"]).output();
+    let done = done.expect("chatty join");
+    assert_eq!(done.status.code(), Some(2));
+    assert!(text(&done.stderr).starts_with("chatty: cannot read the settings in /nowhere/x: "));
+}
+
+#[test]
+fn a_setting_gives_way_to_a_flag_it_cannot_stand_beside() {
+    let server = Server::start();
+    let settings = "password-file = \"/nowhere\"\nraw = true\n";
+    let port = server.port.to_string();
+    let args = ["127.0.0.1", "--port", &port, "--name", "alice"];
+    let done = join(settings, &[], &args);
+    assert_eq!(done.status.code(), Some(2), "the file is not there");
+    let args = [&args[..], &["--password-cmd", "echo x", "--exec", "/who"]].concat();
+    let done = join(settings, &[], &args);
+    // The command was asked; that alice is not registered is another matter.
+    assert_ne!(done.status.code(), Some(2), "{}", text(&done.stderr));
+    let done = join(settings, &[("CHATTY_PASSWORD_FILE", "/dev/null")], &args);
+    assert!(text(&done.stderr).contains("cannot be used with"), "{}", text(&done.stderr));
+}
+
+/// The example that the README shows.
+#[test]
+fn the_example_is_understood() {
+    let server = Server::start();
+    let readme = include_str!("../../README.md");
+    let (_, example) = readme.split_once("```toml\n").expect("an example");
+    let (example, _) = example.split_once("```").expect("its end");
+    let args = ["127.0.0.1", "--port", &server.port.to_string(), "--password-file", "/dev/null"];
+    let done = join(example, &[("CHATTY_NAME", "alice")], &args);
+    // An empty password is a mistake of this test's own, found behind the settings.
+    let said = text(&done.stderr);
+    assert_eq!(said, "chatty: there is no password in its first line\n");
+}

@@ -1,0 +1,279 @@
+//! `chatty join` for programs: objects, lines given as flags, colour, and ends
+//! that a script can rely on.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::process::{Command, Output, Stdio};
+
+use crate::proxy;
+use crate::support::{CHATTY, Peer, Server, Terminal, has_program, join, scripted_server, text};
+
+fn shell(script: &str) -> Output {
+    let script = format!("set -o pipefail; {script}");
+    Command::new("bash").args(["-c", &script]).output().expect("bash")
+}
+
+/// Each line through `jq`, which is to find nothing wrong with it.
+fn jq(objects: &[u8], filter: &str) -> Option<String> {
+    if !has_program("jq") {
+        return None;
+    }
+    let mut jq = Command::new("jq")
+        .args(["-e", "-r", filter])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("jq");
+    jq.stdin.take().expect("piped").write_all(objects).expect("objects");
+    let done = jq.wait_with_output().expect("an end");
+    assert!(done.status.success(), "{}\n{}", text(&done.stderr), text(objects));
+    Some(text(&done.stdout))
+}
+
+#[test]
+fn every_line_is_an_object_and_so_are_the_beginning_and_a_refusal() {
+    let server = Server::start();
+    let _bob = Peer::join(server.port, "bob");
+    let input = b"hi\n/msg zed x\n/msg bob psst\n/me waves\n/join ops\n/set tags off\n/history\n";
+    let done = join(server.port, &["--name", "alice", "--json"], input);
+    assert_eq!(done.status.code(), Some(1));
+    let shape = r#"[.type, .code // "", .line // "", .text // ""] | join("|")"#;
+    let Some(shown) = jq(&done.stdout, shape) else { return };
+    let objects: Vec<&str> = shown.lines().collect();
+    assert_eq!(
+        objects,
+        [
+            "status|online||logged in as alice",
+            "system|||you are in #lobby",
+            "system|||alice,bob",
+            "error|bad-argument|6|chatty join needs tags to be on",
+            "msg||1|hi",
+            "error|no-such-user|2|zed is not here",
+            "pm||3|psst",
+            "action||4|waves",
+            "system||5|plain lines go there now",
+            "system||5|alice",
+            "system||7|",
+        ]
+    );
+    assert_eq!(
+        text(&done.stderr),
+        "chatty: line 6: bad-argument: chatty join needs tags to be on\n\
+         chatty: line 2: no-such-user: zed is not here\n"
+    );
+}
+
+#[test]
+fn hostile_lines_are_objects_too_and_safe_to_look_at() {
+    let hostile = b"bob: \x1b]0;pwn\x07\x1b[2J \"quoted\\\" \xc2\x9b31m \xe2\x80\xae\xe2\x80\x8b\n\
+        \x1b[31m[BYE x] y\n\xff\xfe\n{\"type\":\"msg\"}\n[\n@id=x;time=y;; z\n\
+        [PRIVATE MESSAGE] bob: {}\n* \x1b[2J joined\n";
+    let port = scripted_server(hostile);
+    let done = join(port, &["--name", "alice", "--json", "--retry-for", "0"], b"");
+    assert_eq!(done.status.code(), Some(69));
+    let shown = text(&done.stdout);
+    let is_seen = |c: char| c == '\n' || !(c.is_control() || matches!(c, '\u{202e}' | '\u{200b}'));
+    assert!(shown.chars().all(is_seen), "{shown:?}");
+    assert!(shown.contains(r#""text":"\u001b]0;pwn\u0007\u001b[2J \"quoted\\\" \u009b31m"#));
+    let Some(types) = jq(&done.stdout, "[.type, .code // .from // \"\"] | join(\" \")") else {
+        return;
+    };
+    assert!(types.starts_with("status online\nsystem \n"), "{types}");
+    assert!(types.contains("msg bob\n") && types.contains("pm bob\n"), "{types}");
+    assert!(types.ends_with("status failed\n"), "{types}");
+    for object in shown.lines() {
+        jq(object.as_bytes(), ".v == 1 and (.t | length) == 24");
+    }
+}
+
+#[test]
+fn the_connection_is_told_of_in_objects() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let done = join(free, &["--name", "alice", "--json"], b"hi\n");
+    assert_eq!(done.status.code(), Some(69));
+    let failed = jq(&done.stdout, ".code");
+    assert!(failed.is_none_or(|code| code == "failed\n"));
+
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    bob.say("/join ops");
+    let proxy = proxy::Proxy::start(server.port);
+    let mut joining = Command::new(CHATTY)
+        .args(["join", "127.0.0.1", "--port", &proxy.port.to_string(), "--name", "alice"])
+        .args(["--json", "--room", "ops"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("chatty join");
+    let mut input = joining.stdin.take().expect("piped");
+    input.write_all(b"one\n").expect("one");
+    let mut objects = BufReader::new(joining.stdout.take().expect("piped"));
+    let mut told = String::new();
+    while !told.ends_with("\"self\":true}\n") {
+        objects.read_line(&mut told).expect("an object");
+    }
+    bob.hears(|line| line == "#ops alice: one");
+    proxy.cut();
+    bob.say("/msg #ops two");
+    bob.hears(|line| line == "#ops bob: two");
+    proxy.mend();
+    input.write_all(b"three\n").expect("three");
+    bob.hears(|line| line == "#ops alice: three");
+    drop(input);
+    objects.read_to_string(&mut told).expect("objects");
+    assert_eq!(joining.wait().expect("an end").code(), Some(0));
+    let filter = "select(.type == \"status\" or .type == \"msg\") | .code // .text";
+    let told = jq(told.as_bytes(), filter);
+    assert!(told.is_none_or(|told| told == "online\none\noffline\nback\ntwo\nthree\n"));
+}
+
+#[test]
+fn lines_given_as_flags_are_said_and_answered() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let done = join(server.port, &["--name", "alice", "-e", "/msg bob hi", "-e", "all"], b"no\n");
+    assert_eq!((done.status.code(), text(&done.stderr)), (Some(0), String::new()));
+    let end = "[PRIVATE MESSAGE to bob] alice: hi\nalice: all\n";
+    assert!(text(&done.stdout).ends_with(end), "{}", text(&done.stdout));
+    for line in ["* alice joined", "[PRIVATE MESSAGE] alice: hi", "alice: all", "* alice quit"] {
+        assert_eq!(bob.next(), line);
+    }
+    let args = ["--name", "alice", "--exec", "/msg zed hi", "--exec", "two"];
+    let done = join(server.port, &args, b"");
+    assert_eq!(done.status.code(), Some(1));
+    assert!(text(&done.stderr).starts_with("chatty: line 1: no-such-user: "));
+    // A dash adds standard input; before HOST or after it.
+    let done = join(server.port, &["-", "--name", "alice", "--exec", "one"], b"two\n");
+    assert!(text(&done.stdout).ends_with("alice: one\nalice: two\n"), "{}", text(&done.stdout));
+}
+
+#[test]
+fn a_dash_a_line_or_plain_lines_need_no_prompt_on_a_terminal() {
+    let server = Server::start();
+    let Some(terminal) = Terminal::join(server.port, "--name alice --exec hello") else { return };
+    terminal.ends_with(0);
+    for (name, flags) in [("carol", "-"), ("dave", "--plain"), ("erin", "--json")] {
+        let terminal = Terminal::join(server.port, &format!("--name {name} {flags}"));
+        let terminal = terminal.expect("tmux");
+        terminal.shows("the welcome", |rows| rows.iter().any(|row| row.contains("you are in")));
+        terminal.types("hi there\r");
+        let rows = terminal.shows("the echo", |rows| rows.last().is_some_and(|r| r.contains(name)));
+        assert!(rows.iter().all(|row| !row.contains('>')), "no prompt: {rows:?}");
+        terminal.presses("C-d");
+        terminal.ends_with(0);
+    }
+    let script = format!("TERM=dumb {CHATTY} join 127.0.0.1 --port {} --name frank", server.port);
+    let terminal = Terminal::open(&script).expect("tmux");
+    terminal.types("from a dumb one\r");
+    let rows = terminal.shows_last("frank: from a dumb one");
+    assert!(rows.iter().all(|row| !row.contains(['>', '\u{1b}'])), "no prompt: {rows:?}");
+    let mut bob = Peer::join(server.port, "bob");
+    bob.say("/history");
+    bob.hears(|line| line.ends_with("frank: from a dumb one"));
+}
+
+#[test]
+fn colour_in_a_pipe_is_for_who_asks_for_it() {
+    let server = Server::start();
+    for (before, flags, has_color) in [
+        ("", "", false),
+        ("", "--color=always", true),
+        ("NO_COLOR=1", "--color=always", true),
+        ("FORCE_COLOR=1", "", true),
+        ("FORCE_COLOR=1 NO_COLOR=1", "", true),
+        ("CLICOLOR_FORCE=1", "", true),
+        ("CLICOLOR_FORCE=1 NO_COLOR=1", "", false),
+        ("FORCE_COLOR=1", "--color=never", false),
+    ] {
+        let done = shell(&format!(
+            "echo hi | {before} {CHATTY} join 127.0.0.1 --port {} --name alice {flags} | cat -v",
+            server.port
+        ));
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        let shown = text(&done.stdout);
+        assert_eq!(shown.contains("^["), has_color, "{before} {flags}: {shown}");
+        assert!(shown.contains("hi\n"), "{shown}");
+    }
+}
+
+/// The first thing a script is written for.
+#[test]
+fn a_pipe_takes_all_and_leaves_no_escape_in_its_output() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("out");
+    let done = shell(&format!(
+        "printf 'hi\\n/who\\nlast' | {CHATTY} join 127.0.0.1 --port {} --name alice > {}",
+        server.port,
+        out.display()
+    ));
+    assert!(done.status.success() && done.stderr.is_empty());
+    let out = fs::read_to_string(out).expect("out");
+    assert_eq!(out.matches("[USERS #lobby 2] alice,bob\n").count(), 2, "{out}");
+    assert!(!out.contains('\u{1b}'));
+    for line in ["* alice joined", "alice: hi", "alice: last", "* alice quit"] {
+        assert_eq!(bob.next(), line);
+    }
+}
+
+/// `tail -f` into a room, over a restart of the server.
+#[test]
+fn what_is_appended_to_a_file_reaches_the_room_over_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, data) = (folder.path().join("log"), folder.path().join("data"));
+    let mut log = fs::File::create(&file).expect("log");
+    let mut server = Server::start_in(&data, &[]);
+    let port = server.port;
+    let mut tail = Command::new("tail")
+        .args(["-n", "+1", "-f"])
+        .arg(&file)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("tail");
+    let reader = |name| {
+        let mut reader = Peer::join(port, name);
+        reader.say("/join ops");
+        reader.hears(|line| line.starts_with("[USERS #ops"));
+        reader
+    };
+    let mut bob = reader("bob");
+    let joining = Command::new(CHATTY)
+        .args(["join", "127.0.0.1", "--port", &port.to_string(), "--name", "app"])
+        .args(["--room", "ops", "--raw"])
+        .stdin(tail.stdout.take().expect("piped"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("chatty join");
+    bob.hears(|line| line == "#ops * app joined");
+    for n in 0..3 {
+        writeln!(log, "line {n}").expect("log");
+        assert_eq!(bob.next(), format!("#ops app: line {n}"));
+    }
+    server.kill();
+    writeln!(log, "line 3").expect("log");
+    let data = data.to_str().expect("a plain path").to_owned();
+    let again = Server::start_again(port, &["--data", &data]);
+    writeln!(log, "line 4").expect("log");
+    let mut carol = reader("carol");
+    carol.say("/history 10 #ops");
+    let mut seen = Vec::new();
+    while seen.len() < 5 {
+        let line = carol.next();
+        // One may come twice: as it is said, and in the history.
+        if let Some((_, said)) = line.split_once("#ops app: ")
+            && !seen.iter().any(|known| known == said)
+        {
+            seen.push(said.to_owned());
+        }
+    }
+    assert_eq!(seen, ["line 0", "line 1", "line 2", "line 3", "line 4"]);
+    tail.kill().expect("the end of tail");
+    let _ = tail.wait();
+    let done = joining.wait_with_output().expect("an end");
+    assert_eq!(done.status.code(), Some(0));
+    drop(again);
+}
