@@ -34,6 +34,7 @@ mod outgoing;
 mod output;
 mod password;
 mod piped;
+mod presence;
 mod printer;
 mod prompt;
 mod reconnect;

@@ -39,6 +39,7 @@ mod client_beside;
 mod client_config;
 mod client_piped;
 mod client_scripts;
+mod client_shown;
 mod client_terminal;
 // The client coming back after a lost connection.
 mod comeback;
