@@ -41,6 +41,7 @@ mod client_piped;
 mod client_scripts;
 mod client_shown;
 mod client_terminal;
+mod client_typed;
 // The client coming back after a lost connection.
 mod comeback;
 
