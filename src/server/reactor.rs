@@ -12,6 +12,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::io::ErrorKind;
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -30,6 +31,8 @@ use super::log::{AppendError, Batch, Kept, Log, Query, Record, Repeat, Rows, Thr
 use super::outbox::{Lines, Meter};
 use super::passwords::{Hashers, Job, Outcome};
 use super::peer::Peer;
+use super::stream::Speech;
+use super::tls::Offer;
 use super::turn::{ConnId, Sink, Turn};
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
 use crate::protocol::{ErrorCode, Refusal, Stamp};
@@ -56,6 +59,10 @@ const DRAINED: usize = 4;
 /// written must not be taken for a slow reader.
 const OUTBOX_MIN: usize = 64 << 10;
 
+/// Where TLS is offered, whoever says nothing for so long is taken for a person
+/// who waits to be greeted: a part of the contract.
+const GREETING_DELAY: Duration = Duration::from_secs(1);
+
 /// How long a peer that was said farewell to may take to close its side.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -73,6 +80,8 @@ pub enum Call {
     FoundPage(ConnId, Rows),
     /// What came of a password that a connection gave.
     Hashed(ConnId, Outcome),
+    /// From now on this is offered to whoever connects.
+    Offer(Offer),
     /// Say farewell to everyone and end.
     Stop,
 }
@@ -80,6 +89,8 @@ pub enum Call {
 /// What falls due for one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
+    /// It may have said nothing yet.
+    Greeting,
     /// It may have made no progress for too long.
     Stall,
     /// It had time enough to close its side.
@@ -98,6 +109,8 @@ pub struct Reactor<L> {
     start: Instant,
     calls: UnboundedReceiver<Call>,
     bells: Arc<Doorbells>,
+    /// TLS, if it is offered.
+    offer: Option<Offer>,
     connections: Slab<Connection>,
     generation: u32,
     dues: BinaryHeap<Reverse<(Duration, ConnId, Due)>>,
@@ -146,6 +159,7 @@ impl<L: Log> Reactor<L> {
             start: Instant::now(),
             calls: calls.1,
             bells: Arc::default(),
+            offer: None,
             connections: Slab::new(),
             generation: 0,
             dues: BinaryHeap::new(),
@@ -218,6 +232,7 @@ impl<L: Log> Reactor<L> {
                 Call::FoundPage(conn, rows) => {
                     self.tell_hub(now, conn, Input::Page(rows), &mut turn);
                 }
+                Call::Offer(offer) => self.offer = Some(offer),
                 Call::Stop => {
                     self.ends_at = Some(now.since_start + DRAIN);
                     self.hub.shut_down(&mut turn);
@@ -270,9 +285,43 @@ impl<L: Log> Reactor<L> {
         let slot = u32::try_from(entry.key()).expect("descriptors are counted in 32 bits");
         self.generation = self.generation.wrapping_add(1);
         let conn = ConnId { slot, generation: self.generation };
-        entry.insert(Connection::new(stream, self.bells.bell(slot), self.generation));
-        self.hub.handle(now, conn, Input::Opened(peer), turn);
+        let connection =
+            entry.insert(Connection::new(stream, self.bells.bell(slot), self.generation));
+        if self.offer.is_some() {
+            self.hub.handle(now, conn, Input::Arrived(peer), turn);
+            self.dues.push(Reverse((now.since_start + GREETING_DELAY, conn, Due::Greeting)));
+        } else {
+            connection.phase = Phase::Open;
+            self.hub.handle(now, conn, Input::Opened(peer), turn);
+        }
         self.ready.push(slot);
+    }
+
+    /// Finds out how somebody speaks who has just come, and greets them when it is
+    /// known.
+    fn receive(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+        let Some(offer) = &self.offer else { return };
+        let config = offer.config.clone();
+        let Some(connection) = self.get(conn) else { return };
+        match connection.speech(&config) {
+            Ok(None) => {}
+            Ok(Some(speech)) => self.greet(now, conn, speech, turn),
+            Err(_) => self.lose(now, conn, turn),
+        }
+    }
+
+    fn greet(&mut self, now: Now, conn: ConnId, speech: Speech, turn: &mut Turn) {
+        let is_tls_needed = self.offer.as_ref().is_some_and(|offer| offer.is_only);
+        let Some(connection) = self.get(conn) else { return };
+        connection.phase = Phase::Open;
+        let is_encrypted = speech == Speech::Tls;
+        let input = if is_tls_needed && !is_encrypted {
+            Input::Unencrypted
+        } else {
+            Input::Settled { is_encrypted }
+        };
+        self.hub.handle(now, conn, input, turn);
+        self.ready.push(conn.slot);
     }
 
     /// Lets every connection that rang have its say, in the order they rang,
@@ -298,12 +347,16 @@ impl<L: Log> Reactor<L> {
         let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
         let conn = ConnId { slot, generation: connection.generation };
         connection.answer_bell();
-        if !connection.outbox.is_empty() && !connection.is_dirty {
+        if connection.has_unsent() && !connection.is_dirty {
             connection.is_dirty = true;
             self.dirty.push(conn);
         }
         match connection.phase {
             Phase::Open => {}
+            Phase::Arriving => {
+                self.receive(now, conn, turn);
+                return 0;
+            }
             Phase::Closing => return 0,
             Phase::Lingering => {
                 self.discard(conn, buffer);
@@ -336,6 +389,13 @@ impl<L: Log> Reactor<L> {
                         self.ready.push(slot);
                         break;
                     }
+                }
+                // With TLS: the end came without being announced. Some programs end
+                // so, but it may be cut off, and then half a line is no line.
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                    connection.codec.finish();
+                    self.finish(now, conn, turn);
+                    break;
                 }
                 Err(_) => {
                     self.lose(now, conn, turn);
@@ -555,7 +615,7 @@ impl<L: Log> Reactor<L> {
         if is_heard_again || is_fed_on {
             self.ready.push(conn.slot);
         }
-        if connection.phase == Phase::Closing && connection.outbox.is_empty() {
+        if connection.phase == Phase::Closing && !connection.has_unsent() {
             connection.close_sending_side();
             if connection.is_finished {
                 self.remove(conn);
@@ -574,9 +634,18 @@ impl<L: Log> Reactor<L> {
             }
             self.dues.pop();
             match what {
+                Due::Greeting => self.greet_silent(now, conn, turn),
                 Due::Linger => self.remove(conn),
                 Due::Stall => self.check_stall(now, conn, turn),
             }
+        }
+    }
+
+    /// Who has said nothing yet does not wait to shake hands.
+    fn greet_silent(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+        let arriving = self.get(conn).filter(|connection| connection.phase == Phase::Arriving);
+        if arriving.is_some_and(|connection| !connection.is_shaking_hands()) {
+            self.greet(now, conn, Speech::Plain, turn);
         }
     }
 
@@ -615,7 +684,13 @@ impl<L: Log> Sink for Reactor<L> {
     fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
         let outbox_max = self.outbox_max();
         let Some(connection) = self.get(to) else { return };
-        if connection.phase != Phase::Open {
+        let is_heard = match connection.phase {
+            Phase::Open => true,
+            // Only a farewell is said there; in a handshake it cannot be.
+            Phase::Arriving => !connection.is_shaking_hands(),
+            Phase::Closing | Phase::Lingering => false,
+        };
+        if !is_heard {
             return;
         }
         connection.outbox.push(lines, start, end);
@@ -640,7 +715,7 @@ impl<L: Log> Sink for Reactor<L> {
 
     fn close(&mut self, conn: ConnId) {
         let Some(connection) = self.get(conn) else { return };
-        if connection.phase == Phase::Open {
+        if matches!(connection.phase, Phase::Open | Phase::Arriving) {
             connection.phase = Phase::Closing;
             if !mem::replace(&mut connection.is_dirty, true) {
                 self.dirty.push(conn);

@@ -13,6 +13,8 @@ mod wire;
 mod crowd;
 // The netcats people have.
 mod netcats;
+// Encrypted connections on the same port.
+mod tls;
 // The command line of the server, and how it ends.
 mod serve;
 // Coming back to a visit.
