@@ -2,7 +2,7 @@
 # Measures what chatty costs, beside Redis and ngircd where they are installed:
 #   scripts/bench.sh [--quick]
 # shows a table for each workload (docs/performance.md tells what they mean), the
-# medians of three rounds, or with --quick one short one; takes about four minutes, or one.
+# medians of three rounds, or with --quick one short one; takes about ten minutes, or two.
 #   scripts/bench.sh [--quick] --address 127.0.0.1:5555 --pid "$(pgrep -x chatty)"
 # measures a chatty that runs on this machine, in its room #bench. What is said
 # there stays in its log; so not where people are.
@@ -58,13 +58,16 @@ measure() { # SERVERS WORKLOAD [OPTION...], and what the caller of all this gave
 }
 given=("$@")
 
-measure "$all" fanout --receivers 100 --senders 10 --window 10
-measure "$all" fanout --receivers 100 --senders 10 --window 1
-measure "$all" fanout --receivers 100 --senders 1 --window 1
-measure "$all" fanout --receivers 1000 --senders 10 --window 10
-measure "$all" fanout --receivers 1000 --senders 10 --window 1
+for room in "100 1 100" "100 10 10" "1000 10 10" "100 1 1" "100 10 1" "1000 10 1"; do
+    read -r receivers senders window <<<"$room"
+    measure "$all" fanout --receivers "$receivers" --senders "$senders" --window "$window"
+done
+measure "$own" fanout --receivers 100 --senders 10 --window 10 --tagged 50
 measure "$all" paced --receivers 100 --senders 10 --rate 1000
 measure "$all" pairs --pairs 1
-measure "$own" acks --senders 100 --window 1
+for talk in "1 1" "10 1" "100 1" "1 100" "10 100" "100 100"; do
+    read -r senders window <<<"$talk"
+    measure "$own" acks --senders "$senders" --window "$window"
+done
 measure "$storm" storm --people 1000
 measure "$storm" idle --people "$people"

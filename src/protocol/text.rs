@@ -49,13 +49,18 @@ pub fn split_word(text: &str) -> (&str, &str) {
     }
 }
 
-/// The word that was probably meant: two slips of the finger at most, and fewer
-/// than half of the word.
+/// The word that was probably meant: one slip of the finger, or in a longer word
+/// two.
 pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_ascii_lowercase();
+    let most = |known: &str| match known.len() {
+        0..2 => 0,
+        2..6 => 1,
+        _ => 2,
+    };
     known
         .map(|known| (strsim::damerau_levenshtein(&word, known), known))
-        .filter(|(slips, known)| *slips <= 2 && slips * 2 <= known.len())
+        .filter(|(slips, known)| *slips <= most(known))
         .min_by_key(|(slips, _)| *slips)
         .map(|(_, known)| known)
 }

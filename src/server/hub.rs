@@ -17,7 +17,7 @@
 //! What a command *is* stands in `commands.rs`; what it *means*, in the files
 //! below this one, a file for each topic.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +49,7 @@ mod history;
 mod keeping;
 mod locks;
 mod login;
+mod looks;
 mod mail;
 mod order;
 mod people;
@@ -65,6 +66,7 @@ use feed::{Feed, Recent};
 use guesses::Guesses;
 use history::RowsAsk;
 use keeping::Asleep;
+use looks::Looks;
 use mail::{MailAsk, Mailboxes};
 use order::{Order, Scope};
 use rooms::Room;
@@ -134,8 +136,7 @@ pub struct Hub {
     connections: Vec<Option<Connection>>,
     visits: Slab<Visit>,
     names: HashMap<Key, VisitIx>,
-    /// By [`Name::looks`]: nobody comes who would be taken for somebody here.
-    looks: HashMap<Box<str>, VisitIx>,
+    looks: Looks,
     people: HashMap<PersonId, VisitIx>,
     rooms: Slab<Room>,
     room_names: HashMap<Key, RoomIx>,
@@ -392,7 +393,7 @@ impl Hub {
             connections: Vec::new(),
             visits: Slab::new(),
             names: HashMap::new(),
-            looks: HashMap::new(),
+            looks: Looks::default(),
             people: HashMap::new(),
             rooms,
             room_names: HashMap::from([(lobby_key, lobby)]),
@@ -853,9 +854,12 @@ impl Hub {
     pub fn check_invariants(&self) {
         assert_eq!(self.names.len(), self.visits.len(), "each visit has one name");
         assert_eq!(self.people.len(), self.visits.len(), "each visit is one person");
-        for (look, visit) in &self.looks {
-            assert!(self.visits[*visit].name.looks().any(|own| *own == **look), "looks are own");
+        let mut led_to = 0;
+        for (ix, visit) in &self.visits {
+            let looks = visit.name.looks().filter(|look| self.looks.find(look) == Some(ix));
+            led_to += looks.collect::<HashSet<_>>().len();
         }
+        assert_eq!(self.looks.len(), led_to, "looks lead to who has them");
         for (ix, visit) in &self.visits {
             assert_eq!(self.names.get(visit.name.key()), Some(&ix), "names lead to visits");
             assert_eq!(self.people.get(&visit.person), Some(&ix), "people lead to visits");

@@ -11,7 +11,13 @@
 //! the same audience become one span, so a busy room costs one push for each
 //! reader and turn, not one for each reader and line.
 
+mod audience;
+mod run;
+
 use std::sync::Arc;
+
+pub use audience::{Audience, Reader};
+use run::Run;
 
 use super::log::{Query, Record, Repeat};
 use super::outbox::{Lines, Meter};
@@ -26,44 +32,6 @@ pub struct ConnId {
     pub slot: u32,
     /// Counts up when the place is used again.
     pub generation: u32,
-}
-
-/// One connection of an audience, and how it wants to be told.
-#[derive(Debug, Clone, Copy)]
-pub struct Reader {
-    /// The connection.
-    pub conn: ConnId,
-    /// In the tagged dialect.
-    pub tags: bool,
-    /// Comings and goings too.
-    pub joins: bool,
-}
-
-/// Who reads a line: a room's connections at one moment. Shared by all lines
-/// said until somebody comes or goes.
-#[derive(Debug)]
-pub struct Audience {
-    /// Sorted by connection.
-    readers: Vec<Reader>,
-    has_plain: bool,
-    has_tagged: bool,
-}
-
-impl Audience {
-    /// An audience of these readers; each is told once however often it stands.
-    #[must_use]
-    pub fn new(mut readers: Vec<Reader>) -> Self {
-        readers.sort_unstable_by_key(|reader| reader.conn);
-        readers.dedup_by_key(|reader| reader.conn);
-        let has_tagged = readers.iter().any(|reader| reader.tags);
-        let has_plain = readers.iter().any(|reader| !reader.tags);
-        Self { readers, has_plain, has_tagged }
-    }
-
-    fn find(&self, conn: ConnId) -> Option<&Reader> {
-        let at = self.readers.binary_search_by_key(&conn, |reader| reader.conn).ok()?;
-        self.readers.get(at)
-    }
 }
 
 /// Why a line goes to a connection.
@@ -481,118 +449,6 @@ impl Turn {
         if let Some(run) = run {
             run.flush(sink);
         }
-    }
-}
-
-/// Adjoining lines to one audience, not pushed yet. Each reader still gets its
-/// own lines in the order produced: who is sent something in between is first
-/// given its part of the run, and is then ahead of the others.
-struct Run<'t> {
-    audience: &'t Audience,
-    topic: Topic,
-    buffers: [&'t Lines; 2],
-    plain: Range,
-    tagged: Range,
-    /// Who has had more of the run than its start, and up to where.
-    ahead: Vec<(ConnId, usize)>,
-}
-
-impl<'t> Run<'t> {
-    fn start(
-        fanout: &'t Fanout,
-        plain: &'t Lines,
-        tagged: &'t Lines,
-        sink: &mut impl Sink,
-    ) -> Self {
-        let mut run = Self {
-            audience: &fanout.audience,
-            topic: fanout.topic,
-            buffers: [plain, tagged],
-            plain: fanout.plain,
-            tagged: fanout.tagged,
-            ahead: Vec::new(),
-        };
-        for conn in &fanout.except {
-            run.skip_to_end(*conn);
-        }
-        run.note_asked(fanout, sink);
-        run
-    }
-
-    fn note_asked(&self, fanout: &Fanout, sink: &mut impl Sink) {
-        let Some(author) = fanout.author.filter(|author| !fanout.except.contains(author)) else {
-            return;
-        };
-        if let Some(reader) = self.audience.find(author) {
-            let Range { start, end } = if reader.tags { fanout.tagged } else { fanout.plain };
-            sink.note_asked(author, end - start);
-        }
-    }
-
-    fn continues(&self, next: &Fanout) -> bool {
-        std::ptr::eq(self.audience, &raw const *next.audience)
-            && self.topic == next.topic
-            && self.plain.end == next.plain.start
-            && self.tagged.end == next.tagged.start
-    }
-
-    fn extend(&mut self, next: &Fanout, sink: &mut impl Sink) {
-        for conn in &next.except {
-            self.settle(*conn, sink);
-        }
-        self.plain.end = next.plain.end;
-        self.tagged.end = next.tagged.end;
-        for conn in &next.except {
-            self.skip_to_end(*conn);
-        }
-        self.note_asked(next, sink);
-    }
-
-    /// Gives one reader its part of the run so far.
-    fn settle(&mut self, conn: ConnId, sink: &mut impl Sink) {
-        if let Some(reader) = self.audience.find(conn) {
-            let ahead = self.ahead.iter().find(|(ahead, _)| *ahead == conn);
-            self.push(reader, ahead.map(|(_, at)| *at), sink);
-            self.skip_to_end(conn);
-        }
-    }
-
-    fn skip_to_end(&mut self, conn: ConnId) {
-        let Some(reader) = self.audience.find(conn) else { return };
-        let end = self.range(reader).end;
-        match self.ahead.iter_mut().find(|(ahead, _)| *ahead == conn) {
-            Some((_, at)) => *at = end,
-            None => self.ahead.push((conn, end)),
-        }
-    }
-
-    fn flush(mut self, sink: &mut impl Sink) {
-        // Both are in the order of connections: one walk finds all.
-        let mut ahead = std::mem::take(&mut self.ahead);
-        ahead.sort_unstable();
-        let mut ahead = ahead.into_iter().peekable();
-        for reader in &self.audience.readers {
-            let at = ahead.next_if(|(conn, _)| *conn == reader.conn).map(|(_, at)| at);
-            self.push(reader, at, sink);
-        }
-    }
-
-    /// Pushes what a reader has not had yet, which begins at `ahead` or, for
-    /// most, where the run does.
-    fn push(&self, reader: &Reader, ahead: Option<usize>, sink: &mut impl Sink) {
-        if self.topic == Topic::Presence && !reader.joins {
-            return;
-        }
-        let Range { start, end } = self.range(reader);
-        let start = ahead.unwrap_or(start);
-        if start < end {
-            let lines = self.buffers[usize::from(reader.tags)];
-            sink.push(reader.conn, lines, start, end);
-        }
-    }
-
-    fn range(&self, reader: &Reader) -> Range {
-        if reader.tags { self.tagged } else { self.plain }
     }
 }
 

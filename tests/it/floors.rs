@@ -110,7 +110,7 @@ fn nothing_is_unsafe_and_the_architecture_stays_short() {
     let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("Cargo.toml");
     assert!(manifest.contains("unsafe_code = \"forbid\""));
     let architecture = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("the map");
-    assert!(architecture.lines().count() <= 80);
+    assert!(architecture.lines().count() <= 100);
     for line in architecture.lines().filter(|line| line.starts_with("| `")) {
         for name in line.split('`').skip(1).step_by(2).filter(|name| name.contains('/')) {
             assert!(root.join(name).exists(), "the map names {name}, which is not there");

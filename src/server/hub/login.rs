@@ -172,7 +172,7 @@ impl Hub {
     /// Whose name, here or registered, is taken for this one; not somebody's own.
     fn double_of(&self, name: &Name, me: Option<PersonId>) -> Option<Name> {
         name.looks().find_map(|look| {
-            let here = self.looks.get(&*look).map(|visit| &self.visits[*visit]);
+            let here = self.looks.find(&look).map(|visit| &self.visits[visit]);
             let here = here.map(|visit| (visit.person, &visit.name));
             let owner = || self.accounts.looking(&look).map(|a| (a.person, &a.name));
             let double = here.or_else(owner).filter(|(person, _)| Some(*person) != me);
@@ -183,19 +183,13 @@ impl Hub {
     /// From now on a name is somebody's who is here.
     pub(super) fn give_name(&mut self, visit: VisitIx, name: &Name) {
         self.names.insert(name.key().clone(), visit);
-        for look in name.looks() {
-            self.looks.entry(look.into()).or_insert(visit);
-        }
+        self.looks.add(name, visit);
     }
 
     /// It is theirs no more.
     pub(super) fn free(&mut self, visit: VisitIx, name: &Name) {
         self.names.remove(name.key());
-        for look in name.looks() {
-            if self.looks.get(&*look) == Some(&visit) {
-                self.looks.remove(&*look);
-            }
-        }
+        self.looks.remove(name, visit);
     }
 
     pub(super) fn rename(

@@ -1,0 +1,45 @@
+//! Who is here by what their name looks like, see [`Name::looks`]: nobody comes who
+//! would be taken for somebody else.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+
+use super::VisitIx;
+use crate::protocol::Name;
+
+/// Keeps a hash of each look in its place, which takes a third of the memory. Its
+/// key is secret, so nobody can find two looks with one hash.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    hasher: RandomState,
+    by_hash: HashMap<u64, VisitIx>,
+}
+
+impl Looks {
+    /// Who is here with a name that looks so.
+    pub(super) fn find(&self, look: &str) -> Option<VisitIx> {
+        self.by_hash.get(&self.hasher.hash_one(look)).copied()
+    }
+
+    /// A name is somebody's who is here; the first with a look keeps it.
+    pub(super) fn add(&mut self, name: &Name, visit: VisitIx) {
+        for look in name.looks() {
+            self.by_hash.entry(self.hasher.hash_one(&*look)).or_insert(visit);
+        }
+    }
+
+    /// It is theirs no more.
+    pub(super) fn remove(&mut self, name: &Name, visit: VisitIx) {
+        for look in name.looks() {
+            let hash = self.hasher.hash_one(&*look);
+            if self.by_hash.get(&hash) == Some(&visit) {
+                self.by_hash.remove(&hash);
+            }
+        }
+    }
+
+    /// How many looks lead to somebody.
+    pub(super) fn len(&self) -> usize {
+        self.by_hash.len()
+    }
+}
