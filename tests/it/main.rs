@@ -42,6 +42,8 @@ mod client_config;
 mod client_piped;
 mod client_scripts;
 mod client_terminal;
+// The client and whom it trusts.
+mod client_tls;
 // The client coming back after a lost connection.
 mod comeback;
 
