@@ -38,6 +38,7 @@ mod outgoing;
 mod output;
 mod password;
 mod piped;
+mod presence;
 mod printer;
 mod prompt;
 mod reconnect;

@@ -25,9 +25,9 @@ const TITLE_MAX: usize = 80;
 /// How to say that somebody is meant.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) enum Notify {
-    #[default]
     Off,
     /// The terminal's bell.
+    #[default]
     Bell,
     /// OSC 9, as iTerm2 and Windows Terminal know it.
     Osc9,
@@ -160,7 +160,7 @@ fn cut(text: &str, max: usize) -> String {
 }
 
 /// Whether a text names me, as a word of its own.
-fn is_meant(text: &str, me: &str) -> bool {
+pub(super) fn is_meant(text: &str, me: &str) -> bool {
     let me = Key::fold(me);
     let words = text.split(|c| !is_name_char(c));
     // A full stop belongs to the sentence.

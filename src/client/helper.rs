@@ -9,7 +9,7 @@ use rustyline::highlight::{CmdKind, Highlighter};
 use rustyline::hint::Hinter;
 use rustyline::validate::Validator;
 use rustyline::{Context, Helper};
-use unicode_width::UnicodeWidthStr as _;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::prompt::Shared;
 use super::state::State;
@@ -114,14 +114,22 @@ pub(super) fn prompt_of(target: &str) -> String {
     format!("{target}> ")
 }
 
-/// The prompt in exactly `width` columns. Names are ASCII: a byte is a column.
+/// The prompt in exactly `width` columns.
 fn fit(prompt: &str, width: usize) -> String {
-    if prompt.len() <= width {
-        return format!("{prompt:width$}");
+    const CUT: &str = "...> ";
+    if prompt.width() <= width {
+        return format!("{prompt}{}", " ".repeat(width - prompt.width()));
     }
-    let kept = width.saturating_sub("...> ".len());
-    let cut = format!("{}...> ", &prompt[..kept]);
-    cut[cut.len().saturating_sub(width)..].to_owned()
+    if width < CUT.len() {
+        return CUT[CUT.len() - width..].to_owned();
+    }
+    let (mut kept, mut left) = (String::new(), width - CUT.len());
+    for c in prompt.chars() {
+        let Some(rest) = left.checked_sub(c.width().unwrap_or(0)) else { break };
+        left = rest;
+        kept.push(c);
+    }
+    format!("{kept}{}{CUT}", ".".repeat(left))
 }
 
 impl Completer for ChatHelper {
@@ -240,5 +248,7 @@ mod tests {
         assert_eq!(fit("bob> ", 8), "bob>    ");
         assert_eq!(fit("#operations> ", 8), "#op...> ");
         assert_eq!(fit("nowhere> ", 3), ".> ");
+        assert_eq!(fit("李雷> ", 8), "李雷>   ");
+        assert_eq!(fit("李雷李雷> ", 8), "李....> ");
     }
 }

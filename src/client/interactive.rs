@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 use super::attention::Attention;
 use super::comeback::{self, Comeback, MORE_MISSED, back_after};
@@ -14,10 +15,11 @@ use super::interrupt::Interrupt;
 use super::log_files::LogFiles;
 use super::login::Session;
 use super::outgoing::Doubt;
+use super::presence::Presence;
 use super::printer::Printer;
 use super::prompt::{self, Prompt, Shared, Typed};
 use super::reconnect::{Back, GivenUp, Road};
-use super::screen::Screen;
+use super::screen::{Screen, Styled};
 use super::signals::Signals;
 use super::state::State;
 use super::submission::is_secret;
@@ -85,6 +87,7 @@ async fn chat(
         screen,
         printer,
         attention,
+        presence: Presence::default(),
         log,
         farewell: None,
     };
@@ -132,6 +135,7 @@ struct Chat {
     screen: Screen,
     printer: Printer,
     attention: Attention,
+    presence: Presence,
     log: LogFiles,
     /// The code and the text with which the server ends the connection, if it
     /// has said so.
@@ -160,7 +164,10 @@ impl Chat {
         loop {
             self.send();
             self.attention.show_title(&lock(&self.state).target());
+            let presence_due = self.presence.due();
             tokio::select! {
+                () = sleep_until(presence_due.unwrap_or_else(Instant::now)),
+                    if presence_due.is_some() => self.show_presence(),
                 progress = self.connection.progress() => {
                     self.receive();
                     if progress == Progress::Closed {
@@ -198,6 +205,7 @@ impl Chat {
             };
             return Err(End::Lost(GivenUp { exit: Exit::Unavailable, why }));
         }
+        self.show_presence();
         self.printer.print(self.screen.notice("connection lost, trying again …"));
         let way = self.road.way(&mut self.comeback, &lock(&self.state));
         let mut finding = std::pin::pin!(way.find());
@@ -292,17 +300,28 @@ impl Chat {
         let (tags, plain) = Tags::split(line);
         let event = Event::parse(plain);
         let is_shown = self.comeback.note(&tags, event.as_ref());
-        let mut state = lock(&self.state);
-        if let Some(event) = &event {
-            state.apply(&tags, event);
-        }
+        let me = {
+            let mut state = lock(&self.state);
+            if let Some(event) = &event {
+                state.apply(&tags, event);
+            }
+            state.me().to_owned()
+        };
         if is_shown {
-            self.printer.print(self.screen.line(line, state.me(), Timestamp::now()));
+            let is_gathered = tags.cid.is_none()
+                && event.is_some_and(|event| self.presence.gather(&event, &me, Instant::now()));
+            if !is_gathered {
+                if let Some(Event::Message(message)) = &event
+                    && self.presence.tells_of(message.from)
+                {
+                    self.show_presence();
+                }
+                self.print(self.screen.line(line, &me, Timestamp::now()));
+            }
             if let Some(problem) = self.log.note(&tags, plain) {
                 self.printer.print(self.screen.warning(&problem));
             }
         }
-        drop(state);
         if let (Some(cid), Some(Event::Error { .. })) = (tags.cid, event) {
             let astray = self.comeback.outgoing.refused(cid);
             self.warn_of(&astray, NOT_SENT);
@@ -313,6 +332,19 @@ impl Chat {
         }
         if let Some(Event::Bye { code, text }) = event {
             self.farewell = Some((code.to_owned(), text.to_owned()));
+        }
+    }
+
+    fn print(&self, line: Styled) {
+        if let Some(day) = self.screen.day(Timestamp::now()) {
+            self.printer.print(day);
+        }
+        self.printer.print(line);
+    }
+
+    fn show_presence(&mut self) {
+        for line in self.presence.take() {
+            self.print(self.screen.presence(&line, Timestamp::now()));
         }
     }
 
@@ -340,6 +372,7 @@ impl Chat {
 
     /// What is to be said when it is over: nothing typed is lost in silence.
     fn end(&mut self, end: &End) -> Option<String> {
+        self.show_presence();
         let doubtful = self.comeback.outgoing.give_up_sent();
         self.warn_of(&doubtful, IN_DOUBT);
         let waiting = self.comeback.outgoing.give_up_unsent();

@@ -6,12 +6,15 @@
 //! and of nothing else. Colour follows the parsed structure, never the words:
 //! `alice: [PRIVATE MESSAGE] from root` is only what alice says.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use owo_colors::Style;
 
+use super::attention::is_meant;
 use super::clean::Clean;
 use super::theme::Theme;
 use crate::protocol::{Event, Key, LOBBY, Message, Place, Stamp, Tags};
@@ -45,11 +48,13 @@ impl Styled {
 pub(super) struct Screen {
     theme: Theme,
     zone: TimeZone,
+    /// Which day it was when it was last asked.
+    day: Cell<Option<Date>>,
 }
 
 impl Screen {
     pub(super) fn new(theme: Theme, zone: TimeZone) -> Self {
-        Self { theme, zone }
+        Self { theme, zone, day: Cell::new(None) }
     }
 
     /// A line of the server as it came, for whoever has the name `me`; `now` is
@@ -88,6 +93,22 @@ impl Screen {
             None => line.plain(plain),
         };
         line
+    }
+
+    /// Who has come and gone, gathered, as the wire would tell it.
+    pub(super) fn presence(&self, plain: &str, now: Timestamp) -> Styled {
+        let mut line = Styled::new();
+        self.time(&mut line, now, now);
+        line.put(self.theme.faint(), plain);
+        line
+    }
+
+    /// A line between two days, when another has begun since it was last asked.
+    pub(super) fn day(&self, now: Timestamp) -> Option<Styled> {
+        let today = now.to_zoned(self.zone.clone()).date();
+        let before = self.day.replace(Some(today));
+        let is_new = before.is_some_and(|before| before != today);
+        is_new.then(|| self.divider(&today.strftime("%a %-d %b %Y").to_string()))
     }
 
     /// Something the client itself has to say.
@@ -145,7 +166,12 @@ impl Screen {
         if message.is_action {
             line.put(marks, "** ");
         }
-        self.name(line, message.from, me);
+        let is_mine = Key::fold(message.from) == Key::fold(me);
+        if !is_mine && is_meant(message.text, me) {
+            line.put(self.theme.mention(), message.from);
+        } else {
+            self.name(line, message.from, me);
+        }
         line.put(marks, if message.is_action { " " } else { ": " });
         line.put(words, message.text)
     }
@@ -211,6 +237,30 @@ mod tests {
         ] {
             assert_eq!(shown(ColorChoice::Never, wire), line);
         }
+    }
+
+    #[test]
+    fn who_speaks_of_me_stands_out_and_nobody_else() {
+        let styled = |wire| shown(ColorChoice::Always, wire);
+        let mention = Theme::new(ColorChoice::Always).mention().style("bob").to_string();
+        for wire in ["bob: alice: ping", "#ops bob: hi Alice.", "[PRIVATE MESSAGE] bob: @alice"] {
+            assert!(styled(wire).contains(&mention), "{wire}");
+        }
+        for wire in ["bob: malice", "bob: hi", "* bob joined"] {
+            assert!(!styled(wire).contains(&mention), "{wire}");
+        }
+        let own = Theme::new(ColorChoice::Always).mention().style("alice").to_string();
+        assert!(!styled("alice: alice is me").contains(&own));
+    }
+
+    #[test]
+    fn another_day_begins_with_its_date() {
+        let screen = Screen::new(Theme::new(ColorChoice::Never), TimeZone::UTC);
+        let day = |now: &str| screen.day(now.parse().unwrap()).map(|line| line.0);
+        assert_eq!(day("2026-11-23T22:00:00Z"), None);
+        assert_eq!(day("2026-11-23T23:59:59Z"), None);
+        assert_eq!(day("2026-11-24T00:00:00Z").as_deref(), Some("—— Tue 24 Nov 2026 ——"));
+        assert_eq!(day("2026-11-24T00:00:01Z"), None);
     }
 
     #[test]

@@ -76,6 +76,11 @@ impl Theme {
         self.with(Style::bold)
     }
 
+    /// The name of somebody who speaks of me.
+    pub(super) fn mention(self) -> Style {
+        self.with(|style| style.bold().reversed())
+    }
+
     /// Times, comings and goings: there, but not in the way.
     pub(super) fn faint(self) -> Style {
         self.with(Style::dimmed)

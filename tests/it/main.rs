@@ -41,6 +41,7 @@ mod client_beside;
 mod client_config;
 mod client_piped;
 mod client_scripts;
+mod client_shown;
 mod client_terminal;
 // The client and whom it trusts.
 mod client_tls;

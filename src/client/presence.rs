@@ -1,0 +1,185 @@
+//! Comings and goings, gathered: who arrives with a class is one line with it, and
+//! who only looks in is none. Nothing is held back for long, and never what goes
+//! with a reason or is about oneself.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::protocol::{Event, Key, LOBBY};
+
+/// How long one waits for others to share its line.
+const WINDOW: Duration = Duration::from_secs(3);
+
+/// More names than this are counted.
+const NAMES_MAX: usize = 10;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Joined,
+    Left,
+    Quit,
+}
+
+impl What {
+    const ALL: [(Self, &'static str); 3] =
+        [(Self::Joined, "joined"), (Self::Left, "left"), (Self::Quit, "quit")];
+}
+
+#[derive(Debug)]
+struct Move {
+    what: What,
+    /// Folded; a person quits in none, and is told of where they come from.
+    room: Key,
+    room_name: String,
+    name: String,
+}
+
+/// What is gathered and not shown yet.
+#[derive(Debug, Default)]
+pub(super) struct Presence {
+    moves: Vec<Move>,
+    due: Option<Instant>,
+}
+
+impl Presence {
+    /// Takes a line in, if it is one to be gathered.
+    pub(super) fn gather(&mut self, event: &Event<'_>, me: &str, now: Instant) -> bool {
+        let (what, room, name) = match *event {
+            Event::Joined { room, name } => (What::Joined, room, name),
+            Event::Left { room, name, reason: None } => (What::Left, room, name),
+            Event::Quit { name, reason: None } => (What::Quit, LOBBY, name),
+            _ => return false,
+        };
+        if Key::fold(name) == Key::fold(me) {
+            return false;
+        }
+        if self.cancels(what, &Key::fold(room), &Key::fold(name)) {
+            return true;
+        }
+        let (room_name, name) = (room.to_owned(), name.to_owned());
+        self.moves.push(Move { what, room: Key::fold(room), room_name, name });
+        self.due.get_or_insert(now + WINDOW);
+        true
+    }
+
+    /// Whether a move undoes earlier ones, which are then as if they never were.
+    fn cancels(&mut self, what: What, room: &Key, name: &Key) -> bool {
+        let is_undone = |earlier: &Move| {
+            Key::fold(&earlier.name) == *name
+                && match what {
+                    What::Joined => {
+                        earlier.what == What::Quit
+                            || (earlier.what == What::Left && earlier.room == *room)
+                    }
+                    What::Left => earlier.what == What::Joined && earlier.room == *room,
+                    What::Quit => earlier.what == What::Joined,
+                }
+        };
+        let before = self.moves.len();
+        self.moves.retain(|earlier| !is_undone(earlier));
+        self.moves.len() < before
+    }
+
+    /// Until when to wait for more; never without anything gathered.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Whether it is told of somebody who has come or gone.
+    pub(super) fn tells_of(&self, name: &str) -> bool {
+        let name = Key::fold(name);
+        self.moves.iter().any(|earlier| Key::fold(&earlier.name) == name)
+    }
+
+    /// What is gathered, as the wire would say it: a line for each room.
+    pub(super) fn take(&mut self) -> Vec<String> {
+        self.due = None;
+        let mut moves = std::mem::take(&mut self.moves);
+        let mut lines = Vec::new();
+        while let Some(first) = moves.first() {
+            let room = first.room.clone();
+            let is_lobby = room.as_str() == LOBBY;
+            let prefix = if is_lobby { String::new() } else { format!("#{} ", first.room_name) };
+            let (here, elsewhere) = moves.into_iter().partition(|each| each.room == room);
+            moves = elsewhere;
+            lines.push(format!("{prefix}* {}", sentence(&here)));
+        }
+        lines
+    }
+}
+
+/// `carol, dave joined; bob quit`
+fn sentence(moves: &[Move]) -> String {
+    let part = |(what, verb)| {
+        let who = moves.iter().filter(|each| each.what == what);
+        let names: Vec<&str> = who.map(|each| each.name.as_str()).collect();
+        (!names.is_empty()).then(|| format!("{} {verb}", list(&names)))
+    };
+    What::ALL.into_iter().filter_map(part).collect::<Vec<_>>().join("; ")
+}
+
+fn list(names: &[&str]) -> String {
+    if names.len() <= NAMES_MAX {
+        return names.join(", ");
+    }
+    format!("{}, {} and {} others", names[0], names[1], names.len() - 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(lines: &[&str]) -> Vec<String> {
+        let mut presence = Presence::default();
+        for line in lines {
+            let event = Event::parse(line).expect(line);
+            assert!(presence.gather(&event, "alice", Instant::now()), "{line}");
+        }
+        assert_eq!(presence.due().is_some(), !lines.is_empty());
+        let lines = presence.take();
+        assert!(presence.take().is_empty() && presence.due().is_none());
+        lines
+    }
+
+    #[test]
+    fn comings_and_goings_are_one_line_for_each_room() {
+        for (lines, expected) in [
+            (&[][..], &[][..]),
+            (&["* bob joined"], &["* bob joined"]),
+            (
+                &["* bob quit", "* carol joined", "* dave joined"],
+                &["* carol, dave joined; bob quit"],
+            ),
+            (
+                &["#Ops * bob joined", "* bob joined", "#ops * carol left"],
+                &["#Ops * bob joined; carol left", "* bob joined"],
+            ),
+        ] {
+            assert_eq!(told(lines), expected);
+        }
+        let crowd: Vec<String> = (0..14).map(|n| format!("* n{n} joined")).collect();
+        let crowd: Vec<&str> = crowd.iter().map(String::as_str).collect();
+        assert_eq!(told(&crowd), ["* n0, n1 and 12 others joined"]);
+    }
+
+    #[test]
+    fn who_only_looks_in_or_comes_back_at_once_is_not_told_of() {
+        let mut presence = Presence::default();
+        for line in
+            ["* bob joined", "#ops * bob joined", "* Bob quit", "* carol quit", "* carol joined"]
+        {
+            presence.gather(&Event::parse(line).unwrap(), "alice", Instant::now());
+        }
+        assert!(presence.take().is_empty());
+    }
+
+    #[test]
+    fn what_has_a_reason_or_is_about_me_is_not_gathered() {
+        let mut presence = Presence::default();
+        for line in ["* bob quit (bye)", "#ops * bob left (lunch)", "* Alice joined", "bob: hi"] {
+            let event = Event::parse(line).expect(line);
+            assert!(!presence.gather(&event, "alice", Instant::now()), "{line}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What the client's screen makes of what comes: mentions, comings and goings.
+
+use std::fs;
+
+use crate::support::{CHATTY, Peer, Server, Terminal, count};
+
+/// So much is on the screen when all that was said before is.
+fn say_and_see(bob: &mut Peer, alice: &Terminal, text: &str) {
+    bob.say(text);
+    alice.shows(text, |rows| rows.iter().any(|row| row.ends_with(text)));
+}
+
+#[test]
+fn who_is_spoken_of_is_called_once_and_sees_by_whom() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let folder = tempfile::tempdir().expect("a folder");
+    let raw = folder.path().join("raw");
+    let script = format!(
+        "{CHATTY} join 127.0.0.1 --port {} --name alice --color always --no-title; exec cat",
+        server.port
+    );
+    let Some(alice) = Terminal::open(&script) else { return };
+    alice.records(&raw);
+    alice.shows_last("#lobby>");
+    let bells = || fs::read_to_string(&raw).map_or(0, |raw| raw.matches('\u{7}').count());
+    let is_marked = |alice: &Terminal| alice.styled().contains("7m");
+    alice.types("I am alice\r");
+    alice.shows("mine", |rows| count(rows, "alice: I am alice") == 1);
+    say_and_see(&mut bob, &alice, "bob: malice is not meant");
+    assert!(!is_marked(&alice));
+    for n in 1..=5 {
+        say_and_see(&mut bob, &alice, &format!("bob: Alice, are you there? {n}"));
+    }
+    assert!(is_marked(&alice));
+    say_and_see(&mut bob, &alice, "bob: the end");
+    Terminal::waits("all of it", || {
+        fs::read_to_string(&raw).is_ok_and(|raw| raw.contains("the end"))
+    });
+    // Five within a moment; on a slow machine perhaps in more than one.
+    assert!((1..=3).contains(&bells()), "{} bells", bells());
+}
+
+#[test]
+fn many_who_come_and_go_are_one_line() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    // Ten look in, and two of those who come stay.
+    let stay: Vec<Peer> = ["carol", "dave"].map(|name| Peer::join(server.port, name)).into();
+    for n in 0..10 {
+        let mut guest = Peer::join(server.port, &format!("guest{n}"));
+        guest.say("/quit");
+        guest.rest();
+    }
+    let rows = alice.shows("who came", |rows| count(rows, "* carol, dave joined") == 1);
+    assert!(rows.iter().filter(|row| row.contains("guest")).count() <= 1, "{rows:?}");
+    // Who speaks has come before.
+    let mut erin = Peer::join(server.port, "erin");
+    erin.say("hi");
+    let rows = alice.shows("erin", |rows| count(rows, "erin: hi") == 1);
+    let at = |text: &str| rows.iter().position(|row| row.contains(text));
+    assert!(at("* erin joined").is_some_and(|joined| Some(joined) < at("erin: hi")), "{rows:?}");
+    // What is gathered when one leaves is still told.
+    let frank = Peer::join(server.port, "frank");
+    bob.hears(|line| line == "* frank joined");
+    alice.types("/quit\r");
+    alice.shows("frank", |rows| count(rows, "* frank joined") == 1);
+    drop((stay, frank));
+}
