@@ -10,6 +10,8 @@
 //! Nobody waits for a slow reader: a socket that is full keeps what waits for it
 //! in its outbox, within bounds, and rings when it has room.
 
+mod arrival;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::ErrorKind;
@@ -31,7 +33,6 @@ use super::log::{AppendError, Batch, Kept, Log, Query, Record, Repeat, Rows, Thr
 use super::outbox::{Lines, Meter};
 use super::passwords::{Hashers, Job, Outcome};
 use super::peer::Peer;
-use super::stream::Speech;
 use super::tls::Offer;
 use super::turn::{ConnId, Sink, Turn};
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
@@ -58,10 +59,6 @@ const DRAINED: usize = 4;
 /// What may wait for a connection in any case: who reads as fast as it is
 /// written must not be taken for a slow reader.
 const OUTBOX_MIN: usize = 64 << 10;
-
-/// Where TLS is offered, whoever says nothing for so long is taken for a person
-/// who waits to be greeted: a part of the contract.
-const GREETING_DELAY: Duration = Duration::from_secs(1);
 
 /// How long a peer that was said farewell to may take to close its side.
 const LINGER: Duration = Duration::from_secs(1);
@@ -278,50 +275,6 @@ impl<L: Log> Reactor<L> {
             self.linger.after_turn(end, took, has_paid);
         }
         Ok(())
-    }
-
-    fn open(&mut self, now: Now, stream: TcpStream, peer: Peer, turn: &mut Turn) {
-        let entry = self.connections.vacant_entry();
-        let slot = u32::try_from(entry.key()).expect("descriptors are counted in 32 bits");
-        self.generation = self.generation.wrapping_add(1);
-        let conn = ConnId { slot, generation: self.generation };
-        let connection =
-            entry.insert(Connection::new(stream, self.bells.bell(slot), self.generation));
-        if self.offer.is_some() {
-            self.hub.handle(now, conn, Input::Arrived(peer), turn);
-            self.dues.push(Reverse((now.since_start + GREETING_DELAY, conn, Due::Greeting)));
-        } else {
-            connection.phase = Phase::Open;
-            self.hub.handle(now, conn, Input::Opened(peer), turn);
-        }
-        self.ready.push(slot);
-    }
-
-    /// Finds out how somebody speaks who has just come, and greets them when it is
-    /// known.
-    fn receive(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        let Some(offer) = &self.offer else { return };
-        let config = offer.config.clone();
-        let Some(connection) = self.get(conn) else { return };
-        match connection.speech(&config) {
-            Ok(None) => {}
-            Ok(Some(speech)) => self.greet(now, conn, speech, turn),
-            Err(_) => self.lose(now, conn, turn),
-        }
-    }
-
-    fn greet(&mut self, now: Now, conn: ConnId, speech: Speech, turn: &mut Turn) {
-        let is_tls_needed = self.offer.as_ref().is_some_and(|offer| offer.is_only);
-        let Some(connection) = self.get(conn) else { return };
-        connection.phase = Phase::Open;
-        let is_encrypted = speech == Speech::Tls;
-        let input = if is_tls_needed && !is_encrypted {
-            Input::Unencrypted
-        } else {
-            Input::Settled { is_encrypted }
-        };
-        self.hub.handle(now, conn, input, turn);
-        self.ready.push(conn.slot);
     }
 
     /// Lets every connection that rang have its say, in the order they rang,
@@ -638,14 +591,6 @@ impl<L: Log> Reactor<L> {
                 Due::Linger => self.remove(conn),
                 Due::Stall => self.check_stall(now, conn, turn),
             }
-        }
-    }
-
-    /// Who has said nothing yet does not wait to shake hands.
-    fn greet_silent(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        let arriving = self.get(conn).filter(|connection| connection.phase == Phase::Arriving);
-        if arriving.is_some_and(|connection| !connection.is_shaking_hands()) {
-            self.greet(now, conn, Speech::Plain, turn);
         }
     }
 
