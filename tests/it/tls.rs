@@ -238,6 +238,25 @@ fn a_handshake_has_to_end_in_the_time_there_is_to_log_in() {
 }
 
 #[test]
+fn who_reads_nothing_is_parted_with_and_nobody_waits() {
+    let server = Server::start_with(&["--tls", "--write-stall", "1s"]);
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Client::join(server.port, "alice") else { return };
+    bob.say("/set echo off");
+    bob.settles();
+    let id = alice.child.id().to_string();
+    let stopped = Command::new("kill").args(["-STOP", &id]).status();
+    assert!(stopped.expect("kill").success());
+    // More than the system takes of what nobody reads.
+    let line = format!("{}\n", "x".repeat(4000));
+    for _ in 0..4000 {
+        bob.send(line.as_bytes());
+    }
+    bob.hears(|line| line == "* alice quit");
+    assert!(bob.settles().is_empty());
+}
+
+#[test]
 fn a_stop_is_told_to_those_who_can_hear_it() {
     let server = Server::start_with(&["--tls"]);
     let mut shaking = connect(server.port);
