@@ -28,6 +28,7 @@ mod comeback;
 mod config;
 mod connection;
 mod helper;
+mod history;
 mod interactive;
 mod interrupt;
 mod json;
@@ -68,6 +69,7 @@ use attention::{Attention, Notify};
 use clean::Clean;
 pub use config::configured;
 use connection::{Connection, Unreachable};
+use history::History;
 use json::Status;
 use log_files::LogFiles;
 use login::{Identity, Refused, Session};
@@ -174,6 +176,11 @@ pub struct JoinArgs {
     #[arg(long, value_name = "HOW", default_value_t, env = "CHATTY_NOTIFY")]
     notify: Notify,
 
+    /// Do not keep typed lines for the next visit. They are in
+    /// chatty/history in $XDG_STATE_HOME or ~/.local/state; passwords never are
+    #[arg(long, env = "CHATTY_NO_HISTORY", value_parser = FalseyValueParser::new())]
+    no_history: bool,
+
     /// Leave the terminal's title alone
     #[arg(long, env = "CHATTY_NO_TITLE", value_parser = FalseyValueParser::new())]
     no_title: bool,
@@ -270,7 +277,8 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
     };
     if is_interactive(args) {
         let attention = Attention::new(args.notify.clone(), !args.no_title);
-        interactive::run(visit, args.color, attention).await
+        let history = History::new(!args.no_history);
+        interactive::run(visit, args.color, attention, history).await
     } else {
         let room = identity.room.as_ref().map_or_else(RoomName::lobby, Clone::clone);
         let task = Task {

@@ -7,15 +7,15 @@ use std::sync::{Mutex, PoisonError};
 use rustyline::completion::{Completer, Pair};
 use rustyline::highlight::{CmdKind, Highlighter};
 use rustyline::hint::Hinter;
-use rustyline::validate::Validator;
+use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Context, Helper};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::prompt::Shared;
 use super::state::State;
 use crate::commands::{self, Kind, Setting};
-use crate::protocol::Key;
 use crate::protocol::text::{is_blank, is_forbidden};
+use crate::protocol::{Key, LINE_MAX};
 
 /// More is no help, and a list longer than the screen would hold it.
 const OFFERED_MAX: usize = 50;
@@ -53,10 +53,48 @@ impl ChatHelper {
 
 impl Helper for ChatHelper {}
 
-impl Validator for ChatHelper {}
+/// A line that is too long stays as it is, and says so behind itself: the screen
+/// above it may be out of sight.
+impl Validator for ChatHelper {
+    fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
+        let longest = context.input().split('\n').map(str::len).max().unwrap_or_default();
+        if longest <= LINE_MAX {
+            return Ok(ValidationResult::Valid(None));
+        }
+        self.is_submitted.store(false, Ordering::Relaxed);
+        let text = format!("   not sent: {longest} bytes, and a line has at most {LINE_MAX}");
+        let text = self.shared.theme.error().style(text).to_string();
+        Ok(ValidationResult::Invalid(Some(text)))
+    }
+}
 
+/// What a command still takes stands faintly behind it.
 impl Hinter for ChatHelper {
     type Hint = String;
+
+    fn hint(&self, line: &str, pos: usize, _context: &Context<'_>) -> Option<String> {
+        if pos < line.len() || self.shared.is_asking() {
+            return None;
+        }
+        usage_behind(line)
+    }
+}
+
+/// The arguments that a command takes behind the words there are; only where the
+/// next one could begin.
+fn usage_behind(line: &str) -> Option<String> {
+    let command = line.strip_prefix('/')?;
+    let mut words = command.split(is_blank).filter(|word| !word.is_empty());
+    let row = commands::find(words.next()?)?;
+    let is_begun = !command.ends_with(is_blank);
+    let written = words.count();
+    // Behind the bare name the hint begins with the blank that is to be typed.
+    if is_begun && (written > 0 || row.args.is_empty()) {
+        return None;
+    }
+    let rest: Vec<&str> = row.args.iter().skip(written).map(|arg| arg.usage).collect();
+    let gap = if is_begun { " " } else { "" };
+    (!rest.is_empty()).then(|| format!("{gap}{}", rest.join(" ")))
 }
 
 impl Highlighter for ChatHelper {
@@ -64,10 +102,26 @@ impl Highlighter for ChatHelper {
         self.remember(line);
         // A pasted escape must not act while it is being edited either. What
         // is left out here counts no column for rustyline.
-        if line.contains(|c| is_forbidden(c) && c != '\n') {
-            return Cow::Owned(line.replace(|c| is_forbidden(c) && c != '\n', ""));
+        let is_hidden = |c: char| is_forbidden(c) && c != '\n';
+        let line = if line.contains(is_hidden) {
+            Cow::Owned(line.replace(is_hidden, ""))
+        } else {
+            Cow::Borrowed(line)
+        };
+        match too_long_from(&line) {
+            Some(from) => {
+                let (fits, too_much) = line.split_at(from);
+                let style = self.shared.theme.too_much();
+                // Line by line: a style does not go over a line's end.
+                let marked = too_much.split('\n').map(|part| style.style(part).to_string());
+                Cow::Owned(format!("{fits}{}", marked.collect::<Vec<_>>().join("\n")))
+            }
+            None => line,
         }
-        Cow::Borrowed(line)
+    }
+
+    fn highlight_hint<'h>(&self, hint: &'h str) -> Cow<'h, str> {
+        Cow::Owned(self.shared.theme.faint().style(hint).to_string())
     }
 
     /// rustyline measures the prompt once, when it starts to read, and cannot
@@ -107,6 +161,18 @@ impl Highlighter for ChatHelper {
         }
         true
     }
+}
+
+/// Where the first line that is too long becomes so.
+fn too_long_from(text: &str) -> Option<usize> {
+    let mut start = 0;
+    for line in text.split('\n') {
+        if line.len() > LINE_MAX {
+            return Some(line.floor_char_boundary(LINE_MAX) + start);
+        }
+        start += line.len() + 1;
+    }
+    None
 }
 
 /// The prompt for a target.
@@ -240,6 +306,31 @@ mod tests {
             let found: Vec<&str> = pairs.iter().map(|pair| pair.replacement.as_str()).collect();
             assert_eq!(found, offers, "{typed}");
         }
+    }
+
+    #[test]
+    fn a_command_says_what_it_still_takes() {
+        for (line, hint) in [
+            ("/msg", Some(" NAME TEXT")),
+            ("/msg ", Some("NAME TEXT")),
+            ("/msg bob ", Some("TEXT")),
+            ("/msg bob", None),
+            ("/msg bob hi ", None),
+            ("/who", Some(" [ROOM]")),
+            ("/nosuch ", None),
+            ("/", None),
+            ("msg ", None),
+        ] {
+            assert_eq!(usage_behind(line).as_deref(), hint, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_found_where_it_begins() {
+        let long = "ä".repeat(LINE_MAX / 2);
+        assert_eq!(too_long_from(&long), None);
+        assert_eq!(too_long_from(&format!("{long}x")), Some(LINE_MAX));
+        assert_eq!(too_long_from(&format!("short\nx{long}\nshort")), Some(6 + LINE_MAX - 1));
     }
 
     #[test]

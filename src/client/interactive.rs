@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::attention::Attention;
 use super::comeback::{self, Comeback, MORE_MISSED, back_after};
 use super::connection::{Connection, Progress};
+use super::history::History;
 use super::interrupt::Interrupt;
 use super::log_files::LogFiles;
 use super::login::Session;
@@ -37,9 +38,14 @@ const NOT_SENT: &str = "not sent";
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs until somebody leaves.
-pub(super) async fn run(visit: Visit, color: ColorChoice, attention: Attention) -> Exit {
+pub(super) async fn run(
+    visit: Visit,
+    color: ColorChoice,
+    attention: Attention,
+    history: History,
+) -> Exit {
     let terminal = Terminal::quiet();
-    let ended = chat(visit, Theme::new(color), attention, &terminal).await;
+    let ended = chat(visit, Theme::new(color), attention, history, &terminal).await;
     drop(terminal);
     match ended {
         Ok((exit, None)) => exit,
@@ -58,6 +64,7 @@ async fn chat(
     visit: Visit,
     theme: Theme,
     attention: Attention,
+    history: History,
     terminal: &Terminal,
 ) -> rustyline::Result<(Exit, Option<String>)> {
     let Visit { connection, session, cids, road, log } = visit;
@@ -69,6 +76,7 @@ async fn chat(
         is_leaving: Arc::default(),
     };
     let mut editor = prompt::editor(&shared)?;
+    history.load(&mut editor);
     let (printer, printing) =
         Printer::start(editor.create_external_printer()?, shared.gate.clone());
     let screen = Screen::new(theme, TimeZone::system());
@@ -93,7 +101,7 @@ async fn chat(
     };
     session.lines.iter().for_each(|line| chat.show(line));
     let (typed, mut lines) = mpsc::unbounded_channel();
-    let prompt = Prompt::start(editor, shared, typed);
+    let prompt = Prompt::start(editor, history, shared, typed);
 
     let end = chat.run(&mut lines, &mut signals).await;
     // This order: the prompt gives up the terminal, the printer writes what is

@@ -29,9 +29,10 @@ use tokio::sync::mpsc::UnboundedSender;
 use unicode_width::UnicodeWidthChar as _;
 
 use super::helper::{ChatHelper, prompt_of};
+use super::history::History;
 use super::printer::Gate;
 use super::state::State;
-use super::submission::{Submission, is_secret};
+use super::submission::Submission;
 use super::theme::Theme;
 
 /// How long the next prompt waits for the answer that says where lines go.
@@ -109,12 +110,23 @@ pub(super) struct Prompt {
 
 impl Prompt {
     /// Starts the thread.
-    pub(super) fn start(editor: ChatEditor, shared: Shared, typed: UnboundedSender<Typed>) -> Self {
+    pub(super) fn start(
+        editor: ChatEditor,
+        history: History,
+        shared: Shared,
+        typed: UnboundedSender<Typed>,
+    ) -> Self {
         let gate = shared.gate.clone();
         let is_called_off = Arc::new(AtomicBool::new(false));
         let called_off = is_called_off.clone();
-        let prompt_loop =
-            Loop { editor, shared, typed, is_called_off: called_off, is_interrupted: false };
+        let prompt_loop = Loop {
+            editor,
+            history,
+            shared,
+            typed,
+            is_called_off: called_off,
+            is_interrupted: false,
+        };
         Self { thread: thread::spawn(move || prompt_loop.run()), is_called_off, gate }
     }
 
@@ -143,6 +155,7 @@ impl Prompt {
 
 struct Loop {
     editor: ChatEditor,
+    history: History,
     shared: Shared,
     typed: UnboundedSender<Typed>,
     is_called_off: Arc<AtomicBool>,
@@ -211,9 +224,9 @@ impl Loop {
         {
             return Next::Keep(text);
         }
-        if !is_secret(&text) {
-            // A text that cannot be remembered can still be sent.
-            let _ = self.editor.add_history_entry(text.as_str());
+        // Nobody wants to find that first the next time.
+        if !matches!(submission, Submission::Quit(_)) {
+            self.history.add(&mut self.editor, &text);
         }
         match submission {
             Submission::Nothing => {}

@@ -81,6 +81,11 @@ impl Theme {
         self.with(|style| style.bold().reversed())
     }
 
+    /// What does not fit into a line any more.
+    pub(super) fn too_much(self) -> Style {
+        self.with(|style| style.red().underline())
+    }
+
     /// Times, comings and goings: there, but not in the way.
     pub(super) fn faint(self) -> Style {
         self.with(Style::dimmed)

@@ -43,6 +43,7 @@ mod client_piped;
 mod client_scripts;
 mod client_shown;
 mod client_terminal;
+mod client_typed;
 // The client and whom it trusts.
 mod client_tls;
 // The client coming back after a lost connection.

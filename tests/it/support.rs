@@ -320,6 +320,7 @@ impl Terminal {
             .args(args)
             .env_remove("NO_COLOR")
             .env("CHATTY_CONFIG", "/dev/null")
+            .env("XDG_STATE_HOME", self.folder.path())
             .output();
         String::from_utf8_lossy(&command.expect("tmux").stdout).into_owned()
     }

@@ -1,0 +1,43 @@
+//! Earlier lines: what was typed is there again the next time, for Up and Ctrl-R.
+//! Each line is written when it is typed, so that nothing is lost whatever ends the
+//! program. What holds a password is in no history. A history that cannot be read
+//! or written holds up nobody.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+
+use super::prompt::ChatEditor;
+use super::submission::is_secret;
+
+/// Where the history is kept, if it is.
+pub(super) struct History(Option<PathBuf>);
+
+impl History {
+    /// The user's, or none that outlives this visit.
+    pub(super) fn new(is_kept: bool) -> Self {
+        Self(super::home("XDG_STATE_HOME", ".local/state").filter(|_| is_kept).and_then(|home| {
+            let folder = home.join("chatty");
+            DirBuilder::new().recursive(true).mode(0o700).create(&folder).ok()?;
+            Some(folder.join("history"))
+        }))
+    }
+
+    /// Gives the editor what is kept.
+    pub(super) fn load(&self, editor: &mut ChatEditor) {
+        if let Some(path) = &self.0 {
+            let _ = editor.load_history(path);
+        }
+    }
+
+    /// Remembers a text that was typed.
+    pub(super) fn add(&self, editor: &mut ChatEditor, text: &str) {
+        if is_secret(text) || !editor.add_history_entry(text).unwrap_or(false) {
+            return;
+        }
+        if let Some(path) = &self.0 {
+            // Made by the editor's own library, for its user alone (0600).
+            let _ = editor.append_history(path);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What the client makes of what is typed: history, hints, lines that are too long.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use crate::support::{CHATTY, Peer, Server, Terminal, count};
+
+/// A visit whose history lies in this folder.
+fn visit(server: &Server, state: &Path, flags: &str) -> Option<Terminal> {
+    let script = format!(
+        "XDG_STATE_HOME={} {CHATTY} join 127.0.0.1 --port {} --name alice {flags}; exec cat",
+        state.display(),
+        server.port
+    );
+    let terminal = Terminal::open(&script)?;
+    terminal.shows_last("#lobby>");
+    Some(terminal)
+}
+
+#[test]
+fn what_was_typed_is_there_the_next_time_and_passwords_never() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let state = tempfile::tempdir().expect("a folder");
+    let file = state.path().join("chatty/history");
+    let Some(alice) = visit(&server, state.path(), "") else { return };
+    alice.types("first thing\r/msg bob between us\r/passwd old sesame\r");
+    bob.hears(|line| line == "[PRIVATE MESSAGE] alice: between us");
+    alice.shows("the answer", |rows| rows.iter().any(|row| row.contains("[ERROR")));
+    // Written when it was typed: also if the program has no time to say goodbye.
+    let kept = fs::read_to_string(&file).expect("a history");
+    assert!(kept.contains("first thing") && kept.contains("/msg bob between us"), "{kept}");
+    assert!(!kept.contains("sesame"), "{kept}");
+    assert_eq!(file.metadata().expect("a file").mode() & 0o777, 0o600);
+    alice.types("/quit\r");
+    bob.hears(|line| line.starts_with("* alice quit"));
+
+    let again = visit(&server, state.path(), "").expect("tmux");
+    again.presses("Up");
+    again.shows_last("#lobby> /msg bob between us");
+    again.presses("C-c");
+    again.presses("C-r");
+    again.types("first");
+    again.shows("the search", |rows| rows.iter().any(|row| row.contains("first thing")));
+    again.types("\r");
+    assert_eq!(bob.hears(|line| line.starts_with("alice:")), "alice: first thing");
+    again.types("/quit\r");
+    bob.hears(|line| line.starts_with("* alice quit"));
+
+    let without = visit(&server, state.path(), "--no-history").expect("tmux");
+    without.types("forget me\r");
+    bob.hears(|line| line == "alice: forget me");
+    assert!(!fs::read_to_string(&file).expect("a history").contains("forget me"));
+}
+
+#[test]
+fn a_command_says_faintly_what_it_still_takes() {
+    let server = Server::start();
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    alice.types("/msg");
+    alice.shows_last("#lobby> /msg NAME TEXT");
+    alice.types(" bob");
+    alice.shows_last("#lobby> /msg bob");
+    alice.types(" ");
+    alice.shows_last("#lobby> /msg bob TEXT");
+    // It is not part of what is sent.
+    alice.types("\r");
+    let rows = alice.shows("the refusal", |rows| rows.iter().any(|row| row.contains("[ERROR")));
+    assert!(rows.iter().any(|row| row.contains("usage: /msg NAME TEXT")), "{rows:?}");
+    alice.shows_last("#lobby>");
+}
+
+#[test]
+fn a_line_that_is_too_long_is_refused_and_stays() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    let text = "0123456789".repeat(410);
+    alice.pastes(&text);
+    alice.types("\r");
+    alice
+        .shows("why", |rows| count(rows, "not sent: 4100 bytes, and a line has at most 4096") == 1);
+    bob.say("still here");
+    bob.settles();
+    for _ in 0..4 {
+        alice.presses("BSpace");
+    }
+    alice.types("\r");
+    assert_eq!(bob.hears(|line| line.starts_with("alice:")), format!("alice: {}", &text[..4096]));
+}
