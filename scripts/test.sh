@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 # program:package
 NEEDED="nc.openbsd:netcat-openbsd nc.traditional:netcat-traditional ncat:ncat
 socat:socat busybox:busybox telnet:telnet tmux:tmux pgrep:procps strace:strace
-cc:gcc valgrind:valgrind jq:jq man:man-db"
+openssl:openssl cc:gcc valgrind:valgrind jq:jq man:man-db"
 
 missing=""
 # A compiler without the C library's headers cannot build the tests.

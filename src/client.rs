@@ -14,6 +14,9 @@
 //! objects (`json.rs`). Beside the chat, `attention.rs` calls who looks elsewhere and
 //! `log_files.rs` keeps what is said. `config.rs` is where settings come from.
 //!
+//! What goes over the network may be encrypted (`tls.rs`), and whom to trust there
+//! is remembered (`known_hosts.rs`).
+//!
 //! Both begin in `login.rs`, and both go on over a lost connection: `comeback.rs`
 //! and `outgoing.rs` know what is to be said and shown then, `reconnect.rs` gets
 //! there.
@@ -29,6 +32,7 @@ mod history;
 mod interactive;
 mod interrupt;
 mod json;
+mod known_hosts;
 mod log_files;
 mod login;
 mod outgoing;
@@ -46,6 +50,7 @@ mod submission;
 mod suspend;
 mod terminal;
 mod theme;
+mod tls;
 
 use std::env;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -63,7 +68,7 @@ use address::Address;
 use attention::{Attention, Notify};
 use clean::Clean;
 pub use config::configured;
-use connection::Connection;
+use connection::{Connection, Unreachable};
 use history::History;
 use json::Status;
 use log_files::LogFiles;
@@ -75,6 +80,7 @@ pub use password::new_password;
 use piped::Task;
 use reconnect::Road;
 pub use theme::ColorChoice;
+use tls::TlsArgs;
 
 /// Join a chat: a prompt on a terminal, lines in and lines out in a pipe.
 ///
@@ -127,6 +133,9 @@ pub struct JoinArgs {
     /// The server's port, where HOST does not name one
     #[arg(short, long, default_value_t = DEFAULT_PORT, env = "CHATTY_PORT")]
     port: u16,
+
+    #[command(flatten)]
+    tls: TlsArgs,
 
     /// When to use colour; auto means on a terminal, if FORCE_COLOR, NO_COLOR and
     /// CLICOLOR_FORCE say nothing else
@@ -186,6 +195,7 @@ const EXAMPLES: &str = "\
 Examples:
   chatty join --name alice                      talk on this machine
   chatty join chat.example.org --room ops       enter #ops there
+  chatty join chat.example.org --tls            encrypted
   make 2>&1 | tail -1 | chatty join --name ci --room ops --raw
   tail -f app.log | chatty join --name app --room ops --raw
   printf '/who\\n' | chatty join --name probe
@@ -282,13 +292,14 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
 }
 
 async fn begin(args: &JoinArgs, identity: &Identity) -> Result<Visit, (Exit, String)> {
-    let endpoint = args.address.or_port(args.port);
+    let mut endpoint = args.address.or_port(args.port);
+    endpoint.tls = args.tls.open().map_err(|problem| (Exit::Usage, problem))?;
     let lot = getrandom::u64()
         .map_err(|_| (Exit::Unavailable, "the system gives no random numbers".to_owned()))?;
     let cids = Cids::new(lot);
     let log = if args.log { LogFiles::of(&endpoint) } else { Ok(LogFiles::none()) };
     let log = log.map_err(|problem| (Exit::Usage, problem))?;
-    let unavailable = |problem| (Exit::Unavailable, problem);
+    let unavailable = |problem: Unreachable| (Exit::Unavailable, problem.why);
     let mut connection = connection::connect(&endpoint).await.map_err(unavailable)?;
     let refused = |refused: Refused| (refused.exit(), refused.sentence(&endpoint));
     login::greet(&mut connection).await.map_err(refused)?;

@@ -39,6 +39,8 @@ pub mod units;
 
 pub mod failure;
 
+pub mod fingerprint;
+
 pub mod tags;
 
 pub mod event;
@@ -47,6 +49,7 @@ pub mod codec;
 
 pub use event::{Event, Message, Place};
 pub use failure::{ErrorCode, Farewell, Refusal};
+pub use fingerprint::Fingerprint;
 pub use name::{Key, LOBBY, Name, RoomName};
 pub use tags::{Cid, Tags};
 pub use units::Stamp;

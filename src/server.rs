@@ -3,10 +3,11 @@
 //! The parts, from the outside in: [`connection`] is one socket, [`outbox`] what
 //! waits for it; [`reactor`] is the loop that drains sockets, lets the [`hub`]
 //! handle each line, commits the [`turn`]'s records to the [`log`] and releases
-//! its effects. Every limit that can be set stands in [`limits`]; where the log
-//! is kept, in [`storage`].
+//! its effects. What its bytes go through, which may be TLS, is a [`stream`]; who
+//! the server says it is there, [`tls`]. Every limit that can be set stands in
+//! [`limits`]; where the log is kept, in [`storage`].
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -15,9 +16,9 @@ use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedSender};
-use tokio::task::unconstrained;
+use tokio::task::{spawn_blocking, unconstrained};
 
 use self::hub::Seed;
 use self::limits::Limits;
@@ -27,6 +28,7 @@ use self::passwords::Hashers;
 use self::peer::Peer;
 use self::reactor::{Call, Reactor};
 use self::storage::StorageArgs;
+use self::tls::{Identity, TlsArgs};
 use crate::protocol::DEFAULT_PORT;
 
 pub mod alarm;
@@ -41,6 +43,8 @@ pub mod passwords;
 pub mod peer;
 pub mod reactor;
 pub mod storage;
+pub mod stream;
+pub mod tls;
 pub mod turn;
 
 /// What `chatty serve` can be told.
@@ -65,6 +69,9 @@ pub struct ServeArgs {
 
     #[command(flatten)]
     storage: StorageArgs,
+
+    #[command(flatten)]
+    tls: TlsArgs,
 
     #[command(flatten)]
     limits: Limits,
@@ -101,9 +108,18 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
 
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let listeners = listen(&args.bind, args.port)?;
-    let log = args.storage.open(args.port)?;
+    let folder = args.storage.folder(args.port)?;
+    let log = folder.as_deref().map(|folder| args.storage.open(folder)).transpose()?;
+    let identity = args.tls.open(folder.as_deref())?;
     say_where(&listeners)?;
     let (calls, incoming) = mpsc::unbounded_channel();
+    if let Some((identity, offer)) = identity {
+        let hang_up = signal(SignalKind::hangup()).context("cannot start")?;
+        say(&identity.introduction());
+        // Before anybody can be accepted.
+        let _ = calls.send(Call::Offer(offer));
+        tokio::spawn(read_again(identity, hang_up, calls.clone()));
+    }
     let own_calls = calls.clone();
     let accepting: Vec<_> =
         listeners.into_iter().map(|l| tokio::spawn(accept(l, calls.clone()))).collect();
@@ -137,6 +153,29 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     };
     stopping.abort();
     result
+}
+
+/// At every SIGHUP the server's identity is read again. Who is connected goes on
+/// with the old one.
+async fn read_again(
+    mut identity: Identity,
+    mut hang_up: Signal,
+    calls: UnboundedSender<Call>,
+) -> io::Result<()> {
+    while hang_up.recv().await.is_some() {
+        // Its disk may be slow.
+        let reading = spawn_blocking(move || {
+            let (offer, said) = identity.read_again();
+            say(&said);
+            (identity, offer)
+        });
+        let offer;
+        (identity, offer) = reading.await.map_err(io::Error::other)?;
+        if let Some(offer) = offer {
+            let _ = calls.send(Call::Offer(offer)); // the loop may have ended
+        }
+    }
+    Ok(())
 }
 
 /// Waits for SIGTERM or SIGINT; gives the exit code for being ended by it.
@@ -221,7 +260,6 @@ fn reason(error: &io::Error) -> String {
 
 /// The first line of stderr.
 fn say_where(listeners: &[TcpListener]) -> anyhow::Result<()> {
-    use std::io::Write as _;
     let addresses =
         listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
     let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
@@ -230,9 +268,14 @@ fn say_where(listeners: &[TcpListener]) -> anyhow::Result<()> {
     } else {
         "open to the network; without --bind only this machine can connect"
     };
-    // Nobody may be there to read it, and that is no reason not to serve.
-    let _ = writeln!(io::stderr(), "listening on {} ({reach})", shown.join(" and "));
+    say(&format!("listening on {} ({reach})", shown.join(" and ")));
     Ok(())
+}
+
+/// Writes a line to stderr.
+fn say(line: &str) {
+    // Nobody may be there to read it, and that is no reason not to serve.
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 async fn accept(listener: TcpListener, calls: UnboundedSender<Call>) {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::tls::Tls;
+
 /// A host, and a port if one was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Address {
@@ -10,17 +12,19 @@ pub(super) struct Address {
     port: Option<u16>,
 }
 
-/// A host and its port.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A host and its port, and how to speak there.
+#[derive(Debug, Clone)]
 pub(super) struct Endpoint {
     pub(super) host: String,
     pub(super) port: u16,
+    /// `None`: for all to read.
+    pub(super) tls: Option<Tls>,
 }
 
 impl Address {
     /// With `port` where none was written.
     pub(super) fn or_port(&self, port: u16) -> Endpoint {
-        Endpoint { host: self.host.clone(), port: self.port.unwrap_or(port) }
+        Endpoint { host: self.host.clone(), port: self.port.unwrap_or(port), tls: None }
     }
 }
 

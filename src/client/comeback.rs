@@ -79,10 +79,10 @@ pub(super) struct Opening {
 
 impl Opening {
     /// The lines, in order; none where only a new login is left.
-    pub(super) fn lines(&self) -> Option<[String; 3]> {
+    pub(super) fn lines(&self) -> Option<[String; 2]> {
         let resume = format!("/resume {} {}", self.token.as_ref()?, self.last);
         let barrier = format!("@cid={} /ping", self.barrier);
-        Some(["/set tags on".to_owned(), resume, barrier])
+        Some([resume, barrier])
     }
 
     /// One of the missed messages is here; if this connection breaks too, the
@@ -354,9 +354,9 @@ mod tests {
         assert!(note(&mut comeback, "@id=9;cid=x 2026-11-23T06:16:00.123Z bob: later"));
         let mut opening = comeback.lost(Duration::ZERO);
         let barrier = format!("{} /ping", mark("back"));
-        assert_eq!(opening.lines().unwrap(), ["/set tags on", "/resume abc 5", &barrier]);
+        assert_eq!(opening.lines().unwrap(), ["/resume abc 5", &barrier]);
         opening.note("@id=6 bob: missed");
-        assert_eq!(opening.lines().unwrap()[1], "/resume abc 6");
+        assert_eq!(opening.lines().unwrap()[0], "/resume abc 6");
         assert!(!note(&mut comeback, &format!("{} [PONG]", mark("back"))));
         comeback.begin_anew(&session(&[]));
         assert_eq!(comeback.lost(Duration::ZERO).lines(), None);

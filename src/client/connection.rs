@@ -1,4 +1,4 @@
-//! One TCP connection: lines in, lines out. It knows nothing of what they mean.
+//! One connection, encrypted or not: lines in, lines out. It knows nothing of what they mean.
 //!
 //! Writing never keeps reading from going on: what is to be sent waits in a
 //! buffer, and [`Connection::progress`] moves whichever direction can move. Two
@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf, split,
+};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::address::Endpoint;
+use super::tls::Insecure;
 use crate::protocol::codec::{Frame, LineCodec};
 
 /// How long one address gets to answer; a host that drops packets would
@@ -37,14 +39,29 @@ const SERVER_LINE_MAX: usize = 64 * 1024;
 
 const READ_SIZE: usize = 64 * 1024;
 
+/// What bytes go through.
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
 /// A connection to a server.
 pub(super) struct Connection {
-    reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
+    reader: ReadHalf<Box<dyn Socket>>,
+    writer: WriteHalf<Box<dyn Socket>>,
     codec: LineCodec,
     received: BytesMut,
     unsent: BytesMut,
+    /// Whether all that was written is on its way: TLS may keep some of it.
+    is_flushed: bool,
     is_closed: bool,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) struct Unreachable {
+    pub(super) why: String,
+    /// Whether it is of no use to try again.
+    pub(super) is_final: bool,
 }
 
 /// What [`Connection::progress`] has done.
@@ -59,9 +76,24 @@ pub(super) enum Progress {
 }
 
 /// Connects to the first address of the host that answers.
-pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connection, String> {
-    let fail = |why: &str| format!("cannot connect to {endpoint}: {why}");
-    let unknown = |_| fail("no such host; is the name spelled right?");
+pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connection, Unreachable> {
+    let fail = |why: &str, is_final| Unreachable {
+        why: format!("cannot connect to {endpoint}: {why}"),
+        is_final,
+    };
+    let stream = connect_tcp(endpoint).await.map_err(|why| fail(&why, false))?;
+    prepare(&stream);
+    let Some(tls) = &endpoint.tls else { return Ok(Connection::new(stream)) };
+    match tokio::time::timeout(CONNECT_TIMEOUT, tls.encrypt(stream, endpoint)).await {
+        Ok(Ok(stream)) => Ok(Connection::new(stream)),
+        Ok(Err(Insecure::Distrusted(why))) => Err(fail(&why, true)),
+        Ok(Err(Insecure::Failed(why))) => Err(fail(&why, false)),
+        Err(_) => Err(fail("it does not answer in TLS", false)),
+    }
+}
+
+async fn connect_tcp(endpoint: &Endpoint) -> Result<TcpStream, String> {
+    let unknown = |_| "no such host; is the name spelled right?";
     let addresses = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await;
     let mut problem = None;
     for address in addresses.map_err(unknown)? {
@@ -71,42 +103,46 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connection, String> {
             Ok(Ok(stream)) if stream.local_addr().ok() == stream.peer_addr().ok() => {
                 problem = Some(io::ErrorKind::ConnectionRefused.into());
             }
-            Ok(Ok(stream)) => return Ok(Connection::new(stream)),
+            Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => problem = Some(error),
             Err(_) => problem = Some(io::ErrorKind::TimedOut.into()),
         }
     }
     Err(match problem {
-        Some(error) if error.kind() == io::ErrorKind::ConnectionRefused => fail(&format!(
-            "connection refused (is \"chatty serve --port {}\" running?)",
-            endpoint.port
-        )),
-        Some(error) if error.kind() == io::ErrorKind::TimedOut => {
-            fail("no answer in time (a firewall, or the wrong host?)")
+        Some(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            format!("connection refused (is \"chatty serve --port {}\" running?)", endpoint.port)
         }
-        Some(error) => fail(&error.to_string()),
-        None => fail("the name has no address"),
+        Some(error) if error.kind() == io::ErrorKind::TimedOut => {
+            "no answer in time (a firewall, or the wrong host?)".to_owned()
+        }
+        Some(error) => error.to_string(),
+        None => "the name has no address".to_owned(),
     })
 }
 
+/// Sets a new connection up. What fails here only costs comfort.
+fn prepare(stream: &TcpStream) {
+    // A typed line is to go at once; without it, it goes a little later.
+    let _ = stream.set_nodelay(true);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+}
+
 impl Connection {
-    fn new(stream: TcpStream) -> Self {
-        // A typed line is to go at once; without it, it goes a little later.
-        let _ = stream.set_nodelay(true);
-        let keepalive = TcpKeepalive::new()
-            .with_time(KEEPALIVE_IDLE)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(KEEPALIVE_PROBES);
-        let socket = SockRef::from(&stream);
-        let _ = socket.set_tcp_keepalive(&keepalive);
-        let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
-        let (reader, writer) = stream.into_split();
+    fn new(stream: impl Socket + 'static) -> Self {
+        let (reader, writer) = split(Box::new(stream) as Box<dyn Socket>);
         Self {
             reader,
             writer,
             codec: LineCodec::trusting(SERVER_LINE_MAX),
             received: BytesMut::new(),
             unsent: BytesMut::new(),
+            is_flushed: true,
             is_closed: false,
         }
     }
@@ -134,7 +170,10 @@ impl Connection {
                     self.is_closed = matches!(read, Ok(0) | Err(_));
                     return if self.is_closed { Progress::Closed } else { Progress::Read };
                 }
-                wrote = self.writer.write_buf(&mut self.unsent), if !self.unsent.is_empty() => {
+                wrote = write(&mut self.writer, &mut self.unsent),
+                    if !self.is_flushed || !self.unsent.is_empty() =>
+                {
+                    self.is_flushed = wrote.as_ref().map_or(true, |wrote| *wrote == Wrote::All);
                     if wrote.is_ok() {
                         return Progress::Wrote;
                     }
@@ -186,4 +225,23 @@ impl Connection {
             Frame::Foreign => None,
         }
     }
+}
+
+/// What [`write`] has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wrote {
+    Some,
+    /// And it is on its way.
+    All,
+}
+
+/// Writes some of what is unsent, or sends on what was written. May be cancelled.
+async fn write(
+    writer: &mut WriteHalf<Box<dyn Socket>>,
+    unsent: &mut BytesMut,
+) -> io::Result<Wrote> {
+    if unsent.is_empty() {
+        return writer.flush().await.map(|()| Wrote::All);
+    }
+    writer.write_buf(unsent).await.map(|_| Wrote::Some)
 }

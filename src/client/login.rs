@@ -128,8 +128,10 @@ impl Refused {
     }
 }
 
-/// Waits for the server's greeting.
+/// Asks for the tagged dialect and waits for the server's greeting: one that offers
+/// TLS waits for our first byte, since that tells how we speak.
 pub(super) async fn greet(connection: &mut Connection) -> Result<(), Refused> {
+    connection.send("/set tags on");
     let line = in_time(connection.line()).await?.ok_or(Refused::Closed)?;
     match Event::parse(&line) {
         Some(Event::Reply { word: "HELLO", args, .. }) if args.starts_with("chatty/") => Ok(()),
@@ -148,7 +150,6 @@ pub(super) async fn login(
     first: &[String],
     cids: &Cids,
 ) -> Result<Session, Refused> {
-    connection.send("/set tags on");
     let password = password.map(Password::as_str);
     connection.send(&Command::Login { name, password }.to_string());
     in_time(exchange(connection, first, cids)).await?

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Exit;
 use super::address::Endpoint;
 use super::comeback::{Backoff, Comeback, Opening};
-use super::connection::{Connection, connect};
+use super::connection::{Connection, Unreachable, connect};
 use super::login::{Refused, Session, greet, login};
 use super::outgoing::Cids;
 use super::password::Password;
@@ -124,7 +124,11 @@ impl Way {
         &mut self,
         missed: &mut Vec<String>,
     ) -> Result<(Connection, Option<Session>), Failure> {
-        let mut connection = connect(&self.endpoint).await.map_err(Failure::Passing)?;
+        let connection = connect(&self.endpoint).await;
+        let mut connection = connection.map_err(|Unreachable { why, is_final }| {
+            let given_up = GivenUp { exit: Exit::Unavailable, why };
+            if is_final { Failure::Final(given_up) } else { Failure::Passing(given_up.why) }
+        })?;
         greet(&mut connection).await.map_err(|refused| self.failure(&refused))?;
         let is_back = self.resume(&mut connection, missed).await;
         if is_back.map_err(|refused| self.failure(&refused))? {

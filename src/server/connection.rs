@@ -5,18 +5,19 @@
 //! or room to write again, wakes its [`Doorbell`], which only notes its slot for
 //! the server's one loop (`reactor.rs`). An idle connection holds no buffer.
 
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio_rustls::rustls::ServerConfig;
 
 use super::outbox::Outbox;
+use super::stream::{Speech, Stream};
 use crate::protocol::LOGIN_LINE_MAX;
 use crate::protocol::codec::LineCodec;
 
@@ -81,6 +82,8 @@ impl Wake for Doorbell {
 /// How far a connection's end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// Connected; how it speaks is being found out.
+    Arriving,
     /// Talking.
     Open,
     /// Said farewell to; what waits is still written, nothing more is read.
@@ -94,7 +97,7 @@ pub enum Phase {
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools)] // facts that are independent of each other
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     bell: Arc<Doorbell>,
     waker: Waker,
     /// Tells this connection from those that had the slot before.
@@ -136,13 +139,13 @@ pub enum Flush {
 impl Connection {
     /// A connection that was just accepted into a slot.
     #[must_use]
-    pub fn new(stream: TcpStream, bell: Arc<Doorbell>, generation: u32) -> Self {
+    pub fn new(socket: TcpStream, bell: Arc<Doorbell>, generation: u32) -> Self {
         Self {
-            stream,
+            stream: Stream::Plain(socket),
             waker: Waker::from(bell.clone()),
             bell,
             generation,
-            phase: Phase::Open,
+            phase: Phase::Arriving,
             codec: LineCodec::new(LOGIN_LINE_MAX),
             unread: Vec::new(),
             outbox: Outbox::default(),
@@ -161,6 +164,25 @@ impl Connection {
         self.bell.answer();
     }
 
+    /// Finds out how the other side speaks, where TLS is offered. `None`: not
+    /// known yet; the bell rings when there is more to tell by.
+    ///
+    /// # Errors
+    /// The connection is broken, or a handshake failed.
+    pub fn speech(&mut self, offer: &Arc<ServerConfig>) -> io::Result<Option<Speech>> {
+        let mut context = Context::from_waker(&self.waker);
+        match self.stream.poll_speech(&mut context, offer) {
+            Poll::Ready(speech) => speech.map(Some),
+            Poll::Pending => Ok(None),
+        }
+    }
+
+    /// Whether nothing can be said to it yet.
+    #[must_use]
+    pub fn is_shaking_hands(&self) -> bool {
+        self.stream.is_shaking_hands()
+    }
+
     /// Reads what is there into `buffer`. `None`: nothing now; the bell rings
     /// when there is. `Some(0)`: nothing ever.
     ///
@@ -169,11 +191,17 @@ impl Connection {
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let mut context = Context::from_waker(&self.waker);
         let mut buffer = ReadBuf::new(buffer);
-        match Pin::new(&mut self.stream).poll_read(&mut context, &mut buffer) {
+        match self.stream.poll_read(&mut context, &mut buffer) {
             Poll::Ready(Ok(())) => Ok(Some(buffer.filled().len())),
             Poll::Ready(Err(error)) => Err(error),
             Poll::Pending => Ok(None),
         }
+    }
+
+    /// Whether anything is to be written.
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        !self.outbox.is_empty() || self.stream.has_unsent()
     }
 
     /// Writes all that waits, in as few system calls as it takes. If the socket
@@ -182,41 +210,30 @@ impl Connection {
     /// # Errors
     /// The connection is broken.
     pub fn flush(&mut self) -> io::Result<Flush> {
+        let mut context = Context::from_waker(&self.waker);
         let mut progress = false;
         while !self.outbox.is_empty() {
-            match self.write() {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
+            match self.stream.poll_write(&mut context, &self.outbox) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(written)) => {
                     self.outbox.advance(written);
                     progress = true;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let mut context = Context::from_waker(&self.waker);
-                    // Ready all the same: it had room again in between.
-                    if self.stream.poll_write_ready(&mut context)?.is_pending() {
-                        self.outbox.compact();
-                        return Ok(Flush::Blocked { progress });
-                    }
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => {
+                    self.outbox.compact();
+                    return Ok(Flush::Blocked { progress });
                 }
-                Err(error) => return Err(error),
             }
         }
-        Ok(Flush::Done)
-    }
-
-    fn write(&self) -> io::Result<usize> {
-        if let Some(bytes) = self.outbox.single() {
-            return self.stream.try_write(bytes);
+        match self.stream.poll_flush(&mut context)? {
+            Poll::Ready(()) => Ok(Flush::Done),
+            Poll::Pending => Ok(Flush::Blocked { progress }),
         }
-        let mut slices: Vec<IoSlice<'_>> = Vec::new();
-        self.outbox.slices(&mut slices);
-        self.stream.try_write_vectored(&slices)
     }
 
     /// Closes our sending side: the peer reads to the end of what was written.
     pub fn close_sending_side(&mut self) {
-        let mut context = Context::from_waker(&self.waker);
-        // For TCP this is done at once; if it fails the peer is gone already.
-        let _ = Pin::new(&mut self.stream).poll_shutdown(&mut context);
+        self.stream.close_sending_side(&mut Context::from_waker(&self.waker));
     }
 }

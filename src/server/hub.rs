@@ -36,7 +36,7 @@ use crate::protocol::tags::CidPrefix;
 use crate::protocol::text::{clean, is_blank_text};
 use crate::protocol::{
     Cid, ErrorCode, Event, Farewell, Key, LINE_MAX, LOGIN_LINE_MAX, Name, Refusal, RoomName, Stamp,
-    Tags,
+    Tags, VERSION,
 };
 
 mod accounts;
@@ -86,8 +86,17 @@ pub struct Now {
 /// Something that happened to one connection.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// It came, from there.
+    /// It came, from there, and is to be greeted.
     Opened(Peer),
+    /// It came, from there; how it speaks is not known yet, so it is not greeted.
+    Arrived(Peer),
+    /// After that: it speaks so, and is to be greeted.
+    Settled {
+        /// Whether nobody on the way can read along.
+        is_encrypted: bool,
+    },
+    /// After that: it does not speak TLS, and has to.
+    Unencrypted,
     /// It sent this.
     Frame(Frame<'a>),
     /// It will send no more, and wants its answers.
@@ -450,16 +459,26 @@ impl Hub {
 
     /// Handles one input of one connection.
     pub fn handle(&mut self, now: Now, conn: ConnId, input: Input<'_>, turn: &mut Turn) -> Flow {
-        if let Input::Opened(peer) = input {
-            self.open(now, conn, peer, turn);
-            return Flow::Next;
+        match input {
+            Input::Arrived(peer) => {
+                self.take_in(now, conn, peer);
+                return Flow::Next;
+            }
+            Input::Opened(peer) => {
+                self.take_in(now, conn, peer);
+                greet(conn, turn);
+                return Flow::Next;
+            }
+            _ => {}
         }
         let Some(stage) = self.connection(conn).map(|c| c.stage) else { return Flow::Over };
         match input {
-            Input::Opened(_) => {}
+            Input::Arrived(_) | Input::Opened(_) => {}
             Input::Lost => self.drop_out(now, conn, None, turn),
             _ if stage == Stage::Leaving => {}
             Input::Finished => self.drop_out(now, conn, Some(Farewell::Quit), turn),
+            Input::Settled { is_encrypted } => self.settle(conn, is_encrypted, turn),
+            Input::Unencrypted => self.turn_away_unencrypted(conn, turn),
             Input::Stalled => self.leave(now, conn, Some(Farewell::SlowReader), None, turn),
             Input::Rows(rows) => self.tell_rows(now, conn, &rows.records, turn),
             Input::Hashed(outcome) => self.password_done(now, conn, &outcome, turn),
@@ -892,6 +911,11 @@ fn say_farewell(turn: &mut Turn, conn: ConnId, farewell: Farewell, text: Option<
     let event = Event::Bye { code: farewell.as_str(), text: text.unwrap_or(farewell.sentence()) };
     turn.send(conn, Cause::Asked, &Tags::default(), &event);
     turn.close(conn);
+}
+
+fn greet(conn: ConnId, turn: &mut Turn) {
+    let hello = Event::reply("HELLO", VERSION, "type a name to join, or /help");
+    turn.send(conn, Cause::Asked, &Tags::default(), &hello);
 }
 
 fn help(ask: &mut Ask<'_>, command: Option<&str>) -> Result<(), Refusal> {

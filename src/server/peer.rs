@@ -10,19 +10,27 @@ use serde::{Deserialize, Serialize};
 pub struct Peer {
     /// Where it comes from; IPv4 as such, also where it came in over IPv6.
     pub address: IpAddr,
+    /// Whether what is said is encrypted on its way.
+    pub is_encrypted: bool,
 }
 
 impl Peer {
-    /// The other end at this address.
+    /// The other end at this address, as far as it is known to begin with.
     #[must_use]
     pub fn new(address: IpAddr) -> Self {
-        Self { address: address.to_canonical() }
+        Self { address: address.to_canonical(), is_encrypted: false }
+    }
+
+    /// Whether it is on this machine.
+    #[must_use]
+    pub fn is_local(self) -> bool {
+        self.address.is_loopback()
     }
 
     /// Whether nobody between the two ends can read along.
     #[must_use]
     pub fn is_private(self) -> bool {
-        self.address.is_loopback()
+        self.is_encrypted || self.is_local()
     }
 
     /// The smallest network that is one customer's: an IPv4 address, or the /64
@@ -161,6 +169,10 @@ mod tests {
         ] {
             assert_eq!(peer(address).network().to_string(), network);
             assert_eq!(peer(address).is_private(), is_private, "{address}");
+            assert_eq!(peer(address).is_local(), is_private, "{address}");
+            let encrypted = Peer { is_encrypted: true, ..peer(address) };
+            assert!(encrypted.is_private(), "{address}");
+            assert_eq!(encrypted.is_local(), is_private, "{address}");
         }
     }
 }

@@ -10,8 +10,11 @@
 //! Nobody waits for a slow reader: a socket that is full keeps what waits for it
 //! in its outbox, within bounds, and rings when it has room.
 
+mod arrival;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::io::ErrorKind;
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -30,6 +33,7 @@ use super::log::{AppendError, Batch, Kept, Log, Query, Record, Repeat, Rows, Thr
 use super::outbox::{Lines, Meter};
 use super::passwords::{Hashers, Job, Outcome};
 use super::peer::Peer;
+use super::tls::Offer;
 use super::turn::{ConnId, Sink, Turn};
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
 use crate::protocol::{ErrorCode, Refusal, Stamp};
@@ -73,6 +77,8 @@ pub enum Call {
     FoundPage(ConnId, Rows),
     /// What came of a password that a connection gave.
     Hashed(ConnId, Outcome),
+    /// From now on this is offered to whoever connects.
+    Offer(Offer),
     /// Say farewell to everyone and end.
     Stop,
 }
@@ -80,6 +86,8 @@ pub enum Call {
 /// What falls due for one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
+    /// It may have said nothing yet.
+    Greeting,
     /// It may have made no progress for too long.
     Stall,
     /// It had time enough to close its side.
@@ -98,6 +106,8 @@ pub struct Reactor<L> {
     start: Instant,
     calls: UnboundedReceiver<Call>,
     bells: Arc<Doorbells>,
+    /// TLS, if it is offered.
+    offer: Option<Offer>,
     connections: Slab<Connection>,
     generation: u32,
     dues: BinaryHeap<Reverse<(Duration, ConnId, Due)>>,
@@ -146,6 +156,7 @@ impl<L: Log> Reactor<L> {
             start: Instant::now(),
             calls: calls.1,
             bells: Arc::default(),
+            offer: None,
             connections: Slab::new(),
             generation: 0,
             dues: BinaryHeap::new(),
@@ -218,6 +229,7 @@ impl<L: Log> Reactor<L> {
                 Call::FoundPage(conn, rows) => {
                     self.tell_hub(now, conn, Input::Page(rows), &mut turn);
                 }
+                Call::Offer(offer) => self.offer = Some(offer),
                 Call::Stop => {
                     self.ends_at = Some(now.since_start + DRAIN);
                     self.hub.shut_down(&mut turn);
@@ -265,16 +277,6 @@ impl<L: Log> Reactor<L> {
         Ok(())
     }
 
-    fn open(&mut self, now: Now, stream: TcpStream, peer: Peer, turn: &mut Turn) {
-        let entry = self.connections.vacant_entry();
-        let slot = u32::try_from(entry.key()).expect("descriptors are counted in 32 bits");
-        self.generation = self.generation.wrapping_add(1);
-        let conn = ConnId { slot, generation: self.generation };
-        entry.insert(Connection::new(stream, self.bells.bell(slot), self.generation));
-        self.hub.handle(now, conn, Input::Opened(peer), turn);
-        self.ready.push(slot);
-    }
-
     /// Lets every connection that rang have its say, in the order they rang,
     /// until the turn is full.
     fn drain(&mut self, now: Now, turn: &mut Turn) {
@@ -298,12 +300,16 @@ impl<L: Log> Reactor<L> {
         let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
         let conn = ConnId { slot, generation: connection.generation };
         connection.answer_bell();
-        if !connection.outbox.is_empty() && !connection.is_dirty {
+        if connection.has_unsent() && !connection.is_dirty {
             connection.is_dirty = true;
             self.dirty.push(conn);
         }
         match connection.phase {
             Phase::Open => {}
+            Phase::Arriving => {
+                self.receive(now, conn, turn);
+                return 0;
+            }
             Phase::Closing => return 0,
             Phase::Lingering => {
                 self.discard(conn, buffer);
@@ -336,6 +342,13 @@ impl<L: Log> Reactor<L> {
                         self.ready.push(slot);
                         break;
                     }
+                }
+                // With TLS: the end came without being announced. Some programs end
+                // so, but it may be cut off, and then half a line is no line.
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                    connection.codec.finish();
+                    self.finish(now, conn, turn);
+                    break;
                 }
                 Err(_) => {
                     self.lose(now, conn, turn);
@@ -555,7 +568,7 @@ impl<L: Log> Reactor<L> {
         if is_heard_again || is_fed_on {
             self.ready.push(conn.slot);
         }
-        if connection.phase == Phase::Closing && connection.outbox.is_empty() {
+        if connection.phase == Phase::Closing && !connection.has_unsent() {
             connection.close_sending_side();
             if connection.is_finished {
                 self.remove(conn);
@@ -574,6 +587,7 @@ impl<L: Log> Reactor<L> {
             }
             self.dues.pop();
             match what {
+                Due::Greeting => self.greet_silent(now, conn, turn),
                 Due::Linger => self.remove(conn),
                 Due::Stall => self.check_stall(now, conn, turn),
             }
@@ -615,7 +629,13 @@ impl<L: Log> Sink for Reactor<L> {
     fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
         let outbox_max = self.outbox_max();
         let Some(connection) = self.get(to) else { return };
-        if connection.phase != Phase::Open {
+        let is_heard = match connection.phase {
+            Phase::Open => true,
+            // Only a farewell is said there; in a handshake it cannot be.
+            Phase::Arriving => !connection.is_shaking_hands(),
+            Phase::Closing | Phase::Lingering => false,
+        };
+        if !is_heard {
             return;
         }
         connection.outbox.push(lines, start, end);
@@ -640,7 +660,7 @@ impl<L: Log> Sink for Reactor<L> {
 
     fn close(&mut self, conn: ConnId) {
         let Some(connection) = self.get(conn) else { return };
-        if connection.phase == Phase::Open {
+        if matches!(connection.phase, Phase::Open | Phase::Arriving) {
             connection.phase = Phase::Closing;
             if !mem::replace(&mut connection.is_dirty, true) {
                 self.dirty.push(conn);

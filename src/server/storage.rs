@@ -1,7 +1,7 @@
 //! Where the log is kept and for how long: the flags, and the folder they mean.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -41,22 +41,29 @@ pub struct StorageArgs {
 }
 
 impl StorageArgs {
-    /// Opens the log of a server that was told to listen on `port`, with what is
-    /// in it; `None` if nothing is to be kept.
+    /// The folder of a server that was told to listen on `port`; `None` if nothing
+    /// is to be kept.
     ///
     /// # Errors
-    /// There is no folder to keep it in, or that cannot be used.
-    pub fn open(self, port: u16) -> anyhow::Result<Option<(SqliteLog, Kept)>> {
-        let folder = match self.data {
-            _ if self.ephemeral => return Ok(None),
-            Some(folder) => folder,
+    /// There is no home to keep it in.
+    pub fn folder(&self, port: u16) -> anyhow::Result<Option<PathBuf>> {
+        match &self.data {
+            _ if self.ephemeral => Ok(None),
+            Some(folder) => Ok(Some(folder.clone())),
             // Another port each time: nobody could come back to that log.
-            None if port == 0 => return Ok(None),
-            None => data_home()?.join("chatty").join(port.to_string()),
-        };
+            None if port == 0 => Ok(None),
+            None => Ok(Some(data_home()?.join("chatty").join(port.to_string()))),
+        }
+    }
+
+    /// Opens the log in this folder, with what is in it.
+    ///
+    /// # Errors
+    /// The folder cannot be used.
+    pub fn open(&self, folder: &Path) -> anyhow::Result<(SqliteLog, Kept)> {
         let retention = Retention { age: self.keep_days, messages: self.keep_messages };
         let options = Options { durability: self.durability, retention };
-        SqliteLog::open(&folder, options).map(Some)
+        SqliteLog::open(folder, options)
     }
 }
 

@@ -200,7 +200,18 @@ impl World {
             let slot = u32::try_from(slot).expect("few");
             let conn = ConnId { slot, generation: self.generation };
             let mut turn = Turn::default();
-            self.hub.handle(now, conn, Input::Opened(Peer::new([127, 0, 0, 1].into())), &mut turn);
+            let peer = Peer::new([127, 0, 0, 1].into());
+            let settled = match draw.below(8) {
+                0 => Some(Input::Settled { is_encrypted: draw.below(2) > 0 }),
+                1 => Some(Input::Unencrypted),
+                _ => None,
+            };
+            if let Some(settled) = settled {
+                self.hub.handle(now, conn, Input::Arrived(peer), &mut turn);
+                self.hub.handle(now, conn, settled, &mut turn);
+            } else {
+                self.hub.handle(now, conn, Input::Opened(peer), &mut turn);
+            }
             self.codecs[slot as usize] = Some((conn, LineCodec::new(self.hub.line_limit(conn))));
             self.release(now, turn);
             if draw.below(3) > 0 {

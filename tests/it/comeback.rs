@@ -512,13 +512,19 @@ fn flaky_time() -> Duration {
     Duration::from_secs(seconds.unwrap_or(10))
 }
 
+/// Every other one speaks TLS.
 #[test]
 fn a_flaky_network_loses_doubles_and_reorders_nothing() {
-    let server = Server::start();
+    let server = Server::start_with(&["--tls"]);
+    let fingerprint = server.fingerprint();
     let proxy = Proxy::start(server.port);
     let mut witness = Peer::join(server.port, "witness");
     let join = |name: String| {
-        let mut pipe = Pipe::start(proxy.port, &["--name", &name]);
+        let mut args = vec!["--name", &name];
+        if name.ends_with(['1', '3']) {
+            args.extend(["--tls-fingerprint", &fingerprint]);
+        }
+        let mut pipe = Pipe::start(proxy.port, &args);
         pipe.say(&format!("{name} is here"));
         upto(&pipe.out, &format!("{name} is here"));
         pipe

@@ -13,6 +13,8 @@ mod wire;
 mod crowd;
 // The netcats people have.
 mod netcats;
+// Encrypted connections on the same port.
+mod tls;
 // The command line of the server, and how it ends.
 mod serve;
 // Coming back to a visit.
@@ -42,6 +44,8 @@ mod client_scripts;
 mod client_shown;
 mod client_terminal;
 mod client_typed;
+// The client and whom it trusts.
+mod client_tls;
 // The client coming back after a lost connection.
 mod comeback;
 

@@ -19,10 +19,15 @@ alice: hi all
 
 /// Runs one netcat; `PORT` in its arguments becomes the server's.
 fn check(program: &str, args: &[&str], input: &str) {
+    check_with(&[], program, args, input);
+}
+
+/// The same at a server with these flags.
+fn check_with(flags: &[&str], program: &str, args: &[&str], input: &str) {
     if !has_program(program) {
         return;
     }
-    let server = Server::start();
+    let server = Server::start_with(flags);
     let mut bob = Peer::join(server.port, "bob");
     let port = server.port.to_string();
     let args: Vec<String> = args.iter().map(|arg| arg.replace("PORT", &port)).collect();
@@ -71,6 +76,22 @@ fn traditional_netcat() {
 fn ncat() {
     check_quit("ncat", &["--crlf", "127.0.0.1", "PORT"]);
     check_end_of_input("ncat", &["127.0.0.1", "PORT"]);
+}
+
+/// Bob has no TLS, and sits in the same room.
+#[test]
+fn ncat_with_tls() {
+    check_with(&["--tls"], "ncat", &["--ssl", "127.0.0.1", "PORT"], INPUT);
+    check_with(&["--tls"], "ncat", &["127.0.0.1", "PORT"], INPUT);
+}
+
+#[test]
+fn openssl() {
+    let args = ["s_client", "-quiet", "-connect", "127.0.0.1:PORT"];
+    let input = format!("{INPUT}/quit\n");
+    for version in ["-tls1_2", "-tls1_3"] {
+        check_with(&["--tls"], "openssl", &[&args[..], &[version]].concat(), &input);
+    }
 }
 
 #[test]

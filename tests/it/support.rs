@@ -88,6 +88,13 @@ impl Server {
         self.log.recv_timeout(DEADLINE).expect("a line in the log in time")
     }
 
+    /// The fingerprint that it says at its start, with `--tls`.
+    pub(crate) fn fingerprint(&self) -> String {
+        let said = self.logs();
+        let (_, rest) = said.split_once("SHA-256 ").expect(&said);
+        rest.split(' ').next().expect("a fingerprint").to_owned()
+    }
+
     /// Waits for its end, and gives the exit code.
     pub(crate) fn wait(mut self) -> Option<i32> {
         self.child.wait().expect("an end").code()

@@ -8,6 +8,7 @@
 //! alice+                      alice connects
 //! alice< [HELLO chatty/1] …   she receives this line
 //! alice+ from 192.0.2.7        she connects from there; played on the hub only
+//! alice+ from 192.0.2.7 by TLS  and what she says is encrypted
 //! alice+ login                she connects and logs in; her own lines are not shown
 //! alice> hi                   she sends a line
 //! alice-                      she closes her sending side, as netcat does at its end
@@ -162,12 +163,19 @@ impl HubStage {
 
 impl Stage for HubStage {
     fn connect(&mut self, who: &str, from: Option<&str>) {
-        let from = from.unwrap_or("127.0.0.1").parse().expect("an address");
+        let from = from.unwrap_or("127.0.0.1");
+        let encrypted_from = from.strip_suffix(" by TLS");
+        let peer = Peer::new(encrypted_from.unwrap_or(from).parse().expect("an address"));
         self.connections += 1;
         let conn = ConnId { slot: self.connections % 7, generation: self.connections };
         self.people.insert(who.to_owned(), conn);
         self.codecs.insert(conn, LineCodec::new(self.hub.line_limit(conn)));
-        self.handle(conn, Input::Opened(Peer::new(from)));
+        if encrypted_from.is_some() {
+            self.handle(conn, Input::Arrived(peer));
+            self.handle(conn, Input::Settled { is_encrypted: true });
+        } else {
+            self.handle(conn, Input::Opened(peer));
+        }
     }
 
     fn send(&mut self, who: &str, line: &str) {

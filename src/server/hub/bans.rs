@@ -215,7 +215,7 @@ impl Hub {
         }
         let is_guest = self.accounts.of(person).is_none();
         let peer = self.people.get(&person).and_then(|visit| self.peer_of(*visit));
-        let network = peer.filter(|peer| is_guest && !peer.is_private()).map(Peer::network);
+        let network = peer.filter(|peer| is_guest && !peer.is_local()).map(Peer::network);
         let last = PersonId(self.last.person);
         Ok(Banned::Person { person, name, is_guest, network, last })
     }

@@ -3,13 +3,15 @@
 use super::locks::Entry;
 use super::{
     Ask, ConnId, Connection, Event, Farewell, Feed, Hub, Name, Now, Peer, PersonId, Query, Refusal,
-    Settings, Stage, Tags, Ties, Topic, Turn, Visit, VisitIx, refusal, say_farewell,
+    Settings, Stage, Tags, Ties, Topic, Turn, Visit, VisitIx, greet, refusal, say_farewell,
 };
+use crate::protocol::ErrorCode;
 use crate::protocol::name::NameFault;
-use crate::protocol::{ErrorCode, VERSION};
 
 impl Hub {
-    pub(super) fn open(&mut self, now: Now, conn: ConnId, peer: Peer, turn: &mut Turn) {
+    /// Somebody is at the door. From now on the time to say a name runs, whatever
+    /// else has to be said first.
+    pub(super) fn take_in(&mut self, now: Now, conn: ConnId, peer: Peer) {
         let slot = conn.slot as usize;
         if self.connections.len() <= slot {
             self.connections.resize_with(slot + 1, || None);
@@ -24,8 +26,20 @@ impl Hub {
             asked: None,
         });
         self.login_deadlines.push_back((now.since_start + self.limits.login_timeout, conn));
-        let hello = Event::reply("HELLO", VERSION, "type a name to join, or /help");
-        turn.send(conn, super::Cause::Asked, &Tags::default(), &hello);
+    }
+
+    /// It is known how somebody speaks who is at the door.
+    pub(super) fn settle(&mut self, conn: ConnId, is_encrypted: bool, turn: &mut Turn) {
+        if let Some(connection) = self.connection_mut(conn) {
+            connection.peer.is_encrypted = is_encrypted;
+            greet(conn, turn);
+        }
+    }
+
+    pub(super) fn turn_away_unencrypted(&mut self, conn: ConnId, turn: &mut Turn) {
+        let text = "this server speaks TLS only; use chatty join --tls or ncat --ssl";
+        self.part_with(conn);
+        say_farewell(turn, conn, Farewell::BadProtocol, Some(text));
     }
 
     pub(super) fn log_in(

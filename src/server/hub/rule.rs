@@ -39,10 +39,7 @@ impl Hub {
             return refusal(ErrorCode::Forbidden, text);
         };
         if !self.is_private(ask) {
-            return refusal(
-                ErrorCode::Insecure,
-                "anybody on the way could read the password; connect from the server's machine",
-            );
+            return refusal(ErrorCode::Insecure, super::secrets::IN_THE_OPEN);
         }
         let job = Job::Check(Secret::new(password), hash.into());
         self.guess(ask, Purpose::Rule, Guarded::Rule, job);

@@ -35,16 +35,17 @@ pub(super) enum Purpose {
     Enter(RoomName),
 }
 
+/// Why a password is not taken.
+pub(super) const IN_THE_OPEN: &str = "anybody on the way could read the password; \
+    connect with TLS, or from the server's machine";
+
 impl Hub {
     /// Passwords only where nobody can read along.
     pub(super) fn need_privacy(&self, ask: &Ask<'_>) -> Result<(), Refusal> {
         if self.is_private(ask) || self.limits.allow_insecure_passwords {
             return Ok(());
         }
-        refusal(
-            ErrorCode::Insecure,
-            "anybody on the way could read the password; connect from this machine, or through ssh",
-        )
+        refusal(ErrorCode::Insecure, IN_THE_OPEN)
     }
 
     /// Whether nobody can read along.

@@ -1,0 +1,297 @@
+//! `chatty join` over TLS: whom it trusts, what it says when it does not, and that
+//! it says nothing to whom it does not trust.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{IpAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+use crate::support::{CHATTY, Peer, SESAME, SESAME_FILE, Server, Terminal, text};
+
+/// Somebody with a home of their own, where nobody is known yet.
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn known_hosts(&self) -> PathBuf {
+        self.0.path().join("chatty/known_hosts")
+    }
+
+    fn command(&self, address: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(CHATTY);
+        command
+            .args(["join", address, "--name", "alice"])
+            .args(args)
+            .env("XDG_DATA_HOME", self.0.path())
+            .env("CHATTY_CONFIG", "/dev/null")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn join(&self, port: u16, args: &[&str]) -> Output {
+        self.say(&format!("127.0.0.1:{port}"), args, "hi\n")
+    }
+
+    fn say(&self, address: &str, args: &[&str], lines: &str) -> Output {
+        finish(&mut self.command(address, args), lines)
+    }
+}
+
+fn finish(command: &mut Command, lines: &str) -> Output {
+    let mut child = command.spawn().expect("chatty join");
+    let mut stdin = child.stdin.take().expect("piped");
+    let _ = stdin.write_all(lines.as_bytes()); // it may have ended
+    drop(stdin);
+    child.wait_with_output().expect("an end")
+}
+
+fn assert_welcome(output: &Output) {
+    let (said, complaints) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{complaints}");
+    assert!(said.ends_with("\nalice: hi\n"), "{said}");
+}
+
+fn assert_refused(output: &Output, words: &[&str]) {
+    let complaints = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{complaints}");
+    assert_eq!(text(&output.stdout), "");
+    assert_eq!(complaints.lines().count(), 1, "{complaints}");
+    for word in words {
+        assert!(complaints.contains(word), "{word}: {complaints}");
+    }
+}
+
+#[test]
+fn a_server_is_trusted_when_first_met_and_refused_when_it_has_changed() {
+    let (home, folder) = (Home::new(), tempfile::tempdir().expect("a folder"));
+    let server = Server::start_in(folder.path(), &["--tls"]);
+    let (port, first) = (server.port, server.fingerprint());
+    let host = format!("127.0.0.1:{port}");
+    let met = home.join(port, &["--tls"]);
+    assert_welcome(&met);
+    let introduction =
+        format!("chatty: {host} is new here; its certificate's SHA-256 is {first}\n");
+    assert_eq!(text(&met.stderr), introduction);
+    let known = home.known_hosts();
+    assert_eq!(fs::read_to_string(&known).expect("kept"), format!("{host} {first}\n"));
+    assert_eq!(fs::metadata(&known).expect("kept").permissions().mode() & 0o777, 0o600);
+    let again = home.join(port, &["--tls"]);
+    assert_welcome(&again);
+    assert_eq!(text(&again.stderr), "");
+    drop(server);
+
+    fs::remove_file(folder.path().join("tls-identity.pem")).expect("an identity");
+    let (port, data) = (port.to_string(), folder.path().to_str().expect("plain"));
+    let other = Server::start_again(port.parse().expect("a port"), &["--data", data, "--tls"]);
+    let second = other.fingerprint();
+    assert_ne!(first, second);
+    let mut witness = Peer::join(other.port, "witness");
+    let path = known.to_str().expect("plain");
+    let changed = home.join(other.port, &["--tls"]);
+    assert_refused(&changed, &["HAS CHANGED", &first, &second, &host, path]);
+    assert!(witness.settles().is_empty(), "nothing was said to it");
+    // As it is told to do.
+    fs::write(&known, "").expect("written");
+    assert_welcome(&home.join(other.port, &["--tls"]));
+}
+
+#[test]
+fn what_cannot_be_read_is_not_trusted_and_what_cannot_be_kept_is_said() {
+    let (home, server) = (Home::new(), Server::start_with(&["--tls"]));
+    fs::create_dir_all(home.known_hosts()).expect("a folder in its place");
+    let unread = home.join(server.port, &["--tls"]);
+    assert_refused(&unread, &["cannot tell whether the server is known", "known_hosts"]);
+    fs::remove_dir(home.known_hosts()).expect("removed");
+    // Can be read, and not written, by whomever.
+    std::os::unix::fs::symlink("/proc/version", home.known_hosts()).expect("linked");
+    let unkept = home.join(server.port, &["--tls"]);
+    assert_welcome(&unkept);
+    let complaints = text(&unkept.stderr);
+    assert!(complaints.contains("is new here"), "{complaints}");
+    assert!(complaints.contains("chatty: cannot remember it: "), "{complaints}");
+    let mut nowhere = home.command(&format!("127.0.0.1:{}", server.port), &["--tls"]);
+    let output = finish(nowhere.env_remove("HOME").env("XDG_DATA_HOME", "relative"), "hi\n");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("--tls-fingerprint"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn one_fingerprint_and_no_other() {
+    let (home, server) = (Home::new(), Server::start_with(&["--tls-only"]));
+    let right = server.fingerprint();
+    assert_welcome(&home.join(server.port, &["--tls-fingerprint", &right]));
+    let plain = right.replace(':', "").to_lowercase();
+    assert_welcome(&home.join(server.port, &["--tls-fingerprint", &plain]));
+    let wrong = "0".repeat(64);
+    let other = home.join(server.port, &["--tls-fingerprint", &wrong]);
+    assert_refused(&other, &["ANOTHER SERVER", &right]);
+    assert!(!home.known_hosts().exists());
+    let usage = home.join(server.port, &["--tls-fingerprint", "abc"]);
+    assert_eq!(usage.status.code(), Some(2));
+    assert!(text(&usage.stderr).contains("64 hexadecimal digits"), "{}", text(&usage.stderr));
+}
+
+/// A certificate for localhost that an authority has signed, and the authority's.
+fn vouched_for(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
+    let file = |name: &str, text: String| {
+        let path = folder.join(name);
+        fs::write(&path, text).expect("written");
+        path
+    };
+    let mut sheet = CertificateParams::new([]).expect("a sheet");
+    sheet.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_key = KeyPair::generate().expect("a key");
+    let authority = sheet.self_signed(&authority_key).expect("signed").pem();
+    let issuer = Issuer::new(sheet, authority_key);
+    let key = KeyPair::generate().expect("a key");
+    let sheet = CertificateParams::new(["localhost".to_owned()]).expect("a sheet");
+    let certificate = sheet.signed_by(&key, &issuer).expect("signed").pem();
+    let certificate = file("certificate.pem", certificate);
+    (certificate, file("key.pem", key.serialize_pem()), file("authority.pem", authority))
+}
+
+#[test]
+fn an_authority_vouches_for_a_name() {
+    let (home, folder) = (Home::new(), tempfile::tempdir().expect("a folder"));
+    let (certificate, key, authority) = vouched_for(folder.path());
+    let plain = |path: &Path| path.to_str().expect("plain").to_owned();
+    let server =
+        Server::start_with(&["--tls-cert", &plain(&certificate), "--tls-key", &plain(&key)]);
+    let join = |host: &str, authority: &str| {
+        let address = format!("{host}:{}", server.port);
+        let mut command = home.command(&address, &["--tls-verify"]);
+        finish(command.env("SSL_CERT_FILE", authority).env_remove("SSL_CERT_DIR"), "hi\n")
+    };
+    assert_welcome(&join("localhost", &plain(&authority)));
+    assert_refused(&join("127.0.0.1", &plain(&authority)), &["no authority vouches for"]);
+    let stranger = tempfile::tempdir().expect("a folder");
+    let (_, _, other) = vouched_for(stranger.path());
+    assert_refused(&join("localhost", &plain(&other)), &["no authority vouches for"]);
+    let none = join("localhost", "/dev/null");
+    assert_eq!(none.status.code(), Some(2));
+    assert!(text(&none.stderr).contains("SSL_CERT_FILE"), "{}", text(&none.stderr));
+}
+
+#[test]
+fn who_does_not_speak_the_same_is_told_so() {
+    let home = Home::new();
+    let server = Server::start();
+    let output = home.join(server.port, &["--tls"]);
+    assert_refused(&output, &["speaks no TLS", "chatty serve --tls"]);
+    assert!(!home.known_hosts().exists());
+    let server = Server::start_with(&["--tls-only"]);
+    assert_refused(&home.join(server.port, &[]), &["speaks TLS only", "chatty join --tls"]);
+}
+
+#[test]
+fn who_comes_back_does_not_trust_another_server() {
+    let (home, folder) = (Home::new(), tempfile::tempdir().expect("a folder"));
+    let server = Server::start_in(folder.path(), &["--tls"]);
+    let (port, data) = (server.port, folder.path().to_str().expect("plain").to_owned());
+    let address = format!("127.0.0.1:{port}");
+    let mut child = home.command(&address, &["--tls"]).spawn().expect("chatty join");
+    let mut stdin = child.stdin.take().expect("piped");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut hears = |end: &str| {
+        assert!(lines.any(|line| line.expect("text").ends_with(end)), "never: {end}");
+    };
+    stdin.write_all(b"one\n").expect("said");
+    hears("alice: one");
+    // The same one, after a restart.
+    drop(server);
+    let server = Server::start_again(port, &["--data", &data, "--tls"]);
+    stdin.write_all(b"two\n").expect("said");
+    hears("alice: two");
+    drop(server);
+    fs::remove_file(folder.path().join("tls-identity.pem")).expect("an identity");
+    // What it knows it has met, whatever becomes of the file.
+    fs::remove_file(home.known_hosts()).expect("known");
+    let _server = Server::start_again(port, &["--data", &data, "--tls"]);
+    let output = {
+        drop(stdin);
+        child.wait_with_output().expect("an end")
+    };
+    let complaints = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{complaints}");
+    assert!(complaints.contains("HAS CHANGED"), "{complaints}");
+}
+
+#[test]
+fn at_a_terminal_it_says_whom_it_met() {
+    let (home, server) = (Home::new(), Server::start_with(&["--tls"]));
+    let fingerprint = server.fingerprint();
+    let mut bob = Peer::join(server.port, "bob");
+    let script = format!(
+        "XDG_DATA_HOME={} {CHATTY} join 127.0.0.1 --port {} --name alice --tls; exec cat",
+        home.0.path().display(),
+        server.port
+    );
+    let Some(terminal) = Terminal::open(&script) else { return };
+    terminal.shows("whom it met", |rows| rows.concat().contains(&fingerprint[..60]));
+    terminal.types("hi\r");
+    bob.hears(|line| line == "alice: hi");
+    bob.say("hi alice");
+    terminal.shows("bob", |rows| rows.iter().any(|row| row.ends_with("bob: hi alice")));
+}
+
+/// An address of this machine that is not its own alone; there may be none.
+fn outside() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?; // sends nothing
+    socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback())
+}
+
+#[test]
+fn passwords_are_taken_from_other_machines() {
+    let Some(outside) = outside() else {
+        let _ = writeln!(std::io::stderr(), "skipped: this machine has no network");
+        return;
+    };
+    let home = Home::new();
+    let bind = outside.to_string();
+    let server =
+        Server::start_with(&["--tls", "--bind", &bind, "--oper-password-file", SESAME_FILE]);
+    let address = format!("{outside}:{}", server.port);
+    let lines = format!("/register secret\n/oper {SESAME}\n");
+    let open = home.say(&address, &[], &lines);
+    let said = text(&open.stdout);
+    assert_eq!(said.matches("[ERROR insecure]").count(), 2, "{said}");
+    let secure = home.say(&address, &["--tls"], &lines);
+    let said = text(&secure.stdout);
+    assert_eq!(secure.status.code(), Some(0), "{said}");
+    assert!(said.contains("[REGISTERED alice]") && said.contains("[OPER alice]"), "{said}");
+    let mut command = home.command(&address, &["--tls"]);
+    let again = finish(command.env("CHATTY_PASSWORD", "secret"), "hi\n");
+    assert_welcome(&again);
+}
+
+#[test]
+fn many_lines_go_both_ways_at_once() {
+    let (home, server) = (Home::new(), Server::start_with(&["--tls"]));
+    let mut lines = String::new();
+    for number in 0..3000 {
+        let _ = writeln!(lines, "{number} {}", "x".repeat(500));
+    }
+    let address = format!("127.0.0.1:{}", server.port);
+    let mut child = home.command(&address, &["--tls"]).spawn().expect("chatty join");
+    let mut stdin = child.stdin.take().expect("piped");
+    let saying = thread::spawn(move || stdin.write_all(lines.as_bytes()));
+    let output = child.wait_with_output().expect("an end");
+    saying.join().expect("a thread").expect("all of it is said");
+    let said = text(&output.stdout);
+    let echoes = said.lines().filter_map(|line| line.strip_prefix("alice: "));
+    let numbers = echoes.map(|echo| echo.split(' ').next().and_then(|n| n.parse().ok()));
+    assert!(numbers.eq((0..3000).map(Some)), "each once and in order");
+    assert_eq!(output.status.code(), Some(0));
+}

@@ -1,0 +1,364 @@
+//! TLS on the same port: who speaks it and who does not, what a broken handshake
+//! does, and the server's identity.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use chatty::protocol::Fingerprint;
+
+use crate::support::{CHATTY, Peer, Server, has_program, text};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Somebody with `openssl s_client`.
+struct Client {
+    child: Child,
+    /// `None` once it has nothing more to say.
+    stdin: Option<ChildStdin>,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Client {
+    /// `None` where there is no openssl, which is an error only where CI is set.
+    fn connect(port: u16) -> Option<Self> {
+        if !has_program("openssl") {
+            return None;
+        }
+        let mut child = Command::new("openssl")
+            .args(["s_client", "-quiet", "-connect", &format!("127.0.0.1:{port}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("openssl");
+        let lines = BufReader::new(child.stdout.take().expect("piped"));
+        Some(Self { stdin: child.stdin.take(), child, lines })
+    }
+
+    fn join(port: u16, name: &str) -> Option<Self> {
+        let mut client = Self::connect(port)?;
+        client.say(name);
+        client.hears(|line| line.starts_with("[USERS"));
+        Some(client)
+    }
+
+    fn say(&mut self, line: &str) {
+        let mut stdin = self.stdin.as_ref().expect("open");
+        stdin.write_all(format!("{line}\n").as_bytes()).expect("said");
+    }
+
+    fn hears(&mut self, fits: impl Fn(&str) -> bool) -> String {
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.lines.read_line(&mut line).expect("readable"), 0, "it has ended");
+            let line = line.trim_end_matches('\n');
+            if fits(line) {
+                return line.to_owned();
+            }
+        }
+    }
+
+    /// What it receives up to the end, and what it says of that.
+    fn rest(mut self) -> (String, String) {
+        let (mut rest, mut complaints) = (String::new(), String::new());
+        self.lines.read_to_string(&mut rest).expect("readable");
+        let mut stderr = self.child.stderr.take().expect("piped");
+        stderr.read_to_string(&mut complaints).expect("readable");
+        (rest, complaints)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+    stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
+    stream
+}
+
+/// All that comes up to the end, however that comes.
+fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    let read = stream.read_to_end(&mut all);
+    let is_late = read.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(!is_late, "no end in time: {}", String::from_utf8_lossy(&all));
+    all
+}
+
+/// Writes a new certificate and its key; tells the certificate's fingerprint.
+fn make_certificate(certificate: &Path, key: &Path) -> String {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+    fs::write(certificate, made.cert.pem()).expect("written");
+    fs::write(key, made.signing_key.serialize_pem()).expect("written");
+    Fingerprint::of(made.cert.der()).to_string()
+}
+
+#[test]
+fn with_and_without_tls_people_share_a_room() {
+    let server = Server::start_with(&["--tls"]);
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(mut alice) = Client::join(server.port, "alice") else { return };
+    bob.say("hi alice");
+    alice.hears(|line| line == "bob: hi alice");
+    alice.say("hi bob");
+    bob.hears(|line| line == "alice: hi bob");
+    // More than any buffer of TLS holds, in both directions at once.
+    let long = "x".repeat(3000);
+    let mut stdin = alice.stdin.take().expect("open");
+    let text = long.clone();
+    let saying = thread::spawn(move || {
+        for number in 0..300 {
+            stdin.write_all(format!("{number} {text}\n").as_bytes()).expect("said");
+        }
+        stdin.write_all(b"/history 300\n").expect("said");
+        stdin
+    });
+    for number in 0..300 {
+        let line = format!("alice: {number} {long}");
+        alice.hears(|heard| heard == line);
+        bob.hears(|heard| heard == line);
+    }
+    alice.stdin = Some(saying.join().expect("all of it is said"));
+    let row = format!("Z alice: 299 {long}");
+    alice.hears(|line| line.ends_with(&row));
+    alice.say("/quit");
+    let (rest, complaints) = alice.rest();
+    assert_eq!(rest, "[BYE quit] goodbye\n");
+    // Without the end that TLS has it would complain.
+    assert!(!complaints.contains("unexpected eof"), "{complaints}");
+}
+
+#[test]
+fn a_plain_connection_is_greeted_at_its_first_byte_or_after_a_second() {
+    let server = Server::start_with(&["--tls"]);
+    let start = Instant::now();
+    Peer::connect(server.port);
+    assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
+    // However busy the machine is, it is not so each time.
+    let is_at_once = || {
+        let start = Instant::now();
+        let mut stream = connect(server.port);
+        stream.write_all(b"\n").expect("said");
+        let mut hello = [0; 6];
+        stream.read_exact(&mut hello).expect("greeted");
+        assert_eq!(&hello, b"[HELLO");
+        start.elapsed() < Duration::from_millis(900)
+    };
+    assert!((0..20).any(|_| is_at_once()));
+    // Whose end comes first is greeted too.
+    let mut stream = connect(server.port);
+    stream.shutdown(Shutdown::Write).expect("shut");
+    let said = text(&read_to_end(&mut stream));
+    assert!(said.starts_with("[HELLO ") && said.ends_with("[BYE quit] goodbye\n"), "{said}");
+}
+
+#[test]
+fn tls_only_tells_the_others_what_to_do() {
+    let server = Server::start_with(&["--tls-only"]);
+    let refusal =
+        "[BYE bad-protocol] this server speaks TLS only; use chatty join --tls or ncat --ssl\n";
+    for said in ["alice\n", "\n", "GET / HTTP/1.1\r\n\r\n", ""] {
+        let mut stream = connect(server.port);
+        stream.write_all(said.as_bytes()).expect("said");
+        assert_eq!(text(&read_to_end(&mut stream)), refusal, "{said:?}");
+    }
+    let Some(mut alice) = Client::join(server.port, "alice") else { return };
+    alice.say("hi");
+    alice.hears(|line| line == "alice: hi");
+}
+
+#[test]
+fn a_broken_handshake_ends_that_connection_only() {
+    let server = Server::start_with(&["--tls"]);
+    let mut bob = Peer::join(server.port, "bob");
+    let record = |body: &[u8]| {
+        let length = u16::try_from(body.len()).expect("short").to_be_bytes();
+        [&b"\x16\x03\x01"[..], &length, body].concat()
+    };
+    for garbage in [
+        b"\x16".to_vec(),
+        b"\x16\x16\x16\x16\x16\x16\x16\x16".to_vec(),
+        b"\x16\x03\x01\x00\x00".to_vec(),
+        b"\x16alice\nhi\n/quit\n".to_vec(),
+        record(b"\x01\x00\x00\x05hello"),
+        record(b"\x02\x00\x00\x00"),
+        record(&[0xff; 2000]),
+        record(&[0x01, 0xff, 0xff, 0xff]),
+    ] {
+        let mut stream = connect(server.port);
+        let _ = stream.write_all(&garbage); // it may be over before all is sent
+        let _ = stream.shutdown(Shutdown::Write);
+        let said = read_to_end(&mut stream);
+        // An alert at most.
+        assert!(said.is_empty() || said[0] == 0x15, "{garbage:?}: {said:?}");
+        bob.say("still here");
+        bob.hears(|line| line == "bob: still here");
+    }
+    assert!(bob.settles().is_empty(), "nobody has come, nobody has gone");
+}
+
+#[test]
+fn a_handshake_has_to_end_in_the_time_there_is_to_log_in() {
+    let server = Server::start_with(&["--tls", "--login-timeout", "2s"]);
+    let mut bob = Peer::join(server.port, "bob");
+    // The beginning of one, and one that drips for as long as it is let.
+    let mut silent = connect(server.port);
+    silent.write_all(b"\x16\x03\x01\x02\x00\x01").expect("said");
+    let mut dripping = connect(server.port);
+    let mut sender = dripping.try_clone().expect("clone");
+    let drip = thread::spawn(move || {
+        let header = b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03";
+        for byte in header.iter().chain(std::iter::repeat(&0)) {
+            if sender.write_all(&[*byte]).is_err() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    assert_eq!(read_to_end(&mut silent), b"");
+    assert_eq!(read_to_end(&mut dripping), b"");
+    drop(dripping);
+    drip.join().expect("it is told that it is over");
+    if let Some(late) = Client::connect(server.port) {
+        let (said, complaints) = late.rest();
+        assert!(said.contains("\n[BYE login-timeout] "), "{said}{complaints}");
+    }
+    bob.say("still here");
+    bob.hears(|line| line == "bob: still here");
+}
+
+#[test]
+fn who_reads_nothing_is_parted_with_and_nobody_waits() {
+    let server = Server::start_with(&["--tls", "--write-stall", "1s"]);
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Client::join(server.port, "alice") else { return };
+    bob.say("/set echo off");
+    bob.settles();
+    let id = alice.child.id().to_string();
+    let stopped = Command::new("kill").args(["-STOP", &id]).status();
+    assert!(stopped.expect("kill").success());
+    // More than the system takes of what nobody reads.
+    let line = format!("{}\n", "x".repeat(4000));
+    for _ in 0..4000 {
+        bob.send(line.as_bytes());
+    }
+    bob.hears(|line| line == "* alice quit");
+    assert!(bob.settles().is_empty());
+}
+
+#[test]
+fn a_stop_is_told_to_those_who_can_hear_it() {
+    let server = Server::start_with(&["--tls"]);
+    let mut shaking = connect(server.port);
+    shaking.write_all(b"\x16\x03\x01").expect("said");
+    let alice = Client::join(server.port, "alice");
+    let mut arriving = connect(server.port);
+    // Answered after it was accepted.
+    Peer::join(server.port, "bob");
+    server.signal("TERM");
+    assert!(text(&read_to_end(&mut arriving)).contains("[BYE shutting-down] "));
+    assert_eq!(read_to_end(&mut shaking), b"");
+    if let Some(alice) = alice {
+        let (rest, complaints) = alice.rest();
+        assert!(rest.contains("[BYE shutting-down] "), "{rest}");
+        assert!(!complaints.contains("unexpected eof"), "{complaints}");
+    }
+    drop((arriving, shaking));
+    assert_eq!(server.wait(), Some(0));
+}
+
+#[test]
+fn the_servers_own_identity_outlives_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let introduce = |flags: &[&str]| Server::start_in(folder.path(), flags).logs();
+    let first = introduce(&["--tls"]);
+    let fingerprint = first.strip_prefix("TLS, certificate SHA-256 ").expect(&first);
+    assert!(fingerprint.parse::<Fingerprint>().is_ok(), "{first}");
+    assert_eq!(introduce(&["--tls-only"]), format!("TLS only, certificate SHA-256 {fingerprint}"));
+    let passing = Server::start_with(&["--tls"]).logs();
+    assert!(passing.ends_with(" (made for this run; --data DIR keeps one)"), "{passing}");
+}
+
+#[test]
+fn at_sighup_a_certificate_is_read_again_and_nobody_is_disturbed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let first = make_certificate(&certificate, &key);
+    let path = |path: &Path| path.to_str().expect("plain").to_owned();
+    let (shown, shown_key) = (path(&certificate), path(&key));
+    let server = Server::start_with(&["--tls-cert", &shown, "--tls-key", &shown_key]);
+    assert_eq!(server.logs(), format!("TLS, certificate SHA-256 {first}"));
+    let mut alice = Client::join(server.port, "alice");
+    let mut bob = Peer::join(server.port, "bob");
+    let mut talk = |what: &str| {
+        bob.say(what);
+        if let Some(alice) = &mut alice {
+            alice.hears(|line| line == format!("bob: {what}"));
+        }
+    };
+    talk("one");
+    assert_eq!(presented(server.port), Some(first));
+    let second = make_certificate(&certificate, &key);
+    server.signal("HUP");
+    assert_eq!(server.logs(), format!("TLS: certificate read again, SHA-256 {second}"));
+    talk("two");
+    assert_eq!(presented(server.port), Some(second.clone()));
+    for (spoilt, with, words) in [
+        (&key, Some("no key"), "holds no key in PEM"),
+        (&certificate, None, "cannot read the certificate"),
+    ] {
+        match with {
+            Some(text) => fs::write(spoilt, text).expect("written"),
+            None => fs::remove_file(spoilt).expect("removed"),
+        }
+        server.signal("HUP");
+        let said = server.logs();
+        assert!(said.starts_with("TLS: the certificate stays as it was: "), "{said}");
+        assert!(said.contains(words), "{said}");
+        talk(words);
+        assert_eq!(presented(server.port), Some(second.clone()));
+    }
+}
+
+/// The fingerprint of the certificate that is presented now, by openssl's own
+/// reckoning.
+fn presented(port: u16) -> Option<String> {
+    let script = format!(
+        "openssl s_client -connect 127.0.0.1:{port} </dev/null 2>/dev/null |
+         openssl x509 -noout -fingerprint -sha256"
+    );
+    let output = Command::new("sh").args(["-c", &script]).output().expect("sh");
+    let said = text(&output.stdout);
+    said.trim_end().rsplit_once('=').map(|(_, fingerprint)| fingerprint.to_owned())
+}
+
+#[test]
+fn without_its_certificate_a_server_does_not_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let absent = folder.path().join("absent.pem");
+    let absent = absent.to_str().expect("plain");
+    for (args, code, words) in [
+        (&["--tls-cert", absent, "--tls-key", absent][..], 1, "cannot read the certificate"),
+        (&["--tls-cert", absent], 2, "--tls-key"),
+        (&["--tls-key", absent], 2, "--tls-cert"),
+    ] {
+        let output = Command::new(CHATTY)
+            .args(["serve", "--port", "0", "--ephemeral"])
+            .args(args)
+            .output()
+            .expect("chatty");
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
+}
