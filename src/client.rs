@@ -10,6 +10,10 @@
 //! printer thread  lines above the prompt
 //! ```
 //!
+//! In front of the prompt (`slot.rs`) stands what is not seen otherwise: what is
+//! unread elsewhere (`unread.rs`), and what the server has not answered (`lag.rs`).
+//! What the client does itself is in `local.rs`.
+//!
 //! Without a terminal (`piped.rs`) lines go in and lines come out, for scripts, or
 //! objects (`json.rs`). Beside the chat, `attention.rs` calls who looks elsewhere and
 //! `log_files.rs` keeps what is said. `config.rs` is where settings come from.
@@ -33,6 +37,8 @@ mod interactive;
 mod interrupt;
 mod json;
 mod known_hosts;
+mod lag;
+mod local;
 mod log_files;
 mod login;
 mod outgoing;
@@ -42,20 +48,25 @@ mod piped;
 mod presence;
 mod printer;
 mod prompt;
+mod reading;
 mod reconnect;
 mod screen;
 mod signals;
+mod slot;
 mod state;
 mod submission;
 mod suspend;
 mod terminal;
 mod theme;
 mod tls;
+mod unread;
+mod wrap;
 
 use std::env;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
@@ -79,7 +90,9 @@ use password::Password;
 pub use password::new_password;
 use piped::Task;
 use reconnect::Road;
+use screen::{Screen, Times};
 pub use theme::ColorChoice;
+use theme::Theme;
 use tls::TlsArgs;
 
 /// Join a chat: a prompt on a terminal, lines in and lines out in a pipe.
@@ -175,6 +188,10 @@ pub struct JoinArgs {
     /// as its last argument. Only at a prompt
     #[arg(long, value_name = "HOW", default_value_t, env = "CHATTY_NOTIFY")]
     notify: Notify,
+
+    /// When a line shows its time: always, once a minute, or never. Only at a prompt
+    #[arg(long, value_enum, default_value_t, env = "CHATTY_TIMES", value_name = "WHEN")]
+    times: Times,
 
     /// Do not keep typed lines for the next visit. They are in
     /// chatty/history in $XDG_STATE_HOME or ~/.local/state; passwords never are
@@ -278,7 +295,8 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
     if is_interactive(args) {
         let attention = Attention::new(args.notify.clone(), !args.no_title);
         let history = History::new(!args.no_history);
-        interactive::run(visit, args.color, attention, history).await
+        let theme = Theme::new(args.color);
+        interactive::run(visit, Screen::new(theme, args.times), attention, history).await
     } else {
         let room = identity.room.as_ref().map_or_else(RoomName::lobby, Clone::clone);
         let task = Task {
@@ -311,7 +329,8 @@ async fn begin(args: &JoinArgs, identity: &Identity) -> Result<Visit, (Exit, Str
     // At a terminal somebody can see that it is of no use, and leave.
     let default = if is_interactive(args) { Duration::MAX } else { RETRY_FOR };
     let retry_for = args.retry_for.unwrap_or(default);
-    let road = Road { endpoint, retry_for, password, since: Instant::now() };
+    let (hurry, since) = (Arc::default(), Instant::now());
+    let road = Road { endpoint, retry_for, password, hurry, since };
     Ok(Visit { connection, session, cids, road, log })
 }
 

@@ -657,6 +657,14 @@ impl Row {
         format!("{}  {}", self.usage(), self.help)
     }
 
+    /// The rows of `/help` with its name: how it is written, and examples.
+    #[must_use]
+    pub fn help_rows(&self) -> Vec<String> {
+        let aliases = self.aliases.iter().map(|alias| format!("/{alias}  the same"));
+        let examples = self.examples.iter().map(|example| format!("{example}  (an example)"));
+        std::iter::once(self.help_row()).chain(aliases).chain(examples).collect()
+    }
+
     /// Whether a line of this command holds a password.
     #[must_use]
     pub fn is_secret(&self) -> bool {

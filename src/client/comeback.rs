@@ -56,13 +56,18 @@ pub(super) const MORE_MISSED: &str = "more was said meanwhile; /history shows th
 
 /// What is said when it has been done.
 pub(super) fn back_after(time: Duration, is_anew: bool) -> String {
-    let time = match time.as_secs() {
+    let visit = if is_anew { ", in a new visit" } else { "" };
+    format!("back after {}{visit}", spelled(time))
+}
+
+/// A time as people say it.
+pub(super) fn spelled(time: Duration) -> String {
+    match time.as_secs() {
         0 => "a moment".to_owned(),
         seconds @ 1..120 => format!("{seconds} s"),
-        seconds => format!("{} min", seconds / 60),
-    };
-    let visit = if is_anew { ", in a new visit" } else { "" };
-    format!("back after {time}{visit}")
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
 }
 
 /// What coming back begins with on the new connection.

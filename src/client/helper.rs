@@ -9,10 +9,12 @@ use rustyline::highlight::{CmdKind, Highlighter};
 use rustyline::hint::Hinter;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Context, Helper};
-use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+use unicode_width::UnicodeWidthStr as _;
 
+use super::local;
 use super::prompt::Shared;
-use super::state::State;
+use super::slot::prompt_in;
+use super::state::{Link, State};
 use crate::commands::{self, Kind, Setting};
 use crate::protocol::text::{is_blank, is_forbidden};
 use crate::protocol::{Key, LINE_MAX};
@@ -62,7 +64,7 @@ impl Validator for ChatHelper {
             return Ok(ValidationResult::Valid(None));
         }
         self.is_submitted.store(false, Ordering::Relaxed);
-        let text = format!("   not sent: {longest} bytes, and a line has at most {LINE_MAX}");
+        let text = format!("   not sent: {longest} bytes, {LINE_MAX} are a line");
         let text = self.shared.theme.error().style(text).to_string();
         Ok(ValidationResult::Invalid(Some(text)))
     }
@@ -76,23 +78,27 @@ impl Hinter for ChatHelper {
         if pos < line.len() || self.shared.is_asking() {
             return None;
         }
-        usage_behind(line)
+        usage_behind(line, &self.shared.state())
     }
 }
 
 /// The arguments that a command takes behind the words there are; only where the
 /// next one could begin.
-fn usage_behind(line: &str) -> Option<String> {
+fn usage_behind(line: &str, state: &State) -> Option<String> {
     let command = line.strip_prefix('/')?;
     let mut words = command.split(is_blank).filter(|word| !word.is_empty());
-    let row = commands::find(words.next()?)?;
+    let args = local::args_of(words.next()?)?;
     let is_begun = !command.ends_with(is_blank);
     let written = words.count();
     // Behind the bare name the hint begins with the blank that is to be typed.
-    if is_begun && (written > 0 || row.args.is_empty()) {
+    if is_begun && (written > 0 || args.is_empty()) {
         return None;
     }
-    let rest: Vec<&str> = row.args.iter().skip(written).map(|arg| arg.usage).collect();
+    let mut rest: Vec<&str> = args.iter().skip(written).map(|arg| arg.usage).collect();
+    // Whom a /reply is for nobody should have to remember.
+    let to = state.pinned(&format!("{} x", line.trim_end_matches(is_blank)));
+    let to = to.as_deref().and_then(|to| to.split(' ').nth(1)).map(|name| format!("(to {name})"));
+    rest.extend(to.as_deref().filter(|_| written == 0));
     let gap = if is_begun { " " } else { "" };
     (!rest.is_empty()).then(|| format!("{gap}{}", rest.join(" ")))
 }
@@ -142,12 +148,13 @@ impl Highlighter for ChatHelper {
         if !is_default {
             return Cow::Borrowed(prompt);
         }
-        let style = self.shared.theme.prompt();
+        let theme = self.shared.theme;
         if self.shared.is_asking() {
-            return Cow::Owned(style.style(prompt).to_string());
+            return Cow::Owned(theme.prompt().style(prompt).to_string());
         }
-        let fitted = fit(&prompt_of(&self.shared.target()), prompt.width());
-        Cow::Owned(style.style(fitted).to_string())
+        let state = self.shared.state();
+        let style = if state.link == Link::Lost { theme.faint() } else { theme.prompt() };
+        Cow::Owned(style.style(prompt_in(&state, prompt.width())).to_string())
     }
 
     /// Yes, always: only then does rustyline announce the end of a line. It asks
@@ -175,29 +182,6 @@ fn too_long_from(text: &str) -> Option<usize> {
     None
 }
 
-/// The prompt for a target.
-pub(super) fn prompt_of(target: &str) -> String {
-    format!("{target}> ")
-}
-
-/// The prompt in exactly `width` columns.
-fn fit(prompt: &str, width: usize) -> String {
-    const CUT: &str = "...> ";
-    if prompt.width() <= width {
-        return format!("{prompt}{}", " ".repeat(width - prompt.width()));
-    }
-    if width < CUT.len() {
-        return CUT[CUT.len() - width..].to_owned();
-    }
-    let (mut kept, mut left) = (String::new(), width - CUT.len());
-    for c in prompt.chars() {
-        let Some(rest) = left.checked_sub(c.width().unwrap_or(0)) else { break };
-        left = rest;
-        kept.push(c);
-    }
-    format!("{kept}{}{CUT}", ".".repeat(left))
-}
-
 impl Completer for ChatHelper {
     type Candidate = Pair;
 
@@ -210,8 +194,7 @@ impl Completer for ChatHelper {
         if self.shared.is_asking() {
             return Ok((pos, Vec::new()));
         }
-        let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(complete(&state, &line[..pos]))
+        Ok(complete(&self.shared.state(), &line[..pos]))
     }
 }
 
@@ -220,7 +203,7 @@ fn complete(state: &State, typed: &str) -> (usize, Vec<Pair>) {
     let start = typed.rfind(|c| is_blank(c) || c == '\n').map_or(0, |at| at + 1);
     let (before, word) = typed.split_at(start);
     let offers = if start == 0 && word.starts_with('/') {
-        commands::TABLE.iter().map(|row| format!("/{} ", row.name)).collect()
+        names().map(|name| format!("/{name} ")).collect()
     } else {
         match kind_at(before) {
             // Nothing but a room can stand there: its sign may be left out.
@@ -228,7 +211,7 @@ fn complete(state: &State, typed: &str) -> (usize, Vec<Pair>) {
                 state.rooms().into_iter().map(|room| format!("{room} ")).collect()
             }
             Some(kind) => offers_for(kind, state),
-            None => words_of_text(state, before.is_empty(), word.starts_with('#')),
+            None => words_of_text(state, before.is_empty(), word),
         }
     };
     let start_wanted = Key::fold(word);
@@ -238,12 +221,18 @@ fn complete(state: &State, typed: &str) -> (usize, Vec<Pair>) {
     (start, pairs.map(pair).collect())
 }
 
+/// Every command.
+fn names() -> impl Iterator<Item = &'static str> {
+    let own = local::TABLE.iter().map(|row| row.name);
+    commands::TABLE.iter().map(|row| row.name).chain(own)
+}
+
 /// What the next word is, if `before` is a command with its words so far.
 fn kind_at(before: &str) -> Option<Kind> {
     let mut words = before.strip_prefix('/')?.split(is_blank).filter(|word| !word.is_empty());
-    let row = commands::find(words.next()?)?;
+    let args = local::args_of(words.next()?)?;
     let at = words.count();
-    let kind = row.args.get(at)?.kind;
+    let kind = args.get(at)?.kind;
     (kind != Kind::Free).then_some(kind)
 }
 
@@ -254,20 +243,22 @@ fn offers_for(kind: Kind, state: &State) -> Vec<String> {
         Kind::Person => people().collect(),
         Kind::Room => rooms().collect(),
         Kind::PersonOrRoom => people().chain(rooms()).collect(),
-        Kind::Command => commands::TABLE.iter().map(|row| row.name.to_owned()).collect(),
+        Kind::Command => names().map(str::to_owned).collect(),
         Kind::Setting => Setting::TABLE.iter().map(|row| format!("{} ", row.1)).collect(),
         Kind::Switch => vec!["on".to_owned(), "off".to_owned()],
         Kind::Free | Kind::Secret => Vec::new(),
     }
 }
 
-/// In text people are named: `alice: ` to speak to her, `alice ` to speak of her.
-fn words_of_text(state: &State, is_first: bool, is_room: bool) -> Vec<String> {
-    if is_room {
+/// In text people are named: `alice: ` to speak to her, `alice ` or `@alice ` to
+/// speak of her.
+fn words_of_text(state: &State, is_first: bool, word: &str) -> Vec<String> {
+    if word.starts_with('#') {
         return offers_for(Kind::Room, state);
     }
-    let end = if is_first { ": " } else { " " };
-    state.people().into_iter().map(|name| format!("{name}{end}")).collect()
+    let sign = if word.starts_with('@') { "@" } else { "" };
+    let end = if is_first && sign.is_empty() { ": " } else { " " };
+    state.people().into_iter().map(|name| format!("{sign}{name}{end}")).collect()
 }
 
 #[cfg(test)]
@@ -317,12 +308,17 @@ mod tests {
             ("/msg bob", None),
             ("/msg bob hi ", None),
             ("/who", Some(" [ROOM]")),
+            ("/quiet", Some(" [ROOM]")),
             ("/nosuch ", None),
             ("/", None),
             ("msg ", None),
         ] {
-            assert_eq!(usage_behind(line).as_deref(), hint, "{line:?}");
+            assert_eq!(usage_behind(line, &State::new("alice")).as_deref(), hint, "{line:?}");
         }
+        let mut state = State::new("alice");
+        state.apply(&Tags::default(), &Event::parse("[PRIVATE MESSAGE] bob: psst").unwrap());
+        assert_eq!(usage_behind("/r", &state).as_deref(), Some(" TEXT (to bob)"));
+        assert_eq!(usage_behind("/r yes ", &state), None);
     }
 
     #[test]
@@ -331,15 +327,5 @@ mod tests {
         assert_eq!(too_long_from(&long), None);
         assert_eq!(too_long_from(&format!("{long}x")), Some(LINE_MAX));
         assert_eq!(too_long_from(&format!("short\nx{long}\nshort")), Some(6 + LINE_MAX - 1));
-    }
-
-    #[test]
-    fn a_prompt_fits_the_columns_there_are() {
-        assert_eq!(fit("#ops> ", 6), "#ops> ");
-        assert_eq!(fit("bob> ", 8), "bob>    ");
-        assert_eq!(fit("#operations> ", 8), "#op...> ");
-        assert_eq!(fit("nowhere> ", 3), ".> ");
-        assert_eq!(fit("李雷> ", 8), "李雷>   ");
-        assert_eq!(fit("李雷李雷> ", 8), "李....> ");
     }
 }

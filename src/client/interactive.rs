@@ -1,10 +1,11 @@
-//! On a terminal: between the socket, the prompt and the screen.
+//! On a terminal: between the socket, the prompt and the screen. Here is what
+//! happens when; what is shown of it is in `interactive/show.rs`.
+
+mod show;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -13,22 +14,22 @@ use super::comeback::{self, Comeback, MORE_MISSED, back_after};
 use super::connection::{Connection, Progress};
 use super::history::History;
 use super::interrupt::Interrupt;
+use super::lag::Lag;
+use super::local::Local;
 use super::log_files::LogFiles;
 use super::login::Session;
-use super::outgoing::Doubt;
 use super::presence::Presence;
 use super::printer::Printer;
 use super::prompt::{self, Prompt, Shared, Typed};
+use super::reading::Reading;
 use super::reconnect::{Back, GivenUp, Road};
-use super::screen::{Screen, Styled};
+use super::screen::Screen;
 use super::signals::Signals;
-use super::state::State;
-use super::submission::is_secret;
+use super::state::{Link, State};
 use super::suspend::Suspend;
 use super::terminal::Terminal;
-use super::theme::{ColorChoice, Theme};
 use super::{Exit, Visit, complain};
-use crate::protocol::{Event, Tags};
+use show::hidden;
 
 /// What has come of a line that nobody answered.
 const IN_DOUBT: &str = "perhaps not delivered";
@@ -40,12 +41,12 @@ const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Runs until somebody leaves.
 pub(super) async fn run(
     visit: Visit,
-    color: ColorChoice,
+    screen: Screen,
     attention: Attention,
     history: History,
 ) -> Exit {
     let terminal = Terminal::quiet();
-    let ended = chat(visit, Theme::new(color), attention, history, &terminal).await;
+    let ended = chat(visit, screen, attention, history, &terminal).await;
     drop(terminal);
     match ended {
         Ok((exit, None)) => exit,
@@ -62,7 +63,7 @@ pub(super) async fn run(
 
 async fn chat(
     visit: Visit,
-    theme: Theme,
+    screen: Screen,
     attention: Attention,
     history: History,
     terminal: &Terminal,
@@ -71,7 +72,7 @@ async fn chat(
     let shared = Shared {
         state: Arc::new(Mutex::new(State::new(&session.me))),
         gate: Arc::default(),
-        theme,
+        theme: screen.theme(),
         is_asking: Arc::default(),
         is_leaving: Arc::default(),
     };
@@ -79,7 +80,6 @@ async fn chat(
     history.load(&mut editor);
     let (printer, printing) =
         Printer::start(editor.create_external_printer()?, shared.gate.clone());
-    let screen = Screen::new(theme, TimeZone::system());
     let warning = screen.notice("press Ctrl-C again to leave");
     let interrupt = Interrupt::new(shared.clone(), printer.clone(), warning);
     prompt::bind(&mut editor, 'C', interrupt);
@@ -96,6 +96,8 @@ async fn chat(
         printer,
         attention,
         presence: Presence::default(),
+        lag: Lag::default(),
+        reading: Reading::new(Instant::now()),
         log,
         farewell: None,
     };
@@ -144,6 +146,8 @@ struct Chat {
     printer: Printer,
     attention: Attention,
     presence: Presence,
+    lag: Lag,
+    reading: Reading,
     log: LogFiles,
     /// The code and the text with which the server ends the connection, if it
     /// has said so.
@@ -171,11 +175,14 @@ impl Chat {
         self.receive();
         loop {
             self.send();
+            self.show_lag();
             self.attention.show_title(&lock(&self.state).target());
             let presence_due = self.presence.due();
+            let lag_due = self.lag.due(self.comeback.outgoing.unanswered_since());
             tokio::select! {
                 () = sleep_until(presence_due.unwrap_or_else(Instant::now)),
                     if presence_due.is_some() => self.show_presence(),
+                () = sleep_until(lag_due.unwrap_or_else(Instant::now)), if lag_due.is_some() => {}
                 progress = self.connection.progress() => {
                     self.receive();
                     if progress == Progress::Closed {
@@ -185,8 +192,17 @@ impl Chat {
                 typed = typed.recv() => match typed {
                     Some(Typed::Line { text, waiting }) => {
                         self.attention.typed();
-                        self.comeback.outgoing.add(text, waiting, &lock(&self.state));
+                        self.reading.typed(Instant::now());
+                        if !self.help(&text, false) {
+                            self.comeback.outgoing.add(text, waiting, &lock(&self.state));
+                        }
                     }
+                    Some(Typed::Local(Local::Quiet(room))) => self.quiet(room),
+                    Some(Typed::Local(Local::Reconnect)) if self.road.retry_for.is_zero() => {
+                        let why = "not with --retry-for 0, which gives up";
+                        self.printer.print(self.screen.warning(why));
+                    }
+                    Some(Typed::Local(Local::Reconnect)) => return None,
                     Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(why)),
                     Some(Typed::Quit(line)) => return Some(self.leave(&line, End::Left).await),
                     Some(Typed::Interrupted) => {
@@ -214,6 +230,7 @@ impl Chat {
             return Err(End::Lost(GivenUp { exit: Exit::Unavailable, why }));
         }
         self.show_presence();
+        lock(&self.state).link = Link::Lost;
         self.printer.print(self.screen.notice("connection lost, trying again …"));
         let way = self.road.way(&mut self.comeback, &lock(&self.state));
         let mut finding = std::pin::pin!(way.find());
@@ -221,10 +238,13 @@ impl Chat {
             tokio::select! {
                 back = &mut finding => return back.map_err(End::Lost),
                 typed = typed.recv() => match typed {
+                    Some(Typed::Line { text, .. }) if self.help(&text, true) => {}
                     Some(Typed::Line { text, waiting }) => {
                         self.printer.print(self.screen.pending(hidden(&text)));
                         self.comeback.outgoing.add(text, waiting, &lock(&self.state));
                     }
+                    Some(Typed::Local(Local::Quiet(room))) => self.quiet(room),
+                    Some(Typed::Local(Local::Reconnect)) => self.road.hurry.notify_one(),
                     Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(why)),
                     Some(Typed::Quit(_)) | None => return Err(End::Left),
                     Some(Typed::Interrupted) => return Err(End::Signal(Exit::Interrupted)),
@@ -241,6 +261,7 @@ impl Chat {
         let notice = back_after(back.after, back.anew.is_some());
         self.printer.print(self.screen.notice(&notice));
         self.comeback.back();
+        lock(&self.state).link = Link::Up;
         lock(&self.state).greeted(&back.me);
         self.show_missed(&back.missed);
         match back.anew {
@@ -254,7 +275,8 @@ impl Chat {
     fn begin_anew(&mut self, session: &Session) {
         let doubtful = self.comeback.begin_anew(session);
         self.warn_of(&doubtful, IN_DOUBT);
-        let before = std::mem::replace(&mut *lock(&self.state), State::new(&session.me));
+        let anew = lock(&self.state).begin_anew(&session.me);
+        let before = std::mem::replace(&mut *lock(&self.state), anew);
         session.lines.iter().for_each(|line| self.show(line));
         self.show_missed(&session.missed);
         if session.has_more {
@@ -266,93 +288,11 @@ impl Chat {
         }
     }
 
-    fn show_missed(&mut self, missed: &[String]) {
-        let news = missed.iter().filter(|line| is_news(line)).count();
-        if news > 0 {
-            self.printer.print(self.screen.divider(&format!("{news} missed")));
-        }
-        for line in missed {
-            self.show(line);
-        }
-    }
-
-    fn warn_of(&self, lines: &[Doubt], what: &str) {
-        for (_, line) in lines {
-            self.printer.print(self.screen.warning(&format!("{what}: {}", hidden(line))));
-        }
-    }
-
     /// Sends what is to be sent.
     fn send(&mut self) {
         let state = lock(&self.state);
         while let Some(line) = self.comeback.outgoing.next(&state) {
             self.connection.send(&line);
-        }
-    }
-
-    /// Shows the lines that are here.
-    fn receive(&mut self) {
-        while let Some(line) = self.connection.next_line() {
-            self.attention.heard(&line, lock(&self.state).me());
-            self.show(&line);
-        }
-    }
-
-    fn show(&mut self, line: &str) {
-        for line in self.comeback.whole(line.to_owned()) {
-            self.show_line(&line);
-        }
-    }
-
-    fn show_line(&mut self, line: &str) {
-        let (tags, plain) = Tags::split(line);
-        let event = Event::parse(plain);
-        let is_shown = self.comeback.note(&tags, event.as_ref());
-        let me = {
-            let mut state = lock(&self.state);
-            if let Some(event) = &event {
-                state.apply(&tags, event);
-            }
-            state.me().to_owned()
-        };
-        if is_shown {
-            let is_gathered = tags.cid.is_none()
-                && event.is_some_and(|event| self.presence.gather(&event, &me, Instant::now()));
-            if !is_gathered {
-                if let Some(Event::Message(message)) = &event
-                    && self.presence.tells_of(message.from)
-                {
-                    self.show_presence();
-                }
-                self.print(self.screen.line(line, &me, Timestamp::now()));
-            }
-            if let Some(problem) = self.log.note(&tags, plain) {
-                self.printer.print(self.screen.warning(&problem));
-            }
-        }
-        if let (Some(cid), Some(Event::Error { .. })) = (tags.cid, event) {
-            let astray = self.comeback.outgoing.refused(cid);
-            self.warn_of(&astray, NOT_SENT);
-        }
-        if let Some(cid) = tags.cid {
-            // After the state: who waits for the answer looks there next.
-            self.comeback.outgoing.settle(cid, event.as_ref());
-        }
-        if let Some(Event::Bye { code, text }) = event {
-            self.farewell = Some((code.to_owned(), text.to_owned()));
-        }
-    }
-
-    fn print(&self, line: Styled) {
-        if let Some(day) = self.screen.day(Timestamp::now()) {
-            self.printer.print(day);
-        }
-        self.printer.print(line);
-    }
-
-    fn show_presence(&mut self) {
-        for line in self.presence.take() {
-            self.print(self.screen.presence(&line, Timestamp::now()));
         }
     }
 
@@ -387,22 +327,16 @@ impl Chat {
         self.warn_of(&waiting, NOT_SENT);
         match end {
             End::Lost(given_up) => Some(given_up.why.clone()),
-            End::Left | End::Signal(_) => None,
+            End::Left => {
+                let (time, count) = self.reading.sum(Instant::now());
+                self.printer.print(self.screen.notice(&format!("{time}, {count}")));
+                None
+            }
+            End::Signal(_) => None,
         }
     }
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A line as it may be shown again.
-fn hidden(line: &str) -> &str {
-    if is_secret(line) { "(a password)" } else { line }
-}
-
-/// What others said. Our own lines among what we missed are only now answered.
-fn is_news(line: &str) -> bool {
-    let (tags, plain) = Tags::split(line);
-    tags.cid.is_none() && matches!(Event::parse(plain), Some(Event::Message(_)))
 }

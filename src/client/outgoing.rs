@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::mpsc;
 
+use tokio::time::Instant;
+
 use super::password::Password;
 use super::state::State;
 use crate::commands::{self, Command, Request, Target};
@@ -55,6 +57,10 @@ struct Kept {
     is_resent: bool,
     is_typed_offline: bool,
     bearing: Bearing,
+    /// When it last went out.
+    sent_at: Option<Instant>,
+    /// That it is not answered has been said.
+    is_overdue: bool,
     /// Dropped with the answer: who waits for it then wakes up.
     _waiting: Option<mpsc::Sender<()>>,
 }
@@ -106,6 +112,8 @@ impl Outgoing {
             is_typed_offline: self.is_offline,
             bearing: Bearing::of(&line),
             line,
+            sent_at: None,
+            is_overdue: false,
             _waiting: waiting,
         };
         if self.is_offline {
@@ -143,6 +151,7 @@ impl Outgoing {
             self.size = self.size - next.line.len() + part.len();
             next.line = part;
         }
+        next.sent_at = Some(Instant::now());
         self.sent += 1;
         Some(format!("@cid={} {}", self.cids.mark(next.number), next.line))
     }
@@ -183,6 +192,22 @@ impl Outgoing {
             _ => return None,
         };
         Some(format!("@cid={} [{word} {args}]", self.cids.mark(number)))
+    }
+
+    /// Since when the server has owed us an answer.
+    pub(super) fn unanswered_since(&self) -> Option<Instant> {
+        self.kept.iter().take(self.sent).find_map(|kept| kept.sent_at)
+    }
+
+    /// The lines that have waited for their answer since `then`; each once.
+    pub(super) fn overdue(&mut self, then: Instant) -> Vec<String> {
+        let sent = self.kept.iter_mut().take(self.sent);
+        let overdue = sent.filter(|kept| !kept.is_overdue && kept.sent_at <= Some(then));
+        let mark = |kept: &mut Kept| {
+            kept.is_overdue = true;
+            kept.line.clone()
+        };
+        overdue.map(mark).collect()
     }
 
     /// The password of our name, if it was said here.

@@ -10,8 +10,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use rustyline::ExternalPrinter;
+use terminal_size::{Width, terminal_size};
 
 use super::screen::Styled;
+use super::wrap::wrap;
 
 /// Lines that came together are printed together, up to about so many bytes:
 /// each print clears and redraws the prompt.
@@ -19,7 +21,7 @@ const BATCH_MAX: usize = 16 * 1024;
 
 /// Where to put lines for the screen.
 #[derive(Clone)]
-pub(super) struct Printer(Sender<Styled>);
+pub(super) struct Printer(Sender<Option<Styled>>);
 
 impl Printer {
     /// Starts the thread. It ends when every [`Printer`] is gone.
@@ -35,18 +37,26 @@ impl Printer {
     /// Shows a line; at once, or when the prompt allows it.
     pub(super) fn print(&self, line: Styled) {
         // The thread lives as long as we do; if it does not, there is no screen.
-        let _ = self.0.send(line);
+        let _ = self.0.send(Some(line));
+    }
+
+    /// Draws the prompt again, which has changed.
+    pub(super) fn repaint(&self) {
+        let _ = self.0.send(None);
     }
 }
 
-fn print_all(mut out: impl ExternalPrinter, waiting: &Receiver<Styled>, gate: &Gate) {
+fn print_all(mut out: impl ExternalPrinter, waiting: &Receiver<Option<Styled>>, gate: &Gate) {
     while let Ok(first) = waiting.recv() {
         let mut batch = String::new();
         let mut next = Some(first);
+        let columns = columns();
         while let Some(line) = next {
-            batch.push_str(line.as_str());
-            // Without its own line end the last line is lost between prompts.
-            batch.push('\n');
+            if let Some(line) = line {
+                batch.push_str(&wrap(line.as_str(), line.hang(), columns));
+                // Without its own line end the last line is lost between prompts.
+                batch.push('\n');
+            }
             next = if batch.len() < BATCH_MAX { waiting.try_recv().ok() } else { None };
         }
         if gate.hand_to_prompt(&batch) {
@@ -58,6 +68,11 @@ fn print_all(mut out: impl ExternalPrinter, waiting: &Receiver<Styled>, gate: &G
         }
     }
     write(&gate.take_undrawn());
+}
+
+/// How wide the terminal is now.
+fn columns() -> usize {
+    terminal_size().map_or(80, |(Width(columns), _)| usize::from(columns))
 }
 
 fn write(text: &str) {

@@ -13,7 +13,7 @@
 use std::io::{self, Write as _};
 use std::os::unix::thread::JoinHandleExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -28,9 +28,11 @@ use rustyline::{
 use tokio::sync::mpsc::UnboundedSender;
 use unicode_width::UnicodeWidthChar as _;
 
-use super::helper::{ChatHelper, prompt_of};
+use super::helper::ChatHelper;
 use super::history::History;
+use super::local::{self, Local};
 use super::printer::Gate;
+use super::slot;
 use super::state::State;
 use super::submission::Submission;
 use super::theme::Theme;
@@ -46,7 +48,9 @@ pub(super) enum Typed {
     Quit(String),
     /// A SIGINT came, which while the prompt stands only rustyline hears.
     Interrupted,
-    /// A line the client answers itself.
+    /// Something the client does itself.
+    Local(Local),
+    /// A line the client does not send.
     Refused(&'static str),
 }
 
@@ -65,8 +69,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn target(&self) -> String {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).target()
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_asking(&self) -> bool {
@@ -175,8 +179,11 @@ impl Loop {
     fn run(mut self) {
         let mut draft = String::new();
         while !self.is_called_off.load(Ordering::SeqCst) {
-            let target = self.shared.target();
-            let Some(text) = self.read(&prompt_of(&target), &draft) else {
+            let (target, prompt) = {
+                let state = self.shared.state();
+                (state.target(), slot::prompt(&state))
+            };
+            let Some(text) = self.read(&prompt, &draft) else {
                 self.hand_on(if self.is_interrupted {
                     Typed::Interrupted
                 } else {
@@ -218,6 +225,7 @@ impl Loop {
     }
 
     fn submit(&mut self, text: String, target: &str) -> Next {
+        let text = local::written_out(&text).unwrap_or(text);
         let submission = Submission::of(&text);
         if let Submission::Lines { lines, is_doubtful: true } = &submission
             && !self.may_send(lines.len(), target)
@@ -233,6 +241,7 @@ impl Loop {
             Submission::TagsOff => {
                 self.hand_on(Typed::Refused("chatty join needs tags to be on"));
             }
+            Submission::Local(local) => self.hand_on(Typed::Local(local)),
             Submission::Quit(line) => {
                 self.hand_on(Typed::Quit(line.to_owned()));
                 return Next::Leave;

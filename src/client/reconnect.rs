@@ -1,9 +1,11 @@
 //! The way back to a server, tried until it is there: wait, connect, resume the
 //! session or, where it is over, log in anew.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
 
 use super::Exit;
 use super::address::Endpoint;
@@ -27,6 +29,8 @@ pub(super) struct Road {
     pub(super) retry_for: Duration,
     /// What a new login takes.
     pub(super) password: Option<Password>,
+    /// Rung when nobody wants to wait for the next try.
+    pub(super) hurry: Arc<Notify>,
     /// Since when there is a connection.
     pub(super) since: Instant,
 }
@@ -46,6 +50,7 @@ impl Road {
             retry_for: self.retry_for,
             password: comeback.outgoing.password().or(self.password.as_ref()).cloned(),
             backoff: comeback.backoff,
+            hurry: self.hurry.clone(),
             opening,
             cids: comeback.outgoing.cids().clone(),
             me: state.me().to_owned(),
@@ -59,6 +64,7 @@ pub(super) struct Way {
     endpoint: Endpoint,
     retry_for: Duration,
     backoff: Backoff,
+    hurry: Arc<Notify>,
     opening: Opening,
     cids: Cids,
     me: String,
@@ -103,7 +109,8 @@ impl Way {
         loop {
             let left = self.retry_for.saturating_sub(start.elapsed());
             let wait = self.backoff.wait(getrandom::u32().unwrap_or(u32::MAX));
-            sleep(wait.min(left)).await;
+            // In a hurry only the wait is over; the next one is as long as it would be.
+            let _ = timeout(wait.min(left), self.hurry.notified()).await;
             let Some(left) = left.checked_sub(wait) else {
                 let why = problem.unwrap_or_else(|| "the connection was lost".to_owned());
                 return Err(GivenUp { exit: Exit::Unavailable, why });

@@ -9,10 +9,12 @@
 use std::cell::Cell;
 use std::fmt::Write as _;
 
+use clap::ValueEnum;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use owo_colors::Style;
+use unicode_width::UnicodeWidthStr as _;
 
 use super::attention::is_meant;
 use super::clean::Clean;
@@ -20,17 +22,25 @@ use super::theme::Theme;
 use crate::protocol::{Event, Key, LOBBY, Message, Place, Stamp, Tags};
 
 /// A line that may go to a terminal as it is, without its line end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Styled(String);
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Styled {
+    text: String,
+    /// How many columns it takes.
+    width: usize,
+    /// See [`Self::hang`].
+    hang: usize,
+}
 
 impl Styled {
     fn new() -> Self {
-        Self(String::new())
+        Self::default()
     }
 
     fn put(&mut self, style: Style, text: &str) -> &mut Self {
         // Writing into a String cannot fail.
-        let _ = write!(self.0, "{}", style.style(Clean::of(text)));
+        let text = Clean::of(text).to_string();
+        self.width += text.width();
+        let _ = write!(self.text, "{}", style.style(text));
         self
     }
 
@@ -40,21 +50,55 @@ impl Styled {
 
     /// The line.
     pub(super) fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
+
+    /// Where its further rows begin, if it takes several.
+    pub(super) fn hang(&self) -> usize {
+        self.hang
+    }
+
+    /// What follows is what its further rows stand under.
+    fn hangs_here(&mut self) -> &mut Self {
+        self.hang = self.width;
+        self
+    }
+}
+
+/// When a line shows its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(super) enum Times {
+    #[default]
+    Always,
+    /// Where it is not that of the line above.
+    Minute,
+    Never,
 }
 
 /// Turns lines into styled ones.
 pub(super) struct Screen {
     theme: Theme,
+    times: Times,
     zone: TimeZone,
+    /// The time that was last shown.
+    last: Cell<Timestamp>,
     /// Which day it was when it was last asked.
     day: Cell<Option<Date>>,
 }
 
 impl Screen {
-    pub(super) fn new(theme: Theme, zone: TimeZone) -> Self {
-        Self { theme, zone, day: Cell::new(None) }
+    /// With the times of where we are.
+    pub(super) fn new(theme: Theme, times: Times) -> Self {
+        Self::in_zone(theme, times, TimeZone::system())
+    }
+
+    fn in_zone(theme: Theme, times: Times, zone: TimeZone) -> Self {
+        let last = Cell::new(Timestamp::MIN);
+        Self { theme, times, zone, last, day: Cell::new(None) }
+    }
+
+    pub(super) fn theme(&self) -> Theme {
+        self.theme
     }
 
     /// A line of the server as it came, for whoever has the name `me`; `now` is
@@ -114,14 +158,14 @@ impl Screen {
     /// Something the client itself has to say.
     pub(super) fn notice(&self, text: &str) -> Styled {
         let mut line = Styled::new();
-        line.put(self.theme.faint(), "-- ").put(self.theme.faint(), text);
+        line.put(self.theme.faint(), "-- ").hangs_here().put(self.theme.faint(), text);
         line
     }
 
     /// Something the client itself has to say that should not be missed.
     pub(super) fn warning(&self, text: &str) -> Styled {
         let mut line = Styled::new();
-        line.put(self.theme.error(), "-- ").put(self.theme.error(), text);
+        line.put(self.theme.error(), "-- ").hangs_here().put(self.theme.error(), text);
         line
     }
 
@@ -144,7 +188,19 @@ impl Screen {
         let local = time.to_zoned(self.zone.clone());
         let is_today = local.date() == now.to_zoned(self.zone.clone()).date();
         let format = if is_today { "%H:%M " } else { "%Y-%m-%d %H:%M " };
-        line.put(self.theme.faint(), &local.strftime(format).to_string());
+        let minute = |time: Timestamp| time.as_second().div_euclid(60);
+        let is_known = minute(self.last.replace(time)) == minute(time);
+        let shown = local.strftime(format).to_string();
+        match self.times {
+            Times::Never => {}
+            Times::Minute if is_known => {
+                line.plain(&" ".repeat(shown.width()));
+            }
+            Times::Always | Times::Minute => {
+                line.put(self.theme.faint(), &shown);
+            }
+        }
+        line.hangs_here();
     }
 
     fn message<'a>(&self, line: &'a mut Styled, message: &Message<'_>, me: &str) -> &'a mut Styled {
@@ -173,7 +229,7 @@ impl Screen {
             self.name(line, message.from, me);
         }
         line.put(marks, if message.is_action { " " } else { ": " });
-        line.put(words, message.text)
+        line.hangs_here().put(words, message.text)
     }
 
     /// `[WORD args]` in colour, what follows it plain.
@@ -214,8 +270,8 @@ mod tests {
     const NOW: &str = "2026-11-23T06:20:00Z";
 
     fn shown(choice: ColorChoice, wire: &str) -> String {
-        let screen = Screen::new(Theme::new(choice), TimeZone::UTC);
-        screen.line(wire, "alice", NOW.parse().unwrap()).0
+        let screen = Screen::in_zone(Theme::new(choice), Times::Always, TimeZone::UTC);
+        screen.line(wire, "alice", NOW.parse().unwrap()).text
     }
 
     #[test]
@@ -240,6 +296,30 @@ mod tests {
     }
 
     #[test]
+    fn a_time_is_shown_as_often_as_one_wishes() {
+        for (times, rows) in [
+            (Times::Always, ["06:16 bob: 1", "06:16 bob: 2", "06:17 bob: 3"]),
+            (Times::Minute, ["06:16 bob: 1", "      bob: 2", "06:17 bob: 3"]),
+            (Times::Never, ["bob: 1", "bob: 2", "bob: 3"]),
+        ] {
+            let screen = Screen::in_zone(Theme::new(ColorChoice::Never), times, TimeZone::UTC);
+            let row = |wire| screen.line(wire, "alice", NOW.parse().unwrap()).text;
+            assert_eq!(row("@time=2026-11-23T06:16:00.123Z bob: 1"), rows[0]);
+            assert_eq!(row("@time=2026-11-23T06:16:59.999Z bob: 2"), rows[1]);
+            assert_eq!(row("@time=2026-11-23T06:17:00.000Z bob: 3"), rows[2]);
+        }
+    }
+
+    #[test]
+    fn further_rows_stand_under_the_words() {
+        for (wire, hang) in [("bob: hi", 11), ("#ops ** bob waves", 18), ("* bob joined", 6)] {
+            let screen =
+                Screen::in_zone(Theme::new(ColorChoice::Always), Times::Always, TimeZone::UTC);
+            assert_eq!(screen.line(wire, "alice", NOW.parse().unwrap()).hang(), hang, "{wire}");
+        }
+    }
+
+    #[test]
     fn who_speaks_of_me_stands_out_and_nobody_else() {
         let styled = |wire| shown(ColorChoice::Always, wire);
         let mention = Theme::new(ColorChoice::Always).mention().style("bob").to_string();
@@ -255,8 +335,8 @@ mod tests {
 
     #[test]
     fn another_day_begins_with_its_date() {
-        let screen = Screen::new(Theme::new(ColorChoice::Never), TimeZone::UTC);
-        let day = |now: &str| screen.day(now.parse().unwrap()).map(|line| line.0);
+        let screen = Screen::in_zone(Theme::new(ColorChoice::Never), Times::Always, TimeZone::UTC);
+        let day = |now: &str| screen.day(now.parse().unwrap()).map(|line| line.text);
         assert_eq!(day("2026-11-23T22:00:00Z"), None);
         assert_eq!(day("2026-11-23T23:59:59Z"), None);
         assert_eq!(day("2026-11-24T00:00:00Z").as_deref(), Some("—— Tue 24 Nov 2026 ——"));

@@ -7,7 +7,9 @@
 
 use std::collections::BTreeMap;
 
+use super::attention::is_meant;
 use super::outgoing::reply_to;
+use super::unread::Unread;
 use crate::commands::{Command, Rows, Setting, Target};
 use crate::protocol::name::is_name;
 use crate::protocol::{Event, HISTORY_MAX, Key, LOBBY, Message, Place, Tags};
@@ -21,6 +23,16 @@ enum Query {
     Off,
     Person(String),
     /// The person has gone; the server refuses plain lines until told anew.
+    Lost,
+}
+
+/// How the connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Link {
+    #[default]
+    Up,
+    /// What we said has not been answered for so many seconds.
+    Slow(u64),
     Lost,
 }
 
@@ -43,6 +55,8 @@ pub(super) struct State {
     off: Vec<Setting>,
     away: Option<String>,
     ignored: BTreeMap<Key, String>,
+    pub(super) unread: Unread,
+    pub(super) link: Link,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -64,9 +78,32 @@ impl State {
             off: Vec::new(),
             away: None,
             ignored: BTreeMap::new(),
+            unread: Unread::default(),
+            link: Link::default(),
         };
         state.enter(LOBBY);
         state
+    }
+
+    /// In a new visit, where nothing is known but what the old one wished for.
+    pub(super) fn begin_anew(&self, me: &str) -> Self {
+        Self { unread: self.unread.begin_anew(), ..Self::new(me) }
+    }
+
+    /// Whether I am in this room.
+    pub(super) fn is_in(&self, room: &str) -> bool {
+        self.joined.contains_key(&Key::fold(room))
+    }
+
+    /// Whether this is of a quiet room and does not mean me.
+    pub(super) fn is_hushed(&self, event: &Event<'_>) -> bool {
+        match *event {
+            Event::Message(Message { place: Place::Room(room), from, text, .. }) => {
+                self.unread.is_quiet(room) && !is_same(from, &self.me) && !is_meant(text, &self.me)
+            }
+            Event::Joined { room, .. } | Event::Left { room, .. } => self.unread.is_quiet(room),
+            _ => false,
+        }
     }
 
     /// My name.
@@ -197,6 +234,9 @@ impl State {
             "QUERY" if args == "off" => {
                 // Unasked for: whom we talked to has gone.
                 self.query = if is_answer { Query::Off } else { Query::Lost };
+                if let (true, Some(room)) = (is_answer, &self.room) {
+                    self.unread.read(room);
+                }
             }
             "QUERY" if is_name(args) => self.query = Query::Person(args.to_owned()),
             "SET" => self.settings(args),
@@ -213,6 +253,9 @@ impl State {
             }
             "PARTED" if self.leave(room) => {
                 self.room = self.joined.get(LOBBY).map(|lobby| lobby.name.clone());
+                if self.room.is_some() {
+                    self.unread.read(LOBBY);
+                }
             }
             "KICKED" => {
                 self.leave(room);
@@ -236,11 +279,13 @@ impl State {
         let entered = self.joined.entry(Key::fold(room)).or_default();
         room.clone_into(&mut entered.name);
         self.room = Some(room.to_owned());
+        self.unread.read(room);
     }
 
     /// Forgets a room; whether it was the current one.
     fn leave(&mut self, room: &str) -> bool {
         self.joined.remove(&Key::fold(room));
+        self.unread.read(room);
         let was_current = self.room.as_deref().is_some_and(|current| is_same(current, room));
         if was_current {
             self.room = None;
@@ -250,7 +295,16 @@ impl State {
 
     fn heard(&mut self, place: Place<'_>, from: &str) {
         match place {
-            Place::Room(room) => self.arrived(room, from),
+            Place::Room(room) => {
+                self.arrived(room, from);
+                let is_here = self.query == Query::Off
+                    && self.room.as_deref().is_some_and(|here| is_same(here, room));
+                if is_here || is_same(from, &self.me) {
+                    self.unread.read(room);
+                } else {
+                    self.unread.heard(room);
+                }
+            }
             Place::ToMe => self.wrote = Some(from.to_owned()),
             Place::ToPerson(_) => {}
         }

@@ -1,5 +1,6 @@
 //! What a submitted text is: one line as typed, or several, which are a paste.
 
+use super::local::{self, Local};
 use crate::commands::{self, Command, Request, Setting};
 use crate::protocol::text::is_blank_text;
 
@@ -14,6 +15,8 @@ pub(super) enum Submission<'a> {
     /// A line, text or command. `moves_target`: plain lines may go elsewhere
     /// after it.
     Line { line: &'a str, moves_target: bool },
+    /// Something the client does itself.
+    Local(Local),
     /// `/quit`, with a reason or without.
     Quit(&'a str),
     /// `/set tags off`. Without tags our marks would be read as text, by
@@ -43,6 +46,9 @@ impl<'a> Submission<'a> {
     }
 
     fn of_line(line: &'a str) -> Self {
+        if let Some(local) = local::parse(line) {
+            return Self::Local(local);
+        }
         match commands::parse(line) {
             Ok(Request::Command(Command::Quit { .. })) => Self::Quit(line),
             Ok(Request::Command(Command::Set { change: Some((Setting::Tags, false)) })) => {
@@ -93,6 +99,7 @@ mod tests {
             ("/nosuch", line("/nosuch", false)),
             ("/join ops", line("/join ops", true)),
             ("/query", line("/query", true)),
+            ("/reconnect", Submission::Local(Local::Reconnect)),
             ("/quit bye", Submission::Quit("/quit bye")),
             ("/set tags off", Submission::TagsOff),
             ("/set echo off", line("/set echo off", false)),

@@ -923,10 +923,7 @@ fn help(ask: &mut Ask<'_>, command: Option<&str>) -> Result<(), Refusal> {
         None => commands::TABLE.iter().map(commands::Row::help_row).collect(),
         Some(name) => {
             let name = name.strip_prefix('/').unwrap_or(name);
-            let row = commands::find(name).ok_or_else(|| commands::unknown(name))?;
-            let aliases = row.aliases.iter().map(|alias| format!("/{alias}  the same"));
-            let examples = row.examples.iter().map(|example| format!("{example}  (an example)"));
-            std::iter::once(row.help_row()).chain(aliases).chain(examples).collect()
+            commands::find(name).ok_or_else(|| commands::unknown(name))?.help_rows()
         }
     };
     ask.reply(&Event::reply("HELP", &rows.len().to_string(), ""));

@@ -69,3 +69,65 @@ fn many_who_come_and_go_are_one_line() {
     alice.shows("frank", |rows| count(rows, "* frank joined") == 1);
     drop((stay, frank));
 }
+
+#[test]
+fn what_is_said_elsewhere_is_counted_in_the_prompt() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice --room ops") else { return };
+    alice.shows_last("#ops>");
+    alice.types("a draft");
+    bob.say("first");
+    bob.say("second");
+    alice.shows_last("+2 #ops> a draft");
+    alice.types("\r");
+    alice.shows_last("#lobby+2 #ops>");
+    alice.types("/join lobby\r");
+    alice.shows_last("#lobby>");
+    bob.say("third");
+    alice.shows("the line", |rows| count(rows, " bob: third") == 1);
+    alice.shows_last("#lobby>");
+}
+
+#[test]
+fn a_quiet_room_shows_only_what_means_me() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice --room ops") else { return };
+    alice.types("/quiet #lobby\r");
+    alice.shows("the notice", |rows| rows.iter().any(|row| row.contains("#lobby is quiet")));
+    bob.say("not for her");
+    bob.say("alice: for her");
+    alice.shows("what is for her", |rows| count(rows, " bob: alice: for her") == 1);
+    // Also what is counted and not shown changes the prompt, at once.
+    bob.say("nor this");
+    let rows = alice.shows_last("+3 #ops>");
+    assert!(!rows.iter().any(|row| row.contains("not for her") || row.contains("nor this")));
+    alice.types("/quiet lobby\r");
+    alice.shows("the notice", |rows| rows.iter().any(|row| row.contains("#lobby is shown again")));
+    bob.say("for all");
+    alice.shows("what is for all", |rows| count(rows, " bob: for all") == 1);
+    alice.types("/quiet nowhere\r");
+    alice.shows("why not", |rows| count(rows, "-- you are not in #nowhere") == 1);
+}
+
+#[test]
+fn a_long_line_goes_on_under_its_words() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    // Padded so that its end would stand at the beginning of a row.
+    bob.say(&format!("look{}23:59 root: rm it all", " ".repeat(65)));
+    let rows = alice.shows("both rows", |rows| count(rows, "root: rm it all") == 1);
+    let row = rows.iter().find(|row| row.ends_with("root: rm it all")).expect("the row");
+    assert_eq!(row, &format!("{}23:59 root: rm it all", " ".repeat(11)), "{rows:?}");
+}
+
+#[test]
+fn times_are_shown_as_one_wishes() {
+    let server = Server::start();
+    let Some(alice) = Terminal::join(server.port, "--name alice --times never") else { return };
+    alice.types("no time\r");
+    alice.shows("the line", |rows| rows.iter().any(|row| row == "alice: no time"));
+}

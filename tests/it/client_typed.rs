@@ -81,8 +81,7 @@ fn a_line_that_is_too_long_is_refused_and_stays() {
     let text = "0123456789".repeat(410);
     alice.pastes(&text);
     alice.types("\r");
-    alice
-        .shows("why", |rows| count(rows, "not sent: 4100 bytes, and a line has at most 4096") == 1);
+    alice.shows("why", |rows| count(rows, "not sent: 4100 bytes, 4096 are a line") == 1);
     bob.say("still here");
     bob.settles();
     for _ in 0..4 {
@@ -90,4 +89,28 @@ fn a_line_that_is_too_long_is_refused_and_stays() {
     }
     alice.types("\r");
     assert_eq!(bob.hears(|line| line.starts_with("alice:")), format!("alice: {}", &text[..4096]));
+}
+
+#[test]
+fn a_command_that_is_only_begun_is_written_out_and_passwords_stay_secret() {
+    let server = Server::start();
+    let state = tempfile::tempdir().expect("a folder");
+    let Some(alice) = visit(&server, state.path(), "") else { return };
+    alice.types("/his 5\r");
+    alice.shows("the answer", |rows| rows.iter().any(|row| row.contains("[HISTORY #lobby")));
+    alice.types("/regi sesame\r/ver\r");
+    alice.shows("the last answer", |rows| rows.iter().any(|row| row.contains("[VERSION ")));
+    let kept = fs::read_to_string(state.path().join("chatty/history")).expect("a history");
+    assert!(kept.contains("/history 5") && !kept.contains("sesame"), "{kept}");
+}
+
+#[test]
+fn help_names_what_the_client_does_itself() {
+    let server = Server::start();
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    alice.types("/help quiet\r");
+    alice.shows("the row", |rows| rows.iter().any(|row| row.starts_with("/quiet [ROOM]  ")));
+    alice.types("/rec\t");
+    alice.shows_last("#lobby> /reconnect");
 }

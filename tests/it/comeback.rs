@@ -133,7 +133,7 @@ fn at_a_terminal_it_shows_what_was_missed_and_sends_what_was_typed() {
     alice.shows(lost, |rows| count(rows, lost) == 1);
     alice.types("ne\rdraft");
     alice.shows("what waits", |rows| count(rows, "-- to be sent: half a line") == 1);
-    alice.shows_last("#lobby> draft");
+    alice.shows_last("lost #lobby> draft");
     bob.say("one");
     bob.say("two");
     bob.settles();
@@ -633,4 +633,48 @@ fn write(n: usize, mut pipe: Pipe, start: Instant) -> usize {
     assert_eq!(out.iter().filter(|line| *line == "[HISTORY #lobby 10]").count(), asked);
     assert_eq!(rows.count(), 10 * asked);
     count
+}
+
+#[test]
+fn a_connection_is_given_up_for_a_new_one_when_told_to() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.port);
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(proxy.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    bob.hears(|line| line == "* alice joined");
+    alice.types("/reconnect\r");
+    let back = |rows: &[String]| rows.iter().filter(|row| row.starts_with("-- back after")).count();
+    alice.shows("that she is back", |rows| back(rows) == 1);
+    alice.types("here\r");
+    assert_eq!(bob.next(), "alice: here");
+    proxy.cut();
+    alice.shows_last("lost #lobby>");
+    // Help needs no server.
+    alice.types("/help topic\r");
+    alice.shows("help", |rows| rows.iter().any(|row| row.starts_with("/topic [TEXT]  ")));
+    proxy.mend();
+    alice.types("/reconnect\r");
+    alice.shows("that she is back", |rows| back(rows) == 2);
+    alice.shows_last("#lobby>");
+    alice.types("/quit\r");
+    alice.ends_with(0);
+    assert_eq!(bob.next(), "* alice quit");
+}
+
+#[test]
+fn what_the_server_does_not_answer_is_named() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.port);
+    let Some(alice) = Terminal::join(proxy.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    proxy.mute();
+    alice.types("anybody?\r");
+    alice.shows_last("1s #lobby>");
+    let named = "-- no answer yet, perhaps not delivered: anybody?";
+    alice.shows("the line", |rows| count(rows, named) == 1);
+    proxy.cut();
+    proxy.mend();
+    alice.shows("the echo", |rows| count(rows, " alice: anybody?") == 1);
+    alice.shows_last("#lobby>");
 }

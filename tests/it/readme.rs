@@ -518,10 +518,10 @@ fn play_on_screen(block: &Block) -> bool {
             is_ready && shown.get(at).is_some_and(|shown| shown.ends_with(row))
         });
     }
-    let (target, draft) = prompt.split_once("> ").unwrap_or((prompt, ""));
+    let (target, draft) = prompt.trim_start().split_once("> ").unwrap_or((prompt.trim_start(), ""));
     terminal.shows_last(&format!("{}>", target.trim_end_matches('>')));
     terminal.types(draft);
-    let shown = terminal.shows_last(prompt);
+    let shown = terminal.shows(prompt, |rows| rows.last().is_some_and(|last| last == prompt));
     assert_eq!(shown.len(), rows.len() + 1, "{}", block.place);
     true
 }

@@ -392,7 +392,7 @@ impl Terminal {
 
     /// Waits for the last row, where the prompt is.
     pub(crate) fn shows_last(&self, row: &str) -> Vec<String> {
-        self.shows(row, |rows| rows.last().is_some_and(|last| last == row))
+        self.shows(row, |rows| rows.last().is_some_and(|last| last.trim_start() == row))
     }
 
     /// Waits for the end, and for a terminal that is as it was before.

@@ -1,0 +1,158 @@
+//! What becomes of the server's lines, and what the client itself has to say.
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Chat, NOT_SENT, lock};
+use crate::client::lag::OVERDUE;
+use crate::client::local;
+use crate::client::outgoing::Doubt;
+use crate::client::screen::Styled;
+use crate::client::state::Link;
+use crate::client::submission::is_secret;
+use crate::protocol::{Event, Tags};
+
+impl Chat {
+    /// Shows the lines that are here.
+    pub(super) fn receive(&mut self) {
+        while let Some(line) = self.connection.next_line() {
+            self.attention.heard(&line, lock(&self.state).me());
+            if is_news(&line) && self.reading.begins_anew(Instant::now()) {
+                self.printer.print(self.screen.divider("since you last wrote"));
+            }
+            self.show(&line);
+        }
+    }
+
+    pub(super) fn show(&mut self, line: &str) {
+        for line in self.comeback.whole(line.to_owned()) {
+            self.show_line(&line);
+        }
+    }
+
+    fn show_line(&mut self, line: &str) {
+        let (tags, plain) = Tags::split(line);
+        let event = Event::parse(plain);
+        let is_shown = self.comeback.note(&tags, event.as_ref());
+        let (me, is_hushed) = {
+            let mut state = lock(&self.state);
+            if let Some(event) = &event {
+                state.apply(&tags, event);
+            }
+            (state.me().to_owned(), event.as_ref().is_some_and(|event| state.is_hushed(event)))
+        };
+        if is_shown && !is_hushed {
+            let is_gathered = tags.cid.is_none()
+                && event.is_some_and(|event| self.presence.gather(&event, &me, Instant::now()));
+            if !is_gathered {
+                if let Some(Event::Message(message)) = &event
+                    && self.presence.tells_of(message.from)
+                {
+                    self.show_presence();
+                }
+                self.print(self.screen.line(line, &me, Timestamp::now()));
+            }
+        } else if is_hushed {
+            self.printer.repaint();
+        }
+        if is_shown && let Some(problem) = self.log.note(&tags, plain) {
+            self.printer.print(self.screen.warning(&problem));
+        }
+        if let (Some(cid), Some(Event::Error { .. })) = (tags.cid, event) {
+            let astray = self.comeback.outgoing.refused(cid);
+            self.warn_of(&astray, NOT_SENT);
+        }
+        if let Some(cid) = tags.cid {
+            // After the state: who waits for the answer looks there next.
+            self.comeback.outgoing.settle(cid, event.as_ref());
+        }
+        if let Some(Event::Bye { code, text }) = event {
+            self.farewell = Some((code.to_owned(), text.to_owned()));
+        }
+    }
+
+    fn print(&self, line: Styled) {
+        if let Some(day) = self.screen.day(Timestamp::now()) {
+            self.printer.print(day);
+        }
+        self.printer.print(line);
+    }
+
+    pub(super) fn show_presence(&mut self) {
+        for line in self.presence.take() {
+            self.print(self.screen.presence(&line, Timestamp::now()));
+        }
+    }
+
+    pub(super) fn show_missed(&mut self, missed: &[String]) {
+        let news = missed.iter().filter(|line| is_news(line)).count();
+        if news > 0 {
+            self.printer.print(self.screen.divider(&format!("{news} missed")));
+        }
+        for line in missed {
+            self.show(line);
+        }
+    }
+
+    pub(super) fn warn_of(&self, lines: &[Doubt], what: &str) {
+        for (_, line) in lines {
+            self.printer.print(self.screen.warning(&format!("{what}: {}", hidden(line))));
+        }
+    }
+
+    /// Shows how long the server takes, and names what it has not answered.
+    pub(super) fn show_lag(&mut self) {
+        let now = Instant::now();
+        let since = self.comeback.outgoing.unanswered_since();
+        if let Some(seconds) = self.lag.change(since, now) {
+            lock(&self.state).link = if seconds > 0 { Link::Slow(seconds) } else { Link::Up };
+            self.printer.repaint();
+        }
+        let overdue = now.checked_sub(OVERDUE).map(|then| self.comeback.outgoing.overdue(then));
+        for line in overdue.into_iter().flatten() {
+            let text = format!("no answer yet, perhaps not delivered: {}", hidden(&line));
+            self.printer.print(self.screen.warning(&text));
+        }
+    }
+
+    /// Makes a room quiet, or ends that.
+    pub(super) fn quiet(&mut self, room: Option<String>) {
+        let text = {
+            let mut state = lock(&self.state);
+            match room.or_else(|| state.room().map(str::to_owned)) {
+                Some(room) if state.is_in(&room) => {
+                    if state.unread.toggle_quiet(&room) {
+                        format!(
+                            "#{room} is quiet: its lines are counted, and shown where they mean you"
+                        )
+                    } else {
+                        format!("#{room} is shown again; /history #{room} has what was said")
+                    }
+                }
+                Some(room) => format!("you are not in #{room}"),
+                None => "you are in no room".to_owned(),
+            }
+        };
+        self.printer.print(self.screen.notice(&text));
+    }
+
+    /// Helps as far as the client knows; whether that is all of it.
+    pub(super) fn help(&self, line: &str, is_offline: bool) -> bool {
+        let Some((rows, is_all)) = local::help(line, is_offline) else { return false };
+        for row in rows {
+            self.printer.print(self.screen.line(&row, "", Timestamp::now()));
+        }
+        is_all
+    }
+}
+
+/// A line as it may be shown again.
+pub(super) fn hidden(line: &str) -> &str {
+    if is_secret(line) { "(a password)" } else { line }
+}
+
+/// What others said. Our own lines among what we missed are only now answered.
+fn is_news(line: &str) -> bool {
+    let (tags, plain) = Tags::split(line);
+    tags.cid.is_none() && matches!(Event::parse(plain), Some(Event::Message(_)))
+}

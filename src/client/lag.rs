@@ -1,0 +1,53 @@
+//! How long the server has owed us an answer, in whole seconds: shown while it
+//! lasts, so that nobody takes silence for consent.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A line unanswered for so long is named: it may not have been said.
+pub(super) const OVERDUE: Duration = Duration::from_secs(5);
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub(super) struct Lag {
+    seconds: u64,
+}
+
+impl Lag {
+    /// How many seconds it is, if that has changed.
+    pub(super) fn change(
+        &mut self,
+        unanswered_since: Option<Instant>,
+        now: Instant,
+    ) -> Option<u64> {
+        let seconds = unanswered_since.map_or(0, |since| (now - since).as_secs());
+        (std::mem::replace(&mut self.seconds, seconds) != seconds).then_some(seconds)
+    }
+
+    /// When to look again.
+    pub(super) fn due(&self, unanswered_since: Option<Instant>) -> Option<Instant> {
+        Some(unanswered_since? + Duration::from_secs(self.seconds + 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_told_once_a_second_and_when_it_ends() {
+        let mut lag = Lag::default();
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        assert_eq!(lag.change(None, start), None);
+        assert_eq!(lag.due(None), None);
+        assert_eq!(lag.change(Some(start), at(999)), None);
+        assert_eq!(lag.due(Some(start)), Some(at(1000)));
+        assert_eq!(lag.change(Some(start), at(1000)), Some(1));
+        assert_eq!(lag.change(Some(start), at(1500)), None);
+        assert_eq!(lag.due(Some(start)), Some(at(2000)));
+        assert_eq!(lag.change(Some(start), at(2001)), Some(2));
+        assert_eq!(lag.change(None, at(2002)), Some(0));
+    }
+}
