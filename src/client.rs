@@ -202,6 +202,10 @@ pub struct JoinArgs {
     #[arg(long, env = "CHATTY_NO_TITLE", value_parser = FalseyValueParser::new())]
     no_title: bool,
 
+    /// Panic at the first line that is typed
+    #[arg(long, hide = true)]
+    debug_panic: bool,
+
     /// File with settings; without it, chatty/config.toml where settings are kept
     /// ($XDG_CONFIG_HOME or ~/.config), if it exists
     #[arg(long, value_name = "FILE", env = "CHATTY_CONFIG")]
@@ -279,6 +283,7 @@ struct Visit {
     cids: Cids,
     road: Road,
     log: LogFiles,
+    is_to_panic: bool,
 }
 
 async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
@@ -331,7 +336,7 @@ async fn begin(args: &JoinArgs, identity: &Identity) -> Result<Visit, (Exit, Str
     let retry_for = args.retry_for.unwrap_or(default);
     let (hurry, since) = (Arc::default(), Instant::now());
     let road = Road { endpoint, retry_for, password, hurry, since };
-    Ok(Visit { connection, session, cids, road, log })
+    Ok(Visit { connection, session, cids, road, log, is_to_panic: args.debug_panic })
 }
 
 /// Logs in; on a terminal a password is asked for where the name takes one.

@@ -1,7 +1,7 @@
 //! What rustyline asks while a line is typed: how it looks and what Tab offers.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rustyline::completion::{Completer, Pair};
@@ -12,6 +12,7 @@ use rustyline::{Context, Helper};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::local;
+use super::printer::size;
 use super::prompt::Shared;
 use super::slot::prompt_in;
 use super::state::{Link, State};
@@ -30,6 +31,8 @@ pub(super) struct ChatHelper {
     is_submitted: AtomicBool,
     /// What is drawn next is drawn because the line changed.
     is_redrawn_for_itself: AtomicBool,
+    /// How wide the terminal was when something was last drawn.
+    columns: AtomicUsize,
 }
 
 impl ChatHelper {
@@ -39,12 +42,25 @@ impl ChatHelper {
             draft: Mutex::default(),
             is_submitted: AtomicBool::new(false),
             is_redrawn_for_itself: AtomicBool::new(false),
+            columns: AtomicUsize::new(0),
         }
     }
 
     /// The line as last drawn: known also when the prompt is called off.
     pub(super) fn draft(&self) -> String {
         self.draft.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// When a terminal becomes wider or narrower it breaks the draft's rows anew,
+    /// and rustyline wipes away as many as there were before: too many, or too few.
+    fn mind_resizing(&self, prompt: usize) {
+        let (columns, _) = size();
+        let before = self.columns.swap(columns, Ordering::Relaxed);
+        let draft = self.draft();
+        let is_broken = prompt + draft.width() >= before.min(columns) || draft.contains('\n');
+        if before > 0 && before != columns && is_broken {
+            self.shared.printer.redraw();
+        }
     }
 
     /// Also before each prompt: it may be called off before anything is drawn.
@@ -148,6 +164,7 @@ impl Highlighter for ChatHelper {
         if !is_default {
             return Cow::Borrowed(prompt);
         }
+        self.mind_resizing(prompt.width());
         let theme = self.shared.theme;
         if self.shared.is_asking() {
             return Cow::Owned(theme.prompt().style(prompt).to_string());

@@ -19,7 +19,7 @@ use super::local::Local;
 use super::log_files::LogFiles;
 use super::login::Session;
 use super::presence::Presence;
-use super::printer::Printer;
+use super::printer::{Printer, Redraw};
 use super::prompt::{self, Prompt, Shared, Typed};
 use super::reading::Reading;
 use super::reconnect::{Back, GivenUp, Road};
@@ -46,6 +46,7 @@ pub(super) async fn run(
     history: History,
 ) -> Exit {
     let terminal = Terminal::quiet();
+    terminal.outlives_panics();
     let ended = chat(visit, screen, attention, history, &terminal).await;
     drop(terminal);
     match ended {
@@ -68,21 +69,23 @@ async fn chat(
     history: History,
     terminal: &Terminal,
 ) -> rustyline::Result<(Exit, Option<String>)> {
-    let Visit { connection, session, cids, road, log } = visit;
+    let Visit { connection, session, cids, road, log, is_to_panic } = visit;
+    let (printer, orders) = Printer::new();
     let shared = Shared {
         state: Arc::new(Mutex::new(State::new(&session.me))),
         gate: Arc::default(),
+        printer: printer.clone(),
         theme: screen.theme(),
         is_asking: Arc::default(),
         is_leaving: Arc::default(),
     };
     let mut editor = prompt::editor(&shared)?;
     history.load(&mut editor);
-    let (printer, printing) =
-        Printer::start(editor.create_external_printer()?, shared.gate.clone());
+    let printing = orders.obeyed(editor.create_external_printer()?, shared.gate.clone());
     let warning = screen.notice("press Ctrl-C again to leave");
-    let interrupt = Interrupt::new(shared.clone(), printer.clone(), warning);
+    let interrupt = Interrupt::new(shared.clone(), warning);
     prompt::bind(&mut editor, 'C', interrupt);
+    prompt::bind(&mut editor, 'L', Redraw(printer.clone()));
     prompt::bind(&mut editor, 'Z', Suspend::new(shared.gate.clone(), terminal.saved()));
     // Before the prompt runs: it is called off by a SIGINT, which must not
     // find us without a handler.
@@ -99,6 +102,7 @@ async fn chat(
         lag: Lag::default(),
         reading: Reading::new(Instant::now()),
         log,
+        is_to_panic,
         farewell: None,
     };
     session.lines.iter().for_each(|line| chat.show(line));
@@ -149,6 +153,8 @@ struct Chat {
     lag: Lag,
     reading: Reading,
     log: LogFiles,
+    /// To see how the terminal looks afterwards.
+    is_to_panic: bool,
     /// The code and the text with which the server ends the connection, if it
     /// has said so.
     farewell: Option<(String, String)>,
@@ -190,6 +196,7 @@ impl Chat {
                     }
                 }
                 typed = typed.recv() => match typed {
+                    Some(Typed::Line { .. }) if self.is_to_panic => panic!("as --debug-panic asks"),
                     Some(Typed::Line { text, waiting }) => {
                         self.attention.typed();
                         self.reading.typed(Instant::now());

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use rustyline::{Cmd, ConditionalEventHandler, Event, EventContext, Movement, RepeatCount};
 
-use super::printer::Printer;
 use super::prompt::Shared;
 use super::screen::Styled;
 
@@ -17,15 +16,14 @@ const TWICE: Duration = Duration::from_secs(2);
 /// What Ctrl-C does.
 pub(super) struct Interrupt {
     shared: Shared,
-    printer: Printer,
     /// Shown the first time.
     warning: Styled,
     last: Mutex<Option<Instant>>,
 }
 
 impl Interrupt {
-    pub(super) fn new(shared: Shared, printer: Printer, warning: Styled) -> Self {
-        Self { shared, printer, warning, last: Mutex::new(None) }
+    pub(super) fn new(shared: Shared, warning: Styled) -> Self {
+        Self { shared, warning, last: Mutex::new(None) }
     }
 }
 
@@ -52,7 +50,7 @@ impl ConditionalEventHandler for Interrupt {
             return None;
         }
         *last = Some(Instant::now());
-        self.printer.print(self.warning.clone());
+        self.shared.printer.print(self.warning.clone());
         Some(Cmd::Noop)
     }
 }

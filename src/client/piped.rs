@@ -55,7 +55,7 @@ pub(super) struct Task {
 
 /// Runs to the end of input, or of the connection.
 pub(super) async fn run(visit: Visit, task: Task) -> Exit {
-    let Visit { mut connection, session, cids, mut road, log } = visit;
+    let Visit { mut connection, session, cids, mut road, log, .. } = visit;
     let mut signals = match signals::insisting() {
         Ok(signals) => signals,
         Err(problem) => {

@@ -9,8 +9,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use rustyline::ExternalPrinter;
-use terminal_size::{Width, terminal_size};
+use rustyline::{Cmd, ConditionalEventHandler, Event, EventContext, ExternalPrinter, RepeatCount};
+use terminal_size::terminal_size;
 
 use super::screen::Styled;
 use super::wrap::wrap;
@@ -19,60 +19,162 @@ use super::wrap::wrap;
 /// each print clears and redraws the prompt.
 const BATCH_MAX: usize = 16 * 1024;
 
+/// So many lines can be shown once more: as many as a large screen has.
+const KEPT_MAX: usize = 200;
+
+/// Draws the prompt again and nothing else. rustyline puts a line end behind what
+/// has none; going up first makes none of it.
+const REPAINT: &str = "\x1b[A\n";
+
+/// To the first row; the rest of this one is empty; the rest of the screen is.
+/// (Some terminals keep what is cleared from the first row on as if it had been
+/// scrolled off. So the rows are written over the old ones.)
+const HOME: &str = "\x1b[H";
+const ROW_END: &str = "\x1b[K\n";
+const SCREEN_END: &str = "\x1b[J\n";
+
+/// What the printer is asked for.
+enum Order {
+    Line(Styled),
+    Repaint,
+    Redraw,
+}
+
+/// What waits for the printer.
+pub(super) struct Orders(Receiver<Order>);
+
 /// Where to put lines for the screen.
 #[derive(Clone)]
-pub(super) struct Printer(Sender<Option<Styled>>);
+pub(super) struct Printer(Sender<Order>);
 
 impl Printer {
-    /// Starts the thread. It ends when every [`Printer`] is gone.
-    pub(super) fn start(
-        out: impl ExternalPrinter + Send + 'static,
-        gate: Arc<Gate>,
-    ) -> (Self, JoinHandle<()>) {
-        let (lines, waiting) = mpsc::channel();
-        let thread = thread::spawn(move || print_all(out, &waiting, &gate));
-        (Self(lines), thread)
+    /// A printer, and what it hands to its thread.
+    pub(super) fn new() -> (Self, Orders) {
+        let (orders, waiting) = mpsc::channel();
+        (Self(orders), Orders(waiting))
     }
 
     /// Shows a line; at once, or when the prompt allows it.
     pub(super) fn print(&self, line: Styled) {
-        // The thread lives as long as we do; if it does not, there is no screen.
-        let _ = self.0.send(Some(line));
+        self.order(Order::Line(line));
     }
 
     /// Draws the prompt again, which has changed.
     pub(super) fn repaint(&self) {
-        let _ = self.0.send(None);
+        self.order(Order::Repaint);
+    }
+
+    /// Clears the screen and shows the latest lines as they are on it now.
+    pub(super) fn redraw(&self) {
+        self.order(Order::Redraw);
+    }
+
+    fn order(&self, order: Order) {
+        // The thread lives as long as we do; if it does not, there is no screen.
+        let _ = self.0.send(order);
     }
 }
 
-fn print_all(mut out: impl ExternalPrinter, waiting: &Receiver<Option<Styled>>, gate: &Gate) {
-    while let Ok(first) = waiting.recv() {
-        let mut batch = String::new();
-        let mut next = Some(first);
-        let columns = columns();
-        while let Some(line) = next {
-            if let Some(line) = line {
-                batch.push_str(&wrap(line.as_str(), line.hang(), columns));
-                // Without its own line end the last line is lost between prompts.
-                batch.push('\n');
+impl Orders {
+    /// Starts the thread. It ends when every [`Printer`] is gone.
+    pub(super) fn obeyed(
+        self,
+        out: impl ExternalPrinter + Send + 'static,
+        gate: Arc<Gate>,
+    ) -> JoinHandle<()> {
+        let mut press = Press { out, gate, kept: VecDeque::new() };
+        thread::spawn(move || press.run(&self.0))
+    }
+}
+
+struct Press<P> {
+    out: P,
+    gate: Arc<Gate>,
+    /// The latest lines.
+    kept: VecDeque<Styled>,
+}
+
+impl<P: ExternalPrinter> Press<P> {
+    fn run(&mut self, orders: &Receiver<Order>) {
+        while let Ok(first) = orders.recv() {
+            let mut batch = String::new();
+            let mut is_redrawn = false;
+            let mut next = Some(first);
+            let (columns, _) = size();
+            while let Some(order) = next {
+                match order {
+                    Order::Line(line) => {
+                        batch.push_str(&wrap(line.as_str(), line.hang(), columns));
+                        // Without its own line end the last line is lost between prompts.
+                        batch.push('\n');
+                        self.keep(line);
+                    }
+                    Order::Repaint => {}
+                    Order::Redraw => is_redrawn = true,
+                }
+                next = if batch.len() < BATCH_MAX { orders.try_recv().ok() } else { None };
             }
-            next = if batch.len() < BATCH_MAX { waiting.try_recv().ok() } else { None };
+            if !batch.is_empty() {
+                self.print(&batch, &batch);
+            } else if !is_redrawn {
+                self.print(REPAINT, "");
+            }
+            if is_redrawn {
+                self.print(&self.screen(), "");
+            }
         }
-        if gate.hand_to_prompt(&batch) {
+        write(&self.gate.take_undrawn());
+    }
+
+    fn keep(&mut self, line: Styled) {
+        if self.kept.len() == KEPT_MAX {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(line);
+    }
+
+    /// Prints this above the prompt. Of it `news` must be seen also where there is
+    /// no prompt any more.
+    fn print(&mut self, text: &str, news: &str) {
+        if self.gate.hand_to_prompt(news) {
             // Fails when the prompt has gone meanwhile; then it is undrawn.
-            let _ = out.print(batch);
+            let _ = self.out.print(text.to_owned());
         } else {
-            write(&gate.take_undrawn());
-            write(&batch);
+            write(&self.gate.take_undrawn());
+            write(news);
         }
     }
-    write(&gate.take_undrawn());
+
+    /// The latest lines on an empty screen, with room for a prompt of some rows.
+    fn screen(&self) -> String {
+        let (columns, rows) = size();
+        let lines = self.kept.iter().map(|line| wrap(line.as_str(), line.hang(), columns));
+        let lines: Vec<String> = lines.collect();
+        let all: Vec<&str> = lines.iter().flat_map(|line| line.split('\n')).collect();
+        let shown = &all[all.len().saturating_sub(rows.saturating_sub(4))..];
+        HOME.to_owned() + &shown.join(ROW_END) + SCREEN_END
+    }
 }
 
-/// How wide the terminal is now.
-fn columns() -> usize {
-    terminal_size().map_or(80, |(Width(columns), _)| usize::from(columns))
+/// How many columns and rows the terminal has now.
+pub(super) fn size() -> (usize, usize) {
+    terminal_size().map_or((80, 24), |(columns, rows)| (columns.0.into(), rows.0.into()))
+}
+
+/// What Ctrl-L does: the same screen, drawn anew.
+pub(super) struct Redraw(pub(super) Printer);
+
+impl ConditionalEventHandler for Redraw {
+    fn handle(
+        &self,
+        _event: &Event,
+        _count: RepeatCount,
+        _is_positive: bool,
+        _context: &EventContext<'_>,
+    ) -> Option<Cmd> {
+        self.0.redraw();
+        Some(Cmd::Noop)
+    }
 }
 
 fn write(text: &str) {

@@ -31,7 +31,7 @@ use unicode_width::UnicodeWidthChar as _;
 use super::helper::ChatHelper;
 use super::history::History;
 use super::local::{self, Local};
-use super::printer::Gate;
+use super::printer::{Gate, Printer};
 use super::slot;
 use super::state::State;
 use super::submission::Submission;
@@ -61,6 +61,7 @@ pub(super) type ChatEditor = Editor<ChatHelper, DefaultHistory>;
 pub(super) struct Shared {
     pub(super) state: Arc<Mutex<State>>,
     pub(super) gate: Arc<Gate>,
+    pub(super) printer: Printer,
     pub(super) theme: Theme,
     /// A question is on the screen instead of the prompt.
     pub(super) is_asking: Arc<AtomicBool>,

@@ -3,11 +3,16 @@
 //! However we end, it gets back what it had.
 
 use std::io::{self, Write as _};
+use std::sync::{Mutex, PoisonError};
+use std::{panic, process, thread};
 
 use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
 
 /// Bracketed paste off, cursor shown, colours off.
 pub(super) const SANE: &[u8] = b"\x1b[?2004l\x1b[?25h\x1b[0m";
+
+/// How a program ends that has panicked.
+const PANICKED: i32 = 101;
 
 /// Gives the terminal back its settings when dropped, in a panic too.
 pub(super) struct Terminal {
@@ -24,6 +29,22 @@ impl Terminal {
         Self { saved }
     }
 
+    /// From now on a panic, of whatever thread, ends the program with the terminal
+    /// as it was before, and is told below the prompt.
+    pub(super) fn outlives_panics(&self) {
+        let (saved, tell) = (Mutex::new(self.saved()), panic::take_hook());
+        panic::set_hook(Box::new(move |info| {
+            let saved = saved.lock().unwrap_or_else(PoisonError::into_inner);
+            restore(saved.as_ref(), &[SANE, b"\r\n"].concat());
+            tell(info);
+            // Without any one of its threads there is no chat. The main thread
+            // ends by itself, and cleans up.
+            if thread::current().name() != Some("main") {
+                process::exit(PANICKED);
+            }
+        }));
+    }
+
     /// The settings it had before us.
     pub(super) fn saved(&self) -> Option<Termios> {
         self.saved.clone()
@@ -32,10 +53,14 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        if let Some(saved) = &self.saved {
-            let _ = termios::tcsetattr(io::stdin(), SetArg::TCSADRAIN, saved);
-        }
-        let mut stdout = io::stdout();
-        let _ = stdout.write_all(SANE).and_then(|()| stdout.flush());
+        restore(self.saved.as_ref(), SANE);
     }
+}
+
+fn restore(saved: Option<&Termios>, sequence: &[u8]) {
+    if let Some(saved) = saved {
+        let _ = termios::tcsetattr(io::stdin(), SetArg::TCSADRAIN, saved);
+    }
+    let mut stdout = io::stdout();
+    let _ = stdout.write_all(sequence).and_then(|()| stdout.flush());
 }

@@ -103,6 +103,7 @@ fn a_quiet_room_shows_only_what_means_me() {
     bob.say("nor this");
     let rows = alice.shows_last("+3 #ops>");
     assert!(!rows.iter().any(|row| row.contains("not for her") || row.contains("nor this")));
+    assert!(!alice.screen().iter().any(String::is_empty), "no row of its own for a count");
     alice.types("/quiet lobby\r");
     alice.shows("the notice", |rows| rows.iter().any(|row| row.contains("#lobby is shown again")));
     bob.say("for all");

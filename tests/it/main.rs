@@ -39,6 +39,7 @@ mod command_line;
 // The client in pipes and at a terminal.
 mod client_beside;
 mod client_config;
+mod client_hardship;
 mod client_piped;
 mod client_scripts;
 mod client_shown;

@@ -308,7 +308,10 @@ impl Terminal {
             return None;
         }
         let terminal = Self { folder: tempfile::tempdir().expect("a folder") };
-        terminal.tmux(&["new-session", "-d", "-s", "it", "-x", "80", "-y", "24", script]);
+        // Before the session: it keeps the limit it is made with.
+        let limit = ["start-server", ";", "set-option", "-g", "history-limit", "5000", ";"];
+        let session = ["new-session", "-d", "-s", "it", "-x", "80", "-y", "24", script];
+        terminal.tmux(&[&limit[..], &session[..]].concat());
         Some(terminal)
     }
 
@@ -341,10 +344,27 @@ impl Terminal {
         self.tmux(&["paste-buffer", "-p", "-b", "it", "-t", "it"]);
     }
 
+    /// Pastes as a terminal does that does not tell a paste from typing.
+    pub(crate) fn pastes_raw(&self, text: &str) {
+        self.tmux(&["set-buffer", "-b", "it", text]);
+        self.tmux(&["paste-buffer", "-b", "it", "-t", "it"]);
+    }
+
+    /// Makes it so many columns wide.
+    pub(crate) fn resizes(&self, columns: usize) {
+        self.tmux(&["resize-window", "-t", "it", "-x", &columns.to_string()]);
+    }
+
     /// The rows that are not empty, scrolled-off ones too.
     pub(crate) fn rows(&self) -> Vec<String> {
-        let screen = self.tmux(&["capture-pane", "-p", "-t", "it", "-S", "-500"]);
+        let screen = self.tmux(&["capture-pane", "-p", "-t", "it", "-S", "-"]);
         screen.lines().map(|row| row.trim_end().to_owned()).filter(|row| !row.is_empty()).collect()
+    }
+
+    /// The rows of the screen, to the last that is not empty.
+    pub(crate) fn screen(&self) -> Vec<String> {
+        let screen = self.tmux(&["capture-pane", "-p", "-t", "it"]);
+        screen.trim_end().lines().map(|row| row.trim_end().to_owned()).collect()
     }
 
     /// The screen with its escape sequences.

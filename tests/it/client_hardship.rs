@@ -1,0 +1,176 @@
+//! The client under hardship: floods, narrow screens, wide letters, hostile bytes,
+//! and a bug of its own. A draft survives what can be survived.
+
+use std::fs;
+use std::thread;
+
+use crate::support::{Peer, Server, Terminal, count};
+
+/// What stands at the end of the screen from the prompt on, rows joined.
+fn draft(rows: &[String]) -> String {
+    let start = rows.iter().rposition(|row| row.contains("#lobby>")).unwrap_or(rows.len());
+    rows[start..].concat()
+}
+
+#[test]
+fn two_thousand_lines_while_typing_lose_neither_a_line_nor_a_letter() {
+    let server = Server::start();
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    let mut bob = Peer::join(server.port, "bob");
+    let flood = thread::spawn(move || {
+        for n in 0..2000 {
+            bob.say(&format!("flood {n}."));
+        }
+        bob.settles();
+        bob
+    });
+    let typed = "the quick brown fox jumps over the lazy dog";
+    for letter in typed.chars() {
+        alice.types(&letter.to_string());
+    }
+    let mut bob = flood.join().expect("the flood");
+    let rows = alice.shows("the last line", |rows| count(rows, "bob: flood 1999.") == 1);
+    let seen: Vec<&String> = rows.iter().filter(|row| row.contains("bob: flood ")).collect();
+    assert_eq!(seen.len(), 2000);
+    for (n, row) in seen.iter().enumerate() {
+        assert!(row.ends_with(&format!(" bob: flood {n}.")), "{row} is not number {n}");
+    }
+    alice.shows_last(&format!("#lobby> {typed}"));
+    alice.types("\r");
+    assert_eq!(bob.hears(|line| line.starts_with("alice:")), format!("alice: {typed}"));
+}
+
+#[test]
+fn a_draft_of_wide_letters_on_a_narrow_screen_is_drawn_and_sent_whole() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.resizes(40);
+    alice.shows_last("#lobby>");
+    let text = "日本語の長い文".repeat(9);
+    alice.types(&text);
+    let drawn = |rows: &[String]| draft(rows).trim_start() == format!("#lobby> {text}");
+    alice.shows("the draft", drawn);
+    alice.presses("Home");
+    alice.presses("Right");
+    for n in 0..3 {
+        bob.say(&format!("meanwhile {n}"));
+    }
+    let rows = alice.shows("what came", |rows| count(rows, " bob: meanwhile 2") == 1);
+    assert_eq!(rows.iter().filter(|row| row.contains("#lobby>")).count(), 1, "{rows:?}");
+    alice.shows("the draft", drawn);
+    alice.types("x\r");
+    let sent = bob.hears(|line| line.starts_with("alice:"));
+    assert_eq!(sent, format!("alice: 日x{}", text.strip_prefix('日').expect("its beginning")));
+}
+
+#[test]
+fn a_resized_screen_shows_the_draft_once_and_loses_no_line() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    let text = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen";
+    alice.types(text);
+    let drawn = |rows: &[String]| draft(rows).replace(' ', "").ends_with(&text.replace(' ', ""));
+    alice.shows("the draft", drawn);
+    for columns in [30, 100] {
+        alice.resizes(columns);
+        bob.say(&format!("at {columns}"));
+        alice.shows("what came", |rows| count(rows, &format!(" bob: at {columns}")) == 1);
+    }
+    // At once, and also when asked for.
+    let whole = |rows: &[String]| {
+        let times = |text: &str| rows.iter().filter(|row| row.contains(text)).count();
+        ["WELCOME", "USERS", "bob: at 30", "bob: at 100", "#lobby>"].map(times) == [1; 5]
+            && drawn(rows)
+            && !rows.iter().any(String::is_empty)
+    };
+    Terminal::waits("a whole screen", || whole(&alice.screen()));
+    bob.say("more");
+    alice.shows("more", |rows| count(rows, " bob: more") == 1);
+    alice.presses("C-l");
+    bob.say("and more");
+    alice.shows("and more", |rows| count(rows, " bob: and more") == 1);
+    Terminal::waits("a whole screen", || whole(&alice.screen()));
+    alice.types("\r");
+    assert_eq!(bob.hears(|line| line.starts_with("alice:")), format!("alice: {text}"));
+}
+
+#[test]
+fn lines_pasted_as_if_typed_all_arrive_in_order() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    alice.pastes_raw("r1\nr2\nr3\nr4\nr5\nr6\nr7\n");
+    for n in 1..=7 {
+        assert_eq!(bob.hears(|line| line.starts_with("alice:")), format!("alice: r{n}"));
+    }
+}
+
+#[test]
+fn no_byte_of_a_hostile_peer_acts_on_the_terminal() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("raw");
+    let Some(alice) = Terminal::join(server.port, "--name alice --no-title") else { return };
+    alice.shows_last("#lobby>");
+    let title = alice.title();
+    alice.types("a draft");
+    alice.shows_last("#lobby> a draft");
+    alice.records(&file);
+    let marks = "a".to_owned() + &"\u{301}".repeat(100);
+    let attacks: [&[u8]; 9] = [
+        b"\x1b]0;pwn\x07",
+        b"\x1b[2J\x1b[H",
+        b"\x1b[6n",
+        b"\x1b]52;c;cHduCg==\x07",
+        b"\x9b31m",
+        b"\xc2\x9b31m",
+        "\u{202E}drawkcab".as_bytes(),
+        "in\u{200B}vis\u{2060}ible".as_bytes(),
+        marks.as_bytes(),
+    ];
+    for attack in attacks {
+        bob.send(&[attack, b"\n"].concat());
+    }
+    bob.say("all done");
+    alice.shows("the last line", |rows| count(rows, " bob: all done") == 1);
+    alice.shows_last("#lobby> a draft");
+    assert_eq!(alice.title(), title);
+    Terminal::waits("the record", || fs::read(&file).is_ok_and(|raw| contains(&raw, b"all done")));
+    let raw = fs::read(&file).expect("a record");
+    let never: [&[u8]; 10] = [
+        b"\x1b]",
+        b"\x1b[2J",
+        b"\x1b[H",
+        b"\x1b[6n",
+        b"\x07",
+        b"\xc2\x9b",
+        "\u{202E}".as_bytes(),
+        "\u{200B}".as_bytes(),
+        "\u{2060}".as_bytes(),
+        "\u{301}\u{301}\u{301}\u{301}\u{301}".as_bytes(),
+    ];
+    for bytes in never {
+        assert!(!contains(&raw, bytes), "{} is in the record", bytes.escape_ascii());
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+#[test]
+fn a_bug_of_ours_leaves_the_terminal_as_it_was_and_says_what_it_is() {
+    let server = Server::start();
+    let args = "--name alice --debug-panic";
+    let Some(alice) = Terminal::join(server.port, args) else { return };
+    alice.shows_last("#lobby>");
+    alice.types("anything\r");
+    let rows = alice.ends_with(101);
+    assert!(rows.iter().any(|row| row.contains("as --debug-panic asks")), "{rows:?}");
+}
