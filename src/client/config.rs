@@ -94,7 +94,7 @@ fn usual_place() -> Option<PathBuf> {
 /// What an argument is called in the file, if it can stand there.
 fn key_of(arg: &Arg) -> Option<&str> {
     let id = arg.get_id().as_str();
-    (!NO_KEYS.contains(&id)).then(|| arg.get_long().unwrap_or(id))
+    (!NO_KEYS.contains(&id) && !arg.is_hide_set()).then(|| arg.get_long().unwrap_or(id))
 }
 
 fn unknown(join: &clap::Command, name: &str) -> String {

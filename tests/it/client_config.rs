@@ -30,7 +30,8 @@ fn joining(home: &Path) -> Command {
 /// The keys that `chatty join` knows, from its flags.
 fn keys() -> Vec<String> {
     let join = <JoinArgs as clap::Args>::augment_args(clap::Command::new("join"));
-    let keys = join.get_arguments().map(|arg| arg.get_long().unwrap_or(arg.get_id().as_str()));
+    let shown = join.get_arguments().filter(|arg| !arg.is_hide_set());
+    let keys = shown.map(|arg| arg.get_long().unwrap_or(arg.get_id().as_str()));
     keys.filter(|key| !["config", "input"].contains(key)).map(str::to_owned).collect()
 }
 

@@ -224,11 +224,15 @@ fn tables() -> [(&'static str, String); 5] {
     let options = ["option", "variable", "default", "meaning"];
     [
         ("commands", table(["command", "what it does"], commands)),
-        ("serve", table(options, serve.get_arguments().map(option))),
-        ("join", table(options, join.get_arguments().map(option))),
+        ("serve", table(options, shown(&serve).map(option))),
+        ("join", table(options, shown(&join).map(option))),
         ("errors", table(["`[ERROR code]`", "meaning"], errors)),
         ("farewells", table(["`[BYE code]`", "said with it"], farewells)),
     ]
+}
+
+fn shown(command: &clap::Command) -> impl Iterator<Item = &clap::Arg> {
+    command.get_arguments().filter(|arg| !arg.is_hide_set())
 }
 
 fn option(arg: &clap::Arg) -> [String; 4] {
