@@ -23,7 +23,8 @@ use rustyline::config::BellStyle;
 use rustyline::error::ReadlineError;
 use rustyline::history::DefaultHistory;
 use rustyline::{
-    ColorMode, CompletionType, ConditionalEventHandler, Config, Editor, EventHandler, KeyEvent,
+    Cmd, ColorMode, CompletionType, ConditionalEventHandler, Config, Editor, EventHandler, KeyCode,
+    KeyEvent, Modifiers,
 };
 use tokio::sync::mpsc::UnboundedSender;
 use unicode_width::UnicodeWidthChar as _;
@@ -93,6 +94,7 @@ pub(super) fn editor(shared: &Shared) -> rustyline::Result<ChatEditor> {
         .build();
     let mut editor = Editor::with_config(config)?;
     editor.set_helper(Some(ChatHelper::new(shared.clone())));
+    editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::ALT), Cmd::Newline);
     Ok(editor)
 }
 

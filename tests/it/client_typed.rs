@@ -114,3 +114,34 @@ fn help_names_what_the_client_does_itself() {
     alice.types("/rec\t");
     alice.shows_last("#lobby> /reconnect");
 }
+
+#[test]
+fn a_text_of_two_lines_can_be_typed() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    alice.types("above");
+    alice.presses("M-Enter");
+    alice.types("below\r");
+    assert_eq!(bob.hears(|line| line.starts_with("alice:")), "alice: above");
+    assert_eq!(bob.hears(|line| line.starts_with("alice:")), "alice: below");
+}
+
+#[test]
+fn tab_lists_who_could_be_meant_and_the_talk_goes_on() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let _bea = Peer::join(server.port, "bea");
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    alice.types("b\t");
+    alice.shows("both", |rows| rows.iter().any(|row| row.contains("bea") && row.contains("bob")));
+    bob.say("meanwhile");
+    alice.shows("the line", |rows| count(rows, " bob: meanwhile") == 1);
+    alice.shows_last("#lobby> b");
+    alice.types("o\t");
+    alice.shows_last("#lobby> bob:");
+    alice.types("hi\r");
+    assert_eq!(bob.hears(|line| line.starts_with("alice:")), "alice: bob: hi");
+}
