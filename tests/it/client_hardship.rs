@@ -57,9 +57,11 @@ fn a_draft_of_wide_letters_on_a_narrow_screen_is_drawn_and_sent_whole() {
     for n in 0..3 {
         bob.say(&format!("meanwhile {n}"));
     }
-    let rows = alice.shows("what came", |rows| count(rows, " bob: meanwhile 2") == 1);
-    assert_eq!(rows.iter().filter(|row| row.contains("#lobby>")).count(), 1, "{rows:?}");
-    alice.shows("the draft", drawn);
+    alice.shows("what came, and one draft", |rows| {
+        count(rows, " bob: meanwhile 2") == 1
+            && rows.iter().filter(|row| row.contains("#lobby>")).count() == 1
+            && drawn(rows)
+    });
     alice.types("x\r");
     let sent = bob.hears(|line| line.starts_with("alice:"));
     assert_eq!(sent, format!("alice: 日x{}", text.strip_prefix('日').expect("its beginning")));
