@@ -31,6 +31,7 @@ use self::storage::StorageArgs;
 use self::tls::{Identity, TlsArgs};
 use crate::protocol::DEFAULT_PORT;
 
+pub mod admission;
 pub mod alarm;
 pub mod audit;
 pub mod connection;
@@ -39,6 +40,7 @@ pub mod limits;
 pub mod linger;
 pub mod log;
 pub mod outbox;
+pub mod pace;
 pub mod passwords;
 pub mod peer;
 pub mod reactor;
@@ -81,12 +83,8 @@ pub struct ServeArgs {
 /// fits.
 const BACKLOG: u32 = 4096;
 
-/// A peer that vanished is noticed without asking its person anything: by
-/// keepalive when idle, by the user timeout when something waits.
-const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// How often a silent peer is asked; all together take as long as its silence.
 const KEEPALIVE_PROBES: u32 = 4;
-const USER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How much the system takes of us that it cannot send yet, in bytes. Without a
 /// bound it takes megabytes and then nothing for as long as a third of them takes:
@@ -98,15 +96,15 @@ const UNSENT_MAX: u32 = 128 << 10;
 /// # Errors
 /// It cannot listen where it is told to, or its log fails.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start")?
-        .block_on(serve(args))
+        .block_on(serve(args, descriptors))
 }
 
-async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
     let listeners = listen(&args.bind, args.port)?;
     let folder = args.storage.folder(args.port)?;
     let log = folder.as_deref().map(|folder| args.storage.open(folder)).transpose()?;
@@ -121,8 +119,10 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         tokio::spawn(read_again(identity, hang_up, calls.clone()));
     }
     let own_calls = calls.clone();
-    let accepting: Vec<_> =
-        listeners.into_iter().map(|l| tokio::spawn(accept(l, calls.clone()))).collect();
+    let accepting: Vec<_> = listeners
+        .into_iter()
+        .map(|l| tokio::spawn(accept(l, Vigil::of(&args.limits), calls.clone())))
+        .collect();
     let stopping = tokio::spawn(async move {
         let code = stop_signal().await?;
         for task in accepting {
@@ -143,12 +143,18 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     // The loop shares its thread with nobody it has to be fair to.
     let result = match log {
         Some((log, kept)) => {
-            unconstrained(Reactor::new(limits, log, &kept, hashers, seed, calls)?.run()).await
+            unconstrained(
+                Reactor::new(limits, log, &kept, hashers, seed, descriptors, calls)?.run(),
+            )
+            .await
         }
         None => {
             let kept = Kept::default();
             let log = MemoryLog::new(limits.history_messages, limits.history_size);
-            unconstrained(Reactor::new(limits, log, &kept, hashers, seed, calls)?.run()).await
+            unconstrained(
+                Reactor::new(limits, log, &kept, hashers, seed, descriptors, calls)?.run(),
+            )
+            .await
         }
     };
     stopping.abort();
@@ -278,20 +284,23 @@ fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-async fn accept(listener: TcpListener, calls: UnboundedSender<Call>) {
+async fn accept(listener: TcpListener, vigil: Vigil, calls: UnboundedSender<Call>) {
     let mut pause = PAUSE_MIN;
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
                 pause = PAUSE_MIN;
-                prepare(&stream);
+                vigil.begin(&stream);
                 if calls.send(Call::Accepted(stream, Peer::new(address.ip()))).is_err() {
                     return;
                 }
             }
             // Out of descriptors, most likely: those inside go on, and who waits
             // outside is let in when somebody leaves.
-            Err(_) => {
+            Err(error) => {
+                if pause == PAUSE_MIN {
+                    say(&format!("cannot accept connections: {}; trying again", reason(&error)));
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             }
@@ -303,22 +312,38 @@ async fn accept(listener: TcpListener, calls: UnboundedSender<Call>) {
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Sets a new connection up. What fails here only costs comfort.
-fn prepare(stream: &TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
-    let socket = SockRef::from(stream);
-    let _ = socket.set_tcp_keepalive(&keepalive);
-    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
-    let _ = socket.set_tcp_notsent_lowat(UNSENT_MAX);
+/// How a peer that vanished is noticed without asking its person anything: by
+/// keepalive when idle, by the user timeout when something waits.
+struct Vigil {
+    keepalive: TcpKeepalive,
+    user_timeout: Duration,
+}
+
+impl Vigil {
+    fn of(limits: &Limits) -> Self {
+        // The system counts in seconds.
+        let interval = (limits.keepalive / KEEPALIVE_PROBES).max(Duration::from_secs(1));
+        let keepalive = TcpKeepalive::new()
+            .with_time(limits.keepalive.max(Duration::from_secs(1)))
+            .with_interval(interval)
+            .with_retries(KEEPALIVE_PROBES);
+        Self { keepalive, user_timeout: limits.user_timeout }
+    }
+
+    /// Sets a new connection up. What fails here only costs comfort.
+    fn begin(&self, stream: &TcpStream) {
+        let _ = stream.set_nodelay(true);
+        let socket = SockRef::from(stream);
+        let _ = socket.set_tcp_keepalive(&self.keepalive);
+        let _ = socket.set_tcp_user_timeout(Some(self.user_timeout));
+        let _ = socket.set_tcp_notsent_lowat(UNSENT_MAX);
+    }
 }
 
 /// As many connections as the system lets us have, without being asked to.
-fn raise_descriptor_limit() {
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
+/// Tells how many descriptors there are then.
+fn raise_descriptor_limit() -> usize {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return usize::MAX };
+    let is_raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+    usize::try_from(if is_raised { hard } else { soft }).unwrap_or(usize::MAX)
 }

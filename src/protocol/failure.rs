@@ -101,12 +101,13 @@ pub enum Farewell {
     Replaced,
     Kicked,
     Banned,
+    TooMany,
     ShuttingDown,
 }
 
 impl Farewell {
     /// Every farewell, its word on the wire and the sentence said with it.
-    pub const TABLE: [(Self, &'static str, &'static str); 9] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 10] = [
         (Self::Quit, "quit", "goodbye"),
         (
             Self::LoginTimeout,
@@ -119,6 +120,11 @@ impl Farewell {
         (Self::Replaced, "replaced", "you are connected from elsewhere now"),
         (Self::Kicked, "kicked", "an operator of this server ended your connection"),
         (Self::Banned, "banned", "you are banned from this server"),
+        (
+            Self::TooMany,
+            "too-many",
+            "others wait to come in, and you gave no name; connect again when you have one",
+        ),
         (Self::ShuttingDown, "shutting-down", "the server is stopping; come back later"),
     ];
 

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::outbox::Outbox;
+use super::pace::Pace;
 use super::stream::{Speech, Stream};
 use crate::protocol::LOGIN_LINE_MAX;
 use crate::protocol::codec::LineCodec;
@@ -110,6 +111,14 @@ pub struct Connection {
     pub unread: Vec<u8>,
     /// What is to be written.
     pub outbox: Outbox,
+    /// How fast its lines may be heard, where that is limited.
+    pub pace: Pace,
+    /// Whether limits on how fast it may speak are for it.
+    pub is_limited: bool,
+    /// Whether it is not heard since it spoke too fast.
+    pub is_paced: bool,
+    /// Whether it was never let in, and only hears why.
+    pub is_turned_away: bool,
     /// Whether the other side has closed its sending side.
     pub is_finished: bool,
     /// Whether it waits for rows of the log, and reads nothing meanwhile.
@@ -149,6 +158,10 @@ impl Connection {
             codec: LineCodec::new(LOGIN_LINE_MAX),
             unread: Vec::new(),
             outbox: Outbox::default(),
+            pace: Pace::default(),
+            is_limited: false,
+            is_paced: false,
+            is_turned_away: false,
             is_finished: false,
             is_waiting: false,
             is_held_back: false,

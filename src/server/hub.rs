@@ -103,6 +103,8 @@ pub enum Input<'a> {
     Finished,
     /// It is gone, or has to go without being able to hear why.
     Lost,
+    /// It has given no name, and others wait to come in.
+    Crowded,
     /// It has read nothing for too long.
     Stalled,
     /// More waits for it than may.
@@ -479,6 +481,7 @@ impl Hub {
             Input::Finished => self.drop_out(now, conn, Some(Farewell::Quit), turn),
             Input::Settled { is_encrypted } => self.settle(conn, is_encrypted, turn),
             Input::Unencrypted => self.turn_away_unencrypted(conn, turn),
+            Input::Crowded => self.leave(now, conn, Some(Farewell::TooMany), None, turn),
             Input::Stalled => self.leave(now, conn, Some(Farewell::SlowReader), None, turn),
             Input::Rows(rows) => self.tell_rows(now, conn, &rows.records, turn),
             Input::Hashed(outcome) => self.password_done(now, conn, &outcome, turn),
@@ -505,6 +508,18 @@ impl Hub {
             }
             _ => Flow::Over,
         }
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self, conn: ConnId) -> Option<Peer> {
+        self.connection(conn).map(|c| c.peer)
+    }
+
+    /// Whether nobody has logged in there yet.
+    #[must_use]
+    pub fn is_unnamed(&self, conn: ConnId) -> bool {
+        self.connection(conn).is_some_and(|c| matches!(c.stage, Stage::Greeting { .. }))
     }
 
     /// The longest line this connection may send now, in bytes.

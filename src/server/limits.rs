@@ -13,7 +13,48 @@ use crate::protocol::units::{parse_duration, parse_size};
 /// The limits of one server.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]
+#[allow(clippy::struct_excessive_bools)] // each is a flag
 pub struct Limits {
+    /// How many connections there may be; less where the system allows less
+    #[arg(
+        long,
+        value_name = "CONNECTIONS",
+        default_value_t = 10_000,
+        env = "CHATTY_MAX_CONNECTIONS"
+    )]
+    pub max_connections: usize,
+
+    /// How many of them from one address, or from one /64 of IPv6
+    #[arg(long, value_name = "CONNECTIONS", default_value_t = 32, env = "CHATTY_MAX_PER_ADDRESS")]
+    pub max_per_address: usize,
+
+    /// How many may have given no name yet; past it the one that has waited
+    /// longest gives way
+    #[arg(long, value_name = "CONNECTIONS", default_value_t = 512, env = "CHATTY_MAX_UNNAMED")]
+    pub max_unnamed: usize,
+
+    /// How many new connections a second from one address, after a burst; 0 is as
+    /// many as there are
+    #[arg(long, value_name = "CONNECTIONS", default_value_t = 10, env = "CHATTY_CONNECT_RATE")]
+    pub connect_rate: u32,
+
+    /// How many at once
+    #[arg(long, value_name = "CONNECTIONS", default_value_t = 64, env = "CHATTY_CONNECT_BURST")]
+    pub connect_burst: u32,
+
+    /// How many lines a second of one connection are heard, after a burst; what
+    /// comes faster waits, nothing is lost. 0 is as many as there are
+    #[arg(long, value_name = "LINES", default_value_t = 10, env = "CHATTY_INPUT_RATE")]
+    pub input_rate: u32,
+
+    /// How many at once
+    #[arg(long, value_name = "LINES", default_value_t = 100, env = "CHATTY_INPUT_BURST")]
+    pub input_burst: u32,
+
+    /// Hold connections of this machine to the limits above too
+    #[arg(long, env = "CHATTY_LIMIT_LOOPBACK", value_parser = BoolishValueParser::new())]
+    pub limit_loopback: bool,
+
     /// Who gives no name within this time is disconnected
     #[arg(
         long,
@@ -33,6 +74,27 @@ pub struct Limits {
         value_parser = parse_duration
     )]
     pub write_stall: Duration,
+
+    /// After so long a silence TCP asks whether a peer is still there; without an
+    /// answer it is gone after as long again
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "60s",
+        env = "CHATTY_KEEPALIVE",
+        value_parser = parse_duration
+    )]
+    pub keepalive: Duration,
+
+    /// A peer that has not confirmed for so long what it was sent is gone
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "60s",
+        env = "CHATTY_USER_TIMEOUT",
+        value_parser = parse_duration
+    )]
+    pub user_timeout: Duration,
 
     /// How much may wait unread for one connection; past it, it is not read from
     /// and gets what others say from the log, at its own pace
@@ -137,6 +199,10 @@ pub struct Limits {
     /// How many rooms there may be
     #[arg(long, value_name = "ROOMS", default_value_t = 10_000, env = "CHATTY_MAX_ROOMS")]
     pub max_rooms: usize,
+
+    /// Panic at the line /debug-panic
+    #[arg(long, hide = true)]
+    pub debug_panic: bool,
 
     /// How many messages the history in memory holds
     #[arg(

@@ -16,6 +16,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::ErrorKind;
 use std::mem;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,6 +24,7 @@ use slab::Slab;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
+use super::admission::Admission;
 use super::alarm::Alarm;
 use super::audit::AuditLog;
 use super::connection::{Connection, Doorbells, Flush, Phase};
@@ -31,16 +33,20 @@ use super::limits::Limits;
 use super::linger::Linger;
 use super::log::{AppendError, Batch, Kept, Log, Query, Record, Repeat, Rows, Thread};
 use super::outbox::{Lines, Meter};
+use super::pace::Rate;
 use super::passwords::{Hashers, Job, Outcome};
 use super::peer::Peer;
 use super::tls::Offer;
 use super::turn::{ConnId, Sink, Turn};
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
-use crate::protocol::{ErrorCode, Refusal, Stamp};
+use crate::protocol::{ErrorCode, LINE_MAX, Refusal, Stamp};
 
 /// How much is read of one connection in one turn. Large enough for a burst,
 /// small enough that nobody makes the others wait.
 const READ_SIZE: usize = 64 << 10;
+
+/// The same of one whose lines are heard no faster than the limit: a line's worth.
+const LIMITED_READ_SIZE: usize = LINE_MAX;
 
 /// How much is read in one turn in all; what is ready beyond that has its turn
 /// next.
@@ -92,11 +98,17 @@ enum Due {
     Stall,
     /// It had time enough to close its side.
     Linger,
+    /// Its next line may be heard.
+    Pace,
 }
 
 /// The server's loop and all it owns.
 pub struct Reactor<L> {
     limits: Limits,
+    input_rate: Option<Rate>,
+    admission: Admission,
+    /// How many are being told why they cannot come in.
+    turned_away: usize,
     hub: Hub,
     log: L,
     hashers: Hashers,
@@ -144,10 +156,14 @@ impl<L: Log> Reactor<L> {
         kept: &Kept,
         hashers: Hashers,
         seed: Seed,
+        descriptors: usize,
         calls: (UnboundedSender<Call>, UnboundedReceiver<Call>),
     ) -> anyhow::Result<Self> {
         Ok(Self {
             hub: Hub::new(limits.clone(), kept, seed),
+            input_rate: Rate::new(limits.input_rate, limits.input_burst),
+            admission: Admission::new(&limits, descriptors),
+            turned_away: 0,
             limits,
             log,
             hashers,
@@ -287,11 +303,31 @@ impl<L: Log> Reactor<L> {
             if read >= TURN_READ_SIZE {
                 break;
             }
-            read += self.attend(now, self.ready[at], &mut buffer, turn);
+            read += self.attend_safely(now, self.ready[at], &mut buffer, turn);
             attended += 1;
         }
         self.ready.drain(..attended);
         self.buffer = buffer;
+    }
+
+    /// [`Self::attend`], of which a panic ends that connection and no other. What
+    /// the line had done before stands.
+    fn attend_safely(&mut self, now: Now, slot: u32, buffer: &mut [u8], turn: &mut Turn) -> usize {
+        let attend = AssertUnwindSafe(|| self.attend(now, slot, buffer, turn));
+        if let Ok(read) = panic::catch_unwind(attend) {
+            return read;
+        }
+        if let Some(connection) = self.connections.get(slot as usize) {
+            let conn = ConnId { slot, generation: connection.generation };
+            let from =
+                self.hub.peer(conn).map_or_else(String::new, |peer| peer.address.to_string());
+            self.audit.write(format!(
+                "a bug: what {from} sent has made the server panic; only that connection was \
+                 ended; please report it, with what stands above"
+            ));
+            self.lose(now, conn, turn);
+        }
+        0
     }
 
     /// Reads and handles what one connection has sent; tells how much it was.
@@ -329,7 +365,10 @@ impl<L: Log> Reactor<L> {
                 self.hear(now, conn, &unread, answered_before, turn);
                 continue;
             }
-            match connection.read(buffer) {
+            // What waits to be heard is kept, so of who may have to wait little is read.
+            let is_limited = connection.is_limited && self.input_rate.is_some();
+            let piece = if is_limited { LIMITED_READ_SIZE } else { buffer.len() };
+            match connection.read(&mut buffer[..piece]) {
                 Ok(None) => break,
                 Ok(Some(0)) => {
                     self.finish(now, conn, turn);
@@ -365,7 +404,11 @@ impl<L: Log> Reactor<L> {
     fn may_hear(&mut self, conn: ConnId, answered: usize) -> bool {
         let outbox_max = self.outbox_max();
         let Some(connection) = self.get(conn) else { return false };
-        if connection.phase != Phase::Open || connection.is_waiting || connection.is_finished {
+        if connection.phase != Phase::Open
+            || connection.is_waiting
+            || connection.is_finished
+            || connection.is_paced
+        {
             return false;
         }
         if answered > TURN_ANSWER_SIZE {
@@ -387,13 +430,27 @@ impl<L: Log> Reactor<L> {
         turn: &mut Turn,
     ) {
         let Some(connection) = self.connections.get_mut(conn.slot as usize) else { return };
+        let rate = self.input_rate.filter(|_| connection.is_limited);
         let mut rest = input;
         while turn.said_singly() - answered_before <= TURN_ANSWER_SIZE {
+            if let Some(rate) = rate {
+                let due = connection.pace.next(rate, now.since_start);
+                if due > now.since_start {
+                    connection.is_paced = true;
+                    self.dues.push(Reverse((due, conn, Due::Pace)));
+                    break;
+                }
+            }
             let frame = connection.codec.next(&mut rest);
             for _ in 0..connection.codec.take_timing_marks() {
                 turn.send_bytes(conn, &WONT_TIMING_MARK);
             }
             let Some(frame) = frame else { return };
+            if let Some(rate) = rate {
+                connection.pace.count(rate, now.since_start);
+            }
+            let is_bug = self.limits.debug_panic;
+            assert!(!is_bug || frame != Frame::Line("/debug-panic".into()), "as asked for");
             let flow = self.hub.handle(now, conn, Input::Frame(frame), turn);
             connection.codec.set_limit(self.hub.line_limit(conn));
             match flow {
@@ -434,8 +491,14 @@ impl<L: Log> Reactor<L> {
 
     fn remove(&mut self, conn: ConnId) {
         if self.get(conn).is_some() {
+            let peer = self.hub.peer(conn);
             self.hub.forget(conn);
-            self.connections.remove(conn.slot as usize);
+            let connection = self.connections.remove(conn.slot as usize);
+            if connection.is_turned_away {
+                self.turned_away -= 1;
+            } else if let Some(peer) = peer {
+                self.admission.left(self.start.elapsed(), peer);
+            }
         }
     }
 
@@ -589,6 +652,12 @@ impl<L: Log> Reactor<L> {
             match what {
                 Due::Greeting => self.greet_silent(now, conn, turn),
                 Due::Linger => self.remove(conn),
+                Due::Pace => {
+                    if let Some(connection) = self.get(conn) {
+                        connection.is_paced = false;
+                        self.ready.push(conn.slot);
+                    }
+                }
                 Due::Stall => self.check_stall(now, conn, turn),
             }
         }

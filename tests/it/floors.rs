@@ -117,3 +117,19 @@ fn nothing_is_unsafe_and_the_architecture_stays_short() {
         }
     }
 }
+
+#[test]
+fn behind_every_threat_stands_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let threats = fs::read_to_string(root.join("docs/threats.md")).expect("docs/threats.md");
+    let rows: Vec<&str> = threats.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
+    assert!(rows.len() > 10, "{rows:?}");
+    for row in rows {
+        let tests = row.trim_end_matches([' ', '|']).rsplit(" | ").next().unwrap_or_default();
+        assert!(tests.contains(".rs`"), "no test: {row}");
+        for test in tests.split(", ") {
+            let file = root.join("tests/it").join(test.trim_matches('`'));
+            assert!(file.is_file(), "{}", file.display());
+        }
+    }
+}

@@ -11,6 +11,8 @@ mod transcripts;
 mod wire;
 // Many at once, fast ones and slow ones.
 mod crowd;
+// Limits on who may come and how fast, and who vanishes.
+mod limits;
 // The netcats people have.
 mod netcats;
 // Encrypted connections on the same port.

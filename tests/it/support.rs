@@ -124,10 +124,24 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn join(port: u16, name: &str) -> Self {
+    /// Joins where it is let in.
+    pub(crate) fn try_join(port: u16, name: &str) -> Option<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
         stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
         let mut peer = Self { lines: BufReader::new(stream) };
+        let mut first = String::new();
+        let is_in = peer.lines.read_line(&mut first).is_ok() && first.starts_with("[HELLO");
+        is_in.then(|| peer.logged_in(name))
+    }
+
+    pub(crate) fn join(port: u16, name: &str) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+        stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
+        Self { lines: BufReader::new(stream) }.logged_in(name)
+    }
+
+    fn logged_in(self, name: &str) -> Self {
+        let mut peer = self;
         peer.say(name);
         peer.hears(|line| line.starts_with("[WELCOME"));
         peer.hears(|line| line.starts_with("[USERS"));

@@ -8,26 +8,41 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::{Due, Reactor};
+use crate::protocol::{Event, Farewell};
+use crate::server::admission::Verdict;
 use crate::server::connection::{Connection, Phase};
 use crate::server::hub::{Input, Now};
 use crate::server::log::Log;
 use crate::server::peer::Peer;
 use crate::server::stream::Speech;
-use crate::server::turn::{ConnId, Turn};
+use crate::server::turn::{ConnId, Sink as _, Turn};
 
 /// Where TLS is offered, whoever says nothing for so long is taken for a person
 /// who waits to be greeted: a part of the contract.
 const GREETING_DELAY: Duration = Duration::from_secs(1);
 
+/// So many at once are told in any case why they cannot come in; each has a
+/// descriptor for as long as it listens.
+const TURNED_AWAY_MAX: usize = 16;
+
 impl<L: Log> Reactor<L> {
     /// Takes in a connection that was just accepted.
     pub(super) fn open(&mut self, now: Now, stream: TcpStream, peer: Peer, turn: &mut Turn) {
-        let entry = self.connections.vacant_entry();
-        let slot = u32::try_from(entry.key()).expect("descriptors are counted in 32 bits");
+        let slot = self.connections.vacant_key();
+        let slot = u32::try_from(slot).expect("descriptors are counted in 32 bits");
         self.generation = self.generation.wrapping_add(1);
         let conn = ConnId { slot, generation: self.generation };
-        let connection =
-            entry.insert(Connection::new(stream, self.bells.bell(slot), self.generation));
+        let hub = &self.hub;
+        let verdict = self.admission.arrives(now.since_start, peer, conn, |c| hub.is_unnamed(c));
+        match verdict {
+            Verdict::Welcome => {}
+            Verdict::InsteadOf(other) => {
+                self.hub.handle(now, other, Input::Crowded, turn);
+            }
+            Verdict::Refused(why) => return self.turn_away(stream, conn, why),
+        }
+        let mut connection = Connection::new(stream, self.bells.bell(slot), self.generation);
+        connection.is_limited = self.admission.is_limited(peer);
         if self.offer.is_some() {
             self.hub.handle(now, conn, Input::Arrived(peer), turn);
             self.dues.push(Reverse((now.since_start + GREETING_DELAY, conn, Due::Greeting)));
@@ -35,7 +50,30 @@ impl<L: Log> Reactor<L> {
             connection.phase = Phase::Open;
             self.hub.handle(now, conn, Input::Opened(peer), turn);
         }
+        self.connections.insert(connection);
         self.ready.push(slot);
+    }
+
+    /// Tells somebody why they cannot come in.
+    fn turn_away(&mut self, stream: TcpStream, conn: ConnId, why: &str) {
+        let bye = Event::Bye { code: Farewell::TooMany.as_str(), text: why };
+        let mut line = Vec::new();
+        bye.encode(&mut line);
+        if self.turned_away >= TURNED_AWAY_MAX {
+            // Who has sent something already may not hear it.
+            let _ = stream.try_write(&line);
+            return;
+        }
+        self.turned_away += 1;
+        let size = line.len();
+        let line = self.share(line);
+        let mut connection = Connection::new(stream, self.bells.bell(conn.slot), conn.generation);
+        connection.phase = Phase::Closing;
+        connection.is_turned_away = true;
+        connection.is_dirty = true;
+        connection.outbox.push(&line, 0, size);
+        self.connections.insert(connection);
+        self.dirty.push(conn);
     }
 
     /// Finds out how somebody speaks who has just come, and greets them when it is

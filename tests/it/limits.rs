@@ -1,0 +1,231 @@
+//! How many may come, how fast they may speak, and what becomes of those who
+//! vanish: with limits small enough to be met in a moment.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::support::{Peer, Server, Terminal, has_program};
+
+/// A server that holds this machine to its limits too.
+fn limited(flags: &[&str]) -> Server {
+    Server::start_with(&[&["--limit-loopback"], flags].concat())
+}
+
+/// What a server says to somebody whom it does not let in, to the end.
+fn said_to_newcomer(port: u16) -> String {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+    // Unread by the server, this must not take its words from us.
+    let _ = socket.write_all(b"mallory\nhello\n");
+    let mut said = String::new();
+    socket.read_to_string(&mut said).expect("an orderly end");
+    said
+}
+
+/// Tries until somebody is let in.
+fn joins_in_time(port: u16, name: &str) -> Peer {
+    let mut joined = None;
+    Terminal::waits("a place", || {
+        joined = Peer::try_join(port, name);
+        joined.is_some()
+    });
+    joined.expect("waited for")
+}
+
+#[test]
+fn an_address_has_so_many_connections_and_no_more() {
+    let server = limited(&["--max-per-address", "3"]);
+    let mut alice = Peer::join(server.port, "alice");
+    let bob = Peer::join(server.port, "bob");
+    let _carol = Peer::join(server.port, "carol");
+    for _ in 0..20 {
+        let said = said_to_newcomer(server.port);
+        assert!(said.starts_with("[BYE too-many] ") && said.ends_with('\n'), "{said}");
+        assert!(said.contains("your address"), "{said}");
+    }
+    drop(bob);
+    alice.hears(|line| line == "* bob quit");
+    let _dave = joins_in_time(server.port, "dave");
+    alice.say("all well");
+    alice.hears(|line| line == "alice: all well");
+}
+
+#[test]
+fn without_being_told_to_nothing_of_this_machine_is_limited() {
+    let server = Server::start_with(&["--max-per-address", "1", "--connect-burst", "1"]);
+    let mut peers: Vec<Peer> =
+        (0..20).map(|n| Peer::join(server.port, &format!("peer{n}"))).collect();
+    for n in 0..300 {
+        peers[0].say(&format!("line {n}"));
+    }
+    peers[1].hears(|line| line == "peer0: line 299");
+}
+
+#[test]
+fn new_connections_come_at_a_rate() {
+    let server = limited(&["--connect-rate", "2", "--connect-burst", "3"]);
+    let _peers: Vec<Peer> = (0..3).map(|n| Peer::join(server.port, &format!("peer{n}"))).collect();
+    let start = Instant::now();
+    let said = said_to_newcomer(server.port);
+    // On a machine that took half a second for the four, the fourth is welcome.
+    if start.elapsed() < Duration::from_millis(100) && !said.starts_with("[HELLO") {
+        assert!(said.starts_with("[BYE too-many] "), "{said}");
+    }
+    let _dave = joins_in_time(server.port, "dave");
+}
+
+#[test]
+fn who_gives_no_name_gives_way_to_who_comes() {
+    let server = limited(&["--max-unnamed", "2", "--max-per-address", "100"]);
+    let mut alice = Peer::join(server.port, "alice");
+    let mut silent: Vec<Peer> = Vec::new();
+    for _ in 0..5 {
+        let mut peer = Peer::connect(server.port);
+        peer.say("/ping here");
+        peer.hears(|line| line == "[PONG here]");
+        silent.push(peer);
+    }
+    // The oldest three have gone, in this order; each knows why.
+    for peer in &mut silent[..3] {
+        peer.hears(|line| line.starts_with("[BYE too-many] "));
+        assert!(peer.rest().is_empty());
+    }
+    let mut bob = Peer::join(server.port, "bob");
+    bob.say("here all the same");
+    alice.hears(|line| line == "bob: here all the same");
+}
+
+#[test]
+fn who_speaks_too_fast_is_heard_in_time_whole_and_in_order() {
+    let server = limited(&["--input-rate", "20", "--input-burst", "5"]);
+    let mut bob = Peer::join(server.port, "bob");
+    let mut alice = Peer::join(server.port, "alice");
+    let start = Instant::now();
+    // One write: what cannot be heard yet waits.
+    let lines: String = (0..25).map(|n| format!("line {n}\n")).collect();
+    alice.send(lines.as_bytes());
+    alice.socket().shutdown(Shutdown::Write).expect("a socket");
+    for n in 0..25 {
+        assert_eq!(bob.hears(|line| line.starts_with("alice:")), format!("alice: line {n}"));
+    }
+    // The store held four besides the name; the other 21 came at their rate.
+    assert!(start.elapsed() >= Duration::from_millis(1000), "{:?}", start.elapsed());
+    let said = alice.rest();
+    assert!(said.last().is_some_and(|line| line.starts_with("[BYE quit]")), "{said:?}");
+}
+
+#[test]
+fn out_of_descriptors_those_inside_go_on_and_others_come_when_there_are_some() {
+    let mut shell = Command::new("bash");
+    shell.args(["-c", "ulimit -n 128; exec \"$0\" \"$@\""]);
+    let server = Server::spawn_under(shell, &["--ephemeral"]);
+    let mut alice = Peer::join(server.port, "alice");
+    let mut bob = Peer::join(server.port, "bob");
+    let crowd: Vec<TcpStream> = (0..300)
+        .map(|_| TcpStream::connect(("127.0.0.1", server.port)).expect("a connection"))
+        .collect();
+    for n in 0..20 {
+        alice.say(&format!("still {n}"));
+        bob.hears(|line| line == format!("alice: still {n}"));
+    }
+    // Most of the crowd are still being told; then there is time for the next one.
+    Terminal::waits("why", || {
+        let mut socket = TcpStream::connect(("127.0.0.1", server.port)).expect("a connection");
+        let mut said = String::new();
+        let _ = socket.read_to_string(&mut said);
+        said.starts_with("[BYE too-many] the server is full")
+    });
+    drop(crowd);
+    let mut carol = joins_in_time(server.port, "carol");
+    carol.say("room at last");
+    bob.hears(|line| line == "carol: room at last");
+}
+
+#[test]
+fn a_bug_that_one_connection_meets_ends_that_connection_only() {
+    let server = Server::start_with(&["--debug-panic"]);
+    let mut bob = Peer::join(server.port, "bob");
+    let mut mallory = Peer::join(server.port, "mallory");
+    mallory.say("/debug-panic");
+    assert_eq!(mallory.rest(), [""; 0]);
+    bob.hears(|line| line == "* mallory quit");
+    bob.say("still here");
+    bob.hears(|line| line == "bob: still here");
+    Terminal::waits("what it was", || {
+        server.logs().contains("what 127.0.0.1 sent has made the server panic")
+    });
+    let _again = Peer::join(server.port, "mallory");
+}
+
+/// A network of its own with one host in it, joined to this one by a cable.
+struct Cable {
+    name: String,
+    here: String,
+    there: String,
+}
+
+impl Cable {
+    /// `None` where one may not do that.
+    fn lay() -> Option<Self> {
+        if !has_program("ip") {
+            return None;
+        }
+        let id = std::process::id() % 250;
+        let name = format!("chatty{id}");
+        let cable = Self { name, here: format!("10.213.{id}.1"), there: format!("10.213.{id}.2") };
+        let Self { name, here, there } = &cable;
+        let script = format!(
+            "ip netns add {name} && ip link add {name}a type veth peer name {name}b netns {name} &&
+             ip addr add {here}/24 dev {name}a && ip link set {name}a up &&
+             ip -n {name} addr add {there}/24 dev {name}b && ip -n {name} link set {name}b up"
+        );
+        let done = Command::new("sh").args(["-c", &script]).output().expect("sh");
+        if !done.status.success() {
+            eprintln!("no cable to pull: {}", String::from_utf8_lossy(&done.stderr));
+        }
+        done.status.success().then_some(cable)
+    }
+
+    /// A netcat at the other end.
+    fn netcat(&self, port: u16, lines: &str) -> std::process::Child {
+        let script = format!("(printf '{lines}'; sleep 600) | nc {} {port}", self.here);
+        Command::new("ip")
+            .args(["netns", "exec", &self.name, "sh", "-c", &script])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("a netcat")
+    }
+
+    fn pull(&self) {
+        let end = format!("{}b", self.name);
+        let mut ip = Command::new("ip");
+        ip.args(["-n", &self.name, "link", "set", &end, "down"]);
+        assert!(ip.status().expect("ip").success());
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        let script = format!(
+            "ip netns pids {0} | xargs -r kill; ip netns del {0}; ip link del {0}a",
+            self.name
+        );
+        let _ =
+            Command::new("sh").args(["-c", &script]).stderr(std::process::Stdio::null()).status();
+    }
+}
+
+#[test]
+fn who_hangs_on_a_pulled_cable_is_missed() {
+    let Some(cable) = Cable::lay() else { return };
+    let flags = ["--bind", &cable.here, "--keepalive", "1s", "--user-timeout", "2s"];
+    let server = Server::start_with(&flags);
+    let mut bob = Peer::join(server.port, "bob");
+    let mut idle = cable.netcat(server.port, "idle\\n");
+    bob.hears(|line| line == "* idle joined");
+    cable.pull();
+    bob.hears(|line| line == "* idle quit");
+    let _ = idle.kill();
+    let _ = idle.wait();
+}
