@@ -40,6 +40,10 @@ step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
 step cargo test --locked
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --quiet
+# Known vulnerabilities are looked up where there is a network: cargo deny check
+if command -v cargo-deny >/dev/null; then
+    step cargo deny --offline --locked check licenses bans sources
+fi
 if command -v valgrind >/dev/null; then
     step scripts/instructions.sh
 fi

@@ -1,370 +1,17 @@
 //! Any input at all: whatever bytes come, in whatever order people come and go,
 //! nothing panics and the hub's tables agree. The inputs are drawn by a seed, so
-//! a failure can be played again.
+//! a failure can be played again. `fuzz/` draws them by what they reach, for as long
+//! as one likes.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+pub(crate) mod checks;
 
-use chatty::protocol::codec::{Frame, LineCodec};
-use chatty::protocol::{ErrorCode, Event, Refusal, Stamp};
-use chatty::server::hub::{Flow, Hub, Input, Now, Seed};
-use chatty::server::limits::Limits;
-use chatty::server::log::memory::MemoryLog;
-use chatty::server::log::{Change, Kept, Query, Record, Shelf, Thread};
-use chatty::server::outbox::Lines;
-use chatty::server::passwords::{HashFile, Job, Outcome};
-use chatty::server::peer::Peer;
-use chatty::server::turn::{ConnId, Sink, Turn};
-
-/// A small generator (xorshift64*): good enough to draw inputs.
-struct Draw(u64);
-
-/// A state with many bits set, from a small number.
-fn seed_of(number: u64) -> u64 {
-    number.wrapping_mul(0x9E37_79B9_7F4A_7C15)
-}
-
-impl Draw {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let high = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33;
-        usize::try_from(high).expect("31 bits") % end
-    }
-
-    fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
-        of[self.below(of.len())]
-    }
-}
-
-const WORDS: &[&str] = &[
-    "alice",
-    "bob",
-    "carol",
-    "ops",
-    "#ops",
-    "#dev",
-    "lobby",
-    "after",
-    "1",
-    "3",
-    "99999999999999999999",
-    "on",
-    "off",
-    "echo",
-    "joins",
-    "tags",
-    "-",
-    "x]",
-    "hello",
-    "  ",
-    "\u{1b}[2J",
-    "\u{202e}",
-    "日本",
-    "José",
-    "JOSE\u{301}",
-    "a1ice",
-    "\u{430}lice",
-    "[PRIVATE MESSAGE] bob: x",
-    "@cid=1",
-    "@cid=",
-    "//",
-    "/",
-];
-
-fn line(draw: &mut Draw, tokens: &[String]) -> Vec<u8> {
-    let mut line = String::new();
-    // Coming back takes more than chance.
-    if draw.below(10) == 0 {
-        let recent = tokens.iter().rev().take(4).collect::<Vec<_>>();
-        let line = match recent.get(draw.below(5)) {
-            Some(token) => format!("/resume {token} {}\n", draw.below(300)),
-            None => "/session\n".to_owned(),
-        };
-        return line.into_bytes();
-    }
-    if draw.below(4) == 0 {
-        line.push_str(draw.one(&["@cid=1 ", "@cid=b-2 ", "@cid=! ", "@id=1 "]));
-    }
-    if draw.below(3) > 0 {
-        line.push('/');
-        let row = &chatty::commands::TABLE[draw.below(chatty::commands::TABLE.len())];
-        // Leaving empties the house; it should stay lively.
-        let empties = matches!(row.name, "quit" | "kill" | "gban") && draw.below(10) > 0;
-        let name = if empties { "who" } else { row.name };
-        line.push_str(name);
-    }
-    for _ in 0..draw.below(4) {
-        line.push_str(draw.one(&[" ", " ", "  ", "\t"]));
-        line.push_str(draw.one(WORDS));
-    }
-    let mut line = line.into_bytes();
-    for _ in 0..draw.below(6) / 4 {
-        let at = draw.below(line.len() + 1);
-        let byte = u8::try_from(draw.below(256)).expect("a byte");
-        line.insert(at, byte);
-    }
-    line.push(b'\n');
-    line
-}
-
-#[derive(Default)]
-struct Outlet {
-    said: Vec<(ConnId, Vec<u8>)>,
-    closed: Vec<ConnId>,
-    reads: Vec<(ConnId, Query)>,
-    jobs: Vec<(ConnId, Job)>,
-    drained: Vec<ConnId>,
-}
-
-impl Sink for Outlet {
-    fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
-        self.said.push((to, lines[start..end].to_vec()));
-    }
-    fn note_asked(&mut self, _: ConnId, _: usize) {}
-    fn close(&mut self, conn: ConnId) {
-        self.closed.push(conn);
-    }
-    fn hash(&mut self, conn: ConnId, job: Job) {
-        self.jobs.push((conn, job));
-    }
-    fn read(&mut self, conn: ConnId, query: Query) {
-        self.reads.push((conn, query));
-    }
-    fn tell_when_drained(&mut self, conn: ConnId) {
-        self.drained.push(conn);
-    }
-}
-
-/// A hub and a store that now and then has no room, and now and then is all that
-/// is left of both.
-struct World {
-    hub: Hub,
-    log: MemoryLog,
-    /// Every message that was ever stored.
-    stored: BTreeMap<u64, Arc<Record>>,
-    /// What else is kept.
-    kept: BTreeMap<(Shelf, u64), String>,
-    is_full: bool,
-    tokens: Vec<String>,
-    returns: usize,
-    now: Duration,
-    codecs: Vec<Option<(ConnId, LineCodec)>>,
-    generation: u32,
-}
-
-impl World {
-    fn new() -> Self {
-        Self {
-            hub: hub(&Kept::default(), 0),
-            log: MemoryLog::new(50, 1 << 20),
-            stored: BTreeMap::new(),
-            kept: BTreeMap::new(),
-            is_full: false,
-            tokens: Vec::new(),
-            returns: 0,
-            now: Duration::ZERO,
-            codecs: (0..8).map(|_| None).collect(),
-            generation: 0,
-        }
-    }
-
-    /// Everything but what is kept is gone.
-    fn crash(&mut self) {
-        let things = self.kept.iter().map(|((shelf, key), value)| (*shelf, *key, value.clone()));
-        // The last numbers are stored with each message, and with all else.
-        let last = self.hub.last();
-        self.generation += 1;
-        self.hub =
-            hub(&Kept { last, things: things.collect(), ..Kept::default() }, self.generation);
-        self.hub.check_invariants();
-        self.codecs.iter_mut().for_each(|codec| *codec = None);
-        self.now = Duration::ZERO;
-    }
-
-    fn step(&mut self, draw: &mut Draw) {
-        if draw.below(300) == 0 {
-            self.crash();
-        }
-        self.is_full = draw.below(20) == 0;
-        let slot = draw.below(self.codecs.len());
-        self.now += Duration::from_millis(draw.below(400) as u64);
-        let mut turn = Turn::default();
-        let now = Now { since_start: self.now, wall: Stamp(0) };
-        self.hub.tick(now, &mut turn);
-        self.release(now, turn);
-        let Some((conn, mut codec)) = self.codecs[slot].take() else {
-            self.generation += 1;
-            let slot = u32::try_from(slot).expect("few");
-            let conn = ConnId { slot, generation: self.generation };
-            let mut turn = Turn::default();
-            let peer = Peer::new([127, 0, 0, 1].into());
-            let settled = match draw.below(8) {
-                0 => Some(Input::Settled { is_encrypted: draw.below(2) > 0 }),
-                1 => Some(Input::Unencrypted),
-                _ => None,
-            };
-            if let Some(settled) = settled {
-                self.hub.handle(now, conn, Input::Arrived(peer), &mut turn);
-                self.hub.handle(now, conn, settled, &mut turn);
-            } else {
-                self.hub.handle(now, conn, Input::Opened(peer), &mut turn);
-            }
-            self.codecs[slot as usize] = Some((conn, LineCodec::new(self.hub.line_limit(conn))));
-            self.release(now, turn);
-            if draw.below(3) > 0 {
-                let name =
-                    draw.one(&["alice", "bob", "carol", "dave", "Erin", "frank", "José", "a1ice"]);
-                let frame = Frame::Line((*name).into());
-                let mut turn = Turn::default();
-                self.hub.handle(now, conn, Input::Frame(frame), &mut turn);
-                self.release(now, turn);
-            }
-            return;
-        };
-        let mut turn = Turn::default();
-        let flow = match draw.below(40) {
-            0 => self.hub.handle(now, conn, Input::Lost, &mut turn),
-            1 => self.hub.handle(now, conn, Input::Finished, &mut turn),
-            2 => self.hub.handle(now, conn, Input::Stalled, &mut turn),
-            3 | 4 => self.hub.handle(now, conn, Input::Swamped, &mut turn),
-            _ => {
-                let bytes = line(draw, &self.tokens);
-                let mut rest = &bytes[..];
-                let mut flow = Flow::Next;
-                while let Some(frame) = codec.next(&mut rest) {
-                    let is_foreign = frame == Frame::Foreign;
-                    flow = self.hub.handle(now, conn, Input::Frame(frame), &mut turn);
-                    codec.set_limit(self.hub.line_limit(conn));
-                    if is_foreign || flow != Flow::Next {
-                        break;
-                    }
-                }
-                flow
-            }
-        };
-        if flow == Flow::Over {
-            self.hub.forget(conn);
-        } else {
-            self.codecs[slot] = Some((conn, codec));
-        }
-        self.release(now, turn);
-    }
-
-    /// What the server does: all of it is stored, or none of it was said.
-    fn commit(&mut self, turn: &mut Turn) {
-        let records = turn.records();
-        if self.is_full && (!records.is_empty() || self.hub.has_changes()) {
-            turn.refuse_sayings(&Refusal::new(ErrorCode::StorageFull, "no room"));
-            self.hub.unsay(records.iter().map(|record| record.id));
-            return;
-        }
-        for Change { shelf, key, value } in self.hub.changes() {
-            match value {
-                Some(value) => self.kept.insert((shelf, key), value),
-                None => self.kept.remove(&(shelf, key)),
-            };
-        }
-        self.hub.note_kept();
-        for record in &records {
-            let twin = self.stored.insert(record.id, record.clone());
-            assert!(twin.is_none(), "{} was given twice", record.id);
-        }
-        self.log.push(records);
-    }
-
-    fn release(&mut self, now: Now, mut turn: Turn) {
-        self.commit(&mut turn);
-        let mut out = Outlet::default();
-        turn.release(&mut out);
-        for conn in &out.closed {
-            let slot = &mut self.codecs[conn.slot as usize];
-            if slot.as_ref().is_some_and(|(open, _)| open == conn) {
-                *slot = None;
-                self.hub.forget(*conn);
-            }
-        }
-        self.hub.check_invariants();
-        for (_, said) in &out.said {
-            check_lines(said, &self.stored);
-            let said = String::from_utf8_lossy(said);
-            self.returns += said.matches("] you are back").count();
-            let token =
-                said.lines().find_map(|line| line.split_once("[SESSION ")?.1.split_once(']'));
-            self.tokens.extend(token.map(|(token, _)| token.to_owned()));
-        }
-        for (conn, query) in out.reads {
-            let mut turn = Turn::default();
-            let mut rows = self.log.find(&query);
-            if rows.records.len() < query.count {
-                // As on disk: numbers that no message got are looked at too.
-                rows.upto = self.hub.last().message;
-            }
-            let is_feed = matches!(query.thread, Thread::Feed { .. });
-            let input = if is_feed { Input::Page(rows) } else { Input::Rows(rows) };
-            self.hub.handle(now, conn, input, &mut turn);
-            self.release(now, turn);
-        }
-        for (conn, job) in out.jobs {
-            let mut turn = Turn::default();
-            self.hub.handle(now, conn, Input::Hashed(outcome(job)), &mut turn);
-            self.release(now, turn);
-        }
-        for conn in out.drained {
-            let mut turn = Turn::default();
-            self.hub.handle(now, conn, Input::Drained, &mut turn);
-            self.release(now, turn);
-        }
-    }
-}
-
-/// No hashing: the words are few, and the inputs are many. One of them is the
-/// operators' password.
-fn outcome(job: Job) -> Outcome {
-    match job {
-        Job::Hash(password) => Outcome::Hashed(Some(password.reveal().into())),
-        Job::Check(password, hash) => {
-            let is_operators = hash.starts_with('$') && password.reveal().starts_with("hello");
-            Outcome::Checked(is_operators || password.reveal() == &*hash)
-        }
-        Job::Match(..) => job.run(),
-    }
-}
-
-fn hub(kept: &Kept, seed: u32) -> Hub {
-    let limits = Limits { quiet_above: 3, rooms_per_person: 3, max_rooms: 4, ..Limits::default() };
-    let seed: Seed = [seed.to_be_bytes(); 8].concat().try_into().expect("32 bytes");
-    let oper_password = Some(HashFile::read("tests/passwords/sesame.hash").expect("a hash"));
-    let session_grace = Duration::from_secs(5);
-    Hub::new(Limits { session_grace, oper_password, ..limits }, kept, seed)
-}
-
-/// Whatever is said is whole lines of the grammar, clean, and is written again
-/// as it was read. A message is one that is stored.
-fn check_lines(said: &[u8], stored: &BTreeMap<u64, Arc<Record>>) {
-    let text = std::str::from_utf8(said).expect("UTF-8");
-    assert!(text.ends_with('\n'), "half a line: {text:?}");
-    for line in text.lines() {
-        assert!(!line.contains(chatty::protocol::text::is_forbidden), "{line:?}");
-        let (tags, plain) = chatty::protocol::Tags::split(line);
-        if let Some(id) = tags.id {
-            let record = stored.get(&id).unwrap_or_else(|| panic!("not stored: {line:?}"));
-            assert!(plain.ends_with(&*record.text), "not what is stored: {line:?}");
-        }
-        let event = Event::parse(plain).unwrap_or_else(|| panic!("not of the grammar: {line:?}"));
-        let mut again = Vec::new();
-        event.encode(&mut again);
-        assert_eq!(again.strip_suffix(b"\n"), Some(plain.as_bytes()), "{line:?}");
-    }
-}
+use checks::{Draw, World, check_command, check_conversation, check_decoder, check_event, line};
 
 #[test]
 fn no_conversation_breaks_the_hub() {
     let (mut said, mut returns) = (0, 0);
     for seed in 1..=12 {
-        let mut draw = Draw(seed_of(seed));
+        let mut draw = Draw::seeded(seed);
         let mut world = World::new();
         for _ in 0..1500 {
             world.step(&mut draw);
@@ -376,9 +23,19 @@ fn no_conversation_breaks_the_hub() {
 }
 
 #[test]
+fn no_bytes_make_a_conversation_that_breaks_the_hub() {
+    for seed in 1..=20 {
+        let mut draw = Draw::seeded(seed);
+        let bytes: Vec<u8> =
+            (0..4000).map(|_| u8::try_from(draw.below(256)).expect("a byte")).collect();
+        check_conversation(&bytes);
+    }
+}
+
+#[test]
 fn no_bytes_break_the_decoder_and_how_they_are_cut_changes_nothing() {
     for seed in 1..=200 {
-        let mut draw = Draw(seed_of(seed));
+        let mut draw = Draw::seeded(seed);
         let bytes: Vec<u8> = (0..draw.below(800))
             .map(|_| match draw.below(40) {
                 0 => b'\n',
@@ -386,25 +43,58 @@ fn no_bytes_break_the_decoder_and_how_they_are_cut_changes_nothing() {
                 _ => u8::try_from(draw.below(256)).expect("a byte"),
             })
             .collect();
-        let whole = frames(&mut std::iter::once(&bytes[..]));
-        assert_eq!(frames(&mut bytes.chunks(1)), whole, "seed {seed}");
-        assert_eq!(frames(&mut bytes.chunks(1 + draw.below(30))), whole, "seed {seed}");
+        check_decoder(&bytes, 1 + draw.below(30));
     }
 }
 
-fn frames(pieces: &mut dyn Iterator<Item = &[u8]>) -> (Vec<Frame<'static>>, u32) {
-    let mut codec = LineCodec::new(60);
-    let (mut frames, mut marks) = (Vec::new(), 0);
-    for mut piece in pieces {
-        while let Some(frame) = codec.next(&mut piece) {
-            let is_foreign = frame == Frame::Foreign;
-            frames.push(frame.into_owned());
-            if is_foreign {
-                return (frames, 0);
+#[test]
+fn no_line_breaks_the_parser_and_what_it_reads_it_writes() {
+    for seed in 1..=20_000 {
+        let line = line(&mut Draw::seeded(seed), &[]);
+        check_command(String::from_utf8_lossy(&line).trim_end_matches('\n'));
+    }
+}
+
+#[test]
+fn no_line_breaks_the_grammar_and_what_is_read_is_written_again() {
+    let shapes = [
+        "bob: hi",
+        "** bob waves",
+        "* bob joined",
+        "* bob is now rob",
+        "* bob quit (why)",
+        "#ops bob: hi",
+        "#ops ** bob waves",
+        "#ops * bob left",
+        "[PRIVATE MESSAGE] bob: hi",
+        "[PRIVATE MESSAGE to bob] alice: hi",
+        "[USERS #ops 2] alice,bob",
+        "[USERS #ops 900]",
+        "[ERROR no-target] why",
+        "[BYE quit] why",
+        "[PONG t]",
+        "[HISTORY #ops 2]",
+        "2026-11-23T06:16:00.123Z #ops bob: hi",
+        "@id=4;time=2026-11-23T06:16:00.123Z bob: hi",
+        "@cid=a-1 [PONG]",
+        "/msg NAME TEXT  say",
+        "* 37 joined, 12 quit (1034 here)",
+    ];
+    for seed in 1..=20_000 {
+        let mut draw = Draw::seeded(seed);
+        let mut line: Vec<char> = shapes[draw.below(shapes.len())].chars().collect();
+        check_event(&line.iter().collect::<String>());
+        for _ in 0..draw.below(4) {
+            let at = draw.below(line.len());
+            match draw.below(3) {
+                0 => drop(line.remove(at)),
+                1 => line.insert(at, [' ', '#', ':', '[', ']', '*', '@', '1', ','][draw.below(9)]),
+                _ => line.swap(at, 0),
+            }
+            if line.is_empty() {
+                break;
             }
         }
-        marks += u32::from(codec.take_timing_marks());
+        check_event(&line.iter().collect::<String>());
     }
-    frames.extend(codec.finish());
-    (frames, marks)
 }

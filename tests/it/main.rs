@@ -11,6 +11,9 @@ mod transcripts;
 mod wire;
 // Many at once, fast ones and slow ones.
 mod crowd;
+// Hostile inputs, with canaries beside them.
+mod hostile;
+mod soak;
 // Limits on who may come and how fast, and who vanishes.
 mod limits;
 // The netcats people have.

@@ -95,6 +95,15 @@ impl Server {
         rest.split(' ').next().expect("a fingerprint").to_owned()
     }
 
+    /// All that it has written to its log and nobody has read yet.
+    pub(crate) fn logged(&self) -> Vec<String> {
+        self.log.try_iter().collect()
+    }
+
+    pub(crate) fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for its end, and gives the exit code.
     pub(crate) fn wait(mut self) -> Option<i32> {
         self.child.wait().expect("an end").code()
@@ -183,6 +192,12 @@ impl Peer {
                 line => lines.push(line),
             }
         }
+    }
+
+    /// The same in the tagged dialect.
+    pub(crate) fn settles_tagged(&mut self) {
+        self.say("/ping settled");
+        self.hears(|line| line.ends_with("[PONG settled]"));
     }
 
     /// Every line up to the server's closing, which has to be orderly.

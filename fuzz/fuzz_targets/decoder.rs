@@ -1,0 +1,10 @@
+//! Bytes to lines: however they are cut, the same lines are read.
+#![no_main]
+#![allow(dead_code)] // each target checks one thing
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../../tests/it/any_input/checks.rs"]
+mod checks;
+
+fuzz_target!(|input: (u8, &[u8])| checks::check_decoder(input.1, input.0.into()));
