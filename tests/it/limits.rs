@@ -221,11 +221,20 @@ fn who_hangs_on_a_pulled_cable_is_missed() {
     let Some(cable) = Cable::lay() else { return };
     let flags = ["--bind", &cable.here, "--keepalive", "1s", "--user-timeout", "2s"];
     let server = Server::start_with(&flags);
-    let mut bob = Peer::join(server.port, "bob");
-    let mut idle = cable.netcat(server.port, "idle\\n");
+    let flags = ["--bind", &cable.here, "--keepalive", "1h", "--user-timeout", "2s"];
+    let patient = Server::start_with(&flags);
+    let (mut bob, mut carol) = (Peer::join(server.port, "bob"), Peer::join(patient.port, "carol"));
+    let idle = cable.netcat(server.port, "idle\\n");
+    let spoken_to = cable.netcat(patient.port, "friend\\n");
     bob.hears(|line| line == "* idle joined");
+    carol.hears(|line| line == "* friend joined");
     cable.pull();
+    // One by keepalive, the other since what is said to them is never confirmed.
+    carol.say("are you there?");
     bob.hears(|line| line == "* idle quit");
-    let _ = idle.kill();
-    let _ = idle.wait();
+    carol.hears(|line| line == "* friend quit");
+    for mut netcat in [idle, spoken_to] {
+        let _ = netcat.kill();
+        let _ = netcat.wait();
+    }
 }

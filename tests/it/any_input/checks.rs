@@ -170,6 +170,8 @@ pub(crate) struct World {
     kept: BTreeMap<(Shelf, u64), String>,
     is_full: bool,
     tokens: Vec<String>,
+    /// When the last message of this run was said.
+    latest: Stamp,
     pub(crate) returns: usize,
     now: Duration,
     codecs: Vec<Option<(ConnId, LineCodec)>>,
@@ -185,6 +187,7 @@ impl World {
             kept: BTreeMap::new(),
             is_full: false,
             tokens: Vec::new(),
+            latest: Stamp::default(),
             returns: 0,
             now: Duration::ZERO,
             codecs: (0..8).map(|_| None).collect(),
@@ -203,6 +206,7 @@ impl World {
         self.hub.check_invariants();
         self.codecs.iter_mut().for_each(|codec| *codec = None);
         self.now = Duration::ZERO;
+        self.latest = Stamp::default();
     }
 
     pub(crate) fn step(&mut self, draw: &mut Draw<'_>) {
@@ -213,7 +217,9 @@ impl World {
         let slot = draw.below(self.codecs.len());
         self.now += Duration::from_millis(draw.below(400) as u64);
         let mut turn = Turn::default();
-        let now = Now { since_start: self.now, wall: Stamp(0) };
+        // The wall clock may jump either way.
+        let wall = Stamp(i64::try_from(draw.below(1 << 16)).expect("small") * 1000);
+        let now = Now { since_start: self.now, wall };
         self.hub.tick(now, &mut turn);
         self.release(now, turn);
         let Some((conn, mut codec)) = self.codecs[slot].take() else {
@@ -290,6 +296,8 @@ impl World {
         }
         self.hub.note_kept();
         for record in &records {
+            assert!(record.time >= self.latest, "{} is before the one before it", record.id);
+            self.latest = record.time;
             let twin = self.stored.insert(record.id, record.clone());
             assert!(twin.is_none(), "{} was given twice", record.id);
         }
