@@ -107,6 +107,8 @@ pub struct LineCodec {
     telnet: Telnet,
     /// The first line may turn out to be another protocol.
     is_first: bool,
+    /// So far nothing was dropped of it: what is kept is how the connection opened.
+    is_opening: bool,
     /// Rule 2: throwing away the rest of a line that was too long.
     is_discarding: bool,
     timing_marks: u8,
@@ -121,6 +123,7 @@ impl LineCodec {
             limit,
             telnet: Telnet::Text,
             is_first: true,
+            is_opening: true,
             is_discarding: false,
             timing_marks: 0,
         }
@@ -147,7 +150,7 @@ impl LineCodec {
     /// read, and what there was of an unfinished line is kept.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Option<Frame<'a>> {
         while !input.is_empty() {
-            if self.is_first && self.looks_foreign(input) {
+            if self.is_first && self.is_opening && self.looks_foreign(input) {
                 *input = &[];
                 return Some(Frame::Foreign);
             }
@@ -232,6 +235,7 @@ impl LineCodec {
             self.partial.extend_from_slice(piece);
             return;
         }
+        self.is_opening = false;
         for &byte in piece {
             self.telnet = match (self.telnet, byte) {
                 (Telnet::Text, telnet::IAC) => Telnet::Command,
@@ -451,7 +455,12 @@ mod tests {
     #[test]
     fn other_protocols_are_known_by_their_first_bytes() {
         for opening in FOREIGN_OPENINGS {
+            let text = String::from_utf8([opening, b" x"].concat()).expect("ASCII");
             check(&[opening, b" x\n"].concat(), &[Frame::Foreign], 0);
+            // Telnet before it or in it: then it is none, however it is cut.
+            check(&[b"\xff\xf1", opening, b" x\n"].concat(), &[line(&text)], 0);
+            let (first, rest) = opening.split_at(1);
+            check(&[first, b"\xff\xf1", rest, b" x\n"].concat(), &[line(&text)], 0);
         }
         check(b"GETTY\nGET x\n", &[line("GETTY"), line("GET x")], 0);
         check(b"get x\n", &[line("get x")], 0);
