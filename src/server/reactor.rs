@@ -11,12 +11,12 @@
 //! in its outbox, within bounds, and rings when it has room.
 
 mod arrival;
+mod reading;
+mod writing;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::io::ErrorKind;
 use std::mem;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -27,47 +27,25 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use super::admission::Admission;
 use super::alarm::Alarm;
 use super::audit::AuditLog;
-use super::connection::{Connection, Doorbells, Flush, Phase};
+use super::connection::{Connection, Doorbells};
 use super::hub::{Flow, Hub, Input, Now, Seed};
 use super::limits::Limits;
 use super::linger::Linger;
-use super::log::{AppendError, Batch, Kept, Log, Query, Record, Repeat, Rows, Thread};
-use super::outbox::{Lines, Meter};
+use super::log::{AppendError, Batch, Kept, Log, Record, Repeat, Rows};
+use super::outbox::Meter;
 use super::pace::Rate;
-use super::passwords::{Hashers, Job, Outcome};
+use super::passwords::{Hashers, Outcome};
 use super::peer::Peer;
 use super::tls::Offer;
-use super::turn::{ConnId, Sink, Turn};
-use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
-use crate::protocol::{ErrorCode, LINE_MAX, Refusal, Stamp};
-
-/// How much is read of one connection in one turn. Large enough for a burst,
-/// small enough that nobody makes the others wait.
-const READ_SIZE: usize = 64 << 10;
-
-/// The same of one whose lines are heard no faster than the limit: a line's worth.
-const LIMITED_READ_SIZE: usize = LINE_MAX;
-
-/// How much is read in one turn in all; what is ready beyond that has its turn
-/// next.
-const TURN_READ_SIZE: usize = 1 << 20;
+use super::turn::{ConnId, Turn};
+use crate::protocol::{ErrorCode, Refusal, Stamp};
+use reading::READ_SIZE;
 
 /// A turn with more lines than this, in bytes, does not wait for more.
 const TURN_SIZE: usize = 256 << 10;
 
-/// How much one connection may be answered in one turn before its next lines
-/// have to wait for the next: a line of six bytes can ask for megabytes.
-const TURN_ANSWER_SIZE: usize = 256 << 10;
-
 /// Who catches up is fed on when no more waits than this part of its bound.
 const DRAINED: usize = 4;
-
-/// What may wait for a connection in any case: who reads as fast as it is
-/// written must not be taken for a slow reader.
-const OUTBOX_MIN: usize = 64 << 10;
-
-/// How long a peer that was said farewell to may take to close its side.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// How long a stop may take to tell everyone, whoever does not listen.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -293,196 +271,6 @@ impl<L: Log> Reactor<L> {
         Ok(())
     }
 
-    /// Lets every connection that rang have its say, in the order they rang,
-    /// until the turn is full.
-    fn drain(&mut self, now: Now, turn: &mut Turn) {
-        let mut buffer = mem::take(&mut self.buffer);
-        let (mut read, mut attended) = (0, 0);
-        // Who is put on the list meanwhile is for the next time.
-        for at in 0..self.ready.len() {
-            if read >= TURN_READ_SIZE {
-                break;
-            }
-            read += self.attend_safely(now, self.ready[at], &mut buffer, turn);
-            attended += 1;
-        }
-        self.ready.drain(..attended);
-        self.buffer = buffer;
-    }
-
-    /// [`Self::attend`], of which a panic ends that connection and no other. What
-    /// the line had done before stands.
-    fn attend_safely(&mut self, now: Now, slot: u32, buffer: &mut [u8], turn: &mut Turn) -> usize {
-        let attend = AssertUnwindSafe(|| self.attend(now, slot, buffer, turn));
-        if let Ok(read) = panic::catch_unwind(attend) {
-            return read;
-        }
-        if let Some(connection) = self.connections.get(slot as usize) {
-            let conn = ConnId { slot, generation: connection.generation };
-            let from =
-                self.hub.peer(conn).map_or_else(String::new, |peer| peer.address.to_string());
-            self.audit.write(format!(
-                "a bug: what {from} sent has made the server panic; only that connection was \
-                 ended; please report it, with what stands above"
-            ));
-            self.lose(now, conn, turn);
-        }
-        0
-    }
-
-    /// Reads and handles what one connection has sent; tells how much it was.
-    fn attend(&mut self, now: Now, slot: u32, buffer: &mut [u8], turn: &mut Turn) -> usize {
-        let outbox_max = self.outbox_max();
-        let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
-        let conn = ConnId { slot, generation: connection.generation };
-        connection.answer_bell();
-        if connection.has_unsent() && !connection.is_dirty {
-            connection.is_dirty = true;
-            self.dirty.push(conn);
-        }
-        match connection.phase {
-            Phase::Open => {}
-            Phase::Arriving => {
-                self.receive(now, conn, turn);
-                return 0;
-            }
-            Phase::Closing => return 0,
-            Phase::Lingering => {
-                self.discard(conn, buffer);
-                return 0;
-            }
-        }
-        if connection.wants_feed && connection.outbox.len() <= outbox_max / DRAINED {
-            connection.wants_feed = false;
-            self.tell_hub(now, conn, Input::Drained, turn);
-        }
-        let mut read = 0;
-        let answered_before = turn.said_singly();
-        while self.may_hear(conn, turn.said_singly() - answered_before) {
-            let Some(connection) = self.connections.get_mut(slot as usize) else { break };
-            let unread = mem::take(&mut connection.unread);
-            if !unread.is_empty() {
-                self.hear(now, conn, &unread, answered_before, turn);
-                continue;
-            }
-            // What waits to be heard is kept, so of who may have to wait little is read.
-            let is_limited = connection.is_limited && self.input_rate.is_some();
-            let piece = if is_limited { LIMITED_READ_SIZE } else { buffer.len() };
-            match connection.read(&mut buffer[..piece]) {
-                Ok(None) => break,
-                Ok(Some(0)) => {
-                    self.finish(now, conn, turn);
-                    break;
-                }
-                Ok(Some(count)) => {
-                    read += count;
-                    self.hear(now, conn, &buffer[..count], answered_before, turn);
-                    if read >= READ_SIZE {
-                        self.ready.push(slot);
-                        break;
-                    }
-                }
-                // With TLS: the end came without being announced. Some programs end
-                // so, but it may be cut off, and then half a line is no line.
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-                    connection.codec.finish();
-                    self.finish(now, conn, turn);
-                    break;
-                }
-                Err(_) => {
-                    self.lose(now, conn, turn);
-                    break;
-                }
-            }
-        }
-        read
-    }
-
-    /// Whether a connection's next line may be handled now: not while it waits
-    /// for rows, nor while more answers wait for it than may. A reader that does
-    /// not read is thus not read from.
-    fn may_hear(&mut self, conn: ConnId, answered: usize) -> bool {
-        let outbox_max = self.outbox_max();
-        let Some(connection) = self.get(conn) else { return false };
-        if connection.phase != Phase::Open
-            || connection.is_waiting
-            || connection.is_finished
-            || connection.is_paced
-        {
-            return false;
-        }
-        if answered > TURN_ANSWER_SIZE {
-            self.ready.push(conn.slot);
-            return false;
-        }
-        // Past its bound it is heard again when it has read (see `flush`).
-        connection.is_held_back = connection.outbox.len() > outbox_max;
-        !connection.is_held_back
-    }
-
-    /// Hands lines to the hub until one makes the connection wait.
-    fn hear(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        input: &[u8],
-        answered_before: usize,
-        turn: &mut Turn,
-    ) {
-        let Some(connection) = self.connections.get_mut(conn.slot as usize) else { return };
-        let rate = self.input_rate.filter(|_| connection.is_limited);
-        let mut rest = input;
-        while turn.said_singly() - answered_before <= TURN_ANSWER_SIZE {
-            if let Some(rate) = rate {
-                let due = connection.pace.next(rate, now.since_start);
-                if due > now.since_start {
-                    connection.is_paced = true;
-                    self.dues.push(Reverse((due, conn, Due::Pace)));
-                    break;
-                }
-            }
-            let frame = connection.codec.next(&mut rest);
-            for _ in 0..connection.codec.take_timing_marks() {
-                turn.send_bytes(conn, &WONT_TIMING_MARK);
-            }
-            let Some(frame) = frame else { return };
-            if let Some(rate) = rate {
-                connection.pace.count(rate, now.since_start);
-            }
-            let is_bug = self.limits.debug_panic;
-            assert!(!is_bug || frame != Frame::Line("/debug-panic".into()), "as asked for");
-            let flow = self.hub.handle(now, conn, Input::Frame(frame), turn);
-            connection.codec.set_limit(self.hub.line_limit(conn));
-            match flow {
-                Flow::Next => {}
-                Flow::Wait => {
-                    connection.is_waiting = true;
-                    break;
-                }
-                Flow::Over => return,
-            }
-        }
-        connection.unread = rest.to_vec();
-    }
-
-    /// The other side will send no more: its last line counts, then it gets its
-    /// answers and a farewell.
-    fn finish(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        let Some(connection) = self.get(conn) else { return };
-        let last: Option<Frame<'static>> = connection.codec.finish();
-        let last = last.filter(|_| self.hub.takes_unterminated(conn));
-        let flow =
-            last.map_or(Flow::Next, |frame| self.hub.handle(now, conn, Input::Frame(frame), turn));
-        match flow {
-            // Comes back here when the rows are told: reading gives the end again.
-            Flow::Wait => self.connections[conn.slot as usize].is_waiting = true,
-            _ => {
-                self.connections[conn.slot as usize].is_finished = true;
-                self.hub.handle(now, conn, Input::Finished, turn);
-            }
-        }
-    }
-
     /// The connection broke: nothing can be said to it any more.
     fn lose(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         self.hub.handle(now, conn, Input::Lost, turn);
@@ -498,21 +286,6 @@ impl<L: Log> Reactor<L> {
                 self.turned_away -= 1;
             } else if let Some(peer) = peer {
                 self.admission.left(self.start.elapsed(), peer);
-            }
-        }
-    }
-
-    /// Throws away what a peer still sends that has been told all.
-    fn discard(&mut self, conn: ConnId, buffer: &mut [u8]) {
-        loop {
-            let Some(connection) = self.get(conn) else { return };
-            match connection.read(buffer) {
-                Ok(None) => return,
-                Ok(Some(count)) if count > 0 => {}
-                _ => {
-                    self.remove(conn);
-                    return;
-                }
             }
         }
     }
@@ -586,63 +359,6 @@ impl<L: Log> Reactor<L> {
         self.commit(&mut turn)
     }
 
-    /// Writes to every connection that something waits for, and tells to how many.
-    /// Those that turn out to be gone are missed by others, which makes a turn of
-    /// its own.
-    fn flush(&mut self, now: Now) -> anyhow::Result<usize> {
-        let mut written = 0;
-        while !self.dirty.is_empty() {
-            let mut turn = Turn::default();
-            let count = self.dirty.len();
-            for at in 0..count {
-                self.flush_one(now, self.dirty[at], &mut turn);
-            }
-            self.dirty.drain(..count);
-            written += count;
-            self.commit(&mut turn)?;
-        }
-        Ok(written)
-    }
-
-    fn flush_one(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        let outbox_max = self.outbox_max();
-        let Some(connection) = self.get(conn) else { return };
-        connection.is_dirty = false;
-        match connection.flush() {
-            Err(_) => {
-                self.lose(now, conn, turn);
-                return;
-            }
-            Ok(Flush::Blocked { progress }) => {
-                if connection.stalled_since.is_none() {
-                    let due = now.since_start + self.limits.write_stall;
-                    self.dues.push(Reverse((due, conn, Due::Stall)));
-                }
-                let connection = &mut self.connections[conn.slot as usize];
-                if progress || connection.stalled_since.is_none() {
-                    connection.stalled_since = Some(now.since_start);
-                }
-            }
-            Ok(Flush::Done) => connection.stalled_since = None,
-        }
-        let connection = &mut self.connections[conn.slot as usize];
-        let is_heard_again = connection.is_held_back && connection.outbox.len() <= outbox_max;
-        let is_fed_on = connection.wants_feed && connection.outbox.len() <= outbox_max / DRAINED;
-        if is_heard_again || is_fed_on {
-            self.ready.push(conn.slot);
-        }
-        if connection.phase == Phase::Closing && !connection.has_unsent() {
-            connection.close_sending_side();
-            if connection.is_finished {
-                self.remove(conn);
-            } else {
-                connection.phase = Phase::Lingering;
-                self.dues.push(Reverse((now.since_start + LINGER, conn, Due::Linger)));
-                self.ready.push(conn.slot);
-            }
-        }
-    }
-
     fn fall_due(&mut self, now: Now, turn: &mut Turn) {
         while let Some(Reverse((due, conn, what))) = self.dues.peek().copied() {
             if due > now.since_start {
@@ -663,104 +379,9 @@ impl<L: Log> Reactor<L> {
         }
     }
 
-    /// A reader that made no progress for too long is parted with; if it does
-    /// not even take its farewell, without one.
-    fn check_stall(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        let patience = self.limits.write_stall;
-        let Some(connection) = self.get(conn) else { return };
-        let Some(since) = connection.stalled_since else { return };
-        if since + patience > now.since_start {
-            self.dues.push(Reverse((since + patience, conn, Due::Stall)));
-        } else if connection.phase == Phase::Open {
-            connection.stalled_since = Some(now.since_start);
-            connection.outbox.cut();
-            self.dues.push(Reverse((now.since_start + patience, conn, Due::Stall)));
-            self.hub.handle(now, conn, Input::Stalled, turn);
-        } else {
-            self.remove(conn);
-        }
-    }
-
-    /// How much may wait for one connection now: a share of what is left for all,
-    /// so that slow readers together cannot take more than there is.
-    fn outbox_max(&self) -> usize {
-        let left = self.limits.outbox_total.saturating_sub(self.meter.held());
-        self.limits.outbox.min(left.max(OUTBOX_MIN))
-    }
-
     fn get(&mut self, conn: ConnId) -> Option<&mut Connection> {
         let connection = self.connections.get_mut(conn.slot as usize)?;
         (connection.generation == conn.generation).then_some(connection)
-    }
-}
-
-impl<L: Log> Sink for Reactor<L> {
-    fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
-        let outbox_max = self.outbox_max();
-        let Some(connection) = self.get(to) else { return };
-        let is_heard = match connection.phase {
-            Phase::Open => true,
-            // Only a farewell is said there; in a handshake it cannot be.
-            Phase::Arriving => !connection.is_shaking_hands(),
-            Phase::Closing | Phase::Lingering => false,
-        };
-        if !is_heard {
-            return;
-        }
-        connection.outbox.push(lines, start, end);
-        let is_swamped = connection.outbox.unasked() > outbox_max;
-        if !mem::replace(&mut connection.is_dirty, true) {
-            self.dirty.push(to);
-        }
-        if is_swamped {
-            self.swamped.push(to);
-        }
-    }
-
-    fn share(&mut self, lines: Vec<u8>) -> Lines {
-        Lines::new(lines, &self.meter)
-    }
-
-    fn note_asked(&mut self, to: ConnId, count: usize) {
-        if let Some(connection) = self.get(to) {
-            connection.outbox.note_asked(count);
-        }
-    }
-
-    fn close(&mut self, conn: ConnId) {
-        let Some(connection) = self.get(conn) else { return };
-        if matches!(connection.phase, Phase::Open | Phase::Arriving) {
-            connection.phase = Phase::Closing;
-            if !mem::replace(&mut connection.is_dirty, true) {
-                self.dirty.push(conn);
-            }
-        }
-    }
-
-    fn read(&mut self, conn: ConnId, query: Query) {
-        let calls = self.own_calls.clone();
-        let call = match query.thread {
-            Thread::Feed { .. } => Call::FoundPage,
-            _ => Call::Found,
-        };
-        let reply = move |rows| {
-            let _ = calls.send(call(conn, rows)); // the loop may have ended
-        };
-        self.log.read(query, Box::new(reply));
-    }
-
-    fn hash(&mut self, conn: ConnId, job: Job) {
-        let calls = self.own_calls.clone();
-        self.hashers.run(job, move |outcome| {
-            let _ = calls.send(Call::Hashed(conn, outcome)); // the loop may have ended
-        });
-    }
-
-    fn tell_when_drained(&mut self, conn: ConnId) {
-        if let Some(connection) = self.get(conn) {
-            connection.wants_feed = true;
-            self.ready.push(conn.slot);
-        }
     }
 }
 

@@ -1,0 +1,249 @@
+//! What connections have sent: read, cut into lines and handed to the hub, each for
+//! as long as it may be heard.
+
+use std::cmp::Reverse;
+use std::io::ErrorKind;
+use std::mem;
+use std::panic::{self, AssertUnwindSafe};
+
+use super::{DRAINED, Due, Reactor};
+use crate::protocol::LINE_MAX;
+use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
+use crate::server::connection::Phase;
+use crate::server::hub::{Flow, Input, Now};
+use crate::server::log::Log;
+use crate::server::turn::{ConnId, Turn};
+
+/// How much is read of one connection in one turn. Large enough for a burst,
+/// small enough that nobody makes the others wait.
+pub(super) const READ_SIZE: usize = 64 << 10;
+
+/// The same of one whose lines are heard no faster than the limit: a line's worth.
+const LIMITED_READ_SIZE: usize = LINE_MAX;
+
+/// How much is read in one turn in all; what is ready beyond that has its turn
+/// next.
+const TURN_READ_SIZE: usize = 1 << 20;
+
+/// How much one connection may be answered in one turn before its next lines
+/// have to wait for the next: a line of six bytes can ask for megabytes.
+const TURN_ANSWER_SIZE: usize = 256 << 10;
+
+impl<L: Log> Reactor<L> {
+    /// Lets every connection that rang have its say, in the order they rang,
+    /// until the turn is full.
+    pub(super) fn drain(&mut self, now: Now, turn: &mut Turn) {
+        let mut buffer = mem::take(&mut self.buffer);
+        let (mut read, mut attended) = (0, 0);
+        // Who is put on the list meanwhile is for the next time.
+        for at in 0..self.ready.len() {
+            if read >= TURN_READ_SIZE {
+                break;
+            }
+            read += self.attend_safely(now, self.ready[at], &mut buffer, turn);
+            attended += 1;
+        }
+        self.ready.drain(..attended);
+        self.buffer = buffer;
+    }
+
+    /// [`Self::attend`], of which a panic ends that connection and no other. What
+    /// the line had done before stands.
+    pub(super) fn attend_safely(
+        &mut self,
+        now: Now,
+        slot: u32,
+        buffer: &mut [u8],
+        turn: &mut Turn,
+    ) -> usize {
+        let attend = AssertUnwindSafe(|| self.attend(now, slot, buffer, turn));
+        if let Ok(read) = panic::catch_unwind(attend) {
+            return read;
+        }
+        if let Some(connection) = self.connections.get(slot as usize) {
+            let conn = ConnId { slot, generation: connection.generation };
+            let from =
+                self.hub.peer(conn).map_or_else(String::new, |peer| peer.address.to_string());
+            self.audit.write(format!(
+                "a bug: what {from} sent has made the server panic; only that connection was \
+                 ended; please report it, with what stands above"
+            ));
+            self.lose(now, conn, turn);
+        }
+        0
+    }
+
+    /// Reads and handles what one connection has sent; tells how much it was.
+    pub(super) fn attend(
+        &mut self,
+        now: Now,
+        slot: u32,
+        buffer: &mut [u8],
+        turn: &mut Turn,
+    ) -> usize {
+        let outbox_max = self.outbox_max();
+        let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
+        let conn = ConnId { slot, generation: connection.generation };
+        connection.answer_bell();
+        if connection.has_unsent() && !connection.is_dirty {
+            connection.is_dirty = true;
+            self.dirty.push(conn);
+        }
+        match connection.phase {
+            Phase::Open => {}
+            Phase::Arriving => {
+                self.receive(now, conn, turn);
+                return 0;
+            }
+            Phase::Closing => return 0,
+            Phase::Lingering => {
+                self.discard(conn, buffer);
+                return 0;
+            }
+        }
+        if connection.wants_feed && connection.outbox.len() <= outbox_max / DRAINED {
+            connection.wants_feed = false;
+            self.tell_hub(now, conn, Input::Drained, turn);
+        }
+        let mut read = 0;
+        let answered_before = turn.said_singly();
+        while self.may_hear(conn, turn.said_singly() - answered_before) {
+            let Some(connection) = self.connections.get_mut(slot as usize) else { break };
+            let unread = mem::take(&mut connection.unread);
+            if !unread.is_empty() {
+                self.hear(now, conn, &unread, answered_before, turn);
+                continue;
+            }
+            // What waits to be heard is kept, so of who may have to wait little is read.
+            let is_limited = connection.is_limited && self.input_rate.is_some();
+            let piece = if is_limited { LIMITED_READ_SIZE } else { buffer.len() };
+            match connection.read(&mut buffer[..piece]) {
+                Ok(None) => break,
+                Ok(Some(0)) => {
+                    self.finish(now, conn, turn);
+                    break;
+                }
+                Ok(Some(count)) => {
+                    read += count;
+                    self.hear(now, conn, &buffer[..count], answered_before, turn);
+                    if read >= READ_SIZE {
+                        self.ready.push(slot);
+                        break;
+                    }
+                }
+                // With TLS: the end came without being announced. Some programs end
+                // so, but it may be cut off, and then half a line is no line.
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                    connection.codec.finish();
+                    self.finish(now, conn, turn);
+                    break;
+                }
+                Err(_) => {
+                    self.lose(now, conn, turn);
+                    break;
+                }
+            }
+        }
+        read
+    }
+
+    /// Whether a connection's next line may be handled now: not while it waits
+    /// for rows, nor while more answers wait for it than may. A reader that does
+    /// not read is thus not read from.
+    pub(super) fn may_hear(&mut self, conn: ConnId, answered: usize) -> bool {
+        let outbox_max = self.outbox_max();
+        let Some(connection) = self.get(conn) else { return false };
+        if connection.phase != Phase::Open
+            || connection.is_waiting
+            || connection.is_finished
+            || connection.is_paced
+        {
+            return false;
+        }
+        if answered > TURN_ANSWER_SIZE {
+            self.ready.push(conn.slot);
+            return false;
+        }
+        // Past its bound it is heard again when it has read (see `flush`).
+        connection.is_held_back = connection.outbox.len() > outbox_max;
+        !connection.is_held_back
+    }
+
+    /// Hands lines to the hub until one makes the connection wait.
+    pub(super) fn hear(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        input: &[u8],
+        answered_before: usize,
+        turn: &mut Turn,
+    ) {
+        let Some(connection) = self.connections.get_mut(conn.slot as usize) else { return };
+        let rate = self.input_rate.filter(|_| connection.is_limited);
+        let mut rest = input;
+        while turn.said_singly() - answered_before <= TURN_ANSWER_SIZE {
+            if let Some(rate) = rate {
+                let due = connection.pace.next(rate, now.since_start);
+                if due > now.since_start {
+                    connection.is_paced = true;
+                    self.dues.push(Reverse((due, conn, Due::Pace)));
+                    break;
+                }
+            }
+            let frame = connection.codec.next(&mut rest);
+            for _ in 0..connection.codec.take_timing_marks() {
+                turn.send_bytes(conn, &WONT_TIMING_MARK);
+            }
+            let Some(frame) = frame else { return };
+            if let Some(rate) = rate {
+                connection.pace.count(rate, now.since_start);
+            }
+            let is_bug = self.limits.debug_panic;
+            assert!(!is_bug || frame != Frame::Line("/debug-panic".into()), "as asked for");
+            let flow = self.hub.handle(now, conn, Input::Frame(frame), turn);
+            connection.codec.set_limit(self.hub.line_limit(conn));
+            match flow {
+                Flow::Next => {}
+                Flow::Wait => {
+                    connection.is_waiting = true;
+                    break;
+                }
+                Flow::Over => return,
+            }
+        }
+        connection.unread = rest.to_vec();
+    }
+
+    /// The other side will send no more: its last line counts, then it gets its
+    /// answers and a farewell.
+    pub(super) fn finish(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+        let Some(connection) = self.get(conn) else { return };
+        let last: Option<Frame<'static>> = connection.codec.finish();
+        let last = last.filter(|_| self.hub.takes_unterminated(conn));
+        let flow =
+            last.map_or(Flow::Next, |frame| self.hub.handle(now, conn, Input::Frame(frame), turn));
+        match flow {
+            // Comes back here when the rows are told: reading gives the end again.
+            Flow::Wait => self.connections[conn.slot as usize].is_waiting = true,
+            _ => {
+                self.connections[conn.slot as usize].is_finished = true;
+                self.hub.handle(now, conn, Input::Finished, turn);
+            }
+        }
+    }
+
+    /// Throws away what a peer still sends that has been told all.
+    pub(super) fn discard(&mut self, conn: ConnId, buffer: &mut [u8]) {
+        loop {
+            let Some(connection) = self.get(conn) else { return };
+            match connection.read(buffer) {
+                Ok(None) => return,
+                Ok(Some(count)) if count > 0 => {}
+                _ => {
+                    self.remove(conn);
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What connections are told: put into outboxes, written, and what becomes of who
+//! does not read.
+
+use std::cmp::Reverse;
+use std::mem;
+use std::time::Duration;
+
+use super::{Call, DRAINED, Due, Reactor};
+use crate::server::connection::{Flush, Phase};
+use crate::server::hub::{Input, Now};
+use crate::server::log::{Log, Query, Thread};
+use crate::server::outbox::Lines;
+use crate::server::passwords::Job;
+use crate::server::turn::{ConnId, Sink, Turn};
+
+/// What may wait for a connection in any case: who reads as fast as it is
+/// written must not be taken for a slow reader.
+const OUTBOX_MIN: usize = 64 << 10;
+
+/// How long a peer that was said farewell to may take to close its side.
+const LINGER: Duration = Duration::from_secs(1);
+
+impl<L: Log> Reactor<L> {
+    /// Writes to every connection that something waits for, and tells to how many.
+    /// Those that turn out to be gone are missed by others, which makes a turn of
+    /// its own.
+    pub(super) fn flush(&mut self, now: Now) -> anyhow::Result<usize> {
+        let mut written = 0;
+        while !self.dirty.is_empty() {
+            let mut turn = Turn::default();
+            let count = self.dirty.len();
+            for at in 0..count {
+                self.flush_one(now, self.dirty[at], &mut turn);
+            }
+            self.dirty.drain(..count);
+            written += count;
+            self.commit(&mut turn)?;
+        }
+        Ok(written)
+    }
+
+    pub(super) fn flush_one(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+        let outbox_max = self.outbox_max();
+        let Some(connection) = self.get(conn) else { return };
+        connection.is_dirty = false;
+        match connection.flush() {
+            Err(_) => {
+                self.lose(now, conn, turn);
+                return;
+            }
+            Ok(Flush::Blocked { progress }) => {
+                if connection.stalled_since.is_none() {
+                    let due = now.since_start + self.limits.write_stall;
+                    self.dues.push(Reverse((due, conn, Due::Stall)));
+                }
+                let connection = &mut self.connections[conn.slot as usize];
+                if progress || connection.stalled_since.is_none() {
+                    connection.stalled_since = Some(now.since_start);
+                }
+            }
+            Ok(Flush::Done) => connection.stalled_since = None,
+        }
+        let connection = &mut self.connections[conn.slot as usize];
+        let is_heard_again = connection.is_held_back && connection.outbox.len() <= outbox_max;
+        let is_fed_on = connection.wants_feed && connection.outbox.len() <= outbox_max / DRAINED;
+        if is_heard_again || is_fed_on {
+            self.ready.push(conn.slot);
+        }
+        if connection.phase == Phase::Closing && !connection.has_unsent() {
+            connection.close_sending_side();
+            if connection.is_finished {
+                self.remove(conn);
+            } else {
+                connection.phase = Phase::Lingering;
+                self.dues.push(Reverse((now.since_start + LINGER, conn, Due::Linger)));
+                self.ready.push(conn.slot);
+            }
+        }
+    }
+
+    /// A reader that made no progress for too long is parted with; if it does
+    /// not even take its farewell, without one.
+    pub(super) fn check_stall(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+        let patience = self.limits.write_stall;
+        let Some(connection) = self.get(conn) else { return };
+        let Some(since) = connection.stalled_since else { return };
+        if since + patience > now.since_start {
+            self.dues.push(Reverse((since + patience, conn, Due::Stall)));
+        } else if connection.phase == Phase::Open {
+            connection.stalled_since = Some(now.since_start);
+            connection.outbox.cut();
+            self.dues.push(Reverse((now.since_start + patience, conn, Due::Stall)));
+            self.hub.handle(now, conn, Input::Stalled, turn);
+        } else {
+            self.remove(conn);
+        }
+    }
+
+    /// How much may wait for one connection now: a share of what is left for all,
+    /// so that slow readers together cannot take more than there is.
+    pub(super) fn outbox_max(&self) -> usize {
+        let left = self.limits.outbox_total.saturating_sub(self.meter.held());
+        self.limits.outbox.min(left.max(OUTBOX_MIN))
+    }
+}
+
+impl<L: Log> Sink for Reactor<L> {
+    fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
+        let outbox_max = self.outbox_max();
+        let Some(connection) = self.get(to) else { return };
+        let is_heard = match connection.phase {
+            Phase::Open => true,
+            // Only a farewell is said there; in a handshake it cannot be.
+            Phase::Arriving => !connection.is_shaking_hands(),
+            Phase::Closing | Phase::Lingering => false,
+        };
+        if !is_heard {
+            return;
+        }
+        connection.outbox.push(lines, start, end);
+        let is_swamped = connection.outbox.unasked() > outbox_max;
+        if !mem::replace(&mut connection.is_dirty, true) {
+            self.dirty.push(to);
+        }
+        if is_swamped {
+            self.swamped.push(to);
+        }
+    }
+
+    fn share(&mut self, lines: Vec<u8>) -> Lines {
+        Lines::new(lines, &self.meter)
+    }
+
+    fn note_asked(&mut self, to: ConnId, count: usize) {
+        if let Some(connection) = self.get(to) {
+            connection.outbox.note_asked(count);
+        }
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        let Some(connection) = self.get(conn) else { return };
+        if matches!(connection.phase, Phase::Open | Phase::Arriving) {
+            connection.phase = Phase::Closing;
+            if !mem::replace(&mut connection.is_dirty, true) {
+                self.dirty.push(conn);
+            }
+        }
+    }
+
+    fn read(&mut self, conn: ConnId, query: Query) {
+        let calls = self.own_calls.clone();
+        let call = match query.thread {
+            Thread::Feed { .. } => Call::FoundPage,
+            _ => Call::Found,
+        };
+        let reply = move |rows| {
+            let _ = calls.send(call(conn, rows)); // the loop may have ended
+        };
+        self.log.read(query, Box::new(reply));
+    }
+
+    fn hash(&mut self, conn: ConnId, job: Job) {
+        let calls = self.own_calls.clone();
+        self.hashers.run(job, move |outcome| {
+            let _ = calls.send(Call::Hashed(conn, outcome)); // the loop may have ended
+        });
+    }
+
+    fn tell_when_drained(&mut self, conn: ConnId) {
+        if let Some(connection) = self.get(conn) {
+            connection.wants_feed = true;
+            self.ready.push(conn.slot);
+        }
+    }
+}
