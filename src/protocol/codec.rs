@@ -111,7 +111,7 @@ pub struct LineCodec {
     is_opening: bool,
     /// Rule 2: throwing away the rest of a line that was too long.
     is_discarding: bool,
-    timing_marks: u8,
+    timing_marks: u16,
 }
 
 impl LineCodec {
@@ -142,7 +142,7 @@ impl LineCodec {
 
     /// How many timing marks were asked for since the last call; each wants
     /// [`WONT_TIMING_MARK`] for an answer, at once, also amid a line.
-    pub fn take_timing_marks(&mut self) -> u8 {
+    pub fn take_timing_marks(&mut self) -> u16 {
         mem::take(&mut self.timing_marks)
     }
 
@@ -160,7 +160,9 @@ impl LineCodec {
             };
             let piece = &input[..end];
             *input = &input[end + 1..];
-            if mem::take(&mut self.is_discarding) {
+            if self.is_discarding {
+                self.discard(piece);
+                (self.is_discarding, self.telnet) = (false, Telnet::Text);
                 continue;
             }
             let is_whole = self.partial.is_empty() && self.telnet == Telnet::Text;
@@ -182,6 +184,7 @@ impl LineCodec {
     /// A piece of a line whose end is not here yet.
     fn keep(&mut self, piece: &[u8]) -> Option<Frame<'static>> {
         if self.is_discarding {
+            self.discard(piece);
             return None;
         }
         self.gather(piece);
@@ -189,9 +192,16 @@ impl LineCodec {
             return None;
         }
         self.is_discarding = true;
-        self.telnet = Telnet::Text;
         self.is_first = false;
         Some(Frame::TooLong(head(&mem::take(&mut self.partial))))
+    }
+
+    /// Throws a piece away; the timing marks in it are answered all the same.
+    fn discard(&mut self, piece: &[u8]) {
+        if self.telnet != Telnet::Text || memchr::memchr(telnet::IAC, piece).is_some() {
+            self.gather(piece);
+            self.partial = Vec::new();
+        }
     }
 
     fn end_line(&mut self) -> Frame<'static> {
@@ -360,7 +370,7 @@ mod tests {
     }
 
     /// Everything the pieces hold, up to their end, and the timing marks.
-    fn read(pieces: &[&[u8]], is_closed: bool) -> (Vec<Frame<'static>>, u8) {
+    fn read(pieces: &[&[u8]], is_closed: bool) -> (Vec<Frame<'static>>, u16) {
         let mut codec = LineCodec::new(LIMIT);
         let (mut frames, mut marks) = (Vec::new(), 0);
         for piece in pieces {
@@ -383,7 +393,7 @@ mod tests {
 
     /// Rule 4: whole, byte by byte, in every two pieces, and with the next line
     /// attached.
-    fn check(bytes: &[u8], frames: &[Frame<'static>], marks: u8) {
+    fn check(bytes: &[u8], frames: &[Frame<'static>], marks: u16) {
         let expected = (frames.to_vec(), marks);
         assert_eq!(read(&[bytes], true), expected, "whole: {}", bytes.escape_ascii());
         let singles: Vec<&[u8]> = bytes.chunks(1).collect();
@@ -443,6 +453,10 @@ mod tests {
         check(b"a\xff\nok\n", &[bad(b"a"), line("ok")], 0);
         check(b"a\xff\xfd\nok\n", &[bad(b"a"), line("ok")], 0);
         check(b"a\xff\xfa\x18\nok\n", &[bad(b"a"), line("ok")], 0);
+        // Also behind what is too long, and however many there are.
+        let long = b"0123456789abcdefg\xff\xfd\x06\xff\xfd\x06\nok\n";
+        check(long, &[too_long("0123456789abcdefg"), line("ok")], 2);
+        check(&[0xFF, 0xFD, 0x06].repeat(300), &[], 300);
         check(b"0123456789abcdefg\xff\nok\n", &[too_long("0123456789abcdefg"), line("ok")], 0);
         check(b"a\xff\xff\nok\n", &[bad(b"a\xff"), line("ok")], 0);
         check(b"Lou\xffs\nok\n", &[bad(b"Lou\xffs"), line("ok")], 0);
