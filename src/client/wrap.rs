@@ -63,7 +63,7 @@ impl Rows {
             if self.column + width > self.columns {
                 self.row();
             }
-            self.text.push_str(piece.text());
+            self.text.push_str(piece.0);
             self.column += width;
         }
     }
@@ -85,17 +85,13 @@ fn is_link(word: &str) -> bool {
 /// A character, or one of our own colours, which takes no column.
 struct Piece<'a>(&'a str);
 
-impl<'a> Piece<'a> {
+impl Piece<'_> {
     fn is_color(&self) -> bool {
         self.0.starts_with('\x1b')
     }
 
     fn width(&self) -> usize {
         if self.is_color() { 0 } else { self.0.width() }
-    }
-
-    fn text(&self) -> &'a str {
-        self.0
     }
 }
 
