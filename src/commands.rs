@@ -4,7 +4,7 @@
 //! completion. What a command *means* is the hub's business (`server/hub.rs`).
 //!
 //! To add a command: a variant of [`Command`], a row in [`TABLE`], an arm in
-//! the hub, a transcript in `tests/transcripts`. The compiler and the tests
+//! `server/hub/obey.rs`, a transcript in `tests/transcripts`. The compiler and the tests
 //! below name what was forgotten.
 //!
 //! Lexing: words ignore case and are parted by blanks; exactly one blank

@@ -17,7 +17,7 @@
 //! What a command *is* stands in `commands.rs`; what it *means*, in the files
 //! below this one, a file for each topic.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,31 +26,32 @@ use serde::{Deserialize, Serialize};
 use slab::Slab;
 
 use super::limits::Limits;
-use super::log::{Change, Kept, Last, PersonId, Record, Rows, Shelf, Stay};
+use super::log::{Change, Kept, Last, PersonId, Rows, Shelf, Stay};
 use super::passwords::{Job, Outcome};
 use super::peer::Peer;
 use super::turn::{Audience, Cause, ConnId, Topic, Turn};
-use crate::commands::{self, Command, Request, Setting};
+use crate::commands::Setting;
 use crate::protocol::codec::Frame;
-use crate::protocol::tags::CidPrefix;
-use crate::protocol::text::{clean, is_blank_text};
 use crate::protocol::{
     Cid, ErrorCode, Event, Farewell, Key, LINE_MAX, LOGIN_LINE_MAX, Name, Refusal, RoomName, Stamp,
     Tags, VERSION,
 };
 
 mod accounts;
+mod ask;
 mod audit;
 mod bans;
 mod entry;
 mod feed;
 mod guesses;
 mod history;
+mod invariants;
 mod keeping;
 mod locks;
 mod login;
 mod looks;
 mod mail;
+mod obey;
 mod order;
 mod people;
 mod rooms;
@@ -61,6 +62,7 @@ mod session;
 mod talk;
 
 use accounts::Accounts;
+use ask::Ask;
 use audit::Audit;
 use feed::{Feed, Recent};
 use guesses::Guesses;
@@ -68,7 +70,7 @@ use history::RowsAsk;
 use keeping::Asleep;
 use looks::Looks;
 use mail::{MailAsk, Mailboxes};
-use order::{Order, Scope};
+use order::Order;
 use rooms::Room;
 use secrets::PasswordAsk;
 use session::{Session, TokenHash, Tokens};
@@ -318,49 +320,6 @@ struct Ignored {
     gone: Option<Name>,
 }
 
-/// One line being handled: when, from whom, and how to answer it.
-struct Ask<'t> {
-    now: Now,
-    conn: ConnId,
-    settings: Settings,
-    cid: Option<Cid>,
-    turn: &'t mut Turn,
-}
-
-impl Ask<'_> {
-    /// A line of the answer.
-    fn reply(&mut self, event: &Event<'_>) {
-        self.reply_tagged(&Tags::default(), event);
-    }
-
-    fn reply_tagged(&mut self, tags: &Tags<'_>, event: &Event<'_>) {
-        let tags = Tags { cid: self.cid.as_ref().map(Cid::as_str), ..*tags };
-        self.turn.send(self.conn, Cause::Asked, &self.settings.tags(&tags), event);
-    }
-
-    fn refuse(&mut self, refusal: &Refusal) {
-        self.reply(&Event::error(refusal));
-    }
-
-    /// Produces the effects of a message; see [`Turn::saying`].
-    fn saying(&mut self, record: &Arc<Record>, effects: impl FnOnce(&mut Ask<'_>)) {
-        let Self { now, conn, settings, cid, turn } = self;
-        turn.saying(record.clone(), *conn, settings.tags, |turn| {
-            let cid = cid.clone();
-            effects(&mut Ask { now: *now, conn: *conn, settings: *settings, cid, turn });
-        });
-    }
-
-    /// Produces the answer to a line that says again what was said before.
-    fn saying_again(&mut self, record: &Arc<Record>, effects: impl FnOnce(&mut Ask<'_>)) {
-        let Self { now, conn, settings, cid, turn } = self;
-        turn.saying_again(record.clone(), *conn, settings.tags, |turn| {
-            let cid = cid.clone();
-            effects(&mut Ask { now: *now, conn: *conn, settings: *settings, cid, turn });
-        });
-    }
-}
-
 impl Settings {
     /// The tags for somebody with these settings.
     fn tags<'a>(self, tags: &Tags<'a>) -> Tags<'a> {
@@ -602,206 +561,6 @@ impl Hub {
         }
     }
 
-    /// A line, or what was a line before it was thrown away.
-    fn hear(&mut self, now: Now, conn: ConnId, frame: &Frame<'_>, turn: &mut Turn) {
-        let Some(settings) = self.connection(conn).map(|c| c.settings) else { return };
-        let (text, fault) = match frame {
-            Frame::Line(line) => (clean(line), None),
-            Frame::TooLong(head) => (String::from_utf8_lossy(head), Some(too_long())),
-            Frame::BadEncoding(head) => (String::from_utf8_lossy(head), Some(bad_encoding())),
-            Frame::Foreign => return,
-        };
-        let mut ask = Ask { now, conn, settings, cid: None, turn };
-        let prefix = if settings.tags { CidPrefix::of(&text) } else { CidPrefix::Absent };
-        let heard = match (prefix, fault) {
-            (CidPrefix::Present(cid, line), fault) => {
-                ask.cid = Some(cid);
-                let empty = is_blank_text(line).then(|| bad_cid("nothing follows the cid"));
-                fault.or(empty).map_or_else(|| commands::parse(line), Err)
-            }
-            (_, Some(fault)) => Err(fault),
-            (CidPrefix::Malformed, None) => Err(bad_cid("a cid is 1 to 32 of A-Z a-z 0-9 _ -")),
-            (CidPrefix::Absent, None) if raw_len(frame) > LINE_MAX => Err(too_long()),
-            (CidPrefix::Absent, None) => commands::parse(&text),
-        };
-        if let Err(refusal) = heard.and_then(|request| self.obey(&mut ask, request)) {
-            ask.refuse(&refusal);
-        }
-    }
-
-    fn obey(&mut self, ask: &mut Ask<'_>, request: Request<'_>) -> Result<(), Refusal> {
-        let stage = self.connection(ask.conn).map(|c| c.stage);
-        match (stage, request) {
-            (_, Request::Nothing) | (None | Some(Stage::Leaving), _) => Ok(()),
-            (Some(Stage::Greeting { was_refused: false }), Request::Say(name)) => {
-                self.log_in(ask, name, None)
-            }
-            (Some(Stage::Greeting { .. }), Request::Command(command))
-                if command.row().before_login =>
-            {
-                self.obey_anyone(ask, command)
-            }
-            (Some(Stage::Greeting { .. }), _) => {
-                refusal(ErrorCode::NotLoggedIn, "nobody knows you yet; say /login NAME first")
-            }
-            (Some(Stage::Present(visit)), Request::Say(text)) => {
-                self.stir(visit, ask.now);
-                self.say(ask, visit, text, false)
-            }
-            (Some(Stage::Present(visit)), Request::Command(command)) => {
-                self.stir(visit, ask.now);
-                self.obey_visitor(ask, visit, command)?;
-                self.note_act(ask.now, visit, command);
-                if session::changes_visit(command) {
-                    self.note_unsaved(visit);
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// The commands that need no login.
-    fn obey_anyone(&mut self, ask: &mut Ask<'_>, command: Command<'_>) -> Result<(), Refusal> {
-        match command {
-            Command::Login { name, password } => self.log_in(ask, name, password)?,
-            Command::Resume { token, after } => self.resume(ask, token, after)?,
-            Command::Help { command } => return help(ask, command),
-            Command::Set { change } => self.set(ask, change),
-            Command::Ping { token } => {
-                ask.reply(&Event::reply("PONG", token.unwrap_or_default(), ""));
-            }
-            Command::Version => {
-                let version = concat!("chatty ", env!("CARGO_PKG_VERSION"));
-                ask.reply(&Event::reply("VERSION", crate::protocol::VERSION, version));
-            }
-            Command::Quit { reason } => {
-                let tags = ask
-                    .settings
-                    .tags(&Tags { cid: ask.cid.as_ref().map(Cid::as_str), ..Tags::default() });
-                let bye = bye(Farewell::Quit);
-                ask.turn.send(ask.conn, Cause::Asked, &tags, &bye);
-                self.leave(ask.now, ask.conn, None, reason, ask.turn);
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Every command of somebody who is logged in. The match is exhaustive: a
-    /// command in the table without a meaning does not compile.
-    fn obey_visitor(
-        &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
-        command: Command<'_>,
-    ) -> Result<(), Refusal> {
-        match command {
-            Command::Help { .. }
-            | Command::Set { .. }
-            | Command::Ping { .. }
-            | Command::Version
-            | Command::Quit { .. } => self.obey_anyone(ask, command),
-            Command::Login { .. } => refusal(
-                ErrorCode::BadArgument,
-                format!("you are {} already; /nick takes another name", self.visits[visit].name),
-            ),
-            Command::Resume { .. } => refusal(
-                ErrorCode::BadArgument,
-                format!("you are {} already; /resume comes first", self.visits[visit].name),
-            ),
-            Command::Register { password } => self.register(ask, visit, password),
-            Command::Passwd { password } => self.change_password(ask, visit, password),
-            Command::Unregister { password } => self.unregister(ask, visit, password),
-            Command::Op { name } => self.promote(ask, visit, name),
-            Command::Deop { name } => self.demote(ask, visit, name),
-            Command::Kick { name, reason } => self.kick(ask, visit, name, reason),
-            Command::Mute { name, time } => self.mute(ask, visit, name, time),
-            Command::Unmute { name } => self.unmute(ask, visit, name),
-            Command::Ban { whom, time, reason } => {
-                let room = Scope::Room(self.room_to_order(visit)?);
-                self.ban(ask, visit, room, (whom, time, reason))
-            }
-            Command::Unban { whom } => {
-                let room = Scope::Room(self.room_to_order(visit)?);
-                self.unban(ask, room, whom)
-            }
-            Command::Bans => {
-                let room = Scope::Room(self.room_to_order(visit)?);
-                self.list_bans(ask, room);
-                Ok(())
-            }
-            Command::Oper { password } => self.oper(ask, password),
-            Command::Wall { text } => self.wall(ask, visit, text),
-            Command::Kill { name, reason } => self.kill(ask, visit, name, reason),
-            Command::Gban { whom, time, reason } => {
-                self.need_rule(visit)?;
-                self.ban(ask, visit, Scope::Server, (whom, time, reason))
-            }
-            Command::Gunban { whom } => {
-                self.need_rule(visit)?;
-                self.unban(ask, Scope::Server, whom)
-            }
-            Command::Gbans => {
-                self.need_rule(visit)?;
-                self.list_bans(ask, Scope::Server);
-                Ok(())
-            }
-            Command::Lock { key } => self.lock(ask, visit, key),
-            Command::Unlock => self.unlock(ask, visit),
-            Command::Invite { name } => self.invite(ask, visit, name),
-            Command::Session => {
-                self.session(ask, visit);
-                Ok(())
-            }
-            Command::Msg { to, text } => self.message(ask, visit, to, text),
-            Command::Reply { text } => self.answer(ask, visit, text),
-            Command::Query { name } => self.query(ask, visit, name),
-            Command::Me { text } => self.say(ask, visit, text, true),
-            Command::Who { room } => self.who(ask, visit, room),
-            Command::Whois { name } => self.whois(ask, visit, name),
-            Command::Join { room, key } => self.join(ask, visit, room, key),
-            Command::Part { room, reason } => self.part(ask, visit, room, reason),
-            Command::List => {
-                self.list(ask);
-                Ok(())
-            }
-            Command::Topic { text } => self.topic(ask, visit, text),
-            Command::History { rows, thread } => self.history(ask, visit, rows, thread),
-            Command::Search { text, room } => self.search(ask, visit, text, room),
-            Command::Nick { name } => self.rename(ask, visit, name),
-            Command::Away { text } => {
-                self.away(ask, visit, text);
-                Ok(())
-            }
-            Command::Back => {
-                self.back(ask, visit);
-                Ok(())
-            }
-            Command::Ignore { name } => self.ignore(ask, visit, name),
-            Command::Unignore { name } => self.unignore(ask, visit, name),
-        }
-    }
-
-    fn set(&mut self, ask: &mut Ask<'_>, change: Option<(Setting, bool)>) {
-        let had_tags = ask.settings.tags;
-        if let Some((setting, is_on)) = change {
-            ask.settings.set(setting, is_on);
-            if let Some(connection) = self.connection_mut(ask.conn) {
-                connection.settings = ask.settings;
-                connection.chosen[setting as usize] = true;
-                if let Stage::Present(visit) = connection.stage {
-                    self.forget_audiences_of(visit);
-                }
-            }
-        }
-        let words = Setting::TABLE.map(|(setting, word)| {
-            format!("{word}={}", commands::switch(ask.settings.get(setting)))
-        });
-        // A marked line is answered with its mark, this once without tags too.
-        ask.settings.tags |= had_tags && ask.cid.is_some();
-        ask.reply(&Event::reply("SET", &words.join(" "), ""));
-    }
-
     /// Marks somebody as active, for `/whois`.
     fn stir(&mut self, visit: VisitIx, now: Now) {
         self.visits[visit].active = now.since_start;
@@ -861,60 +620,6 @@ impl Hub {
         let tags = Tags { time: Some(self.stamp(now)), ..Tags::default() };
         turn.fan_out(audience, topic, None, except.into_iter().collect(), &tags, event);
     }
-
-    /// Panics if the tables disagree; tests call it after every input.
-    ///
-    /// # Panics
-    /// On a broken invariant, which is a bug in the hub.
-    pub fn check_invariants(&self) {
-        assert_eq!(self.names.len(), self.visits.len(), "each visit has one name");
-        assert_eq!(self.people.len(), self.visits.len(), "each visit is one person");
-        let mut led_to = 0;
-        for (ix, visit) in &self.visits {
-            let looks = visit.name.looks().filter(|look| self.looks.find(look) == Some(ix));
-            led_to += looks.collect::<HashSet<_>>().len();
-        }
-        assert_eq!(self.looks.len(), led_to, "looks lead to who has them");
-        for (ix, visit) in &self.visits {
-            assert_eq!(self.names.get(visit.name.key()), Some(&ix), "names lead to visits");
-            assert_eq!(self.people.get(&visit.person), Some(&ix), "people lead to visits");
-            if let Some(conn) = visit.conn {
-                let stage = self.connection(conn).map(|c| c.stage);
-                assert_eq!(stage, Some(Stage::Present(ix)), "both know of each other");
-            } else {
-                assert!(visit.session.is_some(), "without a session nobody comes back");
-            }
-            let is_waited_for = self.grace_deadlines.iter().any(|(_, p)| *p == visit.person);
-            assert_eq!(is_waited_for, visit.conn.is_none(), "who dropped is waited for");
-            let mine = visit.session.as_ref().map(|session| self.sessions.get(&session.hash));
-            assert!(mine.is_none_or(|mine| mine == Some(&visit.person)), "tokens lead to people");
-            assert!(visit.current.is_none_or(|room| visit.rooms.contains(&room)));
-            for room in &visit.rooms {
-                assert_eq!(self.rooms[*room].member(visit.name.key()), Some(ix));
-            }
-            for Ignored { person, gone } in &visit.ties.ignores {
-                let other = self.people.get(person).map(|other| &self.visits[*other]);
-                assert_eq!(gone.is_none(), other.is_some(), "who is here has no last name yet");
-                let knows = |other: &Visit| other.ties.ignored_by.contains(&visit.person);
-                assert!(other.is_none_or(knows), "both know of an ignore");
-            }
-            if let Query::On(other) = visit.query {
-                let other = &self.visits[self.people[&other]];
-                assert!(other.ties.queried_by.contains(&visit.person), "both know of a query");
-            }
-        }
-        self.check_accounts();
-        let is_awake = |key: &Key| self.room_names.contains_key(key);
-        assert!(!self.asleep.keys().any(is_awake), "a room is awake or asleep");
-        assert_eq!(self.room_names.len(), self.rooms.len(), "each room has one name");
-        for (ix, room) in &self.rooms {
-            assert_eq!(self.room_names.get(room.name.key()), Some(&ix), "names lead to rooms");
-            assert!(ix == self.lobby || room.len() > 0, "no empty room is kept");
-            for (_, visit) in room.members() {
-                assert!(self.visits[visit].rooms.contains(&ix), "members know their rooms");
-            }
-        }
-    }
 }
 
 fn bye(farewell: Farewell) -> Event<'static> {
@@ -931,37 +636,4 @@ fn say_farewell(turn: &mut Turn, conn: ConnId, farewell: Farewell, text: Option<
 fn greet(conn: ConnId, turn: &mut Turn) {
     let hello = Event::reply("HELLO", VERSION, "type a name to join, or /help");
     turn.send(conn, Cause::Asked, &Tags::default(), &hello);
-}
-
-fn help(ask: &mut Ask<'_>, command: Option<&str>) -> Result<(), Refusal> {
-    let rows: Vec<String> = match command {
-        None => commands::TABLE.iter().map(commands::Row::help_row).collect(),
-        Some(name) => {
-            let name = name.strip_prefix('/').unwrap_or(name);
-            commands::find(name).ok_or_else(|| commands::unknown(name))?.help_rows()
-        }
-    };
-    ask.reply(&Event::reply("HELP", &rows.len().to_string(), ""));
-    for row in &rows {
-        ask.reply(&Event::Help(row));
-    }
-    Ok(())
-}
-
-fn raw_len(frame: &Frame<'_>) -> usize {
-    if let Frame::Line(line) = frame { line.len() } else { 0 }
-}
-
-fn too_long() -> Refusal {
-    let text =
-        format!("a line has at most {LINE_MAX} bytes; nobody saw this one, send it in parts");
-    Refusal::new(ErrorCode::TooLong, text)
-}
-
-fn bad_encoding() -> Refusal {
-    Refusal::new(ErrorCode::BadEncoding, "that line is not UTF-8; nobody saw it")
-}
-
-fn bad_cid(problem: &'static str) -> Refusal {
-    Refusal::new(ErrorCode::BadArgument, problem)
 }

@@ -1,0 +1,61 @@
+//! What must be so after every input, whatever it was.
+
+use std::collections::HashSet;
+
+use super::{Hub, Ignored, Key, Query, Stage, Visit};
+
+impl Hub {
+    /// Panics if the tables disagree; tests call it after every input.
+    ///
+    /// # Panics
+    /// On a broken invariant, which is a bug in the hub.
+    pub fn check_invariants(&self) {
+        assert_eq!(self.names.len(), self.visits.len(), "each visit has one name");
+        assert_eq!(self.people.len(), self.visits.len(), "each visit is one person");
+        let mut led_to = 0;
+        for (ix, visit) in &self.visits {
+            let looks = visit.name.looks().filter(|look| self.looks.find(look) == Some(ix));
+            led_to += looks.collect::<HashSet<_>>().len();
+        }
+        assert_eq!(self.looks.len(), led_to, "looks lead to who has them");
+        for (ix, visit) in &self.visits {
+            assert_eq!(self.names.get(visit.name.key()), Some(&ix), "names lead to visits");
+            assert_eq!(self.people.get(&visit.person), Some(&ix), "people lead to visits");
+            if let Some(conn) = visit.conn {
+                let stage = self.connection(conn).map(|c| c.stage);
+                assert_eq!(stage, Some(Stage::Present(ix)), "both know of each other");
+            } else {
+                assert!(visit.session.is_some(), "without a session nobody comes back");
+            }
+            let is_waited_for = self.grace_deadlines.iter().any(|(_, p)| *p == visit.person);
+            assert_eq!(is_waited_for, visit.conn.is_none(), "who dropped is waited for");
+            let mine = visit.session.as_ref().map(|session| self.sessions.get(&session.hash));
+            assert!(mine.is_none_or(|mine| mine == Some(&visit.person)), "tokens lead to people");
+            assert!(visit.current.is_none_or(|room| visit.rooms.contains(&room)));
+            for room in &visit.rooms {
+                assert_eq!(self.rooms[*room].member(visit.name.key()), Some(ix));
+            }
+            for Ignored { person, gone } in &visit.ties.ignores {
+                let other = self.people.get(person).map(|other| &self.visits[*other]);
+                assert_eq!(gone.is_none(), other.is_some(), "who is here has no last name yet");
+                let knows = |other: &Visit| other.ties.ignored_by.contains(&visit.person);
+                assert!(other.is_none_or(knows), "both know of an ignore");
+            }
+            if let Query::On(other) = visit.query {
+                let other = &self.visits[self.people[&other]];
+                assert!(other.ties.queried_by.contains(&visit.person), "both know of a query");
+            }
+        }
+        self.check_accounts();
+        let is_awake = |key: &Key| self.room_names.contains_key(key);
+        assert!(!self.asleep.keys().any(is_awake), "a room is awake or asleep");
+        assert_eq!(self.room_names.len(), self.rooms.len(), "each room has one name");
+        for (ix, room) in &self.rooms {
+            assert_eq!(self.room_names.get(room.name.key()), Some(&ix), "names lead to rooms");
+            assert!(ix == self.lobby || room.len() > 0, "no empty room is kept");
+            for (_, visit) in room.members() {
+                assert!(self.visits[visit].rooms.contains(&ix), "members know their rooms");
+            }
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! From a line to what is done: it is read, and handed to the file of its topic.
+
+use super::order::Scope;
+use super::{Ask, Hub, Now, Stage, VisitIx, bye, refusal, session};
+use crate::commands::{self, Command, Request, Setting};
+use crate::protocol::codec::Frame;
+use crate::protocol::tags::CidPrefix;
+use crate::protocol::text::{clean, is_blank_text};
+use crate::protocol::{Cid, ErrorCode, Event, Farewell, LINE_MAX, Refusal, Tags};
+use crate::server::turn::{Cause, ConnId, Turn};
+
+impl Hub {
+    /// A line, or what was a line before it was thrown away.
+    pub(super) fn hear(&mut self, now: Now, conn: ConnId, frame: &Frame<'_>, turn: &mut Turn) {
+        let Some(settings) = self.connection(conn).map(|c| c.settings) else { return };
+        let (text, fault) = match frame {
+            Frame::Line(line) => (clean(line), None),
+            Frame::TooLong(head) => (String::from_utf8_lossy(head), Some(too_long())),
+            Frame::BadEncoding(head) => (String::from_utf8_lossy(head), Some(bad_encoding())),
+            Frame::Foreign => return,
+        };
+        let mut ask = Ask { now, conn, settings, cid: None, turn };
+        let prefix = if settings.tags { CidPrefix::of(&text) } else { CidPrefix::Absent };
+        let heard = match (prefix, fault) {
+            (CidPrefix::Present(cid, line), fault) => {
+                ask.cid = Some(cid);
+                let empty = is_blank_text(line).then(|| bad_cid("nothing follows the cid"));
+                fault.or(empty).map_or_else(|| commands::parse(line), Err)
+            }
+            (_, Some(fault)) => Err(fault),
+            (CidPrefix::Malformed, None) => Err(bad_cid("a cid is 1 to 32 of A-Z a-z 0-9 _ -")),
+            (CidPrefix::Absent, None) if raw_len(frame) > LINE_MAX => Err(too_long()),
+            (CidPrefix::Absent, None) => commands::parse(&text),
+        };
+        if let Err(refusal) = heard.and_then(|request| self.obey(&mut ask, request)) {
+            ask.refuse(&refusal);
+        }
+    }
+
+    fn obey(&mut self, ask: &mut Ask<'_>, request: Request<'_>) -> Result<(), Refusal> {
+        let stage = self.connection(ask.conn).map(|c| c.stage);
+        match (stage, request) {
+            (_, Request::Nothing) | (None | Some(Stage::Leaving), _) => Ok(()),
+            (Some(Stage::Greeting { was_refused: false }), Request::Say(name)) => {
+                self.log_in(ask, name, None)
+            }
+            (Some(Stage::Greeting { .. }), Request::Command(command))
+                if command.row().before_login =>
+            {
+                self.obey_anyone(ask, command)
+            }
+            (Some(Stage::Greeting { .. }), _) => {
+                refusal(ErrorCode::NotLoggedIn, "nobody knows you yet; say /login NAME first")
+            }
+            (Some(Stage::Present(visit)), Request::Say(text)) => {
+                self.stir(visit, ask.now);
+                self.say(ask, visit, text, false)
+            }
+            (Some(Stage::Present(visit)), Request::Command(command)) => {
+                self.stir(visit, ask.now);
+                self.obey_visitor(ask, visit, command)?;
+                self.note_act(ask.now, visit, command);
+                if session::changes_visit(command) {
+                    self.note_unsaved(visit);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The commands that need no login.
+    fn obey_anyone(&mut self, ask: &mut Ask<'_>, command: Command<'_>) -> Result<(), Refusal> {
+        match command {
+            Command::Login { name, password } => self.log_in(ask, name, password)?,
+            Command::Resume { token, after } => self.resume(ask, token, after)?,
+            Command::Help { command } => return help(ask, command),
+            Command::Set { change } => self.set(ask, change),
+            Command::Ping { token } => {
+                ask.reply(&Event::reply("PONG", token.unwrap_or_default(), ""));
+            }
+            Command::Version => {
+                let version = concat!("chatty ", env!("CARGO_PKG_VERSION"));
+                ask.reply(&Event::reply("VERSION", crate::protocol::VERSION, version));
+            }
+            Command::Quit { reason } => {
+                let tags = ask
+                    .settings
+                    .tags(&Tags { cid: ask.cid.as_ref().map(Cid::as_str), ..Tags::default() });
+                let bye = bye(Farewell::Quit);
+                ask.turn.send(ask.conn, Cause::Asked, &tags, &bye);
+                self.leave(ask.now, ask.conn, None, reason, ask.turn);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Every command of somebody who is logged in. The match is exhaustive: a
+    /// command in the table without a meaning does not compile.
+    fn obey_visitor(
+        &mut self,
+        ask: &mut Ask<'_>,
+        visit: VisitIx,
+        command: Command<'_>,
+    ) -> Result<(), Refusal> {
+        match command {
+            Command::Help { .. }
+            | Command::Set { .. }
+            | Command::Ping { .. }
+            | Command::Version
+            | Command::Quit { .. } => self.obey_anyone(ask, command),
+            Command::Login { .. } => refusal(
+                ErrorCode::BadArgument,
+                format!("you are {} already; /nick takes another name", self.visits[visit].name),
+            ),
+            Command::Resume { .. } => refusal(
+                ErrorCode::BadArgument,
+                format!("you are {} already; /resume comes first", self.visits[visit].name),
+            ),
+            Command::Register { password } => self.register(ask, visit, password),
+            Command::Passwd { password } => self.change_password(ask, visit, password),
+            Command::Unregister { password } => self.unregister(ask, visit, password),
+            Command::Op { name } => self.promote(ask, visit, name),
+            Command::Deop { name } => self.demote(ask, visit, name),
+            Command::Kick { name, reason } => self.kick(ask, visit, name, reason),
+            Command::Mute { name, time } => self.mute(ask, visit, name, time),
+            Command::Unmute { name } => self.unmute(ask, visit, name),
+            Command::Ban { whom, time, reason } => {
+                let room = Scope::Room(self.room_to_order(visit)?);
+                self.ban(ask, visit, room, (whom, time, reason))
+            }
+            Command::Unban { whom } => {
+                let room = Scope::Room(self.room_to_order(visit)?);
+                self.unban(ask, room, whom)
+            }
+            Command::Bans => {
+                let room = Scope::Room(self.room_to_order(visit)?);
+                self.list_bans(ask, room);
+                Ok(())
+            }
+            Command::Oper { password } => self.oper(ask, password),
+            Command::Wall { text } => self.wall(ask, visit, text),
+            Command::Kill { name, reason } => self.kill(ask, visit, name, reason),
+            Command::Gban { whom, time, reason } => {
+                self.need_rule(visit)?;
+                self.ban(ask, visit, Scope::Server, (whom, time, reason))
+            }
+            Command::Gunban { whom } => {
+                self.need_rule(visit)?;
+                self.unban(ask, Scope::Server, whom)
+            }
+            Command::Gbans => {
+                self.need_rule(visit)?;
+                self.list_bans(ask, Scope::Server);
+                Ok(())
+            }
+            Command::Lock { key } => self.lock(ask, visit, key),
+            Command::Unlock => self.unlock(ask, visit),
+            Command::Invite { name } => self.invite(ask, visit, name),
+            Command::Session => {
+                self.session(ask, visit);
+                Ok(())
+            }
+            Command::Msg { to, text } => self.message(ask, visit, to, text),
+            Command::Reply { text } => self.answer(ask, visit, text),
+            Command::Query { name } => self.query(ask, visit, name),
+            Command::Me { text } => self.say(ask, visit, text, true),
+            Command::Who { room } => self.who(ask, visit, room),
+            Command::Whois { name } => self.whois(ask, visit, name),
+            Command::Join { room, key } => self.join(ask, visit, room, key),
+            Command::Part { room, reason } => self.part(ask, visit, room, reason),
+            Command::List => {
+                self.list(ask);
+                Ok(())
+            }
+            Command::Topic { text } => self.topic(ask, visit, text),
+            Command::History { rows, thread } => self.history(ask, visit, rows, thread),
+            Command::Search { text, room } => self.search(ask, visit, text, room),
+            Command::Nick { name } => self.rename(ask, visit, name),
+            Command::Away { text } => {
+                self.away(ask, visit, text);
+                Ok(())
+            }
+            Command::Back => {
+                self.back(ask, visit);
+                Ok(())
+            }
+            Command::Ignore { name } => self.ignore(ask, visit, name),
+            Command::Unignore { name } => self.unignore(ask, visit, name),
+        }
+    }
+
+    fn set(&mut self, ask: &mut Ask<'_>, change: Option<(Setting, bool)>) {
+        let had_tags = ask.settings.tags;
+        if let Some((setting, is_on)) = change {
+            ask.settings.set(setting, is_on);
+            if let Some(connection) = self.connection_mut(ask.conn) {
+                connection.settings = ask.settings;
+                connection.chosen[setting as usize] = true;
+                if let Stage::Present(visit) = connection.stage {
+                    self.forget_audiences_of(visit);
+                }
+            }
+        }
+        let words = Setting::TABLE.map(|(setting, word)| {
+            format!("{word}={}", commands::switch(ask.settings.get(setting)))
+        });
+        // A marked line is answered with its mark, this once without tags too.
+        ask.settings.tags |= had_tags && ask.cid.is_some();
+        ask.reply(&Event::reply("SET", &words.join(" "), ""));
+    }
+}
+
+fn help(ask: &mut Ask<'_>, command: Option<&str>) -> Result<(), Refusal> {
+    let rows: Vec<String> = match command {
+        None => commands::TABLE.iter().map(commands::Row::help_row).collect(),
+        Some(name) => {
+            let name = name.strip_prefix('/').unwrap_or(name);
+            commands::find(name).ok_or_else(|| commands::unknown(name))?.help_rows()
+        }
+    };
+    ask.reply(&Event::reply("HELP", &rows.len().to_string(), ""));
+    for row in &rows {
+        ask.reply(&Event::Help(row));
+    }
+    Ok(())
+}
+
+fn raw_len(frame: &Frame<'_>) -> usize {
+    if let Frame::Line(line) = frame { line.len() } else { 0 }
+}
+
+fn too_long() -> Refusal {
+    let text =
+        format!("a line has at most {LINE_MAX} bytes; nobody saw this one, send it in parts");
+    Refusal::new(ErrorCode::TooLong, text)
+}
+
+fn bad_encoding() -> Refusal {
+    Refusal::new(ErrorCode::BadEncoding, "that line is not UTF-8; nobody saw it")
+}
+
+fn bad_cid(problem: &'static str) -> Refusal {
+    Refusal::new(ErrorCode::BadArgument, problem)
+}
