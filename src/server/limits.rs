@@ -38,7 +38,7 @@ pub struct Limits {
     #[arg(long, value_name = "CONNECTIONS", default_value_t = 10, env = "CHATTY_CONNECT_RATE")]
     pub connect_rate: u32,
 
-    /// How many at once
+    /// How many new ones of an address may come at once before that counts
     #[arg(long, value_name = "CONNECTIONS", default_value_t = 64, env = "CHATTY_CONNECT_BURST")]
     pub connect_burst: u32,
 
@@ -47,7 +47,7 @@ pub struct Limits {
     #[arg(long, value_name = "LINES", default_value_t = 10, env = "CHATTY_INPUT_RATE")]
     pub input_rate: u32,
 
-    /// How many at once
+    /// How many lines may come at once before that counts
     #[arg(long, value_name = "LINES", default_value_t = 100, env = "CHATTY_INPUT_BURST")]
     pub input_burst: u32,
 
