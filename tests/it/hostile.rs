@@ -1,6 +1,6 @@
-//! Hostile inputs, each against a server with two canaries: they go on talking, and
-//! lose nothing, hear nothing twice and nothing unclean; afterwards the server is as
-//! it was. The figures of the oracle are wide here, where a whole suite shares the
+//! Hostile inputs, each against a server with three canaries: two go on talking and
+//! lose nothing and hear nothing twice, the third hears nothing unclean; afterwards
+//! the server is as it was. The figures of the oracle are wide here, where a whole suite shares the
 //! machine; `scripts/hostile.sh` holds them narrow.
 //!
 //! | input | test |
@@ -11,7 +11,7 @@
 //! | 20 slow readers | `crowd.rs` |
 //! | 22 passwords guessed and hashed in parallel | `accounts.rs` |
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -33,6 +33,8 @@ pub(crate) struct Watch {
     before: Vitals,
     is_over: Arc<AtomicBool>,
     canaries: JoinHandle<Vec<Duration>>,
+    witness: TcpStream,
+    witnessing: JoinHandle<()>,
 }
 
 /// What the system knows of the server.
@@ -92,12 +94,19 @@ impl Watch {
         let (port, over) = (server.port, is_over.clone());
         let mut listener = Peer::join(port, "canary-b");
         let mut speaker = Peer::join(port, "canary-a");
-        // One hears all there is to hear; the other is alone, so that it need not read.
+        // Two are by themselves: what the others say does not hold their own lines up.
         for canary in [&mut listener, &mut speaker] {
             canary.say("/join cage");
-            canary.hears(|line| line.starts_with("[USERS #cage"));
+            canary.say("/part lobby");
+            canary.hears(|line| line.starts_with("[PARTED #lobby]"));
         }
-        speaker.say("/part lobby");
+        // The third hears all there is to hear.
+        let witness = Peer::join(port, "canary-c").socket().try_clone().expect("a socket");
+        witness.set_read_timeout(None).expect("a socket");
+        let lines = BufReader::new(witness.try_clone().expect("a socket")).lines();
+        let witnessing = thread::spawn(move || {
+            lines.for_each(|line| check_clean(&line.expect("UTF-8")));
+        });
         speaker.say("/set echo off");
         speaker.hears(|line| line.starts_with("[SET "));
         let canaries = thread::spawn(move || {
@@ -110,22 +119,21 @@ impl Watch {
                 }
                 let start = Instant::now();
                 speaker.say(&format!("beat {number}"));
-                let heard = listener.hears(|line| {
-                    check_clean(line);
-                    line.starts_with("#cage canary-a:")
-                });
+                let heard = listener.hears(|line| line.starts_with("#cage canary-a:"));
                 assert_eq!(heard, format!("#cage canary-a: beat {number}"));
                 latencies.push(start.elapsed());
                 thread::sleep(BEAT.saturating_sub(start.elapsed()));
             }
             latencies
         });
-        Self { server, before, is_over, canaries }
+        Self { server, before, is_over, canaries, witness, witnessing }
     }
 
     pub(crate) fn end(self) {
         self.is_over.store(true, Ordering::Relaxed);
         let mut latencies = self.canaries.join().expect("the canaries live");
+        (&self.witness).write_all(b"/quit\n").expect("a socket");
+        self.witnessing.join().expect("nothing unclean");
         latencies.sort();
         let p99 = latencies[latencies.len() * 99 / 100];
         let is_strict = env::var_os("CHATTY_STRICT").is_some();

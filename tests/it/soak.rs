@@ -71,8 +71,8 @@ fn a_crowd_in_fast_forward_leaves_nothing_behind() {
             *done.entry(what).or_insert(0) += count;
         }
     }
-    watch.end();
     report(&samples, &done);
+    watch.end();
     let quarter = samples.len() / 4;
     let (second, last) = (&samples[quarter..2 * quarter], &samples[3 * quarter..]);
     let (second, last) = (median(second), median(last));
