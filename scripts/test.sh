@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Passes every test on a fresh Debian machine that has a Rust toolchain:
 #   scripts/test.sh
-# Installs the programs the tests talk through (netcats, tmux, strace), read with (jq, man)
+# Installs the programs the tests talk through (netcats, tmux, strace, ip), read with (jq, man)
 # or count with (valgrind) with apt-get where they are missing and that is permitted, else names
 # them and goes on; a test that misses its program says so, and fails where CI is set.
 set -euo pipefail
@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 # program:package
 NEEDED="nc.openbsd:netcat-openbsd nc.traditional:netcat-traditional ncat:ncat
 socat:socat busybox:busybox telnet:telnet tmux:tmux pgrep:procps strace:strace
-openssl:openssl cc:gcc valgrind:valgrind jq:jq man:man-db"
+openssl:openssl cc:gcc valgrind:valgrind jq:jq man:man-db ip:iproute2"
 
 missing=""
 # A compiler without the C library's headers cannot build the tests.
