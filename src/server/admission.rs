@@ -14,11 +14,11 @@ use super::turn::ConnId;
 
 /// Descriptors kept for the log, for what listens, for connections that are being
 /// ended, and for those that are told why they cannot come in.
-const RESERVE: usize = 96;
+const RESERVE: usize = 64;
 
 /// So many connections may be in the middle of their end beside those that may be
 /// open.
-const SLACK: usize = 32;
+const SLACK: usize = 16;
 
 /// Addresses remembered only for how fast they came are looked through when there
 /// are more than this.
