@@ -59,7 +59,8 @@ pub(super) fn parse(line: &str) -> Option<Local> {
 /// A command that is only begun, written out: `/wh` could be two, `/his` is one.
 pub(super) fn written_out(line: &str) -> Option<String> {
     let (begun, rest) = split_word(line.strip_prefix('/')?);
-    if begun.is_empty() || args_of(begun).is_some() {
+    // Of several lines a command is only text.
+    if begun.is_empty() || args_of(begun).is_some() || line.contains('\n') {
         return None;
     }
     let begun = begun.to_ascii_lowercase();
@@ -126,6 +127,7 @@ mod tests {
             ("/xyz", None),
             ("/", None),
             ("//his", None),
+            ("/his 5\nmore", None),
             ("his", None),
         ] {
             assert_eq!(written_out(line).as_deref(), full, "{line}");
