@@ -77,6 +77,8 @@ pub(super) struct Outgoing {
     sent: usize,
     size: usize,
     is_offline: bool,
+    /// When the last answer came.
+    answered_at: Option<Instant>,
     /// The last password that the server has taken from us.
     password: Option<Password>,
 }
@@ -84,7 +86,16 @@ pub(super) struct Outgoing {
 impl Outgoing {
     pub(super) fn new(cids: Cids) -> Self {
         let kept = VecDeque::new();
-        Self { cids, count: 0, kept, sent: 0, size: 0, is_offline: false, password: None }
+        Self {
+            cids,
+            count: 0,
+            kept,
+            sent: 0,
+            size: 0,
+            is_offline: false,
+            answered_at: None,
+            password: None,
+        }
     }
 
     pub(super) fn cids(&self) -> &Cids {
@@ -194,13 +205,18 @@ impl Outgoing {
         Some(format!("@cid={} [{word} {args}]", self.cids.mark(number)))
     }
 
-    /// Since when the server has owed us an answer.
+    /// Since when the server has owed us an answer. One that answers line after line
+    /// owes none, however many wait: it takes its time.
     pub(super) fn unanswered_since(&self) -> Option<Instant> {
-        self.kept.iter().take(self.sent).find_map(|kept| kept.sent_at)
+        let sent = self.kept.iter().take(self.sent).find_map(|kept| kept.sent_at)?;
+        Some(self.answered_at.map_or(sent, |answered| answered.max(sent)))
     }
 
     /// The lines that have waited for their answer since `then`; each once.
     pub(super) fn overdue(&mut self, then: Instant) -> Vec<String> {
+        if self.unanswered_since().is_none_or(|since| since > then) {
+            return Vec::new();
+        }
         let sent = self.kept.iter_mut().take(self.sent);
         let overdue = sent.filter(|kept| !kept.is_overdue && kept.sent_at <= Some(then));
         let mark = |kept: &mut Kept| {
@@ -223,6 +239,7 @@ impl Outgoing {
             return false;
         };
         if let Some(kept) = self.kept.remove(at) {
+            self.answered_at = Some(Instant::now());
             self.size -= kept.line.len();
             if let Some(Event::Reply { word: "REGISTERED" | "PASSWD", .. }) = answer
                 && let Ok(Request::Command(
@@ -400,6 +417,21 @@ mod tests {
         outgoing.back();
         assert_eq!(sent(&mut outgoing, &state), ["1 one", "3 three", "4 four"]);
         assert_eq!(outgoing.load(), (3, 12));
+    }
+
+    #[test]
+    fn only_a_server_that_answers_nothing_owes_an_answer() {
+        let (mut outgoing, state) = outgoing(&["one", "two", "three"]);
+        assert_eq!(outgoing.unanswered_since(), None);
+        sent(&mut outgoing, &state);
+        let sent_at = Instant::now();
+        assert!(outgoing.unanswered_since().is_some_and(|since| since <= sent_at));
+        outgoing.settle(&outgoing.cids.mark(1), None);
+        assert!(outgoing.unanswered_since().is_some_and(|since| since >= sent_at));
+        assert!(outgoing.overdue(sent_at).is_empty());
+        let later = Instant::now();
+        assert_eq!(outgoing.overdue(later), ["two", "three"]);
+        assert!(outgoing.overdue(later).is_empty(), "each once");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The prompt as it is written: a slot, as wide as the times above it, then where
 //! plain lines go. In the slot stands what is not seen otherwise: that the
-//! connection is lost, that the server takes long, or how much is unread elsewhere.
+//! connection is lost, that the server takes long or has many lines still to take,
+//! or how much is unread elsewhere.
 //!
 //! rustyline measures a prompt once, when it begins to read. What changes
 //! meanwhile is fitted into the columns there are; the next prompt has its own.
@@ -14,6 +15,9 @@ const SLOT_WIDTH: usize = 5;
 
 /// A prompt that begins with more unread rooms than fit here counts them together.
 const SLOT_MAX: usize = 24;
+
+/// So many lines on their way are a paste that the server takes bit by bit.
+const MANY: usize = 5;
 
 /// The prompt of one who begins to type now.
 pub(super) fn prompt(state: &State) -> String {
@@ -39,14 +43,15 @@ fn slots(state: &State) -> [String; 2] {
     let short = match state.link {
         Link::Lost => "lost".to_owned(),
         Link::Slow(seconds) => format!("{}s", seconds.min(999)),
+        Link::Up if state.sending >= MANY => format!("↑{}", state.sending.min(999)),
         Link::Up => match state.unread.total() {
             0 => String::new(),
             total => format!("+{}", total.min(999)),
         },
     };
     let rooms = state.unread.rooms().map(|(room, count)| format!("#{room}+{count}"));
-    let long =
-        if state.link == Link::Up { rooms.collect::<Vec<_>>().join(" ") } else { short.clone() };
+    let is_calm = state.link == Link::Up && state.sending < MANY;
+    let long = if is_calm { rooms.collect::<Vec<_>>().join(" ") } else { short.clone() };
     [long, short]
 }
 
@@ -95,6 +100,8 @@ mod tests {
         assert_eq!(prompt(&state), "#ops+1 #lobby> ");
         said(&mut state, "#ops bob: 2");
         assert_eq!(prompt_in(&state, 15), "#ops+2 #lobby> ");
+        state.sending = 40;
+        assert_eq!(prompt(&state), "  ↑40 #lobby> ");
         state.link = Link::Slow(3);
         assert_eq!(prompt(&state), "   3s #lobby> ");
         state.link = Link::Lost;

@@ -57,6 +57,8 @@ pub(super) struct State {
     ignored: BTreeMap<Key, String>,
     pub(super) unread: Unread,
     pub(super) link: Link,
+    /// How many of my lines are on their way.
+    pub(super) sending: usize,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -80,6 +82,7 @@ impl State {
             ignored: BTreeMap::new(),
             unread: Unread::default(),
             link: Link::default(),
+            sending: 0,
         };
         state.enter(LOBBY);
         state

@@ -132,3 +132,22 @@ fn times_are_shown_as_one_wishes() {
     alice.types("no time\r");
     alice.shows("the line", |rows| rows.iter().any(|row| row == "alice: no time"));
 }
+
+#[test]
+fn who_pastes_more_than_the_server_takes_sees_what_is_left() {
+    let flags = ["--limit-loopback", "--input-rate", "20", "--input-burst", "10"];
+    let server = Server::start_with(&flags);
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    let lines: Vec<String> = (0..60).map(|n| format!("paste {n}")).collect();
+    alice.pastes(&lines.join("\n"));
+    alice.presses("Enter");
+    alice.shows_last("Send 60 lines to #lobby? [y/N]");
+    alice.types("y\r");
+    alice.shows("what is left", |rows| rows.last().is_some_and(|row| row.contains('↑')));
+    for line in lines {
+        assert_eq!(bob.hears(|line| line.starts_with("alice:")), format!("alice: {line}"));
+    }
+    alice.shows_last("#lobby>");
+}

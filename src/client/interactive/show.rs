@@ -108,6 +108,7 @@ impl Chat {
             lock(&self.state).link = if seconds > 0 { Link::Slow(seconds) } else { Link::Up };
             self.printer.repaint();
         }
+        lock(&self.state).sending = self.comeback.outgoing.load().0;
         let overdue = now.checked_sub(OVERDUE).map(|then| self.comeback.outgoing.overdue(then));
         for line in overdue.into_iter().flatten() {
             let text = format!("no answer yet, perhaps not delivered: {}", hidden(&line));
