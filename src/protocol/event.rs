@@ -350,7 +350,8 @@ fn parse_crowd(text: &str) -> Option<Crowd> {
             _ => return None,
         }
     }
-    Some(crowd)
+    // Nobody counts to nought, or writes +2.
+    (crowd.to_string() == text).then_some(crowd)
 }
 
 fn parse_bracket(line: &str) -> Option<Event<'_>> {
@@ -472,6 +473,13 @@ mod tests {
             event.encode(&mut out);
             assert_eq!(String::from_utf8(out).unwrap(), format!("{wire}\n"));
             assert_eq!(Event::parse(wire), Some(event), "{wire}");
+        }
+    }
+
+    #[test]
+    fn a_crowd_is_one_as_it_is_written() {
+        for line in ["* 0 quit (2 here)", "* +2 quit (3 here)", "* 1 quit, 2 joined (3 here)"] {
+            assert!(matches!(Event::parse(line), Some(Event::Notice { .. })), "{line}");
         }
     }
 
