@@ -6,6 +6,8 @@ use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+
 use crate::support::{Peer, Server, Terminal, has_program};
 
 /// A server that holds this machine to its limits too.
@@ -49,6 +51,42 @@ fn an_address_has_so_many_connections_and_no_more() {
     let _dave = joins_in_time(server.port, "dave");
     alice.say("all well");
     alice.hears(|line| line == "alice: all well");
+}
+
+#[test]
+fn however_people_go_their_place_is_free_again() {
+    let flags = ["--max-per-address", "3", "--connect-rate", "0", "--login-timeout", "300ms"];
+    let server = limited(&[&flags[..], &["--session-grace", "100ms"]].concat());
+    for round in 0..10 {
+        // With /quit, by vanishing, with a reset, by another's return, in time, as nobody.
+        let name = format!("quits{round}");
+        let mut quits = joins_in_time(server.port, &name);
+        quits.say("/session");
+        let token = quits.hears(|line| line.starts_with("[SESSION "));
+        let mut returns = Peer::try_connect(server.port).expect("three places");
+        let token = token["[SESSION ".len()..].split(']').next().expect("a token");
+        returns.say(&format!("/resume {token} 0"));
+        returns.hears(|line| line.starts_with("[WELCOME quits"));
+        quits.hears(|line| line.starts_with("[BYE replaced]"));
+        drop(quits);
+        let resets = joins_in_time(server.port, &format!("resets{round}"));
+        SockRef::from(resets.socket()).set_linger(Some(Duration::ZERO)).expect("a socket");
+        drop(resets);
+        let mut nobody = None;
+        Terminal::waits("a place", || {
+            nobody = Peer::try_connect(server.port);
+            nobody.is_some()
+        });
+        let mut nobody = nobody.expect("waited for");
+        nobody.hears(|line| line.starts_with("[BYE login-timeout]"));
+        if round % 2 == 0 {
+            returns.say("/quit");
+            returns.hears(|line| line.starts_with("[BYE quit]"));
+        }
+    }
+    let _all: Vec<Peer> =
+        ["one", "two", "three"].map(|name| joins_in_time(server.port, name)).into();
+    assert!(said_to_newcomer(server.port).starts_with("[BYE too-many]"));
 }
 
 #[test]

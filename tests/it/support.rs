@@ -135,12 +135,17 @@ pub(crate) struct Peer {
 impl Peer {
     /// Joins where it is let in.
     pub(crate) fn try_join(port: u16, name: &str) -> Option<Self> {
+        Self::try_connect(port).map(|peer| peer.logged_in(name))
+    }
+
+    /// Connects where it is let in.
+    pub(crate) fn try_connect(port: u16) -> Option<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
         stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
         let mut peer = Self { lines: BufReader::new(stream) };
         let mut first = String::new();
         let is_in = peer.lines.read_line(&mut first).is_ok() && first.starts_with("[HELLO");
-        is_in.then(|| peer.logged_in(name))
+        is_in.then_some(peer)
     }
 
     pub(crate) fn join(port: u16, name: &str) -> Self {
