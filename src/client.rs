@@ -21,9 +21,9 @@
 //! What goes over the network may be encrypted (`tls.rs`), and whom to trust there
 //! is remembered (`known_hosts.rs`).
 //!
-//! Both begin in `login.rs`, and both go on over a lost connection: `comeback.rs`
-//! and `outgoing.rs` know what is to be said and shown then, `reconnect.rs` gets
-//! there.
+//! Both begin in `login.rs`, and both go on over a lost connection: `pulse.rs` finds
+//! out that it is, `comeback.rs` and `outgoing.rs` know what is to be said and shown
+//! then, `reconnect.rs` gets there.
 
 mod address;
 mod attention;
@@ -48,6 +48,7 @@ mod piped;
 mod presence;
 mod printer;
 mod prompt;
+mod pulse;
 mod reading;
 mod reconnect;
 mod screen;
@@ -178,6 +179,12 @@ pub struct JoinArgs {
     #[arg(long, value_name = "TIME", env = "CHATTY_RETRY_FOR", value_parser = retry_time)]
     retry_for: Option<Duration>,
 
+    /// A server that has said nothing for so long is asked whether it is there, and
+    /// taken for lost after two more such silences
+    #[arg(long, value_name = "TIME", default_value = "30s", env = "CHATTY_KEEPALIVE")]
+    #[arg(value_parser = parse_duration)]
+    keepalive: Duration,
+
     /// Keep what is said in files: chatty/log/HOST/ROOM/DATE.log in $XDG_DATA_HOME
     /// or ~/.local/share
     #[arg(long, env = "CHATTY_LOG", value_parser = FalseyValueParser::new())]
@@ -282,6 +289,7 @@ struct Visit {
     session: Session,
     cids: Cids,
     road: Road,
+    keepalive: Duration,
     log: LogFiles,
     is_to_panic: bool,
 }
@@ -336,7 +344,8 @@ async fn begin(args: &JoinArgs, identity: &Identity) -> Result<Visit, (Exit, Str
     let retry_for = args.retry_for.unwrap_or(default);
     let (hurry, since) = (Arc::default(), Instant::now());
     let road = Road { endpoint, retry_for, password, hurry, since };
-    Ok(Visit { connection, session, cids, road, log, is_to_panic: args.debug_panic })
+    let (keepalive, is_to_panic) = (args.keepalive, args.debug_panic);
+    Ok(Visit { connection, session, cids, road, keepalive, log, is_to_panic })
 }
 
 /// Logs in; on a terminal a password is asked for where the name takes one.

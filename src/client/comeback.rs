@@ -206,6 +206,12 @@ impl Comeback {
         format!("@cid={} /session", cids.own("session"))
     }
 
+    /// Asks whether the server is there, marked.
+    pub(super) fn pulse_request(&self) -> String {
+        let ping = Command::Ping { token: None };
+        format!("@cid={} {ping}", self.outgoing.cids().own("pulse"))
+    }
+
     /// Takes note of a line. `false`: it is not for the eye, since it is a repeat
     /// or the answer to a line that the client itself has sent.
     pub(super) fn note(&mut self, tags: &Tags<'_>, event: Option<&Event<'_>>) -> bool {
@@ -216,7 +222,7 @@ impl Comeback {
             }
             return false;
         }
-        if tags.cid.is_some_and(|cid| cid == cids.own("back")) {
+        if tags.cid.is_some_and(|cid| cid == cids.own("back") || cid == cids.own("pulse")) {
             return false;
         }
         let (Some(id), Some(Event::Message(_))) = (tags.id, event) else { return true };

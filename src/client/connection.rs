@@ -8,7 +8,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf, split,
 };
@@ -23,11 +23,8 @@ use crate::protocol::codec::{Frame, LineCodec};
 /// otherwise hold us for minutes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A server that vanished without a word is noticed by these: by keepalive while
-/// nothing is said, by the user timeout when something of ours waits.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_PROBES: u32 = 3;
+/// A network that swallows what we say is noticed by this; one that is only silent
+/// by what it does not answer (`pulse.rs`).
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a farewell may take.
@@ -124,13 +121,7 @@ async fn connect_tcp(endpoint: &Endpoint) -> Result<TcpStream, String> {
 fn prepare(stream: &TcpStream) {
     // A typed line is to go at once; without it, it goes a little later.
     let _ = stream.set_nodelay(true);
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
-    let socket = SockRef::from(stream);
-    let _ = socket.set_tcp_keepalive(&keepalive);
-    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    let _ = SockRef::from(stream).set_tcp_user_timeout(Some(USER_TIMEOUT));
 }
 
 impl Connection {

@@ -6,6 +6,7 @@ mod show;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -21,10 +22,11 @@ use super::login::Session;
 use super::presence::Presence;
 use super::printer::{Printer, Redraw};
 use super::prompt::{self, Prompt, Shared, Typed};
+use super::pulse::{Beat, Pulse};
 use super::reading::Reading;
 use super::reconnect::{Back, GivenUp, Road};
 use super::screen::Screen;
-use super::signals::Signals;
+use super::signals::{self, Signals};
 use super::state::{Link, State};
 use super::suspend::Suspend;
 use super::terminal::Terminal;
@@ -69,7 +71,7 @@ async fn chat(
     history: History,
     terminal: &Terminal,
 ) -> rustyline::Result<(Exit, Option<String>)> {
-    let Visit { connection, session, cids, road, log, is_to_panic } = visit;
+    let Visit { connection, session, cids, road, keepalive, log, is_to_panic } = visit;
     let (printer, orders) = Printer::new();
     let shared = Shared {
         state: Arc::new(Mutex::new(State::new(&session.me))),
@@ -90,6 +92,7 @@ async fn chat(
     // Before the prompt runs: it is called off by a SIGINT, which must not
     // find us without a handler.
     let mut signals = Signals::listen()?;
+    let continued = signals::continued()?;
     let mut chat = Chat {
         connection,
         comeback: Comeback::new(cids),
@@ -100,6 +103,8 @@ async fn chat(
         attention,
         presence: Presence::default(),
         lag: Lag::default(),
+        pulse: Pulse::new(keepalive, Instant::now()),
+        continued,
         reading: Reading::new(Instant::now()),
         log,
         is_to_panic,
@@ -141,6 +146,15 @@ impl End {
     }
 }
 
+/// What is to be done after something was typed.
+enum Step {
+    Stay,
+    /// Over a new connection.
+    ComeBack,
+    /// With these last words.
+    Leave(String, End),
+}
+
 struct Chat {
     connection: Connection,
     comeback: Comeback,
@@ -151,6 +165,9 @@ struct Chat {
     attention: Attention,
     presence: Presence,
     lag: Lag,
+    pulse: Pulse,
+    /// Rings when we go on after we were stopped.
+    continued: Signal,
     reading: Reading,
     log: LogFiles,
     /// To see how the terminal looks afterwards.
@@ -184,45 +201,74 @@ impl Chat {
             self.show_lag();
             self.attention.show_title(&lock(&self.state).target());
             let presence_due = self.presence.due();
-            let lag_due = self.lag.due(self.comeback.outgoing.unanswered_since());
+            let lag_due = self.lag.due(self.unanswered_since());
             tokio::select! {
                 () = sleep_until(presence_due.unwrap_or_else(Instant::now)),
                     if presence_due.is_some() => self.show_presence(),
                 () = sleep_until(lag_due.unwrap_or_else(Instant::now)), if lag_due.is_some() => {}
+                () = sleep_until(self.pulse.due()) => {
+                    match self.pulse.beat(Instant::now()) {
+                        Beat::Wait => {}
+                        Beat::Ask => self.connection.send(&self.comeback.pulse_request()),
+                        Beat::Dead => return None,
+                    }
+                }
+                Some(()) = self.continued.recv() => {
+                    self.pulse.ask(Instant::now());
+                    self.connection.send(&self.comeback.pulse_request());
+                }
                 progress = self.connection.progress() => {
+                    if progress == Progress::Read {
+                        self.pulse.heard(Instant::now());
+                    }
                     self.receive();
                     if progress == Progress::Closed {
                         return None;
                     }
                 }
-                typed = typed.recv() => match typed {
-                    Some(Typed::Line { .. }) if self.is_to_panic => panic!("as --debug-panic asks"),
-                    Some(Typed::Line { text, waiting }) => {
-                        self.attention.typed();
-                        self.reading.typed(Instant::now());
-                        if !self.help(&text, false) {
-                            self.comeback.outgoing.add(text, waiting, &lock(&self.state));
-                        }
-                    }
-                    Some(Typed::Local(Local::Quiet(room))) => self.quiet(room),
-                    Some(Typed::Local(Local::Reconnect)) if self.road.retry_for.is_zero() => {
-                        let why = "not with --retry-for 0, which gives up";
-                        self.printer.print(self.screen.warning(why));
-                    }
-                    Some(Typed::Local(Local::Reconnect)) => return None,
-                    Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(why)),
-                    Some(Typed::Quit(line)) => return Some(self.leave(&line, End::Left).await),
-                    Some(Typed::Interrupted) => {
-                        let end = End::Signal(Exit::Interrupted);
-                        return Some(self.leave("/quit", end).await);
-                    }
-                    None => return Some(self.leave("/quit", End::Left).await),
+                typed = typed.recv() => match self.take(typed) {
+                    Step::Stay => {}
+                    Step::ComeBack => return None,
+                    Step::Leave(line, end) => return Some(self.leave(&line, end).await),
                 },
                 exit = signals.next() => {
                     return Some(self.leave("/quit", End::Signal(exit)).await);
                 }
             }
         }
+    }
+
+    /// Does what was typed.
+    fn take(&mut self, typed: Option<Typed>) -> Step {
+        match typed {
+            Some(Typed::Line { .. }) if self.is_to_panic => panic!("as --debug-panic asks"),
+            Some(Typed::Line { text, waiting }) => {
+                self.attention.typed();
+                self.reading.typed(Instant::now());
+                if !self.help(&text, false) {
+                    self.comeback.outgoing.add(text, waiting, &lock(&self.state));
+                }
+            }
+            Some(Typed::Local(Local::Quiet(room))) => self.quiet(room),
+            Some(Typed::Local(Local::Reconnect)) if self.road.retry_for.is_zero() => {
+                let why = "not with --retry-for 0, which gives up";
+                self.printer.print(self.screen.warning(why));
+            }
+            Some(Typed::Local(Local::Reconnect)) => return Step::ComeBack,
+            Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(why)),
+            Some(Typed::Quit(line)) => return Step::Leave(line, End::Left),
+            Some(Typed::Interrupted) => {
+                return Step::Leave("/quit".to_owned(), End::Signal(Exit::Interrupted));
+            }
+            None => return Step::Leave("/quit".to_owned(), End::Left),
+        }
+        Step::Stay
+    }
+
+    /// Since when the server has owed us an answer.
+    fn unanswered_since(&self) -> Option<Instant> {
+        let said = self.comeback.outgoing.unanswered_since();
+        said.into_iter().chain(self.pulse.asked_since()).min()
     }
 
     /// Comes back, if that makes sense. What is typed meanwhile waits, visibly.
@@ -256,6 +302,8 @@ impl Chat {
                     Some(Typed::Quit(_)) | None => return Err(End::Left),
                     Some(Typed::Interrupted) => return Err(End::Signal(Exit::Interrupted)),
                 },
+                // The network may be there again.
+                Some(()) = self.continued.recv() => self.road.hurry.notify_one(),
                 exit = signals.next() => return Err(End::Signal(exit)),
             }
         }
@@ -264,6 +312,7 @@ impl Chat {
     /// Goes on where the connection was lost.
     fn back(&mut self, back: Back) {
         self.connection = back.connection;
+        self.pulse.heard(Instant::now());
         self.road.found(&mut self.comeback, back.backoff);
         let notice = back_after(back.after, back.anew.is_some());
         self.printer.print(self.screen.notice(&notice));

@@ -212,6 +212,12 @@ impl Outgoing {
         Some(self.answered_at.map_or(sent, |answered| answered.max(sent)))
     }
 
+    /// When the line with this mark went out, if it waits for its answer.
+    pub(super) fn sent_at(&self, cid: &str) -> Option<Instant> {
+        let number = self.cids.number(cid)?;
+        self.kept.iter().find(|kept| kept.number == number)?.sent_at
+    }
+
     /// The lines that have waited for their answer since `then`; each once.
     pub(super) fn overdue(&mut self, then: Instant) -> Vec<String> {
         if self.unanswered_since().is_none_or(|since| since > then) {

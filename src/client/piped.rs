@@ -11,6 +11,7 @@ use std::io::{self, BufRead, Read as _};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 use super::comeback::{self, Comeback, MORE_MISSED, back_after};
 use super::connection::{Connection, Progress};
@@ -18,6 +19,7 @@ use super::json::Status;
 use super::log_files::LogFiles;
 use super::login::Session;
 use super::output::{Form, Output};
+use super::pulse::{Beat, Pulse};
 use super::reconnect::{Back, Road};
 use super::state::State;
 use super::{Exit, Visit, complain, signals};
@@ -55,7 +57,7 @@ pub(super) struct Task {
 
 /// Runs to the end of input, or of the connection.
 pub(super) async fn run(visit: Visit, task: Task) -> Exit {
-    let Visit { mut connection, session, cids, mut road, log, .. } = visit;
+    let Visit { mut connection, session, cids, mut road, keepalive, log, .. } = visit;
     let mut signals = match signals::insisting() {
         Ok(signals) => signals,
         Err(problem) => {
@@ -74,6 +76,7 @@ pub(super) async fn run(visit: Visit, task: Task) -> Exit {
         has_doubts: false,
         farewell: None,
         is_patient: !road.retry_for.is_zero(),
+        pulse: Pulse::new(keepalive, Instant::now()),
         output: Output::new(task.form),
         log,
     };
@@ -185,6 +188,7 @@ struct Script {
     farewell: Option<(String, String)>,
     /// Whether we come back.
     is_patient: bool,
+    pulse: Pulse,
     output: Output,
     log: LogFiles,
 }
@@ -201,6 +205,7 @@ impl Script {
         signals: &mut Signalled,
     ) -> Stop {
         let mut is_closed = false;
+        self.pulse.heard(Instant::now());
         loop {
             // What came together with the welcome is here already.
             if let Err(problem) = self.show(std::iter::from_fn(|| connection.next_line())) {
@@ -212,7 +217,17 @@ impl Script {
                 End::None | End::Awaited(_) => self.send(connection),
             }
             tokio::select! {
-                progress = connection.progress() => is_closed = progress == Progress::Closed,
+                progress = connection.progress() => {
+                    is_closed = progress == Progress::Closed;
+                    if progress == Progress::Read {
+                        self.pulse.heard(Instant::now());
+                    }
+                }
+                () = sleep_until(self.pulse.due()) => match self.pulse.beat(Instant::now()) {
+                    Beat::Wait => {}
+                    Beat::Ask => connection.send(&self.comeback.pulse_request()),
+                    Beat::Dead => return Stop::Lost,
+                },
                 line = input.recv(), if self.takes_input() => self.take_all(line, input),
                 Some(exit) = signals.recv() => return Stop::Over(exit),
             }

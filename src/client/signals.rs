@@ -39,6 +39,12 @@ impl Signals {
     }
 }
 
+/// Hears that the process goes on after it was stopped.
+pub(super) fn continued() -> io::Result<Signal> {
+    // SIGCONT, which tokio has no name for.
+    signal(SignalKind::from_raw(nix::sys::signal::Signal::SIGCONT as i32))
+}
+
 /// The first of these signals, for somebody who may be held up when it comes, as
 /// by a full pipe: at the second one, or after a while, the process ends anyway.
 pub(super) fn insisting() -> io::Result<mpsc::Receiver<Exit>> {

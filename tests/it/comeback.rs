@@ -678,3 +678,47 @@ fn what_the_server_does_not_answer_is_named() {
     alice.shows("the echo", |rows| count(rows, " alice: anybody?") == 1);
     alice.shows_last("#lobby>");
 }
+
+#[test]
+fn a_server_that_hangs_is_taken_for_lost_and_found_again() {
+    let server = Server::start();
+    let Some(alice) = Terminal::join(server.port, "--name alice --keepalive 300ms") else { return };
+    alice.shows_last("#lobby>");
+    let pipe = Pipe::start(server.port, &["--name", "logger", "--keepalive", "300ms"]);
+    upto(&pipe.out, "[USERS #lobby 2] alice,logger");
+    alice.types("half a mess");
+    server.signal("STOP");
+    upto(&pipe.errors, "chatty: connection lost, trying again");
+    alice.shows_last("lost #lobby> half a mess");
+    server.signal("CONT");
+    Terminal::waits("the pipe is back", || {
+        pipe.errors.try_iter().any(|line| line.starts_with("chatty: back after"))
+    });
+    alice.shows_last("#lobby> half a mess");
+    alice.types("age\r");
+    upto(&pipe.out, "alice: half a message");
+    let rows = alice.shows("the line", |rows| count(rows, " alice: half a message") == 1);
+    // Whoever answers is not lost, however little there is to say.
+    assert_eq!(count(&rows, "-- connection lost, trying again …"), 1, "{rows:?}");
+    alice.types("/ping\r");
+    let timed = |row: &String| row.starts_with("-- answered in ") && row.ends_with(" ms");
+    alice.shows("how long it takes", |rows| rows.iter().any(timed));
+    assert_eq!(pipe.end().0, Some(0));
+}
+
+#[test]
+fn who_was_stopped_asks_at_once_whether_the_server_is_there() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.port);
+    let Some(alice) = Terminal::join(proxy.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &alice.process_id()]).status();
+        assert!(sent.expect("kill").success());
+    };
+    signal("-STOP");
+    proxy.mute();
+    signal("-CONT");
+    // Nothing was typed: it is the question that is not answered.
+    alice.shows_last("1s #lobby>");
+}

@@ -58,6 +58,12 @@ impl Chat {
         if is_shown && let Some(problem) = self.log.note(&tags, plain) {
             self.printer.print(self.screen.warning(&problem));
         }
+        if let (Some(cid), Some(Event::Reply { word: "PONG", .. })) = (tags.cid, event)
+            && let Some(sent) = self.comeback.outgoing.sent_at(cid)
+        {
+            let time = sent.elapsed().as_millis();
+            self.printer.print(self.screen.notice(&format!("answered in {time} ms")));
+        }
         if let (Some(cid), Some(Event::Error { .. })) = (tags.cid, event) {
             let astray = self.comeback.outgoing.refused(cid);
             self.warn_of(&astray, NOT_SENT);
@@ -103,7 +109,7 @@ impl Chat {
     /// Shows how long the server takes, and names what it has not answered.
     pub(super) fn show_lag(&mut self) {
         let now = Instant::now();
-        let since = self.comeback.outgoing.unanswered_since();
+        let since = self.unanswered_since();
         if let Some(seconds) = self.lag.change(since, now) {
             lock(&self.state).link = if seconds > 0 { Link::Slow(seconds) } else { Link::Up };
             self.printer.repaint();
