@@ -181,9 +181,9 @@ pub struct JoinArgs {
 
     /// A server that has said nothing for so long is asked whether it is there, and
     /// taken for lost after two more such silences
-    #[arg(long, value_name = "TIME", default_value = "30s", env = "CHATTY_KEEPALIVE")]
+    #[arg(long, value_name = "TIME", default_value = "30s", env = "CHATTY_PING_AFTER")]
     #[arg(value_parser = parse_duration)]
-    keepalive: Duration,
+    ping_after: Duration,
 
     /// Keep what is said in files: chatty/log/HOST/ROOM/DATE.log in $XDG_DATA_HOME
     /// or ~/.local/share
@@ -289,7 +289,7 @@ struct Visit {
     session: Session,
     cids: Cids,
     road: Road,
-    keepalive: Duration,
+    ping_after: Duration,
     log: LogFiles,
     is_to_panic: bool,
 }
@@ -344,8 +344,8 @@ async fn begin(args: &JoinArgs, identity: &Identity) -> Result<Visit, (Exit, Str
     let retry_for = args.retry_for.unwrap_or(default);
     let (hurry, since) = (Arc::default(), Instant::now());
     let road = Road { endpoint, retry_for, password, hurry, since };
-    let (keepalive, is_to_panic) = (args.keepalive, args.debug_panic);
-    Ok(Visit { connection, session, cids, road, keepalive, log, is_to_panic })
+    let (ping_after, is_to_panic) = (args.ping_after, args.debug_panic);
+    Ok(Visit { connection, session, cids, road, ping_after, log, is_to_panic })
 }
 
 /// Logs in; on a terminal a password is asked for where the name takes one.

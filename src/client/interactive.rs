@@ -71,7 +71,7 @@ async fn chat(
     history: History,
     terminal: &Terminal,
 ) -> rustyline::Result<(Exit, Option<String>)> {
-    let Visit { connection, session, cids, road, keepalive, log, is_to_panic } = visit;
+    let Visit { connection, session, cids, road, ping_after, log, is_to_panic } = visit;
     let (printer, orders) = Printer::new();
     let shared = Shared {
         state: Arc::new(Mutex::new(State::new(&session.me))),
@@ -103,7 +103,7 @@ async fn chat(
         attention,
         presence: Presence::default(),
         lag: Lag::default(),
-        pulse: Pulse::new(keepalive, Instant::now()),
+        pulse: Pulse::new(ping_after, Instant::now()),
         continued,
         reading: Reading::new(Instant::now()),
         log,

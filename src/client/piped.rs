@@ -57,7 +57,7 @@ pub(super) struct Task {
 
 /// Runs to the end of input, or of the connection.
 pub(super) async fn run(visit: Visit, task: Task) -> Exit {
-    let Visit { mut connection, session, cids, mut road, keepalive, log, .. } = visit;
+    let Visit { mut connection, session, cids, mut road, ping_after, log, .. } = visit;
     let mut signals = match signals::insisting() {
         Ok(signals) => signals,
         Err(problem) => {
@@ -76,7 +76,7 @@ pub(super) async fn run(visit: Visit, task: Task) -> Exit {
         has_doubts: false,
         farewell: None,
         is_patient: !road.retry_for.is_zero(),
-        pulse: Pulse::new(keepalive, Instant::now()),
+        pulse: Pulse::new(ping_after, Instant::now()),
         output: Output::new(task.form),
         log,
     };
