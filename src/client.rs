@@ -41,6 +41,7 @@ mod lag;
 mod local;
 mod log_files;
 mod login;
+mod meant;
 mod outgoing;
 mod output;
 mod password;
@@ -82,14 +83,17 @@ use clean::Clean;
 pub use config::configured;
 use connection::{Connection, Unreachable};
 use history::History;
+use interactive::Setup;
 use json::Status;
 use log_files::LogFiles;
 use login::{Identity, Refused, Session};
+use meant::Watchwords;
 use outgoing::Cids;
 use output::Form;
 use password::Password;
 pub use password::new_password;
 use piped::Task;
+use presence::Joins;
 use reconnect::Road;
 use screen::{Screen, Times};
 pub use theme::ColorChoice;
@@ -156,6 +160,10 @@ pub struct JoinArgs {
     #[arg(long, value_enum, default_value_t, env = "CHATTY_COLOR", value_name = "WHEN")]
     color: ColorChoice,
 
+    /// Another number gives the names other colours
+    #[arg(long, default_value_t, env = "CHATTY_COLOR_SEED", value_name = "NUMBER")]
+    color_seed: u32,
+
     /// Say every line of standard input as it is, commands included
     #[arg(long, conflicts_with = "exec")]
     raw: bool,
@@ -195,6 +203,16 @@ pub struct JoinArgs {
     /// as its last argument. Only at a prompt
     #[arg(long, value_name = "HOW", default_value_t, env = "CHATTY_NOTIFY")]
     notify: Notify,
+
+    /// A word that means you too, besides your name; may be given several times.
+    /// Only at a prompt
+    #[arg(long, value_name = "WORD", env = "CHATTY_HIGHLIGHT", value_delimiter = ',')]
+    highlight: Vec<String>,
+
+    /// Whose comings and goings are shown: all, off, or smart, which in a room of
+    /// more than 20 people leaves out those who have said nothing. Only at a prompt
+    #[arg(long, value_enum, default_value_t, env = "CHATTY_JOINS", value_name = "WHOSE")]
+    joins: Joins,
 
     /// When a line shows its time: always, once a minute, or never. Only at a prompt
     #[arg(long, value_enum, default_value_t, env = "CHATTY_TIMES", value_name = "WHEN")]
@@ -306,10 +324,16 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
         }
     };
     if is_interactive(args) {
-        let attention = Attention::new(args.notify.clone(), !args.no_title);
-        let history = History::new(!args.no_history);
-        let theme = Theme::new(args.color);
-        interactive::run(visit, Screen::new(theme, args.times), attention, history).await
+        let words = Watchwords::new(&args.highlight);
+        let theme = Theme::new(args.color, args.color_seed);
+        let setup = Setup {
+            screen: Screen::new(theme, args.times, words.clone()),
+            attention: Attention::new(args.notify.clone(), words.clone(), !args.no_title),
+            history: History::new(!args.no_history),
+            joins: args.joins,
+            words,
+        };
+        interactive::run(visit, setup).await
     } else {
         let room = identity.room.as_ref().map_or_else(RoomName::lobby, Clone::clone);
         let task = Task {

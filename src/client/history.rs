@@ -7,6 +7,8 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
+use rustyline::history::History as _;
+
 use super::prompt::ChatEditor;
 use super::submission::is_secret;
 
@@ -23,11 +25,12 @@ impl History {
         }))
     }
 
-    /// Gives the editor what is kept.
-    pub(super) fn load(&self, editor: &mut ChatEditor) {
-        if let Some(path) = &self.0 {
-            let _ = editor.load_history(path);
-        }
+    /// Gives the editor what is kept. Whether there is nothing yet, though it will be
+    /// kept: then this is somebody's first visit.
+    pub(super) fn load(&self, editor: &mut ChatEditor) -> bool {
+        let Some(path) = &self.0 else { return false };
+        let _ = editor.load_history(path);
+        editor.history().is_empty()
     }
 
     /// Remembers a text that was typed.

@@ -19,9 +19,10 @@ use super::lag::Lag;
 use super::local::Local;
 use super::log_files::LogFiles;
 use super::login::Session;
-use super::presence::Presence;
+use super::meant::Watchwords;
+use super::presence::{Joins, Presence};
 use super::printer::{Printer, Redraw};
-use super::prompt::{self, Prompt, Shared, Typed};
+use super::prompt::{self, Prompt, Shared, Typed, Waiting};
 use super::pulse::{Beat, Pulse};
 use super::reading::Reading;
 use super::reconnect::{Back, GivenUp, Road};
@@ -31,25 +32,34 @@ use super::state::{Link, State};
 use super::suspend::Suspend;
 use super::terminal::Terminal;
 use super::{Exit, Visit, complain};
+use crate::commands::{Command, Target};
+use crate::protocol::text::is_blank_text;
 use show::hidden;
 
 /// What has come of a line that nobody answered.
 const IN_DOUBT: &str = "perhaps not delivered";
 const NOT_SENT: &str = "not sent";
 
+/// What who has never been here needs to know.
+const FIRST_STEPS: &str = "/help lists the commands, Tab completes names, Ctrl-D leaves";
+
 /// How long who leaves waits for what is not answered yet.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How somebody wishes to chat.
+pub(super) struct Setup {
+    pub(super) screen: Screen,
+    pub(super) attention: Attention,
+    pub(super) history: History,
+    pub(super) joins: Joins,
+    pub(super) words: Watchwords,
+}
+
 /// Runs until somebody leaves.
-pub(super) async fn run(
-    visit: Visit,
-    screen: Screen,
-    attention: Attention,
-    history: History,
-) -> Exit {
+pub(super) async fn run(visit: Visit, setup: Setup) -> Exit {
     let terminal = Terminal::quiet();
     terminal.outlives_panics();
-    let ended = chat(visit, screen, attention, history, &terminal).await;
+    let ended = chat(visit, setup, &terminal).await;
     drop(terminal);
     match ended {
         Ok((exit, None)) => exit,
@@ -66,15 +76,16 @@ pub(super) async fn run(
 
 async fn chat(
     visit: Visit,
-    screen: Screen,
-    attention: Attention,
-    history: History,
+    setup: Setup,
     terminal: &Terminal,
 ) -> rustyline::Result<(Exit, Option<String>)> {
     let Visit { connection, session, cids, road, ping_after, log, is_to_panic } = visit;
+    let Setup { screen, attention, history, joins, words } = setup;
     let (printer, orders) = Printer::new();
+    let mut state = State::new(&session.me);
+    state.words = words;
     let shared = Shared {
-        state: Arc::new(Mutex::new(State::new(&session.me))),
+        state: Arc::new(Mutex::new(state)),
         gate: Arc::default(),
         printer: printer.clone(),
         theme: screen.theme(),
@@ -82,7 +93,7 @@ async fn chat(
         is_leaving: Arc::default(),
     };
     let mut editor = prompt::editor(&shared)?;
-    history.load(&mut editor);
+    let is_first_visit = history.load(&mut editor);
     let printing = orders.obeyed(editor.create_external_printer()?, shared.gate.clone());
     let warning = screen.notice("press Ctrl-C again to leave");
     let interrupt = Interrupt::new(shared.clone(), warning);
@@ -102,6 +113,7 @@ async fn chat(
         printer,
         attention,
         presence: Presence::default(),
+        joins,
         lag: Lag::default(),
         pulse: Pulse::new(ping_after, Instant::now()),
         continued,
@@ -111,6 +123,9 @@ async fn chat(
         farewell: None,
     };
     session.lines.iter().for_each(|line| chat.show(line));
+    if is_first_visit {
+        chat.printer.print(chat.screen.notice(FIRST_STEPS));
+    }
     let (typed, mut lines) = mpsc::unbounded_channel();
     let prompt = Prompt::start(editor, history, shared, typed);
 
@@ -164,6 +179,7 @@ struct Chat {
     printer: Printer,
     attention: Attention,
     presence: Presence,
+    joins: Joins,
     lag: Lag,
     pulse: Pulse,
     /// Rings when we go on after we were stopped.
@@ -242,13 +258,8 @@ impl Chat {
     fn take(&mut self, typed: Option<Typed>) -> Step {
         match typed {
             Some(Typed::Line { .. }) if self.is_to_panic => panic!("as --debug-panic asks"),
-            Some(Typed::Line { text, waiting }) => {
-                self.attention.typed();
-                self.reading.typed(Instant::now());
-                if !self.help(&text, false) {
-                    self.comeback.outgoing.add(text, waiting, &lock(&self.state));
-                }
-            }
+            Some(Typed::Line { text, waiting }) => self.keep(text, waiting, false),
+            Some(Typed::Local(Local::Say(text))) => self.say_in_room(&text, false),
             Some(Typed::Local(Local::Quiet(room))) => self.quiet(room),
             Some(Typed::Local(Local::Reconnect)) if self.road.retry_for.is_zero() => {
                 let why = "not with --retry-for 0, which gives up";
@@ -263,6 +274,35 @@ impl Chat {
             None => return Step::Leave("/quit".to_owned(), End::Left),
         }
         Step::Stay
+    }
+
+    /// Keeps a line until it is answered, unless we can answer it ourselves.
+    fn keep(&mut self, line: String, waiting: Option<Waiting>, is_offline: bool) {
+        self.attention.typed();
+        self.reading.typed(Instant::now());
+        if self.help(&line, is_offline) {
+            return;
+        }
+        if is_offline {
+            self.printer.print(self.screen.pending(hidden(&line)));
+        }
+        self.comeback.outgoing.add(line, waiting, &lock(&self.state));
+    }
+
+    /// Keeps a text for the room, wherever plain lines go.
+    fn say_in_room(&mut self, text: &str, is_offline: bool) {
+        let room = lock(&self.state).room().map(str::to_owned);
+        match room {
+            _ if is_blank_text(text) => self.printer.print(self.screen.warning("usage: /say TEXT")),
+            Some(room) => {
+                let line = Command::Msg { to: Target::Room(&room), text }.to_string();
+                self.keep(line, None, is_offline);
+            }
+            None => {
+                let why = "not sent, you are in no room: /join one";
+                self.printer.print(self.screen.warning(why));
+            }
+        }
     }
 
     /// Since when the server has owed us an answer.
@@ -291,11 +331,8 @@ impl Chat {
             tokio::select! {
                 back = &mut finding => return back.map_err(End::Lost),
                 typed = typed.recv() => match typed {
-                    Some(Typed::Line { text, .. }) if self.help(&text, true) => {}
-                    Some(Typed::Line { text, waiting }) => {
-                        self.printer.print(self.screen.pending(hidden(&text)));
-                        self.comeback.outgoing.add(text, waiting, &lock(&self.state));
-                    }
+                    Some(Typed::Line { text, waiting }) => self.keep(text, waiting, true),
+                    Some(Typed::Local(Local::Say(text))) => self.say_in_room(&text, true),
                     Some(Typed::Local(Local::Quiet(room))) => self.quiet(room),
                     Some(Typed::Local(Local::Reconnect)) => self.road.hurry.notify_one(),
                     Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(why)),

@@ -11,6 +11,8 @@ pub(super) enum Local {
     Quiet(Option<String>),
     /// Give the connection up and come back.
     Reconnect,
+    /// Say something in the room, also where plain lines go to one person.
+    Say(String),
 }
 
 /// How one is written.
@@ -28,6 +30,11 @@ pub(super) const TABLE: &[Row] = &[
         help: "show a room's lines only where they mean you; again: all of them",
     },
     Row { name: "reconnect", args: &[], help: "come back over a new connection, or try it now" },
+    Row {
+        name: "say",
+        args: &[Arg { usage: "TEXT", kind: Kind::Free }],
+        help: "say something in the room, also where plain lines go to one person",
+    },
 ];
 
 impl Row {
@@ -52,6 +59,7 @@ pub(super) fn parse(line: &str) -> Option<Local> {
     let room = rest.trim_matches(is_blank).trim_start_matches('#');
     match find(name)?.name {
         "quiet" => Some(Local::Quiet((!room.is_empty()).then(|| room.to_owned()))),
+        "say" => Some(Local::Say(rest.to_owned())),
         _ => Some(Local::Reconnect),
     }
 }
@@ -108,6 +116,7 @@ mod tests {
             ("/quiet", Some(Local::Quiet(None))),
             ("/Quiet #ops ", Some(Local::Quiet(Some("ops".to_owned())))),
             ("/reconnect", Some(Local::Reconnect)),
+            ("/say  hi all", Some(Local::Say(" hi all".to_owned()))),
             ("/quit", None),
             ("quiet", None),
             ("//quiet", None),

@@ -31,7 +31,7 @@ pub(super) enum Form {
 
 impl Form {
     pub(super) fn of(args: &JoinArgs) -> Self {
-        let theme = Theme::new(args.color);
+        let theme = Theme::new(args.color, args.color_seed);
         if args.json {
             Self::Json
         } else if theme.has_color() || io::stdout().is_terminal() {

@@ -4,8 +4,10 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use tokio::time::Instant;
 
+use super::state::State;
 use crate::protocol::{Event, Key, LOBBY};
 
 /// How long one waits for others to share its line.
@@ -13,6 +15,37 @@ const WINDOW: Duration = Duration::from_secs(3);
 
 /// More names than this are counted.
 const NAMES_MAX: usize = 10;
+
+/// In a room of more people than this nobody knows all of them.
+const CROWD: usize = 20;
+
+/// Whose comings and goings are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(super) enum Joins {
+    All,
+    /// In a crowd only of those who have said something.
+    #[default]
+    Smart,
+    Off,
+}
+
+impl Joins {
+    /// Whether somebody comes or goes of whom one does not wish to be told. `state`
+    /// is that before: who has quit is in no room any more.
+    pub(super) fn hide(self, event: &Event<'_>, state: &State) -> bool {
+        let (room, name) = match *event {
+            Event::Joined { room, name } | Event::Left { room, name, .. } => (Some(room), name),
+            Event::Quit { name, .. } => (None, name),
+            _ => return false,
+        };
+        let is_hidden = match self {
+            Self::All => false,
+            Self::Smart => !state.has_spoken(name) && state.least_company(room, name) > CROWD,
+            Self::Off => true,
+        };
+        is_hidden && Key::fold(name) != Key::fold(state.me())
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
@@ -172,6 +205,36 @@ mod tests {
             presence.gather(&Event::parse(line).unwrap(), "alice", Instant::now());
         }
         assert!(presence.take().is_empty());
+    }
+
+    #[test]
+    fn in_a_crowd_only_those_are_missed_who_have_spoken() {
+        use crate::protocol::Tags;
+        let mut state = State::new("alice");
+        let mut told = |line: &str| {
+            state.apply(&Tags::default(), &Event::parse(line).expect(line));
+        };
+        let crowd: Vec<String> = (0..CROWD).map(|n| format!("n{n}")).collect();
+        told(&format!("[USERS #lobby {}] alice,{}", CROWD + 1, crowd.join(",")));
+        told("@cid=1 [JOINED #ops]".split_once(' ').expect("a tag").1);
+        told("[USERS #ops 2] alice,n3");
+        told("n5: hello");
+        for (line, smart, off) in [
+            ("* zed joined", true, true),
+            ("#ops * zed joined", false, true),
+            ("* n1 quit (gone)", true, true),
+            ("* n3 quit", false, true),
+            ("* n3 left", true, true),
+            ("* n5 quit", false, true),
+            ("* alice joined", false, false),
+            ("* n1 is now m1", false, false),
+            ("* n1 was kicked by alice", false, false),
+            ("n1: hi", false, false),
+        ] {
+            let event = Event::parse(line).expect(line);
+            let hidden = [Joins::All, Joins::Smart, Joins::Off].map(|j| j.hide(&event, &state));
+            assert_eq!(hidden, [false, smart, off], "{line}");
+        }
     }
 
     #[test]

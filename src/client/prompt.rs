@@ -44,7 +44,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// What the prompt hands on.
 pub(super) enum Typed {
     /// A line to be sent. `waiting` is dropped once it is answered.
-    Line { text: String, waiting: Option<mpsc::Sender<()>> },
+    Line { text: String, waiting: Option<Waiting> },
     /// The last line: `/quit`, with a reason or without.
     Quit(String),
     /// A SIGINT came, which while the prompt stands only rustyline hears.
@@ -54,6 +54,9 @@ pub(super) enum Typed {
     /// A line the client does not send.
     Refused(&'static str),
 }
+
+/// Kept by whoever answers, and dropped then.
+pub(super) type Waiting = mpsc::Sender<()>;
 
 pub(super) type ChatEditor = Editor<ChatHelper, DefaultHistory>;
 
@@ -178,6 +181,15 @@ enum Next {
     Leave,
 }
 
+/// What becomes of a text of several lines.
+enum Answer {
+    Yes,
+    /// All of it as one line.
+    Joined,
+    /// It is a draft again.
+    No,
+}
+
 impl Loop {
     fn run(mut self) {
         let mut draft = String::new();
@@ -229,11 +241,19 @@ impl Loop {
 
     fn submit(&mut self, text: String, target: &str) -> Next {
         let text = local::written_out(&text).unwrap_or(text);
-        let submission = Submission::of(&text);
-        if let Submission::Lines { lines, is_doubtful: true } = &submission
-            && !self.may_send(lines.len(), target)
-        {
-            return Next::Keep(text);
+        let mut submission = Submission::of(&text);
+        if let Submission::Lines { lines, is_doubtful: true } = &submission {
+            match self.ask(lines.len(), target) {
+                Answer::Yes => {}
+                Answer::Joined => match Submission::joined(&text) {
+                    Some(joined) => submission = joined,
+                    None => {
+                        self.hand_on(Typed::Refused("not sent: as one line it is too long"));
+                        return Next::Keep(text);
+                    }
+                },
+                Answer::No => return Next::Keep(text),
+            }
         }
         // Nobody wants to find that first the next time.
         if !matches!(submission, Submission::Quit(_)) {
@@ -271,11 +291,16 @@ impl Loop {
     }
 
     /// Asks through the same editor; a second one would fight for the terminal.
-    fn may_send(&mut self, count: usize, target: &str) -> bool {
+    fn ask(&mut self, count: usize, target: &str) -> Answer {
         self.shared.is_asking.store(true, Ordering::Relaxed);
-        let answer = self.read(&format!("Send {count} lines to {target}? [y/N] "), "");
+        let question = format!("Send {count} lines to {target}? [y]es, [j]oined into one, [N]o: ");
+        let answer = self.read(&question, "").unwrap_or_default();
         self.shared.is_asking.store(false, Ordering::Relaxed);
-        answer.is_some_and(|answer| matches!(answer.trim(), "y" | "Y" | "yes"))
+        match answer.trim().to_lowercase().as_str() {
+            "y" | "yes" => Answer::Yes,
+            "j" | "join" | "joined" => Answer::Joined,
+            _ => Answer::No,
+        }
     }
 
     fn hand_on(&self, typed: Typed) {

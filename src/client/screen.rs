@@ -16,8 +16,8 @@ use jiff::tz::TimeZone;
 use owo_colors::Style;
 use unicode_width::UnicodeWidthStr as _;
 
-use super::attention::is_meant;
 use super::clean::Clean;
+use super::meant::Watchwords;
 use super::theme::Theme;
 use crate::protocol::{Event, Key, LOBBY, Message, Place, Stamp, Tags};
 
@@ -78,6 +78,7 @@ pub(super) enum Times {
 /// Turns lines into styled ones.
 pub(super) struct Screen {
     theme: Theme,
+    words: Watchwords,
     times: Times,
     zone: TimeZone,
     /// The time that was last shown.
@@ -88,13 +89,13 @@ pub(super) struct Screen {
 
 impl Screen {
     /// With the times of where we are.
-    pub(super) fn new(theme: Theme, times: Times) -> Self {
-        Self::in_zone(theme, times, TimeZone::system())
+    pub(super) fn new(theme: Theme, times: Times, words: Watchwords) -> Self {
+        Self { words, ..Self::in_zone(theme, times, TimeZone::system()) }
     }
 
     fn in_zone(theme: Theme, times: Times, zone: TimeZone) -> Self {
         let last = Cell::new(Timestamp::MIN);
-        Self { theme, times, zone, last, day: Cell::new(None) }
+        Self { theme, words: Watchwords::default(), times, zone, last, day: Cell::new(None) }
     }
 
     pub(super) fn theme(&self) -> Theme {
@@ -223,7 +224,7 @@ impl Screen {
             line.put(marks, "** ");
         }
         let is_mine = Key::fold(message.from) == Key::fold(me);
-        if !is_mine && is_meant(message.text, me) {
+        if !is_mine && self.words.mean(message.text, me) {
             line.put(self.theme.mention(), message.from);
         } else {
             self.name(line, message.from, me);
@@ -270,7 +271,7 @@ mod tests {
     const NOW: &str = "2026-11-23T06:20:00Z";
 
     fn shown(choice: ColorChoice, wire: &str) -> String {
-        let screen = Screen::in_zone(Theme::new(choice), Times::Always, TimeZone::UTC);
+        let screen = Screen::in_zone(Theme::new(choice, 0), Times::Always, TimeZone::UTC);
         screen.line(wire, "alice", NOW.parse().unwrap()).text
     }
 
@@ -302,7 +303,7 @@ mod tests {
             (Times::Minute, ["06:16 bob: 1", "      bob: 2", "06:17 bob: 3"]),
             (Times::Never, ["bob: 1", "bob: 2", "bob: 3"]),
         ] {
-            let screen = Screen::in_zone(Theme::new(ColorChoice::Never), times, TimeZone::UTC);
+            let screen = Screen::in_zone(Theme::new(ColorChoice::Never, 0), times, TimeZone::UTC);
             let row = |wire| screen.line(wire, "alice", NOW.parse().unwrap()).text;
             assert_eq!(row("@time=2026-11-23T06:16:00.123Z bob: 1"), rows[0]);
             assert_eq!(row("@time=2026-11-23T06:16:59.999Z bob: 2"), rows[1]);
@@ -314,7 +315,7 @@ mod tests {
     fn further_rows_stand_under_the_words() {
         for (wire, hang) in [("bob: hi", 11), ("#ops ** bob waves", 18), ("* bob joined", 6)] {
             let screen =
-                Screen::in_zone(Theme::new(ColorChoice::Always), Times::Always, TimeZone::UTC);
+                Screen::in_zone(Theme::new(ColorChoice::Always, 0), Times::Always, TimeZone::UTC);
             assert_eq!(screen.line(wire, "alice", NOW.parse().unwrap()).hang(), hang, "{wire}");
         }
     }
@@ -322,20 +323,21 @@ mod tests {
     #[test]
     fn who_speaks_of_me_stands_out_and_nobody_else() {
         let styled = |wire| shown(ColorChoice::Always, wire);
-        let mention = Theme::new(ColorChoice::Always).mention().style("bob").to_string();
+        let mention = Theme::new(ColorChoice::Always, 0).mention().style("bob").to_string();
         for wire in ["bob: alice: ping", "#ops bob: hi Alice.", "[PRIVATE MESSAGE] bob: @alice"] {
             assert!(styled(wire).contains(&mention), "{wire}");
         }
         for wire in ["bob: malice", "bob: hi", "* bob joined"] {
             assert!(!styled(wire).contains(&mention), "{wire}");
         }
-        let own = Theme::new(ColorChoice::Always).mention().style("alice").to_string();
+        let own = Theme::new(ColorChoice::Always, 0).mention().style("alice").to_string();
         assert!(!styled("alice: alice is me").contains(&own));
     }
 
     #[test]
     fn another_day_begins_with_its_date() {
-        let screen = Screen::in_zone(Theme::new(ColorChoice::Never), Times::Always, TimeZone::UTC);
+        let screen =
+            Screen::in_zone(Theme::new(ColorChoice::Never, 0), Times::Always, TimeZone::UTC);
         let day = |now: &str| screen.day(now.parse().unwrap()).map(|line| line.text);
         assert_eq!(day("2026-11-23T22:00:00Z"), None);
         assert_eq!(day("2026-11-23T23:59:59Z"), None);

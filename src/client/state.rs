@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::attention::is_meant;
+use super::meant::Watchwords;
 use super::outgoing::reply_to;
 use super::unread::Unread;
 use crate::commands::{Command, Rows, Setting, Target};
@@ -40,6 +40,8 @@ pub(super) enum Link {
 #[derive(Debug, Clone)]
 pub(super) struct State {
     me: String,
+    /// What means me besides my name.
+    pub(super) words: Watchwords,
     /// The current room, as written; none after leaving the last one.
     room: Option<String>,
     query: Query,
@@ -71,6 +73,7 @@ impl State {
     pub(super) fn new(me: &str) -> Self {
         let mut state = Self {
             me: me.to_owned(),
+            words: Watchwords::default(),
             room: None,
             query: Query::Off,
             joined: BTreeMap::new(),
@@ -90,7 +93,7 @@ impl State {
 
     /// In a new visit, where nothing is known but what the old one wished for.
     pub(super) fn begin_anew(&self, me: &str) -> Self {
-        Self { unread: self.unread.begin_anew(), ..Self::new(me) }
+        Self { words: self.words.clone(), unread: self.unread.begin_anew(), ..Self::new(me) }
     }
 
     /// Whether I am in this room.
@@ -102,7 +105,9 @@ impl State {
     pub(super) fn is_hushed(&self, event: &Event<'_>) -> bool {
         match *event {
             Event::Message(Message { place: Place::Room(room), from, text, .. }) => {
-                self.unread.is_quiet(room) && !is_same(from, &self.me) && !is_meant(text, &self.me)
+                self.unread.is_quiet(room)
+                    && !is_same(from, &self.me)
+                    && !self.words.mean(text, &self.me)
             }
             Event::Joined { room, .. } | Event::Left { room, .. } => self.unread.is_quiet(room),
             _ => false,
@@ -201,6 +206,21 @@ impl State {
         }
         people.retain(|name| !is_same(name, &self.me));
         people
+    }
+
+    /// Whether somebody has said something lately.
+    pub(super) fn has_spoken(&self, name: &str) -> bool {
+        self.speakers.iter().any(|speaker| is_same(speaker, name))
+    }
+
+    /// How many people are in a room or, where none is named, in the smallest of
+    /// those that somebody is in.
+    pub(super) fn least_company(&self, room: Option<&str>, name: &str) -> usize {
+        let rooms = self.joined.iter().filter(|(key, it)| match room {
+            Some(room) => **key == Key::fold(room),
+            None => it.members.contains_key(&Key::fold(name)),
+        });
+        rooms.map(|(_, room)| room.members.len()).min().unwrap_or_default()
     }
 
     /// Rooms we know of, without `#`, those we are in first.

@@ -2,7 +2,8 @@
 
 use super::local::{self, Local};
 use crate::commands::{self, Command, Request, Setting};
-use crate::protocol::text::is_blank_text;
+use crate::protocol::LINE_MAX;
+use crate::protocol::text::{is_blank, is_blank_text};
 
 /// A text with more line ends than this is not sent without asking.
 const LINE_ENDS_MAX: usize = 2;
@@ -43,6 +44,15 @@ impl<'a> Submission<'a> {
                 Self::Lines { lines, is_doubtful: is_long || is_unclear }
             }
         }
+    }
+
+    /// All of several lines in one, parted by blanks; none where that is too long.
+    pub(super) fn joined(text: &str) -> Option<Self> {
+        let lines = text.lines().map(|line| line.trim_matches(is_blank));
+        let line = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+        let line = as_text(&line);
+        let fits = line.len() <= LINE_MAX;
+        fits.then(|| Self::Lines { lines: vec![line], is_doubtful: false })
     }
 
     fn of_line(line: &'a str) -> Self {
@@ -120,6 +130,21 @@ mod tests {
             let lines = sent.iter().map(|&line| line.to_owned()).collect();
             assert_eq!(Submission::of(text), Submission::Lines { lines, is_doubtful }, "{text:?}");
         }
+    }
+
+    #[test]
+    fn several_lines_can_be_one() {
+        for (text, line) in [
+            ("a\nb", "a b"),
+            ("\n  a \n\n\t/b\n", "a /b"),
+            ("/msg bob\nhi", "//msg bob hi"),
+            ("[PRIVATE MESSAGE] bob: a\nb", " [PRIVATE MESSAGE] bob: a b"),
+        ] {
+            let lines = vec![line.to_owned()];
+            let joined = Submission::Lines { lines, is_doubtful: false };
+            assert_eq!(Submission::joined(text), Some(joined), "{text:?}");
+        }
+        assert_eq!(Submission::joined(&"long line\n".repeat(LINE_MAX / 9)), None);
     }
 
     #[test]

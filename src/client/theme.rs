@@ -3,7 +3,7 @@
 
 use std::io::IsTerminal as _;
 
-use owo_colors::Style;
+use owo_colors::{AnsiColors, Style, XtermColors};
 
 use crate::protocol::Key;
 
@@ -38,21 +38,40 @@ impl ColorChoice {
 
 /// Colours of the 256 that can be read on black and on white alike. None is
 /// like those of errors and private messages.
-const NAME_COLORS: [u8; 12] = [29, 30, 32, 61, 64, 67, 97, 99, 130, 136, 166, 69];
+const NAME_COLORS: [u8; 12] = [27, 29, 30, 32, 61, 64, 67, 97, 99, 100, 130, 166];
+
+/// The same of the eight that every terminal has.
+const FEW_COLORS: [AnsiColors; 3] = [AnsiColors::Green, AnsiColors::Blue, AnsiColors::Cyan];
+
+/// Terminals that have no more than sixteen colours call themselves one of these;
+/// whatever has 256 and calls itself so too sets `COLORTERM`.
+fn has_many_colors(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let has_few = matches!(
+        variable("TERM").as_deref(),
+        Some("ansi" | "linux" | "screen" | "vt100" | "vt220" | "xterm" | "xterm-color" | "rxvt")
+            | None
+    );
+    !has_few || variable("COLORTERM").is_some_and(|value| !value.is_empty())
+}
 
 /// How each part of a line looks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Theme {
     has_color: bool,
+    /// Whether the terminal knows 256 colours.
+    has_many: bool,
+    /// Other seeds, other colours for the same names.
+    seed: u32,
 }
 
 impl Theme {
     /// For standard output.
-    pub(super) fn new(choice: ColorChoice) -> Self {
+    pub(super) fn new(choice: ColorChoice, seed: u32) -> Self {
         let variable = |name: &str| Some(std::env::var_os(name)?.to_string_lossy().into_owned());
         let is_dumb = variable("TERM").is_some_and(|term| term == "dumb");
         let can_show = std::io::stdout().is_terminal() && !is_dumb;
-        Self { has_color: choice.has_color(variable, can_show) }
+        let has_color = choice.has_color(variable, can_show);
+        Self { has_color, has_many: has_many_colors(variable), seed }
     }
 
     /// Whether anything is in colour.
@@ -63,12 +82,15 @@ impl Theme {
     /// A person's name: always the same colour for the same name.
     pub(super) fn name(self, name: &str) -> Style {
         // FNV-1a: its low bits differ also for names that differ by a letter.
-        let hash = Key::fold(name)
-            .as_str()
-            .bytes()
-            .fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        let hash = Key::fold(name).as_str().bytes().fold(0x811C_9DC5 ^ self.seed, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        });
+        if !self.has_many {
+            let color = FEW_COLORS[hash as usize % FEW_COLORS.len()];
+            return self.with(|style| style.color(color));
+        }
         let color = NAME_COLORS[hash as usize % NAME_COLORS.len()];
-        self.with(|style| style.color(owo_colors::XtermColors::from(color)))
+        self.with(|style| style.color(XtermColors::from(color)))
     }
 
     /// One's own name.
@@ -146,10 +168,53 @@ mod tests {
 
     #[test]
     fn a_name_keeps_its_colour_whatever_its_case_and_no_colour_means_no_escape() {
-        let theme = Theme { has_color: true };
-        let shown = |name| theme.name(name).style("x").to_string();
-        assert_eq!(shown("Alice"), shown("alice"));
-        assert_ne!(shown("alice"), shown("bob"));
-        assert_eq!(Theme { has_color: false }.name("alice").style("x").to_string(), "x");
+        let shown = |theme: Theme, name| theme.name(name).style("x").to_string();
+        let few = Theme { has_color: true, has_many: false, seed: 0 };
+        let many = Theme { has_many: true, ..few };
+        for theme in [few, many] {
+            assert_eq!(shown(theme, "Alice"), shown(theme, "alice"));
+            let reseeded = (0..9).map(|seed| shown(Theme { seed, ..theme }, "alice"));
+            assert!(reseeded.collect::<std::collections::BTreeSet<_>>().len() > 1);
+        }
+        assert_ne!(shown(many, "alice"), shown(many, "bob"));
+        assert!(shown(many, "alice").contains("38;5;") && !shown(few, "alice").contains("38;5;"));
+        assert_eq!(shown(Theme { has_color: false, ..many }, "alice"), "x");
+    }
+
+    #[test]
+    fn the_terminal_says_how_many_colours_it_has() {
+        for (variables, has_many) in [
+            (&[("TERM", "xterm-256color")][..], true),
+            (&[("TERM", "alacritty")], true),
+            (&[("TERM", "linux")], false),
+            (&[("TERM", "xterm")], false),
+            (&[("TERM", "xterm"), ("COLORTERM", "truecolor")], true),
+            (&[], false),
+        ] {
+            let found = |name: &str| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            assert_eq!(has_many_colors(found), has_many, "{variables:?}");
+        }
+    }
+
+    /// Of the colour cube, as WCAG 2 measures it.
+    fn luminance(color: u8) -> f64 {
+        let linear = |level: u8| match level {
+            0 => 0.0,
+            level => ((f64::from(55 + 40 * level) / 255.0 + 0.055) / 1.055).powf(2.4),
+        };
+        let at = color - 16;
+        0.2126 * linear(at / 36) + 0.7152 * linear(at / 6 % 6) + 0.0722 * linear(at % 6)
+    }
+
+    #[test]
+    fn names_can_be_read_on_black_and_on_white() {
+        for color in NAME_COLORS {
+            let (on_white, on_black) =
+                (1.05 / (luminance(color) + 0.05), (luminance(color) + 0.05) / 0.05);
+            assert!(on_white.min(on_black) > 3.7, "{color}: {on_white:.2}, {on_black:.2}");
+        }
     }
 }

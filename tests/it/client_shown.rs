@@ -42,6 +42,32 @@ fn who_is_spoken_of_is_called_once_and_sees_by_whom() {
 }
 
 #[test]
+fn other_words_call_too_and_comings_can_be_left_out() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let flags = "--name alice --color always --highlight deploy --joins off";
+    let Some(alice) = Terminal::join(server.port, flags) else { return };
+    alice.shows_last("#lobby>");
+    say_and_see(&mut bob, &alice, "bob: redeployed");
+    assert!(!alice.styled().contains("7m"));
+    let mut carol = Peer::join(server.port, "carol");
+    carol.say("/quit");
+    carol.rest();
+    say_and_see(&mut bob, &alice, "bob: the Deploy is done");
+    assert!(alice.styled().contains("7m"));
+    bob.say("/quit");
+    bob.rest();
+    // Whoever is not told of is known all the same.
+    let mut dave = Peer::join(server.port, "dave");
+    dave.say("/ping");
+    dave.hears(|line| line == "[PONG]");
+    alice.types("hi da\tX\r");
+    alice.shows("my own line", |rows| count(rows, "alice: hi dave X") == 1);
+    let rows = alice.rows();
+    assert!(!rows.iter().any(|row| row.ends_with(" joined") || row.ends_with(" quit")), "{rows:?}");
+}
+
+#[test]
 fn many_who_come_and_go_are_one_line() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
@@ -143,7 +169,7 @@ fn who_pastes_more_than_the_server_takes_sees_what_is_left() {
     let lines: Vec<String> = (0..60).map(|n| format!("paste {n}")).collect();
     alice.pastes(&lines.join("\n"));
     alice.presses("Enter");
-    alice.shows_last("Send 60 lines to #lobby? [y/N]");
+    alice.shows_last("Send 60 lines to #lobby? [y]es, [j]oined into one, [N]o:");
     alice.types("y\r");
     alice.shows("what is left", |rows| rows.last().is_some_and(|row| row.contains('↑')));
     for line in lines {

@@ -121,12 +121,12 @@ fn a_paste_of_many_lines_asks_first() {
     alice.pastes("p1\np2\n/quit\np4\np5\np6\np7");
     alice.shows_last("p7");
     alice.presses("Enter");
-    alice.shows_last("Send 7 lines to #lobby? [y/N]");
+    alice.shows_last("Send 7 lines to #lobby? [y]es, [j]oined into one, [N]o:");
     alice.types("\r");
     // Kept to be changed or sent after all.
     alice.shows_last("p7");
     alice.presses("Enter");
-    alice.shows_last("Send 7 lines to #lobby? [y/N]");
+    alice.shows_last("Send 7 lines to #lobby? [y]es, [j]oined into one, [N]o:");
     alice.types("y\r");
     for line in ["p1", "p2", "/quit", "p4", "p5", "p6", "p7"] {
         let said = bob.hears(|line| line.starts_with("alice:"));
@@ -134,6 +134,11 @@ fn a_paste_of_many_lines_asks_first() {
     }
     let rows = alice.shows("her lines", |rows| rows.iter().any(|row| row.ends_with("alice: p7")));
     assert_eq!(count(&rows, "p4"), 1, "the draft is gone, the line is there");
+    alice.pastes("q1\n/quit\nq3\nq4");
+    alice.presses("Enter");
+    alice.shows_last("Send 4 lines to #lobby? [y]es, [j]oined into one, [N]o:");
+    alice.types("j\r");
+    assert_eq!(bob.hears(|line| line.starts_with("alice:")), "alice: q1 /quit q3 q4");
 }
 
 #[test]
@@ -142,7 +147,7 @@ fn a_paste_behind_a_private_command_does_not_become_public_unasked() {
     alice.types("/msg bob ");
     alice.pastes("secret\nmore");
     alice.presses("Enter");
-    alice.shows_last("Send 2 lines to #lobby? [y/N]");
+    alice.shows_last("Send 2 lines to #lobby? [y]es, [j]oined into one, [N]o:");
     alice.types("n\r");
     alice.shows_last("more");
     alice.presses("C-c");
@@ -186,7 +191,7 @@ fn ctrl_c_answers_a_question_with_no_and_the_draft_is_still_there() {
     scene!(server, bob, alice);
     alice.pastes("p1\np2\np3\np4");
     alice.presses("Enter");
-    alice.shows_last("Send 4 lines to #lobby? [y/N]");
+    alice.shows_last("Send 4 lines to #lobby? [y]es, [j]oined into one, [N]o:");
     alice.presses("C-c");
     alice.shows_last("p4");
     bob.say("still there?");

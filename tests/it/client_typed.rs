@@ -25,6 +25,10 @@ fn what_was_typed_is_there_the_next_time_and_passwords_never() {
     let state = tempfile::tempdir().expect("a folder");
     let file = state.path().join("chatty/history");
     let Some(alice) = visit(&server, state.path(), "") else { return };
+    let is_told = |terminal: &Terminal| {
+        terminal.rows().iter().any(|row| row.starts_with("-- /help lists the commands, "))
+    };
+    Terminal::waits("what a newcomer needs", || is_told(&alice));
     alice.types("first thing\r/msg bob between us\r/passwd old sesame\r");
     bob.hears(|line| line == "[PRIVATE MESSAGE] alice: between us");
     alice.shows("the answer", |rows| rows.iter().any(|row| row.contains("[ERROR")));
@@ -45,6 +49,7 @@ fn what_was_typed_is_there_the_next_time_and_passwords_never() {
     again.shows("the search", |rows| rows.iter().any(|row| row.contains("first thing")));
     again.types("\r");
     assert_eq!(bob.hears(|line| line.starts_with("alice:")), "alice: first thing");
+    assert!(!is_told(&again));
     again.types("/quit\r");
     bob.hears(|line| line.starts_with("* alice quit"));
 
@@ -144,4 +149,22 @@ fn tab_lists_who_could_be_meant_and_the_talk_goes_on() {
     alice.shows_last("#lobby> bob:");
     alice.types("hi\r");
     assert_eq!(bob.hears(|line| line.starts_with("alice:")), "alice: bob: hi");
+}
+
+#[test]
+fn what_is_for_the_room_gets_there_from_a_private_talk_too() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    alice.types("/query bob\r");
+    alice.shows_last("bob>");
+    alice.types("/say hi all\r");
+    assert_eq!(bob.hears(|line| line.contains("alice:")), "alice: hi all");
+    alice.types("/say\r");
+    alice.shows("what it takes", |rows| count(rows, "-- usage: /say TEXT") == 1);
+    alice.types("/part\r/say hi none\r");
+    alice.shows("why not", |rows| count(rows, "-- not sent, you are in no room: /join one") == 1);
+    alice.types("psst\r");
+    assert_eq!(bob.hears(|line| line.contains("alice:")), "[PRIVATE MESSAGE] alice: psst");
 }

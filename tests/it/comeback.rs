@@ -682,7 +682,9 @@ fn what_the_server_does_not_answer_is_named() {
 #[test]
 fn a_server_that_hangs_is_taken_for_lost_and_found_again() {
     let server = Server::start();
-    let Some(alice) = Terminal::join(server.port, "--name alice --ping-after 300ms") else { return };
+    let Some(alice) = Terminal::join(server.port, "--name alice --ping-after 300ms") else {
+        return;
+    };
     alice.shows_last("#lobby>");
     let pipe = Pipe::start(server.port, &["--name", "logger", "--ping-after", "300ms"]);
     upto(&pipe.out, "[USERS #lobby 2] alice,logger");

@@ -495,7 +495,9 @@ fn play_on_screen(block: &Block) -> bool {
     let rows: Vec<&str> = lines.iter().map(|row| &row["HH:MM ".len()..]).collect();
     let me = rows[0].trim_start_matches("[WELCOME ").split(']').next().expect("a name");
     let mut others = Others::before(server.port, &rows, me);
-    let Some(terminal) = Terminal::join(server.port, &format!("--name {me}")) else { return false };
+    // Nobody's first visit: that would begin with what a newcomer needs to know.
+    let flags = format!("--name {me} --no-history");
+    let Some(terminal) = Terminal::join(server.port, &flags) else { return false };
     let mut query = None;
     for (at, row) in rows.iter().enumerate() {
         others.cause(row, me);

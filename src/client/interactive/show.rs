@@ -34,14 +34,16 @@ impl Chat {
         let (tags, plain) = Tags::split(line);
         let event = Event::parse(plain);
         let is_shown = self.comeback.note(&tags, event.as_ref());
-        let (me, is_hushed) = {
+        let (me, is_hushed, is_hidden) = {
             let mut state = lock(&self.state);
+            let is_hidden = event.as_ref().is_some_and(|event| self.joins.hide(event, &state));
             if let Some(event) = &event {
                 state.apply(&tags, event);
             }
-            (state.me().to_owned(), event.as_ref().is_some_and(|event| state.is_hushed(event)))
+            let is_hushed = event.as_ref().is_some_and(|event| state.is_hushed(event));
+            (state.me().to_owned(), is_hushed, is_hidden)
         };
-        if is_shown && !is_hushed {
+        if is_shown && !is_hushed && !is_hidden {
             let is_gathered = tags.cid.is_none()
                 && event.is_some_and(|event| self.presence.gather(&event, &me, Instant::now()));
             if !is_gathered {
