@@ -162,6 +162,8 @@ impl<'a> Event<'a> {
             b'/' => Some(Self::Help(line)),
             b'#' => {
                 let (room, rest) = line[1..].split_once(' ')?;
+                // Nobody writes the lobby's name there; whoever does means the lobby.
+                let room = if is_lobby(room) { LOBBY } else { room };
                 if is_name(room) { parse_in_room(room, rest) } else { None }
             }
             byte if byte.is_ascii_digit() => {

@@ -64,6 +64,7 @@ fn no_line_breaks_the_grammar_and_what_is_read_is_written_again() {
         "* bob is now rob",
         "* bob quit (why)",
         "#ops bob: hi",
+        "#LobbY bob: hi",
         "#ops ** bob waves",
         "#ops * bob left",
         "[PRIVATE MESSAGE] bob: hi",
