@@ -29,6 +29,8 @@ fn who_is_spoken_of_is_called_once_and_sees_by_whom() {
     alice.shows("mine", |rows| count(rows, "alice: I am alice") == 1);
     say_and_see(&mut bob, &alice, "bob: malice is not meant");
     assert!(!is_marked(&alice));
+    say_and_see(&mut bob, &alice, "bob: alice: ping");
+    Terminal::waits("exactly one bell", || bells() == 1);
     for n in 1..=5 {
         say_and_see(&mut bob, &alice, &format!("bob: Alice, are you there? {n}"));
     }

@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use crate::support::{CHATTY, Peer, Server, Terminal, count, scripted_server};
+use std::fs;
+
+use crate::support::{CHATTY, Peer, SESAME, SESAME_FILE, Server, Terminal, count, scripted_server};
 
 /// A server, bob at netcat, and alice at a terminal with a prompt. Skips the
 /// test where there is no terminal to be had.
@@ -269,6 +271,30 @@ fn a_server_that_goes_away_is_told_and_the_terminal_is_as_before() {
     let rows = alice.ends_with(69);
     assert!(rows.iter().any(|row| row.starts_with("chatty: ")), "{rows:?}");
     assert!(rows.iter().any(|row| row.ends_with("#lobby> half a li")), "{rows:?}");
+}
+
+#[test]
+fn who_is_put_off_the_server_is_told_why_and_leaves_a_clean_terminal() {
+    let server = Server::start_with(&["--oper-password-file", SESAME_FILE]);
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let raw = folder.path().join("raw");
+    alice.records(&raw);
+    alice.shows_last("#lobby>");
+    alice.types("half a li");
+    alice.shows_last("#lobby> half a li");
+    bob.say(&format!("/oper {SESAME}"));
+    bob.hears(|line| line.starts_with("[OPER bob]"));
+    bob.say("/kill alice enough of it");
+    let rows = alice.ends_with(69);
+    let told = |row: &String| row.starts_with("chatty: ") && row.contains("enough of it");
+    assert!(rows.iter().any(told), "{rows:?}");
+    // What is pasted next is the shell's.
+    Terminal::waits("pastes are not told from typing any more", || {
+        let raw = fs::read_to_string(&raw).unwrap_or_default();
+        raw.rfind("\x1b[?2004l") > raw.rfind("\x1b[?2004h")
+    });
 }
 
 #[test]
