@@ -367,7 +367,8 @@ async fn begin(args: &JoinArgs, identity: &Identity) -> Result<Visit, (Exit, Str
     let default = if is_interactive(args) { Duration::MAX } else { RETRY_FOR };
     let retry_for = args.retry_for.unwrap_or(default);
     let (hurry, since) = (Arc::default(), Instant::now());
-    let road = Road { endpoint, retry_for, password, hurry, since };
+    let may_rename = is_interactive(args);
+    let road = Road { endpoint, retry_for, password, may_rename, hurry, since };
     let (ping_after, is_to_panic) = (args.ping_after, args.debug_panic);
     Ok(Visit { connection, session, cids, road, ping_after, log, is_to_panic })
 }

@@ -33,6 +33,7 @@ use super::suspend::Suspend;
 use super::terminal::Terminal;
 use super::{Exit, Visit, complain};
 use crate::commands::{Command, Target};
+use crate::protocol::Key;
 use crate::protocol::text::is_blank_text;
 use show::hidden;
 
@@ -351,11 +352,12 @@ impl Chat {
         self.connection = back.connection;
         self.pulse.heard(Instant::now());
         self.road.found(&mut self.comeback, back.backoff);
-        let notice = back_after(back.after, back.anew.is_some());
-        self.printer.print(self.screen.notice(&notice));
         self.comeback.back();
+        // First: the prompt is drawn with what is printed.
         lock(&self.state).link = Link::Up;
         lock(&self.state).greeted(&back.me);
+        let notice = back_after(back.after, back.anew.is_some());
+        self.printer.print(self.screen.notice(&notice));
         self.show_missed(&back.missed);
         match back.anew {
             None => self.comeback.go_on(),
@@ -368,6 +370,14 @@ impl Chat {
     fn begin_anew(&mut self, session: &Session) {
         let doubtful = self.comeback.begin_anew(session);
         self.warn_of(&doubtful, IN_DOUBT);
+        let before = lock(&self.state).me().to_owned();
+        if Key::fold(&before) != Key::fold(&session.me) {
+            let text = format!(
+                "{before} is somebody else now, and you are {}; /nick changes that",
+                session.me
+            );
+            self.printer.print(self.screen.warning(&text));
+        }
         let anew = lock(&self.state).begin_anew(&session.me);
         let before = std::mem::replace(&mut *lock(&self.state), anew);
         session.lines.iter().for_each(|line| self.show(line));

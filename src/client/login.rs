@@ -11,6 +11,7 @@ use super::connection::Connection;
 use super::outgoing::Cids;
 use super::password::Password;
 use crate::commands::Command;
+use crate::protocol::name::NAME_MAX;
 use crate::protocol::{ErrorCode, Event, HISTORY_MAX, Message, Name, RoomName, Stamp, Tags};
 
 /// A server that takes the connection says something at once.
@@ -71,10 +72,16 @@ fn as_live(tags: &Tags<'_>, time: Stamp, message: Message<'_>) -> String {
     String::from_utf8_lossy(&line).into_owned()
 }
 
+/// A name that is like this one.
+pub(super) fn another_name(name: &str) -> String {
+    let kept: String = name.chars().take(NAME_MAX - 1).collect();
+    format!("{kept}_")
+}
+
 /// Why it has not.
 #[derive(Debug)]
 pub(super) enum Refused {
-    Name { why: String, code: Option<ErrorCode> },
+    Name { name: String, why: String, code: Option<ErrorCode> },
     Farewell { code: String, text: String },
     Closed,
     Silent,
@@ -88,6 +95,10 @@ impl Refused {
 
     pub(super) fn sentence(&self, endpoint: &Endpoint) -> String {
         match self {
+            Self::Name { name, why, code: Some(ErrorCode::NameTaken) } => {
+                let other = another_name(name);
+                format!("the server does not take the name: {why} (--name {other}, say)")
+            }
             Self::Name { why, .. } => format!("the server does not take the name: {why}"),
             Self::Farewell { code, text } => {
                 format!("{endpoint} ended the connection: {text} ({code})")
@@ -108,9 +119,14 @@ impl Refused {
     /// What the server says of the password, if that is the matter.
     pub(super) fn password_problem(&self) -> Option<&str> {
         match self {
-            Self::Name { why, code: Some(ErrorCode::BadPassword) } => Some(why),
+            Self::Name { why, code: Some(ErrorCode::BadPassword), .. } => Some(why),
             _ => None,
         }
+    }
+
+    /// Whether somebody else has the name.
+    pub(super) fn is_taken(&self) -> bool {
+        matches!(self, Self::Name { code: Some(ErrorCode::NameTaken), .. })
     }
 
     /// Whether who comes back is right to try again: our name may be taken by
@@ -118,7 +134,7 @@ impl Refused {
     /// a restart all the others come back as well.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::Name { code, .. } => *code == Some(ErrorCode::NameTaken),
+            Self::Name { .. } => self.is_taken(),
             Self::Farewell { code, .. } => {
                 matches!(code.as_str(), "too-many" | "login-timeout")
                     || comeback::is_worth_it(Some(code))
@@ -152,11 +168,12 @@ pub(super) async fn login(
 ) -> Result<Session, Refused> {
     let password = password.map(Password::as_str);
     connection.send(&Command::Login { name, password }.to_string());
-    in_time(exchange(connection, first, cids)).await?
+    in_time(exchange(connection, name, first, cids)).await?
 }
 
 async fn exchange(
     connection: &mut Connection,
+    name: &str,
     first: &[String],
     cids: &Cids,
 ) -> Result<Session, Refused> {
@@ -172,7 +189,7 @@ async fn exchange(
             Some(Event::Reply { word: "SET", .. }) if !is_named => continue,
             Some(Event::Error { code, text }) if !is_named => {
                 let code = ErrorCode::parse(code);
-                return Err(Refused::Name { why: text.to_owned(), code });
+                return Err(Refused::Name { name: name.to_owned(), why: text.to_owned(), code });
             }
             Some(Event::Error { text, .. }) if is_first => {
                 session.refused.get_or_insert_with(|| text.to_owned());

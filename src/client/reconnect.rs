@@ -11,7 +11,7 @@ use super::Exit;
 use super::address::Endpoint;
 use super::comeback::{Backoff, Comeback, Opening};
 use super::connection::{Connection, Unreachable, connect};
-use super::login::{Refused, Session, greet, login};
+use super::login::{Refused, Session, another_name, greet, login};
 use super::outgoing::Cids;
 use super::password::Password;
 use super::state::State;
@@ -23,12 +23,19 @@ const MISSED_MAX: usize = 10_000;
 /// How long the server may be silent while we come back.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 
+/// A name that is taken in so many tries is somebody else's: it is not ourselves any
+/// more whom the server has not noticed to be gone.
+const TAKEN_MAX: u32 = 3;
+
 /// Where the server is, and how long to look for it.
 pub(super) struct Road {
     pub(super) endpoint: Endpoint,
     pub(super) retry_for: Duration,
     /// What a new login takes.
     pub(super) password: Option<Password>,
+    /// Whether to come back under another name where ours is taken: a person sees
+    /// that and can change it, a script cannot.
+    pub(super) may_rename: bool,
     /// Rung when nobody wants to wait for the next try.
     pub(super) hurry: Arc<Notify>,
     /// Since when there is a connection.
@@ -54,6 +61,8 @@ impl Road {
             opening,
             cids: comeback.outgoing.cids().clone(),
             me: state.me().to_owned(),
+            may_rename: self.may_rename,
+            taken: 0,
             state: state.clone(),
         }
     }
@@ -69,6 +78,9 @@ pub(super) struct Way {
     cids: Cids,
     me: String,
     password: Option<Password>,
+    may_rename: bool,
+    /// How often our name was somebody else's.
+    taken: u32,
     /// Where a new visit is to lead.
     state: State,
 }
@@ -142,11 +154,22 @@ impl Way {
             return Ok((connection, None));
         }
         let first = self.state.way_back(self.opening.last);
+        let name = self.next_name();
         let password = self.password.as_ref();
-        match login(&mut connection, &self.me, password, &first, &self.cids).await {
+        match login(&mut connection, &name, password, &first, &self.cids).await {
             Ok(session) => Ok((connection, Some(session))),
-            Err(refused) => Err(self.failure(&refused)),
+            Err(refused) => {
+                self.taken += u32::from(refused.is_taken());
+                Err(self.failure(&refused))
+            }
         }
+    }
+
+    /// Whom to log in as: who we were or, where that is somebody else by now and
+    /// takes no password, the nearest to it.
+    fn next_name(&self) -> String {
+        let is_lost = self.taken >= TAKEN_MAX && self.may_rename && self.password.is_none();
+        if is_lost { another_name(&self.me) } else { self.me.clone() }
     }
 
     /// Resumes the session and listens to what was missed. `false`: it is over.

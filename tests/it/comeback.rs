@@ -440,6 +440,30 @@ fn a_server_without_a_memory_is_joined_anew_where_one_was() {
     assert!(errors.iter().any(|line| line.contains("in a new visit")), "{errors:?}");
 }
 
+#[test]
+fn at_a_terminal_whose_name_is_somebody_elses_by_now_comes_back_under_another() {
+    let mut server = Server::start();
+    let port = server.port;
+    let proxy = Proxy::start(port);
+    let Some(alice) = Terminal::join(proxy.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    proxy.cut();
+    alice.shows_last("lost #lobby>");
+    server.kill();
+    let _server = Server::start_again(port, &["--ephemeral"]);
+    let mut other = Peer::join(port, "alice");
+    proxy.mend();
+    alice.shows("who she is", |rows| {
+        rows.iter().any(|row| row.contains("alice is somebody else now, and you are alice_"))
+    });
+    alice.types("it is me\r");
+    other.hears(|line| line == "alice_: it is me");
+    other.say("/quit");
+    other.hears(|line| line.starts_with("[BYE quit]"));
+    alice.types("/nick alice\r");
+    alice.shows("her name", |rows| count(rows, "* alice_ is now alice") == 1);
+}
+
 /// One who plays the server: answers a new connection's opening, and then hands
 /// on what else is said.
 fn next_client(listener: &TcpListener) -> (TcpStream, impl Iterator<Item = String>) {
