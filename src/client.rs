@@ -63,6 +63,7 @@ mod theme;
 mod tls;
 mod unread;
 mod wrap;
+mod writer;
 
 use std::env;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -141,8 +142,8 @@ pub struct JoinArgs {
     password_cmd: Option<String>,
 
     /// A room to enter right away, made if there is none
-    #[arg(short, long, env = "CHATTY_ROOM")]
-    room: Option<String>,
+    #[arg(short, long, env = "CHATTY_ROOM", value_parser = room_name)]
+    room: Option<RoomName>,
 
     /// Read standard input, also where it is a terminal: no prompt
     #[arg(index = 2, value_name = "-", value_parser = ["-"])]
@@ -170,7 +171,7 @@ pub struct JoinArgs {
 
     /// Say this, or do it if it is a command, and leave when it is answered; may
     /// be given several times. Standard input is read only with -
-    #[arg(short, long, value_name = "LINE", conflicts_with = "raw")]
+    #[arg(short, long, value_name = "LINE", conflicts_with = "raw", value_parser = one_line)]
     exec: Vec<String>,
 
     /// Write an object for every line of the server and for what becomes of the
@@ -285,10 +286,7 @@ impl From<Exit> for ExitCode {
 pub fn run(args: &JoinArgs) -> Exit {
     let identity = match identity(args) {
         Ok(identity) => identity,
-        Err((exit, problem)) => {
-            complain(&problem);
-            return exit;
-        }
+        Err(why) => return fail(args, why),
     };
     // One thread is plenty for one socket; what blocks has its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -299,6 +297,15 @@ pub fn run(args: &JoinArgs) -> Exit {
             Exit::Unavailable
         }
     }
+}
+
+/// Says why there is no visit.
+fn fail(args: &JoinArgs, (exit, problem): (Exit, String)) -> Exit {
+    complain(&problem);
+    if args.json {
+        let _ = json::status(io::stdout(), Status::Failed, None, &problem);
+    }
+    exit
 }
 
 /// A visit that has begun, and all it takes to come back to it.
@@ -315,13 +322,7 @@ struct Visit {
 async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
     let visit = match begin(args, identity).await {
         Ok(visit) => visit,
-        Err((exit, problem)) => {
-            complain(&problem);
-            if args.json {
-                let _ = json::status(io::stdout(), Status::Failed, None, &problem);
-            }
-            return exit;
-        }
+        Err(why) => return fail(args, why),
     };
     if is_interactive(args) {
         let words = Watchwords::new(&args.highlight);
@@ -389,7 +390,11 @@ async fn log_in(
         let session = login::login(connection, name, password.as_ref(), &first, cids).await;
         let problem = match session {
             Ok(session) => return Ok((session, password)),
-            Err(problem) if !may_ask || tries >= TRIES => return Err(refused(problem)),
+            Err(problem) if !may_ask || tries >= TRIES => {
+                let is_untold = password.is_none() && problem.password_problem().is_some();
+                let (exit, why) = refused(problem);
+                return Err((exit, if is_untold { why + HOW_TO_TELL } else { why }));
+            }
             Err(problem) => problem,
         };
         let Some(why) = problem.password_problem() else { return Err(refused(problem)) };
@@ -401,6 +406,9 @@ async fn log_in(
     unreachable!("the tries end")
 }
 
+/// Where a script has a password from.
+const HOW_TO_TELL: &str = " (--password-file, --password-cmd or CHATTY_PASSWORD says one)";
+
 /// How often a password may be typed.
 const TRIES: usize = 3;
 
@@ -409,6 +417,20 @@ const RETRY_FOR: Duration = Duration::from_mins(10);
 
 fn retry_time(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { parse_duration(text) }
+}
+
+fn room_name(text: &str) -> Result<RoomName, String> {
+    RoomName::parse(text).map_err(|fault| fault.to_string())
+}
+
+/// A line of `--exec`. What looks private must not become public with its second
+/// line, so several are not taken for one each.
+fn one_line(text: &str) -> Result<String, String> {
+    let line = text.strip_suffix('\n').unwrap_or(text);
+    if line.contains(['\n', '\r']) {
+        return Err("these are several lines; give each its own --exec, or pipe them in".into());
+    }
+    Ok(line.to_owned())
 }
 
 fn is_interactive(args: &JoinArgs) -> bool {
@@ -431,9 +453,7 @@ fn identity(args: &JoinArgs) -> Result<Identity, (Exit, String)> {
         })?,
         None => login_name()?,
     };
-    let room = args.room.as_deref().map(RoomName::parse).transpose();
-    let room = room.map_err(|fault| (Exit::Usage, format!("--room: {fault}")))?;
-    Ok(Identity { name, room })
+    Ok(Identity { name, room: args.room.clone() })
 }
 
 fn login_name() -> Result<Name, (Exit, String)> {

@@ -8,6 +8,8 @@ use anyhow::Context as _;
 use chatty::client::{self, Exit, JoinArgs};
 use chatty::server::passwords;
 use chatty::server::{self, ServeArgs};
+use clap::builder::Resettable;
+use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -89,7 +91,7 @@ fn main() -> ExitCode {
 /// The command line, over the settings file of `join`. Does not come back from a
 /// command line that makes no sense.
 fn parse() -> Result<Cli, String> {
-    let mut cli = Cli::command();
+    let mut cli = heeding_what_is_said(Cli::command());
     let mut matches = cli.clone().get_matches();
     if let Some(given) = matches.subcommand_matches("join")
         && let Some(join) = cli.find_subcommand_mut("join")
@@ -98,6 +100,37 @@ fn parse() -> Result<Cli, String> {
         matches = cli.get_matches();
     }
     Cli::from_arg_matches(&matches).map_err(|problem| problem.to_string())
+}
+
+/// What a flag cannot stand beside was meant for other times if it comes from the
+/// environment; and a variable that is empty says nothing.
+fn heeding_what_is_said(mut cli: clap::Command) -> clap::Command {
+    let unset = |arg: clap::Arg| arg.env(Resettable::Reset);
+    let deaf = cli.clone().mut_subcommands(|command| command.mut_args(unset));
+    // What is wrong is told by the one who parses it in earnest.
+    let Ok(said) = deaf.ignore_errors(true).try_get_matches() else { return cli };
+    let Some((name, said)) = said.subcommand() else { return cli };
+    let Some(command) = cli.find_subcommand_mut(name) else { return cli };
+    let is_said = |arg: &&clap::Arg| {
+        said.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
+    };
+    let on_line: Vec<_> = command.get_arguments().filter(is_said).cloned().collect();
+    let collides = |arg: &clap::Arg| {
+        let with = |one: &clap::Arg, other: &clap::Arg| {
+            command.get_arg_conflicts_with(one).iter().any(|found| found.get_id() == other.get_id())
+        };
+        on_line.iter().any(|other| with(arg, other) || with(other, arg))
+    };
+    let is_empty = |arg: &clap::Arg| {
+        arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty())
+    };
+    let silenced = |arg: &&clap::Arg| is_empty(arg) || collides(arg);
+    let silenced: Vec<_> =
+        command.get_arguments().filter(silenced).map(|arg| arg.get_id().clone()).collect();
+    for id in silenced {
+        *command = command.clone().mut_arg(id, unset);
+    }
+    cli
 }
 
 fn completions(shell: Shell) -> Vec<u8> {

@@ -7,8 +7,10 @@
 //! the server says it is there, [`tls`]. Every limit that can be set stands in
 //! [`limits`]; where the log is kept, in [`storage`].
 
+use std::future::poll_fn;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -29,6 +31,7 @@ use self::peer::Peer;
 use self::reactor::{Call, Reactor};
 use self::storage::StorageArgs;
 use self::tls::{Identity, TlsArgs};
+use crate::ignored::is_ignored;
 use crate::protocol::DEFAULT_PORT;
 
 pub mod admission;
@@ -111,6 +114,7 @@ async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
     let identity = args.tls.open(folder.as_deref())?;
     say_where(&listeners)?;
     let (calls, incoming) = mpsc::unbounded_channel();
+    let reads_again = identity.is_some();
     if let Some((identity, offer)) = identity {
         let hang_up = signal(SignalKind::hangup()).context("cannot start")?;
         say(&identity.introduction());
@@ -124,12 +128,13 @@ async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
         .map(|l| tokio::spawn(accept(l, Vigil::of(&args.limits), calls.clone())))
         .collect();
     let stopping = tokio::spawn(async move {
-        let code = stop_signal().await?;
+        let mut stops = Stops::listen(!reads_again)?;
+        let code = stops.next().await;
         for task in accepting {
             task.abort();
         }
         let _ = calls.send(Call::Stop); // nobody to tell means it has ended
-        stop_signal().await?;
+        stops.next().await;
         // Asked twice: at once, whoever has not heard yet.
         std::process::exit(code);
         #[allow(unreachable_code)] // gives the block its type
@@ -184,14 +189,31 @@ async fn read_again(
     Ok(())
 }
 
-/// Waits for SIGTERM or SIGINT; gives the exit code for being ended by it.
-async fn stop_signal() -> io::Result<i32> {
-    let mut term = signal(SignalKind::terminate())?;
-    let mut int = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = term.recv() => 128 + 15,
-        _ = int.recv() => 128 + 2,
-    })
+/// The signals that end a server: SIGTERM, SIGINT and, where there is nothing to be
+/// read again at it, SIGHUP. What was ignored when we began stays so.
+struct Stops(Vec<(Signal, i32)>);
+
+impl Stops {
+    fn listen(at_hang_up: bool) -> io::Result<Self> {
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+        let kinds = kinds.into_iter().filter(|&kind| at_hang_up || kind != SignalKind::hangup());
+        let heard = kinds.filter(|kind| !is_ignored(kind.as_raw_value()));
+        heard
+            .map(|kind| Ok((signal(kind)?, 128 + kind.as_raw_value())))
+            .collect::<io::Result<_>>()
+            .map(Self)
+    }
+
+    /// Waits for the next one; gives the exit code for being ended by it.
+    async fn next(&mut self) -> i32 {
+        poll_fn(|context| {
+            let mut stops = self.0.iter_mut();
+            let came =
+                stops.find_map(|(stop, code)| stop.poll_recv(context).is_ready().then_some(*code));
+            came.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
 }
 
 /// Opens every address. With port 0 all share the first one's free port.
@@ -221,10 +243,14 @@ fn listen_all(
     addresses: &[IpAddr],
     mut port: u16,
 ) -> Result<Vec<TcpListener>, (SocketAddr, io::Error)> {
+    let is_beside_v4 = addresses.contains(&IpAddr::from(Ipv4Addr::UNSPECIFIED));
     let mut listeners = Vec::new();
-    for ip in addresses {
+    for (at, ip) in addresses.iter().enumerate() {
+        if addresses[..at].contains(ip) {
+            continue; // said twice
+        }
         let address = SocketAddr::new(*ip, port);
-        match listen_on(address).and_then(|l| Ok((l.local_addr()?.port(), l))) {
+        match listen_on(address, is_beside_v4).and_then(|l| Ok((l.local_addr()?.port(), l))) {
             Ok((taken, listener)) => {
                 port = taken;
                 listeners.push(listener);
@@ -237,11 +263,11 @@ fn listen_all(
     Ok(listeners)
 }
 
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen_on(address: SocketAddr, is_beside_v4: bool) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if address.is_ipv6() {
-        // :: takes IPv4 as well; ::1 next to 127.0.0.1 must not.
-        SockRef::from(&socket).set_only_v6(!address.ip().is_unspecified())?;
+        // :: takes IPv4 as well, unless 0.0.0.0 does; ::1 next to 127.0.0.1 must not.
+        SockRef::from(&socket).set_only_v6(is_beside_v4 || !address.ip().is_unspecified())?;
     }
     socket.set_reuseaddr(true)?; // a restart need not wait for old connections to fade
     socket.bind(address)?;

@@ -28,6 +28,15 @@ impl Address {
     }
 }
 
+/// An address without its port, as it was written.
+pub(super) fn without_port(text: &str) -> &str {
+    match text.rsplit_once(':') {
+        // Of a bare IPv6 address the last group is no port.
+        Some((host, _)) if host.ends_with(']') || !host.contains(':') => host,
+        _ => text,
+    }
+}
+
 impl FromStr for Address {
     type Err = String;
 
@@ -45,7 +54,7 @@ impl FromStr for Address {
         } else {
             text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)))
         };
-        let is_word = |c: char| !c.is_whitespace() && !c.is_control();
+        let is_word = |c: char| !c.is_whitespace() && !c.is_control() && c != '/';
         if host.is_empty() || !host.chars().all(is_word) {
             return Err("HOST is a name or an address, as in chat.example.org:5555".to_owned());
         }

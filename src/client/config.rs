@@ -6,11 +6,13 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use clap::builder::Resettable;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::address::without_port;
 use super::complain;
 use crate::protocol::text::nearest;
 
@@ -24,7 +26,7 @@ const NO_KEYS: [&str; 4] = [FILE, "input", "help", "version"];
 /// # Errors
 /// A sentence for the person who wrote the file, with its name and the line.
 pub fn configured(join: clap::Command, given: &ArgMatches) -> Result<clap::Command, String> {
-    Ok(dashed(with_settings(join, given)?, given))
+    Ok(dashed(heeding_port(with_settings(join, given)?, given), given))
 }
 
 fn with_settings(mut join: clap::Command, given: &ArgMatches) -> Result<clap::Command, String> {
@@ -57,6 +59,29 @@ fn with_settings(mut join: clap::Command, given: &ArgMatches) -> Result<clap::Co
         join = join.mut_arg(id, |arg| arg.default_values(values));
     }
     Ok(join)
+}
+
+/// A port goes before that of a host which is less deliberate: one from the file
+/// gives way to a variable or a flag, one from a variable to a flag.
+fn heeding_port(join: clap::Command, given: &ArgMatches) -> clap::Command {
+    let rank = |id: &str| match given.value_source(id) {
+        Some(ValueSource::CommandLine) => 2,
+        Some(ValueSource::EnvVariable) => 1,
+        _ => 0,
+    };
+    if rank("port") <= rank("host") {
+        return join;
+    }
+    let host = match given.get_raw("host").and_then(|mut host| host.next()) {
+        Some(host) if rank("host") > 0 => Some(host.to_owned()),
+        _ => {
+            let host = join.get_arguments().find(|arg| arg.get_id() == "host");
+            host.and_then(|host| host.get_default_values().first().map(Into::into))
+        }
+    };
+    let Some(host) = host.and_then(|host| host.into_string().ok()) else { return join };
+    let host = without_port(&host).to_owned();
+    join.mut_arg("host", |arg| arg.env(Resettable::Reset).default_value(host))
 }
 
 fn is_given(given: &ArgMatches, arg: &Arg) -> bool {

@@ -99,6 +99,9 @@ impl Refused {
                 let other = another_name(name);
                 format!("the server does not take the name: {why} (--name {other}, say)")
             }
+            Self::Name { code: Some(ErrorCode::BadPassword), why, .. } => {
+                format!("no login: {why}")
+            }
             Self::Name { why, .. } => format!("the server does not take the name: {why}"),
             Self::Farewell { code, text } => {
                 format!("{endpoint} ended the connection: {text} ({code})")

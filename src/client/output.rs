@@ -1,21 +1,19 @@
 //! What the piped mode writes to standard output: the plain lines of the
 //! protocol, the same in colour where somebody looks, or objects.
 
-use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use super::clean::Clean;
 use super::json::{self, Status};
 use super::theme::Theme;
+use super::writer::Writer;
 use super::{JoinArgs, complain};
 use crate::protocol::{Event, Message, Place, Tags, text};
-
-/// Before it is written; a batch of lines is flushed as one.
-const BUFFER_SIZE: usize = 64 * 1024;
 
 /// Standard output.
 pub(super) struct Output {
     form: Form,
-    out: BufWriter<StdoutLock<'static>>,
+    out: Writer,
 }
 
 /// What a line becomes.
@@ -44,7 +42,7 @@ impl Form {
 
 impl Output {
     pub(super) fn new(form: Form) -> Self {
-        Self { form, out: BufWriter::with_capacity(BUFFER_SIZE, io::stdout().lock()) }
+        Self { form, out: Writer::start() }
     }
 
     /// Writes a line of the server. `number`: of which of our lines it is the
@@ -56,10 +54,11 @@ impl Output {
         number: Option<u64>,
         me: &str,
     ) -> io::Result<()> {
+        let out = self.out.batch();
         match self.form {
-            Form::Plain => writeln!(self.out, "{}", text::clean(plain)),
-            Form::Shown(theme) => writeln!(self.out, "{}", shown(theme, plain)),
-            Form::Json => json::line(&mut self.out, tags, plain, number, me),
+            Form::Plain => writeln!(out, "{}", text::clean(plain)),
+            Form::Shown(theme) => writeln!(out, "{}", shown(theme, plain)),
+            Form::Json => json::line(out, tags, plain, number, me),
         }
     }
 
@@ -77,7 +76,7 @@ impl Output {
     pub(super) fn tell(&mut self, status: Status, number: Option<u64>, text: &str) {
         if let Form::Json = self.form {
             // Nobody reads it any more? The next line finds that out too.
-            let _ = json::status(&mut self.out, status, number, text);
+            let _ = json::status(self.out.batch(), status, number, text);
         }
     }
 
@@ -85,7 +84,7 @@ impl Output {
     pub(super) fn error(&mut self, number: u64, code: &str, text: &str) {
         complain(&format!("line {number}: {code}: {text}"));
         if let Form::Json = self.form {
-            let _ = json::error(&mut self.out, number, code, text);
+            let _ = json::error(self.out.batch(), number, code, text);
         }
     }
 
@@ -93,6 +92,21 @@ impl Output {
     /// fill.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+
+    /// Whether more can be taken: whoever reads it may pause.
+    pub(super) fn has_room(&self) -> bool {
+        self.out.has_room()
+    }
+
+    /// Waits until there is more room, or a problem.
+    pub(super) async fn moves(&self) {
+        self.out.moves().await;
+    }
+
+    /// Waits until all of it is written.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        self.out.finish()
     }
 }
 

@@ -45,7 +45,7 @@ impl Password {
     ) -> Result<Option<Self>, String> {
         let text = match (file, command) {
             (Some(path), _) => fs::read_to_string(path)
-                .map_err(|problem| format!("cannot read the password: {problem}"))?,
+                .map_err(|why| format!("cannot read a password in {}: {why}", path.display()))?,
             (None, Some(command)) => written_by(command)?,
             (None, None) => match std::env::var(VARIABLE) {
                 Ok(text) if !text.is_empty() => text,
@@ -55,7 +55,11 @@ impl Password {
         };
         match text.lines().next() {
             Some(line) if !line.is_empty() => Ok(Some(Self::new(line))),
-            _ => Err("there is no password in its first line".to_owned()),
+            _ => Err(match (file, command) {
+                (Some(path), _) => format!("{} has no password in its first line", path.display()),
+                (None, Some(command)) => format!("\"{command}\" wrote no password"),
+                (None, None) => format!("{VARIABLE} has no password in its first line"),
+            }),
         }
     }
 

@@ -8,6 +8,7 @@
 //! 5. Over a lost connection all of this goes on (`comeback.rs`).
 
 use std::io::{self, BufRead, Read as _};
+use std::mem;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -93,13 +94,13 @@ pub(super) async fn run(visit: Visit, task: Task) -> Exit {
                 let mut last = Vec::new();
                 connection.quit(&goodbye, |line| last.push(line)).await;
                 let _ = script.show(last);
-                return exit;
+                return script.finish(exit);
             }
             Stop::Lost => {}
         }
         let back = match script.wait(&road, &mut input, &mut signals).await {
             Ok(back) => back,
-            Err(exit) => return exit,
+            Err(exit) => return script.finish(exit),
         };
         road.found(&mut script.comeback, back.backoff);
         script.state.greeted(&back.me);
@@ -132,7 +133,12 @@ fn read_input(first: Vec<String>, reads_on: bool) -> mpsc::Receiver<Vec<u8>> {
             return;
         }
         let mut stdin = io::stdin().lock();
-        while let Ok(Some(line)) = read_line(&mut stdin) {
+        let mut is_first = true;
+        while let Ok(Some(mut line)) = read_line(&mut stdin) {
+            // A mark that only says how the file is encoded is no text.
+            if mem::take(&mut is_first) && line.starts_with(b"\xEF\xBB\xBF") {
+                line.drain(..3);
+            }
             if lines.blocking_send(line).is_err() {
                 return;
             }
@@ -183,7 +189,8 @@ struct Script {
     /// coming back for an answer that was lost.
     goodbye: String,
     has_refusals: bool,
-    /// A line was sent and nobody knows whether it was said.
+    /// A line was sent and nobody knows whether it was said, or more was said than
+    /// was told.
     has_doubts: bool,
     farewell: Option<(String, String)>,
     /// Whether we come back.
@@ -217,7 +224,8 @@ impl Script {
                 End::None | End::Awaited(_) => self.send(connection),
             }
             tokio::select! {
-                progress = connection.progress() => {
+                () = self.output.moves() => {}
+                progress = connection.progress(), if self.output.has_room() => {
                     is_closed = progress == Progress::Closed;
                     if progress == Progress::Read {
                         self.pulse.heard(Instant::now());
@@ -293,6 +301,7 @@ impl Script {
         self.show(session.lines)?;
         self.show(session.missed)?;
         if session.has_more {
+            self.has_doubts = true;
             self.output.status(Status::Gap, None, MORE_MISSED);
         }
         if !self.state.is_where(&before) {
@@ -304,6 +313,14 @@ impl Script {
             self.end = End::Astray;
         }
         Ok(())
+    }
+
+    /// Waits until what was told is written.
+    fn finish(&mut self, exit: Exit) -> Exit {
+        match self.output.finish() {
+            Err(problem) if exit == Exit::Done || exit == Exit::Refused => unwritable(&problem),
+            _ => exit,
+        }
     }
 
     fn takes_input(&self) -> bool {

@@ -1,5 +1,6 @@
 //! The signals that ask a program to leave, so that it says goodbye first.
 
+use std::future::pending;
 use std::io;
 use std::time::Duration;
 
@@ -8,34 +9,46 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::Exit;
+use crate::ignored::is_ignored;
 
 /// How long saying goodbye may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The signals that ask us to leave.
 pub(super) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hang_up: Signal,
+    interrupt: Option<Signal>,
+    terminate: Option<Signal>,
+    hang_up: Option<Signal>,
 }
 
 impl Signals {
-    /// From now on they do not end the process.
+    /// From now on they do not end the process. What was ignored stays so.
     pub(super) fn listen() -> io::Result<Self> {
         Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
+            interrupt: unless_ignored(SignalKind::interrupt())?,
+            terminate: unless_ignored(SignalKind::terminate())?,
+            hang_up: unless_ignored(SignalKind::hangup())?,
         })
     }
 
     /// The next one.
     pub(super) async fn next(&mut self) -> Exit {
         tokio::select! {
-            _ = self.interrupt.recv() => Exit::Interrupted,
-            _ = self.terminate.recv() => Exit::Terminated,
-            _ = self.hang_up.recv() => Exit::HungUp,
+            () = comes(&mut self.interrupt) => Exit::Interrupted,
+            () = comes(&mut self.terminate) => Exit::Terminated,
+            () = comes(&mut self.hang_up) => Exit::HungUp,
         }
+    }
+}
+
+fn unless_ignored(kind: SignalKind) -> io::Result<Option<Signal>> {
+    if is_ignored(kind.as_raw_value()) { Ok(None) } else { signal(kind).map(Some) }
+}
+
+async fn comes(awaited: &mut Option<Signal>) {
+    match awaited {
+        Some(awaited) => drop(awaited.recv().await),
+        None => pending().await,
     }
 }
 

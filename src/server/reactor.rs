@@ -91,6 +91,8 @@ pub struct Reactor<L> {
     log: L,
     hashers: Hashers,
     audit: AuditLog,
+    /// When the log last had no room, until there has been some for a while.
+    had_no_room: Option<Duration>,
     /// Of all that waits to be written.
     meter: Meter,
     start: Instant,
@@ -146,6 +148,7 @@ impl<L: Log> Reactor<L> {
             log,
             hashers,
             audit: AuditLog::start()?,
+            had_no_room: None,
             meter: Meter::default(),
             start: Instant::now(),
             calls: calls.1,
@@ -326,10 +329,35 @@ impl<L: Log> Reactor<L> {
         match result {
             Ok(repeats) => {
                 self.hub.note_kept();
+                if !batch.records.is_empty() {
+                    self.tell_of_room();
+                }
                 Ok(Some(repeats))
             }
-            Err(AppendError::Full(_)) => Ok(None),
+            Err(AppendError::Full(why)) => {
+                self.tell_of_no_room(&why);
+                Ok(None)
+            }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whoever runs the server hears of it once, not for every line.
+    fn tell_of_no_room(&mut self, why: &str) {
+        let now = self.now();
+        if self.had_no_room.replace(now.since_start).is_none() {
+            let until = "lines are refused until there is";
+            self.audit.write(format!("{} no room for the log: {why}; {until}", now.wall));
+        }
+    }
+
+    /// Something was kept. At the brink one line fits and the next does not.
+    fn tell_of_room(&mut self) {
+        let Some(then) = self.had_no_room else { return };
+        let now = self.now();
+        if now.since_start.saturating_sub(then) >= ROOM_AGAIN {
+            self.had_no_room = None;
+            self.audit.write(format!("{} there is room for the log again", now.wall));
         }
     }
 
@@ -384,6 +412,9 @@ impl<L: Log> Reactor<L> {
         (connection.generation == conn.generation).then_some(connection)
     }
 }
+
+/// For so long there has to be room before it is said that there is.
+const ROOM_AGAIN: Duration = Duration::from_secs(1);
 
 fn storage_full() -> Refusal {
     Refusal::new(

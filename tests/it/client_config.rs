@@ -58,6 +58,26 @@ fn a_flag_goes_before_a_variable_and_that_before_the_file() {
     );
     let done = join(&settings, &[], &["--port", "1"]);
     assert_eq!(done.status.code(), Some(69), "the flag goes before the file");
+    // Also before the port of a host that comes from there.
+    for host in ["127.0.0.1:1", "[127.0.0.1]:1"] {
+        let port = server.port.to_string();
+        let settings = format!("host = \"{host}\"\nname = \"file\"\n");
+        for (variables, args) in [
+            (&[][..], &["--port", &port][..]),
+            (&[("CHATTY_PORT", &*port)], &[]),
+            (&[("CHATTY_HOST", host)], &["--port", &port]),
+        ] {
+            let done = join(&settings, variables, args);
+            assert!(done.status.success(), "{host} {args:?}: {}", text(&done.stderr));
+        }
+    }
+    let port = server.port.to_string();
+    let done = join("", &[], &["127.0.0.1:1", "--port", &port]);
+    assert_eq!(done.status.code(), Some(69), "as the flag's help says");
+    let empty = ["CHATTY_NAME", "CHATTY_ROOM", "CHATTY_PORT", "CHATTY_HOST", "CHATTY_JSON"];
+    let empty = empty.map(|variable| (variable, ""));
+    let done = join(&settings, &empty, &[]);
+    assert!(done.status.success(), "what is empty says nothing: {}", text(&done.stderr));
 }
 
 #[test]
@@ -148,7 +168,10 @@ fn a_setting_gives_way_to_a_flag_it_cannot_stand_beside() {
     let done = join(settings, &[], &args);
     // The command was asked; that alice is not registered is another matter.
     assert_ne!(done.status.code(), Some(2), "{}", text(&done.stderr));
-    let done = join(settings, &[("CHATTY_PASSWORD_FILE", "/dev/null")], &args);
+    let done = join(settings, &[("CHATTY_PASSWORD_FILE", "/nowhere")], &args);
+    assert_ne!(done.status.code(), Some(2), "{}", text(&done.stderr));
+    let args = [&args[..], &["--password-file", "/dev/null"]].concat();
+    let done = join(settings, &[], &args);
     assert!(text(&done.stderr).contains("cannot be used with"), "{}", text(&done.stderr));
 }
 
@@ -163,5 +186,5 @@ fn the_example_is_understood() {
     let done = join(example, &[("CHATTY_NAME", "alice")], &args);
     // An empty password is a mistake of this test's own, found behind the settings.
     let said = text(&done.stderr);
-    assert_eq!(said, "chatty: there is no password in its first line\n");
+    assert_eq!(said, "chatty: /dev/null has no password in its first line\n");
 }

@@ -136,7 +136,7 @@ fn how_it_went_is_told_by_the_exit_code() {
         (server.port, &["--name", "Bob"], 77, "chatty: the server does not take the name: "),
         (server.port, &["--name", "a b"], 77, "chatty: \"a b\" cannot be your name: "),
         (server.port, &["--name", "server"], 77, "chatty: \"server\" cannot be your name: "),
-        (server.port, &["--name", "alice", "--room", "a b"], 2, "chatty: --room: "),
+        (server.port, &["--name", "alice", "--room", "a b"], 2, "error: invalid value 'a b' for"),
         (server.port, &["--nosuch"], 2, "error: unexpected argument"),
         (free, &["--name", "alice"], 69, "chatty: cannot connect to 127.0.0.1:"),
     ] {
@@ -210,7 +210,10 @@ fn a_password_comes_from_a_file_or_the_environment() {
     }
     let done = join(server.port, &["--name", "alice", "--password-file", "/nowhere"], b"hi\n");
     assert_eq!(done.status.code(), Some(2));
-    assert!(text(&done.stderr).starts_with("chatty: cannot read the password: "));
+    assert!(text(&done.stderr).starts_with("chatty: cannot read a password in /nowhere: "));
+    let done = join(server.port, &["--name", "alice"], b"hi\n");
+    assert_eq!(done.status.code(), Some(77));
+    assert!(text(&done.stderr).contains("CHATTY_PASSWORD"), "{}", text(&done.stderr));
 }
 
 #[test]

@@ -408,6 +408,75 @@ fn who_is_held_up_by_a_full_pipe_can_be_told_to_leave() {
 }
 
 #[test]
+fn a_reader_who_pauses_misses_nothing() {
+    let server = Server::start_with(&["--write-stall", "100ms", "--outbox", "64KiB"]);
+    let mut bob = Peer::join(server.port, "bob");
+    let mut alice = Command::new(CHATTY)
+        .args(["join", "127.0.0.1", "--port", &server.port.to_string(), "--name", "alice"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("chatty join");
+    let mut lines = BufReader::new(alice.stdout.take().expect("piped")).lines();
+    assert!(lines.next().expect("a line").expect("text").starts_with("[WELCOME alice]"));
+    bob.say("/set echo off");
+    bob.hears(|line| line.starts_with("[SET "));
+    // More than the system keeps for anybody.
+    let padding = "x".repeat(4000);
+    for n in 0..4000 {
+        bob.say(&format!("{n} {padding}"));
+    }
+    bob.say("the end");
+    bob.settles();
+    let said = lines.map(|line| line.expect("text")).filter(|line| line.starts_with("bob: "));
+    let mut said = said.take_while(|line| line != "bob: the end");
+    for n in 0..4000 {
+        assert_eq!(said.next(), Some(format!("bob: {n} {padding}")));
+    }
+    assert_eq!(said.next(), None);
+    drop(alice.stdin.take());
+    let done = alice.wait_with_output().expect("an end");
+    let told = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success() && told.is_empty(), "{told}");
+}
+
+#[test]
+fn what_was_to_be_ignored_still_is() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    // As nohup does.
+    let mut alice = Command::new("sh")
+        .args([
+            "-c",
+            "trap '' HUP; exec \"$@\"",
+            "sh",
+            CHATTY,
+            "join",
+            "127.0.0.1",
+            "--name",
+            "alice",
+        ])
+        .args(["--port", &server.port.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("sh");
+    bob.hears(|line| line == "* alice joined");
+    let id = alice.id().to_string();
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args([name, &id]).status().expect("kill").success());
+    };
+    signal("-HUP");
+    let mut stdin = alice.stdin.take().expect("piped");
+    stdin.write_all(b"still here\n").expect("a pipe");
+    assert_eq!(bob.next(), "alice: still here");
+    signal("-TERM");
+    assert_eq!(alice.wait().expect("an end").code(), Some(143));
+}
+
+#[test]
 fn it_gives_up_when_told_to() {
     for (args, is_tried) in [(["--retry-for", "0"], false), (["--retry-for", "300ms"], true)] {
         let mut server = Server::start();

@@ -1,7 +1,7 @@
 //! The log: what anyone was shown is there after a restart, after a crash at any
 //! moment, and whatever the disk does.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -91,6 +91,20 @@ fn nobody_else_can_read_the_folder() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&folder), 0o700);
     for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+}
+
+#[test]
+fn a_folder_that_is_somebodys_already_stays_as_it_is() {
+    let folder = folder();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let server = Server::start_in(folder.path(), &[]);
+    Peer::join(server.port, "alice").say("hi");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(folder.path()), 0o755);
+    for entry in fs::read_dir(folder.path()).unwrap() {
         let path = entry.unwrap().path();
         assert_eq!(mode(&path), 0o600, "{}", path.display());
     }

@@ -126,3 +126,38 @@ fn a_second_signal_ends_it_at_once() {
     server.signal("TERM");
     assert_eq!(server.wait(), Some(128 + 15));
 }
+
+#[test]
+fn the_end_of_its_terminal_ends_it_in_good_order_unless_it_is_told_to_ignore_that() {
+    let server = Server::start();
+    let mut alice = Peer::join(server.port, "alice");
+    server.signal("HUP");
+    alice.hears(|line| line.starts_with("[BYE shutting-down]"));
+    assert_eq!(server.wait(), Some(0));
+    // As nohup does.
+    let mut nohup = Command::new("sh");
+    nohup.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
+    let server = Server::spawn_under(nohup, &["--ephemeral"]);
+    let mut alice = Peer::join(server.port, "alice");
+    server.signal("HUP");
+    alice.say("still here");
+    assert_eq!(alice.next(), "alice: still here");
+}
+
+#[test]
+fn all_addresses_of_both_kinds_can_be_named_and_twice() {
+    let mut child = Command::new(CHATTY)
+        .args(["serve", "--ephemeral", "--port", "0"])
+        .args(["--bind", "0.0.0.0", "--bind", "::", "--bind", "0.0.0.0"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("chatty");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let first = lines.next().expect("a line").expect("text");
+    child.kill().expect("running");
+    child.wait().expect("ended");
+    let port = first.split("0.0.0.0:").nth(1).and_then(|rest| rest.split(' ').next());
+    let port = port.expect("a port");
+    let begin = format!("listening on 0.0.0.0:{port} and [::]:{port} (open to the network");
+    assert!(first.starts_with(&begin), "{first}");
+}

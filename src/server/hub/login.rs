@@ -157,7 +157,10 @@ impl Hub {
         }
         let holder = self.names.get(name.key()).filter(|holder| Some(**holder) != mine);
         if let Some(holder) = holder {
-            let text = format!("{} is here already; try another name", self.visits[*holder].name);
+            let text = format!(
+                "{} is here already; try another name, or in a minute if it was you",
+                self.visits[*holder].name
+            );
             return refusal(ErrorCode::NameTaken, text);
         }
         match self.double_of(&name, me) {

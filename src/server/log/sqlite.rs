@@ -201,7 +201,6 @@ impl Drop for SqliteLog {
 fn claim(folder: &Path) -> anyhow::Result<File> {
     let problem = || format!("cannot use the folder {}", folder.display());
     DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(problem)?;
-    fs::set_permissions(folder, Permissions::from_mode(0o700)).with_context(problem)?;
     let lock = File::create(folder.join(LOCK)).with_context(problem)?;
     lock.set_permissions(Permissions::from_mode(0o600)).with_context(problem)?;
     match lock.try_lock() {

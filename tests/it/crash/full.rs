@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::checker::{Event, Message, Viewer, What, faults};
 use super::people::{message, plain, tag, write_line};
 use super::rows;
-use crate::support::{Peer, Server};
+use crate::support::{Peer, Server, Terminal};
 
 /// A disk of its own, as small as wished; gone with the value.
 struct SmallDisk(tempfile::TempDir);
@@ -132,6 +132,9 @@ fn on_a_full_disk_lines_are_refused_and_shown_to_nobody_until_there_is_room() {
     carol.hears(|line| line == "[USERS #red 3] alice,bob,carol");
     carol.say("/history 1 #red");
     carol.hears(|line| line == "[HISTORY #red 1]");
+    // Whoever runs the server is told, and not for every line.
+    let told = |what: &str| server.logged().iter().filter(|line| line.contains(what)).count();
+    assert_eq!(told(" no room for the log: "), 1);
     fs::remove_file(&filler).unwrap();
     let start = Instant::now();
     let refused = talk.last.clone().expect("said something");
@@ -139,6 +142,10 @@ fn on_a_full_disk_lines_are_refused_and_shown_to_nobody_until_there_is_room() {
         assert!(start.elapsed() < Duration::from_secs(2), "works again within 2 s");
     }
     assert_eq!(talk.say(10), 11);
+    Terminal::waits("the server tells that there is room", || {
+        talk.say(1);
+        told(" there is room for the log again") == 1
+    });
     drop(server);
     let _server = Server::start_in(&log, &[]);
     let faults = faults(&talk.events, &rows(&log.join("chatty.db")), None);
