@@ -359,7 +359,28 @@ async fn begin(args: &JoinArgs, identity: &Identity) -> Result<Visit, (Exit, Str
     let mut connection = connection::connect(&endpoint).await.map_err(unavailable)?;
     let refused = |refused: Refused| (refused.exit(), refused.sentence(&endpoint));
     login::greet(&mut connection).await.map_err(refused)?;
-    let (session, password) = log_in(args, identity, &mut connection, &cids, refused).await?;
+    let given = Password::given(args.password_file.as_deref(), args.password_cmd.as_deref());
+    let password = given.map_err(|problem| (Exit::Usage, problem))?;
+    let tries_left = if password.is_none() && is_on_terminal() { TRIES } else { 0 };
+    let mut typed = Typed { password, tries_left, is_fresh: false };
+    let (session, password) = loop {
+        let logged_in = log_in(identity, &mut connection, &cids, &mut typed).await;
+        match logged_in {
+            Ok(session) => break (session, typed.password),
+            // Who thought about their password for long is not to type it again.
+            Err(Denied::Refused(problem)) if problem.is_late() && typed.is_fresh => {
+                typed.is_fresh = false;
+                connection = connection::connect(&endpoint).await.map_err(unavailable)?;
+                login::greet(&mut connection).await.map_err(refused)?;
+            }
+            Err(Denied::Refused(problem)) => {
+                let is_untold = typed.password.is_none() && problem.password_problem().is_some();
+                let (exit, why) = refused(problem);
+                return Err((exit, if is_untold { why + HOW_TO_TELL } else { why }));
+            }
+            Err(Denied::Left(exit)) => return Err((exit, "no password, no login".to_owned())),
+        }
+    };
     if let Some(why) = &session.refused {
         connection.quit("/quit", drop).await;
         return Err((Exit::Refused, format!("cannot enter the room: {why}")));
@@ -374,36 +395,45 @@ async fn begin(args: &JoinArgs, identity: &Identity) -> Result<Visit, (Exit, Str
     Ok(Visit { connection, session, cids, road, ping_after, log, is_to_panic })
 }
 
+/// The password, as far as it is known.
+struct Typed {
+    password: Option<Password>,
+    /// Whether somebody may be asked, who has not been asked too often.
+    tries_left: usize,
+    /// It was typed just now, and may have taken its time.
+    is_fresh: bool,
+}
+
+/// Why a login has failed.
+enum Denied {
+    Refused(Refused),
+    /// Whoever was asked for a password would rather leave.
+    Left(Exit),
+}
+
 /// Logs in; on a terminal a password is asked for where the name takes one.
 async fn log_in(
-    args: &JoinArgs,
     identity: &Identity,
     connection: &mut Connection,
     cids: &Cids,
-    refused: impl Fn(Refused) -> (Exit, String),
-) -> Result<(Session, Option<Password>), (Exit, String)> {
+    typed: &mut Typed,
+) -> Result<Session, Denied> {
     let (name, first) = (identity.name.as_str(), identity.first());
-    let given = Password::given(args.password_file.as_deref(), args.password_cmd.as_deref());
-    let mut password = given.map_err(|problem| (Exit::Usage, problem))?;
-    let may_ask = password.is_none() && is_on_terminal();
-    for tries in 0.. {
-        let session = login::login(connection, name, password.as_ref(), &first, cids).await;
-        let problem = match session {
-            Ok(session) => return Ok((session, password)),
-            Err(problem) if !may_ask || tries >= TRIES => {
-                let is_untold = password.is_none() && problem.password_problem().is_some();
-                let (exit, why) = refused(problem);
-                return Err((exit, if is_untold { why + HOW_TO_TELL } else { why }));
-            }
+    loop {
+        let password = typed.password.as_ref();
+        let problem = match login::login(connection, name, password, &first, cids).await {
+            Ok(session) => return Ok(session),
             Err(problem) => problem,
         };
-        let Some(why) = problem.password_problem() else { return Err(refused(problem)) };
+        let Some(why) = problem.password_problem().filter(|_| typed.tries_left > 0) else {
+            return Err(Denied::Refused(problem));
+        };
         // That it takes a password at all is told by being asked for it.
-        let why = if password.is_some() { why } else { "" };
-        let typed = Password::ask(name, why).await;
-        password = Some(typed.map_err(|exit| (exit, "no password, no login".to_owned()))?);
+        let why = if typed.password.is_some() { why } else { "" };
+        typed.password = Some(Password::ask(name, why).await.map_err(Denied::Left)?);
+        typed.tries_left -= 1;
+        typed.is_fresh = true;
     }
-    unreachable!("the tries end")
 }
 
 /// Where a script has a password from.

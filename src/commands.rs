@@ -628,11 +628,28 @@ pub fn find(name: &str) -> Option<&'static Row> {
     TABLE.iter().find(|row| is_it(&row.name) || row.aliases.iter().any(is_it))
 }
 
+/// What people know from elsewhere. Not aliases: one name is enough.
+const ELSEWHERE: [(&str, &str); 11] = [
+    ("bye", "quit"),
+    ("channels", "list"),
+    ("disconnect", "quit"),
+    ("dm", "msg"),
+    ("exit", "quit"),
+    ("logout", "quit"),
+    ("pm", "msg"),
+    ("rooms", "list"),
+    ("tell", "msg"),
+    ("w", "msg"),
+    ("whisper", "msg"),
+];
+
 /// The refusal of a name that is no command, with the nearest one.
 #[must_use]
 pub fn unknown(name: &str) -> Refusal {
     let known = TABLE.iter().flat_map(|row| std::iter::once(&row.name).chain(row.aliases));
-    let text = match nearest(name, known.copied()) {
+    let elsewhere = ELSEWHERE.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
+    let meant = elsewhere.map(|(_, known)| *known).or_else(|| nearest(name, known.copied()));
+    let text = match meant {
         Some(known) => format!("/{name}: no such command, did you mean /{known}?"),
         None => format!("/{name}: no such command; /help lists them"),
     };

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io::{self, Write as _};
+use std::mem;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::thread;
@@ -72,6 +73,7 @@ pub(super) struct Attention {
     notify: Notify,
     words: Watchwords,
     last: Option<Instant>,
+    has_failed: bool,
     has_title: bool,
     title: String,
     /// Messages since something was last typed.
@@ -90,22 +92,32 @@ impl Attention {
             Notify::Osc9 | Notify::Osc777 if std::env::var_os("TMUX").is_some() => Notify::Bell,
             notify => notify,
         };
-        Self { notify, words, last: None, has_title, title: String::new(), unread: 0 }
+        Self {
+            notify,
+            words,
+            last: None,
+            has_failed: false,
+            has_title,
+            title: String::new(),
+            unread: 0,
+        }
     }
 
-    /// A line has just come.
-    pub(super) fn heard(&mut self, line: &str, me: &str) {
+    /// A line has just come. Gives back what went wrong with calling, the first time.
+    pub(super) fn heard(&mut self, line: &str, me: &str) -> Option<String> {
         let (_, plain) = Tags::split(line);
-        let Some(Event::Message(message)) = Event::parse(plain) else { return };
+        let Some(Event::Message(message)) = Event::parse(plain) else { return None };
         if Key::fold(message.from) == Key::fold(me) {
-            return;
+            return None;
         }
         self.unread += 1;
         let is_due = self.last.is_none_or(|last| last.elapsed() >= PAUSE);
         if is_due && (message.place == Place::ToMe || self.words.mean(message.text, me)) {
             self.last = Some(Instant::now());
-            self.call(&notice(&message));
+            let called = self.call(&notice(&message));
+            return called.err().filter(|_| !mem::replace(&mut self.has_failed, true));
         }
+        None
     }
 
     /// Something was typed: all is read.
@@ -123,14 +135,16 @@ impl Attention {
         }
     }
 
-    fn call(&self, text: &str) {
+    fn call(&self, text: &str) -> Result<(), String> {
         match &self.notify {
             Notify::Off => {}
             Notify::Bell => write("\x07"),
             Notify::Osc9 => write(&format!("\x1b]9;{text}\x07")),
             Notify::Osc777 => write(&format!("\x1b]777;notify;chatty;{text}\x07")),
-            Notify::Program(program) => run(program, text),
+            Notify::Program(program) => run(program, text)
+                .map_err(|why| format!("cannot call you, {} does not run: {why}", program[0]))?,
         }
+        Ok(())
     }
 }
 
@@ -167,17 +181,16 @@ fn write(text: &str) {
 }
 
 /// No shell is asked, so nothing that others wrote is ever a command.
-fn run(program: &[String], text: &str) {
-    let child = Command::new(&program[0])
+fn run(program: &[String], text: &str) -> io::Result<()> {
+    let mut child = Command::new(&program[0])
         .args(&program[1..])
         .arg(text)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .spawn();
-    if let Ok(mut child) = child {
-        thread::spawn(move || child.wait()); // nobody waits for it but somebody has to
-    }
+        .spawn()?;
+    thread::spawn(move || child.wait()); // nobody waits for it but somebody has to
+    Ok(())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use rustyline::highlight::{CmdKind, Highlighter};
 use rustyline::hint::Hinter;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Context, Helper};
-use unicode_width::UnicodeWidthStr as _;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::local;
 use super::printer::size;
@@ -20,8 +20,11 @@ use crate::commands::{self, Kind, Setting};
 use crate::protocol::text::{is_blank, is_forbidden};
 use crate::protocol::{Key, LINE_MAX};
 
-/// More is no help, and a list longer than the screen would hold it.
+/// More is no help.
 const OFFERED_MAX: usize = 50;
+
+/// So many rows of the screen are not for a list: the prompt's, and some of the talk.
+const ROWS_KEPT: usize = 4;
 
 /// Answers rustyline's questions on the prompt's thread.
 pub(super) struct ChatHelper {
@@ -116,7 +119,11 @@ fn usage_behind(line: &str, state: &State) -> Option<String> {
     let to = to.as_deref().and_then(|to| to.split(' ').nth(1)).map(|name| format!("(to {name})"));
     rest.extend(to.as_deref().filter(|_| written == 0));
     let gap = if is_begun { " " } else { "" };
-    (!rest.is_empty()).then(|| format!("{gap}{}", rest.join(" ")))
+    let rest = rest.join(" ");
+    // Of `[KEY on|off]` the end may be left alone.
+    let is_half = rest.matches(']').count() > rest.matches('[').count();
+    let rest = if is_half { rest.replacen(']', "", 1) } else { rest };
+    (!rest.is_empty()).then(|| format!("{gap}{rest}"))
 }
 
 impl Highlighter for ChatHelper {
@@ -129,6 +136,10 @@ impl Highlighter for ChatHelper {
             Cow::Owned(line.replace(is_hidden, ""))
         } else {
             Cow::Borrowed(line)
+        };
+        let line = match secret_from(&line) {
+            Some(from) => Cow::Owned(masked(&line, from)),
+            None => line,
         };
         match too_long_from(&line) {
             Some(from) => {
@@ -187,6 +198,29 @@ impl Highlighter for ChatHelper {
     }
 }
 
+/// Where a password begins in a command that takes one.
+fn secret_from(line: &str) -> Option<usize> {
+    let row = commands::find(line.strip_prefix('/')?.split(is_blank).next()?)?;
+    let at = row.args.iter().position(|arg| arg.kind == Kind::Secret)?;
+    let mut rest = line;
+    // Behind the command itself and what comes before the password.
+    for _ in 0..=at {
+        rest = rest.trim_start_matches(is_blank);
+        rest = &rest[rest.find(is_blank)?..];
+    }
+    Some(line.len() - rest.trim_start_matches(is_blank).len())
+}
+
+/// Stars for what nobody is to read over one's shoulder, as wide as that.
+fn masked(line: &str, from: usize) -> String {
+    let (open, secret) = line.split_at(from);
+    let star = |c: char| match c {
+        '\n' | '\t' => c.to_string(),
+        c => "*".repeat(c.width().unwrap_or(0)),
+    };
+    open.chars().map(String::from).chain(secret.chars().map(star)).collect()
+}
+
 /// Where the first line that is too long becomes so.
 fn too_long_from(text: &str) -> Option<usize> {
     let mut start = 0;
@@ -211,12 +245,13 @@ impl Completer for ChatHelper {
         if self.shared.is_asking() {
             return Ok((pos, Vec::new()));
         }
-        Ok(complete(&self.shared.state(), &line[..pos]))
+        let (start, offers) = complete(&self.shared.state(), &line[..pos]);
+        Ok((start, offered(offers, &line[start..pos], size())))
     }
 }
 
 /// What may stand in place of the last word of `typed`, and where it starts.
-fn complete(state: &State, typed: &str) -> (usize, Vec<Pair>) {
+fn complete(state: &State, typed: &str) -> (usize, Vec<String>) {
     let start = typed.rfind(|c| is_blank(c) || c == '\n').map_or(0, |at| at + 1);
     let (before, word) = typed.split_at(start);
     let offers = if start == 0 && word.starts_with('/') {
@@ -233,9 +268,45 @@ fn complete(state: &State, typed: &str) -> (usize, Vec<Pair>) {
     };
     let start_wanted = Key::fold(word);
     let is_fitting = |offer: &String| Key::fold(offer).as_str().starts_with(start_wanted.as_str());
-    let pairs = offers.into_iter().filter(is_fitting).take(OFFERED_MAX);
-    let pair = |offer: String| Pair { display: offer.trim_end().to_owned(), replacement: offer };
-    (start, pairs.map(pair).collect())
+    (start, offers.into_iter().filter(is_fitting).collect())
+}
+
+/// What rustyline is to make of the offers: the one there is, or as much as all of
+/// them begin with, or a list. That fits on the screen: of a longer one rustyline
+/// would show the beginning and take the next keys for answers to `--More--`.
+fn offered(offers: Vec<String>, word: &str, (columns, rows): (usize, usize)) -> Vec<Pair> {
+    let pair = |display: String, replacement| Pair { display, replacement };
+    if let [first, _, ..] = &offers[..] {
+        // rustyline would not see that `bob` and `Bobby` begin alike.
+        let shared = shared_start(&offers);
+        if shared > word.len() {
+            return vec![pair(String::new(), first[..shared].to_owned())];
+        }
+    }
+    let shown = |offer: &String| offer.trim_end().to_owned();
+    // As rustyline sets them: columns as wide as the widest, and two blanks.
+    let widest = offers.iter().map(|offer| offer.trim_end().width() + 2).max().unwrap_or(1);
+    let places = (columns / widest).max(1) * rows.saturating_sub(ROWS_KEPT).max(1);
+    let most = OFFERED_MAX.min(places);
+    let count = offers.len();
+    let mut pairs: Vec<Pair> = offers.into_iter().map(|o| pair(shown(&o), o)).collect();
+    if count > most {
+        pairs.truncate(most.saturating_sub(1));
+        let more = format!("+{}", count - pairs.len());
+        pairs.push(pair(more, word.to_owned()));
+    }
+    pairs
+}
+
+/// How far all offers are the same in any case, in bytes of the first.
+fn shared_start(offers: &[String]) -> usize {
+    let Some((first, others)) = offers.split_first() else { return 0 };
+    let is_shared = |end: &usize| {
+        let start = Key::fold(&first[..*end]);
+        others.iter().all(|other| Key::fold(other).as_str().starts_with(start.as_str()))
+    };
+    let ends = first.char_indices().map(|(at, c)| at + c.len_utf8());
+    ends.take_while(is_shared).last().unwrap_or(0)
 }
 
 /// Every command.
@@ -310,10 +381,32 @@ mod tests {
             ("x\nali", &["alice "]),
             ("zed", &[]),
         ] {
-            let (_, pairs) = complete(&state, typed);
-            let found: Vec<&str> = pairs.iter().map(|pair| pair.replacement.as_str()).collect();
+            let (_, found) = complete(&state, typed);
             assert_eq!(found, offers, "{typed}");
         }
+    }
+
+    #[test]
+    fn offers_are_completed_as_far_as_they_agree_and_listed_as_far_as_they_fit() {
+        let told = |offers: &[&str], word, size| {
+            let offers = offers.iter().map(|&offer| offer.to_owned()).collect();
+            let pairs = offered(offers, word, size).into_iter();
+            pairs.map(|pair| (pair.display, pair.replacement)).collect::<Vec<_>>()
+        };
+        let pair = |display: &str, put: &str| (display.to_owned(), put.to_owned());
+        let wide = (80, 24);
+        assert_eq!(told(&["alice: "], "a", wide), [pair("alice:", "alice: ")]);
+        assert_eq!(told(&["bob: ", "Bobby: "], "b", wide), [pair("", "bob")]);
+        assert_eq!(told(&["Éa ", "éb "], "é", wide), [pair("Éa", "Éa "), pair("éb", "éb ")]);
+        let listed = [pair("bob:", "bob: "), pair("Bobby:", "Bobby: ")];
+        assert_eq!(told(&["bob: ", "Bobby: "], "bob", wide), listed);
+        let names: Vec<String> = ('a'..='z').map(|c| format!("{c}name: ")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        assert_eq!(told(&names, "", wide).len(), 26);
+        // Two columns of three rows: five names, and how many there are besides.
+        let narrow = told(&names, "", (18, 7));
+        assert_eq!(narrow.len(), 6);
+        assert_eq!(narrow[5], pair("+21", ""));
     }
 
     #[test]
@@ -325,6 +418,8 @@ mod tests {
             ("/msg bob", None),
             ("/msg bob hi ", None),
             ("/who", Some(" [ROOM]")),
+            ("/set", Some(" [KEY on|off]")),
+            ("/set echo ", Some("on|off")),
             ("/quiet", Some(" [ROOM]")),
             ("/nosuch ", None),
             ("/", None),
@@ -336,6 +431,23 @@ mod tests {
         state.apply(&Tags::default(), &Event::parse("[PRIVATE MESSAGE] bob: psst").unwrap());
         assert_eq!(usage_behind("/r", &state).as_deref(), Some(" TEXT (to bob)"));
         assert_eq!(usage_behind("/r yes ", &state), None);
+    }
+
+    #[test]
+    fn a_password_is_not_shown_while_it_is_typed() {
+        for (line, shown) in [
+            ("/register sesame", "/register ******"),
+            ("/register open sesame", "/register ***********"),
+            ("/login alice sesame", "/login alice ******"),
+            ("/login  alice", "/login  alice"),
+            ("/PASSWD 李", "/PASSWD **"),
+            ("/oper", "/oper"),
+            ("/msg bob sesame", "/msg bob sesame"),
+            ("register sesame", "register sesame"),
+        ] {
+            let found = secret_from(line).map_or(line.to_owned(), |from| masked(line, from));
+            assert_eq!(found, shown);
+        }
     }
 
     #[test]

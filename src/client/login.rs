@@ -127,6 +127,14 @@ impl Refused {
         }
     }
 
+    /// Whether the server would not wait any longer.
+    pub(super) fn is_late(&self) -> bool {
+        match self {
+            Self::Farewell { code, .. } => code == "login-timeout",
+            other => matches!(other, Self::Closed),
+        }
+    }
+
     /// Whether somebody else has the name.
     pub(super) fn is_taken(&self) -> bool {
         matches!(self, Self::Name { code: Some(ErrorCode::NameTaken), .. })

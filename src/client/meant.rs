@@ -24,7 +24,8 @@ impl Watchwords {
     }
 }
 
-fn words_of(text: &str) -> Vec<Key> {
+/// The words of a text that could be names.
+pub(super) fn words_of(text: &str) -> Vec<Key> {
     // A full stop belongs to the sentence.
     let words = text.split(|c| !is_name_char(c)).map(|word| word.trim_end_matches('.'));
     words.filter(|word| !word.is_empty()).map(Key::fold).collect()

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tokio::time::Instant;
 
+use super::meant::words_of;
 use super::state::State;
 use crate::protocol::{Event, Key, LOBBY};
 
@@ -55,8 +56,13 @@ enum What {
 }
 
 impl What {
-    const ALL: [(Self, &'static str); 3] =
-        [(Self::Joined, "joined"), (Self::Left, "left"), (Self::Quit, "quit")];
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Joined => "joined",
+            Self::Left => "left",
+            Self::Quit => "quit",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -119,10 +125,13 @@ impl Presence {
         self.due
     }
 
-    /// Whether it is told of somebody who has come or gone.
-    pub(super) fn tells_of(&self, name: &str) -> bool {
-        let name = Key::fold(name);
-        self.moves.iter().any(|earlier| Key::fold(&earlier.name) == name)
+    /// Whether a line names somebody who has come or gone: whoever reads it has to
+    /// have been told of that.
+    pub(super) fn precedes(&self, plain: &str) -> bool {
+        let is_named = |words: &[Key]| {
+            self.moves.iter().any(|earlier| words.contains(&Key::fold(&earlier.name)))
+        };
+        !self.moves.is_empty() && is_named(&words_of(plain))
     }
 
     /// What is gathered, as the wire would say it: a line for each room.
@@ -142,14 +151,18 @@ impl Presence {
     }
 }
 
-/// `carol, dave joined; bob quit`
+/// `carol, dave joined; bob quit`, whatever happened first being told first.
 fn sentence(moves: &[Move]) -> String {
-    let part = |(what, verb)| {
-        let who = moves.iter().filter(|each| each.what == what);
-        let names: Vec<&str> = who.map(|each| each.name.as_str()).collect();
-        (!names.is_empty()).then(|| format!("{} {verb}", list(&names)))
-    };
-    What::ALL.into_iter().filter_map(part).collect::<Vec<_>>().join("; ")
+    let mut parts: Vec<(What, Vec<&str>)> = Vec::new();
+    for Move { what, name, .. } in moves {
+        match parts.iter_mut().find(|(known, _)| known == what) {
+            Some((_, names)) if names.contains(&name.as_str()) => {}
+            Some((_, names)) => names.push(name),
+            None => parts.push((*what, vec![name])),
+        }
+    }
+    let part = |(what, names): &(What, Vec<&str>)| format!("{} {}", list(names), what.verb());
+    parts.iter().map(part).collect::<Vec<_>>().join("; ")
 }
 
 fn list(names: &[&str]) -> String {
@@ -182,7 +195,7 @@ mod tests {
             (&["* bob joined"], &["* bob joined"]),
             (
                 &["* bob quit", "* carol joined", "* dave joined"],
-                &["* carol, dave joined; bob quit"],
+                &["* bob quit; carol, dave joined"],
             ),
             (
                 &["#Ops * bob joined", "* bob joined", "#ops * carol left"],
@@ -205,6 +218,27 @@ mod tests {
             presence.gather(&Event::parse(line).unwrap(), "alice", Instant::now());
         }
         assert!(presence.take().is_empty());
+    }
+
+    #[test]
+    fn who_is_named_has_come_before() {
+        let mut presence = Presence::default();
+        assert!(!presence.precedes("bob: hi"));
+        for line in ["* bob joined", "#ops * carol left"] {
+            presence.gather(&Event::parse(line).expect(line), "alice", Instant::now());
+        }
+        for (line, is_it) in [
+            ("bob: hi", true),
+            ("dave: welcome, Bob!", true),
+            ("#ops * carol was kicked by alice", true),
+            ("[BANNED #ops bob] until you /unban them", true),
+            ("* bob is now rob", true),
+            ("[PRIVATE MESSAGE] bob: psst", true),
+            ("dave: bobsleigh", false),
+            ("[PONG]", false),
+        ] {
+            assert_eq!(presence.precedes(line), is_it, "{line}");
+        }
     }
 
     #[test]

@@ -109,7 +109,12 @@ impl Screen {
         let time = tags.time.map_or(now, Stamp::timestamp);
         let mut line = Styled::new();
         match Event::parse(plain) {
-            Some(Event::Help(row)) => line.plain(row),
+            Some(Event::Help(row)) => {
+                // What it does stands under itself where it takes several rows.
+                let (usage, help) = row.split_at(row.find("  ").map_or(row.len(), |at| at + 2));
+                line.plain(usage);
+                line.hangs_here().plain(help)
+            }
             Some(Event::Row { time, message }) => {
                 self.time(&mut line, time.timestamp(), now);
                 self.message(&mut line, &message, me)
@@ -225,6 +230,8 @@ impl Screen {
         }
         let is_mine = Key::fold(message.from) == Key::fold(me);
         if !is_mine && self.words.mean(message.text, me) {
+            // Where there is no colour a sign says it.
+            line.plain(if self.theme.has_color() { "" } else { ">" });
             line.put(self.theme.mention(), message.from);
         } else {
             self.name(line, message.from, me);

@@ -321,6 +321,7 @@ impl State {
             Place::Room(room) => {
                 self.arrived(room, from);
                 let is_here = self.query == Query::Off
+                    && !self.unread.is_quiet(room)
                     && self.room.as_deref().is_some_and(|here| is_same(here, room));
                 if is_here || is_same(from, &self.me) {
                     self.unread.read(room);

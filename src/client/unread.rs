@@ -37,6 +37,7 @@ impl Unread {
 
     /// Makes a room quiet, or ends that; whether it is quiet now.
     pub(super) fn toggle_quiet(&mut self, room: &str) -> bool {
+        self.read(room);
         let room = Key::fold(room);
         !self.quiet.remove(&room) && self.quiet.insert(room)
     }

@@ -177,3 +177,18 @@ fn a_password_comes_from_a_command_that_sh_runs() {
     assert_eq!(done.status.code(), Some(2));
     assert!(text(&done.stderr).starts_with("chatty: no password: the command for it ended with"));
 }
+
+#[test]
+fn a_program_that_does_not_run_is_told_once() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let flags = "--name alice --notify '[\"/nowhere/at-all\"]'";
+    let Some(alice) = Terminal::join(server.port, flags) else { return };
+    alice.shows_last("#lobby>");
+    for n in 0..2 {
+        bob.say(&format!("/msg alice psst {n}"));
+        alice.shows("it", |rows| rows.iter().any(|row| row.ends_with(&format!("bob: psst {n}"))));
+    }
+    let told = "-- cannot call you, /nowhere/at-all does not run: ";
+    alice.shows("why not", |rows| rows.iter().filter(|row| row.starts_with(told)).count() == 1);
+}

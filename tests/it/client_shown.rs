@@ -179,3 +179,28 @@ fn who_pastes_more_than_the_server_takes_sees_what_is_left() {
     }
     alice.shows_last("#lobby>");
 }
+
+#[test]
+fn who_is_put_out_or_spoken_of_has_come_before() {
+    let server = Server::start();
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    alice.types("/join ops\r");
+    alice.shows_last("#ops>");
+    let mut bob = Peer::join(server.port, "bob");
+    bob.say("/join ops");
+    bob.hears(|line| line.starts_with("[USERS #ops 2]"));
+    alice.types("/kick bob\r");
+    bob.hears(|line| line.starts_with("[KICKED #ops]"));
+    bob.say("/nick rob");
+    bob.hears(|line| line == "* bob is now rob");
+    let rows = alice.shows("the new name", |rows| count(rows, "* bob is now rob") == 1);
+    let at = |text: &str| {
+        let all: Vec<_> = (0..rows.len()).filter(|&at| rows[at].ends_with(text)).collect();
+        assert_eq!(all.len(), 1, "{text}: {rows:?}");
+        all[0]
+    };
+    let order =
+        ["#ops * bob joined", "#ops * bob was kicked by alice", " * bob is now rob"].map(at);
+    assert!(order.is_sorted(), "{rows:?}");
+}

@@ -380,3 +380,34 @@ fn a_room_is_completed_with_its_sign_or_without() {
     alice.types("\r");
     alice.shows_last("#general>");
 }
+
+#[test]
+fn who_thinks_long_about_a_password_need_not_type_it_again() {
+    let server = Server::start_with(&["--login-timeout", "300ms"]);
+    let mut first = Peer::join(server.port, "alice");
+    first.say("/register open sesame");
+    first.hears(|line| line.starts_with("[REGISTERED alice]"));
+    first.say("/quit");
+    first.rest();
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("password for alice:");
+    // Who came later has been parted with: so has alice.
+    let mut nobody = Peer::connect(server.port);
+    nobody.hears(|line| line.starts_with("[BYE login-timeout]"));
+    alice.types("open sesame\r");
+    alice.shows_last("#lobby>");
+    alice.types("/quit\r");
+    let rows = alice.ends_with(0);
+    assert!(!rows.iter().any(|row| row.contains("sesame")), "{rows:?}");
+}
+
+#[test]
+fn a_password_in_a_command_is_not_shown_either() {
+    scene!(server, bob, alice);
+    alice.types("/register open sesame");
+    alice.shows_last("#lobby> /register ***********");
+    alice.types("\r");
+    let rows =
+        alice.shows("the answer", |rows| rows.iter().any(|r| r.contains("[REGISTERED alice]")));
+    assert!(!rows.iter().any(|row| row.contains("sesame")), "{rows:?}");
+}

@@ -16,11 +16,14 @@ impl Chat {
     /// Shows the lines that are here.
     pub(super) fn receive(&mut self) {
         while let Some(line) = self.connection.next_line() {
-            self.attention.heard(&line, lock(&self.state).me());
+            let problem = self.attention.heard(&line, lock(&self.state).me());
             if is_news(&line) && self.reading.begins_anew(Instant::now()) {
                 self.printer.print(self.screen.divider("since you last wrote"));
             }
             self.show(&line);
+            if let Some(problem) = problem {
+                self.printer.print(self.screen.warning(&problem));
+            }
         }
     }
 
@@ -47,9 +50,8 @@ impl Chat {
             let is_gathered = tags.cid.is_none()
                 && event.is_some_and(|event| self.presence.gather(&event, &me, Instant::now()));
             if !is_gathered {
-                if let Some(Event::Message(message)) = &event
-                    && self.presence.tells_of(message.from)
-                {
+                let is_last = matches!(event, Some(Event::Bye { .. }));
+                if is_last || self.presence.precedes(plain) {
                     self.show_presence();
                 }
                 self.print(self.screen.line(line, &me, Timestamp::now()));
@@ -132,7 +134,8 @@ impl Chat {
                 Some(room) if state.is_in(&room) => {
                     if state.unread.toggle_quiet(&room) {
                         format!(
-                            "#{room} is quiet: its lines are counted, and shown where they mean you"
+                            "#{room} is quiet: its lines are counted in front of the prompt, and \
+                             shown where they mean you; /quiet #{room} again ends that"
                         )
                     } else {
                         format!("#{room} is shown again; /history #{room} has what was said")

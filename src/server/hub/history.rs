@@ -71,7 +71,7 @@ impl Hub {
             }
             (None, Query::Off, Some(current)) => Ok(room(current)),
             (None, ..) => {
-                refusal(ErrorCode::NotInRoom, "you are in no room; name one, or a person")
+                refusal(ErrorCode::NotInRoom, "you have no current room; name one, or a person")
             }
         }
     }

@@ -133,7 +133,9 @@ impl Hub {
         let room = match (name, self.visits[visit].current) {
             (Some(name), _) => self.room_of(visit, name)?,
             (None, Some(room)) => room,
-            (None, None) => return refusal(ErrorCode::NotInRoom, "you are in no room; name one"),
+            (None, None) => {
+                return refusal(ErrorCode::NotInRoom, "you have no current room; name one");
+            }
         };
         let reason = reason.filter(|_| self.need_voice(ask.now, visit, room).is_ok());
         let shown = self.rooms[room].name.clone();
@@ -195,7 +197,9 @@ impl Hub {
                 })?,
             None => match self.visits[visit].current {
                 Some(room) => room,
-                None => return refusal(ErrorCode::NoSuchRoom, "you are in no room; name one"),
+                None => {
+                    return refusal(ErrorCode::NoSuchRoom, "you have no current room; name one");
+                }
             },
         };
         self.list_members(ask, room);
