@@ -774,13 +774,26 @@ fn read_ban<'a>(args: &mut Args<'a>) -> Result<BanWords<'a>, Refusal> {
     let whom = args.word()?;
     let rest = args.rest;
     let time = match args.optional_word() {
-        Some(word) if parse_duration(word).is_ok() => Some(args.time(word)?),
+        Some(word) if parse_duration(word).is_ok() || is_like_time(word) => Some(args.time(word)?),
         _ => {
             args.rest = rest;
             None
         }
     };
     Ok((whom, time, args.rest()))
+}
+
+/// Whether a word was meant for a time. Taken for a reason it would keep somebody out
+/// for ever.
+fn is_like_time(word: &str) -> bool {
+    const UNITS: [&str; 8] = ["s", "m", "h", "d", "w", "min", "hr", "mo"];
+    const WORDS: [&str; 7] = ["sec", "minute", "hour", "day", "week", "month", "year"];
+    let unit = word.trim_start_matches(|c: char| c.is_ascii_digit()).to_ascii_lowercase();
+    let singular = unit.strip_suffix('s').filter(|unit| !unit.is_empty()).unwrap_or(&unit);
+    let is_unit = UNITS.contains(&singular) || WORDS.contains(&singular);
+    // 10, and 1h30m.
+    let is_bare = unit.chars().all(|c| c.is_ascii_digit() || "smhdw".contains(c));
+    unit.len() < word.len() && (is_unit || is_bare)
 }
 
 fn read_mute<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
@@ -1128,8 +1141,14 @@ mod tests {
         assert_eq!(ban("/ban bob"), ("bob", None, None));
         assert_eq!(ban("/ban bob 1h"), ("bob", hour, None));
         assert_eq!(ban("/ban bob 1h two words "), ("bob", hour, Some("two words ")));
-        assert_eq!(ban("/ban bob 1 hour"), ("bob", None, Some("1 hour")));
+        assert_eq!(ban("/ban bob 3rd strike"), ("bob", None, Some("3rd strike")));
         assert_eq!(ban("/ban bob 1h 2h"), ("bob", hour, Some("2h")));
+        // What was meant for a time is no reason to keep somebody out for ever.
+        for time in ["1 hour", "10", "10min", "2hours", "1w", "1h30m", "99999999999999999999d"] {
+            let line = format!("/ban bob {time} too loud");
+            let code = parse(&line).map_err(|refusal| refusal.code);
+            assert_eq!(code, Err(ErrorCode::BadArgument), "{time}");
+        }
     }
 
     #[test]

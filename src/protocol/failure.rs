@@ -22,6 +22,7 @@ pub enum ErrorCode {
     BadEncoding,
     NoTarget,
     TooMany,
+    RateLimited,
     Muted,
     Forbidden,
     BadPassword,
@@ -31,7 +32,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, its word on the wire and what it means.
-    pub const TABLE: [(Self, &'static str, &'static str); 18] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 19] = [
         (Self::NotLoggedIn, "not-logged-in", "say who you are first"),
         (Self::BadName, "bad-name", "not a name, too long, or reserved"),
         (Self::NameTaken, "name-taken", "somebody here has that name"),
@@ -45,6 +46,7 @@ impl ErrorCode {
         (Self::BadEncoding, "bad-encoding", "the line is not UTF-8 and was thrown away"),
         (Self::NoTarget, "no-target", "this line has nowhere to go; nobody saw it"),
         (Self::TooMany, "too-many", "a limit of the server is reached"),
+        (Self::RateLimited, "rate-limited", "too much of this at once; try again soon"),
         (Self::Muted, "muted", "you may not speak in that room now; nobody saw this"),
         (Self::Forbidden, "forbidden", "that is for operators to do, or not for you"),
         (Self::BadPassword, "bad-password", "that is not the password"),

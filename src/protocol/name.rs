@@ -286,7 +286,7 @@ fn has_form(text: &str) -> bool {
         return text.starts_with(|c: char| c.is_ascii_alphabetic())
             && text.bytes().all(is_name_byte);
     }
-    text.starts_with(char::is_alphabetic) && text.chars().all(is_name_char)
+    text.starts_with(letters::is_letter) && text.chars().all(is_name_char)
 }
 
 /// Whether a character may stand inside a name.
@@ -348,7 +348,13 @@ mod tests {
             ("ａｌｉｃｅ", NameFault::Letters),
             ("𝖆lice", NameFault::Letters),
             ("ﬁx", NameFault::Letters),
-            ("e\u{301}\u{302}\u{303}", NameFault::Letters),
+            ("e\u{301}\u{302}\u{303}\u{304}\u{306}", NameFault::Letters),
+            ("e\u{323}\u{323}", NameFault::Letters),
+            ("ali\u{307}ce", NameFault::Letters), // a dot on what has one
+            ("ัก", NameFault::Grammar),            // a mark on whatever stands before it
+            ("ःराम", NameFault::Grammar),
+            ("राम1१", NameFault::Scripts),
+            ("محمد١۱", NameFault::Scripts),
             ("аlice", NameFault::Scripts), // its first letter is Cyrillic
             ("раура1ο", NameFault::Scripts), // and its last one Greek
             ("bobאב", NameFault::Scripts),
@@ -377,6 +383,9 @@ mod tests {
             ("ΟΔΥΣΣΕΥΣ", "οδυσσευς"),
             ("ОЛЬГА", "ольга"),
             ("STRASSE", "straße"),
+            ("ज़िंदगी", "ज़िंदगी"),
+            ("မြို့", "မြို့"),
+            ("İlker", "İlker"),
         ] {
             assert_eq!(Name::parse(a).unwrap().key(), Name::parse(b).unwrap().key(), "{a} {b}");
         }

@@ -17,7 +17,7 @@
 //! What a command *is* stands in `commands.rs`; what it *means*, in the files
 //! below this one, a file for each topic.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use slab::Slab;
 
 use super::limits::Limits;
 use super::log::{Change, Kept, Last, PersonId, Rows, Shelf, Stay};
-use super::passwords::{Job, Outcome};
+use super::passwords::Outcome;
 use super::peer::Peer;
 use super::turn::{Audience, Cause, ConnId, Topic, Turn};
 use crate::commands::Setting;
@@ -41,6 +41,7 @@ mod accounts;
 mod ask;
 mod audit;
 mod bans;
+mod delayed;
 mod entry;
 mod feed;
 mod guesses;
@@ -64,6 +65,7 @@ mod talk;
 use accounts::Accounts;
 use ask::Ask;
 use audit::Audit;
+use delayed::DelayedJobs;
 use feed::{Feed, Recent};
 use guesses::Guesses;
 use history::RowsAsk;
@@ -163,7 +165,7 @@ pub struct Hub {
     last_order: u64,
     audit: Audit,
     /// Passwords that are hashed later: who gave them has tried too often.
-    delayed_jobs: BTreeMap<(Duration, ConnId), Job>,
+    delayed_jobs: DelayedJobs,
     /// What is to be kept otherwise than it is.
     unsaved: BTreeSet<(Shelf, u64)>,
     /// In the order they fall due, since all have the same patience.
@@ -372,7 +374,7 @@ impl Hub {
             asleep: Asleep::default(),
             last_order: keeping::SERVER,
             audit: Audit::default(),
-            delayed_jobs: BTreeMap::new(),
+            delayed_jobs: DelayedJobs::default(),
             unsaved: BTreeSet::new(),
             login_deadlines: VecDeque::new(),
             crowd_deadlines: BTreeSet::new(),
@@ -512,7 +514,7 @@ impl Hub {
         let login = self.login_deadlines.front().map(|(due, _)| *due);
         let crowd = self.crowd_deadlines.first().map(|(due, _)| *due);
         let grace = self.grace_deadlines.first().map(|(due, _)| *due);
-        let delayed = self.delayed_jobs.first_key_value().map(|((due, _), _)| *due);
+        let delayed = self.delayed_jobs.due();
         login.into_iter().chain(crowd).chain(grace).chain(delayed).min()
     }
 
@@ -523,17 +525,15 @@ impl Hub {
                 break;
             }
             self.login_deadlines.pop_front();
-            if self.is_greeting(conn) {
+            if self.is_greeting(conn) && self.is_pending(conn) {
+                // It is the server that takes its time.
+                self.login_deadlines.push_back((now.since_start + self.limits.login_timeout, conn));
+            } else if self.is_greeting(conn) {
                 self.leave(now, conn, Some(Farewell::LoginTimeout), None, turn);
             }
         }
-        while let Some(job) = self.delayed_jobs.first_entry() {
-            let (due, conn) = *job.key();
-            if due > now.since_start {
-                break;
-            }
-            let job = job.remove();
-            self.begin_delayed_job(conn, job, turn);
+        while let Some(delayed) = self.delayed_jobs.next(now.since_start) {
+            self.begin_delayed_job(now, delayed, turn);
         }
         while let Some((due, person)) = self.grace_deadlines.first().copied() {
             if due > now.since_start {

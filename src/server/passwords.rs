@@ -1,19 +1,24 @@
-//! Passwords: hashing them takes long on purpose, so that it is done on threads
-//! of its own, at most [`AT_ONCE`] at a time, while the chat goes on.
+//! Passwords: hashing them takes long and much memory on purpose, so that it is done
+//! on threads of its own, at most [`AT_ONCE`] at a time, while the chat goes on. Each
+//! thread has one piece of memory for it: taken anew for each password it would be
+//! scattered, and the process would grow.
 
 use std::fmt::{self, Write as _};
 use std::fs;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use argon2::Argon2;
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use sha2::{Digest as _, Sha256};
 
-/// How many are hashed at once; each takes some 20 MiB and a core meanwhile.
+/// How many are hashed at once; each takes a core meanwhile, and 19 MiB that are kept
+/// for the next one.
 pub const AT_ONCE: usize = 2;
+
+/// How many may wait to be hashed: a school that logs in at once waits two seconds.
+const WAITING_MAX: usize = 256;
 
 /// A password as somebody said it; it is in no log and no debug output.
 #[derive(Clone, PartialEq, Eq)]
@@ -57,25 +62,70 @@ pub enum Outcome {
     Checked(bool),
     /// The hash, as a PHC string (`$argon2id$…`); `None` if it could not be made.
     Hashed(Option<Arc<str>>),
+    /// Too many wait already.
+    Busy,
+}
+
+/// The memory that hashing takes.
+#[derive(Debug, Default)]
+pub struct Workspace(Vec<Block>);
+
+impl Workspace {
+    /// The hash of a password, of the length that is asked for.
+    fn digest(&mut self, argon2: &Argon2<'_>, password: &str, salt: &[u8], out: &mut [u8]) -> bool {
+        let blocks = argon2.params().block_count();
+        if self.0.len() < blocks {
+            self.0.resize(blocks, Block::default());
+        }
+        let memory = &mut self.0[..blocks];
+        argon2.hash_password_into_with_memory(password.as_bytes(), salt, out, memory).is_ok()
+    }
+
+    /// Another one each time: it is salted.
+    fn hash(&mut self, password: &str) -> Option<String> {
+        // OWASP's parameters are this library's default.
+        let (argon2, params) = (Argon2::default(), Params::default());
+        let (mut salt, mut out) = ([0; 16], [0; Params::DEFAULT_OUTPUT_LEN]);
+        getrandom::fill(&mut salt).ok()?;
+        if !self.digest(&argon2, password, &salt, &mut out) {
+            return None;
+        }
+        let hash = PasswordHash {
+            algorithm: Algorithm::Argon2id.ident(),
+            version: Some(Version::V0x13.into()),
+            params: ParamsString::try_from(&params).ok()?,
+            salt: Some(Salt::new(&salt).ok()?),
+            hash: Some(Output::new(&out).ok()?),
+        };
+        Some(hash.to_string())
+    }
+
+    /// Whether this is the password of that hash, whoever has made it.
+    fn fits(&mut self, password: &str, hash: &str) -> Option<bool> {
+        let hash = PasswordHash::new(hash).ok()?;
+        let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok()?;
+        let version = hash.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
+        let params = Params::try_from(&hash).ok()?;
+        let (salt, known) = (hash.salt?, hash.hash?);
+        let mut out = vec![0; known.len()];
+        let argon2 = Argon2::new(algorithm, version, params);
+        // Two outputs are compared in constant time.
+        let is_made = self.digest(&argon2, password, &salt, &mut out);
+        Some(is_made && Output::new(&out).ok()? == known)
+    }
 }
 
 impl Job {
     /// Does it, here and now.
     #[must_use]
-    pub fn run(&self) -> Outcome {
-        // Argon2id with OWASP's parameters is this library's default.
-        let argon2 = Argon2::default();
+    pub fn run(&self, workspace: &mut Workspace) -> Outcome {
         match self {
             Self::Check(password, hash) => {
-                let is_it = PasswordHash::new(hash).is_ok_and(|hash| {
-                    argon2.verify_password(password.reveal().as_bytes(), &hash).is_ok()
-                });
-                Outcome::Checked(is_it)
+                Outcome::Checked(workspace.fits(password.reveal(), hash).unwrap_or(false))
             }
             Self::Match(word, is) => Outcome::Checked(*digest(word.reveal()) == **is),
             Self::Hash(password) => {
-                let hash = argon2.hash_password(password.reveal().as_bytes()).ok();
-                Outcome::Hashed(hash.map(|hash| hash.to_string().into()))
+                Outcome::Hashed(workspace.hash(password.reveal()).map(Into::into))
             }
         }
     }
@@ -134,10 +184,7 @@ impl fmt::Debug for HashFile {
 /// The hash of a password, here and now.
 #[must_use]
 pub fn hash(password: &str) -> Option<Arc<str>> {
-    match Job::Hash(Secret::new(password)).run() {
-        Outcome::Hashed(hash) => hash,
-        Outcome::Checked(_) => None,
-    }
+    Workspace::default().hash(password).map(Into::into)
 }
 
 type Order = (Job, Box<dyn FnOnce(Outcome) + Send>);
@@ -145,7 +192,7 @@ type Order = (Job, Box<dyn FnOnce(Outcome) + Send>);
 /// The threads that hash.
 #[derive(Debug)]
 pub struct Hashers {
-    orders: Sender<Order>,
+    orders: SyncSender<Order>,
 }
 
 impl Hashers {
@@ -154,7 +201,7 @@ impl Hashers {
     /// # Errors
     /// The system gives no threads.
     pub fn start() -> std::io::Result<Self> {
-        let (orders, queue) = mpsc::channel();
+        let (orders, queue) = mpsc::sync_channel(WAITING_MAX);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..AT_ONCE {
             let queue = queue.clone();
@@ -166,15 +213,18 @@ impl Hashers {
     /// Does a job when its turn comes, and hands over what came of it.
     pub fn run(&self, job: Job, reply: impl FnOnce(Outcome) + Send + 'static) {
         // The threads end no sooner than this.
-        let _ = self.orders.send((job, Box::new(reply)));
+        if let Err(TrySendError::Full((_, reply))) = self.orders.try_send((job, Box::new(reply))) {
+            reply(Outcome::Busy);
+        }
     }
 }
 
 fn work(queue: &Mutex<Receiver<Order>>) {
+    let mut workspace = Workspace::default();
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((job, reply)) = next else { return };
-        reply(job.run());
+        reply(job.run(&mut workspace));
     }
 }
 
@@ -184,14 +234,16 @@ mod tests {
 
     #[test]
     fn a_password_fits_its_own_hash_only() {
-        let hash = |text| match Job::Hash(Secret::new(text)).run() {
+        let mut workspace = Workspace::default();
+        let mut hash = |text| match Job::Hash(Secret::new(text)).run(&mut workspace) {
             Outcome::Hashed(Some(hash)) => hash,
             other => panic!("{other:?}"),
         };
         let (one, two) = (hash("open sesame"), hash("open sesame"));
         assert!(one.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{one}");
         assert_ne!(one, two, "salted");
-        let check = |text, hash: &Arc<str>| Job::Check(Secret::new(text), hash.clone()).run();
+        let mut check =
+            |text, hash: &Arc<str>| Job::Check(Secret::new(text), hash.clone()).run(&mut workspace);
         assert_eq!(check("open sesame", &one), Outcome::Checked(true));
         assert_eq!(check("open sesame", &two), Outcome::Checked(true));
         assert_eq!(check("Open sesame", &one), Outcome::Checked(false));

@@ -38,7 +38,7 @@ use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
 use chatty::server::log::{Kept, Query, Thread};
 use chatty::server::outbox::Lines;
-use chatty::server::passwords::Job;
+use chatty::server::passwords::{Job, Workspace};
 use chatty::server::peer::Peer;
 use chatty::server::turn::{ConnId, Sink, Turn};
 use clap::{Args as _, FromArgMatches as _};
@@ -143,7 +143,7 @@ impl HubStage {
                 let is_feed = matches!(query.thread, Thread::Feed { .. });
                 (conn, if is_feed { Input::Page(rows) } else { Input::Rows(rows) })
             } else if let Some((conn, job)) = self.out.jobs.pop() {
-                (conn, Input::Hashed(job.run()))
+                (conn, Input::Hashed(job.run(&mut Workspace::default())))
             } else if let Some(conn) = self.out.drained.pop() {
                 (conn, Input::Drained)
             } else {

@@ -13,8 +13,15 @@ use unicode_security::{RestrictionLevelDetection as _, skeleton};
 
 use super::NameFault;
 
-/// How many marks may stand on one letter: Vietnamese needs two.
-const MARKS_MAX: usize = 2;
+/// How many marks may stand on one letter, as UTS 39 has it: Vietnamese needs two,
+/// Hindi three.
+const MARKS_MAX: usize = 4;
+
+/// Whether a name may begin with a character. A mark would stand on whatever is
+/// shown before the name.
+pub(super) fn is_letter(c: char) -> bool {
+    c.is_alphabetic() && !is_combining_mark(c)
+}
 
 /// Whether a character beyond ASCII may stand in a name, as far as reading a line
 /// needs to know.
@@ -36,22 +43,39 @@ pub(super) fn fold(text: &str) -> String {
 pub(super) fn normalise(text: &str) -> Result<Cow<'_, str>, NameFault> {
     let name: String = text.nfc().collect();
     let is_meant_for_names = |c: char| c.is_ascii() || c.identifier_allowed();
-    if !name.chars().all(is_meant_for_names) || has_too_many_marks(&name) {
+    if !name.chars().all(is_meant_for_names) || has_odd_marks(&name) {
         return Err(NameFault::Letters);
     }
     let level = name.as_str().detect_restriction_level();
-    if level > RestrictionLevel::ModeratelyRestrictive || runs_both_ways(&name) {
+    let is_mixed = level > RestrictionLevel::ModeratelyRestrictive || mixes_digits(&name);
+    if is_mixed || runs_both_ways(&name) {
         return Err(NameFault::Scripts);
     }
     Ok(if name == text { Cow::Borrowed(text) } else { Cow::Owned(name) })
 }
 
-fn has_too_many_marks(name: &str) -> bool {
-    let mut marks = 0;
+/// Marks that nobody sees or can count (UTS 39, 5.4): too many, the same again, a
+/// dot on what has one.
+fn has_odd_marks(name: &str) -> bool {
+    let (mut marks, mut before, mut has_dot) = (0, ' ', false);
     name.nfd().any(|c| {
-        marks = if is_combining_mark(c) { marks + 1 } else { 0 };
-        marks > MARKS_MAX
+        if !is_combining_mark(c) {
+            (marks, before, has_dot) = (0, c, matches!(c, 'i' | 'j' | 'і' | 'ј'));
+            return false;
+        }
+        marks += 1;
+        let is_odd = marks > MARKS_MAX || c == before || (has_dot && c == '\u{307}');
+        before = c;
+        is_odd
     })
+}
+
+/// Digits of two scripts: some look alike and count for another number.
+fn mixes_digits(name: &str) -> bool {
+    // The ten digits of a script stand in one row of sixteen.
+    let mut rows = name.chars().filter(|c| c.is_numeric()).map(|c| u32::from(c) >> 4);
+    let first = rows.next();
+    rows.any(|row| Some(row) != first)
 }
 
 /// Letters from left to right beside such from right to left are shown in an order

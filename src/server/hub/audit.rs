@@ -2,16 +2,20 @@
 //! password or a key, and no private message. Lines are clean already, so none
 //! can pass for two.
 //!
-//! Everybody can make a room and order it about, and guess at passwords; of that
-//! only so much is told in a second, and then how much was left out.
+//! Everybody can make a room and order it about; of what somebody does there only so
+//! much is told in a second, and then how much was left out. That hides nothing of
+//! what others do.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{Hub, Now, VisitIx};
+use super::{Hub, Now, PersonId, VisitIx};
 use crate::commands::Command;
 
-/// How many lines there are in a second about what everybody can do.
-const COMMON_LINES_MAX: u32 = 20;
+/// How many lines there are in a second about what one person does that everybody
+/// can do; and about all of them together.
+const PERSON_LINES_MAX: u32 = 5;
+const COMMON_LINES_MAX: u32 = 100;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -21,15 +25,16 @@ pub(super) struct Audit {
     lines: Vec<String>,
     /// When the present second began, and what was in it.
     since: Duration,
-    count: u32,
+    counts: HashMap<PersonId, u32>,
     left_out: u32,
 }
 
 /// Who can do it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
-    Anybody,
-    /// Operators of the server.
+    /// Whoever made a room.
+    Anybody(PersonId),
+    /// Operators of the server, or who tries to be one: that is slow.
     Trusted,
 }
 
@@ -37,31 +42,33 @@ impl Audit {
     fn note(&mut self, now: Now, by: By, line: &str) {
         if now.since_start >= self.since + SECOND {
             self.since = now.since_start;
-            self.count = 0;
+            self.counts.clear();
             if self.left_out > 0 {
                 self.lines.push(format!("{} {} acts left out", now.wall, self.left_out));
                 self.left_out = 0;
             }
         }
-        if by == By::Anybody {
-            self.count += 1;
-            if self.count > COMMON_LINES_MAX {
+        if let By::Anybody(person) = by {
+            let all: u32 = self.counts.values().sum();
+            let count = self.counts.entry(person).or_default();
+            if *count >= PERSON_LINES_MAX || all >= COMMON_LINES_MAX {
                 self.left_out += 1;
                 return;
             }
+            *count += 1;
         }
         self.lines.push(format!("{} {line}", now.wall));
     }
 }
 
-/// The act as it is told, if a command is one.
-fn act(command: Command<'_>) -> Option<(By, String)> {
+/// The act as it is told, if a command is one, and whether it is one of a room.
+fn act(command: Command<'_>) -> Option<(bool, String)> {
     use Command as C;
     match command {
         C::Wall { .. } | C::Kill { .. } | C::Gban { .. } | C::Gunban { .. } => {
-            Some((By::Trusted, command.to_string()))
+            Some((false, command.to_string()))
         }
-        C::Lock { .. } => Some((By::Anybody, C::Lock { key: None }.to_string())),
+        C::Lock { .. } => Some((true, C::Lock { key: None }.to_string())),
         C::Op { .. }
         | C::Deop { .. }
         | C::Kick { .. }
@@ -70,7 +77,7 @@ fn act(command: Command<'_>) -> Option<(By, String)> {
         | C::Ban { .. }
         | C::Unban { .. }
         | C::Unlock
-        | C::Invite { .. } => Some((By::Anybody, command.to_string())),
+        | C::Invite { .. } => Some((true, command.to_string())),
         _ => None,
     }
 }
@@ -78,8 +85,11 @@ fn act(command: Command<'_>) -> Option<(By, String)> {
 impl Hub {
     /// A command was obeyed.
     pub(super) fn note_act(&mut self, now: Now, visit: VisitIx, command: Command<'_>) {
-        let Some((by, act)) = act(command) else { return };
-        let room = self.visits[visit].current.filter(|_| by == By::Anybody);
+        // Who has quit is not here any more; that is no act.
+        let Some((is_of_room, act)) = act(command) else { return };
+        let person = self.visits[visit].person;
+        let by = if self.rules_server(person) { By::Trusted } else { By::Anybody(person) };
+        let room = self.visits[visit].current.filter(|_| is_of_room);
         let room = room.map(|room| format!(" in {}", self.rooms[room].name)).unwrap_or_default();
         let who = self.who_acts(visit);
         self.audit.note(now, by, &format!("{who}{room}: {act}"));
@@ -89,8 +99,7 @@ impl Hub {
     pub(super) fn note_oper(&mut self, now: Now, visit: VisitIx, is_right: bool) {
         let result = if is_right { "is an operator now" } else { "wrong password" };
         let line = format!("{}: /oper: {result}", self.who_acts(visit));
-        let by = if is_right { By::Trusted } else { By::Anybody };
-        self.audit.note(now, by, &line);
+        self.audit.note(now, By::Trusted, &line);
     }
 
     fn who_acts(&self, visit: VisitIx) -> String {

@@ -1,7 +1,8 @@
 //! Guesses at passwords: past a few, each further try at the same from one
 //! network waits, longer each time, and one waits for the other. Nobody is ever
 //! locked out: every try is checked in the end, and tries from elsewhere do not
-//! make the owner wait.
+//! make the owner wait. Only what is checked counts: who hangs up while waiting
+//! makes nobody wait, and a right one lets all who wait be checked.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -58,8 +59,9 @@ impl Guesses {
         Self { delay, tries: HashMap::new() }
     }
 
-    /// A try; tells when it is to be checked.
-    pub(super) fn begin(&mut self, now: Duration, target: Target) -> Duration {
+    /// A try. If it is to be checked now that counts; else `Err` tells when to come
+    /// again.
+    pub(super) fn begin(&mut self, now: Duration, target: Target) -> Result<(), Duration> {
         if self.tries.len() >= TARGETS_MAX && !self.tries.contains_key(&target) {
             self.make_room(now);
         }
@@ -67,13 +69,15 @@ impl Guesses {
         if now > tries.next + MEMORY {
             *tries = Tries::default();
         }
-        let start = if tries.count < FREE { now } else { now.max(tries.next) };
+        if tries.count >= FREE && now < tries.next {
+            return Err(tries.next);
+        }
         tries.count += 1;
-        tries.next = start;
+        tries.next = now;
         if tries.count >= FREE {
             tries.next += self.delay * (1 << (tries.count - FREE).min(DOUBLINGS));
         }
-        start
+        Ok(())
     }
 
     /// It was right.
@@ -104,28 +108,37 @@ mod tests {
     #[test]
     fn past_a_few_each_try_waits_for_the_one_before() {
         let mut guesses = Guesses::new(SECOND);
-        let mut starts: Vec<u64> = Vec::new();
-        for _ in 0..10 {
-            starts.push(guesses.begin(SECOND * 100, target(1, 1)).as_secs() - 100);
+        let at = |seconds: u32| SECOND * seconds;
+        // Who tries again as soon as they may.
+        let (mut now, mut starts) = (at(100), Vec::new());
+        while starts.len() < 10 {
+            match guesses.begin(now, target(1, 1)) {
+                Ok(()) => starts.push(now.as_secs() - 100),
+                Err(later) => now = later,
+            }
         }
         assert_eq!(starts, [0, 0, 0, 0, 0, 1, 3, 7, 11, 15]);
+        // Waiting counts for nothing.
+        for _ in 0..100 {
+            assert_eq!(guesses.begin(at(116), target(1, 1)), Err(at(119)));
+        }
         // Not from elsewhere, nor at somebody else.
-        assert_eq!(guesses.begin(SECOND * 100, target(1, 2)), SECOND * 100);
-        assert_eq!(guesses.begin(SECOND * 100, target(2, 1)), SECOND * 100);
+        assert_eq!(guesses.begin(at(116), target(1, 2)), Ok(()));
+        assert_eq!(guesses.begin(at(116), target(2, 1)), Ok(()));
         // A right one, or time, makes it good.
         guesses.forget(&target(1, 1));
-        assert_eq!(guesses.begin(SECOND * 101, target(1, 1)), SECOND * 101);
-        for _ in 0..10 {
-            guesses.begin(SECOND * 101, target(1, 1));
+        for _ in 0..FREE {
+            assert_eq!(guesses.begin(at(116), target(1, 1)), Ok(()));
         }
-        assert_eq!(guesses.begin(SECOND * 2000, target(1, 1)), SECOND * 2000);
+        assert_eq!(guesses.begin(at(116), target(1, 1)), Err(at(117)));
+        assert_eq!(guesses.begin(at(2000), target(1, 1)), Ok(()));
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
         let mut guesses = Guesses::new(SECOND);
         for account in 0..TARGETS_MAX as u64 + 100 {
-            guesses.begin(SECOND, target(account, 1));
+            assert_eq!(guesses.begin(SECOND, target(account, 1)), Ok(()));
         }
         assert_eq!(guesses.tries.len(), TARGETS_MAX);
     }

@@ -165,6 +165,10 @@ impl Hub {
             let event = Event::Row { time: record.time, message: record.seen_by(person) };
             ask.reply_tagged(&tags_of(record), &event);
         }
+        // Whom /reply means.
+        if let (Some(last), Some(visit)) = (rows.last(), self.people.get(&person).copied()) {
+            self.visits[visit].heard = Some(last.author);
+        }
         self.empty_mailbox(person);
     }
 

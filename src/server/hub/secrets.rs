@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::delayed::Delayed;
 use super::entry::Door;
 use super::guesses::{Guarded, Target};
 use super::{
@@ -66,24 +67,32 @@ impl Hub {
         job: Job,
         guess: Option<Target>,
     ) {
-        let now = ask.now.since_start;
-        let start = guess.clone().map_or(now, |target| self.guesses.begin(now, target));
-        let asked = PasswordAsk { cid: ask.cid.take(), purpose, guess };
-        if let Some(connection) = self.connection_mut(ask.conn) {
+        let (now, conn) = (ask.now.since_start, ask.conn);
+        let asked = PasswordAsk { cid: ask.cid.take(), purpose, guess: guess.clone() };
+        if let Some(connection) = self.connection_mut(conn) {
             connection.asked = Some(Box::new(Asked::Password(asked)));
         }
-        if start > now {
-            self.delayed_jobs.insert((start, ask.conn), job);
-        } else {
-            ask.turn.hash(ask.conn, job);
+        let begun = guess.map(|target| (self.guesses.begin(now, target.clone()), target));
+        match begun {
+            Some((Err(later), target)) => self.delayed_jobs.add(later, conn, job, target),
+            _ => ask.turn.hash(conn, job),
         }
     }
 
-    /// A guess has waited long enough.
-    pub(super) fn begin_delayed_job(&mut self, conn: ConnId, job: Job, turn: &mut Turn) {
-        if self.connection(conn).is_some_and(|c| c.asked.is_some()) {
-            turn.hash(conn, job);
+    /// A guess has waited as long as it was told to; perhaps another was first.
+    pub(super) fn begin_delayed_job(&mut self, now: Now, delayed: Delayed, turn: &mut Turn) {
+        if !self.is_pending(delayed.conn) {
+            return; // it has hung up
         }
+        match self.guesses.begin(now.since_start, delayed.target.clone()) {
+            Ok(()) => turn.hash(delayed.conn, delayed.job),
+            Err(later) => self.delayed_jobs.put_back(later, delayed),
+        }
+    }
+
+    /// Whether a connection waits for what becomes of a line.
+    pub(super) fn is_pending(&self, conn: ConnId) -> bool {
+        self.connection(conn).is_some_and(|c| c.asked.is_some())
     }
 
     /// What came of a password.
@@ -102,6 +111,7 @@ impl Hub {
         let is_right = *outcome == Outcome::Checked(true);
         if let Some(target) = guess.as_ref().filter(|_| is_right) {
             self.guesses.forget(target);
+            self.delayed_jobs.hurry(now.since_start, target);
         }
         let result = match (stage, outcome) {
             (Stage::Greeting { .. }, Outcome::Checked(true)) => self.admit_by(&mut ask, purpose),
@@ -113,6 +123,9 @@ impl Hub {
                 Ok(())
             }
             (_, Outcome::Checked(_)) => wrong_password(),
+            (_, Outcome::Busy) => {
+                refusal(ErrorCode::RateLimited, "too many say a password at once; try again soon")
+            }
             (_, Outcome::Hashed(_)) => {
                 refusal(ErrorCode::TooMany, "the server cannot do this now; try again")
             }

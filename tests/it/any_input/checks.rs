@@ -14,7 +14,7 @@ use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
 use chatty::server::log::{Change, Kept, Query, Record, Shelf, Thread};
 use chatty::server::outbox::Lines;
-use chatty::server::passwords::{HashFile, Job, Outcome};
+use chatty::server::passwords::{HashFile, Job, Outcome, Workspace};
 use chatty::server::peer::Peer;
 use chatty::server::turn::{ConnId, Sink, Turn};
 
@@ -358,7 +358,7 @@ fn outcome(job: Job) -> Outcome {
             let is_operators = hash.starts_with('$') && password.reveal().starts_with("hello");
             Outcome::Checked(is_operators || password.reveal() == &*hash)
         }
-        Job::Match(..) => job.run(),
+        Job::Match(..) => job.run(&mut Workspace::default()),
     }
 }
 

@@ -1,0 +1,88 @@
+//! Passwords that are to be checked later: guesses that wait for their time. Whoever
+//! came first is checked first.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::ConnId;
+use super::guesses::Target;
+use crate::server::passwords::Job;
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Delayed {
+    pub(super) conn: ConnId,
+    pub(super) job: Job,
+    pub(super) target: Target,
+    /// Counts those who came.
+    ticket: u64,
+}
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub(super) struct DelayedJobs {
+    /// By when, and by who came first.
+    jobs: BTreeMap<(Duration, u64), Delayed>,
+    tickets: u64,
+}
+
+impl DelayedJobs {
+    pub(super) fn add(&mut self, due: Duration, conn: ConnId, job: Job, target: Target) {
+        self.tickets += 1;
+        self.put_back(due, Delayed { conn, job, target, ticket: self.tickets });
+    }
+
+    /// It is not its turn yet.
+    pub(super) fn put_back(&mut self, due: Duration, delayed: Delayed) {
+        self.jobs.insert((due, delayed.ticket), delayed);
+    }
+
+    /// When the next one is due.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.jobs.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    /// The next one that is due.
+    pub(super) fn next(&mut self, now: Duration) -> Option<Delayed> {
+        self.due().filter(|due| *due <= now)?;
+        self.jobs.pop_first().map(|(_, delayed)| delayed)
+    }
+
+    /// All that wait for the same are due now.
+    pub(super) fn hurry(&mut self, now: Duration, target: &Target) {
+        let waiting: Vec<_> =
+            self.jobs.extract_if(.., |_, delayed| delayed.target == *target).collect();
+        for (_, delayed) in waiting {
+            self.put_back(now, delayed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::super::{Key, guesses::Guarded};
+    use super::*;
+    use crate::server::passwords::Secret;
+
+    #[test]
+    fn who_came_first_is_next_and_all_are_when_one_was_right() {
+        let mut jobs = DelayedJobs::default();
+        let (second, job) = (Duration::from_secs(1), Job::Hash(Secret::new("x")));
+        let room = |name| (Guarded::Room(Key::fold(name)), IpAddr::from([192, 0, 2, 1]));
+        let conn = |slot| ConnId { slot, generation: 0 };
+        jobs.add(second * 5, conn(9), job.clone(), room("ops"));
+        jobs.add(second * 5, conn(2), job.clone(), room("ops"));
+        jobs.add(second * 3, conn(4), job, room("art"));
+        assert_eq!(jobs.due(), Some(second * 3));
+        assert!(jobs.next(second * 2).is_none());
+        let first = jobs.next(second * 4).expect("one is due");
+        assert_eq!(first.conn, conn(4));
+        jobs.put_back(second * 6, first);
+        jobs.hurry(second * 4, &room("ops"));
+        let order: Vec<_> = std::iter::from_fn(|| jobs.next(second * 4)).map(|d| d.conn).collect();
+        assert_eq!(order, [conn(9), conn(2)]);
+        assert_eq!(jobs.due(), Some(second * 6));
+    }
+}
