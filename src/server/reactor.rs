@@ -15,7 +15,7 @@ mod reading;
 mod writing;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -31,7 +31,7 @@ use super::connection::{Connection, Doorbells};
 use super::hub::{Flow, Hub, Input, Now, Seed};
 use super::limits::Limits;
 use super::linger::Linger;
-use super::log::{AppendError, Batch, Kept, Log, Record, Repeat, Rows};
+use super::log::{AppendError, Batch, Kept, Log, Query, Record, Repeat, Rows};
 use super::outbox::Meter;
 use super::pace::Rate;
 use super::passwords::{Hashers, Outcome};
@@ -40,6 +40,9 @@ use super::tls::Offer;
 use super::turn::{ConnId, Turn};
 use crate::protocol::{ErrorCode, Refusal, Stamp};
 use reading::READ_SIZE;
+
+/// So many answers are read from the log at once; each may take some megabytes.
+const READS_MAX: usize = 4;
 
 /// A turn with more lines than this, in bytes, does not wait for more.
 const TURN_SIZE: usize = 256 << 10;
@@ -93,6 +96,10 @@ pub struct Reactor<L> {
     audit: AuditLog,
     /// When the log last had no room, until there has been some for a while.
     had_no_room: Option<Duration>,
+    /// What connections have asked the log for and is not read yet; and how much is
+    /// being read.
+    queries: VecDeque<(ConnId, Query)>,
+    reads_under_way: usize,
     /// Of all that waits to be written.
     meter: Meter,
     start: Instant,
@@ -149,6 +156,8 @@ impl<L: Log> Reactor<L> {
             hashers,
             audit: AuditLog::start()?,
             had_no_room: None,
+            queries: VecDeque::new(),
+            reads_under_way: 0,
             meter: Meter::default(),
             start: Instant::now(),
             calls: calls.1,
@@ -218,6 +227,7 @@ impl<L: Log> Reactor<L> {
             match next {
                 Call::Accepted(stream, peer) => self.open(now, stream, peer, &mut turn),
                 Call::Found(conn, rows) => {
+                    self.reads_under_way -= 1;
                     self.tell_hub(now, conn, Input::Rows(rows), &mut turn);
                 }
                 Call::Hashed(conn, outcome) => {
@@ -263,6 +273,7 @@ impl<L: Log> Reactor<L> {
         self.commit(turn)?;
         self.slow_down_swamped(now)?;
         let written = self.flush(now)?;
+        self.begin_reading();
         if !is_empty {
             let end = self.start.elapsed();
             let took = end.saturating_sub(now.since_start);

@@ -569,6 +569,32 @@ fn n24_numbers_beyond_reason_and_very_many_rooms() {
 }
 
 #[test]
+fn n24_many_who_ask_for_much_and_do_not_read() {
+    watched(&["--outbox-total", "16MiB", "--write-stall", "1s"], |port| {
+        let mut bob = Peer::join(port, "bob");
+        bob.say("/set echo off");
+        let line = "x".repeat(4000);
+        for _ in 0..1000 {
+            bob.say(&line);
+        }
+        bob.settles();
+        let asking: Vec<_> = (0..150)
+            .map(|number| {
+                let socket = connect(port);
+                SockRef::from(&socket).set_recv_buffer_size(4096).expect("a small buffer");
+                let asks = format!("asks{number}\n/set joins off\n/history 1000\n");
+                (&socket).write_all(asks.as_bytes()).expect("a line");
+                socket
+            })
+            .collect();
+        // Whoever reads gets an answer, when those who do not are parted with.
+        bob.say("/history 1000");
+        bob.hears(|line| line == "[HISTORY #lobby 1000]");
+        drop(asking);
+    });
+}
+
+#[test]
 fn n25_marks_said_again_and_marks_that_are_none() {
     watched(&[], |port| {
         let mut mallory = Peer::join(port, "mallory");

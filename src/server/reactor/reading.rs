@@ -25,6 +25,9 @@ const LIMITED_READ_SIZE: usize = LINE_MAX;
 /// next.
 const TURN_READ_SIZE: usize = 1 << 20;
 
+/// How much may be said in one turn before the others have to wait for the next.
+const TURN_SAID_SIZE: usize = 4 << 20;
+
 /// How much one connection may be answered in one turn before its next lines
 /// have to wait for the next: a line of six bytes can ask for megabytes.
 const TURN_ANSWER_SIZE: usize = 256 << 10;
@@ -37,7 +40,7 @@ impl<L: Log> Reactor<L> {
         let (mut read, mut attended) = (0, 0);
         // Who is put on the list meanwhile is for the next time.
         for at in 0..self.ready.len() {
-            if read >= TURN_READ_SIZE {
+            if read >= TURN_READ_SIZE || turn.size() >= TURN_SAID_SIZE {
                 break;
             }
             read += self.attend_safely(now, self.ready[at], &mut buffer, turn);

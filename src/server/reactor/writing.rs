@@ -5,10 +5,10 @@ use std::cmp::Reverse;
 use std::mem;
 use std::time::Duration;
 
-use super::{Call, DRAINED, Due, Reactor};
+use super::{Call, DRAINED, Due, READS_MAX, Reactor};
 use crate::server::connection::{Flush, Phase};
 use crate::server::hub::{Input, Now};
-use crate::server::log::{Log, Query, Thread};
+use crate::server::log::{Log, Query, Rows, Thread};
 use crate::server::outbox::Lines;
 use crate::server::passwords::Job;
 use crate::server::turn::{ConnId, Sink, Turn};
@@ -96,6 +96,27 @@ impl<L: Log> Reactor<L> {
         }
     }
 
+    /// Reads what connections have asked for, as far as there is room for the answers:
+    /// a line of thirteen bytes can ask for megabytes.
+    pub(super) fn begin_reading(&mut self) {
+        while self.reads_under_way < READS_MAX && self.meter.held() < self.limits.outbox_total {
+            let Some((conn, query)) = self.queries.pop_front() else { return };
+            // Whoever has gone does not want to know any more.
+            if self.get(conn).is_some() {
+                self.reads_under_way += 1;
+                self.read_now(conn, query, Call::Found);
+            }
+        }
+    }
+
+    fn read_now(&mut self, conn: ConnId, query: Query, found: fn(ConnId, Rows) -> Call) {
+        let calls = self.own_calls.clone();
+        let reply = move |rows| {
+            let _ = calls.send(found(conn, rows)); // the loop may have ended
+        };
+        self.log.read(query, Box::new(reply));
+    }
+
     /// How much may wait for one connection now: a share of what is left for all,
     /// so that slow readers together cannot take more than there is.
     pub(super) fn outbox_max(&self) -> usize {
@@ -148,15 +169,13 @@ impl<L: Log> Sink for Reactor<L> {
     }
 
     fn read(&mut self, conn: ConnId, query: Query) {
-        let calls = self.own_calls.clone();
-        let call = match query.thread {
-            Thread::Feed { .. } => Call::FoundPage,
-            _ => Call::Found,
-        };
-        let reply = move |rows| {
-            let _ = calls.send(call(conn, rows)); // the loop may have ended
-        };
-        self.log.read(query, Box::new(reply));
+        // A page for who catches up is small, and asked for when there is room.
+        if let Thread::Feed { .. } = query.thread {
+            self.read_now(conn, query, Call::FoundPage);
+        } else {
+            self.queries.push_back((conn, query));
+            self.begin_reading();
+        }
     }
 
     fn hash(&mut self, conn: ConnId, job: Job) {
