@@ -8,7 +8,7 @@
 //! [`limits`]; where the log is kept, in [`storage`].
 
 use std::future::poll_fn;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::task::Poll;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::task::{spawn_blocking, unconstrained};
 
+use self::audit::{AuditLog, Cause};
 use self::hub::Seed;
 use self::limits::Limits;
 use self::log::Kept;
@@ -99,6 +100,8 @@ const UNSENT_MAX: u32 = 128 << 10;
 /// # Errors
 /// It cannot listen where it is told to, or its log fails.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
+    // First, so that it is dropped last.
+    let _log = AuditLog::start().context("cannot start")?;
     let descriptors = raise_descriptor_limit();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -306,12 +309,11 @@ fn say_where(listeners: &[TcpListener]) -> anyhow::Result<()> {
 
 /// Writes a line to stderr.
 fn say(line: &str) {
-    // Nobody may be there to read it, and that is no reason not to serve.
-    let _ = writeln!(io::stderr(), "{line}");
+    audit::write(line.to_owned());
 }
 
 async fn accept(listener: TcpListener, vigil: Vigil, calls: UnboundedSender<Call>) {
-    let mut pause = PAUSE_MIN;
+    let (mut pause, mut trouble) = (PAUSE_MIN, Cause::default());
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
@@ -325,7 +327,8 @@ async fn accept(listener: TcpListener, vigil: Vigil, calls: UnboundedSender<Call
             // outside is let in when somebody leaves.
             Err(error) => {
                 if pause == PAUSE_MIN {
-                    say(&format!("cannot accept connections: {}; trying again", reason(&error)));
+                    let why = reason(&error);
+                    trouble.tell(&format!("cannot accept connections: {why}; trying again"));
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);

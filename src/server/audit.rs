@@ -1,11 +1,16 @@
-//! The server's log of what operators do: lines on stderr. Whoever reads them
-//! slowly, or not at all, must not hold the chat up; so a thread writes them, and
-//! what does not fit is counted.
+//! The server's log: lines on stderr, of what operators do and of what goes wrong.
+//! Whoever reads them slowly, or not at all, must not hold the chat up; so a thread
+//! writes them, and what does not fit is counted. There is one stderr, so there is
+//! one such thread.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write as _};
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::panic;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How many lines may wait to be written.
 const WAITING_MAX: usize = 1000;
@@ -13,50 +18,106 @@ const WAITING_MAX: usize = 1000;
 /// How long the end waits for what is still to be written.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// See the head of this file.
-#[derive(Debug)]
-pub struct AuditLog {
-    /// `None` at the end.
-    lines: Option<SyncSender<String>>,
-    lost: usize,
-    /// Closed when all is written.
-    done: Receiver<()>,
+/// A cause that goes on is told no more often.
+const PAUSE: Duration = Duration::from_secs(1);
+
+enum Order {
+    Line(String),
+    /// To be told when all before it is written.
+    Mark(Sender<()>),
 }
+
+static QUEUE: OnceLock<SyncSender<Order>> = OnceLock::new();
+
+/// How many lines found no room.
+static LOST: AtomicUsize = AtomicUsize::new(0);
+
+/// Has what was said written when it is dropped, in a panic too.
+#[derive(Debug)]
+pub struct AuditLog(());
 
 impl Drop for AuditLog {
     fn drop(&mut self) {
-        self.lines = None;
-        let _ = self.done.recv_timeout(PATIENCE); // closed, or nobody reads
+        let (mark, written) = channel();
+        if QUEUE.get().is_some_and(|queue| queue.try_send(Order::Mark(mark)).is_ok()) {
+            let _ = written.recv_timeout(PATIENCE); // nobody may be there to read it
+        }
     }
 }
 
 impl AuditLog {
-    /// Starts the thread; it ends with this, when all is
-    /// written.
+    /// Starts the thread, and has it tell of panics as well.
     ///
     /// # Errors
     /// The system gives no thread.
     pub fn start() -> io::Result<Self> {
-        let (lines, queue) = sync_channel::<String>(WAITING_MAX);
-        let (writes, done) = channel();
-        thread::Builder::new().name("audit".into()).spawn(move || {
-            let _writes = writes;
-            for line in queue {
-                // Nobody may be there to read it, and that is no reason not to serve.
-                let _ = writeln!(io::stderr(), "{line}");
-            }
-        })?;
-        Ok(Self { lines: Some(lines), lost: 0, done })
+        let (queue, orders) = sync_channel(WAITING_MAX);
+        thread::Builder::new().name("audit".into()).spawn(move || write_all(&orders))?;
+        if QUEUE.set(queue).is_ok() {
+            tell_of_panics();
+        }
+        Ok(Self(()))
     }
+}
 
-    /// Writes a line when its turn comes.
-    pub fn write(&mut self, line: String) {
-        let Some(lines) = &self.lines else { return };
-        if self.lost > 0 && lines.try_send(format!("{} lines lost", self.lost)).is_ok() {
-            self.lost = 0;
-        }
-        if lines.try_send(line).is_err() {
-            self.lost += 1;
+/// Writes a line when its turn comes.
+pub fn write(line: String) {
+    let Some(queue) = QUEUE.get() else { return now(&line) };
+    let lost = LOST.load(Ordering::Relaxed);
+    if lost > 0 && queue.try_send(Order::Line(format!("{lost} lines lost"))).is_ok() {
+        LOST.fetch_sub(lost, Ordering::Relaxed);
+    }
+    if queue.try_send(Order::Line(line)).is_err() {
+        LOST.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn write_all(orders: &Receiver<Order>) {
+    for order in orders {
+        match order {
+            Order::Line(line) => now(&line),
+            Order::Mark(mark) => drop(mark),
         }
     }
+}
+
+fn now(line: &str) {
+    // Nobody may be there to read it, and that is no reason not to serve.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Something that can go wrong again and again.
+#[derive(Debug, Default)]
+pub struct Cause {
+    last: Option<Instant>,
+    left_out: usize,
+}
+
+impl Cause {
+    /// Tells of it, unless it has just been told of.
+    pub fn tell(&mut self, line: &str) {
+        if self.last.is_some_and(|last| last.elapsed() < PAUSE) {
+            self.left_out += 1;
+            return;
+        }
+        self.last = Some(Instant::now());
+        let more = match std::mem::take(&mut self.left_out) {
+            0 => String::new(),
+            count => format!(" (and {count} times more before)"),
+        };
+        write(format!("{line}{more}"));
+    }
+}
+
+/// A panic ends one connection; what there is to be mended is told here.
+fn tell_of_panics() {
+    let cause = Mutex::new(Cause::default());
+    panic::set_hook(Box::new(move |info| {
+        let mut line = info.to_string().replace('\n', ": ");
+        let trace = Backtrace::capture();
+        if trace.status() == BacktraceStatus::Captured {
+            line = format!("{line}\n{trace}");
+        }
+        cause.lock().unwrap_or_else(PoisonError::into_inner).tell(&line);
+    }));
 }

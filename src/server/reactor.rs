@@ -26,7 +26,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::admission::Admission;
 use super::alarm::Alarm;
-use super::audit::AuditLog;
+use super::audit::{self, Cause};
 use super::connection::{Connection, Doorbells};
 use super::hub::{Flow, Hub, Input, Now, Seed};
 use super::limits::Limits;
@@ -93,7 +93,8 @@ pub struct Reactor<L> {
     hub: Hub,
     log: L,
     hashers: Hashers,
-    audit: AuditLog,
+    /// What connections send that makes us panic.
+    bugs: Cause,
     /// When the log last had no room, until there has been some for a while.
     had_no_room: Option<Duration>,
     /// What connections have asked the log for and is not read yet; and how much is
@@ -154,7 +155,7 @@ impl<L: Log> Reactor<L> {
             limits,
             log,
             hashers,
-            audit: AuditLog::start()?,
+            bugs: Cause::default(),
             had_no_room: None,
             queries: VecDeque::new(),
             reads_under_way: 0,
@@ -325,7 +326,7 @@ impl<L: Log> Reactor<L> {
         }
         turn.release(self);
         for line in self.hub.take_audit() {
-            self.audit.write(line);
+            audit::write(line);
         }
         Ok(())
     }
@@ -358,7 +359,7 @@ impl<L: Log> Reactor<L> {
         let now = self.now();
         if self.had_no_room.replace(now.since_start).is_none() {
             let until = "lines are refused until there is";
-            self.audit.write(format!("{} no room for the log: {why}; {until}", now.wall));
+            audit::write(format!("{} no room for the log: {why}; {until}", now.wall));
         }
     }
 
@@ -368,7 +369,7 @@ impl<L: Log> Reactor<L> {
         let now = self.now();
         if now.since_start.saturating_sub(then) >= ROOM_AGAIN {
             self.had_no_room = None;
-            self.audit.write(format!("{} there is room for the log again", now.wall));
+            audit::write(format!("{} there is room for the log again", now.wall));
         }
     }
 

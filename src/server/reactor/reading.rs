@@ -67,7 +67,7 @@ impl<L: Log> Reactor<L> {
             let conn = ConnId { slot, generation: connection.generation };
             let from =
                 self.hub.peer(conn).map_or_else(String::new, |peer| peer.address.to_string());
-            self.audit.write(format!(
+            self.bugs.tell(&format!(
                 "a bug: what {from} sent has made the server panic; only that connection was \
                  ended; please report it, with what stands above"
             ));
