@@ -183,6 +183,14 @@ pub struct JoinArgs {
     #[arg(long, env = "CHATTY_PLAIN", value_parser = FalseyValueParser::new())]
     plain: bool,
 
+    /// How long to listen on after the end of the input, or inf
+    #[arg(long, value_name = "TIME", env = "CHATTY_WAIT", value_parser = waiting_time)]
+    wait: Option<Duration>,
+
+    /// Say nothing on standard error of the connection being lost and found again
+    #[arg(short, long, env = "CHATTY_QUIET", value_parser = FalseyValueParser::new())]
+    quiet: bool,
+
     /// How long to try again when the connection is lost: 0 is not at all;
     /// without it, at a terminal for ever, in a pipe ten minutes
     #[arg(long, value_name = "TIME", env = "CHATTY_RETRY_FOR", value_parser = retry_time)]
@@ -342,6 +350,8 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
             reads_input: args.exec.is_empty() || args.input.is_some(),
             raw_room: args.raw.then_some(room),
             form: Form::of(args),
+            wait: args.wait.unwrap_or_default(),
+            is_quiet: args.quiet,
         };
         piped::run(visit, task).await
     }
@@ -444,6 +454,11 @@ const TRIES: usize = 3;
 
 /// For how long a script tries to come back.
 const RETRY_FOR: Duration = Duration::from_mins(10);
+
+/// Longer than anybody lives is for ever.
+fn waiting_time(text: &str) -> Result<Duration, String> {
+    if text == "inf" { Ok(Duration::MAX) } else { parse_duration(text) }
+}
 
 fn retry_time(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { parse_duration(text) }

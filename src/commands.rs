@@ -257,7 +257,7 @@ pub const TABLE: &[Row] = &[
     Row {
         name: "join",
         aliases: &["j"],
-        args: &[arg("ROOM", Kind::Room), arg("[KEY]", Kind::Free)],
+        args: &[arg("ROOM", Kind::Room), arg("[KEY]", Kind::Secret)],
         help: "enter a room, made if there is none; plain lines then go there",
         examples: &["/join #ops", "/join #ops open sesame"],
         before_login: false,
@@ -480,7 +480,7 @@ pub const TABLE: &[Row] = &[
     Row {
         name: "lock",
         aliases: &[],
-        args: &[arg("[KEY]", Kind::Free)],
+        args: &[arg("[KEY]", Kind::Secret)],
         help: "let nobody into this room but who is invited or knows the key",
         examples: &["/lock", "/lock open sesame"],
         before_login: false,
@@ -680,12 +680,6 @@ impl Row {
         let aliases = self.aliases.iter().map(|alias| format!("/{alias}  the same"));
         let examples = self.examples.iter().map(|example| format!("{example}  (an example)"));
         std::iter::once(self.help_row()).chain(aliases).chain(examples).collect()
-    }
-
-    /// Whether a line of this command holds a password.
-    #[must_use]
-    pub fn is_secret(&self) -> bool {
-        self.args.iter().any(|arg| arg.kind == Kind::Secret)
     }
 
     fn missing(&self) -> Refusal {

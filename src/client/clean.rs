@@ -57,7 +57,10 @@ pub(super) fn is_unseen(c: char) -> bool {
 /// or a word hidden from a reader. The joiners of emoji and of Indic and
 /// Persian letters (U+200C, U+200D, U+FE0F) have their uses and stay.
 fn is_invisible(c: char) -> bool {
-    matches!(c,
+    // Of each plane the last two are no characters.
+    let is_none = u32::from(c) & 0xFFFE == 0xFFFE || matches!(c, '\u{FDD0}'..='\u{FDEF}');
+    is_none
+        || matches!(c,
         '\u{AD}' | '\u{34F}' | '\u{61C}' | '\u{115F}' | '\u{1160}' | '\u{180E}' | '\u{200B}'
         | '\u{200E}' | '\u{200F}' | '\u{2060}'..='\u{2064}' | '\u{206A}'..='\u{206F}'
         | '\u{3164}' | '\u{FEFF}' | '\u{FFA0}' | '\u{FFF9}'..='\u{FFFB}'
@@ -79,6 +82,7 @@ mod tests {
             ("a\nb\rc", "a\u{FFFD}b\u{FFFD}c"),
             ("a\tb", "a    b"),
             ("\u{202E}evil", "\u{FFFD}evil"),
+            ("a\u{FDD0}b\u{FFFE}c\u{1FFFF}d", "abcd"),
             ("al\u{200B}ice\u{E0041}", "alice"),
             ("e\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}x", "e\u{301}\u{301}\u{301}\u{301}x"),
         ] {

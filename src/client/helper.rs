@@ -11,13 +11,15 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Context, Helper};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
+use super::clean::is_unseen;
 use super::local;
 use super::printer::size;
 use super::prompt::Shared;
 use super::slot::prompt_in;
 use super::state::{Link, State};
+use super::submission::secret_from;
 use crate::commands::{self, Kind, Setting};
-use crate::protocol::text::{is_blank, is_forbidden};
+use crate::protocol::text::is_blank;
 use crate::protocol::{Key, LINE_MAX};
 
 /// More is no help.
@@ -130,10 +132,13 @@ impl Highlighter for ChatHelper {
     fn highlight<'l>(&self, line: &'l str, _pos: usize) -> Cow<'l, str> {
         self.remember(line);
         // A pasted escape must not act while it is being edited either. What
-        // is left out here counts no column for rustyline.
-        let is_hidden = |c: char| is_forbidden(c) && c != '\n';
+        // is left out here counts no column for rustyline, or blanks stand for it.
+        let is_hidden = |c: char| is_unseen(c) && !matches!(c, '\n' | '\t');
         let line = if line.contains(is_hidden) {
-            Cow::Owned(line.replace(is_hidden, ""))
+            let shown = |c: char| {
+                if is_hidden(c) { " ".repeat(c.width().unwrap_or(0)) } else { c.to_string() }
+            };
+            Cow::Owned(line.chars().map(shown).collect())
         } else {
             Cow::Borrowed(line)
         };
@@ -196,19 +201,6 @@ impl Highlighter for ChatHelper {
         }
         true
     }
-}
-
-/// Where a password begins in a command that takes one.
-fn secret_from(line: &str) -> Option<usize> {
-    let row = commands::find(line.strip_prefix('/')?.split(is_blank).next()?)?;
-    let at = row.args.iter().position(|arg| arg.kind == Kind::Secret)?;
-    let mut rest = line;
-    // Behind the command itself and what comes before the password.
-    for _ in 0..=at {
-        rest = rest.trim_start_matches(is_blank);
-        rest = &rest[rest.find(is_blank)?..];
-    }
-    Some(line.len() - rest.trim_start_matches(is_blank).len())
 }
 
 /// Stars for what nobody is to read over one's shoulder, as wide as that.
@@ -358,12 +350,14 @@ mod tests {
     fn tab_offers_what_the_place_asks_for() {
         let mut state = State::new("me-too");
         for line in
-            ["[USERS #lobby 3] me-too,alice,Albert", "[ROOM #ops 1]", "[JOINED #art]", "Albert: x"]
+            ["[USERS #lobby 3] me-too,alice,Albert", "[ROOM #ops 1]", "[JOINED #art]", "Alzoe: x"]
         {
             state.apply(&Tags::default(), &Event::parse(line).unwrap());
         }
         for (typed, offers) in [
-            ("al", &["Albert: ", "alice: "][..]),
+            // Who has spoken comes before the alphabet.
+            ("al", &["Alzoe: ", "Albert: ", "alice: "][..]),
+            ("/m", &["/msg ", "/me ", "/mute "]),
             ("ali", &["alice: "]),
             ("ALI", &["alice: "]),
             ("hi ali", &["alice "]),
@@ -372,12 +366,12 @@ mod tests {
             ("/join #", &["#art ", "#lobby ", "#ops "]),
             ("/msg ali", &["alice "]),
             ("/msg #o", &["#ops "]),
-            ("/msg bob al", &["Albert ", "alice "]),
-            ("/query al", &["Albert ", "alice "]),
+            ("/msg bob al", &["Alzoe ", "Albert ", "alice "]),
+            ("/query al", &["Alzoe ", "Albert ", "alice "]),
             ("/help jo", &["join"]),
             ("/set ec", &["echo "]),
             ("/set echo o", &["on", "off"]),
-            ("/nosuch al", &["Albert ", "alice "]),
+            ("/nosuch al", &["Alzoe ", "Albert ", "alice "]),
             ("x\nali", &["alice "]),
             ("zed", &[]),
         ] {
@@ -437,6 +431,10 @@ mod tests {
     fn a_password_is_not_shown_while_it_is_typed() {
         for (line, shown) in [
             ("/register sesame", "/register ******"),
+            ("/regi sesame", "/regi ******"),
+            ("/regsiter sesame", "/regsiter ******"),
+            ("/join ops", "/join ops"),
+            ("/join ops key", "/join ops ***"),
             ("/register open sesame", "/register ***********"),
             ("/login alice sesame", "/login alice ******"),
             ("/login  alice", "/login  alice"),

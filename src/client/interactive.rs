@@ -91,7 +91,6 @@ async fn chat(
         printer: printer.clone(),
         theme: screen.theme(),
         is_asking: Arc::default(),
-        is_leaving: Arc::default(),
     };
     let mut editor = prompt::editor(&shared)?;
     let is_first_visit = history.load(&mut editor);

@@ -1,7 +1,6 @@
 //! Ctrl-C: clears what is typed (Ctrl-Y brings it back); on an empty line it
 //! warns, and again soon after it leaves. A question it answers with no.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,7 +44,6 @@ impl ConditionalEventHandler for Interrupt {
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some_and(|last| last.elapsed() < TWICE) {
-            self.shared.is_leaving.store(true, Ordering::Relaxed);
             self.shared.gate.shut(true);
             return None;
         }

@@ -13,6 +13,7 @@ use crate::protocol::{Event, Message, Place, Tags, text};
 /// Standard output.
 pub(super) struct Output {
     form: Form,
+    is_quiet: bool,
     out: Writer,
 }
 
@@ -41,8 +42,8 @@ impl Form {
 }
 
 impl Output {
-    pub(super) fn new(form: Form) -> Self {
-        Self { form, out: Writer::start() }
+    pub(super) fn new(form: Form, is_quiet: bool) -> Self {
+        Self { form, is_quiet, out: Writer::start() }
     }
 
     /// Writes a line of the server. `number`: of which of our lines it is the
@@ -67,6 +68,7 @@ impl Output {
     pub(super) fn status(&mut self, status: Status, number: Option<u64>, text: &str) {
         match number {
             Some(number) => complain(&format!("line {number}: {text}")),
+            None if self.is_quiet && status != Status::Failed => {}
             None => complain(text),
         }
         self.tell(status, number, text);

@@ -54,6 +54,9 @@ pub(super) struct Task {
     /// With `--raw`: every line is said here, whatever it looks like.
     pub(super) raw_room: Option<RoomName>,
     pub(super) form: Form,
+    /// How long to listen after that.
+    pub(super) wait: Duration,
+    pub(super) is_quiet: bool,
 }
 
 /// Runs to the end of input, or of the connection.
@@ -78,7 +81,8 @@ pub(super) async fn run(visit: Visit, task: Task) -> Exit {
         farewell: None,
         is_patient: !road.retry_for.is_zero(),
         pulse: Pulse::new(ping_after, Instant::now()),
-        output: Output::new(task.form),
+        wait: task.wait,
+        output: Output::new(task.form, task.is_quiet),
         log,
     };
     script.output.tell(Status::Online, None, &format!("logged in as {}", session.me));
@@ -117,6 +121,14 @@ fn unwritable(problem: &io::Error) -> Exit {
     }
     complain(&format!("cannot write what the server says: {problem}"));
     Exit::Unavailable
+}
+
+/// Without a time, for ever.
+async fn until_then(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Reads standard input behind these lines on a thread of its own: such a read
@@ -165,6 +177,8 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     None,
+    /// The input is over, and we listen: until then, or for ever.
+    Listening(Option<Instant>),
     /// The input is over, or the script has said `/quit` itself; the answer to
     /// our ping of this number is awaited.
     Awaited(u64),
@@ -196,6 +210,8 @@ struct Script {
     /// Whether we come back.
     is_patient: bool,
     pulse: Pulse,
+    /// How long to listen after the end of the input.
+    wait: Duration,
     output: Output,
     log: LogFiles,
 }
@@ -221,10 +237,15 @@ impl Script {
             match self.end {
                 End::Reached | End::Astray => return Stop::Over(self.exit()),
                 _ if is_closed => return Stop::Lost,
-                End::None | End::Awaited(_) => self.send(connection),
+                End::None | End::Listening(_) | End::Awaited(_) => self.send(connection),
             }
+            let until = match self.end {
+                End::Listening(until) => until,
+                _ => None,
+            };
             tokio::select! {
                 () = self.output.moves() => {}
+                () = until_then(until) => self.ping(),
                 progress = connection.progress(), if self.output.has_room() => {
                     is_closed = progress == Progress::Closed;
                     if progress == Progress::Read {
@@ -339,7 +360,13 @@ impl Script {
 
     /// Takes a line of input, or its end.
     fn take(&mut self, line: Option<Vec<u8>>) {
-        let Some(line) = line else { return self.ping() };
+        let Some(line) = line else {
+            if self.wait.is_zero() {
+                return self.ping();
+            }
+            self.end = End::Listening(Instant::now().checked_add(self.wait));
+            return;
+        };
         let line = String::from_utf8_lossy(&line);
         let line = line.strip_suffix('\n').unwrap_or(&line);
         let line = line.strip_suffix('\r').unwrap_or(line);
@@ -349,8 +376,12 @@ impl Script {
             return;
         }
         if let Some(room) = &self.raw_room {
-            let command = Command::Msg { to: Target::Room(room.as_str()), text: line };
-            outgoing.add(command.to_string(), None, &self.state);
+            let command = Command::Msg { to: Target::Room(room.as_str()), text: line }.to_string();
+            // A line of full length has no room for that; where it goes all the same
+            // is checked with every new visit.
+            let is_text = commands::parse(line) == Ok(Request::Say(line));
+            let line = if command.len() > LINE_MAX && is_text { line } else { &command };
+            outgoing.add(line.to_owned(), None, &self.state);
             return;
         }
         match commands::parse(line) {

@@ -1,6 +1,6 @@
 //! Comings and goings, gathered: who arrives with a class is one line with it, and
-//! who only looks in is none. Nothing is held back for long, and never what goes
-//! with a reason or is about oneself.
+//! who only looks in is none. Nothing is held back for long, and never what is about
+//! oneself.
 
 use std::time::Duration;
 
@@ -72,6 +72,7 @@ struct Move {
     room: Key,
     room_name: String,
     name: String,
+    reason: Option<String>,
 }
 
 /// What is gathered and not shown yet.
@@ -84,10 +85,10 @@ pub(super) struct Presence {
 impl Presence {
     /// Takes a line in, if it is one to be gathered.
     pub(super) fn gather(&mut self, event: &Event<'_>, me: &str, now: Instant) -> bool {
-        let (what, room, name) = match *event {
-            Event::Joined { room, name } => (What::Joined, room, name),
-            Event::Left { room, name, reason: None } => (What::Left, room, name),
-            Event::Quit { name, reason: None } => (What::Quit, LOBBY, name),
+        let (what, room, name, reason) = match *event {
+            Event::Joined { room, name } => (What::Joined, room, name, None),
+            Event::Left { room, name, reason } => (What::Left, room, name, reason),
+            Event::Quit { name, reason } => (What::Quit, LOBBY, name, reason),
             _ => return false,
         };
         if Key::fold(name) == Key::fold(me) {
@@ -97,7 +98,8 @@ impl Presence {
             return true;
         }
         let (room_name, name) = (room.to_owned(), name.to_owned());
-        self.moves.push(Move { what, room: Key::fold(room), room_name, name });
+        let reason = reason.map(str::to_owned);
+        self.moves.push(Move { what, room: Key::fold(room), room_name, name, reason });
         self.due.get_or_insert(now + WINDOW);
         true
     }
@@ -151,17 +153,23 @@ impl Presence {
     }
 }
 
-/// `carol, dave joined; bob quit`, whatever happened first being told first.
+/// `carol, dave joined; bob quit (bye)`, whatever happened first being told first.
 fn sentence(moves: &[Move]) -> String {
-    let mut parts: Vec<(What, Vec<&str>)> = Vec::new();
-    for Move { what, name, .. } in moves {
-        match parts.iter_mut().find(|(known, _)| known == what) {
+    /// Those who did the same for the same reason.
+    type Part<'a> = ((What, Option<&'a str>), Vec<&'a str>);
+    let mut parts: Vec<Part<'_>> = Vec::new();
+    for Move { what, name, reason, .. } in moves {
+        let did = (*what, reason.as_deref());
+        match parts.iter_mut().find(|(known, _)| *known == did) {
             Some((_, names)) if names.contains(&name.as_str()) => {}
             Some((_, names)) => names.push(name),
-            None => parts.push((*what, vec![name])),
+            None => parts.push((did, vec![name])),
         }
     }
-    let part = |(what, names): &(What, Vec<&str>)| format!("{} {}", list(names), what.verb());
+    let part = |((what, reason), names): &Part<'_>| {
+        let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+        format!("{} {}{reason}", list(names), what.verb())
+    };
     parts.iter().map(part).collect::<Vec<_>>().join("; ")
 }
 
@@ -193,6 +201,15 @@ mod tests {
         for (lines, expected) in [
             (&[][..], &[][..]),
             (&["* bob joined"], &["* bob joined"]),
+            (
+                &[
+                    "* bob quit (bye)",
+                    "* carol quit",
+                    "* dave quit (bye)",
+                    "#ops * erin left (lunch)",
+                ],
+                &["* bob, dave quit (bye); carol quit", "#ops * erin left (lunch)"],
+            ),
             (
                 &["* bob quit", "* carol joined", "* dave joined"],
                 &["* bob quit; carol, dave joined"],
@@ -272,9 +289,9 @@ mod tests {
     }
 
     #[test]
-    fn what_has_a_reason_or_is_about_me_is_not_gathered() {
+    fn what_is_about_me_is_not_gathered() {
         let mut presence = Presence::default();
-        for line in ["* bob quit (bye)", "#ops * bob left (lunch)", "* Alice joined", "bob: hi"] {
+        for line in ["* Alice joined", "* alice quit (bye)", "* bob is now rob", "bob: hi"] {
             let event = Event::parse(line).expect(line);
             assert!(!presence.gather(&event, "alice", Instant::now()), "{line}");
         }

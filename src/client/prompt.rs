@@ -29,6 +29,7 @@ use rustyline::{
 use tokio::sync::mpsc::UnboundedSender;
 use unicode_width::UnicodeWidthChar as _;
 
+use super::clean::is_unseen;
 use super::helper::ChatHelper;
 use super::history::History;
 use super::local::{self, Local};
@@ -38,8 +39,9 @@ use super::state::State;
 use super::submission::Submission;
 use super::theme::Theme;
 
-/// How long the next prompt waits for the answer that says where lines go.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the next prompt waits for the answer that says where lines go: not so long
+/// that a typist notices. What comes later is fitted into the prompt that stands.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(40);
 
 /// What the prompt hands on.
 pub(super) enum Typed {
@@ -47,7 +49,8 @@ pub(super) enum Typed {
     Line { text: String, waiting: Option<Waiting> },
     /// The last line: `/quit`, with a reason or without.
     Quit(String),
-    /// A SIGINT came, which while the prompt stands only rustyline hears.
+    /// Ctrl-C twice; or a SIGINT came, which while the prompt stands only rustyline
+    /// hears.
     Interrupted,
     /// Something the client does itself.
     Local(Local),
@@ -69,8 +72,6 @@ pub(super) struct Shared {
     pub(super) theme: Theme,
     /// A question is on the screen instead of the prompt.
     pub(super) is_asking: Arc<AtomicBool>,
-    /// Ctrl-C was pressed to leave.
-    pub(super) is_leaving: Arc<AtomicBool>,
 }
 
 impl Shared {
@@ -169,7 +170,7 @@ struct Loop {
     shared: Shared,
     typed: UnboundedSender<Typed>,
     is_called_off: Arc<AtomicBool>,
-    /// The last text was not read because of a SIGINT.
+    /// The last text was not read because of a SIGINT or Ctrl-C.
     is_interrupted: bool,
 }
 
@@ -206,7 +207,7 @@ impl Loop {
                 });
                 break;
             };
-            draft = match self.submit(text, &target) {
+            draft = match self.submit(&text, &target) {
                 Next::Prompt => String::new(),
                 Next::Keep(text) => text,
                 Next::Leave => break,
@@ -223,8 +224,7 @@ impl Loop {
         }
         let read = self.editor.readline_with_initial(prompt, (draft, ""));
         self.shared.gate.shut(false);
-        let is_key = self.shared.is_leaving.load(Ordering::Relaxed);
-        self.is_interrupted = !is_key && matches!(read, Err(ReadlineError::Interrupted));
+        self.is_interrupted = matches!(read, Err(ReadlineError::Interrupted));
         let text = read.ok();
         let draft = self.editor.helper().map(ChatHelper::draft).unwrap_or_default();
         if text.is_none() && !draft.is_empty() {
@@ -239,7 +239,9 @@ impl Loop {
         text
     }
 
-    fn submit(&mut self, text: String, target: &str) -> Next {
+    fn submit(&mut self, text: &str, target: &str) -> Next {
+        // What is sent is what was seen: nothing hides in a paste.
+        let text = text.replace(|c| is_unseen(c) && !matches!(c, '\n' | '\t'), "");
         let text = local::written_out(&text).unwrap_or(text);
         let mut submission = Submission::of(&text);
         if let Submission::Lines { lines, is_doubtful: true } = &submission {

@@ -337,6 +337,7 @@ mod tests {
         for wire in ["bob: malice", "bob: hi", "* bob joined"] {
             assert!(!styled(wire).contains(&mention), "{wire}");
         }
+        assert_eq!(shown(ColorChoice::Never, "bob: hi alice"), "06:20 >bob: hi alice");
         let own = Theme::new(ColorChoice::Always, 0).mention().style("alice").to_string();
         assert!(!styled("alice: alice is me").contains(&own));
     }

@@ -1,9 +1,9 @@
 //! What a submitted text is: one line as typed, or several, which are a paste.
 
 use super::local::{self, Local};
-use crate::commands::{self, Command, Request, Setting};
+use crate::commands::{self, Command, Kind, Request, Setting};
 use crate::protocol::LINE_MAX;
-use crate::protocol::text::{is_blank, is_blank_text};
+use crate::protocol::text::{is_blank, is_blank_text, nearest};
 
 /// A text with more line ends than this is not sent without asking.
 const LINE_ENDS_MAX: usize = 2;
@@ -72,10 +72,28 @@ impl<'a> Submission<'a> {
     }
 }
 
-/// Whether a line holds a password, so that it is better forgotten.
+/// Whether a line holds a password or a key, so that it is better forgotten.
 pub(super) fn is_secret(text: &str) -> bool {
-    let command = text.strip_prefix('/').and_then(|text| text.split_whitespace().next());
-    command.and_then(commands::find).is_some_and(commands::Row::is_secret)
+    secret_from(text).is_some()
+}
+
+/// Where a password or a key begins in a command that takes one, also where the
+/// command is only begun or mistyped.
+pub(super) fn secret_from(line: &str) -> Option<usize> {
+    let begun = line.strip_prefix('/')?.split(is_blank).next()?;
+    let whole = local::written_out(&format!("/{begun}"));
+    let whole = whole.as_deref().map_or(begun, |whole| &whole[1..]);
+    let known = commands::TABLE.iter().map(|row| row.name);
+    let row = commands::find(whole).or_else(|| commands::find(nearest(whole, known)?))?;
+    let at = row.args.iter().position(|arg| arg.kind == Kind::Secret)?;
+    let mut rest = line;
+    // Behind the command itself and what comes before the secret.
+    for _ in 0..=at {
+        rest = rest.trim_start_matches(is_blank);
+        rest = &rest[rest.find(is_blank)?..];
+    }
+    let secret = rest.trim_start_matches(is_blank);
+    (!secret.is_empty()).then(|| line.len() - secret.len())
 }
 
 fn is_said(line: &str) -> bool {
@@ -150,6 +168,8 @@ mod tests {
     #[test]
     fn a_password_is_not_remembered() {
         assert!(is_secret("/login alice secret") && is_secret("/PASSWD x"));
+        assert!(is_secret("/join ops key") && is_secret("/lock key") && is_secret("/regsiter x"));
+        assert!(!is_secret("/join ops") && !is_secret("/lock") && !is_secret("/login alice"));
         assert!(!is_secret("login alice") && !is_secret("/who") && !is_secret("hi"));
     }
 }

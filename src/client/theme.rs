@@ -1,5 +1,5 @@
-//! The colours, all of them. Without colour every style is plain and writes no
-//! escape sequence, so nobody else asks whether there is colour.
+//! The colours, all of them. Without colour every style but one (of a draft that is
+//! too long) is plain and writes no escape sequence, so nobody else asks whether there is colour.
 
 use std::io::IsTerminal as _;
 
@@ -103,9 +103,10 @@ impl Theme {
         self.with(|style| style.bold().reversed())
     }
 
-    /// What does not fit into a line any more.
+    /// What does not fit into a line any more; seen without colour too.
     pub(super) fn too_much(self) -> Style {
-        self.with(|style| style.red().underline())
+        let style = Style::new().underline();
+        if self.has_color { style.red() } else { style }
     }
 
     /// Times, comings and goings: there, but not in the way.

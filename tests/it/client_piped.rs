@@ -217,6 +217,42 @@ fn a_password_comes_from_a_file_or_the_environment() {
 }
 
 #[test]
+fn who_is_told_to_wait_listens_on_after_the_end_of_the_input() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let listen = |wait: &str| {
+        Command::new(CHATTY)
+            .args(["join", "127.0.0.1", "--port", &server.port.to_string(), "--name", "alice"])
+            .args(["--wait", wait])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("chatty join")
+    };
+    let alice = listen("inf");
+    bob.hears(|line| line == "* alice joined");
+    bob.say("are you there?");
+    bob.settles();
+    let done = Command::new("kill").arg(alice.id().to_string()).status();
+    assert!(done.expect("kill").success());
+    let done = alice.wait_with_output().expect("an end");
+    assert_eq!(done.status.code(), Some(143));
+    assert!(text(&done.stdout).ends_with("bob: are you there?\n"), "{}", text(&done.stdout));
+    let done = listen("100ms").wait_with_output().expect("an end");
+    assert!(done.status.success());
+}
+
+#[test]
+fn a_raw_line_of_full_length_is_said() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let long = "x".repeat(4096);
+    let done = join(server.port, &["--name", "alice", "--raw"], long.as_bytes());
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert_eq!(bob.hears(|line| line.starts_with("alice: ")), format!("alice: {long}"));
+}
+
+#[test]
 fn an_output_that_cannot_be_written_is_an_error() {
     let server = Server::start();
     let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");

@@ -27,6 +27,8 @@ fn who_is_spoken_of_is_called_once_and_sees_by_whom() {
     let is_marked = |alice: &Terminal| alice.styled().contains("7m");
     alice.types("I am alice\r");
     alice.shows("mine", |rows| count(rows, "alice: I am alice") == 1);
+    say_and_see(&mut bob, &alice, "bob: hello all");
+    assert_eq!(bells(), 0, "neither my own line nor any other");
     say_and_see(&mut bob, &alice, "bob: malice is not meant");
     assert!(!is_marked(&alice));
     say_and_see(&mut bob, &alice, "bob: alice: ping");

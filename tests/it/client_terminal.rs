@@ -1,8 +1,10 @@
 //! `chatty join` at a real terminal: what a person sees and feels.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use std::fs;
+use std::path::Path;
 
 use crate::support::{CHATTY, Peer, SESAME, SESAME_FILE, Server, Terminal, count, scripted_server};
 
@@ -28,9 +30,8 @@ fn a_draft_survives_fifty_lines_and_is_sent_whole() {
         bob.say(&format!("line {n}."));
     }
     let rows = alice.shows("the fiftieth line", |rows| count(rows, "bob: line 49.") == 1);
-    for n in 0..50 {
-        assert_eq!(count(&rows, &format!("bob: line {n}.")), 1);
-    }
+    let said = rows.iter().filter_map(|row| row.split_once("bob: line ")).map(|(_, n)| n);
+    assert!(said.eq((0..50).map(|n| format!("{n}."))), "each once and in order: {rows:?}");
     alice.shows_last("#lobby> half a mess");
     for key in ["Left", "Left", "Left"] {
         alice.presses(key);
@@ -159,11 +160,19 @@ fn a_paste_behind_a_private_command_does_not_become_public_unasked() {
 
 #[test]
 fn an_open_search_holds_up_nothing_but_the_screen() {
-    scene!(server, bob, alice);
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice --ping-after 100ms") else {
+        return;
+    };
+    alice.shows_last("#lobby>");
     alice.types("needle\r");
     bob.hears(|line| line == "alice: needle");
     alice.presses("C-r");
     alice.types("nee");
+    // So long that the server has to have been asked, and to have answered.
+    let start = Instant::now();
+    Terminal::waits("some silences", || start.elapsed() > Duration::from_secs(1));
     alice.shows("the search", |rows| rows.iter().any(|row| row.contains("reverse-i-search")));
     for n in 0..200 {
         bob.say(&format!("flood {n}."));
@@ -173,6 +182,7 @@ fn an_open_search_holds_up_nothing_but_the_screen() {
     alice.presses("C-g");
     let rows = alice.shows("the last", |rows| count(rows, "bob: flood 199.") == 1);
     assert_eq!(rows.iter().filter(|row| row.contains("bob: flood")).count(), 200);
+    assert!(!rows.iter().any(|row| row.contains("connection lost")), "{rows:?}");
 }
 
 #[test]
@@ -181,10 +191,14 @@ fn ctrl_c_clears_a_draft_then_warns_then_leaves() {
     alice.types("oh no");
     alice.presses("C-c");
     alice.shows_last("#lobby>");
+    alice.presses("C-y");
+    alice.shows_last("#lobby> oh no");
+    alice.presses("C-c");
+    alice.shows_last("#lobby>");
     alice.presses("C-c");
     alice.shows("a warning", |rows| rows.iter().any(|row| row.contains("again to leave")));
     alice.presses("C-c");
-    alice.ends_with(0);
+    alice.ends_with(130);
     assert!(bob.hears(|line| line.contains("quit")).starts_with("* alice quit"));
 }
 
@@ -232,6 +246,9 @@ fn however_it_ends_the_terminal_is_as_before() {
         [("C-d", 0), ("/quit bye", 0), ("TERM", 143), ("HUP", 129), ("INT", 130), ("C-r", 143)];
     for (way, exit) in ways {
         scene!(server, bob, alice);
+        let folder = tempfile::tempdir().expect("a folder");
+        let raw = folder.path().join("raw");
+        alice.records(&raw);
         match way {
             "C-d" => alice.presses(way),
             "TERM" | "HUP" | "INT" => {
@@ -250,6 +267,7 @@ fn however_it_ends_the_terminal_is_as_before() {
         }
         alice.ends_with(exit);
         assert!(bob.hears(|line| line.contains("quit")).starts_with("* alice quit"), "{way}");
+        tells_no_pastes(&raw);
     }
 }
 
@@ -290,9 +308,13 @@ fn who_is_put_off_the_server_is_told_why_and_leaves_a_clean_terminal() {
     let rows = alice.ends_with(69);
     let told = |row: &String| row.starts_with("chatty: ") && row.contains("enough of it");
     assert!(rows.iter().any(told), "{rows:?}");
-    // What is pasted next is the shell's.
+    tells_no_pastes(&raw);
+}
+
+/// What is pasted next is the shell's.
+fn tells_no_pastes(raw: &Path) {
     Terminal::waits("pastes are not told from typing any more", || {
-        let raw = fs::read_to_string(&raw).unwrap_or_default();
+        let raw = fs::read_to_string(raw).unwrap_or_default();
         raw.rfind("\x1b[?2004l") > raw.rfind("\x1b[?2004h")
     });
 }
@@ -410,4 +432,31 @@ fn a_password_in_a_command_is_not_shown_either() {
     let rows =
         alice.shows("the answer", |rows| rows.iter().any(|r| r.contains("[REGISTERED alice]")));
     assert!(!rows.iter().any(|row| row.contains("sesame")), "{rows:?}");
+}
+
+#[test]
+fn what_nobody_sees_of_a_paste_is_not_sent() {
+    scene!(server, bob, alice);
+    alice.pastes("a\u{7}b\u{202E}c\u{200B}d\u{9b}e");
+    alice.shows_last("#lobby> abcde");
+    alice.types("\r");
+    assert_eq!(bob.hears(|line| line.starts_with("alice:")), "alice: abcde");
+}
+
+#[test]
+fn a_private_answer_reaches_whom_it_is_for_in_a_colour_of_its_own() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let mut carol = Peer::join(server.port, "carol");
+    let Some(alice) = Terminal::join(server.port, "--name alice --color always") else { return };
+    alice.shows_last("#lobby>");
+    bob.say("/msg alice psst");
+    alice.shows("it", |rows| count(rows, "[PRIVATE MESSAGE] bob: psst") == 1);
+    let styled = alice.styled();
+    let row = styled.lines().find(|row| row.contains("PRIVATE MESSAGE")).expect("it");
+    assert!(row.contains("\x1b[35m"), "{row:?}");
+    alice.types("/r yes\r");
+    bob.hears(|line| line == "[PRIVATE MESSAGE] alice: yes");
+    bob.say("all can hear");
+    assert_eq!(carol.hears(|line| !line.contains("joined")), "bob: all can hear");
 }
