@@ -118,6 +118,7 @@ async fn chat(
         pulse: Pulse::new(ping_after, Instant::now()),
         continued,
         reading: Reading::new(Instant::now()),
+        owed_help: None,
         log,
         is_to_panic,
         farewell: None,
@@ -185,6 +186,8 @@ struct Chat {
     /// Rings when we go on after we were stopped.
     continued: Signal,
     reading: Reading,
+    /// What is to be said of our own commands behind the server's help.
+    owed_help: Option<Vec<String>>,
     log: LogFiles,
     /// To see how the terminal looks afterwards.
     is_to_panic: bool,

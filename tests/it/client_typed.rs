@@ -116,6 +116,10 @@ fn help_names_what_the_client_does_itself() {
     alice.shows_last("#lobby>");
     alice.types("/help quiet\r");
     alice.shows("the row", |rows| rows.iter().any(|row| row.starts_with("/quiet [ROOM]  ")));
+    alice.types("/help\r");
+    let rows = alice.shows("all", |rows| rows.iter().any(|row| row.starts_with("/say TEXT")));
+    let at = |start: &str| rows.iter().position(|row| row.starts_with(start)).expect(start);
+    assert!(at("/quit [REASON]") < at("/say TEXT"), "behind the server's own: {rows:?}");
     alice.types("/rec\t");
     alice.shows_last("#lobby> /reconnect");
 }

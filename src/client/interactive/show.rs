@@ -28,8 +28,19 @@ impl Chat {
     }
 
     pub(super) fn show(&mut self, line: &str) {
-        for line in self.comeback.whole(line.to_owned()) {
-            self.show_line(&line);
+        let lines = self.comeback.whole(line.to_owned());
+        for line in &lines {
+            self.show_line(line);
+        }
+        let is_help = |line: &String| {
+            let event = Event::parse(Tags::split(line).1);
+            matches!(event, Some(Event::Reply { word: "HELP", .. }))
+        };
+        if self.owed_help.is_some() && lines.iter().any(is_help) {
+            // Behind the server's own.
+            for row in self.owed_help.take().into_iter().flatten() {
+                self.printer.print(self.screen.line(&row, "", Timestamp::now()));
+            }
         }
     }
 
@@ -149,12 +160,16 @@ impl Chat {
     }
 
     /// Helps as far as the client knows; whether that is all of it.
-    pub(super) fn help(&self, line: &str, is_offline: bool) -> bool {
+    pub(super) fn help(&mut self, line: &str, is_offline: bool) -> bool {
         let Some((rows, is_all)) = local::help(line, is_offline) else { return false };
+        if !is_all {
+            self.owed_help = Some(rows);
+            return false;
+        }
         for row in rows {
             self.printer.print(self.screen.line(&row, "", Timestamp::now()));
         }
-        is_all
+        true
     }
 }
 
