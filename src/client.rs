@@ -223,6 +223,10 @@ pub struct JoinArgs {
     #[arg(long, value_enum, default_value_t, env = "CHATTY_JOINS", value_name = "WHOSE")]
     joins: Joins,
 
+    /// Leave a name out where the line above is of the same person. Only at a prompt
+    #[arg(long, env = "CHATTY_GROUP_NAMES", value_parser = FalseyValueParser::new())]
+    group_names: bool,
+
     /// When a line shows its time: always, once a minute, or never. Only at a prompt
     #[arg(long, value_enum, default_value_t, env = "CHATTY_TIMES", value_name = "WHEN")]
     times: Times,
@@ -336,7 +340,7 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
         let words = Watchwords::new(&args.highlight);
         let theme = Theme::new(args.color, args.color_seed);
         let setup = Setup {
-            screen: Screen::new(theme, args.times, words.clone()),
+            screen: Screen::new(theme, args.times, args.group_names, words.clone()),
             attention: Attention::new(args.notify.clone(), words.clone(), !args.no_title),
             history: History::new(!args.no_history),
             joins: args.joins,

@@ -134,8 +134,16 @@ fn heeding_what_is_said(mut cli: clap::Command) -> clap::Command {
 }
 
 fn completions(shell: Shell) -> Vec<u8> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "chatty", &mut script);
+    let (cli, mut script) = (Cli::command(), Vec::new());
+    // What is hidden is no more to be offered than to be shown.
+    let shown = |command: &clap::Command| {
+        let about = command.get_about().cloned().unwrap_or_default();
+        let args = command.get_arguments().filter(|arg| !arg.is_hide_set()).cloned();
+        clap::Command::new(command.get_name().to_owned()).about(about).args(args)
+    };
+    let commands = cli.get_subcommands().filter(|command| !command.is_hide_set());
+    let mut cli = shown(&cli).version(env!("CARGO_PKG_VERSION")).subcommands(commands.map(shown));
+    clap_complete::generate(shell, &mut cli, "chatty", &mut script);
     script
 }
 

@@ -6,7 +6,7 @@
 //! and of nothing else. Colour follows the parsed structure, never the words:
 //! `alice: [PRIVATE MESSAGE] from root` is only what alice says.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 
 use clap::ValueEnum;
@@ -81,6 +81,10 @@ pub(super) struct Screen {
     words: Watchwords,
     times: Times,
     zone: TimeZone,
+    /// Whether a name is left out where it is that of the line above.
+    groups: bool,
+    /// Who spoke in the line above, and where.
+    speaker: RefCell<Option<String>>,
     /// The time that was last shown.
     last: Cell<Timestamp>,
     /// Which day it was when it was last asked.
@@ -89,13 +93,14 @@ pub(super) struct Screen {
 
 impl Screen {
     /// With the times of where we are.
-    pub(super) fn new(theme: Theme, times: Times, words: Watchwords) -> Self {
-        Self { words, ..Self::in_zone(theme, times, TimeZone::system()) }
+    pub(super) fn new(theme: Theme, times: Times, groups: bool, words: Watchwords) -> Self {
+        Self { words, groups, ..Self::in_zone(theme, times, TimeZone::system()) }
     }
 
     fn in_zone(theme: Theme, times: Times, zone: TimeZone) -> Self {
         let last = Cell::new(Timestamp::MIN);
-        Self { theme, words: Watchwords::default(), times, zone, last, day: Cell::new(None) }
+        let (words, speaker) = (Watchwords::default(), RefCell::default());
+        Self { theme, words, times, zone, groups: false, speaker, last, day: Cell::new(None) }
     }
 
     pub(super) fn theme(&self) -> Theme {
@@ -106,6 +111,9 @@ impl Screen {
     /// for what bears no time of its own.
     pub(super) fn line(&self, wire: &str, me: &str, now: Timestamp) -> Styled {
         let (tags, plain) = Tags::split(wire);
+        if !matches!(Event::parse(plain), Some(Event::Message(_) | Event::Row { .. })) {
+            self.speaker.take();
+        }
         let time = tags.time.map_or(now, Stamp::timestamp);
         let mut line = Styled::new();
         match Event::parse(plain) {
@@ -147,6 +155,7 @@ impl Screen {
 
     /// Who has come and gone, gathered, as the wire would tell it.
     pub(super) fn presence(&self, plain: &str, now: Timestamp) -> Styled {
+        self.speaker.take();
         let mut line = Styled::new();
         self.time(&mut line, now, now);
         line.put(self.theme.faint(), plain);
@@ -163,6 +172,7 @@ impl Screen {
 
     /// Something the client itself has to say.
     pub(super) fn notice(&self, text: &str) -> Styled {
+        self.speaker.take();
         let mut line = Styled::new();
         line.put(self.theme.faint(), "-- ").hangs_here().put(self.theme.faint(), text);
         line
@@ -170,6 +180,7 @@ impl Screen {
 
     /// Something the client itself has to say that should not be missed.
     pub(super) fn warning(&self, text: &str) -> Styled {
+        self.speaker.take();
         let mut line = Styled::new();
         line.put(self.theme.error(), "-- ").hangs_here().put(self.theme.error(), text);
         line
@@ -184,6 +195,7 @@ impl Screen {
 
     /// Between what was said meanwhile and what came before.
     pub(super) fn divider(&self, text: &str) -> Styled {
+        self.speaker.take();
         let mut line = Styled::new();
         line.put(self.theme.faint(), &format!("—— {text} ——"));
         line
@@ -227,9 +239,18 @@ impl Screen {
         }
         if message.is_action {
             line.put(marks, "** ");
+            if matches!(message.place, Place::Room(_)) {
+                words = self.theme.action();
+            }
         }
         let is_mine = Key::fold(message.from) == Key::fold(me);
-        if !is_mine && self.words.mean(message.text, me) {
+        let is_meant = !is_mine && self.words.mean(message.text, me);
+        if self.is_known_speaker(message) && !is_meant {
+            let name = message.from.width() + 2;
+            line.plain(&" ".repeat(name));
+            return line.hangs_here().put(words, message.text);
+        }
+        if is_meant {
             // Where there is no colour a sign says it.
             line.plain(if self.theme.has_color() { "" } else { ">" });
             line.put(self.theme.mention(), message.from);
@@ -238,6 +259,18 @@ impl Screen {
         }
         line.put(marks, if message.is_action { " " } else { ": " });
         line.hangs_here().put(words, message.text)
+    }
+
+    /// Whether the line above is of the same person in the same place, if that is not
+    /// to be said again.
+    fn is_known_speaker(&self, message: &Message<'_>) -> bool {
+        if !self.groups {
+            return false;
+        }
+        let speaker = (!message.is_action)
+            .then(|| format!("{:?} {}", message.place, Key::fold(message.from).as_str()));
+        let before = self.speaker.replace(speaker.clone());
+        speaker.is_some() && speaker == before
     }
 
     /// `[WORD args]` in colour, what follows it plain.
@@ -315,6 +348,27 @@ mod tests {
             assert_eq!(row("@time=2026-11-23T06:16:00.123Z bob: 1"), rows[0]);
             assert_eq!(row("@time=2026-11-23T06:16:59.999Z bob: 2"), rows[1]);
             assert_eq!(row("@time=2026-11-23T06:17:00.000Z bob: 3"), rows[2]);
+        }
+    }
+
+    #[test]
+    fn a_name_is_said_once_if_one_wishes() {
+        let theme = Theme::new(ColorChoice::Never, 0);
+        let times = Times::Always;
+        for groups in [false, true] {
+            let screen = Screen { groups, ..Screen::in_zone(theme, times, TimeZone::UTC) };
+            let row = |wire| screen.line(wire, "alice", NOW.parse().unwrap()).text;
+            for (wire, alone, grouped) in [
+                ("bob: 1", "06:20 bob: 1", "06:20 bob: 1"),
+                ("bob: 2", "06:20 bob: 2", "06:20      2"),
+                ("bob: alice?", "06:20 >bob: alice?", "06:20 >bob: alice?"),
+                ("#ops bob: 3", "06:20 #ops bob: 3", "06:20 #ops bob: 3"),
+                ("carol: 4", "06:20 carol: 4", "06:20 carol: 4"),
+                ("* dave joined", "06:20 * dave joined", "06:20 * dave joined"),
+                ("carol: 5", "06:20 carol: 5", "06:20 carol: 5"),
+            ] {
+                assert_eq!(row(wire), if groups { grouped } else { alone });
+            }
         }
     }
 

@@ -119,6 +119,11 @@ impl Theme {
         self.with(Style::magenta)
     }
 
+    /// What somebody does instead of saying it.
+    pub(super) fn action(self) -> Style {
+        self.with(Style::italic)
+    }
+
     /// Errors and farewells.
     pub(super) fn error(self) -> Style {
         self.with(Style::red)
