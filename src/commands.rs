@@ -152,11 +152,48 @@ pub struct Arg {
     pub kind: Kind,
 }
 
+/// What a command is about, in the order of what most people want to know last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    /// Order on the server.
+    Rule,
+    /// Order in a room.
+    Order,
+    /// What programs need.
+    Programs,
+    /// Who I am, and how I wish it.
+    Me,
+    /// What was said.
+    Earlier,
+    /// Where one is, and who else.
+    Rooms,
+    /// Saying something.
+    Talk,
+}
+
+impl Group {
+    /// For people.
+    #[must_use]
+    pub fn heading(self) -> &'static str {
+        match self {
+            Self::Rule => "for operators of the server",
+            Self::Order => "for operators of a room",
+            Self::Programs => "for programs",
+            Self::Me => "you",
+            Self::Earlier => "what was said",
+            Self::Rooms => "rooms, and who is there",
+            Self::Talk => "talking",
+        }
+    }
+}
+
 /// One command's syntax.
 #[derive(Debug)]
 pub struct Row {
     /// The name, without `/`.
     pub name: &'static str,
+    /// What it is about.
+    pub group: Group,
     /// Other names for it.
     pub aliases: &'static [&'static str],
     /// The arguments in order.
@@ -180,10 +217,11 @@ const BAN_ARGS: &[Arg] = &[
     arg("[REASON]", Kind::Free),
 ];
 
-/// Every command, in the order `/help` shows them: the daily ones first.
+/// Every command, in the order the server's `/help` tells them: the daily ones first.
 pub const TABLE: &[Row] = &[
     Row {
         name: "help",
+        group: Group::Me,
         aliases: &[],
         args: &[arg("[COMMAND]", Kind::Command)],
         help: "this list, or one command in detail",
@@ -193,6 +231,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "login",
+        group: Group::Me,
         aliases: &[],
         args: &[arg("NAME", Kind::Free), arg("[PASSWORD]", Kind::Secret)],
         help: "say who you are; before login a line with just a name does the same",
@@ -202,6 +241,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "msg",
+        group: Group::Talk,
         aliases: &[],
         args: &[arg("NAME", Kind::PersonOrRoom), arg("TEXT", Kind::Free)],
         help: "say something to one person only or, with #ROOM for NAME, in another room",
@@ -211,6 +251,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "reply",
+        group: Group::Talk,
         aliases: &["r"],
         args: &[arg("TEXT", Kind::Free)],
         help: "answer whoever last wrote to you privately",
@@ -220,6 +261,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "query",
+        group: Group::Talk,
         aliases: &[],
         args: &[arg("[NAME]", Kind::Person)],
         help: "send plain lines to one person; without a name, to the room again",
@@ -229,6 +271,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "me",
+        group: Group::Talk,
         aliases: &[],
         args: &[arg("TEXT", Kind::Free)],
         help: "do something instead of saying it",
@@ -238,6 +281,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "who",
+        group: Group::Rooms,
         aliases: &["names", "users"],
         args: &[arg("[ROOM]", Kind::Room)],
         help: "list who is in a room",
@@ -247,6 +291,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "whois",
+        group: Group::Rooms,
         aliases: &[],
         args: &[arg("NAME", Kind::Person)],
         help: "tell about one person: since when, idle how long, where",
@@ -256,6 +301,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "join",
+        group: Group::Rooms,
         aliases: &["j"],
         args: &[arg("ROOM", Kind::Room), arg("[KEY]", Kind::Secret)],
         help: "enter a room, made if there is none; plain lines then go there",
@@ -265,6 +311,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "part",
+        group: Group::Rooms,
         aliases: &["leave"],
         args: &[arg("[ROOM", Kind::Room), arg("[REASON]]", Kind::Free)],
         help: "leave a room, the current one if none is named",
@@ -274,6 +321,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "list",
+        group: Group::Rooms,
         aliases: &[],
         args: &[],
         help: "list the rooms, how many are in each, and their topics",
@@ -283,6 +331,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "topic",
+        group: Group::Rooms,
         aliases: &[],
         args: &[arg("[TEXT]", Kind::Free)],
         help: "show the room's topic, or set it; - clears it",
@@ -292,6 +341,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "history",
+        group: Group::Earlier,
         aliases: &[],
         args: &[
             arg("[N]", Kind::Free),
@@ -305,6 +355,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "search",
+        group: Group::Earlier,
         aliases: &[],
         args: &[arg("TEXT", Kind::Free), arg("[#ROOM]", Kind::Room)],
         help: "find messages with all these words, in your rooms and private talks",
@@ -314,6 +365,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "nick",
+        group: Group::Me,
         aliases: &[],
         args: &[arg("NAME", Kind::Free)],
         help: "take another name",
@@ -323,6 +375,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "away",
+        group: Group::Talk,
         aliases: &[],
         args: &[arg("[TEXT]", Kind::Free)],
         help: "tell those who write to you that you are away",
@@ -332,6 +385,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "back",
+        group: Group::Talk,
         aliases: &[],
         args: &[],
         help: "be here again",
@@ -341,6 +395,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "ignore",
+        group: Group::Talk,
         aliases: &[],
         args: &[arg("[NAME]", Kind::Person)],
         help: "hide what one person says; without a name, list whom you ignore",
@@ -350,6 +405,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "unignore",
+        group: Group::Talk,
         aliases: &[],
         args: &[arg("NAME", Kind::Person)],
         help: "hear that person again",
@@ -359,6 +415,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "set",
+        group: Group::Me,
         aliases: &[],
         args: &[arg("[KEY", Kind::Setting), arg("on|off]", Kind::Switch)],
         help: "show or change settings: echo (my own lines), joins (comings and goings), tags",
@@ -368,6 +425,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "ping",
+        group: Group::Programs,
         aliases: &[],
         args: &[arg("[TOKEN]", Kind::Free)],
         help: "answered when all you sent before is done and on its way to its readers",
@@ -377,6 +435,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "register",
+        group: Group::Me,
         aliases: &[],
         args: &[arg("PASSWORD", Kind::Secret)],
         help: "make your name yours: from then on it takes the password to log in with it",
@@ -386,6 +445,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "passwd",
+        group: Group::Me,
         aliases: &[],
         args: &[arg("NEW", Kind::Secret)],
         help: "change the password of your name",
@@ -395,6 +455,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "unregister",
+        group: Group::Me,
         aliases: &[],
         args: &[arg("PASSWORD", Kind::Secret)],
         help: "give your name up: anybody can take it then",
@@ -404,6 +465,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "op",
+        group: Group::Order,
         aliases: &[],
         args: &[arg("NAME", Kind::Person)],
         help: "let somebody keep order in this room as you do; who makes a room is its operator",
@@ -413,6 +475,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "deop",
+        group: Group::Order,
         aliases: &[],
         args: &[arg("NAME", Kind::Person)],
         help: "make an operator of this room one no longer",
@@ -422,6 +485,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "kick",
+        group: Group::Order,
         aliases: &[],
         args: &[arg("NAME", Kind::Person), arg("[REASON]", Kind::Free)],
         help: "put somebody out of this room, which you have to be an operator of",
@@ -431,6 +495,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "ban",
+        group: Group::Order,
         aliases: &[],
         args: BAN_ARGS,
         help: "put somebody, or a network, out of this room and keep them out",
@@ -443,6 +508,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "unban",
+        group: Group::Order,
         aliases: &[],
         args: &[arg("NAME|ADDRESS[/BITS]", Kind::Person)],
         help: "let them into this room again",
@@ -452,6 +518,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "bans",
+        group: Group::Order,
         aliases: &[],
         args: &[],
         help: "list who is kept out of this room",
@@ -461,6 +528,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "mute",
+        group: Group::Order,
         aliases: &[],
         args: &[arg("NAME", Kind::Person), arg("[TIME]", Kind::Free)],
         help: "let somebody speak in this room no more, for a time like 10m, 2h or 7d",
@@ -470,6 +538,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "unmute",
+        group: Group::Order,
         aliases: &[],
         args: &[arg("NAME", Kind::Person)],
         help: "let somebody speak in this room again",
@@ -479,6 +548,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "lock",
+        group: Group::Order,
         aliases: &[],
         args: &[arg("[KEY]", Kind::Secret)],
         help: "let nobody into this room but who is invited or knows the key",
@@ -488,6 +558,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "unlock",
+        group: Group::Order,
         aliases: &[],
         args: &[],
         help: "let everybody into this room again",
@@ -497,6 +568,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "invite",
+        group: Group::Order,
         aliases: &[],
         args: &[arg("NAME", Kind::Person)],
         help: "ask somebody into this room, once also if it is locked",
@@ -506,6 +578,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "oper",
+        group: Group::Rule,
         aliases: &[],
         args: &[arg("PASSWORD", Kind::Secret)],
         help: "be an operator of this server: of every room, and of what follows",
@@ -515,6 +588,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "wall",
+        group: Group::Rule,
         aliases: &[],
         args: &[arg("TEXT", Kind::Free)],
         help: "tell everybody on this server, which you have to be an operator of",
@@ -524,6 +598,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "kill",
+        group: Group::Rule,
         aliases: &[],
         args: &[arg("NAME", Kind::Person), arg("[REASON]", Kind::Free)],
         help: "end somebody's connection; they may come back",
@@ -533,6 +608,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "gban",
+        group: Group::Rule,
         aliases: &[],
         args: BAN_ARGS,
         help: "put somebody, or a network, off this server and keep them off",
@@ -545,6 +621,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "gunban",
+        group: Group::Rule,
         aliases: &[],
         args: &[arg("NAME|ADDRESS[/BITS]", Kind::Person)],
         help: "let them onto this server again",
@@ -554,6 +631,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "gbans",
+        group: Group::Rule,
         aliases: &[],
         args: &[],
         help: "list who is kept off this server",
@@ -563,6 +641,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "session",
+        group: Group::Programs,
         aliases: &[],
         args: &[],
         help: "get a token that brings you back where you were if the connection drops",
@@ -572,6 +651,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "resume",
+        group: Group::Programs,
         aliases: &[],
         args: &[arg("TOKEN", Kind::Free), arg("ID", Kind::Free)],
         help: "come back instead of logging in, and read on after a message's id",
@@ -581,6 +661,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "version",
+        group: Group::Programs,
         aliases: &[],
         args: &[],
         help: "tell the protocol's and the server's version",
@@ -590,6 +671,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "quit",
+        group: Group::Me,
         aliases: &[],
         args: &[arg("[REASON]", Kind::Free)],
         help: "leave; all you sent before is answered first",

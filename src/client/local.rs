@@ -1,7 +1,8 @@
 //! What the client does itself: its own commands, and help where no server answers.
 //! It never takes a name that the one table of commands has.
 
-use crate::commands::{self, Arg, Command, Kind, Request};
+use crate::commands::{self, Arg, Command, Group, Kind, Request};
+use crate::protocol::Tags;
 use crate::protocol::text::{is_blank, split_word};
 
 /// A command of the client.
@@ -78,6 +79,25 @@ pub(super) fn written_out(line: &str) -> Option<String> {
     Some(if rest.is_empty() { format!("/{name}") } else { format!("/{name} {rest}") })
 }
 
+/// What a row of a help is about.
+fn group_of(row: &str) -> Group {
+    let name = Tags::split(row).1.trim_start_matches('/').split(is_blank).next();
+    name.and_then(commands::find).map_or(Group::Me, |row| row.group)
+}
+
+/// A long help as people read it: by what its rows are about, which is told before
+/// the first of each group. What most want to know stands last, next to the prompt.
+pub(super) fn grouped(mut rows: Vec<String>) -> Vec<(Option<&'static str>, String)> {
+    rows.sort_by_key(|row| group_of(row));
+    let mut last = None;
+    let headed = |row: String| {
+        let group = group_of(&row);
+        let is_first = last.replace(group) != Some(group);
+        (is_first.then(|| group.heading()), row)
+    };
+    rows.into_iter().map(headed).collect()
+}
+
 /// What the client says to a `/help`, and whether that is all of the answer.
 /// `None`: it is for the server alone.
 pub(super) fn help(line: &str, is_offline: bool) -> Option<(Vec<String>, bool)> {
@@ -141,6 +161,20 @@ mod tests {
         ] {
             assert_eq!(written_out(line).as_deref(), full, "{line}");
         }
+    }
+
+    #[test]
+    fn a_long_help_is_told_by_what_it_is_about() {
+        let rows = ["/me TEXT  x", "@cid=1 /gban X  x", "/quiet  x", "/msg NAME  x"];
+        let told = grouped(rows.map(str::to_owned).to_vec());
+        let told: Vec<_> = told.iter().map(|(heading, row)| (*heading, row.as_str())).collect();
+        let expected = [
+            (Some("for operators of the server"), "@cid=1 /gban X  x"),
+            (Some("you"), "/quiet  x"),
+            (Some("talking"), "/me TEXT  x"),
+            (None, "/msg NAME  x"),
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]

@@ -117,9 +117,15 @@ fn help_names_what_the_client_does_itself() {
     alice.types("/help quiet\r");
     alice.shows("the row", |rows| rows.iter().any(|row| row.starts_with("/quiet [ROOM]  ")));
     alice.types("/help\r");
-    let rows = alice.shows("all", |rows| rows.iter().any(|row| row.starts_with("/say TEXT")));
+    let rows = alice.shows("all", |rows| {
+        rows.iter().any(|row| row.starts_with("/me TEXT"))
+            && rows.last().is_some_and(|row| row.ends_with("#lobby>"))
+    });
     let at = |start: &str| rows.iter().position(|row| row.starts_with(start)).expect(start);
-    assert!(at("/quit [REASON]") < at("/say TEXT"), "behind the server's own: {rows:?}");
+    let server = ["—— for operators of the server", "/gban NAME"];
+    let others = ["—— you", "/say TEXT", "—— talking ——", "/msg NAME TEXT"];
+    let order: Vec<_> = server.iter().chain(&others).map(|start| at(start)).collect();
+    assert!(order.is_sorted(), "{rows:?}");
     alice.types("/rec\t");
     alice.shows_last("#lobby> /reconnect");
 }

@@ -28,19 +28,30 @@ impl Chat {
     }
 
     pub(super) fn show(&mut self, line: &str) {
-        let lines = self.comeback.whole(line.to_owned());
-        for line in &lines {
-            self.show_line(line);
-        }
+        let mut lines = self.comeback.whole(line.to_owned());
         let is_help = |line: &String| {
             let event = Event::parse(Tags::split(line).1);
             matches!(event, Some(Event::Reply { word: "HELP", .. }))
         };
-        if self.owed_help.is_some() && lines.iter().any(is_help) {
-            // Behind the server's own.
-            for row in self.owed_help.take().into_iter().flatten() {
-                self.printer.print(self.screen.line(&row, "", Timestamp::now()));
+        // Of all commands; and with it what we do ourselves.
+        if lines.first().is_some_and(is_help)
+            && let Some(own) = self.owed_help.take()
+        {
+            let rows = lines.split_off(1);
+            self.show_line(&lines[0]);
+            return self.show_help(own.into_iter().chain(rows).collect());
+        }
+        for line in &lines {
+            self.show_line(line);
+        }
+    }
+
+    fn show_help(&mut self, rows: Vec<String>) {
+        for (heading, row) in local::grouped(rows) {
+            if let Some(heading) = heading {
+                self.printer.print(self.screen.divider(heading));
             }
+            self.show_line(&row);
         }
     }
 
@@ -166,8 +177,12 @@ impl Chat {
             self.owed_help = Some(rows);
             return false;
         }
-        for row in rows {
-            self.printer.print(self.screen.line(&row, "", Timestamp::now()));
+        if rows.len() > local::TABLE.len() {
+            self.show_help(rows);
+        } else {
+            for row in &rows {
+                self.show_line(row);
+            }
         }
         true
     }
