@@ -510,6 +510,34 @@ fn a_server_without_a_memory_is_joined_anew_where_one_was() {
 }
 
 #[test]
+fn at_a_terminal_a_draft_and_what_was_typed_outlive_a_crash_of_the_server() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut server = Server::start_in(folder.path(), &[]);
+    let port = server.port;
+    let Some(alice) = Terminal::join(port, "--name alice --room ops") else { return };
+    alice.shows_last("#ops>");
+    alice.types("before\r");
+    alice.shows("it", |rows| count(rows, "#ops alice: before") == 1);
+    server.kill();
+    alice.shows_last("lost #ops>");
+    alice.types("meanwhile\rhalf a mess");
+    alice.shows("what waits", |rows| count(rows, "-- to be sent: meanwhile") == 1);
+    alice.shows_last("lost #ops> half a mess");
+    let data = folder.path().display().to_string();
+    let server = Server::start_again(port, &["--data", &data]);
+    alice.shows("what waited", |rows| count(rows, "#ops alice: meanwhile") == 1);
+    let rows = alice.shows_last("#ops> half a mess");
+    assert_eq!(count(&rows, "-- connection lost, trying again …"), 1, "{rows:?}");
+    let mut bob = Peer::join(server.port, "bob");
+    bob.say("/join ops");
+    bob.hears(|line| line == "[USERS #ops 2] alice,bob");
+    alice.types("age\r");
+    assert_eq!(bob.next(), "#ops alice: half a message");
+    bob.say("/history #ops");
+    bob.hears(|line| line == "[HISTORY #ops 3]");
+}
+
+#[test]
 fn at_a_terminal_whose_name_is_somebody_elses_by_now_comes_back_under_another() {
     let mut server = Server::start();
     let port = server.port;
