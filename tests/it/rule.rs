@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::{CHATTY, Peer, SESAME, SESAME_FILE, Server};
+use crate::support::{CHATTY, Peer, SESAME, SESAME_FILE, Server, Terminal};
 
 fn start(folder: &Path) -> Server {
     Server::start_in(folder, &["--oper-password-file", SESAME_FILE])
@@ -75,7 +75,7 @@ fn what_is_decided_in_a_room_outlives_a_crash() {
     let mut bob = Peer::join(server.port, "bob");
     answer(&mut bob, "/register pass word");
     let _carol = Peer::join(server.port, "carol");
-    for line in ["/join ops", "/ban carol 7d", "/lock the key", "/mute bob"] {
+    for line in ["/join ops", "/ban carol 7d", "/lock the key", "/mute bob", "/topic of age"] {
         alice.say(line);
     }
     alice.settles();
@@ -105,6 +105,44 @@ fn what_is_decided_in_a_room_outlives_a_crash() {
     let mut alice = log_in("alice", "open sesame");
     assert!(answer(&mut alice, "/join ops").starts_with("[JOINED #ops]"));
     assert_eq!(answer(&mut alice, "/unmute bob"), "[UNMUTED #ops bob]");
+    assert_eq!(answer(&mut alice, "/topic"), "[TOPIC #ops] of age");
+}
+
+#[test]
+fn what_a_room_of_guests_is_about_outlives_a_crash_if_somebody_comes_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut server = start(folder.path());
+    let mut alice = Peer::join(server.port, "alice");
+    let session = answer(&mut alice, "/session");
+    let token = session["[SESSION ".len()..].split(']').next().expect("a token").to_owned();
+    for line in ["/topic of the lobby", "/join ops", "/topic of #ops"] {
+        alice.say(line);
+    }
+    alice.settles();
+    let mut bob = Peer::join(server.port, "bob");
+    for line in ["/join art", "/topic of #art"] {
+        bob.say(line);
+    }
+    bob.settles();
+    server.kill();
+    let flags = ["--oper-password-file", SESAME_FILE, "--session-grace", "500ms"];
+    let server = Server::start_in(folder.path(), &flags);
+    let mut alice = Peer::connect(server.port);
+    alice.say(&format!("/resume {token} 0"));
+    alice.hears(|line| line.starts_with("[WELCOME alice]"));
+    assert_eq!(answer(&mut alice, "/topic"), "[TOPIC #ops] of #ops");
+    alice.say("/list");
+    let rooms = alice.settles();
+    assert!(rooms.iter().any(|line| line == "[ROOM #lobby 1] of the lobby"), "{rooms:?}");
+    // Nobody can come back to #art: it has ended with bob.
+    let mut carol = Peer::join(server.port, "carol");
+    Terminal::waits("the end of #art", || {
+        carol.say("/join art");
+        let lines = carol.settles();
+        carol.say("/part art");
+        carol.settles();
+        !lines.iter().any(|line| line.starts_with("[TOPIC #art]"))
+    });
 }
 
 #[test]

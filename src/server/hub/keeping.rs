@@ -44,7 +44,13 @@ impl Hub {
     }
 
     fn is_worth_keeping(&self, order: &Order) -> bool {
-        let Order { number, operators, mutes, bans, lock } = order;
+        order.topic.is_some() || self.is_worth_waiting(order)
+    }
+
+    /// Whether it is to be kept also if nobody can come back to it: not what a room
+    /// was about.
+    fn is_worth_waiting(&self, order: &Order) -> bool {
+        let Order { number, operators, mutes, bans, lock, topic: _ } = order;
         let mut lasting = operators.iter().filter(|person| self.accounts.of(**person).is_some());
         let has_operators = *number == Some(SERVER) && !operators.is_empty();
         let has_rest = !mutes.is_empty() || !bans.is_empty() || !lock.is_default();
@@ -92,7 +98,7 @@ impl Hub {
             self.forget_gone(order);
         }
         orders.retain(|_, order| {
-            let is_kept = self.is_worth_keeping(order);
+            let is_kept = self.is_worth_waiting(order);
             if let Some(number) = order.number.filter(|_| !is_kept) {
                 self.unsaved.insert((Shelf::Order, number));
             }

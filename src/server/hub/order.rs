@@ -31,6 +31,8 @@ pub(super) struct Order {
     pub(super) mutes: Vec<Mute>,
     pub(super) bans: Vec<Ban>,
     pub(super) lock: Lock,
+    /// What a room is about: decided as well, if by anybody.
+    pub(super) topic: Option<Box<str>>,
 }
 
 /// Where something holds.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::feed::Feed;
 use super::order::Order;
+use super::order::Scope;
 use super::{
     Ask, Audience, ErrorCode, Event, Hub, Key, Name, Now, Refusal, RoomIx, RoomName, Shelf, Topic,
     Turn, Visit, VisitIx, refusal,
@@ -24,7 +25,6 @@ pub(super) struct Room {
     pub(super) name: RoomName,
     /// Sorted by folded name, as `/who` lists them.
     members: BTreeMap<Key, VisitIx>,
-    topic: Option<Box<str>>,
     pub(super) order: Order,
     /// Who hears what is said here; made when it is next needed.
     audience: Option<Arc<Audience>>,
@@ -37,7 +37,6 @@ impl Room {
         Self {
             name,
             members: BTreeMap::new(),
-            topic: None,
             order: Order::default(),
             audience: None,
             crowd: None,
@@ -105,8 +104,8 @@ impl Hub {
     }
 
     pub(super) fn describe(&self, ask: &mut Ask<'_>, room: RoomIx) {
-        let Room { name, topic, .. } = &self.rooms[room];
-        if let Some(topic) = topic {
+        let Room { name, order, .. } = &self.rooms[room];
+        if let Some(topic) = &order.topic {
             ask.reply(&Event::reply("TOPIC", &name.to_string(), topic));
         }
         self.list_for_newcomer(ask, room);
@@ -233,7 +232,11 @@ impl Hub {
         ask.reply(&Event::reply("ROOMS", &rooms.len().to_string(), ""));
         for room in rooms {
             let args = format!("{} {}", room.name, room.len());
-            ask.reply(&Event::reply("ROOM", &args, room.topic.as_deref().unwrap_or_default()));
+            ask.reply(&Event::reply(
+                "ROOM",
+                &args,
+                room.order.topic.as_deref().unwrap_or_default(),
+            ));
         }
     }
 
@@ -247,14 +250,15 @@ impl Hub {
             return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
         };
         let Some(text) = text else {
-            let Room { name, topic, .. } = &self.rooms[room];
-            let topic = topic.as_deref().unwrap_or_default();
+            let Room { name, order, .. } = &self.rooms[room];
+            let topic = order.topic.as_deref().unwrap_or_default();
             ask.reply(&Event::reply("TOPIC", &name.to_string(), topic));
             return Ok(());
         };
         self.need_voice(ask.now, visit, room)?;
         let text = (text.trim() != "-").then_some(text);
-        let old = std::mem::replace(&mut self.rooms[room].topic, text.map(Into::into));
+        let old = std::mem::replace(&mut self.rooms[room].order.topic, text.map(Into::into));
+        self.note_order_unsaved(Scope::Room(room));
         let (shown, name) = (self.rooms[room].name.clone(), self.visits[visit].name.clone());
         let event = Event::Topic { room: shown.as_str(), name: name.as_str(), text };
         if ask.cid.is_some() && old.as_deref() == text {
