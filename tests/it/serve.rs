@@ -14,6 +14,21 @@ fn serve(args: &[&str]) -> Output {
     Command::new(CHATTY).arg("serve").args(args).output().expect("chatty")
 }
 
+/// What a server with these flags says first.
+fn first_line(flags: &[&str]) -> String {
+    let mut child = Command::new(CHATTY)
+        .args(["serve", "--ephemeral"])
+        .args(flags)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("chatty");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let first = lines.next().expect("a line").expect("text");
+    child.kill().expect("running");
+    child.wait().expect("ended");
+    first
+}
+
 #[test]
 fn help_shows_every_flag_with_its_default_and_its_variable() {
     let output = serve(&["--help"]);
@@ -35,15 +50,7 @@ fn help_shows_every_flag_with_its_default_and_its_variable() {
 
 #[test]
 fn the_first_line_says_where_it_listens_and_how_to_open_it() {
-    let mut child = Command::new(CHATTY)
-        .args(["serve", "--port", "0", "--ephemeral"])
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("chatty");
-    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-    let first = lines.next().expect("a line").expect("text");
-    child.kill().expect("running");
-    child.wait().expect("ended");
+    let first = first_line(&["--port", "0"]);
     assert!(first.starts_with("listening on 127.0.0.1:"), "{first}");
     assert!(first.contains("--bind 0.0.0.0"), "{first}");
 }
@@ -146,16 +153,8 @@ fn the_end_of_its_terminal_ends_it_in_good_order_unless_it_is_told_to_ignore_tha
 
 #[test]
 fn all_addresses_of_both_kinds_can_be_named_and_twice() {
-    let mut child = Command::new(CHATTY)
-        .args(["serve", "--ephemeral", "--port", "0"])
-        .args(["--bind", "0.0.0.0", "--bind", "::", "--bind", "0.0.0.0"])
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("chatty");
-    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-    let first = lines.next().expect("a line").expect("text");
-    child.kill().expect("running");
-    child.wait().expect("ended");
+    let first =
+        first_line(&["--port", "0", "--bind", "0.0.0.0", "--bind", "::", "--bind", "0.0.0.0"]);
     let port = first.split("0.0.0.0:").nth(1).and_then(|rest| rest.split(' ').next());
     let port = port.expect("a port");
     let begin = format!("listening on 0.0.0.0:{port} and [::]:{port} (open to the network");
