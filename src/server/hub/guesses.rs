@@ -1,8 +1,9 @@
 //! Guesses at passwords: past a few, each further try at the same from one
 //! network waits, longer each time, and one waits for the other. Nobody is ever
 //! locked out: every try is checked in the end, and tries from elsewhere do not
-//! make the owner wait. Only what is checked counts: who hangs up while waiting
-//! makes nobody wait, and a right one lets all who wait be checked.
+//! make the owner wait. Only what is checked counts: whose connection is lost while
+//! waiting makes nobody wait, and a right one lets all who wait be checked. (Who has
+//! only ended its side, as netcat does, still waits for its answer.)
 
 use std::collections::HashMap;
 use std::net::IpAddr;
