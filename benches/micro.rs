@@ -154,6 +154,7 @@ impl Sink for Counting {
     fn read(&mut self, _: ConnId, _: Query) {}
     fn hash(&mut self, _: ConnId, _: Job) {}
     fn tell_when_drained(&mut self, _: ConnId) {}
+    fn wait_for_room(&mut self, _: ConnId) {}
 }
 
 /// From the bytes of so many lines to the last reader's bytes.

@@ -64,6 +64,9 @@ impl Sink for Outlets {
     fn tell_when_drained(&mut self, _: ConnId) {
         unreachable!("everybody reads at once");
     }
+    fn wait_for_room(&mut self, _: ConnId) {
+        unreachable!("nobody asks for much");
+    }
 }
 
 impl House {

@@ -48,6 +48,7 @@ mod guesses;
 mod history;
 mod invariants;
 mod keeping;
+mod listing;
 mod locks;
 mod login;
 mod looks;
@@ -70,6 +71,7 @@ use feed::{Feed, Recent};
 use guesses::Guesses;
 use history::RowsAsk;
 use keeping::Asleep;
+use listing::{ListAsk, RoomsAsk};
 use looks::Looks;
 use mail::{MailAsk, Mailboxes};
 use order::Order;
@@ -115,6 +117,8 @@ pub enum Input<'a> {
     Swamped,
     /// It has read most of what waited for it ([`Turn::tell_when_drained`]).
     Drained,
+    /// There is room for the long answer it waits for ([`Turn::wait_for_room`]).
+    Room,
     /// The rows it asked the log for.
     Rows(Rows),
     /// What came of the password it gave.
@@ -146,6 +150,8 @@ pub struct Hub {
     people: HashMap<PersonId, VisitIx>,
     rooms: Slab<Room>,
     room_names: HashMap<Key, RoomIx>,
+    /// The names of all rooms, sorted, while they stay the same.
+    room_list: Option<Arc<[RoomName]>>,
     lobby: RoomIx,
     cids: RecentCids,
     recent: Recent,
@@ -202,6 +208,10 @@ enum Asked {
     Mail(MailAsk),
     /// A password that is hashed.
     Password(PasswordAsk),
+    /// All rooms, page by page.
+    Rooms(RoomsAsk),
+    /// A list that there is no room for yet.
+    List(ListAsk),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -360,6 +370,7 @@ impl Hub {
             people: HashMap::new(),
             rooms,
             room_names: HashMap::from([(lobby_key, lobby)]),
+            room_list: None,
             lobby,
             recent: Recent::new(kept.last.message),
             last: kept.last,
@@ -447,7 +458,11 @@ impl Hub {
             Input::Rows(rows) => self.tell_rows(now, conn, &rows.records, turn),
             Input::Hashed(outcome) => self.password_done(now, conn, &outcome, turn),
             Input::Swamped => self.fall_behind(conn, turn),
-            Input::Drained => self.feed_on(now, conn, turn),
+            Input::Drained => {
+                self.tell_more_rooms(now, conn, turn);
+                self.feed_on(now, conn, turn);
+            }
+            Input::Room => self.tell_list(now, conn, turn),
             Input::Page(rows) => self.feed_page(now, conn, &rows, turn),
             Input::Frame(Frame::Foreign) => {
                 self.leave(now, conn, Some(Farewell::BadProtocol), None, turn);

@@ -4,6 +4,7 @@
 //! [`Log`] is the small trait storage sits behind. [`memory`] is the log that
 //! forgets, [`sqlite`] the one that does not.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
@@ -138,6 +139,8 @@ pub struct Query {
     pub thread: Thread,
     /// At most so many.
     pub count: usize,
+    /// With no more than this in memory, in bytes; but one in any case.
+    pub size: usize,
     /// The nearest after this id; without one, the latest.
     pub after: Option<u64>,
     /// Whose messages the reader does not want to see.
@@ -179,6 +182,40 @@ impl Query {
             _ => false,
         }
     }
+
+    /// Whether there is no room for more than these.
+    #[must_use]
+    pub fn is_filled_by(&self, records: &[Arc<Record>]) -> bool {
+        self.is_filled(records.len(), records.iter().map(|record| record.size()).sum())
+    }
+
+    fn is_filled(&self, count: usize, size: usize) -> bool {
+        count >= self.count || size >= self.size
+    }
+
+    /// The first of these that are asked for and that there is room for. What comes
+    /// after them is not looked at.
+    pub fn fill<'r>(&self, records: impl IntoIterator<Item = &'r Arc<Record>>) -> Vec<Arc<Record>> {
+        let records = records.into_iter().cloned().map(Ok::<_, Infallible>);
+        let Ok(found) = self.try_fill(records);
+        found
+    }
+
+    /// The same of records that have to be read.
+    fn try_fill<E>(
+        &self,
+        records: impl IntoIterator<Item = Result<Arc<Record>, E>>,
+    ) -> Result<Vec<Arc<Record>>, E> {
+        let (mut found, mut size, mut records) = (Vec::new(), 0, records.into_iter());
+        while !self.is_filled(found.len(), size) {
+            let Some(record) = records.next().transpose()? else { break };
+            if self.wants(&record) {
+                size += record.size();
+                found.push(record);
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// Whether all of these, which are sorted, are among the words of a text. It is
@@ -211,8 +248,8 @@ pub struct Rows {
 
 impl Rows {
     /// With a full page, the log was looked at only up to its last record.
-    fn cut_at(mut self, count: usize) -> Self {
-        if self.records.len() >= count
+    fn cut_for(mut self, query: &Query) -> Self {
+        if query.is_filled_by(&self.records)
             && let Some(last) = self.records.last()
         {
             self.upto = last.id;

@@ -41,14 +41,11 @@ use super::turn::{ConnId, Turn};
 use crate::protocol::{ErrorCode, Refusal, Stamp};
 use reading::READ_SIZE;
 
-/// So many answers are read from the log at once; each may take some megabytes.
-const READS_MAX: usize = 4;
+/// So many long answers are made at once; each may take some megabytes.
+const LONG_ANSWERS_MAX: usize = 4;
 
 /// A turn with more lines than this, in bytes, does not wait for more.
 const TURN_SIZE: usize = 256 << 10;
-
-/// Who catches up is fed on when no more waits than this part of its bound.
-const DRAINED: usize = 4;
 
 /// How long a stop may take to tell everyone, whoever does not listen.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -60,6 +57,8 @@ pub enum Call {
     Accepted(TcpStream, Peer),
     /// The log found what a connection asked for.
     Found(ConnId, Rows),
+    /// There is room for a connection's long answer.
+    Room(ConnId),
     /// The log found what a connection is fed on with.
     FoundPage(ConnId, Rows),
     /// What came of a password that a connection gave.
@@ -68,6 +67,15 @@ pub enum Call {
     Offer(Offer),
     /// Say farewell to everyone and end.
     Stop,
+}
+
+/// Where a long answer comes from.
+#[derive(Debug)]
+enum LongAnswer {
+    /// The log.
+    Log(Query),
+    /// The hub.
+    Hub,
 }
 
 /// What falls due for one connection.
@@ -97,10 +105,9 @@ pub struct Reactor<L> {
     bugs: Cause,
     /// When the log last had no room, until there has been some for a while.
     had_no_room: Option<Duration>,
-    /// What connections have asked the log for and is not read yet; and how much is
-    /// being read.
-    queries: VecDeque<(ConnId, Query)>,
-    reads_under_way: usize,
+    /// Who waits for a long answer, and of how many it is being made.
+    long_answers: VecDeque<(ConnId, LongAnswer)>,
+    long_under_way: usize,
     /// Of all that waits to be written.
     meter: Meter,
     start: Instant,
@@ -157,8 +164,8 @@ impl<L: Log> Reactor<L> {
             hashers,
             bugs: Cause::default(),
             had_no_room: None,
-            queries: VecDeque::new(),
-            reads_under_way: 0,
+            long_answers: VecDeque::new(),
+            long_under_way: 0,
             meter: Meter::default(),
             start: Instant::now(),
             calls: calls.1,
@@ -228,8 +235,12 @@ impl<L: Log> Reactor<L> {
             match next {
                 Call::Accepted(stream, peer) => self.open(now, stream, peer, &mut turn),
                 Call::Found(conn, rows) => {
-                    self.reads_under_way -= 1;
+                    self.long_under_way -= 1;
                     self.tell_hub(now, conn, Input::Rows(rows), &mut turn);
+                }
+                Call::Room(conn) => {
+                    self.long_under_way -= 1;
+                    self.tell_hub(now, conn, Input::Room, &mut turn);
                 }
                 Call::Hashed(conn, outcome) => {
                     self.tell_hub(now, conn, Input::Hashed(outcome), &mut turn);
@@ -274,7 +285,7 @@ impl<L: Log> Reactor<L> {
         self.commit(turn)?;
         self.slow_down_swamped(now)?;
         let written = self.flush(now)?;
-        self.begin_reading();
+        self.begin_long_answers();
         if !is_empty {
             let end = self.start.elapsed();
             let took = end.saturating_sub(now.since_start);

@@ -78,6 +78,7 @@ enum Effect {
     Read { conn: ConnId, query: Query },
     Hash { conn: ConnId, job: Job },
     Feed { conn: ConnId },
+    Room { conn: ConnId },
 }
 
 /// A line that says something: its record, and who is to be told if that cannot be
@@ -157,6 +158,8 @@ pub trait Sink {
     fn hash(&mut self, conn: ConnId, job: Job);
     /// The hub is to be told when little waits for a connection any more.
     fn tell_when_drained(&mut self, conn: ConnId);
+    /// The hub is to be told when there is room for a long answer to a connection.
+    fn wait_for_room(&mut self, conn: ConnId);
 }
 
 impl Turn {
@@ -396,6 +399,11 @@ impl Turn {
         self.push(Effect::Feed { conn });
     }
 
+    /// Lets a connection's long answer be made when there is room for it.
+    pub fn wait_for_room(&mut self, conn: ConnId) {
+        self.push(Effect::Room { conn });
+    }
+
     /// Carries the effects out in the order produced. Only to be called when
     /// the records are safe. The turn is empty then, and keeps its room for the
     /// next one.
@@ -444,6 +452,7 @@ impl Turn {
                 Effect::Read { conn, query } => sink.read(*conn, query.clone()),
                 Effect::Hash { conn, job } => sink.hash(*conn, job.clone()),
                 Effect::Feed { conn } => sink.tell_when_drained(*conn),
+                Effect::Room { conn } => sink.wait_for_room(*conn),
             }
         }
         if let Some(run) = run {
@@ -481,6 +490,7 @@ mod tests {
         fn hash(&mut self, _: ConnId, _: Job) {}
         fn read(&mut self, _: ConnId, _: Query) {}
         fn tell_when_drained(&mut self, _: ConnId) {}
+        fn wait_for_room(&mut self, _: ConnId) {}
     }
 
     fn conn(slot: u32) -> ConnId {

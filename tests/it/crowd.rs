@@ -254,3 +254,43 @@ fn alice_sees(alice: &mut Peer) -> String {
     alice.say("/who");
     alice.hears(|line| line.starts_with("[USERS"))
 }
+
+/// Who asks for all rooms, again and again, and reads nothing is told a page; when it
+/// is read, the next.
+#[test]
+fn long_lists_take_no_memory_until_they_are_read() {
+    let server = Server::start_with(&["--rooms-per-person", "601", "--write-stall", "60s"]);
+    let mut alice = Peer::join(server.port, "alice");
+    let topic = "t".repeat(4000);
+    for room in 0..600 {
+        alice.say(&format!("/join r{room}\n/topic {topic}"));
+    }
+    alice.settles();
+    let before = peak(&server);
+    let asked = 3;
+    let askers: Vec<Peer> = (0..24)
+        .map(|number| {
+            let mut asker = Peer::join(server.port, &format!("a{number}"));
+            asker.say("/set joins off");
+            asker.send("/list\n".repeat(asked).as_bytes());
+            asker
+        })
+        .collect();
+    alice.settles();
+    for mut asker in askers {
+        asker.say("/quit");
+        let said = asker.rest();
+        assert_eq!(said.iter().filter(|line| *line == "[ROOMS 601]").count(), asked);
+        assert_eq!(said.iter().filter(|line| line.starts_with("[ROOM #")).count(), asked * 601);
+    }
+    // One answer has 2.4 MB; all that was asked for, 170.
+    let grown = peak(&server) - before;
+    assert!(grown < 48 << 20, "{grown} bytes more");
+}
+
+/// The most memory a server ever had, in bytes.
+fn peak(server: &Server) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.process_id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+}

@@ -218,7 +218,7 @@ struct Cable {
 impl Cable {
     /// `None` where one may not do that.
     fn lay() -> Option<Self> {
-        if !has_program("ip") {
+        if !has_program("ip") || !has_program("nc") {
             return None;
         }
         let id = std::process::id() % 250;

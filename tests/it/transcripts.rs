@@ -80,6 +80,7 @@ struct Outlet {
     reads: Vec<(ConnId, Query)>,
     jobs: Vec<(ConnId, Job)>,
     drained: Vec<ConnId>,
+    long: Vec<ConnId>,
 }
 
 impl Sink for Outlet {
@@ -101,6 +102,9 @@ impl Sink for Outlet {
     }
     fn tell_when_drained(&mut self, conn: ConnId) {
         self.drained.push(conn); // at once: here everything is read at once
+    }
+    fn wait_for_room(&mut self, conn: ConnId) {
+        self.long.push(conn);
     }
 }
 
@@ -146,6 +150,8 @@ impl HubStage {
                 (conn, Input::Hashed(job.run(&mut Workspace::default())))
             } else if let Some(conn) = self.out.drained.pop() {
                 (conn, Input::Drained)
+            } else if let Some(conn) = self.out.long.pop() {
+                (conn, Input::Room)
             } else {
                 return flow;
             };

@@ -244,7 +244,7 @@ impl Hub {
         Ok(())
     }
 
-    /// `/bans` and `/gbans`.
+    /// All bans, each with why and until when.
     pub(super) fn list_bans(&mut self, ask: &mut Ask<'_>, scope: Scope) {
         self.forget_past(ask.now, scope);
         let (shown, bans) = (self.scope_name(scope), &self.order(scope).bans);

@@ -29,8 +29,10 @@ pub(super) enum Feed {
     },
 }
 
-/// How many messages are read of the log at once for one reader.
+/// How many messages are told one reader at once, and how much text: each reader's
+/// page is in memory until it is read.
 const PAGE: usize = 256;
+const PAGE_SIZE: usize = 64 << 10;
 
 /// How many messages of late are kept in memory, and how much text: enough that
 /// a reader can get from a page of the log to the present.
@@ -122,9 +124,16 @@ impl Hub {
             turn.read(conn, query);
             return;
         };
-        let rest: Vec<Arc<Record>> = rest.filter(|record| query.wants(record)).cloned().collect();
-        for record in rest {
-            self.tell_again(conn, visit, &record, turn);
+        let rest = query.fill(rest);
+        for record in &rest {
+            self.tell_again(conn, visit, record, turn);
+        }
+        if query.is_filled_by(&rest) {
+            // There may be more, for when this is read.
+            let after = rest.last().map_or(after, |last| last.id);
+            self.visits[visit].feed = Feed::Behind { after, is_list_stale };
+            turn.tell_when_drained(conn);
+            return;
         }
         self.visits[visit].feed = Feed::Live;
         self.forget_audiences_of(visit);
@@ -136,7 +145,7 @@ impl Hub {
     /// A page of the log has come.
     pub(super) fn feed_page(&mut self, now: Now, conn: ConnId, rows: &Rows, turn: &mut Turn) {
         let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else { return };
-        let Feed::Behind { is_list_stale, .. } = self.visits[visit].feed else { return };
+        let Feed::Behind { after, is_list_stale } = self.visits[visit].feed else { return };
         if rows.has_gap && is_list_stale {
             // What this reader missed is forgotten: better parted than fooled.
             self.leave(now, conn, Some(Farewell::SlowReader), None, turn);
@@ -145,7 +154,9 @@ impl Hub {
         for record in &rows.records {
             self.tell_again(conn, visit, record, turn);
         }
-        self.visits[visit].feed = Feed::Behind { after: rows.upto, is_list_stale };
+        // A read that failed has not looked at anything.
+        let after = after.max(rows.upto);
+        self.visits[visit].feed = Feed::Behind { after, is_list_stale };
         turn.tell_when_drained(conn);
     }
 
@@ -153,7 +164,7 @@ impl Hub {
         let me = &self.visits[visit];
         let thread = Thread::Feed { reader: me.person, stays: me.stays.clone() };
         let hidden = self.hidden_from(visit);
-        Query { thread, count: PAGE, after: Some(after), hidden }
+        Query { thread, count: PAGE, size: PAGE_SIZE, after: Some(after), hidden }
     }
 
     /// A message as it was live, one's own with its mark.

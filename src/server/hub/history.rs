@@ -32,7 +32,8 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let (title, thread) = self.thread(visit, thread)?;
         let (reader, hidden) = (self.visits[visit].person, self.hidden_from(visit));
-        let query = log::Query { thread, count: rows.count, after: rows.after, hidden };
+        let query =
+            log::Query { thread, count: rows.count, size: usize::MAX, after: rows.after, hidden };
         let (word, cid) = ("HISTORY", ask.cid.take());
         self.ask_for_rows(ask, RowsAsk { word, title: Some(title), reader, cid }, query);
         Ok(())
@@ -106,7 +107,7 @@ impl Hub {
                 self.log_in_with_mail(&mut ask, &asked, rows);
             }
             // It waits for something else; these come too late for anybody.
-            Asked::Password(_) => connection.asked = Some(asked),
+            Asked::Password(_) | Asked::Rooms(_) | Asked::List(_) => connection.asked = Some(asked),
         }
     }
 }

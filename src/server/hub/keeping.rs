@@ -136,8 +136,7 @@ impl Hub {
 
     /// Nobody came in after all.
     pub(super) fn put_to_sleep(&mut self, room: RoomIx) {
-        let gone = self.rooms.remove(room);
-        self.room_names.remove(gone.name.key());
+        let gone = self.remove_room(room);
         self.asleep.insert(gone.name.key().clone(), gone.order);
     }
 }

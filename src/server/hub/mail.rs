@@ -134,7 +134,8 @@ impl Hub {
         let ids = self.mail.of(person);
         let hidden = account.ignores.iter().map(|(ignored, _)| *ignored).collect();
         let thread = Thread::Picked { reader: person, ids: ids.clone() };
-        let query = log::Query { thread, count: ids.len(), after: Some(0), hidden };
+        let query =
+            log::Query { thread, count: ids.len(), size: usize::MAX, after: Some(0), hidden };
         let asked = Asked::Mail(MailAsk { cid: ask.cid.take(), person, ids });
         if let Some(connection) = self.connection_mut(ask.conn) {
             connection.asked = Some(Box::new(asked));

@@ -135,7 +135,7 @@ impl Hub {
             }
             Command::Bans => {
                 let room = Scope::Room(self.room_to_order(visit)?);
-                self.list_bans(ask, room);
+                self.list_asked_bans(ask, room);
                 Ok(())
             }
             Command::Oper { password } => self.oper(ask, password),
@@ -151,7 +151,7 @@ impl Hub {
             }
             Command::Gbans => {
                 self.need_rule(visit)?;
-                self.list_bans(ask, Scope::Server);
+                self.list_asked_bans(ask, Scope::Server);
                 Ok(())
             }
             Command::Lock { key } => self.lock(ask, visit, key),

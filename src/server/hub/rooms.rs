@@ -83,7 +83,16 @@ impl Hub {
         }
         let room = self.rooms.insert(Room::new(name.clone()));
         self.room_names.insert(key.clone(), room);
+        self.room_list = None;
         room
+    }
+
+    /// Takes a room away that nobody is in.
+    pub(super) fn remove_room(&mut self, room: RoomIx) -> Room {
+        let gone = self.rooms.remove(room);
+        self.room_names.remove(gone.name.key());
+        self.room_list = None;
+        gone
     }
 
     /// Makes somebody a member: the others are told, the newcomer gets the
@@ -170,8 +179,7 @@ impl Hub {
         self.rooms[room].members.remove(name.key());
         self.rooms[room].audience = None;
         if self.rooms[room].members.is_empty() && room != self.lobby {
-            let gone = self.rooms.remove(room);
-            self.room_names.remove(gone.name.key());
+            let gone = self.remove_room(room);
             self.unsaved.extend(gone.order.number.map(|number| (Shelf::Order, number)));
             self.crowd_deadlines.retain(|(_, with)| *with != room);
         }
@@ -201,12 +209,12 @@ impl Hub {
                 }
             },
         };
-        self.list_members(ask, room);
+        self.list_asked_members(ask, room);
         Ok(())
     }
 
     /// All names, in as many lines as they need.
-    fn list_members(&self, ask: &mut Ask<'_>, room: RoomIx) {
+    pub(super) fn list_members(&self, ask: &mut Ask<'_>, room: RoomIx) {
         let Room { name, members, .. } = &self.rooms[room];
         let (room, count) = (name.as_str(), members.len());
         let room_for_names = LINE_MAX - "[USERS # 18446744073709551615] ".len() - room.len();
@@ -224,20 +232,6 @@ impl Hub {
         }
         let names = (!line.is_empty()).then_some(line.as_str());
         ask.reply(&Event::Users { room, count, names });
-    }
-
-    pub(super) fn list(&self, ask: &mut Ask<'_>) {
-        let mut rooms: Vec<&Room> = self.rooms.iter().map(|(_, room)| room).collect();
-        rooms.sort_unstable_by_key(|room| room.name.key());
-        ask.reply(&Event::reply("ROOMS", &rooms.len().to_string(), ""));
-        for room in rooms {
-            let args = format!("{} {}", room.name, room.len());
-            ask.reply(&Event::reply(
-                "ROOM",
-                &args,
-                room.order.topic.as_deref().unwrap_or_default(),
-            ));
-        }
     }
 
     pub(super) fn topic(

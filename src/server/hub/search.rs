@@ -35,7 +35,11 @@ impl Hub {
         let thread = Thread::Search { reader, rooms, is_private_too, words };
         let hidden = self.hidden_from(visit);
         let asked = RowsAsk { word: "SEARCH", title: None, reader, cid: ask.cid.take() };
-        self.ask_for_rows(ask, asked, Query { thread, count: SEARCH_MAX, after: None, hidden });
+        self.ask_for_rows(
+            ask,
+            asked,
+            Query { thread, count: SEARCH_MAX, size: usize::MAX, after: None, hidden },
+        );
         Ok(())
     }
 }

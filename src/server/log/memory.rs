@@ -149,7 +149,7 @@ impl Held {
         let upto = self.records.back().map_or(0, |record| record.id);
         let forgotten = self.records.front().map_or(0, |record| record.id - 1);
         let has_gap = query.after.is_some_and(|after| after < forgotten);
-        Rows { records: self.rows(query), upto, has_gap }.cut_at(query.count)
+        Rows { records: self.rows(query), upto, has_gap }.cut_for(query)
     }
 
     fn rows(&self, query: &Query) -> Vec<Arc<Record>> {
@@ -159,22 +159,22 @@ impl Held {
             Thread::Search { .. } => return search(self.records.iter(), query),
             Thread::Picked { ids, .. } => {
                 let picked = ids.iter().filter_map(|id| self.record(*id));
-                return picked.filter(|r| query.wants(r)).take(query.count).cloned().collect();
+                return query.fill(picked);
             }
             Thread::Feed { .. } => {
                 let after = query.after.unwrap_or_default();
                 let start = self.records.partition_point(|record| record.id <= after);
                 let later = self.records.range(start..);
-                return later.filter(|r| query.wants(r)).take(query.count).cloned().collect();
+                return query.fill(later);
             }
         };
         let Some(ids) = self.threads.get(&index) else { return Vec::new() };
-        let wanted = |id: &u64| self.record(*id).filter(|record| query.wants(record)).cloned();
+        let record = |id: &u64| self.record(*id);
         if let Some(after) = query.after {
             let start = ids.partition_point(|id| *id <= after);
-            return ids.range(start..).filter_map(wanted).take(query.count).collect();
+            return query.fill(ids.range(start..).filter_map(record));
         }
-        let mut rows: Vec<_> = ids.iter().rev().filter_map(wanted).take(query.count).collect();
+        let mut rows = query.fill(ids.iter().rev().filter_map(record));
         rows.reverse();
         rows
     }
@@ -185,8 +185,7 @@ fn search<'r>(
     records: impl IntoIterator<Item = &'r Arc<Record>, IntoIter: DoubleEndedIterator>,
     query: &Query,
 ) -> Vec<Arc<Record>> {
-    let latest = records.into_iter().rev();
-    let mut found: Vec<_> = latest.filter(|r| query.wants(r)).take(query.count).cloned().collect();
+    let mut found = query.fill(records.into_iter().rev());
     found.reverse();
     found
 }
@@ -220,7 +219,7 @@ mod tests {
     }
 
     fn ids(log: &MemoryLog, thread: Thread, count: usize, after: Option<u64>) -> Vec<u64> {
-        let query = Query { thread, count, after, hidden: vec![PersonId(9)] };
+        let query = Query { thread, count, size: usize::MAX, after, hidden: vec![PersonId(9)] };
         log.find(&query).records.iter().map(|record| record.id).collect()
     }
 

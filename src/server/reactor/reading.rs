@@ -6,7 +6,8 @@ use std::io::ErrorKind;
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 
-use super::{DRAINED, Due, Reactor};
+use super::writing::DRAINED;
+use super::{Due, Reactor};
 use crate::protocol::LINE_MAX;
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
 use crate::server::connection::Phase;
@@ -29,7 +30,7 @@ const TURN_READ_SIZE: usize = 1 << 20;
 const TURN_SAID_SIZE: usize = 4 << 20;
 
 /// How much one connection may be answered in one turn before its next lines
-/// have to wait for the next: a line of six bytes can ask for megabytes.
+/// have to wait for the next; less where less may wait for it.
 const TURN_ANSWER_SIZE: usize = 256 << 10;
 
 impl<L: Log> Reactor<L> {
@@ -84,7 +85,6 @@ impl<L: Log> Reactor<L> {
         buffer: &mut [u8],
         turn: &mut Turn,
     ) -> usize {
-        let outbox_max = self.outbox_max();
         let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
         let conn = ConnId { slot, generation: connection.generation };
         connection.answer_bell();
@@ -104,7 +104,7 @@ impl<L: Log> Reactor<L> {
                 return 0;
             }
         }
-        if connection.wants_feed && connection.outbox.len() <= outbox_max / DRAINED {
+        if connection.wants_feed && connection.outbox.len() <= DRAINED {
             connection.wants_feed = false;
             self.tell_hub(now, conn, Input::Drained, turn);
         }
@@ -163,7 +163,7 @@ impl<L: Log> Reactor<L> {
         {
             return false;
         }
-        if answered > TURN_ANSWER_SIZE {
+        if answered > TURN_ANSWER_SIZE.min(outbox_max) {
             self.ready.push(conn.slot);
             return false;
         }
@@ -181,10 +181,11 @@ impl<L: Log> Reactor<L> {
         answered_before: usize,
         turn: &mut Turn,
     ) {
+        let answer_max = TURN_ANSWER_SIZE.min(self.outbox_max());
         let Some(connection) = self.connections.get_mut(conn.slot as usize) else { return };
         let rate = self.input_rate.filter(|_| connection.is_limited);
         let mut rest = input;
-        while turn.said_singly() - answered_before <= TURN_ANSWER_SIZE {
+        while turn.said_singly() - answered_before <= answer_max {
             if let Some(rate) = rate {
                 let due = connection.pace.next(rate, now.since_start);
                 if due > now.since_start {

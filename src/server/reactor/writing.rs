@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::mem;
 use std::time::Duration;
 
-use super::{Call, DRAINED, Due, READS_MAX, Reactor};
+use super::{Call, Due, LONG_ANSWERS_MAX, LongAnswer, Reactor};
 use crate::server::connection::{Flush, Phase};
 use crate::server::hub::{Input, Now};
 use crate::server::log::{Log, Query, Rows, Thread};
@@ -16,6 +16,10 @@ use crate::server::turn::{ConnId, Sink, Turn};
 /// What may wait for a connection in any case: who reads as fast as it is
 /// written must not be taken for a slow reader.
 const OUTBOX_MIN: usize = 64 << 10;
+
+/// Who is told a long answer page by page, or catches up, is told on when no more than
+/// this waits, in bytes.
+pub(super) const DRAINED: usize = OUTBOX_MIN / 2;
 
 /// How long a peer that was said farewell to may take to close its side.
 const LINGER: Duration = Duration::from_secs(1);
@@ -62,7 +66,7 @@ impl<L: Log> Reactor<L> {
         }
         let connection = &mut self.connections[conn.slot as usize];
         let is_heard_again = connection.is_held_back && connection.outbox.len() <= outbox_max;
-        let is_fed_on = connection.wants_feed && connection.outbox.len() <= outbox_max / DRAINED;
+        let is_fed_on = connection.wants_feed && connection.outbox.len() <= DRAINED;
         if is_heard_again || is_fed_on {
             self.ready.push(conn.slot);
         }
@@ -96,15 +100,22 @@ impl<L: Log> Reactor<L> {
         }
     }
 
-    /// Reads what connections have asked for, as far as there is room for the answers:
-    /// a line of thirteen bytes can ask for megabytes.
-    pub(super) fn begin_reading(&mut self) {
-        while self.reads_under_way < READS_MAX && self.meter.held() < self.limits.outbox_total {
-            let Some((conn, query)) = self.queries.pop_front() else { return };
+    /// Makes the long answers that connections have asked for, as far as there is room
+    /// for them: a line of thirteen bytes can ask for megabytes.
+    pub(super) fn begin_long_answers(&mut self) {
+        while self.long_under_way < LONG_ANSWERS_MAX && self.meter.held() < self.limits.outbox_total
+        {
+            let Some((conn, answer)) = self.long_answers.pop_front() else { return };
             // Whoever has gone does not want to know any more.
-            if self.get(conn).is_some() {
-                self.reads_under_way += 1;
-                self.read_now(conn, query, Call::Found);
+            if self.get(conn).is_none() {
+                continue;
+            }
+            self.long_under_way += 1;
+            match answer {
+                LongAnswer::Log(query) => self.read_now(conn, query, Call::Found),
+                LongAnswer::Hub => {
+                    let _ = self.own_calls.send(Call::Room(conn)); // we receive them
+                }
             }
         }
     }
@@ -173,8 +184,8 @@ impl<L: Log> Sink for Reactor<L> {
         if let Thread::Feed { .. } = query.thread {
             self.read_now(conn, query, Call::FoundPage);
         } else {
-            self.queries.push_back((conn, query));
-            self.begin_reading();
+            self.long_answers.push_back((conn, LongAnswer::Log(query)));
+            self.begin_long_answers();
         }
     }
 
@@ -183,6 +194,11 @@ impl<L: Log> Sink for Reactor<L> {
         self.hashers.run(job, move |outcome| {
             let _ = calls.send(Call::Hashed(conn, outcome)); // the loop may have ended
         });
+    }
+
+    fn wait_for_room(&mut self, conn: ConnId) {
+        self.long_answers.push_back((conn, LongAnswer::Hub));
+        self.begin_long_answers();
     }
 
     fn tell_when_drained(&mut self, conn: ConnId) {

@@ -138,6 +138,7 @@ struct Outlet {
     reads: Vec<(ConnId, Query)>,
     jobs: Vec<(ConnId, Job)>,
     drained: Vec<ConnId>,
+    long: Vec<ConnId>,
 }
 
 impl Sink for Outlet {
@@ -156,6 +157,9 @@ impl Sink for Outlet {
     }
     fn tell_when_drained(&mut self, conn: ConnId) {
         self.drained.push(conn);
+    }
+    fn wait_for_room(&mut self, conn: ConnId) {
+        self.long.push(conn);
     }
 }
 
@@ -327,7 +331,7 @@ impl World {
         for (conn, query) in out.reads {
             let mut turn = Turn::default();
             let mut rows = self.log.find(&query);
-            if rows.records.len() < query.count {
+            if !query.is_filled_by(&rows.records) {
                 // As on disk: numbers that no message got are looked at too.
                 rows.upto = self.hub.last().message;
             }
@@ -344,6 +348,11 @@ impl World {
         for conn in out.drained {
             let mut turn = Turn::default();
             self.hub.handle(now, conn, Input::Drained, &mut turn);
+            self.release(now, turn);
+        }
+        for conn in out.long {
+            let mut turn = Turn::default();
+            self.hub.handle(now, conn, Input::Room, &mut turn);
             self.release(now, turn);
         }
     }

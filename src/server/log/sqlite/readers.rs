@@ -86,7 +86,7 @@ fn find(connection: &Connection, query: &Query) -> rusqlite::Result<Rows> {
     let forgotten = first.map_or(upto, |first| (first - 1).cast_unsigned());
     let has_gap = query.after.is_some_and(|after| after < forgotten);
     transaction.finish()?;
-    Ok(Rows { records, upto, has_gap }.cut_at(query.count))
+    Ok(Rows { records, upto, has_gap }.cut_for(query))
 }
 
 pub(super) fn collect(
@@ -96,14 +96,7 @@ pub(super) fn collect(
     query: &Query,
 ) -> rusqlite::Result<Vec<Arc<Record>>> {
     let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query(params)?;
-    let mut records = Vec::new();
-    while records.len() < query.count {
-        let Some(row) = rows.next()? else { break };
-        // A row that breaks the grammar was not written by us: pass over it.
-        if let Some(record) = record(row)?.filter(|record| query.wants(record)) {
-            records.push(Arc::new(record));
-        }
-    }
-    Ok(records)
+    let rows = statement.query_and_then(params, record)?;
+    // A row that breaks the grammar was not written by us: pass over it.
+    query.try_fill(rows.filter_map(Result::transpose).map(|record| record.map(Arc::new)))
 }

@@ -1,0 +1,287 @@
+//! Answers that may be long. Until they are read they wait in memory, so none is
+//! made before it is known that there is room for it: all rooms are told page by
+//! page, as fast as they are read; who is in a large room and who is banned, in one
+//! piece, as events that stand between the lines would make the list of people
+//! untrue.
+
+use std::sync::Arc;
+
+use super::order::Scope;
+use super::{Ask, Asked, Cid, ConnId, ErrorCode, Event, Hub, Key, Now, RoomIx, RoomName, Turn};
+use crate::protocol::Refusal;
+
+/// A `/list` that is being told.
+#[derive(Debug)]
+pub(super) struct RoomsAsk {
+    cid: Option<Cid>,
+    /// As they were when it was asked.
+    rooms: Arc<[RoomName]>,
+    told: usize,
+}
+
+/// A list that is told when there is room for it.
+#[derive(Debug)]
+pub(super) struct ListAsk {
+    cid: Option<Cid>,
+    list: List,
+}
+
+/// What is listed; a room by its key, since it may end meanwhile.
+#[derive(Debug)]
+pub(super) enum List {
+    Members(Key),
+    Bans(Key),
+    ServerBans,
+}
+
+/// How much of a list of rooms is told at once, in bytes.
+const PAGE_SIZE: usize = 64 << 10;
+
+/// So many people are told of at once, and so many bans, whose reasons may be long.
+const MEMBERS_AT_ONCE: usize = 1000;
+const BANS_AT_ONCE: usize = 16;
+
+impl Hub {
+    /// `/list`.
+    pub(super) fn list(&mut self, ask: &mut Ask<'_>) {
+        let rooms = self.room_list();
+        ask.reply(&Event::reply("ROOMS", &rooms.len().to_string(), ""));
+        let cid = ask.cid.take();
+        self.tell_rooms(ask, RoomsAsk { cid, rooms, told: 0 });
+    }
+
+    /// All rooms, sorted by name. Whoever asks before a room comes or goes shares
+    /// the list.
+    fn room_list(&mut self) -> Arc<[RoomName]> {
+        let rooms = &self.rooms;
+        let list = self.room_list.get_or_insert_with(|| {
+            let mut names: Vec<RoomName> =
+                rooms.iter().map(|(_, room)| room.name.clone()).collect();
+            names.sort_unstable_by(|a, b| a.key().cmp(b.key()));
+            names.into()
+        });
+        list.clone()
+    }
+
+    /// Whoever has read most of what was told is told more.
+    pub(super) fn tell_more_rooms(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        let settings = connection.settings;
+        match connection.asked.take().map(|asked| *asked) {
+            Some(Asked::Rooms(asked)) => {
+                self.tell_rooms(&mut Ask { now, conn, settings, cid: None, turn }, asked);
+            }
+            other => connection.asked = other.map(Box::new),
+        }
+    }
+
+    fn tell_rooms(&mut self, ask: &mut Ask<'_>, mut asked: RoomsAsk) {
+        let before = ask.turn.said_singly();
+        ask.cid = asked.cid.take();
+        while let Some(name) = asked.rooms.get(asked.told) {
+            if ask.turn.said_singly() - before > PAGE_SIZE {
+                asked.cid = ask.cid.take();
+                self.wait_for(ask.conn, Asked::Rooms(asked));
+                ask.turn.tell_when_drained(ask.conn);
+                return;
+            }
+            // It may have ended since.
+            let room = self.room_names.get(name.key()).map(|room| &self.rooms[*room]);
+            let (shown, len) = room.map_or((name, 0), |room| (&room.name, room.len()));
+            let topic = room.and_then(|room| room.order.topic.as_deref()).unwrap_or_default();
+            ask.reply(&Event::reply("ROOM", &format!("{shown} {len}"), topic));
+            asked.told += 1;
+        }
+    }
+
+    /// Who is in a room: at once, or when there is room for so many.
+    pub(super) fn list_asked_members(&mut self, ask: &mut Ask<'_>, room: RoomIx) {
+        if self.rooms[room].len() > MEMBERS_AT_ONCE {
+            self.list_later(ask, List::Members(self.rooms[room].name.key().clone()));
+        } else {
+            self.list_members(ask, room);
+        }
+    }
+
+    /// `/bans` and `/gbans`.
+    pub(super) fn list_asked_bans(&mut self, ask: &mut Ask<'_>, scope: Scope) {
+        if self.order(scope).bans.len() <= BANS_AT_ONCE {
+            return self.list_bans(ask, scope);
+        }
+        let list = match scope {
+            Scope::Room(room) => List::Bans(self.rooms[room].name.key().clone()),
+            Scope::Server => List::ServerBans,
+        };
+        self.list_later(ask, list);
+    }
+
+    fn list_later(&mut self, ask: &mut Ask<'_>, list: List) {
+        self.wait_for(ask.conn, Asked::List(ListAsk { cid: ask.cid.take(), list }));
+        ask.turn.wait_for_room(ask.conn);
+    }
+
+    fn wait_for(&mut self, conn: ConnId, asked: Asked) {
+        if let Some(connection) = self.connection_mut(conn) {
+            connection.asked = Some(Box::new(asked));
+        }
+    }
+
+    /// There is room for the list that a connection waits for.
+    pub(super) fn tell_list(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        let settings = connection.settings;
+        match connection.asked.take().map(|asked| *asked) {
+            Some(Asked::List(ListAsk { cid, list })) => {
+                let mut ask = Ask { now, conn, settings, cid, turn };
+                if let Err(refusal) = self.tell_long_list(&mut ask, &list) {
+                    ask.refuse(&refusal);
+                }
+            }
+            other => connection.asked = other.map(Box::new),
+        }
+    }
+
+    fn tell_long_list(&mut self, ask: &mut Ask<'_>, list: &List) -> Result<(), Refusal> {
+        match list {
+            List::ServerBans => self.list_bans(ask, Scope::Server),
+            List::Members(key) => self.list_members(ask, self.room_still_there(key)?),
+            List::Bans(key) => self.list_bans(ask, Scope::Room(self.room_still_there(key)?)),
+        }
+        Ok(())
+    }
+
+    fn room_still_there(&self, key: &Key) -> Result<RoomIx, Refusal> {
+        let ended = || Refusal::new(ErrorCode::NoSuchRoom, "that room has just ended");
+        self.room_names.get(key).copied().ok_or_else(ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::super::{Input, Limits, Seed};
+    use super::*;
+    use crate::protocol::Stamp;
+    use crate::protocol::codec::Frame;
+    use crate::server::hub::Flow;
+    use crate::server::log::{Kept, Query};
+    use crate::server::outbox::Lines;
+    use crate::server::passwords::Job;
+    use crate::server::peer::Peer;
+    use crate::server::turn::Sink;
+
+    /// What somebody is told, and what they wait for.
+    #[derive(Default)]
+    struct Told {
+        text: String,
+        waits_to_be_read: bool,
+        waits_for_room: bool,
+    }
+
+    impl Sink for Told {
+        fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
+            if to == conn(0) {
+                self.text.push_str(std::str::from_utf8(&lines[start..end]).expect("UTF-8"));
+            }
+        }
+        fn note_asked(&mut self, _: ConnId, _: usize) {}
+        fn close(&mut self, _: ConnId) {}
+        fn read(&mut self, _: ConnId, _: Query) {}
+        fn hash(&mut self, _: ConnId, _: Job) {}
+        fn tell_when_drained(&mut self, _: ConnId) {
+            self.waits_to_be_read = true;
+        }
+        fn wait_for_room(&mut self, _: ConnId) {
+            self.waits_for_room = true;
+        }
+    }
+
+    fn conn(slot: u32) -> ConnId {
+        ConnId { slot, generation: 0 }
+    }
+
+    fn handle(hub: &mut Hub, slot: u32, input: Input<'_>) -> (Flow, Told) {
+        let (mut turn, mut told) = (Turn::default(), Told::default());
+        let now = Now { since_start: std::time::Duration::ZERO, wall: Stamp(0) };
+        let flow = hub.handle(now, conn(slot), input, &mut turn);
+        turn.release(&mut told);
+        (flow, told)
+    }
+
+    fn say(hub: &mut Hub, slot: u32, line: &str) -> (Flow, Told) {
+        handle(hub, slot, Input::Frame(Frame::Line(line.into())))
+    }
+
+    /// So many people, with the first of them in so many rooms with long topics.
+    fn house(people: u32, rooms: usize) -> Hub {
+        let limits = Limits { rooms_per_person: rooms, ..Limits::default() };
+        let mut hub = Hub::new(limits, &Kept::default(), Seed::default());
+        for slot in 0..people {
+            handle(&mut hub, slot, Input::Opened(Peer::new(IpAddr::from(Ipv4Addr::LOCALHOST))));
+            say(&mut hub, slot, &format!("p{slot}"));
+        }
+        for room in 1..rooms {
+            say(&mut hub, 0, &format!("/join r{room:04}"));
+            say(&mut hub, 0, &format!("/topic {}", "t".repeat(4000)));
+        }
+        hub
+    }
+
+    #[test]
+    fn all_rooms_are_told_page_by_page_each_once() {
+        let mut hub = house(2, 101);
+        let (mut flow, mut told) = say(&mut hub, 0, "/list");
+        let (mut lines, mut pages) = (told.text, 1);
+        while told.waits_to_be_read {
+            assert_eq!(flow, Flow::Wait);
+            assert!(lines.len() <= pages * (PAGE_SIZE + 5000), "{} bytes", lines.len());
+            if pages == 2 {
+                // Some end, and others come.
+                say(&mut hub, 1, "/join new");
+            }
+            (flow, told) = handle(&mut hub, 0, Input::Drained);
+            lines.push_str(&told.text);
+            pages += 1;
+        }
+        assert_eq!((flow, pages), (Flow::Next, 6));
+        let names: Vec<&str> =
+            lines.lines().filter_map(|line| line.strip_prefix("[ROOM #")?.get(..5)).collect();
+        assert!(lines.starts_with("[ROOMS 101]\n"), "{}", &lines[..20]);
+        assert_eq!(names.len(), 101);
+        assert!(names.is_sorted());
+    }
+
+    #[test]
+    fn who_is_in_a_large_room_is_told_when_there_is_room() {
+        let people = u32::try_from(MEMBERS_AT_ONCE).expect("a small number") + 1;
+        let mut hub = house(people, 1);
+        let (flow, told) = say(&mut hub, 0, "/who");
+        assert_eq!((flow, told.text.as_str(), told.waits_for_room), (Flow::Wait, "", true));
+        let (flow, told) = handle(&mut hub, 0, Input::Room);
+        assert_eq!(flow, Flow::Next);
+        let rows = told.text.lines().map(|line| line.split_once("] ").expect("names").1);
+        assert_eq!(rows.flat_map(|row| row.split(',')).count(), MEMBERS_AT_ONCE + 1);
+    }
+
+    #[test]
+    fn a_list_of_a_room_that_has_ended_is_answered_all_the_same() {
+        let mut hub = house(2, 2);
+        for number in 0..=BANS_AT_ONCE {
+            say(&mut hub, 0, &format!("/ban 192.0.2.{number} 1h {}", "x".repeat(3000)));
+        }
+        let (flow, told) = say(&mut hub, 0, "/bans");
+        assert_eq!((flow, told.waits_for_room), (Flow::Wait, true));
+        let (_, told) = handle(&mut hub, 0, Input::Room);
+        assert_eq!(told.text.lines().filter(|line| line.starts_with("[BAN ")).count(), 17);
+        say(&mut hub, 0, "/bans");
+        let ix = hub.room_names[&Key::fold("r0001")];
+        let name = hub.visits[hub.rooms[ix].members().next().expect("one").1].name.clone();
+        hub.visits[0].rooms.retain(|room| *room != ix);
+        hub.visits[0].current = None;
+        hub.remove_member(ix, &name);
+        let (flow, told) = handle(&mut hub, 0, Input::Room);
+        assert_eq!(flow, Flow::Next);
+        assert!(told.text.starts_with("[ERROR no-such-room] "), "{}", told.text);
+    }
+}
