@@ -52,6 +52,7 @@ pub mod storage;
 pub mod stream;
 pub mod tls;
 pub mod turn;
+pub mod unsent;
 
 /// What `chatty serve` can be told.
 #[derive(Debug, Args)]
@@ -89,11 +90,6 @@ const BACKLOG: u32 = 4096;
 
 /// How often a silent peer is asked; all together take as long as its silence.
 const KEEPALIVE_PROBES: u32 = 4;
-
-/// How much the system takes of us that it cannot send yet, in bytes. Without a
-/// bound it takes megabytes and then nothing for as long as a third of them takes:
-/// a slow reader would seem to be one that does not read.
-const UNSENT_MAX: u32 = 128 << 10;
 
 /// Runs a server until it is told to stop.
 ///
@@ -365,7 +361,7 @@ impl Vigil {
         let socket = SockRef::from(stream);
         let _ = socket.set_tcp_keepalive(&self.keepalive);
         let _ = socket.set_tcp_user_timeout(Some(self.user_timeout));
-        let _ = socket.set_tcp_notsent_lowat(UNSENT_MAX);
+        unsent::bound(stream);
     }
 }
 

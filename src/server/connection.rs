@@ -6,6 +6,7 @@
 //! the server's one loop (`reactor.rs`). An idle connection holds no buffer.
 
 use std::io;
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -19,6 +20,7 @@ use tokio_rustls::rustls::ServerConfig;
 use super::outbox::Outbox;
 use super::pace::Pace;
 use super::stream::{Speech, Stream};
+use super::unsent;
 use crate::protocol::LOGIN_LINE_MAX;
 use crate::protocol::codec::LineCodec;
 
@@ -130,7 +132,13 @@ pub struct Connection {
     /// Whether it is on the list of those to be written to.
     pub is_dirty: bool,
     /// Since when nothing could be written though something waits.
-    pub stalled_since: Option<Duration>,
+    stalled_since: Option<Duration>,
+    /// How much the system had not sent then, or soon after.
+    unsent: Option<u32>,
+    /// Whether it is being looked at how that goes on.
+    is_watched: bool,
+    /// Whether it is parted with since it does not read.
+    is_parted: bool,
 }
 
 /// What became of writing.
@@ -143,6 +151,17 @@ pub enum Flush {
         /// Whether anything was written.
         progress: bool,
     },
+}
+
+/// Whether a peer reads that something waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stall {
+    /// Nothing waits.
+    None,
+    /// It may.
+    LookAgainAt(Duration),
+    /// It has read nothing for too long.
+    Over,
 }
 
 impl Connection {
@@ -168,6 +187,9 @@ impl Connection {
             wants_feed: false,
             is_dirty: false,
             stalled_since: None,
+            unsent: None,
+            is_watched: false,
+            is_parted: false,
         }
     }
 
@@ -223,6 +245,26 @@ impl Connection {
     /// # Errors
     /// The connection is broken.
     pub fn flush(&mut self) -> io::Result<Flush> {
+        match self.flush_as_told()? {
+            Flush::Blocked { .. } if self.is_parted && self.flush_now()? => Ok(Flush::Done),
+            flushed => Ok(flushed),
+        }
+    }
+
+    /// Writes what the system takes though it has not told of any room; tells whether
+    /// that was all.
+    fn flush_now(&mut self) -> io::Result<bool> {
+        while self.has_unsent() {
+            match self.stream.write_now(&self.outbox) {
+                Ok(written) => self.outbox.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    fn flush_as_told(&mut self) -> io::Result<Flush> {
         let mut context = Context::from_waker(&self.waker);
         let mut progress = false;
         while !self.outbox.is_empty() {
@@ -242,6 +284,56 @@ impl Connection {
         match self.stream.poll_flush(&mut context)? {
             Poll::Ready(()) => Ok(Flush::Done),
             Poll::Pending => Ok(Flush::Blocked { progress }),
+        }
+    }
+
+    /// Notes what has come of writing at a moment; tells whether it is to be looked
+    /// at from now on ([`Self::stall`]).
+    pub fn note_flush(&mut self, now: Duration, flush: Flush) -> bool {
+        match flush {
+            Flush::Done => {
+                self.stalled_since = None;
+                return false;
+            }
+            Flush::Blocked { progress } => {
+                if progress || self.stalled_since.is_none() {
+                    (self.stalled_since, self.unsent) = (Some(now), None);
+                }
+            }
+        }
+        !mem::replace(&mut self.is_watched, true)
+    }
+
+    /// How it stands with a peer that may not read. [`Stall::None`] ends the looking.
+    pub fn stall(&mut self, now: Duration, patience: Duration) -> Stall {
+        let Some(since) = self.stalled_since else {
+            self.is_watched = false;
+            return Stall::None;
+        };
+        let (measured_at, ends_at) = (since + patience / 8, since + patience);
+        let left = |this: &Self| this.stream.socket().and_then(unsent::measure);
+        if now < measured_at {
+            Stall::LookAgainAt(measured_at)
+        } else if now < ends_at {
+            self.unsent = self.unsent.or_else(|| left(self));
+            Stall::LookAgainAt(ends_at)
+        } else if self.unsent.is_some_and(|before| left(self).is_some_and(|left| left < before)) {
+            // It does read, too little at a time for the system to tell of room.
+            (self.stalled_since, self.unsent) = (Some(now), None);
+            Stall::LookAgainAt(now + patience / 8)
+        } else {
+            (self.stalled_since, self.unsent) = (Some(now), None);
+            Stall::Over
+        }
+    }
+
+    /// Throws away what waits for a peer that does not read: its last lines may go out
+    /// as far as the system has any room.
+    pub fn part(&mut self) {
+        self.is_parted = true;
+        self.outbox.cut();
+        if let Some(socket) = self.stream.socket() {
+            unsent::make_room(socket);
         }
     }
 

@@ -125,6 +125,8 @@ pub struct Outbox {
     /// bounded differently: answers bound themselves, since a connection that
     /// many wait for is not read from; what others say makes a slow reader.
     asked: usize,
+    /// Whether the line that comes first is partly written.
+    is_within_line: bool,
     /// How many spans of the rest need not be looked at by [`Outbox::compact`].
     compacted: usize,
 }
@@ -190,6 +192,12 @@ impl Outbox {
         self.first.as_ref().filter(|_| self.rest.is_empty()).map(Span::bytes)
     }
 
+    /// The first of what waits that lies in one piece.
+    #[must_use]
+    pub fn first(&self) -> Option<&[u8]> {
+        self.first.as_ref().map(Span::bytes)
+    }
+
     /// What to hand to one vectored write.
     pub fn slices<'a>(&'a self, out: &mut Vec<IoSlice<'a>>) {
         out.extend(self.spans().take(SPANS_PER_WRITE).map(|span| IoSlice::new(span.bytes())));
@@ -205,6 +213,9 @@ impl Outbox {
             let Some(first) = &mut self.first else { return };
             let written = count.min(first.len());
             first.start += written;
+            if let Some(last) = first.lines[..first.start].last() {
+                self.is_within_line = *last != b'\n';
+            }
             count -= written;
             self.len -= written;
             if first.start == first.end {
@@ -241,12 +252,11 @@ impl Outbox {
     /// written: the next line must begin at the start of one.
     pub fn cut(&mut self) {
         let rest = self.first.take().and_then(|mut first| {
-            let is_within = first.start > 0 && first.lines[first.start - 1] != b'\n';
             let end = memchr::memchr(b'\n', first.bytes())?;
             first.end = first.start + end + 1;
-            is_within.then_some(first)
+            self.is_within_line.then_some(first)
         });
-        *self = Self::default();
+        *self = Self { is_within_line: self.is_within_line, ..Self::default() };
         if let Some(span) = rest {
             self.len = span.len();
             self.first = Some(span);
@@ -315,6 +325,7 @@ mod tests {
             outbox.push(&lines, 0, 8);
             outbox.push(&lines, 8, 14);
             outbox.advance(written);
+            outbox.compact();
             outbox.cut();
             assert_eq!(waiting(&outbox).concat(), rest, "after {written}");
             assert_eq!(outbox.len(), rest.len());

@@ -4,15 +4,16 @@
 
 use std::fmt;
 use std::future::Future as _;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write as _};
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::{ServerConfig, ServerConnection};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
 
@@ -139,6 +140,32 @@ impl Stream {
         }
     }
 
+    /// The socket under it, unless a handshake that failed took it.
+    #[must_use]
+    pub fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(socket) => Some(socket),
+            Self::Tls(tls) => match tls.as_ref() {
+                Tls::Open { stream, .. } => Some(stream.get_ref().0),
+                Tls::Handshake(accept) => accept.get_ref(),
+                Tls::Broken => None,
+            },
+        }
+    }
+
+    /// Writes of what waits as much as the system takes now, though it may not have
+    /// told of any room. Who takes nothing is `WouldBlock`.
+    ///
+    /// # Errors
+    /// That, or the connection is broken.
+    pub fn write_now(&mut self, outbox: &Outbox) -> io::Result<usize> {
+        let bytes = outbox.first().unwrap_or_default();
+        match self {
+            Self::Plain(socket) => SockRef::from(&*socket).send(bytes),
+            Self::Tls(tls) => tls.write_now(bytes),
+        }
+    }
+
     /// Whether it has taken what is not sent yet.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
@@ -177,6 +204,28 @@ impl Stream {
 }
 
 impl Tls {
+    fn write_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Self::Open { stream, is_unsent } = self else { return Err(broken()) };
+        let (socket, session) = stream.get_mut();
+        let socket = SockRef::from(&*socket);
+        let mut send = |session: &mut ServerConnection| {
+            *is_unsent = true;
+            while session.wants_write() {
+                session.write_tls(&mut &*socket)?;
+            }
+            *is_unsent = false;
+            io::Result::Ok(())
+        };
+        // What is encrypted already goes first, to make room for more.
+        send(session)?;
+        let taken = session.writer().write(bytes)?;
+        match send(session) {
+            // It is taken all the same.
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(taken),
+        }
+    }
+
     fn poll_write(
         &mut self,
         context: &mut Context<'_>,

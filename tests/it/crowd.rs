@@ -1,12 +1,13 @@
 //! Many at once, and slow ones among them: nothing lost, doubled or out of
 //! order, and nobody waits for a slow reader.
 
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::support::{Peer, Server};
+use crate::support::{Peer, Server, Terminal};
 
 const PEOPLE: usize = 100;
 const TALKERS: usize = 50;
@@ -177,6 +178,54 @@ fn who_never_reads_is_parted_with_and_holds_nobody_up() {
     assert!(before.iter().all(|line| line == "* alice joined" || *line == whole));
 }
 
+/// A peer with little room in its system.
+fn cramped(port: u16) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    let address: SocketAddr = ([127, 0, 0, 1], port).into();
+    socket.connect(&address.into()).expect("a connection");
+    socket.into()
+}
+
+/// A little now and then is enough, though the system tells of room only when there
+/// is much.
+#[test]
+fn who_reads_a_few_kilobytes_now_and_then_is_not_parted_with() {
+    let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "1s"]);
+    let mut slow = Peer::on(cramped(server.port), "slow");
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/set echo off");
+    alice.send(format!("{}\n", "z".repeat(4000)).repeat(500).as_bytes());
+    alice.settles();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(6) {
+        slow.take(4096);
+        // Not a wait for anything: this is how fast it reads.
+        thread::sleep(Duration::from_millis(250));
+    }
+    assert_eq!(alice.settles(), [""; 0], "nobody has gone");
+}
+
+#[test]
+fn a_farewell_waits_for_who_reads_long_after_it() {
+    let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "500ms"]);
+    let mut stuck = Peer::join(server.port, "stuck");
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/set echo off");
+    alice.send(format!("{}\n", "z".repeat(4000)).repeat(2000).as_bytes());
+    alice.hears(|line| line == "* stuck quit");
+    server.waits_until_one_has_ended();
+    let lines = stuck.rest();
+    let (last, before) = lines.split_last().unwrap();
+    assert!(last.starts_with("[BYE slow-reader] "), "{last}");
+    let whole = format!("alice: {}", "z".repeat(4000));
+    let is_other = |line: &&String| {
+        !["* alice joined", &whole].contains(&line.as_str()) && !line.starts_with("[USERS ")
+    };
+    let other = before.iter().find(is_other);
+    assert_eq!(other, None);
+}
+
 /// Far more is said than may wait in memory for one reader; when it reads on it
 /// gets all of it, once and in order, and is live again.
 fn a_late_reader_misses_nothing(server: &Server) {
@@ -268,18 +317,18 @@ fn long_lists_take_no_memory_until_they_are_read() {
     alice.settles();
     let before = peak(&server);
     let asked = 3;
-    let askers: Vec<Peer> = (0..24)
+    let waiting: Vec<Peer> = (0..24)
         .map(|number| {
-            let mut asker = Peer::join(server.port, &format!("a{number}"));
-            asker.say("/set joins off");
-            asker.send("/list\n".repeat(asked).as_bytes());
-            asker
+            let mut peer = Peer::join(server.port, &format!("a{number}"));
+            peer.say("/set joins off");
+            peer.send("/list\n".repeat(asked).as_bytes());
+            peer
         })
         .collect();
     alice.settles();
-    for mut asker in askers {
-        asker.say("/quit");
-        let said = asker.rest();
+    for mut peer in waiting {
+        peer.say("/quit");
+        let said = peer.rest();
         assert_eq!(said.iter().filter(|line| *line == "[ROOMS 601]").count(), asked);
         assert_eq!(said.iter().filter(|line| line.starts_with("[ROOM #")).count(), asked * 601);
     }

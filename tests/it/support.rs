@@ -109,6 +109,18 @@ impl Server {
         self.child.wait().expect("an end").code()
     }
 
+    /// Waits until it holds a connection fewer.
+    pub(crate) fn waits_until_one_has_ended(&self) {
+        let sockets = || {
+            let folder = format!("/proc/{}/fd", self.process_id());
+            let files = std::fs::read_dir(folder).expect("descriptors").flatten();
+            let links = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+            links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+        };
+        let before = sockets();
+        Terminal::waits("an end", || sockets() < before);
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &id]).status();
@@ -149,7 +161,11 @@ impl Peer {
     }
 
     pub(crate) fn join(port: u16, name: &str) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+        Self::on(TcpStream::connect(("127.0.0.1", port)).expect("connect"), name)
+    }
+
+    /// Joins over a connection that is there.
+    pub(crate) fn on(stream: TcpStream, name: &str) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
         Self { lines: BufReader::new(stream) }.logged_in(name)
     }

@@ -362,3 +362,17 @@ fn without_its_certificate_a_server_does_not_start() {
         assert!(said.contains(words), "{said}");
     }
 }
+
+#[test]
+fn a_farewell_waits_for_who_reads_long_after_it() {
+    let server = Server::start_with(&["--tls", "--outbox", "64KiB", "--write-stall", "500ms"]);
+    let Some(stuck) = Client::join(server.port, "stuck") else { return };
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/set echo off");
+    alice.send(format!("{}\n", "z".repeat(4000)).repeat(2000).as_bytes());
+    alice.hears(|line| line == "* stuck quit");
+    server.waits_until_one_has_ended();
+    let (said, complaints) = stuck.rest();
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.starts_with("[BYE slow-reader] "), "{} {complaints}", last.len());
+}

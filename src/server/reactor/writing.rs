@@ -6,7 +6,7 @@ use std::mem;
 use std::time::Duration;
 
 use super::{Call, Due, LONG_ANSWERS_MAX, LongAnswer, Reactor};
-use crate::server::connection::{Flush, Phase};
+use crate::server::connection::{Phase, Stall};
 use crate::server::hub::{Input, Now};
 use crate::server::log::{Log, Query, Rows, Thread};
 use crate::server::outbox::Lines;
@@ -52,17 +52,12 @@ impl<L: Log> Reactor<L> {
                 self.lose(now, conn, turn);
                 return;
             }
-            Ok(Flush::Blocked { progress }) => {
-                if connection.stalled_since.is_none() {
-                    let due = now.since_start + self.limits.write_stall;
+            Ok(flush) => {
+                if connection.note_flush(now.since_start, flush) {
+                    let due = now.since_start + self.limits.write_stall / 8;
                     self.dues.push(Reverse((due, conn, Due::Stall)));
                 }
-                let connection = &mut self.connections[conn.slot as usize];
-                if progress || connection.stalled_since.is_none() {
-                    connection.stalled_since = Some(now.since_start);
-                }
             }
-            Ok(Flush::Done) => connection.stalled_since = None,
         }
         let connection = &mut self.connections[conn.slot as usize];
         let is_heard_again = connection.is_held_back && connection.outbox.len() <= outbox_max;
@@ -87,16 +82,15 @@ impl<L: Log> Reactor<L> {
     pub(super) fn check_stall(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let patience = self.limits.write_stall;
         let Some(connection) = self.get(conn) else { return };
-        let Some(since) = connection.stalled_since else { return };
-        if since + patience > now.since_start {
-            self.dues.push(Reverse((since + patience, conn, Due::Stall)));
-        } else if connection.phase == Phase::Open {
-            connection.stalled_since = Some(now.since_start);
-            connection.outbox.cut();
-            self.dues.push(Reverse((now.since_start + patience, conn, Due::Stall)));
-            self.hub.handle(now, conn, Input::Stalled, turn);
-        } else {
-            self.remove(conn);
+        match connection.stall(now.since_start, patience) {
+            Stall::None => {}
+            Stall::LookAgainAt(due) => self.dues.push(Reverse((due, conn, Due::Stall))),
+            Stall::Over if connection.phase == Phase::Open => {
+                connection.part();
+                self.dues.push(Reverse((now.since_start + patience, conn, Due::Stall)));
+                self.hub.handle(now, conn, Input::Stalled, turn);
+            }
+            Stall::Over => self.remove(conn),
         }
     }
 
