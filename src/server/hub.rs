@@ -445,6 +445,9 @@ impl Hub {
             }
             _ => {}
         }
+        if let Input::Hashed(outcome) = &input {
+            self.end_guess(now, conn, outcome);
+        }
         let Some(stage) = self.connection(conn).map(|c| c.stage) else { return Flow::Over };
         match input {
             Input::Arrived(_) | Input::Opened(_) => {}

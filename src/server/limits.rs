@@ -151,8 +151,8 @@ pub struct Limits {
     )]
     pub password: Option<HashFile>,
 
-    /// Past five tries at a password or key from one address each further one
-    /// waits this long, then twice and four times as long
+    /// Past four wrong tries at a password or key from one address each further one
+    /// waits this long, then twice as long, and so on up to 16 times
     #[arg(
         long,
         value_name = "TIME",
@@ -161,6 +161,10 @@ pub struct Limits {
         value_parser = parse_duration
     )]
     pub guess_delay: Duration,
+
+    /// How many such tries may wait; more are refused
+    #[arg(long, value_name = "TRIES", default_value_t = 8, env = "CHATTY_GUESSES_WAITING")]
+    pub guesses_waiting: usize,
 
     /// Take passwords also from where somebody could read along
     #[arg(

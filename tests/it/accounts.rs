@@ -2,9 +2,11 @@
 //! fast one may guess.
 
 use std::fs;
-use std::time::Instant;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::support::{Peer, Server};
+use crate::support::{Peer, SESAME, SESAME_FILE, Server};
 
 /// Logs in by password; tells the answer.
 fn log_in(port: u16, name: &str, password: &str) -> (Peer, String) {
@@ -82,8 +84,8 @@ fn guessing_is_slow_from_one_address_and_nobody_is_locked_out() {
     for guesser in &mut guessers {
         assert!(!guess(guesser, "wrong") && !guess(guesser, "wrong again"));
     }
-    // The sixth waited for the fifth; another, who asks for all at once, for all.
-    assert!(start.elapsed().as_millis() >= 200, "{:?}", start.elapsed());
+    // The last two waited for those before; another, who asks for all at once, for all.
+    assert!(start.elapsed().as_millis() >= 200 + 400, "{:?}", start.elapsed());
     let mut guesser = Peer::connect(server.port);
     guesser.say("/login alice wrong");
     guesser.say("/login alice wrong");
@@ -92,14 +94,59 @@ fn guessing_is_slow_from_one_address_and_nobody_is_locked_out() {
     assert!(!is_password(&answers[0]) && !is_password(&answers[1]), "{answers:?}");
     assert_eq!(answers[2], "[PONG after]", "in order");
     let waited = start.elapsed().as_millis();
-    assert!(waited >= 200 + 400 + 800, "{waited}");
+    assert!(waited >= 200 + 400 + 800 + 1600, "{waited}");
     // From elsewhere the owner gets in at once, and from here in the end.
     assert!(is_password(&log_in(server.port, "alice", "secret").1));
 }
 
+/// So many at once that say a line before login, and the answer of each.
+fn at_once(port: u16, count: usize, line: impl Fn(usize) -> String) -> Vec<Peer> {
+    let mut peers: Vec<Peer> = (0..count).map(|_| Peer::connect(port)).collect();
+    for (number, peer) in peers.iter_mut().enumerate() {
+        peer.say(&line(number));
+    }
+    peers
+}
+
+#[test]
+fn of_many_wrong_guesses_at_once_few_are_checked_and_few_wait() {
+    let server = Server::start_with(&["--guess-delay", "1h"]);
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/register secret");
+    alice.hears(|line| line.starts_with("[REGISTERED alice]"));
+    let (answered, answers) = mpsc::channel();
+    for mut guesser in at_once(server.port, 60, |number| format!("/login alice guess{number}")) {
+        let answered = answered.clone();
+        thread::spawn(move || {
+            while let Some(line) = guesser.try_next() {
+                let _ = answered.send(line.clone()); // who waits is answered when all is over
+                if line.starts_with("[ERROR rate-limited]") {
+                    guesser.say("/ping"); // and is heard again
+                }
+            }
+        });
+    }
+    // Four are wrong, eight wait for an hour, the others are refused.
+    let answers: Vec<String> =
+        (0..4 + 2 * 48).map(|_| answers.recv().expect("an answer")).collect();
+    let count = |start: &str| answers.iter().filter(|line| line.starts_with(start)).count();
+    assert_eq!(count("[ERROR bad-password]"), 4);
+    assert_eq!(count("[ERROR rate-limited]"), 48);
+    assert_eq!(count("[PONG]"), 48);
+}
+
+#[test]
+fn a_class_that_knows_the_password_comes_in_at_once() {
+    let flags = ["--password-file", SESAME_FILE, "--guess-delay", "1h", "--limit-loopback"];
+    let server = Server::start_with(&flags);
+    for mut pupil in at_once(server.port, 30, |number| format!("/login p{number} {SESAME}")) {
+        pupil.hears(|line| line.starts_with("[WELCOME p"));
+    }
+}
+
 #[test]
 fn while_many_log_in_the_others_talk_on() {
-    let server = Server::start_with(&[]);
+    let server = Server::start_with(&["--guess-delay", "100ms"]);
     for name in ["alice", "bob"] {
         let mut owner = Peer::join(server.port, name);
         owner.say("/register secret");

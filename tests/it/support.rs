@@ -191,6 +191,13 @@ impl Peer {
         self.lines.get_ref()
     }
 
+    /// The next line, unless it has ended.
+    pub(crate) fn try_next(&mut self) -> Option<String> {
+        let mut line = String::new();
+        let count = self.lines.read_line(&mut line).ok()?;
+        (count > 0).then(|| line.trim_end_matches('\n').to_owned())
+    }
+
     /// Bytes, whatever they are.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.lines.get_mut().write_all(bytes).expect("send");

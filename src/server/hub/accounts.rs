@@ -100,15 +100,13 @@ impl Hub {
             if let Some(hash) = self.limits.password.clone() {
                 let name = self.free_name(name.clone(), None)?;
                 let job = Job::Check(Secret::new(password), hash.into());
-                self.guess(ask, Purpose::LogInGuest(name), Guarded::Server, job);
-                return Ok(());
+                return self.guess(ask, Purpose::LogInGuest(name), Guarded::Server, job);
             }
             let text = format!("{name} is not registered; /login {name} without a password");
             return refusal(ErrorCode::BadPassword, text);
         };
         let (person, job) = account.check(password);
-        self.guess(ask, Purpose::LogIn(person), Guarded::Account(person), job);
-        Ok(())
+        self.guess(ask, Purpose::LogIn(person), Guarded::Account(person), job)
     }
 
     pub(super) fn register(
@@ -126,7 +124,7 @@ impl Hub {
             let text = "there are too many accounts; ask who runs this server to allow more";
             return refusal(ErrorCode::TooMany, text);
         }
-        self.ask_password(ask, Purpose::Register, Job::Hash(Secret::new(password)), None);
+        self.hash_new(ask, Purpose::Register, password);
         Ok(())
     }
 
@@ -138,7 +136,7 @@ impl Hub {
     ) -> Result<(), Refusal> {
         self.need_privacy(ask)?;
         self.account_of(visit)?;
-        self.ask_password(ask, Purpose::Change, Job::Hash(Secret::new(password)), None);
+        self.hash_new(ask, Purpose::Change, password);
         Ok(())
     }
 
@@ -150,8 +148,7 @@ impl Hub {
     ) -> Result<(), Refusal> {
         self.need_privacy(ask)?;
         let (person, job) = self.account_of(visit)?.check(password);
-        self.guess(ask, Purpose::Unregister, Guarded::Account(person), job);
-        Ok(())
+        self.guess(ask, Purpose::Unregister, Guarded::Account(person), job)
     }
 
     fn account_of(&self, visit: VisitIx) -> Result<&Account, Refusal> {

@@ -2,6 +2,7 @@
 //! came first is checked first.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::ConnId;
@@ -48,10 +49,17 @@ impl DelayedJobs {
         self.jobs.pop_first().map(|(_, delayed)| delayed)
     }
 
-    /// All that wait for the same are due now.
-    pub(super) fn hurry(&mut self, now: Duration, target: &Target) {
+    /// How many wait for the same that came before one of them; all, if it is none.
+    pub(super) fn ahead(&self, target: &Target, of: Option<&Delayed>) -> usize {
+        let ticket = of.map_or(u64::MAX, |delayed| delayed.ticket);
+        let is_ahead = |other: &&Delayed| other.target == *target && other.ticket < ticket;
+        self.jobs.values().filter(is_ahead).count()
+    }
+
+    /// All that wait and come from there are due now.
+    pub(super) fn hurry(&mut self, now: Duration, network: IpAddr) {
         let waiting: Vec<_> =
-            self.jobs.extract_if(.., |_, delayed| delayed.target == *target).collect();
+            self.jobs.extract_if(.., |_, delayed| delayed.target.network == network).collect();
         for (_, delayed) in waiting {
             self.put_back(now, delayed);
         }
@@ -60,8 +68,6 @@ impl DelayedJobs {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::super::{Key, guesses::Guarded};
     use super::*;
     use crate::server::passwords::Secret;
@@ -70,17 +76,24 @@ mod tests {
     fn who_came_first_is_next_and_all_are_when_one_was_right() {
         let mut jobs = DelayedJobs::default();
         let (second, job) = (Duration::from_secs(1), Job::Hash(Secret::new("x")));
-        let room = |name| (Guarded::Room(Key::fold(name)), IpAddr::from([192, 0, 2, 1]));
+        let from = |last| IpAddr::from([192, 0, 2, last]);
+        let room = |name, last| Target {
+            at: Guarded::Room(Key::fold(name)),
+            network: from(last),
+            is_one_source: false,
+        };
         let conn = |slot| ConnId { slot, generation: 0 };
-        jobs.add(second * 5, conn(9), job.clone(), room("ops"));
-        jobs.add(second * 5, conn(2), job.clone(), room("ops"));
-        jobs.add(second * 3, conn(4), job, room("art"));
+        jobs.add(second * 5, conn(9), job.clone(), room("ops", 1));
+        jobs.add(second * 5, conn(2), job.clone(), room("ops", 1));
+        jobs.add(second * 3, conn(4), job, room("art", 2));
+        assert_eq!(jobs.ahead(&room("ops", 1), None), 2);
         assert_eq!(jobs.due(), Some(second * 3));
         assert!(jobs.next(second * 2).is_none());
         let first = jobs.next(second * 4).expect("one is due");
         assert_eq!(first.conn, conn(4));
+        assert_eq!(jobs.ahead(&room("ops", 1), Some(&first)), 2);
         jobs.put_back(second * 6, first);
-        jobs.hurry(second * 4, &room("ops"));
+        jobs.hurry(second * 4, from(1));
         let order: Vec<_> = std::iter::from_fn(|| jobs.next(second * 4)).map(|d| d.conn).collect();
         assert_eq!(order, [conn(9), conn(2)]);
         assert_eq!(jobs.due(), Some(second * 6));

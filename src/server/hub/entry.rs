@@ -80,8 +80,7 @@ impl Hub {
         match (self.need_entry(ask.now, visit, room)?, door) {
             (Entry::Open, _) | (_, Door::Opened) => {}
             (Entry::ByKey(is), Door::Key(key)) => {
-                self.try_key(ask, room, key, is);
-                return Ok(());
+                return self.try_key(ask, room, key, is);
             }
             (Entry::ByKey(_), Door::WrongKey) => {
                 return Err(self.locked_out(room, " with another key"));

@@ -131,10 +131,16 @@ impl Hub {
     }
 
     /// Whoever has tried too many keys of a room waits, as with passwords.
-    pub(super) fn try_key(&mut self, ask: &mut Ask<'_>, room: RoomIx, key: &str, is: Arc<str>) {
+    pub(super) fn try_key(
+        &mut self,
+        ask: &mut Ask<'_>,
+        room: RoomIx,
+        key: &str,
+        is: Arc<str>,
+    ) -> Result<(), Refusal> {
         let name = self.rooms[room].name.clone();
         let guarded = Guarded::Room(name.key().clone());
-        self.guess(ask, Purpose::Enter(name), guarded, Job::Match(Secret::new(key), is));
+        self.guess(ask, Purpose::Enter(name), guarded, Job::Match(Secret::new(key), is))
     }
 
     /// The refusal of who may not come in.

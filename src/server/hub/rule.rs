@@ -42,8 +42,7 @@ impl Hub {
             return refusal(ErrorCode::Insecure, super::secrets::IN_THE_OPEN);
         }
         let job = Job::Check(Secret::new(password), hash.into());
-        self.guess(ask, Purpose::Rule, Guarded::Rule, job);
-        Ok(())
+        self.guess(ask, Purpose::Rule, Guarded::Rule, job)
     }
 
     /// The password was right.

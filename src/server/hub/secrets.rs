@@ -3,22 +3,22 @@
 //! it comes back as an input.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::delayed::Delayed;
 use super::entry::Door;
-use super::guesses::{Guarded, Target};
+use super::guesses::{Guarded, Target, Wait};
 use super::{
     Ask, Asked, Cid, ConnId, ErrorCode, Hub, Name, Now, PersonId, Refusal, RoomName, Stage, Turn,
     VisitIx, refusal,
 };
-use crate::server::passwords::{Job, Outcome};
+use crate::server::passwords::{Job, Outcome, Secret};
 
 /// A command that waits for a password to be hashed.
 #[derive(Debug)]
 pub(super) struct PasswordAsk {
     cid: Option<Cid>,
     purpose: Purpose,
-    guess: Option<Target>,
 }
 
 /// What a password is for.
@@ -55,38 +55,75 @@ impl Hub {
     }
 
     /// Checks what may be a guess, when its time has come.
-    pub(super) fn guess(&mut self, ask: &mut Ask<'_>, purpose: Purpose, at: Guarded, job: Job) {
-        let network = self.connection(ask.conn).map(|c| c.peer.network());
-        self.ask_password(ask, purpose, job, network.map(|network| (at, network)));
-    }
-
-    pub(super) fn ask_password(
+    pub(super) fn guess(
         &mut self,
         ask: &mut Ask<'_>,
         purpose: Purpose,
+        at: Guarded,
         job: Job,
-        guess: Option<Target>,
-    ) {
+    ) -> Result<(), Refusal> {
         let (now, conn) = (ask.now.since_start, ask.conn);
-        let asked = PasswordAsk { cid: ask.cid.take(), purpose, guess: guess.clone() };
-        if let Some(connection) = self.connection_mut(conn) {
-            connection.asked = Some(Box::new(Asked::Password(asked)));
+        let Some(peer) = self.connection(conn).map(|c| c.peer) else { return Ok(()) };
+        let is_one_source = self.limits.limit_loopback || !peer.is_local();
+        let target = Target { at, network: peer.network(), is_one_source };
+        match self.guesses.begin(now, conn, &target) {
+            Ok(()) => ask.turn.hash(conn, job),
+            Err(wait) if self.is_too_long(wait, self.delayed_jobs.ahead(&target, None)) => {
+                return too_many_passwords();
+            }
+            Err(wait) => self.delayed_jobs.add(due(now, wait), conn, job, target),
         }
-        let begun = guess.map(|target| (self.guesses.begin(now, target.clone()), target));
-        match begun {
-            Some((Err(later), target)) => self.delayed_jobs.add(later, conn, job, target),
-            _ => ask.turn.hash(conn, job),
+        self.wait_for_password(ask, purpose);
+        Ok(())
+    }
+
+    /// Hashes a password that is nobody's yet.
+    pub(super) fn hash_new(&mut self, ask: &mut Ask<'_>, purpose: Purpose, password: &str) {
+        ask.turn.hash(ask.conn, Job::Hash(Secret::new(password)));
+        self.wait_for_password(ask, purpose);
+    }
+
+    fn wait_for_password(&mut self, ask: &mut Ask<'_>, purpose: Purpose) {
+        let asked = PasswordAsk { cid: ask.cid.take(), purpose };
+        if let Some(connection) = self.connection_mut(ask.conn) {
+            connection.asked = Some(Box::new(Asked::Password(asked)));
         }
     }
 
-    /// A guess has waited as long as it was told to; perhaps another was first.
+    /// Where guesses are slowed down, few wait.
+    fn is_too_long(&self, wait: Wait, ahead: usize) -> bool {
+        matches!(wait, Wait::Until(_)) && ahead >= self.limits.guesses_waiting
+    }
+
+    /// A guess has waited as long as it was told to, or others were checked meanwhile.
     pub(super) fn begin_delayed_job(&mut self, now: Now, delayed: Delayed, turn: &mut Turn) {
-        if !self.is_pending(delayed.conn) {
+        let conn = delayed.conn;
+        if !self.is_pending(conn) {
             return; // it has hung up
         }
-        match self.guesses.begin(now.since_start, delayed.target.clone()) {
-            Ok(()) => turn.hash(delayed.conn, delayed.job),
-            Err(later) => self.delayed_jobs.put_back(later, delayed),
+        match self.guesses.begin(now.since_start, conn, &delayed.target) {
+            Ok(()) => turn.hash(conn, delayed.job),
+            Err(wait) => {
+                let ahead = self.delayed_jobs.ahead(&delayed.target, Some(&delayed));
+                if self.is_too_long(wait, ahead) {
+                    self.password_done(now, conn, &Outcome::Busy, turn);
+                    // It is heard again when it has read that.
+                    turn.tell_when_drained(conn);
+                } else {
+                    self.delayed_jobs.put_back(due(now.since_start, wait), delayed);
+                }
+            }
+        }
+    }
+
+    /// A guess has been checked, whoever may hear of it: those that wait may go on.
+    pub(super) fn end_guess(&mut self, now: Now, conn: ConnId, outcome: &Outcome) {
+        let is_right = match outcome {
+            Outcome::Checked(is_right) => Some(*is_right),
+            Outcome::Hashed(_) | Outcome::Busy => None,
+        };
+        if let Some(target) = self.guesses.end(now.since_start, conn, is_right) {
+            self.delayed_jobs.hurry(now.since_start, target.network);
         }
     }
 
@@ -105,14 +142,9 @@ impl Hub {
     ) {
         let Some(connection) = self.connection_mut(conn) else { return };
         let Some(asked) = connection.asked.take() else { return };
-        let Asked::Password(PasswordAsk { cid, purpose, guess }) = *asked else { return };
+        let Asked::Password(PasswordAsk { cid, purpose }) = *asked else { return };
         let (stage, settings) = (connection.stage, connection.settings);
         let mut ask = Ask { now, conn, settings, cid, turn };
-        let is_right = *outcome == Outcome::Checked(true);
-        if let Some(target) = guess.as_ref().filter(|_| is_right) {
-            self.guesses.forget(target);
-            self.delayed_jobs.hurry(now.since_start, target);
-        }
         let result = match (stage, outcome) {
             (Stage::Greeting { .. }, Outcome::Checked(true)) => self.admit_by(&mut ask, purpose),
             (Stage::Present(visit), Outcome::Checked(is_right)) => {
@@ -123,9 +155,7 @@ impl Hub {
                 Ok(())
             }
             (_, Outcome::Checked(_)) => wrong_password(),
-            (_, Outcome::Busy) => {
-                refusal(ErrorCode::RateLimited, "too many say a password at once; try again soon")
-            }
+            (_, Outcome::Busy) => too_many_passwords(),
             (_, Outcome::Hashed(_)) => {
                 refusal(ErrorCode::TooMany, "the server cannot do this now; try again")
             }
@@ -183,6 +213,20 @@ impl Hub {
             _ => self.begin_account(ask, visit, hash.clone()),
         }
     }
+}
+
+/// When a guess that waits is looked at again. Until others are checked is not long;
+/// that they are is told.
+fn due(now: Duration, wait: Wait) -> Duration {
+    match wait {
+        Wait::Until(due) => due,
+        Wait::ForOthers => now + Duration::from_mins(1),
+    }
+}
+
+fn too_many_passwords() -> Result<(), Refusal> {
+    let text = "too many passwords are tried; try again in a minute, or from elsewhere";
+    refusal(ErrorCode::RateLimited, text)
 }
 
 fn wrong_password() -> Result<(), Refusal> {
