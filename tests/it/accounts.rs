@@ -4,7 +4,7 @@
 use std::fs;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::support::{Peer, SESAME, SESAME_FILE, Server};
 

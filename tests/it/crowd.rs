@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::support::{Peer, Server, Terminal};
+use crate::support::{Peer, Server};
 
 const PEOPLE: usize = 100;
 const TALKERS: usize = 50;
