@@ -204,7 +204,7 @@ pub struct Limits {
     #[arg(long, value_name = "ROOMS", default_value_t = 10_000, env = "CHATTY_MAX_ROOMS")]
     pub max_rooms: usize,
 
-    /// Panic at the line /debug-panic
+    /// Panic at the line /debug-panic; after /debug-panic later, over what is not a line
     #[arg(long, hide = true)]
     pub debug_panic: bool,
 

@@ -5,6 +5,7 @@
 
 use std::fmt::{self, Write as _};
 use std::fs;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -224,7 +225,9 @@ fn work(queue: &Mutex<Receiver<Order>>) {
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((job, reply)) = next else { return };
-        reply(job.run(&mut workspace));
+        // A thread that ended would be missed by all who log in from then on.
+        let run = AssertUnwindSafe(|| job.run(&mut workspace));
+        reply(panic::catch_unwind(run).unwrap_or(Outcome::Busy));
     }
 }
 

@@ -11,6 +11,7 @@
 //! in its outbox, within bounds, and rings when it has room.
 
 mod arrival;
+mod guard;
 mod reading;
 mod writing;
 
@@ -101,8 +102,10 @@ pub struct Reactor<L> {
     hub: Hub,
     log: L,
     hashers: Hashers,
-    /// What connections send that makes us panic.
+    /// What makes us panic.
     bugs: Cause,
+    /// Over whom we are to panic, in a test.
+    doomed: Option<ConnId>,
     /// When the log last had no room, until there has been some for a while.
     had_no_room: Option<Duration>,
     /// Who waits for a long answer, and of how many it is being made.
@@ -163,6 +166,7 @@ impl<L: Log> Reactor<L> {
             log,
             hashers,
             bugs: Cause::default(),
+            doomed: None,
             had_no_room: None,
             long_answers: VecDeque::new(),
             long_under_way: 0,
@@ -232,38 +236,40 @@ impl<L: Log> Reactor<L> {
         turn.begin_part();
         let mut call = call;
         while let Some(next) = call.take().or_else(|| self.calls.try_recv().ok()) {
-            match next {
-                Call::Accepted(stream, peer) => self.open(now, stream, peer, &mut turn),
-                Call::Found(conn, rows) => {
-                    self.long_under_way -= 1;
-                    self.tell_hub(now, conn, Input::Rows(rows), &mut turn);
-                }
-                Call::Room(conn) => {
-                    self.long_under_way -= 1;
-                    self.tell_hub(now, conn, Input::Room, &mut turn);
-                }
-                Call::Hashed(conn, outcome) => {
-                    self.tell_hub(now, conn, Input::Hashed(outcome), &mut turn);
-                }
-                Call::FoundPage(conn, rows) => {
-                    self.tell_hub(now, conn, Input::Page(rows), &mut turn);
-                }
-                Call::Offer(offer) => self.offer = Some(offer),
-                Call::Stop => {
-                    self.ends_at = Some(now.since_start + DRAIN);
-                    self.hub.shut_down(&mut turn);
-                }
-            }
+            self.heed(now, next, &mut turn);
         }
         self.bells.take_into(&mut self.ready);
         self.drain(now, &mut turn);
-        self.hub.tick(now, &mut turn);
+        self.tick_hub(now, &mut turn);
         self.fall_due(now, &mut turn);
         if !self.waits_for_more(now.since_start, &turn) {
             self.end_turn(now, &mut turn)?;
         }
         self.turn = turn;
         Ok(())
+    }
+
+    fn heed(&mut self, now: Now, call: Call, turn: &mut Turn) {
+        match call {
+            Call::Accepted(stream, peer) => self.open(now, stream, peer, turn),
+            Call::Found(conn, rows) => {
+                self.long_under_way -= 1;
+                self.tell_hub(now, conn, Input::Rows(rows), turn);
+            }
+            Call::Room(conn) => {
+                self.long_under_way -= 1;
+                self.tell_hub(now, conn, Input::Room, turn);
+            }
+            Call::Hashed(conn, outcome) => {
+                self.tell_hub(now, conn, Input::Hashed(outcome), turn);
+            }
+            Call::FoundPage(conn, rows) => self.tell_hub(now, conn, Input::Page(rows), turn),
+            Call::Offer(offer) => self.offer = Some(offer),
+            Call::Stop => {
+                self.ends_at = Some(now.since_start + DRAIN);
+                self.hub.shut_down(turn);
+            }
+        }
     }
 
     fn waits_for_more(&mut self, now: Duration, turn: &Turn) -> bool {
@@ -387,7 +393,11 @@ impl<L: Log> Reactor<L> {
     /// Hands the hub something about a connection that is no line of its own,
     /// and lets it be heard again, or not.
     fn tell_hub(&mut self, now: Now, conn: ConnId, input: Input<'_>, turn: &mut Turn) {
-        let flow = self.hub.handle(now, conn, input, turn);
+        let told = self.guard(now, conn, turn, |this, turn| {
+            assert!(this.doomed != Some(conn), "as asked for");
+            this.hub.handle(now, conn, input, turn)
+        });
+        let Some(flow) = told else { return };
         let line_limit = self.hub.line_limit(conn);
         if let Some(connection) = self.get(conn) {
             connection.codec.set_limit(line_limit);
@@ -416,17 +426,21 @@ impl<L: Log> Reactor<L> {
                 return;
             }
             self.dues.pop();
-            match what {
-                Due::Greeting => self.greet_silent(now, conn, turn),
-                Due::Linger => self.remove(conn),
-                Due::Pace => {
-                    if let Some(connection) = self.get(conn) {
-                        connection.is_paced = false;
-                        self.ready.push(conn.slot);
-                    }
+            self.guard(now, conn, turn, |this, turn| this.do_due(now, conn, what, turn));
+        }
+    }
+
+    fn do_due(&mut self, now: Now, conn: ConnId, what: Due, turn: &mut Turn) {
+        match what {
+            Due::Greeting => self.greet_silent(now, conn, turn),
+            Due::Linger => self.remove(conn),
+            Due::Pace => {
+                if let Some(connection) = self.get(conn) {
+                    connection.is_paced = false;
+                    self.ready.push(conn.slot);
                 }
-                Due::Stall => self.check_stall(now, conn, turn),
             }
+            Due::Stall => self.check_stall(now, conn, turn),
         }
     }
 

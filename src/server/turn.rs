@@ -256,6 +256,11 @@ impl Turn {
         }
     }
 
+    /// What comes now belongs to no message: producing one was broken off.
+    pub fn end_saying(&mut self) {
+        self.saying = None;
+    }
+
     /// Shows a message to somebody who was not there when it was said, which may
     /// have been in this very turn: then not if it cannot be kept.
     pub fn showing(&mut self, id: u64, effects: impl FnOnce(&mut Self)) {

@@ -203,8 +203,17 @@ fn a_bug_that_one_connection_meets_ends_that_connection_only() {
     bob.say("still here");
     bob.hears(|line| line == "bob: still here");
     Terminal::waits("what it was", || {
-        server.logs().contains("what 127.0.0.1 sent has made the server panic")
+        server.logs().contains("the server has panicked over 127.0.0.1; no other")
     });
+    let mut mallory = Peer::join(server.port, "mallory");
+    // The same where what is answered is not a line but what the log has found.
+    mallory.say("/debug-panic later");
+    mallory.say("/history");
+    while mallory.try_next().is_some() {}
+    bob.hears(|line| line == "* mallory joined");
+    bob.hears(|line| line == "* mallory quit");
+    bob.say("/history 1");
+    bob.hears(|line| line == "[HISTORY #lobby 1]");
     let _again = Peer::join(server.port, "mallory");
 }
 

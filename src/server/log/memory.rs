@@ -1,6 +1,7 @@
 //! The log of `--ephemeral`: bounded, and gone with the process.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, Receiver, SendError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -76,7 +77,9 @@ fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
 fn answer(held: &Mutex<Held>, queries: &Receiver<(Query, Reply)>) {
     while let Ok((query, reply)) = queries.recv() {
         let records: Vec<_> = lock(held).records.iter().cloned().collect();
-        reply(Rows { records: search(&records, &query), ..Rows::default() });
+        // The thread outlives a search that panics.
+        let found = panic::catch_unwind(AssertUnwindSafe(|| search(&records, &query)));
+        reply(Rows { records: found.unwrap_or_default(), ..Rows::default() });
     }
 }
 

@@ -4,7 +4,6 @@
 use std::cmp::Reverse;
 use std::io::ErrorKind;
 use std::mem;
-use std::panic::{self, AssertUnwindSafe};
 
 use super::writing::DRAINED;
 use super::{Due, Reactor};
@@ -51,40 +50,15 @@ impl<L: Log> Reactor<L> {
         self.buffer = buffer;
     }
 
-    /// [`Self::attend`], of which a panic ends that connection and no other. What
-    /// the line had done before stands.
-    pub(super) fn attend_safely(
-        &mut self,
-        now: Now,
-        slot: u32,
-        buffer: &mut [u8],
-        turn: &mut Turn,
-    ) -> usize {
-        let attend = AssertUnwindSafe(|| self.attend(now, slot, buffer, turn));
-        if let Ok(read) = panic::catch_unwind(attend) {
-            return read;
-        }
-        if let Some(connection) = self.connections.get(slot as usize) {
-            let conn = ConnId { slot, generation: connection.generation };
-            let from =
-                self.hub.peer(conn).map_or_else(String::new, |peer| peer.address.to_string());
-            self.bugs.tell(&format!(
-                "a bug: what {from} sent has made the server panic; only that connection was \
-                 ended; please report it, with what stands above"
-            ));
-            self.lose(now, conn, turn);
-        }
-        0
+    fn attend_safely(&mut self, now: Now, slot: u32, buffer: &mut [u8], turn: &mut Turn) -> usize {
+        let Some(connection) = self.connections.get(slot as usize) else { return 0 };
+        let conn = ConnId { slot, generation: connection.generation };
+        let read = self.guard(now, conn, turn, |this, turn| this.attend(now, slot, buffer, turn));
+        read.unwrap_or_default()
     }
 
     /// Reads and handles what one connection has sent; tells how much it was.
-    pub(super) fn attend(
-        &mut self,
-        now: Now,
-        slot: u32,
-        buffer: &mut [u8],
-        turn: &mut Turn,
-    ) -> usize {
+    fn attend(&mut self, now: Now, slot: u32, buffer: &mut [u8], turn: &mut Turn) -> usize {
         let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
         let conn = ConnId { slot, generation: connection.generation };
         connection.answer_bell();
@@ -202,8 +176,12 @@ impl<L: Log> Reactor<L> {
             if let Some(rate) = rate {
                 connection.pace.count(rate, now.since_start);
             }
-            let is_bug = self.limits.debug_panic;
-            assert!(!is_bug || frame != Frame::Line("/debug-panic".into()), "as asked for");
+            if self.limits.debug_panic {
+                assert!(frame != Frame::Line("/debug-panic".into()), "as asked for");
+                if frame == Frame::Line("/debug-panic later".into()) {
+                    self.doomed = Some(conn);
+                }
+            }
             let flow = self.hub.handle(now, conn, Input::Frame(frame), turn);
             connection.codec.set_limit(self.hub.line_limit(conn));
             match flow {

@@ -34,7 +34,8 @@ impl<L: Log> Reactor<L> {
             let mut turn = Turn::default();
             let count = self.dirty.len();
             for at in 0..count {
-                self.flush_one(now, self.dirty[at], &mut turn);
+                let conn = self.dirty[at];
+                self.guard(now, conn, &mut turn, |this, turn| this.flush_one(now, conn, turn));
             }
             self.dirty.drain(..count);
             written += count;

@@ -1,6 +1,7 @@
 //! The threads that read the file, from the last commit: they never hold up who
 //! writes.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,8 +34,10 @@ fn answer(connection: &Connection, queries: &Mutex<Receiver<(Query, Reply)>>) {
     loop {
         let next = queries.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((query, reply)) = next else { return };
-        // A read that fails finds nothing; what is stored is not touched by it.
-        reply(find(connection, &query).unwrap_or_default());
+        // A read that fails finds nothing; what is stored is not touched by it. Neither
+        // is the thread by one that panics: all who ask later would miss it.
+        let found = panic::catch_unwind(AssertUnwindSafe(|| find(connection, &query)));
+        reply(found.map(Result::unwrap_or_default).unwrap_or_default());
     }
 }
 
