@@ -4,7 +4,7 @@
 # Targets: decoder, commands, events, conversation (fuzz/fuzz_targets). Needs a nightly compiler and
 # cargo-fuzz (`cargo install cargo-fuzz`). What is found lies in fuzz/artifacts, and fails this script;
 # its line becomes a case in tests/it/any_input.rs. What was reached is kept in fuzz/corpus.
-# Bounded versions of all four run with every `cargo test`.
+# Bounded versions of all four run with every `cargo test`. docs/threats.md tells what was found so far.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

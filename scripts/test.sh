@@ -40,6 +40,12 @@ step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
 step cargo test --locked
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --quiet
+# The fuzz targets are a crate of their own, so that what they need is not needed to build.
+if cargo fetch --locked --quiet --manifest-path fuzz/Cargo.toml; then
+    step cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
+else
+    echo "== skipped, not all crates can be had: the fuzz targets"
+fi
 # Known vulnerabilities are looked up where there is a network: cargo deny check
 if ! command -v cargo-deny >/dev/null; then
     echo "== skipped, there is no cargo-deny: licenses, bans, sources"

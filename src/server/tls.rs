@@ -88,6 +88,9 @@ impl TlsArgs {
             _ if !self.tls && !self.tls_only => return Ok(None),
             _ => folder.map_or(Source::Passing, |folder| Source::Own(folder.join(OWN_IDENTITY))),
         };
+        if let Source::Own(path) = &source {
+            make_first(path)?;
+        }
         let (config, fingerprint) = source.read()?;
         let identity = Identity { source, is_only: self.tls_only, fingerprint };
         let offer = Offer { config, is_only: self.tls_only };
@@ -146,10 +149,7 @@ impl Source {
                 })
             }
             Self::Own(path) => {
-                let text = match fs::read(path) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => keep(path)?,
-                    read => read.with_context(|| format!("cannot read {}", path.display()))?,
-                };
+                let text = read_file(path, "certificate")?;
                 configure(&text, &text).map_err(|_| {
                     anyhow!(
                         "{} holds no certificate with its key; without that file a new one is made",
@@ -180,8 +180,18 @@ fn make() -> anyhow::Result<Vec<u8>> {
     make().map(String::into_bytes).context("cannot make a certificate")
 }
 
+/// Makes an identity of our own where there is none. One that is missing later, when it
+/// is read again, is a mistake: clients know the server by it.
+fn make_first(path: &Path) -> anyhow::Result<()> {
+    let is_there = path.try_exists();
+    if !is_there.with_context(|| format!("cannot look for {}", path.display()))? {
+        keep(path)?;
+    }
+    Ok(())
+}
+
 /// Makes a new identity and keeps it, whole or not at all, for nobody else's eyes.
-fn keep(path: &Path) -> anyhow::Result<Vec<u8>> {
+fn keep(path: &Path) -> anyhow::Result<()> {
     let text = make()?;
     let draft = path.with_extension("new");
     let write = || {
@@ -195,8 +205,7 @@ fn keep(path: &Path) -> anyhow::Result<Vec<u8>> {
         file.sync_all()?;
         fs::rename(&draft, path)
     };
-    write().with_context(|| format!("cannot keep a certificate in {}", path.display()))?;
-    Ok(text)
+    write().with_context(|| format!("cannot keep a certificate in {}", path.display()))
 }
 
 /// Why an identity is of no use.

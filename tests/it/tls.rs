@@ -290,6 +290,19 @@ fn the_servers_own_identity_outlives_it() {
 }
 
 #[test]
+fn an_identity_that_is_gone_when_it_is_read_again_is_no_reason_for_another() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start_in(folder.path(), &["--tls"]);
+    let first = server.fingerprint();
+    fs::remove_file(folder.path().join("tls-identity.pem")).expect("removed");
+    server.signal("HUP");
+    let said = server.logs();
+    assert!(said.starts_with("TLS: the certificate stays as it was: cannot read "), "{said}");
+    assert!(!folder.path().join("tls-identity.pem").exists());
+    assert_eq!(presented(server.port).map(|it| it.replace(':', "")), Some(first.replace(':', "")));
+}
+
+#[test]
 fn at_sighup_a_certificate_is_read_again_and_nobody_is_disturbed() {
     let folder = tempfile::tempdir().expect("a folder");
     let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
