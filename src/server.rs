@@ -140,7 +140,7 @@ async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
         io::Result::Ok(())
     });
     let limits = args.limits;
-    let hashers = Hashers::start().context("cannot start")?;
+    let hashers = Hashers::start(limits.max_hashing).context("cannot start")?;
     let mut seed = Seed::default();
     getrandom::fill(&mut seed).context("the system gives no random numbers")?;
     let calls = (own_calls, incoming);

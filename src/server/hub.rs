@@ -359,7 +359,7 @@ impl Hub {
         let mut rooms = Slab::new();
         let lobby_key = lobby_name.key().clone();
         let lobby = rooms.insert(Room::new(lobby_name));
-        let guesses = Guesses::new(limits.guess_delay);
+        let guesses = Guesses::new(&limits);
         let mut hub = Self {
             cids: RecentCids::new(limits.history_messages),
             limits,

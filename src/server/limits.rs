@@ -151,8 +151,15 @@ pub struct Limits {
     )]
     pub password: Option<HashFile>,
 
-    /// Past four wrong tries at a password or key from one address each further one
-    /// waits this long, then twice as long, and so on up to 16 times
+    /// How many wrong tries at a password or key from one address wait for nothing
+    #[arg(long, value_name = "TRIES", default_value_t = 4, env = "CHATTY_GUESSES")]
+    pub guesses: u32,
+
+    /// The same of all tries from one address other than this machine's, at whatever
+    #[arg(long, value_name = "TRIES", default_value_t = 40, env = "CHATTY_GUESSES_PER_ADDRESS")]
+    pub guesses_per_address: u32,
+
+    /// Each further one waits this long, then twice as long, and so on up to 16 times
     #[arg(
         long,
         value_name = "TIME",
@@ -162,9 +169,13 @@ pub struct Limits {
     )]
     pub guess_delay: Duration,
 
-    /// How many such tries may wait; more are refused
+    /// How many tries at the same may wait so; more are refused
     #[arg(long, value_name = "TRIES", default_value_t = 8, env = "CHATTY_GUESSES_WAITING")]
     pub guesses_waiting: usize,
+
+    /// How many passwords may wait to be hashed, two at a time; more are refused
+    #[arg(long, value_name = "PASSWORDS", default_value_t = 256, env = "CHATTY_MAX_HASHING")]
+    pub max_hashing: usize,
 
     /// Take passwords also from where somebody could read along
     #[arg(
@@ -203,6 +214,26 @@ pub struct Limits {
     /// How many rooms there may be
     #[arg(long, value_name = "ROOMS", default_value_t = 10_000, env = "CHATTY_MAX_ROOMS")]
     pub max_rooms: usize,
+
+    /// How many operators a room may have, and the server
+    #[arg(long, value_name = "PEOPLE", default_value_t = 100, env = "CHATTY_MAX_OPERATORS")]
+    pub max_operators: usize,
+
+    /// How many may be banned from a room, and from the server
+    #[arg(long, value_name = "BANS", default_value_t = 1000, env = "CHATTY_MAX_BANS")]
+    pub max_bans: usize,
+
+    /// How many may be muted in a room
+    #[arg(long, value_name = "PEOPLE", default_value_t = 100, env = "CHATTY_MAX_MUTES")]
+    pub max_mutes: usize,
+
+    /// How many may be invited into a room and not have come
+    #[arg(long, value_name = "PEOPLE", default_value_t = 1000, env = "CHATTY_MAX_INVITED")]
+    pub max_invited: usize,
+
+    /// How many people one person may ignore
+    #[arg(long, value_name = "PEOPLE", default_value_t = 100, env = "CHATTY_MAX_IGNORED")]
+    pub max_ignored: usize,
 
     /// Panic at the line /debug-panic; after /debug-panic later, over what is not a line
     #[arg(long, hide = true)]

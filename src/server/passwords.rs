@@ -18,9 +18,6 @@ use sha2::{Digest as _, Sha256};
 /// for the next one.
 pub const AT_ONCE: usize = 2;
 
-/// How many may wait to be hashed: a school that logs in at once waits two seconds.
-const WAITING_MAX: usize = 256;
-
 /// A password as somebody said it; it is in no log and no debug output.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Box<str>);
@@ -197,12 +194,12 @@ pub struct Hashers {
 }
 
 impl Hashers {
-    /// Starts the threads; they end with this.
+    /// Starts the threads, for which so many may wait; they end with this.
     ///
     /// # Errors
     /// The system gives no threads.
-    pub fn start() -> std::io::Result<Self> {
-        let (orders, queue) = mpsc::sync_channel(WAITING_MAX);
+    pub fn start(waiting_max: usize) -> std::io::Result<Self> {
+        let (orders, queue) = mpsc::sync_channel(waiting_max);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..AT_ONCE {
             let queue = queue.clone();

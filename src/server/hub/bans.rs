@@ -16,9 +16,6 @@ use super::{
 use crate::protocol::name::is_name;
 use crate::server::peer::{Network, Peer};
 
-/// How many bans a room, or the server, may have.
-const BANS_MAX: usize = 1000;
-
 /// One ban.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Ban {
@@ -121,11 +118,11 @@ impl Hub {
         let whom = self.whom_to_ban(visit, whom)?;
         self.forget_past(ask.now, scope);
         let by = self.visits[visit].name.clone();
-        let (shown, unban) = (self.scope_name(scope), scope.unban());
+        let (shown, unban, most) = (self.scope_name(scope), scope.unban(), self.limits.max_bans);
         let order = self.order_mut(scope);
         order.bans.retain(|ban| !ban.whom.is_same(&whom));
-        if order.bans.len() >= BANS_MAX {
-            let text = format!("there are {BANS_MAX} bans; {unban} somebody first");
+        if order.bans.len() >= most {
+            let text = format!("there are {most} bans; {unban} somebody first");
             return refusal(ErrorCode::TooMany, text);
         }
         let until = Until::after(ask.now, time);

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{ConnId, Key, PersonId};
+use super::{ConnId, Key, Limits, PersonId};
 
 /// What takes a password, and from where it is tried.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -48,6 +48,10 @@ pub(super) enum Wait {
 /// What is known of tries that were not right yet.
 #[derive(Debug)]
 pub(super) struct Guesses {
+    /// So many wrong ones wait for nothing: fingers slip.
+    free: u32,
+    /// The same of all from one network: those of a whole class.
+    free_of_network: u32,
     /// The first delay.
     delay: Duration,
     tries: HashMap<Source, Tries>,
@@ -66,12 +70,6 @@ struct Tries {
     next: Duration,
 }
 
-/// So many wrong ones wait for nothing: fingers slip.
-const FREE: u32 = 4;
-
-/// The same of all from one network: those of a whole class.
-const FREE_OF_NETWORK: u32 = 40;
-
 /// How often the delay doubles. With a delay of a second no more than 25 are checked
 /// in five minutes.
 const DOUBLINGS: u32 = 4;
@@ -84,10 +82,10 @@ const MEMORY: Duration = Duration::from_mins(10);
 const SOURCES_MAX: usize = 10_000;
 
 impl Target {
-    /// What it counts for, and how many may be wrong there.
-    fn sources(&self) -> impl Iterator<Item = (Source, u32)> {
-        let network = self.is_one_source.then_some(((self.network, None), FREE_OF_NETWORK));
-        std::iter::once(((self.network, Some(self.at.clone())), FREE)).chain(network)
+    /// What it counts for.
+    fn sources(&self) -> impl Iterator<Item = Source> {
+        let network = self.is_one_source.then_some((self.network, None));
+        std::iter::once((self.network, Some(self.at.clone()))).chain(network)
     }
 }
 
@@ -108,8 +106,18 @@ impl Tries {
 }
 
 impl Guesses {
-    pub(super) fn new(delay: Duration) -> Self {
-        Self { delay, tries: HashMap::new(), checking: HashMap::new() }
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            free: limits.guesses,
+            free_of_network: limits.guesses_per_address,
+            delay: limits.guess_delay,
+            tries: HashMap::new(),
+            checking: HashMap::new(),
+        }
+    }
+
+    fn free(&self, (_, at): &Source) -> u32 {
+        if at.is_some() { self.free } else { self.free_of_network }
     }
 
     /// A try. It is to be checked now, and then [`Self::end`] is to be told; else `Err`
@@ -120,13 +128,14 @@ impl Guesses {
         conn: ConnId,
         target: &Target,
     ) -> Result<(), Wait> {
-        let waits = target.sources().filter_map(|(source, free)| {
-            self.tries.get(&source).filter(|tries| !tries.is_past(now))?.wait(now, free)
+        let waits = target.sources().filter_map(|source| {
+            let tries = self.tries.get(&source).filter(|tries| !tries.is_past(now))?;
+            tries.wait(now, self.free(&source))
         });
         if let Some(wait) = waits.reduce(Wait::longer) {
             return Err(wait);
         }
-        for (source, _) in target.sources() {
+        for source in target.sources() {
             self.make_room_for(now, &source);
             let tries = self.tries.entry(source).or_default();
             if tries.is_past(now) {
@@ -146,8 +155,8 @@ impl Guesses {
         is_right: Option<bool>,
     ) -> Option<Target> {
         let target = self.checking.remove(&conn)?;
-        for (source, free) in target.sources() {
-            let is_network = source.1.is_none();
+        for source in target.sources() {
+            let (is_network, free) = (source.1.is_none(), self.free(&source));
             let Some(tries) = self.tries.get_mut(&source) else { continue };
             tries.checking -= 1;
             match is_right {
@@ -217,7 +226,7 @@ mod tests {
 
     #[test]
     fn past_a_few_each_try_waits_for_the_one_before() {
-        let mut guesses = Guesses::new(SECOND);
+        let mut guesses = Guesses::new(&Limits::default());
         let at = |seconds: u32| SECOND * seconds;
         let (here, there) = (target(1, 1), target(1, 2));
         // Who tries again as soon as they may.
@@ -239,7 +248,7 @@ mod tests {
         assert_eq!(guess(&mut guesses, at(180), &target(2, 1), false), Ok(()));
         // A right one, or time, makes it good.
         assert_eq!(guess(&mut guesses, at(195), &here, true), Ok(()));
-        for _ in 0..FREE {
+        for _ in 0..guesses.free {
             assert_eq!(guess(&mut guesses, at(195), &here, false), Ok(()));
         }
         assert_eq!(guess(&mut guesses, at(195), &here, false), Err(Wait::Until(at(196))));
@@ -248,7 +257,7 @@ mod tests {
 
     #[test]
     fn at_once_as_many_are_checked_as_may_be_wrong_and_who_is_right_never_waits_for_time() {
-        let mut guesses = Guesses::new(SECOND);
+        let mut guesses = Guesses::new(&Limits::default());
         let class = target(1, 1);
         let mut waiting: Vec<u32> = (0..30).collect();
         let (mut checking, mut right) = (Vec::new(), 0);
@@ -263,7 +272,7 @@ mod tests {
                     true
                 }
             });
-            assert!(checking.len() <= FREE as usize);
+            assert!(checking.len() <= guesses.free as usize);
             let done = checking.pop().expect("somebody is checked");
             assert!(guesses.end(SECOND, conn(done), Some(true)).is_some());
             right += 1;
@@ -277,9 +286,9 @@ mod tests {
 
     #[test]
     fn many_wrong_at_many_from_one_network_wait_too() {
-        let mut guesses = Guesses::new(SECOND);
+        let mut guesses = Guesses::new(&Limits::default());
         let one_source = |account| Target { is_one_source: true, ..target(account, 1) };
-        for account in 0..u64::from(FREE_OF_NETWORK) {
+        for account in 0..u64::from(guesses.free_of_network) {
             assert_eq!(guess(&mut guesses, SECOND, &one_source(account), false), Ok(()));
         }
         let next = Err(Wait::Until(SECOND * 2));
@@ -298,7 +307,7 @@ mod tests {
     #[test]
     fn whoever_guesses_in_whatever_way_has_few_checked() {
         for seed in 1..=100 {
-            let mut guesses = Guesses::new(SECOND);
+            let mut guesses = Guesses::new(&Limits::default());
             let mut draw = Draw(seed * 0x9E37_79B9);
             let (mut now, mut checking, mut begun) = (SECOND, Vec::new(), Vec::new());
             for slot in 0..3000 {
@@ -336,7 +345,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let mut guesses = Guesses::new(SECOND);
+        let mut guesses = Guesses::new(&Limits::default());
         for account in 0..SOURCES_MAX as u64 + 100 {
             assert_eq!(guess(&mut guesses, SECOND, &target(account, 1), false), Ok(()));
         }

@@ -14,9 +14,6 @@ use super::{
 };
 use crate::server::passwords::{Job, Secret, digest};
 
-/// How many people may be invited and not have come yet.
-const INVITED_MAX: usize = 1000;
-
 /// How a room is locked, if it is.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -96,8 +93,9 @@ impl Hub {
         let (me, person) = (self.visits[visit].person, self.visits[other].person);
         let order = &mut self.rooms[room].order;
         order.lock.use_invitation(person);
-        if order.lock.invited.len() >= INVITED_MAX {
-            let text = format!("{INVITED_MAX} people are invited and have not come; /unlock first");
+        let most = self.limits.max_invited;
+        if order.lock.invited.len() >= most {
+            let text = format!("{most} people are invited and have not come; /unlock first");
             return refusal(ErrorCode::TooMany, text);
         }
         order.lock.invited.push(person);

@@ -17,8 +17,6 @@ use super::{
 };
 
 /// How many operators a room may have, and how many whom one thing is true of.
-const OPERATORS_MAX: usize = 100;
-const MUTES_MAX: usize = 100;
 
 /// What is decided in one room, or for the whole server.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -141,8 +139,9 @@ impl Hub {
         let person = self.visits[other].person;
         self.forget_past(ask.now, Scope::Room(room));
         let order = &mut self.rooms[room].order;
-        if order.operators.len() >= OPERATORS_MAX && !order.is_operator(person) {
-            let text = format!("there are {OPERATORS_MAX} operators; /deop one first");
+        let most = self.limits.max_operators;
+        if order.operators.len() >= most && !order.is_operator(person) {
+            let text = format!("there are {most} operators; /deop one first");
             return refusal(ErrorCode::TooMany, text);
         }
         let is_news = order.promote(person);
@@ -235,8 +234,9 @@ impl Hub {
         self.forget_past(ask.now, Scope::Room(room));
         let Room { name: shown, order, .. } = &mut self.rooms[room];
         order.mutes.retain(|mute| mute.person != person);
-        if order.mutes.len() >= MUTES_MAX {
-            let text = format!("{MUTES_MAX} people are muted here; /unmute one first");
+        let most = self.limits.max_mutes;
+        if order.mutes.len() >= most {
+            let text = format!("{most} people are muted here; /unmute one first");
             return refusal(ErrorCode::TooMany, text);
         }
         let (args, until) = (format!("{shown} {name}"), Until::after(ask.now, time));

@@ -5,9 +5,6 @@ use super::{
     refusal,
 };
 
-/// How many people one person may ignore.
-const IGNORES_MAX: usize = 100;
-
 impl Hub {
     pub(super) fn whois(
         &mut self,
@@ -76,8 +73,9 @@ impl Hub {
         }
         let (me, person) = (self.visits[visit].person, self.visits[other].person);
         let ignores = &mut self.visits[visit].ties.ignores;
-        if ignores.len() >= IGNORES_MAX {
-            let text = format!("you ignore {IGNORES_MAX} people; /unignore some first");
+        let most = self.limits.max_ignored;
+        if ignores.len() >= most {
+            let text = format!("you ignore {most} people; /unignore some first");
             return refusal(ErrorCode::TooMany, text);
         }
         if !ignores.iter().any(|ignored| ignored.person == person) {

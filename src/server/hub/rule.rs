@@ -15,9 +15,6 @@ use super::{
 use crate::server::passwords::{Job, Secret, digest};
 use crate::server::turn::Reader;
 
-/// How many operators the server may have.
-const OPERATORS_MAX: usize = 100;
-
 impl Hub {
     /// Whether somebody is an operator of the server.
     pub(super) fn rules_server(&self, person: PersonId) -> bool {
@@ -49,7 +46,9 @@ impl Hub {
     pub(super) fn begin_rule(&mut self, ask: &mut Ask<'_>, visit: VisitIx) -> Result<(), Refusal> {
         self.forget_past(ask.now, Scope::Server);
         let (person, name) = (self.visits[visit].person, self.visits[visit].name.clone());
-        if self.server_order.operators.len() >= OPERATORS_MAX && !self.rules_server(person) {
+        if self.server_order.operators.len() >= self.limits.max_operators
+            && !self.rules_server(person)
+        {
             let text = "there are too many operators; a new password makes room";
             return refusal(ErrorCode::TooMany, text);
         }
