@@ -16,8 +16,6 @@ use super::{
     Tags, Visit, VisitIx, no_such_user, refusal,
 };
 
-/// How many operators a room may have, and how many whom one thing is true of.
-
 /// What is decided in one room, or for the whole server.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
