@@ -53,6 +53,7 @@ mod locks;
 mod login;
 mod looks;
 mod mail;
+mod missed;
 mod obey;
 mod order;
 mod people;
@@ -74,6 +75,7 @@ use keeping::Asleep;
 use listing::{ListAsk, RoomsAsk};
 use looks::Looks;
 use mail::{MailAsk, Mailboxes};
+use missed::Missed;
 use order::Order;
 use rooms::Room;
 use secrets::PasswordAsk;
@@ -266,6 +268,7 @@ struct Visit {
     /// The last message before it came.
     first: u64,
     feed: Feed,
+    missed: Option<Box<Missed>>,
     rooms: Vec<RoomIx>,
     /// When I was in which room, in the order I came.
     stays: Vec<Stay>,
@@ -614,29 +617,42 @@ impl Hub {
 
     /// A message to one person. Who is not live gets it from the log.
     fn deliver(&self, visit: VisitIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
-        if self.visits[visit].feed == Feed::Live {
-            self.tell(visit, tags, event, turn);
+        let Visit { conn, feed, .. } = self.visits[visit];
+        if let Some(conn) = conn.filter(|_| feed == Feed::Live) {
+            turn.send(conn, Cause::Unasked, &self.settings(conn).tags(tags), event);
         }
     }
 
-    /// A line to one person that they did not ask for.
-    fn tell(&self, visit: VisitIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
-        let Some(conn) = self.visits[visit].conn else { return };
-        turn.send(conn, Cause::Unasked, &self.settings(conn).tags(tags), event);
+    /// A line to one person that they did not ask for and no log has.
+    fn tell(&mut self, visit: VisitIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
+        if self.is_late(visit) {
+            self.tell_later(visit, tags, event);
+        } else {
+            self.deliver(visit, tags, event, turn);
+        }
     }
 
-    /// Comings, goings and changes: a line that has a time but no id.
+    /// Comings, goings and changes, in rooms: a line that has a time but no id.
     fn announce(
         &mut self,
         now: Now,
-        audience: Arc<Audience>,
+        rooms: &[RoomIx],
         topic: Topic,
         except: Option<ConnId>,
         event: &Event<'_>,
         turn: &mut Turn,
     ) {
         let tags = Tags { time: Some(self.stamp(now)), ..Tags::default() };
+        let audience = self.union(rooms);
         turn.fan_out(audience, topic, None, except.into_iter().collect(), &tags, event);
+        if topic == Topic::Talk {
+            let members = rooms.iter().flat_map(|room| self.rooms[*room].members());
+            let late: BTreeSet<VisitIx> =
+                members.map(|(_, visit)| visit).filter(|visit| self.is_late(*visit)).collect();
+            for visit in late {
+                self.tell_later(visit, &tags, event);
+            }
+        }
     }
 }
 

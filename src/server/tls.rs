@@ -252,11 +252,15 @@ mod tests {
         let path = folder.path().join(OWN_IDENTITY);
         fs::write(path.with_extension("new"), "half of one").unwrap();
         let source = Source::Own(path.clone());
+        make_first(&path).unwrap();
         let first = fingerprint(&source);
+        make_first(&path).unwrap();
         assert_eq!(fingerprint(&source), first);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!path.with_extension("new").exists());
         fs::remove_file(&path).unwrap();
+        assert!(source.read().is_err(), "none is made unasked");
+        make_first(&path).unwrap();
         assert_ne!(fingerprint(&source), first);
         fs::write(&path, "no certificate").unwrap();
         let problem = source.read().unwrap_err().to_string();

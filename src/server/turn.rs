@@ -370,7 +370,7 @@ impl Turn {
         self.push(Effect::Send { to, line, cause });
     }
 
-    /// Bytes that are no line: telnet's answer to telnet.
+    /// Bytes as they are: telnet's answer to telnet, a line that was kept.
     pub fn send_bytes(&mut self, to: ConnId, bytes: &[u8]) {
         let start = self.single.len();
         self.single.extend_from_slice(bytes);

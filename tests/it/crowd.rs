@@ -1,13 +1,14 @@
 //! Many at once, and slow ones among them: nothing lost, doubled or out of
 //! order, and nobody waits for a slow reader.
 
+use std::iter;
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::support::{Peer, Server};
+use crate::support::{Peer, SESAME, SESAME_FILE, Server};
 
 const PEOPLE: usize = 100;
 const TALKERS: usize = 50;
@@ -255,6 +256,41 @@ fn a_late_reader_misses_nothing(server: &Server) {
     // Who is here was not missed either.
     late.say("/who");
     late.hears(|line| line == "[USERS #lobby 2] al,late");
+}
+
+/// What no log has comes in its place too; only comings and goings do not.
+#[test]
+fn a_late_reader_is_told_what_was_decided_in_its_place() {
+    let flags = ["--outbox", "64KiB", "--write-stall", "60s", "--oper-password-file", SESAME_FILE];
+    let server = Server::start_with(&flags);
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/join ops");
+    alice.settles();
+    let mut late = Peer::join(server.port, "late");
+    late.say("/join ops");
+    late.settles();
+    alice.say(&format!("/oper {SESAME}"));
+    alice.say("/set echo off");
+    alice.settles();
+    let much = format!("{}\n", "z".repeat(4000)).repeat(1000);
+    alice.send(format!("first\n{much}/topic one\nsecond\n{much}").as_bytes());
+    alice.say("/nick al\n/wall all of you\nthird\n/kick late enough\nnot for late");
+    alice.settles();
+    late.say("/ping end");
+    let lines: Vec<String> =
+        iter::from_fn(|| Some(late.next()).filter(|line| line != "[PONG end]"))
+            .filter(|line| !line.ends_with("zzz") && !line.starts_with("[USERS "))
+            .collect();
+    let told = [
+        "#ops alice: first",
+        "#ops * alice set the topic: one",
+        "#ops alice: second",
+        "* alice is now al",
+        "[WALL] al: all of you",
+        "#ops al: third",
+        "[KICKED #ops] al: enough",
+    ];
+    assert_eq!(lines, told);
 }
 
 #[test]

@@ -161,8 +161,7 @@ impl Hub {
         for name in &names {
             let (name, by) = (name.as_str(), by.as_str());
             let event = Event::Kicked { room: shown.as_str(), name, by, reason };
-            let audience = self.audience(room);
-            self.announce(ask.now, audience, Topic::Talk, None, &event, ask.turn);
+            self.announce(ask.now, &[room], Topic::Talk, None, &event, ask.turn);
         }
     }
 

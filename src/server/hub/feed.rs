@@ -4,7 +4,7 @@
 //!
 //! While somebody is behind, their position in the log is all that is kept: they
 //! are in no audience, and their own lines wait, so that answers keep their
-//! order. The last step to live is taken from the messages of late, which are in
+//! order; what no log has waits as well (`missed.rs`). The last step to live is taken from the messages of late, which are in
 //! memory, in one piece with becoming live again.
 
 use std::collections::VecDeque;
@@ -126,6 +126,7 @@ impl Hub {
         };
         let rest = query.fill(rest);
         for record in &rest {
+            self.tell_missed(conn, visit, record.id, turn);
             self.tell_again(conn, visit, record, turn);
         }
         if query.is_filled_by(&rest) {
@@ -135,6 +136,7 @@ impl Hub {
             turn.tell_when_drained(conn);
             return;
         }
+        self.tell_missed(conn, visit, u64::MAX, turn);
         self.visits[visit].feed = Feed::Live;
         self.forget_audiences_of(visit);
         if is_list_stale {
@@ -152,6 +154,7 @@ impl Hub {
             return;
         }
         for record in &rows.records {
+            self.tell_missed(conn, visit, record.id, turn);
             self.tell_again(conn, visit, record, turn);
         }
         // A read that failed has not looked at anything.

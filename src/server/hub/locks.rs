@@ -104,7 +104,8 @@ impl Hub {
         let (shown, name) = (shown.to_string(), self.visits[other].name.clone());
         ask.reply(&Event::reply("INVITED", &format!("{shown} {name}"), ""));
         if !self.visits[other].ties.ignores.iter().any(|ignored| ignored.person == me) {
-            let event = Event::reply("INVITATION", &shown, self.visits[visit].name.as_str());
+            let by = self.visits[visit].name.clone();
+            let event = Event::reply("INVITATION", &shown, by.as_str());
             self.tell(other, &Tags::default(), &event, ask.turn);
         }
         Ok(())

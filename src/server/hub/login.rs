@@ -113,6 +113,7 @@ impl Hub {
             session: None,
             first: self.last.message,
             feed: Feed::Live,
+            missed: None,
             rooms: Vec::with_capacity(1),
             stays: Vec::with_capacity(1),
             current: None,
@@ -215,21 +216,21 @@ impl Hub {
         if old == new {
             return Ok(()); // no news to anyone else
         }
-        let circle = self.circle(visit);
-        self.announce(ask.now, circle, Topic::Talk, Some(ask.conn), &event, ask.turn);
+        let rooms = self.visits[visit].rooms.clone();
+        self.announce(ask.now, &rooms, Topic::Talk, Some(ask.conn), &event, ask.turn);
         self.tell_distant_queriers(visit, &new, ask.turn);
         Ok(())
     }
 
     /// Whoever talks to somebody by `/query` has to know the name their lines go
     /// to; who shares no room does not hear of the rename otherwise.
-    fn tell_distant_queriers(&self, visit: VisitIx, new: &Name, turn: &mut Turn) {
-        for other in &self.visits[visit].ties.queried_by {
-            let Some(other) = self.people.get(other) else { continue };
-            let rooms = &self.visits[*other].rooms;
+    fn tell_distant_queriers(&mut self, visit: VisitIx, new: &Name, turn: &mut Turn) {
+        for other in self.visits[visit].ties.queried_by.clone() {
+            let Some(other) = self.people.get(&other).copied() else { continue };
+            let rooms = &self.visits[other].rooms;
             if !rooms.iter().any(|room| self.visits[visit].rooms.contains(room)) {
                 let event = Event::reply("QUERY", new.as_str(), "has a new name");
-                self.tell(*other, &Tags::default(), &event, turn);
+                self.tell(other, &Tags::default(), &event, turn);
             }
         }
     }

@@ -106,8 +106,7 @@ impl Hub {
         if !self.count_in_crowd(ask.now, room, Move::Joined) {
             let shown = self.rooms[room].name.clone();
             let event = Event::Joined { room: shown.as_str(), name: name.as_str() };
-            let audience = self.audience(room);
-            self.announce(ask.now, audience, Topic::Presence, Some(ask.conn), &event, ask.turn);
+            self.announce(ask.now, &[room], Topic::Presence, Some(ask.conn), &event, ask.turn);
         }
         self.describe(ask, room);
     }
@@ -150,8 +149,7 @@ impl Hub {
         let my_name = self.visits[visit].name.clone();
         if !self.count_in_crowd(ask.now, room, Move::Left) {
             let event = Event::Left { room: shown.as_str(), name: my_name.as_str(), reason };
-            let audience = self.audience(room);
-            self.announce(ask.now, audience, Topic::Presence, Some(ask.conn), &event, ask.turn);
+            self.announce(ask.now, &[room], Topic::Presence, Some(ask.conn), &event, ask.turn);
         }
         self.take_out(visit, room);
         let me = &mut self.visits[visit];
@@ -269,8 +267,7 @@ impl Hub {
     pub(super) fn proclaim(&mut self, ask: &mut Ask<'_>, room: RoomIx, event: &Event<'_>) {
         let time = self.stamp(ask.now);
         ask.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, event);
-        let audience = self.audience(room);
-        self.announce(ask.now, audience, Topic::Talk, Some(ask.conn), event, ask.turn);
+        self.announce(ask.now, &[room], Topic::Talk, Some(ask.conn), event, ask.turn);
     }
 
     /// Who hears what is said in a room now.
@@ -285,13 +282,8 @@ impl Hub {
         audience
     }
 
-    /// Who shares a room with somebody.
-    pub(super) fn circle(&mut self, visit: VisitIx) -> Arc<Audience> {
-        let rooms = self.visits[visit].rooms.clone();
-        self.union(&rooms)
-    }
-
-    fn union(&mut self, rooms: &[RoomIx]) -> Arc<Audience> {
+    /// Who hears what concerns several rooms.
+    pub(super) fn union(&mut self, rooms: &[RoomIx]) -> Arc<Audience> {
         if let [room] = rooms {
             return self.audience(*room);
         }
@@ -333,8 +325,7 @@ impl Hub {
         let reason = reason.filter(|_| rooms.iter().all(has_voice));
         let (name, conn) = (self.visits[visit].name.clone(), self.visits[visit].conn);
         let event = Event::Quit { name: name.as_str(), reason };
-        let circle = self.union(&rooms);
-        self.announce(now, circle, Topic::Presence, conn, &event, turn);
+        self.announce(now, &rooms, Topic::Presence, conn, &event, turn);
     }
 
     fn is_quiet(&self, room: RoomIx) -> bool {

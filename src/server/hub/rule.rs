@@ -9,11 +9,10 @@ use super::guesses::Guarded;
 use super::order::Scope;
 use super::secrets::Purpose;
 use super::{
-    Ask, Audience, ErrorCode, Event, Farewell, Hub, PersonId, Refusal, Tags, Topic, VisitIx,
-    no_such_user, refusal, say_farewell,
+    Ask, ErrorCode, Event, Farewell, Hub, PersonId, Refusal, Tags, VisitIx, no_such_user, refusal,
+    say_farewell,
 };
 use crate::server::passwords::{Job, Secret, digest};
-use crate::server::turn::Reader;
 
 impl Hub {
     /// Whether somebody is an operator of the server.
@@ -83,10 +82,12 @@ impl Hub {
         let event = Event::reply("WALL", "", &said);
         let time = self.stamp(ask.now);
         ask.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
-        let connected = self.visits.iter().filter_map(|(_, visit)| visit.conn);
-        let reader = |conn| Reader { conn, tags: self.settings(conn).tags, joins: true };
-        let audience = Audience::new(connected.map(reader).collect());
-        self.announce(ask.now, audience.into(), Topic::Talk, Some(ask.conn), &event, ask.turn);
+        let tags = Tags { time: Some(time), ..Tags::default() };
+        let others: Vec<VisitIx> =
+            self.visits.iter().map(|(ix, _)| ix).filter(|ix| *ix != visit).collect();
+        for other in others {
+            self.tell(other, &tags, &event, ask.turn);
+        }
         Ok(())
     }
 

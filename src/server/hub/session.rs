@@ -339,6 +339,7 @@ impl Hub {
             session: Some(Box::new(session)),
             first: saved.first,
             feed: Feed::Live,
+            missed: None,
             rooms: Vec::new(),
             stays: saved.stays.clone(),
             current: None,
