@@ -4,8 +4,9 @@
 //!
 //! While somebody is behind, their position in the log is all that is kept: they
 //! are in no audience, and their own lines wait, so that answers keep their
-//! order; what no log has waits as well (`missed.rs`). The last step to live is taken from the messages of late, which are in
-//! memory, in one piece with becoming live again.
+//! order; what no log has waits as well (`missed.rs`). The last step to live is
+//! taken from the messages of late, which are in memory, in one piece with becoming
+//! live again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
