@@ -460,7 +460,7 @@ impl Hub {
             Input::Settled { is_encrypted } => self.settle(conn, is_encrypted, turn),
             Input::Unencrypted => self.turn_away_unencrypted(conn, turn),
             Input::Crowded => self.leave(now, conn, Some(Farewell::TooMany), None, turn),
-            Input::Stalled => self.leave(now, conn, Some(Farewell::SlowReader), None, turn),
+            Input::Stalled => self.drop_out(now, conn, Some(Farewell::SlowReader), turn),
             Input::Rows(rows) => self.tell_rows(now, conn, &rows.records, turn),
             Input::Hashed(outcome) => self.password_done(now, conn, &outcome, turn),
             Input::Swamped => self.fall_behind(conn, turn),

@@ -227,6 +227,32 @@ fn a_farewell_waits_for_who_reads_long_after_it() {
     assert_eq!(other, None);
 }
 
+/// Nothing is lost by it: who has a session comes back to it.
+#[test]
+fn who_was_parted_with_reads_on_where_they_were() {
+    let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "500ms"]);
+    let mut stuck = Peer::join(server.port, "stuck");
+    stuck.say("/set tags on\n/session");
+    let token = stuck.hears(|line| line.contains("[SESSION "));
+    let token = token.split_once("[SESSION ").unwrap().1.split(']').next().unwrap().to_owned();
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/set echo off");
+    alice.send(format!("{}\n", "z".repeat(4000)).repeat(2000).as_bytes());
+    alice.settles();
+    server.waits_until_one_has_ended();
+    let ids = |lines: &[String]| -> Vec<u64> {
+        let tags = lines.iter().filter_map(|line| line.strip_prefix("@id=")?.split(';').next());
+        tags.map(|id| id.parse().unwrap()).collect()
+    };
+    let mut heard = ids(&stuck.rest());
+    let last = heard.last().copied().unwrap_or_default();
+    let mut again = Peer::connect(server.port);
+    again.say(&format!("/set tags on\n/resume {token} {last}\n/quit"));
+    heard.extend(ids(&again.rest()));
+    assert_eq!(heard, (1..=2000).collect::<Vec<_>>());
+    assert_eq!(alice.settles(), ["* stuck quit"], "only now");
+}
+
 /// Far more is said than may wait in memory for one reader; when it reads on it
 /// gets all of it, once and in order, and is live again.
 fn a_late_reader_misses_nothing(server: &Server) {

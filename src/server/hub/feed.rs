@@ -158,9 +158,12 @@ impl Hub {
             self.tell_missed(conn, visit, record.id, turn);
             self.tell_again(conn, visit, record, turn);
         }
-        // A read that failed has not looked at anything.
-        let after = after.max(rows.upto);
-        self.visits[visit].feed = Feed::Behind { after, is_list_stale };
+        if rows.upto <= after {
+            // It could not be read. What is there is not to be passed over.
+            self.drop_out(now, conn, Some(Farewell::SlowReader), turn);
+            return;
+        }
+        self.visits[visit].feed = Feed::Behind { after: rows.upto, is_list_stale };
         turn.tell_when_drained(conn);
     }
 

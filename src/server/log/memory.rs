@@ -29,6 +29,8 @@ struct Held {
     /// The ids of each conversation, so that reading one does not walk all.
     threads: HashMap<ThreadIndex, VecDeque<u64>>,
     size: usize,
+    /// The last message that is not here any more.
+    forgotten: u64,
     messages_max: usize,
     size_max: usize,
 }
@@ -45,7 +47,7 @@ impl MemoryLog {
     #[must_use]
     pub fn new(messages_max: usize, size_max: usize) -> Self {
         let (records, threads) = (VecDeque::new(), HashMap::new());
-        let held = Held { records, threads, size: 0, messages_max, size_max };
+        let held = Held { records, threads, size: 0, forgotten: 0, messages_max, size_max };
         let held = Arc::new(Mutex::new(held));
         let (searches, queries) = mpsc::channel();
         let thread = thread::Builder::new().name("log search".into());
@@ -99,6 +101,7 @@ impl Held {
     fn forget_oldest(&mut self) {
         let Some(record) = self.records.pop_front() else { return };
         self.size -= record.size();
+        self.forgotten = record.id;
         for index in Self::indexes(&record) {
             if let Some(ids) = self.threads.get_mut(&index) {
                 ids.pop_front();
@@ -149,9 +152,8 @@ impl Held {
     }
 
     fn find(&self, query: &Query) -> Rows {
-        let upto = self.records.back().map_or(0, |record| record.id);
-        let forgotten = self.records.front().map_or(0, |record| record.id - 1);
-        let has_gap = query.after.is_some_and(|after| after < forgotten);
+        let upto = self.records.back().map_or(self.forgotten, |record| record.id);
+        let has_gap = query.after.is_some_and(|after| after < self.forgotten);
         Rows { records: self.rows(query), upto, has_gap }.cut_for(query)
     }
 
