@@ -1,117 +1,460 @@
-//! Who may what: every command, said by who has not logged in, by a guest and an
-//! account in somebody else's room, by the room's operator and by the server's.
+//! Who may what, and what comes of it: every command, said by who has not logged in, by
+//! a guest and an account in somebody else's room, by the room's operator and by the
+//! server's. Who may gets the command's own answer, others hear of it what they should,
+//! and what an operator sees has changed as the table says, or not at all. Who may not
+//! gets one refusal, nobody hears anything, and everything is as it was.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::net::Shutdown;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
-use chatty::commands;
+use chatty::commands::{self, Request};
 
-use crate::support::{Peer, SESAME, SESAME_FILE, Server};
+use crate::support::{Peer, SESAME, Server};
 
-/// Who a command is for.
+/// A hash of [`SESAME`] that takes no time, for the many servers here.
+const QUICK_FILE: &str = "tests/passwords/quick.hash";
+
+/// Who says it, and whom a command is for: these and all who stand below them here.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum For {
-    /// Everybody who is connected.
-    Anybody,
-    /// Everybody who is logged in.
-    Visitors,
-    /// The operators of a room, and of the server.
-    RoomOperators,
-    /// The operators of the server.
-    ServerOperators,
+enum Who {
+    /// Nobody yet.
+    Stranger,
+    /// carol, in #ops.
+    Guest,
+    /// dave, in #ops.
+    Account,
+    /// alice, whose room #ops is.
+    RoomOperator,
+    /// erin, in #ops.
+    ServerOperator,
 }
 
-use For::{Anybody, RoomOperators, ServerOperators, Visitors};
+use Who::{Account, Guest, RoomOperator, ServerOperator, Stranger};
+
+const EVERYBODY: [Who; 5] = [Stranger, Guest, Account, RoomOperator, ServerOperator];
+
+impl Who {
+    fn name(self) -> &'static str {
+        match self {
+            Stranger => "a stranger",
+            Guest => "carol",
+            Account => "dave",
+            RoomOperator => "alice",
+            ServerOperator => "erin",
+        }
+    }
+}
+
+/// One command: what is said, and what comes of it. `{me}` is whoever says it.
+struct Row {
+    needs: Who,
+    line: &'static str,
+    answer: &'static str,
+    /// Said before, by whom.
+    before: Vec<(&'static str, &'static str)>,
+    /// Who hears what of it: wanda and bob in the room, zoe in the lobby.
+    heard: BTreeMap<&'static str, &'static str>,
+    /// What an operator sees that was not so before, and what is so no longer.
+    brings: Vec<&'static str>,
+    ends: Vec<&'static str>,
+    /// For whom it has another answer, and neither is heard nor changes anything.
+    but: Vec<(Who, &'static str)>,
+}
+
+/// Whoever is `needs` or more says `line` and is answered with `answer`.
+fn row(needs: Who, line: &'static str, answer: &'static str) -> Row {
+    let (heard, before) = (BTreeMap::new(), Vec::new());
+    Row { needs, line, answer, before, heard, brings: vec![], ends: vec![], but: vec![] }
+}
+
+impl Row {
+    fn before(mut self, who: &'static str, line: &'static str) -> Self {
+        self.before.push((who, line));
+        self
+    }
+
+    /// Those in the room hear it.
+    fn room(self, line: &'static str) -> Self {
+        self.one("wanda", line).one("bob", line)
+    }
+
+    /// Those elsewhere hear it too.
+    fn all(self, line: &'static str) -> Self {
+        self.room(line).one("zoe", line)
+    }
+
+    /// One of them hears it, in place of what the others do.
+    fn one(mut self, who: &'static str, line: &'static str) -> Self {
+        self.heard.insert(who, line);
+        self
+    }
+
+    fn brings(mut self, fact: &'static str) -> Self {
+        self.brings.push(fact);
+        self
+    }
+
+    fn ends(mut self, fact: &'static str) -> Self {
+        self.ends.push(fact);
+        self
+    }
+
+    fn but(mut self, who: Who, answer: &'static str) -> Self {
+        self.but.push((who, answer));
+        self
+    }
+
+    fn command(&self) -> &'static str {
+        match commands::parse(self.line) {
+            Ok(Request::Command(command)) => command.row().name,
+            other => panic!("{}: {other:?}", self.line),
+        }
+    }
+}
 
 /// Every command; one that is not here fails the test.
-const TABLE: &[(For, &[&str])] = &[
-    (Anybody, &["help", "login", "set", "ping", "resume", "version", "quit"]),
-    (
-        Visitors,
-        &[
-            "msg",
-            "reply",
-            "query",
-            "me",
-            "who",
-            "whois",
-            "join",
-            "part",
-            "list",
-            "topic",
-            "history",
-            "search",
-            "nick",
-            "away",
-            "back",
-            "ignore",
-            "unignore",
-            "register",
-            "passwd",
-            "unregister",
-            "session",
-            "oper",
-        ],
-    ),
-    (
-        RoomOperators,
-        &[
-            "op", "deop", "kick", "ban", "unban", "bans", "mute", "unmute", "lock", "unlock",
-            "invite",
-        ],
-    ),
-    (ServerOperators, &["wall", "kill", "gban", "gunban", "gbans"]),
-];
+#[rustfmt::skip] // a row is a line, and what comes of it stands below
+fn table() -> Vec<Row> {
+    const ALREADY: &str = "[ERROR bad-argument]";
+    const NO_ACCOUNT: &str = "[ERROR bad-password]";
+    vec![
+        row(Stranger, "/help", "[HELP "),
+        row(Stranger, "/login zed", "[WELCOME zed]").all("* zed joined").brings("#lobby has zed")
+            .but(Guest, ALREADY).but(Account, ALREADY)
+            .but(RoomOperator, ALREADY).but(ServerOperator, ALREADY),
+        row(Stranger, "/set joins off", "[SET echo=on joins=off tags=off]"),
+        row(Stranger, "/ping t1", "[PONG t1]"),
+        row(Stranger, "/resume {token} 0", "[WELCOME gone]").brings("gone address=")
+            .but(Guest, ALREADY).but(Account, ALREADY)
+            .but(RoomOperator, ALREADY).but(ServerOperator, ALREADY),
+        row(Stranger, "/version", "[VERSION chatty/1]"),
+        row(Stranger, "/quit good night", "[BYE quit]").all("* {me} quit (good night)")
+            .ends("#ops has {me}").ends("#lobby has {me}")
+            .but(Stranger, "[BYE quit]"),
 
-fn who_may(name: &str) -> For {
-    let row = TABLE.iter().find(|(_, names)| names.contains(&name));
-    row.unwrap_or_else(|| panic!("/{name}: who may?")).0
+        row(Guest, "/msg bob psst", "[PRIVATE MESSAGE to bob] {me}: psst")
+            .one("bob", "[PRIVATE MESSAGE] {me}: psst"),
+        row(Guest, "/reply on my way", "[PRIVATE MESSAGE to bob] {me}: on my way")
+            .before("bob", "/msg {me} come").one("bob", "[PRIVATE MESSAGE] {me}: on my way"),
+        row(Guest, "/query bob", "[QUERY bob]"),
+        row(Guest, "/me waves", "#ops ** {me} waves").room("#ops ** {me} waves"),
+        row(Guest, "/who", "[USERS #ops "),
+        row(Guest, "/whois bob", "[WHOIS bob] "),
+        row(Guest, "/join #art", "[JOINED #art]").brings("[ROOM #art 1]"),
+        row(Guest, "/part", "[PARTED #ops]").room("#ops * {me} left").ends("#ops has {me}"),
+        row(Guest, "/list", "[ROOMS 2]"),
+        row(Guest, "/topic at noon", "#ops * {me} set the topic: at noon")
+            .room("#ops * {me} set the topic: at noon").brings("[TOPIC #ops] at noon"),
+        row(Guest, "/history", "[HISTORY #ops "),
+        row(Guest, "/search deploy failed", "[SEARCH 0]"),
+        row(Guest, "/nick pat", "* {me} is now pat").all("* {me} is now pat")
+            .brings("#ops has pat").ends("#ops has {me}"),
+        row(Guest, "/away lunch", "[AWAY on] lunch").brings("{me} away=lunch"),
+        row(Guest, "/back", "[AWAY off]").before("{me}", "/away lunch").ends("{me} away=lunch"),
+        row(Guest, "/ignore bob", "[IGNORE bob]"),
+        row(Guest, "/unignore bob", "[UNIGNORE bob]").before("{me}", "/ignore bob"),
+        row(Guest, "/register a secret", "[REGISTERED {me}]").brings("{me} account={me}")
+            .but(Account, ALREADY),
+        row(Guest, "/passwd another secret", "[PASSWD {me}]")
+            .but(Guest, NO_ACCOUNT).but(RoomOperator, NO_ACCOUNT).but(ServerOperator, NO_ACCOUNT),
+        row(Guest, "/unregister open sesame", "[UNREGISTERED {me}]").ends("{me} account={me}")
+            .but(Guest, NO_ACCOUNT).but(RoomOperator, NO_ACCOUNT).but(ServerOperator, NO_ACCOUNT),
+        row(Guest, "/session", "[SESSION "),
+        row(Guest, "/oper correct horse battery", "[OPER {me}]").brings("{me} operator=*")
+            .but(ServerOperator, "[OPER erin]"),
+
+        row(RoomOperator, "/op bob", "#ops * {me} made bob an operator")
+            .room("#ops * {me} made bob an operator").brings("bob operator=#ops"),
+        row(RoomOperator, "/deop bob", "#ops * bob is no longer an operator")
+            .before("alice", "/op bob")
+            .room("#ops * bob is no longer an operator").ends("bob operator=#ops"),
+        row(RoomOperator, "/kick bob", "#ops * bob was kicked by {me}")
+            .room("#ops * bob was kicked by {me}").one("bob", "[KICKED #ops] {me}")
+            .ends("#ops has bob").ends("bob speaks: #ops bob:"),
+        row(RoomOperator, "/ban bob", "[BANNED #ops bob]")
+            .room("#ops * bob was kicked by {me}").one("bob", "[KICKED #ops] {me}")
+            .brings("[BAN #ops bob] by {me}").ends("#ops has bob"),
+        row(RoomOperator, "/unban bob", "[UNBANNED #ops bob]")
+            .before("alice", "/ban bob").ends("[BAN #ops bob] by alice"),
+        row(RoomOperator, "/bans", "[BANS #ops 0]"),
+        row(RoomOperator, "/mute bob", "[MUTED #ops bob]").brings("bob speaks: [ERROR muted]"),
+        row(RoomOperator, "/unmute bob", "[UNMUTED #ops bob]")
+            .before("alice", "/mute bob").ends("bob speaks: [ERROR muted]"),
+        row(RoomOperator, "/lock", "[LOCKED #ops]").brings("zoe enters: [ERROR forbidden]"),
+        row(RoomOperator, "/unlock", "[UNLOCKED #ops]")
+            .before("alice", "/lock").ends("zoe enters: [ERROR forbidden]"),
+        row(RoomOperator, "/invite zoe", "[INVITED #ops zoe]")
+            .before("alice", "/lock").one("zoe", "[INVITATION #ops] {me}")
+            .ends("zoe enters: [ERROR forbidden]"),
+
+        row(ServerOperator, "/wall move", "[WALL] {me}: move").all("[WALL] {me}: move"),
+        row(ServerOperator, "/kill bob", "[KILLED bob]")
+            .all("* bob quit (killed by {me})").one("bob", "[BYE kicked]").ends("#lobby has bob"),
+        row(ServerOperator, "/gban bob", "[BANNED * bob]")
+            .all("* bob quit (banned by {me})").one("bob", "[BYE banned]")
+            .brings("[BAN * bob] by {me}").ends("#lobby has bob"),
+        row(ServerOperator, "/gunban bob", "[UNBANNED * bob]")
+            .before("olga", "/gban bob").ends("[BAN * bob] by olga"),
+        row(ServerOperator, "/gbans", "[BANS * 0]"),
+    ]
 }
 
-/// Says a line, and tells with which of these it was refused, if it was.
-fn refusal(mut peer: Peer, line: &str) -> Option<&'static str> {
-    peer.say(line);
-    peer.socket().shutdown(Shutdown::Write).expect("shutdown");
-    let answers = peer.rest();
-    let is_said = |code: &&str| answers.iter().any(|a| a.starts_with(&format!("[ERROR {code}]")));
-    ["not-logged-in", "forbidden"].into_iter().find(is_said)
+/// A server with a room of alice's, in which bob and wanda are too, zoe in the lobby,
+/// and olga, an operator of the server who looks after all of it.
+struct World {
+    server: Server,
+    people: BTreeMap<&'static str, Peer>,
+    /// Of somebody whose connection broke.
+    token: String,
 }
 
-fn in_ops(port: u16, name: &str) -> Peer {
-    let mut peer = Peer::join(port, name);
-    peer.say("/join ops");
-    peer.settles();
-    peer
+/// What an operator sees, and what others are let do: a line for each.
+type Facts = BTreeSet<String>;
+
+impl World {
+    fn new() -> Self {
+        let server = Server::start_with(&["--oper-password-file", QUICK_FILE]);
+        let mut world = Self { server, people: BTreeMap::new(), token: String::new() };
+        world.add("zoe", Peer::join(world.server.port, "zoe"));
+        for name in ["alice", "bob", "wanda", "olga"] {
+            world.enters_ops(name);
+        }
+        world.obeyed("olga", &format!("/oper {SESAME}"), "[OPER olga]");
+        let mut gone = Peer::join(world.server.port, "gone");
+        gone.say("/session");
+        let session = gone.hears(|line| line.starts_with("[SESSION "));
+        let token = session["[SESSION ".len()..].split(']').next();
+        token.expect("a token").clone_into(&mut world.token);
+        // When this is answered the server knows that they are away.
+        gone.socket().shutdown(Shutdown::Write).expect("shutdown");
+        gone.rest();
+        world
+    }
+
+    fn add(&mut self, name: &'static str, peer: Peer) {
+        self.people.insert(name, peer);
+    }
+
+    fn enters_ops(&mut self, name: &'static str) {
+        self.add(name, Peer::join(self.server.port, name));
+        self.obeyed(name, "/join ops", "[JOINED #ops]");
+    }
+
+    /// Somebody comes who is `who`, unless they are here.
+    fn comes(&mut self, who: Who) {
+        match who {
+            Stranger => self.add(who.name(), Peer::connect(self.server.port)),
+            RoomOperator => {}
+            Guest | Account | ServerOperator => self.enters_ops(who.name()),
+        }
+        match who {
+            Account => self.obeyed(who.name(), "/register open sesame", "[REGISTERED dave]"),
+            ServerOperator => self.obeyed(who.name(), &format!("/oper {SESAME}"), "[OPER erin]"),
+            Stranger | Guest | RoomOperator => {}
+        }
+    }
+
+    fn obeyed(&mut self, name: &str, line: &str, answer: &str) {
+        let answers = self.answers(name, line);
+        assert!(answers.iter().any(|line| line.starts_with(answer)), "{line}: {answers:?}");
+    }
+
+    /// What somebody hears up to the answer and with it; after a farewell they are gone.
+    fn answers(&mut self, name: &str, line: &str) -> Vec<String> {
+        self.hears_after(name, &format!("{line}\n"))
+    }
+
+    /// What somebody hears up to now.
+    fn hears(&mut self, name: &str) -> Vec<String> {
+        self.hears_after(name, "")
+    }
+
+    fn hears_after(&mut self, name: &str, lines: &str) -> Vec<String> {
+        let peer = self.people.get_mut(name).expect("somebody here");
+        // Who was parted with may not be able to say it any more.
+        let _ = peer.socket().write_all(format!("{lines}/ping settled\n").as_bytes());
+        let mut heard = Vec::new();
+        loop {
+            match peer.next() {
+                line if line == "[PONG settled]" => return heard,
+                line if line.starts_with("[BYE ") => {
+                    heard.push(line);
+                    self.people.remove(name);
+                    return heard;
+                }
+                line => heard.push(line),
+            }
+        }
+    }
+
+    /// Everybody hears what there is to hear.
+    fn settle(&mut self) {
+        let names: Vec<&str> = self.people.keys().copied().collect();
+        for name in names {
+            self.hears(name);
+        }
+    }
+
+    /// What is so now. Whoever looks leaves everything as it was.
+    fn look(&mut self) -> Facts {
+        self.hears("olga");
+        let mut facts = Facts::new();
+        let mut names = BTreeSet::new();
+        for room in ["#lobby", "#ops"] {
+            let users = self.answers("olga", &format!("/who {room}"));
+            let lists = users.iter().filter_map(|line| line.split_once("] "));
+            let here: Vec<&str> = lists.flat_map(|(_, list)| list.split(',')).collect();
+            facts.extend(here.iter().map(|name| format!("{room} has {name}")));
+            names.extend(here.iter().map(|&name| name.to_owned()));
+        }
+        for name in names {
+            let whois = self.answers("olga", &format!("/whois {name}"));
+            let told = whois[0].split(' ').skip(2);
+            let lasts =
+                told.filter(|fact| !fact.starts_with("idle=") && !fact.starts_with("since="));
+            facts.extend(lasts.map(|fact| format!("{name} {fact}")));
+        }
+        for line in ["/list", "/topic", "/bans", "/gbans"] {
+            facts.extend(self.answers("olga", line));
+        }
+        if self.people.contains_key("bob") {
+            let said = self.answers("bob", "hello");
+            facts.insert(format!("bob speaks: {}", said[0]));
+        }
+        let entered = self.answers("zoe", "/join ops");
+        facts.insert(format!("zoe enters: {}", entered[0]));
+        self.answers("zoe", "/part ops");
+        self.settle();
+        facts
+    }
+
+    /// What is said before a row's line, once these are here.
+    fn prepare(&mut self, row: &Row, who: &[Who]) {
+        for who in who {
+            self.comes(*who);
+        }
+        for (name, line) in &row.before {
+            let is_of_each = name.contains("{me}") || line.contains("{me}");
+            let named = who.iter().filter(|who| **who != Stranger);
+            for who in named.take(if is_of_each { usize::MAX } else { 1 }) {
+                self.answers(&fill(name, *who, ""), &fill(line, *who, ""));
+            }
+        }
+        self.settle();
+    }
+
+    /// Somebody says a row's line; what was so before, and what they hear.
+    fn plays(&mut self, row: &Row, who: Who) -> (Facts, Vec<String>) {
+        let before = self.look();
+        let line = fill(row.line, who, &self.token);
+        (before, self.answers(who.name(), &line))
+    }
+
+    fn refuses(&mut self, row: &Row, who: Who) {
+        let (before, answers) = self.plays(row, who);
+        let code = if who == Stranger { "not-logged-in" } else { "forbidden" };
+        let at = format!("{} for {who:?}", row.line);
+        assert_eq!(answers.len(), 1, "{at}: {answers:?}");
+        assert!(answers[0].starts_with(&format!("[ERROR {code}] ")), "{at}: {answers:?}");
+        self.has_heard(&at, who, &BTreeMap::new());
+        assert_unchanged(&at, &before, &self.look());
+    }
+
+    fn lets(&mut self, row: &Row, who: Who) {
+        self.prepare(row, &[who]);
+        let (before, answers) = self.plays(row, who);
+        let at = format!("{} for {who:?}", row.line);
+        let but = row.but.iter().find(|(but, _)| *but == who).map(|(_, answer)| *answer);
+        let answer = fill(but.unwrap_or(row.answer), who, "");
+        let is_refused = answers.iter().any(|line| line.starts_with("[ERROR "));
+        assert_eq!(is_refused, answer.starts_with("[ERROR "), "{at}: {answers:?}");
+        let count = answers.iter().filter(|line| line.starts_with(&answer)).count();
+        assert_eq!(count, 1, "{at}: {answers:?}");
+        if but.is_some() {
+            self.has_heard(&at, who, &BTreeMap::new());
+            assert_unchanged(&at, &before, &self.look());
+            return;
+        }
+        self.has_heard(&at, who, &row.heard);
+        let after = self.look();
+        if row.brings.is_empty() && row.ends.is_empty() {
+            assert_unchanged(&at, &before, &after);
+        }
+        let is_so = |facts: &Facts, fact: &str| facts.iter().any(|line| line.starts_with(fact));
+        for fact in row.brings.iter().map(|fact| fill(fact, who, "")) {
+            assert!(!is_so(&before, &fact) && is_so(&after, &fact), "{at}: {fact}: {after:#?}");
+        }
+        for fact in row.ends.iter().map(|fact| fill(fact, who, "")) {
+            assert!(is_so(&before, &fact) && !is_so(&after, &fact), "{at}: {fact}: {after:#?}");
+        }
+    }
+
+    /// The witnesses heard of it what they should, and nothing else.
+    fn has_heard(&mut self, at: &str, who: Who, expected: &BTreeMap<&str, &str>) {
+        for witness in ["wanda", "zoe", "bob"] {
+            let Some(line) = expected.get(witness).map(|line| fill(line, who, "")) else {
+                if self.people.contains_key(witness) {
+                    assert_eq!(self.hears(witness), [""; 0], "{at}: {witness}");
+                }
+                continue;
+            };
+            let heard = self.hears(witness);
+            assert!(heard.len() == 1 && heard[0].starts_with(&line), "{at}: {witness}: {heard:?}");
+        }
+    }
+}
+
+fn fill(text: &str, who: Who, token: &str) -> String {
+    text.replace("{me}", who.name()).replace("{token}", token)
+}
+
+fn assert_unchanged(at: &str, before: &Facts, after: &Facts) {
+    let changed: Vec<_> = before.symmetric_difference(after).collect();
+    assert!(changed.is_empty(), "{at} changes {changed:?}");
+}
+
+/// All who may not, one after the other, since nothing comes of it.
+fn check_refused(row: &Row) {
+    let refused: Vec<Who> = EVERYBODY.into_iter().filter(|who| *who < row.needs).collect();
+    let mut world = World::new();
+    world.prepare(row, &refused);
+    for who in refused {
+        world.refuses(row, who);
+    }
 }
 
 #[test]
 fn every_command_is_for_whom_it_is_meant_and_nobody_else() {
-    for row in commands::TABLE {
-        let (needs, line) = (who_may(row.name), row.examples[0]);
-        let server = Server::start_with(&["--oper-password-file", SESAME_FILE]);
-        let port = server.port;
-        let operator = in_ops(port, "alice");
-        let _bob = in_ops(port, "bob");
-        let guest = in_ops(port, "carol");
-        let mut account = in_ops(port, "dave");
-        account.say("/register open sesame");
-        account.settles();
-        let mut ruler = in_ops(port, "erin");
-        ruler.say(&format!("/oper {SESAME}"));
-        ruler.hears(|line| line.starts_with("[OPER erin]"));
-        let who = [
-            (Anybody, Peer::connect(port), "stranger"),
-            (Visitors, guest, "guest"),
-            (Visitors, account, "account"),
-            (RoomOperators, operator, "room operator"),
-            (ServerOperators, ruler, "server operator"),
-        ];
-        for (is, peer, name) in who {
-            let expected = match is {
-                _ if is >= needs => None,
-                Anybody => Some("not-logged-in"),
-                _ => Some("forbidden"),
-            };
-            assert_eq!(refusal(peer, line), expected, "{line}: {name}");
-        }
+    let table = table();
+    for known in commands::TABLE {
+        let count = table.iter().filter(|row| row.command() == known.name).count();
+        assert_eq!(count, 1, "/{}: who may?", known.name);
     }
+    // Each has a server of its own, so they need not wait for each other.
+    let cases: Vec<(&Row, Option<Who>)> = table
+        .iter()
+        .flat_map(|row| {
+            let may = EVERYBODY.into_iter().filter(|who| *who >= row.needs).map(Some);
+            let refused = (row.needs > Stranger).then_some(None);
+            may.chain(refused).map(move |who| (row, who))
+        })
+        .collect();
+    let next = AtomicUsize::new(0);
+    let threads = thread::available_parallelism().map_or(2, NonZero::get);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((row, who)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    match who {
+                        Some(who) => World::new().lets(row, *who),
+                        None => check_refused(row),
+                    }
+                }
+            });
+        }
+    });
 }
