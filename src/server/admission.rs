@@ -153,6 +153,9 @@ impl Admission {
 }
 
 #[cfg(test)]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 

@@ -54,16 +54,16 @@ fn nanos(time: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     /// A small generator (xorshift64*).
-    struct Draw(u64);
+    pub(in crate::server) struct Draw(pub(in crate::server) u64);
 
     impl Draw {
-        fn below(&mut self, end: u32) -> u32 {
+        pub(in crate::server) fn below(&mut self, end: u32) -> u32 {
             self.0 ^= self.0 >> 12;
             self.0 ^= self.0 << 25;
             self.0 ^= self.0 >> 27;

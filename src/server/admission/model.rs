@@ -1,0 +1,254 @@
+//! Admission against a naive model: lists that are looked through as often as needed,
+//! over many steps that are drawn. What must never be so is asked of the lists alone.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use super::{Admission, REMEMBERED_MAX, SLACK, Verdict};
+use crate::server::limits::Limits;
+use crate::server::pace::tests::Draw;
+use crate::server::peer::Peer;
+use crate::server::turn::ConnId;
+
+const STEPS: u32 = 1000;
+
+/// Some are of one network: an address written in two ways, and one /64.
+const ADDRESSES: [&str; 8] = [
+    "192.0.2.1",
+    "::ffff:192.0.2.1",
+    "192.0.2.2",
+    "2001:db8::1",
+    "2001:db8::ffff",
+    "2001:db8:0:1::1",
+    "127.0.0.1",
+    "::1",
+];
+
+/// Somebody who has come in and not left.
+#[derive(Debug)]
+struct Guest {
+    conn: ConnId,
+    peer: Peer,
+    is_limited: bool,
+    has_name: bool,
+    /// Somebody else came in their place; they are being ended.
+    has_to_go: bool,
+    /// They were to give way to somebody who could not come in after all, and are not
+    /// asked again.
+    is_passed_over: bool,
+}
+
+impl Guest {
+    /// Whether they could give way.
+    fn waits(&self) -> bool {
+        self.is_limited && !self.has_name && !self.has_to_go && !self.is_passed_over
+    }
+}
+
+/// What admission ought to know, in lists.
+#[derive(Debug)]
+struct Model {
+    limits: Limits,
+    capacity: usize,
+    now: Duration,
+    /// In the order they came.
+    guests: Vec<Guest>,
+    /// When somebody was let in to where the other limits are looked at, and from where.
+    counted: Vec<(IpAddr, Duration)>,
+    /// How many have come in all.
+    came: u32,
+}
+
+impl Model {
+    fn drawn(draw: &mut Draw, limits: &Limits) -> Self {
+        let mut one_to = |most| 1 + usize::try_from(draw.below(most)).expect("a small number");
+        let mut limits = limits.clone();
+        (limits.max_connections, limits.max_per_address) = (one_to(30), one_to(8));
+        limits.max_unnamed = one_to(12) - 1;
+        let capacity = one_to(40);
+        limits.limit_loopback = draw.below(2) == 0;
+        (limits.connect_rate, limits.connect_burst) = (draw.below(20), draw.below(10));
+        let (guests, counted) = (Vec::new(), Vec::new());
+        Self { limits, capacity, now: Duration::ZERO, guests, counted, came: 0 }
+    }
+
+    /// Whether one more may come from a network so soon: what it had saved is told
+    /// again from the beginning.
+    fn is_too_soon(&self, network: IpAddr) -> bool {
+        let Some(interval) = 1_000_000_000_u64.checked_div(self.limits.connect_rate.into()) else {
+            return false;
+        };
+        let interval = Duration::from_nanos(interval);
+        let most = interval * self.limits.connect_burst.max(1);
+        let (mut saved, mut last) = (most, Duration::ZERO);
+        for (_, at) in self.counted.iter().filter(|(from, _)| *from == network) {
+            saved = most.min(saved + (*at - last)) - interval;
+            last = *at;
+        }
+        most.min(saved + (self.now - last)) < interval
+    }
+
+    fn count(&self, is_counted: impl Fn(&Guest) -> bool) -> usize {
+        self.guests.iter().filter(|guest| is_counted(guest)).count()
+    }
+
+    fn is_full(&self, is_limited: bool) -> bool {
+        let limited = self.count(|guest| guest.is_limited);
+        self.guests.len() >= self.capacity || (is_limited && limited >= self.limits.max_connections)
+    }
+
+    /// Whom a newcomer finds; `None`: they cannot come in.
+    fn finds(&mut self, peer: Peer) -> Option<Verdict> {
+        let is_limited = self.limits.limit_loopback || !peer.is_local();
+        let from_there = self.count(|guest| guest.peer.network() == peer.network());
+        if is_limited {
+            if self.is_too_soon(peer.network()) {
+                return None;
+            }
+            self.counted.push((peer.network(), self.now));
+            if from_there >= self.limits.max_per_address {
+                return None;
+            }
+        }
+        let waiting = self.count(Guest::waits);
+        let is_crowded = is_limited && waiting >= self.limits.max_unnamed;
+        if !self.is_full(is_limited) && !is_crowded {
+            return Some(Verdict::Welcome);
+        }
+        let is_full = self.is_full(is_limited);
+        let has_no_room = self.guests.len() >= self.capacity + SLACK;
+        let oldest = self.guests.iter_mut().find(|guest| guest.waits());
+        match oldest {
+            Some(guest) if is_full && has_no_room => guest.is_passed_over = true,
+            Some(guest) => {
+                guest.has_to_go = true;
+                return Some(Verdict::InsteadOf(guest.conn));
+            }
+            None if is_full => {}
+            None => return Some(Verdict::Welcome),
+        }
+        None
+    }
+
+    fn arrives(&mut self, admission: &mut Admission, peer: Peer) {
+        self.came += 1;
+        let conn = ConnId { slot: self.came % 64, generation: self.came };
+        let could_give_way = self.count(Guest::waits) > 0;
+        let is_fresh = self.counted.iter().all(|(from, _)| *from != peer.network());
+        let has_room = self.guests.len() < self.capacity + SLACK;
+        let guests = &self.guests;
+        let is_unnamed = |conn| guests.iter().any(|guest| guest.conn == conn && !guest.has_name);
+        let verdict = admission.arrives(self.now, peer, conn, is_unnamed);
+        let expected = self.finds(peer);
+        match verdict {
+            Verdict::Refused(_) => assert_eq!(expected, None, "{peer:?}"),
+            verdict => assert_eq!(Some(verdict), expected, "{peer:?}"),
+        }
+        let is_honest = is_fresh && !peer.is_local();
+        assert!(!is_honest || !could_give_way || !has_room || expected.is_some(), "{peer:?}");
+        if expected.is_some() {
+            let is_limited = self.limits.limit_loopback || !peer.is_local();
+            let (has_name, has_to_go, is_passed_over) = (false, false, false);
+            let guest = Guest { conn, peer, is_limited, has_name, has_to_go, is_passed_over };
+            self.guests.push(guest);
+        }
+    }
+
+    fn leaves(&mut self, admission: &mut Admission, at: usize) {
+        let guest = self.guests.remove(at);
+        admission.left(self.now, guest.peer);
+    }
+
+    fn step(&mut self, draw: &mut Draw, admission: &mut Admission) {
+        self.now += match draw.below(100) {
+            0..50 => Duration::ZERO,
+            50..90 => Duration::from_millis(draw.below(100).into()),
+            90..99 => Duration::from_secs(draw.below(10).into()),
+            _ => Duration::from_hours(24 * 365),
+        };
+        let somebody = draw.below(64) as usize;
+        match draw.below(20) {
+            0..12 => {
+                let address = match draw.below(16) {
+                    number @ 0..8 => ADDRESSES[number as usize].parse().expect("an address"),
+                    // Somebody from where nobody came from before.
+                    _ => Ipv4Addr::from_bits(self.came + (10 << 24)).into(),
+                };
+                self.arrives(admission, Peer::new(address));
+            }
+            12..15 if somebody < self.guests.len() => self.leaves(admission, somebody),
+            15..18 => {
+                if let Some(guest) = self.guests.get_mut(somebody) {
+                    // Who has to go is not heard any more.
+                    guest.has_name |= !guest.has_to_go;
+                }
+            }
+            _ => {
+                let leaving = self.guests.iter().position(|guest| guest.has_to_go);
+                leaving.into_iter().for_each(|at| self.leaves(admission, at));
+            }
+        }
+    }
+
+    /// What must be so after each step.
+    fn check(&self, admission: &Admission) {
+        let limits = &self.limits;
+        let limited = self.count(|guest| guest.is_limited);
+        assert_eq!((admission.open, admission.open_limited), (self.guests.len(), limited));
+        assert!(self.guests.len() <= self.capacity + SLACK);
+        let stays = self.count(|guest| guest.is_limited && !guest.has_to_go);
+        assert!(stays <= limits.max_connections, "{stays} stay");
+        for guest in self.guests.iter().filter(|guest| guest.is_limited) {
+            let network = guest.peer.network();
+            let open = self.count(|other| other.peer.network() == network);
+            assert!(open <= limits.max_per_address, "{open} of {network}");
+            assert_eq!(admission.comers[&network].open, open, "{network}");
+        }
+        // Who comes is never the one who gives way, so there is always one.
+        let waiting = self.count(Guest::waits);
+        assert!(waiting <= limits.max_unnamed.max(1), "{waiting} wait");
+        assert!(admission.unnamed.len() <= limits.max_unnamed.max(1));
+        assert!(admission.comers.len() <= REMEMBERED_MAX + limited + 1);
+    }
+
+    /// Of no network came more in any time than its burst and what its rate gives.
+    fn check_rates(&self) {
+        let Some(interval) = Duration::from_secs(1).checked_div(self.limits.connect_rate) else {
+            return;
+        };
+        for address in ADDRESSES {
+            let network = Peer::new(address.parse().expect("an address")).network();
+            let times = self.counted.iter().filter(|(from, _)| *from == network);
+            let times: Vec<Duration> = times.map(|(_, at)| *at).collect();
+            for (first, from) in times.iter().enumerate() {
+                for (to, count) in times[first..].iter().zip(1..) {
+                    let burst = self.limits.connect_burst.max(1);
+                    let most = interval * u32::saturating_sub(count, burst);
+                    assert!(most <= *to - *from, "{count} of {network} in {:?}", *to - *from);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_comes_goes_and_gives_a_name_is_let_in_as_lists_say() {
+    let limits = Limits::default();
+    for seed in 1..=50 {
+        let mut draw = Draw(seed * 0x9E37_79B9);
+        let mut model = Model::drawn(&mut draw, &limits);
+        // More than the reserve, so that so many are left.
+        let mut admission = Admission::new(&model.limits, 3 * super::RESERVE);
+        admission.capacity = model.capacity;
+        for _ in 0..STEPS {
+            model.step(&mut draw, &mut admission);
+            model.check(&admission);
+        }
+        model.check_rates();
+        while !model.guests.is_empty() {
+            model.leaves(&mut admission, 0);
+            model.check(&admission);
+        }
+        assert!(admission.comers.values().all(|comers| comers.open == 0));
+    }
+}
