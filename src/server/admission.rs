@@ -20,8 +20,9 @@ const RESERVE: usize = 64;
 /// open.
 const SLACK: usize = 16;
 
-/// Addresses remembered only for how fast they came are looked through when there
-/// are more than this.
+/// So many addresses are remembered only for how fast they came. When there are more
+/// those are forgotten that may come as fast as anybody again, and if too many are left
+/// the half that came least.
 const REMEMBERED_MAX: usize = 4096;
 
 /// What is to become of somebody who comes.
@@ -120,8 +121,9 @@ impl Admission {
 
     /// What there is against somebody from this address.
     fn knock(&mut self, now: Duration, peer: Peer) -> Result<(), &'static str> {
-        if self.comers.len() > REMEMBERED_MAX {
-            self.comers.retain(|_, comers| comers.open > 0 || !comers.pace.is_full(now));
+        // Each that is open has one entry at most.
+        if self.comers.len() > REMEMBERED_MAX + self.open_limited {
+            self.forget(now);
         }
         let comers = self.comers.entry(peer.network()).or_default();
         if let Some(rate) = self.rate {
@@ -134,6 +136,17 @@ impl Admission {
             return Err("too many connections from your address; end one of them first");
         }
         Ok(())
+    }
+
+    /// Forgets at least half of those who are gone, so that it is done seldom.
+    fn forget(&mut self, now: Duration) {
+        let is_gone = |comers: &&Comers| comers.open == 0;
+        let mut paces: Vec<Pace> =
+            self.comers.values().filter(is_gone).map(|comers| comers.pace).collect();
+        let middle = paces.len() / 2;
+        let (_, middle, _) = paces.select_nth_unstable(middle);
+        let is_kept = |pace: Pace| pace > *middle && !pace.is_full(now);
+        self.comers.retain(|_, comers| comers.open > 0 || is_kept(comers.pace));
     }
 
     /// Somebody who had come in is gone.
@@ -275,7 +288,6 @@ mod tests {
             assert_eq!(admission.arrives(now, address, conn(number), |_| false), Verdict::Welcome);
             admission.left(now, address);
         }
-        admission.arrives(NOW * 200, from("192.0.2.1"), conn(1), |_| false);
-        assert_eq!(admission.comers.len(), 1);
+        assert!(admission.comers.len() < REMEMBERED_MAX / 2);
     }
 }

@@ -22,8 +22,8 @@ impl Rate {
     }
 }
 
-/// What one of those who come has left; eight bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What one of those who come has left; eight bytes. Of two, the greater has less.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pace {
     /// When nothing is used up any more, in nanoseconds since the start.
     full_at: u64,
