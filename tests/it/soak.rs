@@ -1,24 +1,33 @@
-//! A crowd that comes, goes, renames, floods, does not read and vanishes, for as long
-//! as one likes (`scripts/soak.sh`; a moment with the other tests): two canaries go on
-//! talking, and the server's memory stays what it was.
+//! A crowd that comes, goes, renames, floods, reads slowly, vanishes, guesses passwords
+//! and leaves mail, with TLS and without, more of it than may come in, for as long as one
+//! likes (`scripts/soak.sh`; a moment with the other tests): two canaries go on talking,
+//! and the server's memory stays what it was.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpStream;
+mod visits;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::{env, fs, io};
+use std::{env, fs};
 
-use socket2::SockRef;
+use rcgen::{CertifiedKey, KeyPair};
+use tokio_rustls::rustls::ClientConfig;
 
-use crate::any_input::checks::Draw;
+use self::visits::{Counts, Visitor};
 use crate::hostile::Watch;
+use crate::support::Peer;
 
 /// How many take part at a time.
-const CROWD: u64 = 12;
+const CROWD: u8 = 12;
+
+/// How many visits begin in a second. They are bounded, so that what is measured is the
+/// server, not how fast a crowd can be that shares its machine.
+const VISITS_A_SECOND: u32 = 30;
+
+/// Between two looks at how fast the server answers.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// How many samples are taken.
 const SAMPLES: u32 = 60;
@@ -28,159 +37,159 @@ fn duration() -> Duration {
     Duration::from_secs(seconds.unwrap_or(4))
 }
 
-/// Hours become minutes: what is remembered is forgotten soon.
-const FAST_FORWARD: &[&str] = &[
-    "--login-timeout",
-    "500ms",
-    "--write-stall",
-    "300ms",
-    "--session-grace",
-    "1s",
-    "--keep-messages",
-    "20000",
-    "--outbox",
-    "64KiB",
-    "--mailbox",
-    "20",
-];
+/// Two seconds stand for a minute: every time that the server keeps is a thirtieth of
+/// what it is by default.
+const FAST_FORWARD: &str = "--login-timeout 1s --write-stall 333ms --session-grace 2s \
+    --guess-delay 33ms --keepalive 2s --user-timeout 2s";
+
+/// What is remembered is soon full.
+const SMALL: &str = "--keep-messages 20000 --outbox 64KiB --mailbox 20 --max-accounts 10";
+
+/// The crowd is more than may come in, now and then; the canaries are not.
+const LIMITS: &str = "--limit-loopback --max-connections 40 --max-per-address 6 \
+    --max-unnamed 4 --connect-rate 10 --connect-burst 20 --input-rate 200 --input-burst 400";
 
 #[test]
 fn a_crowd_in_fast_forward_leaves_nothing_behind() {
     let folder = tempfile::tempdir().expect("a folder");
-    let watch = Watch::begin_in(folder.path(), FAST_FORWARD);
-    let is_over = Arc::new(AtomicBool::new(false));
-    let crowd: Vec<_> = (1..=CROWD)
-        .map(|number| {
-            let (port, is_over) = (watch.port(), is_over.clone());
-            thread::spawn(move || {
-                let mut draw = Draw::seeded(number);
-                let mut done = BTreeMap::new();
-                while !is_over.load(Ordering::Relaxed) {
-                    // Whatever breaks off is what this is about.
-                    let _ = visit(port, &mut draw, &mut done);
-                }
-                done
-            })
-        })
-        .collect();
-    let samples = watch_memory(watch.process_id(), duration());
-    is_over.store(true, Ordering::Relaxed);
-    let mut done = BTreeMap::new();
-    for member in crowd {
-        for (what, count) in member.join().expect("the crowd") {
-            *done.entry(what).or_insert(0) += count;
-        }
+    let identity = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+    let flags = [FAST_FORWARD, SMALL, LIMITS, &tls(&identity, folder.path())].join(" ");
+    let flags: Vec<&str> = flags.split_whitespace().collect();
+    let watch = Watch::begin_in(&folder.path().join("data"), &flags);
+    // Before the crowd, in whose press somebody without a name has to give way.
+    let mut prober = Peer::join(watch.port(), "prober");
+    for line in ["/set joins off", "/join pulse", "/part lobby"] {
+        prober.say(line);
     }
-    report(&samples, &done);
+    prober.settles();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let crowd = gather(watch.port(), &visits::trust(&identity.cert), &is_over);
+    let (samples, echoes) = observe(&watch, &mut prober, duration());
+    drop(prober);
+    is_over.store(true, Ordering::Relaxed);
+    let mut done = Counts::new();
+    for (what, count) in crowd.into_iter().flat_map(|member| member.join().expect("the crowd")) {
+        *done.entry(what).or_insert(0) += count;
+    }
+    report(&samples, &echoes, &done);
     watch.end();
+    if duration() >= Duration::from_mins(1) {
+        check_memory(&samples);
+        check_crowd(&done);
+    }
+}
+
+/// The flags for a server that is this one.
+fn tls(identity: &CertifiedKey<KeyPair>, folder: &Path) -> String {
+    let (certificate, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    fs::write(&certificate, identity.cert.pem()).expect("written");
+    fs::write(&key, identity.signing_key.serialize_pem()).expect("written");
+    format!("--tls-cert {} --tls-key {}", certificate.display(), key.display())
+}
+
+/// All of the crowd, until it is over.
+fn gather(
+    port: u16,
+    trust: &Arc<ClientConfig>,
+    is_over: &Arc<AtomicBool>,
+) -> Vec<JoinHandle<Counts>> {
+    let one = |number| {
+        let visitor = Visitor::new(port, number, trust.clone());
+        let is_over = is_over.clone();
+        thread::spawn(move || keep_coming(visitor, &is_over))
+    };
+    (0..CROWD).map(one).collect()
+}
+
+/// Comes again and again, so often that all together make their number of visits.
+fn keep_coming(mut visitor: Visitor, is_over: &AtomicBool) -> Counts {
+    let pause = Duration::from_secs(1) * u32::from(CROWD) / VISITS_A_SECOND;
+    while !is_over.load(Ordering::Relaxed) {
+        let start = Instant::now();
+        // Whatever breaks off is what this is about.
+        let _ = visitor.visit();
+        thread::sleep(pause.saturating_sub(start.elapsed()));
+    }
+    visitor.done()
+}
+
+/// What is seen of the server at one time.
+struct Sample {
+    /// The memory it has in use, in bytes.
+    memory: u64,
+    /// For how long its loop has worked, and for how long it was ready to and had no
+    /// core, since it began.
+    worked: Duration,
+    waited: Duration,
+}
+
+/// Looks at the server from time to time, and at how long a message takes to its echo,
+/// which says what the canaries notice in figures.
+fn observe(watch: &Watch, prober: &mut Peer, time: Duration) -> (Vec<Sample>, Vec<Duration>) {
+    let start = Instant::now();
+    let (mut samples, mut echoes) = (Vec::new(), Vec::new());
+    for number in 1..=SAMPLES {
+        while start.elapsed() < time * number / SAMPLES {
+            let asked = Instant::now();
+            prober.say("beat");
+            prober.hears(|line| line == "#pulse prober: beat");
+            echoes.push(asked.elapsed());
+            thread::sleep(PAUSE);
+        }
+        samples.push(sample(watch.process_id()));
+    }
+    echoes.sort();
+    (samples, echoes)
+}
+
+fn sample(process: u32) -> Sample {
+    let read = |file| fs::read_to_string(format!("/proc/{process}/{file}")).expect("readable");
+    let status = read("status");
+    let used = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let used = used.expect("memory").trim().trim_end_matches(" kB");
+    let schedule = read("schedstat");
+    let mut times = schedule.split_whitespace().map(|time| time.parse().expect("a number"));
+    let mut next = || Duration::from_nanos(times.next().expect("a time"));
+    let (worked, waited) = (next(), next());
+    Sample { memory: used.parse::<u64>().expect("a number") << 10, worked, waited }
+}
+
+/// In a run of many visits nothing that the crowd is for is left out.
+fn check_crowd(done: &Counts) {
+    let told = visits::ANSWERS.iter().map(|(_, what)| *what);
+    for what in told.chain(["refused", "of them TLS", "returns", "slow readers"]) {
+        assert!(done.contains_key(what), "nobody: {what}: {done:?}");
+    }
+}
+
+fn check_memory(samples: &[Sample]) {
     let quarter = samples.len() / 4;
+    let median = |samples: &[Sample]| {
+        let mut memory: Vec<u64> = samples.iter().map(|sample| sample.memory).collect();
+        memory.sort_unstable();
+        memory[memory.len() / 2]
+    };
     let (second, last) = (&samples[quarter..2 * quarter], &samples[3 * quarter..]);
     let (second, last) = (median(second), median(last));
-    let is_long = duration() >= Duration::from_mins(1);
     assert!(
-        !is_long || last <= second + second / 7 + (4 << 20),
+        last <= second + second / 7 + (4 << 20),
         "memory grows: {second} bytes in the second quarter, {last} in the last"
     );
 }
 
-/// Somebody's visit, one way or another.
-fn visit<'a>(
-    port: u16,
-    draw: &mut Draw<'_>,
-    done: &mut BTreeMap<&'a str, usize>,
-) -> io::Result<()> {
-    let mut count = |what: &'a str| *done.entry(what).or_insert(0) += 1;
-    let mut socket = TcpStream::connect(("127.0.0.1", port))?;
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-    let mut lines = BufReader::new(socket.try_clone()?).lines();
-    count("connections");
-    if draw.below(8) == 0 {
-        // No name at all, a byte at a time.
-        for _ in 0..draw.below(4) {
-            socket.write_all(b"x")?;
-        }
-        return Ok(());
-    }
-    let has_session = draw.below(3) == 0;
-    let opening =
-        format!("soak{}\n{}", draw.below(40), if has_session { "/session\n" } else { "" });
-    socket.write_all(opening.as_bytes())?;
-    for _ in 0..draw.below(30) {
-        let line = match draw.below(12) {
-            0 => format!("/join r{}\n", draw.below(30)),
-            1 => "/part\n".to_owned(),
-            2 => format!("/nick soak{}\n", draw.below(40)),
-            3 => format!("/msg soak{} psst\n", draw.below(40)),
-            4 => "/history 50\n".to_owned(),
-            5 => "/who\n/list\n".to_owned(),
-            6 => format!("/topic {}\n", "t".repeat(draw.below(200))),
-            7 => {
-                count("floods");
-                "flood, and more of it\n".repeat(200)
-            }
-            _ => format!("{}\n", "said ".repeat(1 + draw.below(40))),
-        };
-        count("lines");
-        socket.write_all(line.as_bytes())?;
-    }
-    match draw.below(5) {
-        0 => {
-            count("quits");
-            socket.write_all(b"/quit\n")?;
-            lines.by_ref().take_while(Result::is_ok).for_each(drop);
-        }
-        1 => {
-            count("cut lines");
-            socket.write_all(b"half a li")?;
-            SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
-        }
-        2 => {
-            count("who read nothing");
-            let flood = "never read\n".repeat(2000);
-            socket.write_all(flood.as_bytes())?;
-        }
-        3 if has_session => {
-            count("returns");
-            let token = lines.by_ref().map_while(Result::ok).find_map(|line| {
-                let (_, token) = line.split_once("[SESSION ")?;
-                Some(token.split(']').next()?.to_owned())
-            });
-            drop((socket, lines));
-            if let Some(token) = token {
-                let mut again = TcpStream::connect(("127.0.0.1", port))?;
-                again.set_read_timeout(Some(Duration::from_secs(2)))?;
-                again.write_all(format!("/resume {token} 0\nback\n/quit\n").as_bytes())?;
-                BufReader::new(again).lines().map_while(Result::ok).for_each(drop);
-            }
-        }
-        _ => count("vanished"),
-    }
-    Ok(())
-}
-
-/// What memory the server has in use, from time to time.
-fn watch_memory(process: u32, time: Duration) -> Vec<u64> {
-    let status = format!("/proc/{process}/status");
-    let start = Instant::now();
-    (1..=SAMPLES)
-        .map(|number| {
-            thread::sleep((time * number / SAMPLES).saturating_sub(start.elapsed()));
-            let status = fs::read_to_string(Path::new(&status)).expect("a status");
-            let used = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-            let used = used.expect("memory").trim().trim_end_matches(" kB");
-            used.parse::<u64>().expect("a number") << 10
-        })
-        .collect()
-}
-
-fn median(samples: &[u64]) -> u64 {
-    let mut samples = samples.to_vec();
-    samples.sort_unstable();
-    samples[samples.len() / 2]
-}
-
-fn report(samples: &[u64], done: &BTreeMap<&str, usize>) {
-    let mebibytes: Vec<String> = samples.iter().map(|bytes| format!("{}", bytes >> 20)).collect();
+fn report(samples: &[Sample], echoes: &[Duration], done: &Counts) {
+    let mebibytes: Vec<_> = samples.iter().map(|s| (s.memory >> 20).to_string()).collect();
     println!("memory in MiB: {}", mebibytes.join(" "));
+    let [median, p99, longest] =
+        [50, 99, 100].map(|percent| echoes[(echoes.len() - 1) * percent / 100]);
+    println!(
+        "a message came back after {median:.1?}, 99 % after {p99:.1?}, all after {longest:.1?}"
+    );
+    let (first, last) = (&samples[0], &samples[samples.len() - 1]);
+    let time = duration() * (SAMPLES - 1) / SAMPLES;
+    let share =
+        |from: Duration, to: Duration| to.saturating_sub(from).as_millis() * 100 / time.as_millis();
+    let (worked, waited) = (share(first.worked, last.worked), share(first.waited, last.waited));
+    println!("the server's loop worked {worked} % of the time and waited {waited} % for a core");
     println!("{done:?}");
 }
