@@ -47,7 +47,7 @@ const SMALL: &str = "--keep-messages 20000 --outbox 64KiB --mailbox 20 --max-acc
 
 /// The crowd is more than may come in, now and then; the canaries are not.
 const LIMITS: &str = "--limit-loopback --max-connections 40 --max-per-address 6 \
-    --max-unnamed 4 --connect-rate 10 --connect-burst 20 --input-rate 200 --input-burst 400";
+    --max-unnamed 4 --connect-rate 8 --connect-burst 20 --input-rate 200 --input-burst 400";
 
 #[test]
 fn a_crowd_in_fast_forward_leaves_nothing_behind() {
