@@ -200,6 +200,7 @@ impl Wait {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::pace::tests::Draw;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -328,18 +329,6 @@ mod tests {
                 let soon = begun[first..].iter().take_while(|to| **to < *from + SECOND * 300);
                 assert!(soon.count() <= 25, "seed {seed}");
             }
-        }
-    }
-
-    /// A little randomness, the same for the same seed.
-    struct Draw(u64);
-
-    impl Draw {
-        fn below(&mut self, bound: u32) -> u32 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            u32::try_from(self.0 % u64::from(bound)).expect("below the bound")
         }
     }
 
