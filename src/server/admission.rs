@@ -25,6 +25,9 @@ const SLACK: usize = 16;
 /// the half that came least.
 const REMEMBERED_MAX: usize = 4096;
 
+/// Why nobody else can come in.
+const FULL: &str = "the server is full; try again later";
+
 /// What is to become of somebody who comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -101,14 +104,18 @@ impl Admission {
         }
         let is_full = self.open >= self.capacity || (is_limited && self.open_limited >= self.max);
         let mut gives_way = None;
+        if self.open >= self.capacity + SLACK {
+            // Nobody is to give way to somebody who cannot come in.
+            return Verdict::Refused(FULL);
+        }
         if is_full || (is_limited && self.unnamed.len() >= self.max_unnamed) {
             self.unnamed.retain(|conn| is_unnamed(*conn));
             if is_full || self.unnamed.len() >= self.max_unnamed {
                 gives_way = self.unnamed.pop_front();
             }
         }
-        if is_full && (gives_way.is_none() || self.open >= self.capacity + SLACK) {
-            return Verdict::Refused("the server is full; try again later");
+        if is_full && gives_way.is_none() {
+            return Verdict::Refused(FULL);
         }
         self.open += 1;
         if is_limited {

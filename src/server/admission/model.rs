@@ -39,9 +39,6 @@ enum Is {
     Named,
     /// Somebody else came in their place; they are being ended.
     Going,
-    /// Without a name. They were to give way to somebody who could not come in after
-    /// all, and are not asked again.
-    PassedOver,
 }
 
 impl Guest {
@@ -125,7 +122,7 @@ impl Model {
         let has_no_room = self.guests.len() >= self.capacity + SLACK;
         let oldest = self.guests.iter_mut().find(|guest| guest.waits());
         match oldest {
-            Some(guest) if is_full && has_no_room => guest.is = Is::PassedOver,
+            _ if has_no_room => {}
             Some(guest) => {
                 guest.is = Is::Going;
                 return Some(Verdict::InsteadOf(guest.conn));
@@ -143,11 +140,8 @@ impl Model {
         let is_fresh = self.counted.iter().all(|(from, _)| *from != peer.network());
         let has_room = self.guests.len() < self.capacity + SLACK;
         let guests = &self.guests;
-        let is_unnamed = |conn| {
-            guests
-                .iter()
-                .any(|guest| guest.conn == conn && matches!(guest.is, Is::Unnamed | Is::PassedOver))
-        };
+        let is_unnamed =
+            |conn| guests.iter().any(|guest| guest.conn == conn && guest.is == Is::Unnamed);
         let verdict = admission.arrives(self.now, peer, conn, is_unnamed);
         let expected = self.finds(peer);
         match verdict {

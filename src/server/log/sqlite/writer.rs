@@ -42,11 +42,15 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// How often is looked for what is to be forgotten, and how much of it goes in
 /// one transaction: writing waits no longer than for that.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(1);
-const FORGET_AT_ONCE: u32 = 500;
+const FORGET_AT_ONCE: u32 = 100;
+
+/// Of the time that is needed to forget all that is to be forgotten, this part at most
+/// nobody can write in: who waits to write is not always the next to.
+const FORGET_SHARE: u32 = 2;
 
 /// What goes next. What waits for somebody is kept until it was told.
-const FORGOTTEN: &str = "(SELECT id FROM messages WHERE id <= ?1
-    AND id NOT IN (SELECT key FROM kept WHERE shelf = 'mail') ORDER BY id LIMIT ?2)";
+const FORGOTTEN: &str = "SELECT id FROM messages WHERE id <= ?1
+    AND id NOT IN (SELECT key FROM kept WHERE shelf = 'mail') ORDER BY id LIMIT ?2";
 
 /// How often messages are made known to `/search`, and how many in one
 /// transaction. What is not known yet is looked at one by one, so that a search
@@ -107,7 +111,8 @@ impl Writer {
         if now >= self.next_forget {
             // What cannot be forgotten now is tried again later.
             let more = self.forget().unwrap_or(false);
-            self.next_forget = if more { now } else { now + RETENTION_INTERVAL };
+            let pause = if more { now.elapsed() * (FORGET_SHARE - 1) } else { RETENTION_INTERVAL };
+            self.next_forget = Instant::now() + pause;
         }
         let now = Instant::now();
         if now >= self.next_index || (self.is_behind && now >= self.last_write + INDEX_IDLE) {
@@ -151,21 +156,25 @@ impl Writer {
     /// Forgets some of what is too old or too much; tells whether there is more.
     fn forget(&mut self) -> rusqlite::Result<bool> {
         let Retention { age, messages } = self.options.retention;
-        let by_number = match messages {
-            Some(keep) => self.last_beyond(keep)?,
-            None => None,
-        };
+        let by_number = messages.map(|keep| self.last_beyond(keep));
         let by_age = match age {
             Some(age) => self.last_before(age)?,
             None => None,
         };
         let Some(upto) = by_number.max(by_age) else { return Ok(false) };
+        let mut some = self.connection.prepare_cached(FORGOTTEN)?;
+        if !some.exists(params![upto, 1])? {
+            return Ok(false); // the common case, which is to cost nothing
+        }
+        drop(some);
+        // As with the index, the next message's commit brings it to the disk.
+        self.be_strict(false)?;
         let transaction = self.connection.unchecked_transaction()?;
         write_last(&transaction, self.last)?; // the last message may be among them
         let oldest = params![upto, FORGET_AT_ONCE];
-        let sql = format!("DELETE FROM search WHERE rowid IN {FORGOTTEN}");
+        let sql = format!("DELETE FROM search WHERE rowid IN ({FORGOTTEN})");
         transaction.prepare_cached(&sql)?.execute(oldest)?;
-        let sql = format!("DELETE FROM messages WHERE id IN {FORGOTTEN}");
+        let sql = format!("DELETE FROM messages WHERE id IN ({FORGOTTEN})");
         let gone = transaction.prepare_cached(&sql)?.execute(oldest)?;
         transaction.commit()?;
         Ok(gone == FORGET_AT_ONCE as usize)
@@ -220,18 +229,10 @@ impl Writer {
         Ok(count)
     }
 
-    fn last_beyond(&self, keep: u64) -> rusqlite::Result<Option<i64>> {
-        let first: Option<i64> =
-            self.connection.query_row("SELECT min(id) FROM messages", [], |row| row.get(0))?;
-        let held =
-            first.map_or(0, |first| (self.last.message + 1).saturating_sub(first.cast_unsigned()));
-        if held <= keep {
-            return Ok(None); // the common case, without counting
-        }
-        let sql = "SELECT id FROM messages ORDER BY id DESC LIMIT 1 OFFSET ?1";
-        let mut statement = self.connection.prepare_cached(sql)?;
-        let mut rows = statement.query([keep.cast_signed()])?;
-        rows.next()?.map(|row| row.get(0)).transpose()
+    /// By number: counting would read all that is kept. The few numbers that no message
+    /// got, as it was refused, count as one.
+    fn last_beyond(&self, keep: u64) -> i64 {
+        self.last.message.saturating_sub(keep).cast_signed()
     }
 
     fn last_before(&self, age: Duration) -> rusqlite::Result<Option<i64>> {
