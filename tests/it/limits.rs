@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use crate::support::{Peer, Server, Terminal, has_program};
+use crate::cable::Cable;
+use crate::support::{Peer, Server, Terminal};
 
 /// A server that holds this machine to its limits too.
 fn limited(flags: &[&str]) -> Server {
@@ -215,64 +216,6 @@ fn a_bug_that_one_connection_meets_ends_that_connection_only() {
     bob.say("/history 1");
     bob.hears(|line| line == "[HISTORY #lobby 1]");
     let _again = Peer::join(server.port, "mallory");
-}
-
-/// A network of its own with one host in it, joined to this one by a cable.
-struct Cable {
-    name: String,
-    here: String,
-    there: String,
-}
-
-impl Cable {
-    /// `None` where one may not do that.
-    fn lay() -> Option<Self> {
-        if !has_program("ip") || !has_program("nc") {
-            return None;
-        }
-        let id = std::process::id() % 250;
-        let name = format!("chatty{id}");
-        let cable = Self { name, here: format!("10.213.{id}.1"), there: format!("10.213.{id}.2") };
-        let Self { name, here, there } = &cable;
-        let script = format!(
-            "ip netns add {name} && ip link add {name}a type veth peer name {name}b netns {name} &&
-             ip addr add {here}/24 dev {name}a && ip link set {name}a up &&
-             ip -n {name} addr add {there}/24 dev {name}b && ip -n {name} link set {name}b up"
-        );
-        let done = Command::new("sh").args(["-c", &script]).output().expect("sh");
-        if !done.status.success() {
-            eprintln!("no cable to pull: {}", String::from_utf8_lossy(&done.stderr));
-        }
-        done.status.success().then_some(cable)
-    }
-
-    /// A netcat at the other end.
-    fn netcat(&self, port: u16, lines: &str) -> std::process::Child {
-        let script = format!("(printf '{lines}'; sleep 600) | nc {} {port}", self.here);
-        Command::new("ip")
-            .args(["netns", "exec", &self.name, "sh", "-c", &script])
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .expect("a netcat")
-    }
-
-    fn pull(&self) {
-        let end = format!("{}b", self.name);
-        let mut ip = Command::new("ip");
-        ip.args(["-n", &self.name, "link", "set", &end, "down"]);
-        assert!(ip.status().expect("ip").success());
-    }
-}
-
-impl Drop for Cable {
-    fn drop(&mut self) {
-        let script = format!(
-            "ip netns pids {0} | xargs -r kill; ip netns del {0}; ip link del {0}a",
-            self.name
-        );
-        let _ =
-            Command::new("sh").args(["-c", &script]).stderr(std::process::Stdio::null()).status();
-    }
 }
 
 #[test]

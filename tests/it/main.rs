@@ -2,7 +2,8 @@
 
 // A server, somebody to talk to, a terminal.
 mod support;
-// A network that breaks.
+// A network that breaks, and a cable that can be pulled.
+mod cable;
 mod proxy;
 
 // Whole conversations, which are the specification: on the hub and over sockets.

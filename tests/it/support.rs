@@ -109,6 +109,14 @@ impl Server {
         self.child.wait().expect("an end").code()
     }
 
+    /// Stops it as an operator does; gives the exit code, and what it wrote to its log
+    /// that nobody has read yet.
+    pub(crate) fn stops(mut self) -> (Option<i32>, Vec<String>) {
+        self.signal("TERM");
+        let code = self.child.wait().expect("an end").code();
+        (code, self.log.iter().collect())
+    }
+
     /// Waits until it holds a connection fewer.
     pub(crate) fn waits_until_one_has_ended(&self) {
         let sockets = || {
@@ -170,6 +178,14 @@ impl Peer {
         Self { lines: BufReader::new(stream) }.logged_in(name)
     }
 
+    /// Somebody whose connection is there, and who has been greeted.
+    pub(crate) fn greeted(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
+        let mut peer = Self { lines: BufReader::new(stream) };
+        peer.hears(|line| line.starts_with("[HELLO"));
+        peer
+    }
+
     fn logged_in(self, name: &str) -> Self {
         let mut peer = self;
         peer.say(name);
@@ -180,11 +196,7 @@ impl Peer {
 
     /// Somebody who has connected and been greeted, and no more.
     pub(crate) fn connect(port: u16) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
-        stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
-        let mut peer = Self { lines: BufReader::new(stream) };
-        peer.hears(|line| line.starts_with("[HELLO"));
-        peer
+        Self::greeted(TcpStream::connect(("127.0.0.1", port)).expect("connect"))
     }
 
     pub(crate) fn socket(&self) -> &TcpStream {

@@ -1,0 +1,92 @@
+//! A cable that can be pulled.
+
+use std::fs::File;
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use nix::sched::{CloneFlags, setns};
+
+use crate::support::has_program;
+
+/// A network of its own with one host in it, joined to this one by a cable.
+pub(crate) struct Cable {
+    name: String,
+    /// The address of this end.
+    pub(crate) here: String,
+    there: String,
+}
+
+impl Cable {
+    /// `None` where one may not do that.
+    pub(crate) fn lay() -> Option<Self> {
+        if !has_program("ip") || !has_program("nc") {
+            return None;
+        }
+        // One process may lay several.
+        static LAID: AtomicU32 = AtomicU32::new(0);
+        let id = (std::process::id() * 2 + LAID.fetch_add(1, Ordering::Relaxed)) % 250;
+        let name = format!("chatty{id}");
+        let cable = Self { name, here: format!("10.213.{id}.1"), there: format!("10.213.{id}.2") };
+        let Self { name, here, there } = &cable;
+        let script = format!(
+            "ip netns add {name} && ip link add {name}a type veth peer name {name}b netns {name} &&
+             ip addr add {here}/24 dev {name}a && ip link set {name}a up &&
+             ip -n {name} addr add {there}/24 dev {name}b && ip -n {name} link set {name}b up"
+        );
+        let done = Command::new("sh").args(["-c", &script]).output().expect("sh");
+        if !done.status.success() {
+            eprintln!("no cable to pull: {}", String::from_utf8_lossy(&done.stderr));
+        }
+        done.status.success().then_some(cable)
+    }
+
+    /// A netcat at the other end.
+    pub(crate) fn netcat(&self, port: u16, lines: &str) -> Child {
+        let script = format!("(printf '{lines}'; sleep 600) | nc {} {port}", self.here);
+        Command::new("ip")
+            .args(["netns", "exec", &self.name, "sh", "-c", &script])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("a netcat")
+    }
+
+    /// Somebody at the other end.
+    pub(crate) fn connect(&self, port: u16) -> TcpStream {
+        let network = File::open(format!("/var/run/netns/{}", self.name)).expect("a network");
+        let here = self.here.clone();
+        // A thread is in a network, and a socket in that of the thread that made it.
+        let connecting = thread::spawn(move || {
+            setns(network, CloneFlags::CLONE_NEWNET).expect("let in");
+            TcpStream::connect((here, port)).expect("a connection")
+        });
+        connecting.join().expect("a connection")
+    }
+
+    pub(crate) fn pull(&self) {
+        self.set("down");
+    }
+
+    /// Puts it in again.
+    pub(crate) fn mend(&self) {
+        self.set("up");
+    }
+
+    fn set(&self, state: &str) {
+        let end = format!("{}b", self.name);
+        let mut ip = Command::new("ip");
+        ip.args(["-n", &self.name, "link", "set", &end, state]);
+        assert!(ip.status().expect("ip").success());
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        let script = format!(
+            "ip netns pids {0} | xargs -r kill; ip netns del {0}; ip link del {0}a",
+            self.name
+        );
+        let _ = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status();
+    }
+}

@@ -1,0 +1,304 @@
+//! What every hostile input is held to. Beside it two canaries go on talking in a room
+//! of their own: nothing is lost, nothing comes twice, and nobody waits. A third, the
+//! witness, sits in the lobby and hears nothing unclean, and nothing that the test did
+//! not say. Afterwards the server is at rest, is as large as it was and has as many
+//! files open, and its log tells of nothing that the test cannot name.
+
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use crate::support::{Peer, Server, Terminal};
+
+/// How often a canary speaks.
+const BEAT: Duration = Duration::from_millis(50);
+
+/// How long it is measured what the server works when all is over.
+const WINDOW: Duration = Duration::from_millis(500);
+
+/// The system counts work in these.
+const TICK: Duration = Duration::from_millis(10);
+
+/// The full size and the narrow figures where `scripts/hostile.sh` asks for them; the
+/// small size and wide figures where a whole suite shares the machine.
+pub(super) fn scale<T>(full: T, quick: T) -> T {
+    if env::var_os("CHATTY_STRICT").is_some() { full } else { quick }
+}
+
+/// A server that is watched.
+pub(crate) struct Watch {
+    server: Server,
+    /// Where to connect to.
+    port: u16,
+    before: Vitals,
+    canaries: Canaries,
+    witness: TcpStream,
+    witnessing: JoinHandle<Vec<String>>,
+    may_log: Box<dyn Fn(&str) -> bool>,
+}
+
+/// What the system knows of the server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Vitals {
+    pub(super) descriptors: usize,
+    /// The most memory it ever had, in bytes.
+    peak: usize,
+    /// How long it has worked, in ticks.
+    ticks: u32,
+}
+
+impl Vitals {
+    pub(super) fn of(process: u32) -> Self {
+        let folder = format!("/proc/{process}");
+        let status = fs::read_to_string(format!("{folder}/status")).expect("a status");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        let peak: usize = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+        let stat = fs::read_to_string(format!("{folder}/stat")).expect("a stat");
+        let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
+        let ticks = |at: usize| fields[at].parse::<u32>().expect("ticks");
+        let descriptors = fs::read_dir(format!("{folder}/fd")).expect("descriptors").count();
+        Self { descriptors, peak: peak << 10, ticks: ticks(11) + ticks(12) }
+    }
+
+    /// How long it has worked since.
+    pub(super) fn worked_since(self, earlier: Self) -> Duration {
+        TICK * (self.ticks - earlier.ticks)
+    }
+}
+
+impl Watch {
+    pub(crate) fn begin(flags: &[&str]) -> Self {
+        Self::over(Server::start_with(flags))
+    }
+
+    /// Over a server that keeps its log in a folder.
+    pub(crate) fn begin_in(folder: &Path, flags: &[&str]) -> Self {
+        let server = Server::start_in(folder, flags);
+        // What is opened once and stays open is opened now.
+        for ask in ["/history", "/search x"] {
+            let mut peer = Peer::join(server.port, "first");
+            peer.say("first");
+            peer.say(ask);
+            peer.say("/quit");
+            peer.rest();
+        }
+        Self::over(server)
+    }
+
+    /// Over one that runs.
+    pub(super) fn over(server: Server) -> Self {
+        let port = server.port;
+        Self::through(server, port)
+    }
+
+    /// Over one that the canaries reach by another port.
+    pub(super) fn through(server: Server, port: u16) -> Self {
+        let before = Vitals::of(server.process_id());
+        let canaries = Canaries::begin(port);
+        let mut peer = Peer::join(port, "canary-c");
+        let witness = peer.socket().try_clone().expect("a socket");
+        witness.set_read_timeout(None).expect("a socket");
+        let witnessing = thread::spawn(move || std::iter::from_fn(|| peer.try_next()).collect());
+        let port = server.port;
+        Self { server, port, before, canaries, witness, witnessing, may_log: Box::new(|_| false) }
+    }
+
+    /// Its log may have such lines, and no other.
+    pub(crate) fn may_log(self, may_log: impl Fn(&str) -> bool + 'static) -> Self {
+        Self { may_log: Box::new(may_log), ..self }
+    }
+
+    /// Waits until nobody is connected but the three.
+    pub(super) fn is_alone(&self) {
+        Terminal::waits("nobody else", || {
+            Vitals::of(self.process_id()).descriptors <= self.before.descriptors + 3
+        });
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn process_id(&self) -> u32 {
+        self.server.process_id()
+    }
+
+    /// The attack is over, and whoever took part in it has gone. Of what the witness has
+    /// heard every line has to be one that it may hear; it is given back.
+    pub(crate) fn end(self, may_hear: impl Fn(&str) -> bool) -> Vec<String> {
+        self.canaries.is_over.store(true, Ordering::Relaxed);
+        self.rests();
+        let Self { server, before, canaries, witness, witnessing, may_log, .. } = self;
+        let latencies = canaries.end();
+        (&witness).write_all(b"/quit\n").expect("a socket");
+        let heard = witnessing.join().expect("a witness");
+        check_heard(&heard, may_hear);
+        let process = server.process_id();
+        Terminal::waits("descriptors as before", || {
+            Vitals::of(process).descriptors <= before.descriptors + 2
+        });
+        let grown = Vitals::of(process).peak.saturating_sub(before.peak);
+        report(&latencies, grown);
+        assert!(grown <= 64 << 20, "{grown} bytes more than {before:?}");
+        let (code, logged) = server.stops();
+        assert_eq!(code, Some(0), "{logged:?}");
+        let other = logged.iter().find(|line| line.contains("panic") || !may_log(line));
+        assert_eq!(other, None, "of {} lines in the log", logged.len());
+        heard
+    }
+
+    /// Waits until the server does next to nothing, which has to be soon: less than
+    /// 5 % of a core, with the canaries still talking.
+    fn rests(&self) {
+        let end = Instant::now();
+        loop {
+            let (start, before) = (Instant::now(), Vitals::of(self.process_id()));
+            thread::sleep(WINDOW); // not a wait for anything: this is measured
+            let worked = Vitals::of(self.process_id()).worked_since(before);
+            if worked < start.elapsed() / 20 {
+                return;
+            }
+            let since = start - end;
+            let most = Duration::from_secs(scale(2, 20));
+            assert!(since < most, "{worked:?} of {WINDOW:?}, {since:?} after the end");
+        }
+    }
+}
+
+/// One who speaks and one who listens.
+struct Canaries {
+    is_over: Arc<AtomicBool>,
+    speaking: JoinHandle<()>,
+    /// What each of the two hears: when, after it was said.
+    hearing: [JoinHandle<(Peer, Vec<Duration>)>; 2],
+}
+
+impl Canaries {
+    fn begin(port: u16) -> Self {
+        let mut pair = ["canary-a", "canary-b"].map(|name| Self::caged(port, name));
+        pair[0].settles(); // the other's coming
+        let speaker = pair[0].socket().try_clone().expect("a socket");
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (over, ((to_a, of_a), (to_b, of_b))) =
+            (is_over.clone(), (mpsc::channel(), mpsc::channel()));
+        let speaking = thread::spawn(move || {
+            beat(&speaker, &over, |said| to_a.send(said).is_ok() && to_b.send(said).is_ok());
+        });
+        let [a, b] = pair;
+        Self { is_over, speaking, hearing: [Self::hear(a, of_a), Self::hear(b, of_b)] }
+    }
+
+    /// They are by themselves: what the others say does not hold their own lines up.
+    fn caged(port: u16, name: &str) -> Peer {
+        let mut canary = Peer::join(port, name);
+        canary.say("/join cage");
+        canary.say("/part lobby");
+        canary.hears(|line| line.starts_with("[PARTED #lobby]"));
+        canary
+    }
+
+    /// Every beat that is said is the next line, and how late it is.
+    fn hear(mut canary: Peer, beats: Receiver<Instant>) -> JoinHandle<(Peer, Vec<Duration>)> {
+        thread::spawn(move || {
+            let hear = |(number, said): (usize, Instant)| {
+                assert_eq!(canary.next(), format!("#cage canary-a: beat {number}"));
+                said.elapsed()
+            };
+            let latencies = beats.iter().enumerate().map(hear).collect();
+            (canary, latencies)
+        })
+    }
+
+    /// Waits for the last beat; all latencies.
+    fn end(self) -> Vec<Duration> {
+        self.speaking.join().expect("a canary that speaks");
+        let mut all = Vec::new();
+        let canaries = self.hearing.map(|hearing| {
+            let (mut canary, latencies) = hearing.join().expect("a canary that hears");
+            assert_eq!(canary.settles(), [""; 0], "nothing comes twice");
+            all.extend(latencies);
+            canary
+        });
+        for mut canary in canaries {
+            canary.say("/quit");
+            canary.rest();
+        }
+        all
+    }
+}
+
+/// Speaks at its times, however late the answers are, and for a while when it is over.
+fn beat(mut speaker: &TcpStream, is_over: &AtomicBool, tell: impl Fn(Instant) -> bool) {
+    let after = Duration::from_millis(scale(5000, 400));
+    let start = Instant::now();
+    let mut end = None;
+    for number in 0.. {
+        if is_over.load(Ordering::Relaxed)
+            && Instant::now() > *end.get_or_insert_with(|| Instant::now() + after)
+        {
+            return;
+        }
+        if !tell(Instant::now()) {
+            return; // nobody listens any more, and tells why
+        }
+        speaker.write_all(format!("beat {number}\n").as_bytes()).expect("said");
+        thread::sleep((start + BEAT * (number + 1)).saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Tells how long the canaries waited, and holds it to the limits.
+fn report(latencies: &[Duration], grown: usize) {
+    let mut latencies = latencies.to_vec();
+    latencies.sort_unstable();
+    let p99 = latencies[latencies.len() * 99 / 100];
+    let longest = *latencies.last().expect("beats");
+    let test = thread::current().name().unwrap_or_default().to_owned();
+    println!(
+        "{test}: of {} lines 99 in 100 within {p99:.1?}, all within {longest:.1?}; {:.1} MiB more",
+        latencies.len(),
+        grown as f64 / f64::from(1 << 20)
+    );
+    let (most, max) = scale((250, 1000), (5000, 10_000));
+    assert!(p99 <= Duration::from_millis(most), "p99 {p99:?} of {}", latencies.len());
+    assert!(longest <= Duration::from_millis(max), "longest {longest:?}");
+}
+
+/// All that the witness heard, to its end.
+fn check_heard(heard: &[String], may_hear: impl Fn(&str) -> bool) {
+    heard.iter().for_each(|line| check_clean(line));
+    let (last, heard) = heard.split_last().expect("a farewell");
+    assert_eq!(last, "[BYE quit] goodbye");
+    // Who is here it is told when it had to catch up.
+    let other = |line: &&String| !may_hear(line) && !line.starts_with("[USERS #lobby ");
+    assert_eq!(heard.iter().find(other), None, "of {} lines", heard.len());
+}
+
+/// Nothing but whole lines of text, and no longer than one that somebody can say. It is
+/// measured as it is said: a control character is one byte then, and three when it has
+/// been replaced.
+pub(super) fn check_clean(line: &str) {
+    let replaced = line.matches('\u{FFFD}').count();
+    assert!(line.len() <= 4352 + 2 * replaced, "{} bytes", line.len());
+    let is_unclean = |c: char| {
+        let is_bidi = matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+        (c.is_control() && c != '\t') || matches!(c, '\u{2028}' | '\u{2029}') || is_bidi
+    };
+    assert!(!line.contains(is_unclean), "{line:?}");
+}
+
+/// Whether a line tells that one of these comes or goes, with a number behind the name
+/// or without; or, of a large room, how many did.
+pub(super) fn comes_or_goes(line: &str, names: &[&str]) -> bool {
+    let Some((who, what)) = line.strip_prefix("* ").and_then(|told| told.split_once(' ')) else {
+        return false;
+    };
+    let is_sum = who.parse::<usize>().is_ok() && what.ends_with(" here)");
+    let name = who.trim_end_matches(|c: char| c.is_ascii_digit());
+    is_sum || (["joined", "left", "quit"].contains(&what) && names.contains(&name))
+}
