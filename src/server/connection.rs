@@ -123,8 +123,10 @@ pub struct Connection {
     pub is_turned_away: bool,
     /// Whether the other side has closed its sending side.
     pub is_finished: bool,
-    /// Whether it waits for rows of the log, and reads nothing meanwhile.
+    /// Whether it waits for an answer, and is not read from meanwhile.
     pub is_waiting: bool,
+    /// Whether it is looked after while it may wait.
+    pub is_looked_after: bool,
     /// Whether it is not read from since too much waits for it.
     pub is_held_back: bool,
     /// Whether the hub is to be told when little waits for it any more.
@@ -183,6 +185,7 @@ impl Connection {
             is_turned_away: false,
             is_finished: false,
             is_waiting: false,
+            is_looked_after: false,
             is_held_back: false,
             wants_feed: false,
             is_dirty: false,
@@ -231,6 +234,14 @@ impl Connection {
             Poll::Ready(Err(error)) => Err(error),
             Poll::Pending => Ok(None),
         }
+    }
+
+    /// Whether the other side has broken off. That it has only ended its side is not
+    /// seen here.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        let error = self.stream.socket().map(TcpStream::take_error);
+        !matches!(error, Some(Ok(None)))
     }
 
     /// Whether anything is to be written.

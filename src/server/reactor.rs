@@ -48,6 +48,9 @@ const LONG_ANSWERS_MAX: usize = 4;
 /// A turn with more lines than this, in bytes, does not wait for more.
 const TURN_SIZE: usize = 256 << 10;
 
+/// How often is looked whether somebody is still there who waits for an answer.
+const WAIT_LOOK: Duration = Duration::from_secs(1);
+
 /// How long a stop may take to tell everyone, whoever does not listen.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -90,6 +93,8 @@ enum Due {
     Linger,
     /// Its next line may be heard.
     Pace,
+    /// It may have gone while it waits for an answer, and is not read from.
+    Wait,
 }
 
 /// The server's loop and all it owns.
@@ -401,9 +406,11 @@ impl<L: Log> Reactor<L> {
         let line_limit = self.hub.line_limit(conn);
         if let Some(connection) = self.get(conn) {
             connection.codec.set_limit(line_limit);
-            let was_waiting = mem::replace(&mut connection.is_waiting, flow == Flow::Wait);
-            if was_waiting && flow == Flow::Next {
-                self.ready.push(conn.slot);
+            let was_waiting = mem::replace(&mut connection.is_waiting, false);
+            match flow {
+                Flow::Wait => self.begin_waiting(now, conn),
+                Flow::Next if was_waiting => self.ready.push(conn.slot),
+                _ => {}
             }
         }
     }
@@ -441,6 +448,31 @@ impl<L: Log> Reactor<L> {
                 }
             }
             Due::Stall => self.check_stall(now, conn, turn),
+            Due::Wait => self.check_wait(now, conn, turn),
+        }
+    }
+
+    /// It is not heard until it is answered.
+    fn begin_waiting(&mut self, now: Now, conn: ConnId) {
+        if let Some(connection) = self.get(conn) {
+            connection.is_waiting = true;
+            if !mem::replace(&mut connection.is_looked_after, true) {
+                self.dues.push(Reverse((now.since_start + WAIT_LOOK, conn, Due::Wait)));
+            }
+        }
+    }
+
+    /// Who broke off does not keep others waiting behind it.
+    fn check_wait(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+        let Some(connection) = self.get(conn) else { return };
+        connection.is_looked_after = connection.is_waiting;
+        if !connection.is_waiting {
+            return;
+        }
+        if connection.is_broken() {
+            self.lose(now, conn, turn);
+        } else {
+            self.dues.push(Reverse((now.since_start + WAIT_LOOK, conn, Due::Wait)));
         }
     }
 

@@ -18,14 +18,15 @@ pub(crate) struct Cable {
     there: String,
 }
 
+/// One process may lay several.
+static LAID: AtomicU32 = AtomicU32::new(0);
+
 impl Cable {
     /// `None` where one may not do that.
     pub(crate) fn lay() -> Option<Self> {
         if !has_program("ip") || !has_program("nc") {
             return None;
         }
-        // One process may lay several.
-        static LAID: AtomicU32 = AtomicU32::new(0);
         let id = (std::process::id() * 2 + LAID.fetch_add(1, Ordering::Relaxed)) % 250;
         let name = format!("chatty{id}");
         let cable = Self { name, here: format!("10.213.{id}.1"), there: format!("10.213.{id}.2") };

@@ -71,7 +71,7 @@ fn connect_cramped(port: u16) -> TcpStream {
 fn connected(socket: Socket, port: u16) -> TcpStream {
     let address: SocketAddr = (IpAddr::from(Ipv4Addr::LOCALHOST), port).into();
     socket.connect(&address.into()).expect("a connection");
-    socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    socket.set_read_timeout(Some(Duration::from_mins(1))).expect("a timeout");
     socket.into()
 }
 

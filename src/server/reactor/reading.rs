@@ -158,7 +158,7 @@ impl<L: Log> Reactor<L> {
         let answer_max = TURN_ANSWER_SIZE.min(self.outbox_max());
         let Some(connection) = self.connections.get_mut(conn.slot as usize) else { return };
         let rate = self.input_rate.filter(|_| connection.is_limited);
-        let mut rest = input;
+        let (mut rest, mut is_to_wait) = (input, false);
         while turn.said_singly() - answered_before <= answer_max {
             if let Some(rate) = rate {
                 let due = connection.pace.next(rate, now.since_start);
@@ -187,13 +187,16 @@ impl<L: Log> Reactor<L> {
             match flow {
                 Flow::Next => {}
                 Flow::Wait => {
-                    connection.is_waiting = true;
+                    is_to_wait = true;
                     break;
                 }
                 Flow::Over => return,
             }
         }
         connection.unread = rest.to_vec();
+        if is_to_wait {
+            self.begin_waiting(now, conn);
+        }
     }
 
     /// The other side will send no more: its last line counts, then it gets its
@@ -206,7 +209,7 @@ impl<L: Log> Reactor<L> {
             last.map_or(Flow::Next, |frame| self.hub.handle(now, conn, Input::Frame(frame), turn));
         match flow {
             // Comes back here when the rows are told: reading gives the end again.
-            Flow::Wait => self.connections[conn.slot as usize].is_waiting = true,
+            Flow::Wait => self.begin_waiting(now, conn),
             _ => {
                 self.connections[conn.slot as usize].is_finished = true;
                 self.hub.handle(now, conn, Input::Finished, turn);

@@ -156,7 +156,7 @@ impl Lost {
         // How long it waits for what comes, before it says the next line.
         let pace = Duration::from_millis(scale(100, 20));
         socket.set_read_timeout(Some(pace)).expect("a socket");
-        let (mut sent, mut heard, mut piece) = (0, Vec::new(), [0; 1 << 16]);
+        let (mut sent, mut heard, mut piece) = (0, Vec::new(), vec![0; 1 << 16]);
         while !is_over.load(Ordering::Relaxed) {
             socket.write_all(Self::line(&name, sent).as_bytes()).expect("room to send");
             sent += 1;
@@ -223,8 +223,8 @@ fn n21_a_cable_is_pulled_while_many_speak() {
         lost.iter().map(|one| one.returns(cable.connect(watch.port()))).collect();
     let kept = history(watch.port(), "lobby");
     for ids in &heard {
-        let (first, last) = (ids[0], ids[ids.len() - 1]);
-        let all = kept.iter().map(|(id, _)| *id).filter(|id| (first..=last).contains(id));
+        let span = ids[0]..=ids[ids.len() - 1];
+        let all = kept.iter().map(|(id, _)| *id).filter(|id| span.contains(id));
         assert_eq!(*ids, all.collect::<Vec<_>>(), "each once, in order");
     }
     let witnessed = watch.end(|line| {

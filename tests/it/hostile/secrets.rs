@@ -71,7 +71,6 @@ fn hang_up(peer: &Peer) {
 }
 
 #[test]
-#[ignore = "who hangs up with more lines behind a guess that waits is missed when its turn comes"]
 fn n22_guessers_who_hang_up_with_more_to_say() {
     watched(
         &[],

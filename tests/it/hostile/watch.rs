@@ -260,9 +260,9 @@ fn report(latencies: &[Duration], grown: usize) {
     let longest = *latencies.last().expect("beats");
     let test = thread::current().name().unwrap_or_default().to_owned();
     println!(
-        "{test}: of {} lines 99 in 100 within {p99:.1?}, all within {longest:.1?}; {:.1} MiB more",
+        "{test}: of {} lines 99 in 100 within {p99:.1?}, all within {longest:.1?}; {} KiB more",
         latencies.len(),
-        grown as f64 / f64::from(1 << 20)
+        grown >> 10
     );
     let (most, max) = scale((250, 1000), (5000, 10_000));
     assert!(p99 <= Duration::from_millis(most), "p99 {p99:?} of {}", latencies.len());
@@ -271,7 +271,9 @@ fn report(latencies: &[Duration], grown: usize) {
 
 /// All that the witness heard, to its end.
 fn check_heard(heard: &[String], may_hear: impl Fn(&str) -> bool) {
-    heard.iter().for_each(|line| check_clean(line));
+    for line in heard {
+        check_clean(line);
+    }
     let (last, heard) = heard.split_last().expect("a farewell");
     assert_eq!(last, "[BYE quit] goodbye");
     // Who is here it is told when it had to catch up.
