@@ -43,7 +43,7 @@ use crate::protocol::{ErrorCode, Refusal, Stamp};
 use reading::READ_SIZE;
 
 /// So many long answers are made at once; each may take some megabytes.
-const LONG_ANSWERS_MAX: usize = 4;
+const LONG_ANSWERS_MAX: usize = 2;
 
 /// A turn with more lines than this, in bytes, does not wait for more.
 const TURN_SIZE: usize = 256 << 10;

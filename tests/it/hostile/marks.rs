@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::thread;
+use std::time::Duration;
 
 use super::watch::{Watch, comes_or_goes, scale};
 use super::{id_and_line, session, watched};
@@ -41,7 +42,7 @@ fn n25_marks_by_the_million() {
     let count = scale(1_000_000, 10_000);
     let may_hear = |line: &str| line.starts_with("mallory: m") || comes_or_goes(line, &["mallory"]);
     let folder = tempfile::tempdir().expect("a folder");
-    let watch = Watch::begin_in(folder.path(), &[]);
+    let watch = Watch::begin_in(folder.path(), &[]).goes_on_working(Duration::from_mins(5));
     let mut mallory = Peer::join(watch.port(), "mallory");
     mallory.say("/set tags on");
     mallory.settles_tagged();
