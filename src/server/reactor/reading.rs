@@ -15,8 +15,10 @@ use crate::server::log::Log;
 use crate::server::turn::{ConnId, Turn};
 
 /// How much is read of one connection in one turn. Large enough for a burst,
-/// small enough that nobody makes the others wait.
-pub(super) const READ_SIZE: usize = 64 << 10;
+/// small enough that nobody makes the others wait: beside one who says a million
+/// short lines, each with a mark, 99 of 100 others' come within 30 ms, where with
+/// four times as much it was 200 to 400, and the million took no less time.
+pub(super) const READ_SIZE: usize = 16 << 10;
 
 /// The same of one whose lines are heard no faster than the limit: a line's worth.
 const LIMITED_READ_SIZE: usize = LINE_MAX;
