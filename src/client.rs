@@ -146,7 +146,7 @@ pub struct JoinArgs {
     room: Option<RoomName>,
 
     /// Read standard input, also where it is a terminal: no prompt
-    #[arg(index = 2, value_name = "-", value_parser = ["-"])]
+    #[arg(index = 2, value_name = "-", value_parser = dash)]
     input: Option<String>,
 
     /// The server's port, where HOST does not name one
@@ -480,6 +480,18 @@ fn one_line(text: &str) -> Result<String, String> {
         return Err("these are several lines; give each its own --exec, or pipe them in".into());
     }
     Ok(line.to_owned())
+}
+
+/// What may stand behind the host. People who know netcat put the port there.
+fn dash(text: &str) -> Result<String, String> {
+    match text {
+        "-" => Ok(text.to_owned()),
+        port if port.parse::<u16>().is_ok() => {
+            Err("a port goes behind its host with a colon, as in localhost:5555, or to --port"
+                .into())
+        }
+        _ => Err("one host at a time, and behind it nothing but -".into()),
+    }
 }
 
 fn is_interactive(args: &JoinArgs) -> bool {
