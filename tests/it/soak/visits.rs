@@ -171,12 +171,13 @@ impl Visitor {
         }
     }
 
-    /// No name at all, a byte at a time.
+    /// No name at all, a byte at a time: what ends without its newline is a line all the
+    /// same, so it is nothing that could be a name.
     fn drips(&mut self) -> io::Result<()> {
         self.count("nameless");
         let mut socket = self.dial(false)?;
         for _ in 0..self.draw.below(6) {
-            socket.write_all(b"x")?;
+            socket.write_all(b"-")?;
             self.naps(500);
         }
         Ok(())
