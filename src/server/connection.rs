@@ -315,8 +315,9 @@ impl Connection {
         !mem::replace(&mut self.is_watched, true)
     }
 
-    /// How it stands with a peer that may not read. [`Stall::None`] ends the looking.
-    pub fn stall(&mut self, now: Duration, patience: Duration) -> Stall {
+    /// How it stands with a peer that may not read: who took less than so many bytes in
+    /// the time counts as not reading. [`Stall::None`] ends the looking.
+    pub fn stall(&mut self, now: Duration, patience: Duration, least: u32) -> Stall {
         let Some(since) = self.stalled_since else {
             self.is_watched = false;
             return Stall::None;
@@ -328,7 +329,10 @@ impl Connection {
         } else if now < ends_at {
             self.unsent = self.unsent.or_else(|| left(self));
             Stall::LookAgainAt(ends_at)
-        } else if self.unsent.is_some_and(|before| left(self).is_some_and(|left| left < before)) {
+        } else if self
+            .unsent
+            .is_some_and(|before| left(self).is_some_and(|left| left + least <= before))
+        {
             // It does read, too little at a time for the system to tell of room.
             (self.stalled_since, self.unsent) = (Some(now), None);
             Stall::LookAgainAt(now + patience / 8)

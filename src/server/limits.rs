@@ -71,7 +71,7 @@ pub struct Limits {
         value_name = "TIME",
         default_value = "10s",
         env = "CHATTY_WRITE_STALL",
-        value_parser = parse_duration
+        value_parser = parse_patience
     )]
     pub write_stall: Duration,
 
@@ -257,6 +257,13 @@ pub struct Limits {
         value_parser = parse_size
     )]
     pub history_size: usize,
+}
+
+/// With no time at all nobody could read.
+fn parse_patience(text: &str) -> Result<Duration, String> {
+    let patience = parse_duration(text)?;
+    let problem = || "0 would part with everybody; give them 1s or more".to_owned();
+    (!patience.is_zero()).then_some(patience).ok_or_else(problem)
 }
 
 impl Default for Limits {

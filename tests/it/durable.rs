@@ -4,6 +4,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::net::TcpStream;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -147,4 +148,50 @@ fn only_the_latest_messages_are_kept_if_told_so() {
     }
     let rows = history(server.port, "ops");
     assert_eq!(rows.first().unwrap(), &(41, "#ops alice: m40".to_owned()));
+    // Numbers that became no message, as they were said before, count for none.
+    alice.say("/set tags on");
+    alice.settles_tagged();
+    for _ in 0..30 {
+        alice.say("@cid=once m50");
+    }
+    alice.say("m51");
+    alice.hears(|line| line.ends_with(" #ops alice: m51"));
+    let mut rows = history(server.port, "ops");
+    while rows.len() > 10 {
+        assert!(start.elapsed() < Duration::from_secs(30), "nothing is forgotten");
+        thread::yield_now();
+        rows = history(server.port, "ops");
+    }
+    let texts: Vec<&str> = rows.iter().map(|(_, row)| row.as_str()).collect();
+    assert_eq!(texts.len(), 10, "{rows:?}");
+    assert_eq!((texts[0], texts[9]), ("#ops alice: m42", "#ops alice: m51"));
+}
+
+#[test]
+fn what_waits_for_somebody_does_not_keep_the_rest_from_being_forgotten() {
+    let folder = folder();
+    let server = Server::start_in(folder.path(), &["--keep-days", "0"]);
+    let mut bob = Peer::join(server.port, "bob");
+    bob.say("/register open sesame");
+    bob.hears(|line| line.starts_with("[REGISTERED bob]"));
+    bob.say("/quit");
+    bob.rest();
+    let mut alice = Peer::join(server.port, "alice");
+    for count in 0..200 {
+        alice.say(&format!("/msg bob m{count}"));
+    }
+    alice.say("/join ops");
+    alice.say("gone soon");
+    alice.settles();
+    let start = Instant::now();
+    while !history(server.port, "ops").is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(30), "nothing is forgotten");
+        thread::yield_now();
+    }
+    let mut bob = Peer::greeted(TcpStream::connect(("127.0.0.1", server.port)).unwrap());
+    bob.say("/login bob open sesame");
+    for number in 0..200 {
+        let end = format!("Z [PRIVATE MESSAGE] alice: m{number}");
+        bob.hears(|line| line.ends_with(&end));
+    }
 }

@@ -120,11 +120,12 @@ impl Hub {
         let by = self.visits[visit].name.clone();
         let (shown, unban, most) = (self.scope_name(scope), scope.unban(), self.limits.max_bans);
         let order = self.order_mut(scope);
-        order.bans.retain(|ban| !ban.whom.is_same(&whom));
-        if order.bans.len() >= most {
+        let others = |ban: &Ban| !ban.whom.is_same(&whom);
+        if order.bans.iter().filter(|ban| others(ban)).count() >= most {
             let text = format!("there are {most} bans; {unban} somebody first");
             return refusal(ErrorCode::TooMany, text);
         }
+        order.bans.retain(others);
         let until = Until::after(ask.now, time);
         let ban = Ban { whom, by, until, reason: reason.map(Into::into) };
         let text = ban.tell(&format!("until you {unban} them"));

@@ -27,6 +27,8 @@ pub(super) enum Feed {
         after: u64,
         /// Whether comings and goings were missed meanwhile, which no log tells.
         is_list_stale: bool,
+        /// Whether a page of the log is on its way: it is asked for once.
+        is_reading: bool,
     },
 }
 
@@ -109,7 +111,8 @@ impl Hub {
         let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else { return };
         if self.visits[visit].feed == Feed::Live {
             let after = self.last.message;
-            self.visits[visit].feed = Feed::Behind { after, is_list_stale: true };
+            self.visits[visit].feed =
+                Feed::Behind { after, is_list_stale: true, is_reading: false };
             self.forget_audiences_of(visit);
             turn.tell_when_drained(conn);
         }
@@ -119,9 +122,13 @@ impl Hub {
     /// else a page of the log.
     pub(super) fn feed_on(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else { return };
-        let Feed::Behind { after, is_list_stale } = self.visits[visit].feed else { return };
+        let Feed::Behind { after, is_list_stale, is_reading: false } = self.visits[visit].feed
+        else {
+            return;
+        };
         let query = self.feed_query(visit, after);
         let Some(rest) = self.recent.since(after) else {
+            self.visits[visit].feed = Feed::Behind { after, is_list_stale, is_reading: true };
             turn.read(conn, query);
             return;
         };
@@ -133,7 +140,7 @@ impl Hub {
         if query.is_filled_by(&rest) {
             // There may be more, for when this is read.
             let after = rest.last().map_or(after, |last| last.id);
-            self.visits[visit].feed = Feed::Behind { after, is_list_stale };
+            self.visits[visit].feed = Feed::Behind { after, is_list_stale, is_reading: false };
             turn.tell_when_drained(conn);
             return;
         }
@@ -148,7 +155,7 @@ impl Hub {
     /// A page of the log has come.
     pub(super) fn feed_page(&mut self, now: Now, conn: ConnId, rows: &Rows, turn: &mut Turn) {
         let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else { return };
-        let Feed::Behind { after, is_list_stale } = self.visits[visit].feed else { return };
+        let Feed::Behind { after, is_list_stale, .. } = self.visits[visit].feed else { return };
         if rows.has_gap && is_list_stale {
             // What this reader missed is forgotten: better parted than fooled.
             self.leave(now, conn, Some(Farewell::SlowReader), None, turn);
@@ -163,7 +170,8 @@ impl Hub {
             self.drop_out(now, conn, Some(Farewell::SlowReader), turn);
             return;
         }
-        self.visits[visit].feed = Feed::Behind { after: rows.upto, is_list_stale };
+        let after = rows.upto;
+        self.visits[visit].feed = Feed::Behind { after, is_list_stale, is_reading: false };
         turn.tell_when_drained(conn);
     }
 

@@ -165,7 +165,7 @@ mod tests {
     use crate::protocol::Stamp;
     use crate::protocol::codec::Frame;
     use crate::server::hub::Flow;
-    use crate::server::log::{Kept, Query};
+    use crate::server::log::{Kept, Query, Rows};
     use crate::server::outbox::Lines;
     use crate::server::passwords::Job;
     use crate::server::peer::Peer;
@@ -177,6 +177,7 @@ mod tests {
         text: String,
         waits_to_be_read: bool,
         waits_for_room: bool,
+        reads: usize,
     }
 
     impl Sink for Told {
@@ -187,7 +188,9 @@ mod tests {
         }
         fn note_asked(&mut self, _: ConnId, _: usize) {}
         fn close(&mut self, _: ConnId) {}
-        fn read(&mut self, _: ConnId, _: Query) {}
+        fn read(&mut self, _: ConnId, _: Query) {
+            self.reads += 1;
+        }
         fn hash(&mut self, _: ConnId, _: Job) {}
         fn tell_when_drained(&mut self, _: ConnId) {
             self.waits_to_be_read = true;
@@ -250,6 +253,23 @@ mod tests {
         assert!(lines.starts_with("[ROOMS 101]\n"), "{}", &lines[..20]);
         assert_eq!(names.len(), 101);
         assert!(names.is_sorted());
+    }
+
+    #[test]
+    fn who_catches_up_beside_a_list_asks_for_each_page_of_the_log_once() {
+        let mut hub = house(2, 101);
+        say(&mut hub, 0, "/list");
+        handle(&mut hub, 0, Input::Swamped);
+        for _ in 0..5000 {
+            say(&mut hub, 1, "more than is in memory");
+        }
+        let (_, told) = handle(&mut hub, 0, Input::Drained);
+        assert_eq!((told.waits_to_be_read, told.reads), (true, 1));
+        let (_, told) = handle(&mut hub, 0, Input::Drained);
+        assert_eq!((told.waits_to_be_read, told.reads), (true, 0), "it is on its way");
+        handle(&mut hub, 0, Input::Page(Rows { upto: 300, ..Rows::default() }));
+        let (_, told) = handle(&mut hub, 0, Input::Drained);
+        assert_eq!(told.reads, 1);
     }
 
     #[test]

@@ -92,12 +92,12 @@ impl Hub {
         self.forget_past(ask.now, Scope::Room(room));
         let (me, person) = (self.visits[visit].person, self.visits[other].person);
         let order = &mut self.rooms[room].order;
-        order.lock.use_invitation(person);
         let most = self.limits.max_invited;
-        if order.lock.invited.len() >= most {
+        if order.lock.invited.iter().filter(|invited| **invited != person).count() >= most {
             let text = format!("{most} people are invited and have not come; /unlock first");
             return refusal(ErrorCode::TooMany, text);
         }
+        order.lock.use_invitation(person);
         order.lock.invited.push(person);
         self.note_order_unsaved(Scope::Room(room));
         let Room { name: shown, .. } = &self.rooms[room];

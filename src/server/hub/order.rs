@@ -231,12 +231,13 @@ impl Hub {
         }
         self.forget_past(ask.now, Scope::Room(room));
         let Room { name: shown, order, .. } = &mut self.rooms[room];
-        order.mutes.retain(|mute| mute.person != person);
         let most = self.limits.max_mutes;
-        if order.mutes.len() >= most {
+        let others = |mute: &Mute| mute.person != person;
+        if order.mutes.iter().filter(|mute| others(mute)).count() >= most {
             let text = format!("{most} people are muted here; /unmute one first");
             return refusal(ErrorCode::TooMany, text);
         }
+        order.mutes.retain(others);
         let (args, until) = (format!("{shown} {name}"), Until::after(ask.now, time));
         order.mutes.push(Mute { person, name, until });
         self.note_order_unsaved(Scope::Room(room));

@@ -164,7 +164,9 @@ impl SqliteLog {
             latest: read_latest(&connection)?,
         };
         let indexed = read_number(&connection, "indexed")?;
-        let writer = Writer::new(connection, options, path.clone(), kept.last, indexed);
+        let bound = options.retention.messages;
+        let count = bound.map(|_| count_messages(&connection)).transpose()?;
+        let writer = Writer::new(connection, options, path.clone(), kept.last, count, indexed);
         let writer = Arc::new(Mutex::new(writer));
         let (open, closed) = mpsc::channel();
         let kept_by = writer.clone();
@@ -267,6 +269,13 @@ fn write_last(connection: &Connection, last: Last) -> rusqlite::Result<()> {
 
 /// What is on a shelf this chatty does not know was put there by a newer one,
 /// and is left alone.
+/// By the indexes alone: each message is in one of the two.
+fn count_messages(connection: &Connection) -> rusqlite::Result<u64> {
+    let sql = "SELECT (SELECT count(*) FROM messages WHERE room_key IS NOT NULL)
+                    + (SELECT count(*) FROM messages WHERE reader IS NOT NULL)";
+    connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
+}
+
 fn read_kept(connection: &Connection) -> rusqlite::Result<Vec<(Shelf, u64, String)>> {
     let mut statement = connection.prepare("SELECT shelf, key, value FROM kept")?;
     let rows = statement.query_map([], |row| {

@@ -21,6 +21,10 @@ const OUTBOX_MIN: usize = 64 << 10;
 /// this waits, in bytes.
 pub(super) const DRAINED: usize = OUTBOX_MIN / 2;
 
+/// Who reads less than this in `--write-stall`, in bytes, does not read, where half of
+/// what all may let wait does: others wait for the rest of it.
+const LEAST_READ_IF_SCARCE: u32 = 32 << 10;
+
 /// How long a peer that was said farewell to may take to close its side.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -82,8 +86,10 @@ impl<L: Log> Reactor<L> {
     /// not even take its farewell, without one.
     pub(super) fn check_stall(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let patience = self.limits.write_stall;
+        let is_scarce = self.meter.held() > self.limits.outbox_total / 2;
+        let least = if is_scarce { LEAST_READ_IF_SCARCE } else { 1 };
         let Some(connection) = self.get(conn) else { return };
-        match connection.stall(now.since_start, patience) {
+        match connection.stall(now.since_start, patience, least) {
             Stall::None => {}
             Stall::LookAgainAt(due) => self.dues.push(Reverse((due, conn, Due::Stall))),
             Stall::Over if connection.phase == Phase::Open => {

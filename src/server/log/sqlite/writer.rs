@@ -22,6 +22,8 @@ pub(super) struct Writer {
     options: Options,
     path: PathBuf,
     last: Last,
+    /// How many messages are kept, where there is a bound to that.
+    count: Option<u64>,
     /// Whether something is committed that the disk may not have yet.
     is_unsynced: bool,
     /// The last message that can be found by its words, and whether there are
@@ -82,6 +84,7 @@ impl Writer {
         options: Options,
         path: PathBuf,
         last: Last,
+        count: Option<u64>,
         indexed: u64,
     ) -> Self {
         let now = Instant::now();
@@ -90,6 +93,7 @@ impl Writer {
             options,
             path,
             last,
+            count,
             is_unsynced: false,
             indexed,
             is_behind: false,
@@ -135,6 +139,8 @@ impl Writer {
         match result {
             Ok(repeats) => {
                 self.last = batch.last;
+                let stored = batch.records.len() - repeats.len();
+                self.count = self.count.map(|count| count + stored as u64);
                 self.is_unsynced = self.options.durability == Durability::Relaxed;
                 Ok(repeats)
             }
@@ -155,29 +161,46 @@ impl Writer {
 
     /// Forgets some of what is too old or too much; tells whether there is more.
     fn forget(&mut self) -> rusqlite::Result<bool> {
-        let Retention { age, messages } = self.options.retention;
-        let by_number = messages.map(|keep| self.last_beyond(keep));
-        let by_age = match age {
-            Some(age) => self.last_before(age)?,
-            None => None,
-        };
-        let Some(upto) = by_number.max(by_age) else { return Ok(false) };
-        let mut some = self.connection.prepare_cached(FORGOTTEN)?;
-        if !some.exists(params![upto, 1])? {
-            return Ok(false); // the common case, which is to cost nothing
-        }
-        drop(some);
+        let Some((upto, most)) = self.to_forget()? else { return Ok(false) };
         // As with the index, the next message's commit brings it to the disk.
         self.be_strict(false)?;
         let transaction = self.connection.unchecked_transaction()?;
         write_last(&transaction, self.last)?; // the last message may be among them
-        let oldest = params![upto, FORGET_AT_ONCE];
+        let oldest = params![upto, most];
         let sql = format!("DELETE FROM search WHERE rowid IN ({FORGOTTEN})");
         transaction.prepare_cached(&sql)?.execute(oldest)?;
         let sql = format!("DELETE FROM messages WHERE id IN ({FORGOTTEN})");
         let gone = transaction.prepare_cached(&sql)?.execute(oldest)?;
         transaction.commit()?;
+        self.count = self.count.map(|count| count - gone as u64);
         Ok(gone == FORGET_AT_ONCE as usize)
+    }
+
+    /// Up to which message is to be forgotten, and how many at most now. `None` is the
+    /// common case, which is to cost nothing.
+    fn to_forget(&self) -> rusqlite::Result<Option<(i64, u32)>> {
+        let Retention { age, messages } = self.options.retention;
+        let by_age = age.map(|age| self.last_before(age)).transpose()?.flatten();
+        if let Some(upto) = by_age {
+            return Ok(Some((upto, FORGET_AT_ONCE)));
+        }
+        let Some((keep, upto)) = messages.map(|keep| (keep, self.last_beyond(keep))) else {
+            return Ok(None);
+        };
+        if !self.connection.prepare_cached(FORGOTTEN)?.exists(params![upto, 1])? {
+            return Ok(None);
+        }
+        // Numbers that no message got, as it was refused, count for none.
+        let excess = self.count.unwrap_or_default().saturating_sub(self.waiting()? + keep);
+        let most = u32::try_from(excess).unwrap_or(u32::MAX).min(FORGET_AT_ONCE);
+        Ok((most > 0).then_some((upto, most)))
+    }
+
+    /// How many messages wait in mailboxes: they are kept beside the others.
+    fn waiting(&self) -> rusqlite::Result<u64> {
+        let sql = "SELECT count(*) FROM kept WHERE shelf = 'mail'";
+        let count: i64 = self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+        Ok(count.cast_unsigned())
     }
 
     /// Makes some messages known to `/search`; tells whether there are more.
@@ -229,8 +252,7 @@ impl Writer {
         Ok(count)
     }
 
-    /// By number: counting would read all that is kept. The few numbers that no message
-    /// got, as it was refused, count as one.
+    /// The last message that is not one of so many of late, if every number has one.
     fn last_beyond(&self, keep: u64) -> i64 {
         self.last.message.saturating_sub(keep).cast_signed()
     }
@@ -238,8 +260,10 @@ impl Writer {
     fn last_before(&self, age: Duration) -> rusqlite::Result<Option<i64>> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let before = i64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(i64::MAX);
-        // Times grow with ids: the oldest few tell.
-        let sql = "SELECT max(id) FROM (SELECT id, time FROM messages ORDER BY id LIMIT ?2)
+        // Times grow with ids: the oldest few tell, but for what waits for somebody.
+        let sql = "SELECT max(id) FROM (SELECT id, time FROM messages
+                       WHERE id NOT IN (SELECT key FROM kept WHERE shelf = 'mail')
+                       ORDER BY id LIMIT ?2)
                    WHERE time < ?1";
         self.connection
             .prepare_cached(sql)?
