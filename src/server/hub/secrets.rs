@@ -68,9 +68,7 @@ impl Hub {
         let target = Target { at, network: peer.network(), is_one_source };
         match self.guesses.begin(now, conn, &target) {
             Ok(()) => ask.turn.hash(conn, job),
-            Err(wait) if self.is_too_long(wait, self.delayed_jobs.ahead(&target, None)) => {
-                return too_many_passwords();
-            }
+            Err(wait) if self.is_too_long(wait, &target, None) => return too_many_passwords(),
             Err(wait) => self.delayed_jobs.add(due(now, wait), conn, job, target),
         }
         self.wait_for_password(ask, purpose);
@@ -90,9 +88,11 @@ impl Hub {
         }
     }
 
-    /// Where guesses are slowed down, few wait.
-    fn is_too_long(&self, wait: Wait, ahead: usize) -> bool {
-        matches!(wait, Wait::Until(_)) && ahead >= self.limits.guesses_waiting
+    /// Where guesses are slowed down, few wait. A crowd that only waits for its turn is
+    /// not counted: that would take long for each of them.
+    fn is_too_long(&self, wait: Wait, target: &Target, of: Option<&Delayed>) -> bool {
+        matches!(wait, Wait::Until(_))
+            && self.delayed_jobs.ahead(target, of) >= self.limits.guesses_waiting
     }
 
     /// A guess has waited as long as it was told to, or others were checked meanwhile.
@@ -104,8 +104,7 @@ impl Hub {
         match self.guesses.begin(now.since_start, conn, &delayed.target) {
             Ok(()) => turn.hash(conn, delayed.job),
             Err(wait) => {
-                let ahead = self.delayed_jobs.ahead(&delayed.target, Some(&delayed));
-                if self.is_too_long(wait, ahead) {
+                if self.is_too_long(wait, &delayed.target, Some(&delayed)) {
                     self.password_done(now, conn, &Outcome::Busy, turn);
                     // It is heard again when it has read that.
                     turn.tell_when_drained(conn);
