@@ -329,9 +329,8 @@ impl Connection {
         } else if now < ends_at {
             self.unsent = self.unsent.or_else(|| left(self));
             Stall::LookAgainAt(ends_at)
-        } else if self
-            .unsent
-            .is_some_and(|before| left(self).is_some_and(|left| left + least <= before))
+        } else if let Some(before) = self.unsent
+            && left(self).is_some_and(|left| left + least <= before)
         {
             // It does read, too little at a time for the system to tell of room.
             (self.stalled_since, self.unsent) = (Some(now), None);

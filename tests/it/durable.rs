@@ -2,7 +2,6 @@
 //! moment, and whatever the disk does.
 
 use std::fs::{self, Permissions};
-use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -131,6 +130,18 @@ fn a_log_of_a_newer_chatty_is_left_alone() {
     }
 }
 
+/// What the room has kept, when it is no more than so many messages.
+fn once_forgotten(server: &Server, most: usize, start: Instant) -> Vec<(u64, String)> {
+    loop {
+        let rows = history(server.port, "ops");
+        if rows.len() <= most {
+            return rows;
+        }
+        assert!(start.elapsed() < Duration::from_secs(30), "nothing is forgotten");
+        thread::yield_now();
+    }
+}
+
 #[test]
 fn only_the_latest_messages_are_kept_if_told_so() {
     let folder = folder();
@@ -142,11 +153,7 @@ fn only_the_latest_messages_are_kept_if_told_so() {
     }
     alice.settles();
     let start = Instant::now();
-    while history(server.port, "ops").len() > 10 {
-        assert!(start.elapsed() < Duration::from_secs(30), "nothing is forgotten");
-        thread::yield_now();
-    }
-    let rows = history(server.port, "ops");
+    let rows = once_forgotten(&server, 10, start);
     assert_eq!(rows.first().unwrap(), &(41, "#ops alice: m40".to_owned()));
     // Numbers that became no message, as they were said before, count for none.
     alice.say("/set tags on");
@@ -156,12 +163,7 @@ fn only_the_latest_messages_are_kept_if_told_so() {
     }
     alice.say("m51");
     alice.hears(|line| line.ends_with(" #ops alice: m51"));
-    let mut rows = history(server.port, "ops");
-    while rows.len() > 10 {
-        assert!(start.elapsed() < Duration::from_secs(30), "nothing is forgotten");
-        thread::yield_now();
-        rows = history(server.port, "ops");
-    }
+    let rows = once_forgotten(&server, 10, start);
     let texts: Vec<&str> = rows.iter().map(|(_, row)| row.as_str()).collect();
     assert_eq!(texts.len(), 10, "{rows:?}");
     assert_eq!((texts[0], texts[9]), ("#ops alice: m42", "#ops alice: m51"));
@@ -183,12 +185,8 @@ fn what_waits_for_somebody_does_not_keep_the_rest_from_being_forgotten() {
     alice.say("/join ops");
     alice.say("gone soon");
     alice.settles();
-    let start = Instant::now();
-    while !history(server.port, "ops").is_empty() {
-        assert!(start.elapsed() < Duration::from_secs(30), "nothing is forgotten");
-        thread::yield_now();
-    }
-    let mut bob = Peer::greeted(TcpStream::connect(("127.0.0.1", server.port)).unwrap());
+    once_forgotten(&server, 0, Instant::now());
+    let mut bob = Peer::connect(server.port);
     bob.say("/login bob open sesame");
     for number in 0..200 {
         let end = format!("Z [PRIVATE MESSAGE] alice: m{number}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::order::{Order, Scope, Until};
+use super::order::{Order, Scope, Until, make_room};
 use super::{
     Ask, ErrorCode, Event, Farewell, Hub, Key, Name, Now, PersonId, Refusal, RoomIx, Topic,
     VisitIx, no_such_user, refusal, say_farewell,
@@ -120,12 +120,10 @@ impl Hub {
         let by = self.visits[visit].name.clone();
         let (shown, unban, most) = (self.scope_name(scope), scope.unban(), self.limits.max_bans);
         let order = self.order_mut(scope);
-        let others = |ban: &Ban| !ban.whom.is_same(&whom);
-        if order.bans.iter().filter(|ban| others(ban)).count() >= most {
+        if !make_room(&mut order.bans, most, |ban| !ban.whom.is_same(&whom)) {
             let text = format!("there are {most} bans; {unban} somebody first");
             return refusal(ErrorCode::TooMany, text);
         }
-        order.bans.retain(others);
         let until = Until::after(ask.now, time);
         let ban = Ban { whom, by, until, reason: reason.map(Into::into) };
         let text = ban.tell(&format!("until you {unban} them"));

@@ -32,6 +32,13 @@ pub(super) enum Feed {
     },
 }
 
+impl Feed {
+    /// From this position on, with nothing asked for yet.
+    pub(super) fn behind(after: u64, is_list_stale: bool) -> Self {
+        Self::Behind { after, is_list_stale, is_reading: false }
+    }
+}
+
 /// How many messages are told one reader at once, and how much text: each reader's
 /// page is in memory until it is read.
 const PAGE: usize = 256;
@@ -110,9 +117,7 @@ impl Hub {
     pub(super) fn fall_behind(&mut self, conn: ConnId, turn: &mut Turn) {
         let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else { return };
         if self.visits[visit].feed == Feed::Live {
-            let after = self.last.message;
-            self.visits[visit].feed =
-                Feed::Behind { after, is_list_stale: true, is_reading: false };
+            self.visits[visit].feed = Feed::behind(self.last.message, true);
             self.forget_audiences_of(visit);
             turn.tell_when_drained(conn);
         }
@@ -140,7 +145,7 @@ impl Hub {
         if query.is_filled_by(&rest) {
             // There may be more, for when this is read.
             let after = rest.last().map_or(after, |last| last.id);
-            self.visits[visit].feed = Feed::Behind { after, is_list_stale, is_reading: false };
+            self.visits[visit].feed = Feed::behind(after, is_list_stale);
             turn.tell_when_drained(conn);
             return;
         }
@@ -170,8 +175,7 @@ impl Hub {
             self.drop_out(now, conn, Some(Farewell::SlowReader), turn);
             return;
         }
-        let after = rows.upto;
-        self.visits[visit].feed = Feed::Behind { after, is_list_stale, is_reading: false };
+        self.visits[visit].feed = Feed::behind(rows.upto, is_list_stale);
         turn.tell_when_drained(conn);
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::guesses::Guarded;
-use super::order::Scope;
+use super::order::{Scope, make_room};
 use super::secrets::Purpose;
 use super::{
     Ask, ErrorCode, Event, Hub, Now, PersonId, Refusal, Room, RoomIx, Tags, VisitIx, no_such_user,
@@ -93,11 +93,10 @@ impl Hub {
         let (me, person) = (self.visits[visit].person, self.visits[other].person);
         let order = &mut self.rooms[room].order;
         let most = self.limits.max_invited;
-        if order.lock.invited.iter().filter(|invited| **invited != person).count() >= most {
+        if !make_room(&mut order.lock.invited, most, |invited| *invited != person) {
             let text = format!("{most} people are invited and have not come; /unlock first");
             return refusal(ErrorCode::TooMany, text);
         }
-        order.lock.use_invitation(person);
         order.lock.invited.push(person);
         self.note_order_unsaved(Scope::Room(room));
         let Room { name: shown, .. } = &self.rooms[room];

@@ -124,6 +124,16 @@ impl Order {
     }
 }
 
+/// Takes what is to be said anew out of a list, if there is room for it then; if not,
+/// what had been said stands.
+pub(super) fn make_room<T>(list: &mut Vec<T>, most: usize, is_other: impl Fn(&T) -> bool) -> bool {
+    let has_room = list.iter().filter(|one| is_other(one)).count() < most;
+    if has_room {
+        list.retain(is_other);
+    }
+    has_room
+}
+
 impl Hub {
     /// `/op`.
     pub(super) fn promote(
@@ -232,12 +242,10 @@ impl Hub {
         self.forget_past(ask.now, Scope::Room(room));
         let Room { name: shown, order, .. } = &mut self.rooms[room];
         let most = self.limits.max_mutes;
-        let others = |mute: &Mute| mute.person != person;
-        if order.mutes.iter().filter(|mute| others(mute)).count() >= most {
+        if !make_room(&mut order.mutes, most, |mute| mute.person != person) {
             let text = format!("{most} people are muted here; /unmute one first");
             return refusal(ErrorCode::TooMany, text);
         }
-        order.mutes.retain(others);
         let (args, until) = (format!("{shown} {name}"), Until::after(ask.now, time));
         order.mutes.push(Mute { person, name, until });
         self.note_order_unsaved(Scope::Room(room));
@@ -371,5 +379,19 @@ impl Hub {
         let mut names: Vec<RoomName> = mine.map(|room| room.name.clone()).collect();
         names.sort_unstable_by(|a, b| a.key().cmp(b.key()));
         names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_there_is_no_room_to_say_anew_stands_as_it_was() {
+        let mut list = vec!["a", "b", "c"];
+        assert!(!make_room(&mut list, 1, |one| *one != "a"), "a bound that was lowered since");
+        assert_eq!(list, ["a", "b", "c"]);
+        assert!(make_room(&mut list, 3, |one| *one != "a"), "full, but for what is replaced");
+        assert_eq!(list, ["b", "c"]);
     }
 }

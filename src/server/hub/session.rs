@@ -187,8 +187,7 @@ impl Hub {
         let me = &mut self.visits[visit];
         me.conn = Some(ask.conn);
         me.active = ask.now.since_start;
-        me.feed =
-            Feed::Behind { after: after.max(me.first), is_list_stale: false, is_reading: false };
+        me.feed = Feed::behind(after.max(me.first), false);
         if let Some(session) = &mut me.session {
             session.token = Some(token.into());
         }

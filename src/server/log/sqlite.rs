@@ -267,8 +267,6 @@ fn write_last(connection: &Connection, last: Last) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// What is on a shelf this chatty does not know was put there by a newer one,
-/// and is left alone.
 /// By the indexes alone: each message is in one of the two.
 fn count_messages(connection: &Connection) -> rusqlite::Result<u64> {
     let sql = "SELECT (SELECT count(*) FROM messages WHERE room_key IS NOT NULL)
@@ -276,6 +274,8 @@ fn count_messages(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
 }
 
+/// What is on a shelf this chatty does not know was put there by a newer one,
+/// and is left alone.
 fn read_kept(connection: &Connection) -> rusqlite::Result<Vec<(Shelf, u64, String)>> {
     let mut statement = connection.prepare("SELECT shelf, key, value FROM kept")?;
     let rows = statement.query_map([], |row| {

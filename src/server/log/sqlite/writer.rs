@@ -260,14 +260,11 @@ impl Writer {
     fn last_before(&self, age: Duration) -> rusqlite::Result<Option<i64>> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let before = i64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(i64::MAX);
-        // Times grow with ids: the oldest few tell, but for what waits for somebody.
-        let sql = "SELECT max(id) FROM (SELECT id, time FROM messages
-                       WHERE id NOT IN (SELECT key FROM kept WHERE shelf = 'mail')
-                       ORDER BY id LIMIT ?2)
-                   WHERE time < ?1";
+        // Times grow with ids: those that go next tell.
+        let sql = format!("SELECT max(id) FROM messages WHERE id IN ({FORGOTTEN}) AND time < ?3");
         self.connection
-            .prepare_cached(sql)?
-            .query_row(params![before, FORGET_AT_ONCE], |row| row.get(0))
+            .prepare_cached(&sql)?
+            .query_row(params![i64::MAX, FORGET_AT_ONCE, before], |row| row.get(0))
     }
 }
 
