@@ -159,9 +159,26 @@ impl Writer {
         }
     }
 
-    /// Forgets some of what is too old or too much; tells whether there is more.
+    /// Forgets some of what is too old or too much; tells whether there is more. Both go
+    /// from the oldest on, so what the one leaves of a slice is for the other.
     fn forget(&mut self) -> rusqlite::Result<bool> {
-        let Some((upto, most)) = self.to_forget()? else { return Ok(false) };
+        let Retention { age, messages } = self.options.retention;
+        let mut left = FORGET_AT_ONCE;
+        if let Some(upto) = age.map(|age| self.last_before(age)).transpose()?.flatten() {
+            left -= self.forget_oldest(upto, left)?;
+        }
+        if let Some(keep) = messages {
+            let most = self.excess(keep)?.min(left);
+            left -= self.forget_oldest(i64::MAX, most)?;
+        }
+        Ok(left == 0)
+    }
+
+    /// Forgets the oldest messages up to one, so many at most; tells how many.
+    fn forget_oldest(&mut self, upto: i64, most: u32) -> rusqlite::Result<u32> {
+        if most == 0 {
+            return Ok(0); // the common case, which is to cost nothing
+        }
         // As with the index, the next message's commit brings it to the disk.
         self.be_strict(false)?;
         let transaction = self.connection.unchecked_transaction()?;
@@ -173,27 +190,16 @@ impl Writer {
         let gone = transaction.prepare_cached(&sql)?.execute(oldest)?;
         transaction.commit()?;
         self.count = self.count.map(|count| count - gone as u64);
-        Ok(gone == FORGET_AT_ONCE as usize)
+        Ok(u32::try_from(gone).unwrap_or(most))
     }
 
-    /// Up to which message is to be forgotten, and how many at most now. `None` is the
-    /// common case, which is to cost nothing.
-    fn to_forget(&self) -> rusqlite::Result<Option<(i64, u32)>> {
-        let Retention { age, messages } = self.options.retention;
-        let by_age = age.map(|age| self.last_before(age)).transpose()?.flatten();
-        if let Some(upto) = by_age {
-            return Ok(Some((upto, FORGET_AT_ONCE)));
-        }
-        let Some((keep, upto)) = messages.map(|keep| (keep, self.last_beyond(keep))) else {
-            return Ok(None);
-        };
-        if !self.connection.prepare_cached(FORGOTTEN)?.exists(params![upto, 1])? {
-            return Ok(None);
-        }
-        // Numbers that no message got, as it was refused, count for none.
-        let excess = self.count.unwrap_or_default().saturating_sub(self.waiting()? + keep);
-        let most = u32::try_from(excess).unwrap_or(u32::MAX).min(FORGET_AT_ONCE);
-        Ok((most > 0).then_some((upto, most)))
+    /// How many messages there are beyond so many. Not by their numbers: some became no
+    /// message, as it was refused.
+    fn excess(&self, keep: u64) -> rusqlite::Result<u32> {
+        let beyond = self.count.unwrap_or_default().saturating_sub(keep);
+        // Much mail is not to be counted where there is nothing to forget anyway.
+        let excess = if beyond == 0 { 0 } else { beyond.saturating_sub(self.waiting()?) };
+        Ok(u32::try_from(excess).unwrap_or(u32::MAX))
     }
 
     /// How many messages wait in mailboxes: they are kept beside the others.
@@ -250,11 +256,6 @@ impl Writer {
         // Up to the last message, unless it is not stored after all.
         self.indexed = if count < INDEX_AT_ONCE { self.last.message } else { last };
         Ok(count)
-    }
-
-    /// The last message that is not one of so many of late, if every number has one.
-    fn last_beyond(&self, keep: u64) -> i64 {
-        self.last.message.saturating_sub(keep).cast_signed()
     }
 
     fn last_before(&self, age: Duration) -> rusqlite::Result<Option<i64>> {
