@@ -63,6 +63,8 @@ mod search;
 mod secrets;
 mod session;
 mod talk;
+#[cfg(test)]
+mod trial;
 
 use accounts::Accounts;
 use ask::Ask;
@@ -553,9 +555,7 @@ impl Hub {
                 self.leave(now, conn, Some(Farewell::LoginTimeout), None, turn);
             }
         }
-        while let Some(delayed) = self.delayed_jobs.next(now.since_start) {
-            self.begin_delayed_job(now, delayed, turn);
-        }
+        self.begin_due_guesses(now, turn);
         while let Some((due, person)) = self.grace_deadlines.first().copied() {
             if due > now.since_start {
                 break;

@@ -61,7 +61,7 @@ pub struct Limits {
         value_name = "TIME",
         default_value = "30s",
         env = "CHATTY_LOGIN_TIMEOUT",
-        value_parser = parse_duration
+        value_parser = parse_patience
     )]
     pub login_timeout: Duration,
 
@@ -259,7 +259,7 @@ pub struct Limits {
     pub history_size: usize,
 }
 
-/// With no time at all nobody could read.
+/// With no time at all nobody could read, or give a name.
 fn parse_patience(text: &str) -> Result<Duration, String> {
     let patience = parse_duration(text)?;
     let problem = || "0 would part with everybody; give them 1s or more".to_owned();

@@ -93,6 +93,7 @@ fn a_bad_flag_is_a_usage_error() {
         &["--port", "70000"][..],
         &["--bind", "nowhere"],
         &["--login-timeout", "30"],
+        &["--login-timeout", "0s"],
         &["--write-stall", "0s"],
         &["--outbox", "4MB"],
         &["--frobnicate"],

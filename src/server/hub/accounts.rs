@@ -29,6 +29,15 @@ pub(super) struct Account {
     pub(super) ignored_by: Vec<PersonId>,
 }
 
+/// What was found the password of an account. It proves nothing any more when that is
+/// changed: whoever knew the old one is not let in for having asked before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Proof {
+    pub(super) person: PersonId,
+    /// The hash that it was compared with.
+    hash: Arc<str>,
+}
+
 /// An account as it is kept; only ever added to.
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedAccount {
@@ -105,8 +114,9 @@ impl Hub {
             let text = format!("{name} is not registered; /login {name} without a password");
             return refusal(ErrorCode::BadPassword, text);
         };
-        let (person, job) = account.check(password);
-        self.guess(ask, Purpose::LogIn(person), Guarded::Account(person), job)
+        let (proof, job) = account.check(password);
+        let at = Guarded::Account(proof.person);
+        self.guess(ask, Purpose::LogIn(proof), at, job)
     }
 
     pub(super) fn register(
@@ -147,8 +157,8 @@ impl Hub {
         password: &str,
     ) -> Result<(), Refusal> {
         self.need_privacy(ask)?;
-        let (person, job) = self.account_of(visit)?.check(password);
-        self.guess(ask, Purpose::Unregister, Guarded::Account(person), job)
+        let (proof, job) = self.account_of(visit)?.check(password);
+        self.guess(ask, Purpose::Unregister, Guarded::Account(proof.person), job)
     }
 
     fn account_of(&self, visit: VisitIx) -> Result<&Account, Refusal> {
@@ -197,21 +207,35 @@ impl Hub {
     pub(super) fn log_in_account(
         &mut self,
         ask: &mut Ask<'_>,
-        person: PersonId,
+        proof: Proof,
     ) -> Result<(), Refusal> {
-        if self.accounts.of(person).is_none() {
-            return refusal(ErrorCode::BadPassword, "that name is not registered any more");
-        }
-        let name = self.accounts.of(person).map(|account| account.name.clone());
-        if name.is_some_and(|name| self.turn_away(ask, person, &name)) {
+        if !self.may_log_in(ask, &proof)? {
             return Ok(());
         }
-        if self.mail.of(person).is_empty() {
-            self.take_place(ask, person);
+        if self.mail.of(proof.person).is_empty() {
+            self.take_place(ask, proof.person);
         } else {
-            self.read_mail(ask, person);
+            self.read_mail(ask, proof);
         }
         Ok(())
+    }
+
+    /// Whether somebody may be taken for an account now. Who is banned is told so.
+    pub(super) fn may_log_in(&mut self, ask: &mut Ask<'_>, proof: &Proof) -> Result<bool, Refusal> {
+        let name = self.proven(proof)?.name.clone();
+        Ok(!self.turn_away(ask, proof.person, &name))
+    }
+
+    /// The account, if that is still its password.
+    fn proven(&self, proof: &Proof) -> Result<&Account, Refusal> {
+        let Some(account) = self.accounts.of(proof.person) else {
+            return refusal(ErrorCode::BadPassword, "that name is not registered any more");
+        };
+        if account.hash != proof.hash {
+            let text = "the password was changed meanwhile; try again with the new one";
+            return refusal(ErrorCode::BadPassword, text);
+        }
+        Ok(account)
     }
 
     /// Makes an account present, in place of wherever it was before.
@@ -310,7 +334,8 @@ impl Hub {
 }
 
 impl Account {
-    fn check(&self, password: &str) -> (PersonId, Job) {
-        (self.person, Job::Check(Secret::new(password), self.hash.clone()))
+    fn check(&self, password: &str) -> (Proof, Job) {
+        let proof = Proof { person: self.person, hash: self.hash.clone() };
+        (proof, Job::Check(Secret::new(password), self.hash.clone()))
     }
 }

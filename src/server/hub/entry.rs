@@ -9,10 +9,11 @@ use super::{Ask, ErrorCode, Event, Hub, Query, Refusal, RoomIx, RoomName, VisitI
 pub(super) enum Door<'a> {
     Bare,
     Key(&'a str),
-    /// The key was right.
-    Opened,
-    /// It was not.
-    WrongKey,
+    /// A key was compared with this digest. The room may have another by now.
+    Tried {
+        digest: &'a str,
+        is_right: bool,
+    },
 }
 
 impl Hub {
@@ -78,11 +79,12 @@ impl Hub {
         door: Door<'_>,
     ) -> Result<(), Refusal> {
         match (self.need_entry(ask.now, visit, room)?, door) {
-            (Entry::Open, _) | (_, Door::Opened) => {}
+            (Entry::Open, _) => {}
+            (Entry::ByKey(is), Door::Tried { digest, is_right }) if is_right && *is == *digest => {}
             (Entry::ByKey(is), Door::Key(key)) => {
                 return self.try_key(ask, room, key, is);
             }
-            (Entry::ByKey(_), Door::WrongKey) => {
+            (Entry::ByKey(_), Door::Tried { .. }) => {
                 return Err(self.locked_out(room, " with another key"));
             }
             (Entry::ByKey(_), Door::Bare) => {

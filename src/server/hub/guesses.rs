@@ -1,7 +1,8 @@
 //! Guesses at passwords: past a few wrong ones each further try at the same from one
 //! network waits, longer each time, and one waits for the other; past more of them each
-//! further try from that network at anything. Nobody is ever locked out for long, tries
-//! from elsewhere make nobody wait, and a right one makes it good.
+//! further try from that network at anything. Nobody is ever locked out for long, and
+//! tries from elsewhere make nobody wait. A right one makes the wrong ones at the same
+//! good; those of its network at anything only time does.
 //!
 //! Only what turned out to be wrong counts, so many who are right at once do not wait
 //! for more than each other. What is being checked is taken to be wrong until it is

@@ -104,7 +104,10 @@ impl Hub {
             }
             Asked::Mail(mut asked) => {
                 ask.cid = asked.cid.take();
-                self.log_in_with_mail(&mut ask, &asked, rows);
+                if let Err(refusal) = self.log_in_with_mail(&mut ask, asked, rows) {
+                    self.note_refused_login(conn);
+                    ask.refuse(&refusal);
+                }
             }
             // It waits for something else; these come too late for anybody.
             Asked::Password(_) | Asked::Rooms(_) | Asked::List(_) => connection.asked = Some(asked),

@@ -158,70 +158,18 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
-
+    use super::super::trial::{connect, handle, say};
     use super::super::{Input, Limits, Seed};
     use super::*;
-    use crate::protocol::Stamp;
-    use crate::protocol::codec::Frame;
     use crate::server::hub::Flow;
-    use crate::server::log::{Kept, Query, Rows};
-    use crate::server::outbox::Lines;
-    use crate::server::passwords::Job;
-    use crate::server::peer::Peer;
-    use crate::server::turn::Sink;
-
-    /// What somebody is told, and what they wait for.
-    #[derive(Default)]
-    struct Told {
-        text: String,
-        waits_to_be_read: bool,
-        waits_for_room: bool,
-        reads: usize,
-    }
-
-    impl Sink for Told {
-        fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
-            if to == conn(0) {
-                self.text.push_str(std::str::from_utf8(&lines[start..end]).expect("UTF-8"));
-            }
-        }
-        fn note_asked(&mut self, _: ConnId, _: usize) {}
-        fn close(&mut self, _: ConnId) {}
-        fn read(&mut self, _: ConnId, _: Query) {
-            self.reads += 1;
-        }
-        fn hash(&mut self, _: ConnId, _: Job) {}
-        fn tell_when_drained(&mut self, _: ConnId) {
-            self.waits_to_be_read = true;
-        }
-        fn wait_for_room(&mut self, _: ConnId) {
-            self.waits_for_room = true;
-        }
-    }
-
-    fn conn(slot: u32) -> ConnId {
-        ConnId { slot, generation: 0 }
-    }
-
-    fn handle(hub: &mut Hub, slot: u32, input: Input<'_>) -> (Flow, Told) {
-        let (mut turn, mut told) = (Turn::default(), Told::default());
-        let now = Now { since_start: std::time::Duration::ZERO, wall: Stamp(0) };
-        let flow = hub.handle(now, conn(slot), input, &mut turn);
-        turn.release(&mut told);
-        (flow, told)
-    }
-
-    fn say(hub: &mut Hub, slot: u32, line: &str) -> (Flow, Told) {
-        handle(hub, slot, Input::Frame(Frame::Line(line.into())))
-    }
+    use crate::server::log::{Kept, Rows};
 
     /// So many people, with the first of them in so many rooms with long topics.
     fn house(people: u32, rooms: usize) -> Hub {
         let limits = Limits { rooms_per_person: rooms, ..Limits::default() };
         let mut hub = Hub::new(limits, &Kept::default(), Seed::default());
         for slot in 0..people {
-            handle(&mut hub, slot, Input::Opened(Peer::new(IpAddr::from(Ipv4Addr::LOCALHOST))));
+            connect(&mut hub, slot);
             say(&mut hub, slot, &format!("p{slot}"));
         }
         for room in 1..rooms {

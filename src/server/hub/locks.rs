@@ -138,7 +138,8 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let name = self.rooms[room].name.clone();
         let guarded = Guarded::Room(name.key().clone());
-        self.guess(ask, Purpose::Enter(name), guarded, Job::Match(Secret::new(key), is))
+        let job = Job::Match(Secret::new(key), is.clone());
+        self.guess(ask, Purpose::Enter(name, is), guarded, job)
     }
 
     /// The refusal of who may not come in.

@@ -5,6 +5,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::accounts::Proof;
 use super::talk::tags_of;
 use super::{
     Ask, Asked, Cid, ErrorCode, Event, Hub, Key, PersonId, Refusal, Shelf, VisitIx, no_such_user,
@@ -50,7 +51,7 @@ impl Mailboxes {
 #[derive(Debug)]
 pub(super) struct MailAsk {
     pub(super) cid: Option<Cid>,
-    pub(super) person: PersonId,
+    proof: Proof,
     ids: Vec<u64>,
 }
 
@@ -129,37 +130,35 @@ impl Hub {
         }
     }
 
-    pub(super) fn read_mail(&mut self, ask: &mut Ask<'_>, person: PersonId) {
+    pub(super) fn read_mail(&mut self, ask: &mut Ask<'_>, proof: Proof) {
+        let person = proof.person;
         let Some(account) = self.accounts.of(person) else { return };
         let ids = self.mail.of(person);
         let hidden = account.ignores.iter().map(|(ignored, _)| *ignored).collect();
         let thread = Thread::Picked { reader: person, ids: ids.clone() };
         let query =
             log::Query { thread, count: ids.len(), size: usize::MAX, after: Some(0), hidden };
-        let asked = Asked::Mail(MailAsk { cid: ask.cid.take(), person, ids });
+        let asked = Asked::Mail(MailAsk { cid: ask.cid.take(), proof, ids });
         if let Some(connection) = self.connection_mut(ask.conn) {
             connection.asked = Some(Box::new(asked));
             ask.turn.read(ask.conn, query);
         }
     }
 
-    /// Completes a login: what waited follows the list of who is here.
+    /// Completes a login: what waited follows the list of who is here. Much may have
+    /// been decided while it was read.
     pub(super) fn log_in_with_mail(
         &mut self,
         ask: &mut Ask<'_>,
-        waiting: &MailAsk,
+        waiting: MailAsk,
         rows: &[Arc<Record>],
-    ) {
-        let person = waiting.person;
-        if self.accounts.of(person).is_none() {
-            self.note_refused_login(ask.conn);
-            let text = "that name is not registered any more";
-            ask.refuse(&Refusal::new(ErrorCode::BadPassword, text));
-            return;
-        }
+    ) -> Result<(), Refusal> {
+        let person = waiting.proof.person;
         if self.mail.of(person) != waiting.ids {
-            self.read_mail(ask, person); // more came meanwhile
-            return;
+            return self.log_in_account(ask, waiting.proof); // more came meanwhile
+        }
+        if !self.may_log_in(ask, &waiting.proof)? {
+            return Ok(());
         }
         self.take_place(ask, person);
         for record in rows {
@@ -171,6 +170,7 @@ impl Hub {
             self.visits[visit].heard = Some(last.author);
         }
         self.empty_mailbox(person);
+        Ok(())
     }
 
     /// What is kept of a message that waits: for whom.

@@ -5,12 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::accounts::Proof;
 use super::delayed::Delayed;
 use super::entry::Door;
 use super::guesses::{Guarded, Target, Wait};
 use super::{
-    Ask, Asked, Cid, ConnId, ErrorCode, Hub, Name, Now, PersonId, Refusal, RoomName, Stage, Turn,
-    VisitIx, refusal,
+    Ask, Asked, Cid, ConnId, ErrorCode, Hub, Name, Now, Refusal, RoomName, Stage, Turn, VisitIx,
+    refusal,
 };
 use crate::server::passwords::{Job, Outcome, Secret};
 
@@ -24,7 +25,7 @@ pub(super) struct PasswordAsk {
 /// What a password is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Purpose {
-    LogIn(PersonId),
+    LogIn(Proof),
     /// Into a server that takes one of everybody.
     LogInGuest(Name),
     Register,
@@ -32,8 +33,8 @@ pub(super) enum Purpose {
     Unregister,
     /// To be an operator of the server.
     Rule,
-    /// A room's key.
-    Enter(RoomName),
+    /// A room's key, by the digest that it had when it was tried.
+    Enter(RoomName, Arc<str>),
 }
 
 /// Why a password is not taken.
@@ -62,6 +63,8 @@ impl Hub {
         at: Guarded,
         job: Job,
     ) -> Result<(), Refusal> {
+        // Whoever waits is not overtaken, however fast others ask.
+        self.begin_due_guesses(ask.now, ask.turn);
         let (now, conn) = (ask.now.since_start, ask.conn);
         let Some(peer) = self.connection(conn).map(|c| c.peer) else { return Ok(()) };
         let is_one_source = self.limits.limit_loopback || !peer.is_local();
@@ -95,8 +98,15 @@ impl Hub {
             && self.delayed_jobs.ahead(target, of) >= self.limits.guesses_waiting
     }
 
+    /// Begins to check the guesses whose time has come.
+    pub(super) fn begin_due_guesses(&mut self, now: Now, turn: &mut Turn) {
+        while let Some(delayed) = self.delayed_jobs.next(now.since_start) {
+            self.begin_delayed_job(now, delayed, turn);
+        }
+    }
+
     /// A guess has waited as long as it was told to, or others were checked meanwhile.
-    pub(super) fn begin_delayed_job(&mut self, now: Now, delayed: Delayed, turn: &mut Turn) {
+    fn begin_delayed_job(&mut self, now: Now, delayed: Delayed, turn: &mut Turn) {
         let conn = delayed.conn;
         if !self.is_pending(conn) {
             return; // it has hung up
@@ -168,7 +178,7 @@ impl Hub {
     /// The password of somebody who logs in was right.
     fn admit_by(&mut self, ask: &mut Ask<'_>, purpose: Purpose) -> Result<(), Refusal> {
         match purpose {
-            Purpose::LogIn(person) => self.log_in_account(ask, person),
+            Purpose::LogIn(proof) => self.log_in_account(ask, proof),
             // Somebody may have taken the name meanwhile.
             Purpose::LogInGuest(name) => {
                 let name = self.free_name(name, None)?;
@@ -196,8 +206,8 @@ impl Hub {
                 self.note_oper(ask.now, visit, is_right);
                 if is_right { self.begin_rule(ask, visit) } else { wrong_password() }
             }
-            Purpose::Enter(room) => {
-                let door = if is_right { Door::Opened } else { Door::WrongKey };
+            Purpose::Enter(room, digest) => {
+                let door = Door::Tried { digest: &digest, is_right };
                 self.join_by(ask, visit, &room, door)?;
                 self.note_unsaved(visit);
                 Ok(())
@@ -230,4 +240,113 @@ fn too_many_passwords() -> Result<(), Refusal> {
 
 fn wrong_password() -> Result<(), Refusal> {
     refusal(ErrorCode::BadPassword, "that is not the password; try again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{Told, conn, connect, handle, handle_at, say};
+    use super::super::{Flow, Frame, Input, Limits, Seed};
+    use super::*;
+    use crate::server::log::{Kept, Rows};
+
+    fn hash_is(hub: &mut Hub, slot: u32, hash: &str) -> Told {
+        handle(hub, slot, Input::Hashed(Outcome::Hashed(Some(hash.into())))).1
+    }
+
+    fn check_is(hub: &mut Hub, slot: u32, is_right: bool) -> Told {
+        handle(hub, slot, Input::Hashed(Outcome::Checked(is_right))).1
+    }
+
+    /// Several connections, and on the first of them alice, whose name is registered.
+    fn house() -> Hub {
+        let mut hub = Hub::new(Limits::default(), &Kept::default(), Seed::default());
+        (0..8).for_each(|slot| connect(&mut hub, slot));
+        say(&mut hub, 0, "alice");
+        assert_eq!(say(&mut hub, 0, "/register old").1.hashes, [conn(0)]);
+        assert!(hash_is(&mut hub, 0, "hash of old").text.starts_with("[REGISTERED alice]"));
+        hub
+    }
+
+    #[test]
+    fn who_asked_before_the_password_was_changed_comes_in_with_the_new_one_only() {
+        let mut hub = house();
+        assert_eq!(say(&mut hub, 1, "/login alice old").1.hashes, [conn(1)]);
+        say(&mut hub, 0, "/passwd new");
+        assert!(hash_is(&mut hub, 0, "hash of new").text.starts_with("[PASSWD alice]"));
+        let told = check_is(&mut hub, 1, true);
+        assert!(told.text.starts_with("[ERROR bad-password] "), "{}", told.text);
+        say(&mut hub, 0, "/ping");
+        say(&mut hub, 1, "/login alice new");
+        assert!(check_is(&mut hub, 1, true).text.starts_with("[WELCOME alice]"));
+        hub.check_invariants();
+    }
+
+    #[test]
+    fn an_account_that_was_made_anew_is_not_the_one_that_was_asked_for() {
+        let mut hub = house();
+        say(&mut hub, 1, "/login alice old");
+        say(&mut hub, 0, "/unregister old");
+        assert!(check_is(&mut hub, 0, true).text.starts_with("[UNREGISTERED alice]"));
+        say(&mut hub, 0, "/register new");
+        hash_is(&mut hub, 0, "hash of new");
+        assert!(check_is(&mut hub, 1, true).text.starts_with("[ERROR bad-password] "));
+    }
+
+    #[test]
+    fn the_password_may_be_changed_while_mail_is_read() {
+        let mut hub = house();
+        say(&mut hub, 0, "/quit");
+        say(&mut hub, 1, "bob");
+        say(&mut hub, 1, "/msg alice come back");
+        for slot in [2, 3] {
+            say(&mut hub, slot, "/login alice old");
+            assert_eq!(check_is(&mut hub, slot, true).reads, 1);
+        }
+        let (_, told) = handle(&mut hub, 3, Input::Rows(Rows::default()));
+        assert!(told.text.starts_with("[WELCOME alice]"), "{}", told.text);
+        say(&mut hub, 3, "/passwd new");
+        hash_is(&mut hub, 3, "hash of new");
+        let (flow, told) = handle(&mut hub, 2, Input::Rows(Rows::default()));
+        assert!(told.text.starts_with("[ERROR bad-password] "), "{}", told.text);
+        assert_eq!(flow, Flow::Next);
+    }
+
+    #[test]
+    fn a_room_with_another_lock_is_not_opened_by_the_old_key() {
+        let mut hub = house();
+        say(&mut hub, 0, "/join ops");
+        say(&mut hub, 0, "/lock old");
+        say(&mut hub, 1, "bob");
+        assert_eq!(say(&mut hub, 1, "/join ops old").1.hashes, [conn(1)]);
+        say(&mut hub, 0, "/lock new");
+        let told = check_is(&mut hub, 1, true);
+        assert!(told.text.starts_with("[ERROR forbidden] "), "{}", told.text);
+        say(&mut hub, 1, "/join ops new");
+        assert!(check_is(&mut hub, 1, true).text.starts_with("[JOINED #ops]"));
+    }
+
+    #[test]
+    fn who_waits_for_a_guess_is_not_overtaken() {
+        let mut hub = house();
+        for _ in 0..hub.limits.guesses {
+            say(&mut hub, 1, "/login alice wrong");
+            assert!(check_is(&mut hub, 1, false).text.starts_with("[ERROR bad-password] "));
+        }
+        let second = |count| Duration::from_secs(1) * count;
+        let guess = |hub: &mut Hub, at, slot| {
+            let line = Input::Frame(Frame::Line("/login alice any".into()));
+            handle_at(hub, at, slot, line).1.hashes
+        };
+        let is_wrong = |hub: &mut Hub, at, slot| {
+            handle_at(hub, at, slot, Input::Hashed(Outcome::Checked(false)));
+        };
+        assert_eq!(guess(&mut hub, Duration::ZERO, 2), []);
+        assert_eq!(guess(&mut hub, Duration::ZERO, 3), []);
+        // Others ask just when the time of one who waits has come.
+        assert_eq!(guess(&mut hub, second(1), 4), [conn(2)]);
+        is_wrong(&mut hub, second(1), 2);
+        assert_eq!(guess(&mut hub, second(3), 2), [conn(3)]);
+        is_wrong(&mut hub, second(3), 3);
+        assert_eq!(guess(&mut hub, second(7), 5), [conn(4)]);
+    }
 }

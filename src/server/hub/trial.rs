@@ -1,0 +1,81 @@
+//! The hub alone, for tests of its parts: one input, and what comes of it.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use super::{ConnId, Flow, Hub, Input, Now, Turn};
+use crate::protocol::Stamp;
+use crate::protocol::codec::Frame;
+use crate::server::log::Query;
+use crate::server::outbox::Lines;
+use crate::server::passwords::Job;
+use crate::server::peer::Peer;
+use crate::server::turn::Sink;
+
+/// What whoever the input came from is told, and what is to be done.
+pub(super) struct Told {
+    to: ConnId,
+    pub(super) text: String,
+    pub(super) waits_to_be_read: bool,
+    pub(super) waits_for_room: bool,
+    pub(super) reads: usize,
+    /// For whom a password is to be hashed.
+    pub(super) hashes: Vec<ConnId>,
+}
+
+impl Sink for Told {
+    fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
+        if to == self.to {
+            self.text.push_str(std::str::from_utf8(&lines[start..end]).expect("UTF-8"));
+        }
+    }
+    fn note_asked(&mut self, _: ConnId, _: usize) {}
+    fn close(&mut self, _: ConnId) {}
+    fn read(&mut self, _: ConnId, _: Query) {
+        self.reads += 1;
+    }
+    fn hash(&mut self, conn: ConnId, _: Job) {
+        self.hashes.push(conn);
+    }
+    fn tell_when_drained(&mut self, _: ConnId) {
+        self.waits_to_be_read = true;
+    }
+    fn wait_for_room(&mut self, _: ConnId) {
+        self.waits_for_room = true;
+    }
+}
+
+pub(super) fn conn(slot: u32) -> ConnId {
+    ConnId { slot, generation: 0 }
+}
+
+/// One input from there, so long after the start.
+pub(super) fn handle_at(
+    hub: &mut Hub,
+    since_start: Duration,
+    slot: u32,
+    input: Input<'_>,
+) -> (Flow, Told) {
+    let (to, text, hashes) = (conn(slot), String::new(), Vec::new());
+    let mut told =
+        Told { to, text, waits_to_be_read: false, waits_for_room: false, reads: 0, hashes };
+    let mut turn = Turn::default();
+    let flow = hub.handle(Now { since_start, wall: Stamp(0) }, to, input, &mut turn);
+    turn.release(&mut told);
+    (flow, told)
+}
+
+/// Somebody connects, from this machine.
+pub(super) fn connect(hub: &mut Hub, slot: u32) {
+    handle(hub, slot, Input::Opened(Peer::new(IpAddr::from(Ipv4Addr::LOCALHOST))));
+}
+
+/// One input from there, at the start.
+pub(super) fn handle(hub: &mut Hub, slot: u32, input: Input<'_>) -> (Flow, Told) {
+    handle_at(hub, Duration::ZERO, slot, input)
+}
+
+/// A line from there, at the start.
+pub(super) fn say(hub: &mut Hub, slot: u32, line: &str) -> (Flow, Told) {
+    handle(hub, slot, Input::Frame(Frame::Line(line.into())))
+}
