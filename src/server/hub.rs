@@ -27,6 +27,7 @@ use slab::Slab;
 
 use super::limits::Limits;
 use super::log::{Change, Kept, Last, PersonId, Rows, Shelf, Stay};
+use super::outbox::Meter;
 use super::passwords::Outcome;
 use super::peer::Peer;
 use super::turn::{Audience, Cause, ConnId, Topic, Turn};
@@ -74,7 +75,7 @@ use feed::{Feed, Recent};
 use guesses::Guesses;
 use history::RowsAsk;
 use keeping::Asleep;
-use listing::{ListAsk, RoomsAsk};
+use listing::{ListAsk, RoomList, RoomsAsk};
 use looks::Looks;
 use mail::{MailAsk, Mailboxes};
 use missed::Missed;
@@ -155,7 +156,9 @@ pub struct Hub {
     rooms: Slab<Room>,
     room_names: HashMap<Key, RoomIx>,
     /// The names of all rooms, sorted, while they stay the same.
-    room_list: Option<Arc<[RoomName]>>,
+    room_list: Option<Arc<RoomList>>,
+    /// Of all that waits for connections.
+    meter: Meter,
     lobby: RoomIx,
     cids: RecentCids,
     recent: Recent,
@@ -357,9 +360,10 @@ fn no_such_user<T>(name: &str) -> Result<T, Refusal> {
 
 impl Hub {
     /// A house that nobody is connected to yet. Counting goes on after what the
-    /// log knows to be given away; who could come back when it was closed can.
+    /// log knows to be given away; who could come back when it was closed can. What
+    /// waits here for connections is counted by the meter.
     #[must_use]
-    pub fn new(limits: Limits, kept: &Kept, seed: Seed) -> Self {
+    pub fn new(limits: Limits, kept: &Kept, seed: Seed, meter: Meter) -> Self {
         let lobby_name = RoomName::lobby();
         let mut rooms = Slab::new();
         let lobby_key = lobby_name.key().clone();
@@ -376,6 +380,7 @@ impl Hub {
             rooms,
             room_names: HashMap::from([(lobby_key, lobby)]),
             room_list: None,
+            meter,
             lobby,
             recent: Recent::new(kept.last.message),
             last: kept.last,
@@ -625,11 +630,8 @@ impl Hub {
 
     /// A line to one person that they did not ask for and no log has.
     fn tell(&mut self, visit: VisitIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
-        if self.is_late(visit) {
-            self.tell_later(visit, tags, event);
-        } else {
-            self.deliver(visit, tags, event, turn);
-        }
+        self.deliver(visit, tags, event, turn);
+        self.tell_late([visit], tags, event);
     }
 
     /// Comings, goings and changes, in rooms: a line that has a time but no id.
@@ -649,9 +651,7 @@ impl Hub {
             let members = rooms.iter().flat_map(|room| self.rooms[*room].members());
             let late: BTreeSet<VisitIx> =
                 members.map(|(_, visit)| visit).filter(|visit| self.is_late(*visit)).collect();
-            for visit in late {
-                self.tell_later(visit, &tags, event);
-            }
+            self.tell_late(late, &tags, event);
         }
     }
 }

@@ -11,7 +11,8 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
-/// How much memory all outboxes hold, however many readers share it.
+/// How much memory is held by all that waits for connections, however many of them
+/// share it.
 #[derive(Debug, Clone, Default)]
 pub struct Meter(Arc<AtomicUsize>);
 
@@ -20,6 +21,35 @@ impl Meter {
     #[must_use]
     pub fn held(&self) -> usize {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Counts so many bytes as long as the share lives.
+    #[must_use]
+    pub fn share(&self, size: usize) -> Share {
+        let mut share = Share { size: 0, meter: self.clone() };
+        share.resize(size);
+        share
+    }
+}
+
+/// What a meter counts for something that waits.
+#[derive(Debug, Default)]
+pub struct Share {
+    size: usize,
+    meter: Meter,
+}
+
+impl Share {
+    fn resize(&mut self, size: usize) {
+        // It may get smaller: then this wraps, and is right all the same.
+        self.meter.0.fetch_add(size.wrapping_sub(self.size), Ordering::Relaxed);
+        self.size = size;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.resize(0);
     }
 }
 
@@ -30,9 +60,8 @@ pub struct Lines(Arc<Held>);
 #[derive(Debug, Default)]
 struct Held {
     bytes: Vec<u8>,
-    /// What of it the meter knows.
-    counted: usize,
-    meter: Meter,
+    /// What the meter knows of it.
+    share: Share,
 }
 
 impl Lines {
@@ -43,9 +72,8 @@ impl Lines {
         if bytes.is_empty() {
             return NONE.clone(); // most turns have lines of one kind only
         }
-        let mut held = Held { bytes, counted: 0, meter: meter.clone() };
-        held.count();
-        Self(Arc::new(held))
+        let share = meter.share(bytes.capacity());
+        Self(Arc::new(Held { bytes, share }))
     }
 
     fn is_same(&self, other: &Self) -> bool {
@@ -58,19 +86,6 @@ impl Deref for Lines {
 
     fn deref(&self) -> &[u8] {
         &self.0.bytes
-    }
-}
-
-impl Held {
-    fn count(&mut self) {
-        self.meter.0.fetch_add(self.bytes.capacity() - self.counted, Ordering::Relaxed);
-        self.counted = self.bytes.capacity();
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.meter.0.fetch_sub(self.counted, Ordering::Relaxed);
     }
 }
 
@@ -97,7 +112,7 @@ impl Span {
     }
 
     fn copy(&self) -> Self {
-        let lines = Lines::new(self.bytes().to_vec(), &self.lines.0.meter);
+        let lines = Lines::new(self.bytes().to_vec(), &self.lines.0.share.meter);
         Self { start: 0, end: lines.len(), lines }
     }
 
@@ -108,7 +123,7 @@ impl Span {
             return false;
         };
         held.bytes.extend_from_slice(bytes);
-        held.count();
+        held.share.resize(held.bytes.capacity());
         self.end += bytes.len();
         true
     }

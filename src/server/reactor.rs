@@ -162,8 +162,9 @@ impl<L: Log> Reactor<L> {
         descriptors: usize,
         calls: (UnboundedSender<Call>, UnboundedReceiver<Call>),
     ) -> anyhow::Result<Self> {
+        let meter = Meter::default();
         Ok(Self {
-            hub: Hub::new(limits.clone(), kept, seed),
+            hub: Hub::new(limits.clone(), kept, seed, meter.clone()),
             input_rate: Rate::new(limits.input_rate, limits.input_burst),
             admission: Admission::new(&limits, descriptors),
             turned_away: 0,
@@ -175,7 +176,7 @@ impl<L: Log> Reactor<L> {
             had_no_room: None,
             long_answers: VecDeque::new(),
             long_under_way: 0,
-            meter: Meter::default(),
+            meter,
             start: Instant::now(),
             calls: calls.1,
             bells: Arc::default(),

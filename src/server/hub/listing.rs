@@ -9,14 +9,23 @@ use std::sync::Arc;
 use super::order::Scope;
 use super::{Ask, Asked, Cid, ConnId, ErrorCode, Event, Hub, Key, Now, RoomIx, RoomName, Turn};
 use crate::protocol::Refusal;
+use crate::server::outbox::Share;
 
 /// A `/list` that is being told.
 #[derive(Debug)]
 pub(super) struct RoomsAsk {
     cid: Option<Cid>,
     /// As they were when it was asked.
-    rooms: Arc<[RoomName]>,
+    rooms: Arc<RoomList>,
     told: usize,
+}
+
+/// The names of all rooms at one moment, sorted.
+#[derive(Debug)]
+pub(super) struct RoomList {
+    names: Vec<RoomName>,
+    /// Somebody may hold on to rooms that have ended long ago.
+    _share: Share,
 }
 
 /// A list that is told when there is room for it.
@@ -29,6 +38,7 @@ pub(super) struct ListAsk {
 /// What is listed; a room by its key, since it may end meanwhile.
 #[derive(Debug)]
 pub(super) enum List {
+    Rooms,
     Members(Key),
     Bans(Key),
     ServerBans,
@@ -37,28 +47,40 @@ pub(super) enum List {
 /// How much of a list of rooms is told at once, in bytes.
 const PAGE_SIZE: usize = 64 << 10;
 
-/// So many people are told of at once, and so many bans, whose reasons may be long.
+/// So many rooms and people are told of at once, and so many bans, whose reasons may
+/// be long.
+const ROOMS_AT_ONCE: usize = 1000;
 const MEMBERS_AT_ONCE: usize = 1000;
 const BANS_AT_ONCE: usize = 16;
 
 impl Hub {
     /// `/list`.
-    pub(super) fn list(&mut self, ask: &mut Ask<'_>) {
+    pub(super) fn list_asked_rooms(&mut self, ask: &mut Ask<'_>) {
+        if self.room_list.is_none() && self.rooms.len() > ROOMS_AT_ONCE {
+            self.list_later(ask, List::Rooms);
+        } else {
+            self.list_rooms(ask);
+        }
+    }
+
+    fn list_rooms(&mut self, ask: &mut Ask<'_>) {
         let rooms = self.room_list();
-        ask.reply(&Event::reply("ROOMS", &rooms.len().to_string(), ""));
+        ask.reply(&Event::reply("ROOMS", &rooms.names.len().to_string(), ""));
         let cid = ask.cid.take();
         self.tell_rooms(ask, RoomsAsk { cid, rooms, told: 0 });
     }
 
     /// All rooms, sorted by name. Whoever asks before a room comes or goes shares
     /// the list.
-    fn room_list(&mut self) -> Arc<[RoomName]> {
-        let rooms = &self.rooms;
+    fn room_list(&mut self) -> Arc<RoomList> {
+        let (rooms, meter) = (&self.rooms, &self.meter);
         let list = self.room_list.get_or_insert_with(|| {
             let mut names: Vec<RoomName> =
                 rooms.iter().map(|(_, room)| room.name.clone()).collect();
             names.sort_unstable_by(|a, b| a.key().cmp(b.key()));
-            names.into()
+            let letters: usize = names.iter().map(|name| name.as_str().len()).sum();
+            let size = names.len() * size_of::<RoomName>() + letters;
+            Arc::new(RoomList { names, _share: meter.share(size) })
         });
         list.clone()
     }
@@ -78,7 +100,7 @@ impl Hub {
     fn tell_rooms(&mut self, ask: &mut Ask<'_>, mut asked: RoomsAsk) {
         let before = ask.turn.said_singly();
         ask.cid = asked.cid.take();
-        while let Some(name) = asked.rooms.get(asked.told) {
+        while let Some(name) = asked.rooms.names.get(asked.told) {
             if ask.turn.said_singly() - before > PAGE_SIZE {
                 asked.cid = ask.cid.take();
                 self.wait_for(ask.conn, Asked::Rooms(asked));
@@ -143,6 +165,7 @@ impl Hub {
 
     fn tell_long_list(&mut self, ask: &mut Ask<'_>, list: &List) -> Result<(), Refusal> {
         match list {
+            List::Rooms => self.list_rooms(ask),
             List::ServerBans => self.list_bans(ask, Scope::Server),
             List::Members(key) => self.list_members(ask, self.room_still_there(key)?),
             List::Bans(key) => self.list_bans(ask, Scope::Room(self.room_still_there(key)?)),
@@ -158,16 +181,16 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial::{connect, handle, say};
-    use super::super::{Input, Limits, Seed};
+    use super::super::trial::{connect, handle, hub, say};
+    use super::super::{Input, Limits};
     use super::*;
     use crate::server::hub::Flow;
-    use crate::server::log::{Kept, Rows};
+    use crate::server::log::Rows;
 
     /// So many people, with the first of them in so many rooms with long topics.
     fn house(people: u32, rooms: usize) -> Hub {
         let limits = Limits { rooms_per_person: rooms, ..Limits::default() };
-        let mut hub = Hub::new(limits, &Kept::default(), Seed::default());
+        let mut hub = hub(limits);
         for slot in 0..people {
             connect(&mut hub, slot);
             say(&mut hub, slot, &format!("p{slot}"));
@@ -201,6 +224,25 @@ mod tests {
         assert!(lines.starts_with("[ROOMS 101]\n"), "{}", &lines[..20]);
         assert_eq!(names.len(), 101);
         assert!(names.is_sorted());
+    }
+
+    #[test]
+    fn a_list_that_somebody_holds_on_to_is_counted_and_made_when_there_is_room() {
+        let mut hub = house(2, ROOMS_AT_ONCE + 1);
+        let (flow, told) = say(&mut hub, 0, "/list");
+        assert_eq!((flow, told.text.as_str(), told.waits_for_room), (Flow::Wait, "", true));
+        let before = hub.meter.held();
+        handle(&mut hub, 0, Input::Room);
+        let held = hub.meter.held() - before;
+        assert!(held > ROOMS_AT_ONCE * size_of::<RoomName>(), "{held}");
+        let (_, told) = say(&mut hub, 1, "/list");
+        assert!(told.text.starts_with("[ROOMS 1001]\n"), "it is made already");
+        assert_eq!(hub.meter.held() - before, held);
+        say(&mut hub, 1, "/join new");
+        for reader in [0, 1] {
+            while handle(&mut hub, reader, Input::Drained).1.waits_to_be_read {}
+        }
+        assert_eq!(hub.meter.held(), before, "nobody holds on to the old one");
     }
 
     #[test]

@@ -6,17 +6,54 @@
 use std::collections::VecDeque;
 
 use super::{ConnId, Event, Feed, Hub, Tags, Turn, VisitIx};
+use crate::server::outbox::Lines;
+
+/// A line that all wait for who were late when it came.
+#[derive(Debug, Clone)]
+struct Line {
+    /// The last message before it.
+    after: u64,
+    bytes: Lines,
+    /// How much of it is its tags. Whoever it is for may choose otherwise until they
+    /// are told it.
+    tags: usize,
+}
 
 /// Lines that wait for one visit.
 #[derive(Debug, Default)]
 pub(super) struct Missed {
-    /// Each with the last message before it.
-    lines: VecDeque<(u64, Box<[u8]>)>,
+    lines: VecDeque<Line>,
     size: usize,
 }
 
 /// How much waits for one visit, in bytes; past it the oldest is forgotten.
 const SIZE_MAX: usize = 64 << 10;
+
+impl Line {
+    /// What it takes of a visit's room.
+    fn size(&self) -> usize {
+        size_of::<Self>() + self.bytes.len()
+    }
+}
+
+impl Missed {
+    fn push(&mut self, line: Line) {
+        self.size += line.size();
+        self.lines.push_back(line);
+        while self.size > SIZE_MAX
+            && let Some(oldest) = self.lines.pop_front()
+        {
+            self.size -= oldest.size();
+        }
+    }
+
+    /// The next line that came before a message.
+    fn next_before(&mut self, message: u64) -> Option<Line> {
+        let line = self.lines.pop_front_if(|line| line.after < message)?;
+        self.size -= line.size();
+        Some(line)
+    }
+}
 
 impl Hub {
     /// Whether somebody is connected and catches up.
@@ -25,21 +62,29 @@ impl Hub {
         visit.conn.is_some() && visit.feed != Feed::Live
     }
 
-    /// A line for somebody who is late.
-    pub(super) fn tell_later(&mut self, visit: VisitIx, tags: &Tags<'_>, event: &Event<'_>) {
-        let Some(conn) = self.visits[visit].conn else { return };
-        let mut line = Vec::new();
-        self.settings(conn).tags(tags).encode(&mut line);
-        event.encode(&mut line);
-        let after = self.last.message;
-        let missed = self.visits[visit].missed.get_or_insert_default();
-        missed.size += line.len();
-        missed.lines.push_back((after, line.into()));
-        while missed.size > SIZE_MAX
-            && let Some((_, oldest)) = missed.lines.pop_front()
-        {
-            missed.size -= oldest.len();
+    /// A line for those of them who are late. Nobody stands twice among them.
+    pub(super) fn tell_late(
+        &mut self,
+        visits: impl IntoIterator<Item = VisitIx>,
+        tags: &Tags<'_>,
+        event: &Event<'_>,
+    ) {
+        let mut line: Option<Line> = None;
+        for visit in visits {
+            if self.is_late(visit) {
+                let line = line.get_or_insert_with(|| self.line_for_later(tags, event)).clone();
+                self.visits[visit].missed.get_or_insert_default().push(line);
+            }
         }
+    }
+
+    fn line_for_later(&self, tags: &Tags<'_>, event: &Event<'_>) -> Line {
+        let mut bytes = Vec::new();
+        tags.encode(&mut bytes);
+        let tags = bytes.len();
+        event.encode(&mut bytes);
+        bytes.shrink_to_fit();
+        Line { after: self.last.message, bytes: Lines::new(bytes, &self.meter), tags }
     }
 
     /// Tells what came before a message.
@@ -50,13 +95,68 @@ impl Hub {
         message: u64,
         turn: &mut Turn,
     ) {
+        let has_tags = self.settings(conn).tags;
         let Some(missed) = &mut self.visits[visit].missed else { return };
-        while let Some((_, line)) = missed.lines.pop_front_if(|(after, _)| *after < message) {
-            missed.size -= line.len();
-            turn.send_bytes(conn, &line);
+        while let Some(Line { bytes, tags, .. }) = missed.next_before(message) {
+            turn.send_bytes(conn, &bytes[if has_tags { 0 } else { tags }..]);
         }
         if missed.lines.is_empty() {
             self.visits[visit].missed = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{connect, handle, hub, say};
+    use super::super::{Input, Limits};
+    use super::*;
+
+    /// Alice, and some who are late when she takes another name.
+    fn house() -> Hub {
+        let mut hub = hub(Limits::default());
+        (0..6).for_each(|slot| connect(&mut hub, slot));
+        say(&mut hub, 0, "alice");
+        for slot in 1..4 {
+            say(&mut hub, slot, "/set tags on");
+            say(&mut hub, slot, &format!("late{slot}"));
+        }
+        hub
+    }
+
+    fn fall_behind(hub: &mut Hub) {
+        for slot in 1..4 {
+            handle(hub, slot, Input::Swamped);
+        }
+        say(hub, 0, "/nick anna");
+    }
+
+    #[test]
+    fn a_line_that_waits_for_many_is_held_once() {
+        let mut hub = house();
+        fall_behind(&mut hub);
+        let held = hub.meter.held();
+        for slot in 1..4 {
+            assert_eq!(hub.meter.held(), held);
+            let (_, told) = handle(&mut hub, slot, Input::Drained);
+            let line = told.text.lines().next().unwrap_or_default();
+            assert!(line.starts_with("@time=") && line.contains("alice"), "{line}");
+            assert!(held < 2 * line.len(), "{held}");
+        }
+        assert_eq!(hub.meter.held(), 0);
+    }
+
+    #[test]
+    fn what_was_missed_is_told_as_is_wanted_then() {
+        let mut hub = house();
+        let token = say(&mut hub, 1, "/session").1.text;
+        let token = token.split(['[', ' ', ']']).nth(2).expect("a token").to_owned();
+        fall_behind(&mut hub);
+        handle(&mut hub, 1, Input::Lost);
+        say(&mut hub, 5, "/set tags off");
+        let (_, told) = say(&mut hub, 5, &format!("/resume {token} 0"));
+        assert!(told.text.starts_with("[WELCOME late1] "), "{}", told.text);
+        let (_, told) = handle(&mut hub, 5, Input::Drained);
+        assert_eq!(told.text, "* alice is now anna\n");
     }
 }

@@ -170,7 +170,7 @@ impl Hub {
             Command::Join { room, key } => self.join(ask, visit, room, key),
             Command::Part { room, reason } => self.part(ask, visit, room, reason),
             Command::List => {
-                self.list(ask);
+                self.list_asked_rooms(ask);
                 Ok(())
             }
             Command::Topic { text } => self.topic(ask, visit, text),

@@ -275,9 +275,7 @@ impl Hub {
         if let Some(audience) = &self.rooms[room].audience {
             return audience.clone();
         }
-        let members = self.rooms[room].members.values();
-        let readers = members.filter_map(|visit| self.reader(*visit)).collect();
-        let audience = Arc::new(Audience::new(readers));
+        let audience = Arc::new(self.readers(self.rooms[room].members.values()));
         self.rooms[room].audience = Some(audience.clone());
         audience
     }
@@ -288,7 +286,12 @@ impl Hub {
             return self.audience(*room);
         }
         let members = rooms.iter().flat_map(|room| self.rooms[*room].members.values());
-        Arc::new(Audience::new(members.filter_map(|visit| self.reader(*visit)).collect()))
+        Arc::new(self.readers(members))
+    }
+
+    /// Whoever of them is told what happens now.
+    pub(super) fn readers<'a>(&self, visits: impl IntoIterator<Item = &'a VisitIx>) -> Audience {
+        Audience::new(visits.into_iter().filter_map(|visit| self.reader(*visit)).collect())
     }
 
     /// How somebody is told what happens; not at all while they are not

@@ -5,12 +5,14 @@
 //! The right hangs on the person, as every right does. It is kept with a digest
 //! of the password's hash: with another password nobody has it any more.
 
+use std::sync::Arc;
+
 use super::guesses::Guarded;
 use super::order::Scope;
 use super::secrets::Purpose;
 use super::{
-    Ask, ErrorCode, Event, Farewell, Hub, PersonId, Refusal, Tags, VisitIx, no_such_user, refusal,
-    say_farewell,
+    Ask, ErrorCode, Event, Farewell, Hub, PersonId, Refusal, Tags, Topic, VisitIx, no_such_user,
+    refusal, say_farewell,
 };
 use crate::server::passwords::{Job, Secret, digest};
 
@@ -85,9 +87,9 @@ impl Hub {
         let tags = Tags { time: Some(time), ..Tags::default() };
         let others: Vec<VisitIx> =
             self.visits.iter().map(|(ix, _)| ix).filter(|ix| *ix != visit).collect();
-        for other in others {
-            self.tell(other, &tags, &event, ask.turn);
-        }
+        let audience = self.readers(&others);
+        ask.turn.fan_out(Arc::new(audience), Topic::Talk, None, Vec::new(), &tags, &event);
+        self.tell_late(others, &tags, &event);
         Ok(())
     }
 

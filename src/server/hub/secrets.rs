@@ -244,10 +244,10 @@ fn wrong_password() -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial::{Told, conn, connect, handle, handle_at, say};
-    use super::super::{Flow, Frame, Input, Limits, Seed};
+    use super::super::trial::{Told, conn, connect, handle, handle_at, hub, say};
+    use super::super::{Flow, Frame, Input, Limits};
     use super::*;
-    use crate::server::log::{Kept, Rows};
+    use crate::server::log::Rows;
 
     fn hash_is(hub: &mut Hub, slot: u32, hash: &str) -> Told {
         handle(hub, slot, Input::Hashed(Outcome::Hashed(Some(hash.into())))).1
@@ -259,7 +259,7 @@ mod tests {
 
     /// Several connections, and on the first of them alice, whose name is registered.
     fn house() -> Hub {
-        let mut hub = Hub::new(Limits::default(), &Kept::default(), Seed::default());
+        let mut hub = hub(Limits::default());
         (0..8).for_each(|slot| connect(&mut hub, slot));
         say(&mut hub, 0, "alice");
         assert_eq!(say(&mut hub, 0, "/register old").1.hashes, [conn(0)]);

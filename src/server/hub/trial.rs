@@ -3,10 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::{ConnId, Flow, Hub, Input, Now, Turn};
+use super::{ConnId, Flow, Hub, Input, Limits, Meter, Now, Seed, Turn};
 use crate::protocol::Stamp;
 use crate::protocol::codec::Frame;
-use crate::server::log::Query;
+use crate::server::log::{Kept, Query};
 use crate::server::outbox::Lines;
 use crate::server::passwords::Job;
 use crate::server::peer::Peer;
@@ -43,6 +43,11 @@ impl Sink for Told {
     fn wait_for_room(&mut self, _: ConnId) {
         self.waits_for_room = true;
     }
+}
+
+/// A house that nobody is connected to yet.
+pub(super) fn hub(limits: Limits) -> Hub {
+    Hub::new(limits, &Kept::default(), Seed::default(), Meter::default())
 }
 
 pub(super) fn conn(slot: u32) -> ConnId {
