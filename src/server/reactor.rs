@@ -215,7 +215,12 @@ impl<L: Log> Reactor<L> {
                 () = sleep_until(self.start, deadline), if deadline.is_some() => {}
                 () = tokio::task::yield_now(), if !self.ready.is_empty() => {}
             }
+            let is_called = call.is_some();
             self.go_on(call)?;
+            if is_called {
+                // Sockets are looked at when we give way; one call may follow another.
+                tokio::task::yield_now().await;
+            }
         }
         Ok(())
     }
