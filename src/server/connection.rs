@@ -105,6 +105,8 @@ pub struct Connection {
     waker: Waker,
     /// Tells this connection from those that had the slot before.
     pub generation: u32,
+    /// The drain in which it was last looked at.
+    pub last_drain: u64,
     /// How far its end has come.
     pub phase: Phase,
     /// Cuts what is read into lines.
@@ -135,12 +137,16 @@ pub struct Connection {
     pub is_dirty: bool,
     /// Since when nothing could be written though something waits.
     stalled_since: Option<Duration>,
-    /// How much the system had not sent then, or soon after.
+    /// Whether it was measured since then what the system has not sent, and how much
+    /// it was, if that can be told.
+    is_measured: bool,
     unsent: Option<u32>,
     /// Whether it is being looked at how that goes on.
     is_watched: bool,
     /// Whether it is parted with since it does not read.
     is_parted: bool,
+    /// Whether nothing can be written to it.
+    pub is_deaf: bool,
 }
 
 /// What became of writing.
@@ -175,6 +181,7 @@ impl Connection {
             waker: Waker::from(bell.clone()),
             bell,
             generation,
+            last_drain: 0,
             phase: Phase::Arriving,
             codec: LineCodec::new(LOGIN_LINE_MAX),
             unread: Vec::new(),
@@ -190,9 +197,11 @@ impl Connection {
             wants_feed: false,
             is_dirty: false,
             stalled_since: None,
+            is_measured: false,
             unsent: None,
             is_watched: false,
             is_parted: false,
+            is_deaf: false,
         }
     }
 
@@ -247,7 +256,7 @@ impl Connection {
     /// Whether anything is to be written.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
-        !self.outbox.is_empty() || self.stream.has_unsent()
+        !self.is_deaf && (!self.outbox.is_empty() || self.stream.has_unsent())
     }
 
     /// Writes all that waits, in as few system calls as it takes. If the socket
@@ -308,11 +317,15 @@ impl Connection {
             }
             Flush::Blocked { progress } => {
                 if progress || self.stalled_since.is_none() {
-                    (self.stalled_since, self.unsent) = (Some(now), None);
+                    self.watch_from(now);
                 }
             }
         }
         !mem::replace(&mut self.is_watched, true)
+    }
+
+    fn watch_from(&mut self, now: Duration) {
+        (self.stalled_since, self.is_measured, self.unsent) = (Some(now), false, None);
     }
 
     /// How it stands with a peer that may not read: who took less than so many bytes in
@@ -326,17 +339,20 @@ impl Connection {
         let left = |this: &Self| this.stream.socket().and_then(unsent::measure);
         if now < measured_at {
             Stall::LookAgainAt(measured_at)
+        } else if !self.is_measured {
+            (self.is_measured, self.unsent) = (true, left(self));
+            // We may have stood still ourselves: its time begins when we look.
+            Stall::LookAgainAt(now + patience * 7 / 8)
         } else if now < ends_at {
-            self.unsent = self.unsent.or_else(|| left(self));
             Stall::LookAgainAt(ends_at)
         } else if let Some(before) = self.unsent
             && left(self).is_some_and(|left| left + least <= before)
         {
             // It does read, too little at a time for the system to tell of room.
-            (self.stalled_since, self.unsent) = (Some(now), None);
+            self.watch_from(now);
             Stall::LookAgainAt(now + patience / 8)
         } else {
-            (self.stalled_since, self.unsent) = (Some(now), None);
+            self.watch_from(now);
             Stall::Over
         }
     }
@@ -351,8 +367,51 @@ impl Connection {
         }
     }
 
-    /// Closes our sending side: the peer reads to the end of what was written.
-    pub fn close_sending_side(&mut self) {
-        self.stream.close_sending_side(&mut Context::from_waker(&self.waker));
+    /// Nothing can be written to it any more. What it has sent before is there all the
+    /// same, and is heard.
+    pub fn go_deaf(&mut self) {
+        self.is_deaf = true;
+        self.outbox = Outbox::default();
+        self.stalled_since = None;
+    }
+
+    /// Closes our sending side: the peer reads to the end of what was written. Tells
+    /// whether that is done; if not, the bell rings when there is room for the end.
+    pub fn close_sending_side(&mut self) -> bool {
+        self.stream.close_sending_side(&mut Context::from_waker(&self.waker))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::outbox::{Lines, Meter};
+
+    /// A connection that more waits for than the system takes, and its peer.
+    async fn full() -> (Connection, std::net::TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let peer = std::net::TcpStream::connect(address).expect("a connection");
+        let (socket, _) = listener.accept().await.expect("a connection");
+        unsent::bound(&socket);
+        let bell = Arc::new(Doorbells::default()).bell(0);
+        let mut connection = Connection::new(socket, bell, 0);
+        let lines = Lines::new(vec![b'x'; 64 << 20], &Meter::default());
+        connection.outbox.push(&lines, 0, lines.len());
+        while connection.flush().expect("written") != (Flush::Blocked { progress: false }) {
+            tokio::task::yield_now().await;
+        }
+        (connection, peer)
+    }
+
+    #[tokio::test]
+    async fn who_could_not_be_looked_at_for_long_has_time_from_then_on() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let (mut connection, _peer) = full().await;
+        assert!(connection.note_flush(SECOND, Flush::Blocked { progress: false }));
+        // The loop has stood still, and with it whatever tells that the peer reads.
+        let looked = connection.stall(SECOND * 100, SECOND * 8, 1);
+        assert_eq!(looked, Stall::LookAgainAt(SECOND * 107));
+        assert_eq!(connection.stall(SECOND * 107, SECOND * 8, 1), Stall::Over);
     }
 }

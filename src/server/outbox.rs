@@ -108,7 +108,7 @@ impl Span {
 
     /// Whether most of what it holds on to is not waited for.
     fn is_wasteful(&self) -> bool {
-        self.len() * 4 < self.lines.len()
+        self.len() * 4 < self.lines.0.bytes.capacity()
     }
 
     fn copy(&self) -> Self {

@@ -10,13 +10,14 @@
 //! Nobody waits for a slow reader: a socket that is full keeps what waits for it
 //! in its outbox, within bounds, and rings when it has room.
 
+mod answers;
 mod arrival;
 mod guard;
 mod reading;
 mod writing;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -32,7 +33,7 @@ use super::connection::{Connection, Doorbells};
 use super::hub::{Flow, Hub, Input, Now, Seed};
 use super::limits::Limits;
 use super::linger::Linger;
-use super::log::{AppendError, Batch, Kept, Log, Query, Record, Repeat, Rows};
+use super::log::{AppendError, Batch, Kept, Log, Record, Repeat, Rows};
 use super::outbox::Meter;
 use super::pace::Rate;
 use super::passwords::{Hashers, Outcome};
@@ -40,10 +41,8 @@ use super::peer::Peer;
 use super::tls::Offer;
 use super::turn::{ConnId, Turn};
 use crate::protocol::{ErrorCode, Refusal, Stamp};
+use answers::{Kind, LongAnswers};
 use reading::READ_SIZE;
-
-/// So many long answers are made at once; each may take some megabytes.
-const LONG_ANSWERS_MAX: usize = 2;
 
 /// A turn with more lines than this, in bytes, does not wait for more.
 const TURN_SIZE: usize = 256 << 10;
@@ -60,7 +59,7 @@ pub enum Call {
     /// Somebody connected, from there.
     Accepted(TcpStream, Peer),
     /// The log found what a connection asked for.
-    Found(ConnId, Rows),
+    Found(ConnId, Kind, Rows),
     /// There is room for a connection's long answer.
     Room(ConnId),
     /// The log found what a connection is fed on with.
@@ -71,15 +70,6 @@ pub enum Call {
     Offer(Offer),
     /// Say farewell to everyone and end.
     Stop,
-}
-
-/// Where a long answer comes from.
-#[derive(Debug)]
-enum LongAnswer {
-    /// The log.
-    Log(Query),
-    /// The hub.
-    Hub,
 }
 
 /// What falls due for one connection.
@@ -113,9 +103,7 @@ pub struct Reactor<L> {
     doomed: Option<ConnId>,
     /// When the log last had no room, until there has been some for a while.
     had_no_room: Option<Duration>,
-    /// Who waits for a long answer, and of how many it is being made.
-    long_answers: VecDeque<(ConnId, LongAnswer)>,
-    long_under_way: usize,
+    long_answers: LongAnswers,
     /// Of all that waits to be written.
     meter: Meter,
     start: Instant,
@@ -128,6 +116,8 @@ pub struct Reactor<L> {
     dues: BinaryHeap<Reverse<(Duration, ConnId, Due)>>,
     /// Slots to look at in the next turn, in this order.
     ready: Vec<u32>,
+    /// How often that was done.
+    drains: u64,
     /// Connections that something is to be written to.
     dirty: Vec<ConnId>,
     /// What has come and is not released yet.
@@ -174,8 +164,7 @@ impl<L: Log> Reactor<L> {
             bugs: Cause::default(),
             doomed: None,
             had_no_room: None,
-            long_answers: VecDeque::new(),
-            long_under_way: 0,
+            long_answers: LongAnswers::default(),
             meter,
             start: Instant::now(),
             calls: calls.1,
@@ -185,6 +174,7 @@ impl<L: Log> Reactor<L> {
             generation: 0,
             dues: BinaryHeap::new(),
             ready: Vec::new(),
+            drains: 0,
             dirty: Vec::new(),
             turn: Turn::default(),
             linger: Linger::default(),
@@ -250,10 +240,10 @@ impl<L: Log> Reactor<L> {
             self.heed(now, next, &mut turn);
         }
         self.bells.take_into(&mut self.ready);
-        self.drain(now, &mut turn);
+        let has_time = self.drain(now, &mut turn);
         self.tick_hub(now, &mut turn);
         self.fall_due(now, &mut turn);
-        if !self.waits_for_more(now.since_start, &turn) {
+        if !has_time || !self.waits_for_more(now.since_start, &turn) {
             self.end_turn(now, &mut turn)?;
         }
         self.turn = turn;
@@ -263,12 +253,12 @@ impl<L: Log> Reactor<L> {
     fn heed(&mut self, now: Now, call: Call, turn: &mut Turn) {
         match call {
             Call::Accepted(stream, peer) => self.open(now, stream, peer, turn),
-            Call::Found(conn, rows) => {
-                self.long_under_way -= 1;
+            Call::Found(conn, kind, rows) => {
+                self.long_answers.end(kind);
                 self.tell_hub(now, conn, Input::Rows(rows), turn);
             }
             Call::Room(conn) => {
-                self.long_under_way -= 1;
+                self.long_answers.end(Kind::Other);
                 self.tell_hub(now, conn, Input::Room, turn);
             }
             Call::Hashed(conn, outcome) => {
@@ -476,8 +466,9 @@ impl<L: Log> Reactor<L> {
             return;
         }
         if connection.is_broken() {
-            self.lose(now, conn, turn);
-        } else {
+            self.stop_writing(now, conn, turn);
+        }
+        if self.get(conn).is_some() {
             self.dues.push(Reverse((now.since_start + WAIT_LOOK, conn, Due::Wait)));
         }
     }

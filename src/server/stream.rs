@@ -185,21 +185,26 @@ impl Stream {
     }
 
     /// Closes our sending side: the peer reads to the end of what was written, and
-    /// with TLS is told that it is the end.
-    pub fn close_sending_side(&mut self, context: &mut Context<'_>) {
-        // For TCP this is done at once; if it fails the peer is gone already. All
-        // that was said before is sent, so there is room for the end that TLS has.
-        let _ = match self {
+    /// with TLS is told that it is the end. Tells whether that is done: what TLS says at
+    /// the end may find no room.
+    pub fn close_sending_side(&mut self, context: &mut Context<'_>) -> bool {
+        // For TCP this is done at once; if it fails the peer is gone already.
+        let closed = match self {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(context),
             Self::Tls(tls) => match tls.as_mut() {
-                Tls::Open { stream, .. } => Pin::new(stream).poll_shutdown(context),
+                Tls::Open { stream, is_unsent } => {
+                    let closed = Pin::new(stream).poll_shutdown(context);
+                    *is_unsent = closed.is_pending();
+                    closed
+                }
                 Tls::Handshake(accept) => match accept.get_mut() {
                     Some(socket) => Pin::new(socket).poll_shutdown(context),
-                    None => return,
+                    None => return true,
                 },
-                Tls::Broken => return,
+                Tls::Broken => return true,
             },
         };
+        closed.is_ready()
     }
 }
 

@@ -119,6 +119,23 @@ fn the_end_of_input_is_answered_with_all_that_is_due() {
 
 /// Said, it would pass for the whole line when that is sent again.
 #[test]
+fn who_closes_as_soon_as_all_is_sent_is_heard_to_the_end() {
+    // What follows the burst is heard when nothing can be answered any more.
+    let paced = ["--limit-loopback", "--input-burst", "5", "--input-rate", "200"];
+    let server = Server::start_with(&paced);
+    let mut alice = Peer::join(server.port, "alice");
+    let mut bot = Peer::connect(server.port);
+    let lines = (0..100).map(|number| format!("{number}\n")).collect::<Vec<_>>().concat();
+    bot.send(format!("bot\n{lines}half a li").as_bytes());
+    drop(bot);
+    alice.hears(|line| line == "* bot joined");
+    for number in 0..100 {
+        assert_eq!(alice.next(), format!("bot: {number}"));
+    }
+    assert_eq!(alice.next(), "* bot quit");
+}
+
+#[test]
 fn half_a_line_of_a_program_that_can_come_back_is_not_said() {
     let server = Server::start_with(&["--session-grace", "1ms"]);
     let mut bob = Peer::join(server.port, "bob");

@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::io::ErrorKind;
 use std::mem;
+use std::time::{Duration, Instant};
 
 use super::writing::DRAINED;
 use super::{Due, Reactor};
@@ -27,6 +28,10 @@ const LIMITED_READ_SIZE: usize = LINE_MAX;
 /// next.
 const TURN_READ_SIZE: usize = 1 << 20;
 
+/// How long lines are handled in one turn. Short ones, each with much to do, can be
+/// many: nobody is looked at longer before the others are answered.
+const TURN_TIME: Duration = Duration::from_millis(10);
+
 /// How much may be said in one turn before the others have to wait for the next.
 const TURN_SAID_SIZE: usize = 4 << 20;
 
@@ -36,13 +41,17 @@ const TURN_ANSWER_SIZE: usize = 256 << 10;
 
 impl<L: Log> Reactor<L> {
     /// Lets every connection that rang have its say, in the order they rang,
-    /// until the turn is full.
-    pub(super) fn drain(&mut self, now: Now, turn: &mut Turn) {
+    /// until the turn is full. Tells whether there was time for all it took in.
+    pub(super) fn drain(&mut self, now: Now, turn: &mut Turn) -> bool {
         let mut buffer = mem::take(&mut self.buffer);
         let (mut read, mut attended) = (0, 0);
+        let ends_at = Instant::now() + TURN_TIME;
+        let mut has_time = true;
+        self.drains += 1;
         // Who is put on the list meanwhile is for the next time.
         for at in 0..self.ready.len() {
-            if read >= TURN_READ_SIZE || turn.size() >= TURN_SAID_SIZE {
+            has_time = Instant::now() < ends_at;
+            if !has_time || read >= TURN_READ_SIZE || turn.size() >= TURN_SAID_SIZE {
                 break;
             }
             read += self.attend_safely(now, self.ready[at], &mut buffer, turn);
@@ -50,11 +59,17 @@ impl<L: Log> Reactor<L> {
         }
         self.ready.drain(..attended);
         self.buffer = buffer;
+        has_time
     }
 
     fn attend_safely(&mut self, now: Now, slot: u32, buffer: &mut [u8], turn: &mut Turn) -> usize {
-        let Some(connection) = self.connections.get(slot as usize) else { return 0 };
+        let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
         let conn = ConnId { slot, generation: connection.generation };
+        // It may stand on the list twice, since it could be read from and written to;
+        // it has one turn all the same.
+        if mem::replace(&mut connection.last_drain, self.drains) == self.drains {
+            return 0;
+        }
         let read = self.guard(now, conn, turn, |this, turn| this.attend(now, slot, buffer, turn));
         read.unwrap_or_default()
     }
@@ -99,6 +114,9 @@ impl<L: Log> Reactor<L> {
             match connection.read(&mut buffer[..piece]) {
                 Ok(None) => break,
                 Ok(Some(0)) => {
+                    if connection.is_deaf {
+                        connection.codec.finish(); // it may be cut off
+                    }
                     self.finish(now, conn, turn);
                     break;
                 }
@@ -219,18 +237,14 @@ impl<L: Log> Reactor<L> {
         }
     }
 
-    /// Throws away what a peer still sends that has been told all.
+    /// Throws away what a peer still sends that has been told all; no more in one turn
+    /// than is read of others.
     pub(super) fn discard(&mut self, conn: ConnId, buffer: &mut [u8]) {
-        loop {
-            let Some(connection) = self.get(conn) else { return };
-            match connection.read(buffer) {
-                Ok(None) => return,
-                Ok(Some(count)) if count > 0 => {}
-                _ => {
-                    self.remove(conn);
-                    return;
-                }
-            }
+        let Some(connection) = self.get(conn) else { return };
+        match connection.read(buffer) {
+            Ok(None) => {}
+            Ok(Some(count)) if count > 0 => self.ready.push(conn.slot),
+            _ => self.remove(conn),
         }
     }
 }

@@ -5,10 +5,10 @@ use std::cmp::Reverse;
 use std::mem;
 use std::time::Duration;
 
-use super::{Call, Due, LONG_ANSWERS_MAX, LongAnswer, Reactor};
+use super::{Call, Due, Reactor};
 use crate::server::connection::{Phase, Stall};
 use crate::server::hub::{Input, Now};
-use crate::server::log::{Log, Query, Rows, Thread};
+use crate::server::log::{Log, Query};
 use crate::server::outbox::Lines;
 use crate::server::passwords::Job;
 use crate::server::turn::{ConnId, Sink, Turn};
@@ -21,12 +21,13 @@ const OUTBOX_MIN: usize = 64 << 10;
 /// this waits, in bytes.
 pub(super) const DRAINED: usize = OUTBOX_MIN / 2;
 
+/// How long one who could not come in may take to close its side; others, as long as
+/// they may take to read.
+const TURNED_AWAY_LINGER: Duration = Duration::from_secs(1);
+
 /// Who reads less than this in `--write-stall`, in bytes, does not read, where half of
 /// what all may let wait does: others wait for the rest of it.
 const LEAST_READ_IF_SCARCE: u32 = 32 << 10;
-
-/// How long a peer that was said farewell to may take to close its side.
-const LINGER: Duration = Duration::from_secs(1);
 
 impl<L: Log> Reactor<L> {
     /// Writes to every connection that something waits for, and tells to how many.
@@ -54,7 +55,7 @@ impl<L: Log> Reactor<L> {
         connection.is_dirty = false;
         match connection.flush() {
             Err(_) => {
-                self.lose(now, conn, turn);
+                self.stop_writing(now, conn, turn);
                 return;
             }
             Ok(flush) => {
@@ -71,14 +72,39 @@ impl<L: Log> Reactor<L> {
             self.ready.push(conn.slot);
         }
         if connection.phase == Phase::Closing && !connection.has_unsent() {
-            connection.close_sending_side();
-            if connection.is_finished {
-                self.remove(conn);
-            } else {
-                connection.phase = Phase::Lingering;
-                self.dues.push(Reverse((now.since_start + LINGER, conn, Due::Linger)));
+            self.close_sending_side(now, conn);
+        }
+    }
+
+    /// All was said to a peer. The system may still be sending it, and what the peer
+    /// sends meanwhile would take it away if the connection were closed.
+    fn close_sending_side(&mut self, now: Now, conn: ConnId) {
+        let connection = &mut self.connections[conn.slot as usize];
+        let is_closed = connection.close_sending_side();
+        if is_closed && connection.is_finished {
+            return self.remove(conn);
+        }
+        if is_closed {
+            connection.phase = Phase::Lingering;
+            self.ready.push(conn.slot);
+        }
+        // Of who is only turned away there may be many.
+        let is_short = connection.is_turned_away;
+        let patience = if is_short { TURNED_AWAY_LINGER } else { self.limits.write_stall };
+        self.dues.push(Reverse((now.since_start + patience, conn, Due::Linger)));
+    }
+
+    /// A peer takes nothing more. Who has closed as soon as all was sent, as a script
+    /// does, is heard to the end all the same; who has no name yet cannot have said
+    /// anything.
+    pub(super) fn stop_writing(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+        let is_unnamed = self.hub.is_unnamed(conn);
+        match self.get(conn) {
+            Some(connection) if connection.phase == Phase::Open && !is_unnamed => {
+                connection.go_deaf();
                 self.ready.push(conn.slot);
             }
+            _ => self.lose(now, conn, turn),
         }
     }
 
@@ -101,34 +127,6 @@ impl<L: Log> Reactor<L> {
         }
     }
 
-    /// Makes the long answers that connections have asked for, as far as there is room
-    /// for them: a line of thirteen bytes can ask for megabytes.
-    pub(super) fn begin_long_answers(&mut self) {
-        while self.long_under_way < LONG_ANSWERS_MAX && self.meter.held() < self.limits.outbox_total
-        {
-            let Some((conn, answer)) = self.long_answers.pop_front() else { return };
-            // Whoever has gone does not want to know any more.
-            if self.get(conn).is_none() {
-                continue;
-            }
-            self.long_under_way += 1;
-            match answer {
-                LongAnswer::Log(query) => self.read_now(conn, query, Call::Found),
-                LongAnswer::Hub => {
-                    let _ = self.own_calls.send(Call::Room(conn)); // we receive them
-                }
-            }
-        }
-    }
-
-    fn read_now(&mut self, conn: ConnId, query: Query, found: fn(ConnId, Rows) -> Call) {
-        let calls = self.own_calls.clone();
-        let reply = move |rows| {
-            let _ = calls.send(found(conn, rows)); // the loop may have ended
-        };
-        self.log.read(query, Box::new(reply));
-    }
-
     /// How much may wait for one connection now: a share of what is left for all,
     /// so that slow readers together cannot take more than there is.
     pub(super) fn outbox_max(&self) -> usize {
@@ -147,7 +145,7 @@ impl<L: Log> Sink for Reactor<L> {
             Phase::Arriving => !connection.is_shaking_hands(),
             Phase::Closing | Phase::Lingering => false,
         };
-        if !is_heard {
+        if !is_heard || connection.is_deaf {
             return;
         }
         connection.outbox.push(lines, start, end);
@@ -181,13 +179,7 @@ impl<L: Log> Sink for Reactor<L> {
     }
 
     fn read(&mut self, conn: ConnId, query: Query) {
-        // A page for who catches up is small, and asked for when there is room.
-        if let Thread::Feed { .. } = query.thread {
-            self.read_now(conn, query, Call::FoundPage);
-        } else {
-            self.long_answers.push_back((conn, LongAnswer::Log(query)));
-            self.begin_long_answers();
-        }
+        self.read_in_turn(conn, query);
     }
 
     fn hash(&mut self, conn: ConnId, job: Job) {
@@ -198,8 +190,7 @@ impl<L: Log> Sink for Reactor<L> {
     }
 
     fn wait_for_room(&mut self, conn: ConnId) {
-        self.long_answers.push_back((conn, LongAnswer::Hub));
-        self.begin_long_answers();
+        self.ask_hub_in_turn(conn);
     }
 
     fn tell_when_drained(&mut self, conn: ConnId) {

@@ -34,8 +34,8 @@ impl Audience {
         Self { readers, has_plain, has_tagged }
     }
 
-    pub(super) fn find(&self, conn: ConnId) -> Option<&Reader> {
-        let at = self.readers.binary_search_by_key(&conn, |reader| reader.conn).ok()?;
-        self.readers.get(at)
+    /// Which of the readers a connection is.
+    pub(super) fn find(&self, conn: ConnId) -> Option<usize> {
+        self.readers.binary_search_by_key(&conn, |reader| reader.conn).ok()
     }
 }

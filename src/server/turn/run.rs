@@ -13,8 +13,9 @@ pub(super) struct Run<'t> {
     buffers: [&'t Lines; 2],
     plain: Range,
     tagged: Range,
-    /// Who has had more of the run than its start, and up to where.
-    ahead: Vec<(ConnId, usize)>,
+    /// Up to where each reader has had it, if more than its start; empty while that is
+    /// nobody. By the reader's place: those who ignore a speaker may be thousands.
+    ahead: Vec<Option<usize>>,
 }
 
 impl<'t> Run<'t> {
@@ -43,7 +44,8 @@ impl<'t> Run<'t> {
         let Some(author) = fanout.author.filter(|author| !fanout.except.contains(author)) else {
             return;
         };
-        if let Some(reader) = self.audience.find(author) {
+        if let Some(at) = self.audience.find(author) {
+            let reader = &self.audience.readers[at];
             let Range { start, end } = if reader.tags { fanout.tagged } else { fanout.plain };
             sink.note_asked(author, end - start);
         }
@@ -70,41 +72,40 @@ impl<'t> Run<'t> {
 
     /// Gives one reader its part of the run so far.
     pub(super) fn settle(&mut self, conn: ConnId, sink: &mut impl Sink) {
-        if let Some(reader) = self.audience.find(conn) {
-            let ahead = self.ahead.iter().find(|(ahead, _)| *ahead == conn);
-            self.push(reader, ahead.map(|(_, at)| *at), sink);
-            self.skip_to_end(conn);
+        if let Some(at) = self.audience.find(conn) {
+            self.push(at, sink);
+            self.skip(at);
         }
     }
 
     fn skip_to_end(&mut self, conn: ConnId) {
-        let Some(reader) = self.audience.find(conn) else { return };
-        let end = self.range(reader).end;
-        match self.ahead.iter_mut().find(|(ahead, _)| *ahead == conn) {
-            Some((_, at)) => *at = end,
-            None => self.ahead.push((conn, end)),
+        if let Some(at) = self.audience.find(conn) {
+            self.skip(at);
         }
     }
 
-    pub(super) fn flush(mut self, sink: &mut impl Sink) {
-        // Both are in the order of connections: one walk finds all.
-        let mut ahead = std::mem::take(&mut self.ahead);
-        ahead.sort_unstable();
-        let mut ahead = ahead.into_iter().peekable();
-        for reader in &self.audience.readers {
-            let at = ahead.next_if(|(conn, _)| *conn == reader.conn).map(|(_, at)| at);
-            self.push(reader, at, sink);
+    fn skip(&mut self, at: usize) {
+        let readers = &self.audience.readers;
+        if self.ahead.is_empty() {
+            self.ahead.resize(readers.len(), None);
+        }
+        self.ahead[at] = Some(self.range(&readers[at]).end);
+    }
+
+    pub(super) fn flush(self, sink: &mut impl Sink) {
+        for at in 0..self.audience.readers.len() {
+            self.push(at, sink);
         }
     }
 
-    /// Pushes what a reader has not had yet, which begins at `ahead` or, for
-    /// most, where the run does.
-    fn push(&self, reader: &Reader, ahead: Option<usize>, sink: &mut impl Sink) {
+    /// Pushes what a reader has not had yet: of most, all of the run.
+    fn push(&self, at: usize, sink: &mut impl Sink) {
+        let reader = &self.audience.readers[at];
         if self.topic == Topic::Presence && !reader.joins {
             return;
         }
         let Range { start, end } = self.range(reader);
-        let start = ahead.unwrap_or(start);
+        let start = self.ahead.get(at).copied().flatten().unwrap_or(start);
         if start < end {
             let lines = self.buffers[usize::from(reader.tags)];
             sink.push(reader.conn, lines, start, end);
