@@ -48,6 +48,13 @@ fn watched(
     watch.end(may_hear)
 }
 
+/// The same with what is not to be kept, as it is no line.
+fn watched_to_keep_nothing(may_hear: impl Fn(&str) -> bool, attack: impl FnOnce(u16)) {
+    let watch = Watch::begin(&[]).grows_by(watch::GROWTH_OF_NOTHING);
+    attack(watch.port());
+    watch.end(may_hear);
+}
+
 fn connect(port: u16) -> TcpStream {
     connect_from(Ipv4Addr::LOCALHOST, port)
 }

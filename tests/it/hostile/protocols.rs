@@ -155,6 +155,9 @@ fn n12_handshakes_that_drip_and_that_break_off() {
     for number in 0..scale(500, 50) {
         let mut socket = connect(watch.port());
         socket.write_all(&hello[..hello.len() - number % 2]).expect("said");
+        if number % 5 == 0 {
+            let _ = socket.write_all(b"\x15\x03\x03\x00\x02\x01\x00"); // that is all it says
+        }
         if number % 3 == 0 {
             SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a socket");
         }
