@@ -161,7 +161,8 @@ fn changed(
     )
 }
 
-const NOT_TLS: &str = "what answers there speaks no TLS (is it \"chatty serve --tls\"?)";
+const NOT_TLS: &str = "what answers there speaks no TLS (is it \"chatty serve --tls\"?), or has no \
+    place for you now";
 
 fn failure(error: &io::Error) -> Insecure {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {

@@ -121,6 +121,24 @@ fn new_connections_come_at_a_rate() {
 }
 
 #[test]
+fn however_many_are_turned_away_each_is_told_why() {
+    let server = limited(&["--max-per-address", "1"]);
+    let _alice = Peer::join(server.port, "alice");
+    let mut many: Vec<TcpStream> = (0..60)
+        .map(|_| {
+            let mut socket = TcpStream::connect(("127.0.0.1", server.port)).expect("connected");
+            let _ = socket.write_all(b"mallory\n"); // it may be over before
+            socket
+        })
+        .collect();
+    for socket in &mut many {
+        let mut said = String::new();
+        let _ = socket.read_to_string(&mut said); // it may end by a reset, with all said
+        assert!(said.starts_with("[BYE too-many] ") && said.ends_with('\n'), "{said:?}");
+    }
+}
+
+#[test]
 fn who_gives_no_name_gives_way_to_who_comes() {
     let server = limited(&["--max-unnamed", "2", "--max-per-address", "100"]);
     let mut alice = Peer::join(server.port, "alice");

@@ -3,8 +3,10 @@
 //! told, and the handshake is done.
 
 use std::cmp::Reverse;
+use std::io::Read as _;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::{Due, Reactor};
@@ -60,8 +62,11 @@ impl<L: Log> Reactor<L> {
         let mut line = Vec::new();
         bye.encode(&mut line);
         if self.turned_away >= TURNED_AWAY_MAX {
-            // Who has sent something already may not hear it.
-            let _ = stream.try_write(&line);
+            // What is unread when a connection is closed takes the line away with it;
+            // what still comes may.
+            let socket = SockRef::from(&stream);
+            let _ = (&*socket).read(&mut self.buffer);
+            let _ = socket.send(&line);
             return;
         }
         self.turned_away += 1;
