@@ -50,7 +50,11 @@ impl ErrorCode {
         (Self::Muted, "muted", "you may not speak in that room now; nobody saw this"),
         (Self::Forbidden, "forbidden", "that is for operators to do, or not for you"),
         (Self::BadPassword, "bad-password", "that is not the password"),
-        (Self::StorageFull, "storage-full", "the server has no room to keep this; nobody saw it"),
+        (
+            Self::StorageFull,
+            "storage-full",
+            "the server cannot keep this now, or read what it kept; nobody saw it",
+        ),
         (Self::Insecure, "insecure", "passwords only where nobody can read along"),
     ];
 

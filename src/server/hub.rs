@@ -468,7 +468,7 @@ impl Hub {
             Input::Unencrypted => self.turn_away_unencrypted(conn, turn),
             Input::Crowded => self.leave(now, conn, Some(Farewell::TooMany), None, turn),
             Input::Stalled => self.drop_out(now, conn, Some(Farewell::SlowReader), turn),
-            Input::Rows(rows) => self.tell_rows(now, conn, &rows.records, turn),
+            Input::Rows(rows) => self.tell_rows(now, conn, &rows, turn),
             Input::Hashed(outcome) => self.password_done(now, conn, &outcome, turn),
             Input::Swamped => self.fall_behind(conn, turn),
             Input::Drained => {

@@ -244,9 +244,17 @@ pub struct Rows {
     pub upto: u64,
     /// Whether the log has forgotten some of what was asked for.
     pub has_gap: bool,
+    /// Whether the log could not be read: what it holds is not known then.
+    pub has_failed: bool,
 }
 
 impl Rows {
+    /// Nothing is known.
+    #[must_use]
+    pub fn failed() -> Self {
+        Self { has_failed: true, ..Self::default() }
+    }
+
     /// With a full page, the log was looked at only up to its last record.
     fn cut_for(mut self, query: &Query) -> Self {
         if query.is_filled_by(&self.records)

@@ -8,7 +8,9 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{CHATTY, Peer, Server, history, text};
+use rusqlite::{Connection, OpenFlags};
+
+use crate::support::{CHATTY, Peer, Server, Terminal, history, text};
 
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
@@ -192,4 +194,61 @@ fn what_waits_for_somebody_does_not_keep_the_rest_from_being_forgotten() {
         let end = format!("Z [PRIVATE MESSAGE] alice: m{number}");
         bob.hears(|line| line.ends_with(&end));
     }
+}
+
+/// Whether a number that the log keeps has come so far.
+fn has_come_to(file: &Path, what: &str, number: i64) -> bool {
+    let log = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("a log");
+    let sql = "SELECT number FROM last WHERE what = ?1";
+    log.query_row(sql, [what], |row| row.get::<_, i64>(0)).expect("a number") >= number
+}
+
+/// Makes the page unreadable on which a text stands; gives what the file was before.
+fn damage(file: &Path, text: &str) -> Vec<u8> {
+    // Whoever closes a log last moves all of it into the file.
+    let log = Connection::open(file).expect("a log");
+    log.query_row("SELECT max(id) FROM messages", [], |_| Ok(())).expect("messages");
+    drop(log);
+    let whole = fs::read(file).expect("the file");
+    let at = whole.windows(text.len()).position(|bytes| bytes == text.as_bytes());
+    let start = at.expect("the text") / 4096 * 4096;
+    let mut damaged = whole.clone();
+    damaged[start..start + 4096].fill(0xff);
+    fs::write(file, damaged).expect("written");
+    whole
+}
+
+#[test]
+fn what_cannot_be_read_is_not_taken_for_nothing() {
+    let folder = folder();
+    let file = folder.path().join("chatty.db");
+    let server = Server::start_in(folder.path(), &[]);
+    let mut bob = Peer::join(server.port, "bob");
+    bob.say("/register open sesame");
+    bob.hears(|line| line.starts_with("[REGISTERED bob]"));
+    bob.say("/quit");
+    bob.rest();
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/msg bob a needle in the stack");
+    alice.say("/join ops");
+    // More than is read at the start.
+    for _ in 0..50 {
+        alice.say(&"hay\n".repeat(100));
+    }
+    alice.settles();
+    Terminal::waits("all is indexed", || has_come_to(&file, "indexed", 4000));
+    assert_eq!(server.stops().0, Some(0));
+    let whole = damage(&file, "a needle in the stack");
+    let server = Server::start_in(folder.path(), &[]);
+    let mut bob = Peer::connect(server.port);
+    bob.say("/login bob open sesame");
+    bob.hears(|line| line.starts_with("[ERROR storage-full] "));
+    assert!(server.logs().starts_with("cannot read the log: "));
+    assert_eq!(server.stops().0, Some(0));
+    // The page may be whole again, from a copy.
+    fs::write(&file, whole).expect("written");
+    let server = Server::start_in(folder.path(), &[]);
+    let mut bob = Peer::connect(server.port);
+    bob.say("/login bob open sesame");
+    bob.hears(|line| line.ends_with("Z [PRIVATE MESSAGE] alice: a needle in the stack"));
 }

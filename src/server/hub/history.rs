@@ -86,13 +86,7 @@ impl Hub {
     }
 
     /// The rows have come that a connection waits for.
-    pub(super) fn tell_rows(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        rows: &[Arc<Record>],
-        turn: &mut Turn,
-    ) {
+    pub(super) fn tell_rows(&mut self, now: Now, conn: ConnId, rows: &log::Rows, turn: &mut Turn) {
         let Some(connection) = self.connection_mut(conn) else { return };
         let Some(asked) = connection.asked.take() else { return };
         let settings = connection.settings;
@@ -100,11 +94,16 @@ impl Hub {
         match *asked {
             Asked::Rows(mut asked) => {
                 ask.cid = asked.cid.take();
-                tell_found(&mut ask, &asked, rows);
+                match found(rows) {
+                    Ok(records) => tell_found(&mut ask, &asked, records),
+                    Err(refusal) => ask.refuse(&refusal),
+                }
             }
             Asked::Mail(mut asked) => {
                 ask.cid = asked.cid.take();
-                if let Err(refusal) = self.log_in_with_mail(&mut ask, asked, rows) {
+                let result =
+                    found(rows).and_then(|records| self.log_in_with_mail(&mut ask, asked, records));
+                if let Err(refusal) = result {
                     self.note_refused_login(conn);
                     ask.refuse(&refusal);
                 }
@@ -113,6 +112,15 @@ impl Hub {
             Asked::Password(_) | Asked::Rooms(_) | Asked::List(_) => connection.asked = Some(asked),
         }
     }
+}
+
+/// Where nothing could be read, that is no answer to what is there.
+fn found(rows: &log::Rows) -> Result<&[Arc<Record>], Refusal> {
+    if rows.has_failed {
+        let text = "the server cannot read what it keeps; try again later";
+        return refusal(ErrorCode::StorageFull, text);
+    }
+    Ok(&rows.records)
 }
 
 fn tell_found(ask: &mut Ask<'_>, asked: &RowsAsk, rows: &[Arc<Record>]) {

@@ -184,3 +184,41 @@ impl Hub {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{connect, handle, hub, say};
+    use super::super::{Flow, Input, Limits, Rows};
+    use super::*;
+    use crate::server::passwords::Outcome;
+
+    #[test]
+    fn what_waits_waits_on_where_it_cannot_be_read() {
+        let mut hub = hub(Limits::default());
+        (0..3).for_each(|slot| connect(&mut hub, slot));
+        say(&mut hub, 0, "alice");
+        say(&mut hub, 0, "/register sesame");
+        handle(&mut hub, 0, Input::Hashed(Outcome::Hashed(Some("hash".into()))));
+        let alice = hub.accounts.named(&Key::fold("alice")).expect("an account").person;
+        say(&mut hub, 0, "/quit");
+        say(&mut hub, 1, "bob");
+        say(&mut hub, 1, "/msg alice come back");
+        let log_in = |hub: &mut Hub, rows: Rows| {
+            say(hub, 2, "/login alice sesame");
+            handle(hub, 2, Input::Hashed(Outcome::Checked(true)));
+            handle(hub, 2, Input::Rows(rows))
+        };
+        let (flow, told) = log_in(&mut hub, Rows::failed());
+        assert!(told.text.starts_with("[ERROR storage-full] "), "{}", told.text);
+        assert_eq!(flow, Flow::Next);
+        assert_eq!(hub.mail.len(alice), 1);
+        let (_, told) = log_in(&mut hub, Rows::default());
+        assert!(told.text.starts_with("[WELCOME alice]"), "{}", told.text);
+        assert_eq!(hub.mail.len(alice), 0);
+        for line in ["/history", "/search back"] {
+            say(&mut hub, 1, line);
+            let (_, told) = handle(&mut hub, 1, Input::Rows(Rows::failed()));
+            assert!(told.text.starts_with("[ERROR storage-full] "), "{}", told.text);
+        }
+    }
+}

@@ -81,7 +81,8 @@ fn answer(held: &Mutex<Held>, queries: &Receiver<(Query, Reply)>) {
         let records: Vec<_> = lock(held).records.iter().cloned().collect();
         // The thread outlives a search that panics.
         let found = panic::catch_unwind(AssertUnwindSafe(|| search(&records, &query)));
-        reply(Rows { records: found.unwrap_or_default(), ..Rows::default() });
+        let found = found.map(|records| Rows { records, ..Rows::default() });
+        reply(found.unwrap_or_else(|_| Rows::failed()));
     }
 }
 
@@ -154,7 +155,7 @@ impl Held {
     fn find(&self, query: &Query) -> Rows {
         let upto = self.records.back().map_or(self.forgotten, |record| record.id);
         let has_gap = query.after.is_some_and(|after| after < self.forgotten);
-        Rows { records: self.rows(query), upto, has_gap }.cut_for(query)
+        Rows { records: self.rows(query), upto, has_gap, has_failed: false }.cut_for(query)
     }
 
     fn rows(&self, query: &Query) -> Vec<Arc<Record>> {

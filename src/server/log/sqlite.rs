@@ -32,6 +32,7 @@ mod readers;
 mod search;
 mod writer;
 
+use readers::Trouble;
 use writer::{Writer, lock};
 
 /// When a message counts as safe.
@@ -173,8 +174,9 @@ impl SqliteLog {
         thread::Builder::new()
             .name("log keeper".into())
             .spawn(move || writer::keep_house(&kept_by, &closed))?;
-        let reads = readers::start(&path, "log reader", READERS)?;
-        let searches = readers::start(&path, "log search", 1)?;
+        let trouble = Trouble::default();
+        let reads = readers::start(&path, "log reader", READERS, &trouble)?;
+        let searches = readers::start(&path, "log search", 1, &trouble)?;
         Ok((Self { writer, _open: open, reads, searches, _lock: claim }, kept))
     }
 }

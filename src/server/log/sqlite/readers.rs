@@ -10,34 +10,49 @@ use std::thread;
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::{BUSY_TIMEOUT, COLUMNS, read_last, record, search};
+use crate::server::audit::Cause;
 use crate::server::log::{Query, Record, Reply, Rows, Thread};
+
+/// What keeps readers from reading, which is told once for all of them.
+pub(super) type Trouble = Arc<Mutex<Cause>>;
 
 /// Starts some; they end when nobody can ask any more.
 pub(super) fn start(
     path: &Path,
     name: &str,
     count: usize,
+    trouble: &Trouble,
 ) -> anyhow::Result<Sender<(Query, Reply)>> {
     let (reads, queries) = mpsc::channel();
     let queries = Arc::new(Mutex::new(queries));
     for _ in 0..count {
         let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        let queries = queries.clone();
-        thread::Builder::new().name(name.into()).spawn(move || answer(&connection, &queries))?;
+        let (queries, trouble) = (queries.clone(), trouble.clone());
+        let read = move || answer(&connection, &queries, &trouble);
+        thread::Builder::new().name(name.into()).spawn(read)?;
     }
     Ok(reads)
 }
 
 /// A thread that reads: one query after another until nobody asks any more.
-fn answer(connection: &Connection, queries: &Mutex<Receiver<(Query, Reply)>>) {
+fn answer(
+    connection: &Connection,
+    queries: &Mutex<Receiver<(Query, Reply)>>,
+    trouble: &Mutex<Cause>,
+) {
     loop {
         let next = queries.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((query, reply)) = next else { return };
-        // A read that fails finds nothing; what is stored is not touched by it. Neither
-        // is the thread by one that panics: all who ask later would miss it.
+        // The thread outlives a read that panics, which is told of elsewhere: all who
+        // ask later would miss it.
         let found = panic::catch_unwind(AssertUnwindSafe(|| find(connection, &query)));
-        reply(found.map(Result::unwrap_or_default).unwrap_or_default());
+        let found = found.unwrap_or_else(|_| Ok(Rows::failed()));
+        reply(found.unwrap_or_else(|error| {
+            let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
+            trouble.tell(&format!("cannot read the log: {error}"));
+            Rows::failed()
+        }));
     }
 }
 
@@ -89,7 +104,7 @@ fn find(connection: &Connection, query: &Query) -> rusqlite::Result<Rows> {
     let forgotten = first.map_or(upto, |first| (first - 1).cast_unsigned());
     let has_gap = query.after.is_some_and(|after| after < forgotten);
     transaction.finish()?;
-    Ok(Rows { records, upto, has_gap }.cut_for(query))
+    Ok(Rows { records, upto, has_gap, has_failed: false }.cut_for(query))
 }
 
 pub(super) fn collect(
