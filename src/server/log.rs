@@ -126,9 +126,31 @@ pub struct Stay {
     pub until: Option<u64>,
 }
 
+/// How many messages are looked at for one page of a feed, whoever they are for: it is
+/// at no time long until others are read for.
+const LOOKED_AT_MAX: usize = 4096;
+
 impl Stay {
     fn covers(&self, room: &Key, id: u64) -> bool {
         self.room == *room && id > self.from && self.until.is_none_or(|until| id <= until)
+    }
+}
+
+/// Stays in such an order that the one which may cover a message is found at once.
+struct Stays<'s>(Vec<&'s Stay>);
+
+impl<'s> Stays<'s> {
+    fn of(thread: &'s Thread) -> Self {
+        let Thread::Feed { stays, .. } = thread else { return Self(Vec::new()) };
+        let mut stays: Vec<&Stay> = stays.iter().collect();
+        stays.sort_by(|one, other| (&one.room, one.from).cmp(&(&other.room, other.from)));
+        Self(stays)
+    }
+
+    /// In one room they follow each other: the last that began before it tells.
+    fn cover(&self, room: &Key, id: u64) -> bool {
+        let later = self.0.partition_point(|stay| (&stay.room, stay.from) < (room, id));
+        later.checked_sub(1).is_some_and(|last| self.0[last].covers(room, id))
     }
 }
 
@@ -148,9 +170,9 @@ pub struct Query {
 }
 
 impl Query {
-    /// Whether a record is one of those asked for, its position aside.
-    #[must_use]
-    pub fn wants(&self, record: &Record) -> bool {
+    /// Whether a record is one of those asked for, its position aside; the stays are
+    /// this query's.
+    fn wants(&self, record: &Record, stays: &Stays<'_>) -> bool {
         if self.hidden.contains(&record.author) {
             return false;
         }
@@ -161,9 +183,7 @@ impl Query {
                 (record.author == *reader && is_other(*to, to_name))
                     || (to == reader && is_other(record.author, &record.from))
             }
-            (Thread::Feed { stays, .. }, Recipient::Room(room)) => {
-                stays.iter().any(|stay| stay.covers(room.key(), record.id))
-            }
+            (Thread::Feed { .. }, Recipient::Room(room)) => stays.cover(room.key(), record.id),
             (Thread::Search { reader, rooms, is_private_too, words }, to) => {
                 let may_read = match to {
                     Recipient::Room(room) => rooms.contains(room.key()),
@@ -206,10 +226,11 @@ impl Query {
         &self,
         records: impl IntoIterator<Item = Result<Arc<Record>, E>>,
     ) -> Result<Vec<Arc<Record>>, E> {
+        let stays = Stays::of(&self.thread);
         let (mut found, mut size, mut records) = (Vec::new(), 0, records.into_iter());
         while !self.is_filled(found.len(), size) {
             let Some(record) = records.next().transpose()? else { break };
-            if self.wants(&record) {
+            if self.wants(&record, &stays) {
                 size += record.size();
                 found.push(record);
             }
@@ -240,7 +261,8 @@ fn has_words(text: &str, wanted: &[String]) -> bool {
 pub struct Rows {
     /// Oldest first.
     pub records: Vec<Arc<Record>>,
-    /// Up to which id the log was looked at: later records may have come since.
+    /// Up to which id the log was looked at: later records may have come since, or not
+    /// have been looked at yet.
     pub upto: u64,
     /// Whether the log has forgotten some of what was asked for.
     pub has_gap: bool,
@@ -388,7 +410,93 @@ pub trait Log {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
+    use super::memory::MemoryLog;
+    use super::sqlite::{Durability, Options, Retention, SqliteLog};
     use super::*;
+
+    const READER: PersonId = PersonId(7);
+
+    fn room(name: &str) -> RoomName {
+        RoomName::parse(name).unwrap()
+    }
+
+    fn stay(name: &str, from: u64, until: Option<u64>) -> Stay {
+        Stay { room: room(name).key().clone(), from, until }
+    }
+
+    fn record(id: u64, to: Recipient) -> Arc<Record> {
+        let from = Name::parse("alice").unwrap();
+        let (time, author, text) = (Stamp(0), PersonId(1), "x".into());
+        Arc::new(Record { id, time, author, from, to, is_action: false, text, cid: None })
+    }
+
+    /// Follows a feed from the beginning; gives the ids, and how many pages it took.
+    fn follow(log: &impl Log, stays: &[Stay], last: u64) -> (Vec<u64>, usize) {
+        let (mut ids, mut pages, mut after) = (Vec::new(), 0, 0);
+        while after < last {
+            let thread = Thread::Feed { reader: READER, stays: stays.to_vec() };
+            let (count, size, hidden) = (256, 64 << 10, Vec::new());
+            let (found, rows) = mpsc::channel();
+            let query = Query { thread, count, size, after: Some(after), hidden };
+            log.read(query, Box::new(move |rows| found.send(rows).unwrap()));
+            let rows = rows.recv().unwrap();
+            assert!(rows.upto > after && !rows.has_failed, "{} after {after}", rows.upto);
+            ids.extend(rows.records.iter().map(|record| record.id));
+            (after, pages) = (rows.upto, pages + 1);
+        }
+        assert_eq!(after, last);
+        (ids, pages)
+    }
+
+    #[test]
+    fn a_feed_looks_at_so_many_messages_at_once_whoever_they_are_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { durability: Durability::Commit, retention: Retention::default() };
+        let (mut file, _) = SqliteLog::open(folder.path(), options).unwrap();
+        let mut memory = MemoryLog::new(usize::MAX, usize::MAX);
+        // Every third number became no message.
+        let ids: Vec<u64> = (1..15_000).filter(|id| id % 3 != 0).collect();
+        let (mine, last) = ([9_998_u64, 14_998], 14_999);
+        let records = ids.iter().map(|id| match id {
+            9_998 => record(*id, Recipient::Person(READER, Name::parse("bob").unwrap())),
+            14_998 => record(*id, Recipient::Room(room("mine"))),
+            _ => record(*id, Recipient::Room(room("others"))),
+        });
+        let last_numbers = Last { message: last, person: 7 };
+        let batch = Batch { records: records.collect(), changes: Vec::new(), last: last_numbers };
+        file.append(&batch).unwrap();
+        memory.append(&batch).unwrap();
+        let stays = [stay("mine", 14_000, None)];
+        assert_eq!(follow(&file, &stays, last), (mine.to_vec(), 3));
+        assert_eq!(follow(&memory, &stays, last), (mine.to_vec(), 3));
+        // Who saw much is told it page by page, each message once.
+        let stays = [stay("others", 0, Some(7000)), stay("others", 7000, None)];
+        let seen: Vec<u64> = ids.iter().copied().filter(|id| *id != 14_998).collect();
+        assert_eq!(follow(&file, &stays, last).0, seen);
+        assert_eq!(follow(&memory, &stays, last).0, seen);
+    }
+
+    #[test]
+    fn a_message_is_in_a_feed_if_a_stay_covers_it() {
+        let stays = vec![
+            stay("ops", 2, Some(4)),
+            stay("lobby", 3, Some(3)),
+            stay("ops", 4, Some(6)),
+            stay("lobby", 3, None),
+            stay("ops", 9, None),
+        ];
+        let thread = Thread::Feed { reader: READER, stays: stays.clone() };
+        let index = Stays::of(&thread);
+        for id in 0..12 {
+            for name in ["lobby", "ops", "mine", "zoo"] {
+                let key = room(name).key().clone();
+                let is_covered = stays.iter().any(|stay| stay.covers(&key, id));
+                assert_eq!(index.cover(&key, id), is_covered, "{name}: {id}");
+            }
+        }
+    }
 
     #[test]
     fn a_text_has_words_if_all_of_them_are_in_it() {

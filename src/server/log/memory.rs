@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::{
-    AppendError, Batch, Log, PersonId, Query, Recipient, Record, Repeat, Reply, Rows, Thread,
+    AppendError, Batch, LOOKED_AT_MAX, Log, PersonId, Query, Recipient, Record, Repeat, Reply,
+    Rows, Thread,
 };
 use crate::protocol::Key;
 
@@ -153,9 +154,20 @@ impl Held {
     }
 
     fn find(&self, query: &Query) -> Rows {
-        let upto = self.records.back().map_or(self.forgotten, |record| record.id);
+        let last = self.records.back().map_or(self.forgotten, |record| record.id);
+        let upto = match &query.thread {
+            Thread::Feed { .. } => self.page(query).last().map_or(last, |record| record.id),
+            _ => last,
+        };
         let has_gap = query.after.is_some_and(|after| after < self.forgotten);
         Rows { records: self.rows(query), upto, has_gap, has_failed: false }.cut_for(query)
+    }
+
+    /// What is looked at for a page of a feed.
+    fn page(&self, query: &Query) -> impl Iterator<Item = &Arc<Record>> {
+        let after = query.after.unwrap_or_default();
+        let start = self.records.partition_point(|record| record.id <= after);
+        self.records.range(start..).take(LOOKED_AT_MAX)
     }
 
     fn rows(&self, query: &Query) -> Vec<Arc<Record>> {
@@ -167,12 +179,7 @@ impl Held {
                 let picked = ids.iter().filter_map(|id| self.record(*id));
                 return query.fill(picked);
             }
-            Thread::Feed { .. } => {
-                let after = query.after.unwrap_or_default();
-                let start = self.records.partition_point(|record| record.id <= after);
-                let later = self.records.range(start..);
-                return query.fill(later);
-            }
+            Thread::Feed { .. } => return query.fill(self.page(query)),
         };
         let Some(ids) = self.threads.get(&index) else { return Vec::new() };
         let record = |id: &u64| self.record(*id);

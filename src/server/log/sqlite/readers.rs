@@ -1,6 +1,7 @@
 //! The threads that read the file, from the last commit: they never hold up who
 //! writes.
 
+use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -11,7 +12,7 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use super::{BUSY_TIMEOUT, COLUMNS, read_last, record, search};
 use crate::server::audit::Cause;
-use crate::server::log::{Query, Record, Reply, Rows, Thread};
+use crate::server::log::{LOOKED_AT_MAX, Query, Record, Reply, Rows, Thread};
 
 /// What keeps readers from reading, which is told once for all of them.
 pub(super) type Trouble = Arc<Mutex<Cause>>;
@@ -58,7 +59,7 @@ fn answer(
 
 fn find(connection: &Connection, query: &Query) -> rusqlite::Result<Rows> {
     let transaction = connection.unchecked_transaction()?; // one moment for both reads
-    let upto = read_last(connection)?.message;
+    let mut upto = read_last(connection)?.message;
     let (after, order) = match query.after {
         Some(after) => (i64::try_from(after).unwrap_or(i64::MAX), "ASC"),
         None => (0, "DESC"),
@@ -92,8 +93,16 @@ fn find(connection: &Connection, query: &Query) -> rusqlite::Result<Rows> {
         }
         Thread::Feed { .. } => {
             // All rooms at once: the log in its own order, picked through.
-            let sql = format!("SELECT {COLUMNS} FROM messages WHERE id > ?1 ORDER BY id");
-            collect(connection, &sql, params![after], query)?
+            let sql = format!(
+                "SELECT {COLUMNS} FROM messages WHERE id > ?1 ORDER BY id LIMIT {LOOKED_AT_MAX}"
+            );
+            let seen = Cell::new((0, 0));
+            let see = |id| seen.set((seen.get().0 + 1, id));
+            let found = collect_seen(connection, &sql, params![after], query, see)?;
+            if let (LOOKED_AT_MAX, last) = seen.get() {
+                upto = last;
+            }
+            found
         }
     };
     if query.after.is_none() {
@@ -113,8 +122,22 @@ pub(super) fn collect(
     params: impl rusqlite::Params,
     query: &Query,
 ) -> rusqlite::Result<Vec<Arc<Record>>> {
+    collect_seen(connection, sql, params, query, |_| {})
+}
+
+/// The same; tells of each row that was looked at.
+fn collect_seen(
+    connection: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+    query: &Query,
+    see: impl Fn(u64),
+) -> rusqlite::Result<Vec<Arc<Record>>> {
     let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_and_then(params, record)?;
+    let rows = statement.query_and_then(params, |row| {
+        see(row.get::<_, i64>(0)?.cast_unsigned());
+        record(row)
+    })?;
     // A row that breaks the grammar was not written by us: pass over it.
     query.try_fill(rows.filter_map(Result::transpose).map(|record| record.map(Arc::new)))
 }
