@@ -10,8 +10,9 @@
 //! 5. Ids are what the hub gave; the file remembers the last, so that none is
 //!    ever given twice.
 
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
@@ -205,7 +206,7 @@ impl Drop for SqliteLog {
 fn claim(folder: &Path) -> anyhow::Result<File> {
     let problem = || format!("cannot use the folder {}", folder.display());
     DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(problem)?;
-    let lock = File::create(folder.join(LOCK)).with_context(problem)?;
+    let lock = open_own(&folder.join(LOCK)).with_context(problem)?;
     lock.set_permissions(Permissions::from_mode(0o600)).with_context(problem)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
@@ -217,11 +218,16 @@ fn claim(folder: &Path) -> anyhow::Result<File> {
     }
 }
 
+/// Opens a file, made for its owner alone if it is not there: at no time can anybody
+/// else open it. One that is there keeps what is in it.
+fn open_own(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
 fn connect(path: &Path, durability: Durability) -> anyhow::Result<Connection> {
     let problem = || format!("cannot open {}", path.display());
-    // Made before SQLite makes it, so that nobody else can ever read it; its
-    // companions take over its permissions.
-    let file = fs::OpenOptions::new().append(true).create(true).open(path).with_context(problem)?;
+    // Made before SQLite makes it; its companions take over its permissions.
+    let file = open_own(path).with_context(problem)?;
     file.set_permissions(Permissions::from_mode(0o600)).with_context(problem)?;
     let connection = Connection::open(path).with_context(problem)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -319,4 +325,24 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Option<Record>> {
         text: text(8)?.into(),
         cid: row.get_ref(9)?.as_str_or_null()?.and_then(Cid::parse),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPTIONS: Options = Options {
+        durability: Durability::Commit,
+        retention: Retention { age: None, messages: None },
+    };
+
+    #[test]
+    fn files_are_their_owners_from_the_beginning_and_keep_what_is_in_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = open_own(&folder.path().join("new")).unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        fs::write(folder.path().join(LOCK), "a note").unwrap();
+        drop(SqliteLog::open(folder.path(), OPTIONS).unwrap());
+        assert_eq!(fs::read_to_string(folder.path().join(LOCK)).unwrap(), "a note");
+    }
 }
