@@ -4,8 +4,8 @@
 //!    [`Durability::Commit`] a batch is on the disk when its append is done.
 //! 2. Other threads read, from the last commit, and never hold the writer up.
 //! 3. A write that did not fit is undone whole and may be tried again. Any other
-//!    failure to write is the end: what the disk holds then cannot be known, and
-//!    asking it to sync again may say yes to what is lost.
+//!    failure to write is the end, in keeping house too: what the disk holds then
+//!    cannot be known, and asking it to sync again may say yes to what is lost.
 //! 4. One process at a time: the folder is locked.
 //! 5. Ids are what the hub gave; the file remembers the last, so that none is
 //!    ever given twice.
@@ -168,7 +168,7 @@ impl SqliteLog {
         let indexed = read_number(&connection, "indexed")?;
         let bound = options.retention.messages;
         let count = bound.map(|_| count_messages(&connection)).transpose()?;
-        let writer = Writer::new(connection, options, path.clone(), kept.last, count, indexed);
+        let writer = Writer::new(connection, options, path.clone(), kept.last, count, indexed)?;
         let writer = Arc::new(Mutex::new(writer));
         let (open, closed) = mpsc::channel();
         let kept_by = writer.clone();
@@ -329,6 +329,8 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Option<Record>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     const OPTIONS: Options = Options {
@@ -344,5 +346,46 @@ mod tests {
         fs::write(folder.path().join(LOCK), "a note").unwrap();
         drop(SqliteLog::open(folder.path(), OPTIONS).unwrap());
         assert_eq!(fs::read_to_string(folder.path().join(LOCK)).unwrap(), "a note");
+    }
+    fn batch(id: u64) -> Batch {
+        let (time, author, text) = (Stamp(0), PersonId(1), "x".into());
+        let from = Name::parse("alice").unwrap();
+        let to = Recipient::Room(RoomName::parse("ops").unwrap());
+        let record = Record { id, time, author, from, to, is_action: false, text, cid: None };
+        let last = Last { message: id, person: 1 };
+        Batch { records: vec![Arc::new(record)], changes: Vec::new(), last }
+    }
+
+    /// What comes of writing on.
+    fn first_error(log: &mut SqliteLog) -> AppendError {
+        let start = Instant::now();
+        let mut ids = 2..;
+        let error = ids.find_map(|id| {
+            assert!(start.elapsed() < Duration::from_secs(30), "it goes on writing");
+            thread::sleep(Duration::from_millis(10));
+            log.append(&batch(id)).err()
+        });
+        error.expect("an error")
+    }
+
+    #[test]
+    fn what_fails_beside_a_batch_is_the_end_as_what_fails_in_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut log, _) = SqliteLog::open(folder.path(), OPTIONS).unwrap();
+        log.append(&batch(1)).unwrap();
+        let other = connect(&folder.path().join(FILE), Durability::Commit).unwrap();
+        other.execute_batch("DROP TABLE search").unwrap();
+        assert!(matches!(first_error(&mut log), AppendError::Broken(_)));
+        assert!(matches!(log.append(&batch(1 << 20)), Err(AppendError::Broken(_))));
+    }
+
+    #[test]
+    fn what_cannot_be_brought_to_the_disk_is_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { durability: Durability::Relaxed, ..OPTIONS };
+        let (mut log, _) = SqliteLog::open(folder.path(), options).unwrap();
+        log.append(&batch(1)).unwrap();
+        fs::remove_file(folder.path().join("chatty.db-wal")).unwrap();
+        assert!(matches!(first_error(&mut log), AppendError::Broken(_)));
     }
 }

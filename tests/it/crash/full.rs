@@ -1,5 +1,5 @@
 //! A disk that fills up: what cannot be kept is refused and shown to nobody, all
-//! else goes on, and so does talking when there is room again.
+//! else goes on, and so does talking when there is room again. Any other fault is the end.
 
 use std::fs;
 use std::io::Write as _;
@@ -150,4 +150,33 @@ fn on_a_full_disk_lines_are_refused_and_shown_to_nobody_until_there_is_room() {
     let _server = Server::start_in(&log, &[]);
     let faults = faults(&talk.events, &rows(&log.join("chatty.db")), None);
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn a_log_that_cannot_be_moved_into_its_file_is_the_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut shell = Command::new("sh");
+    // No file may have more than 8 MB, which is no want of room.
+    shell.args(["-c", "trap '' XFSZ; ulimit -f 16384; exec \"$0\" \"$@\""]);
+    let log = folder.path().to_str().expect("a plain path");
+    let server = Server::spawn_under(shell, &["--data", log]);
+    let mut alice = Peer::join(server.port, "alice");
+    let line = "x".repeat(4000);
+    let mut shown = 0;
+    loop {
+        alice.say(&line);
+        match alice.try_next() {
+            Some(echo) => assert_eq!(echo, format!("alice: {line}")),
+            None => break,
+        }
+        shown += 1;
+        assert!(shown < 10_000, "it is written on");
+    }
+    assert!(server.logs().starts_with("chatty: the log failed: "));
+    assert_eq!(server.wait(), Some(1));
+    // It was not the write-ahead log that came to its end.
+    let file = folder.path().join("chatty.db");
+    let size = fs::metadata(folder.path().join("chatty.db-wal")).map_or(0, |wal| wal.len());
+    assert!(size < 6 << 20, "{size}");
+    assert!(rows(&file).len() >= shown);
 }

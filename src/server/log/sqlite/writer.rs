@@ -3,15 +3,19 @@
 //! beside that, in slices so short that a batch hardly waits for one, on a thread
 //! of its own.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use rusqlite::{Connection, ErrorCode, params};
+use anyhow::anyhow;
+use rusqlite::hooks::Wal;
+use rusqlite::{Connection, ErrorCode, ffi, params};
 
-use super::{COLUMNS, Durability, Options, Retention, record, search, write_last};
+use super::{COLUMNS, Durability, Options, Retention, open_own, record, search, write_last};
 use crate::protocol::{Cid, RoomName};
 use crate::server::log::{AppendError, Batch, Change, Last, Recipient, Record, Repeat};
 
@@ -21,6 +25,10 @@ pub(super) struct Writer {
     connection: Connection,
     options: Options,
     path: PathBuf,
+    /// Why nothing more may be written, if it may not; see rule 3 of `sqlite.rs`.
+    failure: Option<String>,
+    /// How many pages the write-ahead log had after the last commit.
+    wal_pages: Arc<AtomicI32>,
     last: Last,
     /// How many messages are kept, where there is a bound to that.
     count: Option<u64>,
@@ -40,6 +48,12 @@ pub(super) struct Writer {
 
 /// How often the disk gets what is committed, where that is not at once.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
+/// With so many pages the write-ahead log is moved into the file.
+const WAL_PAGES_MAX: i32 = 1000;
+
+/// With so much room left, in bytes, it was not for want of it that a write failed.
+const ROOM: usize = 4 << 20;
 
 /// How often is looked for what is to be forgotten, and how much of it goes in
 /// one transaction: writing waits no longer than for that.
@@ -80,18 +94,28 @@ pub(super) fn keep_house(writer: &Mutex<Writer>, closed: &Receiver<()>) {
 
 impl Writer {
     pub(super) fn new(
-        connection: Connection,
+        mut connection: Connection,
         options: Options,
         path: PathBuf,
         last: Last,
         count: Option<u64>,
         indexed: u64,
-    ) -> Self {
+    ) -> rusqlite::Result<Self> {
         let now = Instant::now();
-        Self {
+        let wal_pages = Arc::new(AtomicI32::new(0));
+        let noted = wal_pages.clone();
+        // In place of SQLite's own hook, which moves the pages and does not tell when
+        // that fails.
+        connection.wal_hook(Some(move |_: &mut Wal, pages| {
+            noted.store(pages, Ordering::Relaxed);
+            Ok(())
+        }))?;
+        Ok(Self {
             connection,
             options,
             path,
+            failure: None,
+            wal_pages,
             last,
             count,
             is_unsynced: false,
@@ -102,7 +126,7 @@ impl Writer {
             next_sync: now,
             next_forget: now,
             next_index: now,
-        }
+        })
     }
 
     /// Does what is due, and tells how long nothing else is.
@@ -113,14 +137,13 @@ impl Writer {
             self.next_sync = now + SYNC_INTERVAL;
         }
         if now >= self.next_forget {
-            // What cannot be forgotten now is tried again later.
-            let more = self.forget().unwrap_or(false);
+            let more = self.attempt(Self::forget);
             let pause = if more { now.elapsed() * (FORGET_SHARE - 1) } else { RETENTION_INTERVAL };
             self.next_forget = Instant::now() + pause;
         }
         let now = Instant::now();
         if now >= self.next_index || (self.is_behind && now >= self.last_write + INDEX_IDLE) {
-            self.is_behind = self.index().unwrap_or(false);
+            self.is_behind = self.attempt(Self::index);
             let pause =
                 if self.is_behind { now.elapsed() * (INDEX_SHARE - 1) } else { INDEX_INTERVAL };
             self.next_index = Instant::now() + pause;
@@ -130,23 +153,60 @@ impl Writer {
         if self.is_behind { pause.min(INDEX_IDLE) } else { pause }
     }
 
+    /// Does a slice of something; tells whether there is more. What cannot be done now is
+    /// tried again later, and nothing is any more where that would be in vain.
+    fn attempt(&mut self, act: fn(&mut Self) -> rusqlite::Result<bool>) -> bool {
+        if self.failure.is_some() {
+            return false; // the next batch ends it all
+        }
+        let more = act(self).and_then(|more| self.move_wal().map(|()| more));
+        more.unwrap_or_else(|error| {
+            if error.sqlite_error_code() != Some(ErrorCode::DatabaseBusy) {
+                self.fail(error);
+            }
+            false
+        })
+    }
+
+    /// Either there was no room and nothing has changed, or this is the end.
+    fn fail(&mut self, error: rusqlite::Error) -> AppendError {
+        if self.is_full(&error) { AppendError::Full(error.to_string()) } else { self.end(error) }
+    }
+
+    /// Nothing more is written.
+    fn end(&mut self, error: rusqlite::Error) -> AppendError {
+        self.failure = Some(error.to_string());
+        AppendError::Broken(error.into())
+    }
+
     /// Makes a batch part of the log; it is as safe as was asked for when this is
     /// done.
     pub(super) fn write(&mut self, batch: &Batch) -> Result<Vec<Repeat>, AppendError> {
-        self.be_strict(true).map_err(|error| AppendError::Broken(error.into()))?;
-        let result = insert(&mut self.connection, batch, self.last);
-        self.last_write = Instant::now();
-        match result {
-            Ok(repeats) => {
-                self.last = batch.last;
-                let stored = batch.records.len() - repeats.len();
-                self.count = self.count.map(|count| count + stored as u64);
-                self.is_unsynced = self.options.durability == Durability::Relaxed;
-                Ok(repeats)
-            }
-            Err(error) if is_full(&error) => Err(AppendError::Full(error.to_string())),
-            Err(error) => Err(AppendError::Broken(error.into())),
+        if let Some(why) = &self.failure {
+            return Err(AppendError::Broken(anyhow!("{why}")));
         }
+        let result = self.be_strict(true);
+        let result = result.and_then(|()| insert(&mut self.connection, batch, self.last));
+        self.last_write = Instant::now();
+        let repeats = result.map_err(|error| self.fail(error))?;
+        self.last = batch.last;
+        let stored = batch.records.len() - repeats.len();
+        self.count = self.count.map(|count| count + stored as u64);
+        self.is_unsynced = self.options.durability == Durability::Relaxed;
+        self.move_wal().map_err(|error| self.end(error))?;
+        Ok(repeats)
+    }
+
+    /// Moves a long write-ahead log into the file. Where there is no room, or somebody
+    /// reads what it holds, that waits until the next commit.
+    fn move_wal(&mut self) -> rusqlite::Result<()> {
+        if self.wal_pages.load(Ordering::Relaxed) < WAL_PAGES_MAX {
+            return Ok(());
+        }
+        let mut statement = self.connection.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?;
+        let moved = statement.query_row([], |_| Ok(()));
+        drop(statement);
+        moved.or_else(|error| if self.is_full(&error) { Ok(()) } else { Err(error) })
     }
 
     /// Brings what is committed to the disk, where the commit did not.
@@ -154,9 +214,31 @@ impl Writer {
         if std::mem::take(&mut self.is_unsynced) {
             let mut wal = self.path.clone().into_os_string();
             wal.push("-wal");
-            // Failing to is what "relaxed" may lose.
-            let _ = File::open(wal).and_then(|wal| wal.sync_data());
+            if let Err(error) = File::open(wal).and_then(|wal| wal.sync_data()) {
+                self.failure = Some(error.to_string());
+            }
         }
+    }
+
+    /// Whether there was no room; nothing of the transaction is left then.
+    fn is_full(&self, error: &rusqlite::Error) -> bool {
+        // Where it is somebody's share of the disk that is full, SQLite does not tell that
+        // from a disk that is breaking.
+        let code = error.sqlite_error().map(|error| error.extended_code);
+        let may_be = matches!(code, Some(ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE));
+        error.sqlite_error_code() == Some(ErrorCode::DiskFull) || (may_be && !self.has_room())
+    }
+
+    /// Whether there is some on the disk, by writing.
+    fn has_room(&self) -> bool {
+        let path = self.path.with_extension("room");
+        let write = |mut file: File| file.write_all(&vec![0; ROOM]);
+        let written = open_own(&path).and_then(write);
+        let _ = fs::remove_file(path);
+        let is_full = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        };
+        !written.is_err_and(|error| is_full(&error))
     }
 
     /// Forgets some of what is too old or too much; tells whether there is more. Both go
@@ -336,14 +418,4 @@ fn first_of_mark(connection: &Connection, again: &Record) -> rusqlite::Result<Op
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(params![again.author.0.cast_signed(), cid])?;
     rows.next()?.map_or(Ok(None), record)
-}
-
-/// Whether there was no room; nothing of the transaction is left then.
-fn is_full(error: &rusqlite::Error) -> bool {
-    // SQLite tells a file that may not grow further apart from a full disk.
-    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
-        || matches!(
-            error.sqlite_error().map(|error| error.extended_code),
-            Some(rusqlite::ffi::SQLITE_IOERR_WRITE | rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
-        )
 }
