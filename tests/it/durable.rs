@@ -196,6 +196,52 @@ fn what_waits_for_somebody_does_not_keep_the_rest_from_being_forgotten() {
     }
 }
 
+/// The number of a line that somebody says.
+fn id_of(peer: &mut Peer, line: &str) -> u64 {
+    peer.say(line);
+    let echo = peer.hears(|heard| heard.ends_with(line));
+    let id = echo.strip_prefix("@id=").and_then(|rest| rest.split(';').next());
+    id.and_then(|id| id.parse().ok()).expect(&echo)
+}
+
+#[test]
+fn a_number_that_a_loss_of_power_took_is_not_given_again() {
+    let (folder, copy, again) = (folder(), folder(), folder());
+    let relaxed = ["--durability", "relaxed"];
+    let mut server = Server::start_in(folder.path(), &relaxed);
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/set tags on");
+    assert_eq!(id_of(&mut alice, "on the disk"), 1);
+    // What comes now the disk does not have yet.
+    let copy_files = |from: &Path, to: &Path| {
+        for name in ["chatty.db", "chatty.db-wal"] {
+            fs::copy(from.join(name), to.join(name)).expect("copied");
+        }
+    };
+    copy_files(folder.path(), copy.path());
+    let mut last = 0;
+    for count in 0..10 {
+        last = id_of(&mut alice, &format!("seen {count}"));
+    }
+    server.kill();
+    let server = Server::start_in(copy.path(), &relaxed);
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/set tags on");
+    let next = id_of(&mut alice, "after the loss");
+    assert!(next > last, "{next} after {last}");
+    alice.say(&format!("/history after {last}"));
+    alice.hears(|line| line.starts_with("[HISTORY #lobby 1]"));
+    assert_eq!(id_of(&mut alice, "and on"), next + 1);
+    // An end in good order leaves no number out, whatever comes then.
+    assert_eq!(server.stops().0, Some(0));
+    copy_files(copy.path(), again.path());
+    let server = Server::start_in(again.path(), &[]);
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/set tags on");
+    assert_eq!(id_of(&mut alice, "and on"), next + 2);
+    drop(server);
+}
+
 /// Whether a number that the log keeps has come so far.
 fn has_come_to(file: &Path, what: &str, number: i64) -> bool {
     let log = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("a log");

@@ -8,7 +8,9 @@
 //!    cannot be known, and asking it to sync again may say yes to what is lost.
 //! 4. One process at a time: the folder is locked.
 //! 5. Ids are what the hub gave; the file remembers the last, so that none is
-//!    ever given twice.
+//!    ever given twice. Where a loss of power may take the last messages, it holds
+//!    a ceiling that none is given above before the disk has a higher one; after an
+//!    end that was not in good order counting goes on from there.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -78,7 +80,7 @@ const LOCK: &str = "lock";
 
 /// Steps from an empty file to today's schema. A step that has ever been
 /// released stays as it is; `user_version` counts those taken.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "
     CREATE TABLE messages (
         id        INTEGER PRIMARY KEY,
@@ -121,6 +123,11 @@ const MIGRATIONS: [&str; 3] = [
     );
     INSERT INTO last VALUES ('indexed', 0);
 ",
+    "
+    -- Numbers up to here may be given away before the disk has them; 0 after an end in
+    -- good order.
+    INSERT INTO last VALUES ('message ceiling', 0), ('person ceiling', 0);
+",
 ];
 
 const COLUMNS: &str = "id, time, author, name, room, reader, reader_name, is_action, text, cid";
@@ -161,7 +168,7 @@ impl SqliteLog {
         let mut connection = connect(&path, options.durability)?;
         migrate(&mut connection).with_context(|| format!("cannot use {}", path.display()))?;
         let kept = Kept {
-            last: read_last(&connection)?,
+            last: pass_ceiling(&mut connection)?,
             things: read_kept(&connection)?,
             latest: read_latest(&connection)?,
         };
@@ -198,7 +205,7 @@ impl Log for SqliteLog {
 
 impl Drop for SqliteLog {
     fn drop(&mut self) {
-        lock(&self.writer).sync();
+        lock(&self.writer).close();
     }
 }
 
@@ -260,6 +267,28 @@ fn read_last(connection: &Connection) -> rusqlite::Result<Last> {
     Ok(Last { message, person: read_number(connection, "person")? })
 }
 
+/// Where counting goes on. What was given away below the ceiling may be lost.
+fn pass_ceiling(connection: &mut Connection) -> rusqlite::Result<Last> {
+    let last = read_last(connection)?;
+    let ceiling = read_ceiling(connection)?;
+    if ceiling == Last::default() {
+        return Ok(last);
+    }
+    let (message, person) = (last.message.max(ceiling.message), last.person.max(ceiling.person));
+    let last = Last { message, person };
+    let transaction = connection.transaction()?;
+    write_last(&transaction, last)?;
+    write_ceiling(&transaction, Last::default())?;
+    transaction.commit()?;
+    Ok(last)
+}
+
+fn read_ceiling(connection: &Connection) -> rusqlite::Result<Last> {
+    let [message, person] =
+        ["message ceiling", "person ceiling"].map(|what| read_number(connection, what));
+    Ok(Last { message: message?, person: person? })
+}
+
 fn read_number(connection: &Connection, what: &str) -> rusqlite::Result<u64> {
     connection
         .prepare_cached("SELECT number FROM last WHERE what = ?1")?
@@ -267,11 +296,19 @@ fn read_number(connection: &Connection, what: &str) -> rusqlite::Result<u64> {
 }
 
 fn write_last(connection: &Connection, last: Last) -> rusqlite::Result<()> {
-    for (what, number) in [("message", last.message), ("person", last.person)] {
-        connection
-            .prepare_cached("UPDATE last SET number = ?2 WHERE what = ?1")?
-            .execute(params![what, number.cast_signed()])?;
-    }
+    write_number(connection, "message", last.message)?;
+    write_number(connection, "person", last.person)
+}
+
+fn write_ceiling(connection: &Connection, ceiling: Last) -> rusqlite::Result<()> {
+    write_number(connection, "message ceiling", ceiling.message)?;
+    write_number(connection, "person ceiling", ceiling.person)
+}
+
+fn write_number(connection: &Connection, what: &str, number: u64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE last SET number = ?2 WHERE what = ?1")?
+        .execute(params![what, number.cast_signed()])?;
     Ok(())
 }
 

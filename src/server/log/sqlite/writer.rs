@@ -15,7 +15,9 @@ use anyhow::anyhow;
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode, ffi, params};
 
-use super::{COLUMNS, Durability, Options, Retention, open_own, record, search, write_last};
+use super::{
+    COLUMNS, Durability, Options, Retention, open_own, record, search, write_ceiling, write_last,
+};
 use crate::protocol::{Cid, RoomName};
 use crate::server::log::{AppendError, Batch, Change, Last, Recipient, Record, Repeat};
 
@@ -30,6 +32,9 @@ pub(super) struct Writer {
     /// How many pages the write-ahead log had after the last commit.
     wal_pages: Arc<AtomicI32>,
     last: Last,
+    /// Above these no number is told before the disk has higher ones; nothing where
+    /// the disk has each batch.
+    ceiling: Last,
     /// How many messages are kept, where there is a bound to that.
     count: Option<u64>,
     /// Whether something is committed that the disk may not have yet.
@@ -38,8 +43,8 @@ pub(super) struct Writer {
     /// many behind it.
     indexed: u64,
     is_behind: bool,
-    /// Whether `synchronous` is what the durability asks for.
-    is_strict: bool,
+    /// What `synchronous` is.
+    synchronous: Durability,
     last_write: Instant,
     next_sync: Instant,
     next_forget: Instant,
@@ -51,6 +56,9 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// With so many pages the write-ahead log is moved into the file.
 const WAL_PAGES_MAX: i32 = 1000;
+
+/// How far ahead of the numbers given away their ceiling is.
+const AHEAD: u64 = 4096;
 
 /// With so much room left, in bytes, it was not for want of it that a write failed.
 const ROOM: usize = 4 << 20;
@@ -117,11 +125,12 @@ impl Writer {
             failure: None,
             wal_pages,
             last,
+            ceiling: Last::default(),
             count,
             is_unsynced: false,
             indexed,
             is_behind: false,
-            is_strict: true,
+            synchronous: options.durability,
             last_write: now,
             next_sync: now,
             next_forget: now,
@@ -185,11 +194,14 @@ impl Writer {
         if let Some(why) = &self.failure {
             return Err(AppendError::Broken(anyhow!("{why}")));
         }
-        let result = self.be_strict(true);
-        let result = result.and_then(|()| insert(&mut self.connection, batch, self.last));
+        let ceiling = self.next_ceiling(batch.last);
+        let safe = ceiling.map_or(self.options.durability, |_| Durability::Commit);
+        let result = self.be_as_safe_as(safe);
+        let result = result.and_then(|()| insert(&mut self.connection, batch, self.last, ceiling));
         self.last_write = Instant::now();
         let repeats = result.map_err(|error| self.fail(error))?;
         self.last = batch.last;
+        self.ceiling = ceiling.unwrap_or(self.ceiling);
         let stored = batch.records.len() - repeats.len();
         self.count = self.count.map(|count| count + stored as u64);
         self.is_unsynced = self.options.durability == Durability::Relaxed;
@@ -207,6 +219,32 @@ impl Writer {
         let moved = statement.query_row([], |_| Ok(()));
         drop(statement);
         moved.or_else(|error| if self.is_full(&error) { Ok(()) } else { Err(error) })
+    }
+
+    /// A higher one, where numbers are given away up to which the present one does not
+    /// reach and their batch is not on the disk when they are told.
+    fn next_ceiling(&self, last: Last) -> Option<Last> {
+        let Last { message, person } = last;
+        let is_above = message > self.ceiling.message || person > self.ceiling.person;
+        let is_needed = self.options.durability == Durability::Relaxed && is_above;
+        is_needed.then_some(Last { message: message + AHEAD, person: person + AHEAD })
+    }
+
+    /// The end, in good order if it can be.
+    pub(super) fn close(&mut self) {
+        self.sync();
+        if self.failure.is_none() && self.ceiling != Last::default() {
+            // Otherwise it is as after a crash: numbers are left out.
+            let _ = self.lower_ceiling();
+        }
+    }
+
+    fn lower_ceiling(&mut self) -> rusqlite::Result<()> {
+        self.be_as_safe_as(Durability::Commit)?;
+        let transaction = self.connection.transaction()?;
+        write_last(&transaction, self.last)?;
+        write_ceiling(&transaction, Last::default())?;
+        transaction.commit()
     }
 
     /// Brings what is committed to the disk, where the commit did not.
@@ -262,7 +300,7 @@ impl Writer {
             return Ok(0); // the common case, which is to cost nothing
         }
         // As with the index, the next message's commit brings it to the disk.
-        self.be_strict(false)?;
+        self.be_as_safe_as(Durability::Relaxed)?;
         let transaction = self.connection.unchecked_transaction()?;
         write_last(&transaction, self.last)?; // the last message may be among them
         let oldest = params![upto, most];
@@ -299,17 +337,16 @@ impl Writer {
         if self.indexed == self.last.message {
             return Ok(false);
         }
-        self.be_strict(false)?;
+        self.be_as_safe_as(Durability::Relaxed)?;
         Ok(self.index_some()? == INDEX_AT_ONCE)
     }
 
-    /// Whether a commit is as safe as was asked for, or only whole. Messages are
-    /// never written before the former is sure.
-    fn be_strict(&mut self, is_strict: bool) -> rusqlite::Result<()> {
-        if self.is_strict != is_strict {
-            let durability = if is_strict { self.options.durability } else { Durability::Relaxed };
+    /// How safe the next commit is. Messages are never written before that is what was
+    /// asked for.
+    fn be_as_safe_as(&mut self, durability: Durability) -> rusqlite::Result<()> {
+        if self.synchronous != durability {
             self.connection.pragma_update(None, "synchronous", durability.pragma())?;
-            self.is_strict = is_strict;
+            self.synchronous = durability;
         }
         Ok(())
     }
@@ -355,6 +392,7 @@ fn insert(
     connection: &mut Connection,
     batch: &Batch,
     stored: Last,
+    ceiling: Option<Last>,
 ) -> rusqlite::Result<Vec<Repeat>> {
     let transaction = connection.transaction()?;
     let mut repeats = Vec::new();
@@ -379,6 +417,9 @@ fn insert(
     // page less.
     if batch.last.person != stored.person || !batch.changes.is_empty() {
         write_last(&transaction, batch.last)?;
+    }
+    if let Some(ceiling) = ceiling {
+        write_ceiling(&transaction, ceiling)?;
     }
     transaction.commit()?;
     Ok(repeats)
