@@ -10,10 +10,11 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::task::Poll;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{SockRef, TcpKeepalive};
@@ -23,10 +24,11 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::task::{spawn_blocking, unconstrained};
 
 use self::audit::{AuditLog, Cause};
-use self::hub::Seed;
+use self::hub::{Hub, Seed};
 use self::limits::Limits;
 use self::log::Kept;
 use self::log::memory::MemoryLog;
+use self::log::sqlite::{self, SqliteLog};
 use self::passwords::Hashers;
 use self::peer::Peer;
 use self::reactor::{Call, Reactor};
@@ -109,7 +111,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
 async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
     let listeners = listen(&args.bind, args.port)?;
     let folder = args.storage.folder(args.port)?;
-    let log = folder.as_deref().map(|folder| args.storage.open(folder)).transpose()?;
+    let log = folder.as_deref().map(|folder| open_log(&args.storage, folder)).transpose()?;
     let identity = args.tls.open(folder.as_deref())?;
     say_where(&listeners)?;
     let (calls, incoming) = mpsc::unbounded_channel();
@@ -163,6 +165,21 @@ async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
     };
     stopping.abort();
     result
+}
+
+/// Opens the log, if all can be read that is kept in it.
+fn open_log(storage: &StorageArgs, folder: &Path) -> anyhow::Result<(SqliteLog, Kept)> {
+    let (log, kept) = storage.open(folder)?;
+    Hub::check_kept(&kept).map_err(|(shelf, key, why)| {
+        let (file, shelf) = (folder.join(sqlite::FILE), shelf.as_str());
+        anyhow!(
+            "cannot read what is kept in {0} as {shelf} {key} ({why}); put a copy of the file in \
+             its place, or do without that: \
+             sqlite3 {0} \"DELETE FROM kept WHERE shelf = '{shelf}' AND key = {key}\"",
+            file.display()
+        )
+    })?;
+    Ok((log, kept))
 }
 
 /// At every SIGHUP the server's identity is read again. Who is connected goes on

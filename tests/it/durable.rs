@@ -298,3 +298,37 @@ fn what_cannot_be_read_is_not_taken_for_nothing() {
     bob.say("/login bob open sesame");
     bob.hears(|line| line.ends_with("Z [PRIVATE MESSAGE] alice: a needle in the stack"));
 }
+
+#[test]
+fn without_what_is_kept_of_accounts_and_bans_no_server_starts() {
+    let folder = folder();
+    let file = folder.path().join("chatty.db");
+    let server = Server::start_in(folder.path(), &[]);
+    let mut bob = Peer::join(server.port, "bob");
+    bob.say("/register open sesame");
+    bob.hears(|line| line.starts_with("[REGISTERED bob]"));
+    bob.say("/join ops");
+    bob.say("/ban mallory");
+    bob.settles();
+    assert_eq!(server.stops().0, Some(0));
+    let log = Connection::open(&file).expect("a log");
+    for shelf in ["account", "order"] {
+        let sql = "UPDATE kept SET value = substr(value, 1, 20) WHERE shelf = ?1";
+        assert_eq!(log.execute(sql, [shelf]).expect("damaged"), 1);
+        let output = Command::new(CHATTY)
+            .args(["serve", "--port", "0", "--data", folder.path().to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let said = text(&output.stderr);
+        let start = format!("chatty: cannot read what is kept in {} as {shelf} ", file.display());
+        assert!(said.starts_with(&start), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        // What it says to do helps.
+        let sql = said.split('"').nth(1).expect("what to do");
+        assert_eq!(log.execute(sql, []).expect("done"), 1);
+    }
+    drop(log);
+    let server = Server::start_in(folder.path(), &[]);
+    Peer::join(server.port, "bob");
+}

@@ -69,6 +69,11 @@ impl Hub {
         is_kept.then(|| serde_json::to_string(&SavedOrder { room, seal, order }).ok())?
     }
 
+    /// Whether [`Hub::restore_order`] can read what is kept.
+    pub(super) fn check_saved_order(saved: &str) -> serde_json::Result<()> {
+        serde_json::from_str::<SavedOrder<Order>>(saved).map(drop)
+    }
+
     /// Before anybody is back.
     pub(super) fn restore_order(&mut self, number: u64, saved: &str) {
         let Ok(saved) = serde_json::from_str::<SavedOrder<Order>>(saved) else { return };

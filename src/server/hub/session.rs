@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Ask, Away, ConnId, ErrorCode, Event, Farewell, Feed, Hub, Name, Now, PersonId, Query, Refusal,
-    RoomName, Seed, Settings, Shelf, Stage, Stamp, Stay, Ties, Turn, Visit, VisitIx, refusal,
-    say_farewell,
+    Ask, Away, ConnId, ErrorCode, Event, Farewell, Feed, Hub, Kept, Name, Now, PersonId, Query,
+    Refusal, RoomName, Seed, Settings, Shelf, Stage, Stamp, Stay, Ties, Turn, Visit, VisitIx,
+    refusal, say_farewell,
 };
 use crate::commands::{Command, Setting};
 
@@ -299,6 +299,23 @@ impl Hub {
             operates: self.operated_by(visit),
         };
         serde_json::to_string(&saved).ok()
+    }
+
+    /// Finds what is kept and cannot be read, with why. A house without its bans, or
+    /// where anybody can take a registered name, is not to be opened.
+    ///
+    /// # Errors
+    /// The first such thing.
+    pub fn check_kept(kept: &Kept) -> Result<(), (Shelf, u64, serde_json::Error)> {
+        kept.things.iter().try_for_each(|(shelf, key, value)| {
+            let readable = match shelf {
+                Shelf::Account => Self::check_saved_account(value),
+                Shelf::Mail => serde_json::from_str::<PersonId>(value).map(drop),
+                Shelf::Order => Self::check_saved_order(value),
+                Shelf::Visit => serde_json::from_str::<SavedVisit>(value).map(drop),
+            };
+            readable.map_err(|why| (*shelf, *key, why))
+        })
     }
 
     /// Who could come back when the house was closed gets their time again.

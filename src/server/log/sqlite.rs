@@ -75,7 +75,8 @@ pub struct Options {
     pub retention: Retention,
 }
 
-const FILE: &str = "chatty.db";
+/// The log's file in its folder.
+pub const FILE: &str = "chatty.db";
 const LOCK: &str = "lock";
 
 /// Steps from an empty file to today's schema. A step that has ever been
