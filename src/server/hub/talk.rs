@@ -181,7 +181,6 @@ impl Hub {
     ) -> Result<(), Refusal> {
         self.need_voice(ask.now, visit, room)?;
         let to = Recipient::Room(self.rooms[room].name.clone());
-        let record = self.record(ask, visit, to, text, is_action);
         // The author's own copy: in the room's line, unless it has to carry a
         // mark of its own or is not wanted.
         let has_own_answer = ask.cid.is_some() || !ask.settings.echo;
@@ -189,6 +188,7 @@ impl Hub {
         let ignoring = &self.visits[visit].ties.ignored_by;
         except.extend(ignoring.iter().filter_map(|p| self.visits[self.people[p]].conn));
         let audience = self.audience(room);
+        let record = self.record(ask, visit, to, text, is_action);
         ask.saying(&record, |ask| {
             let event = Event::Message(record.seen_by(record.author));
             ask.turn.fan_out(
@@ -216,8 +216,8 @@ impl Hub {
     ) {
         let (me, other) = (self.visits[visit].person, self.visits[to].person);
         let recipient = Recipient::Person(other, self.visits[to].name.clone());
-        let record = self.record(ask, visit, recipient, text, is_action);
         let is_heard = !self.visits[to].ties.ignores.iter().any(|ignored| ignored.person == me);
+        let record = self.record(ask, visit, recipient, text, is_action);
         ask.saying(&record, |ask| {
             self.echo(ask, &record);
             if is_heard {
@@ -265,7 +265,8 @@ impl Hub {
         true
     }
 
-    /// Gives the words their place in the log.
+    /// Gives the words their place in the log. They are said next: what may panic comes
+    /// before, or what is never stored would be remembered as said.
     pub(super) fn record(
         &mut self,
         ask: &mut Ask<'_>,
@@ -274,11 +275,10 @@ impl Hub {
         text: &str,
         is_action: bool,
     ) -> Arc<Record> {
-        self.last.message += 1;
         let time = self.stamp(ask.now);
         let author = &self.visits[visit];
         let record = Arc::new(Record {
-            id: self.last.message,
+            id: self.last.message + 1,
             time,
             author: author.person,
             from: author.name.clone(),
@@ -287,6 +287,7 @@ impl Hub {
             text: text.into(),
             cid: ask.cid.clone(),
         });
+        self.last.message = record.id;
         if let Some(cid) = &ask.cid {
             self.cids.remember(cid.clone(), record.clone());
         }
@@ -322,4 +323,35 @@ impl Hub {
 /// What a message is tagged with.
 pub(super) fn tags_of(record: &Record) -> Tags<'static> {
     Tags { id: Some(record.id), time: Some(record.time), cid: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{self, AssertUnwindSafe};
+
+    use super::super::Limits;
+    use super::super::trial::{connect, hub, say};
+    use super::*;
+
+    #[test]
+    fn what_a_bug_keeps_from_being_said_is_not_remembered_as_said() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "/set tags on");
+        say(&mut hub, 0, "alice");
+        let alice = hub.visit_named("alice").expect("here");
+        let nobody = PersonId(99);
+        hub.visits[alice].ties.ignored_by.push(nobody);
+        let line = "@cid=x hi";
+        assert!(panic::catch_unwind(AssertUnwindSafe(|| say(&mut hub, 0, line))).is_err());
+        assert_eq!(hub.last.message, 0);
+        hub.visits[alice].ties.ignored_by.clear();
+        let (_, told) = say(&mut hub, 0, line);
+        assert!(
+            told.text.contains("id=1;") && told.text.ends_with(" alice: hi\n"),
+            "{}",
+            told.text
+        );
+        assert!(hub.recent.remove(1).is_some() && hub.last.message == 1);
+    }
 }
