@@ -385,6 +385,7 @@ mod tests {
         drop(SqliteLog::open(folder.path(), OPTIONS).unwrap());
         assert_eq!(fs::read_to_string(folder.path().join(LOCK)).unwrap(), "a note");
     }
+
     fn batch(id: u64) -> Batch {
         let (time, author, text) = (Stamp(0), PersonId(1), "x".into());
         let from = Name::parse("alice").unwrap();
