@@ -3,10 +3,12 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::checker::{Event, Message, Viewer, What, faults};
+use super::order::can_trace;
 use super::people::{message, plain, tag, write_line};
 use super::rows;
 use crate::support::{Peer, Server, Terminal};
@@ -179,4 +181,43 @@ fn a_log_that_cannot_be_moved_into_its_file_is_the_end() {
     let size = fs::metadata(folder.path().join("chatty.db-wal")).map_or(0, |wal| wal.len());
     assert!(size < 6 << 20, "{size}");
     assert!(rows(&file).len() >= shown);
+}
+
+/// A server on a disk that, after a while, writes no more, for this reason; and what comes
+/// of a line said then, if anything.
+fn on_failing_disk(folder: &Path, error: &str) -> (Server, Option<String>) {
+    let mut strace = Command::new("strace");
+    strace.args(["-D", "-f", "-q", "-o", "/dev/null", "-e", "trace=write,pwrite64"]);
+    // The log is written by the one call; the other tries whether there is room.
+    strace.args(["-e", &format!("inject=pwrite64:error={error}:when=300+")]);
+    strace.args(["-e", &format!("inject=write:error={error}")]);
+    for file in ["chatty.db-wal", "chatty.room"] {
+        strace.arg("-P").arg(folder.join(file));
+    }
+    let log = folder.to_str().expect("a plain path");
+    let server = Server::spawn_under(strace, &["--data", log]);
+    let mut alice = Peer::join(server.port, "alice");
+    for _ in 0..1000 {
+        alice.say("hi");
+        let heard = alice.try_next();
+        if heard.as_deref() != Some("alice: hi") {
+            return (server, heard);
+        }
+    }
+    panic!("the disk does not fail");
+}
+
+#[test]
+fn a_quota_that_is_used_up_is_no_fault_and_a_fault_is_no_want_of_room() {
+    if !can_trace() {
+        return;
+    }
+    let [one, other] = [(), ()].map(|()| tempfile::tempdir().expect("a folder"));
+    let (server, heard) = on_failing_disk(one.path(), "EDQUOT");
+    let heard = heard.expect("an answer");
+    assert!(heard.starts_with("[ERROR storage-full] "), "{heard}");
+    Peer::join(server.port, "bob");
+    let (server, heard) = on_failing_disk(other.path(), "EIO");
+    assert_eq!(heard, None);
+    assert!(server.logs().starts_with("chatty: the log failed: "));
 }

@@ -27,7 +27,7 @@ fn nobody_is_told_before_the_disk_has_it() {
 
 /// Whether there is strace and it may trace; not to is an error only where CI is
 /// set.
-fn can_trace() -> bool {
+pub(super) fn can_trace() -> bool {
     let mut trial = Command::new("strace");
     trial.args(["-D", "-f", "-o", "/dev/null", "true"]).stderr(Stdio::null());
     let can = trial.status().is_ok_and(|status| status.success());
