@@ -18,6 +18,10 @@ pub const LOBBY: &str = "lobby";
 /// The longest name of a person or a room, in characters.
 pub const NAME_MAX: usize = 32;
 
+/// No spelling of a name has more bytes: composed (NFC), none of its characters has been
+/// more than four, of four bytes each. Looking at longer texts closely would take long.
+const SPELLING_MAX: usize = 16 * NAME_MAX;
+
 /// Names nobody may take: they would read as the server speaking, or as a group.
 pub const RESERVED: [&str; 8] =
     ["server", "system", "all", "here", "everyone", "me", "you", "chatty"];
@@ -33,7 +37,7 @@ impl Key {
     /// that was made from one.
     #[must_use]
     pub fn fold(text: &str) -> Self {
-        if text.is_ascii() {
+        if text.is_ascii() || text.len() > SPELLING_MAX {
             Self(text.to_ascii_lowercase().into())
         } else {
             Self(letters::fold(text).into())
@@ -44,6 +48,9 @@ impl Key {
     /// they fold, and then nothing has to be folded.
     #[must_use]
     pub fn find<'t, T>(table: &'t HashMap<Self, T>, name: &str) -> Option<&'t T> {
+        if name.len() > SPELLING_MAX {
+            return None;
+        }
         if name.bytes().any(|b| b.is_ascii_uppercase() || !b.is_ascii()) {
             return table.get(&Self::fold(name));
         }
@@ -130,6 +137,9 @@ impl Spelling {
     fn parse(text: &str) -> Result<Self, NameFault> {
         if !has_form(text) {
             return Err(NameFault::Grammar);
+        }
+        if text.len() > SPELLING_MAX {
+            return Err(NameFault::TooLong);
         }
         let text = if text.is_ascii() { Cow::Borrowed(text) } else { letters::normalise(text)? };
         if text.len() > NAME_MAX && text.chars().count() > NAME_MAX {
@@ -307,6 +317,25 @@ pub fn is_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_found_under_its_longest_spelling_and_what_is_longer_is_looked_at_briefly() {
+        // Each of its letters is composed of three characters.
+        let name = Name::parse(&"ấ".repeat(NAME_MAX)).expect("a name");
+        let apart = "a\u{302}\u{301}".repeat(NAME_MAX);
+        let table = HashMap::from([(name.key().clone(), 1)]);
+        assert_eq!(Key::find(&table, &apart), Some(&1));
+        assert_eq!(Name::parse(&apart), Ok(name));
+        let start = std::time::Instant::now();
+        for long in ["é".repeat(2000), format!("A{}", "\u{301}".repeat(2000))] {
+            for _ in 0..1000 {
+                assert_eq!(Name::parse(&long), Err(NameFault::TooLong));
+                assert_eq!(Key::find(&table, &long), None);
+            }
+            assert_eq!(table.get(&Key::fold(&long)), None);
+        }
+        assert!(start.elapsed().as_secs() < 2, "{:?}", start.elapsed());
+    }
 
     #[test]
     fn names_follow_the_grammar() {

@@ -58,7 +58,10 @@ pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&
         2..6 => 1,
         _ => 2,
     };
+    let len = word.chars().count();
     known
+        // Each letter too many is a slip; to compare a long line with all would take long.
+        .filter(|known| len.abs_diff(known.len()) <= most(known))
         .map(|known| (strsim::damerau_levenshtein(&word, known), known))
         .filter(|(slips, known)| *slips <= most(known))
         .min_by_key(|(slips, _)| *slips)
@@ -127,6 +130,18 @@ mod tests {
         ] {
             assert_eq!(words(text).collect::<Vec<_>>().join(" "), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_much_too_long_is_near_to_nothing_and_found_so_at_once() {
+        let known = ["history", "me", "é"];
+        assert_eq!(nearest("histroy", known.into_iter()), Some("history"));
+        assert_eq!(nearest("histories", known.into_iter()), None);
+        let (start, long) = (std::time::Instant::now(), "h".repeat(4096));
+        for _ in 0..2000 {
+            assert_eq!(nearest(&long, known.into_iter()), None);
+        }
+        assert!(start.elapsed().as_secs() < 2, "{:?}", start.elapsed());
     }
 
     #[test]
