@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::protocol::name::is_name;
 use crate::protocol::text::{is_blank, is_blank_text, nearest, split_word};
 use crate::protocol::units::{parse_duration, show_duration};
-use crate::protocol::{ErrorCode, HISTORY_DEFAULT, HISTORY_MAX, Refusal};
+use crate::protocol::{ErrorCode, HISTORY_DEFAULT, HISTORY_MAX, REASON_MAX, Refusal};
 
 /// What one line of a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -491,7 +491,7 @@ pub const TABLE: &[Row] = &[
         help: "put somebody out of this room, which you have to be an operator of",
         examples: &["/kick bob", "/kick bob take a walk"],
         before_login: false,
-        read: |args| Ok(Command::Kick { name: args.word()?, reason: args.rest() }),
+        read: |args| Ok(Command::Kick { name: args.word()?, reason: args.reason()? }),
     },
     Row {
         name: "ban",
@@ -604,7 +604,7 @@ pub const TABLE: &[Row] = &[
         help: "end somebody's connection; they may come back",
         examples: &["/kill bob", "/kill bob take a walk"],
         before_login: false,
-        read: |args| Ok(Command::Kill { name: args.word()?, reason: args.rest() }),
+        read: |args| Ok(Command::Kill { name: args.word()?, reason: args.reason()? }),
     },
     Row {
         name: "gban",
@@ -856,7 +856,7 @@ fn read_ban<'a>(args: &mut Args<'a>) -> Result<BanWords<'a>, Refusal> {
             None
         }
     };
-    Ok((whom, time, args.rest()))
+    Ok((whom, time, args.reason()?))
 }
 
 /// Whether a word was meant for a time. Taken for a reason it would keep somebody out
@@ -943,6 +943,16 @@ impl<'a> Args<'a> {
     fn rest(&mut self) -> Option<&'a str> {
         let rest = std::mem::take(&mut self.rest);
         (!is_blank_text(rest)).then_some(rest)
+    }
+
+    /// Why an operator does something: it is kept with a ban, and logged.
+    fn reason(&mut self) -> Result<Option<&'a str>, Refusal> {
+        let reason = self.rest();
+        if reason.is_some_and(|reason| reason.chars().nth(REASON_MAX).is_some()) {
+            let problem = format!("a reason has at most {REASON_MAX} characters; say it shorter");
+            return Err(self.row.bad(&problem));
+        }
+        Ok(reason)
     }
 
     /// The rest, verbatim; it has to be there.
@@ -1219,6 +1229,13 @@ mod tests {
         assert_eq!(ban("/ban bob 1h two words "), ("bob", hour, Some("two words ")));
         assert_eq!(ban("/ban bob 3rd strike"), ("bob", None, Some("3rd strike")));
         assert_eq!(ban("/ban bob 1h 2h"), ("bob", hour, Some("2h")));
+        let long = "ß".repeat(REASON_MAX);
+        assert_eq!(ban(&format!("/ban bob 1h {long}")), ("bob", hour, Some(long.as_str())));
+        for command in ["/ban bob 1h", "/gban bob", "/kick bob", "/kill bob"] {
+            let line = format!("{command} {long}s");
+            let code = parse(&line).map_err(|refusal| refusal.code);
+            assert_eq!(code, Err(ErrorCode::BadArgument), "{command}");
+        }
         // What was meant for a time is no reason to keep somebody out for ever.
         for time in ["1 hour", "10", "10min", "2hours", "1w", "1h30m", "99999999999999999999d"] {
             let line = format!("/ban bob {time} too loud");

@@ -75,5 +75,8 @@ pub const HISTORY_MAX: usize = 1000;
 /// The most rows one `/search` gives.
 pub const SEARCH_MAX: usize = 50;
 
+/// The longest reason of what an operator does, in characters.
+pub const REASON_MAX: usize = 200;
+
 /// The port `serve` listens on and `join` looks for when none is said.
 pub const DEFAULT_PORT: u16 = 5555;

@@ -174,6 +174,8 @@ pub struct Hub {
     /// What operators of the server decided, and who they are.
     server_order: Order,
     asleep: Asleep,
+    /// The rooms whose decisions are kept, awake or asleep, by the number of these.
+    orders: HashMap<u64, RoomName>,
     /// The last number given to decisions that are kept.
     last_order: u64,
     audit: Audit,
@@ -393,6 +395,7 @@ impl Hub {
             guesses,
             server_order: Order { number: Some(keeping::SERVER), ..Order::default() },
             asleep: Asleep::default(),
+            orders: HashMap::new(),
             last_order: keeping::SERVER,
             audit: Audit::default(),
             delayed_jobs: DelayedJobs::default(),

@@ -219,9 +219,13 @@ pub struct Limits {
     #[arg(long, value_name = "PEOPLE", default_value_t = 100, env = "CHATTY_MAX_OPERATORS")]
     pub max_operators: usize,
 
-    /// How many may be banned from a room, and from the server
-    #[arg(long, value_name = "BANS", default_value_t = 1000, env = "CHATTY_MAX_BANS")]
+    /// How many may be banned from a room
+    #[arg(long, value_name = "BANS", default_value_t = 100, env = "CHATTY_MAX_BANS")]
     pub max_bans: usize,
+
+    /// How many may be banned from the server
+    #[arg(long, value_name = "BANS", default_value_t = 1000, env = "CHATTY_MAX_SERVER_BANS")]
+    pub max_server_bans: usize,
 
     /// How many may be muted in a room
     #[arg(long, value_name = "PEOPLE", default_value_t = 100, env = "CHATTY_MAX_MUTES")]

@@ -118,7 +118,11 @@ impl Hub {
         let whom = self.whom_to_ban(visit, whom)?;
         self.forget_past(ask.now, scope);
         let by = self.visits[visit].name.clone();
-        let (shown, unban, most) = (self.scope_name(scope), scope.unban(), self.limits.max_bans);
+        let (shown, unban) = (self.scope_name(scope), scope.unban());
+        let most = match scope {
+            Scope::Room(_) => self.limits.max_bans,
+            Scope::Server => self.limits.max_server_bans,
+        };
         let order = self.order_mut(scope);
         if !make_room(&mut order.bans, most, |ban| !ban.whom.is_same(&whom)) {
             let text = format!("there are {most} bans; {unban} somebody first");

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Hub, Ignored, Key, Query, Stage, Visit};
+use super::{Hub, Ignored, Key, Query, RoomName, Stage, Visit};
 
 impl Hub {
     /// Panics if the tables disagree; tests call it after every input.
@@ -50,6 +50,16 @@ impl Hub {
         let is_awake = |key: &Key| self.room_names.contains_key(key);
         assert!(!self.asleep.keys().any(is_awake), "a room is awake or asleep");
         assert_eq!(self.room_names.len(), self.rooms.len(), "each room has one name");
+        let kept =
+            self.rooms.iter().filter_map(|(_, room)| room.order.number.zip(Some(&room.name)));
+        let kept: Vec<_> = kept.map(|(number, room)| (number, room.key())).collect();
+        let asleep = self.asleep.iter().filter_map(|(key, order)| order.number.zip(Some(key)));
+        for (number, key) in asleep.chain(kept.iter().copied()) {
+            let name = self.orders.get(&number).map(RoomName::key);
+            assert_eq!(name, Some(key), "numbers lead to rooms");
+        }
+        let numbered = self.asleep.values().filter(|order| order.number.is_some()).count();
+        assert_eq!(self.orders.len(), kept.len() + numbered, "and to none that has ended");
         for (ix, room) in &self.rooms {
             assert_eq!(self.room_names.get(room.name.key()), Some(&ix), "names lead to rooms");
             assert!(ix == self.lobby || room.len() > 0, "no empty room is kept");

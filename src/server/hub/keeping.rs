@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::locks::Lock;
 use super::order::{Order, Scope};
-use super::{Hub, Key, Room, RoomIx, RoomName, Shelf};
+use super::{Hub, Key, RoomIx, RoomName, Shelf};
 
 /// The server's number; rooms have higher ones.
 pub(super) const SERVER: u64 = 0;
@@ -31,11 +31,14 @@ impl Hub {
     /// What is decided somewhere has changed. What holds no longer than the visit
     /// of a guest is not kept here: a room costs nothing to make.
     pub(super) fn note_order_unsaved(&mut self, scope: Scope) {
-        if self.order(scope).number.is_none() {
+        if let Scope::Room(room) = scope
+            && self.order(scope).number.is_none()
+        {
             if !self.is_worth_keeping(self.order(scope)) {
                 return;
             }
             self.last_order += 1;
+            self.orders.insert(self.last_order, self.rooms[room].name.clone());
             self.order_mut(scope).number = Some(self.last_order);
         }
         if let Some(number) = self.order(scope).number {
@@ -61,9 +64,10 @@ impl Hub {
         let (room, seal, order) = if number == SERVER {
             (None, self.seal(), &self.server_order)
         } else {
-            let is_it = |room: &&Room| room.order.number == Some(number);
-            let room = self.rooms.iter().map(|(_, room)| room).find(is_it)?;
-            (Some(room.name.clone()), None, &room.order)
+            let name = self.orders.get(&number)?;
+            let awake = self.room_names.get(name.key()).map(|room| &self.rooms[*room].order);
+            let order = awake.or_else(|| self.asleep.get(name.key()))?;
+            (Some(name.clone()), None, order)
         };
         let is_kept = self.is_worth_keeping(order);
         is_kept.then(|| serde_json::to_string(&SavedOrder { room, seal, order }).ok())?
@@ -80,6 +84,7 @@ impl Hub {
         let SavedOrder { room, seal, mut order } = saved;
         self.last_order = self.last_order.max(number);
         order.number = Some(number);
+        self.orders.extend(room.clone().map(|room| (number, room)));
         match room {
             None => {
                 if seal.is_none() || seal != self.seal() {
@@ -105,7 +110,7 @@ impl Hub {
         orders.retain(|_, order| {
             let is_kept = self.is_worth_waiting(order);
             if let Some(number) = order.number.filter(|_| !is_kept) {
-                self.unsaved.insert((Shelf::Order, number));
+                self.forget_order(number);
             }
             is_kept
         });
@@ -114,6 +119,12 @@ impl Hub {
             self.tidy_order(scope);
         }
         self.tidy_order(Scope::Server);
+    }
+
+    /// What was decided in a room has ended with it.
+    pub(super) fn forget_order(&mut self, number: u64) {
+        self.orders.remove(&number);
+        self.unsaved.insert((Shelf::Order, number));
     }
 
     fn tidy_order(&mut self, scope: Scope) {

@@ -9,8 +9,8 @@ use super::feed::Feed;
 use super::order::Order;
 use super::order::Scope;
 use super::{
-    Ask, Audience, ErrorCode, Event, Hub, Key, Name, Now, Refusal, RoomIx, RoomName, Shelf, Topic,
-    Turn, Visit, VisitIx, refusal,
+    Ask, Audience, ErrorCode, Event, Hub, Key, Name, Now, Refusal, RoomIx, RoomName, Topic, Turn,
+    Visit, VisitIx, refusal,
 };
 use crate::protocol::event::Crowd;
 use crate::protocol::{LINE_MAX, Tags};
@@ -178,7 +178,9 @@ impl Hub {
         self.rooms[room].audience = None;
         if self.rooms[room].members.is_empty() && room != self.lobby {
             let gone = self.remove_room(room);
-            self.unsaved.extend(gone.order.number.map(|number| (Shelf::Order, number)));
+            if let Some(number) = gone.order.number {
+                self.forget_order(number);
+            }
             self.crowd_deadlines.retain(|(_, with)| *with != room);
         }
     }
@@ -250,7 +252,9 @@ impl Hub {
         self.need_voice(ask.now, visit, room)?;
         let text = (text.trim() != "-").then_some(text);
         let old = std::mem::replace(&mut self.rooms[room].order.topic, text.map(Into::into));
-        self.note_order_unsaved(Scope::Room(room));
+        if old.as_deref() != text {
+            self.note_order_unsaved(Scope::Room(room));
+        }
         let (shown, name) = (self.rooms[room].name.clone(), self.visits[visit].name.clone());
         let event = Event::Topic { room: shown.as_str(), name: name.as_str(), text };
         if ask.cid.is_some() && old.as_deref() == text {
@@ -361,5 +365,24 @@ impl Hub {
         let audience = self.audience(room);
         let tags = Tags { time: Some(self.stamp(now)), ..Tags::default() };
         turn.fan_out(audience, Topic::Presence, None, Vec::new(), &tags, &event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Limits;
+    use super::super::trial::{connect, hub, say};
+
+    #[test]
+    fn only_a_topic_that_changes_is_to_be_kept() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "alice");
+        for (topic, is_news) in [("tea", true), ("tea", false), ("-", true), ("-", false)] {
+            let (_, told) = say(&mut hub, 0, &format!("/topic {topic}"));
+            assert!(told.text.starts_with("* alice "), "{}", told.text);
+            assert_eq!(hub.has_changes(), is_news, "{topic}");
+            hub.note_kept();
+        }
     }
 }
