@@ -108,8 +108,13 @@ impl Hub {
     pub(super) fn note_departure(&mut self, visit: VisitIx, room: &Key) {
         let until = self.last.message;
         let stays = &mut self.visits[visit].stays;
-        if let Some(stay) = stays.iter_mut().rfind(|s| s.room == *room && s.until.is_none()) {
-            stay.until = Some(until);
+        let Some(at) = stays.iter().rposition(|s| s.room == *room && s.until.is_none()) else {
+            return;
+        };
+        if stays[at].from == until {
+            stays.remove(at); // nothing was said
+        } else {
+            stays[at].until = Some(until);
         }
     }
 
@@ -208,5 +213,28 @@ impl Hub {
         for room in &self.visits[visit].rooms {
             self.list_for_newcomer(&mut ask, *room);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Limits;
+    use super::super::trial::{connect, hub, say};
+
+    #[test]
+    fn a_stay_in_which_nothing_was_said_leaves_nothing() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "alice");
+        let stays = |hub: &super::Hub| hub.visits[0].stays.len();
+        for _ in 0..100 {
+            say(&mut hub, 0, "/join ops");
+            say(&mut hub, 0, "/part");
+        }
+        assert_eq!(stays(&hub), 1);
+        say(&mut hub, 0, "/join ops");
+        say(&mut hub, 0, "hi");
+        say(&mut hub, 0, "/part");
+        assert_eq!(stays(&hub), 2);
     }
 }
