@@ -372,7 +372,7 @@ impl Hub {
         let lobby = rooms.insert(Room::new(lobby_name));
         let guesses = Guesses::new(&limits);
         let mut hub = Self {
-            cids: RecentCids::new(limits.history_messages),
+            cids: RecentCids::new(limits.history_messages, limits.history_size),
             limits,
             connections: Vec::new(),
             visits: Slab::new(),
@@ -405,9 +405,7 @@ impl Hub {
         };
         hub.restore(&kept.things);
         for record in &kept.latest {
-            if let Some(cid) = &record.cid {
-                hub.cids.remember(cid.clone(), record.clone());
-            }
+            hub.cids.remember(record);
         }
         hub
     }

@@ -11,18 +11,21 @@ use crate::protocol::{Cid, Key, RoomName};
 use crate::server::log::{PersonId, Recipient, Record};
 
 /// The marked messages of late, by who marked them: a mark that comes again
-/// means the same message, not another. As many as the history holds, so that
-/// a mark is known as long as what it marks.
+/// means the same message, not another. As many as the history in memory holds, and
+/// as much text.
 #[derive(Debug)]
 pub(super) struct RecentCids {
     records: HashMap<(PersonId, Cid), Arc<Record>>,
-    order: VecDeque<(PersonId, Cid)>,
+    /// The same, oldest first.
+    order: VecDeque<Arc<Record>>,
+    size: usize,
     max: usize,
+    max_size: usize,
 }
 
 impl RecentCids {
-    pub(super) fn new(max: usize) -> Self {
-        Self { records: HashMap::new(), order: VecDeque::new(), max }
+    pub(super) fn new(max: usize, max_size: usize) -> Self {
+        Self { records: HashMap::new(), order: VecDeque::new(), size: 0, max, max_size }
     }
 
     fn find(&self, author: PersonId, cid: &Cid) -> Option<Arc<Record>> {
@@ -30,16 +33,33 @@ impl RecentCids {
     }
 
     fn forget(&mut self, author: PersonId, cid: &Cid) {
-        self.records.remove(&(author, cid.clone()));
+        if let Some(record) = self.records.remove(&(author, cid.clone())) {
+            self.pass_over(&record);
+        }
     }
 
-    pub(super) fn remember(&mut self, cid: Cid, record: Arc<Record>) {
-        let key = (record.author, cid);
-        self.order.push_back(key.clone());
-        self.records.insert(key, record);
-        while self.order.len() > self.max {
-            if let Some(oldest) = self.order.pop_front() {
-                self.records.remove(&oldest);
+    /// It is not among them any more.
+    fn pass_over(&mut self, record: &Record) {
+        if let Ok(at) = self.order.binary_search_by_key(&record.id, |record| record.id) {
+            self.order.remove(at);
+            self.size -= record.text.len();
+        }
+    }
+
+    /// If a message is marked, from now on it is known by that.
+    pub(super) fn remember(&mut self, record: &Arc<Record>) {
+        let Some(cid) = &record.cid else { return };
+        let key = (record.author, cid.clone());
+        if let Some(older) = self.records.insert(key, record.clone()) {
+            self.pass_over(&older);
+        }
+        self.order.push_back(record.clone());
+        self.size += record.text.len();
+        while self.order.len() > self.max || self.size > self.max_size {
+            let Some(oldest) = self.order.pop_front() else { return };
+            self.size -= oldest.text.len();
+            if let Some(cid) = &oldest.cid {
+                self.records.remove(&(oldest.author, cid.clone()));
             }
         }
     }
@@ -288,9 +308,7 @@ impl Hub {
             cid: ask.cid.clone(),
         });
         self.last.message = record.id;
-        if let Some(cid) = &ask.cid {
-            self.cids.remember(cid.clone(), record.clone());
-        }
+        self.cids.remember(&record);
         self.recent.push(record.clone());
         record
     }
@@ -332,6 +350,7 @@ mod tests {
     use super::super::Limits;
     use super::super::trial::{connect, hub, say};
     use super::*;
+    use crate::protocol::{Name, Stamp};
 
     #[test]
     fn what_a_bug_keeps_from_being_said_is_not_remembered_as_said() {
@@ -353,5 +372,57 @@ mod tests {
             told.text
         );
         assert!(hub.recent.remove(1).is_some() && hub.last.message == 1);
+    }
+
+    fn cid(mark: &str) -> Cid {
+        Cid::parse(mark).expect("a mark")
+    }
+
+    fn said(id: u64, mark: &str, text: &str) -> Arc<Record> {
+        Arc::new(Record {
+            id,
+            time: Stamp(0),
+            author: PersonId(1),
+            from: Name::parse("alice").expect("a name"),
+            to: Recipient::Room(RoomName::lobby()),
+            is_action: false,
+            text: text.into(),
+            cid: Some(cid(mark)),
+        })
+    }
+
+    #[test]
+    fn marks_are_known_of_so_many_messages_and_so_much_text() {
+        let mut cids = RecentCids::new(3, 100);
+        let known = |cids: &RecentCids| -> Vec<u64> {
+            let ids = ["a", "b", "c", "d"].map(|mark| cids.find(PersonId(1), &cid(mark)));
+            ids.into_iter().flatten().map(|record| record.id).collect()
+        };
+        for (id, mark) in [(1, "a"), (2, "b"), (3, "c"), (4, "d")] {
+            cids.remember(&said(id, mark, "short"));
+        }
+        assert_eq!(known(&cids), [2, 3, 4], "so many");
+        cids.remember(&said(5, "a", &"long".repeat(22)));
+        assert_eq!(known(&cids), [5, 3, 4]);
+        cids.remember(&said(6, "b", "as short"));
+        assert_eq!(known(&cids), [5, 6], "so much");
+        cids.remember(&said(7, "c", &"long".repeat(30)));
+        assert_eq!((known(&cids), cids.size, cids.order.len()), (vec![], 0, 0));
+    }
+
+    #[test]
+    fn a_mark_that_was_forgotten_and_is_used_again_is_as_new_as_any() {
+        let mut cids = RecentCids::new(2, 100);
+        cids.remember(&said(1, "a", "never said"));
+        cids.forget(PersonId(1), &cid("a"));
+        cids.remember(&said(2, "b", "hi"));
+        cids.remember(&said(3, "a", "said"));
+        assert_eq!((cids.order.len(), cids.size), (2, 6));
+        assert!(cids.find(PersonId(1), &cid("b")).is_some());
+        // Kept twice, when it had been forgotten in between.
+        cids.remember(&said(4, "a", "again"));
+        cids.remember(&said(5, "c", "hi"));
+        assert_eq!(cids.find(PersonId(1), &cid("a")).map(|record| record.id), Some(4));
+        assert_eq!((cids.order.len(), cids.size), (2, 7));
     }
 }
