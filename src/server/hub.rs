@@ -43,6 +43,7 @@ mod ask;
 mod audit;
 mod bans;
 mod delayed;
+mod dropped;
 mod entry;
 mod feed;
 mod guesses;
@@ -71,6 +72,7 @@ use accounts::Accounts;
 use ask::Ask;
 use audit::Audit;
 use delayed::DelayedJobs;
+use dropped::Dropped;
 use feed::{Feed, Recent};
 use guesses::Guesses;
 use history::RowsAsk;
@@ -166,8 +168,7 @@ pub struct Hub {
     last_time: Stamp,
     tokens: Tokens,
     sessions: HashMap<TokenHash, PersonId>,
-    /// Until when those who dropped keep their place.
-    grace_deadlines: BTreeSet<(Duration, PersonId)>,
+    dropped: Dropped,
     accounts: Accounts,
     mail: Mailboxes,
     guesses: Guesses,
@@ -271,6 +272,8 @@ struct Visit {
     name: Name,
     /// `None`: it dropped, and may come back.
     conn: Option<ConnId>,
+    /// Where it is connected from, or was; `None`: not known any more.
+    peer: Option<Peer>,
     session: Option<Box<Session>>,
     /// The last message before it came.
     first: u64,
@@ -389,7 +392,7 @@ impl Hub {
             last_time: kept.latest.last().map(|record| record.time).unwrap_or_default(),
             tokens: Tokens::new(seed),
             sessions: HashMap::new(),
-            grace_deadlines: BTreeSet::new(),
+            dropped: Dropped::default(),
             accounts: Accounts::default(),
             mail: Mailboxes::default(),
             guesses,
@@ -542,7 +545,7 @@ impl Hub {
         }
         let login = self.login_deadlines.front().map(|(due, _)| *due);
         let crowd = self.crowd_deadlines.first().map(|(due, _)| *due);
-        let grace = self.grace_deadlines.first().map(|(due, _)| *due);
+        let grace = self.dropped.due();
         let delayed = self.delayed_jobs.due();
         login.into_iter().chain(crowd).chain(grace).chain(delayed).min()
     }
@@ -562,11 +565,7 @@ impl Hub {
             }
         }
         self.begin_due_guesses(now, turn);
-        while let Some((due, person)) = self.grace_deadlines.first().copied() {
-            if due > now.since_start {
-                break;
-            }
-            self.grace_deadlines.pop_first();
+        while let Some(person) = self.dropped.next(now.since_start) {
             self.give_up(now, person, turn);
         }
         while let Some((due, room)) = self.crowd_deadlines.first().copied() {
@@ -611,6 +610,11 @@ impl Hub {
 
     fn is_greeting(&self, conn: ConnId) -> bool {
         matches!(self.connection(conn), Some(Connection { stage: Stage::Greeting { .. }, .. }))
+    }
+
+    /// Whether what one address may do is limited for somebody from there.
+    fn is_limited(&self, peer: Peer) -> bool {
+        self.limits.limit_loopback || !peer.is_local()
     }
 
     fn settings(&self, conn: ConnId) -> Settings {

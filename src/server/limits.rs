@@ -24,7 +24,8 @@ pub struct Limits {
     )]
     pub max_connections: usize,
 
-    /// How many of them from one address, or from one /64 of IPv6
+    /// How many of them from one address, or from one /64 of IPv6; and how many of
+    /// those that dropped keep their place
     #[arg(long, value_name = "CONNECTIONS", default_value_t = 32, env = "CHATTY_MAX_PER_ADDRESS")]
     pub max_per_address: usize,
 

@@ -213,7 +213,8 @@ impl Hub {
             return refusal(ErrorCode::BadArgument, "that is you; ban somebody else");
         }
         let is_guest = self.accounts.of(person).is_none();
-        let peer = self.people.get(&person).and_then(|visit| self.peer_of(*visit));
+        // Who dropped is known by where they were last.
+        let peer = self.people.get(&person).and_then(|visit| self.visits[*visit].peer);
         let network = peer.filter(|peer| is_guest && !peer.is_local()).map(Peer::network);
         let last = PersonId(self.last.person);
         Ok(Banned::Person { person, name, is_guest, network, last })

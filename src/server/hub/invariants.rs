@@ -27,7 +27,7 @@ impl Hub {
             } else {
                 assert!(visit.session.is_some(), "without a session nobody comes back");
             }
-            let is_waited_for = self.grace_deadlines.iter().any(|(_, p)| *p == visit.person);
+            let is_waited_for = self.dropped.contains(visit.person);
             assert_eq!(is_waited_for, visit.conn.is_none(), "who dropped is waited for");
             let mine = visit.session.as_ref().map(|session| self.sessions.get(&session.hash));
             assert!(mine.is_none_or(|mine| mine == Some(&visit.person)), "tokens lead to people");

@@ -155,4 +155,79 @@ impl Hub {
         let gone = self.remove_room(room);
         self.asleep.insert(gone.name.key().clone(), gone.order);
     }
+
+    /// The last of those who could come back to a room did not: what was decided there
+    /// waits for whoever comes next, as if nobody could have.
+    pub(super) fn leave_unvisited(&mut self, room: RoomIx) {
+        self.tidy_order(Scope::Room(room));
+        if self.is_worth_waiting(&self.rooms[room].order) {
+            self.note_order_unsaved(Scope::Room(room));
+            self.put_to_sleep(room);
+        } else {
+            self.end_room(room);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::trial::{connect, hub, now, restarted, say};
+    use super::super::{Limits, Turn};
+    use super::*;
+
+    /// Bob, a guest with a session, in a room that alice, its operator, has left.
+    fn house(alice: &str) -> Hub {
+        let mut hub = hub(Limits::default());
+        (0..2).for_each(|slot| connect(&mut hub, slot));
+        say(&mut hub, 0, "alice");
+        if alice == "an account" {
+            super::super::trial::register(&mut hub, 0);
+        }
+        for line in ["/join ops", "/ban 192.0.2.7", "/lock", "/topic tea"] {
+            say(&mut hub, 0, line);
+        }
+        say(&mut hub, 1, "bob");
+        say(&mut hub, 0, "/invite bob");
+        for line in ["/join ops", "/session"] {
+            say(&mut hub, 1, line);
+        }
+        hub
+    }
+
+    /// Nobody comes back in time.
+    fn run_out(hub: &mut Hub) {
+        hub.tick(now(Duration::from_mins(2)), &mut Turn::default());
+        hub.check_invariants();
+    }
+
+    #[test]
+    fn who_does_not_come_back_takes_nothing_with_them_that_others_decided() {
+        let mut hub = restarted(&house("an account"));
+        run_out(&mut hub);
+        let mut hub = restarted(&hub);
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "carol");
+        let (_, told) = say(&mut hub, 0, "/join ops");
+        assert!(told.text.starts_with("[ERROR forbidden] #ops is locked"), "{}", told.text);
+        hub.check_invariants();
+    }
+
+    #[test]
+    fn what_guests_decided_waits_as_it_would_without_a_session() {
+        let mut hub = restarted(&house("a guest"));
+        run_out(&mut hub);
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "carol");
+        let (_, told) = say(&mut hub, 0, "/join ops");
+        assert!(told.text.starts_with("[JOINED #ops]"), "nobody could open it: {}", told.text);
+        let (_, told) = say(&mut hub, 0, "/bans");
+        assert!(told.text.starts_with("[BANS #ops 1]"), "{}", told.text);
+        say(&mut hub, 0, "/part");
+        say(&mut hub, 0, "/join ops");
+        let (_, told) = say(&mut hub, 0, "/bans");
+        assert!(told.text.starts_with("[BANS #ops 0]"), "it has ended: {}", told.text);
+        hub.check_invariants();
+    }
 }

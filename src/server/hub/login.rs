@@ -110,6 +110,7 @@ impl Hub {
             person,
             name: name.clone(),
             conn: Some(ask.conn),
+            peer: self.peer(ask.conn),
             session: None,
             first: self.last.message,
             feed: Feed::Live,
@@ -280,12 +281,12 @@ impl Hub {
         self.untie(visit, turn);
         self.end_session(visit);
         self.tell_quit(now, visit, reason, turn);
+        let person = self.visits[visit].person;
+        self.people.remove(&person);
         for room in std::mem::take(&mut self.visits[visit].rooms) {
             self.remove_member(room, &name);
         }
         self.free(visit, &name);
-        let person = self.visits[visit].person;
-        self.people.remove(&person);
         self.visits.remove(visit);
         self.end_rule(person);
     }

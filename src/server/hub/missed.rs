@@ -108,7 +108,7 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial::{connect, handle, hub, say};
+    use super::super::trial::{connect, handle, hub, say, session};
     use super::super::{Input, Limits};
     use super::*;
 
@@ -149,8 +149,7 @@ mod tests {
     #[test]
     fn what_was_missed_is_told_as_is_wanted_then() {
         let mut hub = house();
-        let token = say(&mut hub, 1, "/session").1.text;
-        let token = token.split(['[', ' ', ']']).nth(2).expect("a token").to_owned();
+        let token = session(&mut hub, 1);
         fall_behind(&mut hub);
         handle(&mut hub, 1, Input::Lost);
         say(&mut hub, 5, "/set tags off");

@@ -30,6 +30,8 @@ pub(super) struct Room {
     audience: Option<Arc<Audience>>,
     /// Comings and goings since the last summary, while one is due.
     crowd: Option<Crowd>,
+    /// Whether somebody was connected here since the server was started.
+    pub(super) was_visited: bool,
 }
 
 impl Room {
@@ -40,6 +42,7 @@ impl Room {
             order: Order::default(),
             audience: None,
             crowd: None,
+            was_visited: false,
         }
     }
 
@@ -100,6 +103,7 @@ impl Hub {
     pub(super) fn enter(&mut self, ask: &mut Ask<'_>, visit: VisitIx, room: RoomIx) {
         let name = self.visits[visit].name.clone();
         self.rooms[room].admit(name.key().clone(), visit);
+        self.rooms[room].was_visited = true;
         self.visits[visit].rooms.push(room);
         self.visits[visit].current = Some(room);
         self.note_arrival(visit, self.rooms[room].name.key().clone());
@@ -177,11 +181,20 @@ impl Hub {
         self.rooms[room].members.remove(name.key());
         self.rooms[room].audience = None;
         if self.rooms[room].members.is_empty() && room != self.lobby {
-            let gone = self.remove_room(room);
-            if let Some(number) = gone.order.number {
-                self.forget_order(number);
-            }
             self.crowd_deadlines.retain(|(_, with)| *with != room);
+            if self.rooms[room].was_visited {
+                self.end_room(room);
+            } else {
+                self.leave_unvisited(room);
+            }
+        }
+    }
+
+    /// What was decided there ends with it.
+    pub(super) fn end_room(&mut self, room: RoomIx) {
+        let gone = self.remove_room(room);
+        if let Some(number) = gone.order.number {
+            self.forget_order(number);
         }
     }
 

@@ -67,7 +67,7 @@ impl Hub {
         self.begin_due_guesses(ask.now, ask.turn);
         let (now, conn) = (ask.now.since_start, ask.conn);
         let Some(peer) = self.connection(conn).map(|c| c.peer) else { return Ok(()) };
-        let is_one_source = self.limits.limit_loopback || !peer.is_local();
+        let is_one_source = self.is_limited(peer);
         let target = Target { at, network: peer.network(), is_one_source };
         match self.guesses.begin(now, conn, &target) {
             Ok(()) => ask.turn.hash(conn, job),

@@ -6,15 +6,16 @@
 //! cannot come back as anybody.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Ask, Away, ConnId, ErrorCode, Event, Farewell, Feed, Hub, Kept, Name, Now, PersonId, Query,
-    Refusal, RoomName, Seed, Settings, Shelf, Stage, Stamp, Stay, Ties, Turn, Visit, VisitIx,
-    refusal, say_farewell,
+    Ask, Away, ConnId, ErrorCode, Event, Farewell, Feed, Hub, Kept, Name, Now, Peer, PersonId,
+    Query, Refusal, RoomName, Seed, Settings, Shelf, Stage, Stamp, Stay, Ties, Turn, Visit,
+    VisitIx, refusal, say_farewell,
 };
 use crate::commands::{Command, Setting};
 
@@ -81,6 +82,9 @@ struct SavedVisit {
     /// Those of the rooms that they are an operator of.
     #[serde(default)]
     operates: Vec<RoomName>,
+    /// Where it was last connected from, if not from this machine.
+    #[serde(default)]
+    network: Option<IpAddr>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -182,10 +186,12 @@ impl Hub {
                 self.part_with(old);
                 say_farewell(ask.turn, old, Farewell::Replaced, None);
             }
-            None => self.grace_deadlines.retain(|(_, p)| *p != self.visits[visit].person),
+            None => self.dropped.remove(person),
         }
+        let peer = self.peer(ask.conn);
         let me = &mut self.visits[visit];
         me.conn = Some(ask.conn);
+        me.peer = peer;
         me.active = ask.now.since_start;
         me.feed = Feed::behind(after.max(me.first), false);
         if let Some(session) = &mut me.session {
@@ -199,6 +205,9 @@ impl Hub {
                 }
             }
             ask.settings = connection.settings;
+        }
+        for room in self.visits[visit].rooms.clone() {
+            self.rooms[room].was_visited = true;
         }
         self.note_unsaved(visit);
         self.empty_mailbox(self.visits[visit].person); // it is among what is read now
@@ -229,15 +238,27 @@ impl Hub {
         if let Some(session) = &mut me.session {
             session.settings = settings;
         }
-        self.grace_deadlines.insert((now.since_start + self.limits.session_grace, me.person));
         self.forget_audiences_of(visit);
         match farewell {
             Some(farewell) => say_farewell(turn, conn, farewell, None),
             None => turn.close(conn),
         }
+        let network = self.expect_back(now.since_start, visit);
+        let most = self.limits.max_per_address;
+        if let Some(first) = network.and_then(|network| self.dropped.one_too_many(network, most)) {
+            self.give_up(now, first, turn);
+        }
     }
 
-    /// Who dropped did not come back in time.
+    /// Who is not connected is waited for; tells for which network that counts.
+    fn expect_back(&mut self, now: Duration, visit: VisitIx) -> Option<IpAddr> {
+        let Visit { person, peer, .. } = self.visits[visit];
+        let network = peer.filter(|peer| self.is_limited(*peer)).map(Peer::network);
+        self.dropped.add(now + self.limits.session_grace, person, network);
+        network
+    }
+
+    /// Who dropped did not come back in time, or is too many to be waited for.
     pub(super) fn give_up(&mut self, now: Now, person: PersonId, turn: &mut Turn) {
         if let Some(visit) = self.people.get(&person).copied() {
             self.end_visit(now, visit, None, turn);
@@ -250,7 +271,7 @@ impl Hub {
         if let Some(session) = me.session.take() {
             self.sessions.remove(&session.hash);
             self.unsaved.insert((Shelf::Visit, me.person.0));
-            self.grace_deadlines.retain(|(_, person)| *person != me.person);
+            self.dropped.remove(me.person);
         }
     }
 
@@ -297,6 +318,7 @@ impl Hub {
             },
             ignores: self.ignores_of(visit),
             operates: self.operated_by(visit),
+            network: me.peer.filter(|peer| !peer.is_local()).map(Peer::network),
         };
         serde_json::to_string(&saved).ok()
     }
@@ -353,6 +375,7 @@ impl Hub {
             person,
             name: saved.name.clone(),
             conn: None,
+            peer: saved.network.map(Peer::new),
             session: Some(Box::new(session)),
             first: saved.first,
             feed: Feed::Live,
@@ -370,7 +393,7 @@ impl Hub {
         self.give_name(visit, &saved.name);
         self.people.insert(person, visit);
         self.sessions.insert(saved.token, person);
-        self.grace_deadlines.insert((self.limits.session_grace, person));
+        self.expect_back(Duration::ZERO, visit);
         for name in &saved.rooms {
             let room = self.wake(name).unwrap_or_else(|| self.room_or_new(name));
             self.rooms[room].admit(saved.name.key().clone(), visit);
@@ -402,5 +425,64 @@ impl Hub {
             },
             SavedQuery::Gone => Query::Gone,
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{connect, connect_from, handle, hub, restarted, say, session};
+    use super::super::{Input, Limits};
+    use super::*;
+
+    /// Somebody from there comes, asks for a session, and drops.
+    fn come_and_drop(hub: &mut Hub, slot: u32, address: [u8; 4]) {
+        connect_from(hub, slot, address);
+        say(hub, slot, &format!("p{slot}"));
+        session(hub, slot);
+        handle(hub, slot, Input::Lost);
+        hub.forget(super::super::trial::conn(slot));
+        hub.check_invariants();
+    }
+
+    fn is_held(hub: &Hub, slot: u32) -> bool {
+        hub.visit_named(&format!("p{slot}")).is_some()
+    }
+
+    #[test]
+    fn of_one_network_as_many_places_are_held_as_it_may_have_connections() {
+        let mut hub = hub(Limits { max_per_address: 3, ..Limits::default() });
+        (0..5).for_each(|slot| come_and_drop(&mut hub, slot, [192, 0, 2, 1]));
+        let held: Vec<bool> = (0..5).map(|slot| is_held(&hub, slot)).collect();
+        assert_eq!(held, [false, false, true, true, true], "the oldest are given up");
+        (5..8).for_each(|slot| come_and_drop(&mut hub, slot, [192, 0, 2, 2]));
+        (8..20).for_each(|slot| come_and_drop(&mut hub, slot, [127, 0, 0, 1]));
+        assert!((2..20).all(|slot| is_held(&hub, slot)), "others hold theirs");
+        let mut hub = restarted(&hub);
+        come_and_drop(&mut hub, 20, [192, 0, 2, 1]);
+        assert_eq!((2..21).filter(|slot| is_held(&hub, *slot)).count(), 18, "as before");
+    }
+
+    #[test]
+    fn who_is_banned_while_they_are_dropped_is_banned_where_they_were() {
+        for is_restarted in [false, true] {
+            let mut hub = hub(Limits::default());
+            connect(&mut hub, 0);
+            say(&mut hub, 0, "alice");
+            say(&mut hub, 0, "/join ops");
+            let token = session(&mut hub, 0);
+            come_and_drop(&mut hub, 1, [192, 0, 2, 1]);
+            if is_restarted {
+                hub = restarted(&hub);
+                connect(&mut hub, 0);
+                say(&mut hub, 0, &format!("/resume {token} 0"));
+                handle(&mut hub, 0, Input::Drained);
+            }
+            let (_, told) = say(&mut hub, 0, "/ban p1");
+            assert!(told.text.starts_with("[BANNED #ops p1]"), "{}", told.text);
+            connect_from(&mut hub, 2, [192, 0, 2, 1]);
+            say(&mut hub, 2, "other");
+            let (_, told) = say(&mut hub, 2, "/join ops");
+            assert!(told.text.starts_with("[ERROR forbidden] "), "{}", told.text);
+        }
     }
 }

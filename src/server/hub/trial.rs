@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::{ConnId, Flow, Hub, Input, Limits, Meter, Now, Seed, Turn};
 use crate::protocol::Stamp;
 use crate::protocol::codec::Frame;
-use crate::server::log::{Kept, Query};
+use crate::server::log::{Change, Kept, Query};
 use crate::server::outbox::Lines;
-use crate::server::passwords::Job;
+use crate::server::passwords::{Job, Outcome};
 use crate::server::peer::Peer;
 use crate::server::turn::Sink;
 
@@ -65,14 +65,50 @@ pub(super) fn handle_at(
     let mut told =
         Told { to, text, waits_to_be_read: false, waits_for_room: false, reads: 0, hashes };
     let mut turn = Turn::default();
-    let flow = hub.handle(Now { since_start, wall: Stamp(0) }, to, input, &mut turn);
+    let flow = hub.handle(now(since_start), to, input, &mut turn);
     turn.release(&mut told);
     (flow, told)
 }
 
+/// So long after the start.
+pub(super) fn now(since_start: Duration) -> Now {
+    Now { since_start, wall: Stamp(0) }
+}
+
 /// Somebody connects, from this machine.
 pub(super) fn connect(hub: &mut Hub, slot: u32) {
-    handle(hub, slot, Input::Opened(Peer::new(IpAddr::from(Ipv4Addr::LOCALHOST))));
+    connect_from(hub, slot, IpAddr::from(Ipv4Addr::LOCALHOST));
+}
+
+/// Somebody connects from elsewhere, and nobody can read along.
+pub(super) fn connect_from(hub: &mut Hub, slot: u32, address: impl Into<IpAddr>) {
+    let peer = Peer { is_encrypted: true, ..Peer::new(address.into()) };
+    handle(hub, slot, Input::Opened(peer));
+}
+
+/// The name of who is there becomes an account's, whose password is anything.
+pub(super) fn register(hub: &mut Hub, slot: u32) {
+    say(hub, slot, "/register secret");
+    let hash = Outcome::Hashed(Some("a hash".into()));
+    let (_, told) = handle(hub, slot, Input::Hashed(hash));
+    assert!(told.text.starts_with("[REGISTERED "), "{}", told.text);
+}
+
+/// The token of the session that who is there asks for.
+pub(super) fn session(hub: &mut Hub, slot: u32) -> String {
+    let told = say(hub, slot, "/session").1.text;
+    told.split(['[', ' ', ']']).nth(2).expect("a token").to_owned()
+}
+
+/// The same house after it was closed, of which nothing was kept yet.
+pub(super) fn restarted(hub: &Hub) -> Hub {
+    let kept = hub.changes().into_iter().map(|Change { shelf, key, value }| (shelf, key, value));
+    let things = kept.filter_map(|(shelf, key, value)| Some((shelf, key, value?))).collect();
+    let kept = Kept { last: hub.last, latest: Vec::new(), things };
+    let mut anew = Hub::new(hub.limits.clone(), &kept, Seed::default(), Meter::default());
+    // What is as it was then is kept as well.
+    anew.unsaved.extend(&hub.unsaved);
+    anew
 }
 
 /// One input from there, at the start.

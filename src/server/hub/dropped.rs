@@ -1,0 +1,97 @@
+//! Who dropped and may come back: until when each is waited for, and from which network
+//! they came. Nobody holds more places from one network by dropping again and again
+//! than they could by staying.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::PersonId;
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub(super) struct Dropped {
+    people: HashMap<PersonId, Place>,
+    deadlines: Queue,
+    /// Of each network that the limits are for.
+    networks: HashMap<IpAddr, Queue>,
+}
+
+/// By when, who is waited for first in front.
+type Queue = BTreeSet<(Duration, PersonId)>;
+
+#[derive(Debug)]
+struct Place {
+    until: Duration,
+    network: Option<IpAddr>,
+}
+
+impl Dropped {
+    /// From now on somebody is waited for. Without a network no limit is for them.
+    pub(super) fn add(&mut self, until: Duration, person: PersonId, network: Option<IpAddr>) {
+        self.people.insert(person, Place { until, network });
+        self.deadlines.insert((until, person));
+        if let Some(network) = network {
+            self.networks.entry(network).or_default().insert((until, person));
+        }
+    }
+
+    /// They are back, or given up.
+    pub(super) fn remove(&mut self, person: PersonId) {
+        let Some(Place { until, network }) = self.people.remove(&person) else { return };
+        self.deadlines.remove(&(until, person));
+        if let Some(network) = network
+            && let Some(queue) = self.networks.get_mut(&network)
+        {
+            queue.remove(&(until, person));
+            if queue.is_empty() {
+                self.networks.remove(&network);
+            }
+        }
+    }
+
+    pub(super) fn contains(&self, person: PersonId) -> bool {
+        self.people.contains_key(&person)
+    }
+
+    /// When the first is not waited for any more.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.deadlines.first().map(|(until, _)| *until)
+    }
+
+    /// The next one whose time is over.
+    pub(super) fn next(&mut self, now: Duration) -> Option<PersonId> {
+        let (_, person) = *self.deadlines.first().filter(|(until, _)| *until <= now)?;
+        self.remove(person);
+        Some(person)
+    }
+
+    /// Who dropped first of those from a network, if they are more than so many.
+    pub(super) fn one_too_many(&self, network: IpAddr, most: usize) -> Option<PersonId> {
+        let queue = self.networks.get(&network).filter(|queue| queue.len() > most)?;
+        queue.first().map(|(_, person)| *person)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_waited_for_once_and_nothing_is_left_of_them() {
+        let (mut dropped, second) = (Dropped::default(), Duration::from_secs(1));
+        let here = IpAddr::from([192, 0, 2, 1]);
+        for person in 1..=4 {
+            let network = (person != 4).then_some(here);
+            dropped.add(second * (10 - person), PersonId(person.into()), network);
+        }
+        assert_eq!(dropped.one_too_many(here, 2), Some(PersonId(3)));
+        assert_eq!(dropped.one_too_many(here, 3), None);
+        dropped.remove(PersonId(3));
+        assert_eq!(dropped.due(), Some(second * 6));
+        assert_eq!(dropped.next(second * 5), None);
+        let gone: Vec<_> = std::iter::from_fn(|| dropped.next(second * 9)).collect();
+        assert_eq!(gone, [PersonId(4), PersonId(2), PersonId(1)]);
+        assert!(dropped.people.is_empty() && dropped.networks.is_empty());
+    }
+}
