@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use super::{
-    Ask, Asked, Cid, ConnId, ErrorCode, Event, Hub, Now, Query, Refusal, Turn, VisitIx, refusal,
-    talk::tags_of,
+    Ask, Asked, Cid, ConnId, ErrorCode, Event, Hub, Now, Query, Refusal, RoomName, Stage, Turn,
+    VisitIx, refusal, talk::tags_of,
 };
 use crate::commands::{Rows, Target};
 use crate::protocol::Key;
-use crate::server::log::{self, PersonId, Record, Thread};
+use crate::server::log::{self, PersonId, Recipient, Record, Thread};
 
 /// A `/history` or `/search` whose rows are being read.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(super) struct RowsAsk {
     pub(super) word: &'static str,
     /// `#ops` or `bob`, where the header names it.
     pub(super) title: Option<String>,
+    /// Of which room alone, if of one.
+    pub(super) room: Option<RoomName>,
     pub(super) reader: PersonId,
     pub(super) cid: Option<Cid>,
 }
@@ -30,12 +32,12 @@ impl Hub {
         rows: Rows,
         thread: Option<Target<'_>>,
     ) -> Result<(), Refusal> {
-        let (title, thread) = self.thread(visit, thread)?;
+        let (title, room, thread) = self.thread(visit, thread)?;
         let (reader, hidden) = (self.visits[visit].person, self.hidden_from(visit));
         let query =
             log::Query { thread, count: rows.count, size: usize::MAX, after: rows.after, hidden };
         let (word, cid) = ("HISTORY", ask.cid.take());
-        self.ask_for_rows(ask, RowsAsk { word, title: Some(title), reader, cid }, query);
+        self.ask_for_rows(ask, RowsAsk { word, title: Some(title), room, reader, cid }, query);
         Ok(())
     }
 
@@ -57,11 +59,11 @@ impl Hub {
         &self,
         visit: VisitIx,
         target: Option<Target<'_>>,
-    ) -> Result<(String, Thread), Refusal> {
+    ) -> Result<(String, Option<RoomName>, Thread), Refusal> {
         let me = &self.visits[visit];
         let room = |room: usize| {
             let name = &self.rooms[room].name;
-            (name.to_string(), Thread::Room(name.key().clone()))
+            (name.to_string(), Some(name.clone()), Thread::Room(name.key().clone()))
         };
         match (target, me.query, me.current) {
             (Some(Target::Room(name)), ..) => Ok(room(self.room_of(visit, name)?)),
@@ -77,12 +79,12 @@ impl Hub {
         }
     }
 
-    fn private_thread(&self, reader: PersonId, name: &str) -> (String, Thread) {
+    fn private_thread(&self, reader: PersonId, name: &str) -> (String, Option<RoomName>, Thread) {
         let other = self.visit_named(name).map(|visit| &self.visits[visit]);
         let owner = self.accounts.named(&Key::fold(name)).map(|account| account.person);
         let title = other.map_or(name, |other| other.name.as_str()).to_owned();
         let other_id = other.map(|other| other.person).or(owner);
-        (title, Thread::Private { reader, other: Key::fold(name), other_id })
+        (title, None, Thread::Private { reader, other: Key::fold(name), other_id })
     }
 
     /// The rows have come that a connection waits for.
@@ -94,9 +96,10 @@ impl Hub {
         match *asked {
             Asked::Rows(mut asked) => {
                 ask.cid = asked.cid.take();
-                match found(rows) {
-                    Ok(records) => tell_found(&mut ask, &asked, records),
-                    Err(refusal) => ask.refuse(&refusal),
+                let result =
+                    found(rows).and_then(|records| self.tell_found(&mut ask, &asked, records));
+                if let Err(refusal) = result {
+                    ask.refuse(&refusal);
                 }
             }
             Asked::Mail(mut asked) => {
@@ -112,6 +115,42 @@ impl Hub {
             Asked::Password(_) | Asked::Rooms(_) | Asked::List(_) => connection.asked = Some(asked),
         }
     }
+
+    /// What the log has found. Who asked may have been put out of a room meanwhile.
+    fn tell_found(
+        &self,
+        ask: &mut Ask<'_>,
+        asked: &RowsAsk,
+        rows: &[Arc<Record>],
+    ) -> Result<(), Refusal> {
+        let Some(Stage::Present(visit)) = self.connection(ask.conn).map(|c| c.stage) else {
+            return Ok(());
+        };
+        if let Some(room) = &asked.room {
+            self.room_of(visit, room.as_str())?;
+        }
+        let may_read = |record: &&Arc<Record>| match &record.to {
+            Recipient::Room(name) if asked.room.is_none() => self.is_in(visit, name),
+            _ => true,
+        };
+        let rows: Vec<&Arc<Record>> = rows.iter().filter(may_read).collect();
+        let count = rows.len();
+        let args = match &asked.title {
+            Some(title) => format!("{title} {count}"),
+            None => count.to_string(),
+        };
+        ask.reply(&Event::reply(asked.word, &args, ""));
+        for record in rows {
+            let message = record.seen_by(asked.reader);
+            ask.reply_tagged(&tags_of(record), &Event::Row { time: record.time, message });
+        }
+        Ok(())
+    }
+
+    fn is_in(&self, visit: VisitIx, name: &RoomName) -> bool {
+        let room = self.room_names.get(name.key());
+        room.is_some_and(|room| self.visits[visit].rooms.contains(room))
+    }
 }
 
 /// Where nothing could be read, that is no answer to what is there.
@@ -123,15 +162,37 @@ fn found(rows: &log::Rows) -> Result<&[Arc<Record>], Refusal> {
     Ok(&rows.records)
 }
 
-fn tell_found(ask: &mut Ask<'_>, asked: &RowsAsk, rows: &[Arc<Record>]) {
-    let count = rows.len();
-    let args = match &asked.title {
-        Some(title) => format!("{title} {count}"),
-        None => count.to_string(),
-    };
-    ask.reply(&Event::reply(asked.word, &args, ""));
-    for record in rows {
-        let message = record.seen_by(asked.reader);
-        ask.reply_tagged(&tags_of(record), &Event::Row { time: record.time, message });
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{connect, handle, hub, said, say};
+    use super::super::{Flow, Input, Limits};
+    use crate::server::log::Rows;
+
+    /// What bob is told of his question, if he was put out of #ops meanwhile.
+    fn told_after_a_kick(question: &str) -> String {
+        let mut hub = hub(Limits::default());
+        for (slot, name) in [(0, "alice"), (1, "bob")] {
+            connect(&mut hub, slot);
+            say(&mut hub, slot, name);
+            say(&mut hub, slot, "/join ops");
+        }
+        let (flow, told) = say(&mut hub, 1, question);
+        assert_eq!((flow, told.reads), (Flow::Wait, 1));
+        say(&mut hub, 0, "/kick bob");
+        let records = vec![said(1, "lobby", None, "open"), said(2, "ops", None, "secret")];
+        let (flow, told) = handle(&mut hub, 1, Input::Rows(Rows { records, ..Rows::default() }));
+        assert_eq!(flow, Flow::Next);
+        told.text
+    }
+
+    #[test]
+    fn who_was_put_out_of_a_room_is_told_nothing_of_it_any_more() {
+        for question in ["/history", "/history #ops", "/search secret #ops"] {
+            let told = told_after_a_kick(question);
+            assert!(told.starts_with("[ERROR not-in-room] "), "{question}: {told}");
+            assert_eq!(told.lines().count(), 1, "{told}");
+        }
+        let told = told_after_a_kick("/search e");
+        assert!(told.starts_with("[SEARCH 1]\n") && !told.contains("secret"), "{told}");
     }
 }

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use super::order::Scope;
-use super::{Ask, Asked, Cid, ConnId, ErrorCode, Event, Hub, Key, Now, RoomIx, RoomName, Turn};
+use super::{
+    Ask, Asked, Cid, ConnId, ErrorCode, Event, Hub, Key, Now, RoomIx, RoomName, Stage, Turn,
+};
 use crate::protocol::Refusal;
 use crate::server::outbox::Share;
 
@@ -166,10 +168,26 @@ impl Hub {
     fn tell_long_list(&mut self, ask: &mut Ask<'_>, list: &List) -> Result<(), Refusal> {
         match list {
             List::Rooms => self.list_rooms(ask),
-            List::ServerBans => self.list_bans(ask, Scope::Server),
             List::Members(key) => self.list_members(ask, self.room_still_there(key)?),
-            List::Bans(key) => self.list_bans(ask, Scope::Room(self.room_still_there(key)?)),
+            List::Bans(key) => {
+                let room = self.room_still_there(key)?;
+                self.list_bans_if_allowed(ask, Scope::Room(room))?;
+            }
+            List::ServerBans => self.list_bans_if_allowed(ask, Scope::Server)?,
         }
+        Ok(())
+    }
+
+    /// Who asked may have been an operator only then.
+    fn list_bans_if_allowed(&mut self, ask: &mut Ask<'_>, scope: Scope) -> Result<(), Refusal> {
+        let Some(Stage::Present(visit)) = self.connection(ask.conn).map(|c| c.stage) else {
+            return Ok(());
+        };
+        match scope {
+            Scope::Room(room) => self.need_order(visit, room)?,
+            Scope::Server => self.need_rule(visit)?,
+        }
+        self.list_bans(ask, scope);
         Ok(())
     }
 
@@ -272,6 +290,21 @@ mod tests {
         assert_eq!(flow, Flow::Next);
         let rows = told.text.lines().map(|line| line.split_once("] ").expect("names").1);
         assert_eq!(rows.flat_map(|row| row.split(',')).count(), MEMBERS_AT_ONCE + 1);
+    }
+
+    #[test]
+    fn who_is_no_operator_any_more_is_told_of_no_bans() {
+        let mut hub = house(2, 2);
+        say(&mut hub, 1, "/join r0001");
+        say(&mut hub, 0, "/op p1");
+        for number in 0..=BANS_AT_ONCE {
+            say(&mut hub, 0, &format!("/ban 192.0.2.{number}"));
+        }
+        assert!(say(&mut hub, 1, "/bans").1.waits_for_room);
+        say(&mut hub, 0, "/deop p1");
+        let (flow, told) = handle(&mut hub, 1, Input::Room);
+        assert_eq!(flow, Flow::Next);
+        assert!(told.text.starts_with("[ERROR forbidden] "), "{}", told.text);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::bans::Ban;
 use super::locks::Lock;
 use super::{
     Ask, ErrorCode, Event, Hub, Key, Name, Now, PersonId, Refusal, Room, RoomIx, RoomName, Stamp,
-    Tags, Visit, VisitIx, no_such_user, refusal,
+    Tags, VisitIx, no_such_user, refusal,
 };
 
 /// What is decided in one room, or for the whole server.
@@ -285,12 +285,18 @@ impl Hub {
 
     /// The room that a command of an operator is about: the current one.
     pub(super) fn room_to_order(&self, visit: VisitIx) -> Result<RoomIx, Refusal> {
-        let Visit { person, current: Some(room), .. } = self.visits[visit] else {
+        let Some(room) = self.visits[visit].current else {
             return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
         };
-        let Room { name, order, .. } = &self.rooms[room];
+        self.need_order(visit, room)?;
+        Ok(room)
+    }
+
+    /// Whether somebody keeps order in a room.
+    pub(super) fn need_order(&self, visit: VisitIx, room: RoomIx) -> Result<(), Refusal> {
+        let (person, Room { name, order, .. }) = (self.visits[visit].person, &self.rooms[room]);
         if order.is_operator(person) || self.rules_server(person) {
-            return Ok(room);
+            return Ok(());
         }
         let text = match self.whom_to_ask(room) {
             Some(names) => format!("only operators of {name} may; ask {names}"),

@@ -18,10 +18,8 @@ impl Hub {
         room: Option<&str>,
     ) -> Result<(), Refusal> {
         let me = &self.visits[visit];
-        let rooms = match room {
-            Some(room) => vec![self.room_of(visit, room)?],
-            None => me.rooms.clone(),
-        };
+        let room = room.map(|room| self.room_of(visit, room)).transpose()?;
+        let rooms = room.map_or_else(|| me.rooms.clone(), |room| vec![room]);
         let rooms: Vec<Key> =
             rooms.into_iter().map(|room| self.rooms[room].name.key().clone()).collect();
         let mut words: Vec<String> = words(text).map(Cow::into_owned).collect();
@@ -34,7 +32,9 @@ impl Hub {
         let (reader, is_private_too) = (me.person, room.is_none());
         let thread = Thread::Search { reader, rooms, is_private_too, words };
         let hidden = self.hidden_from(visit);
-        let asked = RowsAsk { word: "SEARCH", title: None, reader, cid: ask.cid.take() };
+        let room = room.map(|room| self.rooms[room].name.clone());
+        let (word, cid) = ("SEARCH", ask.cid.take());
+        let asked = RowsAsk { word, title: None, room, reader, cid };
         self.ask_for_rows(
             ask,
             asked,

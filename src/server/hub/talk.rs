@@ -350,7 +350,6 @@ mod tests {
     use super::super::Limits;
     use super::super::trial::{connect, hub, say};
     use super::*;
-    use crate::protocol::{Name, Stamp};
 
     #[test]
     fn what_a_bug_keeps_from_being_said_is_not_remembered_as_said() {
@@ -379,16 +378,7 @@ mod tests {
     }
 
     fn said(id: u64, mark: &str, text: &str) -> Arc<Record> {
-        Arc::new(Record {
-            id,
-            time: Stamp(0),
-            author: PersonId(1),
-            from: Name::parse("alice").expect("a name"),
-            to: Recipient::Room(RoomName::lobby()),
-            is_action: false,
-            text: text.into(),
-            cid: Some(cid(mark)),
-        })
+        super::super::trial::said(id, "lobby", Some(mark), text)
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! The hub alone, for tests of its parts: one input, and what comes of it.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ConnId, Flow, Hub, Input, Limits, Meter, Now, Seed, Turn};
-use crate::protocol::Stamp;
 use crate::protocol::codec::Frame;
-use crate::server::log::{Change, Kept, Query};
+use crate::protocol::{Cid, Name, RoomName, Stamp};
+use crate::server::log::{Change, Kept, PersonId, Query, Recipient, Record};
 use crate::server::outbox::Lines;
 use crate::server::passwords::{Job, Outcome};
 use crate::server::peer::Peer;
@@ -21,6 +22,13 @@ pub(super) struct Told {
     pub(super) reads: usize,
     /// For whom a password is to be hashed.
     pub(super) hashes: Vec<ConnId>,
+}
+
+impl Told {
+    fn nothing(slot: u32) -> Self {
+        let (to, text, hashes) = (conn(slot), String::new(), Vec::new());
+        Self { to, text, waits_to_be_read: false, waits_for_room: false, reads: 0, hashes }
+    }
 }
 
 impl Sink for Told {
@@ -61,11 +69,8 @@ pub(super) fn handle_at(
     slot: u32,
     input: Input<'_>,
 ) -> (Flow, Told) {
-    let (to, text, hashes) = (conn(slot), String::new(), Vec::new());
-    let mut told =
-        Told { to, text, waits_to_be_read: false, waits_for_room: false, reads: 0, hashes };
-    let mut turn = Turn::default();
-    let flow = hub.handle(now(since_start), to, input, &mut turn);
+    let (mut told, mut turn) = (Told::nothing(slot), Turn::default());
+    let flow = hub.handle(now(since_start), conn(slot), input, &mut turn);
     turn.release(&mut told);
     (flow, told)
 }
@@ -98,6 +103,28 @@ pub(super) fn register(hub: &mut Hub, slot: u32) {
 pub(super) fn session(hub: &mut Hub, slot: u32) -> String {
     let told = say(hub, slot, "/session").1.text;
     told.split(['[', ' ', ']']).nth(2).expect("a token").to_owned()
+}
+
+/// A message of alice, who is person 1, to a room.
+pub(super) fn said(id: u64, room: &str, cid: Option<&str>, text: &str) -> Arc<Record> {
+    Arc::new(Record {
+        id,
+        time: Stamp(0),
+        author: PersonId(1),
+        from: Name::parse("alice").expect("a name"),
+        to: Recipient::Room(RoomName::parse(room).expect("a name")),
+        is_action: false,
+        text: text.into(),
+        cid: cid.and_then(Cid::parse),
+    })
+}
+
+/// Time passes, and what has fallen due is done; what somebody is told of it.
+pub(super) fn tick_at(hub: &mut Hub, since_start: Duration, slot: u32) -> Told {
+    let (mut told, mut turn) = (Told::nothing(slot), Turn::default());
+    hub.tick(now(since_start), &mut turn);
+    turn.release(&mut told);
+    told
 }
 
 /// The same house after it was closed, of which nothing was kept yet.
