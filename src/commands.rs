@@ -710,6 +710,12 @@ pub fn find(name: &str) -> Option<&'static Row> {
     TABLE.iter().find(|row| is_it(&row.name) || row.aliases.iter().any(is_it))
 }
 
+/// The row of the command that a line begins with, whatever follows it.
+#[must_use]
+pub fn row_of(line: &str) -> Option<&'static Row> {
+    find(split_word(line.strip_prefix('/')?).0)
+}
+
 /// What people know from elsewhere. Not aliases: one name is enough.
 const ELSEWHERE: [(&str, &str); 11] = [
     ("bye", "quit"),

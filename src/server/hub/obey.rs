@@ -25,16 +25,22 @@ impl Hub {
             (CidPrefix::Present(cid, line), fault) => {
                 ask.cid = Some(cid);
                 let empty = is_blank_text(line).then(|| bad_cid("nothing follows the cid"));
-                fault.or(empty).map_or_else(|| commands::parse(line), Err)
+                fault.or(empty).map_or_else(|| self.read(conn, line), Err)
             }
             (_, Some(fault)) => Err(fault),
             (CidPrefix::Malformed, None) => Err(bad_cid("a cid is 1 to 32 of A-Z a-z 0-9 _ -")),
             (CidPrefix::Absent, None) if raw_len(frame) > LINE_MAX => Err(too_long()),
-            (CidPrefix::Absent, None) => commands::parse(&text),
+            (CidPrefix::Absent, None) => self.read(conn, &text),
         };
         if let Err(refusal) = heard.and_then(|request| self.obey(&mut ask, request)) {
             ask.refuse(&refusal);
         }
+    }
+
+    /// What a line asks for. What needs a login is refused before one, right or wrong.
+    fn read<'a>(&self, conn: ConnId, line: &'a str) -> Result<Request<'a>, Refusal> {
+        let needs_login = commands::row_of(line).is_some_and(|row| !row.before_login);
+        if needs_login && self.is_greeting(conn) { not_logged_in() } else { commands::parse(line) }
     }
 
     fn obey(&mut self, ask: &mut Ask<'_>, request: Request<'_>) -> Result<(), Refusal> {
@@ -49,9 +55,7 @@ impl Hub {
             {
                 self.obey_anyone(ask, command)
             }
-            (Some(Stage::Greeting { .. }), _) => {
-                refusal(ErrorCode::NotLoggedIn, "nobody knows you yet; say /login NAME first")
-            }
+            (Some(Stage::Greeting { .. }), _) => not_logged_in(),
             (Some(Stage::Present(visit)), Request::Say(text)) => {
                 self.stir(visit, ask.now);
                 self.say(ask, visit, text, false)
@@ -209,6 +213,10 @@ impl Hub {
         ask.settings.tags |= had_tags && ask.cid.is_some();
         ask.reply(&Event::reply("SET", &words.join(" "), ""));
     }
+}
+
+fn not_logged_in<T>() -> Result<T, Refusal> {
+    refusal(ErrorCode::NotLoggedIn, "nobody knows you yet; say /login NAME first")
 }
 
 fn help(ask: &mut Ask<'_>, command: Option<&str>) -> Result<(), Refusal> {
