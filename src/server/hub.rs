@@ -17,7 +17,7 @@
 //! What a command *is* stands in `commands.rs`; what it *means*, in the files
 //! below this one, a file for each topic.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,8 +184,8 @@ pub struct Hub {
     delayed_jobs: DelayedJobs,
     /// What is to be kept otherwise than it is.
     unsaved: BTreeSet<(Shelf, u64)>,
-    /// In the order they fall due, since all have the same patience.
-    login_deadlines: VecDeque<(Duration, ConnId)>,
+    /// When it is looked whether somebody has given a name.
+    login_deadlines: BTreeSet<(Duration, ConnId)>,
     /// Rooms whose comings and goings are being gathered.
     crowd_deadlines: BTreeSet<(Duration, RoomIx)>,
 }
@@ -203,6 +203,8 @@ struct Connection {
     peer: Peer,
     stage: Stage,
     settings: Settings,
+    /// By when it has to give a name.
+    login_until: Duration,
     /// Which settings it chose itself, by [`Setting`].
     chosen: [bool; Setting::TABLE.len()],
     /// What it waits for, see [`Flow::Wait`].
@@ -403,7 +405,7 @@ impl Hub {
             audit: Audit::default(),
             delayed_jobs: DelayedJobs::default(),
             unsaved: BTreeSet::new(),
-            login_deadlines: VecDeque::new(),
+            login_deadlines: BTreeSet::new(),
             crowd_deadlines: BTreeSet::new(),
         };
         hub.restore(&kept.things);
@@ -537,13 +539,13 @@ impl Hub {
 
     /// When [`Hub::tick`] has something to do.
     pub fn next_deadline(&mut self) -> Option<Duration> {
-        while let Some((_, conn)) = self.login_deadlines.front() {
+        while let Some((_, conn)) = self.login_deadlines.first() {
             if self.is_greeting(*conn) {
                 break;
             }
-            self.login_deadlines.pop_front();
+            self.login_deadlines.pop_first();
         }
-        let login = self.login_deadlines.front().map(|(due, _)| *due);
+        let login = self.login_deadlines.first().map(|(due, _)| *due);
         let crowd = self.crowd_deadlines.first().map(|(due, _)| *due);
         let grace = self.dropped.due();
         let delayed = self.delayed_jobs.due();
@@ -552,18 +554,7 @@ impl Hub {
 
     /// Does what has fallen due.
     pub fn tick(&mut self, now: Now, turn: &mut Turn) {
-        while let Some((due, conn)) = self.login_deadlines.front().copied() {
-            if due > now.since_start {
-                break;
-            }
-            self.login_deadlines.pop_front();
-            if self.is_greeting(conn) && self.is_pending(conn) {
-                // It is the server that takes its time.
-                self.login_deadlines.push_back((now.since_start + self.limits.login_timeout, conn));
-            } else if self.is_greeting(conn) {
-                self.leave(now, conn, Some(Farewell::LoginTimeout), None, turn);
-            }
-        }
+        self.end_late_logins(now, turn);
         self.begin_due_guesses(now, turn);
         while let Some(person) = self.dropped.next(now.since_start) {
             self.give_up(now, person, turn);

@@ -11,9 +11,10 @@ use super::guesses::Guarded;
 use super::order::Scope;
 use super::secrets::Purpose;
 use super::{
-    Ask, ErrorCode, Event, Farewell, Hub, Ignored, Key, Name, PersonId, Refusal, Shelf, VisitIx,
-    refusal, say_farewell,
+    Ask, ErrorCode, Event, Farewell, Hub, Ignored, Key, LOGIN_LINE_MAX, Name, PersonId, Refusal,
+    Shelf, VisitIx, refusal, say_farewell,
 };
+use crate::commands::Command;
 use crate::server::passwords::{Job, Secret};
 
 /// One account.
@@ -107,9 +108,10 @@ impl Hub {
         self.need_privacy(ask)?;
         let Some(account) = self.accounts.named(name.key()) else {
             if let Some(hash) = self.limits.password.clone() {
-                let name = self.free_name(name.clone(), None)?;
+                // Who is here is told to nobody who does not know it.
                 let job = Job::Check(Secret::new(password), hash.into());
-                return self.guess(ask, Purpose::LogInGuest(name), Guarded::Server, job);
+                let purpose = Purpose::LogInGuest(name.clone());
+                return self.guess(ask, purpose, Guarded::Server, job);
             }
             let text = format!("{name} is not registered; /login {name} without a password");
             return refusal(ErrorCode::BadPassword, text);
@@ -134,6 +136,7 @@ impl Hub {
             let text = "there are too many accounts; ask who runs this server to allow more";
             return refusal(ErrorCode::TooMany, text);
         }
+        need_fit(&self.visits[visit].name, password)?;
         self.hash_new(ask, Purpose::Register, password);
         Ok(())
     }
@@ -145,7 +148,7 @@ impl Hub {
         password: &str,
     ) -> Result<(), Refusal> {
         self.need_privacy(ask)?;
-        self.account_of(visit)?;
+        need_fit(&self.account_of(visit)?.name, password)?;
         self.hash_new(ask, Purpose::Change, password);
         Ok(())
     }
@@ -180,8 +183,10 @@ impl Hub {
             ignored_by: Vec::new(),
         });
         self.unsaved.insert((Shelf::Account, person.0));
-        for room in self.visits[visit].rooms.clone() {
-            self.note_order_unsaved(Scope::Room(room)); // an account's right is kept
+        // An account's right is kept, also in rooms that it has left.
+        let rooms = self.rooms.iter().filter(|(_, room)| room.order.is_operator(person));
+        for room in rooms.map(|(room, _)| room).collect::<Vec<_>>() {
+            self.note_order_unsaved(Scope::Room(room));
         }
         let text = "the name is yours; from now on /login NAME PASSWORD";
         ask.reply(&Event::reply("REGISTERED", name.as_str(), text));
@@ -336,6 +341,19 @@ impl Hub {
         let Ok(SavedAccount { name, hash, ignores }) = serde_json::from_str(saved) else { return };
         self.accounts.insert(Account { person, name, hash, ignores, ignored_by: Vec::new() });
     }
+}
+
+/// Whether one could log in with a password: a line has to hold it with the name, and
+/// before login that is a short one.
+fn need_fit(name: &Name, password: &str) -> Result<(), Refusal> {
+    let most = LOGIN_LINE_MAX
+        - Command::Login { name: name.as_str(), password: Some("") }.to_string().len();
+    if password.len() <= most {
+        return Ok(());
+    }
+    let text =
+        format!("the password of {name} may have {most} bytes; a longer one fits in no /login");
+    refusal(ErrorCode::BadArgument, text)
 }
 
 impl Account {

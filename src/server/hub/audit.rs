@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{Hub, Now, PersonId, VisitIx};
+use super::{ErrorCode, Hub, Now, PersonId, Refusal, VisitIx};
 use crate::commands::Command;
 
 /// How many lines there are in a second about what one person does that everybody
@@ -96,8 +96,12 @@ impl Hub {
     }
 
     /// Somebody has tried to become an operator of the server.
-    pub(super) fn note_oper(&mut self, now: Now, visit: VisitIx, is_right: bool) {
-        let result = if is_right { "is an operator now" } else { "wrong password" };
+    pub(super) fn note_oper(&mut self, now: Now, visit: VisitIx, refusal: Option<&Refusal>) {
+        let result = match refusal {
+            None => "is an operator now",
+            Some(Refusal { code: ErrorCode::TooMany, .. }) => "too many operators",
+            Some(_) => "wrong password",
+        };
         let line = format!("{}: /oper: {result}", self.who_acts(visit));
         self.audit.note(now, By::Trusted, &line);
     }

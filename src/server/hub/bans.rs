@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::order::{Order, Scope, Until, make_room};
 use super::{
-    Ask, ErrorCode, Event, Farewell, Hub, Key, Name, Now, PersonId, Refusal, RoomIx, Topic,
+    Ask, ErrorCode, Event, Farewell, Hub, Key, Name, Now, PersonId, Refusal, RoomIx, Topic, Visit,
     VisitIx, no_such_user, refusal, say_farewell,
 };
 use crate::protocol::name::is_name;
@@ -88,6 +88,16 @@ impl Banned {
 }
 
 impl Ban {
+    /// Whether it holds, and is of a guest of this name.
+    fn is_of_guest(&self, now: Now, key: &Key) -> bool {
+        match &self.whom {
+            Banned::Person { name, is_guest, .. } => {
+                *is_guest && name.key() == key && !self.until.is_over(now)
+            }
+            Banned::Network(_) => false,
+        }
+    }
+
     /// Until when, and why.
     fn tell(&self, endless: &str) -> String {
         let until = self.until.tell(endless);
@@ -290,18 +300,22 @@ impl Hub {
         true
     }
 
-    /// Whether a guest may take this name.
+    /// Whether somebody may take this name: nobody is to pass for a banned guest, but
+    /// who has the name already.
     pub(super) fn need_unbanned_name(
         &self,
         now: Now,
         visit: VisitIx,
         name: &Name,
     ) -> Result<(), Refusal> {
-        let comer = Comer { name: name.key(), ..self.comer(visit, Scope::Server) };
-        match self.server_order.ban_on(now, comer) {
-            Some(_) => refusal(ErrorCode::NameTaken, format!("{name} is banned; try another name")),
-            None => Ok(()),
+        let Visit { person, name: old, .. } = &self.visits[visit];
+        let owner = self.accounts.named(name.key()).map(|account| account.person);
+        let is_mine = old.key() == name.key() || owner == Some(*person);
+        let bans = &self.server_order.bans;
+        if !is_mine && bans.iter().any(|ban| ban.is_of_guest(now, name.key())) {
+            return refusal(ErrorCode::NameTaken, format!("{name} is banned; try another name"));
         }
+        Ok(())
     }
 
     fn comer(&self, visit: VisitIx, scope: Scope) -> Comer<'_> {

@@ -107,10 +107,7 @@ impl Hub {
 
     fn come_in(&mut self, ask: &mut Ask<'_>, visit: VisitIx, room: RoomIx) {
         let person = self.visits[visit].person;
-        if self.rooms[room].order.lock.invited.contains(&person) {
-            self.rooms[room].order.lock.use_invitation(person);
-            self.note_order_unsaved(Scope::Room(room));
-        }
+        self.use_invitation(person, room);
         self.end_query(visit, Query::Off);
         let shown = self.rooms[room].name.to_string();
         ask.reply(&Event::reply("JOINED", &shown, "plain lines go there now"));

@@ -156,6 +156,8 @@ impl Hub {
         }
         self.tell_missed(conn, visit, u64::MAX, turn);
         self.visits[visit].feed = Feed::Live;
+        // It was among what was told. Who drops before finds it at the next login.
+        self.empty_mailbox(self.visits[visit].person);
         self.forget_audiences_of(visit);
         if is_list_stale {
             self.tell_members(now, conn, visit, turn);

@@ -26,11 +26,6 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Whoever is in needs their invitation no more.
-    pub(super) fn use_invitation(&mut self, person: PersonId) {
-        self.invited.retain(|invited| *invited != person);
-    }
-
     /// Whether nothing was ever said about it.
     pub(super) fn is_default(&self) -> bool {
         !self.is_on && self.invited.is_empty()
@@ -125,6 +120,14 @@ impl Hub {
             _ if !lock.is_on || is_meant => Ok(Entry::Open),
             Some(key) => Ok(Entry::ByKey(key.clone())),
             None => Err(self.locked_out(room, "")),
+        }
+    }
+
+    /// Whoever is in needs their invitation no more.
+    pub(super) fn use_invitation(&mut self, person: PersonId, room: RoomIx) {
+        let invited = &mut self.rooms[room].order.lock.invited;
+        if invited.extract_if(.., |invited| *invited == person).count() > 0 {
+            self.note_order_unsaved(Scope::Room(room));
         }
     }
 

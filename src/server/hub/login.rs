@@ -1,5 +1,7 @@
 //! Coming and going: the greeting, login, a new name, and leaving.
 
+use std::time::Duration;
+
 use super::locks::Entry;
 use super::{
     Ask, ConnId, Connection, Event, Farewell, Feed, Hub, Name, Now, Peer, PersonId, Query, Refusal,
@@ -7,6 +9,9 @@ use super::{
 };
 use crate::protocol::ErrorCode;
 use crate::protocol::name::NameFault;
+
+/// How soon it is looked again whether somebody's login is still being worked on.
+const NEXT_LOOK: Duration = Duration::from_secs(1);
 
 impl Hub {
     /// Somebody is at the door. From now on the time to say a name runs, whatever
@@ -17,15 +22,39 @@ impl Hub {
             self.connections.resize_with(slot + 1, || None);
         }
         let (stage, settings) = (Stage::Greeting { was_refused: false }, Settings::default());
+        let login_until = now.since_start + self.limits.login_timeout;
         self.connections[slot] = Some(Connection {
             id: conn,
             peer,
             stage,
             settings,
+            login_until,
             chosen: Default::default(),
             asked: None,
         });
-        self.login_deadlines.push_back((now.since_start + self.limits.login_timeout, conn));
+        self.login_deadlines.insert((login_until, conn));
+    }
+
+    /// Who has given no name in time is parted with; not while it is the server that takes
+    /// its time, but who is answered then is not to ask again.
+    pub(super) fn end_late_logins(&mut self, now: Now, turn: &mut Turn) {
+        while let Some((due, conn)) = self.login_deadlines.first().copied() {
+            if due > now.since_start {
+                break;
+            }
+            self.login_deadlines.pop_first();
+            if self.is_greeting(conn) && self.is_pending(conn) {
+                self.login_deadlines.insert((now.since_start + NEXT_LOOK, conn));
+            } else if self.is_greeting(conn) {
+                self.leave(now, conn, Some(Farewell::LoginTimeout), None, turn);
+            }
+        }
+    }
+
+    /// Whether somebody has no name yet and should have had one by now.
+    pub(super) fn is_overdue(&self, now: Now, conn: ConnId) -> bool {
+        self.is_greeting(conn)
+            && self.connection(conn).is_some_and(|c| c.login_until <= now.since_start)
     }
 
     /// It is known how somebody speaks who is at the door.
@@ -135,7 +164,7 @@ impl Hub {
         match self.need_entry(ask.now, visit, self.lobby) {
             Ok(Entry::Open) => {
                 ask.reply(&Event::reply("WELCOME", name.as_str(), "you are in #lobby"));
-                self.rooms[self.lobby].order.lock.use_invitation(person);
+                self.use_invitation(person, self.lobby);
                 self.enter(ask, visit, self.lobby);
             }
             Ok(Entry::ByKey(_)) => {

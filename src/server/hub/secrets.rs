@@ -10,8 +10,8 @@ use super::delayed::Delayed;
 use super::entry::Door;
 use super::guesses::{Guarded, Target, Wait};
 use super::{
-    Ask, Asked, Cid, ConnId, ErrorCode, Hub, Name, Now, Refusal, RoomName, Stage, Turn, VisitIx,
-    refusal,
+    Ask, Asked, Cid, ConnId, ErrorCode, Farewell, Hub, Name, Now, Refusal, RoomName, Stage, Turn,
+    VisitIx, refusal,
 };
 use crate::server::passwords::{Job, Outcome, Secret};
 
@@ -63,6 +63,11 @@ impl Hub {
         at: Guarded,
         job: Job,
     ) -> Result<(), Refusal> {
+        if self.is_overdue(ask.now, ask.conn) {
+            // Else one guess behind the other would hold a place without a name for long.
+            self.leave(ask.now, ask.conn, Some(Farewell::LoginTimeout), None, ask.turn);
+            return Ok(());
+        }
         // Whoever waits is not overtaken, however fast others ask.
         self.begin_due_guesses(ask.now, ask.turn);
         let (now, conn) = (ask.now.since_start, ask.conn);
@@ -203,8 +208,9 @@ impl Hub {
                 Ok(())
             }
             Purpose::Rule => {
-                self.note_oper(ask.now, visit, is_right);
-                if is_right { self.begin_rule(ask, visit) } else { wrong_password() }
+                let result = if is_right { self.begin_rule(ask, visit) } else { wrong_password() };
+                self.note_oper(ask.now, visit, result.as_ref().err());
+                result
             }
             Purpose::Enter(room, digest) => {
                 let door = Door::Tried { digest: &digest, is_right };
@@ -244,10 +250,13 @@ fn wrong_password() -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial::{Told, conn, connect, handle, handle_at, hub, say};
-    use super::super::{Flow, Frame, Input, Limits};
+    use super::super::trial::{
+        Told, conn, connect, handle, handle_at, hub, register, restarted, say, session, tick_at,
+    };
+    use super::super::{Flow, Frame, Input, LOGIN_LINE_MAX, Limits};
     use super::*;
     use crate::server::log::Rows;
+    use crate::server::passwords::HashFile;
 
     fn hash_is(hub: &mut Hub, slot: u32, hash: &str) -> Told {
         handle(hub, slot, Input::Hashed(Outcome::Hashed(Some(hash.into())))).1
@@ -348,5 +357,145 @@ mod tests {
         assert_eq!(guess(&mut hub, second(3), 2), [conn(3)]);
         is_wrong(&mut hub, second(3), 3);
         assert_eq!(guess(&mut hub, second(7), 5), [conn(4)]);
+    }
+
+    #[test]
+    fn a_login_that_is_checked_is_waited_for_and_no_further_one() {
+        let mut hub = house();
+        let (timeout, second) = (hub.limits.login_timeout, Duration::from_secs(1));
+        let guess = |hub: &mut Hub, at, slot| {
+            let line = Input::Frame(Frame::Line("/login alice any".into()));
+            handle_at(hub, at, slot, line).1
+        };
+        let check = |hub: &mut Hub, at, slot, is_right| {
+            handle_at(hub, at, slot, Input::Hashed(Outcome::Checked(is_right))).1.text
+        };
+        (1..4).for_each(|slot| assert_eq!(guess(&mut hub, second, slot).hashes, [conn(slot)]));
+        for at in 0..5 {
+            let told = tick_at(&mut hub, timeout + second * at, 1);
+            assert_eq!(told.text, "", "it is the server that takes its time");
+            assert_eq!(hub.next_deadline(), Some(timeout + second * (at + 1)), "not for long");
+        }
+        let late = timeout + second * 4;
+        assert!(check(&mut hub, late, 1, true).starts_with("[WELCOME alice] "));
+        assert!(check(&mut hub, late, 2, false).starts_with("[ERROR bad-password] "));
+        assert!(check(&mut hub, late, 3, false).starts_with("[ERROR bad-password] "));
+        let told = guess(&mut hub, late, 2);
+        assert!(told.text.starts_with("[BYE login-timeout] ") && told.hashes.is_empty());
+        let told = tick_at(&mut hub, late + second, 3);
+        assert!(told.text.starts_with("[BYE login-timeout] "), "{}", told.text);
+    }
+
+    fn sesame() -> HashFile {
+        HashFile::read("tests/passwords/sesame.hash").expect("a hash")
+    }
+
+    #[test]
+    fn a_stranger_without_the_servers_password_does_not_learn_who_is_here() {
+        let mut hub = hub(Limits { password: Some(sesame()), ..Limits::default() });
+        (0..3).for_each(|slot| connect(&mut hub, slot));
+        say(&mut hub, 0, "/login bob right");
+        assert!(check_is(&mut hub, 0, true).text.starts_with("[WELCOME bob]"));
+        for (slot, is_right, answer) in
+            [(1, false, "[ERROR bad-password] "), (2, true, "[ERROR name-taken] ")]
+        {
+            let (_, told) = say(&mut hub, slot, "/login bob any");
+            assert_eq!((told.text.as_str(), told.hashes), ("", vec![conn(slot)]));
+            assert!(check_is(&mut hub, slot, is_right).text.starts_with(answer));
+        }
+    }
+
+    #[test]
+    fn who_finds_too_many_operators_is_not_logged_as_one() {
+        let limits =
+            Limits { oper_password: Some(sesame()), max_operators: 1, ..Limits::default() };
+        let mut hub = hub(limits);
+        for (slot, answer, line) in
+            [(0, "[OPER ", "is an operator now"), (1, "[ERROR too-many] ", "too many operators")]
+        {
+            connect(&mut hub, slot);
+            say(&mut hub, slot, &format!("p{slot}"));
+            say(&mut hub, slot, "/oper right");
+            assert!(check_is(&mut hub, slot, true).text.starts_with(answer));
+            let log = hub.take_audit();
+            assert!(log.len() == 1 && log[0].ends_with(line), "{log:?}");
+        }
+    }
+
+    #[test]
+    fn an_invitation_that_is_used_by_logging_in_is_used_after_a_restart_too() {
+        let mut hub = hub(Limits { oper_password: Some(sesame()), ..Limits::default() });
+        (0..3).for_each(|slot| connect(&mut hub, slot));
+        say(&mut hub, 0, "alice");
+        register(&mut hub, 0);
+        say(&mut hub, 0, "/oper right");
+        check_is(&mut hub, 0, true);
+        say(&mut hub, 1, "bob");
+        register(&mut hub, 1);
+        for (slot, line) in [(1, "/part"), (0, "/lock"), (0, "/invite bob"), (1, "/quit")] {
+            say(&mut hub, slot, line);
+        }
+        hub.note_kept();
+        say(&mut hub, 2, "/login bob right");
+        assert!(check_is(&mut hub, 2, true).text.contains("you are in #lobby"));
+        assert!(hub.has_changes());
+    }
+
+    #[test]
+    fn who_has_left_a_room_and_registers_is_its_operator_after_a_restart_too() {
+        let mut hub = hub(Limits::default());
+        (0..2).for_each(|slot| connect(&mut hub, slot));
+        for (slot, line) in [(0, "alice"), (0, "/join ops"), (1, "bob"), (1, "/join ops")] {
+            say(&mut hub, slot, line);
+        }
+        say(&mut hub, 0, "/part ops");
+        register(&mut hub, 0);
+        let mut hub = restarted(&hub);
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "/login alice right");
+        check_is(&mut hub, 0, true);
+        say(&mut hub, 0, "/join ops");
+        let (_, told) = say(&mut hub, 0, "/whois alice");
+        assert!(told.text.contains("operator=#ops"), "{}", told.text);
+    }
+
+    #[test]
+    fn mail_is_told_to_who_drops_again_before_they_have_caught_up() {
+        let mut hub = house();
+        let token = session(&mut hub, 0);
+        handle(&mut hub, 0, Input::Lost);
+        say(&mut hub, 1, "bob");
+        say(&mut hub, 1, "/msg alice come back");
+        say(&mut hub, 2, &format!("/resume {token} 0"));
+        handle(&mut hub, 2, Input::Lost);
+        tick_at(&mut hub, Duration::from_mins(2), 2);
+        (3..6).for_each(|slot| connect(&mut hub, slot));
+        say(&mut hub, 3, "/login alice right");
+        assert_eq!(check_is(&mut hub, 3, true).reads, 1, "it waits still");
+        // Who has caught up has had it.
+        handle(&mut hub, 3, Input::Rows(Rows::default()));
+        let token = session(&mut hub, 3);
+        handle(&mut hub, 3, Input::Lost);
+        say(&mut hub, 1, "/msg alice come back");
+        say(&mut hub, 4, &format!("/resume {token} 0"));
+        let (_, told) = handle(&mut hub, 4, Input::Drained);
+        assert_eq!(told.text, "[PRIVATE MESSAGE] bob: come back\n");
+        say(&mut hub, 4, "/quit");
+        say(&mut hub, 5, "/login alice right");
+        assert_eq!(check_is(&mut hub, 5, true).reads, 0);
+    }
+
+    #[test]
+    fn a_password_that_fits_in_no_login_is_not_taken() {
+        let mut hub = house();
+        say(&mut hub, 1, "bob");
+        for (slot, command, name) in [(0, "/passwd", "alice"), (1, "/register", "bob")] {
+            let most = LOGIN_LINE_MAX - format!("/login {name} ").len();
+            let (_, told) = say(&mut hub, slot, &format!("{command} {}", "x".repeat(most + 1)));
+            assert!(told.text.starts_with("[ERROR bad-argument] "), "{}", told.text);
+            assert!(told.text.contains(&format!(" {most} bytes")), "{}", told.text);
+            let (_, told) = say(&mut hub, slot, &format!("{command} {}", "x".repeat(most)));
+            assert_eq!(told.hashes, [conn(slot)]);
+        }
     }
 }

@@ -210,7 +210,6 @@ impl Hub {
             self.rooms[room].was_visited = true;
         }
         self.note_unsaved(visit);
-        self.empty_mailbox(self.visits[visit].person); // it is among what is read now
         self.forget_audiences_of(visit);
         ask.reply(&Event::reply("WELCOME", name.as_str(), "you are back"));
         self.put_out_of_banned_rooms(ask, visit);
