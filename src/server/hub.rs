@@ -28,6 +28,7 @@ use slab::Slab;
 use super::limits::Limits;
 use super::log::{Change, Kept, Last, PersonId, Rows, Shelf, Stay};
 use super::outbox::Meter;
+use super::pace::{Paces, Rate};
 use super::passwords::Outcome;
 use super::peer::Peer;
 use super::turn::{Audience, Cause, ConnId, Topic, Turn};
@@ -172,6 +173,8 @@ pub struct Hub {
     accounts: Accounts,
     mail: Mailboxes,
     guesses: Guesses,
+    /// New passwords, from each network.
+    new_passwords: Paces,
     /// What operators of the server decided, and who they are.
     server_order: Order,
     asleep: Asleep,
@@ -376,6 +379,7 @@ impl Hub {
         let lobby_key = lobby_name.key().clone();
         let lobby = rooms.insert(Room::new(lobby_name));
         let guesses = Guesses::new(&limits);
+        let rate = Rate::one_in(Duration::from_mins(1), limits.accounts_per_address);
         let mut hub = Self {
             cids: RecentCids::new(limits.history_messages, limits.history_size),
             limits,
@@ -398,6 +402,7 @@ impl Hub {
             accounts: Accounts::default(),
             mail: Mailboxes::default(),
             guesses,
+            new_passwords: Paces::new(rate),
             server_order: Order { number: Some(keeping::SERVER), ..Order::default() },
             asleep: Asleep::default(),
             orders: HashMap::new(),
@@ -549,7 +554,8 @@ impl Hub {
         let crowd = self.crowd_deadlines.first().map(|(due, _)| *due);
         let grace = self.dropped.due();
         let delayed = self.delayed_jobs.due();
-        login.into_iter().chain(crowd).chain(grace).chain(delayed).min()
+        let audit = self.audit.due();
+        login.into_iter().chain(crowd).chain(grace).chain(delayed).chain(audit).min()
     }
 
     /// Does what has fallen due.
@@ -566,6 +572,7 @@ impl Hub {
             self.crowd_deadlines.pop_first();
             self.tell_crowd(now, room, turn);
         }
+        self.audit.begin_second(now);
     }
 
     /// Says farewell to everyone.

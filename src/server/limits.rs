@@ -190,6 +190,16 @@ pub struct Limits {
     #[arg(long, value_name = "ACCOUNTS", default_value_t = 100_000, env = "CHATTY_MAX_ACCOUNTS")]
     pub max_accounts: usize,
 
+    /// How many accounts and new passwords there may be at once from one address other
+    /// than this machine's, then one a minute; 0 is as many as there are
+    #[arg(
+        long,
+        value_name = "ACCOUNTS",
+        default_value_t = 40,
+        env = "CHATTY_ACCOUNTS_PER_ADDRESS"
+    )]
+    pub accounts_per_address: u32,
+
     /// How many messages may wait for an account that is not here
     #[arg(long, value_name = "MESSAGES", default_value_t = 500, env = "CHATTY_MAILBOX")]
     pub mailbox: usize,

@@ -2,6 +2,8 @@
 //! counted up or down by a clock; all that is kept is when the store will be full
 //! again (the "generic cell rate algorithm" of ATM networks).
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// How many may come, in the long run and at once.
@@ -19,6 +21,14 @@ impl Rate {
     pub fn new(per_second: u32, burst: u32) -> Option<Self> {
         let interval = 1_000_000_000_u64.checked_div(per_second.into())?;
         Some(Self { interval, depth: interval * u64::from(burst.max(1)) })
+    }
+
+    /// One in such a time after a burst of so many. `None`: as many as there are, for a
+    /// burst of 0.
+    #[must_use]
+    pub fn one_in(time: Duration, burst: u32) -> Option<Self> {
+        let interval = nanos(time);
+        (burst > 0).then(|| Self { interval, depth: interval.saturating_mul(burst.into()) })
     }
 }
 
@@ -45,6 +55,48 @@ impl Pace {
     #[must_use]
     pub fn is_full(self, now: Duration) -> bool {
         self.full_at <= nanos(now)
+    }
+}
+
+/// So many networks are remembered for how much they did. When there are more those are
+/// forgotten that may do as much as anybody again, and if too many are left the half that
+/// did least.
+const REMEMBERED_MAX: usize = 4096;
+
+/// How much each network does of something that all may do at the same rate.
+#[derive(Debug)]
+pub struct Paces {
+    rate: Option<Rate>,
+    of: HashMap<IpAddr, Pace>,
+}
+
+impl Paces {
+    /// At this rate; without one as much as there is.
+    #[must_use]
+    pub fn new(rate: Option<Rate>) -> Self {
+        Self { rate, of: HashMap::new() }
+    }
+
+    /// Whether a network may go on now; if so, it is counted.
+    pub fn may_go_on(&mut self, now: Duration, network: IpAddr) -> bool {
+        let Some(rate) = self.rate else { return true };
+        if self.of.len() >= REMEMBERED_MAX && !self.of.contains_key(&network) {
+            self.forget(now);
+        }
+        let pace = self.of.entry(network).or_default();
+        let may = pace.next(rate, now) <= now;
+        if may {
+            pace.count(rate, now);
+        }
+        may
+    }
+
+    /// Forgets at least half, so that it is done seldom.
+    fn forget(&mut self, now: Duration) {
+        let mut paces: Vec<Pace> = self.of.values().copied().collect();
+        let middle = paces.len() / 2;
+        let (_, middle, _) = paces.select_nth_unstable(middle);
+        self.of.retain(|_, pace| *pace > *middle && !pace.is_full(now));
     }
 }
 
@@ -139,5 +191,21 @@ pub(super) mod tests {
         assert!(!pace.is_full(SECOND) && pace.is_full(SECOND * 2));
         (0..3).for_each(|_| pace.count(rate, SECOND * 3600));
         assert_eq!(pace.next(rate, SECOND * 3600), SECOND * 3600 + SECOND / 10);
+    }
+
+    #[test]
+    fn what_is_remembered_of_networks_is_bounded_and_who_did_most_is_remembered() {
+        let mut paces = Paces::new(Rate::one_in(SECOND * 60, 2));
+        let of = |number: u32| std::net::Ipv4Addr::from_bits(number).into();
+        assert!(paces.may_go_on(SECOND, of(0)) && paces.may_go_on(SECOND, of(0)));
+        for number in 1..10_000 {
+            assert!(paces.may_go_on(SECOND, of(number)));
+            assert!(paces.of.len() <= REMEMBERED_MAX);
+        }
+        assert!(!paces.may_go_on(SECOND * 60, of(0)), "it has had its two");
+        assert!(paces.may_go_on(SECOND * 61, of(0)), "one more, after a minute");
+        assert!(!paces.may_go_on(SECOND * 61, of(0)));
+        let mut endless = Paces::new(Rate::one_in(SECOND, 0));
+        assert!((0..100).all(|_| endless.may_go_on(SECOND, of(0))));
     }
 }

@@ -137,8 +137,7 @@ impl Hub {
             return refusal(ErrorCode::TooMany, text);
         }
         need_fit(&self.visits[visit].name, password)?;
-        self.hash_new(ask, Purpose::Register, password);
-        Ok(())
+        self.hash_new(ask, Purpose::Register, password)
     }
 
     pub(super) fn change_password(
@@ -149,8 +148,7 @@ impl Hub {
     ) -> Result<(), Refusal> {
         self.need_privacy(ask)?;
         need_fit(&self.account_of(visit)?.name, password)?;
-        self.hash_new(ask, Purpose::Change, password);
-        Ok(())
+        self.hash_new(ask, Purpose::Change, password)
     }
 
     pub(super) fn unregister(

@@ -3,8 +3,8 @@
 //! can pass for two.
 //!
 //! Everybody can make a room and order it about; of what somebody does there only so
-//! much is told in a second, and then how much was left out. That hides nothing of
-//! what others do.
+//! much is told in a second, of what all do there so much too, and then how much was
+//! left out. That hides nothing of what operators of the server do.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -40,14 +40,7 @@ enum By {
 
 impl Audit {
     fn note(&mut self, now: Now, by: By, line: &str) {
-        if now.since_start >= self.since + SECOND {
-            self.since = now.since_start;
-            self.counts.clear();
-            if self.left_out > 0 {
-                self.lines.push(format!("{} {} acts left out", now.wall, self.left_out));
-                self.left_out = 0;
-            }
-        }
+        self.begin_second(now);
         if let By::Anybody(person) = by {
             let all: u32 = self.counts.values().sum();
             let count = self.counts.entry(person).or_default();
@@ -58,6 +51,24 @@ impl Audit {
             *count += 1;
         }
         self.lines.push(format!("{} {line}", now.wall));
+    }
+
+    /// If the present second is over, what was left out of it is told.
+    pub(super) fn begin_second(&mut self, now: Now) {
+        if now.since_start < self.since + SECOND {
+            return;
+        }
+        self.since = now.since_start;
+        self.counts.clear();
+        if self.left_out > 0 {
+            self.lines.push(format!("{} {} acts left out", now.wall, self.left_out));
+            self.left_out = 0;
+        }
+    }
+
+    /// When there is something to be told, whoever does something or not.
+    pub(super) fn due(&self) -> Option<Duration> {
+        (self.left_out > 0).then_some(self.since + SECOND)
     }
 }
 
@@ -118,5 +129,29 @@ impl Hub {
     /// What is to be written to the server's log, each line once.
     pub fn take_audit(&mut self) -> Vec<String> {
         std::mem::take(&mut self.audit.lines)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Limits;
+    use super::super::trial::{connect, hub, say, tick_at};
+    use super::*;
+
+    #[test]
+    fn what_was_left_out_is_told_when_its_second_is_over() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "alice");
+        say(&mut hub, 0, "/join ops");
+        for _ in 0..8 {
+            say(&mut hub, 0, "/lock");
+        }
+        assert_eq!(hub.take_audit().len(), 5);
+        assert_eq!(hub.next_deadline(), Some(SECOND));
+        tick_at(&mut hub, SECOND, 0);
+        let log = hub.take_audit();
+        assert!(log.len() == 1 && log[0].ends_with(" 3 acts left out"), "{log:?}");
+        assert_eq!(hub.next_deadline(), None);
     }
 }

@@ -83,10 +83,23 @@ impl Hub {
         Ok(())
     }
 
-    /// Hashes a password that is nobody's yet.
-    pub(super) fn hash_new(&mut self, ask: &mut Ask<'_>, purpose: Purpose, password: &str) {
+    /// Hashes a password that is nobody's yet; not as many as one likes, since each takes
+    /// time, and an account that is made stays.
+    pub(super) fn hash_new(
+        &mut self,
+        ask: &mut Ask<'_>,
+        purpose: Purpose,
+        password: &str,
+    ) -> Result<(), Refusal> {
+        let peer = self.peer(ask.conn).filter(|peer| self.is_limited(*peer));
+        let now = ask.now.since_start;
+        if peer.is_some_and(|peer| !self.new_passwords.may_go_on(now, peer.network())) {
+            let text = "too many new passwords from your address; try again in a minute";
+            return refusal(ErrorCode::RateLimited, text);
+        }
         ask.turn.hash(ask.conn, Job::Hash(Secret::new(password)));
         self.wait_for_password(ask, purpose);
+        Ok(())
     }
 
     fn wait_for_password(&mut self, ask: &mut Ask<'_>, purpose: Purpose) {
@@ -251,7 +264,8 @@ fn wrong_password() -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::super::trial::{
-        Told, conn, connect, handle, handle_at, hub, register, restarted, say, session, tick_at,
+        Told, conn, connect, connect_from, handle, handle_at, hub, register, restarted, say,
+        session, tick_at,
     };
     use super::super::{Flow, Frame, Input, LOGIN_LINE_MAX, Limits};
     use super::*;
@@ -483,6 +497,31 @@ mod tests {
         say(&mut hub, 4, "/quit");
         say(&mut hub, 5, "/login alice right");
         assert_eq!(check_is(&mut hub, 5, true).reads, 0);
+    }
+
+    #[test]
+    fn of_one_address_a_class_registers_at_once_and_then_one_a_minute() {
+        let mut hub = hub(Limits::default());
+        let (here, elsewhere, local) = ([192, 0, 2, 1], [192, 0, 2, 2], [127, 0, 0, 1]);
+        let mut slots = 0..;
+        let mut register_at = |hub: &mut Hub, from: [u8; 4], minutes| {
+            let slot = slots.next().expect("as many as there are");
+            connect_from(hub, slot, from);
+            say(hub, slot, &format!("p{slot}"));
+            let line = Input::Frame(Frame::Line("/register secret".into()));
+            handle_at(hub, Duration::from_mins(minutes), slot, line).1
+        };
+        for _ in 0..40 {
+            assert_eq!(register_at(&mut hub, here, 1).hashes.len(), 1);
+        }
+        let told = register_at(&mut hub, here, 1);
+        assert!(told.text.starts_with("[ERROR rate-limited] "), "{}", told.text);
+        assert_eq!(register_at(&mut hub, elsewhere, 1).hashes.len(), 1);
+        for _ in 0..50 {
+            assert_eq!(register_at(&mut hub, local, 1).hashes.len(), 1);
+        }
+        assert_eq!(register_at(&mut hub, here, 2).hashes.len(), 1);
+        assert_eq!(register_at(&mut hub, here, 2).hashes.len(), 0);
     }
 
     #[test]
