@@ -48,9 +48,6 @@ impl Key {
     /// they fold, and then nothing has to be folded.
     #[must_use]
     pub fn find<'t, T>(table: &'t HashMap<Self, T>, name: &str) -> Option<&'t T> {
-        if name.len() > SPELLING_MAX {
-            return None;
-        }
         if name.bytes().any(|b| b.is_ascii_uppercase() || !b.is_ascii()) {
             return table.get(&Self::fold(name));
         }

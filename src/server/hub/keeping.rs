@@ -173,8 +173,8 @@ impl Hub {
 mod tests {
     use std::time::Duration;
 
-    use super::super::trial::{connect, hub, now, restarted, say};
-    use super::super::{Limits, Turn};
+    use super::super::trial::{connect, handle, hub, now, register, restarted, say, session};
+    use super::super::{Input, Limits, Turn};
     use super::*;
 
     /// Bob, a guest with a session, in a room that alice, its operator, has left.
@@ -183,7 +183,7 @@ mod tests {
         (0..2).for_each(|slot| connect(&mut hub, slot));
         say(&mut hub, 0, "alice");
         if alice == "an account" {
-            super::super::trial::register(&mut hub, 0);
+            register(&mut hub, 0);
         }
         for line in ["/join ops", "/ban 192.0.2.7", "/lock", "/topic tea"] {
             say(&mut hub, 0, line);
@@ -212,6 +212,41 @@ mod tests {
         let (_, told) = say(&mut hub, 0, "/join ops");
         assert!(told.text.starts_with("[ERROR forbidden] #ops is locked"), "{}", told.text);
         hub.check_invariants();
+    }
+
+    #[test]
+    fn an_operator_who_does_not_come_back_leaves_a_room_that_is_open() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        for line in ["alice", "/join ops", "/ban 192.0.2.7", "/lock", "/session"] {
+            say(&mut hub, 0, line);
+        }
+        let mut hub = restarted(&hub);
+        run_out(&mut hub);
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "carol");
+        let (_, told) = say(&mut hub, 0, "/join ops");
+        assert!(told.text.starts_with("[JOINED #ops]"), "{}", told.text);
+        let (_, told) = say(&mut hub, 0, "/unban 192.0.2.7");
+        assert!(told.text.starts_with("[UNBANNED #ops 192.0.2.7]"), "{}", told.text);
+    }
+
+    #[test]
+    fn a_room_that_somebody_came_back_to_ends_when_they_leave() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        for line in ["alice", "/join ops", "/ban 192.0.2.7"] {
+            say(&mut hub, 0, line);
+        }
+        let token = session(&mut hub, 0);
+        let mut hub = restarted(&hub);
+        connect(&mut hub, 0);
+        say(&mut hub, 0, &format!("/resume {token} 0"));
+        handle(&mut hub, 0, Input::Drained);
+        say(&mut hub, 0, "/part ops");
+        say(&mut hub, 0, "/join ops");
+        let (_, told) = say(&mut hub, 0, "/bans");
+        assert!(told.text.starts_with("[BANS #ops 0]"), "{}", told.text);
     }
 
     #[test]

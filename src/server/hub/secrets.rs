@@ -462,6 +462,7 @@ mod tests {
         for (slot, line) in [(0, "alice"), (0, "/join ops"), (1, "bob"), (1, "/join ops")] {
             say(&mut hub, slot, line);
         }
+        session(&mut hub, 1);
         say(&mut hub, 0, "/part ops");
         register(&mut hub, 0);
         let mut hub = restarted(&hub);
