@@ -331,7 +331,7 @@ mod tests {
             }
             assert_eq!(table.get(&Key::fold(&long)), None);
         }
-        assert!(start.elapsed().as_secs() < 2, "{:?}", start.elapsed());
+        assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
     }
 
     #[test]
