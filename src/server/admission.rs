@@ -3,12 +3,13 @@
 //! name are in the way, the one who has held it longest gives way, so that an honest
 //! newcomer always gets in. It has no socket and no clock.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::limits::Limits;
-use super::pace::{Pace, Rate};
+use super::pace::{Paces, Rate};
 use super::peer::Peer;
 use super::turn::ConnId;
 
@@ -19,11 +20,6 @@ const RESERVE: usize = 64;
 /// So many connections may be in the middle of their end beside those that may be
 /// open.
 const SLACK: usize = 16;
-
-/// So many addresses are remembered only for how fast they came. When there are more
-/// those are forgotten that may come as fast as anybody again, and if too many are left
-/// the half that came least.
-const REMEMBERED_MAX: usize = 4096;
 
 /// Why nobody else can come in.
 const FULL: &str = "the server is full; try again later";
@@ -39,27 +35,19 @@ pub enum Verdict {
     Refused(&'static str),
 }
 
-/// Connections of one address, or of a network that is one customer's.
-#[derive(Debug, Default)]
-struct Comers {
-    open: usize,
-    pace: Pace,
-}
-
 /// See the head of this file.
 #[derive(Debug)]
 pub struct Admission {
-    max: usize,
-    max_per_address: usize,
-    max_unnamed: usize,
-    rate: Option<Rate>,
-    is_loopback_limited: bool,
+    limits: Limits,
     /// How many the system can hold, wherever they come from.
     capacity: usize,
     open: usize,
     /// Of them, those that the limits are for.
     open_limited: usize,
-    comers: HashMap<IpAddr, Comers>,
+    /// Of those, how many are of one address, or of a network that is one customer's.
+    open_of: HashMap<IpAddr, usize>,
+    /// How fast they came from there.
+    paces: Paces,
     /// Those that may have no name yet, in the order they came.
     unnamed: VecDeque<ConnId>,
 }
@@ -69,23 +57,14 @@ impl Admission {
     #[must_use]
     pub fn new(limits: &Limits, descriptors: usize) -> Self {
         Self {
-            max: limits.max_connections,
-            max_per_address: limits.max_per_address,
-            max_unnamed: limits.max_unnamed,
-            rate: Rate::new(limits.connect_rate, limits.connect_burst),
-            is_loopback_limited: limits.limit_loopback,
+            limits: limits.clone(),
             capacity: descriptors.saturating_sub(RESERVE).max(descriptors / 4),
             open: 0,
             open_limited: 0,
-            comers: HashMap::new(),
+            open_of: HashMap::new(),
+            paces: Paces::new(Rate::new(limits.connect_rate, limits.connect_burst)),
             unnamed: VecDeque::new(),
         }
-    }
-
-    /// Whether the limits are for somebody from there.
-    #[must_use]
-    pub fn is_limited(&self, peer: Peer) -> bool {
-        self.is_loopback_limited || !peer.is_local()
     }
 
     /// Somebody wants to come in as `conn`; `is_unnamed` tells of another connection
@@ -98,19 +77,21 @@ impl Admission {
         conn: ConnId,
         is_unnamed: impl Fn(ConnId) -> bool,
     ) -> Verdict {
-        let is_limited = self.is_limited(peer);
+        let is_limited = self.limits.are_for(peer);
         if is_limited && let Err(why) = self.knock(now, peer) {
             return Verdict::Refused(why);
         }
-        let is_full = self.open >= self.capacity || (is_limited && self.open_limited >= self.max);
+        let is_full = self.open >= self.capacity
+            || (is_limited && self.open_limited >= self.limits.max_connections);
         let mut gives_way = None;
         if self.open >= self.capacity + SLACK {
             // Nobody is to give way to somebody who cannot come in.
             return Verdict::Refused(FULL);
         }
-        if is_full || (is_limited && self.unnamed.len() >= self.max_unnamed) {
+        let max_unnamed = self.limits.max_unnamed;
+        if is_full || (is_limited && self.unnamed.len() >= max_unnamed) {
             self.unnamed.retain(|conn| is_unnamed(*conn));
-            if is_full || self.unnamed.len() >= self.max_unnamed {
+            if is_full || self.unnamed.len() >= max_unnamed {
                 gives_way = self.unnamed.pop_front();
             }
         }
@@ -120,7 +101,7 @@ impl Admission {
         self.open += 1;
         if is_limited {
             self.open_limited += 1;
-            self.comers.entry(peer.network()).or_default().open += 1;
+            *self.open_of.entry(peer.network()).or_default() += 1;
             self.unnamed.push_back(conn);
         }
         gives_way.map_or(Verdict::Welcome, Verdict::InsteadOf)
@@ -128,46 +109,28 @@ impl Admission {
 
     /// What there is against somebody from this address.
     fn knock(&mut self, now: Duration, peer: Peer) -> Result<(), &'static str> {
-        // Each that is open has one entry at most.
-        if self.comers.len() > REMEMBERED_MAX + self.open_limited {
-            self.forget(now);
+        let network = peer.network();
+        if !self.paces.may_go_on(now, network) {
+            return Err("too many new connections from your address; wait a few seconds");
         }
-        let comers = self.comers.entry(peer.network()).or_default();
-        if let Some(rate) = self.rate {
-            if comers.pace.next(rate, now) > now {
-                return Err("too many new connections from your address; wait a few seconds");
-            }
-            comers.pace.count(rate, now);
-        }
-        if comers.open >= self.max_per_address {
+        if self.open_of.get(&network).is_some_and(|open| *open >= self.limits.max_per_address) {
             return Err("too many connections from your address; end one of them first");
         }
         Ok(())
     }
 
-    /// Forgets at least half of those who are gone, so that it is done seldom.
-    fn forget(&mut self, now: Duration) {
-        let is_gone = |comers: &&Comers| comers.open == 0;
-        let mut paces: Vec<Pace> =
-            self.comers.values().filter(is_gone).map(|comers| comers.pace).collect();
-        let middle = paces.len() / 2;
-        let (_, middle, _) = paces.select_nth_unstable(middle);
-        let is_kept = |pace: Pace| pace > *middle && !pace.is_full(now);
-        self.comers.retain(|_, comers| comers.open > 0 || is_kept(comers.pace));
-    }
-
     /// Somebody who had come in is gone.
-    pub fn left(&mut self, now: Duration, peer: Peer) {
+    pub fn left(&mut self, peer: Peer) {
         self.open -= 1;
-        if !self.is_limited(peer) {
+        if !self.limits.are_for(peer) {
             return;
         }
         self.open_limited -= 1;
-        let network = peer.network();
-        let Some(comers) = self.comers.get_mut(&network) else { return };
-        comers.open -= 1;
-        if comers.open == 0 && comers.pace.is_full(now) {
-            self.comers.remove(&network);
+        if let Entry::Occupied(mut open) = self.open_of.entry(peer.network()) {
+            *open.get_mut() -= 1;
+            if *open.get() == 0 {
+                open.remove();
+            }
         }
     }
 }
@@ -216,7 +179,7 @@ mod tests {
         for number in 0..100 {
             assert_eq!(come("127.0.0.1", number), Verdict::Welcome);
         }
-        admission.left(NOW, from("192.0.2.1"));
+        admission.left(from("192.0.2.1"));
         assert_eq!(admission.arrives(NOW, from("192.0.2.1"), conn(9), |_| true), Verdict::Welcome);
     }
 
@@ -269,18 +232,18 @@ mod tests {
             assert_eq!(come(&mut admission, number), Verdict::Welcome);
         }
         assert!(is_refused(come(&mut admission, 40)));
-        admission.left(NOW, from("127.0.0.1"));
+        admission.left(from("127.0.0.1"));
         assert_eq!(come(&mut admission, 41), Verdict::Welcome);
     }
 
     #[test]
-    fn who_comes_again_and_again_waits_and_is_forgotten_in_time() {
+    fn who_comes_again_and_again_waits() {
         let mut admission =
             admission(|limits| (limits.connect_rate, limits.connect_burst) = (1, 2));
         let mut come_and_go = |now, number| {
             let verdict = admission.arrives(now, from("192.0.2.1"), conn(number), |_| false);
             if verdict == Verdict::Welcome {
-                admission.left(now, from("192.0.2.1"));
+                admission.left(from("192.0.2.1"));
             }
             verdict
         };
@@ -289,12 +252,5 @@ mod tests {
         assert!(is_refused(come_and_go(NOW, 3)));
         assert_eq!(come_and_go(NOW * 2, 4), Verdict::Welcome);
         assert!(is_refused(come_and_go(NOW * 2, 5)));
-        for number in 0..2 + u32::try_from(REMEMBERED_MAX).expect("a small number") {
-            let address = Peer::new(std::net::Ipv4Addr::from_bits(number + (10 << 24)).into());
-            let now = NOW * 100;
-            assert_eq!(admission.arrives(now, address, conn(number), |_| false), Verdict::Welcome);
-            admission.left(now, address);
-        }
-        assert!(admission.comers.len() < REMEMBERED_MAX / 2);
     }
 }

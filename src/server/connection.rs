@@ -375,6 +375,12 @@ impl Connection {
         self.stalled_since = None;
     }
 
+    /// Whether the system has sent all that was written.
+    #[must_use]
+    pub fn is_sent(&self) -> bool {
+        self.stream.socket().is_none_or(unsent::is_sent)
+    }
+
     /// Closes our sending side: the peer reads to the end of what was written. Tells
     /// whether that is done; if not, the bell rings when there is room for the end.
     pub fn close_sending_side(&mut self) -> bool {

@@ -610,11 +610,6 @@ impl Hub {
         matches!(self.connection(conn), Some(Connection { stage: Stage::Greeting { .. }, .. }))
     }
 
-    /// Whether what one address may do is limited for somebody from there.
-    fn is_limited(&self, peer: Peer) -> bool {
-        self.limits.limit_loopback || !peer.is_local()
-    }
-
     fn settings(&self, conn: ConnId) -> Settings {
         self.connection(conn).map(|c| c.settings).unwrap_or_default()
     }

@@ -8,6 +8,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use super::passwords::HashFile;
+use super::peer::Peer;
 use crate::protocol::units::{parse_duration, parse_size};
 
 /// The limits of one server.
@@ -279,6 +280,14 @@ fn parse_patience(text: &str) -> Result<Duration, String> {
     let patience = parse_duration(text)?;
     let problem = || "0 would part with everybody; give them 1s or more".to_owned();
     (!patience.is_zero()).then_some(patience).ok_or_else(problem)
+}
+
+impl Limits {
+    /// Whether what one address may do is limited for somebody from there.
+    #[must_use]
+    pub fn are_for(&self, peer: Peer) -> bool {
+        self.limit_loopback || !peer.is_local()
+    }
 }
 
 impl Default for Limits {

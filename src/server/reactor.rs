@@ -318,7 +318,7 @@ impl<L: Log> Reactor<L> {
             if connection.is_turned_away {
                 self.turned_away -= 1;
             } else if let Some(peer) = peer {
-                self.admission.left(self.start.elapsed(), peer);
+                self.admission.left(peer);
             }
         }
     }

@@ -34,19 +34,24 @@ pub fn make_room(socket: &TcpStream) {
     }
 }
 
+/// Whether it has sent all it took.
+pub fn is_sent(socket: &TcpStream) -> bool {
+    let is_sent = is_below(socket, 1);
+    bound(socket);
+    is_sent
+}
+
 /// How much it has not sent, in bytes. `None`: more than can be measured, or it holds
 /// so much that was sent and not confirmed that it takes no more.
 ///
 /// It does not say so itself where one may not ask it by hand, but whether that is
 /// less than a bound: so the bound is moved until it tells.
 pub fn measure(socket: &TcpStream) -> Option<u32> {
-    let is_below =
-        |bound: u32| SockRef::from(socket).set_tcp_notsent_lowat(bound).is_ok() && has_room(socket);
     let (mut low, mut high) = (0, MEASURED_MAX);
-    let is_known = is_below(high);
+    let is_known = is_below(socket, high);
     while is_known && low + 1 < high {
         let middle = low.midpoint(high);
-        if is_below(middle) {
+        if is_below(socket, middle) {
             high = middle;
         } else {
             low = middle;
@@ -55,6 +60,10 @@ pub fn measure(socket: &TcpStream) -> Option<u32> {
     bound(socket);
     // There is room when less than half of the bound waits.
     is_known.then_some(low / 2)
+}
+
+fn is_below(socket: &TcpStream, bound: u32) -> bool {
+    SockRef::from(socket).set_tcp_notsent_lowat(bound).is_ok() && has_room(socket)
 }
 
 fn has_room(socket: &TcpStream) -> bool {
@@ -76,10 +85,11 @@ mod tests {
         let (socket, _) = listener.accept().await.expect("a connection");
         bound(&socket);
         assert_eq!(measure(&socket), Some(0));
+        assert!(is_sent(&socket));
         socket.writable().await.expect("room");
         while socket.try_write(&[0; 4096]).is_ok() {}
         let full = measure(&socket).expect("a figure");
-        assert!(full >= MAX, "{full}");
+        assert!(full >= MAX && !is_sent(&socket), "{full}");
         assert_eq!(measure(&socket), Some(full));
         assert!(SockRef::from(&socket).send(b"x").is_err(), "bounded as before");
         // What is read makes room for more of ours, sooner or later.

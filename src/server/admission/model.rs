@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::{Admission, REMEMBERED_MAX, SLACK, Verdict};
+use super::{Admission, SLACK, Verdict};
 use crate::server::limits::Limits;
 use crate::server::pace::tests::Draw;
 use crate::server::peer::Peer;
@@ -158,7 +158,7 @@ impl Model {
 
     fn leaves(&mut self, admission: &mut Admission, at: usize) {
         let guest = self.guests.remove(at);
-        admission.left(self.now, guest.peer);
+        admission.left(guest.peer);
     }
 
     fn step(&mut self, draw: &mut Draw, admission: &mut Admission) {
@@ -205,13 +205,13 @@ impl Model {
             let network = guest.peer.network();
             let open = self.count(|other| other.peer.network() == network);
             assert!(open <= limits.max_per_address, "{open} of {network}");
-            assert_eq!(admission.comers[&network].open, open, "{network}");
+            assert_eq!(admission.open_of[&network], open, "{network}");
         }
         // Who comes is never the one who gives way, so there is always one.
         let waiting = self.count(Guest::waits);
         assert!(waiting <= limits.max_unnamed.max(1), "{waiting} wait");
         assert!(admission.unnamed.len() <= limits.max_unnamed.max(1));
-        assert!(admission.comers.len() <= REMEMBERED_MAX + limited + 1);
+        assert_eq!(admission.open_of.values().sum::<usize>(), limited);
     }
 
     /// Of no network came more in any time than its burst and what its rate gives.
@@ -254,12 +254,12 @@ fn whoever_comes_goes_and_gives_a_name_is_let_in_as_lists_say() {
             model.leaves(&mut admission, 0);
             model.check(&admission);
         }
-        assert!(admission.comers.values().all(|comers| comers.open == 0));
+        assert!(admission.open_of.is_empty());
     }
 }
 
 #[test]
-fn however_many_addresses_come_at_once_so_many_are_remembered_and_who_came_most_is() {
+fn however_many_addresses_come_at_once_who_came_most_is_remembered() {
     let mut limits = Limits { connect_rate: 1, connect_burst: 64, ..Limits::default() };
     limits.max_connections = usize::MAX;
     let mut admission = Admission::new(&limits, 1 << 20);
@@ -270,15 +270,15 @@ fn however_many_addresses_come_at_once_so_many_are_remembered_and_who_came_most_
         let conn = ConnId { slot: number, generation: 1 };
         let is_in = admission.arrives(now, peer, conn, |_| false) == Verdict::Welcome;
         if is_in && !stays {
-            admission.left(now, peer);
+            admission.left(peer);
         }
-        assert!(admission.comers.len() <= REMEMBERED_MAX + admission.open_limited + 1);
         is_in
     };
-    // One comes until it has to wait, and some stay: they are what is not forgotten.
+    // One comes until it has to wait, and some stay: they are not forgotten.
     assert_eq!((0..100).filter(|_| come(0, false)).count(), 64);
     assert!((1..100).all(|number| come(number, true)));
     assert!((100..100_000).all(|number| come(number, false)));
     assert!(!come(0, false), "who came most is forgotten");
-    assert!((1..100).all(|number| admission.comers.contains_key(&address(number))));
+    assert!((1..100).all(|number| admission.open_of[&address(number)] == 1));
+    assert_eq!(admission.open_of.len(), 99);
 }

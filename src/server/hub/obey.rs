@@ -195,13 +195,18 @@ impl Hub {
     }
 
     fn set(&mut self, ask: &mut Ask<'_>, change: Option<(Setting, bool)>) {
-        let had_tags = ask.settings.tags;
+        let before = ask.settings;
         if let Some((setting, is_on)) = change {
             ask.settings.set(setting, is_on);
             if let Some(connection) = self.connection_mut(ask.conn) {
                 connection.settings = ask.settings;
                 connection.chosen[setting as usize] = true;
-                if let Stage::Present(visit) = connection.stage {
+                // An audience is made anew for all, so only where it would be another.
+                let is_told_otherwise =
+                    (before.tags, before.joins) != (ask.settings.tags, ask.settings.joins);
+                if let Stage::Present(visit) = connection.stage
+                    && is_told_otherwise
+                {
                     self.forget_audiences_of(visit);
                 }
             }
@@ -210,7 +215,7 @@ impl Hub {
             format!("{word}={}", commands::switch(ask.settings.get(setting)))
         });
         // A marked line is answered with its mark, this once without tags too.
-        ask.settings.tags |= had_tags && ask.cid.is_some();
+        ask.settings.tags |= before.tags && ask.cid.is_some();
         ask.reply(&Event::reply("SET", &words.join(" "), ""));
     }
 }

@@ -72,7 +72,7 @@ impl Hub {
         self.begin_due_guesses(ask.now, ask.turn);
         let (now, conn) = (ask.now.since_start, ask.conn);
         let Some(peer) = self.connection(conn).map(|c| c.peer) else { return Ok(()) };
-        let is_one_source = self.is_limited(peer);
+        let is_one_source = self.limits.are_for(peer);
         let target = Target { at, network: peer.network(), is_one_source };
         match self.guesses.begin(now, conn, &target) {
             Ok(()) => ask.turn.hash(conn, job),
@@ -91,7 +91,7 @@ impl Hub {
         purpose: Purpose,
         password: &str,
     ) -> Result<(), Refusal> {
-        let peer = self.peer(ask.conn).filter(|peer| self.is_limited(*peer));
+        let peer = self.peer(ask.conn).filter(|peer| self.limits.are_for(*peer));
         let now = ask.now.since_start;
         if peer.is_some_and(|peer| !self.new_passwords.may_go_on(now, peer.network())) {
             let text = "too many new passwords from your address; try again in a minute";

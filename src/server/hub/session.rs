@@ -252,7 +252,7 @@ impl Hub {
     /// Who is not connected is waited for; tells for which network that counts.
     fn expect_back(&mut self, now: Duration, visit: VisitIx) -> Option<IpAddr> {
         let Visit { person, peer, .. } = self.visits[visit];
-        let network = peer.filter(|peer| self.is_limited(*peer)).map(Peer::network);
+        let network = peer.filter(|peer| self.limits.are_for(*peer)).map(Peer::network);
         self.dropped.add(now + self.limits.session_grace, person, network);
         network
     }

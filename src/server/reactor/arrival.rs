@@ -44,7 +44,7 @@ impl<L: Log> Reactor<L> {
             Verdict::Refused(why) => return self.turn_away(stream, conn, why),
         }
         let mut connection = Connection::new(stream, self.bells.bell(slot), self.generation);
-        connection.is_limited = self.admission.is_limited(peer);
+        connection.is_limited = self.limits.are_for(peer);
         if self.offer.is_some() {
             self.hub.handle(now, conn, Input::Arrived(peer), turn);
             self.dues.push(Reverse((now.since_start + GREETING_DELAY, conn, Due::Greeting)));

@@ -21,9 +21,9 @@ const OUTBOX_MIN: usize = 64 << 10;
 /// this waits, in bytes.
 pub(super) const DRAINED: usize = OUTBOX_MIN / 2;
 
-/// How long one who could not come in may take to close its side; others, as long as
-/// they may take to read.
-const TURNED_AWAY_LINGER: Duration = Duration::from_secs(1);
+/// How long a peer that has been sent all may take to close its side. Who reads slowly
+/// has as long as they may take to read.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Who reads less than this in `--write-stall`, in bytes, does not read, where half of
 /// what all may let wait does: others wait for the rest of it.
@@ -76,10 +76,11 @@ impl<L: Log> Reactor<L> {
         }
     }
 
-    /// All was said to a peer. The system may still be sending it, and what the peer
-    /// sends meanwhile would take it away if the connection were closed.
+    /// All was said to a peer. What it sends before the system has sent it all would take
+    /// the rest away, if the connection were closed by then.
     fn close_sending_side(&mut self, now: Now, conn: ConnId) {
         let connection = &mut self.connections[conn.slot as usize];
+        let is_sent = connection.is_sent();
         let is_closed = connection.close_sending_side();
         if is_closed && connection.is_finished {
             return self.remove(conn);
@@ -88,9 +89,7 @@ impl<L: Log> Reactor<L> {
             connection.phase = Phase::Lingering;
             self.ready.push(conn.slot);
         }
-        // Of who is only turned away there may be many.
-        let is_short = connection.is_turned_away;
-        let patience = if is_short { TURNED_AWAY_LINGER } else { self.limits.write_stall };
+        let patience = if is_sent && is_closed { LINGER } else { self.limits.write_stall };
         self.dues.push(Reverse((now.since_start + patience, conn, Due::Linger)));
     }
 
