@@ -1,7 +1,7 @@
 //! From a line to what is done: it is read, and handed to the file of its topic.
 
 use super::order::Scope;
-use super::{Ask, Hub, Now, Stage, VisitIx, bye, refusal, session};
+use super::{Ask, Connection, Hub, Now, Stage, VisitIx, bye, refusal, session};
 use crate::commands::{self, Command, Request, Setting};
 use crate::protocol::codec::Frame;
 use crate::protocol::tags::CidPrefix;
@@ -12,7 +12,8 @@ use crate::server::turn::{Cause, ConnId, Turn};
 impl Hub {
     /// A line, or what was a line before it was thrown away.
     pub(super) fn hear(&mut self, now: Now, conn: ConnId, frame: &Frame<'_>, turn: &mut Turn) {
-        let Some(settings) = self.connection(conn).map(|c| c.settings) else { return };
+        let Some(Connection { settings, stage, .. }) = self.connection(conn) else { return };
+        let (settings, is_greeting) = (*settings, matches!(stage, Stage::Greeting { .. }));
         let (text, fault) = match frame {
             Frame::Line(line) => (clean(line), None),
             Frame::TooLong(head) => (String::from_utf8_lossy(head), Some(too_long())),
@@ -25,22 +26,16 @@ impl Hub {
             (CidPrefix::Present(cid, line), fault) => {
                 ask.cid = Some(cid);
                 let empty = is_blank_text(line).then(|| bad_cid("nothing follows the cid"));
-                fault.or(empty).map_or_else(|| self.read(conn, line), Err)
+                fault.or(empty).map_or_else(|| read(line, is_greeting), Err)
             }
             (_, Some(fault)) => Err(fault),
             (CidPrefix::Malformed, None) => Err(bad_cid("a cid is 1 to 32 of A-Z a-z 0-9 _ -")),
             (CidPrefix::Absent, None) if raw_len(frame) > LINE_MAX => Err(too_long()),
-            (CidPrefix::Absent, None) => self.read(conn, &text),
+            (CidPrefix::Absent, None) => read(&text, is_greeting),
         };
         if let Err(refusal) = heard.and_then(|request| self.obey(&mut ask, request)) {
             ask.refuse(&refusal);
         }
-    }
-
-    /// What a line asks for. What needs a login is refused before one, right or wrong.
-    fn read<'a>(&self, conn: ConnId, line: &'a str) -> Result<Request<'a>, Refusal> {
-        let needs_login = commands::row_of(line).is_some_and(|row| !row.before_login);
-        if needs_login && self.is_greeting(conn) { not_logged_in() } else { commands::parse(line) }
     }
 
     fn obey(&mut self, ask: &mut Ask<'_>, request: Request<'_>) -> Result<(), Refusal> {
@@ -218,6 +213,12 @@ impl Hub {
         ask.settings.tags |= before.tags && ask.cid.is_some();
         ask.reply(&Event::reply("SET", &words.join(" "), ""));
     }
+}
+
+/// What a line asks for. What needs a login is refused before one, right or wrong.
+fn read(line: &str, is_greeting: bool) -> Result<Request<'_>, Refusal> {
+    let needs_login = || commands::row_of(line).is_some_and(|row| !row.before_login);
+    if is_greeting && needs_login() { not_logged_in() } else { commands::parse(line) }
 }
 
 fn not_logged_in<T>() -> Result<T, Refusal> {
