@@ -73,7 +73,8 @@ impl<'t> Run<'t> {
     /// Gives one reader its part of the run so far.
     pub(super) fn settle(&mut self, conn: ConnId, sink: &mut impl Sink) {
         if let Some(at) = self.audience.find(conn) {
-            self.push(at, sink);
+            let ahead = self.ahead.get(at).copied().flatten();
+            self.push(&self.audience.readers[at], ahead, sink);
             self.skip(at);
         }
     }
@@ -93,19 +94,22 @@ impl<'t> Run<'t> {
     }
 
     pub(super) fn flush(self, sink: &mut impl Sink) {
-        for at in 0..self.audience.readers.len() {
-            self.push(at, sink);
+        if self.ahead.is_empty() {
+            self.audience.readers.iter().for_each(|reader| self.push(reader, None, sink));
+        } else {
+            let readers = self.audience.readers.iter().zip(&self.ahead);
+            readers.for_each(|(reader, ahead)| self.push(reader, *ahead, sink));
         }
     }
 
-    /// Pushes what a reader has not had yet: of most, all of the run.
-    fn push(&self, at: usize, sink: &mut impl Sink) {
-        let reader = &self.audience.readers[at];
+    /// Pushes what a reader has not had yet, which begins at `ahead` or, for
+    /// most, where the run does.
+    fn push(&self, reader: &Reader, ahead: Option<usize>, sink: &mut impl Sink) {
         if self.topic == Topic::Presence && !reader.joins {
             return;
         }
         let Range { start, end } = self.range(reader);
-        let start = self.ahead.get(at).copied().flatten().unwrap_or(start);
+        let start = ahead.unwrap_or(start);
         if start < end {
             let lines = self.buffers[usize::from(reader.tags)];
             sink.push(reader.conn, lines, start, end);
