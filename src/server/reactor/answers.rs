@@ -93,12 +93,20 @@ impl<L: Log> Reactor<L> {
         for kind in [Kind::Search, Kind::Other] {
             while self.meter.held() < self.limits.outbox_total {
                 let Some((conn, source)) = self.long_answers.next(kind) else { break };
-                // Whoever has gone does not want to know any more.
-                if self.get(conn).is_none() {
-                    continue;
+                // Whoever has gone does not want to know any more. What waits for an account
+                // is told to nobody but its owner, so of a login nothing is left out.
+                let is_unnamed = self.hub.is_unnamed(conn);
+                let Some(connection) = self.get(conn) else { continue };
+                if !is_unnamed && connection.is_broken() {
+                    connection.go_deaf();
                 }
+                let is_deaf = connection.is_deaf;
                 self.long_answers.lane(kind).under_way += 1;
                 match source {
+                    // Its further lines are heard as if it had been answered.
+                    Source::Log(_) if is_deaf => {
+                        let _ = self.own_calls.send(Call::Found(conn, kind, Rows::default()));
+                    }
                     Source::Log(query) => {
                         self.read_now(conn, query, move |conn, rows| Call::Found(conn, kind, rows));
                     }
