@@ -270,7 +270,9 @@ impl<'s> Crowd<'s> {
     fn say_on(&mut self, at: usize, pace: Pace, start: Instant) -> anyhow::Result<()> {
         let sender = &mut self.senders[at];
         let acknowledged = sender.seen.iter().copied().min().unwrap_or_default();
-        sender.due.drain(..(acknowledged - sender.acknowledged) as usize);
+        // A server that tells twice, or out of order, is at fault, and that is counted.
+        let heard = acknowledged.saturating_sub(sender.acknowledged) as usize;
+        sender.due.drain(..heard.min(sender.due.len()));
         sender.acknowledged = acknowledged;
         while let Some(due) = self.due(at, pace, start) {
             let sender = &mut self.senders[at];
