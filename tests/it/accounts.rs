@@ -72,9 +72,7 @@ fn accounts_and_mail_outlive_a_crash_and_no_password_is_kept() {
 #[test]
 fn guessing_is_slow_from_one_address_and_nobody_is_locked_out() {
     let server = Server::start_with(&["--guess-delay", "200ms"]);
-    let mut alice = Peer::join(server.port, "alice");
-    alice.say("/register secret");
-    alice.hears(|line| line.starts_with("[REGISTERED alice]"));
+    let _alice = Peer::register(server.port, "alice", "secret");
     let guess = |guesser: &mut Peer, password: &str| {
         guesser.say(&format!("/login alice {password}"));
         is_password(&guesser.next())
@@ -111,9 +109,7 @@ fn at_once(port: u16, count: usize, line: impl Fn(usize) -> String) -> Vec<Peer>
 #[test]
 fn of_many_wrong_guesses_at_once_few_are_checked_and_few_wait() {
     let server = Server::start_with(&["--guess-delay", "1h"]);
-    let mut alice = Peer::join(server.port, "alice");
-    alice.say("/register secret");
-    alice.hears(|line| line.starts_with("[REGISTERED alice]"));
+    let _alice = Peer::register(server.port, "alice", "secret");
     let (answered, answers) = mpsc::channel();
     for mut guesser in at_once(server.port, 60, |number| format!("/login alice guess{number}")) {
         let answered = answered.clone();
@@ -148,9 +144,7 @@ fn a_class_that_knows_the_password_comes_in_at_once() {
 fn while_many_log_in_the_others_talk_on() {
     let server = Server::start_with(&["--guess-delay", "100ms"]);
     for name in ["alice", "bob"] {
-        let mut owner = Peer::join(server.port, name);
-        owner.say("/register secret");
-        owner.hears(|line| line.starts_with("[REGISTERED"));
+        Peer::register(server.port, name, "secret");
     }
     let mut many: Vec<Peer> = (0..20).map(|_| Peer::connect(server.port)).collect();
     for (at, peer) in many.iter_mut().enumerate() {

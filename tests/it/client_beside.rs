@@ -163,9 +163,7 @@ fn a_terminal_is_told_cleaned_and_only_if_asked() {
 #[test]
 fn a_password_comes_from_a_command_that_sh_runs() {
     let server = Server::start();
-    let mut alice = Peer::join(server.port, "alice");
-    alice.say("/register open sesame");
-    alice.hears(|line| line.starts_with("[REGISTERED"));
+    let mut alice = Peer::register(server.port, "alice", "open sesame");
     alice.say("/quit");
     alice.rest();
     let run =

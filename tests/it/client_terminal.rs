@@ -352,9 +352,7 @@ fn colour_is_as_one_wishes() {
 #[test]
 fn a_password_is_asked_for_where_the_name_takes_one_and_never_shown() {
     let server = Server::start();
-    let mut owner = Peer::join(server.port, "alice");
-    owner.say("/register open sesame");
-    owner.hears(|line| line.starts_with("[REGISTERED alice]"));
+    let mut owner = Peer::register(server.port, "alice", "open sesame");
     owner.say("/quit");
     owner.rest();
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -376,8 +374,7 @@ fn a_password_is_asked_for_where_the_name_takes_one_and_never_shown() {
 #[test]
 fn who_does_not_want_to_tell_the_password_leaves_a_clean_terminal() {
     let server = Server::start();
-    let mut owner = Peer::join(server.port, "alice");
-    owner.say("/register open sesame");
+    let mut owner = Peer::register(server.port, "alice", "open sesame");
     owner.say("/quit");
     owner.rest();
     for (key, exit) in [("C-c", 130), ("C-d", 77)] {
@@ -406,9 +403,7 @@ fn a_room_is_completed_with_its_sign_or_without() {
 #[test]
 fn who_thinks_long_about_a_password_need_not_type_it_again() {
     let server = Server::start_with(&["--login-timeout", "300ms"]);
-    let mut first = Peer::join(server.port, "alice");
-    first.say("/register open sesame");
-    first.hears(|line| line.starts_with("[REGISTERED alice]"));
+    let mut first = Peer::register(server.port, "alice", "open sesame");
     first.say("/quit");
     first.rest();
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };

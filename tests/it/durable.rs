@@ -175,9 +175,7 @@ fn only_the_latest_messages_are_kept_if_told_so() {
 fn what_waits_for_somebody_does_not_keep_the_rest_from_being_forgotten() {
     let folder = folder();
     let server = Server::start_in(folder.path(), &["--keep-days", "0"]);
-    let mut bob = Peer::join(server.port, "bob");
-    bob.say("/register open sesame");
-    bob.hears(|line| line.starts_with("[REGISTERED bob]"));
+    let mut bob = Peer::register(server.port, "bob", "open sesame");
     bob.say("/quit");
     bob.rest();
     let mut alice = Peer::join(server.port, "alice");
@@ -269,9 +267,7 @@ fn what_cannot_be_read_is_not_taken_for_nothing() {
     let folder = folder();
     let file = folder.path().join("chatty.db");
     let server = Server::start_in(folder.path(), &[]);
-    let mut bob = Peer::join(server.port, "bob");
-    bob.say("/register open sesame");
-    bob.hears(|line| line.starts_with("[REGISTERED bob]"));
+    let mut bob = Peer::register(server.port, "bob", "open sesame");
     bob.say("/quit");
     bob.rest();
     let mut alice = Peer::join(server.port, "alice");
@@ -304,9 +300,7 @@ fn without_what_is_kept_of_accounts_and_bans_no_server_starts() {
     let folder = folder();
     let file = folder.path().join("chatty.db");
     let server = Server::start_in(folder.path(), &[]);
-    let mut bob = Peer::join(server.port, "bob");
-    bob.say("/register open sesame");
-    bob.hears(|line| line.starts_with("[REGISTERED bob]"));
+    let mut bob = Peer::register(server.port, "bob", "open sesame");
     bob.say("/join ops");
     bob.say("/ban mallory");
     bob.settles();

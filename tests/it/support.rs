@@ -172,6 +172,14 @@ impl Peer {
         Self::on(TcpStream::connect(("127.0.0.1", port)).expect("connect"), name)
     }
 
+    /// Joins, and makes the name an account.
+    pub(crate) fn register(port: u16, name: &str, password: &str) -> Self {
+        let mut peer = Self::join(port, name);
+        peer.say(&format!("/register {password}"));
+        peer.hears(|line| line.starts_with(&format!("[REGISTERED {name}]")));
+        peer
+    }
+
     /// Joins over a connection that is there.
     pub(crate) fn on(stream: TcpStream, name: &str) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).expect("timeout");

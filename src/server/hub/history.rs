@@ -130,7 +130,9 @@ impl Hub {
             self.room_of(visit, room.as_str())?;
         }
         let may_read = |record: &&Arc<Record>| match &record.to {
-            Recipient::Room(name) if asked.room.is_none() => self.is_in(visit, name),
+            Recipient::Room(name) if asked.room.is_none() => {
+                self.room_in(visit, name.key()).is_some()
+            }
             _ => true,
         };
         let rows: Vec<&Arc<Record>> = rows.iter().filter(may_read).collect();
@@ -145,11 +147,6 @@ impl Hub {
             ask.reply_tagged(&tags_of(record), &Event::Row { time: record.time, message });
         }
         Ok(())
-    }
-
-    fn is_in(&self, visit: VisitIx, name: &RoomName) -> bool {
-        let room = self.room_names.get(name.key());
-        room.is_some_and(|room| self.visits[visit].rooms.contains(room))
     }
 }
 

@@ -187,7 +187,7 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial::{connect, handle, hub, say};
+    use super::super::trial::{connect, handle, hub, register, say};
     use super::super::{Flow, Input, Limits, Rows};
     use super::*;
     use crate::server::passwords::Outcome;
@@ -197,8 +197,7 @@ mod tests {
         let mut hub = hub(Limits::default());
         (0..3).for_each(|slot| connect(&mut hub, slot));
         say(&mut hub, 0, "alice");
-        say(&mut hub, 0, "/register sesame");
-        handle(&mut hub, 0, Input::Hashed(Outcome::Hashed(Some("hash".into()))));
+        register(&mut hub, 0);
         let alice = hub.accounts.named(&Key::fold("alice")).expect("an account").person;
         say(&mut hub, 0, "/quit");
         say(&mut hub, 1, "bob");

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::{
-    Ask, ErrorCode, Event, Hub, Query, Refusal, Tags, Topic, VisitIx, no_such_user, refusal,
+    Ask, ErrorCode, Event, Hub, Query, Refusal, RoomIx, Tags, Topic, VisitIx, no_such_user, refusal,
 };
 use crate::commands::Target;
 use crate::protocol::{Cid, Key, RoomName};
@@ -327,14 +327,18 @@ impl Hub {
 
     /// A room the person is in, by any spelling of its name.
     pub(super) fn room_of(&self, visit: VisitIx, name: &str) -> Result<usize, Refusal> {
-        let room = RoomName::parse(name).ok().and_then(|name| self.room_names.get(name.key()));
-        match room {
-            Some(room) if self.visits[visit].rooms.contains(room) => Ok(*room),
-            _ => refusal(
-                ErrorCode::NotInRoom,
-                format!("you are not in #{0}; /join #{0} first", name.trim_start_matches('#')),
-            ),
-        }
+        let room = RoomName::parse(name).ok().and_then(|name| self.room_in(visit, name.key()));
+        room.ok_or_else(|| {
+            let name = name.trim_start_matches('#');
+            let text = format!("you are not in #{name}; /join #{name} first");
+            Refusal::new(ErrorCode::NotInRoom, text)
+        })
+    }
+
+    /// The room of that name, if the person is in it.
+    pub(super) fn room_in(&self, visit: VisitIx, name: &Key) -> Option<RoomIx> {
+        let room = self.room_names.get(name).copied();
+        room.filter(|room| self.visits[visit].rooms.contains(room))
     }
 }
 

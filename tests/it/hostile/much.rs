@@ -120,9 +120,7 @@ fn n24_mail_for_who_is_not_here_is_bounded() {
         &[],
         |line| comes_or_goes(line, &["dora", "mallory"]),
         |port| {
-            let mut dora = Peer::join(port, "dora");
-            dora.say("/register secret");
-            dora.hears(|line| line.starts_with("[REGISTERED dora]"));
+            let mut dora = Peer::register(port, "dora", "secret");
             dora.say("/quit");
             dora.rest();
             let mut mallory = Peer::join(port, "mallory");

@@ -12,9 +12,7 @@ use crate::support::{Peer, SESAME, SESAME_FILE};
 
 /// An account; its owner has gone again.
 fn register(port: u16, name: &str, password: &str) {
-    let mut owner = Peer::join(port, name);
-    owner.say(&format!("/register {password}"));
-    owner.hears(|line| line.starts_with("[REGISTERED "));
+    let mut owner = Peer::register(port, name, password);
     owner.say("/quit");
     owner.rest();
 }
