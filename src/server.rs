@@ -111,7 +111,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
 async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
     let listeners = listen(&args.bind, args.port)?;
     let folder = args.storage.folder(args.port)?;
-    let log = folder.as_deref().map(|folder| open_log(&args.storage, folder)).transpose()?;
+    let (log, hub) = open(&args, folder.as_deref())?;
     let identity = args.tls.open(folder.as_deref())?;
     say_where(&listeners)?;
     let (calls, incoming) = mpsc::unbounded_channel();
@@ -143,43 +143,41 @@ async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
     });
     let limits = args.limits;
     let hashers = Hashers::start(limits.max_hashing).context("cannot start")?;
-    let mut seed = Seed::default();
-    getrandom::fill(&mut seed).context("the system gives no random numbers")?;
     let calls = (own_calls, incoming);
     // The loop shares its thread with nobody it has to be fair to.
     let result = match log {
-        Some((log, kept)) => {
-            unconstrained(
-                Reactor::new(limits, log, &kept, hashers, seed, descriptors, calls)?.run(),
-            )
-            .await
+        Some(log) => {
+            unconstrained(Reactor::new(limits, log, hub, hashers, descriptors, calls)?.run()).await
         }
         None => {
-            let kept = Kept::default();
             let log = MemoryLog::new(limits.history_messages, limits.history_size);
-            unconstrained(
-                Reactor::new(limits, log, &kept, hashers, seed, descriptors, calls)?.run(),
-            )
-            .await
+            unconstrained(Reactor::new(limits, log, hub, hashers, descriptors, calls)?.run()).await
         }
     };
     stopping.abort();
     result
 }
 
-/// Opens the log, if all can be read that is kept in it.
-fn open_log(storage: &StorageArgs, folder: &Path) -> anyhow::Result<(SqliteLog, Kept)> {
-    let (log, kept) = storage.open(folder)?;
-    Hub::check_kept(&kept).map_err(|(shelf, key, why)| {
-        let (file, shelf) = (folder.join(sqlite::FILE), shelf.as_str());
+/// Opens the house as it was closed, and the log if that is in a folder.
+fn open(args: &ServeArgs, folder: Option<&Path>) -> anyhow::Result<(Option<SqliteLog>, Hub)> {
+    let limits = args.limits.clone();
+    let mut seed = Seed::default();
+    getrandom::fill(&mut seed).context("the system gives no random numbers")?;
+    let Some(folder) = folder else {
+        return Ok((None, Hub::new(limits, &Kept::default(), seed)?));
+    };
+    let (log, kept) = args.storage.open(folder)?;
+    let hub = Hub::new(limits, &kept, seed).map_err(|unreadable| {
+        let (file, shelf, key) =
+            (folder.join(sqlite::FILE), unreadable.shelf.as_str(), unreadable.key);
         anyhow!(
-            "cannot read what is kept in {0} as {shelf} {key} ({why}); put a copy of the file in \
-             its place, or do without that: \
+            "cannot read what is kept in {0} as {unreadable}; put a copy of the file in its place, \
+             or do without that: \
              sqlite3 {0} \"DELETE FROM kept WHERE shelf = '{shelf}' AND key = {key}\"",
             file.display()
         )
     })?;
-    Ok((log, kept))
+    Ok((Some(log), hub))
 }
 
 /// At every SIGHUP the server's identity is read again. Who is connected goes on

@@ -12,7 +12,7 @@ use chatty::server::hub::{Hub, Input, Now, Seed};
 use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
 use chatty::server::log::{Kept, Query};
-use chatty::server::outbox::{Lines, Meter, Outbox};
+use chatty::server::outbox::{Lines, Outbox};
 use chatty::server::passwords::Job;
 use chatty::server::peer::Peer;
 use chatty::server::turn::{ConnId, Sink, Turn};
@@ -73,7 +73,8 @@ impl House {
     /// So many people in the lobby, called `n0`, `n1` and so on.
     pub(crate) fn with_people(count: u32) -> Self {
         let mut house = Self {
-            hub: Hub::new(Limits::default(), &Kept::default(), Seed::default(), Meter::default()),
+            hub: Hub::new(Limits::default(), &Kept::default(), Seed::default())
+                .expect("nothing is unreadable"),
             log: MemoryLog::new(LOG_MESSAGES, LOG_SIZE),
             codecs: Vec::new(),
             outlets: Outlets::default(),

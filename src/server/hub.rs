@@ -18,6 +18,7 @@
 //! below this one, a file for each topic.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
@@ -313,6 +314,24 @@ struct Away {
     text: Box<str>,
 }
 
+/// What is kept of a house and cannot be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// What kind of thing it is.
+    pub shelf: Shelf,
+    /// Which of them.
+    pub key: u64,
+    why: serde_json::Error,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({})", self.shelf.as_str(), self.key, self.why)
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
 /// Who has to do with whom; both ends know, so that leaving costs only those
 /// concerned. Most people have to do with nobody, and then it takes no memory.
 #[derive(Debug, Default)]
@@ -370,10 +389,12 @@ fn no_such_user<T>(name: &str) -> Result<T, Refusal> {
 
 impl Hub {
     /// A house that nobody is connected to yet. Counting goes on after what the
-    /// log knows to be given away; who could come back when it was closed can. What
-    /// waits here for connections is counted by the meter.
-    #[must_use]
-    pub fn new(limits: Limits, kept: &Kept, seed: Seed, meter: Meter) -> Self {
+    /// log knows to be given away; who could come back when it was closed can.
+    ///
+    /// # Errors
+    /// Something that is kept cannot be read. A house without its bans, or where anybody
+    /// can take a registered name, is not to be opened.
+    pub fn new(limits: Limits, kept: &Kept, seed: Seed) -> Result<Self, Unreadable> {
         let lobby_name = RoomName::lobby();
         let mut rooms = Slab::new();
         let lobby_key = lobby_name.key().clone();
@@ -391,7 +412,7 @@ impl Hub {
             rooms,
             room_names: HashMap::from([(lobby_key, lobby)]),
             room_list: None,
-            meter,
+            meter: Meter::default(),
             lobby,
             recent: Recent::new(kept.last.message),
             last: kept.last,
@@ -413,11 +434,17 @@ impl Hub {
             login_deadlines: BTreeSet::new(),
             crowd_deadlines: BTreeSet::new(),
         };
-        hub.restore(&kept.things);
+        hub.restore(&kept.things)?;
         for record in &kept.latest {
             hub.cids.remember(record);
         }
-        hub
+        Ok(hub)
+    }
+
+    /// Counts what waits here for connections; to be shared with whoever else counts it.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// The last numbers given away.

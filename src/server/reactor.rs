@@ -30,10 +30,10 @@ use super::admission::Admission;
 use super::alarm::Alarm;
 use super::audit::{self, Cause};
 use super::connection::{Connection, Doorbells};
-use super::hub::{Flow, Hub, Input, Now, Seed};
+use super::hub::{Flow, Hub, Input, Now};
 use super::limits::Limits;
 use super::linger::Linger;
-use super::log::{AppendError, Batch, Kept, Log, Record, Repeat, Rows};
+use super::log::{AppendError, Batch, Log, Record, Repeat, Rows};
 use super::outbox::Meter;
 use super::pace::Rate;
 use super::passwords::{Hashers, Outcome};
@@ -139,22 +139,21 @@ pub struct Reactor<L> {
 }
 
 impl<L: Log> Reactor<L> {
-    /// A loop that nobody is connected to yet.
+    /// A loop around a house that nobody is connected to yet.
     ///
     /// # Errors
     /// The system gives no timer.
     pub fn new(
         limits: Limits,
         log: L,
-        kept: &Kept,
+        hub: Hub,
         hashers: Hashers,
-        seed: Seed,
         descriptors: usize,
         calls: (UnboundedSender<Call>, UnboundedReceiver<Call>),
     ) -> anyhow::Result<Self> {
-        let meter = Meter::default();
         Ok(Self {
-            hub: Hub::new(limits.clone(), kept, seed, meter.clone()),
+            meter: hub.meter().clone(),
+            hub,
             input_rate: Rate::new(limits.input_rate, limits.input_burst),
             admission: Admission::new(&limits, descriptors),
             turned_away: 0,
@@ -165,7 +164,6 @@ impl<L: Log> Reactor<L> {
             doomed: None,
             had_no_room: None,
             long_answers: LongAnswers::default(),
-            meter,
             start: Instant::now(),
             calls: calls.1,
             bells: Arc::default(),

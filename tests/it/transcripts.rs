@@ -37,7 +37,7 @@ use chatty::server::hub::{Flow, Hub, Input, Now, Seed};
 use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
 use chatty::server::log::{Kept, Query, Thread};
-use chatty::server::outbox::{Lines, Meter};
+use chatty::server::outbox::Lines;
 use chatty::server::passwords::{Job, Workspace};
 use chatty::server::peer::Peer;
 use chatty::server::turn::{ConnId, Sink, Turn};
@@ -114,7 +114,8 @@ impl HubStage {
         let flags = std::iter::once("limits").chain(flags.iter().copied());
         let limits = Limits::from_arg_matches(&command.get_matches_from(flags)).expect("limits");
         Self {
-            hub: Hub::new(limits, &Kept::default(), Seed::default(), Meter::default()),
+            hub: Hub::new(limits, &Kept::default(), Seed::default())
+                .expect("nothing is unreadable"),
             log: MemoryLog::new(1000, 1 << 20),
             now: Duration::ZERO,
             people: BTreeMap::new(),

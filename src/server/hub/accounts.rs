@@ -330,14 +330,14 @@ impl Hub {
         serde_json::to_string(&saved).ok()
     }
 
-    /// Whether [`Hub::restore_account`] can read what is kept.
-    pub(super) fn check_saved_account(saved: &str) -> serde_json::Result<()> {
-        serde_json::from_str::<SavedAccount>(saved).map(drop)
-    }
-
-    pub(super) fn restore_account(&mut self, person: PersonId, saved: &str) {
-        let Ok(SavedAccount { name, hash, ignores }) = serde_json::from_str(saved) else { return };
+    pub(super) fn restore_account(
+        &mut self,
+        person: PersonId,
+        saved: &str,
+    ) -> serde_json::Result<()> {
+        let SavedAccount { name, hash, ignores } = serde_json::from_str(saved)?;
         self.accounts.insert(Account { person, name, hash, ignores, ignored_by: Vec::new() });
+        Ok(())
     }
 }
 

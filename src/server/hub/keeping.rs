@@ -73,15 +73,9 @@ impl Hub {
         is_kept.then(|| serde_json::to_string(&SavedOrder { room, seal, order }).ok())?
     }
 
-    /// Whether [`Hub::restore_order`] can read what is kept.
-    pub(super) fn check_saved_order(saved: &str) -> serde_json::Result<()> {
-        serde_json::from_str::<SavedOrder<Order>>(saved).map(drop)
-    }
-
     /// Before anybody is back.
-    pub(super) fn restore_order(&mut self, number: u64, saved: &str) {
-        let Ok(saved) = serde_json::from_str::<SavedOrder<Order>>(saved) else { return };
-        let SavedOrder { room, seal, mut order } = saved;
+    pub(super) fn restore_order(&mut self, number: u64, saved: &str) -> serde_json::Result<()> {
+        let SavedOrder::<Order> { room, seal, mut order } = serde_json::from_str(saved)?;
         self.last_order = self.last_order.max(number);
         order.number = Some(number);
         self.orders.extend(room.clone().map(|room| (number, room)));
@@ -99,6 +93,7 @@ impl Hub {
                 self.asleep.insert(room.key().clone(), order);
             }
         }
+        Ok(())
     }
 
     /// When all are back who can come back: guests who cannot are forgotten.

@@ -178,10 +178,9 @@ impl Hub {
         self.mail.owners.get(&id).map(|person| person.0.to_string())
     }
 
-    pub(super) fn restore_mail(&mut self, id: u64, saved: &str) {
-        if let Ok(person) = saved.parse() {
-            self.mail.insert(PersonId(person), id);
-        }
+    pub(super) fn restore_mail(&mut self, id: u64, saved: &str) -> serde_json::Result<()> {
+        self.mail.insert(PersonId(serde_json::from_str(saved)?), id);
+        Ok(())
     }
 }
 

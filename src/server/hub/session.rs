@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Ask, Away, ConnId, ErrorCode, Event, Farewell, Feed, Hub, Kept, Name, Now, Peer, PersonId,
-    Query, Refusal, RoomName, Seed, Settings, Shelf, Stage, Stamp, Stay, Ties, Turn, Visit,
+    Ask, Away, ConnId, ErrorCode, Event, Farewell, Feed, Hub, Name, Now, Peer, PersonId, Query,
+    Refusal, RoomName, Seed, Settings, Shelf, Stage, Stamp, Stay, Ties, Turn, Unreadable, Visit,
     VisitIx, refusal, say_farewell,
 };
 use crate::commands::{Command, Setting};
@@ -322,38 +322,22 @@ impl Hub {
         serde_json::to_string(&saved).ok()
     }
 
-    /// Finds what is kept and cannot be read, with why. A house without its bans, or
-    /// where anybody can take a registered name, is not to be opened.
-    ///
-    /// # Errors
-    /// The first such thing.
-    pub fn check_kept(kept: &Kept) -> Result<(), (Shelf, u64, serde_json::Error)> {
-        kept.things.iter().try_for_each(|(shelf, key, value)| {
-            let readable = match shelf {
-                Shelf::Account => Self::check_saved_account(value),
-                Shelf::Mail => serde_json::from_str::<PersonId>(value).map(drop),
-                Shelf::Order => Self::check_saved_order(value),
-                Shelf::Visit => serde_json::from_str::<SavedVisit>(value).map(drop),
-            };
-            readable.map_err(|why| (*shelf, *key, why))
-        })
-    }
-
     /// Who could come back when the house was closed gets their time again.
-    pub(super) fn restore(&mut self, things: &[(Shelf, u64, String)]) {
+    pub(super) fn restore(&mut self, things: &[(Shelf, u64, String)]) -> Result<(), Unreadable> {
+        let mut visits = Vec::new();
         for (shelf, key, value) in things {
-            match shelf {
-                Shelf::Account => self.restore_account(PersonId(*key), value),
+            let person = PersonId(*key);
+            let restored = match shelf {
+                Shelf::Account => self.restore_account(person, value),
                 Shelf::Mail => self.restore_mail(*key, value),
                 Shelf::Order => self.restore_order(*key, value),
-                Shelf::Visit => {}
-            }
+                Shelf::Visit => {
+                    serde_json::from_str(value).map(|saved| visits.push((person, saved)))
+                }
+            };
+            restored.map_err(|why| Unreadable { shelf: *shelf, key: *key, why })?;
         }
-        let visits: Vec<(PersonId, SavedVisit)> = things
-            .iter()
-            .filter(|(shelf, ..)| *shelf == Shelf::Visit)
-            .filter_map(|(_, key, value)| Some((PersonId(*key), serde_json::from_str(value).ok()?)))
-            .collect();
+        // When all else is there.
         for (person, saved) in &visits {
             self.restore_visit(*person, saved);
         }
@@ -362,6 +346,7 @@ impl Hub {
             self.restore_ties(person, saved);
         }
         self.tidy_orders();
+        Ok(())
     }
 
     fn restore_visit(&mut self, person: PersonId, saved: &SavedVisit) {

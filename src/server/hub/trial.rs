@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ConnId, Flow, Hub, Input, Limits, Meter, Now, Seed, Turn};
+use super::{ConnId, Flow, Hub, Input, Limits, Now, Seed, Turn};
 use crate::protocol::codec::Frame;
 use crate::protocol::{Cid, Name, RoomName, Stamp};
 use crate::server::log::{Change, Kept, PersonId, Query, Recipient, Record};
@@ -55,7 +55,7 @@ impl Sink for Told {
 
 /// A house that nobody is connected to yet.
 pub(super) fn hub(limits: Limits) -> Hub {
-    Hub::new(limits, &Kept::default(), Seed::default(), Meter::default())
+    Hub::new(limits, &Kept::default(), Seed::default()).expect("nothing is unreadable")
 }
 
 pub(super) fn conn(slot: u32) -> ConnId {
@@ -132,7 +132,8 @@ pub(super) fn restarted(hub: &Hub) -> Hub {
     let kept = hub.changes().into_iter().map(|Change { shelf, key, value }| (shelf, key, value));
     let things = kept.filter_map(|(shelf, key, value)| Some((shelf, key, value?))).collect();
     let kept = Kept { last: hub.last, latest: Vec::new(), things };
-    let mut anew = Hub::new(hub.limits.clone(), &kept, Seed::default(), Meter::default());
+    let mut anew =
+        Hub::new(hub.limits.clone(), &kept, Seed::default()).expect("nothing is unreadable");
     // What is as it was then is kept as well.
     anew.unsaved.extend(&hub.unsaved);
     anew

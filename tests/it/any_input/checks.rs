@@ -13,7 +13,7 @@ use chatty::server::hub::{Flow, Hub, Input, Now, Seed};
 use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
 use chatty::server::log::{Change, Kept, Query, Record, Shelf, Thread};
-use chatty::server::outbox::{Lines, Meter};
+use chatty::server::outbox::Lines;
 use chatty::server::passwords::{HashFile, Job, Outcome, Workspace};
 use chatty::server::peer::Peer;
 use chatty::server::turn::{ConnId, Sink, Turn};
@@ -376,7 +376,8 @@ fn hub(kept: &Kept, seed: u32) -> Hub {
     let seed: Seed = [seed.to_be_bytes(); 8].concat().try_into().expect("32 bytes");
     let oper_password = Some(HashFile::read("tests/passwords/sesame.hash").expect("a hash"));
     let session_grace = Duration::from_secs(5);
-    Hub::new(Limits { session_grace, oper_password, ..limits }, kept, seed, Meter::default())
+    Hub::new(Limits { session_grace, oper_password, ..limits }, kept, seed)
+        .expect("nothing is unreadable")
 }
 
 /// Whatever is said is whole lines of the grammar, clean, and is written again
