@@ -2,7 +2,7 @@
 //! asks the terminal anything, so the bytes of one session go to several models of a terminal,
 //! each with an opinion of its own.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -221,18 +221,21 @@ struct Session {
 }
 
 impl Session {
-    fn join(port: u16, columns: usize, args: &[&str]) -> Self {
+    fn join(port: u16, columns: usize, history: &str) -> Self {
         let size = |length: usize| u16::try_from(length).expect("a size");
         let window =
             Winsize { ws_row: size(ROWS), ws_col: size(columns), ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&window), None).expect("a terminal");
         let (keys, terminal) = (File::from(pty.master), File::from(pty.slave));
         let state = tempfile::tempdir().expect("a folder");
+        fs::create_dir(state.path().join("chatty")).expect("a folder");
+        fs::write(state.path().join("chatty/history"), history).expect("a history");
         let end = || Stdio::from(terminal.try_clone().expect("a terminal"));
         let child = Command::new(CHATTY)
             .args(["join", "127.0.0.1", "--name", "alice", "--port", &port.to_string()])
-            .args(args)
-            .envs([("TERM", "xterm-256color"), ("CHATTY_CONFIG", "/dev/null"), ("LC_ALL", "C")])
+            .args(["--times", "never"])
+            .envs([("TERM", "xterm-256color"), ("CHATTY_CONFIG", "/dev/null")])
+            .env("LC_ALL", "ja_JP.UTF-8")
             .env("XDG_STATE_HOME", state.path())
             .env_remove("NO_COLOR")
             .stdin(end())
@@ -293,10 +296,14 @@ impl Session {
         }
     }
 
+    fn pastes(&mut self, text: &str) {
+        self.types(&format!("\x1b[200~{text}\x1b[201~"));
+    }
+
     /// Types this and an end to it, and waits until that is drawn.
     fn draws(&mut self, keys: &str) {
         self.sentinels += 1;
-        // From Home it is found in one row, whatever the row's length.
+        // A character of its own: it is found whatever stands around it.
         let sentinel = char::from_u32(0x4E00 + self.sentinels).expect("a character");
         self.types(&format!("{keys}{sentinel}"));
         self.waits("a draft", |rows| rows.concat().contains(sentinel));
@@ -324,10 +331,18 @@ impl Session {
                 assert_eq!(at(n), first + n, "{opinion}: {what}\n{}", rows.join("\n"));
             }
             let below = rows.get(first + count).map_or("", String::as_str);
-            let is_prompt = below.trim_start().starts_with("#lobby>")
-                || below.starts_with("(reverse")
-                || below.starts_with("(failed");
-            assert!(is_prompt, "{opinion}: {what}\n{}", rows.join("\n"));
+            assert!(is_prompt(below), "{opinion}: {what}\n{}", rows.join("\n"));
+        }
+    }
+
+    /// Empties the screens of what stands above the prompt.
+    fn starts_anew(&mut self) {
+        for (_, screen) in &mut self.screens {
+            let above = screen.row.min(screen.rows.len() - 1);
+            screen.rows.drain(..above);
+            let columns = screen.columns;
+            screen.rows.resize(ROWS, vec![" ".to_owned(); columns]);
+            screen.row = 0;
         }
     }
 
@@ -396,19 +411,29 @@ const HOME: &str = "\x1b[H";
 const END: &str = "\x1b[F";
 const BACKSPACE: &str = "\x7f";
 
+fn is_prompt(row: &str) -> bool {
+    ["#lobby>", "(reverse", "(failed"].iter().any(|start| row.trim_start().starts_with(start))
+}
+
+/// Bob says a line, and it stands above the prompt.
 fn says(bob: &mut Peer, alice: &mut Session, said: &mut usize) {
-    bob.say(&format!("said {said}."));
     let line = format!("bob: said {said}.");
-    alice.waits(&line, |rows| rows.iter().any(|row| row.ends_with(&line)));
+    bob.say(&format!("said {said}."));
+    alice.waits(&line, |rows| {
+        let at = rows.iter().rposition(|row| *row == line);
+        at.and_then(|at| rows.get(at + 1)).is_some_and(|row| is_prompt(row))
+    });
     *said += 1;
 }
+
+const HISTORY: &str = "#V2\nearlier thing\n";
 
 #[test]
 fn draft_changes_nothing_above_it_whatever_width_its_characters_have() {
     for columns in [80, 40, 20] {
         let server = Server::start();
         let mut bob = Peer::join(server.port, "bob");
-        let mut alice = Session::join(server.port, columns, &["--times", "never"]);
+        let mut alice = Session::join(server.port, columns, HISTORY);
         let mut said = 0;
         for _ in 0..5 {
             says(&mut bob, &mut alice, &mut said);
@@ -417,19 +442,137 @@ fn draft_changes_nothing_above_it_whatever_width_its_characters_have() {
             // So that it is drawn at the row's end in all ways.
             for short_by in 0..4 {
                 let what = format!("{text:?} {short_by} before the end of {columns}");
-                let before = "x".repeat(columns - "      #lobby> ".len() - short_by);
-                alice.draws(&format!("{before}{text}{text}{text}"));
+                alice.pastes(&"x".repeat(columns - "      #lobby> ".len() - short_by));
+                alice.draws(&format!("{text}{text}{text}"));
                 alice.has_intact_chat(said, &what);
                 alice.draws(&LEFT.repeat(3));
                 alice.draws(&format!("{BACKSPACE}{BACKSPACE}"));
                 alice.has_intact_chat(said, &what);
                 alice.draws(&format!("{HOME}y{text}"));
                 alice.has_intact_chat(said, &what);
-                alice.draws(&format!("{END}{}", text.repeat(columns / 2)));
+                alice.types(END);
+                alice.pastes(&text.repeat(columns / 2));
+                alice.draws("");
                 alice.has_intact_chat(said, &what);
                 alice.clears(said, &what);
             }
             says(&mut bob, &mut alice, &mut said);
+        }
+    }
+}
+
+#[test]
+fn draft_changes_nothing_above_it_wherever_it_comes_from() {
+    let text = DISPUTED.concat();
+    for columns in [80, 40, 20] {
+        let server = Server::start();
+        let mut bob = Peer::join(server.port, "bob");
+        let _bea = Peer::join(server.port, "bea");
+        let history = format!("#V2\nneedle {text}\nneedle {}{text}\n", "x".repeat(columns));
+        let mut alice = Session::join(server.port, columns, &history);
+        let mut said = 0;
+        for _ in 0..3 {
+            says(&mut bob, &mut alice, &mut said);
+        }
+        let up = "\x1b[A";
+        for (what, keys) in [
+            ("history", format!("{up}")),
+            ("older history", format!("{up}{up}")),
+            ("history and back", format!("{up}{up}\x1b[B\x1b[B{text}")),
+            ("search", "\x12need\x1b[C".to_owned()),
+            ("search again", "\x12need\x12\x1b[C".to_owned()),
+            ("failed search", format!("\x12{text}\x07")),
+            ("lines", format!("{text}\x1b\r{text}\x1b\r{up}{LEFT}{LEFT}")),
+            ("cut and yanked", format!("{text}\x15\x19\x19")),
+            ("quoted escape", format!("{text}\x16\x1b[31m{text}")),
+            ("tabs", format!("a\x16\tb\x16\t{}\x16\t{text}", "x".repeat(columns))),
+            ("list", format!("{}b\t", "👩\u{200D}💻 ".repeat(columns / 4))),
+            ("too long", format!("\x1b[200~{}\x1b[201~\r", "👍🏽".repeat(520))),
+        ] {
+            let what = format!("{what} at {columns}");
+            if what.starts_with("too long") && columns < 80 {
+                continue; // It takes more rows than there are.
+            }
+            alice.draws(&keys);
+            if !what.starts_with("list") && !what.starts_with("too long") {
+                alice.has_intact_chat(said, &what);
+                says(&mut bob, &mut alice, &mut said);
+                alice.has_intact_chat(said, &what);
+            }
+            alice.types("\x03");
+            alice.waits("a prompt", |rows| rows.last().is_some_and(|row| row.ends_with("#lobby>")));
+        }
+        // A full row before a line end, with the cursor between them.
+        for short_by in 0..3 {
+            alice.pastes(&"x".repeat(columns - "      #lobby> ".len() - short_by));
+            alice.draws(&format!("\x1b\r{LEFT}"));
+            for _ in 0..4 {
+                alice.types(LEFT);
+                alice.draws(BACKSPACE);
+                alice.has_intact_chat(said, "full row");
+            }
+            alice.clears(said, "full row");
+        }
+    }
+}
+
+#[test]
+fn chat_is_drawn_again_when_the_terminal_is_resized_under_a_draft() {
+    for text in ["👩\u{200D}💻", "❤\u{FE0F}", "👍🏽", "日本", "x"] {
+        let server = Server::start();
+        let mut bob = Peer::join(server.port, "bob");
+        let mut alice = Session::join(server.port, 80, HISTORY);
+        let mut said = 0;
+        for _ in 0..3 {
+            says(&mut bob, &mut alice, &mut said);
+        }
+        alice.pastes(&text.repeat(30));
+        alice.draws("");
+        for columns in [40, 70, 30, 20, 80] {
+            alice.resizes(columns);
+            alice.draws("");
+            says(&mut bob, &mut alice, &mut said);
+            alice.has_intact_chat(said, &format!("{text:?} at {columns}"));
+        }
+        alice.clears(said, text);
+    }
+}
+
+#[test]
+fn no_row_of_the_chat_begins_with_what_somebody_said() {
+    for columns in [80, 40, 25, 20] {
+        let server = Server::start();
+        let mut bob = Peer::join(server.port, "bob");
+        let mut alice = Session::join(server.port, columns, HISTORY);
+        let mut said = 0;
+        for text in DISPUTED.into_iter().chain(["x://example.org/", "/usr/lib/", "\u{A0}"]) {
+            for (before, blank) in [(0, " "), (1, " "), (2, "\u{A0}"), (3, "\u{3000}")] {
+                let forged = format!("99:99{blank}root:{blank}hi");
+                let letters: String = ('a'..='z').collect();
+                let spread = letters.chars().flat_map(|c| [c.to_string(), text.to_owned()]);
+                let spread = spread.collect::<String>();
+                let long = text.repeat(columns / text.width().max(1));
+                bob.say(&format!("{}{long} {forged}", "x".repeat(before)));
+                bob.say(&format!("{}{long}{forged}", "x".repeat(before)));
+                bob.say(&format!("{letters}{spread}{letters} {forged}"));
+                says(&mut bob, &mut alice, &mut said);
+                for (opinion, screen) in &alice.screens {
+                    let rows = screen.rows();
+                    let is_forged = |row: &String| row.starts_with("99:99");
+                    assert!(!rows.iter().any(is_forged), "{opinion}: {}", rows.join("\n"));
+                    // All of it is to be seen where a letter does not take a column for each
+                    // of its marks.
+                    let seen: String =
+                        rows.concat().chars().filter(char::is_ascii_lowercase).collect();
+                    let all = letters.repeat(3);
+                    let is_seen = text.contains(|c: char| c.is_ascii_lowercase())
+                        || *opinion == "each its cell"
+                        || seen.contains(&all);
+                    assert!(is_seen, "{opinion}: {text:?}\n{}", rows.join("\n"));
+                }
+                alice.starts_anew();
+                said = 0;
+            }
         }
     }
 }
