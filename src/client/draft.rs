@@ -77,7 +77,6 @@ impl Layout {
             for (at, cluster) in part.grapheme_indices(true) {
                 self.cluster(cluster, look(start + at), &mut escape, &mut ink);
             }
-            // Also where a row end is due already and nothing was counted since.
             if self.column == self.columns {
                 (self.row, self.column) = (self.row + 1, 0);
                 self.is_row_end_due = true;

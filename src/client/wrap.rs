@@ -285,9 +285,9 @@ mod tests {
         for row in wrap(&line, 11, COLUMNS).lines() {
             assert!(row.starts_with(AUTO_WRAP_OFF) && row.ends_with(AUTO_WRAP_ON), "{row:?}");
         }
-        let link = format!("12:07 bob: 👍 https://example.org/{}", "x".repeat(COLUMNS));
-        assert_eq!(wrap(&link, 11, COLUMNS), link);
-        assert_eq!(height(&link, COLUMNS), 3);
+        let address = format!("12:07 bob: 👍 https://example.org/{}", "x".repeat(COLUMNS));
+        assert_eq!(wrap(&address, 11, COLUMNS), address);
+        assert_eq!(height(&address, COLUMNS), 3);
     }
 
     #[test]

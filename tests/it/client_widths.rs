@@ -12,7 +12,7 @@ use nix::pty::{Winsize, openpty};
 use unicode_segmentation::UnicodeSegmentation as _;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use crate::support::{CHATTY, DEADLINE, Peer, Server};
+use crate::support::{CHATTY, DEADLINE, Peer, Server, Terminal, count};
 
 const ROWS: usize = 24;
 
@@ -476,7 +476,7 @@ fn draft_changes_nothing_above_it_wherever_it_comes_from() {
         }
         let up = "\x1b[A";
         for (what, keys) in [
-            ("history", format!("{up}")),
+            ("history", up.to_owned()),
             ("older history", format!("{up}{up}")),
             ("history and back", format!("{up}{up}\x1b[B\x1b[B{text}")),
             ("search", "\x12need\x1b[C".to_owned()),
@@ -575,4 +575,28 @@ fn no_row_of_the_chat_begins_with_what_somebody_said() {
             }
         }
     }
+}
+
+#[test]
+fn draft_of_joined_emoji_leaves_the_chat_alone_in_a_real_terminal() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    for n in 0..3 {
+        bob.say(&format!("said {n}."));
+    }
+    alice.shows("the lines", |rows| count(rows, "bob: said 2.") == 1);
+    let draft = format!("{}{}", "x".repeat(58), "👩\u{200D}💻".repeat(3));
+    for _ in 0..4 {
+        alice.types(&draft);
+        for key in ["Left", "BSpace", "Home", "End"] {
+            alice.presses(key);
+        }
+    }
+    alice.types("end\r");
+    let sent = format!("{}{}", "x".repeat(58), "👩\u{200D}💻".repeat(2)).repeat(4);
+    assert_eq!(bob.hears(|line| line.starts_with("alice:")), format!("alice: {sent}end"));
+    let rows = alice.shows("her line", |rows| rows.concat().contains("end"));
+    assert!((0..3).all(|n| count(&rows, &format!("bob: said {n}.")) == 1), "{rows:?}");
 }
