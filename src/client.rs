@@ -31,6 +31,7 @@ mod clean;
 mod comeback;
 mod config;
 mod connection;
+mod draft;
 mod helper;
 mod history;
 mod interactive;
@@ -62,6 +63,7 @@ mod terminal;
 mod theme;
 mod tls;
 mod unread;
+mod width;
 mod wrap;
 mod writer;
 

@@ -7,6 +7,7 @@ use std::fmt;
 
 use unicode_width::UnicodeWidthChar as _;
 
+use super::width;
 use crate::protocol::text;
 
 /// More marks than this on one letter are an attack on the lines above.
@@ -20,6 +21,11 @@ pub(super) struct Clean<'a>(Cow<'a, str>);
 impl<'a> Clean<'a> {
     /// Cleans `text`. Line ends are control characters too: one text, one line.
     pub(super) fn of(text: &'a str) -> Self {
+        Self::at(text, 0)
+    }
+
+    /// Cleans text that begins in this `column`; TABs go to the next tab stop.
+    pub(super) fn at(text: &'a str, mut column: usize) -> Self {
         // ASCII without controls is nearly every line.
         if text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
             return Self(Cow::Borrowed(text));
@@ -28,12 +34,17 @@ impl<'a> Clean<'a> {
         let mut marks = 0;
         for c in text::clean(text).chars() {
             match c {
-                '\t' => clean.push_str("    "),
+                '\t' => {
+                    let blanks = width::to_tab_stop(column);
+                    clean.extend(std::iter::repeat_n(' ', blanks));
+                    column += blanks;
+                }
                 _ if is_invisible(c) => {}
                 _ => {
                     marks = if c.width() == Some(0) { marks + 1 } else { 0 };
                     if marks <= MARKS_MAX {
                         clean.push(c);
+                        column += width::most_of(c);
                     }
                 }
             }
@@ -80,7 +91,8 @@ mod tests {
             ("\x1b]0;pwn\x07", "\u{FFFD}]0;pwn\u{FFFD}"),
             ("\x1b[2J\u{9b}31m", "\u{FFFD}[2J\u{FFFD}31m"),
             ("a\nb\rc", "a\u{FFFD}b\u{FFFD}c"),
-            ("a\tb", "a    b"),
+            ("a\tb\tc", "a   b   c"),
+            ("abcd\tb", "abcd    b"),
             ("\u{202E}evil", "\u{FFFD}evil"),
             ("a\u{FDD0}b\u{FFFE}c\u{1FFFF}d", "abcd"),
             ("al\u{200B}ice\u{E0041}", "alice"),

@@ -1,23 +1,24 @@
 //! What rustyline asks while a line is typed: how it looks and what Tab offers.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use owo_colors::Style;
 use rustyline::completion::{Completer, Pair};
 use rustyline::highlight::{CmdKind, Highlighter};
 use rustyline::hint::Hinter;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Context, Helper};
-use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::clean::is_unseen;
+use super::draft::{Layout, Look};
 use super::local;
 use super::printer::size;
 use super::prompt::Shared;
 use super::slot::prompt_in;
 use super::state::{Link, State};
 use super::submission::secret_from;
+use super::width::drawn;
 use crate::commands::{self, Kind, Setting};
 use crate::protocol::text::is_blank;
 use crate::protocol::{Key, LINE_MAX};
@@ -28,6 +29,9 @@ const OFFERED_MAX: usize = 50;
 /// So many rows of the screen are not for a list: the prompt's, and some of the talk.
 const ROWS_KEPT: usize = 4;
 
+/// How the text begins that stands behind a line that is too long.
+const NOT_SENT: &str = "   not sent: ";
+
 /// Answers rustyline's questions on the prompt's thread.
 pub(super) struct ChatHelper {
     shared: Shared,
@@ -36,8 +40,8 @@ pub(super) struct ChatHelper {
     is_submitted: AtomicBool,
     /// What is drawn next is drawn because the line changed.
     is_redrawn_for_itself: AtomicBool,
-    /// How wide the terminal was when something was last drawn.
-    columns: AtomicUsize,
+    /// Where the latest drawing of prompt, draft and hint ended.
+    layout: Mutex<Layout>,
 }
 
 impl ChatHelper {
@@ -47,7 +51,7 @@ impl ChatHelper {
             draft: Mutex::default(),
             is_submitted: AtomicBool::new(false),
             is_redrawn_for_itself: AtomicBool::new(false),
-            columns: AtomicUsize::new(0),
+            layout: Mutex::default(),
         }
     }
 
@@ -56,20 +60,43 @@ impl ChatHelper {
         self.draft.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// When a terminal becomes wider or narrower it breaks the draft's rows anew,
-    /// and rustyline wipes away as many as there were before: too many, or too few.
-    fn mind_resizing(&self, prompt: usize) {
-        let (columns, _) = size();
-        let before = self.columns.swap(columns, Ordering::Relaxed);
-        let draft = self.draft();
-        let is_broken = prompt + draft.width() >= before.min(columns) || draft.contains('\n');
-        if before > 0 && before != columns && is_broken {
-            self.shared.printer.redraw();
-        }
+    /// On how many rows the prompt, the draft and what stands behind it were drawn last.
+    pub(super) fn rows(&self) -> usize {
+        self.layout().rows()
     }
 
-    /// Also before each prompt: it may be called off before anything is drawn.
-    pub(super) fn remember(&self, draft: &str) {
+    fn layout(&self) -> MutexGuard<'_, Layout> {
+        self.layout.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A drawing starts anew with the prompt: `text` if it ends where rustyline expects the
+    /// end of the `counted` prompt. When a terminal becomes wider or narrower it breaks rows
+    /// anew, and rustyline erases as many as there were before: too many, or too few. Then
+    /// the screen is drawn again.
+    fn start_drawing(&self, text: &str, counted: &str, style: Style) -> String {
+        let (columns, _) = size();
+        let draw = |text: &str| {
+            let mut layout = Layout::new(columns);
+            let drawing = layout.draw(text, text.len(), |_| style.into());
+            (layout, drawing)
+        };
+        let (end, drawing) = draw(counted);
+        let (new_end, new_drawing) = draw(text);
+        let mut layout = self.layout();
+        if layout.is_broken_by(columns) {
+            self.shared.printer.redraw();
+        }
+        *layout = end;
+        if new_end.ends_like(&end) { new_drawing } else { drawing }
+    }
+
+    /// Before each prompt: it may be called off before anything is drawn.
+    pub(super) fn start(&self, draft: &str) {
+        self.remember(draft);
+        *self.layout() = Layout::default();
+    }
+
+    fn remember(&self, draft: &str) {
         draft.clone_into(&mut self.draft.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
@@ -85,8 +112,7 @@ impl Validator for ChatHelper {
             return Ok(ValidationResult::Valid(None));
         }
         self.is_submitted.store(false, Ordering::Relaxed);
-        let text = format!("   not sent: {longest} bytes, {LINE_MAX} are a line");
-        let text = self.shared.theme.error().style(text).to_string();
+        let text = format!("{NOT_SENT}{longest} bytes, {LINE_MAX} are a line");
         Ok(ValidationResult::Invalid(Some(text)))
     }
 }
@@ -129,37 +155,22 @@ fn usage_behind(line: &str, state: &State) -> Option<String> {
 }
 
 impl Highlighter for ChatHelper {
-    fn highlight<'l>(&self, line: &'l str, _pos: usize) -> Cow<'l, str> {
+    fn highlight<'l>(&self, line: &'l str, pos: usize) -> Cow<'l, str> {
         self.remember(line);
-        // A pasted escape must not act while it is being edited either. What
-        // is left out here counts no column for rustyline, or blanks stand for it.
-        let is_hidden = |c: char| is_unseen(c) && !matches!(c, '\n' | '\t');
-        let line = if line.contains(is_hidden) {
-            let shown = |c: char| {
-                if is_hidden(c) { " ".repeat(c.width().unwrap_or(0)) } else { c.to_string() }
-            };
-            Cow::Owned(line.chars().map(shown).collect())
-        } else {
-            Cow::Borrowed(line)
+        let secret = secret_from(line).unwrap_or(line.len());
+        let too_much = too_long_from(line).unwrap_or(line.len());
+        let look = |at| Look {
+            style: if at < too_much { Style::new() } else { self.shared.theme.too_much() },
+            // Nobody is to read it over one's shoulder.
+            is_masked: at >= secret,
         };
-        let line = match secret_from(&line) {
-            Some(from) => Cow::Owned(masked(&line, from)),
-            None => line,
-        };
-        match too_long_from(&line) {
-            Some(from) => {
-                let (fits, too_much) = line.split_at(from);
-                let style = self.shared.theme.too_much();
-                // Line by line: a style does not go over a line's end.
-                let marked = too_much.split('\n').map(|part| style.style(part).to_string());
-                Cow::Owned(format!("{fits}{}", marked.collect::<Vec<_>>().join("\n")))
-            }
-            None => line,
-        }
+        Cow::Owned(self.layout().draw(line, pos, look))
     }
 
     fn highlight_hint<'h>(&self, hint: &'h str) -> Cow<'h, str> {
-        Cow::Owned(self.shared.theme.faint().style(hint).to_string())
+        let theme = self.shared.theme;
+        let style = if hint.starts_with(NOT_SENT) { theme.error() } else { theme.faint() };
+        Cow::Owned(self.layout().draw(hint, hint.len(), |_| style.into()))
     }
 
     /// rustyline measures the prompt once, when it starts to read, and cannot
@@ -177,17 +188,19 @@ impl Highlighter for ChatHelper {
         if !self.is_redrawn_for_itself.swap(false, Ordering::Relaxed) {
             self.shared.gate.drawn();
         }
-        if !is_default {
-            return Cow::Borrowed(prompt);
-        }
-        self.mind_resizing(prompt.width());
         let theme = self.shared.theme;
-        if self.shared.is_asking() {
-            return Cow::Owned(theme.prompt().style(prompt).to_string());
+        if !is_default {
+            return Cow::Owned(self.start_drawing(prompt, prompt, Style::new()));
         }
-        let state = self.shared.state();
-        let style = if state.link == Link::Lost { theme.faint() } else { theme.prompt() };
-        Cow::Owned(style.style(prompt_in(&state, prompt.width())).to_string())
+        if self.shared.is_asking() {
+            return Cow::Owned(self.start_drawing(prompt, prompt, theme.prompt()));
+        }
+        let (text, is_lost) = {
+            let state = self.shared.state();
+            (prompt_in(&state, drawn(prompt)), state.link == Link::Lost)
+        };
+        let style = if is_lost { theme.faint() } else { theme.prompt() };
+        Cow::Owned(self.start_drawing(&text, prompt, style))
     }
 
     /// Yes, always: only then does rustyline announce the end of a line. It asks
@@ -201,16 +214,6 @@ impl Highlighter for ChatHelper {
         }
         true
     }
-}
-
-/// Stars for what nobody is to read over one's shoulder, as wide as that.
-fn masked(line: &str, from: usize) -> String {
-    let (open, secret) = line.split_at(from);
-    let star = |c: char| match c {
-        '\n' | '\t' => c.to_string(),
-        c => "*".repeat(c.width().unwrap_or(0)),
-    };
-    open.chars().map(String::from).chain(secret.chars().map(star)).collect()
 }
 
 /// Where the first line that is too long becomes so.
@@ -277,7 +280,7 @@ fn offered(offers: Vec<String>, word: &str, (columns, rows): (usize, usize)) -> 
     }
     let shown = |offer: &String| offer.trim_end().to_owned();
     // As rustyline sets them: columns as wide as the widest, and two blanks.
-    let widest = offers.iter().map(|offer| offer.trim_end().width() + 2).max().unwrap_or(1);
+    let widest = offers.iter().map(|offer| drawn(offer.trim_end()) + 2).max().unwrap_or(1);
     let places = (columns / widest).max(1) * rows.saturating_sub(ROWS_KEPT).max(1);
     let most = OFFERED_MAX.min(places);
     let count = offers.len();
@@ -443,8 +446,10 @@ mod tests {
             ("/msg bob sesame", "/msg bob sesame"),
             ("register sesame", "register sesame"),
         ] {
-            let found = secret_from(line).map_or(line.to_owned(), |from| masked(line, from));
-            assert_eq!(found, shown);
+            let from = secret_from(line).unwrap_or(line.len());
+            let look = |at| Look { style: Style::new(), is_masked: at >= from };
+            let found = Layout::new(80).draw(line, line.len(), look);
+            assert_eq!(found.replace("\x1b[?7l", "").replace("\x1b[?7h", ""), shown);
         }
     }
 

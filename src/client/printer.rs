@@ -13,7 +13,7 @@ use rustyline::{Cmd, ConditionalEventHandler, Event, EventContext, ExternalPrint
 use terminal_size::terminal_size;
 
 use super::screen::Styled;
-use super::wrap::wrap;
+use super::wrap::{height, wrap};
 
 /// Lines that came together are printed together, up to about so many bytes:
 /// each print clears and redraws the prompt.
@@ -21,6 +21,9 @@ const BATCH_MAX: usize = 16 * 1024;
 
 /// So many lines can be shown once more: as many as a large screen has.
 const KEPT_MAX: usize = 200;
+
+/// Rows of a screen drawn anew that are for the prompt and the draft.
+const PROMPT_ROWS: usize = 4;
 
 /// Draws the prompt again and nothing else. rustyline puts a line end behind what
 /// has none; going up first makes none of it.
@@ -151,7 +154,13 @@ impl<P: ExternalPrinter> Press<P> {
         let lines = self.kept.iter().map(|line| wrap(line.as_str(), line.hang(), columns));
         let lines: Vec<String> = lines.collect();
         let all: Vec<&str> = lines.iter().flat_map(|line| line.split('\n')).collect();
-        let shown = &all[all.len().saturating_sub(rows.saturating_sub(4))..];
+        let mut left = rows.saturating_sub(PROMPT_ROWS);
+        let is_shown = |row: &&&str| {
+            let fits = left.checked_sub(height(row, columns));
+            left = fits.unwrap_or(left);
+            fits.is_some()
+        };
+        let shown = &all[all.len() - all.iter().rev().take_while(is_shown).count()..];
         HOME.to_owned() + &shown.join(ROW_END) + SCREEN_END
     }
 }

@@ -27,7 +27,6 @@ use rustyline::{
     KeyEvent, Modifiers,
 };
 use tokio::sync::mpsc::UnboundedSender;
-use unicode_width::UnicodeWidthChar as _;
 
 use super::clean::is_unseen;
 use super::helper::ChatHelper;
@@ -38,6 +37,7 @@ use super::slot;
 use super::state::State;
 use super::submission::Submission;
 use super::theme::Theme;
+use super::width;
 
 /// How long the next prompt waits for the answer that says where lines go: not so long
 /// that a typist notices. What comes later is fitted into the prompt that stands.
@@ -95,6 +95,8 @@ pub(super) fn editor(shared: &Shared) -> rustyline::Result<ChatEditor> {
         // NO_COLOR would also switch off the helper that keeps escapes out.
         .color_mode(ColorMode::Forced)
         .bell_style(BellStyle::None)
+        .grapheme_cluster_mode(width::MODE)
+        .tab_stop(width::TAB_STOP)
         .build();
     let mut editor = Editor::with_config(config)?;
     editor.set_helper(Some(ChatHelper::new(shared.clone())));
@@ -220,7 +222,7 @@ impl Loop {
     /// Reads one text and clears it off the screen. `None`: no more of this.
     fn read(&mut self, prompt: &str, draft: &str) -> Option<String> {
         if let Some(helper) = self.editor.helper() {
-            helper.remember(draft);
+            helper.start(draft);
         }
         let read = self.editor.readline_with_initial(prompt, (draft, ""));
         self.shared.gate.shut(false);
@@ -231,8 +233,7 @@ impl Loop {
             // Called off amid a line: it is not sent, but not taken away either.
             return None;
         }
-        let columns = self.editor.dimensions().map_or(80, |(columns, _)| usize::from(columns));
-        let rows = rows(&format!("{prompt}{}", text.as_ref().unwrap_or(&draft)), columns);
+        let rows = self.editor.helper().map_or(1, ChatHelper::rows);
         // rustyline has gone to the row below; go up and clear from there.
         let mut stdout = io::stdout();
         let _ = write!(stdout, "\x1b[{rows}A\r\x1b[J").and_then(|()| stdout.flush());
@@ -308,48 +309,5 @@ impl Loop {
     fn hand_on(&self, typed: Typed) {
         // Nobody listens any more when we are about to be called off.
         let _ = self.typed.send(typed);
-    }
-}
-
-/// On how many rows a text ends up, counted as rustyline counts.
-fn rows(text: &str, columns: usize) -> usize {
-    let columns = columns.max(1);
-    let (mut rows, mut column) = (1, 0);
-    for c in text.chars() {
-        let width = match c {
-            '\n' => {
-                (rows, column) = (rows + 1, 0);
-                continue;
-            }
-            '\t' => 8 - column % 8,
-            c => c.width().unwrap_or(0),
-        };
-        column += width;
-        if column > columns {
-            (rows, column) = (rows + 1, width);
-        }
-    }
-    if column == columns { rows + 1 } else { rows }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_are_counted_as_they_wrap() {
-        for (text, count) in [
-            ("", 1),
-            ("#ops> hi", 1),
-            ("0123456789", 2),
-            ("01234567890", 2),
-            ("ab\ncd", 2),
-            ("ab\n", 2),
-            ("日本日本日", 2),
-            ("a日本日本日", 2),
-            ("\tab", 2),
-        ] {
-            assert_eq!(rows(text, 10), count, "{text:?}");
-        }
     }
 }

@@ -14,11 +14,11 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use owo_colors::Style;
-use unicode_width::UnicodeWidthStr as _;
 
 use super::clean::Clean;
 use super::meant::Watchwords;
 use super::theme::Theme;
+use super::width::most;
 use crate::protocol::{Event, Key, LOBBY, Message, Place, Stamp, Tags};
 
 /// A line that may go to a terminal as it is, without its line end.
@@ -38,8 +38,8 @@ impl Styled {
 
     fn put(&mut self, style: Style, text: &str) -> &mut Self {
         // Writing into a String cannot fail.
-        let text = Clean::of(text).to_string();
-        self.width += text.width();
+        let text = Clean::at(text, self.width).to_string();
+        self.width += most(&text);
         let _ = write!(self.text, "{}", style.style(text));
         self
     }
@@ -212,7 +212,7 @@ impl Screen {
         match self.times {
             Times::Never => {}
             Times::Minute if is_known => {
-                line.plain(&" ".repeat(shown.width()));
+                line.plain(&" ".repeat(most(&shown)));
             }
             Times::Always | Times::Minute => {
                 line.put(self.theme.faint(), &shown);
@@ -246,7 +246,7 @@ impl Screen {
         let is_mine = Key::fold(message.from) == Key::fold(me);
         let is_meant = !is_mine && self.words.mean(message.text, me);
         if self.is_known_speaker(message) && !is_meant {
-            let name = message.from.width() + 2;
+            let name = most(message.from) + 2;
             line.plain(&" ".repeat(name));
             return line.hangs_here().put(words, message.text);
         }

@@ -6,9 +6,8 @@
 //! rustyline measures a prompt once, when it begins to read. What changes
 //! meanwhile is fitted into the columns there are; the next prompt has its own.
 
-use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
-
 use super::state::{Link, State};
+use super::width::drawn;
 
 /// As wide as `HH:MM`.
 const SLOT_WIDTH: usize = 5;
@@ -21,17 +20,17 @@ const MANY: usize = 5;
 
 /// The prompt of one who begins to type now.
 pub(super) fn prompt(state: &State) -> String {
-    let slot = slots(state)[0].width();
+    let slot = drawn(&slots(state)[0]);
     let slot = if slot > SLOT_MAX { SLOT_WIDTH } else { slot.max(SLOT_WIDTH) };
-    prompt_in(state, slot + 1 + tail(state).width())
+    prompt_in(state, slot + 1 + drawn(&tail(state)))
 }
 
 /// The prompt in exactly `width` columns.
 pub(super) fn prompt_in(state: &State, width: usize) -> String {
     let tail = tail(state);
-    let Some(left) = width.checked_sub(tail.width() + 1) else { return fit(&tail, width) };
-    let slot = slots(state).into_iter().find(|slot| slot.width() <= left).unwrap_or_default();
-    format!("{}{slot} {tail}", " ".repeat(left - slot.width()))
+    let Some(left) = width.checked_sub(drawn(&tail) + 1) else { return fit(&tail, width) };
+    let slot = slots(state).into_iter().find(|slot| drawn(slot) <= left).unwrap_or_default();
+    format!("{}{slot} {tail}", " ".repeat(left - drawn(&slot)))
 }
 
 fn tail(state: &State) -> String {
@@ -58,15 +57,15 @@ fn slots(state: &State) -> [String; 2] {
 /// A prompt without a slot in exactly `width` columns.
 fn fit(prompt: &str, width: usize) -> String {
     const CUT: &str = "...> ";
-    if prompt.width() <= width {
-        return format!("{prompt}{}", " ".repeat(width - prompt.width()));
+    if drawn(prompt) <= width {
+        return format!("{prompt}{}", " ".repeat(width - drawn(prompt)));
     }
     if width < CUT.len() {
         return CUT[CUT.len() - width..].to_owned();
     }
     let (mut kept, mut left) = (String::new(), width - CUT.len());
     for c in prompt.chars() {
-        let Some(rest) = left.checked_sub(c.width().unwrap_or(0)) else { break };
+        let Some(rest) = left.checked_sub(drawn(c.encode_utf8(&mut [0; 4]))) else { break };
         left = rest;
         kept.push(c);
     }

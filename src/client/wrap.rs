@@ -1,22 +1,31 @@
-//! Long lines on a narrow screen: broken between words, and what goes on below
-//! stands further in. So a line that begins at the screen's edge is one that we
-//! began, and nobody can pad a message until its end looks like another line.
+//! Long lines on the screen: broken between words, and what goes on below stands further in.
+//! So a line that begins at the screen's edge is one that we began, and nobody can pad a
+//! message until its end looks like another line.
 
-use unicode_width::UnicodeWidthStr as _;
+use unicode_normalization::char::is_combining_mark;
+use unicode_segmentation::UnicodeSegmentation as _;
 
-/// On a narrower screen every column is needed.
-const COLUMNS_MIN: usize = 30;
+use super::width::{AUTO_WRAP_OFF, AUTO_WRAP_ON, most, most_of};
+
+/// Further rows begin at least so far in, where the screen is not tiny.
+const HANG_MIN: usize = 2;
+
+/// On a narrower screen a word as short as `12:07` would be too long for a row.
+const COLUMNS_FOR_WHOLE: usize = 16;
+
+/// A terminal of one column cannot be helped.
+const COLUMNS_MIN: usize = 2;
 
 /// The line in rows of so many columns; from the second on they begin at `hang`.
 pub(super) fn wrap(line: &str, hang: usize, columns: usize) -> String {
-    if columns < COLUMNS_MIN {
-        return line.to_owned();
-    }
+    let columns = columns.max(COLUMNS_MIN);
     let mut rows = Rows {
-        text: String::with_capacity(line.len()),
+        done: String::with_capacity(line.len()),
+        row: String::new(),
         column: 0,
-        hang: hang.min(columns / 3),
+        hang: hang.max(HANG_MIN).min(columns / 3).max(1),
         columns,
+        is_wrapped_by_terminal: false,
     };
     let mut rest = line;
     while !rest.is_empty() {
@@ -25,64 +34,123 @@ pub(super) fn wrap(line: &str, hang: usize, columns: usize) -> String {
         rows.word(&rest[..blanks], &rest[blanks..word_end]);
         rest = &rest[word_end..];
     }
-    rows.text
+    rows.finish_row();
+    rows.done
+}
+
+/// How many rows of the screen a row of [`wrap`] takes: several with a long word in it.
+pub(super) fn height(row: &str, columns: usize) -> usize {
+    width(row).div_ceil(columns.max(1)).max(1)
 }
 
 struct Rows {
-    text: String,
+    done: String,
+    row: String,
     column: usize,
     hang: usize,
     columns: usize,
+    /// The row holds a word that goes on in the next row of the terminal.
+    is_wrapped_by_terminal: bool,
 }
 
 impl Rows {
     /// Puts a word, and the blanks before it where they are not at a row's end.
     fn word(&mut self, blanks: &str, word: &str) {
-        let width: usize = pieces(word).map(|piece| piece.width()).sum();
+        let width = width(word);
         if self.column + blanks.len() + width <= self.columns {
-            self.text.push_str(blanks);
-            self.text.push_str(word);
+            self.row.push_str(blanks);
+            self.row.push_str(word);
             self.column += blanks.len() + width;
             return;
         }
         // A word that fits into no row is begun where we are.
         if self.hang + width <= self.columns || self.column + blanks.len() >= self.columns {
-            self.row();
+            self.start_row();
         } else {
-            self.text.push_str(blanks);
+            self.row.push_str(blanks);
             self.column += blanks.len();
         }
-        if is_link(word) {
-            // Whole, so that a terminal can still follow it.
-            self.text.push_str(word);
-            self.column = (self.column + width) % self.columns;
+        let is_too_long = self.column + width > self.columns;
+        if is_too_long && self.columns >= COLUMNS_FOR_WHOLE && is_kept_whole(word) {
+            self.row.push_str(word);
+            self.is_wrapped_by_terminal = true;
+            // Behind the end of such a word, at the edge, nothing may follow: `12:07` at
+            // the end of an address and ` root: hi` would together be a line of root's.
+            self.column = self.columns;
             return;
         }
         for piece in pieces(word) {
-            let width = piece.width();
-            if self.column + width > self.columns {
-                self.row();
+            if self.hang + piece.width() <= self.columns {
+                self.piece(piece.0, piece.width());
+            } else {
+                // A cluster has no largest size.
+                for c in piece.0.chars() {
+                    self.piece(c.encode_utf8(&mut [0; 4]), most_of(c));
+                }
             }
-            self.text.push_str(piece.0);
-            self.column += width;
         }
     }
 
-    fn row(&mut self) {
-        self.text.push('\n');
-        self.text.extend(std::iter::repeat_n(' ', self.hang));
+    fn piece(&mut self, piece: &str, width: usize) {
+        if self.column + width > self.columns {
+            self.start_row();
+        }
+        self.row.push_str(piece);
+        self.column += width;
+    }
+
+    fn start_row(&mut self) {
+        self.finish_row();
+        self.done.push('\n');
+        self.row.extend(std::iter::repeat_n(' ', self.hang));
         self.column = self.hang;
+    }
+
+    /// A terminal that gives characters more columns than we know of must not go on at the
+    /// edge of the next row; what is too much stays in the last column.
+    fn finish_row(&mut self) {
+        let is_wrapped = std::mem::take(&mut self.is_wrapped_by_terminal);
+        let (off, on) = if self.row.is_ascii() || is_wrapped {
+            ("", "")
+        } else {
+            (AUTO_WRAP_OFF, AUTO_WRAP_ON)
+        };
+        self.done.extend([off, &self.row, on]);
+        self.row.clear();
     }
 }
 
-/// Nothing but letters of an address: it cannot pretend to be anything else.
-fn is_link(word: &str) -> bool {
-    (word.contains("http://") || word.contains("https://"))
-        && pieces(word)
-            .all(|piece| piece.is_color() || piece.0.bytes().all(|b| b.is_ascii_graphic()))
+/// Whether a word longer than a row goes to the terminal in one piece, so that it can be
+/// followed and copied: an address of any scheme, a path, a hash. The terminal breaks it,
+/// and its further rows begin at the edge. So it must not be able to look like a line of
+/// the chat, all of which hold blanks: none of its characters looks like one, and no other
+/// word stands in its rows. What is no address has ASCII characters only and a digit or a
+/// slash among them; Chinese and Thai write whole sentences without a blank.
+fn is_kept_whole(word: &str) -> bool {
+    let chars = || pieces(word).filter(|piece| !piece.is_color()).flat_map(|piece| piece.0.chars());
+    let text: String = chars().collect();
+    let is_address = text
+        .split_once("://")
+        .is_some_and(|(before, _)| before.ends_with(|c: char| c.is_ascii_alphanumeric()));
+    if is_address {
+        return chars().all(|c| {
+            c.is_ascii_graphic()
+                || c.is_alphanumeric()
+                || is_combining_mark(c)
+                // Dashes, quotation marks, an ellipsis.
+                || matches!(c, '\u{2010}'..='\u{2027}')
+        });
+    }
+    chars().all(|c| c.is_ascii_graphic())
+        && text.contains(|c: char| c.is_ascii_digit() || matches!(c, '/' | '\\'))
 }
 
-/// A character, or one of our own colours, which takes no column.
+/// How many columns text with our colours takes at most.
+fn width(text: &str) -> usize {
+    pieces(text).map(|piece| piece.width()).sum()
+}
+
+/// A grapheme cluster, or one of our own colours, which takes no column.
 struct Piece<'a>(&'a str);
 
 impl Piece<'_> {
@@ -91,18 +159,17 @@ impl Piece<'_> {
     }
 
     fn width(&self) -> usize {
-        if self.is_color() { 0 } else { self.0.width() }
+        if self.is_color() { 0 } else { most(self.0) }
     }
 }
 
-/// A word's pieces. Escapes in it are ours: text is clean before it gets a colour.
-fn pieces(word: &str) -> impl Iterator<Item = Piece<'_>> {
-    let mut rest = word;
+/// The pieces of a text. Escapes in it are ours: text is clean before it gets a colour.
+fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
+    let mut rest = text;
     std::iter::from_fn(move || {
-        let first = rest.chars().next()?;
-        let end = match rest.find('m') {
-            Some(end) if first == '\x1b' => end + 1,
-            _ => first.len_utf8(),
+        let end = match rest.strip_prefix('\x1b') {
+            Some(escape) => escape.find(|c: char| c.is_ascii_alphabetic()).map_or(1, |at| at + 2),
+            None => rest.graphemes(true).next()?.len(),
         };
         let (piece, behind) = rest.split_at(end);
         rest = behind;
@@ -116,9 +183,14 @@ mod tests {
 
     const COLUMNS: usize = 30;
 
+    /// The rows without what turns wrapping off and on.
+    fn rows(line: &str, hang: usize, columns: usize) -> String {
+        wrap(line, hang, columns).replace(AUTO_WRAP_OFF, "").replace(AUTO_WRAP_ON, "")
+    }
+
     #[test]
     fn what_does_not_fit_goes_on_further_in() {
-        for (line, rows) in [
+        for (line, expected) in [
             ("", ""),
             ("12:07 bob: short", "12:07 bob: short"),
             (
@@ -139,33 +211,89 @@ mod tests {
                 "12:07 bob: 日本日本日本日本日本日本日本",
                 "12:07 bob: 日本日本日本日本日\n          本日本日本",
             ),
+            // A cluster is not parted, and has room where it is drawn wide.
             (
-                "12:07 bob: https://example.org/a/long/way",
-                "12:07 bob: https://example.org/a/long/way",
+                "12:07 bob: xxxxxxxxxxxxxxxx👩\u{200D}💻👩\u{200D}💻👩\u{200D}💻",
+                "12:07 bob: xxxxxxxxxxxxxxxx\n          👩\u{200D}💻👩\u{200D}💻👩\u{200D}💻",
             ),
         ] {
-            assert_eq!(wrap(line, 11, COLUMNS), rows);
+            assert_eq!(rows(line, 11, COLUMNS), expected);
         }
     }
 
     #[test]
-    fn nothing_but_our_own_lines_begins_at_the_edge() {
-        for text in ["x ".repeat(99), "x".repeat(99), "\u{A0}".repeat(99), " ".repeat(99) + "x"] {
-            let rows = wrap(&format!("12:07 bob: {text}"), 11, COLUMNS);
-            assert!(rows.lines().skip(1).all(|row| row.starts_with("          ")), "{rows}");
-            assert!(rows.lines().all(|row| row.width() <= COLUMNS), "{rows}");
-            let letters =
-                |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
-            assert_eq!(letters(&rows), letters(&format!("12:07 bob: {text}")));
+    fn long_addresses_paths_and_hashes_are_kept_whole() {
+        for word in [
+            "https://example.org/a/long/way",
+            "(gemini://example.org/a/long/way)",
+            "https://例え.jp/ディレクトリ/ファイル/索引",
+            "https://hi.wikipedia.org/wiki/हिन्दी_विकिपीडिया",
+            "https://en.wikipedia.org/wiki/Michelson–Morley_experiment",
+            "ssh://git@example.org:2222/project.git",
+            "/usr/lib/x86_64-linux-gnu/libexample.so",
+            r"C:\Users\alice\Documents\example.txt",
+            "2fd4e1c67a2d28fced849ee1bb76e7391b93eb12",
+            "SHA256:uNiVztksCsDhcc0u9e8BrWL1pPbCyLWKaN2ygG1ryDM",
+        ] {
+            let line = format!("12:07 bob: {word}");
+            assert_eq!(rows(&line, 11, COLUMNS), line);
+            // What follows does not stand in a row that begins at the edge.
+            let more = format!("12:07 bob: see {word} root: hi");
+            let expected = format!("12:07 bob: see {word}\n          root: hi");
+            assert_eq!(rows(&more, 11, COLUMNS), expected);
         }
-        let forged = format!("https://{}\u{A0}12:08\u{A0}root:\u{A0}hi", "x".repeat(COLUMNS));
-        assert!(wrap(&forged, 11, COLUMNS).contains('\n'));
+        // The second of them has room in a row of its own.
+        let short = "https://example.org/";
+        assert_eq!(
+            rows(&format!("12:07 bob: see {short}"), 11, COLUMNS),
+            format!("12:07 bob: see\n          {short}")
+        );
+    }
+
+    #[test]
+    fn nothing_but_our_own_lines_begins_at_the_edge() {
+        for columns in [4, 10, 20, 29, COLUMNS, 80] {
+            for hang in [0, 1, 11] {
+                for text in [
+                    "x ".repeat(99),
+                    "x".repeat(99),
+                    "\u{A0}".repeat(99),
+                    " ".repeat(99) + "x",
+                    "李雷".repeat(99),
+                    "👩\u{200D}💻".repeat(99),
+                    "👩\u{200D}".repeat(99),
+                    "\u{1100}".repeat(99),
+                    format!("x://{}\u{A0}12:08\u{A0}root:\u{A0}hi", "x".repeat(99)),
+                    format!("x://{}\u{2800}12:08\u{2800}root:\u{2800}hi", "x".repeat(99)),
+                ] {
+                    let line = format!("12:07 bob: {text}");
+                    let rows = rows(&line, hang, columns);
+                    assert!(rows.lines().skip(1).all(|row| row.starts_with(' ')), "{rows}");
+                    assert!(rows.lines().all(|row| width(row) <= columns), "{columns}\n{rows}");
+                    let letters = |text: &str| {
+                        text.chars().filter(|c| !c.is_whitespace()).collect::<String>()
+                    };
+                    assert_eq!(letters(&rows), letters(&line));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn terminal_wraps_only_what_all_terminals_measure_alike() {
+        let line = format!("12:07 bob: é{}", " 👍 x".repeat(9));
+        for row in wrap(&line, 11, COLUMNS).lines() {
+            assert!(row.starts_with(AUTO_WRAP_OFF) && row.ends_with(AUTO_WRAP_ON), "{row:?}");
+        }
+        let address = format!("12:07 bob: 👍 https://example.org/{}", "x".repeat(COLUMNS));
+        assert_eq!(wrap(&address, 11, COLUMNS), address);
+        assert_eq!(height(&address, COLUMNS), 3);
     }
 
     #[test]
     fn colours_take_no_room() {
         let word = "\x1b[1mone\x1b[0m";
         assert_eq!(wrap(&[word; 7].join(" "), 4, COLUMNS), [word; 7].join(" "));
-        assert_eq!(wrap(&"x ".repeat(40), 4, COLUMNS - 1), "x ".repeat(40), "too narrow");
+        assert_eq!(height(&[word; 7].join(" "), COLUMNS), 1);
     }
 }

@@ -51,6 +51,7 @@ mod client_scripts;
 mod client_shown;
 mod client_terminal;
 mod client_typed;
+mod client_widths;
 // The client and whom it trusts.
 mod client_tls;
 // The client coming back after a lost connection.

@@ -21,7 +21,7 @@ pub(crate) const SESAME: &str = "correct horse battery";
 pub(crate) const SESAME_FILE: &str = "tests/passwords/sesame.hash";
 
 /// Far longer than anything takes, so that only what never comes fails.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running `chatty serve`.
 pub(crate) struct Server {
