@@ -57,7 +57,11 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
         &["protocol", "server"],
         &["async ", "await", "tokio", "anyhow", "Instant", "SystemTime", "println!", "Mutex"],
     ),
-    ("src/server", &["protocol", "ignored", "files", "commands", "server"], &["rustyline", "owo_colors"]),
+    (
+        "src/server",
+        &["protocol", "ignored", "files", "commands", "server"],
+        &["rustyline", "owo_colors"],
+    ),
     ("src/client", &["protocol", "ignored", "files", "commands", "client"], &["rusqlite"]),
 ];
 

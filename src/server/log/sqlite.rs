@@ -289,7 +289,9 @@ fn count_opening(connection: &Connection) -> rusqlite::Result<u64> {
         let code = error.sqlite_error().map(|error| error.extended_code);
         matches!(code, Some(ffi::SQLITE_FULL | ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE))
     };
-    connection.execute(sql, []).or_else(|error| if is_full(&error) { Ok(0) } else { Err(error) })?;
+    connection
+        .execute(sql, [])
+        .or_else(|error| if is_full(&error) { Ok(0) } else { Err(error) })?;
     Ok(read_number(connection, "opened").optional()?.unwrap_or_default())
 }
 

@@ -176,7 +176,8 @@ impl Writer {
         let now = Instant::now();
         let path = folder.file();
         let wal = with_end(&path, "-wal");
-        let files = Opened::of([path.clone(), wal.clone()]).context("cannot find the log's files")?;
+        let files =
+            Opened::of([path.clone(), wal.clone()]).context("cannot find the log's files")?;
         let wal = open_own(&wal, OpenOptions::new().append(true))
             .with_context(|| format!("cannot use {}", wal.display()))?;
         let wal_pages = Arc::new(AtomicI32::new(0));
