@@ -101,4 +101,17 @@ mod tests {
         assert!(known.find(&endpoint("b")).unwrap_err().contains("known_hosts:4: \"x\" is no"));
         assert_eq!(known.find(&endpoint("d")), Ok(Some(other)));
     }
+
+    #[test]
+    fn link_is_neither_read_nor_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let victim = folder.path().join("victim");
+        fs::write(&victim, "").unwrap();
+        let known = KnownHosts { path: folder.path().join("known_hosts") };
+        std::os::unix::fs::symlink(&victim, &known.path).unwrap();
+        let endpoint = "a".parse::<super::super::Address>().unwrap().or_port(5555);
+        assert!(known.find(&endpoint).unwrap_err().contains("is a link"));
+        assert!(known.add(&endpoint, Fingerprint::of(b"one")).is_err());
+        assert_eq!(fs::read_to_string(victim).unwrap(), "");
+    }
 }

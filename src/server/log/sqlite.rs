@@ -468,4 +468,34 @@ mod tests {
         fs::remove_file(folder.path().join("chatty.db-wal")).unwrap();
         assert!(matches!(first_error(&mut log), AppendError::Gone(_)));
     }
+
+    #[test]
+    fn failed_sync_is_reported_without_another_append() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { durability: Durability::Relaxed, ..OPTIONS };
+        let (mut log, _) = SqliteLog::open(folder.path(), options).unwrap();
+        let (report, reported) = mpsc::channel();
+        log.on_failure(Box::new(move |error| report.send(error).unwrap()));
+        // What cannot be synced.
+        lock(&log.writer).break_sync();
+        log.append(&batch(1)).unwrap();
+        let error = reported.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert!(matches!(error, AppendError::Broken(_)), "{error}");
+        assert!(matches!(log.append(&batch(2)), Err(AppendError::Broken(_))));
+    }
+
+    #[test]
+    fn reserved_space_is_behind_the_end_of_the_write_ahead_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut log, _) = SqliteLog::open(folder.path(), OPTIONS).unwrap();
+        log.append(&batch(1)).unwrap();
+        let wal = folder.path().join("chatty.db-wal");
+        let size = fs::metadata(&wal).unwrap().len();
+        log.reserve().unwrap();
+        log.reserve().unwrap();
+        assert_eq!(fs::metadata(&wal).unwrap().len(), size);
+        log.append(&batch(2)).unwrap();
+        log.close().unwrap();
+        assert!(fs::metadata(&wal).is_ok_and(|wal| wal.len() == 0));
+    }
 }

@@ -487,6 +487,12 @@ impl Writer {
         }
     }
 
+    /// From now on no sync succeeds.
+    #[cfg(test)]
+    pub(super) fn break_sync(&mut self) {
+        self.wal = File::open("/dev/null").expect("a device");
+    }
+
     /// Whether there was no room; nothing of the transaction is left then.
     fn is_full(&self, error: &rusqlite::Error) -> bool {
         // Where it is somebody's share of the disk that is full, SQLite does not tell that
