@@ -271,7 +271,7 @@ fn whole_older_copy_is_used() {
     say(&server, "alice", &["two"]);
     // The mark beside the log follows within a second or so.
     let lock = folder.path().join("lock");
-    Terminal::waits("it is noted", || fs::read_to_string(&lock).expect("a note").contains(" 2\n"));
+    Terminal::waits("it is noted", || fs::read_to_string(&lock).expect("a note").contains(" 2, "));
     drop(server);
     let server = Server::start_in(copy.path(), &[]);
     assert_eq!(texts(&history(server.port, "ops")), ["one"]);
@@ -284,6 +284,25 @@ fn whole_older_copy_is_used() {
     let _ = fs::remove_file(folder.path().join("chatty.db-shm"));
     let server = Server::start_in(folder.path(), &[]);
     assert!(server.logs().contains("chatty.db holds less than was stored here: "));
+}
+
+#[test]
+fn complete_older_file_is_used_after_an_orderly_stop_and_that_is_said() {
+    let (folder, copy) = (folder(), folder());
+    let (file, older) = (folder.path().join("chatty.db"), copy.path().join("older"));
+    for line in ["one", "two"] {
+        let server = Server::start_in(folder.path(), &[]);
+        say(&server, "alice", &[line]);
+        assert_eq!(server.stops(), (Some(0), vec![]));
+        if line == "one" {
+            fs::copy(&file, &older).expect("copied");
+        }
+    }
+    fs::copy(&older, &file).expect("put back");
+    let server = Server::start_in(folder.path(), &[]);
+    let said = server.logs();
+    assert!(said.contains("its last message is 1, but 2 were stored"), "{said}");
+    assert_eq!(texts(&history(server.port, "ops")), ["one"]);
 }
 
 #[test]

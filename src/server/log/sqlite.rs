@@ -170,11 +170,12 @@ impl SqliteLog {
         folder.check_before_open()?;
         let problem = || format!("cannot use {}", path.display());
         let mut connection = connect(&path).map_err(explained).with_context(problem)?;
+        let version = check_version(&connection).with_context(problem)?;
         let (opened, message) =
-            read_contents(&connection).map_err(explained).with_context(problem)?;
+            read_contents(&connection, version).map_err(explained).with_context(problem)?;
         let remark = folder.check_contents(opened, message, had_wal)?;
         configure(&connection).map_err(explained).with_context(problem)?;
-        migrate(&mut connection).with_context(problem)?;
+        migrate(&mut connection, version).with_context(problem)?;
         let opened = count_opening(&connection).map_err(explained).with_context(problem)?;
         let kept = Kept {
             last: pass_ceiling(&mut connection)?,
@@ -186,7 +187,7 @@ impl SqliteLog {
         let count = bound.map(|_| count_messages(&connection)).transpose()?;
         let mut writer =
             Writer::new(connection, options, folder, opened, kept.last, count, indexed)?;
-        writer.note_mark();
+        writer.note_mark(false);
         let writer = Arc::new(Mutex::new(writer));
         let trouble = Trouble::default();
         let reads = Readers::start(&path, "log reader", READERS, &trouble)?;
@@ -272,8 +273,10 @@ fn explained(error: rusqlite::Error) -> anyhow::Error {
 }
 
 /// How often the log was opened and the id of its last message, where it tells.
-fn read_contents(connection: &Connection) -> rusqlite::Result<(Option<u64>, Option<u64>)> {
-    let version: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+fn read_contents(
+    connection: &Connection,
+    version: usize,
+) -> rusqlite::Result<(Option<u64>, Option<u64>)> {
     if version == 0 {
         return Ok((None, None));
     }
@@ -295,12 +298,17 @@ fn count_opening(connection: &Connection) -> rusqlite::Result<u64> {
     Ok(read_number(connection, "opened").optional()?.unwrap_or_default())
 }
 
-fn migrate(connection: &mut Connection) -> anyhow::Result<()> {
-    let taken: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let taken = taken as usize;
+/// How many of the migrations were taken.
+fn check_version(connection: &Connection) -> anyhow::Result<usize> {
+    let version = connection.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0));
+    let taken = version.map_err(explained)? as usize;
     if taken > MIGRATIONS.len() {
         bail!("it was written by a newer chatty; use that one, or another folder with --data DIR");
     }
+    Ok(taken)
+}
+
+fn migrate(connection: &mut Connection, taken: usize) -> anyhow::Result<()> {
     for (step, sql) in MIGRATIONS.iter().enumerate().skip(taken) {
         let transaction = connection.transaction()?;
         transaction.execute_batch(sql)?;

@@ -210,23 +210,27 @@ fn on_a_full_disk_changes_are_refused_and_nothing_acknowledged_is_lost_at_the_st
 }
 
 #[test]
-fn on_a_full_disk_what_cannot_be_refused_is_named_at_the_stop() {
+fn on_a_full_disk_what_cannot_be_refused_is_stored_or_named_at_the_stop() {
     let Some(disk) = SmallDisk::new("4m") else { return };
     let log = disk.0.path().join("log");
     let server = Server::start_in(&log, &[]);
-    let mut alice = Peer::join(server.port, "alice");
-    alice.say("/session");
-    alice.settles();
+    let mut dave = Peer::join(server.port, "dave");
+    dave.say("/session");
+    dave.settles();
     let _filler = fill(&disk);
     // Until the space that is allocated already is used up, too.
     let mut talk = Talk::begin(server.port);
     while talk.say(10) > 0 {}
-    alice.say("/quit");
-    alice.rest();
+    dave.say("/quit");
+    dave.rest();
     let (code, said) = server.stops();
-    assert_eq!(code, Some(1));
     let named = "without storing what was acknowledged: the end of a session";
-    assert!(said.iter().any(|line| line.contains(named)), "{said:?}");
+    let is_named = said.iter().any(|line| line.contains(named));
+    // A small change may fit where a burst of lines does not.
+    let sql = "SELECT count(*) = 0 FROM kept WHERE shelf = 'visit'";
+    let connection = rusqlite::Connection::open(log.join("chatty.db")).expect("the log");
+    let is_stored: bool = connection.query_row(sql, [], |row| row.get(0)).expect("a count");
+    assert_eq!((code, is_named), if is_stored { (Some(0), false) } else { (Some(1), true) });
 }
 
 #[test]

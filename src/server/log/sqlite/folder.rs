@@ -21,14 +21,17 @@ pub(super) struct Mark {
     pub(super) opened: u64,
     /// The id of the last message.
     pub(super) message: u64,
+    /// Whether all of it was moved into the one file at an orderly stop.
+    pub(super) is_closed: bool,
 }
 
 impl Mark {
     /// `None`: nothing is known, as in the folder of an older chatty.
     fn parse(text: &str) -> Option<Self> {
-        let (opened, message) = text.trim().strip_prefix("opened ")?.split_once(", message ")?;
+        let (opened, rest) = text.trim().strip_prefix("opened ")?.split_once(", message ")?;
+        let (message, state) = rest.split_once(", ")?;
         let [opened, message] = [opened, message].map(|number| number.trim().parse().ok());
-        Some(Self { opened: opened?, message: message? })
+        Some(Self { opened: opened?, message: message?, is_closed: state == "closed" })
     }
 }
 
@@ -120,7 +123,9 @@ impl Folder {
         } else {
             "it is older than the folder".to_owned()
         };
-        if had_wal {
+        // An older copy may have been put here, complete in itself or with its write-ahead
+        // log. Otherwise it is that log that is missing.
+        if had_wal || mark.is_closed {
             let file = self.file();
             return Ok(Some(format!(
                 "{} holds less than was stored here: {what}; going on with what it holds",
@@ -144,7 +149,9 @@ impl Folder {
     /// for a loss.
     pub(super) fn note(&self, mark: Mark) -> io::Result<()> {
         // Always as long, so that it is whole whenever it is read.
-        let line = format!("opened {:>20}, message {:>20}\n", mark.opened, mark.message);
+        let state = if mark.is_closed { "closed" } else { "open" };
+        let Mark { opened, message, .. } = mark;
+        let line = format!("opened {opened:>20}, message {message:>20}, {state:<6}\n");
         self.lock.write_all_at(line.as_bytes(), 0)?;
         self.lock.set_len(line.len() as u64)
     }
@@ -198,13 +205,15 @@ mod tests {
     #[test]
     fn mark_is_read_as_it_was_written_and_anything_else_is_none() {
         let folder = tempfile::tempdir().unwrap();
-        let mark = Mark { opened: 3, message: 57 };
-        let claimed = Folder::claim(folder.path()).unwrap();
-        assert_eq!(claimed.mark, None);
-        claimed.note(mark).unwrap();
-        drop(claimed);
-        assert_eq!(Folder::claim(folder.path()).unwrap().mark, Some(mark));
-        for text in ["", "a note", "opened 3", "opened x, message 4", "opened 1, message"] {
+        let mut known = None;
+        for is_closed in [false, true, false] {
+            let mark = Mark { opened: 3, message: 57, is_closed };
+            let claimed = Folder::claim(folder.path()).unwrap();
+            assert_eq!(claimed.mark, known);
+            claimed.note(mark).unwrap();
+            known = Some(mark);
+        }
+        for text in ["", "a note", "opened 3", "opened x, message 4, open", "opened 1, message 4"] {
             assert_eq!(Mark::parse(text), None, "{text}");
         }
     }

@@ -236,7 +236,7 @@ impl Writer {
         if now >= self.next_sync {
             self.check_files();
             self.sync();
-            self.note_mark();
+            self.note_mark(false);
             self.next_sync = now + SYNC_INTERVAL;
         }
         if now >= self.next_forget {
@@ -297,8 +297,8 @@ impl Writer {
     }
 
     /// Notes beside the log what is on the disk.
-    pub(super) fn note_mark(&mut self) {
-        let mark = Mark { opened: self.opened, message: self.last.message };
+    pub(super) fn note_mark(&mut self, is_closed: bool) {
+        let mark = Mark { opened: self.opened, message: self.last.message, is_closed };
         if self.failure.is_none() && !self.is_unsynced && self.mark != mark {
             self.mark = mark;
             // Without it less is known; nothing is lost.
@@ -444,8 +444,9 @@ impl Writer {
             // Otherwise it is as after a crash: numbers are left out.
             let _ = self.lower_ceiling();
         }
-        self.note_mark();
-        self.move_whole_wal().map_err(|why| {
+        let moved = self.move_whole_wal();
+        self.note_mark(moved.is_ok());
+        moved.map_err(|why| {
             let (file, wal) = (self.path.display(), with_end(&self.path, "-wal"));
             format!(
                 "the latest messages are still in {}, beside {file}; keep both together: {why}",
