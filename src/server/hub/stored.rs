@@ -110,18 +110,18 @@ impl Hub {
     /// What is not stored, for people; not all of it, if it is much.
     #[must_use]
     pub fn name_unsaved(&self) -> String {
-        let named = self.unsaved.iter().take(NAMED_MAX);
+        let first = self.unsaved.iter().take(NAMED_MAX);
         let mut names: Vec<String> =
-            named.map(|(shelf, key)| self.name_entry(*shelf, *key)).collect();
+            first.map(|(shelf, key)| self.describe_entry(*shelf, *key)).collect();
         if self.unsaved.len() > NAMED_MAX {
             names.push(format!("and {} more", self.unsaved.len() - NAMED_MAX));
         }
         names.join(", ")
     }
 
-    fn name_entry(&self, shelf: Shelf, key: u64) -> String {
+    fn describe_entry(&self, kind: Shelf, key: u64) -> String {
         let person = PersonId(key);
-        match shelf {
+        match kind {
             Shelf::Visit => match self.people.get(&person) {
                 Some(visit) => format!("the session of {}", self.visits[*visit].name),
                 None => "the end of a session".to_owned(),

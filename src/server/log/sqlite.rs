@@ -229,12 +229,13 @@ impl Log for SqliteLog {
     }
 
     fn close(&mut self) -> Result<(), String> {
+        let Some((maintenance, open)) = self.maintenance.take() else {
+            return Ok(()); // it is closed already
+        };
+        drop(open);
+        let _ = maintenance.join();
         self.reads.end();
         self.searches.end();
-        if let Some((maintenance, open)) = self.maintenance.take() {
-            drop(open);
-            let _ = maintenance.join();
-        }
         lock(&self.writer).close()
     }
 }

@@ -39,11 +39,7 @@ pub(super) struct Writer {
     failure: Option<Failure>,
     /// Who is told when that happens while nothing is appended.
     report: Report,
-    /// Whether a transaction is open for the next batch; see [`Writer::reserve`].
-    is_reserved: bool,
-    /// Whether another process held its lock the last time: it is not waited for again.
-    is_locked: bool,
-    is_closed: bool,
+    lock: Lock,
     /// How often the log was opened.
     opened: u64,
     /// What the folder's lock file says is stored.
@@ -68,6 +64,16 @@ pub(super) struct Writer {
     next_sync: Instant,
     next_forget: Instant,
     next_index: Instant,
+}
+
+/// What is known of the lock that writing needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lock {
+    Free,
+    /// It is ours, in an open transaction, until the next batch; see [`Writer::reserve`].
+    Reserved,
+    /// Another process held it the last time: it is not waited for again.
+    Refused,
 }
 
 /// Why nothing more may be written.
@@ -197,9 +203,7 @@ impl Writer {
             files,
             failure: None,
             report: Report::default(),
-            is_reserved: false,
-            is_locked: false,
-            is_closed: false,
+            lock: Lock::Free,
             opened,
             mark: Mark::default(),
             wal_pages,
@@ -219,7 +223,7 @@ impl Writer {
 
     /// Does what is due, and tells how long nothing else is.
     fn keep_house(&mut self) -> Duration {
-        if self.is_reserved {
+        if self.lock == Lock::Reserved {
             return INDEX_IDLE; // the batch comes at once
         }
         let pause = self.do_what_is_due();
@@ -266,18 +270,18 @@ impl Writer {
         more.unwrap_or_else(|error| {
             // A batch may find that a lock is gone which was there just now.
             if !is_busy(&error) {
-                self.fail(error);
+                self.fail(&error);
             }
             false
         })
     }
 
     /// Either nothing has changed and it may be tried again, or this is the end.
-    fn fail(&mut self, error: rusqlite::Error) -> AppendError {
-        if is_busy(&error) {
-            self.is_locked = true;
+    fn fail(&mut self, error: &rusqlite::Error) -> AppendError {
+        if is_busy(error) {
+            self.lock = Lock::Refused;
             AppendError::Locked
-        } else if self.is_full(&error) {
+        } else if self.is_full(error) {
             AppendError::Full(error.to_string())
         } else {
             self.end(Failure::Io(error.to_string()))
@@ -312,10 +316,10 @@ impl Writer {
 
     /// Begins a transaction that can write: no lock is waited for after this.
     fn begin(&mut self, patience: Duration) -> rusqlite::Result<()> {
-        let patience = if self.is_locked { Duration::ZERO } else { patience };
+        let patience = if self.lock == Lock::Refused { Duration::ZERO } else { patience };
         self.connection.busy_timeout(patience)?;
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        self.is_locked = false;
+        self.lock = Lock::Free;
         Ok(())
     }
 
@@ -346,7 +350,7 @@ impl Writer {
         if let Some(failure) = &self.failure {
             return Err(failure.error());
         }
-        if self.is_reserved {
+        if self.lock == Lock::Reserved {
             return Ok(());
         }
         self.allocate().map_err(|error| match error.kind() {
@@ -356,8 +360,8 @@ impl Writer {
             _ => self.end(Failure::Io(error.to_string())),
         })?;
         let begun = self.be_as_safe_as(self.options.durability);
-        begun.and_then(|()| self.begin(LOCK_PATIENCE)).map_err(|error| self.fail(error))?;
-        self.is_reserved = true;
+        begun.and_then(|()| self.begin(LOCK_PATIENCE)).map_err(|error| self.fail(&error))?;
+        self.lock = Lock::Reserved;
         Ok(())
     }
 
@@ -378,7 +382,10 @@ impl Writer {
         }
         let ceiling = self.next_ceiling(batch.last);
         let safe = ceiling.map_or(self.options.durability, |_| Durability::Commit);
-        let is_reserved = std::mem::take(&mut self.is_reserved);
+        let is_reserved = self.lock == Lock::Reserved;
+        if is_reserved {
+            self.lock = Lock::Free;
+        }
         let begun = if is_reserved && self.synchronous == safe {
             Ok(())
         } else {
@@ -390,7 +397,7 @@ impl Writer {
             self.end_transaction(inserted)
         });
         self.last_write = Instant::now();
-        let repeats = result.map_err(|error| self.fail(error))?;
+        let repeats = result.map_err(|error| self.fail(&error))?;
         self.last = batch.last;
         self.ceiling = ceiling.unwrap_or(self.ceiling);
         let stored = batch.records.len() - repeats.len();
@@ -427,11 +434,8 @@ impl Writer {
 
     /// The end, in good order if it can be: then all is in the one file.
     pub(super) fn close(&mut self) -> Result<(), String> {
-        if std::mem::replace(&mut self.is_closed, true) {
-            return Ok(());
-        }
-        self.is_reserved = false;
         self.roll_back();
+        self.lock = Lock::Free;
         self.check_files();
         self.sync();
         if self.failure.is_some() {
@@ -439,7 +443,6 @@ impl Writer {
             let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
             return Ok(());
         }
-        self.is_locked = false;
         if self.ceiling != Last::default() {
             // Otherwise it is as after a crash: numbers are left out.
             let _ = self.lower_ceiling();
