@@ -209,6 +209,9 @@ fn change_that_could_not_be_stored_is_stored_when_the_lock_is_released() {
     assert_eq!(server.stops().0, Some(0));
 }
 
+/// What is done to a folder.
+type Harm<'h> = &'h dyn Fn(&Path);
+
 /// A folder whose server was killed after it had acknowledged lines.
 fn killed() -> tempfile::TempDir {
     let folder = folder();
@@ -221,7 +224,6 @@ fn killed() -> tempfile::TempDir {
 #[test]
 fn log_that_lost_what_was_stored_is_refused() {
     let remove = |path: PathBuf| fs::remove_file(path).expect("removed");
-    type Harm<'h> = &'h dyn Fn(&Path);
     let harms: [(&str, Harm<'_>); 4] = [
         ("an empty file", &|folder| {
             fs::write(folder.join("chatty.db"), "").expect("emptied");
@@ -321,7 +323,6 @@ fn lock_left_by_a_first_start_is_no_obstacle() {
 
 #[test]
 fn lost_files_end_the_server_before_a_line_is_acknowledged() {
-    type Harm<'h> = &'h dyn Fn(&Path);
     let harms: [Harm<'_>; 4] = [
         &|folder| fs::remove_dir_all(folder).expect("removed"),
         &|folder| fs::rename(folder, folder.with_extension("moved")).expect("moved"),
