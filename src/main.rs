@@ -31,7 +31,7 @@ enum Command {
   chatty serve --port 0             on any free port; the first line says which
   nc localhost 5555                 talk to it without a client
 
-Exit codes: 0 told to stop (SIGTERM, SIGINT), 1 cannot listen, 2 usage")]
+Exit codes: 0 told to stop (SIGTERM, SIGINT), 1 cannot listen or store, 2 usage")]
     Serve(ServeArgs),
     // Its help is written beside its flags.
     Join(JoinArgs),

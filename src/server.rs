@@ -114,6 +114,9 @@ async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
     let (log, hub) = open(&args, folder.as_deref())?;
     let identity = args.tls.open(folder.as_deref())?;
     say_where(&listeners)?;
+    if let Some(remark) = log.as_ref().and_then(SqliteLog::remark) {
+        say(remark);
+    }
     let (calls, incoming) = mpsc::unbounded_channel();
     let reads_again = identity.is_some();
     if let Some((identity, offer)) = identity {

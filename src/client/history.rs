@@ -9,8 +9,10 @@ use std::path::PathBuf;
 
 use rustyline::history::History as _;
 
+use super::complain;
 use super::prompt::ChatEditor;
 use super::submission::is_secret;
+use crate::files::check_own;
 
 /// Where the history is kept, if it is.
 pub(super) struct History(Option<PathBuf>);
@@ -21,7 +23,15 @@ impl History {
         Self(super::home("XDG_STATE_HOME", ".local/state").filter(|_| is_kept).and_then(|home| {
             let folder = home.join("chatty");
             DirBuilder::new().recursive(true).mode(0o700).create(&folder).ok()?;
-            Some(folder.join("history"))
+            let path = folder.join("history");
+            // The editor's library opens it by its name.
+            match check_own(&path) {
+                Ok(()) => Some(path),
+                Err(problem) => {
+                    complain(&format!("no history: {}: {problem}", path.display()));
+                    None
+                }
+            }
         }))
     }
 
@@ -38,7 +48,7 @@ impl History {
         if is_secret(text) || !editor.add_history_entry(text).unwrap_or(false) {
             return;
         }
-        if let Some(path) = &self.0 {
+        if let Some(path) = self.0.as_ref().filter(|path| check_own(path).is_ok()) {
             // Made by the editor's own library, for its user alone (0600).
             let _ = editor.append_history(path);
         }

@@ -1,12 +1,13 @@
 //! The servers that were trusted when they were first met, as ssh keeps them: a
 //! file with a line for each, `HOST:PORT FINGERPRINT`.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
 use super::address::Endpoint;
+use crate::files::open_own;
 use crate::protocol::Fingerprint;
 
 /// See the head of this file.
@@ -46,8 +47,7 @@ impl KnownHosts {
             if let Some(folder) = self.path.parent() {
                 DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
             }
-            let mut file =
-                OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
+            let mut file = open_own(&self.path, OpenOptions::new().append(true).create(true))?;
             // In one piece: there may be another client of ours.
             file.write_all(line.as_bytes())
         };
@@ -55,7 +55,8 @@ impl KnownHosts {
     }
 
     fn read(&self) -> Result<String, String> {
-        match fs::read_to_string(&self.path) {
+        let read = open_own(&self.path, OpenOptions::new().read(true)).and_then(io::read_to_string);
+        match read {
             Err(problem) if problem.kind() == io::ErrorKind::NotFound => Ok(String::new()),
             read => read.map_err(|problem| format!("{}: {problem}", self.path.display())),
         }
@@ -69,6 +70,8 @@ pub(super) fn host(endpoint: &Endpoint) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -97,5 +100,18 @@ mod tests {
         assert_eq!(known.find(&endpoint("a")), Ok(Some(one)));
         assert!(known.find(&endpoint("b")).unwrap_err().contains("known_hosts:4: \"x\" is no"));
         assert_eq!(known.find(&endpoint("d")), Ok(Some(other)));
+    }
+
+    #[test]
+    fn link_is_neither_read_nor_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let victim = folder.path().join("victim");
+        fs::write(&victim, "").unwrap();
+        let known = KnownHosts { path: folder.path().join("known_hosts") };
+        std::os::unix::fs::symlink(&victim, &known.path).unwrap();
+        let endpoint = "a".parse::<super::super::Address>().unwrap().or_port(5555);
+        assert!(known.find(&endpoint).unwrap_err().contains("is a link"));
+        assert!(known.add(&endpoint, Fingerprint::of(b"one")).is_err());
+        assert_eq!(fs::read_to_string(victim).unwrap(), "");
     }
 }

@@ -2,9 +2,9 @@
 //! `chatty/log/HOST/ROOM/2026-11-23.log` where data is kept, `@NAME` for a private
 //! talk. Only what stood on the screen gets there, and no command ever does.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use jiff::tz::TimeZone;
 
 use super::address::Endpoint;
 use super::clean::Clean;
+use crate::files::open_own;
 use crate::protocol::name::is_name_char;
 use crate::protocol::{DEFAULT_PORT, Event, Key, Message, Place, Stamp, Tags};
 
@@ -53,7 +54,7 @@ impl LogFiles {
         let path = place.join(time.strftime("%Y-%m-%d.log").to_string());
         if self.open.as_ref().is_none_or(|(open, _)| *open != path) {
             DirBuilder::new().recursive(true).mode(0o700).create(place)?;
-            let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+            let file = open_own(&path, OpenOptions::new().append(true).create(true))?;
             self.open = Some((path, file));
         }
         let Some((_, file)) = &mut self.open else { return Ok(()) };

@@ -53,7 +53,8 @@ impl ErrorCode {
         (
             Self::StorageFull,
             "storage-full",
-            "the server cannot keep this now, or read what it kept; nobody saw it",
+            "the server cannot store this now, or read what it stored; nothing was done and nobody \
+             saw it",
         ),
         (Self::Insecure, "insecure", "passwords only where nobody can read along"),
     ];

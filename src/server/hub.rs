@@ -66,6 +66,7 @@ mod rule;
 mod search;
 mod secrets;
 mod session;
+mod stored;
 mod talk;
 #[cfg(test)]
 mod trial;
@@ -87,6 +88,7 @@ use order::Order;
 use rooms::Room;
 use secrets::PasswordAsk;
 use session::{Session, TokenHash, Tokens};
+pub use stored::{Storage, storage_full};
 use talk::RecentCids;
 
 /// The two clocks of one moment.
@@ -143,6 +145,9 @@ pub enum Flow {
     Next,
     /// No line: it waits for rows of the log.
     Wait,
+    /// The same line again, once [`Hub::set_storage`] has told whether changes can be
+    /// stored. It had no effect yet.
+    Store,
     /// Nothing any more: it has been said farewell to.
     Over,
 }
@@ -188,6 +193,7 @@ pub struct Hub {
     delayed_jobs: DelayedJobs,
     /// What is to be kept otherwise than it is.
     unsaved: BTreeSet<(Shelf, u64)>,
+    storage: Storage,
     /// When it is looked whether somebody has given a name.
     login_deadlines: BTreeSet<(Duration, ConnId)>,
     /// Rooms whose comings and goings are being gathered.
@@ -431,6 +437,7 @@ impl Hub {
             audit: Audit::default(),
             delayed_jobs: DelayedJobs::default(),
             unsaved: BTreeSet::new(),
+            storage: Storage::Open,
             login_deadlines: BTreeSet::new(),
             crowd_deadlines: BTreeSet::new(),
         };
@@ -523,7 +530,7 @@ impl Hub {
             }
             Input::Frame(frame) => self.hear(now, conn, &frame, turn),
         }
-        self.flow(conn)
+        if self.wants_storage() { Flow::Store } else { self.flow(conn) }
     }
 
     fn flow(&self, conn: ConnId) -> Flow {

@@ -380,6 +380,11 @@ pub enum AppendError {
     /// There is no room now; nothing of the batch is stored, and a later one may
     /// be.
     Full(String),
+    /// Another process holds a lock on the log; nothing of the batch is stored, and a
+    /// later one may be.
+    Locked,
+    /// The log was removed or replaced meanwhile: what is stored now would be lost.
+    Gone(String),
     /// Whether it is stored cannot be known, and nothing more may be promised.
     Broken(anyhow::Error),
 }
@@ -388,6 +393,8 @@ impl fmt::Display for AppendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full(why) => write!(f, "no room to store messages: {why}"),
+            Self::Locked => f.write_str("the log is locked by another process"),
+            Self::Gone(why) => write!(f, "the log is gone: {why}"),
             Self::Broken(why) => write!(f, "the log failed: {why:#}"),
         }
     }
@@ -403,6 +410,29 @@ pub trait Log {
     /// # Errors
     /// See [`AppendError`].
     fn append(&mut self, batch: &Batch) -> Result<Vec<Repeat>, AppendError>;
+
+    /// Makes sure that the next batch's changes can be stored: takes the lock they
+    /// need, and disk space for them, until that batch is appended. Not for its
+    /// messages, which can be refused after the fact.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    fn reserve(&mut self) -> Result<(), AppendError> {
+        Ok(())
+    }
+
+    /// Has it reported when the log fails while nothing is appended to it.
+    fn on_failure(&mut self, report: Box<dyn Fn(AppendError) + Send>) {
+        drop(report);
+    }
+
+    /// Completes the log: nothing is appended or read after this.
+    ///
+    /// # Errors
+    /// What is left to be done by whoever copies it; everything appended is stored.
+    fn close(&mut self) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Reads what is appended by now; the rows come when they are found.
     fn read(&self, query: Query, reply: Reply);

@@ -14,6 +14,7 @@ mod answers;
 mod arrival;
 mod guard;
 mod reading;
+mod store;
 mod writing;
 
 use std::cmp::Reverse;
@@ -22,6 +23,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::bail;
 use slab::Slab;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -30,19 +32,20 @@ use super::admission::Admission;
 use super::alarm::Alarm;
 use super::audit::{self, Cause};
 use super::connection::{Connection, Doorbells};
-use super::hub::{Flow, Hub, Input, Now};
+use super::hub::{Flow, Hub, Input, Now, Storage, storage_full};
 use super::limits::Limits;
 use super::linger::Linger;
-use super::log::{AppendError, Batch, Log, Record, Repeat, Rows};
+use super::log::{AppendError, Log, Rows};
 use super::outbox::Meter;
 use super::pace::Rate;
 use super::passwords::{Hashers, Outcome};
 use super::peer::Peer;
 use super::tls::Offer;
-use super::turn::{ConnId, Turn};
-use crate::protocol::{ErrorCode, Refusal, Stamp};
+use super::turn::{ConnId, Sink as _, Turn};
+use crate::protocol::Stamp;
 use answers::{Kind, LongAnswers};
 use reading::READ_SIZE;
+use store::Store;
 
 /// A turn with more lines than this, in bytes, does not wait for more.
 const TURN_SIZE: usize = 256 << 10;
@@ -52,6 +55,13 @@ const WAIT_LOOK: Duration = Duration::from_secs(1);
 
 /// How long a stop may take to tell everyone, whoever does not listen.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// The same when the log has failed.
+const FAILURE_DRAIN: Duration = Duration::from_secs(1);
+
+/// How long the end waits for changes to be stored that cannot be yet.
+const SAVE_PATIENCE: Duration = Duration::from_secs(2);
+const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What comes to the loop from outside the sockets.
 #[derive(Debug)]
@@ -68,6 +78,8 @@ pub enum Call {
     Hashed(ConnId, Outcome),
     /// From now on this is offered to whoever connects.
     Offer(Offer),
+    /// The log has failed while nothing was appended to it.
+    LogFailed(AppendError),
     /// Say farewell to everyone and end.
     Stop,
 }
@@ -95,14 +107,12 @@ pub struct Reactor<L> {
     /// How many are being told why they cannot come in.
     turned_away: usize,
     hub: Hub,
-    log: L,
+    store: Store<L>,
     hashers: Hashers,
     /// What makes us panic.
     bugs: Cause,
     /// Over whom we are to panic, in a test.
     doomed: Option<ConnId>,
-    /// When the log last had no room, until there has been some for a while.
-    had_no_room: Option<Duration>,
     long_answers: LongAnswers,
     /// Of all that waits to be written.
     meter: Meter,
@@ -126,8 +136,6 @@ pub struct Reactor<L> {
     /// Until when the turn waits for more, and the clock that ends it.
     ends_turn_at: Option<Duration>,
     alarm: Alarm,
-    /// What appending to the log took since the turn's end began.
-    append_time: Duration,
     /// Connections that more waits for than may.
     swamped: Vec<ConnId>,
     /// Where the log's answers come in, beside the calls from outside.
@@ -136,6 +144,8 @@ pub struct Reactor<L> {
     buffer: Vec<u8>,
     /// Set when stopping: until when.
     ends_at: Option<Duration>,
+    /// Whether the log failed while nothing was appended: no line is in doubt.
+    is_reported: bool,
 }
 
 impl<L: Log> Reactor<L> {
@@ -145,12 +155,18 @@ impl<L: Log> Reactor<L> {
     /// The system gives no timer.
     pub fn new(
         limits: Limits,
-        log: L,
-        hub: Hub,
+        mut log: L,
+        mut hub: Hub,
         hashers: Hashers,
         descriptors: usize,
         calls: (UnboundedSender<Call>, UnboundedReceiver<Call>),
     ) -> anyhow::Result<Self> {
+        hub.set_storage(Storage::Unknown);
+        let start = Instant::now();
+        let failures = calls.0.clone();
+        log.on_failure(Box::new(move |error| {
+            let _ = failures.send(Call::LogFailed(error)); // the loop may have ended
+        }));
         Ok(Self {
             meter: hub.meter().clone(),
             hub,
@@ -158,13 +174,12 @@ impl<L: Log> Reactor<L> {
             admission: Admission::new(&limits, descriptors),
             turned_away: 0,
             limits,
-            log,
+            store: Store::new(log, start),
             hashers,
             bugs: Cause::default(),
             doomed: None,
-            had_no_room: None,
             long_answers: LongAnswers::default(),
-            start: Instant::now(),
+            start,
             calls: calls.1,
             bells: Arc::default(),
             offer: None,
@@ -178,19 +193,68 @@ impl<L: Log> Reactor<L> {
             linger: Linger::default(),
             ends_turn_at: None,
             alarm: Alarm::new()?,
-            append_time: Duration::ZERO,
             swamped: Vec::new(),
             own_calls: calls.0,
             buffer: vec![0; READ_SIZE],
             ends_at: None,
+            is_reported: false,
         })
     }
 
     /// Runs until stopped and everyone is told.
     ///
     /// # Errors
-    /// The log could not be written: what was not committed was not shown.
+    /// The log could not be written: what was not committed was not shown. Or it could not
+    /// be at the end: the error names what was acknowledged and is not stored.
     pub async fn run(mut self) -> anyhow::Result<()> {
+        let result = match self.serve().await {
+            Ok(()) => self.save_rest().await,
+            Err(error) => {
+                if matches!(error.downcast_ref(), Some(AppendError::Gone(_))) || self.is_reported {
+                    self.stop_after_failure().await;
+                }
+                Err(error)
+            }
+        };
+        if let Err(why) = self.store.log().close() {
+            audit::write(why);
+        }
+        result
+    }
+
+    /// Stores what could not be stored before; at last it is named.
+    async fn save_rest(&mut self) -> anyhow::Result<()> {
+        let until = Instant::now() + SAVE_PATIENCE;
+        while self.hub.has_changes() && !self.store.append_changes(&mut self.hub)? {
+            if Instant::now() >= until {
+                bail!("stopped without storing what was acknowledged: {}", self.hub.name_unsaved());
+            }
+            tokio::time::sleep(SAVE_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    /// Nothing can be stored any more, so nothing is said but farewell.
+    async fn stop_after_failure(&mut self) {
+        let now = self.now();
+        let mut turn = Turn::default();
+        self.hub.shut_down(&mut turn);
+        self.ends_at = Some(now.since_start + FAILURE_DRAIN);
+        turn.release(self);
+        // Who was being said farewell to in the turn that is not released, too.
+        let connections = self.connections.iter().map(|(slot, connection)| ConnId {
+            slot: u32::try_from(slot).unwrap_or(u32::MAX),
+            generation: connection.generation,
+        });
+        for conn in connections.collect::<Vec<_>>() {
+            self.close(conn);
+        }
+        // A second failure changes nothing.
+        let _ = self.flush(now);
+        let _ = self.serve().await;
+    }
+
+    async fn serve(&mut self) -> anyhow::Result<()> {
         let bells = self.bells.clone();
         while !self.is_over() {
             let deadline = self.next_deadline();
@@ -219,7 +283,8 @@ impl<L: Log> Reactor<L> {
 
     fn next_deadline(&mut self) -> Option<Duration> {
         let due = self.dues.peek().map(|Reverse((due, ..))| *due);
-        self.hub.next_deadline().into_iter().chain(due).chain(self.ends_at).min()
+        let retry = self.store.retry_at();
+        self.hub.next_deadline().into_iter().chain(due).chain(retry).chain(self.ends_at).min()
     }
 
     fn now(&self) -> Now {
@@ -235,7 +300,7 @@ impl<L: Log> Reactor<L> {
         turn.begin_part();
         let mut call = call;
         while let Some(next) = call.take().or_else(|| self.calls.try_recv().ok()) {
-            self.heed(now, next, &mut turn);
+            self.heed(now, next, &mut turn)?;
         }
         self.bells.take_into(&mut self.ready);
         let has_time = self.drain(now, &mut turn);
@@ -248,7 +313,7 @@ impl<L: Log> Reactor<L> {
         Ok(())
     }
 
-    fn heed(&mut self, now: Now, call: Call, turn: &mut Turn) {
+    fn heed(&mut self, now: Now, call: Call, turn: &mut Turn) -> anyhow::Result<()> {
         match call {
             Call::Accepted(stream, peer) => self.open(now, stream, peer, turn),
             Call::Found(conn, kind, rows) => {
@@ -260,15 +325,23 @@ impl<L: Log> Reactor<L> {
                 self.tell_hub(now, conn, Input::Room, turn);
             }
             Call::Hashed(conn, outcome) => {
+                self.store.reserve(&mut self.hub);
                 self.tell_hub(now, conn, Input::Hashed(outcome), turn);
             }
             Call::FoundPage(conn, rows) => self.tell_hub(now, conn, Input::Page(rows), turn),
             Call::Offer(offer) => self.offer = Some(offer),
+            // It may have been noticed in writing, too.
+            Call::LogFailed(_) if self.store.has_failed() => {}
+            Call::LogFailed(error) => {
+                self.is_reported = true;
+                return Err(self.store.fail(error).into());
+            }
             Call::Stop => {
                 self.ends_at = Some(now.since_start + DRAIN);
                 self.hub.shut_down(turn);
             }
         }
+        Ok(())
     }
 
     fn waits_for_more(&mut self, now: Duration, turn: &Turn) -> bool {
@@ -286,7 +359,7 @@ impl<L: Log> Reactor<L> {
     fn end_turn(&mut self, now: Now, turn: &mut Turn) -> anyhow::Result<()> {
         self.ends_turn_at = None;
         let (is_empty, parts, gathered) = (turn.is_empty(), turn.parts(), turn.gathered());
-        self.append_time = Duration::ZERO;
+        self.store.time = Duration::ZERO;
         self.commit(turn)?;
         self.slow_down_swamped(now)?;
         let written = self.flush(now)?;
@@ -295,7 +368,7 @@ impl<L: Log> Reactor<L> {
             let end = self.start.elapsed();
             let took = end.saturating_sub(now.since_start);
             // Either storing was most of it, or writing was.
-            let is_storing = self.append_time * 2 > took;
+            let is_storing = self.store.time * 2 > took;
             let has_paid = if is_storing { parts > 1 } else { gathered * 2 >= written };
             self.linger.after_turn(end, took, has_paid);
         }
@@ -324,8 +397,9 @@ impl<L: Log> Reactor<L> {
     /// Makes the turn's records safe, and what else is to be kept, then lets its
     /// effects out.
     fn commit(&mut self, turn: &mut Turn) -> anyhow::Result<()> {
-        if turn.has_records() || self.hub.has_changes() {
-            match self.append(turn.records())? {
+        if turn.has_records() || self.hub.has_changes() || self.store.is_due() {
+            let is_tried_again = !self.store.is_refusing();
+            match self.store.append(&mut self.hub, turn.records())? {
                 Some(repeats) if repeats.is_empty() => {}
                 Some(repeats) => {
                     turn.echo_repeats(&repeats);
@@ -334,59 +408,20 @@ impl<L: Log> Reactor<L> {
                 None => {
                     turn.refuse_sayings(&storage_full());
                     self.hub.unsay(turn.records().iter().map(|record| record.id));
-                    // There may be room for what else is to be kept; where there
-                    // is none either, it is kept when there is.
-                    self.append(Vec::new())?;
+                    // There may be room for what else is to be kept; it was made sure of
+                    // before a command was obeyed.
+                    if is_tried_again && self.hub.has_changes() {
+                        self.store.append_changes(&mut self.hub)?;
+                    }
                 }
             }
         }
+        self.hub.set_storage(Storage::Unknown);
         turn.release(self);
         for line in self.hub.take_audit() {
             audit::write(line);
         }
         Ok(())
-    }
-
-    /// `None`: there is no room, and nothing of it is stored.
-    fn append(&mut self, records: Vec<Arc<Record>>) -> anyhow::Result<Option<Vec<Repeat>>> {
-        let changes = self.hub.changes();
-        let batch = Batch { records, changes, last: self.hub.last() };
-        let start = self.start.elapsed();
-        let result = self.log.append(&batch);
-        self.append_time += self.start.elapsed().saturating_sub(start);
-        match result {
-            Ok(repeats) => {
-                self.hub.note_kept();
-                if !batch.records.is_empty() {
-                    self.tell_of_room();
-                }
-                Ok(Some(repeats))
-            }
-            Err(AppendError::Full(why)) => {
-                self.tell_of_no_room(&why);
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Whoever runs the server hears of it once, not for every line.
-    fn tell_of_no_room(&mut self, why: &str) {
-        let now = self.now();
-        if self.had_no_room.replace(now.since_start).is_none() {
-            let until = "lines are refused until there is";
-            audit::write(format!("{} no room for the log: {why}; {until}", now.wall));
-        }
-    }
-
-    /// Something was kept. At the brink one line fits and the next does not.
-    fn tell_of_room(&mut self) {
-        let Some(then) = self.had_no_room else { return };
-        let now = self.now();
-        if now.since_start.saturating_sub(then) >= ROOM_AGAIN {
-            self.had_no_room = None;
-            audit::write(format!("{} there is room for the log again", now.wall));
-        }
     }
 
     /// Hands the hub something about a connection that is no line of its own,
@@ -475,16 +510,6 @@ impl<L: Log> Reactor<L> {
         let connection = self.connections.get_mut(conn.slot as usize)?;
         (connection.generation == conn.generation).then_some(connection)
     }
-}
-
-/// For so long there has to be room before it is said that there is.
-const ROOM_AGAIN: Duration = Duration::from_secs(1);
-
-fn storage_full() -> Refusal {
-    Refusal::new(
-        ErrorCode::StorageFull,
-        "the server has no room to keep this; nobody saw it, try again later",
-    )
 }
 
 async fn sleep_until(start: Instant, deadline: Option<Duration>) {

@@ -5,7 +5,7 @@
 //! know it by its fingerprint.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::NoServerSessionStorage;
 use tokio_rustls::rustls::{Error, InconsistentKeys, ServerConfig};
 
+use crate::files::open_own;
 use crate::protocol::Fingerprint;
 
 /// The file of the server's own identity, in its data folder.
@@ -149,7 +150,7 @@ impl Source {
                 })
             }
             Self::Own(path) => {
-                let text = read_file(path, "certificate")?;
+                let text = read_own(path)?;
                 configure(&text, &text).map_err(|_| {
                     anyhow!(
                         "{} holds no certificate with its key; without that file a new one is made",
@@ -169,6 +170,15 @@ fn read_file(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read the {what} {}", path.display()))
 }
 
+fn read_own(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let read = || {
+        let mut text = Vec::new();
+        open_own(path, OpenOptions::new().read(true))?.read_to_end(&mut text)?;
+        Ok::<_, io::Error>(text)
+    };
+    read().with_context(|| format!("cannot read the certificate {}", path.display()))
+}
+
 /// A new identity: the certificate, then its key.
 fn make() -> anyhow::Result<Vec<u8>> {
     let make = || {
@@ -183,11 +193,12 @@ fn make() -> anyhow::Result<Vec<u8>> {
 /// Makes an identity of our own where there is none. One that is missing later, when it
 /// is read again, is a mistake: clients know the server by it.
 fn make_first(path: &Path) -> anyhow::Result<()> {
-    let is_there = path.try_exists();
-    if !is_there.with_context(|| format!("cannot look for {}", path.display()))? {
-        keep(path)?;
+    // A link is there, too, wherever it leads.
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => keep(path),
+        Err(error) => Err(error).with_context(|| format!("cannot look for {}", path.display())),
     }
-    Ok(())
 }
 
 /// Makes a new identity and keeps it, whole or not at all, for nobody else's eyes.

@@ -1,6 +1,7 @@
 //! chatty from outside: the real binary, real sockets, a real terminal.
 
 // A server, somebody to talk to, a terminal.
+mod storage;
 mod support;
 // A network that breaks, and a cable that can be pulled.
 mod cable;

@@ -26,6 +26,11 @@ impl Mailboxes {
         self.boxes.get(&person).into_iter().flatten().copied().collect()
     }
 
+    /// For whom a message waits, if it does.
+    pub(super) fn owner(&self, id: u64) -> Option<PersonId> {
+        self.owners.get(&id).copied()
+    }
+
     fn len(&self, person: PersonId) -> usize {
         self.boxes.get(&person).map_or(0, BTreeSet::len)
     }

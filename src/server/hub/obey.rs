@@ -56,6 +56,9 @@ impl Hub {
                 self.say(ask, visit, text, false)
             }
             (Some(Stage::Present(visit)), Request::Command(command)) => {
+                if !self.need_storage(visit, command)? {
+                    return Ok(());
+                }
                 self.stir(visit, ask.now);
                 self.obey_visitor(ask, visit, command)?;
                 self.note_act(ask.now, visit, command);

@@ -172,7 +172,12 @@ impl Hub {
         let Asked::Password(PasswordAsk { cid, purpose }) = *asked else { return };
         let (stage, settings) = (connection.stage, connection.settings);
         let mut ask = Ask { now, conn, settings, cid, turn };
-        let result = match (stage, outcome) {
+        let is_done = matches!(outcome, Outcome::Checked(true) | Outcome::Hashed(Some(_)));
+        let storage = match stage {
+            Stage::Present(visit) if is_done => self.need_storage_for(visit, &purpose),
+            _ => Ok(()),
+        };
+        let result = storage.and_then(|()| match (stage, outcome) {
             (Stage::Greeting { .. }, Outcome::Checked(true)) => self.admit_by(&mut ask, purpose),
             (Stage::Present(visit), Outcome::Checked(is_right)) => {
                 self.grant(&mut ask, visit, purpose, *is_right)
@@ -186,7 +191,7 @@ impl Hub {
             (_, Outcome::Hashed(_)) => {
                 refusal(ErrorCode::TooMany, "the server cannot do this now; try again")
             }
-        };
+        });
         if let Err(refusal) = result {
             self.note_refused_login(conn);
             ask.refuse(&refusal);

@@ -6,24 +6,24 @@
 //! 3. A write that did not fit is undone whole and may be tried again. Any other
 //!    failure to write is the end, in keeping house too: what the disk holds then
 //!    cannot be known, and asking it to sync again may say yes to what is lost.
-//! 4. One process at a time: the folder is locked.
+//!    A lock that another process holds is neither: it is waited for shortly, then the
+//!    batch is refused and may be tried again.
+//! 4. One process at a time: the folder is locked. Its files stay those that were opened:
+//!    what is written to a file that was removed or replaced is not acknowledged.
 //! 5. Ids are what the hub gave; the file remembers the last, so that none is
 //!    ever given twice. Where a loss of power may take the last messages, it holds
 //!    a ceiling that none is given above before the disk has a higher one; after an
 //!    end that was not in good order counting goes on from there.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, ffi, params};
 
 use super::{
     AppendError, Batch, Kept, Last, Log, PersonId, Query, Recipient, Record, Repeat, Reply, Shelf,
@@ -31,11 +31,13 @@ use super::{
 };
 use crate::protocol::{Cid, Name, RoomName, Stamp};
 
+mod folder;
 mod readers;
 mod search;
 mod writer;
 
-use readers::Trouble;
+use folder::Folder;
+use readers::{Readers, Trouble};
 use writer::{Writer, lock};
 
 /// When a message counts as safe.
@@ -77,7 +79,6 @@ pub struct Options {
 
 /// The log's file in its folder.
 pub const FILE: &str = "chatty.db";
-const LOCK: &str = "lock";
 
 /// Steps from an empty file to today's schema. A step that has ever been
 /// released stays as it is; `user_version` counts those taken.
@@ -137,13 +138,12 @@ const COLUMNS: &str = "id, time, author, name, room, reader, reader_name, is_act
 #[derive(Debug)]
 pub struct SqliteLog {
     writer: Arc<Mutex<Writer>>,
-    /// Closed with the log: nobody keeps house any more.
-    _open: Sender<()>,
-    reads: Sender<(Query, Reply)>,
+    /// What runs beside it, and what ends that when it is dropped.
+    maintenance: Option<(JoinHandle<()>, Sender<()>)>,
+    reads: Readers,
     /// Apart, so that a long search holds up nobody but other searches.
-    searches: Sender<(Query, Reply)>,
-    /// Holds the folder's lock as long as it is open.
-    _lock: File,
+    searches: Readers,
+    remark: Option<String>,
 }
 
 /// How many reads may go on at once.
@@ -153,21 +153,30 @@ const READERS: usize = 2;
 /// wait for their answers at any time.
 const LATEST: u32 = 4096;
 
-/// Waiting for a lock within one process is short; this is for the unexpected.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the start waits for the lock of another process.
+const OPEN_PATIENCE: Duration = Duration::from_secs(5);
 
 impl SqliteLog {
     /// Opens the log in a folder, made if it is not there, for this process
     /// alone; gives what was kept in it with it.
     ///
     /// # Errors
-    /// The folder cannot be used, another server uses it, or what is in it is of
-    /// a newer chatty.
+    /// The folder cannot be used, another server uses it, what is in it is of a newer
+    /// chatty, or it does not hold what was stored there.
     pub fn open(folder: &Path, options: Options) -> anyhow::Result<(Self, Kept)> {
-        let claim = claim(folder)?;
-        let path = folder.join(FILE);
-        let mut connection = connect(&path, options.durability)?;
-        migrate(&mut connection).with_context(|| format!("cannot use {}", path.display()))?;
+        let folder = Folder::claim(folder)?;
+        let path = folder.file();
+        let had_wal = folder.has_wal();
+        folder.check_before_open()?;
+        let problem = || format!("cannot use {}", path.display());
+        let mut connection = connect(&path).map_err(explained).with_context(problem)?;
+        let version = check_version(&connection).with_context(problem)?;
+        let (opened, message) =
+            read_contents(&connection, version).map_err(explained).with_context(problem)?;
+        let remark = folder.check_contents(opened, message, had_wal)?;
+        configure(&connection).map_err(explained).with_context(problem)?;
+        migrate(&mut connection, version).with_context(problem)?;
+        let opened = count_opening(&connection).map_err(explained).with_context(problem)?;
         let kept = Kept {
             last: pass_ceiling(&mut connection)?,
             things: read_kept(&connection)?,
@@ -176,17 +185,26 @@ impl SqliteLog {
         let indexed = read_number(&connection, "indexed")?;
         let bound = options.retention.messages;
         let count = bound.map(|_| count_messages(&connection)).transpose()?;
-        let writer = Writer::new(connection, options, path.clone(), kept.last, count, indexed)?;
+        let mut writer =
+            Writer::new(connection, options, folder, opened, kept.last, count, indexed)?;
+        writer.note_mark(false);
         let writer = Arc::new(Mutex::new(writer));
+        let trouble = Trouble::default();
+        let reads = Readers::start(&path, "log reader", READERS, &trouble)?;
+        let searches = Readers::start(&path, "log search", 1, &trouble)?;
         let (open, closed) = mpsc::channel();
         let kept_by = writer.clone();
-        thread::Builder::new()
+        let maintenance = thread::Builder::new()
             .name("log keeper".into())
             .spawn(move || writer::keep_house(&kept_by, &closed))?;
-        let trouble = Trouble::default();
-        let reads = readers::start(&path, "log reader", READERS, &trouble)?;
-        let searches = readers::start(&path, "log search", 1, &trouble)?;
-        Ok((Self { writer, _open: open, reads, searches, _lock: claim }, kept))
+        let maintenance = Some((maintenance, open));
+        Ok((Self { writer, maintenance, reads, searches, remark }, kept))
+    }
+
+    /// What whoever runs the server has to know of what was found, if anything.
+    #[must_use]
+    pub fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
     }
 }
 
@@ -195,62 +213,103 @@ impl Log for SqliteLog {
         lock(&self.writer).write(batch)
     }
 
+    fn reserve(&mut self) -> Result<(), AppendError> {
+        lock(&self.writer).reserve()
+    }
+
+    fn on_failure(&mut self, report: Box<dyn Fn(AppendError) + Send>) {
+        lock(&self.writer).report_failure_to(report);
+    }
+
     fn read(&self, query: Query, reply: Reply) {
-        // A reader that has ended answers nothing; then the process is ending.
-        let _ = match query.thread {
-            Thread::Search { .. } => self.searches.send((query, reply)),
-            _ => self.reads.send((query, reply)),
+        match query.thread {
+            Thread::Search { .. } => self.searches.read(query, reply),
+            _ => self.reads.read(query, reply),
+        }
+    }
+
+    fn close(&mut self) -> Result<(), String> {
+        let Some((maintenance, open)) = self.maintenance.take() else {
+            return Ok(()); // it is closed already
         };
+        drop(open);
+        let _ = maintenance.join();
+        self.reads.end();
+        self.searches.end();
+        lock(&self.writer).close()
     }
 }
 
 impl Drop for SqliteLog {
     fn drop(&mut self) {
-        lock(&self.writer).close();
+        let _ = self.close(); // was told, if it was asked for
     }
 }
 
-/// Makes the folder, closes it to others and locks it.
-fn claim(folder: &Path) -> anyhow::Result<File> {
-    let problem = || format!("cannot use the folder {}", folder.display());
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(problem)?;
-    let lock = open_own(&folder.join(LOCK)).with_context(problem)?;
-    lock.set_permissions(Permissions::from_mode(0o600)).with_context(problem)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(fs::TryLockError::WouldBlock) => bail!(
-            "another chatty keeps its log in {}; give this one a folder of its own with --data DIR",
-            folder.display()
-        ),
-        Err(fs::TryLockError::Error(error)) => Err(error).with_context(problem),
-    }
-}
-
-/// Opens a file, made for its owner alone if it is not there: at no time can anybody
-/// else open it. One that is there keeps what is in it.
-fn open_own(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
-}
-
-fn connect(path: &Path, durability: Durability) -> anyhow::Result<Connection> {
-    let problem = || format!("cannot open {}", path.display());
-    // Made before SQLite makes it; its companions take over its permissions.
-    let file = open_own(path).with_context(problem)?;
-    file.set_permissions(Permissions::from_mode(0o600)).with_context(problem)?;
-    let connection = Connection::open(path).with_context(problem)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "journal_mode", "WAL").with_context(problem)?;
-    connection.pragma_update(None, "synchronous", durability.pragma())?;
-    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(OPEN_PATIENCE)?;
     Ok(connection)
 }
 
-fn migrate(connection: &mut Connection) -> anyhow::Result<()> {
-    let taken: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let taken = taken as usize;
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // What is done at the start is on the disk before anything is said of it.
+    connection.pragma_update(None, "synchronous", Durability::Commit.pragma())?;
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)
+}
+
+/// What can be done about it where another process is in the way.
+fn explained(error: rusqlite::Error) -> anyhow::Error {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy) => {
+            anyhow::anyhow!("it is locked by another process; end that one and start again")
+        }
+        _ => error.into(),
+    }
+}
+
+/// How often the log was opened and the id of its last message, where it tells.
+fn read_contents(
+    connection: &Connection,
+    version: usize,
+) -> rusqlite::Result<(Option<u64>, Option<u64>)> {
+    if version == 0 {
+        return Ok((None, None));
+    }
+    Ok((read_number(connection, "opened").optional()?, Some(read_last(connection)?.message)))
+}
+
+/// Notes in the log that it is opened once more, and tells how often it was. A disk that
+/// is full keeps nobody from reading.
+fn count_opening(connection: &Connection) -> rusqlite::Result<u64> {
+    let sql = "INSERT INTO last VALUES ('opened', 1)
+               ON CONFLICT (what) DO UPDATE SET number = number + 1";
+    let is_full = |error: &rusqlite::Error| {
+        let code = error.sqlite_error().map(|error| error.extended_code);
+        matches!(code, Some(ffi::SQLITE_FULL | ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE))
+    };
+    connection
+        .execute(sql, [])
+        .or_else(|error| if is_full(&error) { Ok(0) } else { Err(error) })?;
+    Ok(read_number(connection, "opened").optional()?.unwrap_or_default())
+}
+
+/// How many of the migrations were taken.
+fn check_version(connection: &Connection) -> anyhow::Result<usize> {
+    let version = connection.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0));
+    let taken = version.map_err(explained)? as usize;
     if taken > MIGRATIONS.len() {
         bail!("it was written by a newer chatty; use that one, or another folder with --data DIR");
     }
+    Ok(taken)
+}
+
+fn migrate(connection: &mut Connection, taken: usize) -> anyhow::Result<()> {
     for (step, sql) in MIGRATIONS.iter().enumerate().skip(taken) {
         let transaction = connection.transaction()?;
         transaction.execute_batch(sql)?;
@@ -367,6 +426,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Option<Record>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::time::Instant;
 
     use super::*;
@@ -375,16 +435,6 @@ mod tests {
         durability: Durability::Commit,
         retention: Retention { age: None, messages: None },
     };
-
-    #[test]
-    fn files_are_their_owners_from_the_beginning_and_keep_what_is_in_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = open_own(&folder.path().join("new")).unwrap();
-        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        fs::write(folder.path().join(LOCK), "a note").unwrap();
-        drop(SqliteLog::open(folder.path(), OPTIONS).unwrap());
-        assert_eq!(fs::read_to_string(folder.path().join(LOCK)).unwrap(), "a note");
-    }
 
     fn batch(id: u64) -> Batch {
         let (time, author, text) = (Stamp(0), PersonId(1), "x".into());
@@ -412,7 +462,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (mut log, _) = SqliteLog::open(folder.path(), OPTIONS).unwrap();
         log.append(&batch(1)).unwrap();
-        let other = connect(&folder.path().join(FILE), Durability::Commit).unwrap();
+        let other = connect(&folder.path().join(FILE)).unwrap();
         other.execute_batch("DROP TABLE search").unwrap();
         assert!(matches!(first_error(&mut log), AppendError::Broken(_)));
         assert!(matches!(log.append(&batch(1 << 20)), Err(AppendError::Broken(_))));
@@ -425,6 +475,36 @@ mod tests {
         let (mut log, _) = SqliteLog::open(folder.path(), options).unwrap();
         log.append(&batch(1)).unwrap();
         fs::remove_file(folder.path().join("chatty.db-wal")).unwrap();
-        assert!(matches!(first_error(&mut log), AppendError::Broken(_)));
+        assert!(matches!(first_error(&mut log), AppendError::Gone(_)));
+    }
+
+    #[test]
+    fn failed_sync_is_reported_without_another_append() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { durability: Durability::Relaxed, ..OPTIONS };
+        let (mut log, _) = SqliteLog::open(folder.path(), options).unwrap();
+        let (report, reported) = mpsc::channel();
+        log.on_failure(Box::new(move |error| report.send(error).unwrap()));
+        // What cannot be synced.
+        lock(&log.writer).break_sync();
+        log.append(&batch(1)).unwrap();
+        let error = reported.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert!(matches!(error, AppendError::Broken(_)), "{error}");
+        assert!(matches!(log.append(&batch(2)), Err(AppendError::Broken(_))));
+    }
+
+    #[test]
+    fn reserved_space_is_behind_the_end_of_the_write_ahead_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut log, _) = SqliteLog::open(folder.path(), OPTIONS).unwrap();
+        log.append(&batch(1)).unwrap();
+        let wal = folder.path().join("chatty.db-wal");
+        let size = fs::metadata(&wal).unwrap().len();
+        log.reserve().unwrap();
+        log.reserve().unwrap();
+        assert_eq!(fs::metadata(&wal).unwrap().len(), size);
+        log.append(&batch(2)).unwrap();
+        log.close().unwrap();
+        assert!(fs::metadata(&wal).is_ok_and(|wal| wal.len() == 0));
     }
 }

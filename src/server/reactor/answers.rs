@@ -128,7 +128,7 @@ impl<L: Log> Reactor<L> {
         let reply = move |rows| {
             let _ = calls.send(found(conn, rows)); // the loop may have ended
         };
-        self.log.read(query, Box::new(reply));
+        self.store.read(query, Box::new(reply));
     }
 }
 

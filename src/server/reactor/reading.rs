@@ -1,17 +1,19 @@
 //! What connections have sent: read, cut into lines and handed to the hub, each for
 //! as long as it may be heard.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::io::ErrorKind;
 use std::mem;
 use std::time::{Duration, Instant};
 
+use super::store::Store;
 use super::writing::DRAINED;
 use super::{Due, Reactor};
 use crate::protocol::LINE_MAX;
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
 use crate::server::connection::Phase;
-use crate::server::hub::{Flow, Input, Now};
+use crate::server::hub::{Flow, Hub, Input, Now};
 use crate::server::log::Log;
 use crate::server::turn::{ConnId, Turn};
 
@@ -202,10 +204,10 @@ impl<L: Log> Reactor<L> {
                     self.doomed = Some(conn);
                 }
             }
-            let flow = self.hub.handle(now, conn, Input::Frame(frame), turn);
+            let flow = handle(now, conn, &frame, &mut self.hub, &mut self.store, turn);
             connection.codec.set_limit(self.hub.line_limit(conn));
             match flow {
-                Flow::Next => {}
+                Flow::Next | Flow::Store => {}
                 Flow::Wait => {
                     is_to_wait = true;
                     break;
@@ -225,8 +227,9 @@ impl<L: Log> Reactor<L> {
         let Some(connection) = self.get(conn) else { return };
         let last: Option<Frame<'static>> = connection.codec.finish();
         let last = last.filter(|_| self.hub.takes_unterminated(conn));
-        let flow =
-            last.map_or(Flow::Next, |frame| self.hub.handle(now, conn, Input::Frame(frame), turn));
+        let flow = last.map_or(Flow::Next, |frame| {
+            handle(now, conn, &frame, &mut self.hub, &mut self.store, turn)
+        });
         match flow {
             // Comes back here when the rows are told: reading gives the end again.
             Flow::Wait => self.begin_waiting(now, conn),
@@ -247,4 +250,26 @@ impl<L: Log> Reactor<L> {
             _ => self.remove(conn),
         }
     }
+}
+
+/// Hands a line to the hub; again, if it has to know first whether changes can be stored.
+fn handle<L: Log>(
+    now: Now,
+    conn: ConnId,
+    frame: &Frame<'_>,
+    hub: &mut Hub,
+    store: &mut Store<L>,
+    turn: &mut Turn,
+) -> Flow {
+    // A line that came in pieces is not copied for that.
+    let input = || match frame {
+        Frame::Line(line) => Input::Frame(Frame::Line(Cow::Borrowed(line))),
+        frame => Input::Frame(frame.clone()),
+    };
+    let flow = hub.handle(now, conn, input(), turn);
+    if flow != Flow::Store {
+        return flow;
+    }
+    store.reserve(hub);
+    hub.handle(now, conn, input(), turn)
 }

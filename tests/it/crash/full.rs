@@ -11,7 +11,7 @@ use super::checker::{Event, Message, Viewer, What, faults};
 use super::order::can_trace;
 use super::people::{message, plain, tag, write_line};
 use super::rows;
-use crate::support::{Peer, Server, Terminal};
+use crate::support::{Peer, SESAME, SESAME_FILE, Server, Terminal};
 
 /// A disk of its own, as small as wished; gone with the value.
 struct SmallDisk(tempfile::TempDir);
@@ -152,6 +152,85 @@ fn on_a_full_disk_lines_are_refused_and_shown_to_nobody_until_there_is_room() {
     let _server = Server::start_in(&log, &[]);
     let faults = faults(&talk.events, &rows(&log.join("chatty.db")), None);
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Fills a disk; what it was filled with is removed with this file.
+fn fill(disk: &SmallDisk) -> std::path::PathBuf {
+    let filler = disk.0.path().join("filler");
+    let mut file = fs::File::create(&filler).expect("a file");
+    while file.write_all(&[0; 4096]).is_ok() {}
+    filler
+}
+
+#[test]
+fn on_a_full_disk_changes_are_refused_and_nothing_acknowledged_is_lost_at_the_stop() {
+    let Some(disk) = SmallDisk::new("4m") else { return };
+    let log = disk.0.path().join("log");
+    let server = Server::start_in(&log, &["--oper-password-file", SESAME_FILE]);
+    let mut alice = Peer::register(server.port, "alice", "old password");
+    let mut bob = Peer::join(server.port, "bob");
+    for line in ["/join ops", "/session", &format!("/oper {SESAME}")] {
+        alice.say(line);
+        alice.settles();
+    }
+    bob.say("/join ops");
+    bob.settles();
+    let filler = fill(&disk);
+    // The first command after the disk became full is refused as any other.
+    for line in [
+        "/passwd new password",
+        "/gban mallory",
+        "/ban mallory",
+        "/topic tea",
+        "/mute bob",
+        "/op bob",
+        "/lock",
+        "/away tea",
+        "/join red",
+        "/nick carol",
+    ] {
+        alice.say(line);
+        let answer = alice.hears(|line| line.starts_with('['));
+        assert!(answer.starts_with("[ERROR storage-full] "), "{line}: {answer}");
+    }
+    for line in ["/register bobs password", "/session"] {
+        bob.say(line);
+        let answer = bob.next();
+        assert!(answer.starts_with("[ERROR storage-full] "), "{line}: {answer}");
+    }
+    bob.say("/join red");
+    bob.hears(|line| line.starts_with("[JOINED #red]"));
+    assert_eq!(server.stops().0, Some(0));
+    fs::remove_file(filler).expect("removed");
+    let server = Server::start_in(&log, &["--oper-password-file", SESAME_FILE]);
+    let mut alice = Peer::connect(server.port);
+    alice.say("/login alice old password");
+    alice.hears(|line| line.starts_with("[WELCOME alice]"));
+    Peer::join(server.port, "mallory");
+}
+
+#[test]
+fn on_a_full_disk_what_cannot_be_refused_is_stored_or_named_at_the_stop() {
+    let Some(disk) = SmallDisk::new("4m") else { return };
+    let log = disk.0.path().join("log");
+    let server = Server::start_in(&log, &[]);
+    let mut dave = Peer::join(server.port, "dave");
+    dave.say("/session");
+    dave.settles();
+    let _filler = fill(&disk);
+    // Until the space that is allocated already is used up, too.
+    let mut talk = Talk::begin(server.port);
+    while talk.say(10) > 0 {}
+    dave.say("/quit");
+    dave.rest();
+    let (code, said) = server.stops();
+    let named = "without storing what was acknowledged: the end of a session";
+    let is_named = said.iter().any(|line| line.contains(named));
+    // A small change may fit where a burst of lines does not.
+    let sql = "SELECT count(*) = 0 FROM kept WHERE shelf = 'visit'";
+    let connection = rusqlite::Connection::open(log.join("chatty.db")).expect("the log");
+    let is_stored: bool = connection.query_row(sql, [], |row| row.get(0)).expect("a count");
+    assert_eq!((code, is_named), if is_stored { (Some(0), false) } else { (Some(1), true) });
 }
 
 #[test]

@@ -2,38 +2,87 @@
 //! writes.
 
 use std::cell::Cell;
+use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, InterruptHandle, OpenFlags, params};
 
-use super::{BUSY_TIMEOUT, COLUMNS, read_last, record, search};
+use super::{COLUMNS, read_last, record, search};
 use crate::server::audit::Cause;
 use crate::server::log::{LOOKED_AT_MAX, Query, Record, Reply, Rows, Thread};
+
+/// How long a read waits for a lock of another process; the chat does not wait for it.
+const READ_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What keeps readers from reading, which is told once for all of them.
 pub(super) type Trouble = Arc<Mutex<Cause>>;
 
-/// Starts some; they end when nobody can ask any more.
-pub(super) fn start(
-    path: &Path,
-    name: &str,
-    count: usize,
-    trouble: &Trouble,
-) -> anyhow::Result<Sender<(Query, Reply)>> {
-    let (reads, queries) = mpsc::channel();
-    let queries = Arc::new(Mutex::new(queries));
-    for _ in 0..count {
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        let (queries, trouble) = (queries.clone(), trouble.clone());
-        let read = move || answer(&connection, &queries, &trouble);
-        thread::Builder::new().name(name.into()).spawn(read)?;
+/// Threads that read, each with its own connection.
+pub(super) struct Readers {
+    /// `None`: nobody can ask any more.
+    reads: Option<Sender<(Query, Reply)>>,
+    threads: Vec<(JoinHandle<()>, InterruptHandle)>,
+    is_ending: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for Readers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} readers", self.threads.len())
     }
-    Ok(reads)
+}
+
+impl Readers {
+    /// Starts some.
+    pub(super) fn start(
+        path: &Path,
+        name: &str,
+        count: usize,
+        trouble: &Trouble,
+    ) -> anyhow::Result<Self> {
+        let (reads, queries) = mpsc::channel();
+        let queries = Arc::new(Mutex::new(queries));
+        let is_ending = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
+        for _ in 0..count {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+            let connection = Connection::open_with_flags(path, flags)?;
+            connection.busy_timeout(READ_PATIENCE)?;
+            let interrupt = connection.get_interrupt_handle();
+            let (queries, trouble, is_ending) =
+                (queries.clone(), trouble.clone(), is_ending.clone());
+            let read = move || answer(&connection, &queries, &trouble, &is_ending);
+            let thread = thread::Builder::new().name(name.into()).spawn(read)?;
+            threads.push((thread, interrupt));
+        }
+        Ok(Self { reads: Some(reads), threads, is_ending })
+    }
+
+    pub(super) fn read(&self, query: Query, reply: Reply) {
+        if let Some(reads) = &self.reads {
+            // A reader that has ended answers nothing; then the process is ending.
+            let _ = reads.send((query, reply));
+        }
+    }
+
+    /// Ends them, amid a read too, and waits until their connections are closed.
+    pub(super) fn end(&mut self) {
+        self.is_ending.store(true, Ordering::SeqCst);
+        self.reads = None;
+        for (thread, interrupt) in self.threads.drain(..) {
+            while !thread.is_finished() {
+                // A read may begin just after it.
+                interrupt.interrupt();
+                thread::sleep(Duration::from_millis(1));
+            }
+            let _ = thread.join();
+        }
+    }
 }
 
 /// A thread that reads: one query after another until nobody asks any more.
@@ -41,6 +90,7 @@ fn answer(
     connection: &Connection,
     queries: &Mutex<Receiver<(Query, Reply)>>,
     trouble: &Mutex<Cause>,
+    is_ending: &AtomicBool,
 ) {
     loop {
         let next = queries.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -49,6 +99,9 @@ fn answer(
         // ask later would miss it.
         let found = panic::catch_unwind(AssertUnwindSafe(|| find(connection, &query)));
         let found = found.unwrap_or_else(|_| Ok(Rows::failed()));
+        if is_ending.load(Ordering::SeqCst) {
+            return;
+        }
         reply(found.unwrap_or_else(|error| {
             let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
             trouble.tell(&format!("cannot read the log: {error}"));

@@ -3,7 +3,8 @@
 //! beside that, in slices so short that a batch hardly waits for one, on a thread
 //! of its own.
 
-use std::fs::{self, File};
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -11,13 +12,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
+use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode, ffi, params};
 
-use super::{
-    COLUMNS, Durability, Options, Retention, open_own, record, search, write_ceiling, write_last,
-};
+use super::folder::{Folder, Mark, Opened, with_end};
+use super::{COLUMNS, Durability, Options, Retention, record, search, write_ceiling, write_last};
+use crate::files::open_own;
 use crate::protocol::{Cid, RoomName};
 use crate::server::log::{AppendError, Batch, Change, Last, Recipient, Record, Repeat};
 
@@ -26,9 +28,22 @@ use crate::server::log::{AppendError, Batch, Change, Last, Recipient, Record, Re
 pub(super) struct Writer {
     connection: Connection,
     options: Options,
+    folder: Folder,
     path: PathBuf,
+    /// The write-ahead log, open from the start: a sync that fails is told to whoever
+    /// had it open by then.
+    wal: File,
+    /// The files that are written to, to see whether they are still there.
+    files: Opened,
     /// Why nothing more may be written, if it may not; see rule 3 of `sqlite.rs`.
-    failure: Option<String>,
+    failure: Option<Failure>,
+    /// Who is told when that happens while nothing is appended.
+    report: Report,
+    lock: Lock,
+    /// How often the log was opened.
+    opened: u64,
+    /// What the folder's lock file says is stored.
+    mark: Mark,
     /// How many pages the write-ahead log had after the last commit.
     wal_pages: Arc<AtomicI32>,
     last: Last,
@@ -50,6 +65,60 @@ pub(super) struct Writer {
     next_forget: Instant,
     next_index: Instant,
 }
+
+/// What is known of the lock that writing needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lock {
+    Free,
+    /// It is ours, in an open transaction, until the next batch; see [`Writer::reserve`].
+    Reserved,
+    /// Another process held it the last time: it is not waited for again.
+    Refused,
+}
+
+/// Why nothing more may be written.
+#[derive(Debug, Clone)]
+enum Failure {
+    /// A write or a sync failed.
+    Io(String),
+    /// The files are not there any more.
+    Gone(String),
+}
+
+impl Failure {
+    fn error(&self) -> AppendError {
+        match self {
+            Self::Io(why) => AppendError::Broken(anyhow!("{why}")),
+            Self::Gone(why) => AppendError::Gone(why.clone()),
+        }
+    }
+}
+
+/// Who is told of a failure, once.
+#[derive(Default)]
+struct Report(Option<Box<dyn Fn(AppendError) + Send>>);
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Report")
+    }
+}
+
+/// How long a batch waits for the lock of another process: whoever does something short
+/// is waited for, and nobody else's lines are held up for long. While a lock is held on,
+/// no batch waits.
+const LOCK_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long the end waits for others who read or lock the log.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// So much disk space, in bytes, is allocated for the changes of a batch before they are
+/// made: far more than they take.
+const RESERVE: usize = 512 << 10;
+
+/// What a page takes in the write-ahead log, and what stands before the first, in bytes.
+const WAL_FRAME: u64 = 24 + 4096;
+const WAL_HEAD: u64 = 32;
 
 /// How often the disk gets what is committed, where that is not at once.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
@@ -104,12 +173,19 @@ impl Writer {
     pub(super) fn new(
         mut connection: Connection,
         options: Options,
-        path: PathBuf,
+        folder: Folder,
+        opened: u64,
         last: Last,
         count: Option<u64>,
         indexed: u64,
-    ) -> rusqlite::Result<Self> {
+    ) -> anyhow::Result<Self> {
         let now = Instant::now();
+        let path = folder.file();
+        let wal = with_end(&path, "-wal");
+        let files =
+            Opened::of([path.clone(), wal.clone()]).context("cannot find the log's files")?;
+        let wal = open_own(&wal, OpenOptions::new().append(true))
+            .with_context(|| format!("cannot use {}", wal.display()))?;
         let wal_pages = Arc::new(AtomicI32::new(0));
         let noted = wal_pages.clone();
         // In place of SQLite's own hook, which moves the pages and does not tell when
@@ -121,8 +197,15 @@ impl Writer {
         Ok(Self {
             connection,
             options,
+            folder,
             path,
+            wal,
+            files,
             failure: None,
+            report: Report::default(),
+            lock: Lock::Free,
+            opened,
+            mark: Mark::default(),
             wal_pages,
             last,
             ceiling: Last::default(),
@@ -130,7 +213,7 @@ impl Writer {
             is_unsynced: false,
             indexed,
             is_behind: false,
-            synchronous: options.durability,
+            synchronous: Durability::Commit,
             last_write: now,
             next_sync: now,
             next_forget: now,
@@ -140,9 +223,24 @@ impl Writer {
 
     /// Does what is due, and tells how long nothing else is.
     fn keep_house(&mut self) -> Duration {
+        if self.lock == Lock::Reserved {
+            return INDEX_IDLE; // the batch comes at once
+        }
+        let pause = self.do_what_is_due();
+        if let Some(failure) = &self.failure
+            && let Some(report) = self.report.0.take()
+        {
+            report(failure.error());
+        }
+        pause
+    }
+
+    fn do_what_is_due(&mut self) -> Duration {
         let now = Instant::now();
         if now >= self.next_sync {
+            self.check_files();
             self.sync();
+            self.note_mark(false);
             self.next_sync = now + SYNC_INTERVAL;
         }
         if now >= self.next_forget {
@@ -170,43 +268,144 @@ impl Writer {
         }
         let more = act(self).and_then(|more| self.move_wal().map(|()| more));
         more.unwrap_or_else(|error| {
-            if error.sqlite_error_code() != Some(ErrorCode::DatabaseBusy) {
-                self.fail(error);
+            // A batch may find that a lock is gone which was there just now.
+            if !is_busy(&error) {
+                self.fail(&error);
             }
             false
         })
     }
 
-    /// Either there was no room and nothing has changed, or this is the end.
-    fn fail(&mut self, error: rusqlite::Error) -> AppendError {
-        if self.is_full(&error) { AppendError::Full(error.to_string()) } else { self.end(error) }
+    /// Either nothing has changed and it may be tried again, or this is the end.
+    fn fail(&mut self, error: &rusqlite::Error) -> AppendError {
+        if is_busy(error) {
+            self.lock = Lock::Refused;
+            AppendError::Locked
+        } else if self.is_full(error) {
+            AppendError::Full(error.to_string())
+        } else {
+            self.end(Failure::Io(error.to_string()))
+        }
     }
 
     /// Nothing more is written.
-    fn end(&mut self, error: rusqlite::Error) -> AppendError {
-        self.failure = Some(error.to_string());
-        AppendError::Broken(error.into())
+    fn end(&mut self, failure: Failure) -> AppendError {
+        self.failure.insert(failure).error()
+    }
+
+    /// What is written to files that nobody can open any more is as good as lost.
+    fn check_files(&mut self) {
+        if self.failure.is_none() {
+            self.failure = self.files.gone().map(Failure::Gone);
+        }
+    }
+
+    /// Notes beside the log what is on the disk.
+    pub(super) fn note_mark(&mut self, is_closed: bool) {
+        let mark = Mark { opened: self.opened, message: self.last.message, is_closed };
+        if self.failure.is_none() && !self.is_unsynced && self.mark != mark {
+            self.mark = mark;
+            // Without it less is known; nothing is lost.
+            let _ = self.folder.note(mark);
+        }
+    }
+
+    pub(super) fn report_failure_to(&mut self, report: Box<dyn Fn(AppendError) + Send>) {
+        self.report = Report(Some(report));
+    }
+
+    /// Begins a transaction that can write: no lock is waited for after this.
+    fn begin(&mut self, patience: Duration) -> rusqlite::Result<()> {
+        let patience = if self.lock == Lock::Refused { Duration::ZERO } else { patience };
+        self.connection.busy_timeout(patience)?;
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        self.lock = Lock::Free;
+        Ok(())
+    }
+
+    /// Commits what was written in a transaction, or undoes it.
+    fn end_transaction<T>(&mut self, result: rusqlite::Result<T>) -> rusqlite::Result<T> {
+        let result = result.and_then(|value| {
+            self.connection.prepare_cached("COMMIT")?.execute([])?;
+            Ok(value)
+        });
+        if result.is_err() {
+            self.roll_back();
+        }
+        result
+    }
+
+    /// Undoes an open transaction. After some errors SQLite has done so itself.
+    fn roll_back(&mut self) {
+        if !self.connection.is_autocommit() {
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+    }
+
+    /// Takes the lock and the disk space that the next batch's changes need.
+    ///
+    /// The space is allocated behind the end of the write-ahead log, which the changes
+    /// are written to. Where the file system cannot do that it is only tried out.
+    pub(super) fn reserve(&mut self) -> Result<(), AppendError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.error());
+        }
+        if self.lock == Lock::Reserved {
+            return Ok(());
+        }
+        self.allocate().map_err(|error| match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                AppendError::Full(error.to_string())
+            }
+            _ => self.end(Failure::Io(error.to_string())),
+        })?;
+        let begun = self.be_as_safe_as(self.options.durability);
+        begun.and_then(|()| self.begin(LOCK_PATIENCE)).map_err(|error| self.fail(&error))?;
+        self.lock = Lock::Reserved;
+        Ok(())
+    }
+
+    fn allocate(&self) -> io::Result<()> {
+        let pages = u64::try_from(self.wal_pages.load(Ordering::Relaxed)).unwrap_or_default();
+        let end = WAL_HEAD + pages * WAL_FRAME;
+        if allocate(&self.wal, end, RESERVE as u64)? {
+            return Ok(());
+        }
+        self.try_space(RESERVE)
     }
 
     /// Makes a batch part of the log; it is as safe as was asked for when this is
     /// done.
     pub(super) fn write(&mut self, batch: &Batch) -> Result<Vec<Repeat>, AppendError> {
-        if let Some(why) = &self.failure {
-            return Err(AppendError::Broken(anyhow!("{why}")));
+        if let Some(failure) = &self.failure {
+            return Err(failure.error());
         }
         let ceiling = self.next_ceiling(batch.last);
         let safe = ceiling.map_or(self.options.durability, |_| Durability::Commit);
-        let result = self.be_as_safe_as(safe);
-        let result = result.and_then(|()| insert(&mut self.connection, batch, self.last, ceiling));
+        let is_reserved = self.lock == Lock::Reserved;
+        if is_reserved {
+            self.lock = Lock::Free;
+        }
+        let begun = if is_reserved && self.synchronous == safe {
+            Ok(())
+        } else {
+            self.roll_back(); // how safe a commit is is not changed within a transaction
+            self.be_as_safe_as(safe).and_then(|()| self.begin(LOCK_PATIENCE))
+        };
+        let result = begun.and_then(|()| {
+            let inserted = insert(&self.connection, batch, self.last, ceiling);
+            self.end_transaction(inserted)
+        });
         self.last_write = Instant::now();
-        let repeats = result.map_err(|error| self.fail(error))?;
+        let repeats = result.map_err(|error| self.fail(&error))?;
         self.last = batch.last;
         self.ceiling = ceiling.unwrap_or(self.ceiling);
         let stored = batch.records.len() - repeats.len();
         self.count = self.count.map(|count| count + stored as u64);
         self.is_unsynced = self.options.durability == Durability::Relaxed;
-        self.move_wal().map_err(|error| self.end(error))?;
-        Ok(repeats)
+        self.move_wal().map_err(|error| self.end(Failure::Io(error.to_string())))?;
+        self.check_files();
+        self.failure.as_ref().map_or(Ok(repeats), |failure| Err(failure.error()))
     }
 
     /// Moves a long write-ahead log into the file. Where there is no room, or somebody
@@ -218,7 +417,10 @@ impl Writer {
         let mut statement = self.connection.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?;
         let moved = statement.query_row([], |_| Ok(()));
         drop(statement);
-        moved.or_else(|error| if self.is_full(&error) { Ok(()) } else { Err(error) })
+        match moved {
+            Err(error) if !is_busy(&error) && !self.is_full(&error) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// A higher one, where numbers are given away up to which the present one does not
@@ -230,32 +432,69 @@ impl Writer {
         is_needed.then_some(Last { message: message + AHEAD, person: person + AHEAD })
     }
 
-    /// The end, in good order if it can be.
-    pub(super) fn close(&mut self) {
+    /// The end, in good order if it can be: then all is in the one file.
+    pub(super) fn close(&mut self) -> Result<(), String> {
+        self.roll_back();
+        self.lock = Lock::Free;
+        self.check_files();
         self.sync();
-        if self.failure.is_none() && self.ceiling != Last::default() {
+        if self.failure.is_some() {
+            // What was not synced is not to be moved, nor the write-ahead log removed.
+            let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+            return Ok(());
+        }
+        if self.ceiling != Last::default() {
             // Otherwise it is as after a crash: numbers are left out.
             let _ = self.lower_ceiling();
         }
+        let moved = self.move_whole_wal();
+        self.note_mark(moved.is_ok());
+        moved.map_err(|why| {
+            let (file, wal) = (self.path.display(), with_end(&self.path, "-wal"));
+            format!(
+                "the latest messages are still in {}, beside {file}; keep both together: {why}",
+                wal.display()
+            )
+        })
     }
 
     fn lower_ceiling(&mut self) -> rusqlite::Result<()> {
         self.be_as_safe_as(Durability::Commit)?;
-        let transaction = self.connection.transaction()?;
-        write_last(&transaction, self.last)?;
-        write_ceiling(&transaction, Last::default())?;
-        transaction.commit()
+        self.begin(CLOSE_PATIENCE)?;
+        let written = write_last(&self.connection, self.last)
+            .and_then(|()| write_ceiling(&self.connection, Last::default()));
+        self.end_transaction(written)
+    }
+
+    /// Moves the write-ahead log into the file and empties it.
+    fn move_whole_wal(&mut self) -> Result<(), String> {
+        let moved = self.be_as_safe_as(Durability::Commit).and_then(|()| {
+            self.connection.busy_timeout(CLOSE_PATIENCE)?;
+            let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+            self.connection.query_row(sql, [], |row| row.get::<_, bool>(0))
+        });
+        match moved {
+            Ok(false) => Ok(()),
+            Ok(true) => Err("another process uses the log".to_owned()),
+            Err(error) if is_busy(&error) => Err("another process has locked the log".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// Brings what is committed to the disk, where the commit did not.
-    pub(super) fn sync(&mut self) {
-        if std::mem::take(&mut self.is_unsynced) {
-            let mut wal = self.path.clone().into_os_string();
-            wal.push("-wal");
-            if let Err(error) = File::open(wal).and_then(|wal| wal.sync_data()) {
-                self.failure = Some(error.to_string());
-            }
+    fn sync(&mut self) {
+        if std::mem::take(&mut self.is_unsynced)
+            && self.failure.is_none()
+            && let Err(error) = self.wal.sync_data()
+        {
+            self.failure = Some(Failure::Io(error.to_string()));
         }
+    }
+
+    /// From now on no sync succeeds.
+    #[cfg(test)]
+    pub(super) fn break_sync(&mut self) {
+        self.wal = File::open("/dev/null").expect("a device");
     }
 
     /// Whether there was no room; nothing of the transaction is left then.
@@ -269,14 +508,19 @@ impl Writer {
 
     /// Whether there is some on the disk, by writing.
     fn has_room(&self) -> bool {
-        let path = self.path.with_extension("room");
-        let write = |mut file: File| file.write_all(&vec![0; ROOM]);
-        let written = open_own(&path).and_then(write);
-        let _ = fs::remove_file(path);
         let is_full = |error: &io::Error| {
             matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
         };
-        !written.is_err_and(|error| is_full(&error))
+        !self.try_space(ROOM).is_err_and(|error| is_full(&error))
+    }
+
+    /// Tries whether there is so much space on the disk, by writing to a file of its own.
+    fn try_space(&self, size: usize) -> io::Result<()> {
+        let path = self.path.with_extension("room");
+        let mut file = open_own(&path, OpenOptions::new().append(true).create(true))?;
+        let written = file.write_all(&vec![0; size]);
+        let _ = fs::remove_file(path);
+        written
     }
 
     /// Forgets some of what is too old or too much; tells whether there is more. Both go
@@ -301,16 +545,20 @@ impl Writer {
         }
         // As with the index, the next message's commit brings it to the disk.
         self.be_as_safe_as(Durability::Relaxed)?;
-        let transaction = self.connection.unchecked_transaction()?;
-        write_last(&transaction, self.last)?; // the last message may be among them
-        let oldest = params![upto, most];
-        let sql = format!("DELETE FROM search WHERE rowid IN ({FORGOTTEN})");
-        transaction.prepare_cached(&sql)?.execute(oldest)?;
-        let sql = format!("DELETE FROM messages WHERE id IN ({FORGOTTEN})");
-        let gone = transaction.prepare_cached(&sql)?.execute(oldest)?;
-        transaction.commit()?;
+        self.begin(Duration::ZERO)?;
+        let deleted = self.delete_oldest(upto, most);
+        let gone = self.end_transaction(deleted)?;
         self.count = self.count.map(|count| count - gone as u64);
         Ok(u32::try_from(gone).unwrap_or(most))
+    }
+
+    fn delete_oldest(&self, upto: i64, most: u32) -> rusqlite::Result<usize> {
+        write_last(&self.connection, self.last)?; // the last message may be among them
+        let oldest = params![upto, most];
+        let sql = format!("DELETE FROM search WHERE rowid IN ({FORGOTTEN})");
+        self.connection.prepare_cached(&sql)?.execute(oldest)?;
+        let sql = format!("DELETE FROM messages WHERE id IN ({FORGOTTEN})");
+        self.connection.prepare_cached(&sql)?.execute(oldest)
     }
 
     /// How many messages there are beyond so many. Not by their numbers: some became no
@@ -352,29 +600,33 @@ impl Writer {
     }
 
     fn index_some(&mut self) -> rusqlite::Result<u32> {
-        let transaction = self.connection.transaction()?;
-        let (mut count, mut last) = (0, self.indexed);
-        {
-            let sql = format!("SELECT {COLUMNS} FROM messages WHERE id > ?1 ORDER BY id LIMIT ?2");
-            let mut statement = transaction.prepare_cached(&sql)?;
-            let mut rows = statement.query(params![last.cast_signed(), INDEX_AT_ONCE])?;
-            let mut insert =
-                transaction.prepare_cached("INSERT INTO search (rowid, words) VALUES (?1, ?2)")?;
-            while let Some(row) = rows.next()? {
-                last = row.get::<_, i64>(0)?.cast_unsigned();
-                count += 1;
-                if let Some(record) = record(row)? {
-                    insert.execute(params![last.cast_signed(), search::entry(&record)])?;
-                }
-            }
-        }
-        transaction
-            .prepare_cached("UPDATE last SET number = ?1 WHERE what = 'indexed'")?
-            .execute([last.cast_signed()])?;
-        transaction.commit()?;
+        self.begin(Duration::ZERO)?;
+        let indexed = self.insert_words();
+        let (count, last) = self.end_transaction(indexed)?;
         // Up to the last message, unless it is not stored after all.
         self.indexed = if count < INDEX_AT_ONCE { self.last.message } else { last };
         Ok(count)
+    }
+
+    /// Indexes some messages; tells how many, and the last of them.
+    fn insert_words(&self) -> rusqlite::Result<(u32, u64)> {
+        let (mut count, mut last) = (0, self.indexed);
+        let sql = format!("SELECT {COLUMNS} FROM messages WHERE id > ?1 ORDER BY id LIMIT ?2");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let mut rows = statement.query(params![last.cast_signed(), INDEX_AT_ONCE])?;
+        let mut insert =
+            self.connection.prepare_cached("INSERT INTO search (rowid, words) VALUES (?1, ?2)")?;
+        while let Some(row) = rows.next()? {
+            last = row.get::<_, i64>(0)?.cast_unsigned();
+            count += 1;
+            if let Some(record) = record(row)? {
+                insert.execute(params![last.cast_signed(), search::entry(&record)])?;
+            }
+        }
+        self.connection
+            .prepare_cached("UPDATE last SET number = ?1 WHERE what = 'indexed'")?
+            .execute([last.cast_signed()])?;
+        Ok((count, last))
     }
 
     fn last_before(&self, age: Duration) -> rusqlite::Result<Option<i64>> {
@@ -388,27 +640,54 @@ impl Writer {
     }
 }
 
+/// Allocates disk space for a part of a file, also behind its end, which stays where it
+/// is. Tells whether the file system can.
+#[cfg(target_os = "linux")]
+fn allocate(file: &File, start: u64, size: u64) -> io::Result<bool> {
+    use nix::errno::Errno;
+    use nix::fcntl::{FallocateFlags, fallocate};
+    let offset = |number| i64::try_from(number).map_err(io::Error::other);
+    match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset(start)?, offset(size)?) {
+        Ok(()) => Ok(true),
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allocate(_: &File, _: u64, _: u64) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// Whether another process holds a lock that is needed. Some of SQLite's ways to say so
+/// are for what cannot happen between connections of one process.
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::FileLockingProtocolFailed)
+    )
+}
+
 fn insert(
-    connection: &mut Connection,
+    connection: &Connection,
     batch: &Batch,
     stored: Last,
     ceiling: Option<Last>,
 ) -> rusqlite::Result<Vec<Repeat>> {
-    let transaction = connection.transaction()?;
     let mut repeats = Vec::new();
     for record in &batch.records {
-        if !insert_record(&transaction, record)? {
-            let first = first_of_mark(&transaction, record)?;
+        if !insert_record(connection, record)? {
+            let first = first_of_mark(connection, record)?;
             repeats.extend(first.map(|first| Repeat { id: record.id, first: Arc::new(first) }));
         }
     }
     for Change { shelf, key, value } in &batch.changes {
         let key = key.cast_signed();
         match value {
-            Some(value) => transaction
+            Some(value) => connection
                 .prepare_cached("INSERT OR REPLACE INTO kept VALUES (?1, ?2, ?3)")?
                 .execute(params![shelf.as_str(), key, value])?,
-            None => transaction
+            None => connection
                 .prepare_cached("DELETE FROM kept WHERE shelf = ?1 AND key = ?2")?
                 .execute(params![shelf.as_str(), key])?,
         };
@@ -416,12 +695,11 @@ fn insert(
     // The last message tells its number by being there: most commits write one
     // page less.
     if batch.last.person != stored.person || !batch.changes.is_empty() {
-        write_last(&transaction, batch.last)?;
+        write_last(connection, batch.last)?;
     }
     if let Some(ceiling) = ceiling {
-        write_ceiling(&transaction, ceiling)?;
+        write_ceiling(connection, ceiling)?;
     }
-    transaction.commit()?;
     Ok(repeats)
 }
 
