@@ -24,8 +24,9 @@ fail() {
 # readme START: the first line of README.md that starts so, without its comment.
 readme() {
     local line
-    line=$(grep -m1 -E "^$1( |\$)" README.md) || fail "README.md has no line that starts with \"$1\""
-    sed 's/ *#.*//' <<<"$line"
+    line=$(grep -m1 -E "^$1( |\$)" README.md | sed 's/ *#.*//') ||
+        fail "README.md has no line that starts with \"$1\""
+    echo "$line"
 }
 packages=$(readme 'apt install')
 install=$(readme 'cargo install')
@@ -106,12 +107,14 @@ for program in debootstrap unshare setsid tar cargo rustc; do
     command -v "$program" >/dev/null || fail "this needs $program"
 done
 toolchain=$(realpath "$(rustc --print sysroot)")
-[ -x "$toolchain/bin/cargo" ] && [ "$toolchain" != /usr ] ||
+if [ "$toolchain" = /usr ] || ! [ -x "$toolchain/bin/cargo" ]; then
     fail "this needs a toolchain in a folder of its own, as rustup installs it; not $toolchain"
+fi
 # Nothing is downloaded inside but packages.
 for manifest in Cargo.toml fuzz/Cargo.toml; do
     cargo fetch --locked --quiet --manifest-path "$manifest"
 done
+# shellcheck disable=SC2016 # apt's variable
 mirror=$(apt-get indextargets --format '$(REPO_URI)' "Created-By: Packages" "Origin: Debian" \
     "Label: Debian" 2>/dev/null | head -1) || mirror=""
 

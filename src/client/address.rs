@@ -29,8 +29,8 @@ impl Address {
     }
 }
 
-/// The addresses of `localhost` and the names under it, which always mean this machine and are not
-/// for a resolver (RFC 6761, section 6.3): many a machine has no `/etc/hosts`. `None`: another name.
+/// The addresses of `localhost` and of names under it; `None` for other names. They always mean
+/// this machine and no resolver is asked (RFC 6761, section 6.3): `/etc/hosts` may be missing.
 pub(super) fn loopback_addresses(host: &str, port: u16) -> Option<Vec<SocketAddr>> {
     let name = host.strip_suffix('.').unwrap_or(host);
     let top = name.rsplit('.').next().unwrap_or(name);

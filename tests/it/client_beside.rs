@@ -22,7 +22,8 @@ fn only_file(folder: &Path) -> PathBuf {
 fn chatty(home: &Path, port: u16, args: &str) -> String {
     let home = home.display();
     format!(
-        "umask 022; XDG_DATA_HOME='{home}' {CHATTY_WORD} join 127.0.0.1 --port {port} {args}; exec cat"
+        "umask 022; export XDG_DATA_HOME='{home}'; \
+         {CHATTY_WORD} join 127.0.0.1 --port {port} {args}; exec cat"
     )
 }
 
@@ -134,7 +135,8 @@ fn a_terminal_is_told_cleaned_and_only_if_asked() {
     let mut heard = |name: &str, flags: &str, unset: &str| {
         let raw = folder.path().join(name);
         let script = format!(
-            "{unset} {CHATTY_WORD} join 127.0.0.1 --port {} --name {name} --no-title {flags}; exec cat",
+            "{unset} {CHATTY_WORD} join 127.0.0.1 --port {} --name {name} --no-title {flags}; \
+             exec cat",
             server.port
         );
         let terminal = Terminal::open(&script)?;

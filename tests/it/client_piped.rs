@@ -134,7 +134,8 @@ fn name_under_localhost_reaches_this_machine() {
 fn a_reader_that_has_seen_enough_ends_it_in_silence() {
     let server = Server::start();
     let script = format!(
-        "yes | {{ {CHATTY_WORD} join 127.0.0.1 --port {} --name alice; echo exit=$? >&2; }} | head -1",
+        "yes | {{ {CHATTY_WORD} join 127.0.0.1 --port {} --name alice; echo exit=$? >&2; }} | \
+         head -1",
         server.port
     );
     let done = Command::new("sh").args(["-c", &script]).stderr(Stdio::piped()).output().unwrap();

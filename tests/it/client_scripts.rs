@@ -214,7 +214,8 @@ fn colour_in_a_pipe_is_for_who_asks_for_it() {
         ("FORCE_COLOR=1", "--color=never", false),
     ] {
         let done = shell(&format!(
-            "echo hi | {before} {CHATTY_WORD} join 127.0.0.1 --port {} --name alice {flags} | cat -v",
+            "echo hi | {before} {CHATTY_WORD} join 127.0.0.1 --port {} --name alice {flags} | \
+             cat -v",
             server.port
         ));
         assert!(done.status.success(), "{}", text(&done.stderr));
