@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::support::{
-    CHATTY_WORD, Peer, SESAME, SESAME_FILE, Server, Terminal, count, scripted_server,
+    CHATTY_WORD, Peer, SESAME, SESAME_FILE, Server, Terminal, count, has_program, scripted_server,
 };
 
 /// A server, bob at netcat, and alice at a terminal with a prompt. Skips the
@@ -220,6 +220,9 @@ fn ctrl_c_answers_a_question_with_no_and_the_draft_is_still_there() {
 
 #[test]
 fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back() {
+    if !has_program("bash") {
+        return;
+    }
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::open("PS1='$ ' bash --norc --noprofile") else { return };

@@ -413,12 +413,15 @@ impl Terminal {
         Self::open(&script)
     }
 
-    /// `None` where there is no tmux, which is an error only where CI is set.
+    /// Runs a script of `/bin/sh`, whatever shell the user has. `None` where there is no tmux,
+    /// which is an error only where CI is set.
     pub(crate) fn open(script: &str) -> Option<Self> {
         if !has_program("tmux") {
             return None;
         }
         let terminal = Self { folder: tempfile::tempdir().expect("a folder") };
+        // Ctrl-C is for the program; some shells would end with it.
+        let script = &format!("trap : INT; {script}");
         // Before the session: it keeps the limit it is made with.
         let limit = ["start-server", ";", "set-option", "-g", "history-limit", "5000", ";"];
         let session = ["new-session", "-d", "-s", "it", "-x", "80", "-y", "24", script];
@@ -433,6 +436,7 @@ impl Terminal {
             .args(["-f", "/dev/null", "-u"])
             .args(args)
             .env_remove("NO_COLOR")
+            .env("SHELL", "/bin/sh")
             .env("CHATTY_CONFIG", "/dev/null")
             .env("XDG_STATE_HOME", self.folder.path())
             .output();
