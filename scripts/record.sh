@@ -28,6 +28,8 @@ for variable in $(compgen -e | grep -E '^(CHATTY_|NO_COLOR$|FORCE_COLOR$|CLICOLO
     unset "$variable"
 done
 export CHATTY_CONFIG=/dev/null CHATTY_COLOR=always
+# tmux runs the commands with it.
+export SHELL=/bin/sh
 
 : >"$FOLDER/serve"
 "$CHATTY" serve --bind 127.0.0.1 --port 0 --ephemeral 2>"$FOLDER/serve" &

@@ -406,7 +406,9 @@ fn who_is_held_up_by_a_full_pipe_can_be_told_to_leave() {
 
 #[test]
 fn a_reader_who_pauses_misses_nothing() {
-    let server = Server::start_with(&["--write-stall", "100ms", "--outbox", "64KiB"]);
+    // Longer than a busy machine leaves the client without a core.
+    let stall = Duration::from_secs(2);
+    let server = Server::start_with(&["--write-stall", "2s", "--outbox", "64KiB"]);
     let mut bob = Peer::join(server.port, "bob");
     let mut alice = Command::new(CHATTY)
         .args(["join", "127.0.0.1", "--port", &server.port.to_string(), "--name", "alice"])
@@ -426,6 +428,7 @@ fn a_reader_who_pauses_misses_nothing() {
     }
     bob.say("the end");
     bob.settles();
+    thread::sleep(2 * stall); // this is how long the reader pauses
     let said = lines.map(|line| line.expect("text")).filter(|line| line.starts_with("bob: "));
     let mut said = said.take_while(|line| line != "bob: the end");
     for n in 0..4000 {
