@@ -77,6 +77,8 @@ serve_and_stop() {
 if [ "${1:-}" = --inside ]; then
     root=$2 toolchain=$3
     shift 3
+    # As the root of a system is: "ip netns exec" relies on it.
+    mount --bind "$root" "$root"
     mount -t proc proc "$root/proc"
     mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,gid=5 devpts "$root/dev/pts"
     ln -sf pts/ptmx "$root/dev/ptmx"
