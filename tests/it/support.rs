@@ -380,10 +380,15 @@ pub(crate) fn has_program(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let is_installed = std::env::split_paths(&path).any(is_executable);
     if !is_installed {
-        assert!(std::env::var_os("CI").is_none(), "{program} is not installed: scripts/test.sh");
+        assert!(!is_ci(), "{program} is not installed; run scripts/test.sh");
         report_skipped(&format!("{program} is not installed"));
     }
     is_installed
+}
+
+/// Whether CI is set, as `scripts/test.sh` sees it.
+pub(crate) fn is_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| !value.is_empty())
 }
 
 /// Reports that the calling test is skipped, wholly or in part, past the harness's capture.

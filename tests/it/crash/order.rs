@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Peer, Server, has_program, report_skipped};
+use crate::support::{Peer, Server, has_program, is_ci, report_skipped};
 
 const LINES: usize = 50;
 
@@ -34,7 +34,7 @@ pub(super) fn can_trace() -> bool {
     trial.args(["-D", "-f", "-o", "/dev/null", "true"]).stderr(Stdio::null());
     let can = trial.status().is_ok_and(|status| status.success());
     if !can {
-        assert!(std::env::var_os("CI").is_none(), "strace may not trace");
+        assert!(!is_ci(), "strace may not trace");
         report_skipped("strace may not trace");
     }
     can
