@@ -362,17 +362,20 @@ pub(crate) fn send_signal(process_id: u32, name: &str) {
     nix::sys::signal::kill(process_id, signal).expect("a running process");
 }
 
+/// Whether `scripts/test.sh` installs a program where it is missing.
+pub(crate) fn is_installed_by_script(program: &str) -> bool {
+    include_str!("../../scripts/test.sh")
+        .split_whitespace()
+        .any(|word| word.split_once(':').is_some_and(|(listed, _)| listed == program))
+}
+
 /// Whether a program that the calling test needs is installed. If not, the test is to return;
 /// it is then reported as skipped or, if CI is set, it fails.
 ///
-/// `scripts/test.sh` installs every program that a test asks for here. Only the shell and the
-/// POSIX utilities are used without asking.
+/// `scripts/test.sh` installs every program that a test asks for here. Only the shell and
+/// coreutils are used without asking.
 pub(crate) fn has_program(program: &str) -> bool {
-    let installed = include_str!("../../scripts/test.sh");
-    let is_listed = installed.split_whitespace().any(|word| {
-        word.trim_matches('"').split_once(':').is_some_and(|(listed, _)| listed == program)
-    });
-    assert!(is_listed, "scripts/test.sh does not install {program}");
+    assert!(is_installed_by_script(program), "scripts/test.sh does not install {program}");
     let is_executable = |folder: PathBuf| {
         let file = folder.join(program).metadata();
         file.is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
