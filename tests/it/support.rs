@@ -10,12 +10,14 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Once;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use tokio::signal::unix::SignalKind;
 
 /// The program under test.
 pub(crate) const CHATTY: &str = env!("CARGO_BIN_EXE_chatty");
@@ -69,6 +71,7 @@ impl Server {
     }
 
     fn spawn_by(mut command: Command, flags: &[&str]) -> Self {
+        pass_no_ignored_signals_on();
         let mut child = command
             .args(["serve", "--bind", "127.0.0.1"])
             .args(flags)
@@ -352,6 +355,22 @@ pub(crate) fn join(port: u16, args: &[&str], input: &[u8]) -> Output {
     let output = child.wait_with_output().expect("an end");
     let _ = writing.join();
     output
+}
+
+/// `nohup` and a script's `&` have this process ignore signals, which its children would inherit.
+/// One that has a handler is at its default in a child.
+fn pass_no_ignored_signals_on() {
+    static DONE: Once = Once::new();
+    DONE.call_once(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let _context = runtime.enter();
+        for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit()] {
+            if chatty::ignored::is_ignored(kind.as_raw_value()) {
+                tokio::signal::unix::signal(kind).expect("a handler");
+            }
+        }
+    });
 }
 
 /// Sends a process a signal by its name without `SIG`, by system call: the program `kill`
