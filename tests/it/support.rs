@@ -367,7 +367,7 @@ fn pass_no_ignored_signals_on() {
         let _context = runtime.enter();
         for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit()] {
             if chatty::ignored::is_ignored(kind.as_raw_value()) {
-                tokio::signal::unix::signal(kind).expect("a handler");
+                drop(tokio::signal::unix::signal(kind).expect("a handler"));
             }
         }
     });
