@@ -24,7 +24,7 @@ if [ $# -gt 0 ]; then
 else
     core=$(($(nproc) - 1))
     if command -v taskset >/dev/null && taskset -c $core true 2>/dev/null; then
-        pin=(taskset -c $core)
+        pin=(taskset -c "$core")
         echo "Servers and generator share core $core of $(nproc), which is the last one."
     else
         echo "Without taskset nothing is pinned to a core: figures vary more."

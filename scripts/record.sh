@@ -28,6 +28,8 @@ for variable in $(compgen -e | grep -E '^(CHATTY_|NO_COLOR$|FORCE_COLOR$|CLICOLO
     unset "$variable"
 done
 export CHATTY_CONFIG=/dev/null CHATTY_COLOR=always
+# tmux runs the commands with it.
+export SHELL=/bin/sh
 
 : >"$FOLDER/serve"
 "$CHATTY" serve --bind 127.0.0.1 --port 0 --ephemeral 2>"$FOLDER/serve" &
@@ -59,9 +61,9 @@ shows() { wait_for "$1 sees $2" stands "$1" "$2"; }
 types() { screen send-keys -t "s:$1" -l "$2"; }
 says() { types "$1" "$2"; screen send-keys -t "s:$1" Enter; }
 
-start alice "$CHATTY join 127.0.0.1 --port $PORT --name alice"
+start alice "'$CHATTY' join 127.0.0.1 --port $PORT --name alice"
 shows alice '#lobby'
-start bob "$CHATTY join 127.0.0.1 --port $PORT --name bob"
+start bob "'$CHATTY' join 127.0.0.1 --port $PORT --name bob"
 shows alice bob
 start carol "nc 127.0.0.1 $PORT"
 shows carol HELLO

@@ -1,65 +1,102 @@
 #!/usr/bin/env bash
-# Passes every test on a fresh Debian machine that has a Rust toolchain:
+# Runs every check and test, on a fresh Debian machine with a Rust toolchain, too:
 #   scripts/test.sh
-# Installs the programs the tests talk through (netcats, tmux, strace, ip), read with (jq, man)
-# or count with (valgrind) with apt-get where they are missing and that is permitted, else names
-# them and goes on; a test that misses its program says so, and fails where CI is set.
+# As root it installs the missing packages of the list below; otherwise it names them. Without a
+# program, the tests that need it are skipped, each with a line that starts with "skipped:" (or
+# "== skipped" for a step of this script). Where CI is set, a missing program is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# program:package
-NEEDED="nc.openbsd:netcat-openbsd nc.traditional:netcat-traditional ncat:ncat
-socat:socat busybox:busybox telnet:telnet tmux:tmux pgrep:procps strace:strace
-openssl:openssl cc:gcc valgrind:valgrind jq:jq man:man-db ip:iproute2"
+# program:package, every program that the tests and this script run besides those of the
+# packages that each Debian system has. tests/it/support.rs looks programs up here.
+NEEDED="
+bash:bash mount:mount nc:netcat-openbsd nc.openbsd:netcat-openbsd
+nc.traditional:netcat-traditional ncat:ncat socat:socat busybox:busybox telnet:telnet
+tmux:tmux strace:strace openssl:openssl jq:jq man:man-db ip:iproute2
+cc:gcc c++:g++ valgrind:valgrind
+"
 
-missing=""
-# A compiler without the C library's headers cannot build the tests.
-[ -e /usr/include/stdio.h ] || missing=" libc6-dev"
+missing=()
+has() { command -v "$1" >/dev/null; }
+# Adds a package that is not listed yet.
+lacks() {
+    case " ${missing[*]} " in
+    *" $1 "*) ;;
+    *) missing+=("$1") ;;
+    esac
+}
 for entry in $NEEDED; do
-    command -v "${entry%%:*}" >/dev/null || missing="$missing ${entry##*:}"
+    has "${entry%%:*}" || lacks "${entry##*:}"
 done
-if [ -n "$missing" ]; then
-    # shellcheck disable=SC2086 # a list of packages
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        export DEBIAN_FRONTEND=noninteractive
-        apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
-            echo "could not install:$missing" >&2
-    else
-        echo "missing, their tests are skipped: apt-get install$missing" >&2
-    fi
+# A compiler without the C library's headers cannot build the crate.
+[ -e /usr/include/stdio.h ] || lacks libc6-dev
+if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && has apt-get; then
+    export DEBIAN_FRONTEND=noninteractive
+    echo "== apt-get install ${missing[*]}"
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; } ||
+        echo "could not install: ${missing[*]}" >&2
+elif [ ${#missing[@]} -gt 0 ]; then
+    echo "missing programs, whose tests are skipped; to install them: apt-get install ${missing[*]}" >&2
 fi
-for component in rustfmt clippy; do
-    command -v "cargo-${component/rustfmt/fmt}" >/dev/null || rustup component add "$component"
+has cargo || { echo "there is no cargo: README.md tells how to get a Rust toolchain" >&2; exit 1; }
+has cc || { echo "there is no C compiler, without which nothing can be built: apt-get install gcc libc6-dev" >&2; exit 1; }
+
+# component:command:package. With rustup the command may be there without the component. Debian has
+# one package for each, of the same version as the compiler's.
+for entry in rustfmt:fmt:rustfmt clippy:clippy:rust-clippy; do
+    IFS=: read -r component command package <<<"$entry"
+    cargo "$command" --version >/dev/null 2>&1 && continue
+    if has rustup; then
+        rustup component add "$component"
+    else
+        version=$(dpkg-query -W -f '${Version}' rustc 2>/dev/null) || version=""
+        package=$package${version:+=$version}
+        if [ "$(id -u)" = 0 ] && [ -n "$version" ]; then
+            apt-get install -y -qq --no-install-recommends "$package" >/dev/null
+        else
+            echo "cargo $command is missing: install $package, or rustup's $component" >&2
+            exit 1
+        fi
+    fi
 done
 
 step() {
     echo "== $*"
     "$@"
 }
+# skip WHAT WHY: for want of a program, which where CI is set is a failure.
+skip() {
+    echo "== skipped: $1: $2"
+    [ -z "${CI:-}" ] || exit 1
+}
 step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
 step cargo test --locked
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --quiet
 # The fuzz targets are a crate of their own, so that what they need is not needed to build.
-if cargo fetch --locked --quiet --manifest-path fuzz/Cargo.toml; then
+if ! has c++; then
+    skip "the fuzz targets" "c++ is not installed"
+elif cargo fetch --locked --quiet --manifest-path fuzz/Cargo.toml; then
     step cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
 else
-    echo "== skipped, not all crates can be had: the fuzz targets"
+    echo "== skipped: the fuzz targets: not all crates can be downloaded"
 fi
 # Known vulnerabilities are looked up by hand, where there is a network: cargo deny check
-if [ -n "${CI:-}" ] && ! command -v cargo-deny >/dev/null; then
+if [ -n "${CI:-}" ] && ! has cargo-deny; then
     # Unoptimised it is there in a minute or two.
     cargo install --quiet --locked --debug --root target/tools cargo-deny || true
     PATH=$PATH:$PWD/target/tools/bin
 fi
-if ! command -v cargo-deny >/dev/null; then
-    echo "== skipped, there is no cargo-deny: licenses, bans, sources"
+if ! has cargo-deny; then
+    echo "== skipped: licenses, bans, sources: cargo-deny is not installed"
 elif ! cargo fetch --locked --quiet; then
     # It looks at what other systems would need, too.
-    echo "== skipped, not all crates can be had: licenses, bans, sources"
+    echo "== skipped: licenses, bans, sources: not all crates can be downloaded"
 else
     step cargo deny --offline --locked check licenses bans sources
 fi
-if command -v valgrind >/dev/null; then
+if has valgrind; then
     step scripts/instructions.sh
+else
+    skip "the count of instructions" "valgrind is not installed"
 fi

@@ -1,6 +1,7 @@
 //! `HOST[:PORT]` as people write it on a command line.
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use super::tls::Tls;
@@ -26,6 +27,15 @@ impl Address {
     pub(super) fn or_port(&self, port: u16) -> Endpoint {
         Endpoint { host: self.host.clone(), port: self.port.unwrap_or(port), tls: None }
     }
+}
+
+/// The addresses of `localhost` and of names under it; `None` for other names. They always mean
+/// this machine and no resolver is asked (RFC 6761, section 6.3): `/etc/hosts` may be missing.
+pub(super) fn loopback_addresses(host: &str, port: u16) -> Option<Vec<SocketAddr>> {
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let top = name.rsplit('.').next().unwrap_or(name);
+    let is_local = top.eq_ignore_ascii_case("localhost");
+    is_local.then(|| vec![(Ipv6Addr::LOCALHOST, port).into(), (Ipv4Addr::LOCALHOST, port).into()])
 }
 
 /// An address without its port, as it was written.
@@ -79,6 +89,18 @@ impl fmt::Display for Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn localhost_and_names_under_it_are_loopback_addresses() {
+        let loopback = ["[::1]:6000", "127.0.0.1:6000"].map(|address| address.parse().unwrap());
+        for name in ["localhost", "LocalHost", "localhost.", "a.localhost", "b.a.LOCALHOST."] {
+            assert_eq!(loopback_addresses(name, 6000), Some(loopback.to_vec()), "{name}");
+        }
+        for name in ["", ".", "localhost..", "localhost.example", "mylocalhost", "127.0.0.1", "::1"]
+        {
+            assert_eq!(loopback_addresses(name, 6000), None, "{name}");
+        }
+    }
 
     #[test]
     fn a_host_may_come_with_a_port_and_with_brackets() {

@@ -5,6 +5,7 @@
 //! ends that both only write would wait for each other for ever.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -15,7 +16,7 @@ use tokio::io::{
 use tokio::net::TcpStream;
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
-use super::address::Endpoint;
+use super::address::{Endpoint, loopback_addresses};
 use super::tls::Insecure;
 use crate::protocol::codec::{Frame, LineCodec};
 
@@ -90,10 +91,8 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connection, Unreachab
 }
 
 async fn connect_tcp(endpoint: &Endpoint) -> Result<TcpStream, String> {
-    let unknown = |_| "no such host; is the name spelled right?";
-    let addresses = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await;
     let mut problem = None;
-    for address in addresses.map_err(unknown)? {
+    for address in resolve(&endpoint.host, endpoint.port).await? {
         match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             // Who tries a free port of this machine again and again meets itself
             // one day: both ends of the connection are the same.
@@ -115,6 +114,14 @@ async fn connect_tcp(endpoint: &Endpoint) -> Result<TcpStream, String> {
         Some(error) => error.to_string(),
         None => "the name has no address".to_owned(),
     })
+}
+
+async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    if let Some(addresses) = loopback_addresses(host, port) {
+        return Ok(addresses);
+    }
+    let addresses = tokio::net::lookup_host((host, port)).await;
+    Ok(addresses.map_err(|_| "no such host; is the name spelled right?")?.collect())
 }
 
 /// Sets a new connection up. What fails here only costs comfort.

@@ -53,7 +53,9 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        restore(self.saved.as_ref(), SANE);
+        // In a panic the prompt's thread may have drawn another prompt meanwhile.
+        let sequence: &[u8] = if thread::panicking() { b"\r\x1b[J" } else { b"" };
+        restore(self.saved.as_ref(), &[SANE, sequence].concat());
     }
 }
 

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use crate::support::has_program;
+use crate::support::{has_program, report_skipped, text};
 
 /// A network of its own with one host in it, joined to this one by a cable.
 pub(crate) struct Cable {
@@ -38,7 +40,8 @@ impl Cable {
         );
         let done = Command::new("sh").args(["-c", &script]).output().expect("sh");
         if !done.status.success() {
-            eprintln!("no cable to pull: {}", String::from_utf8_lossy(&done.stderr));
+            let problem = String::from_utf8_lossy(&done.stderr);
+            report_skipped(&format!("a network cannot be made: {}", problem.trim_end()));
         }
         done.status.success().then_some(cable)
     }
@@ -84,10 +87,12 @@ impl Cable {
 
 impl Drop for Cable {
     fn drop(&mut self) {
-        let script = format!(
-            "ip netns pids {0} | xargs -r kill; ip netns del {0}; ip link del {0}a",
-            self.name
-        );
+        let pids = Command::new("ip").args(["netns", "pids", &self.name]).output();
+        for pid in pids.map(|output| text(&output.stdout)).unwrap_or_default().lines() {
+            // One that has ended since it was listed needs no signal.
+            let _ = pid.parse().map(|pid| kill(Pid::from_raw(pid), Signal::SIGTERM));
+        }
+        let script = format!("ip netns del {0}; ip link del {0}a", self.name);
         let _ = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status();
     }
 }

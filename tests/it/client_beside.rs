@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::support::{CHATTY, Peer, Server, Terminal, join, text};
+use crate::support::{CHATTY_WORD, Peer, Server, Terminal, join, text};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("it is there").permissions().mode() & 0o777
@@ -22,7 +22,8 @@ fn only_file(folder: &Path) -> PathBuf {
 fn chatty(home: &Path, port: u16, args: &str) -> String {
     let home = home.display();
     format!(
-        "umask 022; XDG_DATA_HOME={home} {CHATTY} join 127.0.0.1 --port {port} {args}; exec cat"
+        "umask 022; export XDG_DATA_HOME='{home}'; \
+         {CHATTY_WORD} join 127.0.0.1 --port {port} {args}; exec cat"
     )
 }
 
@@ -110,7 +111,7 @@ fn who_is_meant_is_called_by_a_program_that_gets_the_text_as_one_argument() {
     let program = folder.path().join("call");
     let calls = folder.path().join("calls");
     let script =
-        format!("#!/bin/sh\nprintf '%s|%s|%s\\n' \"$#\" \"$1\" \"$2\" >> {}\n", calls.display());
+        format!("#!/bin/sh\nprintf '%s|%s|%s\\n' \"$#\" \"$1\" \"$2\" >> '{}'\n", calls.display());
     fs::write(&program, script).expect("writable");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a program");
     let flags = format!("--name alice --notify '[\"{}\",\"-x\"]'", program.display());
@@ -134,7 +135,8 @@ fn a_terminal_is_told_cleaned_and_only_if_asked() {
     let mut heard = |name: &str, flags: &str, unset: &str| {
         let raw = folder.path().join(name);
         let script = format!(
-            "{unset} {CHATTY} join 127.0.0.1 --port {} --name {name} --no-title {flags}; exec cat",
+            "{unset} {CHATTY_WORD} join 127.0.0.1 --port {} --name {name} --no-title {flags}; \
+             exec cat",
             server.port
         );
         let terminal = Terminal::open(&script)?;

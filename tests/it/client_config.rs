@@ -72,7 +72,7 @@ fn a_flag_goes_before_a_variable_and_that_before_the_file() {
         }
     }
     let port = server.port.to_string();
-    let done = join("", &[], &["127.0.0.1:1", "--port", &port]);
+    let done = join("", &[], &["127.0.0.1:1", "--port", &port, "--name", "alice"]);
     assert_eq!(done.status.code(), Some(69), "as the flag's help says");
     let empty = ["CHATTY_NAME", "CHATTY_ROOM", "CHATTY_PORT", "CHATTY_HOST", "CHATTY_JSON"];
     let empty = empty.map(|variable| (variable, ""));

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::support::{CHATTY, Peer, Server, join, scripted_server, text};
+use crate::support::{CHATTY, CHATTY_WORD, Peer, Server, join, scripted_server, send_signal, text};
 
 #[test]
 fn lines_go_out_in_order_and_every_answer_comes_in() {
@@ -115,11 +115,27 @@ fn twenty_thousand_lines_pass_without_loss_and_in_order() {
     assert_eq!(text(&done.stdout).lines().count(), 20_002);
 }
 
+/// No resolver knows this name, and without `/etc/hosts` none knows `localhost`.
+#[test]
+fn name_under_localhost_reaches_this_machine() {
+    let server = Server::start();
+    let port = server.port.to_string();
+    let done = Command::new(CHATTY)
+        .args(["join", "chatty.localhost", "--port", &port, "--name", "alice"])
+        .env("CHATTY_CONFIG", "/dev/null")
+        .stdin(Stdio::null())
+        .output()
+        .expect("chatty join");
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert!(text(&done.stdout).starts_with("[WELCOME alice]"));
+}
+
 #[test]
 fn a_reader_that_has_seen_enough_ends_it_in_silence() {
     let server = Server::start();
     let script = format!(
-        "yes | {{ {CHATTY} join 127.0.0.1 --port {} --name alice; echo exit=$? >&2; }} | head -1",
+        "yes | {{ {CHATTY_WORD} join 127.0.0.1 --port {} --name alice; echo exit=$? >&2; }} | \
+         head -1",
         server.port
     );
     let done = Command::new("sh").args(["-c", &script]).stderr(Stdio::piped()).output().unwrap();
@@ -236,8 +252,7 @@ fn who_is_told_to_wait_listens_on_after_the_end_of_the_input() {
     // Whoever shows what is said has come in, and knows what to do at a signal.
     let mut shown = BufReader::new(alice.stdout.take().expect("piped")).lines();
     assert!(shown.by_ref().map_while(Result::ok).any(|line| line == "bob: are you there?"));
-    let done = Command::new("kill").arg(alice.id().to_string()).status();
-    assert!(done.expect("kill").success());
+    send_signal(alice.id(), "TERM");
     assert_eq!(alice.wait().expect("an end").code(), Some(143));
     let done = listen("100ms").wait_with_output().expect("an end");
     assert!(done.status.success());

@@ -6,7 +6,9 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Command, Output, Stdio};
 
 use crate::proxy;
-use crate::support::{CHATTY, Peer, Server, Terminal, has_program, join, scripted_server, text};
+use crate::support::{
+    CHATTY, CHATTY_WORD, Peer, Server, Terminal, has_program, join, scripted_server, text,
+};
 
 fn shell(script: &str) -> Output {
     let script = format!("set -o pipefail; {script}");
@@ -184,7 +186,8 @@ fn a_dash_a_line_or_plain_lines_need_no_prompt_on_a_terminal() {
         terminal.presses("C-d");
         terminal.ends_with(0);
     }
-    let script = format!("TERM=dumb {CHATTY} join 127.0.0.1 --port {} --name frank", server.port);
+    let script =
+        format!("TERM=dumb {CHATTY_WORD} join 127.0.0.1 --port {} --name frank", server.port);
     let terminal = Terminal::open(&script).expect("tmux");
     terminal.types("from a dumb one\r");
     let rows = terminal.shows_last("frank: from a dumb one");
@@ -196,6 +199,9 @@ fn a_dash_a_line_or_plain_lines_need_no_prompt_on_a_terminal() {
 
 #[test]
 fn colour_in_a_pipe_is_for_who_asks_for_it() {
+    if !has_program("bash") {
+        return;
+    }
     let server = Server::start();
     for (before, flags, has_color) in [
         ("", "", false),
@@ -208,7 +214,8 @@ fn colour_in_a_pipe_is_for_who_asks_for_it() {
         ("FORCE_COLOR=1", "--color=never", false),
     ] {
         let done = shell(&format!(
-            "echo hi | {before} {CHATTY} join 127.0.0.1 --port {} --name alice {flags} | cat -v",
+            "echo hi | {before} {CHATTY_WORD} join 127.0.0.1 --port {} --name alice {flags} | \
+             cat -v",
             server.port
         ));
         assert!(done.status.success(), "{}", text(&done.stderr));
@@ -221,12 +228,15 @@ fn colour_in_a_pipe_is_for_who_asks_for_it() {
 /// The first thing a script is written for.
 #[test]
 fn a_pipe_takes_all_and_leaves_no_escape_in_its_output() {
+    if !has_program("bash") {
+        return;
+    }
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("out");
     let done = shell(&format!(
-        "printf 'hi\\n/who\\nlast' | {CHATTY} join 127.0.0.1 --port {} --name alice > {}",
+        "printf 'hi\\n/who\\nlast' | {CHATTY_WORD} join 127.0.0.1 --port {} --name alice > '{}'",
         server.port,
         out.display()
     ));

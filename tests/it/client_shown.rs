@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{CHATTY, Peer, Server, Terminal, count};
+use crate::support::{CHATTY_WORD, Peer, Server, Terminal, count};
 
 /// So much is on the screen when all that was said before is.
 fn say_and_see(bob: &mut Peer, alice: &Terminal, text: &str) {
@@ -17,7 +17,7 @@ fn who_is_spoken_of_is_called_once_and_sees_by_whom() {
     let folder = tempfile::tempdir().expect("a folder");
     let raw = folder.path().join("raw");
     let script = format!(
-        "{CHATTY} join 127.0.0.1 --port {} --name alice --color always --no-title; exec cat",
+        "{CHATTY_WORD} join 127.0.0.1 --port {} --name alice --color always --no-title; exec cat",
         server.port
     );
     let Some(alice) = Terminal::open(&script) else { return };

@@ -12,7 +12,9 @@ use std::thread;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
-use crate::support::{CHATTY, Peer, SESAME, SESAME_FILE, Server, Terminal, text};
+use crate::support::{
+    CHATTY, CHATTY_WORD, Peer, SESAME, SESAME_FILE, Server, Terminal, report_skipped, text,
+};
 
 /// Somebody with a home of their own, where nobody is known yet.
 struct Home(tempfile::TempDir);
@@ -233,7 +235,7 @@ fn at_a_terminal_it_says_whom_it_met() {
     let fingerprint = server.fingerprint();
     let mut bob = Peer::join(server.port, "bob");
     let script = format!(
-        "XDG_DATA_HOME={} {CHATTY} join 127.0.0.1 --port {} --name alice --tls; exec cat",
+        "XDG_DATA_HOME='{}' {CHATTY_WORD} join 127.0.0.1 --port {} --name alice --tls; exec cat",
         home.0.path().display(),
         server.port
     );
@@ -255,7 +257,7 @@ fn outside() -> Option<IpAddr> {
 #[test]
 fn passwords_are_taken_from_other_machines() {
     let Some(outside) = outside() else {
-        let _ = writeln!(std::io::stderr(), "skipped: this machine has no network");
+        report_skipped("this machine has no network");
         return;
     };
     let home = Home::new();

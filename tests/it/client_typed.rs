@@ -4,12 +4,12 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use crate::support::{CHATTY, Peer, Server, Terminal, count};
+use crate::support::{CHATTY_WORD, Peer, Server, Terminal, count};
 
 /// A visit whose history lies in this folder.
 fn visit(server: &Server, state: &Path, flags: &str) -> Option<Terminal> {
     let script = format!(
-        "XDG_STATE_HOME={} {CHATTY} join 127.0.0.1 --port {} --name alice {flags}; exec cat",
+        "XDG_STATE_HOME='{}' {CHATTY_WORD} join 127.0.0.1 --port {} --name alice {flags}; exec cat",
         state.display(),
         server.port
     );

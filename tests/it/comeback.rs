@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::proxy::Proxy;
-use crate::support::{CHATTY, Peer, Server, Terminal, count};
+use crate::support::{CHATTY, Peer, Server, Terminal, count, send_signal};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -65,9 +65,7 @@ impl Pipe {
     }
 
     fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status();
-        assert!(sent.expect("kill").success());
+        send_signal(self.child.id(), name);
     }
 
     /// Ends the input: the exit code and what else was written and complained.
@@ -394,10 +392,9 @@ fn who_is_held_up_by_a_full_pipe_can_be_told_to_leave() {
         bob.say(&line);
     }
     bob.settles();
-    let id = alice.id().to_string();
     let start = Instant::now();
     let ended = loop {
-        let _ = Command::new("kill").args(["-TERM", &id]).status();
+        send_signal(alice.id(), "TERM");
         if let Some(ended) = alice.try_wait().expect("a child") {
             break ended;
         }
@@ -409,7 +406,9 @@ fn who_is_held_up_by_a_full_pipe_can_be_told_to_leave() {
 
 #[test]
 fn a_reader_who_pauses_misses_nothing() {
-    let server = Server::start_with(&["--write-stall", "100ms", "--outbox", "64KiB"]);
+    // Longer than a busy machine leaves the client without a core.
+    let stall = Duration::from_secs(2);
+    let server = Server::start_with(&["--write-stall", "2s", "--outbox", "64KiB"]);
     let mut bob = Peer::join(server.port, "bob");
     let mut alice = Command::new(CHATTY)
         .args(["join", "127.0.0.1", "--port", &server.port.to_string(), "--name", "alice"])
@@ -429,6 +428,7 @@ fn a_reader_who_pauses_misses_nothing() {
     }
     bob.say("the end");
     bob.settles();
+    thread::sleep(2 * stall); // this is how long the reader pauses
     let said = lines.map(|line| line.expect("text")).filter(|line| line.starts_with("bob: "));
     let mut said = said.take_while(|line| line != "bob: the end");
     for n in 0..4000 {
@@ -464,15 +464,11 @@ fn what_was_to_be_ignored_still_is() {
         .spawn()
         .expect("sh");
     bob.hears(|line| line == "* alice joined");
-    let id = alice.id().to_string();
-    let signal = |name: &str| {
-        assert!(Command::new("kill").args([name, &id]).status().expect("kill").success());
-    };
-    signal("-HUP");
+    send_signal(alice.id(), "HUP");
     let mut stdin = alice.stdin.take().expect("piped");
     stdin.write_all(b"still here\n").expect("a pipe");
     assert_eq!(bob.next(), "alice: still here");
-    signal("-TERM");
+    send_signal(alice.id(), "TERM");
     assert_eq!(alice.wait().expect("an end").code(), Some(143));
 }
 
@@ -835,13 +831,9 @@ fn who_was_stopped_asks_at_once_whether_the_server_is_there() {
     let proxy = Proxy::start(server.port);
     let Some(alice) = Terminal::join(proxy.port, "--name alice") else { return };
     alice.shows_last("#lobby>");
-    let signal = |name: &str| {
-        let sent = Command::new("kill").args([name, &alice.process_id()]).status();
-        assert!(sent.expect("kill").success());
-    };
-    signal("-STOP");
+    alice.signal("STOP");
     proxy.mute();
-    signal("-CONT");
+    alice.signal("CONT");
     // Nothing was typed: it is the question that is not answered.
     alice.shows_last("1s #lobby>");
 }

@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::is_installed_by_script;
+
 fn sources() -> Vec<(String, String)> {
     fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).expect("a folder") {
@@ -134,6 +136,23 @@ fn behind_every_threat_stands_a_test() {
         for test in tests.split(", ") {
             let file = root.join("tests/it").join(test.trim_matches('`'));
             assert!(file.is_file(), "{}", file.display());
+        }
+    }
+}
+
+/// `kill` and `pgrep`, for example, are not on every machine.
+#[test]
+fn programs_of_tests_are_installed_by_the_test_script() {
+    const EVERYWHERE: [&str; 4] = ["sh", "tail", "timeout", "umount"]; // umount comes with mount
+    for (file, text) in sources().into_iter().filter(|(file, _)| file.starts_with("tests/")) {
+        let text = text.replace("clap::Command::new(", "");
+        for start in ["Command::new(\"", "clean_command(\""] {
+            for program in text.split(start).skip(1).filter_map(|rest| rest.split('"').next()) {
+                assert!(
+                    EVERYWHERE.contains(&program) || is_installed_by_script(program),
+                    "{file} runs {program}, which scripts/test.sh does not install"
+                );
+            }
         }
     }
 }

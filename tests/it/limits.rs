@@ -180,7 +180,7 @@ fn who_speaks_too_fast_is_heard_in_time_whole_and_in_order() {
 
 #[test]
 fn out_of_descriptors_those_inside_go_on_and_others_come_when_there_are_some() {
-    let mut shell = Command::new("bash");
+    let mut shell = Command::new("sh");
     shell.args(["-c", "ulimit -n 128; exec \"$0\" \"$@\""]);
     let start = Instant::now();
     let server = Server::spawn_under(shell, &["--ephemeral"]);

@@ -53,8 +53,9 @@ const LIMITS: &str = "--limit-loopback --max-connections 40 --max-per-address 6 
 fn a_crowd_in_fast_forward_leaves_nothing_behind() {
     let folder = tempfile::tempdir().expect("a folder");
     let identity = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
-    let flags = [FAST_FORWARD, SMALL, LIMITS, &tls(&identity, folder.path())].join(" ");
-    let flags: Vec<&str> = flags.split_whitespace().collect();
+    let tls = tls(&identity, folder.path());
+    let flags = [FAST_FORWARD, SMALL, LIMITS].into_iter().flat_map(str::split_whitespace);
+    let flags: Vec<&str> = flags.chain(tls.iter().map(String::as_str)).collect();
     let watch = Watch::begin_in(&folder.path().join("data"), &flags).may_log(tells_of_the_crowd);
     // Before the crowd, in whose press somebody without a name has to give way.
     let mut prober = Peer::join(watch.port(), "prober");
@@ -96,11 +97,12 @@ fn tells_of_the_crowd(line: &str) -> bool {
 }
 
 /// The flags for a server that is this one.
-fn tls(identity: &CertifiedKey<KeyPair>, folder: &Path) -> String {
+fn tls(identity: &CertifiedKey<KeyPair>, folder: &Path) -> [String; 4] {
     let (certificate, key) = (folder.join("cert.pem"), folder.join("key.pem"));
     fs::write(&certificate, identity.cert.pem()).expect("written");
     fs::write(&key, identity.signing_key.serialize_pem()).expect("written");
-    format!("--tls-cert {} --tls-key {}", certificate.display(), key.display())
+    let [certificate, key] = [certificate, key].map(|file| file.display().to_string());
+    ["--tls-cert".to_owned(), certificate, "--tls-key".to_owned(), key]
 }
 
 /// All of the crowd, until it is over.

@@ -7,14 +7,23 @@
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Once;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use tokio::signal::unix::SignalKind;
+
 /// The program under test.
 pub(crate) const CHATTY: &str = env!("CARGO_BIN_EXE_chatty");
+
+/// The same as one word of a shell's command line: its path may contain blanks.
+pub(crate) const CHATTY_WORD: &str = concat!("'", env!("CARGO_BIN_EXE_chatty"), "'");
 
 /// A password, and a file with its hash.
 pub(crate) const SESAME: &str = "correct horse battery";
@@ -62,6 +71,7 @@ impl Server {
     }
 
     fn spawn_by(mut command: Command, flags: &[&str]) -> Self {
+        pass_no_ignored_signals_on();
         let mut child = command
             .args(["serve", "--bind", "127.0.0.1"])
             .args(flags)
@@ -130,9 +140,7 @@ impl Server {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status();
-        assert!(sent.expect("kill").success());
+        send_signal(self.process_id(), name);
     }
 
     pub(crate) fn kill(&mut self) {
@@ -349,14 +357,67 @@ pub(crate) fn join(port: u16, args: &[&str], input: &[u8]) -> Output {
     output
 }
 
-/// Whether there is such a program; that there is none is an error where CI is set.
+/// `nohup` and a script's `&` have this process ignore signals, which its children would inherit.
+/// One that has a handler is at its default in a child.
+fn pass_no_ignored_signals_on() {
+    static DONE: Once = Once::new();
+    DONE.call_once(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let _context = runtime.enter();
+        for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit()] {
+            if chatty::ignored::is_ignored(kind.as_raw_value()) {
+                drop(tokio::signal::unix::signal(kind).expect("a handler"));
+            }
+        }
+    });
+}
+
+/// Sends a process a signal by its name without `SIG`, by system call: the program `kill`
+/// is not on every machine.
+pub(crate) fn send_signal(process_id: u32, name: &str) {
+    let signal: Signal = format!("SIG{name}").parse().expect(name);
+    let process_id = Pid::from_raw(process_id.try_into().expect("a process id"));
+    nix::sys::signal::kill(process_id, signal).expect("a running process");
+}
+
+/// Whether `scripts/test.sh` installs a program where it is missing.
+pub(crate) fn is_installed_by_script(program: &str) -> bool {
+    include_str!("../../scripts/test.sh")
+        .split_whitespace()
+        .any(|word| word.split_once(':').is_some_and(|(listed, _)| listed == program))
+}
+
+/// Whether a program that the calling test needs is installed. If not, the test is to return;
+/// it is then reported as skipped or, if CI is set, it fails.
+///
+/// `scripts/test.sh` installs every program that a test asks for here. Only the shell and
+/// coreutils are used without asking.
 pub(crate) fn has_program(program: &str) -> bool {
-    let found = Command::new("which").arg(program).output().is_ok_and(|out| out.status.success());
-    if !found {
-        assert!(std::env::var_os("CI").is_none(), "{program} is missing");
-        let _ = writeln!(std::io::stderr(), "skipped: there is no {program} here");
+    assert!(is_installed_by_script(program), "scripts/test.sh does not install {program}");
+    let is_executable = |folder: PathBuf| {
+        let file = folder.join(program).metadata();
+        file.is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_installed = std::env::split_paths(&path).any(is_executable);
+    if !is_installed {
+        assert!(!is_ci(), "{program} is not installed; run scripts/test.sh");
+        report_skipped(&format!("{program} is not installed"));
     }
-    found
+    is_installed
+}
+
+/// Whether CI is set, as `scripts/test.sh` sees it.
+pub(crate) fn is_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| !value.is_empty())
+}
+
+/// Reports that the calling test is skipped, wholly or in part, past the harness's capture.
+pub(crate) fn report_skipped(reason: &str) {
+    let thread = thread::current();
+    let test = thread.name().unwrap_or("a test");
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {
@@ -373,18 +434,21 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Runs `chatty join` and then tells how it left the terminal.
     pub(crate) fn join(port: u16, args: &str) -> Option<Self> {
-        let mut script = format!("{CHATTY} join 127.0.0.1 --port {port} {args}; ");
+        let mut script = format!("{CHATTY_WORD} join 127.0.0.1 --port {port} {args}; ");
         let _ = write!(script, "echo EXIT=$?; stty -a | tr ' ;' '\\n\\n' | grep -xE -- ");
         let _ = write!(script, "'-?(icanon|echo)' | tr '\\n' ' '; exec cat");
         Self::open(&script)
     }
 
-    /// `None` where there is no tmux, which is an error only where CI is set.
+    /// Runs a script of `/bin/sh`, whatever shell the user has. `None` where there is no tmux,
+    /// which is an error only where CI is set.
     pub(crate) fn open(script: &str) -> Option<Self> {
         if !has_program("tmux") {
             return None;
         }
         let terminal = Self { folder: tempfile::tempdir().expect("a folder") };
+        // Ctrl-C is for the program; some shells would end with it.
+        let script = &format!("trap : INT; {script}");
         // Before the session: it keeps the limit it is made with.
         let limit = ["start-server", ";", "set-option", "-g", "history-limit", "5000", ";"];
         let session = ["new-session", "-d", "-s", "it", "-x", "80", "-y", "24", script];
@@ -399,6 +463,7 @@ impl Terminal {
             .args(["-f", "/dev/null", "-u"])
             .args(args)
             .env_remove("NO_COLOR")
+            .env("SHELL", "/bin/sh")
             .env("CHATTY_CONFIG", "/dev/null")
             .env("XDG_STATE_HOME", self.folder.path())
             .output();
@@ -456,13 +521,21 @@ impl Terminal {
 
     /// From now on the bytes for the terminal are in this file too.
     pub(crate) fn records(&self, file: &Path) {
-        self.tmux(&["pipe-pane", "-t", "it", &format!("cat >> {}", file.display())]);
+        self.tmux(&["pipe-pane", "-t", "it", &format!("cat >> '{}'", file.display())]);
     }
 
-    pub(crate) fn process_id(&self) -> String {
+    /// Sends a signal to the program that the terminal's shell has started.
+    pub(crate) fn signal(&self, name: &str) {
         let shell = self.tmux(&["display-message", "-p", "-t", "it", "#{pane_pid}"]);
-        let children = Command::new("pgrep").args(["-P", shell.trim()]).output().expect("pgrep");
-        String::from_utf8_lossy(&children.stdout).trim().to_owned()
+        let processes = std::fs::read_dir("/proc").expect("processes").flatten();
+        let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let is_child = |id: &u32| {
+            let status = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            // `ID (NAME) STATE PARENT …`, where NAME may contain anything.
+            let (_, fields) = status.rsplit_once(") ").unwrap_or_default();
+            fields.split(' ').nth(1) == Some(shell.trim())
+        };
+        send_signal(ids.find(is_child).expect("a child of the shell"), name);
     }
 
     /// Waits for something to become true.

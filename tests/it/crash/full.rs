@@ -11,13 +11,19 @@ use super::checker::{Event, Message, Viewer, What, faults};
 use super::order::can_trace;
 use super::people::{message, plain, tag, write_line};
 use super::rows;
-use crate::support::{Peer, SESAME, SESAME_FILE, Server, Terminal};
+use crate::support::{
+    Peer, SESAME, SESAME_FILE, Server, Terminal, has_program, report_skipped,
+};
 
 /// A disk of its own, as small as wished; gone with the value.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
+    /// `None` where one may not mount.
     fn new(size: &str) -> Option<Self> {
+        if !has_program("mount") {
+            return None;
+        }
         let folder = tempfile::tempdir().expect("a folder");
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
@@ -26,7 +32,7 @@ impl SmallDisk {
         if mounted.is_ok_and(|output| output.status.success()) {
             return Some(Self(folder));
         }
-        let _ = writeln!(std::io::stderr(), "skipped: a small disk cannot be mounted here");
+        report_skipped("a small disk cannot be mounted");
         None
     }
 }
