@@ -35,6 +35,8 @@ pub mod name;
 
 pub mod text;
 
+pub mod words;
+
 pub mod units;
 
 pub mod failure;

@@ -13,6 +13,7 @@ use rustyline::{Context, Helper};
 
 use super::draft::{Layout, Look};
 use super::local;
+use super::meant::can_start;
 use super::printer::size;
 use super::prompt::Shared;
 use super::slot::prompt_in;
@@ -258,12 +259,32 @@ fn complete(state: &State, typed: &str) -> (usize, Vec<String>) {
                 state.rooms().into_iter().map(|room| format!("{room} ")).collect()
             }
             Some(kind) => offers_for(kind, state),
-            None => words_of_text(state, before.is_empty(), word),
+            None => return complete_text(state, before, word),
         }
     };
-    let start_wanted = Key::fold(word);
-    let is_fitting = |offer: &String| Key::fold(offer).as_str().starts_with(start_wanted.as_str());
-    (start, offers.into_iter().filter(is_fitting).collect())
+    (start, fitting(offers, word))
+}
+
+/// The offers that begin with `word`.
+fn fitting(offers: Vec<String>, word: &str) -> Vec<String> {
+    let start = Key::fold(word);
+    let is_fitting = |offer: &String| Key::fold(offer).as_str().starts_with(start.as_str());
+    offers.into_iter().filter(is_fitting).collect()
+}
+
+/// A name may also follow punctuation or a script without spaces directly: `(al`,
+/// `请李`. The longest part of the word that is the beginning of a name counts.
+fn complete_text(state: &State, before: &str, word: &str) -> (usize, Vec<String>) {
+    let whole = fitting(words_of_text(state, before.is_empty(), word), word);
+    if !whole.is_empty() {
+        return (before.len(), whole);
+    }
+    let starts = word.char_indices().skip(1).filter(|(at, c)| can_start(&word[..*at], *c));
+    let mut parts = starts.map(|(at, _)| {
+        let part = &word[at..];
+        (before.len() + at, fitting(words_of_text(state, false, part), part))
+    });
+    parts.find(|(_, offers)| !offers.is_empty()).unwrap_or((before.len(), Vec::new()))
 }
 
 /// What rustyline is to make of the offers: the one there is, or as much as all of
@@ -352,9 +373,13 @@ mod tests {
     #[test]
     fn tab_offers_what_the_place_asks_for() {
         let mut state = State::new("me-too");
-        for line in
-            ["[USERS #lobby 3] me-too,alice,Albert", "[ROOM #ops 1]", "[JOINED #art]", "Alzoe: x"]
-        {
+        for line in [
+            "[USERS #lobby 3] me-too,alice,Albert",
+            "[ROOM #ops 1]",
+            "[JOINED #art]",
+            "李雷: x",
+            "Alzoe: x",
+        ] {
             state.apply(&Tags::default(), &Event::parse(line).unwrap());
         }
         for (typed, offers) in [
@@ -377,6 +402,14 @@ mod tests {
             ("/nosuch al", &["Alzoe ", "Albert ", "alice "]),
             ("x\nali", &["alice "]),
             ("zed", &[]),
+            ("zed(ali", &["alice "]),
+            ("请ali", &["alice "]),
+            ("@ali", &["@alice "]),
+            ("请@ali", &["@alice "]),
+            ("请#o", &["#ops "]),
+            ("请看李", &["李雷 "]),
+            ("zed,李", &["李雷 "]),
+            ("metal", &[]),
         ] {
             let (_, found) = complete(&state, typed);
             assert_eq!(found, offers, "{typed}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tokio::time::Instant;
 
-use super::meant::words_of;
+use super::meant::Text;
 use super::state::State;
 use crate::protocol::{Event, Key, LOBBY};
 
@@ -130,10 +130,8 @@ impl Presence {
     /// Whether a line names somebody who has come or gone: whoever reads it has to
     /// have been told of that.
     pub(super) fn precedes(&self, plain: &str) -> bool {
-        let is_named = |words: &[Key]| {
-            self.moves.iter().any(|earlier| words.contains(&Key::fold(&earlier.name)))
-        };
-        !self.moves.is_empty() && is_named(&words_of(plain))
+        let is_named = |text: Text<'_>| self.moves.iter().any(|earlier| text.names(&earlier.name));
+        !self.moves.is_empty() && is_named(Text::new(plain))
     }
 
     /// What is gathered, as the wire would say it: a line for each room.
@@ -252,6 +250,7 @@ mod tests {
             ("* bob is now rob", true),
             ("[PRIVATE MESSAGE] bob: psst", true),
             ("dave: bobsleigh", false),
+            ("dave: 请bob看", true),
             ("[PONG]", false),
         ] {
             assert_eq!(presence.precedes(line), is_it, "{line}");

@@ -1,4 +1,4 @@
-//! Text between people: what may not stand in it, and how words are parted.
+//! Text between people: which characters it may contain, and its division at blanks.
 
 use std::borrow::Cow;
 
@@ -68,35 +68,6 @@ pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&
         .map(|(_, known)| known)
 }
 
-/// The words of a text, as `/search` compares them: letters and digits, in lower
-/// case; of scripts that set no blanks between words each character is one.
-pub fn words(text: &str) -> impl Iterator<Item = Cow<'_, str>> {
-    let is_part = |c: char| c.is_alphanumeric() && !is_ideograph(c);
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        let start = rest.find(char::is_alphanumeric)?;
-        rest = &rest[start..];
-        let first = rest.chars().next().map_or(0, char::len_utf8);
-        let len = rest.find(|c| !is_part(c)).unwrap_or(rest.len()).max(first);
-        let (word, behind) = rest.split_at(len);
-        rest = behind;
-        Some(lower(word))
-    })
-}
-
-fn lower(word: &str) -> Cow<'_, str> {
-    // Most words are: nothing to allocate.
-    if word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
-        return Cow::Borrowed(word);
-    }
-    Cow::Owned(word.to_lowercase())
-}
-
-/// Chinese and Japanese.
-fn is_ideograph(c: char) -> bool {
-    matches!(c, '\u{2E80}'..='\u{9FFF}' | '\u{F900}'..='\u{FAFF}' | '\u{20000}'..='\u{3FFFF}')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,21 +85,6 @@ mod tests {
             ("\u{202E}evil\u{2066}", "\u{FFFD}evil\u{FFFD}"),
         ] {
             assert_eq!(clean(raw), shown);
-        }
-    }
-
-    #[test]
-    fn words_are_letters_and_digits_in_lower_case() {
-        for (text, expected) in [
-            ("Deploy failed: build-128!", "deploy failed build 128"),
-            ("\"quoted\" AND NOT near(x*)", "quoted and not near x"),
-            ("ÄPFEL Café", "äpfel café"),
-            ("Привет, МИР", "привет мир"),
-            ("今日はrust 1.0", "今 日 は rust 1 0"),
-            ("?! 👩‍💻 --", ""),
-            ("", ""),
-        ] {
-            assert_eq!(words(text).collect::<Vec<_>>().join(" "), expected, "{text}");
         }
     }
 

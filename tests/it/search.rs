@@ -9,7 +9,7 @@ use rusqlite::Connection;
 
 use crate::support::{Peer, Server};
 
-const SAID: [&str; 12] = [
+const SAID: [&str; 22] = [
     "Deploy failed: build-128",
     "deploy of 128 went well",
     "\"quoted\" AND NOT near(x*)",
@@ -22,10 +22,20 @@ const SAID: [&str; 12] = [
     "it's '; DROP TABLE messages; --",
     "_under_ dotted.name dash-ed",
     "\u{FFFD}\u{E000}lobby",
+    "the cafe\u{301} in the Straße",
+    "ﬁle in ＦＵＬＬ width, İzmir",
+    "ὈΔΥΣΣΕΎΣ",
+    "हिन्दी שָׁלוֹם",
+    "อยากกินข้าวผัดวันนี้",
+    "我在北京大学",
+    "京北。大學",
+    "ｶﾞﾗｽの회의에서",
+    "so\u{ad}ft\u{200d}ly",
+    "甲乙 乙丙",
 ];
 
 /// Searches and how many of the lines above they find.
-const SEARCHES: [(&str, usize); 26] = [
+const SEARCHES: [(&str, usize); 49] = [
     ("deploy", 2),
     ("DEPLOY 128", 2),
     ("128 deploy failed", 1),
@@ -42,9 +52,32 @@ const SEARCHES: [(&str, usize); 26] = [
     ("äpfel", 1),
     ("apfel", 0),
     ("CAFÉ und", 1),
+    ("CAFE\u{301}", 2),
+    ("strasse", 1),
+    ("STRASSE the", 1),
+    ("FILE full", 1),
+    ("izmir", 1),
+    ("ὀδυσσεύς", 1),
+    ("हिन्दी", 1),
+    ("हिन", 0),
+    ("שָׁלוֹם", 1),
+    ("ข้าวผัด", 1),
+    ("ข้าว กิน", 1),
+    ("ข้าวกิน", 0),
+    ("北京", 1),
+    ("大学 北", 1),
+    ("北大", 0),
+    ("京", 3), // also in the longest line
+    ("ガラス", 1),
+    ("회의", 1),
+    ("\u{1112}\u{116c}\u{110b}\u{1174}", 1),
+    ("softly", 1),
+    ("甲乙丙", 0),
     ("мир привет", 1),
     ("日", 1),
-    ("は今", 1),
+    ("日は", 1),
+    ("は今", 0),
+    ("は 今", 1),
     ("RUST 0", 1),
     ("👩‍💻", 0),
     ("--", 0),
@@ -77,9 +110,14 @@ fn indexed(folder: &Path) -> Connection {
     log
 }
 
-/// As many words as a line can hold.
+/// The longest sequence of letters that a line can hold.
 fn all_different() -> String {
     ('\u{4E00}'..).take(1350).collect()
+}
+
+/// As many of its letters as a search can hold as words of their own.
+fn all_apart() -> String {
+    ('\u{4E00}'..).take(1000).flat_map(|c| [c, ' ']).collect()
 }
 
 #[test]
@@ -109,8 +147,10 @@ fn both_logs_find_the_same_whatever_is_asked() {
         let many: Vec<String> = (0..900).map(|number| format!("{number}")).collect();
         let found = people.each_mut().map(|peer| search(peer, &many.join(" ")));
         assert!(found.iter().all(Vec::is_empty));
-        let found = people.each_mut().map(|peer| search(peer, &all_different()));
-        assert!(found.iter().all(|found| found.len() == 1), "{when}");
+        for many in [all_different(), all_apart()] {
+            let found = people.each_mut().map(|peer| search(peer, &many));
+            assert!(found.iter().all(|found| found.len() == 1), "{when}");
+        }
     };
     ask(&mut people, "as it was said");
     indexed(folder.path());
@@ -186,6 +226,35 @@ fn a_log_from_before_there_was_a_search_can_be_searched() {
     assert_eq!(search(&mut alice, "long"), ["alice: said long ago"]);
     indexed(folder.path());
     assert_eq!(search(&mut alice, "ago"), ["alice: said long ago"]);
+}
+
+#[test]
+fn upgrade_rebuilds_the_index() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut server = Server::start_in(folder.path(), &[]);
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("in der Straße");
+    alice.say("北京");
+    alice.settles();
+    indexed(folder.path());
+    server.kill();
+    // The words as the version before wrote them.
+    Connection::open(folder.path().join("chatty.db"))
+        .expect("the log")
+        .execute_batch(
+            "INSERT INTO search (search) VALUES ('delete-all');
+             INSERT INTO search (rowid, words)
+             VALUES (1, '\u{E000}lobby in der straße'), (2, '\u{E000}lobby 北 京');
+             PRAGMA user_version = 4;",
+        )
+        .expect("as it was");
+    let server = Server::start_in(folder.path(), &[]);
+    let mut alice = Peer::join(server.port, "alice");
+    for when in ["before it is indexed", "from the index"] {
+        assert_eq!(search(&mut alice, "STRASSE"), ["alice: in der Straße"], "{when}");
+        assert_eq!(search(&mut alice, "北京"), ["alice: 北京"], "{when}");
+        indexed(folder.path());
+    }
 }
 
 #[test]

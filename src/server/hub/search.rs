@@ -1,13 +1,10 @@
 //! `/search`: who may find what is decided here, by naming the rooms and the
 //! person to the log; the log only looks there.
 
-use std::borrow::Cow;
-
 use super::history::RowsAsk;
 use super::{Ask, Event, Hub, Refusal, VisitIx};
-use crate::protocol::text::words;
 use crate::protocol::{Key, SEARCH_MAX};
-use crate::server::log::{Query, Thread};
+use crate::server::log::{Query, SearchTerms, Thread};
 
 impl Hub {
     pub(super) fn search(
@@ -22,15 +19,13 @@ impl Hub {
         let rooms = room.map_or_else(|| me.rooms.clone(), |room| vec![room]);
         let rooms: Vec<Key> =
             rooms.into_iter().map(|room| self.rooms[room].name.key().clone()).collect();
-        let mut words: Vec<String> = words(text).map(Cow::into_owned).collect();
-        words.sort_unstable();
-        words.dedup();
-        if words.is_empty() {
+        let terms = SearchTerms::parse(text);
+        if terms.is_empty() {
             ask.reply(&Event::reply("SEARCH", "0", ""));
             return Ok(());
         }
         let (reader, is_private_too) = (me.person, room.is_none());
-        let thread = Thread::Search { reader, rooms, is_private_too, words };
+        let thread = Thread::Search { reader, rooms, is_private_too, terms };
         let hidden = self.hidden_from(visit);
         let room = room.map(|room| self.rooms[room].name.clone());
         let (word, cid) = ("SEARCH", ask.cid.take());

@@ -82,7 +82,7 @@ pub const FILE: &str = "chatty.db";
 
 /// Steps from an empty file to today's schema. A step that has ever been
 /// released stays as it is; `user_version` counts those taken.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     "
     CREATE TABLE messages (
         id        INTEGER PRIMARY KEY,
@@ -129,6 +129,15 @@ const MIGRATIONS: [&str; 4] = [
     -- Numbers up to here may be given away before the disk has them; 0 after an end in
     -- good order.
     INSERT INTO last VALUES ('message ceiling', 0), ('person ceiling', 0);
+",
+    "
+    -- Words are normalised differently: the index is built anew, in the background.
+    DROP TABLE search;
+    CREATE VIRTUAL TABLE search USING fts5(
+        words, content = '', contentless_delete = 1, detail = none,
+        tokenize = \"ascii tokenchars '-_.'\"
+    );
+    UPDATE last SET number = 0 WHERE what = 'indexed';
 ",
 ];
 

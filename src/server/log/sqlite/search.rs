@@ -2,9 +2,10 @@
 //! message stands as words too, so that a search costs what it finds and not
 //! what others have said.
 //!
-//! What a word is is decided in one place (`protocol/text.rs`), not by FTS5's
-//! tokenizers: entries are words already, parted by blanks. No user's text is
-//! ever read as FTS5's query language, since a word holds letters and digits only.
+//! Words are determined in one place (`protocol/words.rs`, `log/terms.rs`) and not by
+//! FTS5's tokenizers: entries are words already, separated by blanks. User input is
+//! never parsed as FTS5's query language, since a word has letters, digits and marks
+//! only.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use rusqlite::{Connection, params};
 
 use super::readers::collect;
 use super::{COLUMNS, read_number};
-use crate::protocol::text::words;
+use crate::server::log::terms::for_each_entry;
 use crate::server::log::{PersonId, Query, Recipient, Record, Thread};
 
 /// Characters for private use begin the words that tell who may read; no word of
@@ -28,10 +29,10 @@ pub(super) fn entry(record: &Record) -> String {
             format!("{PERSON}{} {PERSON}{to}", record.author.0)
         }
     };
-    for word in words(&record.text) {
+    for_each_entry(&record.text, |word| {
         entry.push(' ');
-        entry.push_str(&word);
-    }
+        entry.push_str(word);
+    });
     entry
 }
 
@@ -59,10 +60,10 @@ pub(super) fn find(connection: &Connection, query: &Query) -> rusqlite::Result<V
 
 /// `("deploy" AND "failed") AND ("lobby's" OR "ops'" OR "mine")`.
 fn expression(thread: &Thread) -> String {
-    let Thread::Search { reader, rooms, is_private_too, words } = thread else {
+    let Thread::Search { reader, rooms, is_private_too, terms } = thread else {
         return "\"\"".to_owned();
     };
-    let words: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+    let words: Vec<String> = terms.entries().map(|word| format!("\"{word}\"")).collect();
     let rooms = rooms.iter().map(|room| format!("\"{ROOM}{}\"", room.as_str()));
     let mine = is_private_too.then(|| format!("\"{PERSON}{}\"", reader.0));
     let places: Vec<String> = rooms.chain(mine).collect();

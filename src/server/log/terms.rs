@@ -1,0 +1,179 @@
+//! What `/search` compares: the terms of a query, whether a text contains them, and
+//! the entries of an index by which such texts are found.
+//!
+//! A text matches if it contains every word. Where words are not delimited by
+//! spaces ([`words::is_found_inside`]) it has to contain the letters of the query
+//! next to each other, anywhere. The index knows single letters of these scripts
+//! and adjacent pairs; it may propose a text with all pairs of a query in different
+//! places, which [`SearchTerms::are_in`] then rejects.
+
+use std::mem;
+
+use crate::protocol::words;
+
+/// The words of a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SearchTerms {
+    /// Compared as a whole. Sorted, each once.
+    words: Vec<String>,
+    /// Found inside of others. Sorted, each once.
+    sequences: Vec<String>,
+}
+
+impl SearchTerms {
+    /// Reads what a user typed.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut terms: Vec<String> = words::split(&words::fold(text)).map(str::to_owned).collect();
+        terms.sort_unstable();
+        terms.dedup();
+        let (sequences, words) = terms.into_iter().partition(|word| is_sequence(word));
+        Self { words, sequences }
+    }
+
+    /// Whether there is nothing to look for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty() && self.sequences.is_empty()
+    }
+
+    /// Whether a text contains all of them.
+    #[must_use]
+    pub fn are_in(&self, text: &str) -> bool {
+        let folded = words::fold(text);
+        self.has_sequences(&folded) && self.has_words(&folded)
+    }
+
+    fn has_sequences(&self, folded: &str) -> bool {
+        self.sequences.iter().all(|sequence| contains(folded, sequence))
+    }
+
+    /// The text is read once, however many words are looked for.
+    fn has_words(&self, folded: &str) -> bool {
+        let wanted = &self.words;
+        let (mut found, mut missing) = (vec![false; wanted.len()], wanted.len());
+        let mut said = words::split(folded);
+        while missing > 0 {
+            let Some(word) = said.next() else { return false };
+            if let Ok(at) = wanted.binary_search_by(|wanted| (**wanted).cmp(word))
+                && !mem::replace(&mut found[at], true)
+            {
+                missing -= 1;
+            }
+        }
+        true
+    }
+
+    /// Entries that [`for_each_entry`] gives for every text that contains these terms.
+    pub fn entries(&self) -> impl Iterator<Item = &str> {
+        let of_sequence = |sequence| {
+            let alone = words::clusters(sequence).nth(1).is_none();
+            pairs(sequence).chain(alone.then_some(sequence))
+        };
+        let sequences = self.sequences.iter().map(String::as_str);
+        self.words.iter().map(String::as_str).chain(sequences.flat_map(of_sequence))
+    }
+}
+
+/// The entries of a text in the index.
+pub fn for_each_entry(text: &str, mut add: impl FnMut(&str)) {
+    for word in words::split(&words::fold(text)) {
+        if is_sequence(word) {
+            words::clusters(word).for_each(&mut add);
+            pairs(word).for_each(&mut add);
+        } else {
+            add(word);
+        }
+    }
+}
+
+fn is_sequence(word: &str) -> bool {
+    word.starts_with(words::is_found_inside)
+}
+
+/// A sequence begins with a letter, so that only its last letter can continue in the
+/// text with a mark that makes it another.
+fn contains(folded: &str, sequence: &str) -> bool {
+    let first = sequence.chars().next().map_or(1, char::len_utf8);
+    let mut rest = folded;
+    while let Some(at) = rest.find(sequence) {
+        if !rest[at + sequence.len()..].starts_with(words::is_mark) {
+            return true;
+        }
+        rest = &rest[at + first..]; // the next occurrence may overlap
+    }
+    false
+}
+
+/// Every two adjacent letters.
+fn pairs(sequence: &str) -> impl Iterator<Item = &str> {
+    let mut start = 0;
+    let lengths = words::clusters(sequence).map(str::len);
+    let next = words::clusters(sequence).skip(1).map(str::len);
+    lengths.zip(next).map(move |(first, second)| {
+        let pair = &sequence[start..start + first + second];
+        start += first;
+        pair
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_matches_if_it_contains_all_words() {
+        for (text, query, expected) in [
+            ("Deploy of build-128", "128 deploy", true),
+            ("deploy deploy", "128 deploy", false),
+            ("128 128 deploy", "deploy 128", true),
+            ("deployed", "deploy", false),
+            ("", "deploy", false),
+            ("anything", "", true),
+            ("je l’ai cafe\u{301}", "CAFÉ", true),
+            ("Straße", "STRASSE", true),
+            ("Straßen", "STRASSE", false),
+            ("हिन्दी में", "हिन्दी", true),
+            ("हिन्दी में", "ह", false),
+            // Adjacent, in order, anywhere in a sequence.
+            ("我在北京大学", "北京", true),
+            ("我在北京大学", "大学 北京", true),
+            ("我在北京大学", "北大", false),
+            ("京北", "北京", false),
+            ("北 京", "北京", false),
+            ("北京", "京", true),
+            ("今日はrust", "日は rust", true),
+            ("อยากกินข้าวผัดวันนี้", "ข้าวผัด", true),
+            ("อยากกินข้าวผัดวันนี้", "ข", false), // the letter without its mark
+            ("ข้า ข ค", "ข", true),
+            ("ພາສາລາວ", "ລາວ", true),
+            ("ភាសាខ្មែរ", "ខ្មែរ", true),
+            ("မြန်မာစာ", "မာစာ", true),
+            ("བོད་སྐད་", "སྐད", true),
+            ("회의에서", "회의", true),
+            ("회의에서", "\u{1112}\u{116c}\u{110b}\u{1174}", true),
+            ("ｶﾞﾗｽの", "ガラス", true),
+            // Pairs alone would be found in the wrong places.
+            ("甲乙 乙丙", "甲乙丙", false),
+            ("丙甲乙。乙丙", "甲乙丙", false),
+            ("ကိကာကိ", "ကိက", false),
+            ("ကိကာကိက", "ကိက", true),
+            ("က\u{102d}က\u{102d}က", "ကိက", true), // where occurrences overlap
+        ] {
+            assert_eq!(SearchTerms::parse(query).are_in(text), expected, "{query} in {text}");
+        }
+    }
+
+    #[test]
+    fn index_proposes_every_text_that_matches() {
+        let words = |text: &str| {
+            let mut entries = Vec::new();
+            for_each_entry(text, |entry| entries.push(entry.to_owned()));
+            entries.join(" ")
+        };
+        assert_eq!(words("在北京 now"), "在 北 京 在北 北京 now");
+        let query = SearchTerms::parse("Now 北京大 大");
+        assert_eq!(query.entries().collect::<Vec<_>>(), ["now", "北京", "京大", "大"]);
+        assert!(SearchTerms::parse("?! \u{301}").is_empty());
+    }
+}
