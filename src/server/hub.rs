@@ -44,6 +44,7 @@ mod accounts;
 mod ask;
 mod audit;
 mod bans;
+mod clock;
 mod delayed;
 mod dropped;
 mod entry;
@@ -167,6 +168,7 @@ pub struct Hub {
     cids: RecentCids,
     recent: Recent,
     last: Last,
+    /// The time of what happened last, see [`Hub::stamp`].
     last_time: Stamp,
     tokens: Tokens,
     sessions: HashMap<TokenHash, PersonId>,
@@ -615,12 +617,6 @@ impl Hub {
     /// Marks somebody as active, for `/whois`.
     fn stir(&mut self, visit: VisitIx, now: Now) {
         self.visits[visit].active = now.since_start;
-    }
-
-    /// The time of what happens now; never before what happened before it.
-    fn stamp(&mut self, now: Now) -> Stamp {
-        self.last_time = self.last_time.max(now.wall);
-        self.last_time
     }
 
     fn connection(&self, conn: ConnId) -> Option<&Connection> {

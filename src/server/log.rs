@@ -37,7 +37,7 @@ pub enum Recipient {
 pub struct Record {
     /// Its place in the log. Growing, never reused.
     pub id: u64,
-    /// When it was accepted; never before the record before it.
+    /// When it was accepted. Before the record before it only where the clock was set back.
     pub time: Stamp,
     /// Who said it.
     pub author: PersonId,
