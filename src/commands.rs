@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::protocol::name::is_name;
 use crate::protocol::text::{is_blank, is_blank_text, nearest, split_word};
 use crate::protocol::units::{parse_duration, show_duration};
-use crate::protocol::{ErrorCode, HISTORY_DEFAULT, HISTORY_MAX, REASON_MAX, Refusal};
+use crate::protocol::{ErrorCode, HISTORY_DEFAULT, HISTORY_MAX, REASON_MAX, Refusal, Stamp};
 
 /// What one line of a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +117,7 @@ pub enum Command<'a> {
     Gunban { whom: &'a str },
     Gbans,
     Session,
-    Resume { token: &'a str, after: u64 },
+    Resume { token: &'a str, after: u64, time: Option<Stamp> },
     Version,
     Quit { reason: Option<&'a str> },
 }
@@ -657,9 +657,12 @@ pub const TABLE: &[Row] = &[
         name: "resume",
         group: Group::Programs,
         aliases: &[],
-        args: &[arg("TOKEN", Kind::Free), arg("ID", Kind::Free)],
-        help: "come back instead of logging in, and read on after a message's id",
-        examples: &["/resume 9f86d081884c7d659a2feaa0c55ad015 42"],
+        args: &[arg("TOKEN", Kind::Free), arg("ID", Kind::Free), arg("[TIME]", Kind::Free)],
+        help: "come back instead of logging in, and read on after a message, by its id and time",
+        examples: &[
+            "/resume 9f86d081884c7d659a2feaa0c55ad015 42 2026-11-23T06:16:00.123Z",
+            "/resume 9f86d081884c7d659a2feaa0c55ad015 42",
+        ],
         before_login: true,
         read: read_resume,
     },
@@ -899,8 +902,17 @@ fn read_set<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
 
 fn read_resume<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     let token = args.word()?;
-    let after = args.needed_last_word()?;
-    Ok(Command::Resume { token, after: args.number(after)? })
+    let after = args.word()?;
+    let after = args.number(after)?;
+    let bad = |word: &str| {
+        let problem = format!("\"{word}\" is no time of a message, like 2026-11-23T06:16:00.123Z");
+        args.row.bad(&problem)
+    };
+    let time = args.last_word().map(|word| {
+        let stamp = Stamp::parse(word).filter(|_| !word.contains(is_blank));
+        stamp.ok_or_else(|| bad(word))
+    });
+    Ok(Command::Resume { token, after, time: time.transpose()? })
 }
 
 fn read_ping<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
@@ -1095,7 +1107,10 @@ impl fmt::Display for Command<'_> {
             | Self::Register { password: arg }
             | Self::Passwd { password: arg }
             | Self::Unregister { password: arg } => put(&[Some(arg)]),
-            Self::Resume { token, after } => put(&[Some(token), Some(&after.to_string())]),
+            Self::Resume { token, after, time } => {
+                let time = time.map(|time| time.to_string());
+                put(&[Some(token), Some(&after.to_string()), time.as_deref()])
+            }
             Self::Login { name, password } => put(&[Some(name), password]),
             Self::Msg { to, text } => put(&[Some(&to.to_string()), Some(text)]),
             Self::Kick { name, reason } | Self::Kill { name, reason } => put(&[Some(name), reason]),
@@ -1299,6 +1314,29 @@ mod tests {
         let text = |line| parse(line).expect_err(line).text;
         assert!(text("/ban bob 3 strikes").contains("begin the reason with a word"));
         assert!(!text("/mute bob 3 strikes").contains("reason"));
+    }
+
+    #[test]
+    fn resume_reads_an_id_and_the_time_of_that_message() {
+        let resume = |line: &str| match parse(line) {
+            Ok(Request::Command(Command::Resume { after, time, .. })) => Ok((after, time)),
+            Err(refusal) => Err(refusal.code),
+            other => panic!("{line}: {other:?}"),
+        };
+        let time = Some(Stamp(1_795_414_560_123));
+        assert_eq!(resume("/resume t 7"), Ok((7, None)));
+        assert_eq!(resume("/resume t 7 2026-11-23T06:16:00.123Z"), Ok((7, time)));
+        assert_eq!(resume("/resume  t  7  2026-11-23T06:16:00.123Z "), Ok((7, time)));
+        assert_eq!(
+            resume("/resume t 7 2026-11-23T06:16:00Z"),
+            Ok((7, Some(Stamp(1_795_414_560_000))))
+        );
+        assert_eq!(resume("/resume t"), Err(ErrorCode::MissingArgument));
+        for time in ["soon", "5", "2026-11-23", "2026-11-23T06:16:00.123", "2026-11-23T06:16:00Z x"]
+        {
+            let line = format!("/resume t 7 {time}");
+            assert_eq!(resume(&line), Err(ErrorCode::BadArgument), "{time}");
+        }
     }
 
     #[test]

@@ -87,7 +87,7 @@ use missed::Missed;
 use order::Order;
 use rooms::Room;
 use secrets::PasswordAsk;
-use session::{Session, TokenHash, Tokens};
+use session::{ResumeAsk, Session, TokenHash, Tokens};
 use talk::RecentCids;
 
 /// The two clocks of one moment.
@@ -133,7 +133,8 @@ pub enum Input<'a> {
     Rows(Rows),
     /// What came of the password it gave.
     Hashed(Outcome),
-    /// The rows that feed it on.
+    /// A few rows that were read at once: those that feed it on, or the message that its
+    /// `/resume` reads on after.
     Page(Rows),
 }
 
@@ -226,6 +227,8 @@ enum Asked {
     Mail(MailAsk),
     /// A password that is hashed.
     Password(PasswordAsk),
+    /// The message that a `/resume` reads on after.
+    Resume(ResumeAsk),
     /// All rooms, page by page.
     Rooms(RoomsAsk),
     /// A list that there is no room for yet.
@@ -516,6 +519,9 @@ impl Hub {
                 self.feed_on(now, conn, turn);
             }
             Input::Room => self.tell_list(now, conn, turn),
+            Input::Page(rows) if matches!(stage, Stage::Greeting { .. }) => {
+                self.tell_rows(now, conn, &rows, turn);
+            }
             Input::Page(rows) => self.feed_page(now, conn, &rows, turn),
             Input::Frame(Frame::Foreign) => {
                 self.leave(now, conn, Some(Farewell::BadProtocol), None, turn);

@@ -106,6 +106,11 @@ pub enum Thread {
         /// Growing.
         ids: Vec<u64>,
     },
+    /// One message, whoever it is for: not to be shown, but to compare its time.
+    Message {
+        /// Which one.
+        id: u64,
+    },
     /// All that one person was there to see.
     Feed {
         /// Who.
@@ -196,6 +201,7 @@ impl Query {
             (Thread::Picked { reader, ids }, Recipient::Person(to, _)) => {
                 to == reader && ids.binary_search(&record.id).is_ok()
             }
+            (Thread::Message { id }, _) => record.id == *id,
             (Thread::Feed { reader, .. }, Recipient::Person(to, _)) => {
                 record.author == *reader || to == reader
             }
@@ -476,6 +482,41 @@ mod tests {
         let seen: Vec<u64> = ids.iter().copied().filter(|id| *id != 14_998).collect();
         assert_eq!(follow(&file, &stays, last).0, seen);
         assert_eq!(follow(&memory, &stays, last).0, seen);
+    }
+
+    #[test]
+    fn one_message_is_found_by_its_id_whoever_it_is_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { durability: Durability::Commit, retention: Retention::default() };
+        let (mut file, _) = SqliteLog::open(folder.path(), options).unwrap();
+        let mut memory = MemoryLog::new(2, usize::MAX);
+        let to_bob = Recipient::Person(PersonId(2), Name::parse("bob").unwrap());
+        let records = [
+            record(1, Recipient::Room(room("ops"))),
+            record(2, to_bob.clone()),
+            record(4, Recipient::Room(room("ops"))),
+        ];
+        let last = Last { message: 4, person: 2 };
+        let batch = Batch { records: records.to_vec(), changes: Vec::new(), last };
+        file.append(&batch).unwrap();
+        memory.append(&batch).unwrap();
+        let find = |log: &dyn Log, id| {
+            let (found, rows) = mpsc::channel();
+            let thread = Thread::Message { id };
+            let query = Query { thread, count: 1, size: usize::MAX, after: None, hidden: vec![] };
+            log.read(query, Box::new(move |rows| found.send(rows).unwrap()));
+            let rows = rows.recv().unwrap();
+            assert!(!rows.has_failed);
+            rows.records.iter().map(|record| record.id).collect::<Vec<_>>()
+        };
+        for (id, in_file, in_memory) in
+            [(1, &[1][..], &[][..]), (2, &[2], &[2]), (3, &[], &[]), (4, &[4], &[4]), (5, &[], &[])]
+        {
+            assert_eq!(
+                (find(&file, id), find(&memory, id)),
+                (in_file.to_vec(), in_memory.to_vec())
+            );
+        }
     }
 
     #[test]

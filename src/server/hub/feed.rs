@@ -61,6 +61,17 @@ pub(super) struct Recent {
     forgotten: u64,
 }
 
+/// Where a message is.
+#[derive(Debug)]
+pub(super) enum Lookup<'r> {
+    /// Here.
+    Found(&'r Record),
+    /// Nowhere: the number became no message.
+    NoMessage,
+    /// In the log, if anywhere.
+    InLog,
+}
+
 impl Recent {
     /// Nothing yet; what was said before is in the log.
     pub(super) fn new(last: u64) -> Self {
@@ -84,6 +95,15 @@ impl Recent {
         let record = self.records.remove(at)?;
         self.size -= record.text.len();
         Some(record)
+    }
+
+    /// Looks for a message that was said by now.
+    pub(super) fn find(&self, id: u64) -> Lookup<'_> {
+        match self.records.binary_search_by_key(&id, |record| record.id) {
+            Ok(at) => Lookup::Found(&self.records[at]),
+            Err(_) if id > self.forgotten => Lookup::NoMessage,
+            Err(_) => Lookup::InLog,
+        }
     }
 
     /// All messages after an id, if they are all still here.
