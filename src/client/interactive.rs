@@ -366,7 +366,7 @@ impl Chat {
         lock(&self.state).greeted(&back.me);
         let notice = back_after(back.after, !is_same_visit);
         self.printer.print(self.screen.notice(&notice));
-        if back.ids_went_back {
+        if back.ids_were_reset {
             self.printer.print(self.screen.warning(IDS_WENT_BACK));
         }
         self.show_missed(&back.missed);

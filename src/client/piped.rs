@@ -110,7 +110,7 @@ pub(super) async fn run(visit: Visit, task: Task) -> Exit {
         connection = back.connection;
         let is_anew = matches!(back.how, How::Anew(_));
         script.output.status(Status::Back, None, &back_after(back.after, is_anew));
-        if back.ids_went_back {
+        if back.ids_were_reset {
             script.output.status(Status::IdsWentBack, None, IDS_WENT_BACK);
         }
         shown = script.back(back.missed, back.how);

@@ -66,7 +66,7 @@ impl Road {
             may_rename: self.may_rename,
             taken: 0,
             state: state.clone(),
-            ids_went_back: false,
+            ids_were_reset: false,
         }
     }
 }
@@ -86,7 +86,7 @@ pub(super) struct Way {
     taken: u32,
     /// Where a new visit is to lead.
     state: State,
-    ids_went_back: bool,
+    ids_were_reset: bool,
 }
 
 /// Back again.
@@ -100,7 +100,7 @@ pub(super) struct Back {
     pub(super) missed: Vec<String>,
     pub(super) how: How,
     /// Whether message ids went back on the server.
-    pub(super) ids_went_back: bool,
+    pub(super) ids_were_reset: bool,
     pub(super) after: Duration,
 }
 
@@ -145,9 +145,17 @@ impl Way {
             };
             match timeout(left, self.attempt(&mut missed)).await {
                 Ok(Ok((connection, how))) => {
-                    let ids_went_back = self.ids_went_back;
+                    let ids_were_reset = self.ids_were_reset;
                     let (backoff, me, after) = (self.backoff, self.me, start.elapsed());
-                    return Ok(Back { connection, backoff, me, missed, how, ids_went_back, after });
+                    return Ok(Back {
+                        connection,
+                        backoff,
+                        me,
+                        missed,
+                        how,
+                        ids_were_reset,
+                        after,
+                    });
                 }
                 Ok(Err(Failure::Passing(why))) => problem = Some(why),
                 Ok(Err(Failure::Final(given_up))) => return Err(given_up),
@@ -213,7 +221,7 @@ impl Way {
         session.missed.retain(is_new);
         session.has_more = session.oldest.iter().any(is_new);
         session.sort_missed();
-        self.ids_went_back |= session
+        self.ids_were_reset |= session
             .missed
             .iter()
             .any(|row| Position::of(&Tags::split(row).0).is_some_and(|it| it.id <= last.id));
@@ -266,7 +274,7 @@ impl Way {
                 return Err(Refused::NotNow { why: text });
             }
             self.opening.refused(&code, &text);
-            self.ids_went_back |= self.opening.has_gone_back();
+            self.ids_were_reset |= self.opening.has_gone_back();
         }
         Ok(false)
     }

@@ -58,6 +58,7 @@ mod locks;
 mod login;
 mod looks;
 mod mail;
+mod memberships;
 mod missed;
 mod obey;
 mod order;
@@ -83,6 +84,7 @@ use keeping::Asleep;
 use listing::{ListAsk, RoomList, RoomsAsk};
 use looks::Looks;
 use mail::{MailAsk, Mailboxes};
+use memberships::Memberships;
 use missed::Missed;
 use order::Order;
 use rooms::Room;
@@ -186,6 +188,9 @@ pub struct Hub {
     orders: HashMap<u64, RoomName>,
     /// The last number given to decisions that are kept.
     last_order: u64,
+    /// Whose memberships are in which block, and the last number of one.
+    block_owners: HashMap<u64, PersonId>,
+    last_block: u64,
     audit: Audit,
     /// Passwords that are hashed later: who gave them has tried too often.
     delayed_jobs: DelayedJobs,
@@ -291,8 +296,7 @@ struct Visit {
     feed: Feed,
     missed: Option<Box<Missed>>,
     rooms: Vec<RoomIx>,
-    /// When I was in which room, in the order I came.
-    stays: Vec<Stay>,
+    memberships: Memberships,
     /// Where plain lines go when no query is on. `None`: nowhere.
     current: Option<RoomIx>,
     query: Query,
@@ -433,6 +437,8 @@ impl Hub {
             asleep: Asleep::default(),
             orders: HashMap::new(),
             last_order: keeping::SERVER,
+            block_owners: HashMap::new(),
+            last_block: 0,
             audit: Audit::default(),
             delayed_jobs: DelayedJobs::default(),
             unsaved: BTreeSet::new(),
@@ -473,6 +479,7 @@ impl Hub {
                 Shelf::Account => self.saved_account(PersonId(key)),
                 Shelf::Mail => self.saved_mail(key),
                 Shelf::Order => self.saved_order(key),
+                Shelf::Stays => self.saved_block(key),
             };
             Change { shelf, key, value }
         };

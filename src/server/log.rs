@@ -315,15 +315,18 @@ pub enum Shelf {
     Mail,
     /// What operators decided, by a number for each room; 0 is the server's.
     Order,
+    /// When who was in which room, by a number for some of these of one visit.
+    Stays,
 }
 
 impl Shelf {
     /// Every shelf and its name in storage, which never changes.
-    pub const TABLE: [(Self, &'static str); 4] = [
+    pub const TABLE: [(Self, &'static str); 5] = [
         (Self::Visit, "visit"),
         (Self::Account, "account"),
         (Self::Mail, "mail"),
         (Self::Order, "order"),
+        (Self::Stays, "stays"),
     ];
 
     /// The name in storage.

@@ -73,7 +73,7 @@ impl Hub {
         match command {
             Command::Login { name, password } => self.log_in(ask, name, password)?,
             Command::Resume { token, after, time } => {
-                self.resume(ask, token, Cursor { after, time })?
+                return self.resume(ask, token, Cursor { after, time });
             }
             Command::Help { command } => return help(ask, command),
             Command::Set { change } => self.set(ask, change),

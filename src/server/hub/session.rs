@@ -15,9 +15,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::feed::Lookup;
 use super::{
-    Ask, Asked, Away, Cid, ConnId, ErrorCode, Event, Farewell, Feed, Hub, Name, Now, Peer,
-    PersonId, Query, Refusal, RoomName, Seed, Settings, Shelf, Stage, Stamp, Stay, Ties, Turn,
-    Unreadable, Visit, VisitIx, refusal, say_farewell,
+    Ask, Asked, Away, Cid, ConnId, ErrorCode, Event, Farewell, Feed, Hub, Memberships, Name, Now,
+    Peer, PersonId, Query, Refusal, RoomName, Seed, Settings, Shelf, Stage, Stamp, Stay, Ties,
+    Turn, Unreadable, Visit, VisitIx, refusal, say_farewell,
 };
 use crate::commands::{Command, Setting};
 use crate::server::log::{Query as LogQuery, Record, Thread};
@@ -78,6 +78,7 @@ struct SavedVisit {
     /// With the visit's current room last, if it is in one.
     rooms: Vec<RoomName>,
     has_current: bool,
+    /// The latest; see `memberships.rs`.
     stays: Vec<Stay>,
     away: Option<String>,
     query: SavedQuery,
@@ -88,6 +89,9 @@ struct SavedVisit {
     /// Where it was last connected from, if not from this machine.
     #[serde(default)]
     network: Option<IpAddr>,
+    /// See [`Memberships::forgotten`].
+    #[serde(default)]
+    forgotten: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -182,8 +186,10 @@ impl Hub {
             Box::new(Session { hash, token: Some(token.into()), settings: ask.settings })
         });
         self.sessions.insert(session.hash, me.person);
+        let token = session.token.clone();
+        self.note_blocks_unsaved(visit);
         // Who came back has shown it.
-        let token = session.token.as_deref().unwrap_or_default();
+        let token = token.as_deref().unwrap_or_default();
         let text = "/resume TOKEN ID brings you back if the connection drops; keep it to yourself";
         ask.reply(&Event::reply("SESSION", token, text));
     }
@@ -289,7 +295,14 @@ impl Hub {
         }
         self.note_unsaved(visit);
         self.forget_audiences_of(visit);
-        ask.reply(&Event::reply("WELCOME", name.as_str(), "you are back"));
+        let after = after.max(self.visits[visit].first);
+        let forgotten = self.visits[visit].memberships.forgotten();
+        let text = if after < forgotten {
+            format!("you are back; up to id {forgotten}, rooms that you have left may be missing")
+        } else {
+            "you are back".to_owned()
+        };
+        ask.reply(&Event::reply("WELCOME", name.as_str(), &text));
         self.put_out_of_banned_rooms(ask, visit);
         ask.turn.tell_when_drained(ask.conn);
     }
@@ -385,7 +398,7 @@ impl Hub {
             settings: self.settings_of(visit),
             rooms: rooms.iter().map(|room| self.rooms[*room].name.clone()).collect(),
             has_current: me.current.is_some(),
-            stays: me.stays.clone(),
+            stays: me.memberships.recent().to_vec(),
             away: me.away.as_ref().map(|away| away.text.to_string()),
             query: match me.query {
                 Query::Off => SavedQuery::Off,
@@ -395,19 +408,24 @@ impl Hub {
             ignores: self.ignores_of(visit),
             operates: self.operated_by(visit),
             network: me.peer.filter(|peer| !peer.is_local()).map(Peer::network),
+            forgotten: me.memberships.forgotten(),
         };
         serde_json::to_string(&saved).ok()
     }
 
     /// Who could come back when the house was closed gets their time again.
     pub(super) fn restore(&mut self, things: &[(Shelf, u64, String)]) -> Result<(), Unreadable> {
-        let mut visits = Vec::new();
+        let (mut visits, mut blocks) = (Vec::new(), Vec::new());
         for (shelf, key, value) in things {
             let person = PersonId(*key);
             let restored = match shelf {
                 Shelf::Account => self.restore_account(person, value),
                 Shelf::Mail => self.restore_mail(*key, value),
                 Shelf::Order => self.restore_order(*key, value),
+                Shelf::Stays => {
+                    blocks.push((*key, value));
+                    Ok(())
+                }
                 Shelf::Visit => {
                     serde_json::from_str(value).map(|saved| visits.push((person, saved)))
                 }
@@ -417,6 +435,11 @@ impl Hub {
         // When all else is there.
         for (person, saved) in &visits {
             self.restore_visit(*person, saved);
+        }
+        blocks.sort_unstable_by_key(|(key, _)| *key);
+        for (key, value) in blocks {
+            let restored = self.restore_block(key, value);
+            restored.map_err(|why| Unreadable { shelf: Shelf::Stays, key, why })?;
         }
         // When all are here: who has to do with whom.
         for (person, saved) in visits {
@@ -442,7 +465,7 @@ impl Hub {
             feed: Feed::Live,
             missed: None,
             rooms: Vec::new(),
-            stays: saved.stays.clone(),
+            memberships: Memberships::new(saved.stays.clone(), saved.forgotten),
             current: None,
             query: Query::Off,
             heard: None,

@@ -639,7 +639,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         // A clock two days ahead for a while, then mended, and once far behind.
         let mut ages = vec![-2; 2500];
-        ages.extend([3; 2500]);
+        ages.extend(vec![3; 2500]);
         ages.extend([0, 9, 0]);
         let log = log(&folder, &ages);
         let expected: Vec<u64> = (1..=2500).chain([5001, 5003]).collect();
@@ -664,7 +664,7 @@ mod tests {
     fn sweep_ends_when_times_grow_with_ids() {
         let folder = tempfile::tempdir().unwrap();
         let mut ages = vec![5; 2000];
-        ages.extend([0; 2000]);
+        ages.extend(vec![0; 2000]);
         let mut log = log(&folder, &ages);
         assert_eq!(left(&log).len(), 2000);
         assert!(!lock(&log.writer).sweep.is_needed);
