@@ -54,6 +54,7 @@ mod pulse;
 mod reading;
 mod reconnect;
 mod screen;
+mod seen;
 mod signals;
 mod slot;
 mod state;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::protocol::name::is_name;
 use crate::protocol::text::{is_blank, is_blank_text, nearest, split_word};
 use crate::protocol::units::{parse_duration, show_duration};
-use crate::protocol::{ErrorCode, HISTORY_DEFAULT, HISTORY_MAX, REASON_MAX, Refusal};
+use crate::protocol::{ErrorCode, HISTORY_DEFAULT, HISTORY_MAX, REASON_MAX, Refusal, Stamp};
 
 /// What one line of a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +117,7 @@ pub enum Command<'a> {
     Gunban { whom: &'a str },
     Gbans,
     Session,
-    Resume { token: &'a str, after: u64 },
+    Resume { token: &'a str, after: u64, time: Option<Stamp> },
     Version,
     Quit { reason: Option<&'a str> },
 }
@@ -210,6 +210,10 @@ pub struct Row {
 const fn arg(usage: &'static str, kind: Kind) -> Arg {
     Arg { usage, kind }
 }
+
+/// The longest time limit that is taken for one. More is a slip of the finger, and near
+/// the end of what a clock can count.
+const TIME_MAX: Duration = Duration::from_hours(24 * 1_000_000_000);
 
 const BAN_ARGS: &[Arg] = &[
     arg("NAME|ADDRESS[/BITS]", Kind::Person),
@@ -653,9 +657,12 @@ pub const TABLE: &[Row] = &[
         name: "resume",
         group: Group::Programs,
         aliases: &[],
-        args: &[arg("TOKEN", Kind::Free), arg("ID", Kind::Free)],
-        help: "come back instead of logging in, and read on after a message's id",
-        examples: &["/resume 9f86d081884c7d659a2feaa0c55ad015 42"],
+        args: &[arg("TOKEN", Kind::Free), arg("ID", Kind::Free), arg("[TIME]", Kind::Free)],
+        help: "come back instead of logging in, and read on after a message, by its id and time",
+        examples: &[
+            "/resume 9f86d081884c7d659a2feaa0c55ad015 42 2026-11-23T06:16:00.123Z",
+            "/resume 9f86d081884c7d659a2feaa0c55ad015 42",
+        ],
         before_login: true,
         read: read_resume,
     },
@@ -849,14 +856,14 @@ fn read_search<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     Ok(Command::Search { text, room })
 }
 
-/// Whom to ban, how long, and why. A word that is no time begins the reason.
+/// Whom to ban, how long, and why.
 type BanWords<'a> = (&'a str, Option<Duration>, Option<&'a str>);
 
 fn read_ban<'a>(args: &mut Args<'a>) -> Result<BanWords<'a>, Refusal> {
     let whom = args.word()?;
     let rest = args.rest;
     let time = match args.optional_word() {
-        Some(word) if parse_duration(word).is_ok() || is_like_time(word) => Some(args.time(word)?),
+        Some(word) if begins_like_number(word) => Some(args.time(word)?),
         _ => {
             args.rest = rest;
             None
@@ -865,17 +872,10 @@ fn read_ban<'a>(args: &mut Args<'a>) -> Result<BanWords<'a>, Refusal> {
     Ok((whom, time, args.reason()?))
 }
 
-/// Whether a word was meant for a time. Taken for a reason it would keep somebody out
-/// for ever.
-fn is_like_time(word: &str) -> bool {
-    const UNITS: [&str; 8] = ["s", "m", "h", "d", "w", "min", "hr", "mo"];
-    const WORDS: [&str; 7] = ["sec", "minute", "hour", "day", "week", "month", "year"];
-    let unit = word.trim_start_matches(|c: char| c.is_ascii_digit()).to_ascii_lowercase();
-    let singular = unit.strip_suffix('s').filter(|unit| !unit.is_empty()).unwrap_or(&unit);
-    let is_unit = UNITS.contains(&singular) || WORDS.contains(&singular);
-    // 10, and 1h30m.
-    let is_bare = unit.chars().all(|c| c.is_ascii_digit() || "smhdw".contains(c));
-    unit.len() < word.len() && (is_unit || is_bare)
+/// Whether the first letter or digit of a word is a digit, of any script. Such a word is
+/// never a reason: a mistyped time taken for one would make the ban permanent.
+fn begins_like_number(word: &str) -> bool {
+    word.chars().find(|c| c.is_alphanumeric()).is_some_and(char::is_numeric)
 }
 
 fn read_mute<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
@@ -902,8 +902,17 @@ fn read_set<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
 
 fn read_resume<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     let token = args.word()?;
-    let after = args.needed_last_word()?;
-    Ok(Command::Resume { token, after: args.number(after)? })
+    let after = args.word()?;
+    let after = args.number(after)?;
+    let bad = |word: &str| {
+        let problem = format!("\"{word}\" is no time of a message, like 2026-11-23T06:16:00.123Z");
+        args.row.bad(&problem)
+    };
+    let time = args.last_word().map(|word| {
+        let stamp = Stamp::parse(word).filter(|_| !word.contains(is_blank));
+        stamp.ok_or_else(|| bad(word))
+    });
+    Ok(Command::Resume { token, after, time: time.transpose()? })
 }
 
 fn read_ping<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
@@ -966,12 +975,20 @@ impl<'a> Args<'a> {
         self.rest().ok_or_else(|| self.row.missing())
     }
 
-    /// A time for something to last.
+    /// How long something is to last.
     fn time(&self, word: &str) -> Result<Duration, Refusal> {
-        match parse_duration(word) {
-            Ok(Duration::ZERO) => Err(self.row.bad(&format!("\"{word}\" is no time at all"))),
-            time => time.map_err(|problem| self.row.bad(&problem)),
-        }
+        let problem = match parse_duration(word) {
+            Ok(time) if !time.is_zero() && time <= TIME_MAX => return Ok(time),
+            Ok(Duration::ZERO) => format!("\"{word}\" is no time at all"),
+            Ok(_) => {
+                format!("\"{word}\" is too long; at most {}, or no time", show_duration(TIME_MAX))
+            }
+            Err(problem) if self.row.args.iter().any(|arg| arg.usage == "[REASON]") => {
+                format!("{problem}, or begin the reason with a word")
+            }
+            Err(problem) => problem,
+        };
+        Err(self.row.bad(&problem))
     }
 
     /// A number; one too large for the machine means the largest there is.
@@ -1090,7 +1107,10 @@ impl fmt::Display for Command<'_> {
             | Self::Register { password: arg }
             | Self::Passwd { password: arg }
             | Self::Unregister { password: arg } => put(&[Some(arg)]),
-            Self::Resume { token, after } => put(&[Some(token), Some(&after.to_string())]),
+            Self::Resume { token, after, time } => {
+                let time = time.map(|time| time.to_string());
+                put(&[Some(token), Some(&after.to_string()), time.as_deref()])
+            }
             Self::Login { name, password } => put(&[Some(name), password]),
             Self::Msg { to, text } => put(&[Some(&to.to_string()), Some(text)]),
             Self::Kick { name, reason } | Self::Kill { name, reason } => put(&[Some(name), reason]),
@@ -1233,7 +1253,9 @@ mod tests {
         assert_eq!(ban("/ban bob"), ("bob", None, None));
         assert_eq!(ban("/ban bob 1h"), ("bob", hour, None));
         assert_eq!(ban("/ban bob 1h two words "), ("bob", hour, Some("two words ")));
-        assert_eq!(ban("/ban bob 3rd strike"), ("bob", None, Some("3rd strike")));
+        assert_eq!(ban("/ban bob third 3rd strike"), ("bob", None, Some("third 3rd strike")));
+        assert_eq!(ban("/ban bob 1000000000d"), ("bob", Some(TIME_MAX), None));
+        assert_eq!(ban("/ban bob :-) 5m"), ("bob", None, Some(":-) 5m")));
         assert_eq!(ban("/ban bob 1h 2h"), ("bob", hour, Some("2h")));
         let long = "ß".repeat(REASON_MAX);
         assert_eq!(ban(&format!("/ban bob 1h {long}")), ("bob", hour, Some(long.as_str())));
@@ -1242,11 +1264,78 @@ mod tests {
             let code = parse(&line).map_err(|refusal| refusal.code);
             assert_eq!(code, Err(ErrorCode::BadArgument), "{command}");
         }
-        // What was meant for a time is no reason to keep somebody out for ever.
-        for time in ["1 hour", "10", "10min", "2hours", "1w", "1h30m", "99999999999999999999d"] {
-            let line = format!("/ban bob {time} too loud");
-            let code = parse(&line).map_err(|refusal| refusal.code);
-            assert_eq!(code, Err(ErrorCode::BadArgument), "{time}");
+    }
+
+    #[test]
+    fn mistyped_time_limit_is_refused_and_names_the_usage() {
+        let times = [
+            "1 hour",
+            "10",
+            "10min",
+            "2hours",
+            "1w",
+            "1y",
+            "1h30m",
+            "99999999999999999999d",
+            "99999999999d",
+            "1000000001d",
+            "1.5h",
+            "1,5h",
+            ".5h",
+            "-5m",
+            "+5m",
+            "\u{2212}5m",
+            "~5m",
+            "/24",
+            "(5m)",
+            "\u{200b}5m",
+            "\u{663}h",
+            "\u{ff15}m",
+            "½h",
+            "0m",
+            "0",
+            "3 strikes",
+            "3rd strike",
+            "#1 offender",
+            "2026-11-30",
+        ];
+        for time in times {
+            for line in [
+                format!("/ban bob {time}"),
+                format!("/gban 192.0.2.1 {time} too loud"),
+                format!("/mute bob {time}"),
+            ] {
+                let refusal = parse(&line).expect_err(&line);
+                assert_eq!(refusal.code, ErrorCode::BadArgument, "{line}");
+                let command = line.split(' ').next().expect("a command");
+                assert!(refusal.text.contains(&format!("; usage: {command} ")), "{}", refusal.text);
+            }
+        }
+        let text = |line| parse(line).expect_err(line).text;
+        assert!(text("/ban bob 3 strikes").contains("begin the reason with a word"));
+        assert!(!text("/mute bob 3 strikes").contains("reason"));
+    }
+
+    #[test]
+    fn resume_reads_an_id_and_the_time_of_that_message() {
+        let resume = |line: &str| match parse(line) {
+            Ok(Request::Command(Command::Resume { after, time, .. })) => Ok((after, time)),
+            Err(refusal) => Err(refusal.code),
+            other => panic!("{line}: {other:?}"),
+        };
+        let time = Some(Stamp(1_795_414_560_123));
+        assert_eq!(resume("/resume t 7"), Ok((7, None)));
+        assert_eq!(resume("/resume t 7 2026-11-23T06:16:00.123Z"), Ok((7, time)));
+        assert_eq!(resume("/resume  t  7  2026-11-23T06:16:00.123Z "), Ok((7, time)));
+        assert_eq!(
+            resume("/resume t 7 2026-11-23T06:16:00Z"),
+            Ok((7, Some(Stamp(1_795_414_560_000))))
+        );
+        assert_eq!(resume("/resume t"), Err(ErrorCode::MissingArgument));
+        for time in ["soon", "5", "2026-11-23", "2026-11-23T06:16:00.123", "2026-11-23T06:16:00Z x"]
+        {
+            let line = format!("/resume t 7 {time}");
+            assert_eq!(resume(&line), Err(ErrorCode::BadArgument), "{time}");
         }
     }
 

@@ -1,12 +1,14 @@
 //! Coming back after a lost connection, as far as it can be decided without one:
 //! when to try again, where to read on, what is a repeat, and when to let it be.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::login::Session;
 use super::outgoing::{Cids, Doubt, Outgoing};
+use super::seen::{Known, Position, Seen};
 use crate::commands::{self, Command, Request};
-use crate::protocol::{Event, Key, Tags, text};
+use crate::protocol::{ErrorCode, Event, Key, Tags, text};
 
 /// The longest wait before the second try; it doubles with each further one.
 const WAIT_FIRST: Duration = Duration::from_millis(200);
@@ -54,6 +56,13 @@ pub(super) fn is_worth_it(farewell: Option<&str>) -> bool {
 /// What is said when not all that was missed is shown.
 pub(super) const MORE_MISSED: &str = "more was said meanwhile; /history shows the latest";
 
+/// What is said when the server's ids went back.
+pub(super) const IDS_WENT_BACK: &str = "message ids went back on the server (restored backup?): \
+    what was said before may be gone there; what is new to you follows";
+
+/// How a server refuses to read on after a message that it does not have.
+const WENT_BACK: &str = "ids went back";
+
 /// What is said when it has been done.
 pub(super) fn back_after(time: Duration, is_anew: bool) -> String {
     let visit = if is_anew { ", in a new visit" } else { "" };
@@ -71,32 +80,64 @@ pub(super) fn spelled(time: Duration) -> String {
 }
 
 /// What coming back begins with on the new connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Opening {
     /// The session's token, if the server gave one.
     pub(super) token: Option<String>,
-    /// The last message seen.
-    pub(super) last: u64,
+    /// What was seen; it is read on after the last message of that.
+    pub(super) seen: Seen,
     /// What the barrier is marked with: what is told before it was missed, what
     /// is told after it is live.
     pub(super) barrier: String,
+    /// Whether the server takes the time of the last message beside its id.
+    takes_time: bool,
+    /// What had been seen before, where all is read again since ids went back.
+    known: Option<Known>,
 }
 
 impl Opening {
     /// The lines, in order; none where only a new login is left.
     pub(super) fn lines(&self) -> Option<[String; 2]> {
-        let resume = format!("/resume {} {}", self.token.as_ref()?, self.last);
+        let mut resume = format!("/resume {} {}", self.token.as_ref()?, self.seen.last_id());
+        if let Some(Position { time: Some(time), .. }) = self.timed() {
+            let _ = write!(resume, " {time}");
+        }
         let barrier = format!("@cid={} /ping", self.barrier);
         Some([resume, barrier])
     }
 
-    /// One of the missed messages is here; if this connection breaks too, the
-    /// next one goes on after it.
-    pub(super) fn note(&mut self, line: &str) {
-        let (tags, plain) = Tags::split(line);
-        if let (Some(id), Some(Event::Message(_))) = (tags.id, Event::parse(plain)) {
-            self.last = self.last.max(id);
+    /// The last message, if its time is sent with its id.
+    fn timed(&self) -> Option<Position> {
+        self.seen.last().filter(|last| self.takes_time && last.time.is_some())
+    }
+
+    /// The lines were refused. Other lines are left to try, or none.
+    pub(super) fn refused(&mut self, code: &str, text: &str) {
+        let is_bad = ErrorCode::parse(code) == Some(ErrorCode::BadArgument);
+        if is_bad && text.starts_with(WENT_BACK) && self.seen.last().is_some() {
+            self.known = Some(self.seen.known());
+            self.seen.begin_anew();
+        } else if is_bad && self.timed().is_some() {
+            self.takes_time = false; // a server of 0.1
+        } else {
+            // Over: the token is good for nothing any more.
+            self.token = None;
         }
+    }
+
+    /// Whether all is read again since ids went back.
+    pub(super) fn has_gone_back(&self) -> bool {
+        self.known.is_some()
+    }
+
+    /// One of the missed lines is here; if this connection breaks too, the next one
+    /// goes on after it. `false`: it is a message that had been seen.
+    pub(super) fn note(&mut self, line: &str) -> bool {
+        let (tags, plain) = Tags::split(line);
+        let Some(Event::Message(message)) = Event::parse(plain) else { return true };
+        self.seen.note(&tags, &message);
+        let is_known = |position| self.known.as_ref().is_some_and(|k| k.contains(position));
+        !Position::of(&tags).is_some_and(is_known)
     }
 }
 
@@ -105,9 +146,8 @@ pub(super) struct Comeback {
     pub(super) outgoing: Outgoing,
     pub(super) backoff: Backoff,
     token: Option<String>,
-    /// The last message seen.
-    last: u64,
-    /// What had been seen when this connection began.
+    seen: Seen,
+    /// The last message that had been seen when this connection began.
     floor: u64,
     /// An answer of several lines, as far as it is here.
     partial: Option<Partial>,
@@ -170,7 +210,7 @@ impl Missing {
 impl Comeback {
     pub(super) fn new(cids: Cids) -> Self {
         let (outgoing, backoff) = (Outgoing::new(cids), Backoff::new());
-        Self { outgoing, backoff, token: None, last: 0, floor: 0, partial: None }
+        Self { outgoing, backoff, token: None, seen: Seen::default(), floor: 0, partial: None }
     }
 
     /// Holds an answer of several lines back until it is whole: one that breaks
@@ -225,14 +265,14 @@ impl Comeback {
         if tags.cid.is_some_and(|cid| cid == cids.own("back") || cid == cids.own("pulse")) {
             return false;
         }
-        let (Some(id), Some(Event::Message(_))) = (tags.id, event) else { return true };
+        let (Some(id), Some(Event::Message(message))) = (tags.id, event) else { return true };
         // The server tells every message once. Should one come again, it is an
         // echo that we have, or a message from before this connection.
         let is_repeat = match tags.cid {
             Some(cid) => self.outgoing.is_settled(cid),
             None => id <= self.floor,
         };
-        self.last = self.last.max(id);
+        self.seen.note(tags, message);
         !is_repeat
     }
 
@@ -242,12 +282,15 @@ impl Comeback {
         self.outgoing.lost();
         self.partial = None;
         let barrier = self.outgoing.cids().own("back");
-        Opening { token: self.token.clone(), last: self.last, barrier }
+        let (token, seen) = (self.token.clone(), self.seen.clone());
+        Opening { token, seen, barrier, takes_time: true, known: None }
     }
 
-    /// Back. Before the missed lines are taken note of.
-    pub(super) fn back(&mut self) {
-        self.floor = self.last;
+    /// Back. Before the missed lines are taken note of. Where all was read again since ids
+    /// went back, `again` is what has been seen by then.
+    pub(super) fn back(&mut self, again: Option<Seen>) {
+        self.floor = if again.is_some() { 0 } else { self.seen.last_id() };
+        self.seen = again.unwrap_or_else(|| std::mem::take(&mut self.seen));
     }
 
     /// Everything unanswered goes out again. After the missed lines, which may
@@ -259,7 +302,8 @@ impl Comeback {
     /// In a new visit, perhaps of a server that counts from the beginning. Gives
     /// back the lines that were sent and never answered.
     pub(super) fn begin_anew(&mut self, session: &Session) -> Vec<Doubt> {
-        (self.last, self.floor, self.token) = (0, 0, None);
+        self.seen.begin_anew();
+        (self.floor, self.token) = (0, None);
         let mut doubts = self.outgoing.begin_anew();
         settle_doubts(&mut doubts, session);
         doubts
@@ -303,8 +347,9 @@ mod tests {
 
     fn session(missed: &[&str]) -> Session {
         let missed = missed.iter().map(|&line| line.to_owned()).collect();
-        let (me, lines) = ("Alice".to_owned(), Vec::new());
-        Session { me, lines, missed, has_more: false, refused: None }
+        let mut session = Session::of("Alice");
+        session.missed = missed;
+        session
     }
 
     #[test]
@@ -365,12 +410,49 @@ mod tests {
         assert!(note(&mut comeback, "@id=9;cid=x 2026-11-23T06:16:00.123Z bob: later"));
         let mut opening = comeback.lost(Duration::ZERO);
         let barrier = format!("{} /ping", mark("back"));
-        assert_eq!(opening.lines().unwrap(), ["/resume abc 5", &barrier]);
-        opening.note("@id=6 bob: missed");
-        assert_eq!(opening.lines().unwrap()[0], "/resume abc 6");
+        let resume = |opening: &Opening| opening.lines().expect("a token")[0].clone();
+        assert_eq!(opening.lines().unwrap(), ["/resume abc 5 2026-11-23T06:16:00.123Z", &barrier]);
+        assert!(opening.note("@id=6;time=2026-11-23T06:16:00.124Z bob: missed"));
+        assert_eq!(resume(&opening), "/resume abc 6 2026-11-23T06:16:00.124Z");
+        // A server of 0.1 takes no time.
+        opening.refused("bad-argument", "\"6 2026-11-23T06:16:00.124Z\" is no number");
+        assert_eq!(resume(&opening), "/resume abc 6");
+        assert!(!opening.has_gone_back());
+        opening.refused("bad-password", "it is over");
+        assert_eq!(opening.lines(), None);
         assert!(!note(&mut comeback, &format!("{} [PONG]", mark("back"))));
         comeback.begin_anew(&session(&[]));
         assert_eq!(comeback.lost(Duration::ZERO).lines(), None);
+    }
+
+    #[test]
+    fn all_but_what_was_seen_is_read_again_where_ids_went_back() {
+        let mut comeback = Comeback::new(Cids::new(7));
+        note(&mut comeback, "@cid=0000000000000007-session [SESSION abc] keep it");
+        let said = |id: u64, second: u64| format!("@id={id};time=2026-11-23T06:16:0{second}.000Z");
+        for id in 1..=5 {
+            assert!(note(&mut comeback, &format!("{} bob: {id}", said(id, id))));
+        }
+        let mut opening = comeback.lost(Duration::ZERO);
+        opening.refused("bad-argument", "ids went back (restored backup?)");
+        assert!(opening.has_gone_back());
+        assert_eq!(opening.lines().unwrap()[0], "/resume abc 0");
+        let again = [(1, 1, false), (2, 2, false), (3, 7, true), (4, 8, true)];
+        for (id, second, is_new) in again {
+            assert_eq!(opening.note(&format!("{} bob: again", said(id, second))), is_new, "{id}");
+        }
+        assert_eq!(opening.lines().unwrap()[0], "/resume abc 4 2026-11-23T06:16:08.000Z");
+        comeback.back(Some(opening.seen.clone()));
+        for (id, second, _) in again.iter().filter(|(.., is_new)| *is_new) {
+            assert!(note(&mut comeback, &format!("{} bob: again", said(*id, *second))));
+        }
+        assert!(note(&mut comeback, &format!("{} bob: live", said(5, 9))));
+        // Refused again, also from the beginning: there is nothing left but a new login.
+        let mut opening = comeback.lost(Duration::ZERO);
+        assert_eq!(opening.lines().unwrap()[0], "/resume abc 5 2026-11-23T06:16:09.000Z");
+        opening.refused("bad-argument", "ids went back (restored backup?)");
+        opening.refused("bad-argument", "ids went back (restored backup?)");
+        assert_eq!(opening.lines(), None);
     }
 
     #[test]
@@ -412,7 +494,7 @@ mod tests {
         assert!(note(&mut comeback, one));
         assert!(note(&mut comeback, "@id=4 [PRIVATE MESSAGE] alice: one"), "to myself");
         comeback.lost(Duration::ZERO);
-        comeback.back();
+        comeback.back(None);
         comeback.go_on();
         for (line, is_shown) in [
             (two, true),

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::attention::Attention;
-use super::comeback::{self, Comeback, MORE_MISSED, back_after};
+use super::comeback::{self, Comeback, IDS_WENT_BACK, MORE_MISSED, back_after};
 use super::connection::{Connection, Progress};
 use super::history::History;
 use super::interrupt::Interrupt;
@@ -25,7 +25,7 @@ use super::printer::{Printer, Redraw};
 use super::prompt::{self, Prompt, Shared, Typed, Waiting};
 use super::pulse::{Beat, Pulse};
 use super::reading::Reading;
-use super::reconnect::{Back, GivenUp, Road};
+use super::reconnect::{Back, GivenUp, How, Road};
 use super::screen::Screen;
 use super::signals::{self, Signals};
 use super::state::{Link, State};
@@ -354,24 +354,38 @@ impl Chat {
         self.connection = back.connection;
         self.pulse.heard(Instant::now());
         self.road.found(&mut self.comeback, back.backoff);
-        self.comeback.back();
+        let (again, session) = match back.how {
+            How::Resumed => (None, None),
+            How::Restored(seen, session) => (Some(seen), Some(session)),
+            How::Anew(session) => (None, Some(session)),
+        };
+        let is_same_visit = session.is_none() || again.is_some();
+        self.comeback.back(again);
         // First: the prompt is drawn with what is printed.
         lock(&self.state).link = Link::Up;
         lock(&self.state).greeted(&back.me);
-        let notice = back_after(back.after, back.anew.is_some());
+        let notice = back_after(back.after, !is_same_visit);
         self.printer.print(self.screen.notice(&notice));
+        if back.ids_were_reset {
+            self.printer.print(self.screen.warning(IDS_WENT_BACK));
+        }
         self.show_missed(&back.missed);
-        match back.anew {
-            None => self.comeback.go_on(),
-            Some(session) => self.begin_anew(&session),
+        if let Some(session) = session.as_ref().filter(|_| !is_same_visit) {
+            // Nobody can tell whether what was sent in the old visit was said.
+            let doubtful = self.comeback.begin_anew(session);
+            self.warn_of(&doubtful, IN_DOUBT);
+        }
+        if let Some(session) = &session {
+            self.return_to_place(session);
+        }
+        if is_same_visit {
+            self.comeback.go_on();
         }
     }
 
-    /// Nobody can tell whether what was sent in the old visit was said. What is
-    /// still to be sent is, if it goes where it was meant to go.
-    fn begin_anew(&mut self, session: &Session) {
-        let doubtful = self.comeback.begin_anew(session);
-        self.warn_of(&doubtful, IN_DOUBT);
+    /// Where the server holds us to be is told anew. What is still to be sent is sent, if
+    /// it goes where it was meant to go.
+    fn return_to_place(&mut self, session: &Session) {
         let before = lock(&self.state).me().to_owned();
         if Key::fold(&before) != Key::fold(&session.me) {
             let text = format!(
@@ -388,6 +402,8 @@ impl Chat {
             self.printer.print(self.screen.notice(MORE_MISSED));
         }
         if !lock(&self.state).is_where(&before) {
+            let doubtful = self.comeback.outgoing.give_up_sent();
+            self.warn_of(&doubtful, IN_DOUBT);
             let waiting = self.comeback.outgoing.give_up_unsent();
             self.warn_of(&waiting, NOT_SENT);
         }

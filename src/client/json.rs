@@ -25,6 +25,8 @@ pub(super) enum Status {
     Offline,
     /// We are back.
     Back,
+    /// Ids of messages went back: they may mean others than before.
+    IdsWentBack,
     /// More was missed than is told.
     Gap,
     /// A line was sent, and nobody knows whether it was said.
@@ -78,10 +80,11 @@ enum Code<'a> {
 
 #[cfg(test)]
 impl Status {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Online,
         Self::Offline,
         Self::Back,
+        Self::IdsWentBack,
         Self::Gap,
         Self::InDoubt,
         Self::NotSent,

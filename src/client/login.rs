@@ -2,6 +2,7 @@
 //! Nothing else is sent before the server has taken all three, so no line can
 //! go where it was not meant to, and before there is a session to come back to.
 
+use std::mem;
 use std::time::Duration;
 
 use super::Exit;
@@ -34,6 +35,7 @@ impl Identity {
 }
 
 /// A visit that has begun.
+#[derive(Default)]
 pub(super) struct Session {
     /// The name the server greeted us with.
     pub(super) me: String,
@@ -43,23 +45,75 @@ pub(super) struct Session {
     /// for a history; and whether there is more of it.
     pub(super) missed: Vec<String>,
     pub(super) has_more: bool,
+    /// The oldest row of each history that may have been cut off before it.
+    pub(super) oldest: Vec<String>,
+    is_full: bool,
     /// Why one of the first lines was refused.
     pub(super) refused: Option<String>,
 }
 
 impl Session {
-    fn new() -> Self {
-        let (lines, missed) = (Vec::new(), Vec::new());
-        Self { me: String::new(), lines, missed, has_more: false, refused: None }
+    /// One in which nothing has been heard yet.
+    pub(super) fn of(me: &str) -> Self {
+        Self { me: me.to_owned(), ..Self::default() }
     }
 
     /// What was said between entering a room and asking for its history has come
     /// twice.
-    fn sort_missed(&mut self) {
+    pub(super) fn sort_missed(&mut self) {
         let id = |line: &String| Tags::split(line).0.id;
         let live: Vec<u64> = self.lines.iter().filter_map(id).collect();
         self.missed.retain(|line| id(line).is_none_or(|id| !live.contains(&id)));
         self.missed.sort_by_key(id);
+        self.missed.dedup_by_key(|line| id(line));
+    }
+
+    /// Takes in a line of the server.
+    fn hear(&mut self, line: String, cids: &Cids) -> Result<(), Refused> {
+        let (tags, plain) = Tags::split(&line);
+        let is_first = tags.cid == Some(cids.own("first").as_str());
+        match Event::parse(plain) {
+            Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
+            Some(Event::Error { text, .. }) if is_first => {
+                self.refused.get_or_insert_with(|| text.to_owned());
+            }
+            Some(Event::Reply { word: "HISTORY", args, .. }) if is_first => {
+                self.is_full = args.ends_with(&format!(" {HISTORY_MAX}"));
+                return Ok(());
+            }
+            Some(Event::Row { time, message }) if is_first => {
+                let row = as_live(&tags, time, message);
+                if mem::take(&mut self.is_full) {
+                    self.oldest.push(row.clone());
+                }
+                self.missed.push(row);
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.lines.push(line);
+        Ok(())
+    }
+
+    /// Says further first lines, and waits for their answers.
+    pub(super) async fn say(
+        &mut self,
+        connection: &mut Connection,
+        lines: &[String],
+        cids: &Cids,
+    ) -> Result<(), Refused> {
+        for line in lines {
+            connection.send(&format!("@cid={} {line}", cids.own("first")));
+        }
+        let barrier = cids.own("first-end");
+        connection.send(&format!("@cid={barrier} {}", Command::Ping { token: None }));
+        loop {
+            let line = in_time(connection.line()).await?.ok_or(Refused::Closed)?;
+            if Tags::split(&line).0.cid == Some(barrier.as_str()) {
+                return Ok(());
+            }
+            self.hear(line, cids)?;
+        }
     }
 }
 
@@ -81,8 +135,19 @@ pub(super) fn another_name(name: &str) -> String {
 /// Why it has not.
 #[derive(Debug)]
 pub(super) enum Refused {
-    Name { name: String, why: String, code: Option<ErrorCode> },
-    Farewell { code: String, text: String },
+    Name {
+        name: String,
+        why: String,
+        code: Option<ErrorCode>,
+    },
+    Farewell {
+        code: String,
+        text: String,
+    },
+    /// The server cannot do it now.
+    NotNow {
+        why: String,
+    },
     Closed,
     Silent,
     NotChatty,
@@ -106,6 +171,7 @@ impl Refused {
             Self::Farewell { code, text } => {
                 format!("{endpoint} ended the connection: {text} ({code})")
             }
+            Self::NotNow { why } => format!("{endpoint}: {why}"),
             Self::Closed => format!("{endpoint} closed the connection"),
             Self::Silent => format!("{endpoint} does not answer"),
             Self::NotChatty => format!("{endpoint} is no chatty server"),
@@ -150,7 +216,7 @@ impl Refused {
                 matches!(code.as_str(), "too-many" | "login-timeout")
                     || comeback::is_worth_it(Some(code))
             }
-            Self::Closed | Self::Silent | Self::NotChatty => true,
+            Self::NotNow { .. } | Self::Closed | Self::Silent | Self::NotChatty => true,
         }
     }
 }
@@ -188,30 +254,17 @@ async fn exchange(
     first: &[String],
     cids: &Cids,
 ) -> Result<Session, Refused> {
-    let mut session = Session::new();
+    let mut session = Session::default();
     loop {
         let line = connection.line().await.ok_or(Refused::Closed)?;
         let (tags, plain) = Tags::split(&line);
         let is_named = !session.me.is_empty();
         let is_last = is_named && tags.cid == Some(cids.own("session").as_str());
-        let is_first = tags.cid == Some(cids.own("first").as_str());
         match Event::parse(plain) {
-            Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
             Some(Event::Reply { word: "SET", .. }) if !is_named => continue,
             Some(Event::Error { code, text }) if !is_named => {
                 let code = ErrorCode::parse(code);
                 return Err(Refused::Name { name: name.to_owned(), why: text.to_owned(), code });
-            }
-            Some(Event::Error { text, .. }) if is_first => {
-                session.refused.get_or_insert_with(|| text.to_owned());
-            }
-            Some(Event::Reply { word: "HISTORY", args, .. }) if is_first => {
-                session.has_more |= args.ends_with(&format!(" {HISTORY_MAX}"));
-                continue;
-            }
-            Some(Event::Row { time, message }) if is_first => {
-                session.missed.push(as_live(&tags, time, message));
-                continue;
             }
             Some(Event::Reply { word: "WELCOME", args, .. }) if !is_named => {
                 args.clone_into(&mut session.me);
@@ -222,8 +275,9 @@ async fn exchange(
             }
             _ => {}
         }
-        session.lines.push(line);
+        session.hear(line, cids)?;
         if is_last {
+            session.has_more = !session.oldest.is_empty();
             session.sort_missed();
             return Ok(session);
         }

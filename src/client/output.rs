@@ -68,7 +68,7 @@ impl Output {
     pub(super) fn status(&mut self, status: Status, number: Option<u64>, text: &str) {
         match number {
             Some(number) => complain(&format!("line {number}: {text}")),
-            None if self.is_quiet && status != Status::Failed => {}
+            None if self.is_quiet && !is_always_told(status) => {}
             None => complain(text),
         }
         self.tell(status, number, text);
@@ -110,6 +110,11 @@ impl Output {
     pub(super) fn finish(&mut self) -> io::Result<()> {
         self.out.finish()
     }
+}
+
+/// Whether it is told also with `--quiet`: it is more than a connection lost and found.
+fn is_always_told(status: Status) -> bool {
+    matches!(status, Status::Failed | Status::IdsWentBack)
 }
 
 fn shown(theme: Theme, plain: &str) -> String {

@@ -14,14 +14,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::comeback::{self, Comeback, MORE_MISSED, back_after};
+use super::comeback::{self, Comeback, IDS_WENT_BACK, MORE_MISSED, back_after};
 use super::connection::{Connection, Progress};
 use super::json::Status;
 use super::log_files::LogFiles;
-use super::login::Session;
 use super::output::{Form, Output};
 use super::pulse::{Beat, Pulse};
-use super::reconnect::{Back, Road};
+use super::reconnect::{Back, How, Road};
 use super::state::State;
 use super::{Exit, Visit, complain, signals};
 use crate::commands::{self, Command, Request, Setting, Target};
@@ -109,7 +108,12 @@ pub(super) async fn run(visit: Visit, task: Task) -> Exit {
         road.found(&mut script.comeback, back.backoff);
         script.state.greeted(&back.me);
         connection = back.connection;
-        shown = script.back(back.missed, back.anew, back.after);
+        let is_anew = matches!(back.how, How::Anew(_));
+        script.output.status(Status::Back, None, &back_after(back.after, is_anew));
+        if back.ids_were_reset {
+            script.output.status(Status::IdsWentBack, None, IDS_WENT_BACK);
+        }
+        shown = script.back(back.missed, back.how);
     }
 }
 
@@ -299,24 +303,26 @@ impl Script {
     }
 
     /// Goes on where the connection was lost.
-    fn back(
-        &mut self,
-        missed: Vec<String>,
-        anew: Option<Session>,
-        after: Duration,
-    ) -> io::Result<()> {
-        self.output.status(Status::Back, None, &back_after(after, anew.is_some()));
-        self.comeback.back();
+    fn back(&mut self, missed: Vec<String>, how: How) -> io::Result<()> {
+        let (again, session) = match how {
+            How::Resumed => (None, None),
+            How::Restored(seen, session) => (Some(seen), Some(session)),
+            How::Anew(session) => (None, Some(session)),
+        };
+        let is_same_visit = session.is_none() || again.is_some();
+        self.comeback.back(again);
         self.show(missed)?;
-        let Some(session) = anew else {
+        let Some(session) = session else {
             self.comeback.go_on();
             return Ok(());
         };
-        let sent = self.comeback.begin_anew(&session);
-        let is_pinged = sent.iter().any(|(number, _)| self.end == End::Awaited(*number));
-        self.doubt(&sent, IN_DOUBT);
-        if is_pinged {
-            self.ping();
+        if !is_same_visit {
+            let sent = self.comeback.begin_anew(&session);
+            let is_pinged = sent.iter().any(|(number, _)| self.end == End::Awaited(*number));
+            self.doubt(&sent, IN_DOUBT);
+            if is_pinged {
+                self.ping();
+            }
         }
         let before = std::mem::replace(&mut self.state, State::new(&session.me));
         self.show(session.lines)?;
@@ -327,11 +333,16 @@ impl Script {
         }
         if !self.state.is_where(&before) {
             let why = session.refused.unwrap_or_else(|| before.target());
-            let why = format!("this new visit does not lead to where lines went: {why}");
+            let why = format!("the way back does not lead to where lines went: {why}");
             self.output.status(Status::Failed, None, &why);
+            let sent = self.comeback.outgoing.give_up_sent();
+            self.doubt(&sent, IN_DOUBT);
             let unsent = self.comeback.outgoing.give_up_unsent();
             self.doubt(&unsent, NOT_SENT);
             self.end = End::Astray;
+        }
+        if is_same_visit {
+            self.comeback.go_on();
         }
         Ok(())
     }

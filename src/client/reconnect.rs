@@ -14,8 +14,10 @@ use super::connection::{Connection, Unreachable, connect};
 use super::login::{Refused, Session, another_name, greet, login};
 use super::outgoing::Cids;
 use super::password::Password;
+use super::seen::{Position, Seen};
 use super::state::State;
-use crate::protocol::{Event, Tags};
+use crate::commands::{Command, Rows, Target};
+use crate::protocol::{ErrorCode, Event, LOBBY, Tags};
 
 /// More missed lines than this are not waited for: the rest comes as if live.
 const MISSED_MAX: usize = 10_000;
@@ -64,6 +66,7 @@ impl Road {
             may_rename: self.may_rename,
             taken: 0,
             state: state.clone(),
+            ids_were_reset: false,
         }
     }
 }
@@ -83,6 +86,7 @@ pub(super) struct Way {
     taken: u32,
     /// Where a new visit is to lead.
     state: State,
+    ids_were_reset: bool,
 }
 
 /// Back again.
@@ -94,9 +98,21 @@ pub(super) struct Back {
     pub(super) me: String,
     /// What was said meanwhile.
     pub(super) missed: Vec<String>,
-    /// The new visit, if the old one was over.
-    pub(super) anew: Option<Session>,
+    pub(super) how: How,
+    /// Whether message ids went back on the server.
+    pub(super) ids_were_reset: bool,
     pub(super) after: Duration,
+}
+
+/// How we are back.
+pub(super) enum How {
+    /// In the same visit.
+    Resumed,
+    /// In the same visit, of which the server has forgotten a part. All of it was read
+    /// again; this has been seen by now, and so we were led back where we had been.
+    Restored(Seen, Session),
+    /// In a new visit, as the old one was over.
+    Anew(Session),
 }
 
 /// No use in trying on.
@@ -128,9 +144,18 @@ impl Way {
                 return Err(GivenUp { exit: Exit::Unavailable, why });
             };
             match timeout(left, self.attempt(&mut missed)).await {
-                Ok(Ok((connection, anew))) => {
+                Ok(Ok((connection, how))) => {
+                    let ids_were_reset = self.ids_were_reset;
                     let (backoff, me, after) = (self.backoff, self.me, start.elapsed());
-                    return Ok(Back { connection, backoff, me, missed, anew, after });
+                    return Ok(Back {
+                        connection,
+                        backoff,
+                        me,
+                        missed,
+                        how,
+                        ids_were_reset,
+                        after,
+                    });
                 }
                 Ok(Err(Failure::Passing(why))) => problem = Some(why),
                 Ok(Err(Failure::Final(given_up))) => return Err(given_up),
@@ -139,10 +164,7 @@ impl Way {
         }
     }
 
-    async fn attempt(
-        &mut self,
-        missed: &mut Vec<String>,
-    ) -> Result<(Connection, Option<Session>), Failure> {
+    async fn attempt(&mut self, missed: &mut Vec<String>) -> Result<(Connection, How), Failure> {
         let connection = connect(&self.endpoint).await;
         let mut connection = connection.map_err(|Unreachable { why, is_final }| {
             let given_up = GivenUp { exit: Exit::Unavailable, why };
@@ -151,18 +173,81 @@ impl Way {
         greet(&mut connection).await.map_err(|refused| self.failure(&refused))?;
         let is_back = self.resume(&mut connection, missed).await;
         if is_back.map_err(|refused| self.failure(&refused))? {
-            return Ok((connection, None));
+            if !self.opening.has_gone_back() {
+                return Ok((connection, How::Resumed));
+            }
+            let session = self.return_to_place(&mut connection).await;
+            let session = session.map_err(|refused| self.failure(&refused))?;
+            return Ok((connection, How::Restored(self.opening.seen.clone(), session)));
         }
-        let first = self.state.way_back(self.opening.last);
-        let name = self.next_name();
-        let password = self.password.as_ref();
-        match login(&mut connection, &name, password, &first, &self.cids).await {
-            Ok(session) => Ok((connection, Some(session))),
+        match self.begin_anew(&mut connection).await {
+            Ok(session) => Ok((connection, How::Anew(session))),
             Err(refused) => {
                 self.taken += u32::from(refused.is_taken());
                 Err(self.failure(&refused))
             }
         }
+    }
+
+    /// Logs in anew, where the old visit was, and reads what was said there since.
+    async fn begin_anew(&mut self, connection: &mut Connection) -> Result<Session, Refused> {
+        let last = self.opening.seen.last();
+        let mut first = self.state.way_back();
+        // The last message in a room shows whether ids still mean the same messages.
+        let proof = self.opening.seen.in_room().filter(|(_, room)| self.state.is_in(room));
+        let proof = proof.map(|(position, room)| (position, room.to_owned()));
+        if let Some((Position { id, .. }, room)) = &proof {
+            let rows = Rows { count: 1, after: Some(id.saturating_sub(1)) };
+            let thread = Some(Target::Room(room));
+            first.push(Command::History { rows, thread }.to_string());
+        }
+        first.extend(last.iter().flat_map(|last| self.state.histories(Some(last.id))));
+        let name = self.next_name();
+        let password = self.password.as_ref();
+        let mut session = login(connection, &name, password, &first, &self.cids).await?;
+        let Some(last) = last else { return Ok(session) };
+        let is_proven = proof.is_some_and(|(proof, _)| {
+            session.missed.iter().any(|row| Position::of(&Tags::split(row).0) == Some(proof))
+        });
+        if !is_proven {
+            session.say(connection, &self.state.histories(None), &self.cids).await?;
+        }
+        let known = self.opening.seen.known();
+        let is_new = |row: &String| {
+            let position = Position::of(&Tags::split(row).0);
+            position
+                .is_none_or(|it| !known.contains(it) && (it.id > last.id || it.time > last.time))
+        };
+        session.missed.retain(is_new);
+        session.has_more = session.oldest.iter().any(is_new);
+        session.sort_missed();
+        self.ids_were_reset |= session
+            .missed
+            .iter()
+            .any(|row| Position::of(&Tags::split(row).0).is_some_and(|it| it.id <= last.id));
+        Ok(session)
+    }
+
+    /// The server has forgotten what we did last: it may hold us to be in other rooms, or
+    /// in another talk, where nothing of what waits to be sent is meant to be said.
+    async fn return_to_place(&mut self, connection: &mut Connection) -> Result<Session, Refused> {
+        let mut session = Session::of(&self.me);
+        let whois = Command::Whois { name: &self.me }.to_string();
+        session.say(connection, &[whois], &self.cids).await?;
+        let is_whois = |line: &String| {
+            matches!(Event::parse(Tags::split(line).1), Some(Event::Reply { word: "WHOIS", .. }))
+        };
+        let told = session.lines.extract_if(.., |line| is_whois(line)).last().unwrap_or_default();
+        let rooms =
+            told.split(' ').find_map(|word| word.strip_prefix("rooms=")).unwrap_or_default();
+        let rooms: Vec<&str> = rooms.split(',').filter_map(|room| room.strip_prefix('#')).collect();
+        let lines = self.state.way_back_from(&rooms);
+        session.say(connection, &lines, &self.cids).await?;
+        if !self.state.is_in(LOBBY) && !rooms.contains(&LOBBY) {
+            // Who is new is in the lobby, and we are not.
+            session.lines.push(format!("@cid={} [PARTED #{LOBBY}]", self.cids.own("first")));
+        }
+        Ok(session)
     }
 
     /// Whom to log in as: who we were or, where that is somebody else by now and
@@ -178,11 +263,30 @@ impl Way {
         connection: &mut Connection,
         missed: &mut Vec<String>,
     ) -> Result<bool, Refused> {
-        let Some(lines) = self.opening.lines() else { return Ok(false) };
-        for line in &lines {
-            connection.send(line);
+        while let Some(lines) = self.opening.lines() {
+            for line in &lines {
+                connection.send(line);
+            }
+            let Some((code, text)) = self.hear_missed(connection, missed).await? else {
+                return Ok(true);
+            };
+            if ErrorCode::parse(&code) == Some(ErrorCode::StorageFull) {
+                return Err(Refused::NotNow { why: text });
+            }
+            self.opening.refused(&code, &text);
+            self.ids_were_reset |= self.opening.has_gone_back();
         }
+        Ok(false)
+    }
+
+    /// Listens up to the barrier; gives the refusal, if resuming was refused.
+    async fn hear_missed(
+        &mut self,
+        connection: &mut Connection,
+        missed: &mut Vec<String>,
+    ) -> Result<Option<(String, String)>, Refused> {
         let mut is_welcome = false;
+        let mut refusal = (String::new(), String::new());
         loop {
             let line = timeout(SILENCE_MAX, connection.line()).await;
             let line = line.map_err(|_| Refused::Silent)?.ok_or(Refused::Closed)?;
@@ -190,22 +294,23 @@ impl Way {
             let is_barrier = tags.cid == Some(self.opening.barrier.as_str());
             match Event::parse(plain) {
                 // The barrier comes also behind a refusal.
-                _ if is_barrier => return Ok(is_welcome),
+                _ if is_barrier => return Ok((!is_welcome).then_some(refusal)),
                 Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
                 Some(Event::Reply { word: "SET", .. }) if !is_welcome => {}
                 Some(Event::Reply { word: "WELCOME", args, .. }) if !is_welcome => {
                     args.clone_into(&mut self.me);
                     is_welcome = true;
                 }
-                // Over: the token is good for nothing any more.
-                Some(Event::Error { .. }) if !is_welcome => self.opening.token = None,
-                _ => {
-                    self.opening.note(&line);
+                Some(Event::Error { code, text }) if !is_welcome => {
+                    refusal = (code.to_owned(), text.to_owned());
+                }
+                _ if self.opening.note(&line) => {
                     missed.push(line);
                     if missed.len() >= MISSED_MAX {
-                        return Ok(true);
+                        return Ok(None);
                     }
                 }
+                _ => {}
             }
         }
     }

@@ -150,17 +150,34 @@ impl State {
             && other.joined.keys().all(|room| self.joined.contains_key(room))
     }
 
-    /// What brings somebody who has just logged in where I am now, and tells what
-    /// has been said there since a message.
-    pub(super) fn way_back(&self, last: u64) -> Vec<String> {
+    /// What brings somebody who has just logged in where I am now.
+    pub(super) fn way_back(&self) -> Vec<String> {
         let mut lines = self.habits();
-        lines.extend(self.moves());
-        for room in self.joined.values().filter(|_| last > 0) {
-            let rows = Rows { count: HISTORY_MAX, after: Some(last) };
-            let thread = Some(Target::Room(&room.name));
-            lines.push(Command::History { rows, thread }.to_string());
-        }
+        let is_there = self.joined.len() == 1 && self.is_in(LOBBY);
+        lines.extend(self.moves(&[LOBBY], is_there));
         lines
+    }
+
+    /// What brings a visit of mine that is in these rooms where I am now.
+    pub(super) fn way_back_from(&self, rooms: &[&str]) -> Vec<String> {
+        let on = [Setting::Echo, Setting::Joins].into_iter().filter(|it| !self.off.contains(it));
+        let on = on.map(|setting| Command::Set { change: Some((setting, true)) }.to_string());
+        let mut lines: Vec<String> = on.collect();
+        if self.away.is_none() {
+            lines.push(Command::Back.to_string());
+        }
+        lines.extend(self.habits());
+        // Ends a query there is; the rooms come after it, and a query after those.
+        lines.push(Command::Query { name: None }.to_string());
+        lines.extend(self.moves(rooms, false));
+        lines
+    }
+
+    /// What asks what was said in my rooms: after a message, or the latest.
+    pub(super) fn histories(&self, after: Option<u64>) -> Vec<String> {
+        let rows = Rows { count: HISTORY_MAX, after };
+        let rooms = self.joined.values().map(|room| Some(Target::Room(&room.name)));
+        rooms.map(|thread| Command::History { rows, thread }.to_string()).collect()
     }
 
     /// What makes somebody new see and be seen as I am.
@@ -176,19 +193,18 @@ impl State {
         lines
     }
 
-    fn moves(&self) -> Vec<String> {
+    /// From these rooms to mine; `is_there`: I am where I want to be already.
+    fn moves(&self, from: &[&str], is_there: bool) -> Vec<String> {
         let is_current = |name: &str| self.room().is_some_and(|room| is_same(room, name));
         let (last, others): (Vec<_>, Vec<_>) =
             self.joined.values().map(|room| room.name.as_str()).partition(|name| is_current(name));
         let rooms: Vec<_> = others.into_iter().chain(last).collect();
-        let is_lobby = |name: &&str| is_same(name, LOBBY);
         let mut lines = Vec::new();
-        // Everybody begins in the lobby.
-        if !(rooms.len() == 1 && rooms.iter().any(is_lobby)) {
+        if !is_there {
             lines.extend(rooms.iter().map(|room| Command::Join { room, key: None }.to_string()));
         }
-        if !rooms.iter().any(is_lobby) {
-            lines.push(Command::Part { room: Some(LOBBY), reason: None }.to_string());
+        for room in from.iter().filter(|there| !rooms.iter().any(|room| is_same(room, there))) {
+            lines.push(Command::Part { room: Some(room), reason: None }.to_string());
         }
         if let Query::Person(name) = &self.query {
             lines.push(Command::Query { name: Some(name) }.to_string());
@@ -428,8 +444,27 @@ mod tests {
             (&["@cid=1 [JOINED #ops]", "@cid=2 [PARTED #lobby]"], &["/join ops", "/part lobby"]),
             (&["@cid=1 [QUERY bob]"], &["/query bob"]),
         ] {
-            assert_eq!(told(lines).way_back(0), way, "{lines:?}");
+            assert_eq!(told(lines).way_back(), way, "{lines:?}");
         }
+    }
+
+    #[test]
+    fn way_back_from_elsewhere_leaves_other_rooms_and_ends_other_habits() {
+        let lines = ["@cid=1 [JOINED #ops]", "@cid=2 [PARTED #lobby]", "@cid=3 [QUERY bob]"];
+        let way = [
+            "/set echo on",
+            "/set joins on",
+            "/back",
+            "/query",
+            "/join ops",
+            "/part lobby",
+            "/part Art",
+            "/query bob",
+        ];
+        assert_eq!(told(&lines).way_back_from(&["lobby", "Art", "OPS"]), way);
+        let lines = ["[SET echo=off joins=on tags=on]", "[AWAY on] x"];
+        let way = ["/set joins on", "/set echo off", "/away x", "/query", "/join lobby"];
+        assert_eq!(told(&lines).way_back_from(&["lobby"]), way);
     }
 
     #[test]
@@ -444,17 +479,12 @@ mod tests {
             "* carol is now caro",
             "@cid=1 [JOINED #ops]",
         ];
-        let way = [
-            "/set joins off",
-            "/away at lunch",
-            "/ignore caro",
-            "/join lobby",
-            "/join ops",
-            "/history 1000 after 7 #lobby",
-            "/history 1000 after 7 #ops",
-        ];
-        assert_eq!(told(&lines).way_back(7), way);
-        assert_eq!(told(&["[AWAY on] x", "[AWAY off]"]).way_back(0), [""; 0]);
+        let way = ["/set joins off", "/away at lunch", "/ignore caro", "/join lobby", "/join ops"];
+        assert_eq!(told(&lines).way_back(), way);
+        let histories = ["/history 1000 after 7 #lobby", "/history 1000 after 7 #ops"];
+        assert_eq!(told(&lines).histories(Some(7)), histories);
+        assert_eq!(told(&lines).histories(None), ["/history 1000 #lobby", "/history 1000 #ops"]);
+        assert_eq!(told(&["[AWAY on] x", "[AWAY off]"]).way_back(), [""; 0]);
     }
 
     #[test]

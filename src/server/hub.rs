@@ -44,6 +44,7 @@ mod accounts;
 mod ask;
 mod audit;
 mod bans;
+mod clock;
 mod delayed;
 mod dropped;
 mod entry;
@@ -57,6 +58,7 @@ mod locks;
 mod login;
 mod looks;
 mod mail;
+mod memberships;
 mod missed;
 mod obey;
 mod order;
@@ -83,11 +85,12 @@ use keeping::Asleep;
 use listing::{ListAsk, RoomList, RoomsAsk};
 use looks::Looks;
 use mail::{MailAsk, Mailboxes};
+use memberships::Memberships;
 use missed::Missed;
 use order::Order;
 use rooms::Room;
 use secrets::PasswordAsk;
-use session::{Session, TokenHash, Tokens};
+use session::{ResumeAsk, Session, TokenHash, Tokens};
 pub use stored::{Storage, storage_full};
 use talk::RecentCids;
 
@@ -134,7 +137,8 @@ pub enum Input<'a> {
     Rows(Rows),
     /// What came of the password it gave.
     Hashed(Outcome),
-    /// The rows that feed it on.
+    /// A few rows that were read at once: those that feed it on, or the message that its
+    /// `/resume` reads on after.
     Page(Rows),
 }
 
@@ -172,6 +176,7 @@ pub struct Hub {
     cids: RecentCids,
     recent: Recent,
     last: Last,
+    /// The time of what happened last, see [`Hub::stamp`].
     last_time: Stamp,
     tokens: Tokens,
     sessions: HashMap<TokenHash, PersonId>,
@@ -188,6 +193,9 @@ pub struct Hub {
     orders: HashMap<u64, RoomName>,
     /// The last number given to decisions that are kept.
     last_order: u64,
+    /// Whose memberships are in which block, and the last number of one.
+    block_owners: HashMap<u64, PersonId>,
+    last_block: u64,
     audit: Audit,
     /// Passwords that are hashed later: who gave them has tried too often.
     delayed_jobs: DelayedJobs,
@@ -230,6 +238,8 @@ enum Asked {
     Mail(MailAsk),
     /// A password that is hashed.
     Password(PasswordAsk),
+    /// The message that a `/resume` reads on after.
+    Resume(ResumeAsk),
     /// All rooms, page by page.
     Rooms(RoomsAsk),
     /// A list that there is no room for yet.
@@ -292,8 +302,7 @@ struct Visit {
     feed: Feed,
     missed: Option<Box<Missed>>,
     rooms: Vec<RoomIx>,
-    /// When I was in which room, in the order I came.
-    stays: Vec<Stay>,
+    memberships: Memberships,
     /// Where plain lines go when no query is on. `None`: nowhere.
     current: Option<RoomIx>,
     query: Query,
@@ -434,6 +443,8 @@ impl Hub {
             asleep: Asleep::default(),
             orders: HashMap::new(),
             last_order: keeping::SERVER,
+            block_owners: HashMap::new(),
+            last_block: 0,
             audit: Audit::default(),
             delayed_jobs: DelayedJobs::default(),
             unsaved: BTreeSet::new(),
@@ -475,6 +486,7 @@ impl Hub {
                 Shelf::Account => self.saved_account(PersonId(key)),
                 Shelf::Mail => self.saved_mail(key),
                 Shelf::Order => self.saved_order(key),
+                Shelf::Stays => self.saved_block(key),
             };
             Change { shelf, key, value }
         };
@@ -521,6 +533,9 @@ impl Hub {
                 self.feed_on(now, conn, turn);
             }
             Input::Room => self.tell_list(now, conn, turn),
+            Input::Page(rows) if matches!(stage, Stage::Greeting { .. }) => {
+                self.tell_rows(now, conn, &rows, turn);
+            }
             Input::Page(rows) => self.feed_page(now, conn, &rows, turn),
             Input::Frame(Frame::Foreign) => {
                 self.leave(now, conn, Some(Farewell::BadProtocol), None, turn);
@@ -622,12 +637,6 @@ impl Hub {
     /// Marks somebody as active, for `/whois`.
     fn stir(&mut self, visit: VisitIx, now: Now) {
         self.visits[visit].active = now.since_start;
-    }
-
-    /// The time of what happens now; never before what happened before it.
-    fn stamp(&mut self, now: Now) -> Stamp {
-        self.last_time = self.last_time.max(now.wall);
-        self.last_time
     }
 
     fn connection(&self, conn: ConnId) -> Option<&Connection> {

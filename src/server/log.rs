@@ -39,7 +39,7 @@ pub enum Recipient {
 pub struct Record {
     /// Its place in the log. Growing, never reused.
     pub id: u64,
-    /// When it was accepted; never before the record before it.
+    /// When it was accepted. Before the record before it only where the clock was set back.
     pub time: Stamp,
     /// Who said it.
     pub author: PersonId,
@@ -107,6 +107,11 @@ pub enum Thread {
         reader: PersonId,
         /// Growing.
         ids: Vec<u64>,
+    },
+    /// One message, whoever it is for: not to be shown, but to compare its time.
+    Message {
+        /// Which one.
+        id: u64,
     },
     /// All that one person was there to see.
     Feed {
@@ -198,6 +203,7 @@ impl Query {
             (Thread::Picked { reader, ids }, Recipient::Person(to, _)) => {
                 to == reader && ids.binary_search(&record.id).is_ok()
             }
+            (Thread::Message { id }, _) => record.id == *id,
             (Thread::Feed { reader, .. }, Recipient::Person(to, _)) => {
                 record.author == *reader || to == reader
             }
@@ -294,15 +300,18 @@ pub enum Shelf {
     Mail,
     /// What operators decided, by a number for each room; 0 is the server's.
     Order,
+    /// When who was in which room, by a number for some of these of one visit.
+    Stays,
 }
 
 impl Shelf {
     /// Every shelf and its name in storage, which never changes.
-    pub const TABLE: [(Self, &'static str); 4] = [
+    pub const TABLE: [(Self, &'static str); 5] = [
         (Self::Visit, "visit"),
         (Self::Account, "account"),
         (Self::Mail, "mail"),
         (Self::Order, "order"),
+        (Self::Stays, "stays"),
     ];
 
     /// The name in storage.
@@ -494,6 +503,41 @@ mod tests {
         let seen: Vec<u64> = ids.iter().copied().filter(|id| *id != 14_998).collect();
         assert_eq!(follow(&file, &stays, last).0, seen);
         assert_eq!(follow(&memory, &stays, last).0, seen);
+    }
+
+    #[test]
+    fn one_message_is_found_by_its_id_whoever_it_is_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { durability: Durability::Commit, retention: Retention::default() };
+        let (mut file, _) = SqliteLog::open(folder.path(), options).unwrap();
+        let mut memory = MemoryLog::new(2, usize::MAX);
+        let to_bob = Recipient::Person(PersonId(2), Name::parse("bob").unwrap());
+        let records = [
+            record(1, Recipient::Room(room("ops"))),
+            record(2, to_bob.clone()),
+            record(4, Recipient::Room(room("ops"))),
+        ];
+        let last = Last { message: 4, person: 2 };
+        let batch = Batch { records: records.to_vec(), changes: Vec::new(), last };
+        file.append(&batch).unwrap();
+        memory.append(&batch).unwrap();
+        let find = |log: &dyn Log, id| {
+            let (found, rows) = mpsc::channel();
+            let thread = Thread::Message { id };
+            let query = Query { thread, count: 1, size: usize::MAX, after: None, hidden: vec![] };
+            log.read(query, Box::new(move |rows| found.send(rows).unwrap()));
+            let rows = rows.recv().unwrap();
+            assert!(!rows.has_failed);
+            rows.records.iter().map(|record| record.id).collect::<Vec<_>>()
+        };
+        for (id, in_file, in_memory) in
+            [(1, &[1][..], &[][..]), (2, &[2], &[2]), (3, &[], &[]), (4, &[4], &[4]), (5, &[], &[])]
+        {
+            assert_eq!(
+                (find(&file, id), find(&memory, id)),
+                (in_file.to_vec(), in_memory.to_vec())
+            );
+        }
     }
 
     #[test]

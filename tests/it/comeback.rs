@@ -1,8 +1,10 @@
 //! `chatty join` comes back after a lost connection: nothing that was piped in or
 //! typed is lost, nothing is said twice, and nobody is left in the dark.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -559,7 +561,7 @@ fn at_a_terminal_whose_name_is_somebody_elses_by_now_comes_back_under_another() 
 
 /// One who plays the server: answers a new connection's opening, and then hands
 /// on what else is said.
-fn next_client(listener: &TcpListener) -> (TcpStream, impl Iterator<Item = String>) {
+fn next_client(listener: &TcpListener) -> (TcpStream, impl Iterator<Item = String> + use<>) {
     let (mut stream, _) = listener.accept().expect("accept");
     stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
     stream.write_all(b"[HELLO chatty/1] hi\n").expect("hello");
@@ -836,4 +838,182 @@ fn who_was_stopped_asks_at_once_whether_the_server_is_there() {
     alice.signal("CONT");
     // Nothing was typed: it is the question that is not answered.
     alice.shows_last("1s #lobby>");
+}
+
+/// A copy of a running server's data folder, as a snapshot of the disk is.
+fn snapshot(server: &Server, folder: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().expect("a folder");
+    server.signal("STOP");
+    copy_files(folder, copy.path());
+    server.signal("CONT");
+    copy
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for file in fs::read_dir(from).expect("a folder").flatten() {
+        fs::copy(file.path(), to.join(file.file_name())).expect("a copy");
+    }
+}
+
+/// The server dies, and one with the older copy takes its place.
+fn restore(mut server: Server, folder: &Path, copy: &Path) -> Server {
+    server.kill();
+    for file in fs::read_dir(folder).expect("a folder").flatten() {
+        fs::remove_file(file.path()).expect("gone");
+    }
+    copy_files(copy, folder);
+    Server::start_again(server.port, &["--data", folder.to_str().expect("a plain path")])
+}
+
+/// Bob says numbered lines in #ops.
+fn say_in_ops(port: u16, lines: std::ops::Range<u32>) {
+    let mut bob = Peer::join(port, "bob");
+    bob.say("/join ops");
+    lines.for_each(|line| bob.say(&format!("line {line}.")));
+    bob.say("/quit"); // the name is free again when this is answered
+    bob.rest();
+}
+
+#[test]
+fn client_misses_nothing_after_a_backup_was_restored() {
+    // Whether alice's session is in the backup, and how much is said after it.
+    for (has_session, after) in [(true, 1), (true, 12), (false, 1), (false, 12)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let server = Server::start_in(folder.path(), &[]);
+        let (port, proxy) = (server.port, Proxy::start(server.port));
+        let join = || {
+            let mut alice =
+                Pipe::start(proxy.port, &["--name", "alice", "--room", "ops", "--json"]);
+            alice.say("here");
+            upto(&alice.out, "\"text\":\"here\",\"self\":true}");
+            alice
+        };
+        let mut alice = has_session.then(&join);
+        say_in_ops(port, 0..3);
+        let copy = snapshot(&server, folder.path());
+        let mut alice = alice.take().unwrap_or_else(join);
+        say_in_ops(port, 3..8);
+        let mut seen = upto(&alice.out, "\"text\":\"line 7.\",\"self\":false}");
+        proxy.cut();
+        upto(&alice.errors, "connection lost, trying again");
+        alice.say("typed meanwhile");
+        let server = restore(server, folder.path(), copy.path());
+        say_in_ops(port, 100..100 + after);
+        proxy.mend();
+        seen.extend(upto(&alice.out, "\"text\":\"typed meanwhile\",\"self\":true}"));
+        let (exit, rest, errors) = alice.end();
+        seen.extend(rest);
+        let case =
+            format!("session in the backup: {has_session}, {after} lines: {errors:?} {seen:?}");
+        let said = |line: &String| {
+            let (_, text) = line.split_once("\"text\":\"line ")?;
+            text.split('.').next()?.parse::<u32>().ok()
+        };
+        let said: Vec<u32> = seen.iter().filter_map(said).collect();
+        let before = if has_session { 0 } else { 3 };
+        let expected: Vec<u32> = (before..8).chain(100..100 + after).collect();
+        assert_eq!(said, expected, "{case}");
+        assert_eq!(exit, Some(0), "{case}");
+        let told = errors.iter().filter(|line| line.contains("message ids went back")).count();
+        let status = seen.iter().filter(|line| line.contains("\"code\":\"ids-went-back\"")).count();
+        assert_eq!((told, status), (1, 1), "{case}");
+        let mut carol = Peer::join(port, "carol");
+        carol.say("/join ops\n/history 100 #ops");
+        let rows = carol.settles();
+        assert_eq!(count(&rows, "#ops alice: typed meanwhile"), 1, "{rows:?}");
+        drop(server);
+    }
+}
+
+#[test]
+fn line_for_a_private_talk_is_not_said_in_a_room_after_a_backup_was_restored() {
+    for bob_is_back in [true, false] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let server = Server::start_in(folder.path(), &[]);
+        let (port, proxy) = (server.port, Proxy::start(server.port));
+        let mut alice = Pipe::start(proxy.port, &["--name", "alice", "--quiet"]);
+        alice.say("here");
+        upto(&alice.out, "alice: here");
+        let copy = snapshot(&server, folder.path());
+        let mut bob = Peer::join(port, "bob");
+        // Of both the backup knows nothing.
+        alice.say("/join ops");
+        alice.say("/query bob");
+        alice.say("a secret");
+        upto(&alice.out, "[PRIVATE MESSAGE to bob] alice: a secret");
+        proxy.cut();
+        bob.settles();
+        alice.say("another secret");
+        let _server = restore(server, folder.path(), copy.path());
+        let mut bob = Peer::join(port, if bob_is_back { "bob" } else { "carol" });
+        proxy.mend();
+        if bob_is_back {
+            let heard = bob.hears(|line| line.contains("another secret"));
+            assert_eq!(heard, "[PRIVATE MESSAGE] alice: another secret");
+            bob.say("/who #ops");
+            let members = bob.hears(|line| line.starts_with("[USERS #ops"));
+            assert_eq!(members, "[USERS #ops 1] alice");
+        }
+        let (exit, out, errors) = alice.end();
+        assert_eq!(exit, Some(if bob_is_back { 0 } else { 69 }), "{errors:?} {out:?}");
+        assert_eq!(count(&errors, "line 5: not sent"), usize::from(!bob_is_back), "{errors:?}");
+        let is_told = errors.iter().any(|line| line.contains("message ids went back"));
+        assert!(is_told, "also with --quiet: {errors:?}");
+        assert!(bob.settles().iter().all(|line| !line.contains("secret")), "it is not for all");
+    }
+}
+
+/// A server of 0.1 takes no time beside the id of `/resume`.
+#[test]
+fn client_resumes_at_a_server_that_takes_no_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = listener.local_addr().expect("bound").port();
+    let mut pipe = Pipe::start(port, &["--name", "alice"]);
+    let (mut stream, mut said) = next_client(&listener);
+    pipe.say("here");
+    let here = said.next().expect("a line, behind the login");
+    let cid = here.split(' ').next().expect("a mark");
+    stream.write_all(format!("{cid} alice: here\n").as_bytes()).expect("echo");
+    let hearing = thread::spawn(move || said.for_each(drop));
+    stream.write_all(b"@id=7;time=2026-11-23T06:16:00.123Z bob: one\n").expect("say");
+    upto(&pipe.out, "bob: one");
+    stream.shutdown(std::net::Shutdown::Both).expect("cut");
+    hearing.join().expect("an end");
+    let (mut stream, _) = listener.accept().expect("accept");
+    stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
+    stream.write_all(b"[HELLO chatty/1] hi\n").expect("hello");
+    let lines = BufReader::new(stream.try_clone().expect("clone")).lines();
+    let mut resumes = Vec::new();
+    for line in lines.map_while(Result::ok) {
+        let (cid, plain) = match line.strip_prefix('@') {
+            Some(line) => line.split_once(' ').expect("a line behind its mark"),
+            None => ("", line.as_str()),
+        };
+        let answer = match plain.split_once(' ').unwrap_or((plain, "")) {
+            ("/set", _) => "[SET echo=on joins=on tags=on]\n".to_owned(),
+            ("/resume", "abc 7") => {
+                "[WELCOME alice] hi\n@id=8;time=2026-11-23T06:16:01.000Z bob: two\n".to_owned()
+            }
+            ("/resume", _) => "[ERROR bad-argument] that is no number\n".to_owned(),
+            ("/ping", _) => format!("@{cid} [PONG]\n"),
+            ("/quit", _) => {
+                stream.write_all(b"[BYE quit] goodbye\n").expect("goodbye");
+                break;
+            }
+            _ => panic!("{line}"),
+        };
+        if plain.starts_with("/resume") {
+            resumes.push(plain.to_owned());
+        }
+        stream.write_all(answer.as_bytes()).expect("answer");
+        if resumes.len() == 2 {
+            drop(pipe.stdin.take());
+        }
+    }
+    drop(stream);
+    assert_eq!(resumes, ["/resume abc 7 2026-11-23T06:16:00.123Z", "/resume abc 7"]);
+    let (exit, out, errors) = pipe.end();
+    assert_eq!(out, ["bob: two"]);
+    assert_eq!(exit, Some(0), "{errors:?}");
+    assert!(!errors.iter().any(|line| line.contains("new visit")), "{errors:?}");
 }

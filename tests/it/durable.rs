@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
+use chatty::protocol::Tags;
+
 use crate::support::{CHATTY, Peer, Server, Terminal, history, text};
 
 fn folder() -> tempfile::TempDir {
@@ -327,4 +329,38 @@ fn without_what_is_kept_of_accounts_and_bans_no_server_starts() {
     drop(log);
     let server = Server::start_in(folder.path(), &[]);
     Peer::join(server.port, "bob");
+}
+
+#[test]
+fn times_follow_a_clock_that_was_ahead_and_is_mended() {
+    let folder = folder();
+    let mut server = Server::start_in(folder.path(), &[]);
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("from the future");
+    alice.settles();
+    server.kill();
+    let file = Connection::open(folder.path().join("chatty.db")).expect("a log");
+    let two_days = 2 * 24 * 60 * 60 * 1000;
+    file.execute("UPDATE messages SET time = time + ?1", [two_days]).expect("a clock ahead");
+    let ahead: i64 = file.query_row("SELECT time FROM messages", [], |row| row.get(0)).expect("it");
+    drop(file);
+    let server = Server::start_in(folder.path(), &[]);
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/set tags on");
+    for id in [2, 3] {
+        alice.say("now");
+        let line = alice.hears(|line| line.ends_with(" alice: now"));
+        let (tags, _) = Tags::split(&line);
+        let time = tags.time.expect("a time").0;
+        assert_eq!(tags.id, Some(id));
+        assert!((ahead - two_days..ahead - two_days + 600_000).contains(&time), "{line}");
+    }
+    alice.say("/history");
+    let texts = ["alice: from the future", "alice: now", "alice: now"];
+    assert_eq!(alice.hears(|line| line.starts_with('[')), "[HISTORY #lobby 3]");
+    assert!(texts.iter().all(|text| alice.next().ends_with(text)), "in the order of ids");
+    let log = server.stops().1;
+    let told: Vec<_> =
+        log.iter().filter(|line| line.contains(" the clock went back from ")).collect();
+    assert_eq!(told.len(), 1, "{log:?}");
 }

@@ -171,3 +171,28 @@ fn what_comes_while_somebody_comes_back_is_neither_lost_nor_doubled() {
     let said: Vec<String> = (0..LINES).map(|number| format!("alice: line {number}")).collect();
     assert_eq!(seen, said);
 }
+
+#[test]
+fn all_of_a_visit_in_a_thousand_rooms_is_read_again_after_a_crash() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut server = Server::start_in(folder.path(), &[]);
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/set tags on\n/session");
+    let session = alice.hears(|line| line.starts_with("[SESSION "));
+    let token = session["[SESSION ".len()..].split(']').next().expect("a token").to_owned();
+    // Each of them is a room that is made, and ends.
+    let lines = (0..1200).map(|n| format!("/join r{n}\nline {n}.\n/part\n"));
+    alice.send(lines.collect::<String>().as_bytes());
+    alice.settles_tagged();
+    server.kill();
+    let server = Server::start_in(folder.path(), &[]);
+    let mut alice = Peer::connect(server.port);
+    alice.say(&format!("/resume {token} 0"));
+    for n in 0..1200 {
+        assert_eq!(
+            alice.hears(|line| line.contains("line ")).split(' ').nth(1),
+            Some(&*format!("#r{n}"))
+        );
+    }
+    alice.settles_tagged();
+}

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{ErrorCode, Hub, Now, PersonId, Refusal, VisitIx};
+use super::{ErrorCode, Hub, Now, PersonId, Refusal, Stamp, VisitIx};
 use crate::commands::Command;
 
 /// How many lines there are in a second about what one person does that everybody
@@ -19,6 +19,9 @@ const COMMON_LINES_MAX: u32 = 100;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// A clock that goes back again and again is named no more often than this.
+const CLOCK_PAUSE: Duration = Duration::from_mins(1);
+
 /// Lines that are not written yet.
 #[derive(Debug, Default)]
 pub(super) struct Audit {
@@ -27,6 +30,8 @@ pub(super) struct Audit {
     since: Duration,
     counts: HashMap<PersonId, u32>,
     left_out: u32,
+    /// When it was last said that the clock went back.
+    clock_noted: Option<Duration>,
 }
 
 /// Who can do it.
@@ -51,6 +56,16 @@ impl Audit {
             *count += 1;
         }
         self.lines.push(format!("{} {line}", now.wall));
+    }
+
+    /// The wall clock was set back, to before `last`.
+    pub(super) fn note_clock(&mut self, now: Now, last: Stamp) {
+        if self.clock_noted.is_none_or(|noted| now.since_start >= noted + CLOCK_PAUSE) {
+            self.clock_noted = Some(now.since_start);
+            let what = "message times go back with it, ids keep the order";
+            let Now { wall, .. } = now;
+            self.lines.push(format!("{wall} the clock went back from {last} to {wall}; {what}"));
+        }
     }
 
     /// If the present second is over, what was left out of it is told.

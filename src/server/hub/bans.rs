@@ -98,6 +98,10 @@ impl Ban {
         }
     }
 
+    pub(super) fn until_mut(&mut self) -> &mut Until {
+        &mut self.until
+    }
+
     /// Until when, and why.
     fn tell(&self, endless: &str) -> String {
         let until = self.until.tell(endless);

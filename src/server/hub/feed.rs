@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::{ConnId, Event, Farewell, Hub, Now, Stage, Tags, Turn, VisitIx, talk::tags_of};
 use crate::protocol::{Cid, Key};
-use crate::server::log::{Query, Record, Rows, Stay, Thread};
+use crate::server::log::{Query, Recipient, Record, Rows, Thread};
 use crate::server::turn::Cause;
 
 /// How a visit's messages reach it.
@@ -49,8 +49,8 @@ const PAGE_SIZE: usize = 64 << 10;
 const RECENT_MAX: usize = 4096;
 const RECENT_SIZE: usize = 4 << 20;
 
-/// The most closed stays that are remembered of one visit.
-const STAYS_MAX: usize = 1000;
+/// How many messages are looked at for one of a certain room.
+const SILENCE_MAX: usize = 256;
 
 /// The messages of late.
 #[derive(Debug)]
@@ -59,6 +59,17 @@ pub(super) struct Recent {
     size: usize,
     /// The last message that is not here any more; whatever was said since is.
     forgotten: u64,
+}
+
+/// Where a message is.
+#[derive(Debug)]
+pub(super) enum Lookup<'r> {
+    /// Here.
+    Found(&'r Record),
+    /// Nowhere: the number became no message.
+    NoMessage,
+    /// In the log, if anywhere.
+    InLog,
 }
 
 impl Recent {
@@ -86,6 +97,26 @@ impl Recent {
         Some(record)
     }
 
+    /// Looks for a message that was said by now.
+    pub(super) fn find(&self, id: u64) -> Lookup<'_> {
+        match self.records.binary_search_by_key(&id, |record| record.id) {
+            Ok(at) => Lookup::Found(&self.records[at]),
+            Err(_) if id > self.forgotten => Lookup::NoMessage,
+            Err(_) => Lookup::InLog,
+        }
+    }
+
+    /// Whether it is known that nothing was said in a room after a message; of long ago it
+    /// is not.
+    pub(super) fn is_silent(&self, room: &Key, after: u64) -> bool {
+        let is_there = |record: &Arc<Record>| match &record.to {
+            Recipient::Room(name) => name.key() == room,
+            Recipient::Person(..) => false,
+        };
+        let Some(mut since) = self.since(after) else { return false };
+        !since.by_ref().take(SILENCE_MAX).any(is_there) && since.next().is_none()
+    }
+
     /// All messages after an id, if they are all still here.
     fn since(&self, after: u64) -> Option<impl Iterator<Item = &Arc<Record>>> {
         let start = self.records.partition_point(|record| record.id <= after);
@@ -94,30 +125,6 @@ impl Recent {
 }
 
 impl Hub {
-    pub(super) fn note_arrival(&mut self, visit: VisitIx, room: Key) {
-        let from = self.last.message;
-        let stays = &mut self.visits[visit].stays;
-        stays.push(Stay { room, from, until: None });
-        if stays.len() > STAYS_MAX
-            && let Some(oldest) = stays.iter().position(|stay| stay.until.is_some())
-        {
-            stays.remove(oldest);
-        }
-    }
-
-    pub(super) fn note_departure(&mut self, visit: VisitIx, room: &Key) {
-        let until = self.last.message;
-        let stays = &mut self.visits[visit].stays;
-        let Some(at) = stays.iter().rposition(|s| s.room == *room && s.until.is_none()) else {
-            return;
-        };
-        if stays[at].from == until {
-            stays.remove(at); // nothing was said
-        } else {
-            stays[at].until = Some(until);
-        }
-    }
-
     /// A reader that does not keep up is fed from the log from here on.
     pub(super) fn fall_behind(&mut self, conn: ConnId, turn: &mut Turn) {
         let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else { return };
@@ -188,7 +195,7 @@ impl Hub {
 
     fn feed_query(&self, visit: VisitIx, after: u64) -> Query {
         let me = &self.visits[visit];
-        let thread = Thread::Feed { reader: me.person, stays: me.stays.clone() };
+        let thread = Thread::Feed { reader: me.person, stays: me.memberships.after(after) };
         let hidden = self.hidden_from(visit);
         Query { thread, count: PAGE, size: PAGE_SIZE, after: Some(after), hidden }
     }
@@ -215,28 +222,5 @@ impl Hub {
         for room in &self.visits[visit].rooms {
             self.list_for_newcomer(&mut ask, *room);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::Limits;
-    use super::super::trial::{connect, hub, say};
-
-    #[test]
-    fn a_stay_in_which_nothing_was_said_leaves_nothing() {
-        let mut hub = hub(Limits::default());
-        connect(&mut hub, 0);
-        say(&mut hub, 0, "alice");
-        let stays = |hub: &super::Hub| hub.visits[0].stays.len();
-        for _ in 0..100 {
-            say(&mut hub, 0, "/join ops");
-            say(&mut hub, 0, "/part");
-        }
-        assert_eq!(stays(&hub), 1);
-        say(&mut hub, 0, "/join ops");
-        say(&mut hub, 0, "hi");
-        say(&mut hub, 0, "/part");
-        assert_eq!(stays(&hub), 2);
     }
 }

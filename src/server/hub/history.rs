@@ -111,6 +111,14 @@ impl Hub {
                     ask.refuse(&refusal);
                 }
             }
+            Asked::Resume(mut asked) => {
+                ask.cid = asked.cid.take();
+                let result =
+                    found(rows).and_then(|rows| self.resume_with_row(&mut ask, &asked, rows));
+                if let Err(refusal) = result {
+                    ask.refuse(&refusal);
+                }
+            }
             // It waits for something else; these come too late for anybody.
             Asked::Password(_) | Asked::Rooms(_) | Asked::List(_) => connection.asked = Some(asked),
         }

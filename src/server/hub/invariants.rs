@@ -1,6 +1,6 @@
 //! What must be so after every input, whatever it was.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{Hub, Ignored, Key, Query, RoomName, Stage, Visit};
 
@@ -46,6 +46,11 @@ impl Hub {
                 assert!(other.ties.queried_by.contains(&visit.person), "both know of a query");
             }
         }
+        let blocks = self.visits.iter().flat_map(|(_, visit)| {
+            visit.memberships.numbers().map(|number| (number, visit.person))
+        });
+        let blocks: HashMap<_, _> = blocks.collect();
+        assert_eq!(self.block_owners, blocks, "blocks lead to whose they are");
         self.check_accounts();
         let is_awake = |key: &Key| self.room_names.contains_key(key);
         assert!(!self.asleep.keys().any(is_awake), "a room is awake or asleep");

@@ -144,7 +144,7 @@ impl Hub {
         ask.turn.wait_for_room(ask.conn);
     }
 
-    fn wait_for(&mut self, conn: ConnId, asked: Asked) {
+    pub(super) fn wait_for(&mut self, conn: ConnId, asked: Asked) {
         if let Some(connection) = self.connection_mut(conn) {
             connection.asked = Some(Box::new(asked));
         }

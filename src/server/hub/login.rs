@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::locks::Entry;
 use super::{
-    Ask, ConnId, Connection, Event, Farewell, Feed, Hub, Name, Now, Peer, PersonId, Query, Refusal,
-    Settings, Stage, Tags, Ties, Topic, Turn, Visit, VisitIx, greet, refusal, say_farewell,
+    Ask, ConnId, Connection, Event, Farewell, Feed, Hub, Memberships, Name, Now, Peer, PersonId,
+    Query, Refusal, Settings, Stage, Tags, Ties, Topic, Turn, Visit, VisitIx, greet, refusal,
+    say_farewell,
 };
 use crate::protocol::ErrorCode;
 use crate::protocol::name::NameFault;
@@ -145,7 +146,7 @@ impl Hub {
             feed: Feed::Live,
             missed: None,
             rooms: Vec::with_capacity(1),
-            stays: Vec::with_capacity(1),
+            memberships: Memberships::default(),
             current: None,
             query: Query::Off,
             heard: None,
@@ -308,6 +309,7 @@ impl Hub {
     ) {
         let name = self.visits[visit].name.clone();
         self.untie(visit, turn);
+        self.forget_blocks(visit, self.visits[visit].session.is_some());
         self.end_session(visit);
         self.tell_quit(now, visit, reason, turn);
         let person = self.visits[visit].person;

@@ -1,6 +1,7 @@
 //! From a line to what is done: it is read, and handed to the file of its topic.
 
 use super::order::Scope;
+use super::session::Cursor;
 use super::{Ask, Connection, Hub, Now, Stage, VisitIx, bye, refusal, session};
 use crate::commands::{self, Command, Request, Setting};
 use crate::protocol::codec::Frame;
@@ -74,7 +75,9 @@ impl Hub {
     fn obey_anyone(&mut self, ask: &mut Ask<'_>, command: Command<'_>) -> Result<(), Refusal> {
         match command {
             Command::Login { name, password } => self.log_in(ask, name, password)?,
-            Command::Resume { token, after } => self.resume(ask, token, after)?,
+            Command::Resume { token, after, time } => {
+                return self.resume(ask, token, Cursor { after, time });
+            }
             Command::Help { command } => return help(ask, command),
             Command::Set { change } => self.set(ask, change),
             Command::Ping { token } => {

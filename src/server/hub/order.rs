@@ -100,6 +100,15 @@ impl Until {
         }
     }
 
+    /// After the wall clock was set: the end by that clock is computed anew from the clock
+    /// that is never set. Returns whether it changed.
+    pub(super) fn follow_clock(&mut self, now: Now) -> bool {
+        let Some(Moment { since_start: Some(until), wall }) = &mut self.0 else { return false };
+        let Self(anew) = Self::after(now, Some(until.saturating_sub(now.since_start)));
+        let before = std::mem::replace(wall, anew.map_or(*wall, |moment| moment.wall));
+        before != *wall
+    }
+
     /// `until …`, or what is said where there is no end.
     pub(super) fn tell(self, endless: &str) -> String {
         match self.0 {
@@ -121,6 +130,13 @@ impl Order {
 
     pub(super) fn is_operator(&self, person: PersonId) -> bool {
         self.operators.contains(&person)
+    }
+
+    /// See [`Until::follow_clock`].
+    pub(super) fn follow_clock(&mut self, now: Now) -> bool {
+        let mutes = self.mutes.iter_mut().map(|mute| &mut mute.until);
+        let bans = self.bans.iter_mut().map(Ban::until_mut);
+        mutes.chain(bans).fold(false, |changed, until| until.follow_clock(now) | changed)
     }
 }
 

@@ -7,17 +7,20 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::feed::Lookup;
 use super::{
-    Ask, Away, ConnId, ErrorCode, Event, Farewell, Feed, Hub, Name, Now, Peer, PersonId, Query,
-    Refusal, RoomName, Seed, Settings, Shelf, Stage, Stamp, Stay, Ties, Turn, Unreadable, Visit,
-    VisitIx, refusal, say_farewell,
+    Ask, Asked, Away, Cid, ConnId, ErrorCode, Event, Farewell, Feed, Hub, Memberships, Name, Now,
+    Peer, PersonId, Query, Refusal, RoomName, Seed, Settings, Shelf, Stage, Stamp, Stay, Ties,
+    Turn, Unreadable, Visit, VisitIx, refusal, say_farewell,
 };
 use crate::commands::{Command, Setting};
+use crate::server::log::{Query as LogQuery, Record, Thread};
 
 /// What is kept of a token.
 pub(super) type TokenHash = [u8; 32];
@@ -75,6 +78,7 @@ struct SavedVisit {
     /// With the visit's current room last, if it is in one.
     rooms: Vec<RoomName>,
     has_current: bool,
+    /// The latest; see `memberships.rs`.
     stays: Vec<Stay>,
     away: Option<String>,
     query: SavedQuery,
@@ -85,6 +89,9 @@ struct SavedVisit {
     /// Where it was last connected from, if not from this machine.
     #[serde(default)]
     network: Option<IpAddr>,
+    /// See [`Memberships::forgotten`].
+    #[serde(default)]
+    forgotten: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,6 +99,29 @@ enum SavedQuery {
     Off,
     On(PersonId),
     Gone,
+}
+
+/// Where a client that comes back reads on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cursor {
+    /// The last message that it has seen.
+    pub(super) after: u64,
+    /// The time of that message. Ids may mean other messages after a backup was restored;
+    /// then the times differ.
+    pub(super) time: Option<Stamp>,
+}
+
+/// A `/resume` whose message is being read.
+#[derive(Debug)]
+pub(super) struct ResumeAsk {
+    pub(super) cid: Option<Cid>,
+    token: Box<str>,
+    cursor: Cursor,
+}
+
+/// Clients know this refusal by its text and read again from the beginning of their visit.
+fn ids_went_back<T>() -> Result<T, Refusal> {
+    refusal(ErrorCode::BadArgument, "ids went back (restored backup?)")
 }
 
 /// Whether a command can have changed what is kept of the visit that said it.
@@ -156,19 +186,70 @@ impl Hub {
             Box::new(Session { hash, token: Some(token.into()), settings: ask.settings })
         });
         self.sessions.insert(session.hash, me.person);
+        let token = session.token.clone();
+        self.note_blocks_unsaved(visit);
         // Who came back has shown it.
-        let token = session.token.as_deref().unwrap_or_default();
+        let token = token.as_deref().unwrap_or_default();
         let text = "/resume TOKEN ID brings you back if the connection drops; keep it to yourself";
         ask.reply(&Event::reply("SESSION", token, text));
     }
 
-    /// `/resume`: takes a visit's place, from wherever it is connected now.
+    /// `/resume`. Nothing changes before the cursor is known to be one of this log.
     pub(super) fn resume(
         &mut self,
         ask: &mut Ask<'_>,
         token: &str,
-        after: u64,
+        cursor: Cursor,
     ) -> Result<(), Refusal> {
+        let Some(visit) = self.visit_to_resume(ask, token)? else { return Ok(()) };
+        if cursor.after > self.last.message {
+            return ids_went_back();
+        }
+        let Some(time) = cursor.time.filter(|_| cursor.after > 0) else {
+            self.take_visit(ask, visit, token, cursor.after);
+            return Ok(());
+        };
+        match self.recent.find(cursor.after) {
+            Lookup::Found(record) if record.time != time => ids_went_back(),
+            // What is no message was a number that was skipped: it has no time.
+            Lookup::Found(_) | Lookup::NoMessage => {
+                self.take_visit(ask, visit, token, cursor.after);
+                Ok(())
+            }
+            Lookup::InLog => {
+                let asked = ResumeAsk { cid: ask.cid.take(), token: token.into(), cursor };
+                let thread = Thread::Message { id: cursor.after };
+                let query =
+                    LogQuery { thread, count: 1, size: usize::MAX, after: None, hidden: vec![] };
+                self.wait_for(ask.conn, Asked::Resume(asked));
+                ask.turn.read(ask.conn, query);
+                Ok(())
+            }
+        }
+    }
+
+    /// The message of a cursor was read. Much may have happened meanwhile: the session may
+    /// be over, or resumed by another connection, which is replaced then.
+    pub(super) fn resume_with_row(
+        &mut self,
+        ask: &mut Ask<'_>,
+        asked: &ResumeAsk,
+        found: &[Arc<Record>],
+    ) -> Result<(), Refusal> {
+        let Some(visit) = self.visit_to_resume(ask, &asked.token)? else { return Ok(()) };
+        if found.iter().any(|record| Some(record.time) != asked.cursor.time) {
+            return ids_went_back();
+        }
+        self.take_visit(ask, visit, &asked.token, asked.cursor.after);
+        Ok(())
+    }
+
+    /// The visit of a token; `None` if it is banned, and the connection has been told.
+    fn visit_to_resume(
+        &mut self,
+        ask: &mut Ask<'_>,
+        token: &str,
+    ) -> Result<Option<VisitIx>, Refusal> {
         let person = self.sessions.get(&hash(token));
         let Some(visit) = person.and_then(|person| self.people.get(person)).copied() else {
             return refusal(
@@ -177,9 +258,12 @@ impl Hub {
             );
         };
         let (person, name) = (self.visits[visit].person, self.visits[visit].name.clone());
-        if self.turn_away(ask, person, &name) {
-            return Ok(());
-        }
+        Ok((!self.turn_away(ask, person, &name)).then_some(visit))
+    }
+
+    /// Takes a visit's place, from wherever it is connected now.
+    fn take_visit(&mut self, ask: &mut Ask<'_>, visit: VisitIx, token: &str, after: u64) {
+        let (person, name) = (self.visits[visit].person, self.visits[visit].name.clone());
         let kept = self.settings_of(visit);
         match self.visits[visit].conn {
             Some(old) => {
@@ -211,10 +295,16 @@ impl Hub {
         }
         self.note_unsaved(visit);
         self.forget_audiences_of(visit);
-        ask.reply(&Event::reply("WELCOME", name.as_str(), "you are back"));
+        let after = after.max(self.visits[visit].first);
+        let forgotten = self.visits[visit].memberships.forgotten();
+        let text = if after < forgotten {
+            format!("you are back; up to id {forgotten}, rooms that you have left may be missing")
+        } else {
+            "you are back".to_owned()
+        };
+        ask.reply(&Event::reply("WELCOME", name.as_str(), &text));
         self.put_out_of_banned_rooms(ask, visit);
         ask.turn.tell_when_drained(ask.conn);
-        Ok(())
     }
 
     /// A connection ends without its person having said so: with a session it
@@ -308,7 +398,7 @@ impl Hub {
             settings: self.settings_of(visit),
             rooms: rooms.iter().map(|room| self.rooms[*room].name.clone()).collect(),
             has_current: me.current.is_some(),
-            stays: me.stays.clone(),
+            stays: me.memberships.recent().to_vec(),
             away: me.away.as_ref().map(|away| away.text.to_string()),
             query: match me.query {
                 Query::Off => SavedQuery::Off,
@@ -318,19 +408,24 @@ impl Hub {
             ignores: self.ignores_of(visit),
             operates: self.operated_by(visit),
             network: me.peer.filter(|peer| !peer.is_local()).map(Peer::network),
+            forgotten: me.memberships.forgotten(),
         };
         serde_json::to_string(&saved).ok()
     }
 
     /// Who could come back when the house was closed gets their time again.
     pub(super) fn restore(&mut self, things: &[(Shelf, u64, String)]) -> Result<(), Unreadable> {
-        let mut visits = Vec::new();
+        let (mut visits, mut blocks) = (Vec::new(), Vec::new());
         for (shelf, key, value) in things {
             let person = PersonId(*key);
             let restored = match shelf {
                 Shelf::Account => self.restore_account(person, value),
                 Shelf::Mail => self.restore_mail(*key, value),
                 Shelf::Order => self.restore_order(*key, value),
+                Shelf::Stays => {
+                    blocks.push((*key, value));
+                    Ok(())
+                }
                 Shelf::Visit => {
                     serde_json::from_str(value).map(|saved| visits.push((person, saved)))
                 }
@@ -340,6 +435,11 @@ impl Hub {
         // When all else is there.
         for (person, saved) in &visits {
             self.restore_visit(*person, saved);
+        }
+        blocks.sort_unstable_by_key(|(key, _)| *key);
+        for (key, value) in blocks {
+            let restored = self.restore_block(key, value);
+            restored.map_err(|why| Unreadable { shelf: Shelf::Stays, key, why })?;
         }
         // When all are here: who has to do with whom.
         for (person, saved) in visits {
@@ -365,7 +465,7 @@ impl Hub {
             feed: Feed::Live,
             missed: None,
             rooms: Vec::new(),
-            stays: saved.stays.clone(),
+            memberships: Memberships::new(saved.stays.clone(), saved.forgotten),
             current: None,
             query: Query::Off,
             heard: None,
@@ -414,9 +514,96 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial::{connect, connect_from, handle, hub, restarted, say, session};
-    use super::super::{Input, Limits};
+    use super::super::trial::{connect, connect_from, handle, hub, restarted, said, say, session};
+    use super::super::{Flow, Input, Limits, Rows};
     use super::*;
+
+    const WENT_BACK: &str = "[ERROR bad-argument] ids went back (restored backup?)\n";
+
+    /// Bob, whose session is from before a restart; message 2 was said by then.
+    fn restarted_with_session() -> (Hub, String) {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "bob");
+        let token = session(&mut hub, 0);
+        say(&mut hub, 0, "one");
+        say(&mut hub, 0, "two");
+        let mut hub = restarted(&hub);
+        (0..3).for_each(|slot| connect(&mut hub, slot));
+        (hub, token)
+    }
+
+    /// Message 2 as the log has it.
+    fn row() -> Rows {
+        Rows { records: vec![said(2, "lobby", None, "two")], ..Rows::default() }
+    }
+
+    #[test]
+    fn resume_compares_the_time_of_its_message_with_the_log() {
+        let right = Stamp(0);
+        for (time, rows, told_first) in [
+            (right, row(), "[WELCOME bob] you are back\n"),
+            (Stamp(1), row(), WENT_BACK),
+            // Forgotten, or never a message: its time cannot be known.
+            (Stamp(1), Rows::default(), "[WELCOME bob] you are back\n"),
+            (right, Rows::failed(), "[ERROR storage-full] "),
+        ] {
+            let (mut hub, token) = restarted_with_session();
+            let (flow, told) = say(&mut hub, 0, &format!("/resume {token} 2 {time}"));
+            assert_eq!((flow, told.reads, told.text.as_str()), (Flow::Wait, 1, ""));
+            let (flow, told) = handle(&mut hub, 0, Input::Page(rows));
+            assert!(told.text.starts_with(told_first), "{time}: {}", told.text);
+            assert_eq!(flow == Flow::Next, !told_first.contains("WELCOME"), "it catches up");
+            hub.check_invariants();
+            // The session stays in any case.
+            let (_, told) = say(&mut hub, 1, &format!("/resume {token} 0"));
+            assert!(told.text.starts_with("[WELCOME bob]"), "{}", told.text);
+        }
+    }
+
+    #[test]
+    fn resume_after_a_message_in_memory_needs_no_log() {
+        let (mut hub, token) = restarted_with_session();
+        say(&mut hub, 1, "alice");
+        say(&mut hub, 1, "three");
+        for (cursor, answer) in [
+            ("3 1970-01-01T00:00:00.001Z", WENT_BACK),
+            ("4", WENT_BACK),
+            ("3 1970-01-01T00:00:00.000Z", "[WELCOME bob] you are back\n"),
+        ] {
+            let (_, told) = say(&mut hub, 0, &format!("/resume {token} {cursor}"));
+            assert_eq!((told.reads, told.text.as_str()), (0, answer), "{cursor}");
+        }
+    }
+
+    #[test]
+    fn resume_that_waits_for_the_log_changes_nothing_before_and_replaces_later_ones() {
+        let (mut hub, token) = restarted_with_session();
+        let (_, told) = say(&mut hub, 0, &format!("/resume {token} 2 {}", Stamp(0)));
+        assert_eq!(told.reads, 1);
+        // Meanwhile another connection comes back, and is live.
+        say(&mut hub, 1, &format!("/resume {token} 2"));
+        handle(&mut hub, 1, Input::Drained);
+        say(&mut hub, 1, "/nick rob");
+        let (_, told) = handle(&mut hub, 0, Input::Page(row()));
+        assert!(told.text.starts_with("[WELCOME rob]"), "{}", told.text);
+        hub.check_invariants();
+        // The other way round: the session ends meanwhile.
+        let (_, told) = say(&mut hub, 2, &format!("/resume {token} 2 {}", Stamp(0)));
+        assert_eq!(told.reads, 1);
+        handle(&mut hub, 0, Input::Drained);
+        say(&mut hub, 0, "/quit");
+        let (flow, told) = handle(&mut hub, 2, Input::Page(row()));
+        assert!(told.text.starts_with("[ERROR bad-password] "), "{}", told.text);
+        assert_eq!(flow, Flow::Next);
+        // And a connection that is gone by then gets nothing.
+        let (mut hub, token) = restarted_with_session();
+        say(&mut hub, 0, &format!("/resume {token} 2 {}", Stamp(0)));
+        handle(&mut hub, 0, Input::Lost);
+        let (_, told) = handle(&mut hub, 0, Input::Page(row()));
+        assert_eq!(told.text, "");
+        hub.check_invariants();
+    }
 
     /// Somebody from there comes, asks for a session, and drops.
     fn come_and_drop(hub: &mut Hub, slot: u32, address: [u8; 4]) {

@@ -134,6 +134,7 @@ impl Hub {
                 Some(account) => format!("a message that waits for {}", account.name),
                 None => "that a waiting message was delivered".to_owned(),
             },
+            Shelf::Stays => "memberships of a session".to_owned(),
             Shelf::Order if key == keeping::SERVER => "the server's bans and operators".to_owned(),
             Shelf::Order => match self.orders.get(&key) {
                 Some(room) => format!("what was decided in {room}"),

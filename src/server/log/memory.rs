@@ -179,6 +179,7 @@ impl Held {
                 let picked = ids.iter().filter_map(|id| self.record(*id));
                 return query.fill(picked);
             }
+            Thread::Message { id } => return query.fill(self.record(*id)),
             Thread::Feed { .. } => return query.fill(self.page(query)),
         };
         let Some(ids) = self.threads.get(&index) else { return Vec::new() };

@@ -73,8 +73,11 @@ impl<L: Log> Reactor<L> {
     /// Reads the log for a connection as soon as its turn comes.
     pub(super) fn read_in_turn(&mut self, conn: ConnId, query: Query) {
         let kind = match query.thread {
-            // A page for who catches up is small, and asked for when there is room.
-            Thread::Feed { .. } => return self.read_now(conn, query, Call::FoundPage),
+            // A page for who catches up is small, and asked for when there is room; one
+            // message is nothing.
+            Thread::Feed { .. } | Thread::Message { .. } => {
+                return self.read_now(conn, query, Call::FoundPage);
+            }
             Thread::Search { .. } => Kind::Search,
             _ => Kind::Other,
         };

@@ -144,6 +144,10 @@ fn find(connection: &Connection, query: &Query) -> rusqlite::Result<Rows> {
             let ids: Vec<i64> = ids.iter().map(|id| id.cast_signed()).collect();
             collect(connection, &sql, params![serde_json::json!(ids).to_string(), after], query)?
         }
+        Thread::Message { id } => {
+            let sql = format!("SELECT {COLUMNS} FROM messages WHERE id = ?1");
+            collect(connection, &sql, [id.cast_signed()], query)?
+        }
         Thread::Feed { .. } => {
             // All rooms at once: the log in its own order, picked through.
             let sql = format!(

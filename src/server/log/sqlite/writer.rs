@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, anyhow};
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
-use rusqlite::{Connection, ErrorCode, ffi, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, ToSql, ffi, params};
 
 use super::folder::{Folder, Mark, Opened, with_end};
 use super::{COLUMNS, Durability, Options, Retention, record, search, write_ceiling, write_last};
@@ -52,6 +52,10 @@ pub(super) struct Writer {
     ceiling: Last,
     /// How many messages are kept, where there is a bound to that.
     count: Option<u64>,
+    /// The time of the last message, and how far the ages of all messages were looked at;
+    /// see [`Writer::forget_aged`].
+    last_time: i64,
+    sweep: Sweep,
     /// Whether something is committed that the disk may not have yet.
     is_unsynced: bool,
     /// The last message that can be found by its words, and whether there are
@@ -141,9 +145,13 @@ const FORGET_AT_ONCE: u32 = 100;
 /// nobody can write in: who waits to write is not always the next to.
 const FORGET_SHARE: u32 = 2;
 
+/// How many messages are looked at for their age at once: the oldest, and in a sweep.
+const AGED_AT_ONCE: u32 = FORGET_AT_ONCE;
+const SWEPT_AT_ONCE: u32 = 1000;
+
 /// What goes next. What waits for somebody is kept until it was told.
-const FORGOTTEN: &str = "SELECT id FROM messages WHERE id <= ?1
-    AND id NOT IN (SELECT key FROM kept WHERE shelf = 'mail') ORDER BY id LIMIT ?2";
+const FORGOTTEN: &str = "SELECT id FROM messages
+    WHERE id NOT IN (SELECT key FROM kept WHERE shelf = 'mail') ORDER BY id LIMIT ?1";
 
 /// How often messages are made known to `/search`, and how many in one
 /// transaction. What is not known yet is looked at one by one, so that a search
@@ -166,6 +174,59 @@ pub(super) fn keep_house(writer: &Mutex<Writer>, closed: &Receiver<()>) {
     let mut pause = Duration::ZERO;
     while let Err(RecvTimeoutError::Timeout) = closed.recv_timeout(pause) {
         pause = lock(writer).keep_house();
+    }
+}
+
+/// The messages that were looked at for their age.
+#[derive(Debug, Default)]
+struct Slice {
+    /// The last one's id and time.
+    upto: i64,
+    time: i64,
+    looked_at: u32,
+    /// Whether there are none behind it.
+    is_last: bool,
+    /// Whether a time is before that of the message before it.
+    goes_back: bool,
+    /// The ids of those that are too old.
+    aged: Vec<i64>,
+}
+
+/// Looks at the age of every message, a slice at a time; see [`Writer::forget_aged`].
+#[derive(Debug)]
+struct Sweep {
+    is_needed: bool,
+    /// How far it has come: the last message's id and time.
+    upto: i64,
+    time: i64,
+    /// Whether it has met times that go back.
+    goes_back: bool,
+}
+
+impl Sweep {
+    fn new() -> Self {
+        Self { is_needed: true, upto: 0, time: 0, goes_back: false }
+    }
+
+    /// A message is stored.
+    fn note_order(&mut self, goes_back: bool) {
+        self.is_needed |= goes_back;
+        self.goes_back |= goes_back;
+    }
+
+    /// What the next slice is behind.
+    fn slice(&self) -> Slice {
+        Slice { upto: self.upto, time: self.time, ..Slice::default() }
+    }
+
+    /// A slice was looked at. Behind the last one a sweep begins again, unless all times
+    /// grow with ids: then a look at the lowest ids is enough.
+    fn note(&mut self, slice: &Slice) {
+        self.goes_back |= slice.goes_back;
+        (self.upto, self.time) = (slice.upto, slice.time);
+        if slice.is_last {
+            *self = Self { is_needed: self.goes_back, ..Self::new() };
+        }
     }
 }
 
@@ -194,6 +255,8 @@ impl Writer {
             noted.store(pages, Ordering::Relaxed);
             Ok(())
         }))?;
+        let last_time = "SELECT time FROM messages ORDER BY id DESC LIMIT 1";
+        let last_time = connection.query_row(last_time, [], |row| row.get(0)).optional()?;
         Ok(Self {
             connection,
             options,
@@ -210,6 +273,8 @@ impl Writer {
             last,
             ceiling: Last::default(),
             count,
+            last_time: last_time.unwrap_or_default(),
+            sweep: Sweep::new(),
             is_unsynced: false,
             indexed,
             is_behind: false,
@@ -402,6 +467,7 @@ impl Writer {
         self.ceiling = ceiling.unwrap_or(self.ceiling);
         let stored = batch.records.len() - repeats.len();
         self.count = self.count.map(|count| count + stored as u64);
+        self.note_times(batch);
         self.is_unsynced = self.options.durability == Durability::Relaxed;
         self.move_wal().map_err(|error| self.end(Failure::Io(error.to_string())))?;
         self.check_files();
@@ -523,42 +589,115 @@ impl Writer {
         written
     }
 
-    /// Forgets some of what is too old or too much; tells whether there is more. Both go
-    /// from the oldest on, so what the one leaves of a slice is for the other.
+    /// Forgets some of what is too old or too much; tells whether there is more.
     fn forget(&mut self) -> rusqlite::Result<bool> {
         let Retention { age, messages } = self.options.retention;
         let mut left = FORGET_AT_ONCE;
-        if let Some(upto) = age.map(|age| self.last_before(age)).transpose()?.flatten() {
-            left -= self.forget_oldest(upto, left)?;
+        if let Some(age) = age {
+            left -= self.forget_aged(age, left as usize)?;
         }
         if let Some(keep) = messages {
             let most = self.excess(keep)?.min(left);
-            left -= self.forget_oldest(i64::MAX, most)?;
+            left -= self.forget_oldest(most)?;
         }
         Ok(left == 0)
     }
 
-    /// Forgets the oldest messages up to one, so many at most; tells how many.
-    fn forget_oldest(&mut self, upto: i64, most: u32) -> rusqlite::Result<u32> {
+    /// Notes whether the messages of a batch are from an earlier time than those before.
+    fn note_times(&mut self, batch: &Batch) {
+        for record in &batch.records {
+            self.sweep.note_order(record.time.0 < self.last_time);
+            self.last_time = record.time.0;
+        }
+    }
+
+    /// Forgets messages whose own time is too long ago, so many at most; tells how many.
+    ///
+    /// Times grow with ids unless the clock was set back, so a look at the lowest ids
+    /// finds them; it costs the same however many messages there are. A message from a
+    /// clock that was ahead may have older ones behind it. Those a sweep finds, which
+    /// goes through all messages, a slice a second: once after a start and, while there are
+    /// messages whose times go back, again and again.
+    fn forget_aged(&mut self, age: Duration, most: usize) -> rusqlite::Result<u32> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let before = i64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(i64::MAX);
+        let mut aged = self.aged(Slice::default(), before, AGED_AT_ONCE, most)?.aged;
+        if self.sweep.is_needed && aged.len() < most {
+            let from = self.sweep.slice();
+            let slice = self.aged(from, before, SWEPT_AT_ONCE, most - aged.len())?;
+            self.sweep.note(&slice);
+            aged.extend(slice.aged);
+            aged.sort_unstable();
+            aged.dedup();
+        }
+        if aged.is_empty() {
+            return Ok(0); // the common case, which is to cost nothing
+        }
+        let ids = serde_json::json!(aged).to_string();
+        self.delete("SELECT value FROM json_each(?1)", &ids)
+    }
+
+    /// Looks at the messages behind a slice, so many; finds those from before a time, so
+    /// many at most. Messages that wait in mailboxes stay until they are delivered.
+    fn aged(
+        &self,
+        behind: Slice,
+        before: i64,
+        look_at: u32,
+        most: usize,
+    ) -> rusqlite::Result<Slice> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT id, time FROM messages WHERE id > ?1 AND NOT EXISTS
+                 (SELECT 1 FROM kept WHERE shelf = 'mail' AND key = messages.id)
+             ORDER BY id LIMIT ?2",
+        )?;
+        let mut rows = statement.query(params![behind.upto, look_at])?;
+        let mut slice = behind;
+        while slice.aged.len() < most {
+            let Some(row) = rows.next()? else {
+                slice.is_last = slice.looked_at < look_at;
+                break;
+            };
+            let (id, time): (i64, i64) = (row.get(0)?, row.get(1)?);
+            slice.goes_back |= time < slice.time;
+            (slice.upto, slice.time) = (id, time);
+            slice.looked_at += 1;
+            if time < before {
+                slice.aged.push(id);
+            }
+        }
+        Ok(slice)
+    }
+
+    /// Forgets the oldest messages, so many; tells how many.
+    fn forget_oldest(&mut self, most: u32) -> rusqlite::Result<u32> {
         if most == 0 {
             return Ok(0); // the common case, which is to cost nothing
         }
+        self.delete(FORGOTTEN, most)
+    }
+
+    /// Deletes the messages that a query with one parameter selects; tells how many.
+    fn delete(&mut self, selected: &str, param: impl ToSql + Copy) -> rusqlite::Result<u32> {
         // As with the index, the next message's commit brings it to the disk.
         self.be_as_safe_as(Durability::Relaxed)?;
         self.begin(Duration::ZERO)?;
-        let deleted = self.delete_oldest(upto, most);
+        let deleted = self.delete_selected(selected, param);
         let gone = self.end_transaction(deleted)?;
         self.count = self.count.map(|count| count - gone as u64);
-        Ok(u32::try_from(gone).unwrap_or(most))
+        Ok(u32::try_from(gone).unwrap_or(u32::MAX))
     }
 
-    fn delete_oldest(&self, upto: i64, most: u32) -> rusqlite::Result<usize> {
+    fn delete_selected(
+        &self,
+        selected: &str,
+        param: impl ToSql + Copy,
+    ) -> rusqlite::Result<usize> {
         write_last(&self.connection, self.last)?; // the last message may be among them
-        let oldest = params![upto, most];
-        let sql = format!("DELETE FROM search WHERE rowid IN ({FORGOTTEN})");
-        self.connection.prepare_cached(&sql)?.execute(oldest)?;
-        let sql = format!("DELETE FROM messages WHERE id IN ({FORGOTTEN})");
-        self.connection.prepare_cached(&sql)?.execute(oldest)
+        let sql = format!("DELETE FROM search WHERE rowid IN ({selected})");
+        self.connection.prepare_cached(&sql)?.execute([param])?;
+        let sql = format!("DELETE FROM messages WHERE id IN ({selected})");
+        self.connection.prepare_cached(&sql)?.execute([param])
     }
 
     /// How many messages there are beyond so many. Not by their numbers: some became no
@@ -627,16 +766,6 @@ impl Writer {
             .prepare_cached("UPDATE last SET number = ?1 WHERE what = 'indexed'")?
             .execute([last.cast_signed()])?;
         Ok((count, last))
-    }
-
-    fn last_before(&self, age: Duration) -> rusqlite::Result<Option<i64>> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let before = i64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(i64::MAX);
-        // Times grow with ids: those that go next tell.
-        let sql = format!("SELECT max(id) FROM messages WHERE id IN ({FORGOTTEN}) AND time < ?3");
-        self.connection
-            .prepare_cached(&sql)?
-            .query_row(params![i64::MAX, FORGET_AT_ONCE, before], |row| row.get(0))
     }
 }
 
@@ -737,4 +866,100 @@ fn first_of_mark(connection: &Connection, again: &Record) -> rusqlite::Result<Op
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(params![again.author.0.cast_signed(), cid])?;
     rows.next()?.map_or(Ok(None), record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SqliteLog;
+    use super::*;
+    use crate::protocol::{Name, Stamp};
+    use crate::server::log::{Log as _, PersonId};
+
+    const DAY: i64 = 24 * 60 * 60 * 1000;
+
+    /// A log that keeps messages for a day, with messages of these ages in days; a
+    /// negative one is of a time to come.
+    fn log(folder: &tempfile::TempDir, ages: &[i64]) -> SqliteLog {
+        let retention = Retention { age: Some(Duration::from_hours(24)), messages: None };
+        let options = Options { durability: Durability::Commit, retention };
+        let (mut log, kept) = SqliteLog::open(folder.path(), options).unwrap();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let now = i64::try_from(now.as_millis()).unwrap();
+        let records = (kept.last.message + 1..).zip(ages).map(|(id, age)| {
+            Arc::new(Record {
+                id,
+                time: Stamp(now - age * DAY),
+                author: PersonId(1),
+                from: Name::parse("alice").unwrap(),
+                to: Recipient::Room(RoomName::parse("ops").unwrap()),
+                is_action: false,
+                text: "x".into(),
+                cid: None,
+            })
+        });
+        let records: Vec<_> = records.collect();
+        let message = records.last().map_or(kept.last.message, |record| record.id);
+        let last = Last { message, person: 1 };
+        log.append(&Batch { records, changes: Vec::new(), last }).unwrap();
+        log
+    }
+
+    /// Which messages are left when all that is too old is forgotten.
+    fn left(log: &SqliteLog) -> Vec<u64> {
+        let mut writer = lock(&log.writer);
+        // More often than there are slices in two sweeps.
+        for _ in 0..100 {
+            writer.forget().unwrap();
+        }
+        let mut ids = writer.connection.prepare("SELECT id FROM messages ORDER BY id").unwrap();
+        let ids = ids.query_map([], |row| row.get::<_, i64>(0)).unwrap();
+        ids.map(|id| id.unwrap().cast_unsigned()).collect()
+    }
+
+    #[test]
+    fn message_is_forgotten_by_its_own_time_whatever_the_order() {
+        let folder = tempfile::tempdir().unwrap();
+        // A clock two days ahead for a while, then mended, and once far behind.
+        let mut ages = vec![-2; 2500];
+        ages.extend(vec![3; 2500]);
+        ages.extend([0, 9, 0]);
+        let log = log(&folder, &ages);
+        let expected: Vec<u64> = (1..=2500).chain([5001, 5003]).collect();
+        assert_eq!(left(&log), expected);
+        let writer = lock(&log.writer);
+        assert!(writer.sweep.is_needed, "messages of a time to come are left");
+    }
+
+    #[test]
+    fn old_messages_behind_newer_ones_are_forgotten_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ages = vec![0; 150];
+        ages.extend([2; 10]);
+        ages.extend([0; 10]);
+        drop(log(&folder, &ages));
+        let log = log(&folder, &[0]);
+        let expected: Vec<u64> = (1..=150).chain(161..=171).collect();
+        assert_eq!(left(&log), expected);
+    }
+
+    #[test]
+    fn sweep_ends_when_times_grow_with_ids() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ages = vec![5; 2000];
+        ages.extend(vec![0; 2000]);
+        let mut log = log(&folder, &ages);
+        assert_eq!(left(&log).len(), 2000);
+        assert!(!lock(&log.writer).sweep.is_needed);
+        let record = lock(&log.writer).connection.query_row(
+            &format!("SELECT {COLUMNS} FROM messages ORDER BY id DESC LIMIT 1"),
+            [],
+            record,
+        );
+        let mut record = record.unwrap().unwrap();
+        (record.id, record.time) = (4001, Stamp(record.time.0 - 9 * DAY));
+        let last = Last { message: 4001, person: 1 };
+        let batch = Batch { records: vec![Arc::new(record)], changes: Vec::new(), last };
+        log.append(&batch).unwrap();
+        assert_eq!(left(&log).len(), 2000, "what goes back begins it again");
+    }
 }
