@@ -7,7 +7,7 @@
 # - as a normal user, whose umask is 077, whose path contains a blank and who has no terminal, no
 #   locale and no /etc/hosts. Tests whose program is missing are skipped.
 # - as root, with CI set: scripts/test.sh installs the missing programs, and no test may be skipped
-#   for want of one. Reuses what the user has built.
+#   for want of one. What the user has built is used again.
 # With `user` or `root` it runs one of the two. --keep keeps the folder.
 #
 # Needs root and debootstrap. Uses the Debian mirror that apt is configured for, else debootstrap's
@@ -35,6 +35,7 @@ test=$(readme 'scripts/test\.sh')
 
 user=1000
 source="/home/user/chatty source"
+cargo_home=/home/user/.cargo
 times=()
 
 # timed WHAT COMMAND...
@@ -53,8 +54,8 @@ run() {
         id=$user home=/home/user mask=077 environment=()
     fi
     setsid --wait chroot --userspec="$id:$id" --groups="" "$root" /usr/bin/env -i \
-        "HOME=$home" "CARGO_HOME=$home/.cargo" CARGO_NET_OFFLINE=true \
-        "PATH=$home/.cargo/bin:/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
+        "HOME=$home" "CARGO_HOME=$cargo_home" CARGO_NET_OFFLINE=true \
+        "PATH=$cargo_home/bin:/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
         ${http_proxy:+"http_proxy=$http_proxy"} ${environment[@]+"${environment[@]}"} \
         bash -euc "umask $mask; cd '$source'; $2" </dev/null
 }
@@ -142,15 +143,12 @@ make_root() {
     rm "$root.log"
     # apt asks no questions.
     echo 'APT::Get::Assume-Yes "true";' >"$root/etc/apt/apt.conf.d/90fresh"
-    mkdir -p "$root/opt/rust" "$root$source"
+    mkdir -p "$root/opt/rust" "$root$source" "$root$cargo_home"
     chroot "$root" useradd --uid "$user" --home-dir /home/user user
     tar -c --exclude=./target --exclude=./fuzz/target --exclude=./.git . | tar -x -C "$root$source"
-    local home
-    for home in "$root/root" "$root/home/user"; do
-        mkdir -p "$home/.cargo"
-        cp -a "${CARGO_HOME:-$HOME/.cargo}/registry" "$home/.cargo/"
-        cp "${CARGO_HOME:-$HOME/.cargo}"/config.toml "$home/.cargo/" 2>/dev/null || true
-    done
+    # With the crates, the settings that say where they are from.
+    cp -a "${CARGO_HOME:-$HOME/.cargo}/registry" "$root$cargo_home"
+    cp "${CARGO_HOME:-$HOME/.cargo}"/config.toml "$root$cargo_home" 2>/dev/null || true
     chown -R "$user:$user" "$root/home/user"
 }
 timed "debootstrap trixie" make_root
