@@ -324,7 +324,8 @@ impl Hub {
             person,
             name,
             is_guest: self.accounts.of(person).is_none(),
-            peer: self.peer_of(visit),
+            // The last known address of a user whose session has dropped counts as well.
+            peer: self.visits[visit].peer,
             is_operator: self.order(scope).is_operator(person),
             is_above: scope != Scope::Server && self.rules_server(person),
         }
@@ -337,12 +338,6 @@ impl Hub {
             Banned::Network(_) => true,
         };
         is_about_somebody && !ban.until.is_over(now)
-    }
-
-    /// Where somebody comes from, while they are connected.
-    pub(super) fn peer_of(&self, visit: VisitIx) -> Option<Peer> {
-        let conn = self.visits[visit].conn?;
-        self.connection(conn).map(|connection| connection.peer)
     }
 }
 

@@ -32,7 +32,7 @@ impl Hub {
             text.push_str(" operator=");
             text.push_str(&operates.join(","));
         }
-        if let Some(peer) = self.peer_of(visit).filter(|_| self.need_rule(me).is_ok()) {
+        if let Some(peer) = them.peer.filter(|_| self.need_rule(me).is_ok()) {
             text.push_str(" address=");
             text.push_str(&peer.address.to_string());
         }

@@ -82,9 +82,10 @@ struct SavedVisit {
     /// Those of the rooms that they are an operator of.
     #[serde(default)]
     operates: Vec<RoomName>,
-    /// Where it was last connected from, if not from this machine.
-    #[serde(default)]
-    network: Option<IpAddr>,
+    /// The last address it was connected from: bans by network look at it. Older
+    /// versions wrote the /64 of an IPv6 address, and nothing for this machine.
+    #[serde(default, rename = "network")]
+    address: Option<IpAddr>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -317,7 +318,7 @@ impl Hub {
             },
             ignores: self.ignores_of(visit),
             operates: self.operated_by(visit),
-            network: me.peer.filter(|peer| !peer.is_local()).map(Peer::network),
+            address: me.peer.map(|peer| peer.address),
         };
         serde_json::to_string(&saved).ok()
     }
@@ -359,7 +360,7 @@ impl Hub {
             person,
             name: saved.name.clone(),
             conn: None,
-            peer: saved.network.map(Peer::new),
+            peer: saved.address.map(Peer::new),
             session: Some(Box::new(session)),
             first: saved.first,
             feed: Feed::Live,
@@ -444,6 +445,48 @@ mod tests {
         let mut hub = restarted(&hub);
         come_and_drop(&mut hub, 20, [192, 0, 2, 1]);
         assert_eq!((2..21).filter(|slot| is_held(&hub, *slot)).count(), 18, "as before");
+    }
+
+    #[test]
+    fn ban_of_network_reaches_dropped_users_by_their_last_address() {
+        let cases: [(IpAddr, &str); 5] = [
+            ([127, 0, 0, 1].into(), "127.0.0.0/8"),
+            ([192, 0, 2, 1].into(), "192.0.2.0/24"),
+            ("::ffff:192.0.2.1".parse().unwrap(), "192.0.2.1"),
+            ("2001:db8::7".parse().unwrap(), "2001:db8::7/128"),
+            ("2001:db8::7".parse().unwrap(), "2001:db8::/32"),
+        ];
+        for (address, banned) in cases {
+            for is_restarted in [false, true] {
+                let mut hub = hub(Limits::default());
+                connect_from(&mut hub, 0, [198, 51, 100, 1]);
+                say(&mut hub, 0, "alice");
+                say(&mut hub, 0, "/join ops");
+                let operator = session(&mut hub, 0);
+                connect_from(&mut hub, 1, address);
+                say(&mut hub, 1, "carol");
+                say(&mut hub, 1, "/join ops");
+                let token = session(&mut hub, 1);
+                handle(&mut hub, 1, Input::Lost);
+                hub.forget(super::super::trial::conn(1));
+                if is_restarted {
+                    hub = restarted(&hub);
+                    connect_from(&mut hub, 0, [198, 51, 100, 1]);
+                    say(&mut hub, 0, &format!("/resume {operator} 0"));
+                    handle(&mut hub, 0, Input::Drained);
+                }
+                let (_, told) = say(&mut hub, 0, &format!("/ban {banned}"));
+                let kicked = "#ops * carol was kicked by alice";
+                assert!(told.text.contains(kicked), "{address} {banned}: {}", told.text);
+                // It holds wherever she comes back from.
+                connect_from(&mut hub, 1, [203, 0, 113, 9]);
+                say(&mut hub, 1, &format!("/resume {token} 0"));
+                handle(&mut hub, 1, Input::Drained);
+                let (_, told) = say(&mut hub, 1, "/history #ops");
+                assert!(told.text.starts_with("[ERROR not-in-room]"), "{}", told.text);
+                hub.check_invariants();
+            }
+        }
     }
 
     #[test]
