@@ -66,6 +66,7 @@ mod rule;
 mod search;
 mod secrets;
 mod session;
+mod succession;
 mod talk;
 #[cfg(test)]
 mod trial;
@@ -181,6 +182,8 @@ pub struct Hub {
     asleep: Asleep,
     /// The rooms whose decisions are kept, awake or asleep, by the number of these.
     orders: HashMap<u64, RoomName>,
+    /// Counts who joined which room, so that the longest member is known.
+    last_arrival: u64,
     /// The last number given to decisions that are kept.
     last_order: u64,
     audit: Audit,
@@ -342,14 +345,20 @@ struct TieLists {
     ignores: Vec<Ignored>,
     ignored_by: Vec<PersonId>,
     queried_by: Vec<PersonId>,
+    /// The rooms that this visit may be an operator of, and those it was.
+    leads: Vec<RoomIx>,
 }
 
 impl Deref for Ties {
     type Target = TieLists;
 
     fn deref(&self) -> &TieLists {
-        static NONE: TieLists =
-            TieLists { ignores: Vec::new(), ignored_by: Vec::new(), queried_by: Vec::new() };
+        static NONE: TieLists = TieLists {
+            ignores: Vec::new(),
+            ignored_by: Vec::new(),
+            queried_by: Vec::new(),
+            leads: Vec::new(),
+        };
         self.0.as_deref().unwrap_or(&NONE)
     }
 }
@@ -427,6 +436,7 @@ impl Hub {
             server_order: Order { number: Some(keeping::SERVER), ..Order::default() },
             asleep: Asleep::default(),
             orders: HashMap::new(),
+            last_arrival: 0,
             last_order: keeping::SERVER,
             audit: Audit::default(),
             delayed_jobs: DelayedJobs::default(),

@@ -202,6 +202,11 @@ impl Hub {
         let Some(account) = self.accounts.remove(self.visits[visit].person) else { return };
         self.unsaved.insert((Shelf::Account, account.person.0));
         self.empty_mailbox(account.person);
+        // What it moderates ends with the visit now.
+        let rooms = self.rooms.iter().filter(|(_, room)| room.order.is_operator(account.person));
+        for room in rooms.map(|(room, _)| room).collect::<Vec<_>>() {
+            self.note_led(visit, room);
+        }
         ask.reply(&Event::reply("UNREGISTERED", account.name.as_str(), "anybody can take it"));
     }
 

@@ -109,6 +109,16 @@ impl Ban {
 }
 
 impl Order {
+    /// Whether a ban is of this very person; without a time, also if it may be over.
+    pub(super) fn bans_person(&self, now: Option<Now>, person: PersonId) -> bool {
+        self.bans.iter().any(|ban| match ban.whom {
+            Banned::Person { person: banned, .. } => {
+                banned == person && now.is_none_or(|now| !ban.until.is_over(now))
+            }
+            Banned::Network(_) => false,
+        })
+    }
+
     /// The ban that keeps somebody out now.
     fn ban_on(&self, now: Now, comer: Comer<'_>) -> Option<&Ban> {
         let holds = |ban: &&Ban| !ban.until.is_over(now) && ban.whom.is_of(comer);
@@ -149,11 +159,15 @@ impl Hub {
                 let present = self.rooms[room].members().map(|(_, other)| other);
                 let meant = self.meant(visit, scope, &ban, present);
                 self.put_out(ask, room, &ban, &meant);
+                self.ensure_operator(ask.now, room, ask.turn);
             }
             Scope::Server => {
                 let present = self.visits.iter().map(|(other, _)| other);
                 let meant = self.meant(visit, scope, &ban, present);
                 self.put_off(ask, &ban, meant);
+                for room in self.rooms.iter().map(|(room, _)| room).collect::<Vec<_>>() {
+                    self.ensure_operator(ask.now, room, ask.turn);
+                }
             }
         }
         Ok(())

@@ -63,6 +63,9 @@ impl Hub {
         for (ix, room) in &self.rooms {
             assert_eq!(self.room_names.get(room.name.key()), Some(&ix), "names lead to rooms");
             assert!(ix == self.lobby || room.len() > 0, "no empty room is kept");
+            let mut operators = room.order.operators.iter();
+            let has_operator = operators.any(|person| self.lasts(*person));
+            assert!(ix == self.lobby || has_operator, "no room is left without an operator");
             for (_, visit) in room.members() {
                 assert!(self.visits[visit].rooms.contains(&ix), "members know their rooms");
             }

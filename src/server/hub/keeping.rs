@@ -132,8 +132,9 @@ impl Hub {
         order.operators.retain(|person| self.lasts(*person));
         order.mutes.retain(|mute| self.lasts(mute.person));
         order.lock.invited.retain(|person| self.lasts(*person));
-        if order.operators.is_empty() {
-            order.lock = Lock::default(); // nobody could open it any more
+        // A lock lasts while anyone who may open it exists.
+        if order.operators.is_empty() && self.limits.oper_password.is_none() {
+            order.lock = Lock::default();
         }
     }
 
@@ -141,6 +142,11 @@ impl Hub {
     pub(super) fn wake(&mut self, name: &RoomName) -> Option<RoomIx> {
         let order = self.asleep.remove(name.key())?;
         let room = self.room_or_new(name);
+        for operator in &order.operators {
+            if let Some(visit) = self.people.get(operator).copied() {
+                self.note_led(visit, room);
+            }
+        }
         self.rooms[room].order = order;
         Some(room)
     }

@@ -52,11 +52,19 @@ impl Hub {
         let Room { name, order, .. } = &mut self.rooms[room];
         order.lock.is_on = true;
         order.lock.key = key.map(|key| digest(key).into());
-        let text = match key {
-            Some(_) => "in comes who is invited or knows the key",
-            None => "in comes who is invited",
+        let who = match key {
+            Some(_) => "only invited people or those with the key can join",
+            None => "only invited people can join",
         };
-        ask.reply(&Event::reply("LOCKED", &name.to_string(), text));
+        // What was said outlives the room, and with it the lock.
+        let text = if room == self.lobby {
+            who.to_owned()
+        } else {
+            format!(
+                "{who}; the lock ends when the last member leaves, and whoever joins then can read what was said"
+            )
+        };
+        ask.reply(&Event::reply("LOCKED", &name.to_string(), &text));
         self.note_order_unsaved(Scope::Room(room));
         Ok(())
     }
@@ -65,8 +73,9 @@ impl Hub {
     pub(super) fn unlock(&mut self, ask: &mut Ask<'_>, visit: VisitIx) -> Result<(), Refusal> {
         let room = self.room_to_order(visit)?;
         let Room { name, order, .. } = &mut self.rooms[room];
-        order.lock = Lock::default();
-        ask.reply(&Event::reply("UNLOCKED", &name.to_string(), ""));
+        let was_locked = std::mem::take(&mut order.lock).is_on;
+        let text = if was_locked { "" } else { "nothing changed: it was not locked" };
+        ask.reply(&Event::reply("UNLOCKED", &name.to_string(), text));
         self.note_order_unsaved(Scope::Room(room));
         Ok(())
     }

@@ -238,7 +238,7 @@ impl Hub {
         self.free(visit, &old);
         self.give_name(visit, &new);
         for room in self.visits[visit].rooms.clone() {
-            self.rooms[room].rename(old.key(), new.key(), visit);
+            self.rooms[room].rename(old.key(), new.key());
         }
         let event = Event::Renamed { old: old.as_str(), new: new.as_str() };
         let time = self.stamp(ask.now);
@@ -307,6 +307,7 @@ impl Hub {
         turn: &mut Turn,
     ) {
         let name = self.visits[visit].name.clone();
+        let leads = self.visits[visit].ties.leads.clone();
         self.untie(visit, turn);
         self.end_session(visit);
         self.tell_quit(now, visit, reason, turn);
@@ -318,6 +319,9 @@ impl Hub {
         self.free(visit, &name);
         self.visits.remove(visit);
         self.end_rule(person);
+        for room in leads {
+            self.ensure_operator(now, room, turn);
+        }
     }
 
     /// Lets go of everyone who has to do with a leaving person.

@@ -74,16 +74,18 @@ impl Hub {
         let (me, person) = (self.visits[visit].person, self.visits[other].person);
         let ignores = &mut self.visits[visit].ties.ignores;
         let most = self.limits.max_ignored;
-        if ignores.len() >= most {
+        let is_known = ignores.iter().any(|ignored| ignored.person == person);
+        if ignores.len() >= most && !is_known {
             let text = format!("you ignore {most} people; /unignore some first");
             return refusal(ErrorCode::TooMany, text);
         }
-        if !ignores.iter().any(|ignored| ignored.person == person) {
+        if !is_known {
             ignores.push(Ignored { person, gone: None });
             self.visits[other].ties.ignored_by.push(me);
             self.note_account_unsaved(visit);
         }
-        ask.reply(&Event::reply("IGNORE", self.visits[other].name.as_str(), ""));
+        let text = if is_known { "nothing changed: you ignore them already" } else { "" };
+        ask.reply(&Event::reply("IGNORE", self.visits[other].name.as_str(), text));
         Ok(())
     }
 
@@ -111,6 +113,7 @@ impl Hub {
             }
             !is_meant
         });
+        let is_change = !unignored.is_empty();
         for person in unignored {
             if let Some(by) = self.ignored_by(person) {
                 by.retain(|person| *person != me);
@@ -118,7 +121,8 @@ impl Hub {
         }
         self.note_account_unsaved(visit);
         let Some(shown) = shown else { return no_such_user(name) };
-        ask.reply(&Event::reply("UNIGNORE", shown.as_str(), ""));
+        let text = if is_change { "" } else { "nothing changed: you did not ignore them" };
+        ask.reply(&Event::reply("UNIGNORE", shown.as_str(), text));
         Ok(())
     }
 

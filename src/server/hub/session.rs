@@ -79,9 +79,12 @@ struct SavedVisit {
     away: Option<String>,
     query: SavedQuery,
     ignores: Vec<(PersonId, Name)>,
-    /// Those of the rooms that they are an operator of.
+    /// The rooms that they are an operator of, also those they have left.
     #[serde(default)]
     operates: Vec<RoomName>,
+    /// For each of `rooms`, its place in the order of all arrivals.
+    #[serde(default)]
+    arrivals: Vec<u64>,
     /// The last address it was connected from: bans by network look at it. Older
     /// versions wrote the /64 of an IPv6 address, and nothing for this machine.
     #[serde(default, rename = "network")]
@@ -317,7 +320,11 @@ impl Hub {
                 Query::Gone => SavedQuery::Gone,
             },
             ignores: self.ignores_of(visit),
-            operates: self.operated_by(visit),
+            operates: self.led_by(visit),
+            arrivals: rooms
+                .iter()
+                .map(|room| self.rooms[*room].arrival_of(me.name.key()))
+                .collect(),
             address: me.peer.map(|peer| peer.address),
         };
         serde_json::to_string(&saved).ok()
@@ -342,11 +349,15 @@ impl Hub {
         for (person, saved) in &visits {
             self.restore_visit(*person, saved);
         }
+        for (person, saved) in &visits {
+            self.restore_rights(*person, &saved.operates);
+        }
         // When all are here: who has to do with whom.
         for (person, saved) in visits {
             self.restore_ties(person, saved);
         }
         self.tidy_orders();
+        self.restore_operators();
         Ok(())
     }
 
@@ -379,16 +390,25 @@ impl Hub {
         self.people.insert(person, visit);
         self.sessions.insert(saved.token, person);
         self.expect_back(Duration::ZERO, visit);
-        for name in &saved.rooms {
+        for (at, name) in saved.rooms.iter().enumerate() {
             let room = self.wake(name).unwrap_or_else(|| self.room_or_new(name));
-            self.rooms[room].admit(saved.name.key().clone(), visit);
+            let arrival = saved.arrivals.get(at).copied().unwrap_or_default();
+            self.last_arrival = self.last_arrival.max(arrival);
+            self.rooms[room].admit(saved.name.key().clone(), visit, arrival);
             self.visits[visit].rooms.push(room);
-            if saved.operates.iter().any(|operated| operated.key() == name.key()) {
-                self.rooms[room].order.promote(person);
-            }
         }
         if saved.has_current {
             self.visits[visit].current = self.visits[visit].rooms.last().copied();
+        }
+    }
+
+    /// The rights of guests are kept with their sessions. A room that nobody is in any
+    /// more has ended, if nothing else was decided there.
+    fn restore_rights(&mut self, person: PersonId, operates: &[RoomName]) {
+        for name in operates {
+            if let Some(room) = self.room_names.get(name.key()).copied() {
+                self.make_operator(room, person);
+            }
         }
     }
 
