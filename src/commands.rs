@@ -1010,6 +1010,59 @@ impl fmt::Display for Target<'_> {
 }
 
 impl Command<'_> {
+    /// Whether a person does this, which ends their idle time in `/whois`. What clients
+    /// send by themselves does not: keepalives, settings, logging in and resuming.
+    #[must_use]
+    pub fn is_activity(&self) -> bool {
+        match self {
+            Self::Ping { .. }
+            | Self::Set { .. }
+            | Self::Session
+            | Self::Login { .. }
+            | Self::Resume { .. }
+            | Self::Version => false,
+            Self::Help { .. }
+            | Self::Msg { .. }
+            | Self::Reply { .. }
+            | Self::Query { .. }
+            | Self::Me { .. }
+            | Self::Who { .. }
+            | Self::Whois { .. }
+            | Self::Join { .. }
+            | Self::Part { .. }
+            | Self::List
+            | Self::Topic { .. }
+            | Self::History { .. }
+            | Self::Search { .. }
+            | Self::Nick { .. }
+            | Self::Away { .. }
+            | Self::Back
+            | Self::Ignore { .. }
+            | Self::Unignore { .. }
+            | Self::Register { .. }
+            | Self::Passwd { .. }
+            | Self::Unregister { .. }
+            | Self::Op { .. }
+            | Self::Deop { .. }
+            | Self::Kick { .. }
+            | Self::Mute { .. }
+            | Self::Unmute { .. }
+            | Self::Ban { .. }
+            | Self::Unban { .. }
+            | Self::Bans
+            | Self::Lock { .. }
+            | Self::Unlock
+            | Self::Invite { .. }
+            | Self::Oper { .. }
+            | Self::Wall { .. }
+            | Self::Kill { .. }
+            | Self::Gban { .. }
+            | Self::Gunban { .. }
+            | Self::Gbans
+            | Self::Quit { .. } => true,
+        }
+    }
+
     /// The command's row in [`TABLE`].
     ///
     /// # Panics

@@ -622,7 +622,7 @@ impl Hub {
         }
     }
 
-    /// Marks somebody as active, for `/whois`.
+    /// Ends somebody's idle time, as `/whois` shows it; see [`Command::is_activity`].
     fn stir(&mut self, visit: VisitIx, now: Now) {
         self.visits[visit].active = now.since_start;
     }

@@ -56,7 +56,9 @@ impl Hub {
                 self.say(ask, visit, text, false)
             }
             (Some(Stage::Present(visit)), Request::Command(command)) => {
-                self.stir(visit, ask.now);
+                if command.is_activity() {
+                    self.stir(visit, ask.now);
+                }
                 self.obey_visitor(ask, visit, command)?;
                 self.note_act(ask.now, visit, command);
                 if session::changes_visit(command) {
@@ -222,7 +224,7 @@ fn read(line: &str, is_greeting: bool) -> Result<Request<'_>, Refusal> {
 }
 
 fn not_logged_in<T>() -> Result<T, Refusal> {
-    refusal(ErrorCode::NotLoggedIn, "nobody knows you yet; say /login NAME first")
+    refusal(ErrorCode::NotLoggedIn, "you are not logged in yet; type /login NAME")
 }
 
 fn help(ask: &mut Ask<'_>, command: Option<&str>) -> Result<(), Refusal> {

@@ -177,7 +177,7 @@ impl Hub {
         let Some(visit) = person.and_then(|person| self.people.get(person)).copied() else {
             return refusal(
                 ErrorCode::BadPassword,
-                "no such session, or it is over; /login NAME begins a new one",
+                "no such session, or it is over; type /login NAME to begin a new one",
             );
         };
         let (person, name) = (self.visits[visit].person, self.visits[visit].name.clone());
@@ -196,7 +196,6 @@ impl Hub {
         let me = &mut self.visits[visit];
         me.conn = Some(ask.conn);
         me.peer = peer;
-        me.active = ask.now.since_start;
         me.feed = Feed::behind(after.max(me.first), false);
         if let Some(session) = &mut me.session {
             session.token = Some(token.into());
