@@ -327,7 +327,7 @@ impl Hub {
         let is_mine = old.key() == name.key() || owner == Some(*person);
         let bans = &self.server_order.bans;
         if !is_mine && bans.iter().any(|ban| ban.is_of_guest(now, name.key())) {
-            return refusal(ErrorCode::NameTaken, format!("{name} is banned; try another name"));
+            return refusal(ErrorCode::NameTaken, format!("{name} is banned; choose another name"));
         }
         Ok(())
     }

@@ -24,8 +24,9 @@ impl Hub {
         name: &str,
         key: Option<&str>,
     ) -> Result<(), Refusal> {
-        let name = RoomName::parse(name)
-            .map_err(|fault| Refusal::new(ErrorCode::BadName, fault.to_string()))?;
+        let name = RoomName::parse(name).map_err(|fault| {
+            Refusal::new(ErrorCode::BadName, format!("{fault}; choose another"))
+        })?;
         self.join_by(
             ask,
             visit,
