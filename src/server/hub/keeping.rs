@@ -177,6 +177,7 @@ mod tests {
     use super::super::trial::{connect, handle, hub, now, register, restarted, say, session};
     use super::super::{Input, Limits, Turn};
     use super::*;
+    use crate::server::passwords::{HashFile, Outcome};
 
     /// Bob, a guest with a session, in a room that alice, its operator, has left.
     fn house(alice: &str) -> Hub {
@@ -230,6 +231,45 @@ mod tests {
         assert!(told.text.starts_with("[JOINED #ops]"), "{}", told.text);
         let (_, told) = say(&mut hub, 0, "/unban 192.0.2.7");
         assert!(told.text.starts_with("[UNBANNED #ops 192.0.2.7]"), "{}", told.text);
+    }
+
+    #[test]
+    fn lock_outlives_a_restart_while_a_server_operator_may_open_it() {
+        let hash = HashFile::read("tests/passwords/quick.hash").expect("a hash");
+        for has_operators in [true, false] {
+            let limits = Limits { oper_password: Some(hash.clone()), ..Limits::default() };
+            let mut hub = hub(limits);
+            for (slot, name) in [(0, "guest"), (1, "root")] {
+                connect(&mut hub, slot);
+                say(&mut hub, slot, name);
+            }
+            say(&mut hub, 0, "/join ops");
+            say(&mut hub, 1, "/oper it is right");
+            handle(&mut hub, 1, Input::Hashed(Outcome::Checked(true)));
+            for line in ["/lock", "/join ops", "/lock"] {
+                let (_, told) = say(&mut hub, 1, line);
+                assert!(!told.text.starts_with("[ERROR"), "{}", told.text);
+            }
+            if !has_operators {
+                hub.limits.oper_password = None;
+            }
+            let mut hub = restarted(&restarted(&hub));
+            connect(&mut hub, 0);
+            let (_, told) = say(&mut hub, 0, "carol");
+            assert_eq!(told.text.contains("#lobby is locked"), has_operators, "{}", told.text);
+            let (_, told) = say(&mut hub, 0, "/join ops");
+            assert_eq!(told.text.contains("#ops is locked"), has_operators, "{}", told.text);
+            if has_operators {
+                say(&mut hub, 0, "/oper it is right");
+                handle(&mut hub, 0, Input::Hashed(Outcome::Checked(true)));
+                for room in ["lobby", "ops"] {
+                    say(&mut hub, 0, &format!("/join {room}"));
+                    let (_, told) = say(&mut hub, 0, "/unlock");
+                    assert_eq!(told.text, format!("[UNLOCKED #{room}]\n"));
+                }
+            }
+            hub.check_invariants();
+        }
     }
 
     #[test]

@@ -56,14 +56,13 @@ impl Hub {
             Some(_) => "only invited people or those with the key can join",
             None => "only invited people can join",
         };
-        // What was said outlives the room, and with it the lock.
-        let text = if room == self.lobby {
-            who.to_owned()
+        // What was said outlives the room; the lock does not.
+        let end = if room == self.lobby {
+            ""
         } else {
-            format!(
-                "{who}; the lock ends when the last member leaves, and whoever joins then can read what was said"
-            )
+            "; the lock ends with the last member, then anyone can join and read /history"
         };
+        let text = format!("{who}{end}");
         ask.reply(&Event::reply("LOCKED", &name.to_string(), &text));
         self.note_order_unsaved(Scope::Room(room));
         Ok(())

@@ -420,7 +420,11 @@ mod tests {
         for (topic, is_news) in [("tea", true), ("tea", false), ("-", true), ("-", false)] {
             let (_, told) = say(&mut hub, 0, &format!("/topic {topic}"));
             let is_answer = |line: &str| told.text.starts_with(line);
-            assert!(is_answer(if is_news { "* alice " } else { "[TOPIC #lobby]" }), "{}", told.text);
+            assert!(
+                is_answer(if is_news { "* alice " } else { "[TOPIC #lobby]" }),
+                "{}",
+                told.text
+            );
             assert_eq!(hub.has_changes(), is_news, "{topic}");
             hub.note_kept();
         }
