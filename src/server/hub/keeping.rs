@@ -98,6 +98,7 @@ impl Hub {
 
     /// When all are back who can come back: guests who cannot are forgotten.
     pub(super) fn tidy_orders(&mut self) {
+        self.tidy_order(Scope::Server);
         let mut orders = std::mem::take(&mut self.asleep);
         for order in orders.values_mut() {
             self.forget_gone(order);
@@ -113,7 +114,6 @@ impl Hub {
         for scope in self.rooms.iter().map(|(ix, _)| Scope::Room(ix)).collect::<Vec<_>>() {
             self.tidy_order(scope);
         }
-        self.tidy_order(Scope::Server);
     }
 
     /// What was decided in a room has ended with it.
@@ -132,8 +132,12 @@ impl Hub {
         order.operators.retain(|person| self.lasts(*person));
         order.mutes.retain(|mute| self.lasts(mute.person));
         order.lock.invited.retain(|person| self.lasts(*person));
-        // A lock lasts while anyone who may open it exists.
-        if order.operators.is_empty() && self.limits.oper_password.is_none() {
+        // A lock lasts while anyone who may open it exists. Whoever knows the operators'
+        // password may open what an operator of the server has locked.
+        let may_be_opened = !order.operators.is_empty()
+            || !self.server_order.operators.is_empty()
+            || (order.lock.is_by_server && self.limits.oper_password.is_some());
+        if !may_be_opened {
             order.lock = Lock::default();
         }
     }
@@ -236,7 +240,7 @@ mod tests {
     #[test]
     fn lock_outlives_a_restart_while_a_server_operator_may_open_it() {
         let hash = HashFile::read("tests/passwords/quick.hash").expect("a hash");
-        for has_operators in [true, false] {
+        for (has_password, has_account) in [(true, true), (true, false), (false, false)] {
             let limits = Limits { oper_password: Some(hash.clone()), ..Limits::default() };
             let mut hub = hub(limits);
             for (slot, name) in [(0, "guest"), (1, "root")] {
@@ -250,16 +254,24 @@ mod tests {
                 let (_, told) = say(&mut hub, 1, line);
                 assert!(!told.text.starts_with("[ERROR"), "{}", told.text);
             }
-            if !has_operators {
+            say(&mut hub, 0, "/join mine");
+            say(&mut hub, 0, "/lock");
+            if has_account {
+                register(&mut hub, 1);
+            }
+            if !has_password {
                 hub.limits.oper_password = None;
             }
             let mut hub = restarted(&restarted(&hub));
             connect(&mut hub, 0);
             let (_, told) = say(&mut hub, 0, "carol");
-            assert_eq!(told.text.contains("#lobby is locked"), has_operators, "{}", told.text);
+            assert_eq!(told.text.contains("#lobby is locked"), has_password, "{}", told.text);
             let (_, told) = say(&mut hub, 0, "/join ops");
-            assert_eq!(told.text.contains("#ops is locked"), has_operators, "{}", told.text);
-            if has_operators {
+            assert_eq!(told.text.contains("#ops is locked"), has_password, "{}", told.text);
+            // A guest locked it, and is gone.
+            let (_, told) = say(&mut hub, 0, "/join mine");
+            assert_eq!(told.text.contains("#mine is locked"), has_account, "{}", told.text);
+            if has_password {
                 say(&mut hub, 0, "/oper it is right");
                 handle(&mut hub, 0, Input::Hashed(Outcome::Checked(true)));
                 for room in ["lobby", "ops"] {

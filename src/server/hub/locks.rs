@@ -19,6 +19,8 @@ use crate::server::passwords::{Job, Secret, digest};
 #[serde(default)]
 pub(super) struct Lock {
     pub(super) is_on: bool,
+    /// Whether an operator of the server locked it.
+    pub(super) is_by_server: bool,
     /// The digest of what opens it.
     key: Option<Arc<str>>,
     /// Also while it is open: it may be locked before they come.
@@ -49,7 +51,9 @@ impl Hub {
         key: Option<&str>,
     ) -> Result<(), Refusal> {
         let room = self.room_to_order(visit)?;
+        let is_by_server = self.rules_server(self.visits[visit].person);
         let Room { name, order, .. } = &mut self.rooms[room];
+        order.lock.is_by_server = is_by_server;
         order.lock.is_on = true;
         order.lock.key = key.map(|key| digest(key).into());
         let who = match key {
