@@ -162,7 +162,10 @@ impl Name {
         let name = Self(spelling);
         // Ignoring case, as all names are compared: `AIl` looks like `All`.
         let looks: Vec<String> = name.looks().map(|look| look.to_lowercase()).collect();
-        let looks_so = |word: &str| looks.iter().any(|look| *look == letters::look(word));
+        // Digits at the end are a number: `a11` is `a` and eleven.
+        let is_numbered = text.ends_with(|c: char| c.is_ascii_digit());
+        let looks_so =
+            |word: &str| !is_numbered && looks.iter().any(|look| *look == letters::look(word));
         if RESERVED.iter().any(|word| name.key().as_str() == *word || looks_so(word)) {
             return Err(NameFault::Reserved);
         }
@@ -343,6 +346,8 @@ mod tests {
             "straße",
             "李Lei",
             "serv3r",
+            "a11",
+            "al1",
             "mel",
             "al",
             "Ally",
@@ -391,7 +396,7 @@ mod tests {
             ("systern", NameFault::Reserved),
             ("SYSTERN", NameFault::Reserved),
             ("rne", NameFault::Reserved),
-            ("a11", NameFault::Reserved),
+            ("a1l", NameFault::Reserved),
             ("AIl", NameFault::Reserved),
             ("every0ne", NameFault::Reserved),
             ("Y0U", NameFault::Reserved),

@@ -383,7 +383,7 @@ mod tests {
 
     #[test]
     fn account_with_a_name_that_is_refused_now_still_logs_in() {
-        for name in ["systern", "a11", "al\u{903}"] {
+        for name in ["systern", "every0ne", "al\u{903}"] {
             assert!(Name::parse(name).is_err(), "{name}");
             let saved = format!(r#"{{"name":"{name}","hash":"a hash","ignores":[]}}"#);
             let things = vec![(Shelf::Account, 1, saved)];

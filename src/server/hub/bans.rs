@@ -165,9 +165,7 @@ impl Hub {
                 let present = self.visits.iter().map(|(other, _)| other);
                 let meant = self.meant(visit, scope, &ban, present);
                 self.put_off(ask, &ban, meant);
-                for room in self.rooms.iter().map(|(room, _)| room).collect::<Vec<_>>() {
-                    self.ensure_operator(ask.now, room, ask.turn);
-                }
+                self.ensure_operators(ask.now, ask.turn);
             }
         }
         Ok(())

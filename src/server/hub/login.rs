@@ -333,7 +333,11 @@ impl Hub {
         }
         self.free(visit, &name);
         self.visits.remove(visit);
+        let ruled = self.rules_server(person);
         self.end_rule(person);
+        if ruled {
+            self.ensure_operators(now, turn);
+        }
         for room in leads {
             self.ensure_operator(now, room, turn);
         }

@@ -184,7 +184,7 @@ impl Hub {
             return refusal(ErrorCode::NoSuchUser, text);
         }
         if self.heir(Some(ask.now), room, Some(person)).is_none()
-            && !self.has_able_operator(Some(ask.now), room, Some(person))
+            && !self.has_moderator(Some(ask.now), room, Some(person))
         {
             let text =
                 format!("{shown} needs an operator, and nobody else is there; /part instead");
@@ -197,7 +197,7 @@ impl Hub {
         self.note_order_unsaved(Scope::Room(room));
         let event = Event::Demoted { room: shown.as_str(), name: name.as_str() };
         self.proclaim(ask, room, &event);
-        if !self.has_able_operator(Some(ask.now), room, None)
+        if !self.has_moderator(Some(ask.now), room, None)
             && let Some(heir) = self.heir(Some(ask.now), room, Some(person))
         {
             self.hand_over(ask.now, room, heir, ask.turn);

@@ -32,7 +32,8 @@ impl Hub {
             text.push_str(" operator=");
             text.push_str(&operates.join(","));
         }
-        if let Some(peer) = them.peer.filter(|_| self.need_rule(me).is_ok()) {
+        let is_connected = them.conn.is_some();
+        if let Some(peer) = them.peer.filter(|_| is_connected && self.need_rule(me).is_ok()) {
             text.push_str(" address=");
             text.push_str(&peer.address.to_string());
         }

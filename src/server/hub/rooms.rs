@@ -290,18 +290,20 @@ impl Hub {
         };
         self.need_voice(ask.now, visit, room)?;
         let text = (text.trim() != "-").then_some(text);
-        let Room { name: shown, order, .. } = &mut self.rooms[room];
-        let shown = shown.clone();
-        if order.topic.as_deref() == text {
-            // Nothing changes, so nobody else is told; shown as to whoever asks for it.
-            let topic = text.unwrap_or_default();
-            ask.reply(&Event::reply("TOPIC", &shown.to_string(), topic));
-            return Ok(());
+        let old = std::mem::replace(&mut self.rooms[room].order.topic, text.map(Into::into));
+        let (shown, name) = (self.rooms[room].name.clone(), self.visits[visit].name.clone());
+        let event = Event::Topic { room: shown.as_str(), name: name.as_str(), text };
+        if old.as_deref() != text {
+            self.note_order_unsaved(Scope::Room(room));
+            self.proclaim(ask, room, &event);
+        } else if ask.cid.is_some() {
+            // Most likely sent again since its answer was lost. Nobody else is told.
+            let time = self.stamp(ask.now);
+            ask.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
+        } else {
+            // Nothing changes: the topic is shown as to whoever asks for it.
+            ask.reply(&Event::reply("TOPIC", &shown.to_string(), text.unwrap_or_default()));
         }
-        order.topic = text.map(Into::into);
-        self.note_order_unsaved(Scope::Room(room));
-        let name = self.visits[visit].name.clone();
-        self.proclaim(ask, room, &Event::Topic { room: shown.as_str(), name: name.as_str(), text });
         Ok(())
     }
 

@@ -181,9 +181,10 @@ impl Hub {
                 self.take_hash(&mut ask, visit, &purpose, hash);
                 Ok(())
             }
-            (_, Outcome::Checked(_)) => {
-                refusal(ErrorCode::BadPassword, "wrong password; type /login NAME PASSWORD again")
-            }
+            (_, Outcome::Checked(_)) => refusal(
+                ErrorCode::BadPassword,
+                "that is not the password; type /login NAME PASSWORD again",
+            ),
             (_, Outcome::Busy) => too_many_passwords(),
             (_, Outcome::Hashed(_)) => {
                 refusal(ErrorCode::TooMany, "the server cannot do this now; try again")
@@ -260,7 +261,7 @@ fn too_many_passwords() -> Result<(), Refusal> {
 }
 
 fn wrong_password() -> Result<(), Refusal> {
-    refusal(ErrorCode::BadPassword, "wrong password; try again")
+    refusal(ErrorCode::BadPassword, "that is not the password; try again")
 }
 
 #[cfg(test)]

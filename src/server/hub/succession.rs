@@ -1,6 +1,7 @@
-//! A room with members always has an operator who can still moderate it. When the
-//! last one is gone for good or banned, the member who has been there longest takes
-//! over, announced as `#ops * server made bob an operator`: nobody can be called so.
+//! A room with members always has somebody who can still moderate it: an operator of
+//! its own, or an operator of the server who is here. When the last one is gone for good
+//! or banned, the member who has been there longest takes over, announced as
+//! `#ops * server made bob an operator`: nobody can be called so.
 
 use super::order::Scope;
 use super::{Event, Hub, Now, PersonId, RoomIx, Tags, Topic, Turn, VisitIx};
@@ -47,13 +48,33 @@ impl Hub {
         })
     }
 
+    /// Whether anybody but one person may moderate a room: operators of the server, too,
+    /// while they are here.
+    pub(super) fn has_moderator(
+        &self,
+        now: Option<Now>,
+        room: RoomIx,
+        except: Option<PersonId>,
+    ) -> bool {
+        let mut rulers = self.server_order.operators.iter();
+        rulers.any(|ruler| self.people.contains_key(ruler))
+            || self.has_able_operator(now, room, except)
+    }
+
+    /// [`Self::ensure_operator`] of every room.
+    pub(super) fn ensure_operators(&mut self, now: Now, turn: &mut Turn) {
+        for room in self.rooms.iter().map(|(room, _)| room).collect::<Vec<_>>() {
+            self.ensure_operator(now, room, turn);
+        }
+    }
+
     /// Appoints a successor if nobody could moderate the room any more.
     pub(super) fn ensure_operator(&mut self, now: Now, room: RoomIx, turn: &mut Turn) {
         // Rooms may have ended meanwhile; #lobby has no operators of its own.
         if room == self.lobby || !self.rooms.contains(room) {
             return;
         }
-        if !self.has_able_operator(Some(now), room, None)
+        if !self.has_moderator(Some(now), room, None)
             && let Some(heir) = self.heir(Some(now), room, None)
         {
             self.hand_over(now, room, heir, turn);
@@ -98,7 +119,7 @@ impl Hub {
     pub(super) fn restore_operators(&mut self) {
         let rooms: Vec<RoomIx> = self.rooms.iter().map(|(room, _)| room).collect();
         for room in rooms {
-            if room == self.lobby || self.has_able_operator(None, room, None) {
+            if room == self.lobby || self.has_moderator(None, room, None) {
                 continue;
             }
             let Some(heir) = self.heir(None, room, None) else { continue };
@@ -121,6 +142,8 @@ mod tests {
     };
     use super::super::{Input, Limits};
     use super::*;
+    use crate::protocol::Key;
+    use crate::server::passwords::{HashFile, Outcome};
 
     /// Alice, a guest, makes #ops; bob and carol join it, carol first, then dave.
     fn house() -> Hub {
@@ -145,13 +168,7 @@ mod tests {
     #[test]
     fn longest_member_takes_over_when_last_operator_is_gone() {
         let mut hub = house();
-        let mut turn = Turn::default();
-        hub.handle(
-            super::super::trial::now(Duration::ZERO),
-            conn(0),
-            Input::Frame(crate::protocol::codec::Frame::Line("/quit".into())),
-            &mut turn,
-        );
+        say(&mut hub, 0, "/quit");
         assert_eq!(operators(&hub), ["carol"]);
         hub.check_invariants();
         for (slot, left) in [(2, "bob"), (1, "dave")] {
@@ -237,6 +254,25 @@ mod tests {
     }
 
     #[test]
+    fn operator_of_the_server_counts_while_being_here() {
+        let hash = HashFile::read("tests/passwords/quick.hash").expect("a hash");
+        let mut hub = house();
+        hub.limits.oper_password = Some(hash);
+        connect(&mut hub, 4);
+        for line in ["root", "/oper it is right"] {
+            say(&mut hub, 4, line);
+        }
+        handle(&mut hub, 4, Input::Hashed(Outcome::Checked(true)));
+        say(&mut hub, 0, "/quit");
+        assert!(operators(&hub).is_empty());
+        hub.check_invariants();
+        let (_, told) = handle(&mut hub, 4, Input::Lost);
+        assert_eq!(told.text, "");
+        assert_eq!(operators(&hub), ["carol"]);
+        hub.check_invariants();
+    }
+
+    #[test]
     fn ban_of_last_operator_hands_over() {
         let mut hub = house();
         say(&mut hub, 0, "/op bob");
@@ -251,14 +287,14 @@ mod tests {
         let mut hub = house();
         register(&mut hub, 0);
         say(&mut hub, 0, "/quit");
-        let person = hub.accounts.named(&crate::protocol::Key::fold("alice")).expect("kept").person;
+        let person = hub.accounts.named(&Key::fold("alice")).expect("kept").person;
         connect(&mut hub, 0);
         say(&mut hub, 0, "/login alice secret");
-        let right = crate::server::passwords::Outcome::Checked(true);
+        let right = Outcome::Checked(true);
         handle(&mut hub, 0, Input::Hashed(right));
         assert!(hub.people.contains_key(&person));
         say(&mut hub, 0, "/unregister secret");
-        let right = crate::server::passwords::Outcome::Checked(true);
+        let right = Outcome::Checked(true);
         handle(&mut hub, 0, Input::Hashed(right));
         say(&mut hub, 0, "/quit");
         assert_eq!(operators(&hub), ["carol"]);
