@@ -79,8 +79,9 @@ use clap::builder::FalseyValueParser;
 use nix::unistd::{User, getuid};
 use tokio::time::Instant;
 
+use crate::protocol::name::{NameFault, RESERVED};
 use crate::protocol::units::parse_duration;
-use crate::protocol::{DEFAULT_PORT, Name, RoomName};
+use crate::protocol::{DEFAULT_PORT, Key, Name, RoomName};
 use address::Address;
 use attention::{Attention, Notify};
 use clean::Clean;
@@ -512,12 +513,24 @@ fn is_on_terminal() -> bool {
 /// no name could otherwise become a line of its own.
 fn identity(args: &JoinArgs) -> Result<Identity, (Exit, String)> {
     let name = match args.name.as_deref().filter(|name| !name.is_empty()) {
-        Some(name) => Name::parse(name).map_err(|fault| {
-            (Exit::NameRefused, format!("\"{name}\" cannot be your name: {fault}"))
+        Some(name) => read_name(name).map_err(|fault| {
+            let problem =
+                format!("\"{name}\" cannot be your name: {fault}; choose another with --name NAME");
+            (Exit::NameRefused, problem)
         })?,
         None => login_name()?,
     };
     Ok(Identity { name, room: args.room.clone() })
+}
+
+/// Only the server knows which names were registered by the rules of an older version:
+/// here a name is refused that never could be one.
+fn read_name(text: &str) -> Result<Name, NameFault> {
+    Name::parse(text).or_else(|fault| match fault {
+        NameFault::Grammar | NameFault::TooLong => Err(fault),
+        NameFault::Reserved if RESERVED.contains(&Key::fold(text).as_str()) => Err(fault),
+        NameFault::Letters | NameFault::Scripts | NameFault::Reserved => Name::known(text),
+    })
 }
 
 fn login_name() -> Result<Name, (Exit, String)> {
@@ -527,7 +540,7 @@ fn login_name() -> Result<Name, (Exit, String)> {
     let Some(name) = found.or_else(in_the_books) else {
         return Err((Exit::Usage, "who are you? say it with --name NAME".to_owned()));
     };
-    Name::parse(&name).map_err(|_| {
+    read_name(&name).map_err(|_| {
         let problem = format!(
             "your login name \"{name}\" is no name for a chat; choose one with --name NAME"
         );

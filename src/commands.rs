@@ -18,6 +18,10 @@ use crate::protocol::text::{is_blank, is_blank_text, nearest, split_word};
 use crate::protocol::units::{parse_duration, show_duration};
 use crate::protocol::{ErrorCode, HISTORY_DEFAULT, HISTORY_MAX, REASON_MAX, Refusal, Stamp};
 
+mod mistakes;
+
+pub use mistakes::{behind_blanks, word_behind_blanks};
+
 /// What one line of a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request<'a> {
@@ -702,10 +706,14 @@ pub fn parse(line: &str) -> Result<Request<'_>, Refusal> {
         Some(command) => return parse_command(command).map(Request::Command),
         None => {}
     }
-    // A blank in front makes it no less private.
-    let line_looked_at = line.trim_start_matches(is_blank);
-    if is_private_looking(line_looked_at) {
-        return parse_private(line_looked_at).map(Request::Command);
+    if is_private_looking(line) {
+        return parse_private(line).map(Request::Command);
+    }
+    if mistakes::is_private_copy(line) {
+        return Err(looks_private());
+    }
+    if let Some(word) = word_behind_blanks(line).filter(|word| find(word).is_some()) {
+        return Err(not_at_start(&word));
     }
     Ok(Request::Say(line))
 }
@@ -798,22 +806,31 @@ fn is_private_looking(line: &str) -> bool {
     line.get(..PRIVATE.len()).is_some_and(|start| start.eq_ignore_ascii_case(PRIVATE))
 }
 
+/// The refusal of a line that is a command but for what stands before its slash.
+#[must_use]
+pub fn not_at_start(word: &str) -> Refusal {
+    let text =
+        format!("not sent: begin the line with /{word} to run it, or with //{word} to say it");
+    Refusal::new(ErrorCode::BadArgument, text)
+}
+
+fn looks_private() -> Refusal {
+    let text = "not sent: this looks like a copy of a private message; use /msg NAME TEXT";
+    Refusal::new(ErrorCode::NoTarget, text)
+}
+
 /// `[PRIVATE MESSAGE] bob: hi`, as an older client writes it, means `/msg bob hi`.
 fn parse_private(line: &str) -> Result<Command<'_>, Refusal> {
-    let misled = || {
-        Refusal::new(
-            ErrorCode::NoTarget,
-            "this looks private but names nobody to send it to; nobody saw it; use /msg NAME TEXT",
-        )
-    };
-    let rest = line[PRIVATE.len()..].strip_prefix("] ").ok_or_else(misled)?;
-    let (name, text) =
-        rest.split_once(": ").or(rest.strip_suffix(':').map(|n| (n, ""))).ok_or_else(misled)?;
+    let rest = line[PRIVATE.len()..].strip_prefix("] ").ok_or_else(looks_private)?;
+    let (name, text) = rest
+        .split_once(": ")
+        .or(rest.strip_suffix(':').map(|n| (n, "")))
+        .ok_or_else(looks_private)?;
     if !is_name(name) {
-        return Err(misled());
+        return Err(looks_private());
     }
     if is_blank_text(text) {
-        return Err(find("msg").map_or_else(misled, Row::missing));
+        return Err(find("msg").map_or_else(looks_private, Row::missing));
     }
     Ok(Command::Msg { to: Target::Person(name), text })
 }
@@ -1010,6 +1027,59 @@ impl fmt::Display for Target<'_> {
 }
 
 impl Command<'_> {
+    /// Whether a person does this, which ends their idle time in `/whois`. What clients
+    /// send by themselves does not: keepalives, settings, logging in and resuming.
+    #[must_use]
+    pub fn is_activity(&self) -> bool {
+        match self {
+            Self::Ping { .. }
+            | Self::Set { .. }
+            | Self::Session
+            | Self::Login { .. }
+            | Self::Resume { .. }
+            | Self::Version => false,
+            Self::Help { .. }
+            | Self::Msg { .. }
+            | Self::Reply { .. }
+            | Self::Query { .. }
+            | Self::Me { .. }
+            | Self::Who { .. }
+            | Self::Whois { .. }
+            | Self::Join { .. }
+            | Self::Part { .. }
+            | Self::List
+            | Self::Topic { .. }
+            | Self::History { .. }
+            | Self::Search { .. }
+            | Self::Nick { .. }
+            | Self::Away { .. }
+            | Self::Back
+            | Self::Ignore { .. }
+            | Self::Unignore { .. }
+            | Self::Register { .. }
+            | Self::Passwd { .. }
+            | Self::Unregister { .. }
+            | Self::Op { .. }
+            | Self::Deop { .. }
+            | Self::Kick { .. }
+            | Self::Mute { .. }
+            | Self::Unmute { .. }
+            | Self::Ban { .. }
+            | Self::Unban { .. }
+            | Self::Bans
+            | Self::Lock { .. }
+            | Self::Unlock
+            | Self::Invite { .. }
+            | Self::Oper { .. }
+            | Self::Wall { .. }
+            | Self::Kill { .. }
+            | Self::Gban { .. }
+            | Self::Gunban { .. }
+            | Self::Gbans
+            | Self::Quit { .. } => true,
+        }
+    }
+
     /// The command's row in [`TABLE`].
     ///
     /// # Panics
@@ -1176,7 +1246,7 @@ mod tests {
         assert_eq!(parse(" \t "), Ok(Request::Nothing));
         assert_eq!(parse("hi  there "), Ok(Request::Say("hi  there ")));
         assert_eq!(parse("//who is it"), Ok(Request::Say("/who is it")));
-        assert_eq!(parse(" /who"), Ok(Request::Say(" /who")));
+        assert_eq!(parse(" /etc"), Ok(Request::Say(" /etc")));
         assert_eq!(parse("/WHO"), Ok(Request::Command(Command::Who { room: None })));
         let msg =
             |name, text| Ok(Request::Command(Command::Msg { to: Target::Person(name), text }));
@@ -1213,7 +1283,6 @@ mod tests {
             ("[PRIVATE MESSAGE to bob] alice: hi", ErrorCode::NoTarget),
             ("[private message] bob hi", ErrorCode::NoTarget),
             ("[PRIVATE MESSAGE", ErrorCode::NoTarget),
-            ("  [PRIVATE MESSAGE to bob] alice: hi", ErrorCode::NoTarget),
             ("[PRIVATE MESSAGE] bob: ", ErrorCode::MissingArgument),
         ] {
             assert_eq!(parse(line).map_err(|r| r.code), Err(code), "{line}");

@@ -269,7 +269,7 @@ impl Chat {
                 self.printer.print(self.screen.warning(why));
             }
             Some(Typed::Local(Local::Reconnect)) => return Step::ComeBack,
-            Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(why)),
+            Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(&why)),
             Some(Typed::Quit(line)) => return Step::Leave(line, End::Left),
             Some(Typed::Interrupted) => {
                 return Step::Leave("/quit".to_owned(), End::Signal(Exit::Interrupted));
@@ -338,7 +338,7 @@ impl Chat {
                     Some(Typed::Local(Local::Say(text))) => self.say_in_room(&text, true),
                     Some(Typed::Local(Local::Quiet(room))) => self.quiet(room),
                     Some(Typed::Local(Local::Reconnect)) => self.road.hurry.notify_one(),
-                    Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(why)),
+                    Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(&why)),
                     Some(Typed::Quit(_)) | None => return Err(End::Left),
                     Some(Typed::Interrupted) => return Err(End::Signal(Exit::Interrupted)),
                 },

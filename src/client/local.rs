@@ -65,11 +65,12 @@ pub(super) fn parse(line: &str) -> Option<Local> {
     }
 }
 
-/// A command that is only begun, written out: `/wh` could be two, `/his` is one.
+/// A command that is only begun, written out: `/wh` could be two, `/his` is one. A
+/// single letter is never enough: `/d bob` would take away a right, `/a` mark as away.
 pub(super) fn written_out(line: &str) -> Option<String> {
     let (begun, rest) = split_word(line.strip_prefix('/')?);
     // Of several lines a command is only text.
-    if begun.is_empty() || args_of(begun).is_some() || line.contains('\n') {
+    if begun.chars().nth(1).is_none() || args_of(begun).is_some() || line.contains('\n') {
         return None;
     }
     let begun = begun.to_ascii_lowercase();
@@ -154,6 +155,9 @@ mod tests {
             ("/who", None),
             ("/r hi", None),
             ("/xyz", None),
+            ("/a", None),
+            ("/d bob", None),
+            ("/t hi", None),
             ("/", None),
             ("//his", None),
             ("/his 5\nmore", None),

@@ -132,6 +132,12 @@ pub(super) fn another_name(name: &str) -> String {
     format!("{kept}_")
 }
 
+/// What a refusal says is wrong. What it advises (`/login NAME`) is for netcat: here the
+/// name comes from a flag, and the password from a prompt.
+fn without_advice(why: &str) -> &str {
+    why.split_once("; ").map_or(why, |(what, _)| what)
+}
+
 /// Why it has not.
 #[derive(Debug)]
 pub(super) enum Refused {
@@ -161,13 +167,15 @@ impl Refused {
     pub(super) fn sentence(&self, endpoint: &Endpoint) -> String {
         match self {
             Self::Name { name, why, code: Some(ErrorCode::NameTaken) } => {
-                let other = another_name(name);
+                let (other, why) = (another_name(name), without_advice(why));
                 format!("the server does not take the name: {why} (--name {other}, say)")
             }
             Self::Name { code: Some(ErrorCode::BadPassword), why, .. } => {
-                format!("no login: {why}")
+                format!("no login: {}", without_advice(why))
             }
-            Self::Name { why, .. } => format!("the server does not take the name: {why}"),
+            Self::Name { why, .. } => {
+                format!("the server does not take the name: {}", without_advice(why))
+            }
             Self::Farewell { code, text } => {
                 format!("{endpoint} ended the connection: {text} ({code})")
             }
@@ -188,7 +196,7 @@ impl Refused {
     /// What the server says of the password, if that is the matter.
     pub(super) fn password_problem(&self) -> Option<&str> {
         match self {
-            Self::Name { why, code: Some(ErrorCode::BadPassword), .. } => Some(why),
+            Self::Name { why, code: Some(ErrorCode::BadPassword), .. } => Some(without_advice(why)),
             _ => None,
         }
     }

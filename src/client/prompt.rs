@@ -10,6 +10,7 @@
 //! the next prompt tells the truth from the start. Calling a running prompt off
 //! to change it would lose what was typed ahead.
 
+use std::borrow::Cow;
 use std::io::{self, Write as _};
 use std::os::unix::thread::JoinHandleExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,7 +56,7 @@ pub(super) enum Typed {
     /// Something the client does itself.
     Local(Local),
     /// A line the client does not send.
-    Refused(&'static str),
+    Refused(Cow<'static, str>),
 }
 
 /// Kept by whoever answers, and dropped then.
@@ -251,7 +252,7 @@ impl Loop {
                 Answer::Joined => match Submission::joined(&text) {
                     Some(joined) => submission = joined,
                     None => {
-                        self.hand_on(Typed::Refused("not sent: as one line it is too long"));
+                        self.hand_on(Typed::Refused("not sent: as one line it is too long".into()));
                         return Next::Keep(text);
                     }
                 },
@@ -264,8 +265,9 @@ impl Loop {
         }
         match submission {
             Submission::Nothing => {}
+            Submission::Refused(refusal) => self.hand_on(Typed::Refused(refusal.text)),
             Submission::TagsOff => {
-                self.hand_on(Typed::Refused("chatty join needs tags to be on"));
+                self.hand_on(Typed::Refused("chatty join needs tags to be on".into()));
             }
             Submission::Local(local) => self.hand_on(Typed::Local(local)),
             Submission::Quit(line) => {

@@ -2,8 +2,8 @@
 
 use super::local::{self, Local};
 use crate::commands::{self, Command, Kind, Request, Setting};
-use crate::protocol::LINE_MAX;
 use crate::protocol::text::{is_blank, is_blank_text, nearest};
+use crate::protocol::{LINE_MAX, Refusal};
 
 /// A text with more line ends than this is not sent without asking.
 const LINE_ENDS_MAX: usize = 2;
@@ -25,6 +25,8 @@ pub(super) enum Submission<'a> {
     TagsOff,
     /// Several lines, all of them text.
     Lines { lines: Vec<String>, is_doubtful: bool },
+    /// Not sent, and why: it would become public by mistake.
+    Refused(Refusal),
 }
 
 impl<'a> Submission<'a> {
@@ -67,9 +69,19 @@ impl<'a> Submission<'a> {
             Ok(Request::Command(
                 Command::Join { .. } | Command::Part { .. } | Command::Query { .. },
             )) => Self::Line { line, moves_target: true },
+            // Not left to the server: an older one would say it in the room.
+            Err(refusal) if !line.starts_with('/') => Self::Refused(refusal),
+            Ok(Request::Say(_)) if let Some(word) = local_behind_blanks(line) => {
+                Self::Refused(commands::not_at_start(&word))
+            }
             _ => Self::Line { line, moves_target: false },
         }
     }
+}
+
+/// The client's own command that a line was probably meant to be.
+fn local_behind_blanks(line: &str) -> Option<String> {
+    commands::word_behind_blanks(line).filter(|word| local::args_of(word).is_some())
 }
 
 /// Whether a line holds a password or a key, so that it is better forgotten.
@@ -80,13 +92,14 @@ pub(super) fn is_secret(text: &str) -> bool {
 /// Where a password or a key begins in a command that takes one, also where the
 /// command is only begun or mistyped.
 pub(super) fn secret_from(line: &str) -> Option<usize> {
-    let begun = line.strip_prefix('/')?.split(is_blank).next()?;
+    let line_start = commands::behind_blanks(line);
+    let begun = line_start.strip_prefix('/')?.split(is_blank).next()?;
     let whole = local::written_out(&format!("/{begun}"));
     let whole = whole.as_deref().map_or(begun, |whole| &whole[1..]);
     let known = commands::TABLE.iter().map(|row| row.name);
     let row = commands::find(whole).or_else(|| commands::find(nearest(whole, known)?))?;
     let at = row.args.iter().position(|arg| arg.kind == Kind::Secret)?;
-    let mut rest = line;
+    let mut rest = line_start;
     // Behind the command itself and what comes before the secret.
     for _ in 0..=at {
         rest = rest.trim_start_matches(is_blank);
@@ -102,11 +115,12 @@ fn is_said(line: &str) -> bool {
 
 /// A pasted line stays text: `/x` is said, not done.
 fn as_text(line: &str) -> String {
+    let command = commands::behind_blanks(line);
     match commands::parse(line) {
         Ok(Request::Say(said)) if said == line => line.to_owned(),
-        _ if line.starts_with('/') => format!("/{line}"),
-        // What looks private would be taken for a command. Said with a blank
-        // before it, it is text.
+        _ if command.starts_with('/') => format!("/{command}"),
+        // What looks private would be taken for a command. Behind a blank the server
+        // refuses it.
         _ => format!(" {line}"),
     }
 }
@@ -137,6 +151,26 @@ mod tests {
     }
 
     #[test]
+    fn line_that_would_become_public_by_mistake_is_not_sent() {
+        for line in [" /msg bob x", " /quiet", "\u{a0}/say x", "12:07 [PRIVATE MESSAGE] bob: x"] {
+            assert!(matches!(Submission::of(line), Submission::Refused(_)), "{line}");
+        }
+        for line in [" /etc", "[PRIVATE MESSAGE] bob: x", "/msg", "// quiet"] {
+            assert!(matches!(Submission::of(line), Submission::Line { .. }), "{line}");
+        }
+    }
+
+    #[test]
+    fn pasted_private_message_is_refused_and_not_sent_to_anybody() {
+        for text in ["a\n[PRIVATE MESSAGE] bob: x", "[PRIVATE MESSAGE] bob: x\nb"] {
+            let Submission::Lines { lines, .. } = Submission::of(text) else { panic!("{text}") };
+            let refused = lines.iter().filter(|line| commands::parse(line).is_err()).count();
+            let said = lines.iter().filter(|line| is_said(line)).count();
+            assert_eq!((refused, said), (1, 1), "{text}");
+        }
+    }
+
+    #[test]
     fn several_lines_are_text_and_many_or_unclear_ones_are_doubtful() {
         for (text, sent, is_doubtful) in [
             ("a\nb", &["a", "b"][..], false),
@@ -144,6 +178,7 @@ mod tests {
             ("a\nb\nc\nd", &["a", "b", "c", "d"], true),
             ("/msg bob a\nb", &["//msg bob a", "b"], true),
             ("a\n[PRIVATE MESSAGE] bob: x", &["a", " [PRIVATE MESSAGE] bob: x"], true),
+            ("a\n  /msg bob x\n  /etc", &["a", "//msg bob x", "  /etc"], true),
         ] {
             let lines = sent.iter().map(|&line| line.to_owned()).collect();
             assert_eq!(Submission::of(text), Submission::Lines { lines, is_doubtful }, "{text:?}");
@@ -169,6 +204,7 @@ mod tests {
     fn a_password_is_not_remembered() {
         assert!(is_secret("/login alice secret") && is_secret("/PASSWD x"));
         assert!(is_secret("/join ops key") && is_secret("/lock key") && is_secret("/regsiter x"));
+        assert!(is_secret(" /login alice secret") && is_secret("\u{a0}/register x"));
         assert!(!is_secret("/join ops") && !is_secret("/lock") && !is_secret("/login alice"));
         assert!(!is_secret("login alice") && !is_secret("/who") && !is_secret("hi"));
     }

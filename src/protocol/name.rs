@@ -90,26 +90,20 @@ pub enum NameFault {
     Letters,
     /// Its letters are of scripts that nobody mixes.
     Scripts,
-    /// One of [`RESERVED`], or what looks like one in another script.
+    /// One of [`RESERVED`], or what looks like one.
     Reserved,
 }
 
 impl fmt::Display for NameFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Grammar => f.write_str(
-                "a name is one word: a letter, then letters, digits and _ - . only; try another",
-            ),
-            Self::TooLong => {
-                write!(f, "a name has at most {NAME_MAX} characters; try a shorter one")
+            Self::Grammar => {
+                f.write_str("names start with a letter and may contain letters, digits, . _ and -")
             }
-            Self::Letters => f.write_str(
-                "it holds a character that is not meant for names; try another without it",
-            ),
-            Self::Scripts => {
-                f.write_str("its letters are of scripts that nobody mixes; try another of one")
-            }
-            Self::Reserved => f.write_str("that name is reserved; try another"),
+            Self::TooLong => write!(f, "names have at most {NAME_MAX} characters"),
+            Self::Letters => f.write_str("that name contains a character that names cannot have"),
+            Self::Scripts => f.write_str("that name mixes alphabets"),
+            Self::Reserved => f.write_str("that name is reserved, or looks like one that is"),
         }
     }
 }
@@ -166,8 +160,12 @@ impl Name {
     pub fn parse(text: &str) -> Result<Self, NameFault> {
         let spelling = Spelling::parse(text)?;
         let name = Self(spelling);
-        let is_ascii = name.as_str().is_ascii();
-        let looks_so = |word: &str| !is_ascii && name.looks().any(|l| l == letters::look(word));
+        // Ignoring case, as all names are compared: `AIl` looks like `All`.
+        let looks: Vec<String> = name.looks().map(|look| look.to_lowercase()).collect();
+        // Digits at the end are a number: `a11` is `a` and eleven.
+        let is_numbered = text.ends_with(|c: char| c.is_ascii_digit());
+        let looks_so =
+            |word: &str| !is_numbered && looks.iter().any(|look| *look == letters::look(word));
         if RESERVED.iter().any(|word| name.key().as_str() == *word || looks_so(word)) {
             return Err(NameFault::Reserved);
         }
@@ -347,6 +345,15 @@ mod tests {
             "Nguyễn",
             "straße",
             "李Lei",
+            "serv3r",
+            "a11",
+            "al1",
+            "mel",
+            "al",
+            "Ally",
+            "sister",
+            "दुःख",
+            "山ノ内",
             &"é".repeat(32),
         ] {
             assert_eq!(Name::parse(good).map(|n| n.as_str().to_owned()), Ok(good.to_owned()));
@@ -384,7 +391,15 @@ mod tests {
             ("һеге", NameFault::Reserved), // "here" in Cyrillic letters
             ("../etc", NameFault::Grammar),
             (long.as_str(), NameFault::TooLong),
+            ("aliceः", NameFault::Scripts), // a mark that looks like a colon
             ("Server", NameFault::Reserved),
+            ("systern", NameFault::Reserved),
+            ("SYSTERN", NameFault::Reserved),
+            ("rne", NameFault::Reserved),
+            ("a1l", NameFault::Reserved),
+            ("AIl", NameFault::Reserved),
+            ("every0ne", NameFault::Reserved),
+            ("Y0U", NameFault::Reserved),
             ("EVERYONE", NameFault::Reserved),
         ] {
             assert_eq!(Name::parse(bad), Err(fault), "{bad}");
@@ -430,6 +445,7 @@ mod tests {
             ("modern", "rnodern"),
             ("BOB", "B0B"),
             ("coco", "сосо"), // Cyrillic
+            ("राम", "रामः"),
             ("José", "jose\u{301}"),
         ] {
             assert!(share(a, b) && share(b, a), "{a} {b}");

@@ -34,6 +34,19 @@ pub fn is_blank(c: char) -> bool {
     c == ' ' || c == '\t'
 }
 
+/// Whether a character looks like a blank or like nothing at all: white space of any
+/// script, what Unicode calls default ignorable, and what a control character became.
+#[must_use]
+pub fn looks_blank(c: char) -> bool {
+    c.is_whitespace()
+        || matches!(c,
+        REPLACEMENT | '\u{AD}' | '\u{34F}' | '\u{61C}' | '\u{115F}' | '\u{1160}'
+        | '\u{17B4}' | '\u{17B5}' | '\u{180B}'..='\u{180F}' | '\u{200B}'..='\u{200F}'
+        | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{2800}' | '\u{3164}'
+        | '\u{FE00}'..='\u{FE0F}' | '\u{FEFF}' | '\u{FFA0}' | '\u{FFF0}'..='\u{FFFB}'
+        | '\u{1BCA0}'..='\u{1BCA3}' | '\u{1D173}'..='\u{1D17A}' | '\u{E0000}'..='\u{E0FFF}')
+}
+
 /// Whether there is nothing to see: blanks of whatever script.
 #[must_use]
 pub fn is_blank_text(text: &str) -> bool {

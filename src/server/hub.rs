@@ -69,6 +69,7 @@ mod search;
 mod secrets;
 mod session;
 mod stored;
+mod succession;
 mod talk;
 #[cfg(test)]
 mod trial;
@@ -191,6 +192,8 @@ pub struct Hub {
     asleep: Asleep,
     /// The rooms whose decisions are kept, awake or asleep, by the number of these.
     orders: HashMap<u64, RoomName>,
+    /// Counts who joined which room, so that the longest member is known.
+    last_arrival: u64,
     /// The last number given to decisions that are kept.
     last_order: u64,
     /// Whose memberships are in which block, and the last number of one.
@@ -357,14 +360,20 @@ struct TieLists {
     ignores: Vec<Ignored>,
     ignored_by: Vec<PersonId>,
     queried_by: Vec<PersonId>,
+    /// The rooms that this visit may be an operator of, and those it was.
+    leads: Vec<RoomIx>,
 }
 
 impl Deref for Ties {
     type Target = TieLists;
 
     fn deref(&self) -> &TieLists {
-        static NONE: TieLists =
-            TieLists { ignores: Vec::new(), ignored_by: Vec::new(), queried_by: Vec::new() };
+        static NONE: TieLists = TieLists {
+            ignores: Vec::new(),
+            ignored_by: Vec::new(),
+            queried_by: Vec::new(),
+            leads: Vec::new(),
+        };
         self.0.as_deref().unwrap_or(&NONE)
     }
 }
@@ -442,6 +451,7 @@ impl Hub {
             server_order: Order { number: Some(keeping::SERVER), ..Order::default() },
             asleep: Asleep::default(),
             orders: HashMap::new(),
+            last_arrival: 0,
             last_order: keeping::SERVER,
             block_owners: HashMap::new(),
             last_block: 0,
@@ -634,7 +644,7 @@ impl Hub {
         }
     }
 
-    /// Marks somebody as active, for `/whois`.
+    /// Ends somebody's idle time, as `/whois` shows it; see [`Command::is_activity`].
     fn stir(&mut self, visit: VisitIx, now: Now) {
         self.visits[visit].active = now.since_start;
     }

@@ -81,6 +81,53 @@ fn raw_says_every_line_as_it_is() {
 }
 
 #[test]
+fn private_lines_are_refused_behind_blanks_or_as_copies_and_said_only_with_raw() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let lines = [" /msg bob secret", "\u{3000}/msg bob secret", "12:07 [PRIVATE MESSAGE] bob: x"];
+    let input = format!("{}\n /etc/hosts\n", lines.join("\n"));
+    let done = join(server.port, &["--name", "alice"], input.as_bytes());
+    assert_eq!(done.status.code(), Some(1));
+    let problems = text(&done.stderr);
+    let codes: Vec<&str> = problems.lines().filter_map(|line| line.split(": ").nth(2)).collect();
+    assert_eq!(codes, ["bad-argument", "bad-argument", "no-target"], "{problems}");
+    bob.hears(|line| line == "* alice joined");
+    assert_eq!(bob.next(), "alice:  /etc/hosts");
+    let done = join(server.port, &["--name", "carol", "--raw"], input.as_bytes());
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    bob.hears(|line| line == "* carol joined");
+    for line in lines {
+        assert_eq!(bob.next(), format!("carol: {line}"));
+    }
+}
+
+#[test]
+fn keepalive_of_the_client_is_no_activity() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let mut idle = Command::new(CHATTY)
+        .args(["join", "127.0.0.1", "--port", &server.port.to_string(), "--name", "alice"])
+        .args(["--ping-after", "100ms"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("chatty join");
+    bob.hears(|line| line == "* alice joined");
+    // Each answer ends a silence of the server only for bob, so alice asks ten times a second.
+    loop {
+        bob.say("/whois alice");
+        let whois = bob.hears(|line| line.starts_with("[WHOIS alice]"));
+        if whois.contains(" idle=2s ") {
+            break;
+        }
+        assert!(whois.contains(" idle=0s ") || whois.contains(" idle=1s "), "{whois}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    drop(idle.stdin.take());
+    assert!(idle.wait().expect("an end").success());
+}
+
+#[test]
 fn the_mark_of_a_line_never_becomes_text() {
     let server = Server::start();
     let done = join(server.port, &["--name", "alice"], b"/set tags off\nhi\n@cid=x y\n");

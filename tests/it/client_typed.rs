@@ -97,6 +97,21 @@ fn a_line_that_is_too_long_is_refused_and_stays() {
 }
 
 #[test]
+fn command_behind_a_blank_is_not_sent_and_one_letter_is_no_command() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    alice.types(" /msg bob secret\r /quiet\r12:07 [PRIVATE MESSAGE] bob: secret\r");
+    let why = "-- not sent: begin the line with /msg to run it";
+    alice.shows("why", |rows| rows.iter().any(|row| row.starts_with(why)));
+    alice.shows("why", |rows| rows.iter().any(|row| row.contains("a copy of a private message")));
+    alice.types("/a\rhello\r");
+    assert_eq!(bob.hears(|line| !line.starts_with("* ")), "alice: hello");
+    alice.shows("why", |rows| rows.iter().any(|row| row.contains("[ERROR unknown-command] /a: ")));
+}
+
+#[test]
 fn a_command_that_is_only_begun_is_written_out_and_passwords_stay_secret() {
     let server = Server::start();
     let state = tempfile::tempdir().expect("a folder");

@@ -165,6 +165,38 @@ fn a_room_of_guests_keeps_its_bans_and_finds_another_operator() {
 }
 
 #[test]
+fn room_and_lock_have_somebody_who_may_decide_after_a_crash() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut server = start(folder.path());
+    let mut alice = Peer::join(server.port, "alice");
+    let mut bob = Peer::join(server.port, "bob");
+    let session = answer(&mut bob, "/session");
+    let token = session["[SESSION ".len()..].split(']').next().expect("a token").to_owned();
+    alice.say("/join ops");
+    alice.settles();
+    bob.say("/join ops");
+    bob.settles();
+    alice.say("/part");
+    alice.settles();
+    let mut root = ruler(server.port, "root");
+    assert!(answer(&mut root, "/lock").starts_with("[LOCKED #lobby]"));
+    server.kill();
+
+    let server = start(folder.path());
+    let mut bob = Peer::connect(server.port);
+    bob.say(&format!("/resume {token} 0"));
+    bob.hears(|line| line == "#ops * server made bob an operator");
+    assert!(answer(&mut bob, "/lock").starts_with("[LOCKED #ops]"));
+    let mut carol = Peer::connect(server.port);
+    carol.say("carol");
+    carol.hears(|line| line.starts_with("[WELCOME carol] #lobby is locked"));
+    assert!(answer(&mut carol, &format!("/oper {SESAME}")).starts_with("[OPER carol]"));
+    carol.say("/join lobby");
+    carol.settles();
+    assert_eq!(answer(&mut carol, "/unlock"), "[UNLOCKED #lobby]");
+}
+
+#[test]
 fn a_guest_who_comes_back_to_a_session_keeps_the_room_and_what_was_decided() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = start(folder.path());

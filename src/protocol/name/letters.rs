@@ -47,7 +47,9 @@ pub(super) fn normalise(text: &str) -> Result<Cow<'_, str>, NameFault> {
         return Err(NameFault::Letters);
     }
     let level = name.as_str().detect_restriction_level();
-    let is_mixed = level > RestrictionLevel::ModeratelyRestrictive || mixes_digits(&name);
+    let is_mixed = level > RestrictionLevel::ModeratelyRestrictive
+        || mixes_digits(&name)
+        || (level > RestrictionLevel::SingleScript && has_foreign_mark(&name));
     if is_mixed || runs_both_ways(&name) {
         return Err(NameFault::Scripts);
     }
@@ -67,6 +69,18 @@ fn has_odd_marks(name: &str) -> bool {
         let is_odd = marks > MARKS_MAX || c == before || (has_dot && c == '\u{307}');
         before = c;
         is_odd
+    })
+}
+
+/// A mark on a letter of another script is not read as one: `alice` with a Devanagari
+/// visarga behind it passes for `alice:`.
+fn has_foreign_mark(name: &str) -> bool {
+    let mut starts = name.char_indices().filter(|(_, c)| !is_combining_mark(*c)).map(|(at, _)| at);
+    let mut start = starts.next().unwrap_or_default();
+    starts.chain([name.len()]).any(|end| {
+        let cluster = &name[std::mem::replace(&mut start, end)..end];
+        let has_mark = cluster.chars().any(is_combining_mark);
+        has_mark && cluster.detect_restriction_level() > RestrictionLevel::SingleScript
     })
 }
 
@@ -99,14 +113,15 @@ fn is_rtl(c: char) -> bool {
     )
 }
 
-/// What a text looks like: two that have the same look are taken for each other.
+/// What a text looks like: two that have the same look are taken for each other. What
+/// looks like the colon behind a name makes no difference.
 pub(super) fn look(text: &str) -> Cow<'_, str> {
     let is_its_own =
         |b: u8| b.is_ascii_alphanumeric() && !b"01Im".contains(&b) || b"-._".contains(&b);
     if text.bytes().all(is_its_own) {
         return Cow::Borrowed(text);
     }
-    Cow::Owned(skeleton(text).collect())
+    Cow::Owned(skeleton(text).filter(|c| *c != ':').collect())
 }
 
 #[cfg(test)]

@@ -113,7 +113,11 @@ impl Hub {
                 let purpose = Purpose::LogInGuest(name.clone());
                 return self.guess(ask, purpose, Guarded::Server, job);
             }
-            let text = format!("{name} is not registered; /login {name} without a password");
+            let advice = match self.free_name(name.clone(), None) {
+                Ok(_) => format!("type /login {name} without a password").into(),
+                Err(taken) => taken.text,
+            };
+            let text = format!("{name} is not registered; {advice}");
             return refusal(ErrorCode::BadPassword, text);
         };
         let (proof, job) = account.check(password);
@@ -202,6 +206,11 @@ impl Hub {
         let Some(account) = self.accounts.remove(self.visits[visit].person) else { return };
         self.unsaved.insert((Shelf::Account, account.person.0));
         self.empty_mailbox(account.person);
+        // What it moderates ends with the visit now.
+        let rooms = self.rooms.iter().filter(|(_, room)| room.order.is_operator(account.person));
+        for room in rooms.map(|(room, _)| room).collect::<Vec<_>>() {
+            self.note_led(visit, room);
+        }
         ask.reply(&Event::reply("UNREGISTERED", account.name.as_str(), "anybody can take it"));
     }
 
@@ -232,10 +241,13 @@ impl Hub {
     /// The account, if that is still its password.
     fn proven(&self, proof: &Proof) -> Result<&Account, Refusal> {
         let Some(account) = self.accounts.of(proof.person) else {
-            return refusal(ErrorCode::BadPassword, "that name is not registered any more");
+            return refusal(
+                ErrorCode::BadPassword,
+                "that name is not registered any more; type /login NAME",
+            );
         };
         if account.hash != proof.hash {
-            let text = "the password was changed meanwhile; try again with the new one";
+            let text = "the password was changed meanwhile; type /login NAME PASSWORD again";
             return refusal(ErrorCode::BadPassword, text);
         }
         Ok(account)
@@ -358,5 +370,36 @@ impl Account {
     fn check(&self, password: &str) -> (Proof, Job) {
         let proof = Proof { person: self.person, hash: self.hash.clone() };
         (proof, Job::Check(Secret::new(password), self.hash.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{connect, handle, say};
+    use super::super::{Hub, Input, Limits, Seed};
+    use super::*;
+    use crate::server::log::Kept;
+    use crate::server::passwords::Outcome;
+
+    #[test]
+    fn account_with_a_name_that_is_refused_now_still_logs_in() {
+        for name in ["systern", "every0ne", "al\u{903}"] {
+            assert!(Name::parse(name).is_err(), "{name}");
+            let saved = format!(r#"{{"name":"{name}","hash":"a hash","ignores":[]}}"#);
+            let things = vec![(Shelf::Account, 1, saved)];
+            let kept = Kept { things, ..Kept::default() };
+            let mut hub = Hub::new(Limits::default(), &kept, Seed::default()).expect("readable");
+            connect(&mut hub, 0);
+            let (_, told) = say(&mut hub, 0, name);
+            let registered = format!("[ERROR bad-password] {name} is registered");
+            assert!(told.text.starts_with(&registered), "{}", told.text);
+            say(&mut hub, 0, &format!("/login {name} secret"));
+            let (_, told) = handle(&mut hub, 0, Input::Hashed(Outcome::Checked(true)));
+            assert!(told.text.starts_with(&format!("[WELCOME {name}]")), "{}", told.text);
+            say(&mut hub, 0, "/nick other");
+            let (_, told) = say(&mut hub, 0, &format!("/nick {name}"));
+            assert_eq!(told.text, format!("* other is now {name}\n"));
+            hub.check_invariants();
+        }
     }
 }

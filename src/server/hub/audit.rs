@@ -137,7 +137,7 @@ impl Hub {
             Some(account) => format!("account {}", account.name),
             None => "guest".to_owned(),
         };
-        let from = self.peer_of(visit).map(|peer| format!(", {}", peer.address));
+        let from = self.visits[visit].peer.map(|peer| format!(", {}", peer.address));
         format!("{} ({kind}{})", self.visits[visit].name, from.unwrap_or_default())
     }
 

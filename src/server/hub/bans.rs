@@ -113,6 +113,16 @@ impl Ban {
 }
 
 impl Order {
+    /// Whether a ban is of this very person; without a time, also if it may be over.
+    pub(super) fn bans_person(&self, now: Option<Now>, person: PersonId) -> bool {
+        self.bans.iter().any(|ban| match ban.whom {
+            Banned::Person { person: banned, .. } => {
+                banned == person && now.is_none_or(|now| !ban.until.is_over(now))
+            }
+            Banned::Network(_) => false,
+        })
+    }
+
     /// The ban that keeps somebody out now.
     fn ban_on(&self, now: Now, comer: Comer<'_>) -> Option<&Ban> {
         let holds = |ban: &&Ban| !ban.until.is_over(now) && ban.whom.is_of(comer);
@@ -153,11 +163,13 @@ impl Hub {
                 let present = self.rooms[room].members().map(|(_, other)| other);
                 let meant = self.meant(visit, scope, &ban, present);
                 self.put_out(ask, room, &ban, &meant);
+                self.ensure_operator(ask.now, room, ask.turn);
             }
             Scope::Server => {
                 let present = self.visits.iter().map(|(other, _)| other);
                 let meant = self.meant(visit, scope, &ban, present);
                 self.put_off(ask, &ban, meant);
+                self.ensure_operators(ask.now, ask.turn);
             }
         }
         Ok(())
@@ -317,7 +329,7 @@ impl Hub {
         let is_mine = old.key() == name.key() || owner == Some(*person);
         let bans = &self.server_order.bans;
         if !is_mine && bans.iter().any(|ban| ban.is_of_guest(now, name.key())) {
-            return refusal(ErrorCode::NameTaken, format!("{name} is banned; try another name"));
+            return refusal(ErrorCode::NameTaken, format!("{name} is banned; choose another name"));
         }
         Ok(())
     }
@@ -328,7 +340,8 @@ impl Hub {
             person,
             name,
             is_guest: self.accounts.of(person).is_none(),
-            peer: self.peer_of(visit),
+            // The last known address of a user whose session has dropped counts as well.
+            peer: self.visits[visit].peer,
             is_operator: self.order(scope).is_operator(person),
             is_above: scope != Scope::Server && self.rules_server(person),
         }
@@ -341,12 +354,6 @@ impl Hub {
             Banned::Network(_) => true,
         };
         is_about_somebody && !ban.until.is_over(now)
-    }
-
-    /// Where somebody comes from, while they are connected.
-    pub(super) fn peer_of(&self, visit: VisitIx) -> Option<Peer> {
-        let conn = self.visits[visit].conn?;
-        self.connection(conn).map(|connection| connection.peer)
     }
 }
 

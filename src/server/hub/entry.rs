@@ -1,7 +1,6 @@
 //! Coming into a room: `/join`, with a key or without.
 
 use super::locks::Entry;
-use super::order::Scope;
 use super::{Ask, ErrorCode, Event, Hub, Query, Refusal, RoomIx, RoomName, VisitIx, refusal};
 
 /// What somebody comes to a room with.
@@ -25,8 +24,9 @@ impl Hub {
         name: &str,
         key: Option<&str>,
     ) -> Result<(), Refusal> {
-        let name = RoomName::parse(name)
-            .map_err(|fault| Refusal::new(ErrorCode::BadName, fault.to_string()))?;
+        let name = RoomName::parse(name).map_err(|fault| {
+            Refusal::new(ErrorCode::BadName, format!("{fault}; choose another"))
+        })?;
         self.join_by(
             ask,
             visit,
@@ -92,7 +92,8 @@ impl Hub {
                 return Err(self.locked_out(room, &way));
             }
         }
-        if room != self.lobby && !self.has_lasting_operator(room) && self.rooms[room].len() == 0 {
+        let is_empty = room != self.lobby && self.rooms[room].len() == 0;
+        if is_empty && !self.has_able_operator(Some(ask.now), room, None) {
             self.take_charge(visit, room);
         }
         self.come_in(ask, visit, room);
@@ -101,8 +102,7 @@ impl Hub {
 
     /// Makes a room's first one its operator.
     fn take_charge(&mut self, visit: VisitIx, room: RoomIx) {
-        self.rooms[room].order.promote(self.visits[visit].person);
-        self.note_order_unsaved(Scope::Room(room));
+        self.make_operator(room, self.visits[visit].person);
     }
 
     fn come_in(&mut self, ask: &mut Ask<'_>, visit: VisitIx, room: RoomIx) {

@@ -68,6 +68,10 @@ impl Hub {
         for (ix, room) in &self.rooms {
             assert_eq!(self.room_names.get(room.name.key()), Some(&ix), "names lead to rooms");
             assert!(ix == self.lobby || room.len() > 0, "no empty room is kept");
+            let mut operators = room.order.operators.iter();
+            let has_moderator = operators.any(|person| self.lasts(*person))
+                || self.server_order.operators.iter().any(|it| self.people.contains_key(it));
+            assert!(ix == self.lobby || has_moderator, "no room is left without a moderator");
             for (_, visit) in room.members() {
                 assert!(self.visits[visit].rooms.contains(&ix), "members know their rooms");
             }

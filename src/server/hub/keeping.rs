@@ -98,6 +98,7 @@ impl Hub {
 
     /// When all are back who can come back: guests who cannot are forgotten.
     pub(super) fn tidy_orders(&mut self) {
+        self.tidy_order(Scope::Server);
         let mut orders = std::mem::take(&mut self.asleep);
         for order in orders.values_mut() {
             self.forget_gone(order);
@@ -113,7 +114,6 @@ impl Hub {
         for scope in self.rooms.iter().map(|(ix, _)| Scope::Room(ix)).collect::<Vec<_>>() {
             self.tidy_order(scope);
         }
-        self.tidy_order(Scope::Server);
     }
 
     /// What was decided in a room has ended with it.
@@ -132,8 +132,13 @@ impl Hub {
         order.operators.retain(|person| self.lasts(*person));
         order.mutes.retain(|mute| self.lasts(mute.person));
         order.lock.invited.retain(|person| self.lasts(*person));
-        if order.operators.is_empty() {
-            order.lock = Lock::default(); // nobody could open it any more
+        // A lock lasts while anyone who may open it exists. Whoever knows the operators'
+        // password may open what an operator of the server has locked.
+        let may_be_opened = !order.operators.is_empty()
+            || !self.server_order.operators.is_empty()
+            || (order.lock.is_by_server && self.limits.oper_password.is_some());
+        if !may_be_opened {
+            order.lock = Lock::default();
         }
     }
 
@@ -141,6 +146,11 @@ impl Hub {
     pub(super) fn wake(&mut self, name: &RoomName) -> Option<RoomIx> {
         let order = self.asleep.remove(name.key())?;
         let room = self.room_or_new(name);
+        for operator in &order.operators {
+            if let Some(visit) = self.people.get(operator).copied() {
+                self.note_led(visit, room);
+            }
+        }
         self.rooms[room].order = order;
         Some(room)
     }
@@ -171,6 +181,7 @@ mod tests {
     use super::super::trial::{connect, handle, hub, now, register, restarted, say, session};
     use super::super::{Input, Limits, Turn};
     use super::*;
+    use crate::server::passwords::{HashFile, Outcome};
 
     /// Bob, a guest with a session, in a room that alice, its operator, has left.
     fn house(alice: &str) -> Hub {
@@ -224,6 +235,53 @@ mod tests {
         assert!(told.text.starts_with("[JOINED #ops]"), "{}", told.text);
         let (_, told) = say(&mut hub, 0, "/unban 192.0.2.7");
         assert!(told.text.starts_with("[UNBANNED #ops 192.0.2.7]"), "{}", told.text);
+    }
+
+    #[test]
+    fn lock_outlives_a_restart_while_a_server_operator_may_open_it() {
+        let hash = HashFile::read("tests/passwords/quick.hash").expect("a hash");
+        for (has_password, has_account) in [(true, true), (true, false), (false, false)] {
+            let limits = Limits { oper_password: Some(hash.clone()), ..Limits::default() };
+            let mut hub = hub(limits);
+            for (slot, name) in [(0, "guest"), (1, "root")] {
+                connect(&mut hub, slot);
+                say(&mut hub, slot, name);
+            }
+            say(&mut hub, 0, "/join ops");
+            say(&mut hub, 1, "/oper it is right");
+            handle(&mut hub, 1, Input::Hashed(Outcome::Checked(true)));
+            for line in ["/lock", "/join ops", "/lock"] {
+                let (_, told) = say(&mut hub, 1, line);
+                assert!(!told.text.starts_with("[ERROR"), "{}", told.text);
+            }
+            say(&mut hub, 0, "/join mine");
+            say(&mut hub, 0, "/lock");
+            if has_account {
+                register(&mut hub, 1);
+            }
+            if !has_password {
+                hub.limits.oper_password = None;
+            }
+            let mut hub = restarted(&restarted(&hub));
+            connect(&mut hub, 0);
+            let (_, told) = say(&mut hub, 0, "carol");
+            assert_eq!(told.text.contains("#lobby is locked"), has_password, "{}", told.text);
+            let (_, told) = say(&mut hub, 0, "/join ops");
+            assert_eq!(told.text.contains("#ops is locked"), has_password, "{}", told.text);
+            // A guest locked it, and is gone.
+            let (_, told) = say(&mut hub, 0, "/join mine");
+            assert_eq!(told.text.contains("#mine is locked"), has_account, "{}", told.text);
+            if has_password {
+                say(&mut hub, 0, "/oper it is right");
+                handle(&mut hub, 0, Input::Hashed(Outcome::Checked(true)));
+                for room in ["lobby", "ops"] {
+                    say(&mut hub, 0, &format!("/join {room}"));
+                    let (_, told) = say(&mut hub, 0, "/unlock");
+                    assert_eq!(told.text, format!("[UNLOCKED #{room}]\n"));
+                }
+            }
+            hub.check_invariants();
+        }
     }
 
     #[test]

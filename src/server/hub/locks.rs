@@ -19,6 +19,8 @@ use crate::server::passwords::{Job, Secret, digest};
 #[serde(default)]
 pub(super) struct Lock {
     pub(super) is_on: bool,
+    /// Whether an operator of the server locked it.
+    pub(super) is_by_server: bool,
     /// The digest of what opens it.
     key: Option<Arc<str>>,
     /// Also while it is open: it may be locked before they come.
@@ -49,14 +51,23 @@ impl Hub {
         key: Option<&str>,
     ) -> Result<(), Refusal> {
         let room = self.room_to_order(visit)?;
+        let is_by_server = self.rules_server(self.visits[visit].person);
         let Room { name, order, .. } = &mut self.rooms[room];
+        order.lock.is_by_server = is_by_server;
         order.lock.is_on = true;
         order.lock.key = key.map(|key| digest(key).into());
-        let text = match key {
-            Some(_) => "in comes who is invited or knows the key",
-            None => "in comes who is invited",
+        let who = match key {
+            Some(_) => "only invited people or those with the key can join",
+            None => "only invited people can join",
         };
-        ask.reply(&Event::reply("LOCKED", &name.to_string(), text));
+        // What was said outlives the room; the lock does not.
+        let end = if room == self.lobby {
+            ""
+        } else {
+            "; the lock ends with the last member, then anyone can join and read /history"
+        };
+        let text = format!("{who}{end}");
+        ask.reply(&Event::reply("LOCKED", &name.to_string(), &text));
         self.note_order_unsaved(Scope::Room(room));
         Ok(())
     }
@@ -65,8 +76,9 @@ impl Hub {
     pub(super) fn unlock(&mut self, ask: &mut Ask<'_>, visit: VisitIx) -> Result<(), Refusal> {
         let room = self.room_to_order(visit)?;
         let Room { name, order, .. } = &mut self.rooms[room];
-        order.lock = Lock::default();
-        ask.reply(&Event::reply("UNLOCKED", &name.to_string(), ""));
+        let was_locked = std::mem::take(&mut order.lock).is_on;
+        let text = if was_locked { "" } else { "nothing changed: it was not locked" };
+        ask.reply(&Event::reply("UNLOCKED", &name.to_string(), text));
         self.note_order_unsaved(Scope::Room(room));
         Ok(())
     }

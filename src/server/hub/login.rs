@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use super::locks::Entry;
 use super::{
-    Ask, ConnId, Connection, Event, Farewell, Feed, Hub, Memberships, Name, Now, Peer, PersonId,
-    Query, Refusal, Settings, Stage, Tags, Ties, Topic, Turn, Visit, VisitIx, greet, refusal,
-    say_farewell,
+    Ask, ConnId, Connection, Event, Farewell, Feed, Hub, Key, Memberships, Name, Now, Peer,
+    PersonId, Query, Refusal, Settings, Stage, Tags, Ties, Topic, Turn, Visit, VisitIx, greet,
+    refusal, say_farewell,
 };
 use crate::protocol::ErrorCode;
-use crate::protocol::name::NameFault;
 
 /// How soon it is looked again whether somebody's login is still being worked on.
 const NEXT_LOOK: Duration = Duration::from_secs(1);
@@ -108,17 +107,20 @@ impl Hub {
         name: &str,
         password: Option<&str>,
     ) -> Result<Option<Name>, Refusal> {
-        let name = parse_name(name.trim())?;
+        let name = self.read_name(name.trim(), None)?;
         if let Some(password) = password {
             self.log_in_with(ask, &name, password)?;
             return Ok(None);
         }
         if self.accounts.named(name.key()).is_some() {
-            let text = format!("{name} is registered; /login {name} PASSWORD, or another name");
+            let text = format!(
+                "{name} is registered; type /login {name} PASSWORD, or choose another name with \
+                 /login NAME"
+            );
             return refusal(ErrorCode::BadPassword, text);
         }
         if self.limits.password.is_some() {
-            let text = format!("this server takes a password; /login {name} PASSWORD");
+            let text = format!("this server needs a password; type /login {name} PASSWORD");
             return refusal(ErrorCode::BadPassword, text);
         }
         self.free_name(name, None).map(Some)
@@ -179,25 +181,37 @@ impl Hub {
         }
     }
 
+    /// Reads a name for somebody new, or for `mine`. One that is registered was checked by
+    /// the rules of then.
+    fn read_name(&self, text: &str, mine: Option<VisitIx>) -> Result<Name, Refusal> {
+        let account = self.accounts.named(&Key::fold(text));
+        let known = account.and_then(|_| Name::known(text).ok());
+        known.map_or_else(|| Name::parse(text), Ok).map_err(|fault| {
+            let text = format!("{fault}; {}", other_name(mine));
+            Refusal::new(ErrorCode::BadName, text)
+        })
+    }
+
     /// A name that nobody has, or only `mine`.
     pub(super) fn free_name(&self, name: Name, mine: Option<VisitIx>) -> Result<Name, Refusal> {
+        let other = other_name(mine);
         let me = mine.map(|mine| self.visits[mine].person);
         let owner = self.accounts.named(name.key()).map(|account| account.person);
         if owner.is_some() && owner != me {
-            let text = format!("{name} is registered; try another name");
+            let text = format!("{name} is registered; {other}");
             return refusal(ErrorCode::NameTaken, text);
         }
         let holder = self.names.get(name.key()).filter(|holder| Some(**holder) != mine);
         if let Some(holder) = holder {
             let text = format!(
-                "{} is here already; try another name, or in a minute if it was you",
+                "{} is in use; {other}, or retry in a minute if your connection just dropped",
                 self.visits[*holder].name
             );
             return refusal(ErrorCode::NameTaken, text);
         }
         match self.double_of(&name, me) {
             Some(double) => {
-                let text = format!("{name} looks like {double}; try another name");
+                let text = format!("{name} is too easily confused with {double}; {other}");
                 refusal(ErrorCode::NameTaken, text)
             }
             None => Ok(name),
@@ -233,13 +247,13 @@ impl Hub {
         visit: VisitIx,
         name: &str,
     ) -> Result<(), Refusal> {
-        let new = self.free_name(parse_name(name)?, Some(visit))?;
+        let new = self.free_name(self.read_name(name, Some(visit))?, Some(visit))?;
         self.need_unbanned_name(ask.now, visit, &new)?;
         let old = std::mem::replace(&mut self.visits[visit].name, new.clone());
         self.free(visit, &old);
         self.give_name(visit, &new);
         for room in self.visits[visit].rooms.clone() {
-            self.rooms[room].rename(old.key(), new.key(), visit);
+            self.rooms[room].rename(old.key(), new.key());
         }
         let event = Event::Renamed { old: old.as_str(), new: new.as_str() };
         let time = self.stamp(ask.now);
@@ -308,6 +322,7 @@ impl Hub {
         turn: &mut Turn,
     ) {
         let name = self.visits[visit].name.clone();
+        let leads = self.visits[visit].ties.leads.clone();
         self.untie(visit, turn);
         self.forget_blocks(visit, self.visits[visit].session.is_some());
         self.end_session(visit);
@@ -319,7 +334,14 @@ impl Hub {
         }
         self.free(visit, &name);
         self.visits.remove(visit);
+        let ruled = self.rules_server(person);
         self.end_rule(person);
+        if ruled {
+            self.ensure_operators(now, turn);
+        }
+        for room in leads {
+            self.ensure_operator(now, room, turn);
+        }
     }
 
     /// Lets go of everyone who has to do with a leaving person.
@@ -355,7 +377,11 @@ impl Hub {
     }
 }
 
-fn parse_name(name: &str) -> Result<Name, Refusal> {
-    Name::parse(name)
-        .map_err(|fault: NameFault| Refusal::new(ErrorCode::BadName, fault.to_string()))
+/// What to do where a name is refused: before login a bare name is not taken for one any
+/// more.
+fn other_name(mine: Option<VisitIx>) -> &'static str {
+    match mine {
+        Some(_) => "choose another name",
+        None => "choose another with /login NAME",
+    }
 }

@@ -78,6 +78,19 @@ impl Hub {
         }
     }
 
+    /// A line for members who are not connected, to be told when they resume.
+    pub(super) fn tell_on_return(
+        &mut self,
+        visits: impl IntoIterator<Item = VisitIx>,
+        tags: &Tags<'_>,
+        event: &Event<'_>,
+    ) {
+        let line = self.line_for_later(tags, event);
+        for visit in visits {
+            self.visits[visit].missed.get_or_insert_default().push(line.clone());
+        }
+    }
+
     fn line_for_later(&self, tags: &Tags<'_>, event: &Event<'_>) -> Line {
         let mut bytes = Vec::new();
         tags.encode(&mut bytes);

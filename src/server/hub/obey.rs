@@ -60,7 +60,9 @@ impl Hub {
                 if !self.need_storage(visit, command)? {
                     return Ok(());
                 }
-                self.stir(visit, ask.now);
+                if command.is_activity() {
+                    self.stir(visit, ask.now);
+                }
                 self.obey_visitor(ask, visit, command)?;
                 self.note_act(ask.now, visit, command);
                 if session::changes_visit(command) {
@@ -228,7 +230,7 @@ fn read(line: &str, is_greeting: bool) -> Result<Request<'_>, Refusal> {
 }
 
 fn not_logged_in<T>() -> Result<T, Refusal> {
-    refusal(ErrorCode::NotLoggedIn, "nobody knows you yet; say /login NAME first")
+    refusal(ErrorCode::NotLoggedIn, "you are not logged in yet; type /login NAME")
 }
 
 fn help(ask: &mut Ask<'_>, command: Option<&str>) -> Result<(), Refusal> {

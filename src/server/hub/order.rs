@@ -119,13 +119,11 @@ impl Until {
 }
 
 impl Order {
-    /// Makes somebody an operator; whether they were none.
-    pub(super) fn promote(&mut self, person: PersonId) -> bool {
-        let is_new = !self.operators.contains(&person);
-        if is_new {
+    /// Makes somebody an operator.
+    pub(super) fn promote(&mut self, person: PersonId) {
+        if !self.operators.contains(&person) {
             self.operators.push(person);
         }
-        is_new
     }
 
     pub(super) fn is_operator(&self, person: PersonId) -> bool {
@@ -137,6 +135,12 @@ impl Order {
         let mutes = self.mutes.iter_mut().map(|mute| &mut mute.until);
         let bans = self.bans.iter_mut().map(Ban::until_mut);
         mutes.chain(bans).fold(false, |changed, until| until.follow_clock(now) | changed)
+    }
+
+    /// Whether somebody is muted; without a time, also if that may be over.
+    pub(super) fn mutes_person(&self, now: Option<Now>, person: PersonId) -> bool {
+        let holds = |mute: &Mute| now.is_none_or(|now| !mute.until.is_over(now));
+        self.mutes.iter().any(|mute| mute.person == person && holds(mute))
     }
 }
 
@@ -162,23 +166,26 @@ impl Hub {
         let other = self.member_named(room, name)?;
         let person = self.visits[other].person;
         self.forget_past(ask.now, Scope::Room(room));
-        let order = &mut self.rooms[room].order;
+        let (by, name) = (self.visits[visit].name.clone(), self.visits[other].name.clone());
+        let Room { name: shown, order, .. } = &self.rooms[room];
+        let shown = shown.clone();
+        if order.is_operator(person) {
+            let text = format!("nothing changed: {name} is an operator of {shown} already");
+            return refusal(ErrorCode::BadArgument, text);
+        }
         let most = self.limits.max_operators;
-        if order.operators.len() >= most && !order.is_operator(person) {
+        if order.operators.len() >= most {
             let text = format!("there are {most} operators; /deop one first");
             return refusal(ErrorCode::TooMany, text);
         }
-        let is_news = order.promote(person);
-        self.note_unsaved(other);
-        self.note_order_unsaved(Scope::Room(room));
-        let (by, name) = (self.visits[visit].name.clone(), self.visits[other].name.clone());
-        let shown = self.rooms[room].name.clone();
+        self.make_operator(room, person);
         let event = Event::Promoted { room: shown.as_str(), by: by.as_str(), name: name.as_str() };
-        self.decree(ask, room, &event, is_news);
+        self.proclaim(ask, room, &event);
         Ok(())
     }
 
-    /// `/deop`; also of who is not in the room now, and of oneself.
+    /// `/deop`; also of who is not in the room now, and of oneself. The right of the last
+    /// operator goes to another member: a room is never left without one.
     pub(super) fn demote(
         &mut self,
         ask: &mut Ask<'_>,
@@ -187,16 +194,30 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let room = self.room_to_order(visit)?;
         let Some((person, name)) = self.person_named(name) else { return no_such_user(name) };
-        let order = &mut self.rooms[room].order;
-        let is_news = order.is_operator(person);
-        order.operators.retain(|operator| *operator != person);
+        let shown = self.rooms[room].name.clone();
+        if !self.rooms[room].order.is_operator(person) {
+            let text = format!("nothing changed: {name} is not an operator of {shown}");
+            return refusal(ErrorCode::NoSuchUser, text);
+        }
+        if self.heir(Some(ask.now), room, Some(person)).is_none()
+            && !self.has_moderator(Some(ask.now), room, Some(person))
+        {
+            let text =
+                format!("{shown} needs an operator, and nobody else is there; /part instead");
+            return refusal(ErrorCode::BadArgument, text);
+        }
+        self.rooms[room].order.operators.retain(|operator| *operator != person);
         if let Some(other) = self.people.get(&person) {
             self.note_unsaved(*other);
         }
         self.note_order_unsaved(Scope::Room(room));
-        let shown = self.rooms[room].name.clone();
         let event = Event::Demoted { room: shown.as_str(), name: name.as_str() };
-        self.decree(ask, room, &event, is_news);
+        self.proclaim(ask, room, &event);
+        if !self.has_moderator(Some(ask.now), room, None)
+            && let Some(heir) = self.heir(Some(ask.now), room, Some(person))
+        {
+            self.hand_over(ask.now, room, heir, ask.turn);
+        }
         Ok(())
     }
 
@@ -343,22 +364,9 @@ impl Hub {
         visit.map(|visit| (visit.person, visit.name.clone())).or_else(account)
     }
 
-    /// The answer, and the same line to the others if it is news.
-    fn decree(&mut self, ask: &mut Ask<'_>, room: RoomIx, event: &Event<'_>, is_news: bool) {
-        if is_news {
-            self.proclaim(ask, room, event);
-        } else {
-            ask.reply(event);
-        }
-    }
-
     /// Guests who are gone never come back as who they were.
     pub(super) fn lasts(&self, person: PersonId) -> bool {
         self.people.contains_key(&person) || self.accounts.of(person).is_some()
-    }
-
-    pub(super) fn has_lasting_operator(&self, room: RoomIx) -> bool {
-        self.rooms[room].order.operators.iter().any(|person| self.lasts(*person))
     }
 
     /// Makes room for more: what is over, or about nobody any more, is forgotten.
@@ -391,6 +399,14 @@ impl Hub {
             Scope::Room(room) => self.rooms[room].name.to_string(),
             Scope::Server => "*".to_owned(),
         }
+    }
+
+    /// The rooms somebody is an operator of, also those they have left.
+    pub(super) fn led_by(&self, visit: VisitIx) -> Vec<RoomName> {
+        let me = &self.visits[visit];
+        let rooms = me.ties.leads.iter().filter_map(|room| self.rooms.get(*room));
+        let mine = rooms.filter(|room| room.order.is_operator(me.person));
+        mine.map(|room| room.name.clone()).collect()
     }
 
     /// The rooms somebody is in and an operator of, by name.

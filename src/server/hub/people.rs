@@ -32,7 +32,8 @@ impl Hub {
             text.push_str(" operator=");
             text.push_str(&operates.join(","));
         }
-        if let Some(peer) = self.peer_of(visit).filter(|_| self.need_rule(me).is_ok()) {
+        let is_connected = them.conn.is_some();
+        if let Some(peer) = them.peer.filter(|_| is_connected && self.need_rule(me).is_ok()) {
             text.push_str(" address=");
             text.push_str(&peer.address.to_string());
         }
@@ -74,16 +75,18 @@ impl Hub {
         let (me, person) = (self.visits[visit].person, self.visits[other].person);
         let ignores = &mut self.visits[visit].ties.ignores;
         let most = self.limits.max_ignored;
-        if ignores.len() >= most {
+        let is_known = ignores.iter().any(|ignored| ignored.person == person);
+        if ignores.len() >= most && !is_known {
             let text = format!("you ignore {most} people; /unignore some first");
             return refusal(ErrorCode::TooMany, text);
         }
-        if !ignores.iter().any(|ignored| ignored.person == person) {
+        if !is_known {
             ignores.push(Ignored { person, gone: None });
             self.visits[other].ties.ignored_by.push(me);
             self.note_account_unsaved(visit);
         }
-        ask.reply(&Event::reply("IGNORE", self.visits[other].name.as_str(), ""));
+        let text = if is_known { "nothing changed: you ignore them already" } else { "" };
+        ask.reply(&Event::reply("IGNORE", self.visits[other].name.as_str(), text));
         Ok(())
     }
 
@@ -111,6 +114,7 @@ impl Hub {
             }
             !is_meant
         });
+        let is_change = !unignored.is_empty();
         for person in unignored {
             if let Some(by) = self.ignored_by(person) {
                 by.retain(|person| *person != me);
@@ -118,7 +122,8 @@ impl Hub {
         }
         self.note_account_unsaved(visit);
         let Some(shown) = shown else { return no_such_user(name) };
-        ask.reply(&Event::reply("UNIGNORE", shown.as_str(), ""));
+        let text = if is_change { "" } else { "nothing changed: you did not ignore them" };
+        ask.reply(&Event::reply("UNIGNORE", shown.as_str(), text));
         Ok(())
     }
 

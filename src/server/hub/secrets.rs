@@ -38,8 +38,8 @@ pub(super) enum Purpose {
 }
 
 /// Why a password is not taken.
-pub(super) const IN_THE_OPEN: &str = "anybody on the way could read the password; \
-    connect with TLS, or from the server's machine";
+pub(super) const IN_THE_OPEN: &str = "passwords are not accepted over unencrypted \
+    connections; use TLS, or connect from the server's machine";
 
 impl Hub {
     /// Passwords only where nobody can read along.
@@ -186,7 +186,10 @@ impl Hub {
                 self.take_hash(&mut ask, visit, &purpose, hash);
                 Ok(())
             }
-            (_, Outcome::Checked(_)) => wrong_password(),
+            (_, Outcome::Checked(_)) => refusal(
+                ErrorCode::BadPassword,
+                "that is not the password; type /login NAME PASSWORD again",
+            ),
             (_, Outcome::Busy) => too_many_passwords(),
             (_, Outcome::Hashed(_)) => {
                 refusal(ErrorCode::TooMany, "the server cannot do this now; try again")

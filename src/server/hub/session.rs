@@ -83,15 +83,19 @@ struct SavedVisit {
     away: Option<String>,
     query: SavedQuery,
     ignores: Vec<(PersonId, Name)>,
-    /// Those of the rooms that they are an operator of.
+    /// The rooms that they are an operator of, also those they have left.
     #[serde(default)]
     operates: Vec<RoomName>,
-    /// Where it was last connected from, if not from this machine.
+    /// For each of `rooms`, its place in the order of all arrivals.
     #[serde(default)]
-    network: Option<IpAddr>,
+    arrivals: Vec<u64>,
     /// See [`Memberships::forgotten`].
     #[serde(default)]
     forgotten: u64,
+    /// The last address it was connected from: bans by network look at it. Older
+    /// versions wrote the /64 of an IPv6 address, and nothing for this machine.
+    #[serde(default, rename = "network")]
+    address: Option<IpAddr>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -254,7 +258,7 @@ impl Hub {
         let Some(visit) = person.and_then(|person| self.people.get(person)).copied() else {
             return refusal(
                 ErrorCode::BadPassword,
-                "no such session, or it is over; /login NAME begins a new one",
+                "no such session, or it is over; type /login NAME to begin a new one",
             );
         };
         let (person, name) = (self.visits[visit].person, self.visits[visit].name.clone());
@@ -276,7 +280,6 @@ impl Hub {
         let me = &mut self.visits[visit];
         me.conn = Some(ask.conn);
         me.peer = peer;
-        me.active = ask.now.since_start;
         me.feed = Feed::behind(after.max(me.first), false);
         if let Some(session) = &mut me.session {
             session.token = Some(token.into());
@@ -406,9 +409,13 @@ impl Hub {
                 Query::Gone => SavedQuery::Gone,
             },
             ignores: self.ignores_of(visit),
-            operates: self.operated_by(visit),
-            network: me.peer.filter(|peer| !peer.is_local()).map(Peer::network),
             forgotten: me.memberships.forgotten(),
+            operates: self.led_by(visit),
+            arrivals: rooms
+                .iter()
+                .map(|room| self.rooms[*room].arrival_of(me.name.key()))
+                .collect(),
+            address: me.peer.map(|peer| peer.address),
         };
         serde_json::to_string(&saved).ok()
     }
@@ -441,11 +448,15 @@ impl Hub {
             let restored = self.restore_block(key, value);
             restored.map_err(|why| Unreadable { shelf: Shelf::Stays, key, why })?;
         }
+        for (person, saved) in &visits {
+            self.restore_rights(*person, &saved.operates);
+        }
         // When all are here: who has to do with whom.
         for (person, saved) in visits {
             self.restore_ties(person, saved);
         }
         self.tidy_orders();
+        self.restore_operators();
         Ok(())
     }
 
@@ -459,7 +470,7 @@ impl Hub {
             person,
             name: saved.name.clone(),
             conn: None,
-            peer: saved.network.map(Peer::new),
+            peer: saved.address.map(Peer::new),
             session: Some(Box::new(session)),
             first: saved.first,
             feed: Feed::Live,
@@ -478,16 +489,25 @@ impl Hub {
         self.people.insert(person, visit);
         self.sessions.insert(saved.token, person);
         self.expect_back(Duration::ZERO, visit);
-        for name in &saved.rooms {
+        for (at, name) in saved.rooms.iter().enumerate() {
             let room = self.wake(name).unwrap_or_else(|| self.room_or_new(name));
-            self.rooms[room].admit(saved.name.key().clone(), visit);
+            let arrival = saved.arrivals.get(at).copied().unwrap_or_default();
+            self.last_arrival = self.last_arrival.max(arrival);
+            self.rooms[room].admit(saved.name.key().clone(), visit, arrival);
             self.visits[visit].rooms.push(room);
-            if saved.operates.iter().any(|operated| operated.key() == name.key()) {
-                self.rooms[room].order.promote(person);
-            }
         }
         if saved.has_current {
             self.visits[visit].current = self.visits[visit].rooms.last().copied();
+        }
+    }
+
+    /// The rights of guests are kept with their sessions. A room that nobody is in any
+    /// more has ended, if nothing else was decided there.
+    fn restore_rights(&mut self, person: PersonId, operates: &[RoomName]) {
+        for name in operates {
+            if let Some(room) = self.room_names.get(name.key()).copied() {
+                self.make_operator(room, person);
+            }
         }
     }
 
@@ -631,6 +651,48 @@ mod tests {
         let mut hub = restarted(&hub);
         come_and_drop(&mut hub, 20, [192, 0, 2, 1]);
         assert_eq!((2..21).filter(|slot| is_held(&hub, *slot)).count(), 18, "as before");
+    }
+
+    #[test]
+    fn ban_of_network_reaches_dropped_users_by_their_last_address() {
+        let cases: [(IpAddr, &str); 5] = [
+            ([127, 0, 0, 1].into(), "127.0.0.0/8"),
+            ([192, 0, 2, 1].into(), "192.0.2.0/24"),
+            ("::ffff:192.0.2.1".parse().unwrap(), "192.0.2.1"),
+            ("2001:db8::7".parse().unwrap(), "2001:db8::7/128"),
+            ("2001:db8::7".parse().unwrap(), "2001:db8::/32"),
+        ];
+        for (address, banned) in cases {
+            for is_restarted in [false, true] {
+                let mut hub = hub(Limits::default());
+                connect_from(&mut hub, 0, [198, 51, 100, 1]);
+                say(&mut hub, 0, "alice");
+                say(&mut hub, 0, "/join ops");
+                let operator = session(&mut hub, 0);
+                connect_from(&mut hub, 1, address);
+                say(&mut hub, 1, "carol");
+                say(&mut hub, 1, "/join ops");
+                let token = session(&mut hub, 1);
+                handle(&mut hub, 1, Input::Lost);
+                hub.forget(super::super::trial::conn(1));
+                if is_restarted {
+                    hub = restarted(&hub);
+                    connect_from(&mut hub, 0, [198, 51, 100, 1]);
+                    say(&mut hub, 0, &format!("/resume {operator} 0"));
+                    handle(&mut hub, 0, Input::Drained);
+                }
+                let (_, told) = say(&mut hub, 0, &format!("/ban {banned}"));
+                let kicked = "#ops * carol was kicked by alice";
+                assert!(told.text.contains(kicked), "{address} {banned}: {}", told.text);
+                // It holds wherever she comes back from.
+                connect_from(&mut hub, 1, [203, 0, 113, 9]);
+                say(&mut hub, 1, &format!("/resume {token} 0"));
+                handle(&mut hub, 1, Input::Drained);
+                let (_, told) = say(&mut hub, 1, "/history #ops");
+                assert!(told.text.starts_with("[ERROR not-in-room]"), "{}", told.text);
+                hub.check_invariants();
+            }
+        }
     }
 
     #[test]

@@ -11,9 +11,7 @@ use super::checker::{Event, Message, Viewer, What, faults};
 use super::order::can_trace;
 use super::people::{message, plain, tag, write_line};
 use super::rows;
-use crate::support::{
-    Peer, SESAME, SESAME_FILE, Server, Terminal, has_program, report_skipped,
-};
+use crate::support::{Peer, SESAME, SESAME_FILE, Server, Terminal, has_program, report_skipped};
 
 /// A disk of its own, as small as wished; gone with the value.
 struct SmallDisk(tempfile::TempDir);

@@ -688,11 +688,7 @@ impl Writer {
         Ok(u32::try_from(gone).unwrap_or(u32::MAX))
     }
 
-    fn delete_selected(
-        &self,
-        selected: &str,
-        param: impl ToSql + Copy,
-    ) -> rusqlite::Result<usize> {
+    fn delete_selected(&self, selected: &str, param: impl ToSql + Copy) -> rusqlite::Result<usize> {
         write_last(&self.connection, self.last)?; // the last message may be among them
         let sql = format!("DELETE FROM search WHERE rowid IN ({selected})");
         self.connection.prepare_cached(&sql)?.execute([param])?;
