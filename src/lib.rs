@@ -6,7 +6,8 @@
 //! (`tests/it/floors.rs` holds them to it):
 //!
 //! 1. [`protocol`]: the wire. Names, lines, events; written and read in one place.
-//! 2. [`ignored`]: the signals we are not to hear.
+//! 2. [`ignored`]: the signals we are not to hear; [`stdio`]: the standard streams;
+//!    [`text_file`]: files that people write.
 //! 3. [`commands`]: the one table of commands: syntax, help, completion.
 //! 4. [`server`]: the hub (the rules, without IO) and the shell around it (sockets).
 //! 5. [`client`]: the prompt, the screen and the piped mode of `chatty join`.
@@ -16,6 +17,10 @@
 pub mod protocol;
 
 pub mod ignored;
+
+pub mod stdio;
+
+pub mod text_file;
 
 pub mod commands;
 

@@ -1,13 +1,14 @@
 //! The servers that were trusted when they were first met, as ssh keeps them: a
 //! file with a line for each, `HOST:PORT FINGERPRINT`.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
 use super::address::Endpoint;
 use crate::protocol::Fingerprint;
+use crate::text_file;
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl KnownHosts {
     }
 
     fn read(&self) -> Result<String, String> {
-        match fs::read_to_string(&self.path) {
+        match text_file::read(&self.path) {
             Err(problem) if problem.kind() == io::ErrorKind::NotFound => Ok(String::new()),
             read => read.map_err(|problem| format!("{}: {problem}", self.path.display())),
         }
@@ -69,6 +70,8 @@ pub(super) fn host(endpoint: &Endpoint) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -97,5 +100,11 @@ mod tests {
         assert_eq!(known.find(&endpoint("a")), Ok(Some(one)));
         assert!(known.find(&endpoint("b")).unwrap_err().contains("known_hosts:4: \"x\" is no"));
         assert_eq!(known.find(&endpoint("d")), Ok(Some(other)));
+        // As Windows writes it.
+        fs::write(&known.path, format!("\u{FEFF}a:5555 {one}\r\nb:5555 {other}\r\n")).unwrap();
+        assert_eq!(known.find(&endpoint("a")), Ok(Some(one)));
+        assert_eq!(known.find(&endpoint("b")), Ok(Some(other)));
+        fs::write(&known.path, b"\xFF\xFEa\0").unwrap();
+        assert!(known.find(&endpoint("a")).unwrap_err().contains("UTF-16"));
     }
 }

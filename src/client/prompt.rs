@@ -10,7 +10,7 @@
 //! the next prompt tells the truth from the start. Calling a running prompt off
 //! to change it would lose what was typed ahead.
 
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::os::unix::thread::JoinHandleExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -38,6 +38,7 @@ use super::slot;
 use super::state::State;
 use super::submission::Submission;
 use super::theme::Theme;
+use crate::stdio;
 
 /// How long the next prompt waits for the answer that says where lines go: not so long
 /// that a typist notices. What comes later is fitted into the prompt that stands.
@@ -234,8 +235,7 @@ impl Loop {
         let columns = self.editor.dimensions().map_or(80, |(columns, _)| usize::from(columns));
         let rows = rows(&format!("{prompt}{}", text.as_ref().unwrap_or(&draft)), columns);
         // rustyline has gone to the row below; go up and clear from there.
-        let mut stdout = io::stdout();
-        let _ = write!(stdout, "\x1b[{rows}A\r\x1b[J").and_then(|()| stdout.flush());
+        let _ = stdio::stdout().write_all(format!("\x1b[{rows}A\r\x1b[J").as_bytes());
         text
     }
 

@@ -36,6 +36,8 @@ pub(super) struct Road {
     /// Whether to come back under another name where ours is taken: a person sees
     /// that and can change it, a script cannot.
     pub(super) may_rename: bool,
+    /// Whether the server is asked to keep our place.
+    pub(super) keeps_place: bool,
     /// Rung when nobody wants to wait for the next try.
     pub(super) hurry: Arc<Notify>,
     /// Since when there is a connection.
@@ -62,6 +64,7 @@ impl Road {
             cids: comeback.outgoing.cids().clone(),
             me: state.me().to_owned(),
             may_rename: self.may_rename,
+            keeps_place: self.keeps_place,
             taken: 0,
             state: state.clone(),
         }
@@ -79,6 +82,7 @@ pub(super) struct Way {
     me: String,
     password: Option<Password>,
     may_rename: bool,
+    keeps_place: bool,
     /// How often our name was somebody else's.
     taken: u32,
     /// Where a new visit is to lead.
@@ -156,7 +160,9 @@ impl Way {
         let first = self.state.way_back(self.opening.last);
         let name = self.next_name();
         let password = self.password.as_ref();
-        match login(&mut connection, &name, password, &first, &self.cids).await {
+        let logged_in =
+            login(&mut connection, &name, password, &first, &self.cids, self.keeps_place);
+        match logged_in.await {
             Ok(session) => Ok((connection, Some(session))),
             Err(refused) => {
                 self.taken += u32::from(refused.is_taken());
@@ -212,7 +218,7 @@ impl Way {
 
     fn failure(&self, refused: &Refused) -> Failure {
         let why = refused.sentence(&self.endpoint);
-        if refused.may_pass() {
+        if refused.may_pass() || (!self.keeps_place && refused.is_replaced()) {
             return Failure::Passing(why);
         }
         Failure::Final(GivenUp { exit: refused.exit(), why })

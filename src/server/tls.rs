@@ -21,6 +21,7 @@ use tokio_rustls::rustls::server::NoServerSessionStorage;
 use tokio_rustls::rustls::{Error, InconsistentKeys, ServerConfig};
 
 use crate::protocol::Fingerprint;
+use crate::text_file;
 
 /// The file of the server's own identity, in its data folder.
 const OWN_IDENTITY: &str = "tls-identity.pem";
@@ -166,7 +167,8 @@ impl Source {
 }
 
 fn read_file(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read the {what} {}", path.display()))
+    text_file::read_bytes(path)
+        .with_context(|| format!("cannot read the {what} {}", path.display()))
 }
 
 /// A new identity: the certificate, then its key.

@@ -57,8 +57,19 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
         &["protocol", "server"],
         &["async ", "await", "tokio", "anyhow", "Instant", "SystemTime", "println!", "Mutex"],
     ),
-    ("src/server", &["protocol", "ignored", "commands", "server"], &["rustyline", "owo_colors"]),
-    ("src/client", &["protocol", "ignored", "commands", "client"], &["rusqlite"]),
+    (
+        "src/server",
+        &["protocol", "ignored", "stdio", "text_file", "commands", "server"],
+        &["rustyline", "owo_colors", "io::stdin", "io::stdout", "io::stderr"],
+    ),
+    (
+        "src/client",
+        &["protocol", "ignored", "stdio", "text_file", "commands", "client"],
+        &["rusqlite"],
+    ),
+    ("src/ignored.rs", &[], &["println!"]),
+    ("src/stdio.rs", &[], &["tokio", "println!"]),
+    ("src/text_file.rs", &[], &["tokio", "println!"]),
 ];
 
 fn is_on_floor(file: &str, floor: &str) -> bool {
