@@ -284,12 +284,17 @@ mod tests {
             source.read().map(|_| ()).map_err(|problem| format!("{problem:#}"))
         };
         assert_eq!(problem(&one, &one), Ok(()));
+        let text = fs::read_to_string(&one).unwrap();
+        let marked = file("marked", format!("\u{FEFF}{}", text.replace('\n', "\r\n")).as_bytes());
+        assert_eq!(problem(&marked, &marked), Ok(()), "as Windows writes it");
+        let wide = file("wide", b"\xFF\xFE-\0");
         for (certificate, key, words) in [
             (&absent, &one, "cannot read the certificate"),
             (&one, &absent, "cannot read the key"),
             (&empty, &one, "empty holds no certificate in PEM"),
             (&one, &empty, "empty holds no key in PEM"),
             (&one, &other, "is not that of the certificate"),
+            (&wide, &one, "it is UTF-16"),
         ] {
             let problem = problem(certificate, key).unwrap_err();
             assert!(problem.contains(words), "{problem}");
