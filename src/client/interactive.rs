@@ -154,6 +154,12 @@ enum End {
 }
 
 impl End {
+    /// The terminal cannot be read any more.
+    fn unreadable(why: &str) -> Self {
+        let why = format!("cannot read this terminal: {why}");
+        Self::Lost(GivenUp { exit: Exit::Unavailable, why })
+    }
+
     fn exit(&self) -> Exit {
         match self {
             Self::Left => Exit::Done,
@@ -271,6 +277,9 @@ impl Chat {
             }
             Some(Typed::Local(Local::Reconnect)) => return Step::ComeBack,
             Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(why)),
+            Some(Typed::Failed(why)) => {
+                return Step::Leave("/quit".to_owned(), End::unreadable(&why));
+            }
             Some(Typed::Quit(line)) => return Step::Leave(line, End::Left),
             Some(Typed::Interrupted) => {
                 return Step::Leave("/quit".to_owned(), End::Signal(Exit::Interrupted));
@@ -340,6 +349,7 @@ impl Chat {
                     Some(Typed::Local(Local::Quiet(room))) => self.quiet(room),
                     Some(Typed::Local(Local::Reconnect)) => self.road.hurry.notify_one(),
                     Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(why)),
+                    Some(Typed::Failed(why)) => return Err(End::unreadable(&why)),
                     Some(Typed::Quit(_)) | None => return Err(End::Left),
                     Some(Typed::Interrupted) => return Err(End::Signal(Exit::Interrupted)),
                 },

@@ -202,3 +202,19 @@ fn terminal_that_was_left_nonblocking_works_as_ever() {
     alice.types("/quit\r");
     alice.shows_last("EXIT=0");
 }
+
+#[test]
+fn key_that_is_not_utf8_is_left_out_and_the_draft_stays() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    alice.types("caf");
+    alice.shows_last("#lobby> caf");
+    // Of Latin-1, and what follows it makes no character of UTF-8.
+    alice.presses_bytes(&[0xE9, b' ']);
+    alice.shows("a warning", |rows| rows.iter().any(|row| row.contains("not UTF-8")));
+    alice.shows_last("#lobby> caf");
+    alice.types("e\r");
+    assert_eq!(bob.hears(|line| line.starts_with("alice:")), "alice: cafe");
+}
