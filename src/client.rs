@@ -187,12 +187,14 @@ pub struct JoinArgs {
     #[arg(long, value_name = "TIME", env = "CHATTY_WAIT", value_parser = waiting_time)]
     wait: Option<Duration>,
 
-    /// Say nothing on standard error of the connection being lost and found again
+    /// Print nothing on standard error about waiting for a name, or about the
+    /// connection being lost and found again
     #[arg(short, long, env = "CHATTY_QUIET", value_parser = FalseyValueParser::new())]
     quiet: bool,
 
-    /// How long to try again when the connection is lost: 0 is not at all;
-    /// without it, at a terminal for ever, in a pipe ten minutes
+    /// How long to try again when the connection is lost and, in a script, to wait
+    /// for a name that is in use: 0 is not at all; without it, at a terminal for ever,
+    /// in a script ten minutes
     #[arg(long, value_name = "TIME", env = "CHATTY_RETRY_FOR", value_parser = retry_time)]
     retry_for: Option<Duration>,
 
@@ -274,7 +276,8 @@ Examples:
 
 Exit codes:
   0 all went well   1 a line was refused   2 wrong usage
-  69 no connection, or it was lost for good   77 the name was refused";
+  69 no connection, it was lost for good, or standard input or output fails
+  77 the name was refused, or stayed in use for --retry-for";
 
 /// How `chatty join` ends, as the shell sees it. The numbers are fixed: scripts
 /// rely on them (69 and 77 are those of sysexits.h).
@@ -287,7 +290,7 @@ pub enum Exit {
     Refused = 1,
     /// The command line makes no sense.
     Usage = 2,
-    /// No connection, or it was lost.
+    /// No connection, or it was lost; or a standard stream fails.
     Unavailable = 69,
     /// The server does not take the name.
     NameRefused = 77,

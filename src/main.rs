@@ -33,6 +33,8 @@ enum Command {
   chatty serve --port 0             on any free port; the first line says which
   nc localhost 5555                 talk to it without a client
 
+Signals: SIGTERM and SIGINT stop the server, SIGHUP reloads its TLS certificate
+
 Exit codes: 0 told to stop (SIGTERM, SIGINT), 1 cannot listen, 2 usage")]
     Serve(ServeArgs),
     // Its help is written beside its flags.

@@ -263,7 +263,7 @@ impl Waiting {
         let begins = match problem {
             Problem::Refused(refused) => {
                 refused.is_taken()
-                    || refused.is_full()
+                    || refused.is_busy()
                     || (!entry.keeps_place && refused.is_replaced())
             }
             _ => false,

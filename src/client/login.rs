@@ -143,9 +143,13 @@ impl Refused {
         matches!(self, Self::Name { code: Some(ErrorCode::NameTaken), .. })
     }
 
-    /// Whether there is no place for us now.
-    pub(super) fn is_full(&self) -> bool {
-        matches!(self, Self::Farewell { code, .. } if code == "too-many")
+    /// Whether the server has too much to do to let us in now.
+    pub(super) fn is_busy(&self) -> bool {
+        match self {
+            Self::Farewell { code, .. } => code == "too-many",
+            Self::Name { code, .. } => *code == Some(ErrorCode::RateLimited),
+            _ => false,
+        }
     }
 
     /// Whether our account has logged in elsewhere meanwhile.
@@ -158,7 +162,7 @@ impl Refused {
     /// a restart all the others come back as well.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::Name { .. } => self.is_taken(),
+            Self::Name { .. } => self.is_taken() || self.is_busy(),
             Self::Farewell { code, .. } => {
                 matches!(code.as_str(), "too-many" | "login-timeout")
                     || comeback::is_worth_it(Some(code))
