@@ -437,7 +437,9 @@ fn signal_that_is_repeated_at_once_does_not_skip_the_goodbye() {
         };
         send("USR1"); // means nothing to it
         send("USR2");
-        signals.iter().for_each(|signal| send(signal));
+        for signal in signals {
+            send(signal);
+        }
         // Without a goodbye its session would keep its name, and nobody would be told.
         bob.hears(|line| line == "* alice quit");
         let code = alice.wait().expect("an end").code();
