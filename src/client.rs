@@ -21,12 +21,13 @@
 //! What goes over the network may be encrypted (`tls.rs`), and whom to trust there
 //! is remembered (`known_hosts.rs`).
 //!
-//! Both begin in `login.rs`, and both go on over a lost connection: `pulse.rs` finds
+//! Both begin in `begin.rs` and `login.rs`, and both go on over a lost connection: `pulse.rs` finds
 //! out that it is, `comeback.rs` and `outgoing.rs` know what is to be said and shown
 //! then, `reconnect.rs` gets there.
 
 mod address;
 mod attention;
+mod begin;
 mod clean;
 mod comeback;
 mod config;
@@ -69,38 +70,37 @@ mod wrap;
 mod writer;
 
 use std::env;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use nix::unistd::{User, getuid};
-use tokio::time::Instant;
 
 use crate::protocol::name::{NameFault, RESERVED};
 use crate::protocol::units::parse_duration;
 use crate::protocol::{DEFAULT_PORT, Key, Name, RoomName};
+use crate::stdio;
 use address::Address;
 use attention::{Attention, Notify};
+use begin::{Failure, begin};
 use clean::Clean;
 pub use config::configured;
-use connection::{Connection, Unreachable};
+use connection::Connection;
 use history::History;
 use interactive::Setup;
-use json::Status;
 use log_files::LogFiles;
-use login::{Identity, Refused, Session};
+use login::{Identity, Session};
 use meant::Watchwords;
 use outgoing::Cids;
 use output::Form;
-use password::Password;
 pub use password::new_password;
 use piped::Task;
 use presence::Joins;
 use reconnect::Road;
 use screen::{Screen, Times};
+use signals::Signals;
 pub use theme::ColorChoice;
 use theme::Theme;
 use tls::TlsArgs;
@@ -191,12 +191,14 @@ pub struct JoinArgs {
     #[arg(long, value_name = "TIME", env = "CHATTY_WAIT", value_parser = waiting_time)]
     wait: Option<Duration>,
 
-    /// Say nothing on standard error of the connection being lost and found again
+    /// Print nothing on standard error about waiting for a name, or about the
+    /// connection being lost and found again
     #[arg(short, long, env = "CHATTY_QUIET", value_parser = FalseyValueParser::new())]
     quiet: bool,
 
-    /// How long to try again when the connection is lost: 0 is not at all;
-    /// without it, at a terminal for ever, in a pipe ten minutes
+    /// How long to try again when the connection is lost and, in a script, to wait
+    /// for a name that is in use: 0 is not at all; without it, at a terminal for ever,
+    /// in a script ten minutes
     #[arg(long, value_name = "TIME", env = "CHATTY_RETRY_FOR", value_parser = retry_time)]
     retry_for: Option<Duration>,
 
@@ -254,6 +256,18 @@ pub struct JoinArgs {
     config: Option<PathBuf>, // of use before there are arguments: config.rs
 }
 
+impl JoinArgs {
+    fn reads_input(&self) -> bool {
+        self.exec.is_empty() || self.input.is_some()
+    }
+
+    /// Whether the server is to keep our place over a lost connection. A job that ends
+    /// with its `--exec` lines has none: killed, it would leave its name taken.
+    fn keeps_place(&self) -> bool {
+        self.reads_input() || self.wait.is_some()
+    }
+}
+
 const EXAMPLES: &str = "\
 Examples:
   chatty join --name alice                      talk on this machine
@@ -266,7 +280,8 @@ Examples:
 
 Exit codes:
   0 all went well   1 a line was refused   2 wrong usage
-  69 no connection, or it was lost for good   77 the name was refused";
+  69 no connection, it was lost for good, or standard input or output fails
+  77 the name was refused, or stayed in use for --retry-for";
 
 /// How `chatty join` ends, as the shell sees it. The numbers are fixed: scripts
 /// rely on them (69 and 77 are those of sysexits.h).
@@ -279,7 +294,7 @@ pub enum Exit {
     Refused = 1,
     /// The command line makes no sense.
     Usage = 2,
-    /// No connection, or it was lost.
+    /// No connection, or it was lost; or a standard stream fails.
     Unavailable = 69,
     /// The server does not take the name.
     NameRefused = 77,
@@ -302,26 +317,22 @@ impl From<Exit> for ExitCode {
 pub fn run(args: &JoinArgs) -> Exit {
     let identity = match identity(args) {
         Ok(identity) => identity,
-        Err(why) => return fail(args, why),
+        Err((exit, why)) => return Failure::new(exit, why).report(args),
     };
     // One thread is plenty for one socket; what blocks has its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {
-        Ok(runtime) => runtime.block_on(join(args, &identity)),
+        Ok(runtime) => {
+            let exit = runtime.block_on(join(args, &identity));
+            // Nobody waits for a name server that does not answer.
+            runtime.shutdown_background();
+            exit
+        }
         Err(problem) => {
             complain(&format!("cannot start: {problem}"));
             Exit::Unavailable
         }
     }
-}
-
-/// Says why there is no visit.
-fn fail(args: &JoinArgs, (exit, problem): (Exit, String)) -> Exit {
-    complain(&problem);
-    if args.json {
-        let _ = json::status(io::stdout(), Status::Failed, None, &problem);
-    }
-    exit
 }
 
 /// A visit that has begun, and all it takes to come back to it.
@@ -336,9 +347,24 @@ struct Visit {
 }
 
 async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
-    let visit = match begin(args, identity).await {
+    // Before the login: from then on the server may keep our name until it is told
+    // goodbye.
+    let listening = Signals::listen().and_then(|signals| {
+        if !is_interactive(args) {
+            signals::insist()?;
+        }
+        Ok(signals)
+    });
+    let mut signals = match listening {
+        Ok(signals) => signals,
+        Err(problem) => {
+            let why = format!("cannot start: {problem}");
+            return Failure::new(Exit::Unavailable, why).report(args);
+        }
+    };
+    let visit = match begin(args, identity, &mut signals).await {
         Ok(visit) => visit,
-        Err(why) => return fail(args, why),
+        Err(failure) => return failure.report(args),
     };
     if is_interactive(args) {
         let words = Watchwords::new(&args.highlight);
@@ -350,118 +376,20 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
             joins: args.joins,
             words,
         };
-        interactive::run(visit, setup).await
+        interactive::run(visit, setup, signals).await
     } else {
         let room = identity.room.as_ref().map_or_else(RoomName::lobby, Clone::clone);
         let task = Task {
             lines: args.exec.clone(),
-            reads_input: args.exec.is_empty() || args.input.is_some(),
+            reads_input: args.reads_input(),
             raw_room: args.raw.then_some(room),
             form: Form::of(args),
             wait: args.wait.unwrap_or_default(),
             is_quiet: args.quiet,
         };
-        piped::run(visit, task).await
+        piped::run(visit, task, signals).await
     }
 }
-
-async fn begin(args: &JoinArgs, identity: &Identity) -> Result<Visit, (Exit, String)> {
-    let mut endpoint = args.address.or_port(args.port);
-    endpoint.tls = args.tls.open().map_err(|problem| (Exit::Usage, problem))?;
-    let lot = getrandom::u64()
-        .map_err(|_| (Exit::Unavailable, "the system gives no random numbers".to_owned()))?;
-    let cids = Cids::new(lot);
-    let log = if args.log { LogFiles::of(&endpoint) } else { Ok(LogFiles::none()) };
-    let log = log.map_err(|problem| (Exit::Usage, problem))?;
-    let unavailable = |problem: Unreachable| (Exit::Unavailable, problem.why);
-    let mut connection = connection::connect(&endpoint).await.map_err(unavailable)?;
-    let refused = |refused: Refused| (refused.exit(), refused.sentence(&endpoint));
-    login::greet(&mut connection).await.map_err(refused)?;
-    let given = Password::given(args.password_file.as_deref(), args.password_cmd.as_deref());
-    let password = given.map_err(|problem| (Exit::Usage, problem))?;
-    let tries_left = if password.is_none() && is_on_terminal() { TRIES } else { 0 };
-    let mut typed = Typed { password, tries_left, is_fresh: false };
-    let (session, password) = loop {
-        let logged_in = log_in(identity, &mut connection, &cids, &mut typed).await;
-        match logged_in {
-            Ok(session) => break (session, typed.password),
-            // Who thought about their password for long is not to type it again.
-            Err(Denied::Refused(problem)) if problem.is_late() && typed.is_fresh => {
-                typed.is_fresh = false;
-                connection = connection::connect(&endpoint).await.map_err(unavailable)?;
-                login::greet(&mut connection).await.map_err(refused)?;
-            }
-            Err(Denied::Refused(problem)) => {
-                let is_untold = typed.password.is_none() && problem.password_problem().is_some();
-                let (exit, why) = refused(problem);
-                return Err((exit, if is_untold { why + HOW_TO_TELL } else { why }));
-            }
-            Err(Denied::Left(exit)) => return Err((exit, "no password, no login".to_owned())),
-        }
-    };
-    if let Some(why) = &session.refused {
-        connection.quit("/quit", drop).await;
-        return Err((Exit::Refused, format!("cannot enter the room: {why}")));
-    }
-    // At a terminal somebody can see that it is of no use, and leave.
-    let default = if is_interactive(args) { Duration::MAX } else { RETRY_FOR };
-    let retry_for = args.retry_for.unwrap_or(default);
-    let (hurry, since) = (Arc::default(), Instant::now());
-    let may_rename = is_interactive(args);
-    let road = Road { endpoint, retry_for, password, may_rename, hurry, since };
-    let (ping_after, is_to_panic) = (args.ping_after, args.debug_panic);
-    Ok(Visit { connection, session, cids, road, ping_after, log, is_to_panic })
-}
-
-/// The password, as far as it is known.
-struct Typed {
-    password: Option<Password>,
-    /// Whether somebody may be asked, who has not been asked too often.
-    tries_left: usize,
-    /// It was typed just now, and may have taken its time.
-    is_fresh: bool,
-}
-
-/// Why a login has failed.
-enum Denied {
-    Refused(Refused),
-    /// Whoever was asked for a password would rather leave.
-    Left(Exit),
-}
-
-/// Logs in; on a terminal a password is asked for where the name takes one.
-async fn log_in(
-    identity: &Identity,
-    connection: &mut Connection,
-    cids: &Cids,
-    typed: &mut Typed,
-) -> Result<Session, Denied> {
-    let (name, first) = (identity.name.as_str(), identity.first());
-    loop {
-        let password = typed.password.as_ref();
-        let problem = match login::login(connection, name, password, &first, cids).await {
-            Ok(session) => return Ok(session),
-            Err(problem) => problem,
-        };
-        let Some(why) = problem.password_problem().filter(|_| typed.tries_left > 0) else {
-            return Err(Denied::Refused(problem));
-        };
-        // That it takes a password at all is told by being asked for it.
-        let why = if typed.password.is_some() { why } else { "" };
-        typed.password = Some(Password::ask(name, why).await.map_err(Denied::Left)?);
-        typed.tries_left -= 1;
-        typed.is_fresh = true;
-    }
-}
-
-/// Where a script has a password from.
-const HOW_TO_TELL: &str = " (--password-file, --password-cmd or CHATTY_PASSWORD says one)";
-
-/// How often a password may be typed.
-const TRIES: usize = 3;
-
-/// For how long a script tries to come back.
-const RETRY_FOR: Duration = Duration::from_mins(10);
 
 /// Longer than anybody lives is for ever.
 fn waiting_time(text: &str) -> Result<Duration, String> {
@@ -558,5 +486,5 @@ fn home(variable: &str, in_home: &str) -> Option<PathBuf> {
 /// network, so it is cleaned like everything else; whether anybody reads it
 /// does not matter any more.
 fn complain(problem: &str) {
-    let _ = writeln!(io::stderr(), "chatty: {}", Clean::of(problem));
+    stdio::print_error(&format!("chatty: {}", Clean::of(problem)));
 }

@@ -1,8 +1,41 @@
 //! Signals that whoever started us does not want us to hear: `nohup` has us outlive
 //! the terminal, a script's `&` has us outlive its Ctrl-C. What is ignored when we
 //! begin stays so; to listen for it would end that.
+//!
+//! Also which signals are handled alike by the server and the client.
 
 use std::fs;
+use std::io;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Further signals to end within this time of the first count as that one. Several come
+/// for one reason: `timeout` signals its child and then the process group, a service
+/// manager may send SIGTERM and SIGHUP, a key is held down.
+pub const REPEAT: Duration = Duration::from_secs(1);
+
+/// Listens for a signal, unless it is ignored.
+///
+/// # Errors
+/// The system does not let us, or no runtime is running.
+pub fn unless_ignored(kind: SignalKind) -> io::Result<Option<Signal>> {
+    if is_ignored(kind.as_raw_value()) { Ok(None) } else { signal(kind).map(Some) }
+}
+
+/// From now on SIGUSR1 and SIGUSR2 do nothing. Tools send them to daemons (to rotate
+/// logs, to print statistics), and by default they would end the process.
+///
+/// # Errors
+/// The system does not let us, or no runtime is running.
+pub fn ignore_user_signals() -> io::Result<()> {
+    // The handler stays when the stream is dropped. Unlike SIG_IGN it is not inherited
+    // by the programs we start.
+    for kind in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
+        drop(unless_ignored(kind)?);
+    }
+    Ok(())
+}
 
 /// Whether a signal, by its number, is ignored. Only Linux tells without `unsafe`;
 /// elsewhere none is.

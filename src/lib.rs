@@ -6,11 +6,11 @@
 //! (`tests/it/floors.rs` holds them to it):
 //!
 //! 1. [`protocol`]: the wire. Names, lines, events; written and read in one place.
-//! 2. [`ignored`]: the signals we are not to hear.
-//! 3. [`files`]: opening the files that are our own.
-//! 4. [`commands`]: the one table of commands: syntax, help, completion.
-//! 5. [`server`]: the hub (the rules, without IO) and the shell around it (sockets).
-//! 6. [`client`]: the prompt, the screen and the piped mode of `chatty join`.
+//! 2. [`ignored`]: the signals we are not to hear; [`stdio`]: the standard streams;
+//!    [`text_file`]: files that people write; [`files`]: opening the files that are our own.
+//! 3. [`commands`]: the one table of commands: syntax, help, completion.
+//! 4. [`server`]: the hub (the rules, without IO) and the shell around it (sockets).
+//! 5. [`client`]: the prompt, the screen and the piped mode of `chatty join`.
 //!
 //! `ARCHITECTURE.md` tells how they play together.
 
@@ -19,6 +19,10 @@ pub mod protocol;
 pub mod ignored;
 
 pub mod files;
+
+pub mod stdio;
+
+pub mod text_file;
 
 pub mod commands;
 

@@ -1,13 +1,15 @@
 //! chatty's command line: flags in, an exit code out. What the flags mean is the
 //! business of `server` and `client`.
 
-use std::io::{self, Write as _};
+use std::env;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use chatty::client::{self, Exit, JoinArgs};
 use chatty::server::passwords;
 use chatty::server::{self, ServeArgs};
+use chatty::stdio;
 use clap::builder::Resettable;
 use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -30,6 +32,8 @@ enum Command {
   chatty serve --bind 0.0.0.0       for the network
   chatty serve --port 0             on any free port; the first line says which
   nc localhost 5555                 talk to it without a client
+
+Signals: SIGTERM and SIGINT stop the server, SIGHUP reloads its TLS certificate
 
 Exit codes: 0 told to stop (SIGTERM, SIGINT), 1 cannot listen or store, 2 usage")]
     Serve(ServeArgs),
@@ -60,16 +64,17 @@ Exit codes: 0 done, 1 no password")]
 fn hash_password() -> anyhow::Result<()> {
     let password = client::new_password()?;
     let hash = passwords::hash(&password).context("cannot make a hash")?;
-    writeln!(io::stdout(), "{hash}").context("cannot write the hash")
+    stdio::stdout().write_all(format!("{hash}\n").as_bytes()).context("cannot write the hash")
 }
 
 fn main() -> ExitCode {
     let cli = match parse() {
         Ok(cli) => cli,
-        Err(problem) => {
-            let _ = writeln!(io::stderr(), "chatty: {problem}");
+        Err(Unparsed::Settings(problem)) => {
+            stdio::print_error(&format!("chatty: {problem}"));
             return Exit::Usage.into();
         }
+        Err(Unparsed::Line(answer)) => return print_answer(&answer),
     };
     let result = match cli.command {
         Command::Serve(args) => server::run(args),
@@ -82,24 +87,54 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // One line, from what was wanted down to what went wrong.
-            let _ = writeln!(std::io::stderr(), "chatty: {error:#}");
+            stdio::print_error(&format!("chatty: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// The command line, over the settings file of `join`. Does not come back from a
-/// command line that makes no sense.
-fn parse() -> Result<Cli, String> {
+/// Why a command line is not run.
+enum Unparsed {
+    /// The settings file is wrong.
+    Settings(String),
+    /// It is wrong, or asks for help or the version.
+    Line(clap::Error),
+}
+
+/// The command line, over the settings file of `join`.
+fn parse() -> Result<Cli, Unparsed> {
     let mut cli = heeding_what_is_said(Cli::command());
-    let mut matches = cli.clone().get_matches();
+    let mut matches = cli.clone().try_get_matches().map_err(Unparsed::Line)?;
     if let Some(given) = matches.subcommand_matches("join")
         && let Some(join) = cli.find_subcommand_mut("join")
     {
-        *join = client::configured(join.clone(), given)?;
-        matches = cli.get_matches();
+        *join = client::configured(join.clone(), given).map_err(Unparsed::Settings)?;
+        matches = cli.try_get_matches().map_err(Unparsed::Line)?;
     }
-    Cli::from_arg_matches(&matches).map_err(|problem| problem.to_string())
+    Cli::from_arg_matches(&matches).map_err(Unparsed::Line)
+}
+
+/// Prints what clap answers, which is help or an error. Its own printing gives up where
+/// the stream is set to non-blocking and full.
+fn print_answer(answer: &clap::Error) -> ExitCode {
+    let is_terminal =
+        if answer.use_stderr() { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
+    let is_set = |variable| env::var_os(variable).is_some_and(|value| !value.is_empty());
+    let has_color =
+        is_terminal && !is_set("NO_COLOR") && env::var_os("TERM") != Some("dumb".into());
+    let text = answer.render();
+    let text = if has_color { text.ansi().to_string() } else { text.to_string() };
+    if answer.use_stderr() {
+        let _ = stdio::stderr().write_all(text.as_bytes());
+        return Exit::Usage.into();
+    }
+    match write_out(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            stdio::print_error(&format!("chatty: cannot write: {}", stdio::reason(&problem)));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// What a flag cannot stand beside was meant for other times if it comes from the
@@ -121,9 +156,8 @@ fn heeding_what_is_said(mut cli: clap::Command) -> clap::Command {
         };
         on_line.iter().any(|other| with(arg, other) || with(other, arg))
     };
-    let is_empty = |arg: &clap::Arg| {
-        arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty())
-    };
+    let is_empty =
+        |arg: &clap::Arg| arg.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty());
     let silenced = |arg: &&clap::Arg| is_empty(arg) || collides(arg);
     let silenced: Vec<_> =
         command.get_arguments().filter(silenced).map(|arg| arg.get_id().clone()).collect();
@@ -159,6 +193,6 @@ fn manual(command: Option<&str>) -> io::Result<()> {
 
 /// Writes everything; a reader who has seen enough of it is no error.
 fn write_out(text: &[u8]) -> io::Result<()> {
-    let written = io::stdout().write_all(text);
+    let written = stdio::stdout().write_all(text);
     written.or_else(|e| if e.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(e) })
 }

@@ -12,7 +12,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
@@ -34,8 +34,9 @@ use self::peer::Peer;
 use self::reactor::{Call, Reactor};
 use self::storage::StorageArgs;
 use self::tls::{Identity, TlsArgs};
-use crate::ignored::is_ignored;
+use crate::ignored::{REPEAT, ignore_user_signals, is_ignored, unless_ignored};
 use crate::protocol::DEFAULT_PORT;
+use crate::stdio::reason;
 
 pub mod admission;
 pub mod alarm;
@@ -109,22 +110,34 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
+    // A signal that comes while the log is being opened is no reason to end, either.
+    ignore_user_signals().context("cannot start")?;
+    let is_hang_up_ignored = is_ignored(SignalKind::hangup().as_raw_value());
+    let hang_up = signal(SignalKind::hangup()).context("cannot start")?;
     let listeners = listen(&args.bind, args.port)?;
     let folder = args.storage.folder(args.port)?;
     let (log, hub) = open(&args, folder.as_deref())?;
     let identity = args.tls.open(folder.as_deref())?;
+    let (calls, incoming) = mpsc::unbounded_channel();
+    // Before anybody is told that we are ready.
+    let mut stops = Stops::listen().context("cannot start")?;
+    let hashers = Hashers::start(args.limits.max_hashing).context("cannot start")?;
+    let introduction = identity.as_ref().map(|(identity, _)| identity.introduction());
+    let identity = identity.map(|(identity, offer)| {
+        // Before anybody can be accepted.
+        let _ = calls.send(Call::Offer(offer));
+        identity
+    });
+    // What `nohup` has us ignore stays so, unless there is something to reload.
+    if identity.is_some() || !is_hang_up_ignored {
+        tokio::spawn(reload(identity, hang_up, calls.clone()));
+    }
     say_where(&listeners)?;
     if let Some(remark) = log.as_ref().and_then(SqliteLog::remark) {
         say(remark);
     }
-    let (calls, incoming) = mpsc::unbounded_channel();
-    let reads_again = identity.is_some();
-    if let Some((identity, offer)) = identity {
-        let hang_up = signal(SignalKind::hangup()).context("cannot start")?;
-        say(&identity.introduction());
-        // Before anybody can be accepted.
-        let _ = calls.send(Call::Offer(offer));
-        tokio::spawn(read_again(identity, hang_up, calls.clone()));
+    if let Some(introduction) = &introduction {
+        say(introduction);
     }
     let own_calls = calls.clone();
     let accepting: Vec<_> = listeners
@@ -132,20 +145,19 @@ async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
         .map(|l| tokio::spawn(accept(l, Vigil::of(&args.limits), calls.clone())))
         .collect();
     let stopping = tokio::spawn(async move {
-        let mut stops = Stops::listen(!reads_again)?;
         let code = stops.next().await;
+        let first = Instant::now();
         for task in accepting {
             task.abort();
         }
         let _ = calls.send(Call::Stop); // nobody to tell means it has ended
-        stops.next().await;
+        while first.elapsed() < REPEAT {
+            stops.next().await;
+        }
         // Asked twice: at once, whoever has not heard yet.
         std::process::exit(code);
-        #[allow(unreachable_code)] // gives the block its type
-        io::Result::Ok(())
     });
     let limits = args.limits;
-    let hashers = Hashers::start(limits.max_hashing).context("cannot start")?;
     let calls = (own_calls, incoming);
     // The loop shares its thread with nobody it has to be fair to.
     let result = match log {
@@ -183,22 +195,26 @@ fn open(args: &ServeArgs, folder: Option<&Path>) -> anyhow::Result<(Option<Sqlit
     Ok((Some(log), hub))
 }
 
-/// At every SIGHUP the server's identity is read again. Who is connected goes on
-/// with the old one.
-async fn read_again(
-    mut identity: Identity,
+/// At every SIGHUP what can change while the server runs is read again: its
+/// certificate. Who is connected goes on with the old one.
+async fn reload(
+    mut identity: Option<Identity>,
     mut hang_up: Signal,
     calls: UnboundedSender<Call>,
 ) -> io::Result<()> {
     while hang_up.recv().await.is_some() {
+        let Some(mut current) = identity.take() else {
+            say("SIGHUP: nothing to reload, this server has no TLS certificate");
+            continue;
+        };
         // Its disk may be slow.
         let reading = spawn_blocking(move || {
-            let (offer, said) = identity.read_again();
+            let (offer, said) = current.read_again();
             say(&said);
-            (identity, offer)
+            (current, offer)
         });
-        let offer;
-        (identity, offer) = reading.await.map_err(io::Error::other)?;
+        let (current, offer) = reading.await.map_err(io::Error::other)?;
+        identity = Some(current);
         if let Some(offer) = offer {
             let _ = calls.send(Call::Offer(offer)); // the loop may have ended
         }
@@ -206,19 +222,18 @@ async fn read_again(
     Ok(())
 }
 
-/// The signals that end a server: SIGTERM, SIGINT and, where there is nothing to be
-/// read again at it, SIGHUP. What was ignored when we began stays so.
+/// The signals that end a server: SIGTERM and SIGINT. What was ignored when we began
+/// stays so.
 struct Stops(Vec<(Signal, i32)>);
 
 impl Stops {
-    fn listen(at_hang_up: bool) -> io::Result<Self> {
-        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
-        let kinds = kinds.into_iter().filter(|&kind| at_hang_up || kind != SignalKind::hangup());
-        let heard = kinds.filter(|kind| !is_ignored(kind.as_raw_value()));
-        heard
-            .map(|kind| Ok((signal(kind)?, 128 + kind.as_raw_value())))
-            .collect::<io::Result<_>>()
-            .map(Self)
+    fn listen() -> io::Result<Self> {
+        let mut stops = Vec::new();
+        for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+            let code = 128 + kind.as_raw_value();
+            stops.extend(unless_ignored(kind)?.map(|signal| (signal, code)));
+        }
+        Ok(Self(stops))
     }
 
     /// Waits for the next one; gives the exit code for being ended by it.
@@ -298,13 +313,6 @@ fn is_taken(error: &io::Error) -> bool {
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
         || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
-}
-
-/// The operating system's words without its number.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    let end = text.find(" (os error").unwrap_or(text.len());
-    text[..end].to_lowercase()
 }
 
 /// The first line of stderr.

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::clean::Clean;
 use super::meant::Watchwords;
 use crate::protocol::{Event, Key, Message, Place, Tags};
+use crate::stdio;
 
 /// Nobody wants to be called more often.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -175,9 +176,8 @@ fn cut(text: &str, max: usize) -> String {
 }
 
 fn write(text: &str) {
-    let mut stdout = io::stdout().lock();
     // Without a terminal there is nobody to call.
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let _ = stdio::stdout().write_all(text.as_bytes());
 }
 
 /// No shell is asked, so nothing that others wrote is ever a command.

@@ -241,9 +241,11 @@ impl Comeback {
         Vec::new()
     }
 
-    /// Asks for a session, marked.
-    pub(super) fn session_request(cids: &Cids) -> String {
-        format!("@cid={} /session", cids.own("session"))
+    /// The last line of a login, marked: it asks for a session or, where no place is to
+    /// be kept, for an answer that comes behind all others.
+    pub(super) fn last_request(cids: &Cids, keeps_place: bool) -> String {
+        let command = if keeps_place { Command::Session } else { Command::Ping { token: None } };
+        format!("@cid={} {command}", cids.own("session"))
     }
 
     /// Asks whether the server is there, marked.
@@ -299,11 +301,19 @@ impl Comeback {
         self.outgoing.back();
     }
 
+    /// Before a new login of our account, which has logged in elsewhere meanwhile.
+    /// The server knows the marks of an account's lines whichever visit they are of, so
+    /// what is not answered goes out again and what was missed is not asked for: it
+    /// would show some of our own lines twice.
+    pub(super) fn forget_visit(&mut self) {
+        self.seen.begin_anew();
+        (self.floor, self.token) = (0, None);
+    }
+
     /// In a new visit, perhaps of a server that counts from the beginning. Gives
     /// back the lines that were sent and never answered.
     pub(super) fn begin_anew(&mut self, session: &Session) -> Vec<Doubt> {
-        self.seen.begin_anew();
-        (self.floor, self.token) = (0, None);
+        self.forget_visit();
         let mut doubts = self.outgoing.begin_anew();
         settle_doubts(&mut doubts, session);
         doubts

@@ -2,7 +2,6 @@
 //! every flag is a key, by the flag's long name, and HOST is `host`. A value takes
 //! the place of the flag's default, so flags and variables go before it.
 
-use std::fs;
 use std::io;
 use std::path::PathBuf;
 
@@ -15,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 use super::address::without_port;
 use super::complain;
 use crate::protocol::text::nearest;
+use crate::text_file;
 
 /// The argument that names the file, and what can stand only on a command line.
 const FILE: &str = "config";
@@ -105,7 +105,7 @@ fn read(given: &ArgMatches) -> Result<Option<(PathBuf, String)>, String> {
     let named = given.get_one::<PathBuf>(FILE).cloned();
     let is_named = named.is_some();
     let Some(path) = named.or_else(usual_place) else { return Ok(None) };
-    match fs::read_to_string(&path) {
+    match text_file::read(&path) {
         Ok(text) => Ok(Some((path, text))),
         Err(problem) if problem.kind() == io::ErrorKind::NotFound && !is_named => Ok(None),
         Err(problem) => Err(format!("cannot read the settings in {}: {problem}", path.display())),

@@ -30,7 +30,7 @@ use super::screen::Screen;
 use super::signals::{self, Signals};
 use super::state::{Link, State};
 use super::suspend::Suspend;
-use super::terminal::Terminal;
+use super::terminal::{self, Terminal};
 use super::{Exit, Visit, complain};
 use crate::commands::{Command, Target};
 use crate::protocol::Key;
@@ -57,10 +57,11 @@ pub(super) struct Setup {
 }
 
 /// Runs until somebody leaves.
-pub(super) async fn run(visit: Visit, setup: Setup) -> Exit {
+pub(super) async fn run(visit: Visit, setup: Setup, mut signals: Signals) -> Exit {
+    terminal::reopen();
     let terminal = Terminal::quiet();
     terminal.outlives_panics();
-    let ended = chat(visit, setup, &terminal).await;
+    let ended = chat(visit, setup, &mut signals, &terminal).await;
     drop(terminal);
     match ended {
         Ok((exit, None)) => exit,
@@ -78,6 +79,9 @@ pub(super) async fn run(visit: Visit, setup: Setup) -> Exit {
 async fn chat(
     visit: Visit,
     setup: Setup,
+    // Listened to before the prompt runs: it is called off by a SIGINT, which must not
+    // find us without a handler.
+    signals: &mut Signals,
     terminal: &Terminal,
 ) -> rustyline::Result<(Exit, Option<String>)> {
     let Visit { connection, session, cids, road, ping_after, log, is_to_panic } = visit;
@@ -100,9 +104,6 @@ async fn chat(
     prompt::bind(&mut editor, 'C', interrupt);
     prompt::bind(&mut editor, 'L', Redraw(printer.clone()));
     prompt::bind(&mut editor, 'Z', Suspend::new(shared.gate.clone(), terminal.saved()));
-    // Before the prompt runs: it is called off by a SIGINT, which must not
-    // find us without a handler.
-    let mut signals = Signals::listen()?;
     let continued = signals::continued()?;
     let mut chat = Chat {
         connection,
@@ -130,7 +131,7 @@ async fn chat(
     let (typed, mut lines) = mpsc::unbounded_channel();
     let prompt = Prompt::start(editor, history, shared, typed);
 
-    let end = chat.run(&mut lines, &mut signals).await;
+    let end = chat.run(&mut lines, signals).await;
     // This order: the prompt gives up the terminal, the printer writes what is
     // left, and only then the last words follow.
     let is_released = prompt.call_off();
@@ -153,6 +154,12 @@ enum End {
 }
 
 impl End {
+    /// The terminal cannot be read any more.
+    fn unreadable(why: &str) -> Self {
+        let why = format!("cannot read this terminal: {why}");
+        Self::Lost(GivenUp { exit: Exit::Unavailable, why })
+    }
+
     fn exit(&self) -> Exit {
         match self {
             Self::Left => Exit::Done,
@@ -270,6 +277,9 @@ impl Chat {
             }
             Some(Typed::Local(Local::Reconnect)) => return Step::ComeBack,
             Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(&why)),
+            Some(Typed::Failed(why)) => {
+                return Step::Leave("/quit".to_owned(), End::unreadable(&why));
+            }
             Some(Typed::Quit(line)) => return Step::Leave(line, End::Left),
             Some(Typed::Interrupted) => {
                 return Step::Leave("/quit".to_owned(), End::Signal(Exit::Interrupted));
@@ -339,6 +349,7 @@ impl Chat {
                     Some(Typed::Local(Local::Quiet(room))) => self.quiet(room),
                     Some(Typed::Local(Local::Reconnect)) => self.road.hurry.notify_one(),
                     Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(&why)),
+                    Some(Typed::Failed(why)) => return Err(End::unreadable(&why)),
                     Some(Typed::Quit(_)) | None => return Err(End::Left),
                     Some(Typed::Interrupted) => return Err(End::Signal(Exit::Interrupted)),
                 },

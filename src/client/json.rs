@@ -19,6 +19,8 @@ const VERSION: u8 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Status {
+    /// The name is in use, or the server is full; we wait.
+    Waiting,
     /// Logged in; lines are taken.
     Online,
     /// The connection is lost; we try to come back.
@@ -80,7 +82,8 @@ enum Code<'a> {
 
 #[cfg(test)]
 impl Status {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
+        Self::Waiting,
         Self::Online,
         Self::Offline,
         Self::Back,

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use super::address::Endpoint;
 use crate::files::open_own;
 use crate::protocol::Fingerprint;
+use crate::text_file;
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -55,7 +56,8 @@ impl KnownHosts {
     }
 
     fn read(&self) -> Result<String, String> {
-        let read = open_own(&self.path, OpenOptions::new().read(true)).and_then(io::read_to_string);
+        let read =
+            open_own(&self.path, OpenOptions::new().read(true)).and_then(text_file::read_from);
         match read {
             Err(problem) if problem.kind() == io::ErrorKind::NotFound => Ok(String::new()),
             read => read.map_err(|problem| format!("{}: {problem}", self.path.display())),
@@ -100,6 +102,12 @@ mod tests {
         assert_eq!(known.find(&endpoint("a")), Ok(Some(one)));
         assert!(known.find(&endpoint("b")).unwrap_err().contains("known_hosts:4: \"x\" is no"));
         assert_eq!(known.find(&endpoint("d")), Ok(Some(other)));
+        // As Windows writes it.
+        fs::write(&known.path, format!("\u{FEFF}a:5555 {one}\r\nb:5555 {other}\r\n")).unwrap();
+        assert_eq!(known.find(&endpoint("a")), Ok(Some(one)));
+        assert_eq!(known.find(&endpoint("b")), Ok(Some(other)));
+        fs::write(&known.path, b"\xFF\xFEa\0").unwrap();
+        assert!(known.find(&endpoint("a")).unwrap_err().contains("UTF-16"));
     }
 
     #[test]

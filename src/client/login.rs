@@ -18,6 +18,9 @@ use crate::protocol::{ErrorCode, Event, HISTORY_MAX, Message, Name, RoomName, St
 /// A server that takes the connection says something at once.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The farewell of a connection whose account has logged in on another one.
+pub(super) const REPLACED: &str = "replaced";
+
 /// Who to be and where to go first.
 pub(super) struct Identity {
     pub(super) name: Name,
@@ -214,12 +217,26 @@ impl Refused {
         matches!(self, Self::Name { code: Some(ErrorCode::NameTaken), .. })
     }
 
+    /// Whether the server has too much to do to let us in now.
+    pub(super) fn is_busy(&self) -> bool {
+        match self {
+            Self::Farewell { code, .. } => code == "too-many",
+            Self::Name { code, .. } => *code == Some(ErrorCode::RateLimited),
+            _ => false,
+        }
+    }
+
+    /// Whether our account has logged in elsewhere meanwhile.
+    pub(super) fn is_replaced(&self) -> bool {
+        matches!(self, Self::Farewell { code, .. } if code == REPLACED)
+    }
+
     /// Whether who comes back is right to try again: our name may be taken by
     /// ourselves, if the server has not noticed yet that we were gone; and after
     /// a restart all the others come back as well.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::Name { .. } => self.is_taken(),
+            Self::Name { .. } => self.is_taken() || self.is_busy(),
             Self::Farewell { code, .. } => {
                 matches!(code.as_str(), "too-many" | "login-timeout")
                     || comeback::is_worth_it(Some(code))
@@ -241,25 +258,28 @@ pub(super) async fn greet(connection: &mut Connection) -> Result<(), Refused> {
     }
 }
 
-/// Logs in, with a password or without, says the first lines, and asks for a
-/// session. Its answer is the last one waited for: nothing is said before it is
-/// known how to come back.
+/// Logs in, with a password or without, says the first lines and, to have its place
+/// kept (`keeps_place`), asks for a session. Its answer, or that of a ping, is the last
+/// one waited for: nothing is said before it is known how to come back.
 pub(super) async fn login(
     connection: &mut Connection,
     name: &str,
     password: Option<&Password>,
     first: &[String],
     cids: &Cids,
+    keeps_place: bool,
 ) -> Result<Session, Refused> {
     let password = password.map(Password::as_str);
     connection.send(&Command::Login { name, password }.to_string());
-    in_time(exchange(connection, name, first, cids)).await?
+    let last = Comeback::last_request(cids, keeps_place);
+    in_time(exchange(connection, name, first, &last, cids)).await?
 }
 
 async fn exchange(
     connection: &mut Connection,
     name: &str,
     first: &[String],
+    last: &str,
     cids: &Cids,
 ) -> Result<Session, Refused> {
     let mut session = Session::default();
@@ -279,7 +299,7 @@ async fn exchange(
                 for line in first {
                     connection.send(&format!("@cid={} {line}", cids.own("first")));
                 }
-                connection.send(&Comeback::session_request(cids));
+                connection.send(last);
             }
             _ => {}
         }

@@ -3,8 +3,7 @@
 //! user of the machine can read.
 
 use std::fmt;
-use std::fs;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -14,6 +13,7 @@ use tokio::sync::oneshot;
 use super::signals::Signals;
 use super::terminal::Terminal;
 use super::{Exit, complain};
+use crate::{stdio, text_file};
 
 /// Where it may stand beside the file.
 const VARIABLE: &str = "CHATTY_PASSWORD";
@@ -44,7 +44,7 @@ impl Password {
         command: Option<&str>,
     ) -> Result<Option<Self>, String> {
         let text = match (file, command) {
-            (Some(path), _) => fs::read_to_string(path)
+            (Some(path), _) => text_file::read(path)
                 .map_err(|why| format!("cannot read a password in {}: {why}", path.display()))?,
             (None, Some(command)) => written_by(command)?,
             (None, None) => match std::env::var(VARIABLE) {
@@ -53,8 +53,8 @@ impl Password {
                 Err(_) => return Err(format!("{VARIABLE} is not UTF-8")),
             },
         };
-        match text.lines().next() {
-            Some(line) if !line.is_empty() => Ok(Some(Self::new(line))),
+        match text_file::first_line(&text) {
+            line if !line.is_empty() => Ok(Some(Self::new(line))),
             _ => Err(match (file, command) {
                 (Some(path), _) => format!("{} has no password in its first line", path.display()),
                 (None, Some(command)) => format!("\"{command}\" wrote no password"),
@@ -74,29 +74,29 @@ impl Password {
 
     async fn ask_for(what: &str) -> Result<Self, Exit> {
         let mut signals = Signals::listen().map_err(|_| Exit::Unavailable)?;
-        let mut stderr = io::stderr();
-        let _ = write!(stderr, "{what}: ").and_then(|()| stderr.flush());
+        let mut stderr = stdio::stderr();
+        let _ = stderr.write_all(format!("{what}: ").as_bytes());
         let terminal = Terminal::quiet();
         let (typed, line) = oneshot::channel();
         // Reading cannot be called off, so it is a thread that nobody waits for.
         std::thread::spawn(move || {
-            let mut line = String::new();
-            let read = io::stdin().read_line(&mut line);
-            let _ = typed.send(read.map(|_| line));
+            let _ = typed.send(read_line());
         });
         let line = tokio::select! {
             line = line => line,
             exit = signals.next() => {
                 drop(terminal);
-                let _ = writeln!(stderr);
+                let _ = stderr.write_all(b"\n");
                 return Err(exit);
             }
         };
         drop(terminal);
-        let _ = writeln!(stderr); // the Enter that was not shown
+        let _ = stderr.write_all(b"\n"); // the Enter that was not shown
         match line {
-            Ok(Ok(line)) if line.ends_with('\n') => {
-                Ok(Self::new(line.trim_end_matches(['\r', '\n'])))
+            Ok(Ok(line)) if line.ends_with('\n') => Ok(Self::new(text_file::first_line(&line))),
+            Ok(Err(problem)) => {
+                complain(&format!("cannot read the password: {}", stdio::reason(&problem)));
+                Err(Exit::Unavailable)
             }
             _ => Err(Exit::NameRefused), // Ctrl-D
         }
@@ -110,7 +110,14 @@ fn written_by(command: &str) -> Result<String, String> {
     if !output.status.success() {
         return Err(format!("no password: the command for it ended with {}", output.status));
     }
-    String::from_utf8(output.stdout).map_err(|_| "the password is not UTF-8".to_owned())
+    text_file::decode(output.stdout).map_err(|why| format!("no password from \"{command}\": {why}"))
+}
+
+/// The first line of standard input, with its end if it has one.
+fn read_line() -> io::Result<String> {
+    let mut line = Vec::new();
+    stdio::stdin().read_until(b'\n', &mut line)?;
+    text_file::decode(line)
 }
 
 /// A new password: from the first line of what comes in or, at a terminal, typed
@@ -120,9 +127,8 @@ fn written_by(command: &str) -> Result<String, String> {
 /// There is none, or it was typed differently.
 pub fn new_password() -> anyhow::Result<String> {
     if !io::stdin().is_terminal() {
-        let mut line = String::new();
-        io::stdin().read_line(&mut line).context("cannot read the password")?;
-        let line = line.trim_end_matches(['\r', '\n']);
+        let line = read_line().context("cannot read the password")?;
+        let line = text_file::first_line(&line);
         ensure!(!line.is_empty(), "there is no password in the first line");
         return Ok(line.to_owned());
     }
@@ -141,6 +147,8 @@ pub fn new_password() -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -151,6 +159,8 @@ mod tests {
             ("open sesame \nnot this\n", Some("open sesame ")),
             ("no newline", Some("no newline")),
             ("crlf\r\n", Some("crlf")),
+            ("\u{FEFF}marked\r\n", Some("marked")),
+            ("\u{FEFF}\n", None),
             ("\nempty first\n", None),
             ("", None),
         ] {
@@ -161,7 +171,9 @@ mod tests {
         assert!(Password::given(Some(&folder.path().join("none")), None).is_err());
         let given = Password::given(None, Some("printf 'a b\\nc\\n'")).unwrap();
         assert_eq!(given.as_ref().map(Password::as_str), Some("a b"));
-        for wrong in ["exit 3", "true", "printf '\\377\\n'"] {
+        let given = Password::given(None, Some("printf '\\357\\273\\277a b\\r\\n'")).unwrap();
+        assert_eq!(given.as_ref().map(Password::as_str), Some("a b"));
+        for wrong in ["exit 3", "true", "printf '\\377\\n'", "printf '\\377\\376a\\000'"] {
             assert!(Password::given(None, Some(wrong)).is_err(), "{wrong}");
         }
         assert_eq!(format!("{:?}", Password::new("x1")), "(a password)");

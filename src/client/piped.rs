@@ -18,14 +18,17 @@ use super::comeback::{self, Comeback, IDS_WENT_BACK, MORE_MISSED, back_after};
 use super::connection::{Connection, Progress};
 use super::json::Status;
 use super::log_files::LogFiles;
+use super::login::REPLACED;
 use super::output::{Form, Output};
 use super::pulse::{Beat, Pulse};
 use super::reconnect::{Back, How, Road};
+use super::signals::Signals;
 use super::state::State;
-use super::{Exit, Visit, complain, signals};
+use super::{Exit, Visit, complain};
 use crate::commands::{self, Command, Request, Setting, Target};
 use crate::protocol::text::is_blank_text;
 use crate::protocol::{Event, LINE_MAX, RoomName, Tags};
+use crate::{stdio, text_file};
 
 /// What has come of a line that nobody answered.
 const IN_DOUBT: (Status, &str) = (Status::InDoubt, "sent, but nobody knows whether it was said");
@@ -59,15 +62,8 @@ pub(super) struct Task {
 }
 
 /// Runs to the end of input, or of the connection.
-pub(super) async fn run(visit: Visit, task: Task) -> Exit {
+pub(super) async fn run(visit: Visit, task: Task, mut signals: Signals) -> Exit {
     let Visit { mut connection, session, cids, mut road, ping_after, log, .. } = visit;
-    let mut signals = match signals::insisting() {
-        Ok(signals) => signals,
-        Err(problem) => {
-            complain(&format!("cannot start: {problem}"));
-            return Exit::Unavailable;
-        }
-    };
     let mut input = read_input(task.lines, task.reads_input);
     let mut script = Script {
         comeback: Comeback::new(cids),
@@ -79,6 +75,8 @@ pub(super) async fn run(visit: Visit, task: Task) -> Exit {
         has_doubts: false,
         farewell: None,
         is_patient: !road.retry_for.is_zero(),
+        keeps_place: road.keeps_place,
+        was_replaced: false,
         pulse: Pulse::new(ping_after, Instant::now()),
         wait: task.wait,
         output: Output::new(task.form, task.is_quiet),
@@ -136,26 +134,33 @@ async fn until_then(time: Option<Instant>) {
 }
 
 /// Reads standard input behind these lines on a thread of its own: such a read
-/// cannot be called off, and the thread ends with the process.
-fn read_input(first: Vec<String>, reads_on: bool) -> mpsc::Receiver<Vec<u8>> {
+/// cannot be called off, and the thread ends with the process. An error is the last
+/// item.
+fn read_input(first: Vec<String>, reads_on: bool) -> Input {
     let (lines, input) = mpsc::channel(LINES_AHEAD);
     std::thread::spawn(move || {
         for line in first {
-            if lines.blocking_send(line.into_bytes()).is_err() {
+            if lines.blocking_send(Ok(line.into_bytes())).is_err() {
                 return;
             }
         }
         if !reads_on {
             return;
         }
-        let mut stdin = io::stdin().lock();
+        let mut stdin = stdio::stdin();
         let mut is_first = true;
-        while let Ok(Some(mut line)) = read_line(&mut stdin) {
+        loop {
+            let mut line = read_line(&mut stdin);
             // A mark that only says how the file is encoded is no text.
-            if mem::take(&mut is_first) && line.starts_with(b"\xEF\xBB\xBF") {
-                line.drain(..3);
+            if mem::take(&mut is_first)
+                && let Ok(Some(beginning)) = &mut line
+                && let Err(problem) = text_file::drop_mark(beginning)
+            {
+                line = Err(problem);
             }
-            if lines.blocking_send(line).is_err() {
+            let is_over = line.is_err();
+            let Some(line) = line.transpose() else { return };
+            if lines.blocking_send(line).is_err() || is_over {
                 return;
             }
         }
@@ -172,7 +177,11 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     }
     if line.last() != Some(&b'\n') {
         // Too long, or the last one; then there is nothing to be skipped.
-        input.skip_until(b'\n')?;
+        if input.skip_until(b'\n')? > 0 {
+            // The cut is not to make a character incomplete: it is too long, no more.
+            let cut = str::from_utf8(&line).err().filter(|fault| fault.error_len().is_none());
+            line.truncate(cut.map_or(line.len(), |fault| fault.valid_up_to()));
+        }
     }
     Ok(Some(line))
 }
@@ -198,6 +207,7 @@ enum Stop {
     Over(Exit),
 }
 
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 struct Script {
     comeback: Comeback,
     state: State,
@@ -213,6 +223,9 @@ struct Script {
     farewell: Option<(String, String)>,
     /// Whether we come back.
     is_patient: bool,
+    keeps_place: bool,
+    /// The connection ended because our account logged in elsewhere.
+    was_replaced: bool,
     pulse: Pulse,
     /// How long to listen after the end of the input.
     wait: Duration,
@@ -220,8 +233,8 @@ struct Script {
     log: LogFiles,
 }
 
-type Input = mpsc::Receiver<Vec<u8>>;
-type Signalled = mpsc::Receiver<Exit>;
+type Line = io::Result<Vec<u8>>;
+type Input = mpsc::Receiver<Line>;
 
 impl Script {
     /// Lines in, lines out, until the end or until the connection is lost.
@@ -229,7 +242,7 @@ impl Script {
         &mut self,
         connection: &mut Connection,
         input: &mut Input,
-        signals: &mut Signalled,
+        signals: &mut Signals,
     ) -> Stop {
         let mut is_closed = false;
         self.pulse.heard(Instant::now());
@@ -262,7 +275,7 @@ impl Script {
                     Beat::Dead => return Stop::Lost,
                 },
                 line = input.recv(), if self.takes_input() => self.take_all(line, input),
-                Some(exit) = signals.recv() => return Stop::Over(exit),
+                exit = signals.next() => return Stop::Over(exit),
             }
         }
     }
@@ -272,10 +285,11 @@ impl Script {
         &mut self,
         road: &Road,
         input: &mut Input,
-        signals: &mut Signalled,
+        signals: &mut Signals,
     ) -> Result<Back, Exit> {
         let code = self.farewell.as_ref().map(|(code, _)| code.as_str());
-        if !self.is_patient || !comeback::is_worth_it(code) {
+        self.was_replaced = code == Some(REPLACED);
+        if !self.comes_back_after(code) {
             let why = match self.farewell.take() {
                 Some((code, text)) => format!("the server ended the connection: {text} ({code})"),
                 None => "the connection was lost".to_owned(),
@@ -289,6 +303,9 @@ impl Script {
         self.output.status(Status::Offline, None, &lost);
         // A reader shall know while we are away.
         let _ = self.output.flush();
+        if self.was_replaced {
+            self.comeback.forget_visit();
+        }
         let way = road.way(&mut self.comeback, &self.state);
         let mut finding = std::pin::pin!(way.find());
         loop {
@@ -297,7 +314,7 @@ impl Script {
                     return back.map_err(|given_up| self.give_up(given_up.exit, &given_up.why));
                 }
                 line = input.recv(), if self.takes_input() => self.take_all(line, input),
-                Some(exit) = signals.recv() => return Err(self.give_up(exit, "told to leave")),
+                exit = signals.next() => return Err(self.give_up(exit, "told to leave")),
             }
         }
     }
@@ -317,7 +334,12 @@ impl Script {
             return Ok(());
         };
         if !is_same_visit {
-            let sent = self.comeback.begin_anew(&session);
+            let sent = if self.was_replaced {
+                self.comeback.go_on();
+                Vec::new()
+            } else {
+                self.comeback.begin_anew(&session)
+            };
             let is_pinged = sent.iter().any(|(number, _)| self.end == End::Awaited(*number));
             self.doubt(&sent, IN_DOUBT);
             if is_pinged {
@@ -347,6 +369,14 @@ impl Script {
         Ok(())
     }
 
+    /// Whether we come back after this farewell, or none. Jobs that share an account
+    /// replace each other, and each is to have its lines said; whoever stays longer
+    /// would fight for the account for ever.
+    fn comes_back_after(&self, code: Option<&str>) -> bool {
+        let is_shared = !self.keeps_place && code == Some(REPLACED);
+        self.is_patient && (comeback::is_worth_it(code) || is_shared)
+    }
+
     /// Waits until what was told is written.
     fn finish(&mut self, exit: Exit) -> Exit {
         match self.output.finish() {
@@ -361,7 +391,7 @@ impl Script {
     }
 
     /// Takes a line of input, and those behind it that are here.
-    fn take_all(&mut self, line: Option<Vec<u8>>, input: &mut Input) {
+    fn take_all(&mut self, line: Option<Line>, input: &mut Input) {
         self.take(line);
         while self.takes_input() {
             let Ok(line) = input.try_recv() else { break };
@@ -370,17 +400,30 @@ impl Script {
     }
 
     /// Takes a line of input, or its end.
-    fn take(&mut self, line: Option<Vec<u8>>) {
-        let Some(line) = line else {
-            if self.wait.is_zero() {
+    fn take(&mut self, line: Option<Line>) {
+        let line = match line {
+            Some(Ok(line)) => line,
+            Some(Err(problem)) => {
+                let why = stdio::reason(&problem);
+                self.has_doubts = true;
+                self.output.status(
+                    Status::Failed,
+                    None,
+                    &format!("cannot read standard input: {why}"),
+                );
                 return self.ping();
             }
-            self.end = End::Listening(Instant::now().checked_add(self.wait));
-            return;
+            None if self.wait.is_zero() => return self.ping(),
+            None => {
+                self.end = End::Listening(Instant::now().checked_add(self.wait));
+                return;
+            }
         };
-        let line = String::from_utf8_lossy(&line);
-        let line = line.strip_suffix('\n').unwrap_or(&line);
-        let line = line.strip_suffix('\r').unwrap_or(line);
+        let line = line.strip_suffix(b"\n").unwrap_or(&line);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let Ok(line) = str::from_utf8(line) else {
+            return self.refuse("bad-encoding", "not sent: it is not UTF-8 (iconv converts it)");
+        };
         let outgoing = &mut self.comeback.outgoing;
         if is_blank_text(line) {
             outgoing.skip();
@@ -398,9 +441,7 @@ impl Script {
         match commands::parse(line) {
             // Without tags our marks would be read as text, by everybody.
             Ok(Request::Command(Command::Set { change: Some((Setting::Tags, false)) })) => {
-                let number = outgoing.skip();
-                self.has_refusals = true;
-                self.output.error(number, "bad-argument", "chatty join needs tags to be on");
+                self.refuse("bad-argument", "chatty join needs tags to be on");
             }
             Ok(Request::Command(Command::Quit { .. })) => {
                 let number = outgoing.skip();
@@ -411,6 +452,13 @@ impl Script {
                 outgoing.add(line.to_owned(), None, &self.state);
             }
         }
+    }
+
+    /// Refuses a line of input that is not even sent.
+    fn refuse(&mut self, code: &str, why: &str) {
+        let number = self.comeback.outgoing.skip();
+        self.has_refusals = true;
+        self.output.error(number, code, why);
     }
 
     /// Asks for the answer behind which there are no others.
@@ -475,7 +523,7 @@ impl Script {
             Some(Event::Bye { code, text }) => {
                 self.farewell = Some((code.to_owned(), text.to_owned()));
                 // One from which we come back is no more than a lost connection.
-                !self.is_patient || !comeback::is_worth_it(Some(code))
+                !self.comes_back_after(Some(code))
             }
             _ => is_shown,
         }

@@ -4,7 +4,7 @@
 //! nothing waits for that thread.
 
 use std::collections::VecDeque;
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -14,6 +14,7 @@ use terminal_size::terminal_size;
 
 use super::screen::Styled;
 use super::wrap::{height, wrap};
+use crate::stdio;
 
 /// Lines that came together are printed together, up to about so many bytes:
 /// each print clears and redraws the prompt.
@@ -188,7 +189,7 @@ impl ConditionalEventHandler for Redraw {
 
 fn write(text: &str) {
     // Without a terminal there is nobody to tell.
-    let _ = io::stdout().write_all(text.as_bytes());
+    let _ = stdio::stdout().write_all(text.as_bytes());
 }
 
 /// What the printer knows of the prompt. Two things need it:

@@ -39,6 +39,7 @@ use super::state::State;
 use super::submission::Submission;
 use super::theme::Theme;
 use super::width;
+use crate::stdio;
 
 /// How long the next prompt waits for the answer that says where lines go: not so long
 /// that a typist notices. What comes later is fitted into the prompt that stands.
@@ -57,6 +58,8 @@ pub(super) enum Typed {
     Local(Local),
     /// A line the client does not send.
     Refused(Cow<'static, str>),
+    /// The terminal cannot be read, and why.
+    Failed(String),
 }
 
 /// Kept by whoever answers, and dropped then.
@@ -133,14 +136,8 @@ impl Prompt {
         let gate = shared.gate.clone();
         let is_called_off = Arc::new(AtomicBool::new(false));
         let called_off = is_called_off.clone();
-        let prompt_loop = Loop {
-            editor,
-            history,
-            shared,
-            typed,
-            is_called_off: called_off,
-            is_interrupted: false,
-        };
+        let prompt_loop =
+            Loop { editor, history, shared, typed, is_called_off: called_off, unread: None };
         Self { thread: thread::spawn(move || prompt_loop.run()), is_called_off, gate }
     }
 
@@ -173,8 +170,34 @@ struct Loop {
     shared: Shared,
     typed: UnboundedSender<Typed>,
     is_called_off: Arc<AtomicBool>,
-    /// The last text was not read because of a SIGINT or Ctrl-C.
-    is_interrupted: bool,
+    /// Why the last text was not read.
+    unread: Option<Unread>,
+}
+
+/// Why no text was read.
+enum Unread {
+    /// Ctrl-D.
+    Ended,
+    /// A SIGINT, or Ctrl-C.
+    Interrupted,
+    /// A key that is not UTF-8; the draft up to it.
+    Garbled(String),
+    Failed(String),
+}
+
+impl Unread {
+    fn of(problem: &ReadlineError, draft: &str) -> Self {
+        match problem {
+            ReadlineError::Interrupted => Self::Interrupted,
+            ReadlineError::Io(problem) => match problem.kind() {
+                io::ErrorKind::InvalidData => Self::Garbled(draft.to_owned()),
+                io::ErrorKind::Interrupted => Self::Ended,
+                _ => Self::Failed(stdio::reason(problem)),
+            },
+            ReadlineError::Errno(errno) => Self::Failed(errno.desc().to_lowercase()),
+            _ => Self::Ended,
+        }
+    }
 }
 
 /// What follows a submitted text.
@@ -203,11 +226,18 @@ impl Loop {
                 (state.target(), slot::prompt(&state))
             };
             let Some(text) = self.read(&prompt, &draft) else {
-                self.hand_on(if self.is_interrupted {
-                    Typed::Interrupted
-                } else {
-                    Typed::Quit("/quit".to_owned())
-                });
+                let last = match self.unread.take() {
+                    Some(Unread::Garbled(text)) => {
+                        let why = "left out a key that is not UTF-8; is this terminal set to it?";
+                        self.hand_on(Typed::Refused(why.into()));
+                        draft = text;
+                        continue;
+                    }
+                    Some(Unread::Failed(why)) => Typed::Failed(why),
+                    Some(Unread::Interrupted) => Typed::Interrupted,
+                    Some(Unread::Ended) | None => Typed::Quit("/quit".to_owned()),
+                };
+                self.hand_on(last);
                 break;
             };
             draft = match self.submit(&text, &target) {
@@ -227,17 +257,17 @@ impl Loop {
         }
         let read = self.editor.readline_with_initial(prompt, (draft, ""));
         self.shared.gate.shut(false);
-        self.is_interrupted = matches!(read, Err(ReadlineError::Interrupted));
-        let text = read.ok();
         let draft = self.editor.helper().map(ChatHelper::draft).unwrap_or_default();
-        if text.is_none() && !draft.is_empty() {
+        self.unread = read.as_ref().err().map(|problem| Unread::of(problem, &draft));
+        let text = read.ok();
+        let is_kept = matches!(self.unread, Some(Unread::Garbled(_)));
+        if text.is_none() && !draft.is_empty() && !is_kept {
             // Called off amid a line: it is not sent, but not taken away either.
             return None;
         }
         let rows = self.editor.helper().map_or(1, ChatHelper::rows);
         // rustyline has gone to the row below; go up and clear from there.
-        let mut stdout = io::stdout();
-        let _ = write!(stdout, "\x1b[{rows}A\r\x1b[J").and_then(|()| stdout.flush());
+        let _ = stdio::stdout().write_all(format!("\x1b[{rows}A\r\x1b[J").as_bytes());
         text
     }
 

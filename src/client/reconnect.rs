@@ -38,6 +38,8 @@ pub(super) struct Road {
     /// Whether to come back under another name where ours is taken: a person sees
     /// that and can change it, a script cannot.
     pub(super) may_rename: bool,
+    /// Whether the server is asked to keep our place.
+    pub(super) keeps_place: bool,
     /// Rung when nobody wants to wait for the next try.
     pub(super) hurry: Arc<Notify>,
     /// Since when there is a connection.
@@ -64,6 +66,7 @@ impl Road {
             cids: comeback.outgoing.cids().clone(),
             me: state.me().to_owned(),
             may_rename: self.may_rename,
+            keeps_place: self.keeps_place,
             taken: 0,
             state: state.clone(),
             ids_were_reset: false,
@@ -82,6 +85,7 @@ pub(super) struct Way {
     me: String,
     password: Option<Password>,
     may_rename: bool,
+    keeps_place: bool,
     /// How often our name was somebody else's.
     taken: u32,
     /// Where a new visit is to lead.
@@ -204,7 +208,8 @@ impl Way {
         first.extend(last.iter().flat_map(|last| self.state.histories(Some(last.id))));
         let name = self.next_name();
         let password = self.password.as_ref();
-        let mut session = login(connection, &name, password, &first, &self.cids).await?;
+        let logged_in = login(connection, &name, password, &first, &self.cids, self.keeps_place);
+        let mut session = logged_in.await?;
         let Some(last) = last else { return Ok(session) };
         let is_proven = proof.is_some_and(|(proof, _)| {
             session.missed.iter().any(|row| Position::of(&Tags::split(row).0) == Some(proof))
@@ -317,7 +322,7 @@ impl Way {
 
     fn failure(&self, refused: &Refused) -> Failure {
         let why = refused.sentence(&self.endpoint);
-        if refused.may_pass() {
+        if refused.may_pass() || (!self.keeps_place && refused.is_replaced()) {
             return Failure::Passing(why);
         }
         Failure::Final(GivenUp { exit: refused.exit(), why })

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
 
 use super::Exit;
-use crate::ignored::is_ignored;
+use crate::ignored::{REPEAT, ignore_user_signals, unless_ignored};
 
 /// How long saying goodbye may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -22,8 +22,10 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// From now on they do not end the process. What was ignored stays so.
+    /// From now on they do not end the process, nor do those that mean nothing to us.
+    /// What was ignored stays so.
     pub(super) fn listen() -> io::Result<Self> {
+        ignore_user_signals()?;
         Ok(Self {
             interrupt: unless_ignored(SignalKind::interrupt())?,
             terminate: unless_ignored(SignalKind::terminate())?,
@@ -41,10 +43,6 @@ impl Signals {
     }
 }
 
-fn unless_ignored(kind: SignalKind) -> io::Result<Option<Signal>> {
-    if is_ignored(kind.as_raw_value()) { Ok(None) } else { signal(kind).map(Some) }
-}
-
 async fn comes(awaited: &mut Option<Signal>) {
     match awaited {
         Some(awaited) => drop(awaited.recv().await),
@@ -58,23 +56,31 @@ pub(super) fn continued() -> io::Result<Signal> {
     signal(SignalKind::from_raw(nix::sys::signal::Signal::SIGCONT as i32))
 }
 
-/// The first of these signals, for somebody who may be held up when it comes, as
-/// by a full pipe: at the second one, or after a while, the process ends anyway.
-pub(super) fn insisting() -> io::Result<mpsc::Receiver<Exit>> {
-    let (told, signals) = mpsc::channel(1);
+/// Makes sure that a signal ends the process, also where something holds the goodbye
+/// up, such as a full pipe: at a further signal, unless it is a [`REPEAT`], or after a
+/// while, the process ends without it.
+pub(super) fn insist() -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     // Before the thread runs, so that none is missed.
-    let mut listening = {
+    let mut signals = {
         let _guard = runtime.enter();
         Signals::listen()?
     };
     std::thread::spawn(move || {
         runtime.block_on(async {
-            let exit = listening.next().await;
-            let _ = told.send(exit).await;
-            let _ = tokio::time::timeout(GOODBYE_TIMEOUT, listening.next()).await;
+            let exit = signals.next().await;
+            let first = Instant::now();
+            let further = async {
+                loop {
+                    signals.next().await;
+                    if first.elapsed() >= REPEAT {
+                        return;
+                    }
+                }
+            };
+            let _ = timeout(GOODBYE_TIMEOUT, further).await;
             std::process::exit(exit as i32);
         });
     });
-    Ok(signals)
+    Ok(())
 }

@@ -16,6 +16,7 @@ use rustyline::{Cmd, ConditionalEventHandler, Event, EventContext, RepeatCount};
 
 use super::printer::Gate;
 use super::terminal::SANE;
+use crate::stdio;
 
 /// Longer than a signal takes to stop us on a busy machine. Over by the time
 /// the shell lets us go on; felt only where there is no shell to do so.
@@ -61,6 +62,5 @@ impl ConditionalEventHandler for Suspend {
 
 fn set(settings: &Termios, sequence: &[u8]) {
     let _ = termios::tcsetattr(io::stdin(), SetArg::TCSADRAIN, settings);
-    let mut stdout = io::stdout();
-    let _ = stdout.write_all(sequence).and_then(|()| stdout.flush());
+    let _ = stdio::stdout().write_all(sequence);
 }

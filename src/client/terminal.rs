@@ -2,17 +2,40 @@
 //! prompts keys typed ahead would otherwise show up where they do not belong.
 //! However we end, it gets back what it had.
 
+use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::{Mutex, PoisonError};
 use std::{panic, process, thread};
 
+use nix::fcntl::OFlag;
 use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
+use nix::unistd::{dup2_stdin, dup2_stdout, ttyname};
+
+use crate::stdio;
 
 /// Bracketed paste off, cursor shown, colours off.
 pub(super) const SANE: &[u8] = b"\x1b[?2004l\x1b[?25h\x1b[0m";
 
 /// How a program ends that has panicked.
 const PANICKED: i32 = 101;
+
+/// Opens the terminal again in place of the inherited descriptors. Programs that shared
+/// those may have left `O_NONBLOCK` on them, or may set it later; rustyline takes a call
+/// that would block for the end. Where the terminal cannot be opened, the inherited
+/// descriptors stay.
+pub(super) fn reopen() {
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits());
+    let open = |shared: BorrowedFd<'_>| options.open(ttyname(shared).ok()?).ok();
+    if let Some(terminal) = open(io::stdin().as_fd()) {
+        let _ = dup2_stdin(terminal);
+    }
+    if let Some(terminal) = open(io::stdout().as_fd()) {
+        let _ = dup2_stdout(terminal);
+    }
+}
 
 /// Gives the terminal back its settings when dropped, in a panic too.
 pub(super) struct Terminal {
@@ -63,6 +86,5 @@ fn restore(saved: Option<&Termios>, sequence: &[u8]) {
     if let Some(saved) = saved {
         let _ = termios::tcsetattr(io::stdin(), SetArg::TCSADRAIN, saved);
     }
-    let mut stdout = io::stdout();
-    let _ = stdout.write_all(sequence).and_then(|()| stdout.flush());
+    let _ = stdio::stdout().write_all(sequence);
 }

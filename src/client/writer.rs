@@ -12,6 +12,8 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::Notify;
 
+use crate::stdio;
+
 /// How much may wait for the reader, in bytes.
 const WAITING_MAX: usize = 64 << 20;
 
@@ -100,9 +102,9 @@ impl Drop for Writer {
 }
 
 fn write_all(batches: &Receiver<Vec<u8>>, progress: &Progress) {
-    let mut stdout = io::stdout().lock();
+    let mut stdout = stdio::stdout();
     for batch in batches {
-        let written = stdout.write_all(&batch).and_then(|()| stdout.flush());
+        let written = stdout.write_all(&batch);
         progress.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
         let is_over = written.is_err();
         if let Err(problem) = written {

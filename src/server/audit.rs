@@ -4,13 +4,15 @@
 //! one such thread.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::io::{self, Write as _};
+use std::io;
 use std::panic;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::stdio;
 
 /// How many lines may wait to be written.
 const WAITING_MAX: usize = 1000;
@@ -83,7 +85,7 @@ fn write_all(orders: &Receiver<Order>) {
 
 fn now(line: &str) {
     // Nobody may be there to read it, and that is no reason not to serve.
-    let _ = writeln!(io::stderr(), "{line}");
+    stdio::print_error(line);
 }
 
 /// Something that can go wrong again and again.

@@ -4,7 +4,6 @@
 //! scattered, and the process would grow.
 
 use std::fmt::{self, Write as _};
-use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +12,8 @@ use std::thread;
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use sha2::{Digest as _, Sha256};
+
+use crate::text_file;
 
 /// How many are hashed at once; each takes a core meanwhile, and 19 MiB that are kept
 /// for the next one.
@@ -149,8 +150,8 @@ impl HashFile {
     /// # Errors
     /// A sentence for the person who named the file.
     pub fn read(path: &str) -> Result<Self, String> {
-        let text = fs::read_to_string(path).map_err(|problem| problem.to_string())?;
-        let line = text.lines().next().unwrap_or_default().trim();
+        let text = text_file::read(path.as_ref()).map_err(|problem| problem.to_string())?;
+        let line = text_file::first_line(&text).trim();
         let is_ours = PasswordHash::new(line)
             .is_ok_and(|hash| hash.algorithm.as_str().starts_with("argon2") && hash.hash.is_some());
         if !is_ours {

@@ -22,6 +22,7 @@ use tokio_rustls::rustls::{Error, InconsistentKeys, ServerConfig};
 
 use crate::files::open_own;
 use crate::protocol::Fingerprint;
+use crate::text_file;
 
 /// The file of the server's own identity, in its data folder.
 const OWN_IDENTITY: &str = "tls-identity.pem";
@@ -167,7 +168,8 @@ impl Source {
 }
 
 fn read_file(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read the {what} {}", path.display()))
+    text_file::read_bytes(path)
+        .with_context(|| format!("cannot read the {what} {}", path.display()))
 }
 
 fn read_own(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -293,12 +295,17 @@ mod tests {
             source.read().map(|_| ()).map_err(|problem| format!("{problem:#}"))
         };
         assert_eq!(problem(&one, &one), Ok(()));
+        let text = fs::read_to_string(&one).unwrap();
+        let marked = file("marked", format!("\u{FEFF}{}", text.replace('\n', "\r\n")).as_bytes());
+        assert_eq!(problem(&marked, &marked), Ok(()), "as Windows writes it");
+        let wide = file("wide", b"\xFF\xFE-\0");
         for (certificate, key, words) in [
             (&absent, &one, "cannot read the certificate"),
             (&one, &absent, "cannot read the key"),
             (&empty, &one, "empty holds no certificate in PEM"),
             (&one, &empty, "empty holds no key in PEM"),
             (&one, &other, "is not that of the certificate"),
+            (&wide, &one, "it is UTF-16"),
         ] {
             let problem = problem(certificate, key).unwrap_err();
             assert!(problem.contains(words), "{problem}");

@@ -58,6 +58,10 @@ fn a_flag_goes_before_a_variable_and_that_before_the_file() {
     );
     let done = join(&settings, &[], &["--port", "1"]);
     assert_eq!(done.status.code(), Some(69), "the flag goes before the file");
+    // As Windows writes it.
+    let settings = format!("\u{FEFF}{}", settings.replace('\n', "\r\n"));
+    let done = join(&settings, &[], &[]);
+    assert_eq!((done.status.code(), text(&done.stderr)), (Some(0), String::new()));
     // Also before the port of a host that comes from there.
     for host in ["127.0.0.1:1", "[127.0.0.1]:1"] {
         let port = server.port.to_string();

@@ -4,7 +4,7 @@
 use std::fs;
 use std::thread;
 
-use crate::support::{Peer, Server, Terminal, count};
+use crate::support::{CHATTY, Peer, Server, Terminal, count, has_program};
 
 /// What stands at the end of the screen from the prompt on, rows joined.
 fn draft(rows: &[String]) -> String {
@@ -175,4 +175,46 @@ fn a_bug_of_ours_leaves_the_terminal_as_it_was_and_says_what_it_is() {
     alice.types("anything\r");
     let rows = alice.ends_with(101);
     assert!(rows.iter().any(|row| row.contains("as --debug-panic asks")), "{rows:?}");
+}
+
+#[test]
+fn terminal_that_was_left_nonblocking_works_as_ever() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    if !has_program("perl") {
+        return;
+    }
+    // As programs leave it that share the terminal.
+    let flag = "use Fcntl; fcntl(STDIN, F_SETFL, fcntl(STDIN, F_GETFL, 0) | O_NONBLOCK)";
+    let script = format!(
+        "perl -e '{flag}'; {CHATTY} join 127.0.0.1 --port {} --name alice; \
+         echo EXIT=$?; exec sleep 1000",
+        server.port
+    );
+    let Some(alice) = Terminal::open(&script) else { return };
+    alice.shows_last("#lobby>");
+    let long = "y".repeat(3000);
+    bob.send(format!("{long}\n").repeat(300).as_bytes());
+    bob.say("all done");
+    alice.shows("the last line", |rows| count(rows, " bob: all done") == 1);
+    alice.types("日本語 and so on\r");
+    assert_eq!(bob.hears(|line| line.starts_with("alice:")), "alice: 日本語 and so on");
+    alice.types("/quit\r");
+    alice.shows_last("EXIT=0");
+}
+
+#[test]
+fn key_that_is_not_utf8_is_left_out_and_the_draft_stays() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    alice.types("caf");
+    alice.shows_last("#lobby> caf");
+    // Of Latin-1, and what follows it makes no character of UTF-8.
+    alice.presses_bytes(&[0xE9, b' ']);
+    alice.shows("a warning", |rows| rows.iter().any(|row| row.contains("not UTF-8")));
+    alice.shows_last("#lobby> caf");
+    alice.types("e\r");
+    assert_eq!(bob.hears(|line| line.starts_with("alice:")), "alice: cafe");
 }

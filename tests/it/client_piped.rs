@@ -1,8 +1,12 @@
 //! `chatty join` in a pipe: what scripts rely on.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::support::{CHATTY, CHATTY_WORD, Peer, Server, join, scripted_server, send_signal, text};
 
@@ -53,9 +57,123 @@ fn a_room_is_entered_before_the_first_line() {
 #[test]
 fn a_last_line_without_an_end_counts_and_so_does_what_windows_writes() {
     let server = Server::start();
-    let done = join(server.port, &["--name", "alice"], b"one\r\ntw\xffo\r\nthree");
+    let done = join(server.port, &["--name", "alice"], b"\xEF\xBB\xBFone\r\ntwo\r\nthree");
+    assert_eq!((done.status.code(), text(&done.stderr)), (Some(0), String::new()));
+    assert!(text(&done.stdout).ends_with("alice: one\nalice: two\nalice: three\n"));
+}
+
+#[test]
+fn line_that_is_not_utf8_is_refused_by_its_number() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    for flags in [&[][..], &["--raw"], &["--json"]] {
+        let args = [&["--name", "alice"], flags].concat();
+        let done = join(server.port, &args, b"one\n\ncaf\xE9\n\xE9\ntw\xC3\xB6\nthr\xC3");
+        assert_eq!(done.status.code(), Some(1));
+        let refusals = text(&done.stderr);
+        let numbers: Vec<_> =
+            refusals.lines().map(|line| line.split(": not sent").next()).collect();
+        let refused = |number| Some(format!("chatty: line {number}: bad-encoding"));
+        let expected = [refused(3), refused(4), refused(6)];
+        assert_eq!(numbers, expected.iter().map(Option::as_deref).collect::<Vec<_>>());
+        if flags == ["--json"] {
+            let error = r#""type":"error","line":3,"code":"bad-encoding""#;
+            assert!(text(&done.stdout).contains(error), "{}", text(&done.stdout));
+        }
+        for said in ["* alice joined", "alice: one", "alice: tw\u{f6}", "* alice quit"] {
+            assert_eq!(bob.next(), said);
+        }
+    }
+}
+
+#[test]
+fn line_cut_within_a_character_is_too_long_and_not_badly_encoded() {
+    let server = Server::start();
+    for prefix in ["", "x", "xx"] {
+        let input = format!("{prefix}{}\ntwo\n", "\u{20AC}".repeat(10_000));
+        let done = join(server.port, &["--name", "alice"], input.as_bytes());
+        assert!(text(&done.stderr).starts_with("chatty: line 1: too-long: "), "{:?}", done.stderr);
+        assert!(text(&done.stdout).ends_with("alice: two\n"));
+    }
+}
+
+#[test]
+fn input_that_cannot_be_read_is_an_error() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let utf16 = folder.path().join("utf16");
+    fs::write(&utf16, b"\xFF\xFEh\0i\0\r\0\n\0h\0i\0\r\0\n\0").expect("written");
+    let write_only = fs::File::create(folder.path().join("empty")).expect("a file");
+    for (input, flags, why) in [
+        (fs::File::open(folder.path()).expect("a folder"), &[][..], "is a directory"),
+        (fs::File::open(folder.path()).expect("a folder"), &["--wait", "inf"], "is a directory"),
+        (fs::File::open(&utf16).expect("a file"), &["--json"], "it is utf-16; save it as utf-8"),
+        (write_only, &[], "bad file descriptor"),
+    ] {
+        let done = Command::new(CHATTY)
+            .args(["join", "127.0.0.1", "--port", &server.port.to_string(), "--name", "alice"])
+            .args(flags)
+            .stdin(input)
+            .output()
+            .expect("chatty join");
+        assert_eq!(done.status.code(), Some(69), "{why}");
+        let sentence = format!("cannot read standard input: {why}");
+        assert_eq!(text(&done.stderr), format!("chatty: {sentence}\n"));
+        if flags == ["--json"] {
+            assert!(
+                text(&done.stdout).contains(&format!(r#""code":"failed","text":"{sentence}""#))
+            );
+        }
+    }
+}
+
+#[test]
+fn nonblocking_input_that_is_not_there_yet_is_waited_for() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("non-blocking");
+    let alice = Command::new(CHATTY)
+        .args(["join", "127.0.0.1", "--port", &server.port.to_string(), "--name", "alice"])
+        .stdin(reader)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("chatty join");
+    bob.hears(|line| line == "* alice joined");
+    for line in ["one", "two"] {
+        // Answered before the next one comes: the input was empty in between.
+        writer.write_all(format!("{line}\n").as_bytes()).expect("written");
+        assert_eq!(bob.next(), format!("alice: {line}"));
+    }
+    drop(writer);
+    let done = alice.wait_with_output().expect("an end");
     assert_eq!(done.status.code(), Some(0));
-    assert!(text(&done.stdout).ends_with("alice: one\nalice: tw\u{FFFD}o\nalice: three\n"));
+    assert!(text(&done.stdout).ends_with("alice: one\nalice: two\n"));
+}
+
+#[test]
+fn nonblocking_output_of_a_slow_reader_is_written_whole() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let (out, writer) = UnixStream::pair().expect("a socket");
+    writer.set_nonblocking(true).expect("non-blocking");
+    let mut alice = Command::new(CHATTY)
+        .args(["join", "127.0.0.1", "--port", &server.port.to_string(), "--name", "alice"])
+        .stdin(Stdio::piped())
+        .stdout(OwnedFd::from(writer))
+        .spawn()
+        .expect("chatty join");
+    let mut input = alice.stdin.take().expect("piped");
+    // More than fits into the socket while nobody reads it.
+    let lines: Vec<String> = (0..2000).map(|n| format!("{n} {}", "x".repeat(1000))).collect();
+    let written = lines.join("\n");
+    let writing = std::thread::spawn(move || input.write_all(written.as_bytes()));
+    bob.hears(|line| line.starts_with("alice: 1999 "));
+    let said: Vec<String> = BufReader::new(out).lines().map_while(Result::ok).skip(2).collect();
+    writing.join().expect("a thread").expect("written");
+    assert_eq!(alice.wait().expect("an end").code(), Some(0));
+    let expected: Vec<String> = lines.iter().map(|line| format!("alice: {line}")).collect();
+    assert!(said == expected, "{} lines", said.len());
 }
 
 #[test]
@@ -197,7 +315,7 @@ fn how_it_went_is_told_by_the_exit_code() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     for (port, args, code, problem) in [
         (server.port, &["--name", "alice"][..], 0, ""),
-        (server.port, &["--name", "Bob"], 77, "chatty: the server does not take the name: "),
+        (server.port, &["--name", "Bob", "--retry-for", "0"], 77, "chatty: the server does not"),
         (server.port, &["--name", "a b"], 77, "chatty: \"a b\" cannot be your name: "),
         (server.port, &["--name", "server"], 77, "chatty: \"server\" cannot be your name: "),
         (server.port, &["--name", "alice", "--room", "a b"], 2, "error: invalid value 'a b' for"),
@@ -257,11 +375,17 @@ fn a_password_comes_from_a_file_or_the_environment() {
     let server = with_account("open sesame");
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("password");
-    fs::write(&file, "open sesame\n").expect("writable");
-    let file = file.to_str().expect("a plain path");
-    let done = join(server.port, &["--name", "alice", "--password-file", file], b"hi\n");
-    assert_eq!((done.status.code(), text(&done.stderr)), (Some(0), String::new()));
-    assert!(text(&done.stdout).ends_with("alice: hi\n"));
+    let path = file.to_str().expect("a plain path");
+    for content in ["open sesame\n", "\u{FEFF}open sesame\r\n"] {
+        fs::write(&file, content).expect("writable");
+        let done = join(server.port, &["--name", "alice", "--password-file", path], b"hi\n");
+        assert_eq!((done.status.code(), text(&done.stderr)), (Some(0), String::new()));
+        assert!(text(&done.stdout).ends_with("alice: hi\n"));
+    }
+    fs::write(&file, b"\xFF\xFEo\0p\0e\0n\0").expect("writable");
+    let done = join(server.port, &["--name", "alice", "--password-file", path], b"hi\n");
+    assert_eq!(done.status.code(), Some(2));
+    assert!(text(&done.stderr).contains("UTF-16"), "{}", text(&done.stderr));
     for (password, exit) in [("open sesame", 0), ("wrong", 77), ("", 77)] {
         let done = Command::new(CHATTY)
             .args(["join", "127.0.0.1", "--port", &server.port.to_string(), "--name", "alice"])

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use crate::proxy;
 use crate::support::{
@@ -308,4 +308,151 @@ fn what_is_appended_to_a_file_reaches_the_room_over_a_restart() {
     let done = joining.wait_with_output().expect("an end");
     assert_eq!(done.status.code(), Some(0));
     drop(again);
+}
+
+/// A job for `ci` that ends by itself.
+fn job(port: u16, args: &[&str]) -> Child {
+    Command::new(CHATTY)
+        .args(["join", "127.0.0.1", "--port", &port.to_string(), "--name", "ci"])
+        .args(args)
+        .env("CHATTY_CONFIG", "/dev/null")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("chatty join")
+}
+
+/// What bob hears of `ci` until all these jobs have ended, which they do well.
+fn deliver(jobs: Vec<Child>, bob: &mut Peer) -> Vec<String> {
+    for job in jobs {
+        let done = job.wait_with_output().expect("an end");
+        assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    }
+    let lines = bob.settles().into_iter();
+    let mut said: Vec<_> =
+        lines.filter_map(|l| l.strip_prefix("ci: ").map(str::to_owned)).collect();
+    said.sort_unstable();
+    said
+}
+
+#[test]
+fn jobs_that_share_a_name_wait_for_it_and_all_deliver_once() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let mut holder = Peer::join(server.port, "ci");
+    let lines: Vec<String> = (0..8).map(|n| format!("line {n}")).collect();
+    let mut jobs: Vec<_> = lines.iter().map(|line| job(server.port, &["--exec", line])).collect();
+    // Every one of them has found the name in use.
+    for job in &mut jobs {
+        let mut notice = String::new();
+        let stderr = job.stderr.as_mut().expect("piped");
+        BufReader::new(stderr).read_line(&mut notice).expect("a notice");
+        assert_eq!(notice, "chatty: the name ci is in use; waiting for it for up to 10 min\n");
+    }
+    holder.say("/quit");
+    assert_eq!(deliver(jobs, &mut bob), lines);
+}
+
+#[test]
+fn waiting_for_a_name_ends_with_its_time_and_is_told_to_programs() {
+    let server = Server::start();
+    let _holder = Peer::join(server.port, "ci");
+    for (flags, told) in [(&["--json"][..], true), (&["--json", "--quiet"], false)] {
+        let args = [&["--exec", "hi", "--retry-for", "300ms"], flags].concat();
+        let done = job(server.port, &args).wait_with_output().expect("an end");
+        assert_eq!(done.status.code(), Some(77));
+        let complaints = text(&done.stderr);
+        assert_eq!(complaints.contains("waiting for it"), told, "{complaints}");
+        assert!(complaints.contains("chatty: the server does not take the name: "), "{complaints}");
+        let codes = jq(&done.stdout, ".code");
+        assert!(codes.is_none_or(|codes| codes == "waiting\nfailed\n"));
+    }
+    let done = job(server.port, &["--exec", "hi", "--retry-for", "0"]).wait_with_output();
+    let done = done.expect("an end");
+    assert_eq!(done.status.code(), Some(77));
+    assert_eq!(text(&done.stderr).lines().count(), 1, "{}", text(&done.stderr));
+}
+
+#[test]
+fn waiting_for_a_name_goes_on_over_the_time_to_log_in() {
+    let server = Server::start_with(&["--login-timeout", "500ms"]);
+    let mut bob = Peer::join(server.port, "bob");
+    let mut holder = Peer::join(server.port, "ci");
+    let mut waits = job(server.port, &["--exec", "hi"]);
+    let mut notice = String::new();
+    BufReader::new(waits.stderr.as_mut().expect("piped")).read_line(&mut notice).expect("a notice");
+    std::thread::sleep(std::time::Duration::from_secs(1)); // past the time
+    holder.say("/quit");
+    assert_eq!(deliver(vec![waits], &mut bob), ["hi"]);
+}
+
+#[test]
+fn job_that_was_killed_keeps_no_place() {
+    // So slow that there is somebody to kill.
+    let slow = ["--limit-loopback", "--input-rate", "4", "--input-burst", "6"];
+    let server = Server::start_with(&slow);
+    let mut bob = Peer::join(server.port, "bob");
+    let lines: Vec<String> = (0..12).flat_map(|n| ["-e".to_owned(), n.to_string()]).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let mut killed = job(server.port, &lines);
+    bob.hears(|line| line == "ci: 0");
+    killed.kill().expect("running");
+    killed.wait().expect("an end");
+    // What it had sent is said, and no more is kept of it.
+    bob.hears(|line| line == "* ci quit");
+    let done = job(server.port, &["--exec", "hi"]).wait_with_output().expect("an end");
+    assert_eq!((done.status.code(), text(&done.stderr)), (Some(0), String::new()));
+    bob.hears(|line| line == "ci: hi");
+}
+
+#[test]
+fn jobs_that_share_an_account_all_deliver_once() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let mut owner = Peer::register(server.port, "ci", "open sesame");
+    owner.say("/quit");
+    owner.rest();
+    let lines: Vec<String> = (0..6).map(|n| format!("line {n}")).collect();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("password");
+    fs::write(&file, "open sesame\n").expect("written");
+    let file = file.to_str().expect("a plain path");
+    let shared = |line: &String| {
+        let (first, last) = (format!("{line} first"), format!("{line} last"));
+        job(server.port, &["--password-file", file, "-e", &first, "-e", "/who", "-e", &last])
+    };
+    let jobs = lines.iter().map(shared).collect();
+    let expected: Vec<String> =
+        lines.iter().flat_map(|line| [format!("{line} first"), format!("{line} last")]).collect();
+    assert_eq!(deliver(jobs, &mut bob), expected);
+}
+
+#[test]
+fn signal_that_is_repeated_at_once_does_not_skip_the_goodbye() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    for signals in [["TERM", "TERM"], ["INT", "INT"], ["TERM", "HUP"]].iter().cycle().take(9) {
+        let mut alice = Command::new(CHATTY)
+            .args(["join", "127.0.0.1", "--port", &server.port.to_string(), "--name", "alice"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("chatty join");
+        // Perhaps in the middle of its login.
+        bob.hears(|line| line == "* alice joined");
+        let id = alice.id().to_string();
+        let send = |signal: &str| {
+            let _ = Command::new("kill").args([&format!("-{signal}"), &id]).status();
+        };
+        send("USR1"); // means nothing to it
+        send("USR2");
+        for signal in signals {
+            send(signal);
+        }
+        // Without a goodbye its session would keep its name, and nobody would be told.
+        bob.hears(|line| line == "* alice quit");
+        let code = alice.wait().expect("an end").code();
+        assert!(matches!(code, Some(129 | 130 | 143)), "{signals:?}: {code:?}");
+    }
 }

@@ -61,10 +61,28 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "src/server",
-        &["protocol", "ignored", "files", "commands", "server"],
-        &["rustyline", "owo_colors"],
+        &["protocol", "ignored", "files", "stdio", "text_file", "commands", "server"],
+        &["rustyline", "owo_colors", "io::stdin", "io::stdout", "io::stderr", "fs::read_to_string"],
     ),
-    ("src/client", &["protocol", "ignored", "files", "commands", "client"], &["rusqlite"]),
+    (
+        "src/client",
+        &["protocol", "ignored", "files", "stdio", "text_file", "commands", "client"],
+        &[
+            "rusqlite",
+            "io::stdin().lock",
+            "io::stdin().read",
+            "= io::stdout()",
+            "io::stdout().lock",
+            "io::stdout().write",
+            "io::stderr()",
+            "println!",
+            "fs::read_to_string",
+        ],
+    ),
+    ("src/ignored.rs", &[], &["println!"]),
+    ("src/files.rs", &[], &["println!"]),
+    ("src/stdio.rs", &[], &["tokio", "println!"]),
+    ("src/text_file.rs", &[], &["tokio", "println!"]),
 ];
 
 fn is_on_floor(file: &str, floor: &str) -> bool {

@@ -311,4 +311,12 @@ fn hash_password_makes_what_the_server_takes_and_a_bad_file_is_refused() {
             .expect("chatty");
         assert_eq!(output.status.code(), Some(2), "{text:?}");
     }
+    // As Windows writes them.
+    let made = hash_password("\u{FEFF}open sesame\r\n");
+    let hash = String::from_utf8(made.stdout).expect("text");
+    fs::write(&file, format!("\u{FEFF}{}\r\n", hash.trim_end())).expect("a file");
+    let server = Server::start_with(&["--oper-password-file", file.to_str().expect("plain")]);
+    let mut alice = Peer::join(server.port, "alice");
+    alice.say("/oper open sesame");
+    assert!(alice.next().starts_with("[OPER alice]"));
 }

@@ -1,14 +1,18 @@
 //! The command line of the server: what it says of itself, what it refuses, and
 //! how it ends.
 
-use std::io::{BufRead as _, BufReader};
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use chatty::server::ServeArgs;
 use clap::Args as _;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use crate::support::{CHATTY, Peer, Server, text};
+use crate::support::{CHATTY, Peer, Server, Terminal, text};
 
 fn serve(args: &[&str]) -> Output {
     Command::new(CHATTY).arg("serve").args(args).output().expect("chatty")
@@ -126,23 +130,47 @@ fn a_signal_says_farewell_to_everyone_and_ends_with_0() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
-    let server = Server::start();
-    // It has heard the farewell but does not close, so the server would wait.
-    let mut lingering = Peer::join(server.port, "alice");
-    server.signal("TERM");
-    lingering.hears(|line| line.starts_with("[BYE shutting-down]"));
-    server.signal("TERM");
-    assert_eq!(server.wait(), Some(128 + 15));
+fn a_second_signal_ends_it_at_once_unless_it_repeats_the_first() {
+    for (is_repeat, code) in [(true, 0), (false, 128 + 15)] {
+        let server = Server::start();
+        // More waits for this one than the sockets hold, so the server would wait.
+        let mut stuck = Peer::join(server.port, "stuck");
+        let mut alice = Peer::join(server.port, "alice");
+        alice.say("/set echo off");
+        alice.send(format!("{}\n", "z".repeat(4000)).repeat(2000).as_bytes());
+        alice.settles();
+        server.signal("TERM");
+        let first = Instant::now();
+        if is_repeat {
+            server.signal("TERM");
+            server.signal("INT");
+        }
+        alice.hears(|line| line.starts_with("[BYE shutting-down]"));
+        drop(alice);
+        if is_repeat {
+            assert!(stuck.rest().last().expect("lines").starts_with("[BYE shutting-down]"));
+            drop(stuck);
+        } else {
+            // What is tested is that time has passed.
+            thread::sleep(Duration::from_millis(1200).saturating_sub(first.elapsed()));
+            server.signal("TERM");
+        }
+        assert_eq!(server.wait(), Some(code));
+    }
 }
 
 #[test]
-fn the_end_of_its_terminal_ends_it_in_good_order_unless_it_is_told_to_ignore_that() {
+fn hang_up_reloads_and_never_ends_it() {
     let server = Server::start();
     let mut alice = Peer::join(server.port, "alice");
-    server.signal("HUP");
-    alice.hears(|line| line.starts_with("[BYE shutting-down]"));
-    assert_eq!(server.wait(), Some(0));
+    for _ in 0..2 {
+        server.signal("HUP");
+        assert!(server.logs().starts_with("SIGHUP: nothing to reload"));
+        alice.say("still here");
+        assert_eq!(alice.next(), "alice: still here");
+    }
+    drop(alice);
+    assert_eq!(server.stops(), (Some(0), Vec::new()));
     // As nohup does.
     let mut nohup = Command::new("sh");
     nohup.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
@@ -151,6 +179,42 @@ fn the_end_of_its_terminal_ends_it_in_good_order_unless_it_is_told_to_ignore_tha
     server.signal("HUP");
     alice.say("still here");
     assert_eq!(alice.next(), "alice: still here");
+    drop(alice);
+    assert_eq!(server.stops(), (Some(0), Vec::new()));
+}
+
+#[test]
+fn signals_are_handled_from_the_first_line_on() {
+    for signal in ["HUP", "USR1", "USR2", "TERM", "INT"].iter().cycle().take(25) {
+        let server = Server::start();
+        server.signal(signal);
+        if !["TERM", "INT"].contains(signal) {
+            Peer::join(server.port, "alice");
+            server.signal("TERM");
+        }
+        assert_eq!(server.wait(), Some(0), "{signal}");
+    }
+}
+
+#[test]
+fn help_is_printed_whole_on_a_nonblocking_pipe() {
+    let expected = text(&serve(&["--help"]).stdout);
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("non-blocking");
+    let size = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).expect("a small one");
+    assert!(expected.len() > usize::try_from(size).expect("a size"));
+    let mut child =
+        Command::new(CHATTY).args(["serve", "--help"]).stdout(writer).spawn().expect("chatty");
+    // Nobody reads before it sleeps, or has given up.
+    let has_stopped = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("a process");
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['S', 'Z']))
+    };
+    Terminal::waits("a full pipe", has_stopped);
+    let mut help = String::new();
+    reader.read_to_string(&mut help).expect("text");
+    assert!(child.wait().expect("an end").success());
+    assert_eq!(help, expected);
 }
 
 #[test]

@@ -480,6 +480,13 @@ impl Terminal {
         self.tmux(&["send-keys", "-t", "it", key]);
     }
 
+    /// Types bytes that may be no text.
+    pub(crate) fn presses_bytes(&self, bytes: &[u8]) {
+        let codes: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let codes: Vec<&str> = codes.iter().map(String::as_str).collect();
+        self.tmux(&[&["send-keys", "-t", "it", "-H"], &codes[..]].concat());
+    }
+
     /// Pastes as a terminal does that tells a paste from typing.
     pub(crate) fn pastes(&self, text: &str) {
         self.tmux(&["set-buffer", "-b", "it", text]);

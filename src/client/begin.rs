@@ -1,0 +1,313 @@
+//! How `join` gets in, before either mode takes over: the connection, the password,
+//! the login and, for a script, waiting for a name that is in use.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+use super::address::Endpoint;
+use super::comeback::spelled;
+use super::connection::{Connection, Unreachable, connect};
+use super::json::{self, Status};
+use super::log_files::LogFiles;
+use super::login::{self, Identity, Refused, Session};
+use super::outgoing::Cids;
+use super::password::Password;
+use super::reconnect::Road;
+use super::signals::Signals;
+use super::{Exit, JoinArgs, Visit, complain, is_interactive, is_on_terminal};
+use crate::stdio;
+
+/// Where a script has a password from.
+const HOW_TO_TELL: &str = " (--password-file, --password-cmd or CHATTY_PASSWORD says one)";
+
+/// How often a password may be typed.
+const TRIES: usize = 3;
+
+/// For how long a script tries to come back, and waits for a name.
+const RETRY_FOR: Duration = Duration::from_mins(10);
+
+/// How long to wait before a login is tried again, at first and at most. Each one with
+/// a password costs the server some hashing.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+const PAUSE_MAX_WITH_PASSWORD: Duration = Duration::from_secs(4);
+
+/// Why there is no visit.
+pub(super) struct Failure {
+    pub(super) exit: Exit,
+    /// Nothing is said of a signal: whoever sent it knows.
+    pub(super) why: Option<String>,
+}
+
+impl Failure {
+    pub(super) fn new(exit: Exit, why: impl Into<String>) -> Self {
+        Self { exit, why: Some(why.into()) }
+    }
+
+    /// Reports it, to people and to programs.
+    pub(super) fn report(self, args: &JoinArgs) -> Exit {
+        if let Some(why) = &self.why {
+            complain(why);
+        }
+        if args.json {
+            tell(Status::Failed, self.why.as_deref().unwrap_or("ended by a signal"));
+        }
+        self.exit
+    }
+}
+
+/// Writes a status where there is no output yet.
+fn tell(status: Status, text: &str) {
+    let mut object = Vec::new();
+    // Whether anybody reads it, the first line of the server will show.
+    let _ = json::status(&mut object, status, None, text)
+        .and_then(|()| stdio::stdout().write_all(&object));
+}
+
+/// Why one attempt failed.
+enum Problem {
+    Unreachable(Unreachable),
+    Refused(Refused),
+    /// There is no password where one was promised.
+    NoPassword(String),
+    /// Whoever was asked for a password would rather leave.
+    Left(Exit),
+    /// A signal came.
+    Stopped(Exit),
+}
+
+/// Connects and logs in. A signal ends it, with a goodbye where the server may know us
+/// already: a session it has opened would keep our name.
+pub(super) async fn begin(
+    args: &JoinArgs,
+    identity: &Identity,
+    signals: &mut Signals,
+) -> Result<Visit, Failure> {
+    let mut endpoint = args.address.or_port(args.port);
+    endpoint.tls = args.tls.open().map_err(|problem| Failure::new(Exit::Usage, problem))?;
+    let lot = getrandom::u64()
+        .map_err(|_| Failure::new(Exit::Unavailable, "the system gives no random numbers"))?;
+    let log = if args.log { LogFiles::of(&endpoint) } else { Ok(LogFiles::none()) };
+    let log = log.map_err(|problem| Failure::new(Exit::Usage, problem))?;
+    // At a terminal somebody can see that it is of no use, and leave.
+    let default = if is_interactive(args) { Duration::MAX } else { RETRY_FOR };
+    let retry_for = args.retry_for.unwrap_or(default);
+    let mut entry = Entry {
+        args,
+        identity,
+        endpoint,
+        cids: Cids::new(lot),
+        keeps_place: args.keeps_place(),
+        connection: None,
+        password: None,
+        has_looked: false,
+        tries_left: 0,
+        is_fresh: false,
+    };
+    let mut waiting = Waiting::new(if is_interactive(args) { Duration::ZERO } else { retry_for });
+    let session = loop {
+        let problem = match entry.attempt_unless_stopped(signals).await {
+            Ok(session) => break session,
+            Err(problem) => problem,
+        };
+        // A password that took long to type is not asked for again.
+        if entry.is_fresh && matches!(&problem, Problem::Refused(refused) if refused.is_late()) {
+            (entry.is_fresh, entry.connection) = (false, None);
+            continue;
+        }
+        let Some(pause) = waiting.pause(&problem, &entry) else { return Err(entry.fail(problem)) };
+        if !matches!(&problem, Problem::Refused(refused) if refused.is_taken()) {
+            entry.connection = None;
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            exit = signals.next() => return Err(entry.fail(Problem::Stopped(exit))),
+        }
+    };
+    let Entry { endpoint, cids, connection, password, keeps_place, .. } = entry;
+    let Some(mut connection) = connection else {
+        return Err(Failure::new(Exit::Unavailable, "the connection was lost"));
+    };
+    if let Some(why) = &session.refused {
+        connection.quit("/quit", drop).await;
+        return Err(Failure::new(Exit::Refused, format!("cannot enter the room: {why}")));
+    }
+    let (hurry, since) = (Arc::default(), Instant::now());
+    let may_rename = is_interactive(args);
+    let road = Road { endpoint, retry_for, password, may_rename, keeps_place, hurry, since };
+    let (ping_after, is_to_panic) = (args.ping_after, args.debug_panic);
+    Ok(Visit { connection, session, cids, road, ping_after, log, is_to_panic })
+}
+
+/// A login that is being attempted.
+struct Entry<'a> {
+    args: &'a JoinArgs,
+    identity: &'a Identity,
+    endpoint: Endpoint,
+    cids: Cids,
+    keeps_place: bool,
+    /// The connection, once the server has greeted us on it.
+    connection: Option<Connection>,
+    password: Option<Password>,
+    /// The places where a password may be have been looked at.
+    has_looked: bool,
+    /// How often somebody may still be asked for it.
+    tries_left: usize,
+    /// The password was typed just now, and may have taken its time.
+    is_fresh: bool,
+}
+
+impl Entry<'_> {
+    async fn attempt_unless_stopped(&mut self, signals: &mut Signals) -> Result<Session, Problem> {
+        let exit = tokio::select! {
+            biased; // a question for the password hears of the signal first, and cleans up
+            attempted = self.attempt() => return attempted,
+            exit = signals.next() => exit,
+        };
+        if let Some(connection) = &mut self.connection {
+            connection.quit("/quit", drop).await;
+        }
+        Err(Problem::Stopped(exit))
+    }
+
+    async fn attempt(&mut self) -> Result<Session, Problem> {
+        if self.connection.is_none() {
+            let mut connection = connect(&self.endpoint).await.map_err(Problem::Unreachable)?;
+            login::greet(&mut connection).await.map_err(Problem::Refused)?;
+            self.connection = Some(connection);
+        }
+        if !self.has_looked {
+            self.password = given(self.args).await.map_err(Problem::NoPassword)?;
+            self.has_looked = true;
+            if self.password.is_none() && is_on_terminal() {
+                self.tries_left = TRIES;
+            }
+        }
+        self.log_in().await
+    }
+
+    /// Logs in; on a terminal a password is asked for where the name takes one.
+    async fn log_in(&mut self) -> Result<Session, Problem> {
+        let Some(connection) = &mut self.connection else {
+            return Err(Problem::Refused(Refused::Closed));
+        };
+        let (name, first) = (self.identity.name.as_str(), self.identity.first());
+        loop {
+            let password = self.password.as_ref();
+            let (cids, keeps_place) = (&self.cids, self.keeps_place);
+            let logged_in = login::login(connection, name, password, &first, cids, keeps_place);
+            let problem = match logged_in.await {
+                Ok(session) => return Ok(session),
+                Err(problem) => problem,
+            };
+            let Some(why) = problem.password_problem().filter(|_| self.tries_left > 0) else {
+                return Err(Problem::Refused(problem));
+            };
+            // That it takes a password at all is told by being asked for it.
+            let why = if self.password.is_some() { why } else { "" };
+            self.password = Some(Password::ask(name, why).await.map_err(Problem::Left)?);
+            self.tries_left -= 1;
+            self.is_fresh = true;
+        }
+    }
+
+    fn fail(&self, problem: Problem) -> Failure {
+        match problem {
+            Problem::Unreachable(problem) => Failure::new(Exit::Unavailable, problem.why),
+            Problem::Refused(problem) => {
+                let is_untold = self.password.is_none() && problem.password_problem().is_some();
+                let mut why = problem.sentence(&self.endpoint);
+                if is_untold {
+                    why += HOW_TO_TELL;
+                }
+                Failure::new(problem.exit(), why)
+            }
+            Problem::NoPassword(problem) => Failure::new(Exit::Usage, problem),
+            Problem::Left(exit) => Failure::new(exit, "no password, no login"),
+            Problem::Stopped(exit) => Failure { exit, why: None },
+        }
+    }
+}
+
+/// The password of a file, a command or the environment. The first two may take their
+/// time, so a thread reads them.
+async fn given(args: &JoinArgs) -> Result<Option<Password>, String> {
+    let (file, command) = (args.password_file.clone(), args.password_cmd.clone());
+    let (done, given) = oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = done.send(Password::given(file.as_deref(), command.as_deref()));
+    });
+    given.await.map_err(|_| "the password could not be read".to_owned())?
+}
+
+/// Waits, in a script, until a name is free: jobs that share one take turns.
+struct Waiting {
+    /// How long in all.
+    limit: Duration,
+    since: Option<Instant>,
+    pause: Duration,
+}
+
+impl Waiting {
+    fn new(limit: Duration) -> Self {
+        Self { limit, since: None, pause: PAUSE_MIN }
+    }
+
+    /// How long to wait before the next attempt; `None`: there is to be none. The first
+    /// time it is announced.
+    fn pause(&mut self, problem: &Problem, entry: &Entry<'_>) -> Option<Duration> {
+        let begins = match problem {
+            Problem::Refused(refused) => {
+                refused.is_taken()
+                    || refused.is_busy()
+                    || (!entry.keeps_place && refused.is_replaced())
+            }
+            _ => false,
+        };
+        let goes_on = match problem {
+            Problem::Refused(refused) => refused.may_pass(),
+            Problem::Unreachable(unreachable) => !unreachable.is_final,
+            Problem::NoPassword(_) | Problem::Left(_) | Problem::Stopped(_) => false,
+        };
+        if self.limit.is_zero() || !(begins || (self.since.is_some() && goes_on)) {
+            return None;
+        }
+        let since = match self.since {
+            Some(since) => since,
+            None => {
+                self.announce(problem, entry);
+                *self.since.insert(Instant::now())
+            }
+        };
+        let left = self.limit.checked_sub(since.elapsed()).filter(|left| !left.is_zero())?;
+        let share = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
+        let pause = self.pause.mul_f64(0.5 + share / 2.0);
+        let has_password = entry.password.is_some();
+        let longest = if has_password { PAUSE_MAX_WITH_PASSWORD } else { PAUSE_MAX };
+        self.pause = (self.pause * 2).min(longest);
+        Some(pause.min(left))
+    }
+
+    fn announce(&self, problem: &Problem, entry: &Entry<'_>) {
+        let limit = match self.limit {
+            Duration::MAX => String::new(),
+            limit => format!(" for up to {}", spelled(limit)),
+        };
+        let text = match problem {
+            Problem::Refused(refused) if !refused.is_taken() => {
+                format!("{}; trying again{limit}", refused.sentence(&entry.endpoint))
+            }
+            _ => format!("the name {} is in use; waiting for it{limit}", entry.identity.name),
+        };
+        if !entry.args.quiet {
+            complain(&text);
+        }
+        if entry.args.json {
+            tell(Status::Waiting, &text);
+        }
+    }
+}
