@@ -31,6 +31,7 @@ mod clean;
 mod comeback;
 mod config;
 mod connection;
+mod dial;
 mod helper;
 mod history;
 mod interactive;

@@ -7,15 +7,18 @@
 //!
 //! 1. [`protocol`]: the wire. Names, lines, events; written and read in one place.
 //! 2. [`ignored`]: the signals we are not to hear.
-//! 3. [`commands`]: the one table of commands: syntax, help, completion.
-//! 4. [`server`]: the hub (the rules, without IO) and the shell around it (sockets).
-//! 5. [`client`]: the prompt, the screen and the piped mode of `chatty join`.
+//! 3. [`scoped_ip`]: IP addresses with the zone of a link-local one.
+//! 4. [`commands`]: the one table of commands: syntax, help, completion.
+//! 5. [`server`]: the hub (the rules, without IO) and the shell around it (sockets).
+//! 6. [`client`]: the prompt, the screen and the piped mode of `chatty join`.
 //!
 //! `ARCHITECTURE.md` tells how they play together.
 
 pub mod protocol;
 
 pub mod ignored;
+
+pub mod scoped_ip;
 
 pub mod commands;
 

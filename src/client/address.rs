@@ -1,9 +1,19 @@
-//! `HOST[:PORT]` as people write it on a command line.
+//! `HOST[:PORT]` as people write it on a command line, and the addresses it stands for.
 
 use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+use std::time::Duration;
+
+use tokio::net::lookup_host;
+use tokio::time::timeout;
 
 use super::tls::Tls;
+use crate::scoped_ip::ScopedIp;
+
+/// How long the name servers have for an answer.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A host, and a port if one was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +29,44 @@ pub(super) struct Endpoint {
     pub(super) port: u16,
     /// `None`: for all to read.
     pub(super) tls: Option<Tls>,
+}
+
+impl Endpoint {
+    /// The addresses of the host, in the order of preference of the system
+    /// (RFC 6724). This is the only place where a name is resolved.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub(super) async fn resolve(&self) -> Result<Vec<SocketAddr>, String> {
+        if self.host.contains('%') {
+            let address: ScopedIp = self.host.parse()?;
+            return Ok(vec![address.with_port(self.port)]);
+        }
+        let lookup = lookup_host((self.host.as_str(), self.port));
+        match timeout(LOOKUP_TIMEOUT, lookup).await {
+            Ok(Ok(addresses)) => Ok(addresses.collect()),
+            Ok(Err(error)) => Err(lookup_problem(&error).to_owned()),
+            Err(_) => Err("the name servers do not answer".to_owned()),
+        }
+    }
+
+    /// The host without the zone of a link-local address, which means something on
+    /// this machine only.
+    pub(super) fn host_without_zone(&self) -> &str {
+        match self.host.split_once('%') {
+            Some((ip, _)) if ip.parse::<IpAddr>().is_ok() => ip,
+            _ => &self.host,
+        }
+    }
+}
+
+/// The standard library tells the reasons of `getaddrinfo` apart by their text only.
+fn lookup_problem(error: &io::Error) -> &'static str {
+    if error.to_string().contains("Temporary failure") {
+        "the name cannot be looked up now (no network, or no name server?)"
+    } else {
+        "no such host; is the name spelled right?"
+    }
 }
 
 impl Address {
@@ -89,6 +137,8 @@ mod tests {
             ("::1", "[::1]:5555"),
             ("[::1]", "[::1]:5555"),
             ("[::1]:6000", "[::1]:6000"),
+            ("fe80::1%lo", "[fe80::1%lo]:5555"),
+            ("[fe80::1%lo]:6000", "[fe80::1%lo]:6000"),
         ] {
             let address: Address = text.parse().expect(text);
             assert_eq!(address.or_port(5555).to_string(), shown);
@@ -97,5 +147,18 @@ mod tests {
         {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn scoped_address_is_resolved_without_a_name_server() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let resolve = |text: &str| {
+            let endpoint = text.parse::<Address>().expect(text).or_port(5555);
+            runtime.block_on(endpoint.resolve())
+        };
+        let found = resolve("[fe80::1%lo]:6000").expect("an address");
+        assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), ["[fe80::1%1]:6000"]);
+        assert!(resolve("fe80::1%nosuch").unwrap_err().contains("no network interface \"nosuch\""));
+        assert!(resolve("x%lo").unwrap_err().contains("is no IP address"));
     }
 }

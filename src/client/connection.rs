@@ -16,12 +16,12 @@ use tokio::net::TcpStream;
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::address::Endpoint;
+use super::dial::dial;
 use super::tls::Insecure;
 use crate::protocol::codec::{Frame, LineCodec};
 
-/// How long one address gets to answer; a host that drops packets would
-/// otherwise hold us for minutes.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the handshake of TLS may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A network that swallows what we say is noticed by this; one that is only silent
 /// by what it does not answer (`pulse.rs`).
@@ -72,49 +72,21 @@ pub(super) enum Progress {
     Closed,
 }
 
-/// Connects to the first address of the host that answers.
+/// Connects to the host, and encrypts the connection if that is asked for.
 pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connection, Unreachable> {
     let fail = |why: &str, is_final| Unreachable {
         why: format!("cannot connect to {endpoint}: {why}"),
         is_final,
     };
-    let stream = connect_tcp(endpoint).await.map_err(|why| fail(&why, false))?;
+    let stream = dial(endpoint).await.map_err(|why| fail(&why, false))?;
     prepare(&stream);
     let Some(tls) = &endpoint.tls else { return Ok(Connection::new(stream)) };
-    match tokio::time::timeout(CONNECT_TIMEOUT, tls.encrypt(stream, endpoint)).await {
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.encrypt(stream, endpoint)).await {
         Ok(Ok(stream)) => Ok(Connection::new(stream)),
         Ok(Err(Insecure::Distrusted(why))) => Err(fail(&why, true)),
         Ok(Err(Insecure::Failed(why))) => Err(fail(&why, false)),
         Err(_) => Err(fail("it does not answer in TLS", false)),
     }
-}
-
-async fn connect_tcp(endpoint: &Endpoint) -> Result<TcpStream, String> {
-    let unknown = |_| "no such host; is the name spelled right?";
-    let addresses = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await;
-    let mut problem = None;
-    for address in addresses.map_err(unknown)? {
-        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
-            // Who tries a free port of this machine again and again meets itself
-            // one day: both ends of the connection are the same.
-            Ok(Ok(stream)) if stream.local_addr().ok() == stream.peer_addr().ok() => {
-                problem = Some(io::ErrorKind::ConnectionRefused.into());
-            }
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => problem = Some(error),
-            Err(_) => problem = Some(io::ErrorKind::TimedOut.into()),
-        }
-    }
-    Err(match problem {
-        Some(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            format!("connection refused (is \"chatty serve --port {}\" running?)", endpoint.port)
-        }
-        Some(error) if error.kind() == io::ErrorKind::TimedOut => {
-            "no answer in time (a firewall, or the wrong host?)".to_owned()
-        }
-        Some(error) => error.to_string(),
-        None => "the name has no address".to_owned(),
-    })
 }
 
 /// Sets a new connection up. What fails here only costs comfort.

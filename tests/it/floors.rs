@@ -57,8 +57,12 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
         &["protocol", "server"],
         &["async ", "await", "tokio", "anyhow", "Instant", "SystemTime", "println!", "Mutex"],
     ),
-    ("src/server", &["protocol", "ignored", "commands", "server"], &["rustyline", "owo_colors"]),
-    ("src/client", &["protocol", "ignored", "commands", "client"], &["rusqlite"]),
+    (
+        "src/server",
+        &["protocol", "ignored", "scoped_ip", "commands", "server"],
+        &["rustyline", "owo_colors"],
+    ),
+    ("src/client", &["protocol", "ignored", "scoped_ip", "commands", "client"], &["rusqlite"]),
 ];
 
 fn is_on_floor(file: &str, floor: &str) -> bool {
