@@ -21,12 +21,15 @@
 //! What goes over the network may be encrypted (`tls.rs`), and whom to trust there
 //! is remembered (`known_hosts.rs`).
 //!
+//! How much of what a server sends is held at once stands in `bounds.rs`.
+//!
 //! Both begin in `login.rs`, and both go on over a lost connection: `pulse.rs` finds
 //! out that it is, `comeback.rs` and `outgoing.rs` know what is to be said and shown
 //! then, `reconnect.rs` gets there.
 
 mod address;
 mod attention;
+mod bounds;
 mod clean;
 mod comeback;
 mod config;
@@ -73,11 +76,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::builder::FalseyValueParser;
 use nix::unistd::{User, getuid};
 use tokio::time::Instant;
 
-use crate::protocol::units::parse_duration;
+use crate::protocol::units::{parse_duration, parse_switch};
 use crate::protocol::{DEFAULT_PORT, Name, RoomName};
 use address::Address;
 use attention::{Attention, Notify};
@@ -177,11 +179,11 @@ pub struct JoinArgs {
 
     /// Write an object for every line of the server and for what becomes of the
     /// connection, as docs/json.md describes; no prompt
-    #[arg(long, env = "CHATTY_JSON", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CHATTY_JSON", value_parser = parse_switch)]
     json: bool,
 
     /// Lines in and lines out on a terminal too: no prompt, nothing that moves
-    #[arg(long, env = "CHATTY_PLAIN", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CHATTY_PLAIN", value_parser = parse_switch)]
     plain: bool,
 
     /// How long to listen on after the end of the input, or inf
@@ -189,7 +191,7 @@ pub struct JoinArgs {
     wait: Option<Duration>,
 
     /// Say nothing on standard error of the connection being lost and found again
-    #[arg(short, long, env = "CHATTY_QUIET", value_parser = FalseyValueParser::new())]
+    #[arg(short, long, env = "CHATTY_QUIET", value_parser = parse_switch)]
     quiet: bool,
 
     /// How long to try again when the connection is lost: 0 is not at all;
@@ -200,12 +202,12 @@ pub struct JoinArgs {
     /// A server that has said nothing for so long is asked whether it is there, and
     /// taken for lost after two more such silences
     #[arg(long, value_name = "TIME", default_value = "30s", env = "CHATTY_PING_AFTER")]
-    #[arg(value_parser = parse_duration)]
+    #[arg(value_parser = silence)]
     ping_after: Duration,
 
     /// Keep what is said in files: chatty/log/HOST/ROOM/DATE.log in $XDG_DATA_HOME
     /// or ~/.local/share
-    #[arg(long, env = "CHATTY_LOG", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CHATTY_LOG", value_parser = parse_switch)]
     log: bool,
 
     /// How to call you when you are meant: off, bell, osc9 or osc777 (which
@@ -225,7 +227,7 @@ pub struct JoinArgs {
     joins: Joins,
 
     /// Leave a name out where the line above is of the same person. Only at a prompt
-    #[arg(long, env = "CHATTY_GROUP_NAMES", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CHATTY_GROUP_NAMES", value_parser = parse_switch)]
     group_names: bool,
 
     /// When a line shows its time: always, once a minute, or never. Only at a prompt
@@ -234,11 +236,11 @@ pub struct JoinArgs {
 
     /// Do not keep typed lines for the next visit. They are in
     /// chatty/history in $XDG_STATE_HOME or ~/.local/state; passwords never are
-    #[arg(long, env = "CHATTY_NO_HISTORY", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CHATTY_NO_HISTORY", value_parser = parse_switch)]
     no_history: bool,
 
     /// Leave the terminal's title alone
-    #[arg(long, env = "CHATTY_NO_TITLE", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CHATTY_NO_TITLE", value_parser = parse_switch)]
     no_title: bool,
 
     /// Panic at the first line that is typed
@@ -463,6 +465,12 @@ const RETRY_FOR: Duration = Duration::from_mins(10);
 /// Longer than anybody lives is for ever.
 fn waiting_time(text: &str) -> Result<Duration, String> {
     if text == "inf" { Ok(Duration::MAX) } else { parse_duration(text) }
+}
+
+/// With no time at all every server would be taken for lost.
+fn silence(text: &str) -> Result<Duration, String> {
+    let problem = || "0 would take every server for lost; give it 1s or more".to_owned();
+    parse_duration(text).and_then(|time| (!time.is_zero()).then_some(time).ok_or_else(problem))
 }
 
 fn retry_time(text: &str) -> Result<Duration, String> {

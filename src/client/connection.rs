@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::address::Endpoint;
+use super::bounds::{Budget, GOODBYE_MAX, LINE_MAX};
 use super::dial::dial;
 use super::tls::Insecure;
 use crate::protocol::codec::{Frame, LineCodec};
@@ -29,10 +30,6 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a farewell may take.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The longest line taken from a server: one line of a client, with room for
-/// names, tags, and replies longer than any line a client may send.
-const SERVER_LINE_MAX: usize = 64 * 1024;
 
 const READ_SIZE: usize = 64 * 1024;
 
@@ -102,7 +99,7 @@ impl Connection {
         Self {
             reader,
             writer,
-            codec: LineCodec::trusting(SERVER_LINE_MAX),
+            codec: LineCodec::trusting(LINE_MAX),
             received: BytesMut::new(),
             unsent: BytesMut::new(),
             is_flushed: true,
@@ -164,8 +161,9 @@ impl Connection {
     /// would not be a goodbye: a session waits for who drops.
     pub(super) async fn quit(&mut self, line: &str, mut hear: impl FnMut(String)) {
         self.send(line);
+        let mut budget = Budget::new(GOODBYE_MAX);
         let goodbye = async {
-            while let Some(line) = self.line().await {
+            while let Some(line) = self.line().await.filter(|line| budget.spend(line)) {
                 hear(line);
             }
         };

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Exit;
 use super::address::Endpoint;
+use super::bounds::{Budget, LOGIN_MAX, MISSED_MAX, SKIPPED_MAX};
 use super::comeback::{self, Comeback};
 use super::connection::Connection;
 use super::outgoing::Cids;
@@ -81,11 +82,20 @@ pub(super) fn another_name(name: &str) -> String {
 /// Why it has not.
 #[derive(Debug)]
 pub(super) enum Refused {
-    Name { name: String, why: String, code: Option<ErrorCode> },
-    Farewell { code: String, text: String },
+    Name {
+        name: String,
+        why: String,
+        code: Option<ErrorCode>,
+    },
+    Farewell {
+        code: String,
+        text: String,
+    },
     Closed,
     Silent,
     NotChatty,
+    /// More than a login can take.
+    Flood,
 }
 
 impl Refused {
@@ -109,6 +119,11 @@ impl Refused {
             Self::Closed => format!("{endpoint} closed the connection"),
             Self::Silent => format!("{endpoint} does not answer"),
             Self::NotChatty => format!("{endpoint} is no chatty server"),
+            Self::Flood => format!(
+                "{endpoint} sent more than {} MiB before the login was done; this is no well-behaved \
+                 chatty server",
+                LOGIN_MAX >> 20
+            ),
         }
     }
 
@@ -151,6 +166,7 @@ impl Refused {
                     || comeback::is_worth_it(Some(code))
             }
             Self::Closed | Self::Silent | Self::NotChatty => true,
+            Self::Flood => false,
         }
     }
 }
@@ -189,6 +205,8 @@ async fn exchange(
     cids: &Cids,
 ) -> Result<Session, Refused> {
     let mut session = Session::new();
+    let mut budget = Budget::new(LOGIN_MAX);
+    let (mut missed, mut skipped) = (Budget::new(MISSED_MAX), Budget::new(SKIPPED_MAX));
     loop {
         let line = connection.line().await.ok_or(Refused::Closed)?;
         let (tags, plain) = Tags::split(&line);
@@ -210,7 +228,13 @@ async fn exchange(
                 continue;
             }
             Some(Event::Row { time, message }) if is_first => {
-                session.missed.push(as_live(&tags, time, message));
+                if missed.spend(&line) {
+                    session.missed.push(as_live(&tags, time, message));
+                } else if skipped.spend(&line) {
+                    session.has_more = true;
+                } else {
+                    return Err(Refused::Flood);
+                }
                 continue;
             }
             Some(Event::Reply { word: "WELCOME", args, .. }) if !is_named => {
@@ -221,6 +245,9 @@ async fn exchange(
                 connection.send(&Comeback::session_request(cids));
             }
             _ => {}
+        }
+        if !budget.spend(&line) {
+            return Err(Refused::Flood);
         }
         session.lines.push(line);
         if is_last {
