@@ -120,7 +120,7 @@ impl Refused {
             Self::Silent => format!("{endpoint} does not answer"),
             Self::NotChatty => format!("{endpoint} is no chatty server"),
             Self::Flood => format!(
-                "{endpoint} sent more than {} MiB before the login was done; this is no well-behaved \
+                "{endpoint} sent more than {} MiB before the login was done; it is broken, or no \
                  chatty server",
                 LOGIN_MAX >> 20
             ),

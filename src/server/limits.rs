@@ -20,17 +20,31 @@ pub struct Limits {
         long,
         value_name = "CONNECTIONS",
         default_value_t = 10_000,
-        env = "CHATTY_MAX_CONNECTIONS", value_parser = parse_places)]
+        env = "CHATTY_MAX_CONNECTIONS",
+        value_parser = parse_places
+    )]
     pub max_connections: usize,
 
     /// How many of them from one address, or from one /64 of IPv6; and how many of
     /// those that dropped keep their place
-    #[arg(long, value_name = "CONNECTIONS", default_value_t = 32, env = "CHATTY_MAX_PER_ADDRESS", value_parser = parse_places)]
+    #[arg(
+        long,
+        value_name = "CONNECTIONS",
+        default_value_t = 32,
+        env = "CHATTY_MAX_PER_ADDRESS",
+        value_parser = parse_places
+    )]
     pub max_per_address: usize,
 
     /// How many may have given no name yet; past it the one that has waited
     /// longest gives way
-    #[arg(long, value_name = "CONNECTIONS", default_value_t = 512, env = "CHATTY_MAX_UNNAMED", value_parser = parse_places)]
+    #[arg(
+        long,
+        value_name = "CONNECTIONS",
+        default_value_t = 512,
+        env = "CHATTY_MAX_UNNAMED",
+        value_parser = parse_places
+    )]
     pub max_unnamed: usize,
 
     /// How many new connections a second from one address, after a burst; 0 is as
