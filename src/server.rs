@@ -64,7 +64,7 @@ pub struct ServeArgs {
     ///
     /// Without it only this machine can connect. 0.0.0.0 is every IPv4 address
     /// of this machine, :: every IPv6 one as well. A link-local address takes its
-    /// interface: fe80::1%eth0.
+    /// interface: `fe80::1%eth0`.
     #[arg(
         long,
         value_name = "ADDR",

@@ -68,7 +68,9 @@ fn with_settings(mut join: clap::Command, given: &ArgMatches) -> Result<clap::Co
     }
     // All mistakes at once; the last one is the caller's to tell.
     let Some(last) = problems.pop() else { return Ok(join) };
-    problems.iter().for_each(|problem| complain(problem));
+    for problem in problems {
+        complain(&problem);
+    }
     Err(last)
 }
 

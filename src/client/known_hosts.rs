@@ -71,11 +71,9 @@ fn find_in(text: &[u8], endpoint: &Endpoint) -> Result<Option<Fingerprint>, Stri
     for (number, line) in text.split(|&byte| byte == b'\n').enumerate() {
         let line = String::from_utf8_lossy(line);
         match Line::parse(&line) {
-            Line::Nothing => {}
             Line::Known(host, fingerprint) if host == wanted => {
                 found.get_or_insert(fingerprint);
             }
-            Line::Known(..) => {}
             Line::Damaged(problem) if may_mean(&line, endpoint) => {
                 return Err(format!(
                     "{}: {problem}. If whoever runs the server confirms its fingerprint, mend this \
@@ -83,7 +81,7 @@ fn find_in(text: &[u8], endpoint: &Endpoint) -> Result<Option<Fingerprint>, Stri
                     number + 1
                 ));
             }
-            Line::Damaged(_) => {}
+            Line::Nothing | Line::Known(..) | Line::Damaged(_) => {}
         }
     }
     Ok(found)

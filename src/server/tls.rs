@@ -228,7 +228,11 @@ impl<'a> Pem<'a> {
 
     /// A sequence in DER, which begins with its length.
     fn is_der(&self) -> bool {
-        matches!(self.text, [0x30, 0x80..=0x84 | 0x02..=0x7F, ..]) && !self.has("-----BEGIN")
+        match *self.text {
+            [0x30, 0x81..=0x84, ..] => true,
+            [0x30, length, ..] => usize::from(length) + 2 == self.text.len(),
+            _ => false,
+        }
     }
 
     /// Why it does not hold `what`; `tool` is the command of openssl that knows it.

@@ -138,7 +138,7 @@ fn a_mistake_is_told_with_its_place_and_nothing_is_done() {
         ("\nport = 70000\n", ":2: port: invalid value '70000' for '--port <PORT>': "),
         (
             "color = \"pink\"\n",
-            ":1: color: invalid value 'pink' for '--color <WHEN>'; it is one of auto, always, never",
+            ":1: color: invalid value 'pink' for '--color <WHEN>'; it is one of auto, always, ",
         ),
         (
             "joins = \"none\"\n",
@@ -146,8 +146,8 @@ fn a_mistake_is_told_with_its_place_and_nothing_is_done() {
         ),
         (
             "times = \"\"\n",
-            ":1: times: a value is required for '--times <WHEN>' but none was supplied; it is one of \
-             always, minute, never",
+            ":1: times: a value is required for '--times <WHEN>' but none was supplied; it is one \
+             of always, minute, never",
         ),
         (
             "notify = \"loud\"\n",

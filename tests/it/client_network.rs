@@ -19,7 +19,7 @@ const MIB: usize = 1 << 20;
 const MEMORY_MAX: usize = 64 * MIB;
 
 /// Far longer than anything takes.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(3);
 
 /// A listener whose queue is full: whoever connects is not answered. Until it is dropped.
 struct Silent {

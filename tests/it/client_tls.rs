@@ -184,7 +184,7 @@ fn certificate_that_is_refused_is_told_of_in_words() {
     sheet.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = sheet.self_signed(&authority_key).expect("signed").pem();
     let issuer = Issuer::new(sheet, authority_key);
-    let issued = |change: fn(&mut CertificateParams)| {
+    let signed = |change: fn(&mut CertificateParams)| {
         let key = KeyPair::generate().expect("a key");
         let mut sheet = CertificateParams::new(["localhost".to_owned()]).expect("a sheet");
         change(&mut sheet);
@@ -194,16 +194,16 @@ fn certificate_that_is_refused_is_told_of_in_words() {
     for (number, ((certificate, key), words)) in [
         (authority_itself, "of an authority and not of a server"),
         (
-            issued(|sheet| sheet.not_after = rcgen::date_time_ymd(2020, 2, 3)),
+            signed(|sheet| sheet.not_after = rcgen::date_time_ymd(2020, 2, 3)),
             "expired on 2020-02-03",
         ),
-        (issued(|sheet| sheet.not_before = rcgen::date_time_ymd(2222, 2, 3)), "clock"),
+        (signed(|sheet| sheet.not_before = rcgen::date_time_ymd(2222, 2, 3)), "clock"),
         (
-            issued(|sheet| *sheet = CertificateParams::new(["other.test".to_owned()]).expect("ok")),
+            signed(|sheet| *sheet = CertificateParams::new(["other.test".to_owned()]).expect("ok")),
             "it is for other.test and not for localhost",
         ),
         (
-            issued(|sheet| {
+            signed(|sheet| {
                 sheet.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::EmailProtection];
             }),
             "not made for servers",
