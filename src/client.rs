@@ -306,7 +306,12 @@ pub fn run(args: &JoinArgs) -> Exit {
     // One thread is plenty for one socket; what blocks has its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {
-        Ok(runtime) => runtime.block_on(join(args, &identity)),
+        Ok(runtime) => {
+            let exit = runtime.block_on(join(args, &identity));
+            // A name server that does not answer holds up nobody who has given up.
+            runtime.shutdown_background();
+            exit
+        }
         Err(problem) => {
             complain(&format!("cannot start: {problem}"));
             Exit::Unavailable
