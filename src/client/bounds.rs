@@ -1,7 +1,7 @@
 //! How much of what a server sends the client holds at once, in every phase. A server
 //! may be broken or hostile, so nothing it sends grows without bound: past a limit the
 //! client streams, reads the socket no further until its own reader has caught up, or
-//! gives up with a message. The figures together stay below some 64 MiB.
+//! gives up with a message. The figures that hold at one time stay together below some 64 MiB.
 
 /// The longest line taken from a server: one line of a client, with room for names,
 /// tags, and replies longer than any line a client may send. The rest of a longer line
@@ -26,7 +26,7 @@ pub(super) const ANSWER_MAX: usize = 2 << 20;
 pub(super) const GOODBYE_MAX: usize = 1 << 20;
 
 /// What waits for the reader of standard output. Past it the socket is not read.
-pub(super) const OUTPUT_MAX: usize = 16 << 20;
+pub(super) const OUTPUT_MAX: usize = 32 << 20;
 
 /// Lines that wait for the screen. Past it the socket is not read.
 pub(super) const SCREEN_MAX: usize = 8 << 20;

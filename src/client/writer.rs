@@ -56,7 +56,8 @@ impl Writer {
             return Err(problem);
         }
         if let (false, Some(batches)) = (self.batch.is_empty(), &self.batches) {
-            let batch = mem::take(&mut self.batch);
+            let mut batch = mem::take(&mut self.batch);
+            batch.shrink_to_fit();
             self.progress.waiting.fetch_add(size(&batch), Ordering::Relaxed);
             // The thread has ended? Then there is a problem, told the next time.
             let _ = batches.send(batch);
