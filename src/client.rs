@@ -21,6 +21,8 @@
 //! What goes over the network may be encrypted (`tls.rs`), and whom to trust there
 //! is remembered (`known_hosts.rs`).
 //!
+//! How much of what a server sends is held at once stands in `bounds.rs`.
+//!
 //! Both begin in `begin.rs` and `login.rs`, and both go on over a lost connection: `pulse.rs` finds
 //! out that it is, `comeback.rs` and `outgoing.rs` know what is to be said and shown
 //! then, `reconnect.rs` gets there.
@@ -28,10 +30,12 @@
 mod address;
 mod attention;
 mod begin;
+mod bounds;
 mod clean;
 mod comeback;
 mod config;
 mod connection;
+mod dial;
 mod draft;
 mod helper;
 mod history;
@@ -75,11 +79,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::builder::FalseyValueParser;
 use nix::unistd::{User, getuid};
 
 use crate::protocol::name::{NameFault, RESERVED};
-use crate::protocol::units::parse_duration;
+use crate::protocol::units::{parse_duration, parse_switch};
 use crate::protocol::{DEFAULT_PORT, Key, Name, RoomName};
 use crate::stdio;
 use address::Address;
@@ -180,11 +183,11 @@ pub struct JoinArgs {
 
     /// Write an object for every line of the server and for what becomes of the
     /// connection, as docs/json.md describes; no prompt
-    #[arg(long, env = "CHATTY_JSON", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CHATTY_JSON", value_parser = parse_switch)]
     json: bool,
 
     /// Lines in and lines out on a terminal too: no prompt, nothing that moves
-    #[arg(long, env = "CHATTY_PLAIN", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CHATTY_PLAIN", value_parser = parse_switch)]
     plain: bool,
 
     /// How long to listen on after the end of the input, or inf
@@ -193,7 +196,7 @@ pub struct JoinArgs {
 
     /// Print nothing on standard error about waiting for a name, or about the
     /// connection being lost and found again
-    #[arg(short, long, env = "CHATTY_QUIET", value_parser = FalseyValueParser::new())]
+    #[arg(short, long, env = "CHATTY_QUIET", value_parser = parse_switch)]
     quiet: bool,
 
     /// How long to try again when the connection is lost and, in a script, to wait
@@ -205,12 +208,12 @@ pub struct JoinArgs {
     /// A server that has said nothing for so long is asked whether it is there, and
     /// taken for lost after two more such silences
     #[arg(long, value_name = "TIME", default_value = "30s", env = "CHATTY_PING_AFTER")]
-    #[arg(value_parser = parse_duration)]
+    #[arg(value_parser = silence)]
     ping_after: Duration,
 
     /// Keep what is said in files: chatty/log/HOST/ROOM/DATE.log in $XDG_DATA_HOME
     /// or ~/.local/share
-    #[arg(long, env = "CHATTY_LOG", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CHATTY_LOG", value_parser = parse_switch)]
     log: bool,
 
     /// How to call you when you are meant: off, bell, osc9 or osc777 (which
@@ -230,7 +233,7 @@ pub struct JoinArgs {
     joins: Joins,
 
     /// Leave a name out where the line above is of the same person. Only at a prompt
-    #[arg(long, env = "CHATTY_GROUP_NAMES", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CHATTY_GROUP_NAMES", value_parser = parse_switch)]
     group_names: bool,
 
     /// When a line shows its time: always, once a minute, or never. Only at a prompt
@@ -239,11 +242,11 @@ pub struct JoinArgs {
 
     /// Do not keep typed lines for the next visit. They are in
     /// chatty/history in $XDG_STATE_HOME or ~/.local/state; passwords never are
-    #[arg(long, env = "CHATTY_NO_HISTORY", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CHATTY_NO_HISTORY", value_parser = parse_switch)]
     no_history: bool,
 
     /// Leave the terminal's title alone
-    #[arg(long, env = "CHATTY_NO_TITLE", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CHATTY_NO_TITLE", value_parser = parse_switch)]
     no_title: bool,
 
     /// Panic at the first line that is typed
@@ -324,7 +327,7 @@ pub fn run(args: &JoinArgs) -> Exit {
     match runtime {
         Ok(runtime) => {
             let exit = runtime.block_on(join(args, &identity));
-            // Nobody waits for a name server that does not answer.
+            // A name server that does not answer holds up nobody who has given up.
             runtime.shutdown_background();
             exit
         }
@@ -394,6 +397,12 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
 /// Longer than anybody lives is for ever.
 fn waiting_time(text: &str) -> Result<Duration, String> {
     if text == "inf" { Ok(Duration::MAX) } else { parse_duration(text) }
+}
+
+/// With no time at all every server would be taken for lost.
+fn silence(text: &str) -> Result<Duration, String> {
+    let problem = || "0 would take every server for lost; give it 1s or more".to_owned();
+    parse_duration(text).and_then(|time| (!time.is_zero()).then_some(time).ok_or_else(problem))
 }
 
 fn retry_time(text: &str) -> Result<Duration, String> {

@@ -7,7 +7,8 @@
 //!
 //! 1. [`protocol`]: the wire. Names, lines, events; written and read in one place.
 //! 2. [`ignored`]: the signals we are not to hear; [`stdio`]: the standard streams;
-//!    [`text_file`]: files that people write; [`files`]: opening the files that are our own.
+//!    [`text_file`]: files that people write; [`files`]: opening the files that are our own;
+//!    [`scoped_ip`]: IP addresses with the zone of a link-local one.
 //! 3. [`commands`]: the one table of commands: syntax, help, completion.
 //! 4. [`server`]: the hub (the rules, without IO) and the shell around it (sockets).
 //! 5. [`client`]: the prompt, the screen and the piped mode of `chatty join`.
@@ -19,6 +20,8 @@ pub mod protocol;
 pub mod ignored;
 
 pub mod files;
+
+pub mod scoped_ip;
 
 pub mod stdio;
 

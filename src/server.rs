@@ -36,6 +36,7 @@ use self::storage::StorageArgs;
 use self::tls::{Identity, TlsArgs};
 use crate::ignored::{REPEAT, ignore_user_signals, is_ignored, unless_ignored};
 use crate::protocol::DEFAULT_PORT;
+use crate::scoped_ip::ScopedIp;
 use crate::stdio::reason;
 
 pub mod admission;
@@ -63,15 +64,19 @@ pub struct ServeArgs {
     /// Address to listen on; may be given more than once
     ///
     /// Without it only this machine can connect. 0.0.0.0 is every IPv4 address
-    /// of this machine, :: every IPv6 one as well.
+    /// of this machine, :: every IPv6 one as well. A link-local address takes its
+    /// interface: `fe80::1%eth0`.
     #[arg(
         long,
         value_name = "ADDR",
-        default_values_t = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)],
+        default_values_t = [
+            ScopedIp::from(IpAddr::from(Ipv4Addr::LOCALHOST)),
+            ScopedIp::from(IpAddr::from(Ipv6Addr::LOCALHOST)),
+        ],
         env = "CHATTY_BIND",
         value_delimiter = ','
     )]
-    bind: Vec<IpAddr>,
+    bind: Vec<ScopedIp>,
 
     /// Port to listen on; 0 takes a free one and says which
     #[arg(long, short, default_value_t = DEFAULT_PORT, env = "CHATTY_PORT")]
@@ -249,7 +254,7 @@ impl Stops {
 }
 
 /// Opens every address. With port 0 all share the first one's free port.
-fn listen(addresses: &[IpAddr], port: u16) -> anyhow::Result<Vec<TcpListener>> {
+fn listen(addresses: &[ScopedIp], port: u16) -> anyhow::Result<Vec<TcpListener>> {
     /// How often another free port is tried if one address has it taken.
     const TRIES: usize = 16;
     let mut attempt = 0;
@@ -262,6 +267,8 @@ fn listen(addresses: &[IpAddr], port: u16) -> anyhow::Result<Vec<TcpListener>> {
                 let reason = reason(&error);
                 let hint = if is_taken(&error) {
                     " (is another chatty running? --port 0 takes a free one)"
+                } else if lacks_zone(&address) {
+                    " (a link-local address takes its interface, as in fe80::1%eth0)"
                 } else {
                     ""
                 };
@@ -272,16 +279,16 @@ fn listen(addresses: &[IpAddr], port: u16) -> anyhow::Result<Vec<TcpListener>> {
 }
 
 fn listen_all(
-    addresses: &[IpAddr],
+    addresses: &[ScopedIp],
     mut port: u16,
 ) -> Result<Vec<TcpListener>, (SocketAddr, io::Error)> {
-    let is_beside_v4 = addresses.contains(&IpAddr::from(Ipv4Addr::UNSPECIFIED));
+    let is_beside_v4 = addresses.iter().any(|address| address.ip == Ipv4Addr::UNSPECIFIED);
     let mut listeners = Vec::new();
-    for (at, ip) in addresses.iter().enumerate() {
-        if addresses[..at].contains(ip) {
+    for (at, address) in addresses.iter().enumerate() {
+        if addresses[..at].contains(address) {
             continue; // said twice
         }
-        let address = SocketAddr::new(*ip, port);
+        let (ip, address) = (address.ip, address.with_port(port));
         match listen_on(address, is_beside_v4).and_then(|l| Ok((l.local_addr()?.port(), l))) {
             Ok((taken, listener)) => {
                 port = taken;
@@ -313,6 +320,12 @@ fn is_taken(error: &io::Error) -> bool {
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
         || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
+}
+
+/// Whether this is a link-local IPv6 address without its interface: the system then
+/// refuses it as an invalid argument.
+fn lacks_zone(address: &SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0)
 }
 
 /// The first line of stderr.

@@ -22,22 +22,21 @@ pub fn read(path: &Path) -> io::Result<String> {
     decode(fs::read(path)?)
 }
 
-/// The rest of an open file, without a byte order mark.
-///
-/// # Errors
-/// The file cannot be read, or is not UTF-8.
-pub fn read_from(mut file: fs::File) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    decode(bytes)
-}
-
 /// A file whose text is ASCII wherever it matters, as PEM is, without a byte order mark.
 ///
 /// # Errors
 /// The file cannot be read, or is UTF-16.
 pub fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = fs::read(path)?;
+    read_bytes_from(fs::File::open(path)?)
+}
+
+/// The same of a file that is open.
+///
+/// # Errors
+/// The file cannot be read, or is UTF-16.
+pub fn read_bytes_from(mut file: fs::File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
     drop_mark(&mut bytes)?;
     Ok(bytes)
 }

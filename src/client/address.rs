@@ -1,10 +1,19 @@
-//! `HOST[:PORT]` as people write it on a command line.
+//! `HOST[:PORT]` as people write it on a command line, and the addresses it stands for.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+use std::time::Duration;
+
+use tokio::net::lookup_host;
+use tokio::time::timeout;
 
 use super::tls::Tls;
+use crate::scoped_ip::ScopedIp;
+
+/// How long the name servers have for an answer.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A host, and a port if one was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +31,47 @@ pub(super) struct Endpoint {
     pub(super) tls: Option<Tls>,
 }
 
+impl Endpoint {
+    /// The addresses of the host, in the order of preference of the system
+    /// (RFC 6724). This is the only place where a name is resolved.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub(super) async fn resolve(&self) -> Result<Vec<SocketAddr>, String> {
+        if self.host.contains('%') {
+            let address: ScopedIp = self.host.parse()?;
+            return Ok(vec![address.with_port(self.port)]);
+        }
+        if let Some(addresses) = loopback_addresses(&self.host, self.port) {
+            return Ok(addresses);
+        }
+        let lookup = lookup_host((self.host.as_str(), self.port));
+        match timeout(LOOKUP_TIMEOUT, lookup).await {
+            Ok(Ok(addresses)) => Ok(addresses.collect()),
+            Ok(Err(error)) => Err(lookup_problem(&error).to_owned()),
+            Err(_) => Err("the name servers do not answer".to_owned()),
+        }
+    }
+
+    /// The host without the zone of a link-local address, which means something on
+    /// this machine only.
+    pub(super) fn host_without_zone(&self) -> &str {
+        match self.host.split_once('%') {
+            Some((ip, _)) if ip.parse::<IpAddr>().is_ok() => ip,
+            _ => &self.host,
+        }
+    }
+}
+
+/// The standard library tells the reasons of `getaddrinfo` apart by their text only.
+fn lookup_problem(error: &io::Error) -> &'static str {
+    if error.to_string().contains("Temporary failure") {
+        "the name cannot be looked up now (no network, or no name server?)"
+    } else {
+        "no such host; is the name spelled right?"
+    }
+}
+
 impl Address {
     /// With `port` where none was written.
     pub(super) fn or_port(&self, port: u16) -> Endpoint {
@@ -31,7 +81,7 @@ impl Address {
 
 /// The addresses of `localhost` and of names under it; `None` for other names. They always mean
 /// this machine and no resolver is asked (RFC 6761, section 6.3): `/etc/hosts` may be missing.
-pub(super) fn loopback_addresses(host: &str, port: u16) -> Option<Vec<SocketAddr>> {
+fn loopback_addresses(host: &str, port: u16) -> Option<Vec<SocketAddr>> {
     let name = host.strip_suffix('.').unwrap_or(host);
     let top = name.rsplit('.').next().unwrap_or(name);
     let is_local = top.eq_ignore_ascii_case("localhost");
@@ -111,6 +161,8 @@ mod tests {
             ("::1", "[::1]:5555"),
             ("[::1]", "[::1]:5555"),
             ("[::1]:6000", "[::1]:6000"),
+            ("fe80::1%lo", "[fe80::1%lo]:5555"),
+            ("[fe80::1%lo]:6000", "[fe80::1%lo]:6000"),
         ] {
             let address: Address = text.parse().expect(text);
             assert_eq!(address.or_port(5555).to_string(), shown);
@@ -119,5 +171,18 @@ mod tests {
         {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn scoped_address_is_resolved_without_a_name_server() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let resolve = |text: &str| {
+            let endpoint = text.parse::<Address>().expect(text).or_port(5555);
+            runtime.block_on(endpoint.resolve())
+        };
+        let found = resolve("[fe80::1%lo]:6000").expect("an address");
+        assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), ["[fe80::1%1]:6000"]);
+        assert!(resolve("fe80::1%nosuch").unwrap_err().contains("no network interface \"nosuch\""));
+        assert!(resolve("x%lo").unwrap_err().contains("is no IP address"));
     }
 }

@@ -2,8 +2,10 @@
 //! when to try again, where to read on, what is a repeat, and when to let it be.
 
 use std::fmt::Write as _;
+use std::mem;
 use std::time::Duration;
 
+use super::bounds::{ANSWER_MAX, cost};
 use super::login::Session;
 use super::outgoing::{Cids, Doubt, Outgoing};
 use super::seen::{Known, Position, Seen};
@@ -62,6 +64,8 @@ pub(super) const IDS_WENT_BACK: &str = "message ids went back on the server (res
 
 /// How a server refuses to read on after a message that it does not have.
 const WENT_BACK: &str = "ids went back";
+/// What is said of an answer that was streamed when the connection was lost.
+pub(super) const ANSWER_CUT: &str = "the connection was lost amid a long answer; ask again";
 
 /// What is said when it has been done.
 pub(super) fn back_after(time: Duration, is_anew: bool) -> String {
@@ -156,8 +160,12 @@ pub(super) struct Comeback {
 /// An answer of which lines are still to come.
 struct Partial {
     number: u64,
+    /// What is held back.
     lines: Vec<String>,
     missing: Missing,
+    size: usize,
+    /// It is too long to be held back: its lines are shown as they come.
+    is_streamed: bool,
 }
 
 /// What an answer of several lines still lacks.
@@ -215,7 +223,7 @@ impl Comeback {
 
     /// Holds an answer of several lines back until it is whole: one that breaks
     /// off with the connection is asked for again, and shall not be seen one and
-    /// a half times.
+    /// a half times. A longer one than can be held is streamed.
     pub(super) fn whole(&mut self, line: String) -> Vec<String> {
         let line = self.outgoing.done_before(&line).unwrap_or(line);
         let (tags, plain) = Tags::split(&line);
@@ -223,22 +231,34 @@ impl Comeback {
             return vec![line];
         };
         let event = Event::parse(plain);
-        let (mut lines, missing) = match self.partial.take() {
+        let mut partial = match self.partial.take() {
             Some(partial) if partial.number == number => {
-                (partial.lines, partial.missing.then(event.as_ref()))
+                Partial { missing: partial.missing.then(event.as_ref()), ..partial }
             }
             // Answers come in order: the one before is over, whatever it said.
             before => {
-                let lines = before.map(|partial| partial.lines).unwrap_or_default();
-                (lines, Missing::after(event.as_ref()))
+                let lines = before.map(|before| before.lines).unwrap_or_default();
+                let size = lines.iter().map(|line| cost(line)).sum();
+                let missing = Missing::after(event.as_ref());
+                Partial { number, lines, missing, size, is_streamed: false }
             }
         };
-        lines.push(line);
-        if missing.is_nothing() {
-            return lines;
+        partial.size = partial.size.saturating_add(cost(&line));
+        partial.lines.push(line);
+        if partial.missing.is_nothing() {
+            return partial.lines;
         }
-        self.partial = Some(Partial { number, lines, missing });
-        Vec::new()
+        partial.is_streamed |= partial.size > ANSWER_MAX;
+        let shown = if partial.is_streamed { mem::take(&mut partial.lines) } else { Vec::new() };
+        self.partial = Some(partial);
+        shown
+    }
+
+    /// The number of the line whose answer was streamed and is not complete. Once the
+    /// connection is lost the rest of it does not come any more: a line counts as
+    /// answered when the first line of its answer is shown.
+    pub(super) fn cut_answer(&self) -> Option<u64> {
+        self.partial.as_ref().filter(|partial| partial.is_streamed).map(|partial| partial.number)
     }
 
     /// The last line of a login, marked: it asks for a session or, where no place is to
@@ -490,6 +510,37 @@ mod tests {
                 comeback.whole(answer[0].clone());
                 comeback.lost(Duration::ZERO);
             }
+        }
+    }
+
+    #[test]
+    fn answer_that_is_too_long_to_hold_is_streamed() {
+        let mut comeback = Comeback::new(Cids::new(7));
+        let mark = Cids::new(7).mark(1);
+        assert!(comeback.whole(format!("@cid={mark} [HISTORY #lobby 99999999]")).is_empty());
+        let row = |number: usize| {
+            format!("@cid={mark} 2026-11-23T06:16:00.123Z bob: {number} {}", "x".repeat(1000))
+        };
+        let rows = 3 * ANSWER_MAX / 1000;
+        let (mut shown, mut held, mut most) = (0, 0, 0);
+        for number in 0..rows {
+            held += cost(&row(number));
+            let lines = comeback.whole(row(number));
+            shown += lines.len();
+            held = if lines.is_empty() { held } else { 0 };
+            most = most.max(held);
+        }
+        assert_eq!(shown, rows + 1, "with the header");
+        assert!(most <= ANSWER_MAX, "{most}");
+        assert_eq!(comeback.cut_answer(), Some(1));
+        comeback.lost(Duration::ZERO);
+        assert_eq!(comeback.cut_answer(), None);
+        // Many short ones that never end are not held either.
+        for number in 0..rows as u64 {
+            let mark = Cids::new(7).mark(number);
+            comeback.whole(format!("@cid={mark} [HISTORY #lobby 9] {}", "x".repeat(1000)));
+            let held = comeback.partial.as_ref().map_or(0, |partial| partial.lines.len());
+            assert!(held * 1000 <= ANSWER_MAX, "{held}");
         }
     }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use clap::builder::Resettable;
+use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches};
 use toml::Spanned;
@@ -41,6 +42,7 @@ fn with_settings(mut join: clap::Command, given: &ArgMatches) -> Result<clap::Co
     })?;
     let mut settings: Vec<_> = table.get_ref().iter().collect();
     settings.sort_by_key(|(key, _)| key.span().start);
+    let mut problems = Vec::new();
     for (key, value) in settings {
         let (place, name) = (place(key.span().start), key.get_ref().as_ref());
         let Some(arg) = join.get_arguments().find(|arg| key_of(arg).is_some_and(|k| k == name))
@@ -48,9 +50,15 @@ fn with_settings(mut join: clap::Command, given: &ArgMatches) -> Result<clap::Co
             complain(&format!("{place}: {}", unknown(&join, name)));
             continue;
         };
-        let problem = |why: String| format!("{place}: {name}: {why}");
-        let values = values(arg, value.get_ref()).map_err(problem)?;
-        check(&join, arg, &values).map_err(problem)?;
+        let values = values(arg, value.get_ref())
+            .and_then(|values| check(&join, arg, &values).map(|()| values));
+        let values = match values {
+            Ok(values) => values,
+            Err(why) => {
+                problems.push(format!("{place}: {name}: {why}"));
+                continue;
+            }
+        };
         // What it cannot stand beside was chosen for this once.
         if join.get_arg_conflicts_with(arg).iter().any(|other| is_given(given, other)) {
             continue;
@@ -58,7 +66,12 @@ fn with_settings(mut join: clap::Command, given: &ArgMatches) -> Result<clap::Co
         let id = arg.get_id().clone();
         join = join.mut_arg(id, |arg| arg.default_values(values));
     }
-    Ok(join)
+    // All mistakes at once; the last one is the caller's to tell.
+    let Some(last) = problems.pop() else { return Ok(join) };
+    for problem in problems {
+        complain(&problem);
+    }
+    Err(last)
 }
 
 /// A port goes before that of a host which is less deliberate: one from the file
@@ -100,16 +113,28 @@ fn dashed(join: clap::Command, given: &ArgMatches) -> clap::Command {
     join
 }
 
-/// The file that is named or, where there is one, that in its usual place.
+/// The file that is named or, where there is one that can be read, that in its usual
+/// place: a file that nobody has named is no reason not to chat.
 fn read(given: &ArgMatches) -> Result<Option<(PathBuf, String)>, String> {
     let named = given.get_one::<PathBuf>(FILE).cloned();
     let is_named = named.is_some();
     let Some(path) = named.or_else(usual_place) else { return Ok(None) };
     match text_file::read(&path) {
         Ok(text) => Ok(Some((path, text))),
-        Err(problem) if problem.kind() == io::ErrorKind::NotFound && !is_named => Ok(None),
+        Err(problem) if !is_named && is_out_of_reach(&problem) => {
+            if path.symlink_metadata().is_ok() {
+                complain(&format!("goes on without {}: {problem}", path.display()));
+            }
+            Ok(None)
+        }
         Err(problem) => Err(format!("cannot read the settings in {}: {problem}", path.display())),
     }
+}
+
+/// There is no such file, or no way to it, as with HOME=/dev/null.
+fn is_out_of_reach(problem: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(problem.kind(), K::NotFound | K::NotADirectory | K::PermissionDenied)
 }
 
 fn usual_place() -> Option<PathBuf> {
@@ -169,9 +194,14 @@ fn check(join: &clap::Command, arg: &Arg, values: &[String]) -> Result<(), Strin
         };
         let parsed = join.clone().no_binary_name(true).try_get_matches_from(line);
         parsed.map_err(|problem| {
-            let problem = problem.to_string();
-            let sentence = problem.lines().next().unwrap_or_default();
-            sentence.trim_start_matches("error: ").to_owned()
+            let told = problem.to_string();
+            let sentence = told.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            match problem.get(ContextKind::ValidValue) {
+                Some(ContextValue::Strings(valid)) if !valid.is_empty() => {
+                    format!("{sentence}; it is one of {}", valid.join(", "))
+                }
+                _ => sentence.to_owned(),
+            }
         })?;
     }
     Ok(())

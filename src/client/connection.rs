@@ -5,7 +5,6 @@
 //! ends that both only write would wait for each other for ever.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -16,13 +15,14 @@ use tokio::io::{
 use tokio::net::TcpStream;
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
-use super::address::{Endpoint, loopback_addresses};
+use super::address::Endpoint;
+use super::bounds::{Budget, GOODBYE_MAX, LINE_MAX};
+use super::dial::dial;
 use super::tls::Insecure;
 use crate::protocol::codec::{Frame, LineCodec};
 
-/// How long one address gets to answer; a host that drops packets would
-/// otherwise hold us for minutes.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the handshake of TLS may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A network that swallows what we say is noticed by this; one that is only silent
 /// by what it does not answer (`pulse.rs`).
@@ -30,10 +30,6 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a farewell may take.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The longest line taken from a server: one line of a client, with room for
-/// names, tags, and replies longer than any line a client may send.
-const SERVER_LINE_MAX: usize = 64 * 1024;
 
 const READ_SIZE: usize = 64 * 1024;
 
@@ -73,55 +69,21 @@ pub(super) enum Progress {
     Closed,
 }
 
-/// Connects to the first address of the host that answers.
+/// Connects to the host, and encrypts the connection if that is asked for.
 pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connection, Unreachable> {
     let fail = |why: &str, is_final| Unreachable {
         why: format!("cannot connect to {endpoint}: {why}"),
         is_final,
     };
-    let stream = connect_tcp(endpoint).await.map_err(|why| fail(&why, false))?;
+    let stream = dial(endpoint).await.map_err(|why| fail(&why, false))?;
     prepare(&stream);
     let Some(tls) = &endpoint.tls else { return Ok(Connection::new(stream)) };
-    match tokio::time::timeout(CONNECT_TIMEOUT, tls.encrypt(stream, endpoint)).await {
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.encrypt(stream, endpoint)).await {
         Ok(Ok(stream)) => Ok(Connection::new(stream)),
         Ok(Err(Insecure::Distrusted(why))) => Err(fail(&why, true)),
         Ok(Err(Insecure::Failed(why))) => Err(fail(&why, false)),
         Err(_) => Err(fail("it does not answer in TLS", false)),
     }
-}
-
-async fn connect_tcp(endpoint: &Endpoint) -> Result<TcpStream, String> {
-    let mut problem = None;
-    for address in resolve(&endpoint.host, endpoint.port).await? {
-        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
-            // Who tries a free port of this machine again and again meets itself
-            // one day: both ends of the connection are the same.
-            Ok(Ok(stream)) if stream.local_addr().ok() == stream.peer_addr().ok() => {
-                problem = Some(io::ErrorKind::ConnectionRefused.into());
-            }
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => problem = Some(error),
-            Err(_) => problem = Some(io::ErrorKind::TimedOut.into()),
-        }
-    }
-    Err(match problem {
-        Some(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            format!("connection refused (is \"chatty serve --port {}\" running?)", endpoint.port)
-        }
-        Some(error) if error.kind() == io::ErrorKind::TimedOut => {
-            "no answer in time (a firewall, or the wrong host?)".to_owned()
-        }
-        Some(error) => error.to_string(),
-        None => "the name has no address".to_owned(),
-    })
-}
-
-async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
-    if let Some(addresses) = loopback_addresses(host, port) {
-        return Ok(addresses);
-    }
-    let addresses = tokio::net::lookup_host((host, port)).await;
-    Ok(addresses.map_err(|_| "no such host; is the name spelled right?")?.collect())
 }
 
 /// Sets a new connection up. What fails here only costs comfort.
@@ -137,7 +99,7 @@ impl Connection {
         Self {
             reader,
             writer,
-            codec: LineCodec::trusting(SERVER_LINE_MAX),
+            codec: LineCodec::trusting(LINE_MAX),
             received: BytesMut::new(),
             unsent: BytesMut::new(),
             is_flushed: true,
@@ -199,8 +161,9 @@ impl Connection {
     /// would not be a goodbye: a session waits for who drops.
     pub(super) async fn quit(&mut self, line: &str, mut hear: impl FnMut(String)) {
         self.send(line);
+        let mut budget = Budget::new(GOODBYE_MAX);
         let goodbye = async {
-            while let Some(line) = self.line().await {
+            while let Some(line) = self.line().await.filter(|line| budget.spend(line)) {
                 hear(line);
             }
         };

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::attention::Attention;
-use super::comeback::{self, Comeback, IDS_WENT_BACK, MORE_MISSED, back_after};
+use super::comeback::{self, ANSWER_CUT, Comeback, IDS_WENT_BACK, MORE_MISSED, back_after};
 use super::connection::{Connection, Progress};
 use super::history::History;
 use super::interrupt::Interrupt;
@@ -220,9 +220,13 @@ impl Chat {
 
     /// Talks until the end, or until the connection is lost: `None`.
     async fn talk(&mut self, typed: &mut Lines, signals: &mut Signals) -> Option<End> {
-        // What came together with the welcome is here already.
-        self.receive();
+        let mut is_closed = false;
         loop {
+            // What came together with the welcome is here already.
+            let is_drained = self.receive();
+            if is_closed && is_drained {
+                return None;
+            }
             self.send();
             self.show_lag();
             self.attention.show_title(&lock(&self.state).target());
@@ -232,7 +236,12 @@ impl Chat {
                 () = sleep_until(presence_due.unwrap_or_else(Instant::now)),
                     if presence_due.is_some() => self.show_presence(),
                 () = sleep_until(lag_due.unwrap_or_else(Instant::now)), if lag_due.is_some() => {}
-                () = sleep_until(self.pulse.due()) => {
+                () = self.printer.moves(), if !is_drained => {}
+                // While the socket is not read, the silence is ours.
+                () = sleep_until(self.pulse.due()), if !is_drained => {
+                    self.pulse.heard(Instant::now());
+                }
+                () = sleep_until(self.pulse.due()), if is_drained => {
                     match self.pulse.beat(Instant::now()) {
                         Beat::Wait => {}
                         Beat::Ask => self.connection.send(&self.comeback.pulse_request()),
@@ -243,14 +252,11 @@ impl Chat {
                     self.pulse.ask(Instant::now());
                     self.connection.send(&self.comeback.pulse_request());
                 }
-                progress = self.connection.progress() => {
+                progress = self.connection.progress(), if is_drained => {
                     if progress == Progress::Read {
                         self.pulse.heard(Instant::now());
                     }
-                    self.receive();
-                    if progress == Progress::Closed {
-                        return None;
-                    }
+                    is_closed = progress == Progress::Closed;
                 }
                 typed = typed.recv() => match self.take(typed) {
                     Step::Stay => {}
@@ -336,6 +342,9 @@ impl Chat {
             return Err(End::Lost(GivenUp { exit: Exit::Unavailable, why }));
         }
         self.show_presence();
+        if self.comeback.cut_answer().is_some() {
+            self.printer.print(self.screen.warning(ANSWER_CUT));
+        }
         lock(&self.state).link = Link::Lost;
         self.printer.print(self.screen.notice("connection lost, trying again …"));
         let way = self.road.way(&mut self.comeback, &lock(&self.state));
@@ -431,13 +440,17 @@ impl Chat {
     /// Waits for the answers to all that was said, and says goodbye.
     async fn leave(&mut self, quit: &str, end: End) -> End {
         let answers = async {
+            let mut is_closed = false;
             while self.comeback.outgoing.load().0 > 0 {
-                self.send();
-                let progress = self.connection.progress().await;
-                self.receive();
-                if progress == Progress::Closed {
+                if !self.receive() {
+                    self.printer.moves().await;
+                    continue;
+                }
+                if is_closed {
                     return;
                 }
+                self.send();
+                is_closed = self.connection.progress().await == Progress::Closed;
             }
         };
         // Whoever wants to leave is not held up by a server that does not answer.

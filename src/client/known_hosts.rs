@@ -3,12 +3,13 @@
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
+use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
-use super::address::Endpoint;
+use super::address::{Address, Endpoint, without_port};
 use crate::files::open_own;
-use crate::protocol::Fingerprint;
+use crate::protocol::{DEFAULT_PORT, Fingerprint};
 use crate::text_file;
 
 /// See the head of this file.
@@ -28,20 +29,18 @@ impl KnownHosts {
     }
 
     /// How this server was known.
+    ///
+    /// # Errors
+    /// The file cannot be read, or it may have held this server and is damaged there:
+    /// what was once trusted is not trusted anew unasked.
     pub(super) fn find(&self, endpoint: &Endpoint) -> Result<Option<Fingerprint>, String> {
-        let host = host(endpoint);
-        for (number, line) in self.read()?.lines().enumerate() {
-            let Some(rest) = line.trim().strip_prefix(&host) else { continue };
-            let Some(rest) = rest.strip_prefix([' ', '\t']) else { continue };
-            let at = format!("{}:{}", self.path.display(), number + 1);
-            return rest.trim().parse().map(Some).map_err(|problem| format!("{at}: {problem}"));
-        }
-        Ok(None)
+        find_in(&self.read()?, endpoint)
+            .map_err(|problem| format!("{}:{problem}", self.path.display()))
     }
 
     /// From now on it is known so.
     pub(super) fn add(&self, endpoint: &Endpoint, fingerprint: Fingerprint) -> Result<(), String> {
-        let is_whole = |text: &str| text.is_empty() || text.ends_with('\n');
+        let is_whole = |text: &[u8]| text.is_empty() || text.ends_with(b"\n");
         let end = if is_whole(&self.read()?) { "" } else { "\n" };
         let line = format!("{end}{} {fingerprint}\n", host(endpoint));
         let write = || {
@@ -55,19 +54,105 @@ impl KnownHosts {
         write().map_err(|problem: io::Error| format!("{}: {problem}", self.path.display()))
     }
 
-    fn read(&self) -> Result<String, String> {
-        let read =
-            open_own(&self.path, OpenOptions::new().read(true)).and_then(text_file::read_from);
-        match read {
-            Err(problem) if problem.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+    fn read(&self) -> Result<Vec<u8>, String> {
+        let file = open_own(&self.path, OpenOptions::new().read(true));
+        match file.and_then(text_file::read_bytes_from) {
+            Err(problem) if problem.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             read => read.map_err(|problem| format!("{}: {problem}", self.path.display())),
         }
     }
 }
 
-/// A server's name in the file; names of hosts ignore case.
+/// Looks a server up in the text of the file.
+///
+/// # Errors
+/// `LINE: problem`, of a damaged line that is this server's or may be.
+fn find_in(text: &[u8], endpoint: &Endpoint) -> Result<Option<Fingerprint>, String> {
+    let wanted = host(endpoint);
+    let mut found = None;
+    for (number, line) in text.split(|&byte| byte == b'\n').enumerate() {
+        let line = String::from_utf8_lossy(line);
+        match Line::parse(&line) {
+            Line::Known(host, fingerprint) if host == wanted => {
+                found.get_or_insert(fingerprint);
+            }
+            Line::Damaged(problem) if may_mean(&line, endpoint) => {
+                return Err(format!(
+                    "{}: {problem}. If whoever runs the server confirms its fingerprint, mend this \
+                     line (HOST:PORT FINGERPRINT) or delete it, and join again",
+                    number + 1
+                ));
+            }
+            Line::Nothing | Line::Known(..) | Line::Damaged(_) => {}
+        }
+    }
+    Ok(found)
+}
+
+/// One line of the file.
+enum Line {
+    /// Blank, or a comment.
+    Nothing,
+    Known(String, Fingerprint),
+    Damaged(String),
+}
+
+impl Line {
+    fn parse(line: &str) -> Self {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            return Self::Nothing;
+        }
+        let (host, fingerprint) = line.split_once([' ', '\t']).unwrap_or((line, ""));
+        let Some(host) = normalized(host) else {
+            return Self::Damaged(format!("\"{host}\" is no HOST:PORT"));
+        };
+        match fingerprint.trim() {
+            "" => Self::Damaged("the fingerprint is missing".to_owned()),
+            fingerprint => match fingerprint.parse() {
+                Ok(fingerprint) => Self::Known(host, fingerprint),
+                Err(problem) => Self::Damaged(problem),
+            },
+        }
+    }
+}
+
+/// Whether a damaged line may be that of this server. It is another's only if it begins
+/// with the whole name of another one and says nothing of this one.
+fn may_mean(line: &str, endpoint: &Endpoint) -> bool {
+    let line = line.trim().to_lowercase();
+    let (word, rest) = line.split_once([' ', '\t']).unwrap_or((&line, ""));
+    let wanted = host(endpoint);
+    // What is cut off has no port, or not all of it.
+    let is_another = without_port(word) != word
+        && !word.contains('\u{FFFD}')
+        && normalized(word).is_some_and(|host| {
+            host != wanted && !(rest.is_empty() && wanted.to_lowercase().starts_with(&host))
+        });
+    // Two lines may have become one.
+    !is_another || rest.contains(&folded(&endpoint.host).to_lowercase())
+}
+
+/// A server as it stands in the file, in one spelling.
+fn normalized(text: &str) -> Option<String> {
+    let address: Address = text.parse().ok()?;
+    Some(host(&address.or_port(DEFAULT_PORT)))
+}
+
+/// A server's name in the file.
 pub(super) fn host(endpoint: &Endpoint) -> String {
-    endpoint.to_string().to_lowercase()
+    Endpoint { host: folded(&endpoint.host), ..endpoint.clone() }.to_string()
+}
+
+/// Names of hosts ignore case and a full stop at their end; of the many spellings of an
+/// IPv6 address one is kept. A zone is the name of an interface, whose case counts.
+fn folded(host: &str) -> String {
+    let (ip, zone) = host.split_once('%').map_or((host, None), |(ip, zone)| (ip, Some(zone)));
+    match (ip.parse::<IpAddr>(), zone) {
+        (Ok(ip), None) => ip.to_string(),
+        (Ok(ip), Some(zone)) => format!("{ip}%{zone}"),
+        (Err(_), _) => host.strip_suffix('.').unwrap_or(host).to_lowercase(),
+    }
 }
 
 #[cfg(test)]
@@ -121,5 +206,69 @@ mod tests {
         assert!(known.find(&endpoint).unwrap_err().contains("is a link"));
         assert!(known.add(&endpoint, Fingerprint::of(b"one")).is_err());
         assert_eq!(fs::read_to_string(victim).unwrap(), "");
+    }
+
+    fn found(text: &str, host: &str) -> Result<Option<Fingerprint>, String> {
+        let endpoint = host.parse::<Address>().expect(host).or_port(5555);
+        find_in(text.as_bytes(), &endpoint)
+    }
+
+    #[test]
+    fn hosts_are_compared_in_one_spelling() {
+        let one = Fingerprint::of(b"one");
+        for (line, host) in [
+            ("Chat.Example.Org:5555", "chat.example.org"),
+            ("chat.example.org:5555", "CHAT.example.org"),
+            ("chat.example.org.:5555", "chat.example.org"),
+            ("chat.example.org:5555", "chat.example.org.:5555"),
+            ("chat.example.org", "chat.example.org:5555"),
+            ("[0:0:0:0:0:0:0:1]:5555", "::1"),
+            ("[2001:DB8::1]:7", "[2001:0db8:0::1]:7"),
+            ("[FE80::1%lo]:5555", "fe80::1%lo"),
+            ("Größe.example:5555", "GRÖßE.example"),
+        ] {
+            assert_eq!(found(&format!("{line} {one}\n"), host), Ok(Some(one)), "{line} {host}");
+        }
+        for (line, host) in [
+            ("chat.example.org:5556", "chat.example.org"),
+            ("[fe80::1%LO]:5555", "fe80::1%lo"),
+            ("[fe80::1]:5555", "fe80::1%lo"),
+        ] {
+            assert_eq!(found(&format!("{line} {one}\n"), host), Ok(None), "{line} {host}");
+        }
+    }
+
+    #[test]
+    fn damaged_line_that_may_be_ours_is_no_first_meeting() {
+        let one = Fingerprint::of(b"one").to_string();
+        let whole = format!("chat.example.org:5555 {one}");
+        // Cut off anywhere, but where it says the same.
+        for end in 1..whole.len() {
+            let text = format!("# mine\n{}", &whole[..end]);
+            let problem = found(&text, "chat.example.org").expect_err(&text);
+            assert!(problem.starts_with("2: "), "{problem}");
+        }
+        for (line, is_refused) in [
+            (format!("CHAT.example.ORG.:5555 {}", &one[..20]), true),
+            (format!("chat.example.org {}", &one[..20]), true),
+            (format!("chat.example.org:5555 {one}x"), true),
+            ("chat.example.org:5555".to_owned(), true),
+            ("what is this".to_owned(), true),
+            (format!("\u{FFFD}hat.example.org:5555 {one}x"), true),
+            (format!("a:1 {one}chat.example.org:5555 {one}"), true),
+            (format!("a:1 {}", &one[..20]), false),
+            ("a:1".to_owned(), false),
+            (format!("[::1]:5555 {}", &one[..20]), false),
+            (format!("chat.example.org:6000 {}", &one[..20]), false),
+        ] {
+            // Wherever it stands, and also beside a line that is whole.
+            for text in [format!("{line}\n{whole}\n"), format!("{whole}\n{line}\n"), line.clone()] {
+                let found = found(&text, "chat.example.org");
+                assert_eq!(found.is_err(), is_refused, "{text}: {found:?}");
+            }
+        }
+        let endpoint = "a".parse::<Address>().unwrap().or_port(5555);
+        assert!(find_in(b"a:5555 \xff\n", &endpoint).is_err());
+        assert!(find_in(b"\xff:5555 x\n", &endpoint).is_err());
     }
 }

@@ -1,16 +1,21 @@
 //! `--log`: what was said, in files that can be read and searched without chatty:
 //! `chatty/log/HOST/ROOM/2026-11-23.log` where data is kept, `@NAME` for a private
 //! talk. Only what stood on the screen gets there, and no command ever does.
+//!
+//! The date of a file is that of this machine's clock. The server has no say in it: it
+//! could name every day there is. It does name rooms, so their number is bounded.
 
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
+use jiff::civil::Date;
+use jiff::{Timestamp, Zoned};
 
 use super::address::Endpoint;
+use super::bounds::LOGGED_MAX;
 use super::clean::Clean;
 use crate::files::open_own;
 use crate::protocol::name::is_name_char;
@@ -21,11 +26,13 @@ pub(super) struct LogFiles {
     folder: Option<PathBuf>,
     /// The one written last.
     open: Option<(PathBuf, File)>,
+    /// The talks in which something was written on this day.
+    today: (Date, BTreeSet<String>),
 }
 
 impl LogFiles {
     pub(super) fn none() -> Self {
-        Self { folder: None, open: None }
+        Self { folder: None, open: None, today: (Date::default(), BTreeSet::new()) }
     }
 
     /// Those of this server, where data is kept.
@@ -36,31 +43,58 @@ impl LogFiles {
             DEFAULT_PORT => path_safe(&endpoint.host),
             port => path_safe(&format!("{}_{port}", endpoint.host)),
         };
-        Ok(Self { folder: Some(home.join("chatty/log").join(host)), open: None })
+        Ok(Self { folder: Some(home.join("chatty/log").join(host)), ..Self::none() })
     }
 
-    /// Writes a line that was shown. `Some`: why that cannot be done; it will not
-    /// be tried again.
+    /// Writes a line that was shown. `Some`: what cannot be done, told once.
     pub(super) fn note(&mut self, tags: &Tags<'_>, plain: &str) -> Option<String> {
-        let place = self.folder.as_ref()?.join(talk(plain)?);
-        let problem = self.write(&place, tags, plain).err()?;
+        self.note_at(&Zoned::now(), tags, plain)
+    }
+
+    fn note_at(&mut self, now: &Zoned, tags: &Tags<'_>, plain: &str) -> Option<String> {
+        let folder = self.folder.as_ref()?;
+        let talk = talk(plain)?;
+        let (day, talks) = &mut self.today;
+        if *day != now.date() {
+            (*day, *talks) = (now.date(), BTreeSet::new());
+        }
+        if !talks.contains(&talk) {
+            // One more stands for all others: so it is told once.
+            if talks.len() > LOGGED_MAX {
+                return None;
+            }
+            talks.insert(talk.clone());
+            if talks.len() > LOGGED_MAX {
+                return Some(format!("--log: no more than {LOGGED_MAX} rooms and talks in a day"));
+            }
+        }
+        let place = folder.join(talk);
+        let problem = self.write(&place, now, tags, plain).err()?;
+        // It will not be tried again.
         *self = Self::none();
         Some(format!("no log any more: {}: {problem}", place.display()))
     }
 
-    fn write(&mut self, place: &Path, tags: &Tags<'_>, plain: &str) -> io::Result<()> {
-        let time = tags.time.map_or_else(Timestamp::now, Stamp::timestamp);
-        let time = time.to_zoned(TimeZone::system());
-        let path = place.join(time.strftime("%Y-%m-%d.log").to_string());
+    fn write(&mut self, place: &Path, now: &Zoned, tags: &Tags<'_>, plain: &str) -> io::Result<()> {
+        let path = place.join(now.strftime("%Y-%m-%d.log").to_string());
         if self.open.as_ref().is_none_or(|(open, _)| *open != path) {
             DirBuilder::new().recursive(true).mode(0o700).create(place)?;
             let file = open_own(&path, OpenOptions::new().append(true).create(true))?;
             self.open = Some((path, file));
         }
         let Some((_, file)) = &mut self.open else { return Ok(()) };
+        let time = tags.time.map_or_else(|| now.timestamp(), Stamp::timestamp);
         // In one piece: there may be another client of ours.
-        file.write_all(format!("{} {}\n", time.strftime("%H:%M:%S"), Clean::of(plain)).as_bytes())
+        file.write_all(format!("{} {}\n", time_in_file(time, now), Clean::of(plain)).as_bytes())
     }
+}
+
+/// When a line was said; with its day where that is not the day of the file, as of what
+/// was missed overnight.
+fn time_in_file(time: Timestamp, now: &Zoned) -> String {
+    let time = time.to_zoned(now.time_zone().clone());
+    let format = if time.date() == now.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
+    time.strftime(format).to_string()
 }
 
 /// The folder of the talk that a line belongs to; none for what belongs to none,
@@ -94,7 +128,66 @@ fn path_safe(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    /// A log in a folder, and what is in it then, by the path of each file.
+    fn logged(lines: &[(&str, &str)]) -> (Vec<String>, Vec<(String, String)>) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = LogFiles { folder: Some(folder.path().to_owned()), ..LogFiles::none() };
+        let mut problems = Vec::new();
+        for (now, line) in lines {
+            let now = now.parse::<Timestamp>().unwrap().to_zoned(jiff::tz::TimeZone::UTC);
+            let (tags, plain) = Tags::split(line);
+            problems.extend(log.note_at(&now, &tags, plain));
+        }
+        let mut files = Vec::new();
+        for talk in fs::read_dir(folder.path()).unwrap() {
+            for file in fs::read_dir(talk.unwrap().path()).unwrap() {
+                let path = file.unwrap().path();
+                let name = path.strip_prefix(folder.path()).unwrap().display().to_string();
+                files.push((name, fs::read_to_string(&path).unwrap()));
+            }
+        }
+        files.sort();
+        (problems, files)
+    }
+
+    #[test]
+    fn date_of_a_file_is_that_of_our_clock_whatever_the_server_says() {
+        let (problems, files) = logged(&[
+            ("2026-11-23T06:16:00Z", "@time=2026-11-23T06:15:59.123Z bob: now"),
+            ("2026-11-23T06:16:00Z", "@time=2026-11-22T23:15:59.123Z bob: overnight"),
+            ("2026-11-23T06:16:00Z", "@time=9000-01-01T23:59:59.999Z bob: far off"),
+            ("2026-11-23T06:16:01Z", "bob: without a time"),
+            ("2026-11-24T06:16:00Z", "@time=2026-11-24T06:16:00.000Z bob: the next day"),
+        ]);
+        assert_eq!(problems, [""; 0]);
+        let [(first, text), (second, next)] = &files[..] else { panic!("{files:?}") };
+        assert_eq!(
+            (first.as_str(), second.as_str()),
+            ("lobby/2026-11-23.log", "lobby/2026-11-24.log")
+        );
+        let lines = "06:15:59 bob: now\n2026-11-22 23:15:59 bob: overnight\n\
+                     9000-01-01 23:59:59 bob: far off\n06:16:01 bob: without a time\n";
+        assert_eq!(text, lines);
+        assert_eq!(next, "06:16:00 bob: the next day\n");
+    }
+
+    #[test]
+    fn number_of_files_is_bounded() {
+        let lines: Vec<String> = (0..LOGGED_MAX + 50)
+            .map(|number| format!("#r{number} bob: hi"))
+            .chain(["#r0 bob: still".to_owned()])
+            .collect();
+        let lines: Vec<_> =
+            lines.iter().map(|line| ("2026-11-23T06:16:00Z", line.as_str())).collect();
+        let (problems, files) = logged(&lines);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(files.len(), LOGGED_MAX);
+        assert_eq!(files[0].1, "06:16:00 #r0 bob: hi\n06:16:00 #r0 bob: still\n");
+    }
 
     #[test]
     fn every_talk_has_its_folder_and_none_leads_out_of_it() {

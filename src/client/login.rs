@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Exit;
 use super::address::Endpoint;
+use super::bounds::{Budget, LOGIN_MAX, MISSED_MAX, SKIPPED_MAX};
 use super::comeback::{self, Comeback};
 use super::connection::Connection;
 use super::outgoing::Cids;
@@ -51,8 +52,25 @@ pub(super) struct Session {
     /// The oldest row of each history that may have been cut off before it.
     pub(super) oldest: Vec<String>,
     is_full: bool,
+    /// More of it was sent than is held.
+    pub(super) is_cut: bool,
+    limits: LoginLimits,
     /// Why one of the first lines was refused.
     pub(super) refused: Option<String>,
+}
+
+/// What is left of the limits for a login.
+struct LoginLimits {
+    lines: Budget,
+    missed: Budget,
+    skipped: Budget,
+}
+
+impl Default for LoginLimits {
+    fn default() -> Self {
+        let [lines, missed, skipped] = [LOGIN_MAX, MISSED_MAX, SKIPPED_MAX].map(Budget::new);
+        Self { lines, missed, skipped }
+    }
 }
 
 impl Session {
@@ -86,13 +104,21 @@ impl Session {
             }
             Some(Event::Row { time, message }) if is_first => {
                 let row = as_live(&tags, time, message);
-                if mem::take(&mut self.is_full) {
-                    self.oldest.push(row.clone());
+                let is_full = mem::take(&mut self.is_full);
+                if self.limits.missed.spend(&line) {
+                    self.oldest.extend(is_full.then(|| row.clone()));
+                    self.missed.push(row);
+                } else if self.limits.skipped.spend(&line) {
+                    self.is_cut = true;
+                } else {
+                    return Err(Refused::Flood);
                 }
-                self.missed.push(row);
                 return Ok(());
             }
             _ => {}
+        }
+        if !self.limits.lines.spend(&line) {
+            return Err(Refused::Flood);
         }
         self.lines.push(line);
         Ok(())
@@ -160,6 +186,8 @@ pub(super) enum Refused {
     Closed,
     Silent,
     NotChatty,
+    /// More than a login can take.
+    Flood,
 }
 
 impl Refused {
@@ -186,6 +214,11 @@ impl Refused {
             Self::Closed => format!("{endpoint} closed the connection"),
             Self::Silent => format!("{endpoint} does not answer"),
             Self::NotChatty => format!("{endpoint} is no chatty server"),
+            Self::Flood => format!(
+                "{endpoint} sent more than {} MiB before the login was done; it is broken, or no \
+                 chatty server",
+                LOGIN_MAX >> 20
+            ),
         }
     }
 
@@ -242,6 +275,7 @@ impl Refused {
                     || comeback::is_worth_it(Some(code))
             }
             Self::NotNow { .. } | Self::Closed | Self::Silent | Self::NotChatty => true,
+            Self::Flood => false,
         }
     }
 }
@@ -305,7 +339,7 @@ async fn exchange(
         }
         session.hear(line, cids)?;
         if is_last {
-            session.has_more = !session.oldest.is_empty();
+            session.has_more = session.is_cut || !session.oldest.is_empty();
             session.sort_missed();
             return Ok(session);
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::comeback::{self, Comeback, IDS_WENT_BACK, MORE_MISSED, back_after};
+use super::comeback::{self, ANSWER_CUT, Comeback, IDS_WENT_BACK, MORE_MISSED, back_after};
 use super::connection::{Connection, Progress};
 use super::json::Status;
 use super::log_files::LogFiles;
@@ -269,7 +269,12 @@ impl Script {
                         self.pulse.heard(Instant::now());
                     }
                 }
-                () = sleep_until(self.pulse.due()) => match self.pulse.beat(Instant::now()) {
+                // While the socket is not read, the silence is ours.
+                () = sleep_until(self.pulse.due()), if !self.output.has_room() => {
+                    self.pulse.heard(Instant::now());
+                }
+                () = sleep_until(self.pulse.due()), if self.output.has_room()
+                    => match self.pulse.beat(Instant::now()) {
                     Beat::Wait => {}
                     Beat::Ask => connection.send(&self.comeback.pulse_request()),
                     Beat::Dead => return Stop::Lost,
@@ -287,6 +292,10 @@ impl Script {
         input: &mut Input,
         signals: &mut Signals,
     ) -> Result<Back, Exit> {
+        if let Some(number) = self.comeback.cut_answer() {
+            self.has_doubts = true;
+            self.output.status(Status::Gap, Some(number), ANSWER_CUT);
+        }
         let code = self.farewell.as_ref().map(|(code, _)| code.as_str());
         self.was_replaced = code == Some(REPLACED);
         if !self.comes_back_after(code) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tokio::time::Instant;
 
+use super::bounds::{PRESENCE_MAX, cost};
 use super::meant::Text;
 use super::state::State;
 use crate::protocol::{Event, Key, LOBBY};
@@ -79,6 +80,8 @@ struct Move {
 #[derive(Debug, Default)]
 pub(super) struct Presence {
     moves: Vec<Move>,
+    /// What they have cost since the last line that was shown.
+    size: usize,
     due: Option<Instant>,
 }
 
@@ -97,6 +100,7 @@ impl Presence {
         if self.cancels(what, &Key::fold(room), &Key::fold(name)) {
             return true;
         }
+        self.size += cost(room) + cost(name) + cost(reason.unwrap_or_default());
         let (room_name, name) = (room.to_owned(), name.to_owned());
         let reason = reason.map(str::to_owned);
         self.moves.push(Move { what, room: Key::fold(room), room_name, name, reason });
@@ -122,6 +126,11 @@ impl Presence {
         self.moves.len() < before
     }
 
+    /// Whether as much is gathered as can be.
+    pub(super) fn is_full(&self) -> bool {
+        self.size > PRESENCE_MAX
+    }
+
     /// Until when to wait for more; never without anything gathered.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
@@ -136,7 +145,7 @@ impl Presence {
 
     /// What is gathered, as the wire would say it: a line for each room.
     pub(super) fn take(&mut self) -> Vec<String> {
-        self.due = None;
+        (self.due, self.size) = (None, 0);
         let mut moves = std::mem::take(&mut self.moves);
         let mut lines = Vec::new();
         while let Some(first) = moves.first() {
@@ -233,6 +242,19 @@ mod tests {
             presence.gather(&Event::parse(line).unwrap(), "alice", Instant::now());
         }
         assert!(presence.take().is_empty());
+    }
+
+    #[test]
+    fn gathering_is_bounded_in_bytes() {
+        let mut presence = Presence::default();
+        let mut count = 0;
+        while !presence.is_full() {
+            let line = format!("* n{count} quit ({})", "x".repeat(1000));
+            presence.gather(&Event::parse(&line).unwrap(), "alice", Instant::now());
+            count += 1;
+        }
+        assert!((100..1000).contains(&count), "{count}");
+        assert!(!presence.take().is_empty() && !presence.is_full());
     }
 
     #[test]

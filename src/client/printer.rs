@@ -1,17 +1,21 @@
 //! Lines above the prompt. rustyline's external printer lets a line appear
 //! without disturbing what is being typed, but it can block for as long as a
 //! person likes (in a Ctrl-R search, say), so it has a thread to itself and
-//! nothing waits for that thread.
+//! nothing waits for that thread; but while much is queued for it, the socket is
+//! not read.
 
 use std::collections::VecDeque;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use rustyline::{Cmd, ConditionalEventHandler, Event, EventContext, ExternalPrinter, RepeatCount};
 use terminal_size::terminal_size;
+use tokio::sync::Notify;
 
+use super::bounds::{REDRAWN_MAX, SCREEN_MAX, cost};
 use super::screen::Styled;
 use super::wrap::{height, wrap};
 use crate::stdio;
@@ -44,18 +48,53 @@ enum Order {
     Redraw,
 }
 
+impl Order {
+    /// What it counts against [`SCREEN_MAX`] while it waits.
+    fn size(&self) -> usize {
+        match self {
+            Self::Line(line) => cost(line.as_str()),
+            Self::Repaint | Self::Redraw => cost(""),
+        }
+    }
+}
+
+/// How much waits for the printer.
+#[derive(Default)]
+struct Load {
+    waiting: AtomicUsize,
+    moved: Notify,
+}
+
 /// What waits for the printer.
-pub(super) struct Orders(Receiver<Order>);
+pub(super) struct Orders {
+    orders: Receiver<Order>,
+    load: Arc<Load>,
+}
 
 /// Where to put lines for the screen.
 #[derive(Clone)]
-pub(super) struct Printer(Sender<Order>);
+pub(super) struct Printer {
+    orders: Sender<Order>,
+    load: Arc<Load>,
+}
 
 impl Printer {
     /// A printer, and what it hands to its thread.
     pub(super) fn new() -> (Self, Orders) {
         let (orders, waiting) = mpsc::channel();
-        (Self(orders), Orders(waiting))
+        let load = Arc::<Load>::default();
+        (Self { orders, load: load.clone() }, Orders { orders: waiting, load })
+    }
+
+    /// Whether more may be queued of what the server sends. What the client itself has
+    /// to say is little, and always queued.
+    pub(super) fn has_room(&self) -> bool {
+        self.load.waiting.load(Ordering::Relaxed) < SCREEN_MAX
+    }
+
+    /// Waits until something has been printed since the last call.
+    pub(super) async fn moves(&self) {
+        self.load.moved.notified().await;
     }
 
     /// Shows a line; at once, or when the prompt allows it.
@@ -75,7 +114,8 @@ impl Printer {
 
     fn order(&self, order: Order) {
         // The thread lives as long as we do; if it does not, there is no screen.
-        let _ = self.0.send(order);
+        self.load.waiting.fetch_add(order.size(), Ordering::Relaxed);
+        let _ = self.orders.send(order);
     }
 }
 
@@ -86,8 +126,8 @@ impl Orders {
         out: impl ExternalPrinter + Send + 'static,
         gate: Arc<Gate>,
     ) -> JoinHandle<()> {
-        let mut press = Press { out, gate, kept: VecDeque::new() };
-        thread::spawn(move || press.run(&self.0))
+        let mut press = Press { out, gate, kept: VecDeque::new(), kept_size: 0 };
+        thread::spawn(move || press.run(&self))
     }
 }
 
@@ -96,16 +136,19 @@ struct Press<P> {
     gate: Arc<Gate>,
     /// The latest lines.
     kept: VecDeque<Styled>,
+    kept_size: usize,
 }
 
 impl<P: ExternalPrinter> Press<P> {
-    fn run(&mut self, orders: &Receiver<Order>) {
+    fn run(&mut self, Orders { orders, load }: &Orders) {
         while let Ok(first) = orders.recv() {
             let mut batch = String::new();
+            let mut size_taken = 0;
             let mut is_redrawn = false;
             let mut next = Some(first);
             let (columns, _) = size();
             while let Some(order) = next {
+                size_taken += order.size();
                 match order {
                     Order::Line(line) => {
                         batch.push_str(&wrap(line.as_str(), line.hang(), columns));
@@ -126,15 +169,19 @@ impl<P: ExternalPrinter> Press<P> {
             if is_redrawn {
                 self.print(&self.screen(), "");
             }
+            load.waiting.fetch_sub(size_taken, Ordering::Relaxed);
+            load.moved.notify_one();
         }
         write(&self.gate.take_undrawn());
     }
 
     fn keep(&mut self, line: Styled) {
-        if self.kept.len() == KEPT_MAX {
-            self.kept.pop_front();
-        }
+        self.kept_size += cost(line.as_str());
         self.kept.push_back(line);
+        while self.kept.len() > KEPT_MAX || self.kept_size > REDRAWN_MAX {
+            let Some(oldest) = self.kept.pop_front() else { break };
+            self.kept_size -= cost(oldest.as_str());
+        }
     }
 
     /// Prints this above the prompt. Of it `news` must be seen also where there is

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Exit;
 use super::address::Endpoint;
+use super::bounds::{Budget, MISSED_MAX};
 use super::comeback::{Backoff, Comeback, Opening};
 use super::connection::{Connection, Unreachable, connect};
 use super::login::{Refused, Session, another_name, greet, login};
@@ -18,9 +19,6 @@ use super::seen::{Position, Seen};
 use super::state::State;
 use crate::commands::{Command, Rows, Target};
 use crate::protocol::{ErrorCode, Event, LOBBY, Tags};
-
-/// More missed lines than this are not waited for: the rest comes as if live.
-const MISSED_MAX: usize = 10_000;
 
 /// How long the server may be silent while we come back.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
@@ -65,6 +63,7 @@ impl Road {
             opening,
             cids: comeback.outgoing.cids().clone(),
             me: state.me().to_owned(),
+            budget: Budget::new(MISSED_MAX),
             may_rename: self.may_rename,
             keeps_place: self.keeps_place,
             taken: 0,
@@ -84,6 +83,8 @@ pub(super) struct Way {
     cids: Cids,
     me: String,
     password: Option<Password>,
+    /// For what was missed, over all tries.
+    budget: Budget,
     may_rename: bool,
     keeps_place: bool,
     /// How often our name was somebody else's.
@@ -224,7 +225,7 @@ impl Way {
                 .is_none_or(|it| !known.contains(it) && (it.id > last.id || it.time > last.time))
         };
         session.missed.retain(is_new);
-        session.has_more = session.oldest.iter().any(is_new);
+        session.has_more = session.is_cut || session.oldest.iter().any(is_new);
         session.sort_missed();
         self.ids_were_reset |= session
             .missed
@@ -295,12 +296,14 @@ impl Way {
         loop {
             let line = timeout(SILENCE_MAX, connection.line()).await;
             let line = line.map_err(|_| Refused::Silent)?.ok_or(Refused::Closed)?;
+            let is_within_budget = self.budget.spend(&line);
             let (tags, plain) = Tags::split(&line);
             let is_barrier = tags.cid == Some(self.opening.barrier.as_str());
             match Event::parse(plain) {
                 // The barrier comes also behind a refusal.
                 _ if is_barrier => return Ok((!is_welcome).then_some(refusal)),
                 Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
+                _ if !is_within_budget && !is_welcome => return Err(Refused::Flood),
                 Some(Event::Reply { word: "SET", .. }) if !is_welcome => {}
                 Some(Event::Reply { word: "WELCOME", args, .. }) if !is_welcome => {
                     args.clone_into(&mut self.me);
@@ -309,13 +312,12 @@ impl Way {
                 Some(Event::Error { code, text }) if !is_welcome => {
                     refusal = (code.to_owned(), text.to_owned());
                 }
-                _ if self.opening.note(&line) => {
-                    missed.push(line);
-                    if missed.len() >= MISSED_MAX {
-                        return Ok(None);
-                    }
-                }
+                _ if self.opening.note(&line) => missed.push(line),
                 _ => {}
+            }
+            // The rest is not waited for: it comes as if live.
+            if !is_within_budget {
+                return Ok(None);
             }
         }
     }

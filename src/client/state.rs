@@ -5,8 +5,9 @@
 //! Names end up in the prompt and in what Tab offers, so nothing is kept for one
 //! that is none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::bounds::{IGNORED_MAX, MEMBERS_MAX, ROOMS_HEARD_OF_MAX, ROOMS_MAX};
 use super::meant::Watchwords;
 use super::outgoing::reply_to;
 use super::unread::Unread;
@@ -47,6 +48,8 @@ pub(super) struct State {
     query: Query,
     /// The rooms we are in, each with who else is.
     joined: BTreeMap<Key, Room>,
+    /// How many members these rooms have together.
+    members: usize,
     /// Rooms heard of, in `/list` or an invitation.
     heard_of: BTreeMap<Key, String>,
     /// Who spoke last, the latest first.
@@ -77,6 +80,7 @@ impl State {
             room: None,
             query: Query::Off,
             joined: BTreeMap::new(),
+            members: 0,
             heard_of: BTreeMap::new(),
             speakers: Vec::new(),
             wrote: None,
@@ -214,14 +218,10 @@ impl State {
 
     /// Who is here besides me, those who spoke last first.
     pub(super) fn people(&self) -> Vec<String> {
-        let mut people = self.speakers.clone();
-        for name in self.joined.values().flat_map(|room| room.members.values()) {
-            if !people.iter().any(|known| is_same(known, name)) {
-                people.push(name.clone());
-            }
-        }
-        people.retain(|name| !is_same(name, &self.me));
-        people
+        let mut known: BTreeSet<Key> = [Key::fold(&self.me)].into();
+        let members = self.joined.values().flat_map(|room| room.members.values());
+        let people = self.speakers.iter().chain(members);
+        people.filter(|name| known.insert(Key::fold(name))).cloned().collect()
     }
 
     /// Whether somebody has said something lately.
@@ -280,7 +280,7 @@ impl State {
             "QUERY" if is_name(args) => self.query = Query::Person(args.to_owned()),
             "SET" => self.settings(args),
             "IGNORE" if is_name(args) => {
-                self.ignored.insert(Key::fold(args), args.to_owned());
+                insert_bounded(&mut self.ignored, args, IGNORED_MAX);
             }
             "UNIGNORE" => {
                 self.ignored.remove(&Key::fold(args));
@@ -300,7 +300,7 @@ impl State {
                 self.leave(room);
             }
             "ROOM" | "INVITATION" => {
-                self.heard_of.insert(Key::fold(room), room.to_owned());
+                insert_bounded(&mut self.heard_of, room, ROOMS_HEARD_OF_MAX);
             }
             _ => {}
         }
@@ -315,15 +315,20 @@ impl State {
     }
 
     fn enter(&mut self, room: &str) {
-        let entered = self.joined.entry(Key::fold(room)).or_default();
-        room.clone_into(&mut entered.name);
+        let key = Key::fold(room);
+        if self.joined.len() < ROOMS_MAX || self.joined.contains_key(&key) {
+            let entered = self.joined.entry(key).or_default();
+            room.clone_into(&mut entered.name);
+        }
         self.room = Some(room.to_owned());
         self.unread.read(room);
     }
 
     /// Forgets a room; whether it was the current one.
     fn leave(&mut self, room: &str) -> bool {
-        self.joined.remove(&Key::fold(room));
+        if let Some(left) = self.joined.remove(&Key::fold(room)) {
+            self.members -= left.members.len();
+        }
         self.unread.read(room);
         let was_current = self.room.as_deref().is_some_and(|current| is_same(current, room));
         if was_current {
@@ -355,20 +360,22 @@ impl State {
 
     fn arrived(&mut self, room: &str, name: &str) {
         if let Some(room) = self.joined.get_mut(&Key::fold(room)) {
-            room.members.insert(Key::fold(name), name.to_owned());
+            let left = MEMBERS_MAX.saturating_sub(self.members);
+            let max = room.members.len() + left;
+            self.members += usize::from(insert_bounded(&mut room.members, name, max));
         }
     }
 
     fn gone(&mut self, room: &str, name: &str) {
         if let Some(room) = self.joined.get_mut(&Key::fold(room)) {
-            room.members.remove(&Key::fold(name));
+            self.members -= usize::from(room.members.remove(&Key::fold(name)).is_some());
         }
     }
 
     fn quit(&mut self, name: &str) {
         self.speakers.retain(|speaker| !is_same(speaker, name));
         for room in self.joined.values_mut() {
-            room.members.remove(&Key::fold(name));
+            self.members -= usize::from(room.members.remove(&Key::fold(name)).is_some());
         }
     }
 
@@ -390,10 +397,22 @@ impl State {
         }
         for room in self.joined.values_mut() {
             if room.members.remove(&Key::fold(old)).is_some() {
-                room.members.insert(Key::fold(new), new.to_owned());
+                let is_new = room.members.insert(Key::fold(new), new.to_owned()).is_none();
+                self.members -= usize::from(!is_new);
             }
         }
     }
+}
+
+/// Keeps a name, unless there are so many others. Whether there is one more now.
+fn insert_bounded(names: &mut BTreeMap<Key, String>, name: &str, max: usize) -> bool {
+    let key = Key::fold(name);
+    let is_known = names.contains_key(&key);
+    if !is_known && names.len() >= max {
+        return false;
+    }
+    names.insert(key, name.to_owned());
+    !is_known
 }
 
 fn is_same(a: &str, b: &str) -> bool {
@@ -513,6 +532,56 @@ mod tests {
         assert_eq!(state.people(), ["bob"]);
         assert_eq!(state.rooms(), ["lobby"]);
         assert_eq!(state.target(), "#lobby");
+    }
+
+    #[test]
+    fn names_are_kept_up_to_a_limit_and_counted_right() {
+        let mut state = told(&["@cid=1 [JOINED #ops] x"]);
+        let mut hears = |line: &str| {
+            let (tags, plain) = Tags::split(line);
+            state.apply(&tags, &Event::parse(plain).expect(line));
+            let rooms = state.joined.values().map(|room| room.members.len());
+            assert_eq!(state.members, rooms.sum::<usize>(), "{line}");
+        };
+        for line in [
+            "* bob joined",
+            "#ops * bob joined",
+            "* bob is now rob",
+            "* carol joined",
+            "* carol is now rob",
+            "#ops * rob left",
+            "* dave joined",
+            "* dave quit",
+            "@cid=2 [PARTED #ops] x",
+            "#elsewhere * bob joined",
+        ] {
+            hears(line);
+        }
+        for number in 0..MEMBERS_MAX + 10 {
+            let line = format!("* n{number} joined");
+            let event = Event::parse(&line).expect("an event");
+            state.apply(&Tags::default(), &event);
+        }
+        assert_eq!(state.members, MEMBERS_MAX);
+        let hear = |state: &mut State, line: &str| {
+            state.apply(&Tags::default(), &Event::parse(line).expect(line));
+        };
+        hear(&mut state, "* n5 quit");
+        assert_eq!(state.members, MEMBERS_MAX - 1);
+        hear(&mut state, "* again joined");
+        hear(&mut state, "* again2 joined");
+        assert_eq!(state.members, MEMBERS_MAX);
+        for number in 0..ROOMS_HEARD_OF_MAX + 10 {
+            hear(&mut state, &format!("[ROOM #r{number} 1] x"));
+        }
+        for number in 0..ROOMS_MAX + 10 {
+            hear(&mut state, &format!("[JOINED #j{number}] x"));
+            hear(&mut state, &format!("#u{number} bob: unread"));
+            hear(&mut state, &format!("[IGNORE i{number}]"));
+        }
+        assert_eq!(state.rooms().len(), ROOMS_MAX + ROOMS_HEARD_OF_MAX);
+        assert_eq!(state.unread.rooms().count(), ROOMS_MAX);
+        assert_eq!((state.members, state.ignored.len()), (MEMBERS_MAX, IGNORED_MAX));
     }
 
     #[test]

@@ -5,7 +5,6 @@
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use clap::builder::FalseyValueParser;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -17,24 +16,26 @@ use tokio_rustls::rustls::crypto::{
 };
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme,
 };
 
 use super::address::Endpoint;
 use super::complain;
 use super::known_hosts::{self, KnownHosts};
 use crate::protocol::Fingerprint;
+use crate::protocol::units::parse_switch;
 
 /// What can be told about encryption.
 #[derive(Debug, clap::Args)]
 pub(super) struct TlsArgs {
     /// Encrypt, and trust the server as ssh does: when it is first met. A server
     /// that has another certificate than then is refused
-    #[arg(long, env = "CHATTY_TLS", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CHATTY_TLS", value_parser = parse_switch)]
     tls: bool,
 
     /// Encrypt, and trust the server if this machine's certificate authorities do
-    #[arg(long, env = "CHATTY_TLS_VERIFY", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "CHATTY_TLS_VERIFY", value_parser = parse_switch)]
     #[arg(conflicts_with = "tls_fingerprint")]
     tls_verify: bool,
 
@@ -96,15 +97,16 @@ impl Tls {
         stream: TcpStream,
         endpoint: &Endpoint,
     ) -> Result<TlsStream<TcpStream>, Insecure> {
-        let name = ServerName::try_from(endpoint.host.clone()).or_else(|problem| {
+        let host = endpoint.host_without_zone();
+        let name = ServerName::try_from(host.to_owned()).or_else(|problem| {
             // Only authorities vouch for names.
             if matches!(*self.trust, Trust::Authorities) { Err(problem) } else { fallback() }
         });
-        let name = name.map_err(|_| {
-            Insecure::Distrusted(format!("no authority vouches for \"{}\"", endpoint.host))
-        })?;
+        let name =
+            name.map_err(|_| Insecure::Distrusted(format!("no authority vouches for \"{host}\"")))?;
         let connector = TlsConnector::from(self.config.clone());
-        let stream = connector.connect(name, stream).await.map_err(|error| failure(&error))?;
+        let stream = connector.connect(name, stream).await;
+        let stream = stream.map_err(|error| self.failure(&error, host))?;
         let presented = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let presented = presented.ok_or_else(|| Insecure::Failed(NOT_TLS.to_owned()))?;
         self.check(endpoint, Fingerprint::of(presented)).map_err(Insecure::Distrusted)?;
@@ -123,7 +125,10 @@ impl Tls {
                 let before = match met.get() {
                     Some(met) => Some(*met),
                     None => known.find(endpoint).map_err(|problem| {
-                        format!("cannot tell whether the server is known: {problem}")
+                        format!(
+                            "cannot tell whether the server is known: {problem} \
+                             (--tls-fingerprint and --tls-verify need no such file)"
+                        )
                     })?,
                 };
                 match before {
@@ -164,18 +169,131 @@ fn changed(
 const NOT_TLS: &str = "what answers there speaks no TLS (is it \"chatty serve --tls\"?), or has no \
     place for you now";
 
-fn failure(error: &io::Error) -> Insecure {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
-        Some(Error::InvalidMessage(_)) => Insecure::Failed(NOT_TLS.to_owned()),
-        Some(Error::InvalidCertificate(problem)) => Insecure::Distrusted(format!(
-            "no authority vouches for its certificate: {problem}; --tls trusts whom you meet first"
-        )),
-        Some(problem) => Insecure::Failed(format!("no encryption: {problem}")),
-        None if error.kind() == io::ErrorKind::UnexpectedEof => {
-            Insecure::Failed("it closed before anything was encrypted".to_owned())
+impl Tls {
+    /// Why a handshake has failed, in words of ours: those of the library are names of
+    /// its types.
+    fn failure(&self, error: &io::Error, host: &str) -> Insecure {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+            Some(Error::InvalidCertificate(problem)) => {
+                let why = certificate_problem(problem, host);
+                Insecure::Distrusted(match *self.trust {
+                    Trust::Authorities => format!(
+                        "no authority vouches for its certificate: {why}; --tls trusts whom you \
+                         meet first"
+                    ),
+                    _ => format!("its certificate cannot be used: {why}"),
+                })
+            }
+            Some(problem) => Insecure::Failed(handshake_problem(problem)),
+            None if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Insecure::Failed("it closed before anything was encrypted".to_owned())
+            }
+            None => Insecure::Failed(format!("no encryption: {error}")),
         }
-        None => Insecure::Failed(format!("no encryption: {error}")),
     }
+}
+
+fn handshake_problem(problem: &Error) -> String {
+    let why = match problem {
+        Error::InvalidMessage(_) | Error::PeerSentOversizedRecord => return NOT_TLS.to_owned(),
+        Error::AlertReceived(alert) => alert_problem(*alert),
+        Error::PeerIncompatible(_) => {
+            "it speaks no version of TLS, or no cipher, that chatty speaks (TLS 1.2 and 1.3)"
+        }
+        Error::PeerMisbehaved(_)
+        | Error::InappropriateMessage { .. }
+        | Error::InappropriateHandshakeMessage { .. } => "it does not keep to the rules of TLS",
+        Error::NoCertificatesPresented => "it has no certificate",
+        Error::DecryptError => "what it sent cannot be decrypted; it was damaged on its way",
+        Error::FailedToGetRandomBytes => "this machine gives no random numbers",
+        Error::FailedToGetCurrentTime => "this machine does not know the time",
+        _ => "the handshake of TLS failed",
+    };
+    format!("no encryption: {why}")
+}
+
+/// Why the server has ended the handshake, as far as it tells.
+fn alert_problem(alert: AlertDescription) -> &'static str {
+    use AlertDescription as A;
+    match alert {
+        A::HandshakeFailure | A::ProtocolVersion | A::InsufficientSecurity => {
+            "the server takes no version of TLS, or no cipher, that chatty speaks"
+        }
+        A::CertificateRequired | A::NoCertificate | A::AccessDenied => {
+            "the server wants a certificate of its clients, which chatty join has not"
+        }
+        A::UnrecognisedName => "the server has no certificate for that name",
+        A::InternalError => "the server met a problem of its own",
+        A::CloseNotify | A::UserCanceled => "the server ended the handshake",
+        _ => "the server refused the handshake",
+    }
+}
+
+/// What is wrong with a certificate.
+fn certificate_problem(problem: &CertificateError, host: &str) -> String {
+    use CertificateError as C;
+    let day = |time: &UnixTime| {
+        let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX).strftime("%Y-%m-%d")
+    };
+    let why = match problem {
+        C::ExpiredContext { not_after, .. } => {
+            return format!("it expired on {}; the server needs a new one", day(not_after));
+        }
+        C::NotValidYetContext { not_before, .. } => {
+            let from = day(not_before);
+            return format!("it is valid from {from} on (is the clock of this machine right?)");
+        }
+        C::NotValidForNameContext { presented, .. } if !presented.is_empty() => {
+            let names: Vec<&str> = presented.iter().take(3).map(|name| bare_name(name)).collect();
+            let others = if presented.len() > names.len() { " and others" } else { "" };
+            return format!("it is for {}{others} and not for {host}", names.join(", "));
+        }
+        C::NotValidForName | C::NotValidForNameContext { .. } => {
+            return format!("it is not for {host}");
+        }
+        C::Expired => "it has expired; the server needs a new one",
+        C::NotValidYet => "it is not valid yet (is the clock of this machine right?)",
+        C::UnknownIssuer => "it was signed by nobody whom this machine trusts",
+        C::Revoked => "it was revoked",
+        C::BadSignature => "its signature is wrong",
+        C::BadEncoding => "it cannot be read",
+        C::InvalidPurpose | C::InvalidPurposeContext { .. } => "it was not made for servers",
+        C::UnsupportedSignatureAlgorithmContext { .. }
+        | C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "it is signed in a way that chatty does not know"
+        }
+        C::UnhandledCriticalExtension => "it holds a condition that chatty does not know",
+        C::UnknownRevocationStatus | C::ExpiredRevocationList => {
+            "nobody tells whether it was revoked"
+        }
+        C::Other(other) => other_problem(&other.to_string()),
+        _ => NO_RULES,
+    };
+    why.to_owned()
+}
+
+const NO_RULES: &str = "it does not keep to the rules for certificates";
+
+/// Of these problems the library tells the name only.
+fn other_problem(name: &str) -> &'static str {
+    if name.contains("CaUsedAsEndEntity") {
+        "it is that of an authority and not of a server, as openssl req -x509 makes them by default"
+    } else if name.contains("EndEntityUsedAsCa") || name.contains("PathLenConstraintViolated") {
+        "it was signed by somebody who may not sign certificates"
+    } else if name.contains("NameConstraint") {
+        "whoever signed it may not do so for that name"
+    } else if name.contains("UnsupportedCertVersion") {
+        "it is of an old kind (X.509 version 1), which chatty does not take"
+    } else {
+        NO_RULES
+    }
+}
+
+/// `DnsName("localhost")`, as the library tells it, without its wrapping.
+fn bare_name(name: &str) -> &str {
+    let inner = name.split_once('(').map_or(name, |(_, rest)| rest.trim_end_matches(')'));
+    inner.trim_matches('"')
 }
 
 /// For a host whose name is none for TLS, as one with an underscore.
@@ -188,7 +306,7 @@ fn configure(trust: &Trust) -> Result<ClientConfig, String> {
     let algorithms = provider.signature_verification_algorithms;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|problem| format!("cannot encrypt: {problem}"))?;
+        .map_err(|_| "cannot encrypt: no version of TLS is available")?;
     let builder = if matches!(trust, Trust::Authorities) {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -244,5 +362,80 @@ impl ServerCertVerifier for Holder {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio_rustls::rustls::{InvalidMessage, OtherError, PeerIncompatible, PeerMisbehaved};
+
+    use super::*;
+
+    /// Whether a text has a word such as `CaUsedAsEndEntity`: the name of a type.
+    fn has_name_of_a_type(text: &str) -> bool {
+        let is_inner_capital =
+            |pair: &[char]| pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase();
+        text.chars().collect::<Vec<_>>().windows(2).any(is_inner_capital)
+    }
+
+    #[test]
+    fn problems_of_certificates_are_told_in_words() {
+        use CertificateError as C;
+        let day = |day: u64| UnixTime::since_unix_epoch(Duration::from_secs(day * 24 * 3600));
+        let other = |name: &'static str| C::Other(OtherError(Arc::new(io::Error::other(name))));
+        let expected = ServerName::try_from("chat.example.org").unwrap();
+        let presented =
+            ["DnsName(\"localhost\")", "IpAddress(127.0.0.1)", "x", "y"].map(str::to_owned);
+        for (problem, words) in [
+            (C::Expired, "expired"),
+            (C::ExpiredContext { time: day(9), not_after: day(1) }, "expired on 1970-01-02"),
+            (C::NotValidYet, "clock"),
+            (C::NotValidYetContext { time: day(1), not_before: day(9) }, "from 1970-01-10"),
+            (C::NotValidForName, "not for host"),
+            (
+                C::NotValidForNameContext { expected, presented: presented.to_vec() },
+                "it is for localhost, 127.0.0.1, x and others and not for host",
+            ),
+            (C::UnknownIssuer, "signed by nobody"),
+            (C::Revoked, "revoked"),
+            (C::BadSignature, "signature"),
+            (C::BadEncoding, "cannot be read"),
+            (C::InvalidPurpose, "not made for servers"),
+            (C::UnhandledCriticalExtension, "condition"),
+            (C::UnknownRevocationStatus, "revoked"),
+            (C::InvalidOcspResponse, "rules"),
+            (C::ApplicationVerificationFailure, "rules"),
+            (other("CaUsedAsEndEntity"), "of an authority"),
+            (other("EndEntityUsedAsCa"), "may not sign"),
+            (other("NameConstraintViolation"), "for that name"),
+            (other("UnsupportedCertVersion"), "version 1"),
+            (other("MaximumPathBuildCallsExceeded"), "rules"),
+        ] {
+            let told = certificate_problem(&problem, "host");
+            assert!(told.contains(words), "{problem:?}: {told}");
+            assert!(!has_name_of_a_type(&told), "{problem:?}: {told}");
+        }
+    }
+
+    #[test]
+    fn problems_of_handshakes_are_told_in_words() {
+        for problem in [
+            Error::InvalidMessage(InvalidMessage::MessageTooShort),
+            Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon),
+            Error::PeerMisbehaved(PeerMisbehaved::IncorrectBinder),
+            Error::NoCertificatesPresented,
+            Error::DecryptError,
+            Error::General("SomeThing".to_owned()),
+            Error::HandshakeNotComplete,
+        ] {
+            let told = handshake_problem(&problem);
+            assert!(!has_name_of_a_type(&told), "{problem:?}: {told}");
+        }
+        for alert in 0..=u8::MAX {
+            let told = handshake_problem(&Error::AlertReceived(alert.into()));
+            assert!(told.starts_with("no encryption: ") && !has_name_of_a_type(&told), "{told}");
+        }
     }
 }

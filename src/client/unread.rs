@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::bounds::ROOMS_MAX;
 use crate::protocol::Key;
 
 /// See the head of this file.
@@ -16,7 +17,11 @@ pub(super) struct Unread {
 impl Unread {
     /// Somebody said something there.
     pub(super) fn heard(&mut self, room: &str) {
-        let (_, count) = self.rooms.entry(Key::fold(room)).or_insert_with(|| (room.to_owned(), 0));
+        let key = Key::fold(room);
+        if self.rooms.len() >= ROOMS_MAX && !self.rooms.contains_key(&key) {
+            return;
+        }
+        let (_, count) = self.rooms.entry(key).or_insert_with(|| (room.to_owned(), 0));
         *count += 1;
     }
 

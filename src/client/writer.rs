@@ -12,10 +12,8 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::Notify;
 
+use super::bounds::OUTPUT_MAX;
 use crate::stdio;
-
-/// How much may wait for the reader, in bytes.
-const WAITING_MAX: usize = 64 << 20;
 
 /// What the two threads share.
 #[derive(Default)]
@@ -59,16 +57,18 @@ impl Writer {
             return Err(problem);
         }
         if let (false, Some(batches)) = (self.batch.is_empty(), &self.batches) {
-            self.progress.waiting.fetch_add(self.batch.len(), Ordering::Relaxed);
+            let mut batch = mem::take(&mut self.batch);
+            batch.shrink_to_fit();
+            self.progress.waiting.fetch_add(size(&batch), Ordering::Relaxed);
             // The thread has ended? Then there is a problem, told the next time.
-            let _ = batches.send(mem::take(&mut self.batch));
+            let _ = batches.send(batch);
         }
         Ok(())
     }
 
     /// Whether more may wait.
     pub(super) fn has_room(&self) -> bool {
-        self.progress.waiting.load(Ordering::Relaxed) < WAITING_MAX
+        self.progress.waiting.load(Ordering::Relaxed) < OUTPUT_MAX
     }
 
     /// Waits until something has been written, or could not be.
@@ -101,11 +101,16 @@ impl Drop for Writer {
     }
 }
 
+/// What a batch that waits takes of the memory, its place in the queue included.
+fn size(batch: &Vec<u8>) -> usize {
+    batch.capacity() + 64
+}
+
 fn write_all(batches: &Receiver<Vec<u8>>, progress: &Progress) {
     let mut stdout = stdio::stdout();
     for batch in batches {
         let written = stdout.write_all(&batch);
-        progress.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
+        progress.waiting.fetch_sub(size(&batch), Ordering::Relaxed);
         let is_over = written.is_err();
         if let Err(problem) = written {
             *progress.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);

@@ -92,6 +92,20 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
     number.checked_mul(factor).ok_or_else(problem)
 }
 
+/// Reads a switch, as it stands in an environment variable.
+///
+/// # Errors
+/// A sentence for the person who wrote it.
+pub fn parse_switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "on" | "true" | "yes" | "y" | "t" | "1" => Ok(true),
+        "off" | "false" | "no" | "n" | "f" | "0" => Ok(false),
+        _ => Err(format!(
+            "\"{text}\" is neither on nor off; write on, true, yes or 1, or off, false, no or 0"
+        )),
+    }
+}
+
 fn split_unit(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }

@@ -5,11 +5,10 @@
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::BoolishValueParser;
 
 use super::passwords::HashFile;
 use super::peer::Peer;
-use crate::protocol::units::{parse_duration, parse_size};
+use crate::protocol::units::{parse_duration, parse_size, parse_switch};
 
 /// The limits of one server.
 #[derive(Debug, Clone, Args)]
@@ -21,18 +20,31 @@ pub struct Limits {
         long,
         value_name = "CONNECTIONS",
         default_value_t = 10_000,
-        env = "CHATTY_MAX_CONNECTIONS"
+        env = "CHATTY_MAX_CONNECTIONS",
+        value_parser = parse_places
     )]
     pub max_connections: usize,
 
     /// How many of them from one address, or from one /64 of IPv6; and how many of
     /// those that dropped keep their place
-    #[arg(long, value_name = "CONNECTIONS", default_value_t = 32, env = "CHATTY_MAX_PER_ADDRESS")]
+    #[arg(
+        long,
+        value_name = "CONNECTIONS",
+        default_value_t = 32,
+        env = "CHATTY_MAX_PER_ADDRESS",
+        value_parser = parse_places
+    )]
     pub max_per_address: usize,
 
     /// How many may have given no name yet; past it the one that has waited
     /// longest gives way
-    #[arg(long, value_name = "CONNECTIONS", default_value_t = 512, env = "CHATTY_MAX_UNNAMED")]
+    #[arg(
+        long,
+        value_name = "CONNECTIONS",
+        default_value_t = 512,
+        env = "CHATTY_MAX_UNNAMED",
+        value_parser = parse_places
+    )]
     pub max_unnamed: usize,
 
     /// How many new connections a second from one address, after a burst; 0 is as
@@ -54,7 +66,7 @@ pub struct Limits {
     pub input_burst: u32,
 
     /// Hold connections of this machine to the limits above too
-    #[arg(long, env = "CHATTY_LIMIT_LOOPBACK", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "CHATTY_LIMIT_LOOPBACK", value_parser = parse_switch)]
     pub limit_loopback: bool,
 
     /// Who gives no name within this time is disconnected
@@ -105,7 +117,7 @@ pub struct Limits {
         value_name = "SIZE",
         default_value = "4MiB",
         env = "CHATTY_OUTBOX",
-        value_parser = parse_size
+        value_parser = parse_buffer
     )]
     pub outbox: usize,
 
@@ -116,7 +128,7 @@ pub struct Limits {
         value_name = "SIZE",
         default_value = "256MiB",
         env = "CHATTY_OUTBOX_TOTAL",
-        value_parser = parse_size
+        value_parser = parse_buffer
     )]
     pub outbox_total: usize,
 
@@ -183,7 +195,7 @@ pub struct Limits {
     #[arg(
         long,
         env = "CHATTY_ALLOW_INSECURE_PASSWORDS",
-        value_parser = BoolishValueParser::new()
+        value_parser = parse_switch
     )]
     pub allow_insecure_passwords: bool,
 
@@ -215,7 +227,7 @@ pub struct Limits {
         long,
         env = "CHATTY_ANNOUNCE",
         conflicts_with = "quiet_above",
-        value_parser = BoolishValueParser::new()
+        value_parser = parse_switch
     )]
     pub announce: bool,
 
@@ -270,9 +282,28 @@ pub struct Limits {
         value_name = "SIZE",
         default_value = "64MiB",
         env = "CHATTY_HISTORY_SIZE",
-        value_parser = parse_size
+        value_parser = parse_buffer
     )]
     pub history_size: usize,
+}
+
+/// The smallest size of a buffer: some lines of full length, so that it is of any use.
+pub const BUFFER_MIN: usize = 64 << 10;
+
+/// A size without its unit is mostly a mistake, and far too small.
+fn parse_buffer(text: &str) -> Result<usize, String> {
+    let problem =
+        || format!("{text} is too small; give it {}KiB or more, as in 4MiB", BUFFER_MIN >> 10);
+    parse_size(text).and_then(|size| (size >= BUFFER_MIN).then_some(size).ok_or_else(problem))
+}
+
+/// How many may be somewhere where nobody being there is no server.
+fn parse_places(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("0 would let nobody in; give it 1 or more".to_owned()),
+        Ok(places) => Ok(places),
+        Err(_) => Err(format!("\"{text}\" is no number; write one like 32")),
+    }
 }
 
 /// With no time at all nobody could read, or give a name.

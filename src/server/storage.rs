@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use clap::builder::BoolishValueParser;
 
 use super::log::Kept;
 use super::log::sqlite::{Durability, Options, Retention, SqliteLog};
-use crate::protocol::units::parse_duration;
+use crate::protocol::units::{parse_duration, parse_switch};
 
 /// What can be told about keeping messages.
 #[derive(Debug, Args)]
@@ -24,7 +23,7 @@ pub struct StorageArgs {
     data: Option<PathBuf>,
 
     /// Keep nothing: what was said ends with the server
-    #[arg(long, env = "CHATTY_EPHEMERAL", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "CHATTY_EPHEMERAL", value_parser = parse_switch)]
     ephemeral: bool,
 
     /// When a message counts as safe, and is shown

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
-use clap::builder::BoolishValueParser;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject as _};
@@ -22,6 +21,7 @@ use tokio_rustls::rustls::{Error, InconsistentKeys, ServerConfig};
 
 use crate::files::open_own;
 use crate::protocol::Fingerprint;
+use crate::protocol::units::parse_switch;
 use crate::text_file;
 
 /// The file of the server's own identity, in its data folder.
@@ -35,7 +35,7 @@ pub struct TlsArgs {
     ///
     /// The server makes its own certificate, keeps it in its data folder and says
     /// its fingerprint, by which people know it.
-    #[arg(long, env = "CHATTY_TLS", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "CHATTY_TLS", value_parser = parse_switch)]
     tls: bool,
 
     /// Take TLS, with this certificate: a PEM file, with those that vouch for it
@@ -49,7 +49,7 @@ pub struct TlsArgs {
     tls_key: Option<PathBuf>,
 
     /// Take TLS and nothing else
-    #[arg(long, env = "CHATTY_TLS_ONLY", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "CHATTY_TLS_ONLY", value_parser = parse_switch)]
     tls_only: bool,
 }
 
@@ -135,19 +135,10 @@ impl Source {
             Self::Files { certificate, key } => {
                 let chain = read_file(certificate, "certificate")?;
                 let key_text = read_file(key, "key")?;
-                configure(&chain, &key_text).map_err(|problem| match problem {
-                    Unusable::NoCertificate => {
-                        anyhow!("{} holds no certificate in PEM", certificate.display())
-                    }
-                    Unusable::NoKey => anyhow!("{} holds no key in PEM", key.display()),
-                    Unusable::Strangers => anyhow!(
-                        "the key in {} is not that of the certificate in {}",
-                        key.display(),
-                        certificate.display()
-                    ),
-                    Unusable::Other(problem) => {
-                        anyhow!("cannot use the certificate {}: {problem}", certificate.display())
-                    }
+                configure(&chain, &key_text).map_err(|problem| {
+                    let (certificate, key) =
+                        (Pem::new(certificate, &chain), Pem::new(key, &key_text));
+                    explain(&problem, &certificate, &key)
                 })
             }
             Self::Own(path) => {
@@ -221,6 +212,61 @@ fn keep(path: &Path) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot keep a certificate in {}", path.display()))
 }
 
+/// A file that should hold a certificate or a key, with its text.
+struct Pem<'a> {
+    path: &'a Path,
+    text: &'a [u8],
+}
+
+impl<'a> Pem<'a> {
+    fn new(path: &'a Path, text: &'a [u8]) -> Self {
+        Self { path, text }
+    }
+
+    fn has(&self, words: &str) -> bool {
+        memchr::memmem::find(self.text, words.as_bytes()).is_some()
+    }
+
+    fn has_certificate(&self) -> bool {
+        self.has("-BEGIN CERTIFICATE-")
+    }
+
+    fn has_key(&self) -> bool {
+        self.has(" PRIVATE KEY-")
+    }
+
+    fn is_encrypted_key(&self) -> bool {
+        self.has("-BEGIN ENCRYPTED PRIVATE KEY-") || self.has("Proc-Type: 4,ENCRYPTED")
+    }
+
+    /// A sequence in DER, which begins with its length.
+    fn is_der(&self) -> bool {
+        match *self.text {
+            [0x30, 0x81..=0x84, ..] => true,
+            [0x30, length, ..] => usize::from(length) + 2 == self.text.len(),
+            _ => false,
+        }
+    }
+
+    /// Why it does not hold `what`; `tool` is the command of openssl that knows it.
+    fn lacks(&self, what: &str, tool: &str) -> anyhow::Error {
+        let path = self.path.display();
+        if self.text.iter().all(u8::is_ascii_whitespace) {
+            anyhow!("{path} is empty; it should hold a {what} in PEM")
+        } else if self.is_der() {
+            anyhow!(
+                "{path} is in DER, and chatty takes PEM: \
+                 openssl {tool} -inform der -in {path} -out {path}.pem"
+            )
+        } else if self.has("-----BEGIN") && (self.has_certificate() || self.has_key()) {
+            let found = if self.has_certificate() { "a certificate" } else { "a key" };
+            anyhow!("{path} holds no {what} in PEM that can be read, but {found}")
+        } else {
+            anyhow!("{path} holds no {what} in PEM")
+        }
+    }
+}
+
 /// Why an identity is of no use.
 #[derive(Debug)]
 enum Unusable {
@@ -231,11 +277,49 @@ enum Unusable {
     Other(Error),
 }
 
+/// Says what is wrong with the files, and what to do.
+fn explain(problem: &Unusable, certificate: &Pem<'_>, key: &Pem<'_>) -> anyhow::Error {
+    let (certificate_path, key_path) = (certificate.path.display(), key.path.display());
+    if certificate.has_key()
+        && !certificate.has_certificate()
+        && key.has_certificate()
+        && !key.has_key()
+    {
+        return anyhow!(
+            "{certificate_path} holds a key and {key_path} a certificate: \
+             --tls-cert and --tls-key have changed places"
+        );
+    }
+    match problem {
+        Unusable::NoCertificate => certificate.lacks("certificate", "x509"),
+        Unusable::NoKey if key.is_encrypted_key() => anyhow!(
+            "{key_path} holds an encrypted key, and chatty needs one without a passphrase: \
+             openssl pkey -in {key_path} -out {key_path}.open"
+        ),
+        Unusable::NoKey => key.lacks("key", "pkey"),
+        Unusable::Strangers => anyhow!(
+            "the key in {key_path} is not that of the certificate in {certificate_path}, which has \
+             to be the first one there"
+        ),
+        Unusable::Other(Error::InvalidCertificate(_)) => {
+            anyhow!("the first certificate in {certificate_path} is damaged, or none of X.509")
+        }
+        // All that is left to be wrong.
+        Unusable::Other(_) => anyhow!(
+            "cannot use the key in {key_path}: chatty takes RSA of 2048 bits or more, \
+             ECDSA (P-256, P-384) and Ed25519"
+        ),
+    }
+}
+
 fn configure(chain: &[u8], key: &[u8]) -> Result<(Arc<ServerConfig>, Fingerprint), Unusable> {
     let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, pem::Error>>();
     let chain = chain.map_err(|_| Unusable::NoCertificate)?;
     let fingerprint = Fingerprint::of(chain.first().ok_or(Unusable::NoCertificate)?);
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| Unusable::NoKey)?;
+    // The old form of an encrypted key begins as one that is not.
+    let is_encrypted = Pem::new(Path::new(""), key).is_encrypted_key();
+    let key = if is_encrypted { None } else { PrivateKeyDer::from_pem_slice(key).ok() };
+    let key = key.ok_or(Unusable::NoKey)?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
@@ -289,23 +373,49 @@ mod tests {
             path
         };
         let (one, other) = (file("one", &make().unwrap()), file("other", &make().unwrap()));
-        let (empty, absent) = (file("empty", b""), folder.path().join("absent"));
+        let (empty, absent) = (file("empty", b"\n"), folder.path().join("absent"));
+        let made = String::from_utf8(make().unwrap()).unwrap();
+        let at = made.find("-----BEGIN PRIVATE KEY").unwrap();
+        let certificate = file("certificate", &made.as_bytes()[..at]);
+        let (key, text) = (file("key", &made.as_bytes()[at..]), file("text", b"hello\n"));
+        let first = CertificateDer::from_pem_slice(made.as_bytes()).unwrap();
+        let der = file("der", &first);
+        // An empty sequence is no certificate, and no key of any kind.
+        let wrapped = |what: &str, headers: &str| {
+            format!("-----BEGIN {what}-----\n{headers}MAA=\n-----END {what}-----\n")
+        };
+        let encrypted = file("encrypted", wrapped("ENCRYPTED PRIVATE KEY", "").as_bytes());
+        let headers = "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n";
+        let old = file("old", wrapped("RSA PRIVATE KEY", headers).as_bytes());
+        let damaged = file("damaged", wrapped("CERTIFICATE", "").as_bytes());
+        let unknown = file("unknown", wrapped("PRIVATE KEY", "").as_bytes());
         let problem = |certificate: &Path, key: &Path| {
             let source = Source::Files { certificate: certificate.into(), key: key.into() };
             source.read().map(|_| ()).map_err(|problem| format!("{problem:#}"))
         };
         assert_eq!(problem(&one, &one), Ok(()));
-        let text = fs::read_to_string(&one).unwrap();
-        let marked = file("marked", format!("\u{FEFF}{}", text.replace('\n', "\r\n")).as_bytes());
+        let whole = fs::read_to_string(&one).unwrap();
+        let windows = format!("\u{FEFF}{}", whole.replace('\n', "\r\n"));
+        let marked = file("marked", windows.as_bytes());
         assert_eq!(problem(&marked, &marked), Ok(()), "as Windows writes it");
         let wide = file("wide", b"\xFF\xFE-\0");
         for (certificate, key, words) in [
             (&absent, &one, "cannot read the certificate"),
             (&one, &absent, "cannot read the key"),
-            (&empty, &one, "empty holds no certificate in PEM"),
-            (&one, &empty, "empty holds no key in PEM"),
+            (&empty, &one, "empty is empty; it should hold a certificate in PEM"),
+            (&one, &empty, "empty is empty; it should hold a key in PEM"),
             (&one, &other, "is not that of the certificate"),
             (&wide, &one, "it is UTF-16"),
+            (&key, &certificate, "--tls-cert and --tls-key have changed places"),
+            (&key, &one, "key holds no certificate in PEM that can be read, but a key"),
+            (&one, &certificate, "certificate holds no key in PEM that can be read, but a cert"),
+            (&text, &one, "text holds no certificate in PEM"),
+            (&der, &one, "der is in DER, and chatty takes PEM: openssl x509 -inform der -in"),
+            (&one, &der, "der is in DER, and chatty takes PEM: openssl pkey -inform der -in"),
+            (&certificate, &encrypted, "encrypted holds an encrypted key"),
+            (&certificate, &old, "old holds an encrypted key, and chatty needs one without"),
+            (&damaged, &key, "damaged is damaged, or none of X.509"),
+            (&certificate, &unknown, "chatty takes RSA of 2048 bits or more"),
         ] {
             let problem = problem(certificate, key).unwrap_err();
             assert!(problem.contains(words), "{problem}");

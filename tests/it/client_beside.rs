@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::support::{CHATTY_WORD, Peer, Server, Terminal, join, text};
+use crate::support::{CHATTY_WORD, Peer, Server, Terminal, join, scripted_server, text};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("it is there").permissions().mode() & 0o777
@@ -59,6 +59,36 @@ fn what_is_said_is_kept_in_files_that_nobody_else_reads() {
     let name = room.file_name().unwrap().to_str().unwrap();
     let date = name.strip_suffix(".log").expect("a log");
     assert_eq!(date.split('-').map(str::len).collect::<Vec<_>>(), [4, 2, 2], "{name}");
+}
+
+#[test]
+fn server_does_not_choose_how_many_files_a_log_has() {
+    let days = (0..5000).map(|day| {
+        let (year, month, day) = (2000 + day / 300, 1 + day / 25 % 12, 1 + day % 25);
+        format!("@time={year}-{month:02}-{day:02}T12:00:00.000Z bob: on that day\n")
+    });
+    let rooms = (0..3000).map(|room| format!("#r{room} bob: in that room\n"));
+    let lines: String = days.chain(rooms).chain(["[BYE kicked] out\n".to_owned()]).collect();
+    let port = scripted_server(lines.as_bytes());
+    let home = tempfile::tempdir().expect("a folder");
+    let script = format!(
+        "XDG_DATA_HOME='{}' {CHATTY_WORD} join 127.0.0.1 --port {port} --name alice --log --wait inf 2>&1 \
+         < /dev/null | grep 'chatty: '",
+        home.path().display()
+    );
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .env("CHATTY_CONFIG", "/dev/null")
+        .output()
+        .expect("sh");
+    let said = text(&output.stdout);
+    assert_eq!(said.matches("no more than 1000 rooms").count(), 1, "{said}");
+    let host = home.path().join(format!("chatty/log/127.0.0.1_{port}"));
+    let talks = fs::read_dir(&host).expect("a log").count();
+    assert_eq!(talks, 1000);
+    // Midnight may come between.
+    let lobby: Vec<_> = fs::read_dir(host.join("lobby")).expect("a room").collect();
+    assert!(lobby.len() <= 2, "{lobby:?}");
 }
 
 #[test]

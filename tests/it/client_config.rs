@@ -140,7 +140,25 @@ fn a_mistake_is_told_with_its_place_and_nothing_is_done() {
     for (settings, problem) in [
         ("port = \"many\"\n", ":1: port: invalid value 'many' for '--port <PORT>': "),
         ("\nport = 70000\n", ":2: port: invalid value '70000' for '--port <PORT>': "),
-        ("color = \"pink\"\n", ":1: color: invalid value 'pink' for '--color <WHEN>'"),
+        (
+            "color = \"pink\"\n",
+            ":1: color: invalid value 'pink' for '--color <WHEN>'; it is one of auto, always, ",
+        ),
+        (
+            "joins = \"none\"\n",
+            ":1: joins: invalid value 'none' for '--joins <WHOSE>'; it is one of all, smart, off",
+        ),
+        (
+            "times = \"\"\n",
+            ":1: times: a value is required for '--times <WHEN>' but none was supplied; it is one \
+             of always, minute, never",
+        ),
+        (
+            "notify = \"loud\"\n",
+            ":1: notify: invalid value 'loud' for '--notify <HOW>': it is off, ",
+        ),
+        ("port = \"x\"\njoins = \"none\"\n", ":1: port: invalid value 'x' for '--port <PORT>': "),
+        ("port = \"x\"\njoins = \"none\"\n", ":2: joins: invalid value 'none' for '--joins "),
         ("json = \"yes\"\n", ":1: json: this is true or false"),
         ("host = \"a b\"\n", ":1: host: invalid value 'a b' for '[HOST[:PORT]]': "),
         ("[name]\nx = 1\n", ":1: name: table makes no sense here"),
@@ -177,6 +195,34 @@ fn a_setting_gives_way_to_a_flag_it_cannot_stand_beside() {
     let args = [&args[..], &["--password-file", "/dev/null"]].concat();
     let done = join(settings, &[], &args);
     assert!(text(&done.stderr).contains("cannot be used with"), "{}", text(&done.stderr));
+}
+
+#[test]
+fn switch_in_a_variable_takes_the_documented_words_only() {
+    let server = Server::start();
+    let port = server.port.to_string();
+    let args = ["127.0.0.1", "--port", &port, "--name", "alice", "--retry-for", "0"];
+    for word in ["on", "off", "TRUE", "no", "1", "0", ""] {
+        let done = join("", &[("CHATTY_JSON", word)], &args);
+        assert_eq!(done.status.code(), Some(0), "{word}: {}", text(&done.stderr));
+        let is_on = ["on", "TRUE", "1"].contains(&word);
+        assert_eq!(text(&done.stdout).starts_with('{'), is_on, "{word}");
+    }
+    for (variable, word) in [
+        ("CHATTY_LOG", "maybe"),
+        ("CHATTY_TLS", "nope"),
+        ("CHATTY_TLS_VERIFY", "2"),
+        ("CHATTY_PLAIN", "yess"),
+        ("CHATTY_QUIET", " on"),
+        ("CHATTY_GROUP_NAMES", "x"),
+        ("CHATTY_NO_HISTORY", "-1"),
+        ("CHATTY_NO_TITLE", "none"),
+    ] {
+        let done = join("", &[(variable, word)], &args);
+        let said = text(&done.stderr);
+        assert_eq!(done.status.code(), Some(2), "{variable}: {said}");
+        assert!(said.contains("is neither on nor off; write on, true, yes or 1"), "{said}");
+    }
 }
 
 /// The example that the README shows.

@@ -115,9 +115,9 @@ fn what_cannot_be_read_is_not_trusted_and_what_cannot_be_kept_is_said() {
     let unread = home.join(server.port, &["--tls"]);
     assert_refused(&unread, &["cannot tell whether the server is known", "known_hosts"]);
     fs::remove_dir(home.known_hosts()).expect("removed");
-    // Can be read, and not written, by whomever.
-    std::os::unix::fs::symlink("/proc/version", home.known_hosts()).expect("linked");
-    let unkept = home.join(server.port, &["--tls"]);
+    // There nobody can make a folder, whoever they are.
+    let mut unkept = home.command(&format!("127.0.0.1:{}", server.port), &["--tls"]);
+    let unkept = finish(unkept.env("XDG_DATA_HOME", "/proc"), "hi\n");
     assert_welcome(&unkept);
     let complaints = text(&unkept.stderr);
     assert!(complaints.contains("is new here"), "{complaints}");
@@ -126,6 +126,107 @@ fn what_cannot_be_read_is_not_trusted_and_what_cannot_be_kept_is_said() {
     let output = finish(nowhere.env_remove("HOME").env("XDG_DATA_HOME", "relative"), "hi\n");
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("--tls-fingerprint"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn damaged_line_of_known_hosts_is_refused_with_its_place() {
+    let (home, server) = (Home::new(), Server::start_with(&["--tls"]));
+    let port = server.port;
+    assert_welcome(&home.join(port, &["--tls"]));
+    let known = home.known_hosts();
+    let whole = fs::read_to_string(&known).expect("kept");
+    let upper = whole.to_uppercase();
+    fs::write(&known, format!("# mine\n{upper}")).expect("written");
+    let again = home.join(port, &["--tls"]);
+    assert_welcome(&again);
+    assert_eq!(text(&again.stderr), "", "known in any case");
+    for end in [whole.len() - 2, whole.len() - 40, 16, 10] {
+        let damaged = format!("# mine\nother.example:5555 {}{}", &whole[16..], &whole[..end]);
+        fs::write(&known, &damaged).expect("written");
+        let refused = home.join(port, &["--tls"]);
+        assert_refused(&refused, &["cannot tell whether", "known_hosts:", "delete it"]);
+        assert_eq!(fs::read_to_string(&known).expect("kept"), damaged, "nothing was added");
+    }
+    // What is wrong with others does not matter.
+    fs::write(&known, format!("other.example:5555 {}\n{whole}", &whole[16..30])).expect("written");
+    assert_welcome(&home.join(port, &["--tls"]));
+}
+
+#[test]
+fn home_that_is_none_is_told_where_it_matters_only() {
+    let (home, server) = (Home::new(), Server::start_with(&["--tls"]));
+    let address = format!("127.0.0.1:{}", server.port);
+    let with_home = |path: Option<&str>, args: &[&str]| {
+        let mut command = home.command(&address, args);
+        for variable in ["CHATTY_CONFIG", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"] {
+            command.env_remove(variable);
+        }
+        match path {
+            Some(path) => finish(command.env("HOME", path), "hi\n"),
+            None => finish(command.env_remove("HOME"), "hi\n"),
+        }
+    };
+    for path in [Some("/dev/null"), Some("/nonexistent"), Some("relative"), Some(""), None] {
+        let output = with_home(path, &[]);
+        assert_welcome(&output);
+        assert_eq!(text(&output.stderr), "", "{path:?}");
+    }
+    let refused = with_home(Some("/dev/null"), &["--tls"]);
+    let told = ["cannot tell whether", "/dev/null/.local/share", "--tls-fingerprint"];
+    assert_refused(&refused, &told);
+    let fingerprint = server.fingerprint();
+    assert_welcome(&with_home(Some("/dev/null"), &["--tls-fingerprint", &fingerprint]));
+}
+
+#[test]
+fn certificate_that_is_refused_is_told_of_in_words() {
+    let (home, folder) = (Home::new(), tempfile::tempdir().expect("a folder"));
+    let authority_key = KeyPair::generate().expect("a key");
+    let mut sheet = CertificateParams::new(["localhost".to_owned()]).expect("a sheet");
+    sheet.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = sheet.self_signed(&authority_key).expect("signed").pem();
+    let issuer = Issuer::new(sheet, authority_key);
+    let signed = |change: fn(&mut CertificateParams)| {
+        let key = KeyPair::generate().expect("a key");
+        let mut sheet = CertificateParams::new(["localhost".to_owned()]).expect("a sheet");
+        change(&mut sheet);
+        (sheet.signed_by(&key, &issuer).expect("signed").pem(), key.serialize_pem())
+    };
+    let authority_itself = (authority.clone(), issuer.key().serialize_pem());
+    for (number, ((certificate, key), words)) in [
+        (authority_itself, "of an authority and not of a server"),
+        (
+            signed(|sheet| sheet.not_after = rcgen::date_time_ymd(2020, 2, 3)),
+            "expired on 2020-02-03",
+        ),
+        (signed(|sheet| sheet.not_before = rcgen::date_time_ymd(2222, 2, 3)), "clock"),
+        (
+            signed(|sheet| *sheet = CertificateParams::new(["other.test".to_owned()]).expect("ok")),
+            "it is for other.test and not for localhost",
+        ),
+        (
+            signed(|sheet| {
+                sheet.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::EmailProtection];
+            }),
+            "not made for servers",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(format!("{number}-{name}"));
+            fs::write(&path, text).expect("written");
+            path.to_str().expect("plain").to_owned()
+        };
+        let (certificate, key) = (file("cert.pem", &certificate), file("key.pem", &key));
+        let server = Server::start_with(&["--tls-cert", &certificate, "--tls-key", &key]);
+        let address = format!("localhost:{}", server.port);
+        let mut command = home.command(&address, &["--tls-verify"]);
+        command.env("SSL_CERT_FILE", file("ca.pem", &authority)).env_remove("SSL_CERT_DIR");
+        let refused = finish(&mut command, "hi\n");
+        assert_refused(&refused, &["no authority vouches for its certificate", words]);
+    }
 }
 
 #[test]

@@ -61,12 +61,12 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "src/server",
-        &["protocol", "ignored", "files", "stdio", "text_file", "commands", "server"],
+        &["protocol", "ignored", "files", "scoped_ip", "stdio", "text_file", "commands", "server"],
         &["rustyline", "owo_colors", "io::stdin", "io::stdout", "io::stderr", "fs::read_to_string"],
     ),
     (
         "src/client",
-        &["protocol", "ignored", "files", "stdio", "text_file", "commands", "client"],
+        &["protocol", "ignored", "files", "scoped_ip", "stdio", "text_file", "commands", "client"],
         &[
             "rusqlite",
             "io::stdin().lock",

@@ -47,6 +47,7 @@ mod command_line;
 mod client_beside;
 mod client_config;
 mod client_hardship;
+mod client_network;
 mod client_piped;
 mod client_scripts;
 mod client_shown;

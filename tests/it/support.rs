@@ -531,8 +531,8 @@ impl Terminal {
         self.tmux(&["pipe-pane", "-t", "it", &format!("cat >> '{}'", file.display())]);
     }
 
-    /// Sends a signal to the program that the terminal's shell has started.
-    pub(crate) fn signal(&self, name: &str) {
+    /// The id of the program that the terminal's shell has started.
+    pub(crate) fn process_id(&self) -> u32 {
         let shell = self.tmux(&["display-message", "-p", "-t", "it", "#{pane_pid}"]);
         let processes = std::fs::read_dir("/proc").expect("processes").flatten();
         let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -542,7 +542,12 @@ impl Terminal {
             let (_, fields) = status.rsplit_once(") ").unwrap_or_default();
             fields.split(' ').nth(1) == Some(shell.trim())
         };
-        send_signal(ids.find(is_child).expect("a child of the shell"), name);
+        ids.find(is_child).expect("a child of the shell")
+    }
+
+    /// Sends a signal to that program.
+    pub(crate) fn signal(&self, name: &str) {
+        send_signal(self.process_id(), name);
     }
 
     /// Waits for something to become true.

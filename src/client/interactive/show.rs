@@ -13,9 +13,11 @@ use crate::client::submission::is_secret;
 use crate::protocol::{Event, Tags};
 
 impl Chat {
-    /// Shows the lines that are here.
-    pub(super) fn receive(&mut self) {
-        while let Some(line) = self.connection.next_line() {
+    /// Shows the lines that are here, as far as the screen has room for them. `false`:
+    /// there may be more.
+    pub(super) fn receive(&mut self) -> bool {
+        while self.printer.has_room() {
+            let Some(line) = self.connection.next_line() else { return true };
             let problem = self.attention.heard(&line, lock(&self.state).me());
             if is_news(&line) && self.reading.begins_anew(Instant::now()) {
                 self.printer.print(self.screen.divider("since you last wrote"));
@@ -25,6 +27,7 @@ impl Chat {
                 self.printer.print(self.screen.warning(&problem));
             }
         }
+        false
     }
 
     pub(super) fn show(&mut self, line: &str) {
@@ -71,6 +74,9 @@ impl Chat {
         if is_shown && !is_hushed && !is_hidden {
             let is_gathered = tags.cid.is_none()
                 && event.is_some_and(|event| self.presence.gather(&event, &me, Instant::now()));
+            if self.presence.is_full() {
+                self.show_presence();
+            }
             if !is_gathered {
                 let is_last = matches!(event, Some(Event::Bye { .. }));
                 if is_last || self.presence.precedes(plain) {
