@@ -213,9 +213,10 @@ fn a_farewell_waits_for_who_reads_long_after_it() {
     let mut stuck = Peer::join(server.port, "stuck");
     let mut alice = Peer::join(server.port, "alice");
     alice.say("/set echo off");
+    let sockets = server.count_sockets();
     alice.send(format!("{}\n", "z".repeat(4000)).repeat(2000).as_bytes());
     alice.hears(|line| line == "* stuck quit");
-    server.waits_until_one_has_ended();
+    server.waits_for_fewer_sockets(sockets);
     let lines = stuck.rest();
     let (last, before) = lines.split_last().unwrap();
     assert!(last.starts_with("[BYE slow-reader] "), "{last}");
@@ -237,9 +238,10 @@ fn who_was_parted_with_reads_on_where_they_were() {
     let token = token.split_once("[SESSION ").unwrap().1.split(']').next().unwrap().to_owned();
     let mut alice = Peer::join(server.port, "alice");
     alice.say("/set echo off");
+    let sockets = server.count_sockets();
     alice.send(format!("{}\n", "z".repeat(4000)).repeat(2000).as_bytes());
     alice.settles();
-    server.waits_until_one_has_ended();
+    server.waits_for_fewer_sockets(sockets);
     let ids = |lines: &[String]| -> Vec<u64> {
         let tags = lines.iter().filter_map(|line| line.strip_prefix("@id=")?.split(';').next());
         tags.map(|id| id.parse().unwrap()).collect()

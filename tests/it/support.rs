@@ -127,16 +127,17 @@ impl Server {
         (code, self.log.iter().collect())
     }
 
-    /// Waits until it holds a connection fewer.
-    pub(crate) fn waits_until_one_has_ended(&self) {
-        let sockets = || {
-            let folder = format!("/proc/{}/fd", self.process_id());
-            let files = std::fs::read_dir(folder).expect("descriptors").flatten();
-            let links = files.filter_map(|file| std::fs::read_link(file.path()).ok());
-            links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
-        };
-        let before = sockets();
-        Terminal::waits("an end", || sockets() < before);
+    /// How many sockets it holds.
+    pub(crate) fn count_sockets(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.process_id());
+        let files = std::fs::read_dir(folder).expect("descriptors").flatten();
+        let links = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+    }
+
+    /// Waits until it holds fewer sockets than before what makes it end a connection.
+    pub(crate) fn waits_for_fewer_sockets(&self, before: usize) {
+        Terminal::waits("an end", || self.count_sockets() < before);
     }
 
     pub(crate) fn signal(&self, name: &str) {

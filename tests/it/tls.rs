@@ -384,9 +384,10 @@ fn a_farewell_waits_for_who_reads_long_after_it() {
     let Some(stuck) = Client::join(server.port, "stuck") else { return };
     let mut alice = Peer::join(server.port, "alice");
     alice.say("/set echo off");
+    let sockets = server.count_sockets();
     alice.send(format!("{}\n", "z".repeat(4000)).repeat(2000).as_bytes());
     alice.hears(|line| line == "* stuck quit");
-    server.waits_until_one_has_ended();
+    server.waits_for_fewer_sockets(sockets);
     let (said, complaints) = stuck.rest();
     let last = said.lines().last().unwrap_or_default();
     assert!(last.starts_with("[BYE slow-reader] "), "{} {complaints}", last.len());
