@@ -95,8 +95,9 @@ pub(super) struct Opening {
     pub(super) barrier: String,
     /// Whether the server takes the time of the last message beside its id.
     takes_time: bool,
-    /// What had been seen before, where all is read again since ids went back.
-    known: Option<Known>,
+    /// What had been seen before, and the last message of that, where all is read again
+    /// since ids went back.
+    known: Option<(Known, Option<Position>)>,
 }
 
 impl Opening {
@@ -119,7 +120,7 @@ impl Opening {
     pub(super) fn refused(&mut self, code: &str, text: &str) {
         let is_bad = ErrorCode::parse(code) == Some(ErrorCode::BadArgument);
         if is_bad && text.starts_with(WENT_BACK) && self.seen.last().is_some() {
-            self.known = Some(self.seen.known());
+            self.known = Some((self.seen.known(), self.seen.last()));
             self.seen.begin_anew();
         } else if is_bad && self.timed().is_some() {
             self.takes_time = false; // a server of 0.1
@@ -134,13 +135,18 @@ impl Opening {
         self.known.is_some()
     }
 
+    /// The last message seen, if only before ids went back.
+    pub(super) fn last(&self) -> Option<Position> {
+        self.seen.last().or(self.known.as_ref().and_then(|(_, last)| *last))
+    }
+
     /// One of the missed lines is here; if this connection breaks too, the next one
     /// goes on after it. `false`: it is a message that had been seen.
     pub(super) fn note(&mut self, line: &str) -> bool {
         let (tags, plain) = Tags::split(line);
         let Some(Event::Message(message)) = Event::parse(plain) else { return true };
         self.seen.note(&tags, &message);
-        let is_known = |position| self.known.as_ref().is_some_and(|k| k.contains(position));
+        let is_known = |it| self.known.as_ref().is_some_and(|(known, _)| known.contains(it));
         !Position::of(&tags).is_some_and(is_known)
     }
 }
@@ -483,6 +489,7 @@ mod tests {
         opening.refused("bad-argument", "ids went back (restored backup?)");
         opening.refused("bad-argument", "ids went back (restored backup?)");
         assert_eq!(opening.lines(), None);
+        assert_eq!(opening.last().map(|last| last.id), Some(5), "what is new is known by it");
     }
 
     #[test]

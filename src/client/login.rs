@@ -86,7 +86,7 @@ impl Session {
         let live: Vec<u64> = self.lines.iter().filter_map(id).collect();
         self.missed.retain(|line| id(line).is_none_or(|id| !live.contains(&id)));
         self.missed.sort_by_key(id);
-        self.missed.dedup_by_key(|line| id(line));
+        self.missed.dedup_by(|one, other| id(one).is_some() && id(one) == id(other));
     }
 
     /// Takes in a line of the server.

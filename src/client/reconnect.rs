@@ -196,7 +196,7 @@ impl Way {
 
     /// Logs in anew, where the old visit was, and reads what was said there since.
     async fn begin_anew(&mut self, connection: &mut Connection) -> Result<Session, Refused> {
-        let last = self.opening.seen.last();
+        let last = self.opening.last();
         let mut first = self.state.way_back();
         // The last message in a room shows whether ids still mean the same messages.
         let proof = self.opening.seen.in_room().filter(|(_, room)| self.state.is_in(room));
