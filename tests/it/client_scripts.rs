@@ -7,7 +7,8 @@ use std::process::{Child, Command, Output, Stdio};
 
 use crate::proxy;
 use crate::support::{
-    CHATTY, CHATTY_WORD, Peer, Server, Terminal, has_program, join, scripted_server, text,
+    CHATTY, CHATTY_WORD, Peer, Server, Terminal, has_program, join, scripted_server, send_signal,
+    text,
 };
 
 fn shell(script: &str) -> Output {
@@ -441,10 +442,7 @@ fn signal_that_is_repeated_at_once_does_not_skip_the_goodbye() {
             .expect("chatty join");
         // Perhaps in the middle of its login.
         bob.hears(|line| line == "* alice joined");
-        let id = alice.id().to_string();
-        let send = |signal: &str| {
-            let _ = Command::new("kill").args([&format!("-{signal}"), &id]).status();
-        };
+        let send = |signal: &str| send_signal(alice.id(), signal);
         send("USR1"); // means nothing to it
         send("USR2");
         for signal in signals {

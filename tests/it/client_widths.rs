@@ -12,7 +12,7 @@ use nix::pty::{Winsize, openpty};
 use unicode_segmentation::UnicodeSegmentation as _;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use crate::support::{CHATTY, DEADLINE, Peer, Server, Terminal, count};
+use crate::support::{CHATTY, DEADLINE, Peer, Server, Terminal, count, send_signal};
 
 const ROWS: usize = 24;
 
@@ -369,8 +369,7 @@ impl Session {
             screen.rows.iter_mut().for_each(|row| row.resize(columns, " ".to_owned()));
             screen.column = screen.column.min(columns - 1);
         }
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-WINCH", &id]).status().expect("kill").success());
+        send_signal(self.child.id(), "WINCH");
     }
 }
 
