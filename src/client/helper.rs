@@ -21,6 +21,7 @@ use super::state::{Link, State};
 use super::submission::secret_from;
 use super::width::drawn;
 use crate::commands::{self, Kind, Setting};
+use crate::protocol::name::NAME_MAX;
 use crate::protocol::text::is_blank;
 use crate::protocol::{Key, LINE_MAX};
 
@@ -279,7 +280,10 @@ fn complete_text(state: &State, before: &str, word: &str) -> (usize, Vec<String>
     if !whole.is_empty() {
         return (before.len(), whole);
     }
-    let starts = word.char_indices().skip(1).filter(|(at, c)| can_start(&word[..*at], *c));
+    // No name is longer, with its sign.
+    let first = word.char_indices().rev().nth(NAME_MAX).map_or(0, |(at, _)| at);
+    let starts = word.char_indices().skip_while(|(at, _)| *at < first.max(1));
+    let starts = starts.filter(|(at, c)| can_start(&word[..*at], *c));
     let mut parts = starts.map(|(at, _)| {
         let part = &word[at..];
         (before.len() + at, fitting(words_of_text(state, false, part), part))

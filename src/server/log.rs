@@ -642,7 +642,7 @@ mod tests {
             let len = 1 + next(most);
             (0..len).map(|_| [PARTS[next(36)], ["", "", " ", "-", "’"][next(5)]].concat()).collect()
         };
-        let texts: Vec<String> = (0..2000).map(|_| any_text(12)).collect();
+        let texts: Vec<String> = (0..600).map(|_| any_text(12)).collect();
         let records = texts.iter().zip(1..).map(|(text, id)| {
             let record = record(id, Recipient::Room(room("ops")));
             Arc::new(Record { text: text.as_str().into(), ..(*record).clone() })
@@ -653,13 +653,13 @@ mod tests {
         let (mut file, _) = SqliteLog::open(folder.path(), options).unwrap();
         let mut memory = MemoryLog::new(usize::MAX, usize::MAX);
         // Most are indexed when they are searched for, the last ones not yet.
-        for part in records.chunks(1500) {
+        for part in records.chunks(400) {
             let last = Last { message: part.last().unwrap().id, person: 7 };
             let batch = Batch { records: part.to_vec(), changes: Vec::new(), last };
             file.append(&batch).unwrap();
             memory.append(&batch).unwrap();
-            if last.message == 1500 {
-                await_index(folder.path(), 1500);
+            if last.message == 400 {
+                await_index(folder.path(), 400);
             }
         }
         let find = |log: &dyn Log, terms: &SearchTerms| -> Vec<u64> {
@@ -673,7 +673,7 @@ mod tests {
             rows.recv().unwrap().records.iter().map(|record| record.id).collect()
         };
         let mut most = 0;
-        for _ in 0..400 {
+        for _ in 0..120 {
             let query = any_text(3);
             let terms = SearchTerms::parse(&query);
             let expected = texts.iter().zip(1..).filter(|(text, _)| matches(text, &query));
@@ -684,6 +684,6 @@ mod tests {
             }
             most = most.max(expected.len());
         }
-        assert!(most > 100, "nothing was tested");
+        assert!(most > 20, "nothing was tested");
     }
 }
