@@ -101,7 +101,16 @@ pub(crate) fn line(draw: &mut Draw<'_>, tokens: &[String]) -> Vec<u8> {
     if draw.below(10) == 0 {
         let recent = tokens.iter().rev().take(4).collect::<Vec<_>>();
         let line = match recent.get(draw.below(5)) {
-            Some(token) => format!("/resume {token} {}\n", draw.below(300)),
+            Some(token) => {
+                // Most of them are of messages that there are.
+                let most = [1, 4, 16, 300][draw.below(4)];
+                let mut line = format!("/resume {token} {}", draw.below(most));
+                if draw.below(8) == 0 {
+                    let time = i64::try_from(draw.below(1 << 16)).expect("small") * 1000;
+                    line = format!("{line} {}", Stamp(time));
+                }
+                line + "\n"
+            }
             None => "/session\n".to_owned(),
         };
         return line.into_bytes();
@@ -176,11 +185,17 @@ pub(crate) struct World {
     tokens: Vec<String>,
     /// When the last message of this run was said.
     latest: Stamp,
+    /// The least that the wall clock has said since.
+    lowest: Stamp,
     pub(crate) returns: usize,
     now: Duration,
     codecs: Vec<Option<(ConnId, LineCodec)>>,
     generation: u32,
 }
+
+/// How far the clock may be behind the last message without times going back, in
+/// milliseconds.
+const BRIDGED: i64 = 5 * 60 * 1000;
 
 impl World {
     pub(crate) fn new() -> Self {
@@ -192,6 +207,7 @@ impl World {
             is_full: false,
             tokens: Vec::new(),
             latest: Stamp::default(),
+            lowest: Stamp::default(),
             returns: 0,
             now: Duration::ZERO,
             codecs: (0..8).map(|_| None).collect(),
@@ -224,6 +240,7 @@ impl World {
         // The wall clock may jump either way.
         let wall = Stamp(i64::try_from(draw.below(1 << 16)).expect("small") * 1000);
         let now = Now { since_start: self.now, wall };
+        self.lowest = self.lowest.min(wall);
         self.hub.tick(now, &mut turn);
         self.release(now, turn);
         let Some((conn, mut codec)) = self.codecs[slot].take() else {
@@ -285,7 +302,7 @@ impl World {
     }
 
     /// What the server does: all of it is stored, or none of it was said.
-    fn commit(&mut self, turn: &mut Turn) {
+    fn commit(&mut self, now: Now, turn: &mut Turn) {
         let records = turn.records();
         if self.is_full && (!records.is_empty() || self.hub.has_changes()) {
             turn.refuse_sayings(&Refusal::new(ErrorCode::StorageFull, "no room"));
@@ -300,8 +317,11 @@ impl World {
         }
         self.hub.note_kept();
         for record in &records {
-            assert!(record.time >= self.latest, "{} is before the one before it", record.id);
-            self.latest = record.time;
+            let (id, time) = (record.id, record.time);
+            let is_set_back = self.lowest.0 + BRIDGED < self.latest.0;
+            assert!(time >= self.latest || is_set_back, "{id} is before the one before it");
+            assert!((0..=BRIDGED).contains(&(time.0 - now.wall.0)), "{id} is of another time");
+            (self.latest, self.lowest) = (time, now.wall);
             let twin = self.stored.insert(record.id, record.clone());
             assert!(twin.is_none(), "{} was given twice", record.id);
         }
@@ -309,7 +329,7 @@ impl World {
     }
 
     fn release(&mut self, now: Now, mut turn: Turn) {
-        self.commit(&mut turn);
+        self.commit(now, &mut turn);
         let mut out = Outlet::default();
         turn.release(&mut out);
         for conn in &out.closed {
