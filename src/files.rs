@@ -39,16 +39,6 @@ pub fn open_own(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     Ok(file)
 }
 
-/// Opens a regular file to read it, also through a link: reading changes nothing.
-///
-/// # Errors
-/// It cannot be opened, or it is no regular file.
-pub fn open_regular(path: &Path) -> io::Result<File> {
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(not_ours("is no regular file")) }
-}
-
 /// Whether a file is ours, or is not there.
 ///
 /// # Errors
@@ -99,7 +89,6 @@ mod tests {
                 assert!(problem.contains(why), "{name}: {problem}");
             }
             assert!(check_own(&path(name)).is_err(), "{name}");
-            assert_eq!(open_regular(&path(name)).is_ok(), name == "link", "{name}");
         }
         assert!(!path("absent").exists());
         fs::hard_link(path("victim"), path("hard")).unwrap();

@@ -72,7 +72,8 @@ fn server_does_not_choose_how_many_files_a_log_has() {
     let port = scripted_server(lines.as_bytes());
     let home = tempfile::tempdir().expect("a folder");
     let script = format!(
-        "XDG_DATA_HOME='{}' {CHATTY_WORD} join 127.0.0.1 --port {port} --name alice --log --wait inf 2>&1 \
+        "XDG_DATA_HOME='{}' {CHATTY_WORD} join 127.0.0.1 --port {port} --name alice \
+         --log --wait inf 2>&1 \
          < /dev/null | grep 'chatty: '",
         home.path().display()
     );

@@ -46,7 +46,7 @@ fn orderly_stop_leaves_one_complete_file() {
     for (signal, flags) in [
         ("TERM", &[][..]),
         ("INT", &["--durability", "relaxed"]),
-        ("HUP", &["--keep-messages", "9"]),
+        ("TERM", &["--keep-messages", "9"]),
     ] {
         let (folder, copy) = (folder(), folder());
         let server = Server::start_in(folder.path(), flags);
