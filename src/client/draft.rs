@@ -53,9 +53,19 @@ impl Layout {
         self.row + 1
     }
 
+    /// The width of the terminal.
+    pub(super) fn columns(&self) -> usize {
+        self.columns
+    }
+
     /// Whether these rows look otherwise on a terminal of this width.
     pub(super) fn is_broken_by(&self, columns: usize) -> bool {
-        self.columns > 0 && self.columns != columns && (self.row > 0 || self.column >= columns)
+        self.columns != columns && !self.fits_in_row_of(columns)
+    }
+
+    /// Whether all of it is in one row, also if that has so many columns.
+    pub(super) fn fits_in_row_of(&self, columns: usize) -> bool {
+        self.row == 0 && self.column < columns
     }
 
     /// Whether both ended in the same place.

@@ -44,6 +44,16 @@ pub(super) struct ChatHelper {
     is_redrawn_for_itself: AtomicBool,
     /// Where the latest drawing of prompt, draft and hint ended.
     layout: Mutex<Layout>,
+    resize: Mutex<Option<Resize>>,
+}
+
+/// The terminal has another width than before, and rustyline may not know it yet: it learns
+/// of a resize from a signal, and keys may come before that. Until it knows, it erases as
+/// many rows as it counted, which are not those that were drawn.
+#[derive(Clone, Copy)]
+struct Resize {
+    /// The fewest columns there were before.
+    columns: usize,
 }
 
 impl ChatHelper {
@@ -54,6 +64,7 @@ impl ChatHelper {
             is_submitted: AtomicBool::new(false),
             is_redrawn_for_itself: AtomicBool::new(false),
             layout: Mutex::default(),
+            resize: Mutex::default(),
         }
     }
 
@@ -75,7 +86,15 @@ impl ChatHelper {
     /// end of the `counted` prompt. When a terminal becomes wider or narrower it breaks rows
     /// anew, and rustyline erases as many as there were before: too many, or too few. Then
     /// the screen is drawn again.
-    fn start_drawing(&self, text: &str, counted: &str, style: Style) -> String {
+    ///
+    /// `known` is how many columns rustyline counts with, if that is sure.
+    fn start_drawing(
+        &self,
+        text: &str,
+        counted: &str,
+        style: Style,
+        known: Option<usize>,
+    ) -> String {
         let (columns, _) = size();
         let draw = |text: &str| {
             let mut layout = Layout::new(columns);
@@ -85,8 +104,21 @@ impl ChatHelper {
         let (end, drawing) = draw(counted);
         let (new_end, new_drawing) = draw(text);
         let mut layout = self.layout();
-        if layout.is_broken_by(columns) {
-            self.shared.printer.redraw();
+        let mut resize = self.resize.lock().unwrap_or_else(PoisonError::into_inner);
+        if known == Some(columns) {
+            *resize = None;
+        }
+        if layout.columns() != columns {
+            if known != Some(columns) {
+                let before = resize.map_or(layout.columns(), |resize| resize.columns);
+                *resize = Some(Resize { columns: before.min(layout.columns()) });
+            }
+            if layout.is_broken_by(columns) {
+                self.shared.printer.redraw();
+            } else {
+                // Makes sure that rustyline knows.
+                self.shared.printer.repaint();
+            }
         }
         *layout = end;
         if new_end.ends_like(&end) { new_drawing } else { drawing }
@@ -95,7 +127,28 @@ impl ChatHelper {
     /// Before each prompt: it may be called off before anything is drawn.
     pub(super) fn start(&self, draft: &str) {
         self.remember(draft);
-        *self.layout() = Layout::default();
+        *self.layout() = Layout::new(size().0);
+        *self.resize.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// After each prompt: if the terminal was resized under it and it was not drawn since,
+    /// the screen is drawn again.
+    pub(super) fn finish(&self) {
+        if self.layout().is_broken_by(size().0) {
+            self.shared.printer.redraw();
+        }
+    }
+
+    /// Draws what is behind the prompt. If rustyline may count its rows otherwise, since it
+    /// may not know of a resize yet, the screen is drawn again once it knows.
+    fn draw(&self, text: &str, cursor: usize, look: impl Fn(usize) -> Look) -> String {
+        let mut layout = self.layout();
+        let drawing = layout.draw(text, cursor, look);
+        let resize = *self.resize.lock().unwrap_or_else(PoisonError::into_inner);
+        if resize.is_some_and(|resize| !layout.fits_in_row_of(resize.columns)) {
+            self.shared.printer.redraw();
+        }
+        drawing
     }
 
     fn remember(&self, draft: &str) {
@@ -166,13 +219,13 @@ impl Highlighter for ChatHelper {
             // Nobody is to read it over one's shoulder.
             is_masked: at >= secret,
         };
-        Cow::Owned(self.layout().draw(line, pos, look))
+        Cow::Owned(self.draw(line, pos, look))
     }
 
     fn highlight_hint<'h>(&self, hint: &'h str) -> Cow<'h, str> {
         let theme = self.shared.theme;
         let style = if hint.starts_with(NOT_SENT) { theme.error() } else { theme.faint() };
-        Cow::Owned(self.layout().draw(hint, hint.len(), |_| style.into()))
+        Cow::Owned(self.draw(hint, hint.len(), |_| style.into()))
     }
 
     /// rustyline measures the prompt once, when it starts to read, and cannot
@@ -187,22 +240,21 @@ impl Highlighter for ChatHelper {
         if !self.is_submitted.load(Ordering::Relaxed) {
             self.shared.gate.open();
         }
-        if !self.is_redrawn_for_itself.swap(false, Ordering::Relaxed) {
-            self.shared.gate.drawn();
-        }
+        let is_for_itself = self.is_redrawn_for_itself.swap(false, Ordering::Relaxed);
+        let known = if is_for_itself { None } else { self.shared.gate.drawn() };
         let theme = self.shared.theme;
         if !is_default {
-            return Cow::Owned(self.start_drawing(prompt, prompt, Style::new()));
+            return Cow::Owned(self.start_drawing(prompt, prompt, Style::new(), known));
         }
         if self.shared.is_asking() {
-            return Cow::Owned(self.start_drawing(prompt, prompt, theme.prompt()));
+            return Cow::Owned(self.start_drawing(prompt, prompt, theme.prompt(), known));
         }
         let (text, is_lost) = {
             let state = self.shared.state();
             (prompt_in(&state, drawn(prompt)), state.link == Link::Lost)
         };
         let style = if is_lost { theme.faint() } else { theme.prompt() };
-        Cow::Owned(self.start_drawing(&text, prompt, style))
+        Cow::Owned(self.start_drawing(&text, prompt, style, known))
     }
 
     /// Yes, always: only then does rustyline announce the end of a line. It asks

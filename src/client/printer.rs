@@ -11,6 +11,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use nix::sys::signal::{Signal, raise};
 use rustyline::{Cmd, ConditionalEventHandler, Event, EventContext, ExternalPrinter, RepeatCount};
 use terminal_size::terminal_size;
 use tokio::sync::Notify;
@@ -141,13 +142,19 @@ struct Press<P> {
 
 impl<P: ExternalPrinter> Press<P> {
     fn run(&mut self, Orders { orders, load }: &Orders) {
-        while let Ok(first) = orders.recv() {
+        let mut held = None;
+        while let Some(first) = held.take().or_else(|| orders.recv().ok()) {
             let mut batch = String::new();
             let mut size_taken = 0;
             let mut is_redrawn = false;
             let mut next = Some(first);
             let (columns, _) = size();
             while let Some(order) = next {
+                if is_redrawn && matches!(order, Order::Line(_)) {
+                    // The screen is repaired before anything else is added to it.
+                    held = Some(order);
+                    break;
+                }
                 size_taken += order.size();
                 match order {
                     Order::Line(line) => {
@@ -164,10 +171,10 @@ impl<P: ExternalPrinter> Press<P> {
             if !batch.is_empty() {
                 self.print(&batch, &batch);
             } else if !is_redrawn {
-                self.print(REPAINT, "");
+                self.print_after_resize(|_| REPAINT.to_owned());
             }
             if is_redrawn {
-                self.print(&self.screen(), "");
+                self.print_after_resize(Self::screen);
             }
             load.waiting.fetch_sub(size_taken, Ordering::Relaxed);
             load.moved.notify_one();
@@ -187,12 +194,26 @@ impl<P: ExternalPrinter> Press<P> {
     /// Prints this above the prompt. Of it `news` must be seen also where there is
     /// no prompt any more.
     fn print(&mut self, text: &str, news: &str) {
-        if self.gate.hand_to_prompt(news) {
+        if self.gate.hand_to_prompt(news, None) {
             // Fails when the prompt has gone meanwhile; then it is undrawn.
             let _ = self.out.print(text.to_owned());
         } else {
             write(&self.gate.take_undrawn());
             write(news);
+        }
+    }
+
+    /// Prints what has no news in it, and lets rustyline learn of a resize first. The
+    /// SIGWINCH of the resize may still be pending for another thread, while [`size`]
+    /// returns the new size already. The handler of a raised signal has run when `raise`
+    /// returns, and rustyline takes signals before it takes what is printed here.
+    fn print_after_resize(&mut self, text: impl Fn(&Self) -> String) {
+        let (columns, _) = size();
+        if self.gate.hand_to_prompt("", Some(columns)) {
+            let _ = raise(Signal::SIGWINCH);
+            let _ = self.out.print(text(self));
+        } else {
+            write(&self.gate.take_undrawn());
         }
     }
 
@@ -257,7 +278,14 @@ struct GateState {
     prompt: PromptIs,
     /// There will be no other prompt.
     is_last: bool,
-    undrawn: VecDeque<String>,
+    undrawn: VecDeque<Handed>,
+}
+
+/// What was handed to rustyline.
+struct Handed {
+    news: String,
+    /// How many columns rustyline knows of by the time it draws this, if that is sure.
+    columns: Option<usize>,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
@@ -293,26 +321,27 @@ impl Gate {
         self.moved.notify_all();
     }
 
-    /// What was handed over first stands above the prompt now.
-    pub(super) fn drawn(&self) {
-        self.lock().undrawn.pop_front();
+    /// What was handed over first stands above the prompt now. Returns how many columns
+    /// rustyline counts with, if that is sure.
+    pub(super) fn drawn(&self) -> Option<usize> {
+        self.lock().undrawn.pop_front()?.columns
     }
 
     /// Waits for a prompt. `false`: there will be none any more.
-    fn hand_to_prompt(&self, batch: &str) -> bool {
+    fn hand_to_prompt(&self, news: &str, columns: Option<usize>) -> bool {
         let mut state = self.lock();
         while state.prompt == PromptIs::Away {
             state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let is_standing = state.prompt == PromptIs::Standing;
         if is_standing {
-            state.undrawn.push_back(batch.to_owned());
+            state.undrawn.push_back(Handed { news: news.to_owned(), columns });
         }
         is_standing
     }
 
     fn take_undrawn(&self) -> String {
-        self.lock().undrawn.drain(..).collect()
+        self.lock().undrawn.drain(..).map(|handed| handed.news).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, GateState> {

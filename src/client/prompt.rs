@@ -268,6 +268,9 @@ impl Loop {
         let rows = self.editor.helper().map_or(1, ChatHelper::rows);
         // rustyline has gone to the row below; go up and clear from there.
         let _ = stdio::stdout().write_all(format!("\x1b[{rows}A\r\x1b[J").as_bytes());
+        if let Some(helper) = self.editor.helper() {
+            helper.finish();
+        }
         text
     }
 

@@ -358,6 +358,16 @@ impl Session {
     }
 
     fn resizes(&mut self, columns: usize) {
+        self.sets_columns(columns);
+        self.signals_resize();
+    }
+
+    fn signals_resize(&self) {
+        send_signal(self.child.id(), "WINCH");
+    }
+
+    /// Resizes the terminal, but sends no signal yet.
+    fn sets_columns(&mut self, columns: usize) {
         let stty = Command::new("stty")
             .args(["cols", &columns.to_string()])
             .stdin(self.terminal.try_clone().expect("a terminal"))
@@ -369,7 +379,6 @@ impl Session {
             screen.rows.iter_mut().for_each(|row| row.resize(columns, " ".to_owned()));
             screen.column = screen.column.min(columns - 1);
         }
-        send_signal(self.child.id(), "WINCH");
     }
 }
 
@@ -534,6 +543,40 @@ fn chat_is_drawn_again_when_the_terminal_is_resized_under_a_draft() {
             alice.has_intact_chat(said, &format!("{text:?} at {columns}"));
         }
         alice.clears(said, text);
+    }
+}
+
+#[test]
+fn chat_is_drawn_again_when_keys_are_handled_before_the_signal_of_a_resize() {
+    // In one piece: each drawing that rustyline counts wrongly may leave a row behind.
+    let long = format!("\x1b[200~{}\x1b[201~", "日本".repeat(15));
+    let cut = "\x15"; // Ctrl-U
+    for (what, draft, keys) in [
+        ("key in a long draft", long.as_str(), ""),
+        ("long draft made short", &long, cut),
+        ("short draft made long", "", &long),
+        ("key in a short draft", "", "x"),
+    ] {
+        let server = Server::start();
+        let mut bob = Peer::join(server.port, "bob");
+        let mut alice = Session::join(server.port, 80, HISTORY);
+        let mut said = 0;
+        for _ in 0..3 {
+            says(&mut bob, &mut alice, &mut said);
+        }
+        for columns in [40, 70, 30, 80, 40, 80] {
+            let what = format!("{what} at {columns}");
+            alice.draws(&format!("{cut}{draft}"));
+            alice.sets_columns(columns);
+            alice.draws(keys);
+            alice.signals_resize();
+            alice.draws("");
+            says(&mut bob, &mut alice, &mut said);
+            alice.draws("");
+            says(&mut bob, &mut alice, &mut said);
+            alice.has_intact_chat(said, &what);
+        }
+        alice.clears(said, what);
     }
 }
 
