@@ -11,8 +11,8 @@
 # With `user` or `root` it runs one of the two. --keep keeps the folder.
 #
 # Needs root and debootstrap. Uses the Debian mirror that apt is configured for, else debootstrap's
-# default. The folder is in $TMPDIR or /var/tmp and takes up to 10 GB; everything takes half an hour
-# on two cores. Mounts are made in a namespace of their own, which ends with this script.
+# default. The folder is in $TMPDIR or /var/tmp and takes some gigabytes; everything takes a quarter of
+# an hour on two cores. Mounts are made in a namespace of their own, which ends with this script.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
