@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use chatty::commands;
 use chatty::protocol::codec::LineCodec;
 use chatty::protocol::{Event, LINE_MAX, Message, Place, Stamp, Tags};
-use chatty::server::log::Query;
+use chatty::server::log::ReadRequest;
 use chatty::server::outbox::{Lines, Meter, Outbox};
 use chatty::server::passwords::Job;
 use chatty::server::turn::{ConnId, Sink, Turn};
@@ -151,7 +151,7 @@ impl Sink for Counting {
     }
     fn note_asked(&mut self, _: ConnId, _: usize) {}
     fn close(&mut self, _: ConnId) {}
-    fn read(&mut self, _: ConnId, _: Query) {}
+    fn read(&mut self, _: ConnId, _: ReadRequest) {}
     fn hash(&mut self, _: ConnId, _: Job) {}
     fn tell_when_drained(&mut self, _: ConnId) {}
     fn wait_for_room(&mut self, _: ConnId) {}

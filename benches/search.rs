@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use chatty::protocol::{Key, Name, RoomName, Stamp};
 use chatty::server::log::sqlite::{Durability, FILE, Options, Retention, SqliteLog};
 use chatty::server::log::{
-    Batch, Last, Log as _, PersonId, Query, Recipient, Record, SearchTerms, Thread,
+    Batch, LastIds, Log as _, UserId, ReadRequest, Recipient, Record, SearchTerms, Thread,
 };
 use rusqlite::Connection;
 
@@ -74,10 +74,10 @@ fn fill(folder: &Path, messages: u64) -> anyhow::Result<()> {
     let to = Recipient::Room(room.expect("a name"));
     for first in (1..=messages).step_by(usize::try_from(BATCH)?) {
         let ids = first..(first + BATCH).min(messages + 1);
-        let last = Last { message: ids.end - 1, person: 1 };
+        let last = LastIds { message: ids.end - 1, person: 1 };
         let record = |id| {
             let (from, to, text) = (from.clone(), to.clone(), text(id).into());
-            let (time, author, cid) = (Stamp(0), PersonId(1), None);
+            let (time, author, cid) = (Stamp(0), UserId(1), None);
             Arc::new(Record { id, time, author, from, to, is_action: false, text, cid })
         };
         let batch = Batch { records: ids.map(record).collect(), changes: Vec::new(), last };
@@ -99,9 +99,9 @@ fn search(
     for (what, text) in searches {
         let terms = SearchTerms::parse(&text(messages));
         let rooms = vec![Key::fold("ops")];
-        let reader = PersonId(2);
+        let reader = UserId(2);
         let thread = Thread::Search { reader, rooms, is_private_too: true, terms };
-        let query = Query { thread, count: 50, size: usize::MAX, after: None, hidden: Vec::new() };
+        let query = ReadRequest { thread, count: 50, size: usize::MAX, after: None, hidden: Vec::new() };
         let (found, rows) = mpsc::channel();
         let start = Instant::now();
         log.read(query, Box::new(move |rows| drop(found.send(rows))));

@@ -26,7 +26,7 @@ use tokio::task::{spawn_blocking, unconstrained};
 use self::audit::{AuditLog, Cause};
 use self::hub::{Hub, Seed};
 use self::limits::Limits;
-use self::log::Kept;
+use self::log::Snapshot;
 use self::log::memory::MemoryLog;
 use self::log::sqlite::{self, SqliteLog};
 use self::passwords::Hashers;
@@ -184,7 +184,7 @@ fn open(args: &ServeArgs, folder: Option<&Path>) -> anyhow::Result<(Option<Sqlit
     let mut seed = Seed::default();
     getrandom::fill(&mut seed).context("the system gives no random numbers")?;
     let Some(folder) = folder else {
-        return Ok((None, Hub::new(limits, &Kept::default(), seed)?));
+        return Ok((None, Hub::new(limits, &Snapshot::default(), seed)?));
     };
     let (log, kept) = args.storage.open(folder)?;
     let hub = Hub::new(limits, &kept, seed).map_err(|unreadable| {

@@ -11,7 +11,7 @@ use chatty::protocol::codec::LineCodec;
 use chatty::server::hub::{Hub, Input, Now, Seed};
 use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
-use chatty::server::log::{Kept, Query};
+use chatty::server::log::{Snapshot, ReadRequest};
 use chatty::server::outbox::{Lines, Outbox};
 use chatty::server::passwords::Job;
 use chatty::server::peer::Peer;
@@ -38,7 +38,7 @@ pub(crate) struct House {
 struct Outlets {
     boxes: Vec<Outbox>,
     dirty: Vec<ConnId>,
-    reads: Vec<(ConnId, Query)>,
+    reads: Vec<(ConnId, ReadRequest)>,
 }
 
 impl Sink for Outlets {
@@ -55,7 +55,7 @@ impl Sink for Outlets {
     fn close(&mut self, _: ConnId) {
         unreachable!("nobody leaves this house");
     }
-    fn read(&mut self, conn: ConnId, query: Query) {
+    fn read(&mut self, conn: ConnId, query: ReadRequest) {
         self.reads.push((conn, query));
     }
     fn hash(&mut self, _: ConnId, _: Job) {
@@ -73,7 +73,7 @@ impl House {
     /// So many people in the lobby, called `n0`, `n1` and so on.
     pub(crate) fn with_people(count: u32) -> Self {
         let mut house = Self {
-            hub: Hub::new(Limits::default(), &Kept::default(), Seed::default())
+            hub: Hub::new(Limits::default(), &Snapshot::default(), Seed::default())
                 .expect("nothing is unreadable"),
             log: MemoryLog::new(LOG_MESSAGES, LOG_SIZE),
             codecs: Vec::new(),

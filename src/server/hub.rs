@@ -10,7 +10,7 @@
 //!    reply, or one error.
 //! 4. After a farewell nothing more is said to that connection.
 //! 5. A person is a visit, not a name: what is remembered about somebody hangs
-//!    on [`PersonId`], so that it follows a rename and never a successor.
+//!    on [`UserId`], so that it follows a rename and never a successor.
 //! 6. A right is held by a person, in a room or on the server, and ends with
 //!    either. Whoever may not is refused before anything is done.
 //!
@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use slab::Slab;
 
 use super::limits::Limits;
-use super::log::{Change, Kept, Last, PersonId, Rows, Shelf, Stay};
+use super::log::{Change, Snapshot, LastIds, UserId, ReadResult, Collection, MembershipSpan};
 use super::outbox::Meter;
 use super::pace::{Paces, Rate};
 use super::passwords::Outcome;
@@ -75,22 +75,22 @@ mod talk;
 mod trial;
 
 use accounts::Accounts;
-use ask::Ask;
+use ask::Context;
 use audit::Audit;
-use delayed::DelayedJobs;
-use dropped::Dropped;
-use feed::{Feed, Recent};
-use guesses::Guesses;
-use history::RowsAsk;
-use keeping::Asleep;
-use listing::{ListAsk, RoomList, RoomsAsk};
-use looks::Looks;
-use mail::{MailAsk, Mailboxes};
+use delayed::DelayedChecks;
+use dropped::DroppedSessions;
+use feed::{DeliveryMode, Recent};
+use guesses::PasswordThrottle;
+use history::HistoryRequest;
+use keeping::DormantRooms;
+use listing::{ListRequest, RoomList, RoomListRequest};
+use looks::ConfusableIndex;
+use mail::{MailRequest, Mailboxes};
 use memberships::Memberships;
-use missed::Missed;
-use order::Order;
+use missed::DeferredEvents;
+use order::Moderation;
 use rooms::Room;
-use secrets::PasswordAsk;
+use secrets::PasswordRequest;
 use session::{ResumeAsk, Session, TokenHash, Tokens};
 pub use stored::{Storage, storage_full};
 use talk::RecentCids;
@@ -112,7 +112,7 @@ pub enum Input<'a> {
     /// It came, from there; how it speaks is not known yet, so it is not greeted.
     Arrived(Peer),
     /// After that: it speaks so, and is to be greeted.
-    Settled {
+    TransportKnown {
         /// Whether nobody on the way can read along.
         is_encrypted: bool,
     },
@@ -123,24 +123,24 @@ pub enum Input<'a> {
     /// It will send no more, and wants its answers.
     Finished,
     /// It is gone, or has to go without being able to hear why.
-    Lost,
+    Disconnected,
     /// It has given no name, and others wait to come in.
-    Crowded,
+    Evicted,
     /// It has read nothing for too long.
     Stalled,
     /// More waits for it than may.
-    Swamped,
+    OverLimit,
     /// It has read most of what waited for it ([`Turn::tell_when_drained`]).
     Drained,
     /// There is room for the long answer it waits for ([`Turn::wait_for_room`]).
-    Room,
+    MemoryAvailable,
     /// The rows it asked the log for.
-    Rows(Rows),
+    Rows(ReadResult),
     /// What came of the password it gave.
     Hashed(Outcome),
     /// A few rows that were read at once: those that feed it on, or the message that its
     /// `/resume` reads on after.
-    Page(Rows),
+    Page(ReadResult),
 }
 
 /// What may be handed to [`Hub::handle`] next for the same connection.
@@ -163,10 +163,10 @@ pub struct Hub {
     limits: Limits,
     /// By [`ConnId::slot`].
     connections: Vec<Option<Connection>>,
-    visits: Slab<Visit>,
-    names: HashMap<Key, VisitIx>,
-    looks: Looks,
-    people: HashMap<PersonId, VisitIx>,
+    users: Slab<User>,
+    names: HashMap<Key, UserIx>,
+    confusables: ConfusableIndex,
+    users_by_id: HashMap<UserId, UserIx>,
     rooms: Slab<Room>,
     room_names: HashMap<Key, RoomIx>,
     /// The names of all rooms, sorted, while they stay the same.
@@ -176,34 +176,34 @@ pub struct Hub {
     lobby: RoomIx,
     cids: RecentCids,
     recent: Recent,
-    last: Last,
+    last_ids: LastIds,
     /// The time of what happened last, see [`Hub::stamp`].
     last_time: Stamp,
     tokens: Tokens,
-    sessions: HashMap<TokenHash, PersonId>,
-    dropped: Dropped,
+    sessions: HashMap<TokenHash, UserId>,
+    dropped: DroppedSessions,
     accounts: Accounts,
     mail: Mailboxes,
-    guesses: Guesses,
+    password_throttle: PasswordThrottle,
     /// New passwords, from each network.
     new_passwords: Paces,
     /// What operators of the server decided, and who they are.
-    server_order: Order,
-    asleep: Asleep,
+    server_moderation: Moderation,
+    dormant_rooms: DormantRooms,
     /// The rooms whose decisions are kept, awake or asleep, by the number of these.
-    orders: HashMap<u64, RoomName>,
+    moderated_rooms: HashMap<u64, RoomName>,
     /// Counts who joined which room, so that the longest member is known.
     last_arrival: u64,
     /// The last number given to decisions that are kept.
-    last_order: u64,
+    last_moderation_id: u64,
     /// Whose memberships are in which block, and the last number of one.
-    block_owners: HashMap<u64, PersonId>,
+    block_owners: HashMap<u64, UserId>,
     last_block: u64,
     audit: Audit,
     /// Passwords that are hashed later: who gave them has tried too often.
-    delayed_jobs: DelayedJobs,
+    delayed_jobs: DelayedChecks,
     /// What is to be kept otherwise than it is.
-    unsaved: BTreeSet<(Shelf, u64)>,
+    unsaved: BTreeSet<(Collection, u64)>,
     storage: Storage,
     /// When it is looked whether somebody has given a name.
     login_deadlines: BTreeSet<(Duration, ConnId)>,
@@ -214,7 +214,7 @@ pub struct Hub {
 /// What tokens are made from: nobody else may know it, or guess it.
 pub type Seed = [u8; 32];
 
-type VisitIx = usize;
+type UserIx = usize;
 type RoomIx = usize;
 
 /// What the hub knows of a socket.
@@ -222,41 +222,41 @@ type RoomIx = usize;
 struct Connection {
     id: ConnId,
     peer: Peer,
-    stage: Stage,
+    phase: Phase,
     settings: Settings,
     /// By when it has to give a name.
-    login_until: Duration,
+    login_deadline: Duration,
     /// Which settings it chose itself, by [`Setting`].
     chosen: [bool; Setting::TABLE.len()],
     /// What it waits for, see [`Flow::Wait`].
-    asked: Option<Box<Asked>>,
+    pending: Option<Box<PendingRequest>>,
 }
 
 /// A line whose answer waits for somebody else's work.
 #[derive(Debug)]
-enum Asked {
+enum PendingRequest {
     /// Rows of the log.
-    Rows(RowsAsk),
+    Rows(HistoryRequest),
     /// What waits for an account that logs in.
-    Mail(MailAsk),
+    Mail(MailRequest),
     /// A password that is hashed.
-    Password(PasswordAsk),
+    Password(PasswordRequest),
     /// The message that a `/resume` reads on after.
     Resume(ResumeAsk),
     /// All rooms, page by page.
-    Rooms(RoomsAsk),
+    Rooms(RoomListRequest),
     /// A list that there is no room for yet.
-    List(ListAsk),
+    List(ListRequest),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum Phase {
     /// Not logged in. Once a name was refused, only `/login` is one.
     Greeting { was_refused: bool },
     /// Logged in.
-    Present(VisitIx),
+    LoggedIn(UserIx),
     /// Said farewell to.
-    Leaving,
+    Closing,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -292,8 +292,8 @@ impl Settings {
 
 /// One person's stay, from login to leaving.
 #[derive(Debug)]
-struct Visit {
-    person: PersonId,
+struct User {
+    id: UserId,
     name: Name,
     /// `None`: it dropped, and may come back.
     conn: Option<ConnId>,
@@ -302,25 +302,25 @@ struct Visit {
     session: Option<Box<Session>>,
     /// The last message before it came.
     first: u64,
-    feed: Feed,
-    missed: Option<Box<Missed>>,
+    feed: DeliveryMode,
+    deferred: Option<Box<DeferredEvents>>,
     rooms: Vec<RoomIx>,
     memberships: Memberships,
     /// Where plain lines go when no query is on. `None`: nowhere.
     current: Option<RoomIx>,
-    query: Query,
+    query: QueryState,
     /// Who last wrote to me privately.
-    heard: Option<PersonId>,
+    reply_target: Option<UserId>,
     away: Option<Away>,
-    ties: Ties,
+    relations: Relations,
     since: Stamp,
-    active: Duration,
+    last_active: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Query {
+enum QueryState {
     Off,
-    On(PersonId),
+    On(UserId),
     /// The person is gone. Plain lines are refused, so that what was meant
     /// privately does not become public.
     Gone,
@@ -334,41 +334,41 @@ struct Away {
 
 /// What is kept of a house and cannot be read.
 #[derive(Debug)]
-pub struct Unreadable {
+pub struct UnreadableEntry {
     /// What kind of thing it is.
-    pub shelf: Shelf,
+    pub shelf: Collection,
     /// Which of them.
     pub key: u64,
     why: serde_json::Error,
 }
 
-impl fmt::Display for Unreadable {
+impl fmt::Display for UnreadableEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} ({})", self.shelf.as_str(), self.key, self.why)
     }
 }
 
-impl std::error::Error for Unreadable {}
+impl std::error::Error for UnreadableEntry {}
 
 /// Who has to do with whom; both ends know, so that leaving costs only those
 /// concerned. Most people have to do with nobody, and then it takes no memory.
 #[derive(Debug, Default)]
-struct Ties(Option<Box<TieLists>>);
+struct Relations(Option<Box<RelationLists>>);
 
 #[derive(Debug, Default)]
-struct TieLists {
+struct RelationLists {
     ignores: Vec<Ignored>,
-    ignored_by: Vec<PersonId>,
-    queried_by: Vec<PersonId>,
+    ignored_by: Vec<UserId>,
+    queried_by: Vec<UserId>,
     /// The rooms that this visit may be an operator of, and those it was.
     leads: Vec<RoomIx>,
 }
 
-impl Deref for Ties {
-    type Target = TieLists;
+impl Deref for Relations {
+    type Target = RelationLists;
 
-    fn deref(&self) -> &TieLists {
-        static NONE: TieLists = TieLists {
+    fn deref(&self) -> &RelationLists {
+        static NONE: RelationLists = RelationLists {
             ignores: Vec::new(),
             ignored_by: Vec::new(),
             queried_by: Vec::new(),
@@ -378,8 +378,8 @@ impl Deref for Ties {
     }
 }
 
-impl DerefMut for Ties {
-    fn deref_mut(&mut self) -> &mut TieLists {
+impl DerefMut for Relations {
+    fn deref_mut(&mut self) -> &mut RelationLists {
         self.0.get_or_insert_default()
     }
 }
@@ -388,7 +388,7 @@ impl DerefMut for Ties {
 /// went stays hidden.
 #[derive(Debug)]
 struct Ignored {
-    person: PersonId,
+    person: UserId,
     /// The last name they had, once they are gone.
     gone: Option<Name>,
 }
@@ -418,51 +418,51 @@ impl Hub {
     /// # Errors
     /// Something that is kept cannot be read. A house without its bans, or where anybody
     /// can take a registered name, is not to be opened.
-    pub fn new(limits: Limits, kept: &Kept, seed: Seed) -> Result<Self, Unreadable> {
+    pub fn new(limits: Limits, kept: &Snapshot, seed: Seed) -> Result<Self, UnreadableEntry> {
         let lobby_name = RoomName::lobby();
         let mut rooms = Slab::new();
         let lobby_key = lobby_name.key().clone();
         let lobby = rooms.insert(Room::new(lobby_name));
-        let guesses = Guesses::new(&limits);
+        let guesses = PasswordThrottle::new(&limits);
         let rate = Rate::one_in(Duration::from_mins(1), limits.accounts_per_address);
         let mut hub = Self {
             cids: RecentCids::new(limits.history_messages, limits.history_size),
             limits,
             connections: Vec::new(),
-            visits: Slab::new(),
+            users: Slab::new(),
             names: HashMap::new(),
-            looks: Looks::default(),
-            people: HashMap::new(),
+            confusables: ConfusableIndex::default(),
+            users_by_id: HashMap::new(),
             rooms,
             room_names: HashMap::from([(lobby_key, lobby)]),
             room_list: None,
             meter: Meter::default(),
             lobby,
             recent: Recent::new(kept.last.message),
-            last: kept.last,
+            last_ids: kept.last,
             last_time: kept.latest.last().map(|record| record.time).unwrap_or_default(),
             tokens: Tokens::new(seed),
             sessions: HashMap::new(),
-            dropped: Dropped::default(),
+            dropped: DroppedSessions::default(),
             accounts: Accounts::default(),
             mail: Mailboxes::default(),
-            guesses,
+            password_throttle: guesses,
             new_passwords: Paces::new(rate),
-            server_order: Order { number: Some(keeping::SERVER), ..Order::default() },
-            asleep: Asleep::default(),
-            orders: HashMap::new(),
+            server_moderation: Moderation { number: Some(keeping::SERVER_ID), ..Moderation::default() },
+            dormant_rooms: DormantRooms::default(),
+            moderated_rooms: HashMap::new(),
             last_arrival: 0,
-            last_order: keeping::SERVER,
+            last_moderation_id: keeping::SERVER_ID,
             block_owners: HashMap::new(),
             last_block: 0,
             audit: Audit::default(),
-            delayed_jobs: DelayedJobs::default(),
+            delayed_jobs: DelayedChecks::default(),
             unsaved: BTreeSet::new(),
             storage: Storage::Open,
             login_deadlines: BTreeSet::new(),
             crowd_deadlines: BTreeSet::new(),
         };
-        hub.restore(&kept.things)?;
+        hub.restore(&kept.entries)?;
         for record in &kept.latest {
             hub.cids.remember(record);
         }
@@ -477,8 +477,8 @@ impl Hub {
 
     /// The last numbers given away.
     #[must_use]
-    pub fn last(&self) -> Last {
-        self.last
+    pub fn last_ids(&self) -> LastIds {
+        self.last_ids
     }
 
     /// Whether something is to be kept otherwise than it is.
@@ -492,11 +492,11 @@ impl Hub {
     pub fn changes(&self) -> Vec<Change> {
         let change = |&(shelf, key)| {
             let value = match shelf {
-                Shelf::Visit => self.saved_visit(PersonId(key)),
-                Shelf::Account => self.saved_account(PersonId(key)),
-                Shelf::Mail => self.saved_mail(key),
-                Shelf::Order => self.saved_order(key),
-                Shelf::Stays => self.saved_block(key),
+                Collection::Session => self.saved_session(UserId(key)),
+                Collection::Account => self.saved_account(UserId(key)),
+                Collection::Mail => self.saved_mail(key),
+                Collection::Moderation => self.saved_moderation(key),
+                Collection::Spans => self.saved_block(key),
             };
             Change { shelf, key, value }
         };
@@ -504,7 +504,7 @@ impl Hub {
     }
 
     /// What [`Hub::changes`] told is kept.
-    pub fn note_kept(&mut self) {
+    pub fn mark_saved(&mut self) {
         self.unsaved.clear();
     }
 
@@ -512,58 +512,58 @@ impl Hub {
     pub fn handle(&mut self, now: Now, conn: ConnId, input: Input<'_>, turn: &mut Turn) -> Flow {
         match input {
             Input::Arrived(peer) => {
-                self.take_in(now, conn, peer);
+                self.register_connection(now, conn, peer);
                 return Flow::Next;
             }
             Input::Opened(peer) => {
-                self.take_in(now, conn, peer);
-                greet(conn, turn);
+                self.register_connection(now, conn, peer);
+                send_greeting(conn, turn);
                 return Flow::Next;
             }
             _ => {}
         }
         if let Input::Hashed(outcome) = &input {
-            self.end_guess(now, conn, outcome);
+            self.record_attempt(now, conn, outcome);
         }
-        let Some(stage) = self.connection(conn).map(|c| c.stage) else { return Flow::Over };
+        let Some(stage) = self.connection(conn).map(|c| c.phase) else { return Flow::Over };
         match input {
             Input::Arrived(_) | Input::Opened(_) => {}
-            Input::Lost => self.drop_out(now, conn, None, turn),
-            _ if stage == Stage::Leaving => {}
-            Input::Finished => self.drop_out(now, conn, Some(Farewell::Quit), turn),
-            Input::Settled { is_encrypted } => self.settle(conn, is_encrypted, turn),
-            Input::Unencrypted => self.turn_away_unencrypted(conn, turn),
-            Input::Crowded => self.leave(now, conn, Some(Farewell::TooMany), None, turn),
-            Input::Stalled => self.drop_out(now, conn, Some(Farewell::SlowReader), turn),
-            Input::Rows(rows) => self.tell_rows(now, conn, &rows, turn),
+            Input::Disconnected => self.handle_disconnect(now, conn, None, turn),
+            _ if stage == Phase::Closing => {}
+            Input::Finished => self.handle_disconnect(now, conn, Some(Farewell::Quit), turn),
+            Input::TransportKnown { is_encrypted } => self.note_transport(conn, is_encrypted, turn),
+            Input::Unencrypted => self.reject_unencrypted(conn, turn),
+            Input::Evicted => self.leave(now, conn, Some(Farewell::TooMany), None, turn),
+            Input::Stalled => self.handle_disconnect(now, conn, Some(Farewell::SlowReader), turn),
+            Input::Rows(rows) => self.send_rows(now, conn, &rows, turn),
             Input::Hashed(outcome) => self.password_done(now, conn, &outcome, turn),
-            Input::Swamped => self.fall_behind(conn, turn),
+            Input::OverLimit => self.start_catch_up(conn, turn),
             Input::Drained => {
-                self.tell_more_rooms(now, conn, turn);
-                self.feed_on(now, conn, turn);
+                self.continue_room_list(now, conn, turn);
+                self.continue_catch_up(now, conn, turn);
             }
-            Input::Room => self.tell_list(now, conn, turn),
-            Input::Page(rows) if matches!(stage, Stage::Greeting { .. }) => {
-                self.tell_rows(now, conn, &rows, turn);
+            Input::MemoryAvailable => self.send_deferred_list(now, conn, turn),
+            Input::Page(rows) if matches!(stage, Phase::Greeting { .. }) => {
+                self.send_rows(now, conn, &rows, turn);
             }
-            Input::Page(rows) => self.feed_page(now, conn, &rows, turn),
+            Input::Page(rows) => self.send_catch_up_page(now, conn, &rows, turn),
             Input::Frame(Frame::Foreign) => {
                 self.leave(now, conn, Some(Farewell::BadProtocol), None, turn);
             }
-            Input::Frame(Frame::TooLong(_)) if matches!(stage, Stage::Greeting { .. }) => {
+            Input::Frame(Frame::TooLong(_)) if matches!(stage, Phase::Greeting { .. }) => {
                 self.leave(now, conn, Some(Farewell::TooLong), None, turn);
             }
-            Input::Frame(frame) => self.hear(now, conn, &frame, turn),
+            Input::Frame(frame) => self.handle_line(now, conn, &frame, turn),
         }
         if self.wants_storage() { Flow::Store } else { self.flow(conn) }
     }
 
     fn flow(&self, conn: ConnId) -> Flow {
         match self.connection(conn) {
-            Some(Connection { asked: Some(_), .. }) => Flow::Wait,
-            Some(Connection { stage: Stage::Greeting { .. }, .. }) => Flow::Next,
-            Some(Connection { stage: Stage::Present(visit), .. }) => {
-                if self.visits[*visit].feed == Feed::Live { Flow::Next } else { Flow::Wait }
+            Some(Connection { pending: Some(_), .. }) => Flow::Wait,
+            Some(Connection { phase: Phase::Greeting { .. }, .. }) => Flow::Next,
+            Some(Connection { phase: Phase::LoggedIn(visit), .. }) => {
+                if self.users[*visit].feed == DeliveryMode::Live { Flow::Next } else { Flow::Wait }
             }
             _ => Flow::Over,
         }
@@ -578,14 +578,14 @@ impl Hub {
     /// Whether nobody has logged in there yet.
     #[must_use]
     pub fn is_unnamed(&self, conn: ConnId) -> bool {
-        self.connection(conn).is_some_and(|c| matches!(c.stage, Stage::Greeting { .. }))
+        self.connection(conn).is_some_and(|c| matches!(c.phase, Phase::Greeting { .. }))
     }
 
     /// The longest line this connection may send now, in bytes.
     #[must_use]
     pub fn line_limit(&self, conn: ConnId) -> usize {
-        match self.connection(conn).map(|c| c.stage) {
-            Some(Stage::Present(_)) => LINE_MAX,
+        match self.connection(conn).map(|c| c.phase) {
+            Some(Phase::LoggedIn(_)) => LINE_MAX,
             _ => LOGIN_LINE_MAX,
         }
     }
@@ -595,10 +595,10 @@ impl Hub {
     /// broke, and said so it would pass for the whole when that is sent again.
     #[must_use]
     pub fn takes_unterminated(&self, conn: ConnId) -> bool {
-        let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else {
+        let Some(Phase::LoggedIn(visit)) = self.connection(conn).map(|c| c.phase) else {
             return true;
         };
-        !self.settings(conn).tags || self.visits[visit].session.is_none()
+        !self.settings(conn).tags || self.users[visit].session.is_none()
     }
 
     /// When [`Hub::tick`] has something to do.
@@ -619,17 +619,17 @@ impl Hub {
 
     /// Does what has fallen due.
     pub fn tick(&mut self, now: Now, turn: &mut Turn) {
-        self.end_late_logins(now, turn);
-        self.begin_due_guesses(now, turn);
+        self.expire_logins(now, turn);
+        self.start_due_checks(now, turn);
         while let Some(person) = self.dropped.next(now.since_start) {
-            self.give_up(now, person, turn);
+            self.expire_session(now, person, turn);
         }
         while let Some((due, room)) = self.crowd_deadlines.first().copied() {
             if due > now.since_start {
                 break;
             }
             self.crowd_deadlines.pop_first();
-            self.tell_crowd(now, room, turn);
+            self.send_presence_summary(now, room, turn);
         }
         self.audit.begin_second(now);
     }
@@ -637,16 +637,16 @@ impl Hub {
     /// Says farewell to everyone.
     pub fn shut_down(&mut self, turn: &mut Turn) {
         for connection in self.connections.iter_mut().flatten() {
-            if connection.stage != Stage::Leaving {
-                connection.stage = Stage::Leaving;
-                say_farewell(turn, connection.id, Farewell::ShuttingDown, None);
+            if connection.phase != Phase::Closing {
+                connection.phase = Phase::Closing;
+                send_farewell(turn, connection.id, Farewell::ShuttingDown, None);
             }
         }
     }
 
     /// Ends somebody's idle time, as `/whois` shows it; see [`Command::is_activity`].
-    fn stir(&mut self, visit: VisitIx, now: Now) {
-        self.visits[visit].active = now.since_start;
+    fn mark_active(&mut self, visit: UserIx, now: Now) {
+        self.users[visit].last_active = now.since_start;
     }
 
     fn connection(&self, conn: ConnId) -> Option<&Connection> {
@@ -660,29 +660,29 @@ impl Hub {
     }
 
     fn is_greeting(&self, conn: ConnId) -> bool {
-        matches!(self.connection(conn), Some(Connection { stage: Stage::Greeting { .. }, .. }))
+        matches!(self.connection(conn), Some(Connection { phase: Phase::Greeting { .. }, .. }))
     }
 
     fn settings(&self, conn: ConnId) -> Settings {
         self.connection(conn).map(|c| c.settings).unwrap_or_default()
     }
 
-    fn visit_named(&self, name: &str) -> Option<VisitIx> {
+    fn user_named(&self, name: &str) -> Option<UserIx> {
         Key::find(&self.names, name).copied()
     }
 
     /// A message to one person. Who is not live gets it from the log.
-    fn deliver(&self, visit: VisitIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
-        let Visit { conn, feed, .. } = self.visits[visit];
-        if let Some(conn) = conn.filter(|_| feed == Feed::Live) {
+    fn deliver(&self, visit: UserIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
+        let User { conn, feed, .. } = self.users[visit];
+        if let Some(conn) = conn.filter(|_| feed == DeliveryMode::Live) {
             turn.send(conn, Cause::Unasked, &self.settings(conn).tags(tags), event);
         }
     }
 
     /// A line to one person that they did not ask for and no log has.
-    fn tell(&mut self, visit: VisitIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
+    fn send_to_user(&mut self, visit: UserIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
         self.deliver(visit, tags, event, turn);
-        self.tell_late([visit], tags, event);
+        self.defer_event([visit], tags, event);
     }
 
     /// Comings, goings and changes, in rooms: a line that has a time but no id.
@@ -700,9 +700,9 @@ impl Hub {
         turn.fan_out(audience, topic, None, except.into_iter().collect(), &tags, event);
         if topic == Topic::Talk {
             let members = rooms.iter().flat_map(|room| self.rooms[*room].members());
-            let late: BTreeSet<VisitIx> =
-                members.map(|(_, visit)| visit).filter(|visit| self.is_late(*visit)).collect();
-            self.tell_late(late, &tags, event);
+            let late: BTreeSet<UserIx> =
+                members.map(|(_, visit)| visit).filter(|visit| self.is_catching_up(*visit)).collect();
+            self.defer_event(late, &tags, event);
         }
     }
 }
@@ -712,13 +712,13 @@ fn bye(farewell: Farewell) -> Event<'static> {
 }
 
 /// The last line to a connection; `text` in place of what is usually said.
-fn say_farewell(turn: &mut Turn, conn: ConnId, farewell: Farewell, text: Option<&str>) {
+fn send_farewell(turn: &mut Turn, conn: ConnId, farewell: Farewell, text: Option<&str>) {
     let event = Event::Bye { code: farewell.as_str(), text: text.unwrap_or(farewell.sentence()) };
     turn.send(conn, Cause::Asked, &Tags::default(), &event);
     turn.close(conn);
 }
 
-fn greet(conn: ConnId, turn: &mut Turn) {
+fn send_greeting(conn: ConnId, turn: &mut Turn) {
     let hello = Event::reply("HELLO", VERSION, "type a name to join, or /help");
     turn.send(conn, Cause::Asked, &Tags::default(), &hello);
 }

@@ -23,7 +23,7 @@ pub use terms::SearchTerms;
 /// Who somebody is, whatever the name: an account, or one visit of a guest.
 /// Never reused, so what belonged to one is never anyone else's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct PersonId(pub u64);
+pub struct UserId(pub u64);
 
 /// Whom a message is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum Recipient {
     /// Everyone in a room.
     Room(RoomName),
     /// One person, under the name of that moment.
-    Person(PersonId, Name),
+    Person(UserId, Name),
 }
 
 /// One message: chat, an action, or a private message.
@@ -42,7 +42,7 @@ pub struct Record {
     /// When it was accepted. Before the record before it only where the clock was set back.
     pub time: Stamp,
     /// Who said it.
-    pub author: PersonId,
+    pub author: UserId,
     /// The author's name of that moment.
     pub from: Name,
     /// For whom.
@@ -58,7 +58,7 @@ pub struct Record {
 impl Record {
     /// The message as `reader` sees it.
     #[must_use]
-    pub fn seen_by(&self, reader: PersonId) -> Message<'_> {
+    pub fn seen_by(&self, reader: UserId) -> Message<'_> {
         let place = match &self.to {
             Recipient::Room(room) => Place::Room(room.as_str()),
             Recipient::Person(_, name) if self.author == reader => Place::ToPerson(name.as_str()),
@@ -82,18 +82,18 @@ pub enum Thread {
     /// What passed between two people.
     Private {
         /// Who reads.
-        reader: PersonId,
+        reader: UserId,
         /// The other's name, now or then.
         other: Key,
         /// The other, if that name is here: then also what was said under
         /// earlier names.
-        other_id: Option<PersonId>,
+        other_id: Option<UserId>,
     },
     /// All that one person may read in these rooms, and what was said to or by
     /// them privately, that holds certain words.
     Search {
         /// Who.
-        reader: PersonId,
+        reader: UserId,
         /// The rooms.
         rooms: Vec<Key>,
         /// Whether private messages are looked at.
@@ -102,9 +102,9 @@ pub enum Thread {
         terms: SearchTerms,
     },
     /// Messages by their ids.
-    Picked {
+    Ids {
         /// For whom they are; others are not among them.
-        reader: PersonId,
+        reader: UserId,
         /// Growing.
         ids: Vec<u64>,
     },
@@ -116,15 +116,15 @@ pub enum Thread {
     /// All that one person was there to see.
     Feed {
         /// Who.
-        reader: PersonId,
+        reader: UserId,
         /// When they were in which room.
-        stays: Vec<Stay>,
+        stays: Vec<MembershipSpan>,
     },
 }
 
 /// Somebody's time in a room, in ids of messages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stay {
+pub struct MembershipSpan {
     /// The room.
     pub room: Key,
     /// The last message before they came.
@@ -135,27 +135,27 @@ pub struct Stay {
 
 /// How many messages are looked at for one page of a feed, whoever they are for: it is
 /// at no time long until others are read for.
-const LOOKED_AT_MAX: usize = 4096;
+const SCAN_MAX: usize = 4096;
 
-impl Stay {
+impl MembershipSpan {
     fn covers(&self, room: &Key, id: u64) -> bool {
         self.room == *room && id > self.from && self.until.is_none_or(|until| id <= until)
     }
 }
 
 /// Stays in such an order that the one which may cover a message is found at once.
-struct Stays<'s>(Vec<&'s Stay>);
+struct SortedSpans<'s>(Vec<&'s MembershipSpan>);
 
-impl<'s> Stays<'s> {
+impl<'s> SortedSpans<'s> {
     fn of(thread: &'s Thread) -> Self {
         let Thread::Feed { stays, .. } = thread else { return Self(Vec::new()) };
-        let mut stays: Vec<&Stay> = stays.iter().collect();
+        let mut stays: Vec<&MembershipSpan> = stays.iter().collect();
         stays.sort_by(|one, other| (&one.room, one.from).cmp(&(&other.room, other.from)));
         Self(stays)
     }
 
     /// In one room they follow each other: the last that began before it tells.
-    fn cover(&self, room: &Key, id: u64) -> bool {
+    fn covers(&self, room: &Key, id: u64) -> bool {
         let later = self.0.partition_point(|stay| (&stay.room, stay.from) < (room, id));
         later.checked_sub(1).is_some_and(|last| self.0[last].covers(room, id))
     }
@@ -163,7 +163,7 @@ impl<'s> Stays<'s> {
 
 /// What to read of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Query {
+pub struct ReadRequest {
     /// Of which conversation.
     pub thread: Thread,
     /// At most so many.
@@ -173,13 +173,13 @@ pub struct Query {
     /// The nearest after this id; without one, the latest.
     pub after: Option<u64>,
     /// Whose messages the reader does not want to see.
-    pub hidden: Vec<PersonId>,
+    pub hidden: Vec<UserId>,
 }
 
-impl Query {
+impl ReadRequest {
     /// Whether a record is one of those asked for, its position aside; the stays are
     /// this query's.
-    fn wants(&self, record: &Record, stays: &Stays<'_>) -> bool {
+    fn wants(&self, record: &Record, stays: &SortedSpans<'_>) -> bool {
         if self.hidden.contains(&record.author) {
             return false;
         }
@@ -190,7 +190,7 @@ impl Query {
                 (record.author == *reader && is_other(*to, to_name))
                     || (to == reader && is_other(record.author, &record.from))
             }
-            (Thread::Feed { .. }, Recipient::Room(room)) => stays.cover(room.key(), record.id),
+            (Thread::Feed { .. }, Recipient::Room(room)) => stays.covers(room.key(), record.id),
             (Thread::Search { reader, rooms, is_private_too, terms }, to) => {
                 let may_read = match to {
                     Recipient::Room(room) => rooms.contains(room.key()),
@@ -200,7 +200,7 @@ impl Query {
                 };
                 may_read && terms.are_in(&record.text)
             }
-            (Thread::Picked { reader, ids }, Recipient::Person(to, _)) => {
+            (Thread::Ids { reader, ids }, Recipient::Person(to, _)) => {
                 to == reader && ids.binary_search(&record.id).is_ok()
             }
             (Thread::Message { id }, _) => record.id == *id,
@@ -234,7 +234,7 @@ impl Query {
         &self,
         records: impl IntoIterator<Item = Result<Arc<Record>, E>>,
     ) -> Result<Vec<Arc<Record>>, E> {
-        let stays = Stays::of(&self.thread);
+        let stays = SortedSpans::of(&self.thread);
         let (mut found, mut size, mut records) = (Vec::new(), 0, records.into_iter());
         while !self.is_filled(found.len(), size) {
             let Some(record) = records.next().transpose()? else { break };
@@ -249,7 +249,7 @@ impl Query {
 
 /// What a read found.
 #[derive(Debug, Default)]
-pub struct Rows {
+pub struct ReadResult {
     /// Oldest first.
     pub records: Vec<Arc<Record>>,
     /// Up to which id the log was looked at: later records may have come since, or not
@@ -261,7 +261,7 @@ pub struct Rows {
     pub has_failed: bool,
 }
 
-impl Rows {
+impl ReadResult {
     /// Nothing is known.
     #[must_use]
     pub fn failed() -> Self {
@@ -269,7 +269,7 @@ impl Rows {
     }
 
     /// With a full page, the log was looked at only up to its last record.
-    fn cut_for(mut self, query: &Query) -> Self {
+    fn cut_for(mut self, query: &ReadRequest) -> Self {
         if query.is_filled_by(&self.records)
             && let Some(last) = self.records.last()
         {
@@ -281,7 +281,7 @@ impl Rows {
 
 /// Where counting goes on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Last {
+pub struct LastIds {
     /// The last message's id.
     pub message: u64,
     /// The last person's.
@@ -291,27 +291,27 @@ pub struct Last {
 /// What is kept besides messages: small things, each known by a number. What
 /// they say is the hub's business; storage only keeps them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Shelf {
+pub enum Collection {
     /// Visits that can be come back to, by person.
-    Visit,
+    Session,
     /// Accounts, by person.
     Account,
     /// Messages that wait for an account, by id.
     Mail,
     /// What operators decided, by a number for each room; 0 is the server's.
-    Order,
+    Moderation,
     /// When who was in which room, by a number for some of these of one visit.
-    Stays,
+    Spans,
 }
 
-impl Shelf {
+impl Collection {
     /// Every shelf and its name in storage, which never changes.
     pub const TABLE: [(Self, &'static str); 5] = [
-        (Self::Visit, "visit"),
+        (Self::Session, "visit"),
         (Self::Account, "account"),
         (Self::Mail, "mail"),
-        (Self::Order, "order"),
-        (Self::Stays, "stays"),
+        (Self::Moderation, "order"),
+        (Self::Spans, "stays"),
     ];
 
     /// The name in storage.
@@ -325,7 +325,7 @@ impl Shelf {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// Of which kind it is.
-    pub shelf: Shelf,
+    pub shelf: Collection,
     /// Which one.
     pub key: u64,
     /// What it says; `None`: it is gone.
@@ -340,16 +340,16 @@ pub struct Batch {
     /// What else is to be kept.
     pub changes: Vec<Change>,
     /// The last numbers given away by now.
-    pub last: Last,
+    pub last: LastIds,
 }
 
 /// What a log was opened with.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub struct Snapshot {
     /// Where counting goes on.
-    pub last: Last,
+    pub last: LastIds,
     /// The things on the shelves.
-    pub things: Vec<(Shelf, u64, String)>,
+    pub entries: Vec<(Collection, u64, String)>,
     /// The latest messages, oldest first: whoever comes back may send again what
     /// of them was not answered.
     pub latest: Vec<Arc<Record>>,
@@ -358,7 +358,7 @@ pub struct Kept {
 /// A message that is not stored since its author used its mark before: its id,
 /// and the first message of that mark.
 #[derive(Debug)]
-pub struct Repeat {
+pub struct Duplicate {
     /// The id that stays unused.
     pub id: u64,
     /// What was said then.
@@ -366,7 +366,7 @@ pub struct Repeat {
 }
 
 /// Where the rows of a read go.
-pub type Reply = Box<dyn FnOnce(Rows) + Send>;
+pub type Reply = Box<dyn FnOnce(ReadResult) + Send>;
 
 /// Why a batch is not part of the log.
 #[derive(Debug)]
@@ -403,7 +403,7 @@ pub trait Log {
     ///
     /// # Errors
     /// See [`AppendError`].
-    fn append(&mut self, batch: &Batch) -> Result<Vec<Repeat>, AppendError>;
+    fn append(&mut self, batch: &Batch) -> Result<Vec<Duplicate>, AppendError>;
 
     /// Makes sure that the next batch's changes can be stored: takes the lock they
     /// need, and disk space for them, until that batch is appended. Not for its
@@ -429,7 +429,7 @@ pub trait Log {
     }
 
     /// Reads what is appended by now; the rows come when they are found.
-    fn read(&self, query: Query, reply: Reply);
+    fn read(&self, query: ReadRequest, reply: Reply);
 }
 
 #[cfg(test)]
@@ -443,30 +443,30 @@ mod tests {
     use super::sqlite::{Durability, Options, Retention, SqliteLog};
     use super::*;
 
-    const READER: PersonId = PersonId(7);
+    const READER: UserId = UserId(7);
 
     fn room(name: &str) -> RoomName {
         RoomName::parse(name).unwrap()
     }
 
-    fn stay(name: &str, from: u64, until: Option<u64>) -> Stay {
-        Stay { room: room(name).key().clone(), from, until }
+    fn stay(name: &str, from: u64, until: Option<u64>) -> MembershipSpan {
+        MembershipSpan { room: room(name).key().clone(), from, until }
     }
 
     fn record(id: u64, to: Recipient) -> Arc<Record> {
         let from = Name::parse("alice").unwrap();
-        let (time, author, text) = (Stamp(0), PersonId(1), "x".into());
+        let (time, author, text) = (Stamp(0), UserId(1), "x".into());
         Arc::new(Record { id, time, author, from, to, is_action: false, text, cid: None })
     }
 
     /// Follows a feed from the beginning; gives the ids, and how many pages it took.
-    fn follow(log: &impl Log, stays: &[Stay], last: u64) -> (Vec<u64>, usize) {
+    fn follow(log: &impl Log, stays: &[MembershipSpan], last: u64) -> (Vec<u64>, usize) {
         let (mut ids, mut pages, mut after) = (Vec::new(), 0, 0);
         while after < last {
             let thread = Thread::Feed { reader: READER, stays: stays.to_vec() };
             let (count, size, hidden) = (256, 64 << 10, Vec::new());
             let (found, rows) = mpsc::channel();
-            let query = Query { thread, count, size, after: Some(after), hidden };
+            let query = ReadRequest { thread, count, size, after: Some(after), hidden };
             log.read(query, Box::new(move |rows| found.send(rows).unwrap()));
             let rows = rows.recv().unwrap();
             assert!(rows.upto > after && !rows.has_failed, "{} after {after}", rows.upto);
@@ -491,7 +491,7 @@ mod tests {
             14_998 => record(*id, Recipient::Room(room("mine"))),
             _ => record(*id, Recipient::Room(room("others"))),
         });
-        let last_numbers = Last { message: last, person: 7 };
+        let last_numbers = LastIds { message: last, person: 7 };
         let batch = Batch { records: records.collect(), changes: Vec::new(), last: last_numbers };
         file.append(&batch).unwrap();
         memory.append(&batch).unwrap();
@@ -511,20 +511,20 @@ mod tests {
         let options = Options { durability: Durability::Commit, retention: Retention::default() };
         let (mut file, _) = SqliteLog::open(folder.path(), options).unwrap();
         let mut memory = MemoryLog::new(2, usize::MAX);
-        let to_bob = Recipient::Person(PersonId(2), Name::parse("bob").unwrap());
+        let to_bob = Recipient::Person(UserId(2), Name::parse("bob").unwrap());
         let records = [
             record(1, Recipient::Room(room("ops"))),
             record(2, to_bob.clone()),
             record(4, Recipient::Room(room("ops"))),
         ];
-        let last = Last { message: 4, person: 2 };
+        let last = LastIds { message: 4, person: 2 };
         let batch = Batch { records: records.to_vec(), changes: Vec::new(), last };
         file.append(&batch).unwrap();
         memory.append(&batch).unwrap();
         let find = |log: &dyn Log, id| {
             let (found, rows) = mpsc::channel();
             let thread = Thread::Message { id };
-            let query = Query { thread, count: 1, size: usize::MAX, after: None, hidden: vec![] };
+            let query = ReadRequest { thread, count: 1, size: usize::MAX, after: None, hidden: vec![] };
             log.read(query, Box::new(move |rows| found.send(rows).unwrap()));
             let rows = rows.recv().unwrap();
             assert!(!rows.has_failed);
@@ -550,12 +550,12 @@ mod tests {
             stay("ops", 9, None),
         ];
         let thread = Thread::Feed { reader: READER, stays: stays.clone() };
-        let index = Stays::of(&thread);
+        let index = SortedSpans::of(&thread);
         for id in 0..12 {
             for name in ["lobby", "ops", "mine", "zoo"] {
                 let key = room(name).key().clone();
                 let is_covered = stays.iter().any(|stay| stay.covers(&key, id));
-                assert_eq!(index.cover(&key, id), is_covered, "{name}: {id}");
+                assert_eq!(index.covers(&key, id), is_covered, "{name}: {id}");
             }
         }
     }
@@ -654,7 +654,7 @@ mod tests {
         let mut memory = MemoryLog::new(usize::MAX, usize::MAX);
         // Most are indexed when they are searched for, the last ones not yet.
         for part in records.chunks(400) {
-            let last = Last { message: part.last().unwrap().id, person: 7 };
+            let last = LastIds { message: part.last().unwrap().id, person: 7 };
             let batch = Batch { records: part.to_vec(), changes: Vec::new(), last };
             file.append(&batch).unwrap();
             memory.append(&batch).unwrap();
@@ -668,7 +668,7 @@ mod tests {
                 Thread::Search { reader: READER, rooms, is_private_too, terms: terms.clone() };
             let (found, rows) = mpsc::channel();
             let (count, size, hidden) = (usize::MAX, usize::MAX, Vec::new());
-            let query = Query { thread, count, size, after: None, hidden };
+            let query = ReadRequest { thread, count, size, after: None, hidden };
             log.read(query, Box::new(move |rows| found.send(rows).unwrap()));
             rows.recv().unwrap().records.iter().map(|record| record.id).collect()
         };

@@ -35,7 +35,7 @@ use super::connection::{Connection, Doorbells};
 use super::hub::{Flow, Hub, Input, Now, Storage, storage_full};
 use super::limits::Limits;
 use super::linger::Linger;
-use super::log::{AppendError, Log, Rows};
+use super::log::{AppendError, Log, ReadResult};
 use super::outbox::Meter;
 use super::pace::Rate;
 use super::passwords::{Hashers, Outcome};
@@ -69,11 +69,11 @@ pub enum Call {
     /// Somebody connected, from there.
     Accepted(TcpStream, Peer),
     /// The log found what a connection asked for.
-    Found(ConnId, Kind, Rows),
+    Found(ConnId, Kind, ReadResult),
     /// There is room for a connection's long answer.
     Room(ConnId),
     /// The log found what a connection is fed on with.
-    FoundPage(ConnId, Rows),
+    FoundPage(ConnId, ReadResult),
     /// What came of a password that a connection gave.
     Hashed(ConnId, Outcome),
     /// From now on this is offered to whoever connects.
@@ -322,7 +322,7 @@ impl<L: Log> Reactor<L> {
             }
             Call::Room(conn) => {
                 self.long_answers.end(Kind::Other);
-                self.tell_hub(now, conn, Input::Room, turn);
+                self.tell_hub(now, conn, Input::MemoryAvailable, turn);
             }
             Call::Hashed(conn, outcome) => {
                 self.store.reserve(&mut self.hub);
@@ -377,14 +377,14 @@ impl<L: Log> Reactor<L> {
 
     /// The connection broke: nothing can be said to it any more.
     fn lose(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        self.hub.handle(now, conn, Input::Lost, turn);
+        self.hub.handle(now, conn, Input::Disconnected, turn);
         self.remove(conn);
     }
 
     fn remove(&mut self, conn: ConnId) {
         if self.get(conn).is_some() {
             let peer = self.hub.peer(conn);
-            self.hub.forget(conn);
+            self.hub.forget_connection(conn);
             let connection = self.connections.remove(conn.slot as usize);
             if connection.is_turned_away {
                 self.turned_away -= 1;
@@ -403,11 +403,11 @@ impl<L: Log> Reactor<L> {
                 Some(repeats) if repeats.is_empty() => {}
                 Some(repeats) => {
                     turn.echo_repeats(&repeats);
-                    self.hub.unsay(repeats.iter().map(|repeat| repeat.id));
+                    self.hub.forget_unstored(repeats.iter().map(|repeat| repeat.id));
                 }
                 None => {
                     turn.refuse_sayings(&storage_full());
-                    self.hub.unsay(turn.records().iter().map(|record| record.id));
+                    self.hub.forget_unstored(turn.records().iter().map(|record| record.id));
                     // There may be room for what else is to be kept; it was made sure of
                     // before a command was obeyed.
                     if is_tried_again && self.hub.has_changes() {
@@ -451,7 +451,7 @@ impl<L: Log> Reactor<L> {
         }
         let mut turn = Turn::default();
         for conn in mem::take(&mut self.swamped) {
-            self.tell_hub(now, conn, Input::Swamped, &mut turn);
+            self.tell_hub(now, conn, Input::OverLimit, &mut turn);
         }
         self.commit(&mut turn)
     }

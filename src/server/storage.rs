@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
-use super::log::Kept;
+use super::log::Snapshot;
 use super::log::sqlite::{Durability, Options, Retention, SqliteLog};
 use crate::protocol::units::{parse_duration, parse_switch};
 
@@ -59,7 +59,7 @@ impl StorageArgs {
     ///
     /// # Errors
     /// The folder cannot be used.
-    pub fn open(&self, folder: &Path) -> anyhow::Result<(SqliteLog, Kept)> {
+    pub fn open(&self, folder: &Path) -> anyhow::Result<(SqliteLog, Snapshot)> {
         let retention = Retention { age: self.keep_days, messages: self.keep_messages };
         let options = Options { durability: self.durability, retention };
         SqliteLog::open(folder, options)

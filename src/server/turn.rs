@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub use audience::{Audience, Reader};
 use run::Run;
 
-use super::log::{Query, Record, Repeat};
+use super::log::{ReadRequest, Record, Duplicate};
 use super::outbox::{Lines, Meter};
 use super::passwords::Job;
 use crate::protocol::{Cid, Event, Refusal, Tags};
@@ -75,7 +75,7 @@ enum Effect {
     Fanout(Fanout),
     Send { to: ConnId, line: Range, cause: Cause },
     Close { conn: ConnId },
-    Read { conn: ConnId, query: Query },
+    Read { conn: ConnId, query: ReadRequest },
     Hash { conn: ConnId, job: Job },
     Feed { conn: ConnId },
     Room { conn: ConnId },
@@ -153,7 +153,7 @@ pub trait Sink {
     /// A connection is to be closed when all pushed to it is written.
     fn close(&mut self, conn: ConnId);
     /// The log is to be read, and the rows handed back to the hub.
-    fn read(&mut self, conn: ConnId, query: Query);
+    fn read(&mut self, conn: ConnId, query: ReadRequest);
     /// A password is to be hashed, and what comes of it handed back to the hub.
     fn hash(&mut self, conn: ConnId, job: Job);
     /// The hub is to be told when little waits for a connection any more.
@@ -294,7 +294,7 @@ impl Turn {
 
     /// Some of the records turned out to have been said before: only their
     /// authors are told, what they said then.
-    pub fn echo_repeats(&mut self, repeats: &[Repeat]) {
+    pub fn echo_repeats(&mut self, repeats: &[Duplicate]) {
         self.answer_instead(|turn, saying| {
             let Some(repeat) = repeats.iter().find(|repeat| repeat.id == saying.record.id) else {
                 return false;
@@ -390,7 +390,7 @@ impl Turn {
     }
 
     /// Reads the log for a connection, after this turn's records are in it.
-    pub fn read(&mut self, conn: ConnId, query: Query) {
+    pub fn read(&mut self, conn: ConnId, query: ReadRequest) {
         self.push(Effect::Read { conn, query });
     }
 
@@ -470,7 +470,7 @@ impl Turn {
 mod tests {
     use super::*;
     use crate::protocol::{ErrorCode, Message, Name, Place, RoomName, Stamp};
-    use crate::server::log::{PersonId, Recipient};
+    use crate::server::log::{UserId, Recipient};
     use std::collections::BTreeMap;
 
     #[derive(Default)]
@@ -493,7 +493,7 @@ mod tests {
             self.text.entry(conn.slot).or_default().push_str("closed");
         }
         fn hash(&mut self, _: ConnId, _: Job) {}
-        fn read(&mut self, _: ConnId, _: Query) {}
+        fn read(&mut self, _: ConnId, _: ReadRequest) {}
         fn tell_when_drained(&mut self, _: ConnId) {}
         fn wait_for_room(&mut self, _: ConnId) {}
     }
@@ -556,7 +556,7 @@ mod tests {
         Arc::new(Record {
             id,
             time: Stamp(0),
-            author: PersonId(1),
+            author: UserId(1),
             from: Name::parse("a").unwrap(),
             to: Recipient::Room(RoomName::lobby()),
             is_action: false,
@@ -570,7 +570,7 @@ mod tests {
         let mut turn = Turn::default();
         let (first, second) = (record(8, "n8"), record(9, "n9"));
         let show = |turn: &mut Turn, record: &Record, to| {
-            let event = Event::Message(record.seen_by(PersonId(1)));
+            let event = Event::Message(record.seen_by(UserId(1)));
             turn.send(conn(to), Cause::Asked, &Tags::default(), &event);
         };
         turn.saying(first.clone(), conn(0), false, |turn| show(turn, &first, 0));
@@ -596,7 +596,7 @@ mod tests {
     #[test]
     fn what_turns_out_to_be_said_before_is_told_to_its_author_only() {
         let mut turn = said_twice_and_caught_up();
-        turn.echo_repeats(&[Repeat { id: 8, first: record(3, "n3") }]);
+        turn.echo_repeats(&[Duplicate { id: 8, first: record(3, "n3") }]);
         let mut seen = Seen::default();
         turn.release(&mut seen);
         assert_eq!(seen.text[&0], "a: n3\na: n3\na: n9\n");

@@ -36,7 +36,7 @@ use chatty::protocol::units::parse_duration;
 use chatty::server::hub::{Flow, Hub, Input, Now, Seed};
 use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
-use chatty::server::log::{Kept, Query, Thread};
+use chatty::server::log::{Snapshot, ReadRequest, Thread};
 use chatty::server::outbox::Lines;
 use chatty::server::passwords::{Job, Workspace};
 use chatty::server::peer::Peer;
@@ -77,7 +77,7 @@ struct HubStage {
 struct Outlet {
     bytes: BTreeMap<ConnId, Vec<u8>>,
     closed: Vec<ConnId>,
-    reads: Vec<(ConnId, Query)>,
+    reads: Vec<(ConnId, ReadRequest)>,
     jobs: Vec<(ConnId, Job)>,
     drained: Vec<ConnId>,
     long: Vec<ConnId>,
@@ -97,7 +97,7 @@ impl Sink for Outlet {
     fn hash(&mut self, conn: ConnId, job: Job) {
         self.jobs.push((conn, job));
     }
-    fn read(&mut self, conn: ConnId, query: Query) {
+    fn read(&mut self, conn: ConnId, query: ReadRequest) {
         self.reads.push((conn, query));
     }
     fn tell_when_drained(&mut self, conn: ConnId) {
@@ -114,7 +114,7 @@ impl HubStage {
         let flags = std::iter::once("limits").chain(flags.iter().copied());
         let limits = Limits::from_arg_matches(&command.get_matches_from(flags)).expect("limits");
         Self {
-            hub: Hub::new(limits, &Kept::default(), Seed::default())
+            hub: Hub::new(limits, &Snapshot::default(), Seed::default())
                 .expect("nothing is unreadable"),
             log: MemoryLog::new(1000, 1 << 20),
             now: Duration::ZERO,

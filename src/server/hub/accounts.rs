@@ -11,8 +11,8 @@ use super::guesses::Guarded;
 use super::order::Scope;
 use super::secrets::Purpose;
 use super::{
-    Ask, ErrorCode, Event, Farewell, Hub, Ignored, Key, LOGIN_LINE_MAX, Name, PersonId, Refusal,
-    Shelf, VisitIx, refusal, say_farewell,
+    Context, ErrorCode, Event, Farewell, Hub, Ignored, Key, LOGIN_LINE_MAX, Name, UserId, Refusal,
+    Collection, UserIx, refusal, send_farewell,
 };
 use crate::commands::Command;
 use crate::server::passwords::{Job, Secret};
@@ -20,21 +20,21 @@ use crate::server::passwords::{Job, Secret};
 /// One account.
 #[derive(Debug)]
 pub(super) struct Account {
-    pub(super) person: PersonId,
+    pub(super) person: UserId,
     pub(super) name: Name,
     /// The password's, as a PHC string.
     hash: Arc<str>,
     /// Whom it ignores, by the names they last had, while it is not here.
-    pub(super) ignores: Vec<(PersonId, Name)>,
+    pub(super) ignores: Vec<(UserId, Name)>,
     /// Who of those here ignores it, while it is not here.
-    pub(super) ignored_by: Vec<PersonId>,
+    pub(super) ignored_by: Vec<UserId>,
 }
 
 /// What was found the password of an account. It proves nothing any more when that is
 /// changed: whoever knew the old one is not let in for having asked before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Proof {
-    pub(super) person: PersonId,
+    pub(super) person: UserId,
     /// The hash that it was compared with.
     hash: Arc<str>,
 }
@@ -44,14 +44,14 @@ pub(super) struct Proof {
 struct SavedAccount {
     name: Name,
     hash: Arc<str>,
-    ignores: Vec<(PersonId, Name)>,
+    ignores: Vec<(UserId, Name)>,
 }
 
 /// All accounts, by name and by person.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
     by_name: HashMap<Key, Account>,
-    names: HashMap<PersonId, Key>,
+    names: HashMap<UserId, Key>,
     /// By [`Name::looks`].
     looks: HashMap<Box<str>, Key>,
 }
@@ -61,16 +61,16 @@ impl Accounts {
         self.by_name.get(name)
     }
 
-    pub(super) fn of(&self, person: PersonId) -> Option<&Account> {
+    pub(super) fn of(&self, person: UserId) -> Option<&Account> {
         self.by_name.get(self.names.get(&person)?)
     }
 
-    pub(super) fn of_mut(&mut self, person: PersonId) -> Option<&mut Account> {
+    pub(super) fn of_mut(&mut self, person: UserId) -> Option<&mut Account> {
         self.by_name.get_mut(self.names.get(&person)?)
     }
 
     /// The one whose name looks so.
-    pub(super) fn looking(&self, look: &str) -> Option<&Account> {
+    pub(super) fn confusable_with(&self, look: &str) -> Option<&Account> {
         self.by_name.get(self.looks.get(look)?)
     }
 
@@ -82,7 +82,7 @@ impl Accounts {
         self.by_name.insert(account.name.key().clone(), account);
     }
 
-    fn remove(&mut self, person: PersonId) -> Option<Account> {
+    fn remove(&mut self, person: UserId) -> Option<Account> {
         let account = self.by_name.remove(&self.names.remove(&person)?)?;
         for look in account.name.looks() {
             if self.looks.get(&*look) == Some(account.name.key()) {
@@ -101,19 +101,19 @@ impl Hub {
     /// `/login` with a password: is it the account's?
     pub(super) fn log_in_with(
         &mut self,
-        ask: &mut Ask<'_>,
+        ask: &mut Context<'_>,
         name: &Name,
         password: &str,
     ) -> Result<(), Refusal> {
-        self.need_privacy(ask)?;
+        self.require_privacy(ask)?;
         let Some(account) = self.accounts.named(name.key()) else {
             if let Some(hash) = self.limits.password.clone() {
                 // Who is here is told to nobody who does not know it.
                 let job = Job::Check(Secret::new(password), hash.into());
                 let purpose = Purpose::LogInGuest(name.clone());
-                return self.guess(ask, purpose, Guarded::Server, job);
+                return self.check_password(ask, purpose, Guarded::Server, job);
             }
-            let advice = match self.free_name(name.clone(), None) {
+            let advice = match self.require_free_name(name.clone(), None) {
                 Ok(_) => format!("type /login {name} without a password").into(),
                 Err(taken) => taken.text,
             };
@@ -122,17 +122,17 @@ impl Hub {
         };
         let (proof, job) = account.check(password);
         let at = Guarded::Account(proof.person);
-        self.guess(ask, Purpose::LogIn(proof), at, job)
+        self.check_password(ask, Purpose::LogIn(proof), at, job)
     }
 
     pub(super) fn register(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         password: &str,
     ) -> Result<(), Refusal> {
-        self.need_privacy(ask)?;
-        if let Some(account) = self.accounts.of(self.visits[visit].person) {
+        self.require_privacy(ask)?;
+        if let Some(account) = self.accounts.of(self.users[visit].id) {
             let text = format!("{} is yours already; /passwd changes the password", account.name);
             return refusal(ErrorCode::BadArgument, text);
         }
@@ -140,43 +140,43 @@ impl Hub {
             let text = "there are too many accounts; ask who runs this server to allow more";
             return refusal(ErrorCode::TooMany, text);
         }
-        need_fit(&self.visits[visit].name, password)?;
+        require_password_fits(&self.users[visit].name, password)?;
         self.hash_new(ask, Purpose::Register, password)
     }
 
     pub(super) fn change_password(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         password: &str,
     ) -> Result<(), Refusal> {
-        self.need_privacy(ask)?;
-        need_fit(&self.account_of(visit)?.name, password)?;
+        self.require_privacy(ask)?;
+        require_password_fits(&self.account_of(visit)?.name, password)?;
         self.hash_new(ask, Purpose::Change, password)
     }
 
     pub(super) fn unregister(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         password: &str,
     ) -> Result<(), Refusal> {
-        self.need_privacy(ask)?;
+        self.require_privacy(ask)?;
         let (proof, job) = self.account_of(visit)?.check(password);
-        self.guess(ask, Purpose::Unregister, Guarded::Account(proof.person), job)
+        self.check_password(ask, Purpose::Unregister, Guarded::Account(proof.person), job)
     }
 
-    fn account_of(&self, visit: VisitIx) -> Result<&Account, Refusal> {
-        let Some(account) = self.accounts.of(self.visits[visit].person) else {
-            let name = &self.visits[visit].name;
+    fn account_of(&self, visit: UserIx) -> Result<&Account, Refusal> {
+        let Some(account) = self.accounts.of(self.users[visit].id) else {
+            let name = &self.users[visit].name;
             let text = format!("{name} is not registered; /register PASSWORD makes it yours");
             return refusal(ErrorCode::BadPassword, text);
         };
         Ok(account)
     }
 
-    pub(super) fn begin_account(&mut self, ask: &mut Ask<'_>, visit: VisitIx, hash: Arc<str>) {
-        let (person, name) = (self.visits[visit].person, self.visits[visit].name.clone());
+    pub(super) fn create_account(&mut self, ask: &mut Context<'_>, visit: UserIx, hash: Arc<str>) {
+        let (person, name) = (self.users[visit].id, self.users[visit].name.clone());
         self.accounts.insert(Account {
             person,
             name: name.clone(),
@@ -184,27 +184,27 @@ impl Hub {
             ignores: Vec::new(),
             ignored_by: Vec::new(),
         });
-        self.unsaved.insert((Shelf::Account, person.0));
+        self.unsaved.insert((Collection::Account, person.0));
         // An account's right is kept, also in rooms that it has left.
         let rooms = self.rooms.iter().filter(|(_, room)| room.order.is_operator(person));
         for room in rooms.map(|(room, _)| room).collect::<Vec<_>>() {
-            self.note_order_unsaved(Scope::Room(room));
+            self.mark_moderation_unsaved(Scope::Room(room));
         }
         let text = "the name is yours; from now on /login NAME PASSWORD";
         ask.reply(&Event::reply("REGISTERED", name.as_str(), text));
     }
 
-    pub(super) fn change_hash(&mut self, ask: &mut Ask<'_>, visit: VisitIx, hash: Arc<str>) {
-        let Some(account) = self.accounts.of_mut(self.visits[visit].person) else { return };
+    pub(super) fn change_hash(&mut self, ask: &mut Context<'_>, visit: UserIx, hash: Arc<str>) {
+        let Some(account) = self.accounts.of_mut(self.users[visit].id) else { return };
         account.hash = hash;
-        self.unsaved.insert((Shelf::Account, account.person.0));
+        self.unsaved.insert((Collection::Account, account.person.0));
         ask.reply(&Event::reply("PASSWD", account.name.as_str(), "the password is changed"));
     }
 
     /// The visit goes on as a guest's.
-    pub(super) fn end_account(&mut self, ask: &mut Ask<'_>, visit: VisitIx) {
-        let Some(account) = self.accounts.remove(self.visits[visit].person) else { return };
-        self.unsaved.insert((Shelf::Account, account.person.0));
+    pub(super) fn delete_account(&mut self, ask: &mut Context<'_>, visit: UserIx) {
+        let Some(account) = self.accounts.remove(self.users[visit].id) else { return };
+        self.unsaved.insert((Collection::Account, account.person.0));
         self.empty_mailbox(account.person);
         // What it moderates ends with the visit now.
         let rooms = self.rooms.iter().filter(|(_, room)| room.order.is_operator(account.person));
@@ -218,14 +218,14 @@ impl Hub {
     /// it can be told in one piece with becoming present.
     pub(super) fn log_in_account(
         &mut self,
-        ask: &mut Ask<'_>,
+        ask: &mut Context<'_>,
         proof: Proof,
     ) -> Result<(), Refusal> {
         if !self.may_log_in(ask, &proof)? {
             return Ok(());
         }
         if self.mail.of(proof.person).is_empty() {
-            self.take_place(ask, proof.person);
+            self.take_over(ask, proof.person);
         } else {
             self.read_mail(ask, proof);
         }
@@ -233,13 +233,13 @@ impl Hub {
     }
 
     /// Whether somebody may be taken for an account now. Who is banned is told so.
-    pub(super) fn may_log_in(&mut self, ask: &mut Ask<'_>, proof: &Proof) -> Result<bool, Refusal> {
-        let name = self.proven(proof)?.name.clone();
-        Ok(!self.turn_away(ask, proof.person, &name))
+    pub(super) fn may_log_in(&mut self, ask: &mut Context<'_>, proof: &Proof) -> Result<bool, Refusal> {
+        let name = self.unchanged_account(proof)?.name.clone();
+        Ok(!self.reject_banned(ask, proof.person, &name))
     }
 
     /// The account, if that is still its password.
-    fn proven(&self, proof: &Proof) -> Result<&Account, Refusal> {
+    fn unchanged_account(&self, proof: &Proof) -> Result<&Account, Refusal> {
         let Some(account) = self.accounts.of(proof.person) else {
             return refusal(
                 ErrorCode::BadPassword,
@@ -254,63 +254,63 @@ impl Hub {
     }
 
     /// Makes an account present, in place of wherever it was before.
-    pub(super) fn take_place(&mut self, ask: &mut Ask<'_>, person: PersonId) {
+    pub(super) fn take_over(&mut self, ask: &mut Context<'_>, person: UserId) {
         let Some(account) = self.accounts.of(person) else { return };
         let name = account.name.clone();
-        if let Some(visit) = self.people.get(&person).copied() {
-            if let Some(old) = self.visits[visit].conn {
-                self.part_with(old);
-                say_farewell(ask.turn, old, Farewell::Replaced, None);
+        if let Some(visit) = self.users_by_id.get(&person).copied() {
+            if let Some(old) = self.users[visit].conn {
+                self.close_connection(old);
+                send_farewell(ask.turn, old, Farewell::Replaced, None);
             }
-            self.end_visit(ask.now, visit, None, ask.turn);
+            self.end_user(ask.now, visit, None, ask.turn);
         }
-        self.begin_visit(ask, person, &name);
+        self.add_user(ask, person, &name);
     }
 
     /// Who has to do with an account is with its visit while it is here.
-    pub(super) fn bring_ties(&mut self, visit: VisitIx) {
-        let person = self.visits[visit].person;
+    pub(super) fn attach_relations(&mut self, visit: UserIx) {
+        let person = self.users[visit].id;
         let Some(account) = self.accounts.of_mut(person) else { return };
         let ignores = std::mem::take(&mut account.ignores);
         let ignored_by = std::mem::take(&mut account.ignored_by);
         for other in &ignored_by {
-            let Some(other) = self.people.get(other) else { continue };
-            let ignores = &mut self.visits[*other].ties.ignores;
+            let Some(other) = self.users_by_id.get(other) else { continue };
+            let ignores = &mut self.users[*other].relations.ignores;
             if let Some(ignored) = ignores.iter_mut().find(|ignored| ignored.person == person) {
                 ignored.gone = None;
             }
         }
         if !ignored_by.is_empty() {
-            self.visits[visit].ties.ignored_by = ignored_by;
+            self.users[visit].relations.ignored_by = ignored_by;
         }
         self.restore_ignores(visit, ignores);
     }
 
     /// Ignoring comes back with a visit or an account.
-    pub(super) fn restore_ignores(&mut self, visit: VisitIx, ignores: Vec<(PersonId, Name)>) {
-        let me = self.visits[visit].person;
+    pub(super) fn restore_ignores(&mut self, visit: UserIx, ignores: Vec<(UserId, Name)>) {
+        let me = self.users[visit].id;
         for (other, name) in ignores {
             if let Some(by) = self.ignored_by(other) {
                 by.push(me);
             }
-            let gone = (!self.people.contains_key(&other)).then_some(name);
-            self.visits[visit].ties.ignores.push(Ignored { person: other, gone });
+            let gone = (!self.users_by_id.contains_key(&other)).then_some(name);
+            self.users[visit].relations.ignores.push(Ignored { person: other, gone });
         }
     }
 
     /// Who of those here ignores somebody; `None` if that is nobody any more.
-    pub(super) fn ignored_by(&mut self, person: PersonId) -> Option<&mut Vec<PersonId>> {
-        match self.people.get(&person) {
-            Some(visit) => Some(&mut self.visits[*visit].ties.ignored_by),
+    pub(super) fn ignored_by(&mut self, person: UserId) -> Option<&mut Vec<UserId>> {
+        match self.users_by_id.get(&person) {
+            Some(visit) => Some(&mut self.users[*visit].relations.ignored_by),
             None => self.accounts.of_mut(person).map(|account| &mut account.ignored_by),
         }
     }
 
     /// What is kept of somebody's account, if there is one, has changed.
-    pub(super) fn note_account_unsaved(&mut self, visit: VisitIx) {
-        let person = self.visits[visit].person;
+    pub(super) fn note_account_unsaved(&mut self, visit: UserIx) {
+        let person = self.users[visit].id;
         if self.accounts.of(person).is_some() {
-            self.unsaved.insert((Shelf::Account, person.0));
+            self.unsaved.insert((Collection::Account, person.0));
         }
     }
 
@@ -319,21 +319,21 @@ impl Hub {
         for account in self.accounts.by_name.values() {
             let (person, key) = (account.person, account.name.key());
             assert_eq!(self.accounts.names.get(&person), Some(key), "people lead to accounts");
-            let holder = self.names.get(key).map(|visit| self.visits[*visit].person);
+            let holder = self.names.get(key).map(|visit| self.users[*visit].id);
             assert!(holder.is_none_or(|holder| holder == person), "a name is its owner's");
-            let is_here = self.people.contains_key(&person);
+            let is_here = self.users_by_id.contains_key(&person);
             let has_ties = !account.ignores.is_empty() || !account.ignored_by.is_empty();
             assert!(!(is_here && has_ties), "ties are with the visit");
             for by in &account.ignored_by {
-                let ignores = &self.visits[self.people[by]].ties.ignores;
+                let ignores = &self.users[self.users_by_id[by]].relations.ignores;
                 assert!(ignores.iter().any(|i| i.person == person), "both know of an ignore");
             }
         }
     }
 
-    pub(super) fn saved_account(&self, person: PersonId) -> Option<String> {
+    pub(super) fn saved_account(&self, person: UserId) -> Option<String> {
         let account = self.accounts.of(person)?;
-        let ignores = match self.people.get(&person) {
+        let ignores = match self.users_by_id.get(&person) {
             Some(visit) => self.ignores_of(*visit),
             None => account.ignores.clone(),
         };
@@ -344,7 +344,7 @@ impl Hub {
 
     pub(super) fn restore_account(
         &mut self,
-        person: PersonId,
+        person: UserId,
         saved: &str,
     ) -> serde_json::Result<()> {
         let SavedAccount { name, hash, ignores } = serde_json::from_str(saved)?;
@@ -355,7 +355,7 @@ impl Hub {
 
 /// Whether one could log in with a password: a line has to hold it with the name, and
 /// before login that is a short one.
-fn need_fit(name: &Name, password: &str) -> Result<(), Refusal> {
+fn require_password_fits(name: &Name, password: &str) -> Result<(), Refusal> {
     let most = LOGIN_LINE_MAX
         - Command::Login { name: name.as_str(), password: Some("") }.to_string().len();
     if password.len() <= most {
@@ -378,7 +378,7 @@ mod tests {
     use super::super::trial::{connect, handle, say};
     use super::super::{Hub, Input, Limits, Seed};
     use super::*;
-    use crate::server::log::Kept;
+    use crate::server::log::Snapshot;
     use crate::server::passwords::Outcome;
 
     #[test]
@@ -386,8 +386,8 @@ mod tests {
         for name in ["systern", "every0ne", "al\u{903}"] {
             assert!(Name::parse(name).is_err(), "{name}");
             let saved = format!(r#"{{"name":"{name}","hash":"a hash","ignores":[]}}"#);
-            let things = vec![(Shelf::Account, 1, saved)];
-            let kept = Kept { things, ..Kept::default() };
+            let things = vec![(Collection::Account, 1, saved)];
+            let kept = Snapshot { entries: things, ..Snapshot::default() };
             let mut hub = Hub::new(Limits::default(), &kept, Seed::default()).expect("readable");
             connect(&mut hub, 0);
             let (_, told) = say(&mut hub, 0, name);

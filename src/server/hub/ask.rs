@@ -8,7 +8,7 @@ use crate::server::log::Record;
 use crate::server::turn::{Cause, ConnId, Turn};
 
 /// One line being handled: when, from whom, and how to answer it.
-pub(super) struct Ask<'t> {
+pub(super) struct Context<'t> {
     pub(super) now: Now,
     pub(super) conn: ConnId,
     pub(super) settings: Settings,
@@ -16,7 +16,7 @@ pub(super) struct Ask<'t> {
     pub(super) turn: &'t mut Turn,
 }
 
-impl Ask<'_> {
+impl Context<'_> {
     /// A line of the answer.
     pub(super) fn reply(&mut self, event: &Event<'_>) {
         self.reply_tagged(&Tags::default(), event);
@@ -32,11 +32,11 @@ impl Ask<'_> {
     }
 
     /// Produces the effects of a message; see [`Turn::saying`].
-    pub(super) fn saying(&mut self, record: &Arc<Record>, effects: impl FnOnce(&mut Ask<'_>)) {
+    pub(super) fn saying(&mut self, record: &Arc<Record>, effects: impl FnOnce(&mut Context<'_>)) {
         let Self { now, conn, settings, cid, turn } = self;
         turn.saying(record.clone(), *conn, settings.tags, |turn| {
             let cid = cid.clone();
-            effects(&mut Ask { now: *now, conn: *conn, settings: *settings, cid, turn });
+            effects(&mut Context { now: *now, conn: *conn, settings: *settings, cid, turn });
         });
     }
 
@@ -44,12 +44,12 @@ impl Ask<'_> {
     pub(super) fn saying_again(
         &mut self,
         record: &Arc<Record>,
-        effects: impl FnOnce(&mut Ask<'_>),
+        effects: impl FnOnce(&mut Context<'_>),
     ) {
         let Self { now, conn, settings, cid, turn } = self;
         turn.saying_again(record.clone(), *conn, settings.tags, |turn| {
             let cid = cid.clone();
-            effects(&mut Ask { now: *now, conn: *conn, settings: *settings, cid, turn });
+            effects(&mut Context { now: *now, conn: *conn, settings: *settings, cid, turn });
         });
     }
 }

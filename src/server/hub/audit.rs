@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{ErrorCode, Hub, Now, PersonId, Refusal, Stamp, VisitIx};
+use super::{ErrorCode, Hub, Now, UserId, Refusal, Stamp, UserIx};
 use crate::commands::Command;
 
 /// How many lines there are in a second about what one person does that everybody
@@ -28,7 +28,7 @@ pub(super) struct Audit {
     lines: Vec<String>,
     /// When the present second began, and what was in it.
     since: Duration,
-    counts: HashMap<PersonId, u32>,
+    counts: HashMap<UserId, u32>,
     left_out: u32,
     /// When it was last said that the clock went back.
     clock_noted: Option<Duration>,
@@ -38,7 +38,7 @@ pub(super) struct Audit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     /// Whoever made a room.
-    Anybody(PersonId),
+    Anybody(UserId),
     /// Operators of the server, or who tries to be one: that is slow.
     Trusted,
 }
@@ -110,35 +110,35 @@ fn act(command: Command<'_>) -> Option<(bool, String)> {
 
 impl Hub {
     /// A command was obeyed.
-    pub(super) fn note_act(&mut self, now: Now, visit: VisitIx, command: Command<'_>) {
+    pub(super) fn note_act(&mut self, now: Now, visit: UserIx, command: Command<'_>) {
         // Who has quit is not here any more; that is no act.
         let Some((is_of_room, act)) = act(command) else { return };
-        let person = self.visits[visit].person;
-        let by = if self.rules_server(person) { By::Trusted } else { By::Anybody(person) };
-        let room = self.visits[visit].current.filter(|_| is_of_room);
+        let person = self.users[visit].id;
+        let by = if self.is_server_operator(person) { By::Trusted } else { By::Anybody(person) };
+        let room = self.users[visit].current.filter(|_| is_of_room);
         let room = room.map(|room| format!(" in {}", self.rooms[room].name)).unwrap_or_default();
-        let who = self.who_acts(visit);
+        let who = self.actor(visit);
         self.audit.note(now, by, &format!("{who}{room}: {act}"));
     }
 
     /// Somebody has tried to become an operator of the server.
-    pub(super) fn note_oper(&mut self, now: Now, visit: VisitIx, refusal: Option<&Refusal>) {
+    pub(super) fn note_oper(&mut self, now: Now, visit: UserIx, refusal: Option<&Refusal>) {
         let result = match refusal {
             None => "is an operator now",
             Some(Refusal { code: ErrorCode::TooMany, .. }) => "too many operators",
             Some(_) => "wrong password",
         };
-        let line = format!("{}: /oper: {result}", self.who_acts(visit));
+        let line = format!("{}: /oper: {result}", self.actor(visit));
         self.audit.note(now, By::Trusted, &line);
     }
 
-    fn who_acts(&self, visit: VisitIx) -> String {
-        let kind = match self.accounts.of(self.visits[visit].person) {
+    fn actor(&self, visit: UserIx) -> String {
+        let kind = match self.accounts.of(self.users[visit].id) {
             Some(account) => format!("account {}", account.name),
             None => "guest".to_owned(),
         };
-        let from = self.visits[visit].peer.map(|peer| format!(", {}", peer.address));
-        format!("{} ({kind}{})", self.visits[visit].name, from.unwrap_or_default())
+        let from = self.users[visit].peer.map(|peer| format!(", {}", peer.address));
+        format!("{} ({kind}{})", self.users[visit].name, from.unwrap_or_default())
     }
 
     /// What is to be written to the server's log, each line once.

@@ -5,7 +5,7 @@
 //! clock was wrong before, and following its last reading would freeze all times for as
 //! long as it had been ahead. The order of messages is that of their ids in any case.
 
-use super::{Hub, Now, Shelf, Stamp};
+use super::{Hub, Now, Collection, Stamp};
 
 /// A step back of up to this is bridged, in milliseconds.
 const BRIDGED: i64 = 5 * 60 * 1000;
@@ -25,9 +25,9 @@ impl Hub {
     /// Bans and mutes that were given by the clock as it was last as long as was said.
     fn move_time_limits(&mut self, now: Now) {
         let rooms = self.rooms.iter_mut().map(|(_, room)| &mut room.order);
-        let orders = rooms.chain(self.asleep.values_mut()).chain([&mut self.server_order]);
+        let orders = rooms.chain(self.dormant_rooms.values_mut()).chain([&mut self.server_moderation]);
         let moved = orders.filter_map(|order| order.follow_clock(now).then_some(order.number)?);
-        self.unsaved.extend(moved.map(|number| (Shelf::Order, number)));
+        self.unsaved.extend(moved.map(|number| (Collection::Moderation, number)));
     }
 }
 
@@ -98,7 +98,7 @@ mod tests {
         for line in ["/join ops", "/ban 192.0.2.1 1h", "/ban 192.0.2.2", "/mute bob 2h"] {
             say_at(&mut hub, now(0, 2 * DAY), line);
         }
-        hub.note_kept();
+        hub.mark_saved();
         say_at(&mut hub, now(30, DAY), "hi");
         let order = hub.changes().pop().expect("a change").value.expect("an order");
         for (end, is_kept) in [

@@ -11,7 +11,7 @@ use crate::server::passwords::Job;
 
 /// One of them.
 #[derive(Debug)]
-pub(super) struct Delayed {
+pub(super) struct DelayedCheck {
     pub(super) conn: ConnId,
     pub(super) job: Job,
     pub(super) target: Target,
@@ -21,20 +21,20 @@ pub(super) struct Delayed {
 
 /// See the head of this file.
 #[derive(Debug, Default)]
-pub(super) struct DelayedJobs {
+pub(super) struct DelayedChecks {
     /// By when, and by who came first.
-    jobs: BTreeMap<(Duration, u64), Delayed>,
+    jobs: BTreeMap<(Duration, u64), DelayedCheck>,
     tickets: u64,
 }
 
-impl DelayedJobs {
+impl DelayedChecks {
     pub(super) fn add(&mut self, due: Duration, conn: ConnId, job: Job, target: Target) {
         self.tickets += 1;
-        self.put_back(due, Delayed { conn, job, target, ticket: self.tickets });
+        self.put_back(due, DelayedCheck { conn, job, target, ticket: self.tickets });
     }
 
     /// It is not its turn yet.
-    pub(super) fn put_back(&mut self, due: Duration, delayed: Delayed) {
+    pub(super) fn put_back(&mut self, due: Duration, delayed: DelayedCheck) {
         self.jobs.insert((due, delayed.ticket), delayed);
     }
 
@@ -44,15 +44,15 @@ impl DelayedJobs {
     }
 
     /// The next one that is due.
-    pub(super) fn next(&mut self, now: Duration) -> Option<Delayed> {
+    pub(super) fn next(&mut self, now: Duration) -> Option<DelayedCheck> {
         self.due().filter(|due| *due <= now)?;
         self.jobs.pop_first().map(|(_, delayed)| delayed)
     }
 
     /// How many wait for the same that came before one of them; all, if it is none.
-    pub(super) fn ahead(&self, target: &Target, of: Option<&Delayed>) -> usize {
+    pub(super) fn ahead(&self, target: &Target, of: Option<&DelayedCheck>) -> usize {
         let ticket = of.map_or(u64::MAX, |delayed| delayed.ticket);
-        let is_ahead = |other: &&Delayed| other.target == *target && other.ticket < ticket;
+        let is_ahead = |other: &&DelayedCheck| other.target == *target && other.ticket < ticket;
         self.jobs.values().filter(is_ahead).count()
     }
 
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn who_came_first_is_next_and_all_are_when_one_was_right() {
-        let mut jobs = DelayedJobs::default();
+        let mut jobs = DelayedChecks::default();
         let (second, job) = (Duration::from_secs(1), Job::Hash(Secret::new("x")));
         let from = |last| IpAddr::from([192, 0, 2, last]);
         let room = |name, last| Target {

@@ -11,14 +11,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{ConnId, Event, Farewell, Hub, Now, Stage, Tags, Turn, VisitIx, talk::tags_of};
+use super::{ConnId, Event, Farewell, Hub, Now, Phase, Tags, Turn, UserIx, talk::tags_of};
 use crate::protocol::{Cid, Key};
-use crate::server::log::{Query, Recipient, Record, Rows, Thread};
+use crate::server::log::{ReadRequest, Recipient, Record, ReadResult, Thread};
 use crate::server::turn::Cause;
 
 /// How a visit's messages reach it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Feed {
+pub(super) enum DeliveryMode {
     /// As they are said.
     Live,
     /// From the log, from this position on.
@@ -32,7 +32,7 @@ pub(super) enum Feed {
     },
 }
 
-impl Feed {
+impl DeliveryMode {
     /// From this position on, with nothing asked for yet.
     pub(super) fn behind(after: u64, is_list_stale: bool) -> Self {
         Self::Behind { after, is_list_stale, is_reading: false }
@@ -126,10 +126,10 @@ impl Recent {
 
 impl Hub {
     /// A reader that does not keep up is fed from the log from here on.
-    pub(super) fn fall_behind(&mut self, conn: ConnId, turn: &mut Turn) {
-        let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else { return };
-        if self.visits[visit].feed == Feed::Live {
-            self.visits[visit].feed = Feed::behind(self.last.message, true);
+    pub(super) fn start_catch_up(&mut self, conn: ConnId, turn: &mut Turn) {
+        let Some(Phase::LoggedIn(visit)) = self.connection(conn).map(|c| c.phase) else { return };
+        if self.users[visit].feed == DeliveryMode::Live {
+            self.users[visit].feed = DeliveryMode::behind(self.last_ids.message, true);
             self.forget_audiences_of(visit);
             turn.tell_when_drained(conn);
         }
@@ -137,72 +137,72 @@ impl Hub {
 
     /// Goes on feeding: the rest from memory if that reaches back far enough,
     /// else a page of the log.
-    pub(super) fn feed_on(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else { return };
-        let Feed::Behind { after, is_list_stale, is_reading: false } = self.visits[visit].feed
+    pub(super) fn continue_catch_up(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+        let Some(Phase::LoggedIn(visit)) = self.connection(conn).map(|c| c.phase) else { return };
+        let DeliveryMode::Behind { after, is_list_stale, is_reading: false } = self.users[visit].feed
         else {
             return;
         };
-        let query = self.feed_query(visit, after);
+        let query = self.catch_up_request(visit, after);
         let Some(rest) = self.recent.since(after) else {
-            self.visits[visit].feed = Feed::Behind { after, is_list_stale, is_reading: true };
+            self.users[visit].feed = DeliveryMode::Behind { after, is_list_stale, is_reading: true };
             turn.read(conn, query);
             return;
         };
         let rest = query.fill(rest);
         for record in &rest {
-            self.tell_missed(conn, visit, record.id, turn);
-            self.tell_again(conn, visit, record, turn);
+            self.send_deferred(conn, visit, record.id, turn);
+            self.redeliver(conn, visit, record, turn);
         }
         if query.is_filled_by(&rest) {
             // There may be more, for when this is read.
             let after = rest.last().map_or(after, |last| last.id);
-            self.visits[visit].feed = Feed::behind(after, is_list_stale);
+            self.users[visit].feed = DeliveryMode::behind(after, is_list_stale);
             turn.tell_when_drained(conn);
             return;
         }
-        self.tell_missed(conn, visit, u64::MAX, turn);
-        self.visits[visit].feed = Feed::Live;
+        self.send_deferred(conn, visit, u64::MAX, turn);
+        self.users[visit].feed = DeliveryMode::Live;
         // It was among what was told. Who drops before finds it at the next login.
-        self.empty_mailbox(self.visits[visit].person);
+        self.empty_mailbox(self.users[visit].id);
         self.forget_audiences_of(visit);
         if is_list_stale {
-            self.tell_members(now, conn, visit, turn);
+            self.send_member_lists(now, conn, visit, turn);
         }
     }
 
     /// A page of the log has come.
-    pub(super) fn feed_page(&mut self, now: Now, conn: ConnId, rows: &Rows, turn: &mut Turn) {
-        let Some(Stage::Present(visit)) = self.connection(conn).map(|c| c.stage) else { return };
-        let Feed::Behind { after, is_list_stale, .. } = self.visits[visit].feed else { return };
+    pub(super) fn send_catch_up_page(&mut self, now: Now, conn: ConnId, rows: &ReadResult, turn: &mut Turn) {
+        let Some(Phase::LoggedIn(visit)) = self.connection(conn).map(|c| c.phase) else { return };
+        let DeliveryMode::Behind { after, is_list_stale, .. } = self.users[visit].feed else { return };
         if rows.has_gap && is_list_stale {
             // What this reader missed is forgotten: better parted than fooled.
             self.leave(now, conn, Some(Farewell::SlowReader), None, turn);
             return;
         }
         for record in &rows.records {
-            self.tell_missed(conn, visit, record.id, turn);
-            self.tell_again(conn, visit, record, turn);
+            self.send_deferred(conn, visit, record.id, turn);
+            self.redeliver(conn, visit, record, turn);
         }
         if rows.upto <= after {
             // It could not be read. What is there is not to be passed over.
-            self.drop_out(now, conn, Some(Farewell::SlowReader), turn);
+            self.handle_disconnect(now, conn, Some(Farewell::SlowReader), turn);
             return;
         }
-        self.visits[visit].feed = Feed::behind(rows.upto, is_list_stale);
+        self.users[visit].feed = DeliveryMode::behind(rows.upto, is_list_stale);
         turn.tell_when_drained(conn);
     }
 
-    fn feed_query(&self, visit: VisitIx, after: u64) -> Query {
-        let me = &self.visits[visit];
-        let thread = Thread::Feed { reader: me.person, stays: me.memberships.after(after) };
+    fn catch_up_request(&self, visit: UserIx, after: u64) -> ReadRequest {
+        let me = &self.users[visit];
+        let thread = Thread::Feed { reader: me.id, stays: me.memberships.after(after) };
         let hidden = self.hidden_from(visit);
-        Query { thread, count: PAGE, size: PAGE_SIZE, after: Some(after), hidden }
+        ReadRequest { thread, count: PAGE, size: PAGE_SIZE, after: Some(after), hidden }
     }
 
     /// A message as it was live, one's own with its mark.
-    fn tell_again(&self, conn: ConnId, visit: VisitIx, record: &Record, turn: &mut Turn) {
-        let (me, settings) = (self.visits[visit].person, self.settings(conn));
+    fn redeliver(&self, conn: ConnId, visit: UserIx, record: &Record, turn: &mut Turn) {
+        let (me, settings) = (self.users[visit].id, self.settings(conn));
         let mark = record.cid.as_ref().filter(|_| record.author == me);
         if record.author == me && !settings.echo && mark.is_none() {
             return;
@@ -216,10 +216,10 @@ impl Hub {
     }
 
     /// Who is here now, for somebody who missed comings and goings.
-    fn tell_members(&self, now: Now, conn: ConnId, visit: VisitIx, turn: &mut Turn) {
+    fn send_member_lists(&self, now: Now, conn: ConnId, visit: UserIx, turn: &mut Turn) {
         let settings = self.settings(conn);
-        let mut ask = super::Ask { now, conn, settings, cid: None, turn };
-        for room in &self.visits[visit].rooms {
+        let mut ask = super::Context { now, conn, settings, cid: None, turn };
+        for room in &self.users[visit].rooms {
             self.list_for_newcomer(&mut ask, *room);
         }
     }

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{ConnId, Key, Limits, PersonId};
+use super::{ConnId, Key, Limits, UserId};
 
 /// What takes a password, and from where it is tried.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -28,7 +28,7 @@ pub(super) struct Target {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Guarded {
     /// To be somebody.
-    Account(PersonId),
+    Account(UserId),
     /// To be an operator of the server.
     Rule,
     /// To be let in at all.
@@ -48,14 +48,14 @@ pub(super) enum Wait {
 
 /// What is known of tries that were not right yet.
 #[derive(Debug)]
-pub(super) struct Guesses {
+pub(super) struct PasswordThrottle {
     /// So many wrong ones wait for nothing: fingers slip.
     free: u32,
     /// The same of all from one network: those of a whole class.
     free_of_network: u32,
     /// The first delay.
     delay: Duration,
-    tries: HashMap<Source, Tries>,
+    tries: HashMap<Source, Attempts>,
     /// Whose try is being checked.
     checking: HashMap<ConnId, Target>,
 }
@@ -64,7 +64,7 @@ pub(super) struct Guesses {
 type Source = (IpAddr, Option<Guarded>);
 
 #[derive(Debug, Default)]
-struct Tries {
+struct Attempts {
     wrong: u32,
     checking: u32,
     /// Before this none is checked.
@@ -90,7 +90,7 @@ impl Target {
     }
 }
 
-impl Tries {
+impl Attempts {
     fn wait(&self, now: Duration, free: u32) -> Option<Wait> {
         if self.wrong + self.checking < free {
             None
@@ -106,7 +106,7 @@ impl Tries {
     }
 }
 
-impl Guesses {
+impl PasswordThrottle {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
             free: limits.guesses,
@@ -140,7 +140,7 @@ impl Guesses {
             self.make_room_for(now, &source);
             let tries = self.tries.entry(source).or_default();
             if tries.is_past(now) {
-                *tries = Tries { next: now, ..Tries::default() };
+                *tries = Attempts { next: now, ..Attempts::default() };
             }
             tries.checking += 1;
         }
@@ -206,7 +206,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn target(account: u64, last: u8) -> Target {
-        let (at, network) = (Guarded::Account(PersonId(account)), [192, 0, 2, last].into());
+        let (at, network) = (Guarded::Account(UserId(account)), [192, 0, 2, last].into());
         Target { at, network, is_one_source: false }
     }
 
@@ -216,7 +216,7 @@ mod tests {
 
     /// A try whose outcome is known at once.
     fn guess(
-        guesses: &mut Guesses,
+        guesses: &mut PasswordThrottle,
         now: Duration,
         target: &Target,
         is_right: bool,
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn past_a_few_each_try_waits_for_the_one_before() {
-        let mut guesses = Guesses::new(&Limits::default());
+        let mut guesses = PasswordThrottle::new(&Limits::default());
         let at = |seconds: u32| SECOND * seconds;
         let (here, there) = (target(1, 1), target(1, 2));
         // Who tries again as soon as they may.
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn at_once_as_many_are_checked_as_may_be_wrong_and_who_is_right_never_waits_for_time() {
-        let mut guesses = Guesses::new(&Limits::default());
+        let mut guesses = PasswordThrottle::new(&Limits::default());
         let class = target(1, 1);
         let mut waiting: Vec<u32> = (0..30).collect();
         let (mut checking, mut right) = (Vec::new(), 0);
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn many_wrong_at_many_from_one_network_wait_too() {
-        let mut guesses = Guesses::new(&Limits::default());
+        let mut guesses = PasswordThrottle::new(&Limits::default());
         let one_source = |account| Target { is_one_source: true, ..target(account, 1) };
         for account in 0..u64::from(guesses.free_of_network) {
             assert_eq!(guess(&mut guesses, SECOND, &one_source(account), false), Ok(()));
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn whoever_guesses_in_whatever_way_has_few_checked() {
         for seed in 1..=100 {
-            let mut guesses = Guesses::new(&Limits::default());
+            let mut guesses = PasswordThrottle::new(&Limits::default());
             let mut draw = Draw(seed * 0x9E37_79B9);
             let (mut now, mut checking, mut begun) = (SECOND, Vec::new(), Vec::new());
             for slot in 0..3000 {
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let mut guesses = Guesses::new(&Limits::default());
+        let mut guesses = PasswordThrottle::new(&Limits::default());
         for account in 0..SOURCES_MAX as u64 + 100 {
             assert_eq!(guess(&mut guesses, SECOND, &target(account, 1), false), Ok(()));
         }

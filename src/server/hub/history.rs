@@ -4,105 +4,105 @@
 use std::sync::Arc;
 
 use super::{
-    Ask, Asked, Cid, ConnId, ErrorCode, Event, Hub, Now, Query, Refusal, RoomName, Stage, Turn,
-    VisitIx, refusal, talk::tags_of,
+    Context, PendingRequest, Cid, ConnId, ErrorCode, Event, Hub, Now, QueryState, Refusal, RoomName, Phase, Turn,
+    UserIx, refusal, talk::tags_of,
 };
 use crate::commands::{Rows, Target};
 use crate::protocol::Key;
-use crate::server::log::{self, PersonId, Recipient, Record, Thread};
+use crate::server::log::{self, UserId, Recipient, Record, Thread};
 
 /// A `/history` or `/search` whose rows are being read.
 #[derive(Debug)]
-pub(super) struct RowsAsk {
+pub(super) struct HistoryRequest {
     /// The header's: `HISTORY` or `SEARCH`.
     pub(super) word: &'static str,
     /// `#ops` or `bob`, where the header names it.
     pub(super) title: Option<String>,
     /// Of which room alone, if of one.
     pub(super) room: Option<RoomName>,
-    pub(super) reader: PersonId,
+    pub(super) reader: UserId,
     pub(super) cid: Option<Cid>,
 }
 
 impl Hub {
     pub(super) fn history(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         rows: Rows,
         thread: Option<Target<'_>>,
     ) -> Result<(), Refusal> {
         let (title, room, thread) = self.thread(visit, thread)?;
-        let (reader, hidden) = (self.visits[visit].person, self.hidden_from(visit));
+        let (reader, hidden) = (self.users[visit].id, self.hidden_from(visit));
         let query =
-            log::Query { thread, count: rows.count, size: usize::MAX, after: rows.after, hidden };
+            log::ReadRequest { thread, count: rows.count, size: usize::MAX, after: rows.after, hidden };
         let (word, cid) = ("HISTORY", ask.cid.take());
-        self.ask_for_rows(ask, RowsAsk { word, title: Some(title), room, reader, cid }, query);
+        self.request_rows(ask, HistoryRequest { word, title: Some(title), room, reader, cid }, query);
         Ok(())
     }
 
     /// The connection waits until the rows are told.
-    pub(super) fn ask_for_rows(&mut self, ask: &mut Ask<'_>, asked: RowsAsk, query: log::Query) {
+    pub(super) fn request_rows(&mut self, ask: &mut Context<'_>, asked: HistoryRequest, query: log::ReadRequest) {
         if let Some(connection) = self.connection_mut(ask.conn) {
-            connection.asked = Some(Box::new(Asked::Rows(asked)));
+            connection.pending = Some(Box::new(PendingRequest::Rows(asked)));
             ask.turn.read(ask.conn, query);
         }
     }
 
     /// Whose messages somebody does not want to see.
-    pub(super) fn hidden_from(&self, visit: VisitIx) -> Vec<PersonId> {
-        self.visits[visit].ties.ignores.iter().map(|ignored| ignored.person).collect()
+    pub(super) fn hidden_from(&self, visit: UserIx) -> Vec<UserId> {
+        self.users[visit].relations.ignores.iter().map(|ignored| ignored.person).collect()
     }
 
     /// Which conversation is meant, and what the answer calls it.
     fn thread(
         &self,
-        visit: VisitIx,
+        visit: UserIx,
         target: Option<Target<'_>>,
     ) -> Result<(String, Option<RoomName>, Thread), Refusal> {
-        let me = &self.visits[visit];
+        let me = &self.users[visit];
         let room = |room: usize| {
             let name = &self.rooms[room].name;
             (name.to_string(), Some(name.clone()), Thread::Room(name.key().clone()))
         };
         match (target, me.query, me.current) {
             (Some(Target::Room(name)), ..) => Ok(room(self.room_of(visit, name)?)),
-            (Some(Target::Person(name)), ..) => Ok(self.private_thread(me.person, name)),
-            (None, Query::On(other), _) => {
-                let name = self.visits[self.people[&other]].name.as_str();
-                Ok(self.private_thread(me.person, name))
+            (Some(Target::Person(name)), ..) => Ok(self.private_thread(me.id, name)),
+            (None, QueryState::On(other), _) => {
+                let name = self.users[self.users_by_id[&other]].name.as_str();
+                Ok(self.private_thread(me.id, name))
             }
-            (None, Query::Off, Some(current)) => Ok(room(current)),
+            (None, QueryState::Off, Some(current)) => Ok(room(current)),
             (None, ..) => {
                 refusal(ErrorCode::NotInRoom, "you have no current room; name one, or a person")
             }
         }
     }
 
-    fn private_thread(&self, reader: PersonId, name: &str) -> (String, Option<RoomName>, Thread) {
-        let other = self.visit_named(name).map(|visit| &self.visits[visit]);
+    fn private_thread(&self, reader: UserId, name: &str) -> (String, Option<RoomName>, Thread) {
+        let other = self.user_named(name).map(|visit| &self.users[visit]);
         let owner = self.accounts.named(&Key::fold(name)).map(|account| account.person);
         let title = other.map_or(name, |other| other.name.as_str()).to_owned();
-        let other_id = other.map(|other| other.person).or(owner);
+        let other_id = other.map(|other| other.id).or(owner);
         (title, None, Thread::Private { reader, other: Key::fold(name), other_id })
     }
 
     /// The rows have come that a connection waits for.
-    pub(super) fn tell_rows(&mut self, now: Now, conn: ConnId, rows: &log::Rows, turn: &mut Turn) {
+    pub(super) fn send_rows(&mut self, now: Now, conn: ConnId, rows: &log::ReadResult, turn: &mut Turn) {
         let Some(connection) = self.connection_mut(conn) else { return };
-        let Some(asked) = connection.asked.take() else { return };
+        let Some(asked) = connection.pending.take() else { return };
         let settings = connection.settings;
-        let mut ask = Ask { now, conn, settings, cid: None, turn };
+        let mut ask = Context { now, conn, settings, cid: None, turn };
         match *asked {
-            Asked::Rows(mut asked) => {
+            PendingRequest::Rows(mut asked) => {
                 ask.cid = asked.cid.take();
                 let result =
-                    found(rows).and_then(|records| self.tell_found(&mut ask, &asked, records));
+                    found(rows).and_then(|records| self.send_found(&mut ask, &asked, records));
                 if let Err(refusal) = result {
                     ask.refuse(&refusal);
                 }
             }
-            Asked::Mail(mut asked) => {
+            PendingRequest::Mail(mut asked) => {
                 ask.cid = asked.cid.take();
                 let result =
                     found(rows).and_then(|records| self.log_in_with_mail(&mut ask, asked, records));
@@ -111,7 +111,7 @@ impl Hub {
                     ask.refuse(&refusal);
                 }
             }
-            Asked::Resume(mut asked) => {
+            PendingRequest::Resume(mut asked) => {
                 ask.cid = asked.cid.take();
                 let result =
                     found(rows).and_then(|rows| self.resume_with_row(&mut ask, &asked, rows));
@@ -120,18 +120,18 @@ impl Hub {
                 }
             }
             // It waits for something else; these come too late for anybody.
-            Asked::Password(_) | Asked::Rooms(_) | Asked::List(_) => connection.asked = Some(asked),
+            PendingRequest::Password(_) | PendingRequest::Rooms(_) | PendingRequest::List(_) => connection.pending = Some(asked),
         }
     }
 
     /// What the log has found. Who asked may have been put out of a room meanwhile.
-    fn tell_found(
+    fn send_found(
         &self,
-        ask: &mut Ask<'_>,
-        asked: &RowsAsk,
+        ask: &mut Context<'_>,
+        asked: &HistoryRequest,
         rows: &[Arc<Record>],
     ) -> Result<(), Refusal> {
-        let Some(Stage::Present(visit)) = self.connection(ask.conn).map(|c| c.stage) else {
+        let Some(Phase::LoggedIn(visit)) = self.connection(ask.conn).map(|c| c.phase) else {
             return Ok(());
         };
         if let Some(room) = &asked.room {
@@ -159,7 +159,7 @@ impl Hub {
 }
 
 /// Where nothing could be read, that is no answer to what is there.
-fn found(rows: &log::Rows) -> Result<&[Arc<Record>], Refusal> {
+fn found(rows: &log::ReadResult) -> Result<&[Arc<Record>], Refusal> {
     if rows.has_failed {
         let text = "the server cannot read what it keeps; try again later";
         return refusal(ErrorCode::StorageFull, text);
@@ -169,9 +169,9 @@ fn found(rows: &log::Rows) -> Result<&[Arc<Record>], Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial::{connect, handle, hub, said, say};
+    use super::super::trial::{connect, handle, hub, message, say};
     use super::super::{Flow, Input, Limits};
-    use crate::server::log::Rows;
+    use crate::server::log::ReadResult;
 
     /// What bob is told of his question, if he was put out of #ops meanwhile.
     fn told_after_a_kick(question: &str) -> String {
@@ -184,8 +184,8 @@ mod tests {
         let (flow, told) = say(&mut hub, 1, question);
         assert_eq!((flow, told.reads), (Flow::Wait, 1));
         say(&mut hub, 0, "/kick bob");
-        let records = vec![said(1, "lobby", None, "open"), said(2, "ops", None, "secret")];
-        let (flow, told) = handle(&mut hub, 1, Input::Rows(Rows { records, ..Rows::default() }));
+        let records = vec![message(1, "lobby", None, "open"), message(2, "ops", None, "secret")];
+        let (flow, told) = handle(&mut hub, 1, Input::Rows(ReadResult { records, ..ReadResult::default() }));
         assert_eq!(flow, Flow::Next);
         told.text
     }

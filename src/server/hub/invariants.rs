@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Hub, Ignored, Key, Query, RoomName, Stage, Visit};
+use super::{Hub, Ignored, Key, QueryState, RoomName, Phase, User};
 
 impl Hub {
     /// Panics if the tables disagree; tests call it after every input.
@@ -10,70 +10,70 @@ impl Hub {
     /// # Panics
     /// On a broken invariant, which is a bug in the hub.
     pub fn check_invariants(&self) {
-        assert_eq!(self.names.len(), self.visits.len(), "each visit has one name");
-        assert_eq!(self.people.len(), self.visits.len(), "each visit is one person");
+        assert_eq!(self.names.len(), self.users.len(), "each visit has one name");
+        assert_eq!(self.users_by_id.len(), self.users.len(), "each visit is one person");
         let mut led_to = 0;
-        for (ix, visit) in &self.visits {
-            let looks = visit.name.looks().filter(|look| self.looks.find(look) == Some(ix));
+        for (ix, visit) in &self.users {
+            let looks = visit.name.looks().filter(|look| self.confusables.find(look) == Some(ix));
             led_to += looks.collect::<HashSet<_>>().len();
         }
-        assert_eq!(self.looks.len(), led_to, "looks lead to who has them");
-        for (ix, visit) in &self.visits {
+        assert_eq!(self.confusables.len(), led_to, "looks lead to who has them");
+        for (ix, visit) in &self.users {
             assert_eq!(self.names.get(visit.name.key()), Some(&ix), "names lead to visits");
-            assert_eq!(self.people.get(&visit.person), Some(&ix), "people lead to visits");
+            assert_eq!(self.users_by_id.get(&visit.id), Some(&ix), "people lead to visits");
             if let Some(conn) = visit.conn {
-                let stage = self.connection(conn).map(|c| c.stage);
-                assert_eq!(stage, Some(Stage::Present(ix)), "both know of each other");
+                let stage = self.connection(conn).map(|c| c.phase);
+                assert_eq!(stage, Some(Phase::LoggedIn(ix)), "both know of each other");
             } else {
                 assert!(visit.session.is_some(), "without a session nobody comes back");
             }
-            let is_waited_for = self.dropped.contains(visit.person);
+            let is_waited_for = self.dropped.contains(visit.id);
             assert_eq!(is_waited_for, visit.conn.is_none(), "who dropped is waited for");
             let mine = visit.session.as_ref().map(|session| self.sessions.get(&session.hash));
-            assert!(mine.is_none_or(|mine| mine == Some(&visit.person)), "tokens lead to people");
+            assert!(mine.is_none_or(|mine| mine == Some(&visit.id)), "tokens lead to people");
             assert!(visit.current.is_none_or(|room| visit.rooms.contains(&room)));
             for room in &visit.rooms {
                 assert_eq!(self.rooms[*room].member(visit.name.key()), Some(ix));
             }
-            for Ignored { person, gone } in &visit.ties.ignores {
-                let other = self.people.get(person).map(|other| &self.visits[*other]);
+            for Ignored { person, gone } in &visit.relations.ignores {
+                let other = self.users_by_id.get(person).map(|other| &self.users[*other]);
                 assert_eq!(gone.is_none(), other.is_some(), "who is here has no last name yet");
-                let knows = |other: &Visit| other.ties.ignored_by.contains(&visit.person);
+                let knows = |other: &User| other.relations.ignored_by.contains(&visit.id);
                 assert!(other.is_none_or(knows), "both know of an ignore");
             }
-            if let Query::On(other) = visit.query {
-                let other = &self.visits[self.people[&other]];
-                assert!(other.ties.queried_by.contains(&visit.person), "both know of a query");
+            if let QueryState::On(other) = visit.query {
+                let other = &self.users[self.users_by_id[&other]];
+                assert!(other.relations.queried_by.contains(&visit.id), "both know of a query");
             }
         }
-        let blocks = self.visits.iter().flat_map(|(_, visit)| {
-            visit.memberships.numbers().map(|number| (number, visit.person))
+        let blocks = self.users.iter().flat_map(|(_, visit)| {
+            visit.memberships.numbers().map(|number| (number, visit.id))
         });
         let blocks: HashMap<_, _> = blocks.collect();
         assert_eq!(self.block_owners, blocks, "blocks lead to whose they are");
         self.check_accounts();
         let is_awake = |key: &Key| self.room_names.contains_key(key);
-        assert!(!self.asleep.keys().any(is_awake), "a room is awake or asleep");
+        assert!(!self.dormant_rooms.keys().any(is_awake), "a room is awake or asleep");
         assert_eq!(self.room_names.len(), self.rooms.len(), "each room has one name");
         let kept =
             self.rooms.iter().filter_map(|(_, room)| room.order.number.zip(Some(&room.name)));
         let kept: Vec<_> = kept.map(|(number, room)| (number, room.key())).collect();
-        let asleep = self.asleep.iter().filter_map(|(key, order)| order.number.zip(Some(key)));
+        let asleep = self.dormant_rooms.iter().filter_map(|(key, order)| order.number.zip(Some(key)));
         for (number, key) in asleep.chain(kept.iter().copied()) {
-            let name = self.orders.get(&number).map(RoomName::key);
+            let name = self.moderated_rooms.get(&number).map(RoomName::key);
             assert_eq!(name, Some(key), "numbers lead to rooms");
         }
-        let numbered = self.asleep.values().filter(|order| order.number.is_some()).count();
-        assert_eq!(self.orders.len(), kept.len() + numbered, "and to none that has ended");
+        let numbered = self.dormant_rooms.values().filter(|order| order.number.is_some()).count();
+        assert_eq!(self.moderated_rooms.len(), kept.len() + numbered, "and to none that has ended");
         for (ix, room) in &self.rooms {
             assert_eq!(self.room_names.get(room.name.key()), Some(&ix), "names lead to rooms");
             assert!(ix == self.lobby || room.len() > 0, "no empty room is kept");
             let mut operators = room.order.operators.iter();
-            let has_moderator = operators.any(|person| self.lasts(*person))
-                || self.server_order.operators.iter().any(|it| self.people.contains_key(it));
+            let has_moderator = operators.any(|person| self.can_return(*person))
+                || self.server_moderation.operators.iter().any(|it| self.users_by_id.contains_key(it));
             assert!(ix == self.lobby || has_moderator, "no room is left without a moderator");
             for (_, visit) in room.members() {
-                assert!(self.visits[visit].rooms.contains(&ix), "members know their rooms");
+                assert!(self.users[visit].rooms.contains(&ix), "members know their rooms");
             }
         }
     }

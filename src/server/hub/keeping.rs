@@ -7,21 +7,21 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::locks::Lock;
-use super::order::{Order, Scope};
-use super::{Hub, Key, RoomIx, RoomName, Shelf};
+use super::order::{Moderation, Scope};
+use super::{Hub, Key, RoomIx, RoomName, Collection};
 
 /// The server's number; rooms have higher ones.
-pub(super) const SERVER: u64 = 0;
+pub(super) const SERVER_ID: u64 = 0;
 
 /// Decisions of rooms that nobody is in since the server was started.
-pub(super) type Asleep = HashMap<Key, Order>;
+pub(super) type DormantRooms = HashMap<Key, Moderation>;
 
 /// Decisions as they are kept; only ever added to.
 #[derive(Debug, Serialize, Deserialize)]
-struct SavedOrder<O> {
+struct SavedModeration<O> {
     /// `None`: the server's.
     room: Option<RoomName>,
-    /// See [`Hub::seal`].
+    /// See [`Hub::oper_password_digest`].
     #[serde(default)]
     seal: Option<String>,
     order: O,
@@ -30,112 +30,112 @@ struct SavedOrder<O> {
 impl Hub {
     /// What is decided somewhere has changed. What holds no longer than the visit
     /// of a guest is not kept here: a room costs nothing to make.
-    pub(super) fn note_order_unsaved(&mut self, scope: Scope) {
+    pub(super) fn mark_moderation_unsaved(&mut self, scope: Scope) {
         if let Scope::Room(room) = scope
-            && self.order(scope).number.is_none()
+            && self.moderation(scope).number.is_none()
         {
-            if !self.is_worth_keeping(self.order(scope)) {
+            if !self.is_worth_saving(self.moderation(scope)) {
                 return;
             }
-            self.last_order += 1;
-            self.orders.insert(self.last_order, self.rooms[room].name.clone());
-            self.order_mut(scope).number = Some(self.last_order);
+            self.last_moderation_id += 1;
+            self.moderated_rooms.insert(self.last_moderation_id, self.rooms[room].name.clone());
+            self.moderation_mut(scope).number = Some(self.last_moderation_id);
         }
-        if let Some(number) = self.order(scope).number {
-            self.unsaved.insert((Shelf::Order, number));
+        if let Some(number) = self.moderation(scope).number {
+            self.unsaved.insert((Collection::Moderation, number));
         }
     }
 
-    fn is_worth_keeping(&self, order: &Order) -> bool {
-        order.topic.is_some() || self.is_worth_waiting(order)
+    fn is_worth_saving(&self, order: &Moderation) -> bool {
+        order.topic.is_some() || self.outlives_members(order)
     }
 
     /// Whether it is to be kept also if nobody can come back to it: not what a room
     /// was about.
-    fn is_worth_waiting(&self, order: &Order) -> bool {
-        let Order { number, operators, mutes, bans, lock, topic: _ } = order;
+    fn outlives_members(&self, order: &Moderation) -> bool {
+        let Moderation { number, operators, mutes, bans, lock, topic: _ } = order;
         let mut lasting = operators.iter().filter(|person| self.accounts.of(**person).is_some());
-        let has_operators = *number == Some(SERVER) && !operators.is_empty();
+        let has_operators = *number == Some(SERVER_ID) && !operators.is_empty();
         let has_rest = !mutes.is_empty() || !bans.is_empty() || !lock.is_default();
         has_operators || has_rest || lasting.next().is_some()
     }
 
-    pub(super) fn saved_order(&self, number: u64) -> Option<String> {
-        let (room, seal, order) = if number == SERVER {
-            (None, self.seal(), &self.server_order)
+    pub(super) fn saved_moderation(&self, number: u64) -> Option<String> {
+        let (room, seal, order) = if number == SERVER_ID {
+            (None, self.oper_password_digest(), &self.server_moderation)
         } else {
-            let name = self.orders.get(&number)?;
+            let name = self.moderated_rooms.get(&number)?;
             let awake = self.room_names.get(name.key()).map(|room| &self.rooms[*room].order);
-            let order = awake.or_else(|| self.asleep.get(name.key()))?;
+            let order = awake.or_else(|| self.dormant_rooms.get(name.key()))?;
             (Some(name.clone()), None, order)
         };
-        let is_kept = self.is_worth_keeping(order);
-        is_kept.then(|| serde_json::to_string(&SavedOrder { room, seal, order }).ok())?
+        let is_kept = self.is_worth_saving(order);
+        is_kept.then(|| serde_json::to_string(&SavedModeration { room, seal, order }).ok())?
     }
 
     /// Before anybody is back.
-    pub(super) fn restore_order(&mut self, number: u64, saved: &str) -> serde_json::Result<()> {
-        let SavedOrder::<Order> { room, seal, mut order } = serde_json::from_str(saved)?;
-        self.last_order = self.last_order.max(number);
+    pub(super) fn restore_moderation(&mut self, number: u64, saved: &str) -> serde_json::Result<()> {
+        let SavedModeration::<Moderation> { room, seal, mut order } = serde_json::from_str(saved)?;
+        self.last_moderation_id = self.last_moderation_id.max(number);
         order.number = Some(number);
-        self.orders.extend(room.clone().map(|room| (number, room)));
+        self.moderated_rooms.extend(room.clone().map(|room| (number, room)));
         match room {
             None => {
-                if seal.is_none() || seal != self.seal() {
+                if seal.is_none() || seal != self.oper_password_digest() {
                     order.operators.clear();
                 }
-                self.server_order = order;
+                self.server_moderation = order;
             }
             Some(room) if *room.key() == *self.rooms[self.lobby].name.key() => {
                 self.rooms[self.lobby].order = order;
             }
             Some(room) => {
-                self.asleep.insert(room.key().clone(), order);
+                self.dormant_rooms.insert(room.key().clone(), order);
             }
         }
         Ok(())
     }
 
     /// When all are back who can come back: guests who cannot are forgotten.
-    pub(super) fn tidy_orders(&mut self) {
-        self.tidy_order(Scope::Server);
-        let mut orders = std::mem::take(&mut self.asleep);
+    pub(super) fn prune_all_moderation(&mut self) {
+        self.prune_moderation(Scope::Server);
+        let mut orders = std::mem::take(&mut self.dormant_rooms);
         for order in orders.values_mut() {
-            self.forget_gone(order);
+            self.drop_departed(order);
         }
         orders.retain(|_, order| {
-            let is_kept = self.is_worth_waiting(order);
+            let is_kept = self.outlives_members(order);
             if let Some(number) = order.number.filter(|_| !is_kept) {
-                self.forget_order(number);
+                self.delete_moderation(number);
             }
             is_kept
         });
-        self.asleep = orders;
+        self.dormant_rooms = orders;
         for scope in self.rooms.iter().map(|(ix, _)| Scope::Room(ix)).collect::<Vec<_>>() {
-            self.tidy_order(scope);
+            self.prune_moderation(scope);
         }
     }
 
     /// What was decided in a room has ended with it.
-    pub(super) fn forget_order(&mut self, number: u64) {
-        self.orders.remove(&number);
-        self.unsaved.insert((Shelf::Order, number));
+    pub(super) fn delete_moderation(&mut self, number: u64) {
+        self.moderated_rooms.remove(&number);
+        self.unsaved.insert((Collection::Moderation, number));
     }
 
-    fn tidy_order(&mut self, scope: Scope) {
-        let mut order = std::mem::take(self.order_mut(scope));
-        self.forget_gone(&mut order);
-        *self.order_mut(scope) = order;
+    fn prune_moderation(&mut self, scope: Scope) {
+        let mut order = std::mem::take(self.moderation_mut(scope));
+        self.drop_departed(&mut order);
+        *self.moderation_mut(scope) = order;
     }
 
-    fn forget_gone(&self, order: &mut Order) {
-        order.operators.retain(|person| self.lasts(*person));
-        order.mutes.retain(|mute| self.lasts(mute.person));
-        order.lock.invited.retain(|person| self.lasts(*person));
+    fn drop_departed(&self, order: &mut Moderation) {
+        order.operators.retain(|person| self.can_return(*person));
+        order.mutes.retain(|mute| self.can_return(mute.person));
+        order.lock.invited.retain(|person| self.can_return(*person));
         // A lock lasts while anyone who may open it exists. Whoever knows the operators'
         // password may open what an operator of the server has locked.
         let may_be_opened = !order.operators.is_empty()
-            || !self.server_order.operators.is_empty()
+            || !self.server_moderation.operators.is_empty()
             || (order.lock.is_by_server && self.limits.oper_password.is_some());
         if !may_be_opened {
             order.lock = Lock::default();
@@ -143,11 +143,11 @@ impl Hub {
     }
 
     /// Makes a room whose decisions are kept, if it is one.
-    pub(super) fn wake(&mut self, name: &RoomName) -> Option<RoomIx> {
-        let order = self.asleep.remove(name.key())?;
+    pub(super) fn activate(&mut self, name: &RoomName) -> Option<RoomIx> {
+        let order = self.dormant_rooms.remove(name.key())?;
         let room = self.room_or_new(name);
         for operator in &order.operators {
-            if let Some(visit) = self.people.get(operator).copied() {
+            if let Some(visit) = self.users_by_id.get(operator).copied() {
                 self.note_led(visit, room);
             }
         }
@@ -156,18 +156,18 @@ impl Hub {
     }
 
     /// Nobody came in after all.
-    pub(super) fn put_to_sleep(&mut self, room: RoomIx) {
+    pub(super) fn deactivate(&mut self, room: RoomIx) {
         let gone = self.remove_room(room);
-        self.asleep.insert(gone.name.key().clone(), gone.order);
+        self.dormant_rooms.insert(gone.name.key().clone(), gone.order);
     }
 
     /// The last of those who could come back to a room did not: what was decided there
     /// waits for whoever comes next, as if nobody could have.
-    pub(super) fn leave_unvisited(&mut self, room: RoomIx) {
-        self.tidy_order(Scope::Room(room));
-        if self.is_worth_waiting(&self.rooms[room].order) {
-            self.note_order_unsaved(Scope::Room(room));
-            self.put_to_sleep(room);
+    pub(super) fn deactivate_or_end(&mut self, room: RoomIx) {
+        self.prune_moderation(Scope::Room(room));
+        if self.outlives_members(&self.rooms[room].order) {
+            self.mark_moderation_unsaved(Scope::Room(room));
+            self.deactivate(room);
         } else {
             self.end_room(room);
         }

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use super::order::Scope;
 use super::{
-    Ask, Asked, Cid, ConnId, ErrorCode, Event, Hub, Key, Now, RoomIx, RoomName, Stage, Turn,
+    Context, PendingRequest, Cid, ConnId, ErrorCode, Event, Hub, Key, Now, RoomIx, RoomName, Phase, Turn,
 };
 use crate::protocol::Refusal;
 use crate::server::outbox::Share;
 
 /// A `/list` that is being told.
 #[derive(Debug)]
-pub(super) struct RoomsAsk {
+pub(super) struct RoomListRequest {
     cid: Option<Cid>,
     /// As they were when it was asked.
     rooms: Arc<RoomList>,
@@ -32,7 +32,7 @@ pub(super) struct RoomList {
 
 /// A list that is told when there is room for it.
 #[derive(Debug)]
-pub(super) struct ListAsk {
+pub(super) struct ListRequest {
     cid: Option<Cid>,
     list: List,
 }
@@ -57,19 +57,19 @@ const BANS_AT_ONCE: usize = 16;
 
 impl Hub {
     /// `/list`.
-    pub(super) fn list_asked_rooms(&mut self, ask: &mut Ask<'_>) {
+    pub(super) fn start_room_list(&mut self, ask: &mut Context<'_>) {
         if self.room_list.is_none() && self.rooms.len() > ROOMS_AT_ONCE {
-            self.list_later(ask, List::Rooms);
+            self.defer_list(ask, List::Rooms);
         } else {
             self.list_rooms(ask);
         }
     }
 
-    fn list_rooms(&mut self, ask: &mut Ask<'_>) {
+    fn list_rooms(&mut self, ask: &mut Context<'_>) {
         let rooms = self.room_list();
         ask.reply(&Event::reply("ROOMS", &rooms.names.len().to_string(), ""));
         let cid = ask.cid.take();
-        self.tell_rooms(ask, RoomsAsk { cid, rooms, told: 0 });
+        self.send_room_page(ask, RoomListRequest { cid, rooms, told: 0 });
     }
 
     /// All rooms, sorted by name. Whoever asks before a room comes or goes shares
@@ -88,24 +88,24 @@ impl Hub {
     }
 
     /// Whoever has read most of what was told is told more.
-    pub(super) fn tell_more_rooms(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+    pub(super) fn continue_room_list(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let Some(connection) = self.connection_mut(conn) else { return };
         let settings = connection.settings;
-        match connection.asked.take().map(|asked| *asked) {
-            Some(Asked::Rooms(asked)) => {
-                self.tell_rooms(&mut Ask { now, conn, settings, cid: None, turn }, asked);
+        match connection.pending.take().map(|asked| *asked) {
+            Some(PendingRequest::Rooms(asked)) => {
+                self.send_room_page(&mut Context { now, conn, settings, cid: None, turn }, asked);
             }
-            other => connection.asked = other.map(Box::new),
+            other => connection.pending = other.map(Box::new),
         }
     }
 
-    fn tell_rooms(&mut self, ask: &mut Ask<'_>, mut asked: RoomsAsk) {
+    fn send_room_page(&mut self, ask: &mut Context<'_>, mut asked: RoomListRequest) {
         let before = ask.turn.said_singly();
         ask.cid = asked.cid.take();
         while let Some(name) = asked.rooms.names.get(asked.told) {
             if ask.turn.said_singly() - before > PAGE_SIZE {
                 asked.cid = ask.cid.take();
-                self.wait_for(ask.conn, Asked::Rooms(asked));
+                self.wait_for(ask.conn, PendingRequest::Rooms(asked));
                 ask.turn.tell_when_drained(ask.conn);
                 return;
             }
@@ -119,58 +119,58 @@ impl Hub {
     }
 
     /// Who is in a room: at once, or when there is room for so many.
-    pub(super) fn list_asked_members(&mut self, ask: &mut Ask<'_>, room: RoomIx) {
+    pub(super) fn send_members(&mut self, ask: &mut Context<'_>, room: RoomIx) {
         if self.rooms[room].len() > MEMBERS_AT_ONCE {
-            self.list_later(ask, List::Members(self.rooms[room].name.key().clone()));
+            self.defer_list(ask, List::Members(self.rooms[room].name.key().clone()));
         } else {
             self.list_members(ask, room);
         }
     }
 
     /// `/bans` and `/gbans`.
-    pub(super) fn list_asked_bans(&mut self, ask: &mut Ask<'_>, scope: Scope) {
-        if self.order(scope).bans.len() <= BANS_AT_ONCE {
+    pub(super) fn send_bans(&mut self, ask: &mut Context<'_>, scope: Scope) {
+        if self.moderation(scope).bans.len() <= BANS_AT_ONCE {
             return self.list_bans(ask, scope);
         }
         let list = match scope {
             Scope::Room(room) => List::Bans(self.rooms[room].name.key().clone()),
             Scope::Server => List::ServerBans,
         };
-        self.list_later(ask, list);
+        self.defer_list(ask, list);
     }
 
-    fn list_later(&mut self, ask: &mut Ask<'_>, list: List) {
-        self.wait_for(ask.conn, Asked::List(ListAsk { cid: ask.cid.take(), list }));
+    fn defer_list(&mut self, ask: &mut Context<'_>, list: List) {
+        self.wait_for(ask.conn, PendingRequest::List(ListRequest { cid: ask.cid.take(), list }));
         ask.turn.wait_for_room(ask.conn);
     }
 
-    pub(super) fn wait_for(&mut self, conn: ConnId, asked: Asked) {
+    pub(super) fn wait_for(&mut self, conn: ConnId, asked: PendingRequest) {
         if let Some(connection) = self.connection_mut(conn) {
-            connection.asked = Some(Box::new(asked));
+            connection.pending = Some(Box::new(asked));
         }
     }
 
     /// There is room for the list that a connection waits for.
-    pub(super) fn tell_list(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+    pub(super) fn send_deferred_list(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let Some(connection) = self.connection_mut(conn) else { return };
         let settings = connection.settings;
-        match connection.asked.take().map(|asked| *asked) {
-            Some(Asked::List(ListAsk { cid, list })) => {
-                let mut ask = Ask { now, conn, settings, cid, turn };
-                if let Err(refusal) = self.tell_long_list(&mut ask, &list) {
+        match connection.pending.take().map(|asked| *asked) {
+            Some(PendingRequest::List(ListRequest { cid, list })) => {
+                let mut ask = Context { now, conn, settings, cid, turn };
+                if let Err(refusal) = self.send_long_list(&mut ask, &list) {
                     ask.refuse(&refusal);
                 }
             }
-            other => connection.asked = other.map(Box::new),
+            other => connection.pending = other.map(Box::new),
         }
     }
 
-    fn tell_long_list(&mut self, ask: &mut Ask<'_>, list: &List) -> Result<(), Refusal> {
+    fn send_long_list(&mut self, ask: &mut Context<'_>, list: &List) -> Result<(), Refusal> {
         match list {
             List::Rooms => self.list_rooms(ask),
-            List::Members(key) => self.list_members(ask, self.room_still_there(key)?),
+            List::Members(key) => self.list_members(ask, self.room_if_live(key)?),
             List::Bans(key) => {
-                let room = self.room_still_there(key)?;
+                let room = self.room_if_live(key)?;
                 self.list_bans_if_allowed(ask, Scope::Room(room))?;
             }
             List::ServerBans => self.list_bans_if_allowed(ask, Scope::Server)?,
@@ -179,19 +179,19 @@ impl Hub {
     }
 
     /// Who asked may have been an operator only then.
-    fn list_bans_if_allowed(&mut self, ask: &mut Ask<'_>, scope: Scope) -> Result<(), Refusal> {
-        let Some(Stage::Present(visit)) = self.connection(ask.conn).map(|c| c.stage) else {
+    fn list_bans_if_allowed(&mut self, ask: &mut Context<'_>, scope: Scope) -> Result<(), Refusal> {
+        let Some(Phase::LoggedIn(visit)) = self.connection(ask.conn).map(|c| c.phase) else {
             return Ok(());
         };
         match scope {
-            Scope::Room(room) => self.need_order(visit, room)?,
-            Scope::Server => self.need_rule(visit)?,
+            Scope::Room(room) => self.require_operator(visit, room)?,
+            Scope::Server => self.require_server_operator(visit)?,
         }
         self.list_bans(ask, scope);
         Ok(())
     }
 
-    fn room_still_there(&self, key: &Key) -> Result<RoomIx, Refusal> {
+    fn room_if_live(&self, key: &Key) -> Result<RoomIx, Refusal> {
         let ended = || Refusal::new(ErrorCode::NoSuchRoom, "that room has just ended");
         self.room_names.get(key).copied().ok_or_else(ended)
     }
@@ -203,7 +203,7 @@ mod tests {
     use super::super::{Input, Limits};
     use super::*;
     use crate::server::hub::Flow;
-    use crate::server::log::Rows;
+    use crate::server::log::ReadResult;
 
     /// So many people, with the first of them in so many rooms with long topics.
     fn house(people: u32, rooms: usize) -> Hub {
@@ -250,7 +250,7 @@ mod tests {
         let (flow, told) = say(&mut hub, 0, "/list");
         assert_eq!((flow, told.text.as_str(), told.waits_for_room), (Flow::Wait, "", true));
         let before = hub.meter.held();
-        handle(&mut hub, 0, Input::Room);
+        handle(&mut hub, 0, Input::MemoryAvailable);
         let held = hub.meter.held() - before;
         assert!(held > ROOMS_AT_ONCE * size_of::<RoomName>(), "{held}");
         let (_, told) = say(&mut hub, 1, "/list");
@@ -267,7 +267,7 @@ mod tests {
     fn who_catches_up_beside_a_list_asks_for_each_page_of_the_log_once() {
         let mut hub = house(2, 101);
         say(&mut hub, 0, "/list");
-        handle(&mut hub, 0, Input::Swamped);
+        handle(&mut hub, 0, Input::OverLimit);
         for _ in 0..5000 {
             say(&mut hub, 1, "more than is in memory");
         }
@@ -275,7 +275,7 @@ mod tests {
         assert_eq!((told.waits_to_be_read, told.reads), (true, 1));
         let (_, told) = handle(&mut hub, 0, Input::Drained);
         assert_eq!((told.waits_to_be_read, told.reads), (true, 0), "it is on its way");
-        handle(&mut hub, 0, Input::Page(Rows { upto: 300, ..Rows::default() }));
+        handle(&mut hub, 0, Input::Page(ReadResult { upto: 300, ..ReadResult::default() }));
         let (_, told) = handle(&mut hub, 0, Input::Drained);
         assert_eq!(told.reads, 1);
     }
@@ -286,7 +286,7 @@ mod tests {
         let mut hub = house(people, 1);
         let (flow, told) = say(&mut hub, 0, "/who");
         assert_eq!((flow, told.text.as_str(), told.waits_for_room), (Flow::Wait, "", true));
-        let (flow, told) = handle(&mut hub, 0, Input::Room);
+        let (flow, told) = handle(&mut hub, 0, Input::MemoryAvailable);
         assert_eq!(flow, Flow::Next);
         let rows = told.text.lines().map(|line| line.split_once("] ").expect("names").1);
         assert_eq!(rows.flat_map(|row| row.split(',')).count(), MEMBERS_AT_ONCE + 1);
@@ -302,7 +302,7 @@ mod tests {
         }
         assert!(say(&mut hub, 1, "/bans").1.waits_for_room);
         say(&mut hub, 0, "/deop p1");
-        let (flow, told) = handle(&mut hub, 1, Input::Room);
+        let (flow, told) = handle(&mut hub, 1, Input::MemoryAvailable);
         assert_eq!(flow, Flow::Next);
         assert!(told.text.starts_with("[ERROR forbidden] "), "{}", told.text);
     }
@@ -315,15 +315,15 @@ mod tests {
         }
         let (flow, told) = say(&mut hub, 0, "/bans");
         assert_eq!((flow, told.waits_for_room), (Flow::Wait, true));
-        let (_, told) = handle(&mut hub, 0, Input::Room);
+        let (_, told) = handle(&mut hub, 0, Input::MemoryAvailable);
         assert_eq!(told.text.lines().filter(|line| line.starts_with("[BAN ")).count(), 17);
         say(&mut hub, 0, "/bans");
         let ix = hub.room_names[&Key::fold("r0001")];
-        let name = hub.visits[hub.rooms[ix].members().next().expect("one").1].name.clone();
-        hub.visits[0].rooms.retain(|room| *room != ix);
-        hub.visits[0].current = None;
+        let name = hub.users[hub.rooms[ix].members().next().expect("one").1].name.clone();
+        hub.users[0].rooms.retain(|room| *room != ix);
+        hub.users[0].current = None;
         hub.remove_member(ix, &name);
-        let (flow, told) = handle(&mut hub, 0, Input::Room);
+        let (flow, told) = handle(&mut hub, 0, Input::MemoryAvailable);
         assert_eq!(flow, Flow::Next);
         assert!(told.text.starts_with("[ERROR no-such-room] "), "{}", told.text);
     }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::guesses::Guarded;
-use super::order::{Scope, make_room};
+use super::order::{Scope, reserve_entry};
 use super::secrets::Purpose;
 use super::{
-    Ask, ErrorCode, Event, Hub, Now, PersonId, Refusal, Room, RoomIx, Tags, VisitIx, no_such_user,
+    Context, ErrorCode, Event, Hub, Now, UserId, Refusal, Room, RoomIx, Tags, UserIx, no_such_user,
     refusal,
 };
 use crate::server::passwords::{Job, Secret, digest};
@@ -24,7 +24,7 @@ pub(super) struct Lock {
     /// The digest of what opens it.
     key: Option<Arc<str>>,
     /// Also while it is open: it may be locked before they come.
-    pub(super) invited: Vec<PersonId>,
+    pub(super) invited: Vec<UserId>,
 }
 
 impl Lock {
@@ -46,12 +46,12 @@ impl Hub {
     /// `/lock`, also with another key.
     pub(super) fn lock(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         key: Option<&str>,
     ) -> Result<(), Refusal> {
-        let room = self.room_to_order(visit)?;
-        let is_by_server = self.rules_server(self.visits[visit].person);
+        let room = self.moderated_room(visit)?;
+        let is_by_server = self.is_server_operator(self.users[visit].id);
         let Room { name, order, .. } = &mut self.rooms[room];
         order.lock.is_by_server = is_by_server;
         order.lock.is_on = true;
@@ -68,66 +68,66 @@ impl Hub {
         };
         let text = format!("{who}{end}");
         ask.reply(&Event::reply("LOCKED", &name.to_string(), &text));
-        self.note_order_unsaved(Scope::Room(room));
+        self.mark_moderation_unsaved(Scope::Room(room));
         Ok(())
     }
 
     /// `/unlock`.
-    pub(super) fn unlock(&mut self, ask: &mut Ask<'_>, visit: VisitIx) -> Result<(), Refusal> {
-        let room = self.room_to_order(visit)?;
+    pub(super) fn unlock(&mut self, ask: &mut Context<'_>, visit: UserIx) -> Result<(), Refusal> {
+        let room = self.moderated_room(visit)?;
         let Room { name, order, .. } = &mut self.rooms[room];
         let was_locked = std::mem::take(&mut order.lock).is_on;
         let text = if was_locked { "" } else { "nothing changed: it was not locked" };
         ask.reply(&Event::reply("UNLOCKED", &name.to_string(), text));
-        self.note_order_unsaved(Scope::Room(room));
+        self.mark_moderation_unsaved(Scope::Room(room));
         Ok(())
     }
 
     /// `/invite`. Whoever ignores the inviting one is not told.
     pub(super) fn invite(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         name: &str,
     ) -> Result<(), Refusal> {
-        let room = self.room_to_order(visit)?;
-        let Some(other) = self.visit_named(name) else { return no_such_user(name) };
-        if self.visits[other].rooms.contains(&room) {
-            let (name, room) = (&self.visits[other].name, &self.rooms[room].name);
+        let room = self.moderated_room(visit)?;
+        let Some(other) = self.user_named(name) else { return no_such_user(name) };
+        if self.users[other].rooms.contains(&room) {
+            let (name, room) = (&self.users[other].name, &self.rooms[room].name);
             return refusal(ErrorCode::BadArgument, format!("{name} is in {room} already"));
         }
-        self.forget_past(ask.now, Scope::Room(room));
-        let (me, person) = (self.visits[visit].person, self.visits[other].person);
+        self.drop_expired(ask.now, Scope::Room(room));
+        let (me, person) = (self.users[visit].id, self.users[other].id);
         let order = &mut self.rooms[room].order;
         let most = self.limits.max_invited;
-        if !make_room(&mut order.lock.invited, most, |invited| *invited != person) {
+        if !reserve_entry(&mut order.lock.invited, most, |invited| *invited != person) {
             let text = format!("{most} people are invited and have not come; /unlock first");
             return refusal(ErrorCode::TooMany, text);
         }
         order.lock.invited.push(person);
-        self.note_order_unsaved(Scope::Room(room));
+        self.mark_moderation_unsaved(Scope::Room(room));
         let Room { name: shown, .. } = &self.rooms[room];
-        let (shown, name) = (shown.to_string(), self.visits[other].name.clone());
+        let (shown, name) = (shown.to_string(), self.users[other].name.clone());
         ask.reply(&Event::reply("INVITED", &format!("{shown} {name}"), ""));
-        if !self.visits[other].ties.ignores.iter().any(|ignored| ignored.person == me) {
-            let by = self.visits[visit].name.clone();
+        if !self.users[other].relations.ignores.iter().any(|ignored| ignored.person == me) {
+            let by = self.users[visit].name.clone();
             let event = Event::reply("INVITATION", &shown, by.as_str());
-            self.tell(other, &Tags::default(), &event, ask.turn);
+            self.send_to_user(other, &Tags::default(), &event, ask.turn);
         }
         Ok(())
     }
 
     /// Whether somebody may come into a room that is there, the key aside.
-    pub(super) fn need_entry(
+    pub(super) fn require_entry(
         &self,
         now: Now,
-        visit: VisitIx,
+        visit: UserIx,
         room: RoomIx,
     ) -> Result<Entry, Refusal> {
-        self.need_no_ban(now, visit, room)?;
+        self.require_not_banned(now, visit, room)?;
         let order = &self.rooms[room].order;
-        let (me, lock) = (self.visits[visit].person, &order.lock);
-        let is_meant = lock.invited.contains(&me) || order.is_operator(me) || self.rules_server(me);
+        let (me, lock) = (self.users[visit].id, &order.lock);
+        let is_meant = lock.invited.contains(&me) || order.is_operator(me) || self.is_server_operator(me);
         match &lock.key {
             _ if !lock.is_on || is_meant => Ok(Entry::Open),
             Some(key) => Ok(Entry::ByKey(key.clone())),
@@ -136,17 +136,17 @@ impl Hub {
     }
 
     /// Whoever is in needs their invitation no more.
-    pub(super) fn use_invitation(&mut self, person: PersonId, room: RoomIx) {
+    pub(super) fn use_invitation(&mut self, person: UserId, room: RoomIx) {
         let invited = &mut self.rooms[room].order.lock.invited;
         if invited.extract_if(.., |invited| *invited == person).count() > 0 {
-            self.note_order_unsaved(Scope::Room(room));
+            self.mark_moderation_unsaved(Scope::Room(room));
         }
     }
 
     /// Whoever has tried too many keys of a room waits, as with passwords.
-    pub(super) fn try_key(
+    pub(super) fn check_key(
         &mut self,
-        ask: &mut Ask<'_>,
+        ask: &mut Context<'_>,
         room: RoomIx,
         key: &str,
         is: Arc<str>,
@@ -154,13 +154,13 @@ impl Hub {
         let name = self.rooms[room].name.clone();
         let guarded = Guarded::Room(name.key().clone());
         let job = Job::Match(Secret::new(key), is.clone());
-        self.guess(ask, Purpose::Enter(name, is), guarded, job)
+        self.check_password(ask, Purpose::Enter(name, is), guarded, job)
     }
 
     /// The refusal of who may not come in.
     pub(super) fn locked_out(&self, room: RoomIx, way: &str) -> Refusal {
         let name = &self.rooms[room].name;
-        let ask = self.whom_to_ask(room).map(|names| format!("; {names} can /invite you"));
+        let ask = self.operators_online(room).map(|names| format!("; {names} can /invite you"));
         let text = format!("{name} is locked{way}{}", ask.unwrap_or_default());
         Refusal::new(ErrorCode::Forbidden, text)
     }

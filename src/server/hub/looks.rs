@@ -4,32 +4,32 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 
-use super::VisitIx;
+use super::UserIx;
 use crate::protocol::Name;
 
 /// Keeps a hash of each look in its place, which takes a third of the memory. Its
 /// key is secret, so nobody can find two looks with one hash.
 #[derive(Debug, Default)]
-pub(super) struct Looks {
+pub(super) struct ConfusableIndex {
     hasher: RandomState,
-    by_hash: HashMap<u64, VisitIx>,
+    by_hash: HashMap<u64, UserIx>,
 }
 
-impl Looks {
+impl ConfusableIndex {
     /// Who is here with a name that looks so.
-    pub(super) fn find(&self, look: &str) -> Option<VisitIx> {
+    pub(super) fn find(&self, look: &str) -> Option<UserIx> {
         self.by_hash.get(&self.hasher.hash_one(look)).copied()
     }
 
     /// A name is somebody's who is here; the first with a look keeps it.
-    pub(super) fn add(&mut self, name: &Name, visit: VisitIx) {
+    pub(super) fn add(&mut self, name: &Name, visit: UserIx) {
         for look in name.looks() {
             self.by_hash.entry(self.hasher.hash_one(&*look)).or_insert(visit);
         }
     }
 
     /// It is theirs no more.
-    pub(super) fn remove(&mut self, name: &Name, visit: VisitIx) {
+    pub(super) fn remove(&mut self, name: &Name, visit: UserIx) {
         for look in name.looks() {
             let hash = self.hasher.hash_one(&*look);
             if self.by_hash.get(&hash) == Some(&visit) {

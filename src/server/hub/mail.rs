@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::accounts::Proof;
 use super::talk::tags_of;
 use super::{
-    Ask, Asked, Cid, ErrorCode, Event, Hub, Key, PersonId, Refusal, Shelf, VisitIx, no_such_user,
+    Context, PendingRequest, Cid, ErrorCode, Event, Hub, Key, UserId, Refusal, Collection, UserIx, no_such_user,
     refusal,
 };
 use crate::server::log::{self, Recipient, Record, Thread};
@@ -16,26 +16,26 @@ use crate::server::log::{self, Recipient, Record, Thread};
 /// What waits for whom.
 #[derive(Debug, Default)]
 pub(super) struct Mailboxes {
-    boxes: HashMap<PersonId, BTreeSet<u64>>,
-    owners: HashMap<u64, PersonId>,
+    boxes: HashMap<UserId, BTreeSet<u64>>,
+    owners: HashMap<u64, UserId>,
 }
 
 impl Mailboxes {
     /// The ids of what waits for somebody, oldest first.
-    pub(super) fn of(&self, person: PersonId) -> Vec<u64> {
+    pub(super) fn of(&self, person: UserId) -> Vec<u64> {
         self.boxes.get(&person).into_iter().flatten().copied().collect()
     }
 
     /// For whom a message waits, if it does.
-    pub(super) fn owner(&self, id: u64) -> Option<PersonId> {
+    pub(super) fn owner(&self, id: u64) -> Option<UserId> {
         self.owners.get(&id).copied()
     }
 
-    fn len(&self, person: PersonId) -> usize {
+    fn len(&self, person: UserId) -> usize {
         self.boxes.get(&person).map_or(0, BTreeSet::len)
     }
 
-    fn insert(&mut self, person: PersonId, id: u64) {
+    fn insert(&mut self, person: UserId, id: u64) {
         self.boxes.entry(person).or_default().insert(id);
         self.owners.insert(id, person);
     }
@@ -54,7 +54,7 @@ impl Mailboxes {
 
 /// A login that waits for what waits for it.
 #[derive(Debug)]
-pub(super) struct MailAsk {
+pub(super) struct MailRequest {
     pub(super) cid: Option<Cid>,
     proof: Proof,
     ids: Vec<u64>,
@@ -63,31 +63,31 @@ pub(super) struct MailAsk {
 impl Hub {
     /// A private message to a registered name that nobody bears: to its owner,
     /// who may be here under another.
-    pub(super) fn say_to_owner(
+    pub(super) fn send_to_owner(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         name: &Key,
         text: &str,
     ) -> Result<(), Refusal> {
         let Some(owner) = self.accounts.named(name).map(|account| account.person) else {
             return no_such_user(name.as_str());
         };
-        match self.people.get(&owner).copied() {
+        match self.users_by_id.get(&owner).copied() {
             Some(to) => {
-                self.say_privately(ask, visit, to, text, false);
+                self.post_private(ask, visit, to, text, false);
                 Ok(())
             }
-            None => self.say_to_account(ask, visit, owner, text),
+            None => self.send_to_account(ask, visit, owner, text),
         }
     }
 
     /// A private message to an account that is not here.
-    pub(super) fn say_to_account(
+    pub(super) fn send_to_account(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
-        person: PersonId,
+        ask: &mut Context<'_>,
+        visit: UserIx,
+        person: UserId,
         text: &str,
     ) -> Result<(), Refusal> {
         let Some(account) = self.accounts.of(person) else { return Ok(()) };
@@ -96,16 +96,16 @@ impl Hub {
             let text = format!("too much waits for {name} already; nobody saw this");
             return refusal(ErrorCode::TooMany, text);
         }
-        let me = self.visits[visit].person;
+        let me = self.users[visit].id;
         let is_heard = !account.ignores.iter().any(|(ignored, _)| *ignored == me);
         let to = Recipient::Person(person, name.clone());
         let record = self.record(ask, visit, to, text, false);
         if is_heard {
-            self.post(person, record.id);
+            self.store_mail(person, record.id);
         }
         ask.saying(&record, |ask| {
             self.echo(ask, &record);
-            if self.hears_echo(ask) {
+            if self.wants_echo(ask) {
                 let text = "is not here; it waits for the next login";
                 ask.reply(&Event::reply("OFFLINE", name.as_str(), text));
             }
@@ -114,38 +114,38 @@ impl Hub {
     }
 
     /// Puts a message into an account's mailbox, if there is room.
-    pub(super) fn post(&mut self, person: PersonId, id: u64) {
+    pub(super) fn store_mail(&mut self, person: UserId, id: u64) {
         if self.mail.len(person) < self.limits.mailbox {
             self.mail.insert(person, id);
-            self.unsaved.insert((Shelf::Mail, id));
+            self.unsaved.insert((Collection::Mail, id));
         }
     }
 
     /// A message waits no more, if it did.
-    pub(super) fn unpost(&mut self, id: u64) {
+    pub(super) fn discard_mail(&mut self, id: u64) {
         if self.mail.remove(id) {
-            self.unsaved.insert((Shelf::Mail, id));
+            self.unsaved.insert((Collection::Mail, id));
         }
     }
 
     /// All that waited for somebody has been told, or will never be.
-    pub(super) fn empty_mailbox(&mut self, person: PersonId) {
+    pub(super) fn empty_mailbox(&mut self, person: UserId) {
         for id in self.mail.of(person) {
-            self.unpost(id);
+            self.discard_mail(id);
         }
     }
 
-    pub(super) fn read_mail(&mut self, ask: &mut Ask<'_>, proof: Proof) {
+    pub(super) fn read_mail(&mut self, ask: &mut Context<'_>, proof: Proof) {
         let person = proof.person;
         let Some(account) = self.accounts.of(person) else { return };
         let ids = self.mail.of(person);
         let hidden = account.ignores.iter().map(|(ignored, _)| *ignored).collect();
-        let thread = Thread::Picked { reader: person, ids: ids.clone() };
+        let thread = Thread::Ids { reader: person, ids: ids.clone() };
         let query =
-            log::Query { thread, count: ids.len(), size: usize::MAX, after: Some(0), hidden };
-        let asked = Asked::Mail(MailAsk { cid: ask.cid.take(), proof, ids });
+            log::ReadRequest { thread, count: ids.len(), size: usize::MAX, after: Some(0), hidden };
+        let asked = PendingRequest::Mail(MailRequest { cid: ask.cid.take(), proof, ids });
         if let Some(connection) = self.connection_mut(ask.conn) {
-            connection.asked = Some(Box::new(asked));
+            connection.pending = Some(Box::new(asked));
             ask.turn.read(ask.conn, query);
         }
     }
@@ -154,8 +154,8 @@ impl Hub {
     /// been decided while it was read.
     pub(super) fn log_in_with_mail(
         &mut self,
-        ask: &mut Ask<'_>,
-        waiting: MailAsk,
+        ask: &mut Context<'_>,
+        waiting: MailRequest,
         rows: &[Arc<Record>],
     ) -> Result<(), Refusal> {
         let person = waiting.proof.person;
@@ -165,14 +165,14 @@ impl Hub {
         if !self.may_log_in(ask, &waiting.proof)? {
             return Ok(());
         }
-        self.take_place(ask, person);
+        self.take_over(ask, person);
         for record in rows {
             let event = Event::Row { time: record.time, message: record.seen_by(person) };
             ask.reply_tagged(&tags_of(record), &event);
         }
         // Whom /reply means.
-        if let (Some(last), Some(visit)) = (rows.last(), self.people.get(&person).copied()) {
-            self.visits[visit].heard = Some(last.author);
+        if let (Some(last), Some(visit)) = (rows.last(), self.users_by_id.get(&person).copied()) {
+            self.users[visit].reply_target = Some(last.author);
         }
         self.empty_mailbox(person);
         Ok(())
@@ -184,7 +184,7 @@ impl Hub {
     }
 
     pub(super) fn restore_mail(&mut self, id: u64, saved: &str) -> serde_json::Result<()> {
-        self.mail.insert(PersonId(serde_json::from_str(saved)?), id);
+        self.mail.insert(UserId(serde_json::from_str(saved)?), id);
         Ok(())
     }
 }
@@ -192,7 +192,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::super::trial::{connect, handle, hub, register, say};
-    use super::super::{Flow, Input, Limits, Rows};
+    use super::super::{Flow, Input, Limits, ReadResult};
     use super::*;
     use crate::server::passwords::Outcome;
 
@@ -206,21 +206,21 @@ mod tests {
         say(&mut hub, 0, "/quit");
         say(&mut hub, 1, "bob");
         say(&mut hub, 1, "/msg alice come back");
-        let log_in = |hub: &mut Hub, rows: Rows| {
+        let log_in = |hub: &mut Hub, rows: ReadResult| {
             say(hub, 2, "/login alice sesame");
             handle(hub, 2, Input::Hashed(Outcome::Checked(true)));
             handle(hub, 2, Input::Rows(rows))
         };
-        let (flow, told) = log_in(&mut hub, Rows::failed());
+        let (flow, told) = log_in(&mut hub, ReadResult::failed());
         assert!(told.text.starts_with("[ERROR storage-full] "), "{}", told.text);
         assert_eq!(flow, Flow::Next);
         assert_eq!(hub.mail.len(alice), 1);
-        let (_, told) = log_in(&mut hub, Rows::default());
+        let (_, told) = log_in(&mut hub, ReadResult::default());
         assert!(told.text.starts_with("[WELCOME alice]"), "{}", told.text);
         assert_eq!(hub.mail.len(alice), 0);
         for line in ["/history", "/search back"] {
             say(&mut hub, 1, line);
-            let (_, told) = handle(&mut hub, 1, Input::Rows(Rows::failed()));
+            let (_, told) = handle(&mut hub, 1, Input::Rows(ReadResult::failed()));
             assert!(told.text.starts_with("[ERROR storage-full] "), "{}", told.text);
         }
     }

@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Hub, Key, PersonId, Shelf, Stay, VisitIx};
+use super::{Hub, Key, UserId, Collection, MembershipSpan, UserIx};
 
 /// How many spans of the past a block holds, and how many blocks there are of one visit.
 const BLOCK: usize = 32;
@@ -18,9 +18,9 @@ const BLOCKS_MAX: usize = 320;
 #[derive(Debug, Default)]
 pub(super) struct Memberships {
     /// The oldest, each under the number it is kept by.
-    blocks: Vec<(u64, Box<[Stay]>)>,
+    blocks: Vec<(u64, Box<[MembershipSpan]>)>,
     /// The latest, in the order they began; those that have not ended are among them.
-    recent: Vec<Stay>,
+    recent: Vec<MembershipSpan>,
     /// The last message of the spans that are forgotten.
     forgotten: u64,
 }
@@ -28,17 +28,17 @@ pub(super) struct Memberships {
 /// A block as it is kept; only ever added to.
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedBlock<B> {
-    person: PersonId,
+    person: UserId,
     stays: B,
 }
 
 impl Memberships {
-    pub(super) fn new(recent: Vec<Stay>, forgotten: u64) -> Self {
+    pub(super) fn new(recent: Vec<MembershipSpan>, forgotten: u64) -> Self {
         Self { blocks: Vec::new(), recent, forgotten }
     }
 
     /// Those that are kept with the visit.
-    pub(super) fn recent(&self) -> &[Stay] {
+    pub(super) fn recent(&self) -> &[MembershipSpan] {
         &self.recent
     }
 
@@ -47,7 +47,7 @@ impl Memberships {
     }
 
     /// Those that may hold a message after this one.
-    pub(super) fn after(&self, message: u64) -> Vec<Stay> {
+    pub(super) fn after(&self, message: u64) -> Vec<MembershipSpan> {
         let all = self.blocks.iter().flat_map(|(_, block)| block).chain(&self.recent);
         all.filter(|stay| stay.until.is_none_or(|until| until > message)).cloned().collect()
     }
@@ -58,8 +58,8 @@ impl Memberships {
     }
 
     /// Takes the oldest spans of the past out, if they fill a block.
-    fn take_block(&mut self) -> Option<Box<[Stay]>> {
-        let is_past = |stay: &Stay| stay.until.is_some();
+    fn take_block(&mut self) -> Option<Box<[MembershipSpan]>> {
+        let is_past = |stay: &MembershipSpan| stay.until.is_some();
         // As many again stay, so that they can be joined with those that follow.
         if self.recent.iter().filter(|stay| is_past(stay)).count() < 2 * BLOCK {
             return None;
@@ -71,26 +71,26 @@ impl Memberships {
 
 impl Hub {
     /// Somebody has come into a room.
-    pub(super) fn note_arrival(&mut self, visit: VisitIx, room: Key) {
-        let from = self.last.message;
-        let recent = &mut self.visits[visit].memberships.recent;
+    pub(super) fn note_arrival(&mut self, visit: UserIx, room: Key) {
+        let from = self.last_ids.message;
+        let recent = &mut self.users[visit].memberships.recent;
         let last = recent.iter_mut().rfind(|stay| stay.room == room);
         match last {
             // As if they had never left.
             Some(stay) if stay.until.is_some_and(|until| self.recent.is_silent(&room, until)) => {
                 stay.until = None;
             }
-            _ => recent.push(Stay { room, from, until: None }),
+            _ => recent.push(MembershipSpan { room, from, until: None }),
         }
-        while let Some(block) = self.visits[visit].memberships.take_block() {
+        while let Some(block) = self.users[visit].memberships.take_block() {
             self.add_block(visit, block);
         }
     }
 
     /// Somebody has left a room.
-    pub(super) fn note_departure(&mut self, visit: VisitIx, room: &Key) {
-        let until = self.last.message;
-        let recent = &mut self.visits[visit].memberships.recent;
+    pub(super) fn note_departure(&mut self, visit: UserIx, room: &Key) {
+        let until = self.last_ids.message;
+        let recent = &mut self.users[visit].memberships.recent;
         let Some(at) = recent.iter().rposition(|s| s.room == *room && s.until.is_none()) else {
             return;
         };
@@ -101,12 +101,12 @@ impl Hub {
         }
     }
 
-    fn add_block(&mut self, visit: VisitIx, block: Box<[Stay]>) {
+    fn add_block(&mut self, visit: UserIx, block: Box<[MembershipSpan]>) {
         self.last_block += 1;
         let number = self.last_block;
         self.attach_block(visit, number, block);
         self.note_block_unsaved(visit, number);
-        let memberships = &mut self.visits[visit].memberships;
+        let memberships = &mut self.users[visit].memberships;
         if memberships.blocks.len() > BLOCKS_MAX {
             let (oldest, block) = memberships.blocks.remove(0);
             let until = block.iter().filter_map(|stay| stay.until).max();
@@ -116,30 +116,30 @@ impl Hub {
         }
     }
 
-    fn attach_block(&mut self, visit: VisitIx, number: u64, block: Box<[Stay]>) {
-        let me = &mut self.visits[visit];
+    fn attach_block(&mut self, visit: UserIx, number: u64, block: Box<[MembershipSpan]>) {
+        let me = &mut self.users[visit];
         me.memberships.blocks.push((number, block));
-        self.block_owners.insert(number, me.person);
+        self.block_owners.insert(number, me.id);
     }
 
-    fn note_block_unsaved(&mut self, visit: VisitIx, number: u64) {
-        if self.visits[visit].session.is_some() {
-            self.unsaved.insert((Shelf::Stays, number));
+    fn note_block_unsaved(&mut self, visit: UserIx, number: u64) {
+        if self.users[visit].session.is_some() {
+            self.unsaved.insert((Collection::Spans, number));
         }
     }
 
     /// From now on a visit is kept.
-    pub(super) fn note_blocks_unsaved(&mut self, visit: VisitIx) {
-        let numbers = self.visits[visit].memberships.numbers();
-        self.unsaved.extend(numbers.map(|number| (Shelf::Stays, number)));
+    pub(super) fn note_blocks_unsaved(&mut self, visit: UserIx) {
+        let numbers = self.users[visit].memberships.numbers();
+        self.unsaved.extend(numbers.map(|number| (Collection::Spans, number)));
     }
 
     /// A visit is over; `is_kept`: until now it was kept.
-    pub(super) fn forget_blocks(&mut self, visit: VisitIx, is_kept: bool) {
-        for number in self.visits[visit].memberships.numbers() {
+    pub(super) fn forget_blocks(&mut self, visit: UserIx, is_kept: bool) {
+        for number in self.users[visit].memberships.numbers() {
             self.block_owners.remove(&number);
             if is_kept {
-                self.unsaved.insert((Shelf::Stays, number));
+                self.unsaved.insert((Collection::Spans, number));
             }
         }
     }
@@ -147,19 +147,19 @@ impl Hub {
     /// What is kept of a block; `None` if it is kept no more.
     pub(super) fn saved_block(&self, number: u64) -> Option<String> {
         let person = *self.block_owners.get(&number)?;
-        let visit = &self.visits[*self.people.get(&person)?];
+        let visit = &self.users[*self.users_by_id.get(&person)?];
         let (_, stays) = visit.memberships.blocks.iter().find(|(it, _)| *it == number)?;
         serde_json::to_string(&SavedBlock { person, stays }).ok()
     }
 
     /// When all are back who can come back. A block of nobody is kept no more.
     pub(super) fn restore_block(&mut self, number: u64, saved: &str) -> serde_json::Result<()> {
-        let SavedBlock::<Box<[Stay]>> { person, stays } = serde_json::from_str(saved)?;
+        let SavedBlock::<Box<[MembershipSpan]>> { person, stays } = serde_json::from_str(saved)?;
         self.last_block = self.last_block.max(number);
-        match self.people.get(&person).copied() {
+        match self.users_by_id.get(&person).copied() {
             Some(visit) => self.attach_block(visit, number, stays),
             None => {
-                self.unsaved.insert((Shelf::Stays, number));
+                self.unsaved.insert((Collection::Spans, number));
             }
         }
         Ok(())
@@ -186,7 +186,7 @@ mod tests {
     }
 
     fn memberships(hub: &Hub) -> &Memberships {
-        &hub.visits[hub.visit_named("alice").expect("here")].memberships
+        &hub.users[hub.user_named("alice").expect("here")].memberships
     }
 
     /// Alice says one line in each of some rooms.
@@ -216,11 +216,11 @@ mod tests {
         for line in ["/join ops", "missed", "/part ops"] {
             say(&mut hub, 1, line);
         }
-        let missed = hub.last.message;
+        let missed = hub.last_ids.message;
         say(&mut hub, 0, "/join ops");
         let ops = Key::fold("ops");
         let spans = memberships(&hub).after(0);
-        let covers = |stay: &&Stay| {
+        let covers = |stay: &&MembershipSpan| {
             stay.room == ops && stay.from < missed && stay.until.is_none_or(|it| it >= missed)
         };
         assert_eq!((spans.len(), spans.iter().find(covers)), (3, None));
@@ -238,15 +238,15 @@ mod tests {
         assert_eq!(memberships(&hub).after(1095).len(), 6, "of what is left to be read");
         hub.check_invariants();
         // What is written once is not written again.
-        hub.note_kept();
+        hub.mark_saved();
         connect(&mut hub, 0);
         say(&mut hub, 0, "carol");
-        assert!(hub.changes().iter().all(|change| change.shelf != Shelf::Stays));
+        assert!(hub.changes().iter().all(|change| change.shelf != Collection::Spans));
         // The end of the visit is the end of its blocks.
         let alice = memberships(&hub).numbers().count();
-        let person = hub.visits[hub.visit_named("alice").expect("here")].person;
-        hub.give_up(now(Duration::ZERO), person, &mut Turn::default());
-        let gone = hub.changes().into_iter().filter(|change| change.shelf == Shelf::Stays);
+        let person = hub.users[hub.user_named("alice").expect("here")].id;
+        hub.expire_session(now(Duration::ZERO), person, &mut Turn::default());
+        let gone = hub.changes().into_iter().filter(|change| change.shelf == Collection::Spans);
         let gone: Vec<_> = gone.map(|change| change.value).collect();
         assert_eq!(gone, vec![None; alice]);
         assert!(hub.block_owners.is_empty());
@@ -280,8 +280,8 @@ mod tests {
             let text = format!("[WELCOME alice] you are back; up to id {forgotten}, ");
             assert!(told.text.starts_with("[WELCOME alice] you are back"), "{}", told.text);
             assert_eq!(told.text.starts_with(&text), is_told, "{after}: {}", told.text);
-            handle(&mut hub, 0, Input::Lost);
-            hub.forget(conn(0));
+            handle(&mut hub, 0, Input::Disconnected);
+            hub.forget_connection(conn(0));
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::{ConnId, Event, Feed, Hub, Tags, Turn, VisitIx};
+use super::{ConnId, Event, DeliveryMode, Hub, Tags, Turn, UserIx};
 use crate::server::outbox::Lines;
 
 /// A line that all wait for who were late when it came.
@@ -21,7 +21,7 @@ struct Line {
 
 /// Lines that wait for one visit.
 #[derive(Debug, Default)]
-pub(super) struct Missed {
+pub(super) struct DeferredEvents {
     lines: VecDeque<Line>,
     size: usize,
 }
@@ -36,7 +36,7 @@ impl Line {
     }
 }
 
-impl Missed {
+impl DeferredEvents {
     fn push(&mut self, line: Line) {
         self.size += line.size();
         self.lines.push_back(line);
@@ -57,23 +57,23 @@ impl Missed {
 
 impl Hub {
     /// Whether somebody is connected and catches up.
-    pub(super) fn is_late(&self, visit: VisitIx) -> bool {
-        let visit = &self.visits[visit];
-        visit.conn.is_some() && visit.feed != Feed::Live
+    pub(super) fn is_catching_up(&self, visit: UserIx) -> bool {
+        let visit = &self.users[visit];
+        visit.conn.is_some() && visit.feed != DeliveryMode::Live
     }
 
     /// A line for those of them who are late. Nobody stands twice among them.
-    pub(super) fn tell_late(
+    pub(super) fn defer_event(
         &mut self,
-        visits: impl IntoIterator<Item = VisitIx>,
+        visits: impl IntoIterator<Item = UserIx>,
         tags: &Tags<'_>,
         event: &Event<'_>,
     ) {
         let mut line: Option<Line> = None;
         for visit in visits {
-            if self.is_late(visit) {
-                let line = line.get_or_insert_with(|| self.line_for_later(tags, event)).clone();
-                self.visits[visit].missed.get_or_insert_default().push(line);
+            if self.is_catching_up(visit) {
+                let line = line.get_or_insert_with(|| self.defer_line(tags, event)).clone();
+                self.users[visit].deferred.get_or_insert_default().push(line);
             }
         }
     }
@@ -81,40 +81,40 @@ impl Hub {
     /// A line for members who are not connected, to be told when they resume.
     pub(super) fn tell_on_return(
         &mut self,
-        visits: impl IntoIterator<Item = VisitIx>,
+        visits: impl IntoIterator<Item = UserIx>,
         tags: &Tags<'_>,
         event: &Event<'_>,
     ) {
-        let line = self.line_for_later(tags, event);
+        let line = self.defer_line(tags, event);
         for visit in visits {
-            self.visits[visit].missed.get_or_insert_default().push(line.clone());
+            self.users[visit].deferred.get_or_insert_default().push(line.clone());
         }
     }
 
-    fn line_for_later(&self, tags: &Tags<'_>, event: &Event<'_>) -> Line {
+    fn defer_line(&self, tags: &Tags<'_>, event: &Event<'_>) -> Line {
         let mut bytes = Vec::new();
         tags.encode(&mut bytes);
         let tags = bytes.len();
         event.encode(&mut bytes);
         bytes.shrink_to_fit();
-        Line { after: self.last.message, bytes: Lines::new(bytes, &self.meter), tags }
+        Line { after: self.last_ids.message, bytes: Lines::new(bytes, &self.meter), tags }
     }
 
     /// Tells what came before a message.
-    pub(super) fn tell_missed(
+    pub(super) fn send_deferred(
         &mut self,
         conn: ConnId,
-        visit: VisitIx,
+        visit: UserIx,
         message: u64,
         turn: &mut Turn,
     ) {
         let has_tags = self.settings(conn).tags;
-        let Some(missed) = &mut self.visits[visit].missed else { return };
+        let Some(missed) = &mut self.users[visit].deferred else { return };
         while let Some(Line { bytes, tags, .. }) = missed.next_before(message) {
             turn.send_bytes(conn, &bytes[if has_tags { 0 } else { tags }..]);
         }
         if missed.lines.is_empty() {
-            self.visits[visit].missed = None;
+            self.users[visit].deferred = None;
         }
     }
 }
@@ -139,7 +139,7 @@ mod tests {
 
     fn fall_behind(hub: &mut Hub) {
         for slot in 1..4 {
-            handle(hub, slot, Input::Swamped);
+            handle(hub, slot, Input::OverLimit);
         }
         say(hub, 0, "/nick anna");
     }
@@ -164,7 +164,7 @@ mod tests {
         let mut hub = house();
         let token = session(&mut hub, 1);
         fall_behind(&mut hub);
-        handle(&mut hub, 1, Input::Lost);
+        handle(&mut hub, 1, Input::Disconnected);
         say(&mut hub, 5, "/set tags off");
         let (_, told) = say(&mut hub, 5, &format!("/resume {token} 0"));
         assert!(told.text.starts_with("[WELCOME late1] "), "{}", told.text);

@@ -2,7 +2,7 @@
 
 use super::order::Scope;
 use super::session::Cursor;
-use super::{Ask, Connection, Hub, Now, Stage, VisitIx, bye, refusal, session};
+use super::{Context, Connection, Hub, Now, Phase, UserIx, bye, refusal, session};
 use crate::commands::{self, Command, Request, Setting};
 use crate::protocol::codec::Frame;
 use crate::protocol::tags::CidPrefix;
@@ -12,16 +12,16 @@ use crate::server::turn::{Cause, ConnId, Turn};
 
 impl Hub {
     /// A line, or what was a line before it was thrown away.
-    pub(super) fn hear(&mut self, now: Now, conn: ConnId, frame: &Frame<'_>, turn: &mut Turn) {
-        let Some(Connection { settings, stage, .. }) = self.connection(conn) else { return };
-        let (settings, is_greeting) = (*settings, matches!(stage, Stage::Greeting { .. }));
+    pub(super) fn handle_line(&mut self, now: Now, conn: ConnId, frame: &Frame<'_>, turn: &mut Turn) {
+        let Some(Connection { settings, phase, .. }) = self.connection(conn) else { return };
+        let (settings, is_greeting) = (*settings, matches!(phase, Phase::Greeting { .. }));
         let (text, fault) = match frame {
             Frame::Line(line) => (clean(line), None),
             Frame::TooLong(head) => (String::from_utf8_lossy(head), Some(too_long())),
             Frame::BadEncoding(head) => (String::from_utf8_lossy(head), Some(bad_encoding())),
             Frame::Foreign => return,
         };
-        let mut ask = Ask { now, conn, settings, cid: None, turn };
+        let mut ask = Context { now, conn, settings, cid: None, turn };
         let prefix = if settings.tags { CidPrefix::of(&text) } else { CidPrefix::Absent };
         let heard = match (prefix, fault) {
             (CidPrefix::Present(cid, line), fault) => {
@@ -34,39 +34,39 @@ impl Hub {
             (CidPrefix::Absent, None) if raw_len(frame) > LINE_MAX => Err(too_long()),
             (CidPrefix::Absent, None) => read(&text, is_greeting),
         };
-        if let Err(refusal) = heard.and_then(|request| self.obey(&mut ask, request)) {
+        if let Err(refusal) = heard.and_then(|request| self.dispatch(&mut ask, request)) {
             ask.refuse(&refusal);
         }
     }
 
-    fn obey(&mut self, ask: &mut Ask<'_>, request: Request<'_>) -> Result<(), Refusal> {
-        let stage = self.connection(ask.conn).map(|c| c.stage);
+    fn dispatch(&mut self, ask: &mut Context<'_>, request: Request<'_>) -> Result<(), Refusal> {
+        let stage = self.connection(ask.conn).map(|c| c.phase);
         match (stage, request) {
-            (_, Request::Nothing) | (None | Some(Stage::Leaving), _) => Ok(()),
-            (Some(Stage::Greeting { was_refused: false }), Request::Say(name)) => {
+            (_, Request::Nothing) | (None | Some(Phase::Closing), _) => Ok(()),
+            (Some(Phase::Greeting { was_refused: false }), Request::Say(name)) => {
                 self.log_in(ask, name, None)
             }
-            (Some(Stage::Greeting { .. }), Request::Command(command))
+            (Some(Phase::Greeting { .. }), Request::Command(command))
                 if command.row().before_login =>
             {
-                self.obey_anyone(ask, command)
+                self.execute_without_login(ask, command)
             }
-            (Some(Stage::Greeting { .. }), _) => not_logged_in(),
-            (Some(Stage::Present(visit)), Request::Say(text)) => {
-                self.stir(visit, ask.now);
-                self.say(ask, visit, text, false)
+            (Some(Phase::Greeting { .. }), _) => not_logged_in(),
+            (Some(Phase::LoggedIn(visit)), Request::Say(text)) => {
+                self.mark_active(visit, ask.now);
+                self.post(ask, visit, text, false)
             }
-            (Some(Stage::Present(visit)), Request::Command(command)) => {
+            (Some(Phase::LoggedIn(visit)), Request::Command(command)) => {
                 if !self.need_storage(visit, command)? {
                     return Ok(());
                 }
                 if command.is_activity() {
-                    self.stir(visit, ask.now);
+                    self.mark_active(visit, ask.now);
                 }
-                self.obey_visitor(ask, visit, command)?;
+                self.execute(ask, visit, command)?;
                 self.note_act(ask.now, visit, command);
-                if session::changes_visit(command) {
-                    self.note_unsaved(visit);
+                if session::changes_session(command) {
+                    self.mark_session_unsaved(visit);
                 }
                 Ok(())
             }
@@ -74,7 +74,7 @@ impl Hub {
     }
 
     /// The commands that need no login.
-    fn obey_anyone(&mut self, ask: &mut Ask<'_>, command: Command<'_>) -> Result<(), Refusal> {
+    fn execute_without_login(&mut self, ask: &mut Context<'_>, command: Command<'_>) -> Result<(), Refusal> {
         match command {
             Command::Login { name, password } => self.log_in(ask, name, password)?,
             Command::Resume { token, after, time } => {
@@ -104,10 +104,10 @@ impl Hub {
 
     /// Every command of somebody who is logged in. The match is exhaustive: a
     /// command in the table without a meaning does not compile.
-    fn obey_visitor(
+    fn execute(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         command: Command<'_>,
     ) -> Result<(), Refusal> {
         match command {
@@ -115,14 +115,14 @@ impl Hub {
             | Command::Set { .. }
             | Command::Ping { .. }
             | Command::Version
-            | Command::Quit { .. } => self.obey_anyone(ask, command),
+            | Command::Quit { .. } => self.execute_without_login(ask, command),
             Command::Login { .. } => refusal(
                 ErrorCode::BadArgument,
-                format!("you are {} already; /nick takes another name", self.visits[visit].name),
+                format!("you are {} already; /nick takes another name", self.users[visit].name),
             ),
             Command::Resume { .. } => refusal(
                 ErrorCode::BadArgument,
-                format!("you are {} already; /resume comes first", self.visits[visit].name),
+                format!("you are {} already; /resume comes first", self.users[visit].name),
             ),
             Command::Register { password } => self.register(ask, visit, password),
             Command::Passwd { password } => self.change_password(ask, visit, password),
@@ -133,32 +133,32 @@ impl Hub {
             Command::Mute { name, time } => self.mute(ask, visit, name, time),
             Command::Unmute { name } => self.unmute(ask, visit, name),
             Command::Ban { whom, time, reason } => {
-                let room = Scope::Room(self.room_to_order(visit)?);
+                let room = Scope::Room(self.moderated_room(visit)?);
                 self.ban(ask, visit, room, (whom, time, reason))
             }
             Command::Unban { whom } => {
-                let room = Scope::Room(self.room_to_order(visit)?);
+                let room = Scope::Room(self.moderated_room(visit)?);
                 self.unban(ask, room, whom)
             }
             Command::Bans => {
-                let room = Scope::Room(self.room_to_order(visit)?);
-                self.list_asked_bans(ask, room);
+                let room = Scope::Room(self.moderated_room(visit)?);
+                self.send_bans(ask, room);
                 Ok(())
             }
             Command::Oper { password } => self.oper(ask, password),
             Command::Wall { text } => self.wall(ask, visit, text),
             Command::Kill { name, reason } => self.kill(ask, visit, name, reason),
             Command::Gban { whom, time, reason } => {
-                self.need_rule(visit)?;
+                self.require_server_operator(visit)?;
                 self.ban(ask, visit, Scope::Server, (whom, time, reason))
             }
             Command::Gunban { whom } => {
-                self.need_rule(visit)?;
+                self.require_server_operator(visit)?;
                 self.unban(ask, Scope::Server, whom)
             }
             Command::Gbans => {
-                self.need_rule(visit)?;
-                self.list_asked_bans(ask, Scope::Server);
+                self.require_server_operator(visit)?;
+                self.send_bans(ask, Scope::Server);
                 Ok(())
             }
             Command::Lock { key } => self.lock(ask, visit, key),
@@ -169,15 +169,15 @@ impl Hub {
                 Ok(())
             }
             Command::Msg { to, text } => self.message(ask, visit, to, text),
-            Command::Reply { text } => self.answer(ask, visit, text),
+            Command::Reply { text } => self.reply(ask, visit, text),
             Command::Query { name } => self.query(ask, visit, name),
-            Command::Me { text } => self.say(ask, visit, text, true),
+            Command::Me { text } => self.post(ask, visit, text, true),
             Command::Who { room } => self.who(ask, visit, room),
             Command::Whois { name } => self.whois(ask, visit, name),
             Command::Join { room, key } => self.join(ask, visit, room, key),
             Command::Part { room, reason } => self.part(ask, visit, room, reason),
             Command::List => {
-                self.list_asked_rooms(ask);
+                self.start_room_list(ask);
                 Ok(())
             }
             Command::Topic { text } => self.topic(ask, visit, text),
@@ -197,7 +197,7 @@ impl Hub {
         }
     }
 
-    fn set(&mut self, ask: &mut Ask<'_>, change: Option<(Setting, bool)>) {
+    fn set(&mut self, ask: &mut Context<'_>, change: Option<(Setting, bool)>) {
         let before = ask.settings;
         if let Some((setting, is_on)) = change {
             ask.settings.set(setting, is_on);
@@ -207,7 +207,7 @@ impl Hub {
                 // An audience is made anew for all, so only where it would be another.
                 let is_told_otherwise =
                     (before.tags, before.joins) != (ask.settings.tags, ask.settings.joins);
-                if let Stage::Present(visit) = connection.stage
+                if let Phase::LoggedIn(visit) = connection.phase
                     && is_told_otherwise
                 {
                     self.forget_audiences_of(visit);
@@ -233,7 +233,7 @@ fn not_logged_in<T>() -> Result<T, Refusal> {
     refusal(ErrorCode::NotLoggedIn, "you are not logged in yet; type /login NAME")
 }
 
-fn help(ask: &mut Ask<'_>, command: Option<&str>) -> Result<(), Refusal> {
+fn help(ask: &mut Context<'_>, command: Option<&str>) -> Result<(), Refusal> {
     let rows: Vec<String> = match command {
         None => commands::TABLE.iter().map(commands::Row::help_row).collect(),
         Some(name) => {

@@ -12,18 +12,18 @@ use serde::{Deserialize, Serialize};
 use super::bans::Ban;
 use super::locks::Lock;
 use super::{
-    Ask, ErrorCode, Event, Hub, Key, Name, Now, PersonId, Refusal, Room, RoomIx, RoomName, Stamp,
-    Tags, VisitIx, no_such_user, refusal,
+    Context, ErrorCode, Event, Hub, Key, Name, Now, UserId, Refusal, Room, RoomIx, RoomName, Stamp,
+    Tags, UserIx, no_such_user, refusal,
 };
 
 /// What is decided in one room, or for the whole server.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Order {
+pub(super) struct Moderation {
     /// What it is kept under; given when there is something to keep.
     #[serde(skip)]
     pub(super) number: Option<u64>,
-    pub(super) operators: Vec<PersonId>,
+    pub(super) operators: Vec<UserId>,
     pub(super) mutes: Vec<Mute>,
     pub(super) bans: Vec<Ban>,
     pub(super) lock: Lock,
@@ -53,57 +53,57 @@ impl Scope {
 /// Somebody who may not speak.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Mute {
-    pub(super) person: PersonId,
+    pub(super) person: UserId,
     /// As it was then.
     name: Name,
-    until: Until,
+    until: Expiry,
 }
 
 /// Until when something holds; `None`: until it is taken back.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(from = "Option<Stamp>", into = "Option<Stamp>")]
-pub(super) struct Until(Option<Moment>);
+pub(super) struct Expiry(Option<Deadline>);
 
 /// A moment to come, by both clocks. Only the wall clock's outlives the server.
 #[derive(Debug, Clone, Copy)]
-struct Moment {
+struct Deadline {
     since_start: Option<Duration>,
     wall: Stamp,
 }
 
-impl From<Option<Stamp>> for Until {
+impl From<Option<Stamp>> for Expiry {
     fn from(wall: Option<Stamp>) -> Self {
-        Self(wall.map(|wall| Moment { since_start: None, wall }))
+        Self(wall.map(|wall| Deadline { since_start: None, wall }))
     }
 }
 
-impl From<Until> for Option<Stamp> {
-    fn from(until: Until) -> Self {
+impl From<Expiry> for Option<Stamp> {
+    fn from(until: Expiry) -> Self {
         until.0.map(|moment| moment.wall)
     }
 }
 
-impl Until {
+impl Expiry {
     pub(super) fn after(now: Now, time: Option<Duration>) -> Self {
         Self(time.map(|time| {
             let ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
             let since_start = Some(now.since_start.saturating_add(time));
-            Moment { since_start, wall: Stamp(now.wall.0.saturating_add(ms)) }
+            Deadline { since_start, wall: Stamp(now.wall.0.saturating_add(ms)) }
         }))
     }
 
     pub(super) fn is_over(self, now: Now) -> bool {
         match self.0 {
             None => false,
-            Some(Moment { since_start: Some(until), .. }) => until <= now.since_start,
-            Some(Moment { wall, .. }) => wall <= now.wall,
+            Some(Deadline { since_start: Some(until), .. }) => until <= now.since_start,
+            Some(Deadline { wall, .. }) => wall <= now.wall,
         }
     }
 
     /// After the wall clock was set: the end by that clock is computed anew from the clock
     /// that is never set. Returns whether it changed.
     pub(super) fn follow_clock(&mut self, now: Now) -> bool {
-        let Some(Moment { since_start: Some(until), wall }) = &mut self.0 else { return false };
+        let Some(Deadline { since_start: Some(until), wall }) = &mut self.0 else { return false };
         let Self(anew) = Self::after(now, Some(until.saturating_sub(now.since_start)));
         let before = std::mem::replace(wall, anew.map_or(*wall, |moment| moment.wall));
         before != *wall
@@ -112,25 +112,25 @@ impl Until {
     /// `until …`, or what is said where there is no end.
     pub(super) fn tell(self, endless: &str) -> String {
         match self.0 {
-            Some(Moment { wall, .. }) => format!("until {wall}"),
+            Some(Deadline { wall, .. }) => format!("until {wall}"),
             None => endless.to_owned(),
         }
     }
 }
 
-impl Order {
+impl Moderation {
     /// Makes somebody an operator.
-    pub(super) fn promote(&mut self, person: PersonId) {
+    pub(super) fn promote(&mut self, person: UserId) {
         if !self.operators.contains(&person) {
             self.operators.push(person);
         }
     }
 
-    pub(super) fn is_operator(&self, person: PersonId) -> bool {
+    pub(super) fn is_operator(&self, person: UserId) -> bool {
         self.operators.contains(&person)
     }
 
-    /// See [`Until::follow_clock`].
+    /// See [`Expiry::follow_clock`].
     pub(super) fn follow_clock(&mut self, now: Now) -> bool {
         let mutes = self.mutes.iter_mut().map(|mute| &mut mute.until);
         let bans = self.bans.iter_mut().map(Ban::until_mut);
@@ -138,7 +138,7 @@ impl Order {
     }
 
     /// Whether somebody is muted; without a time, also if that may be over.
-    pub(super) fn mutes_person(&self, now: Option<Now>, person: PersonId) -> bool {
+    pub(super) fn mutes_person(&self, now: Option<Now>, person: UserId) -> bool {
         let holds = |mute: &Mute| now.is_none_or(|now| !mute.until.is_over(now));
         self.mutes.iter().any(|mute| mute.person == person && holds(mute))
     }
@@ -146,7 +146,7 @@ impl Order {
 
 /// Takes what is to be said anew out of a list, if there is room for it then; if not,
 /// what had been said stands.
-pub(super) fn make_room<T>(list: &mut Vec<T>, most: usize, is_other: impl Fn(&T) -> bool) -> bool {
+pub(super) fn reserve_entry<T>(list: &mut Vec<T>, most: usize, is_other: impl Fn(&T) -> bool) -> bool {
     let has_room = list.iter().filter(|one| is_other(one)).count() < most;
     if has_room {
         list.retain(is_other);
@@ -158,15 +158,15 @@ impl Hub {
     /// `/op`.
     pub(super) fn promote(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         name: &str,
     ) -> Result<(), Refusal> {
-        let room = self.room_to_order(visit)?;
+        let room = self.moderated_room(visit)?;
         let other = self.member_named(room, name)?;
-        let person = self.visits[other].person;
-        self.forget_past(ask.now, Scope::Room(room));
-        let (by, name) = (self.visits[visit].name.clone(), self.visits[other].name.clone());
+        let person = self.users[other].id;
+        self.drop_expired(ask.now, Scope::Room(room));
+        let (by, name) = (self.users[visit].name.clone(), self.users[other].name.clone());
         let Room { name: shown, order, .. } = &self.rooms[room];
         let shown = shown.clone();
         if order.is_operator(person) {
@@ -180,7 +180,7 @@ impl Hub {
         }
         self.make_operator(room, person);
         let event = Event::Promoted { room: shown.as_str(), by: by.as_str(), name: name.as_str() };
-        self.proclaim(ask, room, &event);
+        self.announce_action(ask, room, &event);
         Ok(())
     }
 
@@ -188,12 +188,12 @@ impl Hub {
     /// operator goes to another member: a room is never left without one.
     pub(super) fn demote(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         name: &str,
     ) -> Result<(), Refusal> {
-        let room = self.room_to_order(visit)?;
-        let Some((person, name)) = self.person_named(name) else { return no_such_user(name) };
+        let room = self.moderated_room(visit)?;
+        let Some((person, name)) = self.known_user_named(name) else { return no_such_user(name) };
         let shown = self.rooms[room].name.clone();
         if !self.rooms[room].order.is_operator(person) {
             let text = format!("nothing changed: {name} is not an operator of {shown}");
@@ -207,12 +207,12 @@ impl Hub {
             return refusal(ErrorCode::BadArgument, text);
         }
         self.rooms[room].order.operators.retain(|operator| *operator != person);
-        if let Some(other) = self.people.get(&person) {
-            self.note_unsaved(*other);
+        if let Some(other) = self.users_by_id.get(&person) {
+            self.mark_session_unsaved(*other);
         }
-        self.note_order_unsaved(Scope::Room(room));
+        self.mark_moderation_unsaved(Scope::Room(room));
         let event = Event::Demoted { room: shown.as_str(), name: name.as_str() };
-        self.proclaim(ask, room, &event);
+        self.announce_action(ask, room, &event);
         if !self.has_moderator(Some(ask.now), room, None)
             && let Some(heir) = self.heir(Some(ask.now), room, Some(person))
         {
@@ -224,68 +224,68 @@ impl Hub {
     /// `/kick`.
     pub(super) fn kick(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         name: &str,
         reason: Option<&str>,
     ) -> Result<(), Refusal> {
-        let room = self.room_to_order(visit)?;
+        let room = self.moderated_room(visit)?;
         let other = self.member_named(room, name)?;
         if other == visit {
             return refusal(ErrorCode::BadArgument, "that is you; /part leaves the room");
         }
-        let (by, name) = (self.visits[visit].name.clone(), self.visits[other].name.clone());
+        let (by, name) = (self.users[visit].name.clone(), self.users[other].name.clone());
         let shown = self.rooms[room].name.clone();
-        self.throw_out(ask, &by, room, other, reason);
+        self.kick_member(ask, &by, room, other, reason);
         let (room_name, by, name) = (shown.as_str(), by.as_str(), name.as_str());
-        self.proclaim(ask, room, &Event::Kicked { room: room_name, name, by, reason });
+        self.announce_action(ask, room, &Event::Kicked { room: room_name, name, by, reason });
         Ok(())
     }
 
     /// Takes somebody out of a room and tells them so. Their plain lines go
     /// nowhere then: nobody chose where else.
-    pub(super) fn throw_out(
+    pub(super) fn kick_member(
         &mut self,
-        ask: &mut Ask<'_>,
+        ask: &mut Context<'_>,
         by: &Name,
         room: RoomIx,
-        visit: VisitIx,
+        visit: UserIx,
         reason: Option<&str>,
     ) {
-        self.take_out(visit, room);
-        let them = &mut self.visits[visit];
+        self.remove_from_room(visit, room);
+        let them = &mut self.users[visit];
         if them.current == Some(room) {
             them.current = None;
         }
-        self.note_unsaved(visit);
+        self.mark_session_unsaved(visit);
         let text = reason.map_or_else(|| by.to_string(), |reason| format!("{by}: {reason}"));
         let shown = self.rooms[room].name.to_string();
-        self.tell(visit, &Tags::default(), &Event::reply("KICKED", &shown, &text), ask.turn);
+        self.send_to_user(visit, &Tags::default(), &Event::reply("KICKED", &shown, &text), ask.turn);
     }
 
     /// `/mute`; also of who is not in the room now.
     pub(super) fn mute(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         name: &str,
         time: Option<Duration>,
     ) -> Result<(), Refusal> {
-        let room = self.room_to_order(visit)?;
-        let Some((person, name)) = self.person_named(name) else { return no_such_user(name) };
-        if person == self.visits[visit].person {
+        let room = self.moderated_room(visit)?;
+        let Some((person, name)) = self.known_user_named(name) else { return no_such_user(name) };
+        if person == self.users[visit].id {
             return refusal(ErrorCode::BadArgument, "that is you; mute somebody else");
         }
-        self.forget_past(ask.now, Scope::Room(room));
+        self.drop_expired(ask.now, Scope::Room(room));
         let Room { name: shown, order, .. } = &mut self.rooms[room];
         let most = self.limits.max_mutes;
-        if !make_room(&mut order.mutes, most, |mute| mute.person != person) {
+        if !reserve_entry(&mut order.mutes, most, |mute| mute.person != person) {
             let text = format!("{most} people are muted here; /unmute one first");
             return refusal(ErrorCode::TooMany, text);
         }
-        let (args, until) = (format!("{shown} {name}"), Until::after(ask.now, time));
+        let (args, until) = (format!("{shown} {name}"), Expiry::after(ask.now, time));
         order.mutes.push(Mute { person, name, until });
-        self.note_order_unsaved(Scope::Room(room));
+        self.mark_moderation_unsaved(Scope::Room(room));
         ask.reply(&Event::reply("MUTED", &args, &until.tell("until you /unmute them")));
         Ok(())
     }
@@ -293,12 +293,12 @@ impl Hub {
     /// `/unmute`, by the name of now or of then.
     pub(super) fn unmute(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         name: &str,
     ) -> Result<(), Refusal> {
-        let room = self.room_to_order(visit)?;
-        let person = self.person_named(name).map(|(person, _)| person);
+        let room = self.moderated_room(visit)?;
+        let person = self.known_user_named(name).map(|(person, _)| person);
         let Room { name: shown, order, .. } = &mut self.rooms[room];
         let key = Key::fold(name);
         let is_meant = |mute: &mut Mute| Some(mute.person) == person || *mute.name.key() == key;
@@ -306,14 +306,14 @@ impl Hub {
             return refusal(ErrorCode::NoSuchUser, format!("{name} is not muted in {shown}"));
         };
         ask.reply(&Event::reply("UNMUTED", &format!("{shown} {}", mute.name), ""));
-        self.note_order_unsaved(Scope::Room(room));
+        self.mark_moderation_unsaved(Scope::Room(room));
         Ok(())
     }
 
     /// Whether somebody may be heard in a room.
-    pub(super) fn need_voice(&self, now: Now, visit: VisitIx, room: RoomIx) -> Result<(), Refusal> {
+    pub(super) fn require_not_muted(&self, now: Now, visit: UserIx, room: RoomIx) -> Result<(), Refusal> {
         let Room { name, order, .. } = &self.rooms[room];
-        let person = self.visits[visit].person;
+        let person = self.users[visit].id;
         let is_mine = |mute: &&Mute| mute.person == person && !mute.until.is_over(now);
         let Some(mute) = order.mutes.iter().find(is_mine) else { return Ok(()) };
         let until = mute.until.tell("by an operator");
@@ -321,21 +321,21 @@ impl Hub {
     }
 
     /// The room that a command of an operator is about: the current one.
-    pub(super) fn room_to_order(&self, visit: VisitIx) -> Result<RoomIx, Refusal> {
-        let Some(room) = self.visits[visit].current else {
+    pub(super) fn moderated_room(&self, visit: UserIx) -> Result<RoomIx, Refusal> {
+        let Some(room) = self.users[visit].current else {
             return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
         };
-        self.need_order(visit, room)?;
+        self.require_operator(visit, room)?;
         Ok(room)
     }
 
     /// Whether somebody keeps order in a room.
-    pub(super) fn need_order(&self, visit: VisitIx, room: RoomIx) -> Result<(), Refusal> {
-        let (person, Room { name, order, .. }) = (self.visits[visit].person, &self.rooms[room]);
-        if order.is_operator(person) || self.rules_server(person) {
+    pub(super) fn require_operator(&self, visit: UserIx, room: RoomIx) -> Result<(), Refusal> {
+        let (person, Room { name, order, .. }) = (self.users[visit].id, &self.rooms[room]);
+        if order.is_operator(person) || self.is_server_operator(person) {
             return Ok(());
         }
-        let text = match self.whom_to_ask(room) {
+        let text = match self.operators_online(room) {
             Some(names) => format!("only operators of {name} may; ask {names}"),
             None => format!("only operators of {name} may, and none is here"),
         };
@@ -343,14 +343,14 @@ impl Hub {
     }
 
     /// The operators of a room who are on the server.
-    pub(super) fn whom_to_ask(&self, room: RoomIx) -> Option<String> {
+    pub(super) fn operators_online(&self, room: RoomIx) -> Option<String> {
         let operators = self.rooms[room].order.operators.iter();
-        let here = operators.filter_map(|operator| self.people.get(operator));
-        let names: Vec<&str> = here.map(|visit| self.visits[*visit].name.as_str()).collect();
+        let here = operators.filter_map(|operator| self.users_by_id.get(operator));
+        let names: Vec<&str> = here.map(|visit| self.users[*visit].name.as_str()).collect();
         (!names.is_empty()).then(|| names.join(", "))
     }
 
-    fn member_named(&self, room: RoomIx, name: &str) -> Result<VisitIx, Refusal> {
+    fn member_named(&self, room: RoomIx, name: &str) -> Result<UserIx, Refusal> {
         let room = &self.rooms[room];
         room.member(&Key::fold(name)).ok_or_else(|| {
             Refusal::new(ErrorCode::NoSuchUser, format!("{name} is not in {}", room.name))
@@ -358,38 +358,38 @@ impl Hub {
     }
 
     /// Somebody who is here, or has an account.
-    pub(super) fn person_named(&self, name: &str) -> Option<(PersonId, Name)> {
+    pub(super) fn known_user_named(&self, name: &str) -> Option<(UserId, Name)> {
         let account = || self.accounts.named(&Key::fold(name)).map(|a| (a.person, a.name.clone()));
-        let visit = self.visit_named(name).map(|visit| &self.visits[visit]);
-        visit.map(|visit| (visit.person, visit.name.clone())).or_else(account)
+        let visit = self.user_named(name).map(|visit| &self.users[visit]);
+        visit.map(|visit| (visit.id, visit.name.clone())).or_else(account)
     }
 
     /// Guests who are gone never come back as who they were.
-    pub(super) fn lasts(&self, person: PersonId) -> bool {
-        self.people.contains_key(&person) || self.accounts.of(person).is_some()
+    pub(super) fn can_return(&self, person: UserId) -> bool {
+        self.users_by_id.contains_key(&person) || self.accounts.of(person).is_some()
     }
 
     /// Makes room for more: what is over, or about nobody any more, is forgotten.
-    pub(super) fn forget_past(&mut self, now: Now, scope: Scope) {
-        let mut order = std::mem::take(self.order_mut(scope));
-        order.operators.retain(|person| self.lasts(*person));
-        order.mutes.retain(|mute| !mute.until.is_over(now) && self.lasts(mute.person));
+    pub(super) fn drop_expired(&mut self, now: Now, scope: Scope) {
+        let mut order = std::mem::take(self.moderation_mut(scope));
+        order.operators.retain(|person| self.can_return(*person));
+        order.mutes.retain(|mute| !mute.until.is_over(now) && self.can_return(mute.person));
         order.bans.retain(|ban| self.can_match(now, ban));
-        order.lock.invited.retain(|person| self.lasts(*person));
-        *self.order_mut(scope) = order;
+        order.lock.invited.retain(|person| self.can_return(*person));
+        *self.moderation_mut(scope) = order;
     }
 
-    pub(super) fn order(&self, scope: Scope) -> &Order {
+    pub(super) fn moderation(&self, scope: Scope) -> &Moderation {
         match scope {
             Scope::Room(room) => &self.rooms[room].order,
-            Scope::Server => &self.server_order,
+            Scope::Server => &self.server_moderation,
         }
     }
 
-    pub(super) fn order_mut(&mut self, scope: Scope) -> &mut Order {
+    pub(super) fn moderation_mut(&mut self, scope: Scope) -> &mut Moderation {
         match scope {
             Scope::Room(room) => &mut self.rooms[room].order,
-            Scope::Server => &mut self.server_order,
+            Scope::Server => &mut self.server_moderation,
         }
     }
 
@@ -402,18 +402,18 @@ impl Hub {
     }
 
     /// The rooms somebody is an operator of, also those they have left.
-    pub(super) fn led_by(&self, visit: VisitIx) -> Vec<RoomName> {
-        let me = &self.visits[visit];
-        let rooms = me.ties.leads.iter().filter_map(|room| self.rooms.get(*room));
-        let mine = rooms.filter(|room| room.order.is_operator(me.person));
+    pub(super) fn led_by(&self, visit: UserIx) -> Vec<RoomName> {
+        let me = &self.users[visit];
+        let rooms = me.relations.leads.iter().filter_map(|room| self.rooms.get(*room));
+        let mine = rooms.filter(|room| room.order.is_operator(me.id));
         mine.map(|room| room.name.clone()).collect()
     }
 
     /// The rooms somebody is in and an operator of, by name.
-    pub(super) fn operated_by(&self, visit: VisitIx) -> Vec<RoomName> {
-        let me = &self.visits[visit];
+    pub(super) fn operated_by(&self, visit: UserIx) -> Vec<RoomName> {
+        let me = &self.users[visit];
         let rooms = me.rooms.iter().map(|room| &self.rooms[*room]);
-        let mine = rooms.filter(|room| room.order.is_operator(me.person));
+        let mine = rooms.filter(|room| room.order.is_operator(me.id));
         let mut names: Vec<RoomName> = mine.map(|room| room.name.clone()).collect();
         names.sort_unstable_by(|a, b| a.key().cmp(b.key()));
         names
@@ -427,9 +427,9 @@ mod tests {
     #[test]
     fn what_there_is_no_room_to_say_anew_stands_as_it_was() {
         let mut list = vec!["a", "b", "c"];
-        assert!(!make_room(&mut list, 1, |one| *one != "a"), "a bound that was lowered since");
+        assert!(!reserve_entry(&mut list, 1, |one| *one != "a"), "a bound that was lowered since");
         assert_eq!(list, ["a", "b", "c"]);
-        assert!(make_room(&mut list, 3, |one| *one != "a"), "full, but for what is replaced");
+        assert!(reserve_entry(&mut list, 3, |one| *one != "a"), "full, but for what is replaced");
         assert_eq!(list, ["b", "c"]);
     }
 }

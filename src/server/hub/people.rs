@@ -1,31 +1,31 @@
 //! One person and another: who somebody is, being away, and not wanting to hear.
 
 use super::{
-    Ask, Away, ErrorCode, Event, Hub, Ignored, Key, Name, PersonId, Refusal, VisitIx, no_such_user,
+    Context, Away, ErrorCode, Event, Hub, Ignored, Key, Name, UserId, Refusal, UserIx, no_such_user,
     refusal,
 };
 
 impl Hub {
     pub(super) fn whois(
         &mut self,
-        ask: &mut Ask<'_>,
-        me: VisitIx,
+        ask: &mut Context<'_>,
+        me: UserIx,
         name: &str,
     ) -> Result<(), Refusal> {
-        let Some(visit) = self.visit_named(name) else { return no_such_user(name) };
-        let them = &self.visits[visit];
+        let Some(visit) = self.user_named(name) else { return no_such_user(name) };
+        let them = &self.users[visit];
         let mut rooms: Vec<_> = them.rooms.iter().map(|room| &self.rooms[*room].name).collect();
         rooms.sort_unstable_by_key(|room| room.key());
         let rooms: Vec<String> = rooms.iter().map(ToString::to_string).collect();
-        let idle = ask.now.since_start.saturating_sub(them.active).as_secs();
+        let idle = ask.now.since_start.saturating_sub(them.last_active).as_secs();
         let mut text = format!("since={} idle={idle}s rooms={}", them.since, rooms.join(","));
-        if let Some(account) = self.accounts.of(them.person) {
+        if let Some(account) = self.accounts.of(them.id) {
             text.push_str(" account=");
             text.push_str(account.name.as_str());
         }
         let mut operates: Vec<String> =
             self.operated_by(visit).iter().map(ToString::to_string).collect();
-        if self.rules_server(them.person) {
+        if self.is_server_operator(them.id) {
             operates.insert(0, "*".to_owned());
         }
         if !operates.is_empty() {
@@ -33,7 +33,7 @@ impl Hub {
             text.push_str(&operates.join(","));
         }
         let is_connected = them.conn.is_some();
-        if let Some(peer) = them.peer.filter(|_| is_connected && self.need_rule(me).is_ok()) {
+        if let Some(peer) = them.peer.filter(|_| is_connected && self.require_server_operator(me).is_ok()) {
             text.push_str(" address=");
             text.push_str(&peer.address.to_string());
         }
@@ -46,34 +46,34 @@ impl Hub {
         Ok(())
     }
 
-    pub(super) fn away(&mut self, ask: &mut Ask<'_>, visit: VisitIx, text: Option<&str>) {
+    pub(super) fn away(&mut self, ask: &mut Context<'_>, visit: UserIx, text: Option<&str>) {
         let text = text.unwrap_or_default();
-        self.visits[visit].away = Some(Away { text: text.into() });
+        self.users[visit].away = Some(Away { text: text.into() });
         ask.reply(&Event::reply("AWAY", "on", text));
     }
 
-    pub(super) fn back(&mut self, ask: &mut Ask<'_>, visit: VisitIx) {
-        self.visits[visit].away = None;
+    pub(super) fn back(&mut self, ask: &mut Context<'_>, visit: UserIx) {
+        self.users[visit].away = None;
         ask.reply(&Event::reply("AWAY", "off", ""));
     }
 
     /// The ignored one is not told.
     pub(super) fn ignore(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         name: Option<&str>,
     ) -> Result<(), Refusal> {
         let Some(name) = name else {
             self.list_ignored(ask, visit);
             return Ok(());
         };
-        let Some(other) = self.visit_named(name) else { return no_such_user(name) };
+        let Some(other) = self.user_named(name) else { return no_such_user(name) };
         if other == visit {
             return refusal(ErrorCode::BadArgument, "that is you; ignore somebody else");
         }
-        let (me, person) = (self.visits[visit].person, self.visits[other].person);
-        let ignores = &mut self.visits[visit].ties.ignores;
+        let (me, person) = (self.users[visit].id, self.users[other].id);
+        let ignores = &mut self.users[visit].relations.ignores;
         let most = self.limits.max_ignored;
         let is_known = ignores.iter().any(|ignored| ignored.person == person);
         if ignores.len() >= most && !is_known {
@@ -82,28 +82,28 @@ impl Hub {
         }
         if !is_known {
             ignores.push(Ignored { person, gone: None });
-            self.visits[other].ties.ignored_by.push(me);
+            self.users[other].relations.ignored_by.push(me);
             self.note_account_unsaved(visit);
         }
         let text = if is_known { "nothing changed: you ignore them already" } else { "" };
-        ask.reply(&Event::reply("IGNORE", self.visits[other].name.as_str(), text));
+        ask.reply(&Event::reply("IGNORE", self.users[other].name.as_str(), text));
         Ok(())
     }
 
     /// Whoever is here by that name, and everyone ignored who was last.
     pub(super) fn unignore(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         name: &str,
     ) -> Result<(), Refusal> {
         let key = Key::fold(name);
-        let other = self.visit_named(name);
-        let person = other.map(|other| self.visits[other].person);
-        let me = self.visits[visit].person;
-        let mut shown = other.map(|other| self.visits[other].name.clone());
+        let other = self.user_named(name);
+        let person = other.map(|other| self.users[other].id);
+        let me = self.users[visit].id;
+        let mut shown = other.map(|other| self.users[other].name.clone());
         let mut unignored = Vec::new();
-        self.visits[visit].ties.ignores.retain(|ignored| {
+        self.users[visit].relations.ignores.retain(|ignored| {
             let is_meant = Some(ignored.person) == person
                 || ignored.gone.as_ref().is_some_and(|gone| *gone.key() == key);
             if is_meant && shown.is_none() {
@@ -128,8 +128,8 @@ impl Hub {
     }
 
     /// Whom somebody ignores, by the names they have or last had.
-    pub(super) fn ignores_of(&self, visit: VisitIx) -> Vec<(PersonId, Name)> {
-        let ignores = &self.visits[visit].ties.ignores;
+    pub(super) fn ignores_of(&self, visit: UserIx) -> Vec<(UserId, Name)> {
+        let ignores = &self.users[visit].relations.ignores;
         ignores.iter().map(|them| (them.person, self.last_known(them))).collect()
     }
 
@@ -137,11 +137,11 @@ impl Hub {
     fn last_known(&self, ignored: &Ignored) -> Name {
         match &ignored.gone {
             Some(name) => name.clone(),
-            None => self.visits[self.people[&ignored.person]].name.clone(),
+            None => self.users[self.users_by_id[&ignored.person]].name.clone(),
         }
     }
 
-    fn list_ignored(&self, ask: &mut Ask<'_>, visit: VisitIx) {
+    fn list_ignored(&self, ask: &mut Context<'_>, visit: UserIx) {
         let ignores = self.ignores_of(visit).into_iter();
         let mut names: Vec<Name> = ignores.map(|(_, name)| name).collect();
         names.sort_unstable_by(|a, b| a.key().cmp(b.key()));

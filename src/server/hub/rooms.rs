@@ -5,19 +5,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::feed::Feed;
-use super::order::Order;
+use super::feed::DeliveryMode;
+use super::order::Moderation;
 use super::order::Scope;
 use super::{
-    Ask, Audience, ErrorCode, Event, Hub, Key, Name, Now, Refusal, RoomIx, RoomName, Topic, Turn,
-    Visit, VisitIx, refusal,
+    Context, Audience, ErrorCode, Event, Hub, Key, Name, Now, Refusal, RoomIx, RoomName, Topic, Turn,
+    User, UserIx, refusal,
 };
 use crate::protocol::event::Crowd;
 use crate::protocol::{LINE_MAX, Tags};
 use crate::server::turn::Reader;
 
 /// How often a large room is told of comings and goings.
-const CROWD_INTERVAL: Duration = Duration::from_secs(1);
+const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One room.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) struct Room {
     pub(super) name: RoomName,
     /// Sorted by folded name, as `/who` lists them.
     members: BTreeMap<Key, Member>,
-    pub(super) order: Order,
+    pub(super) order: Moderation,
     /// Who hears what is said here; made when it is next needed.
     audience: Option<Arc<Audience>>,
     /// Comings and goings since the last summary, while one is due.
@@ -39,7 +39,7 @@ impl Room {
         Self {
             name,
             members: BTreeMap::new(),
-            order: Order::default(),
+            order: Moderation::default(),
             audience: None,
             crowd: None,
             was_visited: false,
@@ -50,16 +50,16 @@ impl Room {
         self.members.len()
     }
 
-    pub(super) fn member(&self, name: &Key) -> Option<VisitIx> {
+    pub(super) fn member(&self, name: &Key) -> Option<UserIx> {
         self.members.get(name).map(|member| member.visit)
     }
 
-    pub(super) fn members(&self) -> impl Iterator<Item = (&Key, VisitIx)> {
+    pub(super) fn members(&self) -> impl Iterator<Item = (&Key, UserIx)> {
         self.members.iter().map(|(key, member)| (key, member.visit))
     }
 
     /// The members with their places in the order of all arrivals.
-    pub(super) fn arrivals(&self) -> impl Iterator<Item = (u64, VisitIx)> {
+    pub(super) fn arrivals(&self) -> impl Iterator<Item = (u64, UserIx)> {
         self.members.values().map(|member| (member.arrival, member.visit))
     }
 
@@ -67,7 +67,7 @@ impl Room {
         self.members.get(name).map_or(0, |member| member.arrival)
     }
 
-    pub(super) fn admit(&mut self, name: Key, visit: VisitIx, arrival: u64) {
+    pub(super) fn admit(&mut self, name: Key, visit: UserIx, arrival: u64) {
         self.members.insert(name, Member { visit, arrival });
         self.audience = None;
     }
@@ -82,7 +82,7 @@ impl Room {
 /// Somebody in a room.
 #[derive(Debug, Clone, Copy)]
 struct Member {
-    visit: VisitIx,
+    visit: UserIx,
     /// Its place in the order of all arrivals.
     arrival: u64,
 }
@@ -118,15 +118,15 @@ impl Hub {
 
     /// Makes somebody a member: the others are told, the newcomer gets the
     /// topic and who is here. The list and the events after it fit together.
-    pub(super) fn enter(&mut self, ask: &mut Ask<'_>, visit: VisitIx, room: RoomIx) {
-        let name = self.visits[visit].name.clone();
+    pub(super) fn enter(&mut self, ask: &mut Context<'_>, visit: UserIx, room: RoomIx) {
+        let name = self.users[visit].name.clone();
         self.last_arrival += 1;
         self.rooms[room].admit(name.key().clone(), visit, self.last_arrival);
         self.rooms[room].was_visited = true;
-        self.visits[visit].rooms.push(room);
-        self.visits[visit].current = Some(room);
+        self.users[visit].rooms.push(room);
+        self.users[visit].current = Some(room);
         self.note_arrival(visit, self.rooms[room].name.key().clone());
-        if !self.count_in_crowd(ask.now, room, Move::Joined) {
+        if !self.coalesce_presence(ask.now, room, Move::Joined) {
             let shown = self.rooms[room].name.clone();
             let event = Event::Joined { room: shown.as_str(), name: name.as_str() };
             self.announce(ask.now, &[room], Topic::Presence, Some(ask.conn), &event, ask.turn);
@@ -134,7 +134,7 @@ impl Hub {
         self.describe(ask, room);
     }
 
-    pub(super) fn describe(&self, ask: &mut Ask<'_>, room: RoomIx) {
+    pub(super) fn describe(&self, ask: &mut Context<'_>, room: RoomIx) {
         let Room { name, order, .. } = &self.rooms[room];
         if let Some(topic) = &order.topic {
             ask.reply(&Event::reply("TOPIC", &name.to_string(), topic));
@@ -143,7 +143,7 @@ impl Hub {
     }
 
     /// Who is here; in a large room only how many.
-    pub(super) fn list_for_newcomer(&self, ask: &mut Ask<'_>, room: RoomIx) {
+    pub(super) fn list_for_newcomer(&self, ask: &mut Context<'_>, room: RoomIx) {
         if self.is_quiet(room) {
             let Room { name, members, .. } = &self.rooms[room];
             let (room, count) = (name.as_str(), members.len());
@@ -155,27 +155,27 @@ impl Hub {
 
     pub(super) fn part(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         name: Option<&str>,
         reason: Option<&str>,
     ) -> Result<(), Refusal> {
-        let room = match (name, self.visits[visit].current) {
+        let room = match (name, self.users[visit].current) {
             (Some(name), _) => self.room_of(visit, name)?,
             (None, Some(room)) => room,
             (None, None) => {
                 return refusal(ErrorCode::NotInRoom, "you have no current room; name one");
             }
         };
-        let reason = reason.filter(|_| self.need_voice(ask.now, visit, room).is_ok());
+        let reason = reason.filter(|_| self.require_not_muted(ask.now, visit, room).is_ok());
         let shown = self.rooms[room].name.clone();
-        let my_name = self.visits[visit].name.clone();
-        if !self.count_in_crowd(ask.now, room, Move::Left) {
+        let my_name = self.users[visit].name.clone();
+        if !self.coalesce_presence(ask.now, room, Move::Left) {
             let event = Event::Left { room: shown.as_str(), name: my_name.as_str(), reason };
             self.announce(ask.now, &[room], Topic::Presence, Some(ask.conn), &event, ask.turn);
         }
-        self.take_out(visit, room);
-        let me = &mut self.visits[visit];
+        self.remove_from_room(visit, room);
+        let me = &mut self.users[visit];
         let text = if me.current == Some(room) {
             me.current = me.rooms.contains(&self.lobby).then_some(self.lobby);
             match me.current {
@@ -190,10 +190,10 @@ impl Hub {
     }
 
     /// Makes somebody a member no longer.
-    pub(super) fn take_out(&mut self, visit: VisitIx, room: RoomIx) {
-        self.visits[visit].rooms.retain(|r| *r != room);
+    pub(super) fn remove_from_room(&mut self, visit: UserIx, room: RoomIx) {
+        self.users[visit].rooms.retain(|r| *r != room);
         self.note_departure(visit, &self.rooms[room].name.key().clone());
-        self.remove_member(room, &self.visits[visit].name.clone());
+        self.remove_member(room, &self.users[visit].name.clone());
     }
 
     pub(super) fn remove_member(&mut self, room: RoomIx, name: &Name) {
@@ -204,7 +204,7 @@ impl Hub {
             if self.rooms[room].was_visited {
                 self.end_room(room);
             } else {
-                self.leave_unvisited(room);
+                self.deactivate_or_end(room);
             }
         }
     }
@@ -213,21 +213,21 @@ impl Hub {
     pub(super) fn end_room(&mut self, room: RoomIx) {
         let gone = self.remove_room(room);
         if let Some(number) = gone.order.number {
-            self.forget_order(number);
+            self.delete_moderation(number);
         }
         // A guest's right is kept with the session: it must not come back with the
         // next room of that name.
         for operator in gone.order.operators {
-            if let Some(visit) = self.people.get(&operator) {
-                self.note_unsaved(*visit);
+            if let Some(visit) = self.users_by_id.get(&operator) {
+                self.mark_session_unsaved(*visit);
             }
         }
     }
 
     pub(super) fn who(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         name: Option<&str>,
     ) -> Result<(), Refusal> {
         let room = match name {
@@ -241,25 +241,25 @@ impl Hub {
                         format!("there is no room #{name}; /list shows all"),
                     )
                 })?,
-            None => match self.visits[visit].current {
+            None => match self.users[visit].current {
                 Some(room) => room,
                 None => {
                     return refusal(ErrorCode::NoSuchRoom, "you have no current room; name one");
                 }
             },
         };
-        self.list_asked_members(ask, room);
+        self.send_members(ask, room);
         Ok(())
     }
 
     /// All names, in as many lines as they need.
-    pub(super) fn list_members(&self, ask: &mut Ask<'_>, room: RoomIx) {
+    pub(super) fn list_members(&self, ask: &mut Context<'_>, room: RoomIx) {
         let Room { name, members, .. } = &self.rooms[room];
         let (room, count) = (name.as_str(), members.len());
         let room_for_names = LINE_MAX - "[USERS # 18446744073709551615] ".len() - room.len();
         let mut line = String::new();
         for Member { visit, .. } in members.values() {
-            let name = self.visits[*visit].name.as_str();
+            let name = self.users[*visit].name.as_str();
             if !line.is_empty() && line.len() + 1 + name.len() > room_for_names {
                 ask.reply(&Event::Users { room, count, names: Some(&line) });
                 line.clear();
@@ -275,11 +275,11 @@ impl Hub {
 
     pub(super) fn topic(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         text: Option<&str>,
     ) -> Result<(), Refusal> {
-        let Some(room) = self.visits[visit].current else {
+        let Some(room) = self.users[visit].current else {
             return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
         };
         let Some(text) = text else {
@@ -288,14 +288,14 @@ impl Hub {
             ask.reply(&Event::reply("TOPIC", &name.to_string(), topic));
             return Ok(());
         };
-        self.need_voice(ask.now, visit, room)?;
+        self.require_not_muted(ask.now, visit, room)?;
         let text = (text.trim() != "-").then_some(text);
         let old = std::mem::replace(&mut self.rooms[room].order.topic, text.map(Into::into));
-        let (shown, name) = (self.rooms[room].name.clone(), self.visits[visit].name.clone());
+        let (shown, name) = (self.rooms[room].name.clone(), self.users[visit].name.clone());
         let event = Event::Topic { room: shown.as_str(), name: name.as_str(), text };
         if old.as_deref() != text {
-            self.note_order_unsaved(Scope::Room(room));
-            self.proclaim(ask, room, &event);
+            self.mark_moderation_unsaved(Scope::Room(room));
+            self.announce_action(ask, room, &event);
         } else if ask.cid.is_some() {
             // Most likely sent again since its answer was lost. Nobody else is told.
             let time = self.stamp(ask.now);
@@ -308,7 +308,7 @@ impl Hub {
     }
 
     /// What somebody did in a room: the answer, and the same line to the others.
-    pub(super) fn proclaim(&mut self, ask: &mut Ask<'_>, room: RoomIx, event: &Event<'_>) {
+    pub(super) fn announce_action(&mut self, ask: &mut Context<'_>, room: RoomIx, event: &Event<'_>) {
         let time = self.stamp(ask.now);
         ask.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, event);
         self.announce(ask.now, &[room], Topic::Talk, Some(ask.conn), event, ask.turn);
@@ -335,43 +335,43 @@ impl Hub {
     }
 
     /// Whoever of them is told what happens now.
-    pub(super) fn readers<'a>(&self, visits: impl IntoIterator<Item = &'a VisitIx>) -> Audience {
+    pub(super) fn readers<'a>(&self, visits: impl IntoIterator<Item = &'a UserIx>) -> Audience {
         Audience::new(visits.into_iter().filter_map(|visit| self.reader(*visit)).collect())
     }
 
     /// How somebody is told what happens; not at all while they are not
     /// connected or catch up.
-    fn reader(&self, visit: VisitIx) -> Option<Reader> {
-        let Visit { conn, feed, .. } = self.visits[visit];
-        let conn = conn.filter(|_| feed == Feed::Live)?;
+    fn reader(&self, visit: UserIx) -> Option<Reader> {
+        let User { conn, feed, .. } = self.users[visit];
+        let conn = conn.filter(|_| feed == DeliveryMode::Live)?;
         let settings = self.settings(conn);
         Some(Reader { conn, tags: settings.tags, joins: settings.joins })
     }
 
     /// A person's settings changed, and with them how their rooms are told.
-    pub(super) fn forget_audiences_of(&mut self, visit: VisitIx) {
-        for room in &self.visits[visit].rooms {
+    pub(super) fn forget_audiences_of(&mut self, visit: UserIx) {
+        for room in &self.users[visit].rooms {
             self.rooms[*room].audience = None;
         }
     }
 
     /// Tells those who share a room with a leaving person, once each; a large
     /// room only counts it.
-    pub(super) fn tell_quit(
+    pub(super) fn announce_quit(
         &mut self,
         now: Now,
-        visit: VisitIx,
+        visit: UserIx,
         reason: Option<&str>,
         turn: &mut Turn,
     ) {
-        let mut rooms = self.visits[visit].rooms.clone();
-        rooms.retain(|room| !self.count_in_crowd(now, *room, Move::Quit));
+        let mut rooms = self.users[visit].rooms.clone();
+        rooms.retain(|room| !self.coalesce_presence(now, *room, Move::Quit));
         if rooms.is_empty() {
             return;
         }
-        let has_voice = |room: &RoomIx| self.need_voice(now, visit, *room).is_ok();
+        let has_voice = |room: &RoomIx| self.require_not_muted(now, visit, *room).is_ok();
         let reason = reason.filter(|_| rooms.iter().all(has_voice));
-        let (name, conn) = (self.visits[visit].name.clone(), self.visits[visit].conn);
+        let (name, conn) = (self.users[visit].name.clone(), self.users[visit].conn);
         let event = Event::Quit { name: name.as_str(), reason };
         self.announce(now, &rooms, Topic::Presence, conn, &event, turn);
     }
@@ -382,12 +382,12 @@ impl Hub {
 
     /// In a large room, counts a coming or going for the next summary. `false`:
     /// the room is small, tell it.
-    fn count_in_crowd(&mut self, now: Now, room: RoomIx, what: Move) -> bool {
+    fn coalesce_presence(&mut self, now: Now, room: RoomIx, what: Move) -> bool {
         if !self.is_quiet(room) {
             return false;
         }
         if self.rooms[room].crowd.is_none() {
-            self.crowd_deadlines.insert((now.since_start + CROWD_INTERVAL, room));
+            self.crowd_deadlines.insert((now.since_start + PRESENCE_INTERVAL, room));
         }
         let crowd = self.rooms[room].crowd.get_or_insert_default();
         match what {
@@ -398,7 +398,7 @@ impl Hub {
         true
     }
 
-    pub(super) fn tell_crowd(&mut self, now: Now, room: RoomIx, turn: &mut Turn) {
+    pub(super) fn send_presence_summary(&mut self, now: Now, room: RoomIx, turn: &mut Turn) {
         let Some(mut crowd) = self.rooms[room].crowd.take() else { return };
         crowd.here = self.rooms[room].len();
         let shown = self.rooms[room].name.clone();
@@ -428,7 +428,7 @@ mod tests {
                 told.text
             );
             assert_eq!(hub.has_changes(), is_news, "{topic}");
-            hub.note_kept();
+            hub.mark_saved();
         }
     }
 }

@@ -1,20 +1,20 @@
 //! `/search`: who may find what is decided here, by naming the rooms and the
 //! person to the log; the log only looks there.
 
-use super::history::RowsAsk;
-use super::{Ask, Event, Hub, Refusal, VisitIx};
+use super::history::HistoryRequest;
+use super::{Context, Event, Hub, Refusal, UserIx};
 use crate::protocol::{Key, SEARCH_MAX};
-use crate::server::log::{Query, SearchTerms, Thread};
+use crate::server::log::{ReadRequest, SearchTerms, Thread};
 
 impl Hub {
     pub(super) fn search(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         text: &str,
         room: Option<&str>,
     ) -> Result<(), Refusal> {
-        let me = &self.visits[visit];
+        let me = &self.users[visit];
         let room = room.map(|room| self.room_of(visit, room)).transpose()?;
         let rooms = room.map_or_else(|| me.rooms.clone(), |room| vec![room]);
         let rooms: Vec<Key> =
@@ -24,16 +24,16 @@ impl Hub {
             ask.reply(&Event::reply("SEARCH", "0", ""));
             return Ok(());
         }
-        let (reader, is_private_too) = (me.person, room.is_none());
+        let (reader, is_private_too) = (me.id, room.is_none());
         let thread = Thread::Search { reader, rooms, is_private_too, terms };
         let hidden = self.hidden_from(visit);
         let room = room.map(|room| self.rooms[room].name.clone());
         let (word, cid) = ("SEARCH", ask.cid.take());
-        let asked = RowsAsk { word, title: None, room, reader, cid };
-        self.ask_for_rows(
+        let asked = HistoryRequest { word, title: None, room, reader, cid };
+        self.request_rows(
             ask,
             asked,
-            Query { thread, count: SEARCH_MAX, size: usize::MAX, after: None, hidden },
+            ReadRequest { thread, count: SEARCH_MAX, size: usize::MAX, after: None, hidden },
         );
         Ok(())
     }

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::accounts::Proof;
-use super::delayed::Delayed;
-use super::entry::Door;
+use super::delayed::DelayedCheck;
+use super::entry::JoinKey;
 use super::guesses::{Guarded, Target, Wait};
 use super::{
-    Ask, Asked, Cid, ConnId, ErrorCode, Farewell, Hub, Name, Now, Refusal, RoomName, Stage, Turn,
-    VisitIx, refusal,
+    Context, PendingRequest, Cid, ConnId, ErrorCode, Farewell, Hub, Name, Now, Refusal, RoomName, Phase, Turn,
+    UserIx, refusal,
 };
 use crate::server::passwords::{Job, Outcome, Secret};
 
 /// A command that waits for a password to be hashed.
 #[derive(Debug)]
-pub(super) struct PasswordAsk {
+pub(super) struct PasswordRequest {
     cid: Option<Cid>,
     purpose: Purpose,
 }
@@ -38,27 +38,27 @@ pub(super) enum Purpose {
 }
 
 /// Why a password is not taken.
-pub(super) const IN_THE_OPEN: &str = "passwords are not accepted over unencrypted \
+pub(super) const INSECURE: &str = "passwords are not accepted over unencrypted \
     connections; use TLS, or connect from the server's machine";
 
 impl Hub {
     /// Passwords only where nobody can read along.
-    pub(super) fn need_privacy(&self, ask: &Ask<'_>) -> Result<(), Refusal> {
+    pub(super) fn require_privacy(&self, ask: &Context<'_>) -> Result<(), Refusal> {
         if self.is_private(ask) || self.limits.allow_insecure_passwords {
             return Ok(());
         }
-        refusal(ErrorCode::Insecure, IN_THE_OPEN)
+        refusal(ErrorCode::Insecure, INSECURE)
     }
 
     /// Whether nobody can read along.
-    pub(super) fn is_private(&self, ask: &Ask<'_>) -> bool {
+    pub(super) fn is_private(&self, ask: &Context<'_>) -> bool {
         self.connection(ask.conn).is_some_and(|c| c.peer.is_private())
     }
 
     /// Checks what may be a guess, when its time has come.
-    pub(super) fn guess(
+    pub(super) fn check_password(
         &mut self,
-        ask: &mut Ask<'_>,
+        ask: &mut Context<'_>,
         purpose: Purpose,
         at: Guarded,
         job: Job,
@@ -69,12 +69,12 @@ impl Hub {
             return Ok(());
         }
         // Whoever waits is not overtaken, however fast others ask.
-        self.begin_due_guesses(ask.now, ask.turn);
+        self.start_due_checks(ask.now, ask.turn);
         let (now, conn) = (ask.now.since_start, ask.conn);
         let Some(peer) = self.connection(conn).map(|c| c.peer) else { return Ok(()) };
         let is_one_source = self.limits.are_for(peer);
         let target = Target { at, network: peer.network(), is_one_source };
-        match self.guesses.begin(now, conn, &target) {
+        match self.password_throttle.begin(now, conn, &target) {
             Ok(()) => ask.turn.hash(conn, job),
             Err(wait) if self.is_too_long(wait, &target, None) => return too_many_passwords(),
             Err(wait) => self.delayed_jobs.add(due(now, wait), conn, job, target),
@@ -87,7 +87,7 @@ impl Hub {
     /// time, and an account that is made stays.
     pub(super) fn hash_new(
         &mut self,
-        ask: &mut Ask<'_>,
+        ask: &mut Context<'_>,
         purpose: Purpose,
         password: &str,
     ) -> Result<(), Refusal> {
@@ -102,34 +102,34 @@ impl Hub {
         Ok(())
     }
 
-    fn wait_for_password(&mut self, ask: &mut Ask<'_>, purpose: Purpose) {
-        let asked = PasswordAsk { cid: ask.cid.take(), purpose };
+    fn wait_for_password(&mut self, ask: &mut Context<'_>, purpose: Purpose) {
+        let asked = PasswordRequest { cid: ask.cid.take(), purpose };
         if let Some(connection) = self.connection_mut(ask.conn) {
-            connection.asked = Some(Box::new(Asked::Password(asked)));
+            connection.pending = Some(Box::new(PendingRequest::Password(asked)));
         }
     }
 
     /// Where guesses are slowed down, few wait. A crowd that only waits for its turn is
     /// not counted: that would take long for each of them.
-    fn is_too_long(&self, wait: Wait, target: &Target, of: Option<&Delayed>) -> bool {
+    fn is_too_long(&self, wait: Wait, target: &Target, of: Option<&DelayedCheck>) -> bool {
         matches!(wait, Wait::Until(_))
             && self.delayed_jobs.ahead(target, of) >= self.limits.guesses_waiting
     }
 
     /// Begins to check the guesses whose time has come.
-    pub(super) fn begin_due_guesses(&mut self, now: Now, turn: &mut Turn) {
+    pub(super) fn start_due_checks(&mut self, now: Now, turn: &mut Turn) {
         while let Some(delayed) = self.delayed_jobs.next(now.since_start) {
-            self.begin_delayed_job(now, delayed, turn);
+            self.start_delayed_check(now, delayed, turn);
         }
     }
 
     /// A guess has waited as long as it was told to, or others were checked meanwhile.
-    fn begin_delayed_job(&mut self, now: Now, delayed: Delayed, turn: &mut Turn) {
+    fn start_delayed_check(&mut self, now: Now, delayed: DelayedCheck, turn: &mut Turn) {
         let conn = delayed.conn;
         if !self.is_pending(conn) {
             return; // it has hung up
         }
-        match self.guesses.begin(now.since_start, conn, &delayed.target) {
+        match self.password_throttle.begin(now.since_start, conn, &delayed.target) {
             Ok(()) => turn.hash(conn, delayed.job),
             Err(wait) => {
                 if self.is_too_long(wait, &delayed.target, Some(&delayed)) {
@@ -144,19 +144,19 @@ impl Hub {
     }
 
     /// A guess has been checked, whoever may hear of it: those that wait may go on.
-    pub(super) fn end_guess(&mut self, now: Now, conn: ConnId, outcome: &Outcome) {
+    pub(super) fn record_attempt(&mut self, now: Now, conn: ConnId, outcome: &Outcome) {
         let is_right = match outcome {
             Outcome::Checked(is_right) => Some(*is_right),
             Outcome::Hashed(_) | Outcome::Busy => None,
         };
-        if let Some(target) = self.guesses.end(now.since_start, conn, is_right) {
+        if let Some(target) = self.password_throttle.end(now.since_start, conn, is_right) {
             self.delayed_jobs.hurry(now.since_start, target.network);
         }
     }
 
     /// Whether a connection waits for what becomes of a line.
     pub(super) fn is_pending(&self, conn: ConnId) -> bool {
-        self.connection(conn).is_some_and(|c| c.asked.is_some())
+        self.connection(conn).is_some_and(|c| c.pending.is_some())
     }
 
     /// What came of a password.
@@ -168,21 +168,21 @@ impl Hub {
         turn: &mut Turn,
     ) {
         let Some(connection) = self.connection_mut(conn) else { return };
-        let Some(asked) = connection.asked.take() else { return };
-        let Asked::Password(PasswordAsk { cid, purpose }) = *asked else { return };
-        let (stage, settings) = (connection.stage, connection.settings);
-        let mut ask = Ask { now, conn, settings, cid, turn };
+        let Some(asked) = connection.pending.take() else { return };
+        let PendingRequest::Password(PasswordRequest { cid, purpose }) = *asked else { return };
+        let (stage, settings) = (connection.phase, connection.settings);
+        let mut ask = Context { now, conn, settings, cid, turn };
         let is_done = matches!(outcome, Outcome::Checked(true) | Outcome::Hashed(Some(_)));
         let storage = match stage {
-            Stage::Present(visit) if is_done => self.need_storage_for(visit, &purpose),
+            Phase::LoggedIn(visit) if is_done => self.need_storage_for(visit, &purpose),
             _ => Ok(()),
         };
         let result = storage.and_then(|()| match (stage, outcome) {
-            (Stage::Greeting { .. }, Outcome::Checked(true)) => self.admit_by(&mut ask, purpose),
-            (Stage::Present(visit), Outcome::Checked(is_right)) => {
-                self.grant(&mut ask, visit, purpose, *is_right)
+            (Phase::Greeting { .. }, Outcome::Checked(true)) => self.complete_login(&mut ask, purpose),
+            (Phase::LoggedIn(visit), Outcome::Checked(is_right)) => {
+                self.apply_password_result(&mut ask, visit, purpose, *is_right)
             }
-            (Stage::Present(visit), Outcome::Hashed(Some(hash))) => {
+            (Phase::LoggedIn(visit), Outcome::Hashed(Some(hash))) => {
                 self.take_hash(&mut ask, visit, &purpose, hash);
                 Ok(())
             }
@@ -202,13 +202,13 @@ impl Hub {
     }
 
     /// The password of somebody who logs in was right.
-    fn admit_by(&mut self, ask: &mut Ask<'_>, purpose: Purpose) -> Result<(), Refusal> {
+    fn complete_login(&mut self, ask: &mut Context<'_>, purpose: Purpose) -> Result<(), Refusal> {
         match purpose {
             Purpose::LogIn(proof) => self.log_in_account(ask, proof),
             // Somebody may have taken the name meanwhile.
             Purpose::LogInGuest(name) => {
-                let name = self.free_name(name, None)?;
-                self.begin_guest(ask, &name);
+                let name = self.require_free_name(name, None)?;
+                self.log_in_guest(ask, &name);
                 Ok(())
             }
             _ => wrong_password(),
@@ -216,37 +216,37 @@ impl Hub {
     }
 
     /// A password of somebody who is here was looked at.
-    fn grant(
+    fn apply_password_result(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         purpose: Purpose,
         is_right: bool,
     ) -> Result<(), Refusal> {
         match purpose {
             Purpose::Unregister if is_right => {
-                self.end_account(ask, visit);
+                self.delete_account(ask, visit);
                 Ok(())
             }
             Purpose::Rule => {
-                let result = if is_right { self.begin_rule(ask, visit) } else { wrong_password() };
+                let result = if is_right { self.grant_server_operator(ask, visit) } else { wrong_password() };
                 self.note_oper(ask.now, visit, result.as_ref().err());
                 result
             }
             Purpose::Enter(room, digest) => {
-                let door = Door::Tried { digest: &digest, is_right };
-                self.join_by(ask, visit, &room, door)?;
-                self.note_unsaved(visit);
+                let door = JoinKey::Tried { digest: &digest, is_right };
+                self.join_with(ask, visit, &room, door)?;
+                self.mark_session_unsaved(visit);
                 Ok(())
             }
             _ => wrong_password(),
         }
     }
 
-    fn take_hash(&mut self, ask: &mut Ask<'_>, visit: VisitIx, purpose: &Purpose, hash: &Arc<str>) {
+    fn take_hash(&mut self, ask: &mut Context<'_>, visit: UserIx, purpose: &Purpose, hash: &Arc<str>) {
         match purpose {
             Purpose::Change => self.change_hash(ask, visit, hash.clone()),
-            _ => self.begin_account(ask, visit, hash.clone()),
+            _ => self.create_account(ask, visit, hash.clone()),
         }
     }
 }
@@ -277,7 +277,7 @@ mod tests {
     };
     use super::super::{Flow, Frame, Input, LOGIN_LINE_MAX, Limits};
     use super::*;
-    use crate::server::log::Rows;
+    use crate::server::log::ReadResult;
     use crate::server::passwords::HashFile;
 
     fn hash_is(hub: &mut Hub, slot: u32, hash: &str) -> Told {
@@ -333,11 +333,11 @@ mod tests {
             say(&mut hub, slot, "/login alice old");
             assert_eq!(check_is(&mut hub, slot, true).reads, 1);
         }
-        let (_, told) = handle(&mut hub, 3, Input::Rows(Rows::default()));
+        let (_, told) = handle(&mut hub, 3, Input::Rows(ReadResult::default()));
         assert!(told.text.starts_with("[WELCOME alice]"), "{}", told.text);
         say(&mut hub, 3, "/passwd new");
         hash_is(&mut hub, 3, "hash of new");
-        let (flow, told) = handle(&mut hub, 2, Input::Rows(Rows::default()));
+        let (flow, told) = handle(&mut hub, 2, Input::Rows(ReadResult::default()));
         assert!(told.text.starts_with("[ERROR bad-password] "), "{}", told.text);
         assert_eq!(flow, Flow::Next);
     }
@@ -457,7 +457,7 @@ mod tests {
         for (slot, line) in [(1, "/part"), (0, "/lock"), (0, "/invite bob"), (1, "/quit")] {
             say(&mut hub, slot, line);
         }
-        hub.note_kept();
+        hub.mark_saved();
         say(&mut hub, 2, "/login bob right");
         assert!(check_is(&mut hub, 2, true).text.contains("you are in #lobby"));
         assert!(hub.has_changes());
@@ -486,19 +486,19 @@ mod tests {
     fn mail_is_told_to_who_drops_again_before_they_have_caught_up() {
         let mut hub = house();
         let token = session(&mut hub, 0);
-        handle(&mut hub, 0, Input::Lost);
+        handle(&mut hub, 0, Input::Disconnected);
         say(&mut hub, 1, "bob");
         say(&mut hub, 1, "/msg alice come back");
         say(&mut hub, 2, &format!("/resume {token} 0"));
-        handle(&mut hub, 2, Input::Lost);
+        handle(&mut hub, 2, Input::Disconnected);
         tick_at(&mut hub, Duration::from_mins(2), 2);
         (3..6).for_each(|slot| connect(&mut hub, slot));
         say(&mut hub, 3, "/login alice right");
         assert_eq!(check_is(&mut hub, 3, true).reads, 1, "it waits still");
         // Who has caught up has had it.
-        handle(&mut hub, 3, Input::Rows(Rows::default()));
+        handle(&mut hub, 3, Input::Rows(ReadResult::default()));
         let token = session(&mut hub, 3);
-        handle(&mut hub, 3, Input::Lost);
+        handle(&mut hub, 3, Input::Disconnected);
         say(&mut hub, 1, "/msg alice come back");
         say(&mut hub, 4, &format!("/resume {token} 0"));
         let (_, told) = handle(&mut hub, 4, Input::Drained);

@@ -15,12 +15,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::feed::Lookup;
 use super::{
-    Ask, Asked, Away, Cid, ConnId, ErrorCode, Event, Farewell, Feed, Hub, Memberships, Name, Now,
-    Peer, PersonId, Query, Refusal, RoomName, Seed, Settings, Shelf, Stage, Stamp, Stay, Ties,
-    Turn, Unreadable, Visit, VisitIx, refusal, say_farewell,
+    Context, PendingRequest, Away, Cid, ConnId, ErrorCode, Event, Farewell, DeliveryMode, Hub, Memberships, Name, Now,
+    Peer, UserId, QueryState, Refusal, RoomName, Seed, Settings, Collection, Phase, Stamp, MembershipSpan, Relations,
+    Turn, UnreadableEntry, User, UserIx, refusal, send_farewell,
 };
 use crate::commands::{Command, Setting};
-use crate::server::log::{Query as LogQuery, Record, Thread};
+use crate::server::log::{ReadRequest as LogQuery, Record, Thread};
 
 /// What is kept of a token.
 pub(super) type TokenHash = [u8; 32];
@@ -69,7 +69,7 @@ pub(super) struct Session {
 /// A visit as it is kept. Only ever added to: what an older chatty has kept must
 /// stay readable.
 #[derive(Debug, Serialize, Deserialize)]
-struct SavedVisit {
+struct SavedSession {
     name: Name,
     token: TokenHash,
     first: u64,
@@ -79,10 +79,10 @@ struct SavedVisit {
     rooms: Vec<RoomName>,
     has_current: bool,
     /// The latest; see `memberships.rs`.
-    stays: Vec<Stay>,
+    stays: Vec<MembershipSpan>,
     away: Option<String>,
     query: SavedQuery,
-    ignores: Vec<(PersonId, Name)>,
+    ignores: Vec<(UserId, Name)>,
     /// The rooms that they are an operator of, also those they have left.
     #[serde(default)]
     operates: Vec<RoomName>,
@@ -101,7 +101,7 @@ struct SavedVisit {
 #[derive(Debug, Serialize, Deserialize)]
 enum SavedQuery {
     Off,
-    On(PersonId),
+    On(UserId),
     Gone,
 }
 
@@ -129,7 +129,7 @@ fn ids_went_back<T>() -> Result<T, Refusal> {
 }
 
 /// Whether a command can have changed what is kept of the visit that said it.
-pub(super) fn changes_visit(command: Command<'_>) -> bool {
+pub(super) fn changes_session(command: Command<'_>) -> bool {
     use Command as C;
     match command {
         C::Query { .. }
@@ -182,14 +182,14 @@ pub(super) fn changes_visit(command: Command<'_>) -> bool {
 
 impl Hub {
     /// `/session`: the same token as long as the visit lasts.
-    pub(super) fn session(&mut self, ask: &mut Ask<'_>, visit: VisitIx) {
-        let me = &mut self.visits[visit];
+    pub(super) fn session(&mut self, ask: &mut Context<'_>, visit: UserIx) {
+        let me = &mut self.users[visit];
         let session = me.session.get_or_insert_with(|| {
             let token = self.tokens.next();
             let hash = hash(&token);
             Box::new(Session { hash, token: Some(token.into()), settings: ask.settings })
         });
-        self.sessions.insert(session.hash, me.person);
+        self.sessions.insert(session.hash, me.id);
         let token = session.token.clone();
         self.note_blocks_unsaved(visit);
         // Who came back has shown it.
@@ -201,12 +201,12 @@ impl Hub {
     /// `/resume`. Nothing changes before the cursor is known to be one of this log.
     pub(super) fn resume(
         &mut self,
-        ask: &mut Ask<'_>,
+        ask: &mut Context<'_>,
         token: &str,
         cursor: Cursor,
     ) -> Result<(), Refusal> {
         let Some(visit) = self.visit_to_resume(ask, token)? else { return Ok(()) };
-        if cursor.after > self.last.message {
+        if cursor.after > self.last_ids.message {
             return ids_went_back();
         }
         let Some(time) = cursor.time.filter(|_| cursor.after > 0) else {
@@ -225,7 +225,7 @@ impl Hub {
                 let thread = Thread::Message { id: cursor.after };
                 let query =
                     LogQuery { thread, count: 1, size: usize::MAX, after: None, hidden: vec![] };
-                self.wait_for(ask.conn, Asked::Resume(asked));
+                self.wait_for(ask.conn, PendingRequest::Resume(asked));
                 ask.turn.read(ask.conn, query);
                 Ok(())
             }
@@ -236,7 +236,7 @@ impl Hub {
     /// be over, or resumed by another connection, which is replaced then.
     pub(super) fn resume_with_row(
         &mut self,
-        ask: &mut Ask<'_>,
+        ask: &mut Context<'_>,
         asked: &ResumeAsk,
         found: &[Arc<Record>],
     ) -> Result<(), Refusal> {
@@ -251,41 +251,41 @@ impl Hub {
     /// The visit of a token; `None` if it is banned, and the connection has been told.
     fn visit_to_resume(
         &mut self,
-        ask: &mut Ask<'_>,
+        ask: &mut Context<'_>,
         token: &str,
-    ) -> Result<Option<VisitIx>, Refusal> {
+    ) -> Result<Option<UserIx>, Refusal> {
         let person = self.sessions.get(&hash(token));
-        let Some(visit) = person.and_then(|person| self.people.get(person)).copied() else {
+        let Some(visit) = person.and_then(|person| self.users_by_id.get(person)).copied() else {
             return refusal(
                 ErrorCode::BadPassword,
                 "no such session, or it is over; type /login NAME to begin a new one",
             );
         };
-        let (person, name) = (self.visits[visit].person, self.visits[visit].name.clone());
-        Ok((!self.turn_away(ask, person, &name)).then_some(visit))
+        let (person, name) = (self.users[visit].id, self.users[visit].name.clone());
+        Ok((!self.reject_banned(ask, person, &name)).then_some(visit))
     }
 
     /// Takes a visit's place, from wherever it is connected now.
-    fn take_visit(&mut self, ask: &mut Ask<'_>, visit: VisitIx, token: &str, after: u64) {
-        let (person, name) = (self.visits[visit].person, self.visits[visit].name.clone());
+    fn take_visit(&mut self, ask: &mut Context<'_>, visit: UserIx, token: &str, after: u64) {
+        let (person, name) = (self.users[visit].id, self.users[visit].name.clone());
         let kept = self.settings_of(visit);
-        match self.visits[visit].conn {
+        match self.users[visit].conn {
             Some(old) => {
-                self.part_with(old);
-                say_farewell(ask.turn, old, Farewell::Replaced, None);
+                self.close_connection(old);
+                send_farewell(ask.turn, old, Farewell::Replaced, None);
             }
             None => self.dropped.remove(person),
         }
         let peer = self.peer(ask.conn);
-        let me = &mut self.visits[visit];
+        let me = &mut self.users[visit];
         me.conn = Some(ask.conn);
         me.peer = peer;
-        me.feed = Feed::behind(after.max(me.first), false);
+        me.feed = DeliveryMode::behind(after.max(me.first), false);
         if let Some(session) = &mut me.session {
             session.token = Some(token.into());
         }
         if let Some(connection) = self.connection_mut(ask.conn) {
-            connection.stage = Stage::Present(visit);
+            connection.phase = Phase::LoggedIn(visit);
             for (setting, _) in Setting::TABLE {
                 if !connection.chosen[setting as usize] {
                     connection.settings.set(setting, kept.get(setting));
@@ -293,82 +293,82 @@ impl Hub {
             }
             ask.settings = connection.settings;
         }
-        for room in self.visits[visit].rooms.clone() {
+        for room in self.users[visit].rooms.clone() {
             self.rooms[room].was_visited = true;
         }
-        self.note_unsaved(visit);
+        self.mark_session_unsaved(visit);
         self.forget_audiences_of(visit);
-        let after = after.max(self.visits[visit].first);
-        let forgotten = self.visits[visit].memberships.forgotten();
+        let after = after.max(self.users[visit].first);
+        let forgotten = self.users[visit].memberships.forgotten();
         let text = if after < forgotten {
             format!("you are back; up to id {forgotten}, rooms that you have left may be missing")
         } else {
             "you are back".to_owned()
         };
         ask.reply(&Event::reply("WELCOME", name.as_str(), &text));
-        self.put_out_of_banned_rooms(ask, visit);
+        self.leave_banned_rooms(ask, visit);
         ask.turn.tell_when_drained(ask.conn);
     }
 
     /// A connection ends without its person having said so: with a session it
     /// may come back, without one this is the end.
-    pub(super) fn drop_out(
+    pub(super) fn handle_disconnect(
         &mut self,
         now: Now,
         conn: ConnId,
         farewell: Option<Farewell>,
         turn: &mut Turn,
     ) {
-        let visit = match self.connection(conn).map(|c| c.stage) {
-            Some(Stage::Present(visit)) if self.visits[visit].session.is_some() => visit,
+        let visit = match self.connection(conn).map(|c| c.phase) {
+            Some(Phase::LoggedIn(visit)) if self.users[visit].session.is_some() => visit,
             _ => return self.leave(now, conn, farewell, None, turn),
         };
         let settings = self.settings(conn);
-        self.part_with(conn);
-        let me = &mut self.visits[visit];
+        self.close_connection(conn);
+        let me = &mut self.users[visit];
         me.conn = None;
         if let Some(session) = &mut me.session {
             session.settings = settings;
         }
         self.forget_audiences_of(visit);
         match farewell {
-            Some(farewell) => say_farewell(turn, conn, farewell, None),
+            Some(farewell) => send_farewell(turn, conn, farewell, None),
             None => turn.close(conn),
         }
-        let network = self.expect_back(now.since_start, visit);
+        let network = self.start_grace(now.since_start, visit);
         let most = self.limits.max_per_address;
         if let Some(first) = network.and_then(|network| self.dropped.one_too_many(network, most)) {
-            self.give_up(now, first, turn);
+            self.expire_session(now, first, turn);
         }
     }
 
     /// Who is not connected is waited for; tells for which network that counts.
-    fn expect_back(&mut self, now: Duration, visit: VisitIx) -> Option<IpAddr> {
-        let Visit { person, peer, .. } = self.visits[visit];
+    fn start_grace(&mut self, now: Duration, visit: UserIx) -> Option<IpAddr> {
+        let User { id, peer, .. } = self.users[visit];
         let network = peer.filter(|peer| self.limits.are_for(*peer)).map(Peer::network);
-        self.dropped.add(now + self.limits.session_grace, person, network);
+        self.dropped.add(now + self.limits.session_grace, id, network);
         network
     }
 
     /// Who dropped did not come back in time, or is too many to be waited for.
-    pub(super) fn give_up(&mut self, now: Now, person: PersonId, turn: &mut Turn) {
-        if let Some(visit) = self.people.get(&person).copied() {
-            self.end_visit(now, visit, None, turn);
+    pub(super) fn expire_session(&mut self, now: Now, person: UserId, turn: &mut Turn) {
+        if let Some(visit) = self.users_by_id.get(&person).copied() {
+            self.end_user(now, visit, None, turn);
         }
     }
 
     /// A visit is over, and cannot be come back to.
-    pub(super) fn end_session(&mut self, visit: VisitIx) {
-        let me = &mut self.visits[visit];
+    pub(super) fn end_session(&mut self, visit: UserIx) {
+        let me = &mut self.users[visit];
         if let Some(session) = me.session.take() {
             self.sessions.remove(&session.hash);
-            self.unsaved.insert((Shelf::Visit, me.person.0));
-            self.dropped.remove(me.person);
+            self.unsaved.insert((Collection::Session, me.id.0));
+            self.dropped.remove(me.id);
         }
     }
 
-    fn settings_of(&self, visit: VisitIx) -> Settings {
-        let Visit { conn, session, .. } = &self.visits[visit];
+    fn settings_of(&self, visit: UserIx) -> Settings {
+        let User { conn, session, .. } = &self.users[visit];
         match conn {
             Some(conn) => self.settings(*conn),
             None => session.as_ref().map(|session| session.settings).unwrap_or_default(),
@@ -376,24 +376,24 @@ impl Hub {
     }
 
     /// What is kept of a visit has changed.
-    pub(super) fn note_unsaved(&mut self, visit: VisitIx) {
-        let Visit { person, session, .. } = &self.visits[visit];
+    pub(super) fn mark_session_unsaved(&mut self, visit: UserIx) {
+        let User { id, session, .. } = &self.users[visit];
         if session.is_some() {
-            self.unsaved.insert((Shelf::Visit, person.0));
+            self.unsaved.insert((Collection::Session, id.0));
         }
     }
 
     /// What is kept of a visit; `None` if it cannot be come back to.
-    pub(super) fn saved_visit(&self, person: PersonId) -> Option<String> {
-        let visit = *self.people.get(&person)?;
-        let me = &self.visits[visit];
+    pub(super) fn saved_session(&self, person: UserId) -> Option<String> {
+        let visit = *self.users_by_id.get(&person)?;
+        let me = &self.users[visit];
         let session = me.session.as_ref()?;
         let mut rooms = me.rooms.clone();
         if let Some(at) = rooms.iter().position(|room| Some(*room) == me.current) {
             let current = rooms.remove(at);
             rooms.push(current);
         }
-        let saved = SavedVisit {
+        let saved = SavedSession {
             name: me.name.clone(),
             token: session.hash,
             first: me.first,
@@ -404,9 +404,9 @@ impl Hub {
             stays: me.memberships.recent().to_vec(),
             away: me.away.as_ref().map(|away| away.text.to_string()),
             query: match me.query {
-                Query::Off => SavedQuery::Off,
-                Query::On(other) => SavedQuery::On(other),
-                Query::Gone => SavedQuery::Gone,
+                QueryState::Off => SavedQuery::Off,
+                QueryState::On(other) => SavedQuery::On(other),
+                QueryState::Gone => SavedQuery::Gone,
             },
             ignores: self.ignores_of(visit),
             forgotten: me.memberships.forgotten(),
@@ -421,89 +421,89 @@ impl Hub {
     }
 
     /// Who could come back when the house was closed gets their time again.
-    pub(super) fn restore(&mut self, things: &[(Shelf, u64, String)]) -> Result<(), Unreadable> {
+    pub(super) fn restore(&mut self, things: &[(Collection, u64, String)]) -> Result<(), UnreadableEntry> {
         let (mut visits, mut blocks) = (Vec::new(), Vec::new());
         for (shelf, key, value) in things {
-            let person = PersonId(*key);
+            let person = UserId(*key);
             let restored = match shelf {
-                Shelf::Account => self.restore_account(person, value),
-                Shelf::Mail => self.restore_mail(*key, value),
-                Shelf::Order => self.restore_order(*key, value),
-                Shelf::Stays => {
+                Collection::Account => self.restore_account(person, value),
+                Collection::Mail => self.restore_mail(*key, value),
+                Collection::Moderation => self.restore_moderation(*key, value),
+                Collection::Spans => {
                     blocks.push((*key, value));
                     Ok(())
                 }
-                Shelf::Visit => {
+                Collection::Session => {
                     serde_json::from_str(value).map(|saved| visits.push((person, saved)))
                 }
             };
-            restored.map_err(|why| Unreadable { shelf: *shelf, key: *key, why })?;
+            restored.map_err(|why| UnreadableEntry { shelf: *shelf, key: *key, why })?;
         }
         // When all else is there.
         for (person, saved) in &visits {
-            self.restore_visit(*person, saved);
+            self.restore_session(*person, saved);
         }
         blocks.sort_unstable_by_key(|(key, _)| *key);
         for (key, value) in blocks {
             let restored = self.restore_block(key, value);
-            restored.map_err(|why| Unreadable { shelf: Shelf::Stays, key, why })?;
+            restored.map_err(|why| UnreadableEntry { shelf: Collection::Spans, key, why })?;
         }
         for (person, saved) in &visits {
             self.restore_rights(*person, &saved.operates);
         }
         // When all are here: who has to do with whom.
         for (person, saved) in visits {
-            self.restore_ties(person, saved);
+            self.restore_relations(person, saved);
         }
-        self.tidy_orders();
+        self.prune_all_moderation();
         self.restore_operators();
         Ok(())
     }
 
-    fn restore_visit(&mut self, person: PersonId, saved: &SavedVisit) {
+    fn restore_session(&mut self, person: UserId, saved: &SavedSession) {
         if self.names.contains_key(saved.name.key()) {
             return; // never kept so; the first one has it
         }
         let settings = saved.settings;
         let session = Session { hash: saved.token, token: None, settings };
-        let visit = self.visits.insert(Visit {
-            person,
+        let visit = self.users.insert(User {
+            id: person,
             name: saved.name.clone(),
             conn: None,
             peer: saved.address.map(Peer::new),
             session: Some(Box::new(session)),
             first: saved.first,
-            feed: Feed::Live,
-            missed: None,
+            feed: DeliveryMode::Live,
+            deferred: None,
             rooms: Vec::new(),
             memberships: Memberships::new(saved.stays.clone(), saved.forgotten),
             current: None,
-            query: Query::Off,
-            heard: None,
+            query: QueryState::Off,
+            reply_target: None,
             away: saved.away.as_deref().map(|text| Away { text: text.into() }),
-            ties: Ties::default(),
+            relations: Relations::default(),
             since: saved.since,
-            active: Duration::ZERO,
+            last_active: Duration::ZERO,
         });
-        self.give_name(visit, &saved.name);
-        self.people.insert(person, visit);
+        self.assign_name(visit, &saved.name);
+        self.users_by_id.insert(person, visit);
         self.sessions.insert(saved.token, person);
-        self.expect_back(Duration::ZERO, visit);
+        self.start_grace(Duration::ZERO, visit);
         for (at, name) in saved.rooms.iter().enumerate() {
-            let room = self.wake(name).unwrap_or_else(|| self.room_or_new(name));
+            let room = self.activate(name).unwrap_or_else(|| self.room_or_new(name));
             let arrival = saved.arrivals.get(at).copied().unwrap_or_default();
             self.last_arrival = self.last_arrival.max(arrival);
             self.rooms[room].admit(saved.name.key().clone(), visit, arrival);
-            self.visits[visit].rooms.push(room);
+            self.users[visit].rooms.push(room);
         }
         if saved.has_current {
-            self.visits[visit].current = self.visits[visit].rooms.last().copied();
+            self.users[visit].current = self.users[visit].rooms.last().copied();
         }
     }
 
     /// The rights of guests are kept with their sessions. A room that nobody is in any
     /// more has ended, if nothing else was decided there.
-    fn restore_rights(&mut self, person: PersonId, operates: &[RoomName]) {
+    fn restore_rights(&mut self, person: UserId, operates: &[RoomName]) {
         for name in operates {
             if let Some(room) = self.room_names.get(name.key()).copied() {
                 self.make_operator(room, person);
@@ -511,31 +511,31 @@ impl Hub {
         }
     }
 
-    fn restore_ties(&mut self, person: PersonId, saved: SavedVisit) {
-        let Some(visit) = self.people.get(&person).copied() else { return };
+    fn restore_relations(&mut self, person: UserId, saved: SavedSession) {
+        let Some(visit) = self.users_by_id.get(&person).copied() else { return };
         // An account's are kept with the account.
         if let Some(account) = self.accounts.of_mut(person) {
             account.ignores.clear();
         }
         self.restore_ignores(visit, saved.ignores);
-        self.visits[visit].query = match saved.query {
-            SavedQuery::Off => Query::Off,
-            SavedQuery::On(other) => match self.people.get(&other).copied() {
+        self.users[visit].query = match saved.query {
+            SavedQuery::Off => QueryState::Off,
+            SavedQuery::On(other) => match self.users_by_id.get(&other).copied() {
                 Some(with) => {
-                    self.visits[with].ties.queried_by.push(person);
-                    Query::On(other)
+                    self.users[with].relations.queried_by.push(person);
+                    QueryState::On(other)
                 }
-                None => Query::Gone,
+                None => QueryState::Gone,
             },
-            SavedQuery::Gone => Query::Gone,
+            SavedQuery::Gone => QueryState::Gone,
         };
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial::{connect, connect_from, handle, hub, restarted, said, say, session};
-    use super::super::{Flow, Input, Limits, Rows};
+    use super::super::trial::{connect, connect_from, handle, hub, restarted, message, say, session};
+    use super::super::{Flow, Input, Limits, ReadResult};
     use super::*;
 
     const WENT_BACK: &str = "[ERROR bad-argument] ids went back (restored backup?)\n";
@@ -554,8 +554,8 @@ mod tests {
     }
 
     /// Message 2 as the log has it.
-    fn row() -> Rows {
-        Rows { records: vec![said(2, "lobby", None, "two")], ..Rows::default() }
+    fn row() -> ReadResult {
+        ReadResult { records: vec![message(2, "lobby", None, "two")], ..ReadResult::default() }
     }
 
     #[test]
@@ -565,8 +565,8 @@ mod tests {
             (right, row(), "[WELCOME bob] you are back\n"),
             (Stamp(1), row(), WENT_BACK),
             // Forgotten, or never a message: its time cannot be known.
-            (Stamp(1), Rows::default(), "[WELCOME bob] you are back\n"),
-            (right, Rows::failed(), "[ERROR storage-full] "),
+            (Stamp(1), ReadResult::default(), "[WELCOME bob] you are back\n"),
+            (right, ReadResult::failed(), "[ERROR storage-full] "),
         ] {
             let (mut hub, token) = restarted_with_session();
             let (flow, told) = say(&mut hub, 0, &format!("/resume {token} 2 {time}"));
@@ -619,7 +619,7 @@ mod tests {
         // And a connection that is gone by then gets nothing.
         let (mut hub, token) = restarted_with_session();
         say(&mut hub, 0, &format!("/resume {token} 2 {}", Stamp(0)));
-        handle(&mut hub, 0, Input::Lost);
+        handle(&mut hub, 0, Input::Disconnected);
         let (_, told) = handle(&mut hub, 0, Input::Page(row()));
         assert_eq!(told.text, "");
         hub.check_invariants();
@@ -630,13 +630,13 @@ mod tests {
         connect_from(hub, slot, address);
         say(hub, slot, &format!("p{slot}"));
         session(hub, slot);
-        handle(hub, slot, Input::Lost);
-        hub.forget(super::super::trial::conn(slot));
+        handle(hub, slot, Input::Disconnected);
+        hub.forget_connection(super::super::trial::conn(slot));
         hub.check_invariants();
     }
 
     fn is_held(hub: &Hub, slot: u32) -> bool {
-        hub.visit_named(&format!("p{slot}")).is_some()
+        hub.user_named(&format!("p{slot}")).is_some()
     }
 
     #[test]
@@ -673,8 +673,8 @@ mod tests {
                 say(&mut hub, 1, "carol");
                 say(&mut hub, 1, "/join ops");
                 let token = session(&mut hub, 1);
-                handle(&mut hub, 1, Input::Lost);
-                hub.forget(super::super::trial::conn(1));
+                handle(&mut hub, 1, Input::Disconnected);
+                hub.forget_connection(super::super::trial::conn(1));
                 if is_restarted {
                     hub = restarted(&hub);
                     connect_from(&mut hub, 0, [198, 51, 100, 1]);

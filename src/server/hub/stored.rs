@@ -4,7 +4,7 @@
 //! refused; it stays in `unsaved` until it is stored.
 
 use super::secrets::Purpose;
-use super::{ErrorCode, Hub, PersonId, Refusal, Shelf, VisitIx, keeping, session};
+use super::{ErrorCode, Hub, UserId, Refusal, Collection, UserIx, keeping, session};
 use crate::commands::Command;
 
 /// Whether changes can be stored in the present turn.
@@ -46,7 +46,7 @@ impl Hub {
     /// Whether a command may be executed now. `Ok(false)`: when storage is known.
     pub(super) fn need_storage(
         &mut self,
-        visit: VisitIx,
+        visit: UserIx,
         command: Command<'_>,
     ) -> Result<bool, Refusal> {
         if self.storage == Storage::Open || !self.changes_stored(visit, command) {
@@ -62,7 +62,7 @@ impl Hub {
     /// The same for what comes of a password, when it has been hashed.
     pub(super) fn need_storage_for(
         &self,
-        visit: VisitIx,
+        visit: UserIx,
         purpose: &Purpose,
     ) -> Result<(), Refusal> {
         let changes_stored = match purpose {
@@ -74,7 +74,7 @@ impl Hub {
     }
 
     /// Whether a command of this user may change what is stored.
-    fn changes_stored(&self, visit: VisitIx, command: Command<'_>) -> bool {
+    fn changes_stored(&self, visit: UserIx, command: Command<'_>) -> bool {
         use Command as C;
         match command {
             C::Register { .. }
@@ -97,14 +97,14 @@ impl Hub {
             | C::Gunban { .. } => true,
             C::Topic { text } => text.is_some(),
             C::Set { change: None } | C::Ignore { name: None } => false,
-            _ => session::changes_visit(command) && self.is_stored(visit),
+            _ => session::changes_session(command) && self.is_stored(visit),
         }
     }
 
     /// Whether anything of a user is stored: a session or an account.
-    fn is_stored(&self, visit: VisitIx) -> bool {
-        let me = &self.visits[visit];
-        me.session.is_some() || self.accounts.of(me.person).is_some()
+    fn is_stored(&self, visit: UserIx) -> bool {
+        let me = &self.users[visit];
+        me.session.is_some() || self.accounts.of(me.id).is_some()
     }
 
     /// What is not stored, for people; not all of it, if it is much.
@@ -119,24 +119,24 @@ impl Hub {
         names.join(", ")
     }
 
-    fn describe_entry(&self, kind: Shelf, key: u64) -> String {
-        let person = PersonId(key);
+    fn describe_entry(&self, kind: Collection, key: u64) -> String {
+        let person = UserId(key);
         match kind {
-            Shelf::Visit => match self.people.get(&person) {
-                Some(visit) => format!("the session of {}", self.visits[*visit].name),
+            Collection::Session => match self.users_by_id.get(&person) {
+                Some(visit) => format!("the session of {}", self.users[*visit].name),
                 None => "the end of a session".to_owned(),
             },
-            Shelf::Account => match self.accounts.of(person) {
+            Collection::Account => match self.accounts.of(person) {
                 Some(account) => format!("the account {}", account.name),
                 None => "the end of an account".to_owned(),
             },
-            Shelf::Mail => match self.mail.owner(key).and_then(|owner| self.accounts.of(owner)) {
+            Collection::Mail => match self.mail.owner(key).and_then(|owner| self.accounts.of(owner)) {
                 Some(account) => format!("a message that waits for {}", account.name),
                 None => "that a waiting message was delivered".to_owned(),
             },
-            Shelf::Stays => "memberships of a session".to_owned(),
-            Shelf::Order if key == keeping::SERVER => "the server's bans and operators".to_owned(),
-            Shelf::Order => match self.orders.get(&key) {
+            Collection::Spans => "memberships of a session".to_owned(),
+            Collection::Moderation if key == keeping::SERVER_ID => "the server's bans and operators".to_owned(),
+            Collection::Moderation => match self.moderated_rooms.get(&key) {
                 Some(room) => format!("what was decided in {room}"),
                 None => "the end of a room".to_owned(),
             },
@@ -203,7 +203,7 @@ mod tests {
         say(&mut hub, 0, "alice");
         register(&mut hub, 0);
         say(&mut hub, 0, "/session");
-        hub.note_kept();
+        hub.mark_saved();
         hub.set_storage(Storage::Closed);
         for text in ["/join red", "/part", "/nick carol", "/away x", "/set joins on", "/passwd new"]
         {

@@ -4,32 +4,32 @@
 //! `#ops * server made bob an operator`: nobody can be called so.
 
 use super::order::Scope;
-use super::{Event, Hub, Now, PersonId, RoomIx, Tags, Topic, Turn, VisitIx};
+use super::{Event, Hub, Now, UserId, RoomIx, Tags, Topic, Turn, UserIx};
 
 /// Who appoints the successor.
 const SERVER: &str = "server";
 
 impl Hub {
     /// Gives somebody the right to moderate a room.
-    pub(super) fn make_operator(&mut self, room: RoomIx, person: PersonId) {
+    pub(super) fn make_operator(&mut self, room: RoomIx, person: UserId) {
         self.rooms[room].order.promote(person);
-        if let Some(visit) = self.people.get(&person).copied() {
+        if let Some(visit) = self.users_by_id.get(&person).copied() {
             self.note_led(visit, room);
-            self.note_unsaved(visit);
+            self.mark_session_unsaved(visit);
         }
-        self.note_order_unsaved(Scope::Room(room));
+        self.mark_moderation_unsaved(Scope::Room(room));
     }
 
     /// Remembers with a visit that it moderates a room, so that its end costs no search
     /// through all rooms. Rooms that have ended are dropped from the list here.
-    pub(super) fn note_led(&mut self, visit: VisitIx, room: RoomIx) {
-        let person = self.visits[visit].person;
-        let mut leads = std::mem::take(&mut self.visits[visit].ties.leads);
+    pub(super) fn note_led(&mut self, visit: UserIx, room: RoomIx) {
+        let person = self.users[visit].id;
+        let mut leads = std::mem::take(&mut self.users[visit].relations.leads);
         leads.retain(|led| {
             *led != room && self.rooms.get(*led).is_some_and(|led| led.order.is_operator(person))
         });
         leads.push(room);
-        self.visits[visit].ties.leads = leads;
+        self.users[visit].relations.leads = leads;
     }
 
     /// Whether anybody but one person may moderate a room and could come into it.
@@ -38,13 +38,13 @@ impl Hub {
         &self,
         now: Option<Now>,
         room: RoomIx,
-        except: Option<PersonId>,
+        except: Option<UserId>,
     ) -> bool {
         let order = &self.rooms[room].order;
         order.operators.iter().filter(|person| Some(**person) != except).any(|person| {
-            let is_banned = self.server_order.bans_person(now, *person)
-                || (order.bans_person(now, *person) && !self.rules_server(*person));
-            self.lasts(*person) && !is_banned
+            let is_banned = self.server_moderation.bans_person(now, *person)
+                || (order.bans_person(now, *person) && !self.is_server_operator(*person));
+            self.can_return(*person) && !is_banned
         })
     }
 
@@ -54,10 +54,10 @@ impl Hub {
         &self,
         now: Option<Now>,
         room: RoomIx,
-        except: Option<PersonId>,
+        except: Option<UserId>,
     ) -> bool {
-        let mut rulers = self.server_order.operators.iter();
-        rulers.any(|ruler| self.people.contains_key(ruler))
+        let mut rulers = self.server_moderation.operators.iter();
+        rulers.any(|ruler| self.users_by_id.contains_key(ruler))
             || self.has_able_operator(now, room, except)
     }
 
@@ -83,13 +83,13 @@ impl Hub {
 
     /// Makes a member the operator and tells the room; in a large one, which many may
     /// leave at once, only the member is told.
-    pub(super) fn hand_over(&mut self, now: Now, room: RoomIx, heir: VisitIx, turn: &mut Turn) {
-        self.make_operator(room, self.visits[heir].person);
-        let (shown, name) = (self.rooms[room].name.clone(), self.visits[heir].name.clone());
+    pub(super) fn hand_over(&mut self, now: Now, room: RoomIx, heir: UserIx, turn: &mut Turn) {
+        self.make_operator(room, self.users[heir].id);
+        let (shown, name) = (self.rooms[room].name.clone(), self.users[heir].name.clone());
         let event = Event::Promoted { room: shown.as_str(), by: SERVER, name: name.as_str() };
         if self.is_quiet(room) {
             let tags = Tags { time: Some(self.stamp(now)), ..Tags::default() };
-            self.tell(heir, &tags, &event, turn);
+            self.send_to_user(heir, &tags, &event, turn);
         } else {
             self.announce(now, &[room], Topic::Talk, None, &event, turn);
         }
@@ -101,13 +101,13 @@ impl Hub {
         &self,
         now: Option<Now>,
         room: RoomIx,
-        except: Option<PersonId>,
-    ) -> Option<VisitIx> {
+        except: Option<UserId>,
+    ) -> Option<UserIx> {
         let order = &self.rooms[room].order;
         let members = self.rooms[room].arrivals();
-        let members = members.filter(|(_, visit)| Some(self.visits[*visit].person) != except);
-        let rank = |(arrival, visit): &(u64, VisitIx)| {
-            let person = self.visits[*visit].person;
+        let members = members.filter(|(_, visit)| Some(self.users[*visit].id) != except);
+        let rank = |(arrival, visit): &(u64, UserIx)| {
+            let person = self.users[*visit].id;
             // Older data knows no arrivals: then whoever logged in first.
             (order.mutes_person(now, person), *arrival, person)
         };
@@ -123,11 +123,11 @@ impl Hub {
                 continue;
             }
             let Some(heir) = self.heir(None, room, None) else { continue };
-            self.make_operator(room, self.visits[heir].person);
-            let (shown, name) = (self.rooms[room].name.clone(), self.visits[heir].name.clone());
+            self.make_operator(room, self.users[heir].id);
+            let (shown, name) = (self.rooms[room].name.clone(), self.users[heir].name.clone());
             let event = Event::Promoted { room: shown.as_str(), by: SERVER, name: name.as_str() };
             let tags = Tags { time: Some(self.last_time), ..Tags::default() };
-            let members: Vec<VisitIx> = self.rooms[room].members().map(|(_, v)| v).collect();
+            let members: Vec<UserIx> = self.rooms[room].members().map(|(_, v)| v).collect();
             self.tell_on_return(members, &tags, &event);
         }
     }
@@ -161,8 +161,8 @@ mod tests {
 
     fn operators(hub: &Hub) -> Vec<&str> {
         let (_, room) = hub.rooms.iter().nth(1).expect("#ops");
-        let here = room.order.operators.iter().filter_map(|person| hub.people.get(person));
-        here.map(|visit| hub.visits[*visit].name.as_str()).collect()
+        let here = room.order.operators.iter().filter_map(|person| hub.users_by_id.get(person));
+        here.map(|visit| hub.users[*visit].name.as_str()).collect()
     }
 
     #[test]
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(operators(&hub), ["carol"]);
         hub.check_invariants();
         for (slot, left) in [(2, "bob"), (1, "dave")] {
-            handle(&mut hub, slot, Input::Lost);
+            handle(&mut hub, slot, Input::Disconnected);
             assert_eq!(operators(&hub), [left]);
             hub.check_invariants();
         }
@@ -197,10 +197,10 @@ mod tests {
         say(&mut hub, 0, "/part");
         assert_eq!(operators(&hub), ["alice"], "online");
         session(&mut hub, 0);
-        handle(&mut hub, 0, Input::Lost);
+        handle(&mut hub, 0, Input::Disconnected);
         assert_eq!(operators(&hub), ["alice"], "dropped");
         hub = restarted(&hub);
-        assert!(hub.people.len() == 1, "only alice had a session");
+        assert!(hub.users_by_id.len() == 1, "only alice had a session");
         let mut hub = house();
         register(&mut hub, 0);
         say(&mut hub, 0, "/quit");
@@ -213,8 +213,8 @@ mod tests {
         let mut hub = house();
         session(&mut hub, 0);
         say(&mut hub, 0, "/part");
-        handle(&mut hub, 0, Input::Lost);
-        hub.forget(conn(0));
+        handle(&mut hub, 0, Input::Disconnected);
+        hub.forget_connection(conn(0));
         let told = tick_at(&mut hub, Duration::from_mins(2), 1);
         assert!(told.text.contains("#ops * server made carol an operator"), "{}", told.text);
         assert_eq!(operators(&hub), ["carol"]);
@@ -266,7 +266,7 @@ mod tests {
         say(&mut hub, 0, "/quit");
         assert!(operators(&hub).is_empty());
         hub.check_invariants();
-        let (_, told) = handle(&mut hub, 4, Input::Lost);
+        let (_, told) = handle(&mut hub, 4, Input::Disconnected);
         assert_eq!(told.text, "");
         assert_eq!(operators(&hub), ["carol"]);
         hub.check_invariants();
@@ -292,7 +292,7 @@ mod tests {
         say(&mut hub, 0, "/login alice secret");
         let right = Outcome::Checked(true);
         handle(&mut hub, 0, Input::Hashed(right));
-        assert!(hub.people.contains_key(&person));
+        assert!(hub.users_by_id.contains_key(&person));
         say(&mut hub, 0, "/unregister secret");
         let right = Outcome::Checked(true);
         handle(&mut hub, 0, Input::Hashed(right));

@@ -4,18 +4,18 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::{
-    Ask, ErrorCode, Event, Hub, Query, Refusal, RoomIx, Tags, Topic, VisitIx, no_such_user, refusal,
+    Context, ErrorCode, Event, Hub, QueryState, Refusal, RoomIx, Tags, Topic, UserIx, no_such_user, refusal,
 };
 use crate::commands::Target;
 use crate::protocol::{Cid, Key, RoomName};
-use crate::server::log::{PersonId, Recipient, Record};
+use crate::server::log::{UserId, Recipient, Record};
 
 /// The marked messages of late, by who marked them: a mark that comes again
 /// means the same message, not another. As many as the history in memory holds, and
 /// as much text.
 #[derive(Debug)]
 pub(super) struct RecentCids {
-    records: HashMap<(PersonId, Cid), Arc<Record>>,
+    records: HashMap<(UserId, Cid), Arc<Record>>,
     /// The same, oldest first.
     order: VecDeque<Arc<Record>>,
     size: usize,
@@ -28,18 +28,18 @@ impl RecentCids {
         Self { records: HashMap::new(), order: VecDeque::new(), size: 0, max, max_size }
     }
 
-    fn find(&self, author: PersonId, cid: &Cid) -> Option<Arc<Record>> {
+    fn find(&self, author: UserId, cid: &Cid) -> Option<Arc<Record>> {
         self.records.get(&(author, cid.clone())).cloned()
     }
 
-    fn forget(&mut self, author: PersonId, cid: &Cid) {
+    fn forget(&mut self, author: UserId, cid: &Cid) {
         if let Some(record) = self.records.remove(&(author, cid.clone())) {
-            self.pass_over(&record);
+            self.remove(&record);
         }
     }
 
     /// It is not among them any more.
-    fn pass_over(&mut self, record: &Record) {
+    fn remove(&mut self, record: &Record) {
         if let Ok(at) = self.order.binary_search_by_key(&record.id, |record| record.id) {
             self.order.remove(at);
             self.size -= record.text.len();
@@ -51,7 +51,7 @@ impl RecentCids {
         let Some(cid) = &record.cid else { return };
         let key = (record.author, cid.clone());
         if let Some(older) = self.records.insert(key, record.clone()) {
-            self.pass_over(&older);
+            self.remove(&older);
         }
         self.order.push_back(record.clone());
         self.size += record.text.len();
@@ -68,31 +68,31 @@ impl RecentCids {
 impl Hub {
     /// A plain line, or `/me`: to whom the query is for, else to the current
     /// room, else nowhere. It never goes anywhere the person did not choose.
-    pub(super) fn say(
+    pub(super) fn post(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         text: &str,
         is_action: bool,
     ) -> Result<(), Refusal> {
         if self.repeat(ask, visit) {
             return Ok(());
         }
-        let me = &self.visits[visit];
+        let me = &self.users[visit];
         match (me.query, me.current) {
-            (Query::On(person), _) => match self.people.get(&person).copied() {
+            (QueryState::On(person), _) => match self.users_by_id.get(&person).copied() {
                 Some(to) => {
-                    self.say_privately(ask, visit, to, text, is_action);
+                    self.post_private(ask, visit, to, text, is_action);
                     Ok(())
                 }
                 None => refusal(ErrorCode::NoTarget, "nobody is there; nobody saw it"),
             },
-            (Query::Gone, _) => refusal(
+            (QueryState::Gone, _) => refusal(
                 ErrorCode::NoTarget,
                 "whom you talked to is gone; nobody saw this; /query or /join says where lines go",
             ),
-            (Query::Off, Some(room)) => self.say_in_room(ask, visit, room, text, is_action),
-            (Query::Off, None) => refusal(
+            (QueryState::Off, Some(room)) => self.post_to_room(ask, visit, room, text, is_action),
+            (QueryState::Off, None) => refusal(
                 ErrorCode::NoTarget,
                 "you are in no room that lines go to; nobody saw this; /join one first",
             ),
@@ -101,8 +101,8 @@ impl Hub {
 
     pub(super) fn message(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         to: Target<'_>,
         text: &str,
     ) -> Result<(), Refusal> {
@@ -112,15 +112,15 @@ impl Hub {
         match to {
             Target::Room(name) => {
                 let room = self.room_of(visit, name)?;
-                self.say_in_room(ask, visit, room, text, false)
+                self.post_to_room(ask, visit, room, text, false)
             }
-            Target::Person(name) => match self.visit_named(name) {
+            Target::Person(name) => match self.user_named(name) {
                 Some(to) => {
-                    self.say_privately(ask, visit, to, text, false);
+                    self.post_private(ask, visit, to, text, false);
                     Ok(())
                 }
                 None if self.accounts.named(&Key::fold(name)).is_some() => {
-                    self.say_to_owner(ask, visit, &Key::fold(name), text)
+                    self.send_to_owner(ask, visit, &Key::fold(name), text)
                 }
                 None if self.room_of(visit, name).is_ok() => refusal(
                     ErrorCode::NoSuchUser,
@@ -132,25 +132,25 @@ impl Hub {
     }
 
     /// `/reply`.
-    pub(super) fn answer(
+    pub(super) fn reply(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         text: &str,
     ) -> Result<(), Refusal> {
         if self.repeat(ask, visit) {
             return Ok(());
         }
-        let Some(heard) = self.visits[visit].heard else {
+        let Some(heard) = self.users[visit].reply_target else {
             return refusal(ErrorCode::NoTarget, "nobody has written to you; use /msg NAME TEXT");
         };
-        match self.people.get(&heard).copied() {
+        match self.users_by_id.get(&heard).copied() {
             Some(to) => {
-                self.say_privately(ask, visit, to, text, false);
+                self.post_private(ask, visit, to, text, false);
                 Ok(())
             }
             None if self.accounts.of(heard).is_some() => {
-                self.say_to_account(ask, visit, heard, text)
+                self.send_to_account(ask, visit, heard, text)
             }
             None => refusal(ErrorCode::NoTarget, "who last wrote to you is gone; nobody saw this"),
         }
@@ -158,55 +158,55 @@ impl Hub {
 
     pub(super) fn query(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         name: Option<&str>,
     ) -> Result<(), Refusal> {
         let Some(name) = name else {
-            self.end_query(visit, Query::Off);
-            let text = match self.visits[visit].current {
+            self.end_query(visit, QueryState::Off);
+            let text = match self.users[visit].current {
                 Some(room) => format!("plain lines go to {}", self.rooms[room].name),
                 None => "plain lines go nowhere; /join a room first".to_owned(),
             };
             ask.reply(&Event::reply("QUERY", "off", &text));
             return Ok(());
         };
-        let Some(other) = self.visit_named(name) else { return no_such_user(name) };
-        self.end_query(visit, Query::On(self.visits[other].person));
-        let me = self.visits[visit].person;
-        self.visits[other].ties.queried_by.push(me);
-        let name = self.visits[other].name.as_str();
+        let Some(other) = self.user_named(name) else { return no_such_user(name) };
+        self.end_query(visit, QueryState::On(self.users[other].id));
+        let me = self.users[visit].id;
+        self.users[other].relations.queried_by.push(me);
+        let name = self.users[other].name.as_str();
         let text = format!("plain lines go to {name}; /query alone ends it");
         ask.reply(&Event::reply("QUERY", name, &text));
         Ok(())
     }
 
     /// Ends the query that is on, and goes on with `next`.
-    pub(super) fn end_query(&mut self, visit: VisitIx, next: Query) {
-        let me = self.visits[visit].person;
-        if let Query::On(other) = std::mem::replace(&mut self.visits[visit].query, next)
-            && let Some(other) = self.people.get(&other)
+    pub(super) fn end_query(&mut self, visit: UserIx, next: QueryState) {
+        let me = self.users[visit].id;
+        if let QueryState::On(other) = std::mem::replace(&mut self.users[visit].query, next)
+            && let Some(other) = self.users_by_id.get(&other)
         {
-            self.visits[*other].ties.queried_by.retain(|person| *person != me);
+            self.users[*other].relations.queried_by.retain(|person| *person != me);
         }
     }
 
-    fn say_in_room(
+    fn post_to_room(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         room: usize,
         text: &str,
         is_action: bool,
     ) -> Result<(), Refusal> {
-        self.need_voice(ask.now, visit, room)?;
+        self.require_not_muted(ask.now, visit, room)?;
         let to = Recipient::Room(self.rooms[room].name.clone());
         // The author's own copy: in the room's line, unless it has to carry a
         // mark of its own or is not wanted.
         let has_own_answer = ask.cid.is_some() || !ask.settings.echo;
         let mut except = if has_own_answer { vec![ask.conn] } else { Vec::new() };
-        let ignoring = &self.visits[visit].ties.ignored_by;
-        except.extend(ignoring.iter().filter_map(|p| self.visits[self.people[p]].conn));
+        let ignoring = &self.users[visit].relations.ignored_by;
+        except.extend(ignoring.iter().filter_map(|p| self.users[self.users_by_id[p]].conn));
         let audience = self.audience(room);
         let record = self.record(ask, visit, to, text, is_action);
         ask.saying(&record, |ask| {
@@ -226,17 +226,17 @@ impl Hub {
         Ok(())
     }
 
-    pub(super) fn say_privately(
+    pub(super) fn post_private(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
-        to: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
+        to: UserIx,
         text: &str,
         is_action: bool,
     ) {
-        let (me, other) = (self.visits[visit].person, self.visits[to].person);
-        let recipient = Recipient::Person(other, self.visits[to].name.clone());
-        let is_heard = !self.visits[to].ties.ignores.iter().any(|ignored| ignored.person == me);
+        let (me, other) = (self.users[visit].id, self.users[to].id);
+        let recipient = Recipient::Person(other, self.users[to].name.clone());
+        let is_heard = !self.users[to].relations.ignores.iter().any(|ignored| ignored.person == me);
         let record = self.record(ask, visit, recipient, text, is_action);
         ask.saying(&record, |ask| {
             self.echo(ask, &record);
@@ -246,23 +246,23 @@ impl Hub {
                 message.place = crate::protocol::Place::ToMe;
                 self.deliver(to, &tags_of(&record), &Event::Message(message), ask.turn);
             }
-            if let Some(away) = &self.visits[to].away
-                && self.hears_echo(ask)
+            if let Some(away) = &self.users[to].away
+                && self.wants_echo(ask)
             {
-                ask.reply(&Event::reply("AWAY", self.visits[to].name.as_str(), &away.text));
+                ask.reply(&Event::reply("AWAY", self.users[to].name.as_str(), &away.text));
             }
         });
         if is_heard {
-            self.visits[to].heard = Some(me);
-            if self.visits[to].conn.is_none() && self.accounts.of(other).is_some() {
-                self.post(other, record.id); // in case they do not come back in time
+            self.users[to].reply_target = Some(me);
+            if self.users[to].conn.is_none() && self.accounts.of(other).is_some() {
+                self.store_mail(other, record.id); // in case they do not come back in time
             }
         }
     }
 
     /// The author's own copy of a private message.
-    pub(super) fn echo(&self, ask: &mut Ask<'_>, record: &Record) {
-        if self.hears_echo(ask) {
+    pub(super) fn echo(&self, ask: &mut Context<'_>, record: &Record) {
+        if self.wants_echo(ask) {
             let event = Event::Message(record.seen_by(record.author));
             ask.reply_tagged(&tags_of(record), &event);
         }
@@ -270,14 +270,14 @@ impl Hub {
 
     /// With echo off a said line is answered only if it carried a mark.
     #[allow(clippy::unused_self)] // reads as a question to the hub, next to its kin
-    pub(super) fn hears_echo(&self, ask: &Ask<'_>) -> bool {
+    pub(super) fn wants_echo(&self, ask: &Context<'_>) -> bool {
         ask.settings.echo || ask.cid.is_some()
     }
 
     /// If this line's mark was used already, the first one's echo comes back
     /// and nothing is said again.
-    fn repeat(&mut self, ask: &mut Ask<'_>, visit: VisitIx) -> bool {
-        let author = self.visits[visit].person;
+    fn repeat(&mut self, ask: &mut Context<'_>, visit: UserIx) -> bool {
+        let author = self.users[visit].id;
         let Some(record) = ask.cid.as_ref().and_then(|cid| self.cids.find(author, cid)) else {
             return false;
         };
@@ -289,34 +289,34 @@ impl Hub {
     /// before, or what is never stored would be remembered as said.
     pub(super) fn record(
         &mut self,
-        ask: &mut Ask<'_>,
-        visit: VisitIx,
+        ask: &mut Context<'_>,
+        visit: UserIx,
         to: Recipient,
         text: &str,
         is_action: bool,
     ) -> Arc<Record> {
         let time = self.stamp(ask.now);
-        let author = &self.visits[visit];
+        let author = &self.users[visit];
         let record = Arc::new(Record {
-            id: self.last.message + 1,
+            id: self.last_ids.message + 1,
             time,
-            author: author.person,
+            author: author.id,
             from: author.name.clone(),
             to,
             is_action,
             text: text.into(),
             cid: ask.cid.clone(),
         });
-        self.last.message = record.id;
+        self.last_ids.message = record.id;
         self.cids.remember(&record);
         self.recent.push(record.clone());
         record
     }
 
     /// Some of a turn's records are not in the log: they were never said.
-    pub fn unsay(&mut self, ids: impl Iterator<Item = u64>) {
+    pub fn forget_unstored(&mut self, ids: impl Iterator<Item = u64>) {
         for id in ids {
-            self.unpost(id);
+            self.discard_mail(id);
             if let Some(record) = self.recent.remove(id)
                 && let Some(cid) = &record.cid
             {
@@ -326,7 +326,7 @@ impl Hub {
     }
 
     /// A room the person is in, by any spelling of its name.
-    pub(super) fn room_of(&self, visit: VisitIx, name: &str) -> Result<usize, Refusal> {
+    pub(super) fn room_of(&self, visit: UserIx, name: &str) -> Result<usize, Refusal> {
         let room = RoomName::parse(name).ok().and_then(|name| self.room_in(visit, name.key()));
         room.ok_or_else(|| {
             let name = name.trim_start_matches('#');
@@ -336,9 +336,9 @@ impl Hub {
     }
 
     /// The room of that name, if the person is in it.
-    pub(super) fn room_in(&self, visit: VisitIx, name: &Key) -> Option<RoomIx> {
+    pub(super) fn room_in(&self, visit: UserIx, name: &Key) -> Option<RoomIx> {
         let room = self.room_names.get(name).copied();
-        room.filter(|room| self.visits[visit].rooms.contains(room))
+        room.filter(|room| self.users[visit].rooms.contains(room))
     }
 }
 
@@ -361,20 +361,20 @@ mod tests {
         connect(&mut hub, 0);
         say(&mut hub, 0, "/set tags on");
         say(&mut hub, 0, "alice");
-        let alice = hub.visit_named("alice").expect("here");
-        let nobody = PersonId(99);
-        hub.visits[alice].ties.ignored_by.push(nobody);
+        let alice = hub.user_named("alice").expect("here");
+        let nobody = UserId(99);
+        hub.users[alice].relations.ignored_by.push(nobody);
         let line = "@cid=x hi";
         assert!(panic::catch_unwind(AssertUnwindSafe(|| say(&mut hub, 0, line))).is_err());
-        assert_eq!(hub.last.message, 0);
-        hub.visits[alice].ties.ignored_by.clear();
+        assert_eq!(hub.last_ids.message, 0);
+        hub.users[alice].relations.ignored_by.clear();
         let (_, told) = say(&mut hub, 0, line);
         assert!(
             told.text.contains("id=1;") && told.text.ends_with(" alice: hi\n"),
             "{}",
             told.text
         );
-        assert!(hub.recent.remove(1).is_some() && hub.last.message == 1);
+        assert!(hub.recent.remove(1).is_some() && hub.last_ids.message == 1);
     }
 
     fn cid(mark: &str) -> Cid {
@@ -382,14 +382,14 @@ mod tests {
     }
 
     fn said(id: u64, mark: &str, text: &str) -> Arc<Record> {
-        super::super::trial::said(id, "lobby", Some(mark), text)
+        super::super::trial::message(id, "lobby", Some(mark), text)
     }
 
     #[test]
     fn marks_are_known_of_so_many_messages_and_so_much_text() {
         let mut cids = RecentCids::new(3, 100);
         let known = |cids: &RecentCids| -> Vec<u64> {
-            let ids = ["a", "b", "c", "d"].map(|mark| cids.find(PersonId(1), &cid(mark)));
+            let ids = ["a", "b", "c", "d"].map(|mark| cids.find(UserId(1), &cid(mark)));
             ids.into_iter().flatten().map(|record| record.id).collect()
         };
         for (id, mark) in [(1, "a"), (2, "b"), (3, "c"), (4, "d")] {
@@ -408,15 +408,15 @@ mod tests {
     fn a_mark_that_was_forgotten_and_is_used_again_is_as_new_as_any() {
         let mut cids = RecentCids::new(2, 100);
         cids.remember(&said(1, "a", "never said"));
-        cids.forget(PersonId(1), &cid("a"));
+        cids.forget(UserId(1), &cid("a"));
         cids.remember(&said(2, "b", "hi"));
         cids.remember(&said(3, "a", "said"));
         assert_eq!((cids.order.len(), cids.size), (2, 6));
-        assert!(cids.find(PersonId(1), &cid("b")).is_some());
+        assert!(cids.find(UserId(1), &cid("b")).is_some());
         // Kept twice, when it had been forgotten in between.
         cids.remember(&said(4, "a", "again"));
         cids.remember(&said(5, "c", "hi"));
-        assert_eq!(cids.find(PersonId(1), &cid("a")).map(|record| record.id), Some(4));
+        assert_eq!(cids.find(UserId(1), &cid("a")).map(|record| record.id), Some(4));
         assert_eq!((cids.order.len(), cids.size), (2, 7));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{ConnId, Flow, Hub, Input, Limits, Now, Seed, Turn};
 use crate::protocol::codec::Frame;
 use crate::protocol::{Cid, Name, RoomName, Stamp};
-use crate::server::log::{Change, Kept, PersonId, Query, Recipient, Record};
+use crate::server::log::{Change, Snapshot, UserId, ReadRequest, Recipient, Record};
 use crate::server::outbox::Lines;
 use crate::server::passwords::{Job, Outcome};
 use crate::server::peer::Peer;
@@ -39,7 +39,7 @@ impl Sink for Told {
     }
     fn note_asked(&mut self, _: ConnId, _: usize) {}
     fn close(&mut self, _: ConnId) {}
-    fn read(&mut self, _: ConnId, _: Query) {
+    fn read(&mut self, _: ConnId, _: ReadRequest) {
         self.reads += 1;
     }
     fn hash(&mut self, conn: ConnId, _: Job) {
@@ -55,7 +55,7 @@ impl Sink for Told {
 
 /// A house that nobody is connected to yet.
 pub(super) fn hub(limits: Limits) -> Hub {
-    Hub::new(limits, &Kept::default(), Seed::default()).expect("nothing is unreadable")
+    Hub::new(limits, &Snapshot::default(), Seed::default()).expect("nothing is unreadable")
 }
 
 pub(super) fn conn(slot: u32) -> ConnId {
@@ -106,11 +106,11 @@ pub(super) fn session(hub: &mut Hub, slot: u32) -> String {
 }
 
 /// A message of alice, who is person 1, to a room.
-pub(super) fn said(id: u64, room: &str, cid: Option<&str>, text: &str) -> Arc<Record> {
+pub(super) fn message(id: u64, room: &str, cid: Option<&str>, text: &str) -> Arc<Record> {
     Arc::new(Record {
         id,
         time: Stamp(0),
-        author: PersonId(1),
+        author: UserId(1),
         from: Name::parse("alice").expect("a name"),
         to: Recipient::Room(RoomName::parse(room).expect("a name")),
         is_action: false,
@@ -131,7 +131,7 @@ pub(super) fn tick_at(hub: &mut Hub, since_start: Duration, slot: u32) -> Told {
 pub(super) fn restarted(hub: &Hub) -> Hub {
     let kept = hub.changes().into_iter().map(|Change { shelf, key, value }| (shelf, key, value));
     let things = kept.filter_map(|(shelf, key, value)| Some((shelf, key, value?))).collect();
-    let kept = Kept { last: hub.last, latest: Vec::new(), things };
+    let kept = Snapshot { last: hub.last_ids, latest: Vec::new(), entries: things };
     let mut anew =
         Hub::new(hub.limits.clone(), &kept, Seed::default()).expect("nothing is unreadable");
     // What is as it was then is kept as well.

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::{
-    AppendError, Batch, LOOKED_AT_MAX, Log, PersonId, Query, Recipient, Record, Repeat, Reply,
-    Rows, Thread,
+    AppendError, Batch, SCAN_MAX, Log, UserId, ReadRequest, Recipient, Record, Duplicate, Reply,
+    ReadResult, Thread,
 };
 use crate::protocol::Key;
 
@@ -20,7 +20,7 @@ pub struct MemoryLog {
     /// To the thread that searches: that looks at every message, and the chat
     /// does not wait for it. One thread, so that no number of searches is more
     /// than one at a time.
-    searches: Sender<(Query, Reply)>,
+    searches: Sender<(ReadRequest, Reply)>,
 }
 
 /// What the log holds.
@@ -36,11 +36,11 @@ struct Held {
     size_max: usize,
 }
 
-/// What the index tells apart; finer distinctions are [`Query::wants`]'s.
+/// What the index tells apart; finer distinctions are [`ReadRequest::wants`]'s.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum ThreadIndex {
     Room(Key),
-    PrivateOf(PersonId),
+    PrivateOf(UserId),
 }
 
 impl MemoryLog {
@@ -65,7 +65,7 @@ impl MemoryLog {
 
     /// What a read finds, at once.
     #[must_use]
-    pub fn find(&self, query: &Query) -> Rows {
+    pub fn find(&self, query: &ReadRequest) -> ReadResult {
         lock(&self.held).find(query)
     }
 }
@@ -77,13 +77,13 @@ fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
 
 /// A thread that searches: one query after another until nobody asks any more.
 /// The log is held only for as long as it takes to note what is in it.
-fn answer(held: &Mutex<Held>, queries: &Receiver<(Query, Reply)>) {
+fn answer(held: &Mutex<Held>, queries: &Receiver<(ReadRequest, Reply)>) {
     while let Ok((query, reply)) = queries.recv() {
         let records: Vec<_> = lock(held).records.iter().cloned().collect();
         // The thread outlives a search that panics.
         let found = panic::catch_unwind(AssertUnwindSafe(|| search(&records, &query)));
-        let found = found.map(|records| Rows { records, ..Rows::default() });
-        reply(found.unwrap_or_else(|_| Rows::failed()));
+        let found = found.map(|records| ReadResult { records, ..ReadResult::default() });
+        reply(found.unwrap_or_else(|_| ReadResult::failed()));
     }
 }
 
@@ -123,12 +123,12 @@ impl Held {
 impl Log for MemoryLog {
     /// Nobody ever opens it again, so that it keeps nothing but messages; and
     /// what the hub does not know of any more, it does not know either.
-    fn append(&mut self, batch: &Batch) -> Result<Vec<Repeat>, AppendError> {
+    fn append(&mut self, batch: &Batch) -> Result<Vec<Duplicate>, AppendError> {
         self.push(batch.records.iter().cloned());
         Ok(Vec::new())
     }
 
-    fn read(&self, query: Query, reply: Reply) {
+    fn read(&self, query: ReadRequest, reply: Reply) {
         let unsent = match query.thread {
             Thread::Search { .. } => self.searches.send((query, reply)),
             _ => Err(SendError((query, reply))),
@@ -153,29 +153,29 @@ impl Held {
         }
     }
 
-    fn find(&self, query: &Query) -> Rows {
+    fn find(&self, query: &ReadRequest) -> ReadResult {
         let last = self.records.back().map_or(self.forgotten, |record| record.id);
         let upto = match &query.thread {
             Thread::Feed { .. } => self.page(query).last().map_or(last, |record| record.id),
             _ => last,
         };
         let has_gap = query.after.is_some_and(|after| after < self.forgotten);
-        Rows { records: self.rows(query), upto, has_gap, has_failed: false }.cut_for(query)
+        ReadResult { records: self.rows(query), upto, has_gap, has_failed: false }.cut_for(query)
     }
 
     /// What is looked at for a page of a feed.
-    fn page(&self, query: &Query) -> impl Iterator<Item = &Arc<Record>> {
+    fn page(&self, query: &ReadRequest) -> impl Iterator<Item = &Arc<Record>> {
         let after = query.after.unwrap_or_default();
         let start = self.records.partition_point(|record| record.id <= after);
-        self.records.range(start..).take(LOOKED_AT_MAX)
+        self.records.range(start..).take(SCAN_MAX)
     }
 
-    fn rows(&self, query: &Query) -> Vec<Arc<Record>> {
+    fn rows(&self, query: &ReadRequest) -> Vec<Arc<Record>> {
         let index = match &query.thread {
             Thread::Room(key) => ThreadIndex::Room(key.clone()),
             Thread::Private { reader, .. } => ThreadIndex::PrivateOf(*reader),
             Thread::Search { .. } => return search(self.records.iter(), query),
-            Thread::Picked { ids, .. } => {
+            Thread::Ids { ids, .. } => {
                 let picked = ids.iter().filter_map(|id| self.record(*id));
                 return query.fill(picked);
             }
@@ -197,7 +197,7 @@ impl Held {
 /// The latest matches, oldest first.
 fn search<'r>(
     records: impl IntoIterator<Item = &'r Arc<Record>, IntoIter: DoubleEndedIterator>,
-    query: &Query,
+    query: &ReadRequest,
 ) -> Vec<Arc<Record>> {
     let mut found = query.fill(records.into_iter().rev());
     found.reverse();
@@ -211,7 +211,7 @@ mod tests {
 
     fn record(id: u64, author: u64, to: Recipient) -> Arc<Record> {
         let from = Name::parse(&format!("p{author}")).unwrap();
-        let (time, author) = (Stamp(0), PersonId(author));
+        let (time, author) = (Stamp(0), UserId(author));
         Arc::new(Record {
             id,
             time,
@@ -229,16 +229,16 @@ mod tests {
     }
 
     fn person(id: u64) -> Recipient {
-        Recipient::Person(PersonId(id), Name::parse(&format!("p{id}")).unwrap())
+        Recipient::Person(UserId(id), Name::parse(&format!("p{id}")).unwrap())
     }
 
     fn ids(log: &MemoryLog, thread: Thread, count: usize, after: Option<u64>) -> Vec<u64> {
-        let query = Query { thread, count, size: usize::MAX, after, hidden: vec![PersonId(9)] };
+        let query = ReadRequest { thread, count, size: usize::MAX, after, hidden: vec![UserId(9)] };
         log.find(&query).records.iter().map(|record| record.id).collect()
     }
 
     fn private(reader: u64, other: &str) -> Thread {
-        Thread::Private { reader: PersonId(reader), other: Key::fold(other), other_id: None }
+        Thread::Private { reader: UserId(reader), other: Key::fold(other), other_id: None }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use clap::ValueEnum;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, ffi, params};
 
 use super::{
-    AppendError, Batch, Kept, Last, Log, PersonId, Query, Recipient, Record, Repeat, Reply, Shelf,
+    AppendError, Batch, Snapshot, LastIds, Log, UserId, ReadRequest, Recipient, Record, Duplicate, Reply, Collection,
     Thread,
 };
 use crate::protocol::{Cid, Name, RoomName, Stamp};
@@ -172,7 +172,7 @@ impl SqliteLog {
     /// # Errors
     /// The folder cannot be used, another server uses it, what is in it is of a newer
     /// chatty, or it does not hold what was stored there.
-    pub fn open(folder: &Path, options: Options) -> anyhow::Result<(Self, Kept)> {
+    pub fn open(folder: &Path, options: Options) -> anyhow::Result<(Self, Snapshot)> {
         let folder = Folder::claim(folder)?;
         let path = folder.file();
         let had_wal = folder.has_wal();
@@ -186,9 +186,9 @@ impl SqliteLog {
         configure(&connection).map_err(explained).with_context(problem)?;
         migrate(&mut connection, version).with_context(problem)?;
         let opened = count_opening(&connection).map_err(explained).with_context(problem)?;
-        let kept = Kept {
-            last: pass_ceiling(&mut connection)?,
-            things: read_kept(&connection)?,
+        let kept = Snapshot {
+            last: skip_to_ceiling(&mut connection)?,
+            entries: read_entries(&connection)?,
             latest: read_latest(&connection)?,
         };
         let indexed = read_number(&connection, "indexed")?;
@@ -205,7 +205,7 @@ impl SqliteLog {
         let kept_by = writer.clone();
         let maintenance = thread::Builder::new()
             .name("log keeper".into())
-            .spawn(move || writer::keep_house(&kept_by, &closed))?;
+            .spawn(move || writer::run_maintenance_loop(&kept_by, &closed))?;
         let maintenance = Some((maintenance, open));
         Ok((Self { writer, maintenance, reads, searches, remark }, kept))
     }
@@ -218,7 +218,7 @@ impl SqliteLog {
 }
 
 impl Log for SqliteLog {
-    fn append(&mut self, batch: &Batch) -> Result<Vec<Repeat>, AppendError> {
+    fn append(&mut self, batch: &Batch) -> Result<Vec<Duplicate>, AppendError> {
         lock(&self.writer).write(batch)
     }
 
@@ -230,7 +230,7 @@ impl Log for SqliteLog {
         lock(&self.writer).report_failure_to(report);
     }
 
-    fn read(&self, query: Query, reply: Reply) {
+    fn read(&self, query: ReadRequest, reply: Reply) {
         match query.thread {
             Thread::Search { .. } => self.searches.read(query, reply),
             _ => self.reads.read(query, reply),
@@ -328,34 +328,34 @@ fn migrate(connection: &mut Connection, taken: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn read_last(connection: &Connection) -> rusqlite::Result<Last> {
+fn read_last(connection: &Connection) -> rusqlite::Result<LastIds> {
     let stored = connection.query_row("SELECT ifnull(max(id), 0) FROM messages", [], |row| {
         row.get::<_, i64>(0).map(i64::cast_unsigned)
     })?;
     let message = read_number(connection, "message")?.max(stored);
-    Ok(Last { message, person: read_number(connection, "person")? })
+    Ok(LastIds { message, person: read_number(connection, "person")? })
 }
 
 /// Where counting goes on. What was given away below the ceiling may be lost.
-fn pass_ceiling(connection: &mut Connection) -> rusqlite::Result<Last> {
+fn skip_to_ceiling(connection: &mut Connection) -> rusqlite::Result<LastIds> {
     let last = read_last(connection)?;
     let ceiling = read_ceiling(connection)?;
-    if ceiling == Last::default() {
+    if ceiling == LastIds::default() {
         return Ok(last);
     }
     let (message, person) = (last.message.max(ceiling.message), last.person.max(ceiling.person));
-    let last = Last { message, person };
+    let last = LastIds { message, person };
     let transaction = connection.transaction()?;
     write_last(&transaction, last)?;
-    write_ceiling(&transaction, Last::default())?;
+    write_ceiling(&transaction, LastIds::default())?;
     transaction.commit()?;
     Ok(last)
 }
 
-fn read_ceiling(connection: &Connection) -> rusqlite::Result<Last> {
+fn read_ceiling(connection: &Connection) -> rusqlite::Result<LastIds> {
     let [message, person] =
         ["message ceiling", "person ceiling"].map(|what| read_number(connection, what));
-    Ok(Last { message: message?, person: person? })
+    Ok(LastIds { message: message?, person: person? })
 }
 
 fn read_number(connection: &Connection, what: &str) -> rusqlite::Result<u64> {
@@ -364,12 +364,12 @@ fn read_number(connection: &Connection, what: &str) -> rusqlite::Result<u64> {
         .query_row([what], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))
 }
 
-fn write_last(connection: &Connection, last: Last) -> rusqlite::Result<()> {
+fn write_last(connection: &Connection, last: LastIds) -> rusqlite::Result<()> {
     write_number(connection, "message", last.message)?;
     write_number(connection, "person", last.person)
 }
 
-fn write_ceiling(connection: &Connection, ceiling: Last) -> rusqlite::Result<()> {
+fn write_ceiling(connection: &Connection, ceiling: LastIds) -> rusqlite::Result<()> {
     write_number(connection, "message ceiling", ceiling.message)?;
     write_number(connection, "person ceiling", ceiling.person)
 }
@@ -390,11 +390,11 @@ fn count_messages(connection: &Connection) -> rusqlite::Result<u64> {
 
 /// What is on a shelf this chatty does not know was put there by a newer one,
 /// and is left alone.
-fn read_kept(connection: &Connection) -> rusqlite::Result<Vec<(Shelf, u64, String)>> {
+fn read_entries(connection: &Connection) -> rusqlite::Result<Vec<(Collection, u64, String)>> {
     let mut statement = connection.prepare("SELECT shelf, key, value FROM kept")?;
     let rows = statement.query_map([], |row| {
         let name: String = row.get(0)?;
-        let shelf = Shelf::TABLE.iter().find(|(_, known)| *known == name).map(|(shelf, _)| *shelf);
+        let shelf = Collection::TABLE.iter().find(|(_, known)| *known == name).map(|(shelf, _)| *shelf);
         Ok((shelf, row.get::<_, i64>(1)?.cast_unsigned(), row.get(2)?))
     })?;
     rows.filter_map(|row| match row {
@@ -417,14 +417,14 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Option<Record>> {
     let text = |column| row.get_ref(column).map(|value| value.as_str().unwrap_or_default());
     let to = match row.get::<_, Option<i64>>(5)? {
         Some(reader) => Name::known(text(6)?)
-            .map(|name| Recipient::Person(PersonId(reader.cast_unsigned()), name)),
+            .map(|name| Recipient::Person(UserId(reader.cast_unsigned()), name)),
         None => RoomName::known(text(4)?).map(Recipient::Room),
     };
     let (Ok(to), Ok(from)) = (to, Name::known(text(3)?)) else { return Ok(None) };
     Ok(Some(Record {
         id: row.get::<_, i64>(0)?.cast_unsigned(),
         time: Stamp(row.get(1)?),
-        author: PersonId(row.get::<_, i64>(2)?.cast_unsigned()),
+        author: UserId(row.get::<_, i64>(2)?.cast_unsigned()),
         from,
         to,
         is_action: row.get(7)?,
@@ -446,11 +446,11 @@ mod tests {
     };
 
     fn batch(id: u64) -> Batch {
-        let (time, author, text) = (Stamp(0), PersonId(1), "x".into());
+        let (time, author, text) = (Stamp(0), UserId(1), "x".into());
         let from = Name::parse("alice").unwrap();
         let to = Recipient::Room(RoomName::parse("ops").unwrap());
         let record = Record { id, time, author, from, to, is_action: false, text, cid: None };
-        let last = Last { message: id, person: 1 };
+        let last = LastIds { message: id, person: 1 };
         Batch { records: vec![Arc::new(record)], changes: Vec::new(), last }
     }
 

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::{Call, Reactor};
-use crate::server::log::{Log, Query, Rows, Thread};
+use crate::server::log::{Log, ReadRequest, ReadResult, Thread};
 use crate::server::turn::ConnId;
 
 /// So many are made at once; each may take some megabytes.
@@ -27,7 +27,7 @@ pub enum Kind {
 #[derive(Debug)]
 enum Source {
     /// The log.
-    Log(Query),
+    Log(ReadRequest),
     /// The hub.
     Hub,
 }
@@ -71,7 +71,7 @@ impl LongAnswers {
 
 impl<L: Log> Reactor<L> {
     /// Reads the log for a connection as soon as its turn comes.
-    pub(super) fn read_in_turn(&mut self, conn: ConnId, query: Query) {
+    pub(super) fn read_in_turn(&mut self, conn: ConnId, query: ReadRequest) {
         let kind = match query.thread {
             // A page for who catches up is small, and asked for when there is room; one
             // message is nothing.
@@ -108,7 +108,7 @@ impl<L: Log> Reactor<L> {
                 match source {
                     // Its further lines are heard as if it had been answered.
                     Source::Log(_) if is_deaf => {
-                        let _ = self.own_calls.send(Call::Found(conn, kind, Rows::default()));
+                        let _ = self.own_calls.send(Call::Found(conn, kind, ReadResult::default()));
                     }
                     Source::Log(query) => {
                         self.read_now(conn, query, move |conn, rows| Call::Found(conn, kind, rows));
@@ -124,8 +124,8 @@ impl<L: Log> Reactor<L> {
     fn read_now(
         &mut self,
         conn: ConnId,
-        query: Query,
-        found: impl FnOnce(ConnId, Rows) -> Call + Send + 'static,
+        query: ReadRequest,
+        found: impl FnOnce(ConnId, ReadResult) -> Call + Send + 'static,
     ) {
         let calls = self.own_calls.clone();
         let reply = move |rows| {

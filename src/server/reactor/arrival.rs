@@ -39,7 +39,7 @@ impl<L: Log> Reactor<L> {
         match verdict {
             Verdict::Welcome => {}
             Verdict::InsteadOf(other) => {
-                self.hub.handle(now, other, Input::Crowded, turn);
+                self.hub.handle(now, other, Input::Evicted, turn);
             }
             Verdict::Refused(why) => return self.turn_away(stream, conn, why),
         }
@@ -102,7 +102,7 @@ impl<L: Log> Reactor<L> {
         let input = if is_tls_needed && !is_encrypted {
             Input::Unencrypted
         } else {
-            Input::Settled { is_encrypted }
+            Input::TransportKnown { is_encrypted }
         };
         self.hub.handle(now, conn, input, turn);
         self.ready.push(conn.slot);

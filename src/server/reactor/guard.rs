@@ -33,7 +33,7 @@ impl<L: Log> Reactor<L> {
         turn.end_saying();
         let from = self.hub.peer(conn).map(|peer| peer.address.to_string());
         self.tell_of_bug(&from.map_or_else(String::new, |from| format!(" over {from}")));
-        let lose = AssertUnwindSafe(|| self.hub.handle(now, conn, Input::Lost, turn));
+        let lose = AssertUnwindSafe(|| self.hub.handle(now, conn, Input::Disconnected, turn));
         if panic::catch_unwind(lose).is_err() {
             // Its name stays taken; better than to take the chat from everybody.
             turn.end_saying();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::protocol::Stamp;
 use crate::server::audit;
 use crate::server::hub::{Hub, Storage};
-use crate::server::log::{AppendError, Batch, Log, Query, Record, Repeat, Reply};
+use crate::server::log::{AppendError, Batch, Log, ReadRequest, Record, Duplicate, Reply};
 
 /// For so long writes have to succeed before it is told that they do; and how often
 /// is tried what could not be refused.
@@ -55,7 +55,7 @@ impl<L: Log> Store<L> {
         &mut self.log
     }
 
-    pub(super) fn read(&self, query: Query, reply: Reply) {
+    pub(super) fn read(&self, query: ReadRequest, reply: Reply) {
         self.log.read(query, reply);
     }
 
@@ -104,7 +104,7 @@ impl<L: Log> Store<L> {
         &mut self,
         hub: &mut Hub,
         records: Vec<Arc<Record>>,
-    ) -> Result<Option<Vec<Repeat>>, AppendError> {
+    ) -> Result<Option<Vec<Duplicate>>, AppendError> {
         if self.is_refusing() {
             // What is unsaved may be much: it is made ready only where it can be stored.
             let is_to_try = !records.is_empty() || self.is_due();
@@ -124,7 +124,7 @@ impl<L: Log> Store<L> {
         &mut self,
         hub: &mut Hub,
         records: Vec<Arc<Record>>,
-    ) -> Result<Option<Vec<Repeat>>, AppendError> {
+    ) -> Result<Option<Vec<Duplicate>>, AppendError> {
         if let Some(error) = self.failure.take() {
             return Err(self.fail(error));
         }
@@ -132,13 +132,13 @@ impl<L: Log> Store<L> {
             return Ok(None);
         }
         self.is_reserved = false;
-        let batch = Batch { records, changes: hub.changes(), last: hub.last() };
+        let batch = Batch { records, changes: hub.changes(), last: hub.last_ids() };
         let start = self.start.elapsed();
         let result = self.log.append(&batch);
         self.time += self.start.elapsed().saturating_sub(start);
         match result {
             Ok(repeats) => {
-                hub.note_kept();
+                hub.mark_saved();
                 self.note_success();
                 Ok(Some(repeats))
             }

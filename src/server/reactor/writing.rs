@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Call, Due, Reactor};
 use crate::server::connection::{Phase, Stall};
 use crate::server::hub::{Input, Now};
-use crate::server::log::{Log, Query};
+use crate::server::log::{Log, ReadRequest};
 use crate::server::outbox::Lines;
 use crate::server::passwords::Job;
 use crate::server::turn::{ConnId, Sink, Turn};
@@ -177,7 +177,7 @@ impl<L: Log> Sink for Reactor<L> {
         }
     }
 
-    fn read(&mut self, conn: ConnId, query: Query) {
+    fn read(&mut self, conn: ConnId, query: ReadRequest) {
         self.read_in_turn(conn, query);
     }
 

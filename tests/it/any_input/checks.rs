@@ -12,7 +12,7 @@ use chatty::protocol::{ErrorCode, Event, Refusal, Stamp, Tags, text};
 use chatty::server::hub::{Flow, Hub, Input, Now, Seed};
 use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
-use chatty::server::log::{Change, Kept, Query, Record, Shelf, Thread};
+use chatty::server::log::{Change, Snapshot, ReadRequest, Record, Collection, Thread};
 use chatty::server::outbox::Lines;
 use chatty::server::passwords::{HashFile, Job, Outcome, Workspace};
 use chatty::server::peer::Peer;
@@ -144,7 +144,7 @@ pub(crate) fn line(draw: &mut Draw<'_>, tokens: &[String]) -> Vec<u8> {
 struct Outlet {
     said: Vec<(ConnId, Vec<u8>)>,
     closed: Vec<ConnId>,
-    reads: Vec<(ConnId, Query)>,
+    reads: Vec<(ConnId, ReadRequest)>,
     jobs: Vec<(ConnId, Job)>,
     drained: Vec<ConnId>,
     long: Vec<ConnId>,
@@ -161,7 +161,7 @@ impl Sink for Outlet {
     fn hash(&mut self, conn: ConnId, job: Job) {
         self.jobs.push((conn, job));
     }
-    fn read(&mut self, conn: ConnId, query: Query) {
+    fn read(&mut self, conn: ConnId, query: ReadRequest) {
         self.reads.push((conn, query));
     }
     fn tell_when_drained(&mut self, conn: ConnId) {
@@ -180,7 +180,7 @@ pub(crate) struct World {
     /// Every message that was ever stored.
     pub(crate) stored: BTreeMap<u64, Arc<Record>>,
     /// What else is kept.
-    kept: BTreeMap<(Shelf, u64), String>,
+    kept: BTreeMap<(Collection, u64), String>,
     is_full: bool,
     tokens: Vec<String>,
     /// When the last message of this run was said.
@@ -200,7 +200,7 @@ const BRIDGED: i64 = 5 * 60 * 1000;
 impl World {
     pub(crate) fn new() -> Self {
         Self {
-            hub: hub(&Kept::default(), 0),
+            hub: hub(&Snapshot::default(), 0),
             log: MemoryLog::new(50, 1 << 20),
             stored: BTreeMap::new(),
             kept: BTreeMap::new(),
@@ -222,7 +222,7 @@ impl World {
         let last = self.hub.last();
         self.generation += 1;
         self.hub =
-            hub(&Kept { last, things: things.collect(), ..Kept::default() }, self.generation);
+            hub(&Snapshot { last, entries: things.collect(), ..Snapshot::default() }, self.generation);
         self.hub.check_invariants();
         self.codecs.iter_mut().for_each(|codec| *codec = None);
         self.now = Duration::ZERO;
@@ -391,7 +391,7 @@ fn outcome(job: Job) -> Outcome {
     }
 }
 
-fn hub(kept: &Kept, seed: u32) -> Hub {
+fn hub(kept: &Snapshot, seed: u32) -> Hub {
     let limits = Limits { quiet_above: 3, rooms_per_person: 3, max_rooms: 4, ..Limits::default() };
     let seed: Seed = [seed.to_be_bytes(); 8].concat().try_into().expect("32 bytes");
     let oper_password = Some(HashFile::read("tests/passwords/sesame.hash").expect("a hash"));

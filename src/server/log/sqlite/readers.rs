@@ -15,7 +15,7 @@ use rusqlite::{Connection, InterruptHandle, OpenFlags, params};
 
 use super::{COLUMNS, read_last, record, search};
 use crate::server::audit::Cause;
-use crate::server::log::{LOOKED_AT_MAX, Query, Record, Reply, Rows, Thread};
+use crate::server::log::{SCAN_MAX, ReadRequest, Record, Reply, ReadResult, Thread};
 
 /// How long a read waits for a lock of another process; the chat does not wait for it.
 const READ_PATIENCE: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ pub(super) type Trouble = Arc<Mutex<Cause>>;
 /// Threads that read, each with its own connection.
 pub(super) struct Readers {
     /// `None`: nobody can ask any more.
-    reads: Option<Sender<(Query, Reply)>>,
+    reads: Option<Sender<(ReadRequest, Reply)>>,
     threads: Vec<(JoinHandle<()>, InterruptHandle)>,
     is_ending: Arc<AtomicBool>,
 }
@@ -63,7 +63,7 @@ impl Readers {
         Ok(Self { reads: Some(reads), threads, is_ending })
     }
 
-    pub(super) fn read(&self, query: Query, reply: Reply) {
+    pub(super) fn read(&self, query: ReadRequest, reply: Reply) {
         if let Some(reads) = &self.reads {
             // A reader that has ended answers nothing; then the process is ending.
             let _ = reads.send((query, reply));
@@ -88,7 +88,7 @@ impl Readers {
 /// A thread that reads: one query after another until nobody asks any more.
 fn answer(
     connection: &Connection,
-    queries: &Mutex<Receiver<(Query, Reply)>>,
+    queries: &Mutex<Receiver<(ReadRequest, Reply)>>,
     trouble: &Mutex<Cause>,
     is_ending: &AtomicBool,
 ) {
@@ -98,19 +98,19 @@ fn answer(
         // The thread outlives a read that panics, which is told of elsewhere: all who
         // ask later would miss it.
         let found = panic::catch_unwind(AssertUnwindSafe(|| find(connection, &query)));
-        let found = found.unwrap_or_else(|_| Ok(Rows::failed()));
+        let found = found.unwrap_or_else(|_| Ok(ReadResult::failed()));
         if is_ending.load(Ordering::SeqCst) {
             return;
         }
         reply(found.unwrap_or_else(|error| {
             let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
             trouble.tell(&format!("cannot read the log: {error}"));
-            Rows::failed()
+            ReadResult::failed()
         }));
     }
 }
 
-fn find(connection: &Connection, query: &Query) -> rusqlite::Result<Rows> {
+fn find(connection: &Connection, query: &ReadRequest) -> rusqlite::Result<ReadResult> {
     let transaction = connection.unchecked_transaction()?; // one moment for both reads
     let mut upto = read_last(connection)?.message;
     let (after, order) = match query.after {
@@ -136,7 +136,7 @@ fn find(connection: &Connection, query: &Query) -> rusqlite::Result<Rows> {
             collect(connection, &sql, params![reader.0.cast_signed(), after], query)?
         }
         Thread::Search { .. } => search::find(connection, query)?,
-        Thread::Picked { ids, .. } => {
+        Thread::Ids { ids, .. } => {
             let sql = format!(
                 "SELECT {COLUMNS} FROM messages
                  WHERE id IN (SELECT value FROM json_each(?1)) AND id > ?2 ORDER BY id {order}"
@@ -151,12 +151,12 @@ fn find(connection: &Connection, query: &Query) -> rusqlite::Result<Rows> {
         Thread::Feed { .. } => {
             // All rooms at once: the log in its own order, picked through.
             let sql = format!(
-                "SELECT {COLUMNS} FROM messages WHERE id > ?1 ORDER BY id LIMIT {LOOKED_AT_MAX}"
+                "SELECT {COLUMNS} FROM messages WHERE id > ?1 ORDER BY id LIMIT {SCAN_MAX}"
             );
             let seen = Cell::new((0, 0));
             let see = |id| seen.set((seen.get().0 + 1, id));
             let found = collect_seen(connection, &sql, params![after], query, see)?;
-            if let (LOOKED_AT_MAX, last) = seen.get() {
+            if let (SCAN_MAX, last) = seen.get() {
                 upto = last;
             }
             found
@@ -170,14 +170,14 @@ fn find(connection: &Connection, query: &Query) -> rusqlite::Result<Rows> {
     let forgotten = first.map_or(upto, |first| (first - 1).cast_unsigned());
     let has_gap = query.after.is_some_and(|after| after < forgotten);
     transaction.finish()?;
-    Ok(Rows { records, upto, has_gap, has_failed: false }.cut_for(query))
+    Ok(ReadResult { records, upto, has_gap, has_failed: false }.cut_for(query))
 }
 
 pub(super) fn collect(
     connection: &Connection,
     sql: &str,
     params: impl rusqlite::Params,
-    query: &Query,
+    query: &ReadRequest,
 ) -> rusqlite::Result<Vec<Arc<Record>>> {
     collect_seen(connection, sql, params, query, |_| {})
 }
@@ -187,7 +187,7 @@ fn collect_seen(
     connection: &Connection,
     sql: &str,
     params: impl rusqlite::Params,
-    query: &Query,
+    query: &ReadRequest,
     see: impl Fn(u64),
 ) -> rusqlite::Result<Vec<Arc<Record>>> {
     let mut statement = connection.prepare_cached(sql)?;

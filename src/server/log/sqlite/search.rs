@@ -14,7 +14,7 @@ use rusqlite::{Connection, params};
 use super::readers::collect;
 use super::{COLUMNS, read_number};
 use crate::server::log::terms::for_each_entry;
-use crate::server::log::{PersonId, Query, Recipient, Record, Thread};
+use crate::server::log::{UserId, ReadRequest, Recipient, Record, Thread};
 
 /// Characters for private use begin the words that tell who may read; no word of
 /// a text can hold them.
@@ -25,7 +25,7 @@ const PERSON: char = '\u{E001}';
 pub(super) fn entry(record: &Record) -> String {
     let mut entry = match &record.to {
         Recipient::Room(room) => format!("{ROOM}{}", room.key().as_str()),
-        Recipient::Person(PersonId(to), _) => {
+        Recipient::Person(UserId(to), _) => {
             format!("{PERSON}{} {PERSON}{to}", record.author.0)
         }
     };
@@ -38,12 +38,12 @@ pub(super) fn entry(record: &Record) -> String {
 
 /// The latest matches, the latest first: those the index does not know yet, then
 /// those it does.
-pub(super) fn find(connection: &Connection, query: &Query) -> rusqlite::Result<Vec<Arc<Record>>> {
+pub(super) fn find(connection: &Connection, query: &ReadRequest) -> rusqlite::Result<Vec<Arc<Record>>> {
     let indexed = read_number(connection, "indexed")?.cast_signed();
     let sql = format!("SELECT {COLUMNS} FROM messages WHERE id > ?1 ORDER BY id DESC");
     let mut found = collect(connection, &sql, [indexed], query)?;
     if found.len() < query.count {
-        let rest = Query { count: query.count - found.len(), ..query.clone() };
+        let rest = ReadRequest { count: query.count - found.len(), ..query.clone() };
         let sql = format!(
             "SELECT {COLUMNS} FROM search JOIN messages ON messages.id = search.rowid
              WHERE search MATCH ?1 AND search.rowid <= ?2 ORDER BY search.rowid DESC"

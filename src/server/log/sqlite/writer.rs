@@ -21,7 +21,7 @@ use super::folder::{Folder, Mark, Opened, with_end};
 use super::{COLUMNS, Durability, Options, Retention, record, search, write_ceiling, write_last};
 use crate::files::open_own;
 use crate::protocol::{Cid, RoomName};
-use crate::server::log::{AppendError, Batch, Change, Last, Recipient, Record, Repeat};
+use crate::server::log::{AppendError, Batch, Change, LastIds, Recipient, Record, Duplicate};
 
 /// Writes to the file.
 #[derive(Debug)]
@@ -46,10 +46,10 @@ pub(super) struct Writer {
     mark: Mark,
     /// How many pages the write-ahead log had after the last commit.
     wal_pages: Arc<AtomicI32>,
-    last: Last,
+    last: LastIds,
     /// Above these no number is told before the disk has higher ones; nothing where
     /// the disk has each batch.
-    ceiling: Last,
+    ceiling: LastIds,
     /// How many messages are kept, where there is a bound to that.
     count: Option<u64>,
     /// The time of the last message, and how far the ages of all messages were looked at;
@@ -170,10 +170,10 @@ pub(super) fn lock(writer: &Mutex<Writer>) -> MutexGuard<'_, Writer> {
 }
 
 /// Keeps house until the log is closed.
-pub(super) fn keep_house(writer: &Mutex<Writer>, closed: &Receiver<()>) {
+pub(super) fn run_maintenance_loop(writer: &Mutex<Writer>, closed: &Receiver<()>) {
     let mut pause = Duration::ZERO;
     while let Err(RecvTimeoutError::Timeout) = closed.recv_timeout(pause) {
-        pause = lock(writer).keep_house();
+        pause = lock(writer).run_maintenance();
     }
 }
 
@@ -236,7 +236,7 @@ impl Writer {
         options: Options,
         folder: Folder,
         opened: u64,
-        last: Last,
+        last: LastIds,
         count: Option<u64>,
         indexed: u64,
     ) -> anyhow::Result<Self> {
@@ -271,7 +271,7 @@ impl Writer {
             mark: Mark::default(),
             wal_pages,
             last,
-            ceiling: Last::default(),
+            ceiling: LastIds::default(),
             count,
             last_time: last_time.unwrap_or_default(),
             sweep: Sweep::new(),
@@ -287,7 +287,7 @@ impl Writer {
     }
 
     /// Does what is due, and tells how long nothing else is.
-    fn keep_house(&mut self) -> Duration {
+    fn run_maintenance(&mut self) -> Duration {
         if self.lock == Lock::Reserved {
             return INDEX_IDLE; // the batch comes at once
         }
@@ -309,13 +309,13 @@ impl Writer {
             self.next_sync = now + SYNC_INTERVAL;
         }
         if now >= self.next_forget {
-            let more = self.attempt(Self::forget);
+            let more = self.run_slice(Self::apply_retention);
             let pause = if more { now.elapsed() * (FORGET_SHARE - 1) } else { RETENTION_INTERVAL };
             self.next_forget = Instant::now() + pause;
         }
         let now = Instant::now();
         if now >= self.next_index || (self.is_behind && now >= self.last_write + INDEX_IDLE) {
-            self.is_behind = self.attempt(Self::index);
+            self.is_behind = self.run_slice(Self::index);
             let pause =
                 if self.is_behind { now.elapsed() * (INDEX_SHARE - 1) } else { INDEX_INTERVAL };
             self.next_index = Instant::now() + pause;
@@ -327,34 +327,34 @@ impl Writer {
 
     /// Does a slice of something; tells whether there is more. What cannot be done now is
     /// tried again later, and nothing is any more where that would be in vain.
-    fn attempt(&mut self, act: fn(&mut Self) -> rusqlite::Result<bool>) -> bool {
+    fn run_slice(&mut self, act: fn(&mut Self) -> rusqlite::Result<bool>) -> bool {
         if self.failure.is_some() {
             return false; // the next batch ends it all
         }
-        let more = act(self).and_then(|more| self.move_wal().map(|()| more));
+        let more = act(self).and_then(|more| self.checkpoint().map(|()| more));
         more.unwrap_or_else(|error| {
             // A batch may find that a lock is gone which was there just now.
             if !is_busy(&error) {
-                self.fail(&error);
+                self.classify_failure(&error);
             }
             false
         })
     }
 
     /// Either nothing has changed and it may be tried again, or this is the end.
-    fn fail(&mut self, error: &rusqlite::Error) -> AppendError {
+    fn classify_failure(&mut self, error: &rusqlite::Error) -> AppendError {
         if is_busy(error) {
             self.lock = Lock::Refused;
             AppendError::Locked
         } else if self.is_full(error) {
             AppendError::Full(error.to_string())
         } else {
-            self.end(Failure::Io(error.to_string()))
+            self.mark_failed(Failure::Io(error.to_string()))
         }
     }
 
     /// Nothing more is written.
-    fn end(&mut self, failure: Failure) -> AppendError {
+    fn mark_failed(&mut self, failure: Failure) -> AppendError {
         self.failure.insert(failure).error()
     }
 
@@ -422,10 +422,10 @@ impl Writer {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 AppendError::Full(error.to_string())
             }
-            _ => self.end(Failure::Io(error.to_string())),
+            _ => self.mark_failed(Failure::Io(error.to_string())),
         })?;
-        let begun = self.be_as_safe_as(self.options.durability);
-        begun.and_then(|()| self.begin(LOCK_PATIENCE)).map_err(|error| self.fail(&error))?;
+        let begun = self.set_synchronous(self.options.durability);
+        begun.and_then(|()| self.begin(LOCK_PATIENCE)).map_err(|error| self.classify_failure(&error))?;
         self.lock = Lock::Reserved;
         Ok(())
     }
@@ -441,7 +441,7 @@ impl Writer {
 
     /// Makes a batch part of the log; it is as safe as was asked for when this is
     /// done.
-    pub(super) fn write(&mut self, batch: &Batch) -> Result<Vec<Repeat>, AppendError> {
+    pub(super) fn write(&mut self, batch: &Batch) -> Result<Vec<Duplicate>, AppendError> {
         if let Some(failure) = &self.failure {
             return Err(failure.error());
         }
@@ -455,28 +455,28 @@ impl Writer {
             Ok(())
         } else {
             self.roll_back(); // how safe a commit is is not changed within a transaction
-            self.be_as_safe_as(safe).and_then(|()| self.begin(LOCK_PATIENCE))
+            self.set_synchronous(safe).and_then(|()| self.begin(LOCK_PATIENCE))
         };
         let result = begun.and_then(|()| {
             let inserted = insert(&self.connection, batch, self.last, ceiling);
             self.end_transaction(inserted)
         });
         self.last_write = Instant::now();
-        let repeats = result.map_err(|error| self.fail(&error))?;
+        let repeats = result.map_err(|error| self.classify_failure(&error))?;
         self.last = batch.last;
         self.ceiling = ceiling.unwrap_or(self.ceiling);
         let stored = batch.records.len() - repeats.len();
         self.count = self.count.map(|count| count + stored as u64);
         self.note_times(batch);
         self.is_unsynced = self.options.durability == Durability::Relaxed;
-        self.move_wal().map_err(|error| self.end(Failure::Io(error.to_string())))?;
+        self.checkpoint().map_err(|error| self.mark_failed(Failure::Io(error.to_string())))?;
         self.check_files();
         self.failure.as_ref().map_or(Ok(repeats), |failure| Err(failure.error()))
     }
 
     /// Moves a long write-ahead log into the file. Where there is no room, or somebody
     /// reads what it holds, that waits until the next commit.
-    fn move_wal(&mut self) -> rusqlite::Result<()> {
+    fn checkpoint(&mut self) -> rusqlite::Result<()> {
         if self.wal_pages.load(Ordering::Relaxed) < WAL_PAGES_MAX {
             return Ok(());
         }
@@ -491,11 +491,11 @@ impl Writer {
 
     /// A higher one, where numbers are given away up to which the present one does not
     /// reach and their batch is not on the disk when they are told.
-    fn next_ceiling(&self, last: Last) -> Option<Last> {
-        let Last { message, person } = last;
+    fn next_ceiling(&self, last: LastIds) -> Option<LastIds> {
+        let LastIds { message, person } = last;
         let is_above = message > self.ceiling.message || person > self.ceiling.person;
         let is_needed = self.options.durability == Durability::Relaxed && is_above;
-        is_needed.then_some(Last { message: message + AHEAD, person: person + AHEAD })
+        is_needed.then_some(LastIds { message: message + AHEAD, person: person + AHEAD })
     }
 
     /// The end, in good order if it can be: then all is in the one file.
@@ -509,7 +509,7 @@ impl Writer {
             let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
             return Ok(());
         }
-        if self.ceiling != Last::default() {
+        if self.ceiling != LastIds::default() {
             // Otherwise it is as after a crash: numbers are left out.
             let _ = self.lower_ceiling();
         }
@@ -525,16 +525,16 @@ impl Writer {
     }
 
     fn lower_ceiling(&mut self) -> rusqlite::Result<()> {
-        self.be_as_safe_as(Durability::Commit)?;
+        self.set_synchronous(Durability::Commit)?;
         self.begin(CLOSE_PATIENCE)?;
         let written = write_last(&self.connection, self.last)
-            .and_then(|()| write_ceiling(&self.connection, Last::default()));
+            .and_then(|()| write_ceiling(&self.connection, LastIds::default()));
         self.end_transaction(written)
     }
 
     /// Moves the write-ahead log into the file and empties it.
     fn move_whole_wal(&mut self) -> Result<(), String> {
-        let moved = self.be_as_safe_as(Durability::Commit).and_then(|()| {
+        let moved = self.set_synchronous(Durability::Commit).and_then(|()| {
             self.connection.busy_timeout(CLOSE_PATIENCE)?;
             let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
             self.connection.query_row(sql, [], |row| row.get::<_, bool>(0))
@@ -590,7 +590,7 @@ impl Writer {
     }
 
     /// Forgets some of what is too old or too much; tells whether there is more.
-    fn forget(&mut self) -> rusqlite::Result<bool> {
+    fn apply_retention(&mut self) -> rusqlite::Result<bool> {
         let Retention { age, messages } = self.options.retention;
         let mut left = FORGET_AT_ONCE;
         if let Some(age) = age {
@@ -598,7 +598,7 @@ impl Writer {
         }
         if let Some(keep) = messages {
             let most = self.excess(keep)?.min(left);
-            left -= self.forget_oldest(most)?;
+            left -= self.delete_oldest(most)?;
         }
         Ok(left == 0)
     }
@@ -670,7 +670,7 @@ impl Writer {
     }
 
     /// Forgets the oldest messages, so many; tells how many.
-    fn forget_oldest(&mut self, most: u32) -> rusqlite::Result<u32> {
+    fn delete_oldest(&mut self, most: u32) -> rusqlite::Result<u32> {
         if most == 0 {
             return Ok(0); // the common case, which is to cost nothing
         }
@@ -680,7 +680,7 @@ impl Writer {
     /// Deletes the messages that a query with one parameter selects; tells how many.
     fn delete(&mut self, selected: &str, param: impl ToSql + Copy) -> rusqlite::Result<u32> {
         // As with the index, the next message's commit brings it to the disk.
-        self.be_as_safe_as(Durability::Relaxed)?;
+        self.set_synchronous(Durability::Relaxed)?;
         self.begin(Duration::ZERO)?;
         let deleted = self.delete_selected(selected, param);
         let gone = self.end_transaction(deleted)?;
@@ -701,12 +701,12 @@ impl Writer {
     fn excess(&self, keep: u64) -> rusqlite::Result<u32> {
         let beyond = self.count.unwrap_or_default().saturating_sub(keep);
         // Much mail is not to be counted where there is nothing to forget anyway.
-        let excess = if beyond == 0 { 0 } else { beyond.saturating_sub(self.waiting()?) };
+        let excess = if beyond == 0 { 0 } else { beyond.saturating_sub(self.count_mail()?) };
         Ok(u32::try_from(excess).unwrap_or(u32::MAX))
     }
 
     /// How many messages wait in mailboxes: they are kept beside the others.
-    fn waiting(&self) -> rusqlite::Result<u64> {
+    fn count_mail(&self) -> rusqlite::Result<u64> {
         let sql = "SELECT count(*) FROM kept WHERE shelf = 'mail'";
         let count: i64 = self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
         Ok(count.cast_unsigned())
@@ -720,13 +720,13 @@ impl Writer {
         if self.indexed == self.last.message {
             return Ok(false);
         }
-        self.be_as_safe_as(Durability::Relaxed)?;
+        self.set_synchronous(Durability::Relaxed)?;
         Ok(self.index_some()? == INDEX_AT_ONCE)
     }
 
     /// How safe the next commit is. Messages are never written before that is what was
     /// asked for.
-    fn be_as_safe_as(&mut self, durability: Durability) -> rusqlite::Result<()> {
+    fn set_synchronous(&mut self, durability: Durability) -> rusqlite::Result<()> {
         if self.synchronous != durability {
             self.connection.pragma_update(None, "synchronous", durability.pragma())?;
             self.synchronous = durability;
@@ -796,14 +796,14 @@ fn is_busy(error: &rusqlite::Error) -> bool {
 fn insert(
     connection: &Connection,
     batch: &Batch,
-    stored: Last,
-    ceiling: Option<Last>,
-) -> rusqlite::Result<Vec<Repeat>> {
+    stored: LastIds,
+    ceiling: Option<LastIds>,
+) -> rusqlite::Result<Vec<Duplicate>> {
     let mut repeats = Vec::new();
     for record in &batch.records {
         if !insert_record(connection, record)? {
-            let first = first_of_mark(connection, record)?;
-            repeats.extend(first.map(|first| Repeat { id: record.id, first: Arc::new(first) }));
+            let first = first_with_cid(connection, record)?;
+            repeats.extend(first.map(|first| Duplicate { id: record.id, first: Arc::new(first) }));
         }
     }
     for Change { shelf, key, value } in &batch.changes {
@@ -856,7 +856,7 @@ fn insert_record(connection: &Connection, record: &Record) -> rusqlite::Result<b
     Ok(count == 1)
 }
 
-fn first_of_mark(connection: &Connection, again: &Record) -> rusqlite::Result<Option<Record>> {
+fn first_with_cid(connection: &Connection, again: &Record) -> rusqlite::Result<Option<Record>> {
     let sql = format!("SELECT {COLUMNS} FROM messages WHERE author = ?1 AND cid = ?2");
     let cid = again.cid.as_ref().map(Cid::as_str);
     let mut statement = connection.prepare_cached(&sql)?;
@@ -869,7 +869,7 @@ mod tests {
     use super::super::SqliteLog;
     use super::*;
     use crate::protocol::{Name, Stamp};
-    use crate::server::log::{Log as _, PersonId};
+    use crate::server::log::{Log as _, UserId};
 
     const DAY: i64 = 24 * 60 * 60 * 1000;
 
@@ -885,7 +885,7 @@ mod tests {
             Arc::new(Record {
                 id,
                 time: Stamp(now - age * DAY),
-                author: PersonId(1),
+                author: UserId(1),
                 from: Name::parse("alice").unwrap(),
                 to: Recipient::Room(RoomName::parse("ops").unwrap()),
                 is_action: false,
@@ -895,7 +895,7 @@ mod tests {
         });
         let records: Vec<_> = records.collect();
         let message = records.last().map_or(kept.last.message, |record| record.id);
-        let last = Last { message, person: 1 };
+        let last = LastIds { message, person: 1 };
         log.append(&Batch { records, changes: Vec::new(), last }).unwrap();
         log
     }
@@ -905,7 +905,7 @@ mod tests {
         let mut writer = lock(&log.writer);
         // More often than there are slices in two sweeps.
         for _ in 0..100 {
-            writer.forget().unwrap();
+            writer.apply_retention().unwrap();
         }
         let mut ids = writer.connection.prepare("SELECT id FROM messages ORDER BY id").unwrap();
         let ids = ids.query_map([], |row| row.get::<_, i64>(0)).unwrap();
@@ -953,7 +953,7 @@ mod tests {
         );
         let mut record = record.unwrap().unwrap();
         (record.id, record.time) = (4001, Stamp(record.time.0 - 9 * DAY));
-        let last = Last { message: 4001, person: 1 };
+        let last = LastIds { message: 4001, person: 1 };
         let batch = Batch { records: vec![Arc::new(record)], changes: Vec::new(), last };
         log.append(&batch).unwrap();
         assert_eq!(left(&log).len(), 2000, "what goes back begins it again");
