@@ -149,12 +149,12 @@ impl Sink for Counting {
     fn push(&mut self, _: ConnId, _: &Lines, start: usize, end: usize) {
         self.pushed += end - start;
     }
-    fn note_asked(&mut self, _: ConnId, _: usize) {}
+    fn note_reply_bytes(&mut self, _: ConnId, _: usize) {}
     fn close(&mut self, _: ConnId) {}
     fn read(&mut self, _: ConnId, _: ReadRequest) {}
     fn hash(&mut self, _: ConnId, _: Job) {}
-    fn tell_when_drained(&mut self, _: ConnId) {}
-    fn wait_for_room(&mut self, _: ConnId) {}
+    fn notify_when_drained(&mut self, _: ConnId) {}
+    fn wait_for_memory(&mut self, _: ConnId) {}
 }
 
 /// From the bytes of so many lines to the last reader's bytes.

@@ -23,7 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::task::{spawn_blocking, unconstrained};
 
-use self::audit::{AuditLog, Cause};
+use self::audit::{AuditLog, ThrottledWarning};
 use self::hub::{Hub, Seed};
 use self::limits::Limits;
 use self::log::Snapshot;
@@ -31,7 +31,7 @@ use self::log::memory::MemoryLog;
 use self::log::sqlite::{self, SqliteLog};
 use self::passwords::Hashers;
 use self::peer::Peer;
-use self::reactor::{Call, Reactor};
+use self::reactor::{ReactorInput, Reactor};
 use self::storage::StorageArgs;
 use self::tls::{Identity, TlsArgs};
 use crate::ignored::{REPEAT, ignore_user_signals, is_ignored, unless_ignored};
@@ -125,29 +125,29 @@ async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
     let identity = args.tls.open(folder.as_deref())?;
     let (calls, incoming) = mpsc::unbounded_channel();
     // Before anybody is told that we are ready.
-    let mut stops = Stops::listen().context("cannot start")?;
+    let mut stops = ShutdownSignals::listen().context("cannot start")?;
     let hashers = Hashers::start(args.limits.max_hashing).context("cannot start")?;
-    let introduction = identity.as_ref().map(|(identity, _)| identity.introduction());
+    let introduction = identity.as_ref().map(|(identity, _)| identity.describe());
     let identity = identity.map(|(identity, offer)| {
         // Before anybody can be accepted.
-        let _ = calls.send(Call::Offer(offer));
+        let _ = calls.send(ReactorInput::Offer(offer));
         identity
     });
     // What `nohup` has us ignore stays so, unless there is something to reload.
     if identity.is_some() || !is_hang_up_ignored {
         tokio::spawn(reload(identity, hang_up, calls.clone()));
     }
-    say_where(&listeners)?;
+    announce_addresses(&listeners)?;
     if let Some(remark) = log.as_ref().and_then(SqliteLog::remark) {
-        say(remark);
+        log_line(remark);
     }
     if let Some(introduction) = &introduction {
-        say(introduction);
+        log_line(introduction);
     }
     let own_calls = calls.clone();
     let accepting: Vec<_> = listeners
         .into_iter()
-        .map(|l| tokio::spawn(accept(l, Vigil::of(&args.limits), calls.clone())))
+        .map(|l| tokio::spawn(accept(l, SocketOptions::of(&args.limits), calls.clone())))
         .collect();
     let stopping = tokio::spawn(async move {
         let code = stops.next().await;
@@ -155,7 +155,7 @@ async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
         for task in accepting {
             task.abort();
         }
-        let _ = calls.send(Call::Stop); // nobody to tell means it has ended
+        let _ = calls.send(ReactorInput::Stop); // nobody to tell means it has ended
         while first.elapsed() < REPEAT {
             stops.next().await;
         }
@@ -205,23 +205,23 @@ fn open(args: &ServeArgs, folder: Option<&Path>) -> anyhow::Result<(Option<Sqlit
 async fn reload(
     mut identity: Option<Identity>,
     mut hang_up: Signal,
-    calls: UnboundedSender<Call>,
+    calls: UnboundedSender<ReactorInput>,
 ) -> io::Result<()> {
     while hang_up.recv().await.is_some() {
         let Some(mut current) = identity.take() else {
-            say("SIGHUP: nothing to reload, this server has no TLS certificate");
+            log_line("SIGHUP: nothing to reload, this server has no TLS certificate");
             continue;
         };
         // Its disk may be slow.
         let reading = spawn_blocking(move || {
-            let (offer, said) = current.read_again();
-            say(&said);
+            let (offer, said) = current.reload();
+            log_line(&said);
             (current, offer)
         });
         let (current, offer) = reading.await.map_err(io::Error::other)?;
         identity = Some(current);
         if let Some(offer) = offer {
-            let _ = calls.send(Call::Offer(offer)); // the loop may have ended
+            let _ = calls.send(ReactorInput::Offer(offer)); // the loop may have ended
         }
     }
     Ok(())
@@ -229,9 +229,9 @@ async fn reload(
 
 /// The signals that end a server: SIGTERM and SIGINT. What was ignored when we began
 /// stays so.
-struct Stops(Vec<(Signal, i32)>);
+struct ShutdownSignals(Vec<(Signal, i32)>);
 
-impl Stops {
+impl ShutdownSignals {
     fn listen() -> io::Result<Self> {
         let mut stops = Vec::new();
         for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
@@ -329,7 +329,7 @@ fn lacks_zone(address: &SocketAddr) -> bool {
 }
 
 /// The first line of stderr.
-fn say_where(listeners: &[TcpListener]) -> anyhow::Result<()> {
+fn announce_addresses(listeners: &[TcpListener]) -> anyhow::Result<()> {
     let addresses =
         listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
     let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
@@ -338,23 +338,23 @@ fn say_where(listeners: &[TcpListener]) -> anyhow::Result<()> {
     } else {
         "open to the network; without --bind only this machine can connect"
     };
-    say(&format!("listening on {} ({reach})", shown.join(" and ")));
+    log_line(&format!("listening on {} ({reach})", shown.join(" and ")));
     Ok(())
 }
 
 /// Writes a line to stderr.
-fn say(line: &str) {
+fn log_line(line: &str) {
     audit::write(line.to_owned());
 }
 
-async fn accept(listener: TcpListener, vigil: Vigil, calls: UnboundedSender<Call>) {
-    let (mut pause, mut trouble) = (PAUSE_MIN, Cause::default());
+async fn accept(listener: TcpListener, vigil: SocketOptions, calls: UnboundedSender<ReactorInput>) {
+    let (mut pause, mut trouble) = (PAUSE_MIN, ThrottledWarning::default());
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
                 pause = PAUSE_MIN;
-                vigil.begin(&stream);
-                if calls.send(Call::Accepted(stream, Peer::new(address.ip()))).is_err() {
+                vigil.apply(&stream);
+                if calls.send(ReactorInput::Accepted(stream, Peer::new(address.ip()))).is_err() {
                     return;
                 }
             }
@@ -378,12 +378,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// How a peer that vanished is noticed without asking its person anything: by
 /// keepalive when idle, by the user timeout when something waits.
-struct Vigil {
+struct SocketOptions {
     keepalive: TcpKeepalive,
     user_timeout: Duration,
 }
 
-impl Vigil {
+impl SocketOptions {
     fn of(limits: &Limits) -> Self {
         // The system counts in seconds.
         let interval = (limits.keepalive / KEEPALIVE_PROBES).max(Duration::from_secs(1));
@@ -395,7 +395,7 @@ impl Vigil {
     }
 
     /// Sets a new connection up. What fails here only costs comfort.
-    fn begin(&self, stream: &TcpStream) {
+    fn apply(&self, stream: &TcpStream) {
         let _ = stream.set_nodelay(true);
         let socket = SockRef::from(stream);
         let _ = socket.set_tcp_keepalive(&self.keepalive);

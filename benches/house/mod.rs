@@ -49,8 +49,8 @@ impl Sink for Outlets {
         }
         outbox.push(lines, start, end);
     }
-    fn note_asked(&mut self, to: ConnId, count: usize) {
-        self.boxes[to.slot as usize].note_asked(count);
+    fn note_reply_bytes(&mut self, to: ConnId, count: usize) {
+        self.boxes[to.slot as usize].note_reply_bytes(count);
     }
     fn close(&mut self, _: ConnId) {
         unreachable!("nobody leaves this house");
@@ -61,10 +61,10 @@ impl Sink for Outlets {
     fn hash(&mut self, _: ConnId, _: Job) {
         unreachable!("nobody has a password here");
     }
-    fn tell_when_drained(&mut self, _: ConnId) {
+    fn notify_when_drained(&mut self, _: ConnId) {
         unreachable!("everybody reads at once");
     }
-    fn wait_for_room(&mut self, _: ConnId) {
+    fn wait_for_memory(&mut self, _: ConnId) {
         unreachable!("nobody asks for much");
     }
 }

@@ -9,20 +9,20 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::limits::Limits;
-use super::pace::{Paces, Rate};
+use super::pace::{RateLimiter, Rate};
 use super::peer::Peer;
 use super::turn::ConnId;
 
 /// Descriptors kept for the log, for what listens, for connections that are being
 /// ended, and for those that are told why they cannot come in.
-const RESERVE: usize = 64;
+const RESERVED_DESCRIPTORS: usize = 64;
 
 /// So many connections may be in the middle of their end beside those that may be
 /// open.
-const SLACK: usize = 16;
+const CLOSING_ALLOWANCE: usize = 16;
 
 /// Why nobody else can come in.
-const FULL: &str = "the server is full; try again later";
+const SERVER_FULL: &str = "the server is full; try again later";
 
 /// What is to become of somebody who comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub struct Admission {
     /// Of those, how many are of one address, or of a network that is one customer's.
     open_of: HashMap<IpAddr, usize>,
     /// How fast they came from there.
-    paces: Paces,
+    paces: RateLimiter,
     /// Those that may have no name yet, in the order they came.
     unnamed: VecDeque<ConnId>,
 }
@@ -58,11 +58,11 @@ impl Admission {
     pub fn new(limits: &Limits, descriptors: usize) -> Self {
         Self {
             limits: limits.clone(),
-            capacity: descriptors.saturating_sub(RESERVE).max(descriptors / 4),
+            capacity: descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(descriptors / 4),
             open: 0,
             open_limited: 0,
             open_of: HashMap::new(),
-            paces: Paces::new(Rate::new(limits.connect_rate, limits.connect_burst)),
+            paces: RateLimiter::new(Rate::new(limits.connect_rate, limits.connect_burst)),
             unnamed: VecDeque::new(),
         }
     }
@@ -70,23 +70,23 @@ impl Admission {
     /// Somebody wants to come in as `conn`; `is_unnamed` tells of another connection
     /// whether it is open and has no name yet. Who is not refused is counted, until
     /// [`Self::left`].
-    pub fn arrives(
+    pub fn admit(
         &mut self,
         now: Duration,
         peer: Peer,
         conn: ConnId,
         is_unnamed: impl Fn(ConnId) -> bool,
     ) -> Verdict {
-        let is_limited = self.limits.are_for(peer);
-        if is_limited && let Err(why) = self.knock(now, peer) {
+        let is_limited = self.limits.apply_to(peer);
+        if is_limited && let Err(why) = self.check_limits(now, peer) {
             return Verdict::Refused(why);
         }
         let is_full = self.open >= self.capacity
             || (is_limited && self.open_limited >= self.limits.max_connections);
         let mut gives_way = None;
-        if self.open >= self.capacity + SLACK {
+        if self.open >= self.capacity + CLOSING_ALLOWANCE {
             // Nobody is to give way to somebody who cannot come in.
-            return Verdict::Refused(FULL);
+            return Verdict::Refused(SERVER_FULL);
         }
         let max_unnamed = self.limits.max_unnamed;
         if is_full || (is_limited && self.unnamed.len() >= max_unnamed) {
@@ -96,7 +96,7 @@ impl Admission {
             }
         }
         if is_full && gives_way.is_none() {
-            return Verdict::Refused(FULL);
+            return Verdict::Refused(SERVER_FULL);
         }
         self.open += 1;
         if is_limited {
@@ -108,7 +108,7 @@ impl Admission {
     }
 
     /// What there is against somebody from this address.
-    fn knock(&mut self, now: Duration, peer: Peer) -> Result<(), &'static str> {
+    fn check_limits(&mut self, now: Duration, peer: Peer) -> Result<(), &'static str> {
         let network = peer.network();
         if !self.paces.may_go_on(now, network) {
             return Err("too many new connections from your address; wait a few seconds");
@@ -120,9 +120,9 @@ impl Admission {
     }
 
     /// Somebody who had come in is gone.
-    pub fn left(&mut self, peer: Peer) {
+    pub fn release(&mut self, peer: Peer) {
         self.open -= 1;
-        if !self.limits.are_for(peer) {
+        if !self.limits.apply_to(peer) {
             return;
         }
         self.open_limited -= 1;
@@ -168,7 +168,7 @@ mod tests {
     fn an_address_has_so_many_connections_and_a_network_of_one_customer_too() {
         let mut admission = admission(|limits| limits.max_per_address = 2);
         let mut come =
-            |address, number| admission.arrives(NOW, from(address), conn(number), |_| true);
+            |address, number| admission.admit(NOW, from(address), conn(number), |_| true);
         for address in ["192.0.2.1", "192.0.2.2", "2001:db8::1"] {
             assert_eq!(come(address, 1), Verdict::Welcome, "{address}");
             assert_eq!(come(address, 2), Verdict::Welcome, "{address}");
@@ -179,8 +179,8 @@ mod tests {
         for number in 0..100 {
             assert_eq!(come("127.0.0.1", number), Verdict::Welcome);
         }
-        admission.left(from("192.0.2.1"));
-        assert_eq!(admission.arrives(NOW, from("192.0.2.1"), conn(9), |_| true), Verdict::Welcome);
+        admission.release(from("192.0.2.1"));
+        assert_eq!(admission.admit(NOW, from("192.0.2.1"), conn(9), |_| true), Verdict::Welcome);
     }
 
     #[test]
@@ -188,9 +188,9 @@ mod tests {
         let mut limited = admission(|limits| {
             (limits.max_per_address, limits.limit_loopback) = (1, true);
         });
-        assert_eq!(limited.arrives(NOW, from("::1"), conn(1), |_| true), Verdict::Welcome);
-        assert!(is_refused(limited.arrives(NOW, from("::1"), conn(2), |_| true)));
-        assert_eq!(limited.arrives(NOW, from("127.0.0.2"), conn(3), |_| true), Verdict::Welcome);
+        assert_eq!(limited.admit(NOW, from("::1"), conn(1), |_| true), Verdict::Welcome);
+        assert!(is_refused(limited.admit(NOW, from("::1"), conn(2), |_| true)));
+        assert_eq!(limited.admit(NOW, from("127.0.0.2"), conn(3), |_| true), Verdict::Welcome);
     }
 
     #[test]
@@ -199,7 +199,7 @@ mod tests {
         let named = HashSet::from([conn(2)]);
         let mut come = |number: u32| {
             let address = format!("192.0.2.{number}");
-            admission.arrives(NOW, from(&address), conn(number), |conn| !named.contains(&conn))
+            admission.admit(NOW, from(&address), conn(number), |conn| !named.contains(&conn))
         };
         for number in 1..=4 {
             assert_eq!(come(number), Verdict::Welcome, "{number}: one of the three has a name");
@@ -213,26 +213,26 @@ mod tests {
         let mut admission = admission(|limits| limits.max_connections = 2);
         let mut come = |number: u32, is_unnamed: bool| {
             let address = format!("192.0.2.{number}");
-            admission.arrives(NOW, from(&address), conn(number), |_| is_unnamed)
+            admission.admit(NOW, from(&address), conn(number), |_| is_unnamed)
         };
         assert_eq!(come(1, true), Verdict::Welcome);
         assert_eq!(come(2, true), Verdict::Welcome);
         assert_eq!(come(3, true), Verdict::InsteadOf(conn(1)));
         assert!(is_refused(come(4, false)), "all have names");
-        assert_eq!(admission.arrives(NOW, from("::1"), conn(5), |_| false), Verdict::Welcome);
+        assert_eq!(admission.admit(NOW, from("::1"), conn(5), |_| false), Verdict::Welcome);
     }
 
     #[test]
     fn what_the_system_cannot_hold_nobody_is_promised() {
-        let mut admission = Admission::new(&Limits::default(), RESERVE + 40);
+        let mut admission = Admission::new(&Limits::default(), RESERVED_DESCRIPTORS + 40);
         let come = |admission: &mut Admission, number| {
-            admission.arrives(NOW, from("127.0.0.1"), conn(number), |_| true)
+            admission.admit(NOW, from("127.0.0.1"), conn(number), |_| true)
         };
         for number in 0..40 {
             assert_eq!(come(&mut admission, number), Verdict::Welcome);
         }
         assert!(is_refused(come(&mut admission, 40)));
-        admission.left(from("127.0.0.1"));
+        admission.release(from("127.0.0.1"));
         assert_eq!(come(&mut admission, 41), Verdict::Welcome);
     }
 
@@ -241,9 +241,9 @@ mod tests {
         let mut admission =
             admission(|limits| (limits.connect_rate, limits.connect_burst) = (1, 2));
         let mut come_and_go = |now, number| {
-            let verdict = admission.arrives(now, from("192.0.2.1"), conn(number), |_| false);
+            let verdict = admission.admit(now, from("192.0.2.1"), conn(number), |_| false);
             if verdict == Verdict::Welcome {
-                admission.left(from("192.0.2.1"));
+                admission.release(from("192.0.2.1"));
             }
             verdict
         };

@@ -12,24 +12,24 @@ use tokio::io::unix::AsyncFd;
 
 /// See the head of this file.
 #[derive(Debug)]
-pub struct Alarm(AsyncFd<Timer>);
+pub struct Timer(AsyncFd<TimerDescriptor>);
 
 #[derive(Debug)]
-struct Timer(TimerFd);
+struct TimerDescriptor(TimerFd);
 
-impl AsFd for Timer {
+impl AsFd for TimerDescriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl AsRawFd for Timer {
+impl AsRawFd for TimerDescriptor {
     fn as_raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()
     }
 }
 
-impl Alarm {
+impl Timer {
     /// One that is not set.
     ///
     /// # Errors
@@ -39,7 +39,7 @@ impl Alarm {
         // Deprecated since a type could lie about its descriptor, which ours does
         // not; what comes in its place is unsafe to call.
         #[allow(deprecated)]
-        AsyncFd::with_interest(Timer(timer), Interest::READABLE).map(Self)
+        AsyncFd::with_interest(TimerDescriptor(timer), Interest::READABLE).map(Self)
     }
 
     /// Rings once after this time, instead of whatever it was set to.
@@ -55,7 +55,7 @@ impl Alarm {
     ///
     /// # Errors
     /// The system's, if it cannot be waited for.
-    pub async fn rings(&self) -> io::Result<()> {
+    pub async fn expired(&self) -> io::Result<()> {
         self.0.readable().await?.clear_ready();
         Ok(())
     }
@@ -68,12 +68,12 @@ mod tests {
 
     #[tokio::test]
     async fn it_rings_each_time_it_is_set_and_not_before() {
-        let alarm = Alarm::new().unwrap();
+        let alarm = Timer::new().unwrap();
         for _ in 0..5 {
             let start = Instant::now();
             alarm.set(Duration::from_secs(100)).unwrap();
             alarm.set(Duration::from_micros(300)).unwrap();
-            alarm.rings().await.unwrap();
+            alarm.expired().await.unwrap();
             assert!(start.elapsed() >= Duration::from_micros(300));
         }
     }

@@ -18,10 +18,10 @@ use crate::stdio;
 const WAITING_MAX: usize = 1000;
 
 /// How long the end waits for what is still to be written.
-const PATIENCE: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A cause that goes on is told no more often.
-const PAUSE: Duration = Duration::from_secs(1);
+const REPEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 enum Order {
     Line(String),
@@ -32,7 +32,7 @@ enum Order {
 static QUEUE: OnceLock<SyncSender<Order>> = OnceLock::new();
 
 /// How many lines found no room.
-static LOST: AtomicUsize = AtomicUsize::new(0);
+static DROPPED_LINES: AtomicUsize = AtomicUsize::new(0);
 
 /// Has what was said written when it is dropped, in a panic too.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Drop for AuditLog {
     fn drop(&mut self) {
         let (mark, written) = channel();
         if QUEUE.get().is_some_and(|queue| queue.try_send(Order::Mark(mark)).is_ok()) {
-            let _ = written.recv_timeout(PATIENCE); // nobody may be there to read it
+            let _ = written.recv_timeout(FLUSH_TIMEOUT); // nobody may be there to read it
         }
     }
 }
@@ -56,7 +56,7 @@ impl AuditLog {
         let (queue, orders) = sync_channel(WAITING_MAX);
         thread::Builder::new().name("audit".into()).spawn(move || write_all(&orders))?;
         if QUEUE.set(queue).is_ok() {
-            tell_of_panics();
+            log_panics();
         }
         Ok(Self(()))
     }
@@ -65,12 +65,12 @@ impl AuditLog {
 /// Writes a line when its turn comes.
 pub fn write(line: String) {
     let Some(queue) = QUEUE.get() else { return now(&line) };
-    let lost = LOST.load(Ordering::Relaxed);
+    let lost = DROPPED_LINES.load(Ordering::Relaxed);
     if lost > 0 && queue.try_send(Order::Line(format!("{lost} lines lost"))).is_ok() {
-        LOST.fetch_sub(lost, Ordering::Relaxed);
+        DROPPED_LINES.fetch_sub(lost, Ordering::Relaxed);
     }
     if queue.try_send(Order::Line(line)).is_err() {
-        LOST.fetch_add(1, Ordering::Relaxed);
+        DROPPED_LINES.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -90,15 +90,15 @@ fn now(line: &str) {
 
 /// Something that can go wrong again and again.
 #[derive(Debug, Default)]
-pub struct Cause {
+pub struct ThrottledWarning {
     last: Option<Instant>,
     left_out: usize,
 }
 
-impl Cause {
+impl ThrottledWarning {
     /// Tells of it, unless it has just been told of.
     pub fn tell(&mut self, line: &str) {
-        if self.last.is_some_and(|last| last.elapsed() < PAUSE) {
+        if self.last.is_some_and(|last| last.elapsed() < REPEAT_INTERVAL) {
             self.left_out += 1;
             return;
         }
@@ -112,8 +112,8 @@ impl Cause {
 }
 
 /// A panic ends one connection; what there is to be mended is told here.
-fn tell_of_panics() {
-    let cause = Mutex::new(Cause::default());
+fn log_panics() {
+    let cause = Mutex::new(ThrottledWarning::default());
     panic::set_hook(Box::new(move |info| {
         let mut line = info.to_string().replace('\n', ": ");
         let trace = Backtrace::capture();

@@ -2,7 +2,7 @@
 //! written, and how far its end has come. It knows no rule of the chat.
 //!
 //! There is no task for each connection. A socket that has something to read,
-//! or room to write again, wakes its [`Doorbell`], which only notes its slot for
+//! or room to write again, wakes its [`SlotWaker`], which only notes its slot for
 //! the server's one loop (`reactor.rs`). An idle connection holds no buffer.
 
 use std::io;
@@ -18,21 +18,21 @@ use tokio::sync::Notify;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::outbox::Outbox;
-use super::pace::Pace;
-use super::stream::{Speech, Stream};
+use super::pace::Bucket;
+use super::stream::{Transport, Stream};
 use super::unsent;
 use crate::protocol::LOGIN_LINE_MAX;
 use crate::protocol::codec::LineCodec;
 
 /// Which slots have something to do, noted by wake-ups and emptied by the loop.
 #[derive(Debug, Default)]
-pub struct Doorbells {
+pub struct ReadyQueue {
     rung: Mutex<Vec<u32>>,
     some: Notify,
 }
 
-impl Doorbells {
-    /// Waits until a bell was rung since the last [`Doorbells::take_into`].
+impl ReadyQueue {
+    /// Waits until a bell was rung since the last [`ReadyQueue::take_into`].
     pub async fn wait(&self) {
         self.some.notified().await;
     }
@@ -44,8 +44,8 @@ impl Doorbells {
 
     /// A bell for one slot, as the waker that a socket is handed.
     #[must_use]
-    pub fn bell(self: &Arc<Self>, slot: u32) -> Arc<Doorbell> {
-        Arc::new(Doorbell { slot, has_rung: AtomicBool::new(false), all: self.clone() })
+    pub fn bell(self: &Arc<Self>, slot: u32) -> Arc<SlotWaker> {
+        Arc::new(SlotWaker { slot, has_rung: AtomicBool::new(false), all: self.clone() })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u32>> {
@@ -56,20 +56,20 @@ impl Doorbells {
 
 /// Wakes the loop for one slot; rings once until it is answered.
 #[derive(Debug)]
-pub struct Doorbell {
+pub struct SlotWaker {
     slot: u32,
     has_rung: AtomicBool,
-    all: Arc<Doorbells>,
+    all: Arc<ReadyQueue>,
 }
 
-impl Doorbell {
+impl SlotWaker {
     /// The loop has come to look; the next wake-up rings again.
     pub fn answer(&self) {
         self.has_rung.store(false, Ordering::Release);
     }
 }
 
-impl Wake for Doorbell {
+impl Wake for SlotWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -101,7 +101,7 @@ pub enum Phase {
 #[allow(clippy::struct_excessive_bools)] // facts that are independent of each other
 pub struct Connection {
     stream: Stream,
-    bell: Arc<Doorbell>,
+    bell: Arc<SlotWaker>,
     waker: Waker,
     /// Tells this connection from those that had the slot before.
     pub generation: u32,
@@ -116,7 +116,7 @@ pub struct Connection {
     /// What is to be written.
     pub outbox: Outbox,
     /// How fast its lines may be heard, where that is limited.
-    pub pace: Pace,
+    pub pace: Bucket,
     /// Whether limits on how fast it may speak are for it.
     pub is_limited: bool,
     /// Whether it is not heard since it spoke too fast.
@@ -175,7 +175,7 @@ pub enum Stall {
 impl Connection {
     /// A connection that was just accepted into a slot.
     #[must_use]
-    pub fn new(socket: TcpStream, bell: Arc<Doorbell>, generation: u32) -> Self {
+    pub fn new(socket: TcpStream, bell: Arc<SlotWaker>, generation: u32) -> Self {
         Self {
             stream: Stream::Plain(socket),
             waker: Waker::from(bell.clone()),
@@ -186,7 +186,7 @@ impl Connection {
             codec: LineCodec::new(LOGIN_LINE_MAX),
             unread: Vec::new(),
             outbox: Outbox::default(),
-            pace: Pace::default(),
+            pace: Bucket::default(),
             is_limited: false,
             is_paced: false,
             is_turned_away: false,
@@ -207,7 +207,7 @@ impl Connection {
 
     /// To be called before reading or writing because of a wake-up, so that a
     /// later one is not lost.
-    pub fn answer_bell(&self) {
+    pub fn clear_ready(&self) {
         self.bell.answer();
     }
 
@@ -216,9 +216,9 @@ impl Connection {
     ///
     /// # Errors
     /// The connection is broken, or a handshake failed.
-    pub fn speech(&mut self, offer: &Arc<ServerConfig>) -> io::Result<Option<Speech>> {
+    pub fn transport(&mut self, offer: &Arc<ServerConfig>) -> io::Result<Option<Transport>> {
         let mut context = Context::from_waker(&self.waker);
-        match self.stream.poll_speech(&mut context, offer) {
+        match self.stream.poll_transport(&mut context, offer) {
             Poll::Ready(speech) => speech.map(Some),
             Poll::Pending => Ok(None),
         }
@@ -265,7 +265,7 @@ impl Connection {
     /// # Errors
     /// The connection is broken.
     pub fn flush(&mut self) -> io::Result<Flush> {
-        match self.flush_as_told()? {
+        match self.flush_with()? {
             Flush::Blocked { .. } if self.is_parted && self.flush_now()? => Ok(Flush::Done),
             flushed => Ok(flushed),
         }
@@ -284,7 +284,7 @@ impl Connection {
         Ok(true)
     }
 
-    fn flush_as_told(&mut self) -> io::Result<Flush> {
+    fn flush_with(&mut self) -> io::Result<Flush> {
         let mut context = Context::from_waker(&self.waker);
         let mut progress = false;
         while !self.outbox.is_empty() {
@@ -359,17 +359,17 @@ impl Connection {
 
     /// Throws away what waits for a peer that does not read: its last lines may go out
     /// as far as the system has any room.
-    pub fn part(&mut self) {
+    pub fn discard_unread(&mut self) {
         self.is_parted = true;
         self.outbox.cut();
         if let Some(socket) = self.stream.socket() {
-            unsent::make_room(socket);
+            unsent::enlarge_for_farewell(socket);
         }
     }
 
     /// Nothing can be written to it any more. What it has sent before is there all the
     /// same, and is heard.
-    pub fn go_deaf(&mut self) {
+    pub fn stop_writing(&mut self) {
         self.is_deaf = true;
         self.outbox = Outbox::default();
         self.stalled_since = None;
@@ -400,7 +400,7 @@ mod tests {
         let peer = std::net::TcpStream::connect(address).expect("a connection");
         let (socket, _) = listener.accept().await.expect("a connection");
         unsent::bound(&socket);
-        let bell = Arc::new(Doorbells::default()).bell(0);
+        let bell = Arc::new(ReadyQueue::default()).bell(0);
         let mut connection = Connection::new(socket, bell, 0);
         let lines = Lines::new(vec![b'x'; 64 << 20], &Meter::default());
         connection.outbox.push(&lines, 0, lines.len());

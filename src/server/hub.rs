@@ -29,7 +29,7 @@ use slab::Slab;
 use super::limits::Limits;
 use super::log::{Change, Snapshot, LastIds, UserId, ReadResult, Collection, MembershipSpan};
 use super::outbox::Meter;
-use super::pace::{Paces, Rate};
+use super::pace::{RateLimiter, Rate};
 use super::passwords::Outcome;
 use super::peer::Peer;
 use super::turn::{Audience, Cause, ConnId, Topic, Turn};
@@ -130,9 +130,9 @@ pub enum Input<'a> {
     Stalled,
     /// More waits for it than may.
     OverLimit,
-    /// It has read most of what waited for it ([`Turn::tell_when_drained`]).
+    /// It has read most of what waited for it ([`Turn::notify_when_drained`]).
     Drained,
-    /// There is room for the long answer it waits for ([`Turn::wait_for_room`]).
+    /// There is room for the long answer it waits for ([`Turn::wait_for_memory`]).
     MemoryAvailable,
     /// The rows it asked the log for.
     Rows(ReadResult),
@@ -186,7 +186,7 @@ pub struct Hub {
     mail: Mailboxes,
     password_throttle: PasswordThrottle,
     /// New passwords, from each network.
-    new_passwords: Paces,
+    new_passwords: RateLimiter,
     /// What operators of the server decided, and who they are.
     server_moderation: Moderation,
     dormant_rooms: DormantRooms,
@@ -447,7 +447,7 @@ impl Hub {
             accounts: Accounts::default(),
             mail: Mailboxes::default(),
             password_throttle: guesses,
-            new_passwords: Paces::new(rate),
+            new_passwords: RateLimiter::new(rate),
             server_moderation: Moderation { number: Some(keeping::SERVER_ID), ..Moderation::default() },
             dormant_rooms: DormantRooms::default(),
             moderated_rooms: HashMap::new(),

@@ -75,7 +75,7 @@ pub struct Limits {
         value_name = "TIME",
         default_value = "30s",
         env = "CHATTY_LOGIN_TIMEOUT",
-        value_parser = parse_patience
+        value_parser = parse_nonzero_duration
     )]
     pub login_timeout: Duration,
 
@@ -85,7 +85,7 @@ pub struct Limits {
         value_name = "TIME",
         default_value = "10s",
         env = "CHATTY_WRITE_STALL",
-        value_parser = parse_patience
+        value_parser = parse_nonzero_duration
     )]
     pub write_stall: Duration,
 
@@ -307,7 +307,7 @@ fn parse_places(text: &str) -> Result<usize, String> {
 }
 
 /// With no time at all nobody could read, or give a name.
-fn parse_patience(text: &str) -> Result<Duration, String> {
+fn parse_nonzero_duration(text: &str) -> Result<Duration, String> {
     let patience = parse_duration(text)?;
     let problem = || "0 would part with everybody; give them 1s or more".to_owned();
     (!patience.is_zero()).then_some(patience).ok_or_else(problem)
@@ -316,7 +316,7 @@ fn parse_patience(text: &str) -> Result<Duration, String> {
 impl Limits {
     /// Whether what one address may do is limited for somebody from there.
     #[must_use]
-    pub fn are_for(&self, peer: Peer) -> bool {
+    pub fn apply_to(&self, peer: Peer) -> bool {
         self.limit_loopback || !peer.is_local()
     }
 }

@@ -17,26 +17,26 @@ use std::time::Duration;
 
 /// A line waits for at most so many times what ending a turn takes, and never
 /// longer than this.
-const TIMES_COST: u32 = 4;
-const LONGEST: Duration = Duration::from_micros(1500);
+const COST_FACTOR: u32 = 4;
+const DELAY_MAX: Duration = Duration::from_micros(1500);
 
 /// Shorter than this a wait is not worth its own timer.
-const SHORTEST: Duration = Duration::from_micros(60);
+const DELAY_MIN: Duration = Duration::from_micros(60);
 
 /// Ending a turn takes long from where this part of it is worth its timer. It is
 /// what lines always wait that come within so many times what it takes.
 const PART_OF_COST: u32 = 8;
-const CLOSELY: u32 = 2;
+const CLOSE_GAP: u32 = 2;
 
 /// No other line for so many times the usual gap: none is on its way.
-const TIMES_GAP: u32 = 2;
+const GAP_FACTOR: u32 = 2;
 
 /// While waiting does not pay, one turn in so many tries whether it does now.
-const PROBE: u32 = 64;
+const PROBE_INTERVAL: u32 = 64;
 
 /// Decides when a turn ends.
 #[derive(Debug, Default)]
-pub struct Linger {
+pub struct BatchDelay {
     /// What ending a turn has been taking.
     cost: Duration,
     /// Between parts.
@@ -59,26 +59,26 @@ struct Wait {
     since: Duration,
 }
 
-impl Linger {
+impl BatchDelay {
     /// Something has come. `None`: the turn ends now. Otherwise until when it waits
     /// for more, if none comes.
     pub fn after_part(&mut self, now: Duration) -> Option<Duration> {
-        self.gap = mean(self.gap, now.saturating_sub(self.last_part).min(LONGEST));
+        self.gap = mean(self.gap, now.saturating_sub(self.last_part).min(DELAY_MAX));
         self.last_part = now;
         let begun = self.wait.unwrap_or_else(|| self.begin(now));
-        self.wait = (begun.least.max(begun.most) >= SHORTEST).then_some(begun);
+        self.wait = (begun.least.max(begun.most) >= DELAY_MIN).then_some(begun);
         let Wait { least, most, since } = self.wait?;
-        let until = (since + most).min(now + self.gap * TIMES_GAP).max(since + least);
+        let until = (since + most).min(now + self.gap * GAP_FACTOR).max(since + least);
         (until > now).then_some(until)
     }
 
     fn begin(&self, since: Duration) -> Wait {
-        let part = (self.cost / PART_OF_COST).min(LONGEST);
-        let is_close = part >= SHORTEST && since < self.last_end + self.cost * CLOSELY;
-        let is_tried = self.is_paying || self.turns >= PROBE;
+        let part = (self.cost / PART_OF_COST).min(DELAY_MAX);
+        let is_close = part >= DELAY_MIN && since < self.last_end + self.cost * CLOSE_GAP;
+        let is_tried = self.is_paying || self.turns >= PROBE_INTERVAL;
         Wait {
             least: if is_close { part } else { Duration::ZERO },
-            most: if is_tried { (self.cost * TIMES_COST).min(LONGEST) } else { Duration::ZERO },
+            most: if is_tried { (self.cost * COST_FACTOR).min(DELAY_MAX) } else { Duration::ZERO },
             since,
         }
     }
@@ -110,7 +110,7 @@ mod tests {
     /// Lines come `every` so many microseconds from a `start` on; a flush takes
     /// `cost`. Gives how many turns there were and how long a line waited at most.
     fn play(
-        linger: &mut Linger,
+        linger: &mut BatchDelay,
         start: Duration,
         every: u32,
         cost: u32,
@@ -144,22 +144,22 @@ mod tests {
 
     #[test]
     fn in_a_busy_room_lines_are_gathered_within_bounds() {
-        let mut linger = Linger::default();
+        let mut linger = BatchDelay::default();
         play(&mut linger, Duration::ZERO, 1000, 440, 500);
         let (turns, waited) = play(&mut linger, Duration::from_secs(1), 1000, 440, 1000);
         assert!(turns < 600, "{turns} turns of 1000 lines");
-        assert!(waited <= LONGEST, "{waited:?}");
+        assert!(waited <= DELAY_MAX, "{waited:?}");
     }
 
     #[test]
     fn where_turns_take_long_lines_that_follow_closely_wait_for_a_part_of_it() {
-        let mut linger = Linger::default();
+        let mut linger = BatchDelay::default();
         play(&mut linger, Duration::ZERO, 50, 4000, 1000);
         let (turns, waited) = play(&mut linger, Duration::from_secs(1), 50, 4000, 1000);
         assert!(turns <= 100, "{turns} turns of 1000 lines");
-        assert!(waited <= LONGEST, "{waited:?}");
+        assert!(waited <= DELAY_MAX, "{waited:?}");
         let (_, waited) = play(&mut linger, Duration::from_secs(2), 50, 40_000, 1000);
-        assert!(waited <= LONGEST, "{waited:?}");
+        assert!(waited <= DELAY_MAX, "{waited:?}");
         // Who speaks after pauses hardly ever waits.
         play(&mut linger, Duration::from_secs(3), 100_000, 4000, 10);
         let (_, waited) = play(&mut linger, Duration::from_secs(5), 100_000, 4000, 20);
@@ -168,17 +168,17 @@ mod tests {
 
     #[test]
     fn a_line_that_comes_alone_is_written_at_once() {
-        let mut linger = Linger::default();
+        let mut linger = BatchDelay::default();
         let (turns, _) = play(&mut linger, Duration::ZERO, 20_000, 440, 1000);
         assert!(turns >= 990, "{turns}");
         // Where a flush costs next to nothing there is nothing to save.
-        let (turns, waited) = play(&mut Linger::default(), Duration::ZERO, 100, 5, 1000);
+        let (turns, waited) = play(&mut BatchDelay::default(), Duration::ZERO, 100, 5, 1000);
         assert_eq!((turns, waited), (1000, Duration::ZERO));
     }
 
     #[test]
     fn a_room_that_falls_quiet_is_no_longer_waited_for() {
-        let mut linger = Linger::default();
+        let mut linger = BatchDelay::default();
         play(&mut linger, Duration::ZERO, 300, 440, 1000);
         let mut now = Duration::from_secs(10);
         for _ in 0..10 {

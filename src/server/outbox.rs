@@ -171,7 +171,7 @@ impl Outbox {
     /// mixed; what was written is taken to be unasked first, to the reader's
     /// favour.
     #[must_use]
-    pub fn unasked(&self) -> usize {
+    pub fn unsolicited(&self) -> usize {
         self.len.saturating_sub(self.asked)
     }
 
@@ -197,7 +197,7 @@ impl Outbox {
     }
 
     /// So many of the bytes pushed are answers.
-    pub fn note_asked(&mut self, count: usize) {
+    pub fn note_reply_bytes(&mut self, count: usize) {
         self.asked += count;
     }
 
@@ -327,13 +327,13 @@ mod tests {
     fn answers_do_not_count_against_the_reader() {
         let lines = shared(b"one\ntwo\nthree\n");
         let mut outbox = Outbox::default();
-        outbox.note_asked(4);
+        outbox.note_reply_bytes(4);
         outbox.push(&lines, 0, 14);
-        assert_eq!(outbox.unasked(), 10);
+        assert_eq!(outbox.unsolicited(), 10);
         outbox.advance(8);
-        assert_eq!(outbox.unasked(), 2);
+        assert_eq!(outbox.unsolicited(), 2);
         outbox.advance(4);
-        assert_eq!((outbox.len(), outbox.unasked()), (2, 0));
+        assert_eq!((outbox.len(), outbox.unsolicited()), (2, 0));
     }
 
     #[test]

@@ -34,15 +34,15 @@ impl Rate {
 
 /// What one of those who come has left; eight bytes. Of two, the greater has less.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Pace {
+pub struct Bucket {
     /// When nothing is used up any more, in nanoseconds since the start.
     full_at: u64,
 }
 
-impl Pace {
+impl Bucket {
     /// When the next may come: `now` at the earliest.
     #[must_use]
-    pub fn next(self, rate: Rate, now: Duration) -> Duration {
+    pub fn next_at(self, rate: Rate, now: Duration) -> Duration {
         Duration::from_nanos((self.full_at + rate.interval).saturating_sub(rate.depth)).max(now)
     }
 
@@ -65,12 +65,12 @@ const REMEMBERED_MAX: usize = 4096;
 
 /// How much each network does of something that all may do at the same rate.
 #[derive(Debug)]
-pub struct Paces {
+pub struct RateLimiter {
     rate: Option<Rate>,
-    of: HashMap<IpAddr, Pace>,
+    of: HashMap<IpAddr, Bucket>,
 }
 
-impl Paces {
+impl RateLimiter {
     /// At this rate; without one as much as there is.
     #[must_use]
     pub fn new(rate: Option<Rate>) -> Self {
@@ -84,7 +84,7 @@ impl Paces {
             self.forget(now);
         }
         let pace = self.of.entry(network).or_default();
-        let may = pace.next(rate, now) <= now;
+        let may = pace.next_at(rate, now) <= now;
         if may {
             pace.count(rate, now);
         }
@@ -93,7 +93,7 @@ impl Paces {
 
     /// Forgets at least half, so that it is done seldom.
     fn forget(&mut self, now: Duration) {
-        let mut paces: Vec<Pace> = self.of.values().copied().collect();
+        let mut paces: Vec<Bucket> = self.of.values().copied().collect();
         let middle = paces.len() / 2;
         let (_, middle, _) = paces.select_nth_unstable(middle);
         self.of.retain(|_, pace| *pace > *middle && !pace.is_full(now));
@@ -126,10 +126,10 @@ pub(super) mod tests {
 
     /// When each of the waiting goes, if each goes as soon as it may.
     fn gone(rate: Rate, come: &[Duration]) -> Vec<Duration> {
-        let mut pace = Pace::default();
+        let mut pace = Bucket::default();
         let mut before = Duration::ZERO;
         let go = |&at: &Duration| {
-            before = pace.next(rate, at.max(before));
+            before = pace.next_at(rate, at.max(before));
             pace.count(rate, before);
             before
         };
@@ -186,16 +186,16 @@ pub(super) mod tests {
     #[test]
     fn after_a_pause_the_store_is_full_and_no_fuller() {
         let rate = Rate::new(10, 3).expect("a limit");
-        let mut pace = Pace::default();
+        let mut pace = Bucket::default();
         (0..3).for_each(|_| pace.count(rate, SECOND));
         assert!(!pace.is_full(SECOND) && pace.is_full(SECOND * 2));
         (0..3).for_each(|_| pace.count(rate, SECOND * 3600));
-        assert_eq!(pace.next(rate, SECOND * 3600), SECOND * 3600 + SECOND / 10);
+        assert_eq!(pace.next_at(rate, SECOND * 3600), SECOND * 3600 + SECOND / 10);
     }
 
     #[test]
     fn what_is_remembered_of_networks_is_bounded_and_who_did_most_is_remembered() {
-        let mut paces = Paces::new(Rate::one_in(SECOND * 60, 2));
+        let mut paces = RateLimiter::new(Rate::one_in(SECOND * 60, 2));
         let of = |number: u32| std::net::Ipv4Addr::from_bits(number).into();
         assert!(paces.may_go_on(SECOND, of(0)) && paces.may_go_on(SECOND, of(0)));
         for number in 1..10_000 {
@@ -205,7 +205,7 @@ pub(super) mod tests {
         assert!(!paces.may_go_on(SECOND * 60, of(0)), "it has had its two");
         assert!(paces.may_go_on(SECOND * 61, of(0)), "one more, after a minute");
         assert!(!paces.may_go_on(SECOND * 61, of(0)));
-        let mut endless = Paces::new(Rate::one_in(SECOND, 0));
+        let mut endless = RateLimiter::new(Rate::one_in(SECOND, 0));
         assert!((0..100).all(|_| endless.may_go_on(SECOND, of(0))));
     }
 }

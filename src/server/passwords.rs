@@ -17,7 +17,7 @@ use crate::text_file;
 
 /// How many are hashed at once; each takes a core meanwhile, and 19 MiB that are kept
 /// for the next one.
-pub const AT_ONCE: usize = 2;
+pub const THREADS: usize = 2;
 
 /// A password as somebody said it; it is in no log and no debug output.
 #[derive(Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Secret {
 
     /// The password itself; not to be written anywhere.
     #[must_use]
-    pub fn reveal(&self) -> &str {
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -100,7 +100,7 @@ impl Workspace {
     }
 
     /// Whether this is the password of that hash, whoever has made it.
-    fn fits(&mut self, password: &str, hash: &str) -> Option<bool> {
+    fn verify(&mut self, password: &str, hash: &str) -> Option<bool> {
         let hash = PasswordHash::new(hash).ok()?;
         let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok()?;
         let version = hash.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
@@ -120,11 +120,11 @@ impl Job {
     pub fn run(&self, workspace: &mut Workspace) -> Outcome {
         match self {
             Self::Check(password, hash) => {
-                Outcome::Checked(workspace.fits(password.reveal(), hash).unwrap_or(false))
+                Outcome::Checked(workspace.verify(password.expose(), hash).unwrap_or(false))
             }
-            Self::Match(word, is) => Outcome::Checked(*digest(word.reveal()) == **is),
+            Self::Match(word, is) => Outcome::Checked(*digest(word.expose()) == **is),
             Self::Hash(password) => {
-                Outcome::Hashed(workspace.hash(password.reveal()).map(Into::into))
+                Outcome::Hashed(workspace.hash(password.expose()).map(Into::into))
             }
         }
     }
@@ -202,7 +202,7 @@ impl Hashers {
     pub fn start(waiting_max: usize) -> std::io::Result<Self> {
         let (orders, queue) = mpsc::sync_channel(waiting_max);
         let queue = Arc::new(Mutex::new(queue));
-        for _ in 0..AT_ONCE {
+        for _ in 0..THREADS {
             let queue = queue.clone();
             thread::Builder::new().name("hasher".into()).spawn(move || work(&queue))?;
         }

@@ -29,12 +29,12 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::admission::Admission;
-use super::alarm::Alarm;
-use super::audit::{self, Cause};
-use super::connection::{Connection, Doorbells};
+use super::alarm::Timer;
+use super::audit::{self, ThrottledWarning};
+use super::connection::{Connection, ReadyQueue};
 use super::hub::{Flow, Hub, Input, Now, Storage, storage_full};
 use super::limits::Limits;
-use super::linger::Linger;
+use super::linger::BatchDelay;
 use super::log::{AppendError, Log, ReadResult};
 use super::outbox::Meter;
 use super::pace::Rate;
@@ -43,7 +43,7 @@ use super::peer::Peer;
 use super::tls::Offer;
 use super::turn::{ConnId, Sink as _, Turn};
 use crate::protocol::Stamp;
-use answers::{Kind, LongAnswers};
+use answers::{Kind, LongReplies};
 use reading::READ_SIZE;
 use store::Store;
 
@@ -51,10 +51,10 @@ use store::Store;
 const TURN_SIZE: usize = 256 << 10;
 
 /// How often is looked whether somebody is still there who waits for an answer.
-const WAIT_LOOK: Duration = Duration::from_secs(1);
+const LIVENESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a stop may take to tell everyone, whoever does not listen.
-const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The same when the log has failed.
 const FAILURE_DRAIN: Duration = Duration::from_secs(1);
@@ -65,7 +65,7 @@ const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What comes to the loop from outside the sockets.
 #[derive(Debug)]
-pub enum Call {
+pub enum ReactorInput {
     /// Somebody connected, from there.
     Accepted(TcpStream, Peer),
     /// The log found what a connection asked for.
@@ -86,7 +86,7 @@ pub enum Call {
 
 /// What falls due for one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Due {
+enum Timeout {
     /// It may have said nothing yet.
     Greeting,
     /// It may have made no progress for too long.
@@ -110,20 +110,20 @@ pub struct Reactor<L> {
     store: Store<L>,
     hashers: Hashers,
     /// What makes us panic.
-    bugs: Cause,
+    bugs: ThrottledWarning,
     /// Over whom we are to panic, in a test.
     doomed: Option<ConnId>,
-    long_answers: LongAnswers,
+    long_answers: LongReplies,
     /// Of all that waits to be written.
     meter: Meter,
     start: Instant,
-    calls: UnboundedReceiver<Call>,
-    bells: Arc<Doorbells>,
+    calls: UnboundedReceiver<ReactorInput>,
+    bells: Arc<ReadyQueue>,
     /// TLS, if it is offered.
     offer: Option<Offer>,
     connections: Slab<Connection>,
     generation: u32,
-    dues: BinaryHeap<Reverse<(Duration, ConnId, Due)>>,
+    dues: BinaryHeap<Reverse<(Duration, ConnId, Timeout)>>,
     /// Slots to look at in the next turn, in this order.
     ready: Vec<u32>,
     /// How often that was done.
@@ -132,14 +132,14 @@ pub struct Reactor<L> {
     dirty: Vec<ConnId>,
     /// What has come and is not released yet.
     turn: Turn,
-    linger: Linger,
+    linger: BatchDelay,
     /// Until when the turn waits for more, and the clock that ends it.
     ends_turn_at: Option<Duration>,
-    alarm: Alarm,
+    alarm: Timer,
     /// Connections that more waits for than may.
     swamped: Vec<ConnId>,
     /// Where the log's answers come in, beside the calls from outside.
-    own_calls: UnboundedSender<Call>,
+    own_calls: UnboundedSender<ReactorInput>,
     /// Where sockets are read into, one after another.
     buffer: Vec<u8>,
     /// Set when stopping: until when.
@@ -159,13 +159,13 @@ impl<L: Log> Reactor<L> {
         mut hub: Hub,
         hashers: Hashers,
         descriptors: usize,
-        calls: (UnboundedSender<Call>, UnboundedReceiver<Call>),
+        calls: (UnboundedSender<ReactorInput>, UnboundedReceiver<ReactorInput>),
     ) -> anyhow::Result<Self> {
         hub.set_storage(Storage::Unknown);
         let start = Instant::now();
         let failures = calls.0.clone();
         log.on_failure(Box::new(move |error| {
-            let _ = failures.send(Call::LogFailed(error)); // the loop may have ended
+            let _ = failures.send(ReactorInput::LogFailed(error)); // the loop may have ended
         }));
         Ok(Self {
             meter: hub.meter().clone(),
@@ -176,9 +176,9 @@ impl<L: Log> Reactor<L> {
             limits,
             store: Store::new(log, start),
             hashers,
-            bugs: Cause::default(),
+            bugs: ThrottledWarning::default(),
             doomed: None,
-            long_answers: LongAnswers::default(),
+            long_answers: LongReplies::default(),
             start,
             calls: calls.1,
             bells: Arc::default(),
@@ -190,9 +190,9 @@ impl<L: Log> Reactor<L> {
             drains: 0,
             dirty: Vec::new(),
             turn: Turn::default(),
-            linger: Linger::default(),
+            linger: BatchDelay::default(),
             ends_turn_at: None,
-            alarm: Alarm::new()?,
+            alarm: Timer::new()?,
             swamped: Vec::new(),
             own_calls: calls.0,
             buffer: vec![0; READ_SIZE],
@@ -263,12 +263,12 @@ impl<L: Log> Reactor<L> {
                 biased;
                 () = bells.wait() => {}
                 first = self.calls.recv() => call = first,
-                rung = self.alarm.rings(), if self.ends_turn_at.is_some() => rung?,
+                rung = self.alarm.expired(), if self.ends_turn_at.is_some() => rung?,
                 () = sleep_until(self.start, deadline), if deadline.is_some() => {}
                 () = tokio::task::yield_now(), if !self.ready.is_empty() => {}
             }
             let is_called = call.is_some();
-            self.go_on(call)?;
+            self.run_turn(call)?;
             if is_called {
                 // Sockets are looked at when we give way; one call may follow another.
                 tokio::task::yield_now().await;
@@ -294,18 +294,18 @@ impl<L: Log> Reactor<L> {
     }
 
     /// Drains and handles; then commits, releases and flushes, or waits for more.
-    fn go_on(&mut self, call: Option<Call>) -> anyhow::Result<()> {
+    fn run_turn(&mut self, call: Option<ReactorInput>) -> anyhow::Result<()> {
         let now = self.now();
         let mut turn = mem::take(&mut self.turn);
-        turn.begin_part();
+        turn.begin_drain();
         let mut call = call;
         while let Some(next) = call.take().or_else(|| self.calls.try_recv().ok()) {
-            self.heed(now, next, &mut turn)?;
+            self.handle_input(now, next, &mut turn)?;
         }
         self.bells.take_into(&mut self.ready);
         let has_time = self.drain(now, &mut turn);
         self.tick_hub(now, &mut turn);
-        self.fall_due(now, &mut turn);
+        self.run_timers(now, &mut turn);
         if !has_time || !self.waits_for_more(now.since_start, &turn) {
             self.end_turn(now, &mut turn)?;
         }
@@ -313,31 +313,31 @@ impl<L: Log> Reactor<L> {
         Ok(())
     }
 
-    fn heed(&mut self, now: Now, call: Call, turn: &mut Turn) -> anyhow::Result<()> {
+    fn handle_input(&mut self, now: Now, call: ReactorInput, turn: &mut Turn) -> anyhow::Result<()> {
         match call {
-            Call::Accepted(stream, peer) => self.open(now, stream, peer, turn),
-            Call::Found(conn, kind, rows) => {
+            ReactorInput::Accepted(stream, peer) => self.open(now, stream, peer, turn),
+            ReactorInput::Found(conn, kind, rows) => {
                 self.long_answers.end(kind);
-                self.tell_hub(now, conn, Input::Rows(rows), turn);
+                self.notify_hub(now, conn, Input::Rows(rows), turn);
             }
-            Call::Room(conn) => {
+            ReactorInput::Room(conn) => {
                 self.long_answers.end(Kind::Other);
-                self.tell_hub(now, conn, Input::MemoryAvailable, turn);
+                self.notify_hub(now, conn, Input::MemoryAvailable, turn);
             }
-            Call::Hashed(conn, outcome) => {
+            ReactorInput::Hashed(conn, outcome) => {
                 self.store.reserve(&mut self.hub);
-                self.tell_hub(now, conn, Input::Hashed(outcome), turn);
+                self.notify_hub(now, conn, Input::Hashed(outcome), turn);
             }
-            Call::FoundPage(conn, rows) => self.tell_hub(now, conn, Input::Page(rows), turn),
-            Call::Offer(offer) => self.offer = Some(offer),
+            ReactorInput::FoundPage(conn, rows) => self.notify_hub(now, conn, Input::Page(rows), turn),
+            ReactorInput::Offer(offer) => self.offer = Some(offer),
             // It may have been noticed in writing, too.
-            Call::LogFailed(_) if self.store.has_failed() => {}
-            Call::LogFailed(error) => {
+            ReactorInput::LogFailed(_) if self.store.has_failed() => {}
+            ReactorInput::LogFailed(error) => {
                 self.is_reported = true;
                 return Err(self.store.fail(error).into());
             }
-            Call::Stop => {
-                self.ends_at = Some(now.since_start + DRAIN);
+            ReactorInput::Stop => {
+                self.ends_at = Some(now.since_start + DRAIN_TIMEOUT);
                 self.hub.shut_down(turn);
             }
         }
@@ -358,12 +358,12 @@ impl<L: Log> Reactor<L> {
 
     fn end_turn(&mut self, now: Now, turn: &mut Turn) -> anyhow::Result<()> {
         self.ends_turn_at = None;
-        let (is_empty, parts, gathered) = (turn.is_empty(), turn.parts(), turn.gathered());
+        let (is_empty, parts, gathered) = (turn.is_empty(), turn.drains(), turn.coalesced_writes());
         self.store.time = Duration::ZERO;
         self.commit(turn)?;
-        self.slow_down_swamped(now)?;
+        self.start_catch_up_over_limit(now)?;
         let written = self.flush(now)?;
-        self.begin_long_answers();
+        self.start_long_replies();
         if !is_empty {
             let end = self.start.elapsed();
             let took = end.saturating_sub(now.since_start);
@@ -376,7 +376,7 @@ impl<L: Log> Reactor<L> {
     }
 
     /// The connection broke: nothing can be said to it any more.
-    fn lose(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+    fn disconnect(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         self.hub.handle(now, conn, Input::Disconnected, turn);
         self.remove(conn);
     }
@@ -389,7 +389,7 @@ impl<L: Log> Reactor<L> {
             if connection.is_turned_away {
                 self.turned_away -= 1;
             } else if let Some(peer) = peer {
-                self.admission.left(peer);
+                self.admission.release(peer);
             }
         }
     }
@@ -406,7 +406,7 @@ impl<L: Log> Reactor<L> {
                     self.hub.forget_unstored(repeats.iter().map(|repeat| repeat.id));
                 }
                 None => {
-                    turn.refuse_sayings(&storage_full());
+                    turn.refuse_messages(&storage_full());
                     self.hub.forget_unstored(turn.records().iter().map(|record| record.id));
                     // There may be room for what else is to be kept; it was made sure of
                     // before a command was obeyed.
@@ -426,7 +426,7 @@ impl<L: Log> Reactor<L> {
 
     /// Hands the hub something about a connection that is no line of its own,
     /// and lets it be heard again, or not.
-    fn tell_hub(&mut self, now: Now, conn: ConnId, input: Input<'_>, turn: &mut Turn) {
+    fn notify_hub(&mut self, now: Now, conn: ConnId, input: Input<'_>, turn: &mut Turn) {
         let told = self.guard(now, conn, turn, |this, turn| {
             assert!(this.doomed != Some(conn), "as asked for");
             this.hub.handle(now, conn, input, turn)
@@ -437,7 +437,7 @@ impl<L: Log> Reactor<L> {
             connection.codec.set_limit(line_limit);
             let was_waiting = mem::replace(&mut connection.is_waiting, false);
             match flow {
-                Flow::Wait => self.begin_waiting(now, conn),
+                Flow::Wait => self.pause_input(now, conn),
                 Flow::Next if was_waiting => self.ready.push(conn.slot),
                 _ => {}
             }
@@ -445,54 +445,54 @@ impl<L: Log> Reactor<L> {
     }
 
     /// Those whom more waits for than may are fed from the log from now on.
-    fn slow_down_swamped(&mut self, now: Now) -> anyhow::Result<()> {
+    fn start_catch_up_over_limit(&mut self, now: Now) -> anyhow::Result<()> {
         if self.swamped.is_empty() {
             return Ok(());
         }
         let mut turn = Turn::default();
         for conn in mem::take(&mut self.swamped) {
-            self.tell_hub(now, conn, Input::OverLimit, &mut turn);
+            self.notify_hub(now, conn, Input::OverLimit, &mut turn);
         }
         self.commit(&mut turn)
     }
 
-    fn fall_due(&mut self, now: Now, turn: &mut Turn) {
+    fn run_timers(&mut self, now: Now, turn: &mut Turn) {
         while let Some(Reverse((due, conn, what))) = self.dues.peek().copied() {
             if due > now.since_start {
                 return;
             }
             self.dues.pop();
-            self.guard(now, conn, turn, |this, turn| this.do_due(now, conn, what, turn));
+            self.guard(now, conn, turn, |this, turn| this.run_timer(now, conn, what, turn));
         }
     }
 
-    fn do_due(&mut self, now: Now, conn: ConnId, what: Due, turn: &mut Turn) {
+    fn run_timer(&mut self, now: Now, conn: ConnId, what: Timeout, turn: &mut Turn) {
         match what {
-            Due::Greeting => self.greet_silent(now, conn, turn),
-            Due::Linger => self.remove(conn),
-            Due::Pace => {
+            Timeout::Greeting => self.greet_idle(now, conn, turn),
+            Timeout::Linger => self.remove(conn),
+            Timeout::Pace => {
                 if let Some(connection) = self.get(conn) {
                     connection.is_paced = false;
                     self.ready.push(conn.slot);
                 }
             }
-            Due::Stall => self.check_stall(now, conn, turn),
-            Due::Wait => self.check_wait(now, conn, turn),
+            Timeout::Stall => self.check_stall(now, conn, turn),
+            Timeout::Wait => self.check_still_connected(now, conn, turn),
         }
     }
 
     /// It is not heard until it is answered.
-    fn begin_waiting(&mut self, now: Now, conn: ConnId) {
+    fn pause_input(&mut self, now: Now, conn: ConnId) {
         if let Some(connection) = self.get(conn) {
             connection.is_waiting = true;
             if !mem::replace(&mut connection.is_looked_after, true) {
-                self.dues.push(Reverse((now.since_start + WAIT_LOOK, conn, Due::Wait)));
+                self.dues.push(Reverse((now.since_start + LIVENESS_INTERVAL, conn, Timeout::Wait)));
             }
         }
     }
 
     /// Who broke off does not keep others waiting behind it.
-    fn check_wait(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+    fn check_still_connected(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let Some(connection) = self.get(conn) else { return };
         connection.is_looked_after = connection.is_waiting;
         if !connection.is_waiting {
@@ -502,7 +502,7 @@ impl<L: Log> Reactor<L> {
             self.stop_writing(now, conn, turn);
         }
         if self.get(conn).is_some() {
-            self.dues.push(Reverse((now.since_start + WAIT_LOOK, conn, Due::Wait)));
+            self.dues.push(Reverse((now.since_start + LIVENESS_INTERVAL, conn, Timeout::Wait)));
         }
     }
 

@@ -53,7 +53,7 @@ pub enum Tls {
 
 /// How a peer speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speech {
+pub enum Transport {
     /// For all to read.
     Plain,
     /// Encrypted.
@@ -66,17 +66,17 @@ impl Stream {
     ///
     /// # Errors
     /// The connection is broken, or its handshake failed.
-    pub fn poll_speech(
+    pub fn poll_transport(
         &mut self,
         context: &mut Context<'_>,
         offer: &Arc<ServerConfig>,
-    ) -> Poll<io::Result<Speech>> {
+    ) -> Poll<io::Result<Transport>> {
         if let Self::Plain(socket) = self {
             let mut first = [0];
             let mut buffer = ReadBuf::new(&mut first);
             ready!(socket.poll_peek(context, &mut buffer))?;
             if buffer.filled() != [TLS_FIRST_BYTE] {
-                return Poll::Ready(Ok(Speech::Plain));
+                return Poll::Ready(Ok(Transport::Plain));
             }
             if let Self::Plain(socket) = mem::replace(self, Self::Tls(Box::new(Tls::Broken))) {
                 let accept = TlsAcceptor::from(offer.clone()).accept_with(socket, |session| {
@@ -85,12 +85,12 @@ impl Stream {
                 *self = Self::Tls(Box::new(Tls::Handshake(accept)));
             }
         }
-        let Self::Tls(tls) = self else { return Poll::Ready(Ok(Speech::Plain)) };
+        let Self::Tls(tls) = self else { return Poll::Ready(Ok(Transport::Plain)) };
         let Tls::Handshake(accept) = tls.as_mut() else { return Poll::Ready(Err(broken())) };
         let stream = ready!(Pin::new(accept).poll(context));
         **tls = Tls::Broken;
         **tls = Tls::Open { stream: stream?, is_unsent: true };
-        Poll::Ready(Ok(Speech::Tls))
+        Poll::Ready(Ok(Transport::Tls))
     }
 
     /// Whether nothing can be said yet, since a handshake is not done.

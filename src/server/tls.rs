@@ -91,7 +91,7 @@ impl TlsArgs {
             _ => folder.map_or(Source::Passing, |folder| Source::Own(folder.join(OWN_IDENTITY))),
         };
         if let Source::Own(path) = &source {
-            make_first(path)?;
+            make_initial(path)?;
         }
         let (config, fingerprint) = source.read()?;
         let identity = Identity { source, is_only: self.tls_only, fingerprint };
@@ -103,7 +103,7 @@ impl TlsArgs {
 impl Identity {
     /// What is said of it at the start.
     #[must_use]
-    pub fn introduction(&self) -> String {
+    pub fn describe(&self) -> String {
         let scope = if self.is_only { "TLS only" } else { "TLS" };
         let remark = match self.source {
             Source::Passing => " (made for this run; --data DIR keeps one)",
@@ -114,7 +114,7 @@ impl Identity {
 
     /// Reads it again; gives what to offer from now on if it could be read, and
     /// what to say of it.
-    pub fn read_again(&mut self) -> (Option<Offer>, String) {
+    pub fn reload(&mut self) -> (Option<Offer>, String) {
         if matches!(self.source, Source::Passing) {
             return (None, "TLS: this certificate lasts as long as the server".to_owned());
         }
@@ -185,7 +185,7 @@ fn make() -> anyhow::Result<Vec<u8>> {
 
 /// Makes an identity of our own where there is none. One that is missing later, when it
 /// is read again, is a mistake: clients know the server by it.
-fn make_first(path: &Path) -> anyhow::Result<()> {
+fn make_initial(path: &Path) -> anyhow::Result<()> {
     // A link is there, too, wherever it leads.
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(()),
@@ -349,15 +349,15 @@ mod tests {
         let path = folder.path().join(OWN_IDENTITY);
         fs::write(path.with_extension("new"), "half of one").unwrap();
         let source = Source::Own(path.clone());
-        make_first(&path).unwrap();
+        make_initial(&path).unwrap();
         let first = fingerprint(&source);
-        make_first(&path).unwrap();
+        make_initial(&path).unwrap();
         assert_eq!(fingerprint(&source), first);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!path.with_extension("new").exists());
         fs::remove_file(&path).unwrap();
         assert!(source.read().is_err(), "none is made unasked");
-        make_first(&path).unwrap();
+        make_initial(&path).unwrap();
         assert_ne!(fingerprint(&source), first);
         fs::write(&path, "no certificate").unwrap();
         let problem = source.read().unwrap_err().to_string();

@@ -84,7 +84,7 @@ enum Effect {
 /// A line that says something: its record, and who is to be told if that cannot be
 /// kept. With a mark it may be said again; then more than one has the same record.
 #[derive(Debug)]
-struct Saying {
+struct Posting {
     record: Arc<Record>,
     conn: ConnId,
     is_tagged: bool,
@@ -93,13 +93,13 @@ struct Saying {
 /// The records and effects of one batch of inputs.
 #[derive(Debug, Default)]
 pub struct Turn {
-    sayings: Vec<Saying>,
+    sayings: Vec<Posting>,
     /// Which of the sayings are new messages; their ids follow each other.
     new: Vec<usize>,
     /// Each with the saying it is part of, if any.
     effects: Vec<(Option<usize>, Effect)>,
     /// The saying whose effects are being produced.
-    saying: Option<usize>,
+    with_message: Option<usize>,
     /// Lines for audiences, plain and tagged, and lines for single connections;
     /// apart, so that a room's lines stay adjoining whatever else is said.
     plain: Vec<u8>,
@@ -109,14 +109,14 @@ pub struct Turn {
     part: u32,
     part_start: usize,
     /// The first audiences that were told something.
-    told: Vec<Told>,
+    told: Vec<AudienceDelivery>,
     /// How many readers were told something in more than one part.
-    gathered: usize,
+    coalesced_writes: usize,
 }
 
 /// That an audience was told something.
 #[derive(Debug)]
-struct Told {
+struct AudienceDelivery {
     /// Its address; effects keep it alive as long as the turn.
     audience: usize,
     /// The part in which it first was.
@@ -126,7 +126,7 @@ struct Told {
 
 /// How many audiences a turn tells apart in counting whom it told more than once:
 /// some rooms talk most.
-const TOLD_MAX: usize = 8;
+const AUDIENCES_MAX: usize = 8;
 
 /// Where the next line begins. The first one finds room for some, which is
 /// cheaper than to grow by halves of lines.
@@ -149,7 +149,7 @@ pub trait Sink {
         Lines::new(lines, &Meter::default())
     }
     /// So many of the bytes pushed to a connection, or about to be, answer it.
-    fn note_asked(&mut self, to: ConnId, count: usize);
+    fn note_reply_bytes(&mut self, to: ConnId, count: usize);
     /// A connection is to be closed when all pushed to it is written.
     fn close(&mut self, conn: ConnId);
     /// The log is to be read, and the rows handed back to the hub.
@@ -157,9 +157,9 @@ pub trait Sink {
     /// A password is to be hashed, and what comes of it handed back to the hub.
     fn hash(&mut self, conn: ConnId, job: Job);
     /// The hub is to be told when little waits for a connection any more.
-    fn tell_when_drained(&mut self, conn: ConnId);
+    fn notify_when_drained(&mut self, conn: ConnId);
     /// The hub is to be told when there is room for a long answer to a connection.
-    fn wait_for_room(&mut self, conn: ConnId);
+    fn wait_for_memory(&mut self, conn: ConnId);
 }
 
 impl Turn {
@@ -170,7 +170,7 @@ impl Turn {
     }
 
     /// What comes now came later than what is in it.
-    pub fn begin_part(&mut self) {
+    pub fn begin_drain(&mut self) {
         self.part += u32::from(self.has_grown());
         self.part_start = self.effects.len();
     }
@@ -183,15 +183,15 @@ impl Turn {
 
     /// How many parts there are; where nothing comes is none.
     #[must_use]
-    pub fn parts(&self) -> u32 {
+    pub fn drains(&self) -> u32 {
         self.part + u32::from(self.has_grown())
     }
 
     /// How many readers, at least, are told by one write what came in several
     /// parts.
     #[must_use]
-    pub fn gathered(&self) -> usize {
-        self.gathered
+    pub fn coalesced_writes(&self) -> usize {
+        self.coalesced_writes
     }
 
     /// All its lines, each once for each dialect, in bytes.
@@ -200,16 +200,16 @@ impl Turn {
         self.plain.len() + self.tagged.len() + self.single.len()
     }
 
-    fn note_told(&mut self, audience: &Arc<Audience>) {
+    fn note_delivery(&mut self, audience: &Arc<Audience>) {
         let address = Arc::as_ptr(audience).addr();
-        let has_room = self.told.len() < TOLD_MAX;
+        let has_room = self.told.len() < AUDIENCES_MAX;
         match self.told.iter_mut().find(|told| told.audience == address) {
             Some(told) if told.part < self.part && !told.is_gathered => {
                 told.is_gathered = true;
-                self.gathered += audience.readers.len();
+                self.coalesced_writes += audience.readers.len();
             }
             None if has_room => {
-                let told = Told { audience: address, part: self.part, is_gathered: false };
+                let told = AudienceDelivery { audience: address, part: self.part, is_gathered: false };
                 self.told.push(told);
             }
             _ => {}
@@ -230,7 +230,7 @@ impl Turn {
 
     /// Produces the effects of a message that `conn` says. They stand or fall
     /// with its record.
-    pub fn saying(
+    pub fn with_message(
         &mut self,
         record: Arc<Record>,
         conn: ConnId,
@@ -238,12 +238,12 @@ impl Turn {
         effects: impl FnOnce(&mut Self),
     ) {
         self.new.push(self.sayings.len());
-        self.say(Saying { record, conn, is_tagged }, effects);
+        self.say(Posting { record, conn, is_tagged }, effects);
     }
 
     /// Produces the answer to a line that says again what was said before. If
     /// that was in this very turn, they stand or fall together.
-    pub fn saying_again(
+    pub fn with_duplicate(
         &mut self,
         record: Arc<Record>,
         conn: ConnId,
@@ -251,29 +251,29 @@ impl Turn {
         effects: impl FnOnce(&mut Self),
     ) {
         match self.find_new(record.id) {
-            Some(_) => self.say(Saying { record, conn, is_tagged }, effects),
+            Some(_) => self.say(Posting { record, conn, is_tagged }, effects),
             None => effects(self),
         }
     }
 
     /// What comes now belongs to no message: producing one was broken off.
-    pub fn end_saying(&mut self) {
-        self.saying = None;
+    pub fn end_message(&mut self) {
+        self.with_message = None;
     }
 
     /// Shows a message to somebody who was not there when it was said, which may
     /// have been in this very turn: then not if it cannot be kept.
     pub fn showing(&mut self, id: u64, effects: impl FnOnce(&mut Self)) {
-        self.saying = self.find_new(id);
+        self.with_message = self.find_new(id);
         effects(self);
-        self.saying = None;
+        self.with_message = None;
     }
 
-    fn say(&mut self, saying: Saying, effects: impl FnOnce(&mut Self)) {
+    fn say(&mut self, saying: Posting, effects: impl FnOnce(&mut Self)) {
         self.sayings.push(saying);
-        self.saying = Some(self.sayings.len() - 1);
+        self.with_message = Some(self.sayings.len() - 1);
         effects(self);
-        self.saying = None;
+        self.with_message = None;
     }
 
     /// Which saying a message of this turn is.
@@ -285,7 +285,7 @@ impl Turn {
 
     /// The records could not be kept: nobody is shown what they say, and each
     /// line is answered with a refusal where its echo would have been.
-    pub fn refuse_sayings(&mut self, refusal: &Refusal) {
+    pub fn refuse_messages(&mut self, refusal: &Refusal) {
         self.answer_instead(|turn, saying| {
             turn.answer(saying, &Tags::default(), &Event::error(refusal));
             true
@@ -308,7 +308,7 @@ impl Turn {
 
     /// Puts another answer in the place of what some sayings would have shown;
     /// `answer` tells whether it gave one.
-    fn answer_instead(&mut self, answer: impl Fn(&mut Self, &Saying) -> bool) {
+    fn answer_instead(&mut self, answer: impl Fn(&mut Self, &Posting) -> bool) {
         let sayings = std::mem::take(&mut self.sayings);
         let mut is_answered: Vec<Option<bool>> = vec![None; sayings.len()];
         for (saying, effect) in std::mem::take(&mut self.effects) {
@@ -323,15 +323,15 @@ impl Turn {
     }
 
     /// A line to the author of a saying, with its mark.
-    fn answer(&mut self, saying: &Saying, tags: &Tags<'_>, event: &Event<'_>) {
-        let Saying { record, conn, is_tagged } = saying;
+    fn answer(&mut self, saying: &Posting, tags: &Tags<'_>, event: &Event<'_>) {
+        let Posting { record, conn, is_tagged } = saying;
         let cid = record.cid.as_ref().map(Cid::as_str);
         let tags = if *is_tagged { Tags { cid, ..*tags } } else { Tags::default() };
         self.send(*conn, Cause::Asked, &tags, event);
     }
 
     fn push(&mut self, effect: Effect) {
-        self.effects.push((self.saying, effect));
+        self.effects.push((self.with_message, effect));
     }
 
     /// One line to everyone in an audience but those in `except`. To `author`
@@ -345,7 +345,7 @@ impl Turn {
         tags: &Tags<'_>,
         event: &Event<'_>,
     ) {
-        self.note_told(&audience);
+        self.note_delivery(&audience);
         let (plain_start, tagged_start) = (self.plain.len(), self.tagged.len());
         if audience.has_plain {
             start(&mut self.plain);
@@ -380,7 +380,7 @@ impl Turn {
 
     /// How much has been said to single connections so far, in bytes.
     #[must_use]
-    pub fn said_singly(&self) -> usize {
+    pub fn unicast_bytes(&self) -> usize {
         self.single.len()
     }
 
@@ -400,12 +400,12 @@ impl Turn {
     }
 
     /// Feeds a connection on when it has read most of what waits for it.
-    pub fn tell_when_drained(&mut self, conn: ConnId) {
+    pub fn notify_when_drained(&mut self, conn: ConnId) {
         self.push(Effect::Feed { conn });
     }
 
     /// Lets a connection's long answer be made when there is room for it.
-    pub fn wait_for_room(&mut self, conn: ConnId) {
+    pub fn wait_for_memory(&mut self, conn: ConnId) {
         self.push(Effect::Room { conn });
     }
 
@@ -420,7 +420,7 @@ impl Turn {
         self.new.clear();
         self.effects.clear();
         self.told.clear();
-        (self.part, self.part_start, self.gathered) = (0, 0, 0);
+        (self.part, self.part_start, self.coalesced_writes) = (0, 0, 0);
     }
 
     fn carry_out(&mut self, sink: &mut impl Sink) {
@@ -441,23 +441,23 @@ impl Turn {
                 },
                 Effect::Send { to, line, cause } => {
                     if let Some(run) = &mut run {
-                        run.settle(*to, sink);
+                        run.flush_reader(*to, sink);
                     }
                     if *cause == Cause::Asked {
-                        sink.note_asked(*to, line.end - line.start);
+                        sink.note_reply_bytes(*to, line.end - line.start);
                     }
                     sink.push(*to, single, line.start, line.end);
                 }
                 Effect::Close { conn } => {
                     if let Some(run) = &mut run {
-                        run.settle(*conn, sink);
+                        run.flush_reader(*conn, sink);
                     }
                     sink.close(*conn);
                 }
                 Effect::Read { conn, query } => sink.read(*conn, query.clone()),
                 Effect::Hash { conn, job } => sink.hash(*conn, job.clone()),
-                Effect::Feed { conn } => sink.tell_when_drained(*conn),
-                Effect::Room { conn } => sink.wait_for_room(*conn),
+                Effect::Feed { conn } => sink.notify_when_drained(*conn),
+                Effect::Room { conn } => sink.wait_for_memory(*conn),
             }
         }
         if let Some(run) = run {
@@ -486,7 +486,7 @@ mod tests {
             let text = std::str::from_utf8(&lines[start..end]).unwrap();
             self.text.entry(to.slot).or_default().push_str(text);
         }
-        fn note_asked(&mut self, _: ConnId, count: usize) {
+        fn note_reply_bytes(&mut self, _: ConnId, count: usize) {
             self.asked += count;
         }
         fn close(&mut self, conn: ConnId) {
@@ -494,8 +494,8 @@ mod tests {
         }
         fn hash(&mut self, _: ConnId, _: Job) {}
         fn read(&mut self, _: ConnId, _: ReadRequest) {}
-        fn tell_when_drained(&mut self, _: ConnId) {}
-        fn wait_for_room(&mut self, _: ConnId) {}
+        fn notify_when_drained(&mut self, _: ConnId) {}
+        fn wait_for_memory(&mut self, _: ConnId) {}
     }
 
     fn conn(slot: u32) -> ConnId {
@@ -573,9 +573,9 @@ mod tests {
             let event = Event::Message(record.seen_by(UserId(1)));
             turn.send(conn(to), Cause::Asked, &Tags::default(), &event);
         };
-        turn.saying(first.clone(), conn(0), false, |turn| show(turn, &first, 0));
-        turn.saying_again(first.clone(), conn(0), false, |turn| show(turn, &first, 0));
-        turn.saying(second.clone(), conn(0), false, |turn| show(turn, &second, 0));
+        turn.with_message(first.clone(), conn(0), false, |turn| show(turn, &first, 0));
+        turn.with_duplicate(first.clone(), conn(0), false, |turn| show(turn, &first, 0));
+        turn.with_message(second.clone(), conn(0), false, |turn| show(turn, &second, 0));
         for record in [record(7, "n7"), first, second] {
             turn.showing(record.id, |turn| show(turn, &record, 1));
         }
@@ -586,7 +586,7 @@ mod tests {
     #[test]
     fn what_cannot_be_kept_is_shown_to_nobody_and_each_line_has_an_answer() {
         let mut turn = said_twice_and_caught_up();
-        turn.refuse_sayings(&Refusal::new(ErrorCode::StorageFull, "no"));
+        turn.refuse_messages(&Refusal::new(ErrorCode::StorageFull, "no"));
         let mut seen = Seen::default();
         turn.release(&mut seen);
         assert_eq!(seen.text[&0], "[ERROR storage-full] no\n".repeat(3));

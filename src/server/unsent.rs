@@ -26,7 +26,7 @@ pub fn bound(socket: &TcpStream) {
 
 /// Makes room for some last lines to somebody who has not read the ones before: the
 /// system keeps them for whenever they do.
-pub fn make_room(socket: &TcpStream) {
+pub fn enlarge_for_farewell(socket: &TcpStream) {
     let socket = SockRef::from(socket);
     let _ = socket.set_tcp_notsent_lowat(u32::MAX);
     if socket.send_buffer_size().is_ok_and(|size| size < LAST_SIZE) {
@@ -98,7 +98,7 @@ mod tests {
             reader.read_exact(&mut piece).expect("bytes");
         }
         assert!(measure(&socket).is_some());
-        make_room(&socket);
+        enlarge_for_farewell(&socket);
         assert_eq!(SockRef::from(&socket).send(&[0; 4096]).expect("room"), 4096);
     }
 }

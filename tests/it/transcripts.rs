@@ -88,7 +88,7 @@ impl Sink for Outlet {
         assert!(!self.closed.contains(&to), "rule 4: nothing is said after a farewell");
         self.bytes.entry(to).or_default().extend_from_slice(&lines[start..end]);
     }
-    fn note_asked(&mut self, _: ConnId, _: usize) {}
+    fn note_reply_bytes(&mut self, _: ConnId, _: usize) {}
     fn close(&mut self, conn: ConnId) {
         if !self.closed.contains(&conn) {
             self.closed.push(conn);
@@ -100,10 +100,10 @@ impl Sink for Outlet {
     fn read(&mut self, conn: ConnId, query: ReadRequest) {
         self.reads.push((conn, query));
     }
-    fn tell_when_drained(&mut self, conn: ConnId) {
+    fn notify_when_drained(&mut self, conn: ConnId) {
         self.drained.push(conn); // at once: here everything is read at once
     }
-    fn wait_for_room(&mut self, conn: ConnId) {
+    fn wait_for_memory(&mut self, conn: ConnId) {
         self.long.push(conn);
     }
 }
@@ -152,7 +152,7 @@ impl HubStage {
             } else if let Some(conn) = self.out.drained.pop() {
                 (conn, Input::Drained)
             } else if let Some(conn) = self.out.long.pop() {
-                (conn, Input::Room)
+                (conn, Input::MemoryAvailable)
             } else {
                 return flow;
             };
@@ -179,7 +179,7 @@ impl Stage for HubStage {
         self.codecs.insert(conn, LineCodec::new(self.hub.line_limit(conn)));
         if encrypted_from.is_some() {
             self.handle(conn, Input::Arrived(peer));
-            self.handle(conn, Input::Settled { is_encrypted: true });
+            self.handle(conn, Input::TransportKnown { is_encrypted: true });
         } else {
             self.handle(conn, Input::Opened(peer));
         }
@@ -203,8 +203,8 @@ impl Stage for HubStage {
 
     fn break_off(&mut self, who: &str) {
         let conn = self.people.remove(who).expect("connected");
-        self.handle(conn, Input::Lost);
-        self.hub.forget(conn);
+        self.handle(conn, Input::Disconnected);
+        self.hub.forget_connection(conn);
     }
 
     fn pass(&mut self, time: Duration) {
@@ -228,7 +228,7 @@ impl Stage for HubStage {
             {
                 received.entry(who.clone()).or_default().push(CLOSED.to_owned());
                 self.people.remove(&who);
-                self.hub.forget(conn);
+                self.hub.forget_connection(conn);
             }
         }
         received

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::{Admission, SLACK, Verdict};
+use super::{Admission, CLOSING_ALLOWANCE, Verdict};
 use crate::server::limits::Limits;
 use crate::server::pace::tests::Draw;
 use crate::server::peer::Peer;
@@ -119,7 +119,7 @@ impl Model {
             return Some(Verdict::Welcome);
         }
         let is_full = self.is_full(is_limited);
-        let has_no_room = self.guests.len() >= self.capacity + SLACK;
+        let has_no_room = self.guests.len() >= self.capacity + CLOSING_ALLOWANCE;
         let oldest = self.guests.iter_mut().find(|guest| guest.waits());
         match oldest {
             _ if has_no_room => {}
@@ -138,11 +138,11 @@ impl Model {
         let conn = ConnId { slot: self.came % 64, generation: self.came };
         let could_give_way = self.count(Guest::waits) > 0;
         let is_fresh = self.counted.iter().all(|(from, _)| *from != peer.network());
-        let has_room = self.guests.len() < self.capacity + SLACK;
+        let has_room = self.guests.len() < self.capacity + CLOSING_ALLOWANCE;
         let guests = &self.guests;
         let is_unnamed =
             |conn| guests.iter().any(|guest| guest.conn == conn && guest.is == Is::Unnamed);
-        let verdict = admission.arrives(self.now, peer, conn, is_unnamed);
+        let verdict = admission.admit(self.now, peer, conn, is_unnamed);
         let expected = self.finds(peer);
         match verdict {
             Verdict::Refused(_) => assert_eq!(expected, None, "{peer:?}"),
@@ -158,7 +158,7 @@ impl Model {
 
     fn leaves(&mut self, admission: &mut Admission, at: usize) {
         let guest = self.guests.remove(at);
-        admission.left(guest.peer);
+        admission.release(guest.peer);
     }
 
     fn step(&mut self, draw: &mut Draw, admission: &mut Admission) {
@@ -198,7 +198,7 @@ impl Model {
         let limits = &self.limits;
         let limited = self.count(|guest| guest.is_limited);
         assert_eq!((admission.open, admission.open_limited), (self.guests.len(), limited));
-        assert!(self.guests.len() <= self.capacity + SLACK);
+        assert!(self.guests.len() <= self.capacity + CLOSING_ALLOWANCE);
         let stays = self.count(|guest| guest.is_limited && guest.is != Is::Going);
         assert!(stays <= limits.max_connections, "{stays} stay");
         for guest in self.guests.iter().filter(|guest| guest.is_limited) {
@@ -243,7 +243,7 @@ fn whoever_comes_goes_and_gives_a_name_is_let_in_as_lists_say() {
         let mut draw = Draw(seed * 0x9E37_79B9);
         let mut model = Model::drawn(&mut draw, &limits);
         // More than the reserve, so that so many are left.
-        let mut admission = Admission::new(&model.limits, 3 * super::RESERVE);
+        let mut admission = Admission::new(&model.limits, 3 * super::RESERVED_DESCRIPTORS);
         admission.capacity = model.capacity;
         for _ in 0..STEPS {
             model.step(&mut draw, &mut admission);
@@ -268,9 +268,9 @@ fn however_many_addresses_come_at_once_who_came_most_is_remembered() {
     let mut come = |number: u32, stays: bool| {
         let peer = Peer::new(address(number));
         let conn = ConnId { slot: number, generation: 1 };
-        let is_in = admission.arrives(now, peer, conn, |_| false) == Verdict::Welcome;
+        let is_in = admission.admit(now, peer, conn, |_| false) == Verdict::Welcome;
         if is_in && !stays {
-            admission.left(peer);
+            admission.release(peer);
         }
         is_in
     };

@@ -186,7 +186,7 @@ impl Hub {
         });
         self.unsaved.insert((Collection::Account, person.0));
         // An account's right is kept, also in rooms that it has left.
-        let rooms = self.rooms.iter().filter(|(_, room)| room.order.is_operator(person));
+        let rooms = self.rooms.iter().filter(|(_, room)| room.moderation.is_operator(person));
         for room in rooms.map(|(room, _)| room).collect::<Vec<_>>() {
             self.mark_moderation_unsaved(Scope::Room(room));
         }
@@ -207,7 +207,7 @@ impl Hub {
         self.unsaved.insert((Collection::Account, account.person.0));
         self.empty_mailbox(account.person);
         // What it moderates ends with the visit now.
-        let rooms = self.rooms.iter().filter(|(_, room)| room.order.is_operator(account.person));
+        let rooms = self.rooms.iter().filter(|(_, room)| room.moderation.is_operator(account.person));
         for room in rooms.map(|(room, _)| room).collect::<Vec<_>>() {
             self.note_led(visit, room);
         }

@@ -31,23 +31,23 @@ impl Context<'_> {
         self.reply(&Event::error(refusal));
     }
 
-    /// Produces the effects of a message; see [`Turn::saying`].
-    pub(super) fn saying(&mut self, record: &Arc<Record>, effects: impl FnOnce(&mut Context<'_>)) {
+    /// Produces the effects of a message; see [`Turn::with_message`].
+    pub(super) fn with_message(&mut self, record: &Arc<Record>, effects: impl FnOnce(&mut Context<'_>)) {
         let Self { now, conn, settings, cid, turn } = self;
-        turn.saying(record.clone(), *conn, settings.tags, |turn| {
+        turn.with_message(record.clone(), *conn, settings.tags, |turn| {
             let cid = cid.clone();
             effects(&mut Context { now: *now, conn: *conn, settings: *settings, cid, turn });
         });
     }
 
     /// Produces the answer to a line that says again what was said before.
-    pub(super) fn saying_again(
+    pub(super) fn with_duplicate(
         &mut self,
         record: &Arc<Record>,
         effects: impl FnOnce(&mut Context<'_>),
     ) {
         let Self { now, conn, settings, cid, turn } = self;
-        turn.saying_again(record.clone(), *conn, settings.tags, |turn| {
+        turn.with_duplicate(record.clone(), *conn, settings.tags, |turn| {
             let cid = cid.clone();
             effects(&mut Context { now: *now, conn: *conn, settings: *settings, cid, turn });
         });

@@ -104,7 +104,7 @@ impl Ban {
 
     /// Until when, and why.
     fn describe(&self, endless: &str) -> String {
-        let until = self.until.tell(endless);
+        let until = self.until.describe(endless);
         match &self.reason {
             Some(reason) => format!("{until}: {reason}"),
             None => until,
@@ -198,7 +198,7 @@ impl Hub {
     pub(super) fn leave_banned_rooms(&mut self, ask: &mut Context<'_>, visit: UserIx) {
         for room in self.users[visit].rooms.clone() {
             let comer = self.ban_subject(visit, Scope::Room(room));
-            let Some(ban) = self.rooms[room].order.ban_on(ask.now, comer).cloned() else {
+            let Some(ban) = self.rooms[room].moderation.ban_on(ask.now, comer).cloned() else {
                 continue;
             };
             self.remove_banned(ask, room, &ban, &[visit]);

@@ -24,7 +24,7 @@ impl Hub {
 
     /// Bans and mutes that were given by the clock as it was last as long as was said.
     fn move_time_limits(&mut self, now: Now) {
-        let rooms = self.rooms.iter_mut().map(|(_, room)| &mut room.order);
+        let rooms = self.rooms.iter_mut().map(|(_, room)| &mut room.moderation);
         let orders = rooms.chain(self.dormant_rooms.values_mut()).chain([&mut self.server_moderation]);
         let moved = orders.filter_map(|order| order.follow_clock(now).then_some(order.number)?);
         self.unsaved.extend(moved.map(|number| (Collection::Moderation, number)));

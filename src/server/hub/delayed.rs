@@ -50,14 +50,14 @@ impl DelayedChecks {
     }
 
     /// How many wait for the same that came before one of them; all, if it is none.
-    pub(super) fn ahead(&self, target: &Target, of: Option<&DelayedCheck>) -> usize {
+    pub(super) fn waiting_ahead(&self, target: &Target, of: Option<&DelayedCheck>) -> usize {
         let ticket = of.map_or(u64::MAX, |delayed| delayed.ticket);
         let is_ahead = |other: &&DelayedCheck| other.target == *target && other.ticket < ticket;
         self.jobs.values().filter(is_ahead).count()
     }
 
     /// All that wait and come from there are due now.
-    pub(super) fn hurry(&mut self, now: Duration, network: IpAddr) {
+    pub(super) fn release_waiting(&mut self, now: Duration, network: IpAddr) {
         let waiting: Vec<_> =
             self.jobs.extract_if(.., |_, delayed| delayed.target.network == network).collect();
         for (_, delayed) in waiting {
@@ -86,14 +86,14 @@ mod tests {
         jobs.add(second * 5, conn(9), job.clone(), room("ops", 1));
         jobs.add(second * 5, conn(2), job.clone(), room("ops", 1));
         jobs.add(second * 3, conn(4), job, room("art", 2));
-        assert_eq!(jobs.ahead(&room("ops", 1), None), 2);
+        assert_eq!(jobs.waiting_ahead(&room("ops", 1), None), 2);
         assert_eq!(jobs.due(), Some(second * 3));
         assert!(jobs.next(second * 2).is_none());
         let first = jobs.next(second * 4).expect("one is due");
         assert_eq!(first.conn, conn(4));
-        assert_eq!(jobs.ahead(&room("ops", 1), Some(&first)), 2);
+        assert_eq!(jobs.waiting_ahead(&room("ops", 1), Some(&first)), 2);
         jobs.put_back(second * 6, first);
-        jobs.hurry(second * 4, from(1));
+        jobs.release_waiting(second * 4, from(1));
         let order: Vec<_> = std::iter::from_fn(|| jobs.next(second * 4)).map(|d| d.conn).collect();
         assert_eq!(order, [conn(9), conn(2)]);
         assert_eq!(jobs.due(), Some(second * 6));

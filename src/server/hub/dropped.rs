@@ -67,7 +67,7 @@ impl DroppedSessions {
     }
 
     /// Who dropped first of those from a network, if they are more than so many.
-    pub(super) fn one_too_many(&self, network: IpAddr, most: usize) -> Option<UserId> {
+    pub(super) fn oldest_over_limit(&self, network: IpAddr, most: usize) -> Option<UserId> {
         let queue = self.networks.get(&network).filter(|queue| queue.len() > most)?;
         queue.first().map(|(_, person)| *person)
     }
@@ -85,8 +85,8 @@ mod tests {
             let network = (person != 4).then_some(here);
             dropped.add(second * (10 - person), UserId(person.into()), network);
         }
-        assert_eq!(dropped.one_too_many(here, 2), Some(UserId(3)));
-        assert_eq!(dropped.one_too_many(here, 3), None);
+        assert_eq!(dropped.oldest_over_limit(here, 2), Some(UserId(3)));
+        assert_eq!(dropped.oldest_over_limit(here, 3), None);
         dropped.remove(UserId(3));
         assert_eq!(dropped.due(), Some(second * 6));
         assert_eq!(dropped.next(second * 5), None);

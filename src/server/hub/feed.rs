@@ -131,7 +131,7 @@ impl Hub {
         if self.users[visit].feed == DeliveryMode::Live {
             self.users[visit].feed = DeliveryMode::behind(self.last_ids.message, true);
             self.forget_audiences_of(visit);
-            turn.tell_when_drained(conn);
+            turn.notify_when_drained(conn);
         }
     }
 
@@ -158,7 +158,7 @@ impl Hub {
             // There may be more, for when this is read.
             let after = rest.last().map_or(after, |last| last.id);
             self.users[visit].feed = DeliveryMode::behind(after, is_list_stale);
-            turn.tell_when_drained(conn);
+            turn.notify_when_drained(conn);
             return;
         }
         self.send_deferred(conn, visit, u64::MAX, turn);
@@ -190,7 +190,7 @@ impl Hub {
             return;
         }
         self.users[visit].feed = DeliveryMode::behind(rows.upto, is_list_stale);
-        turn.tell_when_drained(conn);
+        turn.notify_when_drained(conn);
     }
 
     fn catch_up_request(&self, visit: UserIx, after: u64) -> ReadRequest {

@@ -50,7 +50,7 @@ pub(super) enum Wait {
 #[derive(Debug)]
 pub(super) struct PasswordThrottle {
     /// So many wrong ones wait for nothing: fingers slip.
-    free: u32,
+    retry_at: u32,
     /// The same of all from one network: those of a whole class.
     free_of_network: u32,
     /// The first delay.
@@ -109,7 +109,7 @@ impl Attempts {
 impl PasswordThrottle {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            free: limits.guesses,
+            retry_at: limits.guesses,
             free_of_network: limits.guesses_per_address,
             delay: limits.guess_delay,
             tries: HashMap::new(),
@@ -117,8 +117,8 @@ impl PasswordThrottle {
         }
     }
 
-    fn free(&self, (_, at): &Source) -> u32 {
-        if at.is_some() { self.free } else { self.free_of_network }
+    fn retry_at(&self, (_, at): &Source) -> u32 {
+        if at.is_some() { self.retry_at } else { self.free_of_network }
     }
 
     /// A try. It is to be checked now, and then [`Self::end`] is to be told; else `Err`
@@ -131,7 +131,7 @@ impl PasswordThrottle {
     ) -> Result<(), Wait> {
         let waits = target.sources().filter_map(|source| {
             let tries = self.tries.get(&source).filter(|tries| !tries.is_past(now))?;
-            tries.wait(now, self.free(&source))
+            tries.wait(now, self.retry_at(&source))
         });
         if let Some(wait) = waits.reduce(Wait::longer) {
             return Err(wait);
@@ -157,7 +157,7 @@ impl PasswordThrottle {
     ) -> Option<Target> {
         let target = self.checking.remove(&conn)?;
         for source in target.sources() {
-            let (is_network, free) = (source.1.is_none(), self.free(&source));
+            let (is_network, free) = (source.1.is_none(), self.retry_at(&source));
             let Some(tries) = self.tries.get_mut(&source) else { continue };
             tries.checking -= 1;
             match is_right {
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(guess(&mut guesses, at(180), &target(2, 1), false), Ok(()));
         // A right one, or time, makes it good.
         assert_eq!(guess(&mut guesses, at(195), &here, true), Ok(()));
-        for _ in 0..guesses.free {
+        for _ in 0..guesses.retry_at {
             assert_eq!(guess(&mut guesses, at(195), &here, false), Ok(()));
         }
         assert_eq!(guess(&mut guesses, at(195), &here, false), Err(Wait::Until(at(196))));
@@ -274,7 +274,7 @@ mod tests {
                     true
                 }
             });
-            assert!(checking.len() <= guesses.free as usize);
+            assert!(checking.len() <= guesses.retry_at as usize);
             let done = checking.pop().expect("somebody is checked");
             assert!(guesses.end(SECOND, conn(done), Some(true)).is_some());
             right += 1;

@@ -97,7 +97,7 @@ impl Hub {
             PendingRequest::Rows(mut asked) => {
                 ask.cid = asked.cid.take();
                 let result =
-                    found(rows).and_then(|records| self.send_found(&mut ask, &asked, records));
+                    readable(rows).and_then(|records| self.send_found(&mut ask, &asked, records));
                 if let Err(refusal) = result {
                     ask.refuse(&refusal);
                 }
@@ -105,7 +105,7 @@ impl Hub {
             PendingRequest::Mail(mut asked) => {
                 ask.cid = asked.cid.take();
                 let result =
-                    found(rows).and_then(|records| self.log_in_with_mail(&mut ask, asked, records));
+                    readable(rows).and_then(|records| self.log_in_with_mail(&mut ask, asked, records));
                 if let Err(refusal) = result {
                     self.note_refused_login(conn);
                     ask.refuse(&refusal);
@@ -114,7 +114,7 @@ impl Hub {
             PendingRequest::Resume(mut asked) => {
                 ask.cid = asked.cid.take();
                 let result =
-                    found(rows).and_then(|rows| self.resume_with_row(&mut ask, &asked, rows));
+                    readable(rows).and_then(|rows| self.resume_with_row(&mut ask, &asked, rows));
                 if let Err(refusal) = result {
                     ask.refuse(&refusal);
                 }
@@ -159,7 +159,7 @@ impl Hub {
 }
 
 /// Where nothing could be read, that is no answer to what is there.
-fn found(rows: &log::ReadResult) -> Result<&[Arc<Record>], Refusal> {
+fn readable(rows: &log::ReadResult) -> Result<&[Arc<Record>], Refusal> {
     if rows.has_failed {
         let text = "the server cannot read what it keeps; try again later";
         return refusal(ErrorCode::StorageFull, text);

@@ -56,7 +56,7 @@ impl Hub {
         assert!(!self.dormant_rooms.keys().any(is_awake), "a room is awake or asleep");
         assert_eq!(self.room_names.len(), self.rooms.len(), "each room has one name");
         let kept =
-            self.rooms.iter().filter_map(|(_, room)| room.order.number.zip(Some(&room.name)));
+            self.rooms.iter().filter_map(|(_, room)| room.moderation.number.zip(Some(&room.name)));
         let kept: Vec<_> = kept.map(|(number, room)| (number, room.key())).collect();
         let asleep = self.dormant_rooms.iter().filter_map(|(key, order)| order.number.zip(Some(key)));
         for (number, key) in asleep.chain(kept.iter().copied()) {
@@ -68,7 +68,7 @@ impl Hub {
         for (ix, room) in &self.rooms {
             assert_eq!(self.room_names.get(room.name.key()), Some(&ix), "names lead to rooms");
             assert!(ix == self.lobby || room.len() > 0, "no empty room is kept");
-            let mut operators = room.order.operators.iter();
+            let mut operators = room.moderation.operators.iter();
             let has_moderator = operators.any(|person| self.can_return(*person))
                 || self.server_moderation.operators.iter().any(|it| self.users_by_id.contains_key(it));
             assert!(ix == self.lobby || has_moderator, "no room is left without a moderator");

@@ -65,7 +65,7 @@ impl Hub {
             (None, self.oper_password_digest(), &self.server_moderation)
         } else {
             let name = self.moderated_rooms.get(&number)?;
-            let awake = self.room_names.get(name.key()).map(|room| &self.rooms[*room].order);
+            let awake = self.room_names.get(name.key()).map(|room| &self.rooms[*room].moderation);
             let order = awake.or_else(|| self.dormant_rooms.get(name.key()))?;
             (Some(name.clone()), None, order)
         };
@@ -87,7 +87,7 @@ impl Hub {
                 self.server_moderation = order;
             }
             Some(room) if *room.key() == *self.rooms[self.lobby].name.key() => {
-                self.rooms[self.lobby].order = order;
+                self.rooms[self.lobby].moderation = order;
             }
             Some(room) => {
                 self.dormant_rooms.insert(room.key().clone(), order);
@@ -151,21 +151,21 @@ impl Hub {
                 self.note_led(visit, room);
             }
         }
-        self.rooms[room].order = order;
+        self.rooms[room].moderation = order;
         Some(room)
     }
 
     /// Nobody came in after all.
     pub(super) fn deactivate(&mut self, room: RoomIx) {
         let gone = self.remove_room(room);
-        self.dormant_rooms.insert(gone.name.key().clone(), gone.order);
+        self.dormant_rooms.insert(gone.name.key().clone(), gone.moderation);
     }
 
     /// The last of those who could come back to a room did not: what was decided there
     /// waits for whoever comes next, as if nobody could have.
     pub(super) fn deactivate_or_end(&mut self, room: RoomIx) {
         self.prune_moderation(Scope::Room(room));
-        if self.outlives_members(&self.rooms[room].order) {
+        if self.outlives_members(&self.rooms[room].moderation) {
             self.mark_moderation_unsaved(Scope::Room(room));
             self.deactivate(room);
         } else {

@@ -100,19 +100,19 @@ impl Hub {
     }
 
     fn send_room_page(&mut self, ask: &mut Context<'_>, mut asked: RoomListRequest) {
-        let before = ask.turn.said_singly();
+        let before = ask.turn.unicast_bytes();
         ask.cid = asked.cid.take();
         while let Some(name) = asked.rooms.names.get(asked.told) {
-            if ask.turn.said_singly() - before > PAGE_SIZE {
+            if ask.turn.unicast_bytes() - before > PAGE_SIZE {
                 asked.cid = ask.cid.take();
                 self.wait_for(ask.conn, PendingRequest::Rooms(asked));
-                ask.turn.tell_when_drained(ask.conn);
+                ask.turn.notify_when_drained(ask.conn);
                 return;
             }
             // It may have ended since.
             let room = self.room_names.get(name.key()).map(|room| &self.rooms[*room]);
             let (shown, len) = room.map_or((name, 0), |room| (&room.name, room.len()));
-            let topic = room.and_then(|room| room.order.topic.as_deref()).unwrap_or_default();
+            let topic = room.and_then(|room| room.moderation.topic.as_deref()).unwrap_or_default();
             ask.reply(&Event::reply("ROOM", &format!("{shown} {len}"), topic));
             asked.told += 1;
         }
@@ -141,7 +141,7 @@ impl Hub {
 
     fn defer_list(&mut self, ask: &mut Context<'_>, list: List) {
         self.wait_for(ask.conn, PendingRequest::List(ListRequest { cid: ask.cid.take(), list }));
-        ask.turn.wait_for_room(ask.conn);
+        ask.turn.wait_for_memory(ask.conn);
     }
 
     pub(super) fn wait_for(&mut self, conn: ConnId, asked: PendingRequest) {

@@ -52,10 +52,10 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let room = self.moderated_room(visit)?;
         let is_by_server = self.is_server_operator(self.users[visit].id);
-        let Room { name, order, .. } = &mut self.rooms[room];
-        order.lock.is_by_server = is_by_server;
-        order.lock.is_on = true;
-        order.lock.key = key.map(|key| digest(key).into());
+        let Room { name, moderation, .. } = &mut self.rooms[room];
+        moderation.lock.is_by_server = is_by_server;
+        moderation.lock.is_on = true;
+        moderation.lock.key = key.map(|key| digest(key).into());
         let who = match key {
             Some(_) => "only invited people or those with the key can join",
             None => "only invited people can join",
@@ -75,8 +75,8 @@ impl Hub {
     /// `/unlock`.
     pub(super) fn unlock(&mut self, ask: &mut Context<'_>, visit: UserIx) -> Result<(), Refusal> {
         let room = self.moderated_room(visit)?;
-        let Room { name, order, .. } = &mut self.rooms[room];
-        let was_locked = std::mem::take(&mut order.lock).is_on;
+        let Room { name, moderation, .. } = &mut self.rooms[room];
+        let was_locked = std::mem::take(&mut moderation.lock).is_on;
         let text = if was_locked { "" } else { "nothing changed: it was not locked" };
         ask.reply(&Event::reply("UNLOCKED", &name.to_string(), text));
         self.mark_moderation_unsaved(Scope::Room(room));
@@ -98,7 +98,7 @@ impl Hub {
         }
         self.drop_expired(ask.now, Scope::Room(room));
         let (me, person) = (self.users[visit].id, self.users[other].id);
-        let order = &mut self.rooms[room].order;
+        let order = &mut self.rooms[room].moderation;
         let most = self.limits.max_invited;
         if !reserve_entry(&mut order.lock.invited, most, |invited| *invited != person) {
             let text = format!("{most} people are invited and have not come; /unlock first");
@@ -125,7 +125,7 @@ impl Hub {
         room: RoomIx,
     ) -> Result<Entry, Refusal> {
         self.require_not_banned(now, visit, room)?;
-        let order = &self.rooms[room].order;
+        let order = &self.rooms[room].moderation;
         let (me, lock) = (self.users[visit].id, &order.lock);
         let is_meant = lock.invited.contains(&me) || order.is_operator(me) || self.is_server_operator(me);
         match &lock.key {
@@ -137,7 +137,7 @@ impl Hub {
 
     /// Whoever is in needs their invitation no more.
     pub(super) fn use_invitation(&mut self, person: UserId, room: RoomIx) {
-        let invited = &mut self.rooms[room].order.lock.invited;
+        let invited = &mut self.rooms[room].moderation.lock.invited;
         if invited.extract_if(.., |invited| *invited == person).count() > 0 {
             self.mark_moderation_unsaved(Scope::Room(room));
         }

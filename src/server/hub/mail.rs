@@ -103,7 +103,7 @@ impl Hub {
         if is_heard {
             self.store_mail(person, record.id);
         }
-        ask.saying(&record, |ask| {
+        ask.with_message(&record, |ask| {
             self.echo(ask, &record);
             if self.wants_echo(ask) {
                 let text = "is not here; it waits for the next login";

@@ -110,7 +110,7 @@ impl Expiry {
     }
 
     /// `until …`, or what is said where there is no end.
-    pub(super) fn tell(self, endless: &str) -> String {
+    pub(super) fn describe(self, endless: &str) -> String {
         match self.0 {
             Some(Deadline { wall, .. }) => format!("until {wall}"),
             None => endless.to_owned(),
@@ -167,14 +167,14 @@ impl Hub {
         let person = self.users[other].id;
         self.drop_expired(ask.now, Scope::Room(room));
         let (by, name) = (self.users[visit].name.clone(), self.users[other].name.clone());
-        let Room { name: shown, order, .. } = &self.rooms[room];
+        let Room { name: shown, moderation, .. } = &self.rooms[room];
         let shown = shown.clone();
-        if order.is_operator(person) {
+        if moderation.is_operator(person) {
             let text = format!("nothing changed: {name} is an operator of {shown} already");
             return refusal(ErrorCode::BadArgument, text);
         }
         let most = self.limits.max_operators;
-        if order.operators.len() >= most {
+        if moderation.operators.len() >= most {
             let text = format!("there are {most} operators; /deop one first");
             return refusal(ErrorCode::TooMany, text);
         }
@@ -195,7 +195,7 @@ impl Hub {
         let room = self.moderated_room(visit)?;
         let Some((person, name)) = self.known_user_named(name) else { return no_such_user(name) };
         let shown = self.rooms[room].name.clone();
-        if !self.rooms[room].order.is_operator(person) {
+        if !self.rooms[room].moderation.is_operator(person) {
             let text = format!("nothing changed: {name} is not an operator of {shown}");
             return refusal(ErrorCode::NoSuchUser, text);
         }
@@ -206,7 +206,7 @@ impl Hub {
                 format!("{shown} needs an operator, and nobody else is there; /part instead");
             return refusal(ErrorCode::BadArgument, text);
         }
-        self.rooms[room].order.operators.retain(|operator| *operator != person);
+        self.rooms[room].moderation.operators.retain(|operator| *operator != person);
         if let Some(other) = self.users_by_id.get(&person) {
             self.mark_session_unsaved(*other);
         }
@@ -277,16 +277,16 @@ impl Hub {
             return refusal(ErrorCode::BadArgument, "that is you; mute somebody else");
         }
         self.drop_expired(ask.now, Scope::Room(room));
-        let Room { name: shown, order, .. } = &mut self.rooms[room];
+        let Room { name: shown, moderation, .. } = &mut self.rooms[room];
         let most = self.limits.max_mutes;
-        if !reserve_entry(&mut order.mutes, most, |mute| mute.person != person) {
+        if !reserve_entry(&mut moderation.mutes, most, |mute| mute.person != person) {
             let text = format!("{most} people are muted here; /unmute one first");
             return refusal(ErrorCode::TooMany, text);
         }
         let (args, until) = (format!("{shown} {name}"), Expiry::after(ask.now, time));
-        order.mutes.push(Mute { person, name, until });
+        moderation.mutes.push(Mute { person, name, until });
         self.mark_moderation_unsaved(Scope::Room(room));
-        ask.reply(&Event::reply("MUTED", &args, &until.tell("until you /unmute them")));
+        ask.reply(&Event::reply("MUTED", &args, &until.describe("until you /unmute them")));
         Ok(())
     }
 
@@ -299,10 +299,10 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let room = self.moderated_room(visit)?;
         let person = self.known_user_named(name).map(|(person, _)| person);
-        let Room { name: shown, order, .. } = &mut self.rooms[room];
+        let Room { name: shown, moderation, .. } = &mut self.rooms[room];
         let key = Key::fold(name);
         let is_meant = |mute: &mut Mute| Some(mute.person) == person || *mute.name.key() == key;
-        let Some(mute) = order.mutes.extract_if(.., is_meant).last() else {
+        let Some(mute) = moderation.mutes.extract_if(.., is_meant).last() else {
             return refusal(ErrorCode::NoSuchUser, format!("{name} is not muted in {shown}"));
         };
         ask.reply(&Event::reply("UNMUTED", &format!("{shown} {}", mute.name), ""));
@@ -312,11 +312,11 @@ impl Hub {
 
     /// Whether somebody may be heard in a room.
     pub(super) fn require_not_muted(&self, now: Now, visit: UserIx, room: RoomIx) -> Result<(), Refusal> {
-        let Room { name, order, .. } = &self.rooms[room];
+        let Room { name, moderation, .. } = &self.rooms[room];
         let person = self.users[visit].id;
         let is_mine = |mute: &&Mute| mute.person == person && !mute.until.is_over(now);
-        let Some(mute) = order.mutes.iter().find(is_mine) else { return Ok(()) };
-        let until = mute.until.tell("by an operator");
+        let Some(mute) = moderation.mutes.iter().find(is_mine) else { return Ok(()) };
+        let until = mute.until.describe("by an operator");
         refusal(ErrorCode::Muted, format!("you are muted in {name} {until}; nobody saw this"))
     }
 
@@ -331,8 +331,8 @@ impl Hub {
 
     /// Whether somebody keeps order in a room.
     pub(super) fn require_operator(&self, visit: UserIx, room: RoomIx) -> Result<(), Refusal> {
-        let (person, Room { name, order, .. }) = (self.users[visit].id, &self.rooms[room]);
-        if order.is_operator(person) || self.is_server_operator(person) {
+        let (person, Room { name, moderation, .. }) = (self.users[visit].id, &self.rooms[room]);
+        if moderation.is_operator(person) || self.is_server_operator(person) {
             return Ok(());
         }
         let text = match self.operators_online(room) {
@@ -344,7 +344,7 @@ impl Hub {
 
     /// The operators of a room who are on the server.
     pub(super) fn operators_online(&self, room: RoomIx) -> Option<String> {
-        let operators = self.rooms[room].order.operators.iter();
+        let operators = self.rooms[room].moderation.operators.iter();
         let here = operators.filter_map(|operator| self.users_by_id.get(operator));
         let names: Vec<&str> = here.map(|visit| self.users[*visit].name.as_str()).collect();
         (!names.is_empty()).then(|| names.join(", "))
@@ -381,14 +381,14 @@ impl Hub {
 
     pub(super) fn moderation(&self, scope: Scope) -> &Moderation {
         match scope {
-            Scope::Room(room) => &self.rooms[room].order,
+            Scope::Room(room) => &self.rooms[room].moderation,
             Scope::Server => &self.server_moderation,
         }
     }
 
     pub(super) fn moderation_mut(&mut self, scope: Scope) -> &mut Moderation {
         match scope {
-            Scope::Room(room) => &mut self.rooms[room].order,
+            Scope::Room(room) => &mut self.rooms[room].moderation,
             Scope::Server => &mut self.server_moderation,
         }
     }
@@ -405,7 +405,7 @@ impl Hub {
     pub(super) fn led_by(&self, visit: UserIx) -> Vec<RoomName> {
         let me = &self.users[visit];
         let rooms = me.relations.leads.iter().filter_map(|room| self.rooms.get(*room));
-        let mine = rooms.filter(|room| room.order.is_operator(me.id));
+        let mine = rooms.filter(|room| room.moderation.is_operator(me.id));
         mine.map(|room| room.name.clone()).collect()
     }
 
@@ -413,7 +413,7 @@ impl Hub {
     pub(super) fn operated_by(&self, visit: UserIx) -> Vec<RoomName> {
         let me = &self.users[visit];
         let rooms = me.rooms.iter().map(|room| &self.rooms[*room]);
-        let mine = rooms.filter(|room| room.order.is_operator(me.id));
+        let mine = rooms.filter(|room| room.moderation.is_operator(me.id));
         let mut names: Vec<RoomName> = mine.map(|room| room.name.clone()).collect();
         names.sort_unstable_by(|a, b| a.key().cmp(b.key()));
         names

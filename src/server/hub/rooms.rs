@@ -25,7 +25,7 @@ pub(super) struct Room {
     pub(super) name: RoomName,
     /// Sorted by folded name, as `/who` lists them.
     members: BTreeMap<Key, Member>,
-    pub(super) order: Moderation,
+    pub(super) moderation: Moderation,
     /// Who hears what is said here; made when it is next needed.
     audience: Option<Arc<Audience>>,
     /// Comings and goings since the last summary, while one is due.
@@ -39,7 +39,7 @@ impl Room {
         Self {
             name,
             members: BTreeMap::new(),
-            order: Moderation::default(),
+            moderation: Moderation::default(),
             audience: None,
             crowd: None,
             was_visited: false,
@@ -135,8 +135,8 @@ impl Hub {
     }
 
     pub(super) fn describe(&self, ask: &mut Context<'_>, room: RoomIx) {
-        let Room { name, order, .. } = &self.rooms[room];
-        if let Some(topic) = &order.topic {
+        let Room { name, moderation, .. } = &self.rooms[room];
+        if let Some(topic) = &moderation.topic {
             ask.reply(&Event::reply("TOPIC", &name.to_string(), topic));
         }
         self.list_for_newcomer(ask, room);
@@ -212,12 +212,12 @@ impl Hub {
     /// What was decided there ends with it.
     pub(super) fn end_room(&mut self, room: RoomIx) {
         let gone = self.remove_room(room);
-        if let Some(number) = gone.order.number {
+        if let Some(number) = gone.moderation.number {
             self.delete_moderation(number);
         }
         // A guest's right is kept with the session: it must not come back with the
         // next room of that name.
-        for operator in gone.order.operators {
+        for operator in gone.moderation.operators {
             if let Some(visit) = self.users_by_id.get(&operator) {
                 self.mark_session_unsaved(*visit);
             }
@@ -283,14 +283,14 @@ impl Hub {
             return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
         };
         let Some(text) = text else {
-            let Room { name, order, .. } = &self.rooms[room];
-            let topic = order.topic.as_deref().unwrap_or_default();
+            let Room { name, moderation, .. } = &self.rooms[room];
+            let topic = moderation.topic.as_deref().unwrap_or_default();
             ask.reply(&Event::reply("TOPIC", &name.to_string(), topic));
             return Ok(());
         };
         self.require_not_muted(ask.now, visit, room)?;
         let text = (text.trim() != "-").then_some(text);
-        let old = std::mem::replace(&mut self.rooms[room].order.topic, text.map(Into::into));
+        let old = std::mem::replace(&mut self.rooms[room].moderation.topic, text.map(Into::into));
         let (shown, name) = (self.rooms[room].name.clone(), self.users[visit].name.clone());
         let event = Event::Topic { room: shown.as_str(), name: name.as_str(), text };
         if old.as_deref() != text {

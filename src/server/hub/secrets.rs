@@ -72,7 +72,7 @@ impl Hub {
         self.start_due_checks(ask.now, ask.turn);
         let (now, conn) = (ask.now.since_start, ask.conn);
         let Some(peer) = self.connection(conn).map(|c| c.peer) else { return Ok(()) };
-        let is_one_source = self.limits.are_for(peer);
+        let is_one_source = self.limits.apply_to(peer);
         let target = Target { at, network: peer.network(), is_one_source };
         match self.password_throttle.begin(now, conn, &target) {
             Ok(()) => ask.turn.hash(conn, job),
@@ -91,7 +91,7 @@ impl Hub {
         purpose: Purpose,
         password: &str,
     ) -> Result<(), Refusal> {
-        let peer = self.peer(ask.conn).filter(|peer| self.limits.are_for(*peer));
+        let peer = self.peer(ask.conn).filter(|peer| self.limits.apply_to(*peer));
         let now = ask.now.since_start;
         if peer.is_some_and(|peer| !self.new_passwords.may_go_on(now, peer.network())) {
             let text = "too many new passwords from your address; try again in a minute";
@@ -113,7 +113,7 @@ impl Hub {
     /// not counted: that would take long for each of them.
     fn is_too_long(&self, wait: Wait, target: &Target, of: Option<&DelayedCheck>) -> bool {
         matches!(wait, Wait::Until(_))
-            && self.delayed_jobs.ahead(target, of) >= self.limits.guesses_waiting
+            && self.delayed_jobs.waiting_ahead(target, of) >= self.limits.guesses_waiting
     }
 
     /// Begins to check the guesses whose time has come.
@@ -135,7 +135,7 @@ impl Hub {
                 if self.is_too_long(wait, &delayed.target, Some(&delayed)) {
                     self.password_done(now, conn, &Outcome::Busy, turn);
                     // It is heard again when it has read that.
-                    turn.tell_when_drained(conn);
+                    turn.notify_when_drained(conn);
                 } else {
                     self.delayed_jobs.put_back(due(now.since_start, wait), delayed);
                 }
@@ -150,7 +150,7 @@ impl Hub {
             Outcome::Hashed(_) | Outcome::Busy => None,
         };
         if let Some(target) = self.password_throttle.end(now.since_start, conn, is_right) {
-            self.delayed_jobs.hurry(now.since_start, target.network);
+            self.delayed_jobs.release_waiting(now.since_start, target.network);
         }
     }
 
@@ -272,7 +272,7 @@ fn wrong_password() -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::super::trial::{
-        Told, conn, connect, connect_from, handle, handle_at, hub, register, restarted, say,
+        Delivered, conn, connect, connect_from, handle, handle_at, hub, register, restarted, say,
         session, tick_at,
     };
     use super::super::{Flow, Frame, Input, LOGIN_LINE_MAX, Limits};
@@ -280,11 +280,11 @@ mod tests {
     use crate::server::log::ReadResult;
     use crate::server::passwords::HashFile;
 
-    fn hash_is(hub: &mut Hub, slot: u32, hash: &str) -> Told {
+    fn hash_is(hub: &mut Hub, slot: u32, hash: &str) -> Delivered {
         handle(hub, slot, Input::Hashed(Outcome::Hashed(Some(hash.into())))).1
     }
 
-    fn check_is(hub: &mut Hub, slot: u32, is_right: bool) -> Told {
+    fn check_is(hub: &mut Hub, slot: u32, is_right: bool) -> Delivered {
         handle(hub, slot, Input::Hashed(Outcome::Checked(is_right))).1
     }
 

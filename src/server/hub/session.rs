@@ -307,7 +307,7 @@ impl Hub {
         };
         ask.reply(&Event::reply("WELCOME", name.as_str(), &text));
         self.leave_banned_rooms(ask, visit);
-        ask.turn.tell_when_drained(ask.conn);
+        ask.turn.notify_when_drained(ask.conn);
     }
 
     /// A connection ends without its person having said so: with a session it
@@ -337,7 +337,7 @@ impl Hub {
         }
         let network = self.start_grace(now.since_start, visit);
         let most = self.limits.max_per_address;
-        if let Some(first) = network.and_then(|network| self.dropped.one_too_many(network, most)) {
+        if let Some(first) = network.and_then(|network| self.dropped.oldest_over_limit(network, most)) {
             self.expire_session(now, first, turn);
         }
     }
@@ -345,7 +345,7 @@ impl Hub {
     /// Who is not connected is waited for; tells for which network that counts.
     fn start_grace(&mut self, now: Duration, visit: UserIx) -> Option<IpAddr> {
         let User { id, peer, .. } = self.users[visit];
-        let network = peer.filter(|peer| self.limits.are_for(*peer)).map(Peer::network);
+        let network = peer.filter(|peer| self.limits.apply_to(*peer)).map(Peer::network);
         self.dropped.add(now + self.limits.session_grace, id, network);
         network
     }

@@ -12,7 +12,7 @@ const SERVER: &str = "server";
 impl Hub {
     /// Gives somebody the right to moderate a room.
     pub(super) fn make_operator(&mut self, room: RoomIx, person: UserId) {
-        self.rooms[room].order.promote(person);
+        self.rooms[room].moderation.promote(person);
         if let Some(visit) = self.users_by_id.get(&person).copied() {
             self.note_led(visit, room);
             self.mark_session_unsaved(visit);
@@ -26,7 +26,7 @@ impl Hub {
         let person = self.users[visit].id;
         let mut leads = std::mem::take(&mut self.users[visit].relations.leads);
         leads.retain(|led| {
-            *led != room && self.rooms.get(*led).is_some_and(|led| led.order.is_operator(person))
+            *led != room && self.rooms.get(*led).is_some_and(|led| led.moderation.is_operator(person))
         });
         leads.push(room);
         self.users[visit].relations.leads = leads;
@@ -40,7 +40,7 @@ impl Hub {
         room: RoomIx,
         except: Option<UserId>,
     ) -> bool {
-        let order = &self.rooms[room].order;
+        let order = &self.rooms[room].moderation;
         order.operators.iter().filter(|person| Some(**person) != except).any(|person| {
             let is_banned = self.server_moderation.bans_person(now, *person)
                 || (order.bans_person(now, *person) && !self.is_server_operator(*person));
@@ -103,7 +103,7 @@ impl Hub {
         room: RoomIx,
         except: Option<UserId>,
     ) -> Option<UserIx> {
-        let order = &self.rooms[room].order;
+        let order = &self.rooms[room].moderation;
         let members = self.rooms[room].arrivals();
         let members = members.filter(|(_, visit)| Some(self.users[*visit].id) != except);
         let rank = |(arrival, visit): &(u64, UserIx)| {
@@ -161,7 +161,7 @@ mod tests {
 
     fn operators(hub: &Hub) -> Vec<&str> {
         let (_, room) = hub.rooms.iter().nth(1).expect("#ops");
-        let here = room.order.operators.iter().filter_map(|person| hub.users_by_id.get(person));
+        let here = room.moderation.operators.iter().filter_map(|person| hub.users_by_id.get(person));
         here.map(|visit| hub.users[*visit].name.as_str()).collect()
     }
 

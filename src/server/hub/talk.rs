@@ -209,7 +209,7 @@ impl Hub {
         except.extend(ignoring.iter().filter_map(|p| self.users[self.users_by_id[p]].conn));
         let audience = self.audience(room);
         let record = self.record(ask, visit, to, text, is_action);
-        ask.saying(&record, |ask| {
+        ask.with_message(&record, |ask| {
             let event = Event::Message(record.seen_by(record.author));
             ask.turn.fan_out(
                 audience,
@@ -238,7 +238,7 @@ impl Hub {
         let recipient = Recipient::Person(other, self.users[to].name.clone());
         let is_heard = !self.users[to].relations.ignores.iter().any(|ignored| ignored.person == me);
         let record = self.record(ask, visit, recipient, text, is_action);
-        ask.saying(&record, |ask| {
+        ask.with_message(&record, |ask| {
             self.echo(ask, &record);
             if is_heard {
                 // To oneself the copy for the reader differs from the echo too.
@@ -281,7 +281,7 @@ impl Hub {
         let Some(record) = ask.cid.as_ref().and_then(|cid| self.cids.find(author, cid)) else {
             return false;
         };
-        ask.saying_again(&record, |ask| self.echo(ask, &record));
+        ask.with_duplicate(&record, |ask| self.echo(ask, &record));
         true
     }
 

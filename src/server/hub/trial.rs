@@ -14,7 +14,7 @@ use crate::server::peer::Peer;
 use crate::server::turn::Sink;
 
 /// What whoever the input came from is told, and what is to be done.
-pub(super) struct Told {
+pub(super) struct Delivered {
     to: ConnId,
     pub(super) text: String,
     pub(super) waits_to_be_read: bool,
@@ -24,20 +24,20 @@ pub(super) struct Told {
     pub(super) hashes: Vec<ConnId>,
 }
 
-impl Told {
+impl Delivered {
     fn nothing(slot: u32) -> Self {
         let (to, text, hashes) = (conn(slot), String::new(), Vec::new());
         Self { to, text, waits_to_be_read: false, waits_for_room: false, reads: 0, hashes }
     }
 }
 
-impl Sink for Told {
+impl Sink for Delivered {
     fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
         if to == self.to {
             self.text.push_str(std::str::from_utf8(&lines[start..end]).expect("UTF-8"));
         }
     }
-    fn note_asked(&mut self, _: ConnId, _: usize) {}
+    fn note_reply_bytes(&mut self, _: ConnId, _: usize) {}
     fn close(&mut self, _: ConnId) {}
     fn read(&mut self, _: ConnId, _: ReadRequest) {
         self.reads += 1;
@@ -45,10 +45,10 @@ impl Sink for Told {
     fn hash(&mut self, conn: ConnId, _: Job) {
         self.hashes.push(conn);
     }
-    fn tell_when_drained(&mut self, _: ConnId) {
+    fn notify_when_drained(&mut self, _: ConnId) {
         self.waits_to_be_read = true;
     }
-    fn wait_for_room(&mut self, _: ConnId) {
+    fn wait_for_memory(&mut self, _: ConnId) {
         self.waits_for_room = true;
     }
 }
@@ -68,8 +68,8 @@ pub(super) fn handle_at(
     since_start: Duration,
     slot: u32,
     input: Input<'_>,
-) -> (Flow, Told) {
-    let (mut told, mut turn) = (Told::nothing(slot), Turn::default());
+) -> (Flow, Delivered) {
+    let (mut told, mut turn) = (Delivered::nothing(slot), Turn::default());
     let flow = hub.handle(now(since_start), conn(slot), input, &mut turn);
     turn.release(&mut told);
     (flow, told)
@@ -120,8 +120,8 @@ pub(super) fn message(id: u64, room: &str, cid: Option<&str>, text: &str) -> Arc
 }
 
 /// Time passes, and what has fallen due is done; what somebody is told of it.
-pub(super) fn tick_at(hub: &mut Hub, since_start: Duration, slot: u32) -> Told {
-    let (mut told, mut turn) = (Told::nothing(slot), Turn::default());
+pub(super) fn tick_at(hub: &mut Hub, since_start: Duration, slot: u32) -> Delivered {
+    let (mut told, mut turn) = (Delivered::nothing(slot), Turn::default());
     hub.tick(now(since_start), &mut turn);
     turn.release(&mut told);
     told
@@ -140,11 +140,11 @@ pub(super) fn restarted(hub: &Hub) -> Hub {
 }
 
 /// One input from there, at the start.
-pub(super) fn handle(hub: &mut Hub, slot: u32, input: Input<'_>) -> (Flow, Told) {
+pub(super) fn handle(hub: &mut Hub, slot: u32, input: Input<'_>) -> (Flow, Delivered) {
     handle_at(hub, Duration::ZERO, slot, input)
 }
 
 /// A line from there, at the start.
-pub(super) fn say(hub: &mut Hub, slot: u32, line: &str) -> (Flow, Told) {
+pub(super) fn say(hub: &mut Hub, slot: u32, line: &str) -> (Flow, Delivered) {
     handle(hub, slot, Input::Frame(Frame::Line(line.into())))
 }

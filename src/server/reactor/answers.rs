@@ -3,16 +3,16 @@
 
 use std::collections::VecDeque;
 
-use super::{Call, Reactor};
+use super::{ReactorInput, Reactor};
 use crate::server::log::{Log, ReadRequest, ReadResult, Thread};
 use crate::server::turn::ConnId;
 
 /// So many are made at once; each may take some megabytes.
-const AT_ONCE: usize = 2;
+const LONG_REPLIES_MAX: usize = 2;
 
 /// So many searches. They look at all that was ever said, so they hold up nobody but
 /// each other.
-const SEARCHES_AT_ONCE: usize = 1;
+const SEARCHES_MAX: usize = 1;
 
 /// What kind of answer it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,12 +41,12 @@ struct Lane {
 
 /// All who wait for long answers.
 #[derive(Debug, Default)]
-pub(super) struct LongAnswers {
+pub(super) struct LongReplies {
     searches: Lane,
     others: Lane,
 }
 
-impl LongAnswers {
+impl LongReplies {
     fn lane(&mut self, kind: Kind) -> &mut Lane {
         match kind {
             Kind::Search => &mut self.searches,
@@ -61,8 +61,8 @@ impl LongAnswers {
 
     fn next(&mut self, kind: Kind) -> Option<(ConnId, Source)> {
         let most = match kind {
-            Kind::Search => SEARCHES_AT_ONCE,
-            Kind::Other => AT_ONCE,
+            Kind::Search => SEARCHES_MAX,
+            Kind::Other => LONG_REPLIES_MAX,
         };
         let lane = self.lane(kind);
         (lane.under_way < most).then(|| lane.waiting.pop_front()).flatten()
@@ -71,28 +71,28 @@ impl LongAnswers {
 
 impl<L: Log> Reactor<L> {
     /// Reads the log for a connection as soon as its turn comes.
-    pub(super) fn read_in_turn(&mut self, conn: ConnId, query: ReadRequest) {
+    pub(super) fn queue_read(&mut self, conn: ConnId, query: ReadRequest) {
         let kind = match query.thread {
             // A page for who catches up is small, and asked for when there is room; one
             // message is nothing.
             Thread::Feed { .. } | Thread::Message { .. } => {
-                return self.read_now(conn, query, Call::FoundPage);
+                return self.read_now(conn, query, ReactorInput::FoundPage);
             }
             Thread::Search { .. } => Kind::Search,
             _ => Kind::Other,
         };
         self.long_answers.lane(kind).waiting.push_back((conn, Source::Log(query)));
-        self.begin_long_answers();
+        self.start_long_replies();
     }
 
     /// Lets the hub make a connection's answer as soon as its turn comes.
-    pub(super) fn ask_hub_in_turn(&mut self, conn: ConnId) {
+    pub(super) fn queue_hub_reply(&mut self, conn: ConnId) {
         self.long_answers.others.waiting.push_back((conn, Source::Hub));
-        self.begin_long_answers();
+        self.start_long_replies();
     }
 
     /// Makes the long answers that connections have asked for, as far as there is room.
-    pub(super) fn begin_long_answers(&mut self) {
+    pub(super) fn start_long_replies(&mut self) {
         for kind in [Kind::Search, Kind::Other] {
             while self.meter.held() < self.limits.outbox_total {
                 let Some((conn, source)) = self.long_answers.next(kind) else { break };
@@ -101,20 +101,20 @@ impl<L: Log> Reactor<L> {
                 let is_unnamed = self.hub.is_unnamed(conn);
                 let Some(connection) = self.get(conn) else { continue };
                 if !is_unnamed && connection.is_broken() {
-                    connection.go_deaf();
+                    connection.stop_writing();
                 }
                 let is_deaf = connection.is_deaf;
                 self.long_answers.lane(kind).under_way += 1;
                 match source {
                     // Its further lines are heard as if it had been answered.
                     Source::Log(_) if is_deaf => {
-                        let _ = self.own_calls.send(Call::Found(conn, kind, ReadResult::default()));
+                        let _ = self.own_calls.send(ReactorInput::Found(conn, kind, ReadResult::default()));
                     }
                     Source::Log(query) => {
-                        self.read_now(conn, query, move |conn, rows| Call::Found(conn, kind, rows));
+                        self.read_now(conn, query, move |conn, rows| ReactorInput::Found(conn, kind, rows));
                     }
                     Source::Hub => {
-                        let _ = self.own_calls.send(Call::Room(conn)); // we receive them
+                        let _ = self.own_calls.send(ReactorInput::Room(conn)); // we receive them
                     }
                 }
             }
@@ -125,7 +125,7 @@ impl<L: Log> Reactor<L> {
         &mut self,
         conn: ConnId,
         query: ReadRequest,
-        found: impl FnOnce(ConnId, ReadResult) -> Call + Send + 'static,
+        found: impl FnOnce(ConnId, ReadResult) -> ReactorInput + Send + 'static,
     ) {
         let calls = self.own_calls.clone();
         let reply = move |rows| {
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn searches_hold_up_nobody_but_searches() {
-        let mut answers = LongAnswers::default();
+        let mut answers = LongReplies::default();
         let conn = |slot| ConnId { slot, generation: 0 };
         for slot in 0..10 {
             let kind = if slot < 5 { Kind::Search } else { Kind::Other };

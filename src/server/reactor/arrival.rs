@@ -9,14 +9,14 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::{Due, Reactor};
+use super::{Timeout, Reactor};
 use crate::protocol::{Event, Farewell};
 use crate::server::admission::Verdict;
 use crate::server::connection::{Connection, Phase};
 use crate::server::hub::{Input, Now};
 use crate::server::log::Log;
 use crate::server::peer::Peer;
-use crate::server::stream::Speech;
+use crate::server::stream::Transport;
 use crate::server::turn::{ConnId, Sink as _, Turn};
 
 /// Where TLS is offered, whoever says nothing for so long is taken for a person
@@ -25,7 +25,7 @@ const GREETING_DELAY: Duration = Duration::from_secs(1);
 
 /// So many at once are told in any case why they cannot come in; each has a
 /// descriptor for as long as it listens.
-const TURNED_AWAY_MAX: usize = 16;
+const REJECTED_MAX: usize = 16;
 
 impl<L: Log> Reactor<L> {
     /// Takes in a connection that was just accepted.
@@ -35,19 +35,19 @@ impl<L: Log> Reactor<L> {
         self.generation = self.generation.wrapping_add(1);
         let conn = ConnId { slot, generation: self.generation };
         let hub = &self.hub;
-        let verdict = self.admission.arrives(now.since_start, peer, conn, |c| hub.is_unnamed(c));
+        let verdict = self.admission.admit(now.since_start, peer, conn, |c| hub.is_unnamed(c));
         match verdict {
             Verdict::Welcome => {}
             Verdict::InsteadOf(other) => {
                 self.hub.handle(now, other, Input::Evicted, turn);
             }
-            Verdict::Refused(why) => return self.turn_away(stream, conn, why),
+            Verdict::Refused(why) => return self.reject_connection(stream, conn, why),
         }
         let mut connection = Connection::new(stream, self.bells.bell(slot), self.generation);
-        connection.is_limited = self.limits.are_for(peer);
+        connection.is_limited = self.limits.apply_to(peer);
         if self.offer.is_some() {
             self.hub.handle(now, conn, Input::Arrived(peer), turn);
-            self.dues.push(Reverse((now.since_start + GREETING_DELAY, conn, Due::Greeting)));
+            self.dues.push(Reverse((now.since_start + GREETING_DELAY, conn, Timeout::Greeting)));
         } else {
             connection.phase = Phase::Open;
             self.hub.handle(now, conn, Input::Opened(peer), turn);
@@ -57,11 +57,11 @@ impl<L: Log> Reactor<L> {
     }
 
     /// Tells somebody why they cannot come in.
-    fn turn_away(&mut self, stream: TcpStream, conn: ConnId, why: &str) {
+    fn reject_connection(&mut self, stream: TcpStream, conn: ConnId, why: &str) {
         let bye = Event::Bye { code: Farewell::TooMany.as_str(), text: why };
         let mut line = Vec::new();
         bye.encode(&mut line);
-        if self.turned_away >= TURNED_AWAY_MAX {
+        if self.turned_away >= REJECTED_MAX {
             // What is unread when a connection is closed takes the line away with it;
             // what still comes may.
             let socket = SockRef::from(&stream);
@@ -87,18 +87,18 @@ impl<L: Log> Reactor<L> {
         let Some(offer) = &self.offer else { return };
         let config = offer.config.clone();
         let Some(connection) = self.get(conn) else { return };
-        match connection.speech(&config) {
+        match connection.transport(&config) {
             Ok(None) => {}
             Ok(Some(speech)) => self.greet(now, conn, speech, turn),
-            Err(_) => self.lose(now, conn, turn),
+            Err(_) => self.disconnect(now, conn, turn),
         }
     }
 
-    fn greet(&mut self, now: Now, conn: ConnId, speech: Speech, turn: &mut Turn) {
+    fn greet(&mut self, now: Now, conn: ConnId, speech: Transport, turn: &mut Turn) {
         let is_tls_needed = self.offer.as_ref().is_some_and(|offer| offer.is_only);
         let Some(connection) = self.get(conn) else { return };
         connection.phase = Phase::Open;
-        let is_encrypted = speech == Speech::Tls;
+        let is_encrypted = speech == Transport::Tls;
         let input = if is_tls_needed && !is_encrypted {
             Input::Unencrypted
         } else {
@@ -109,10 +109,10 @@ impl<L: Log> Reactor<L> {
     }
 
     /// Who has said nothing yet does not wait to shake hands.
-    pub(super) fn greet_silent(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+    pub(super) fn greet_idle(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let arriving = self.get(conn).filter(|connection| connection.phase == Phase::Arriving);
         if arriving.is_some_and(|connection| !connection.is_shaking_hands()) {
-            self.greet(now, conn, Speech::Plain, turn);
+            self.greet(now, conn, Transport::Plain, turn);
         }
     }
 }

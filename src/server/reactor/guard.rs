@@ -24,19 +24,19 @@ impl<L: Log> Reactor<L> {
     ) -> Option<T> {
         let done = panic::catch_unwind(AssertUnwindSafe(|| act(self, turn)));
         if done.is_err() {
-            self.end_after_bug(now, conn, turn);
+            self.close_after_panic(now, conn, turn);
         }
         done.ok()
     }
 
-    fn end_after_bug(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        turn.end_saying();
+    fn close_after_panic(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+        turn.end_message();
         let from = self.hub.peer(conn).map(|peer| peer.address.to_string());
-        self.tell_of_bug(&from.map_or_else(String::new, |from| format!(" over {from}")));
+        self.log_panic_once(&from.map_or_else(String::new, |from| format!(" over {from}")));
         let lose = AssertUnwindSafe(|| self.hub.handle(now, conn, Input::Disconnected, turn));
         if panic::catch_unwind(lose).is_err() {
             // Its name stays taken; better than to take the chat from everybody.
-            turn.end_saying();
+            turn.end_message();
         }
         self.remove(conn);
     }
@@ -46,12 +46,12 @@ impl<L: Log> Reactor<L> {
     pub(super) fn tick_hub(&mut self, now: Now, turn: &mut Turn) {
         let tick = AssertUnwindSafe(|| self.hub.tick(now, turn));
         if panic::catch_unwind(tick).is_err() {
-            turn.end_saying();
-            self.tell_of_bug(" over a deadline");
+            turn.end_message();
+            self.log_panic_once(" over a deadline");
         }
     }
 
-    fn tell_of_bug(&mut self, over: &str) {
+    fn log_panic_once(&mut self, over: &str) {
         self.bugs.tell(&format!(
             "a bug: the server has panicked{over}; no other connection was ended; please \
              report it, with what stands above"

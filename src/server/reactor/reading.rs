@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::store::Store;
 use super::writing::DRAINED;
-use super::{Due, Reactor};
+use super::{Timeout, Reactor};
 use crate::protocol::LINE_MAX;
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
 use crate::server::connection::Phase;
@@ -35,11 +35,11 @@ const TURN_READ_SIZE: usize = 1 << 20;
 const TURN_TIME: Duration = Duration::from_millis(10);
 
 /// How much may be said in one turn before the others have to wait for the next.
-const TURN_SAID_SIZE: usize = 4 << 20;
+const TURN_SENT_MAX: usize = 4 << 20;
 
 /// How much one connection may be answered in one turn before its next lines
 /// have to wait for the next; less where less may wait for it.
-const TURN_ANSWER_SIZE: usize = 256 << 10;
+const TURN_REPLY_MAX: usize = 256 << 10;
 
 impl<L: Log> Reactor<L> {
     /// Lets every connection that rang have its say, in the order they rang,
@@ -53,10 +53,10 @@ impl<L: Log> Reactor<L> {
         // Who is put on the list meanwhile is for the next time.
         for at in 0..self.ready.len() {
             has_time = Instant::now() < ends_at;
-            if !has_time || read >= TURN_READ_SIZE || turn.size() >= TURN_SAID_SIZE {
+            if !has_time || read >= TURN_READ_SIZE || turn.size() >= TURN_SENT_MAX {
                 break;
             }
-            read += self.attend_safely(now, self.ready[at], &mut buffer, turn);
+            read += self.serve_guarded(now, self.ready[at], &mut buffer, turn);
             attended += 1;
         }
         self.ready.drain(..attended);
@@ -64,7 +64,7 @@ impl<L: Log> Reactor<L> {
         has_time
     }
 
-    fn attend_safely(&mut self, now: Now, slot: u32, buffer: &mut [u8], turn: &mut Turn) -> usize {
+    fn serve_guarded(&mut self, now: Now, slot: u32, buffer: &mut [u8], turn: &mut Turn) -> usize {
         let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
         let conn = ConnId { slot, generation: connection.generation };
         // It may stand on the list twice, since it could be read from and written to;
@@ -72,15 +72,15 @@ impl<L: Log> Reactor<L> {
         if mem::replace(&mut connection.last_drain, self.drains) == self.drains {
             return 0;
         }
-        let read = self.guard(now, conn, turn, |this, turn| this.attend(now, slot, buffer, turn));
+        let read = self.guard(now, conn, turn, |this, turn| this.serve_connection(now, slot, buffer, turn));
         read.unwrap_or_default()
     }
 
     /// Reads and handles what one connection has sent; tells how much it was.
-    fn attend(&mut self, now: Now, slot: u32, buffer: &mut [u8], turn: &mut Turn) -> usize {
+    fn serve_connection(&mut self, now: Now, slot: u32, buffer: &mut [u8], turn: &mut Turn) -> usize {
         let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
         let conn = ConnId { slot, generation: connection.generation };
-        connection.answer_bell();
+        connection.clear_ready();
         if connection.has_unsent() && !connection.is_dirty {
             connection.is_dirty = true;
             self.dirty.push(conn);
@@ -99,15 +99,15 @@ impl<L: Log> Reactor<L> {
         }
         if connection.wants_feed && connection.outbox.len() <= DRAINED {
             connection.wants_feed = false;
-            self.tell_hub(now, conn, Input::Drained, turn);
+            self.notify_hub(now, conn, Input::Drained, turn);
         }
         let mut read = 0;
-        let answered_before = turn.said_singly();
-        while self.may_hear(conn, turn.said_singly() - answered_before) {
+        let answered_before = turn.unicast_bytes();
+        while self.may_read_line(conn, turn.unicast_bytes() - answered_before) {
             let Some(connection) = self.connections.get_mut(slot as usize) else { break };
             let unread = mem::take(&mut connection.unread);
             if !unread.is_empty() {
-                self.hear(now, conn, &unread, answered_before, turn);
+                self.handle_lines(now, conn, &unread, answered_before, turn);
                 continue;
             }
             // What waits to be heard is kept, so of who may have to wait little is read.
@@ -124,7 +124,7 @@ impl<L: Log> Reactor<L> {
                 }
                 Ok(Some(count)) => {
                     read += count;
-                    self.hear(now, conn, &buffer[..count], answered_before, turn);
+                    self.handle_lines(now, conn, &buffer[..count], answered_before, turn);
                     if read >= READ_SIZE {
                         self.ready.push(slot);
                         break;
@@ -138,7 +138,7 @@ impl<L: Log> Reactor<L> {
                     break;
                 }
                 Err(_) => {
-                    self.lose(now, conn, turn);
+                    self.disconnect(now, conn, turn);
                     break;
                 }
             }
@@ -149,7 +149,7 @@ impl<L: Log> Reactor<L> {
     /// Whether a connection's next line may be handled now: not while it waits
     /// for rows, nor while more answers wait for it than may. A reader that does
     /// not read is thus not read from.
-    pub(super) fn may_hear(&mut self, conn: ConnId, answered: usize) -> bool {
+    pub(super) fn may_read_line(&mut self, conn: ConnId, answered: usize) -> bool {
         let outbox_max = self.outbox_max();
         let Some(connection) = self.get(conn) else { return false };
         if connection.phase != Phase::Open
@@ -159,7 +159,7 @@ impl<L: Log> Reactor<L> {
         {
             return false;
         }
-        if answered > TURN_ANSWER_SIZE.min(outbox_max) {
+        if answered > TURN_REPLY_MAX.min(outbox_max) {
             self.ready.push(conn.slot);
             return false;
         }
@@ -169,7 +169,7 @@ impl<L: Log> Reactor<L> {
     }
 
     /// Hands lines to the hub until one makes the connection wait.
-    pub(super) fn hear(
+    pub(super) fn handle_lines(
         &mut self,
         now: Now,
         conn: ConnId,
@@ -177,16 +177,16 @@ impl<L: Log> Reactor<L> {
         answered_before: usize,
         turn: &mut Turn,
     ) {
-        let answer_max = TURN_ANSWER_SIZE.min(self.outbox_max());
+        let answer_max = TURN_REPLY_MAX.min(self.outbox_max());
         let Some(connection) = self.connections.get_mut(conn.slot as usize) else { return };
         let rate = self.input_rate.filter(|_| connection.is_limited);
         let (mut rest, mut is_to_wait) = (input, false);
-        while turn.said_singly() - answered_before <= answer_max {
+        while turn.unicast_bytes() - answered_before <= answer_max {
             if let Some(rate) = rate {
-                let due = connection.pace.next(rate, now.since_start);
+                let due = connection.pace.next_at(rate, now.since_start);
                 if due > now.since_start {
                     connection.is_paced = true;
-                    self.dues.push(Reverse((due, conn, Due::Pace)));
+                    self.dues.push(Reverse((due, conn, Timeout::Pace)));
                     break;
                 }
             }
@@ -217,7 +217,7 @@ impl<L: Log> Reactor<L> {
         }
         connection.unread = rest.to_vec();
         if is_to_wait {
-            self.begin_waiting(now, conn);
+            self.pause_input(now, conn);
         }
     }
 
@@ -232,7 +232,7 @@ impl<L: Log> Reactor<L> {
         });
         match flow {
             // Comes back here when the rows are told: reading gives the end again.
-            Flow::Wait => self.begin_waiting(now, conn),
+            Flow::Wait => self.pause_input(now, conn),
             _ => {
                 self.connections[conn.slot as usize].is_finished = true;
                 self.hub.handle(now, conn, Input::Finished, turn);

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::mem;
 use std::time::Duration;
 
-use super::{Call, Due, Reactor};
+use super::{ReactorInput, Timeout, Reactor};
 use crate::server::connection::{Phase, Stall};
 use crate::server::hub::{Input, Now};
 use crate::server::log::{Log, ReadRequest};
@@ -23,11 +23,11 @@ pub(super) const DRAINED: usize = OUTBOX_MIN / 2;
 
 /// How long a peer that has been sent all may take to close its side. Who reads slowly
 /// has as long as they may take to read.
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Who reads less than this in `--write-stall`, in bytes, does not read, where half of
 /// what all may let wait does: others wait for the rest of it.
-const LEAST_READ_IF_SCARCE: u32 = 32 << 10;
+const MIN_PROGRESS: u32 = 32 << 10;
 
 impl<L: Log> Reactor<L> {
     /// Writes to every connection that something waits for, and tells to how many.
@@ -61,7 +61,7 @@ impl<L: Log> Reactor<L> {
             Ok(flush) => {
                 if connection.note_flush(now.since_start, flush) {
                     let due = now.since_start + self.limits.write_stall / 8;
-                    self.dues.push(Reverse((due, conn, Due::Stall)));
+                    self.dues.push(Reverse((due, conn, Timeout::Stall)));
                 }
             }
         }
@@ -89,8 +89,8 @@ impl<L: Log> Reactor<L> {
             connection.phase = Phase::Lingering;
             self.ready.push(conn.slot);
         }
-        let patience = if is_sent && is_closed { LINGER } else { self.limits.write_stall };
-        self.dues.push(Reverse((now.since_start + patience, conn, Due::Linger)));
+        let patience = if is_sent && is_closed { LINGER_TIMEOUT } else { self.limits.write_stall };
+        self.dues.push(Reverse((now.since_start + patience, conn, Timeout::Linger)));
     }
 
     /// A peer takes nothing more. Who has closed as soon as all was sent, as a script
@@ -100,10 +100,10 @@ impl<L: Log> Reactor<L> {
         let is_unnamed = self.hub.is_unnamed(conn);
         match self.get(conn) {
             Some(connection) if connection.phase == Phase::Open && !is_unnamed => {
-                connection.go_deaf();
+                connection.stop_writing();
                 self.ready.push(conn.slot);
             }
-            _ => self.lose(now, conn, turn),
+            _ => self.disconnect(now, conn, turn),
         }
     }
 
@@ -112,14 +112,14 @@ impl<L: Log> Reactor<L> {
     pub(super) fn check_stall(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let patience = self.limits.write_stall;
         let is_scarce = self.meter.held() > self.limits.outbox_total / 2;
-        let least = if is_scarce { LEAST_READ_IF_SCARCE } else { 1 };
+        let least = if is_scarce { MIN_PROGRESS } else { 1 };
         let Some(connection) = self.get(conn) else { return };
         match connection.stall(now.since_start, patience, least) {
             Stall::None => {}
-            Stall::LookAgainAt(due) => self.dues.push(Reverse((due, conn, Due::Stall))),
+            Stall::LookAgainAt(due) => self.dues.push(Reverse((due, conn, Timeout::Stall))),
             Stall::Over if connection.phase == Phase::Open => {
-                connection.part();
-                self.dues.push(Reverse((now.since_start + patience, conn, Due::Stall)));
+                connection.discard_unread();
+                self.dues.push(Reverse((now.since_start + patience, conn, Timeout::Stall)));
                 self.hub.handle(now, conn, Input::Stalled, turn);
             }
             Stall::Over => self.remove(conn),
@@ -148,7 +148,7 @@ impl<L: Log> Sink for Reactor<L> {
             return;
         }
         connection.outbox.push(lines, start, end);
-        let is_swamped = connection.outbox.unasked() > outbox_max;
+        let is_swamped = connection.outbox.unsolicited() > outbox_max;
         if !mem::replace(&mut connection.is_dirty, true) {
             self.dirty.push(to);
         }
@@ -161,9 +161,9 @@ impl<L: Log> Sink for Reactor<L> {
         Lines::new(lines, &self.meter)
     }
 
-    fn note_asked(&mut self, to: ConnId, count: usize) {
+    fn note_reply_bytes(&mut self, to: ConnId, count: usize) {
         if let Some(connection) = self.get(to) {
-            connection.outbox.note_asked(count);
+            connection.outbox.note_reply_bytes(count);
         }
     }
 
@@ -178,21 +178,21 @@ impl<L: Log> Sink for Reactor<L> {
     }
 
     fn read(&mut self, conn: ConnId, query: ReadRequest) {
-        self.read_in_turn(conn, query);
+        self.queue_read(conn, query);
     }
 
     fn hash(&mut self, conn: ConnId, job: Job) {
         let calls = self.own_calls.clone();
         self.hashers.run(job, move |outcome| {
-            let _ = calls.send(Call::Hashed(conn, outcome)); // the loop may have ended
+            let _ = calls.send(ReactorInput::Hashed(conn, outcome)); // the loop may have ended
         });
     }
 
-    fn wait_for_room(&mut self, conn: ConnId) {
-        self.ask_hub_in_turn(conn);
+    fn wait_for_memory(&mut self, conn: ConnId) {
+        self.queue_hub_reply(conn);
     }
 
-    fn tell_when_drained(&mut self, conn: ConnId) {
+    fn notify_when_drained(&mut self, conn: ConnId) {
         if let Some(connection) = self.get(conn) {
             connection.wants_feed = true;
             self.ready.push(conn.slot);

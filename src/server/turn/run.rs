@@ -47,7 +47,7 @@ impl<'t> Run<'t> {
         if let Some(at) = self.audience.find(author) {
             let reader = &self.audience.readers[at];
             let Range { start, end } = if reader.tags { fanout.tagged } else { fanout.plain };
-            sink.note_asked(author, end - start);
+            sink.note_reply_bytes(author, end - start);
         }
     }
 
@@ -60,7 +60,7 @@ impl<'t> Run<'t> {
 
     pub(super) fn extend(&mut self, next: &Fanout, sink: &mut impl Sink) {
         for conn in &next.except {
-            self.settle(*conn, sink);
+            self.flush_reader(*conn, sink);
         }
         self.plain.end = next.plain.end;
         self.tagged.end = next.tagged.end;
@@ -71,7 +71,7 @@ impl<'t> Run<'t> {
     }
 
     /// Gives one reader its part of the run so far.
-    pub(super) fn settle(&mut self, conn: ConnId, sink: &mut impl Sink) {
+    pub(super) fn flush_reader(&mut self, conn: ConnId, sink: &mut impl Sink) {
         if let Some(at) = self.audience.find(conn) {
             let ahead = self.ahead.get(at).copied().flatten();
             self.push(&self.audience.readers[at], ahead, sink);

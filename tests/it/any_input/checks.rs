@@ -154,7 +154,7 @@ impl Sink for Outlet {
     fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
         self.said.push((to, lines[start..end].to_vec()));
     }
-    fn note_asked(&mut self, _: ConnId, _: usize) {}
+    fn note_reply_bytes(&mut self, _: ConnId, _: usize) {}
     fn close(&mut self, conn: ConnId) {
         self.closed.push(conn);
     }
@@ -164,10 +164,10 @@ impl Sink for Outlet {
     fn read(&mut self, conn: ConnId, query: ReadRequest) {
         self.reads.push((conn, query));
     }
-    fn tell_when_drained(&mut self, conn: ConnId) {
+    fn notify_when_drained(&mut self, conn: ConnId) {
         self.drained.push(conn);
     }
-    fn wait_for_room(&mut self, conn: ConnId) {
+    fn wait_for_memory(&mut self, conn: ConnId) {
         self.long.push(conn);
     }
 }
@@ -219,7 +219,7 @@ impl World {
     fn crash(&mut self) {
         let things = self.kept.iter().map(|((shelf, key), value)| (*shelf, *key, value.clone()));
         // The last numbers are stored with each message, and with all else.
-        let last = self.hub.last();
+        let last = self.hub.last_ids();
         self.generation += 1;
         self.hub =
             hub(&Snapshot { last, entries: things.collect(), ..Snapshot::default() }, self.generation);
@@ -250,7 +250,7 @@ impl World {
             let mut turn = Turn::default();
             let peer = Peer::new([127, 0, 0, 1].into());
             let settled = match draw.below(8) {
-                0 => Some(Input::Settled { is_encrypted: draw.below(2) > 0 }),
+                0 => Some(Input::TransportKnown { is_encrypted: draw.below(2) > 0 }),
                 1 => Some(Input::Unencrypted),
                 _ => None,
             };
@@ -274,10 +274,10 @@ impl World {
         };
         let mut turn = Turn::default();
         let flow = match draw.below(40) {
-            0 => self.hub.handle(now, conn, Input::Lost, &mut turn),
+            0 => self.hub.handle(now, conn, Input::Disconnected, &mut turn),
             1 => self.hub.handle(now, conn, Input::Finished, &mut turn),
             2 => self.hub.handle(now, conn, Input::Stalled, &mut turn),
-            3 | 4 => self.hub.handle(now, conn, Input::Swamped, &mut turn),
+            3 | 4 => self.hub.handle(now, conn, Input::OverLimit, &mut turn),
             _ => {
                 let bytes = line(draw, &self.tokens);
                 let mut rest = &bytes[..];
@@ -294,7 +294,7 @@ impl World {
             }
         };
         if flow == Flow::Over {
-            self.hub.forget(conn);
+            self.hub.forget_connection(conn);
         } else {
             self.codecs[slot] = Some((conn, codec));
         }
@@ -305,8 +305,8 @@ impl World {
     fn commit(&mut self, now: Now, turn: &mut Turn) {
         let records = turn.records();
         if self.is_full && (!records.is_empty() || self.hub.has_changes()) {
-            turn.refuse_sayings(&Refusal::new(ErrorCode::StorageFull, "no room"));
-            self.hub.unsay(records.iter().map(|record| record.id));
+            turn.refuse_messages(&Refusal::new(ErrorCode::StorageFull, "no room"));
+            self.hub.forget_unstored(records.iter().map(|record| record.id));
             return;
         }
         for Change { shelf, key, value } in self.hub.changes() {
@@ -315,7 +315,7 @@ impl World {
                 None => self.kept.remove(&(shelf, key)),
             };
         }
-        self.hub.note_kept();
+        self.hub.mark_saved();
         for record in &records {
             let (id, time) = (record.id, record.time);
             let is_set_back = self.lowest.0 + BRIDGED < self.latest.0;
@@ -336,7 +336,7 @@ impl World {
             let slot = &mut self.codecs[conn.slot as usize];
             if slot.as_ref().is_some_and(|(open, _)| open == conn) {
                 *slot = None;
-                self.hub.forget(*conn);
+                self.hub.forget_connection(*conn);
             }
         }
         self.hub.check_invariants();
@@ -353,7 +353,7 @@ impl World {
             let mut rows = self.log.find(&query);
             if !query.is_filled_by(&rows.records) {
                 // As on disk: numbers that no message got are looked at too.
-                rows.upto = self.hub.last().message;
+                rows.upto = self.hub.last_ids().message;
             }
             let is_feed = matches!(query.thread, Thread::Feed { .. });
             let input = if is_feed { Input::Page(rows) } else { Input::Rows(rows) };
@@ -372,7 +372,7 @@ impl World {
         }
         for conn in out.long {
             let mut turn = Turn::default();
-            self.hub.handle(now, conn, Input::Room, &mut turn);
+            self.hub.handle(now, conn, Input::MemoryAvailable, &mut turn);
             self.release(now, turn);
         }
     }
@@ -382,10 +382,10 @@ impl World {
 /// operators' password.
 fn outcome(job: Job) -> Outcome {
     match job {
-        Job::Hash(password) => Outcome::Hashed(Some(password.reveal().into())),
+        Job::Hash(password) => Outcome::Hashed(Some(password.expose().into())),
         Job::Check(password, hash) => {
-            let is_operators = hash.starts_with('$') && password.reveal().starts_with("hello");
-            Outcome::Checked(is_operators || password.reveal() == &*hash)
+            let is_operators = hash.starts_with('$') && password.expose().starts_with("hello");
+            Outcome::Checked(is_operators || password.expose() == &*hash)
         }
         Job::Match(..) => job.run(&mut Workspace::default()),
     }

@@ -14,14 +14,14 @@ use std::time::Duration;
 use rusqlite::{Connection, InterruptHandle, OpenFlags, params};
 
 use super::{COLUMNS, read_last, record, search};
-use crate::server::audit::Cause;
+use crate::server::audit::ThrottledWarning;
 use crate::server::log::{SCAN_MAX, ReadRequest, Record, Reply, ReadResult, Thread};
 
 /// How long a read waits for a lock of another process; the chat does not wait for it.
 const READ_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What keeps readers from reading, which is told once for all of them.
-pub(super) type Trouble = Arc<Mutex<Cause>>;
+pub(super) type Trouble = Arc<Mutex<ThrottledWarning>>;
 
 /// Threads that read, each with its own connection.
 pub(super) struct Readers {
@@ -89,7 +89,7 @@ impl Readers {
 fn answer(
     connection: &Connection,
     queries: &Mutex<Receiver<(ReadRequest, Reply)>>,
-    trouble: &Mutex<Cause>,
+    trouble: &Mutex<ThrottledWarning>,
     is_ending: &AtomicBool,
 ) {
     loop {
