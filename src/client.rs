@@ -86,8 +86,8 @@ use crate::protocol::units::{parse_duration, parse_switch};
 use crate::protocol::{DEFAULT_PORT, Key, Name, RoomName};
 use crate::stdio;
 use address::Address;
-use attention::{Attention, Notify};
-use begin::{Failure, begin};
+use attention::{Notifier, NotifyMethod};
+use begin::{Failure, start_session};
 use clean::Clean;
 pub use config::configured;
 use connection::Connection;
@@ -95,13 +95,13 @@ use history::History;
 use interactive::Setup;
 use log_files::LogFiles;
 use login::{Identity, Session};
-use meant::Watchwords;
-use outgoing::Cids;
+use meant::Highlights;
+use outgoing::CidGenerator;
 use output::Form;
 pub use password::new_password;
 use piped::Task;
 use presence::Joins;
-use reconnect::Road;
+use reconnect::ReconnectConfig;
 use screen::{Screen, Times};
 use signals::Signals;
 pub use theme::ColorChoice;
@@ -153,7 +153,7 @@ pub struct JoinArgs {
     room: Option<RoomName>,
 
     /// Read standard input, also where it is a terminal: no prompt
-    #[arg(index = 2, value_name = "-", value_parser = dash)]
+    #[arg(index = 2, value_name = "-", value_parser = parse_stdin_marker)]
     input: Option<String>,
 
     /// The server's port, where HOST does not name one
@@ -220,7 +220,7 @@ pub struct JoinArgs {
     /// terminals know), or a program as in '["notify-send"]', run with the text
     /// as its last argument. Only at a prompt
     #[arg(long, value_name = "HOW", default_value_t, env = "CHATTY_NOTIFY")]
-    notify: Notify,
+    notify: NotifyMethod,
 
     /// A word that means you too, besides your name; may be given several times.
     /// Only at a prompt
@@ -332,18 +332,18 @@ pub fn run(args: &JoinArgs) -> Exit {
             exit
         }
         Err(problem) => {
-            complain(&format!("cannot start: {problem}"));
+            print_error(&format!("cannot start: {problem}"));
             Exit::Unavailable
         }
     }
 }
 
 /// A visit that has begun, and all it takes to come back to it.
-struct Visit {
+struct ActiveSession {
     connection: Connection,
     session: Session,
-    cids: Cids,
-    road: Road,
+    cids: CidGenerator,
+    road: ReconnectConfig,
     ping_after: Duration,
     log: LogFiles,
     is_to_panic: bool,
@@ -365,16 +365,16 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
             return Failure::new(Exit::Unavailable, why).report(args);
         }
     };
-    let visit = match begin(args, identity, &mut signals).await {
+    let visit = match start_session(args, identity, &mut signals).await {
         Ok(visit) => visit,
         Err(failure) => return failure.report(args),
     };
     if is_interactive(args) {
-        let words = Watchwords::new(&args.highlight);
+        let words = Highlights::new(&args.highlight);
         let theme = Theme::new(args.color, args.color_seed);
         let setup = Setup {
             screen: Screen::new(theme, args.times, args.group_names, words.clone()),
-            attention: Attention::new(args.notify.clone(), words.clone(), !args.no_title),
+            attention: Notifier::new(args.notify.clone(), words.clone(), !args.no_title),
             history: History::new(!args.no_history),
             joins: args.joins,
             words,
@@ -424,7 +424,7 @@ fn one_line(text: &str) -> Result<String, String> {
 }
 
 /// What may stand behind the host. People who know netcat put the port there.
-fn dash(text: &str) -> Result<String, String> {
+fn parse_stdin_marker(text: &str) -> Result<String, String> {
     match text {
         "-" => Ok(text.to_owned()),
         port if port.parse::<u16>().is_ok() => {
@@ -494,6 +494,6 @@ fn home(variable: &str, in_home: &str) -> Option<PathBuf> {
 /// Says on standard error what went wrong. Parts of it may come from the
 /// network, so it is cleaned like everything else; whether anybody reads it
 /// does not matter any more.
-fn complain(problem: &str) {
+fn print_error(problem: &str) {
     stdio::print_error(&format!("chatty: {}", Clean::of(problem)));
 }

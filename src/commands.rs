@@ -35,7 +35,7 @@ pub enum Request<'a> {
 
 /// Whom `/msg` is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target<'a> {
+pub enum MessageTarget<'a> {
     /// `#ops`, its name without the sign.
     Room(&'a str),
     /// A person.
@@ -44,7 +44,7 @@ pub enum Target<'a> {
 
 /// Which rows `/history` gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rows {
+pub struct HistoryRange {
     /// At most so many.
     pub count: usize,
     /// The nearest after this id; without one, the latest.
@@ -81,7 +81,7 @@ impl Setting {
 pub enum Command<'a> {
     Help { command: Option<&'a str> },
     Login { name: &'a str, password: Option<&'a str> },
-    Msg { to: Target<'a>, text: &'a str },
+    Msg { to: MessageTarget<'a>, text: &'a str },
     Reply { text: &'a str },
     Query { name: Option<&'a str> },
     Me { text: &'a str },
@@ -91,7 +91,7 @@ pub enum Command<'a> {
     Part { room: Option<&'a str>, reason: Option<&'a str> },
     List,
     Topic { text: Option<&'a str> },
-    History { rows: Rows, thread: Option<Target<'a>> },
+    History { rows: HistoryRange, thread: Option<MessageTarget<'a>> },
     Search { text: &'a str, room: Option<&'a str> },
     Nick { name: &'a str },
     Away { text: Option<&'a str> },
@@ -128,7 +128,7 @@ pub enum Command<'a> {
 
 /// What an argument is, for completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ArgKind {
     /// Somebody who is here.
     Person,
     /// A room, with its `#`.
@@ -153,7 +153,7 @@ pub struct Arg {
     /// As usage shows it, brackets included.
     pub usage: &'static str,
     /// What it is.
-    pub kind: Kind,
+    pub kind: ArgKind,
 }
 
 /// What a command is about, in the order of what most people want to know last.
@@ -211,7 +211,7 @@ pub struct Row {
     read: for<'a> fn(&mut Args<'a>) -> Result<Command<'a>, Refusal>,
 }
 
-const fn arg(usage: &'static str, kind: Kind) -> Arg {
+const fn arg(usage: &'static str, kind: ArgKind) -> Arg {
     Arg { usage, kind }
 }
 
@@ -220,9 +220,9 @@ const fn arg(usage: &'static str, kind: Kind) -> Arg {
 const TIME_MAX: Duration = Duration::from_hours(24 * 1_000_000_000);
 
 const BAN_ARGS: &[Arg] = &[
-    arg("NAME|ADDRESS[/BITS]", Kind::Person),
-    arg("[TIME]", Kind::Free),
-    arg("[REASON]", Kind::Free),
+    arg("NAME|ADDRESS[/BITS]", ArgKind::Person),
+    arg("[TIME]", ArgKind::Free),
+    arg("[REASON]", ArgKind::Free),
 ];
 
 /// Every command, in the order the server's `/help` tells them: the daily ones first.
@@ -231,7 +231,7 @@ pub const TABLE: &[Row] = &[
         name: "help",
         group: Group::Me,
         aliases: &[],
-        args: &[arg("[COMMAND]", Kind::Command)],
+        args: &[arg("[COMMAND]", ArgKind::Command)],
         help: "this list, or one command in detail",
         examples: &["/help", "/help msg"],
         before_login: true,
@@ -241,7 +241,7 @@ pub const TABLE: &[Row] = &[
         name: "login",
         group: Group::Me,
         aliases: &[],
-        args: &[arg("NAME", Kind::Free), arg("[PASSWORD]", Kind::Secret)],
+        args: &[arg("NAME", ArgKind::Free), arg("[PASSWORD]", ArgKind::Secret)],
         help: "say who you are; before login a line with just a name does the same",
         examples: &["/login alice"],
         before_login: true,
@@ -251,7 +251,7 @@ pub const TABLE: &[Row] = &[
         name: "msg",
         group: Group::Talk,
         aliases: &[],
-        args: &[arg("NAME", Kind::PersonOrRoom), arg("TEXT", Kind::Free)],
+        args: &[arg("NAME", ArgKind::PersonOrRoom), arg("TEXT", ArgKind::Free)],
         help: "say something to one person only or, with #ROOM for NAME, in another room",
         examples: &["/msg bob see you at six", "/msg #ops deploy is done"],
         before_login: false,
@@ -261,7 +261,7 @@ pub const TABLE: &[Row] = &[
         name: "reply",
         group: Group::Talk,
         aliases: &["r"],
-        args: &[arg("TEXT", Kind::Free)],
+        args: &[arg("TEXT", ArgKind::Free)],
         help: "answer whoever last wrote to you privately",
         examples: &["/reply on my way"],
         before_login: false,
@@ -271,7 +271,7 @@ pub const TABLE: &[Row] = &[
         name: "query",
         group: Group::Talk,
         aliases: &[],
-        args: &[arg("[NAME]", Kind::Person)],
+        args: &[arg("[NAME]", ArgKind::Person)],
         help: "send plain lines to one person; without a name, to the room again",
         examples: &["/query bob", "/query"],
         before_login: false,
@@ -281,7 +281,7 @@ pub const TABLE: &[Row] = &[
         name: "me",
         group: Group::Talk,
         aliases: &[],
-        args: &[arg("TEXT", Kind::Free)],
+        args: &[arg("TEXT", ArgKind::Free)],
         help: "do something instead of saying it",
         examples: &["/me waves"],
         before_login: false,
@@ -291,7 +291,7 @@ pub const TABLE: &[Row] = &[
         name: "who",
         group: Group::Rooms,
         aliases: &["names", "users"],
-        args: &[arg("[ROOM]", Kind::Room)],
+        args: &[arg("[ROOM]", ArgKind::Room)],
         help: "list who is in a room",
         examples: &["/who", "/who #ops"],
         before_login: false,
@@ -301,7 +301,7 @@ pub const TABLE: &[Row] = &[
         name: "whois",
         group: Group::Rooms,
         aliases: &[],
-        args: &[arg("NAME", Kind::Person)],
+        args: &[arg("NAME", ArgKind::Person)],
         help: "tell about one person: since when, idle how long, where",
         examples: &["/whois bob"],
         before_login: false,
@@ -311,7 +311,7 @@ pub const TABLE: &[Row] = &[
         name: "join",
         group: Group::Rooms,
         aliases: &["j"],
-        args: &[arg("ROOM", Kind::Room), arg("[KEY]", Kind::Secret)],
+        args: &[arg("ROOM", ArgKind::Room), arg("[KEY]", ArgKind::Secret)],
         help: "enter a room, made if there is none; plain lines then go there",
         examples: &["/join #ops", "/join #ops open sesame"],
         before_login: false,
@@ -321,7 +321,7 @@ pub const TABLE: &[Row] = &[
         name: "part",
         group: Group::Rooms,
         aliases: &["leave"],
-        args: &[arg("[ROOM", Kind::Room), arg("[REASON]]", Kind::Free)],
+        args: &[arg("[ROOM", ArgKind::Room), arg("[REASON]]", ArgKind::Free)],
         help: "leave a room, the current one if none is named",
         examples: &["/part", "/part #ops back to work"],
         before_login: false,
@@ -341,7 +341,7 @@ pub const TABLE: &[Row] = &[
         name: "topic",
         group: Group::Rooms,
         aliases: &[],
-        args: &[arg("[TEXT]", Kind::Free)],
+        args: &[arg("[TEXT]", ArgKind::Free)],
         help: "show the room's topic, or set it; - clears it",
         examples: &["/topic", "/topic release at noon", "/topic -"],
         before_login: false,
@@ -352,9 +352,9 @@ pub const TABLE: &[Row] = &[
         group: Group::Earlier,
         aliases: &[],
         args: &[
-            arg("[N]", Kind::Free),
-            arg("[after ID]", Kind::Free),
-            arg("[ROOM|NAME]", Kind::PersonOrRoom),
+            arg("[N]", ArgKind::Free),
+            arg("[after ID]", ArgKind::Free),
+            arg("[ROOM|NAME]", ArgKind::PersonOrRoom),
         ],
         help: "show earlier messages of a room or of your talk with one person",
         examples: &["/history", "/history 50 #ops", "/history after 42 bob"],
@@ -365,7 +365,7 @@ pub const TABLE: &[Row] = &[
         name: "search",
         group: Group::Earlier,
         aliases: &[],
-        args: &[arg("TEXT", Kind::Free), arg("[#ROOM]", Kind::Room)],
+        args: &[arg("TEXT", ArgKind::Free), arg("[#ROOM]", ArgKind::Room)],
         help: "find messages with all these words, in your rooms and private talks",
         examples: &["/search deploy failed", "/search deploy failed #ops"],
         before_login: false,
@@ -375,7 +375,7 @@ pub const TABLE: &[Row] = &[
         name: "nick",
         group: Group::Me,
         aliases: &[],
-        args: &[arg("NAME", Kind::Free)],
+        args: &[arg("NAME", ArgKind::Free)],
         help: "take another name",
         examples: &["/nick al"],
         before_login: false,
@@ -385,7 +385,7 @@ pub const TABLE: &[Row] = &[
         name: "away",
         group: Group::Talk,
         aliases: &[],
-        args: &[arg("[TEXT]", Kind::Free)],
+        args: &[arg("[TEXT]", ArgKind::Free)],
         help: "tell those who write to you that you are away",
         examples: &["/away lunch", "/away"],
         before_login: false,
@@ -405,7 +405,7 @@ pub const TABLE: &[Row] = &[
         name: "ignore",
         group: Group::Talk,
         aliases: &[],
-        args: &[arg("[NAME]", Kind::Person)],
+        args: &[arg("[NAME]", ArgKind::Person)],
         help: "hide what one person says; without a name, list whom you ignore",
         examples: &["/ignore bob", "/ignore"],
         before_login: false,
@@ -415,7 +415,7 @@ pub const TABLE: &[Row] = &[
         name: "unignore",
         group: Group::Talk,
         aliases: &[],
-        args: &[arg("NAME", Kind::Person)],
+        args: &[arg("NAME", ArgKind::Person)],
         help: "hear that person again",
         examples: &["/unignore bob"],
         before_login: false,
@@ -425,7 +425,7 @@ pub const TABLE: &[Row] = &[
         name: "set",
         group: Group::Me,
         aliases: &[],
-        args: &[arg("[KEY", Kind::Setting), arg("on|off]", Kind::Switch)],
+        args: &[arg("[KEY", ArgKind::Setting), arg("on|off]", ArgKind::Switch)],
         help: "show or change settings: echo (my own lines), joins (comings and goings), tags",
         examples: &["/set", "/set joins off"],
         before_login: true,
@@ -435,7 +435,7 @@ pub const TABLE: &[Row] = &[
         name: "ping",
         group: Group::Programs,
         aliases: &[],
-        args: &[arg("[TOKEN]", Kind::Free)],
+        args: &[arg("[TOKEN]", ArgKind::Free)],
         help: "answered when all you sent before is done and on its way to its readers",
         examples: &["/ping t1"],
         before_login: true,
@@ -445,7 +445,7 @@ pub const TABLE: &[Row] = &[
         name: "register",
         group: Group::Me,
         aliases: &[],
-        args: &[arg("PASSWORD", Kind::Secret)],
+        args: &[arg("PASSWORD", ArgKind::Secret)],
         help: "make your name yours: from then on it takes the password to log in with it",
         examples: &["/register correct horse battery"],
         before_login: false,
@@ -455,7 +455,7 @@ pub const TABLE: &[Row] = &[
         name: "passwd",
         group: Group::Me,
         aliases: &[],
-        args: &[arg("NEW", Kind::Secret)],
+        args: &[arg("NEW", ArgKind::Secret)],
         help: "change the password of your name",
         examples: &["/passwd staple battery horse"],
         before_login: false,
@@ -465,7 +465,7 @@ pub const TABLE: &[Row] = &[
         name: "unregister",
         group: Group::Me,
         aliases: &[],
-        args: &[arg("PASSWORD", Kind::Secret)],
+        args: &[arg("PASSWORD", ArgKind::Secret)],
         help: "give your name up: anybody can take it then",
         examples: &["/unregister correct horse battery"],
         before_login: false,
@@ -475,7 +475,7 @@ pub const TABLE: &[Row] = &[
         name: "op",
         group: Group::Order,
         aliases: &[],
-        args: &[arg("NAME", Kind::Person)],
+        args: &[arg("NAME", ArgKind::Person)],
         help: "let somebody keep order in this room as you do; who makes a room is its operator",
         examples: &["/op bob"],
         before_login: false,
@@ -485,7 +485,7 @@ pub const TABLE: &[Row] = &[
         name: "deop",
         group: Group::Order,
         aliases: &[],
-        args: &[arg("NAME", Kind::Person)],
+        args: &[arg("NAME", ArgKind::Person)],
         help: "make an operator of this room one no longer",
         examples: &["/deop bob"],
         before_login: false,
@@ -495,7 +495,7 @@ pub const TABLE: &[Row] = &[
         name: "kick",
         group: Group::Order,
         aliases: &[],
-        args: &[arg("NAME", Kind::Person), arg("[REASON]", Kind::Free)],
+        args: &[arg("NAME", ArgKind::Person), arg("[REASON]", ArgKind::Free)],
         help: "put somebody out of this room, which you have to be an operator of",
         examples: &["/kick bob", "/kick bob take a walk"],
         before_login: false,
@@ -518,7 +518,7 @@ pub const TABLE: &[Row] = &[
         name: "unban",
         group: Group::Order,
         aliases: &[],
-        args: &[arg("NAME|ADDRESS[/BITS]", Kind::Person)],
+        args: &[arg("NAME|ADDRESS[/BITS]", ArgKind::Person)],
         help: "let them into this room again",
         examples: &["/unban bob", "/unban 192.0.2.0/24"],
         before_login: false,
@@ -538,7 +538,7 @@ pub const TABLE: &[Row] = &[
         name: "mute",
         group: Group::Order,
         aliases: &[],
-        args: &[arg("NAME", Kind::Person), arg("[TIME]", Kind::Free)],
+        args: &[arg("NAME", ArgKind::Person), arg("[TIME]", ArgKind::Free)],
         help: "let somebody speak in this room no more, for a time like 10m, 2h or 7d",
         examples: &["/mute bob", "/mute bob 10m"],
         before_login: false,
@@ -548,7 +548,7 @@ pub const TABLE: &[Row] = &[
         name: "unmute",
         group: Group::Order,
         aliases: &[],
-        args: &[arg("NAME", Kind::Person)],
+        args: &[arg("NAME", ArgKind::Person)],
         help: "let somebody speak in this room again",
         examples: &["/unmute bob"],
         before_login: false,
@@ -558,7 +558,7 @@ pub const TABLE: &[Row] = &[
         name: "lock",
         group: Group::Order,
         aliases: &[],
-        args: &[arg("[KEY]", Kind::Secret)],
+        args: &[arg("[KEY]", ArgKind::Secret)],
         help: "let nobody into this room but who is invited or knows the key",
         examples: &["/lock", "/lock open sesame"],
         before_login: false,
@@ -578,7 +578,7 @@ pub const TABLE: &[Row] = &[
         name: "invite",
         group: Group::Order,
         aliases: &[],
-        args: &[arg("NAME", Kind::Person)],
+        args: &[arg("NAME", ArgKind::Person)],
         help: "ask somebody into this room, once also if it is locked",
         examples: &["/invite bob"],
         before_login: false,
@@ -588,7 +588,7 @@ pub const TABLE: &[Row] = &[
         name: "oper",
         group: Group::Rule,
         aliases: &[],
-        args: &[arg("PASSWORD", Kind::Secret)],
+        args: &[arg("PASSWORD", ArgKind::Secret)],
         help: "be an operator of this server: of every room, and of what follows",
         examples: &["/oper correct horse battery"],
         before_login: false,
@@ -598,7 +598,7 @@ pub const TABLE: &[Row] = &[
         name: "wall",
         group: Group::Rule,
         aliases: &[],
-        args: &[arg("TEXT", Kind::Free)],
+        args: &[arg("TEXT", ArgKind::Free)],
         help: "tell everybody on this server, which you have to be an operator of",
         examples: &["/wall the server moves at noon"],
         before_login: false,
@@ -608,7 +608,7 @@ pub const TABLE: &[Row] = &[
         name: "kill",
         group: Group::Rule,
         aliases: &[],
-        args: &[arg("NAME", Kind::Person), arg("[REASON]", Kind::Free)],
+        args: &[arg("NAME", ArgKind::Person), arg("[REASON]", ArgKind::Free)],
         help: "end somebody's connection; they may come back",
         examples: &["/kill bob", "/kill bob take a walk"],
         before_login: false,
@@ -631,7 +631,7 @@ pub const TABLE: &[Row] = &[
         name: "gunban",
         group: Group::Rule,
         aliases: &[],
-        args: &[arg("NAME|ADDRESS[/BITS]", Kind::Person)],
+        args: &[arg("NAME|ADDRESS[/BITS]", ArgKind::Person)],
         help: "let them onto this server again",
         examples: &["/gunban bob", "/gunban 192.0.2.0/24"],
         before_login: false,
@@ -661,7 +661,7 @@ pub const TABLE: &[Row] = &[
         name: "resume",
         group: Group::Programs,
         aliases: &[],
-        args: &[arg("TOKEN", Kind::Free), arg("ID", Kind::Free), arg("[TIME]", Kind::Free)],
+        args: &[arg("TOKEN", ArgKind::Free), arg("ID", ArgKind::Free), arg("[TIME]", ArgKind::Free)],
         help: "come back instead of logging in, and read on after a message, by its id and time",
         examples: &[
             "/resume 9f86d081884c7d659a2feaa0c55ad015 42 2026-11-23T06:16:00.123Z",
@@ -684,7 +684,7 @@ pub const TABLE: &[Row] = &[
         name: "quit",
         group: Group::Me,
         aliases: &[],
-        args: &[arg("[REASON]", Kind::Free)],
+        args: &[arg("[REASON]", ArgKind::Free)],
         help: "leave; all you sent before is answered first",
         examples: &["/quit", "/quit good night"],
         before_login: true,
@@ -732,7 +732,7 @@ pub fn row_of(line: &str) -> Option<&'static Row> {
 }
 
 /// What people know from elsewhere. Not aliases: one name is enough.
-const ELSEWHERE: [(&str, &str); 11] = [
+const FOREIGN_COMMANDS: [(&str, &str); 11] = [
     ("bye", "quit"),
     ("channels", "list"),
     ("disconnect", "quit"),
@@ -750,7 +750,7 @@ const ELSEWHERE: [(&str, &str); 11] = [
 #[must_use]
 pub fn unknown(name: &str) -> Refusal {
     let known = TABLE.iter().flat_map(|row| std::iter::once(&row.name).chain(row.aliases));
-    let elsewhere = ELSEWHERE.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
+    let elsewhere = FOREIGN_COMMANDS.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
     let meant = elsewhere.map(|(_, known)| *known).or_else(|| nearest(name, known.copied()));
     let text = match meant {
         Some(known) => format!("/{name}: no such command, did you mean /{known}?"),
@@ -832,15 +832,15 @@ fn parse_private(line: &str) -> Result<Command<'_>, Refusal> {
     if is_blank_text(text) {
         return Err(find("msg").map_or_else(looks_private, Row::missing));
     }
-    Ok(Command::Msg { to: Target::Person(name), text })
+    Ok(Command::Msg { to: MessageTarget::Person(name), text })
 }
 
-fn target(word: &str) -> Target<'_> {
-    word.strip_prefix('#').map_or(Target::Person(word), Target::Room)
+fn target(word: &str) -> MessageTarget<'_> {
+    word.strip_prefix('#').map_or(MessageTarget::Person(word), MessageTarget::Room)
 }
 
 fn read_history<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
-    let mut rows = Rows { count: HISTORY_DEFAULT, after: None };
+    let mut rows = HistoryRange { count: HISTORY_DEFAULT, after: None };
     let mut word = args.optional_word();
     if let Some(number) = word.filter(|w| w.starts_with(|c: char| c.is_ascii_digit())) {
         rows.count = usize::try_from(args.number(number)?).unwrap_or(usize::MAX).min(HISTORY_MAX);
@@ -853,7 +853,7 @@ fn read_history<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     }
     let thread = word.map(target);
     match thread {
-        Some(Target::Person(name)) if !is_name(name) => {
+        Some(MessageTarget::Person(name)) if !is_name(name) => {
             Err(args.row.bad(&format!("\"{name}\" is neither a number nor a name")))
         }
         _ if args.rest().is_some() => Err(args.row.bad("too many arguments")),
@@ -874,9 +874,9 @@ fn read_search<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
 }
 
 /// Whom to ban, how long, and why.
-type BanWords<'a> = (&'a str, Option<Duration>, Option<&'a str>);
+type BanArgs<'a> = (&'a str, Option<Duration>, Option<&'a str>);
 
-fn read_ban<'a>(args: &mut Args<'a>) -> Result<BanWords<'a>, Refusal> {
+fn read_ban<'a>(args: &mut Args<'a>) -> Result<BanArgs<'a>, Refusal> {
     let whom = args.word()?;
     let rest = args.rest;
     let time = match args.optional_word() {
@@ -1017,7 +1017,7 @@ impl<'a> Args<'a> {
     }
 }
 
-impl fmt::Display for Target<'_> {
+impl fmt::Display for MessageTarget<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Room(room) => write!(f, "#{room}"),
@@ -1200,7 +1200,7 @@ impl fmt::Display for Command<'_> {
                 put(&[Some(text), room.as_deref()])
             }
             Self::Set { change: Some((setting, is_on)) } => {
-                put(&[Some(setting.word()), Some(switch(is_on))])
+                put(&[Some(setting.word()), Some(on_off(is_on))])
             }
         }
     }
@@ -1208,7 +1208,7 @@ impl fmt::Display for Command<'_> {
 
 /// `on` or `off`.
 #[must_use]
-pub fn switch(is_on: bool) -> &'static str {
+pub fn on_off(is_on: bool) -> &'static str {
     if is_on { "on" } else { "off" }
 }
 
@@ -1249,7 +1249,7 @@ mod tests {
         assert_eq!(parse(" /etc"), Ok(Request::Say(" /etc")));
         assert_eq!(parse("/WHO"), Ok(Request::Command(Command::Who { room: None })));
         let msg =
-            |name, text| Ok(Request::Command(Command::Msg { to: Target::Person(name), text }));
+            |name, text| Ok(Request::Command(Command::Msg { to: MessageTarget::Person(name), text }));
         assert_eq!(parse("/msg bob hi"), msg("bob", "hi"));
         assert_eq!(parse("/msg   bob  hi "), msg("bob", " hi "));
         assert_eq!(parse("[PRIVATE MESSAGE] bob: hi: there"), msg("bob", "hi: there"));
@@ -1419,9 +1419,9 @@ mod tests {
         assert_eq!(history("/history"), (20, None, None));
         assert_eq!(history("/history 5"), (5, None, None));
         assert_eq!(history("/history 99999999999999999999"), (1000, None, None));
-        assert_eq!(history("/history #ops"), (20, None, Some(Target::Room("ops"))));
-        assert_eq!(history("/history bob"), (20, None, Some(Target::Person("bob"))));
-        assert_eq!(history("/history after 7 bob"), (20, Some(7), Some(Target::Person("bob"))));
+        assert_eq!(history("/history #ops"), (20, None, Some(MessageTarget::Room("ops"))));
+        assert_eq!(history("/history bob"), (20, None, Some(MessageTarget::Person("bob"))));
+        assert_eq!(history("/history after 7 bob"), (20, Some(7), Some(MessageTarget::Person("bob"))));
         assert_eq!(history("/history 3 AFTER 7"), (3, Some(7), None));
     }
 }

@@ -79,7 +79,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => server::run(args),
         Command::Join(args) => return client::run(&args).into(),
-        Command::Completions { shell } => write_out(&completions(shell)).map_err(Into::into),
+        Command::Completions { shell } => print_stdout(&completions(shell)).map_err(Into::into),
         Command::Man { command } => manual(command.as_deref()).map_err(Into::into),
         Command::HashPassword => hash_password(),
     };
@@ -103,7 +103,7 @@ enum Unparsed {
 
 /// The command line, over the settings file of `join`.
 fn parse() -> Result<Cli, Unparsed> {
-    let mut cli = heeding_what_is_said(Cli::command());
+    let mut cli = resolve_conflicts(Cli::command());
     let mut matches = cli.clone().try_get_matches().map_err(Unparsed::Line)?;
     if let Some(given) = matches.subcommand_matches("join")
         && let Some(join) = cli.find_subcommand_mut("join")
@@ -128,7 +128,7 @@ fn print_answer(answer: &clap::Error) -> ExitCode {
         let _ = stdio::stderr().write_all(text.as_bytes());
         return Exit::Usage.into();
     }
-    match write_out(text.as_bytes()) {
+    match print_stdout(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             stdio::print_error(&format!("chatty: cannot write: {}", stdio::reason(&problem)));
@@ -139,7 +139,7 @@ fn print_answer(answer: &clap::Error) -> ExitCode {
 
 /// What a flag cannot stand beside was meant for other times if it comes from the
 /// environment; and a variable that is empty says nothing.
-fn heeding_what_is_said(mut cli: clap::Command) -> clap::Command {
+fn resolve_conflicts(mut cli: clap::Command) -> clap::Command {
     let unset = |arg: clap::Arg| arg.env(Resettable::Reset);
     let deaf = cli.clone().mut_subcommands(|command| command.mut_args(unset));
     // What is wrong is told by the one who parses it in earnest.
@@ -188,11 +188,11 @@ fn manual(command: Option<&str>) -> io::Result<()> {
     let page = command.and_then(|name| cli.find_subcommand(name)).unwrap_or(&cli).clone();
     let mut text = Vec::new();
     Man::new(page).render(&mut text)?;
-    write_out(&text)
+    print_stdout(&text)
 }
 
 /// Writes everything; a reader who has seen enough of it is no error.
-fn write_out(text: &[u8]) -> io::Result<()> {
+fn print_stdout(text: &[u8]) -> io::Result<()> {
     let written = stdio::stdout().write_all(text);
     written.or_else(|e| if e.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(e) })
 }

@@ -49,7 +49,7 @@ struct Member {
     name: String,
     stream: TcpStream,
     out: Vec<u8>,
-    /// Marks that came since the last [`Crowd::reset`].
+    /// Marks that came since the last [`PresenceSummary::reset`].
     got: u64,
     /// The beginning of a mark, or while logging in of a line.
     carry: Vec<u8>,

@@ -13,12 +13,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::clean::Clean;
-use super::meant::Watchwords;
+use super::meant::Highlights;
 use crate::protocol::{Event, Key, Message, Place, Tags};
 use crate::stdio;
 
 /// Nobody wants to be called more often.
-const PAUSE: Duration = Duration::from_secs(2);
+const NOTIFY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The longest notification, and the longest title, in characters.
 const NOTICE_MAX: usize = 120;
@@ -26,7 +26,7 @@ const TITLE_MAX: usize = 80;
 
 /// How to say that somebody is meant.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) enum Notify {
+pub(super) enum NotifyMethod {
     Off,
     /// The terminal's bell.
     #[default]
@@ -39,7 +39,7 @@ pub(super) enum Notify {
     Program(Vec<String>),
 }
 
-impl FromStr for Notify {
+impl FromStr for NotifyMethod {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -57,7 +57,7 @@ impl FromStr for Notify {
     }
 }
 
-impl fmt::Display for Notify {
+impl fmt::Display for NotifyMethod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Off => f.write_str("off"),
@@ -70,9 +70,9 @@ impl fmt::Display for Notify {
 }
 
 /// Calls for attention on the terminal that standard output is.
-pub(super) struct Attention {
-    notify: Notify,
-    words: Watchwords,
+pub(super) struct Notifier {
+    notify: NotifyMethod,
+    words: Highlights,
     last: Option<Instant>,
     has_failed: bool,
     has_title: bool,
@@ -81,8 +81,8 @@ pub(super) struct Attention {
     unread: usize,
 }
 
-impl Attention {
-    pub(super) fn new(notify: Notify, words: Watchwords, wants_title: bool) -> Self {
+impl Notifier {
+    pub(super) fn new(notify: NotifyMethod, words: Highlights, wants_title: bool) -> Self {
         let term = std::env::var("TERM").unwrap_or_default();
         let has_title = wants_title && !matches!(term.as_str(), "linux" | "dumb" | "");
         if has_title {
@@ -90,7 +90,7 @@ impl Attention {
         }
         let notify = match notify {
             // tmux keeps such sequences to itself, and tells of a bell.
-            Notify::Osc9 | Notify::Osc777 if std::env::var_os("TMUX").is_some() => Notify::Bell,
+            NotifyMethod::Osc9 | NotifyMethod::Osc777 if std::env::var_os("TMUX").is_some() => NotifyMethod::Bell,
             notify => notify,
         };
         Self {
@@ -112,7 +112,7 @@ impl Attention {
             return None;
         }
         self.unread += 1;
-        let is_due = self.last.is_none_or(|last| last.elapsed() >= PAUSE);
+        let is_due = self.last.is_none_or(|last| last.elapsed() >= NOTIFY_INTERVAL);
         if is_due && (message.place == Place::ToMe || self.words.mean(message.text, me)) {
             self.last = Some(Instant::now());
             let called = self.call(&notice(&message));
@@ -129,7 +129,7 @@ impl Attention {
     /// Shows where lines go and how many are unread.
     pub(super) fn show_title(&mut self, target: &str) {
         let unread = if self.unread > 0 { format!(" ({})", self.unread) } else { String::new() };
-        let title = cut(&format!("chatty {target}"), TITLE_MAX) + &unread;
+        let title = truncate(&format!("chatty {target}"), TITLE_MAX) + &unread;
         if self.has_title && title != self.title {
             write(&format!("\x1b]2;{title}\x07"));
             self.title = title;
@@ -138,18 +138,18 @@ impl Attention {
 
     fn call(&self, text: &str) -> Result<(), String> {
         match &self.notify {
-            Notify::Off => {}
-            Notify::Bell => write("\x07"),
-            Notify::Osc9 => write(&format!("\x1b]9;{text}\x07")),
-            Notify::Osc777 => write(&format!("\x1b]777;notify;chatty;{text}\x07")),
-            Notify::Program(program) => run(program, text)
+            NotifyMethod::Off => {}
+            NotifyMethod::Bell => write("\x07"),
+            NotifyMethod::Osc9 => write(&format!("\x1b]9;{text}\x07")),
+            NotifyMethod::Osc777 => write(&format!("\x1b]777;notify;chatty;{text}\x07")),
+            NotifyMethod::Program(program) => run(program, text)
                 .map_err(|why| format!("cannot call you, {} does not run: {why}", program[0]))?,
         }
         Ok(())
     }
 }
 
-impl Drop for Attention {
+impl Drop for Notifier {
     fn drop(&mut self) {
         if self.has_title {
             write("\x1b[23;2t"); // the title there was
@@ -163,11 +163,11 @@ fn notice(message: &Message<'_>) -> String {
         Place::Room(room) => format!(" in #{room}"),
         Place::ToMe | Place::ToPerson(_) => String::new(),
     };
-    cut(&format!("chatty: {}{room}: {}", message.from, message.text), NOTICE_MAX)
+    truncate(&format!("chatty: {}{room}: {}", message.from, message.text), NOTICE_MAX)
 }
 
 /// Clean, of so many characters, and without what parts the fields of a sequence.
-fn cut(text: &str, max: usize) -> String {
+fn truncate(text: &str, max: usize) -> String {
     let text = Clean::of(text).to_string().replace(';', ",");
     if text.chars().count() <= max {
         return text;
@@ -209,12 +209,12 @@ mod tests {
 
     #[test]
     fn how_to_be_called_is_written_and_read() {
-        let program = Notify::Program(vec!["notify-send".to_owned(), "-u".to_owned()]);
-        for notify in [Notify::Off, Notify::Bell, Notify::Osc9, Notify::Osc777, program] {
+        let program = NotifyMethod::Program(vec!["notify-send".to_owned(), "-u".to_owned()]);
+        for notify in [NotifyMethod::Off, NotifyMethod::Bell, NotifyMethod::Osc9, NotifyMethod::Osc777, program] {
             assert_eq!(notify.to_string().parse(), Ok(notify));
         }
         for wrong in ["", "on", "[]", "[1]", "notify-send"] {
-            assert!(wrong.parse::<Notify>().is_err(), "{wrong}");
+            assert!(wrong.parse::<NotifyMethod>().is_err(), "{wrong}");
         }
     }
 }

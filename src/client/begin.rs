@@ -9,16 +9,16 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::address::Endpoint;
-use super::comeback::spelled;
+use super::comeback::humanize;
 use super::connection::{Connection, Unreachable, connect};
 use super::json::{self, Status};
 use super::log_files::LogFiles;
 use super::login::{self, Identity, Refused, Session};
-use super::outgoing::Cids;
+use super::outgoing::CidGenerator;
 use super::password::Password;
-use super::reconnect::Road;
+use super::reconnect::ReconnectConfig;
 use super::signals::Signals;
-use super::{Exit, JoinArgs, Visit, complain, is_interactive, is_on_terminal};
+use super::{Exit, JoinArgs, ActiveSession, print_error, is_interactive, is_on_terminal};
 use crate::stdio;
 
 /// Where a script has a password from.
@@ -51,7 +51,7 @@ impl Failure {
     /// Reports it, to people and to programs.
     pub(super) fn report(self, args: &JoinArgs) -> Exit {
         if let Some(why) = &self.why {
-            complain(why);
+            print_error(why);
         }
         if args.json {
             tell(Status::Failed, self.why.as_deref().unwrap_or("ended by a signal"));
@@ -82,11 +82,11 @@ enum Problem {
 
 /// Connects and logs in. A signal ends it, with a goodbye where the server may know us
 /// already: a session it has opened would keep our name.
-pub(super) async fn begin(
+pub(super) async fn start_session(
     args: &JoinArgs,
     identity: &Identity,
     signals: &mut Signals,
-) -> Result<Visit, Failure> {
+) -> Result<ActiveSession, Failure> {
     let mut endpoint = args.address.or_port(args.port);
     endpoint.tls = args.tls.open().map_err(|problem| Failure::new(Exit::Usage, problem))?;
     let lot = getrandom::u64()
@@ -100,7 +100,7 @@ pub(super) async fn begin(
         args,
         identity,
         endpoint,
-        cids: Cids::new(lot),
+        cids: CidGenerator::new(lot),
         keeps_place: args.keeps_place(),
         connection: None,
         password: None,
@@ -138,9 +138,9 @@ pub(super) async fn begin(
     }
     let (hurry, since) = (Arc::default(), Instant::now());
     let may_rename = is_interactive(args);
-    let road = Road { endpoint, retry_for, password, may_rename, keeps_place, hurry, since };
+    let road = ReconnectConfig { endpoint, retry_for, password, may_rename, keeps_place, hurry, since };
     let (ping_after, is_to_panic) = (args.ping_after, args.debug_panic);
-    Ok(Visit { connection, session, cids, road, ping_after, log, is_to_panic })
+    Ok(ActiveSession { connection, session, cids, road, ping_after, log, is_to_panic })
 }
 
 /// A login that is being attempted.
@@ -148,7 +148,7 @@ struct Entry<'a> {
     args: &'a JoinArgs,
     identity: &'a Identity,
     endpoint: Endpoint,
-    cids: Cids,
+    cids: CidGenerator,
     keeps_place: bool,
     /// The connection, once the server has greeted us on it.
     connection: Option<Connection>,
@@ -295,7 +295,7 @@ impl Waiting {
     fn announce(&self, problem: &Problem, entry: &Entry<'_>) {
         let limit = match self.limit {
             Duration::MAX => String::new(),
-            limit => format!(" for up to {}", spelled(limit)),
+            limit => format!(" for up to {}", humanize(limit)),
         };
         let text = match problem {
             Problem::Refused(refused) if !refused.is_taken() => {
@@ -304,7 +304,7 @@ impl Waiting {
             _ => format!("the name {} is in use; waiting for it{limit}", entry.identity.name),
         };
         if !entry.args.quiet {
-            complain(&text);
+            print_error(&text);
         }
         if entry.args.json {
             tell(Status::Waiting, &text);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::bounds::{ANSWER_MAX, cost};
 use super::login::Session;
-use super::outgoing::{Cids, Doubt, Outgoing};
-use super::seen::{Known, Position, Seen};
+use super::outgoing::{CidGenerator, UncertainLine, Outgoing};
+use super::seen::{Known, Position, SeenMessages};
 use crate::commands::{self, Command, Request};
 use crate::protocol::{ErrorCode, Event, Key, Tags, text};
 
@@ -51,12 +51,12 @@ impl Backoff {
 
 /// Whether to come back after the server's farewell with this code, or without
 /// one. The others mean us, and trying again would change nothing.
-pub(super) fn is_worth_it(farewell: Option<&str>) -> bool {
+pub(super) fn should_reconnect(farewell: Option<&str>) -> bool {
     matches!(farewell, None | Some("shutting-down" | "slow-reader"))
 }
 
 /// What is said when not all that was missed is shown.
-pub(super) const MORE_MISSED: &str = "more was said meanwhile; /history shows the latest";
+pub(super) const MISSED_LIMIT_REACHED: &str = "more was said meanwhile; /history shows the latest";
 
 /// What is said when the server's ids went back.
 pub(super) const IDS_WENT_BACK: &str = "message ids went back on the server (restored backup?): \
@@ -68,13 +68,13 @@ const WENT_BACK: &str = "ids went back";
 pub(super) const ANSWER_CUT: &str = "the connection was lost amid a long answer; ask again";
 
 /// What is said when it has been done.
-pub(super) fn back_after(time: Duration, is_anew: bool) -> String {
+pub(super) fn reconnected_message(time: Duration, is_anew: bool) -> String {
     let visit = if is_anew { ", in a new visit" } else { "" };
-    format!("back after {}{visit}", spelled(time))
+    format!("back after {}{visit}", humanize(time))
 }
 
 /// A time as people say it.
-pub(super) fn spelled(time: Duration) -> String {
+pub(super) fn humanize(time: Duration) -> String {
     match time.as_secs() {
         0 => "a moment".to_owned(),
         seconds @ 1..120 => format!("{seconds} s"),
@@ -85,11 +85,11 @@ pub(super) fn spelled(time: Duration) -> String {
 
 /// What coming back begins with on the new connection.
 #[derive(Debug)]
-pub(super) struct Opening {
+pub(super) struct ResumeRequest {
     /// The session's token, if the server gave one.
     pub(super) token: Option<String>,
     /// What was seen; it is read on after the last message of that.
-    pub(super) seen: Seen,
+    pub(super) seen: SeenMessages,
     /// What the barrier is marked with: what is told before it was missed, what
     /// is told after it is live.
     pub(super) barrier: String,
@@ -100,7 +100,7 @@ pub(super) struct Opening {
     known: Option<(Known, Option<Position>)>,
 }
 
-impl Opening {
+impl ResumeRequest {
     /// The lines, in order; none where only a new login is left.
     pub(super) fn lines(&self) -> Option<[String; 2]> {
         let mut resume = format!("/resume {} {}", self.token.as_ref()?, self.seen.last_id());
@@ -152,11 +152,11 @@ impl Opening {
 }
 
 /// All that is needed to go on where a connection broke.
-pub(super) struct Comeback {
+pub(super) struct Resumption {
     pub(super) outgoing: Outgoing,
     pub(super) backoff: Backoff,
     token: Option<String>,
-    seen: Seen,
+    seen: SeenMessages,
     /// The last message that had been seen when this connection began.
     floor: u64,
     /// An answer of several lines, as far as it is here.
@@ -221,17 +221,17 @@ impl Missing {
     }
 }
 
-impl Comeback {
-    pub(super) fn new(cids: Cids) -> Self {
+impl Resumption {
+    pub(super) fn new(cids: CidGenerator) -> Self {
         let (outgoing, backoff) = (Outgoing::new(cids), Backoff::new());
-        Self { outgoing, backoff, token: None, seen: Seen::default(), floor: 0, partial: None }
+        Self { outgoing, backoff, token: None, seen: SeenMessages::default(), floor: 0, partial: None }
     }
 
     /// Holds an answer of several lines back until it is whole: one that breaks
     /// off with the connection is asked for again, and shall not be seen one and
     /// a half times. A longer one than can be held is streamed.
     pub(super) fn whole(&mut self, line: String) -> Vec<String> {
-        let line = self.outgoing.done_before(&line).unwrap_or(line);
+        let line = self.outgoing.earlier_answer(&line).unwrap_or(line);
         let (tags, plain) = Tags::split(&line);
         let Some(number) = tags.cid.and_then(|cid| self.outgoing.cids().number(cid)) else {
             return vec![line];
@@ -269,7 +269,7 @@ impl Comeback {
 
     /// The last line of a login, marked: it asks for a session or, where no place is to
     /// be kept, for an answer that comes behind all others.
-    pub(super) fn last_request(cids: &Cids, keeps_place: bool) -> String {
+    pub(super) fn last_request(cids: &CidGenerator, keeps_place: bool) -> String {
         let command = if keeps_place { Command::Session } else { Command::Ping { token: None } };
         format!("@cid={} {command}", cids.own("session"))
     }
@@ -297,7 +297,7 @@ impl Comeback {
         // The server tells every message once. Should one come again, it is an
         // echo that we have, or a message from before this connection.
         let is_repeat = match tags.cid {
-            Some(cid) => self.outgoing.is_settled(cid),
+            Some(cid) => self.outgoing.is_acknowledged(cid),
             None => id <= self.floor,
         };
         self.seen.note(tags, message);
@@ -305,18 +305,18 @@ impl Comeback {
     }
 
     /// The connection is lost.
-    pub(super) fn lost(&mut self, held: Duration) -> Opening {
+    pub(super) fn lost(&mut self, held: Duration) -> ResumeRequest {
         self.backoff.held(held);
-        self.outgoing.lost();
+        self.outgoing.connection_lost();
         self.partial = None;
         let barrier = self.outgoing.cids().own("back");
         let (token, seen) = (self.token.clone(), self.seen.clone());
-        Opening { token, seen, barrier, takes_time: true, known: None }
+        ResumeRequest { token, seen, barrier, takes_time: true, known: None }
     }
 
     /// Back. Before the missed lines are taken note of. Where all was read again since ids
     /// went back, `again` is what has been seen by then.
-    pub(super) fn back(&mut self, again: Option<Seen>) {
+    pub(super) fn back(&mut self, again: Option<SeenMessages>) {
         self.floor = if again.is_some() { 0 } else { self.seen.last_id() };
         self.seen = again.unwrap_or_else(|| std::mem::take(&mut self.seen));
     }
@@ -324,7 +324,7 @@ impl Comeback {
     /// Everything unanswered goes out again. After the missed lines, which may
     /// hold some of the answers.
     pub(super) fn go_on(&mut self) {
-        self.outgoing.back();
+        self.outgoing.resumed();
     }
 
     /// Before a new login of our account, which has logged in elsewhere meanwhile.
@@ -338,16 +338,16 @@ impl Comeback {
 
     /// In a new visit, perhaps of a server that counts from the beginning. Gives
     /// back the lines that were sent and never answered.
-    pub(super) fn begin_anew(&mut self, session: &Session) -> Vec<Doubt> {
+    pub(super) fn begin_anew(&mut self, session: &Session) -> Vec<UncertainLine> {
         self.forget_visit();
         let mut doubts = self.outgoing.begin_anew();
-        settle_doubts(&mut doubts, session);
+        confirm_uncertain(&mut doubts, session);
         doubts
     }
 }
 
 /// What of the doubtful is found among the missed lines was said.
-fn settle_doubts(doubts: &mut Vec<Doubt>, session: &Session) {
+fn confirm_uncertain(doubts: &mut Vec<UncertainLine>, session: &Session) {
     let mine = session.missed.iter().filter_map(|line| {
         let Some(Event::Message(message)) = Event::parse(Tags::split(line).1) else { return None };
         let is_mine = Key::fold(message.from) == Key::fold(&session.me);
@@ -374,10 +374,10 @@ mod tests {
     use super::*;
     use crate::client::state::State;
 
-    fn note(comeback: &mut Comeback, line: &str) -> bool {
+    fn note(comeback: &mut Resumption, line: &str) -> bool {
         let (tags, plain) = Tags::split(line);
         let is_shown = comeback.note(&tags, Event::parse(plain).as_ref());
-        tags.cid.map(|cid| comeback.outgoing.settle(cid, None));
+        tags.cid.map(|cid| comeback.outgoing.acknowledge(cid, None));
         is_shown
     }
 
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn in_a_new_visit_a_doubt_is_over_where_the_line_is_found() {
-        let mut comeback = Comeback::new(Cids::new(7));
+        let mut comeback = Resumption::new(CidGenerator::new(7));
         let state = State::new("alice");
         for line in ["twice", "//x", "/me waves", "/msg #ops a\u{9b}b", "twice", "/who", "waiting"]
         {
@@ -428,16 +428,16 @@ mod tests {
     #[test]
     fn who_is_sent_away_stays_away() {
         for code in ["replaced", "quit", "kicked", "banned", "too-many", "login-timeout", "new"] {
-            assert!(!is_worth_it(Some(code)), "{code}");
+            assert!(!should_reconnect(Some(code)), "{code}");
         }
         for farewell in [None, Some("shutting-down"), Some("slow-reader")] {
-            assert!(is_worth_it(farewell), "{farewell:?}");
+            assert!(should_reconnect(farewell), "{farewell:?}");
         }
     }
 
     #[test]
     fn it_reads_on_after_the_last_message_seen() {
-        let mut comeback = Comeback::new(Cids::new(7));
+        let mut comeback = Resumption::new(CidGenerator::new(7));
         let mark = |what| format!("@cid=0000000000000007-{what}");
         assert_eq!(comeback.lost(Duration::ZERO).lines(), None);
         assert!(!note(&mut comeback, &format!("{} [SESSION abc] keep it", mark("session"))));
@@ -446,7 +446,7 @@ mod tests {
         assert!(note(&mut comeback, "@id=9;cid=x 2026-11-23T06:16:00.123Z bob: later"));
         let mut opening = comeback.lost(Duration::ZERO);
         let barrier = format!("{} /ping", mark("back"));
-        let resume = |opening: &Opening| opening.lines().expect("a token")[0].clone();
+        let resume = |opening: &ResumeRequest| opening.lines().expect("a token")[0].clone();
         assert_eq!(opening.lines().unwrap(), ["/resume abc 5 2026-11-23T06:16:00.123Z", &barrier]);
         assert!(opening.note("@id=6;time=2026-11-23T06:16:00.124Z bob: missed"));
         assert_eq!(resume(&opening), "/resume abc 6 2026-11-23T06:16:00.124Z");
@@ -463,7 +463,7 @@ mod tests {
 
     #[test]
     fn all_but_what_was_seen_is_read_again_where_ids_went_back() {
-        let mut comeback = Comeback::new(Cids::new(7));
+        let mut comeback = Resumption::new(CidGenerator::new(7));
         note(&mut comeback, "@cid=0000000000000007-session [SESSION abc] keep it");
         let said = |id: u64, second: u64| format!("@id={id};time=2026-11-23T06:16:0{second}.000Z");
         for id in 1..=5 {
@@ -494,7 +494,7 @@ mod tests {
 
     #[test]
     fn an_answer_of_several_lines_is_seen_whole_or_not_at_all() {
-        let mut comeback = Comeback::new(Cids::new(7));
+        let mut comeback = Resumption::new(CidGenerator::new(7));
         let answers: [&[&str]; 6] = [
             &["[HISTORY #ops 2]", "2026-11-23T06:16:00.123Z #ops bob: 1", "[PONG]"],
             &["[HISTORY #ops 0]"],
@@ -504,7 +504,7 @@ mod tests {
             &["alice: [HISTORY #ops 2]"],
         ];
         for (number, answer) in answers.iter().enumerate() {
-            let marked = |line| format!("@cid={} {line}", Cids::new(7).mark(number as u64));
+            let marked = |line| format!("@cid={} {line}", CidGenerator::new(7).mark(number as u64));
             let answer: Vec<String> = answer.iter().map(marked).collect();
             for _ in 0..2 {
                 let (last, before) = answer.split_last().unwrap();
@@ -522,8 +522,8 @@ mod tests {
 
     #[test]
     fn answer_that_is_too_long_to_hold_is_streamed() {
-        let mut comeback = Comeback::new(Cids::new(7));
-        let mark = Cids::new(7).mark(1);
+        let mut comeback = Resumption::new(CidGenerator::new(7));
+        let mark = CidGenerator::new(7).mark(1);
         assert!(comeback.whole(format!("@cid={mark} [HISTORY #lobby 99999999]")).is_empty());
         let row = |number: usize| {
             format!("@cid={mark} 2026-11-23T06:16:00.123Z bob: {number} {}", "x".repeat(1000))
@@ -544,7 +544,7 @@ mod tests {
         assert_eq!(comeback.cut_answer(), None);
         // Many short ones that never end are not held either.
         for number in 0..rows as u64 {
-            let mark = Cids::new(7).mark(number);
+            let mark = CidGenerator::new(7).mark(number);
             comeback.whole(format!("@cid={mark} [HISTORY #lobby 9] {}", "x".repeat(1000)));
             let held = comeback.partial.as_ref().map_or(0, |partial| partial.lines.len());
             assert!(held * 1000 <= ANSWER_MAX, "{held}");
@@ -553,7 +553,7 @@ mod tests {
 
     #[test]
     fn a_message_is_shown_once_however_often_it_is_told() {
-        let mut comeback = Comeback::new(Cids::new(7));
+        let mut comeback = Resumption::new(CidGenerator::new(7));
         let state = State::new("alice");
         comeback.outgoing.add("one".to_owned(), None, &state);
         comeback.outgoing.add("two".to_owned(), None, &state);

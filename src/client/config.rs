@@ -13,13 +13,13 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::address::without_port;
-use super::complain;
+use super::print_error;
 use crate::protocol::text::nearest;
 use crate::text_file;
 
 /// The argument that names the file, and what can stand only on a command line.
 const FILE: &str = "config";
-const NO_KEYS: [&str; 4] = [FILE, "input", "help", "version"];
+const COMMAND_LINE_ONLY: [&str; 4] = [FILE, "input", "help", "version"];
 
 /// `chatty join` with the settings of the file for its defaults. `given` is what
 /// the command line says without them.
@@ -47,7 +47,7 @@ fn with_settings(mut join: clap::Command, given: &ArgMatches) -> Result<clap::Co
         let (place, name) = (place(key.span().start), key.get_ref().as_ref());
         let Some(arg) = join.get_arguments().find(|arg| key_of(arg).is_some_and(|k| k == name))
         else {
-            complain(&format!("{place}: {}", unknown(&join, name)));
+            print_error(&format!("{place}: {}", unknown(&join, name)));
             continue;
         };
         let values = values(arg, value.get_ref())
@@ -69,7 +69,7 @@ fn with_settings(mut join: clap::Command, given: &ArgMatches) -> Result<clap::Co
     // All mistakes at once; the last one is the caller's to tell.
     let Some(last) = problems.pop() else { return Ok(join) };
     for problem in problems {
-        complain(&problem);
+        print_error(&problem);
     }
     Err(last)
 }
@@ -118,12 +118,12 @@ fn dashed(join: clap::Command, given: &ArgMatches) -> clap::Command {
 fn read(given: &ArgMatches) -> Result<Option<(PathBuf, String)>, String> {
     let named = given.get_one::<PathBuf>(FILE).cloned();
     let is_named = named.is_some();
-    let Some(path) = named.or_else(usual_place) else { return Ok(None) };
+    let Some(path) = named.or_else(default_path) else { return Ok(None) };
     match text_file::read(&path) {
         Ok(text) => Ok(Some((path, text))),
         Err(problem) if !is_named && is_out_of_reach(&problem) => {
             if path.symlink_metadata().is_ok() {
-                complain(&format!("goes on without {}: {problem}", path.display()));
+                print_error(&format!("goes on without {}: {problem}", path.display()));
             }
             Ok(None)
         }
@@ -137,14 +137,14 @@ fn is_out_of_reach(problem: &io::Error) -> bool {
     matches!(problem.kind(), K::NotFound | K::NotADirectory | K::PermissionDenied)
 }
 
-fn usual_place() -> Option<PathBuf> {
+fn default_path() -> Option<PathBuf> {
     Some(super::home("XDG_CONFIG_HOME", ".config")?.join("chatty/config.toml"))
 }
 
 /// What an argument is called in the file, if it can stand there.
 fn key_of(arg: &Arg) -> Option<&str> {
     let id = arg.get_id().as_str();
-    (!NO_KEYS.contains(&id) && !arg.is_hide_set()).then(|| arg.get_long().unwrap_or(id))
+    (!COMMAND_LINE_ONLY.contains(&id) && !arg.is_hide_set()).then(|| arg.get_long().unwrap_or(id))
 }
 
 fn unknown(join: &clap::Command, name: &str) -> String {

@@ -17,8 +17,8 @@ use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::address::Endpoint;
 use super::bounds::{Budget, GOODBYE_MAX, LINE_MAX};
-use super::dial::dial;
-use super::tls::Insecure;
+use super::dial::connect_fastest;
+use super::tls::TlsError;
 use crate::protocol::codec::{Frame, LineCodec};
 
 /// How long the handshake of TLS may take.
@@ -75,13 +75,13 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connection, Unreachab
         why: format!("cannot connect to {endpoint}: {why}"),
         is_final,
     };
-    let stream = dial(endpoint).await.map_err(|why| fail(&why, false))?;
+    let stream = connect_fastest(endpoint).await.map_err(|why| fail(&why, false))?;
     prepare(&stream);
     let Some(tls) = &endpoint.tls else { return Ok(Connection::new(stream)) };
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.encrypt(stream, endpoint)).await {
         Ok(Ok(stream)) => Ok(Connection::new(stream)),
-        Ok(Err(Insecure::Distrusted(why))) => Err(fail(&why, true)),
-        Ok(Err(Insecure::Failed(why))) => Err(fail(&why, false)),
+        Ok(Err(TlsError::Distrusted(why))) => Err(fail(&why, true)),
+        Ok(Err(TlsError::Failed(why))) => Err(fail(&why, false)),
         Err(_) => Err(fail("it does not answer in TLS", false)),
     }
 }

@@ -24,7 +24,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// A sentence for the user.
-pub(super) async fn dial(endpoint: &Endpoint) -> Result<TcpStream, String> {
+pub(super) async fn connect_fastest(endpoint: &Endpoint) -> Result<TcpStream, String> {
     let addresses = interleave(endpoint.resolve().await?);
     let deadline = Instant::now() + CONNECT_TIMEOUT;
     race(addresses, ATTEMPT_DELAY, deadline, connect).await.map_err(|error| match error {

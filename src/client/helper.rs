@@ -17,19 +17,19 @@ use super::meant::can_start;
 use super::printer::size;
 use super::prompt::Shared;
 use super::slot::prompt_in;
-use super::state::{Link, State};
+use super::state::{LinkState, State};
 use super::submission::secret_from;
 use super::width::drawn;
-use crate::commands::{self, Kind, Setting};
+use crate::commands::{self, ArgKind, Setting};
 use crate::protocol::name::NAME_MAX;
 use crate::protocol::text::is_blank;
 use crate::protocol::{Key, LINE_MAX};
 
 /// More is no help.
-const OFFERED_MAX: usize = 50;
+const CANDIDATES_MAX: usize = 50;
 
 /// So many rows of the screen are not for a list: the prompt's, and some of the talk.
-const ROWS_KEPT: usize = 4;
+const ROWS_RESERVED: usize = 4;
 
 /// How the text begins that stands behind a line that is too long.
 const NOT_SENT: &str = "   not sent: ";
@@ -198,7 +198,7 @@ fn usage_behind(line: &str, state: &State) -> Option<String> {
     }
     let mut rest: Vec<&str> = args.iter().skip(written).map(|arg| arg.usage).collect();
     // Whom a /reply is for nobody should have to remember.
-    let to = state.pinned(&format!("{} x", line.trim_end_matches(is_blank)));
+    let to = state.with_fixed_target(&format!("{} x", line.trim_end_matches(is_blank)));
     let to = to.as_deref().and_then(|to| to.split(' ').nth(1)).map(|name| format!("(to {name})"));
     rest.extend(to.as_deref().filter(|_| written == 0));
     let gap = if is_begun { " " } else { "" };
@@ -251,7 +251,7 @@ impl Highlighter for ChatHelper {
         }
         let (text, is_lost) = {
             let state = self.shared.state();
-            (prompt_in(&state, drawn(prompt)), state.link == Link::Lost)
+            (prompt_in(&state, drawn(prompt)), state.link == LinkState::Lost)
         };
         let style = if is_lost { theme.faint() } else { theme.prompt() };
         Cow::Owned(self.start_drawing(&text, prompt, style, known))
@@ -295,7 +295,7 @@ impl Completer for ChatHelper {
             return Ok((pos, Vec::new()));
         }
         let (start, offers) = complete(&self.shared.state(), &line[..pos]);
-        Ok((start, offered(offers, &line[start..pos], size())))
+        Ok((start, completion_for(offers, &line[start..pos], size())))
     }
 }
 
@@ -308,10 +308,10 @@ fn complete(state: &State, typed: &str) -> (usize, Vec<String>) {
     } else {
         match kind_at(before) {
             // Nothing but a room can stand there: its sign may be left out.
-            Some(Kind::Room) if !word.is_empty() && !word.starts_with('#') => {
+            Some(ArgKind::Room) if !word.is_empty() && !word.starts_with('#') => {
                 state.rooms().into_iter().map(|room| format!("{room} ")).collect()
             }
-            Some(kind) => offers_for(kind, state),
+            Some(kind) => candidates_for(kind, state),
             None => return complete_text(state, before, word),
         }
     };
@@ -346,11 +346,11 @@ fn complete_text(state: &State, before: &str, word: &str) -> (usize, Vec<String>
 /// What rustyline is to make of the offers: the one there is, or as much as all of
 /// them begin with, or a list. That fits on the screen: of a longer one rustyline
 /// would show the beginning and take the next keys for answers to `--More--`.
-fn offered(offers: Vec<String>, word: &str, (columns, rows): (usize, usize)) -> Vec<Pair> {
+fn completion_for(offers: Vec<String>, word: &str, (columns, rows): (usize, usize)) -> Vec<Pair> {
     let pair = |display: String, replacement| Pair { display, replacement };
     if let [first, _, ..] = &offers[..] {
         // rustyline would not see that `bob` and `Bobby` begin alike.
-        let shared = shared_start(&offers);
+        let shared = common_prefix(&offers);
         if shared > word.len() {
             return vec![pair(String::new(), first[..shared].to_owned())];
         }
@@ -358,8 +358,8 @@ fn offered(offers: Vec<String>, word: &str, (columns, rows): (usize, usize)) -> 
     let shown = |offer: &String| offer.trim_end().to_owned();
     // As rustyline sets them: columns as wide as the widest, and two blanks.
     let widest = offers.iter().map(|offer| drawn(offer.trim_end()) + 2).max().unwrap_or(1);
-    let places = (columns / widest).max(1) * rows.saturating_sub(ROWS_KEPT).max(1);
-    let most = OFFERED_MAX.min(places);
+    let places = (columns / widest).max(1) * rows.saturating_sub(ROWS_RESERVED).max(1);
+    let most = CANDIDATES_MAX.min(places);
     let count = offers.len();
     let mut pairs: Vec<Pair> = offers.into_iter().map(|o| pair(shown(&o), o)).collect();
     if count > most {
@@ -371,7 +371,7 @@ fn offered(offers: Vec<String>, word: &str, (columns, rows): (usize, usize)) -> 
 }
 
 /// How far all offers are the same in any case, in bytes of the first.
-fn shared_start(offers: &[String]) -> usize {
+fn common_prefix(offers: &[String]) -> usize {
     let Some((first, others)) = offers.split_first() else { return 0 };
     let is_shared = |end: &usize| {
         let start = Key::fold(&first[..*end]);
@@ -388,25 +388,25 @@ fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// What the next word is, if `before` is a command with its words so far.
-fn kind_at(before: &str) -> Option<Kind> {
+fn kind_at(before: &str) -> Option<ArgKind> {
     let mut words = before.strip_prefix('/')?.split(is_blank).filter(|word| !word.is_empty());
     let args = local::args_of(words.next()?)?;
     let at = words.count();
     let kind = args.get(at)?.kind;
-    (kind != Kind::Free).then_some(kind)
+    (kind != ArgKind::Free).then_some(kind)
 }
 
-fn offers_for(kind: Kind, state: &State) -> Vec<String> {
+fn candidates_for(kind: ArgKind, state: &State) -> Vec<String> {
     let people = || state.people().into_iter().map(|name| format!("{name} "));
     let rooms = || state.rooms().into_iter().map(|room| format!("#{room} "));
     match kind {
-        Kind::Person => people().collect(),
-        Kind::Room => rooms().collect(),
-        Kind::PersonOrRoom => people().chain(rooms()).collect(),
-        Kind::Command => names().map(str::to_owned).collect(),
-        Kind::Setting => Setting::TABLE.iter().map(|row| format!("{} ", row.1)).collect(),
-        Kind::Switch => vec!["on".to_owned(), "off".to_owned()],
-        Kind::Free | Kind::Secret => Vec::new(),
+        ArgKind::Person => people().collect(),
+        ArgKind::Room => rooms().collect(),
+        ArgKind::PersonOrRoom => people().chain(rooms()).collect(),
+        ArgKind::Command => names().map(str::to_owned).collect(),
+        ArgKind::Setting => Setting::TABLE.iter().map(|row| format!("{} ", row.1)).collect(),
+        ArgKind::Switch => vec!["on".to_owned(), "off".to_owned()],
+        ArgKind::Free | ArgKind::Secret => Vec::new(),
     }
 }
 
@@ -414,7 +414,7 @@ fn offers_for(kind: Kind, state: &State) -> Vec<String> {
 /// speak of her.
 fn words_of_text(state: &State, is_first: bool, word: &str) -> Vec<String> {
     if word.starts_with('#') {
-        return offers_for(Kind::Room, state);
+        return candidates_for(ArgKind::Room, state);
     }
     let sign = if word.starts_with('@') { "@" } else { "" };
     let end = if is_first && sign.is_empty() { ": " } else { " " };
@@ -476,7 +476,7 @@ mod tests {
     fn offers_are_completed_as_far_as_they_agree_and_listed_as_far_as_they_fit() {
         let told = |offers: &[&str], word, size| {
             let offers = offers.iter().map(|&offer| offer.to_owned()).collect();
-            let pairs = offered(offers, word, size).into_iter();
+            let pairs = completion_for(offers, word, size).into_iter();
             pairs.map(|pair| (pair.display, pair.replacement)).collect::<Vec<_>>()
         };
         let pair = |display: &str, put: &str| (display.to_owned(), put.to_owned());

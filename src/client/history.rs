@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use rustyline::history::History as _;
 
-use super::complain;
+use super::print_error;
 use super::prompt::ChatEditor;
 use super::submission::is_secret;
 use crate::files::check_own;
@@ -28,7 +28,7 @@ impl History {
             match check_own(&path) {
                 Ok(()) => Some(path),
                 Err(problem) => {
-                    complain(&format!("no history: {}: {problem}", path.display()));
+                    print_error(&format!("no history: {}: {problem}", path.display()));
                     None
                 }
             }

@@ -10,35 +10,35 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::attention::Attention;
-use super::comeback::{self, ANSWER_CUT, Comeback, IDS_WENT_BACK, MORE_MISSED, back_after};
+use super::attention::Notifier;
+use super::comeback::{self, ANSWER_CUT, Resumption, IDS_WENT_BACK, MISSED_LIMIT_REACHED, reconnected_message};
 use super::connection::{Connection, Progress};
 use super::history::History;
 use super::interrupt::Interrupt;
-use super::lag::Lag;
+use super::lag::Latency;
 use super::local::Local;
 use super::log_files::LogFiles;
 use super::login::Session;
-use super::meant::Watchwords;
+use super::meant::Highlights;
 use super::presence::{Joins, Presence};
 use super::printer::{Printer, Redraw};
 use super::prompt::{self, Prompt, Shared, Typed, Waiting};
-use super::pulse::{Beat, Pulse};
-use super::reading::Reading;
-use super::reconnect::{Back, GivenUp, How, Road};
+use super::pulse::{HeartbeatAction, Heartbeat};
+use super::reading::AwayMarker;
+use super::reconnect::{Reconnected, GivenUp, Outcome, ReconnectConfig};
 use super::screen::Screen;
 use super::signals::{self, Signals};
-use super::state::{Link, State};
+use super::state::{LinkState, State};
 use super::suspend::Suspend;
 use super::terminal::{self, Terminal};
-use super::{Exit, Visit, complain};
-use crate::commands::{Command, Target};
+use super::{Exit, ActiveSession, print_error};
+use crate::commands::{Command, MessageTarget};
 use crate::protocol::Key;
 use crate::protocol::text::is_blank_text;
-use show::hidden;
+use show::redacted;
 
 /// What has come of a line that nobody answered.
-const IN_DOUBT: &str = "perhaps not delivered";
+const UNCERTAIN: &str = "perhaps not delivered";
 const NOT_SENT: &str = "not sent";
 
 /// What who has never been here needs to know.
@@ -50,14 +50,14 @@ const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How somebody wishes to chat.
 pub(super) struct Setup {
     pub(super) screen: Screen,
-    pub(super) attention: Attention,
+    pub(super) attention: Notifier,
     pub(super) history: History,
     pub(super) joins: Joins,
-    pub(super) words: Watchwords,
+    pub(super) words: Highlights,
 }
 
 /// Runs until somebody leaves.
-pub(super) async fn run(visit: Visit, setup: Setup, mut signals: Signals) -> Exit {
+pub(super) async fn run(visit: ActiveSession, setup: Setup, mut signals: Signals) -> Exit {
     terminal::reopen();
     let terminal = Terminal::quiet();
     terminal.outlives_panics();
@@ -66,25 +66,25 @@ pub(super) async fn run(visit: Visit, setup: Setup, mut signals: Signals) -> Exi
     match ended {
         Ok((exit, None)) => exit,
         Ok((exit, Some(last_words))) => {
-            complain(&last_words);
+            print_error(&last_words);
             exit
         }
         Err(problem) => {
-            complain(&format!("this terminal does not work: {problem} (chatty join | cat might)"));
+            print_error(&format!("this terminal does not work: {problem} (chatty join | cat might)"));
             Exit::Unavailable
         }
     }
 }
 
 async fn chat(
-    visit: Visit,
+    visit: ActiveSession,
     setup: Setup,
     // Listened to before the prompt runs: it is called off by a SIGINT, which must not
     // find us without a handler.
     signals: &mut Signals,
     terminal: &Terminal,
 ) -> rustyline::Result<(Exit, Option<String>)> {
-    let Visit { connection, session, cids, road, ping_after, log, is_to_panic } = visit;
+    let ActiveSession { connection, session, cids, road, ping_after, log, is_to_panic } = visit;
     let Setup { screen, attention, history, joins, words } = setup;
     let (printer, orders) = Printer::new();
     let mut state = State::new(&session.me);
@@ -107,7 +107,7 @@ async fn chat(
     let continued = signals::continued()?;
     let mut chat = Chat {
         connection,
-        comeback: Comeback::new(cids),
+        comeback: Resumption::new(cids),
         road,
         state: shared.state.clone(),
         screen,
@@ -115,10 +115,10 @@ async fn chat(
         attention,
         presence: Presence::default(),
         joins,
-        lag: Lag::default(),
-        pulse: Pulse::new(ping_after, Instant::now()),
+        lag: Latency::default(),
+        pulse: Heartbeat::new(ping_after, Instant::now()),
         continued,
-        reading: Reading::new(Instant::now()),
+        reading: AwayMarker::new(Instant::now()),
         owed_help: None,
         log,
         is_to_panic,
@@ -180,19 +180,19 @@ enum Step {
 
 struct Chat {
     connection: Connection,
-    comeback: Comeback,
-    road: Road,
+    comeback: Resumption,
+    road: ReconnectConfig,
     state: Arc<Mutex<State>>,
     screen: Screen,
     printer: Printer,
-    attention: Attention,
+    attention: Notifier,
     presence: Presence,
     joins: Joins,
-    lag: Lag,
-    pulse: Pulse,
+    lag: Latency,
+    pulse: Heartbeat,
     /// Rings when we go on after we were stopped.
     continued: Signal,
-    reading: Reading,
+    reading: AwayMarker,
     /// What is to be said of our own commands behind the server's help.
     owed_help: Option<Vec<String>>,
     log: LogFiles,
@@ -243,9 +243,9 @@ impl Chat {
                 }
                 () = sleep_until(self.pulse.due()), if is_drained => {
                     match self.pulse.beat(Instant::now()) {
-                        Beat::Wait => {}
-                        Beat::Ask => self.connection.send(&self.comeback.pulse_request()),
-                        Beat::Dead => return None,
+                        HeartbeatAction::Wait => {}
+                        HeartbeatAction::Ask => self.connection.send(&self.comeback.pulse_request()),
+                        HeartbeatAction::Dead => return None,
                     }
                 }
                 Some(()) = self.continued.recv() => {
@@ -303,7 +303,7 @@ impl Chat {
             return;
         }
         if is_offline {
-            self.printer.print(self.screen.pending(hidden(&line)));
+            self.printer.print(self.screen.pending(redacted(&line)));
         }
         self.comeback.outgoing.add(line, waiting, &lock(&self.state));
     }
@@ -314,7 +314,7 @@ impl Chat {
         match room {
             _ if is_blank_text(text) => self.printer.print(self.screen.warning("usage: /say TEXT")),
             Some(room) => {
-                let line = Command::Msg { to: Target::Room(&room), text }.to_string();
+                let line = Command::Msg { to: MessageTarget::Room(&room), text }.to_string();
                 self.keep(line, None, is_offline);
             }
             None => {
@@ -331,10 +331,10 @@ impl Chat {
     }
 
     /// Comes back, if that makes sense. What is typed meanwhile waits, visibly.
-    async fn wait(&mut self, typed: &mut Lines, signals: &mut Signals) -> Result<Back, End> {
+    async fn wait(&mut self, typed: &mut Lines, signals: &mut Signals) -> Result<Reconnected, End> {
         let farewell = self.farewell.take();
         let code = farewell.as_ref().map(|(code, _)| code.as_str());
-        if self.road.retry_for.is_zero() || !comeback::is_worth_it(code) {
+        if self.road.retry_for.is_zero() || !comeback::should_reconnect(code) {
             let why = match farewell {
                 Some((_, why)) => format!("the server ended the connection: {why}"),
                 None => "the connection was lost".to_owned(),
@@ -345,7 +345,7 @@ impl Chat {
         if self.comeback.cut_answer().is_some() {
             self.printer.print(self.screen.warning(ANSWER_CUT));
         }
-        lock(&self.state).link = Link::Lost;
+        lock(&self.state).link = LinkState::Lost;
         self.printer.print(self.screen.notice("connection lost, trying again …"));
         let way = self.road.way(&mut self.comeback, &lock(&self.state));
         let mut finding = std::pin::pin!(way.find());
@@ -370,21 +370,21 @@ impl Chat {
     }
 
     /// Goes on where the connection was lost.
-    fn back(&mut self, back: Back) {
+    fn back(&mut self, back: Reconnected) {
         self.connection = back.connection;
         self.pulse.heard(Instant::now());
         self.road.found(&mut self.comeback, back.backoff);
         let (again, session) = match back.how {
-            How::Resumed => (None, None),
-            How::Restored(seen, session) => (Some(seen), Some(session)),
-            How::Anew(session) => (None, Some(session)),
+            Outcome::Resumed => (None, None),
+            Outcome::Restored(seen, session) => (Some(seen), Some(session)),
+            Outcome::Anew(session) => (None, Some(session)),
         };
         let is_same_visit = session.is_none() || again.is_some();
         self.comeback.back(again);
         // First: the prompt is drawn with what is printed.
-        lock(&self.state).link = Link::Up;
+        lock(&self.state).link = LinkState::Up;
         lock(&self.state).greeted(&back.me);
-        let notice = back_after(back.after, !is_same_visit);
+        let notice = reconnected_message(back.after, !is_same_visit);
         self.printer.print(self.screen.notice(&notice));
         if back.ids_were_reset {
             self.printer.print(self.screen.warning(IDS_WENT_BACK));
@@ -393,7 +393,7 @@ impl Chat {
         if let Some(session) = session.as_ref().filter(|_| !is_same_visit) {
             // Nobody can tell whether what was sent in the old visit was said.
             let doubtful = self.comeback.begin_anew(session);
-            self.warn_of(&doubtful, IN_DOUBT);
+            self.warn_of(&doubtful, UNCERTAIN);
         }
         if let Some(session) = &session {
             self.return_to_place(session);
@@ -419,11 +419,11 @@ impl Chat {
         session.lines.iter().for_each(|line| self.show(line));
         self.show_missed(&session.missed);
         if session.has_more {
-            self.printer.print(self.screen.notice(MORE_MISSED));
+            self.printer.print(self.screen.notice(MISSED_LIMIT_REACHED));
         }
         if !lock(&self.state).is_where(&before) {
             let doubtful = self.comeback.outgoing.give_up_sent();
-            self.warn_of(&doubtful, IN_DOUBT);
+            self.warn_of(&doubtful, UNCERTAIN);
             let waiting = self.comeback.outgoing.give_up_unsent();
             self.warn_of(&waiting, NOT_SENT);
         }
@@ -467,7 +467,7 @@ impl Chat {
     fn end(&mut self, end: &End) -> Option<String> {
         self.show_presence();
         let doubtful = self.comeback.outgoing.give_up_sent();
-        self.warn_of(&doubtful, IN_DOUBT);
+        self.warn_of(&doubtful, UNCERTAIN);
         let waiting = self.comeback.outgoing.give_up_unsent();
         self.warn_of(&waiting, NOT_SENT);
         match end {

@@ -10,7 +10,7 @@ use super::prompt::Shared;
 use super::screen::Styled;
 
 /// Two interrupts within this time mean it.
-const TWICE: Duration = Duration::from_secs(2);
+const DOUBLE_PRESS: Duration = Duration::from_secs(2);
 
 /// What Ctrl-C does.
 pub(super) struct Interrupt {
@@ -43,7 +43,7 @@ impl ConditionalEventHandler for Interrupt {
             return Some(Cmd::Kill(Movement::WholeBuffer));
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_some_and(|last| last.elapsed() < TWICE) {
+        if last.is_some_and(|last| last.elapsed() < DOUBLE_PRESS) {
             self.shared.gate.shut(true);
             return None;
         }

@@ -205,15 +205,15 @@ pub(super) fn error(out: impl Write, number: u64, code: &str, text: &str) -> io:
 }
 
 fn write(mut out: impl Write, object: &Object<'_>) -> io::Result<()> {
-    object.serialize(&mut Serializer::with_formatter(&mut out, Visible))?;
+    object.serialize(&mut Serializer::with_formatter(&mut out, EscapeInvisible))?;
     out.write_all(b"\n")
 }
 
 /// Escapes also what JSON need not escape and a terminal obeys, or nobody sees:
 /// nothing is lost, and a look at the objects is safe.
-struct Visible;
+struct EscapeInvisible;
 
-impl Formatter for Visible {
+impl Formatter for EscapeInvisible {
     fn write_string_fragment<W: ?Sized + Write>(
         &mut self,
         out: &mut W,
@@ -236,11 +236,11 @@ impl Formatter for Visible {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::outgoing::Cids;
+    use crate::client::outgoing::CidGenerator;
 
     fn shown(line: &str) -> String {
         let (tags, plain) = Tags::split(line);
-        let number = tags.cid.and_then(|cid| Cids::new(1).number(cid));
+        let number = tags.cid.and_then(|cid| CidGenerator::new(1).number(cid));
         let mut out = Vec::new();
         super::line(&mut out, &tags, plain, number, "alice").unwrap();
         String::from_utf8(out).unwrap()

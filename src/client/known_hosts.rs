@@ -20,7 +20,7 @@ pub(super) struct KnownHosts {
 
 impl KnownHosts {
     /// Where data is kept.
-    pub(super) fn usual() -> Result<Self, String> {
+    pub(super) fn open_default() -> Result<Self, String> {
         let home = super::home("XDG_DATA_HOME", ".local/share").ok_or(
             "--tls: neither XDG_DATA_HOME nor HOME says where known servers are kept; \
              --tls-verify and --tls-fingerprint need no such place",

@@ -6,15 +6,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// A line unanswered for so long is named: it may not have been said.
-pub(super) const OVERDUE: Duration = Duration::from_secs(5);
+pub(super) const OVERDUE_AFTER: Duration = Duration::from_secs(5);
 
 /// See the head of this file.
 #[derive(Debug, Default)]
-pub(super) struct Lag {
+pub(super) struct Latency {
     seconds: u64,
 }
 
-impl Lag {
+impl Latency {
     /// How many seconds it is, if that has changed.
     pub(super) fn change(
         &mut self,
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn it_is_told_once_a_second_and_when_it_ends() {
-        let mut lag = Lag::default();
+        let mut lag = Latency::default();
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         assert_eq!(lag.change(None, start), None);

@@ -1,7 +1,7 @@
 //! What the client does itself: its own commands, and help where no server answers.
 //! It never takes a name that the one table of commands has.
 
-use crate::commands::{self, Arg, Command, Group, Kind, Request};
+use crate::commands::{self, Arg, Command, Group, ArgKind, Request};
 use crate::protocol::Tags;
 use crate::protocol::text::{is_blank, split_word};
 
@@ -27,13 +27,13 @@ pub(super) struct Row {
 pub(super) const TABLE: &[Row] = &[
     Row {
         name: "quiet",
-        args: &[Arg { usage: "[ROOM]", kind: Kind::Room }],
+        args: &[Arg { usage: "[ROOM]", kind: ArgKind::Room }],
         help: "show a room's lines only where they mean you; again: all of them",
     },
     Row { name: "reconnect", args: &[], help: "come back over a new connection, or try it now" },
     Row {
         name: "say",
-        args: &[Arg { usage: "TEXT", kind: Kind::Free }],
+        args: &[Arg { usage: "TEXT", kind: ArgKind::Free }],
         help: "say something in the room, also where plain lines go to one person",
     },
 ];
@@ -67,7 +67,7 @@ pub(super) fn parse(line: &str) -> Option<Local> {
 
 /// A command that is only begun, written out: `/wh` could be two, `/his` is one. A
 /// single letter is never enough: `/d bob` would take away a right, `/a` mark as away.
-pub(super) fn written_out(line: &str) -> Option<String> {
+pub(super) fn expand_abbreviation(line: &str) -> Option<String> {
     let (begun, rest) = split_word(line.strip_prefix('/')?);
     // Of several lines a command is only text.
     if begun.chars().nth(1).is_none() || args_of(begun).is_some() || line.contains('\n') {
@@ -163,7 +163,7 @@ mod tests {
             ("/his 5\nmore", None),
             ("his", None),
         ] {
-            assert_eq!(written_out(line).as_deref(), full, "{line}");
+            assert_eq!(expand_abbreviation(line).as_deref(), full, "{line}");
         }
     }
 

@@ -40,8 +40,8 @@ impl LogFiles {
         let home = super::home("XDG_DATA_HOME", ".local/share");
         let home = home.ok_or("--log: neither XDG_DATA_HOME nor HOME says where to")?;
         let host = match endpoint.port {
-            DEFAULT_PORT => path_safe(&endpoint.host),
-            port => path_safe(&format!("{}_{port}", endpoint.host)),
+            DEFAULT_PORT => safe_file_name(&endpoint.host),
+            port => safe_file_name(&format!("{}_{port}", endpoint.host)),
         };
         Ok(Self { folder: Some(home.join("chatty/log").join(host)), ..Self::none() })
     }
@@ -53,7 +53,7 @@ impl LogFiles {
 
     fn note_at(&mut self, now: &Zoned, tags: &Tags<'_>, plain: &str) -> Option<String> {
         let folder = self.folder.as_ref()?;
-        let talk = talk(plain)?;
+        let talk = conversation_folder(plain)?;
         let (day, talks) = &mut self.today;
         if *day != now.date() {
             (*day, *talks) = (now.date(), BTreeSet::new());
@@ -99,8 +99,8 @@ fn time_in_file(time: Timestamp, now: &Zoned) -> String {
 
 /// The folder of the talk that a line belongs to; none for what belongs to none,
 /// such as the answer to a command.
-fn talk(plain: &str) -> Option<String> {
-    let person = |name: &str| format!("@{}", path_safe(Key::fold(name).as_str()));
+fn conversation_folder(plain: &str) -> Option<String> {
+    let person = |name: &str| format!("@{}", safe_file_name(Key::fold(name).as_str()));
     match Event::parse(plain)? {
         Event::Message(Message { place: Place::ToMe, from, .. }) => Some(person(from)),
         Event::Message(Message { place: Place::ToPerson(to), .. }) => Some(person(to)),
@@ -112,13 +112,13 @@ fn talk(plain: &str) -> Option<String> {
         | Event::Demoted { room, .. }
         | Event::Kicked { room, .. }
         | Event::Crowd { room, .. }
-        | Event::Notice { room, .. } => Some(path_safe(Key::fold(room).as_str())),
+        | Event::Notice { room, .. } => Some(safe_file_name(Key::fold(room).as_str())),
         _ => None,
     }
 }
 
 /// A name as a file's name: no way out of the folder, nothing hidden.
-fn path_safe(name: &str) -> String {
+fn safe_file_name(name: &str) -> String {
     let safe: String = name.chars().map(|c| if is_name_char(c) { c } else { '_' }).collect();
     match safe.strip_prefix('.') {
         Some(rest) => format!("_{rest}"),
@@ -202,7 +202,7 @@ mod tests {
             ("2026-11-23T06:16:00.123Z bob: told again", None),
             ("/help", None),
         ] {
-            assert_eq!(talk(line).as_deref(), folder, "{line}");
+            assert_eq!(conversation_folder(line).as_deref(), folder, "{line}");
         }
         for (name, safe) in [
             ("chat.example.org", "chat.example.org"),
@@ -212,7 +212,7 @@ mod tests {
             ("::1", "__1"),
             ("a/b\0c", "a_b_c"),
         ] {
-            assert_eq!(path_safe(name), safe);
+            assert_eq!(safe_file_name(name), safe);
         }
     }
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::Exit;
 use super::address::Endpoint;
 use super::bounds::{Budget, LOGIN_MAX, MISSED_MAX, SKIPPED_MAX};
-use super::comeback::{self, Comeback};
+use super::comeback::{self, Resumption};
 use super::connection::Connection;
-use super::outgoing::Cids;
+use super::outgoing::CidGenerator;
 use super::password::Password;
 use crate::commands::Command;
 use crate::protocol::name::NAME_MAX;
@@ -90,7 +90,7 @@ impl Session {
     }
 
     /// Takes in a line of the server.
-    fn hear(&mut self, line: String, cids: &Cids) -> Result<(), Refused> {
+    fn hear(&mut self, line: String, cids: &CidGenerator) -> Result<(), Refused> {
         let (tags, plain) = Tags::split(&line);
         let is_first = tags.cid == Some(cids.own("first").as_str());
         match Event::parse(plain) {
@@ -103,7 +103,7 @@ impl Session {
                 return Ok(());
             }
             Some(Event::Row { time, message }) if is_first => {
-                let row = as_live(&tags, time, message);
+                let row = live_form(&tags, time, message);
                 let is_full = mem::take(&mut self.is_full);
                 if self.limits.missed.spend(&line) {
                     self.oldest.extend(is_full.then(|| row.clone()));
@@ -129,7 +129,7 @@ impl Session {
         &mut self,
         connection: &mut Connection,
         lines: &[String],
-        cids: &Cids,
+        cids: &CidGenerator,
     ) -> Result<(), Refused> {
         for line in lines {
             connection.send(&format!("@cid={} {line}", cids.own("first")));
@@ -147,7 +147,7 @@ impl Session {
 }
 
 /// A row of a history as the line it was.
-fn as_live(tags: &Tags<'_>, time: Stamp, message: Message<'_>) -> String {
+fn live_form(tags: &Tags<'_>, time: Stamp, message: Message<'_>) -> String {
     let mut line = Vec::new();
     Tags { time: Some(time), cid: None, ..*tags }.encode(&mut line);
     Event::Message(message).encode(&mut line);
@@ -156,7 +156,7 @@ fn as_live(tags: &Tags<'_>, time: Stamp, message: Message<'_>) -> String {
 }
 
 /// A name that is like this one.
-pub(super) fn another_name(name: &str) -> String {
+pub(super) fn alternative_name(name: &str) -> String {
     let kept: String = name.chars().take(NAME_MAX - 1).collect();
     format!("{kept}_")
 }
@@ -198,7 +198,7 @@ impl Refused {
     pub(super) fn sentence(&self, endpoint: &Endpoint) -> String {
         match self {
             Self::Name { name, why, code: Some(ErrorCode::NameTaken) } => {
-                let (other, why) = (another_name(name), without_advice(why));
+                let (other, why) = (alternative_name(name), without_advice(why));
                 format!("the server does not take the name: {why} (--name {other}, say)")
             }
             Self::Name { code: Some(ErrorCode::BadPassword), why, .. } => {
@@ -272,7 +272,7 @@ impl Refused {
             Self::Name { .. } => self.is_taken() || self.is_busy(),
             Self::Farewell { code, .. } => {
                 matches!(code.as_str(), "too-many" | "login-timeout")
-                    || comeback::is_worth_it(Some(code))
+                    || comeback::should_reconnect(Some(code))
             }
             Self::NotNow { .. } | Self::Closed | Self::Silent | Self::NotChatty => true,
             Self::Flood => false,
@@ -300,12 +300,12 @@ pub(super) async fn login(
     name: &str,
     password: Option<&Password>,
     first: &[String],
-    cids: &Cids,
+    cids: &CidGenerator,
     keeps_place: bool,
 ) -> Result<Session, Refused> {
     let password = password.map(Password::as_str);
     connection.send(&Command::Login { name, password }.to_string());
-    let last = Comeback::last_request(cids, keeps_place);
+    let last = Resumption::last_request(cids, keeps_place);
     in_time(exchange(connection, name, first, &last, cids)).await?
 }
 
@@ -314,7 +314,7 @@ async fn exchange(
     name: &str,
     first: &[String],
     last: &str,
-    cids: &Cids,
+    cids: &CidGenerator,
 ) -> Result<Session, Refused> {
     let mut session = Session::default();
     loop {

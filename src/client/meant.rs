@@ -9,9 +9,9 @@ use crate::protocol::words;
 
 /// The words besides the user's name.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Watchwords(Arc<[Vec<String>]>);
+pub(super) struct Highlights(Arc<[Vec<String>]>);
 
-impl Watchwords {
+impl Highlights {
     pub(super) fn new(phrases: &[String]) -> Self {
         // A phrase without a word would be found everywhere.
         Self(phrases.iter().map(|text| phrase(text)).filter(|words| !words.is_empty()).collect())
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn name_is_found_as_a_whole_word() {
-        let nothing = Watchwords::default();
+        let nothing = Highlights::default();
         for (name, texts, others) in [
             (
                 "alice",
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn highlighted_words_are_mentions() {
         let words = ["deploy", "on call", " ", "值班", "数据库 down", "Straße", "장애", "use .net"];
-        let words = Watchwords::new(&words.map(str::to_owned));
+        let words = Highlights::new(&words.map(str::to_owned));
         for (text, is_it) in [
             ("alice", true),
             ("the Deploy is done", true),

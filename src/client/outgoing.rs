@@ -13,18 +13,18 @@ use tokio::time::Instant;
 
 use super::password::Password;
 use super::state::State;
-use crate::commands::{self, Command, Request, Target};
+use crate::commands::{self, Command, Request, MessageTarget};
 use crate::protocol::{ErrorCode, Event, Tags};
 
 /// Makes the marks of one run. Marks are remembered beyond a connection, and a
 /// mark used twice is not said twice; so they must differ between runs, not only
 /// within one.
 #[derive(Debug, Clone)]
-pub(super) struct Cids {
+pub(super) struct CidGenerator {
     run: String,
 }
 
-impl Cids {
+impl CidGenerator {
     /// Marks that begin with this, which is to be drawn by lot: 16 characters,
     /// which leaves 15 of a cid's 32 for what follows.
     pub(super) fn new(run: u64) -> Self {
@@ -48,15 +48,15 @@ impl Cids {
 }
 
 /// A line that is not answered yet.
-struct Kept {
+struct UnansweredLine {
     number: u64,
     line: String,
-    /// What the line means wherever it is said; see [`State::pinned`].
+    /// What the line means wherever it is said; see [`State::with_fixed_target`].
     pinned: Option<String>,
     /// It went out over an earlier connection too.
     is_resent: bool,
     is_typed_offline: bool,
-    bearing: Bearing,
+    bearing: TargetEffect,
     /// When it last went out.
     sent_at: Option<Instant>,
     /// That it is not answered has been said.
@@ -66,14 +66,14 @@ struct Kept {
 }
 
 /// A line that was given up, and its number.
-pub(super) type Doubt = (u64, String);
+pub(super) type UncertainLine = (u64, String);
 
 /// The lines that are not answered, in the order they were typed.
 pub(super) struct Outgoing {
-    cids: Cids,
+    cids: CidGenerator,
     count: u64,
     /// Those that went out come first.
-    kept: VecDeque<Kept>,
+    kept: VecDeque<UnansweredLine>,
     sent: usize,
     size: usize,
     is_offline: bool,
@@ -84,7 +84,7 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(super) fn new(cids: Cids) -> Self {
+    pub(super) fn new(cids: CidGenerator) -> Self {
         let kept = VecDeque::new();
         Self {
             cids,
@@ -98,7 +98,7 @@ impl Outgoing {
         }
     }
 
-    pub(super) fn cids(&self) -> &Cids {
+    pub(super) fn cids(&self) -> &CidGenerator {
         &self.cids
     }
 
@@ -116,12 +116,12 @@ impl Outgoing {
         state: &State,
     ) -> u64 {
         let number = self.skip();
-        let mut kept = Kept {
+        let mut kept = UnansweredLine {
             number,
-            pinned: state.pinned(&line),
+            pinned: state.with_fixed_target(&line),
             is_resent: false,
             is_typed_offline: self.is_offline,
-            bearing: Bearing::of(&line),
+            bearing: TargetEffect::of(&line),
             line,
             sent_at: None,
             is_overdue: false,
@@ -145,13 +145,13 @@ impl Outgoing {
     /// it did: see [`Self::refused`].
     pub(super) fn next(&mut self, state: &State) -> Option<String> {
         let next = self.kept.get(self.sent)?;
-        let is_part = is_bare_part(&next.line);
+        let is_part = is_part_without_room(&next.line);
         let mut before = self.kept.iter().take(self.sent);
         let is_held = match next.bearing {
-            Bearing::Leads if is_part => self.sent > 0,
-            Bearing::Leads => before.any(|kept| kept.leads() || kept.bearing == Bearing::Placed),
+            TargetEffect::Leads if is_part => self.sent > 0,
+            TargetEffect::Leads => before.any(|kept| kept.leads() || kept.bearing == TargetEffect::Placed),
             // Whatever leads is the last that went out.
-            _ => before.next_back().is_some_and(Kept::leads),
+            _ => before.next_back().is_some_and(UnansweredLine::leads),
         };
         if self.is_offline || is_held {
             return None;
@@ -169,15 +169,15 @@ impl Outgoing {
 
     /// A line was refused. If it was to lead elsewhere, what was typed offline to
     /// be said there is given up, and given back: it must not be said here.
-    pub(super) fn refused(&mut self, cid: &str) -> Vec<Doubt> {
+    pub(super) fn refused(&mut self, cid: &str) -> Vec<UncertainLine> {
         let number = self.cids.number(cid);
         let at = self.kept.iter().position(|kept| Some(kept.number) == number && kept.leads());
         let Some(at) = at else { return Vec::new() };
         let behind = self.kept.split_off(at + 1);
         let mut is_astray = true;
         let (astray, others): (Vec<_>, Vec<_>) = behind.into_iter().partition(|kept| {
-            is_astray &= kept.is_typed_offline && kept.bearing != Bearing::Leads;
-            is_astray && matches!(kept.bearing, Bearing::Said | Bearing::Placed)
+            is_astray &= kept.is_typed_offline && kept.bearing != TargetEffect::Leads;
+            is_astray && matches!(kept.bearing, TargetEffect::Said | TargetEffect::Placed)
         });
         self.kept.extend(others);
         self.size -= astray.iter().map(|kept| kept.line.len()).sum::<usize>();
@@ -186,7 +186,7 @@ impl Outgoing {
 
     /// What the first answer was, where a line that went out twice is refused
     /// because it has been done already.
-    pub(super) fn done_before(&self, answer: &str) -> Option<String> {
+    pub(super) fn earlier_answer(&self, answer: &str) -> Option<String> {
         let (tags, plain) = Tags::split(answer);
         let (number, Event::Error { code, .. }) =
             (self.cids.number(tags.cid?)?, Event::parse(plain)?)
@@ -225,7 +225,7 @@ impl Outgoing {
         }
         let sent = self.kept.iter_mut().take(self.sent);
         let overdue = sent.filter(|kept| !kept.is_overdue && kept.sent_at <= Some(then));
-        let mark = |kept: &mut Kept| {
+        let mark = |kept: &mut UnansweredLine| {
             kept.is_overdue = true;
             kept.line.clone()
         };
@@ -238,7 +238,7 @@ impl Outgoing {
     }
 
     /// An answer came. `false`: not to a line that waits for one.
-    pub(super) fn settle(&mut self, cid: &str, answer: Option<&Event<'_>>) -> bool {
+    pub(super) fn acknowledge(&mut self, cid: &str, answer: Option<&Event<'_>>) -> bool {
         let number = self.cids.number(cid);
         // Answers come in order: it is nearly always the first.
         let Some(at) = self.kept.iter().position(|kept| Some(kept.number) == number) else {
@@ -260,7 +260,7 @@ impl Outgoing {
     }
 
     /// Whether this is the mark of a line whose answer has come already.
-    pub(super) fn is_settled(&self, cid: &str) -> bool {
+    pub(super) fn is_acknowledged(&self, cid: &str) -> bool {
         self.cids.number(cid).is_some_and(|number| {
             number <= self.count && !self.kept.iter().any(|kept| kept.number == number)
         })
@@ -268,7 +268,7 @@ impl Outgoing {
 
     /// The connection is lost: nothing goes out until [`Self::back`] or
     /// [`Self::begin_anew`].
-    pub(super) fn lost(&mut self) {
+    pub(super) fn connection_lost(&mut self) {
         self.is_offline = true;
         for kept in &mut self.kept {
             self.size -= kept.line.len();
@@ -281,7 +281,7 @@ impl Outgoing {
     /// every line comes to the same as said once: a message is known by its
     /// mark, and a command finds done what it asks for; what would be refused
     /// for that is taken as done by [`Self::done_before`]. (`/quit` is never kept.)
-    pub(super) fn back(&mut self) {
+    pub(super) fn resumed(&mut self) {
         self.is_offline = false;
         self.kept.iter_mut().take(self.sent).for_each(|kept| kept.is_resent = true);
         self.sent = 0;
@@ -289,24 +289,24 @@ impl Outgoing {
 
     /// In a new visit, whose server knows none of our marks: what went out is no
     /// more than a doubt, see [`Self::give_up_sent`]; what did not go out yet will.
-    pub(super) fn begin_anew(&mut self) -> Vec<Doubt> {
+    pub(super) fn begin_anew(&mut self) -> Vec<UncertainLine> {
         self.is_offline = false;
         self.give_up_sent()
     }
 
     /// Gives up the lines that went out, and gives them back: whether they were
     /// said nobody can tell.
-    pub(super) fn give_up_sent(&mut self) -> Vec<Doubt> {
+    pub(super) fn give_up_sent(&mut self) -> Vec<UncertainLine> {
         let sent = std::mem::take(&mut self.sent);
         self.give_up(0..sent)
     }
 
     /// Gives up the lines that did not go out.
-    pub(super) fn give_up_unsent(&mut self) -> Vec<Doubt> {
+    pub(super) fn give_up_unsent(&mut self) -> Vec<UncertainLine> {
         self.give_up(self.sent..self.kept.len())
     }
 
-    fn give_up(&mut self, range: Range<usize>) -> Vec<Doubt> {
+    fn give_up(&mut self, range: Range<usize>) -> Vec<UncertainLine> {
         let given_up: Vec<_> =
             self.kept.drain(range).map(|kept| (kept.number, kept.line)).collect();
         self.size -= given_up.iter().map(|(_, line)| line.len()).sum::<usize>();
@@ -319,7 +319,7 @@ impl Outgoing {
     }
 }
 
-impl Kept {
+impl UnansweredLine {
     fn pin(&mut self) {
         if let Some(pinned) = self.pinned.take() {
             self.line = pinned;
@@ -328,13 +328,13 @@ impl Kept {
 
     /// What is said behind it is meant for where it leads.
     fn leads(&self) -> bool {
-        self.is_typed_offline && self.bearing == Bearing::Leads
+        self.is_typed_offline && self.bearing == TargetEffect::Leads
     }
 }
 
 /// What a line has to do with where plain lines go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Bearing {
+enum TargetEffect {
     /// Nothing.
     None,
     /// A message goes there. It is known by its mark, so it goes there once.
@@ -345,7 +345,7 @@ enum Bearing {
     Leads,
 }
 
-impl Bearing {
+impl TargetEffect {
     fn of(line: &str) -> Self {
         use Command as C;
         match commands::parse(line) {
@@ -359,7 +359,7 @@ impl Bearing {
     }
 }
 
-fn is_bare_part(line: &str) -> bool {
+fn is_part_without_room(line: &str) -> bool {
     let part = Command::Part { room: None, reason: None };
     line.starts_with('/') && commands::parse(line) == Ok(Request::Command(part))
 }
@@ -372,7 +372,7 @@ fn part(room: &str) -> Command<'_> {
 pub(super) fn reply_to(name: &str, line: &str) -> Option<String> {
     match commands::parse(line) {
         Ok(Request::Command(Command::Reply { text })) => {
-            Some(Command::Msg { to: Target::Person(name), text }.to_string())
+            Some(Command::Msg { to: MessageTarget::Person(name), text }.to_string())
         }
         _ => None,
     }
@@ -384,7 +384,7 @@ mod tests {
     use crate::protocol::Cid;
 
     fn outgoing(lines: &[&str]) -> (Outgoing, State) {
-        let mut outgoing = Outgoing::new(Cids::new(7));
+        let mut outgoing = Outgoing::new(CidGenerator::new(7));
         let state = State::new("alice");
         for line in lines {
             outgoing.add((*line).to_owned(), None, &state);
@@ -400,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_mark_is_a_cid_and_knows_its_number() {
-        let cids = Cids::new(u64::MAX);
+        let cids = CidGenerator::new(u64::MAX);
         for number in [0, 1, 1_000_000] {
             let mark = cids.mark(number);
             assert!(Cid::parse(&mark).is_some(), "{mark}");
@@ -415,12 +415,12 @@ mod tests {
         let (mut outgoing, state) = outgoing(&["one", "two", "three"]);
         assert_eq!(sent(&mut outgoing, &state), ["1 one", "2 two", "3 three"]);
         let second = outgoing.cids.mark(2);
-        assert!(outgoing.settle(&second, None) && !outgoing.settle(&second, None));
-        assert!(outgoing.is_settled(&second) && !outgoing.is_settled("other-1"));
-        outgoing.lost();
+        assert!(outgoing.acknowledge(&second, None) && !outgoing.acknowledge(&second, None));
+        assert!(outgoing.is_acknowledged(&second) && !outgoing.is_acknowledged("other-1"));
+        outgoing.connection_lost();
         outgoing.add("four".to_owned(), None, &state);
         assert!(sent(&mut outgoing, &state).is_empty());
-        outgoing.back();
+        outgoing.resumed();
         assert_eq!(sent(&mut outgoing, &state), ["1 one", "3 three", "4 four"]);
         assert_eq!(outgoing.load(), (3, 12));
     }
@@ -432,7 +432,7 @@ mod tests {
         sent(&mut outgoing, &state);
         let sent_at = Instant::now();
         assert!(outgoing.unanswered_since().is_some_and(|since| since <= sent_at));
-        outgoing.settle(&outgoing.cids.mark(1), None);
+        outgoing.acknowledge(&outgoing.cids.mark(1), None);
         assert!(outgoing.unanswered_since().is_some_and(|since| since >= sent_at));
         assert!(outgoing.overdue(sent_at).is_empty());
         let later = Instant::now();
@@ -444,7 +444,7 @@ mod tests {
     fn in_a_new_visit_only_what_was_never_sent_is() {
         let (mut outgoing, state) = outgoing(&["one", "two"]);
         outgoing.next(&state);
-        outgoing.lost();
+        outgoing.connection_lost();
         outgoing.add("three".to_owned(), None, &state);
         assert_eq!(outgoing.begin_anew(), [(1, "one".to_owned())]);
         outgoing.next(&state);
@@ -457,18 +457,18 @@ mod tests {
     fn a_bare_part_names_its_room_and_is_done_once() {
         let (mut outgoing, state) = outgoing(&["one", "/part", "two"]);
         assert_eq!(sent(&mut outgoing, &state), ["1 one"]);
-        outgoing.settle(&outgoing.cids.mark(1), None);
+        outgoing.acknowledge(&outgoing.cids.mark(1), None);
         assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby", "3 two"]);
         let refusal = format!("@cid={} [ERROR not-in-room] no", outgoing.cids.mark(2));
-        assert_eq!(outgoing.done_before(&refusal), None);
-        outgoing.lost();
-        outgoing.back();
+        assert_eq!(outgoing.earlier_answer(&refusal), None);
+        outgoing.connection_lost();
+        outgoing.resumed();
         assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby", "3 two"]);
         let done = format!("@cid={} [PARTED #lobby]", outgoing.cids.mark(2));
-        assert_eq!(outgoing.done_before(&refusal), Some(done));
+        assert_eq!(outgoing.earlier_answer(&refusal), Some(done));
         for other in ["[ERROR bad-argument] no", "[PARTED #lobby]", "[ERROR"] {
             let other = format!("@cid={} {other}", outgoing.cids.mark(2));
-            assert_eq!(outgoing.done_before(&other), None);
+            assert_eq!(outgoing.earlier_answer(&other), None);
         }
     }
 
@@ -476,7 +476,7 @@ mod tests {
     fn nothing_leads_elsewhere_before_what_is_to_be_done_here_is_done() {
         let (mut outgoing, state) = outgoing(&["/join ops", "/topic x", "hi", "/join art", "ho"]);
         assert_eq!(sent(&mut outgoing, &state), ["1 /join ops", "2 /topic x", "3 hi"]);
-        outgoing.settle(&outgoing.cids.mark(2), None);
+        outgoing.acknowledge(&outgoing.cids.mark(2), None);
         assert_eq!(sent(&mut outgoing, &state), ["4 /join art", "5 ho"]);
     }
 
@@ -484,16 +484,16 @@ mod tests {
     fn what_is_typed_offline_for_elsewhere_is_said_there_or_not_at_all() {
         for is_refused in [false, true] {
             let (mut outgoing, state) = outgoing(&[]);
-            outgoing.lost();
+            outgoing.connection_lost();
             outgoing.add("public".to_owned(), None, &state);
             for line in ["/query bob", "secret", "/who", "/me nods", "/query", "public again"] {
                 outgoing.add(line.to_owned(), None, &state);
             }
-            outgoing.back();
+            outgoing.resumed();
             assert_eq!(sent(&mut outgoing, &state), ["1 public", "2 /query bob"]);
             let query = outgoing.cids.mark(2);
             let astray = if is_refused { outgoing.refused(&query) } else { Vec::new() };
-            outgoing.settle(&query, None);
+            outgoing.acknowledge(&query, None);
             let behind = sent(&mut outgoing, &state);
             if is_refused {
                 let lines = [(3, "secret"), (4, "/who"), (5, "/me nods")];
@@ -501,10 +501,10 @@ mod tests {
                 assert_eq!(behind, ["6 /query"]);
             } else {
                 assert_eq!(behind, ["3 secret", "4 /who", "5 /me nods"]);
-                outgoing.settle(&outgoing.cids.mark(4), None);
+                outgoing.acknowledge(&outgoing.cids.mark(4), None);
                 assert_eq!(sent(&mut outgoing, &state), ["6 /query"]);
             }
-            outgoing.settle(&outgoing.cids.mark(6), None);
+            outgoing.acknowledge(&outgoing.cids.mark(6), None);
             assert_eq!(sent(&mut outgoing, &state), ["7 public again"]);
         }
     }
@@ -516,8 +516,8 @@ mod tests {
         hears("[PRIVATE MESSAGE] bob: psst");
         outgoing.add("/r yes".to_owned(), None, &state);
         assert_eq!(sent(&mut outgoing, &state), ["1 /r yes"]);
-        outgoing.lost();
-        outgoing.back();
+        outgoing.connection_lost();
+        outgoing.resumed();
         assert_eq!(sent(&mut outgoing, &state), ["1 /msg bob yes"]);
     }
 }

@@ -7,7 +7,7 @@ use super::clean::Clean;
 use super::json::{self, Status};
 use super::theme::Theme;
 use super::writer::Writer;
-use super::{JoinArgs, complain};
+use super::{JoinArgs, print_error};
 use crate::protocol::{Event, Message, Place, Tags, text};
 
 /// Standard output.
@@ -67,15 +67,15 @@ impl Output {
     /// programs in an object.
     pub(super) fn status(&mut self, status: Status, number: Option<u64>, text: &str) {
         match number {
-            Some(number) => complain(&format!("line {number}: {text}")),
+            Some(number) => print_error(&format!("line {number}: {text}")),
             None if self.is_quiet && !is_always_told(status) => {}
-            None => complain(text),
+            None => print_error(text),
         }
-        self.tell(status, number, text);
+        self.status_for_programs(status, number, text);
     }
 
     /// The same, of what is no reason to say anything to people.
-    pub(super) fn tell(&mut self, status: Status, number: Option<u64>, text: &str) {
+    pub(super) fn status_for_programs(&mut self, status: Status, number: Option<u64>, text: &str) {
         if let Form::Json = self.form {
             // Nobody reads it any more? The next line finds that out too.
             let _ = json::status(self.out.batch(), status, number, text);
@@ -84,7 +84,7 @@ impl Output {
 
     /// Tells why a line of ours was not even sent.
     pub(super) fn error(&mut self, number: u64, code: &str, text: &str) {
-        complain(&format!("line {number}: {code}: {text}"));
+        print_error(&format!("line {number}: {code}: {text}"));
         if let Form::Json = self.form {
             let _ = json::error(self.out.batch(), number, code, text);
         }
@@ -102,8 +102,8 @@ impl Output {
     }
 
     /// Waits until there is more room, or a problem.
-    pub(super) async fn moves(&self) {
-        self.out.moves().await;
+    pub(super) async fn writable(&self) {
+        self.out.writable().await;
     }
 
     /// Waits until all of it is written.

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::signals::Signals;
 use super::terminal::Terminal;
-use super::{Exit, complain};
+use super::{Exit, print_error};
 use crate::{stdio, text_file};
 
 /// Where it may stand beside the file.
@@ -46,7 +46,7 @@ impl Password {
         let text = match (file, command) {
             (Some(path), _) => text_file::read(path)
                 .map_err(|why| format!("cannot read a password in {}: {why}", path.display()))?,
-            (None, Some(command)) => written_by(command)?,
+            (None, Some(command)) => command_output(command)?,
             (None, None) => match std::env::var(VARIABLE) {
                 Ok(text) if !text.is_empty() => text,
                 Ok(_) | Err(std::env::VarError::NotPresent) => return Ok(None),
@@ -67,7 +67,7 @@ impl Password {
     /// leave.
     pub(super) async fn ask(name: &str, problem: &str) -> Result<Self, Exit> {
         if !problem.is_empty() {
-            complain(problem);
+            print_error(problem);
         }
         Self::ask_for(&format!("password for {name}")).await
     }
@@ -95,7 +95,7 @@ impl Password {
         match line {
             Ok(Ok(line)) if line.ends_with('\n') => Ok(Self::new(text_file::first_line(&line))),
             Ok(Err(problem)) => {
-                complain(&format!("cannot read the password: {}", stdio::reason(&problem)));
+                print_error(&format!("cannot read the password: {}", stdio::reason(&problem)));
                 Err(Exit::Unavailable)
             }
             _ => Err(Exit::NameRefused), // Ctrl-D
@@ -104,7 +104,7 @@ impl Password {
 }
 
 /// A command may ask at the terminal; only its output is ours.
-fn written_by(command: &str) -> Result<String, String> {
+fn command_output(command: &str) -> Result<String, String> {
     let output = Command::new("sh").args(["-c", command]).stderr(Stdio::inherit()).output();
     let output = output.map_err(|problem| format!("cannot run the password command: {problem}"))?;
     if !output.status.success() {

@@ -14,24 +14,24 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::comeback::{self, ANSWER_CUT, Comeback, IDS_WENT_BACK, MORE_MISSED, back_after};
+use super::comeback::{self, ANSWER_CUT, Resumption, IDS_WENT_BACK, MISSED_LIMIT_REACHED, reconnected_message};
 use super::connection::{Connection, Progress};
 use super::json::Status;
 use super::log_files::LogFiles;
 use super::login::REPLACED;
 use super::output::{Form, Output};
-use super::pulse::{Beat, Pulse};
-use super::reconnect::{Back, How, Road};
+use super::pulse::{HeartbeatAction, Heartbeat};
+use super::reconnect::{Reconnected, Outcome, ReconnectConfig};
 use super::signals::Signals;
 use super::state::State;
-use super::{Exit, Visit, complain};
-use crate::commands::{self, Command, Request, Setting, Target};
+use super::{Exit, ActiveSession, print_error};
+use crate::commands::{self, Command, Request, Setting, MessageTarget};
 use crate::protocol::text::is_blank_text;
 use crate::protocol::{Event, LINE_MAX, RoomName, Tags};
 use crate::{stdio, text_file};
 
 /// What has come of a line that nobody answered.
-const IN_DOUBT: (Status, &str) = (Status::InDoubt, "sent, but nobody knows whether it was said");
+const UNCERTAIN: (Status, &str) = (Status::InDoubt, "sent, but nobody knows whether it was said");
 const NOT_SENT: (Status, &str) = (Status::NotSent, "not sent");
 
 /// Lines read ahead of what is said.
@@ -62,11 +62,11 @@ pub(super) struct Task {
 }
 
 /// Runs to the end of input, or of the connection.
-pub(super) async fn run(visit: Visit, task: Task, mut signals: Signals) -> Exit {
-    let Visit { mut connection, session, cids, mut road, ping_after, log, .. } = visit;
+pub(super) async fn run(visit: ActiveSession, task: Task, mut signals: Signals) -> Exit {
+    let ActiveSession { mut connection, session, cids, mut road, ping_after, log, .. } = visit;
     let mut input = read_input(task.lines, task.reads_input);
     let mut script = Script {
-        comeback: Comeback::new(cids),
+        comeback: Resumption::new(cids),
         state: State::new(&session.me),
         raw_room: task.raw_room,
         end: End::None,
@@ -77,17 +77,17 @@ pub(super) async fn run(visit: Visit, task: Task, mut signals: Signals) -> Exit 
         is_patient: !road.retry_for.is_zero(),
         keeps_place: road.keeps_place,
         was_replaced: false,
-        pulse: Pulse::new(ping_after, Instant::now()),
+        pulse: Heartbeat::new(ping_after, Instant::now()),
         wait: task.wait,
         output: Output::new(task.form, task.is_quiet),
         log,
     };
-    script.output.tell(Status::Online, None, &format!("logged in as {}", session.me));
+    script.output.status_for_programs(Status::Online, None, &format!("logged in as {}", session.me));
     let mut shown = script.show(session.lines);
     loop {
         let stop = match shown {
             Ok(()) => script.talk(&mut connection, &mut input, &mut signals).await,
-            Err(problem) => Stop::Over(unwritable(&problem)),
+            Err(problem) => Stop::Over(output_failed(&problem)),
         };
         match stop {
             Stop::Over(exit) => {
@@ -106,8 +106,8 @@ pub(super) async fn run(visit: Visit, task: Task, mut signals: Signals) -> Exit 
         road.found(&mut script.comeback, back.backoff);
         script.state.greeted(&back.me);
         connection = back.connection;
-        let is_anew = matches!(back.how, How::Anew(_));
-        script.output.status(Status::Back, None, &back_after(back.after, is_anew));
+        let is_anew = matches!(back.how, Outcome::Anew(_));
+        script.output.status(Status::Back, None, &reconnected_message(back.after, is_anew));
         if back.ids_were_reset {
             script.output.status(Status::IdsWentBack, None, IDS_WENT_BACK);
         }
@@ -117,16 +117,16 @@ pub(super) async fn run(visit: Visit, task: Task, mut signals: Signals) -> Exit 
 
 /// Nobody reads us any more, as in `| head -1`: no reason to complain. Any other
 /// end of our output is.
-fn unwritable(problem: &io::Error) -> Exit {
+fn output_failed(problem: &io::Error) -> Exit {
     if problem.kind() == io::ErrorKind::BrokenPipe {
         return Exit::Done;
     }
-    complain(&format!("cannot write what the server says: {problem}"));
+    print_error(&format!("cannot write what the server says: {problem}"));
     Exit::Unavailable
 }
 
 /// Without a time, for ever.
-async fn until_then(time: Option<Instant>) {
+async fn sleep_until_opt(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
@@ -209,7 +209,7 @@ enum Stop {
 
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 struct Script {
-    comeback: Comeback,
+    comeback: Resumption,
     state: State,
     raw_room: Option<RoomName>,
     end: End,
@@ -226,7 +226,7 @@ struct Script {
     keeps_place: bool,
     /// The connection ended because our account logged in elsewhere.
     was_replaced: bool,
-    pulse: Pulse,
+    pulse: Heartbeat,
     /// How long to listen after the end of the input.
     wait: Duration,
     output: Output,
@@ -249,7 +249,7 @@ impl Script {
         loop {
             // What came together with the welcome is here already.
             if let Err(problem) = self.show(std::iter::from_fn(|| connection.next_line())) {
-                return Stop::Over(unwritable(&problem));
+                return Stop::Over(output_failed(&problem));
             }
             match self.end {
                 End::Reached | End::Astray => return Stop::Over(self.exit()),
@@ -261,8 +261,8 @@ impl Script {
                 _ => None,
             };
             tokio::select! {
-                () = self.output.moves() => {}
-                () = until_then(until) => self.ping(),
+                () = self.output.writable() => {}
+                () = sleep_until_opt(until) => self.ping(),
                 progress = connection.progress(), if self.output.has_room() => {
                     is_closed = progress == Progress::Closed;
                     if progress == Progress::Read {
@@ -275,9 +275,9 @@ impl Script {
                 }
                 () = sleep_until(self.pulse.due()), if self.output.has_room()
                     => match self.pulse.beat(Instant::now()) {
-                    Beat::Wait => {}
-                    Beat::Ask => connection.send(&self.comeback.pulse_request()),
-                    Beat::Dead => return Stop::Lost,
+                    HeartbeatAction::Wait => {}
+                    HeartbeatAction::Ask => connection.send(&self.comeback.pulse_request()),
+                    HeartbeatAction::Dead => return Stop::Lost,
                 },
                 line = input.recv(), if self.takes_input() => self.take_all(line, input),
                 exit = signals.next() => return Stop::Over(exit),
@@ -288,10 +288,10 @@ impl Script {
     /// Comes back, if that makes sense, and goes on taking lines meanwhile.
     async fn wait(
         &mut self,
-        road: &Road,
+        road: &ReconnectConfig,
         input: &mut Input,
         signals: &mut Signals,
-    ) -> Result<Back, Exit> {
+    ) -> Result<Reconnected, Exit> {
         if let Some(number) = self.comeback.cut_answer() {
             self.has_doubts = true;
             self.output.status(Status::Gap, Some(number), ANSWER_CUT);
@@ -329,11 +329,11 @@ impl Script {
     }
 
     /// Goes on where the connection was lost.
-    fn back(&mut self, missed: Vec<String>, how: How) -> io::Result<()> {
+    fn back(&mut self, missed: Vec<String>, how: Outcome) -> io::Result<()> {
         let (again, session) = match how {
-            How::Resumed => (None, None),
-            How::Restored(seen, session) => (Some(seen), Some(session)),
-            How::Anew(session) => (None, Some(session)),
+            Outcome::Resumed => (None, None),
+            Outcome::Restored(seen, session) => (Some(seen), Some(session)),
+            Outcome::Anew(session) => (None, Some(session)),
         };
         let is_same_visit = session.is_none() || again.is_some();
         self.comeback.back(again);
@@ -350,7 +350,7 @@ impl Script {
                 self.comeback.begin_anew(&session)
             };
             let is_pinged = sent.iter().any(|(number, _)| self.end == End::Awaited(*number));
-            self.doubt(&sent, IN_DOUBT);
+            self.doubt(&sent, UNCERTAIN);
             if is_pinged {
                 self.ping();
             }
@@ -360,14 +360,14 @@ impl Script {
         self.show(session.missed)?;
         if session.has_more {
             self.has_doubts = true;
-            self.output.status(Status::Gap, None, MORE_MISSED);
+            self.output.status(Status::Gap, None, MISSED_LIMIT_REACHED);
         }
         if !self.state.is_where(&before) {
             let why = session.refused.unwrap_or_else(|| before.target());
             let why = format!("the way back does not lead to where lines went: {why}");
             self.output.status(Status::Failed, None, &why);
             let sent = self.comeback.outgoing.give_up_sent();
-            self.doubt(&sent, IN_DOUBT);
+            self.doubt(&sent, UNCERTAIN);
             let unsent = self.comeback.outgoing.give_up_unsent();
             self.doubt(&unsent, NOT_SENT);
             self.end = End::Astray;
@@ -383,13 +383,13 @@ impl Script {
     /// would fight for the account for ever.
     fn comes_back_after(&self, code: Option<&str>) -> bool {
         let is_shared = !self.keeps_place && code == Some(REPLACED);
-        self.is_patient && (comeback::is_worth_it(code) || is_shared)
+        self.is_patient && (comeback::should_reconnect(code) || is_shared)
     }
 
     /// Waits until what was told is written.
     fn finish(&mut self, exit: Exit) -> Exit {
         match self.output.finish() {
-            Err(problem) if exit == Exit::Done || exit == Exit::Refused => unwritable(&problem),
+            Err(problem) if exit == Exit::Done || exit == Exit::Refused => output_failed(&problem),
             _ => exit,
         }
     }
@@ -439,7 +439,7 @@ impl Script {
             return;
         }
         if let Some(room) = &self.raw_room {
-            let command = Command::Msg { to: Target::Room(room.as_str()), text: line }.to_string();
+            let command = Command::Msg { to: MessageTarget::Room(room.as_str()), text: line }.to_string();
             // A line of full length has no room for that; where it goes all the same
             // is checked with every new visit.
             let is_text = commands::parse(line) == Ok(Request::Say(line));
@@ -493,7 +493,7 @@ impl Script {
                 let number = self.number(&tags);
                 if self.note(&tags, Event::parse(plain)) {
                     self.output.line(&tags, plain, number, self.state.me())?;
-                    self.log.note(&tags, plain).as_deref().map(complain);
+                    self.log.note(&tags, plain).as_deref().map(print_error);
                 }
             }
         }
@@ -509,7 +509,7 @@ impl Script {
     fn note(&mut self, tags: &Tags<'_>, event: Option<Event<'_>>) -> bool {
         let is_shown = self.comeback.note(tags, event.as_ref());
         let number = self.number(tags);
-        tags.cid.map(|cid| self.comeback.outgoing.settle(cid, event.as_ref()));
+        tags.cid.map(|cid| self.comeback.outgoing.acknowledge(cid, event.as_ref()));
         if let Some(event) = &event {
             self.state.apply(tags, event);
         }
@@ -523,7 +523,7 @@ impl Script {
             Some(Event::Error { code, text }) => {
                 if let Some(number) = number {
                     self.has_refusals = true;
-                    complain(&format!("line {number}: {code}: {text}"));
+                    print_error(&format!("line {number}: {code}: {text}"));
                 }
                 is_shown
             }
@@ -550,7 +550,7 @@ impl Script {
     fn give_up(&mut self, exit: Exit, why: &str) -> Exit {
         self.output.status(Status::Failed, None, why);
         let sent = self.comeback.outgoing.give_up_sent();
-        self.doubt(&sent, IN_DOUBT);
+        self.doubt(&sent, UNCERTAIN);
         let unsent = self.comeback.outgoing.give_up_unsent();
         self.doubt(&unsent, NOT_SENT);
         let _ = self.output.flush(); // it is over anyway

@@ -13,13 +13,13 @@ use super::state::State;
 use crate::protocol::{Event, Key, LOBBY};
 
 /// How long one waits for others to share its line.
-const WINDOW: Duration = Duration::from_secs(3);
+const COALESCE_WINDOW: Duration = Duration::from_secs(3);
 
 /// More names than this are counted.
 const NAMES_MAX: usize = 10;
 
 /// In a room of more people than this nobody knows all of them.
-const CROWD: usize = 20;
+const LARGE_ROOM: usize = 20;
 
 /// Whose comings and goings are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -42,7 +42,7 @@ impl Joins {
         };
         let is_hidden = match self {
             Self::All => false,
-            Self::Smart => !state.has_spoken(name) && state.least_company(room, name) > CROWD,
+            Self::Smart => !state.has_spoken(name) && state.smallest_room(room, name) > LARGE_ROOM,
             Self::Off => true,
         };
         is_hidden && Key::fold(name) != Key::fold(state.me())
@@ -50,13 +50,13 @@ impl Joins {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
+enum PresenceKind {
     Joined,
     Left,
     Quit,
 }
 
-impl What {
+impl PresenceKind {
     fn verb(self) -> &'static str {
         match self {
             Self::Joined => "joined",
@@ -68,7 +68,7 @@ impl What {
 
 #[derive(Debug)]
 struct Move {
-    what: What,
+    what: PresenceKind,
     /// Folded; a person quits in none, and is told of where they come from.
     room: Key,
     room_name: String,
@@ -89,9 +89,9 @@ impl Presence {
     /// Takes a line in, if it is one to be gathered.
     pub(super) fn gather(&mut self, event: &Event<'_>, me: &str, now: Instant) -> bool {
         let (what, room, name, reason) = match *event {
-            Event::Joined { room, name } => (What::Joined, room, name, None),
-            Event::Left { room, name, reason } => (What::Left, room, name, reason),
-            Event::Quit { name, reason } => (What::Quit, LOBBY, name, reason),
+            Event::Joined { room, name } => (PresenceKind::Joined, room, name, None),
+            Event::Left { room, name, reason } => (PresenceKind::Left, room, name, reason),
+            Event::Quit { name, reason } => (PresenceKind::Quit, LOBBY, name, reason),
             _ => return false,
         };
         if Key::fold(name) == Key::fold(me) {
@@ -104,21 +104,21 @@ impl Presence {
         let (room_name, name) = (room.to_owned(), name.to_owned());
         let reason = reason.map(str::to_owned);
         self.moves.push(Move { what, room: Key::fold(room), room_name, name, reason });
-        self.due.get_or_insert(now + WINDOW);
+        self.due.get_or_insert(now + COALESCE_WINDOW);
         true
     }
 
     /// Whether a move undoes earlier ones, which are then as if they never were.
-    fn cancels(&mut self, what: What, room: &Key, name: &Key) -> bool {
+    fn cancels(&mut self, what: PresenceKind, room: &Key, name: &Key) -> bool {
         let is_undone = |earlier: &Move| {
             Key::fold(&earlier.name) == *name
                 && match what {
-                    What::Joined => {
-                        earlier.what == What::Quit
-                            || (earlier.what == What::Left && earlier.room == *room)
+                    PresenceKind::Joined => {
+                        earlier.what == PresenceKind::Quit
+                            || (earlier.what == PresenceKind::Left && earlier.room == *room)
                     }
-                    What::Left => earlier.what == What::Joined && earlier.room == *room,
-                    What::Quit => earlier.what == What::Joined,
+                    PresenceKind::Left => earlier.what == PresenceKind::Joined && earlier.room == *room,
+                    PresenceKind::Quit => earlier.what == PresenceKind::Joined,
                 }
         };
         let before = self.moves.len();
@@ -163,7 +163,7 @@ impl Presence {
 /// `carol, dave joined; bob quit (bye)`, whatever happened first being told first.
 fn sentence(moves: &[Move]) -> String {
     /// Those who did the same for the same reason.
-    type Part<'a> = ((What, Option<&'a str>), Vec<&'a str>);
+    type Part<'a> = ((PresenceKind, Option<&'a str>), Vec<&'a str>);
     let mut parts: Vec<Part<'_>> = Vec::new();
     for Move { what, name, reason, .. } in moves {
         let did = (*what, reason.as_deref());
@@ -286,8 +286,8 @@ mod tests {
         let mut told = |line: &str| {
             state.apply(&Tags::default(), &Event::parse(line).expect(line));
         };
-        let crowd: Vec<String> = (0..CROWD).map(|n| format!("n{n}")).collect();
-        told(&format!("[USERS #lobby {}] alice,{}", CROWD + 1, crowd.join(",")));
+        let crowd: Vec<String> = (0..LARGE_ROOM).map(|n| format!("n{n}")).collect();
+        told(&format!("[USERS #lobby {}] alice,{}", LARGE_ROOM + 1, crowd.join(",")));
         told("@cid=1 [JOINED #ops]".split_once(' ').expect("a tag").1);
         told("[USERS #ops 2] alice,n3");
         told("n5: hello");

@@ -26,7 +26,7 @@ use crate::stdio;
 const BATCH_MAX: usize = 16 * 1024;
 
 /// So many lines can be shown once more: as many as a large screen has.
-const KEPT_MAX: usize = 200;
+const SCROLLBACK_MAX: usize = 200;
 
 /// Rows of a screen drawn anew that are for the prompt and the draft.
 const PROMPT_ROWS: usize = 4;
@@ -43,13 +43,13 @@ const ROW_END: &str = "\x1b[K\n";
 const SCREEN_END: &str = "\x1b[J\n";
 
 /// What the printer is asked for.
-enum Order {
+enum PrintRequest {
     Line(Styled),
     Repaint,
     Redraw,
 }
 
-impl Order {
+impl PrintRequest {
     /// What it counts against [`SCREEN_MAX`] while it waits.
     fn size(&self) -> usize {
         match self {
@@ -67,24 +67,24 @@ struct Load {
 }
 
 /// What waits for the printer.
-pub(super) struct Orders {
-    orders: Receiver<Order>,
+pub(super) struct PrintQueue {
+    orders: Receiver<PrintRequest>,
     load: Arc<Load>,
 }
 
 /// Where to put lines for the screen.
 #[derive(Clone)]
 pub(super) struct Printer {
-    orders: Sender<Order>,
+    orders: Sender<PrintRequest>,
     load: Arc<Load>,
 }
 
 impl Printer {
     /// A printer, and what it hands to its thread.
-    pub(super) fn new() -> (Self, Orders) {
+    pub(super) fn new() -> (Self, PrintQueue) {
         let (orders, waiting) = mpsc::channel();
         let load = Arc::<Load>::default();
-        (Self { orders, load: load.clone() }, Orders { orders: waiting, load })
+        (Self { orders, load: load.clone() }, PrintQueue { orders: waiting, load })
     }
 
     /// Whether more may be queued of what the server sends. What the client itself has
@@ -100,48 +100,48 @@ impl Printer {
 
     /// Shows a line; at once, or when the prompt allows it.
     pub(super) fn print(&self, line: Styled) {
-        self.order(Order::Line(line));
+        self.order(PrintRequest::Line(line));
     }
 
     /// Draws the prompt again, which has changed.
     pub(super) fn repaint(&self) {
-        self.order(Order::Repaint);
+        self.order(PrintRequest::Repaint);
     }
 
     /// Clears the screen and shows the latest lines as they are on it now.
     pub(super) fn redraw(&self) {
-        self.order(Order::Redraw);
+        self.order(PrintRequest::Redraw);
     }
 
-    fn order(&self, order: Order) {
+    fn order(&self, order: PrintRequest) {
         // The thread lives as long as we do; if it does not, there is no screen.
         self.load.waiting.fetch_add(order.size(), Ordering::Relaxed);
         let _ = self.orders.send(order);
     }
 }
 
-impl Orders {
+impl PrintQueue {
     /// Starts the thread. It ends when every [`Printer`] is gone.
     pub(super) fn obeyed(
         self,
         out: impl ExternalPrinter + Send + 'static,
-        gate: Arc<Gate>,
+        gate: Arc<PromptGate>,
     ) -> JoinHandle<()> {
-        let mut press = Press { out, gate, kept: VecDeque::new(), kept_size: 0 };
+        let mut press = PrinterThread { out, gate, kept: VecDeque::new(), kept_size: 0 };
         thread::spawn(move || press.run(&self))
     }
 }
 
-struct Press<P> {
+struct PrinterThread<P> {
     out: P,
-    gate: Arc<Gate>,
+    gate: Arc<PromptGate>,
     /// The latest lines.
     kept: VecDeque<Styled>,
     kept_size: usize,
 }
 
-impl<P: ExternalPrinter> Press<P> {
-    fn run(&mut self, Orders { orders, load }: &Orders) {
+impl<P: ExternalPrinter> PrinterThread<P> {
+    fn run(&mut self, PrintQueue { orders, load }: &PrintQueue) {
         let mut held = None;
         while let Some(first) = held.take().or_else(|| orders.recv().ok()) {
             let mut batch = String::new();
@@ -150,21 +150,21 @@ impl<P: ExternalPrinter> Press<P> {
             let mut next = Some(first);
             let (columns, _) = size();
             while let Some(order) = next {
-                if is_redrawn && matches!(order, Order::Line(_)) {
+                if is_redrawn && matches!(order, PrintRequest::Line(_)) {
                     // The screen is repaired before anything else is added to it.
                     held = Some(order);
                     break;
                 }
                 size_taken += order.size();
                 match order {
-                    Order::Line(line) => {
+                    PrintRequest::Line(line) => {
                         batch.push_str(&wrap(line.as_str(), line.hang(), columns));
                         // Without its own line end the last line is lost between prompts.
                         batch.push('\n');
                         self.keep(line);
                     }
-                    Order::Repaint => {}
-                    Order::Redraw => is_redrawn = true,
+                    PrintRequest::Repaint => {}
+                    PrintRequest::Redraw => is_redrawn = true,
                 }
                 next = if batch.len() < BATCH_MAX { orders.try_recv().ok() } else { None };
             }
@@ -185,7 +185,7 @@ impl<P: ExternalPrinter> Press<P> {
     fn keep(&mut self, line: Styled) {
         self.kept_size += cost(line.as_str());
         self.kept.push_back(line);
-        while self.kept.len() > KEPT_MAX || self.kept_size > REDRAWN_MAX {
+        while self.kept.len() > SCROLLBACK_MAX || self.kept_size > REDRAWN_MAX {
             let Some(oldest) = self.kept.pop_front() else { break };
             self.kept_size -= cost(oldest.as_str());
         }
@@ -268,14 +268,14 @@ fn write(text: &str) {
 /// 2. What rustyline has taken but not drawn is lost when the prompt ends. So it
 ///    is kept here until it is seen on the screen, and written at the end.
 #[derive(Default)]
-pub(super) struct Gate {
+pub(super) struct PromptGate {
     state: Mutex<GateState>,
     moved: Condvar,
 }
 
 #[derive(Default)]
 struct GateState {
-    prompt: PromptIs,
+    prompt: PromptState,
     /// There will be no other prompt.
     is_last: bool,
     undrawn: VecDeque<Handed>,
@@ -289,19 +289,19 @@ struct Handed {
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
-enum PromptIs {
+enum PromptState {
     #[default]
     Away,
     Standing,
     Over,
 }
 
-impl Gate {
+impl PromptGate {
     /// A prompt stands: what comes can be drawn above it.
     pub(super) fn open(&self) {
         let mut state = self.lock();
-        if state.prompt == PromptIs::Away && !state.is_last {
-            state.prompt = PromptIs::Standing;
+        if state.prompt == PromptState::Away && !state.is_last {
+            state.prompt = PromptState::Standing;
             self.moved.notify_all();
         }
     }
@@ -310,14 +310,14 @@ impl Gate {
     pub(super) fn shut(&self, is_last: bool) {
         let mut state = self.lock();
         state.is_last |= is_last;
-        if state.prompt == PromptIs::Standing {
-            state.prompt = PromptIs::Away;
+        if state.prompt == PromptState::Standing {
+            state.prompt = PromptState::Away;
         }
     }
 
     /// The prompt is gone and the terminal as it was: write as you like.
     pub(super) fn finish(&self) {
-        self.lock().prompt = PromptIs::Over;
+        self.lock().prompt = PromptState::Over;
         self.moved.notify_all();
     }
 
@@ -330,10 +330,10 @@ impl Gate {
     /// Waits for a prompt. `false`: there will be none any more.
     fn hand_to_prompt(&self, news: &str, columns: Option<usize>) -> bool {
         let mut state = self.lock();
-        while state.prompt == PromptIs::Away {
+        while state.prompt == PromptState::Away {
             state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let is_standing = state.prompt == PromptIs::Standing;
+        let is_standing = state.prompt == PromptState::Standing;
         if is_standing {
             state.undrawn.push_back(Handed { news: news.to_owned(), columns });
         }

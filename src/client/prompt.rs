@@ -33,7 +33,7 @@ use super::clean::is_unseen;
 use super::helper::ChatHelper;
 use super::history::History;
 use super::local::{self, Local};
-use super::printer::{Gate, Printer};
+use super::printer::{PromptGate, Printer};
 use super::slot;
 use super::state::State;
 use super::submission::Submission;
@@ -71,7 +71,7 @@ pub(super) type ChatEditor = Editor<ChatHelper, DefaultHistory>;
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) state: Arc<Mutex<State>>,
-    pub(super) gate: Arc<Gate>,
+    pub(super) gate: Arc<PromptGate>,
     pub(super) printer: Printer,
     pub(super) theme: Theme,
     /// A question is on the screen instead of the prompt.
@@ -122,7 +122,7 @@ pub(super) fn bind(
 pub(super) struct Prompt {
     thread: JoinHandle<()>,
     is_called_off: Arc<AtomicBool>,
-    gate: Arc<Gate>,
+    gate: Arc<PromptGate>,
 }
 
 impl Prompt {
@@ -277,7 +277,7 @@ impl Loop {
     fn submit(&mut self, text: &str, target: &str) -> Next {
         // What is sent is what was seen: nothing hides in a paste.
         let text = text.replace(|c| is_unseen(c) && !matches!(c, '\n' | '\t'), "");
-        let text = local::written_out(&text).unwrap_or(text);
+        let text = local::expand_abbreviation(&text).unwrap_or(text);
         let mut submission = Submission::of(&text);
         if let Submission::Lines { lines, is_doubtful: true } = &submission {
             match self.ask(lines.len(), target) {

@@ -7,15 +7,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How often who is silent is asked before we give up.
-const ASKED_MAX: u32 = 2;
+const PINGS_MAX: u32 = 2;
 
 /// So late we notice that it is time only if we were stopped, or slept, or could
 /// not write: the silence was ours then.
-const LATE: Duration = Duration::from_secs(2);
+const SUSPENDED_AFTER: Duration = Duration::from_secs(2);
 
 /// What there is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Beat {
+pub(super) enum HeartbeatAction {
     /// Nothing yet.
     Wait,
     /// Ask whether it is there.
@@ -26,7 +26,7 @@ pub(super) enum Beat {
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(super) struct Pulse {
+pub(super) struct Heartbeat {
     /// How long a silence may be.
     silence: Duration,
     due: Instant,
@@ -34,7 +34,7 @@ pub(super) struct Pulse {
     asked: Option<(Instant, u32)>,
 }
 
-impl Pulse {
+impl Heartbeat {
     /// Of a server that has just been heard.
     pub(super) fn new(silence: Duration, now: Instant) -> Self {
         Self { silence, due: now + silence, asked: None }
@@ -56,25 +56,25 @@ impl Pulse {
     }
 
     /// What is to be done now.
-    pub(super) fn beat(&mut self, now: Instant) -> Beat {
+    pub(super) fn beat(&mut self, now: Instant) -> HeartbeatAction {
         if now < self.due {
-            return Beat::Wait;
+            return HeartbeatAction::Wait;
         }
-        if now - self.due >= LATE {
+        if now - self.due >= SUSPENDED_AFTER {
             self.asked = None;
         }
         match self.asked {
-            Some((_, ASKED_MAX..)) => Beat::Dead,
+            Some((_, PINGS_MAX..)) => HeartbeatAction::Dead,
             _ => self.ask(now),
         }
     }
 
     /// Asks now: the world may have changed while we were stopped.
-    pub(super) fn ask(&mut self, now: Instant) -> Beat {
+    pub(super) fn ask(&mut self, now: Instant) -> HeartbeatAction {
         let (since, count) = self.asked.unwrap_or((now, 0));
         self.asked = Some((since, count + 1));
         self.due = now + self.silence;
-        Beat::Ask
+        HeartbeatAction::Ask
     }
 }
 
@@ -88,36 +88,36 @@ mod tests {
     fn who_is_silent_is_asked_twice_and_then_given_up() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut pulse = Pulse::new(SILENCE, start);
-        assert_eq!(pulse.beat(at(29)), Beat::Wait);
-        assert_eq!(pulse.beat(at(30)), Beat::Ask);
+        let mut pulse = Heartbeat::new(SILENCE, start);
+        assert_eq!(pulse.beat(at(29)), HeartbeatAction::Wait);
+        assert_eq!(pulse.beat(at(30)), HeartbeatAction::Ask);
         assert_eq!(pulse.asked_since(), Some(at(30)));
-        assert_eq!(pulse.beat(at(59)), Beat::Wait);
-        assert_eq!(pulse.beat(at(60)), Beat::Ask);
+        assert_eq!(pulse.beat(at(59)), HeartbeatAction::Wait);
+        assert_eq!(pulse.beat(at(60)), HeartbeatAction::Ask);
         assert_eq!(pulse.asked_since(), Some(at(30)));
-        assert_eq!(pulse.beat(at(90)), Beat::Dead);
+        assert_eq!(pulse.beat(at(90)), HeartbeatAction::Dead);
     }
 
     #[test]
     fn any_word_will_do() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut pulse = Pulse::new(SILENCE, start);
-        assert_eq!((pulse.beat(at(30)), pulse.beat(at(60))), (Beat::Ask, Beat::Ask));
+        let mut pulse = Heartbeat::new(SILENCE, start);
+        assert_eq!((pulse.beat(at(30)), pulse.beat(at(60))), (HeartbeatAction::Ask, HeartbeatAction::Ask));
         pulse.heard(at(61));
         assert_eq!((pulse.due(), pulse.asked_since()), (at(91), None));
-        assert_eq!(pulse.beat(at(91)), Beat::Ask);
+        assert_eq!(pulse.beat(at(91)), HeartbeatAction::Ask);
     }
 
     #[test]
     fn who_was_stopped_asks_before_giving_up() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut pulse = Pulse::new(SILENCE, start);
-        assert_eq!((pulse.beat(at(30)), pulse.beat(at(60))), (Beat::Ask, Beat::Ask));
+        let mut pulse = Heartbeat::new(SILENCE, start);
+        assert_eq!((pulse.beat(at(30)), pulse.beat(at(60))), (HeartbeatAction::Ask, HeartbeatAction::Ask));
         // A night.
-        assert_eq!(pulse.beat(at(30_000)), Beat::Ask);
-        assert_eq!(pulse.beat(at(30_030)), Beat::Ask);
-        assert_eq!(pulse.beat(at(30_060)), Beat::Dead);
+        assert_eq!(pulse.beat(at(30_000)), HeartbeatAction::Ask);
+        assert_eq!(pulse.beat(at(30_030)), HeartbeatAction::Ask);
+        assert_eq!(pulse.beat(at(30_060)), HeartbeatAction::Dead);
     }
 }

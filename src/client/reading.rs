@@ -4,21 +4,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::comeback::spelled;
+use super::comeback::humanize;
 
 /// Who has not written for so long may have been elsewhere.
-const ABSENCE: Duration = Duration::from_mins(5);
+const AWAY_AFTER: Duration = Duration::from_mins(5);
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(super) struct Reading {
+pub(super) struct AwayMarker {
     start: Instant,
     wrote: Instant,
     is_marked: bool,
     count: usize,
 }
 
-impl Reading {
+impl AwayMarker {
     /// From now on.
     pub(super) fn new(now: Instant) -> Self {
         Self { start: now, wrote: now, is_marked: false, count: 0 }
@@ -33,7 +33,7 @@ impl Reading {
     /// which a mark belongs.
     pub(super) fn begins_anew(&mut self, now: Instant) -> bool {
         self.count += 1;
-        let is_first = !self.is_marked && now - self.wrote >= ABSENCE;
+        let is_first = !self.is_marked && now - self.wrote >= AWAY_AFTER;
         self.is_marked |= is_first;
         is_first
     }
@@ -41,7 +41,7 @@ impl Reading {
     /// How long it was, and how much was read.
     pub(super) fn sum(&self, now: Instant) -> (String, String) {
         let messages = if self.count == 1 { "message" } else { "messages" };
-        (spelled(now - self.start), format!("{} {messages} read", self.count))
+        (humanize(now - self.start), format!("{} {messages} read", self.count))
     }
 }
 
@@ -53,7 +53,7 @@ mod tests {
     fn who_was_long_elsewhere_finds_a_mark_once() {
         let start = Instant::now();
         let after = |minutes| start + Duration::from_mins(minutes);
-        let mut reading = Reading::new(start);
+        let mut reading = AwayMarker::new(start);
         assert!(!reading.begins_anew(after(4)));
         assert!(reading.begins_anew(after(5)));
         assert!(!reading.begins_anew(after(6)));

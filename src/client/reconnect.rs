@@ -10,14 +10,14 @@ use tokio::time::{Instant, timeout};
 use super::Exit;
 use super::address::Endpoint;
 use super::bounds::{Budget, MISSED_MAX};
-use super::comeback::{Backoff, Comeback, Opening};
+use super::comeback::{Backoff, Resumption, ResumeRequest};
 use super::connection::{Connection, Unreachable, connect};
-use super::login::{Refused, Session, another_name, greet, login};
-use super::outgoing::Cids;
+use super::login::{Refused, Session, alternative_name, greet, login};
+use super::outgoing::CidGenerator;
 use super::password::Password;
-use super::seen::{Position, Seen};
+use super::seen::{Position, SeenMessages};
 use super::state::State;
-use crate::commands::{Command, Rows, Target};
+use crate::commands::{Command, HistoryRange, MessageTarget};
 use crate::protocol::{ErrorCode, Event, LOBBY, Tags};
 
 /// How long the server may be silent while we come back.
@@ -25,10 +25,10 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 /// A name that is taken in so many tries is somebody else's: it is not ourselves any
 /// more whom the server has not noticed to be gone.
-const TAKEN_MAX: u32 = 3;
+const NAME_TAKEN_MAX: u32 = 3;
 
 /// Where the server is, and how long to look for it.
-pub(super) struct Road {
+pub(super) struct ReconnectConfig {
     pub(super) endpoint: Endpoint,
     pub(super) retry_for: Duration,
     /// What a new login takes.
@@ -44,17 +44,17 @@ pub(super) struct Road {
     pub(super) since: Instant,
 }
 
-impl Road {
+impl ReconnectConfig {
     /// A connection stands again.
-    pub(super) fn found(&mut self, comeback: &mut Comeback, backoff: Backoff) {
+    pub(super) fn found(&mut self, comeback: &mut Resumption, backoff: Backoff) {
         self.since = Instant::now();
         comeback.backoff = backoff;
     }
 
     /// The way back from here; the connection has just been lost.
-    pub(super) fn way(&self, comeback: &mut Comeback, state: &State) -> Way {
+    pub(super) fn way(&self, comeback: &mut Resumption, state: &State) -> Reconnector {
         let opening = comeback.lost(self.since.elapsed());
-        Way {
+        Reconnector {
             endpoint: self.endpoint.clone(),
             retry_for: self.retry_for,
             password: comeback.outgoing.password().or(self.password.as_ref()).cloned(),
@@ -74,13 +74,13 @@ impl Road {
 }
 
 /// What is needed to come back.
-pub(super) struct Way {
+pub(super) struct Reconnector {
     endpoint: Endpoint,
     retry_for: Duration,
     backoff: Backoff,
     hurry: Arc<Notify>,
-    opening: Opening,
-    cids: Cids,
+    opening: ResumeRequest,
+    cids: CidGenerator,
     me: String,
     password: Option<Password>,
     /// For what was missed, over all tries.
@@ -95,7 +95,7 @@ pub(super) struct Way {
 }
 
 /// Back again.
-pub(super) struct Back {
+pub(super) struct Reconnected {
     pub(super) connection: Connection,
     pub(super) backoff: Backoff,
     /// The name the server greeted us with: a `/nick` may have been done of which
@@ -103,19 +103,19 @@ pub(super) struct Back {
     pub(super) me: String,
     /// What was said meanwhile.
     pub(super) missed: Vec<String>,
-    pub(super) how: How,
+    pub(super) how: Outcome,
     /// Whether message ids went back on the server.
     pub(super) ids_were_reset: bool,
     pub(super) after: Duration,
 }
 
 /// How we are back.
-pub(super) enum How {
+pub(super) enum Outcome {
     /// In the same visit.
     Resumed,
     /// In the same visit, of which the server has forgotten a part. All of it was read
     /// again; this has been seen by now, and so we were led back where we had been.
-    Restored(Seen, Session),
+    Restored(SeenMessages, Session),
     /// In a new visit, as the old one was over.
     Anew(Session),
 }
@@ -133,9 +133,9 @@ enum Failure {
     Final(GivenUp),
 }
 
-impl Way {
+impl Reconnector {
     /// Comes back, if it can be done in the time there is.
-    pub(super) async fn find(mut self) -> Result<Back, GivenUp> {
+    pub(super) async fn find(mut self) -> Result<Reconnected, GivenUp> {
         let start = Instant::now();
         let mut problem = None;
         let mut missed = Vec::new();
@@ -152,7 +152,7 @@ impl Way {
                 Ok(Ok((connection, how))) => {
                     let ids_were_reset = self.ids_were_reset;
                     let (backoff, me, after) = (self.backoff, self.me, start.elapsed());
-                    return Ok(Back {
+                    return Ok(Reconnected {
                         connection,
                         backoff,
                         me,
@@ -169,7 +169,7 @@ impl Way {
         }
     }
 
-    async fn attempt(&mut self, missed: &mut Vec<String>) -> Result<(Connection, How), Failure> {
+    async fn attempt(&mut self, missed: &mut Vec<String>) -> Result<(Connection, Outcome), Failure> {
         let connection = connect(&self.endpoint).await;
         let mut connection = connection.map_err(|Unreachable { why, is_final }| {
             let given_up = GivenUp { exit: Exit::Unavailable, why };
@@ -179,14 +179,14 @@ impl Way {
         let is_back = self.resume(&mut connection, missed).await;
         if is_back.map_err(|refused| self.failure(&refused))? {
             if !self.opening.has_gone_back() {
-                return Ok((connection, How::Resumed));
+                return Ok((connection, Outcome::Resumed));
             }
             let session = self.return_to_place(&mut connection).await;
             let session = session.map_err(|refused| self.failure(&refused))?;
-            return Ok((connection, How::Restored(self.opening.seen.clone(), session)));
+            return Ok((connection, Outcome::Restored(self.opening.seen.clone(), session)));
         }
         match self.begin_anew(&mut connection).await {
-            Ok(session) => Ok((connection, How::Anew(session))),
+            Ok(session) => Ok((connection, Outcome::Anew(session))),
             Err(refused) => {
                 self.taken += u32::from(refused.is_taken());
                 Err(self.failure(&refused))
@@ -197,13 +197,13 @@ impl Way {
     /// Logs in anew, where the old visit was, and reads what was said there since.
     async fn begin_anew(&mut self, connection: &mut Connection) -> Result<Session, Refused> {
         let last = self.opening.last();
-        let mut first = self.state.way_back();
+        let mut first = self.state.restore_rooms();
         // The last message in a room shows whether ids still mean the same messages.
         let proof = self.opening.seen.in_room().filter(|(_, room)| self.state.is_in(room));
         let proof = proof.map(|(position, room)| (position, room.to_owned()));
         if let Some((Position { id, .. }, room)) = &proof {
-            let rows = Rows { count: 1, after: Some(id.saturating_sub(1)) };
-            let thread = Some(Target::Room(room));
+            let rows = HistoryRange { count: 1, after: Some(id.saturating_sub(1)) };
+            let thread = Some(MessageTarget::Room(room));
             first.push(Command::History { rows, thread }.to_string());
         }
         first.extend(last.iter().flat_map(|last| self.state.histories(Some(last.id))));
@@ -259,8 +259,8 @@ impl Way {
     /// Whom to log in as: who we were or, where that is somebody else by now and
     /// takes no password, the nearest to it.
     fn next_name(&self) -> String {
-        let is_lost = self.taken >= TAKEN_MAX && self.may_rename && self.password.is_none();
-        if is_lost { another_name(&self.me) } else { self.me.clone() }
+        let is_lost = self.taken >= NAME_TAKEN_MAX && self.may_rename && self.password.is_none();
+        if is_lost { alternative_name(&self.me) } else { self.me.clone() }
     }
 
     /// Resumes the session and listens to what was missed. `false`: it is over.

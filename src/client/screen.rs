@@ -16,7 +16,7 @@ use jiff::tz::TimeZone;
 use owo_colors::Style;
 
 use super::clean::Clean;
-use super::meant::Watchwords;
+use super::meant::Highlights;
 use super::theme::Theme;
 use super::width::most;
 use crate::protocol::{Event, Key, LOBBY, Message, Place, Stamp, Tags};
@@ -78,7 +78,7 @@ pub(super) enum Times {
 /// Turns lines into styled ones.
 pub(super) struct Screen {
     theme: Theme,
-    words: Watchwords,
+    words: Highlights,
     times: Times,
     zone: TimeZone,
     /// Whether a name is left out where it is that of the line above.
@@ -93,13 +93,13 @@ pub(super) struct Screen {
 
 impl Screen {
     /// With the times of where we are.
-    pub(super) fn new(theme: Theme, times: Times, groups: bool, words: Watchwords) -> Self {
+    pub(super) fn new(theme: Theme, times: Times, groups: bool, words: Highlights) -> Self {
         Self { words, groups, ..Self::in_zone(theme, times, TimeZone::system()) }
     }
 
     fn in_zone(theme: Theme, times: Times, zone: TimeZone) -> Self {
         let last = Cell::new(Timestamp::MIN);
-        let (words, speaker) = (Watchwords::default(), RefCell::default());
+        let (words, speaker) = (Highlights::default(), RefCell::default());
         Self { theme, words, times, zone, groups: false, speaker, last, day: Cell::new(None) }
     }
 

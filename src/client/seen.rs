@@ -26,7 +26,7 @@ impl Position {
 
 /// See the head of this file.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
+pub(super) struct SeenMessages {
     last: Option<Position>,
     in_room: Option<(Position, String)>,
     recent: VecDeque<Position>,
@@ -34,7 +34,7 @@ pub(super) struct Seen {
     forgotten: Option<Stamp>,
 }
 
-impl Seen {
+impl SeenMessages {
     /// Notes a message; whether it was one with an id.
     pub(super) fn note(&mut self, tags: &Tags<'_>, message: &Message<'_>) -> bool {
         let Some(position) = Position::of(tags) else { return false };
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
     use crate::protocol::Event;
 
-    fn note(seen: &mut Seen, id: u64, time: i64, plain: &str) {
+    fn note(seen: &mut SeenMessages, id: u64, time: i64, plain: &str) {
         let Some(Event::Message(message)) = Event::parse(plain) else { panic!("{plain}") };
         let tags = Tags { id: Some(id), time: Some(Stamp(time)), cid: None };
         assert!(seen.note(&tags, &message));
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn message_is_known_by_its_id_and_time() {
-        let mut seen = Seen::default();
+        let mut seen = SeenMessages::default();
         note(&mut seen, 5, 50, "#ops bob: hi");
         note(&mut seen, 6, 60, "[PRIVATE MESSAGE] bob: hi");
         let position = |id, time| Position { id, time: Some(Stamp(time)) };
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn messages_of_long_ago_are_known_by_their_time() {
-        let mut seen = Seen::default();
+        let mut seen = SeenMessages::default();
         for id in 1..=SEEN_MAX as u64 + 5 {
             note(&mut seen, id, id.cast_signed() * 10, "bob: hi");
         }

@@ -36,14 +36,14 @@ impl Signals {
     /// The next one.
     pub(super) async fn next(&mut self) -> Exit {
         tokio::select! {
-            () = comes(&mut self.interrupt) => Exit::Interrupted,
-            () = comes(&mut self.terminate) => Exit::Terminated,
-            () = comes(&mut self.hang_up) => Exit::HungUp,
+            () = received(&mut self.interrupt) => Exit::Interrupted,
+            () = received(&mut self.terminate) => Exit::Terminated,
+            () = received(&mut self.hang_up) => Exit::HungUp,
         }
     }
 }
 
-async fn comes(awaited: &mut Option<Signal>) {
+async fn received(awaited: &mut Option<Signal>) {
     match awaited {
         Some(awaited) => drop(awaited.recv().await),
         None => pending().await,

@@ -6,7 +6,7 @@
 //! rustyline measures a prompt once, when it begins to read. What changes
 //! meanwhile is fitted into the columns there are; the next prompt has its own.
 
-use super::state::{Link, State};
+use super::state::{LinkState, State};
 use super::width::drawn;
 
 /// As wide as `HH:MM`.
@@ -16,11 +16,11 @@ const SLOT_WIDTH: usize = 5;
 const SLOT_MAX: usize = 24;
 
 /// So many lines on their way are a paste that the server takes bit by bit.
-const MANY: usize = 5;
+const PASTE_LINES: usize = 5;
 
 /// The prompt of one who begins to type now.
 pub(super) fn prompt(state: &State) -> String {
-    let slot = drawn(&slots(state)[0]);
+    let slot = drawn(&slot_texts(state)[0]);
     let slot = if slot > SLOT_MAX { SLOT_WIDTH } else { slot.max(SLOT_WIDTH) };
     prompt_in(state, slot + 1 + drawn(&tail(state)))
 }
@@ -29,7 +29,7 @@ pub(super) fn prompt(state: &State) -> String {
 pub(super) fn prompt_in(state: &State, width: usize) -> String {
     let tail = tail(state);
     let Some(left) = width.checked_sub(drawn(&tail) + 1) else { return fit(&tail, width) };
-    let slot = slots(state).into_iter().find(|slot| drawn(slot) <= left).unwrap_or_default();
+    let slot = slot_texts(state).into_iter().find(|slot| drawn(slot) <= left).unwrap_or_default();
     format!("{}{slot} {tail}", " ".repeat(left - drawn(&slot)))
 }
 
@@ -38,18 +38,18 @@ fn tail(state: &State) -> String {
 }
 
 /// What there is to say in the slot, the longest first.
-fn slots(state: &State) -> [String; 2] {
+fn slot_texts(state: &State) -> [String; 2] {
     let short = match state.link {
-        Link::Lost => "lost".to_owned(),
-        Link::Slow(seconds) => format!("{}s", seconds.min(999)),
-        Link::Up if state.sending >= MANY => format!("↑{}", state.sending.min(999)),
-        Link::Up => match state.unread.total() {
+        LinkState::Lost => "lost".to_owned(),
+        LinkState::Slow(seconds) => format!("{}s", seconds.min(999)),
+        LinkState::Up if state.sending >= PASTE_LINES => format!("↑{}", state.sending.min(999)),
+        LinkState::Up => match state.unread.total() {
             0 => String::new(),
             total => format!("+{}", total.min(999)),
         },
     };
     let rooms = state.unread.rooms().map(|(room, count)| format!("#{room}+{count}"));
-    let is_calm = state.link == Link::Up && state.sending < MANY;
+    let is_calm = state.link == LinkState::Up && state.sending < PASTE_LINES;
     let long = if is_calm { rooms.collect::<Vec<_>>().join(" ") } else { short.clone() };
     [long, short]
 }
@@ -101,9 +101,9 @@ mod tests {
         assert_eq!(prompt_in(&state, 15), "#ops+2 #lobby> ");
         state.sending = 40;
         assert_eq!(prompt(&state), "  ↑40 #lobby> ");
-        state.link = Link::Slow(3);
+        state.link = LinkState::Slow(3);
         assert_eq!(prompt(&state), "   3s #lobby> ");
-        state.link = Link::Lost;
+        state.link = LinkState::Lost;
         assert_eq!(prompt(&state), " lost #lobby> ");
         assert_eq!(prompt_in(&state, 10), "  #lobby> ");
         assert_eq!(prompt_in(&state, 8), "#lobby> ");

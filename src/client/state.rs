@@ -8,19 +8,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::bounds::{IGNORED_MAX, MEMBERS_MAX, ROOMS_HEARD_OF_MAX, ROOMS_MAX};
-use super::meant::Watchwords;
+use super::meant::Highlights;
 use super::outgoing::reply_to;
 use super::unread::Unread;
-use crate::commands::{Command, Rows, Setting, Target};
+use crate::commands::{Command, HistoryRange, Setting, MessageTarget};
 use crate::protocol::name::is_name;
 use crate::protocol::{Event, HISTORY_MAX, Key, LOBBY, Message, Place, Tags};
 
 /// How many are remembered as having spoken last.
-const SPEAKERS_MAX: usize = 50;
+const RECENT_SPEAKERS: usize = 50;
 
 /// Where `/query` sends plain lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Query {
+enum QueryTarget {
     Off,
     Person(String),
     /// The person has gone; the server refuses plain lines until told anew.
@@ -29,7 +29,7 @@ enum Query {
 
 /// How the connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Link {
+pub(super) enum LinkState {
     #[default]
     Up,
     /// What we said has not been answered for so many seconds.
@@ -42,10 +42,10 @@ pub(super) enum Link {
 pub(super) struct State {
     me: String,
     /// What means me besides my name.
-    pub(super) words: Watchwords,
+    pub(super) words: Highlights,
     /// The current room, as written; none after leaving the last one.
     room: Option<String>,
-    query: Query,
+    query: QueryTarget,
     /// The rooms we are in, each with who else is.
     joined: BTreeMap<Key, Room>,
     /// How many members these rooms have together.
@@ -61,7 +61,7 @@ pub(super) struct State {
     away: Option<String>,
     ignored: BTreeMap<Key, String>,
     pub(super) unread: Unread,
-    pub(super) link: Link,
+    pub(super) link: LinkState,
     /// How many of my lines are on their way.
     pub(super) sending: usize,
 }
@@ -76,9 +76,9 @@ impl State {
     pub(super) fn new(me: &str) -> Self {
         let mut state = Self {
             me: me.to_owned(),
-            words: Watchwords::default(),
+            words: Highlights::default(),
             room: None,
-            query: Query::Off,
+            query: QueryTarget::Off,
             joined: BTreeMap::new(),
             members: 0,
             heard_of: BTreeMap::new(),
@@ -88,7 +88,7 @@ impl State {
             away: None,
             ignored: BTreeMap::new(),
             unread: Unread::default(),
-            link: Link::default(),
+            link: LinkState::default(),
             sending: 0,
         };
         state.enter(LOBBY);
@@ -106,7 +106,7 @@ impl State {
     }
 
     /// Whether this is of a quiet room and does not mean me.
-    pub(super) fn is_hushed(&self, event: &Event<'_>) -> bool {
+    pub(super) fn is_muted_room(&self, event: &Event<'_>) -> bool {
         match *event {
             Event::Message(Message { place: Place::Room(room), from, text, .. }) => {
                 self.unread.is_quiet(room)
@@ -131,9 +131,9 @@ impl State {
     /// Where a plain line would go now: `#lobby`, `bob`, `nowhere`.
     pub(super) fn target(&self) -> String {
         match (&self.query, &self.room) {
-            (Query::Person(name), _) => name.clone(),
-            (Query::Off, Some(room)) => format!("#{room}"),
-            (Query::Lost, _) | (Query::Off, None) => "nowhere".to_owned(),
+            (QueryTarget::Person(name), _) => name.clone(),
+            (QueryTarget::Off, Some(room)) => format!("#{room}"),
+            (QueryTarget::Lost, _) | (QueryTarget::Off, None) => "nowhere".to_owned(),
         }
     }
 
@@ -144,7 +144,7 @@ impl State {
 
     /// What a line means, where that depends on when it is said: a `/reply` that
     /// is sent later must not go to whoever has written meanwhile.
-    pub(super) fn pinned(&self, line: &str) -> Option<String> {
+    pub(super) fn with_fixed_target(&self, line: &str) -> Option<String> {
         reply_to(self.wrote.as_deref()?, line)
     }
 
@@ -155,8 +155,8 @@ impl State {
     }
 
     /// What brings somebody who has just logged in where I am now.
-    pub(super) fn way_back(&self) -> Vec<String> {
-        let mut lines = self.habits();
+    pub(super) fn restore_rooms(&self) -> Vec<String> {
+        let mut lines = self.restore_settings();
         let is_there = self.joined.len() == 1 && self.is_in(LOBBY);
         lines.extend(self.moves(&[LOBBY], is_there));
         lines
@@ -170,7 +170,7 @@ impl State {
         if self.away.is_none() {
             lines.push(Command::Back.to_string());
         }
-        lines.extend(self.habits());
+        lines.extend(self.restore_settings());
         // Ends a query there is; the rooms come after it, and a query after those.
         lines.push(Command::Query { name: None }.to_string());
         lines.extend(self.moves(rooms, false));
@@ -179,13 +179,13 @@ impl State {
 
     /// What asks what was said in my rooms: after a message, or the latest.
     pub(super) fn histories(&self, after: Option<u64>) -> Vec<String> {
-        let rows = Rows { count: HISTORY_MAX, after };
-        let rooms = self.joined.values().map(|room| Some(Target::Room(&room.name)));
+        let rows = HistoryRange { count: HISTORY_MAX, after };
+        let rooms = self.joined.values().map(|room| Some(MessageTarget::Room(&room.name)));
         rooms.map(|thread| Command::History { rows, thread }.to_string()).collect()
     }
 
     /// What makes somebody new see and be seen as I am.
-    fn habits(&self) -> Vec<String> {
+    fn restore_settings(&self) -> Vec<String> {
         let change = |&setting| Command::Set { change: Some((setting, false)) }.to_string();
         let mut lines: Vec<String> = self.off.iter().map(change).collect();
         if let Some(text) = &self.away {
@@ -210,7 +210,7 @@ impl State {
         for room in from.iter().filter(|there| !rooms.iter().any(|room| is_same(room, there))) {
             lines.push(Command::Part { room: Some(room), reason: None }.to_string());
         }
-        if let Query::Person(name) = &self.query {
+        if let QueryTarget::Person(name) = &self.query {
             lines.push(Command::Query { name: Some(name) }.to_string());
         }
         lines
@@ -231,7 +231,7 @@ impl State {
 
     /// How many people are in a room or, where none is named, in the smallest of
     /// those that somebody is in.
-    pub(super) fn least_company(&self, room: Option<&str>, name: &str) -> usize {
+    pub(super) fn smallest_room(&self, room: Option<&str>, name: &str) -> usize {
         let rooms = self.joined.iter().filter(|(key, it)| match room {
             Some(room) => **key == Key::fold(room),
             None => it.members.contains_key(&Key::fold(name)),
@@ -272,12 +272,12 @@ impl State {
         match word {
             "QUERY" if args == "off" => {
                 // Unasked for: whom we talked to has gone.
-                self.query = if is_answer { Query::Off } else { Query::Lost };
+                self.query = if is_answer { QueryTarget::Off } else { QueryTarget::Lost };
                 if let (true, Some(room)) = (is_answer, &self.room) {
                     self.unread.read(room);
                 }
             }
-            "QUERY" if is_name(args) => self.query = Query::Person(args.to_owned()),
+            "QUERY" if is_name(args) => self.query = QueryTarget::Person(args.to_owned()),
             "SET" => self.settings(args),
             "IGNORE" if is_name(args) => {
                 insert_bounded(&mut self.ignored, args, IGNORED_MAX);
@@ -288,7 +288,7 @@ impl State {
             _ if !is_name(room) => {}
             "JOINED" => {
                 self.enter(room);
-                self.query = Query::Off;
+                self.query = QueryTarget::Off;
             }
             "PARTED" if self.leave(room) => {
                 self.room = self.joined.get(LOBBY).map(|lobby| lobby.name.clone());
@@ -341,7 +341,7 @@ impl State {
         match place {
             Place::Room(room) => {
                 self.arrived(room, from);
-                let is_here = self.query == Query::Off
+                let is_here = self.query == QueryTarget::Off
                     && !self.unread.is_quiet(room)
                     && self.room.as_deref().is_some_and(|here| is_same(here, room));
                 if is_here || is_same(from, &self.me) {
@@ -355,7 +355,7 @@ impl State {
         }
         self.speakers.retain(|name| !is_same(name, from));
         self.speakers.insert(0, from.to_owned());
-        self.speakers.truncate(SPEAKERS_MAX);
+        self.speakers.truncate(RECENT_SPEAKERS);
     }
 
     fn arrived(&mut self, room: &str, name: &str) {
@@ -392,7 +392,7 @@ impl State {
             follow(&mut name);
             self.ignored.insert(Key::fold(new), name);
         }
-        if let Query::Person(name) = &mut self.query {
+        if let QueryTarget::Person(name) = &mut self.query {
             follow(name);
         }
         for room in self.joined.values_mut() {
@@ -463,7 +463,7 @@ mod tests {
             (&["@cid=1 [JOINED #ops]", "@cid=2 [PARTED #lobby]"], &["/join ops", "/part lobby"]),
             (&["@cid=1 [QUERY bob]"], &["/query bob"]),
         ] {
-            assert_eq!(told(lines).way_back(), way, "{lines:?}");
+            assert_eq!(told(lines).restore_rooms(), way, "{lines:?}");
         }
     }
 
@@ -499,11 +499,11 @@ mod tests {
             "@cid=1 [JOINED #ops]",
         ];
         let way = ["/set joins off", "/away at lunch", "/ignore caro", "/join lobby", "/join ops"];
-        assert_eq!(told(&lines).way_back(), way);
+        assert_eq!(told(&lines).restore_rooms(), way);
         let histories = ["/history 1000 after 7 #lobby", "/history 1000 after 7 #ops"];
         assert_eq!(told(&lines).histories(Some(7)), histories);
         assert_eq!(told(&lines).histories(None), ["/history 1000 #lobby", "/history 1000 #ops"]);
-        assert_eq!(told(&["[AWAY on] x", "[AWAY off]"]).way_back(), [""; 0]);
+        assert_eq!(told(&["[AWAY on] x", "[AWAY off]"]).restore_rooms(), [""; 0]);
     }
 
     #[test]

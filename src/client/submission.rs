@@ -1,7 +1,7 @@
 //! What a submitted text is: one line as typed, or several, which are a paste.
 
 use super::local::{self, Local};
-use crate::commands::{self, Command, Kind, Request, Setting};
+use crate::commands::{self, Command, ArgKind, Request, Setting};
 use crate::protocol::text::{is_blank, is_blank_text, nearest};
 use crate::protocol::{LINE_MAX, Refusal};
 
@@ -40,8 +40,8 @@ impl<'a> Submission<'a> {
                 // Perhaps a paste behind a typed /msg, perhaps a paste as a whole;
                 // perhaps the copy of a private message. Whether that is to be
                 // public only its writer knows.
-                let is_unclear = !is_said(lines[0])
-                    || lines.iter().any(|line| !is_said(line) && !line.starts_with('/'));
+                let is_unclear = !is_text(lines[0])
+                    || lines.iter().any(|line| !is_text(line) && !line.starts_with('/'));
                 let lines = lines.into_iter().map(as_text).collect();
                 Self::Lines { lines, is_doubtful: is_long || is_unclear }
             }
@@ -94,11 +94,11 @@ pub(super) fn is_secret(text: &str) -> bool {
 pub(super) fn secret_from(line: &str) -> Option<usize> {
     let line_start = commands::behind_blanks(line);
     let begun = line_start.strip_prefix('/')?.split(is_blank).next()?;
-    let whole = local::written_out(&format!("/{begun}"));
+    let whole = local::expand_abbreviation(&format!("/{begun}"));
     let whole = whole.as_deref().map_or(begun, |whole| &whole[1..]);
     let known = commands::TABLE.iter().map(|row| row.name);
     let row = commands::find(whole).or_else(|| commands::find(nearest(whole, known)?))?;
-    let at = row.args.iter().position(|arg| arg.kind == Kind::Secret)?;
+    let at = row.args.iter().position(|arg| arg.kind == ArgKind::Secret)?;
     let mut rest = line_start;
     // Behind the command itself and what comes before the secret.
     for _ in 0..=at {
@@ -109,7 +109,7 @@ pub(super) fn secret_from(line: &str) -> Option<usize> {
     (!secret.is_empty()).then(|| line.len() - secret.len())
 }
 
-fn is_said(line: &str) -> bool {
+fn is_text(line: &str) -> bool {
     matches!(commands::parse(line), Ok(Request::Say(_)))
 }
 
@@ -165,7 +165,7 @@ mod tests {
         for text in ["a\n[PRIVATE MESSAGE] bob: x", "[PRIVATE MESSAGE] bob: x\nb"] {
             let Submission::Lines { lines, .. } = Submission::of(text) else { panic!("{text}") };
             let refused = lines.iter().filter(|line| commands::parse(line).is_err()).count();
-            let said = lines.iter().filter(|line| is_said(line)).count();
+            let said = lines.iter().filter(|line| is_text(line)).count();
             assert_eq!((refused, said), (1, 1), "{text}");
         }
     }

@@ -14,7 +14,7 @@ use nix::sys::termios::{self, SetArg, Termios};
 use nix::unistd::Pid;
 use rustyline::{Cmd, ConditionalEventHandler, Event, EventContext, RepeatCount};
 
-use super::printer::Gate;
+use super::printer::PromptGate;
 use super::terminal::SANE;
 use crate::stdio;
 
@@ -26,13 +26,13 @@ const BRACKETED_PASTE: &[u8] = b"\x1b[?2004h";
 
 /// What Ctrl-Z does.
 pub(super) struct Suspend {
-    gate: Arc<Gate>,
+    gate: Arc<PromptGate>,
     /// The terminal's settings before us.
     saved: Mutex<Option<Termios>>,
 }
 
 impl Suspend {
-    pub(super) fn new(gate: Arc<Gate>, saved: Option<Termios>) -> Self {
+    pub(super) fn new(gate: Arc<PromptGate>, saved: Option<Termios>) -> Self {
         Self { gate, saved: Mutex::new(saved) }
     }
 }

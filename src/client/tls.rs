@@ -21,7 +21,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::address::Endpoint;
-use super::complain;
+use super::print_error;
 use super::known_hosts::{self, KnownHosts};
 use crate::protocol::Fingerprint;
 use crate::protocol::units::parse_switch;
@@ -48,7 +48,7 @@ pub(super) struct TlsArgs {
 
 /// Whom to trust.
 #[derive(Debug)]
-enum Trust {
+enum TrustPolicy {
     FirstMet {
         known: KnownHosts,
         /// Who was met, once somebody was: the file may not be writable.
@@ -62,12 +62,12 @@ enum Trust {
 #[derive(Debug, Clone)]
 pub(super) struct Tls {
     config: Arc<ClientConfig>,
-    trust: Arc<Trust>,
+    trust: Arc<TrustPolicy>,
 }
 
 /// Why a connection could not be encrypted.
 #[derive(Debug)]
-pub(super) enum Insecure {
+pub(super) enum TlsError {
     /// The server is not to be trusted: trying again is of no use.
     Distrusted(String),
     /// It did not come to that.
@@ -78,10 +78,10 @@ impl TlsArgs {
     /// `None`: no encryption.
     pub(super) fn open(&self) -> Result<Option<Tls>, String> {
         let trust = match self.tls_fingerprint {
-            Some(fingerprint) => Trust::Only(fingerprint),
-            None if self.tls_verify => Trust::Authorities,
+            Some(fingerprint) => TrustPolicy::Only(fingerprint),
+            None if self.tls_verify => TrustPolicy::Authorities,
             None if self.tls => {
-                Trust::FirstMet { known: KnownHosts::usual()?, met: OnceLock::new() }
+                TrustPolicy::FirstMet { known: KnownHosts::open_default()?, met: OnceLock::new() }
             }
             None => return Ok(None),
         };
@@ -96,32 +96,32 @@ impl Tls {
         &self,
         stream: TcpStream,
         endpoint: &Endpoint,
-    ) -> Result<TlsStream<TcpStream>, Insecure> {
+    ) -> Result<TlsStream<TcpStream>, TlsError> {
         let host = endpoint.host_without_zone();
         let name = ServerName::try_from(host.to_owned()).or_else(|problem| {
             // Only authorities vouch for names.
-            if matches!(*self.trust, Trust::Authorities) { Err(problem) } else { fallback() }
+            if matches!(*self.trust, TrustPolicy::Authorities) { Err(problem) } else { fallback() }
         });
         let name =
-            name.map_err(|_| Insecure::Distrusted(format!("no authority vouches for \"{host}\"")))?;
+            name.map_err(|_| TlsError::Distrusted(format!("no authority vouches for \"{host}\"")))?;
         let connector = TlsConnector::from(self.config.clone());
         let stream = connector.connect(name, stream).await;
         let stream = stream.map_err(|error| self.failure(&error, host))?;
         let presented = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let presented = presented.ok_or_else(|| Insecure::Failed(NOT_TLS.to_owned()))?;
-        self.check(endpoint, Fingerprint::of(presented)).map_err(Insecure::Distrusted)?;
+        let presented = presented.ok_or_else(|| TlsError::Failed(NOT_TLS.to_owned()))?;
+        self.check(endpoint, Fingerprint::of(presented)).map_err(TlsError::Distrusted)?;
         Ok(stream)
     }
 
     fn check(&self, endpoint: &Endpoint, presented: Fingerprint) -> Result<(), String> {
         match &*self.trust {
-            Trust::Authorities => Ok(()), // they have judged already
-            Trust::Only(fingerprint) if *fingerprint == presented => Ok(()),
-            Trust::Only(fingerprint) => Err(format!(
+            TrustPolicy::Authorities => Ok(()), // they have judged already
+            TrustPolicy::Only(fingerprint) if *fingerprint == presented => Ok(()),
+            TrustPolicy::Only(fingerprint) => Err(format!(
                 "ANOTHER SERVER THAN EXPECTED: its certificate's SHA-256 is {presented} and \
                  not {fingerprint}. Somebody may be in between, or --tls-fingerprint is out of date"
             )),
-            Trust::FirstMet { known, met } => {
+            TrustPolicy::FirstMet { known, met } => {
                 let before = match met.get() {
                     Some(met) => Some(*met),
                     None => known.find(endpoint).map_err(|problem| {
@@ -132,7 +132,7 @@ impl Tls {
                     })?,
                 };
                 match before {
-                    None => meet(known, endpoint, presented),
+                    None => trust_on_first_use(known, endpoint, presented),
                     Some(before) if before == presented => {}
                     Some(before) => return Err(changed(known, endpoint, before, presented)),
                 }
@@ -144,10 +144,10 @@ impl Tls {
 }
 
 /// The first time. Who can be asked looks at stderr, and who cannot be as well.
-fn meet(known: &KnownHosts, endpoint: &Endpoint, presented: Fingerprint) {
-    complain(&format!("{endpoint} is new here; its certificate's SHA-256 is {presented}"));
+fn trust_on_first_use(known: &KnownHosts, endpoint: &Endpoint, presented: Fingerprint) {
+    print_error(&format!("{endpoint} is new here; its certificate's SHA-256 is {presented}"));
     if let Err(problem) = known.add(endpoint, presented) {
-        complain(&format!("cannot remember it: {problem}"));
+        print_error(&format!("cannot remember it: {problem}"));
     }
 }
 
@@ -172,23 +172,23 @@ const NOT_TLS: &str = "what answers there speaks no TLS (is it \"chatty serve --
 impl Tls {
     /// Why a handshake has failed, in words of ours: those of the library are names of
     /// its types.
-    fn failure(&self, error: &io::Error, host: &str) -> Insecure {
+    fn failure(&self, error: &io::Error, host: &str) -> TlsError {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
             Some(Error::InvalidCertificate(problem)) => {
                 let why = certificate_problem(problem, host);
-                Insecure::Distrusted(match *self.trust {
-                    Trust::Authorities => format!(
+                TlsError::Distrusted(match *self.trust {
+                    TrustPolicy::Authorities => format!(
                         "no authority vouches for its certificate: {why}; --tls trusts whom you \
                          meet first"
                     ),
                     _ => format!("its certificate cannot be used: {why}"),
                 })
             }
-            Some(problem) => Insecure::Failed(handshake_problem(problem)),
+            Some(problem) => TlsError::Failed(handshake_problem(problem)),
             None if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Insecure::Failed("it closed before anything was encrypted".to_owned())
+                TlsError::Failed("it closed before anything was encrypted".to_owned())
             }
-            None => Insecure::Failed(format!("no encryption: {error}")),
+            None => TlsError::Failed(format!("no encryption: {error}")),
         }
     }
 }
@@ -301,13 +301,13 @@ fn fallback() -> Result<ServerName<'static>, tokio_rustls::rustls::pki_types::In
     ServerName::try_from("localhost")
 }
 
-fn configure(trust: &Trust) -> Result<ClientConfig, String> {
+fn configure(trust: &TrustPolicy) -> Result<ClientConfig, String> {
     let provider = Arc::new(ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|_| "cannot encrypt: no version of TLS is available")?;
-    let builder = if matches!(trust, Trust::Authorities) {
+    let builder = if matches!(trust, TrustPolicy::Authorities) {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
@@ -317,7 +317,7 @@ fn configure(trust: &Trust) -> Result<ClientConfig, String> {
         }
         builder.with_root_certificates(roots)
     } else {
-        let verifier = Arc::new(Holder { algorithms });
+        let verifier = Arc::new(PinnedVerifier { algorithms });
         builder.dangerous().with_custom_certificate_verifier(verifier)
     };
     Ok(builder.with_no_client_auth())
@@ -326,11 +326,11 @@ fn configure(trust: &Trust) -> Result<ClientConfig, String> {
 /// Makes sure that the server holds the key of its certificate, whichever that is;
 /// which it may be is told by its fingerprint ([`Tls::check`]).
 #[derive(Debug)]
-struct Holder {
+struct PinnedVerifier {
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl ServerCertVerifier for Holder {
+impl ServerCertVerifier for PinnedVerifier {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,

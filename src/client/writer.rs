@@ -72,7 +72,7 @@ impl Writer {
     }
 
     /// Waits until something has been written, or could not be.
-    pub(super) async fn moves(&self) {
+    pub(super) async fn writable(&self) {
         self.progress.moved.notified().await;
     }
 

@@ -79,7 +79,7 @@ enum Telnet {
 /// How other protocols open. A browser must not be able to post a message by
 /// way of a form, and a scanner is better told at once. The methods of HTTP
 /// count with their blank only: a name has none.
-const FOREIGN_OPENINGS: [&[u8]; 14] = [
+const FOREIGN_PREFIXES: [&[u8]; 14] = [
     b"\x16\x03", // a TLS hello
     b"SSH-",
     b"CNXN", // Android's debug bridge, whose port is ours
@@ -156,7 +156,7 @@ impl LineCodec {
             }
             let Some(end) = memchr::memchr(b'\n', input) else {
                 let piece = mem::take(input);
-                return self.keep(piece);
+                return self.buffer_partial(piece);
             };
             let piece = &input[..end];
             *input = &input[end + 1..];
@@ -167,7 +167,7 @@ impl LineCodec {
             }
             let is_whole = self.partial.is_empty() && self.telnet == Telnet::Text;
             if is_whole && memchr::memchr(telnet::IAC, piece).is_none() {
-                return Some(self.judge(Cow::Borrowed(piece)));
+                return Some(self.classify_line(Cow::Borrowed(piece)));
             }
             self.gather(piece);
             return Some(self.end_line());
@@ -182,7 +182,7 @@ impl LineCodec {
     }
 
     /// A piece of a line whose end is not here yet.
-    fn keep(&mut self, piece: &[u8]) -> Option<Frame<'static>> {
+    fn buffer_partial(&mut self, piece: &[u8]) -> Option<Frame<'static>> {
         if self.is_discarding {
             self.discard(piece);
             return None;
@@ -210,11 +210,11 @@ impl LineCodec {
             self.is_first = false;
             return Frame::BadEncoding(head(&line));
         }
-        self.judge(Cow::Owned(line)).into_owned()
+        self.classify_line(Cow::Owned(line)).into_owned()
     }
 
     /// A whole line, free of telnet.
-    fn judge<'a>(&mut self, line: Cow<'a, [u8]>) -> Frame<'a> {
+    fn classify_line<'a>(&mut self, line: Cow<'a, [u8]>) -> Frame<'a> {
         let is_first = mem::take(&mut self.is_first);
         if self.is_too_long(&line) {
             return Frame::TooLong(head(&line));
@@ -282,7 +282,7 @@ impl LineCodec {
     /// Whether the connection's first bytes, as far as they are here, are how
     /// another protocol opens.
     fn looks_foreign(&self, input: &[u8]) -> bool {
-        FOREIGN_OPENINGS.iter().any(|opening| {
+        FOREIGN_PREFIXES.iter().any(|opening| {
             let kept = self.partial.len().min(opening.len());
             let (first, second) = opening.split_at(kept);
             self.partial.starts_with(first) && input.starts_with(second)
@@ -468,7 +468,7 @@ mod tests {
 
     #[test]
     fn other_protocols_are_known_by_their_first_bytes() {
-        for opening in FOREIGN_OPENINGS {
+        for opening in FOREIGN_PREFIXES {
             let text = String::from_utf8([opening, b" x"].concat()).expect("ASCII");
             check(&[opening, b" x\n"].concat(), &[Frame::Foreign], 0);
             // Telnet before it or in it: then it is none, however it is cut.

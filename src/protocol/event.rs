@@ -35,7 +35,7 @@ pub struct Message<'a> {
 /// Comings and goings gathered into one line, for a room too large to tell
 /// them singly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Crowd {
+pub struct PresenceSummary {
     /// How many joined.
     pub joined: usize,
     /// How many left the room.
@@ -69,7 +69,7 @@ pub enum Event<'a> {
     /// `#ops * bob was kicked by alice (reason)`
     Kicked { room: &'a str, name: &'a str, by: &'a str, reason: Option<&'a str> },
     /// `* 37 joined, 12 quit (1034 here)`
-    Crowd { room: &'a str, crowd: Crowd },
+    Crowd { room: &'a str, crowd: PresenceSummary },
     /// Any other `* …` line, of a newer server: shown as it is.
     Notice { room: &'a str, text: &'a str },
     /// `[USERS #lobby 2] alice,bob`; without names the count alone.
@@ -242,7 +242,7 @@ impl fmt::Display for Reason<'_> {
     }
 }
 
-impl fmt::Display for Crowd {
+impl fmt::Display for PresenceSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut between = "";
         for (count, verb) in [(self.joined, "joined"), (self.left, "left"), (self.quit, "quit")] {
@@ -257,7 +257,7 @@ impl fmt::Display for Crowd {
 
 fn parse_in_room<'a>(room: &'a str, line: &'a str) -> Option<Event<'a>> {
     if line.starts_with('*') {
-        return match parse_said(line) {
+        return match parse_spoken(line) {
             Some((from, true, text)) => Some(Event::Message(Message {
                 place: Place::Room(room),
                 from,
@@ -267,12 +267,12 @@ fn parse_in_room<'a>(room: &'a str, line: &'a str) -> Option<Event<'a>> {
             _ => parse_presence(room, line.strip_prefix("* ")?),
         };
     }
-    let (from, is_action, text) = parse_said(line)?;
+    let (from, is_action, text) = parse_spoken(line)?;
     Some(Event::Message(Message { place: Place::Room(room), from, is_action, text }))
 }
 
 /// `alice: text` or `** alice text`.
-fn parse_said(line: &str) -> Option<(&str, bool, &str)> {
+fn parse_spoken(line: &str) -> Option<(&str, bool, &str)> {
     if let Some(rest) = line.strip_prefix("** ") {
         let (from, text) = rest.split_once(' ')?;
         return is_name(from).then_some((from, true, text));
@@ -284,7 +284,7 @@ fn parse_said(line: &str) -> Option<(&str, bool, &str)> {
 }
 
 fn parse_presence<'a>(room: &'a str, text: &'a str) -> Option<Event<'a>> {
-    if let Some(crowd) = parse_crowd(text) {
+    if let Some(crowd) = parse_presence_summary(text) {
         return Some(Event::Crowd { room, crowd });
     }
     let known = || {
@@ -292,7 +292,7 @@ fn parse_presence<'a>(room: &'a str, text: &'a str) -> Option<Event<'a>> {
         if !is_name(name) {
             return None;
         }
-        if let Some(event) = parse_order(room, name, what) {
+        if let Some(event) = parse_moderation(room, name, what) {
             return Some(event);
         }
         if what == "joined" {
@@ -317,7 +317,7 @@ fn parse_presence<'a>(room: &'a str, text: &'a str) -> Option<Event<'a>> {
 }
 
 /// What operators do, and what becomes of them.
-fn parse_order<'a>(room: &'a str, name: &'a str, what: &'a str) -> Option<Event<'a>> {
+fn parse_moderation<'a>(room: &'a str, name: &'a str, what: &'a str) -> Option<Event<'a>> {
     if what == "is no longer an operator" {
         return Some(Event::Demoted { room, name });
     }
@@ -339,9 +339,9 @@ fn parse_reason(text: &str) -> Option<Option<&str>> {
     Some(Some(text.strip_prefix(" (")?.strip_suffix(')')?))
 }
 
-fn parse_crowd(text: &str) -> Option<Crowd> {
+fn parse_presence_summary(text: &str) -> Option<PresenceSummary> {
     let (counts, here) = text.strip_suffix(" here)")?.split_once(" (")?;
-    let mut crowd = Crowd { here: here.parse().ok()?, ..Crowd::default() };
+    let mut crowd = PresenceSummary { here: here.parse().ok()?, ..PresenceSummary::default() };
     for count in counts.split(", ") {
         let (count, verb) = count.split_once(' ')?;
         let count = count.parse().ok()?;
@@ -365,7 +365,7 @@ fn parse_bracket(line: &str) -> Option<Event<'_>> {
             None if to.is_empty() => Place::ToMe,
             _ => return None,
         };
-        let (from, is_action, text) = parse_said(text)?;
+        let (from, is_action, text) = parse_spoken(text)?;
         return Some(Event::Message(Message { place, from, is_action, text }));
     }
     let (word, args) = head.split_once(' ').unwrap_or((head, ""));
@@ -396,7 +396,7 @@ mod tests {
         let lobby = Place::Room("lobby");
         let ops = Place::Room("ops");
         let time = Stamp(1_795_414_560_123);
-        let crowd = Crowd { joined: 37, left: 0, quit: 12, here: 1034 };
+        let crowd = PresenceSummary { joined: 37, left: 0, quit: 12, here: 1034 };
         let cases = [
             ("alice: hello", Event::Message(say(lobby, "alice", "hello"))),
             ("alice:   two: colons ", Event::Message(say(lobby, "alice", "  two: colons "))),

@@ -161,11 +161,11 @@ impl Name {
         let spelling = Spelling::parse(text)?;
         let name = Self(spelling);
         // Ignoring case, as all names are compared: `AIl` looks like `All`.
-        let looks: Vec<String> = name.looks().map(|look| look.to_lowercase()).collect();
+        let looks: Vec<String> = name.skeletons().map(|look| look.to_lowercase()).collect();
         // Digits at the end are a number: `a11` is `a` and eleven.
         let is_numbered = text.ends_with(|c: char| c.is_ascii_digit());
         let looks_so =
-            |word: &str| !is_numbered && looks.iter().any(|look| *look == letters::look(word));
+            |word: &str| !is_numbered && looks.iter().any(|look| *look == letters::confusable_skeleton(word));
         if RESERVED.iter().any(|word| name.key().as_str() == *word || looks_so(word)) {
             return Err(NameFault::Reserved);
         }
@@ -174,10 +174,10 @@ impl Name {
 
     /// What it looks like, as it is shown and folded: a name with a look in common
     /// is taken for it ([UTS 39](https://www.unicode.org/reports/tr39/)).
-    pub fn looks(&self) -> impl Iterator<Item = Cow<'_, str>> {
+    pub fn skeletons(&self) -> impl Iterator<Item = Cow<'_, str>> {
         let Spelling { shown, key } = &self.0;
-        let folded = (key.as_str() != &**shown).then(|| letters::look(key.as_str()));
-        std::iter::once(letters::look(shown)).chain(folded)
+        let folded = (key.as_str() != &**shown).then(|| letters::confusable_skeleton(key.as_str()));
+        std::iter::once(letters::confusable_skeleton(shown)).chain(folded)
     }
 
     /// Reads one that is kept; it was checked when it was given.
@@ -435,7 +435,7 @@ mod tests {
     fn names_that_are_taken_for_each_other_share_a_look() {
         let share = |a: &str, b: &str| {
             let (a, b) = (Name::parse(a).unwrap(), Name::parse(b).unwrap());
-            a.looks().any(|look| b.looks().any(|other| look == other))
+            a.skeletons().any(|look| b.skeletons().any(|other| look == other))
         };
         for (a, b) in [
             ("alice", "a1ice"),

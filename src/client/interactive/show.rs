@@ -4,11 +4,11 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{Chat, NOT_SENT, lock};
-use crate::client::lag::OVERDUE;
+use crate::client::lag::OVERDUE_AFTER;
 use crate::client::local;
-use crate::client::outgoing::Doubt;
+use crate::client::outgoing::UncertainLine;
 use crate::client::screen::Styled;
-use crate::client::state::Link;
+use crate::client::state::LinkState;
 use crate::client::submission::is_secret;
 use crate::protocol::{Event, Tags};
 
@@ -19,7 +19,7 @@ impl Chat {
         while self.printer.has_room() {
             let Some(line) = self.connection.next_line() else { return true };
             let problem = self.attention.heard(&line, lock(&self.state).me());
-            if is_news(&line) && self.reading.begins_anew(Instant::now()) {
+            if is_from_others(&line) && self.reading.begins_anew(Instant::now()) {
                 self.printer.print(self.screen.divider("since you last wrote"));
             }
             self.show(&line);
@@ -68,7 +68,7 @@ impl Chat {
             if let Some(event) = &event {
                 state.apply(&tags, event);
             }
-            let is_hushed = event.as_ref().is_some_and(|event| state.is_hushed(event));
+            let is_hushed = event.as_ref().is_some_and(|event| state.is_muted_room(event));
             (state.me().to_owned(), is_hushed, is_hidden)
         };
         if is_shown && !is_hushed && !is_hidden {
@@ -102,7 +102,7 @@ impl Chat {
         }
         if let Some(cid) = tags.cid {
             // After the state: who waits for the answer looks there next.
-            self.comeback.outgoing.settle(cid, event.as_ref());
+            self.comeback.outgoing.acknowledge(cid, event.as_ref());
         }
         if let Some(Event::Bye { code, text }) = event {
             self.farewell = Some((code.to_owned(), text.to_owned()));
@@ -123,7 +123,7 @@ impl Chat {
     }
 
     pub(super) fn show_missed(&mut self, missed: &[String]) {
-        let news = missed.iter().filter(|line| is_news(line)).count();
+        let news = missed.iter().filter(|line| is_from_others(line)).count();
         if news > 0 {
             self.printer.print(self.screen.divider(&format!("{news} missed")));
         }
@@ -132,9 +132,9 @@ impl Chat {
         }
     }
 
-    pub(super) fn warn_of(&self, lines: &[Doubt], what: &str) {
+    pub(super) fn warn_of(&self, lines: &[UncertainLine], what: &str) {
         for (_, line) in lines {
-            self.printer.print(self.screen.warning(&format!("{what}: {}", hidden(line))));
+            self.printer.print(self.screen.warning(&format!("{what}: {}", redacted(line))));
         }
     }
 
@@ -143,13 +143,13 @@ impl Chat {
         let now = Instant::now();
         let since = self.unanswered_since();
         if let Some(seconds) = self.lag.change(since, now) {
-            lock(&self.state).link = if seconds > 0 { Link::Slow(seconds) } else { Link::Up };
+            lock(&self.state).link = if seconds > 0 { LinkState::Slow(seconds) } else { LinkState::Up };
             self.printer.repaint();
         }
         lock(&self.state).sending = self.comeback.outgoing.load().0;
-        let overdue = now.checked_sub(OVERDUE).map(|then| self.comeback.outgoing.overdue(then));
+        let overdue = now.checked_sub(OVERDUE_AFTER).map(|then| self.comeback.outgoing.overdue(then));
         for line in overdue.into_iter().flatten() {
-            let text = format!("no answer yet, perhaps not delivered: {}", hidden(&line));
+            let text = format!("no answer yet, perhaps not delivered: {}", redacted(&line));
             self.printer.print(self.screen.warning(&text));
         }
     }
@@ -195,12 +195,12 @@ impl Chat {
 }
 
 /// A line as it may be shown again.
-pub(super) fn hidden(line: &str) -> &str {
+pub(super) fn redacted(line: &str) -> &str {
     if is_secret(line) { "(a password)" } else { line }
 }
 
 /// What others said. Our own lines among what we missed are only now answered.
-fn is_news(line: &str) -> bool {
+fn is_from_others(line: &str) -> bool {
     let (tags, plain) = Tags::split(line);
     tags.cid.is_none() && matches!(Event::parse(plain), Some(Event::Message(_)))
 }

@@ -115,7 +115,7 @@ fn is_rtl(c: char) -> bool {
 
 /// What a text looks like: two that have the same look are taken for each other. What
 /// looks like the colon behind a name makes no difference.
-pub(super) fn look(text: &str) -> Cow<'_, str> {
+pub(super) fn confusable_skeleton(text: &str) -> Cow<'_, str> {
     let is_its_own =
         |b: u8| b.is_ascii_alphanumeric() && !b"01Im".contains(&b) || b"-._".contains(&b);
     if text.bytes().all(is_its_own) {
@@ -133,7 +133,7 @@ mod tests {
         for byte in (b'!'..=b'~').filter(|b| b.is_ascii_alphanumeric() || b"-._".contains(b)) {
             let text = char::from(byte).to_string();
             let standard: String = skeleton(&text).collect();
-            assert_eq!(look(&text), standard, "{text}");
+            assert_eq!(confusable_skeleton(&text), standard, "{text}");
         }
     }
 

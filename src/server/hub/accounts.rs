@@ -52,7 +52,7 @@ struct SavedAccount {
 pub(super) struct Accounts {
     by_name: HashMap<Key, Account>,
     names: HashMap<UserId, Key>,
-    /// By [`Name::looks`].
+    /// By [`Name::skeletons`].
     looks: HashMap<Box<str>, Key>,
 }
 
@@ -75,7 +75,7 @@ impl Accounts {
     }
 
     fn insert(&mut self, account: Account) {
-        for look in account.name.looks() {
+        for look in account.name.skeletons() {
             self.looks.entry(look.into()).or_insert_with(|| account.name.key().clone());
         }
         self.names.insert(account.person, account.name.key().clone());
@@ -84,7 +84,7 @@ impl Accounts {
 
     fn remove(&mut self, person: UserId) -> Option<Account> {
         let account = self.by_name.remove(&self.names.remove(&person)?)?;
-        for look in account.name.looks() {
+        for look in account.name.skeletons() {
             if self.looks.get(&*look) == Some(account.name.key()) {
                 self.looks.remove(&*look);
             }

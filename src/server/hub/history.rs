@@ -7,7 +7,7 @@ use super::{
     Context, PendingRequest, Cid, ConnId, ErrorCode, Event, Hub, Now, QueryState, Refusal, RoomName, Phase, Turn,
     UserIx, refusal, talk::tags_of,
 };
-use crate::commands::{Rows, Target};
+use crate::commands::{HistoryRange, MessageTarget};
 use crate::protocol::Key;
 use crate::server::log::{self, UserId, Recipient, Record, Thread};
 
@@ -29,8 +29,8 @@ impl Hub {
         &mut self,
         ask: &mut Context<'_>,
         visit: UserIx,
-        rows: Rows,
-        thread: Option<Target<'_>>,
+        rows: HistoryRange,
+        thread: Option<MessageTarget<'_>>,
     ) -> Result<(), Refusal> {
         let (title, room, thread) = self.thread(visit, thread)?;
         let (reader, hidden) = (self.users[visit].id, self.hidden_from(visit));
@@ -58,7 +58,7 @@ impl Hub {
     fn thread(
         &self,
         visit: UserIx,
-        target: Option<Target<'_>>,
+        target: Option<MessageTarget<'_>>,
     ) -> Result<(String, Option<RoomName>, Thread), Refusal> {
         let me = &self.users[visit];
         let room = |room: usize| {
@@ -66,8 +66,8 @@ impl Hub {
             (name.to_string(), Some(name.clone()), Thread::Room(name.key().clone()))
         };
         match (target, me.query, me.current) {
-            (Some(Target::Room(name)), ..) => Ok(room(self.room_of(visit, name)?)),
-            (Some(Target::Person(name)), ..) => Ok(self.private_thread(me.id, name)),
+            (Some(MessageTarget::Room(name)), ..) => Ok(room(self.room_of(visit, name)?)),
+            (Some(MessageTarget::Person(name)), ..) => Ok(self.private_thread(me.id, name)),
             (None, QueryState::On(other), _) => {
                 let name = self.users[self.users_by_id[&other]].name.as_str();
                 Ok(self.private_thread(me.id, name))

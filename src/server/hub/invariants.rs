@@ -14,7 +14,7 @@ impl Hub {
         assert_eq!(self.users_by_id.len(), self.users.len(), "each visit is one person");
         let mut led_to = 0;
         for (ix, visit) in &self.users {
-            let looks = visit.name.looks().filter(|look| self.confusables.find(look) == Some(ix));
+            let looks = visit.name.skeletons().filter(|look| self.confusables.find(look) == Some(ix));
             led_to += looks.collect::<HashSet<_>>().len();
         }
         assert_eq!(self.confusables.len(), led_to, "looks lead to who has them");

@@ -220,10 +220,10 @@ impl Hub {
 
     /// Whose name, here or registered, is taken for this one; not somebody's own.
     fn confusable_with(&self, name: &Name, me: Option<UserId>) -> Option<Name> {
-        name.looks().find_map(|look| {
-            let here = self.confusables.find(&look).map(|visit| &self.users[visit]);
+        name.skeletons().find_map(|confusable_skeleton| {
+            let here = self.confusables.find(&confusable_skeleton).map(|visit| &self.users[visit]);
             let here = here.map(|visit| (visit.id, &visit.name));
-            let owner = || self.accounts.confusable_with(&look).map(|a| (a.person, &a.name));
+            let owner = || self.accounts.confusable_with(&confusable_skeleton).map(|a| (a.person, &a.name));
             let double = here.or_else(owner).filter(|(person, _)| Some(*person) != me);
             double.map(|(_, name)| name.clone())
         })

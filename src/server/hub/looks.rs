@@ -1,4 +1,4 @@
-//! Who is here by what their name looks like, see [`Name::looks`]: nobody comes who
+//! Who is here by what their name looks like, see [`Name::skeletons`]: nobody comes who
 //! would be taken for somebody else.
 
 use std::collections::HashMap;
@@ -23,14 +23,14 @@ impl ConfusableIndex {
 
     /// A name is somebody's who is here; the first with a look keeps it.
     pub(super) fn add(&mut self, name: &Name, visit: UserIx) {
-        for look in name.looks() {
+        for look in name.skeletons() {
             self.by_hash.entry(self.hasher.hash_one(&*look)).or_insert(visit);
         }
     }
 
     /// It is theirs no more.
     pub(super) fn remove(&mut self, name: &Name, visit: UserIx) {
-        for look in name.looks() {
+        for look in name.skeletons() {
             let hash = self.hasher.hash_one(&*look);
             if self.by_hash.get(&hash) == Some(&visit) {
                 self.by_hash.remove(&hash);

@@ -215,7 +215,7 @@ impl Hub {
             }
         }
         let words = Setting::TABLE.map(|(setting, word)| {
-            format!("{word}={}", commands::switch(ask.settings.get(setting)))
+            format!("{word}={}", commands::on_off(ask.settings.get(setting)))
         });
         // A marked line is answered with its mark, this once without tags too.
         ask.settings.tags |= before.tags && ask.cid.is_some();

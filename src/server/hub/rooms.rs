@@ -12,7 +12,7 @@ use super::{
     Context, Audience, ErrorCode, Event, Hub, Key, Name, Now, Refusal, RoomIx, RoomName, Topic, Turn,
     User, UserIx, refusal,
 };
-use crate::protocol::event::Crowd;
+use crate::protocol::event::PresenceSummary;
 use crate::protocol::{LINE_MAX, Tags};
 use crate::server::turn::Reader;
 
@@ -29,7 +29,7 @@ pub(super) struct Room {
     /// Who hears what is said here; made when it is next needed.
     audience: Option<Arc<Audience>>,
     /// Comings and goings since the last summary, while one is due.
-    crowd: Option<Crowd>,
+    crowd: Option<PresenceSummary>,
     /// Whether somebody was connected here since the server was started.
     pub(super) was_visited: bool,
 }

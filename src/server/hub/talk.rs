@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{
     Context, ErrorCode, Event, Hub, QueryState, Refusal, RoomIx, Tags, Topic, UserIx, no_such_user, refusal,
 };
-use crate::commands::Target;
+use crate::commands::MessageTarget;
 use crate::protocol::{Cid, Key, RoomName};
 use crate::server::log::{UserId, Recipient, Record};
 
@@ -103,18 +103,18 @@ impl Hub {
         &mut self,
         ask: &mut Context<'_>,
         visit: UserIx,
-        to: Target<'_>,
+        to: MessageTarget<'_>,
         text: &str,
     ) -> Result<(), Refusal> {
         if self.repeat(ask, visit) {
             return Ok(());
         }
         match to {
-            Target::Room(name) => {
+            MessageTarget::Room(name) => {
                 let room = self.room_of(visit, name)?;
                 self.post_to_room(ask, visit, room, text, false)
             }
-            Target::Person(name) => match self.user_named(name) {
+            MessageTarget::Person(name) => match self.user_named(name) {
                 Some(to) => {
                     self.post_private(ask, visit, to, text, false);
                     Ok(())
