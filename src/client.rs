@@ -10,44 +10,44 @@
 //! printer thread  lines above the prompt
 //! ```
 //!
-//! In front of the prompt (`slot.rs`) stands what is not seen otherwise: what is
-//! unread elsewhere (`unread.rs`), and what the server has not answered (`lag.rs`).
+//! In front of the prompt (`prompt_text.rs`) stands what is not seen otherwise: what is
+//! unread elsewhere (`unread.rs`), and what the server has not answered (`latency.rs`).
 //! What the client does itself is in `local.rs`.
 //!
 //! Without a terminal (`piped.rs`) lines go in and lines come out, for scripts, or
-//! objects (`json.rs`). Beside the chat, `attention.rs` calls who looks elsewhere and
+//! objects (`json.rs`). Beside the chat, `notify.rs` calls who looks elsewhere and
 //! `log_files.rs` keeps what is said. `config.rs` is where settings come from.
 //!
 //! What goes over the network may be encrypted (`tls.rs`), and whom to trust there
 //! is remembered (`known_hosts.rs`).
 //!
-//! How much of what a server sends is held at once stands in `bounds.rs`.
+//! How much of what a server sends is held at once stands in `limits.rs`.
 //!
-//! Both begin in `begin.rs` and `login.rs`, and both go on over a lost connection: `pulse.rs` finds
-//! out that it is, `comeback.rs` and `outgoing.rs` know what is to be said and shown
+//! Both begin in `start.rs` and `login.rs`, and both go on over a lost connection: `heartbeat.rs` finds
+//! out that it is, `resume.rs` and `outgoing.rs` know what is to be said and shown
 //! then, `reconnect.rs` gets there.
 
 mod address;
-mod attention;
-mod begin;
-mod bounds;
-mod clean;
-mod comeback;
+mod notify;
+mod start;
+mod limits;
+mod sanitize;
+mod resume;
 mod config;
 mod connection;
-mod dial;
+mod happy_eyeballs;
 mod draft;
 mod helper;
 mod history;
 mod interactive;
-mod interrupt;
+mod ctrl_c;
 mod json;
 mod known_hosts;
-mod lag;
+mod latency;
 mod local;
 mod log_files;
 mod login;
-mod meant;
+mod mentions;
 mod outgoing;
 mod output;
 mod password;
@@ -55,13 +55,13 @@ mod piped;
 mod presence;
 mod printer;
 mod prompt;
-mod pulse;
-mod reading;
+mod heartbeat;
+mod away_marker;
 mod reconnect;
 mod screen;
-mod seen;
+mod seen_messages;
 mod signals;
-mod slot;
+mod prompt_text;
 mod state;
 mod submission;
 mod suspend;
@@ -86,16 +86,16 @@ use crate::protocol::units::{parse_duration, parse_switch};
 use crate::protocol::{DEFAULT_PORT, Key, Name, RoomName};
 use crate::stdio;
 use address::Address;
-use attention::{Notifier, NotifyMethod};
-use begin::{Failure, start_session};
-use clean::Clean;
+use notify::{Notifier, NotifyMethod};
+use start::{Failure, start_session};
+use sanitize::Clean;
 pub use config::configured;
 use connection::Connection;
 use history::History;
 use interactive::Setup;
 use log_files::LogFiles;
 use login::{Identity, Session};
-use meant::Highlights;
+use mentions::Highlights;
 use outgoing::CidGenerator;
 use output::Form;
 pub use password::new_password;

@@ -17,7 +17,7 @@
 
 pub mod protocol;
 
-pub mod ignored;
+pub mod ignored_signals;
 
 pub mod files;
 

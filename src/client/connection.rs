@@ -16,8 +16,8 @@ use tokio::net::TcpStream;
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::address::Endpoint;
-use super::bounds::{Budget, GOODBYE_MAX, LINE_MAX};
-use super::dial::connect_fastest;
+use super::limits::{Budget, GOODBYE_MAX, LINE_MAX};
+use super::happy_eyeballs::connect_fastest;
 use super::tls::TlsError;
 use crate::protocol::codec::{Frame, LineCodec};
 
@@ -25,7 +25,7 @@ use crate::protocol::codec::{Frame, LineCodec};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A network that swallows what we say is noticed by this; one that is only silent
-/// by what it does not answer (`pulse.rs`).
+/// by what it does not answer (`heartbeat.rs`).
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a farewell may take.

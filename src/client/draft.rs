@@ -14,7 +14,7 @@ use owo_colors::Style;
 use unicode_segmentation::UnicodeSegmentation as _;
 use unicode_width::UnicodeWidthChar as _;
 
-use super::clean::is_unseen;
+use super::sanitize::is_unseen;
 use super::width::{AUTO_WRAP_OFF, AUTO_WRAP_ON, MODE, is_disputed, to_tab_stop};
 
 /// How a part of the text looks.

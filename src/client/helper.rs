@@ -13,10 +13,10 @@ use rustyline::{Context, Helper};
 
 use super::draft::{Layout, Look};
 use super::local;
-use super::meant::can_start;
+use super::mentions::can_start;
 use super::printer::size;
 use super::prompt::Shared;
-use super::slot::prompt_in;
+use super::prompt_text::prompt_in;
 use super::state::{LinkState, State};
 use super::submission::secret_from;
 use super::width::drawn;

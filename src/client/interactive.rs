@@ -10,21 +10,21 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::attention::Notifier;
-use super::comeback::{self, ANSWER_CUT, Resumption, IDS_WENT_BACK, MISSED_LIMIT_REACHED, reconnected_message};
+use super::notify::Notifier;
+use super::resume::{self, ANSWER_CUT, Resumption, IDS_WENT_BACK, MISSED_LIMIT_REACHED, reconnected_message};
 use super::connection::{Connection, Progress};
 use super::history::History;
-use super::interrupt::Interrupt;
-use super::lag::Latency;
+use super::ctrl_c::Interrupt;
+use super::latency::Latency;
 use super::local::Local;
 use super::log_files::LogFiles;
 use super::login::Session;
-use super::meant::Highlights;
+use super::mentions::Highlights;
 use super::presence::{Joins, Presence};
 use super::printer::{Printer, Redraw};
 use super::prompt::{self, Prompt, Shared, Typed, Waiting};
-use super::pulse::{HeartbeatAction, Heartbeat};
-use super::reading::AwayMarker;
+use super::heartbeat::{HeartbeatAction, Heartbeat};
+use super::away_marker::AwayMarker;
 use super::reconnect::{Reconnected, GivenUp, Outcome, ReconnectConfig};
 use super::screen::Screen;
 use super::signals::{self, Signals};
@@ -98,7 +98,7 @@ async fn chat(
     };
     let mut editor = prompt::editor(&shared)?;
     let is_first_visit = history.load(&mut editor);
-    let printing = orders.obeyed(editor.create_external_printer()?, shared.gate.clone());
+    let printing = orders.start_printing(editor.create_external_printer()?, shared.gate.clone());
     let warning = screen.notice("press Ctrl-C again to leave");
     let interrupt = Interrupt::new(shared.clone(), warning);
     prompt::bind(&mut editor, 'C', interrupt);
@@ -334,7 +334,7 @@ impl Chat {
     async fn wait(&mut self, typed: &mut Lines, signals: &mut Signals) -> Result<Reconnected, End> {
         let farewell = self.farewell.take();
         let code = farewell.as_ref().map(|(code, _)| code.as_str());
-        if self.road.retry_for.is_zero() || !comeback::should_reconnect(code) {
+        if self.road.retry_for.is_zero() || !resume::should_reconnect(code) {
             let why = match farewell {
                 Some((_, why)) => format!("the server ended the connection: {why}"),
                 None => "the connection was lost".to_owned(),

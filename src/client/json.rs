@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
-use super::clean::is_unseen;
+use super::sanitize::is_unseen;
 use crate::protocol::{Event, Key, Message, Place, Stamp, Tags};
 
 /// What the shape of the objects is called; a new one would get a new number.

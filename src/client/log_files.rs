@@ -15,8 +15,8 @@ use jiff::civil::Date;
 use jiff::{Timestamp, Zoned};
 
 use super::address::Endpoint;
-use super::bounds::LOGGED_MAX;
-use super::clean::Clean;
+use super::limits::LOGGED_MAX;
+use super::sanitize::Clean;
 use crate::files::open_own;
 use crate::protocol::name::is_name_char;
 use crate::protocol::{DEFAULT_PORT, Event, Key, Message, Place, Stamp, Tags};

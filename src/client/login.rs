@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::Exit;
 use super::address::Endpoint;
-use super::bounds::{Budget, LOGIN_MAX, MISSED_MAX, SKIPPED_MAX};
-use super::comeback::{self, Resumption};
+use super::limits::{Budget, LOGIN_MAX, MISSED_MAX, SKIPPED_MAX};
+use super::resume::{self, Resumption};
 use super::connection::Connection;
 use super::outgoing::CidGenerator;
 use super::password::Password;
@@ -272,7 +272,7 @@ impl Refused {
             Self::Name { .. } => self.is_taken() || self.is_busy(),
             Self::Farewell { code, .. } => {
                 matches!(code.as_str(), "too-many" | "login-timeout")
-                    || comeback::should_reconnect(Some(code))
+                    || resume::should_reconnect(Some(code))
             }
             Self::NotNow { .. } | Self::Closed | Self::Silent | Self::NotChatty => true,
             Self::Flood => false,

@@ -3,7 +3,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use super::clean::Clean;
+use super::sanitize::Clean;
 use super::json::{self, Status};
 use super::theme::Theme;
 use super::writer::Writer;

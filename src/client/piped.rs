@@ -5,7 +5,7 @@
 //!    or an object for each of them (`output.rs`).
 //! 3. Everything about ourselves goes to standard error.
 //! 4. At the end of input all answers are awaited before we leave.
-//! 5. Over a lost connection all of this goes on (`comeback.rs`).
+//! 5. Over a lost connection all of this goes on (`resume.rs`).
 
 use std::io::{self, BufRead, Read as _};
 use std::mem;
@@ -14,13 +14,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::comeback::{self, ANSWER_CUT, Resumption, IDS_WENT_BACK, MISSED_LIMIT_REACHED, reconnected_message};
+use super::resume::{self, ANSWER_CUT, Resumption, IDS_WENT_BACK, MISSED_LIMIT_REACHED, reconnected_message};
 use super::connection::{Connection, Progress};
 use super::json::Status;
 use super::log_files::LogFiles;
 use super::login::REPLACED;
 use super::output::{Form, Output};
-use super::pulse::{HeartbeatAction, Heartbeat};
+use super::heartbeat::{HeartbeatAction, Heartbeat};
 use super::reconnect::{Reconnected, Outcome, ReconnectConfig};
 use super::signals::Signals;
 use super::state::State;
@@ -383,7 +383,7 @@ impl Script {
     /// would fight for the account for ever.
     fn comes_back_after(&self, code: Option<&str>) -> bool {
         let is_shared = !self.keeps_place && code == Some(REPLACED);
-        self.is_patient && (comeback::should_reconnect(code) || is_shared)
+        self.is_patient && (resume::should_reconnect(code) || is_shared)
     }
 
     /// Waits until what was told is written.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tokio::time::Instant;
 
-use super::bounds::{PRESENCE_MAX, cost};
-use super::meant::Text;
+use super::limits::{PRESENCE_MAX, cost};
+use super::mentions::Text;
 use super::state::State;
 use crate::protocol::{Event, Key, LOBBY};
 

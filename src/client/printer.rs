@@ -16,7 +16,7 @@ use rustyline::{Cmd, ConditionalEventHandler, Event, EventContext, ExternalPrint
 use terminal_size::terminal_size;
 use tokio::sync::Notify;
 
-use super::bounds::{REDRAWN_MAX, SCREEN_MAX, cost};
+use super::limits::{REDRAWN_MAX, SCREEN_MAX, cost};
 use super::screen::Styled;
 use super::wrap::{height, wrap};
 use crate::stdio;
@@ -122,7 +122,7 @@ impl Printer {
 
 impl PrintQueue {
     /// Starts the thread. It ends when every [`Printer`] is gone.
-    pub(super) fn obeyed(
+    pub(super) fn start_printing(
         self,
         out: impl ExternalPrinter + Send + 'static,
         gate: Arc<PromptGate>,

@@ -29,12 +29,12 @@ use rustyline::{
 };
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::clean::is_unseen;
+use super::sanitize::is_unseen;
 use super::helper::ChatHelper;
 use super::history::History;
 use super::local::{self, Local};
 use super::printer::{PromptGate, Printer};
-use super::slot;
+use super::prompt_text;
 use super::state::State;
 use super::submission::Submission;
 use super::theme::Theme;
@@ -223,7 +223,7 @@ impl Loop {
         while !self.is_called_off.load(Ordering::SeqCst) {
             let (target, prompt) = {
                 let state = self.shared.state();
-                (state.target(), slot::prompt(&state))
+                (state.target(), prompt_text::prompt(&state))
             };
             let Some(text) = self.read(&prompt, &draft) else {
                 let last = match self.unread.take() {

@@ -9,13 +9,13 @@ use tokio::time::{Instant, timeout};
 
 use super::Exit;
 use super::address::Endpoint;
-use super::bounds::{Budget, MISSED_MAX};
-use super::comeback::{Backoff, Resumption, ResumeRequest};
+use super::limits::{Budget, MISSED_MAX};
+use super::resume::{Backoff, Resumption, ResumeRequest};
 use super::connection::{Connection, Unreachable, connect};
 use super::login::{Refused, Session, alternative_name, greet, login};
 use super::outgoing::CidGenerator;
 use super::password::Password;
-use super::seen::{Position, SeenMessages};
+use super::seen_messages::{Position, SeenMessages};
 use super::state::State;
 use crate::commands::{Command, HistoryRange, MessageTarget};
 use crate::protocol::{ErrorCode, Event, LOBBY, Tags};

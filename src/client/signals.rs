@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, timeout};
 
 use super::Exit;
-use crate::ignored::{REPEAT, ignore_user_signals, unless_ignored};
+use crate::ignored_signals::{REPEAT, ignore_user_signals, unless_ignored};
 
 /// How long saying goodbye may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(3);

@@ -7,8 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::bounds::{IGNORED_MAX, MEMBERS_MAX, ROOMS_HEARD_OF_MAX, ROOMS_MAX};
-use super::meant::Highlights;
+use super::limits::{IGNORED_MAX, MEMBERS_MAX, ROOMS_HEARD_OF_MAX, ROOMS_MAX};
+use super::mentions::Highlights;
 use super::outgoing::reply_to;
 use super::unread::Unread;
 use crate::commands::{Command, HistoryRange, Setting, MessageTarget};

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::bounds::ROOMS_MAX;
+use super::limits::ROOMS_MAX;
 use crate::protocol::Key;
 
 /// See the head of this file.

@@ -19,7 +19,7 @@ const COLUMNS_MIN: usize = 2;
 /// The line in rows of so many columns; from the second on they begin at `hang`.
 pub(super) fn wrap(line: &str, hang: usize, columns: usize) -> String {
     let columns = columns.max(COLUMNS_MIN);
-    let mut rows = Rows {
+    let mut rows = RowWriter {
         done: String::with_capacity(line.len()),
         row: String::new(),
         column: 0,
@@ -43,7 +43,7 @@ pub(super) fn height(row: &str, columns: usize) -> usize {
     width(row).div_ceil(columns.max(1)).max(1)
 }
 
-struct Rows {
+struct RowWriter {
     done: String,
     row: String,
     column: usize,
@@ -53,7 +53,7 @@ struct Rows {
     is_wrapped_by_terminal: bool,
 }
 
-impl Rows {
+impl RowWriter {
     /// Puts a word, and the blanks before it where they are not at a row's end.
     fn word(&mut self, blanks: &str, word: &str) {
         let width = width(word);

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::Notify;
 
-use super::bounds::OUTPUT_MAX;
+use super::limits::OUTPUT_MAX;
 use crate::stdio;
 
 /// What the two threads share.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::limits::Limits;
-use super::pace::{RateLimiter, Rate};
+use super::rate_limit::{RateLimiter, Rate};
 use super::peer::Peer;
 use super::turn::ConnId;
 

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::outbox::Outbox;
-use super::pace::Bucket;
+use super::rate_limit::Bucket;
 use super::stream::{Transport, Stream};
 use super::unsent;
 use crate::protocol::LOGIN_LINE_MAX;

@@ -29,7 +29,7 @@ use slab::Slab;
 use super::limits::Limits;
 use super::log::{Change, Snapshot, LastIds, UserId, ReadResult, Collection, MembershipSpan};
 use super::outbox::Meter;
-use super::pace::{RateLimiter, Rate};
+use super::rate_limit::{RateLimiter, Rate};
 use super::passwords::Outcome;
 use super::peer::Peer;
 use super::turn::{Audience, Cause, ConnId, Topic, Turn};
@@ -41,59 +41,59 @@ use crate::protocol::{
 };
 
 mod accounts;
-mod ask;
+mod context;
 mod audit;
 mod bans;
 mod clock;
-mod delayed;
-mod dropped;
-mod entry;
-mod feed;
-mod guesses;
+mod delayed_checks;
+mod dropped_sessions;
+mod join;
+mod catch_up;
+mod password_throttle;
 mod history;
 mod invariants;
-mod keeping;
-mod listing;
+mod dormant;
+mod lists;
 mod locks;
 mod login;
-mod looks;
+mod confusables;
 mod mail;
 mod memberships;
-mod missed;
-mod obey;
-mod order;
+mod deferred;
+mod dispatch;
+mod moderation;
 mod people;
 mod rooms;
-mod rule;
+mod server_admin;
 mod search;
-mod secrets;
+mod password_checks;
 mod session;
-mod stored;
+mod storage_gate;
 mod succession;
-mod talk;
+mod messages;
 #[cfg(test)]
-mod trial;
+mod test_support;
 
 use accounts::Accounts;
-use ask::Context;
+use context::Context;
 use audit::Audit;
-use delayed::DelayedChecks;
-use dropped::DroppedSessions;
-use feed::{DeliveryMode, Recent};
-use guesses::PasswordThrottle;
+use delayed_checks::DelayedChecks;
+use dropped_sessions::DroppedSessions;
+use catch_up::{DeliveryMode, Recent};
+use password_throttle::PasswordThrottle;
 use history::HistoryRequest;
-use keeping::DormantRooms;
-use listing::{ListRequest, RoomList, RoomListRequest};
-use looks::ConfusableIndex;
+use dormant::DormantRooms;
+use lists::{ListRequest, RoomList, RoomListRequest};
+use confusables::ConfusableIndex;
 use mail::{MailRequest, Mailboxes};
 use memberships::Memberships;
-use missed::DeferredEvents;
-use order::Moderation;
+use deferred::DeferredEvents;
+use moderation::Moderation;
 use rooms::Room;
-use secrets::PasswordRequest;
+use password_checks::PasswordRequest;
 use session::{ResumeAsk, Session, TokenHash, Tokens};
-pub use stored::{Storage, storage_full};
-use talk::RecentCids;
+pub use storage_gate::{Storage, storage_full};
+use messages::RecentCids;
 
 /// The two clocks of one moment.
 #[derive(Debug, Clone, Copy)]
@@ -448,11 +448,11 @@ impl Hub {
             mail: Mailboxes::default(),
             password_throttle: guesses,
             new_passwords: RateLimiter::new(rate),
-            server_moderation: Moderation { number: Some(keeping::SERVER_ID), ..Moderation::default() },
+            server_moderation: Moderation { number: Some(dormant::SERVER_ID), ..Moderation::default() },
             dormant_rooms: DormantRooms::default(),
             moderated_rooms: HashMap::new(),
             last_arrival: 0,
-            last_moderation_id: keeping::SERVER_ID,
+            last_moderation_id: dormant::SERVER_ID,
             block_owners: HashMap::new(),
             last_block: 0,
             audit: Audit::default(),

@@ -2,7 +2,7 @@
 //!
 //! Each turn: *drain* every connection that has something to say, let the hub
 //! *handle* each line; this again as long as it pays to wait for more
-//! (`linger.rs`); then *commit* the turn's records with one append, and only then
+//! (`batch_delay.rs`); then *commit* the turn's records with one append, and only then
 //! *release* its effects into outboxes; then *flush*: one write for each
 //! connection that something waits for. While a turn is being stored and written
 //! the next one collects itself in the sockets.
@@ -10,9 +10,9 @@
 //! Nobody waits for a slow reader: a socket that is full keeps what waits for it
 //! in its outbox, within bounds, and rings when it has room.
 
-mod answers;
-mod arrival;
-mod guard;
+mod long_replies;
+mod accept;
+mod panic_guard;
 mod reading;
 mod store;
 mod writing;
@@ -29,21 +29,21 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::admission::Admission;
-use super::alarm::Timer;
+use super::timer::Timer;
 use super::audit::{self, ThrottledWarning};
 use super::connection::{Connection, ReadyQueue};
 use super::hub::{Flow, Hub, Input, Now, Storage, storage_full};
 use super::limits::Limits;
-use super::linger::BatchDelay;
+use super::batch_delay::BatchDelay;
 use super::log::{AppendError, Log, ReadResult};
 use super::outbox::Meter;
-use super::pace::Rate;
+use super::rate_limit::Rate;
 use super::passwords::{Hashers, Outcome};
 use super::peer::Peer;
 use super::tls::Offer;
 use super::turn::{ConnId, Sink as _, Turn};
 use crate::protocol::Stamp;
-use answers::{Kind, LongReplies};
+use long_replies::{Kind, LongReplies};
 use reading::READ_SIZE;
 use store::Store;
 
@@ -227,7 +227,7 @@ impl<L: Log> Reactor<L> {
         let until = Instant::now() + SAVE_PATIENCE;
         while self.hub.has_changes() && !self.store.append_changes(&mut self.hub)? {
             if Instant::now() >= until {
-                bail!("stopped without storing what was acknowledged: {}", self.hub.name_unsaved());
+                bail!("stopped without storing what was acknowledged: {}", self.hub.describe_unsaved());
             }
             tokio::time::sleep(SAVE_INTERVAL).await;
         }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Output, Stdio};
 
-use chatty::ignored::is_ignored;
+use chatty::ignored_signals::is_ignored;
 
 use crate::proxy;
 use crate::support::{

@@ -29,7 +29,7 @@ mod session;
 // Who may what.
 mod authority;
 // What operators decide outlives the server, and is in its log.
-mod rule;
+mod moderation_log;
 // Finding what was said.
 mod search;
 // Accounts, passwords, mail.
@@ -63,4 +63,4 @@ mod comeback;
 mod readme;
 
 // The house rules: who may import whom, and what no file holds.
-mod floors;
+mod layers;

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use chatty::ignored::is_ignored;
+use chatty::ignored_signals::is_ignored;
 use chatty::server::ServeArgs;
 use clap::Args as _;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};

@@ -367,7 +367,7 @@ fn pass_no_ignored_signals_on() {
         let runtime = runtime.expect("a runtime");
         let _context = runtime.enter();
         for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit()] {
-            if chatty::ignored::is_ignored(kind.as_raw_value()) {
+            if chatty::ignored_signals::is_ignored(kind.as_raw_value()) {
                 drop(tokio::signal::unix::signal(kind).expect("a handler"));
             }
         }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{Chat, NOT_SENT, lock};
-use crate::client::lag::OVERDUE_AFTER;
+use crate::client::latency::OVERDUE_AFTER;
 use crate::client::local;
 use crate::client::outgoing::UncertainLine;
 use crate::client::screen::Styled;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Admission, CLOSING_ALLOWANCE, Verdict};
 use crate::server::limits::Limits;
-use crate::server::pace::tests::Draw;
+use crate::server::rate_limit::tests::Draw;
 use crate::server::peer::Peer;
 use crate::server::turn::ConnId;
 

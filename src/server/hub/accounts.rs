@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::guesses::Guarded;
-use super::order::Scope;
-use super::secrets::Purpose;
+use super::password_throttle::Guarded;
+use super::moderation::Scope;
+use super::password_checks::Purpose;
 use super::{
     Context, ErrorCode, Event, Farewell, Hub, Ignored, Key, LOGIN_LINE_MAX, Name, UserId, Refusal,
     Collection, UserIx, refusal, send_farewell,
@@ -375,7 +375,7 @@ impl Account {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial::{connect, handle, say};
+    use super::super::test_support::{connect, handle, say};
     use super::super::{Hub, Input, Limits, Seed};
     use super::*;
     use crate::server::log::Snapshot;

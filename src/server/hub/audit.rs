@@ -150,7 +150,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::super::Limits;
-    use super::super::trial::{connect, hub, say, tick_at};
+    use super::super::test_support::{connect, hub, say, tick_at};
     use super::*;
 
     #[test]

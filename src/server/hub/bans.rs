@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::order::{Moderation, Scope, Expiry, reserve_entry};
+use super::moderation::{Moderation, Scope, Expiry, reserve_entry};
 use super::{
     Context, ErrorCode, Event, Farewell, Hub, Key, Name, Now, UserId, Refusal, RoomIx, Topic, User,
     UserIx, no_such_user, refusal, send_farewell,

@@ -35,7 +35,7 @@ impl Hub {
 mod tests {
     use std::time::Duration;
 
-    use super::super::trial::{conn, connect, hub, say};
+    use super::super::test_support::{conn, connect, hub, say};
     use super::super::{Frame, Input, Limits, Turn};
     use super::*;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     Context, PendingRequest, Cid, ConnId, ErrorCode, Event, Hub, Now, QueryState, Refusal, RoomName, Phase, Turn,
-    UserIx, refusal, talk::tags_of,
+    UserIx, refusal, messages::tags_of,
 };
 use crate::commands::{HistoryRange, MessageTarget};
 use crate::protocol::Key;
@@ -169,7 +169,7 @@ fn readable(rows: &log::ReadResult) -> Result<&[Arc<Record>], Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial::{connect, handle, hub, message, say};
+    use super::super::test_support::{connect, handle, hub, message, say};
     use super::super::{Flow, Input, Limits};
     use crate::server::log::ReadResult;
 

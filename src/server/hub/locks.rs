@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::guesses::Guarded;
-use super::order::{Scope, reserve_entry};
-use super::secrets::Purpose;
+use super::password_throttle::Guarded;
+use super::moderation::{Scope, reserve_entry};
+use super::password_checks::Purpose;
 use super::{
     Context, ErrorCode, Event, Hub, Now, UserId, Refusal, Room, RoomIx, Tags, UserIx, no_such_user,
     refusal,

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::accounts::Proof;
-use super::talk::tags_of;
+use super::messages::tags_of;
 use super::{
     Context, PendingRequest, Cid, ErrorCode, Event, Hub, Key, UserId, Refusal, Collection, UserIx, no_such_user,
     refusal,
@@ -191,7 +191,7 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial::{connect, handle, hub, register, say};
+    use super::super::test_support::{connect, handle, hub, register, say};
     use super::super::{Flow, Input, Limits, ReadResult};
     use super::*;
     use crate::server::passwords::Outcome;

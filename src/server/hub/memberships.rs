@@ -170,7 +170,7 @@ impl Hub {
 mod tests {
     use std::time::Duration;
 
-    use super::super::trial::{conn, connect, handle, hub, now, restarted, say, session};
+    use super::super::test_support::{conn, connect, handle, hub, now, restarted, say, session};
     use super::super::{Input, Limits, Turn};
     use super::*;
 

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::feed::DeliveryMode;
-use super::order::Moderation;
-use super::order::Scope;
+use super::catch_up::DeliveryMode;
+use super::moderation::Moderation;
+use super::moderation::Scope;
 use super::{
     Context, Audience, ErrorCode, Event, Hub, Key, Name, Now, Refusal, RoomIx, RoomName, Topic, Turn,
     User, UserIx, refusal,
@@ -412,7 +412,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::super::Limits;
-    use super::super::trial::{connect, hub, say};
+    use super::super::test_support::{connect, hub, say};
 
     #[test]
     fn only_a_topic_that_changes_is_to_be_kept() {

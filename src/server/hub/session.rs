@@ -1,6 +1,6 @@
 //! Coming back: who asked for a session and drops keeps their place for a while,
 //! and nobody sees them leave. What they miss meanwhile is in the log; coming
-//! back is reading on (`feed.rs`).
+//! back is reading on (`catch_up.rs`).
 //!
 //! Only a token's hash is kept, here and in storage: who reads the data folder
 //! cannot come back as anybody.
@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::feed::Lookup;
+use super::catch_up::Lookup;
 use super::{
     Context, PendingRequest, Away, Cid, ConnId, ErrorCode, Event, Farewell, DeliveryMode, Hub, Memberships, Name, Now,
     Peer, UserId, QueryState, Refusal, RoomName, Seed, Settings, Collection, Phase, Stamp, MembershipSpan, Relations,
@@ -534,7 +534,7 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial::{connect, connect_from, handle, hub, restarted, message, say, session};
+    use super::super::test_support::{connect, connect_from, handle, hub, restarted, message, say, session};
     use super::super::{Flow, Input, Limits, ReadResult};
     use super::*;
 
@@ -631,7 +631,7 @@ mod tests {
         say(hub, slot, &format!("p{slot}"));
         session(hub, slot);
         handle(hub, slot, Input::Disconnected);
-        hub.forget_connection(super::super::trial::conn(slot));
+        hub.forget_connection(super::super::test_support::conn(slot));
         hub.check_invariants();
     }
 
@@ -674,7 +674,7 @@ mod tests {
                 say(&mut hub, 1, "/join ops");
                 let token = session(&mut hub, 1);
                 handle(&mut hub, 1, Input::Disconnected);
-                hub.forget_connection(super::super::trial::conn(1));
+                hub.forget_connection(super::super::test_support::conn(1));
                 if is_restarted {
                     hub = restarted(&hub);
                     connect_from(&mut hub, 0, [198, 51, 100, 1]);

@@ -3,7 +3,7 @@
 //! or banned, the member who has been there longest takes over, announced as
 //! `#ops * server made bob an operator`: nobody can be called so.
 
-use super::order::Scope;
+use super::moderation::Scope;
 use super::{Event, Hub, Now, UserId, RoomIx, Tags, Topic, Turn, UserIx};
 
 /// Who appoints the successor.
@@ -137,7 +137,7 @@ impl Hub {
 mod tests {
     use std::time::Duration;
 
-    use super::super::trial::{
+    use super::super::test_support::{
         conn, connect, connect_from, handle, hub, register, restarted, say, session, tick_at,
     };
     use super::super::{Input, Limits};

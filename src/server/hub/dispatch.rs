@@ -1,6 +1,6 @@
 //! From a line to what is done: it is read, and handed to the file of its topic.
 
-use super::order::Scope;
+use super::moderation::Scope;
 use super::session::Cursor;
 use super::{Context, Connection, Hub, Now, Phase, UserIx, bye, refusal, session};
 use crate::commands::{self, Command, Request, Setting};
@@ -57,7 +57,7 @@ impl Hub {
                 self.post(ask, visit, text, false)
             }
             (Some(Phase::LoggedIn(visit)), Request::Command(command)) => {
-                if !self.need_storage(visit, command)? {
+                if !self.require_storage(visit, command)? {
                     return Ok(());
                 }
                 if command.is_activity() {

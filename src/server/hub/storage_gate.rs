@@ -3,8 +3,8 @@
 //! has any effect. What nobody asked for (a connection that breaks, a deadline) cannot be
 //! refused; it stays in `unsaved` until it is stored.
 
-use super::secrets::Purpose;
-use super::{ErrorCode, Hub, UserId, Refusal, Collection, UserIx, keeping, session};
+use super::password_checks::Purpose;
+use super::{ErrorCode, Hub, UserId, Refusal, Collection, UserIx, dormant, session};
 use crate::commands::Command;
 
 /// Whether changes can be stored in the present turn.
@@ -44,7 +44,7 @@ impl Hub {
     }
 
     /// Whether a command may be executed now. `Ok(false)`: when storage is known.
-    pub(super) fn need_storage(
+    pub(super) fn require_storage(
         &mut self,
         visit: UserIx,
         command: Command<'_>,
@@ -60,7 +60,7 @@ impl Hub {
     }
 
     /// The same for what comes of a password, when it has been hashed.
-    pub(super) fn need_storage_for(
+    pub(super) fn require_storage_for(
         &self,
         visit: UserIx,
         purpose: &Purpose,
@@ -109,7 +109,7 @@ impl Hub {
 
     /// What is not stored, for people; not all of it, if it is much.
     #[must_use]
-    pub fn name_unsaved(&self) -> String {
+    pub fn describe_unsaved(&self) -> String {
         let first = self.unsaved.iter().take(NAMED_MAX);
         let mut names: Vec<String> =
             first.map(|(shelf, key)| self.describe_entry(*shelf, *key)).collect();
@@ -135,7 +135,7 @@ impl Hub {
                 None => "that a waiting message was delivered".to_owned(),
             },
             Collection::Spans => "memberships of a session".to_owned(),
-            Collection::Moderation if key == keeping::SERVER_ID => "the server's bans and operators".to_owned(),
+            Collection::Moderation if key == dormant::SERVER_ID => "the server's bans and operators".to_owned(),
             Collection::Moderation => match self.moderated_rooms.get(&key) {
                 Some(room) => format!("what was decided in {room}"),
                 None => "the end of a room".to_owned(),
@@ -146,7 +146,7 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial::{connect, handle, hub, now, register, say};
+    use super::super::test_support::{connect, handle, hub, now, register, say};
     use super::super::{Flow, Frame, Input, Limits, Turn};
     use super::*;
     use crate::server::passwords::Outcome;
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!((flow, hub.has_changes()), (Flow::Next, false));
         hub.set_storage(Storage::Open);
         register(&mut hub, 0);
-        assert_eq!(hub.name_unsaved(), "the account alice");
+        assert_eq!(hub.describe_unsaved(), "the account alice");
     }
 
     #[test]
@@ -237,13 +237,13 @@ mod tests {
         for text in ["alice", "/session", "/join ops", "/topic tea"] {
             say(&mut hub, 0, text);
         }
-        assert_eq!(hub.name_unsaved(), "the session of alice, what was decided in #ops");
+        assert_eq!(hub.describe_unsaved(), "the session of alice, what was decided in #ops");
         hub.handle(
             now(std::time::Duration::ZERO),
-            super::super::trial::conn(0),
+            super::super::test_support::conn(0),
             line("/quit"),
             &mut Turn::default(),
         );
-        assert!(hub.name_unsaved().starts_with("the end of a session, "));
+        assert!(hub.describe_unsaved().starts_with("the end of a session, "));
     }
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::accounts::Proof;
-use super::delayed::DelayedCheck;
-use super::entry::JoinKey;
-use super::guesses::{Guarded, Target, Wait};
+use super::delayed_checks::DelayedCheck;
+use super::join::JoinKey;
+use super::password_throttle::{Guarded, Target, Wait};
 use super::{
     Context, PendingRequest, Cid, ConnId, ErrorCode, Farewell, Hub, Name, Now, Refusal, RoomName, Phase, Turn,
     UserIx, refusal,
@@ -174,7 +174,7 @@ impl Hub {
         let mut ask = Context { now, conn, settings, cid, turn };
         let is_done = matches!(outcome, Outcome::Checked(true) | Outcome::Hashed(Some(_)));
         let storage = match stage {
-            Phase::LoggedIn(visit) if is_done => self.need_storage_for(visit, &purpose),
+            Phase::LoggedIn(visit) if is_done => self.require_storage_for(visit, &purpose),
             _ => Ok(()),
         };
         let result = storage.and_then(|()| match (stage, outcome) {
@@ -271,7 +271,7 @@ fn wrong_password() -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial::{
+    use super::super::test_support::{
         Delivered, conn, connect, connect_from, handle, handle_at, hub, register, restarted, say,
         session, tick_at,
     };

@@ -4,14 +4,14 @@
 //!
 //! While somebody is behind, their position in the log is all that is kept: they
 //! are in no audience, and their own lines wait, so that answers keep their
-//! order; what no log has waits as well (`missed.rs`). The last step to live is
+//! order; what no log has waits as well (`deferred.rs`). The last step to live is
 //! taken from the messages of late, which are in memory, in one piece with becoming
 //! live again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{ConnId, Event, Farewell, Hub, Now, Phase, Tags, Turn, UserIx, talk::tags_of};
+use super::{ConnId, Event, Farewell, Hub, Now, Phase, Tags, Turn, UserIx, messages::tags_of};
 use crate::protocol::{Cid, Key};
 use crate::server::log::{ReadRequest, Recipient, Record, ReadResult, Thread};
 use crate::server::turn::Cause;

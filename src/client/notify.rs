@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::clean::Clean;
-use super::meant::Highlights;
+use super::sanitize::Clean;
+use super::mentions::Highlights;
 use crate::protocol::{Event, Key, Message, Place, Tags};
 use crate::stdio;
 

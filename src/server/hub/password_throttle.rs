@@ -201,7 +201,7 @@ impl Wait {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::pace::tests::Draw;
+    use crate::server::rate_limit::tests::Draw;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::ConnId;
-use super::guesses::Target;
+use super::password_throttle::Target;
 use crate::server::passwords::Job;
 
 /// One of them.
@@ -68,7 +68,7 @@ impl DelayedChecks {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Key, guesses::Guarded};
+    use super::super::{Key, password_throttle::Guarded};
     use super::*;
     use crate::server::passwords::Secret;
 

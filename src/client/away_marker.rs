@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::comeback::humanize;
+use super::resume::humanize;
 
 /// Who has not written for so long may have been elsewhere.
 const AWAY_AFTER: Duration = Duration::from_mins(5);

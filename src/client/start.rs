@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::address::Endpoint;
-use super::comeback::humanize;
+use super::resume::humanize;
 use super::connection::{Connection, Unreachable, connect};
 use super::json::{self, Status};
 use super::log_files::LogFiles;
@@ -22,10 +22,10 @@ use super::{Exit, JoinArgs, ActiveSession, print_error, is_interactive, is_on_te
 use crate::stdio;
 
 /// Where a script has a password from.
-const HOW_TO_TELL: &str = " (--password-file, --password-cmd or CHATTY_PASSWORD says one)";
+const PASSWORD_HINT: &str = " (--password-file, --password-cmd or CHATTY_PASSWORD says one)";
 
 /// How often a password may be typed.
-const TRIES: usize = 3;
+const PASSWORD_ATTEMPTS: usize = 3;
 
 /// For how long a script tries to come back, and waits for a name.
 const RETRY_FOR: Duration = Duration::from_mins(10);
@@ -54,14 +54,14 @@ impl Failure {
             print_error(why);
         }
         if args.json {
-            tell(Status::Failed, self.why.as_deref().unwrap_or("ended by a signal"));
+            write_status(Status::Failed, self.why.as_deref().unwrap_or("ended by a signal"));
         }
         self.exit
     }
 }
 
 /// Writes a status where there is no output yet.
-fn tell(status: Status, text: &str) {
+fn write_status(status: Status, text: &str) {
     let mut object = Vec::new();
     // Whether anybody reads it, the first line of the server will show.
     let _ = json::status(&mut object, status, None, text)
@@ -184,7 +184,7 @@ impl Entry<'_> {
             self.password = given(self.args).await.map_err(Problem::NoPassword)?;
             self.has_looked = true;
             if self.password.is_none() && is_on_terminal() {
-                self.tries_left = TRIES;
+                self.tries_left = PASSWORD_ATTEMPTS;
             }
         }
         self.log_in().await
@@ -222,7 +222,7 @@ impl Entry<'_> {
                 let is_untold = self.password.is_none() && problem.password_problem().is_some();
                 let mut why = problem.sentence(&self.endpoint);
                 if is_untold {
-                    why += HOW_TO_TELL;
+                    why += PASSWORD_HINT;
                 }
                 Failure::new(problem.exit(), why)
             }
@@ -307,7 +307,7 @@ impl Waiting {
             print_error(&text);
         }
         if entry.args.json {
-            tell(Status::Waiting, &text);
+            write_status(Status::Waiting, &text);
         }
     }
 }

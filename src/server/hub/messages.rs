@@ -352,7 +352,7 @@ mod tests {
     use std::panic::{self, AssertUnwindSafe};
 
     use super::super::Limits;
-    use super::super::trial::{connect, hub, say};
+    use super::super::test_support::{connect, hub, say};
     use super::*;
 
     #[test]
@@ -382,7 +382,7 @@ mod tests {
     }
 
     fn said(id: u64, mark: &str, text: &str) -> Arc<Record> {
-        super::super::trial::message(id, "lobby", Some(mark), text)
+        super::super::test_support::message(id, "lobby", Some(mark), text)
     }
 
     #[test]

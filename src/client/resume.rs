@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use std::mem;
 use std::time::Duration;
 
-use super::bounds::{ANSWER_MAX, cost};
+use super::limits::{ANSWER_MAX, cost};
 use super::login::Session;
 use super::outgoing::{CidGenerator, UncertainLine, Outgoing};
-use super::seen::{Known, Position, SeenMessages};
+use super::seen_messages::{Known, Position, SeenMessages};
 use crate::commands::{self, Command, Request};
 use crate::protocol::{ErrorCode, Event, Key, Tags, text};
 

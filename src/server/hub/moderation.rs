@@ -1,5 +1,5 @@
 //! Order in rooms: who may keep it, and how (bans and locks have files of their
-//! own; who keeps order on the whole server stands in `rule.rs`). Whoever makes a
+//! own; who keeps order on the whole server stands in `server_admin.rs`). Whoever makes a
 //! room is its operator, and operators make others. `#lobby` is made by nobody.
 //!
 //! An operator is a person, an account or a visit, and stays one while away from

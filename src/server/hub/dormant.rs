@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::locks::Lock;
-use super::order::{Moderation, Scope};
+use super::moderation::{Moderation, Scope};
 use super::{Hub, Key, RoomIx, RoomName, Collection};
 
 /// The server's number; rooms have higher ones.
@@ -178,7 +178,7 @@ impl Hub {
 mod tests {
     use std::time::Duration;
 
-    use super::super::trial::{connect, handle, hub, now, register, restarted, say, session};
+    use super::super::test_support::{connect, handle, hub, now, register, restarted, say, session};
     use super::super::{Input, Limits, Turn};
     use super::*;
     use crate::server::passwords::{HashFile, Outcome};

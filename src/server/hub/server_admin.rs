@@ -7,9 +7,9 @@
 
 use std::sync::Arc;
 
-use super::guesses::Guarded;
-use super::order::Scope;
-use super::secrets::Purpose;
+use super::password_throttle::Guarded;
+use super::moderation::Scope;
+use super::password_checks::Purpose;
 use super::{
     Context, ErrorCode, Event, Farewell, Hub, UserId, Refusal, Tags, Topic, UserIx, no_such_user,
     refusal, send_farewell,
@@ -37,7 +37,7 @@ impl Hub {
             return refusal(ErrorCode::Forbidden, text);
         };
         if !self.is_private(ask) {
-            return refusal(ErrorCode::Insecure, super::secrets::INSECURE);
+            return refusal(ErrorCode::Insecure, super::password_checks::INSECURE);
         }
         let job = Job::Check(Secret::new(password), hash.into());
         self.check_password(ask, Purpose::Rule, Guarded::Rule, job)

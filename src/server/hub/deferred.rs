@@ -121,7 +121,7 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial::{connect, handle, hub, say, session};
+    use super::super::test_support::{connect, handle, hub, say, session};
     use super::super::{Input, Limits};
     use super::*;
 

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::order::Scope;
+use super::moderation::Scope;
 use super::{
     Context, PendingRequest, Cid, ConnId, ErrorCode, Event, Hub, Key, Now, RoomIx, RoomName, Phase, Turn,
 };
@@ -199,7 +199,7 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial::{connect, handle, hub, say};
+    use super::super::test_support::{connect, handle, hub, say};
     use super::super::{Input, Limits};
     use super::*;
     use crate::server::hub::Flow;
