@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use chatty::protocol::{Key, Name, RoomName, Stamp};
 use chatty::server::log::sqlite::{Durability, FILE, Options, Retention, SqliteLog};
 use chatty::server::log::{
-    Batch, LastIds, Log as _, UserId, ReadRequest, Recipient, Record, SearchTerms, Thread,
+    Batch, LastIds, Log as _, ReadRequest, Recipient, Record, SearchTerms, Thread, UserId,
 };
 use rusqlite::Connection;
 
@@ -101,7 +101,8 @@ fn search(
         let rooms = vec![Key::fold("ops")];
         let reader = UserId(2);
         let thread = Thread::Search { reader, rooms, is_private_too: true, terms };
-        let query = ReadRequest { thread, count: 50, size: usize::MAX, after: None, hidden: Vec::new() };
+        let query =
+            ReadRequest { thread, count: 50, size: usize::MAX, after: None, hidden: Vec::new() };
         let (found, rows) = mpsc::channel();
         let start = Instant::now();
         log.read(query, Box::new(move |rows| drop(found.send(rows))));

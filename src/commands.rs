@@ -661,7 +661,11 @@ pub const TABLE: &[Row] = &[
         name: "resume",
         group: Group::Programs,
         aliases: &[],
-        args: &[arg("TOKEN", ArgKind::Free), arg("ID", ArgKind::Free), arg("[TIME]", ArgKind::Free)],
+        args: &[
+            arg("TOKEN", ArgKind::Free),
+            arg("ID", ArgKind::Free),
+            arg("[TIME]", ArgKind::Free),
+        ],
         help: "come back instead of logging in, and read on after a message, by its id and time",
         examples: &[
             "/resume 9f86d081884c7d659a2feaa0c55ad015 42 2026-11-23T06:16:00.123Z",
@@ -1248,8 +1252,9 @@ mod tests {
         assert_eq!(parse("//who is it"), Ok(Request::Say("/who is it")));
         assert_eq!(parse(" /etc"), Ok(Request::Say(" /etc")));
         assert_eq!(parse("/WHO"), Ok(Request::Command(Command::Who { room: None })));
-        let msg =
-            |name, text| Ok(Request::Command(Command::Msg { to: MessageTarget::Person(name), text }));
+        let msg = |name, text| {
+            Ok(Request::Command(Command::Msg { to: MessageTarget::Person(name), text }))
+        };
         assert_eq!(parse("/msg bob hi"), msg("bob", "hi"));
         assert_eq!(parse("/msg   bob  hi "), msg("bob", " hi "));
         assert_eq!(parse("[PRIVATE MESSAGE] bob: hi: there"), msg("bob", "hi: there"));
@@ -1421,7 +1426,10 @@ mod tests {
         assert_eq!(history("/history 99999999999999999999"), (1000, None, None));
         assert_eq!(history("/history #ops"), (20, None, Some(MessageTarget::Room("ops"))));
         assert_eq!(history("/history bob"), (20, None, Some(MessageTarget::Person("bob"))));
-        assert_eq!(history("/history after 7 bob"), (20, Some(7), Some(MessageTarget::Person("bob"))));
+        assert_eq!(
+            history("/history after 7 bob"),
+            (20, Some(7), Some(MessageTarget::Person("bob")))
+        );
         assert_eq!(history("/history 3 AFTER 7"), (3, Some(7), None));
     }
 }

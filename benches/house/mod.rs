@@ -11,7 +11,7 @@ use chatty::protocol::codec::LineCodec;
 use chatty::server::hub::{Hub, Input, Now, Seed};
 use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
-use chatty::server::log::{Snapshot, ReadRequest};
+use chatty::server::log::{ReadRequest, Snapshot};
 use chatty::server::outbox::{Lines, Outbox};
 use chatty::server::passwords::Job;
 use chatty::server::peer::Peer;

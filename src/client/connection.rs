@@ -16,8 +16,8 @@ use tokio::net::TcpStream;
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::address::Endpoint;
-use super::limits::{Budget, GOODBYE_MAX, LINE_MAX};
 use super::happy_eyeballs::connect_fastest;
+use super::limits::{Budget, GOODBYE_MAX, LINE_MAX};
 use super::tls::TlsError;
 use crate::protocol::codec::{Frame, LineCodec};
 

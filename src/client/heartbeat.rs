@@ -103,7 +103,10 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut pulse = Heartbeat::new(SILENCE, start);
-        assert_eq!((pulse.beat(at(30)), pulse.beat(at(60))), (HeartbeatAction::Ask, HeartbeatAction::Ask));
+        assert_eq!(
+            (pulse.beat(at(30)), pulse.beat(at(60))),
+            (HeartbeatAction::Ask, HeartbeatAction::Ask)
+        );
         pulse.heard(at(61));
         assert_eq!((pulse.due(), pulse.asked_since()), (at(91), None));
         assert_eq!(pulse.beat(at(91)), HeartbeatAction::Ask);
@@ -114,7 +117,10 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut pulse = Heartbeat::new(SILENCE, start);
-        assert_eq!((pulse.beat(at(30)), pulse.beat(at(60))), (HeartbeatAction::Ask, HeartbeatAction::Ask));
+        assert_eq!(
+            (pulse.beat(at(30)), pulse.beat(at(60))),
+            (HeartbeatAction::Ask, HeartbeatAction::Ask)
+        );
         // A night.
         assert_eq!(pulse.beat(at(30_000)), HeartbeatAction::Ask);
         assert_eq!(pulse.beat(at(30_030)), HeartbeatAction::Ask);

@@ -10,28 +10,30 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::notify::Notifier;
-use super::resume::{self, ANSWER_CUT, Resumption, IDS_WENT_BACK, MISSED_LIMIT_REACHED, reconnected_message};
+use super::away_marker::AwayMarker;
 use super::connection::{Connection, Progress};
-use super::history::History;
 use super::ctrl_c::Interrupt;
+use super::heartbeat::{Heartbeat, HeartbeatAction};
+use super::history::History;
 use super::latency::Latency;
 use super::local::Local;
 use super::log_files::LogFiles;
 use super::login::Session;
 use super::mentions::Highlights;
+use super::notify::Notifier;
 use super::presence::{Joins, Presence};
 use super::printer::{Printer, Redraw};
 use super::prompt::{self, Prompt, Shared, Typed, Waiting};
-use super::heartbeat::{HeartbeatAction, Heartbeat};
-use super::away_marker::AwayMarker;
-use super::reconnect::{Reconnected, GivenUp, Outcome, ReconnectConfig};
+use super::reconnect::{GivenUp, Outcome, ReconnectConfig, Reconnected};
+use super::resume::{
+    self, ANSWER_CUT, IDS_WENT_BACK, MISSED_LIMIT_REACHED, Resumption, reconnected_message,
+};
 use super::screen::Screen;
 use super::signals::{self, Signals};
 use super::state::{LinkState, State};
 use super::suspend::Suspend;
 use super::terminal::{self, Terminal};
-use super::{Exit, ActiveSession, print_error};
+use super::{ActiveSession, Exit, print_error};
 use crate::commands::{Command, MessageTarget};
 use crate::protocol::Key;
 use crate::protocol::text::is_blank_text;
@@ -70,7 +72,9 @@ pub(super) async fn run(visit: ActiveSession, setup: Setup, mut signals: Signals
             exit
         }
         Err(problem) => {
-            print_error(&format!("this terminal does not work: {problem} (chatty join | cat might)"));
+            print_error(&format!(
+                "this terminal does not work: {problem} (chatty join | cat might)"
+            ));
             Exit::Unavailable
         }
     }

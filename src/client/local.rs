@@ -1,7 +1,7 @@
 //! What the client does itself: its own commands, and help where no server answers.
 //! It never takes a name that the one table of commands has.
 
-use crate::commands::{self, Arg, Command, Group, ArgKind, Request};
+use crate::commands::{self, Arg, ArgKind, Command, Group, Request};
 use crate::protocol::Tags;
 use crate::protocol::text::{is_blank, split_word};
 

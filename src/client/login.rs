@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::Exit;
 use super::address::Endpoint;
-use super::limits::{Budget, LOGIN_MAX, MISSED_MAX, SKIPPED_MAX};
-use super::resume::{self, Resumption};
 use super::connection::Connection;
+use super::limits::{Budget, LOGIN_MAX, MISSED_MAX, SKIPPED_MAX};
 use super::outgoing::CidGenerator;
 use super::password::Password;
+use super::resume::{self, Resumption};
 use crate::commands::Command;
 use crate::protocol::name::NAME_MAX;
 use crate::protocol::{ErrorCode, Event, HISTORY_MAX, Message, Name, RoomName, Stamp, Tags};

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::sanitize::Clean;
 use super::mentions::Highlights;
+use super::sanitize::Clean;
 use crate::protocol::{Event, Key, Message, Place, Tags};
 use crate::stdio;
 
@@ -90,7 +90,9 @@ impl Notifier {
         }
         let notify = match notify {
             // tmux keeps such sequences to itself, and tells of a bell.
-            NotifyMethod::Osc9 | NotifyMethod::Osc777 if std::env::var_os("TMUX").is_some() => NotifyMethod::Bell,
+            NotifyMethod::Osc9 | NotifyMethod::Osc777 if std::env::var_os("TMUX").is_some() => {
+                NotifyMethod::Bell
+            }
             notify => notify,
         };
         Self {
@@ -210,7 +212,13 @@ mod tests {
     #[test]
     fn how_to_be_called_is_written_and_read() {
         let program = NotifyMethod::Program(vec!["notify-send".to_owned(), "-u".to_owned()]);
-        for notify in [NotifyMethod::Off, NotifyMethod::Bell, NotifyMethod::Osc9, NotifyMethod::Osc777, program] {
+        for notify in [
+            NotifyMethod::Off,
+            NotifyMethod::Bell,
+            NotifyMethod::Osc9,
+            NotifyMethod::Osc777,
+            program,
+        ] {
             assert_eq!(notify.to_string().parse(), Ok(notify));
         }
         for wrong in ["", "on", "[]", "[1]", "notify-send"] {

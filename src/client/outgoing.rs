@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::password::Password;
 use super::state::State;
-use crate::commands::{self, Command, Request, MessageTarget};
+use crate::commands::{self, Command, MessageTarget, Request};
 use crate::protocol::{ErrorCode, Event, Tags};
 
 /// Makes the marks of one run. Marks are remembered beyond a connection, and a
@@ -149,7 +149,9 @@ impl Outgoing {
         let mut before = self.kept.iter().take(self.sent);
         let is_held = match next.bearing {
             TargetEffect::Leads if is_part => self.sent > 0,
-            TargetEffect::Leads => before.any(|kept| kept.leads() || kept.bearing == TargetEffect::Placed),
+            TargetEffect::Leads => {
+                before.any(|kept| kept.leads() || kept.bearing == TargetEffect::Placed)
+            }
             // Whatever leads is the last that went out.
             _ => before.next_back().is_some_and(UnansweredLine::leads),
         };

@@ -3,8 +3,8 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use super::sanitize::Clean;
 use super::json::{self, Status};
+use super::sanitize::Clean;
 use super::theme::Theme;
 use super::writer::Writer;
 use super::{JoinArgs, print_error};

@@ -14,18 +14,20 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::resume::{self, ANSWER_CUT, Resumption, IDS_WENT_BACK, MISSED_LIMIT_REACHED, reconnected_message};
 use super::connection::{Connection, Progress};
+use super::heartbeat::{Heartbeat, HeartbeatAction};
 use super::json::Status;
 use super::log_files::LogFiles;
 use super::login::REPLACED;
 use super::output::{Form, Output};
-use super::heartbeat::{HeartbeatAction, Heartbeat};
-use super::reconnect::{Reconnected, Outcome, ReconnectConfig};
+use super::reconnect::{Outcome, ReconnectConfig, Reconnected};
+use super::resume::{
+    self, ANSWER_CUT, IDS_WENT_BACK, MISSED_LIMIT_REACHED, Resumption, reconnected_message,
+};
 use super::signals::Signals;
 use super::state::State;
-use super::{Exit, ActiveSession, print_error};
-use crate::commands::{self, Command, Request, Setting, MessageTarget};
+use super::{ActiveSession, Exit, print_error};
+use crate::commands::{self, Command, MessageTarget, Request, Setting};
 use crate::protocol::text::is_blank_text;
 use crate::protocol::{Event, LINE_MAX, RoomName, Tags};
 use crate::{stdio, text_file};
@@ -82,7 +84,11 @@ pub(super) async fn run(visit: ActiveSession, task: Task, mut signals: Signals) 
         output: Output::new(task.form, task.is_quiet),
         log,
     };
-    script.output.status_for_programs(Status::Online, None, &format!("logged in as {}", session.me));
+    script.output.status_for_programs(
+        Status::Online,
+        None,
+        &format!("logged in as {}", session.me),
+    );
     let mut shown = script.show(session.lines);
     loop {
         let stop = match shown {
@@ -439,7 +445,8 @@ impl Script {
             return;
         }
         if let Some(room) = &self.raw_room {
-            let command = Command::Msg { to: MessageTarget::Room(room.as_str()), text: line }.to_string();
+            let command =
+                Command::Msg { to: MessageTarget::Room(room.as_str()), text: line }.to_string();
             // A line of full length has no room for that; where it goes all the same
             // is checked with every new visit.
             let is_text = commands::parse(line) == Ok(Request::Say(line));

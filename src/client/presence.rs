@@ -117,7 +117,9 @@ impl Presence {
                         earlier.what == PresenceKind::Quit
                             || (earlier.what == PresenceKind::Left && earlier.room == *room)
                     }
-                    PresenceKind::Left => earlier.what == PresenceKind::Joined && earlier.room == *room,
+                    PresenceKind::Left => {
+                        earlier.what == PresenceKind::Joined && earlier.room == *room
+                    }
                     PresenceKind::Quit => earlier.what == PresenceKind::Joined,
                 }
         };

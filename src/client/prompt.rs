@@ -29,12 +29,12 @@ use rustyline::{
 };
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::sanitize::is_unseen;
 use super::helper::ChatHelper;
 use super::history::History;
 use super::local::{self, Local};
-use super::printer::{PromptGate, Printer};
+use super::printer::{Printer, PromptGate};
 use super::prompt_text;
+use super::sanitize::is_unseen;
 use super::state::State;
 use super::submission::Submission;
 use super::theme::Theme;

@@ -9,12 +9,12 @@ use tokio::time::{Instant, timeout};
 
 use super::Exit;
 use super::address::Endpoint;
-use super::limits::{Budget, MISSED_MAX};
-use super::resume::{Backoff, Resumption, ResumeRequest};
 use super::connection::{Connection, Unreachable, connect};
+use super::limits::{Budget, MISSED_MAX};
 use super::login::{Refused, Session, alternative_name, greet, login};
 use super::outgoing::CidGenerator;
 use super::password::Password;
+use super::resume::{Backoff, ResumeRequest, Resumption};
 use super::seen_messages::{Position, SeenMessages};
 use super::state::State;
 use crate::commands::{Command, HistoryRange, MessageTarget};
@@ -169,7 +169,10 @@ impl Reconnector {
         }
     }
 
-    async fn attempt(&mut self, missed: &mut Vec<String>) -> Result<(Connection, Outcome), Failure> {
+    async fn attempt(
+        &mut self,
+        missed: &mut Vec<String>,
+    ) -> Result<(Connection, Outcome), Failure> {
         let connection = connect(&self.endpoint).await;
         let mut connection = connection.map_err(|Unreachable { why, is_final }| {
             let given_up = GivenUp { exit: Exit::Unavailable, why };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::limits::{ANSWER_MAX, cost};
 use super::login::Session;
-use super::outgoing::{CidGenerator, UncertainLine, Outgoing};
+use super::outgoing::{CidGenerator, Outgoing, UncertainLine};
 use super::seen_messages::{Known, Position, SeenMessages};
 use crate::commands::{self, Command, Request};
 use crate::protocol::{ErrorCode, Event, Key, Tags, text};
@@ -224,7 +224,14 @@ impl Missing {
 impl Resumption {
     pub(super) fn new(cids: CidGenerator) -> Self {
         let (outgoing, backoff) = (Outgoing::new(cids), Backoff::new());
-        Self { outgoing, backoff, token: None, seen: SeenMessages::default(), floor: 0, partial: None }
+        Self {
+            outgoing,
+            backoff,
+            token: None,
+            seen: SeenMessages::default(),
+            floor: 0,
+            partial: None,
+        }
     }
 
     /// Holds an answer of several lines back until it is whole: one that breaks

@@ -15,8 +15,8 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use owo_colors::Style;
 
-use super::sanitize::Clean;
 use super::mentions::Highlights;
+use super::sanitize::Clean;
 use super::theme::Theme;
 use super::width::most;
 use crate::protocol::{Event, Key, LOBBY, Message, Place, Stamp, Tags};

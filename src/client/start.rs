@@ -9,7 +9,6 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::address::Endpoint;
-use super::resume::humanize;
 use super::connection::{Connection, Unreachable, connect};
 use super::json::{self, Status};
 use super::log_files::LogFiles;
@@ -17,8 +16,9 @@ use super::login::{self, Identity, Refused, Session};
 use super::outgoing::CidGenerator;
 use super::password::Password;
 use super::reconnect::ReconnectConfig;
+use super::resume::humanize;
 use super::signals::Signals;
-use super::{Exit, JoinArgs, ActiveSession, print_error, is_interactive, is_on_terminal};
+use super::{ActiveSession, Exit, JoinArgs, is_interactive, is_on_terminal, print_error};
 use crate::stdio;
 
 /// Where a script has a password from.
@@ -138,7 +138,8 @@ pub(super) async fn start_session(
     }
     let (hurry, since) = (Arc::default(), Instant::now());
     let may_rename = is_interactive(args);
-    let road = ReconnectConfig { endpoint, retry_for, password, may_rename, keeps_place, hurry, since };
+    let road =
+        ReconnectConfig { endpoint, retry_for, password, may_rename, keeps_place, hurry, since };
     let (ping_after, is_to_panic) = (args.ping_after, args.debug_panic);
     Ok(ActiveSession { connection, session, cids, road, ping_after, log, is_to_panic })
 }

@@ -11,7 +11,7 @@ use super::limits::{IGNORED_MAX, MEMBERS_MAX, ROOMS_HEARD_OF_MAX, ROOMS_MAX};
 use super::mentions::Highlights;
 use super::outgoing::reply_to;
 use super::unread::Unread;
-use crate::commands::{Command, HistoryRange, Setting, MessageTarget};
+use crate::commands::{Command, HistoryRange, MessageTarget, Setting};
 use crate::protocol::name::is_name;
 use crate::protocol::{Event, HISTORY_MAX, Key, LOBBY, Message, Place, Tags};
 

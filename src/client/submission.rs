@@ -1,7 +1,7 @@
 //! What a submitted text is: one line as typed, or several, which are a paste.
 
 use super::local::{self, Local};
-use crate::commands::{self, Command, ArgKind, Request, Setting};
+use crate::commands::{self, ArgKind, Command, Request, Setting};
 use crate::protocol::text::{is_blank, is_blank_text, nearest};
 use crate::protocol::{LINE_MAX, Refusal};
 

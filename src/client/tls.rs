@@ -21,8 +21,8 @@ use tokio_rustls::rustls::{
 };
 
 use super::address::Endpoint;
-use super::print_error;
 use super::known_hosts::{self, KnownHosts};
+use super::print_error;
 use crate::protocol::Fingerprint;
 use crate::protocol::units::parse_switch;
 

@@ -164,8 +164,9 @@ impl Name {
         let looks: Vec<String> = name.skeletons().map(|look| look.to_lowercase()).collect();
         // Digits at the end are a number: `a11` is `a` and eleven.
         let is_numbered = text.ends_with(|c: char| c.is_ascii_digit());
-        let looks_so =
-            |word: &str| !is_numbered && looks.iter().any(|look| *look == letters::confusable_skeleton(word));
+        let looks_so = |word: &str| {
+            !is_numbered && looks.iter().any(|look| *look == letters::confusable_skeleton(word))
+        };
         if RESERVED.iter().any(|word| name.key().as_str() == *word || looks_so(word)) {
             return Err(NameFault::Reserved);
         }

@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::limits::Limits;
-use super::rate_limit::{RateLimiter, Rate};
 use super::peer::Peer;
+use super::rate_limit::{Rate, RateLimiter};
 use super::turn::ConnId;
 
 /// Descriptors kept for the log, for what listens, for connections that are being

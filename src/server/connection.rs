@@ -19,7 +19,7 @@ use tokio_rustls::rustls::ServerConfig;
 
 use super::outbox::Outbox;
 use super::rate_limit::Bucket;
-use super::stream::{Transport, Stream};
+use super::stream::{Stream, Transport};
 use super::unsent;
 use crate::protocol::LOGIN_LINE_MAX;
 use crate::protocol::codec::LineCodec;

@@ -27,11 +27,11 @@ use serde::{Deserialize, Serialize};
 use slab::Slab;
 
 use super::limits::Limits;
-use super::log::{Change, Snapshot, LastIds, UserId, ReadResult, Collection, MembershipSpan};
+use super::log::{Change, Collection, LastIds, MembershipSpan, ReadResult, Snapshot, UserId};
 use super::outbox::Meter;
-use super::rate_limit::{RateLimiter, Rate};
 use super::passwords::Outcome;
 use super::peer::Peer;
+use super::rate_limit::{Rate, RateLimiter};
 use super::turn::{Audience, Cause, ConnId, Topic, Turn};
 use crate::commands::Setting;
 use crate::protocol::codec::Frame;
@@ -41,59 +41,59 @@ use crate::protocol::{
 };
 
 mod accounts;
-mod context;
 mod audit;
 mod bans;
-mod clock;
-mod delayed_checks;
-mod dropped_sessions;
-mod join;
 mod catch_up;
-mod password_throttle;
+mod clock;
+mod confusables;
+mod context;
+mod deferred;
+mod delayed_checks;
+mod dispatch;
+mod dormant;
+mod dropped_sessions;
 mod history;
 mod invariants;
-mod dormant;
+mod join;
 mod lists;
 mod locks;
 mod login;
-mod confusables;
 mod mail;
 mod memberships;
-mod deferred;
-mod dispatch;
+mod messages;
 mod moderation;
+mod password_checks;
+mod password_throttle;
 mod people;
 mod rooms;
-mod server_admin;
 mod search;
-mod password_checks;
+mod server_admin;
 mod session;
 mod storage_gate;
 mod succession;
-mod messages;
 #[cfg(test)]
 mod test_support;
 
 use accounts::Accounts;
-use context::Context;
 use audit::Audit;
-use delayed_checks::DelayedChecks;
-use dropped_sessions::DroppedSessions;
 use catch_up::{DeliveryMode, Recent};
-use password_throttle::PasswordThrottle;
-use history::HistoryRequest;
-use dormant::DormantRooms;
-use lists::{ListRequest, RoomList, RoomListRequest};
 use confusables::ConfusableIndex;
+use context::Context;
+use deferred::DeferredEvents;
+use delayed_checks::DelayedChecks;
+use dormant::DormantRooms;
+use dropped_sessions::DroppedSessions;
+use history::HistoryRequest;
+use lists::{ListRequest, RoomList, RoomListRequest};
 use mail::{MailRequest, Mailboxes};
 use memberships::Memberships;
-use deferred::DeferredEvents;
+use messages::RecentCids;
 use moderation::Moderation;
-use rooms::Room;
 use password_checks::PasswordRequest;
+use password_throttle::PasswordThrottle;
+use rooms::Room;
 use session::{ResumeAsk, Session, TokenHash, Tokens};
 pub use storage_gate::{Storage, storage_full};
-use messages::RecentCids;
 
 /// The two clocks of one moment.
 #[derive(Debug, Clone, Copy)]
@@ -448,7 +448,10 @@ impl Hub {
             mail: Mailboxes::default(),
             password_throttle: guesses,
             new_passwords: RateLimiter::new(rate),
-            server_moderation: Moderation { number: Some(dormant::SERVER_ID), ..Moderation::default() },
+            server_moderation: Moderation {
+                number: Some(dormant::SERVER_ID),
+                ..Moderation::default()
+            },
             dormant_rooms: DormantRooms::default(),
             moderated_rooms: HashMap::new(),
             last_arrival: 0,
@@ -562,8 +565,8 @@ impl Hub {
         match self.connection(conn) {
             Some(Connection { pending: Some(_), .. }) => Flow::Wait,
             Some(Connection { phase: Phase::Greeting { .. }, .. }) => Flow::Next,
-            Some(Connection { phase: Phase::LoggedIn(visit), .. }) => {
-                if self.users[*visit].feed == DeliveryMode::Live { Flow::Next } else { Flow::Wait }
+            Some(Connection { phase: Phase::LoggedIn(user), .. }) => {
+                if self.users[*user].feed == DeliveryMode::Live { Flow::Next } else { Flow::Wait }
             }
             _ => Flow::Over,
         }
@@ -595,10 +598,10 @@ impl Hub {
     /// broke, and said so it would pass for the whole when that is sent again.
     #[must_use]
     pub fn takes_unterminated(&self, conn: ConnId) -> bool {
-        let Some(Phase::LoggedIn(visit)) = self.connection(conn).map(|c| c.phase) else {
+        let Some(Phase::LoggedIn(user)) = self.connection(conn).map(|c| c.phase) else {
             return true;
         };
-        !self.settings(conn).tags || self.users[visit].session.is_none()
+        !self.settings(conn).tags || self.users[user].session.is_none()
     }
 
     /// When [`Hub::tick`] has something to do.
@@ -645,8 +648,8 @@ impl Hub {
     }
 
     /// Ends somebody's idle time, as `/whois` shows it; see [`Command::is_activity`].
-    fn mark_active(&mut self, visit: UserIx, now: Now) {
-        self.users[visit].last_active = now.since_start;
+    fn mark_active(&mut self, user: UserIx, now: Now) {
+        self.users[user].last_active = now.since_start;
     }
 
     fn connection(&self, conn: ConnId) -> Option<&Connection> {
@@ -672,17 +675,17 @@ impl Hub {
     }
 
     /// A message to one person. Who is not live gets it from the log.
-    fn deliver(&self, visit: UserIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
-        let User { conn, feed, .. } = self.users[visit];
+    fn deliver(&self, user: UserIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
+        let User { conn, feed, .. } = self.users[user];
         if let Some(conn) = conn.filter(|_| feed == DeliveryMode::Live) {
             turn.send(conn, Cause::Unasked, &self.settings(conn).tags(tags), event);
         }
     }
 
     /// A line to one person that they did not ask for and no log has.
-    fn send_to_user(&mut self, visit: UserIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
-        self.deliver(visit, tags, event, turn);
-        self.defer_event([visit], tags, event);
+    fn send_to_user(&mut self, user: UserIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
+        self.deliver(user, tags, event, turn);
+        self.defer_event([user], tags, event);
     }
 
     /// Comings, goings and changes, in rooms: a line that has a time but no id.
@@ -701,7 +704,7 @@ impl Hub {
         if topic == Topic::Talk {
             let members = rooms.iter().flat_map(|room| self.rooms[*room].members());
             let late: BTreeSet<UserIx> =
-                members.map(|(_, visit)| visit).filter(|visit| self.is_catching_up(*visit)).collect();
+                members.map(|(_, user)| user).filter(|user| self.is_catching_up(*user)).collect();
             self.defer_event(late, &tags, event);
         }
     }

@@ -524,7 +524,8 @@ mod tests {
         let find = |log: &dyn Log, id| {
             let (found, rows) = mpsc::channel();
             let thread = Thread::Message { id };
-            let query = ReadRequest { thread, count: 1, size: usize::MAX, after: None, hidden: vec![] };
+            let query =
+                ReadRequest { thread, count: 1, size: usize::MAX, after: None, hidden: vec![] };
             log.read(query, Box::new(move |rows| found.send(rows).unwrap()));
             let rows = rows.recv().unwrap();
             assert!(!rows.has_failed);

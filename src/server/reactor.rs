@@ -10,8 +10,8 @@
 //! Nobody waits for a slow reader: a socket that is full keeps what waits for it
 //! in its outbox, within bounds, and rings when it has room.
 
-mod long_replies;
 mod accept;
+mod long_replies;
 mod panic_guard;
 mod reading;
 mod store;
@@ -29,17 +29,17 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::admission::Admission;
-use super::timer::Timer;
 use super::audit::{self, ThrottledWarning};
+use super::batch_delay::BatchDelay;
 use super::connection::{Connection, ReadyQueue};
 use super::hub::{Flow, Hub, Input, Now, Storage, storage_full};
 use super::limits::Limits;
-use super::batch_delay::BatchDelay;
 use super::log::{AppendError, Log, ReadResult};
 use super::outbox::Meter;
-use super::rate_limit::Rate;
 use super::passwords::{Hashers, Outcome};
 use super::peer::Peer;
+use super::rate_limit::Rate;
+use super::timer::Timer;
 use super::tls::Offer;
 use super::turn::{ConnId, Sink as _, Turn};
 use crate::protocol::Stamp;
@@ -227,7 +227,10 @@ impl<L: Log> Reactor<L> {
         let until = Instant::now() + SAVE_PATIENCE;
         while self.hub.has_changes() && !self.store.append_changes(&mut self.hub)? {
             if Instant::now() >= until {
-                bail!("stopped without storing what was acknowledged: {}", self.hub.describe_unsaved());
+                bail!(
+                    "stopped without storing what was acknowledged: {}",
+                    self.hub.describe_unsaved()
+                );
             }
             tokio::time::sleep(SAVE_INTERVAL).await;
         }
@@ -313,7 +316,12 @@ impl<L: Log> Reactor<L> {
         Ok(())
     }
 
-    fn handle_input(&mut self, now: Now, call: ReactorInput, turn: &mut Turn) -> anyhow::Result<()> {
+    fn handle_input(
+        &mut self,
+        now: Now,
+        call: ReactorInput,
+        turn: &mut Turn,
+    ) -> anyhow::Result<()> {
         match call {
             ReactorInput::Accepted(stream, peer) => self.open(now, stream, peer, turn),
             ReactorInput::Found(conn, kind, rows) => {
@@ -328,7 +336,9 @@ impl<L: Log> Reactor<L> {
                 self.store.reserve(&mut self.hub);
                 self.notify_hub(now, conn, Input::Hashed(outcome), turn);
             }
-            ReactorInput::FoundPage(conn, rows) => self.notify_hub(now, conn, Input::Page(rows), turn),
+            ReactorInput::FoundPage(conn, rows) => {
+                self.notify_hub(now, conn, Input::Page(rows), turn)
+            }
             ReactorInput::Offer(offer) => self.offer = Some(offer),
             // It may have been noticed in writing, too.
             ReactorInput::LogFailed(_) if self.store.has_failed() => {}

@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub use audience::{Audience, Reader};
 use run::Run;
 
-use super::log::{ReadRequest, Record, Duplicate};
+use super::log::{Duplicate, ReadRequest, Record};
 use super::outbox::{Lines, Meter};
 use super::passwords::Job;
 use crate::protocol::{Cid, Event, Refusal, Tags};
@@ -209,7 +209,8 @@ impl Turn {
                 self.coalesced_writes += audience.readers.len();
             }
             None if has_room => {
-                let told = AudienceDelivery { audience: address, part: self.part, is_gathered: false };
+                let told =
+                    AudienceDelivery { audience: address, part: self.part, is_gathered: false };
                 self.told.push(told);
             }
             _ => {}
@@ -470,7 +471,7 @@ impl Turn {
 mod tests {
     use super::*;
     use crate::protocol::{ErrorCode, Message, Name, Place, RoomName, Stamp};
-    use crate::server::log::{UserId, Recipient};
+    use crate::server::log::{Recipient, UserId};
     use std::collections::BTreeMap;
 
     #[derive(Default)]

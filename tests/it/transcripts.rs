@@ -36,7 +36,7 @@ use chatty::protocol::units::parse_duration;
 use chatty::server::hub::{Flow, Hub, Input, Now, Seed};
 use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
-use chatty::server::log::{Snapshot, ReadRequest, Thread};
+use chatty::server::log::{ReadRequest, Snapshot, Thread};
 use chatty::server::outbox::Lines;
 use chatty::server::passwords::{Job, Workspace};
 use chatty::server::peer::Peer;

@@ -143,11 +143,13 @@ impl Chat {
         let now = Instant::now();
         let since = self.unanswered_since();
         if let Some(seconds) = self.lag.change(since, now) {
-            lock(&self.state).link = if seconds > 0 { LinkState::Slow(seconds) } else { LinkState::Up };
+            lock(&self.state).link =
+                if seconds > 0 { LinkState::Slow(seconds) } else { LinkState::Up };
             self.printer.repaint();
         }
         lock(&self.state).sending = self.comeback.outgoing.load().0;
-        let overdue = now.checked_sub(OVERDUE_AFTER).map(|then| self.comeback.outgoing.overdue(then));
+        let overdue =
+            now.checked_sub(OVERDUE_AFTER).map(|then| self.comeback.outgoing.overdue(then));
         for line in overdue.into_iter().flatten() {
             let text = format!("no answer yet, perhaps not delivered: {}", redacted(&line));
             self.printer.print(self.screen.warning(&text));

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::password_throttle::Guarded;
 use super::moderation::Scope;
 use super::password_checks::Purpose;
+use super::password_throttle::Guarded;
 use super::{
-    Context, ErrorCode, Event, Farewell, Hub, Ignored, Key, LOGIN_LINE_MAX, Name, UserId, Refusal,
-    Collection, UserIx, refusal, send_farewell,
+    Collection, Context, ErrorCode, Event, Farewell, Hub, Ignored, Key, LOGIN_LINE_MAX, Name,
+    Refusal, UserId, UserIx, refusal, send_farewell,
 };
 use crate::commands::Command;
 use crate::server::passwords::{Job, Secret};
@@ -101,17 +101,17 @@ impl Hub {
     /// `/login` with a password: is it the account's?
     pub(super) fn log_in_with(
         &mut self,
-        ask: &mut Context<'_>,
+        ctx: &mut Context<'_>,
         name: &Name,
         password: &str,
     ) -> Result<(), Refusal> {
-        self.require_privacy(ask)?;
+        self.require_privacy(ctx)?;
         let Some(account) = self.accounts.named(name.key()) else {
             if let Some(hash) = self.limits.password.clone() {
                 // Who is here is told to nobody who does not know it.
                 let job = Job::Check(Secret::new(password), hash.into());
                 let purpose = Purpose::LogInGuest(name.clone());
-                return self.check_password(ask, purpose, Guarded::Server, job);
+                return self.check_password(ctx, purpose, Guarded::Server, job);
             }
             let advice = match self.require_free_name(name.clone(), None) {
                 Ok(_) => format!("type /login {name} without a password").into(),
@@ -122,17 +122,17 @@ impl Hub {
         };
         let (proof, job) = account.check(password);
         let at = Guarded::Account(proof.person);
-        self.check_password(ask, Purpose::LogIn(proof), at, job)
+        self.check_password(ctx, Purpose::LogIn(proof), at, job)
     }
 
     pub(super) fn register(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         password: &str,
     ) -> Result<(), Refusal> {
-        self.require_privacy(ask)?;
-        if let Some(account) = self.accounts.of(self.users[visit].id) {
+        self.require_privacy(ctx)?;
+        if let Some(account) = self.accounts.of(self.users[user].id) {
             let text = format!("{} is yours already; /passwd changes the password", account.name);
             return refusal(ErrorCode::BadArgument, text);
         }
@@ -140,43 +140,43 @@ impl Hub {
             let text = "there are too many accounts; ask who runs this server to allow more";
             return refusal(ErrorCode::TooMany, text);
         }
-        require_password_fits(&self.users[visit].name, password)?;
-        self.hash_new(ask, Purpose::Register, password)
+        require_password_fits(&self.users[user].name, password)?;
+        self.hash_new(ctx, Purpose::Register, password)
     }
 
     pub(super) fn change_password(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         password: &str,
     ) -> Result<(), Refusal> {
-        self.require_privacy(ask)?;
-        require_password_fits(&self.account_of(visit)?.name, password)?;
-        self.hash_new(ask, Purpose::Change, password)
+        self.require_privacy(ctx)?;
+        require_password_fits(&self.account_of(user)?.name, password)?;
+        self.hash_new(ctx, Purpose::Change, password)
     }
 
     pub(super) fn unregister(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         password: &str,
     ) -> Result<(), Refusal> {
-        self.require_privacy(ask)?;
-        let (proof, job) = self.account_of(visit)?.check(password);
-        self.check_password(ask, Purpose::Unregister, Guarded::Account(proof.person), job)
+        self.require_privacy(ctx)?;
+        let (proof, job) = self.account_of(user)?.check(password);
+        self.check_password(ctx, Purpose::Unregister, Guarded::Account(proof.person), job)
     }
 
-    fn account_of(&self, visit: UserIx) -> Result<&Account, Refusal> {
-        let Some(account) = self.accounts.of(self.users[visit].id) else {
-            let name = &self.users[visit].name;
+    fn account_of(&self, user: UserIx) -> Result<&Account, Refusal> {
+        let Some(account) = self.accounts.of(self.users[user].id) else {
+            let name = &self.users[user].name;
             let text = format!("{name} is not registered; /register PASSWORD makes it yours");
             return refusal(ErrorCode::BadPassword, text);
         };
         Ok(account)
     }
 
-    pub(super) fn create_account(&mut self, ask: &mut Context<'_>, visit: UserIx, hash: Arc<str>) {
-        let (person, name) = (self.users[visit].id, self.users[visit].name.clone());
+    pub(super) fn create_account(&mut self, ctx: &mut Context<'_>, user: UserIx, hash: Arc<str>) {
+        let (person, name) = (self.users[user].id, self.users[user].name.clone());
         self.accounts.insert(Account {
             person,
             name: name.clone(),
@@ -191,51 +191,56 @@ impl Hub {
             self.mark_moderation_unsaved(Scope::Room(room));
         }
         let text = "the name is yours; from now on /login NAME PASSWORD";
-        ask.reply(&Event::reply("REGISTERED", name.as_str(), text));
+        ctx.reply(&Event::reply("REGISTERED", name.as_str(), text));
     }
 
-    pub(super) fn change_hash(&mut self, ask: &mut Context<'_>, visit: UserIx, hash: Arc<str>) {
-        let Some(account) = self.accounts.of_mut(self.users[visit].id) else { return };
+    pub(super) fn change_hash(&mut self, ctx: &mut Context<'_>, user: UserIx, hash: Arc<str>) {
+        let Some(account) = self.accounts.of_mut(self.users[user].id) else { return };
         account.hash = hash;
         self.unsaved.insert((Collection::Account, account.person.0));
-        ask.reply(&Event::reply("PASSWD", account.name.as_str(), "the password is changed"));
+        ctx.reply(&Event::reply("PASSWD", account.name.as_str(), "the password is changed"));
     }
 
     /// The visit goes on as a guest's.
-    pub(super) fn delete_account(&mut self, ask: &mut Context<'_>, visit: UserIx) {
-        let Some(account) = self.accounts.remove(self.users[visit].id) else { return };
+    pub(super) fn delete_account(&mut self, ctx: &mut Context<'_>, user: UserIx) {
+        let Some(account) = self.accounts.remove(self.users[user].id) else { return };
         self.unsaved.insert((Collection::Account, account.person.0));
         self.empty_mailbox(account.person);
         // What it moderates ends with the visit now.
-        let rooms = self.rooms.iter().filter(|(_, room)| room.moderation.is_operator(account.person));
+        let rooms =
+            self.rooms.iter().filter(|(_, room)| room.moderation.is_operator(account.person));
         for room in rooms.map(|(room, _)| room).collect::<Vec<_>>() {
-            self.note_led(visit, room);
+            self.note_led(user, room);
         }
-        ask.reply(&Event::reply("UNREGISTERED", account.name.as_str(), "anybody can take it"));
+        ctx.reply(&Event::reply("UNREGISTERED", account.name.as_str(), "anybody can take it"));
     }
 
     /// The password was right. What waits for the account is read first, so that
     /// it can be told in one piece with becoming present.
     pub(super) fn log_in_account(
         &mut self,
-        ask: &mut Context<'_>,
+        ctx: &mut Context<'_>,
         proof: Proof,
     ) -> Result<(), Refusal> {
-        if !self.may_log_in(ask, &proof)? {
+        if !self.may_log_in(ctx, &proof)? {
             return Ok(());
         }
         if self.mail.of(proof.person).is_empty() {
-            self.take_over(ask, proof.person);
+            self.take_over(ctx, proof.person);
         } else {
-            self.read_mail(ask, proof);
+            self.read_mail(ctx, proof);
         }
         Ok(())
     }
 
     /// Whether somebody may be taken for an account now. Who is banned is told so.
-    pub(super) fn may_log_in(&mut self, ask: &mut Context<'_>, proof: &Proof) -> Result<bool, Refusal> {
+    pub(super) fn may_log_in(
+        &mut self,
+        ctx: &mut Context<'_>,
+        proof: &Proof,
+    ) -> Result<bool, Refusal> {
         let name = self.unchanged_account(proof)?.name.clone();
-        Ok(!self.reject_banned(ask, proof.person, &name))
+        Ok(!self.reject_banned(ctx, proof.person, &name))
     }
 
     /// The account, if that is still its password.
@@ -254,22 +259,22 @@ impl Hub {
     }
 
     /// Makes an account present, in place of wherever it was before.
-    pub(super) fn take_over(&mut self, ask: &mut Context<'_>, person: UserId) {
+    pub(super) fn take_over(&mut self, ctx: &mut Context<'_>, person: UserId) {
         let Some(account) = self.accounts.of(person) else { return };
         let name = account.name.clone();
-        if let Some(visit) = self.users_by_id.get(&person).copied() {
-            if let Some(old) = self.users[visit].conn {
+        if let Some(user) = self.users_by_id.get(&person).copied() {
+            if let Some(old) = self.users[user].conn {
                 self.close_connection(old);
-                send_farewell(ask.turn, old, Farewell::Replaced, None);
+                send_farewell(ctx.turn, old, Farewell::Replaced, None);
             }
-            self.end_user(ask.now, visit, None, ask.turn);
+            self.end_user(ctx.now, user, None, ctx.turn);
         }
-        self.add_user(ask, person, &name);
+        self.add_user(ctx, person, &name);
     }
 
     /// Who has to do with an account is with its visit while it is here.
-    pub(super) fn attach_relations(&mut self, visit: UserIx) {
-        let person = self.users[visit].id;
+    pub(super) fn attach_relations(&mut self, user: UserIx) {
+        let person = self.users[user].id;
         let Some(account) = self.accounts.of_mut(person) else { return };
         let ignores = std::mem::take(&mut account.ignores);
         let ignored_by = std::mem::take(&mut account.ignored_by);
@@ -281,34 +286,34 @@ impl Hub {
             }
         }
         if !ignored_by.is_empty() {
-            self.users[visit].relations.ignored_by = ignored_by;
+            self.users[user].relations.ignored_by = ignored_by;
         }
-        self.restore_ignores(visit, ignores);
+        self.restore_ignores(user, ignores);
     }
 
     /// Ignoring comes back with a visit or an account.
-    pub(super) fn restore_ignores(&mut self, visit: UserIx, ignores: Vec<(UserId, Name)>) {
-        let me = self.users[visit].id;
+    pub(super) fn restore_ignores(&mut self, user: UserIx, ignores: Vec<(UserId, Name)>) {
+        let me = self.users[user].id;
         for (other, name) in ignores {
             if let Some(by) = self.ignored_by(other) {
                 by.push(me);
             }
             let gone = (!self.users_by_id.contains_key(&other)).then_some(name);
-            self.users[visit].relations.ignores.push(Ignored { person: other, gone });
+            self.users[user].relations.ignores.push(Ignored { person: other, gone });
         }
     }
 
     /// Who of those here ignores somebody; `None` if that is nobody any more.
     pub(super) fn ignored_by(&mut self, person: UserId) -> Option<&mut Vec<UserId>> {
         match self.users_by_id.get(&person) {
-            Some(visit) => Some(&mut self.users[*visit].relations.ignored_by),
+            Some(user) => Some(&mut self.users[*user].relations.ignored_by),
             None => self.accounts.of_mut(person).map(|account| &mut account.ignored_by),
         }
     }
 
     /// What is kept of somebody's account, if there is one, has changed.
-    pub(super) fn note_account_unsaved(&mut self, visit: UserIx) {
-        let person = self.users[visit].id;
+    pub(super) fn note_account_unsaved(&mut self, user: UserIx) {
+        let person = self.users[user].id;
         if self.accounts.of(person).is_some() {
             self.unsaved.insert((Collection::Account, person.0));
         }
@@ -319,7 +324,7 @@ impl Hub {
         for account in self.accounts.by_name.values() {
             let (person, key) = (account.person, account.name.key());
             assert_eq!(self.accounts.names.get(&person), Some(key), "people lead to accounts");
-            let holder = self.names.get(key).map(|visit| self.users[*visit].id);
+            let holder = self.names.get(key).map(|user| self.users[*user].id);
             assert!(holder.is_none_or(|holder| holder == person), "a name is its owner's");
             let is_here = self.users_by_id.contains_key(&person);
             let has_ties = !account.ignores.is_empty() || !account.ignored_by.is_empty();
@@ -334,7 +339,7 @@ impl Hub {
     pub(super) fn saved_account(&self, person: UserId) -> Option<String> {
         let account = self.accounts.of(person)?;
         let ignores = match self.users_by_id.get(&person) {
-            Some(visit) => self.ignores_of(*visit),
+            Some(user) => self.ignores_of(*user),
             None => account.ignores.clone(),
         };
         let saved =

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{ErrorCode, Hub, Now, UserId, Refusal, Stamp, UserIx};
+use super::{ErrorCode, Hub, Now, Refusal, Stamp, UserId, UserIx};
 use crate::commands::Command;
 
 /// How many lines there are in a second about what one person does that everybody
@@ -110,35 +110,35 @@ fn act(command: Command<'_>) -> Option<(bool, String)> {
 
 impl Hub {
     /// A command was obeyed.
-    pub(super) fn note_act(&mut self, now: Now, visit: UserIx, command: Command<'_>) {
+    pub(super) fn note_act(&mut self, now: Now, user: UserIx, command: Command<'_>) {
         // Who has quit is not here any more; that is no act.
         let Some((is_of_room, act)) = act(command) else { return };
-        let person = self.users[visit].id;
+        let person = self.users[user].id;
         let by = if self.is_server_operator(person) { By::Trusted } else { By::Anybody(person) };
-        let room = self.users[visit].current.filter(|_| is_of_room);
+        let room = self.users[user].current.filter(|_| is_of_room);
         let room = room.map(|room| format!(" in {}", self.rooms[room].name)).unwrap_or_default();
-        let who = self.actor(visit);
+        let who = self.actor(user);
         self.audit.note(now, by, &format!("{who}{room}: {act}"));
     }
 
     /// Somebody has tried to become an operator of the server.
-    pub(super) fn note_oper(&mut self, now: Now, visit: UserIx, refusal: Option<&Refusal>) {
+    pub(super) fn note_oper(&mut self, now: Now, user: UserIx, refusal: Option<&Refusal>) {
         let result = match refusal {
             None => "is an operator now",
             Some(Refusal { code: ErrorCode::TooMany, .. }) => "too many operators",
             Some(_) => "wrong password",
         };
-        let line = format!("{}: /oper: {result}", self.actor(visit));
+        let line = format!("{}: /oper: {result}", self.actor(user));
         self.audit.note(now, By::Trusted, &line);
     }
 
-    fn actor(&self, visit: UserIx) -> String {
-        let kind = match self.accounts.of(self.users[visit].id) {
+    fn actor(&self, user: UserIx) -> String {
+        let kind = match self.accounts.of(self.users[user].id) {
             Some(account) => format!("account {}", account.name),
             None => "guest".to_owned(),
         };
-        let from = self.users[visit].peer.map(|peer| format!(", {}", peer.address));
-        format!("{} ({kind}{})", self.users[visit].name, from.unwrap_or_default())
+        let from = self.users[user].peer.map(|peer| format!(", {}", peer.address));
+        format!("{} ({kind}{})", self.users[user].name, from.unwrap_or_default())
     }
 
     /// What is to be written to the server's log, each line once.

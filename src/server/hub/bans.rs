@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::moderation::{Moderation, Scope, Expiry, reserve_entry};
+use super::moderation::{Expiry, Moderation, Scope, reserve_entry};
 use super::{
-    Context, ErrorCode, Event, Farewell, Hub, Key, Name, Now, UserId, Refusal, RoomIx, Topic, User,
+    Context, ErrorCode, Event, Farewell, Hub, Key, Name, Now, Refusal, RoomIx, Topic, User, UserId,
     UserIx, no_such_user, refusal, send_farewell,
 };
 use crate::protocol::name::is_name;
@@ -134,14 +134,14 @@ impl Hub {
     /// `/ban` and `/gban`: whoever is meant and present is put out.
     pub(super) fn ban(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         scope: Scope,
         (whom, time, reason): (&str, Option<Duration>, Option<&str>),
     ) -> Result<(), Refusal> {
-        let whom = self.ban_target(visit, whom)?;
-        self.drop_expired(ask.now, scope);
-        let by = self.users[visit].name.clone();
+        let whom = self.ban_target(user, whom)?;
+        self.drop_expired(ctx.now, scope);
+        let by = self.users[user].name.clone();
         let (shown, unban) = (self.scope_name(scope), scope.unban());
         let most = match scope {
             Scope::Room(_) => self.limits.max_bans,
@@ -152,37 +152,37 @@ impl Hub {
             let text = format!("there are {most} bans; {unban} somebody first");
             return refusal(ErrorCode::TooMany, text);
         }
-        let until = Expiry::after(ask.now, time);
+        let until = Expiry::after(ctx.now, time);
         let ban = Ban { whom, by, until, reason: reason.map(Into::into) };
         let text = ban.describe(&format!("until you {unban} them"));
-        ask.reply(&Event::reply("BANNED", &format!("{shown} {}", ban.whom.shown()), &text));
+        ctx.reply(&Event::reply("BANNED", &format!("{shown} {}", ban.whom.shown()), &text));
         order.bans.push(ban.clone());
         self.mark_moderation_unsaved(scope);
         match scope {
             Scope::Room(room) => {
                 let present = self.rooms[room].members().map(|(_, other)| other);
-                let meant = self.users_matching(visit, scope, &ban, present);
-                self.remove_banned(ask, room, &ban, &meant);
-                self.ensure_operator(ask.now, room, ask.turn);
+                let meant = self.users_matching(user, scope, &ban, present);
+                self.remove_banned(ctx, room, &ban, &meant);
+                self.ensure_operator(ctx.now, room, ctx.turn);
             }
             Scope::Server => {
                 let present = self.users.iter().map(|(other, _)| other);
-                let meant = self.users_matching(visit, scope, &ban, present);
-                self.disconnect_banned(ask, &ban, meant);
-                self.ensure_operators(ask.now, ask.turn);
+                let meant = self.users_matching(user, scope, &ban, present);
+                self.disconnect_banned(ctx, &ban, meant);
+                self.ensure_operators(ctx.now, ctx.turn);
             }
         }
         Ok(())
     }
 
     /// Whom a ban is of is taken out of the room.
-    fn remove_banned(&mut self, ask: &mut Context<'_>, room: RoomIx, ban: &Ban, meant: &[UserIx]) {
+    fn remove_banned(&mut self, ctx: &mut Context<'_>, room: RoomIx, ban: &Ban, meant: &[UserIx]) {
         // All are out before the first is told of: one list of readers serves all.
         let (by, reason) = (ban.by.clone(), ban.reason.as_deref());
         let shown = self.rooms[room].name.clone();
         let names: Vec<Name> = meant.iter().map(|v| self.users[*v].name.clone()).collect();
         for other in meant {
-            self.kick_member(ask, &by, room, *other, reason);
+            self.kick_member(ctx, &by, room, *other, reason);
         }
         if !self.rooms.contains(room) {
             return; // they were the last
@@ -190,28 +190,28 @@ impl Hub {
         for name in &names {
             let (name, by) = (name.as_str(), by.as_str());
             let event = Event::Kicked { room: shown.as_str(), name, by, reason };
-            self.announce(ask.now, &[room], Topic::Talk, None, &event, ask.turn);
+            self.announce(ctx.now, &[room], Topic::Talk, None, &event, ctx.turn);
         }
     }
 
     /// Who comes back may do so from where they may not be in some rooms.
-    pub(super) fn leave_banned_rooms(&mut self, ask: &mut Context<'_>, visit: UserIx) {
-        for room in self.users[visit].rooms.clone() {
-            let comer = self.ban_subject(visit, Scope::Room(room));
-            let Some(ban) = self.rooms[room].moderation.ban_on(ask.now, comer).cloned() else {
+    pub(super) fn leave_banned_rooms(&mut self, ctx: &mut Context<'_>, user: UserIx) {
+        for room in self.users[user].rooms.clone() {
+            let comer = self.ban_subject(user, Scope::Room(room));
+            let Some(ban) = self.rooms[room].moderation.ban_on(ctx.now, comer).cloned() else {
                 continue;
             };
-            self.remove_banned(ask, room, &ban, &[visit]);
+            self.remove_banned(ctx, room, &ban, &[user]);
         }
     }
 
     /// Whom a ban is of leaves the server.
-    fn disconnect_banned(&mut self, ask: &mut Context<'_>, ban: &Ban, meant: Vec<UserIx>) {
+    fn disconnect_banned(&mut self, ctx: &mut Context<'_>, ban: &Ban, meant: Vec<UserIx>) {
         let farewell = banned_from_server(ban);
         let why = ban.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         let quit = format!("banned by {}{why}", ban.by);
         for other in meant {
-            self.disconnect_user(ask, other, Farewell::Banned, &farewell, &quit);
+            self.disconnect_user(ctx, other, Farewell::Banned, &farewell, &quit);
         }
     }
 
@@ -223,11 +223,13 @@ impl Hub {
         ban: &Ban,
         present: impl Iterator<Item = UserIx>,
     ) -> Vec<UserIx> {
-        present.filter(|other| *other != by && ban.whom.is_of(self.ban_subject(*other, scope))).collect()
+        present
+            .filter(|other| *other != by && ban.whom.is_of(self.ban_subject(*other, scope)))
+            .collect()
     }
 
     /// What can be a name is one; an address never is.
-    fn ban_target(&self, visit: UserIx, whom: &str) -> Result<Banned, Refusal> {
+    fn ban_target(&self, user: UserIx, whom: &str) -> Result<Banned, Refusal> {
         if !is_name(whom) {
             let network = Network::parse(whom);
             return network
@@ -235,12 +237,12 @@ impl Hub {
                 .map_err(|problem| Refusal::new(ErrorCode::BadArgument, problem));
         }
         let Some((person, name)) = self.known_user_named(whom) else { return no_such_user(whom) };
-        if person == self.users[visit].id {
+        if person == self.users[user].id {
             return refusal(ErrorCode::BadArgument, "that is you; ban somebody else");
         }
         let is_guest = self.accounts.of(person).is_none();
         // Who dropped is known by where they were last.
-        let peer = self.users_by_id.get(&person).and_then(|visit| self.users[*visit].peer);
+        let peer = self.users_by_id.get(&person).and_then(|user| self.users[*user].peer);
         let network = peer.filter(|peer| is_guest && !peer.is_local()).map(Peer::network);
         let last = UserId(self.last_ids.person);
         Ok(Banned::Person { person, name, is_guest, network, last })
@@ -249,7 +251,7 @@ impl Hub {
     /// `/unban` and `/gunban`, by the name of now or of then, or by the network.
     pub(super) fn unban(
         &mut self,
-        ask: &mut Context<'_>,
+        ctx: &mut Context<'_>,
         scope: Scope,
         whom: &str,
     ) -> Result<(), Refusal> {
@@ -266,19 +268,19 @@ impl Hub {
             return refusal(ErrorCode::NoSuchUser, text);
         };
         self.mark_moderation_unsaved(scope);
-        ask.reply(&Event::reply("UNBANNED", &format!("{shown} {}", ban.whom.shown()), ""));
+        ctx.reply(&Event::reply("UNBANNED", &format!("{shown} {}", ban.whom.shown()), ""));
         Ok(())
     }
 
     /// All bans, each with why and until when.
-    pub(super) fn list_bans(&mut self, ask: &mut Context<'_>, scope: Scope) {
-        self.drop_expired(ask.now, scope);
+    pub(super) fn list_bans(&mut self, ctx: &mut Context<'_>, scope: Scope) {
+        self.drop_expired(ctx.now, scope);
         let (shown, bans) = (self.scope_name(scope), &self.moderation(scope).bans);
-        ask.reply(&Event::reply("BANS", &format!("{shown} {}", bans.len()), ""));
+        ctx.reply(&Event::reply("BANS", &format!("{shown} {}", bans.len()), ""));
         for ban in bans {
             let args = format!("{shown} {}", ban.whom.shown());
             let text = format!("by {} {}", ban.by, ban.describe("for good"));
-            ask.reply(&Event::reply("BAN", &args, &text));
+            ctx.reply(&Event::reply("BAN", &args, &text));
         }
     }
 
@@ -286,11 +288,11 @@ impl Hub {
     pub(super) fn require_not_banned(
         &self,
         now: Now,
-        visit: UserIx,
+        user: UserIx,
         room: RoomIx,
     ) -> Result<(), Refusal> {
         let scope = Scope::Room(room);
-        let Some(ban) = self.moderation(scope).ban_on(now, self.ban_subject(visit, scope)) else {
+        let Some(ban) = self.moderation(scope).ban_on(now, self.ban_subject(user, scope)) else {
             return Ok(());
         };
         let text =
@@ -300,19 +302,24 @@ impl Hub {
 
     /// Says farewell to whoever wants to log in, or to come back, as somebody who
     /// is banned from the server; tells whether they are.
-    pub(super) fn reject_banned(&mut self, ask: &mut Context<'_>, person: UserId, name: &Name) -> bool {
+    pub(super) fn reject_banned(
+        &mut self,
+        ctx: &mut Context<'_>,
+        person: UserId,
+        name: &Name,
+    ) -> bool {
         let comer = BanSubject {
             person,
             name: name.key(),
             is_guest: self.accounts.of(person).is_none(),
-            peer: self.connection(ask.conn).map(|connection| connection.peer),
+            peer: self.connection(ctx.conn).map(|connection| connection.peer),
             is_operator: self.is_server_operator(person),
             is_above: false,
         };
-        let Some(ban) = self.server_moderation.ban_on(ask.now, comer) else { return false };
+        let Some(ban) = self.server_moderation.ban_on(ctx.now, comer) else { return false };
         let farewell = banned_from_server(ban);
-        self.close_connection(ask.conn);
-        send_farewell(ask.turn, ask.conn, Farewell::Banned, Some(&farewell));
+        self.close_connection(ctx.conn);
+        send_farewell(ctx.turn, ctx.conn, Farewell::Banned, Some(&farewell));
         true
     }
 
@@ -321,10 +328,10 @@ impl Hub {
     pub(super) fn require_unbanned_name(
         &self,
         now: Now,
-        visit: UserIx,
+        user: UserIx,
         name: &Name,
     ) -> Result<(), Refusal> {
-        let User { id, name: old, .. } = &self.users[visit];
+        let User { id, name: old, .. } = &self.users[user];
         let owner = self.accounts.named(name.key()).map(|account| account.person);
         let is_mine = old.key() == name.key() || owner == Some(*id);
         let bans = &self.server_moderation.bans;
@@ -334,14 +341,14 @@ impl Hub {
         Ok(())
     }
 
-    fn ban_subject(&self, visit: UserIx, scope: Scope) -> BanSubject<'_> {
-        let (person, name) = (self.users[visit].id, self.users[visit].name.key());
+    fn ban_subject(&self, user: UserIx, scope: Scope) -> BanSubject<'_> {
+        let (person, name) = (self.users[user].id, self.users[user].name.key());
         BanSubject {
             person,
             name,
             is_guest: self.accounts.of(person).is_none(),
             // The last known address of a user whose session has dropped counts as well.
-            peer: self.users[visit].peer,
+            peer: self.users[user].peer,
             is_operator: self.moderation(scope).is_operator(person),
             is_above: scope != Scope::Server && self.is_server_operator(person),
         }

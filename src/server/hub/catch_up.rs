@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::{ConnId, Event, Farewell, Hub, Now, Phase, Tags, Turn, UserIx, messages::tags_of};
 use crate::protocol::{Cid, Key};
-use crate::server::log::{ReadRequest, Recipient, Record, ReadResult, Thread};
+use crate::server::log::{ReadRequest, ReadResult, Recipient, Record, Thread};
 use crate::server::turn::Cause;
 
 /// How a visit's messages reach it.
@@ -127,10 +127,10 @@ impl Recent {
 impl Hub {
     /// A reader that does not keep up is fed from the log from here on.
     pub(super) fn start_catch_up(&mut self, conn: ConnId, turn: &mut Turn) {
-        let Some(Phase::LoggedIn(visit)) = self.connection(conn).map(|c| c.phase) else { return };
-        if self.users[visit].feed == DeliveryMode::Live {
-            self.users[visit].feed = DeliveryMode::behind(self.last_ids.message, true);
-            self.forget_audiences_of(visit);
+        let Some(Phase::LoggedIn(user)) = self.connection(conn).map(|c| c.phase) else { return };
+        if self.users[user].feed == DeliveryMode::Live {
+            self.users[user].feed = DeliveryMode::behind(self.last_ids.message, true);
+            self.forget_audiences_of(user);
             turn.notify_when_drained(conn);
         }
     }
@@ -138,71 +138,80 @@ impl Hub {
     /// Goes on feeding: the rest from memory if that reaches back far enough,
     /// else a page of the log.
     pub(super) fn continue_catch_up(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        let Some(Phase::LoggedIn(visit)) = self.connection(conn).map(|c| c.phase) else { return };
-        let DeliveryMode::Behind { after, is_list_stale, is_reading: false } = self.users[visit].feed
+        let Some(Phase::LoggedIn(user)) = self.connection(conn).map(|c| c.phase) else { return };
+        let DeliveryMode::Behind { after, is_list_stale, is_reading: false } =
+            self.users[user].feed
         else {
             return;
         };
-        let query = self.catch_up_request(visit, after);
+        let query = self.catch_up_request(user, after);
         let Some(rest) = self.recent.since(after) else {
-            self.users[visit].feed = DeliveryMode::Behind { after, is_list_stale, is_reading: true };
+            self.users[user].feed = DeliveryMode::Behind { after, is_list_stale, is_reading: true };
             turn.read(conn, query);
             return;
         };
         let rest = query.fill(rest);
         for record in &rest {
-            self.send_deferred(conn, visit, record.id, turn);
-            self.redeliver(conn, visit, record, turn);
+            self.send_deferred(conn, user, record.id, turn);
+            self.redeliver(conn, user, record, turn);
         }
         if query.is_filled_by(&rest) {
             // There may be more, for when this is read.
             let after = rest.last().map_or(after, |last| last.id);
-            self.users[visit].feed = DeliveryMode::behind(after, is_list_stale);
+            self.users[user].feed = DeliveryMode::behind(after, is_list_stale);
             turn.notify_when_drained(conn);
             return;
         }
-        self.send_deferred(conn, visit, u64::MAX, turn);
-        self.users[visit].feed = DeliveryMode::Live;
+        self.send_deferred(conn, user, u64::MAX, turn);
+        self.users[user].feed = DeliveryMode::Live;
         // It was among what was told. Who drops before finds it at the next login.
-        self.empty_mailbox(self.users[visit].id);
-        self.forget_audiences_of(visit);
+        self.empty_mailbox(self.users[user].id);
+        self.forget_audiences_of(user);
         if is_list_stale {
-            self.send_member_lists(now, conn, visit, turn);
+            self.send_member_lists(now, conn, user, turn);
         }
     }
 
     /// A page of the log has come.
-    pub(super) fn send_catch_up_page(&mut self, now: Now, conn: ConnId, rows: &ReadResult, turn: &mut Turn) {
-        let Some(Phase::LoggedIn(visit)) = self.connection(conn).map(|c| c.phase) else { return };
-        let DeliveryMode::Behind { after, is_list_stale, .. } = self.users[visit].feed else { return };
+    pub(super) fn send_catch_up_page(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        rows: &ReadResult,
+        turn: &mut Turn,
+    ) {
+        let Some(Phase::LoggedIn(user)) = self.connection(conn).map(|c| c.phase) else { return };
+        let DeliveryMode::Behind { after, is_list_stale, .. } = self.users[user].feed else {
+            return;
+        };
         if rows.has_gap && is_list_stale {
             // What this reader missed is forgotten: better parted than fooled.
             self.leave(now, conn, Some(Farewell::SlowReader), None, turn);
             return;
         }
         for record in &rows.records {
-            self.send_deferred(conn, visit, record.id, turn);
-            self.redeliver(conn, visit, record, turn);
+            self.send_deferred(conn, user, record.id, turn);
+            self.redeliver(conn, user, record, turn);
         }
         if rows.upto <= after {
             // It could not be read. What is there is not to be passed over.
             self.handle_disconnect(now, conn, Some(Farewell::SlowReader), turn);
             return;
         }
-        self.users[visit].feed = DeliveryMode::behind(rows.upto, is_list_stale);
+        self.users[user].feed = DeliveryMode::behind(rows.upto, is_list_stale);
         turn.notify_when_drained(conn);
     }
 
-    fn catch_up_request(&self, visit: UserIx, after: u64) -> ReadRequest {
-        let me = &self.users[visit];
+    fn catch_up_request(&self, user: UserIx, after: u64) -> ReadRequest {
+        let me = &self.users[user];
         let thread = Thread::Feed { reader: me.id, stays: me.memberships.after(after) };
-        let hidden = self.hidden_from(visit);
+        let hidden = self.hidden_from(user);
         ReadRequest { thread, count: PAGE, size: PAGE_SIZE, after: Some(after), hidden }
     }
 
     /// A message as it was live, one's own with its mark.
-    fn redeliver(&self, conn: ConnId, visit: UserIx, record: &Record, turn: &mut Turn) {
-        let (me, settings) = (self.users[visit].id, self.settings(conn));
+    fn redeliver(&self, conn: ConnId, user: UserIx, record: &Record, turn: &mut Turn) {
+        let (me, settings) = (self.users[user].id, self.settings(conn));
         let mark = record.cid.as_ref().filter(|_| record.author == me);
         if record.author == me && !settings.echo && mark.is_none() {
             return;
@@ -216,11 +225,11 @@ impl Hub {
     }
 
     /// Who is here now, for somebody who missed comings and goings.
-    fn send_member_lists(&self, now: Now, conn: ConnId, visit: UserIx, turn: &mut Turn) {
+    fn send_member_lists(&self, now: Now, conn: ConnId, user: UserIx, turn: &mut Turn) {
         let settings = self.settings(conn);
-        let mut ask = super::Context { now, conn, settings, cid: None, turn };
-        for room in &self.users[visit].rooms {
-            self.list_for_newcomer(&mut ask, *room);
+        let mut ctx = super::Context { now, conn, settings, cid: None, turn };
+        for room in &self.users[user].rooms {
+            self.list_for_newcomer(&mut ctx, *room);
         }
     }
 }

@@ -5,7 +5,7 @@
 //! clock was wrong before, and following its last reading would freeze all times for as
 //! long as it had been ahead. The order of messages is that of their ids in any case.
 
-use super::{Hub, Now, Collection, Stamp};
+use super::{Collection, Hub, Now, Stamp};
 
 /// A step back of up to this is bridged, in milliseconds.
 const BRIDGED: i64 = 5 * 60 * 1000;
@@ -25,7 +25,8 @@ impl Hub {
     /// Bans and mutes that were given by the clock as it was last as long as was said.
     fn move_time_limits(&mut self, now: Now) {
         let rooms = self.rooms.iter_mut().map(|(_, room)| &mut room.moderation);
-        let orders = rooms.chain(self.dormant_rooms.values_mut()).chain([&mut self.server_moderation]);
+        let orders =
+            rooms.chain(self.dormant_rooms.values_mut()).chain([&mut self.server_moderation]);
         let moved = orders.filter_map(|order| order.follow_clock(now).then_some(order.number)?);
         self.unsaved.extend(moved.map(|number| (Collection::Moderation, number)));
     }

@@ -22,17 +22,17 @@ impl ConfusableIndex {
     }
 
     /// A name is somebody's who is here; the first with a look keeps it.
-    pub(super) fn add(&mut self, name: &Name, visit: UserIx) {
+    pub(super) fn add(&mut self, name: &Name, user: UserIx) {
         for look in name.skeletons() {
-            self.by_hash.entry(self.hasher.hash_one(&*look)).or_insert(visit);
+            self.by_hash.entry(self.hasher.hash_one(&*look)).or_insert(user);
         }
     }
 
     /// It is theirs no more.
-    pub(super) fn remove(&mut self, name: &Name, visit: UserIx) {
+    pub(super) fn remove(&mut self, name: &Name, user: UserIx) {
         for look in name.skeletons() {
             let hash = self.hasher.hash_one(&*look);
-            if self.by_hash.get(&hash) == Some(&visit) {
+            if self.by_hash.get(&hash) == Some(&user) {
                 self.by_hash.remove(&hash);
             }
         }

@@ -32,7 +32,11 @@ impl Context<'_> {
     }
 
     /// Produces the effects of a message; see [`Turn::with_message`].
-    pub(super) fn with_message(&mut self, record: &Arc<Record>, effects: impl FnOnce(&mut Context<'_>)) {
+    pub(super) fn with_message(
+        &mut self,
+        record: &Arc<Record>,
+        effects: impl FnOnce(&mut Context<'_>),
+    ) {
         let Self { now, conn, settings, cid, turn } = self;
         turn.with_message(record.clone(), *conn, settings.tags, |turn| {
             let cid = cid.clone();

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::{ConnId, Event, DeliveryMode, Hub, Tags, Turn, UserIx};
+use super::{ConnId, DeliveryMode, Event, Hub, Tags, Turn, UserIx};
 use crate::server::outbox::Lines;
 
 /// A line that all wait for who were late when it came.
@@ -57,23 +57,23 @@ impl DeferredEvents {
 
 impl Hub {
     /// Whether somebody is connected and catches up.
-    pub(super) fn is_catching_up(&self, visit: UserIx) -> bool {
-        let visit = &self.users[visit];
-        visit.conn.is_some() && visit.feed != DeliveryMode::Live
+    pub(super) fn is_catching_up(&self, user: UserIx) -> bool {
+        let user = &self.users[user];
+        user.conn.is_some() && user.feed != DeliveryMode::Live
     }
 
     /// A line for those of them who are late. Nobody stands twice among them.
     pub(super) fn defer_event(
         &mut self,
-        visits: impl IntoIterator<Item = UserIx>,
+        users: impl IntoIterator<Item = UserIx>,
         tags: &Tags<'_>,
         event: &Event<'_>,
     ) {
         let mut line: Option<Line> = None;
-        for visit in visits {
-            if self.is_catching_up(visit) {
+        for user in users {
+            if self.is_catching_up(user) {
                 let line = line.get_or_insert_with(|| self.defer_line(tags, event)).clone();
-                self.users[visit].deferred.get_or_insert_default().push(line);
+                self.users[user].deferred.get_or_insert_default().push(line);
             }
         }
     }
@@ -81,13 +81,13 @@ impl Hub {
     /// A line for members who are not connected, to be told when they resume.
     pub(super) fn tell_on_return(
         &mut self,
-        visits: impl IntoIterator<Item = UserIx>,
+        users: impl IntoIterator<Item = UserIx>,
         tags: &Tags<'_>,
         event: &Event<'_>,
     ) {
         let line = self.defer_line(tags, event);
-        for visit in visits {
-            self.users[visit].deferred.get_or_insert_default().push(line.clone());
+        for user in users {
+            self.users[user].deferred.get_or_insert_default().push(line.clone());
         }
     }
 
@@ -104,17 +104,17 @@ impl Hub {
     pub(super) fn send_deferred(
         &mut self,
         conn: ConnId,
-        visit: UserIx,
+        user: UserIx,
         message: u64,
         turn: &mut Turn,
     ) {
         let has_tags = self.settings(conn).tags;
-        let Some(missed) = &mut self.users[visit].deferred else { return };
+        let Some(missed) = &mut self.users[user].deferred else { return };
         while let Some(Line { bytes, tags, .. }) = missed.next_before(message) {
             turn.send_bytes(conn, &bytes[if has_tags { 0 } else { tags }..]);
         }
         if missed.lines.is_empty() {
-            self.users[visit].deferred = None;
+            self.users[user].deferred = None;
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::moderation::Scope;
 use super::session::Cursor;
-use super::{Context, Connection, Hub, Now, Phase, UserIx, bye, refusal, session};
+use super::{Connection, Context, Hub, Now, Phase, UserIx, bye, refusal, session};
 use crate::commands::{self, Command, Request, Setting};
 use crate::protocol::codec::Frame;
 use crate::protocol::tags::CidPrefix;
@@ -12,7 +12,13 @@ use crate::server::turn::{Cause, ConnId, Turn};
 
 impl Hub {
     /// A line, or what was a line before it was thrown away.
-    pub(super) fn handle_line(&mut self, now: Now, conn: ConnId, frame: &Frame<'_>, turn: &mut Turn) {
+    pub(super) fn handle_line(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        frame: &Frame<'_>,
+        turn: &mut Turn,
+    ) {
         let Some(Connection { settings, phase, .. }) = self.connection(conn) else { return };
         let (settings, is_greeting) = (*settings, matches!(phase, Phase::Greeting { .. }));
         let (text, fault) = match frame {
@@ -21,11 +27,11 @@ impl Hub {
             Frame::BadEncoding(head) => (String::from_utf8_lossy(head), Some(bad_encoding())),
             Frame::Foreign => return,
         };
-        let mut ask = Context { now, conn, settings, cid: None, turn };
+        let mut ctx = Context { now, conn, settings, cid: None, turn };
         let prefix = if settings.tags { CidPrefix::of(&text) } else { CidPrefix::Absent };
         let heard = match (prefix, fault) {
             (CidPrefix::Present(cid, line), fault) => {
-                ask.cid = Some(cid);
+                ctx.cid = Some(cid);
                 let empty = is_blank_text(line).then(|| bad_cid("nothing follows the cid"));
                 fault.or(empty).map_or_else(|| read(line, is_greeting), Err)
             }
@@ -34,39 +40,39 @@ impl Hub {
             (CidPrefix::Absent, None) if raw_len(frame) > LINE_MAX => Err(too_long()),
             (CidPrefix::Absent, None) => read(&text, is_greeting),
         };
-        if let Err(refusal) = heard.and_then(|request| self.dispatch(&mut ask, request)) {
-            ask.refuse(&refusal);
+        if let Err(refusal) = heard.and_then(|request| self.dispatch(&mut ctx, request)) {
+            ctx.refuse(&refusal);
         }
     }
 
-    fn dispatch(&mut self, ask: &mut Context<'_>, request: Request<'_>) -> Result<(), Refusal> {
-        let stage = self.connection(ask.conn).map(|c| c.phase);
+    fn dispatch(&mut self, ctx: &mut Context<'_>, request: Request<'_>) -> Result<(), Refusal> {
+        let stage = self.connection(ctx.conn).map(|c| c.phase);
         match (stage, request) {
             (_, Request::Nothing) | (None | Some(Phase::Closing), _) => Ok(()),
             (Some(Phase::Greeting { was_refused: false }), Request::Say(name)) => {
-                self.log_in(ask, name, None)
+                self.log_in(ctx, name, None)
             }
             (Some(Phase::Greeting { .. }), Request::Command(command))
                 if command.row().before_login =>
             {
-                self.execute_without_login(ask, command)
+                self.execute_without_login(ctx, command)
             }
             (Some(Phase::Greeting { .. }), _) => not_logged_in(),
-            (Some(Phase::LoggedIn(visit)), Request::Say(text)) => {
-                self.mark_active(visit, ask.now);
-                self.post(ask, visit, text, false)
+            (Some(Phase::LoggedIn(user)), Request::Say(text)) => {
+                self.mark_active(user, ctx.now);
+                self.post(ctx, user, text, false)
             }
-            (Some(Phase::LoggedIn(visit)), Request::Command(command)) => {
-                if !self.require_storage(visit, command)? {
+            (Some(Phase::LoggedIn(user)), Request::Command(command)) => {
+                if !self.require_storage(user, command)? {
                     return Ok(());
                 }
                 if command.is_activity() {
-                    self.mark_active(visit, ask.now);
+                    self.mark_active(user, ctx.now);
                 }
-                self.execute(ask, visit, command)?;
-                self.note_act(ask.now, visit, command);
+                self.execute(ctx, user, command)?;
+                self.note_act(ctx.now, user, command);
                 if session::changes_session(command) {
-                    self.mark_session_unsaved(visit);
+                    self.mark_session_unsaved(user);
                 }
                 Ok(())
             }
@@ -74,28 +80,32 @@ impl Hub {
     }
 
     /// The commands that need no login.
-    fn execute_without_login(&mut self, ask: &mut Context<'_>, command: Command<'_>) -> Result<(), Refusal> {
+    fn execute_without_login(
+        &mut self,
+        ctx: &mut Context<'_>,
+        command: Command<'_>,
+    ) -> Result<(), Refusal> {
         match command {
-            Command::Login { name, password } => self.log_in(ask, name, password)?,
+            Command::Login { name, password } => self.log_in(ctx, name, password)?,
             Command::Resume { token, after, time } => {
-                return self.resume(ask, token, Cursor { after, time });
+                return self.resume(ctx, token, Cursor { after, time });
             }
-            Command::Help { command } => return help(ask, command),
-            Command::Set { change } => self.set(ask, change),
+            Command::Help { command } => return help(ctx, command),
+            Command::Set { change } => self.set(ctx, change),
             Command::Ping { token } => {
-                ask.reply(&Event::reply("PONG", token.unwrap_or_default(), ""));
+                ctx.reply(&Event::reply("PONG", token.unwrap_or_default(), ""));
             }
             Command::Version => {
                 let version = concat!("chatty ", env!("CARGO_PKG_VERSION"));
-                ask.reply(&Event::reply("VERSION", crate::protocol::VERSION, version));
+                ctx.reply(&Event::reply("VERSION", crate::protocol::VERSION, version));
             }
             Command::Quit { reason } => {
-                let tags = ask
+                let tags = ctx
                     .settings
-                    .tags(&Tags { cid: ask.cid.as_ref().map(Cid::as_str), ..Tags::default() });
+                    .tags(&Tags { cid: ctx.cid.as_ref().map(Cid::as_str), ..Tags::default() });
                 let bye = bye(Farewell::Quit);
-                ask.turn.send(ask.conn, Cause::Asked, &tags, &bye);
-                self.leave(ask.now, ask.conn, None, reason, ask.turn);
+                ctx.turn.send(ctx.conn, Cause::Asked, &tags, &bye);
+                self.leave(ctx.now, ctx.conn, None, reason, ctx.turn);
             }
             _ => {}
         }
@@ -106,8 +116,8 @@ impl Hub {
     /// command in the table without a meaning does not compile.
     fn execute(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         command: Command<'_>,
     ) -> Result<(), Refusal> {
         match command {
@@ -115,111 +125,111 @@ impl Hub {
             | Command::Set { .. }
             | Command::Ping { .. }
             | Command::Version
-            | Command::Quit { .. } => self.execute_without_login(ask, command),
+            | Command::Quit { .. } => self.execute_without_login(ctx, command),
             Command::Login { .. } => refusal(
                 ErrorCode::BadArgument,
-                format!("you are {} already; /nick takes another name", self.users[visit].name),
+                format!("you are {} already; /nick takes another name", self.users[user].name),
             ),
             Command::Resume { .. } => refusal(
                 ErrorCode::BadArgument,
-                format!("you are {} already; /resume comes first", self.users[visit].name),
+                format!("you are {} already; /resume comes first", self.users[user].name),
             ),
-            Command::Register { password } => self.register(ask, visit, password),
-            Command::Passwd { password } => self.change_password(ask, visit, password),
-            Command::Unregister { password } => self.unregister(ask, visit, password),
-            Command::Op { name } => self.promote(ask, visit, name),
-            Command::Deop { name } => self.demote(ask, visit, name),
-            Command::Kick { name, reason } => self.kick(ask, visit, name, reason),
-            Command::Mute { name, time } => self.mute(ask, visit, name, time),
-            Command::Unmute { name } => self.unmute(ask, visit, name),
+            Command::Register { password } => self.register(ctx, user, password),
+            Command::Passwd { password } => self.change_password(ctx, user, password),
+            Command::Unregister { password } => self.unregister(ctx, user, password),
+            Command::Op { name } => self.promote(ctx, user, name),
+            Command::Deop { name } => self.demote(ctx, user, name),
+            Command::Kick { name, reason } => self.kick(ctx, user, name, reason),
+            Command::Mute { name, time } => self.mute(ctx, user, name, time),
+            Command::Unmute { name } => self.unmute(ctx, user, name),
             Command::Ban { whom, time, reason } => {
-                let room = Scope::Room(self.moderated_room(visit)?);
-                self.ban(ask, visit, room, (whom, time, reason))
+                let room = Scope::Room(self.moderated_room(user)?);
+                self.ban(ctx, user, room, (whom, time, reason))
             }
             Command::Unban { whom } => {
-                let room = Scope::Room(self.moderated_room(visit)?);
-                self.unban(ask, room, whom)
+                let room = Scope::Room(self.moderated_room(user)?);
+                self.unban(ctx, room, whom)
             }
             Command::Bans => {
-                let room = Scope::Room(self.moderated_room(visit)?);
-                self.send_bans(ask, room);
+                let room = Scope::Room(self.moderated_room(user)?);
+                self.send_bans(ctx, room);
                 Ok(())
             }
-            Command::Oper { password } => self.oper(ask, password),
-            Command::Wall { text } => self.wall(ask, visit, text),
-            Command::Kill { name, reason } => self.kill(ask, visit, name, reason),
+            Command::Oper { password } => self.oper(ctx, password),
+            Command::Wall { text } => self.wall(ctx, user, text),
+            Command::Kill { name, reason } => self.kill(ctx, user, name, reason),
             Command::Gban { whom, time, reason } => {
-                self.require_server_operator(visit)?;
-                self.ban(ask, visit, Scope::Server, (whom, time, reason))
+                self.require_server_operator(user)?;
+                self.ban(ctx, user, Scope::Server, (whom, time, reason))
             }
             Command::Gunban { whom } => {
-                self.require_server_operator(visit)?;
-                self.unban(ask, Scope::Server, whom)
+                self.require_server_operator(user)?;
+                self.unban(ctx, Scope::Server, whom)
             }
             Command::Gbans => {
-                self.require_server_operator(visit)?;
-                self.send_bans(ask, Scope::Server);
+                self.require_server_operator(user)?;
+                self.send_bans(ctx, Scope::Server);
                 Ok(())
             }
-            Command::Lock { key } => self.lock(ask, visit, key),
-            Command::Unlock => self.unlock(ask, visit),
-            Command::Invite { name } => self.invite(ask, visit, name),
+            Command::Lock { key } => self.lock(ctx, user, key),
+            Command::Unlock => self.unlock(ctx, user),
+            Command::Invite { name } => self.invite(ctx, user, name),
             Command::Session => {
-                self.session(ask, visit);
+                self.session(ctx, user);
                 Ok(())
             }
-            Command::Msg { to, text } => self.message(ask, visit, to, text),
-            Command::Reply { text } => self.reply(ask, visit, text),
-            Command::Query { name } => self.query(ask, visit, name),
-            Command::Me { text } => self.post(ask, visit, text, true),
-            Command::Who { room } => self.who(ask, visit, room),
-            Command::Whois { name } => self.whois(ask, visit, name),
-            Command::Join { room, key } => self.join(ask, visit, room, key),
-            Command::Part { room, reason } => self.part(ask, visit, room, reason),
+            Command::Msg { to, text } => self.message(ctx, user, to, text),
+            Command::Reply { text } => self.reply(ctx, user, text),
+            Command::Query { name } => self.query(ctx, user, name),
+            Command::Me { text } => self.post(ctx, user, text, true),
+            Command::Who { room } => self.who(ctx, user, room),
+            Command::Whois { name } => self.whois(ctx, user, name),
+            Command::Join { room, key } => self.join(ctx, user, room, key),
+            Command::Part { room, reason } => self.part(ctx, user, room, reason),
             Command::List => {
-                self.start_room_list(ask);
+                self.start_room_list(ctx);
                 Ok(())
             }
-            Command::Topic { text } => self.topic(ask, visit, text),
-            Command::History { rows, thread } => self.history(ask, visit, rows, thread),
-            Command::Search { text, room } => self.search(ask, visit, text, room),
-            Command::Nick { name } => self.rename(ask, visit, name),
+            Command::Topic { text } => self.topic(ctx, user, text),
+            Command::History { rows, thread } => self.history(ctx, user, rows, thread),
+            Command::Search { text, room } => self.search(ctx, user, text, room),
+            Command::Nick { name } => self.rename(ctx, user, name),
             Command::Away { text } => {
-                self.away(ask, visit, text);
+                self.away(ctx, user, text);
                 Ok(())
             }
             Command::Back => {
-                self.back(ask, visit);
+                self.back(ctx, user);
                 Ok(())
             }
-            Command::Ignore { name } => self.ignore(ask, visit, name),
-            Command::Unignore { name } => self.unignore(ask, visit, name),
+            Command::Ignore { name } => self.ignore(ctx, user, name),
+            Command::Unignore { name } => self.unignore(ctx, user, name),
         }
     }
 
-    fn set(&mut self, ask: &mut Context<'_>, change: Option<(Setting, bool)>) {
-        let before = ask.settings;
+    fn set(&mut self, ctx: &mut Context<'_>, change: Option<(Setting, bool)>) {
+        let before = ctx.settings;
         if let Some((setting, is_on)) = change {
-            ask.settings.set(setting, is_on);
-            if let Some(connection) = self.connection_mut(ask.conn) {
-                connection.settings = ask.settings;
+            ctx.settings.set(setting, is_on);
+            if let Some(connection) = self.connection_mut(ctx.conn) {
+                connection.settings = ctx.settings;
                 connection.chosen[setting as usize] = true;
                 // An audience is made anew for all, so only where it would be another.
                 let is_told_otherwise =
-                    (before.tags, before.joins) != (ask.settings.tags, ask.settings.joins);
-                if let Phase::LoggedIn(visit) = connection.phase
+                    (before.tags, before.joins) != (ctx.settings.tags, ctx.settings.joins);
+                if let Phase::LoggedIn(user) = connection.phase
                     && is_told_otherwise
                 {
-                    self.forget_audiences_of(visit);
+                    self.forget_audiences_of(user);
                 }
             }
         }
         let words = Setting::TABLE.map(|(setting, word)| {
-            format!("{word}={}", commands::on_off(ask.settings.get(setting)))
+            format!("{word}={}", commands::on_off(ctx.settings.get(setting)))
         });
         // A marked line is answered with its mark, this once without tags too.
-        ask.settings.tags |= before.tags && ask.cid.is_some();
-        ask.reply(&Event::reply("SET", &words.join(" "), ""));
+        ctx.settings.tags |= before.tags && ctx.cid.is_some();
+        ctx.reply(&Event::reply("SET", &words.join(" "), ""));
     }
 }
 
@@ -233,7 +243,7 @@ fn not_logged_in<T>() -> Result<T, Refusal> {
     refusal(ErrorCode::NotLoggedIn, "you are not logged in yet; type /login NAME")
 }
 
-fn help(ask: &mut Context<'_>, command: Option<&str>) -> Result<(), Refusal> {
+fn help(ctx: &mut Context<'_>, command: Option<&str>) -> Result<(), Refusal> {
     let rows: Vec<String> = match command {
         None => commands::TABLE.iter().map(commands::Row::help_row).collect(),
         Some(name) => {
@@ -241,9 +251,9 @@ fn help(ask: &mut Context<'_>, command: Option<&str>) -> Result<(), Refusal> {
             commands::find(name).ok_or_else(|| commands::unknown(name))?.help_rows()
         }
     };
-    ask.reply(&Event::reply("HELP", &rows.len().to_string(), ""));
+    ctx.reply(&Event::reply("HELP", &rows.len().to_string(), ""));
     for row in &rows {
-        ask.reply(&Event::Help(row));
+        ctx.reply(&Event::Help(row));
     }
     Ok(())
 }

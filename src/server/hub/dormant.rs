@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::locks::Lock;
 use super::moderation::{Moderation, Scope};
-use super::{Hub, Key, RoomIx, RoomName, Collection};
+use super::{Collection, Hub, Key, RoomIx, RoomName};
 
 /// The server's number; rooms have higher ones.
 pub(super) const SERVER_ID: u64 = 0;
@@ -74,7 +74,11 @@ impl Hub {
     }
 
     /// Before anybody is back.
-    pub(super) fn restore_moderation(&mut self, number: u64, saved: &str) -> serde_json::Result<()> {
+    pub(super) fn restore_moderation(
+        &mut self,
+        number: u64,
+        saved: &str,
+    ) -> serde_json::Result<()> {
         let SavedModeration::<Moderation> { room, seal, mut order } = serde_json::from_str(saved)?;
         self.last_moderation_id = self.last_moderation_id.max(number);
         order.number = Some(number);
@@ -147,8 +151,8 @@ impl Hub {
         let order = self.dormant_rooms.remove(name.key())?;
         let room = self.room_or_new(name);
         for operator in &order.operators {
-            if let Some(visit) = self.users_by_id.get(operator).copied() {
-                self.note_led(visit, room);
+            if let Some(user) = self.users_by_id.get(operator).copied() {
+                self.note_led(user, room);
             }
         }
         self.rooms[room].moderation = order;
@@ -178,7 +182,9 @@ impl Hub {
 mod tests {
     use std::time::Duration;
 
-    use super::super::test_support::{connect, handle, hub, now, register, restarted, say, session};
+    use super::super::test_support::{
+        connect, handle, hub, now, register, restarted, say, session,
+    };
     use super::super::{Input, Limits, Turn};
     use super::*;
     use crate::server::passwords::{HashFile, Outcome};

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use super::{
-    Context, PendingRequest, Cid, ConnId, ErrorCode, Event, Hub, Now, QueryState, Refusal, RoomName, Phase, Turn,
-    UserIx, refusal, messages::tags_of,
+    Cid, ConnId, Context, ErrorCode, Event, Hub, Now, PendingRequest, Phase, QueryState, Refusal,
+    RoomName, Turn, UserIx, messages::tags_of, refusal,
 };
 use crate::commands::{HistoryRange, MessageTarget};
 use crate::protocol::Key;
-use crate::server::log::{self, UserId, Recipient, Record, Thread};
+use crate::server::log::{self, Recipient, Record, Thread, UserId};
 
 /// A `/history` or `/search` whose rows are being read.
 #[derive(Debug)]
@@ -27,46 +27,60 @@ pub(super) struct HistoryRequest {
 impl Hub {
     pub(super) fn history(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         rows: HistoryRange,
         thread: Option<MessageTarget<'_>>,
     ) -> Result<(), Refusal> {
-        let (title, room, thread) = self.thread(visit, thread)?;
-        let (reader, hidden) = (self.users[visit].id, self.hidden_from(visit));
-        let query =
-            log::ReadRequest { thread, count: rows.count, size: usize::MAX, after: rows.after, hidden };
-        let (word, cid) = ("HISTORY", ask.cid.take());
-        self.request_rows(ask, HistoryRequest { word, title: Some(title), room, reader, cid }, query);
+        let (title, room, thread) = self.thread(user, thread)?;
+        let (reader, hidden) = (self.users[user].id, self.hidden_from(user));
+        let query = log::ReadRequest {
+            thread,
+            count: rows.count,
+            size: usize::MAX,
+            after: rows.after,
+            hidden,
+        };
+        let (word, cid) = ("HISTORY", ctx.cid.take());
+        self.request_rows(
+            ctx,
+            HistoryRequest { word, title: Some(title), room, reader, cid },
+            query,
+        );
         Ok(())
     }
 
     /// The connection waits until the rows are told.
-    pub(super) fn request_rows(&mut self, ask: &mut Context<'_>, asked: HistoryRequest, query: log::ReadRequest) {
-        if let Some(connection) = self.connection_mut(ask.conn) {
+    pub(super) fn request_rows(
+        &mut self,
+        ctx: &mut Context<'_>,
+        asked: HistoryRequest,
+        query: log::ReadRequest,
+    ) {
+        if let Some(connection) = self.connection_mut(ctx.conn) {
             connection.pending = Some(Box::new(PendingRequest::Rows(asked)));
-            ask.turn.read(ask.conn, query);
+            ctx.turn.read(ctx.conn, query);
         }
     }
 
     /// Whose messages somebody does not want to see.
-    pub(super) fn hidden_from(&self, visit: UserIx) -> Vec<UserId> {
-        self.users[visit].relations.ignores.iter().map(|ignored| ignored.person).collect()
+    pub(super) fn hidden_from(&self, user: UserIx) -> Vec<UserId> {
+        self.users[user].relations.ignores.iter().map(|ignored| ignored.person).collect()
     }
 
     /// Which conversation is meant, and what the answer calls it.
     fn thread(
         &self,
-        visit: UserIx,
+        user: UserIx,
         target: Option<MessageTarget<'_>>,
     ) -> Result<(String, Option<RoomName>, Thread), Refusal> {
-        let me = &self.users[visit];
+        let me = &self.users[user];
         let room = |room: usize| {
             let name = &self.rooms[room].name;
             (name.to_string(), Some(name.clone()), Thread::Room(name.key().clone()))
         };
         match (target, me.query, me.current) {
-            (Some(MessageTarget::Room(name)), ..) => Ok(room(self.room_of(visit, name)?)),
+            (Some(MessageTarget::Room(name)), ..) => Ok(room(self.room_of(user, name)?)),
             (Some(MessageTarget::Person(name)), ..) => Ok(self.private_thread(me.id, name)),
             (None, QueryState::On(other), _) => {
                 let name = self.users[self.users_by_id[&other]].name.as_str();
@@ -80,7 +94,7 @@ impl Hub {
     }
 
     fn private_thread(&self, reader: UserId, name: &str) -> (String, Option<RoomName>, Thread) {
-        let other = self.user_named(name).map(|visit| &self.users[visit]);
+        let other = self.user_named(name).map(|user| &self.users[user]);
         let owner = self.accounts.named(&Key::fold(name)).map(|account| account.person);
         let title = other.map_or(name, |other| other.name.as_str()).to_owned();
         let other_id = other.map(|other| other.id).or(owner);
@@ -88,58 +102,66 @@ impl Hub {
     }
 
     /// The rows have come that a connection waits for.
-    pub(super) fn send_rows(&mut self, now: Now, conn: ConnId, rows: &log::ReadResult, turn: &mut Turn) {
+    pub(super) fn send_rows(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        rows: &log::ReadResult,
+        turn: &mut Turn,
+    ) {
         let Some(connection) = self.connection_mut(conn) else { return };
         let Some(asked) = connection.pending.take() else { return };
         let settings = connection.settings;
-        let mut ask = Context { now, conn, settings, cid: None, turn };
+        let mut ctx = Context { now, conn, settings, cid: None, turn };
         match *asked {
             PendingRequest::Rows(mut asked) => {
-                ask.cid = asked.cid.take();
+                ctx.cid = asked.cid.take();
                 let result =
-                    readable(rows).and_then(|records| self.send_found(&mut ask, &asked, records));
+                    readable(rows).and_then(|records| self.send_found(&mut ctx, &asked, records));
                 if let Err(refusal) = result {
-                    ask.refuse(&refusal);
+                    ctx.refuse(&refusal);
                 }
             }
             PendingRequest::Mail(mut asked) => {
-                ask.cid = asked.cid.take();
-                let result =
-                    readable(rows).and_then(|records| self.log_in_with_mail(&mut ask, asked, records));
+                ctx.cid = asked.cid.take();
+                let result = readable(rows)
+                    .and_then(|records| self.log_in_with_mail(&mut ctx, asked, records));
                 if let Err(refusal) = result {
                     self.note_refused_login(conn);
-                    ask.refuse(&refusal);
+                    ctx.refuse(&refusal);
                 }
             }
             PendingRequest::Resume(mut asked) => {
-                ask.cid = asked.cid.take();
+                ctx.cid = asked.cid.take();
                 let result =
-                    readable(rows).and_then(|rows| self.resume_with_row(&mut ask, &asked, rows));
+                    readable(rows).and_then(|rows| self.resume_with_row(&mut ctx, &asked, rows));
                 if let Err(refusal) = result {
-                    ask.refuse(&refusal);
+                    ctx.refuse(&refusal);
                 }
             }
             // It waits for something else; these come too late for anybody.
-            PendingRequest::Password(_) | PendingRequest::Rooms(_) | PendingRequest::List(_) => connection.pending = Some(asked),
+            PendingRequest::Password(_) | PendingRequest::Rooms(_) | PendingRequest::List(_) => {
+                connection.pending = Some(asked)
+            }
         }
     }
 
     /// What the log has found. Who asked may have been put out of a room meanwhile.
     fn send_found(
         &self,
-        ask: &mut Context<'_>,
+        ctx: &mut Context<'_>,
         asked: &HistoryRequest,
         rows: &[Arc<Record>],
     ) -> Result<(), Refusal> {
-        let Some(Phase::LoggedIn(visit)) = self.connection(ask.conn).map(|c| c.phase) else {
+        let Some(Phase::LoggedIn(user)) = self.connection(ctx.conn).map(|c| c.phase) else {
             return Ok(());
         };
         if let Some(room) = &asked.room {
-            self.room_of(visit, room.as_str())?;
+            self.room_of(user, room.as_str())?;
         }
         let may_read = |record: &&Arc<Record>| match &record.to {
             Recipient::Room(name) if asked.room.is_none() => {
-                self.room_in(visit, name.key()).is_some()
+                self.room_in(user, name.key()).is_some()
             }
             _ => true,
         };
@@ -149,10 +171,10 @@ impl Hub {
             Some(title) => format!("{title} {count}"),
             None => count.to_string(),
         };
-        ask.reply(&Event::reply(asked.word, &args, ""));
+        ctx.reply(&Event::reply(asked.word, &args, ""));
         for record in rows {
             let message = record.seen_by(asked.reader);
-            ask.reply_tagged(&tags_of(record), &Event::Row { time: record.time, message });
+            ctx.reply_tagged(&tags_of(record), &Event::Row { time: record.time, message });
         }
         Ok(())
     }
@@ -185,7 +207,8 @@ mod tests {
         assert_eq!((flow, told.reads), (Flow::Wait, 1));
         say(&mut hub, 0, "/kick bob");
         let records = vec![message(1, "lobby", None, "open"), message(2, "ops", None, "secret")];
-        let (flow, told) = handle(&mut hub, 1, Input::Rows(ReadResult { records, ..ReadResult::default() }));
+        let (flow, told) =
+            handle(&mut hub, 1, Input::Rows(ReadResult { records, ..ReadResult::default() }));
         assert_eq!(flow, Flow::Next);
         told.text
     }

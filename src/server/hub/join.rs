@@ -1,7 +1,9 @@
 //! Coming into a room: `/join`, with a key or without.
 
 use super::locks::Entry;
-use super::{Context, ErrorCode, Event, Hub, QueryState, Refusal, RoomIx, RoomName, UserIx, refusal};
+use super::{
+    Context, ErrorCode, Event, Hub, QueryState, Refusal, RoomIx, RoomName, UserIx, refusal,
+};
 
 /// What somebody comes to a room with.
 #[derive(Debug, Clone, Copy)]
@@ -19,8 +21,8 @@ impl Hub {
     /// `/join`.
     pub(super) fn join(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         name: &str,
         key: Option<&str>,
     ) -> Result<(), Refusal> {
@@ -28,8 +30,8 @@ impl Hub {
             Refusal::new(ErrorCode::BadName, format!("{fault}; choose another"))
         })?;
         self.join_with(
-            ask,
-            visit,
+            ctx,
+            user,
             &name,
             if let Some(key) = key { JoinKey::Key(key) } else { JoinKey::Bare },
         )
@@ -37,17 +39,17 @@ impl Hub {
 
     pub(super) fn join_with(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         name: &RoomName,
         door: JoinKey<'_>,
     ) -> Result<(), Refusal> {
         let known = self.room_names.get(name.key()).copied();
-        if known.is_some_and(|room| self.users[visit].rooms.contains(&room)) {
-            self.switch_to(ask, visit, known.unwrap_or(self.lobby));
+        if known.is_some_and(|room| self.users[user].rooms.contains(&room)) {
+            self.switch_to(ctx, user, known.unwrap_or(self.lobby));
             return Ok(());
         }
-        if self.users[visit].rooms.len() >= self.limits.rooms_per_person {
+        if self.users[user].rooms.len() >= self.limits.rooms_per_person {
             let max = self.limits.rooms_per_person;
             let text = format!("you are in {max} rooms; /part one first");
             return refusal(ErrorCode::TooMany, text);
@@ -59,11 +61,11 @@ impl Hub {
         }
         let Some(room) = known.or_else(|| self.activate(name)) else {
             let room = self.room_or_new(name);
-            self.make_first_operator(visit, room);
-            self.enter_checked(ask, visit, room);
+            self.make_first_operator(user, room);
+            self.enter_checked(ctx, user, room);
             return Ok(());
         };
-        let result = self.enter_existing(ask, visit, room, door);
+        let result = self.enter_existing(ctx, user, room, door);
         if known.is_none() && self.rooms[room].len() == 0 {
             self.deactivate(room);
         }
@@ -73,16 +75,17 @@ impl Hub {
     /// Into a room that others are in, or have decided about.
     fn enter_existing(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         room: RoomIx,
         door: JoinKey<'_>,
     ) -> Result<(), Refusal> {
-        match (self.require_entry(ask.now, visit, room)?, door) {
+        match (self.require_entry(ctx.now, user, room)?, door) {
             (Entry::Open, _) => {}
-            (Entry::ByKey(is), JoinKey::Tried { digest, is_right }) if is_right && *is == *digest => {}
+            (Entry::ByKey(is), JoinKey::Tried { digest, is_right })
+                if is_right && *is == *digest => {}
             (Entry::ByKey(is), JoinKey::Key(key)) => {
-                return self.check_key(ask, room, key, is);
+                return self.check_key(ctx, room, key, is);
             }
             (Entry::ByKey(_), JoinKey::Tried { .. }) => {
                 return Err(self.locked_out(room, " with another key"));
@@ -93,33 +96,33 @@ impl Hub {
             }
         }
         let is_empty = room != self.lobby && self.rooms[room].len() == 0;
-        if is_empty && !self.has_able_operator(Some(ask.now), room, None) {
-            self.make_first_operator(visit, room);
+        if is_empty && !self.has_able_operator(Some(ctx.now), room, None) {
+            self.make_first_operator(user, room);
         }
-        self.enter_checked(ask, visit, room);
+        self.enter_checked(ctx, user, room);
         Ok(())
     }
 
     /// Makes a room's first one its operator.
-    fn make_first_operator(&mut self, visit: UserIx, room: RoomIx) {
-        self.make_operator(room, self.users[visit].id);
+    fn make_first_operator(&mut self, user: UserIx, room: RoomIx) {
+        self.make_operator(room, self.users[user].id);
     }
 
-    fn enter_checked(&mut self, ask: &mut Context<'_>, visit: UserIx, room: RoomIx) {
-        let person = self.users[visit].id;
+    fn enter_checked(&mut self, ctx: &mut Context<'_>, user: UserIx, room: RoomIx) {
+        let person = self.users[user].id;
         self.use_invitation(person, room);
-        self.end_query(visit, QueryState::Off);
+        self.end_query(user, QueryState::Off);
         let shown = self.rooms[room].name.to_string();
-        ask.reply(&Event::reply("JOINED", &shown, "plain lines go there now"));
-        self.enter(ask, visit, room);
+        ctx.reply(&Event::reply("JOINED", &shown, "plain lines go there now"));
+        self.enter(ctx, user, room);
     }
 
     /// To a room one is in already.
-    fn switch_to(&mut self, ask: &mut Context<'_>, visit: UserIx, room: RoomIx) {
-        self.end_query(visit, QueryState::Off);
+    fn switch_to(&mut self, ctx: &mut Context<'_>, user: UserIx, room: RoomIx) {
+        self.end_query(user, QueryState::Off);
         let shown = self.rooms[room].name.to_string();
-        ask.reply(&Event::reply("JOINED", &shown, "plain lines go there now"));
-        self.users[visit].current = Some(room);
-        self.describe(ask, room);
+        ctx.reply(&Event::reply("JOINED", &shown, "plain lines go there now"));
+        self.users[user].current = Some(room);
+        self.describe(ctx, room);
     }
 }

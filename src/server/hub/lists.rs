@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::moderation::Scope;
 use super::{
-    Context, PendingRequest, Cid, ConnId, ErrorCode, Event, Hub, Key, Now, RoomIx, RoomName, Phase, Turn,
+    Cid, ConnId, Context, ErrorCode, Event, Hub, Key, Now, PendingRequest, Phase, RoomIx, RoomName,
+    Turn,
 };
 use crate::protocol::Refusal;
 use crate::server::outbox::Share;
@@ -57,19 +58,19 @@ const BANS_AT_ONCE: usize = 16;
 
 impl Hub {
     /// `/list`.
-    pub(super) fn start_room_list(&mut self, ask: &mut Context<'_>) {
+    pub(super) fn start_room_list(&mut self, ctx: &mut Context<'_>) {
         if self.room_list.is_none() && self.rooms.len() > ROOMS_AT_ONCE {
-            self.defer_list(ask, List::Rooms);
+            self.defer_list(ctx, List::Rooms);
         } else {
-            self.list_rooms(ask);
+            self.list_rooms(ctx);
         }
     }
 
-    fn list_rooms(&mut self, ask: &mut Context<'_>) {
+    fn list_rooms(&mut self, ctx: &mut Context<'_>) {
         let rooms = self.room_list();
-        ask.reply(&Event::reply("ROOMS", &rooms.names.len().to_string(), ""));
-        let cid = ask.cid.take();
-        self.send_room_page(ask, RoomListRequest { cid, rooms, told: 0 });
+        ctx.reply(&Event::reply("ROOMS", &rooms.names.len().to_string(), ""));
+        let cid = ctx.cid.take();
+        self.send_room_page(ctx, RoomListRequest { cid, rooms, told: 0 });
     }
 
     /// All rooms, sorted by name. Whoever asks before a room comes or goes shares
@@ -99,49 +100,49 @@ impl Hub {
         }
     }
 
-    fn send_room_page(&mut self, ask: &mut Context<'_>, mut asked: RoomListRequest) {
-        let before = ask.turn.unicast_bytes();
-        ask.cid = asked.cid.take();
+    fn send_room_page(&mut self, ctx: &mut Context<'_>, mut asked: RoomListRequest) {
+        let before = ctx.turn.unicast_bytes();
+        ctx.cid = asked.cid.take();
         while let Some(name) = asked.rooms.names.get(asked.told) {
-            if ask.turn.unicast_bytes() - before > PAGE_SIZE {
-                asked.cid = ask.cid.take();
-                self.wait_for(ask.conn, PendingRequest::Rooms(asked));
-                ask.turn.notify_when_drained(ask.conn);
+            if ctx.turn.unicast_bytes() - before > PAGE_SIZE {
+                asked.cid = ctx.cid.take();
+                self.wait_for(ctx.conn, PendingRequest::Rooms(asked));
+                ctx.turn.notify_when_drained(ctx.conn);
                 return;
             }
             // It may have ended since.
             let room = self.room_names.get(name.key()).map(|room| &self.rooms[*room]);
             let (shown, len) = room.map_or((name, 0), |room| (&room.name, room.len()));
             let topic = room.and_then(|room| room.moderation.topic.as_deref()).unwrap_or_default();
-            ask.reply(&Event::reply("ROOM", &format!("{shown} {len}"), topic));
+            ctx.reply(&Event::reply("ROOM", &format!("{shown} {len}"), topic));
             asked.told += 1;
         }
     }
 
     /// Who is in a room: at once, or when there is room for so many.
-    pub(super) fn send_members(&mut self, ask: &mut Context<'_>, room: RoomIx) {
+    pub(super) fn send_members(&mut self, ctx: &mut Context<'_>, room: RoomIx) {
         if self.rooms[room].len() > MEMBERS_AT_ONCE {
-            self.defer_list(ask, List::Members(self.rooms[room].name.key().clone()));
+            self.defer_list(ctx, List::Members(self.rooms[room].name.key().clone()));
         } else {
-            self.list_members(ask, room);
+            self.list_members(ctx, room);
         }
     }
 
     /// `/bans` and `/gbans`.
-    pub(super) fn send_bans(&mut self, ask: &mut Context<'_>, scope: Scope) {
+    pub(super) fn send_bans(&mut self, ctx: &mut Context<'_>, scope: Scope) {
         if self.moderation(scope).bans.len() <= BANS_AT_ONCE {
-            return self.list_bans(ask, scope);
+            return self.list_bans(ctx, scope);
         }
         let list = match scope {
             Scope::Room(room) => List::Bans(self.rooms[room].name.key().clone()),
             Scope::Server => List::ServerBans,
         };
-        self.defer_list(ask, list);
+        self.defer_list(ctx, list);
     }
 
-    fn defer_list(&mut self, ask: &mut Context<'_>, list: List) {
-        self.wait_for(ask.conn, PendingRequest::List(ListRequest { cid: ask.cid.take(), list }));
-        ask.turn.wait_for_memory(ask.conn);
+    fn defer_list(&mut self, ctx: &mut Context<'_>, list: List) {
+        self.wait_for(ctx.conn, PendingRequest::List(ListRequest { cid: ctx.cid.take(), list }));
+        ctx.turn.wait_for_memory(ctx.conn);
     }
 
     pub(super) fn wait_for(&mut self, conn: ConnId, asked: PendingRequest) {
@@ -156,38 +157,38 @@ impl Hub {
         let settings = connection.settings;
         match connection.pending.take().map(|asked| *asked) {
             Some(PendingRequest::List(ListRequest { cid, list })) => {
-                let mut ask = Context { now, conn, settings, cid, turn };
-                if let Err(refusal) = self.send_long_list(&mut ask, &list) {
-                    ask.refuse(&refusal);
+                let mut ctx = Context { now, conn, settings, cid, turn };
+                if let Err(refusal) = self.send_long_list(&mut ctx, &list) {
+                    ctx.refuse(&refusal);
                 }
             }
             other => connection.pending = other.map(Box::new),
         }
     }
 
-    fn send_long_list(&mut self, ask: &mut Context<'_>, list: &List) -> Result<(), Refusal> {
+    fn send_long_list(&mut self, ctx: &mut Context<'_>, list: &List) -> Result<(), Refusal> {
         match list {
-            List::Rooms => self.list_rooms(ask),
-            List::Members(key) => self.list_members(ask, self.room_if_live(key)?),
+            List::Rooms => self.list_rooms(ctx),
+            List::Members(key) => self.list_members(ctx, self.room_if_live(key)?),
             List::Bans(key) => {
                 let room = self.room_if_live(key)?;
-                self.list_bans_if_allowed(ask, Scope::Room(room))?;
+                self.list_bans_if_allowed(ctx, Scope::Room(room))?;
             }
-            List::ServerBans => self.list_bans_if_allowed(ask, Scope::Server)?,
+            List::ServerBans => self.list_bans_if_allowed(ctx, Scope::Server)?,
         }
         Ok(())
     }
 
     /// Who asked may have been an operator only then.
-    fn list_bans_if_allowed(&mut self, ask: &mut Context<'_>, scope: Scope) -> Result<(), Refusal> {
-        let Some(Phase::LoggedIn(visit)) = self.connection(ask.conn).map(|c| c.phase) else {
+    fn list_bans_if_allowed(&mut self, ctx: &mut Context<'_>, scope: Scope) -> Result<(), Refusal> {
+        let Some(Phase::LoggedIn(user)) = self.connection(ctx.conn).map(|c| c.phase) else {
             return Ok(());
         };
         match scope {
-            Scope::Room(room) => self.require_operator(visit, room)?,
-            Scope::Server => self.require_server_operator(visit)?,
+            Scope::Room(room) => self.require_operator(user, room)?,
+            Scope::Server => self.require_server_operator(user)?,
         }
-        self.list_bans(ask, scope);
+        self.list_bans(ctx, scope);
         Ok(())
     }
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::password_throttle::Guarded;
 use super::moderation::{Scope, reserve_entry};
 use super::password_checks::Purpose;
+use super::password_throttle::Guarded;
 use super::{
-    Context, ErrorCode, Event, Hub, Now, UserId, Refusal, Room, RoomIx, Tags, UserIx, no_such_user,
+    Context, ErrorCode, Event, Hub, Now, Refusal, Room, RoomIx, Tags, UserId, UserIx, no_such_user,
     refusal,
 };
 use crate::server::passwords::{Job, Secret, digest};
@@ -46,12 +46,12 @@ impl Hub {
     /// `/lock`, also with another key.
     pub(super) fn lock(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         key: Option<&str>,
     ) -> Result<(), Refusal> {
-        let room = self.moderated_room(visit)?;
-        let is_by_server = self.is_server_operator(self.users[visit].id);
+        let room = self.moderated_room(user)?;
+        let is_by_server = self.is_server_operator(self.users[user].id);
         let Room { name, moderation, .. } = &mut self.rooms[room];
         moderation.lock.is_by_server = is_by_server;
         moderation.lock.is_on = true;
@@ -67,18 +67,18 @@ impl Hub {
             "; the lock ends with the last member, then anyone can join and read /history"
         };
         let text = format!("{who}{end}");
-        ask.reply(&Event::reply("LOCKED", &name.to_string(), &text));
+        ctx.reply(&Event::reply("LOCKED", &name.to_string(), &text));
         self.mark_moderation_unsaved(Scope::Room(room));
         Ok(())
     }
 
     /// `/unlock`.
-    pub(super) fn unlock(&mut self, ask: &mut Context<'_>, visit: UserIx) -> Result<(), Refusal> {
-        let room = self.moderated_room(visit)?;
+    pub(super) fn unlock(&mut self, ctx: &mut Context<'_>, user: UserIx) -> Result<(), Refusal> {
+        let room = self.moderated_room(user)?;
         let Room { name, moderation, .. } = &mut self.rooms[room];
         let was_locked = std::mem::take(&mut moderation.lock).is_on;
         let text = if was_locked { "" } else { "nothing changed: it was not locked" };
-        ask.reply(&Event::reply("UNLOCKED", &name.to_string(), text));
+        ctx.reply(&Event::reply("UNLOCKED", &name.to_string(), text));
         self.mark_moderation_unsaved(Scope::Room(room));
         Ok(())
     }
@@ -86,18 +86,18 @@ impl Hub {
     /// `/invite`. Whoever ignores the inviting one is not told.
     pub(super) fn invite(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         name: &str,
     ) -> Result<(), Refusal> {
-        let room = self.moderated_room(visit)?;
+        let room = self.moderated_room(user)?;
         let Some(other) = self.user_named(name) else { return no_such_user(name) };
         if self.users[other].rooms.contains(&room) {
             let (name, room) = (&self.users[other].name, &self.rooms[room].name);
             return refusal(ErrorCode::BadArgument, format!("{name} is in {room} already"));
         }
-        self.drop_expired(ask.now, Scope::Room(room));
-        let (me, person) = (self.users[visit].id, self.users[other].id);
+        self.drop_expired(ctx.now, Scope::Room(room));
+        let (me, person) = (self.users[user].id, self.users[other].id);
         let order = &mut self.rooms[room].moderation;
         let most = self.limits.max_invited;
         if !reserve_entry(&mut order.lock.invited, most, |invited| *invited != person) {
@@ -108,11 +108,11 @@ impl Hub {
         self.mark_moderation_unsaved(Scope::Room(room));
         let Room { name: shown, .. } = &self.rooms[room];
         let (shown, name) = (shown.to_string(), self.users[other].name.clone());
-        ask.reply(&Event::reply("INVITED", &format!("{shown} {name}"), ""));
+        ctx.reply(&Event::reply("INVITED", &format!("{shown} {name}"), ""));
         if !self.users[other].relations.ignores.iter().any(|ignored| ignored.person == me) {
-            let by = self.users[visit].name.clone();
+            let by = self.users[user].name.clone();
             let event = Event::reply("INVITATION", &shown, by.as_str());
-            self.send_to_user(other, &Tags::default(), &event, ask.turn);
+            self.send_to_user(other, &Tags::default(), &event, ctx.turn);
         }
         Ok(())
     }
@@ -121,13 +121,14 @@ impl Hub {
     pub(super) fn require_entry(
         &self,
         now: Now,
-        visit: UserIx,
+        user: UserIx,
         room: RoomIx,
     ) -> Result<Entry, Refusal> {
-        self.require_not_banned(now, visit, room)?;
+        self.require_not_banned(now, user, room)?;
         let order = &self.rooms[room].moderation;
-        let (me, lock) = (self.users[visit].id, &order.lock);
-        let is_meant = lock.invited.contains(&me) || order.is_operator(me) || self.is_server_operator(me);
+        let (me, lock) = (self.users[user].id, &order.lock);
+        let is_meant =
+            lock.invited.contains(&me) || order.is_operator(me) || self.is_server_operator(me);
         match &lock.key {
             _ if !lock.is_on || is_meant => Ok(Entry::Open),
             Some(key) => Ok(Entry::ByKey(key.clone())),
@@ -146,7 +147,7 @@ impl Hub {
     /// Whoever has tried too many keys of a room waits, as with passwords.
     pub(super) fn check_key(
         &mut self,
-        ask: &mut Context<'_>,
+        ctx: &mut Context<'_>,
         room: RoomIx,
         key: &str,
         is: Arc<str>,
@@ -154,14 +155,14 @@ impl Hub {
         let name = self.rooms[room].name.clone();
         let guarded = Guarded::Room(name.key().clone());
         let job = Job::Match(Secret::new(key), is.clone());
-        self.check_password(ask, Purpose::Enter(name, is), guarded, job)
+        self.check_password(ctx, Purpose::Enter(name, is), guarded, job)
     }
 
     /// The refusal of who may not come in.
     pub(super) fn locked_out(&self, room: RoomIx, way: &str) -> Refusal {
         let name = &self.rooms[room].name;
-        let ask = self.operators_online(room).map(|names| format!("; {names} can /invite you"));
-        let text = format!("{name} is locked{way}{}", ask.unwrap_or_default());
+        let ctx = self.operators_online(room).map(|names| format!("; {names} can /invite you"));
+        let text = format!("{name} is locked{way}{}", ctx.unwrap_or_default());
         Refusal::new(ErrorCode::Forbidden, text)
     }
 }

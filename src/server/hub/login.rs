@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::locks::Entry;
 use super::{
-    Context, ConnId, Connection, Event, Farewell, DeliveryMode, Hub, Key, Memberships, Name, Now, Peer,
-    UserId, QueryState, Refusal, Settings, Phase, Tags, Relations, Topic, Turn, User, UserIx, send_greeting,
-    refusal, send_farewell,
+    ConnId, Connection, Context, DeliveryMode, Event, Farewell, Hub, Key, Memberships, Name, Now,
+    Peer, Phase, QueryState, Refusal, Relations, Settings, Tags, Topic, Turn, User, UserId, UserIx,
+    refusal, send_farewell, send_greeting,
 };
 use crate::protocol::ErrorCode;
 
@@ -73,20 +73,20 @@ impl Hub {
 
     pub(super) fn log_in(
         &mut self,
-        ask: &mut Context<'_>,
+        ctx: &mut Context<'_>,
         name: &str,
         password: Option<&str>,
     ) -> Result<(), Refusal> {
-        let result = match self.admit(ask, name, password) {
+        let result = match self.admit(ctx, name, password) {
             Ok(Some(name)) => {
-                self.log_in_guest(ask, &name);
+                self.log_in_guest(ctx, &name);
                 Ok(())
             }
             Ok(None) => Ok(()),
             Err(refusal) => Err(refusal),
         };
         if result.is_err() {
-            self.note_refused_login(ask.conn);
+            self.note_refused_login(ctx.conn);
         }
         result
     }
@@ -103,13 +103,13 @@ impl Hub {
     /// The name of a new guest; `None` while a password is looked at.
     fn admit(
         &mut self,
-        ask: &mut Context<'_>,
+        ctx: &mut Context<'_>,
         name: &str,
         password: Option<&str>,
     ) -> Result<Option<Name>, Refusal> {
         let name = self.read_name(name.trim(), None)?;
         if let Some(password) = password {
-            self.log_in_with(ask, &name, password)?;
+            self.log_in_with(ctx, &name, password)?;
             return Ok(None);
         }
         if self.accounts.named(name.key()).is_some() {
@@ -127,22 +127,22 @@ impl Hub {
     }
 
     /// Somebody new is here, if they may be.
-    pub(super) fn log_in_guest(&mut self, ask: &mut Context<'_>, name: &Name) {
+    pub(super) fn log_in_guest(&mut self, ctx: &mut Context<'_>, name: &Name) {
         let person = UserId(self.last_ids.person + 1);
-        if !self.reject_banned(ask, person, name) {
+        if !self.reject_banned(ctx, person, name) {
             self.last_ids.person = person.0;
-            self.add_user(ask, person, name);
+            self.add_user(ctx, person, name);
         }
     }
 
     /// Somebody is here.
-    pub(super) fn add_user(&mut self, ask: &mut Context<'_>, person: UserId, name: &Name) {
-        let since = self.stamp(ask.now);
-        let visit = self.users.insert(User {
+    pub(super) fn add_user(&mut self, ctx: &mut Context<'_>, person: UserId, name: &Name) {
+        let since = self.stamp(ctx.now);
+        let user = self.users.insert(User {
             id: person,
             name: name.clone(),
-            conn: Some(ask.conn),
-            peer: self.peer(ask.conn),
+            conn: Some(ctx.conn),
+            peer: self.peer(ctx.conn),
             session: None,
             first: self.last_ids.message,
             feed: DeliveryMode::Live,
@@ -155,28 +155,28 @@ impl Hub {
             away: None,
             relations: Relations::default(),
             since,
-            last_active: ask.now.since_start,
+            last_active: ctx.now.since_start,
         });
-        self.assign_name(visit, name);
-        self.users_by_id.insert(person, visit);
-        self.attach_relations(visit);
-        if let Some(connection) = self.connection_mut(ask.conn) {
-            connection.phase = Phase::LoggedIn(visit);
+        self.assign_name(user, name);
+        self.users_by_id.insert(person, user);
+        self.attach_relations(user);
+        if let Some(connection) = self.connection_mut(ctx.conn) {
+            connection.phase = Phase::LoggedIn(user);
         }
         // A ban from #lobby, or its lock, leaves one on the server but in no room.
-        match self.require_entry(ask.now, visit, self.lobby) {
+        match self.require_entry(ctx.now, user, self.lobby) {
             Ok(Entry::Open) => {
-                ask.reply(&Event::reply("WELCOME", name.as_str(), "you are in #lobby"));
+                ctx.reply(&Event::reply("WELCOME", name.as_str(), "you are in #lobby"));
                 self.use_invitation(person, self.lobby);
-                self.enter(ask, visit, self.lobby);
+                self.enter(ctx, user, self.lobby);
             }
             Ok(Entry::ByKey(_)) => {
                 let text = "#lobby is locked; /join #lobby KEY, or another room";
-                ask.reply(&Event::reply("WELCOME", name.as_str(), text));
+                ctx.reply(&Event::reply("WELCOME", name.as_str(), text));
             }
             Err(Refusal { text, .. }) => {
                 let text = format!("{text}; /join another room");
-                ask.reply(&Event::reply("WELCOME", name.as_str(), &text));
+                ctx.reply(&Event::reply("WELCOME", name.as_str(), &text));
             }
         }
     }
@@ -193,7 +193,11 @@ impl Hub {
     }
 
     /// A name that nobody has, or only `mine`.
-    pub(super) fn require_free_name(&self, name: Name, mine: Option<UserIx>) -> Result<Name, Refusal> {
+    pub(super) fn require_free_name(
+        &self,
+        name: Name,
+        mine: Option<UserIx>,
+    ) -> Result<Name, Refusal> {
         let other = other_name(mine);
         let me = mine.map(|mine| self.users[mine].id);
         let owner = self.accounts.named(name.key()).map(|account| account.person);
@@ -221,59 +225,60 @@ impl Hub {
     /// Whose name, here or registered, is taken for this one; not somebody's own.
     fn confusable_with(&self, name: &Name, me: Option<UserId>) -> Option<Name> {
         name.skeletons().find_map(|confusable_skeleton| {
-            let here = self.confusables.find(&confusable_skeleton).map(|visit| &self.users[visit]);
-            let here = here.map(|visit| (visit.id, &visit.name));
-            let owner = || self.accounts.confusable_with(&confusable_skeleton).map(|a| (a.person, &a.name));
+            let here = self.confusables.find(&confusable_skeleton).map(|user| &self.users[user]);
+            let here = here.map(|user| (user.id, &user.name));
+            let owner =
+                || self.accounts.confusable_with(&confusable_skeleton).map(|a| (a.person, &a.name));
             let double = here.or_else(owner).filter(|(person, _)| Some(*person) != me);
             double.map(|(_, name)| name.clone())
         })
     }
 
     /// From now on a name is somebody's who is here.
-    pub(super) fn assign_name(&mut self, visit: UserIx, name: &Name) {
-        self.names.insert(name.key().clone(), visit);
-        self.confusables.add(name, visit);
+    pub(super) fn assign_name(&mut self, user: UserIx, name: &Name) {
+        self.names.insert(name.key().clone(), user);
+        self.confusables.add(name, user);
     }
 
     /// It is theirs no more.
-    pub(super) fn release_name(&mut self, visit: UserIx, name: &Name) {
+    pub(super) fn release_name(&mut self, user: UserIx, name: &Name) {
         self.names.remove(name.key());
-        self.confusables.remove(name, visit);
+        self.confusables.remove(name, user);
     }
 
     pub(super) fn rename(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         name: &str,
     ) -> Result<(), Refusal> {
-        let new = self.require_free_name(self.read_name(name, Some(visit))?, Some(visit))?;
-        self.require_unbanned_name(ask.now, visit, &new)?;
-        let old = std::mem::replace(&mut self.users[visit].name, new.clone());
-        self.release_name(visit, &old);
-        self.assign_name(visit, &new);
-        for room in self.users[visit].rooms.clone() {
+        let new = self.require_free_name(self.read_name(name, Some(user))?, Some(user))?;
+        self.require_unbanned_name(ctx.now, user, &new)?;
+        let old = std::mem::replace(&mut self.users[user].name, new.clone());
+        self.release_name(user, &old);
+        self.assign_name(user, &new);
+        for room in self.users[user].rooms.clone() {
             self.rooms[room].rename(old.key(), new.key());
         }
         let event = Event::Renamed { old: old.as_str(), new: new.as_str() };
-        let time = self.stamp(ask.now);
-        ask.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
+        let time = self.stamp(ctx.now);
+        ctx.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
         if old == new {
             return Ok(()); // no news to anyone else
         }
-        let rooms = self.users[visit].rooms.clone();
-        self.announce(ask.now, &rooms, Topic::Talk, Some(ask.conn), &event, ask.turn);
-        self.update_queriers(visit, &new, ask.turn);
+        let rooms = self.users[user].rooms.clone();
+        self.announce(ctx.now, &rooms, Topic::Talk, Some(ctx.conn), &event, ctx.turn);
+        self.update_queriers(user, &new, ctx.turn);
         Ok(())
     }
 
     /// Whoever talks to somebody by `/query` has to know the name their lines go
     /// to; who shares no room does not hear of the rename otherwise.
-    fn update_queriers(&mut self, visit: UserIx, new: &Name, turn: &mut Turn) {
-        for other in self.users[visit].relations.queried_by.clone() {
+    fn update_queriers(&mut self, user: UserIx, new: &Name, turn: &mut Turn) {
+        for other in self.users[user].relations.queried_by.clone() {
             let Some(other) = self.users_by_id.get(&other).copied() else { continue };
             let rooms = &self.users[other].rooms;
-            if !rooms.iter().any(|room| self.users[visit].rooms.contains(room)) {
+            if !rooms.iter().any(|room| self.users[user].rooms.contains(room)) {
                 let event = Event::reply("QUERY", new.as_str(), "has a new name");
                 self.send_to_user(other, &Tags::default(), &event, turn);
             }
@@ -291,8 +296,8 @@ impl Hub {
         turn: &mut Turn,
     ) {
         let Some(stage) = self.close_connection(conn) else { return };
-        if let Phase::LoggedIn(visit) = stage {
-            self.end_user(now, visit, reason, turn);
+        if let Phase::LoggedIn(user) = stage {
+            self.end_user(now, user, reason, turn);
         }
         match farewell {
             Some(farewell) => send_farewell(turn, conn, farewell, None),
@@ -317,23 +322,23 @@ impl Hub {
     pub(super) fn end_user(
         &mut self,
         now: Now,
-        visit: UserIx,
+        user: UserIx,
         reason: Option<&str>,
         turn: &mut Turn,
     ) {
-        let name = self.users[visit].name.clone();
-        let leads = self.users[visit].relations.leads.clone();
-        self.remove_relations(visit, turn);
-        self.forget_blocks(visit, self.users[visit].session.is_some());
-        self.end_session(visit);
-        self.announce_quit(now, visit, reason, turn);
-        let person = self.users[visit].id;
+        let name = self.users[user].name.clone();
+        let leads = self.users[user].relations.leads.clone();
+        self.remove_relations(user, turn);
+        self.forget_blocks(user, self.users[user].session.is_some());
+        self.end_session(user);
+        self.announce_quit(now, user, reason, turn);
+        let person = self.users[user].id;
         self.users_by_id.remove(&person);
-        for room in std::mem::take(&mut self.users[visit].rooms) {
+        for room in std::mem::take(&mut self.users[user].rooms) {
             self.remove_member(room, &name);
         }
-        self.release_name(visit, &name);
-        self.users.remove(visit);
+        self.release_name(user, &name);
+        self.users.remove(user);
         let ruled = self.is_server_operator(person);
         self.revoke_server_operator(person);
         if ruled {
@@ -345,17 +350,17 @@ impl Hub {
     }
 
     /// Lets go of everyone who has to do with a leaving person.
-    fn remove_relations(&mut self, visit: UserIx, turn: &mut Turn) {
-        let person = self.users[visit].id;
-        self.end_query(visit, QueryState::Off);
-        let ignores = self.ignores_of(visit);
-        let mut ties = std::mem::take(&mut self.users[visit].relations);
+    fn remove_relations(&mut self, user: UserIx, turn: &mut Turn) {
+        let person = self.users[user].id;
+        self.end_query(user, QueryState::Off);
+        let ignores = self.ignores_of(user);
+        let mut ties = std::mem::take(&mut self.users[user].relations);
         for other in &ties.ignores {
             if let Some(by) = self.ignored_by(other.person) {
                 by.retain(|p| *p != person);
             }
         }
-        let name = self.users[visit].name.clone();
+        let name = self.users[user].name.clone();
         for other in &ties.ignored_by {
             let Some(other) = self.users_by_id.get(other) else { continue };
             let ignores = &mut self.users[*other].relations.ignores;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::accounts::Proof;
 use super::messages::tags_of;
 use super::{
-    Context, PendingRequest, Cid, ErrorCode, Event, Hub, Key, UserId, Refusal, Collection, UserIx, no_such_user,
-    refusal,
+    Cid, Collection, Context, ErrorCode, Event, Hub, Key, PendingRequest, Refusal, UserId, UserIx,
+    no_such_user, refusal,
 };
 use crate::server::log::{self, Recipient, Record, Thread};
 
@@ -65,8 +65,8 @@ impl Hub {
     /// who may be here under another.
     pub(super) fn send_to_owner(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         name: &Key,
         text: &str,
     ) -> Result<(), Refusal> {
@@ -75,18 +75,18 @@ impl Hub {
         };
         match self.users_by_id.get(&owner).copied() {
             Some(to) => {
-                self.post_private(ask, visit, to, text, false);
+                self.post_private(ctx, user, to, text, false);
                 Ok(())
             }
-            None => self.send_to_account(ask, visit, owner, text),
+            None => self.send_to_account(ctx, user, owner, text),
         }
     }
 
     /// A private message to an account that is not here.
     pub(super) fn send_to_account(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         person: UserId,
         text: &str,
     ) -> Result<(), Refusal> {
@@ -96,18 +96,18 @@ impl Hub {
             let text = format!("too much waits for {name} already; nobody saw this");
             return refusal(ErrorCode::TooMany, text);
         }
-        let me = self.users[visit].id;
+        let me = self.users[user].id;
         let is_heard = !account.ignores.iter().any(|(ignored, _)| *ignored == me);
         let to = Recipient::Person(person, name.clone());
-        let record = self.record(ask, visit, to, text, false);
+        let record = self.record(ctx, user, to, text, false);
         if is_heard {
             self.store_mail(person, record.id);
         }
-        ask.with_message(&record, |ask| {
-            self.echo(ask, &record);
-            if self.wants_echo(ask) {
+        ctx.with_message(&record, |ctx| {
+            self.echo(ctx, &record);
+            if self.wants_echo(ctx) {
                 let text = "is not here; it waits for the next login";
-                ask.reply(&Event::reply("OFFLINE", name.as_str(), text));
+                ctx.reply(&Event::reply("OFFLINE", name.as_str(), text));
             }
         });
         Ok(())
@@ -135,7 +135,7 @@ impl Hub {
         }
     }
 
-    pub(super) fn read_mail(&mut self, ask: &mut Context<'_>, proof: Proof) {
+    pub(super) fn read_mail(&mut self, ctx: &mut Context<'_>, proof: Proof) {
         let person = proof.person;
         let Some(account) = self.accounts.of(person) else { return };
         let ids = self.mail.of(person);
@@ -143,10 +143,10 @@ impl Hub {
         let thread = Thread::Ids { reader: person, ids: ids.clone() };
         let query =
             log::ReadRequest { thread, count: ids.len(), size: usize::MAX, after: Some(0), hidden };
-        let asked = PendingRequest::Mail(MailRequest { cid: ask.cid.take(), proof, ids });
-        if let Some(connection) = self.connection_mut(ask.conn) {
+        let asked = PendingRequest::Mail(MailRequest { cid: ctx.cid.take(), proof, ids });
+        if let Some(connection) = self.connection_mut(ctx.conn) {
             connection.pending = Some(Box::new(asked));
-            ask.turn.read(ask.conn, query);
+            ctx.turn.read(ctx.conn, query);
         }
     }
 
@@ -154,25 +154,25 @@ impl Hub {
     /// been decided while it was read.
     pub(super) fn log_in_with_mail(
         &mut self,
-        ask: &mut Context<'_>,
+        ctx: &mut Context<'_>,
         waiting: MailRequest,
         rows: &[Arc<Record>],
     ) -> Result<(), Refusal> {
         let person = waiting.proof.person;
         if self.mail.of(person) != waiting.ids {
-            return self.log_in_account(ask, waiting.proof); // more came meanwhile
+            return self.log_in_account(ctx, waiting.proof); // more came meanwhile
         }
-        if !self.may_log_in(ask, &waiting.proof)? {
+        if !self.may_log_in(ctx, &waiting.proof)? {
             return Ok(());
         }
-        self.take_over(ask, person);
+        self.take_over(ctx, person);
         for record in rows {
             let event = Event::Row { time: record.time, message: record.seen_by(person) };
-            ask.reply_tagged(&tags_of(record), &event);
+            ctx.reply_tagged(&tags_of(record), &event);
         }
         // Whom /reply means.
-        if let (Some(last), Some(visit)) = (rows.last(), self.users_by_id.get(&person).copied()) {
-            self.users[visit].reply_target = Some(last.author);
+        if let (Some(last), Some(user)) = (rows.last(), self.users_by_id.get(&person).copied()) {
+            self.users[user].reply_target = Some(last.author);
         }
         self.empty_mailbox(person);
         Ok(())

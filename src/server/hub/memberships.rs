@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Hub, Key, UserId, Collection, MembershipSpan, UserIx};
+use super::{Collection, Hub, Key, MembershipSpan, UserId, UserIx};
 
 /// How many spans of the past a block holds, and how many blocks there are of one visit.
 const BLOCK: usize = 32;
@@ -71,9 +71,9 @@ impl Memberships {
 
 impl Hub {
     /// Somebody has come into a room.
-    pub(super) fn note_arrival(&mut self, visit: UserIx, room: Key) {
+    pub(super) fn note_arrival(&mut self, user: UserIx, room: Key) {
         let from = self.last_ids.message;
-        let recent = &mut self.users[visit].memberships.recent;
+        let recent = &mut self.users[user].memberships.recent;
         let last = recent.iter_mut().rfind(|stay| stay.room == room);
         match last {
             // As if they had never left.
@@ -82,15 +82,15 @@ impl Hub {
             }
             _ => recent.push(MembershipSpan { room, from, until: None }),
         }
-        while let Some(block) = self.users[visit].memberships.take_block() {
-            self.add_block(visit, block);
+        while let Some(block) = self.users[user].memberships.take_block() {
+            self.add_block(user, block);
         }
     }
 
     /// Somebody has left a room.
-    pub(super) fn note_departure(&mut self, visit: UserIx, room: &Key) {
+    pub(super) fn note_departure(&mut self, user: UserIx, room: &Key) {
         let until = self.last_ids.message;
-        let recent = &mut self.users[visit].memberships.recent;
+        let recent = &mut self.users[user].memberships.recent;
         let Some(at) = recent.iter().rposition(|s| s.room == *room && s.until.is_none()) else {
             return;
         };
@@ -101,42 +101,42 @@ impl Hub {
         }
     }
 
-    fn add_block(&mut self, visit: UserIx, block: Box<[MembershipSpan]>) {
+    fn add_block(&mut self, user: UserIx, block: Box<[MembershipSpan]>) {
         self.last_block += 1;
         let number = self.last_block;
-        self.attach_block(visit, number, block);
-        self.note_block_unsaved(visit, number);
-        let memberships = &mut self.users[visit].memberships;
+        self.attach_block(user, number, block);
+        self.note_block_unsaved(user, number);
+        let memberships = &mut self.users[user].memberships;
         if memberships.blocks.len() > BLOCKS_MAX {
             let (oldest, block) = memberships.blocks.remove(0);
             let until = block.iter().filter_map(|stay| stay.until).max();
             memberships.forgotten = memberships.forgotten.max(until.unwrap_or_default());
             self.block_owners.remove(&oldest);
-            self.note_block_unsaved(visit, oldest);
+            self.note_block_unsaved(user, oldest);
         }
     }
 
-    fn attach_block(&mut self, visit: UserIx, number: u64, block: Box<[MembershipSpan]>) {
-        let me = &mut self.users[visit];
+    fn attach_block(&mut self, user: UserIx, number: u64, block: Box<[MembershipSpan]>) {
+        let me = &mut self.users[user];
         me.memberships.blocks.push((number, block));
         self.block_owners.insert(number, me.id);
     }
 
-    fn note_block_unsaved(&mut self, visit: UserIx, number: u64) {
-        if self.users[visit].session.is_some() {
+    fn note_block_unsaved(&mut self, user: UserIx, number: u64) {
+        if self.users[user].session.is_some() {
             self.unsaved.insert((Collection::Spans, number));
         }
     }
 
     /// From now on a visit is kept.
-    pub(super) fn note_blocks_unsaved(&mut self, visit: UserIx) {
-        let numbers = self.users[visit].memberships.numbers();
+    pub(super) fn note_blocks_unsaved(&mut self, user: UserIx) {
+        let numbers = self.users[user].memberships.numbers();
         self.unsaved.extend(numbers.map(|number| (Collection::Spans, number)));
     }
 
     /// A visit is over; `is_kept`: until now it was kept.
-    pub(super) fn forget_blocks(&mut self, visit: UserIx, is_kept: bool) {
-        for number in self.users[visit].memberships.numbers() {
+    pub(super) fn forget_blocks(&mut self, user: UserIx, is_kept: bool) {
+        for number in self.users[user].memberships.numbers() {
             self.block_owners.remove(&number);
             if is_kept {
                 self.unsaved.insert((Collection::Spans, number));
@@ -147,8 +147,8 @@ impl Hub {
     /// What is kept of a block; `None` if it is kept no more.
     pub(super) fn saved_block(&self, number: u64) -> Option<String> {
         let person = *self.block_owners.get(&number)?;
-        let visit = &self.users[*self.users_by_id.get(&person)?];
-        let (_, stays) = visit.memberships.blocks.iter().find(|(it, _)| *it == number)?;
+        let user = &self.users[*self.users_by_id.get(&person)?];
+        let (_, stays) = user.memberships.blocks.iter().find(|(it, _)| *it == number)?;
         serde_json::to_string(&SavedBlock { person, stays }).ok()
     }
 
@@ -157,7 +157,7 @@ impl Hub {
         let SavedBlock::<Box<[MembershipSpan]>> { person, stays } = serde_json::from_str(saved)?;
         self.last_block = self.last_block.max(number);
         match self.users_by_id.get(&person).copied() {
-            Some(visit) => self.attach_block(visit, number, stays),
+            Some(user) => self.attach_block(user, number, stays),
             None => {
                 self.unsaved.insert((Collection::Spans, number));
             }

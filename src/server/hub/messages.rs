@@ -4,11 +4,12 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::{
-    Context, ErrorCode, Event, Hub, QueryState, Refusal, RoomIx, Tags, Topic, UserIx, no_such_user, refusal,
+    Context, ErrorCode, Event, Hub, QueryState, Refusal, RoomIx, Tags, Topic, UserIx, no_such_user,
+    refusal,
 };
 use crate::commands::MessageTarget;
 use crate::protocol::{Cid, Key, RoomName};
-use crate::server::log::{UserId, Recipient, Record};
+use crate::server::log::{Recipient, Record, UserId};
 
 /// The marked messages of late, by who marked them: a mark that comes again
 /// means the same message, not another. As many as the history in memory holds, and
@@ -70,19 +71,19 @@ impl Hub {
     /// room, else nowhere. It never goes anywhere the person did not choose.
     pub(super) fn post(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         text: &str,
         is_action: bool,
     ) -> Result<(), Refusal> {
-        if self.repeat(ask, visit) {
+        if self.repeat(ctx, user) {
             return Ok(());
         }
-        let me = &self.users[visit];
+        let me = &self.users[user];
         match (me.query, me.current) {
             (QueryState::On(person), _) => match self.users_by_id.get(&person).copied() {
                 Some(to) => {
-                    self.post_private(ask, visit, to, text, is_action);
+                    self.post_private(ctx, user, to, text, is_action);
                     Ok(())
                 }
                 None => refusal(ErrorCode::NoTarget, "nobody is there; nobody saw it"),
@@ -91,7 +92,7 @@ impl Hub {
                 ErrorCode::NoTarget,
                 "whom you talked to is gone; nobody saw this; /query or /join says where lines go",
             ),
-            (QueryState::Off, Some(room)) => self.post_to_room(ask, visit, room, text, is_action),
+            (QueryState::Off, Some(room)) => self.post_to_room(ctx, user, room, text, is_action),
             (QueryState::Off, None) => refusal(
                 ErrorCode::NoTarget,
                 "you are in no room that lines go to; nobody saw this; /join one first",
@@ -101,28 +102,28 @@ impl Hub {
 
     pub(super) fn message(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         to: MessageTarget<'_>,
         text: &str,
     ) -> Result<(), Refusal> {
-        if self.repeat(ask, visit) {
+        if self.repeat(ctx, user) {
             return Ok(());
         }
         match to {
             MessageTarget::Room(name) => {
-                let room = self.room_of(visit, name)?;
-                self.post_to_room(ask, visit, room, text, false)
+                let room = self.room_of(user, name)?;
+                self.post_to_room(ctx, user, room, text, false)
             }
             MessageTarget::Person(name) => match self.user_named(name) {
                 Some(to) => {
-                    self.post_private(ask, visit, to, text, false);
+                    self.post_private(ctx, user, to, text, false);
                     Ok(())
                 }
                 None if self.accounts.named(&Key::fold(name)).is_some() => {
-                    self.send_to_owner(ask, visit, &Key::fold(name), text)
+                    self.send_to_owner(ctx, user, &Key::fold(name), text)
                 }
-                None if self.room_of(visit, name).is_ok() => refusal(
+                None if self.room_of(user, name).is_ok() => refusal(
                     ErrorCode::NoSuchUser,
                     format!("{name} is not here; for the room, /msg #{name} TEXT"),
                 ),
@@ -134,23 +135,23 @@ impl Hub {
     /// `/reply`.
     pub(super) fn reply(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         text: &str,
     ) -> Result<(), Refusal> {
-        if self.repeat(ask, visit) {
+        if self.repeat(ctx, user) {
             return Ok(());
         }
-        let Some(heard) = self.users[visit].reply_target else {
+        let Some(heard) = self.users[user].reply_target else {
             return refusal(ErrorCode::NoTarget, "nobody has written to you; use /msg NAME TEXT");
         };
         match self.users_by_id.get(&heard).copied() {
             Some(to) => {
-                self.post_private(ask, visit, to, text, false);
+                self.post_private(ctx, user, to, text, false);
                 Ok(())
             }
             None if self.accounts.of(heard).is_some() => {
-                self.send_to_account(ask, visit, heard, text)
+                self.send_to_account(ctx, user, heard, text)
             }
             None => refusal(ErrorCode::NoTarget, "who last wrote to you is gone; nobody saw this"),
         }
@@ -158,33 +159,33 @@ impl Hub {
 
     pub(super) fn query(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         name: Option<&str>,
     ) -> Result<(), Refusal> {
         let Some(name) = name else {
-            self.end_query(visit, QueryState::Off);
-            let text = match self.users[visit].current {
+            self.end_query(user, QueryState::Off);
+            let text = match self.users[user].current {
                 Some(room) => format!("plain lines go to {}", self.rooms[room].name),
                 None => "plain lines go nowhere; /join a room first".to_owned(),
             };
-            ask.reply(&Event::reply("QUERY", "off", &text));
+            ctx.reply(&Event::reply("QUERY", "off", &text));
             return Ok(());
         };
         let Some(other) = self.user_named(name) else { return no_such_user(name) };
-        self.end_query(visit, QueryState::On(self.users[other].id));
-        let me = self.users[visit].id;
+        self.end_query(user, QueryState::On(self.users[other].id));
+        let me = self.users[user].id;
         self.users[other].relations.queried_by.push(me);
         let name = self.users[other].name.as_str();
         let text = format!("plain lines go to {name}; /query alone ends it");
-        ask.reply(&Event::reply("QUERY", name, &text));
+        ctx.reply(&Event::reply("QUERY", name, &text));
         Ok(())
     }
 
     /// Ends the query that is on, and goes on with `next`.
-    pub(super) fn end_query(&mut self, visit: UserIx, next: QueryState) {
-        let me = self.users[visit].id;
-        if let QueryState::On(other) = std::mem::replace(&mut self.users[visit].query, next)
+    pub(super) fn end_query(&mut self, user: UserIx, next: QueryState) {
+        let me = self.users[user].id;
+        if let QueryState::On(other) = std::mem::replace(&mut self.users[user].query, next)
             && let Some(other) = self.users_by_id.get(&other)
         {
             self.users[*other].relations.queried_by.retain(|person| *person != me);
@@ -193,34 +194,34 @@ impl Hub {
 
     fn post_to_room(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         room: usize,
         text: &str,
         is_action: bool,
     ) -> Result<(), Refusal> {
-        self.require_not_muted(ask.now, visit, room)?;
+        self.require_not_muted(ctx.now, user, room)?;
         let to = Recipient::Room(self.rooms[room].name.clone());
         // The author's own copy: in the room's line, unless it has to carry a
         // mark of its own or is not wanted.
-        let has_own_answer = ask.cid.is_some() || !ask.settings.echo;
-        let mut except = if has_own_answer { vec![ask.conn] } else { Vec::new() };
-        let ignoring = &self.users[visit].relations.ignored_by;
+        let has_own_answer = ctx.cid.is_some() || !ctx.settings.echo;
+        let mut except = if has_own_answer { vec![ctx.conn] } else { Vec::new() };
+        let ignoring = &self.users[user].relations.ignored_by;
         except.extend(ignoring.iter().filter_map(|p| self.users[self.users_by_id[p]].conn));
         let audience = self.audience(room);
-        let record = self.record(ask, visit, to, text, is_action);
-        ask.with_message(&record, |ask| {
+        let record = self.record(ctx, user, to, text, is_action);
+        ctx.with_message(&record, |ctx| {
             let event = Event::Message(record.seen_by(record.author));
-            ask.turn.fan_out(
+            ctx.turn.fan_out(
                 audience,
                 Topic::Talk,
-                Some(ask.conn),
+                Some(ctx.conn),
                 except,
                 &tags_of(&record),
                 &event,
             );
-            if ask.cid.is_some() {
-                ask.reply_tagged(&tags_of(&record), &event);
+            if ctx.cid.is_some() {
+                ctx.reply_tagged(&tags_of(&record), &event);
             }
         });
         Ok(())
@@ -228,28 +229,28 @@ impl Hub {
 
     pub(super) fn post_private(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         to: UserIx,
         text: &str,
         is_action: bool,
     ) {
-        let (me, other) = (self.users[visit].id, self.users[to].id);
+        let (me, other) = (self.users[user].id, self.users[to].id);
         let recipient = Recipient::Person(other, self.users[to].name.clone());
         let is_heard = !self.users[to].relations.ignores.iter().any(|ignored| ignored.person == me);
-        let record = self.record(ask, visit, recipient, text, is_action);
-        ask.with_message(&record, |ask| {
-            self.echo(ask, &record);
+        let record = self.record(ctx, user, recipient, text, is_action);
+        ctx.with_message(&record, |ctx| {
+            self.echo(ctx, &record);
             if is_heard {
                 // To oneself the copy for the reader differs from the echo too.
                 let mut message = record.seen_by(me);
                 message.place = crate::protocol::Place::ToMe;
-                self.deliver(to, &tags_of(&record), &Event::Message(message), ask.turn);
+                self.deliver(to, &tags_of(&record), &Event::Message(message), ctx.turn);
             }
             if let Some(away) = &self.users[to].away
-                && self.wants_echo(ask)
+                && self.wants_echo(ctx)
             {
-                ask.reply(&Event::reply("AWAY", self.users[to].name.as_str(), &away.text));
+                ctx.reply(&Event::reply("AWAY", self.users[to].name.as_str(), &away.text));
             }
         });
         if is_heard {
@@ -261,27 +262,27 @@ impl Hub {
     }
 
     /// The author's own copy of a private message.
-    pub(super) fn echo(&self, ask: &mut Context<'_>, record: &Record) {
-        if self.wants_echo(ask) {
+    pub(super) fn echo(&self, ctx: &mut Context<'_>, record: &Record) {
+        if self.wants_echo(ctx) {
             let event = Event::Message(record.seen_by(record.author));
-            ask.reply_tagged(&tags_of(record), &event);
+            ctx.reply_tagged(&tags_of(record), &event);
         }
     }
 
     /// With echo off a said line is answered only if it carried a mark.
     #[allow(clippy::unused_self)] // reads as a question to the hub, next to its kin
-    pub(super) fn wants_echo(&self, ask: &Context<'_>) -> bool {
-        ask.settings.echo || ask.cid.is_some()
+    pub(super) fn wants_echo(&self, ctx: &Context<'_>) -> bool {
+        ctx.settings.echo || ctx.cid.is_some()
     }
 
     /// If this line's mark was used already, the first one's echo comes back
     /// and nothing is said again.
-    fn repeat(&mut self, ask: &mut Context<'_>, visit: UserIx) -> bool {
-        let author = self.users[visit].id;
-        let Some(record) = ask.cid.as_ref().and_then(|cid| self.cids.find(author, cid)) else {
+    fn repeat(&mut self, ctx: &mut Context<'_>, user: UserIx) -> bool {
+        let author = self.users[user].id;
+        let Some(record) = ctx.cid.as_ref().and_then(|cid| self.cids.find(author, cid)) else {
             return false;
         };
-        ask.with_duplicate(&record, |ask| self.echo(ask, &record));
+        ctx.with_duplicate(&record, |ctx| self.echo(ctx, &record));
         true
     }
 
@@ -289,14 +290,14 @@ impl Hub {
     /// before, or what is never stored would be remembered as said.
     pub(super) fn record(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         to: Recipient,
         text: &str,
         is_action: bool,
     ) -> Arc<Record> {
-        let time = self.stamp(ask.now);
-        let author = &self.users[visit];
+        let time = self.stamp(ctx.now);
+        let author = &self.users[user];
         let record = Arc::new(Record {
             id: self.last_ids.message + 1,
             time,
@@ -305,7 +306,7 @@ impl Hub {
             to,
             is_action,
             text: text.into(),
-            cid: ask.cid.clone(),
+            cid: ctx.cid.clone(),
         });
         self.last_ids.message = record.id;
         self.cids.remember(&record);
@@ -326,8 +327,8 @@ impl Hub {
     }
 
     /// A room the person is in, by any spelling of its name.
-    pub(super) fn room_of(&self, visit: UserIx, name: &str) -> Result<usize, Refusal> {
-        let room = RoomName::parse(name).ok().and_then(|name| self.room_in(visit, name.key()));
+    pub(super) fn room_of(&self, user: UserIx, name: &str) -> Result<usize, Refusal> {
+        let room = RoomName::parse(name).ok().and_then(|name| self.room_in(user, name.key()));
         room.ok_or_else(|| {
             let name = name.trim_start_matches('#');
             let text = format!("you are not in #{name}; /join #{name} first");
@@ -336,9 +337,9 @@ impl Hub {
     }
 
     /// The room of that name, if the person is in it.
-    pub(super) fn room_in(&self, visit: UserIx, name: &Key) -> Option<RoomIx> {
+    pub(super) fn room_in(&self, user: UserIx, name: &Key) -> Option<RoomIx> {
         let room = self.room_names.get(name).copied();
-        room.filter(|room| self.users[visit].rooms.contains(room))
+        room.filter(|room| self.users[user].rooms.contains(room))
     }
 }
 

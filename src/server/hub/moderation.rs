@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::bans::Ban;
 use super::locks::Lock;
 use super::{
-    Context, ErrorCode, Event, Hub, Key, Name, Now, UserId, Refusal, Room, RoomIx, RoomName, Stamp,
-    Tags, UserIx, no_such_user, refusal,
+    Context, ErrorCode, Event, Hub, Key, Name, Now, Refusal, Room, RoomIx, RoomName, Stamp, Tags,
+    UserId, UserIx, no_such_user, refusal,
 };
 
 /// What is decided in one room, or for the whole server.
@@ -146,7 +146,11 @@ impl Moderation {
 
 /// Takes what is to be said anew out of a list, if there is room for it then; if not,
 /// what had been said stands.
-pub(super) fn reserve_entry<T>(list: &mut Vec<T>, most: usize, is_other: impl Fn(&T) -> bool) -> bool {
+pub(super) fn reserve_entry<T>(
+    list: &mut Vec<T>,
+    most: usize,
+    is_other: impl Fn(&T) -> bool,
+) -> bool {
     let has_room = list.iter().filter(|one| is_other(one)).count() < most;
     if has_room {
         list.retain(is_other);
@@ -158,15 +162,15 @@ impl Hub {
     /// `/op`.
     pub(super) fn promote(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         name: &str,
     ) -> Result<(), Refusal> {
-        let room = self.moderated_room(visit)?;
+        let room = self.moderated_room(user)?;
         let other = self.member_named(room, name)?;
         let person = self.users[other].id;
-        self.drop_expired(ask.now, Scope::Room(room));
-        let (by, name) = (self.users[visit].name.clone(), self.users[other].name.clone());
+        self.drop_expired(ctx.now, Scope::Room(room));
+        let (by, name) = (self.users[user].name.clone(), self.users[other].name.clone());
         let Room { name: shown, moderation, .. } = &self.rooms[room];
         let shown = shown.clone();
         if moderation.is_operator(person) {
@@ -180,7 +184,7 @@ impl Hub {
         }
         self.make_operator(room, person);
         let event = Event::Promoted { room: shown.as_str(), by: by.as_str(), name: name.as_str() };
-        self.announce_action(ask, room, &event);
+        self.announce_action(ctx, room, &event);
         Ok(())
     }
 
@@ -188,19 +192,19 @@ impl Hub {
     /// operator goes to another member: a room is never left without one.
     pub(super) fn demote(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         name: &str,
     ) -> Result<(), Refusal> {
-        let room = self.moderated_room(visit)?;
+        let room = self.moderated_room(user)?;
         let Some((person, name)) = self.known_user_named(name) else { return no_such_user(name) };
         let shown = self.rooms[room].name.clone();
         if !self.rooms[room].moderation.is_operator(person) {
             let text = format!("nothing changed: {name} is not an operator of {shown}");
             return refusal(ErrorCode::NoSuchUser, text);
         }
-        if self.heir(Some(ask.now), room, Some(person)).is_none()
-            && !self.has_moderator(Some(ask.now), room, Some(person))
+        if self.heir(Some(ctx.now), room, Some(person)).is_none()
+            && !self.has_moderator(Some(ctx.now), room, Some(person))
         {
             let text =
                 format!("{shown} needs an operator, and nobody else is there; /part instead");
@@ -212,11 +216,11 @@ impl Hub {
         }
         self.mark_moderation_unsaved(Scope::Room(room));
         let event = Event::Demoted { room: shown.as_str(), name: name.as_str() };
-        self.announce_action(ask, room, &event);
-        if !self.has_moderator(Some(ask.now), room, None)
-            && let Some(heir) = self.heir(Some(ask.now), room, Some(person))
+        self.announce_action(ctx, room, &event);
+        if !self.has_moderator(Some(ctx.now), room, None)
+            && let Some(heir) = self.heir(Some(ctx.now), room, Some(person))
         {
-            self.hand_over(ask.now, room, heir, ask.turn);
+            self.hand_over(ctx.now, room, heir, ctx.turn);
         }
         Ok(())
     }
@@ -224,21 +228,21 @@ impl Hub {
     /// `/kick`.
     pub(super) fn kick(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         name: &str,
         reason: Option<&str>,
     ) -> Result<(), Refusal> {
-        let room = self.moderated_room(visit)?;
+        let room = self.moderated_room(user)?;
         let other = self.member_named(room, name)?;
-        if other == visit {
+        if other == user {
             return refusal(ErrorCode::BadArgument, "that is you; /part leaves the room");
         }
-        let (by, name) = (self.users[visit].name.clone(), self.users[other].name.clone());
+        let (by, name) = (self.users[user].name.clone(), self.users[other].name.clone());
         let shown = self.rooms[room].name.clone();
-        self.kick_member(ask, &by, room, other, reason);
+        self.kick_member(ctx, &by, room, other, reason);
         let (room_name, by, name) = (shown.as_str(), by.as_str(), name.as_str());
-        self.announce_action(ask, room, &Event::Kicked { room: room_name, name, by, reason });
+        self.announce_action(ctx, room, &Event::Kicked { room: room_name, name, by, reason });
         Ok(())
     }
 
@@ -246,58 +250,58 @@ impl Hub {
     /// nowhere then: nobody chose where else.
     pub(super) fn kick_member(
         &mut self,
-        ask: &mut Context<'_>,
+        ctx: &mut Context<'_>,
         by: &Name,
         room: RoomIx,
-        visit: UserIx,
+        user: UserIx,
         reason: Option<&str>,
     ) {
-        self.remove_from_room(visit, room);
-        let them = &mut self.users[visit];
+        self.remove_from_room(user, room);
+        let them = &mut self.users[user];
         if them.current == Some(room) {
             them.current = None;
         }
-        self.mark_session_unsaved(visit);
+        self.mark_session_unsaved(user);
         let text = reason.map_or_else(|| by.to_string(), |reason| format!("{by}: {reason}"));
         let shown = self.rooms[room].name.to_string();
-        self.send_to_user(visit, &Tags::default(), &Event::reply("KICKED", &shown, &text), ask.turn);
+        self.send_to_user(user, &Tags::default(), &Event::reply("KICKED", &shown, &text), ctx.turn);
     }
 
     /// `/mute`; also of who is not in the room now.
     pub(super) fn mute(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         name: &str,
         time: Option<Duration>,
     ) -> Result<(), Refusal> {
-        let room = self.moderated_room(visit)?;
+        let room = self.moderated_room(user)?;
         let Some((person, name)) = self.known_user_named(name) else { return no_such_user(name) };
-        if person == self.users[visit].id {
+        if person == self.users[user].id {
             return refusal(ErrorCode::BadArgument, "that is you; mute somebody else");
         }
-        self.drop_expired(ask.now, Scope::Room(room));
+        self.drop_expired(ctx.now, Scope::Room(room));
         let Room { name: shown, moderation, .. } = &mut self.rooms[room];
         let most = self.limits.max_mutes;
         if !reserve_entry(&mut moderation.mutes, most, |mute| mute.person != person) {
             let text = format!("{most} people are muted here; /unmute one first");
             return refusal(ErrorCode::TooMany, text);
         }
-        let (args, until) = (format!("{shown} {name}"), Expiry::after(ask.now, time));
+        let (args, until) = (format!("{shown} {name}"), Expiry::after(ctx.now, time));
         moderation.mutes.push(Mute { person, name, until });
         self.mark_moderation_unsaved(Scope::Room(room));
-        ask.reply(&Event::reply("MUTED", &args, &until.describe("until you /unmute them")));
+        ctx.reply(&Event::reply("MUTED", &args, &until.describe("until you /unmute them")));
         Ok(())
     }
 
     /// `/unmute`, by the name of now or of then.
     pub(super) fn unmute(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         name: &str,
     ) -> Result<(), Refusal> {
-        let room = self.moderated_room(visit)?;
+        let room = self.moderated_room(user)?;
         let person = self.known_user_named(name).map(|(person, _)| person);
         let Room { name: shown, moderation, .. } = &mut self.rooms[room];
         let key = Key::fold(name);
@@ -305,15 +309,20 @@ impl Hub {
         let Some(mute) = moderation.mutes.extract_if(.., is_meant).last() else {
             return refusal(ErrorCode::NoSuchUser, format!("{name} is not muted in {shown}"));
         };
-        ask.reply(&Event::reply("UNMUTED", &format!("{shown} {}", mute.name), ""));
+        ctx.reply(&Event::reply("UNMUTED", &format!("{shown} {}", mute.name), ""));
         self.mark_moderation_unsaved(Scope::Room(room));
         Ok(())
     }
 
     /// Whether somebody may be heard in a room.
-    pub(super) fn require_not_muted(&self, now: Now, visit: UserIx, room: RoomIx) -> Result<(), Refusal> {
+    pub(super) fn require_not_muted(
+        &self,
+        now: Now,
+        user: UserIx,
+        room: RoomIx,
+    ) -> Result<(), Refusal> {
         let Room { name, moderation, .. } = &self.rooms[room];
-        let person = self.users[visit].id;
+        let person = self.users[user].id;
         let is_mine = |mute: &&Mute| mute.person == person && !mute.until.is_over(now);
         let Some(mute) = moderation.mutes.iter().find(is_mine) else { return Ok(()) };
         let until = mute.until.describe("by an operator");
@@ -321,17 +330,17 @@ impl Hub {
     }
 
     /// The room that a command of an operator is about: the current one.
-    pub(super) fn moderated_room(&self, visit: UserIx) -> Result<RoomIx, Refusal> {
-        let Some(room) = self.users[visit].current else {
+    pub(super) fn moderated_room(&self, user: UserIx) -> Result<RoomIx, Refusal> {
+        let Some(room) = self.users[user].current else {
             return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
         };
-        self.require_operator(visit, room)?;
+        self.require_operator(user, room)?;
         Ok(room)
     }
 
     /// Whether somebody keeps order in a room.
-    pub(super) fn require_operator(&self, visit: UserIx, room: RoomIx) -> Result<(), Refusal> {
-        let (person, Room { name, moderation, .. }) = (self.users[visit].id, &self.rooms[room]);
+    pub(super) fn require_operator(&self, user: UserIx, room: RoomIx) -> Result<(), Refusal> {
+        let (person, Room { name, moderation, .. }) = (self.users[user].id, &self.rooms[room]);
         if moderation.is_operator(person) || self.is_server_operator(person) {
             return Ok(());
         }
@@ -346,7 +355,7 @@ impl Hub {
     pub(super) fn operators_online(&self, room: RoomIx) -> Option<String> {
         let operators = self.rooms[room].moderation.operators.iter();
         let here = operators.filter_map(|operator| self.users_by_id.get(operator));
-        let names: Vec<&str> = here.map(|visit| self.users[*visit].name.as_str()).collect();
+        let names: Vec<&str> = here.map(|user| self.users[*user].name.as_str()).collect();
         (!names.is_empty()).then(|| names.join(", "))
     }
 
@@ -360,8 +369,8 @@ impl Hub {
     /// Somebody who is here, or has an account.
     pub(super) fn known_user_named(&self, name: &str) -> Option<(UserId, Name)> {
         let account = || self.accounts.named(&Key::fold(name)).map(|a| (a.person, a.name.clone()));
-        let visit = self.user_named(name).map(|visit| &self.users[visit]);
-        visit.map(|visit| (visit.id, visit.name.clone())).or_else(account)
+        let user = self.user_named(name).map(|user| &self.users[user]);
+        user.map(|user| (user.id, user.name.clone())).or_else(account)
     }
 
     /// Guests who are gone never come back as who they were.
@@ -402,16 +411,16 @@ impl Hub {
     }
 
     /// The rooms somebody is an operator of, also those they have left.
-    pub(super) fn led_by(&self, visit: UserIx) -> Vec<RoomName> {
-        let me = &self.users[visit];
+    pub(super) fn led_by(&self, user: UserIx) -> Vec<RoomName> {
+        let me = &self.users[user];
         let rooms = me.relations.leads.iter().filter_map(|room| self.rooms.get(*room));
         let mine = rooms.filter(|room| room.moderation.is_operator(me.id));
         mine.map(|room| room.name.clone()).collect()
     }
 
     /// The rooms somebody is in and an operator of, by name.
-    pub(super) fn operated_by(&self, visit: UserIx) -> Vec<RoomName> {
-        let me = &self.users[visit];
+    pub(super) fn operated_by(&self, user: UserIx) -> Vec<RoomName> {
+        let me = &self.users[user];
         let rooms = me.rooms.iter().map(|room| &self.rooms[*room]);
         let mine = rooms.filter(|room| room.moderation.is_operator(me.id));
         let mut names: Vec<RoomName> = mine.map(|room| room.name.clone()).collect();

@@ -10,8 +10,8 @@ use super::delayed_checks::DelayedCheck;
 use super::join::JoinKey;
 use super::password_throttle::{Guarded, Target, Wait};
 use super::{
-    Context, PendingRequest, Cid, ConnId, ErrorCode, Farewell, Hub, Name, Now, Refusal, RoomName, Phase, Turn,
-    UserIx, refusal,
+    Cid, ConnId, Context, ErrorCode, Farewell, Hub, Name, Now, PendingRequest, Phase, Refusal,
+    RoomName, Turn, UserIx, refusal,
 };
 use crate::server::passwords::{Job, Outcome, Secret};
 
@@ -43,43 +43,43 @@ pub(super) const INSECURE: &str = "passwords are not accepted over unencrypted \
 
 impl Hub {
     /// Passwords only where nobody can read along.
-    pub(super) fn require_privacy(&self, ask: &Context<'_>) -> Result<(), Refusal> {
-        if self.is_private(ask) || self.limits.allow_insecure_passwords {
+    pub(super) fn require_privacy(&self, ctx: &Context<'_>) -> Result<(), Refusal> {
+        if self.is_private(ctx) || self.limits.allow_insecure_passwords {
             return Ok(());
         }
         refusal(ErrorCode::Insecure, INSECURE)
     }
 
     /// Whether nobody can read along.
-    pub(super) fn is_private(&self, ask: &Context<'_>) -> bool {
-        self.connection(ask.conn).is_some_and(|c| c.peer.is_private())
+    pub(super) fn is_private(&self, ctx: &Context<'_>) -> bool {
+        self.connection(ctx.conn).is_some_and(|c| c.peer.is_private())
     }
 
     /// Checks what may be a guess, when its time has come.
     pub(super) fn check_password(
         &mut self,
-        ask: &mut Context<'_>,
+        ctx: &mut Context<'_>,
         purpose: Purpose,
         at: Guarded,
         job: Job,
     ) -> Result<(), Refusal> {
-        if self.is_overdue(ask.now, ask.conn) {
+        if self.is_overdue(ctx.now, ctx.conn) {
             // Else one guess behind the other would hold a place without a name for long.
-            self.leave(ask.now, ask.conn, Some(Farewell::LoginTimeout), None, ask.turn);
+            self.leave(ctx.now, ctx.conn, Some(Farewell::LoginTimeout), None, ctx.turn);
             return Ok(());
         }
         // Whoever waits is not overtaken, however fast others ask.
-        self.start_due_checks(ask.now, ask.turn);
-        let (now, conn) = (ask.now.since_start, ask.conn);
+        self.start_due_checks(ctx.now, ctx.turn);
+        let (now, conn) = (ctx.now.since_start, ctx.conn);
         let Some(peer) = self.connection(conn).map(|c| c.peer) else { return Ok(()) };
         let is_one_source = self.limits.apply_to(peer);
         let target = Target { at, network: peer.network(), is_one_source };
         match self.password_throttle.begin(now, conn, &target) {
-            Ok(()) => ask.turn.hash(conn, job),
+            Ok(()) => ctx.turn.hash(conn, job),
             Err(wait) if self.is_too_long(wait, &target, None) => return too_many_passwords(),
             Err(wait) => self.delayed_jobs.add(due(now, wait), conn, job, target),
         }
-        self.wait_for_password(ask, purpose);
+        self.wait_for_password(ctx, purpose);
         Ok(())
     }
 
@@ -87,24 +87,24 @@ impl Hub {
     /// time, and an account that is made stays.
     pub(super) fn hash_new(
         &mut self,
-        ask: &mut Context<'_>,
+        ctx: &mut Context<'_>,
         purpose: Purpose,
         password: &str,
     ) -> Result<(), Refusal> {
-        let peer = self.peer(ask.conn).filter(|peer| self.limits.apply_to(*peer));
-        let now = ask.now.since_start;
+        let peer = self.peer(ctx.conn).filter(|peer| self.limits.apply_to(*peer));
+        let now = ctx.now.since_start;
         if peer.is_some_and(|peer| !self.new_passwords.may_go_on(now, peer.network())) {
             let text = "too many new passwords from your address; try again in a minute";
             return refusal(ErrorCode::RateLimited, text);
         }
-        ask.turn.hash(ask.conn, Job::Hash(Secret::new(password)));
-        self.wait_for_password(ask, purpose);
+        ctx.turn.hash(ctx.conn, Job::Hash(Secret::new(password)));
+        self.wait_for_password(ctx, purpose);
         Ok(())
     }
 
-    fn wait_for_password(&mut self, ask: &mut Context<'_>, purpose: Purpose) {
-        let asked = PasswordRequest { cid: ask.cid.take(), purpose };
-        if let Some(connection) = self.connection_mut(ask.conn) {
+    fn wait_for_password(&mut self, ctx: &mut Context<'_>, purpose: Purpose) {
+        let asked = PasswordRequest { cid: ctx.cid.take(), purpose };
+        if let Some(connection) = self.connection_mut(ctx.conn) {
             connection.pending = Some(Box::new(PendingRequest::Password(asked)));
         }
     }
@@ -171,19 +171,21 @@ impl Hub {
         let Some(asked) = connection.pending.take() else { return };
         let PendingRequest::Password(PasswordRequest { cid, purpose }) = *asked else { return };
         let (stage, settings) = (connection.phase, connection.settings);
-        let mut ask = Context { now, conn, settings, cid, turn };
+        let mut ctx = Context { now, conn, settings, cid, turn };
         let is_done = matches!(outcome, Outcome::Checked(true) | Outcome::Hashed(Some(_)));
         let storage = match stage {
-            Phase::LoggedIn(visit) if is_done => self.require_storage_for(visit, &purpose),
+            Phase::LoggedIn(user) if is_done => self.require_storage_for(user, &purpose),
             _ => Ok(()),
         };
         let result = storage.and_then(|()| match (stage, outcome) {
-            (Phase::Greeting { .. }, Outcome::Checked(true)) => self.complete_login(&mut ask, purpose),
-            (Phase::LoggedIn(visit), Outcome::Checked(is_right)) => {
-                self.apply_password_result(&mut ask, visit, purpose, *is_right)
+            (Phase::Greeting { .. }, Outcome::Checked(true)) => {
+                self.complete_login(&mut ctx, purpose)
             }
-            (Phase::LoggedIn(visit), Outcome::Hashed(Some(hash))) => {
-                self.take_hash(&mut ask, visit, &purpose, hash);
+            (Phase::LoggedIn(user), Outcome::Checked(is_right)) => {
+                self.apply_password_result(&mut ctx, user, purpose, *is_right)
+            }
+            (Phase::LoggedIn(user), Outcome::Hashed(Some(hash))) => {
+                self.take_hash(&mut ctx, user, &purpose, hash);
                 Ok(())
             }
             (_, Outcome::Checked(_)) => refusal(
@@ -197,18 +199,18 @@ impl Hub {
         });
         if let Err(refusal) = result {
             self.note_refused_login(conn);
-            ask.refuse(&refusal);
+            ctx.refuse(&refusal);
         }
     }
 
     /// The password of somebody who logs in was right.
-    fn complete_login(&mut self, ask: &mut Context<'_>, purpose: Purpose) -> Result<(), Refusal> {
+    fn complete_login(&mut self, ctx: &mut Context<'_>, purpose: Purpose) -> Result<(), Refusal> {
         match purpose {
-            Purpose::LogIn(proof) => self.log_in_account(ask, proof),
+            Purpose::LogIn(proof) => self.log_in_account(ctx, proof),
             // Somebody may have taken the name meanwhile.
             Purpose::LogInGuest(name) => {
                 let name = self.require_free_name(name, None)?;
-                self.log_in_guest(ask, &name);
+                self.log_in_guest(ctx, &name);
                 Ok(())
             }
             _ => wrong_password(),
@@ -218,35 +220,42 @@ impl Hub {
     /// A password of somebody who is here was looked at.
     fn apply_password_result(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         purpose: Purpose,
         is_right: bool,
     ) -> Result<(), Refusal> {
         match purpose {
             Purpose::Unregister if is_right => {
-                self.delete_account(ask, visit);
+                self.delete_account(ctx, user);
                 Ok(())
             }
             Purpose::Rule => {
-                let result = if is_right { self.grant_server_operator(ask, visit) } else { wrong_password() };
-                self.note_oper(ask.now, visit, result.as_ref().err());
+                let result =
+                    if is_right { self.grant_server_operator(ctx, user) } else { wrong_password() };
+                self.note_oper(ctx.now, user, result.as_ref().err());
                 result
             }
             Purpose::Enter(room, digest) => {
                 let door = JoinKey::Tried { digest: &digest, is_right };
-                self.join_with(ask, visit, &room, door)?;
-                self.mark_session_unsaved(visit);
+                self.join_with(ctx, user, &room, door)?;
+                self.mark_session_unsaved(user);
                 Ok(())
             }
             _ => wrong_password(),
         }
     }
 
-    fn take_hash(&mut self, ask: &mut Context<'_>, visit: UserIx, purpose: &Purpose, hash: &Arc<str>) {
+    fn take_hash(
+        &mut self,
+        ctx: &mut Context<'_>,
+        user: UserIx,
+        purpose: &Purpose,
+        hash: &Arc<str>,
+    ) {
         match purpose {
-            Purpose::Change => self.change_hash(ask, visit, hash.clone()),
-            _ => self.create_account(ask, visit, hash.clone()),
+            Purpose::Change => self.change_hash(ctx, user, hash.clone()),
+            _ => self.create_account(ctx, user, hash.clone()),
         }
     }
 }

@@ -9,8 +9,8 @@ use super::catch_up::DeliveryMode;
 use super::moderation::Moderation;
 use super::moderation::Scope;
 use super::{
-    Context, Audience, ErrorCode, Event, Hub, Key, Name, Now, Refusal, RoomIx, RoomName, Topic, Turn,
-    User, UserIx, refusal,
+    Audience, Context, ErrorCode, Event, Hub, Key, Name, Now, Refusal, RoomIx, RoomName, Topic,
+    Turn, User, UserIx, refusal,
 };
 use crate::protocol::event::PresenceSummary;
 use crate::protocol::{LINE_MAX, Tags};
@@ -51,24 +51,24 @@ impl Room {
     }
 
     pub(super) fn member(&self, name: &Key) -> Option<UserIx> {
-        self.members.get(name).map(|member| member.visit)
+        self.members.get(name).map(|member| member.user)
     }
 
     pub(super) fn members(&self) -> impl Iterator<Item = (&Key, UserIx)> {
-        self.members.iter().map(|(key, member)| (key, member.visit))
+        self.members.iter().map(|(key, member)| (key, member.user))
     }
 
     /// The members with their places in the order of all arrivals.
     pub(super) fn arrivals(&self) -> impl Iterator<Item = (u64, UserIx)> {
-        self.members.values().map(|member| (member.arrival, member.visit))
+        self.members.values().map(|member| (member.arrival, member.user))
     }
 
     pub(super) fn arrival_of(&self, name: &Key) -> u64 {
         self.members.get(name).map_or(0, |member| member.arrival)
     }
 
-    pub(super) fn admit(&mut self, name: Key, visit: UserIx, arrival: u64) {
-        self.members.insert(name, Member { visit, arrival });
+    pub(super) fn admit(&mut self, name: Key, user: UserIx, arrival: u64) {
+        self.members.insert(name, Member { user, arrival });
         self.audience = None;
     }
 
@@ -82,7 +82,7 @@ impl Room {
 /// Somebody in a room.
 #[derive(Debug, Clone, Copy)]
 struct Member {
-    visit: UserIx,
+    user: UserIx,
     /// Its place in the order of all arrivals.
     arrival: u64,
 }
@@ -118,64 +118,64 @@ impl Hub {
 
     /// Makes somebody a member: the others are told, the newcomer gets the
     /// topic and who is here. The list and the events after it fit together.
-    pub(super) fn enter(&mut self, ask: &mut Context<'_>, visit: UserIx, room: RoomIx) {
-        let name = self.users[visit].name.clone();
+    pub(super) fn enter(&mut self, ctx: &mut Context<'_>, user: UserIx, room: RoomIx) {
+        let name = self.users[user].name.clone();
         self.last_arrival += 1;
-        self.rooms[room].admit(name.key().clone(), visit, self.last_arrival);
+        self.rooms[room].admit(name.key().clone(), user, self.last_arrival);
         self.rooms[room].was_visited = true;
-        self.users[visit].rooms.push(room);
-        self.users[visit].current = Some(room);
-        self.note_arrival(visit, self.rooms[room].name.key().clone());
-        if !self.coalesce_presence(ask.now, room, Move::Joined) {
+        self.users[user].rooms.push(room);
+        self.users[user].current = Some(room);
+        self.note_arrival(user, self.rooms[room].name.key().clone());
+        if !self.coalesce_presence(ctx.now, room, Move::Joined) {
             let shown = self.rooms[room].name.clone();
             let event = Event::Joined { room: shown.as_str(), name: name.as_str() };
-            self.announce(ask.now, &[room], Topic::Presence, Some(ask.conn), &event, ask.turn);
+            self.announce(ctx.now, &[room], Topic::Presence, Some(ctx.conn), &event, ctx.turn);
         }
-        self.describe(ask, room);
+        self.describe(ctx, room);
     }
 
-    pub(super) fn describe(&self, ask: &mut Context<'_>, room: RoomIx) {
+    pub(super) fn describe(&self, ctx: &mut Context<'_>, room: RoomIx) {
         let Room { name, moderation, .. } = &self.rooms[room];
         if let Some(topic) = &moderation.topic {
-            ask.reply(&Event::reply("TOPIC", &name.to_string(), topic));
+            ctx.reply(&Event::reply("TOPIC", &name.to_string(), topic));
         }
-        self.list_for_newcomer(ask, room);
+        self.list_for_newcomer(ctx, room);
     }
 
     /// Who is here; in a large room only how many.
-    pub(super) fn list_for_newcomer(&self, ask: &mut Context<'_>, room: RoomIx) {
+    pub(super) fn list_for_newcomer(&self, ctx: &mut Context<'_>, room: RoomIx) {
         if self.is_quiet(room) {
             let Room { name, members, .. } = &self.rooms[room];
             let (room, count) = (name.as_str(), members.len());
-            ask.reply(&Event::Users { room, count, names: None });
+            ctx.reply(&Event::Users { room, count, names: None });
         } else {
-            self.list_members(ask, room);
+            self.list_members(ctx, room);
         }
     }
 
     pub(super) fn part(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         name: Option<&str>,
         reason: Option<&str>,
     ) -> Result<(), Refusal> {
-        let room = match (name, self.users[visit].current) {
-            (Some(name), _) => self.room_of(visit, name)?,
+        let room = match (name, self.users[user].current) {
+            (Some(name), _) => self.room_of(user, name)?,
             (None, Some(room)) => room,
             (None, None) => {
                 return refusal(ErrorCode::NotInRoom, "you have no current room; name one");
             }
         };
-        let reason = reason.filter(|_| self.require_not_muted(ask.now, visit, room).is_ok());
+        let reason = reason.filter(|_| self.require_not_muted(ctx.now, user, room).is_ok());
         let shown = self.rooms[room].name.clone();
-        let my_name = self.users[visit].name.clone();
-        if !self.coalesce_presence(ask.now, room, Move::Left) {
+        let my_name = self.users[user].name.clone();
+        if !self.coalesce_presence(ctx.now, room, Move::Left) {
             let event = Event::Left { room: shown.as_str(), name: my_name.as_str(), reason };
-            self.announce(ask.now, &[room], Topic::Presence, Some(ask.conn), &event, ask.turn);
+            self.announce(ctx.now, &[room], Topic::Presence, Some(ctx.conn), &event, ctx.turn);
         }
-        self.remove_from_room(visit, room);
-        let me = &mut self.users[visit];
+        self.remove_from_room(user, room);
+        let me = &mut self.users[user];
         let text = if me.current == Some(room) {
             me.current = me.rooms.contains(&self.lobby).then_some(self.lobby);
             match me.current {
@@ -185,15 +185,15 @@ impl Hub {
         } else {
             ""
         };
-        ask.reply(&Event::reply("PARTED", &shown.to_string(), text));
+        ctx.reply(&Event::reply("PARTED", &shown.to_string(), text));
         Ok(())
     }
 
     /// Makes somebody a member no longer.
-    pub(super) fn remove_from_room(&mut self, visit: UserIx, room: RoomIx) {
-        self.users[visit].rooms.retain(|r| *r != room);
-        self.note_departure(visit, &self.rooms[room].name.key().clone());
-        self.remove_member(room, &self.users[visit].name.clone());
+    pub(super) fn remove_from_room(&mut self, user: UserIx, room: RoomIx) {
+        self.users[user].rooms.retain(|r| *r != room);
+        self.note_departure(user, &self.rooms[room].name.key().clone());
+        self.remove_member(room, &self.users[user].name.clone());
     }
 
     pub(super) fn remove_member(&mut self, room: RoomIx, name: &Name) {
@@ -218,16 +218,16 @@ impl Hub {
         // A guest's right is kept with the session: it must not come back with the
         // next room of that name.
         for operator in gone.moderation.operators {
-            if let Some(visit) = self.users_by_id.get(&operator) {
-                self.mark_session_unsaved(*visit);
+            if let Some(user) = self.users_by_id.get(&operator) {
+                self.mark_session_unsaved(*user);
             }
         }
     }
 
     pub(super) fn who(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         name: Option<&str>,
     ) -> Result<(), Refusal> {
         let room = match name {
@@ -241,27 +241,27 @@ impl Hub {
                         format!("there is no room #{name}; /list shows all"),
                     )
                 })?,
-            None => match self.users[visit].current {
+            None => match self.users[user].current {
                 Some(room) => room,
                 None => {
                     return refusal(ErrorCode::NoSuchRoom, "you have no current room; name one");
                 }
             },
         };
-        self.send_members(ask, room);
+        self.send_members(ctx, room);
         Ok(())
     }
 
     /// All names, in as many lines as they need.
-    pub(super) fn list_members(&self, ask: &mut Context<'_>, room: RoomIx) {
+    pub(super) fn list_members(&self, ctx: &mut Context<'_>, room: RoomIx) {
         let Room { name, members, .. } = &self.rooms[room];
         let (room, count) = (name.as_str(), members.len());
         let room_for_names = LINE_MAX - "[USERS # 18446744073709551615] ".len() - room.len();
         let mut line = String::new();
-        for Member { visit, .. } in members.values() {
-            let name = self.users[*visit].name.as_str();
+        for Member { user, .. } in members.values() {
+            let name = self.users[*user].name.as_str();
             if !line.is_empty() && line.len() + 1 + name.len() > room_for_names {
-                ask.reply(&Event::Users { room, count, names: Some(&line) });
+                ctx.reply(&Event::Users { room, count, names: Some(&line) });
                 line.clear();
             }
             if !line.is_empty() {
@@ -270,48 +270,53 @@ impl Hub {
             line.push_str(name);
         }
         let names = (!line.is_empty()).then_some(line.as_str());
-        ask.reply(&Event::Users { room, count, names });
+        ctx.reply(&Event::Users { room, count, names });
     }
 
     pub(super) fn topic(
         &mut self,
-        ask: &mut Context<'_>,
-        visit: UserIx,
+        ctx: &mut Context<'_>,
+        user: UserIx,
         text: Option<&str>,
     ) -> Result<(), Refusal> {
-        let Some(room) = self.users[visit].current else {
+        let Some(room) = self.users[user].current else {
             return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
         };
         let Some(text) = text else {
             let Room { name, moderation, .. } = &self.rooms[room];
             let topic = moderation.topic.as_deref().unwrap_or_default();
-            ask.reply(&Event::reply("TOPIC", &name.to_string(), topic));
+            ctx.reply(&Event::reply("TOPIC", &name.to_string(), topic));
             return Ok(());
         };
-        self.require_not_muted(ask.now, visit, room)?;
+        self.require_not_muted(ctx.now, user, room)?;
         let text = (text.trim() != "-").then_some(text);
         let old = std::mem::replace(&mut self.rooms[room].moderation.topic, text.map(Into::into));
-        let (shown, name) = (self.rooms[room].name.clone(), self.users[visit].name.clone());
+        let (shown, name) = (self.rooms[room].name.clone(), self.users[user].name.clone());
         let event = Event::Topic { room: shown.as_str(), name: name.as_str(), text };
         if old.as_deref() != text {
             self.mark_moderation_unsaved(Scope::Room(room));
-            self.announce_action(ask, room, &event);
-        } else if ask.cid.is_some() {
+            self.announce_action(ctx, room, &event);
+        } else if ctx.cid.is_some() {
             // Most likely sent again since its answer was lost. Nobody else is told.
-            let time = self.stamp(ask.now);
-            ask.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
+            let time = self.stamp(ctx.now);
+            ctx.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
         } else {
             // Nothing changes: the topic is shown as to whoever asks for it.
-            ask.reply(&Event::reply("TOPIC", &shown.to_string(), text.unwrap_or_default()));
+            ctx.reply(&Event::reply("TOPIC", &shown.to_string(), text.unwrap_or_default()));
         }
         Ok(())
     }
 
     /// What somebody did in a room: the answer, and the same line to the others.
-    pub(super) fn announce_action(&mut self, ask: &mut Context<'_>, room: RoomIx, event: &Event<'_>) {
-        let time = self.stamp(ask.now);
-        ask.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, event);
-        self.announce(ask.now, &[room], Topic::Talk, Some(ask.conn), event, ask.turn);
+    pub(super) fn announce_action(
+        &mut self,
+        ctx: &mut Context<'_>,
+        room: RoomIx,
+        event: &Event<'_>,
+    ) {
+        let time = self.stamp(ctx.now);
+        ctx.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, event);
+        self.announce(ctx.now, &[room], Topic::Talk, Some(ctx.conn), event, ctx.turn);
     }
 
     /// Who hears what is said in a room now.
@@ -320,7 +325,7 @@ impl Hub {
             return audience.clone();
         }
         let audience =
-            Arc::new(self.readers(self.rooms[room].members.values().map(|member| &member.visit)));
+            Arc::new(self.readers(self.rooms[room].members.values().map(|member| &member.user)));
         self.rooms[room].audience = Some(audience.clone());
         audience
     }
@@ -331,26 +336,26 @@ impl Hub {
             return self.audience(*room);
         }
         let members = rooms.iter().flat_map(|room| self.rooms[*room].members.values());
-        Arc::new(self.readers(members.map(|member| &member.visit)))
+        Arc::new(self.readers(members.map(|member| &member.user)))
     }
 
     /// Whoever of them is told what happens now.
-    pub(super) fn readers<'a>(&self, visits: impl IntoIterator<Item = &'a UserIx>) -> Audience {
-        Audience::new(visits.into_iter().filter_map(|visit| self.reader(*visit)).collect())
+    pub(super) fn readers<'a>(&self, users: impl IntoIterator<Item = &'a UserIx>) -> Audience {
+        Audience::new(users.into_iter().filter_map(|user| self.reader(*user)).collect())
     }
 
     /// How somebody is told what happens; not at all while they are not
     /// connected or catch up.
-    fn reader(&self, visit: UserIx) -> Option<Reader> {
-        let User { conn, feed, .. } = self.users[visit];
+    fn reader(&self, user: UserIx) -> Option<Reader> {
+        let User { conn, feed, .. } = self.users[user];
         let conn = conn.filter(|_| feed == DeliveryMode::Live)?;
         let settings = self.settings(conn);
         Some(Reader { conn, tags: settings.tags, joins: settings.joins })
     }
 
     /// A person's settings changed, and with them how their rooms are told.
-    pub(super) fn forget_audiences_of(&mut self, visit: UserIx) {
-        for room in &self.users[visit].rooms {
+    pub(super) fn forget_audiences_of(&mut self, user: UserIx) {
+        for room in &self.users[user].rooms {
             self.rooms[*room].audience = None;
         }
     }
@@ -360,18 +365,18 @@ impl Hub {
     pub(super) fn announce_quit(
         &mut self,
         now: Now,
-        visit: UserIx,
+        user: UserIx,
         reason: Option<&str>,
         turn: &mut Turn,
     ) {
-        let mut rooms = self.users[visit].rooms.clone();
+        let mut rooms = self.users[user].rooms.clone();
         rooms.retain(|room| !self.coalesce_presence(now, *room, Move::Quit));
         if rooms.is_empty() {
             return;
         }
-        let has_voice = |room: &RoomIx| self.require_not_muted(now, visit, *room).is_ok();
+        let has_voice = |room: &RoomIx| self.require_not_muted(now, user, *room).is_ok();
         let reason = reason.filter(|_| rooms.iter().all(has_voice));
-        let (name, conn) = (self.users[visit].name.clone(), self.users[visit].conn);
+        let (name, conn) = (self.users[user].name.clone(), self.users[user].conn);
         let event = Event::Quit { name: name.as_str(), reason };
         self.announce(now, &rooms, Topic::Presence, conn, &event, turn);
     }

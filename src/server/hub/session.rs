@@ -15,9 +15,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::catch_up::Lookup;
 use super::{
-    Context, PendingRequest, Away, Cid, ConnId, ErrorCode, Event, Farewell, DeliveryMode, Hub, Memberships, Name, Now,
-    Peer, UserId, QueryState, Refusal, RoomName, Seed, Settings, Collection, Phase, Stamp, MembershipSpan, Relations,
-    Turn, UnreadableEntry, User, UserIx, refusal, send_farewell,
+    Away, Cid, Collection, ConnId, Context, DeliveryMode, ErrorCode, Event, Farewell, Hub,
+    MembershipSpan, Memberships, Name, Now, Peer, PendingRequest, Phase, QueryState, Refusal,
+    Relations, RoomName, Seed, Settings, Stamp, Turn, UnreadableEntry, User, UserId, UserIx,
+    refusal, send_farewell,
 };
 use crate::commands::{Command, Setting};
 use crate::server::log::{ReadRequest as LogQuery, Record, Thread};
@@ -182,51 +183,51 @@ pub(super) fn changes_session(command: Command<'_>) -> bool {
 
 impl Hub {
     /// `/session`: the same token as long as the visit lasts.
-    pub(super) fn session(&mut self, ask: &mut Context<'_>, visit: UserIx) {
-        let me = &mut self.users[visit];
+    pub(super) fn session(&mut self, ctx: &mut Context<'_>, user: UserIx) {
+        let me = &mut self.users[user];
         let session = me.session.get_or_insert_with(|| {
             let token = self.tokens.next();
             let hash = hash(&token);
-            Box::new(Session { hash, token: Some(token.into()), settings: ask.settings })
+            Box::new(Session { hash, token: Some(token.into()), settings: ctx.settings })
         });
         self.sessions.insert(session.hash, me.id);
         let token = session.token.clone();
-        self.note_blocks_unsaved(visit);
+        self.note_blocks_unsaved(user);
         // Who came back has shown it.
         let token = token.as_deref().unwrap_or_default();
         let text = "/resume TOKEN ID brings you back if the connection drops; keep it to yourself";
-        ask.reply(&Event::reply("SESSION", token, text));
+        ctx.reply(&Event::reply("SESSION", token, text));
     }
 
     /// `/resume`. Nothing changes before the cursor is known to be one of this log.
     pub(super) fn resume(
         &mut self,
-        ask: &mut Context<'_>,
+        ctx: &mut Context<'_>,
         token: &str,
         cursor: Cursor,
     ) -> Result<(), Refusal> {
-        let Some(visit) = self.visit_to_resume(ask, token)? else { return Ok(()) };
+        let Some(user) = self.visit_to_resume(ctx, token)? else { return Ok(()) };
         if cursor.after > self.last_ids.message {
             return ids_went_back();
         }
         let Some(time) = cursor.time.filter(|_| cursor.after > 0) else {
-            self.take_visit(ask, visit, token, cursor.after);
+            self.take_visit(ctx, user, token, cursor.after);
             return Ok(());
         };
         match self.recent.find(cursor.after) {
             Lookup::Found(record) if record.time != time => ids_went_back(),
             // What is no message was a number that was skipped: it has no time.
             Lookup::Found(_) | Lookup::NoMessage => {
-                self.take_visit(ask, visit, token, cursor.after);
+                self.take_visit(ctx, user, token, cursor.after);
                 Ok(())
             }
             Lookup::InLog => {
-                let asked = ResumeAsk { cid: ask.cid.take(), token: token.into(), cursor };
+                let asked = ResumeAsk { cid: ctx.cid.take(), token: token.into(), cursor };
                 let thread = Thread::Message { id: cursor.after };
                 let query =
                     LogQuery { thread, count: 1, size: usize::MAX, after: None, hidden: vec![] };
-                self.wait_for(ask.conn, PendingRequest::Resume(asked));
-                ask.turn.read(ask.conn, query);
+                self.wait_for(ctx.conn, PendingRequest::Resume(asked));
+                ctx.turn.read(ctx.conn, query);
                 Ok(())
             }
         }
@@ -236,78 +237,78 @@ impl Hub {
     /// be over, or resumed by another connection, which is replaced then.
     pub(super) fn resume_with_row(
         &mut self,
-        ask: &mut Context<'_>,
+        ctx: &mut Context<'_>,
         asked: &ResumeAsk,
         found: &[Arc<Record>],
     ) -> Result<(), Refusal> {
-        let Some(visit) = self.visit_to_resume(ask, &asked.token)? else { return Ok(()) };
+        let Some(user) = self.visit_to_resume(ctx, &asked.token)? else { return Ok(()) };
         if found.iter().any(|record| Some(record.time) != asked.cursor.time) {
             return ids_went_back();
         }
-        self.take_visit(ask, visit, &asked.token, asked.cursor.after);
+        self.take_visit(ctx, user, &asked.token, asked.cursor.after);
         Ok(())
     }
 
     /// The visit of a token; `None` if it is banned, and the connection has been told.
     fn visit_to_resume(
         &mut self,
-        ask: &mut Context<'_>,
+        ctx: &mut Context<'_>,
         token: &str,
     ) -> Result<Option<UserIx>, Refusal> {
         let person = self.sessions.get(&hash(token));
-        let Some(visit) = person.and_then(|person| self.users_by_id.get(person)).copied() else {
+        let Some(user) = person.and_then(|person| self.users_by_id.get(person)).copied() else {
             return refusal(
                 ErrorCode::BadPassword,
                 "no such session, or it is over; type /login NAME to begin a new one",
             );
         };
-        let (person, name) = (self.users[visit].id, self.users[visit].name.clone());
-        Ok((!self.reject_banned(ask, person, &name)).then_some(visit))
+        let (person, name) = (self.users[user].id, self.users[user].name.clone());
+        Ok((!self.reject_banned(ctx, person, &name)).then_some(user))
     }
 
     /// Takes a visit's place, from wherever it is connected now.
-    fn take_visit(&mut self, ask: &mut Context<'_>, visit: UserIx, token: &str, after: u64) {
-        let (person, name) = (self.users[visit].id, self.users[visit].name.clone());
-        let kept = self.settings_of(visit);
-        match self.users[visit].conn {
+    fn take_visit(&mut self, ctx: &mut Context<'_>, user: UserIx, token: &str, after: u64) {
+        let (person, name) = (self.users[user].id, self.users[user].name.clone());
+        let kept = self.settings_of(user);
+        match self.users[user].conn {
             Some(old) => {
                 self.close_connection(old);
-                send_farewell(ask.turn, old, Farewell::Replaced, None);
+                send_farewell(ctx.turn, old, Farewell::Replaced, None);
             }
             None => self.dropped.remove(person),
         }
-        let peer = self.peer(ask.conn);
-        let me = &mut self.users[visit];
-        me.conn = Some(ask.conn);
+        let peer = self.peer(ctx.conn);
+        let me = &mut self.users[user];
+        me.conn = Some(ctx.conn);
         me.peer = peer;
         me.feed = DeliveryMode::behind(after.max(me.first), false);
         if let Some(session) = &mut me.session {
             session.token = Some(token.into());
         }
-        if let Some(connection) = self.connection_mut(ask.conn) {
-            connection.phase = Phase::LoggedIn(visit);
+        if let Some(connection) = self.connection_mut(ctx.conn) {
+            connection.phase = Phase::LoggedIn(user);
             for (setting, _) in Setting::TABLE {
                 if !connection.chosen[setting as usize] {
                     connection.settings.set(setting, kept.get(setting));
                 }
             }
-            ask.settings = connection.settings;
+            ctx.settings = connection.settings;
         }
-        for room in self.users[visit].rooms.clone() {
+        for room in self.users[user].rooms.clone() {
             self.rooms[room].was_visited = true;
         }
-        self.mark_session_unsaved(visit);
-        self.forget_audiences_of(visit);
-        let after = after.max(self.users[visit].first);
-        let forgotten = self.users[visit].memberships.forgotten();
+        self.mark_session_unsaved(user);
+        self.forget_audiences_of(user);
+        let after = after.max(self.users[user].first);
+        let forgotten = self.users[user].memberships.forgotten();
         let text = if after < forgotten {
             format!("you are back; up to id {forgotten}, rooms that you have left may be missing")
         } else {
             "you are back".to_owned()
         };
-        ask.reply(&Event::reply("WELCOME", name.as_str(), &text));
-        self.leave_banned_rooms(ask, visit);
-        ask.turn.notify_when_drained(ask.conn);
+        ctx.reply(&Event::reply("WELCOME", name.as_str(), &text));
+        self.leave_banned_rooms(ctx, user);
+        ctx.turn.notify_when_drained(ctx.conn);
     }
 
     /// A connection ends without its person having said so: with a session it
@@ -319,32 +320,34 @@ impl Hub {
         farewell: Option<Farewell>,
         turn: &mut Turn,
     ) {
-        let visit = match self.connection(conn).map(|c| c.phase) {
-            Some(Phase::LoggedIn(visit)) if self.users[visit].session.is_some() => visit,
+        let user = match self.connection(conn).map(|c| c.phase) {
+            Some(Phase::LoggedIn(user)) if self.users[user].session.is_some() => user,
             _ => return self.leave(now, conn, farewell, None, turn),
         };
         let settings = self.settings(conn);
         self.close_connection(conn);
-        let me = &mut self.users[visit];
+        let me = &mut self.users[user];
         me.conn = None;
         if let Some(session) = &mut me.session {
             session.settings = settings;
         }
-        self.forget_audiences_of(visit);
+        self.forget_audiences_of(user);
         match farewell {
             Some(farewell) => send_farewell(turn, conn, farewell, None),
             None => turn.close(conn),
         }
-        let network = self.start_grace(now.since_start, visit);
+        let network = self.start_grace(now.since_start, user);
         let most = self.limits.max_per_address;
-        if let Some(first) = network.and_then(|network| self.dropped.oldest_over_limit(network, most)) {
+        if let Some(first) =
+            network.and_then(|network| self.dropped.oldest_over_limit(network, most))
+        {
             self.expire_session(now, first, turn);
         }
     }
 
     /// Who is not connected is waited for; tells for which network that counts.
-    fn start_grace(&mut self, now: Duration, visit: UserIx) -> Option<IpAddr> {
-        let User { id, peer, .. } = self.users[visit];
+    fn start_grace(&mut self, now: Duration, user: UserIx) -> Option<IpAddr> {
+        let User { id, peer, .. } = self.users[user];
         let network = peer.filter(|peer| self.limits.apply_to(*peer)).map(Peer::network);
         self.dropped.add(now + self.limits.session_grace, id, network);
         network
@@ -352,14 +355,14 @@ impl Hub {
 
     /// Who dropped did not come back in time, or is too many to be waited for.
     pub(super) fn expire_session(&mut self, now: Now, person: UserId, turn: &mut Turn) {
-        if let Some(visit) = self.users_by_id.get(&person).copied() {
-            self.end_user(now, visit, None, turn);
+        if let Some(user) = self.users_by_id.get(&person).copied() {
+            self.end_user(now, user, None, turn);
         }
     }
 
     /// A visit is over, and cannot be come back to.
-    pub(super) fn end_session(&mut self, visit: UserIx) {
-        let me = &mut self.users[visit];
+    pub(super) fn end_session(&mut self, user: UserIx) {
+        let me = &mut self.users[user];
         if let Some(session) = me.session.take() {
             self.sessions.remove(&session.hash);
             self.unsaved.insert((Collection::Session, me.id.0));
@@ -367,8 +370,8 @@ impl Hub {
         }
     }
 
-    fn settings_of(&self, visit: UserIx) -> Settings {
-        let User { conn, session, .. } = &self.users[visit];
+    fn settings_of(&self, user: UserIx) -> Settings {
+        let User { conn, session, .. } = &self.users[user];
         match conn {
             Some(conn) => self.settings(*conn),
             None => session.as_ref().map(|session| session.settings).unwrap_or_default(),
@@ -376,8 +379,8 @@ impl Hub {
     }
 
     /// What is kept of a visit has changed.
-    pub(super) fn mark_session_unsaved(&mut self, visit: UserIx) {
-        let User { id, session, .. } = &self.users[visit];
+    pub(super) fn mark_session_unsaved(&mut self, user: UserIx) {
+        let User { id, session, .. } = &self.users[user];
         if session.is_some() {
             self.unsaved.insert((Collection::Session, id.0));
         }
@@ -385,8 +388,8 @@ impl Hub {
 
     /// What is kept of a visit; `None` if it cannot be come back to.
     pub(super) fn saved_session(&self, person: UserId) -> Option<String> {
-        let visit = *self.users_by_id.get(&person)?;
-        let me = &self.users[visit];
+        let user = *self.users_by_id.get(&person)?;
+        let me = &self.users[user];
         let session = me.session.as_ref()?;
         let mut rooms = me.rooms.clone();
         if let Some(at) = rooms.iter().position(|room| Some(*room) == me.current) {
@@ -398,7 +401,7 @@ impl Hub {
             token: session.hash,
             first: me.first,
             since: me.since,
-            settings: self.settings_of(visit),
+            settings: self.settings_of(user),
             rooms: rooms.iter().map(|room| self.rooms[*room].name.clone()).collect(),
             has_current: me.current.is_some(),
             stays: me.memberships.recent().to_vec(),
@@ -408,9 +411,9 @@ impl Hub {
                 QueryState::On(other) => SavedQuery::On(other),
                 QueryState::Gone => SavedQuery::Gone,
             },
-            ignores: self.ignores_of(visit),
+            ignores: self.ignores_of(user),
             forgotten: me.memberships.forgotten(),
-            operates: self.led_by(visit),
+            operates: self.led_by(user),
             arrivals: rooms
                 .iter()
                 .map(|room| self.rooms[*room].arrival_of(me.name.key()))
@@ -421,8 +424,11 @@ impl Hub {
     }
 
     /// Who could come back when the house was closed gets their time again.
-    pub(super) fn restore(&mut self, things: &[(Collection, u64, String)]) -> Result<(), UnreadableEntry> {
-        let (mut visits, mut blocks) = (Vec::new(), Vec::new());
+    pub(super) fn restore(
+        &mut self,
+        things: &[(Collection, u64, String)],
+    ) -> Result<(), UnreadableEntry> {
+        let (mut users, mut blocks) = (Vec::new(), Vec::new());
         for (shelf, key, value) in things {
             let person = UserId(*key);
             let restored = match shelf {
@@ -434,13 +440,13 @@ impl Hub {
                     Ok(())
                 }
                 Collection::Session => {
-                    serde_json::from_str(value).map(|saved| visits.push((person, saved)))
+                    serde_json::from_str(value).map(|saved| users.push((person, saved)))
                 }
             };
             restored.map_err(|why| UnreadableEntry { shelf: *shelf, key: *key, why })?;
         }
         // When all else is there.
-        for (person, saved) in &visits {
+        for (person, saved) in &users {
             self.restore_session(*person, saved);
         }
         blocks.sort_unstable_by_key(|(key, _)| *key);
@@ -448,11 +454,11 @@ impl Hub {
             let restored = self.restore_block(key, value);
             restored.map_err(|why| UnreadableEntry { shelf: Collection::Spans, key, why })?;
         }
-        for (person, saved) in &visits {
+        for (person, saved) in &users {
             self.restore_rights(*person, &saved.operates);
         }
         // When all are here: who has to do with whom.
-        for (person, saved) in visits {
+        for (person, saved) in users {
             self.restore_relations(person, saved);
         }
         self.prune_all_moderation();
@@ -466,7 +472,7 @@ impl Hub {
         }
         let settings = saved.settings;
         let session = Session { hash: saved.token, token: None, settings };
-        let visit = self.users.insert(User {
+        let user = self.users.insert(User {
             id: person,
             name: saved.name.clone(),
             conn: None,
@@ -485,19 +491,19 @@ impl Hub {
             since: saved.since,
             last_active: Duration::ZERO,
         });
-        self.assign_name(visit, &saved.name);
-        self.users_by_id.insert(person, visit);
+        self.assign_name(user, &saved.name);
+        self.users_by_id.insert(person, user);
         self.sessions.insert(saved.token, person);
-        self.start_grace(Duration::ZERO, visit);
+        self.start_grace(Duration::ZERO, user);
         for (at, name) in saved.rooms.iter().enumerate() {
             let room = self.activate(name).unwrap_or_else(|| self.room_or_new(name));
             let arrival = saved.arrivals.get(at).copied().unwrap_or_default();
             self.last_arrival = self.last_arrival.max(arrival);
-            self.rooms[room].admit(saved.name.key().clone(), visit, arrival);
-            self.users[visit].rooms.push(room);
+            self.rooms[room].admit(saved.name.key().clone(), user, arrival);
+            self.users[user].rooms.push(room);
         }
         if saved.has_current {
-            self.users[visit].current = self.users[visit].rooms.last().copied();
+            self.users[user].current = self.users[user].rooms.last().copied();
         }
     }
 
@@ -512,13 +518,13 @@ impl Hub {
     }
 
     fn restore_relations(&mut self, person: UserId, saved: SavedSession) {
-        let Some(visit) = self.users_by_id.get(&person).copied() else { return };
+        let Some(user) = self.users_by_id.get(&person).copied() else { return };
         // An account's are kept with the account.
         if let Some(account) = self.accounts.of_mut(person) {
             account.ignores.clear();
         }
-        self.restore_ignores(visit, saved.ignores);
-        self.users[visit].query = match saved.query {
+        self.restore_ignores(user, saved.ignores);
+        self.users[user].query = match saved.query {
             SavedQuery::Off => QueryState::Off,
             SavedQuery::On(other) => match self.users_by_id.get(&other).copied() {
                 Some(with) => {
@@ -534,7 +540,9 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::{connect, connect_from, handle, hub, restarted, message, say, session};
+    use super::super::test_support::{
+        connect, connect_from, handle, hub, message, restarted, say, session,
+    };
     use super::super::{Flow, Input, Limits, ReadResult};
     use super::*;
 

@@ -4,7 +4,7 @@
 //! refused; it stays in `unsaved` until it is stored.
 
 use super::password_checks::Purpose;
-use super::{ErrorCode, Hub, UserId, Refusal, Collection, UserIx, dormant, session};
+use super::{Collection, ErrorCode, Hub, Refusal, UserId, UserIx, dormant, session};
 use crate::commands::Command;
 
 /// Whether changes can be stored in the present turn.
@@ -46,10 +46,10 @@ impl Hub {
     /// Whether a command may be executed now. `Ok(false)`: when storage is known.
     pub(super) fn require_storage(
         &mut self,
-        visit: UserIx,
+        user: UserIx,
         command: Command<'_>,
     ) -> Result<bool, Refusal> {
-        if self.storage == Storage::Open || !self.changes_stored(visit, command) {
+        if self.storage == Storage::Open || !self.changes_stored(user, command) {
             return Ok(true);
         }
         if self.storage == Storage::Closed {
@@ -62,19 +62,19 @@ impl Hub {
     /// The same for what comes of a password, when it has been hashed.
     pub(super) fn require_storage_for(
         &self,
-        visit: UserIx,
+        user: UserIx,
         purpose: &Purpose,
     ) -> Result<(), Refusal> {
         let changes_stored = match purpose {
             Purpose::Register | Purpose::Change | Purpose::Unregister | Purpose::Rule => true,
-            Purpose::Enter(..) => self.is_stored(visit),
+            Purpose::Enter(..) => self.is_stored(user),
             Purpose::LogIn(_) | Purpose::LogInGuest(_) => false,
         };
         if changes_stored && self.storage == Storage::Closed { Err(storage_full()) } else { Ok(()) }
     }
 
     /// Whether a command of this user may change what is stored.
-    fn changes_stored(&self, visit: UserIx, command: Command<'_>) -> bool {
+    fn changes_stored(&self, user: UserIx, command: Command<'_>) -> bool {
         use Command as C;
         match command {
             C::Register { .. }
@@ -97,13 +97,13 @@ impl Hub {
             | C::Gunban { .. } => true,
             C::Topic { text } => text.is_some(),
             C::Set { change: None } | C::Ignore { name: None } => false,
-            _ => session::changes_session(command) && self.is_stored(visit),
+            _ => session::changes_session(command) && self.is_stored(user),
         }
     }
 
     /// Whether anything of a user is stored: a session or an account.
-    fn is_stored(&self, visit: UserIx) -> bool {
-        let me = &self.users[visit];
+    fn is_stored(&self, user: UserIx) -> bool {
+        let me = &self.users[user];
         me.session.is_some() || self.accounts.of(me.id).is_some()
     }
 
@@ -123,19 +123,23 @@ impl Hub {
         let person = UserId(key);
         match kind {
             Collection::Session => match self.users_by_id.get(&person) {
-                Some(visit) => format!("the session of {}", self.users[*visit].name),
+                Some(user) => format!("the session of {}", self.users[*user].name),
                 None => "the end of a session".to_owned(),
             },
             Collection::Account => match self.accounts.of(person) {
                 Some(account) => format!("the account {}", account.name),
                 None => "the end of an account".to_owned(),
             },
-            Collection::Mail => match self.mail.owner(key).and_then(|owner| self.accounts.of(owner)) {
-                Some(account) => format!("a message that waits for {}", account.name),
-                None => "that a waiting message was delivered".to_owned(),
-            },
+            Collection::Mail => {
+                match self.mail.owner(key).and_then(|owner| self.accounts.of(owner)) {
+                    Some(account) => format!("a message that waits for {}", account.name),
+                    None => "that a waiting message was delivered".to_owned(),
+                }
+            }
             Collection::Spans => "memberships of a session".to_owned(),
-            Collection::Moderation if key == dormant::SERVER_ID => "the server's bans and operators".to_owned(),
+            Collection::Moderation if key == dormant::SERVER_ID => {
+                "the server's bans and operators".to_owned()
+            }
             Collection::Moderation => match self.moderated_rooms.get(&key) {
                 Some(room) => format!("what was decided in {room}"),
                 None => "the end of a room".to_owned(),

@@ -4,7 +4,7 @@
 //! `#ops * server made bob an operator`: nobody can be called so.
 
 use super::moderation::Scope;
-use super::{Event, Hub, Now, UserId, RoomIx, Tags, Topic, Turn, UserIx};
+use super::{Event, Hub, Now, RoomIx, Tags, Topic, Turn, UserId, UserIx};
 
 /// Who appoints the successor.
 const SERVER: &str = "server";
@@ -13,23 +13,24 @@ impl Hub {
     /// Gives somebody the right to moderate a room.
     pub(super) fn make_operator(&mut self, room: RoomIx, person: UserId) {
         self.rooms[room].moderation.promote(person);
-        if let Some(visit) = self.users_by_id.get(&person).copied() {
-            self.note_led(visit, room);
-            self.mark_session_unsaved(visit);
+        if let Some(user) = self.users_by_id.get(&person).copied() {
+            self.note_led(user, room);
+            self.mark_session_unsaved(user);
         }
         self.mark_moderation_unsaved(Scope::Room(room));
     }
 
     /// Remembers with a visit that it moderates a room, so that its end costs no search
     /// through all rooms. Rooms that have ended are dropped from the list here.
-    pub(super) fn note_led(&mut self, visit: UserIx, room: RoomIx) {
-        let person = self.users[visit].id;
-        let mut leads = std::mem::take(&mut self.users[visit].relations.leads);
+    pub(super) fn note_led(&mut self, user: UserIx, room: RoomIx) {
+        let person = self.users[user].id;
+        let mut leads = std::mem::take(&mut self.users[user].relations.leads);
         leads.retain(|led| {
-            *led != room && self.rooms.get(*led).is_some_and(|led| led.moderation.is_operator(person))
+            *led != room
+                && self.rooms.get(*led).is_some_and(|led| led.moderation.is_operator(person))
         });
         leads.push(room);
-        self.users[visit].relations.leads = leads;
+        self.users[user].relations.leads = leads;
     }
 
     /// Whether anybody but one person may moderate a room and could come into it.
@@ -105,13 +106,13 @@ impl Hub {
     ) -> Option<UserIx> {
         let order = &self.rooms[room].moderation;
         let members = self.rooms[room].arrivals();
-        let members = members.filter(|(_, visit)| Some(self.users[*visit].id) != except);
-        let rank = |(arrival, visit): &(u64, UserIx)| {
-            let person = self.users[*visit].id;
+        let members = members.filter(|(_, user)| Some(self.users[*user].id) != except);
+        let rank = |(arrival, user): &(u64, UserIx)| {
+            let person = self.users[*user].id;
             // Older data knows no arrivals: then whoever logged in first.
             (order.mutes_person(now, person), *arrival, person)
         };
-        members.min_by_key(rank).map(|(_, visit)| visit)
+        members.min_by_key(rank).map(|(_, user)| user)
     }
 
     /// After a start, when all are back who can come back. Members are told when they
@@ -161,8 +162,9 @@ mod tests {
 
     fn operators(hub: &Hub) -> Vec<&str> {
         let (_, room) = hub.rooms.iter().nth(1).expect("#ops");
-        let here = room.moderation.operators.iter().filter_map(|person| hub.users_by_id.get(person));
-        here.map(|visit| hub.users[*visit].name.as_str()).collect()
+        let here =
+            room.moderation.operators.iter().filter_map(|person| hub.users_by_id.get(person));
+        here.map(|user| hub.users[*user].name.as_str()).collect()
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{ConnId, Flow, Hub, Input, Limits, Now, Seed, Turn};
 use crate::protocol::codec::Frame;
 use crate::protocol::{Cid, Name, RoomName, Stamp};
-use crate::server::log::{Change, Snapshot, UserId, ReadRequest, Recipient, Record};
+use crate::server::log::{Change, ReadRequest, Recipient, Record, Snapshot, UserId};
 use crate::server::outbox::Lines;
 use crate::server::passwords::{Job, Outcome};
 use crate::server::peer::Peer;

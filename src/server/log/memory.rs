@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::{
-    AppendError, Batch, SCAN_MAX, Log, UserId, ReadRequest, Recipient, Record, Duplicate, Reply,
-    ReadResult, Thread,
+    AppendError, Batch, Duplicate, Log, ReadRequest, ReadResult, Recipient, Record, Reply,
+    SCAN_MAX, Thread, UserId,
 };
 use crate::protocol::Key;
 

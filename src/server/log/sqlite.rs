@@ -26,8 +26,8 @@ use clap::ValueEnum;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, ffi, params};
 
 use super::{
-    AppendError, Batch, Snapshot, LastIds, Log, UserId, ReadRequest, Recipient, Record, Duplicate, Reply, Collection,
-    Thread,
+    AppendError, Batch, Collection, Duplicate, LastIds, Log, ReadRequest, Recipient, Record, Reply,
+    Snapshot, Thread, UserId,
 };
 use crate::protocol::{Cid, Name, RoomName, Stamp};
 
@@ -394,7 +394,8 @@ fn read_entries(connection: &Connection) -> rusqlite::Result<Vec<(Collection, u6
     let mut statement = connection.prepare("SELECT shelf, key, value FROM kept")?;
     let rows = statement.query_map([], |row| {
         let name: String = row.get(0)?;
-        let shelf = Collection::TABLE.iter().find(|(_, known)| *known == name).map(|(shelf, _)| *shelf);
+        let shelf =
+            Collection::TABLE.iter().find(|(_, known)| *known == name).map(|(shelf, _)| *shelf);
         Ok((shelf, row.get::<_, i64>(1)?.cast_unsigned(), row.get(2)?))
     })?;
     rows.filter_map(|row| match row {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::{Timeout, Reactor};
+use super::{Reactor, Timeout};
 use crate::protocol::{Event, Farewell};
 use crate::server::admission::Verdict;
 use crate::server::connection::{Connection, Phase};

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::{ReactorInput, Reactor};
+use super::{Reactor, ReactorInput};
 use crate::server::log::{Log, ReadRequest, ReadResult, Thread};
 use crate::server::turn::ConnId;
 
@@ -108,10 +108,16 @@ impl<L: Log> Reactor<L> {
                 match source {
                     // Its further lines are heard as if it had been answered.
                     Source::Log(_) if is_deaf => {
-                        let _ = self.own_calls.send(ReactorInput::Found(conn, kind, ReadResult::default()));
+                        let _ = self.own_calls.send(ReactorInput::Found(
+                            conn,
+                            kind,
+                            ReadResult::default(),
+                        ));
                     }
                     Source::Log(query) => {
-                        self.read_now(conn, query, move |conn, rows| ReactorInput::Found(conn, kind, rows));
+                        self.read_now(conn, query, move |conn, rows| {
+                            ReactorInput::Found(conn, kind, rows)
+                        });
                     }
                     Source::Hub => {
                         let _ = self.own_calls.send(ReactorInput::Room(conn)); // we receive them

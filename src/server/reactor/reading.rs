@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::store::Store;
 use super::writing::DRAINED;
-use super::{Timeout, Reactor};
+use super::{Reactor, Timeout};
 use crate::protocol::LINE_MAX;
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
 use crate::server::connection::Phase;
@@ -72,12 +72,19 @@ impl<L: Log> Reactor<L> {
         if mem::replace(&mut connection.last_drain, self.drains) == self.drains {
             return 0;
         }
-        let read = self.guard(now, conn, turn, |this, turn| this.serve_connection(now, slot, buffer, turn));
+        let read = self
+            .guard(now, conn, turn, |this, turn| this.serve_connection(now, slot, buffer, turn));
         read.unwrap_or_default()
     }
 
     /// Reads and handles what one connection has sent; tells how much it was.
-    fn serve_connection(&mut self, now: Now, slot: u32, buffer: &mut [u8], turn: &mut Turn) -> usize {
+    fn serve_connection(
+        &mut self,
+        now: Now,
+        slot: u32,
+        buffer: &mut [u8],
+        turn: &mut Turn,
+    ) -> usize {
         let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
         let conn = ConnId { slot, generation: connection.generation };
         connection.clear_ready();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::protocol::Stamp;
 use crate::server::audit;
 use crate::server::hub::{Hub, Storage};
-use crate::server::log::{AppendError, Batch, Log, ReadRequest, Record, Duplicate, Reply};
+use crate::server::log::{AppendError, Batch, Duplicate, Log, ReadRequest, Record, Reply};
 
 /// For so long writes have to succeed before it is told that they do; and how often
 /// is tried what could not be refused.

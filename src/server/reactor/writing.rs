@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::mem;
 use std::time::Duration;
 
-use super::{ReactorInput, Timeout, Reactor};
+use super::{Reactor, ReactorInput, Timeout};
 use crate::server::connection::{Phase, Stall};
 use crate::server::hub::{Input, Now};
 use crate::server::log::{Log, ReadRequest};

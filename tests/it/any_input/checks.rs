@@ -12,7 +12,7 @@ use chatty::protocol::{ErrorCode, Event, Refusal, Stamp, Tags, text};
 use chatty::server::hub::{Flow, Hub, Input, Now, Seed};
 use chatty::server::limits::Limits;
 use chatty::server::log::memory::MemoryLog;
-use chatty::server::log::{Change, Snapshot, ReadRequest, Record, Collection, Thread};
+use chatty::server::log::{Change, Collection, ReadRequest, Record, Snapshot, Thread};
 use chatty::server::outbox::Lines;
 use chatty::server::passwords::{HashFile, Job, Outcome, Workspace};
 use chatty::server::peer::Peer;
@@ -221,8 +221,10 @@ impl World {
         // The last numbers are stored with each message, and with all else.
         let last = self.hub.last_ids();
         self.generation += 1;
-        self.hub =
-            hub(&Snapshot { last, entries: things.collect(), ..Snapshot::default() }, self.generation);
+        self.hub = hub(
+            &Snapshot { last, entries: things.collect(), ..Snapshot::default() },
+            self.generation,
+        );
         self.hub.check_invariants();
         self.codecs.iter_mut().for_each(|codec| *codec = None);
         self.now = Duration::ZERO;

@@ -15,7 +15,7 @@ use rusqlite::{Connection, InterruptHandle, OpenFlags, params};
 
 use super::{COLUMNS, read_last, record, search};
 use crate::server::audit::ThrottledWarning;
-use crate::server::log::{SCAN_MAX, ReadRequest, Record, Reply, ReadResult, Thread};
+use crate::server::log::{ReadRequest, ReadResult, Record, Reply, SCAN_MAX, Thread};
 
 /// How long a read waits for a lock of another process; the chat does not wait for it.
 const READ_PATIENCE: Duration = Duration::from_secs(5);

@@ -14,7 +14,7 @@ use rusqlite::{Connection, params};
 use super::readers::collect;
 use super::{COLUMNS, read_number};
 use crate::server::log::terms::for_each_entry;
-use crate::server::log::{UserId, ReadRequest, Recipient, Record, Thread};
+use crate::server::log::{ReadRequest, Recipient, Record, Thread, UserId};
 
 /// Characters for private use begin the words that tell who may read; no word of
 /// a text can hold them.
@@ -38,7 +38,10 @@ pub(super) fn entry(record: &Record) -> String {
 
 /// The latest matches, the latest first: those the index does not know yet, then
 /// those it does.
-pub(super) fn find(connection: &Connection, query: &ReadRequest) -> rusqlite::Result<Vec<Arc<Record>>> {
+pub(super) fn find(
+    connection: &Connection,
+    query: &ReadRequest,
+) -> rusqlite::Result<Vec<Arc<Record>>> {
     let indexed = read_number(connection, "indexed")?.cast_signed();
     let sql = format!("SELECT {COLUMNS} FROM messages WHERE id > ?1 ORDER BY id DESC");
     let mut found = collect(connection, &sql, [indexed], query)?;

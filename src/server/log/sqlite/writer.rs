@@ -21,7 +21,7 @@ use super::folder::{Folder, Mark, Opened, with_end};
 use super::{COLUMNS, Durability, Options, Retention, record, search, write_ceiling, write_last};
 use crate::files::open_own;
 use crate::protocol::{Cid, RoomName};
-use crate::server::log::{AppendError, Batch, Change, LastIds, Recipient, Record, Duplicate};
+use crate::server::log::{AppendError, Batch, Change, Duplicate, LastIds, Recipient, Record};
 
 /// Writes to the file.
 #[derive(Debug)]
@@ -425,7 +425,9 @@ impl Writer {
             _ => self.mark_failed(Failure::Io(error.to_string())),
         })?;
         let begun = self.set_synchronous(self.options.durability);
-        begun.and_then(|()| self.begin(LOCK_PATIENCE)).map_err(|error| self.classify_failure(&error))?;
+        begun
+            .and_then(|()| self.begin(LOCK_PATIENCE))
+            .map_err(|error| self.classify_failure(&error))?;
         self.lock = Lock::Reserved;
         Ok(())
     }
