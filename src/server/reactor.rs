@@ -337,7 +337,7 @@ impl<L: Log> Reactor<L> {
                 self.notify_hub(now, conn, Input::Hashed(outcome), turn);
             }
             ReactorInput::FoundPage(conn, rows) => {
-                self.notify_hub(now, conn, Input::Page(rows), turn)
+                self.notify_hub(now, conn, Input::Page(rows), turn);
             }
             ReactorInput::Offer(offer) => self.offer = Some(offer),
             // It may have been noticed in writing, too.

@@ -141,7 +141,7 @@ impl Hub {
             }
             // It waits for something else; these come too late for anybody.
             PendingRequest::Password(_) | PendingRequest::Rooms(_) | PendingRequest::List(_) => {
-                connection.pending = Some(asked)
+                connection.pending = Some(asked);
             }
         }
     }
