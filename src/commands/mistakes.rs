@@ -7,8 +7,8 @@ use unicode_normalization::UnicodeNormalization as _;
 use super::is_private_looking;
 use crate::protocol::text::{REPLACEMENT, looks_blank};
 
-/// Characters besides `/` that look like it. NFKC maps the full-width one.
-const SLASHES: [char; 4] = ['/', '\u{2044}', '\u{2215}', '\u{29F8}'];
+/// `/` and the characters that look like it.
+const SLASHES: [char; 5] = ['/', '\u{2044}', '\u{2215}', '\u{29F8}', '\u{FF0F}'];
 
 /// The words of a time besides its digits, as clients and log viewers write one.
 const TIME_WORDS: [&str; 35] = [
@@ -27,29 +27,34 @@ pub fn word_behind_blanks(line: &str) -> Option<String> {
     }
     let mut rest = behind_blanks(line);
     // Tags that a program wrote without switching them on, or that were copied.
-    while let Some(end) = rest.find(looks_blank).filter(|end| is_tag(&rest[..*end])) {
+    while rest.starts_with('@')
+        && let Some(end) = rest.find(looks_blank).filter(|end| is_tag(&rest[..*end]))
+    {
         rest = behind_blanks(&rest[end..]);
     }
     // The interactive client's own notice of a line: `-- not sent: /msg bob hi`.
     if let Some((_, command)) = rest.strip_prefix("-- ").and_then(|rest| rest.split_once(": ")) {
         rest = command;
     }
-    let word: String = rest.split(looks_blank).next()?.nfkc().collect();
-    word.strip_prefix(SLASHES).map(str::to_owned)
+    // Text in other scripts begins like this, too: its first character decides.
+    rest.strip_prefix(SLASHES)?.split(looks_blank).next().map(|word| word.nfkc().collect())
 }
 
 /// Whether a line holds the copy of a private message: chatty's own form of one, with
 /// nothing before it but blanks, times, tags and punctuation.
 pub(super) fn is_private_copy(line: &str) -> bool {
-    let is_behind_nothing = |(at, _): (usize, &str)| {
+    let is_behind_nothing = |at: usize| {
         is_private_looking(&line[at..])
             && line[..at].split(looks_blank).all(|word| is_tag(word) || is_time(word))
     };
-    line.match_indices('[').any(is_behind_nothing) || is_private_object(line)
+    memchr::memchr_iter(b'[', line.as_bytes()).any(is_behind_nothing) || is_private_object(line)
 }
 
 /// A private message as `chatty join --json` writes it. Quotes inside its text are escaped.
 fn is_private_object(line: &str) -> bool {
+    if line.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        return false;
+    }
     let is_action = || line.contains(r#""type":"action""#) && !line.contains(r#","room":""#);
     behind_blanks(line).starts_with(r#"{"v":"#) && (line.contains(r#""type":"pm""#) || is_action())
 }
