@@ -420,7 +420,7 @@ impl Hub {
     /// # Errors
     /// A persisted entry cannot be read. A server without its bans or accounts must not
     /// start.
-    pub fn new(limits: Limits, kept: &Snapshot, seed: Seed) -> Result<Self, UnreadableEntry> {
+    pub fn new(limits: Limits, snapshot: &Snapshot, seed: Seed) -> Result<Self, UnreadableEntry> {
         let lobby_name = RoomName::lobby();
         let mut rooms = Slab::new();
         let lobby_key = lobby_name.key().clone();
@@ -440,9 +440,9 @@ impl Hub {
             room_list: None,
             meter: Meter::default(),
             lobby,
-            recent: Recent::new(kept.last.message),
-            last_ids: kept.last,
-            last_time: kept.latest.last().map(|record| record.time).unwrap_or_default(),
+            recent: Recent::new(snapshot.last.message),
+            last_ids: snapshot.last,
+            last_time: snapshot.latest.last().map(|record| record.time).unwrap_or_default(),
             tokens: Tokens::new(seed),
             sessions: HashMap::new(),
             dropped: DroppedSessions::default(),
@@ -467,8 +467,8 @@ impl Hub {
             login_deadlines: BTreeSet::new(),
             crowd_deadlines: BTreeSet::new(),
         };
-        hub.restore(&kept.entries)?;
-        for record in &kept.latest {
+        hub.restore(&snapshot.entries)?;
+        for record in &snapshot.latest {
             hub.cids.remember(record);
         }
         Ok(hub)

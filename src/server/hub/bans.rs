@@ -141,9 +141,9 @@ impl Hub {
         ctx: &mut Context<'_>,
         user: UserIx,
         scope: Scope,
-        (whom, time, reason): (&str, Option<Duration>, Option<&str>),
+        (target, time, reason): (&str, Option<Duration>, Option<&str>),
     ) -> Result<(), Refusal> {
-        let whom = self.ban_target(user, whom)?;
+        let target = self.ban_target(user, target)?;
         self.drop_expired(ctx.now, scope);
         let by = self.users[user].name.clone();
         let (scope_name, unban) = (self.scope_name(scope), scope.unban());
@@ -152,12 +152,12 @@ impl Hub {
             Scope::Server => self.limits.max_server_bans,
         };
         let moderation = self.moderation_mut(scope);
-        if !reserve_entry(&mut moderation.bans, most, |ban| !ban.whom.is_same(&whom)) {
+        if !reserve_entry(&mut moderation.bans, most, |ban| !ban.whom.is_same(&target)) {
             let text = format!("the limit of {most} bans is reached; {unban} one first");
             return refusal(ErrorCode::TooMany, text);
         }
         let until = Expiry::after(ctx.now, time);
-        let ban = Ban { whom, by, until, reason: reason.map(Into::into) };
+        let ban = Ban { whom: target, by, until, reason: reason.map(Into::into) };
         let text = ban.describe(&format!("until you {unban} them"));
         ctx.reply(&Event::reply("BANNED", &format!("{scope_name} {}", ban.whom.label()), &text));
         moderation.bans.push(ban.clone());
@@ -220,7 +220,7 @@ impl Hub {
         }
     }
 
-    /// The users whom a ban matches, except its author.
+    /// The users that match a ban, except its author.
     fn users_matching(
         &self,
         by: UserIx,
@@ -234,14 +234,16 @@ impl Hub {
     }
 
     /// Resolves the target of a ban. A valid name is a name; no network has the form of one.
-    fn ban_target(&self, user: UserIx, whom: &str) -> Result<Banned, Refusal> {
-        if !is_name(whom) {
-            let network = Network::parse(whom);
+    fn ban_target(&self, user: UserIx, target: &str) -> Result<Banned, Refusal> {
+        if !is_name(target) {
+            let network = Network::parse(target);
             return network
                 .map(Banned::Network)
                 .map_err(|problem| Refusal::new(ErrorCode::BadArgument, problem));
         }
-        let Some((person, name)) = self.known_user_named(whom) else { return no_such_user(whom) };
+        let Some((person, name)) = self.known_user_named(target) else {
+            return no_such_user(target);
+        };
         if person == self.users[user].id {
             return refusal(ErrorCode::BadArgument, "you cannot ban yourself");
         }
@@ -259,18 +261,20 @@ impl Hub {
         &mut self,
         ctx: &mut Context<'_>,
         scope: Scope,
-        whom: &str,
+        target: &str,
     ) -> Result<(), Refusal> {
-        let target = self.known_user_named(whom).map(|(person, _)| person);
-        let (key, network) = (Key::fold(whom), Network::parse(whom).ok());
+        let person = self.known_user_named(target).map(|(person, _)| person);
+        let (key, network) = (Key::fold(target), Network::parse(target).ok());
         let is_target = |ban: &mut Ban| match &ban.whom {
-            Banned::Person { person, name, .. } => Some(*person) == target || *name.key() == key,
+            Banned::Person { person: banned, name, .. } => {
+                Some(*banned) == person || *name.key() == key
+            }
             Banned::Network(banned) => Some(*banned) == network,
         };
         let scope_name = self.scope_name(scope);
         let Some(ban) = self.moderation_mut(scope).bans.extract_if(.., is_target).last() else {
             let list = scope.bans();
-            let text = format!("{whom} is not banned; {list} lists the bans");
+            let text = format!("{target} is not banned; {list} lists the bans");
             return refusal(ErrorCode::NoSuchUser, text);
         };
         self.mark_moderation_unsaved(scope);
