@@ -142,7 +142,7 @@ fn telnet_goes_on_after_ctrl_c_and_leaves_cleanly() {
     let shows = |end: &str| {
         terminal.shows(end, |rows| rows.iter().any(|row| row.ends_with(end)));
     };
-    shows("or /help");
+    shows("(/help lists commands)");
     terminal.types("alice\r");
     shows("[USERS #lobby 2] alice,bob");
     terminal.types("before\r");
