@@ -1,21 +1,21 @@
-//! The hub: the one owner of who is here, where, and what was said to whom. A
-//! state machine without surroundings: it is handed inputs and answers with
-//! records and effects ([`Turn`]), so a whole conversation runs in a test in
-//! microseconds.
+//! The hub: the state machine that owns all chat state (users, rooms, memberships,
+//! sessions, accounts, moderation). It handles inputs and returns log records and
+//! effects in a [`Turn`], so a test runs a whole conversation in microseconds.
 //!
-//! 1. No IO, clock, randomness, lock or await in here; time comes with each input.
-//! 2. Effects stand in the turn in the order they arose, and each reader sees
-//!    that order. Nothing is shown before the turn's records are in the log.
-//! 3. Every line that asks for something gets exactly one answer: its echo, a
-//!    reply, or one error.
-//! 4. After a farewell nothing more is said to that connection.
-//! 5. A person is a visit, not a name: what is remembered about somebody hangs
-//!    on [`UserId`], so that it follows a rename and never a successor.
-//! 6. A right is held by a person, in a room or on the server, and ends with
-//!    either. Whoever may not is refused before anything is done.
+//! 1. The hub does no IO and has no clock, randomness, lock or await; each input
+//!    carries the time.
+//! 2. A turn lists effects in the order in which they arose, and each reader sees
+//!    that order. No effect is visible before the turn's records are in the log.
+//! 3. Every request line gets exactly one answer: its echo, a reply, or one error.
+//! 4. A connection gets no further lines after its farewell.
+//! 5. State about a user is keyed by [`UserId`], not by name, so it follows a rename
+//!    and never passes to the next user of the name.
+//! 6. A permission belongs to a user in a room or on the server, and ends with either.
+//!    Permissions are checked before a command has any effect.
 //!
-//! What a command *is* stands in `commands.rs`; what it *means*, in the files
-//! below this one, a file for each topic.
+//! `commands.rs` defines the syntax of commands; the modules below define their
+//! effects, one module per topic. The hub does not know sockets, TLS or the log's
+//! storage format.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -95,73 +95,73 @@ use rooms::Room;
 use session::{ResumeAsk, Session, TokenHash, Tokens};
 pub use storage_gate::{Storage, storage_full};
 
-/// The two clocks of one moment.
+/// The current time, by both clocks.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
-    /// Since some fixed moment, never going back: for deadlines.
+    /// Monotonic time since a fixed moment; used for deadlines.
     pub since_start: Duration,
-    /// The wall clock: for people.
+    /// Wall clock time; used for timestamps that users see.
     pub wall: Stamp,
 }
 
-/// Something that happened to one connection.
+/// An event on one connection.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// It came, from there, and is to be greeted.
+    /// The peer connected and its transport is known; the hub sends the greeting.
     Opened(Peer),
-    /// It came, from there; how it speaks is not known yet, so it is not greeted.
+    /// The peer connected; its transport is not known yet, so the greeting waits.
     Arrived(Peer),
-    /// After that: it speaks so, and is to be greeted.
+    /// The transport was detected after [`Input::Arrived`]; the hub sends the greeting.
     TransportKnown {
-        /// Whether nobody on the way can read along.
+        /// Whether the connection is protected against eavesdropping.
         is_encrypted: bool,
     },
-    /// After that: it does not speak TLS, and has to.
+    /// The client did not start TLS after [`Input::Arrived`], and the server requires TLS.
     Unencrypted,
-    /// It sent this.
+    /// The client sent a frame.
     Frame(Frame<'a>),
-    /// It will send no more, and wants its answers.
+    /// The client has shut down its sending side and still reads its answers.
     Finished,
-    /// It is gone, or has to go without being able to hear why.
+    /// The connection is closed, or must be closed without a farewell.
     Disconnected,
-    /// It has given no name, and others wait to come in.
+    /// The connection has not logged in, and its place is needed for a new connection.
     Evicted,
-    /// It has read nothing for too long.
+    /// The client has read nothing until the write timeout.
     Stalled,
-    /// More waits for it than may.
+    /// The outbox has exceeded its limit (backpressure).
     OverLimit,
-    /// It has read most of what waited for it ([`Turn::notify_when_drained`]).
+    /// The outbox has drained below the low-water mark ([`Turn::notify_when_drained`]).
     Drained,
-    /// There is room for the long answer it waits for ([`Turn::wait_for_memory`]).
+    /// Memory for a deferred long reply is available ([`Turn::wait_for_memory`]).
     MemoryAvailable,
-    /// The rows it asked the log for.
+    /// The log rows that the connection requested.
     Rows(ReadResult),
-    /// What came of the password it gave.
+    /// The result of hashing or checking the connection's password.
     Hashed(Outcome),
-    /// A few rows that were read at once: those that feed it on, or the message that its
-    /// `/resume` reads on after.
+    /// A page of log rows: the next page of a catch-up, or the message after which a
+    /// `/resume` continues.
     Page(ReadResult),
 }
 
-/// What may be handed to [`Hub::handle`] next for the same connection.
+/// Which input [`Hub::handle`] accepts next for the same connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
-    /// Its next line.
+    /// The next line.
     Next,
-    /// No line: it waits for rows of the log.
+    /// No line until a pending request or the catch-up completes.
     Wait,
-    /// The same line again, once [`Hub::set_storage`] has told whether changes can be
-    /// stored. It had no effect yet.
+    /// The same line again, after [`Hub::set_storage`] has reported whether changes can
+    /// be stored. The line has had no effect yet.
     Store,
-    /// Nothing any more: it has been said farewell to.
+    /// No input: the connection has received its farewell.
     Over,
 }
 
-/// See the head of this file.
+/// The state machine that owns all chat state; see the module documentation.
 #[derive(Debug)]
 pub struct Hub {
     limits: Limits,
-    /// By [`ConnId::slot`].
+    /// Indexed by [`ConnId::slot`].
     connections: Vec<Option<Connection>>,
     users: Slab<User>,
     names: HashMap<Key, UserIx>,
@@ -169,15 +169,15 @@ pub struct Hub {
     users_by_id: HashMap<UserId, UserIx>,
     rooms: Slab<Room>,
     room_names: HashMap<Key, RoomIx>,
-    /// The names of all rooms, sorted, while they stay the same.
+    /// The sorted names of all rooms; cached until a room is created or deleted.
     room_list: Option<Arc<RoomList>>,
-    /// Of all that waits for connections.
+    /// Counts the bytes that wait for delivery.
     meter: Meter,
     lobby: RoomIx,
     cids: RecentCids,
     recent: Recent,
     last_ids: LastIds,
-    /// The time of what happened last, see [`Hub::stamp`].
+    /// The time of the last event; see [`Hub::stamp`].
     last_time: Stamp,
     tokens: Tokens,
     sessions: HashMap<TokenHash, UserId>,
@@ -185,77 +185,79 @@ pub struct Hub {
     accounts: Accounts,
     mail: Mailboxes,
     password_throttle: PasswordThrottle,
-    /// New passwords, from each network.
+    /// Limits how often each network may hash new passwords.
     new_passwords: RateLimiter,
-    /// What operators of the server decided, and who they are.
+    /// Server operators and their server-wide moderation.
     server_moderation: Moderation,
     dormant_rooms: DormantRooms,
-    /// The rooms whose decisions are kept, awake or asleep, by the number of these.
+    /// The rooms whose moderation is persisted, active or dormant, by moderation id.
     moderated_rooms: HashMap<u64, RoomName>,
-    /// Counts who joined which room, so that the longest member is known.
+    /// Counts joins, so that the longest-standing member of a room is known.
     last_arrival: u64,
-    /// The last number given to decisions that are kept.
+    /// The last id assigned to persisted moderation.
     last_moderation_id: u64,
-    /// Whose memberships are in which block, and the last number of one.
+    /// The owner of each block of membership spans.
     block_owners: HashMap<u64, UserId>,
+    /// The last id assigned to a block of membership spans.
     last_block: u64,
     audit: Audit,
-    /// Passwords that are hashed later: who gave them has tried too often.
+    /// Password checks that are throttled after failed attempts.
     delayed_jobs: DelayedChecks,
-    /// What is to be kept otherwise than it is.
+    /// Entries that differ from their stored value.
     unsaved: BTreeSet<(Collection, u64)>,
     storage: Storage,
-    /// When it is looked whether somebody has given a name.
+    /// Login deadlines of connections; entries of logged-in connections are skipped.
     login_deadlines: BTreeSet<(Duration, ConnId)>,
-    /// Rooms whose comings and goings are being gathered.
+    /// Rooms whose presence events are being coalesced, with the time of the summary.
     crowd_deadlines: BTreeSet<(Duration, RoomIx)>,
 }
 
-/// What tokens are made from: nobody else may know it, or guess it.
+/// The secret that session tokens are derived from; it must be unpredictable.
 pub type Seed = [u8; 32];
 
 type UserIx = usize;
 type RoomIx = usize;
 
-/// What the hub knows of a socket.
+/// The hub's state of one connection.
 #[derive(Debug)]
 struct Connection {
     id: ConnId,
     peer: Peer,
     phase: Phase,
     settings: Settings,
-    /// By when it has to give a name.
     login_deadline: Duration,
-    /// Which settings it chose itself, by [`Setting`].
+    /// Which settings the client has set explicitly, indexed by [`Setting`].
     chosen: [bool; Setting::TABLE.len()],
-    /// What it waits for, see [`Flow::Wait`].
+    /// The request that blocks further lines; see [`Flow::Wait`].
     pending: Option<Box<PendingRequest>>,
 }
 
-/// A line whose answer waits for somebody else's work.
+/// A request whose answer depends on work outside the hub.
 #[derive(Debug)]
 enum PendingRequest {
-    /// Rows of the log.
+    /// A `/history` or `/search` that reads rows of the log.
     Rows(HistoryRequest),
-    /// What waits for an account that logs in.
+    /// A login that reads the account's mail.
     Mail(MailRequest),
-    /// A password that is hashed.
+    /// A password that is being hashed or checked.
     Password(PasswordRequest),
-    /// The message that a `/resume` reads on after.
+    /// A `/resume` that reads the message after which it continues.
     Resume(ResumeAsk),
-    /// All rooms, page by page.
+    /// A list of all rooms that is sent page by page.
     Rooms(RoomListRequest),
-    /// A list that there is no room for yet.
+    /// A long list that waits for memory.
     List(ListRequest),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Not logged in. Once a name was refused, only `/login` is one.
-    Greeting { was_refused: bool },
-    /// Logged in.
+    /// Not logged in. After a refused name, only `/login` logs in, so that a chat line
+    /// is not mistaken for a name.
+    Greeting {
+        was_refused: bool,
+    },
     LoggedIn(UserIx),
-    /// Said farewell to.
+    /// The farewell has been sent.
     Closing,
 }
 
@@ -290,26 +292,26 @@ impl Settings {
     }
 }
 
-/// One person's stay, from login to leaving.
+/// A user from login to logout, including the time in which a dropped session waits.
 #[derive(Debug)]
 struct User {
     id: UserId,
     name: Name,
-    /// `None`: it dropped, and may come back.
+    /// `None` if the connection was lost and the session may still resume.
     conn: Option<ConnId>,
-    /// Where it is connected from, or was; `None`: not known any more.
+    /// The current or last peer address; `None` if unknown after a restart.
     peer: Option<Peer>,
     session: Option<Box<Session>>,
-    /// The last message before it came.
+    /// The id of the last message before the login.
     first: u64,
     feed: DeliveryMode,
     deferred: Option<Box<DeferredEvents>>,
     rooms: Vec<RoomIx>,
     memberships: Memberships,
-    /// Where plain lines go when no query is on. `None`: nowhere.
+    /// The room that receives plain lines while no query is on.
     current: Option<RoomIx>,
     query: QueryState,
-    /// Who last wrote to me privately.
+    /// The sender of the last private message, for `/reply`.
     reply_target: Option<UserId>,
     away: Option<Away>,
     relations: Relations,
@@ -321,23 +323,22 @@ struct User {
 enum QueryState {
     Off,
     On(UserId),
-    /// The person is gone. Plain lines are refused, so that what was meant
-    /// privately does not become public.
+    /// The other user has logged out. Plain lines are refused, so that private text
+    /// does not go to a room.
     Gone,
 }
 
-/// Away, with a text or without.
 #[derive(Debug)]
 struct Away {
     text: Box<str>,
 }
 
-/// What is kept of a house and cannot be read.
+/// A persisted entry that cannot be read.
 #[derive(Debug)]
 pub struct UnreadableEntry {
-    /// What kind of thing it is.
+    /// The collection that contains the entry.
     pub shelf: Collection,
-    /// Which of them.
+    /// The key within the collection.
     pub key: u64,
     why: serde_json::Error,
 }
@@ -350,8 +351,9 @@ impl fmt::Display for UnreadableEntry {
 
 impl std::error::Error for UnreadableEntry {}
 
-/// Who has to do with whom; both ends know, so that leaving costs only those
-/// concerned. Most people have to do with nobody, and then it takes no memory.
+/// The relations of a user to other users and to rooms. Both ends record a relation, so
+/// a logout touches only the users concerned. Most users have none, so the lists are
+/// allocated on demand.
 #[derive(Debug, Default)]
 struct Relations(Option<Box<RelationLists>>);
 
@@ -360,7 +362,7 @@ struct RelationLists {
     ignores: Vec<Ignored>,
     ignored_by: Vec<UserId>,
     queried_by: Vec<UserId>,
-    /// The rooms that this visit may be an operator of, and those it was.
+    /// The rooms in which this user is or was an operator.
     leads: Vec<RoomIx>,
 }
 
@@ -384,17 +386,17 @@ impl DerefMut for Relations {
     }
 }
 
-/// Somebody who is not to be heard, here or gone: what they said before they
-/// went stays hidden.
+/// An ignored user. The entry stays after the user's logout, so that earlier messages
+/// stay hidden.
 #[derive(Debug)]
 struct Ignored {
     person: UserId,
-    /// The last name they had, once they are gone.
+    /// The user's last name; set when the user logs out.
     gone: Option<Name>,
 }
 
 impl Settings {
-    /// The tags for somebody with these settings.
+    /// Returns the tags, or none if the tagged dialect is off.
     fn tags<'a>(self, tags: &Tags<'a>) -> Tags<'a> {
         if self.tags { *tags } else { Tags::default() }
     }
@@ -408,22 +410,22 @@ fn refusal<T>(
 }
 
 fn no_such_user<T>(name: &str) -> Result<T, Refusal> {
-    refusal(ErrorCode::NoSuchUser, format!("{name} is not here"))
+    refusal(ErrorCode::NoSuchUser, format!("{name} is not online"))
 }
 
 impl Hub {
-    /// A house that nobody is connected to yet. Counting goes on after what the
-    /// log knows to be given away; who could come back when it was closed can.
+    /// Returns a hub without connections, restored from a snapshot. Ids continue after the
+    /// last ones in the log, and sessions that could resume before the restart still can.
     ///
     /// # Errors
-    /// Something that is kept cannot be read. A house without its bans, or where anybody
-    /// can take a registered name, is not to be opened.
-    pub fn new(limits: Limits, kept: &Snapshot, seed: Seed) -> Result<Self, UnreadableEntry> {
+    /// A persisted entry cannot be read. A server without its bans or accounts must not
+    /// start.
+    pub fn new(limits: Limits, snapshot: &Snapshot, seed: Seed) -> Result<Self, UnreadableEntry> {
         let lobby_name = RoomName::lobby();
         let mut rooms = Slab::new();
         let lobby_key = lobby_name.key().clone();
         let lobby = rooms.insert(Room::new(lobby_name));
-        let guesses = PasswordThrottle::new(&limits);
+        let password_throttle = PasswordThrottle::new(&limits);
         let rate = Rate::one_in(Duration::from_mins(1), limits.accounts_per_address);
         let mut hub = Self {
             cids: RecentCids::new(limits.history_messages, limits.history_size),
@@ -438,15 +440,15 @@ impl Hub {
             room_list: None,
             meter: Meter::default(),
             lobby,
-            recent: Recent::new(kept.last.message),
-            last_ids: kept.last,
-            last_time: kept.latest.last().map(|record| record.time).unwrap_or_default(),
+            recent: Recent::new(snapshot.last.message),
+            last_ids: snapshot.last,
+            last_time: snapshot.latest.last().map(|record| record.time).unwrap_or_default(),
             tokens: Tokens::new(seed),
             sessions: HashMap::new(),
             dropped: DroppedSessions::default(),
             accounts: Accounts::default(),
             mail: Mailboxes::default(),
-            password_throttle: guesses,
+            password_throttle,
             new_passwords: RateLimiter::new(rate),
             server_moderation: Moderation {
                 number: Some(dormant::SERVER_ID),
@@ -465,32 +467,32 @@ impl Hub {
             login_deadlines: BTreeSet::new(),
             crowd_deadlines: BTreeSet::new(),
         };
-        hub.restore(&kept.entries)?;
-        for record in &kept.latest {
+        hub.restore(&snapshot.entries)?;
+        for record in &snapshot.latest {
             hub.cids.remember(record);
         }
         Ok(hub)
     }
 
-    /// Counts what waits here for connections; to be shared with whoever else counts it.
+    /// The counter of bytes that wait for delivery; shared with the reactor's outboxes.
     #[must_use]
     pub fn meter(&self) -> &Meter {
         &self.meter
     }
 
-    /// The last numbers given away.
+    /// The last ids assigned.
     #[must_use]
     pub fn last_ids(&self) -> LastIds {
         self.last_ids
     }
 
-    /// Whether something is to be kept otherwise than it is.
+    /// Whether any entry differs from its stored value.
     #[must_use]
     pub fn has_changes(&self) -> bool {
         !self.unsaved.is_empty()
     }
 
-    /// What is to be kept otherwise, as it is now.
+    /// The entries that differ from their stored values, with their current values.
     #[must_use]
     pub fn changes(&self) -> Vec<Change> {
         let change = |&(shelf, key)| {
@@ -506,12 +508,12 @@ impl Hub {
         self.unsaved.iter().map(change).collect()
     }
 
-    /// What [`Hub::changes`] told is kept.
+    /// Records that the entries returned by [`Hub::changes`] are stored.
     pub fn mark_saved(&mut self) {
         self.unsaved.clear();
     }
 
-    /// Handles one input of one connection.
+    /// Handles one input of one connection and appends its effects to the turn.
     pub fn handle(&mut self, now: Now, conn: ConnId, input: Input<'_>, turn: &mut Turn) -> Flow {
         match input {
             Input::Arrived(peer) => {
@@ -528,11 +530,11 @@ impl Hub {
         if let Input::Hashed(outcome) = &input {
             self.record_attempt(now, conn, outcome);
         }
-        let Some(stage) = self.connection(conn).map(|c| c.phase) else { return Flow::Over };
+        let Some(phase) = self.connection(conn).map(|c| c.phase) else { return Flow::Over };
         match input {
             Input::Arrived(_) | Input::Opened(_) => {}
             Input::Disconnected => self.handle_disconnect(now, conn, None, turn),
-            _ if stage == Phase::Closing => {}
+            _ if phase == Phase::Closing => {}
             Input::Finished => self.handle_disconnect(now, conn, Some(Farewell::Quit), turn),
             Input::TransportKnown { is_encrypted } => self.note_transport(conn, is_encrypted, turn),
             Input::Unencrypted => self.reject_unencrypted(conn, turn),
@@ -546,14 +548,14 @@ impl Hub {
                 self.continue_catch_up(now, conn, turn);
             }
             Input::MemoryAvailable => self.send_deferred_list(now, conn, turn),
-            Input::Page(rows) if matches!(stage, Phase::Greeting { .. }) => {
+            Input::Page(rows) if matches!(phase, Phase::Greeting { .. }) => {
                 self.send_rows(now, conn, &rows, turn);
             }
             Input::Page(rows) => self.send_catch_up_page(now, conn, &rows, turn),
             Input::Frame(Frame::Foreign) => {
                 self.leave(now, conn, Some(Farewell::BadProtocol), None, turn);
             }
-            Input::Frame(Frame::TooLong(_)) if matches!(stage, Phase::Greeting { .. }) => {
+            Input::Frame(Frame::TooLong(_)) if matches!(phase, Phase::Greeting { .. }) => {
                 self.leave(now, conn, Some(Farewell::TooLong), None, turn);
             }
             Input::Frame(frame) => self.handle_line(now, conn, &frame, turn),
@@ -572,19 +574,19 @@ impl Hub {
         }
     }
 
-    /// Who is at the other end.
+    /// The peer of a connection.
     #[must_use]
     pub fn peer(&self, conn: ConnId) -> Option<Peer> {
         self.connection(conn).map(|c| c.peer)
     }
 
-    /// Whether nobody has logged in there yet.
+    /// Whether the connection has not logged in yet.
     #[must_use]
     pub fn is_unnamed(&self, conn: ConnId) -> bool {
         self.connection(conn).is_some_and(|c| matches!(c.phase, Phase::Greeting { .. }))
     }
 
-    /// The longest line this connection may send now, in bytes.
+    /// The longest line that this connection may send now, in bytes.
     #[must_use]
     pub fn line_limit(&self, conn: ConnId) -> usize {
         match self.connection(conn).map(|c| c.phase) {
@@ -593,9 +595,9 @@ impl Hub {
         }
     }
 
-    /// Whether a last line without its end counts. It does, but for a program that
-    /// can come back: that may be the half that was on its way when the connection
-    /// broke, and said so it would pass for the whole when that is sent again.
+    /// Whether an unterminated last line is accepted. It is refused from a client that can
+    /// resume: the line may be truncated by the lost connection, and its cid would make
+    /// the complete line look like a duplicate when the client resends it.
     #[must_use]
     pub fn takes_unterminated(&self, conn: ConnId) -> bool {
         let Some(Phase::LoggedIn(user)) = self.connection(conn).map(|c| c.phase) else {
@@ -604,7 +606,7 @@ impl Hub {
         !self.settings(conn).tags || self.users[user].session.is_none()
     }
 
-    /// When [`Hub::tick`] has something to do.
+    /// The time at which [`Hub::tick`] must be called next.
     pub fn next_deadline(&mut self) -> Option<Duration> {
         while let Some((_, conn)) = self.login_deadlines.first() {
             if self.is_greeting(*conn) {
@@ -620,7 +622,7 @@ impl Hub {
         login.into_iter().chain(crowd).chain(grace).chain(delayed).chain(audit).min()
     }
 
-    /// Does what has fallen due.
+    /// Runs all timers that are due.
     pub fn tick(&mut self, now: Now, turn: &mut Turn) {
         self.expire_logins(now, turn);
         self.start_due_checks(now, turn);
@@ -637,7 +639,7 @@ impl Hub {
         self.audit.begin_second(now);
     }
 
-    /// Says farewell to everyone.
+    /// Sends a farewell to every connection, for a graceful shutdown.
     pub fn shut_down(&mut self, turn: &mut Turn) {
         for connection in self.connections.iter_mut().flatten() {
             if connection.phase != Phase::Closing {
@@ -647,7 +649,7 @@ impl Hub {
         }
     }
 
-    /// Ends somebody's idle time, as `/whois` shows it; see [`Command::is_activity`].
+    /// Resets the idle time that `/whois` shows; see `Command::is_activity`.
     fn mark_active(&mut self, user: UserIx, now: Now) {
         self.users[user].last_active = now.since_start;
     }
@@ -674,7 +676,7 @@ impl Hub {
         Key::find(&self.names, name).copied()
     }
 
-    /// A message to one person. Who is not live gets it from the log.
+    /// Sends a message to a live user; a user who is catching up gets it from the log.
     fn deliver(&self, user: UserIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
         let User { conn, feed, .. } = self.users[user];
         if let Some(conn) = conn.filter(|_| feed == DeliveryMode::Live) {
@@ -682,13 +684,14 @@ impl Hub {
         }
     }
 
-    /// A line to one person that they did not ask for and no log has.
+    /// Sends an unsolicited line that is not in the log. It is deferred for a user who is
+    /// catching up.
     fn send_to_user(&mut self, user: UserIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
         self.deliver(user, tags, event, turn);
         self.defer_event([user], tags, event);
     }
 
-    /// Comings, goings and changes, in rooms: a line that has a time but no id.
+    /// Broadcasts a presence, topic or moderation event to rooms. It has a time but no id.
     fn announce(
         &mut self,
         now: Now,
@@ -703,9 +706,9 @@ impl Hub {
         turn.fan_out(audience, topic, None, except.into_iter().collect(), &tags, event);
         if topic == Topic::Talk {
             let members = rooms.iter().flat_map(|room| self.rooms[*room].members());
-            let late: BTreeSet<UserIx> =
+            let behind: BTreeSet<UserIx> =
                 members.map(|(_, user)| user).filter(|user| self.is_catching_up(*user)).collect();
-            self.defer_event(late, &tags, event);
+            self.defer_event(behind, &tags, event);
         }
     }
 }
@@ -714,7 +717,7 @@ fn bye(farewell: Farewell) -> Event<'static> {
     Event::Bye { code: farewell.as_str(), text: farewell.sentence() }
 }
 
-/// The last line to a connection; `text` in place of what is usually said.
+/// Sends the farewell and closes the connection; `text` replaces the default text.
 fn send_farewell(turn: &mut Turn, conn: ConnId, farewell: Farewell, text: Option<&str>) {
     let event = Event::Bye { code: farewell.as_str(), text: text.unwrap_or(farewell.sentence()) };
     turn.send(conn, Cause::Asked, &Tags::default(), &event);
@@ -722,6 +725,7 @@ fn send_farewell(turn: &mut Turn, conn: ConnId, farewell: Farewell, text: Option
 }
 
 fn send_greeting(conn: ConnId, turn: &mut Turn) {
-    let hello = Event::reply("HELLO", VERSION, "type a name to join, or /help");
+    let hello =
+        Event::reply("HELLO", VERSION, "type your name and press Enter (/help lists commands)");
     turn.send(conn, Cause::Asked, &Tags::default(), &hello);
 }

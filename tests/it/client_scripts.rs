@@ -56,7 +56,7 @@ fn every_line_is_an_object_and_so_are_the_beginning_and_a_refusal() {
             "system|||you are in #lobby",
             "system|||alice,bob",
             "msg||1|hi",
-            "error|no-such-user|2|zed is not here",
+            "error|no-such-user|2|zed is not online",
             "pm||3|psst",
             "action||4|waves",
             "system||5|plain lines go there now",
@@ -70,7 +70,7 @@ fn every_line_is_an_object_and_so_are_the_beginning_and_a_refusal() {
     assert_eq!(
         complaints,
         [
-            "chatty: line 2: no-such-user: zed is not here",
+            "chatty: line 2: no-such-user: zed is not online",
             "chatty: line 6: bad-argument: chatty join needs tags to be on",
         ]
     );

@@ -41,7 +41,7 @@ fn bans_and_operators_of_the_server_outlive_a_crash() {
     let mut server = start(folder.path());
     let mut bob = Peer::connect(server.port);
     bob.say("bob");
-    assert_eq!(bob.rest(), ["[BYE banned] you are banned from this server for good"]);
+    assert_eq!(bob.rest(), ["[BYE banned] you are banned from this server permanently"]);
     let mut alice = Peer::connect(server.port);
     alice.say("/login alice open sesame");
     alice.hears(|line| line.starts_with("[USERS"));

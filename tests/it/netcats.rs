@@ -7,12 +7,12 @@ use crate::support::{Peer, Server, Terminal, has_program};
 
 const INPUT: &str = "alice\n/who\nhi all\n/msg zed psst\n/ping t1\n";
 const REPLIES: &str = "\
-[HELLO chatty/1] type a name to join, or /help
+[HELLO chatty/1] type your name and press Enter (/help lists commands)
 [WELCOME alice] you are in #lobby
 [USERS #lobby 2] alice,bob
 [USERS #lobby 2] alice,bob
 alice: hi all
-[ERROR no-such-user] zed is not here
+[ERROR no-such-user] zed is not online
 [PONG t1]
 [BYE quit] goodbye
 ";
@@ -142,7 +142,7 @@ fn telnet_goes_on_after_ctrl_c_and_leaves_cleanly() {
     let shows = |end: &str| {
         terminal.shows(end, |rows| rows.iter().any(|row| row.ends_with(end)));
     };
-    shows("or /help");
+    shows("(/help lists commands)");
     terminal.types("alice\r");
     shows("[USERS #lobby 2] alice,bob");
     terminal.types("before\r");

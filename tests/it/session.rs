@@ -86,7 +86,7 @@ fn a_visit_outlives_a_crash_with_all_that_belongs_to_it() {
     bob.say("to the room");
     alice.hears(|line| line.ends_with(" #Ops Bob: to the room"));
     alice.say("/kick bob");
-    assert_eq!(alice.next(), "[ERROR forbidden] only operators of #Ops may; ask Bob");
+    assert_eq!(alice.next(), "[ERROR forbidden] only operators of #Ops can do this; ask Bob");
     bob.say("/kick alice");
     alice.hears(|line| line.ends_with("[KICKED #Ops] Bob"));
 }

@@ -91,7 +91,9 @@ fn is_of_the_crowd(line: &str) -> bool {
 fn tells_of_the_crowd(line: &str) -> bool {
     let is_act = line.split_once(' ').is_some_and(|(time, act)| {
         time.starts_with("20")
-            && (act.starts_with("soak") || act.starts_with("holder") || act.ends_with(" left out"))
+            && (act.starts_with("soak")
+                || act.starts_with("holder")
+                || act.ends_with(" actions not logged (rate limit)"))
     });
     is_act || line.starts_with("TLS, certificate ")
 }

@@ -1,6 +1,6 @@
-//! Accounts: a name that is its owner's whether they are here or not. An account
-//! is a person that outlives its visits; what hangs on the person (who said
-//! what, whom one ignores, what waits to be read) lasts as long as the account.
+//! Accounts: names reserved with a password. An account keeps its [`UserId`] across
+//! logins, so authorship, ignores and mail last as long as the account. Password hashing
+//! happens outside the hub, and throttling in `password_throttle.rs`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,29 +17,29 @@ use super::{
 use crate::commands::Command;
 use crate::server::passwords::{Job, Secret};
 
-/// One account.
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) person: UserId,
     pub(super) name: Name,
-    /// The password's, as a PHC string.
+    /// The password hash, as a PHC string.
     hash: Arc<str>,
-    /// Whom it ignores, by the names they last had, while it is not here.
+    /// The ignored users with their last names. Empty while the account is online; then
+    /// the [`User`](super::User) holds them.
     pub(super) ignores: Vec<(UserId, Name)>,
-    /// Who of those here ignores it, while it is not here.
+    /// The online users who ignore this account; empty while the account is online.
     pub(super) ignored_by: Vec<UserId>,
 }
 
-/// What was found the password of an account. It proves nothing any more when that is
-/// changed: whoever knew the old one is not let in for having asked before.
+/// Proof that the account's password was given. It names the hash that was compared, so
+/// that a check of an old password does not log in after a password change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Proof {
     pub(super) person: UserId,
-    /// The hash that it was compared with.
+    /// The hash that the password was compared with.
     hash: Arc<str>,
 }
 
-/// An account as it is kept; only ever added to.
+/// The stored form of an account. Fields may be added, but not renamed or removed.
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedAccount {
     name: Name,
@@ -47,13 +47,14 @@ struct SavedAccount {
     ignores: Vec<(UserId, Name)>,
 }
 
-/// All accounts, by name and by person.
+/// All accounts, indexed by name, user id and skeleton.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
     by_name: HashMap<Key, Account>,
     names: HashMap<UserId, Key>,
-    /// By [`Name::skeletons`].
-    looks: HashMap<Box<str>, Key>,
+    /// The account for each of [`Name::skeletons`]; the first account with a skeleton
+    /// has the entry.
+    by_skeleton: HashMap<Box<str>, Key>,
 }
 
 impl Accounts {
@@ -69,14 +70,15 @@ impl Accounts {
         self.by_name.get_mut(self.names.get(&person)?)
     }
 
-    /// The one whose name looks so.
-    pub(super) fn confusable_with(&self, look: &str) -> Option<&Account> {
-        self.by_name.get(self.looks.get(look)?)
+    /// The account whose name has this skeleton.
+    pub(super) fn confusable_with(&self, skeleton: &str) -> Option<&Account> {
+        self.by_name.get(self.by_skeleton.get(skeleton)?)
     }
 
     fn insert(&mut self, account: Account) {
-        for look in account.name.skeletons() {
-            self.looks.entry(look.into()).or_insert_with(|| account.name.key().clone());
+        for skeleton in account.name.skeletons() {
+            let key = || account.name.key().clone();
+            self.by_skeleton.entry(skeleton.into()).or_insert_with(key);
         }
         self.names.insert(account.person, account.name.key().clone());
         self.by_name.insert(account.name.key().clone(), account);
@@ -84,9 +86,9 @@ impl Accounts {
 
     fn remove(&mut self, person: UserId) -> Option<Account> {
         let account = self.by_name.remove(&self.names.remove(&person)?)?;
-        for look in account.name.skeletons() {
-            if self.looks.get(&*look) == Some(account.name.key()) {
-                self.looks.remove(&*look);
+        for skeleton in account.name.skeletons() {
+            if self.by_skeleton.get(&*skeleton) == Some(account.name.key()) {
+                self.by_skeleton.remove(&*skeleton);
             }
         }
         Some(account)
@@ -98,7 +100,7 @@ impl Accounts {
 }
 
 impl Hub {
-    /// `/login` with a password: is it the account's?
+    /// `/login` with a password.
     pub(super) fn log_in_with(
         &mut self,
         ctx: &mut Context<'_>,
@@ -108,7 +110,7 @@ impl Hub {
         self.require_privacy(ctx)?;
         let Some(account) = self.accounts.named(name.key()) else {
             if let Some(hash) = self.limits.password.clone() {
-                // Who is here is told to nobody who does not know it.
+                // Without the server password a client must not learn which users are online.
                 let job = Job::Check(Secret::new(password), hash.into());
                 let purpose = Purpose::LogInGuest(name.clone());
                 return self.check_password(ctx, purpose, Guarded::Server, job);
@@ -133,11 +135,15 @@ impl Hub {
     ) -> Result<(), Refusal> {
         self.require_privacy(ctx)?;
         if let Some(account) = self.accounts.of(self.users[user].id) {
-            let text = format!("{} is yours already; /passwd changes the password", account.name);
+            let text = format!(
+                "{} is already registered to you; /passwd changes the password",
+                account.name
+            );
             return refusal(ErrorCode::BadArgument, text);
         }
         if self.accounts.len() >= self.limits.max_accounts {
-            let text = "there are too many accounts; ask who runs this server to allow more";
+            let text = "the server has reached its limit of accounts; ask its administrator to \
+                        raise it";
             return refusal(ErrorCode::TooMany, text);
         }
         require_password_fits(&self.users[user].name, password)?;
@@ -169,7 +175,7 @@ impl Hub {
     fn account_of(&self, user: UserIx) -> Result<&Account, Refusal> {
         let Some(account) = self.accounts.of(self.users[user].id) else {
             let name = &self.users[user].name;
-            let text = format!("{name} is not registered; /register PASSWORD makes it yours");
+            let text = format!("{name} is not registered; /register PASSWORD reserves it");
             return refusal(ErrorCode::BadPassword, text);
         };
         Ok(account)
@@ -185,12 +191,13 @@ impl Hub {
             ignored_by: Vec::new(),
         });
         self.unsaved.insert((Collection::Account, person.0));
-        // An account's right is kept, also in rooms that it has left.
+        // Accounts stay operators of rooms that they have left, so those rooms must be
+        // persisted now.
         let rooms = self.rooms.iter().filter(|(_, room)| room.moderation.is_operator(person));
         for room in rooms.map(|(room, _)| room).collect::<Vec<_>>() {
             self.mark_moderation_unsaved(Scope::Room(room));
         }
-        let text = "the name is yours; from now on /login NAME PASSWORD";
+        let text = "this name is reserved for you; log in with /login NAME PASSWORD from now on";
         ctx.reply(&Event::reply("REGISTERED", name.as_str(), text));
     }
 
@@ -198,25 +205,29 @@ impl Hub {
         let Some(account) = self.accounts.of_mut(self.users[user].id) else { return };
         account.hash = hash;
         self.unsaved.insert((Collection::Account, account.person.0));
-        ctx.reply(&Event::reply("PASSWD", account.name.as_str(), "the password is changed"));
+        ctx.reply(&Event::reply("PASSWD", account.name.as_str(), "password changed"));
     }
 
-    /// The visit goes on as a guest's.
+    /// Deletes the user's account; the user stays online as a guest.
     pub(super) fn delete_account(&mut self, ctx: &mut Context<'_>, user: UserIx) {
         let Some(account) = self.accounts.remove(self.users[user].id) else { return };
         self.unsaved.insert((Collection::Account, account.person.0));
         self.empty_mailbox(account.person);
-        // What it moderates ends with the visit now.
+        // A guest's operator rights end with the logout, which follows `leads`.
         let rooms =
             self.rooms.iter().filter(|(_, room)| room.moderation.is_operator(account.person));
         for room in rooms.map(|(room, _)| room).collect::<Vec<_>>() {
             self.note_led(user, room);
         }
-        ctx.reply(&Event::reply("UNREGISTERED", account.name.as_str(), "anybody can take it"));
+        ctx.reply(&Event::reply(
+            "UNREGISTERED",
+            account.name.as_str(),
+            "the name is no longer reserved",
+        ));
     }
 
-    /// The password was right. What waits for the account is read first, so that
-    /// it can be told in one piece with becoming present.
+    /// Logs in after a successful password check. Waiting mail is read from the log first,
+    /// so that it is delivered in the same turn as the login.
     pub(super) fn log_in_account(
         &mut self,
         ctx: &mut Context<'_>,
@@ -233,7 +244,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Whether somebody may be taken for an account now. Who is banned is told so.
+    /// Whether the proof may log in. A banned client gets a farewell and `false`.
     pub(super) fn may_log_in(
         &mut self,
         ctx: &mut Context<'_>,
@@ -243,22 +254,22 @@ impl Hub {
         Ok(!self.reject_banned(ctx, proof.person, &name))
     }
 
-    /// The account, if that is still its password.
+    /// The account, if its password has not changed since the check.
     fn unchanged_account(&self, proof: &Proof) -> Result<&Account, Refusal> {
         let Some(account) = self.accounts.of(proof.person) else {
             return refusal(
                 ErrorCode::BadPassword,
-                "that name is not registered any more; type /login NAME",
+                "that name is no longer registered; type /login NAME",
             );
         };
         if account.hash != proof.hash {
-            let text = "the password was changed meanwhile; type /login NAME PASSWORD again";
+            let text = "the password has just been changed; type /login NAME PASSWORD again";
             return refusal(ErrorCode::BadPassword, text);
         }
         Ok(account)
     }
 
-    /// Makes an account present, in place of wherever it was before.
+    /// Brings an account online and replaces its earlier connection, if any.
     pub(super) fn take_over(&mut self, ctx: &mut Context<'_>, person: UserId) {
         let Some(account) = self.accounts.of(person) else { return };
         let name = account.name.clone();
@@ -272,7 +283,7 @@ impl Hub {
         self.add_user(ctx, person, &name);
     }
 
-    /// Who has to do with an account is with its visit while it is here.
+    /// Moves an account's relations to its user at login.
     pub(super) fn attach_relations(&mut self, user: UserIx) {
         let person = self.users[user].id;
         let Some(account) = self.accounts.of_mut(person) else { return };
@@ -291,7 +302,7 @@ impl Hub {
         self.restore_ignores(user, ignores);
     }
 
-    /// Ignoring comes back with a visit or an account.
+    /// Restores ignores at a login or after a restart.
     pub(super) fn restore_ignores(&mut self, user: UserIx, ignores: Vec<(UserId, Name)>) {
         let me = self.users[user].id;
         for (other, name) in ignores {
@@ -303,7 +314,7 @@ impl Hub {
         }
     }
 
-    /// Who of those here ignores somebody; `None` if that is nobody any more.
+    /// The online users who ignore this user; `None` for a guest who has logged out.
     pub(super) fn ignored_by(&mut self, person: UserId) -> Option<&mut Vec<UserId>> {
         match self.users_by_id.get(&person) {
             Some(user) => Some(&mut self.users[*user].relations.ignored_by),
@@ -311,7 +322,7 @@ impl Hub {
         }
     }
 
-    /// What is kept of somebody's account, if there is one, has changed.
+    /// Marks the user's account, if any, as changed.
     pub(super) fn note_account_unsaved(&mut self, user: UserIx) {
         let person = self.users[user].id;
         if self.accounts.of(person).is_some() {
@@ -323,15 +334,15 @@ impl Hub {
     pub(super) fn check_accounts(&self) {
         for account in self.accounts.by_name.values() {
             let (person, key) = (account.person, account.name.key());
-            assert_eq!(self.accounts.names.get(&person), Some(key), "people lead to accounts");
+            assert_eq!(self.accounts.names.get(&person), Some(key), "user ids map to accounts");
             let holder = self.names.get(key).map(|user| self.users[*user].id);
-            assert!(holder.is_none_or(|holder| holder == person), "a name is its owner's");
-            let is_here = self.users_by_id.contains_key(&person);
-            let has_ties = !account.ignores.is_empty() || !account.ignored_by.is_empty();
-            assert!(!(is_here && has_ties), "ties are with the visit");
+            assert!(holder.is_none_or(|holder| holder == person), "only the owner uses the name");
+            let is_online = self.users_by_id.contains_key(&person);
+            let has_relations = !account.ignores.is_empty() || !account.ignored_by.is_empty();
+            assert!(!(is_online && has_relations), "an online user holds the relations");
             for by in &account.ignored_by {
                 let ignores = &self.users[self.users_by_id[by]].relations.ignores;
-                assert!(ignores.iter().any(|i| i.person == person), "both know of an ignore");
+                assert!(ignores.iter().any(|i| i.person == person), "both ends record an ignore");
             }
         }
     }
@@ -358,16 +369,18 @@ impl Hub {
     }
 }
 
-/// Whether one could log in with a password: a line has to hold it with the name, and
-/// before login that is a short one.
+/// Refuses a password that does not fit into a `/login` line with the name; the line
+/// limit before login is [`LOGIN_LINE_MAX`].
 fn require_password_fits(name: &Name, password: &str) -> Result<(), Refusal> {
     let most = LOGIN_LINE_MAX
         - Command::Login { name: name.as_str(), password: Some("") }.to_string().len();
     if password.len() <= most {
         return Ok(());
     }
-    let text =
-        format!("the password of {name} may have {most} bytes; a longer one fits in no /login");
+    let text = format!(
+        "password too long: with the name {name} it may have at most {most} bytes, to fit into \
+         /login"
+    );
     refusal(ErrorCode::BadArgument, text)
 }
 
@@ -387,23 +400,24 @@ mod tests {
     use crate::server::passwords::Outcome;
 
     #[test]
-    fn account_with_a_name_that_is_refused_now_still_logs_in() {
+    fn account_logs_in_when_its_name_is_no_longer_valid() {
         for name in ["systern", "every0ne", "al\u{903}"] {
             assert!(Name::parse(name).is_err(), "{name}");
             let saved = format!(r#"{{"name":"{name}","hash":"a hash","ignores":[]}}"#);
-            let things = vec![(Collection::Account, 1, saved)];
-            let kept = Snapshot { entries: things, ..Snapshot::default() };
-            let mut hub = Hub::new(Limits::default(), &kept, Seed::default()).expect("readable");
+            let entries = vec![(Collection::Account, 1, saved)];
+            let snapshot = Snapshot { entries, ..Snapshot::default() };
+            let mut hub =
+                Hub::new(Limits::default(), &snapshot, Seed::default()).expect("readable");
             connect(&mut hub, 0);
-            let (_, told) = say(&mut hub, 0, name);
+            let (_, reply) = say(&mut hub, 0, name);
             let registered = format!("[ERROR bad-password] {name} is registered");
-            assert!(told.text.starts_with(&registered), "{}", told.text);
+            assert!(reply.text.starts_with(&registered), "{}", reply.text);
             say(&mut hub, 0, &format!("/login {name} secret"));
-            let (_, told) = handle(&mut hub, 0, Input::Hashed(Outcome::Checked(true)));
-            assert!(told.text.starts_with(&format!("[WELCOME {name}]")), "{}", told.text);
+            let (_, reply) = handle(&mut hub, 0, Input::Hashed(Outcome::Checked(true)));
+            assert!(reply.text.starts_with(&format!("[WELCOME {name}]")), "{}", reply.text);
             say(&mut hub, 0, "/nick other");
-            let (_, told) = say(&mut hub, 0, &format!("/nick {name}"));
-            assert_eq!(told.text, format!("* other is now {name}\n"));
+            let (_, reply) = say(&mut hub, 0, &format!("/nick {name}"));
+            assert_eq!(reply.text, format!("* other is now {name}\n"));
             hub.check_invariants();
         }
     }

@@ -1,10 +1,10 @@
-//! What operators do, for the server's own log: who, from where, what. Never a
-//! password or a key, and no private message. Lines are clean already, so none
-//! can pass for two.
+//! The audit log: actions of operators (user, address, command) for the server's own log.
+//! It never contains a password, a room key or a private message. Arguments contain no
+//! control characters, so a user cannot forge a line.
 //!
-//! Everybody can make a room and order it about; of what somebody does there only so
-//! much is told in a second, of what all do there so much too, and then how much was
-//! left out. That hides nothing of what operators of the server do.
+//! Every user can create and moderate a room, so lines about room operators are
+//! rate-limited per user and in total, and the number of suppressed lines is logged.
+//! Actions of server operators are always logged.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,45 +12,47 @@ use std::time::Duration;
 use super::{ErrorCode, Hub, Now, Refusal, Stamp, UserId, UserIx};
 use crate::commands::Command;
 
-/// How many lines there are in a second about what one person does that everybody
-/// can do; and about all of them together.
-const PERSON_LINES_MAX: u32 = 5;
-const COMMON_LINES_MAX: u32 = 100;
+/// Lines per second about one room operator.
+const USER_LINES_MAX: u32 = 5;
+
+/// Lines per second about all room operators together.
+const TOTAL_LINES_MAX: u32 = 100;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A clock that goes back again and again is named no more often than this.
-const CLOCK_PAUSE: Duration = Duration::from_mins(1);
+/// The shortest interval between two lines about a clock that went back.
+const CLOCK_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Lines that are not written yet.
+/// Audit lines that are not written yet.
 #[derive(Debug, Default)]
 pub(super) struct Audit {
     lines: Vec<String>,
-    /// When the present second began, and what was in it.
+    /// The start of the current second.
     since: Duration,
+    /// Lines per user in the current second.
     counts: HashMap<UserId, u32>,
-    left_out: u32,
-    /// When it was last said that the clock went back.
+    suppressed: u32,
+    /// The time of the last line about a clock that went back.
     clock_noted: Option<Duration>,
 }
 
-/// Who can do it.
+/// Whether lines about an action are rate-limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum By {
-    /// Whoever made a room.
-    Anybody(UserId),
-    /// Operators of the server, or who tries to be one: that is slow.
-    Trusted,
+enum RateLimit {
+    /// For room operators.
+    PerUser(UserId),
+    /// For server operators, and for `/oper`, which the password throttle limits already.
+    Unlimited,
 }
 
 impl Audit {
-    fn note(&mut self, now: Now, by: By, line: &str) {
+    fn note(&mut self, now: Now, limit: RateLimit, line: &str) {
         self.begin_second(now);
-        if let By::Anybody(person) = by {
-            let all: u32 = self.counts.values().sum();
+        if let RateLimit::PerUser(person) = limit {
+            let total: u32 = self.counts.values().sum();
             let count = self.counts.entry(person).or_default();
-            if *count >= PERSON_LINES_MAX || all >= COMMON_LINES_MAX {
-                self.left_out += 1;
+            if *count >= USER_LINES_MAX || total >= TOTAL_LINES_MAX {
+                self.suppressed += 1;
                 return;
             }
             *count += 1;
@@ -58,37 +60,40 @@ impl Audit {
         self.lines.push(format!("{} {line}", now.wall));
     }
 
-    /// The wall clock was set back, to before `last`.
+    /// Logs that the wall clock went back to before `last`.
     pub(super) fn note_clock(&mut self, now: Now, last: Stamp) {
-        if self.clock_noted.is_none_or(|noted| now.since_start >= noted + CLOCK_PAUSE) {
+        if self.clock_noted.is_none_or(|noted| now.since_start >= noted + CLOCK_INTERVAL) {
             self.clock_noted = Some(now.since_start);
-            let what = "message times go back with it, ids keep the order";
+            let effect = "message times follow the clock; ids keep the order";
             let Now { wall, .. } = now;
-            self.lines.push(format!("{wall} the clock went back from {last} to {wall}; {what}"));
+            self.lines.push(format!("{wall} the clock went back from {last} to {wall}; {effect}"));
         }
     }
 
-    /// If the present second is over, what was left out of it is told.
+    /// Starts a new second if the current one is over, and logs how many lines the current
+    /// one suppressed.
     pub(super) fn begin_second(&mut self, now: Now) {
         if now.since_start < self.since + SECOND {
             return;
         }
         self.since = now.since_start;
         self.counts.clear();
-        if self.left_out > 0 {
-            self.lines.push(format!("{} {} acts left out", now.wall, self.left_out));
-            self.left_out = 0;
+        if self.suppressed > 0 {
+            let count = self.suppressed;
+            self.lines.push(format!("{} {count} actions not logged (rate limit)", now.wall));
+            self.suppressed = 0;
         }
     }
 
-    /// When there is something to be told, whoever does something or not.
+    /// When [`Audit::begin_second`] must be called to log the suppressed lines.
     pub(super) fn due(&self) -> Option<Duration> {
-        (self.left_out > 0).then_some(self.since + SECOND)
+        (self.suppressed > 0).then_some(self.since + SECOND)
     }
 }
 
-/// The act as it is told, if a command is one, and whether it is one of a room.
-fn act(command: Command<'_>) -> Option<(bool, String)> {
+/// The text of a command that is audited, and whether it affects a room. The key of a
+/// locked room is left out.
+fn audited_action(command: Command<'_>) -> Option<(bool, String)> {
     use Command as C;
     match command {
         C::Wall { .. } | C::Kill { .. } | C::Gban { .. } | C::Gunban { .. } => {
@@ -109,19 +114,23 @@ fn act(command: Command<'_>) -> Option<(bool, String)> {
 }
 
 impl Hub {
-    /// A command was obeyed.
-    pub(super) fn note_act(&mut self, now: Now, user: UserIx, command: Command<'_>) {
-        // Who has quit is not here any more; that is no act.
-        let Some((is_of_room, act)) = act(command) else { return };
+    /// Logs a command that was executed, if it is audited.
+    pub(super) fn audit_command(&mut self, now: Now, user: UserIx, command: Command<'_>) {
+        // `user` no longer exists after `/quit`, which is not audited.
+        let Some((is_in_room, action)) = audited_action(command) else { return };
         let person = self.users[user].id;
-        let by = if self.is_server_operator(person) { By::Trusted } else { By::Anybody(person) };
-        let room = self.users[user].current.filter(|_| is_of_room);
+        let limit = if self.is_server_operator(person) {
+            RateLimit::Unlimited
+        } else {
+            RateLimit::PerUser(person)
+        };
+        let room = self.users[user].current.filter(|_| is_in_room);
         let room = room.map(|room| format!(" in {}", self.rooms[room].name)).unwrap_or_default();
-        let who = self.actor(user);
-        self.audit.note(now, by, &format!("{who}{room}: {act}"));
+        let actor = self.actor(user);
+        self.audit.note(now, limit, &format!("{actor}{room}: {action}"));
     }
 
-    /// Somebody has tried to become an operator of the server.
+    /// Logs the result of an `/oper`.
     pub(super) fn note_oper(&mut self, now: Now, user: UserIx, refusal: Option<&Refusal>) {
         let result = match refusal {
             None => "is an operator now",
@@ -129,7 +138,7 @@ impl Hub {
             Some(_) => "wrong password",
         };
         let line = format!("{}: /oper: {result}", self.actor(user));
-        self.audit.note(now, By::Trusted, &line);
+        self.audit.note(now, RateLimit::Unlimited, &line);
     }
 
     fn actor(&self, user: UserIx) -> String {
@@ -141,7 +150,7 @@ impl Hub {
         format!("{} ({kind}{})", self.users[user].name, from.unwrap_or_default())
     }
 
-    /// What is to be written to the server's log, each line once.
+    /// Removes and returns the lines to be written to the server's log.
     pub fn take_audit(&mut self) -> Vec<String> {
         std::mem::take(&mut self.audit.lines)
     }
@@ -154,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_left_out_is_told_when_its_second_is_over() {
+    fn audit_reports_suppressed_lines_after_a_second() {
         let mut hub = hub(Limits::default());
         connect(&mut hub, 0);
         say(&mut hub, 0, "alice");
@@ -166,7 +175,10 @@ mod tests {
         assert_eq!(hub.next_deadline(), Some(SECOND));
         tick_at(&mut hub, SECOND, 0);
         let log = hub.take_audit();
-        assert!(log.len() == 1 && log[0].ends_with(" 3 acts left out"), "{log:?}");
+        assert!(
+            log.len() == 1 && log[0].ends_with(" 3 actions not logged (rate limit)"),
+            "{log:?}"
+        );
         assert_eq!(hub.next_deadline(), None);
     }
 }

@@ -1,7 +1,10 @@
-//! Who may not come into a room, or onto the server. A ban is of a person or of
-//! a network. A guest who is banned would only have to come anew, so whoever
-//! comes from their network later is kept out too, and so is a guest by their
-//! name. Who was here or registered before is not: they can but share a router.
+//! Bans of users and networks from a room or from the server.
+//!
+//! A banned guest could log in again as a new guest, so the ban of a guest also matches
+//! users who first logged in later from the same network, and later guests of the same
+//! name. It does not match users who were online or registered before the ban; they may
+//! share a router with the guest. Expiry and limits of moderation in general are in
+//! `moderation.rs`.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,7 +19,7 @@ use super::{
 use crate::protocol::name::is_name;
 use crate::server::peer::{Network, Peer};
 
-/// One ban.
+/// A ban from a room or from the server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Ban {
     whom: Banned,
@@ -29,33 +32,33 @@ pub(super) struct Ban {
 enum Banned {
     Person {
         person: UserId,
-        /// As it was then.
+        /// The name at the time of the ban.
         name: Name,
         is_guest: bool,
-        /// Where the person came from, if as a guest and not from this machine.
+        /// The network of a guest; `None` for accounts and local connections.
         network: Option<IpAddr>,
-        /// Who had come last by then.
+        /// The last user id assigned before the ban.
         last: UserId,
     },
     Network(Network),
 }
 
-/// Who wants to come in.
+/// A user as seen by a ban check.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BanSubject<'a> {
     person: UserId,
     name: &'a Key,
     is_guest: bool,
     peer: Option<Peer>,
-    /// Where they come from does not count for an operator.
+    /// Network bans do not apply to operators.
     is_operator: bool,
-    /// An operator of the server, at the door of a room.
-    is_above: bool,
+    /// Room bans do not apply to server operators.
+    is_exempt: bool,
 }
 
 impl Banned {
-    /// As `/unban` takes it.
-    fn shown(&self) -> String {
+    /// The text that `/bans` lists and `/unban` accepts.
+    fn label(&self) -> String {
         match self {
             Self::Person { name, .. } => name.to_string(),
             Self::Network(network) => network.to_string(),
@@ -70,17 +73,17 @@ impl Banned {
         }
     }
 
-    fn is_of(&self, comer: BanSubject<'_>) -> bool {
-        let peer = comer.peer.filter(|_| !comer.is_operator);
+    fn matches(&self, subject: BanSubject<'_>) -> bool {
+        let peer = subject.peer.filter(|_| !subject.is_operator);
         match self {
-            // Of an operator of the server only the server can be rid.
-            _ if comer.is_above => false,
-            Self::Person { person, .. } if *person == comer.person => true,
+            _ if subject.is_exempt => false,
+            Self::Person { person, .. } if *person == subject.person => true,
             Self::Person { name, is_guest, network, last, .. } => {
-                let is_new_guest = *is_guest && comer.is_guest && comer.person > *last;
-                let is_neighbour = network.is_some() && *network == peer.map(Peer::network);
-                let is_namesake = is_new_guest && name.key() == comer.name;
-                is_namesake || (comer.person > *last && is_neighbour)
+                let is_newer = subject.person > *last;
+                let is_same_network = network.is_some() && *network == peer.map(Peer::network);
+                let is_same_name =
+                    *is_guest && subject.is_guest && is_newer && name.key() == subject.name;
+                is_same_name || (is_newer && is_same_network)
             }
             Self::Network(network) => peer.is_some_and(|peer| network.contains(peer)),
         }
@@ -88,8 +91,8 @@ impl Banned {
 }
 
 impl Ban {
-    /// Whether it holds, and is of a guest of this name.
-    fn is_of_guest(&self, now: Now, key: &Key) -> bool {
+    /// Whether this is an unexpired ban of a guest with this name.
+    fn reserves_name(&self, now: Now, key: &Key) -> bool {
         match &self.whom {
             Banned::Person { name, is_guest, .. } => {
                 *is_guest && name.key() == key && !self.until.is_over(now)
@@ -102,7 +105,7 @@ impl Ban {
         &mut self.until
     }
 
-    /// Until when, and why.
+    /// The expiry and the reason; `endless` stands for a missing expiry.
     fn describe(&self, endless: &str) -> String {
         let until = self.until.describe(endless);
         match &self.reason {
@@ -113,7 +116,7 @@ impl Ban {
 }
 
 impl Moderation {
-    /// Whether a ban is of this very person; without a time, also if it may be over.
+    /// Whether a ban names this user; without `now`, expired bans count as well.
     pub(super) fn bans_person(&self, now: Option<Now>, person: UserId) -> bool {
         self.bans.iter().any(|ban| match ban.whom {
             Banned::Person { person: banned, .. } => {
@@ -123,99 +126,101 @@ impl Moderation {
         })
     }
 
-    /// The ban that keeps somebody out now.
-    fn ban_on(&self, now: Now, comer: BanSubject<'_>) -> Option<&Ban> {
-        let holds = |ban: &&Ban| !ban.until.is_over(now) && ban.whom.is_of(comer);
-        self.bans.iter().find(holds)
+    /// The first unexpired ban that matches a user.
+    fn ban_on(&self, now: Now, subject: BanSubject<'_>) -> Option<&Ban> {
+        let applies = |ban: &&Ban| !ban.until.is_over(now) && ban.whom.matches(subject);
+        self.bans.iter().find(applies)
     }
 }
 
 impl Hub {
-    /// `/ban` and `/gban`: whoever is meant and present is put out.
+    /// `/ban` and `/gban`. Matching members are kicked; matching users of the server are
+    /// disconnected.
     pub(super) fn ban(
         &mut self,
         ctx: &mut Context<'_>,
         user: UserIx,
         scope: Scope,
-        (whom, time, reason): (&str, Option<Duration>, Option<&str>),
+        (target, time, reason): (&str, Option<Duration>, Option<&str>),
     ) -> Result<(), Refusal> {
-        let whom = self.ban_target(user, whom)?;
+        let target = self.ban_target(user, target)?;
         self.drop_expired(ctx.now, scope);
         let by = self.users[user].name.clone();
-        let (shown, unban) = (self.scope_name(scope), scope.unban());
+        let (scope_name, unban) = (self.scope_name(scope), scope.unban());
         let most = match scope {
             Scope::Room(_) => self.limits.max_bans,
             Scope::Server => self.limits.max_server_bans,
         };
-        let order = self.moderation_mut(scope);
-        if !reserve_entry(&mut order.bans, most, |ban| !ban.whom.is_same(&whom)) {
-            let text = format!("there are {most} bans; {unban} somebody first");
+        let moderation = self.moderation_mut(scope);
+        if !reserve_entry(&mut moderation.bans, most, |ban| !ban.whom.is_same(&target)) {
+            let text = format!("the limit of {most} bans is reached; {unban} one first");
             return refusal(ErrorCode::TooMany, text);
         }
         let until = Expiry::after(ctx.now, time);
-        let ban = Ban { whom, by, until, reason: reason.map(Into::into) };
+        let ban = Ban { whom: target, by, until, reason: reason.map(Into::into) };
         let text = ban.describe(&format!("until you {unban} them"));
-        ctx.reply(&Event::reply("BANNED", &format!("{shown} {}", ban.whom.shown()), &text));
-        order.bans.push(ban.clone());
+        ctx.reply(&Event::reply("BANNED", &format!("{scope_name} {}", ban.whom.label()), &text));
+        moderation.bans.push(ban.clone());
         self.mark_moderation_unsaved(scope);
         match scope {
             Scope::Room(room) => {
                 let present = self.rooms[room].members().map(|(_, other)| other);
-                let meant = self.users_matching(user, scope, &ban, present);
-                self.remove_banned(ctx, room, &ban, &meant);
+                let matching = self.users_matching(user, scope, &ban, present);
+                self.remove_banned(ctx, room, &ban, &matching);
                 self.ensure_operator(ctx.now, room, ctx.turn);
             }
             Scope::Server => {
                 let present = self.users.iter().map(|(other, _)| other);
-                let meant = self.users_matching(user, scope, &ban, present);
-                self.disconnect_banned(ctx, &ban, meant);
+                let matching = self.users_matching(user, scope, &ban, present);
+                self.disconnect_banned(ctx, &ban, matching);
                 self.ensure_operators(ctx.now, ctx.turn);
             }
         }
         Ok(())
     }
 
-    /// Whom a ban is of is taken out of the room.
-    fn remove_banned(&mut self, ctx: &mut Context<'_>, room: RoomIx, ban: &Ban, meant: &[UserIx]) {
-        // All are out before the first is told of: one list of readers serves all.
+    /// Kicks the banned users from the room and announces it.
+    fn remove_banned(&mut self, ctx: &mut Context<'_>, room: RoomIx, ban: &Ban, users: &[UserIx]) {
+        // All kicks precede the first announcement, so that one audience serves all.
         let (by, reason) = (ban.by.clone(), ban.reason.as_deref());
-        let shown = self.rooms[room].name.clone();
-        let names: Vec<Name> = meant.iter().map(|v| self.users[*v].name.clone()).collect();
-        for other in meant {
-            self.kick_member(ctx, &by, room, *other, reason);
+        let room_name = self.rooms[room].name.clone();
+        let names: Vec<Name> = users.iter().map(|user| self.users[*user].name.clone()).collect();
+        for user in users {
+            self.kick_member(ctx, &by, room, *user, reason);
         }
         if !self.rooms.contains(room) {
-            return; // they were the last
+            return; // The room ended with its last member.
         }
         for name in &names {
             let (name, by) = (name.as_str(), by.as_str());
-            let event = Event::Kicked { room: shown.as_str(), name, by, reason };
+            let event = Event::Kicked { room: room_name.as_str(), name, by, reason };
             self.announce(ctx.now, &[room], Topic::Talk, None, &event, ctx.turn);
         }
     }
 
-    /// Who comes back may do so from where they may not be in some rooms.
+    /// Kicks a user who resumed from the rooms that now ban them: a resumed connection may
+    /// come from a banned network.
     pub(super) fn leave_banned_rooms(&mut self, ctx: &mut Context<'_>, user: UserIx) {
         for room in self.users[user].rooms.clone() {
-            let comer = self.ban_subject(user, Scope::Room(room));
-            let Some(ban) = self.rooms[room].moderation.ban_on(ctx.now, comer).cloned() else {
+            let subject = self.ban_subject(user, Scope::Room(room));
+            let Some(ban) = self.rooms[room].moderation.ban_on(ctx.now, subject).cloned() else {
                 continue;
             };
             self.remove_banned(ctx, room, &ban, &[user]);
         }
     }
 
-    /// Whom a ban is of leaves the server.
-    fn disconnect_banned(&mut self, ctx: &mut Context<'_>, ban: &Ban, meant: Vec<UserIx>) {
+    /// Disconnects the banned users from the server.
+    fn disconnect_banned(&mut self, ctx: &mut Context<'_>, ban: &Ban, users: Vec<UserIx>) {
         let farewell = banned_from_server(ban);
-        let why = ban.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        let quit = format!("banned by {}{why}", ban.by);
-        for other in meant {
-            self.disconnect_user(ctx, other, Farewell::Banned, &farewell, &quit);
+        let suffix = ban.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let quit = format!("banned by {}{suffix}", ban.by);
+        for user in users {
+            self.disconnect_user(ctx, user, Farewell::Banned, &farewell, &quit);
         }
     }
 
-    /// Whom of these a ban is of; never whoever says it.
+    /// The users that match a ban, except its author.
     fn users_matching(
         &self,
         by: UserIx,
@@ -224,67 +229,72 @@ impl Hub {
         present: impl Iterator<Item = UserIx>,
     ) -> Vec<UserIx> {
         present
-            .filter(|other| *other != by && ban.whom.is_of(self.ban_subject(*other, scope)))
+            .filter(|other| *other != by && ban.whom.matches(self.ban_subject(*other, scope)))
             .collect()
     }
 
-    /// What can be a name is one; an address never is.
-    fn ban_target(&self, user: UserIx, whom: &str) -> Result<Banned, Refusal> {
-        if !is_name(whom) {
-            let network = Network::parse(whom);
+    /// Resolves the target of a ban. A valid name is a name; no network has the form of one.
+    fn ban_target(&self, user: UserIx, target: &str) -> Result<Banned, Refusal> {
+        if !is_name(target) {
+            let network = Network::parse(target);
             return network
                 .map(Banned::Network)
                 .map_err(|problem| Refusal::new(ErrorCode::BadArgument, problem));
         }
-        let Some((person, name)) = self.known_user_named(whom) else { return no_such_user(whom) };
+        let Some((person, name)) = self.known_user_named(target) else {
+            return no_such_user(target);
+        };
         if person == self.users[user].id {
-            return refusal(ErrorCode::BadArgument, "that is you; ban somebody else");
+            return refusal(ErrorCode::BadArgument, "you cannot ban yourself");
         }
         let is_guest = self.accounts.of(person).is_none();
-        // Who dropped is known by where they were last.
+        // A user whose session has dropped still has its last address.
         let peer = self.users_by_id.get(&person).and_then(|user| self.users[*user].peer);
         let network = peer.filter(|peer| is_guest && !peer.is_local()).map(Peer::network);
         let last = UserId(self.last_ids.person);
         Ok(Banned::Person { person, name, is_guest, network, last })
     }
 
-    /// `/unban` and `/gunban`, by the name of now or of then, or by the network.
+    /// `/unban` and `/gunban`, by the current name, the name at the time of the ban, or the
+    /// network.
     pub(super) fn unban(
         &mut self,
         ctx: &mut Context<'_>,
         scope: Scope,
-        whom: &str,
+        target: &str,
     ) -> Result<(), Refusal> {
-        let meant = self.known_user_named(whom).map(|(person, _)| person);
-        let (key, network) = (Key::fold(whom), Network::parse(whom).ok());
-        let is_meant = |ban: &mut Ban| match &ban.whom {
-            Banned::Person { person, name, .. } => Some(*person) == meant || *name.key() == key,
+        let person = self.known_user_named(target).map(|(person, _)| person);
+        let (key, network) = (Key::fold(target), Network::parse(target).ok());
+        let is_target = |ban: &mut Ban| match &ban.whom {
+            Banned::Person { person: banned, name, .. } => {
+                Some(*banned) == person || *name.key() == key
+            }
             Banned::Network(banned) => Some(*banned) == network,
         };
-        let shown = self.scope_name(scope);
-        let Some(ban) = self.moderation_mut(scope).bans.extract_if(.., is_meant).last() else {
+        let scope_name = self.scope_name(scope);
+        let Some(ban) = self.moderation_mut(scope).bans.extract_if(.., is_target).last() else {
             let list = scope.bans();
-            let text = format!("there is no ban of {whom}; {list} lists them");
+            let text = format!("{target} is not banned; {list} lists the bans");
             return refusal(ErrorCode::NoSuchUser, text);
         };
         self.mark_moderation_unsaved(scope);
-        ctx.reply(&Event::reply("UNBANNED", &format!("{shown} {}", ban.whom.shown()), ""));
+        ctx.reply(&Event::reply("UNBANNED", &format!("{scope_name} {}", ban.whom.label()), ""));
         Ok(())
     }
 
-    /// All bans, each with why and until when.
+    /// Sends all bans with their author, expiry and reason.
     pub(super) fn list_bans(&mut self, ctx: &mut Context<'_>, scope: Scope) {
         self.drop_expired(ctx.now, scope);
-        let (shown, bans) = (self.scope_name(scope), &self.moderation(scope).bans);
-        ctx.reply(&Event::reply("BANS", &format!("{shown} {}", bans.len()), ""));
+        let (scope_name, bans) = (self.scope_name(scope), &self.moderation(scope).bans);
+        ctx.reply(&Event::reply("BANS", &format!("{scope_name} {}", bans.len()), ""));
         for ban in bans {
-            let args = format!("{shown} {}", ban.whom.shown());
-            let text = format!("by {} {}", ban.by, ban.describe("for good"));
+            let args = format!("{scope_name} {}", ban.whom.label());
+            let text = format!("by {} {}", ban.by, ban.describe(PERMANENTLY));
             ctx.reply(&Event::reply("BAN", &args, &text));
         }
     }
 
-    /// Whether somebody is not banned from a room.
+    /// Refuses a user who is banned from the room.
     pub(super) fn require_not_banned(
         &self,
         now: Now,
@@ -296,35 +306,35 @@ impl Hub {
             return Ok(());
         };
         let text =
-            format!("you are banned from {} {}", self.rooms[room].name, ban.describe("for good"));
+            format!("you are banned from {} {}", self.rooms[room].name, ban.describe(PERMANENTLY));
         refusal(ErrorCode::Forbidden, text)
     }
 
-    /// Says farewell to whoever wants to log in, or to come back, as somebody who
-    /// is banned from the server; tells whether they are.
+    /// Rejects a login or a resume of a user who is banned from the server: sends the
+    /// farewell and returns `true`.
     pub(super) fn reject_banned(
         &mut self,
         ctx: &mut Context<'_>,
         person: UserId,
         name: &Name,
     ) -> bool {
-        let comer = BanSubject {
+        let subject = BanSubject {
             person,
             name: name.key(),
             is_guest: self.accounts.of(person).is_none(),
             peer: self.connection(ctx.conn).map(|connection| connection.peer),
             is_operator: self.is_server_operator(person),
-            is_above: false,
+            is_exempt: false,
         };
-        let Some(ban) = self.server_moderation.ban_on(ctx.now, comer) else { return false };
+        let Some(ban) = self.server_moderation.ban_on(ctx.now, subject) else { return false };
         let farewell = banned_from_server(ban);
         self.close_connection(ctx.conn);
         send_farewell(ctx.turn, ctx.conn, Farewell::Banned, Some(&farewell));
         true
     }
 
-    /// Whether somebody may take this name: nobody is to pass for a banned guest, but
-    /// who has the name already.
+    /// Refuses the name of a banned guest, so that no other user can pass for the guest.
+    /// Users who already have or own the name keep it.
     pub(super) fn require_unbanned_name(
         &self,
         now: Now,
@@ -335,7 +345,7 @@ impl Hub {
         let owner = self.accounts.named(name.key()).map(|account| account.person);
         let is_mine = old.key() == name.key() || owner == Some(*id);
         let bans = &self.server_moderation.bans;
-        if !is_mine && bans.iter().any(|ban| ban.is_of_guest(now, name.key())) {
+        if !is_mine && bans.iter().any(|ban| ban.reserves_name(now, name.key())) {
             return refusal(ErrorCode::NameTaken, format!("{name} is banned; choose another name"));
         }
         Ok(())
@@ -350,20 +360,23 @@ impl Hub {
             // The last known address of a user whose session has dropped counts as well.
             peer: self.users[user].peer,
             is_operator: self.moderation(scope).is_operator(person),
-            is_above: scope != Scope::Server && self.is_server_operator(person),
+            is_exempt: scope != Scope::Server && self.is_server_operator(person),
         }
     }
 
-    /// Whether a ban can still keep somebody out.
+    /// Whether a ban has not expired and its target can still log in.
     pub(super) fn can_match(&self, now: Now, ban: &Ban) -> bool {
-        let is_about_somebody = match ban.whom {
+        let has_target = match ban.whom {
             Banned::Person { person, is_guest, .. } => is_guest || self.can_return(person),
             Banned::Network(_) => true,
         };
-        is_about_somebody && !ban.until.is_over(now)
+        has_target && !ban.until.is_over(now)
     }
 }
 
+/// The text for a ban without an expiry.
+const PERMANENTLY: &str = "permanently";
+
 fn banned_from_server(ban: &Ban) -> String {
-    format!("you are banned from this server {}", ban.describe("for good"))
+    format!("you are banned from this server {}", ban.describe(PERMANENTLY))
 }

@@ -1,12 +1,11 @@
-//! Catching up: who did not read in time, or was away, is not fed from memory
-//! but from the log, in order and at its own pace, and returns to live at a point
-//! with no gap and no double.
+//! Catch-up: delivery from the log to a user who reads too slowly (backpressure) or has
+//! resumed a session. Messages are delivered in order and at the reader's pace, and the
+//! user returns to live delivery without gaps or duplicates.
 //!
-//! While somebody is behind, their position in the log is all that is kept: they
-//! are in no audience, and their own lines wait, so that answers keep their
-//! order; what no log has waits as well (`deferred.rs`). The last step to live is
-//! taken from the messages of late, which are in memory, in one piece with becoming
-//! live again.
+//! A user who is behind costs only a position in the log: the user is in no audience, and
+//! the user's own lines wait, so that answers keep their order. Events that are not in the
+//! log are deferred (`deferred.rs`). The last messages before live delivery come from the
+//! recent messages in memory, in the turn in which the user becomes live.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,66 +15,69 @@ use crate::protocol::{Cid, Key};
 use crate::server::log::{ReadRequest, ReadResult, Recipient, Record, Thread};
 use crate::server::turn::Cause;
 
-/// How a visit's messages reach it.
+/// How a user's messages are delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DeliveryMode {
-    /// As they are said.
+    /// By broadcast, when they are posted.
     Live,
-    /// From the log, from this position on.
+    /// From the log.
     Behind {
-        /// The last message they have had, or that was not for them.
+        /// The id of the last message that was delivered or is not for this user.
         after: u64,
-        /// Whether comings and goings were missed meanwhile, which no log tells.
+        /// Whether presence events were missed, which the log does not contain; the member
+        /// lists are then sent at the end of the catch-up.
         is_list_stale: bool,
-        /// Whether a page of the log is on its way: it is asked for once.
+        /// Whether a page of the log has been requested; at most one is pending.
         is_reading: bool,
     },
 }
 
 impl DeliveryMode {
-    /// From this position on, with nothing asked for yet.
+    /// Catch-up after this message id, with no page requested yet.
     pub(super) fn behind(after: u64, is_list_stale: bool) -> Self {
         Self::Behind { after, is_list_stale, is_reading: false }
     }
 }
 
-/// How many messages are told one reader at once, and how much text: each reader's
-/// page is in memory until it is read.
+/// Messages per page of a catch-up. A page stays in memory until it is read.
 const PAGE: usize = 256;
+
+/// Bytes of text per page.
 const PAGE_SIZE: usize = 64 << 10;
 
-/// How many messages of late are kept in memory, and how much text: enough that
-/// a reader can get from a page of the log to the present.
+/// Recent messages that stay in memory: enough to get from a page of the log to live.
 const RECENT_MAX: usize = 4096;
+
+/// Bytes of text of recent messages that stay in memory.
 const RECENT_SIZE: usize = 4 << 20;
 
-/// How many messages are looked at for one of a certain room.
-const SILENCE_MAX: usize = 256;
+/// Messages that are scanned for one in a given room.
+const SILENCE_SCAN_MAX: usize = 256;
 
-/// The messages of late.
+/// The most recent messages.
 #[derive(Debug)]
 pub(super) struct Recent {
     records: VecDeque<Arc<Record>>,
     size: usize,
-    /// The last message that is not here any more; whatever was said since is.
-    forgotten: u64,
+    /// The id of the last evicted message; all later messages are in `records`.
+    evicted: u64,
 }
 
-/// Where a message is.
+/// The result of looking up a message by id.
 #[derive(Debug)]
 pub(super) enum Lookup<'r> {
-    /// Here.
+    /// The message is in memory.
     Found(&'r Record),
-    /// Nowhere: the number became no message.
+    /// No message has this id.
     NoMessage,
-    /// In the log, if anywhere.
+    /// The message is too old for memory; the log may contain it.
     InLog,
 }
 
 impl Recent {
-    /// Nothing yet; what was said before is in the log.
+    /// An empty buffer; messages up to the id `last` are in the log only.
     pub(super) fn new(last: u64) -> Self {
-        Self { records: VecDeque::new(), size: 0, forgotten: last }
+        Self { records: VecDeque::new(), size: 0, evicted: last }
     }
 
     pub(super) fn push(&mut self, record: Arc<Record>) {
@@ -84,12 +86,12 @@ impl Recent {
         while self.records.len() > RECENT_MAX || self.size > RECENT_SIZE {
             if let Some(oldest) = self.records.pop_front() {
                 self.size -= oldest.text.len();
-                self.forgotten = oldest.id;
+                self.evicted = oldest.id;
             }
         }
     }
 
-    /// Takes a message back that could not be kept.
+    /// Removes a message that could not be stored.
     pub(super) fn remove(&mut self, id: u64) -> Option<Arc<Record>> {
         let at = self.records.binary_search_by_key(&id, |record| record.id).ok()?;
         let record = self.records.remove(at)?;
@@ -97,35 +99,35 @@ impl Recent {
         Some(record)
     }
 
-    /// Looks for a message that was said by now.
+    /// Looks up a message; its id must have been assigned.
     pub(super) fn find(&self, id: u64) -> Lookup<'_> {
         match self.records.binary_search_by_key(&id, |record| record.id) {
             Ok(at) => Lookup::Found(&self.records[at]),
-            Err(_) if id > self.forgotten => Lookup::NoMessage,
+            Err(_) if id > self.evicted => Lookup::NoMessage,
             Err(_) => Lookup::InLog,
         }
     }
 
-    /// Whether it is known that nothing was said in a room after a message; of long ago it
-    /// is not.
+    /// Whether the room certainly has no message after an id. Returns `false` if the id is
+    /// too old to tell, or more than [`SILENCE_SCAN_MAX`] messages follow it.
     pub(super) fn is_silent(&self, room: &Key, after: u64) -> bool {
-        let is_there = |record: &Arc<Record>| match &record.to {
+        let is_in_room = |record: &Arc<Record>| match &record.to {
             Recipient::Room(name) => name.key() == room,
             Recipient::Person(..) => false,
         };
         let Some(mut since) = self.since(after) else { return false };
-        !since.by_ref().take(SILENCE_MAX).any(is_there) && since.next().is_none()
+        !since.by_ref().take(SILENCE_SCAN_MAX).any(is_in_room) && since.next().is_none()
     }
 
-    /// All messages after an id, if they are all still here.
+    /// All messages after an id; `None` if some of them have been evicted.
     fn since(&self, after: u64) -> Option<impl Iterator<Item = &Arc<Record>>> {
         let start = self.records.partition_point(|record| record.id <= after);
-        (after >= self.forgotten).then(|| self.records.range(start..))
+        (after >= self.evicted).then(|| self.records.range(start..))
     }
 }
 
 impl Hub {
-    /// A reader that does not keep up is fed from the log from here on.
+    /// Switches a slow reader from live delivery to catch-up.
     pub(super) fn start_catch_up(&mut self, conn: ConnId, turn: &mut Turn) {
         let Some(Phase::LoggedIn(user)) = self.connection(conn).map(|c| c.phase) else { return };
         if self.users[user].feed == DeliveryMode::Live {
@@ -135,8 +137,8 @@ impl Hub {
         }
     }
 
-    /// Goes on feeding: the rest from memory if that reaches back far enough,
-    /// else a page of the log.
+    /// Delivers the rest from memory if that reaches back far enough; otherwise requests a
+    /// page of the log.
     pub(super) fn continue_catch_up(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let Some(Phase::LoggedIn(user)) = self.connection(conn).map(|c| c.phase) else { return };
         let DeliveryMode::Behind { after, is_list_stale, is_reading: false } =
@@ -144,19 +146,19 @@ impl Hub {
         else {
             return;
         };
-        let query = self.catch_up_request(user, after);
+        let request = self.catch_up_request(user, after);
         let Some(rest) = self.recent.since(after) else {
             self.users[user].feed = DeliveryMode::Behind { after, is_list_stale, is_reading: true };
-            turn.read(conn, query);
+            turn.read(conn, request);
             return;
         };
-        let rest = query.fill(rest);
+        let rest = request.fill(rest);
         for record in &rest {
             self.send_deferred(conn, user, record.id, turn);
             self.redeliver(conn, user, record, turn);
         }
-        if query.is_filled_by(&rest) {
-            // There may be more, for when this is read.
+        if request.is_filled_by(&rest) {
+            // The page is full, so more may follow when the reader has drained this one.
             let after = rest.last().map_or(after, |last| last.id);
             self.users[user].feed = DeliveryMode::behind(after, is_list_stale);
             turn.notify_when_drained(conn);
@@ -164,7 +166,8 @@ impl Hub {
         }
         self.send_deferred(conn, user, u64::MAX, turn);
         self.users[user].feed = DeliveryMode::Live;
-        // It was among what was told. Who drops before finds it at the next login.
+        // The catch-up has delivered the mail as well. If the connection is lost earlier,
+        // the mail stays for the next login.
         self.empty_mailbox(self.users[user].id);
         self.forget_audiences_of(user);
         if is_list_stale {
@@ -172,7 +175,7 @@ impl Hub {
         }
     }
 
-    /// A page of the log has come.
+    /// Delivers a page of the log.
     pub(super) fn send_catch_up_page(
         &mut self,
         now: Now,
@@ -185,7 +188,8 @@ impl Hub {
             return;
         };
         if rows.has_gap && is_list_stale {
-            // What this reader missed is forgotten: better parted than fooled.
+            // Retention has deleted messages that the reader missed; a disconnect makes the
+            // gap visible.
             self.leave(now, conn, Some(Farewell::SlowReader), None, turn);
             return;
         }
@@ -194,7 +198,7 @@ impl Hub {
             self.redeliver(conn, user, record, turn);
         }
         if rows.upto <= after {
-            // It could not be read. What is there is not to be passed over.
+            // The log could not be read; its messages must not be skipped.
             self.handle_disconnect(now, conn, Some(Farewell::SlowReader), turn);
             return;
         }
@@ -209,22 +213,24 @@ impl Hub {
         ReadRequest { thread, count: PAGE, size: PAGE_SIZE, after: Some(after), hidden }
     }
 
-    /// A message as it was live, one's own with its mark.
+    /// Delivers a message as it would have been live; the user's own messages carry their
+    /// cid.
     fn redeliver(&self, conn: ConnId, user: UserIx, record: &Record, turn: &mut Turn) {
         let (me, settings) = (self.users[user].id, self.settings(conn));
-        let mark = record.cid.as_ref().filter(|_| record.author == me);
-        if record.author == me && !settings.echo && mark.is_none() {
+        let cid = record.cid.as_ref().filter(|_| record.author == me);
+        if record.author == me && !settings.echo && cid.is_none() {
             return;
         }
-        let tags = Tags { cid: mark.map(Cid::as_str), ..tags_of(record) };
+        let tags = Tags { cid: cid.map(Cid::as_str), ..tags_of(record) };
         let event = Event::Message(record.seen_by(me));
-        // It is the reader's own pace: nothing here makes it a slow one.
+        // The reader sets the pace, so these lines do not count towards the outbox limit
+        // for unsolicited lines.
         turn.showing(record.id, |turn| {
             turn.send(conn, Cause::Asked, &settings.tags(&tags), &event);
         });
     }
 
-    /// Who is here now, for somebody who missed comings and goings.
+    /// Sends the member lists to a user who missed presence events.
     fn send_member_lists(&self, now: Now, conn: ConnId, user: UserIx, turn: &mut Turn) {
         let settings = self.settings(conn);
         let mut ctx = super::Context { now, conn, settings, cid: None, turn };

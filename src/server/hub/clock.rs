@@ -1,17 +1,18 @@
-//! The times of messages and events, from a wall clock that may be wrong.
+//! Timestamps of messages and events, from a wall clock that may be wrong.
 //!
-//! A small step back of the clock is bridged: times stand still until the clock has caught
-//! up, so that they grow with the ids. After a larger one they go back with the clock: the
-//! clock was wrong before, and following its last reading would freeze all times for as
-//! long as it had been ahead. The order of messages is that of their ids in any case.
+//! When the clock goes back by up to [`BRIDGED`], timestamps stand still until the clock
+//! has caught up, so that they are monotonic. When it goes back further, the timestamps
+//! follow it: the clock was wrong before, and holding its last reading would freeze all
+//! timestamps for as long as it was ahead. The order of messages is always that of their
+//! ids.
 
 use super::{Collection, Hub, Now, Stamp};
 
-/// A step back of up to this is bridged, in milliseconds.
+/// The largest step back during which timestamps stand still, in milliseconds.
 const BRIDGED: i64 = 5 * 60 * 1000;
 
 impl Hub {
-    /// The time of what happens now.
+    /// The timestamp of an event that happens now.
     pub(super) fn stamp(&mut self, now: Now) -> Stamp {
         if self.last_time.0.saturating_sub(now.wall.0) > BRIDGED {
             self.audit.note_clock(now, self.last_time);
@@ -22,12 +23,11 @@ impl Hub {
         self.last_time
     }
 
-    /// Bans and mutes that were given by the clock as it was last as long as was said.
+    /// Moves the expiry of bans and mutes, so that they keep their duration.
     fn move_time_limits(&mut self, now: Now) {
         let rooms = self.rooms.iter_mut().map(|(_, room)| &mut room.moderation);
-        let orders =
-            rooms.chain(self.dormant_rooms.values_mut()).chain([&mut self.server_moderation]);
-        let moved = orders.filter_map(|order| order.follow_clock(now).then_some(order.number)?);
+        let all = rooms.chain(self.dormant_rooms.values_mut()).chain([&mut self.server_moderation]);
+        let moved = all.filter_map(|one| one.follow_clock(now).then_some(one.number)?);
         self.unsaved.extend(moved.map(|number| (Collection::Moderation, number)));
     }
 }
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn times_go_back_only_when_the_clock_does_by_more_than_five_minutes() {
+    fn times_go_back_only_when_clock_goes_back_by_more_than_five_minutes() {
         let mut hub = hub(Limits::default());
         let mut minutes = 0;
         let mut stamps = |walls: &[i64]| -> Vec<i64> {
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_that_goes_back_is_named_at_most_once_a_minute() {
+    fn clock_that_goes_back_is_logged_at_most_once_a_minute() {
         let mut hub = hub(Limits::default());
         for _ in 0..3 {
             hub.stamp(now(0, 2 * DAY));
@@ -82,8 +82,9 @@ mod tests {
         }
         let log = hub.take_audit();
         assert_eq!(log.len(), 1, "{log:?}");
-        let said = "1970-01-02T00:00:00.000Z the clock went back from 1970-01-03T00:00:00.000Z to ";
-        assert!(log[0].starts_with(said), "{log:?}");
+        let expected =
+            "1970-01-02T00:00:00.000Z the clock went back from 1970-01-03T00:00:00.000Z to ";
+        assert!(log[0].starts_with(expected), "{log:?}");
         hub.stamp(now(1, 2 * DAY));
         hub.stamp(now(1, DAY));
         assert_eq!(hub.take_audit().len(), 1);
@@ -101,14 +102,14 @@ mod tests {
         }
         hub.mark_saved();
         say_at(&mut hub, now(30, DAY), "hi");
-        let order = hub.changes().pop().expect("a change").value.expect("an order");
-        for (end, is_kept) in [
+        let saved = hub.changes().pop().expect("a change").value.expect("moderation");
+        for (end, is_stored) in [
             (DAY + 30 * MINUTE, true),
             (DAY + 90 * MINUTE, true),
             (2 * DAY + 60 * MINUTE, false),
             (2 * DAY + 120 * MINUTE, false),
         ] {
-            assert_eq!(order.contains(&end.to_string()), is_kept, "{end}: {order}");
+            assert_eq!(saved.contains(&end.to_string()), is_stored, "{end}: {saved}");
         }
     }
 }

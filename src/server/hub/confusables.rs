@@ -1,5 +1,6 @@
-//! Who is here by what their name looks like, see [`Name::skeletons`]: nobody comes who
-//! would be taken for somebody else.
+//! The index of online users by the skeletons of their names (UTS 39, see
+//! [`Name::skeletons`]). It finds names that are confusable with a new name; `login.rs`
+//! refuses those.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -7,8 +8,8 @@ use std::hash::{BuildHasher as _, RandomState};
 use super::UserIx;
 use crate::protocol::Name;
 
-/// Keeps a hash of each look in its place, which takes a third of the memory. Its
-/// key is secret, so nobody can find two looks with one hash.
+/// Users by a hash of each skeleton, which takes a third of the memory of the skeletons
+/// themselves. The hash key is secret, so clients cannot construct collisions.
 #[derive(Debug, Default)]
 pub(super) struct ConfusableIndex {
     hasher: RandomState,
@@ -16,29 +17,29 @@ pub(super) struct ConfusableIndex {
 }
 
 impl ConfusableIndex {
-    /// Who is here with a name that looks so.
-    pub(super) fn find(&self, look: &str) -> Option<UserIx> {
-        self.by_hash.get(&self.hasher.hash_one(look)).copied()
+    /// The online user whose name has this skeleton.
+    pub(super) fn find(&self, skeleton: &str) -> Option<UserIx> {
+        self.by_hash.get(&self.hasher.hash_one(skeleton)).copied()
     }
 
-    /// A name is somebody's who is here; the first with a look keeps it.
+    /// Adds a user's name. The first user with a skeleton keeps its entry.
     pub(super) fn add(&mut self, name: &Name, user: UserIx) {
-        for look in name.skeletons() {
-            self.by_hash.entry(self.hasher.hash_one(&*look)).or_insert(user);
+        for skeleton in name.skeletons() {
+            self.by_hash.entry(self.hasher.hash_one(&*skeleton)).or_insert(user);
         }
     }
 
-    /// It is theirs no more.
+    /// Removes a user's name.
     pub(super) fn remove(&mut self, name: &Name, user: UserIx) {
-        for look in name.skeletons() {
-            let hash = self.hasher.hash_one(&*look);
+        for skeleton in name.skeletons() {
+            let hash = self.hasher.hash_one(&*skeleton);
             if self.by_hash.get(&hash) == Some(&user) {
                 self.by_hash.remove(&hash);
             }
         }
     }
 
-    /// How many looks lead to somebody.
+    /// The number of skeletons in the index.
     pub(super) fn len(&self) -> usize {
         self.by_hash.len()
     }

@@ -1,4 +1,5 @@
-//! A line that is being handled, and how it is answered.
+//! The context of the line that is being handled. It knows how to answer the line, but not
+//! what the line means.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use crate::protocol::{Cid, Event, Refusal, Tags};
 use crate::server::log::Record;
 use crate::server::turn::{Cause, ConnId, Turn};
 
-/// One line being handled: when, from whom, and how to answer it.
+/// The context of one line: its time, its connection and the turn that gets the answer.
 pub(super) struct Context<'t> {
     pub(super) now: Now,
     pub(super) conn: ConnId,
@@ -17,7 +18,7 @@ pub(super) struct Context<'t> {
 }
 
 impl Context<'_> {
-    /// A line of the answer.
+    /// Sends a line of the answer.
     pub(super) fn reply(&mut self, event: &Event<'_>) {
         self.reply_tagged(&Tags::default(), event);
     }
@@ -31,7 +32,7 @@ impl Context<'_> {
         self.reply(&Event::error(refusal));
     }
 
-    /// Produces the effects of a message; see [`Turn::with_message`].
+    /// Runs `effects` as the effects of a new message; see [`Turn::with_message`].
     pub(super) fn with_message(
         &mut self,
         record: &Arc<Record>,
@@ -44,7 +45,7 @@ impl Context<'_> {
         });
     }
 
-    /// Produces the answer to a line that says again what was said before.
+    /// Runs `effects` as the answer to a deduplicated line; see [`Turn::with_duplicate`].
     pub(super) fn with_duplicate(
         &mut self,
         record: &Arc<Record>,

@@ -1,36 +1,35 @@
-//! What somebody who catches up is told besides messages: new names, topics, who was
-//! put out, what operators say. No log has it, so it waits with the visit, behind the
-//! message it came after. Comings and goings do not wait: in the end the list of who is
-//! here is told.
+//! Deferred events: renames, topics, moderation and announcements for a user who is
+//! catching up. The log does not contain them, so the user holds them, each with the id of
+//! the message that it follows. Presence events are not deferred; the catch-up ends with
+//! the member lists instead.
 
 use std::collections::VecDeque;
 
 use super::{ConnId, DeliveryMode, Event, Hub, Tags, Turn, UserIx};
 use crate::server::outbox::Lines;
 
-/// A line that all wait for who were late when it came.
+/// A deferred line; its bytes are shared by all users who wait for it.
 #[derive(Debug, Clone)]
 struct Line {
-    /// The last message before it.
+    /// The id of the message that the line follows.
     after: u64,
     bytes: Lines,
-    /// How much of it is its tags. Whoever it is for may choose otherwise until they
-    /// are told it.
+    /// The length of the tags in `bytes`. The user may turn tags off before the delivery.
     tags: usize,
 }
 
-/// Lines that wait for one visit.
+/// The deferred lines of one user.
 #[derive(Debug, Default)]
 pub(super) struct DeferredEvents {
     lines: VecDeque<Line>,
     size: usize,
 }
 
-/// How much waits for one visit, in bytes; past it the oldest is forgotten.
+/// The limit of deferred lines per user, in bytes; beyond it the oldest are dropped.
 const SIZE_MAX: usize = 64 << 10;
 
 impl Line {
-    /// What it takes of a visit's room.
+    /// The bytes that count towards [`SIZE_MAX`].
     fn size(&self) -> usize {
         size_of::<Self>() + self.bytes.len()
     }
@@ -47,7 +46,7 @@ impl DeferredEvents {
         }
     }
 
-    /// The next line that came before a message.
+    /// Removes and returns the next line that precedes a message.
     fn next_before(&mut self, message: u64) -> Option<Line> {
         let line = self.lines.pop_front_if(|line| line.after < message)?;
         self.size -= line.size();
@@ -56,13 +55,13 @@ impl DeferredEvents {
 }
 
 impl Hub {
-    /// Whether somebody is connected and catches up.
+    /// Whether a user is connected and catching up.
     pub(super) fn is_catching_up(&self, user: UserIx) -> bool {
         let user = &self.users[user];
         user.conn.is_some() && user.feed != DeliveryMode::Live
     }
 
-    /// A line for those of them who are late. Nobody stands twice among them.
+    /// Defers an event for those users who are catching up. The users must be distinct.
     pub(super) fn defer_event(
         &mut self,
         users: impl IntoIterator<Item = UserIx>,
@@ -78,7 +77,7 @@ impl Hub {
         }
     }
 
-    /// A line for members who are not connected, to be told when they resume.
+    /// Defers an event for members who are not connected, until they resume.
     pub(super) fn tell_on_return(
         &mut self,
         users: impl IntoIterator<Item = UserIx>,
@@ -100,7 +99,7 @@ impl Hub {
         Line { after: self.last_ids.message, bytes: Lines::new(bytes, &self.meter), tags }
     }
 
-    /// Tells what came before a message.
+    /// Sends the deferred lines that precede a message.
     pub(super) fn send_deferred(
         &mut self,
         conn: ConnId,
@@ -109,11 +108,11 @@ impl Hub {
         turn: &mut Turn,
     ) {
         let has_tags = self.settings(conn).tags;
-        let Some(missed) = &mut self.users[user].deferred else { return };
-        while let Some(Line { bytes, tags, .. }) = missed.next_before(message) {
+        let Some(deferred) = &mut self.users[user].deferred else { return };
+        while let Some(Line { bytes, tags, .. }) = deferred.next_before(message) {
             turn.send_bytes(conn, &bytes[if has_tags { 0 } else { tags }..]);
         }
-        if missed.lines.is_empty() {
+        if deferred.lines.is_empty() {
             self.users[user].deferred = None;
         }
     }
@@ -125,8 +124,8 @@ mod tests {
     use super::super::{Input, Limits};
     use super::*;
 
-    /// Alice, and some who are late when she takes another name.
-    fn house() -> Hub {
+    /// A hub with alice and three slow readers.
+    fn hub_with_slow_readers() -> Hub {
         let mut hub = hub(Limits::default());
         (0..6).for_each(|slot| connect(&mut hub, slot));
         say(&mut hub, 0, "alice");
@@ -137,7 +136,8 @@ mod tests {
         hub
     }
 
-    fn fall_behind(hub: &mut Hub) {
+    /// The slow readers miss a rename of alice.
+    fn rename_while_behind(hub: &mut Hub) {
         for slot in 1..4 {
             handle(hub, slot, Input::OverLimit);
         }
@@ -145,14 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_waits_for_many_is_held_once() {
-        let mut hub = house();
-        fall_behind(&mut hub);
+    fn deferred_line_is_held_in_memory_once_for_all_users() {
+        let mut hub = hub_with_slow_readers();
+        rename_while_behind(&mut hub);
         let held = hub.meter.held();
         for slot in 1..4 {
             assert_eq!(hub.meter.held(), held);
-            let (_, told) = handle(&mut hub, slot, Input::Drained);
-            let line = told.text.lines().next().unwrap_or_default();
+            let (_, reply) = handle(&mut hub, slot, Input::Drained);
+            let line = reply.text.lines().next().unwrap_or_default();
             assert!(line.starts_with("@time=") && line.contains("alice"), "{line}");
             assert!(held < 2 * line.len(), "{held}");
         }
@@ -160,15 +160,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_missed_is_told_as_is_wanted_then() {
-        let mut hub = house();
+    fn deferred_event_uses_the_settings_at_delivery() {
+        let mut hub = hub_with_slow_readers();
         let token = session(&mut hub, 1);
-        fall_behind(&mut hub);
+        rename_while_behind(&mut hub);
         handle(&mut hub, 1, Input::Disconnected);
         say(&mut hub, 5, "/set tags off");
-        let (_, told) = say(&mut hub, 5, &format!("/resume {token} 0"));
-        assert!(told.text.starts_with("[WELCOME late1] "), "{}", told.text);
-        let (_, told) = handle(&mut hub, 5, Input::Drained);
-        assert_eq!(told.text, "* alice is now anna\n");
+        let (_, reply) = say(&mut hub, 5, &format!("/resume {token} 0"));
+        assert!(reply.text.starts_with("[WELCOME late1] "), "{}", reply.text);
+        let (_, reply) = handle(&mut hub, 5, Input::Drained);
+        assert_eq!(reply.text, "* alice is now anna\n");
     }
 }

@@ -1,5 +1,5 @@
-//! Passwords that are to be checked later: guesses that wait for their time. Whoever
-//! came first is checked first.
+//! The queue of password checks that are delayed by the password throttle, in order of
+//! their time and then of arrival. It does not know how long a check is delayed.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,20 +9,20 @@ use super::ConnId;
 use super::password_throttle::Target;
 use crate::server::passwords::Job;
 
-/// One of them.
+/// A password check that waits.
 #[derive(Debug)]
 pub(super) struct DelayedCheck {
     pub(super) conn: ConnId,
     pub(super) job: Job,
     pub(super) target: Target,
-    /// Counts those who came.
+    /// The order of arrival.
     ticket: u64,
 }
 
-/// See the head of this file.
+/// The queue of delayed checks.
 #[derive(Debug, Default)]
 pub(super) struct DelayedChecks {
-    /// By when, and by who came first.
+    /// By due time and ticket.
     jobs: BTreeMap<(Duration, u64), DelayedCheck>,
     tickets: u64,
 }
@@ -33,7 +33,7 @@ impl DelayedChecks {
         self.put_back(due, DelayedCheck { conn, job, target, ticket: self.tickets });
     }
 
-    /// It is not its turn yet.
+    /// Returns a check to the queue with a new due time and its old ticket.
     pub(super) fn put_back(&mut self, due: Duration, delayed: DelayedCheck) {
         self.jobs.insert((due, delayed.ticket), delayed);
     }
@@ -43,20 +43,21 @@ impl DelayedChecks {
         self.jobs.first_key_value().map(|((due, _), _)| *due)
     }
 
-    /// The next one that is due.
+    /// Removes and returns the next check that is due.
     pub(super) fn next(&mut self, now: Duration) -> Option<DelayedCheck> {
         self.due().filter(|due| *due <= now)?;
         self.jobs.pop_first().map(|(_, delayed)| delayed)
     }
 
-    /// How many wait for the same that came before one of them; all, if it is none.
+    /// The number of checks of the same target that arrived before `of`; all of them if `of`
+    /// is `None`.
     pub(super) fn waiting_ahead(&self, target: &Target, of: Option<&DelayedCheck>) -> usize {
         let ticket = of.map_or(u64::MAX, |delayed| delayed.ticket);
         let is_ahead = |other: &&DelayedCheck| other.target == *target && other.ticket < ticket;
         self.jobs.values().filter(is_ahead).count()
     }
 
-    /// All that wait and come from there are due now.
+    /// Makes all checks from a network due now.
     pub(super) fn release_waiting(&mut self, now: Duration, network: IpAddr) {
         let waiting: Vec<_> =
             self.jobs.extract_if(.., |_, delayed| delayed.target.network == network).collect();
@@ -73,7 +74,7 @@ mod tests {
     use crate::server::passwords::Secret;
 
     #[test]
-    fn who_came_first_is_next_and_all_are_when_one_was_right() {
+    fn checks_run_in_order_of_arrival_and_release_makes_them_due() {
         let mut jobs = DelayedChecks::default();
         let (second, job) = (Duration::from_secs(1), Job::Hash(Secret::new("x")));
         let from = |last| IpAddr::from([192, 0, 2, last]);

@@ -1,4 +1,5 @@
-//! From a line to what is done: it is read, and handed to the file of its topic.
+//! Dispatch: parses a frame and calls the module that executes its command. It does not
+//! know what a command does.
 
 use super::moderation::Scope;
 use super::session::Cursor;
@@ -11,7 +12,7 @@ use crate::protocol::{Cid, ErrorCode, Event, Farewell, LINE_MAX, Refusal, Tags};
 use crate::server::turn::{Cause, ConnId, Turn};
 
 impl Hub {
-    /// A line, or what was a line before it was thrown away.
+    /// Handles a line, or a frame that the codec rejected.
     pub(super) fn handle_line(
         &mut self,
         now: Now,
@@ -29,25 +30,27 @@ impl Hub {
         };
         let mut ctx = Context { now, conn, settings, cid: None, turn };
         let prefix = if settings.tags { CidPrefix::of(&text) } else { CidPrefix::Absent };
-        let heard = match (prefix, fault) {
+        let parsed = match (prefix, fault) {
             (CidPrefix::Present(cid, line), fault) => {
                 ctx.cid = Some(cid);
-                let empty = is_blank_text(line).then(|| bad_cid("nothing follows the cid"));
+                let empty = is_blank_text(line).then(|| bad_cid("a line must follow the cid"));
                 fault.or(empty).map_or_else(|| read(line, is_greeting), Err)
             }
             (_, Some(fault)) => Err(fault),
-            (CidPrefix::Malformed, None) => Err(bad_cid("a cid is 1 to 32 of A-Z a-z 0-9 _ -")),
+            (CidPrefix::Malformed, None) => {
+                Err(bad_cid("a cid has 1 to 32 characters of A-Z a-z 0-9 _ -"))
+            }
             (CidPrefix::Absent, None) if raw_len(frame) > LINE_MAX => Err(too_long()),
             (CidPrefix::Absent, None) => read(&text, is_greeting),
         };
-        if let Err(refusal) = heard.and_then(|request| self.dispatch(&mut ctx, request)) {
+        if let Err(refusal) = parsed.and_then(|request| self.dispatch(&mut ctx, request)) {
             ctx.refuse(&refusal);
         }
     }
 
     fn dispatch(&mut self, ctx: &mut Context<'_>, request: Request<'_>) -> Result<(), Refusal> {
-        let stage = self.connection(ctx.conn).map(|c| c.phase);
-        match (stage, request) {
+        let phase = self.connection(ctx.conn).map(|c| c.phase);
+        match (phase, request) {
             (_, Request::Nothing) | (None | Some(Phase::Closing), _) => Ok(()),
             (Some(Phase::Greeting { was_refused: false }), Request::Say(name)) => {
                 self.log_in(ctx, name, None)
@@ -70,7 +73,7 @@ impl Hub {
                     self.mark_active(user, ctx.now);
                 }
                 self.execute(ctx, user, command)?;
-                self.note_act(ctx.now, user, command);
+                self.audit_command(ctx.now, user, command);
                 if session::changes_session(command) {
                     self.mark_session_unsaved(user);
                 }
@@ -79,7 +82,7 @@ impl Hub {
         }
     }
 
-    /// The commands that need no login.
+    /// Executes the commands that need no login.
     fn execute_without_login(
         &mut self,
         ctx: &mut Context<'_>,
@@ -112,8 +115,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Every command of somebody who is logged in. The match is exhaustive: a
-    /// command in the table without a meaning does not compile.
+    /// Executes a command of a logged-in user. The match is exhaustive, so that a command
+    /// without an implementation does not compile.
     fn execute(
         &mut self,
         ctx: &mut Context<'_>,
@@ -128,11 +131,17 @@ impl Hub {
             | Command::Quit { .. } => self.execute_without_login(ctx, command),
             Command::Login { .. } => refusal(
                 ErrorCode::BadArgument,
-                format!("you are {} already; /nick takes another name", self.users[user].name),
+                format!(
+                    "you are already logged in as {}; /nick NAME changes your name",
+                    self.users[user].name
+                ),
             ),
             Command::Resume { .. } => refusal(
                 ErrorCode::BadArgument,
-                format!("you are {} already; /resume comes first", self.users[user].name),
+                format!(
+                    "you are already logged in as {}; /resume works only before login",
+                    self.users[user].name
+                ),
             ),
             Command::Register { password } => self.register(ctx, user, password),
             Command::Passwd { password } => self.change_password(ctx, user, password),
@@ -214,11 +223,11 @@ impl Hub {
             if let Some(connection) = self.connection_mut(ctx.conn) {
                 connection.settings = ctx.settings;
                 connection.chosen[setting as usize] = true;
-                // An audience is made anew for all, so only where it would be another.
-                let is_told_otherwise =
+                // Rebuilding audiences is expensive, so only settings that affect them do.
+                let affects_audiences =
                     (before.tags, before.joins) != (ctx.settings.tags, ctx.settings.joins);
                 if let Phase::LoggedIn(user) = connection.phase
-                    && is_told_otherwise
+                    && affects_audiences
                 {
                     self.forget_audiences_of(user);
                 }
@@ -227,13 +236,14 @@ impl Hub {
         let words = Setting::TABLE.map(|(setting, word)| {
             format!("{word}={}", commands::on_off(ctx.settings.get(setting)))
         });
-        // A marked line is answered with its mark, this once without tags too.
+        // The answer to a line with a cid carries the cid, even if that line turned tags off.
         ctx.settings.tags |= before.tags && ctx.cid.is_some();
         ctx.reply(&Event::reply("SET", &words.join(" "), ""));
     }
 }
 
-/// What a line asks for. What needs a login is refused before one, right or wrong.
+/// Parses a line. Before login, a command that needs a login is refused as such even if
+/// its arguments are invalid.
 fn read(line: &str, is_greeting: bool) -> Result<Request<'_>, Refusal> {
     let needs_login = || commands::row_of(line).is_some_and(|row| !row.before_login);
     if is_greeting && needs_login() { not_logged_in() } else { commands::parse(line) }
@@ -263,13 +273,12 @@ fn raw_len(frame: &Frame<'_>) -> usize {
 }
 
 fn too_long() -> Refusal {
-    let text =
-        format!("a line has at most {LINE_MAX} bytes; nobody saw this one, send it in parts");
+    let text = format!("not sent: longer than {LINE_MAX} bytes; split it");
     Refusal::new(ErrorCode::TooLong, text)
 }
 
 fn bad_encoding() -> Refusal {
-    Refusal::new(ErrorCode::BadEncoding, "that line is not UTF-8; nobody saw it")
+    Refusal::new(ErrorCode::BadEncoding, "not sent: the line is not valid UTF-8")
 }
 
 fn bad_cid(problem: &'static str) -> Refusal {

@@ -1,6 +1,7 @@
-//! What operators decided is kept over a restart. A room's decisions end with the
-//! room, but the end of the server is not the room's: they wait *asleep* for
-//! whoever comes first, and hold for them.
+//! Persisted moderation and dormant rooms. A room's moderation ends with the room, but a
+//! restart of the server must not end it: a room without members after a restart is
+//! *dormant*, and its moderation applies again to the first user who joins. The module
+//! does not know how entries are stored.
 
 use std::collections::HashMap;
 
@@ -10,26 +11,26 @@ use super::locks::Lock;
 use super::moderation::{Moderation, Scope};
 use super::{Collection, Hub, Key, RoomIx, RoomName};
 
-/// The server's number; rooms have higher ones.
+/// The moderation id of the server; rooms have higher ids.
 pub(super) const SERVER_ID: u64 = 0;
 
-/// Decisions of rooms that nobody is in since the server was started.
+/// The moderation of rooms that have had no member since the server started.
 pub(super) type DormantRooms = HashMap<Key, Moderation>;
 
-/// Decisions as they are kept; only ever added to.
+/// The stored form of moderation. Fields may be added, but not renamed or removed.
 #[derive(Debug, Serialize, Deserialize)]
-struct SavedModeration<O> {
-    /// `None`: the server's.
+struct SavedModeration<M> {
+    /// `None` for the server's moderation.
     room: Option<RoomName>,
     /// See [`Hub::oper_password_digest`].
     #[serde(default)]
     seal: Option<String>,
-    order: O,
+    order: M,
 }
 
 impl Hub {
-    /// What is decided somewhere has changed. What holds no longer than the visit
-    /// of a guest is not kept here: a room costs nothing to make.
+    /// Marks the moderation of a room or of the server as changed. Moderation that ends
+    /// with a guest's session is not persisted, since any guest can create rooms.
     pub(super) fn mark_moderation_unsaved(&mut self, scope: Scope) {
         if let Scope::Room(room) = scope
             && self.moderation(scope).number.is_none()
@@ -46,18 +47,17 @@ impl Hub {
         }
     }
 
-    fn is_worth_saving(&self, order: &Moderation) -> bool {
-        order.topic.is_some() || self.outlives_members(order)
+    fn is_worth_saving(&self, moderation: &Moderation) -> bool {
+        moderation.topic.is_some() || self.outlives_members(moderation)
     }
 
-    /// Whether it is to be kept also if nobody can come back to it: not what a room
-    /// was about.
-    fn outlives_members(&self, order: &Moderation) -> bool {
-        let Moderation { number, operators, mutes, bans, lock, topic: _ } = order;
-        let mut lasting = operators.iter().filter(|person| self.accounts.of(**person).is_some());
+    /// Whether the moderation is kept even if no member can return. A topic alone is not.
+    fn outlives_members(&self, moderation: &Moderation) -> bool {
+        let Moderation { number, operators, mutes, bans, lock, topic: _ } = moderation;
+        let mut accounts = operators.iter().filter(|person| self.accounts.of(**person).is_some());
         let has_operators = *number == Some(SERVER_ID) && !operators.is_empty();
         let has_rest = !mutes.is_empty() || !bans.is_empty() || !lock.is_default();
-        has_operators || has_rest || lasting.next().is_some()
+        has_operators || has_rest || accounts.next().is_some()
     }
 
     pub(super) fn saved_moderation(&self, number: u64) -> Option<String> {
@@ -65,108 +65,113 @@ impl Hub {
             (None, self.oper_password_digest(), &self.server_moderation)
         } else {
             let name = self.moderated_rooms.get(&number)?;
-            let awake = self.room_names.get(name.key()).map(|room| &self.rooms[*room].moderation);
-            let order = awake.or_else(|| self.dormant_rooms.get(name.key()))?;
+            let active = self.room_names.get(name.key()).map(|room| &self.rooms[*room].moderation);
+            let order = active.or_else(|| self.dormant_rooms.get(name.key()))?;
             (Some(name.clone()), None, order)
         };
-        let is_kept = self.is_worth_saving(order);
-        is_kept.then(|| serde_json::to_string(&SavedModeration { room, seal, order }).ok())?
+        let is_worth_saving = self.is_worth_saving(order);
+        is_worth_saving
+            .then(|| serde_json::to_string(&SavedModeration { room, seal, order }).ok())?
     }
 
-    /// Before anybody is back.
+    /// Restores one stored entry. Called before sessions are restored.
     pub(super) fn restore_moderation(
         &mut self,
         number: u64,
         saved: &str,
     ) -> serde_json::Result<()> {
-        let SavedModeration::<Moderation> { room, seal, mut order } = serde_json::from_str(saved)?;
+        let SavedModeration::<Moderation> { room, seal, order: mut moderation } =
+            serde_json::from_str(saved)?;
         self.last_moderation_id = self.last_moderation_id.max(number);
-        order.number = Some(number);
+        moderation.number = Some(number);
         self.moderated_rooms.extend(room.clone().map(|room| (number, room)));
         match room {
             None => {
                 if seal.is_none() || seal != self.oper_password_digest() {
-                    order.operators.clear();
+                    moderation.operators.clear();
                 }
-                self.server_moderation = order;
+                self.server_moderation = moderation;
             }
             Some(room) if *room.key() == *self.rooms[self.lobby].name.key() => {
-                self.rooms[self.lobby].moderation = order;
+                self.rooms[self.lobby].moderation = moderation;
             }
             Some(room) => {
-                self.dormant_rooms.insert(room.key().clone(), order);
+                self.dormant_rooms.insert(room.key().clone(), moderation);
             }
         }
         Ok(())
     }
 
-    /// When all are back who can come back: guests who cannot are forgotten.
+    /// Removes users who cannot return from all moderation. Called after all sessions are
+    /// restored.
     pub(super) fn prune_all_moderation(&mut self) {
         self.prune_moderation(Scope::Server);
-        let mut orders = std::mem::take(&mut self.dormant_rooms);
-        for order in orders.values_mut() {
-            self.drop_departed(order);
+        let mut dormant = std::mem::take(&mut self.dormant_rooms);
+        for moderation in dormant.values_mut() {
+            self.drop_departed(moderation);
         }
-        orders.retain(|_, order| {
-            let is_kept = self.outlives_members(order);
-            if let Some(number) = order.number.filter(|_| !is_kept) {
+        dormant.retain(|_, moderation| {
+            let outlives_members = self.outlives_members(moderation);
+            if let Some(number) = moderation.number.filter(|_| !outlives_members) {
                 self.delete_moderation(number);
             }
-            is_kept
+            outlives_members
         });
-        self.dormant_rooms = orders;
+        self.dormant_rooms = dormant;
         for scope in self.rooms.iter().map(|(ix, _)| Scope::Room(ix)).collect::<Vec<_>>() {
             self.prune_moderation(scope);
         }
     }
 
-    /// What was decided in a room has ended with it.
+    /// Deletes the stored moderation of a room that has ended.
     pub(super) fn delete_moderation(&mut self, number: u64) {
         self.moderated_rooms.remove(&number);
         self.unsaved.insert((Collection::Moderation, number));
     }
 
     fn prune_moderation(&mut self, scope: Scope) {
-        let mut order = std::mem::take(self.moderation_mut(scope));
-        self.drop_departed(&mut order);
-        *self.moderation_mut(scope) = order;
+        let mut moderation = std::mem::take(self.moderation_mut(scope));
+        self.drop_departed(&mut moderation);
+        *self.moderation_mut(scope) = moderation;
     }
 
-    fn drop_departed(&self, order: &mut Moderation) {
-        order.operators.retain(|person| self.can_return(*person));
-        order.mutes.retain(|mute| self.can_return(mute.person));
-        order.lock.invited.retain(|person| self.can_return(*person));
-        // A lock lasts while anyone who may open it exists. Whoever knows the operators'
-        // password may open what an operator of the server has locked.
-        let may_be_opened = !order.operators.is_empty()
+    /// Removes users who cannot return from moderation.
+    fn drop_departed(&self, moderation: &mut Moderation) {
+        moderation.operators.retain(|person| self.can_return(*person));
+        moderation.mutes.retain(|mute| self.can_return(mute.person));
+        moderation.lock.invited.retain(|person| self.can_return(*person));
+        // A lock that no user can open is removed. The operator password gives access to
+        // locks that a server operator has set.
+        let can_be_unlocked = !moderation.operators.is_empty()
             || !self.server_moderation.operators.is_empty()
-            || (order.lock.is_by_server && self.limits.oper_password.is_some());
-        if !may_be_opened {
-            order.lock = Lock::default();
+            || (moderation.lock.is_by_server && self.limits.oper_password.is_some());
+        if !can_be_unlocked {
+            moderation.lock = Lock::default();
         }
     }
 
-    /// Makes a room whose decisions are kept, if it is one.
+    /// Creates the room of a dormant name with its moderation; `None` if the name is not
+    /// dormant.
     pub(super) fn activate(&mut self, name: &RoomName) -> Option<RoomIx> {
-        let order = self.dormant_rooms.remove(name.key())?;
+        let moderation = self.dormant_rooms.remove(name.key())?;
         let room = self.room_or_new(name);
-        for operator in &order.operators {
+        for operator in &moderation.operators {
             if let Some(user) = self.users_by_id.get(operator).copied() {
                 self.note_led(user, room);
             }
         }
-        self.rooms[room].moderation = order;
+        self.rooms[room].moderation = moderation;
         Some(room)
     }
 
-    /// Nobody came in after all.
+    /// Makes an empty room dormant.
     pub(super) fn deactivate(&mut self, room: RoomIx) {
-        let gone = self.remove_room(room);
-        self.dormant_rooms.insert(gone.name.key().clone(), gone.moderation);
+        let removed = self.remove_room(room);
+        self.dormant_rooms.insert(removed.name.key().clone(), removed.moderation);
     }
 
-    /// The last of those who could come back to a room did not: what was decided there
-    /// waits for whoever comes next, as if nobody could have.
+    /// Ends a room whose last session has expired, or makes it dormant if its moderation
+    /// outlives its members, as after a restart without sessions.
     pub(super) fn deactivate_or_end(&mut self, room: RoomIx) {
         self.prune_moderation(Scope::Room(room));
         if self.outlives_members(&self.rooms[room].moderation) {
@@ -189,12 +194,13 @@ mod tests {
     use super::*;
     use crate::server::passwords::{HashFile, Outcome};
 
-    /// Bob, a guest with a session, in a room that alice, its operator, has left.
-    fn house(alice: &str) -> Hub {
+    /// A hub with a room whose operator alice has no session, and whose member bob is a
+    /// guest with a session.
+    fn hub_with_locked_room(has_account: bool) -> Hub {
         let mut hub = hub(Limits::default());
         (0..2).for_each(|slot| connect(&mut hub, slot));
         say(&mut hub, 0, "alice");
-        if alice == "an account" {
+        if has_account {
             register(&mut hub, 0);
         }
         for line in ["/join ops", "/ban 192.0.2.7", "/lock", "/topic tea"] {
@@ -208,39 +214,38 @@ mod tests {
         hub
     }
 
-    /// Nobody comes back in time.
-    fn run_out(hub: &mut Hub) {
+    fn expire_sessions(hub: &mut Hub) {
         hub.tick(now(Duration::from_mins(2)), &mut Turn::default());
         hub.check_invariants();
     }
 
     #[test]
-    fn who_does_not_come_back_takes_nothing_with_them_that_others_decided() {
-        let mut hub = restarted(&house("an account"));
-        run_out(&mut hub);
+    fn expired_session_leaves_moderation_of_others_in_place() {
+        let mut hub = restarted(&hub_with_locked_room(true));
+        expire_sessions(&mut hub);
         let mut hub = restarted(&hub);
         connect(&mut hub, 0);
         say(&mut hub, 0, "carol");
-        let (_, told) = say(&mut hub, 0, "/join ops");
-        assert!(told.text.starts_with("[ERROR forbidden] #ops is locked"), "{}", told.text);
+        let (_, reply) = say(&mut hub, 0, "/join ops");
+        assert!(reply.text.starts_with("[ERROR forbidden] #ops is locked"), "{}", reply.text);
         hub.check_invariants();
     }
 
     #[test]
-    fn an_operator_who_does_not_come_back_leaves_a_room_that_is_open() {
+    fn lock_ends_when_session_of_guest_operator_expires() {
         let mut hub = hub(Limits::default());
         connect(&mut hub, 0);
         for line in ["alice", "/join ops", "/ban 192.0.2.7", "/lock", "/session"] {
             say(&mut hub, 0, line);
         }
         let mut hub = restarted(&hub);
-        run_out(&mut hub);
+        expire_sessions(&mut hub);
         connect(&mut hub, 0);
         say(&mut hub, 0, "carol");
-        let (_, told) = say(&mut hub, 0, "/join ops");
-        assert!(told.text.starts_with("[JOINED #ops]"), "{}", told.text);
-        let (_, told) = say(&mut hub, 0, "/unban 192.0.2.7");
-        assert!(told.text.starts_with("[UNBANNED #ops 192.0.2.7]"), "{}", told.text);
+        let (_, reply) = say(&mut hub, 0, "/join ops");
+        assert!(reply.text.starts_with("[JOINED #ops]"), "{}", reply.text);
+        let (_, reply) = say(&mut hub, 0, "/unban 192.0.2.7");
+        assert!(reply.text.starts_with("[UNBANNED #ops 192.0.2.7]"), "{}", reply.text);
     }
 
     #[test]
@@ -257,8 +262,8 @@ mod tests {
             say(&mut hub, 1, "/oper it is right");
             handle(&mut hub, 1, Input::Hashed(Outcome::Checked(true)));
             for line in ["/lock", "/join ops", "/lock"] {
-                let (_, told) = say(&mut hub, 1, line);
-                assert!(!told.text.starts_with("[ERROR"), "{}", told.text);
+                let (_, reply) = say(&mut hub, 1, line);
+                assert!(!reply.text.starts_with("[ERROR"), "{}", reply.text);
             }
             say(&mut hub, 0, "/join mine");
             say(&mut hub, 0, "/lock");
@@ -270,20 +275,20 @@ mod tests {
             }
             let mut hub = restarted(&restarted(&hub));
             connect(&mut hub, 0);
-            let (_, told) = say(&mut hub, 0, "carol");
-            assert_eq!(told.text.contains("#lobby is locked"), has_password, "{}", told.text);
-            let (_, told) = say(&mut hub, 0, "/join ops");
-            assert_eq!(told.text.contains("#ops is locked"), has_password, "{}", told.text);
-            // A guest locked it, and is gone.
-            let (_, told) = say(&mut hub, 0, "/join mine");
-            assert_eq!(told.text.contains("#mine is locked"), has_account, "{}", told.text);
+            let (_, reply) = say(&mut hub, 0, "carol");
+            assert_eq!(reply.text.contains("#lobby is locked"), has_password, "{}", reply.text);
+            let (_, reply) = say(&mut hub, 0, "/join ops");
+            assert_eq!(reply.text.contains("#ops is locked"), has_password, "{}", reply.text);
+            // The guest who locked #mine has no session.
+            let (_, reply) = say(&mut hub, 0, "/join mine");
+            assert_eq!(reply.text.contains("#mine is locked"), has_account, "{}", reply.text);
             if has_password {
                 say(&mut hub, 0, "/oper it is right");
                 handle(&mut hub, 0, Input::Hashed(Outcome::Checked(true)));
                 for room in ["lobby", "ops"] {
                     say(&mut hub, 0, &format!("/join {room}"));
-                    let (_, told) = say(&mut hub, 0, "/unlock");
-                    assert_eq!(told.text, format!("[UNLOCKED #{room}]\n"));
+                    let (_, reply) = say(&mut hub, 0, "/unlock");
+                    assert_eq!(reply.text, format!("[UNLOCKED #{room}]\n"));
                 }
             }
             hub.check_invariants();
@@ -291,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_that_somebody_came_back_to_ends_when_they_leave() {
+    fn restored_room_ends_when_its_last_member_leaves() {
         let mut hub = hub(Limits::default());
         connect(&mut hub, 0);
         for line in ["alice", "/join ops", "/ban 192.0.2.7"] {
@@ -304,24 +309,24 @@ mod tests {
         handle(&mut hub, 0, Input::Drained);
         say(&mut hub, 0, "/part ops");
         say(&mut hub, 0, "/join ops");
-        let (_, told) = say(&mut hub, 0, "/bans");
-        assert!(told.text.starts_with("[BANS #ops 0]"), "{}", told.text);
+        let (_, reply) = say(&mut hub, 0, "/bans");
+        assert!(reply.text.starts_with("[BANS #ops 0]"), "{}", reply.text);
     }
 
     #[test]
-    fn what_guests_decided_waits_as_it_would_without_a_session() {
-        let mut hub = restarted(&house("a guest"));
-        run_out(&mut hub);
+    fn bans_of_guest_operator_outlive_sessions_but_lock_does_not() {
+        let mut hub = restarted(&hub_with_locked_room(false));
+        expire_sessions(&mut hub);
         connect(&mut hub, 0);
         say(&mut hub, 0, "carol");
-        let (_, told) = say(&mut hub, 0, "/join ops");
-        assert!(told.text.starts_with("[JOINED #ops]"), "nobody could open it: {}", told.text);
-        let (_, told) = say(&mut hub, 0, "/bans");
-        assert!(told.text.starts_with("[BANS #ops 1]"), "{}", told.text);
+        let (_, reply) = say(&mut hub, 0, "/join ops");
+        assert!(reply.text.starts_with("[JOINED #ops]"), "the lock ended: {}", reply.text);
+        let (_, reply) = say(&mut hub, 0, "/bans");
+        assert!(reply.text.starts_with("[BANS #ops 1]"), "{}", reply.text);
         say(&mut hub, 0, "/part");
         say(&mut hub, 0, "/join ops");
-        let (_, told) = say(&mut hub, 0, "/bans");
-        assert!(told.text.starts_with("[BANS #ops 0]"), "it has ended: {}", told.text);
+        let (_, reply) = say(&mut hub, 0, "/bans");
+        assert!(reply.text.starts_with("[BANS #ops 0]"), "the room has ended: {}", reply.text);
         hub.check_invariants();
     }
 }

@@ -1,6 +1,6 @@
-//! Who dropped and may come back: until when each is waited for, and from which network
-//! they came. Nobody holds more places from one network by dropping again and again
-//! than they could by staying.
+//! Users whose connection was lost and whose session may still resume: their deadlines and
+//! networks. The networks let the hub limit dropped sessions per network, so that repeated
+//! drops do not hold more places than open connections could.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -8,37 +8,37 @@ use std::time::Duration;
 
 use super::UserId;
 
-/// See the head of this file.
+/// The dropped sessions, by user, deadline and network.
 #[derive(Debug, Default)]
 pub(super) struct DroppedSessions {
-    people: HashMap<UserId, Place>,
+    entries: HashMap<UserId, Entry>,
     deadlines: Queue,
-    /// Of each network that the limits are for.
+    /// Dropped sessions of each network that is subject to limits.
     networks: HashMap<IpAddr, Queue>,
 }
 
-/// By when, who is waited for first in front.
+/// Users in order of their deadlines.
 type Queue = BTreeSet<(Duration, UserId)>;
 
 #[derive(Debug)]
-struct Place {
+struct Entry {
     until: Duration,
     network: Option<IpAddr>,
 }
 
 impl DroppedSessions {
-    /// From now on somebody is waited for. Without a network no limit is for them.
+    /// Adds a dropped session. Without a network it is exempt from limits.
     pub(super) fn add(&mut self, until: Duration, person: UserId, network: Option<IpAddr>) {
-        self.people.insert(person, Place { until, network });
+        self.entries.insert(person, Entry { until, network });
         self.deadlines.insert((until, person));
         if let Some(network) = network {
             self.networks.entry(network).or_default().insert((until, person));
         }
     }
 
-    /// They are back, or given up.
+    /// Removes a session that has resumed or ended.
     pub(super) fn remove(&mut self, person: UserId) {
-        let Some(Place { until, network }) = self.people.remove(&person) else { return };
+        let Some(Entry { until, network }) = self.entries.remove(&person) else { return };
         self.deadlines.remove(&(until, person));
         if let Some(network) = network
             && let Some(queue) = self.networks.get_mut(&network)
@@ -51,22 +51,22 @@ impl DroppedSessions {
     }
 
     pub(super) fn contains(&self, person: UserId) -> bool {
-        self.people.contains_key(&person)
+        self.entries.contains_key(&person)
     }
 
-    /// When the first is not waited for any more.
+    /// When the next session expires.
     pub(super) fn due(&self) -> Option<Duration> {
         self.deadlines.first().map(|(until, _)| *until)
     }
 
-    /// The next one whose time is over.
+    /// Removes and returns the next session that has expired.
     pub(super) fn next(&mut self, now: Duration) -> Option<UserId> {
         let (_, person) = *self.deadlines.first().filter(|(until, _)| *until <= now)?;
         self.remove(person);
         Some(person)
     }
 
-    /// Who dropped first of those from a network, if they are more than so many.
+    /// The session of a network that expires first, if the network has more than `most`.
     pub(super) fn oldest_over_limit(&self, network: IpAddr, most: usize) -> Option<UserId> {
         let queue = self.networks.get(&network).filter(|queue| queue.len() > most)?;
         queue.first().map(|(_, person)| *person)
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_waited_for_once_and_nothing_is_left_of_them() {
+    fn dropped_sessions_expire_in_order_and_leave_nothing_behind() {
         let (mut dropped, second) = (DroppedSessions::default(), Duration::from_secs(1));
         let here = IpAddr::from([192, 0, 2, 1]);
         for person in 1..=4 {
@@ -92,6 +92,6 @@ mod tests {
         assert_eq!(dropped.next(second * 5), None);
         let gone: Vec<_> = std::iter::from_fn(|| dropped.next(second * 9)).collect();
         assert_eq!(gone, [UserId(4), UserId(2), UserId(1)]);
-        assert!(dropped.people.is_empty() && dropped.networks.is_empty());
+        assert!(dropped.entries.is_empty() && dropped.networks.is_empty());
     }
 }

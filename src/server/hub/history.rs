@@ -1,5 +1,5 @@
-//! `/history`: the hub knows who may read what; the log is read by whoever
-//! carries out the turn, and the rows come back as an input.
+//! `/history` and other requests that read the log. The hub checks permissions and requests
+//! rows in the turn; the reactor reads the log, and the rows return as an input.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use crate::server::log::{self, Recipient, Record, Thread, UserId};
 /// A `/history` or `/search` whose rows are being read.
 #[derive(Debug)]
 pub(super) struct HistoryRequest {
-    /// The header's: `HISTORY` or `SEARCH`.
+    /// The reply word of the header: `HISTORY` or `SEARCH`.
     pub(super) word: &'static str,
-    /// `#ops` or `bob`, where the header names it.
+    /// The room or user that the header names, such as `#ops` or `bob`.
     pub(super) title: Option<String>,
-    /// Of which room alone, if of one.
+    /// The room, if the request is limited to a room.
     pub(super) room: Option<RoomName>,
     pub(super) reader: UserId,
     pub(super) cid: Option<Cid>,
@@ -34,7 +34,7 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let (title, room, thread) = self.thread(user, thread)?;
         let (reader, hidden) = (self.users[user].id, self.hidden_from(user));
-        let query = log::ReadRequest {
+        let read = log::ReadRequest {
             thread,
             count: rows.count,
             size: usize::MAX,
@@ -45,30 +45,30 @@ impl Hub {
         self.request_rows(
             ctx,
             HistoryRequest { word, title: Some(title), room, reader, cid },
-            query,
+            read,
         );
         Ok(())
     }
 
-    /// The connection waits until the rows are told.
+    /// Requests rows of the log. The connection waits until they are sent.
     pub(super) fn request_rows(
         &mut self,
         ctx: &mut Context<'_>,
-        asked: HistoryRequest,
-        query: log::ReadRequest,
+        request: HistoryRequest,
+        read: log::ReadRequest,
     ) {
         if let Some(connection) = self.connection_mut(ctx.conn) {
-            connection.pending = Some(Box::new(PendingRequest::Rows(asked)));
-            ctx.turn.read(ctx.conn, query);
+            connection.pending = Some(Box::new(PendingRequest::Rows(request)));
+            ctx.turn.read(ctx.conn, read);
         }
     }
 
-    /// Whose messages somebody does not want to see.
+    /// The users whose messages this user ignores.
     pub(super) fn hidden_from(&self, user: UserIx) -> Vec<UserId> {
         self.users[user].relations.ignores.iter().map(|ignored| ignored.person).collect()
     }
 
-    /// Which conversation is meant, and what the answer calls it.
+    /// Resolves a target to its title in the answer, its room, and its thread in the log.
     fn thread(
         &self,
         user: UserIx,
@@ -88,7 +88,7 @@ impl Hub {
             }
             (None, QueryState::Off, Some(current)) => Ok(room(current)),
             (None, ..) => {
-                refusal(ErrorCode::NotInRoom, "you have no current room; name one, or a person")
+                refusal(ErrorCode::NotInRoom, "you have no current room; name a room or a user")
             }
         }
     }
@@ -101,7 +101,7 @@ impl Hub {
         (title, None, Thread::Private { reader, other: Key::fold(name), other_id })
     }
 
-    /// The rows have come that a connection waits for.
+    /// Completes the pending request of a connection with the rows it has requested.
     pub(super) fn send_rows(
         &mut self,
         now: Now,
@@ -110,80 +110,82 @@ impl Hub {
         turn: &mut Turn,
     ) {
         let Some(connection) = self.connection_mut(conn) else { return };
-        let Some(asked) = connection.pending.take() else { return };
+        let Some(pending) = connection.pending.take() else { return };
         let settings = connection.settings;
         let mut ctx = Context { now, conn, settings, cid: None, turn };
-        match *asked {
-            PendingRequest::Rows(mut asked) => {
-                ctx.cid = asked.cid.take();
+        match *pending {
+            PendingRequest::Rows(mut request) => {
+                ctx.cid = request.cid.take();
                 let result =
-                    readable(rows).and_then(|records| self.send_found(&mut ctx, &asked, records));
+                    readable(rows).and_then(|rows| self.send_history(&mut ctx, &request, rows));
                 if let Err(refusal) = result {
                     ctx.refuse(&refusal);
                 }
             }
-            PendingRequest::Mail(mut asked) => {
-                ctx.cid = asked.cid.take();
-                let result = readable(rows)
-                    .and_then(|records| self.log_in_with_mail(&mut ctx, asked, records));
+            PendingRequest::Mail(mut request) => {
+                ctx.cid = request.cid.take();
+                let result =
+                    readable(rows).and_then(|rows| self.log_in_with_mail(&mut ctx, request, rows));
                 if let Err(refusal) = result {
                     self.note_refused_login(conn);
                     ctx.refuse(&refusal);
                 }
             }
-            PendingRequest::Resume(mut asked) => {
-                ctx.cid = asked.cid.take();
+            PendingRequest::Resume(mut request) => {
+                ctx.cid = request.cid.take();
                 let result =
-                    readable(rows).and_then(|rows| self.resume_with_row(&mut ctx, &asked, rows));
+                    readable(rows).and_then(|rows| self.resume_with_row(&mut ctx, &request, rows));
                 if let Err(refusal) = result {
                     ctx.refuse(&refusal);
                 }
             }
-            // It waits for something else; these come too late for anybody.
+            // The rows belong to an earlier request that has ended.
             PendingRequest::Password(_) | PendingRequest::Rooms(_) | PendingRequest::List(_) => {
-                connection.pending = Some(asked);
+                connection.pending = Some(pending);
             }
         }
     }
 
-    /// What the log has found. Who asked may have been put out of a room meanwhile.
-    fn send_found(
+    /// Sends the rows of a `/history` or `/search`. Permissions are checked again, since
+    /// the user may have been kicked while the log was read.
+    fn send_history(
         &self,
         ctx: &mut Context<'_>,
-        asked: &HistoryRequest,
+        request: &HistoryRequest,
         rows: &[Arc<Record>],
     ) -> Result<(), Refusal> {
         let Some(Phase::LoggedIn(user)) = self.connection(ctx.conn).map(|c| c.phase) else {
             return Ok(());
         };
-        if let Some(room) = &asked.room {
+        if let Some(room) = &request.room {
             self.room_of(user, room.as_str())?;
         }
         let may_read = |record: &&Arc<Record>| match &record.to {
-            Recipient::Room(name) if asked.room.is_none() => {
+            Recipient::Room(name) if request.room.is_none() => {
                 self.room_in(user, name.key()).is_some()
             }
             _ => true,
         };
         let rows: Vec<&Arc<Record>> = rows.iter().filter(may_read).collect();
         let count = rows.len();
-        let args = match &asked.title {
+        let args = match &request.title {
             Some(title) => format!("{title} {count}"),
             None => count.to_string(),
         };
-        ctx.reply(&Event::reply(asked.word, &args, ""));
+        ctx.reply(&Event::reply(request.word, &args, ""));
         for record in rows {
-            let message = record.seen_by(asked.reader);
+            let message = record.seen_by(request.reader);
             ctx.reply_tagged(&tags_of(record), &Event::Row { time: record.time, message });
         }
         Ok(())
     }
 }
 
-/// Where nothing could be read, that is no answer to what is there.
+/// Returns the rows, or a refusal if the log could not be read: an empty result would hide
+/// messages that exist.
 fn readable(rows: &log::ReadResult) -> Result<&[Arc<Record>], Refusal> {
     if rows.has_failed {
-        let text = "the server cannot read what it keeps; try again later";
+        let text = "the server cannot read its storage; try again later";
         return refusal(ErrorCode::StorageFull, text);
     }
     Ok(&rows.records)
@@ -195,32 +197,33 @@ mod tests {
     use super::super::{Flow, Input, Limits};
     use crate::server::log::ReadResult;
 
-    /// What bob is told of his question, if he was put out of #ops meanwhile.
-    fn told_after_a_kick(question: &str) -> String {
+    /// Returns the answer to a request of bob, who is kicked from #ops before the log is
+    /// read.
+    fn answer_after_kick(request: &str) -> String {
         let mut hub = hub(Limits::default());
         for (slot, name) in [(0, "alice"), (1, "bob")] {
             connect(&mut hub, slot);
             say(&mut hub, slot, name);
             say(&mut hub, slot, "/join ops");
         }
-        let (flow, told) = say(&mut hub, 1, question);
-        assert_eq!((flow, told.reads), (Flow::Wait, 1));
+        let (flow, reply) = say(&mut hub, 1, request);
+        assert_eq!((flow, reply.reads), (Flow::Wait, 1));
         say(&mut hub, 0, "/kick bob");
         let records = vec![message(1, "lobby", None, "open"), message(2, "ops", None, "secret")];
-        let (flow, told) =
+        let (flow, reply) =
             handle(&mut hub, 1, Input::Rows(ReadResult { records, ..ReadResult::default() }));
         assert_eq!(flow, Flow::Next);
-        told.text
+        reply.text
     }
 
     #[test]
-    fn who_was_put_out_of_a_room_is_told_nothing_of_it_any_more() {
-        for question in ["/history", "/history #ops", "/search secret #ops"] {
-            let told = told_after_a_kick(question);
-            assert!(told.starts_with("[ERROR not-in-room] "), "{question}: {told}");
-            assert_eq!(told.lines().count(), 1, "{told}");
+    fn history_of_a_room_is_refused_after_a_kick() {
+        for request in ["/history", "/history #ops", "/search secret #ops"] {
+            let reply = answer_after_kick(request);
+            assert!(reply.starts_with("[ERROR not-in-room] "), "{request}: {reply}");
+            assert_eq!(reply.lines().count(), 1, "{reply}");
         }
-        let told = told_after_a_kick("/search e");
-        assert!(told.starts_with("[SEARCH 1]\n") && !told.contains("secret"), "{told}");
+        let reply = answer_after_kick("/search e");
+        assert!(reply.starts_with("[SEARCH 1]\n") && !reply.contains("secret"), "{reply}");
     }
 }

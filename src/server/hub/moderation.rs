@@ -1,9 +1,10 @@
-//! Order in rooms: who may keep it, and how (bans and locks have files of their
-//! own; who keeps order on the whole server stands in `server_admin.rs`). Whoever makes a
-//! room is its operator, and operators make others. `#lobby` is made by nobody.
+//! Moderation of rooms: operators, kicks and mutes. Bans, locks and server operators are
+//! in `bans.rs`, `locks.rs` and `server_admin.rs`.
 //!
-//! An operator is a person, an account or a visit, and stays one while away from
-//! the room. All of this ends with the room, when the last one leaves it.
+//! The user who creates a room is its operator, and operators promote others. `#lobby`
+//! always exists, so it has no creator. Operator rights belong to the [`UserId`] and
+//! remain while the user is not in the room. A room's moderation ends with the room, when
+//! the last member leaves.
 
 use std::time::Duration;
 
@@ -16,22 +17,23 @@ use super::{
     UserId, UserIx, no_such_user, refusal,
 };
 
-/// What is decided in one room, or for the whole server.
+/// The moderation of one room or of the whole server. A stored form: fields may be added,
+/// but not renamed.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Moderation {
-    /// What it is kept under; given when there is something to keep.
+    /// The key in the storage; assigned when there is something to persist.
     #[serde(skip)]
     pub(super) number: Option<u64>,
     pub(super) operators: Vec<UserId>,
     pub(super) mutes: Vec<Mute>,
     pub(super) bans: Vec<Ban>,
     pub(super) lock: Lock,
-    /// What a room is about: decided as well, if by anybody.
+    /// The room's topic; any member may set it.
     pub(super) topic: Option<Box<str>>,
 }
 
-/// Where something holds.
+/// Where a moderation command applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
     Room(RoomIx),
@@ -39,32 +41,32 @@ pub(super) enum Scope {
 }
 
 impl Scope {
-    /// What lifts a ban.
+    /// The command that lifts a ban.
     pub(super) fn unban(self) -> &'static str {
         if self == Self::Server { "/gunban" } else { "/unban" }
     }
 
-    /// What lists the bans.
+    /// The command that lists the bans.
     pub(super) fn bans(self) -> &'static str {
         if self == Self::Server { "/gbans" } else { "/bans" }
     }
 }
 
-/// Somebody who may not speak.
+/// A muted user.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Mute {
     pub(super) person: UserId,
-    /// As it was then.
+    /// The name at the time of the mute.
     name: Name,
     until: Expiry,
 }
 
-/// Until when something holds; `None`: until it is taken back.
+/// When a ban or mute ends; `None` means when an operator lifts it.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(from = "Option<Stamp>", into = "Option<Stamp>")]
 pub(super) struct Expiry(Option<Deadline>);
 
-/// A moment to come, by both clocks. Only the wall clock's outlives the server.
+/// A deadline by both clocks. Only the wall clock time survives a restart.
 #[derive(Debug, Clone, Copy)]
 struct Deadline {
     since_start: Option<Duration>,
@@ -79,7 +81,7 @@ impl From<Option<Stamp>> for Expiry {
 
 impl From<Expiry> for Option<Stamp> {
     fn from(until: Expiry) -> Self {
-        until.0.map(|moment| moment.wall)
+        until.0.map(|deadline| deadline.wall)
     }
 }
 
@@ -100,16 +102,16 @@ impl Expiry {
         }
     }
 
-    /// After the wall clock was set: the end by that clock is computed anew from the clock
-    /// that is never set. Returns whether it changed.
+    /// Recomputes the wall clock deadline from the monotonic one after the wall clock was
+    /// set. Returns whether it changed.
     pub(super) fn follow_clock(&mut self, now: Now) -> bool {
         let Some(Deadline { since_start: Some(until), wall }) = &mut self.0 else { return false };
-        let Self(anew) = Self::after(now, Some(until.saturating_sub(now.since_start)));
-        let before = std::mem::replace(wall, anew.map_or(*wall, |moment| moment.wall));
+        let Self(deadline) = Self::after(now, Some(until.saturating_sub(now.since_start)));
+        let before = std::mem::replace(wall, deadline.map_or(*wall, |deadline| deadline.wall));
         before != *wall
     }
 
-    /// `until …`, or what is said where there is no end.
+    /// Returns `until TIME`, or `endless` if there is no end.
     pub(super) fn describe(self, endless: &str) -> String {
         match self.0 {
             Some(Deadline { wall, .. }) => format!("until {wall}"),
@@ -119,7 +121,6 @@ impl Expiry {
 }
 
 impl Moderation {
-    /// Makes somebody an operator.
     pub(super) fn promote(&mut self, person: UserId) {
         if !self.operators.contains(&person) {
             self.operators.push(person);
@@ -137,25 +138,25 @@ impl Moderation {
         mutes.chain(bans).fold(false, |changed, until| until.follow_clock(now) | changed)
     }
 
-    /// Whether somebody is muted; without a time, also if that may be over.
+    /// Whether a user is muted; without `now`, expired mutes count as well.
     pub(super) fn mutes_person(&self, now: Option<Now>, person: UserId) -> bool {
-        let holds = |mute: &Mute| now.is_none_or(|now| !mute.until.is_over(now));
-        self.mutes.iter().any(|mute| mute.person == person && holds(mute))
+        let applies = |mute: &Mute| now.is_none_or(|now| !mute.until.is_over(now));
+        self.mutes.iter().any(|mute| mute.person == person && applies(mute))
     }
 }
 
-/// Takes what is to be said anew out of a list, if there is room for it then; if not,
-/// what had been said stands.
+/// Removes the entries that a new entry replaces, if the new entry then fits within
+/// `most` entries. Otherwise returns `false` and leaves the list unchanged.
 pub(super) fn reserve_entry<T>(
     list: &mut Vec<T>,
     most: usize,
     is_other: impl Fn(&T) -> bool,
 ) -> bool {
-    let has_room = list.iter().filter(|one| is_other(one)).count() < most;
-    if has_room {
+    let fits = list.iter().filter(|entry| is_other(entry)).count() < most;
+    if fits {
         list.retain(is_other);
     }
-    has_room
+    fits
 }
 
 impl Hub {
@@ -171,25 +172,26 @@ impl Hub {
         let person = self.users[other].id;
         self.drop_expired(ctx.now, Scope::Room(room));
         let (by, name) = (self.users[user].name.clone(), self.users[other].name.clone());
-        let Room { name: shown, moderation, .. } = &self.rooms[room];
-        let shown = shown.clone();
+        let Room { name: room_name, moderation, .. } = &self.rooms[room];
+        let room_name = room_name.clone();
         if moderation.is_operator(person) {
-            let text = format!("nothing changed: {name} is an operator of {shown} already");
+            let text = format!("nothing changed: {name} is already an operator of {room_name}");
             return refusal(ErrorCode::BadArgument, text);
         }
         let most = self.limits.max_operators;
         if moderation.operators.len() >= most {
-            let text = format!("there are {most} operators; /deop one first");
+            let text = format!("the limit of {most} operators is reached; /deop one first");
             return refusal(ErrorCode::TooMany, text);
         }
         self.make_operator(room, person);
-        let event = Event::Promoted { room: shown.as_str(), by: by.as_str(), name: name.as_str() };
+        let event =
+            Event::Promoted { room: room_name.as_str(), by: by.as_str(), name: name.as_str() };
         self.announce_action(ctx, room, &event);
         Ok(())
     }
 
-    /// `/deop`; also of who is not in the room now, and of oneself. The right of the last
-    /// operator goes to another member: a room is never left without one.
+    /// `/deop`. The target may be absent from the room, or the user themselves. The rights
+    /// of the last operator go to another member, so that a room always has an operator.
     pub(super) fn demote(
         &mut self,
         ctx: &mut Context<'_>,
@@ -198,16 +200,17 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let room = self.moderated_room(user)?;
         let Some((person, name)) = self.known_user_named(name) else { return no_such_user(name) };
-        let shown = self.rooms[room].name.clone();
+        let room_name = self.rooms[room].name.clone();
         if !self.rooms[room].moderation.is_operator(person) {
-            let text = format!("nothing changed: {name} is not an operator of {shown}");
+            let text = format!("nothing changed: {name} is not an operator of {room_name}");
             return refusal(ErrorCode::NoSuchUser, text);
         }
         if self.heir(Some(ctx.now), room, Some(person)).is_none()
             && !self.has_moderator(Some(ctx.now), room, Some(person))
         {
-            let text =
-                format!("{shown} needs an operator, and nobody else is there; /part instead");
+            let text = format!(
+                "{room_name} needs an operator, and no other member can be one; /part instead"
+            );
             return refusal(ErrorCode::BadArgument, text);
         }
         self.rooms[room].moderation.operators.retain(|operator| *operator != person);
@@ -215,7 +218,7 @@ impl Hub {
             self.mark_session_unsaved(*other);
         }
         self.mark_moderation_unsaved(Scope::Room(room));
-        let event = Event::Demoted { room: shown.as_str(), name: name.as_str() };
+        let event = Event::Demoted { room: room_name.as_str(), name: name.as_str() };
         self.announce_action(ctx, room, &event);
         if !self.has_moderator(Some(ctx.now), room, None)
             && let Some(heir) = self.heir(Some(ctx.now), room, Some(person))
@@ -236,18 +239,23 @@ impl Hub {
         let room = self.moderated_room(user)?;
         let other = self.member_named(room, name)?;
         if other == user {
-            return refusal(ErrorCode::BadArgument, "that is you; /part leaves the room");
+            return refusal(
+                ErrorCode::BadArgument,
+                "you cannot kick yourself; /part leaves the room",
+            );
         }
         let (by, name) = (self.users[user].name.clone(), self.users[other].name.clone());
-        let shown = self.rooms[room].name.clone();
+        let room_name = self.rooms[room].name.clone();
         self.kick_member(ctx, &by, room, other, reason);
-        let (room_name, by, name) = (shown.as_str(), by.as_str(), name.as_str());
-        self.announce_action(ctx, room, &Event::Kicked { room: room_name, name, by, reason });
+        let (by, name) = (by.as_str(), name.as_str());
+        let event = Event::Kicked { room: room_name.as_str(), name, by, reason };
+        self.announce_action(ctx, room, &event);
         Ok(())
     }
 
-    /// Takes somebody out of a room and tells them so. Their plain lines go
-    /// nowhere then: nobody chose where else.
+    /// Removes a user from a room and notifies the user. If it was the current room, the
+    /// user has no current room afterwards: plain lines must not go to a room that the user
+    /// did not choose.
     pub(super) fn kick_member(
         &mut self,
         ctx: &mut Context<'_>,
@@ -257,17 +265,22 @@ impl Hub {
         reason: Option<&str>,
     ) {
         self.remove_from_room(user, room);
-        let them = &mut self.users[user];
-        if them.current == Some(room) {
-            them.current = None;
+        let current = &mut self.users[user].current;
+        if *current == Some(room) {
+            *current = None;
         }
         self.mark_session_unsaved(user);
         let text = reason.map_or_else(|| by.to_string(), |reason| format!("{by}: {reason}"));
-        let shown = self.rooms[room].name.to_string();
-        self.send_to_user(user, &Tags::default(), &Event::reply("KICKED", &shown, &text), ctx.turn);
+        let room_name = self.rooms[room].name.to_string();
+        self.send_to_user(
+            user,
+            &Tags::default(),
+            &Event::reply("KICKED", &room_name, &text),
+            ctx.turn,
+        );
     }
 
-    /// `/mute`; also of who is not in the room now.
+    /// `/mute`. The target may be absent from the room.
     pub(super) fn mute(
         &mut self,
         ctx: &mut Context<'_>,
@@ -278,23 +291,23 @@ impl Hub {
         let room = self.moderated_room(user)?;
         let Some((person, name)) = self.known_user_named(name) else { return no_such_user(name) };
         if person == self.users[user].id {
-            return refusal(ErrorCode::BadArgument, "that is you; mute somebody else");
+            return refusal(ErrorCode::BadArgument, "you cannot mute yourself");
         }
         self.drop_expired(ctx.now, Scope::Room(room));
-        let Room { name: shown, moderation, .. } = &mut self.rooms[room];
+        let Room { name: room_name, moderation, .. } = &mut self.rooms[room];
         let most = self.limits.max_mutes;
         if !reserve_entry(&mut moderation.mutes, most, |mute| mute.person != person) {
-            let text = format!("{most} people are muted here; /unmute one first");
+            let text = format!("the limit of {most} mutes is reached; /unmute one first");
             return refusal(ErrorCode::TooMany, text);
         }
-        let (args, until) = (format!("{shown} {name}"), Expiry::after(ctx.now, time));
+        let (args, until) = (format!("{room_name} {name}"), Expiry::after(ctx.now, time));
         moderation.mutes.push(Mute { person, name, until });
         self.mark_moderation_unsaved(Scope::Room(room));
         ctx.reply(&Event::reply("MUTED", &args, &until.describe("until you /unmute them")));
         Ok(())
     }
 
-    /// `/unmute`, by the name of now or of then.
+    /// `/unmute`, by the current name or the name at the time of the mute.
     pub(super) fn unmute(
         &mut self,
         ctx: &mut Context<'_>,
@@ -303,18 +316,18 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let room = self.moderated_room(user)?;
         let person = self.known_user_named(name).map(|(person, _)| person);
-        let Room { name: shown, moderation, .. } = &mut self.rooms[room];
+        let Room { name: room_name, moderation, .. } = &mut self.rooms[room];
         let key = Key::fold(name);
-        let is_meant = |mute: &mut Mute| Some(mute.person) == person || *mute.name.key() == key;
-        let Some(mute) = moderation.mutes.extract_if(.., is_meant).last() else {
-            return refusal(ErrorCode::NoSuchUser, format!("{name} is not muted in {shown}"));
+        let is_target = |mute: &mut Mute| Some(mute.person) == person || *mute.name.key() == key;
+        let Some(mute) = moderation.mutes.extract_if(.., is_target).last() else {
+            return refusal(ErrorCode::NoSuchUser, format!("{name} is not muted in {room_name}"));
         };
-        ctx.reply(&Event::reply("UNMUTED", &format!("{shown} {}", mute.name), ""));
+        ctx.reply(&Event::reply("UNMUTED", &format!("{room_name} {}", mute.name), ""));
         self.mark_moderation_unsaved(Scope::Room(room));
         Ok(())
     }
 
-    /// Whether somebody may be heard in a room.
+    /// Refuses a user who is muted in the room.
     pub(super) fn require_not_muted(
         &self,
         now: Now,
@@ -325,11 +338,11 @@ impl Hub {
         let person = self.users[user].id;
         let is_mine = |mute: &&Mute| mute.person == person && !mute.until.is_over(now);
         let Some(mute) = moderation.mutes.iter().find(is_mine) else { return Ok(()) };
-        let until = mute.until.describe("by an operator");
-        refusal(ErrorCode::Muted, format!("you are muted in {name} {until}; nobody saw this"))
+        let until = mute.until.describe("until an operator unmutes you");
+        refusal(ErrorCode::Muted, format!("not sent: you are muted in {name} {until}"))
     }
 
-    /// The room that a command of an operator is about: the current one.
+    /// The room that an operator's command applies to: the current one.
     pub(super) fn moderated_room(&self, user: UserIx) -> Result<RoomIx, Refusal> {
         let Some(room) = self.users[user].current else {
             return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
@@ -338,24 +351,24 @@ impl Hub {
         Ok(room)
     }
 
-    /// Whether somebody keeps order in a room.
+    /// Refuses a user who is not an operator of the room or of the server.
     pub(super) fn require_operator(&self, user: UserIx, room: RoomIx) -> Result<(), Refusal> {
         let (person, Room { name, moderation, .. }) = (self.users[user].id, &self.rooms[room]);
         if moderation.is_operator(person) || self.is_server_operator(person) {
             return Ok(());
         }
         let text = match self.operators_online(room) {
-            Some(names) => format!("only operators of {name} may; ask {names}"),
-            None => format!("only operators of {name} may, and none is here"),
+            Some(names) => format!("only operators of {name} can do this; ask {names}"),
+            None => format!("only operators of {name} can do this, and none is online"),
         };
         refusal(ErrorCode::Forbidden, text)
     }
 
-    /// The operators of a room who are on the server.
+    /// The names of the room's operators who are online.
     pub(super) fn operators_online(&self, room: RoomIx) -> Option<String> {
         let operators = self.rooms[room].moderation.operators.iter();
-        let here = operators.filter_map(|operator| self.users_by_id.get(operator));
-        let names: Vec<&str> = here.map(|user| self.users[*user].name.as_str()).collect();
+        let online = operators.filter_map(|operator| self.users_by_id.get(operator));
+        let names: Vec<&str> = online.map(|user| self.users[*user].name.as_str()).collect();
         (!names.is_empty()).then(|| names.join(", "))
     }
 
@@ -366,26 +379,27 @@ impl Hub {
         })
     }
 
-    /// Somebody who is here, or has an account.
+    /// The online user or the account with this name.
     pub(super) fn known_user_named(&self, name: &str) -> Option<(UserId, Name)> {
         let account = || self.accounts.named(&Key::fold(name)).map(|a| (a.person, a.name.clone()));
         let user = self.user_named(name).map(|user| &self.users[user]);
         user.map(|user| (user.id, user.name.clone())).or_else(account)
     }
 
-    /// Guests who are gone never come back as who they were.
+    /// Whether a user is online or has an account. A guest's id ends with the logout.
     pub(super) fn can_return(&self, person: UserId) -> bool {
         self.users_by_id.contains_key(&person) || self.accounts.of(person).is_some()
     }
 
-    /// Makes room for more: what is over, or about nobody any more, is forgotten.
+    /// Deletes expired entries and entries of users who cannot log in again, so that they
+    /// do not count towards the limits.
     pub(super) fn drop_expired(&mut self, now: Now, scope: Scope) {
-        let mut order = std::mem::take(self.moderation_mut(scope));
-        order.operators.retain(|person| self.can_return(*person));
-        order.mutes.retain(|mute| !mute.until.is_over(now) && self.can_return(mute.person));
-        order.bans.retain(|ban| self.can_match(now, ban));
-        order.lock.invited.retain(|person| self.can_return(*person));
-        *self.moderation_mut(scope) = order;
+        let mut moderation = std::mem::take(self.moderation_mut(scope));
+        moderation.operators.retain(|person| self.can_return(*person));
+        moderation.mutes.retain(|mute| !mute.until.is_over(now) && self.can_return(mute.person));
+        moderation.bans.retain(|ban| self.can_match(now, ban));
+        moderation.lock.invited.retain(|person| self.can_return(*person));
+        *self.moderation_mut(scope) = moderation;
     }
 
     pub(super) fn moderation(&self, scope: Scope) -> &Moderation {
@@ -402,7 +416,7 @@ impl Hub {
         }
     }
 
-    /// `#ops`, or `*` for the server.
+    /// The scope as replies show it: the room's name, or `*` for the server.
     pub(super) fn scope_name(&self, scope: Scope) -> String {
         match scope {
             Scope::Room(room) => self.rooms[room].name.to_string(),
@@ -410,7 +424,7 @@ impl Hub {
         }
     }
 
-    /// The rooms somebody is an operator of, also those they have left.
+    /// The rooms in which a user is an operator, including rooms that the user has left.
     pub(super) fn led_by(&self, user: UserIx) -> Vec<RoomName> {
         let me = &self.users[user];
         let rooms = me.relations.leads.iter().filter_map(|room| self.rooms.get(*room));
@@ -418,7 +432,7 @@ impl Hub {
         mine.map(|room| room.name.clone()).collect()
     }
 
-    /// The rooms somebody is in and an operator of, by name.
+    /// The rooms of which a user is a member and an operator, sorted by name.
     pub(super) fn operated_by(&self, user: UserIx) -> Vec<RoomName> {
         let me = &self.users[user];
         let rooms = me.rooms.iter().map(|room| &self.rooms[*room]);
@@ -434,11 +448,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_there_is_no_room_to_say_anew_stands_as_it_was() {
+    fn full_list_keeps_the_entry_that_would_be_replaced() {
         let mut list = vec!["a", "b", "c"];
-        assert!(!reserve_entry(&mut list, 1, |one| *one != "a"), "a bound that was lowered since");
+        assert!(!reserve_entry(&mut list, 1, |entry| *entry != "a"), "the limit was lowered");
         assert_eq!(list, ["a", "b", "c"]);
-        assert!(reserve_entry(&mut list, 3, |one| *one != "a"), "full, but for what is replaced");
+        assert!(reserve_entry(&mut list, 3, |entry| *entry != "a"), "a replacement fits");
         assert_eq!(list, ["b", "c"]);
     }
 }
