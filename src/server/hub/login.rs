@@ -332,7 +332,7 @@ impl Hub {
         let name = self.users[user].name.clone();
         let leads = self.users[user].relations.leads.clone();
         self.remove_relations(user, turn);
-        self.forget_blocks(user, self.users[user].session.is_some());
+        self.drop_blocks(user, self.users[user].session.is_some());
         self.end_session(user);
         self.announce_quit(now, user, reason, turn);
         let person = self.users[user].id;
