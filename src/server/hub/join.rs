@@ -9,11 +9,11 @@ use super::{
 /// The key given with a `/join`.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum JoinKey<'a> {
-    Bare,
+    Missing,
     Key(&'a str),
     /// A key that was compared with this digest; the key of the room may have changed
     /// since.
-    Tried {
+    Checked {
         digest: &'a str,
         is_right: bool,
     },
@@ -35,7 +35,7 @@ impl Hub {
             ctx,
             user,
             &name,
-            if let Some(key) = key { JoinKey::Key(key) } else { JoinKey::Bare },
+            if let Some(key) = key { JoinKey::Key(key) } else { JoinKey::Missing },
         )
     }
 
@@ -84,15 +84,15 @@ impl Hub {
     ) -> Result<(), Refusal> {
         match (self.require_entry(ctx.now, user, room)?, join_key) {
             (Entry::Open, _) => {}
-            (Entry::ByKey(is), JoinKey::Tried { digest, is_right })
+            (Entry::ByKey(is), JoinKey::Checked { digest, is_right })
                 if is_right && *is == *digest => {}
             (Entry::ByKey(is), JoinKey::Key(key)) => {
                 return self.check_key(ctx, room, key, is);
             }
-            (Entry::ByKey(_), JoinKey::Tried { .. }) => {
-                return Err(self.locked_out(room, " and the key was wrong"));
+            (Entry::ByKey(_), JoinKey::Checked { .. }) => {
+                return Err(self.locked_out(room, "; that key is wrong"));
             }
-            (Entry::ByKey(_), JoinKey::Bare) => {
+            (Entry::ByKey(_), JoinKey::Missing) => {
                 let hint = format!("; use /join {} KEY", self.rooms[room].name);
                 return Err(self.locked_out(room, &hint));
             }
@@ -111,19 +111,19 @@ impl Hub {
     }
 
     fn enter_checked(&mut self, ctx: &mut Context<'_>, user: UserIx, room: RoomIx) {
-        let person = self.users[user].id;
-        self.use_invitation(person, room);
+        let user_id = self.users[user].id;
+        self.use_invitation(user_id, room);
         self.end_query(user, QueryState::Off);
-        let shown = self.rooms[room].name.to_string();
-        ctx.reply(&Event::reply("JOINED", &shown, "your messages now go to this room"));
+        let room_name = self.rooms[room].name.to_string();
+        ctx.reply(&Event::reply("JOINED", &room_name, "your messages now go to this room"));
         self.enter(ctx, user, room);
     }
 
     /// Makes a room of the user the current one.
     fn switch_to(&mut self, ctx: &mut Context<'_>, user: UserIx, room: RoomIx) {
         self.end_query(user, QueryState::Off);
-        let shown = self.rooms[room].name.to_string();
-        ctx.reply(&Event::reply("JOINED", &shown, "your messages now go to this room"));
+        let room_name = self.rooms[room].name.to_string();
+        ctx.reply(&Event::reply("JOINED", &room_name, "your messages now go to this room"));
         self.users[user].current = Some(room);
         self.describe(ctx, room);
     }

@@ -98,21 +98,21 @@ impl Hub {
             return refusal(ErrorCode::BadArgument, format!("{name} is already in {room}"));
         }
         self.drop_expired(ctx.now, Scope::Room(room));
-        let (me, person) = (self.users[user].id, self.users[other].id);
+        let (me, user_id) = (self.users[user].id, self.users[other].id);
         let moderation = &mut self.rooms[room].moderation;
         let max = self.limits.max_invited;
-        if !reserve_entry(&mut moderation.lock.invited, max, |invited| *invited != person) {
-            let text = format!("{max} invitations are open, the maximum; /unlock removes all");
+        if !reserve_entry(&mut moderation.lock.invited, max, |invited| *invited != user_id) {
+            let text = format!("{max} invitations are open, the maximum; /unlock cancels them");
             return refusal(ErrorCode::TooMany, text);
         }
-        moderation.lock.invited.push(person);
+        moderation.lock.invited.push(user_id);
         self.mark_moderation_unsaved(Scope::Room(room));
-        let Room { name: shown, .. } = &self.rooms[room];
-        let (shown, name) = (shown.to_string(), self.users[other].name.clone());
-        ctx.reply(&Event::reply("INVITED", &format!("{shown} {name}"), ""));
+        let Room { name: room_name, .. } = &self.rooms[room];
+        let (room_name, name) = (room_name.to_string(), self.users[other].name.clone());
+        ctx.reply(&Event::reply("INVITED", &format!("{room_name} {name}"), ""));
         if !self.users[other].relations.ignores.iter().any(|ignored| ignored.person == me) {
             let by = self.users[user].name.clone();
-            let event = Event::reply("INVITATION", &shown, by.as_str());
+            let event = Event::reply("INVITATION", &room_name, by.as_str());
             self.send_to_user(other, &Tags::default(), &event, ctx.turn);
         }
         Ok(())
@@ -138,9 +138,9 @@ impl Hub {
     }
 
     /// Removes the invitation of a user who has joined.
-    pub(super) fn use_invitation(&mut self, person: UserId, room: RoomIx) {
+    pub(super) fn use_invitation(&mut self, user_id: UserId, room: RoomIx) {
         let invited = &mut self.rooms[room].moderation.lock.invited;
-        if invited.extract_if(.., |invited| *invited == person).count() > 0 {
+        if invited.extract_if(.., |invited| *invited == user_id).count() > 0 {
             self.mark_moderation_unsaved(Scope::Room(room));
         }
     }

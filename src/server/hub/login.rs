@@ -130,18 +130,18 @@ impl Hub {
 
     /// Logs in a guest unless they are banned.
     pub(super) fn log_in_guest(&mut self, ctx: &mut Context<'_>, name: &Name) {
-        let person = UserId(self.last_ids.person + 1);
-        if !self.reject_banned(ctx, person, name) {
-            self.last_ids.person = person.0;
-            self.add_user(ctx, person, name);
+        let user_id = UserId(self.last_ids.person + 1);
+        if !self.reject_banned(ctx, user_id, name) {
+            self.last_ids.person = user_id.0;
+            self.add_user(ctx, user_id, name);
         }
     }
 
     /// Creates the user of this connection and joins them to the lobby.
-    pub(super) fn add_user(&mut self, ctx: &mut Context<'_>, person: UserId, name: &Name) {
+    pub(super) fn add_user(&mut self, ctx: &mut Context<'_>, user_id: UserId, name: &Name) {
         let since = self.stamp(ctx.now);
         let user = self.users.insert(User {
-            id: person,
+            id: user_id,
             name: name.clone(),
             conn: Some(ctx.conn),
             peer: self.peer(ctx.conn),
@@ -160,7 +160,7 @@ impl Hub {
             last_active: ctx.now.since_start,
         });
         self.assign_name(user, name);
-        self.users_by_id.insert(person, user);
+        self.users_by_id.insert(user_id, user);
         self.attach_relations(user);
         if let Some(connection) = self.connection_mut(ctx.conn) {
             connection.phase = Phase::LoggedIn(user);
@@ -169,7 +169,7 @@ impl Hub {
         match self.require_entry(ctx.now, user, self.lobby) {
             Ok(Entry::Open) => {
                 ctx.reply(&Event::reply("WELCOME", name.as_str(), "you are in #lobby"));
-                self.use_invitation(person, self.lobby);
+                self.use_invitation(user_id, self.lobby);
                 self.enter(ctx, user, self.lobby);
             }
             Ok(Entry::ByKey(_)) => {
@@ -217,8 +217,8 @@ impl Hub {
             return refusal(ErrorCode::NameTaken, text);
         }
         match self.confusable_with(&name, me) {
-            Some(double) => {
-                let text = format!("{name} is too easily confused with {double}; {other}");
+            Some(similar) => {
+                let text = format!("{name} is too easily confused with {similar}; {other}");
                 refusal(ErrorCode::NameTaken, text)
             }
             None => Ok(name),
@@ -232,8 +232,8 @@ impl Hub {
             let here = self.confusables.find(&skeleton).map(|user| &self.users[user]);
             let here = here.map(|user| (user.id, &user.name));
             let owner = || self.accounts.confusable_with(&skeleton).map(|a| (a.person, &a.name));
-            let double = here.or_else(owner).filter(|(person, _)| Some(*person) != me);
-            double.map(|(_, name)| name.clone())
+            let similar = here.or_else(owner).filter(|(user_id, _)| Some(*user_id) != me);
+            similar.map(|(_, name)| name.clone())
         })
     }
 
@@ -332,18 +332,18 @@ impl Hub {
         let name = self.users[user].name.clone();
         let leads = self.users[user].relations.leads.clone();
         self.remove_relations(user, turn);
-        self.drop_blocks(user, self.users[user].session.is_some());
+        self.delete_blocks(user, self.users[user].session.is_some());
         self.end_session(user);
         self.announce_quit(now, user, reason, turn);
-        let person = self.users[user].id;
-        self.users_by_id.remove(&person);
+        let user_id = self.users[user].id;
+        self.users_by_id.remove(&user_id);
         for room in std::mem::take(&mut self.users[user].rooms) {
             self.remove_member(room, &name);
         }
         self.release_name(user, &name);
         self.users.remove(user);
-        let was_server_operator = self.is_server_operator(person);
-        self.revoke_server_operator(person);
+        let was_server_operator = self.is_server_operator(user_id);
+        self.revoke_server_operator(user_id);
         if was_server_operator {
             self.ensure_operators(now, turn);
         }
@@ -355,24 +355,24 @@ impl Hub {
     /// Removes the ignores and queries of a user who logs out, and of others with that
     /// user.
     fn remove_relations(&mut self, user: UserIx, turn: &mut Turn) {
-        let person = self.users[user].id;
+        let user_id = self.users[user].id;
         self.end_query(user, QueryState::Off);
         let ignores = self.ignores_of(user);
         let mut relations = std::mem::take(&mut self.users[user].relations);
         for other in &relations.ignores {
             if let Some(by) = self.ignored_by(other.person) {
-                by.retain(|p| *p != person);
+                by.retain(|p| *p != user_id);
             }
         }
         let name = self.users[user].name.clone();
         for other in &relations.ignored_by {
             let Some(other) = self.users_by_id.get(other) else { continue };
             let ignores = &mut self.users[*other].relations.ignores;
-            if let Some(ignored) = ignores.iter_mut().find(|ignored| ignored.person == person) {
+            if let Some(ignored) = ignores.iter_mut().find(|ignored| ignored.person == user_id) {
                 ignored.gone = Some(name.clone());
             }
         }
-        if let Some(account) = self.accounts.of_mut(person) {
+        if let Some(account) = self.accounts.of_mut(user_id) {
             account.ignores = ignores;
             account.ignored_by = std::mem::take(&mut relations.ignored_by);
         }

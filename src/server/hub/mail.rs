@@ -21,8 +21,8 @@ pub(super) struct Mailboxes {
 
 impl Mailboxes {
     /// Returns the ids in a mailbox, oldest first.
-    pub(super) fn of(&self, person: UserId) -> Vec<u64> {
-        self.boxes.get(&person).into_iter().flatten().copied().collect()
+    pub(super) fn of(&self, user_id: UserId) -> Vec<u64> {
+        self.boxes.get(&user_id).into_iter().flatten().copied().collect()
     }
 
     /// Returns the account a message waits for, if any.
@@ -30,21 +30,21 @@ impl Mailboxes {
         self.owners.get(&id).copied()
     }
 
-    fn len(&self, person: UserId) -> usize {
-        self.boxes.get(&person).map_or(0, BTreeSet::len)
+    fn len(&self, user_id: UserId) -> usize {
+        self.boxes.get(&user_id).map_or(0, BTreeSet::len)
     }
 
-    fn insert(&mut self, person: UserId, id: u64) {
-        self.boxes.entry(person).or_default().insert(id);
-        self.owners.insert(id, person);
+    fn insert(&mut self, user_id: UserId, id: u64) {
+        self.boxes.entry(user_id).or_default().insert(id);
+        self.owners.insert(id, user_id);
     }
 
     fn remove(&mut self, id: u64) -> bool {
-        let Some(person) = self.owners.remove(&id) else { return false };
-        if let Some(ids) = self.boxes.get_mut(&person) {
+        let Some(user_id) = self.owners.remove(&id) else { return false };
+        if let Some(ids) = self.boxes.get_mut(&user_id) {
             ids.remove(&id);
             if ids.is_empty() {
-                self.boxes.remove(&person);
+                self.boxes.remove(&user_id);
             }
         }
         true
@@ -86,21 +86,21 @@ impl Hub {
         &mut self,
         ctx: &mut Context<'_>,
         user: UserIx,
-        person: UserId,
+        user_id: UserId,
         text: &str,
     ) -> Result<(), Refusal> {
-        let Some(account) = self.accounts.of(person) else { return Ok(()) };
+        let Some(account) = self.accounts.of(user_id) else { return Ok(()) };
         let name = account.name.clone();
-        if self.mail.len(person) >= self.limits.mailbox {
+        if self.mail.len(user_id) >= self.limits.mailbox {
             let text = format!("not sent: the mailbox of {name} is full");
             return refusal(ErrorCode::TooMany, text);
         }
         let me = self.users[user].id;
         let is_delivered = !account.ignores.iter().any(|(ignored, _)| *ignored == me);
-        let to = Recipient::Person(person, name.clone());
+        let to = Recipient::Person(user_id, name.clone());
         let record = self.record(ctx, user, to, text, false);
         if is_delivered {
-            self.store_mail(person, record.id);
+            self.store_mail(user_id, record.id);
         }
         ctx.with_message(&record, |ctx| {
             self.echo(ctx, &record);
@@ -114,9 +114,9 @@ impl Hub {
     }
 
     /// Adds a message to a mailbox, unless the mailbox is full.
-    pub(super) fn store_mail(&mut self, person: UserId, id: u64) {
-        if self.mail.len(person) < self.limits.mailbox {
-            self.mail.insert(person, id);
+    pub(super) fn store_mail(&mut self, user_id: UserId, id: u64) {
+        if self.mail.len(user_id) < self.limits.mailbox {
+            self.mail.insert(user_id, id);
             self.unsaved.insert((Collection::Mail, id));
         }
     }
@@ -129,18 +129,18 @@ impl Hub {
     }
 
     /// Empties a mailbox after its messages were delivered or its account deleted.
-    pub(super) fn empty_mailbox(&mut self, person: UserId) {
-        for id in self.mail.of(person) {
+    pub(super) fn empty_mailbox(&mut self, user_id: UserId) {
+        for id in self.mail.of(user_id) {
             self.discard_mail(id);
         }
     }
 
     pub(super) fn read_mail(&mut self, ctx: &mut Context<'_>, proof: Proof) {
-        let person = proof.person;
-        let Some(account) = self.accounts.of(person) else { return };
-        let ids = self.mail.of(person);
+        let user_id = proof.person;
+        let Some(account) = self.accounts.of(user_id) else { return };
+        let ids = self.mail.of(user_id);
         let hidden = account.ignores.iter().map(|(ignored, _)| *ignored).collect();
-        let thread = Thread::Ids { reader: person, ids: ids.clone() };
+        let thread = Thread::Ids { reader: user_id, ids: ids.clone() };
         let query =
             log::ReadRequest { thread, count: ids.len(), size: usize::MAX, after: Some(0), hidden };
         let request = PendingRequest::Mail(MailRequest { cid: ctx.cid.take(), proof, ids });
@@ -158,29 +158,30 @@ impl Hub {
         waiting: MailRequest,
         records: &[Arc<Record>],
     ) -> Result<(), Refusal> {
-        let person = waiting.proof.person;
-        if self.mail.of(person) != waiting.ids {
+        let user_id = waiting.proof.person;
+        if self.mail.of(user_id) != waiting.ids {
             return self.log_in_account(ctx, waiting.proof); // more arrived meanwhile
         }
         if !self.may_log_in(ctx, &waiting.proof)? {
             return Ok(());
         }
-        self.take_over(ctx, person);
+        self.take_over(ctx, user_id);
         for record in records {
-            let event = Event::Row { time: record.time, message: record.seen_by(person) };
+            let event = Event::Row { time: record.time, message: record.seen_by(user_id) };
             ctx.reply_tagged(&tags_of(record), &event);
         }
         // `/reply` answers the last author.
-        if let (Some(last), Some(user)) = (records.last(), self.users_by_id.get(&person).copied()) {
+        if let (Some(last), Some(user)) = (records.last(), self.users_by_id.get(&user_id).copied())
+        {
             self.users[user].reply_target = Some(last.author);
         }
-        self.empty_mailbox(person);
+        self.empty_mailbox(user_id);
         Ok(())
     }
 
     /// Returns the stored form of a waiting message: its account.
     pub(super) fn saved_mail(&self, id: u64) -> Option<String> {
-        self.mail.owners.get(&id).map(|person| person.0.to_string())
+        self.mail.owners.get(&id).map(|user_id| user_id.0.to_string())
     }
 
     pub(super) fn restore_mail(&mut self, id: u64, saved: &str) -> serde_json::Result<()> {

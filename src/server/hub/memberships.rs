@@ -4,7 +4,7 @@
 //! All spans since login count, since `/resume TOKEN 0` reads from there. Spans without a
 //! message between them are merged, empty ones dropped. Older spans are stored apart from
 //! the session, in immutable blocks, so that the cost of storing a session does not grow
-//! with its age. Past a bound the oldest block is dropped, and a client that resumes from
+//! with its age. Past a bound the oldest block is evicted, and a client that resumes from
 //! before its end is notified.
 
 use serde::{Deserialize, Serialize};
@@ -22,8 +22,8 @@ pub(super) struct Memberships {
     blocks: Vec<(u64, Box<[MembershipSpan]>)>,
     /// The latest spans, in order of their start; all open spans are here.
     recent: Vec<MembershipSpan>,
-    /// The last message of the dropped spans.
-    forgotten: u64,
+    /// The last message of the evicted spans.
+    evicted_upto: u64,
 }
 
 /// A block as stored. Fields may be added, never removed or renamed.
@@ -34,8 +34,8 @@ struct SavedBlock<B> {
 }
 
 impl Memberships {
-    pub(super) fn new(recent: Vec<MembershipSpan>, forgotten: u64) -> Self {
-        Self { blocks: Vec::new(), recent, forgotten }
+    pub(super) fn new(recent: Vec<MembershipSpan>, evicted_upto: u64) -> Self {
+        Self { blocks: Vec::new(), recent, evicted_upto }
     }
 
     /// Returns the spans that are stored with the session.
@@ -43,8 +43,8 @@ impl Memberships {
         &self.recent
     }
 
-    pub(super) fn forgotten(&self) -> u64 {
-        self.forgotten
+    pub(super) fn evicted_upto(&self) -> u64 {
+        self.evicted_upto
     }
 
     /// Returns the spans that may contain a message after this id.
@@ -111,7 +111,7 @@ impl Hub {
         if memberships.blocks.len() > BLOCKS_MAX {
             let (oldest, block) = memberships.blocks.remove(0);
             let until = block.iter().filter_map(|span| span.until).max();
-            memberships.forgotten = memberships.forgotten.max(until.unwrap_or_default());
+            memberships.evicted_upto = memberships.evicted_upto.max(until.unwrap_or_default());
             self.block_owners.remove(&oldest);
             self.note_block_unsaved(user, oldest);
         }
@@ -135,8 +135,8 @@ impl Hub {
         self.unsaved.extend(numbers.map(|number| (Collection::Spans, number)));
     }
 
-    /// Drops the blocks of a user who logs out; `is_stored`: they had a session.
-    pub(super) fn drop_blocks(&mut self, user: UserIx, is_stored: bool) {
+    /// Deletes the blocks of a user who logs out; `is_stored`: they had a session.
+    pub(super) fn delete_blocks(&mut self, user: UserIx, is_stored: bool) {
         for number in self.users[user].memberships.numbers() {
             self.block_owners.remove(&number);
             if is_stored {
@@ -145,19 +145,20 @@ impl Hub {
         }
     }
 
-    /// Returns the stored form of a block; `None` if it was dropped.
+    /// Returns the stored form of a block; `None` if it was deleted.
     pub(super) fn saved_block(&self, number: u64) -> Option<String> {
-        let person = *self.block_owners.get(&number)?;
-        let user = &self.users[*self.users_by_id.get(&person)?];
+        let user_id = *self.block_owners.get(&number)?;
+        let user = &self.users[*self.users_by_id.get(&user_id)?];
         let (_, stays) = user.memberships.blocks.iter().find(|(it, _)| *it == number)?;
-        serde_json::to_string(&SavedBlock { person, stays }).ok()
+        serde_json::to_string(&SavedBlock { person: user_id, stays }).ok()
     }
 
     /// Restores a block after all sessions. A block without a session is deleted.
     pub(super) fn restore_block(&mut self, number: u64, saved: &str) -> serde_json::Result<()> {
-        let SavedBlock::<Box<[MembershipSpan]>> { person, stays } = serde_json::from_str(saved)?;
+        let SavedBlock::<Box<[MembershipSpan]>> { person: user_id, stays } =
+            serde_json::from_str(saved)?;
         self.last_block = self.last_block.max(number);
-        match self.users_by_id.get(&person).copied() {
+        match self.users_by_id.get(&user_id).copied() {
             Some(user) => self.attach_block(user, number, stays),
             None => {
                 self.unsaved.insert((Collection::Spans, number));
@@ -204,14 +205,14 @@ mod tests {
     fn spans_without_messages_between_or_in_them_are_merged() {
         let (mut hub, _) = with_session();
         let count = |hub: &Hub| memberships(hub).after(0).len();
-        for (said, spans) in [("/away", 1), ("mine", 2)] {
+        for (line_between, spans) in [("/away", 1), ("mine", 2)] {
             for _ in 0..100 {
-                for line in ["/join ops", said, "/part ops"] {
+                for line in ["/join ops", line_between, "/part ops"] {
                     say(&mut hub, 0, line);
                 }
                 say(&mut hub, 1, "elsewhere");
             }
-            assert_eq!(count(&hub), spans, "{said}");
+            assert_eq!(count(&hub), spans, "{line_between}");
         }
         // Messages posted in her absence are in no span.
         for line in ["/join ops", "missed", "/part ops"] {
@@ -245,8 +246,8 @@ mod tests {
         assert!(hub.changes().iter().all(|change| change.shelf != Collection::Spans));
         // The blocks are deleted with the session.
         let alice = memberships(&hub).numbers().count();
-        let person = hub.users[hub.user_named("alice").expect("here")].id;
-        hub.expire_session(now(Duration::ZERO), person, &mut Turn::default());
+        let user_id = hub.users[hub.user_named("alice").expect("here")].id;
+        hub.expire_session(now(Duration::ZERO), user_id, &mut Turn::default());
         let gone = hub.changes().into_iter().filter(|change| change.shelf == Collection::Spans);
         let gone: Vec<_> = gone.map(|change| change.value).collect();
         assert_eq!(gone, vec![None; alice]);
@@ -266,19 +267,19 @@ mod tests {
     }
 
     #[test]
-    fn resume_from_before_dropped_spans_is_notified() {
+    fn resume_from_before_evicted_spans_is_notified() {
         let (mut hub, token) = with_session();
         let spans = BLOCK * (BLOCKS_MAX + 3);
         visit_rooms(&mut hub, 0..spans);
-        let forgotten = memberships(&hub).forgotten();
+        let evicted_upto = memberships(&hub).evicted_upto();
         let left = memberships(&hub).after(0).len() as u64;
-        assert_eq!(left, spans as u64 + 1 - forgotten);
-        assert!(forgotten > 0 && forgotten.is_multiple_of(BLOCK as u64), "{forgotten}");
+        assert_eq!(left, spans as u64 + 1 - evicted_upto);
+        assert!(evicted_upto > 0 && evicted_upto.is_multiple_of(BLOCK as u64), "{evicted_upto}");
         hub = restarted(&hub);
-        for (after, is_notified) in [(0, true), (forgotten - 1, true), (forgotten, false)] {
+        for (after, is_notified) in [(0, true), (evicted_upto - 1, true), (evicted_upto, false)] {
             connect(&mut hub, 0);
             let (_, reply) = say(&mut hub, 0, &format!("/resume {token} {after}"));
-            let text = format!("[WELCOME alice] you are back; up to id {forgotten}, ");
+            let text = format!("[WELCOME alice] you are back; up to id {evicted_upto}, ");
             assert!(reply.text.starts_with("[WELCOME alice] you are back"), "{}", reply.text);
             assert_eq!(reply.text.starts_with(&text), is_notified, "{after}: {}", reply.text);
             handle(&mut hub, 0, Input::Disconnected);

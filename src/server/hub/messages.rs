@@ -81,7 +81,7 @@ impl Hub {
         }
         let me = &self.users[user];
         match (me.query, me.current) {
-            (QueryState::On(person), _) => match self.users_by_id.get(&person).copied() {
+            (QueryState::On(user_id), _) => match self.users_by_id.get(&user_id).copied() {
                 Some(to) => {
                     self.post_private(ctx, user, to, text, is_action);
                     Ok(())
@@ -195,7 +195,7 @@ impl Hub {
         if let QueryState::On(other) = std::mem::replace(&mut self.users[user].query, next)
             && let Some(other) = self.users_by_id.get(&other)
         {
-            self.users[*other].relations.queried_by.retain(|person| *person != me);
+            self.users[*other].relations.queried_by.retain(|user_id| *user_id != me);
         }
     }
 
@@ -422,7 +422,7 @@ mod tests {
         cids.remember(&message(3, "a", "sent"));
         assert_eq!((cids.order.len(), cids.size), (2, 6));
         assert!(cids.find(UserId(1), &cid("b")).is_some());
-        // The cid was discarded before, so two entries share it.
+        // A repeated cid replaces the older message.
         cids.remember(&message(4, "a", "again"));
         cids.remember(&message(5, "c", "hi"));
         assert_eq!(cids.find(UserId(1), &cid("a")).map(|record| record.id), Some(4));

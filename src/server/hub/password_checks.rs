@@ -30,7 +30,7 @@ pub(super) enum Purpose {
     Change,
     Unregister,
     /// Become a server operator.
-    Rule,
+    ServerOperator,
     /// Join a room with a key; the digest is that of the key when the check began.
     Enter(RoomName, Arc<str>),
 }
@@ -230,15 +230,15 @@ impl Hub {
                 self.delete_account(ctx, user);
                 Ok(())
             }
-            Purpose::Rule => {
+            Purpose::ServerOperator => {
                 let result =
                     if is_right { self.grant_server_operator(ctx, user) } else { wrong_password() };
                 self.note_oper(ctx.now, user, result.as_ref().err());
                 result
             }
             Purpose::Enter(room, digest) => {
-                let door = JoinKey::Tried { digest: &digest, is_right };
-                self.join_with(ctx, user, &room, door)?;
+                let join_key = JoinKey::Checked { digest: &digest, is_right };
+                self.join_with(ctx, user, &room, join_key)?;
                 self.mark_session_unsaved(user);
                 Ok(())
             }
@@ -551,11 +551,11 @@ mod tests {
         let mut hub = hub_with_alice();
         say(&mut hub, 1, "bob");
         for (slot, command, name) in [(0, "/passwd", "alice"), (1, "/register", "bob")] {
-            let most = LOGIN_LINE_MAX - format!("/login {name} ").len();
-            let (_, reply) = say(&mut hub, slot, &format!("{command} {}", "x".repeat(most + 1)));
+            let max = LOGIN_LINE_MAX - format!("/login {name} ").len();
+            let (_, reply) = say(&mut hub, slot, &format!("{command} {}", "x".repeat(max + 1)));
             assert!(reply.text.starts_with("[ERROR bad-argument] "), "{}", reply.text);
-            assert!(reply.text.contains(&format!(" {most} bytes")), "{}", reply.text);
-            let (_, reply) = say(&mut hub, slot, &format!("{command} {}", "x".repeat(most)));
+            assert!(reply.text.contains(&format!(" {max} bytes")), "{}", reply.text);
+            let (_, reply) = say(&mut hub, slot, &format!("{command} {}", "x".repeat(max)));
             assert_eq!(reply.hashes, [conn(slot)]);
         }
     }

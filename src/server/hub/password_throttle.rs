@@ -30,7 +30,7 @@ pub(super) enum Guarded {
     /// An account.
     Account(UserId),
     /// The rights of a server operator.
-    Rule,
+    ServerOperator,
     /// The server itself.
     Server,
     /// A locked room.

@@ -75,16 +75,16 @@ impl Hub {
         if other == user {
             return refusal(ErrorCode::BadArgument, "you cannot ignore yourself");
         }
-        let (me, person) = (self.users[user].id, self.users[other].id);
+        let (me, user_id) = (self.users[user].id, self.users[other].id);
         let ignores = &mut self.users[user].relations.ignores;
-        let most = self.limits.max_ignored;
-        let is_ignored = ignores.iter().any(|ignored| ignored.person == person);
-        if ignores.len() >= most && !is_ignored {
-            let text = format!("you ignore {most} users, the maximum; /unignore some first");
+        let max = self.limits.max_ignored;
+        let is_ignored = ignores.iter().any(|ignored| ignored.person == user_id);
+        if ignores.len() >= max && !is_ignored {
+            let text = format!("you ignore {max} users, the maximum; /unignore some first");
             return refusal(ErrorCode::TooMany, text);
         }
         if !is_ignored {
-            ignores.push(Ignored { person, gone: None });
+            ignores.push(Ignored { person: user_id, gone: None });
             self.users[other].relations.ignored_by.push(me);
             self.note_account_unsaved(user);
         }
@@ -103,12 +103,12 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let key = Key::fold(name);
         let other = self.user_named(name);
-        let person = other.map(|other| self.users[other].id);
+        let user_id = other.map(|other| self.users[other].id);
         let me = self.users[user].id;
         let mut shown_name = other.map(|other| self.users[other].name.clone());
         let mut unignored = Vec::new();
         self.users[user].relations.ignores.retain(|ignored| {
-            let is_match = Some(ignored.person) == person
+            let is_match = Some(ignored.person) == user_id
                 || ignored.gone.as_ref().is_some_and(|gone| *gone.key() == key);
             if is_match && shown_name.is_none() {
                 shown_name.clone_from(&ignored.gone);
@@ -119,9 +119,9 @@ impl Hub {
             !is_match
         });
         let is_change = !unignored.is_empty();
-        for person in unignored {
-            if let Some(by) = self.ignored_by(person) {
-                by.retain(|person| *person != me);
+        for user_id in unignored {
+            if let Some(by) = self.ignored_by(user_id) {
+                by.retain(|user_id| *user_id != me);
             }
         }
         self.note_account_unsaved(user);

@@ -29,7 +29,7 @@ pub(super) struct Room {
     /// members or their settings change.
     audience: Option<Arc<Audience>>,
     /// Presence changes since the last summary, while a summary is due.
-    crowd: Option<PresenceSummary>,
+    presence_summary: Option<PresenceSummary>,
     /// Whether a connected user has been a member since the server started.
     pub(super) was_visited: bool,
 }
@@ -41,7 +41,7 @@ impl Room {
             members: BTreeMap::new(),
             moderation: Moderation::default(),
             audience: None,
-            crowd: None,
+            presence_summary: None,
             was_visited: false,
         }
     }
@@ -89,7 +89,7 @@ struct Member {
 
 /// A presence change.
 #[derive(Debug, Clone, Copy)]
-enum Move {
+enum PresenceChange {
     Joined,
     Left,
     Quit,
@@ -126,9 +126,9 @@ impl Hub {
         self.users[user].rooms.push(room);
         self.users[user].current = Some(room);
         self.note_arrival(user, self.rooms[room].name.key().clone());
-        if !self.coalesce_presence(ctx.now, room, Move::Joined) {
-            let shown = self.rooms[room].name.clone();
-            let event = Event::Joined { room: shown.as_str(), name: name.as_str() };
+        if !self.coalesce_presence(ctx.now, room, PresenceChange::Joined) {
+            let room_name = self.rooms[room].name.clone();
+            let event = Event::Joined { room: room_name.as_str(), name: name.as_str() };
             self.announce(ctx.now, &[room], Topic::Presence, Some(ctx.conn), &event, ctx.turn);
         }
         self.describe(ctx, room);
@@ -168,10 +168,10 @@ impl Hub {
             }
         };
         let reason = reason.filter(|_| self.require_not_muted(ctx.now, user, room).is_ok());
-        let shown = self.rooms[room].name.clone();
+        let room_name = self.rooms[room].name.clone();
         let my_name = self.users[user].name.clone();
-        if !self.coalesce_presence(ctx.now, room, Move::Left) {
-            let event = Event::Left { room: shown.as_str(), name: my_name.as_str(), reason };
+        if !self.coalesce_presence(ctx.now, room, PresenceChange::Left) {
+            let event = Event::Left { room: room_name.as_str(), name: my_name.as_str(), reason };
             self.announce(ctx.now, &[room], Topic::Presence, Some(ctx.conn), &event, ctx.turn);
         }
         self.remove_from_room(user, room);
@@ -185,7 +185,7 @@ impl Hub {
         } else {
             ""
         };
-        ctx.reply(&Event::reply("PARTED", &shown.to_string(), text));
+        ctx.reply(&Event::reply("PARTED", &room_name.to_string(), text));
         Ok(())
     }
 
@@ -294,8 +294,8 @@ impl Hub {
         self.require_not_muted(ctx.now, user, room)?;
         let text = (text.trim() != "-").then_some(text);
         let old = std::mem::replace(&mut self.rooms[room].moderation.topic, text.map(Into::into));
-        let (shown, name) = (self.rooms[room].name.clone(), self.users[user].name.clone());
-        let event = Event::Topic { room: shown.as_str(), name: name.as_str(), text };
+        let (room_name, name) = (self.rooms[room].name.clone(), self.users[user].name.clone());
+        let event = Event::Topic { room: room_name.as_str(), name: name.as_str(), text };
         if old.as_deref() != text {
             self.mark_moderation_unsaved(Scope::Room(room));
             self.announce_action(ctx, room, &event);
@@ -306,7 +306,7 @@ impl Hub {
             ctx.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
         } else {
             // Nothing changes: answered like `/topic` without a text.
-            ctx.reply(&Event::reply("TOPIC", &shown.to_string(), text.unwrap_or_default()));
+            ctx.reply(&Event::reply("TOPIC", &room_name.to_string(), text.unwrap_or_default()));
         }
         Ok(())
     }
@@ -375,7 +375,7 @@ impl Hub {
         turn: &mut Turn,
     ) {
         let mut rooms = self.users[user].rooms.clone();
-        rooms.retain(|room| !self.coalesce_presence(now, *room, Move::Quit));
+        rooms.retain(|room| !self.coalesce_presence(now, *room, PresenceChange::Quit));
         if rooms.is_empty() {
             return;
         }
@@ -392,27 +392,27 @@ impl Hub {
 
     /// Counts a presence change of a large room for its next summary. `false` in a small
     /// room, where it has to be announced.
-    fn coalesce_presence(&mut self, now: Now, room: RoomIx, what: Move) -> bool {
+    fn coalesce_presence(&mut self, now: Now, room: RoomIx, what: PresenceChange) -> bool {
         if !self.is_quiet(room) {
             return false;
         }
-        if self.rooms[room].crowd.is_none() {
+        if self.rooms[room].presence_summary.is_none() {
             self.crowd_deadlines.insert((now.since_start + PRESENCE_INTERVAL, room));
         }
-        let crowd = self.rooms[room].crowd.get_or_insert_default();
+        let crowd = self.rooms[room].presence_summary.get_or_insert_default();
         match what {
-            Move::Joined => crowd.joined += 1,
-            Move::Left => crowd.left += 1,
-            Move::Quit => crowd.quit += 1,
+            PresenceChange::Joined => crowd.joined += 1,
+            PresenceChange::Left => crowd.left += 1,
+            PresenceChange::Quit => crowd.quit += 1,
         }
         true
     }
 
     pub(super) fn send_presence_summary(&mut self, now: Now, room: RoomIx, turn: &mut Turn) {
-        let Some(mut crowd) = self.rooms[room].crowd.take() else { return };
+        let Some(mut crowd) = self.rooms[room].presence_summary.take() else { return };
         crowd.here = self.rooms[room].len();
-        let shown = self.rooms[room].name.clone();
-        let event = Event::Crowd { room: shown.as_str(), crowd };
+        let room_name = self.rooms[room].name.clone();
+        let event = Event::Crowd { room: room_name.as_str(), crowd };
         let audience = self.audience(room);
         let tags = Tags { time: Some(self.stamp(now)), ..Tags::default() };
         turn.fan_out(audience, Topic::Presence, None, Vec::new(), &tags, &event);

@@ -17,8 +17,8 @@ use crate::server::passwords::{Job, Secret, digest};
 
 impl Hub {
     /// Returns whether a user is a server operator.
-    pub(super) fn is_server_operator(&self, person: UserId) -> bool {
-        self.server_moderation.is_operator(person)
+    pub(super) fn is_server_operator(&self, user_id: UserId) -> bool {
+        self.server_moderation.is_operator(user_id)
     }
 
     pub(super) fn require_server_operator(&self, user: UserIx) -> Result<(), Refusal> {
@@ -40,7 +40,7 @@ impl Hub {
             return refusal(ErrorCode::Insecure, super::password_checks::INSECURE);
         }
         let job = Job::Check(Secret::new(password), hash.into());
-        self.check_password(ctx, Purpose::Rule, Guarded::Rule, job)
+        self.check_password(ctx, Purpose::ServerOperator, Guarded::ServerOperator, job)
     }
 
     /// Grants the right after the password was checked.
@@ -50,15 +50,15 @@ impl Hub {
         user: UserIx,
     ) -> Result<(), Refusal> {
         self.drop_expired(ctx.now, Scope::Server);
-        let (person, name) = (self.users[user].id, self.users[user].name.clone());
+        let (user_id, name) = (self.users[user].id, self.users[user].name.clone());
         if self.server_moderation.operators.len() >= self.limits.max_operators
-            && !self.is_server_operator(person)
+            && !self.is_server_operator(user_id)
         {
             let text =
                 "too many server operators; a new password in --oper-password-file revokes all";
             return refusal(ErrorCode::TooMany, text);
         }
-        self.server_moderation.promote(person);
+        self.server_moderation.promote(user_id);
         self.mark_moderation_unsaved(Scope::Server);
         ctx.reply(&Event::reply("OPER", name.as_str(), "you are an operator of this server"));
         Ok(())
@@ -70,9 +70,9 @@ impl Hub {
     }
 
     /// Revokes the right of a guest who logs out.
-    pub(super) fn revoke_server_operator(&mut self, person: UserId) {
-        if self.is_server_operator(person) && self.accounts.of(person).is_none() {
-            self.server_moderation.operators.retain(|operator| *operator != person);
+    pub(super) fn revoke_server_operator(&mut self, user_id: UserId) {
+        if self.is_server_operator(user_id) && self.accounts.of(user_id).is_none() {
+            self.server_moderation.operators.retain(|operator| *operator != user_id);
             self.mark_moderation_unsaved(Scope::Server);
         }
     }

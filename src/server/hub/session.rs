@@ -91,7 +91,7 @@ struct SavedSession {
     /// The position of each of `rooms` in the global order of joins.
     #[serde(default)]
     arrivals: Vec<u64>,
-    /// See [`Memberships::forgotten`].
+    /// See [`Memberships::evicted_upto`].
     #[serde(default)]
     forgotten: u64,
     /// The last remote address, matched by network bans. Older versions stored the /64 of
@@ -226,11 +226,11 @@ impl Hub {
                 Ok(())
             }
             Lookup::InLog => {
-                let asked = ResumeAsk { cid: ctx.cid.take(), token: token.into(), cursor };
+                let request = ResumeAsk { cid: ctx.cid.take(), token: token.into(), cursor };
                 let thread = Thread::Message { id: cursor.after };
                 let query =
                     LogQuery { thread, count: 1, size: usize::MAX, after: None, hidden: vec![] };
-                self.wait_for(ctx.conn, PendingRequest::Resume(asked));
+                self.wait_for(ctx.conn, PendingRequest::Resume(request));
                 ctx.turn.read(ctx.conn, query);
                 Ok(())
             }
@@ -243,14 +243,14 @@ impl Hub {
     pub(super) fn resume_with_row(
         &mut self,
         ctx: &mut Context<'_>,
-        asked: &ResumeAsk,
+        request: &ResumeAsk,
         found: &[Arc<Record>],
     ) -> Result<(), Refusal> {
-        let Some(user) = self.user_to_resume(ctx, &asked.token)? else { return Ok(()) };
-        if found.iter().any(|record| Some(record.time) != asked.cursor.time) {
+        let Some(user) = self.user_to_resume(ctx, &request.token)? else { return Ok(()) };
+        if found.iter().any(|record| Some(record.time) != request.cursor.time) {
             return ids_went_back();
         }
-        self.attach_user(ctx, user, &asked.token, asked.cursor.after);
+        self.attach_user(ctx, user, &request.token, request.cursor.after);
         Ok(())
     }
 
@@ -261,28 +261,28 @@ impl Hub {
         ctx: &mut Context<'_>,
         token: &str,
     ) -> Result<Option<UserIx>, Refusal> {
-        let person = self.sessions.get(&hash(token));
-        let Some(user) = person.and_then(|person| self.users_by_id.get(person)).copied() else {
+        let user_id = self.sessions.get(&hash(token));
+        let Some(user) = user_id.and_then(|user_id| self.users_by_id.get(user_id)).copied() else {
             return refusal(
                 ErrorCode::BadPassword,
                 "unknown or ended session; type /login NAME to log in again",
             );
         };
-        let (person, name) = (self.users[user].id, self.users[user].name.clone());
-        Ok((!self.reject_banned(ctx, person, &name)).then_some(user))
+        let (user_id, name) = (self.users[user].id, self.users[user].name.clone());
+        Ok((!self.reject_banned(ctx, user_id, &name)).then_some(user))
     }
 
     /// Attaches this connection to the user; a connection that still has the user is closed
     /// as replaced.
     fn attach_user(&mut self, ctx: &mut Context<'_>, user: UserIx, token: &str, after: u64) {
-        let (person, name) = (self.users[user].id, self.users[user].name.clone());
+        let (user_id, name) = (self.users[user].id, self.users[user].name.clone());
         let old_settings = self.settings_of(user);
         match self.users[user].conn {
             Some(old) => {
                 self.close_connection(old);
                 send_farewell(ctx.turn, old, Farewell::Replaced, None);
             }
-            None => self.dropped.remove(person),
+            None => self.dropped.remove(user_id),
         }
         let peer = self.peer(ctx.conn);
         let me = &mut self.users[user];
@@ -307,10 +307,10 @@ impl Hub {
         self.mark_session_unsaved(user);
         self.forget_audiences_of(user);
         let after = after.max(self.users[user].first);
-        let forgotten = self.users[user].memberships.forgotten();
-        let text = if after < forgotten {
+        let evicted_upto = self.users[user].memberships.evicted_upto();
+        let text = if after < evicted_upto {
             format!(
-                "you are back; up to id {forgotten}, messages of rooms that you have left may be missing"
+                "you are back; up to id {evicted_upto}, messages of rooms you left may be missing"
             )
         } else {
             "you are back".to_owned()
@@ -346,9 +346,9 @@ impl Hub {
             None => turn.close(conn),
         }
         let network = self.start_grace(now.since_start, user);
-        let most = self.limits.max_per_address;
+        let max = self.limits.max_per_address;
         if let Some(first) =
-            network.and_then(|network| self.dropped.oldest_over_limit(network, most))
+            network.and_then(|network| self.dropped.oldest_over_limit(network, max))
         {
             self.expire_session(now, first, turn);
         }
@@ -365,8 +365,8 @@ impl Hub {
 
     /// Logs out a disconnected user whose grace period is over, or whose network has too
     /// many disconnected sessions.
-    pub(super) fn expire_session(&mut self, now: Now, person: UserId, turn: &mut Turn) {
-        if let Some(user) = self.users_by_id.get(&person).copied() {
+    pub(super) fn expire_session(&mut self, now: Now, user_id: UserId, turn: &mut Turn) {
+        if let Some(user) = self.users_by_id.get(&user_id).copied() {
             self.end_user(now, user, None, turn);
         }
     }
@@ -398,8 +398,8 @@ impl Hub {
     }
 
     /// Returns the stored form of a session; `None` if the user has no session.
-    pub(super) fn saved_session(&self, person: UserId) -> Option<String> {
-        let user = *self.users_by_id.get(&person)?;
+    pub(super) fn saved_session(&self, user_id: UserId) -> Option<String> {
+        let user = *self.users_by_id.get(&user_id)?;
         let me = &self.users[user];
         let session = me.session.as_ref()?;
         let mut rooms = me.rooms.clone();
@@ -423,7 +423,7 @@ impl Hub {
                 QueryState::Gone => SavedQuery::Gone,
             },
             ignores: self.ignores_of(user),
-            forgotten: me.memberships.forgotten(),
+            forgotten: me.memberships.evicted_upto(),
             operates: self.led_by(user),
             arrivals: rooms
                 .iter()
@@ -441,9 +441,9 @@ impl Hub {
     ) -> Result<(), UnreadableEntry> {
         let (mut users, mut blocks) = (Vec::new(), Vec::new());
         for (shelf, key, value) in entries {
-            let person = UserId(*key);
+            let user_id = UserId(*key);
             let restored = match shelf {
-                Collection::Account => self.restore_account(person, value),
+                Collection::Account => self.restore_account(user_id, value),
                 Collection::Mail => self.restore_mail(*key, value),
                 Collection::Moderation => self.restore_moderation(*key, value),
                 Collection::Spans => {
@@ -451,40 +451,40 @@ impl Hub {
                     Ok(())
                 }
                 Collection::Session => {
-                    serde_json::from_str(value).map(|saved| users.push((person, saved)))
+                    serde_json::from_str(value).map(|saved| users.push((user_id, saved)))
                 }
             };
             restored.map_err(|why| UnreadableEntry { shelf: *shelf, key: *key, why })?;
         }
         // Sessions refer to accounts and moderation.
-        for (person, saved) in &users {
-            self.restore_session(*person, saved);
+        for (user_id, saved) in &users {
+            self.restore_session(*user_id, saved);
         }
         blocks.sort_unstable_by_key(|(key, _)| *key);
         for (key, value) in blocks {
             let restored = self.restore_block(key, value);
             restored.map_err(|why| UnreadableEntry { shelf: Collection::Spans, key, why })?;
         }
-        for (person, saved) in &users {
-            self.restore_rights(*person, &saved.operates);
+        for (user_id, saved) in &users {
+            self.restore_rights(*user_id, &saved.operates);
         }
         // Ignores and queries refer to other users.
-        for (person, saved) in users {
-            self.restore_relations(person, saved);
+        for (user_id, saved) in users {
+            self.restore_relations(user_id, saved);
         }
         self.prune_all_moderation();
         self.restore_operators();
         Ok(())
     }
 
-    fn restore_session(&mut self, person: UserId, saved: &SavedSession) {
+    fn restore_session(&mut self, user_id: UserId, saved: &SavedSession) {
         if self.names.contains_key(saved.name.key()) {
             return; // never stored like this; the first session keeps the name
         }
         let settings = saved.settings;
         let session = Session { hash: saved.token, token: None, settings };
         let user = self.users.insert(User {
-            id: person,
+            id: user_id,
             name: saved.name.clone(),
             conn: None,
             peer: saved.address.map(Peer::new),
@@ -503,8 +503,8 @@ impl Hub {
             last_active: Duration::ZERO,
         });
         self.assign_name(user, &saved.name);
-        self.users_by_id.insert(person, user);
-        self.sessions.insert(saved.token, person);
+        self.users_by_id.insert(user_id, user);
+        self.sessions.insert(saved.token, user_id);
         self.start_grace(Duration::ZERO, user);
         for (at, name) in saved.rooms.iter().enumerate() {
             let room = self.activate(name).unwrap_or_else(|| self.room_or_new(name));
@@ -520,18 +520,18 @@ impl Hub {
 
     /// Restores the operator rights of a guest, which are stored with the session. A room
     /// without members has ended unless other moderation was stored for it.
-    fn restore_rights(&mut self, person: UserId, operates: &[RoomName]) {
+    fn restore_rights(&mut self, user_id: UserId, operates: &[RoomName]) {
         for name in operates {
             if let Some(room) = self.room_names.get(name.key()).copied() {
-                self.make_operator(room, person);
+                self.make_operator(room, user_id);
             }
         }
     }
 
-    fn restore_relations(&mut self, person: UserId, saved: SavedSession) {
-        let Some(user) = self.users_by_id.get(&person).copied() else { return };
+    fn restore_relations(&mut self, user_id: UserId, saved: SavedSession) {
+        let Some(user) = self.users_by_id.get(&user_id).copied() else { return };
         // The ignores of an account are stored with the account as well.
-        if let Some(account) = self.accounts.of_mut(person) {
+        if let Some(account) = self.accounts.of_mut(user_id) {
             account.ignores.clear();
         }
         self.restore_ignores(user, saved.ignores);
@@ -539,7 +539,7 @@ impl Hub {
             SavedQuery::Off => QueryState::Off,
             SavedQuery::On(other) => match self.users_by_id.get(&other).copied() {
                 Some(with) => {
-                    self.users[with].relations.queried_by.push(person);
+                    self.users[with].relations.queried_by.push(user_id);
                     QueryState::On(other)
                 }
                 None => QueryState::Gone,

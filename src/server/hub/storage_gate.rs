@@ -67,7 +67,9 @@ impl Hub {
         purpose: &Purpose,
     ) -> Result<(), Refusal> {
         let changes_stored = match purpose {
-            Purpose::Register | Purpose::Change | Purpose::Unregister | Purpose::Rule => true,
+            Purpose::Register | Purpose::Change | Purpose::Unregister | Purpose::ServerOperator => {
+                true
+            }
             Purpose::Enter(..) => self.is_stored(user),
             Purpose::LogIn(_) | Purpose::LogInGuest(_) => false,
         };
@@ -121,13 +123,13 @@ impl Hub {
     }
 
     fn describe_entry(&self, kind: Collection, key: u64) -> String {
-        let person = UserId(key);
+        let user_id = UserId(key);
         match kind {
-            Collection::Session => match self.users_by_id.get(&person) {
+            Collection::Session => match self.users_by_id.get(&user_id) {
                 Some(user) => format!("the session of {}", self.users[*user].name),
                 None => "the end of a session".to_owned(),
             },
-            Collection::Account => match self.accounts.of(person) {
+            Collection::Account => match self.accounts.of(user_id) {
                 Some(account) => format!("the account {}", account.name),
                 None => "the end of an account".to_owned(),
             },

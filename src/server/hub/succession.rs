@@ -11,9 +11,9 @@ const SERVER: &str = "server";
 
 impl Hub {
     /// Makes a user an operator of a room.
-    pub(super) fn make_operator(&mut self, room: RoomIx, person: UserId) {
-        self.rooms[room].moderation.promote(person);
-        if let Some(user) = self.users_by_id.get(&person).copied() {
+    pub(super) fn make_operator(&mut self, room: RoomIx, user_id: UserId) {
+        self.rooms[room].moderation.promote(user_id);
+        if let Some(user) = self.users_by_id.get(&user_id).copied() {
             self.note_led(user, room);
             self.mark_session_unsaved(user);
         }
@@ -23,11 +23,11 @@ impl Hub {
     /// Records with a user that they moderate a room, so that their logout needs no search
     /// through all rooms. Ended rooms are removed from the list here.
     pub(super) fn note_led(&mut self, user: UserIx, room: RoomIx) {
-        let person = self.users[user].id;
+        let user_id = self.users[user].id;
         let mut leads = std::mem::take(&mut self.users[user].relations.leads);
         leads.retain(|led| {
             *led != room
-                && self.rooms.get(*led).is_some_and(|led| led.moderation.is_operator(person))
+                && self.rooms.get(*led).is_some_and(|led| led.moderation.is_operator(user_id))
         });
         leads.push(room);
         self.users[user].relations.leads = leads;
@@ -42,10 +42,10 @@ impl Hub {
         except: Option<UserId>,
     ) -> bool {
         let moderation = &self.rooms[room].moderation;
-        moderation.operators.iter().filter(|person| Some(**person) != except).any(|person| {
-            let is_banned = self.server_moderation.bans_person(now, *person)
-                || (moderation.bans_person(now, *person) && !self.is_server_operator(*person));
-            self.can_return(*person) && !is_banned
+        moderation.operators.iter().filter(|user_id| Some(**user_id) != except).any(|user_id| {
+            let is_banned = self.server_moderation.bans_person(now, *user_id)
+                || (moderation.bans_person(now, *user_id) && !self.is_server_operator(*user_id));
+            self.can_return(*user_id) && !is_banned
         })
     }
 
@@ -86,8 +86,8 @@ impl Hub {
     /// only that member is notified.
     pub(super) fn hand_over(&mut self, now: Now, room: RoomIx, heir: UserIx, turn: &mut Turn) {
         self.make_operator(room, self.users[heir].id);
-        let (shown, name) = (self.rooms[room].name.clone(), self.users[heir].name.clone());
-        let event = Event::Promoted { room: shown.as_str(), by: SERVER, name: name.as_str() };
+        let (room_name, name) = (self.rooms[room].name.clone(), self.users[heir].name.clone());
+        let event = Event::Promoted { room: room_name.as_str(), by: SERVER, name: name.as_str() };
         if self.is_quiet(room) {
             let tags = Tags { time: Some(self.stamp(now)), ..Tags::default() };
             self.send_to_user(heir, &tags, &event, turn);
@@ -108,9 +108,9 @@ impl Hub {
         let members = self.rooms[room].arrivals();
         let members = members.filter(|(_, user)| Some(self.users[*user].id) != except);
         let rank = |(arrival, user): &(u64, UserIx)| {
-            let person = self.users[*user].id;
+            let user_id = self.users[*user].id;
             // Older data has no join order; the first login counts then.
-            (moderation.mutes_person(now, person), *arrival, person)
+            (moderation.mutes_person(now, user_id), *arrival, user_id)
         };
         members.min_by_key(rank).map(|(_, user)| user)
     }
@@ -125,8 +125,9 @@ impl Hub {
             }
             let Some(heir) = self.heir(None, room, None) else { continue };
             self.make_operator(room, self.users[heir].id);
-            let (shown, name) = (self.rooms[room].name.clone(), self.users[heir].name.clone());
-            let event = Event::Promoted { room: shown.as_str(), by: SERVER, name: name.as_str() };
+            let (room_name, name) = (self.rooms[room].name.clone(), self.users[heir].name.clone());
+            let event =
+                Event::Promoted { room: room_name.as_str(), by: SERVER, name: name.as_str() };
             let tags = Tags { time: Some(self.last_time), ..Tags::default() };
             let members: Vec<UserIx> = self.rooms[room].members().map(|(_, v)| v).collect();
             self.tell_on_return(members, &tags, &event);
@@ -164,7 +165,7 @@ mod tests {
     fn operators(hub: &Hub) -> Vec<&str> {
         let (_, room) = hub.rooms.iter().nth(1).expect("#ops");
         let here =
-            room.moderation.operators.iter().filter_map(|person| hub.users_by_id.get(person));
+            room.moderation.operators.iter().filter_map(|user_id| hub.users_by_id.get(user_id));
         here.map(|user| hub.users[*user].name.as_str()).collect()
     }
 
@@ -290,12 +291,12 @@ mod tests {
         let mut hub = hub_with_ops();
         register(&mut hub, 0);
         say(&mut hub, 0, "/quit");
-        let person = hub.accounts.named(&Key::fold("alice")).expect("an account").person;
+        let user_id = hub.accounts.named(&Key::fold("alice")).expect("an account").person;
         connect(&mut hub, 0);
         say(&mut hub, 0, "/login alice secret");
         let right = Outcome::Checked(true);
         handle(&mut hub, 0, Input::Hashed(right));
-        assert!(hub.users_by_id.contains_key(&person));
+        assert!(hub.users_by_id.contains_key(&user_id));
         say(&mut hub, 0, "/unregister secret");
         let right = Outcome::Checked(true);
         handle(&mut hub, 0, Input::Hashed(right));
