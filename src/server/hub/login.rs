@@ -27,9 +27,9 @@ impl Hub {
         self.connections[slot] = Some(Connection {
             id: conn,
             peer,
-            phase: phase,
+            phase,
             settings,
-            login_deadline: login_deadline,
+            login_deadline,
             chosen: Default::default(),
             pending: None,
         });

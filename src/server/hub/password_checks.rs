@@ -115,7 +115,7 @@ impl Hub {
             && self.delayed_jobs.waiting_ahead(target, of) >= self.limits.guesses_waiting
     }
 
-    /// Starts the delayed checks that are retry_at.
+    /// Starts the delayed checks that are due.
     pub(super) fn start_due_checks(&mut self, now: Now, turn: &mut Turn) {
         while let Some(delayed) = self.delayed_jobs.next(now.since_start) {
             self.start_delayed_check(now, delayed, turn);
@@ -382,7 +382,7 @@ mod tests {
         };
         assert_eq!(attempt(&mut hub, Duration::ZERO, 2), []);
         assert_eq!(attempt(&mut hub, Duration::ZERO, 3), []);
-        // Another attempt arrives exactly when a delayed one is retry_at.
+        // Another attempt arrives exactly when a delayed one is due.
         assert_eq!(attempt(&mut hub, second(1), 4), [conn(2)]);
         is_wrong(&mut hub, second(1), 2);
         assert_eq!(attempt(&mut hub, second(3), 2), [conn(3)]);

@@ -2,8 +2,8 @@
 //! after a disconnect, without an announcement. Messages of that time are in the log;
 //! `/resume` starts a catch-up from there (`catch_up.rs`).
 //!
-//! Only the hash of a token is stored, in memory and on disk: a reader of the data folder
-//! cannot resume any session. This module neither reads a clock nor the log itself.
+//! Only the hash of a token is persisted: a reader of the data folder cannot resume any
+//! session. This module neither reads a clock nor the log itself.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ use super::{
 use crate::commands::{Command, Setting};
 use crate::server::log::{ReadRequest as LogQuery, Record, Thread};
 
-/// SHA-256 of a session token; the only form in which a token is stored.
+/// SHA-256 of a session token; the only form in which a token is persisted.
 pub(super) type TokenHash = [u8; 32];
 
 /// Generates session tokens from the seed, the only source of randomness the hub has.
@@ -530,7 +530,7 @@ impl Hub {
 
     fn restore_relations(&mut self, user_id: UserId, saved: SavedSession) {
         let Some(user) = self.users_by_id.get(&user_id).copied() else { return };
-        // The ignores of an account are stored with the account as well.
+        // While its user is online, the ignores of an account are held by the user.
         if let Some(account) = self.accounts.of_mut(user_id) {
             account.ignores.clear();
         }
