@@ -59,7 +59,7 @@ fn every_line_is_an_object_and_so_are_the_beginning_and_a_refusal() {
             "error|no-such-user|2|zed is not online",
             "pm||3|psst",
             "action||4|waves",
-            "system||5|plain lines go there now",
+            "system||5|your messages now go to this room",
             "system||5|alice",
             "system||7|",
         ]

@@ -216,7 +216,7 @@ fn what_was_done_though_its_answer_was_lost_is_done_once() {
                 "#ops ** alice waves",
                 "#ops * al set the topic: new",
                 "* al is now al",
-                "[JOINED #art] plain lines go there now",
+                "[JOINED #art] your messages now go to this room",
                 "[USERS #art 1] al",
                 "#ops al: x",
             ],

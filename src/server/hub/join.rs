@@ -1,24 +1,26 @@
-//! Coming into a room: `/join`, with a key or without.
+//! Joining rooms: `/join`, with or without a key. Locks and bans are decided elsewhere
+//! (`locks.rs`, `bans.rs`).
 
 use super::locks::Entry;
 use super::{
     Context, ErrorCode, Event, Hub, QueryState, Refusal, RoomIx, RoomName, UserIx, refusal,
 };
 
-/// What somebody comes to a room with.
+/// The key given with a `/join`.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum JoinKey<'a> {
-    Bare,
+    Missing,
     Key(&'a str),
-    /// A key was compared with this digest. The room may have another by now.
-    Tried {
+    /// A key that was compared with this digest; the key of the room may have changed
+    /// since.
+    Checked {
         digest: &'a str,
         is_right: bool,
     },
 }
 
 impl Hub {
-    /// `/join`.
+    /// Executes `/join`.
     pub(super) fn join(
         &mut self,
         ctx: &mut Context<'_>,
@@ -33,7 +35,7 @@ impl Hub {
             ctx,
             user,
             &name,
-            if let Some(key) = key { JoinKey::Key(key) } else { JoinKey::Bare },
+            if let Some(key) = key { JoinKey::Key(key) } else { JoinKey::Missing },
         )
     }
 
@@ -42,7 +44,7 @@ impl Hub {
         ctx: &mut Context<'_>,
         user: UserIx,
         name: &RoomName,
-        door: JoinKey<'_>,
+        join_key: JoinKey<'_>,
     ) -> Result<(), Refusal> {
         let known = self.room_names.get(name.key()).copied();
         if known.is_some_and(|room| self.users[user].rooms.contains(&room)) {
@@ -51,12 +53,12 @@ impl Hub {
         }
         if self.users[user].rooms.len() >= self.limits.rooms_per_person {
             let max = self.limits.rooms_per_person;
-            let text = format!("you are in {max} rooms; /part one first");
+            let text = format!("you are in {max} rooms, the maximum; /part one first");
             return refusal(ErrorCode::TooMany, text);
         }
         if known.is_none() && self.rooms.len() >= self.limits.max_rooms {
             let max = self.limits.max_rooms;
-            let text = format!("there are {max} rooms; /list shows them");
+            let text = format!("the server has its maximum of {max} rooms; /list shows them");
             return refusal(ErrorCode::TooMany, text);
         }
         let Some(room) = known.or_else(|| self.activate(name)) else {
@@ -65,34 +67,34 @@ impl Hub {
             self.enter_checked(ctx, user, room);
             return Ok(());
         };
-        let result = self.enter_existing(ctx, user, room, door);
+        let result = self.enter_existing(ctx, user, room, join_key);
         if known.is_none() && self.rooms[room].len() == 0 {
             self.deactivate(room);
         }
         result
     }
 
-    /// Into a room that others are in, or have decided about.
+    /// Joins a room that has members or stored moderation.
     fn enter_existing(
         &mut self,
         ctx: &mut Context<'_>,
         user: UserIx,
         room: RoomIx,
-        door: JoinKey<'_>,
+        join_key: JoinKey<'_>,
     ) -> Result<(), Refusal> {
-        match (self.require_entry(ctx.now, user, room)?, door) {
+        match (self.require_entry(ctx.now, user, room)?, join_key) {
             (Entry::Open, _) => {}
-            (Entry::ByKey(is), JoinKey::Tried { digest, is_right })
+            (Entry::ByKey(is), JoinKey::Checked { digest, is_right })
                 if is_right && *is == *digest => {}
             (Entry::ByKey(is), JoinKey::Key(key)) => {
                 return self.check_key(ctx, room, key, is);
             }
-            (Entry::ByKey(_), JoinKey::Tried { .. }) => {
-                return Err(self.locked_out(room, " with another key"));
+            (Entry::ByKey(_), JoinKey::Checked { .. }) => {
+                return Err(self.locked_out(room, "; that key is wrong"));
             }
-            (Entry::ByKey(_), JoinKey::Bare) => {
-                let way = format!("; /join {} KEY opens it", self.rooms[room].name);
-                return Err(self.locked_out(room, &way));
+            (Entry::ByKey(_), JoinKey::Missing) => {
+                let hint = format!("; use /join {} KEY", self.rooms[room].name);
+                return Err(self.locked_out(room, &hint));
             }
         }
         let is_empty = room != self.lobby && self.rooms[room].len() == 0;
@@ -103,25 +105,25 @@ impl Hub {
         Ok(())
     }
 
-    /// Makes a room's first one its operator.
+    /// Makes the first member of a room its operator.
     fn make_first_operator(&mut self, user: UserIx, room: RoomIx) {
         self.make_operator(room, self.users[user].id);
     }
 
     fn enter_checked(&mut self, ctx: &mut Context<'_>, user: UserIx, room: RoomIx) {
-        let person = self.users[user].id;
-        self.use_invitation(person, room);
+        let user_id = self.users[user].id;
+        self.use_invitation(user_id, room);
         self.end_query(user, QueryState::Off);
-        let shown = self.rooms[room].name.to_string();
-        ctx.reply(&Event::reply("JOINED", &shown, "plain lines go there now"));
+        let room_name = self.rooms[room].name.to_string();
+        ctx.reply(&Event::reply("JOINED", &room_name, "your messages now go to this room"));
         self.enter(ctx, user, room);
     }
 
-    /// To a room one is in already.
+    /// Makes a room of the user the current one.
     fn switch_to(&mut self, ctx: &mut Context<'_>, user: UserIx, room: RoomIx) {
         self.end_query(user, QueryState::Off);
-        let shown = self.rooms[room].name.to_string();
-        ctx.reply(&Event::reply("JOINED", &shown, "plain lines go there now"));
+        let room_name = self.rooms[room].name.to_string();
+        ctx.reply(&Event::reply("JOINED", &room_name, "your messages now go to this room"));
         self.users[user].current = Some(room);
         self.describe(ctx, room);
     }

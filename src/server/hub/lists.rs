@@ -1,8 +1,7 @@
-//! Answers that may be long. Until they are read they wait in memory, so none is
-//! made before it is known that there is room for it: all rooms are told page by
-//! page, as fast as they are read; who is in a large room and who is banned, in one
-//! piece, as events that stand between the lines would make the list of people
-//! untrue.
+//! Long answers. They occupy memory until the client has read them, so each is built only
+//! when memory for it is available. The list of rooms is sent in pages, at the pace of the
+//! reader (backpressure). The members of a large room and its bans are sent in one piece:
+//! presence events between the lines would make the member list wrong.
 
 use std::sync::Arc;
 
@@ -14,31 +13,32 @@ use super::{
 use crate::protocol::Refusal;
 use crate::server::outbox::Share;
 
-/// A `/list` that is being told.
+/// A `/list` in progress.
 #[derive(Debug)]
 pub(super) struct RoomListRequest {
     cid: Option<Cid>,
-    /// As they were when it was asked.
+    /// A snapshot from when the command arrived.
     rooms: Arc<RoomList>,
-    told: usize,
+    sent: usize,
 }
 
 /// The names of all rooms at one moment, sorted.
 #[derive(Debug)]
 pub(super) struct RoomList {
     names: Vec<RoomName>,
-    /// Somebody may hold on to rooms that have ended long ago.
+    /// Accounts for the memory of the snapshot, which a slow reader may hold long after it
+    /// is outdated.
     _share: Share,
 }
 
-/// A list that is told when there is room for it.
+/// A list that is sent once memory for it is available.
 #[derive(Debug)]
 pub(super) struct ListRequest {
     cid: Option<Cid>,
     list: List,
 }
 
-/// What is listed; a room by its key, since it may end meanwhile.
+/// What is listed. Rooms are named by key, since they may end meanwhile.
 #[derive(Debug)]
 pub(super) enum List {
     Rooms,
@@ -47,17 +47,16 @@ pub(super) enum List {
     ServerBans,
 }
 
-/// How much of a list of rooms is told at once, in bytes.
+/// Size of a page of `/list`, in bytes.
 const PAGE_SIZE: usize = 64 << 10;
 
-/// So many rooms and people are told of at once, and so many bans, which have
-/// reasons.
+/// Lists up to these lengths are sent at once; bans have reasons and are longer.
 const ROOMS_AT_ONCE: usize = 1000;
 const MEMBERS_AT_ONCE: usize = 1000;
 const BANS_AT_ONCE: usize = 16;
 
 impl Hub {
-    /// `/list`.
+    /// Executes `/list`.
     pub(super) fn start_room_list(&mut self, ctx: &mut Context<'_>) {
         if self.room_list.is_none() && self.rooms.len() > ROOMS_AT_ONCE {
             self.defer_list(ctx, List::Rooms);
@@ -70,56 +69,56 @@ impl Hub {
         let rooms = self.room_list();
         ctx.reply(&Event::reply("ROOMS", &rooms.names.len().to_string(), ""));
         let cid = ctx.cid.take();
-        self.send_room_page(ctx, RoomListRequest { cid, rooms, told: 0 });
+        self.send_room_page(ctx, RoomListRequest { cid, rooms, sent: 0 });
     }
 
-    /// All rooms, sorted by name. Whoever asks before a room comes or goes shares
-    /// the list.
+    /// Returns the names of all rooms, sorted. The snapshot is shared until a room is
+    /// created or ends.
     fn room_list(&mut self) -> Arc<RoomList> {
         let (rooms, meter) = (&self.rooms, &self.meter);
         let list = self.room_list.get_or_insert_with(|| {
             let mut names: Vec<RoomName> =
                 rooms.iter().map(|(_, room)| room.name.clone()).collect();
             names.sort_unstable_by(|a, b| a.key().cmp(b.key()));
-            let letters: usize = names.iter().map(|name| name.as_str().len()).sum();
-            let size = names.len() * size_of::<RoomName>() + letters;
+            let text_size: usize = names.iter().map(|name| name.as_str().len()).sum();
+            let size = names.len() * size_of::<RoomName>() + text_size;
             Arc::new(RoomList { names, _share: meter.share(size) })
         });
         list.clone()
     }
 
-    /// Whoever has read most of what was told is told more.
+    /// Sends the next page to a client that has read most of the last one.
     pub(super) fn continue_room_list(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let Some(connection) = self.connection_mut(conn) else { return };
         let settings = connection.settings;
-        match connection.pending.take().map(|asked| *asked) {
-            Some(PendingRequest::Rooms(asked)) => {
-                self.send_room_page(&mut Context { now, conn, settings, cid: None, turn }, asked);
+        match connection.pending.take().map(|request| *request) {
+            Some(PendingRequest::Rooms(request)) => {
+                self.send_room_page(&mut Context { now, conn, settings, cid: None, turn }, request);
             }
             other => connection.pending = other.map(Box::new),
         }
     }
 
-    fn send_room_page(&mut self, ctx: &mut Context<'_>, mut asked: RoomListRequest) {
+    fn send_room_page(&mut self, ctx: &mut Context<'_>, mut request: RoomListRequest) {
         let before = ctx.turn.unicast_bytes();
-        ctx.cid = asked.cid.take();
-        while let Some(name) = asked.rooms.names.get(asked.told) {
+        ctx.cid = request.cid.take();
+        while let Some(name) = request.rooms.names.get(request.sent) {
             if ctx.turn.unicast_bytes() - before > PAGE_SIZE {
-                asked.cid = ctx.cid.take();
-                self.wait_for(ctx.conn, PendingRequest::Rooms(asked));
+                request.cid = ctx.cid.take();
+                self.wait_for(ctx.conn, PendingRequest::Rooms(request));
                 ctx.turn.notify_when_drained(ctx.conn);
                 return;
             }
-            // It may have ended since.
+            // The room may have ended since the snapshot.
             let room = self.room_names.get(name.key()).map(|room| &self.rooms[*room]);
             let (shown, len) = room.map_or((name, 0), |room| (&room.name, room.len()));
             let topic = room.and_then(|room| room.moderation.topic.as_deref()).unwrap_or_default();
             ctx.reply(&Event::reply("ROOM", &format!("{shown} {len}"), topic));
-            asked.told += 1;
+            request.sent += 1;
         }
     }
 
-    /// Who is in a room: at once, or when there is room for so many.
+    /// Sends the members of a room: at once, or when memory for a long list is available.
     pub(super) fn send_members(&mut self, ctx: &mut Context<'_>, room: RoomIx) {
         if self.rooms[room].len() > MEMBERS_AT_ONCE {
             self.defer_list(ctx, List::Members(self.rooms[room].name.key().clone()));
@@ -128,7 +127,7 @@ impl Hub {
         }
     }
 
-    /// `/bans` and `/gbans`.
+    /// Executes `/bans` and `/gbans`.
     pub(super) fn send_bans(&mut self, ctx: &mut Context<'_>, scope: Scope) {
         if self.moderation(scope).bans.len() <= BANS_AT_ONCE {
             return self.list_bans(ctx, scope);
@@ -145,17 +144,17 @@ impl Hub {
         ctx.turn.wait_for_memory(ctx.conn);
     }
 
-    pub(super) fn wait_for(&mut self, conn: ConnId, asked: PendingRequest) {
+    pub(super) fn wait_for(&mut self, conn: ConnId, request: PendingRequest) {
         if let Some(connection) = self.connection_mut(conn) {
-            connection.pending = Some(Box::new(asked));
+            connection.pending = Some(Box::new(request));
         }
     }
 
-    /// There is room for the list that a connection waits for.
+    /// Sends the list a connection waits for, now that memory is available.
     pub(super) fn send_deferred_list(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let Some(connection) = self.connection_mut(conn) else { return };
         let settings = connection.settings;
-        match connection.pending.take().map(|asked| *asked) {
+        match connection.pending.take().map(|request| *request) {
             Some(PendingRequest::List(ListRequest { cid, list })) => {
                 let mut ctx = Context { now, conn, settings, cid, turn };
                 if let Err(refusal) = self.send_long_list(&mut ctx, &list) {
@@ -179,7 +178,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Who asked may have been an operator only then.
+    /// Sends a ban list if the user is still an operator.
     fn list_bans_if_allowed(&mut self, ctx: &mut Context<'_>, scope: Scope) -> Result<(), Refusal> {
         let Some(Phase::LoggedIn(user)) = self.connection(ctx.conn).map(|c| c.phase) else {
             return Ok(());
@@ -193,7 +192,8 @@ impl Hub {
     }
 
     fn room_if_live(&self, key: &Key) -> Result<RoomIx, Refusal> {
-        let ended = || Refusal::new(ErrorCode::NoSuchRoom, "that room has just ended");
+        let ended =
+            || Refusal::new(ErrorCode::NoSuchRoom, "that room has ended; /list shows all rooms");
         self.room_names.get(key).copied().ok_or_else(ended)
     }
 }
@@ -206,11 +206,11 @@ mod tests {
     use crate::server::hub::Flow;
     use crate::server::log::ReadResult;
 
-    /// So many people, with the first of them in so many rooms with long topics.
-    fn house(people: u32, rooms: usize) -> Hub {
+    /// A hub with `users` users, the first of whom is in `rooms` rooms with long topics.
+    fn hub_with(users: u32, rooms: usize) -> Hub {
         let limits = Limits { rooms_per_person: rooms, ..Limits::default() };
         let mut hub = hub(limits);
-        for slot in 0..people {
+        for slot in 0..users {
             connect(&mut hub, slot);
             say(&mut hub, slot, &format!("p{slot}"));
         }
@@ -222,19 +222,19 @@ mod tests {
     }
 
     #[test]
-    fn all_rooms_are_told_page_by_page_each_once() {
-        let mut hub = house(2, 101);
-        let (mut flow, mut told) = say(&mut hub, 0, "/list");
-        let (mut lines, mut pages) = (told.text, 1);
-        while told.waits_to_be_read {
+    fn room_list_is_sent_in_pages() {
+        let mut hub = hub_with(2, 101);
+        let (mut flow, mut reply) = say(&mut hub, 0, "/list");
+        let (mut lines, mut pages) = (reply.text, 1);
+        while reply.waits_to_be_read {
             assert_eq!(flow, Flow::Wait);
             assert!(lines.len() <= pages * (PAGE_SIZE + 5000), "{} bytes", lines.len());
             if pages == 2 {
-                // Some end, and others come.
+                // Rooms end and others are created.
                 say(&mut hub, 1, "/join new");
             }
-            (flow, told) = handle(&mut hub, 0, Input::Drained);
-            lines.push_str(&told.text);
+            (flow, reply) = handle(&mut hub, 0, Input::Drained);
+            lines.push_str(&reply.text);
             pages += 1;
         }
         assert_eq!((flow, pages), (Flow::Next, 6));
@@ -246,56 +246,56 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_somebody_holds_on_to_is_counted_and_made_when_there_is_room() {
-        let mut hub = house(2, ROOMS_AT_ONCE + 1);
-        let (flow, told) = say(&mut hub, 0, "/list");
-        assert_eq!((flow, told.text.as_str(), told.waits_for_room), (Flow::Wait, "", true));
+    fn room_list_is_shared_and_accounted_for() {
+        let mut hub = hub_with(2, ROOMS_AT_ONCE + 1);
+        let (flow, reply) = say(&mut hub, 0, "/list");
+        assert_eq!((flow, reply.text.as_str(), reply.waits_for_room), (Flow::Wait, "", true));
         let before = hub.meter.held();
         handle(&mut hub, 0, Input::MemoryAvailable);
         let held = hub.meter.held() - before;
         assert!(held > ROOMS_AT_ONCE * size_of::<RoomName>(), "{held}");
-        let (_, told) = say(&mut hub, 1, "/list");
-        assert!(told.text.starts_with("[ROOMS 1001]\n"), "it is made already");
+        let (_, reply) = say(&mut hub, 1, "/list");
+        assert!(reply.text.starts_with("[ROOMS 1001]\n"), "the snapshot is shared");
         assert_eq!(hub.meter.held() - before, held);
         say(&mut hub, 1, "/join new");
         for reader in [0, 1] {
             while handle(&mut hub, reader, Input::Drained).1.waits_to_be_read {}
         }
-        assert_eq!(hub.meter.held(), before, "nobody holds on to the old one");
+        assert_eq!(hub.meter.held(), before, "the old snapshot is released");
     }
 
     #[test]
-    fn who_catches_up_beside_a_list_asks_for_each_page_of_the_log_once() {
-        let mut hub = house(2, 101);
+    fn catch_up_beside_a_list_reads_each_page_once() {
+        let mut hub = hub_with(2, 101);
         say(&mut hub, 0, "/list");
         handle(&mut hub, 0, Input::OverLimit);
         for _ in 0..5000 {
             say(&mut hub, 1, "more than is in memory");
         }
-        let (_, told) = handle(&mut hub, 0, Input::Drained);
-        assert_eq!((told.waits_to_be_read, told.reads), (true, 1));
-        let (_, told) = handle(&mut hub, 0, Input::Drained);
-        assert_eq!((told.waits_to_be_read, told.reads), (true, 0), "it is on its way");
+        let (_, reply) = handle(&mut hub, 0, Input::Drained);
+        assert_eq!((reply.waits_to_be_read, reply.reads), (true, 1));
+        let (_, reply) = handle(&mut hub, 0, Input::Drained);
+        assert_eq!((reply.waits_to_be_read, reply.reads), (true, 0), "the page is being read");
         handle(&mut hub, 0, Input::Page(ReadResult { upto: 300, ..ReadResult::default() }));
-        let (_, told) = handle(&mut hub, 0, Input::Drained);
-        assert_eq!(told.reads, 1);
+        let (_, reply) = handle(&mut hub, 0, Input::Drained);
+        assert_eq!(reply.reads, 1);
     }
 
     #[test]
-    fn who_is_in_a_large_room_is_told_when_there_is_room() {
-        let people = u32::try_from(MEMBERS_AT_ONCE).expect("a small number") + 1;
-        let mut hub = house(people, 1);
-        let (flow, told) = say(&mut hub, 0, "/who");
-        assert_eq!((flow, told.text.as_str(), told.waits_for_room), (Flow::Wait, "", true));
-        let (flow, told) = handle(&mut hub, 0, Input::MemoryAvailable);
+    fn members_of_large_room_are_sent_when_memory_is_available() {
+        let users = u32::try_from(MEMBERS_AT_ONCE).expect("a small number") + 1;
+        let mut hub = hub_with(users, 1);
+        let (flow, reply) = say(&mut hub, 0, "/who");
+        assert_eq!((flow, reply.text.as_str(), reply.waits_for_room), (Flow::Wait, "", true));
+        let (flow, reply) = handle(&mut hub, 0, Input::MemoryAvailable);
         assert_eq!(flow, Flow::Next);
-        let rows = told.text.lines().map(|line| line.split_once("] ").expect("names").1);
+        let rows = reply.text.lines().map(|line| line.split_once("] ").expect("names").1);
         assert_eq!(rows.flat_map(|row| row.split(',')).count(), MEMBERS_AT_ONCE + 1);
     }
 
     #[test]
-    fn who_is_no_operator_any_more_is_told_of_no_bans() {
-        let mut hub = house(2, 2);
+    fn deferred_ban_list_is_refused_to_former_operator() {
+        let mut hub = hub_with(2, 2);
         say(&mut hub, 1, "/join r0001");
         say(&mut hub, 0, "/op p1");
         for number in 0..=BANS_AT_ONCE {
@@ -303,29 +303,29 @@ mod tests {
         }
         assert!(say(&mut hub, 1, "/bans").1.waits_for_room);
         say(&mut hub, 0, "/deop p1");
-        let (flow, told) = handle(&mut hub, 1, Input::MemoryAvailable);
+        let (flow, reply) = handle(&mut hub, 1, Input::MemoryAvailable);
         assert_eq!(flow, Flow::Next);
-        assert!(told.text.starts_with("[ERROR forbidden] "), "{}", told.text);
+        assert!(reply.text.starts_with("[ERROR forbidden] "), "{}", reply.text);
     }
 
     #[test]
-    fn a_list_of_a_room_that_has_ended_is_answered_all_the_same() {
-        let mut hub = house(2, 2);
+    fn deferred_list_of_ended_room_is_refused() {
+        let mut hub = hub_with(2, 2);
         for number in 0..=BANS_AT_ONCE {
             say(&mut hub, 0, &format!("/ban 192.0.2.{number} 1h {}", "x".repeat(200)));
         }
-        let (flow, told) = say(&mut hub, 0, "/bans");
-        assert_eq!((flow, told.waits_for_room), (Flow::Wait, true));
-        let (_, told) = handle(&mut hub, 0, Input::MemoryAvailable);
-        assert_eq!(told.text.lines().filter(|line| line.starts_with("[BAN ")).count(), 17);
+        let (flow, reply) = say(&mut hub, 0, "/bans");
+        assert_eq!((flow, reply.waits_for_room), (Flow::Wait, true));
+        let (_, reply) = handle(&mut hub, 0, Input::MemoryAvailable);
+        assert_eq!(reply.text.lines().filter(|line| line.starts_with("[BAN ")).count(), 17);
         say(&mut hub, 0, "/bans");
         let ix = hub.room_names[&Key::fold("r0001")];
         let name = hub.users[hub.rooms[ix].members().next().expect("one").1].name.clone();
         hub.users[0].rooms.retain(|room| *room != ix);
         hub.users[0].current = None;
         hub.remove_member(ix, &name);
-        let (flow, told) = handle(&mut hub, 0, Input::MemoryAvailable);
+        let (flow, reply) = handle(&mut hub, 0, Input::MemoryAvailable);
         assert_eq!(flow, Flow::Next);
-        assert!(told.text.starts_with("[ERROR no-such-room] "), "{}", told.text);
+        assert!(reply.text.starts_with("[ERROR no-such-room] "), "{}", reply.text);
     }
 }

@@ -1,5 +1,5 @@
-//! Locked rooms: in comes who is invited, who knows the key, and who keeps
-//! order there. An invitation is for one entry.
+//! Locked rooms: only invited users, users with the key, and operators can join. An
+//! invitation is valid for one join. Keys are checked in `password_checks.rs`.
 
 use std::sync::Arc;
 
@@ -14,36 +14,37 @@ use super::{
 };
 use crate::server::passwords::{Job, Secret, digest};
 
-/// How a room is locked, if it is.
+/// The lock of a room and its invitations.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Lock {
     pub(super) is_on: bool,
-    /// Whether an operator of the server locked it.
+    /// Whether a server operator locked it.
     pub(super) is_by_server: bool,
-    /// The digest of what opens it.
+    /// The digest of the key.
     key: Option<Arc<str>>,
-    /// Also while it is open: it may be locked before they come.
+    /// Kept while the room is unlocked, too: it may be locked before the invited users
+    /// join.
     pub(super) invited: Vec<UserId>,
 }
 
 impl Lock {
-    /// Whether nothing was ever said about it.
+    /// Returns whether there is nothing to store.
     pub(super) fn is_default(&self) -> bool {
         !self.is_on && self.invited.is_empty()
     }
 }
 
-/// How one comes into a room.
+/// How a user can join a room.
 #[derive(Debug)]
 pub(super) enum Entry {
     Open,
-    /// With what has this digest.
+    /// With the key that has this digest.
     ByKey(Arc<str>),
 }
 
 impl Hub {
-    /// `/lock`, also with another key.
+    /// Executes `/lock`, also to change the key.
     pub(super) fn lock(
         &mut self,
         ctx: &mut Context<'_>,
@@ -56,34 +57,34 @@ impl Hub {
         moderation.lock.is_by_server = is_by_server;
         moderation.lock.is_on = true;
         moderation.lock.key = key.map(|key| digest(key).into());
-        let who = match key {
+        let who_can_join = match key {
             Some(_) => "only invited people or those with the key can join",
             None => "only invited people can join",
         };
-        // What was said outlives the room; the lock does not.
+        // The messages outlive the room; the lock does not.
         let end = if room == self.lobby {
             ""
         } else {
             "; the lock ends with the last member, then anyone can join and read /history"
         };
-        let text = format!("{who}{end}");
+        let text = format!("{who_can_join}{end}");
         ctx.reply(&Event::reply("LOCKED", &name.to_string(), &text));
         self.mark_moderation_unsaved(Scope::Room(room));
         Ok(())
     }
 
-    /// `/unlock`.
+    /// Executes `/unlock`.
     pub(super) fn unlock(&mut self, ctx: &mut Context<'_>, user: UserIx) -> Result<(), Refusal> {
         let room = self.moderated_room(user)?;
         let Room { name, moderation, .. } = &mut self.rooms[room];
         let was_locked = std::mem::take(&mut moderation.lock).is_on;
-        let text = if was_locked { "" } else { "nothing changed: it was not locked" };
+        let text = if was_locked { "" } else { "nothing changed: the room was not locked" };
         ctx.reply(&Event::reply("UNLOCKED", &name.to_string(), text));
         self.mark_moderation_unsaved(Scope::Room(room));
         Ok(())
     }
 
-    /// `/invite`. Whoever ignores the inviting one is not told.
+    /// Executes `/invite`. An invited user who ignores the sender is not notified.
     pub(super) fn invite(
         &mut self,
         ctx: &mut Context<'_>,
@@ -94,30 +95,30 @@ impl Hub {
         let Some(other) = self.user_named(name) else { return no_such_user(name) };
         if self.users[other].rooms.contains(&room) {
             let (name, room) = (&self.users[other].name, &self.rooms[room].name);
-            return refusal(ErrorCode::BadArgument, format!("{name} is in {room} already"));
+            return refusal(ErrorCode::BadArgument, format!("{name} is already in {room}"));
         }
         self.drop_expired(ctx.now, Scope::Room(room));
-        let (me, person) = (self.users[user].id, self.users[other].id);
-        let order = &mut self.rooms[room].moderation;
-        let most = self.limits.max_invited;
-        if !reserve_entry(&mut order.lock.invited, most, |invited| *invited != person) {
-            let text = format!("{most} people are invited and have not come; /unlock first");
+        let (me, user_id) = (self.users[user].id, self.users[other].id);
+        let moderation = &mut self.rooms[room].moderation;
+        let max = self.limits.max_invited;
+        if !reserve_entry(&mut moderation.lock.invited, max, |invited| *invited != user_id) {
+            let text = format!("{max} invitations are open, the maximum; /unlock cancels them");
             return refusal(ErrorCode::TooMany, text);
         }
-        order.lock.invited.push(person);
+        moderation.lock.invited.push(user_id);
         self.mark_moderation_unsaved(Scope::Room(room));
-        let Room { name: shown, .. } = &self.rooms[room];
-        let (shown, name) = (shown.to_string(), self.users[other].name.clone());
-        ctx.reply(&Event::reply("INVITED", &format!("{shown} {name}"), ""));
+        let Room { name: room_name, .. } = &self.rooms[room];
+        let (room_name, name) = (room_name.to_string(), self.users[other].name.clone());
+        ctx.reply(&Event::reply("INVITED", &format!("{room_name} {name}"), ""));
         if !self.users[other].relations.ignores.iter().any(|ignored| ignored.person == me) {
             let by = self.users[user].name.clone();
-            let event = Event::reply("INVITATION", &shown, by.as_str());
+            let event = Event::reply("INVITATION", &room_name, by.as_str());
             self.send_to_user(other, &Tags::default(), &event, ctx.turn);
         }
         Ok(())
     }
 
-    /// Whether somebody may come into a room that is there, the key aside.
+    /// Checks whether a user may join an existing room, except for the key.
     pub(super) fn require_entry(
         &self,
         now: Now,
@@ -125,26 +126,26 @@ impl Hub {
         room: RoomIx,
     ) -> Result<Entry, Refusal> {
         self.require_not_banned(now, user, room)?;
-        let order = &self.rooms[room].moderation;
-        let (me, lock) = (self.users[user].id, &order.lock);
-        let is_meant =
-            lock.invited.contains(&me) || order.is_operator(me) || self.is_server_operator(me);
+        let moderation = &self.rooms[room].moderation;
+        let (me, lock) = (self.users[user].id, &moderation.lock);
+        let has_access =
+            lock.invited.contains(&me) || moderation.is_operator(me) || self.is_server_operator(me);
         match &lock.key {
-            _ if !lock.is_on || is_meant => Ok(Entry::Open),
+            _ if !lock.is_on || has_access => Ok(Entry::Open),
             Some(key) => Ok(Entry::ByKey(key.clone())),
             None => Err(self.locked_out(room, "")),
         }
     }
 
-    /// Whoever is in needs their invitation no more.
-    pub(super) fn use_invitation(&mut self, person: UserId, room: RoomIx) {
+    /// Removes the invitation of a user who has joined.
+    pub(super) fn use_invitation(&mut self, user_id: UserId, room: RoomIx) {
         let invited = &mut self.rooms[room].moderation.lock.invited;
-        if invited.extract_if(.., |invited| *invited == person).count() > 0 {
+        if invited.extract_if(.., |invited| *invited == user_id).count() > 0 {
             self.mark_moderation_unsaved(Scope::Room(room));
         }
     }
 
-    /// Whoever has tried too many keys of a room waits, as with passwords.
+    /// Checks the key of a room; wrong keys are throttled like passwords.
     pub(super) fn check_key(
         &mut self,
         ctx: &mut Context<'_>,
@@ -158,11 +159,12 @@ impl Hub {
         self.check_password(ctx, Purpose::Enter(name, is), guarded, job)
     }
 
-    /// The refusal of who may not come in.
-    pub(super) fn locked_out(&self, room: RoomIx, way: &str) -> Refusal {
+    /// Returns the refusal to join a locked room.
+    pub(super) fn locked_out(&self, room: RoomIx, hint: &str) -> Refusal {
         let name = &self.rooms[room].name;
-        let ctx = self.operators_online(room).map(|names| format!("; {names} can /invite you"));
-        let text = format!("{name} is locked{way}{}", ctx.unwrap_or_default());
+        let invite_hint =
+            self.operators_online(room).map(|names| format!("; {names} can /invite you"));
+        let text = format!("{name} is locked{hint}{}", invite_hint.unwrap_or_default());
         Refusal::new(ErrorCode::Forbidden, text)
     }
 }

@@ -1,4 +1,5 @@
-//! Coming and going: the greeting, login, a new name, and leaving.
+//! Login and logout: the greeting, names, renames, and the end of a user. Passwords are
+//! checked elsewhere (`password_checks.rs`).
 
 use std::time::Duration;
 
@@ -10,36 +11,36 @@ use super::{
 };
 use crate::protocol::ErrorCode;
 
-/// How soon it is looked again whether somebody's login is still being worked on.
+/// How soon an overdue login is checked again while the server still works on it.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Hub {
-    /// Somebody is at the door. From now on the time to say a name runs, whatever
-    /// else has to be said first.
+    /// Registers a new connection and starts its login timer, which also runs during the
+    /// TLS handshake.
     pub(super) fn register_connection(&mut self, now: Now, conn: ConnId, peer: Peer) {
         let slot = conn.slot as usize;
         if self.connections.len() <= slot {
             self.connections.resize_with(slot + 1, || None);
         }
-        let (stage, settings) = (Phase::Greeting { was_refused: false }, Settings::default());
-        let login_until = now.since_start + self.limits.login_timeout;
+        let (phase, settings) = (Phase::Greeting { was_refused: false }, Settings::default());
+        let login_deadline = now.since_start + self.limits.login_timeout;
         self.connections[slot] = Some(Connection {
             id: conn,
             peer,
-            phase: stage,
+            phase,
             settings,
-            login_deadline: login_until,
+            login_deadline,
             chosen: Default::default(),
             pending: None,
         });
-        self.login_deadlines.insert((login_until, conn));
+        self.login_deadlines.insert((login_deadline, conn));
     }
 
-    /// Who has given no name in time is parted with; not while it is the server that takes
-    /// its time, but who is answered then is not to ask again.
+    /// Disconnects connections that have not logged in in time. A connection that waits for
+    /// the server is spared, but may not try another login after the answer.
     pub(super) fn expire_logins(&mut self, now: Now, turn: &mut Turn) {
-        while let Some((due, conn)) = self.login_deadlines.first().copied() {
-            if due > now.since_start {
+        while let Some((deadline, conn)) = self.login_deadlines.first().copied() {
+            if deadline > now.since_start {
                 break;
             }
             self.login_deadlines.pop_first();
@@ -51,13 +52,13 @@ impl Hub {
         }
     }
 
-    /// Whether somebody has no name yet and should have had one by now.
+    /// Returns whether a connection is past its login deadline.
     pub(super) fn is_overdue(&self, now: Now, conn: ConnId) -> bool {
         self.is_greeting(conn)
             && self.connection(conn).is_some_and(|c| c.login_deadline <= now.since_start)
     }
 
-    /// It is known how somebody speaks who is at the door.
+    /// Sends the greeting once it is known whether the connection uses TLS.
     pub(super) fn note_transport(&mut self, conn: ConnId, is_encrypted: bool, turn: &mut Turn) {
         if let Some(connection) = self.connection_mut(conn) {
             connection.peer.is_encrypted = is_encrypted;
@@ -91,7 +92,7 @@ impl Hub {
         result
     }
 
-    /// From now on only `/login` is taken for one.
+    /// After a refused login a bare line is no longer read as a name, only `/login` is.
     pub(super) fn note_refused_login(&mut self, conn: ConnId) {
         if let Some(connection) = self.connection_mut(conn)
             && let Phase::Greeting { was_refused } = &mut connection.phase
@@ -100,7 +101,8 @@ impl Hub {
         }
     }
 
-    /// The name of a new guest; `None` while a password is looked at.
+    /// Checks the name of a login. Returns the name of a new guest; `None` while a password
+    /// is being checked.
     fn admit(
         &mut self,
         ctx: &mut Context<'_>,
@@ -126,20 +128,20 @@ impl Hub {
         self.require_free_name(name, None).map(Some)
     }
 
-    /// Somebody new is here, if they may be.
+    /// Logs in a guest unless they are banned.
     pub(super) fn log_in_guest(&mut self, ctx: &mut Context<'_>, name: &Name) {
-        let person = UserId(self.last_ids.person + 1);
-        if !self.reject_banned(ctx, person, name) {
-            self.last_ids.person = person.0;
-            self.add_user(ctx, person, name);
+        let user_id = UserId(self.last_ids.person + 1);
+        if !self.reject_banned(ctx, user_id, name) {
+            self.last_ids.person = user_id.0;
+            self.add_user(ctx, user_id, name);
         }
     }
 
-    /// Somebody is here.
-    pub(super) fn add_user(&mut self, ctx: &mut Context<'_>, person: UserId, name: &Name) {
+    /// Creates the user of this connection and joins them to the lobby.
+    pub(super) fn add_user(&mut self, ctx: &mut Context<'_>, user_id: UserId, name: &Name) {
         let since = self.stamp(ctx.now);
         let user = self.users.insert(User {
-            id: person,
+            id: user_id,
             name: name.clone(),
             conn: Some(ctx.conn),
             peer: self.peer(ctx.conn),
@@ -158,16 +160,16 @@ impl Hub {
             last_active: ctx.now.since_start,
         });
         self.assign_name(user, name);
-        self.users_by_id.insert(person, user);
+        self.users_by_id.insert(user_id, user);
         self.attach_relations(user);
         if let Some(connection) = self.connection_mut(ctx.conn) {
             connection.phase = Phase::LoggedIn(user);
         }
-        // A ban from #lobby, or its lock, leaves one on the server but in no room.
+        // A user who is banned or locked out of #lobby stays logged in, in no room.
         match self.require_entry(ctx.now, user, self.lobby) {
             Ok(Entry::Open) => {
                 ctx.reply(&Event::reply("WELCOME", name.as_str(), "you are in #lobby"));
-                self.use_invitation(person, self.lobby);
+                self.use_invitation(user_id, self.lobby);
                 self.enter(ctx, user, self.lobby);
             }
             Ok(Entry::ByKey(_)) => {
@@ -181,24 +183,25 @@ impl Hub {
         }
     }
 
-    /// Reads a name for somebody new, or for `mine`. One that is registered was checked by
-    /// the rules of then.
+    /// Parses a name for a new user, or for `mine`. A registered name is accepted even if
+    /// the rules for names have become stricter since.
     fn read_name(&self, text: &str, mine: Option<UserIx>) -> Result<Name, Refusal> {
         let account = self.accounts.named(&Key::fold(text));
         let known = account.and_then(|_| Name::known(text).ok());
         known.map_or_else(|| Name::parse(text), Ok).map_err(|fault| {
-            let text = format!("{fault}; {}", other_name(mine));
+            let text = format!("{fault}; {}", name_advice(mine));
             Refusal::new(ErrorCode::BadName, text)
         })
     }
 
-    /// A name that nobody has, or only `mine`.
+    /// Refuses a name that another user or account has, or that is confusable with such a
+    /// name; `mine` may keep its own.
     pub(super) fn require_free_name(
         &self,
         name: Name,
         mine: Option<UserIx>,
     ) -> Result<Name, Refusal> {
-        let other = other_name(mine);
+        let other = name_advice(mine);
         let me = mine.map(|mine| self.users[mine].id);
         let owner = self.accounts.named(name.key()).map(|account| account.person);
         if owner.is_some() && owner != me {
@@ -214,33 +217,33 @@ impl Hub {
             return refusal(ErrorCode::NameTaken, text);
         }
         match self.confusable_with(&name, me) {
-            Some(double) => {
-                let text = format!("{name} is too easily confused with {double}; {other}");
+            Some(similar) => {
+                let text = format!("{name} is too easily confused with {similar}; {other}");
                 refusal(ErrorCode::NameTaken, text)
             }
             None => Ok(name),
         }
     }
 
-    /// Whose name, here or registered, is taken for this one; not somebody's own.
+    /// Returns the name of another user or account that is confusable with this one: their
+    /// UTS 39 skeletons are equal.
     fn confusable_with(&self, name: &Name, me: Option<UserId>) -> Option<Name> {
-        name.skeletons().find_map(|confusable_skeleton| {
-            let here = self.confusables.find(&confusable_skeleton).map(|user| &self.users[user]);
+        name.skeletons().find_map(|skeleton| {
+            let here = self.confusables.find(&skeleton).map(|user| &self.users[user]);
             let here = here.map(|user| (user.id, &user.name));
-            let owner =
-                || self.accounts.confusable_with(&confusable_skeleton).map(|a| (a.person, &a.name));
-            let double = here.or_else(owner).filter(|(person, _)| Some(*person) != me);
-            double.map(|(_, name)| name.clone())
+            let owner = || self.accounts.confusable_with(&skeleton).map(|a| (a.person, &a.name));
+            let similar = here.or_else(owner).filter(|(user_id, _)| Some(*user_id) != me);
+            similar.map(|(_, name)| name.clone())
         })
     }
 
-    /// From now on a name is somebody's who is here.
+    /// Registers the name of a user.
     pub(super) fn assign_name(&mut self, user: UserIx, name: &Name) {
         self.names.insert(name.key().clone(), user);
         self.confusables.add(name, user);
     }
 
-    /// It is theirs no more.
+    /// Releases the name of a user.
     pub(super) fn release_name(&mut self, user: UserIx, name: &Name) {
         self.names.remove(name.key());
         self.confusables.remove(name, user);
@@ -264,7 +267,7 @@ impl Hub {
         let time = self.stamp(ctx.now);
         ctx.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
         if old == new {
-            return Ok(()); // no news to anyone else
+            return Ok(()); // not announced: nothing changed
         }
         let rooms = self.users[user].rooms.clone();
         self.announce(ctx.now, &rooms, Topic::Talk, Some(ctx.conn), &event, ctx.turn);
@@ -272,8 +275,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Whoever talks to somebody by `/query` has to know the name their lines go
-    /// to; who shares no room does not hear of the rename otherwise.
+    /// Sends the new name to users who have a `/query` with the renamed user but share no
+    /// room with them: the announcement does not reach them.
     fn update_queriers(&mut self, user: UserIx, new: &Name, turn: &mut Turn) {
         for other in self.users[user].relations.queried_by.clone() {
             let Some(other) = self.users_by_id.get(&other).copied() else { continue };
@@ -285,8 +288,8 @@ impl Hub {
         }
     }
 
-    /// Ends a connection and, if it was logged in, the visit, for good. A farewell
-    /// is said where there is still somebody to hear it.
+    /// Closes a connection and logs its user out, with no way to resume. A farewell is sent
+    /// only where the connection can still be written to.
     pub(super) fn leave(
         &mut self,
         now: Now,
@@ -295,8 +298,8 @@ impl Hub {
         reason: Option<&str>,
         turn: &mut Turn,
     ) {
-        let Some(stage) = self.close_connection(conn) else { return };
-        if let Phase::LoggedIn(user) = stage {
+        let Some(phase) = self.close_connection(conn) else { return };
+        if let Phase::LoggedIn(user) = phase {
             self.end_user(now, user, reason, turn);
         }
         match farewell {
@@ -305,14 +308,14 @@ impl Hub {
         }
     }
 
-    /// A connection is heard no more; tells where it stood.
+    /// Stops reading from a connection; returns the phase it was in.
     pub(super) fn close_connection(&mut self, conn: ConnId) -> Option<Phase> {
         let connection = self.connection_mut(conn)?;
         connection.pending = None;
         Some(std::mem::replace(&mut connection.phase, Phase::Closing))
     }
 
-    /// Forgets a connection that is closed; nothing comes from it any more.
+    /// Deletes a closed connection; the caller sends no further input for it.
     pub fn forget_connection(&mut self, conn: ConnId) {
         if self.connection(conn).is_some() {
             self.connections[conn.slot as usize] = None;
@@ -329,19 +332,19 @@ impl Hub {
         let name = self.users[user].name.clone();
         let leads = self.users[user].relations.leads.clone();
         self.remove_relations(user, turn);
-        self.forget_blocks(user, self.users[user].session.is_some());
+        self.delete_blocks(user, self.users[user].session.is_some());
         self.end_session(user);
         self.announce_quit(now, user, reason, turn);
-        let person = self.users[user].id;
-        self.users_by_id.remove(&person);
+        let user_id = self.users[user].id;
+        self.users_by_id.remove(&user_id);
         for room in std::mem::take(&mut self.users[user].rooms) {
             self.remove_member(room, &name);
         }
         self.release_name(user, &name);
         self.users.remove(user);
-        let ruled = self.is_server_operator(person);
-        self.revoke_server_operator(person);
-        if ruled {
+        let was_server_operator = self.is_server_operator(user_id);
+        self.revoke_server_operator(user_id);
+        if was_server_operator {
             self.ensure_operators(now, turn);
         }
         for room in leads {
@@ -349,42 +352,42 @@ impl Hub {
         }
     }
 
-    /// Lets go of everyone who has to do with a leaving person.
+    /// Removes the ignores and queries of a user who logs out, and of others with that
+    /// user.
     fn remove_relations(&mut self, user: UserIx, turn: &mut Turn) {
-        let person = self.users[user].id;
+        let user_id = self.users[user].id;
         self.end_query(user, QueryState::Off);
         let ignores = self.ignores_of(user);
-        let mut ties = std::mem::take(&mut self.users[user].relations);
-        for other in &ties.ignores {
+        let mut relations = std::mem::take(&mut self.users[user].relations);
+        for other in &relations.ignores {
             if let Some(by) = self.ignored_by(other.person) {
-                by.retain(|p| *p != person);
+                by.retain(|p| *p != user_id);
             }
         }
         let name = self.users[user].name.clone();
-        for other in &ties.ignored_by {
+        for other in &relations.ignored_by {
             let Some(other) = self.users_by_id.get(other) else { continue };
             let ignores = &mut self.users[*other].relations.ignores;
-            if let Some(ignored) = ignores.iter_mut().find(|ignored| ignored.person == person) {
+            if let Some(ignored) = ignores.iter_mut().find(|ignored| ignored.person == user_id) {
                 ignored.gone = Some(name.clone());
             }
         }
-        if let Some(account) = self.accounts.of_mut(person) {
+        if let Some(account) = self.accounts.of_mut(user_id) {
             account.ignores = ignores;
-            account.ignored_by = std::mem::take(&mut ties.ignored_by);
+            account.ignored_by = std::mem::take(&mut relations.ignored_by);
         }
-        for other in &ties.queried_by {
+        for other in &relations.queried_by {
             let Some(other) = self.users_by_id.get(other).copied() else { continue };
             self.users[other].query = QueryState::Gone;
             self.mark_session_unsaved(other);
-            let text = format!("{name} is gone; plain lines go nowhere until /query or /join");
+            let text = format!("{name} is gone; your messages go nowhere until /query or /join");
             self.send_to_user(other, &Tags::default(), &Event::reply("QUERY", "off", &text), turn);
         }
     }
 }
 
-/// What to do where a name is refused: before login a bare name is not taken for one any
-/// more.
-fn other_name(mine: Option<UserIx>) -> &'static str {
+/// Advice where a name is refused: after a refused login only `/login` is read as a name.
+fn name_advice(mine: Option<UserIx>) -> &'static str {
     match mine {
         Some(_) => "choose another name",
         None => "choose another with /login NAME",

@@ -1,6 +1,5 @@
-//! The mailbox: what is said privately to an account that is not here waits for
-//! its next login. The messages are in the log as all are; a mailbox is only
-//! their ids.
+//! Mail: private messages to an offline account wait for its next login. The messages are
+//! in the log; a mailbox holds only their ids.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use super::{
 };
 use crate::server::log::{self, Recipient, Record, Thread};
 
-/// What waits for whom.
+/// The mailboxes of all accounts, by owner and by message.
 #[derive(Debug, Default)]
 pub(super) struct Mailboxes {
     boxes: HashMap<UserId, BTreeSet<u64>>,
@@ -21,38 +20,38 @@ pub(super) struct Mailboxes {
 }
 
 impl Mailboxes {
-    /// The ids of what waits for somebody, oldest first.
-    pub(super) fn of(&self, person: UserId) -> Vec<u64> {
-        self.boxes.get(&person).into_iter().flatten().copied().collect()
+    /// Returns the ids in a mailbox, oldest first.
+    pub(super) fn of(&self, user_id: UserId) -> Vec<u64> {
+        self.boxes.get(&user_id).into_iter().flatten().copied().collect()
     }
 
-    /// For whom a message waits, if it does.
+    /// Returns the account a message waits for, if any.
     pub(super) fn owner(&self, id: u64) -> Option<UserId> {
         self.owners.get(&id).copied()
     }
 
-    fn len(&self, person: UserId) -> usize {
-        self.boxes.get(&person).map_or(0, BTreeSet::len)
+    fn len(&self, user_id: UserId) -> usize {
+        self.boxes.get(&user_id).map_or(0, BTreeSet::len)
     }
 
-    fn insert(&mut self, person: UserId, id: u64) {
-        self.boxes.entry(person).or_default().insert(id);
-        self.owners.insert(id, person);
+    fn insert(&mut self, user_id: UserId, id: u64) {
+        self.boxes.entry(user_id).or_default().insert(id);
+        self.owners.insert(id, user_id);
     }
 
     fn remove(&mut self, id: u64) -> bool {
-        let Some(person) = self.owners.remove(&id) else { return false };
-        if let Some(ids) = self.boxes.get_mut(&person) {
+        let Some(user_id) = self.owners.remove(&id) else { return false };
+        if let Some(ids) = self.boxes.get_mut(&user_id) {
             ids.remove(&id);
             if ids.is_empty() {
-                self.boxes.remove(&person);
+                self.boxes.remove(&user_id);
             }
         }
         true
     }
 }
 
-/// A login that waits for what waits for it.
+/// A login that waits for its mail to be read from the log.
 #[derive(Debug)]
 pub(super) struct MailRequest {
     pub(super) cid: Option<Cid>,
@@ -61,8 +60,8 @@ pub(super) struct MailRequest {
 }
 
 impl Hub {
-    /// A private message to a registered name that nobody bears: to its owner,
-    /// who may be here under another.
+    /// Sends a private message to the owner of a registered name no user has; the owner may
+    /// be online under another name.
     pub(super) fn send_to_owner(
         &mut self,
         ctx: &mut Context<'_>,
@@ -82,105 +81,107 @@ impl Hub {
         }
     }
 
-    /// A private message to an account that is not here.
+    /// Stores a private message to an offline account.
     pub(super) fn send_to_account(
         &mut self,
         ctx: &mut Context<'_>,
         user: UserIx,
-        person: UserId,
+        user_id: UserId,
         text: &str,
     ) -> Result<(), Refusal> {
-        let Some(account) = self.accounts.of(person) else { return Ok(()) };
+        let Some(account) = self.accounts.of(user_id) else { return Ok(()) };
         let name = account.name.clone();
-        if self.mail.len(person) >= self.limits.mailbox {
-            let text = format!("too much waits for {name} already; nobody saw this");
+        if self.mail.len(user_id) >= self.limits.mailbox {
+            let text = format!("not sent: the mailbox of {name} is full");
             return refusal(ErrorCode::TooMany, text);
         }
         let me = self.users[user].id;
-        let is_heard = !account.ignores.iter().any(|(ignored, _)| *ignored == me);
-        let to = Recipient::Person(person, name.clone());
+        let is_delivered = !account.ignores.iter().any(|(ignored, _)| *ignored == me);
+        let to = Recipient::Person(user_id, name.clone());
         let record = self.record(ctx, user, to, text, false);
-        if is_heard {
-            self.store_mail(person, record.id);
+        if is_delivered {
+            self.store_mail(user_id, record.id);
         }
         ctx.with_message(&record, |ctx| {
             self.echo(ctx, &record);
             if self.wants_echo(ctx) {
-                let text = "is not here; it waits for the next login";
-                ctx.reply(&Event::reply("OFFLINE", name.as_str(), text));
+                let text =
+                    format!("{name} is offline; your message will be delivered when they log in");
+                ctx.reply(&Event::reply("OFFLINE", name.as_str(), &text));
             }
         });
         Ok(())
     }
 
-    /// Puts a message into an account's mailbox, if there is room.
-    pub(super) fn store_mail(&mut self, person: UserId, id: u64) {
-        if self.mail.len(person) < self.limits.mailbox {
-            self.mail.insert(person, id);
+    /// Adds a message to a mailbox, unless the mailbox is full.
+    pub(super) fn store_mail(&mut self, user_id: UserId, id: u64) {
+        if self.mail.len(user_id) < self.limits.mailbox {
+            self.mail.insert(user_id, id);
             self.unsaved.insert((Collection::Mail, id));
         }
     }
 
-    /// A message waits no more, if it did.
+    /// Removes a message from its mailbox, if it is in one.
     pub(super) fn discard_mail(&mut self, id: u64) {
         if self.mail.remove(id) {
             self.unsaved.insert((Collection::Mail, id));
         }
     }
 
-    /// All that waited for somebody has been told, or will never be.
-    pub(super) fn empty_mailbox(&mut self, person: UserId) {
-        for id in self.mail.of(person) {
+    /// Empties a mailbox after its messages were delivered or its account deleted.
+    pub(super) fn empty_mailbox(&mut self, user_id: UserId) {
+        for id in self.mail.of(user_id) {
             self.discard_mail(id);
         }
     }
 
     pub(super) fn read_mail(&mut self, ctx: &mut Context<'_>, proof: Proof) {
-        let person = proof.person;
-        let Some(account) = self.accounts.of(person) else { return };
-        let ids = self.mail.of(person);
+        let user_id = proof.person;
+        let Some(account) = self.accounts.of(user_id) else { return };
+        let ids = self.mail.of(user_id);
         let hidden = account.ignores.iter().map(|(ignored, _)| *ignored).collect();
-        let thread = Thread::Ids { reader: person, ids: ids.clone() };
+        let thread = Thread::Ids { reader: user_id, ids: ids.clone() };
         let query =
             log::ReadRequest { thread, count: ids.len(), size: usize::MAX, after: Some(0), hidden };
-        let asked = PendingRequest::Mail(MailRequest { cid: ctx.cid.take(), proof, ids });
+        let request = PendingRequest::Mail(MailRequest { cid: ctx.cid.take(), proof, ids });
         if let Some(connection) = self.connection_mut(ctx.conn) {
-            connection.pending = Some(Box::new(asked));
+            connection.pending = Some(Box::new(request));
             ctx.turn.read(ctx.conn, query);
         }
     }
 
-    /// Completes a login: what waited follows the list of who is here. Much may have
-    /// been decided while it was read.
+    /// Completes a login: the mail follows the member list. Much may have changed while it
+    /// was read.
     pub(super) fn log_in_with_mail(
         &mut self,
         ctx: &mut Context<'_>,
         waiting: MailRequest,
-        rows: &[Arc<Record>],
+        records: &[Arc<Record>],
     ) -> Result<(), Refusal> {
-        let person = waiting.proof.person;
-        if self.mail.of(person) != waiting.ids {
-            return self.log_in_account(ctx, waiting.proof); // more came meanwhile
+        let user_id = waiting.proof.person;
+        if self.mail.of(user_id) != waiting.ids {
+            return self.log_in_account(ctx, waiting.proof); // more arrived meanwhile
         }
         if !self.may_log_in(ctx, &waiting.proof)? {
             return Ok(());
         }
-        self.take_over(ctx, person);
-        for record in rows {
-            let event = Event::Row { time: record.time, message: record.seen_by(person) };
+        self.take_over(ctx, user_id);
+        for record in records {
+            let event = Event::Row { time: record.time, message: record.seen_by(user_id) };
             ctx.reply_tagged(&tags_of(record), &event);
         }
-        // Whom /reply means.
-        if let (Some(last), Some(user)) = (rows.last(), self.users_by_id.get(&person).copied()) {
+        // `/reply` answers the last author.
+        if let (Some(last), Some(user)) = (records.last(), self.users_by_id.get(&user_id).copied())
+        {
             self.users[user].reply_target = Some(last.author);
         }
-        self.empty_mailbox(person);
+        self.empty_mailbox(user_id);
         Ok(())
     }
 
-    /// What is kept of a message that waits: for whom.
+    /// Returns the stored form of a waiting message: its account.
     pub(super) fn saved_mail(&self, id: u64) -> Option<String> {
-        self.mail.owners.get(&id).map(|person| person.0.to_string())
+        self.mail.owners.get(&id).map(|user_id| user_id.0.to_string())
     }
 
     pub(super) fn restore_mail(&mut self, id: u64, saved: &str) -> serde_json::Result<()> {
@@ -197,7 +198,7 @@ mod tests {
     use crate::server::passwords::Outcome;
 
     #[test]
-    fn what_waits_waits_on_where_it_cannot_be_read() {
+    fn mail_waits_while_the_log_cannot_be_read() {
         let mut hub = hub(Limits::default());
         (0..3).for_each(|slot| connect(&mut hub, slot));
         say(&mut hub, 0, "alice");
@@ -206,22 +207,22 @@ mod tests {
         say(&mut hub, 0, "/quit");
         say(&mut hub, 1, "bob");
         say(&mut hub, 1, "/msg alice come back");
-        let log_in = |hub: &mut Hub, rows: ReadResult| {
+        let log_in = |hub: &mut Hub, records: ReadResult| {
             say(hub, 2, "/login alice sesame");
             handle(hub, 2, Input::Hashed(Outcome::Checked(true)));
-            handle(hub, 2, Input::Rows(rows))
+            handle(hub, 2, Input::Rows(records))
         };
-        let (flow, told) = log_in(&mut hub, ReadResult::failed());
-        assert!(told.text.starts_with("[ERROR storage-full] "), "{}", told.text);
+        let (flow, reply) = log_in(&mut hub, ReadResult::failed());
+        assert!(reply.text.starts_with("[ERROR storage-full] "), "{}", reply.text);
         assert_eq!(flow, Flow::Next);
         assert_eq!(hub.mail.len(alice), 1);
-        let (_, told) = log_in(&mut hub, ReadResult::default());
-        assert!(told.text.starts_with("[WELCOME alice]"), "{}", told.text);
+        let (_, reply) = log_in(&mut hub, ReadResult::default());
+        assert!(reply.text.starts_with("[WELCOME alice]"), "{}", reply.text);
         assert_eq!(hub.mail.len(alice), 0);
         for line in ["/history", "/search back"] {
             say(&mut hub, 1, line);
-            let (_, told) = handle(&mut hub, 1, Input::Rows(ReadResult::failed()));
-            assert!(told.text.starts_with("[ERROR storage-full] "), "{}", told.text);
+            let (_, reply) = handle(&mut hub, 1, Input::Rows(ReadResult::failed()));
+            assert!(reply.text.starts_with("[ERROR storage-full] "), "{}", reply.text);
         }
     }
 }

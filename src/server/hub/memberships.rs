@@ -1,31 +1,32 @@
-//! When somebody was in which room: what decides which messages `/resume` gives.
+//! Membership spans: which user was in which room during which ids. They decide which
+//! messages `/resume` delivers.
 //!
-//! All of a visit counts, since `/resume TOKEN 0` reads from its beginning. Spans that
-//! nothing was said between, or in, are one, or none. The others are kept apart from the
-//! rest of the visit, in blocks that never change, so that saving a visit does not cost
-//! more the longer it lasts. Past a bound the oldest block is forgotten, and whoever reads
-//! from before its end is told so.
+//! All spans since login count, since `/resume TOKEN 0` reads from there. Spans without a
+//! message between them are merged, empty ones dropped. Older spans are stored apart from
+//! the session, in immutable blocks, so that the cost of storing a session does not grow
+//! with its age. Past a bound the oldest block is evicted, and a client that resumes from
+//! before its end is notified.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Collection, Hub, Key, MembershipSpan, UserId, UserIx};
 
-/// How many spans of the past a block holds, and how many blocks there are of one visit.
+/// Spans per block, and blocks per user.
 const BLOCK: usize = 32;
 const BLOCKS_MAX: usize = 320;
 
-/// See the head of this file.
+/// The membership spans of a user; see the head of this file.
 #[derive(Debug, Default)]
 pub(super) struct Memberships {
-    /// The oldest, each under the number it is kept by.
+    /// The oldest spans, each block with the number it is stored under.
     blocks: Vec<(u64, Box<[MembershipSpan]>)>,
-    /// The latest, in the order they began; those that have not ended are among them.
+    /// The latest spans, in order of their start; all open spans are here.
     recent: Vec<MembershipSpan>,
-    /// The last message of the spans that are forgotten.
-    forgotten: u64,
+    /// The last message of the evicted spans.
+    evicted_upto: u64,
 }
 
-/// A block as it is kept; only ever added to.
+/// A block as stored. Fields may be added, never removed or renamed.
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedBlock<B> {
     person: UserId,
@@ -33,52 +34,52 @@ struct SavedBlock<B> {
 }
 
 impl Memberships {
-    pub(super) fn new(recent: Vec<MembershipSpan>, forgotten: u64) -> Self {
-        Self { blocks: Vec::new(), recent, forgotten }
+    pub(super) fn new(recent: Vec<MembershipSpan>, evicted_upto: u64) -> Self {
+        Self { blocks: Vec::new(), recent, evicted_upto }
     }
 
-    /// Those that are kept with the visit.
+    /// Returns the spans that are stored with the session.
     pub(super) fn recent(&self) -> &[MembershipSpan] {
         &self.recent
     }
 
-    pub(super) fn forgotten(&self) -> u64 {
-        self.forgotten
+    pub(super) fn evicted_upto(&self) -> u64 {
+        self.evicted_upto
     }
 
-    /// Those that may hold a message after this one.
+    /// Returns the spans that may contain a message after this id.
     pub(super) fn after(&self, message: u64) -> Vec<MembershipSpan> {
         let all = self.blocks.iter().flat_map(|(_, block)| block).chain(&self.recent);
-        all.filter(|stay| stay.until.is_none_or(|until| until > message)).cloned().collect()
+        all.filter(|span| span.until.is_none_or(|until| until > message)).cloned().collect()
     }
 
-    /// The numbers of the blocks.
+    /// Returns the numbers of the blocks.
     pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
         self.blocks.iter().map(|(number, _)| *number)
     }
 
-    /// Takes the oldest spans of the past out, if they fill a block.
+    /// Removes and returns the oldest closed spans if they fill a block.
     fn take_block(&mut self) -> Option<Box<[MembershipSpan]>> {
-        let is_past = |stay: &MembershipSpan| stay.until.is_some();
-        // As many again stay, so that they can be joined with those that follow.
-        if self.recent.iter().filter(|stay| is_past(stay)).count() < 2 * BLOCK {
+        let is_past = |span: &MembershipSpan| span.until.is_some();
+        // Another block of spans remains, so that they can be merged with later ones.
+        if self.recent.iter().filter(|span| is_past(span)).count() < 2 * BLOCK {
             return None;
         }
-        let past = self.recent.extract_if(.., |stay| is_past(stay));
+        let past = self.recent.extract_if(.., |span| is_past(span));
         Some(past.take(BLOCK).collect())
     }
 }
 
 impl Hub {
-    /// Somebody has come into a room.
+    /// Opens a span when a user joins a room.
     pub(super) fn note_arrival(&mut self, user: UserIx, room: Key) {
         let from = self.last_ids.message;
         let recent = &mut self.users[user].memberships.recent;
-        let last = recent.iter_mut().rfind(|stay| stay.room == room);
+        let last = recent.iter_mut().rfind(|span| span.room == room);
         match last {
-            // As if they had never left.
-            Some(stay) if stay.until.is_some_and(|until| self.recent.is_silent(&room, until)) => {
-                stay.until = None;
+            // Merged: nothing was posted while the user was away.
+            Some(span) if span.until.is_some_and(|until| self.recent.is_silent(&room, until)) => {
+                span.until = None;
             }
             _ => recent.push(MembershipSpan { room, from, until: None }),
         }
@@ -87,7 +88,7 @@ impl Hub {
         }
     }
 
-    /// Somebody has left a room.
+    /// Closes the span when a user leaves a room.
     pub(super) fn note_departure(&mut self, user: UserIx, room: &Key) {
         let until = self.last_ids.message;
         let recent = &mut self.users[user].memberships.recent;
@@ -109,8 +110,8 @@ impl Hub {
         let memberships = &mut self.users[user].memberships;
         if memberships.blocks.len() > BLOCKS_MAX {
             let (oldest, block) = memberships.blocks.remove(0);
-            let until = block.iter().filter_map(|stay| stay.until).max();
-            memberships.forgotten = memberships.forgotten.max(until.unwrap_or_default());
+            let until = block.iter().filter_map(|span| span.until).max();
+            memberships.evicted_upto = memberships.evicted_upto.max(until.unwrap_or_default());
             self.block_owners.remove(&oldest);
             self.note_block_unsaved(user, oldest);
         }
@@ -128,35 +129,36 @@ impl Hub {
         }
     }
 
-    /// From now on a visit is kept.
+    /// Marks all blocks of a user for storage when their session begins.
     pub(super) fn note_blocks_unsaved(&mut self, user: UserIx) {
         let numbers = self.users[user].memberships.numbers();
         self.unsaved.extend(numbers.map(|number| (Collection::Spans, number)));
     }
 
-    /// A visit is over; `is_kept`: until now it was kept.
-    pub(super) fn forget_blocks(&mut self, user: UserIx, is_kept: bool) {
+    /// Deletes the blocks of a user who logs out; `is_stored`: they had a session.
+    pub(super) fn delete_blocks(&mut self, user: UserIx, is_stored: bool) {
         for number in self.users[user].memberships.numbers() {
             self.block_owners.remove(&number);
-            if is_kept {
+            if is_stored {
                 self.unsaved.insert((Collection::Spans, number));
             }
         }
     }
 
-    /// What is kept of a block; `None` if it is kept no more.
+    /// Returns the stored form of a block; `None` if it was deleted.
     pub(super) fn saved_block(&self, number: u64) -> Option<String> {
-        let person = *self.block_owners.get(&number)?;
-        let user = &self.users[*self.users_by_id.get(&person)?];
+        let user_id = *self.block_owners.get(&number)?;
+        let user = &self.users[*self.users_by_id.get(&user_id)?];
         let (_, stays) = user.memberships.blocks.iter().find(|(it, _)| *it == number)?;
-        serde_json::to_string(&SavedBlock { person, stays }).ok()
+        serde_json::to_string(&SavedBlock { person: user_id, stays }).ok()
     }
 
-    /// When all are back who can come back. A block of nobody is kept no more.
+    /// Restores a block after all sessions. A block without a session is deleted.
     pub(super) fn restore_block(&mut self, number: u64, saved: &str) -> serde_json::Result<()> {
-        let SavedBlock::<Box<[MembershipSpan]>> { person, stays } = serde_json::from_str(saved)?;
+        let SavedBlock::<Box<[MembershipSpan]>> { person: user_id, stays } =
+            serde_json::from_str(saved)?;
         self.last_block = self.last_block.max(number);
-        match self.users_by_id.get(&person).copied() {
+        match self.users_by_id.get(&user_id).copied() {
             Some(user) => self.attach_block(user, number, stays),
             None => {
                 self.unsaved.insert((Collection::Spans, number));
@@ -174,7 +176,7 @@ mod tests {
     use super::super::{Input, Limits, Turn};
     use super::*;
 
-    /// Alice has a session, bob is there too.
+    /// A hub with alice, who has a session, and bob; and the token.
     fn with_session() -> (Hub, String) {
         let mut hub = hub(Limits::default());
         (0..2).for_each(|slot| connect(&mut hub, slot));
@@ -189,7 +191,7 @@ mod tests {
         &hub.users[hub.user_named("alice").expect("here")].memberships
     }
 
-    /// Alice says one line in each of some rooms.
+    /// Alice posts a line in each of the rooms.
     fn visit_rooms(hub: &mut Hub, rooms: std::ops::Range<usize>) {
         for room in rooms {
             for line in [format!("/join r{room}"), "hi".to_owned(), "/part".to_owned()] {
@@ -200,19 +202,19 @@ mod tests {
     }
 
     #[test]
-    fn spans_that_nothing_was_said_between_or_in_are_joined() {
+    fn spans_without_messages_between_or_in_them_are_merged() {
         let (mut hub, _) = with_session();
         let count = |hub: &Hub| memberships(hub).after(0).len();
-        for (said, spans) in [("/away", 1), ("mine", 2)] {
+        for (line_between, spans) in [("/away", 1), ("mine", 2)] {
             for _ in 0..100 {
-                for line in ["/join ops", said, "/part ops"] {
+                for line in ["/join ops", line_between, "/part ops"] {
                     say(&mut hub, 0, line);
                 }
                 say(&mut hub, 1, "elsewhere");
             }
-            assert_eq!(count(&hub), spans, "{said}");
+            assert_eq!(count(&hub), spans, "{line_between}");
         }
-        // What she was not there to see is in no span.
+        // Messages posted in her absence are in no span.
         for line in ["/join ops", "missed", "/part ops"] {
             say(&mut hub, 1, line);
         }
@@ -220,32 +222,32 @@ mod tests {
         say(&mut hub, 0, "/join ops");
         let ops = Key::fold("ops");
         let spans = memberships(&hub).after(0);
-        let covers = |stay: &&MembershipSpan| {
-            stay.room == ops && stay.from < missed && stay.until.is_none_or(|it| it >= missed)
+        let covers = |span: &&MembershipSpan| {
+            span.room == ops && span.from < missed && span.until.is_none_or(|it| it >= missed)
         };
         assert_eq!((spans.len(), spans.iter().find(covers)), (3, None));
     }
 
     #[test]
-    fn past_spans_are_kept_apart_and_outlive_a_restart() {
+    fn old_spans_are_stored_in_blocks_and_restored() {
         let (mut hub, _) = with_session();
         visit_rooms(&mut hub, 0..1100);
         let spans = memberships(&hub).after(0);
         assert_eq!(spans.len(), 1101);
-        assert!(memberships(&hub).recent().len() <= 2 * BLOCK + 1, "a visit stays small");
+        assert!(memberships(&hub).recent().len() <= 2 * BLOCK + 1, "a session stays small");
         hub = restarted(&hub);
         assert_eq!(memberships(&hub).after(0), spans);
-        assert_eq!(memberships(&hub).after(1095).len(), 6, "of what is left to be read");
+        assert_eq!(memberships(&hub).after(1095).len(), 6, "spans that may hold later messages");
         hub.check_invariants();
-        // What is written once is not written again.
+        // Stored blocks are not written again.
         hub.mark_saved();
         connect(&mut hub, 0);
         say(&mut hub, 0, "carol");
         assert!(hub.changes().iter().all(|change| change.shelf != Collection::Spans));
-        // The end of the visit is the end of its blocks.
+        // The blocks are deleted with the session.
         let alice = memberships(&hub).numbers().count();
-        let person = hub.users[hub.user_named("alice").expect("here")].id;
-        hub.expire_session(now(Duration::ZERO), person, &mut Turn::default());
+        let user_id = hub.users[hub.user_named("alice").expect("here")].id;
+        hub.expire_session(now(Duration::ZERO), user_id, &mut Turn::default());
         let gone = hub.changes().into_iter().filter(|change| change.shelf == Collection::Spans);
         let gone: Vec<_> = gone.map(|change| change.value).collect();
         assert_eq!(gone, vec![None; alice]);
@@ -253,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn session_that_begins_late_keeps_all_of_its_visit() {
+    fn session_that_begins_late_stores_all_spans() {
         let mut hub = hub(Limits::default());
         connect(&mut hub, 0);
         say(&mut hub, 0, "alice");
@@ -265,21 +267,21 @@ mod tests {
     }
 
     #[test]
-    fn reader_from_before_what_is_forgotten_is_told_so() {
+    fn resume_from_before_evicted_spans_is_notified() {
         let (mut hub, token) = with_session();
         let spans = BLOCK * (BLOCKS_MAX + 3);
         visit_rooms(&mut hub, 0..spans);
-        let forgotten = memberships(&hub).forgotten();
+        let evicted_upto = memberships(&hub).evicted_upto();
         let left = memberships(&hub).after(0).len() as u64;
-        assert_eq!(left, spans as u64 + 1 - forgotten);
-        assert!(forgotten > 0 && forgotten.is_multiple_of(BLOCK as u64), "{forgotten}");
+        assert_eq!(left, spans as u64 + 1 - evicted_upto);
+        assert!(evicted_upto > 0 && evicted_upto.is_multiple_of(BLOCK as u64), "{evicted_upto}");
         hub = restarted(&hub);
-        for (after, is_told) in [(0, true), (forgotten - 1, true), (forgotten, false)] {
+        for (after, is_notified) in [(0, true), (evicted_upto - 1, true), (evicted_upto, false)] {
             connect(&mut hub, 0);
-            let (_, told) = say(&mut hub, 0, &format!("/resume {token} {after}"));
-            let text = format!("[WELCOME alice] you are back; up to id {forgotten}, ");
-            assert!(told.text.starts_with("[WELCOME alice] you are back"), "{}", told.text);
-            assert_eq!(told.text.starts_with(&text), is_told, "{after}: {}", told.text);
+            let (_, reply) = say(&mut hub, 0, &format!("/resume {token} {after}"));
+            let text = format!("[WELCOME alice] you are back; up to id {evicted_upto}, ");
+            assert!(reply.text.starts_with("[WELCOME alice] you are back"), "{}", reply.text);
+            assert_eq!(reply.text.starts_with(&text), is_notified, "{after}: {}", reply.text);
             handle(&mut hub, 0, Input::Disconnected);
             hub.forget_connection(conn(0));
         }

@@ -1,4 +1,5 @@
-//! What people say: to a room, to one person, and where a plain line goes.
+//! Posting messages to rooms and users, and deduplication by cid. Messages get their ids
+//! here; they are stored in the log and released by the caller.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,13 +12,12 @@ use crate::commands::MessageTarget;
 use crate::protocol::{Cid, Key, RoomName};
 use crate::server::log::{Recipient, Record, UserId};
 
-/// The marked messages of late, by who marked them: a mark that comes again
-/// means the same message, not another. As many as the history in memory holds, and
-/// as much text.
+/// Recent messages with a cid, by author: a repeated cid is deduplicated. Bounded in
+/// messages and in bytes of text, by the limits of the recent history in memory.
 #[derive(Debug)]
 pub(super) struct RecentCids {
     records: HashMap<(UserId, Cid), Arc<Record>>,
-    /// The same, oldest first.
+    /// The same messages, oldest first.
     order: VecDeque<Arc<Record>>,
     size: usize,
     max: usize,
@@ -33,13 +33,13 @@ impl RecentCids {
         self.records.get(&(author, cid.clone())).cloned()
     }
 
-    fn forget(&mut self, author: UserId, cid: &Cid) {
+    fn discard(&mut self, author: UserId, cid: &Cid) {
         if let Some(record) = self.records.remove(&(author, cid.clone())) {
             self.remove(&record);
         }
     }
 
-    /// It is not among them any more.
+    /// Removes a message from `order` and `size`.
     fn remove(&mut self, record: &Record) {
         if let Ok(at) = self.order.binary_search_by_key(&record.id, |record| record.id) {
             self.order.remove(at);
@@ -47,7 +47,7 @@ impl RecentCids {
         }
     }
 
-    /// If a message is marked, from now on it is known by that.
+    /// Records the cid of a message, if it has one.
     pub(super) fn remember(&mut self, record: &Arc<Record>) {
         let Some(cid) = &record.cid else { return };
         let key = (record.author, cid.clone());
@@ -67,8 +67,8 @@ impl RecentCids {
 }
 
 impl Hub {
-    /// A plain line, or `/me`: to whom the query is for, else to the current
-    /// room, else nowhere. It never goes anywhere the person did not choose.
+    /// Posts a line of text or `/me` to the queried user, else to the current room. With
+    /// neither it is refused: a message only goes where its sender has chosen.
     pub(super) fn post(
         &mut self,
         ctx: &mut Context<'_>,
@@ -81,22 +81,24 @@ impl Hub {
         }
         let me = &self.users[user];
         match (me.query, me.current) {
-            (QueryState::On(person), _) => match self.users_by_id.get(&person).copied() {
+            (QueryState::On(user_id), _) => match self.users_by_id.get(&user_id).copied() {
                 Some(to) => {
                     self.post_private(ctx, user, to, text, is_action);
                     Ok(())
                 }
-                None => refusal(ErrorCode::NoTarget, "nobody is there; nobody saw it"),
+                None => refusal(
+                    ErrorCode::NoTarget,
+                    "not sent: that user has left; use /query NAME or /join ROOM",
+                ),
             },
             (QueryState::Gone, _) => refusal(
                 ErrorCode::NoTarget,
-                "whom you talked to is gone; nobody saw this; /query or /join says where lines go",
+                "not sent: that user has left; use /query NAME or /join ROOM",
             ),
             (QueryState::Off, Some(room)) => self.post_to_room(ctx, user, room, text, is_action),
-            (QueryState::Off, None) => refusal(
-                ErrorCode::NoTarget,
-                "you are in no room that lines go to; nobody saw this; /join one first",
-            ),
+            (QueryState::Off, None) => {
+                refusal(ErrorCode::NoTarget, "not sent: you are in no room; /join one to talk")
+            }
         }
     }
 
@@ -125,14 +127,14 @@ impl Hub {
                 }
                 None if self.room_of(user, name).is_ok() => refusal(
                     ErrorCode::NoSuchUser,
-                    format!("{name} is not here; for the room, /msg #{name} TEXT"),
+                    format!("not sent: no user is called {name}; for the room, /msg #{name} TEXT"),
                 ),
                 None => no_such_user(name),
             },
         }
     }
 
-    /// `/reply`.
+    /// Executes `/reply`.
     pub(super) fn reply(
         &mut self,
         ctx: &mut Context<'_>,
@@ -142,18 +144,23 @@ impl Hub {
         if self.repeat(ctx, user) {
             return Ok(());
         }
-        let Some(heard) = self.users[user].reply_target else {
-            return refusal(ErrorCode::NoTarget, "nobody has written to you; use /msg NAME TEXT");
+        let Some(target) = self.users[user].reply_target else {
+            return refusal(
+                ErrorCode::NoTarget,
+                "not sent: no private message to reply to; use /msg NAME TEXT",
+            );
         };
-        match self.users_by_id.get(&heard).copied() {
+        match self.users_by_id.get(&target).copied() {
             Some(to) => {
                 self.post_private(ctx, user, to, text, false);
                 Ok(())
             }
-            None if self.accounts.of(heard).is_some() => {
-                self.send_to_account(ctx, user, heard, text)
+            None if self.accounts.of(target).is_some() => {
+                self.send_to_account(ctx, user, target, text)
             }
-            None => refusal(ErrorCode::NoTarget, "who last wrote to you is gone; nobody saw this"),
+            None => {
+                refusal(ErrorCode::NoTarget, "not sent: that user has left; use /msg NAME TEXT")
+            }
         }
     }
 
@@ -166,8 +173,8 @@ impl Hub {
         let Some(name) = name else {
             self.end_query(user, QueryState::Off);
             let text = match self.users[user].current {
-                Some(room) => format!("plain lines go to {}", self.rooms[room].name),
-                None => "plain lines go nowhere; /join a room first".to_owned(),
+                Some(room) => format!("your messages now go to {}", self.rooms[room].name),
+                None => "you are in no room; /join one to talk".to_owned(),
             };
             ctx.reply(&Event::reply("QUERY", "off", &text));
             return Ok(());
@@ -177,18 +184,18 @@ impl Hub {
         let me = self.users[user].id;
         self.users[other].relations.queried_by.push(me);
         let name = self.users[other].name.as_str();
-        let text = format!("plain lines go to {name}; /query alone ends it");
+        let text = format!("your messages now go to {name}; /query returns to the room");
         ctx.reply(&Event::reply("QUERY", name, &text));
         Ok(())
     }
 
-    /// Ends the query that is on, and goes on with `next`.
+    /// Replaces the current query with `next`.
     pub(super) fn end_query(&mut self, user: UserIx, next: QueryState) {
         let me = self.users[user].id;
         if let QueryState::On(other) = std::mem::replace(&mut self.users[user].query, next)
             && let Some(other) = self.users_by_id.get(&other)
         {
-            self.users[*other].relations.queried_by.retain(|person| *person != me);
+            self.users[*other].relations.queried_by.retain(|user_id| *user_id != me);
         }
     }
 
@@ -202,10 +209,10 @@ impl Hub {
     ) -> Result<(), Refusal> {
         self.require_not_muted(ctx.now, user, room)?;
         let to = Recipient::Room(self.rooms[room].name.clone());
-        // The author's own copy: in the room's line, unless it has to carry a
-        // mark of its own or is not wanted.
-        let has_own_answer = ctx.cid.is_some() || !ctx.settings.echo;
-        let mut except = if has_own_answer { vec![ctx.conn] } else { Vec::new() };
+        // The author gets a separate copy when it carries a cid, none when echo is off, and
+        // else the same line as the room.
+        let has_own_copy = ctx.cid.is_some() || !ctx.settings.echo;
+        let mut except = if has_own_copy { vec![ctx.conn] } else { Vec::new() };
         let ignoring = &self.users[user].relations.ignored_by;
         except.extend(ignoring.iter().filter_map(|p| self.users[self.users_by_id[p]].conn));
         let audience = self.audience(room);
@@ -237,12 +244,13 @@ impl Hub {
     ) {
         let (me, other) = (self.users[user].id, self.users[to].id);
         let recipient = Recipient::Person(other, self.users[to].name.clone());
-        let is_heard = !self.users[to].relations.ignores.iter().any(|ignored| ignored.person == me);
+        let is_delivered =
+            !self.users[to].relations.ignores.iter().any(|ignored| ignored.person == me);
         let record = self.record(ctx, user, recipient, text, is_action);
         ctx.with_message(&record, |ctx| {
             self.echo(ctx, &record);
-            if is_heard {
-                // To oneself the copy for the reader differs from the echo too.
+            if is_delivered {
+                // A message to oneself: the recipient copy differs from the echo as well.
                 let mut message = record.seen_by(me);
                 message.place = crate::protocol::Place::ToMe;
                 self.deliver(to, &tags_of(&record), &Event::Message(message), ctx.turn);
@@ -253,15 +261,15 @@ impl Hub {
                 ctx.reply(&Event::reply("AWAY", self.users[to].name.as_str(), &away.text));
             }
         });
-        if is_heard {
+        if is_delivered {
             self.users[to].reply_target = Some(me);
             if self.users[to].conn.is_none() && self.accounts.of(other).is_some() {
-                self.store_mail(other, record.id); // in case they do not come back in time
+                self.store_mail(other, record.id); // the session may end before it is resumed
             }
         }
     }
 
-    /// The author's own copy of a private message.
+    /// Sends the author their copy of a private message.
     pub(super) fn echo(&self, ctx: &mut Context<'_>, record: &Record) {
         if self.wants_echo(ctx) {
             let event = Event::Message(record.seen_by(record.author));
@@ -269,14 +277,14 @@ impl Hub {
         }
     }
 
-    /// With echo off a said line is answered only if it carried a mark.
-    #[allow(clippy::unused_self)] // reads as a question to the hub, next to its kin
+    /// Returns whether the author gets a copy: with echo off only of messages with a cid.
+    #[allow(clippy::unused_self)] // a method like its siblings
     pub(super) fn wants_echo(&self, ctx: &Context<'_>) -> bool {
         ctx.settings.echo || ctx.cid.is_some()
     }
 
-    /// If this line's mark was used already, the first one's echo comes back
-    /// and nothing is said again.
+    /// Deduplicates by cid: if the author has used this cid before, the first message is
+    /// echoed again and nothing is posted.
     fn repeat(&mut self, ctx: &mut Context<'_>, user: UserIx) -> bool {
         let author = self.users[user].id;
         let Some(record) = ctx.cid.as_ref().and_then(|cid| self.cids.find(author, cid)) else {
@@ -286,8 +294,8 @@ impl Hub {
         true
     }
 
-    /// Gives the words their place in the log. They are said next: what may panic comes
-    /// before, or what is never stored would be remembered as said.
+    /// Gives a message its id. The caller sends it next; everything that may panic comes
+    /// before, or a message that was never stored would be found by its cid.
     pub(super) fn record(
         &mut self,
         ctx: &mut Context<'_>,
@@ -314,19 +322,19 @@ impl Hub {
         record
     }
 
-    /// Some of a turn's records are not in the log: they were never said.
+    /// Discards the messages of a turn that could not be stored; they were never released.
     pub fn forget_unstored(&mut self, ids: impl Iterator<Item = u64>) {
         for id in ids {
             self.discard_mail(id);
             if let Some(record) = self.recent.remove(id)
                 && let Some(cid) = &record.cid
             {
-                self.cids.forget(record.author, cid);
+                self.cids.discard(record.author, cid);
             }
         }
     }
 
-    /// A room the person is in, by any spelling of its name.
+    /// Returns a room of the user, by any spelling of its name.
     pub(super) fn room_of(&self, user: UserIx, name: &str) -> Result<usize, Refusal> {
         let room = RoomName::parse(name).ok().and_then(|name| self.room_in(user, name.key()));
         room.ok_or_else(|| {
@@ -336,14 +344,14 @@ impl Hub {
         })
     }
 
-    /// The room of that name, if the person is in it.
+    /// Returns the room with this name if the user is a member.
     pub(super) fn room_in(&self, user: UserIx, name: &Key) -> Option<RoomIx> {
         let room = self.room_names.get(name).copied();
         room.filter(|room| self.users[user].rooms.contains(room))
     }
 }
 
-/// What a message is tagged with.
+/// Returns the tags of a message.
 pub(super) fn tags_of(record: &Record) -> Tags<'static> {
     Tags { id: Some(record.id), time: Some(record.time), cid: None }
 }
@@ -357,66 +365,66 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_bug_keeps_from_being_said_is_not_remembered_as_said() {
+    fn panic_while_posting_leaves_cid_unused() {
         let mut hub = hub(Limits::default());
         connect(&mut hub, 0);
         say(&mut hub, 0, "/set tags on");
         say(&mut hub, 0, "alice");
         let alice = hub.user_named("alice").expect("here");
-        let nobody = UserId(99);
-        hub.users[alice].relations.ignored_by.push(nobody);
+        let unknown = UserId(99);
+        hub.users[alice].relations.ignored_by.push(unknown);
         let line = "@cid=x hi";
         assert!(panic::catch_unwind(AssertUnwindSafe(|| say(&mut hub, 0, line))).is_err());
         assert_eq!(hub.last_ids.message, 0);
         hub.users[alice].relations.ignored_by.clear();
-        let (_, told) = say(&mut hub, 0, line);
+        let (_, reply) = say(&mut hub, 0, line);
         assert!(
-            told.text.contains("id=1;") && told.text.ends_with(" alice: hi\n"),
+            reply.text.contains("id=1;") && reply.text.ends_with(" alice: hi\n"),
             "{}",
-            told.text
+            reply.text
         );
         assert!(hub.recent.remove(1).is_some() && hub.last_ids.message == 1);
     }
 
-    fn cid(mark: &str) -> Cid {
-        Cid::parse(mark).expect("a mark")
+    fn cid(text: &str) -> Cid {
+        Cid::parse(text).expect("a cid")
     }
 
-    fn said(id: u64, mark: &str, text: &str) -> Arc<Record> {
-        super::super::test_support::message(id, "lobby", Some(mark), text)
+    fn message(id: u64, cid_text: &str, text: &str) -> Arc<Record> {
+        super::super::test_support::message(id, "lobby", Some(cid_text), text)
     }
 
     #[test]
-    fn marks_are_known_of_so_many_messages_and_so_much_text() {
+    fn recent_cids_are_bounded_in_messages_and_bytes() {
         let mut cids = RecentCids::new(3, 100);
         let known = |cids: &RecentCids| -> Vec<u64> {
-            let ids = ["a", "b", "c", "d"].map(|mark| cids.find(UserId(1), &cid(mark)));
+            let ids = ["a", "b", "c", "d"].map(|cid_text| cids.find(UserId(1), &cid(cid_text)));
             ids.into_iter().flatten().map(|record| record.id).collect()
         };
-        for (id, mark) in [(1, "a"), (2, "b"), (3, "c"), (4, "d")] {
-            cids.remember(&said(id, mark, "short"));
+        for (id, cid_text) in [(1, "a"), (2, "b"), (3, "c"), (4, "d")] {
+            cids.remember(&message(id, cid_text, "short"));
         }
-        assert_eq!(known(&cids), [2, 3, 4], "so many");
-        cids.remember(&said(5, "a", &"long".repeat(22)));
+        assert_eq!(known(&cids), [2, 3, 4], "limited in messages");
+        cids.remember(&message(5, "a", &"long".repeat(22)));
         assert_eq!(known(&cids), [5, 3, 4]);
-        cids.remember(&said(6, "b", "as short"));
-        assert_eq!(known(&cids), [5, 6], "so much");
-        cids.remember(&said(7, "c", &"long".repeat(30)));
+        cids.remember(&message(6, "b", "as short"));
+        assert_eq!(known(&cids), [5, 6], "limited in bytes");
+        cids.remember(&message(7, "c", &"long".repeat(30)));
         assert_eq!((known(&cids), cids.size, cids.order.len()), (vec![], 0, 0));
     }
 
     #[test]
-    fn a_mark_that_was_forgotten_and_is_used_again_is_as_new_as_any() {
+    fn discarded_cid_can_be_used_again() {
         let mut cids = RecentCids::new(2, 100);
-        cids.remember(&said(1, "a", "never said"));
-        cids.forget(UserId(1), &cid("a"));
-        cids.remember(&said(2, "b", "hi"));
-        cids.remember(&said(3, "a", "said"));
+        cids.remember(&message(1, "a", "not stored"));
+        cids.discard(UserId(1), &cid("a"));
+        cids.remember(&message(2, "b", "hi"));
+        cids.remember(&message(3, "a", "sent"));
         assert_eq!((cids.order.len(), cids.size), (2, 6));
         assert!(cids.find(UserId(1), &cid("b")).is_some());
-        // Kept twice, when it had been forgotten in between.
-        cids.remember(&said(4, "a", "again"));
-        cids.remember(&said(5, "c", "hi"));
+        // A repeated cid replaces the older message.
+        cids.remember(&message(4, "a", "again"));
+        cids.remember(&message(5, "c", "hi"));
         assert_eq!(cids.find(UserId(1), &cid("a")).map(|record| record.id), Some(4));
         assert_eq!((cids.order.len(), cids.size), (2, 7));
     }

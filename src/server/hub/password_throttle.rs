@@ -1,12 +1,12 @@
-//! Guesses at passwords: past a few wrong ones each further try at the same from one
-//! network waits, longer each time, and one waits for the other; past more of them each
-//! further try from that network at anything. Nobody is ever locked out for long, and
-//! tries from elsewhere make nobody wait. A right one makes the wrong ones at the same
-//! good; those of its network at anything only time does.
+//! The password throttle: after a few wrong attempts from one network at one target, each
+//! further attempt is delayed, up to 16 times the first delay, and attempts run one at a
+//! time. The same applies, with a higher threshold, to all attempts from one network.
+//! Accounts are never locked, and attempts from other networks are not delayed. A right
+//! password resets its target; the count of the network expires only with time.
 //!
-//! Only what turned out to be wrong counts, so many who are right at once do not wait
-//! for more than each other. What is being checked is taken to be wrong until it is
-//! known: as many may be as are free.
+//! Only wrong passwords count, so many concurrent right ones wait at most for each other. A
+//! running check counts as wrong until its outcome is known. The throttle knows no
+//! passwords and has no clock.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,76 +14,76 @@ use std::time::Duration;
 
 use super::{ConnId, Key, Limits, UserId};
 
-/// What takes a password, and from where it is tried.
+/// A target of attempts and the network they come from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Target {
     pub(super) at: Guarded,
     pub(super) network: IpAddr,
-    /// Whether all tries from there count together, too: of this machine they do not,
-    /// as it may pass connections on.
+    /// Whether all attempts from this network count together. Not for loopback, which may
+    /// be a proxy for many clients.
     pub(super) is_one_source: bool,
 }
 
-/// What takes a password.
+/// What a password protects.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Guarded {
-    /// To be somebody.
+    /// An account.
     Account(UserId),
-    /// To be an operator of the server.
-    Rule,
-    /// To be let in at all.
+    /// The rights of a server operator.
+    ServerOperator,
+    /// The server itself.
     Server,
-    /// To come into a locked room.
+    /// A locked room.
     Room(Key),
 }
 
-/// Why a try is not checked yet.
+/// Why an attempt is delayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// Others are being checked.
+    /// Other checks are running.
     ForOthers,
-    /// Too many were wrong.
+    /// Too many attempts were wrong; the next may start at this time.
     Until(Duration),
 }
 
-/// What is known of tries that were not right yet.
+/// Counts wrong password attempts per source and delays further ones.
 #[derive(Debug)]
 pub(super) struct PasswordThrottle {
-    /// So many wrong ones wait for nothing: fingers slip.
-    retry_at: u32,
-    /// The same of all from one network: those of a whole class.
+    /// Wrong attempts at one target without a delay, for typing errors.
+    free_of_target: u32,
+    /// Wrong attempts from one network at any target without a delay: enough for a whole
+    /// class.
     free_of_network: u32,
     /// The first delay.
     delay: Duration,
-    tries: HashMap<Source, Attempts>,
-    /// Whose try is being checked.
+    attempts: HashMap<Source, Attempts>,
+    /// The running check of each connection.
     checking: HashMap<ConnId, Target>,
 }
 
-/// From where, and at what; or at anything.
+/// A network with a target, or with `None` for all targets.
 type Source = (IpAddr, Option<Guarded>);
 
 #[derive(Debug, Default)]
 struct Attempts {
     wrong: u32,
     checking: u32,
-    /// Before this none is checked.
+    /// The earliest time of the next check.
     next: Duration,
 }
 
-/// How often the delay doubles. With a delay of a second no more than 25 are checked
+/// How often the delay doubles. With a first delay of 1 s, at most 25 attempts are checked
 /// in five minutes.
-const DOUBLINGS: u32 = 4;
+const DOUBLINGS_MAX: u32 = 4;
 
-/// What was wrong so long ago is forgotten.
-const MEMORY: Duration = Duration::from_mins(10);
+/// How long wrong attempts are remembered after their delay.
+const EXPIRY: Duration = Duration::from_mins(10);
 
-/// How many sources are remembered; the ones that may be tried again first are
-/// forgotten first.
+/// Maximum number of sources. The source whose delay ends first is evicted first.
 const SOURCES_MAX: usize = 10_000;
 
 impl Target {
-    /// What it counts for.
+    /// Returns the sources this attempt counts for.
     fn sources(&self) -> impl Iterator<Item = Source> {
         let network = self.is_one_source.then_some((self.network, None));
         std::iter::once((self.network, Some(self.at.clone()))).chain(network)
@@ -91,8 +91,8 @@ impl Target {
 }
 
 impl Attempts {
-    fn wait(&self, now: Duration, free: u32) -> Option<Wait> {
-        if self.wrong + self.checking < free {
+    fn wait(&self, now: Duration, threshold: u32) -> Option<Wait> {
+        if self.wrong + self.checking < threshold {
             None
         } else if self.checking > 0 {
             Some(Wait::ForOthers)
@@ -101,28 +101,28 @@ impl Attempts {
         }
     }
 
-    fn is_past(&self, now: Duration) -> bool {
-        self.checking == 0 && now > self.next + MEMORY
+    fn is_expired(&self, now: Duration) -> bool {
+        self.checking == 0 && now > self.next + EXPIRY
     }
 }
 
 impl PasswordThrottle {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            retry_at: limits.guesses,
+            free_of_target: limits.guesses,
             free_of_network: limits.guesses_per_address,
             delay: limits.guess_delay,
-            tries: HashMap::new(),
+            attempts: HashMap::new(),
             checking: HashMap::new(),
         }
     }
 
-    fn retry_at(&self, (_, at): &Source) -> u32 {
-        if at.is_some() { self.retry_at } else { self.free_of_network }
+    fn threshold(&self, (_, at): &Source) -> u32 {
+        if at.is_some() { self.free_of_target } else { self.free_of_network }
     }
 
-    /// A try. It is to be checked now, and then [`Self::end`] is to be told; else `Err`
-    /// tells what it has to wait for.
+    /// Starts an attempt. After `Ok` the caller checks it and then calls [`Self::end`];
+    /// `Err` is what it has to wait for.
     pub(super) fn begin(
         &mut self,
         now: Duration,
@@ -130,25 +130,27 @@ impl PasswordThrottle {
         target: &Target,
     ) -> Result<(), Wait> {
         let waits = target.sources().filter_map(|source| {
-            let tries = self.tries.get(&source).filter(|tries| !tries.is_past(now))?;
-            tries.wait(now, self.retry_at(&source))
+            let attempts =
+                self.attempts.get(&source).filter(|attempts| !attempts.is_expired(now))?;
+            attempts.wait(now, self.threshold(&source))
         });
         if let Some(wait) = waits.reduce(Wait::longer) {
             return Err(wait);
         }
         for source in target.sources() {
-            self.make_room_for(now, &source);
-            let tries = self.tries.entry(source).or_default();
-            if tries.is_past(now) {
-                *tries = Attempts { next: now, ..Attempts::default() };
+            self.evict_for(now, &source);
+            let attempts = self.attempts.entry(source).or_default();
+            if attempts.is_expired(now) {
+                *attempts = Attempts { next: now, ..Attempts::default() };
             }
-            tries.checking += 1;
+            attempts.checking += 1;
         }
         self.checking.insert(conn, target.clone());
         Ok(())
     }
 
-    /// What has come of a try, if anything has; tells what was tried.
+    /// Ends an attempt; `is_right` is `None` if it could not be checked. Returns its
+    /// target.
     pub(super) fn end(
         &mut self,
         now: Duration,
@@ -157,17 +159,17 @@ impl PasswordThrottle {
     ) -> Option<Target> {
         let target = self.checking.remove(&conn)?;
         for source in target.sources() {
-            let (is_network, free) = (source.1.is_none(), self.retry_at(&source));
-            let Some(tries) = self.tries.get_mut(&source) else { continue };
-            tries.checking -= 1;
+            let (is_network, threshold) = (source.1.is_none(), self.threshold(&source));
+            let Some(attempts) = self.attempts.get_mut(&source) else { continue };
+            attempts.checking -= 1;
             match is_right {
-                // One's own password is no proof for those of others.
-                Some(true) if !is_network => (tries.wrong, tries.next) = (0, now),
+                // A right password for one account proves nothing about attempts at others.
+                Some(true) if !is_network => (attempts.wrong, attempts.next) = (0, now),
                 Some(false) => {
-                    tries.wrong += 1;
-                    let past = tries.wrong.checked_sub(free);
-                    let delay = past.map(|past| self.delay * (1 << past.min(DOUBLINGS)));
-                    tries.next = now + delay.unwrap_or_default();
+                    attempts.wrong += 1;
+                    let past = attempts.wrong.checked_sub(threshold);
+                    let delay = past.map(|past| self.delay * (1 << past.min(DOUBLINGS_MAX)));
+                    attempts.next = now + delay.unwrap_or_default();
                 }
                 _ => {}
             }
@@ -175,16 +177,16 @@ impl PasswordThrottle {
         Some(target)
     }
 
-    fn make_room_for(&mut self, now: Duration, source: &Source) {
-        if self.tries.len() < SOURCES_MAX || self.tries.contains_key(source) {
+    fn evict_for(&mut self, now: Duration, source: &Source) {
+        if self.attempts.len() < SOURCES_MAX || self.attempts.contains_key(source) {
             return;
         }
-        self.tries.retain(|_, tries| !tries.is_past(now));
-        while self.tries.len() >= SOURCES_MAX {
-            let idle = self.tries.iter().filter(|(_, tries)| tries.checking == 0);
-            let soonest = idle.min_by_key(|(_, tries)| tries.next);
+        self.attempts.retain(|_, attempts| !attempts.is_expired(now));
+        while self.attempts.len() >= SOURCES_MAX {
+            let idle = self.attempts.iter().filter(|(_, attempts)| attempts.checking == 0);
+            let soonest = idle.min_by_key(|(_, attempts)| attempts.next);
             let Some(source) = soonest.map(|(source, _)| source.clone()) else { return };
-            self.tries.remove(&source);
+            self.attempts.remove(&source);
         }
     }
 }
@@ -214,57 +216,57 @@ mod tests {
         ConnId { slot, generation: 0 }
     }
 
-    /// A try whose outcome is known at once.
-    fn guess(
-        guesses: &mut PasswordThrottle,
+    /// An attempt whose outcome is known at once.
+    fn attempt(
+        throttle: &mut PasswordThrottle,
         now: Duration,
         target: &Target,
         is_right: bool,
     ) -> Result<(), Wait> {
-        guesses.begin(now, conn(0), target)?;
-        assert_eq!(guesses.end(now, conn(0), Some(is_right)).as_ref(), Some(target));
+        throttle.begin(now, conn(0), target)?;
+        assert_eq!(throttle.end(now, conn(0), Some(is_right)).as_ref(), Some(target));
         Ok(())
     }
 
     #[test]
-    fn past_a_few_each_try_waits_for_the_one_before() {
-        let mut guesses = PasswordThrottle::new(&Limits::default());
+    fn delay_doubles_after_a_few_wrong_attempts() {
+        let mut throttle = PasswordThrottle::new(&Limits::default());
         let at = |seconds: u32| SECOND * seconds;
         let (here, there) = (target(1, 1), target(1, 2));
-        // Who tries again as soon as they may.
+        // Retries as soon as permitted.
         let (mut now, mut starts) = (at(100), Vec::new());
         while starts.len() < 12 {
-            match guess(&mut guesses, now, &here, false) {
+            match attempt(&mut throttle, now, &here, false) {
                 Ok(()) => starts.push(now.as_secs() - 100),
                 Err(Wait::Until(later)) => now = later,
-                Err(Wait::ForOthers) => panic!("there are none"),
+                Err(Wait::ForOthers) => panic!("no check is running"),
             }
         }
         assert_eq!(starts, [0, 0, 0, 0, 1, 3, 7, 15, 31, 47, 63, 79]);
-        // Waiting counts for nothing.
+        // Delayed attempts do not count.
         for _ in 0..100 {
-            assert_eq!(guess(&mut guesses, at(180), &here, false), Err(Wait::Until(at(195))));
+            assert_eq!(attempt(&mut throttle, at(180), &here, false), Err(Wait::Until(at(195))));
         }
-        // Not from elsewhere, nor at somebody else.
-        assert_eq!(guess(&mut guesses, at(180), &there, false), Ok(()));
-        assert_eq!(guess(&mut guesses, at(180), &target(2, 1), false), Ok(()));
-        // A right one, or time, makes it good.
-        assert_eq!(guess(&mut guesses, at(195), &here, true), Ok(()));
-        for _ in 0..guesses.retry_at {
-            assert_eq!(guess(&mut guesses, at(195), &here, false), Ok(()));
+        // Neither from another network nor at another account.
+        assert_eq!(attempt(&mut throttle, at(180), &there, false), Ok(()));
+        assert_eq!(attempt(&mut throttle, at(180), &target(2, 1), false), Ok(()));
+        // A right password, or time, resets the count.
+        assert_eq!(attempt(&mut throttle, at(195), &here, true), Ok(()));
+        for _ in 0..throttle.free_of_target {
+            assert_eq!(attempt(&mut throttle, at(195), &here, false), Ok(()));
         }
-        assert_eq!(guess(&mut guesses, at(195), &here, false), Err(Wait::Until(at(196))));
-        assert_eq!(guess(&mut guesses, at(2000), &here, false), Ok(()));
+        assert_eq!(attempt(&mut throttle, at(195), &here, false), Err(Wait::Until(at(196))));
+        assert_eq!(attempt(&mut throttle, at(2000), &here, false), Ok(()));
     }
 
     #[test]
-    fn at_once_as_many_are_checked_as_may_be_wrong_and_who_is_right_never_waits_for_time() {
-        let mut guesses = PasswordThrottle::new(&Limits::default());
+    fn concurrent_checks_are_limited_and_right_passwords_are_never_delayed() {
+        let mut throttle = PasswordThrottle::new(&Limits::default());
         let class = target(1, 1);
         let mut waiting: Vec<u32> = (0..30).collect();
         let (mut checking, mut right) = (Vec::new(), 0);
         while right < 30 {
-            waiting.retain(|slot| match guesses.begin(SECOND, conn(*slot), &class) {
+            waiting.retain(|slot| match throttle.begin(SECOND, conn(*slot), &class) {
                 Ok(()) => {
                     checking.push(*slot);
                     false
@@ -274,71 +276,71 @@ mod tests {
                     true
                 }
             });
-            assert!(checking.len() <= guesses.retry_at as usize);
-            let done = checking.pop().expect("somebody is checked");
-            assert!(guesses.end(SECOND, conn(done), Some(true)).is_some());
+            assert!(checking.len() <= throttle.free_of_target as usize);
+            let done = checking.pop().expect("a check is running");
+            assert!(throttle.end(SECOND, conn(done), Some(true)).is_some());
             right += 1;
         }
-        // What could not be checked counts for nothing.
+        // Attempts that could not be checked do not count.
         for slot in 0..100 {
-            assert_eq!(guesses.begin(SECOND, conn(slot), &class), Ok(()));
-            assert!(guesses.end(SECOND, conn(slot), None).is_some());
+            assert_eq!(throttle.begin(SECOND, conn(slot), &class), Ok(()));
+            assert!(throttle.end(SECOND, conn(slot), None).is_some());
         }
     }
 
     #[test]
-    fn many_wrong_at_many_from_one_network_wait_too() {
-        let mut guesses = PasswordThrottle::new(&Limits::default());
+    fn wrong_attempts_at_many_accounts_are_throttled_per_network() {
+        let mut throttle = PasswordThrottle::new(&Limits::default());
         let one_source = |account| Target { is_one_source: true, ..target(account, 1) };
-        for account in 0..u64::from(guesses.free_of_network) {
-            assert_eq!(guess(&mut guesses, SECOND, &one_source(account), false), Ok(()));
+        for account in 0..u64::from(throttle.free_of_network) {
+            assert_eq!(attempt(&mut throttle, SECOND, &one_source(account), false), Ok(()));
         }
         let next = Err(Wait::Until(SECOND * 2));
-        assert_eq!(guess(&mut guesses, SECOND, &one_source(99), false), next);
-        // One's own is no proof.
-        assert_eq!(guess(&mut guesses, SECOND * 2, &one_source(7), true), Ok(()));
-        assert_eq!(guess(&mut guesses, SECOND * 2, &one_source(99), false), Ok(()));
+        assert_eq!(attempt(&mut throttle, SECOND, &one_source(99), false), next);
+        // A right password does not reset the network.
+        assert_eq!(attempt(&mut throttle, SECOND * 2, &one_source(7), true), Ok(()));
+        assert_eq!(attempt(&mut throttle, SECOND * 2, &one_source(99), false), Ok(()));
         assert_eq!(
-            guess(&mut guesses, SECOND * 2, &one_source(99), false),
+            attempt(&mut throttle, SECOND * 2, &one_source(99), false),
             Err(Wait::Until(SECOND * 4))
         );
-        // Where everybody may come from, one does not wait for another.
-        assert_eq!(guess(&mut guesses, SECOND * 2, &target(99, 1), false), Ok(()));
+        // Attempts from a shared source are not delayed by each other.
+        assert_eq!(attempt(&mut throttle, SECOND * 2, &target(99, 1), false), Ok(()));
     }
 
     #[test]
-    fn whoever_guesses_in_whatever_way_has_few_checked() {
+    fn at_most_25_attempts_are_checked_in_five_minutes() {
         for seed in 1..=100 {
-            let mut guesses = PasswordThrottle::new(&Limits::default());
+            let mut throttle = PasswordThrottle::new(&Limits::default());
             let mut draw = Draw(seed * 0x9E37_79B9);
-            let (mut now, mut checking, mut begun) = (SECOND, Vec::new(), Vec::new());
+            let (mut now, mut checking, mut started) = (SECOND, Vec::new(), Vec::new());
             for slot in 0..3000 {
                 now += Duration::from_millis(u64::from(draw.below(500)));
-                if guesses.begin(now, conn(slot), &target(1, 1)).is_ok() {
+                if throttle.begin(now, conn(slot), &target(1, 1)).is_ok() {
                     checking.push(slot);
-                    begun.push(now);
+                    started.push(now);
                 }
-                // Some take long, and whoever asked may have gone.
+                // Some checks take long, and the connection may have closed.
                 while !checking.is_empty() && draw.below(3) > 0 {
                     let at = draw.below(u32::try_from(checking.len()).expect("few"));
                     let slot = checking.swap_remove(at as usize);
-                    assert!(guesses.end(now, conn(slot), Some(false)).is_some());
+                    assert!(throttle.end(now, conn(slot), Some(false)).is_some());
                 }
             }
-            assert!(begun.len() > 10, "nobody is locked out");
-            for (first, from) in begun.iter().enumerate() {
-                let soon = begun[first..].iter().take_while(|to| **to < *from + SECOND * 300);
+            assert!(started.len() > 10, "attempts are never locked out");
+            for (first, from) in started.iter().enumerate() {
+                let soon = started[first..].iter().take_while(|to| **to < *from + SECOND * 300);
                 assert!(soon.count() <= 25, "seed {seed}");
             }
         }
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
-        let mut guesses = PasswordThrottle::new(&Limits::default());
+    fn sources_are_bounded() {
+        let mut throttle = PasswordThrottle::new(&Limits::default());
         for account in 0..SOURCES_MAX as u64 + 100 {
-            assert_eq!(guess(&mut guesses, SECOND, &target(account, 1), false), Ok(()));
+            assert_eq!(attempt(&mut throttle, SECOND, &target(account, 1), false), Ok(()));
         }
-        assert_eq!(guesses.tries.len(), SOURCES_MAX);
+        assert_eq!(throttle.attempts.len(), SOURCES_MAX);
     }
 }

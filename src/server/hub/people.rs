@@ -1,4 +1,5 @@
-//! One person and another: who somebody is, being away, and not wanting to hear.
+//! Relations between users: `/whois`, being away, and ignores. Ignored messages are
+//! filtered where they are delivered.
 
 use super::{
     Away, Context, ErrorCode, Event, Hub, Ignored, Key, Name, Refusal, UserId, UserIx,
@@ -40,7 +41,7 @@ impl Hub {
             text.push_str(&peer.address.to_string());
         }
         if let Some(away) = &them.away {
-            // Last, since the text may hold blanks.
+            // Last, since the text may contain spaces.
             text.push_str(" away=");
             text.push_str(&away.text);
         }
@@ -59,7 +60,7 @@ impl Hub {
         ctx.reply(&Event::reply("AWAY", "off", ""));
     }
 
-    /// The ignored one is not told.
+    /// Executes `/ignore`. The ignored user is not notified.
     pub(super) fn ignore(
         &mut self,
         ctx: &mut Context<'_>,
@@ -72,27 +73,28 @@ impl Hub {
         };
         let Some(other) = self.user_named(name) else { return no_such_user(name) };
         if other == user {
-            return refusal(ErrorCode::BadArgument, "that is you; ignore somebody else");
+            return refusal(ErrorCode::BadArgument, "you cannot ignore yourself");
         }
-        let (me, person) = (self.users[user].id, self.users[other].id);
+        let (me, user_id) = (self.users[user].id, self.users[other].id);
         let ignores = &mut self.users[user].relations.ignores;
-        let most = self.limits.max_ignored;
-        let is_known = ignores.iter().any(|ignored| ignored.person == person);
-        if ignores.len() >= most && !is_known {
-            let text = format!("you ignore {most} people; /unignore some first");
+        let max = self.limits.max_ignored;
+        let is_ignored = ignores.iter().any(|ignored| ignored.person == user_id);
+        if ignores.len() >= max && !is_ignored {
+            let text = format!("you ignore {max} users, the maximum; /unignore some first");
             return refusal(ErrorCode::TooMany, text);
         }
-        if !is_known {
-            ignores.push(Ignored { person, gone: None });
+        if !is_ignored {
+            ignores.push(Ignored { person: user_id, gone: None });
             self.users[other].relations.ignored_by.push(me);
             self.note_account_unsaved(user);
         }
-        let text = if is_known { "nothing changed: you ignore them already" } else { "" };
+        let text = if is_ignored { "nothing changed: already ignored" } else { "" };
         ctx.reply(&Event::reply("IGNORE", self.users[other].name.as_str(), text));
         Ok(())
     }
 
-    /// Whoever is here by that name, and everyone ignored who was last.
+    /// Executes `/unignore`: applies to the online user of that name and to every ignored
+    /// user who had the name when they logged out.
     pub(super) fn unignore(
         &mut self,
         ctx: &mut Context<'_>,
@@ -101,41 +103,41 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let key = Key::fold(name);
         let other = self.user_named(name);
-        let person = other.map(|other| self.users[other].id);
+        let user_id = other.map(|other| self.users[other].id);
         let me = self.users[user].id;
-        let mut shown = other.map(|other| self.users[other].name.clone());
+        let mut shown_name = other.map(|other| self.users[other].name.clone());
         let mut unignored = Vec::new();
         self.users[user].relations.ignores.retain(|ignored| {
-            let is_meant = Some(ignored.person) == person
+            let is_match = Some(ignored.person) == user_id
                 || ignored.gone.as_ref().is_some_and(|gone| *gone.key() == key);
-            if is_meant && shown.is_none() {
-                shown.clone_from(&ignored.gone);
+            if is_match && shown_name.is_none() {
+                shown_name.clone_from(&ignored.gone);
             }
-            if is_meant {
+            if is_match {
                 unignored.push(ignored.person);
             }
-            !is_meant
+            !is_match
         });
         let is_change = !unignored.is_empty();
-        for person in unignored {
-            if let Some(by) = self.ignored_by(person) {
-                by.retain(|person| *person != me);
+        for user_id in unignored {
+            if let Some(by) = self.ignored_by(user_id) {
+                by.retain(|user_id| *user_id != me);
             }
         }
         self.note_account_unsaved(user);
-        let Some(shown) = shown else { return no_such_user(name) };
-        let text = if is_change { "" } else { "nothing changed: you did not ignore them" };
-        ctx.reply(&Event::reply("UNIGNORE", shown.as_str(), text));
+        let Some(shown_name) = shown_name else { return no_such_user(name) };
+        let text = if is_change { "" } else { "nothing changed: not ignored" };
+        ctx.reply(&Event::reply("UNIGNORE", shown_name.as_str(), text));
         Ok(())
     }
 
-    /// Whom somebody ignores, by the names they have or last had.
+    /// Returns the ignored users, by their current or last names.
     pub(super) fn ignores_of(&self, user: UserIx) -> Vec<(UserId, Name)> {
         let ignores = &self.users[user].relations.ignores;
         ignores.iter().map(|them| (them.person, self.last_known(them))).collect()
     }
 
-    /// The name an ignored person has, or had when they went.
+    /// Returns the name of an ignored user, or the name they had when they logged out.
     fn last_known(&self, ignored: &Ignored) -> Name {
         match &ignored.gone {
             Some(name) => name.clone(),

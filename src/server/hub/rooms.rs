@@ -1,5 +1,5 @@
-//! Rooms: who is in them, who hears what is said there, and how comings and
-//! goings are told, one by one or, in a large room, summed up.
+//! Rooms: members, the audience of a room, and presence events, which are sent one by one
+//! or, in a large room, coalesced into summaries. Moderation is elsewhere.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,21 +16,21 @@ use crate::protocol::event::PresenceSummary;
 use crate::protocol::{LINE_MAX, Tags};
 use crate::server::turn::Reader;
 
-/// How often a large room is told of comings and goings.
+/// How often a large room gets a presence summary.
 const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// One room.
 #[derive(Debug)]
 pub(super) struct Room {
     pub(super) name: RoomName,
-    /// Sorted by folded name, as `/who` lists them.
+    /// Sorted by folded name, the order of `/who`.
     members: BTreeMap<Key, Member>,
     pub(super) moderation: Moderation,
-    /// Who hears what is said here; made when it is next needed.
+    /// The connections that receive messages of the room; built on demand, cleared when
+    /// members or their settings change.
     audience: Option<Arc<Audience>>,
-    /// Comings and goings since the last summary, while one is due.
-    crowd: Option<PresenceSummary>,
-    /// Whether somebody was connected here since the server was started.
+    /// Presence changes since the last summary, while a summary is due.
+    presence_summary: Option<PresenceSummary>,
+    /// Whether a connected user has been a member since the server started.
     pub(super) was_visited: bool,
 }
 
@@ -41,7 +41,7 @@ impl Room {
             members: BTreeMap::new(),
             moderation: Moderation::default(),
             audience: None,
-            crowd: None,
+            presence_summary: None,
             was_visited: false,
         }
     }
@@ -58,7 +58,7 @@ impl Room {
         self.members.iter().map(|(key, member)| (key, member.user))
     }
 
-    /// The members with their places in the order of all arrivals.
+    /// Returns the members with their positions in the global order of joins.
     pub(super) fn arrivals(&self) -> impl Iterator<Item = (u64, UserIx)> {
         self.members.values().map(|member| (member.arrival, member.user))
     }
@@ -79,24 +79,24 @@ impl Room {
     }
 }
 
-/// Somebody in a room.
+/// A member of a room.
 #[derive(Debug, Clone, Copy)]
 struct Member {
     user: UserIx,
-    /// Its place in the order of all arrivals.
+    /// The position in the global order of joins.
     arrival: u64,
 }
 
-/// What happened to a room's members.
+/// A presence change.
 #[derive(Debug, Clone, Copy)]
-enum Move {
+enum PresenceChange {
     Joined,
     Left,
     Quit,
 }
 
 impl Hub {
-    /// A room by its name, made if there is none.
+    /// Returns the room with this name, creating it if necessary.
     pub(super) fn room_or_new(&mut self, name: &RoomName) -> usize {
         let key: &Key = name.key();
         if let Some(room) = self.room_names.get(key) {
@@ -108,16 +108,16 @@ impl Hub {
         room
     }
 
-    /// Takes a room away that nobody is in.
+    /// Removes a room without members.
     pub(super) fn remove_room(&mut self, room: RoomIx) -> Room {
-        let gone = self.rooms.remove(room);
-        self.room_names.remove(gone.name.key());
+        let ended = self.rooms.remove(room);
+        self.room_names.remove(ended.name.key());
         self.room_list = None;
-        gone
+        ended
     }
 
-    /// Makes somebody a member: the others are told, the newcomer gets the
-    /// topic and who is here. The list and the events after it fit together.
+    /// Adds a user to a room: announces them to the members and sends them the topic and
+    /// the member list. The list and the presence events after it are consistent.
     pub(super) fn enter(&mut self, ctx: &mut Context<'_>, user: UserIx, room: RoomIx) {
         let name = self.users[user].name.clone();
         self.last_arrival += 1;
@@ -126,9 +126,9 @@ impl Hub {
         self.users[user].rooms.push(room);
         self.users[user].current = Some(room);
         self.note_arrival(user, self.rooms[room].name.key().clone());
-        if !self.coalesce_presence(ctx.now, room, Move::Joined) {
-            let shown = self.rooms[room].name.clone();
-            let event = Event::Joined { room: shown.as_str(), name: name.as_str() };
+        if !self.coalesce_presence(ctx.now, room, PresenceChange::Joined) {
+            let room_name = self.rooms[room].name.clone();
+            let event = Event::Joined { room: room_name.as_str(), name: name.as_str() };
             self.announce(ctx.now, &[room], Topic::Presence, Some(ctx.conn), &event, ctx.turn);
         }
         self.describe(ctx, room);
@@ -142,7 +142,7 @@ impl Hub {
         self.list_for_newcomer(ctx, room);
     }
 
-    /// Who is here; in a large room only how many.
+    /// Sends the member list; in a large room only the number of members.
     pub(super) fn list_for_newcomer(&self, ctx: &mut Context<'_>, room: RoomIx) {
         if self.is_quiet(room) {
             let Room { name, members, .. } = &self.rooms[room];
@@ -164,14 +164,14 @@ impl Hub {
             (Some(name), _) => self.room_of(user, name)?,
             (None, Some(room)) => room,
             (None, None) => {
-                return refusal(ErrorCode::NotInRoom, "you have no current room; name one");
+                return refusal(ErrorCode::NotInRoom, "you are in no room; give the name of one");
             }
         };
         let reason = reason.filter(|_| self.require_not_muted(ctx.now, user, room).is_ok());
-        let shown = self.rooms[room].name.clone();
+        let room_name = self.rooms[room].name.clone();
         let my_name = self.users[user].name.clone();
-        if !self.coalesce_presence(ctx.now, room, Move::Left) {
-            let event = Event::Left { room: shown.as_str(), name: my_name.as_str(), reason };
+        if !self.coalesce_presence(ctx.now, room, PresenceChange::Left) {
+            let event = Event::Left { room: room_name.as_str(), name: my_name.as_str(), reason };
             self.announce(ctx.now, &[room], Topic::Presence, Some(ctx.conn), &event, ctx.turn);
         }
         self.remove_from_room(user, room);
@@ -179,17 +179,17 @@ impl Hub {
         let text = if me.current == Some(room) {
             me.current = me.rooms.contains(&self.lobby).then_some(self.lobby);
             match me.current {
-                Some(_) => "plain lines go to #lobby now",
-                None => "plain lines go nowhere until you /join a room",
+                Some(_) => "your messages now go to #lobby",
+                None => "you are in no room; /join one to talk",
             }
         } else {
             ""
         };
-        ctx.reply(&Event::reply("PARTED", &shown.to_string(), text));
+        ctx.reply(&Event::reply("PARTED", &room_name.to_string(), text));
         Ok(())
     }
 
-    /// Makes somebody a member no longer.
+    /// Removes a user from a room.
     pub(super) fn remove_from_room(&mut self, user: UserIx, room: RoomIx) {
         self.users[user].rooms.retain(|r| *r != room);
         self.note_departure(user, &self.rooms[room].name.key().clone());
@@ -209,15 +209,15 @@ impl Hub {
         }
     }
 
-    /// What was decided there ends with it.
+    /// Ends a room and deletes its moderation.
     pub(super) fn end_room(&mut self, room: RoomIx) {
-        let gone = self.remove_room(room);
-        if let Some(number) = gone.moderation.number {
+        let ended = self.remove_room(room);
+        if let Some(number) = ended.moderation.number {
             self.delete_moderation(number);
         }
-        // A guest's right is kept with the session: it must not come back with the
-        // next room of that name.
-        for operator in gone.moderation.operators {
+        // The operator right of a guest is stored with the session and must not apply to
+        // the next room of that name.
+        for operator in ended.moderation.operators {
             if let Some(user) = self.users_by_id.get(&operator) {
                 self.mark_session_unsaved(*user);
             }
@@ -238,13 +238,16 @@ impl Hub {
                     let name = name.trim_start_matches('#');
                     Refusal::new(
                         ErrorCode::NoSuchRoom,
-                        format!("there is no room #{name}; /list shows all"),
+                        format!("no such room: #{name}; /list shows all rooms"),
                     )
                 })?,
             None => match self.users[user].current {
                 Some(room) => room,
                 None => {
-                    return refusal(ErrorCode::NoSuchRoom, "you have no current room; name one");
+                    return refusal(
+                        ErrorCode::NoSuchRoom,
+                        "you are in no room; give the name of one",
+                    );
                 }
             },
         };
@@ -252,15 +255,15 @@ impl Hub {
         Ok(())
     }
 
-    /// All names, in as many lines as they need.
+    /// Sends all names, split into lines of at most `LINE_MAX` bytes.
     pub(super) fn list_members(&self, ctx: &mut Context<'_>, room: RoomIx) {
         let Room { name, members, .. } = &self.rooms[room];
         let (room, count) = (name.as_str(), members.len());
-        let room_for_names = LINE_MAX - "[USERS # 18446744073709551615] ".len() - room.len();
+        let names_max = LINE_MAX - "[USERS # 18446744073709551615] ".len() - room.len();
         let mut line = String::new();
         for Member { user, .. } in members.values() {
             let name = self.users[*user].name.as_str();
-            if !line.is_empty() && line.len() + 1 + name.len() > room_for_names {
+            if !line.is_empty() && line.len() + 1 + name.len() > names_max {
                 ctx.reply(&Event::Users { room, count, names: Some(&line) });
                 line.clear();
             }
@@ -291,23 +294,24 @@ impl Hub {
         self.require_not_muted(ctx.now, user, room)?;
         let text = (text.trim() != "-").then_some(text);
         let old = std::mem::replace(&mut self.rooms[room].moderation.topic, text.map(Into::into));
-        let (shown, name) = (self.rooms[room].name.clone(), self.users[user].name.clone());
-        let event = Event::Topic { room: shown.as_str(), name: name.as_str(), text };
+        let (room_name, name) = (self.rooms[room].name.clone(), self.users[user].name.clone());
+        let event = Event::Topic { room: room_name.as_str(), name: name.as_str(), text };
         if old.as_deref() != text {
             self.mark_moderation_unsaved(Scope::Room(room));
             self.announce_action(ctx, room, &event);
         } else if ctx.cid.is_some() {
-            // Most likely sent again since its answer was lost. Nobody else is told.
+            // Most likely a retry whose answer was lost: the sender is answered, no one
+            // else is notified.
             let time = self.stamp(ctx.now);
             ctx.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
         } else {
-            // Nothing changes: the topic is shown as to whoever asks for it.
-            ctx.reply(&Event::reply("TOPIC", &shown.to_string(), text.unwrap_or_default()));
+            // Nothing changes: answered like `/topic` without a text.
+            ctx.reply(&Event::reply("TOPIC", &room_name.to_string(), text.unwrap_or_default()));
         }
         Ok(())
     }
 
-    /// What somebody did in a room: the answer, and the same line to the others.
+    /// Answers an action in a room and sends the same line to the other members.
     pub(super) fn announce_action(
         &mut self,
         ctx: &mut Context<'_>,
@@ -319,7 +323,7 @@ impl Hub {
         self.announce(ctx.now, &[room], Topic::Talk, Some(ctx.conn), event, ctx.turn);
     }
 
-    /// Who hears what is said in a room now.
+    /// Returns the audience of a room.
     pub(super) fn audience(&mut self, room: RoomIx) -> Arc<Audience> {
         if let Some(audience) = &self.rooms[room].audience {
             return audience.clone();
@@ -330,7 +334,7 @@ impl Hub {
         audience
     }
 
-    /// Who hears what concerns several rooms.
+    /// Returns the members of several rooms, each once.
     pub(super) fn union(&mut self, rooms: &[RoomIx]) -> Arc<Audience> {
         if let [room] = rooms {
             return self.audience(*room);
@@ -339,13 +343,13 @@ impl Hub {
         Arc::new(self.readers(members.map(|member| &member.user)))
     }
 
-    /// Whoever of them is told what happens now.
+    /// Returns those of the users that currently receive live events.
     pub(super) fn readers<'a>(&self, users: impl IntoIterator<Item = &'a UserIx>) -> Audience {
         Audience::new(users.into_iter().filter_map(|user| self.reader(*user)).collect())
     }
 
-    /// How somebody is told what happens; not at all while they are not
-    /// connected or catch up.
+    /// Returns how a user receives live events; `None` while they are disconnected or
+    /// catching up.
     fn reader(&self, user: UserIx) -> Option<Reader> {
         let User { conn, feed, .. } = self.users[user];
         let conn = conn.filter(|_| feed == DeliveryMode::Live)?;
@@ -353,15 +357,16 @@ impl Hub {
         Some(Reader { conn, tags: settings.tags, joins: settings.joins })
     }
 
-    /// A person's settings changed, and with them how their rooms are told.
+    /// Clears the audiences that contain a user, after their settings or connection
+    /// changed.
     pub(super) fn forget_audiences_of(&mut self, user: UserIx) {
         for room in &self.users[user].rooms {
             self.rooms[*room].audience = None;
         }
     }
 
-    /// Tells those who share a room with a leaving person, once each; a large
-    /// room only counts it.
+    /// Announces a logout once to everyone who shares a room with the user; a large room
+    /// only counts it.
     pub(super) fn announce_quit(
         &mut self,
         now: Now,
@@ -370,7 +375,7 @@ impl Hub {
         turn: &mut Turn,
     ) {
         let mut rooms = self.users[user].rooms.clone();
-        rooms.retain(|room| !self.coalesce_presence(now, *room, Move::Quit));
+        rooms.retain(|room| !self.coalesce_presence(now, *room, PresenceChange::Quit));
         if rooms.is_empty() {
             return;
         }
@@ -385,29 +390,29 @@ impl Hub {
         self.rooms[room].len() > self.limits.quiet_above && !self.limits.announce
     }
 
-    /// In a large room, counts a coming or going for the next summary. `false`:
-    /// the room is small, tell it.
-    fn coalesce_presence(&mut self, now: Now, room: RoomIx, what: Move) -> bool {
+    /// Counts a presence change of a large room for its next summary. `false` in a small
+    /// room, where it has to be announced.
+    fn coalesce_presence(&mut self, now: Now, room: RoomIx, what: PresenceChange) -> bool {
         if !self.is_quiet(room) {
             return false;
         }
-        if self.rooms[room].crowd.is_none() {
+        if self.rooms[room].presence_summary.is_none() {
             self.crowd_deadlines.insert((now.since_start + PRESENCE_INTERVAL, room));
         }
-        let crowd = self.rooms[room].crowd.get_or_insert_default();
+        let crowd = self.rooms[room].presence_summary.get_or_insert_default();
         match what {
-            Move::Joined => crowd.joined += 1,
-            Move::Left => crowd.left += 1,
-            Move::Quit => crowd.quit += 1,
+            PresenceChange::Joined => crowd.joined += 1,
+            PresenceChange::Left => crowd.left += 1,
+            PresenceChange::Quit => crowd.quit += 1,
         }
         true
     }
 
     pub(super) fn send_presence_summary(&mut self, now: Now, room: RoomIx, turn: &mut Turn) {
-        let Some(mut crowd) = self.rooms[room].crowd.take() else { return };
+        let Some(mut crowd) = self.rooms[room].presence_summary.take() else { return };
         crowd.here = self.rooms[room].len();
-        let shown = self.rooms[room].name.clone();
-        let event = Event::Crowd { room: shown.as_str(), crowd };
+        let room_name = self.rooms[room].name.clone();
+        let event = Event::Crowd { room: room_name.as_str(), crowd };
         let audience = self.audience(room);
         let tags = Tags { time: Some(self.stamp(now)), ..Tags::default() };
         turn.fan_out(audience, Topic::Presence, None, Vec::new(), &tags, &event);
@@ -420,19 +425,19 @@ mod tests {
     use super::super::test_support::{connect, hub, say};
 
     #[test]
-    fn only_a_topic_that_changes_is_to_be_kept() {
+    fn unchanged_topic_is_not_stored() {
         let mut hub = hub(Limits::default());
         connect(&mut hub, 0);
         say(&mut hub, 0, "alice");
-        for (topic, is_news) in [("tea", true), ("tea", false), ("-", true), ("-", false)] {
-            let (_, told) = say(&mut hub, 0, &format!("/topic {topic}"));
-            let is_answer = |line: &str| told.text.starts_with(line);
+        for (topic, is_change) in [("tea", true), ("tea", false), ("-", true), ("-", false)] {
+            let (_, reply) = say(&mut hub, 0, &format!("/topic {topic}"));
+            let is_answer = |line: &str| reply.text.starts_with(line);
             assert!(
-                is_answer(if is_news { "* alice " } else { "[TOPIC #lobby]" }),
+                is_answer(if is_change { "* alice " } else { "[TOPIC #lobby]" }),
                 "{}",
-                told.text
+                reply.text
             );
-            assert_eq!(hub.has_changes(), is_news, "{topic}");
+            assert_eq!(hub.has_changes(), is_change, "{topic}");
             hub.mark_saved();
         }
     }

@@ -1,5 +1,5 @@
-//! `/search`: who may find what is decided here, by naming the rooms and the
-//! person to the log; the log only looks there.
+//! Executes `/search`. The rooms and the user whose messages may be found are decided here;
+//! the log only searches.
 
 use super::history::HistoryRequest;
 use super::{Context, Event, Hub, Refusal, UserIx};
@@ -29,10 +29,10 @@ impl Hub {
         let hidden = self.hidden_from(user);
         let room = room.map(|room| self.rooms[room].name.clone());
         let (word, cid) = ("SEARCH", ctx.cid.take());
-        let asked = HistoryRequest { word, title: None, room, reader, cid };
+        let request = HistoryRequest { word, title: None, room, reader, cid };
         self.request_rows(
             ctx,
-            asked,
+            request,
             ReadRequest { thread, count: SEARCH_MAX, size: usize::MAX, after: None, hidden },
         );
         Ok(())

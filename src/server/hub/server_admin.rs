@@ -1,9 +1,8 @@
-//! Order on the whole server. Whoever knows the operators' password is an
-//! operator of the server: of every room, and may speak to everybody, end
-//! connections and ban from the server (`bans.rs`).
+//! Server operators. `/oper` with the password makes a user an operator of every room, who
+//! may also use `/wall`, `/kill` and the server bans (`bans.rs`).
 //!
-//! The right hangs on the person, as every right does. It is kept with a digest
-//! of the password's hash: with another password nobody has it any more.
+//! The right belongs to the user. It is stored with a digest of the password hash: a new
+//! password revokes all rights.
 
 use std::sync::Arc;
 
@@ -17,66 +16,68 @@ use super::{
 use crate::server::passwords::{Job, Secret, digest};
 
 impl Hub {
-    /// Whether somebody is an operator of the server.
-    pub(super) fn is_server_operator(&self, person: UserId) -> bool {
-        self.server_moderation.is_operator(person)
+    /// Returns whether a user is a server operator.
+    pub(super) fn is_server_operator(&self, user_id: UserId) -> bool {
+        self.server_moderation.is_operator(user_id)
     }
 
     pub(super) fn require_server_operator(&self, user: UserIx) -> Result<(), Refusal> {
         if self.is_server_operator(self.users[user].id) {
             return Ok(());
         }
-        refusal(ErrorCode::Forbidden, "only operators of this server may; /oper makes you one")
+        refusal(ErrorCode::Forbidden, "server operators only; use /oper PASSWORD")
     }
 
-    /// `/oper`: is it the operators' password? It is never taken where somebody
-    /// could read along.
+    /// Executes `/oper`: starts the check of the password. Never accepted over unencrypted
+    /// connections, whatever the settings.
     pub(super) fn oper(&mut self, ctx: &mut Context<'_>, password: &str) -> Result<(), Refusal> {
         let Some(hash) = self.limits.oper_password.clone() else {
-            let text = "this server has no operators; it takes an --oper-password-file to have any";
+            let text =
+                "this server has no operators; start it with --oper-password-file to allow them";
             return refusal(ErrorCode::Forbidden, text);
         };
         if !self.is_private(ctx) {
             return refusal(ErrorCode::Insecure, super::password_checks::INSECURE);
         }
         let job = Job::Check(Secret::new(password), hash.into());
-        self.check_password(ctx, Purpose::Rule, Guarded::Rule, job)
+        self.check_password(ctx, Purpose::ServerOperator, Guarded::ServerOperator, job)
     }
 
-    /// The password was right.
+    /// Grants the right after the password was checked.
     pub(super) fn grant_server_operator(
         &mut self,
         ctx: &mut Context<'_>,
         user: UserIx,
     ) -> Result<(), Refusal> {
         self.drop_expired(ctx.now, Scope::Server);
-        let (person, name) = (self.users[user].id, self.users[user].name.clone());
+        let (user_id, name) = (self.users[user].id, self.users[user].name.clone());
         if self.server_moderation.operators.len() >= self.limits.max_operators
-            && !self.is_server_operator(person)
+            && !self.is_server_operator(user_id)
         {
-            let text = "there are too many operators; a new password makes room";
+            let text =
+                "too many server operators; a new password in --oper-password-file revokes all";
             return refusal(ErrorCode::TooMany, text);
         }
-        self.server_moderation.promote(person);
+        self.server_moderation.promote(user_id);
         self.mark_moderation_unsaved(Scope::Server);
         ctx.reply(&Event::reply("OPER", name.as_str(), "you are an operator of this server"));
         Ok(())
     }
 
-    /// What the right is kept with: it ends with the password.
+    /// Returns the digest that the rights are stored with; they end when it changes.
     pub(super) fn oper_password_digest(&self) -> Option<String> {
         self.limits.oper_password.as_ref().map(|hash| digest(hash.as_str()))
     }
 
-    /// A guest who is gone is nobody's operator any more.
-    pub(super) fn revoke_server_operator(&mut self, person: UserId) {
-        if self.is_server_operator(person) && self.accounts.of(person).is_none() {
-            self.server_moderation.operators.retain(|operator| *operator != person);
+    /// Revokes the right of a guest who logs out.
+    pub(super) fn revoke_server_operator(&mut self, user_id: UserId) {
+        if self.is_server_operator(user_id) && self.accounts.of(user_id).is_none() {
+            self.server_moderation.operators.retain(|operator| *operator != user_id);
             self.mark_moderation_unsaved(Scope::Server);
         }
     }
 
-    /// `/wall`: everybody is told, whatever they have chosen not to hear.
+    /// Executes `/wall`: sends a text to all users, whatever their settings.
     pub(super) fn wall(
         &mut self,
         ctx: &mut Context<'_>,
@@ -84,8 +85,8 @@ impl Hub {
         text: &str,
     ) -> Result<(), Refusal> {
         self.require_server_operator(user)?;
-        let said = format!("{}: {text}", self.users[user].name);
-        let event = Event::reply("WALL", "", &said);
+        let line = format!("{}: {text}", self.users[user].name);
+        let event = Event::reply("WALL", "", &line);
         let time = self.stamp(ctx.now);
         ctx.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
         let tags = Tags { time: Some(time), ..Tags::default() };
@@ -97,7 +98,7 @@ impl Hub {
         Ok(())
     }
 
-    /// `/kill`.
+    /// Executes `/kill`.
     pub(super) fn kill(
         &mut self,
         ctx: &mut Context<'_>,
@@ -108,11 +109,11 @@ impl Hub {
         self.require_server_operator(user)?;
         let Some(other) = self.user_named(name) else { return no_such_user(name) };
         if other == user {
-            return refusal(ErrorCode::BadArgument, "that is you; /quit ends your connection");
+            return refusal(ErrorCode::BadArgument, "you cannot kill yourself; use /quit");
         }
         let (by, name) = (self.users[user].name.clone(), self.users[other].name.clone());
         let why = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
-        let farewell = format!("{by} ended your connection{why}");
+        let farewell = format!("you were disconnected by {by}{why}");
         self.disconnect_user(
             ctx,
             other,
@@ -124,7 +125,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Makes somebody leave for good, also who dropped and could come back.
+    /// Disconnects a user and ends their session, also while they are disconnected and
+    /// could resume.
     pub(super) fn disconnect_user(
         &mut self,
         ctx: &mut Context<'_>,

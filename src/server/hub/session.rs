@@ -1,9 +1,9 @@
-//! Coming back: who asked for a session and drops keeps their place for a while,
-//! and nobody sees them leave. What they miss meanwhile is in the log; coming
-//! back is reading on (`catch_up.rs`).
+//! Sessions: a user with a session token keeps their name and rooms for `--session-grace`
+//! after a disconnect, without an announcement. Messages of that time are in the log;
+//! `/resume` starts a catch-up from there (`catch_up.rs`).
 //!
-//! Only a token's hash is kept, here and in storage: who reads the data folder
-//! cannot come back as anybody.
+//! Only the hash of a token is persisted: a reader of the data folder cannot resume any
+//! session. This module neither reads a clock nor the log itself.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -23,10 +23,10 @@ use super::{
 use crate::commands::{Command, Setting};
 use crate::server::log::{ReadRequest as LogQuery, Record, Thread};
 
-/// What is kept of a token.
+/// SHA-256 of a session token; the only form in which a token is persisted.
 pub(super) type TokenHash = [u8; 32];
 
-/// Makes tokens: the hub has no source of chance but its seed.
+/// Generates session tokens from the seed, the only source of randomness the hub has.
 #[derive(Debug)]
 pub(super) struct Tokens {
     seed: Seed,
@@ -38,7 +38,7 @@ impl Tokens {
         Self { seed, count: 0 }
     }
 
-    /// 128 bits that nobody can guess who does not know the seed.
+    /// Returns 128 bits in hex; unpredictable without the seed.
     fn next(&mut self) -> String {
         self.count += 1;
         let hash = Sha256::new().chain_update(self.seed).chain_update(self.count.to_be_bytes());
@@ -57,18 +57,19 @@ fn hash(token: &str) -> TokenHash {
     Sha256::digest(token).into()
 }
 
-/// What makes it possible to come back to a visit.
+/// What a user needs to be resumable.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) hash: TokenHash,
-    /// The token itself, to be told again; after a restart not until it was used.
+    /// The token in clear, so that `/session` can repeat it. After a restart it is unknown
+    /// until the client has used it.
     token: Option<Box<str>>,
-    /// The settings to come back to, while nobody is connected.
+    /// The settings to restore on `/resume`; current only while the user is disconnected.
     settings: Settings,
 }
 
-/// A visit as it is kept. Only ever added to: what an older chatty has kept must
-/// stay readable.
+/// A session as stored. Fields may be added, never removed or renamed: data of older
+/// versions must stay readable.
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedSession {
     name: Name,
@@ -76,25 +77,25 @@ struct SavedSession {
     first: u64,
     since: Stamp,
     settings: Settings,
-    /// With the visit's current room last, if it is in one.
+    /// The current room is the last one, if `has_current`.
     rooms: Vec<RoomName>,
     has_current: bool,
-    /// The latest; see `memberships.rs`.
+    /// The latest membership spans; older ones are stored in blocks, see `memberships.rs`.
     stays: Vec<MembershipSpan>,
     away: Option<String>,
     query: SavedQuery,
     ignores: Vec<(UserId, Name)>,
-    /// The rooms that they are an operator of, also those they have left.
+    /// All rooms in which the user is an operator, including rooms they have left.
     #[serde(default)]
     operates: Vec<RoomName>,
-    /// For each of `rooms`, its place in the order of all arrivals.
+    /// The position of each of `rooms` in the global order of joins.
     #[serde(default)]
     arrivals: Vec<u64>,
-    /// See [`Memberships::forgotten`].
+    /// See [`Memberships::evicted_upto`].
     #[serde(default)]
     forgotten: u64,
-    /// The last address it was connected from: bans by network look at it. Older
-    /// versions wrote the /64 of an IPv6 address, and nothing for this machine.
+    /// The last remote address, matched by network bans. Older versions stored the /64 of
+    /// an IPv6 address, and nothing for loopback.
     #[serde(default, rename = "network")]
     address: Option<IpAddr>,
 }
@@ -106,17 +107,16 @@ enum SavedQuery {
     Gone,
 }
 
-/// Where a client that comes back reads on.
+/// Where a client resumes reading.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cursor {
-    /// The last message that it has seen.
+    /// Id of the last message the client has received.
     pub(super) after: u64,
-    /// The time of that message. Ids may mean other messages after a backup was restored;
-    /// then the times differ.
+    /// Time of that message. It differs when a restored backup has reassigned the id.
     pub(super) time: Option<Stamp>,
 }
 
-/// A `/resume` whose message is being read.
+/// A `/resume` that waits for its message to be read from the log.
 #[derive(Debug)]
 pub(super) struct ResumeAsk {
     pub(super) cid: Option<Cid>,
@@ -124,12 +124,13 @@ pub(super) struct ResumeAsk {
     cursor: Cursor,
 }
 
-/// Clients know this refusal by its text and read again from the beginning of their visit.
+/// The text is part of the protocol: clients recognize it and read again from the beginning
+/// of their login.
 fn ids_went_back<T>() -> Result<T, Refusal> {
     refusal(ErrorCode::BadArgument, "ids went back (restored backup?)")
 }
 
-/// Whether a command can have changed what is kept of the visit that said it.
+/// Returns whether a command may change the stored session of the user who sent it.
 pub(super) fn changes_session(command: Command<'_>) -> bool {
     use Command as C;
     match command {
@@ -182,7 +183,7 @@ pub(super) fn changes_session(command: Command<'_>) -> bool {
 }
 
 impl Hub {
-    /// `/session`: the same token as long as the visit lasts.
+    /// Executes `/session`. Repeated calls return the same token until the user logs out.
     pub(super) fn session(&mut self, ctx: &mut Context<'_>, user: UserIx) {
         let me = &mut self.users[user];
         let session = me.session.get_or_insert_with(|| {
@@ -193,89 +194,95 @@ impl Hub {
         self.sessions.insert(session.hash, me.id);
         let token = session.token.clone();
         self.note_blocks_unsaved(user);
-        // Who came back has shown it.
+        // The token is missing only after a restart and before the client has resumed with
+        // it.
         let token = token.as_deref().unwrap_or_default();
-        let text = "/resume TOKEN ID brings you back if the connection drops; keep it to yourself";
+        let text =
+            "/resume TOKEN ID restores this session after a lost connection; keep the token secret";
         ctx.reply(&Event::reply("SESSION", token, text));
     }
 
-    /// `/resume`. Nothing changes before the cursor is known to be one of this log.
+    /// Executes `/resume`. Nothing changes before the cursor is known to belong to this
+    /// log.
     pub(super) fn resume(
         &mut self,
         ctx: &mut Context<'_>,
         token: &str,
         cursor: Cursor,
     ) -> Result<(), Refusal> {
-        let Some(user) = self.visit_to_resume(ctx, token)? else { return Ok(()) };
+        let Some(user) = self.user_to_resume(ctx, token)? else { return Ok(()) };
         if cursor.after > self.last_ids.message {
             return ids_went_back();
         }
         let Some(time) = cursor.time.filter(|_| cursor.after > 0) else {
-            self.take_visit(ctx, user, token, cursor.after);
+            self.attach_user(ctx, user, token, cursor.after);
             return Ok(());
         };
         match self.recent.find(cursor.after) {
             Lookup::Found(record) if record.time != time => ids_went_back(),
-            // What is no message was a number that was skipped: it has no time.
+            // A skipped id has no message, hence no time to compare.
             Lookup::Found(_) | Lookup::NoMessage => {
-                self.take_visit(ctx, user, token, cursor.after);
+                self.attach_user(ctx, user, token, cursor.after);
                 Ok(())
             }
             Lookup::InLog => {
-                let asked = ResumeAsk { cid: ctx.cid.take(), token: token.into(), cursor };
+                let request = ResumeAsk { cid: ctx.cid.take(), token: token.into(), cursor };
                 let thread = Thread::Message { id: cursor.after };
                 let query =
                     LogQuery { thread, count: 1, size: usize::MAX, after: None, hidden: vec![] };
-                self.wait_for(ctx.conn, PendingRequest::Resume(asked));
+                self.wait_for(ctx.conn, PendingRequest::Resume(request));
                 ctx.turn.read(ctx.conn, query);
                 Ok(())
             }
         }
     }
 
-    /// The message of a cursor was read. Much may have happened meanwhile: the session may
-    /// be over, or resumed by another connection, which is replaced then.
+    /// Completes `/resume` after the message of the cursor was read. The session may have
+    /// ended meanwhile, or another connection may have resumed it; that connection is
+    /// replaced.
     pub(super) fn resume_with_row(
         &mut self,
         ctx: &mut Context<'_>,
-        asked: &ResumeAsk,
+        request: &ResumeAsk,
         found: &[Arc<Record>],
     ) -> Result<(), Refusal> {
-        let Some(user) = self.visit_to_resume(ctx, &asked.token)? else { return Ok(()) };
-        if found.iter().any(|record| Some(record.time) != asked.cursor.time) {
+        let Some(user) = self.user_to_resume(ctx, &request.token)? else { return Ok(()) };
+        if found.iter().any(|record| Some(record.time) != request.cursor.time) {
             return ids_went_back();
         }
-        self.take_visit(ctx, user, &asked.token, asked.cursor.after);
+        self.attach_user(ctx, user, &request.token, request.cursor.after);
         Ok(())
     }
 
-    /// The visit of a token; `None` if it is banned, and the connection has been told.
-    fn visit_to_resume(
+    /// Returns the user of a token; `None` if the user is banned and the connection has
+    /// been rejected.
+    fn user_to_resume(
         &mut self,
         ctx: &mut Context<'_>,
         token: &str,
     ) -> Result<Option<UserIx>, Refusal> {
-        let person = self.sessions.get(&hash(token));
-        let Some(user) = person.and_then(|person| self.users_by_id.get(person)).copied() else {
+        let user_id = self.sessions.get(&hash(token));
+        let Some(user) = user_id.and_then(|user_id| self.users_by_id.get(user_id)).copied() else {
             return refusal(
                 ErrorCode::BadPassword,
-                "no such session, or it is over; type /login NAME to begin a new one",
+                "unknown or ended session; type /login NAME to log in again",
             );
         };
-        let (person, name) = (self.users[user].id, self.users[user].name.clone());
-        Ok((!self.reject_banned(ctx, person, &name)).then_some(user))
+        let (user_id, name) = (self.users[user].id, self.users[user].name.clone());
+        Ok((!self.reject_banned(ctx, user_id, &name)).then_some(user))
     }
 
-    /// Takes a visit's place, from wherever it is connected now.
-    fn take_visit(&mut self, ctx: &mut Context<'_>, user: UserIx, token: &str, after: u64) {
-        let (person, name) = (self.users[user].id, self.users[user].name.clone());
-        let kept = self.settings_of(user);
+    /// Attaches this connection to the user; a connection that still has the user is closed
+    /// as replaced.
+    fn attach_user(&mut self, ctx: &mut Context<'_>, user: UserIx, token: &str, after: u64) {
+        let (user_id, name) = (self.users[user].id, self.users[user].name.clone());
+        let old_settings = self.settings_of(user);
         match self.users[user].conn {
             Some(old) => {
                 self.close_connection(old);
                 send_farewell(ctx.turn, old, Farewell::Replaced, None);
             }
-            None => self.dropped.remove(person),
+            None => self.dropped.remove(user_id),
         }
         let peer = self.peer(ctx.conn);
         let me = &mut self.users[user];
@@ -289,7 +296,7 @@ impl Hub {
             connection.phase = Phase::LoggedIn(user);
             for (setting, _) in Setting::TABLE {
                 if !connection.chosen[setting as usize] {
-                    connection.settings.set(setting, kept.get(setting));
+                    connection.settings.set(setting, old_settings.get(setting));
                 }
             }
             ctx.settings = connection.settings;
@@ -300,9 +307,11 @@ impl Hub {
         self.mark_session_unsaved(user);
         self.forget_audiences_of(user);
         let after = after.max(self.users[user].first);
-        let forgotten = self.users[user].memberships.forgotten();
-        let text = if after < forgotten {
-            format!("you are back; up to id {forgotten}, rooms that you have left may be missing")
+        let evicted_upto = self.users[user].memberships.evicted_upto();
+        let text = if after < evicted_upto {
+            format!(
+                "you are back; up to id {evicted_upto}, messages of rooms you left may be missing"
+            )
         } else {
             "you are back".to_owned()
         };
@@ -311,8 +320,8 @@ impl Hub {
         ctx.turn.notify_when_drained(ctx.conn);
     }
 
-    /// A connection ends without its person having said so: with a session it
-    /// may come back, without one this is the end.
+    /// Handles a lost connection or a forced disconnect. A user with a session can still
+    /// resume; any other user is logged out.
     pub(super) fn handle_disconnect(
         &mut self,
         now: Now,
@@ -337,15 +346,16 @@ impl Hub {
             None => turn.close(conn),
         }
         let network = self.start_grace(now.since_start, user);
-        let most = self.limits.max_per_address;
+        let max = self.limits.max_per_address;
         if let Some(first) =
-            network.and_then(|network| self.dropped.oldest_over_limit(network, most))
+            network.and_then(|network| self.dropped.oldest_over_limit(network, max))
         {
             self.expire_session(now, first, turn);
         }
     }
 
-    /// Who is not connected is waited for; tells for which network that counts.
+    /// Starts the grace period of a disconnected user. Returns the network whose limit
+    /// counts the session.
     fn start_grace(&mut self, now: Duration, user: UserIx) -> Option<IpAddr> {
         let User { id, peer, .. } = self.users[user];
         let network = peer.filter(|peer| self.limits.apply_to(*peer)).map(Peer::network);
@@ -353,14 +363,15 @@ impl Hub {
         network
     }
 
-    /// Who dropped did not come back in time, or is too many to be waited for.
-    pub(super) fn expire_session(&mut self, now: Now, person: UserId, turn: &mut Turn) {
-        if let Some(user) = self.users_by_id.get(&person).copied() {
+    /// Logs out a disconnected user whose grace period is over, or whose network has too
+    /// many disconnected sessions.
+    pub(super) fn expire_session(&mut self, now: Now, user_id: UserId, turn: &mut Turn) {
+        if let Some(user) = self.users_by_id.get(&user_id).copied() {
             self.end_user(now, user, None, turn);
         }
     }
 
-    /// A visit is over, and cannot be come back to.
+    /// Ends the session of a user; its token becomes invalid.
     pub(super) fn end_session(&mut self, user: UserIx) {
         let me = &mut self.users[user];
         if let Some(session) = me.session.take() {
@@ -378,7 +389,7 @@ impl Hub {
         }
     }
 
-    /// What is kept of a visit has changed.
+    /// Marks the session of a user for storage.
     pub(super) fn mark_session_unsaved(&mut self, user: UserIx) {
         let User { id, session, .. } = &self.users[user];
         if session.is_some() {
@@ -386,9 +397,9 @@ impl Hub {
         }
     }
 
-    /// What is kept of a visit; `None` if it cannot be come back to.
-    pub(super) fn saved_session(&self, person: UserId) -> Option<String> {
-        let user = *self.users_by_id.get(&person)?;
+    /// Returns the stored form of a session; `None` if the user has no session.
+    pub(super) fn saved_session(&self, user_id: UserId) -> Option<String> {
+        let user = *self.users_by_id.get(&user_id)?;
         let me = &self.users[user];
         let session = me.session.as_ref()?;
         let mut rooms = me.rooms.clone();
@@ -412,7 +423,7 @@ impl Hub {
                 QueryState::Gone => SavedQuery::Gone,
             },
             ignores: self.ignores_of(user),
-            forgotten: me.memberships.forgotten(),
+            forgotten: me.memberships.evicted_upto(),
             operates: self.led_by(user),
             arrivals: rooms
                 .iter()
@@ -423,16 +434,16 @@ impl Hub {
         serde_json::to_string(&saved).ok()
     }
 
-    /// Who could come back when the house was closed gets their time again.
+    /// Restores all stored entries; every session gets a full grace period again.
     pub(super) fn restore(
         &mut self,
-        things: &[(Collection, u64, String)],
+        entries: &[(Collection, u64, String)],
     ) -> Result<(), UnreadableEntry> {
         let (mut users, mut blocks) = (Vec::new(), Vec::new());
-        for (shelf, key, value) in things {
-            let person = UserId(*key);
+        for (shelf, key, value) in entries {
+            let user_id = UserId(*key);
             let restored = match shelf {
-                Collection::Account => self.restore_account(person, value),
+                Collection::Account => self.restore_account(user_id, value),
                 Collection::Mail => self.restore_mail(*key, value),
                 Collection::Moderation => self.restore_moderation(*key, value),
                 Collection::Spans => {
@@ -440,40 +451,40 @@ impl Hub {
                     Ok(())
                 }
                 Collection::Session => {
-                    serde_json::from_str(value).map(|saved| users.push((person, saved)))
+                    serde_json::from_str(value).map(|saved| users.push((user_id, saved)))
                 }
             };
             restored.map_err(|why| UnreadableEntry { shelf: *shelf, key: *key, why })?;
         }
-        // When all else is there.
-        for (person, saved) in &users {
-            self.restore_session(*person, saved);
+        // Sessions refer to accounts and moderation.
+        for (user_id, saved) in &users {
+            self.restore_session(*user_id, saved);
         }
         blocks.sort_unstable_by_key(|(key, _)| *key);
         for (key, value) in blocks {
             let restored = self.restore_block(key, value);
             restored.map_err(|why| UnreadableEntry { shelf: Collection::Spans, key, why })?;
         }
-        for (person, saved) in &users {
-            self.restore_rights(*person, &saved.operates);
+        for (user_id, saved) in &users {
+            self.restore_rights(*user_id, &saved.operates);
         }
-        // When all are here: who has to do with whom.
-        for (person, saved) in users {
-            self.restore_relations(person, saved);
+        // Ignores and queries refer to other users.
+        for (user_id, saved) in users {
+            self.restore_relations(user_id, saved);
         }
         self.prune_all_moderation();
         self.restore_operators();
         Ok(())
     }
 
-    fn restore_session(&mut self, person: UserId, saved: &SavedSession) {
+    fn restore_session(&mut self, user_id: UserId, saved: &SavedSession) {
         if self.names.contains_key(saved.name.key()) {
-            return; // never kept so; the first one has it
+            return; // never stored like this; the first session keeps the name
         }
         let settings = saved.settings;
         let session = Session { hash: saved.token, token: None, settings };
         let user = self.users.insert(User {
-            id: person,
+            id: user_id,
             name: saved.name.clone(),
             conn: None,
             peer: saved.address.map(Peer::new),
@@ -492,8 +503,8 @@ impl Hub {
             last_active: Duration::ZERO,
         });
         self.assign_name(user, &saved.name);
-        self.users_by_id.insert(person, user);
-        self.sessions.insert(saved.token, person);
+        self.users_by_id.insert(user_id, user);
+        self.sessions.insert(saved.token, user_id);
         self.start_grace(Duration::ZERO, user);
         for (at, name) in saved.rooms.iter().enumerate() {
             let room = self.activate(name).unwrap_or_else(|| self.room_or_new(name));
@@ -507,20 +518,20 @@ impl Hub {
         }
     }
 
-    /// The rights of guests are kept with their sessions. A room that nobody is in any
-    /// more has ended, if nothing else was decided there.
-    fn restore_rights(&mut self, person: UserId, operates: &[RoomName]) {
+    /// Restores the operator rights of a guest, which are stored with the session. A room
+    /// without members has ended unless other moderation was stored for it.
+    fn restore_rights(&mut self, user_id: UserId, operates: &[RoomName]) {
         for name in operates {
             if let Some(room) = self.room_names.get(name.key()).copied() {
-                self.make_operator(room, person);
+                self.make_operator(room, user_id);
             }
         }
     }
 
-    fn restore_relations(&mut self, person: UserId, saved: SavedSession) {
-        let Some(user) = self.users_by_id.get(&person).copied() else { return };
-        // An account's are kept with the account.
-        if let Some(account) = self.accounts.of_mut(person) {
+    fn restore_relations(&mut self, user_id: UserId, saved: SavedSession) {
+        let Some(user) = self.users_by_id.get(&user_id).copied() else { return };
+        // While its user is online, the ignores of an account are held by the user.
+        if let Some(account) = self.accounts.of_mut(user_id) {
             account.ignores.clear();
         }
         self.restore_ignores(user, saved.ignores);
@@ -528,7 +539,7 @@ impl Hub {
             SavedQuery::Off => QueryState::Off,
             SavedQuery::On(other) => match self.users_by_id.get(&other).copied() {
                 Some(with) => {
-                    self.users[with].relations.queried_by.push(person);
+                    self.users[with].relations.queried_by.push(user_id);
                     QueryState::On(other)
                 }
                 None => QueryState::Gone,
@@ -546,9 +557,10 @@ mod tests {
     use super::super::{Flow, Input, Limits, ReadResult};
     use super::*;
 
-    const WENT_BACK: &str = "[ERROR bad-argument] ids went back (restored backup?)\n";
+    const IDS_WENT_BACK: &str = "[ERROR bad-argument] ids went back (restored backup?)\n";
 
-    /// Bob, whose session is from before a restart; message 2 was said by then.
+    /// A restarted hub with a session of bob, and its token; message 2 was posted before
+    /// the restart.
     fn restarted_with_session() -> (Hub, String) {
         let mut hub = hub(Limits::default());
         connect(&mut hub, 0);
@@ -561,7 +573,7 @@ mod tests {
         (hub, token)
     }
 
-    /// Message 2 as the log has it.
+    /// Message 2 as the log returns it.
     fn row() -> ReadResult {
         ReadResult { records: vec![message(2, "lobby", None, "two")], ..ReadResult::default() }
     }
@@ -569,23 +581,23 @@ mod tests {
     #[test]
     fn resume_compares_the_time_of_its_message_with_the_log() {
         let right = Stamp(0);
-        for (time, rows, told_first) in [
+        for (time, rows, first_answer) in [
             (right, row(), "[WELCOME bob] you are back\n"),
-            (Stamp(1), row(), WENT_BACK),
-            // Forgotten, or never a message: its time cannot be known.
+            (Stamp(1), row(), IDS_WENT_BACK),
+            // Deleted, or never a message: there is no time to compare.
             (Stamp(1), ReadResult::default(), "[WELCOME bob] you are back\n"),
             (right, ReadResult::failed(), "[ERROR storage-full] "),
         ] {
             let (mut hub, token) = restarted_with_session();
-            let (flow, told) = say(&mut hub, 0, &format!("/resume {token} 2 {time}"));
-            assert_eq!((flow, told.reads, told.text.as_str()), (Flow::Wait, 1, ""));
-            let (flow, told) = handle(&mut hub, 0, Input::Page(rows));
-            assert!(told.text.starts_with(told_first), "{time}: {}", told.text);
-            assert_eq!(flow == Flow::Next, !told_first.contains("WELCOME"), "it catches up");
+            let (flow, reply) = say(&mut hub, 0, &format!("/resume {token} 2 {time}"));
+            assert_eq!((flow, reply.reads, reply.text.as_str()), (Flow::Wait, 1, ""));
+            let (flow, reply) = handle(&mut hub, 0, Input::Page(rows));
+            assert!(reply.text.starts_with(first_answer), "{time}: {}", reply.text);
+            assert_eq!(flow == Flow::Next, !first_answer.contains("WELCOME"), "it catches up");
             hub.check_invariants();
-            // The session stays in any case.
-            let (_, told) = say(&mut hub, 1, &format!("/resume {token} 0"));
-            assert!(told.text.starts_with("[WELCOME bob]"), "{}", told.text);
+            // The session survives in any case.
+            let (_, reply) = say(&mut hub, 1, &format!("/resume {token} 0"));
+            assert!(reply.text.starts_with("[WELCOME bob]"), "{}", reply.text);
         }
     }
 
@@ -595,46 +607,46 @@ mod tests {
         say(&mut hub, 1, "alice");
         say(&mut hub, 1, "three");
         for (cursor, answer) in [
-            ("3 1970-01-01T00:00:00.001Z", WENT_BACK),
-            ("4", WENT_BACK),
+            ("3 1970-01-01T00:00:00.001Z", IDS_WENT_BACK),
+            ("4", IDS_WENT_BACK),
             ("3 1970-01-01T00:00:00.000Z", "[WELCOME bob] you are back\n"),
         ] {
-            let (_, told) = say(&mut hub, 0, &format!("/resume {token} {cursor}"));
-            assert_eq!((told.reads, told.text.as_str()), (0, answer), "{cursor}");
+            let (_, reply) = say(&mut hub, 0, &format!("/resume {token} {cursor}"));
+            assert_eq!((reply.reads, reply.text.as_str()), (0, answer), "{cursor}");
         }
     }
 
     #[test]
-    fn resume_that_waits_for_the_log_changes_nothing_before_and_replaces_later_ones() {
+    fn resume_that_waits_for_the_log_replaces_later_connections() {
         let (mut hub, token) = restarted_with_session();
-        let (_, told) = say(&mut hub, 0, &format!("/resume {token} 2 {}", Stamp(0)));
-        assert_eq!(told.reads, 1);
-        // Meanwhile another connection comes back, and is live.
+        let (_, reply) = say(&mut hub, 0, &format!("/resume {token} 2 {}", Stamp(0)));
+        assert_eq!(reply.reads, 1);
+        // Another connection resumes meanwhile and is live.
         say(&mut hub, 1, &format!("/resume {token} 2"));
         handle(&mut hub, 1, Input::Drained);
         say(&mut hub, 1, "/nick rob");
-        let (_, told) = handle(&mut hub, 0, Input::Page(row()));
-        assert!(told.text.starts_with("[WELCOME rob]"), "{}", told.text);
+        let (_, reply) = handle(&mut hub, 0, Input::Page(row()));
+        assert!(reply.text.starts_with("[WELCOME rob]"), "{}", reply.text);
         hub.check_invariants();
-        // The other way round: the session ends meanwhile.
-        let (_, told) = say(&mut hub, 2, &format!("/resume {token} 2 {}", Stamp(0)));
-        assert_eq!(told.reads, 1);
+        // Conversely, the session ends meanwhile.
+        let (_, reply) = say(&mut hub, 2, &format!("/resume {token} 2 {}", Stamp(0)));
+        assert_eq!(reply.reads, 1);
         handle(&mut hub, 0, Input::Drained);
         say(&mut hub, 0, "/quit");
-        let (flow, told) = handle(&mut hub, 2, Input::Page(row()));
-        assert!(told.text.starts_with("[ERROR bad-password] "), "{}", told.text);
+        let (flow, reply) = handle(&mut hub, 2, Input::Page(row()));
+        assert!(reply.text.starts_with("[ERROR bad-password] "), "{}", reply.text);
         assert_eq!(flow, Flow::Next);
-        // And a connection that is gone by then gets nothing.
+        // A connection that has closed by then gets nothing.
         let (mut hub, token) = restarted_with_session();
         say(&mut hub, 0, &format!("/resume {token} 2 {}", Stamp(0)));
         handle(&mut hub, 0, Input::Disconnected);
-        let (_, told) = handle(&mut hub, 0, Input::Page(row()));
-        assert_eq!(told.text, "");
+        let (_, reply) = handle(&mut hub, 0, Input::Page(row()));
+        assert_eq!(reply.text, "");
         hub.check_invariants();
     }
 
-    /// Somebody from there comes, asks for a session, and drops.
-    fn come_and_drop(hub: &mut Hub, slot: u32, address: [u8; 4]) {
+    /// Connects from `address`, logs in, opens a session, and disconnects.
+    fn log_in_and_drop(hub: &mut Hub, slot: u32, address: [u8; 4]) {
         connect_from(hub, slot, address);
         say(hub, slot, &format!("p{slot}"));
         session(hub, slot);
@@ -643,22 +655,26 @@ mod tests {
         hub.check_invariants();
     }
 
-    fn is_held(hub: &Hub, slot: u32) -> bool {
+    fn has_session(hub: &Hub, slot: u32) -> bool {
         hub.user_named(&format!("p{slot}")).is_some()
     }
 
     #[test]
-    fn of_one_network_as_many_places_are_held_as_it_may_have_connections() {
+    fn disconnected_sessions_are_limited_per_network() {
         let mut hub = hub(Limits { max_per_address: 3, ..Limits::default() });
-        (0..5).for_each(|slot| come_and_drop(&mut hub, slot, [192, 0, 2, 1]));
-        let held: Vec<bool> = (0..5).map(|slot| is_held(&hub, slot)).collect();
-        assert_eq!(held, [false, false, true, true, true], "the oldest are given up");
-        (5..8).for_each(|slot| come_and_drop(&mut hub, slot, [192, 0, 2, 2]));
-        (8..20).for_each(|slot| come_and_drop(&mut hub, slot, [127, 0, 0, 1]));
-        assert!((2..20).all(|slot| is_held(&hub, slot)), "others hold theirs");
+        (0..5).for_each(|slot| log_in_and_drop(&mut hub, slot, [192, 0, 2, 1]));
+        let remaining: Vec<bool> = (0..5).map(|slot| has_session(&hub, slot)).collect();
+        assert_eq!(remaining, [false, false, true, true, true], "the oldest sessions end");
+        (5..8).for_each(|slot| log_in_and_drop(&mut hub, slot, [192, 0, 2, 2]));
+        (8..20).for_each(|slot| log_in_and_drop(&mut hub, slot, [127, 0, 0, 1]));
+        assert!((2..20).all(|slot| has_session(&hub, slot)), "other networks are not affected");
         let mut hub = restarted(&hub);
-        come_and_drop(&mut hub, 20, [192, 0, 2, 1]);
-        assert_eq!((2..21).filter(|slot| is_held(&hub, *slot)).count(), 18, "as before");
+        log_in_and_drop(&mut hub, 20, [192, 0, 2, 1]);
+        assert_eq!(
+            (2..21).filter(|slot| has_session(&hub, *slot)).count(),
+            18,
+            "the limit still applies"
+        );
     }
 
     #[test]
@@ -689,41 +705,41 @@ mod tests {
                     say(&mut hub, 0, &format!("/resume {operator} 0"));
                     handle(&mut hub, 0, Input::Drained);
                 }
-                let (_, told) = say(&mut hub, 0, &format!("/ban {banned}"));
+                let (_, reply) = say(&mut hub, 0, &format!("/ban {banned}"));
                 let kicked = "#ops * carol was kicked by alice";
-                assert!(told.text.contains(kicked), "{address} {banned}: {}", told.text);
-                // It holds wherever she comes back from.
+                assert!(reply.text.contains(kicked), "{address} {banned}: {}", reply.text);
+                // The ban applies whatever address she resumes from.
                 connect_from(&mut hub, 1, [203, 0, 113, 9]);
                 say(&mut hub, 1, &format!("/resume {token} 0"));
                 handle(&mut hub, 1, Input::Drained);
-                let (_, told) = say(&mut hub, 1, "/history #ops");
-                assert!(told.text.starts_with("[ERROR not-in-room]"), "{}", told.text);
+                let (_, reply) = say(&mut hub, 1, "/history #ops");
+                assert!(reply.text.starts_with("[ERROR not-in-room]"), "{}", reply.text);
                 hub.check_invariants();
             }
         }
     }
 
     #[test]
-    fn who_is_banned_while_they_are_dropped_is_banned_where_they_were() {
+    fn ban_of_dropped_user_covers_their_network() {
         for is_restarted in [false, true] {
             let mut hub = hub(Limits::default());
             connect(&mut hub, 0);
             say(&mut hub, 0, "alice");
             say(&mut hub, 0, "/join ops");
             let token = session(&mut hub, 0);
-            come_and_drop(&mut hub, 1, [192, 0, 2, 1]);
+            log_in_and_drop(&mut hub, 1, [192, 0, 2, 1]);
             if is_restarted {
                 hub = restarted(&hub);
                 connect(&mut hub, 0);
                 say(&mut hub, 0, &format!("/resume {token} 0"));
                 handle(&mut hub, 0, Input::Drained);
             }
-            let (_, told) = say(&mut hub, 0, "/ban p1");
-            assert!(told.text.starts_with("[BANNED #ops p1]"), "{}", told.text);
+            let (_, reply) = say(&mut hub, 0, "/ban p1");
+            assert!(reply.text.starts_with("[BANNED #ops p1]"), "{}", reply.text);
             connect_from(&mut hub, 2, [192, 0, 2, 1]);
             say(&mut hub, 2, "other");
-            let (_, told) = say(&mut hub, 2, "/join ops");
-            assert!(told.text.starts_with("[ERROR forbidden] "), "{}", told.text);
+            let (_, reply) = say(&mut hub, 2, "/join ops");
+            assert!(reply.text.starts_with("[ERROR forbidden] "), "{}", reply.text);
         }
     }
 }

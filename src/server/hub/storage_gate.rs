@@ -1,49 +1,50 @@
-//! Changes that outlive the server: nothing of them is acknowledged unless it can be
-//! stored. A command that makes one is refused while storage takes no writes, before it
-//! has any effect. What nobody asked for (a connection that breaks, a deadline) cannot be
-//! refused; it stays in `unsaved` until it is stored.
+//! The storage gate: no persistent change is acknowledged unless it can be stored. While
+//! storage does not accept writes, commands that make such a change are refused before they
+//! have any effect. Changes without a command (a lost connection, a timer) cannot be
+//! refused; they stay in `unsaved` until they are stored.
 
 use super::password_checks::Purpose;
 use super::{Collection, ErrorCode, Hub, Refusal, UserId, UserIx, dormant, session};
 use crate::commands::Command;
 
-/// Whether changes can be stored in the present turn.
+/// Whether changes can be stored in the current turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storage {
-    /// It is not known: [`super::Flow::Store`] asks for it before the first change.
+    /// Unknown: [`super::Flow::Store`] requests it before the first change.
     Unknown,
-    /// It was asked for, and is to be told before the same line is handled again.
+    /// Requested; the caller sets it before it handles the same line again.
     Wanted,
-    /// They can.
+    /// Changes can be stored.
     Open,
-    /// They cannot.
+    /// Changes cannot be stored.
     Closed,
 }
 
-/// How many unsaved changes are named.
+/// Maximum number of unsaved changes that are listed by name.
 const NAMED_MAX: usize = 10;
 
-/// Why a line is refused that cannot be stored.
+/// Returns the refusal of a change that cannot be stored.
 #[must_use]
 pub fn storage_full() -> Refusal {
     Refusal::new(
         ErrorCode::StorageFull,
-        "not done, and nobody saw it: the server cannot store this now; try again later",
+        "not done: the server cannot store this now; try again later",
     )
 }
 
 impl Hub {
-    /// Tells whether changes can be stored until this is told anew.
+    /// Sets whether changes can be stored, until the next call.
     pub fn set_storage(&mut self, storage: Storage) {
         self.storage = storage;
     }
 
-    /// Whether storage was asked for by the line that was handled last.
+    /// Returns whether the last line requested the state of storage.
     pub(super) fn wants_storage(&self) -> bool {
         self.storage == Storage::Wanted
     }
 
-    /// Whether a command may be executed now. `Ok(false)`: when storage is known.
+    /// Checks whether a command may be executed now; `Ok(false)`: not before the state of
+    /// storage is known.
     pub(super) fn require_storage(
         &mut self,
         user: UserIx,
@@ -59,21 +60,23 @@ impl Hub {
         Ok(false)
     }
 
-    /// The same for what comes of a password, when it has been hashed.
+    /// Checks the same for a command that waited for a password.
     pub(super) fn require_storage_for(
         &self,
         user: UserIx,
         purpose: &Purpose,
     ) -> Result<(), Refusal> {
         let changes_stored = match purpose {
-            Purpose::Register | Purpose::Change | Purpose::Unregister | Purpose::Rule => true,
+            Purpose::Register | Purpose::Change | Purpose::Unregister | Purpose::ServerOperator => {
+                true
+            }
             Purpose::Enter(..) => self.is_stored(user),
             Purpose::LogIn(_) | Purpose::LogInGuest(_) => false,
         };
         if changes_stored && self.storage == Storage::Closed { Err(storage_full()) } else { Ok(()) }
     }
 
-    /// Whether a command of this user may change what is stored.
+    /// Returns whether a command of this user may change what is stored.
     fn changes_stored(&self, user: UserIx, command: Command<'_>) -> bool {
         use Command as C;
         match command {
@@ -101,13 +104,13 @@ impl Hub {
         }
     }
 
-    /// Whether anything of a user is stored: a session or an account.
+    /// Returns whether a session or an account of a user is stored.
     fn is_stored(&self, user: UserIx) -> bool {
         let me = &self.users[user];
         me.session.is_some() || self.accounts.of(me.id).is_some()
     }
 
-    /// What is not stored, for people; not all of it, if it is much.
+    /// Describes the unsaved changes for the server log; long lists are truncated.
     #[must_use]
     pub fn describe_unsaved(&self) -> String {
         let first = self.unsaved.iter().take(NAMED_MAX);
@@ -120,20 +123,20 @@ impl Hub {
     }
 
     fn describe_entry(&self, kind: Collection, key: u64) -> String {
-        let person = UserId(key);
+        let user_id = UserId(key);
         match kind {
-            Collection::Session => match self.users_by_id.get(&person) {
+            Collection::Session => match self.users_by_id.get(&user_id) {
                 Some(user) => format!("the session of {}", self.users[*user].name),
                 None => "the end of a session".to_owned(),
             },
-            Collection::Account => match self.accounts.of(person) {
+            Collection::Account => match self.accounts.of(user_id) {
                 Some(account) => format!("the account {}", account.name),
                 None => "the end of an account".to_owned(),
             },
             Collection::Mail => {
                 match self.mail.owner(key).and_then(|owner| self.accounts.of(owner)) {
-                    Some(account) => format!("a message that waits for {}", account.name),
-                    None => "that a waiting message was delivered".to_owned(),
+                    Some(account) => format!("mail for {}", account.name),
+                    None => "the delivery of mail".to_owned(),
                 }
             }
             Collection::Spans => "memberships of a session".to_owned(),
@@ -141,7 +144,7 @@ impl Hub {
                 "the server's bans and operators".to_owned()
             }
             Collection::Moderation => match self.moderated_rooms.get(&key) {
-                Some(room) => format!("what was decided in {room}"),
+                Some(room) => format!("the moderation of {room}"),
                 None => "the end of a room".to_owned(),
             },
         }
@@ -160,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn command_that_changes_stored_state_asks_for_storage_and_is_refused_without() {
+    fn command_that_changes_stored_state_is_refused_without_storage() {
         let mut hub = hub(Limits::default());
         (0..2).for_each(|slot| connect(&mut hub, slot));
         say(&mut hub, 0, "alice");
@@ -184,18 +187,18 @@ mod tests {
         ];
         for text in lines {
             hub.set_storage(Storage::Unknown);
-            let (flow, told) = handle(&mut hub, 0, line(text));
-            assert_eq!((flow, told.text.as_str()), (Flow::Store, ""), "{text}");
+            let (flow, reply) = handle(&mut hub, 0, line(text));
+            assert_eq!((flow, reply.text.as_str()), (Flow::Store, ""), "{text}");
             hub.set_storage(Storage::Closed);
-            let (flow, told) = handle(&mut hub, 0, line(text));
-            assert!(told.text.starts_with("[ERROR storage-full] "), "{text}: {}", told.text);
+            let (flow, reply) = handle(&mut hub, 0, line(text));
+            assert!(reply.text.starts_with("[ERROR storage-full] "), "{text}: {}", reply.text);
             assert_eq!((flow, hub.has_changes()), (Flow::Next, false), "{text}");
         }
-        // What is gone with the visit anyway needs no storage.
+        // Changes to a user without a session or account need no storage.
         for text in ["/away", "/topic", "/join red", "/nick carol", "/ignore", "/set joins on"] {
-            let (flow, told) = handle(&mut hub, 0, line(text));
+            let (flow, reply) = handle(&mut hub, 0, line(text));
             assert_eq!(flow, Flow::Next);
-            assert!(!told.text.contains("ERROR"), "{text}: {}", told.text);
+            assert!(!reply.text.contains("ERROR"), "{text}: {}", reply.text);
         }
         hub.check_invariants();
     }
@@ -211,23 +214,23 @@ mod tests {
         hub.set_storage(Storage::Closed);
         for text in ["/join red", "/part", "/nick carol", "/away x", "/set joins on", "/passwd new"]
         {
-            let (_, told) = handle(&mut hub, 0, line(text));
-            assert!(told.text.starts_with("[ERROR storage-full] "), "{text}: {}", told.text);
+            let (_, reply) = handle(&mut hub, 0, line(text));
+            assert!(reply.text.starts_with("[ERROR storage-full] "), "{text}: {}", reply.text);
         }
         assert!(!hub.has_changes());
         hub.check_invariants();
     }
 
     #[test]
-    fn hashed_password_is_not_taken_while_storage_is_closed() {
+    fn hashed_password_is_refused_while_storage_is_closed() {
         let mut hub = hub(Limits::default());
         connect(&mut hub, 0);
         say(&mut hub, 0, "alice");
         say(&mut hub, 0, "/register sesame");
         hub.set_storage(Storage::Closed);
         let hash = Outcome::Hashed(Some("a hash".into()));
-        let (flow, told) = handle(&mut hub, 0, Input::Hashed(hash));
-        assert!(told.text.starts_with("[ERROR storage-full] "), "{}", told.text);
+        let (flow, reply) = handle(&mut hub, 0, Input::Hashed(hash));
+        assert!(reply.text.starts_with("[ERROR storage-full] "), "{}", reply.text);
         assert_eq!((flow, hub.has_changes()), (Flow::Next, false));
         hub.set_storage(Storage::Open);
         register(&mut hub, 0);
@@ -235,13 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn unsaved_changes_are_named() {
+    fn unsaved_changes_are_listed_by_name() {
         let mut hub = hub(Limits::default());
         connect(&mut hub, 0);
         for text in ["alice", "/session", "/join ops", "/topic tea"] {
             say(&mut hub, 0, text);
         }
-        assert_eq!(hub.describe_unsaved(), "the session of alice, what was decided in #ops");
+        assert_eq!(hub.describe_unsaved(), "the session of alice, the moderation of #ops");
         hub.handle(
             now(std::time::Duration::ZERO),
             super::super::test_support::conn(0),

@@ -1,77 +1,77 @@
-//! A room with members always has somebody who can still moderate it: an operator of
-//! its own, or an operator of the server who is here. When the last one is gone for good
-//! or banned, the member who has been there longest takes over, announced as
-//! `#ops * server made bob an operator`: nobody can be called so.
+//! Succession: a room with members always has a user who can moderate it, an operator of
+//! its own or a server operator who is online. When the last one has logged out or is
+//! banned, the member who joined first is promoted, announced as `#ops * server made bob an
+//! operator`; `server` is a reserved name.
 
 use super::moderation::Scope;
 use super::{Event, Hub, Now, RoomIx, Tags, Topic, Turn, UserId, UserIx};
 
-/// Who appoints the successor.
+/// The name that announcements of promotions give as their author; reserved.
 const SERVER: &str = "server";
 
 impl Hub {
-    /// Gives somebody the right to moderate a room.
-    pub(super) fn make_operator(&mut self, room: RoomIx, person: UserId) {
-        self.rooms[room].moderation.promote(person);
-        if let Some(user) = self.users_by_id.get(&person).copied() {
+    /// Makes a user an operator of a room.
+    pub(super) fn make_operator(&mut self, room: RoomIx, user_id: UserId) {
+        self.rooms[room].moderation.promote(user_id);
+        if let Some(user) = self.users_by_id.get(&user_id).copied() {
             self.note_led(user, room);
             self.mark_session_unsaved(user);
         }
         self.mark_moderation_unsaved(Scope::Room(room));
     }
 
-    /// Remembers with a visit that it moderates a room, so that its end costs no search
-    /// through all rooms. Rooms that have ended are dropped from the list here.
+    /// Records with a user that they moderate a room, so that their logout needs no search
+    /// through all rooms. Ended rooms are removed from the list here.
     pub(super) fn note_led(&mut self, user: UserIx, room: RoomIx) {
-        let person = self.users[user].id;
+        let user_id = self.users[user].id;
         let mut leads = std::mem::take(&mut self.users[user].relations.leads);
         leads.retain(|led| {
             *led != room
-                && self.rooms.get(*led).is_some_and(|led| led.moderation.is_operator(person))
+                && self.rooms.get(*led).is_some_and(|led| led.moderation.is_operator(user_id))
         });
         leads.push(room);
         self.users[user].relations.leads = leads;
     }
 
-    /// Whether anybody but one person may moderate a room and could come into it.
-    /// Without a time, bans that may be over count.
+    /// Returns whether an operator other than `except` could moderate the room and is not
+    /// banned. Without `now`, expired bans count as well.
     pub(super) fn has_able_operator(
         &self,
         now: Option<Now>,
         room: RoomIx,
         except: Option<UserId>,
     ) -> bool {
-        let order = &self.rooms[room].moderation;
-        order.operators.iter().filter(|person| Some(**person) != except).any(|person| {
-            let is_banned = self.server_moderation.bans_person(now, *person)
-                || (order.bans_person(now, *person) && !self.is_server_operator(*person));
-            self.can_return(*person) && !is_banned
+        let moderation = &self.rooms[room].moderation;
+        moderation.operators.iter().filter(|user_id| Some(**user_id) != except).any(|user_id| {
+            let is_banned = self.server_moderation.bans_person(now, *user_id)
+                || (moderation.bans_person(now, *user_id) && !self.is_server_operator(*user_id));
+            self.can_return(*user_id) && !is_banned
         })
     }
 
-    /// Whether anybody but one person may moderate a room: operators of the server, too,
-    /// while they are here.
+    /// Returns whether a user other than `except` may moderate a room; includes server
+    /// operators who are online.
     pub(super) fn has_moderator(
         &self,
         now: Option<Now>,
         room: RoomIx,
         except: Option<UserId>,
     ) -> bool {
-        let mut rulers = self.server_moderation.operators.iter();
-        rulers.any(|ruler| self.users_by_id.contains_key(ruler))
+        let mut server_operators = self.server_moderation.operators.iter();
+        server_operators.any(|operator| self.users_by_id.contains_key(operator))
             || self.has_able_operator(now, room, except)
     }
 
-    /// [`Self::ensure_operator`] of every room.
+    /// Calls [`Self::ensure_operator`] for every room.
     pub(super) fn ensure_operators(&mut self, now: Now, turn: &mut Turn) {
         for room in self.rooms.iter().map(|(room, _)| room).collect::<Vec<_>>() {
             self.ensure_operator(now, room, turn);
         }
     }
 
-    /// Appoints a successor if nobody could moderate the room any more.
+    /// Promotes a successor if no user can moderate the room.
     pub(super) fn ensure_operator(&mut self, now: Now, room: RoomIx, turn: &mut Turn) {
-        // Rooms may have ended meanwhile; #lobby has no operators of its own.
+        // The room may have ended meanwhile; #lobby has no operators of its own.
         if room == self.lobby || !self.rooms.contains(room) {
             return;
         }
@@ -82,12 +82,12 @@ impl Hub {
         }
     }
 
-    /// Makes a member the operator and tells the room; in a large one, which many may
-    /// leave at once, only the member is told.
+    /// Promotes a member and announces it; in a large room, which many may leave at once,
+    /// only that member is notified.
     pub(super) fn hand_over(&mut self, now: Now, room: RoomIx, heir: UserIx, turn: &mut Turn) {
         self.make_operator(room, self.users[heir].id);
-        let (shown, name) = (self.rooms[room].name.clone(), self.users[heir].name.clone());
-        let event = Event::Promoted { room: shown.as_str(), by: SERVER, name: name.as_str() };
+        let (room_name, name) = (self.rooms[room].name.clone(), self.users[heir].name.clone());
+        let event = Event::Promoted { room: room_name.as_str(), by: SERVER, name: name.as_str() };
         if self.is_quiet(room) {
             let tags = Tags { time: Some(self.stamp(now)), ..Tags::default() };
             self.send_to_user(heir, &tags, &event, turn);
@@ -96,27 +96,27 @@ impl Hub {
         }
     }
 
-    /// The member of a room who is to moderate it next: not a muted one if there is
-    /// another, then whoever has been there longest.
+    /// Returns the next operator of a room: the member who joined first, muted members
+    /// last.
     pub(super) fn heir(
         &self,
         now: Option<Now>,
         room: RoomIx,
         except: Option<UserId>,
     ) -> Option<UserIx> {
-        let order = &self.rooms[room].moderation;
+        let moderation = &self.rooms[room].moderation;
         let members = self.rooms[room].arrivals();
         let members = members.filter(|(_, user)| Some(self.users[*user].id) != except);
         let rank = |(arrival, user): &(u64, UserIx)| {
-            let person = self.users[*user].id;
-            // Older data knows no arrivals: then whoever logged in first.
-            (order.mutes_person(now, person), *arrival, person)
+            let user_id = self.users[*user].id;
+            // Older data has no join order; the first login counts then.
+            (moderation.mutes_person(now, user_id), *arrival, user_id)
         };
         members.min_by_key(rank).map(|(_, user)| user)
     }
 
-    /// After a start, when all are back who can come back. Members are told when they
-    /// resume.
+    /// Promotes successors at startup, after all sessions are restored. Members are
+    /// notified when they resume.
     pub(super) fn restore_operators(&mut self) {
         let rooms: Vec<RoomIx> = self.rooms.iter().map(|(room, _)| room).collect();
         for room in rooms {
@@ -125,8 +125,9 @@ impl Hub {
             }
             let Some(heir) = self.heir(None, room, None) else { continue };
             self.make_operator(room, self.users[heir].id);
-            let (shown, name) = (self.rooms[room].name.clone(), self.users[heir].name.clone());
-            let event = Event::Promoted { room: shown.as_str(), by: SERVER, name: name.as_str() };
+            let (room_name, name) = (self.rooms[room].name.clone(), self.users[heir].name.clone());
+            let event =
+                Event::Promoted { room: room_name.as_str(), by: SERVER, name: name.as_str() };
             let tags = Tags { time: Some(self.last_time), ..Tags::default() };
             let members: Vec<UserIx> = self.rooms[room].members().map(|(_, v)| v).collect();
             self.tell_on_return(members, &tags, &event);
@@ -146,8 +147,9 @@ mod tests {
     use crate::protocol::Key;
     use crate::server::passwords::{HashFile, Outcome};
 
-    /// Alice, a guest, makes #ops; bob and carol join it, carol first, then dave.
-    fn house() -> Hub {
+    /// A hub where alice, a guest, has created #ops; carol, bob and dave have joined it in
+    /// this order.
+    fn hub_with_ops() -> Hub {
         let mut hub = hub(Limits::default());
         for (slot, name) in ["alice", "bob", "carol", "dave"].iter().enumerate() {
             let slot = u32::try_from(slot).expect("few");
@@ -163,13 +165,13 @@ mod tests {
     fn operators(hub: &Hub) -> Vec<&str> {
         let (_, room) = hub.rooms.iter().nth(1).expect("#ops");
         let here =
-            room.moderation.operators.iter().filter_map(|person| hub.users_by_id.get(person));
+            room.moderation.operators.iter().filter_map(|user_id| hub.users_by_id.get(user_id));
         here.map(|user| hub.users[*user].name.as_str()).collect()
     }
 
     #[test]
     fn longest_member_takes_over_when_last_operator_is_gone() {
-        let mut hub = house();
+        let mut hub = hub_with_ops();
         say(&mut hub, 0, "/quit");
         assert_eq!(operators(&hub), ["carol"]);
         hub.check_invariants();
@@ -178,13 +180,13 @@ mod tests {
             assert_eq!(operators(&hub), [left]);
             hub.check_invariants();
         }
-        let (_, told) = say(&mut hub, 3, "/lock");
-        assert!(told.text.starts_with("[LOCKED #ops]"), "{}", told.text);
+        let (_, reply) = say(&mut hub, 3, "/lock");
+        assert!(reply.text.starts_with("[LOCKED #ops]"), "{}", reply.text);
     }
 
     #[test]
     fn muted_member_takes_over_only_if_there_is_no_other() {
-        let mut hub = house();
+        let mut hub = hub_with_ops();
         say(&mut hub, 0, "/mute carol");
         say(&mut hub, 0, "/quit");
         assert_eq!(operators(&hub), ["bob"]);
@@ -194,8 +196,8 @@ mod tests {
     }
 
     #[test]
-    fn operator_who_can_come_back_keeps_the_right_alone() {
-        let mut hub = house();
+    fn operator_who_can_resume_is_not_replaced() {
+        let mut hub = hub_with_ops();
         say(&mut hub, 0, "/part");
         assert_eq!(operators(&hub), ["alice"], "online");
         session(&mut hub, 0);
@@ -203,28 +205,28 @@ mod tests {
         assert_eq!(operators(&hub), ["alice"], "dropped");
         hub = restarted(&hub);
         assert!(hub.users_by_id.len() == 1, "only alice had a session");
-        let mut hub = house();
+        let mut hub = hub_with_ops();
         register(&mut hub, 0);
         say(&mut hub, 0, "/quit");
-        assert!(operators(&hub).is_empty(), "an account that is not here");
+        assert!(operators(&hub).is_empty(), "an offline account");
         hub.check_invariants();
     }
 
     #[test]
-    fn session_that_ends_hands_over() {
-        let mut hub = house();
+    fn expired_session_hands_over() {
+        let mut hub = hub_with_ops();
         session(&mut hub, 0);
         say(&mut hub, 0, "/part");
         handle(&mut hub, 0, Input::Disconnected);
         hub.forget_connection(conn(0));
-        let told = tick_at(&mut hub, Duration::from_mins(2), 1);
-        assert!(told.text.contains("#ops * server made carol an operator"), "{}", told.text);
+        let reply = tick_at(&mut hub, Duration::from_mins(2), 1);
+        assert!(reply.text.contains("#ops * server made carol an operator"), "{}", reply.text);
         assert_eq!(operators(&hub), ["carol"]);
     }
 
     #[test]
-    fn operator_outside_the_room_is_one_after_a_restart() {
-        let mut hub = house();
+    fn operator_outside_the_room_is_restored() {
+        let mut hub = hub_with_ops();
         session(&mut hub, 0);
         session(&mut hub, 1);
         say(&mut hub, 0, "/part");
@@ -236,7 +238,7 @@ mod tests {
     #[test]
     fn room_without_operator_after_a_restart_gets_its_longest_member() {
         for is_restarted_again in [false, true] {
-            let mut hub = house();
+            let mut hub = hub_with_ops();
             let tokens: Vec<String> = (1..4).map(|slot| session(&mut hub, slot)).collect();
             say(&mut hub, 0, "/part");
             let mut hub = restarted(&hub);
@@ -247,18 +249,18 @@ mod tests {
             hub.check_invariants();
             connect(&mut hub, 1);
             say(&mut hub, 1, &format!("/resume {} 0", tokens[1]));
-            let (_, told) = handle(&mut hub, 1, Input::Drained);
+            let (_, reply) = handle(&mut hub, 1, Input::Drained);
             let news = "#ops * server made carol an operator\n";
-            assert_eq!(told.text, if is_restarted_again { "" } else { news });
-            let (_, told) = say(&mut hub, 1, "/mute bob");
-            assert!(told.text.starts_with("[MUTED #ops bob]"), "{}", told.text);
+            assert_eq!(reply.text, if is_restarted_again { "" } else { news });
+            let (_, reply) = say(&mut hub, 1, "/mute bob");
+            assert!(reply.text.starts_with("[MUTED #ops bob]"), "{}", reply.text);
         }
     }
 
     #[test]
-    fn operator_of_the_server_counts_while_being_here() {
+    fn server_operator_counts_while_online() {
         let hash = HashFile::read("tests/passwords/quick.hash").expect("a hash");
-        let mut hub = house();
+        let mut hub = hub_with_ops();
         hub.limits.oper_password = Some(hash);
         connect(&mut hub, 4);
         for line in ["root", "/oper it is right"] {
@@ -268,15 +270,15 @@ mod tests {
         say(&mut hub, 0, "/quit");
         assert!(operators(&hub).is_empty());
         hub.check_invariants();
-        let (_, told) = handle(&mut hub, 4, Input::Disconnected);
-        assert_eq!(told.text, "");
+        let (_, reply) = handle(&mut hub, 4, Input::Disconnected);
+        assert_eq!(reply.text, "");
         assert_eq!(operators(&hub), ["carol"]);
         hub.check_invariants();
     }
 
     #[test]
     fn ban_of_last_operator_hands_over() {
-        let mut hub = house();
+        let mut hub = hub_with_ops();
         say(&mut hub, 0, "/op bob");
         say(&mut hub, 1, "/ban alice");
         say(&mut hub, 1, "/quit");
@@ -285,16 +287,16 @@ mod tests {
     }
 
     #[test]
-    fn right_of_unregistered_account_ends_with_its_visit() {
-        let mut hub = house();
+    fn right_of_deleted_account_ends_at_logout() {
+        let mut hub = hub_with_ops();
         register(&mut hub, 0);
         say(&mut hub, 0, "/quit");
-        let person = hub.accounts.named(&Key::fold("alice")).expect("kept").person;
+        let user_id = hub.accounts.named(&Key::fold("alice")).expect("an account").person;
         connect(&mut hub, 0);
         say(&mut hub, 0, "/login alice secret");
         let right = Outcome::Checked(true);
         handle(&mut hub, 0, Input::Hashed(right));
-        assert!(hub.users_by_id.contains_key(&person));
+        assert!(hub.users_by_id.contains_key(&user_id));
         say(&mut hub, 0, "/unregister secret");
         let right = Outcome::Checked(true);
         handle(&mut hub, 0, Input::Hashed(right));

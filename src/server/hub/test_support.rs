@@ -1,4 +1,4 @@
-//! The hub alone, for tests of its parts: one input, and what comes of it.
+//! Test support: runs the hub alone, one input at a time, and collects what it sends.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use crate::server::passwords::{Job, Outcome};
 use crate::server::peer::Peer;
 use crate::server::turn::Sink;
 
-/// What whoever the input came from is told, and what is to be done.
+/// What one connection is sent, and what the hub requests.
 pub(super) struct Delivered {
     to: ConnId,
     pub(super) text: String,
     pub(super) waits_to_be_read: bool,
     pub(super) waits_for_room: bool,
     pub(super) reads: usize,
-    /// For whom a password is to be hashed.
+    /// The connections that a password is to be hashed for.
     pub(super) hashes: Vec<ConnId>,
 }
 
 impl Delivered {
-    fn nothing(slot: u32) -> Self {
+    fn empty(slot: u32) -> Self {
         let (to, text, hashes) = (conn(slot), String::new(), Vec::new());
         Self { to, text, waits_to_be_read: false, waits_for_room: false, reads: 0, hashes }
     }
@@ -53,7 +53,7 @@ impl Sink for Delivered {
     }
 }
 
-/// A house that nobody is connected to yet.
+/// A hub without connections or stored state.
 pub(super) fn hub(limits: Limits) -> Hub {
     Hub::new(limits, &Snapshot::default(), Seed::default()).expect("nothing is unreadable")
 }
@@ -62,50 +62,50 @@ pub(super) fn conn(slot: u32) -> ConnId {
     ConnId { slot, generation: 0 }
 }
 
-/// One input from there, so long after the start.
+/// Handles an input at `since_start`.
 pub(super) fn handle_at(
     hub: &mut Hub,
     since_start: Duration,
     slot: u32,
     input: Input<'_>,
 ) -> (Flow, Delivered) {
-    let (mut told, mut turn) = (Delivered::nothing(slot), Turn::default());
+    let (mut delivered, mut turn) = (Delivered::empty(slot), Turn::default());
     let flow = hub.handle(now(since_start), conn(slot), input, &mut turn);
-    turn.release(&mut told);
-    (flow, told)
+    turn.release(&mut delivered);
+    (flow, delivered)
 }
 
-/// So long after the start.
 pub(super) fn now(since_start: Duration) -> Now {
     Now { since_start, wall: Stamp(0) }
 }
 
-/// Somebody connects, from this machine.
+/// Connects from loopback.
 pub(super) fn connect(hub: &mut Hub, slot: u32) {
     connect_from(hub, slot, IpAddr::from(Ipv4Addr::LOCALHOST));
 }
 
-/// Somebody connects from elsewhere, and nobody can read along.
+/// Connects from `address`, encrypted.
 pub(super) fn connect_from(hub: &mut Hub, slot: u32, address: impl Into<IpAddr>) {
     let peer = Peer { is_encrypted: true, ..Peer::new(address.into()) };
     handle(hub, slot, Input::Opened(peer));
 }
 
-/// The name of who is there becomes an account's, whose password is anything.
+/// Registers the user of a connection; the hash matches no password, tests supply the
+/// outcome.
 pub(super) fn register(hub: &mut Hub, slot: u32) {
     say(hub, slot, "/register secret");
     let hash = Outcome::Hashed(Some("a hash".into()));
-    let (_, told) = handle(hub, slot, Input::Hashed(hash));
-    assert!(told.text.starts_with("[REGISTERED "), "{}", told.text);
+    let (_, delivered) = handle(hub, slot, Input::Hashed(hash));
+    assert!(delivered.text.starts_with("[REGISTERED "), "{}", delivered.text);
 }
 
-/// The token of the session that who is there asks for.
+/// Requests a session and returns its token.
 pub(super) fn session(hub: &mut Hub, slot: u32) -> String {
-    let told = say(hub, slot, "/session").1.text;
-    told.split(['[', ' ', ']']).nth(2).expect("a token").to_owned()
+    let delivered = say(hub, slot, "/session").1.text;
+    delivered.split(['[', ' ', ']']).nth(2).expect("a token").to_owned()
 }
 
-/// A message of alice, who is person 1, to a room.
+/// A message to a room by alice, who has id 1.
 pub(super) fn message(id: u64, room: &str, cid: Option<&str>, text: &str) -> Arc<Record> {
     Arc::new(Record {
         id,
@@ -119,32 +119,32 @@ pub(super) fn message(id: u64, room: &str, cid: Option<&str>, text: &str) -> Arc
     })
 }
 
-/// Time passes, and what has fallen due is done; what somebody is told of it.
+/// Runs the timers due at `since_start`; returns what `slot` is sent.
 pub(super) fn tick_at(hub: &mut Hub, since_start: Duration, slot: u32) -> Delivered {
-    let (mut told, mut turn) = (Delivered::nothing(slot), Turn::default());
+    let (mut delivered, mut turn) = (Delivered::empty(slot), Turn::default());
     hub.tick(now(since_start), &mut turn);
-    turn.release(&mut told);
-    told
+    turn.release(&mut delivered);
+    delivered
 }
 
-/// The same house after it was closed, of which nothing was kept yet.
+/// The hub after a restart with all unsaved changes stored.
 pub(super) fn restarted(hub: &Hub) -> Hub {
-    let kept = hub.changes().into_iter().map(|Change { shelf, key, value }| (shelf, key, value));
-    let things = kept.filter_map(|(shelf, key, value)| Some((shelf, key, value?))).collect();
-    let kept = Snapshot { last: hub.last_ids, latest: Vec::new(), entries: things };
-    let mut anew =
-        Hub::new(hub.limits.clone(), &kept, Seed::default()).expect("nothing is unreadable");
-    // What is as it was then is kept as well.
-    anew.unsaved.extend(&hub.unsaved);
-    anew
+    let stored = hub.changes().into_iter().map(|Change { shelf, key, value }| (shelf, key, value));
+    let entries = stored.filter_map(|(shelf, key, value)| Some((shelf, key, value?))).collect();
+    let stored = Snapshot { last: hub.last_ids, latest: Vec::new(), entries };
+    let mut restarted_hub =
+        Hub::new(hub.limits.clone(), &stored, Seed::default()).expect("nothing is unreadable");
+    // Entries that restoring did not change remain to be stored.
+    restarted_hub.unsaved.extend(&hub.unsaved);
+    restarted_hub
 }
 
-/// One input from there, at the start.
+/// Handles an input at the start.
 pub(super) fn handle(hub: &mut Hub, slot: u32, input: Input<'_>) -> (Flow, Delivered) {
     handle_at(hub, Duration::ZERO, slot, input)
 }
 
-/// A line from there, at the start.
+/// Handles a line at the start.
 pub(super) fn say(hub: &mut Hub, slot: u32, line: &str) -> (Flow, Delivered) {
     handle(hub, slot, Input::Frame(Frame::Line(line.into())))
 }
