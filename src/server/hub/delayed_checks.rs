@@ -1,7 +1,8 @@
-//! The queue of password checks that are delayed by the password throttle, in order of
-//! their time and then of arrival. It does not know how long a check is delayed.
+//! Password checks that wait: attempts that are throttled, or queued behind others. For
+//! each target the earliest attempt is checked first. Queues are indexed by target and
+//! network, so that the cost of an attempt does not grow with the number that wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -9,21 +10,25 @@ use super::ConnId;
 use super::password_throttle::Target;
 use crate::server::passwords::Job;
 
-/// A password check that waits.
+/// A check that waits.
 #[derive(Debug)]
 pub(super) struct DelayedCheck {
     pub(super) conn: ConnId,
     pub(super) job: Job,
     pub(super) target: Target,
-    /// The order of arrival.
+    /// Its place in the order of arrival.
     ticket: u64,
 }
 
-/// The queue of delayed checks.
+/// All checks that wait.
 #[derive(Debug, Default)]
 pub(super) struct DelayedChecks {
-    /// By due time and ticket.
+    /// By due time, then by ticket.
     jobs: BTreeMap<(Duration, u64), DelayedCheck>,
+    /// Due times by target and ticket.
+    queues: HashMap<Target, BTreeMap<u64, Duration>>,
+    /// Targets with a queue, by the network of its attempts.
+    networks: HashMap<IpAddr, HashSet<Target>>,
     tickets: u64,
 }
 
@@ -33,36 +38,76 @@ impl DelayedChecks {
         self.put_back(due, DelayedCheck { conn, job, target, ticket: self.tickets });
     }
 
-    /// Returns a check to the queue with a new due time and its old ticket.
+    /// Lets a check wait again, in its old place among those of its target.
     pub(super) fn put_back(&mut self, due: Duration, delayed: DelayedCheck) {
+        let target = &delayed.target;
+        self.networks.entry(target.network).or_default().insert(target.clone());
+        self.queues.entry(target.clone()).or_default().insert(delayed.ticket, due);
         self.jobs.insert((due, delayed.ticket), delayed);
     }
 
-    /// When the next one is due.
+    fn take(&mut self, key: (Duration, u64)) -> Option<DelayedCheck> {
+        let delayed = self.jobs.remove(&key)?;
+        let target = &delayed.target;
+        if let Some(queue) = self.queues.get_mut(target) {
+            queue.remove(&delayed.ticket);
+            if queue.is_empty() {
+                self.queues.remove(target);
+                if let Some(targets) = self.networks.get_mut(&target.network) {
+                    targets.remove(target);
+                    if targets.is_empty() {
+                        self.networks.remove(&target.network);
+                    }
+                }
+            }
+        }
+        Some(delayed)
+    }
+
+    /// When the next check is due.
     pub(super) fn due(&self) -> Option<Duration> {
         self.jobs.first_key_value().map(|((due, _), _)| *due)
     }
 
-    /// Removes and returns the next check that is due.
+    /// Takes the next check that is due.
     pub(super) fn next(&mut self, now: Duration) -> Option<DelayedCheck> {
-        self.due().filter(|due| *due <= now)?;
-        self.jobs.pop_first().map(|(_, delayed)| delayed)
+        let key = *self.jobs.first_key_value()?.0;
+        if key.0 <= now { self.take(key) } else { None }
     }
 
-    /// The number of checks of the same target that arrived before `of`; all of them if `of`
-    /// is `None`.
-    pub(super) fn waiting_ahead(&self, target: &Target, of: Option<&DelayedCheck>) -> usize {
+    /// Whether at least `limit` checks of the target wait ahead of `of`, or at all.
+    pub(super) fn is_queue_full(
+        &self,
+        target: &Target,
+        of: Option<&DelayedCheck>,
+        limit: usize,
+    ) -> bool {
         let ticket = of.map_or(u64::MAX, |delayed| delayed.ticket);
-        let is_ahead = |other: &&DelayedCheck| other.target == *target && other.ticket < ticket;
-        self.jobs.values().filter(is_ahead).count()
+        let ahead = self.queues.get(target).into_iter().flat_map(|queue| queue.range(..ticket));
+        ahead.take(limit).count() == limit
     }
 
-    /// Makes all checks from a network due now.
-    pub(super) fn release_waiting(&mut self, now: Duration, network: IpAddr) {
-        let waiting: Vec<_> =
-            self.jobs.extract_if(.., |_, delayed| delayed.target.network == network).collect();
-        for (_, delayed) in waiting {
+    /// Makes the first waiting check of a target due.
+    pub(super) fn release_first(&mut self, now: Duration, target: &Target) {
+        let first = self.queues.get(target).and_then(BTreeMap::first_key_value);
+        if let Some((&ticket, &due)) = first
+            && due > now
+            && let Some(delayed) = self.take((due, ticket))
+        {
             self.put_back(now, delayed);
+        }
+    }
+
+    /// Makes the first check due of each target that may go on after an attempt at
+    /// `target` ended: its own and, where all attempts of a network count together, those of
+    /// its network.
+    pub(super) fn release_after(&mut self, now: Duration, target: &Target) {
+        self.release_first(now, target);
+        if target.is_one_source {
+            let targets = self.networks.get(&target.network).cloned().unwrap_or_default();
+            for target in &targets {
+                self.release_first(now, target);
+            }
         }
     }
 }
@@ -73,30 +118,70 @@ mod tests {
     use super::*;
     use crate::server::passwords::Secret;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn room(name: &str, network: u8, is_one_source: bool) -> Target {
+        let network = IpAddr::from([192, 0, 2, network]);
+        Target { at: Guarded::Room(Key::fold(name)), network, is_one_source }
+    }
+
+    fn conn(slot: u32) -> ConnId {
+        ConnId { slot, generation: 0 }
+    }
+
+    fn checks(of: &[(u64, u32, &Target)]) -> DelayedChecks {
+        let mut checks = DelayedChecks::default();
+        for (seconds, slot, target) in of {
+            let job = Job::Hash(Secret::new("x"));
+            checks.add(Duration::from_secs(*seconds), conn(*slot), job, (*target).clone());
+        }
+        checks
+    }
+
+    fn take_due(checks: &mut DelayedChecks, now: Duration) -> Vec<ConnId> {
+        std::iter::from_fn(|| checks.next(now)).map(|delayed| delayed.conn).collect()
+    }
+
     #[test]
-    fn checks_run_in_order_of_arrival_and_release_makes_them_due() {
-        let mut jobs = DelayedChecks::default();
-        let (second, job) = (Duration::from_secs(1), Job::Hash(Secret::new("x")));
-        let from = |last| IpAddr::from([192, 0, 2, last]);
-        let room = |name, last| Target {
-            at: Guarded::Room(Key::fold(name)),
-            network: from(last),
-            is_one_source: false,
-        };
-        let conn = |slot| ConnId { slot, generation: 0 };
-        jobs.add(second * 5, conn(9), job.clone(), room("ops", 1));
-        jobs.add(second * 5, conn(2), job.clone(), room("ops", 1));
-        jobs.add(second * 3, conn(4), job, room("art", 2));
-        assert_eq!(jobs.waiting_ahead(&room("ops", 1), None), 2);
-        assert_eq!(jobs.due(), Some(second * 3));
-        assert!(jobs.next(second * 2).is_none());
-        let first = jobs.next(second * 4).expect("one is due");
+    fn earliest_check_of_a_target_is_released_first() {
+        let (ops, art) = (room("ops", 1, true), room("art", 2, true));
+        let mut checks = checks(&[(5, 9, &ops), (5, 2, &ops), (3, 4, &art)]);
+        assert_eq!(checks.due(), Some(SECOND * 3));
+        assert!(checks.next(SECOND * 2).is_none());
+        let first = checks.next(SECOND * 4).expect("a due check");
         assert_eq!(first.conn, conn(4));
-        assert_eq!(jobs.waiting_ahead(&room("ops", 1), Some(&first)), 2);
-        jobs.put_back(second * 6, first);
-        jobs.release_waiting(second * 4, from(1));
-        let order: Vec<_> = std::iter::from_fn(|| jobs.next(second * 4)).map(|d| d.conn).collect();
-        assert_eq!(order, [conn(9), conn(2)]);
-        assert_eq!(jobs.due(), Some(second * 6));
+        checks.put_back(SECOND * 6, first);
+        checks.release_after(SECOND * 4, &ops);
+        assert_eq!(take_due(&mut checks, SECOND * 4), [conn(9)]);
+        checks.release_first(SECOND * 4, &ops);
+        assert_eq!(take_due(&mut checks, SECOND * 4), [conn(2)]);
+        assert_eq!(checks.due(), Some(SECOND * 6));
+        assert_eq!(take_due(&mut checks, SECOND * 6), [conn(4)]);
+        assert!(checks.queues.is_empty() && checks.networks.is_empty());
+    }
+
+    #[test]
+    fn attempts_of_one_source_release_each_other() {
+        let [ops, art] = ["ops", "art"].map(|name| room(name, 1, true));
+        let mut checks = checks(&[(5, 1, &ops), (5, 2, &art), (5, 3, &art)]);
+        checks.release_after(SECOND, &ops);
+        assert_eq!(take_due(&mut checks, SECOND).len(), 2, "the first of each target");
+        let [ops, art] = ["ops", "art"].map(|name| room(name, 1, false));
+        let mut checks = super::tests::checks(&[(5, 1, &ops), (5, 2, &art)]);
+        checks.release_after(SECOND, &ops);
+        assert_eq!(take_due(&mut checks, SECOND), [conn(1)]);
+    }
+
+    #[test]
+    fn queue_is_full_when_limit_checks_wait_ahead() {
+        let ops = room("ops", 1, true);
+        let mut checks = checks(&[(5, 1, &ops), (6, 2, &ops), (7, 3, &ops)]);
+        assert!(checks.is_queue_full(&ops, None, 3) && !checks.is_queue_full(&ops, None, 4));
+        assert!(checks.is_queue_full(&room("art", 1, true), None, 0));
+        let first = checks.next(SECOND * 5).expect("a due check");
+        assert!(!checks.is_queue_full(&ops, Some(&first), 1));
+        let second = checks.next(SECOND * 6).expect("a due check");
+        checks.put_back(SECOND * 8, first);
+        assert!(checks.is_queue_full(&ops, Some(&second), 1));
     }
 }

@@ -112,7 +112,7 @@ impl Hub {
     /// running checks are not limited: each would wait long.
     fn is_too_long(&self, wait: Wait, target: &Target, of: Option<&DelayedCheck>) -> bool {
         matches!(wait, Wait::Until(_))
-            && self.delayed_jobs.waiting_ahead(target, of) >= self.limits.guesses_waiting
+            && self.delayed_jobs.is_queue_full(target, of, self.limits.guesses_waiting)
     }
 
     /// Starts the delayed checks that are due.
@@ -122,24 +122,26 @@ impl Hub {
         }
     }
 
-    /// Starts a delayed check or delays it again.
+    /// Starts a delayed check or delays it again. A check that leaves the queue releases the
+    /// one behind it, so that an attempt costs the same however many wait.
     fn start_delayed_check(&mut self, now: Now, delayed: DelayedCheck, turn: &mut Turn) {
-        let conn = delayed.conn;
-        if !self.is_pending(conn) {
-            return; // the connection has closed
-        }
-        match self.password_throttle.begin(now.since_start, conn, &delayed.target) {
-            Ok(()) => turn.hash(conn, delayed.job),
-            Err(wait) => {
-                if self.is_too_long(wait, &delayed.target, Some(&delayed)) {
+        let (conn, target) = (delayed.conn, delayed.target.clone());
+        // A connection that has closed has nothing to check.
+        if self.is_pending(conn) {
+            match self.password_throttle.begin(now.since_start, conn, &target) {
+                Ok(()) => turn.hash(conn, delayed.job),
+                Err(wait) if self.is_too_long(wait, &target, Some(&delayed)) => {
                     self.password_done(now, conn, &Outcome::Busy, turn);
                     // Its input is handled again once this was written.
                     turn.notify_when_drained(conn);
-                } else {
+                }
+                Err(wait) => {
                     self.delayed_jobs.put_back(retry_at(now.since_start, wait), delayed);
+                    return;
                 }
             }
         }
+        self.delayed_jobs.release_first(now.since_start, &target);
     }
 
     /// Reports the outcome of an attempt to the throttle, also when the connection is
@@ -150,7 +152,7 @@ impl Hub {
             Outcome::Hashed(_) | Outcome::Busy => None,
         };
         if let Some(target) = self.password_throttle.end(now.since_start, conn, is_right) {
-            self.delayed_jobs.release_waiting(now.since_start, target.network);
+            self.delayed_jobs.release_after(now.since_start, &target);
         }
     }
 
