@@ -22,7 +22,7 @@ fn is_password(answer: &str) -> bool {
 }
 
 #[test]
-fn accounts_and_mail_outlive_a_crash_and_no_password_is_kept() {
+fn accounts_and_mail_survive_crash_without_plain_passwords() {
     const PASSWORD: &str = "Tr0ub4dor and three";
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), &[]);
@@ -70,7 +70,7 @@ fn accounts_and_mail_outlive_a_crash_and_no_password_is_kept() {
 }
 
 #[test]
-fn guessing_is_slow_from_one_address_and_nobody_is_locked_out() {
+fn password_guesses_are_throttled_per_address_without_lockout() {
     let server = Server::start_with(&["--guess-delay", "200ms"]);
     let _alice = Peer::register(server.port, "alice", "secret");
     let guess = |guesser: &mut Peer, password: &str| {
@@ -107,7 +107,7 @@ fn at_once(port: u16, count: usize, line: impl Fn(usize) -> String) -> Vec<Peer>
 }
 
 #[test]
-fn of_many_wrong_guesses_at_once_few_are_checked_and_few_wait() {
+fn concurrent_wrong_passwords_are_bounded() {
     let server = Server::start_with(&["--guess-delay", "1h"]);
     let _alice = Peer::register(server.port, "alice", "secret");
     let (answered, answers) = mpsc::channel();
@@ -132,7 +132,7 @@ fn of_many_wrong_guesses_at_once_few_are_checked_and_few_wait() {
 }
 
 #[test]
-fn a_class_that_knows_the_password_comes_in_at_once() {
+fn many_correct_logins_from_one_address_are_not_throttled() {
     let flags = ["--password-file", SESAME_FILE, "--guess-delay", "1h", "--limit-loopback"];
     let server = Server::start_with(&flags);
     for mut pupil in at_once(server.port, 30, |number| format!("/login p{number} {SESAME}")) {
@@ -141,7 +141,7 @@ fn a_class_that_knows_the_password_comes_in_at_once() {
 }
 
 #[test]
-fn while_many_log_in_the_others_talk_on() {
+fn password_hashing_does_not_delay_messages() {
     let server = Server::start_with(&["--guess-delay", "100ms"]);
     for name in ["alice", "bob"] {
         Peer::register(server.port, name, "secret");

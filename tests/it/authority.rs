@@ -428,7 +428,7 @@ fn check_refused(row: &Row) {
 }
 
 #[test]
-fn every_command_is_for_whom_it_is_meant_and_nobody_else() {
+fn every_command_enforces_its_required_role() {
     let table = table();
     for known in commands::TABLE {
         let count = table.iter().filter(|row| row.command() == known.name).count();

@@ -28,7 +28,7 @@ fn chatty(home: &Path, port: u16, args: &str) -> String {
 }
 
 #[test]
-fn what_is_said_is_kept_in_files_that_nobody_else_reads() {
+fn chat_log_files_are_private() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let home = tempfile::tempdir().expect("a folder");
@@ -62,7 +62,7 @@ fn what_is_said_is_kept_in_files_that_nobody_else_reads() {
 }
 
 #[test]
-fn server_does_not_choose_how_many_files_a_log_has() {
+fn server_cannot_choose_number_of_chat_log_files() {
     let days = (0..5000).map(|day| {
         let (year, month, day) = (2000 + day / 300, 1 + day / 25 % 12, 1 + day % 25);
         format!("@time={year}-{month:02}-{day:02}T12:00:00.000Z bob: on that day\n")
@@ -93,7 +93,7 @@ fn server_does_not_choose_how_many_files_a_log_has() {
 }
 
 #[test]
-fn nothing_is_kept_unasked_and_a_log_that_cannot_be_written_stops_no_talk() {
+fn chat_log_is_opt_in_and_its_write_errors_do_not_stop_chat() {
     let server = Server::start();
     let home = tempfile::tempdir().expect("a folder");
     let run = |flags: &str| {
@@ -110,7 +110,7 @@ fn nothing_is_kept_unasked_and_a_log_that_cannot_be_written_stops_no_talk() {
 }
 
 #[test]
-fn the_title_says_where_one_is_and_what_is_unread_and_goes_back() {
+fn terminal_title_shows_room_and_unread_count_and_is_restored() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(terminal) = Terminal::join(server.port, "--name alice") else { return };
@@ -135,7 +135,7 @@ fn the_title_says_where_one_is_and_what_is_unread_and_goes_back() {
 }
 
 #[test]
-fn who_is_meant_is_called_by_a_program_that_gets_the_text_as_one_argument() {
+fn mention_runs_notifier_with_text_as_one_argument() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let folder = tempfile::tempdir().expect("a folder");
@@ -159,7 +159,7 @@ fn who_is_meant_is_called_by_a_program_that_gets_the_text_as_one_argument() {
 }
 
 #[test]
-fn a_terminal_is_told_cleaned_and_only_if_asked() {
+fn terminal_notification_is_sanitized_and_opt_in() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let folder = tempfile::tempdir().expect("a folder");
@@ -194,7 +194,7 @@ fn a_terminal_is_told_cleaned_and_only_if_asked() {
 }
 
 #[test]
-fn a_password_comes_from_a_command_that_sh_runs() {
+fn password_command_is_run_by_sh() {
     let server = Server::start();
     let mut alice = Peer::register(server.port, "alice", "open sesame");
     alice.say("/quit");
@@ -210,7 +210,7 @@ fn a_password_comes_from_a_command_that_sh_runs() {
 }
 
 #[test]
-fn a_program_that_does_not_run_is_told_once() {
+fn failing_notifier_is_reported_once() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let flags = "--name alice --notify '[\"/nowhere/at-all\"]'";

@@ -36,7 +36,7 @@ fn keys() -> Vec<String> {
 }
 
 #[test]
-fn a_flag_goes_before_a_variable_and_that_before_the_file() {
+fn flag_overrides_variable_and_variable_overrides_file() {
     let server = Server::start();
     let settings = format!("host = \"127.0.0.1\"\nport = {}\nname = \"file\"\n", server.port);
     let welcomed = |variables: &[(&str, &str)], args: &[&str]| {
@@ -85,7 +85,7 @@ fn a_flag_goes_before_a_variable_and_that_before_the_file() {
 }
 
 #[test]
-fn every_flag_is_a_key() {
+fn every_flag_is_a_config_key() {
     let folder = tempfile::tempdir().expect("a folder");
     let password = folder.path().join("password");
     fs::write(&password, "x\n").expect("writable");
@@ -99,7 +99,7 @@ fn every_flag_is_a_key() {
 }
 
 #[test]
-fn lists_switches_and_numbers_are_what_their_flags_are() {
+fn config_values_have_types_of_their_flags() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let settings = format!(
@@ -116,7 +116,7 @@ fn lists_switches_and_numbers_are_what_their_flags_are() {
 }
 
 #[test]
-fn a_setting_that_is_none_is_named_with_its_line_and_the_nearest() {
+fn unknown_setting_is_reported_with_line_and_suggestion() {
     let server = Server::start();
     let port = server.port.to_string();
     let settings = "# mine\n\nnmae = \"alice\"\ncolour = \"never\"\nwhat-is-this = 1\n";
@@ -136,7 +136,7 @@ fn a_setting_that_is_none_is_named_with_its_line_and_the_nearest() {
 }
 
 #[test]
-fn a_mistake_is_told_with_its_place_and_nothing_is_done() {
+fn invalid_config_is_reported_with_line_before_connecting() {
     for (settings, problem) in [
         ("port = \"many\"\n", ":1: port: invalid value 'many' for '--port <PORT>': "),
         ("\nport = 70000\n", ":2: port: invalid value '70000' for '--port <PORT>': "),
@@ -179,7 +179,7 @@ fn a_mistake_is_told_with_its_place_and_nothing_is_done() {
 }
 
 #[test]
-fn a_setting_gives_way_to_a_flag_it_cannot_stand_beside() {
+fn setting_yields_to_conflicting_flag() {
     let server = Server::start();
     let settings = "password-file = \"/nowhere\"\nraw = true\n";
     let port = server.port.to_string();
@@ -198,7 +198,7 @@ fn a_setting_gives_way_to_a_flag_it_cannot_stand_beside() {
 }
 
 #[test]
-fn switch_in_a_variable_takes_the_documented_words_only() {
+fn switch_variable_accepts_documented_words_only() {
     let server = Server::start();
     let port = server.port.to_string();
     let args = ["127.0.0.1", "--port", &port, "--name", "alice", "--retry-for", "0"];
@@ -227,7 +227,7 @@ fn switch_in_a_variable_takes_the_documented_words_only() {
 
 /// The example that the README shows.
 #[test]
-fn the_example_is_understood() {
+fn readme_example_config_is_valid() {
     let server = Server::start();
     let readme = include_str!("../../README.md");
     let (_, example) = readme.split_once("```toml\n").expect("an example");

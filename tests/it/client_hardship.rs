@@ -13,7 +13,7 @@ fn draft(rows: &[String]) -> String {
 }
 
 #[test]
-fn two_thousand_lines_while_typing_lose_neither_a_line_nor_a_letter() {
+fn flood_while_typing_loses_no_line_and_no_key() {
     let server = Server::start();
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
     alice.shows_last("#lobby>");
@@ -42,7 +42,7 @@ fn two_thousand_lines_while_typing_lose_neither_a_line_nor_a_letter() {
 }
 
 #[test]
-fn a_draft_of_wide_letters_on_a_narrow_screen_is_drawn_and_sent_whole() {
+fn wide_draft_on_narrow_screen_is_drawn_and_sent_whole() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -68,7 +68,7 @@ fn a_draft_of_wide_letters_on_a_narrow_screen_is_drawn_and_sent_whole() {
 }
 
 #[test]
-fn a_resized_screen_shows_the_draft_once_and_loses_no_line() {
+fn resize_shows_draft_once_and_loses_no_line() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -101,7 +101,7 @@ fn a_resized_screen_shows_the_draft_once_and_loses_no_line() {
 }
 
 #[test]
-fn lines_pasted_as_if_typed_all_arrive_in_order() {
+fn unbracketed_paste_arrives_in_order() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -113,7 +113,7 @@ fn lines_pasted_as_if_typed_all_arrive_in_order() {
 }
 
 #[test]
-fn no_byte_of_a_hostile_peer_acts_on_the_terminal() {
+fn hostile_bytes_do_not_control_terminal() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let folder = tempfile::tempdir().expect("a folder");
@@ -167,7 +167,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 }
 
 #[test]
-fn a_bug_of_ours_leaves_the_terminal_as_it_was_and_says_what_it_is() {
+fn panic_restores_terminal_and_is_reported() {
     let server = Server::start();
     let args = "--name alice --debug-panic";
     let Some(alice) = Terminal::join(server.port, args) else { return };
@@ -178,7 +178,7 @@ fn a_bug_of_ours_leaves_the_terminal_as_it_was_and_says_what_it_is() {
 }
 
 #[test]
-fn terminal_that_was_left_nonblocking_works_as_ever() {
+fn nonblocking_terminal_is_supported() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     if !has_program("perl") {
@@ -204,7 +204,7 @@ fn terminal_that_was_left_nonblocking_works_as_ever() {
 }
 
 #[test]
-fn key_that_is_not_utf8_is_left_out_and_the_draft_stays() {
+fn invalid_utf8_key_is_ignored_and_draft_stays() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };

@@ -65,7 +65,7 @@ fn join_with_hosts(hosts: &str, args: &[&str]) -> Option<Output> {
 }
 
 #[test]
-fn dead_address_of_a_host_costs_no_timeout() {
+fn unreachable_address_does_not_delay_connection() {
     for ip in ["[::1]", "127.0.0.2"] {
         let silent = Silent::listen(ip);
         let port = silent.address.port();
@@ -82,7 +82,7 @@ fn dead_address_of_a_host_costs_no_timeout() {
 }
 
 #[test]
-fn most_telling_failure_of_all_addresses_is_told() {
+fn most_specific_connection_error_is_reported() {
     let silent = Silent::listen("127.0.0.2");
     let port = silent.address.port();
     let hosts = "127.0.0.2 raced.test\n127.0.0.1 raced.test\n";
@@ -106,7 +106,7 @@ fn link_local() -> Option<(String, String)> {
 }
 
 #[test]
-fn link_local_address_takes_its_interface() {
+fn link_local_address_accepts_interface() {
     let bind = |address: &str| {
         let mut serve = Command::new(CHATTY);
         serve.args(["serve", "--ephemeral", "--port", "0", "--bind", address]);
@@ -352,7 +352,7 @@ fn short_line(number: usize, _cid: &str) -> String {
 }
 
 #[test]
-fn client_gives_up_on_a_flood_before_it_is_logged_in() {
+fn client_disconnects_when_flooded_before_login() {
     let endless = |_: usize, _: &str| "x".repeat(1000);
     for (phase, line, words) in [
         (Phase::Greeting, endless as fn(usize, &str) -> String, ""),
@@ -370,7 +370,7 @@ fn client_gives_up_on_a_flood_before_it_is_logged_in() {
 }
 
 #[test]
-fn client_streams_what_floods_it_later() {
+fn client_streams_flood_after_login_in_bounded_memory() {
     const SIZE: usize = 100 * MIB;
     let row = |number: usize, cid: &str| format!("{cid} /x{number}  {}\n", "x".repeat(30_000));
     for (phase, line, args, input) in [
@@ -390,7 +390,7 @@ fn client_streams_what_floods_it_later() {
 }
 
 #[test]
-fn names_without_end_are_not_kept() {
+fn endless_member_list_uses_bounded_memory() {
     let joins = |number: usize, _: &str| {
         format!(
             "#r{number} * name{number} joined\n* name{number}{} joined\n[JOINED #room{number}] x\n\
@@ -405,7 +405,7 @@ fn names_without_end_are_not_kept() {
 }
 
 #[test]
-fn client_that_leaves_or_comes_back_is_not_filled_either() {
+fn flood_on_quit_or_resume_uses_bounded_memory() {
     for phase in [Phase::Quit, Phase::History] {
         let row = |number: usize, cid: &str| {
             let prefix = if cid.is_empty() { String::new() } else { format!("{cid};") };
@@ -426,7 +426,7 @@ fn client_that_leaves_or_comes_back_is_not_filled_either() {
 }
 
 #[test]
-fn reader_that_pauses_holds_the_server_up_and_not_the_memory() {
+fn paused_output_applies_backpressure_to_server() {
     let (port, sent) = flooding_server(Phase::Chat, 300 * MIB, long_line);
     let child = Command::new(CHATTY)
         .args(["join", "127.0.0.1", "--port", &port.to_string(), "--name", "alice"])
@@ -453,7 +453,7 @@ fn reader_that_pauses_holds_the_server_up_and_not_the_memory() {
 }
 
 #[test]
-fn terminal_that_is_stopped_holds_the_server_up_and_not_the_memory() {
+fn stopped_terminal_applies_backpressure_to_server() {
     if !has_program("tmux") {
         return;
     }

@@ -37,7 +37,7 @@ fn jq(objects: &[u8], filter: &str) -> Option<String> {
 }
 
 #[test]
-fn every_line_is_an_object_and_so_are_the_beginning_and_a_refusal() {
+fn json_output_has_one_object_per_line() {
     let server = Server::start();
     let _bob = Peer::join(server.port, "bob");
     let input = b"hi\n/msg zed x\n/msg bob psst\n/me waves\n/join ops\n/set tags off\n/history\n";
@@ -77,7 +77,7 @@ fn every_line_is_an_object_and_so_are_the_beginning_and_a_refusal() {
 }
 
 #[test]
-fn hostile_lines_are_objects_too_and_safe_to_look_at() {
+fn hostile_lines_become_safe_json() {
     let hostile = b"bob: \x1b]0;pwn\x07\x1b[2J \"quoted\\\" \xc2\x9b31m \xe2\x80\xae\xe2\x80\x8b\n\
         \x1b[31m[BYE x] y\n\xff\xfe\n{\"type\":\"msg\"}\n[\n@id=x;time=y;; z\n\
         [PRIVATE MESSAGE] bob: {}\n* \x1b[2J joined\n";
@@ -100,7 +100,7 @@ fn hostile_lines_are_objects_too_and_safe_to_look_at() {
 }
 
 #[test]
-fn the_connection_is_told_of_in_objects() {
+fn connection_status_is_reported_as_json() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let done = join(free, &["--name", "alice", "--json"], b"hi\n");
     assert_eq!(done.status.code(), Some(69));
@@ -142,7 +142,7 @@ fn the_connection_is_told_of_in_objects() {
 }
 
 #[test]
-fn lines_given_as_flags_are_said_and_answered() {
+fn lines_given_as_flags_are_sent_and_answered() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let done = join(server.port, &["--name", "alice", "-e", "/msg bob hi", "-e", "all"], b"no\n");
@@ -175,7 +175,7 @@ fn lines_given_as_flags_are_said_and_answered() {
 }
 
 #[test]
-fn a_dash_a_line_or_plain_lines_need_no_prompt_on_a_terminal() {
+fn dash_line_or_plain_flag_disables_prompt_on_terminal() {
     let server = Server::start();
     let Some(terminal) = Terminal::join(server.port, "--name alice --exec hello") else { return };
     terminal.ends_with(0);
@@ -201,7 +201,7 @@ fn a_dash_a_line_or_plain_lines_need_no_prompt_on_a_terminal() {
 }
 
 #[test]
-fn colour_in_a_pipe_is_for_who_asks_for_it() {
+fn colour_in_pipe_is_opt_in() {
     if !has_program("bash") {
         return;
     }
@@ -230,7 +230,7 @@ fn colour_in_a_pipe_is_for_who_asks_for_it() {
 
 /// The first thing a script is written for.
 #[test]
-fn a_pipe_takes_all_and_leaves_no_escape_in_its_output() {
+fn pipe_input_is_sent_and_output_has_no_escapes() {
     if !has_program("bash") {
         return;
     }
@@ -254,7 +254,7 @@ fn a_pipe_takes_all_and_leaves_no_escape_in_its_output() {
 
 /// `tail -f` into a room, over a restart of the server.
 #[test]
-fn what_is_appended_to_a_file_reaches_the_room_over_a_restart() {
+fn tailed_file_reaches_room_across_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let (file, data) = (folder.path().join("log"), folder.path().join("data"));
     let mut log = fs::File::create(&file).expect("log");
@@ -340,7 +340,7 @@ fn deliver(jobs: Vec<Child>, bob: &mut Peer) -> Vec<String> {
 }
 
 #[test]
-fn jobs_that_share_a_name_wait_for_it_and_all_deliver_once() {
+fn jobs_sharing_guest_name_deliver_once() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let mut holder = Peer::join(server.port, "ci");
@@ -358,7 +358,7 @@ fn jobs_that_share_a_name_wait_for_it_and_all_deliver_once() {
 }
 
 #[test]
-fn waiting_for_a_name_ends_with_its_time_and_is_told_to_programs() {
+fn name_wait_times_out_and_is_reported_as_json() {
     let server = Server::start();
     let _holder = Peer::join(server.port, "ci");
     for (flags, told) in [(&["--json"][..], true), (&["--json", "--quiet"], false)] {
@@ -378,7 +378,7 @@ fn waiting_for_a_name_ends_with_its_time_and_is_told_to_programs() {
 }
 
 #[test]
-fn waiting_for_a_name_goes_on_over_the_time_to_log_in() {
+fn name_wait_outlasts_login_timeout() {
     let server = Server::start_with(&["--login-timeout", "500ms"]);
     let mut bob = Peer::join(server.port, "bob");
     let mut holder = Peer::join(server.port, "ci");
@@ -391,7 +391,7 @@ fn waiting_for_a_name_goes_on_over_the_time_to_log_in() {
 }
 
 #[test]
-fn job_that_was_killed_keeps_no_place() {
+fn killed_job_releases_its_name() {
     // So slow that there is somebody to kill.
     let slow = ["--limit-loopback", "--input-rate", "4", "--input-burst", "6"];
     let server = Server::start_with(&slow);
@@ -410,7 +410,7 @@ fn job_that_was_killed_keeps_no_place() {
 }
 
 #[test]
-fn jobs_that_share_an_account_all_deliver_once() {
+fn jobs_sharing_account_deliver_once() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let mut owner = Peer::register(server.port, "ci", "open sesame");
@@ -432,7 +432,7 @@ fn jobs_that_share_an_account_all_deliver_once() {
 }
 
 #[test]
-fn signal_that_is_repeated_at_once_does_not_skip_the_goodbye() {
+fn repeated_signal_does_not_skip_quit() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     // A shell's `&` has its jobs ignore SIGINT, and what is ignored stays so.

@@ -11,7 +11,7 @@ fn say_and_see(bob: &mut Peer, alice: &Terminal, text: &str) {
 }
 
 #[test]
-fn who_is_spoken_of_is_called_once_and_sees_by_whom() {
+fn mention_rings_bell_once_and_highlights_sender() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let folder = tempfile::tempdir().expect("a folder");
@@ -46,7 +46,7 @@ fn who_is_spoken_of_is_called_once_and_sees_by_whom() {
 }
 
 #[test]
-fn other_words_call_too_and_comings_can_be_left_out() {
+fn highlight_words_ring_and_presence_can_be_hidden() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let flags = "--name alice --color always --highlight deploy --joins off";
@@ -72,7 +72,7 @@ fn other_words_call_too_and_comings_can_be_left_out() {
 }
 
 #[test]
-fn many_who_come_and_go_are_one_line() {
+fn presence_lines_are_coalesced() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -101,7 +101,7 @@ fn many_who_come_and_go_are_one_line() {
 }
 
 #[test]
-fn what_is_said_elsewhere_is_counted_in_the_prompt() {
+fn prompt_counts_unread_messages_of_other_rooms() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice --room ops") else { return };
@@ -120,7 +120,7 @@ fn what_is_said_elsewhere_is_counted_in_the_prompt() {
 }
 
 #[test]
-fn a_quiet_room_shows_only_what_means_me() {
+fn quiet_room_shows_mentions_only() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice --room ops") else { return };
@@ -143,7 +143,7 @@ fn a_quiet_room_shows_only_what_means_me() {
 }
 
 #[test]
-fn a_long_line_goes_on_under_its_words() {
+fn long_line_is_wrapped_with_indent() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -156,7 +156,7 @@ fn a_long_line_goes_on_under_its_words() {
 }
 
 #[test]
-fn times_are_shown_as_one_wishes() {
+fn timestamps_follow_setting() {
     let server = Server::start();
     let Some(alice) = Terminal::join(server.port, "--name alice --times never") else { return };
     alice.types("no time\r");
@@ -164,7 +164,7 @@ fn times_are_shown_as_one_wishes() {
 }
 
 #[test]
-fn who_pastes_more_than_the_server_takes_sees_what_is_left() {
+fn paste_beyond_rate_limit_shows_remaining_lines() {
     let flags = ["--limit-loopback", "--input-rate", "20", "--input-burst", "10"];
     let server = Server::start_with(&flags);
     let mut bob = Peer::join(server.port, "bob");
@@ -183,7 +183,7 @@ fn who_pastes_more_than_the_server_takes_sees_what_is_left() {
 }
 
 #[test]
-fn who_is_put_out_or_spoken_of_has_come_before() {
+fn coalesced_joins_are_shown_before_kick_or_message() {
     let server = Server::start();
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
     alice.shows_last("#lobby>");

@@ -23,7 +23,7 @@ macro_rules! scene {
 }
 
 #[test]
-fn a_draft_survives_fifty_lines_and_is_sent_whole() {
+fn draft_survives_fifty_incoming_lines() {
     scene!(server, bob, alice);
     alice.types("half a mess");
     alice.shows_last("#lobby> half a mess");
@@ -42,7 +42,7 @@ fn a_draft_survives_fifty_lines_and_is_sent_whole() {
 }
 
 #[test]
-fn what_i_say_stands_on_the_screen_once() {
+fn sent_line_is_shown_once() {
     scene!(server, bob, alice);
     alice.types("hello there\r");
     bob.hears(|line| line == "alice: hello there");
@@ -62,7 +62,7 @@ fn what_i_say_stands_on_the_screen_once() {
 }
 
 #[test]
-fn lines_typed_ahead_all_arrive_in_order() {
+fn typed_ahead_lines_arrive_in_order() {
     scene!(server, bob, alice);
     alice.types("one\r/join ops\rtwo\r/join lobby\rthree\r/quit\r");
     let rows = alice.ends_with(0);
@@ -93,7 +93,7 @@ fn tab_completes_commands_names_and_rooms() {
 }
 
 #[test]
-fn the_prompt_tells_where_a_line_would_go() {
+fn prompt_shows_target_of_plain_lines() {
     scene!(server, bob, alice);
     alice.types("/join #ops\r");
     alice.shows_last("#ops>");
@@ -120,7 +120,7 @@ fn the_prompt_tells_where_a_line_would_go() {
 }
 
 #[test]
-fn a_paste_of_many_lines_asks_first() {
+fn multiline_paste_asks_for_confirmation() {
     scene!(server, bob, alice);
     alice.pastes("p1\np2\n/quit\np4\np5\np6\np7");
     alice.shows_last("p7");
@@ -146,7 +146,7 @@ fn a_paste_of_many_lines_asks_first() {
 }
 
 #[test]
-fn a_paste_behind_a_private_command_does_not_become_public_unasked() {
+fn paste_after_private_command_asks_before_posting_to_room() {
     scene!(server, bob, alice);
     alice.types("/msg bob ");
     alice.pastes("secret\nmore");
@@ -160,7 +160,7 @@ fn a_paste_behind_a_private_command_does_not_become_public_unasked() {
 }
 
 #[test]
-fn an_open_search_holds_up_nothing_but_the_screen() {
+fn open_history_search_delays_only_display() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice --ping-after 100ms") else {
@@ -187,7 +187,7 @@ fn an_open_search_holds_up_nothing_but_the_screen() {
 }
 
 #[test]
-fn ctrl_c_clears_a_draft_then_warns_then_leaves() {
+fn ctrl_c_clears_draft_then_warns_then_quits() {
     scene!(server, bob, alice);
     alice.types("oh no");
     alice.presses("C-c");
@@ -204,7 +204,7 @@ fn ctrl_c_clears_a_draft_then_warns_then_leaves() {
 }
 
 #[test]
-fn ctrl_c_answers_a_question_with_no_and_the_draft_is_still_there() {
+fn ctrl_c_declines_confirmation_and_keeps_draft() {
     scene!(server, bob, alice);
     alice.pastes("p1\np2\np3\np4");
     alice.presses("Enter");
@@ -219,7 +219,7 @@ fn ctrl_c_answers_a_question_with_no_and_the_draft_is_still_there() {
 }
 
 #[test]
-fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back() {
+fn ctrl_z_suspends_and_fg_resumes() {
     if !has_program("bash") {
         return;
     }
@@ -245,7 +245,7 @@ fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back() {
 }
 
 #[test]
-fn however_it_ends_the_terminal_is_as_before() {
+fn terminal_is_restored_on_every_exit() {
     let ways =
         [("C-d", 0), ("/quit bye", 0), ("TERM", 143), ("HUP", 129), ("INT", 130), ("C-r", 143)];
     for (way, exit) in ways {
@@ -276,7 +276,7 @@ fn however_it_ends_the_terminal_is_as_before() {
 }
 
 #[test]
-fn a_server_that_goes_away_is_told_and_the_terminal_is_as_before() {
+fn server_shutdown_is_reported_and_terminal_restored() {
     let mut server = Server::start();
     let args = "--name alice --retry-for 0";
     let Some(alice) = Terminal::join(server.port, args) else { return };
@@ -290,7 +290,7 @@ fn a_server_that_goes_away_is_told_and_the_terminal_is_as_before() {
 }
 
 #[test]
-fn who_is_put_off_the_server_is_told_why_and_leaves_a_clean_terminal() {
+fn server_ban_is_reported_and_terminal_restored() {
     let server = Server::start_with(&["--oper-password-file", SESAME_FILE]);
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -318,7 +318,7 @@ fn tells_no_pastes(raw: &Path) {
 }
 
 #[test]
-fn nothing_a_server_sends_moves_the_cursor_or_hides() {
+fn server_lines_cannot_move_cursor_or_hide_text() {
     let attack = "bob: a\x1b[2J\x1b]0;pwn\x07\u{9b}31mz\u{200B}\u{202E}!\n";
     let port = scripted_server(attack.as_bytes());
     let Some(alice) = Terminal::join(port, "--name alice --color never --retry-for 0") else {
@@ -330,7 +330,7 @@ fn nothing_a_server_sends_moves_the_cursor_or_hides() {
 }
 
 #[test]
-fn colour_is_as_one_wishes() {
+fn colour_follows_setting() {
     let server = Server::start();
     for (args, has_color) in [("--color never", false), ("--color always", true), ("", true)] {
         let Some(alice) = Terminal::join(server.port, &format!("--name alice {args}")) else {
@@ -348,7 +348,7 @@ fn colour_is_as_one_wishes() {
 }
 
 #[test]
-fn a_password_is_asked_for_where_the_name_takes_one_and_never_shown() {
+fn password_prompt_appears_when_needed_without_echo() {
     let server = Server::start();
     let mut owner = Peer::register(server.port, "alice", "open sesame");
     owner.say("/quit");
@@ -370,7 +370,7 @@ fn a_password_is_asked_for_where_the_name_takes_one_and_never_shown() {
 }
 
 #[test]
-fn who_does_not_want_to_tell_the_password_leaves_a_clean_terminal() {
+fn cancelled_password_prompt_restores_terminal() {
     let server = Server::start();
     let mut owner = Peer::register(server.port, "alice", "open sesame");
     owner.say("/quit");
@@ -384,7 +384,7 @@ fn who_does_not_want_to_tell_the_password_leaves_a_clean_terminal() {
 }
 
 #[test]
-fn a_room_is_completed_with_its_sign_or_without() {
+fn room_name_is_completed_with_or_without_hash() {
     scene!(server, bob, alice);
     bob.say("/join general");
     bob.settles();
@@ -399,7 +399,7 @@ fn a_room_is_completed_with_its_sign_or_without() {
 }
 
 #[test]
-fn who_thinks_long_about_a_password_need_not_type_it_again() {
+fn password_prompt_survives_login_timeout() {
     let server = Server::start_with(&["--login-timeout", "300ms"]);
     let mut first = Peer::register(server.port, "alice", "open sesame");
     first.say("/quit");
@@ -417,7 +417,7 @@ fn who_thinks_long_about_a_password_need_not_type_it_again() {
 }
 
 #[test]
-fn a_password_in_a_command_is_not_shown_either() {
+fn password_in_command_is_masked() {
     scene!(server, bob, alice);
     alice.types("/register open sesame");
     alice.shows_last("#lobby> /register ***********");
@@ -428,7 +428,7 @@ fn a_password_in_a_command_is_not_shown_either() {
 }
 
 #[test]
-fn what_nobody_sees_of_a_paste_is_not_sent() {
+fn hidden_paste_content_is_not_sent() {
     scene!(server, bob, alice);
     alice.pastes("a\u{7}b\u{202E}c\u{200B}d\u{9b}e");
     alice.shows_last("#lobby> abcde");
@@ -437,7 +437,7 @@ fn what_nobody_sees_of_a_paste_is_not_sent() {
 }
 
 #[test]
-fn a_private_answer_reaches_whom_it_is_for_in_a_colour_of_its_own() {
+fn private_reply_reaches_recipient_in_distinct_colour() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let mut carol = Peer::join(server.port, "carol");

@@ -75,7 +75,7 @@ fn assert_refused(output: &Output, words: &[&str]) {
 }
 
 #[test]
-fn a_server_is_trusted_when_first_met_and_refused_when_it_has_changed() {
+fn new_certificate_is_trusted_once_and_changed_one_is_rejected() {
     let (home, folder) = (Home::new(), tempfile::tempdir().expect("a folder"));
     let server = Server::start_in(folder.path(), &["--tls"]);
     let (port, first) = (server.port, server.fingerprint());
@@ -109,7 +109,7 @@ fn a_server_is_trusted_when_first_met_and_refused_when_it_has_changed() {
 }
 
 #[test]
-fn what_cannot_be_read_is_not_trusted_and_what_cannot_be_kept_is_said() {
+fn unreadable_known_hosts_is_rejected_and_unwritable_is_reported() {
     let (home, server) = (Home::new(), Server::start_with(&["--tls"]));
     fs::create_dir_all(home.known_hosts()).expect("a folder in its place");
     let unread = home.join(server.port, &["--tls"]);
@@ -129,7 +129,7 @@ fn what_cannot_be_read_is_not_trusted_and_what_cannot_be_kept_is_said() {
 }
 
 #[test]
-fn damaged_line_of_known_hosts_is_refused_with_its_place() {
+fn damaged_known_hosts_line_is_rejected_with_line_number() {
     let (home, server) = (Home::new(), Server::start_with(&["--tls"]));
     let port = server.port;
     assert_welcome(&home.join(port, &["--tls"]));
@@ -153,7 +153,7 @@ fn damaged_line_of_known_hosts_is_refused_with_its_place() {
 }
 
 #[test]
-fn home_that_is_none_is_told_where_it_matters_only() {
+fn missing_home_is_reported_only_when_needed() {
     let (home, server) = (Home::new(), Server::start_with(&["--tls"]));
     let address = format!("127.0.0.1:{}", server.port);
     let with_home = |path: Option<&str>, args: &[&str]| {
@@ -179,7 +179,7 @@ fn home_that_is_none_is_told_where_it_matters_only() {
 }
 
 #[test]
-fn certificate_that_is_refused_is_told_of_in_words() {
+fn certificate_rejection_is_explained() {
     let (home, folder) = (Home::new(), tempfile::tempdir().expect("a folder"));
     let authority_key = KeyPair::generate().expect("a key");
     let mut sheet = CertificateParams::new(["localhost".to_owned()]).expect("a sheet");
@@ -230,7 +230,7 @@ fn certificate_that_is_refused_is_told_of_in_words() {
 }
 
 #[test]
-fn one_fingerprint_and_no_other() {
+fn pinned_fingerprint_is_required() {
     let (home, server) = (Home::new(), Server::start_with(&["--tls-only"]));
     let right = server.fingerprint();
     assert_welcome(&home.join(server.port, &["--tls-fingerprint", &right]));
@@ -265,7 +265,7 @@ fn vouched_for(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
 }
 
 #[test]
-fn an_authority_vouches_for_a_name() {
+fn certificate_authority_verifies_host_name() {
     let (home, folder) = (Home::new(), tempfile::tempdir().expect("a folder"));
     let (certificate, key, authority) = vouched_for(folder.path());
     let plain = |path: &Path| path.to_str().expect("plain").to_owned();
@@ -287,7 +287,7 @@ fn an_authority_vouches_for_a_name() {
 }
 
 #[test]
-fn who_does_not_speak_the_same_is_told_so() {
+fn tls_mismatch_is_explained() {
     let home = Home::new();
     let server = Server::start();
     let output = home.join(server.port, &["--tls"]);
@@ -298,7 +298,7 @@ fn who_does_not_speak_the_same_is_told_so() {
 }
 
 #[test]
-fn who_comes_back_does_not_trust_another_server() {
+fn reconnect_rejects_changed_certificate() {
     let (home, folder) = (Home::new(), tempfile::tempdir().expect("a folder"));
     let server = Server::start_in(folder.path(), &["--tls"]);
     let (port, data) = (server.port, folder.path().to_str().expect("plain").to_owned());
@@ -331,7 +331,7 @@ fn who_comes_back_does_not_trust_another_server() {
 }
 
 #[test]
-fn at_a_terminal_it_says_whom_it_met() {
+fn terminal_reports_fingerprint_of_new_server() {
     let (home, server) = (Home::new(), Server::start_with(&["--tls"]));
     let fingerprint = server.fingerprint();
     let mut bob = Peer::join(server.port, "bob");
@@ -356,7 +356,7 @@ fn outside() -> Option<IpAddr> {
 }
 
 #[test]
-fn passwords_are_taken_from_other_machines() {
+fn passwords_over_tls_are_accepted_from_other_hosts() {
     let Some(outside) = outside() else {
         report_skipped("this machine has no network");
         return;
@@ -380,7 +380,7 @@ fn passwords_are_taken_from_other_machines() {
 }
 
 #[test]
-fn many_lines_go_both_ways_at_once() {
+fn large_transfers_in_both_directions_complete() {
     let (home, server) = (Home::new(), Server::start_with(&["--tls"]));
     let mut lines = String::new();
     for number in 0..3000 {

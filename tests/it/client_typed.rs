@@ -19,7 +19,7 @@ fn visit(server: &Server, state: &Path, flags: &str) -> Option<Terminal> {
 }
 
 #[test]
-fn what_was_typed_is_there_the_next_time_and_passwords_never() {
+fn input_history_persists_without_passwords() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let state = tempfile::tempdir().expect("a folder");
@@ -60,7 +60,7 @@ fn what_was_typed_is_there_the_next_time_and_passwords_never() {
 }
 
 #[test]
-fn a_command_says_faintly_what_it_still_takes() {
+fn hint_shows_remaining_arguments() {
     let server = Server::start();
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
     alice.shows_last("#lobby>");
@@ -78,7 +78,7 @@ fn a_command_says_faintly_what_it_still_takes() {
 }
 
 #[test]
-fn a_line_that_is_too_long_is_refused_and_stays() {
+fn overlong_line_is_refused_and_stays_in_editor() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -97,7 +97,7 @@ fn a_line_that_is_too_long_is_refused_and_stays() {
 }
 
 #[test]
-fn command_behind_a_blank_is_not_sent_and_one_letter_is_no_command() {
+fn indented_command_and_unknown_letter_are_not_sent() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -112,7 +112,7 @@ fn command_behind_a_blank_is_not_sent_and_one_letter_is_no_command() {
 }
 
 #[test]
-fn a_command_that_is_only_begun_is_written_out_and_passwords_stay_secret() {
+fn command_prefix_is_expanded_and_password_is_not_stored() {
     let server = Server::start();
     let state = tempfile::tempdir().expect("a folder");
     let Some(alice) = visit(&server, state.path(), "") else { return };
@@ -125,7 +125,7 @@ fn a_command_that_is_only_begun_is_written_out_and_passwords_stay_secret() {
 }
 
 #[test]
-fn help_names_what_the_client_does_itself() {
+fn help_lists_client_commands() {
     let server = Server::start();
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
     alice.shows_last("#lobby>");
@@ -146,7 +146,7 @@ fn help_names_what_the_client_does_itself() {
 }
 
 #[test]
-fn a_text_of_two_lines_can_be_typed() {
+fn two_line_text_can_be_typed() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -159,7 +159,7 @@ fn a_text_of_two_lines_can_be_typed() {
 }
 
 #[test]
-fn tab_lists_who_could_be_meant_and_the_talk_goes_on() {
+fn tab_lists_candidates_without_blocking_chat() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let _bea = Peer::join(server.port, "bea");
@@ -177,7 +177,7 @@ fn tab_lists_who_could_be_meant_and_the_talk_goes_on() {
 }
 
 #[test]
-fn what_is_for_the_room_gets_there_from_a_private_talk_too() {
+fn room_line_can_be_sent_during_query() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };

@@ -437,7 +437,7 @@ fn says(bob: &mut Peer, alice: &mut Session, said: &mut usize) {
 const HISTORY: &str = "#V2\nearlier thing\n";
 
 #[test]
-fn draft_changes_nothing_above_it_whatever_width_its_characters_have() {
+fn draft_of_any_character_width_keeps_chat_intact() {
     for columns in [80, 40, 20] {
         let server = Server::start();
         let mut bob = Peer::join(server.port, "bob");
@@ -470,7 +470,7 @@ fn draft_changes_nothing_above_it_whatever_width_its_characters_have() {
 }
 
 #[test]
-fn draft_changes_nothing_above_it_wherever_it_comes_from() {
+fn draft_from_any_source_keeps_chat_intact() {
     let text = DISPUTED.concat();
     for columns in [80, 40, 20] {
         let server = Server::start();
@@ -525,7 +525,7 @@ fn draft_changes_nothing_above_it_wherever_it_comes_from() {
 }
 
 #[test]
-fn chat_is_drawn_again_when_the_terminal_is_resized_under_a_draft() {
+fn chat_is_redrawn_on_resize_during_draft() {
     for text in ["👩\u{200D}💻", "❤\u{FE0F}", "👍🏽", "日本", "x"] {
         let server = Server::start();
         let mut bob = Peer::join(server.port, "bob");
@@ -547,7 +547,7 @@ fn chat_is_drawn_again_when_the_terminal_is_resized_under_a_draft() {
 }
 
 #[test]
-fn chat_is_drawn_again_when_keys_are_handled_before_the_signal_of_a_resize() {
+fn chat_is_redrawn_when_keys_precede_resize_signal() {
     // In one piece: each drawing that rustyline counts wrongly may leave a row behind.
     let long = format!("\x1b[200~{}\x1b[201~", "日本".repeat(15));
     let cut = "\x15"; // Ctrl-U
@@ -581,7 +581,7 @@ fn chat_is_drawn_again_when_keys_are_handled_before_the_signal_of_a_resize() {
 }
 
 #[test]
-fn no_row_of_the_chat_begins_with_what_somebody_said() {
+fn wrapped_rows_never_begin_with_message_text() {
     for columns in [80, 40, 25, 20] {
         let server = Server::start();
         let mut bob = Peer::join(server.port, "bob");
@@ -620,7 +620,7 @@ fn no_row_of_the_chat_begins_with_what_somebody_said() {
 }
 
 #[test]
-fn draft_of_joined_emoji_leaves_the_chat_alone_in_a_real_terminal() {
+fn draft_of_joined_emoji_keeps_chat_intact_in_tmux() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };

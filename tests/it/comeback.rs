@@ -86,7 +86,7 @@ impl Drop for Pipe {
 }
 
 #[test]
-fn a_pipe_outlives_two_crashes_of_the_server_without_losing_a_line() {
+fn piped_client_survives_two_server_crashes_without_loss() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), &[]);
     let port = server.port;
@@ -117,7 +117,7 @@ fn a_pipe_outlives_two_crashes_of_the_server_without_losing_a_line() {
 }
 
 #[test]
-fn at_a_terminal_it_shows_what_was_missed_and_sends_what_was_typed() {
+fn terminal_shows_missed_lines_and_sends_typed_lines_after_reconnect() {
     let server = Server::start();
     let proxy = Proxy::start(server.port);
     let mut bob = Peer::join(server.port, "bob");
@@ -201,7 +201,7 @@ impl Muted {
 }
 
 #[test]
-fn what_was_done_though_its_answer_was_lost_is_done_once() {
+fn line_with_lost_reply_takes_effect_once() {
     let cases: [(&[&str], &[&str], &[&str]); 2] = [
         (
             &["hello", "/me waves", "/topic new", "/nick al", "/join art", "/msg #ops x"],
@@ -245,7 +245,7 @@ fn what_was_done_though_its_answer_was_lost_is_done_once() {
 }
 
 #[test]
-fn who_comes_back_too_late_reads_what_was_said_and_says_nothing_twice() {
+fn expired_session_catches_up_without_duplicates() {
     let mut alice = Muted::start(&["--session-grace", "100ms"]);
     alice.say(&["hello"], &["#ops alice: hello"]);
     alice.cut(|bob| {
@@ -268,7 +268,7 @@ fn who_comes_back_too_late_reads_what_was_said_and_says_nothing_twice() {
 }
 
 #[test]
-fn in_a_new_visit_no_line_goes_where_it_was_not_meant_to() {
+fn new_session_sends_no_line_to_wrong_target() {
     let mut server = Server::start();
     let (port, proxy) = (server.port, Proxy::start(server.port));
     let _bob = Peer::join(port, "bob");
@@ -307,7 +307,7 @@ fn in_a_new_visit_no_line_goes_where_it_was_not_meant_to() {
 }
 
 #[test]
-fn what_is_typed_offline_for_somebody_who_has_gone_is_not_said_to_all() {
+fn private_line_typed_offline_is_never_posted_to_room() {
     let server = Server::start();
     let proxy = Proxy::start(server.port);
     let mut bob = Peer::join(server.port, "bob");
@@ -327,7 +327,7 @@ fn what_is_typed_offline_for_somebody_who_has_gone_is_not_said_to_all() {
 }
 
 #[test]
-fn who_leaves_while_the_connection_is_lost_is_told_what_was_not_sent() {
+fn quit_while_offline_reports_unsent_lines() {
     let mut server = Server::start();
     for way in ["C-d", "/quit"] {
         let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -347,7 +347,7 @@ fn who_leaves_while_the_connection_is_lost_is_told_what_was_not_sent() {
 }
 
 #[test]
-fn who_is_replaced_does_not_come_back() {
+fn replaced_client_does_not_reconnect() {
     let server = Server::start();
     let mut pipe = Pipe::start(server.port, &["--name", "alice"]);
     pipe.say("/session");
@@ -363,7 +363,7 @@ fn who_is_replaced_does_not_come_back() {
 }
 
 #[test]
-fn who_is_told_to_leave_says_goodbye() {
+fn terminated_client_sends_quit() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     for (signal, exit) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
@@ -377,7 +377,7 @@ fn who_is_told_to_leave_says_goodbye() {
 }
 
 #[test]
-fn who_is_held_up_by_a_full_pipe_can_be_told_to_leave() {
+fn client_blocked_on_full_pipe_can_be_terminated() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let mut alice = Command::new(CHATTY)
@@ -407,7 +407,7 @@ fn who_is_held_up_by_a_full_pipe_can_be_told_to_leave() {
 }
 
 #[test]
-fn a_reader_who_pauses_misses_nothing() {
+fn paused_reader_misses_nothing() {
     // Longer than a busy machine leaves the client without a core.
     let stall = Duration::from_secs(2);
     let server = Server::start_with(&["--write-stall", "2s", "--outbox", "64KiB"]);
@@ -444,7 +444,7 @@ fn a_reader_who_pauses_misses_nothing() {
 }
 
 #[test]
-fn what_was_to_be_ignored_still_is() {
+fn ignores_survive_reconnect() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     // As nohup does.
@@ -475,7 +475,7 @@ fn what_was_to_be_ignored_still_is() {
 }
 
 #[test]
-fn it_gives_up_when_told_to() {
+fn reconnect_stops_at_its_time_limit() {
     for (args, is_tried) in [(["--retry-for", "0"], false), (["--retry-for", "300ms"], true)] {
         let mut server = Server::start();
         let mut pipe = Pipe::start(server.port, &[&["--name", "alice"], &args[..]].concat());
@@ -491,7 +491,7 @@ fn it_gives_up_when_told_to() {
 }
 
 #[test]
-fn a_server_without_a_memory_is_joined_anew_where_one_was() {
+fn client_rejoins_rooms_of_ephemeral_server() {
     let mut server = Server::start();
     let port = server.port;
     let mut pipe = Pipe::start(port, &["--name", "alice", "--room", "ops"]);
@@ -508,7 +508,7 @@ fn a_server_without_a_memory_is_joined_anew_where_one_was() {
 }
 
 #[test]
-fn at_a_terminal_a_draft_and_what_was_typed_outlive_a_crash_of_the_server() {
+fn draft_and_typed_lines_survive_server_crash() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), &[]);
     let port = server.port;
@@ -536,7 +536,7 @@ fn at_a_terminal_a_draft_and_what_was_typed_outlive_a_crash_of_the_server() {
 }
 
 #[test]
-fn at_a_terminal_whose_name_is_somebody_elses_by_now_comes_back_under_another() {
+fn terminal_reconnects_under_other_name_when_name_is_taken() {
     let mut server = Server::start();
     let port = server.port;
     let proxy = Proxy::start(port);
@@ -592,7 +592,7 @@ fn next_client(listener: &TcpListener) -> (TcpStream, impl Iterator<Item = Strin
 }
 
 #[test]
-fn what_a_lost_visit_leaves_in_doubt_is_told_and_not_said_again() {
+fn unconfirmed_lines_of_lost_session_are_reported_and_not_resent() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let port = listener.local_addr().expect("bound").port();
     let mut pipe = Pipe::start(port, &["--name", "alice"]);
@@ -633,7 +633,7 @@ fn flaky_time() -> Duration {
 
 /// Every other one speaks TLS.
 #[test]
-fn a_flaky_network_loses_doubles_and_reorders_nothing() {
+fn flaky_network_loses_duplicates_and_reorders_nothing() {
     let server = Server::start_with(&["--tls"]);
     let fingerprint = server.fingerprint();
     let proxy = Proxy::start(server.port);
@@ -687,7 +687,7 @@ fn a_flaky_network_loses_doubles_and_reorders_nothing() {
 }
 
 #[test]
-fn on_a_flaky_network_every_line_goes_where_it_was_meant_to() {
+fn flaky_network_misdirects_no_line() {
     let server = Server::start();
     let proxy = Proxy::start(server.port);
     let mut witness = Peer::join(server.port, "witness");
@@ -755,7 +755,7 @@ fn write(n: usize, mut pipe: Pipe, start: Instant) -> usize {
 }
 
 #[test]
-fn a_connection_is_given_up_for_a_new_one_when_told_to() {
+fn reconnect_command_replaces_connection() {
     let server = Server::start();
     let proxy = Proxy::start(server.port);
     let mut bob = Peer::join(server.port, "bob");
@@ -782,7 +782,7 @@ fn a_connection_is_given_up_for_a_new_one_when_told_to() {
 }
 
 #[test]
-fn what_the_server_does_not_answer_is_named() {
+fn unanswered_lines_are_reported() {
     let server = Server::start();
     let proxy = Proxy::start(server.port);
     let Some(alice) = Terminal::join(proxy.port, "--name alice") else { return };
@@ -799,7 +799,7 @@ fn what_the_server_does_not_answer_is_named() {
 }
 
 #[test]
-fn a_server_that_hangs_is_taken_for_lost_and_found_again() {
+fn heartbeat_detects_hung_server_and_client_resumes() {
     let server = Server::start();
     let Some(alice) = Terminal::join(server.port, "--name alice --ping-after 300ms") else {
         return;
@@ -828,7 +828,7 @@ fn a_server_that_hangs_is_taken_for_lost_and_found_again() {
 }
 
 #[test]
-fn who_was_stopped_asks_at_once_whether_the_server_is_there() {
+fn stopped_client_checks_connection_when_continued() {
     let server = Server::start();
     let proxy = Proxy::start(server.port);
     let Some(alice) = Terminal::join(proxy.port, "--name alice") else { return };
@@ -875,7 +875,7 @@ fn say_in_ops(port: u16, lines: std::ops::Range<u32>) {
 }
 
 #[test]
-fn client_misses_nothing_after_a_backup_was_restored() {
+fn client_misses_nothing_after_backup_restore() {
     // Whether alice's session is in the backup, and how much is said after it.
     for (has_session, after) in [(true, 1), (true, 12), (false, 1), (false, 12)] {
         let folder = tempfile::tempdir().expect("a folder");
@@ -926,7 +926,7 @@ fn client_misses_nothing_after_a_backup_was_restored() {
 }
 
 #[test]
-fn line_for_a_private_talk_is_not_said_in_a_room_after_a_backup_was_restored() {
+fn query_line_is_not_posted_to_room_after_backup_restore() {
     for bob_is_back in [true, false] {
         let folder = tempfile::tempdir().expect("a folder");
         let server = Server::start_in(folder.path(), &[]);
@@ -965,7 +965,7 @@ fn line_for_a_private_talk_is_not_said_in_a_room_after_a_backup_was_restored() {
 
 /// A server of 0.1 takes no time beside the id of `/resume`.
 #[test]
-fn client_resumes_at_a_server_that_takes_no_time() {
+fn client_resumes_at_server_without_resume_time_argument() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let port = listener.local_addr().expect("bound").port();
     let mut pipe = Pipe::start(port, &["--name", "alice"]);

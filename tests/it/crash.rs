@@ -37,7 +37,7 @@ const ERA: u64 = 5;
 const KEEP: u64 = 1000;
 
 #[test]
-fn what_anyone_was_shown_outlives_a_kill_at_any_moment() {
+fn delivered_messages_survive_kill_at_any_moment() {
     let number = |name| env::var(name).ok().map(|value| value.parse().expect(name));
     let cycles = number("CHATTY_CRASH_CYCLES").unwrap_or(20);
     let seed = number("CHATTY_CRASH_SEED").unwrap_or_else(any_seed);

@@ -17,7 +17,7 @@ const EACH: usize = 40;
 /// Everyone says so much at once; each of all hears every message once, in one
 /// and the same order, and each talker's own in the order said.
 #[test]
-fn a_hundred_people_hear_the_same_in_the_same_order() {
+fn hundred_users_receive_same_lines_in_same_order() {
     let server = Server::start();
     let mut people: Vec<Peer> =
         (0..PEOPLE).map(|number| Peer::join(server.port, &format!("p{number}"))).collect();
@@ -73,7 +73,7 @@ fn talk_and_listen(number: usize, person: &mut Peer) -> Vec<String> {
 
 /// Megabytes of answers wait while nothing is read; then all of it is there.
 #[test]
-fn who_reads_late_gets_every_answer() {
+fn late_reader_receives_every_reply() {
     let server = Server::start();
     let mut alice = Peer::join(server.port, "alice");
     let asked = 2000;
@@ -99,7 +99,7 @@ fn who_reads_late_gets_every_answer() {
 
 /// The same with one's own words: more of them than may wait unread.
 #[test]
-fn who_reads_late_gets_every_echo() {
+fn late_reader_receives_every_echo() {
     let server = Server::start_with(&["--outbox", "64KiB"]);
     let mut alice = Peer::join(server.port, "alice");
     let mut talking = alice.socket().try_clone().unwrap();
@@ -131,7 +131,7 @@ fn reads_slowly(peer: &mut Peer, per_second: usize) -> Vec<u8> {
 }
 
 #[test]
-fn who_reads_slowly_but_reads_is_told_everything() {
+fn slow_reader_receives_everything() {
     let server = Server::start_with(&["--write-stall", "300ms"]);
     let mut alice = Peer::join(server.port, "alice");
     alice.say("/set echo off");
@@ -155,7 +155,7 @@ fn who_reads_slowly_but_reads_is_told_everything() {
 }
 
 #[test]
-fn who_never_reads_is_parted_with_and_holds_nobody_up() {
+fn stalled_reader_is_disconnected_without_delaying_others() {
     let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "2s"]);
     let mut stuck = Peer::join(server.port, "stuck");
     let mut alice = Peer::join(server.port, "alice");
@@ -191,7 +191,7 @@ fn cramped(port: u16) -> TcpStream {
 /// A little now and then is enough, though the system tells of room only when there
 /// is much.
 #[test]
-fn who_reads_a_few_kilobytes_now_and_then_is_not_parted_with() {
+fn slow_but_steady_reader_is_not_disconnected() {
     let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "1s"]);
     let mut slow = Peer::on(cramped(server.port), "slow");
     let mut alice = Peer::join(server.port, "alice");
@@ -208,7 +208,7 @@ fn who_reads_a_few_kilobytes_now_and_then_is_not_parted_with() {
 }
 
 #[test]
-fn a_farewell_waits_for_who_reads_long_after_it() {
+fn farewell_waits_for_late_reader() {
     let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "500ms"]);
     let mut stuck = Peer::join(server.port, "stuck");
     let mut alice = Peer::join(server.port, "alice");
@@ -230,7 +230,7 @@ fn a_farewell_waits_for_who_reads_long_after_it() {
 
 /// Nothing is lost by it: who has a session comes back to it.
 #[test]
-fn who_was_parted_with_reads_on_where_they_were() {
+fn disconnected_slow_reader_resumes_at_its_position() {
     let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "500ms"]);
     let mut stuck = Peer::join(server.port, "stuck");
     stuck.say("/set tags on\n/session");
@@ -288,7 +288,7 @@ fn a_late_reader_misses_nothing(server: &Server) {
 
 /// What no log has comes in its place too; only comings and goings do not.
 #[test]
-fn a_late_reader_is_told_what_was_decided_in_its_place() {
+fn late_reader_receives_moderation_events_in_position() {
     let flags = ["--outbox", "64KiB", "--write-stall", "60s", "--oper-password-file", SESAME_FILE];
     let server = Server::start_with(&flags);
     let mut alice = Peer::join(server.port, "alice");
@@ -322,26 +322,26 @@ fn a_late_reader_is_told_what_was_decided_in_its_place() {
 }
 
 #[test]
-fn a_late_reader_misses_nothing_of_a_log_in_memory() {
+fn late_reader_catches_up_from_memory_log() {
     let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "60s"]);
     a_late_reader_misses_nothing(&server);
 }
 
 #[test]
-fn late_readers_miss_nothing_where_there_is_little_room_for_all_together() {
+fn late_readers_catch_up_under_small_total_limit() {
     let server = Server::start_with(&["--outbox-total", "100KiB", "--write-stall", "60s"]);
     a_late_reader_misses_nothing(&server);
 }
 
 #[test]
-fn a_late_reader_misses_nothing_of_a_log_on_disk() {
+fn late_reader_catches_up_from_disk_log() {
     let folder = tempfile::tempdir().unwrap();
     let flags = ["--outbox", "64KiB", "--write-stall", "60s"];
     a_late_reader_misses_nothing(&Server::start_in(folder.path(), &flags));
 }
 
 #[test]
-fn who_comes_and_goes_leaves_nothing_behind() {
+fn connection_churn_leaks_nothing() {
     let server = Server::start();
     let mut alice = Peer::join(server.port, "alice");
     alice.say("/set joins off");
@@ -371,7 +371,7 @@ fn alice_sees(alice: &mut Peer) -> String {
 /// Who asks for all rooms, again and again, and reads nothing is told a page; when it
 /// is read, the next.
 #[test]
-fn long_lists_take_no_memory_until_they_are_read() {
+fn long_lists_use_no_memory_until_read() {
     let server = Server::start_with(&["--rooms-per-person", "601", "--write-stall", "60s"]);
     let mut alice = Peer::join(server.port, "alice");
     let topic = "t".repeat(4000);

@@ -19,7 +19,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 #[test]
-fn a_restart_forgets_nothing_and_ids_go_on() {
+fn restart_keeps_history_and_ids_increase() {
     let folder = folder();
     let server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -39,7 +39,7 @@ fn a_restart_forgets_nothing_and_ids_go_on() {
 }
 
 #[test]
-fn a_guests_private_thread_ends_with_the_visit_also_across_a_restart() {
+fn guest_private_thread_ends_with_session_across_restart() {
     let folder = folder();
     let mut server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -54,7 +54,7 @@ fn a_guests_private_thread_ends_with_the_visit_also_across_a_restart() {
 }
 
 #[test]
-fn a_marked_line_that_was_kept_is_echoed_again_after_a_crash_whoever_is_gone() {
+fn resent_cid_is_echoed_after_crash_when_recipient_left() {
     let folder = folder();
     let mut server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -73,7 +73,7 @@ fn a_marked_line_that_was_kept_is_echoed_again_after_a_crash_whoever_is_gone() {
 }
 
 #[test]
-fn a_second_server_on_the_same_folder_is_refused_in_one_line() {
+fn second_server_on_same_folder_is_rejected() {
     let folder = folder();
     let _server = Server::start_in(folder.path(), &[]);
     let output = Command::new(CHATTY)
@@ -87,7 +87,7 @@ fn a_second_server_on_the_same_folder_is_refused_in_one_line() {
 }
 
 #[test]
-fn nobody_else_can_read_the_folder() {
+fn data_folder_is_private() {
     let parent = folder();
     let folder = parent.path().join("a/b");
     let server = Server::start_in(&folder, &[]);
@@ -101,7 +101,7 @@ fn nobody_else_can_read_the_folder() {
 }
 
 #[test]
-fn a_folder_that_is_somebodys_already_stays_as_it_is() {
+fn permissions_of_existing_folder_are_unchanged() {
     let folder = folder();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     let server = Server::start_in(folder.path(), &[]);
@@ -115,7 +115,7 @@ fn a_folder_that_is_somebodys_already_stays_as_it_is() {
 }
 
 #[test]
-fn a_log_of_a_newer_chatty_is_left_alone() {
+fn log_of_newer_version_is_not_modified() {
     let folder = folder();
     Server::start_in(folder.path(), &[]).kill();
     let file = folder.path().join("chatty.db");
@@ -147,7 +147,7 @@ fn once_forgotten(server: &Server, most: usize, start: Instant) -> Vec<(u64, Str
 }
 
 #[test]
-fn only_the_latest_messages_are_kept_if_told_so() {
+fn retention_keeps_latest_messages_only() {
     let folder = folder();
     let server = Server::start_in(folder.path(), &["--keep-messages", "10"]);
     let mut alice = Peer::join(server.port, "alice");
@@ -174,7 +174,7 @@ fn only_the_latest_messages_are_kept_if_told_so() {
 }
 
 #[test]
-fn what_waits_for_somebody_does_not_keep_the_rest_from_being_forgotten() {
+fn waiting_mail_does_not_block_retention() {
     let folder = folder();
     let server = Server::start_in(folder.path(), &["--keep-days", "0"]);
     let mut bob = Peer::register(server.port, "bob", "open sesame");
@@ -205,7 +205,7 @@ fn id_of(peer: &mut Peer, line: &str) -> u64 {
 }
 
 #[test]
-fn a_number_that_a_loss_of_power_took_is_not_given_again() {
+fn id_lost_in_power_failure_is_not_reused() {
     let (folder, copy, again) = (folder(), folder(), folder());
     let relaxed = ["--durability", "relaxed"];
     let mut server = Server::start_in(folder.path(), &relaxed);
@@ -267,7 +267,7 @@ fn damage(file: &Path, text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn what_cannot_be_read_is_not_taken_for_nothing() {
+fn unreadable_page_is_an_error() {
     let folder = folder();
     let file = folder.path().join("chatty.db");
     let server = Server::start_in(folder.path(), &[]);
@@ -300,7 +300,7 @@ fn what_cannot_be_read_is_not_taken_for_nothing() {
 }
 
 #[test]
-fn without_what_is_kept_of_accounts_and_bans_no_server_starts() {
+fn server_does_not_start_without_readable_accounts_and_bans() {
     let folder = folder();
     let file = folder.path().join("chatty.db");
     let server = Server::start_in(folder.path(), &[]);
@@ -332,7 +332,7 @@ fn without_what_is_kept_of_accounts_and_bans_no_server_starts() {
 }
 
 #[test]
-fn times_follow_a_clock_that_was_ahead_and_is_mended() {
+fn times_follow_corrected_clock() {
     let folder = folder();
     let mut server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");

@@ -92,7 +92,7 @@ fn is_on_floor(file: &str, floor: &str) -> bool {
 }
 
 #[test]
-fn imports_point_down_only_and_each_floor_keeps_to_its_trade() {
+fn imports_point_down_and_layers_avoid_forbidden_words() {
     for (file, text) in sources().iter().filter(|(file, _)| file.starts_with("src/")) {
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         let code: Vec<&str> =
@@ -115,7 +115,7 @@ fn imports_point_down_only_and_each_floor_keeps_to_its_trade() {
 }
 
 #[test]
-fn every_file_says_first_what_it_is_and_is_tidy() {
+fn every_file_starts_with_doc_and_is_tidy() {
     let unfinished = ["TO".to_owned() + "DO", "FIX".to_owned() + "ME", "dbg".to_owned() + "!("];
     for (file, text) in sources() {
         assert!(text.starts_with("//! "), "{file} does not say what it is");
@@ -131,7 +131,7 @@ fn every_file_says_first_what_it_is_and_is_tidy() {
 }
 
 #[test]
-fn nothing_is_unsafe_and_the_architecture_stays_short() {
+fn unsafe_is_forbidden_and_architecture_doc_is_short() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("Cargo.toml");
     assert!(manifest.contains("unsafe_code = \"forbid\""));
@@ -145,7 +145,7 @@ fn nothing_is_unsafe_and_the_architecture_stays_short() {
 }
 
 #[test]
-fn behind_every_threat_stands_a_test() {
+fn every_threat_names_a_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let threats = fs::read_to_string(root.join("docs/threats.md")).expect("docs/threats.md");
     let rows: Vec<&str> = threats.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
@@ -162,7 +162,7 @@ fn behind_every_threat_stands_a_test() {
 
 /// `kill` and `pgrep`, for example, are not on every machine.
 #[test]
-fn programs_of_tests_are_installed_by_the_test_script() {
+fn test_programs_are_installed_by_test_script() {
     const EVERYWHERE: [&str; 4] = ["sh", "tail", "timeout", "umount"]; // umount comes with mount
     for (file, text) in sources().into_iter().filter(|(file, _)| file.starts_with("tests/")) {
         let text = text.replace("clap::Command::new(", "");

@@ -37,7 +37,7 @@ fn joins_in_time(port: u16, name: &str) -> Peer {
 }
 
 #[test]
-fn an_address_has_so_many_connections_and_no_more() {
+fn connections_per_address_are_limited() {
     let server = limited(&["--max-per-address", "3"]);
     let mut alice = Peer::join(server.port, "alice");
     let bob = Peer::join(server.port, "bob");
@@ -55,7 +55,7 @@ fn an_address_has_so_many_connections_and_no_more() {
 }
 
 #[test]
-fn however_people_go_their_place_is_free_again() {
+fn every_kind_of_disconnect_frees_connection_slot() {
     let flags = ["--max-per-address", "3", "--connect-rate", "0", "--login-timeout", "300ms"];
     let server = limited(&[&flags[..], &["--session-grace", "100ms"]].concat());
     for round in 0..10 {
@@ -91,7 +91,7 @@ fn however_people_go_their_place_is_free_again() {
 }
 
 #[test]
-fn without_being_told_to_nothing_of_this_machine_is_limited() {
+fn loopback_is_not_limited_by_default() {
     let server = Server::start_with(&["--max-per-address", "1", "--connect-burst", "1"]);
     let mut peers: Vec<Peer> =
         (0..20).map(|n| Peer::join(server.port, &format!("peer{n}"))).collect();
@@ -102,7 +102,7 @@ fn without_being_told_to_nothing_of_this_machine_is_limited() {
 }
 
 #[test]
-fn new_connections_come_at_a_rate() {
+fn new_connections_are_rate_limited() {
     // To a machine that took a second for the four, the fourth is rightly welcome.
     let is_told = (0..10).any(|_| {
         let server = limited(&["--connect-rate", "1", "--connect-burst", "3"]);
@@ -121,7 +121,7 @@ fn new_connections_come_at_a_rate() {
 }
 
 #[test]
-fn however_many_are_turned_away_each_is_told_why() {
+fn every_rejected_connection_receives_reason() {
     let server = limited(&["--max-per-address", "1"]);
     let _alice = Peer::join(server.port, "alice");
     let mut many: Vec<TcpStream> = (0..60)
@@ -139,7 +139,7 @@ fn however_many_are_turned_away_each_is_told_why() {
 }
 
 #[test]
-fn who_gives_no_name_gives_way_to_who_comes() {
+fn pending_logins_are_evicted_for_new_connections() {
     let server = limited(&["--max-unnamed", "2", "--max-per-address", "100"]);
     let mut alice = Peer::join(server.port, "alice");
     let mut silent: Vec<Peer> = Vec::new();
@@ -160,7 +160,7 @@ fn who_gives_no_name_gives_way_to_who_comes() {
 }
 
 #[test]
-fn who_speaks_too_fast_is_heard_in_time_whole_and_in_order() {
+fn rate_limited_sender_is_delayed_without_loss() {
     let server = limited(&["--input-rate", "20", "--input-burst", "5"]);
     let mut bob = Peer::join(server.port, "bob");
     let mut alice = Peer::join(server.port, "alice");
@@ -179,7 +179,7 @@ fn who_speaks_too_fast_is_heard_in_time_whole_and_in_order() {
 }
 
 #[test]
-fn out_of_descriptors_those_inside_go_on_and_others_come_when_there_are_some() {
+fn descriptor_exhaustion_delays_only_new_connections() {
     let mut shell = Command::new("sh");
     shell.args(["-c", "ulimit -n 128; exec \"$0\" \"$@\""]);
     let start = Instant::now();
@@ -212,7 +212,7 @@ fn out_of_descriptors_those_inside_go_on_and_others_come_when_there_are_some() {
 }
 
 #[test]
-fn a_bug_that_one_connection_meets_ends_that_connection_only() {
+fn panic_ends_only_its_connection() {
     let server = Server::start_with(&["--debug-panic"]);
     let mut bob = Peer::join(server.port, "bob");
     let mut mallory = Peer::join(server.port, "mallory");
@@ -237,7 +237,7 @@ fn a_bug_that_one_connection_meets_ends_that_connection_only() {
 }
 
 #[test]
-fn who_hangs_on_a_pulled_cable_is_missed() {
+fn dead_connection_is_detected_after_cable_pull() {
     let Some(cable) = Cable::lay() else { return };
     let flags = ["--bind", &cable.here, "--keepalive", "1s", "--user-timeout", "2s"];
     let server = Server::start_with(&flags);

@@ -25,7 +25,7 @@ fn ruler(port: u16, name: &str) -> Peer {
 }
 
 #[test]
-fn bans_and_operators_of_the_server_outlive_a_crash() {
+fn server_bans_and_operators_survive_crash() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = start(folder.path());
     let mut alice = ruler(server.port, "alice");
@@ -67,7 +67,7 @@ fn bans_and_operators_of_the_server_outlive_a_crash() {
 }
 
 #[test]
-fn what_is_decided_in_a_room_outlives_a_crash() {
+fn room_moderation_survives_crash() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = start(folder.path());
     let mut alice = Peer::join(server.port, "alice");
@@ -109,7 +109,7 @@ fn what_is_decided_in_a_room_outlives_a_crash() {
 }
 
 #[test]
-fn what_a_room_of_guests_is_about_outlives_a_crash_if_somebody_comes_back() {
+fn guest_room_topic_survives_crash_when_member_resumes() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = start(folder.path());
     let mut alice = Peer::join(server.port, "alice");
@@ -146,7 +146,7 @@ fn what_a_room_of_guests_is_about_outlives_a_crash_if_somebody_comes_back() {
 }
 
 #[test]
-fn a_room_of_guests_keeps_its_bans_and_finds_another_operator() {
+fn guest_room_keeps_bans_and_promotes_new_operator() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = start(folder.path());
     let mut alice = Peer::join(server.port, "alice");
@@ -165,7 +165,7 @@ fn a_room_of_guests_keeps_its_bans_and_finds_another_operator() {
 }
 
 #[test]
-fn room_and_lock_have_somebody_who_may_decide_after_a_crash() {
+fn locked_room_has_operator_after_crash() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = start(folder.path());
     let mut alice = Peer::join(server.port, "alice");
@@ -197,7 +197,7 @@ fn room_and_lock_have_somebody_who_may_decide_after_a_crash() {
 }
 
 #[test]
-fn a_guest_who_comes_back_to_a_session_keeps_the_room_and_what_was_decided() {
+fn resumed_guest_keeps_room_and_moderation() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = start(folder.path());
     let mut alice = Peer::join(server.port, "alice");
@@ -222,7 +222,7 @@ fn a_guest_who_comes_back_to_a_session_keeps_the_room_and_what_was_decided() {
 }
 
 #[test]
-fn what_operators_do_is_in_the_log_and_no_secret_is() {
+fn operator_actions_are_logged_without_secrets() {
     let server = Server::start_with(&["--oper-password-file", SESAME_FILE]);
     let mut bob = Peer::join(server.port, "bob");
     let mut alice = Peer::join(server.port, "alice");
@@ -265,7 +265,7 @@ fn what_operators_do_is_in_the_log_and_no_secret_is() {
 }
 
 #[test]
-fn guesses_at_the_operators_password_wait() {
+fn oper_password_guesses_are_throttled() {
     let flags = ["--oper-password-file", SESAME_FILE, "--guess-delay", "200ms"];
     let server = Server::start_with(&flags);
     let mut mallory = Peer::join(server.port, "mallory");
@@ -294,7 +294,7 @@ fn hash_password(input: &str) -> std::process::Output {
 }
 
 #[test]
-fn hash_password_makes_what_the_server_takes_and_a_bad_file_is_refused() {
+fn hash_password_output_is_accepted_and_bad_file_is_rejected() {
     let made = hash_password("open sesame\nand more\n");
     assert!(made.status.success());
     assert!(made.stdout.starts_with(b"$argon2id$"));

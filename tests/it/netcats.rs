@@ -131,7 +131,7 @@ fn telnet() {
 /// A person at telnet: after Ctrl-C it shows nothing more before the server has
 /// answered it, and none of what it sends of its own is for anybody's eyes.
 #[test]
-fn telnet_goes_on_after_ctrl_c_and_leaves_cleanly() {
+fn telnet_continues_after_ctrl_c_and_quits_cleanly() {
     if !has_program("telnet") {
         return;
     }
@@ -164,7 +164,7 @@ fn telnet_goes_on_after_ctrl_c_and_leaves_cleanly() {
 
 /// `scripts/demo.sh` plays to its end.
 #[test]
-fn the_demo_plays() {
+fn demo_script_plays_to_end() {
     if !has_program("bash") || !has_program("nc") {
         return;
     }

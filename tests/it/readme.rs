@@ -30,7 +30,7 @@ use crate::support::{CHATTY, Server, Terminal, has_program};
 const PAGES: [&str; 3] = ["README.md", "docs/protocol.md", "docs/json.md"];
 
 #[test]
-fn the_tables_are_those_of_the_code() {
+fn tables_match_code() {
     for page in PAGES {
         let before = read(page);
         let after = tables().into_iter().fold(before.clone(), |text, (name, table)| {
@@ -52,7 +52,7 @@ fn the_tables_are_those_of_the_code() {
 }
 
 #[test]
-fn the_protocol_page_leaves_nothing_out() {
+fn protocol_page_covers_every_word() {
     let page = read("docs/protocol.md");
     let commands = commands::TABLE.iter().flat_map(|row| {
         std::iter::once(&row.name).chain(row.aliases).map(|name| format!("`/{name}"))
@@ -98,14 +98,14 @@ fn every_console_block_runs_as_shown() {
 }
 
 #[test]
-fn every_session_can_be_played_again() {
+fn every_session_block_can_be_replayed() {
     for block in blocks("text session") {
         play(&block);
     }
 }
 
 #[test]
-fn every_screen_can_be_played_again() {
+fn every_screen_block_can_be_replayed() {
     for block in blocks("text screen") {
         if !play_on_screen(&block) {
             return;
@@ -115,7 +115,7 @@ fn every_screen_can_be_played_again() {
 
 /// `scripts/record.sh` draws it anew; what is said in it is said in the picture.
 #[test]
-fn the_picture_is_of_a_session() {
+fn session_picture_shows_recorded_session() {
     if !["bash", "tmux", "nc"].iter().all(|program| has_program(program)) {
         return;
     }

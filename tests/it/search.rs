@@ -121,7 +121,7 @@ fn all_apart() -> String {
 }
 
 #[test]
-fn both_logs_find_the_same_whatever_is_asked() {
+fn memory_and_disk_search_agree() {
     let folder = tempfile::tempdir().expect("a folder");
     let servers = [Server::start(), Server::start_in(folder.path(), &[])];
     let mut people = servers.each_ref().map(|server| Peer::join(server.port, "alice"));
@@ -158,7 +158,7 @@ fn both_logs_find_the_same_whatever_is_asked() {
 }
 
 #[test]
-fn the_newest_matches_are_found_and_what_is_forgotten_is_not() {
+fn search_finds_newest_matches_and_no_deleted_messages() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -189,7 +189,7 @@ fn the_newest_matches_are_found_and_what_is_forgotten_is_not() {
 }
 
 #[test]
-fn what_the_index_is_behind_with_is_found_all_the_same() {
+fn search_covers_messages_not_yet_indexed() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -207,7 +207,7 @@ fn what_the_index_is_behind_with_is_found_all_the_same() {
 }
 
 #[test]
-fn a_log_from_before_there_was_a_search_can_be_searched() {
+fn log_without_index_can_be_searched() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -229,7 +229,7 @@ fn a_log_from_before_there_was_a_search_can_be_searched() {
 }
 
 #[test]
-fn upgrade_rebuilds_the_index() {
+fn upgrade_rebuilds_index() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -258,7 +258,7 @@ fn upgrade_rebuilds_the_index() {
 }
 
 #[test]
-fn nobody_finds_what_was_not_for_them() {
+fn search_finds_only_readable_messages() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");

@@ -31,7 +31,7 @@ fn id_and_line(line: &str) -> (u64, &str) {
 }
 
 #[test]
-fn a_visit_outlives_a_crash_with_all_that_belongs_to_it() {
+fn session_survives_crash_with_its_state() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), &[]);
     let (mut bob, token) = with_session(server.port, "Bob");
@@ -92,7 +92,7 @@ fn a_visit_outlives_a_crash_with_all_that_belongs_to_it() {
 }
 
 #[test]
-fn who_does_not_come_back_after_a_restart_quits_in_the_end() {
+fn unresumed_session_expires_after_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::start_in(folder.path(), &[]);
     let (mut bob, token) = with_session(server.port, "bob");
@@ -114,7 +114,7 @@ fn who_does_not_come_back_after_a_restart_quits_in_the_end() {
 }
 
 #[test]
-fn a_mark_is_known_as_long_as_its_message_however_much_was_said_since() {
+fn cid_is_deduplicated_while_its_message_is_stored() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::start_in(folder.path(), &["--history-messages", "2"]);
     let (mut alice, _) = with_session(server.port, "alice");
@@ -131,7 +131,7 @@ fn a_mark_is_known_as_long_as_its_message_however_much_was_said_since() {
 }
 
 #[test]
-fn what_comes_while_somebody_comes_back_is_neither_lost_nor_doubled() {
+fn messages_during_resume_arrive_exactly_once() {
     const LINES: usize = 2000;
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::start_in(folder.path(), &[]);
@@ -173,7 +173,7 @@ fn what_comes_while_somebody_comes_back_is_neither_lost_nor_doubled() {
 }
 
 #[test]
-fn all_of_a_visit_in_a_thousand_rooms_is_read_again_after_a_crash() {
+fn session_in_thousand_rooms_is_restored_after_crash() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");

@@ -50,7 +50,7 @@ const LIMITS: &str = "--limit-loopback --max-connections 40 --max-per-address 6 
     --max-unnamed 4 --connect-rate 8 --connect-burst 20 --input-rate 200 --input-burst 400";
 
 #[test]
-fn a_crowd_in_fast_forward_leaves_nothing_behind() {
+fn crowd_at_accelerated_time_leaks_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let identity = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
     let tls = tls(&identity, folder.path());

@@ -42,7 +42,7 @@ fn texts(rows: &[(u64, String)]) -> Vec<&str> {
 }
 
 #[test]
-fn orderly_stop_leaves_one_complete_file() {
+fn graceful_shutdown_leaves_one_complete_file() {
     for (signal, flags) in [
         ("TERM", &[][..]),
         ("INT", &["--durability", "relaxed"]),
@@ -70,7 +70,7 @@ fn orderly_stop_leaves_one_complete_file() {
 }
 
 #[test]
-fn running_servers_log_is_copied_as_the_readme_says() {
+fn log_of_running_server_is_copied_as_documented() {
     if !has_program("sqlite3") {
         return;
     }
@@ -92,7 +92,7 @@ fn running_servers_log_is_copied_as_the_readme_says() {
 }
 
 #[test]
-fn locked_log_refuses_lines_until_it_is_released() {
+fn locked_log_refuses_lines_until_released() {
     let folder = folder();
     let server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::register(server.port, "alice", "open sesame");
@@ -134,7 +134,7 @@ fn locked_log_refuses_lines_until_it_is_released() {
 }
 
 #[test]
-fn long_reader_does_not_stop_lines() {
+fn long_read_transaction_does_not_block_lines() {
     let folder = folder();
     let server = Server::start_in(folder.path(), &[]);
     say(&server, "alice", &["one"]);
@@ -155,7 +155,7 @@ fn long_reader_does_not_stop_lines() {
 }
 
 #[test]
-fn locked_log_is_an_error_at_the_start() {
+fn locked_log_is_an_error_at_start() {
     let folder = folder();
     let server = Server::start_in(folder.path(), &[]);
     say(&server, "alice", &["one"]);
@@ -169,7 +169,7 @@ fn locked_log_is_an_error_at_the_start() {
 }
 
 #[test]
-fn change_that_cannot_be_stored_at_the_stop_is_named() {
+fn unstored_change_is_reported_at_stop() {
     let folder = folder();
     let server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -186,7 +186,7 @@ fn change_that_cannot_be_stored_at_the_stop_is_named() {
 }
 
 #[test]
-fn change_that_could_not_be_stored_is_stored_when_the_lock_is_released() {
+fn failed_change_is_stored_when_lock_is_released() {
     let folder = folder();
     let file = folder.path().join("chatty.db");
     let server = Server::start_in(folder.path(), &[]);
@@ -222,7 +222,7 @@ fn killed() -> tempfile::TempDir {
 }
 
 #[test]
-fn log_that_lost_what_was_stored_is_refused() {
+fn log_that_lost_stored_messages_is_rejected() {
     let remove = |path: PathBuf| fs::remove_file(path).expect("removed");
     let harms: [(&str, Harm<'_>); 4] = [
         ("an empty file", &|folder| {
@@ -260,7 +260,7 @@ fn log_that_lost_what_was_stored_is_refused() {
 }
 
 #[test]
-fn whole_older_copy_is_used() {
+fn complete_older_copy_is_accepted() {
     let (folder, copy) = (folder(), folder());
     let server = Server::start_in(folder.path(), &[]);
     say(&server, "alice", &["one"]);
@@ -289,7 +289,7 @@ fn whole_older_copy_is_used() {
 }
 
 #[test]
-fn complete_older_file_is_used_after_an_orderly_stop_and_that_is_said() {
+fn older_file_is_accepted_and_reported_after_graceful_shutdown() {
     let (folder, copy) = (folder(), folder());
     let (file, older) = (folder.path().join("chatty.db"), copy.path().join("older"));
     for line in ["one", "two"] {
@@ -308,7 +308,7 @@ fn complete_older_file_is_used_after_an_orderly_stop_and_that_is_said() {
 }
 
 #[test]
-fn lock_left_by_a_first_start_is_no_obstacle() {
+fn lock_left_by_first_start_is_ignored() {
     let folder = folder();
     fs::write(folder.path().join("lock"), "").expect("a lock");
     for file in ["", "chatty.db"] {
@@ -322,7 +322,7 @@ fn lock_left_by_a_first_start_is_no_obstacle() {
 }
 
 #[test]
-fn lost_files_end_the_server_before_a_line_is_acknowledged() {
+fn lost_files_end_server_before_line_is_acknowledged() {
     let harms: [Harm<'_>; 4] = [
         &|folder| fs::remove_dir_all(folder).expect("removed"),
         &|folder| fs::rename(folder, folder.with_extension("moved")).expect("moved"),
@@ -354,7 +354,7 @@ fn lost_files_end_the_server_before_a_line_is_acknowledged() {
 }
 
 #[test]
-fn only_own_regular_files_are_used_and_others_stay_as_they_are() {
+fn only_own_regular_files_are_used_and_others_stay_unchanged() {
     for name in ["chatty.db", "chatty.db-wal", "chatty.db-shm", "lock", "tls-identity.pem"] {
         for kind in ["a link", "a dangling link", "a hard link", "a FIFO", "a folder"] {
             let (folder, elsewhere) = (folder(), folder());
@@ -385,7 +385,7 @@ fn only_own_regular_files_are_used_and_others_stay_as_they_are() {
 }
 
 #[test]
-fn device_is_not_made_private() {
+fn device_permissions_are_unchanged() {
     let folder = folder();
     let mode = || fs::metadata("/dev/null").expect("there").permissions().mode();
     let before = mode();
@@ -395,7 +395,7 @@ fn device_is_not_made_private() {
 }
 
 #[test]
-fn data_folder_may_be_a_link() {
+fn data_folder_may_be_a_symlink() {
     let parent = folder();
     let (folder, link) = (parent.path().join("log"), parent.path().join("link"));
     fs::create_dir(&folder).expect("a folder");

@@ -104,7 +104,7 @@ fn make_certificate(certificate: &Path, key: &Path) -> String {
 }
 
 #[test]
-fn with_and_without_tls_people_share_a_room() {
+fn tls_and_plain_users_share_a_room() {
     let server = Server::start_with(&["--tls"]);
     let mut bob = Peer::join(server.port, "bob");
     let Some(mut alice) = Client::join(server.port, "alice") else { return };
@@ -139,7 +139,7 @@ fn with_and_without_tls_people_share_a_room() {
 }
 
 #[test]
-fn a_plain_connection_is_greeted_at_its_first_byte_or_after_a_second() {
+fn plain_connection_is_greeted_at_first_byte_or_after_one_second() {
     let server = Server::start_with(&["--tls"]);
     let start = Instant::now();
     Peer::connect(server.port);
@@ -163,7 +163,7 @@ fn a_plain_connection_is_greeted_at_its_first_byte_or_after_a_second() {
 }
 
 #[test]
-fn tls_only_tells_the_others_what_to_do() {
+fn tls_only_server_explains_tls_to_plain_clients() {
     let server = Server::start_with(&["--tls-only"]);
     let refusal =
         "[BYE bad-protocol] this server speaks TLS only; use chatty join --tls or ncat --ssl\n";
@@ -178,7 +178,7 @@ fn tls_only_tells_the_others_what_to_do() {
 }
 
 #[test]
-fn a_broken_handshake_ends_that_connection_only() {
+fn broken_handshake_ends_only_its_connection() {
     let server = Server::start_with(&["--tls"]);
     let mut bob = Peer::join(server.port, "bob");
     let record = |body: &[u8]| {
@@ -208,7 +208,7 @@ fn a_broken_handshake_ends_that_connection_only() {
 }
 
 #[test]
-fn a_handshake_has_to_end_in_the_time_there_is_to_log_in() {
+fn handshake_is_bounded_by_login_timeout() {
     let server = Server::start_with(&["--tls", "--login-timeout", "2s"]);
     let mut bob = Peer::join(server.port, "bob");
     // The beginning of one, and one that drips for as long as it is let.
@@ -238,7 +238,7 @@ fn a_handshake_has_to_end_in_the_time_there_is_to_log_in() {
 }
 
 #[test]
-fn who_reads_nothing_is_parted_with_and_nobody_waits() {
+fn stalled_tls_reader_is_disconnected_without_delaying_others() {
     let server = Server::start_with(&["--tls", "--write-stall", "1s"]);
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Client::join(server.port, "alice") else { return };
@@ -255,7 +255,7 @@ fn who_reads_nothing_is_parted_with_and_nobody_waits() {
 }
 
 #[test]
-fn a_stop_is_told_to_those_who_can_hear_it() {
+fn shutdown_is_announced_over_tls() {
     let server = Server::start_with(&["--tls"]);
     let mut shaking = connect(server.port);
     shaking.write_all(b"\x16\x03\x01").expect("said");
@@ -276,7 +276,7 @@ fn a_stop_is_told_to_those_who_can_hear_it() {
 }
 
 #[test]
-fn the_servers_own_identity_outlives_it() {
+fn self_signed_identity_survives_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let introduce = |flags: &[&str]| Server::start_in(folder.path(), flags).logs();
     let first = introduce(&["--tls"]);
@@ -288,7 +288,7 @@ fn the_servers_own_identity_outlives_it() {
 }
 
 #[test]
-fn an_identity_that_is_gone_when_it_is_read_again_is_no_reason_for_another() {
+fn missing_identity_is_not_replaced_on_reload() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::start_in(folder.path(), &["--tls"]);
     let first = server.fingerprint();
@@ -301,7 +301,7 @@ fn an_identity_that_is_gone_when_it_is_read_again_is_no_reason_for_another() {
 }
 
 #[test]
-fn at_sighup_a_certificate_is_read_again_and_nobody_is_disturbed() {
+fn sighup_reloads_certificate_without_disconnects() {
     let folder = tempfile::tempdir().expect("a folder");
     let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
     let first = make_certificate(&certificate, &key);
@@ -358,7 +358,7 @@ fn assert_presents(port: u16, fingerprint: &str) {
 }
 
 #[test]
-fn without_its_certificate_a_server_does_not_start() {
+fn server_does_not_start_without_its_certificate() {
     let folder = tempfile::tempdir().expect("a folder");
     let absent = folder.path().join("absent.pem");
     let absent = absent.to_str().expect("plain");
@@ -379,7 +379,7 @@ fn without_its_certificate_a_server_does_not_start() {
 }
 
 #[test]
-fn a_farewell_waits_for_who_reads_long_after_it() {
+fn farewell_waits_for_late_reader() {
     let server = Server::start_with(&["--tls", "--outbox", "64KiB", "--write-stall", "500ms"]);
     let Some(stuck) = Client::join(server.port, "stuck") else { return };
     let mut alice = Peer::join(server.port, "alice");

@@ -492,7 +492,7 @@ fn flags<'a>(script: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn every_conversation_goes_as_written_on_the_hub() {
+fn every_transcript_matches_on_the_hub() {
     let mut faults = Vec::new();
     for path in transcripts() {
         let text = fs::read_to_string(&path).expect("readable");
@@ -509,7 +509,7 @@ fn every_conversation_goes_as_written_on_the_hub() {
 }
 
 #[test]
-fn every_conversation_goes_as_written_over_sockets() {
+fn every_transcript_matches_over_sockets() {
     let mut faults = Vec::new();
     for path in transcripts() {
         let text = fs::read_to_string(&path).expect("readable");

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_checker_has_nothing_against_a_plain_story() {
+    fn checker_accepts_valid_history() {
         let mut story = Story::plain();
         // Sent and never answered; sent again, and answered again.
         story.then(What::Sent(message("w1", "#red", 2)));
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn the_checker_finds_what_is_lost_doubled_changed_or_made_up() {
+    fn checker_reports_lost_duplicate_changed_and_invented_messages() {
         let mut story = Story::plain();
         story.rows.remove(1);
         story.has_fault("I1");
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn the_checker_finds_ids_and_authors_out_of_order() {
+    fn checker_reports_ids_and_authors_out_of_order() {
         let mut story = Story::plain();
         story.rows.swap(0, 1);
         story.has_fault("I3");
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn the_checker_finds_what_was_shown_wrongly() {
+    fn checker_reports_wrong_deliveries() {
         let mut story = Story::plain();
         story.shown("w2", 3, &message("w1", "w0", 1));
         story.has_fault("I5");

@@ -23,7 +23,7 @@ const FRAME_HEAD: usize = 24;
 const FRAMES: usize = 200;
 
 #[test]
-fn a_log_cut_off_anywhere_is_whole_up_to_there() {
+fn truncated_write_ahead_log_recovers_to_complete_prefix() {
     let seed = any_seed();
     println!("seed {seed}");
     let mut random = Random(seed);

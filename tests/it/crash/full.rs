@@ -117,7 +117,7 @@ impl Talk {
 }
 
 #[test]
-fn on_a_full_disk_lines_are_refused_and_shown_to_nobody_until_there_is_room() {
+fn full_disk_refuses_lines_until_space_is_free() {
     let Some(disk) = SmallDisk::new("4m") else { return };
     let (log, filler) = (disk.0.path().join("log"), disk.0.path().join("filler"));
     let server = Server::start_in(&log, &[]);
@@ -167,7 +167,7 @@ fn fill(disk: &SmallDisk) -> std::path::PathBuf {
 }
 
 #[test]
-fn on_a_full_disk_changes_are_refused_and_nothing_acknowledged_is_lost_at_the_stop() {
+fn full_disk_refuses_changes_and_loses_nothing_acknowledged() {
     let Some(disk) = SmallDisk::new("4m") else { return };
     let log = disk.0.path().join("log");
     let server = Server::start_in(&log, &["--oper-password-file", SESAME_FILE]);
@@ -214,7 +214,7 @@ fn on_a_full_disk_changes_are_refused_and_nothing_acknowledged_is_lost_at_the_st
 }
 
 #[test]
-fn on_a_full_disk_what_cannot_be_refused_is_stored_or_named_at_the_stop() {
+fn full_disk_reports_unstored_changes_at_stop() {
     let Some(disk) = SmallDisk::new("4m") else { return };
     let log = disk.0.path().join("log");
     let server = Server::start_in(&log, &[]);
@@ -238,7 +238,7 @@ fn on_a_full_disk_what_cannot_be_refused_is_stored_or_named_at_the_stop() {
 }
 
 #[test]
-fn a_log_that_cannot_be_moved_into_its_file_is_the_end() {
+fn failed_checkpoint_ends_server() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut shell = Command::new("sh");
     // No file may have more than 8 MB, which is no want of room.
@@ -291,7 +291,7 @@ fn on_failing_disk(folder: &Path, error: &str) -> (Server, Option<String>) {
 }
 
 #[test]
-fn a_quota_that_is_used_up_is_no_fault_and_a_fault_is_no_want_of_room() {
+fn quota_error_refuses_lines_and_io_error_ends_server() {
     if !can_trace() {
         return;
     }

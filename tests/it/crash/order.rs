@@ -12,7 +12,7 @@ use crate::support::{Peer, Server, has_program, is_ci, report_skipped};
 const LINES: usize = 50;
 
 #[test]
-fn nobody_is_told_before_the_disk_has_it() {
+fn line_is_synced_before_delivery() {
     if !can_trace() {
         return;
     }

@@ -16,7 +16,7 @@ const HISTORY: u64 = 1 << 30;
 
 #[test]
 #[ignore = "a measurement that writes a gibibyte: scripts/crash.sh ready"]
-fn ready_again_with_a_gibibyte_of_history() {
+fn server_with_gibibyte_log_starts_quickly_after_kill() {
     let folder = tempfile::tempdir().expect("a folder");
     drop(Server::start_in(folder.path(), &[])); // leaves the tables
     let messages = fill(&folder.path().join("chatty.db"));

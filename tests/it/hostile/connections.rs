@@ -28,7 +28,7 @@ fn comes_within(port: u16, most: Duration) {
 }
 
 #[test]
-fn n16_hundreds_who_drip_their_name() {
+fn n16_hundreds_of_slow_logins() {
     let (patience, pause) = (scale(30_000, 1500), scale(10_000, 100));
     let patience = format!("{patience}ms");
     let unnamed = scale("512", "256");
@@ -73,7 +73,7 @@ fn n16_hundreds_who_drip_their_name() {
 }
 
 #[test]
-fn n17_connections_that_break_in_every_way() {
+fn n17_connections_broken_in_every_way() {
     let may_hear = |line: &str| comes_or_goes(line, &["n"]);
     watched(&[], may_hear, |port| {
         let (start, every) = (Instant::now(), Duration::from_micros(200));
@@ -99,7 +99,7 @@ fn n17_connections_that_break_in_every_way() {
 }
 
 #[test]
-fn n18_no_descriptors_left() {
+fn n18_descriptors_exhausted() {
     let mut shell = Command::new("sh");
     shell.args(["-c", "ulimit -n 128; exec \"$0\" \"$@\""]);
     let (start, told) = (Instant::now(), Rc::new(Cell::new(0)));
@@ -197,7 +197,7 @@ impl Lost {
 }
 
 #[test]
-fn n21_a_cable_is_pulled_while_many_speak() {
+fn n21_cable_pulled_while_many_send() {
     let Some(cable) = Cable::lay() else { return };
     let silence = format!("{}s", scale(10, 2));
     let flags = ["--bind", &cable.here, "--keepalive", &silence, "--user-timeout", &silence];

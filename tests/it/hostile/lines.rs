@@ -9,7 +9,7 @@ use super::{answer, connect, heard, watched, watched_to_keep_nothing};
 use crate::support::Peer;
 
 #[test]
-fn n01_a_line_without_an_end_before_login() {
+fn n01_endless_line_before_login() {
     watched_to_keep_nothing(
         |_| false,
         |port| {
@@ -28,7 +28,7 @@ fn n01_a_line_without_an_end_before_login() {
 }
 
 #[test]
-fn n02_a_line_without_an_end_after_login() {
+fn n02_endless_line_after_login() {
     watched_to_keep_nothing(
         |line| comes_or_goes(line, &["mallory"]),
         |port| {
@@ -44,7 +44,7 @@ fn n02_a_line_without_an_end_after_login() {
 }
 
 #[test]
-fn n03_n04_a_bad_line_and_a_good_one_in_one_write() {
+fn n03_n04_bad_and_good_line_in_one_write() {
     watched(
         &[],
         |line| comes_or_goes(line, &["mallory"]),
@@ -101,7 +101,7 @@ fn odd_texts() -> Vec<(Vec<u8>, String)> {
 }
 
 #[test]
-fn n05_n06_n07_n08_whatever_is_said_arrives_as_one_clean_line() {
+fn n05_n06_n07_n08_hostile_text_arrives_as_one_clean_line() {
     let texts = odd_texts();
     let heard: Vec<String> = texts.iter().map(|(_, heard)| heard.clone()).collect();
     // Of a longer line nothing is heard; these commands leave less room for the text.
@@ -146,7 +146,7 @@ fn n05_n06_n07_n08_whatever_is_said_arrives_as_one_clean_line() {
 }
 
 #[test]
-fn n09_n10_names_that_are_none_or_somebody_elses() {
+fn n09_n10_invalid_and_confusable_names() {
     let folder = tempfile::tempdir().expect("a folder");
     let files = || {
         let entries = fs::read_dir(folder.path()).expect("the folder");
@@ -201,7 +201,7 @@ fn n09_n10_names_that_are_none_or_somebody_elses() {
 }
 
 #[test]
-fn n14_telnet_that_never_ends() {
+fn n14_endless_telnet_negotiation() {
     let may_hear =
         |line: &str| comes_or_goes(line, &["mallory", "bob"]) || line == "mallory: usable again";
     watched_to_keep_nothing(may_hear, |port| {
@@ -222,7 +222,7 @@ fn n14_telnet_that_never_ends() {
 }
 
 #[test]
-fn n15_text_of_other_encodings() {
+fn n15_text_in_other_encodings() {
     // Some of it reads as text, of a kind.
     let is_text = |line: &str| {
         ["\u{fffd}i\u{fffd}", "\u{fffd}"].iter().any(|text| line == format!("mallory: {text}"))

@@ -10,7 +10,7 @@ use super::{id_and_line, session, watched};
 use crate::support::{Peer, Server, history};
 
 #[test]
-fn n25_marks_said_again_and_marks_that_are_none() {
+fn n25_repeated_and_malformed_cids() {
     let may_hear = |line: &str| line == "mallory: one" || comes_or_goes(line, &["mallory"]);
     let heard = watched(&[], may_hear, |port| {
         let mut mallory = Peer::join(port, "mallory");
@@ -38,7 +38,7 @@ fn n25_marks_said_again_and_marks_that_are_none() {
 /// Very many marks, each new; the first is known all the same, as long as the log holds
 /// what it marks.
 #[test]
-fn n25_marks_by_the_million() {
+fn n25_million_cids() {
     let count = scale(1_000_000, 10_000);
     let may_hear = |line: &str| line.starts_with("mallory: m") || comes_or_goes(line, &["mallory"]);
     let folder = tempfile::tempdir().expect("a folder");
@@ -71,7 +71,7 @@ fn n25_marks_by_the_million() {
 
 /// What is sent again to a server that ended, one way or another, is said once.
 #[test]
-fn n25_what_is_sent_again_after_a_crash_or_a_stop_is_said_once() {
+fn n25_resent_lines_are_deduplicated_after_crash_or_stop() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");

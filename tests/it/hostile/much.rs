@@ -8,7 +8,7 @@ use super::{connect, connect_cramped, heard, watched};
 use crate::support::Peer;
 
 #[test]
-fn n24_numbers_beyond_reason_and_very_many_rooms() {
+fn n24_huge_numbers_and_many_rooms() {
     watched(
         &[],
         |line| comes_or_goes(line, &["mallory"]),
@@ -57,7 +57,7 @@ fn n24_numbers_beyond_reason_and_very_many_rooms() {
 }
 
 #[test]
-fn n24_many_who_ask_for_much_and_do_not_read() {
+fn n24_many_large_requests_without_reading() {
     let may_hear =
         |line: &str| line.starts_with("bob: xxx") || comes_or_goes(line, &["bob", "asks"]);
     watched(&["--outbox-total", "16MiB", "--write-stall", "1s"], may_hear, |port| {
@@ -85,7 +85,7 @@ fn n24_many_who_ask_for_much_and_do_not_read() {
 
 /// A thousand who ask for all there is at the same moment, and read it.
 #[test]
-fn n24_many_who_ask_for_much_at_once() {
+fn n24_many_large_requests_at_once() {
     let is_said = |line: &str| line.starts_with("bob: yyy");
     let may_hear = |line: &str| is_said(line) || comes_or_goes(line, &["bob", "asks"]);
     let heard = watched(&["--outbox-total", "16MiB"], may_hear, |port| {
@@ -114,7 +114,7 @@ fn n24_many_who_ask_for_much_at_once() {
 }
 
 #[test]
-fn n24_mail_for_who_is_not_here_is_bounded() {
+fn n24_mail_for_offline_account_is_bounded() {
     let (count, most) = (scale(10_000, 1000), 500);
     watched(
         &[],

@@ -17,7 +17,7 @@ use crate::any_input::checks::Draw;
 use crate::support::{Peer, Server, has_program};
 
 #[test]
-fn n11_n13_other_protocols_join_nothing_and_say_nothing() {
+fn n11_n13_other_protocols_do_not_log_in() {
     watched(
         &[],
         |line| comes_or_goes(line, &["bob"]),
@@ -50,7 +50,7 @@ fn n11_n13_other_protocols_join_nothing_and_say_nothing() {
 
 /// Of remote desktops and file shares, and of nobody.
 #[test]
-fn n13_noise() {
+fn n13_random_bytes() {
     // A line of noise may be a letter, which is a name, and then some may be text.
     let is_noise = |line: &str| {
         let line = line.strip_prefix("* ").unwrap_or(line);
@@ -97,7 +97,7 @@ fn is_introduction(line: &str) -> bool {
 }
 
 #[test]
-fn n12_tls_where_it_is_not_spoken_is_closed_at_once() {
+fn n12_tls_to_plain_server_is_closed_at_once() {
     watched(
         &[],
         |_| false,
@@ -127,7 +127,7 @@ fn n12_tls_where_it_is_not_spoken_is_closed_at_once() {
 
 /// The canaries are plain, too: a program beside them speaks TLS for them.
 #[test]
-fn n12_plain_words_to_who_speaks_tls_only() {
+fn n12_plain_text_to_tls_only_server() {
     if !has_program("socat") {
         return;
     }
@@ -145,7 +145,7 @@ fn n12_plain_words_to_who_speaks_tls_only() {
 }
 
 #[test]
-fn n12_handshakes_that_drip_and_that_break_off() {
+fn n12_slow_and_broken_handshakes() {
     let patience = Duration::from_millis(scale(10_000, 1000));
     let flags = ["--tls", "--login-timeout", &format!("{}ms", patience.as_millis())];
     let watch = Watch::begin(&flags).may_log(is_introduction);

@@ -62,7 +62,7 @@ fn check_flood(heard: &[String], count: usize) {
 }
 
 #[test]
-fn n19_many_who_never_read() {
+fn n19_many_stalled_readers() {
     let stall = Duration::from_millis(scale(10_000, 1000));
     let stall_flag = format!("{}ms", stall.as_millis());
     // The small flood is to fill what the system holds, too.
@@ -126,7 +126,7 @@ fn take_slowly(peer: &mut Peer, time: Duration) -> Vec<u8> {
 /// Slowly, or not at all for nearly as long as one may: then they read on, and nothing
 /// is missing.
 #[test]
-fn n20_slow_readers_and_late_ones() {
+fn n20_slow_and_late_readers() {
     let stall = Duration::from_millis(scale(10_000, 3000));
     let stall_flag = format!("{}ms", stall.as_millis());
     let flags = ["--write-stall", &stall_flag, "--outbox", "64KiB"];

@@ -18,7 +18,7 @@ fn register(port: u16, name: &str, password: &str) {
 }
 
 #[test]
-fn n22_a_thousand_guesses_over_eight_connections() {
+fn n22_thousand_guesses_over_eight_connections() {
     watched(
         &[],
         |line| comes_or_goes(line, &["alice"]),
@@ -74,7 +74,7 @@ fn hang_up(peer: &Peer) {
 }
 
 #[test]
-fn n22_guessers_who_hang_up_with_more_to_say() {
+fn n22_guessers_disconnecting_with_pending_input() {
     watched(
         &[],
         |line| comes_or_goes(line, &["alice"]),
@@ -93,7 +93,7 @@ fn n22_guessers_who_hang_up_with_more_to_say() {
 }
 
 #[test]
-fn n22_passwords_that_are_none() {
+fn n22_malformed_passwords() {
     watched(
         &[],
         |line| comes_or_goes(line, &["alice", "mallory"]),
@@ -119,7 +119,7 @@ fn n22_passwords_that_are_none() {
 }
 
 #[test]
-fn n22_a_crowd_that_logs_in_at_once() {
+fn n22_many_simultaneous_logins() {
     let accounts = scale(50, 10);
     watched(
         &[],
@@ -145,7 +145,7 @@ fn n22_a_crowd_that_logs_in_at_once() {
 
 /// An account that is not there is no way to have the server hash.
 #[test]
-fn n22_who_is_known_and_who_is_not() {
+fn n22_unknown_accounts_are_not_hashed() {
     watched(
         &[],
         |line| comes_or_goes(line, &["alice"]),
@@ -223,7 +223,7 @@ fn n23_rights_and_tokens_of_others() {
 
 /// A right is somebody's, not a name's; and of each try to get it the log tells.
 #[test]
-fn n23_the_operators_password_and_the_operators_name() {
+fn n23_oper_password_and_operator_name() {
     let flags = ["--oper-password-file", SESAME_FILE, "--guess-delay", "10ms"];
     let told = |line: &str| {
         let act = [
@@ -261,7 +261,7 @@ fn n23_the_operators_password_and_the_operators_name() {
 
 /// A token is over when its visit is, and gives nobody else's visit.
 #[test]
-fn n23_tokens_that_are_over() {
+fn n23_expired_tokens() {
     watched(
         &[],
         |line| comes_or_goes(line, &["alice", "bob"]),
