@@ -1,7 +1,6 @@
-//! Any input at all: whatever bytes come, in whatever order people come and go,
-//! nothing panics and the hub's tables agree. The inputs are drawn by a seed, so
-//! a failure can be played again. `fuzz/` draws them by what they reach, for as long
-//! as one likes.
+//! Seeded random input: for any bytes and any order of connects and disconnects, nothing panics and
+//! the hub's invariants hold. A failure can be replayed from its seed. `fuzz/` runs the same checks
+//! with coverage-guided input and without a time limit.
 
 pub(crate) mod checks;
 

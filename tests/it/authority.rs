@@ -1,8 +1,8 @@
-//! Who may what, and what comes of it: every command, said by who has not logged in, by
-//! a guest and an account in somebody else's room, by the room's operator and by the
-//! server's. Who may gets the command's own answer, others hear of it what they should,
-//! and what an operator sees has changed as the table says, or not at all. Who may not
-//! gets one refusal, nobody hears anything, and everything is as it was.
+//! Permissions: every command, sent by a user who is not logged in, by a guest and an account in
+//! another user's room, by the room's operator and by a server operator. A permitted command gets
+//! its own reply, the witnesses receive the expected lines, and the visible state changes as the
+//! table says. A refused command gets one error, no witness receives anything, and the visible
+//! state is unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -15,21 +15,21 @@ use chatty::commands::{self, Request};
 
 use crate::support::{Peer, SESAME, Server};
 
-/// A hash of [`SESAME`] that takes no time, for the many servers here.
+/// A cheap hash of [`SESAME`], since the test starts many servers.
 const QUICK_FILE: &str = "tests/passwords/quick.hash";
 
-/// Who says it, and whom a command is for: these and all who stand below them here.
+/// The sender's role, in ascending order; a command needs a minimum role.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Who {
-    /// Nobody yet.
+    /// Connected, but not logged in.
     Stranger,
-    /// carol, in #ops.
+    /// carol, a guest in #ops.
     Guest,
-    /// dave, in #ops.
+    /// dave, an account in #ops.
     Account,
-    /// alice, whose room #ops is.
+    /// alice, who created #ops.
     RoomOperator,
-    /// erin, in #ops.
+    /// erin, a server operator in #ops.
     ServerOperator,
 }
 
@@ -49,23 +49,23 @@ impl Who {
     }
 }
 
-/// One command: what is said, and what comes of it. `{me}` is whoever says it.
+/// One command: its line and its effects. `{me}` is the sender's name.
 struct Row {
     needs: Who,
     line: &'static str,
     answer: &'static str,
-    /// Said before, by whom.
+    /// Lines sent beforehand, by user name.
     before: Vec<(&'static str, &'static str)>,
-    /// Who hears what of it: wanda and bob in the room, zoe in the lobby.
+    /// The line each witness receives: wanda and bob in the room, zoe in the lobby.
     heard: BTreeMap<&'static str, &'static str>,
-    /// What an operator sees that was not so before, and what is so no longer.
+    /// Facts that appear and facts that disappear in an operator's view.
     brings: Vec<&'static str>,
     ends: Vec<&'static str>,
-    /// For whom it has another answer, and neither is heard nor changes anything.
+    /// Roles with another reply, without effect on witnesses and state.
     but: Vec<(Who, &'static str)>,
 }
 
-/// Whoever is `needs` or more says `line` and is answered with `answer`.
+/// Creates a row: a sender with role `needs` or higher is answered with `answer`.
 fn row(needs: Who, line: &'static str, answer: &'static str) -> Row {
     let (heard, before) = (BTreeMap::new(), Vec::new());
     Row { needs, line, answer, before, heard, brings: vec![], ends: vec![], but: vec![] }
@@ -77,17 +77,17 @@ impl Row {
         self
     }
 
-    /// Those in the room hear it.
+    /// The witnesses in the room receive `line`.
     fn room(self, line: &'static str) -> Self {
         self.one("wanda", line).one("bob", line)
     }
 
-    /// Those elsewhere hear it too.
+    /// All witnesses receive `line`.
     fn all(self, line: &'static str) -> Self {
         self.room(line).one("zoe", line)
     }
 
-    /// One of them hears it, in place of what the others do.
+    /// One witness receives `line` instead of the common line.
     fn one(mut self, who: &'static str, line: &'static str) -> Self {
         self.heard.insert(who, line);
         self
@@ -116,8 +116,8 @@ impl Row {
     }
 }
 
-/// Every command; one that is not here fails the test.
-#[rustfmt::skip] // a row is a line, and what comes of it stands below
+/// The table of all commands; a missing command fails the test.
+#[rustfmt::skip] // one row per command, its effects below
 fn table() -> Vec<Row> {
     const ALREADY: &str = "[ERROR bad-argument]";
     const NO_ACCOUNT: &str = "[ERROR bad-password]";
@@ -203,16 +203,16 @@ fn table() -> Vec<Row> {
     ]
 }
 
-/// A server with a room of alice's, in which bob and wanda are too, zoe in the lobby,
-/// and olga, an operator of the server who looks after all of it.
+/// A server with alice's room #ops, joined by bob and wanda, zoe in the lobby, and olga, a server
+/// operator who observes the state.
 struct World {
     server: Server,
     people: BTreeMap<&'static str, Peer>,
-    /// Of somebody whose connection broke.
+    /// The session token of a user whose connection dropped.
     token: String,
 }
 
-/// What an operator sees, and what others are let do: a line for each.
+/// The state visible to an operator, and what other users can do: one line per fact.
 type Facts = BTreeSet<String>;
 
 impl World {
@@ -229,7 +229,7 @@ impl World {
         let session = gone.hears(|line| line.starts_with("[SESSION "));
         let token = session["[SESSION ".len()..].split(']').next();
         token.expect("a token").clone_into(&mut world.token);
-        // When this is answered the server knows that they are away.
+        // After the end of the stream the server has registered the drop.
         gone.socket().shutdown(Shutdown::Write).expect("shutdown");
         gone.rest();
         world
@@ -244,7 +244,7 @@ impl World {
         self.obeyed(name, "/join ops", "[JOINED #ops]");
     }
 
-    /// Somebody comes who is `who`, unless they are here.
+    /// Logs in the user of role `who`, unless already there.
     fn comes(&mut self, who: Who) {
         match who {
             Stranger => self.add(who.name(), Peer::connect(self.server.port)),
@@ -263,19 +263,20 @@ impl World {
         assert!(answers.iter().any(|line| line.starts_with(answer)), "{line}: {answers:?}");
     }
 
-    /// What somebody hears up to the answer and with it; after a farewell they are gone.
+    /// Returns the lines a user receives up to and including the reply; after a farewell the user
+    /// is removed.
     fn answers(&mut self, name: &str, line: &str) -> Vec<String> {
         self.hears_after(name, &format!("{line}\n"))
     }
 
-    /// What somebody hears up to now.
+    /// Returns the lines a user has received so far.
     fn hears(&mut self, name: &str) -> Vec<String> {
         self.hears_after(name, "")
     }
 
     fn hears_after(&mut self, name: &str, lines: &str) -> Vec<String> {
         let peer = self.people.get_mut(name).expect("somebody here");
-        // Who was parted with may not be able to say it any more.
+        // The write fails if the server has closed the connection.
         let _ = peer.socket().write_all(format!("{lines}/ping settled\n").as_bytes());
         let mut heard = Vec::new();
         loop {
@@ -291,7 +292,7 @@ impl World {
         }
     }
 
-    /// Everybody hears what there is to hear.
+    /// Discards the pending lines of every user.
     fn settle(&mut self) {
         let names: Vec<&str> = self.people.keys().copied().collect();
         for name in names {
@@ -299,7 +300,7 @@ impl World {
         }
     }
 
-    /// What is so now. Whoever looks leaves everything as it was.
+    /// Collects the facts without changing the state.
     fn look(&mut self) -> Facts {
         self.hears("olga");
         let mut facts = Facts::new();
@@ -332,7 +333,7 @@ impl World {
         facts
     }
 
-    /// What is said before a row's line, once these are here.
+    /// Logs in the senders and sends the row's preparatory lines.
     fn prepare(&mut self, row: &Row, who: &[Who]) {
         for who in who {
             self.comes(*who);
@@ -347,7 +348,7 @@ impl World {
         self.settle();
     }
 
-    /// Somebody says a row's line; what was so before, and what they hear.
+    /// Sends a row's line; returns the facts from before and the sender's reply.
     fn plays(&mut self, row: &Row, who: Who) -> (Facts, Vec<String>) {
         let before = self.look();
         let line = fill(row.line, who, &self.token);
@@ -393,7 +394,7 @@ impl World {
         }
     }
 
-    /// The witnesses heard of it what they should, and nothing else.
+    /// Checks that the witnesses received the expected lines and nothing else.
     fn has_heard(&mut self, at: &str, who: Who, expected: &BTreeMap<&str, &str>) {
         for witness in ["wanda", "zoe", "bob"] {
             let Some(line) = expected.get(witness).map(|line| fill(line, who, "")) else {
@@ -417,7 +418,7 @@ fn assert_unchanged(at: &str, before: &Facts, after: &Facts) {
     assert!(changed.is_empty(), "{at} changes {changed:?}");
 }
 
-/// All who may not, one after the other, since nothing comes of it.
+/// Checks all senders without permission, one after another: a refused command has no effect.
 fn check_refused(row: &Row) {
     let refused: Vec<Who> = EVERYBODY.into_iter().filter(|who| *who < row.needs).collect();
     let mut world = World::new();
@@ -434,7 +435,7 @@ fn every_command_enforces_its_required_role() {
         let count = table.iter().filter(|row| row.command() == known.name).count();
         assert_eq!(count, 1, "/{}: who may?", known.name);
     }
-    // Each has a server of its own, so they need not wait for each other.
+    // Every case has its own server, so the cases run in parallel.
     let cases: Vec<(&Row, Option<Who>)> = table
         .iter()
         .flat_map(|row| {

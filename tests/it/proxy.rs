@@ -1,5 +1,4 @@
-//! A network that breaks: whoever connects through it is passed on to the server,
-//! until the connection is cut, on demand or by a clock that is drawn by lot.
+//! A proxy that breaks connections, on demand or after random times.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -8,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// So much is passed on at once.
+/// The size of a forwarded chunk in bytes.
 const PIECE: usize = 601;
 
-/// How long a doomed connection may be silent before it is cut anyway.
+/// How long a connection that is due to be cut may stay silent before it is cut anyway.
 const SILENCE_MAX: Duration = Duration::from_millis(20);
 
 /// The network between clients and a server.
@@ -22,16 +21,16 @@ pub(crate) struct Proxy {
 
 struct State {
     is_cut: bool,
-    /// What the server says is lost.
+    /// Server output is discarded.
     is_mute: bool,
-    /// Draws how long a connection lives; `None` lets them live.
+    /// Draws the lifetime of a connection; `None` for unlimited lifetimes.
     lot: Option<Lot>,
     streams: Vec<TcpStream>,
     cuts: usize,
 }
 
 impl Proxy {
-    /// Passes everything on to the server at this port.
+    /// Forwards connections to the server at port `server`.
     pub(crate) fn start(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let port = listener.local_addr().expect("bound").port();
@@ -41,7 +40,7 @@ impl Proxy {
         let shared = state.clone();
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                // A server that is gone refuses; so do we then, by closing.
+                // If the server refuses the connection, close ours.
                 if !shared.lock().expect("state").is_cut
                     && let Ok(server) = TcpStream::connect(("127.0.0.1", server))
                 {
@@ -52,14 +51,14 @@ impl Proxy {
         Self { port, state }
     }
 
-    /// Cuts every connection, and those to come until it is mended.
+    /// Cuts every connection, and rejects new ones until [`Self::mend`].
     pub(crate) fn cut(&self) {
         let mut state = self.state.lock().expect("state");
         state.is_cut = true;
         state.streams.drain(..).for_each(cut);
     }
 
-    /// From now on what the server says is lost, but not what it hears.
+    /// Starts to discard server output; client input is still forwarded.
     pub(crate) fn mute(&self) {
         self.state.lock().expect("state").is_mute = true;
     }
@@ -69,14 +68,14 @@ impl Proxy {
         (state.is_cut, state.is_mute) = (false, false);
     }
 
-    /// From now on connections live for 200 to 800 ms each.
+    /// Starts to cut each connection after 200 to 800 ms.
     pub(crate) fn turn_flaky(&self, seed: u64) {
         let mut state = self.state.lock().expect("state");
         state.lot = Some(Lot(seed));
         state.streams.drain(..).for_each(cut);
     }
 
-    /// Stops breaking connections, and tells how many it broke.
+    /// Stops cutting connections; returns the number of connections cut.
     pub(crate) fn turn_reliable(&self) -> usize {
         let mut state = self.state.lock().expect("state");
         state.lot = None;
@@ -111,8 +110,8 @@ fn pass_on(client: &TcpStream, server: &TcpStream, shared: &Arc<Mutex<State>>) {
     });
 }
 
-/// Passes on what comes; of a doomed connection half a piece more, so that the
-/// cut goes through a line.
+/// Forwards bytes. A connection due to be cut forwards half a chunk more, so that the cut falls
+/// within a line.
 fn copy(
     mut from: TcpStream,
     mut to: TcpStream,
@@ -138,7 +137,7 @@ fn cut(stream: TcpStream) {
     let _ = stream.shutdown(Shutdown::Both);
 }
 
-/// Numbers drawn by lot, the same ones for the same seed.
+/// A generator of lifetimes, reproducible from its seed.
 struct Lot(u64);
 
 impl Lot {
