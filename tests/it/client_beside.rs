@@ -1,5 +1,5 @@
-//! What the client does beside the chat: files of what was said, calls for
-//! attention, the terminal's title, a password from a command.
+//! Client features beside the chat: chat log files, notifications, the terminal title, and the
+//! password command.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,7 +11,7 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("it is there").permissions().mode() & 0o777
 }
 
-/// The only file in a folder.
+/// Returns the only file in a folder.
 fn only_file(folder: &Path) -> PathBuf {
     let entries = fs::read_dir(folder).unwrap_or_else(|_| panic!("{}", folder.display()));
     let files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
@@ -47,7 +47,7 @@ fn chat_log_files_are_private() {
     let (room, private) = (only_file(&host.join("lobby")), only_file(&host.join("@bob")));
     let lines = |path: &Path| -> Vec<String> {
         let text = fs::read_to_string(path).expect("a log");
-        // Without `HH:MM:SS `.
+        // Strip `HH:MM:SS `.
         text.lines().map(|line| line["00:00:00 ".len()..].to_owned()).collect()
     };
     assert_eq!(lines(&room), ["bob: hello", "alice: hi bob"]);
@@ -87,7 +87,7 @@ fn server_cannot_choose_number_of_chat_log_files() {
     let host = home.path().join(format!("chatty/log/127.0.0.1_{port}"));
     let talks = fs::read_dir(&host).expect("a log").count();
     assert_eq!(talks, 1000);
-    // Midnight may come between.
+    // The log may continue in a second file after midnight.
     let lobby: Vec<_> = fs::read_dir(host.join("lobby")).expect("a room").collect();
     assert!(lobby.len() <= 2, "{lobby:?}");
 }

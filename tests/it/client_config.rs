@@ -1,5 +1,4 @@
-//! The settings file of `chatty join`: what can stand in it, what goes before it,
-//! and what is said of mistakes.
+//! The settings file of `chatty join`: its keys, precedence, and errors.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +8,7 @@ use chatty::client::JoinArgs;
 
 use crate::support::{CHATTY, Peer, Server, text};
 
-/// Runs `chatty join` with this settings file in its usual place.
+/// Runs `chatty join` with this settings file at the default path.
 fn join(settings: &str, variables: &[(&str, &str)], args: &[&str]) -> Output {
     let home = tempfile::tempdir().expect("a folder");
     fs::create_dir_all(home.path().join("chatty")).expect("a folder");
@@ -27,7 +26,7 @@ fn joining(home: &Path) -> Command {
     command
 }
 
-/// The keys that `chatty join` knows, from its flags.
+/// Returns the keys of `chatty join`, taken from its flags.
 fn keys() -> Vec<String> {
     let join = <JoinArgs as clap::Args>::augment_args(clap::Command::new("join"));
     let shown = join.get_arguments().filter(|arg| !arg.is_hide_set());
@@ -58,11 +57,11 @@ fn flag_overrides_variable_and_variable_overrides_file() {
     );
     let done = join(&settings, &[], &["--port", "1"]);
     assert_eq!(done.status.code(), Some(69), "the flag goes before the file");
-    // As Windows writes it.
+    // With a byte order mark and CRLF, as editors on Windows write it.
     let settings = format!("\u{FEFF}{}", settings.replace('\n', "\r\n"));
     let done = join(&settings, &[], &[]);
     assert_eq!((done.status.code(), text(&done.stderr)), (Some(0), String::new()));
-    // Also before the port of a host that comes from there.
+    // The port from a flag also overrides the port of a host from the file.
     for host in ["127.0.0.1:1", "[127.0.0.1]:1"] {
         let port = server.port.to_string();
         let settings = format!("host = \"{host}\"\nname = \"file\"\n");
@@ -90,7 +89,7 @@ fn every_flag_is_a_config_key() {
     let password = folder.path().join("password");
     fs::write(&password, "x\n").expect("writable");
     for key in keys() {
-        // Whatever its value should be, it is no unknown setting.
+        // Whatever type the value must have, the key itself is known.
         let done = join(&format!("{key} = 1979-05-27\n"), &[], &["--retry-for", "0"]);
         let said = text(&done.stderr);
         assert_eq!(done.status.code(), Some(2), "{key}: {said}");
@@ -188,7 +187,7 @@ fn setting_yields_to_conflicting_flag() {
     assert_eq!(done.status.code(), Some(2), "the file is not there");
     let args = [&args[..], &["--password-cmd", "echo x", "--exec", "/who"]].concat();
     let done = join(settings, &[], &args);
-    // The command was asked; that alice is not registered is another matter.
+    // The command ran; the later failure, that alice is not registered, does not matter here.
     assert_ne!(done.status.code(), Some(2), "{}", text(&done.stderr));
     let done = join(settings, &[("CHATTY_PASSWORD_FILE", "/nowhere")], &args);
     assert_ne!(done.status.code(), Some(2), "{}", text(&done.stderr));
@@ -225,7 +224,7 @@ fn switch_variable_accepts_documented_words_only() {
     }
 }
 
-/// The example that the README shows.
+/// The example in the README.
 #[test]
 fn readme_example_config_is_valid() {
     let server = Server::start();
@@ -234,7 +233,7 @@ fn readme_example_config_is_valid() {
     let (example, _) = example.split_once("```").expect("its end");
     let args = ["127.0.0.1", "--port", &server.port.to_string(), "--password-file", "/dev/null"];
     let done = join(example, &[("CHATTY_NAME", "alice")], &args);
-    // An empty password is a mistake of this test's own, found behind the settings.
+    // The empty password is an error of this test, reported after the settings were read.
     let said = text(&done.stderr);
     assert_eq!(said, "chatty: /dev/null has no password in its first line\n");
 }

@@ -1,12 +1,12 @@
-//! The client under hardship: floods, narrow screens, wide letters, hostile bytes,
-//! and a bug of its own. A draft survives what can be survived.
+//! The client under load and damage: floods, narrow screens, wide characters, hostile bytes, and a
+//! panic of its own. The draft must survive where possible.
 
 use std::fs;
 use std::thread;
 
 use crate::support::{CHATTY, Peer, Server, Terminal, count, has_program};
 
-/// What stands at the end of the screen from the prompt on, rows joined.
+/// Returns the rows from the prompt on, joined.
 fn draft(rows: &[String]) -> String {
     let start = rows.iter().rposition(|row| row.contains("#lobby>")).unwrap_or(rows.len());
     rows[start..].concat()
@@ -82,7 +82,7 @@ fn resize_shows_draft_once_and_loses_no_line() {
         bob.say(&format!("at {columns}"));
         alice.shows("what came", |rows| count(rows, &format!(" bob: at {columns}")) == 1);
     }
-    // At once, and also when asked for.
+    // Both immediately and after a redraw.
     let whole = |rows: &[String]| {
         let times = |text: &str| rows.iter().filter(|row| row.contains(text)).count();
         ["WELCOME", "USERS", "bob: at 30", "bob: at 100", "#lobby>"].map(times) == [1; 5]
@@ -184,7 +184,7 @@ fn nonblocking_terminal_is_supported() {
     if !has_program("perl") {
         return;
     }
-    // As programs leave it that share the terminal.
+    // Programs that share the terminal may leave it nonblocking.
     let flag = "use Fcntl; fcntl(STDIN, F_SETFL, fcntl(STDIN, F_GETFL, 0) | O_NONBLOCK)";
     let script = format!(
         "perl -e '{flag}'; {CHATTY} join 127.0.0.1 --port {} --name alice; \
@@ -211,7 +211,7 @@ fn invalid_utf8_key_is_ignored_and_draft_stays() {
     alice.shows_last("#lobby>");
     alice.types("caf");
     alice.shows_last("#lobby> caf");
-    // Of Latin-1, and what follows it makes no character of UTF-8.
+    // A Latin-1 byte that begins no valid UTF-8 sequence.
     alice.presses_bytes(&[0xE9, b' ']);
     alice.shows("a warning", |rows| rows.iter().any(|row| row.contains("not UTF-8")));
     alice.shows_last("#lobby> caf");

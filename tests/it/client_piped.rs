@@ -1,4 +1,4 @@
-//! `chatty join` in a pipe: what scripts rely on.
+//! `chatty join` in a pipe: the behaviour that scripts rely on.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -141,7 +141,7 @@ fn nonblocking_input_is_awaited() {
         .expect("chatty join");
     bob.hears(|line| line == "* alice joined");
     for line in ["one", "two"] {
-        // Answered before the next one comes: the input was empty in between.
+        // Wait for the reply, so that the input is empty in between.
         writer.write_all(format!("{line}\n").as_bytes()).expect("written");
         assert_eq!(bob.next(), format!("alice: {line}"));
     }
@@ -164,7 +164,7 @@ fn nonblocking_output_to_slow_reader_is_written_whole() {
         .spawn()
         .expect("chatty join");
     let mut input = alice.stdin.take().expect("piped");
-    // More than fits into the socket while nobody reads it.
+    // More than the socket buffers hold while the client reads nothing.
     let lines: Vec<String> = (0..2000).map(|n| format!("{n} {}", "x".repeat(1000))).collect();
     let written = lines.join("\n");
     let writing = std::thread::spawn(move || input.write_all(written.as_bytes()));
@@ -231,7 +231,7 @@ fn client_heartbeat_does_not_reset_idle_time() {
         .spawn()
         .expect("chatty join");
     bob.hears(|line| line == "* alice joined");
-    // Each answer ends a silence of the server only for bob, so alice asks ten times a second.
+    // Each reply resets the silence timer for bob only, so alice sends ten times per second.
     loop {
         bob.say("/whois alice");
         let whois = bob.hears(|line| line.starts_with("[WHOIS alice]"));
@@ -280,7 +280,7 @@ fn twenty_thousand_lines_arrive_in_order() {
     assert_eq!(text(&done.stdout).lines().count(), 20_002);
 }
 
-/// No resolver knows this name, and without `/etc/hosts` none knows `localhost`.
+/// No resolver knows this name, and without `/etc/hosts` none resolves `localhost`.
 #[test]
 fn localhost_subdomain_resolves_to_loopback() {
     let server = Server::start();
@@ -359,7 +359,7 @@ fn server_lines_are_sanitized_by_client() {
     assert!(said.contains("bob: \u{FFFD}]0;pwn\u{FFFD}\u{FFFD}2J\u{FFFD}x\ty\n"), "{said:?}");
 }
 
-/// A server where alice is registered and away.
+/// Starts a server on which alice is registered and offline.
 fn with_account(password: &str) -> Server {
     let server = Server::start();
     let mut alice = Peer::join(server.port, "alice");
@@ -420,7 +420,7 @@ fn wait_flag_keeps_listening_after_end_of_input() {
     let mut alice = listen("inf");
     bob.hears(|line| line == "* alice joined");
     bob.say("are you there?");
-    // Whoever shows what is said has come in, and knows what to do at a signal.
+    // A client that prints messages has logged in and installed its signal handlers.
     let mut shown = BufReader::new(alice.stdout.take().expect("piped")).lines();
     assert!(shown.by_ref().map_while(Result::ok).any(|line| line == "bob: are you there?"));
     send_signal(alice.id(), "TERM");

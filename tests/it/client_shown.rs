@@ -1,10 +1,10 @@
-//! What the client's screen makes of what comes: mentions, comings and goings.
+//! What the client displays: mentions, presence, unread counts.
 
 use std::fs;
 
 use crate::support::{CHATTY_WORD, Peer, Server, Terminal, count};
 
-/// So much is on the screen when all that was said before is.
+/// Bob sends a line; waits until it is shown, and with it everything sent before.
 fn say_and_see(bob: &mut Peer, alice: &Terminal, text: &str) {
     bob.say(text);
     alice.shows(text, |rows| rows.iter().any(|row| row.ends_with(text)));
@@ -41,7 +41,7 @@ fn mention_rings_bell_once_and_highlights_sender() {
     Terminal::waits("all of it", || {
         fs::read_to_string(&raw).is_ok_and(|raw| raw.contains("the end"))
     });
-    // Five within a moment; on a slow machine perhaps in more than one.
+    // Five mentions within a moment ring together, but a slow machine may need several bells.
     assert!((1..=3).contains(&bells()), "{} bells", bells());
 }
 
@@ -61,7 +61,7 @@ fn highlight_words_ring_and_presence_can_be_hidden() {
     assert!(alice.styled().contains("7m"));
     bob.say("/quit");
     bob.rest();
-    // Whoever is not told of is known all the same.
+    // Users whose join is not shown are tracked nevertheless.
     let mut dave = Peer::join(server.port, "dave");
     dave.say("/ping");
     dave.hears(|line| line == "[PONG]");
@@ -77,7 +77,7 @@ fn presence_lines_are_coalesced() {
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
     alice.shows_last("#lobby>");
-    // Ten look in, and two of those who come stay.
+    // Ten users join briefly, and two users stay.
     let stay: Vec<Peer> = ["carol", "dave"].map(|name| Peer::join(server.port, name)).into();
     for n in 0..10 {
         let mut guest = Peer::join(server.port, &format!("guest{n}"));
@@ -86,13 +86,13 @@ fn presence_lines_are_coalesced() {
     }
     let rows = alice.shows("who came", |rows| count(rows, "* carol, dave joined") == 1);
     assert!(rows.iter().filter(|row| row.contains("guest")).count() <= 1, "{rows:?}");
-    // Who speaks has come before.
+    // A pending join is shown before the user's message.
     let mut erin = Peer::join(server.port, "erin");
     erin.say("hi");
     let rows = alice.shows("erin", |rows| count(rows, "erin: hi") == 1);
     let at = |text: &str| rows.iter().position(|row| row.contains(text));
     assert!(at("* erin joined").is_some_and(|joined| Some(joined) < at("erin: hi")), "{rows:?}");
-    // What is gathered when one leaves is still told.
+    // Coalesced presence is still shown when the client quits.
     let frank = Peer::join(server.port, "frank");
     bob.hears(|line| line == "* frank joined");
     alice.types("/quit\r");
@@ -129,7 +129,7 @@ fn quiet_room_shows_mentions_only() {
     bob.say("not for her");
     bob.say("alice: for her");
     alice.shows("what is for her", |rows| count(rows, " bob: alice: for her") == 1);
-    // Also what is counted and not shown changes the prompt, at once.
+    // Lines that are counted and not shown update the prompt at once, too.
     bob.say("nor this");
     let rows = alice.shows_last("+3 #ops>");
     assert!(!rows.iter().any(|row| row.contains("not for her") || row.contains("nor this")));
@@ -148,7 +148,7 @@ fn long_line_is_wrapped_with_indent() {
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
     alice.shows_last("#lobby>");
-    // Padded so that its end would stand at the beginning of a row.
+    // Padded so that its tail would stand at the beginning of a row.
     bob.say(&format!("look{}23:59 root: rm it all", " ".repeat(65)));
     let rows = alice.shows("both rows", |rows| count(rows, "root: rm it all") == 1);
     let row = rows.iter().find(|row| row.ends_with("root: rm it all")).expect("the row");

@@ -1,4 +1,4 @@
-//! `chatty join` at a real terminal: what a person sees and feels.
+//! `chatty join` at a real terminal: what a user sees.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use crate::support::{
     CHATTY_WORD, Peer, SESAME, SESAME_FILE, Server, Terminal, count, has_program, scripted_server,
 };
 
-/// A server, bob at netcat, and alice at a terminal with a prompt. Skips the
-/// test where there is no terminal to be had.
+/// Starts a server, a peer bob, and alice at a terminal with a prompt; returns from the test if
+/// there is no tmux.
 macro_rules! scene {
     ($server:ident, $bob:ident, $alice:ident) => {
         #[allow(unused_mut)]
@@ -47,7 +47,7 @@ fn sent_line_is_shown_once() {
     alice.types("hello there\r");
     bob.hears(|line| line == "alice: hello there");
     alice.shows("the line", |rows| count(rows, "hello there") == 1);
-    // Longer than a row, drawn in the middle of the line, and a wide alphabet.
+    // Longer than a row, edited in the middle, and with wide characters.
     let long = "日本語 ".repeat(30) + "end";
     alice.types(&long);
     alice.presses("Home");
@@ -103,7 +103,7 @@ fn prompt_shows_target_of_plain_lines() {
     bob.hears(|line| line == "[PRIVATE MESSAGE] alice: psst");
     bob.say("/nick rob");
     bob.hears(|line| line.ends_with("is now rob"));
-    // While the prompt waits, so in the columns it has.
+    // The row must fit next to the prompt.
     alice.shows_last("rob>");
     alice.types("/query\r");
     alice.shows_last("#ops>");
@@ -127,7 +127,7 @@ fn multiline_paste_asks_for_confirmation() {
     alice.presses("Enter");
     alice.shows_last("Send 7 lines to #lobby? [y]es, [j]oined into one, [N]o:");
     alice.types("\r");
-    // Kept to be changed or sent after all.
+    // The draft remains, to be changed or sent.
     alice.shows_last("p7");
     alice.presses("Enter");
     alice.shows_last("Send 7 lines to #lobby? [y]es, [j]oined into one, [N]o:");
@@ -171,7 +171,7 @@ fn open_history_search_delays_only_display() {
     bob.hears(|line| line == "alice: needle");
     alice.presses("C-r");
     alice.types("nee");
-    // So long that the server has to have been asked, and to have answered.
+    // Long enough for a heartbeat and its reply.
     let start = Instant::now();
     Terminal::waits("some silences", || start.elapsed() > Duration::from_secs(1));
     alice.shows("the search", |rows| rows.iter().any(|row| row.contains("reverse-i-search")));
@@ -309,7 +309,7 @@ fn server_ban_is_reported_and_terminal_restored() {
     tells_no_pastes(&raw);
 }
 
-/// What is pasted next is the shell's.
+/// Turns bracketed paste off: the client can no longer tell a paste from typing.
 fn tells_no_pastes(raw: &Path) {
     Terminal::waits("pastes are not told from typing any more", || {
         let raw = fs::read_to_string(raw).unwrap_or_default();
@@ -360,7 +360,7 @@ fn password_prompt_appears_when_needed_without_echo() {
     alice.types("open sesame\r");
     let rows = alice.shows_last("#lobby>");
     assert!(rows.iter().any(|row| row.contains("that is not the password")), "{rows:?}");
-    // Nor when it is said later: neither on the screen nor in the history.
+    // Nor after a later use: neither on the screen nor in the history.
     alice.types("/passwd even more secret\r");
     alice.shows("the answer", |rows| rows.iter().any(|row| row.contains("[PASSWD alice]")));
     alice.presses("Up");
@@ -406,7 +406,7 @@ fn password_prompt_survives_login_timeout() {
     first.rest();
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
     alice.shows_last("password for alice:");
-    // Who came later has been parted with: so has alice.
+    // A later connection has been closed by the login timeout, so alice's first one has been, too.
     let mut nobody = Peer::connect(server.port);
     nobody.hears(|line| line.starts_with("[BYE login-timeout]"));
     alice.types("open sesame\r");

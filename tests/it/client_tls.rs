@@ -1,5 +1,5 @@
-//! `chatty join` over TLS: whom it trusts, what it says when it does not, and that
-//! it says nothing to whom it does not trust.
+//! `chatty join` over TLS: which servers it trusts, how it explains a rejection, and that it sends
+//! nothing to a server that it does not trust.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,7 +16,7 @@ use crate::support::{
     CHATTY, CHATTY_WORD, Peer, SESAME, SESAME_FILE, Server, Terminal, report_skipped, text,
 };
 
-/// Somebody with a home of their own, where nobody is known yet.
+/// A home folder of its own, without known hosts.
 struct Home(tempfile::TempDir);
 
 impl Home {
@@ -53,7 +53,7 @@ impl Home {
 fn finish(command: &mut Command, lines: &str) -> Output {
     let mut child = command.spawn().expect("chatty join");
     let mut stdin = child.stdin.take().expect("piped");
-    let _ = stdin.write_all(lines.as_bytes()); // it may have ended
+    let _ = stdin.write_all(lines.as_bytes()); // the client may have exited
     drop(stdin);
     child.wait_with_output().expect("an end")
 }
@@ -103,7 +103,7 @@ fn new_certificate_is_trusted_once_and_changed_one_is_rejected() {
     let changed = home.join(other.port, &["--tls"]);
     assert_refused(&changed, &["HAS CHANGED", &first, &second, &host, path]);
     assert!(witness.settles().is_empty(), "nothing was said to it");
-    // As it is told to do.
+    // Follow the advice in the error.
     fs::write(&known, "").expect("written");
     assert_welcome(&home.join(other.port, &["--tls"]));
 }
@@ -115,7 +115,7 @@ fn unreadable_known_hosts_is_rejected_and_unwritable_is_reported() {
     let unread = home.join(server.port, &["--tls"]);
     assert_refused(&unread, &["cannot tell whether the server is known", "known_hosts"]);
     fs::remove_dir(home.known_hosts()).expect("removed");
-    // There nobody can make a folder, whoever they are.
+    // A path where no user, not even root, can create a folder.
     let mut unkept = home.command(&format!("127.0.0.1:{}", server.port), &["--tls"]);
     let unkept = finish(unkept.env("XDG_DATA_HOME", "/proc"), "hi\n");
     assert_welcome(&unkept);
@@ -147,7 +147,7 @@ fn damaged_known_hosts_line_is_rejected_with_line_number() {
         assert_refused(&refused, &["cannot tell whether", "known_hosts:", "delete it"]);
         assert_eq!(fs::read_to_string(&known).expect("kept"), damaged, "nothing was added");
     }
-    // What is wrong with others does not matter.
+    // Damaged lines of other hosts do not matter.
     fs::write(&known, format!("other.example:5555 {}\n{whole}", &whole[16..30])).expect("written");
     assert_welcome(&home.join(port, &["--tls"]));
 }
@@ -245,7 +245,8 @@ fn pinned_fingerprint_is_required() {
     assert!(text(&usage.stderr).contains("64 hexadecimal digits"), "{}", text(&usage.stderr));
 }
 
-/// A certificate for localhost that an authority has signed, and the authority's.
+/// Returns a certificate for localhost signed by an authority, its key, and the authority's
+/// certificate.
 fn vouched_for(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
     let file = |name: &str, text: String| {
         let path = folder.join(name);
@@ -311,14 +312,14 @@ fn reconnect_rejects_changed_certificate() {
     };
     stdin.write_all(b"one\n").expect("said");
     hears("alice: one");
-    // The same one, after a restart.
+    // The same certificate, after a restart.
     drop(server);
     let server = Server::start_again(port, &["--data", &data, "--tls"]);
     stdin.write_all(b"two\n").expect("said");
     hears("alice: two");
     drop(server);
     fs::remove_file(folder.path().join("tls-identity.pem")).expect("an identity");
-    // What it knows it has met, whatever becomes of the file.
+    // The running client still remembers the certificate when the file is deleted.
     fs::remove_file(home.known_hosts()).expect("known");
     let _server = Server::start_again(port, &["--data", &data, "--tls"]);
     let output = {
@@ -348,7 +349,7 @@ fn terminal_reports_fingerprint_of_new_server() {
     terminal.shows("bob", |rows| rows.iter().any(|row| row.ends_with("bob: hi alice")));
 }
 
-/// An address of this machine that is not its own alone; there may be none.
+/// Returns a non-loopback address of this machine, if there is one.
 fn outside() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?; // sends nothing

@@ -1,4 +1,4 @@
-//! What the client makes of what is typed: history, hints, lines that are too long.
+//! Line editing in the client: history, hints, and overlong lines.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::support::{CHATTY_WORD, Peer, Server, Terminal, count};
 
-/// A visit whose history lies in this folder.
+/// Starts a client with its state, including the input history, in this folder.
 fn visit(server: &Server, state: &Path, flags: &str) -> Option<Terminal> {
     let script = format!(
         "XDG_STATE_HOME='{}' {CHATTY_WORD} join 127.0.0.1 --port {} --name alice {flags}; exec cat",
@@ -32,7 +32,7 @@ fn input_history_persists_without_passwords() {
     alice.types("first thing\r/msg bob between us\r/passwd old sesame\r");
     bob.hears(|line| line == "[PRIVATE MESSAGE] alice: between us");
     alice.shows("the answer", |rows| rows.iter().any(|row| row.contains("[ERROR")));
-    // Written when it was typed: also if the program has no time to say goodbye.
+    // Written when typed, so that it also survives a kill.
     let kept = fs::read_to_string(&file).expect("a history");
     assert!(kept.contains("first thing") && kept.contains("/msg bob between us"), "{kept}");
     assert!(!kept.contains("sesame"), "{kept}");
@@ -70,7 +70,7 @@ fn hint_shows_remaining_arguments() {
     alice.shows_last("#lobby> /msg bob");
     alice.types(" ");
     alice.shows_last("#lobby> /msg bob TEXT");
-    // It is not part of what is sent.
+    // The hint is not part of the line.
     alice.types("\r");
     let rows = alice.shows("the refusal", |rows| rows.iter().any(|row| row.contains("[ERROR")));
     assert!(rows.iter().any(|row| row.contains("usage: /msg NAME TEXT")), "{rows:?}");

@@ -1,6 +1,6 @@
-//! `chatty join` on terminals that disagree about the width of characters. The client never
-//! asks the terminal anything, so the bytes of one session go to several models of a terminal,
-//! each with an opinion of its own.
+//! `chatty join` on terminals that disagree about the width of characters. The client never queries
+//! the terminal, so the output of one session can be fed to several terminal models with different
+//! width tables.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -16,8 +16,8 @@ use crate::support::{CHATTY, DEADLINE, Peer, Server, Terminal, count, send_signa
 
 const ROWS: usize = 24;
 
-/// What a terminal makes of a character behind a cluster: so many columns for itself, or the
-/// cluster and it are together so wide.
+/// How a terminal places a character after a cluster: in columns of its own, or in the cluster,
+/// which is then this wide.
 enum Place {
     Own(usize),
     Joins(usize),
@@ -52,7 +52,7 @@ fn code_points(cluster: &str, c: char) -> Place {
     }
 }
 
-/// As much as a person sees as one character takes one column or two.
+/// A grapheme cluster takes one column or two.
 fn clusters(cluster: &str, c: char) -> Place {
     let both = format!("{cluster}{c}");
     if !cluster.is_empty() && both.graphemes(true).count() == 1 {
@@ -65,18 +65,18 @@ fn joiners_join(cluster: &str, c: char) -> Place {
     if cluster.ends_with('\u{200D}') { Place::Joins(2) } else { code_points(cluster, c) }
 }
 
-/// A terminal, as far as the client uses one.
+/// A terminal model, limited to what the client uses.
 struct Screen {
     opinion: Opinion,
     columns: usize,
-    /// With what has scrolled off.
+    /// Includes the scrollback.
     rows: Vec<Vec<String>>,
     row: usize,
     column: usize,
-    /// The last column is written; the next character goes into the next row.
+    /// The last column is written; the next character wraps into the next row.
     is_full: bool,
     wraps: bool,
-    /// What was written last, and where it began; nothing once the cursor moved.
+    /// The last cluster written and its column; empty after a cursor movement.
     cluster: String,
     cluster_at: usize,
     escape: String,
@@ -180,7 +180,7 @@ impl Screen {
             }
             Place::Joins(width) => {
                 self.cluster.push(c);
-                // A terminal may widen what stands already, but not over the edge.
+                // A cluster may become wider, but not beyond the last column.
                 width.min(self.columns - self.cluster_at)
             }
         };
@@ -195,7 +195,7 @@ impl Screen {
         self.column = (at + width).min(self.columns - 1);
     }
 
-    /// All rows to the last that is not empty.
+    /// Returns all rows up to the last non-empty one.
     fn rows(&self) -> Vec<String> {
         let rows = self.rows.iter().map(|row| row.concat().trim_end().to_owned());
         let mut rows: Vec<String> = rows.collect();
@@ -206,14 +206,14 @@ impl Screen {
     }
 }
 
-/// Alice on all these terminals at once.
+/// A session of alice, shown on all terminal models at once.
 struct Session {
     child: Child,
     keys: File,
-    /// Keeps the terminal there for `stty`.
+    /// The terminal, kept open for `stty`.
     terminal: File,
     bytes: Receiver<Vec<u8>>,
-    /// The beginning of a character.
+    /// The first bytes of an incomplete character.
     partial: Vec<u8>,
     screens: Vec<(&'static str, Screen)>,
     sentinels: u32,
@@ -289,7 +289,7 @@ impl Session {
         }
     }
 
-    /// Waits until the terminals without an opinion of their own show this.
+    /// Waits until the reference terminal shows this.
     fn waits(&mut self, what: &str, fits: impl Fn(&[String]) -> bool) {
         while !fits(&self.screens[0].1.rows()) {
             self.reads(what);
@@ -300,16 +300,17 @@ impl Session {
         self.types(&format!("\x1b[200~{text}\x1b[201~"));
     }
 
-    /// Types this and an end to it, and waits until that is drawn.
+    /// Types `keys` and a sentinel, and waits until the sentinel is drawn.
     fn draws(&mut self, keys: &str) {
         self.sentinels += 1;
-        // A character of its own: it is found whatever stands around it.
+        // A unique character, so that it is found whatever surrounds it.
         let sentinel = char::from_u32(0x4E00 + self.sentinels).expect("a character");
         self.types(&format!("{keys}{sentinel}"));
         self.waits("a draft", |rows| rows.concat().contains(sentinel));
     }
 
-    /// Everybody sees the chat lines in order and once, and the prompt right below them.
+    /// Checks that every terminal shows the chat lines once and in order, directly followed by the
+    /// prompt.
     fn has_intact_chat(&self, count: usize, what: &str) {
         for (opinion, screen) in &self.screens {
             let rows = screen.rows();
@@ -335,7 +336,7 @@ impl Session {
         }
     }
 
-    /// Empties the screens of what stands above the prompt.
+    /// Clears the rows above the prompt.
     fn starts_anew(&mut self) {
         for (_, screen) in &mut self.screens {
             let above = screen.row.min(screen.rows.len() - 1);
@@ -366,14 +367,14 @@ impl Session {
         send_signal(self.child.id(), "WINCH");
     }
 
-    /// Resizes the terminal, but sends no signal yet.
+    /// Resizes the terminal without sending SIGWINCH.
     fn sets_columns(&mut self, columns: usize) {
         let stty = Command::new("stty")
             .args(["cols", &columns.to_string()])
             .stdin(self.terminal.try_clone().expect("a terminal"))
             .status();
         assert!(stty.expect("stty").success());
-        // These terminals do not break rows anew: they cut them off, or have room.
+        // These models do not reflow rows on resize.
         for (_, screen) in &mut self.screens {
             screen.columns = columns;
             screen.rows.iter_mut().for_each(|row| row.resize(columns, " ".to_owned()));
@@ -423,7 +424,7 @@ fn is_prompt(row: &str) -> bool {
     ["#lobby>", "(reverse", "(failed"].iter().any(|start| row.trim_start().starts_with(start))
 }
 
-/// Bob says a line, and it stands above the prompt.
+/// Bob sends a line; waits until it is shown above the prompt.
 fn says(bob: &mut Peer, alice: &mut Session, said: &mut usize) {
     let line = format!("bob: said {said}.");
     bob.say(&format!("said {said}."));
@@ -447,7 +448,7 @@ fn draft_of_any_character_width_keeps_chat_intact() {
             says(&mut bob, &mut alice, &mut said);
         }
         for text in DISPUTED {
-            // So that it is drawn at the row's end in all ways.
+            // So that the draft reaches the end of the row at every offset.
             for short_by in 0..4 {
                 let what = format!("{text:?} {short_by} before the end of {columns}");
                 alice.pastes(&"x".repeat(columns - "      #lobby> ".len() - short_by));
@@ -499,7 +500,7 @@ fn draft_from_any_source_keeps_chat_intact() {
         ] {
             let what = format!("{what} at {columns}");
             if what.starts_with("too long") && columns < 80 {
-                continue; // It takes more rows than there are.
+                continue; // the draft needs more rows than the terminal has
             }
             alice.draws(&keys);
             if !what.starts_with("list") && !what.starts_with("too long") {
@@ -510,7 +511,7 @@ fn draft_from_any_source_keeps_chat_intact() {
             alice.types("\x03");
             alice.waits("a prompt", |rows| rows.last().is_some_and(|row| row.ends_with("#lobby>")));
         }
-        // A full row before a line end, with the cursor between them.
+        // A full row before a newline, with the cursor between them.
         for short_by in 0..3 {
             alice.pastes(&"x".repeat(columns - "      #lobby> ".len() - short_by));
             alice.draws(&format!("\x1b\r{LEFT}"));
@@ -548,9 +549,9 @@ fn chat_is_redrawn_on_resize_during_draft() {
 
 #[test]
 fn chat_is_redrawn_when_keys_precede_resize_signal() {
-    // In one piece: each drawing that rustyline counts wrongly may leave a row behind.
+    // In one paste: every redraw that rustyline miscounts may leave a row behind.
     let long = format!("\x1b[200~{}\x1b[201~", "日本".repeat(15));
-    let cut = "\x15"; // Ctrl-U
+    let cut = "\x15";
     for (what, draft, keys) in [
         ("key in a long draft", long.as_str(), ""),
         ("long draft made short", &long, cut),
@@ -602,8 +603,8 @@ fn wrapped_rows_never_begin_with_message_text() {
                     let rows = screen.rows();
                     let is_forged = |row: &String| row.starts_with("99:99");
                     assert!(!rows.iter().any(is_forged), "{opinion}: {}", rows.join("\n"));
-                    // All of it is to be seen where a letter does not take a column for each
-                    // of its marks.
+                    // All letters must be visible, except on a terminal that gives a column to each
+                    // combining mark.
                     let seen: String =
                         rows.concat().chars().filter(char::is_ascii_lowercase).collect();
                     let all = letters.repeat(3);
