@@ -1,5 +1,5 @@
-//! `chatty join` comes back after a lost connection: nothing that was piped in or
-//! typed is lost, nothing is said twice, and nobody is left in the dark.
+//! Reconnect and resume in `chatty join`: no piped or typed line is lost or duplicated, and lines
+//! of unknown outcome are reported.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -15,7 +15,7 @@ use crate::support::{CHATTY, Peer, Server, Terminal, count, send_signal};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A `chatty join` in a pipe that is still running.
+/// A running `chatty join` with piped input and output.
 struct Pipe {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -35,7 +35,7 @@ fn lines_of(stream: impl std::io::Read + Send + 'static) -> Receiver<String> {
     received
 }
 
-/// The next line that ends so, and all before it.
+/// Returns the lines up to and including the next one that ends with `end`.
 fn upto(lines: &Receiver<String>, end: &str) -> Vec<String> {
     let mut seen = Vec::new();
     while !seen.last().is_some_and(|line: &String| line.ends_with(end)) {
@@ -70,7 +70,7 @@ impl Pipe {
         send_signal(self.child.id(), name);
     }
 
-    /// Ends the input: the exit code and what else was written and complained.
+    /// Closes the input; returns the exit code, the remaining output, and the stderr lines.
     fn end(mut self) -> (Option<i32>, Vec<String>, Vec<String>) {
         drop(self.stdin.take());
         let (out, errors) = (self.out.iter().collect(), self.errors.iter().collect());
@@ -150,7 +150,7 @@ fn terminal_shows_missed_lines_and_sends_typed_lines_after_reconnect() {
     assert!(rows.iter().any(|row| row.starts_with("-- back after ")), "{rows:?}");
     alice.shows_last("#lobby> draft");
     alice.types(" two\r");
-    // Nobody has seen alice leave, and nothing came twice.
+    // Bob has seen no quit of alice, and every line once.
     let heard = [bob.next(), bob.settles().concat()];
     assert_eq!(heard.concat(), "alice: draft two");
     alice.types("/quit\r");
@@ -158,8 +158,8 @@ fn terminal_shows_missed_lines_and_sends_typed_lines_after_reconnect() {
     assert_eq!(bob.next(), "* alice quit");
 }
 
-/// Alice in a pipe and bob, both in #ops. The server hears alice, but she does
-/// not hear the server any more.
+/// Alice in a pipe, and bob, both in #ops. The server receives alice's lines, but its output is
+/// lost on the way to alice.
 struct Muted {
     _server: Server,
     proxy: Proxy,
@@ -181,7 +181,7 @@ impl Muted {
         Self { _server: server, proxy, bob, pipe }
     }
 
-    /// Alice says these lines, and bob hears of them.
+    /// Alice sends these lines, and bob receives them.
     fn say(&mut self, lines: &[&str], heard: &[&str]) {
         for line in lines {
             self.pipe.say(line);
@@ -191,7 +191,7 @@ impl Muted {
         }
     }
 
-    /// The connection is cut, something happens, and alice comes back.
+    /// Cuts the connection, calls `meanwhile`, and waits until alice has reconnected.
     fn cut(&mut self, meanwhile: impl FnOnce(&mut Peer)) {
         self.proxy.cut();
         upto(&self.pipe.errors, "connection lost, trying again");
@@ -289,11 +289,11 @@ fn new_session_sends_no_line_to_wrong_target() {
         proxy.mend();
         carol
     };
-    // Where it went: to #ops.
+    // The line goes to its original target #ops.
     let mut carol = restart("for the room");
     assert_eq!(carol.hears(|line| line.contains("alice:")), "#ops alice: for the room");
     alice.shows_last("#ops>");
-    // Where it cannot go: to somebody who is not here.
+    // The target has no user any more, so the line must not be sent.
     alice.types("/query carol\r");
     alice.shows_last("carol>");
     carol.say("/nick dora");
@@ -388,7 +388,7 @@ fn client_blocked_on_full_pipe_can_be_terminated() {
         .expect("chatty join");
     let mut welcome = [0; 8];
     alice.stdout.as_mut().expect("piped").read_exact(&mut welcome).expect("a welcome");
-    // Nobody reads on what alice writes, and a pipe holds 64 KiB.
+    // Alice's output is not read, and a pipe holds 64 KiB.
     let line = "x".repeat(4000);
     for _ in 0..40 {
         bob.say(&line);
@@ -408,7 +408,7 @@ fn client_blocked_on_full_pipe_can_be_terminated() {
 
 #[test]
 fn paused_reader_misses_nothing() {
-    // Longer than a busy machine leaves the client without a core.
+    // Longer than a busy machine leaves the client without CPU time.
     let stall = Duration::from_secs(2);
     let server = Server::start_with(&["--write-stall", "2s", "--outbox", "64KiB"]);
     let mut bob = Peer::join(server.port, "bob");
@@ -423,14 +423,14 @@ fn paused_reader_misses_nothing() {
     assert!(lines.next().expect("a line").expect("text").starts_with("[WELCOME alice]"));
     bob.say("/set echo off");
     bob.hears(|line| line.starts_with("[SET "));
-    // More than the system keeps for anybody.
+    // More than the outbox and the system's buffers hold.
     let padding = "x".repeat(4000);
     for n in 0..4000 {
         bob.say(&format!("{n} {padding}"));
     }
     bob.say("the end");
     bob.settles();
-    thread::sleep(2 * stall); // this is how long the reader pauses
+    thread::sleep(2 * stall); // the length of the pause
     let said = lines.map(|line| line.expect("text")).filter(|line| line.starts_with("bob: "));
     let mut said = said.take_while(|line| line != "bob: the end");
     for n in 0..4000 {
@@ -447,7 +447,7 @@ fn paused_reader_misses_nothing() {
 fn ignores_survive_reconnect() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
-    // As nohup does.
+    // Ignored as by nohup.
     let mut alice = Command::new("sh")
         .args([
             "-c",
@@ -559,8 +559,8 @@ fn terminal_reconnects_under_other_name_when_name_is_taken() {
     alice.shows("her name", |rows| count(rows, "* alice_ is now alice") == 1);
 }
 
-/// One who plays the server: answers a new connection's opening, and then hands
-/// on what else is said.
+/// A scripted server: answers the opening lines of the next connection; returns the stream and the
+/// further lines of the client.
 fn next_client(listener: &TcpListener) -> (TcpStream, impl Iterator<Item = String> + use<>) {
     let (mut stream, _) = listener.accept().expect("accept");
     stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
@@ -600,7 +600,7 @@ fn unconfirmed_lines_of_lost_session_are_reported_and_not_resent() {
     pipe.say("");
     pipe.say("in doubt");
     assert!(said.next().expect("a line").ends_with(" in doubt"));
-    // Not a whole line: not seen.
+    // An incomplete line does not count as received.
     (&stream).write_all(b"@id=1 bob: half a li").expect("say");
     drop(said);
     stream.shutdown(std::net::Shutdown::Both).expect("cut");
@@ -625,13 +625,13 @@ fn unconfirmed_lines_of_lost_session_are_reported_and_not_resent() {
     assert_eq!(exit, Some(69));
 }
 
-/// How long the network is flaky; longer with `CHATTY_FLAKY_SECONDS`.
+/// How long the network is flaky; `CHATTY_FLAKY_SECONDS` extends it.
 fn flaky_time() -> Duration {
     let seconds = std::env::var("CHATTY_FLAKY_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(10))
 }
 
-/// Every other one speaks TLS.
+/// Every second client uses TLS.
 #[test]
 fn flaky_network_loses_duplicates_and_reorders_nothing() {
     let server = Server::start_with(&["--tls"]);
@@ -659,7 +659,7 @@ fn flaky_network_loses_duplicates_and_reorders_nothing() {
     let write = |(n, pipe)| thread::spawn(move || write(n, pipe, start));
     let writing: Vec<_> = writers.into_iter().enumerate().map(write).collect();
     let mut mouth = witness.socket().try_clone().expect("a second handle");
-    // It reads all the time: who does not is parted with.
+    // Reads continuously: a stalled reader would be disconnected.
     let hearing = thread::spawn(move || {
         let mut said = Vec::new();
         while said.last().is_none_or(|line| line != "witness: the end") {
@@ -694,7 +694,7 @@ fn flaky_network_misdirects_no_line() {
     witness.say("/join art");
     witness.say("/join ops");
     let mut pipe = Pipe::start(proxy.port, &["--name", "w"]);
-    // Who never got in is told so at once, and does not come back.
+    // A client that never logged in reports the error and does not retry.
     pipe.say("here");
     upto(&pipe.out, "w: here");
     proxy.turn_flaky(7);
@@ -730,8 +730,8 @@ fn flaky_network_misdirects_no_line() {
     assert_eq!(heard.len(), meant.len());
 }
 
-/// Says lines as long as the network is flaky, and tells how many. Each is
-/// answered once and in order, and so are the questions in between.
+/// Sends lines while the network is flaky; returns how many. Each line is acknowledged once and in
+/// order, and so are the `/ping`s in between.
 fn write(n: usize, mut pipe: Pipe, start: Instant) -> usize {
     let mut count = 0;
     while start.elapsed() < flaky_time() {
@@ -769,7 +769,7 @@ fn reconnect_command_replaces_connection() {
     assert_eq!(bob.next(), "alice: here");
     proxy.cut();
     alice.shows_last("lost #lobby>");
-    // Help needs no server.
+    // /help is answered by the client without the server.
     alice.types("/help topic\r");
     alice.shows("help", |rows| rows.iter().any(|row| row.starts_with("/topic [TEXT]  ")));
     proxy.mend();
@@ -819,7 +819,7 @@ fn heartbeat_detects_hung_server_and_client_resumes() {
     alice.types("age\r");
     upto(&pipe.out, "alice: half a message");
     let rows = alice.shows("the line", |rows| count(rows, " alice: half a message") == 1);
-    // Whoever answers is not lost, however little there is to say.
+    // Replies to heartbeats keep the connection alive even without messages.
     assert_eq!(count(&rows, "-- connection lost, trying again …"), 1, "{rows:?}");
     alice.types("/ping\r");
     let timed = |row: &String| row.starts_with("-- answered in ") && row.ends_with(" ms");
@@ -836,11 +836,11 @@ fn stopped_client_checks_connection_when_continued() {
     alice.signal("STOP");
     proxy.mute();
     alice.signal("CONT");
-    // Nothing was typed: it is the question that is not answered.
+    // No line was typed: the unanswered one is the heartbeat.
     alice.shows_last("1s #lobby>");
 }
 
-/// A copy of a running server's data folder, as a snapshot of the disk is.
+/// Copies a running server's data folder, like a disk snapshot.
 fn snapshot(server: &Server, folder: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().expect("a folder");
     server.signal("STOP");
@@ -855,7 +855,7 @@ fn copy_files(from: &Path, to: &Path) {
     }
 }
 
-/// The server dies, and one with the older copy takes its place.
+/// Kills the server and starts one on the older copy.
 fn restore(mut server: Server, folder: &Path, copy: &Path) -> Server {
     server.kill();
     for file in fs::read_dir(folder).expect("a folder").flatten() {
@@ -865,18 +865,18 @@ fn restore(mut server: Server, folder: &Path, copy: &Path) -> Server {
     Server::start_again(server.port, &["--data", folder.to_str().expect("a plain path")])
 }
 
-/// Bob says numbered lines in #ops.
+/// Bob sends numbered lines in #ops.
 fn say_in_ops(port: u16, lines: std::ops::Range<u32>) {
     let mut bob = Peer::join(port, "bob");
     bob.say("/join ops");
     lines.for_each(|line| bob.say(&format!("line {line}.")));
-    bob.say("/quit"); // the name is free again when this is answered
+    bob.say("/quit"); // the reply to /quit means that the name is free again
     bob.rest();
 }
 
 #[test]
 fn client_misses_nothing_after_backup_restore() {
-    // Whether alice's session is in the backup, and how much is said after it.
+    // Whether alice's session is in the backup, and the number of messages sent after it.
     for (has_session, after) in [(true, 1), (true, 12), (false, 1), (false, 12)] {
         let folder = tempfile::tempdir().expect("a folder");
         let server = Server::start_in(folder.path(), &[]);
@@ -936,7 +936,7 @@ fn query_line_is_not_posted_to_room_after_backup_restore() {
         upto(&alice.out, "alice: here");
         let copy = snapshot(&server, folder.path());
         let mut bob = Peer::join(port, "bob");
-        // Of both the backup knows nothing.
+        // The backup contains neither the join nor the query.
         alice.say("/join ops");
         alice.say("/query bob");
         alice.say("a secret");
@@ -963,7 +963,7 @@ fn query_line_is_not_posted_to_room_after_backup_restore() {
     }
 }
 
-/// A server of 0.1 takes no time beside the id of `/resume`.
+/// Version 0.1 accepts only an id in `/resume`, no time.
 #[test]
 fn client_resumes_at_server_without_resume_time_argument() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");

@@ -1,4 +1,4 @@
-//! What is generated from the command line's definitions: completions, manuals.
+//! Output generated from the command line's definitions: completions and manual pages.
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};

@@ -1,7 +1,7 @@
-//! The log under crashes: people talk, the server is killed at any moment, and
-//! what they were shown is held against what is there afterwards.
+//! Crash consistency: users exchange messages, the server is killed at random moments, and the
+//! messages they received are compared with the log afterwards.
 //!
-//! `cargo test` runs a few cycles; `scripts/crash.sh` thousands of the same.
+//! `cargo test` runs a few cycles; `scripts/crash.sh` runs thousands.
 
 use std::env;
 use std::path::Path;
@@ -14,26 +14,26 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::support::{CHATTY, Server, history};
 
-// What is promised, and whether it was kept.
+// Checks the durability guarantees.
 mod checker;
-// Who talks and listens.
+// Simulated users.
 mod people;
-// Commit first, then tell.
+// The order of sync and delivery.
 mod order;
-// Loss of power.
+// Power failure.
 mod cuts;
-// No room.
+// Full disk.
 mod full;
-// How fast.
+// Startup time.
 mod ready;
 
 use checker::{Event, Message, Row, What, faults};
 use people::{Person, ROOMS, Random, Target};
 
-/// How many cycles share a folder, and with it what is checked.
+/// The number of cycles that share a data folder and are checked together.
 const ERA: u64 = 5;
 
-/// How many messages are kept where the log may forget.
+/// The number of messages kept when retention is on.
 const KEEP: u64 = 1000;
 
 #[test]
@@ -58,7 +58,7 @@ fn any_seed() -> u64 {
     u64::from(now.subsec_nanos()) ^ u64::from(std::process::id()) << 32
 }
 
-/// What the script prints.
+/// The figures that `scripts/crash.sh` prints.
 #[derive(Default)]
 struct Figures {
     cycles: u64,
@@ -93,7 +93,7 @@ impl Figures {
     }
 }
 
-/// One folder, and the people who talk while servers come and go on it.
+/// One data folder, and the users who talk while servers start and end on it.
 struct Era<'a> {
     folder: &'a Path,
     flags: Vec<String>,
@@ -132,7 +132,7 @@ impl<'a> Era<'a> {
         let server = self.start(figures);
         let rows = self.check();
         figures.rows += rows.len() as u64;
-        // What the server tells is what the file holds.
+        // The server's history must equal the contents of the file.
         for room in ROOMS {
             let room = format!("#{room}");
             let there = rows.iter().filter(|row| row.message.to == room).map(|row| {
@@ -145,8 +145,7 @@ impl<'a> Era<'a> {
         }
     }
 
-    /// A server that is ready, now and then after others that were killed before
-    /// they were.
+    /// Starts a server; now and then others are killed before they are ready.
     fn start(&mut self, figures: &mut Figures) -> Server {
         if self.random.below(3) == 0 {
             for _ in 0..2 {
@@ -173,7 +172,7 @@ impl<'a> Era<'a> {
         child.wait().expect("an end");
     }
 
-    /// Holds what was promised against what is there.
+    /// Checks the guarantees against the log.
     fn check(&self) -> Vec<Row> {
         let rows = rows(&self.folder.join("chatty.db"));
         let faults = faults(&self.events, &rows, self.keep);
@@ -181,14 +180,14 @@ impl<'a> Era<'a> {
         rows
     }
 
-    /// Everybody talks for a while, then the server ends in one way or another.
+    /// Runs the users for a while, then ends the server in one of several ways.
     fn live_and_die(&mut self, server: Server) {
         let (mut moment, mut manner) = (self.random.fork(), self.random.fork());
         let a_while = || thread::sleep(Duration::from_millis(50 + moment.below(450)));
         self.live(server.port, a_while, || end(server, &mut manner));
     }
 
-    /// Everybody talks until something is the case and the server is ended.
+    /// Runs the users until `until` returns, then ends the server with `end`.
     fn live(&mut self, port: u16, until: impl FnOnce(), end: impl FnOnce()) {
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -208,13 +207,13 @@ impl<'a> Era<'a> {
 
 fn end(mut server: Server, random: &mut Random) {
     match random.below(5) {
-        // Stopped for a moment: what it has sent is read, what was sent to it waits.
+        // Paused first: its output is read, while its input stays unread.
         0 => {
             server.signal("STOP");
             thread::sleep(Duration::from_millis(random.below(50)));
             server.kill();
         }
-        // Killed while it says farewell.
+        // Killed while it sends farewells.
         1 => {
             server.signal("TERM");
             thread::sleep(Duration::from_micros(random.below(5000)));
@@ -228,7 +227,7 @@ fn end(mut server: Server, random: &mut Random) {
     }
 }
 
-/// All that the file of a log holds, which has to be sound.
+/// Returns all messages in the log file, after an integrity check.
 fn rows(file: &Path) -> Vec<Row> {
     let connection =
         Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the log");

@@ -1,5 +1,5 @@
-//! Many at once, and slow ones among them: nothing lost, doubled or out of
-//! order, and nobody waits for a slow reader.
+//! Many users and slow readers: no message is lost, duplicated or reordered, and a slow reader
+//! delays no other user.
 
 use std::iter;
 use std::net::{SocketAddr, TcpStream};
@@ -14,8 +14,8 @@ const PEOPLE: usize = 100;
 const TALKERS: usize = 50;
 const EACH: usize = 40;
 
-/// Everyone says so much at once; each of all hears every message once, in one
-/// and the same order, and each talker's own in the order said.
+/// Every user sends lines at the same time; each receives every message once, all in the same
+/// order, and the lines of each sender in the order sent.
 #[test]
 fn hundred_users_receive_same_lines_in_same_order() {
     let server = Server::start();
@@ -25,7 +25,7 @@ fn hundred_users_receive_same_lines_in_same_order() {
         person.say("/set tags on");
     }
     for person in &mut people {
-        person.say("/set joins off"); // who is done leaves, while others listen
+        person.say("/set joins off"); // users leave while others still listen
         person.settles();
     }
     let listening: Vec<_> = people
@@ -71,7 +71,7 @@ fn talk_and_listen(number: usize, person: &mut Peer) -> Vec<String> {
     heard
 }
 
-/// Megabytes of answers wait while nothing is read; then all of it is there.
+/// Megabytes of replies wait while the client does not read; all of them arrive.
 #[test]
 fn late_reader_receives_every_reply() {
     let server = Server::start();
@@ -79,7 +79,7 @@ fn late_reader_receives_every_reply() {
     let asked = 2000;
     alice.send("/help\n".repeat(asked).as_bytes());
     alice.say("/quit");
-    // Somebody else is served meanwhile.
+    // Another user is served in the meantime.
     let mut bob = Peer::join(server.port, "bob");
     bob.say("hi");
     bob.hears(|line| line == "bob: hi");
@@ -97,7 +97,7 @@ fn late_reader_receives_every_reply() {
     assert_eq!(rows, asked * each);
 }
 
-/// The same with one's own words: more of them than may wait unread.
+/// Like the test above with the user's own echoes: more than may wait unread.
 #[test]
 fn late_reader_receives_every_echo() {
     let server = Server::start_with(&["--outbox", "64KiB"]);
@@ -106,8 +106,8 @@ fn late_reader_receives_every_echo() {
     let text = "z".repeat(4000);
     let said = 1100;
     let input = format!("{text}\n").repeat(said) + "/quit\n";
-    // The server stops reading when too much waits, so saying goes on while
-    // reading has begun.
+    // The server stops reading above its limit (backpressure), so sending must go on while the
+    // client has begun to read.
     let saying = thread::spawn(move || std::io::Write::write_all(&mut talking, input.as_bytes()));
     let lines = alice.rest();
     saying.join().unwrap().unwrap();
@@ -115,7 +115,7 @@ fn late_reader_receives_every_echo() {
     assert_eq!(lines.last().unwrap(), "[BYE quit] goodbye");
 }
 
-/// Reads a little at a time, and never stops for long.
+/// Reads a little at a time, without long pauses.
 fn reads_slowly(peer: &mut Peer, per_second: usize) -> Vec<u8> {
     let mut all = Vec::new();
     let mut piece = vec![0; per_second / 20];
@@ -125,7 +125,7 @@ fn reads_slowly(peer: &mut Peer, per_second: usize) -> Vec<u8> {
             0 => return all,
             count => all.extend_from_slice(&piece[..count]),
         }
-        // Not a wait for anything: this is how fast it reads.
+        // the reading speed
         thread::sleep(Duration::from_millis(50).saturating_sub(start.elapsed()));
     }
 }
@@ -141,8 +141,8 @@ fn slow_reader_receives_everything() {
     alice.settles();
     let mut slow = Peer::join(server.port, "slow");
     slow.settles();
-    // More than the system's buffers hold, and so slowly that these take longer
-    // to empty than a stall may last.
+    // More than the system's buffers hold, and slow enough that they take longer to drain than the
+    // stall timeout.
     let _ = SockRef::from(slow.socket()).set_recv_buffer_size(64 << 10);
     for _ in 0..2 {
         slow.say("/history 1000");
@@ -160,7 +160,7 @@ fn stalled_reader_is_disconnected_without_delaying_others() {
     let mut stuck = Peer::join(server.port, "stuck");
     let mut alice = Peer::join(server.port, "alice");
     let text = "y".repeat(4000);
-    // Each line is read before the next is said: nobody waits for the other.
+    // Each line is read before the next is sent, so that the latency is measured.
     let start = Instant::now();
     loop {
         alice.say(&text);
@@ -171,7 +171,7 @@ fn stalled_reader_is_disconnected_without_delaying_others() {
         }
         assert!(start.elapsed() < Duration::from_secs(30), "still here");
     }
-    // What it had not read is gone; the reason is not, and lines are whole.
+    // Unread lines are dropped; the farewell arrives, and lines are complete.
     let lines = stuck.rest();
     let (last, before) = lines.split_last().unwrap();
     assert!(last.starts_with("[BYE slow-reader] "), "{last}");
@@ -179,7 +179,7 @@ fn stalled_reader_is_disconnected_without_delaying_others() {
     assert!(before.iter().all(|line| line == "* alice joined" || *line == whole));
 }
 
-/// A peer with little room in its system.
+/// Connects with a small receive buffer.
 fn cramped(port: u16) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small buffer");
@@ -188,8 +188,8 @@ fn cramped(port: u16) -> TcpStream {
     socket.into()
 }
 
-/// A little now and then is enough, though the system tells of room only when there
-/// is much.
+/// Reading a little now and then is enough, although the system reports writability only when much
+/// of the buffer is free.
 #[test]
 fn slow_but_steady_reader_is_not_disconnected() {
     let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "1s"]);
@@ -201,7 +201,7 @@ fn slow_but_steady_reader_is_not_disconnected() {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(6) {
         slow.take(4096);
-        // Not a wait for anything: this is how fast it reads.
+        // the reading speed
         thread::sleep(Duration::from_millis(250));
     }
     assert_eq!(alice.settles(), [""; 0], "nobody has gone");
@@ -228,7 +228,7 @@ fn farewell_waits_for_late_reader() {
     assert_eq!(other, None);
 }
 
-/// Nothing is lost by it: who has a session comes back to it.
+/// No message is lost: a user with a session resumes it.
 #[test]
 fn disconnected_slow_reader_resumes_at_its_position() {
     let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "500ms"]);
@@ -255,8 +255,8 @@ fn disconnected_slow_reader_resumes_at_its_position() {
     assert_eq!(alice.settles(), ["* stuck quit"], "only now");
 }
 
-/// Far more is said than may wait in memory for one reader; when it reads on it
-/// gets all of it, once and in order, and is live again.
+/// Sends far more than may wait in memory for one reader; when the reader continues, it receives
+/// everything once and in order, and is live again.
 fn a_late_reader_misses_nothing(server: &Server) {
     let mut late = Peer::join(server.port, "late");
     late.say("/set tags on");
@@ -281,12 +281,12 @@ fn a_late_reader_misses_nothing(server: &Server) {
     }
     alice.say("live again");
     late.hears(|line| line.ends_with(" al: live again"));
-    // Who is here was not missed either.
+    // The member list is up to date as well.
     late.say("/who");
     late.hears(|line| line == "[USERS #lobby 2] al,late");
 }
 
-/// What no log has comes in its place too; only comings and goings do not.
+/// Events that are not in the log arrive in position as well; only presence is left out.
 #[test]
 fn late_reader_receives_moderation_events_in_position() {
     let flags = ["--outbox", "64KiB", "--write-stall", "60s", "--oper-password-file", SESAME_FILE];
@@ -352,11 +352,11 @@ fn connection_churn_leaks_nothing() {
             match (number + round) % 3 {
                 0 => person.say("/quit"),
                 1 => person.socket().shutdown(std::net::Shutdown::Write).unwrap(),
-                _ => continue, // breaks off
+                _ => continue, // disconnects without /quit
             }
             person.hears(|line| line.starts_with("[BYE quit]"));
         }
-        // Those who broke off are noticed soon, not at once.
+        // The disconnects are detected soon, but not at once.
         while alice_sees(&mut alice) != "[USERS #lobby 1] alice" {
             thread::yield_now();
         }
@@ -368,8 +368,8 @@ fn alice_sees(alice: &mut Peer) -> String {
     alice.hears(|line| line.starts_with("[USERS"))
 }
 
-/// Who asks for all rooms, again and again, and reads nothing is told a page; when it
-/// is read, the next.
+/// A client that requests all rooms repeatedly without reading is sent one page; the next one
+/// follows when the page is read.
 #[test]
 fn long_lists_use_no_memory_until_read() {
     let server = Server::start_with(&["--rooms-per-person", "601", "--write-stall", "60s"]);
@@ -396,12 +396,12 @@ fn long_lists_use_no_memory_until_read() {
         assert_eq!(said.iter().filter(|line| *line == "[ROOMS 601]").count(), asked);
         assert_eq!(said.iter().filter(|line| line.starts_with("[ROOM #")).count(), asked * 601);
     }
-    // One answer has 2.4 MB; all that was asked for, 170.
+    // One reply has 2.4 MB; all requested replies together 170 MB.
     let grown = peak(&server) - before;
     assert!(grown < 48 << 20, "{grown} bytes more");
 }
 
-/// The most memory a server ever had, in bytes.
+/// The peak resident memory of the server, in bytes.
 fn peak(server: &Server) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.process_id())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

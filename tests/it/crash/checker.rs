@@ -1,25 +1,25 @@
-//! What people sent and were shown, held against what the log holds: a list of
-//! what is wrong, each with the number of the promise that was broken.
+//! Compares what users sent and received with the contents of the log; returns a list of
+//! violations, each with the number of the broken guarantee.
 //!
-//! - I1 what its author was shown is there exactly once, with that id
-//! - I2 nothing is there that was not sent; what nobody was shown, at most once
-//! - I3 ids grow and are never reused, also across crashes
-//! - I4 what one author sent is there in that order
-//! - I5 what anybody was shown is there, and nobody is shown another's secret
-//! - I6 a line sent again under its mark is the same message
-//! - I7 everybody is shown each message of a thread once, in order, without a
-//!   hole, also across connections if they resume
+//! - I1 a message its author saw acknowledged is stored exactly once, under that id
+//! - I2 every stored message was sent; an unacknowledged one is stored at most once
+//! - I3 ids increase and are never reused, also across crashes
+//! - I4 the messages of one author are stored in the order sent
+//! - I5 every delivered message is stored, and private messages reach their recipient only
+//! - I6 a line resent with its cid is the same message
+//! - I7 every user receives each message of a thread once, in order and without gaps, also across
+//!   connections if the session is resumed
 //!
-//! It knows neither sockets nor files.
+//! Knows neither sockets nor files.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
-/// A message as it is sent. Its text begins with the mark it is sent under.
+/// A message as it is sent. Its text begins with its cid.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Message {
     pub(crate) author: String,
-    /// `#red`, or a person's name.
+    /// `#red`, or a user's name.
     pub(crate) to: String,
     pub(crate) text: String,
 }
@@ -29,7 +29,7 @@ impl Message {
         self.text.split(' ').next().unwrap_or_default()
     }
 
-    /// Two people's private messages are one thread, whoever speaks.
+    /// The private messages of two users are one thread in both directions.
     fn thread(&self) -> String {
         if self.to.starts_with('#') {
             return self.to.clone();
@@ -43,26 +43,26 @@ impl Message {
     }
 }
 
-/// Who is shown something: a person, in one visit. What a visit is shown of a
-/// thread has no holes from the first message to the last.
+/// A receiver: a user in one session. Within a session a thread has no gaps between the first and
+/// the last message received.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Viewer {
     pub(crate) name: String,
     pub(crate) visit: u64,
 }
 
-/// What happened, as people outside the server know it.
+/// An event as seen from outside the server.
 #[derive(Debug, Clone)]
 pub(crate) enum What {
-    /// About to go out to the server.
+    /// About to be sent to the server.
     Sent(Message),
-    /// Answered with an error: it was not said.
+    /// Answered with an error: the message was not posted.
     Refused(Message),
-    /// Came in, as an echo or as what somebody else said.
+    /// Received, as an echo or as another user's message.
     Shown { viewer: Viewer, id: u64, message: Message },
 }
 
-/// Something that happened, and when.
+/// An event and its time.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
     pub(crate) at: Instant,
@@ -77,11 +77,10 @@ pub(crate) struct Row {
     pub(crate) message: Message,
 }
 
-/// Everything that is wrong. `keep` is how many of the latest messages have to
-/// be there, if the log may forget.
+/// Returns all violations. `keep` is the number of latest messages that retention must keep.
 pub(crate) fn faults(events: &[Event], rows: &[Row], keep: Option<u64>) -> Vec<String> {
     let mut events: Vec<&Event> = events.iter().collect();
-    events.sort_by_key(|event| event.at); // stable: one person's stay in order
+    events.sort_by_key(|event| event.at); // stable: keeps the order of each user's events
     let mut checker = Checker { forgotten: forgotten(rows, keep), ..Checker::default() };
     for event in events {
         checker.take(&event.what);
@@ -91,7 +90,7 @@ pub(crate) fn faults(events: &[Event], rows: &[Row], keep: Option<u64>) -> Vec<S
     checker.faults
 }
 
-/// Up to which id messages may be missing.
+/// Returns the id up to which retention may have deleted messages.
 fn forgotten(rows: &[Row], keep: Option<u64>) -> u64 {
     let first_kept = keep.and_then(|keep| rows.len().checked_sub(usize::try_from(keep).ok()?));
     first_kept.and_then(|at| rows.get(at)).map_or(0, |row| row.id - 1)
@@ -101,12 +100,12 @@ fn forgotten(rows: &[Row], keep: Option<u64>) -> u64 {
 struct Checker {
     forgotten: u64,
     faults: Vec<String>,
-    /// The highest id anybody was shown so far.
+    /// The highest id delivered so far.
     highest: u64,
-    /// What was sent, and the highest id anybody was shown before.
+    /// The messages sent, with the highest id delivered before.
     sent: HashMap<Message, u64>,
     refused: HashSet<Message>,
-    /// Each id that anybody was shown.
+    /// All delivered messages by id.
     shown: BTreeMap<u64, Message>,
     ids: HashMap<Message, u64>,
     views: HashMap<Viewer, Vec<u64>>,
@@ -117,7 +116,7 @@ impl Checker {
         match what {
             What::Sent(message) => {
                 self.sent.entry(message.clone()).or_insert(self.highest);
-                self.refused.remove(message); // tried again
+                self.refused.remove(message); // sent again
             }
             What::Refused(message) => {
                 self.refused.insert(message.clone());
@@ -134,7 +133,7 @@ impl Checker {
         if let Some(other) = self.shown.insert(id, message.clone()).filter(|o| o != message) {
             self.fault(format!("I3: {id} is two messages: {other:?} and {message:?}"));
         }
-        // A mark is known as long as what it marks.
+        // A cid is known as long as its message is stored.
         let other = self.ids.insert(message.clone(), id).filter(|other| *other != id);
         if let Some(other) = other.filter(|other| *other > self.forgotten) {
             self.fault(format!("I6: {message:?} is {other} and {id}"));
@@ -144,7 +143,7 @@ impl Checker {
         if id > last {
             view.push(id);
         } else if message.author != *name || view.binary_search(&id).is_err() {
-            // One's own may be answered again, by the same id; nothing else may.
+            // Only a user's own message may be echoed again, with the same id.
             self.fault(format!("I7: {viewer:?} was shown {id} after {last}"));
         }
         self.highest = self.highest.max(id);
@@ -190,7 +189,7 @@ impl Checker {
         self.faults.append(&mut missing);
     }
 
-    /// Between the first and the last that somebody was shown of a thread.
+    /// Checks that every viewer received all messages between the first and the last of a thread.
     fn look_for_holes(&mut self, rows: &[Row]) {
         let mut threads: HashMap<String, Vec<u64>> = HashMap::new();
         for row in rows {
@@ -225,7 +224,7 @@ impl Checker {
     }
 }
 
-/// The number in a mark: `w1-17` is an author's seventeenth.
+/// The number in a cid: `w1-17` is an author's seventeenth.
 fn number(message: &Message) -> u64 {
     message.cid().rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
@@ -242,7 +241,7 @@ mod tests {
         Row { id, cid: message.cid().into(), message: message.clone() }
     }
 
-    /// A story, event after event, and what the log holds in the end.
+    /// A sequence of events and the resulting log.
     struct Story {
         start: Instant,
         events: Vec<Event>,
@@ -250,7 +249,7 @@ mod tests {
     }
 
     impl Story {
-        /// Two messages in a room and a private one, sent, kept, and shown to all.
+        /// Two room messages and a private one: sent, stored, and delivered to all receivers.
         fn plain() -> Self {
             let start = Instant::now();
             let mut story = Self { start, events: Vec::new(), rows: Vec::new() };
@@ -286,7 +285,7 @@ mod tests {
     #[test]
     fn checker_accepts_valid_history() {
         let mut story = Story::plain();
-        // Sent and never answered; sent again, and answered again.
+        // Sent without a reply, then resent and answered.
         story.then(What::Sent(message("w1", "#red", 2)));
         story.shown("w0", 2, &message("w0", "#red", 2));
         assert_eq!(faults(&story.events, &story.rows, None), Vec::<String>::new());
@@ -326,7 +325,7 @@ mod tests {
         story.has_fault("I3");
         story.has_fault("I4");
 
-        // Sent after 3 was shown, and stored before it.
+        // Sent after 3 was delivered, but stored before it.
         let mut story = Story::plain();
         let late = message("w1", "#red", 2);
         story.then(What::Sent(late.clone()));
@@ -353,7 +352,7 @@ mod tests {
         story.shown("w1", 2, &message("w0", "#red", 2));
         story.has_fault("I7");
 
-        // A hole: the first and the third, but never the second.
+        // A gap: the first and the third message are delivered, the second is not.
         let mut story = Story::plain();
         let third = message("w0", "#red", 3);
         story.then(What::Sent(third.clone()));

@@ -1,6 +1,5 @@
-//! A loss of power without one: what the disk holds at some moment is copied, its
-//! write-ahead log cut off anywhere, and what is left has to be a whole log that
-//! ends earlier.
+//! A simulated power failure: the files are copied at some moment, the write-ahead log is truncated
+//! anywhere, and the result must be a complete log that ends earlier.
 
 use std::fs;
 use std::path::Path;
@@ -14,12 +13,12 @@ use super::people::{PATIENCE, Random};
 use super::{Era, Figures, any_seed};
 use crate::support::{Peer, Server};
 
-/// The sizes of the write-ahead log's head, and of what precedes each page in it.
+/// The sizes of the write-ahead log's header and of each frame's header, in bytes.
 const WAL_HEAD: usize = 32;
 const FRAME_HEAD: usize = 24;
 
-/// How many pages are to be in it: enough to cut, and too few to be moved into the
-/// file itself (a thousand), after which no earlier cut could come about.
+/// The minimum number of frames in the write-ahead log: enough to truncate, and below SQLite's
+/// checkpoint threshold (1000), after which no earlier state could result.
 const FRAMES: usize = 200;
 
 #[test]
@@ -39,7 +38,7 @@ fn truncated_write_ahead_log_recovers_to_complete_prefix() {
     }
 }
 
-/// Whoever closes a log last moves all of it into the file.
+/// The last connection to close checkpoints the whole write-ahead log into the file.
 fn move_into_file(folder: &Path) {
     let file = folder.join("chatty.db");
     let connection = Connection::open(&file).expect("the log");
@@ -50,17 +49,17 @@ fn move_into_file(folder: &Path) {
     assert!(!folder.join("chatty.db-wal").exists(), "all is in the file");
 }
 
-/// What the disk holds at one moment.
+/// The files at one moment.
 struct Image {
     file: Vec<u8>,
     wal: Vec<u8>,
     frame_size: usize,
-    /// What the whole of it comes to.
+    /// The messages in the untruncated log.
     rows: Vec<Row>,
 }
 
 impl Image {
-    /// Of a server that is stopped amid its work.
+    /// Copies the files of a server that is stopped while it works.
     fn of_busy_server(era: &mut Era<'_>) -> Self {
         let (file, wal) = (era.folder.join("chatty.db"), era.folder.join("chatty.db-wal"));
         let server = Server::start_in(era.folder, &[]);
@@ -84,29 +83,29 @@ impl Image {
         image.frame_size = FRAME_HEAD + usize::try_from(page).expect("a size");
         let frames = (image.wal.len() - WAL_HEAD) / image.frame_size;
         assert!((FRAMES..1000).contains(&frames), "{frames} pages");
-        // All that people were shown until then is there.
+        // All messages delivered until then are stored.
         image.rows = image.cut_at(image.wal.len()).0;
         let faults = faults(&era.events, &image.rows, None);
         assert!(faults.is_empty(), "{}", faults.join("\n"));
         image
     }
 
-    /// The messages that are left, and the last id that was ever given away.
+    /// Returns the messages left after truncation, and the last id ever assigned.
     fn cut_at(&self, end: usize) -> (Vec<Row>, u64) {
         let folder = tempfile::tempdir().expect("a folder");
         self.write(folder.path(), end);
         let file = folder.path().join("chatty.db");
-        // For writing too: what is found is first put in order.
+        // Opened for writing, so that SQLite recovers the log first.
         let connection = Connection::open(&file).expect("the log");
         let count = "SELECT count(*) FROM sqlite_schema WHERE name = 'messages'";
         let has_table: bool = connection.query_row(count, [], |row| row.get(0)).expect("a schema");
         if !has_table {
-            return (Vec::new(), 0); // before its very first transaction
+            return (Vec::new(), 0); // truncated before the first transaction
         }
         let last = "SELECT number FROM last WHERE what = 'message'";
         let noted: i64 = connection.query_row(last, [], |row| row.get(0)).expect("a number");
         let rows = super::rows_of(&connection).expect("rows");
-        // The last message tells its number itself.
+        // The last message stores its own id.
         let last = rows.last().map_or(0, |row| row.id).max(noted.cast_unsigned());
         (rows, last)
     }
@@ -133,7 +132,8 @@ impl Image {
         }
     }
 
-    /// Where to cut, in order: about the ends of many pages and anywhere else.
+    /// Returns where to truncate, in ascending order: near the ends of many frames and at random
+    /// offsets.
     fn ends(&self, random: &mut Random) -> Vec<usize> {
         let size = self.wal.len();
         let mut ends = vec![0, WAL_HEAD - 1, WAL_HEAD, WAL_HEAD + 1, size - 1, size];
@@ -147,7 +147,7 @@ impl Image {
         ends
     }
 
-    /// A server makes do with what is left, and goes on counting.
+    /// A server starts on what is left and assigns new ids.
     fn go_on_from(&self, end: usize) {
         let folder = tempfile::tempdir().expect("a folder");
         self.write(folder.path(), end);

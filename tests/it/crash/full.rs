@@ -1,5 +1,5 @@
-//! A disk that fills up: what cannot be kept is refused and shown to nobody, all
-//! else goes on, and so does talking when there is room again. Any other fault is the end.
+//! A full disk: lines that cannot be stored are refused and not delivered, everything else works,
+//! and posting works again when space is free. Any other storage error ends the server.
 
 use std::fs;
 use std::io::Write as _;
@@ -13,11 +13,11 @@ use super::people::{message, plain, tag, write_line};
 use super::rows;
 use crate::support::{Peer, SESAME, SESAME_FILE, Server, Terminal, has_program, report_skipped};
 
-/// A disk of its own, as small as wished; gone with the value.
+/// A small file system of its own, unmounted on drop.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    /// `None` where one may not mount.
+    /// Mounts a file system of this size; `None` without the permission to mount.
     fn new(size: &str) -> Option<Self> {
         if !has_program("mount") {
             return None;
@@ -41,13 +41,13 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Somebody who talks, somebody who listens, and what became of each line.
+/// A sender, a receiver, and the events of each line.
 struct Talk {
     alice: Peer,
     bob: Peer,
     events: Vec<Event>,
     count: usize,
-    /// What alice said last.
+    /// The last message of alice.
     last: Option<Message>,
 }
 
@@ -62,8 +62,7 @@ impl Talk {
         Self { alice, bob, events: Vec::new(), count: 0, last: None }
     }
 
-    /// So many lines at once, and the first of them once more; gives how many of
-    /// them were said.
+    /// Sends `lines` lines in one burst and resends the first; returns how many were posted.
     fn say(&mut self, lines: usize) -> usize {
         let mut messages: Vec<Message> = (1..=lines).map(|_| self.next_message()).collect();
         messages.push(messages[0].clone());
@@ -87,7 +86,7 @@ impl Talk {
         self.alice.send(out.as_bytes());
         let mut said = 0;
         for message in messages {
-            // Each has its answer, in order.
+            // Every line is answered, in order.
             let answer = self.alice.hears(|line| tag(line, "cid").is_some());
             assert_eq!(tag(&answer, "cid"), Some(message.cid()));
             if tag(&answer, "id").is_some() {
@@ -123,7 +122,7 @@ fn full_disk_refuses_lines_until_space_is_free() {
     let server = Server::start_in(&log, &[]);
     let mut talk = Talk::begin(server.port);
     assert_eq!(talk.say(1), 2);
-    // All that is left of the disk.
+    // Use up the rest of the disk.
     let mut file = fs::File::create(&filler).unwrap();
     while file.write_all(&[0; 4096]).is_ok() {}
     drop(file);
@@ -132,13 +131,13 @@ fn full_disk_refuses_lines_until_space_is_free() {
         bursts += 1;
         assert!(bursts < 1000, "there is room for ever");
     }
-    // Everything but saying goes on, also for who comes only now.
+    // Everything but posting works, also for new users.
     let mut carol = Peer::join(server.port, "carol");
     carol.say("/join red");
     carol.hears(|line| line == "[USERS #red 3] alice,bob,carol");
     carol.say("/history 1 #red");
     carol.hears(|line| line == "[HISTORY #red 1]");
-    // Whoever runs the server is told, and not for every line.
+    // The error is logged, but not for every line.
     let told = |what: &str| server.logged().iter().filter(|line| line.contains(what)).count();
     assert_eq!(told(" no room for the log: "), 1);
     fs::remove_file(&filler).unwrap();
@@ -158,7 +157,7 @@ fn full_disk_refuses_lines_until_space_is_free() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Fills a disk; what it was filled with is removed with this file.
+/// Fills a disk; deleting the returned file frees it.
 fn fill(disk: &SmallDisk) -> std::path::PathBuf {
     let filler = disk.0.path().join("filler");
     let mut file = fs::File::create(&filler).expect("a file");
@@ -180,7 +179,7 @@ fn full_disk_refuses_changes_and_loses_nothing_acknowledged() {
     bob.say("/join ops");
     bob.settles();
     let filler = fill(&disk);
-    // The first command after the disk became full is refused as any other.
+    // The first command after the disk is full is refused like any other.
     for line in [
         "/passwd new password",
         "/gban mallory",
@@ -222,7 +221,7 @@ fn full_disk_reports_unstored_changes_at_stop() {
     dave.say("/session");
     dave.settles();
     let _filler = fill(&disk);
-    // Until the space that is allocated already is used up, too.
+    // Until space that was allocated earlier is used up as well.
     let mut talk = Talk::begin(server.port);
     while talk.say(10) > 0 {}
     dave.say("/quit");
@@ -230,7 +229,7 @@ fn full_disk_reports_unstored_changes_at_stop() {
     let (code, said) = server.stops();
     let named = "without storing what was acknowledged: the end of a session";
     let is_named = said.iter().any(|line| line.contains(named));
-    // A small change may fit where a burst of lines does not.
+    // A small change may fit where a burst of messages does not.
     let sql = "SELECT count(*) = 0 FROM kept WHERE shelf = 'visit'";
     let connection = rusqlite::Connection::open(log.join("chatty.db")).expect("the log");
     let is_stored: bool = connection.query_row(sql, [], |row| row.get(0)).expect("a count");
@@ -241,7 +240,7 @@ fn full_disk_reports_unstored_changes_at_stop() {
 fn failed_checkpoint_ends_server() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut shell = Command::new("sh");
-    // No file may have more than 8 MB, which is no want of room.
+    // A limit of 8 MB per file is not a full disk.
     shell.args(["-c", "trap '' XFSZ; ulimit -f 16384; exec \"$0\" \"$@\""]);
     let log = folder.path().to_str().expect("a plain path");
     let server = Server::spawn_under(shell, &["--data", log]);
@@ -259,19 +258,19 @@ fn failed_checkpoint_ends_server() {
     }
     assert!(server.logs().starts_with("chatty: the log failed: "));
     assert_eq!(server.wait(), Some(1));
-    // It was not the write-ahead log that came to its end.
+    // The write-ahead log has not reached the limit.
     let file = folder.path().join("chatty.db");
     let size = fs::metadata(folder.path().join("chatty.db-wal")).map_or(0, |wal| wal.len());
     assert!(size < 6 << 20, "{size}");
     assert!(rows(&file).len() >= shown);
 }
 
-/// A server on a disk that, after a while, writes no more, for this reason; and what comes
-/// of a line said then, if anything.
+/// Runs a server on a disk whose writes begin to fail with `error`; returns the server and the
+/// reply to a line sent then, if any.
 fn on_failing_disk(folder: &Path, error: &str) -> (Server, Option<String>) {
     let mut strace = Command::new("strace");
     strace.args(["-D", "-f", "-q", "-o", "/dev/null", "-e", "trace=write,pwrite64"]);
-    // The log is written by the one call; the other tries whether there is room.
+    // `pwrite64` writes the log; the other call probes for free space.
     strace.args(["-e", &format!("inject=pwrite64:error={error}:when=300+")]);
     strace.args(["-e", &format!("inject=write:error={error}")]);
     for file in ["chatty.db-wal", "chatty.room"] {

@@ -1,5 +1,5 @@
-//! The order of system calls: a line is read, the log is synced, and only then
-//! is anybody told. Looked at from outside, with strace.
+//! The order of system calls, observed with strace: a line is read, the log is synced, and only
+//! then the line is delivered.
 
 use std::fs;
 use std::path::Path;
@@ -18,14 +18,14 @@ fn line_is_synced_before_delivery() {
     }
     let safe = told("commit");
     assert_eq!((safe.told, safe.too_early), (2 * LINES, 0));
-    // What does not wait for the disk is seen not to.
+    // With relaxed durability, delivery does not wait for the sync.
     let relaxed = told("relaxed");
     assert_eq!(relaxed.told, 2 * LINES);
     assert!(relaxed.too_early > 0);
 }
 
-/// Whether strace is installed and may trace. If not, the calling test is skipped or, if CI is
-/// set, it fails.
+/// Whether strace is installed and may trace. If not, the calling test is skipped or, if CI is set,
+/// fails.
 pub(super) fn can_trace() -> bool {
     if !has_program("strace") {
         return false;
@@ -40,14 +40,14 @@ pub(super) fn can_trace() -> bool {
     can
 }
 
-/// How often a line was written to somebody, and how often before it was safe.
+/// The number of deliveries, and the number of deliveries before the sync.
 #[derive(Default)]
 struct Told {
     told: usize,
     too_early: usize,
 }
 
-/// What the system sees of one line after another, said by one and heard by two.
+/// Traces a server while one user sends lines and two receive them.
 fn told(durability: &str) -> Told {
     let folder = tempfile::tempdir().expect("a folder");
     let trace = folder.path().join("trace");
@@ -70,7 +70,7 @@ fn told(durability: &str) -> Told {
     read(&whole(&trace))
 }
 
-/// The trace, once its writer, who is nobody's child, has seen the end.
+/// Returns the trace once it is complete; strace is not a child of this process.
 fn whole(trace: &Path) -> String {
     let start = Instant::now();
     loop {
@@ -83,8 +83,8 @@ fn whole(trace: &Path) -> String {
     }
 }
 
-/// A call stands where it began, with what it was given; one that was held up by
-/// others stands a second time, as resumed, where it ended, with what it gave.
+/// A system call is listed with its arguments where it began; an interrupted one is listed again as
+/// resumed, with its result, where it ended.
 fn read(trace: &str) -> Told {
     let mut told = Told::default();
     let mut is_safe = true;

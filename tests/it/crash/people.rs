@@ -1,6 +1,5 @@
-//! People who talk and listen without pause, and write down what they send and
-//! are shown. Whoever asked for a session comes back to it, and sends again what
-//! was not answered.
+//! Simulated users who send and receive without pause and record every message. A user with a
+//! session resumes it after a lost connection and resends unanswered lines.
 
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -11,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::checker::{Event, Message, Viewer, What};
 
-/// Numbers that look random and are the same again for the same seed
-/// (splitmix64).
+/// A pseudorandom generator, reproducible from its seed (splitmix64).
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -33,34 +31,35 @@ impl Random {
     }
 }
 
-/// Whom somebody writes to.
+/// The recipient of a message.
 pub(crate) enum Target {
     Room(&'static str),
-    /// Somebody by the name of the moment.
+    /// Another user, under the current name.
     Person(Arc<Mutex<String>>),
 }
 
-/// The rooms everybody is in.
+/// The rooms every user joins.
 pub(crate) const ROOMS: [&str; 2] = ["red", "blue"];
 
-/// How long an answer may take; far longer than any does.
+/// How long a reply may take; far longer than any does.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Somebody, across all their connections.
+/// A simulated user, across all connections.
 pub(crate) struct Person {
     mark: &'static str,
-    /// The name of this visit: one of its own, since the last one's may be kept.
+    /// The name of the current session: a new one each time, since the last name may still be in
+    /// use.
     name: Arc<Mutex<String>>,
     random: Random,
     targets: Vec<Target>,
-    /// How many lines may wait for their answers; nobody without any writes.
+    /// The number of lines that may await replies; 0 makes the user a listener.
     window: usize,
-    /// Whether the connection is broken now and then without need.
+    /// Whether the user breaks the connection now and then.
     breaks: bool,
     visit: u64,
     token: Option<String>,
     last_id: u64,
-    /// Messages sent so far.
+    /// The number of messages sent so far.
     count: u64,
     unanswered: VecDeque<Message>,
     answered: Option<Message>,
@@ -68,7 +67,7 @@ pub(crate) struct Person {
 }
 
 impl Person {
-    /// Somebody who only listens.
+    /// Creates a user who only listens.
     pub(crate) fn new(mark: &'static str, random: Random) -> Self {
         Self {
             mark,
@@ -105,7 +104,7 @@ impl Person {
         std::mem::take(&mut self.events)
     }
 
-    /// Talks and listens until the server ends.
+    /// Sends and receives until the server ends.
     pub(crate) fn live(&mut self, port: u16, is_over: &AtomicBool) {
         while let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) {
             stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -117,7 +116,7 @@ impl Person {
         }
     }
 
-    /// One connection, to its end; tells whether that was of one's own choice.
+    /// Runs one connection to its end; returns whether the user ended it.
     fn talk(&mut self, mut lines: BufReader<TcpStream>) -> bool {
         let mut is_in = false;
         let mut to_come = self.random.below(2000);
@@ -131,7 +130,7 @@ impl Person {
                     panic!("{} was told nothing for {PATIENCE:?}", self.mark)
                 }
                 Ok(_) if line.ends_with('\n') => {}
-                _ => return false, // what was cut off was not shown
+                _ => return false, // an incomplete line counts as not received
             }
             let mut out = String::new();
             if self.hear(line.trim_end_matches('\n')) {
@@ -142,12 +141,12 @@ impl Person {
             if self.breaks && to_come == 0 {
                 return true;
             }
-            // Answers first: what is there is read before more is said.
+            // Replies first: pending input is read before more lines are sent.
             if is_in && !lines.buffer().contains(&b'\n') {
                 self.speak(&mut out);
             }
             if !out.is_empty() && lines.get_mut().write_all(out.as_bytes()).is_err() {
-                // The last answers may still be there to read.
+                // The last replies may still be unread.
                 is_in = false;
             }
         }
@@ -168,7 +167,7 @@ impl Person {
         opening
     }
 
-    /// Notes what a line tells; whether from now on lines can be said.
+    /// Records a received line; returns whether the user may send lines from now on.
     fn hear(&mut self, line: &str) -> bool {
         let plain = plain(line);
         if let Some(id) = tag(line, "id") {
@@ -197,8 +196,8 @@ impl Person {
         self.note(What::Shown { viewer, id, message });
     }
 
-    /// The only lines refused are those to somebody who is not here (yet, or
-    /// while they come back).
+    /// Handles an error: only lines to a user who is offline (not yet or not yet again logged in)
+    /// may be refused.
     fn be_refused(&mut self, error: &str, cid: Option<&str>) {
         let is_fine =
             ["no-such-user]", "shutting-down]"].iter().any(|code| error.starts_with(code));
@@ -209,14 +208,14 @@ impl Person {
         }
     }
 
-    /// What was not answered before the connection broke.
+    /// Resends the lines that were unanswered when the connection broke.
     fn send_again(&self, out: &mut String) {
         for message in &self.unanswered {
             write_line(out, message);
         }
     }
 
-    /// As many new lines as may wait, and sometimes an old one once more.
+    /// Sends as many new lines as the window permits, and sometimes repeats an old one.
     fn speak(&mut self, out: &mut String) {
         if self.unanswered.len() > self.window / 2 || self.window == 0 {
             return;
@@ -257,13 +256,13 @@ pub(super) fn write_line(out: &mut String, message: &Message) {
     writeln!(out, "@cid={} /msg {to} {text}", message.cid()).expect("a string");
 }
 
-/// What a line is tagged with.
+/// Returns the value of a tag.
 pub(super) fn tag<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     let (tags, _) = line.strip_prefix('@')?.split_once(' ')?;
     tags.split(';').find_map(|tag| tag.strip_prefix(key)?.strip_prefix('='))
 }
 
-/// A line without its tags.
+/// Returns a line without its tags.
 pub(super) fn plain(line: &str) -> &str {
     match line.split_once(' ') {
         Some((tags, plain)) if tags.starts_with('@') => plain,
@@ -271,7 +270,7 @@ pub(super) fn plain(line: &str) -> &str {
     }
 }
 
-/// A line of somebody who said something, as `reader` sees it.
+/// Parses a message as `reader` sees it.
 pub(super) fn message(line: &str, reader: &str) -> Option<Message> {
     const TO: &str = "[PRIVATE MESSAGE to ";
     let (to, said) = if let Some(rest) = line.strip_prefix(TO) {

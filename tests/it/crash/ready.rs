@@ -1,5 +1,4 @@
-//! How long a server with much history takes to be ready again after a kill. A
-//! measurement: `scripts/crash.sh ready`.
+//! Measures how soon a server with a large log is ready after a kill: `scripts/crash.sh ready`.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +17,7 @@ const HISTORY: u64 = 1 << 30;
 #[ignore = "a measurement that writes a gibibyte: scripts/crash.sh ready"]
 fn server_with_gibibyte_log_starts_quickly_after_kill() {
     let folder = tempfile::tempdir().expect("a folder");
-    drop(Server::start_in(folder.path(), &[])); // leaves the tables
+    drop(Server::start_in(folder.path(), &[])); // creates the tables
     let messages = fill(&folder.path().join("chatty.db"));
     println!("{messages} messages, {HISTORY} bytes");
     let mut era = Era::new(folder.path(), None, Random(any_seed()));
@@ -28,12 +27,12 @@ fn server_with_gibibyte_log_starts_quickly_after_kill() {
         let listening = started.elapsed();
         Peer::join(server.port, "alice");
         println!("listening after {listening:?}, a first answer after {:?}", started.elapsed());
-        // Killed amid work: there is something to recover.
+        // Killed while working, so that there is something to recover.
         era.live(server.port, || thread::sleep(Duration::from_secs(2)), || drop(server));
     }
 }
 
-/// Adds messages of some length until the file is as large as it is to be.
+/// Inserts messages of typical length until the file has the target size.
 fn fill(file: &Path) -> i64 {
     let mut connection = Connection::open(file).expect("the log");
     let text = "a word or two ".repeat(20);
