@@ -1,5 +1,5 @@
-//! The log: what anyone was shown is there after a restart, after a crash at any
-//! moment, and whatever the disk does.
+//! Durability of the log: delivered messages survive a restart, a crash at any moment, and disk
+//! damage.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -121,7 +121,7 @@ fn log_of_newer_version_is_not_modified() {
     let file = folder.path().join("chatty.db");
     let mut bytes = fs::read(&file).unwrap();
     fs::remove_file(folder.path().join("chatty.db-wal")).ok();
-    // The schema's number stands at offset 60 of the file's head.
+    // The schema version is at offset 60 of the database header.
     if bytes.len() >= 64 {
         bytes[60..64].copy_from_slice(&1000_u32.to_be_bytes());
         fs::write(&file, bytes).unwrap();
@@ -134,7 +134,7 @@ fn log_of_newer_version_is_not_modified() {
     }
 }
 
-/// What the room has kept, when it is no more than so many messages.
+/// Waits until retention has left at most `most` messages; returns the room's history.
 fn once_forgotten(server: &Server, most: usize, start: Instant) -> Vec<(u64, String)> {
     loop {
         let rows = history(server.port, "ops");
@@ -159,7 +159,7 @@ fn retention_keeps_latest_messages_only() {
     let start = Instant::now();
     let rows = once_forgotten(&server, 10, start);
     assert_eq!(rows.first().unwrap(), &(41, "#ops alice: m40".to_owned()));
-    // Numbers that became no message, as they were said before, count for none.
+    // Ids that became no message (a repeated cid) do not count towards retention.
     alice.say("/set tags on");
     alice.settles_tagged();
     for _ in 0..30 {
@@ -196,7 +196,7 @@ fn waiting_mail_does_not_block_retention() {
     }
 }
 
-/// The number of a line that somebody says.
+/// Sends a line; returns the id of its message.
 fn id_of(peer: &mut Peer, line: &str) -> u64 {
     peer.say(line);
     let echo = peer.hears(|heard| heard.ends_with(line));
@@ -212,7 +212,7 @@ fn id_lost_in_power_failure_is_not_reused() {
     let mut alice = Peer::join(server.port, "alice");
     alice.say("/set tags on");
     assert_eq!(id_of(&mut alice, "on the disk"), 1);
-    // What comes now the disk does not have yet.
+    // What follows is not on the copied disk.
     let copy_files = |from: &Path, to: &Path| {
         for name in ["chatty.db", "chatty.db-wal"] {
             if from.join(name).exists() {
@@ -234,7 +234,7 @@ fn id_lost_in_power_failure_is_not_reused() {
     alice.say(&format!("/history after {last}"));
     alice.hears(|line| line.starts_with("[HISTORY #lobby 1]"));
     assert_eq!(id_of(&mut alice, "and on"), next + 1);
-    // An end in good order leaves no number out, whatever comes then.
+    // A graceful shutdown leaves no gap in the ids, whatever happens afterwards.
     assert_eq!(server.stops().0, Some(0));
     copy_files(copy.path(), again.path());
     let server = Server::start_in(again.path(), &[]);
@@ -244,16 +244,16 @@ fn id_lost_in_power_failure_is_not_reused() {
     drop(server);
 }
 
-/// Whether a number that the log keeps has come so far.
+/// Whether a number stored in the log has reached `number`.
 fn has_come_to(file: &Path, what: &str, number: i64) -> bool {
     let log = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("a log");
     let sql = "SELECT number FROM last WHERE what = ?1";
     log.query_row(sql, [what], |row| row.get::<_, i64>(0)).expect("a number") >= number
 }
 
-/// Makes the page unreadable on which a text stands; gives what the file was before.
+/// Damages the database page that contains `text`; returns the original file.
 fn damage(file: &Path, text: &str) -> Vec<u8> {
-    // Whoever closes a log last moves all of it into the file.
+    // The last connection to close checkpoints the whole write-ahead log into the file.
     let log = Connection::open(file).expect("a log");
     log.query_row("SELECT max(id) FROM messages", [], |_| Ok(())).expect("messages");
     drop(log);
@@ -277,7 +277,7 @@ fn unreadable_page_is_an_error() {
     let mut alice = Peer::join(server.port, "alice");
     alice.say("/msg bob a needle in the stack");
     alice.say("/join ops");
-    // More than is read at the start.
+    // More than is read at startup.
     for _ in 0..50 {
         alice.say(&"hay\n".repeat(100));
     }
@@ -291,7 +291,7 @@ fn unreadable_page_is_an_error() {
     bob.hears(|line| line.starts_with("[ERROR storage-full] "));
     assert!(server.logs().starts_with("cannot read the log: "));
     assert_eq!(server.stops().0, Some(0));
-    // The page may be whole again, from a copy.
+    // The file may be restored from a backup.
     fs::write(&file, whole).expect("written");
     let server = Server::start_in(folder.path(), &[]);
     let mut bob = Peer::connect(server.port);
@@ -322,7 +322,7 @@ fn server_does_not_start_without_readable_accounts_and_bans() {
         let start = format!("chatty: cannot read what is kept in {} as {shelf} ", file.display());
         assert!(said.starts_with(&start), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
-        // What it says to do helps.
+        // The command given in the error fixes the problem.
         let sql = said.split('"').nth(1).expect("what to do");
         assert_eq!(log.execute(sql, []).expect("done"), 1);
     }

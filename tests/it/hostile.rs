@@ -15,11 +15,11 @@
 //! | 21 a pulled cable | `connections.rs` |
 //! | 22, 23 password guesses, rights and tokens of others | `secrets.rs` |
 //! | 24 huge numbers and requests | `much.rs` |
-//! | 25 cids, repeated and by the million | `marks.rs` |
+//! | 25 cids, repeated and by the million | `cids.rs` |
 
+mod cids;
 mod connections;
 mod lines;
-mod marks;
 mod much;
 mod protocols;
 mod readers;

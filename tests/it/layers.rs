@@ -1,5 +1,5 @@
-//! The house rules: imports point down only, each floor keeps to its trade, and
-//! every file says first what it is.
+//! Architecture rules: imports point down only, each layer avoids certain words, and every file
+//! begins with a module doc.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ fn sources() -> Vec<(String, String)> {
     paths.iter().map(|path| (name(path), fs::read_to_string(path).expect("text"))).collect()
 }
 
-/// Below each floor, what it may import from the house, and words it never says.
+/// For each layer: the modules it may import, and words that must not occur in it.
 const FLOORS: &[(&str, &[&str], &[&str])] = &[
     (
         "src/protocol",
@@ -69,7 +69,7 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
         &["protocol", "ignored", "files", "scoped_ip", "stdio", "text_file", "commands", "client"],
         &[
             "rusqlite",
-            // With a blank in front: `stdio::stdout()` is the way to write.
+            // With a leading space: `stdio::stdout()` is permitted.
             " io::stdin().lock",
             " io::stdin().read",
             " io::stdout().lock",
@@ -160,7 +160,7 @@ fn every_threat_names_a_test() {
     }
 }
 
-/// `kill` and `pgrep`, for example, are not on every machine.
+/// `kill` and `pgrep`, for example, are missing on some machines.
 #[test]
 fn test_programs_are_installed_by_test_script() {
     const EVERYWHERE: [&str; 4] = ["sh", "tail", "timeout", "umount"]; // umount comes with mount

@@ -1,5 +1,4 @@
-//! How many may come, how fast they may speak, and what becomes of those who
-//! vanish: with limits small enough to be met in a moment.
+//! Connection limits, rate limits, and dead connections, tested with small limits.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -11,22 +10,22 @@ use socket2::SockRef;
 use crate::cable::Cable;
 use crate::support::{Peer, Server, Terminal};
 
-/// A server that holds this machine to its limits too.
+/// Starts a server whose limits apply to loopback addresses, too.
 fn limited(flags: &[&str]) -> Server {
     Server::start_with(&[&["--limit-loopback"], flags].concat())
 }
 
-/// What a server says to somebody whom it does not let in, to the end.
+/// Returns what the server sends to a rejected connection.
 fn said_to_newcomer(port: u16) -> String {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
-    // Unread by the server, this must not take its words from us.
+    // Unread input must not make the farewell get lost in a reset.
     let _ = socket.write_all(b"mallory\nhello\n");
     let mut said = String::new();
     socket.read_to_string(&mut said).expect("an orderly end");
     said
 }
 
-/// Tries until somebody is let in.
+/// Retries until the login succeeds.
 fn joins_in_time(port: u16, name: &str) -> Peer {
     let mut joined = None;
     Terminal::waits("a place", || {
@@ -59,7 +58,7 @@ fn every_kind_of_disconnect_frees_connection_slot() {
     let flags = ["--max-per-address", "3", "--connect-rate", "0", "--login-timeout", "300ms"];
     let server = limited(&[&flags[..], &["--session-grace", "100ms"]].concat());
     for round in 0..10 {
-        // With /quit, by vanishing, with a reset, by another's return, in time, as nobody.
+        // By /quit, drop, reset, takeover, login timeout, and without a login.
         let name = format!("quits{round}");
         let mut quits = joins_in_time(server.port, &name);
         quits.say("/session");
@@ -103,7 +102,7 @@ fn loopback_is_not_limited_by_default() {
 
 #[test]
 fn new_connections_are_rate_limited() {
-    // To a machine that took a second for the four, the fourth is rightly welcome.
+    // On a machine that took a second for the first four, the fourth is rightly accepted.
     let is_told = (0..10).any(|_| {
         let server = limited(&["--connect-rate", "1", "--connect-burst", "3"]);
         let start = Instant::now();
@@ -127,13 +126,13 @@ fn every_rejected_connection_receives_reason() {
     let mut many: Vec<TcpStream> = (0..60)
         .map(|_| {
             let mut socket = TcpStream::connect(("127.0.0.1", server.port)).expect("connected");
-            let _ = socket.write_all(b"mallory\n"); // it may be over before
+            let _ = socket.write_all(b"mallory\n"); // the server may have closed
             socket
         })
         .collect();
     for socket in &mut many {
         let mut said = String::new();
-        let _ = socket.read_to_string(&mut said); // it may end by a reset, with all said
+        let _ = socket.read_to_string(&mut said); // may end with a reset
         assert!(said.starts_with("[BYE too-many] ") && said.ends_with('\n'), "{said:?}");
     }
 }
@@ -149,7 +148,7 @@ fn pending_logins_are_evicted_for_new_connections() {
         peer.hears(|line| line == "[PONG here]");
         silent.push(peer);
     }
-    // The oldest three have gone, in this order; each knows why.
+    // The three oldest pending logins were evicted, in order, with a reason.
     for peer in &mut silent[..3] {
         peer.hears(|line| line.starts_with("[BYE too-many] "));
         assert!(peer.rest().is_empty());
@@ -165,14 +164,14 @@ fn rate_limited_sender_is_delayed_without_loss() {
     let mut bob = Peer::join(server.port, "bob");
     let mut alice = Peer::join(server.port, "alice");
     let start = Instant::now();
-    // One write: what cannot be heard yet waits.
+    // One write: lines above the rate limit wait in the buffer.
     let lines: Vec<String> = (0..25).map(|n| format!("line {n}\n")).collect();
     alice.send(lines.concat().as_bytes());
     alice.socket().shutdown(Shutdown::Write).expect("a socket");
     for n in 0..25 {
         assert_eq!(bob.hears(|line| line.starts_with("alice:")), format!("alice: line {n}"));
     }
-    // The store held four besides the name; the other 21 came at their rate.
+    // The burst covered four lines besides the name; the other 21 were handled at the rate.
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
     let said = alice.rest();
     assert!(said.last().is_some_and(|line| line.starts_with("[BYE quit]")), "{said:?}");
@@ -193,7 +192,7 @@ fn descriptor_exhaustion_delays_only_new_connections() {
         alice.say(&format!("still {n}"));
         bob.hears(|line| line == format!("alice: still {n}"));
     }
-    // Most of the crowd are still being told; then there is time for the next one.
+    // Most of the crowd are still being rejected; then the next connection is accepted.
     Terminal::waits("why", || {
         let mut socket = TcpStream::connect(("127.0.0.1", server.port)).expect("a connection");
         let mut said = String::new();
@@ -204,7 +203,7 @@ fn descriptor_exhaustion_delays_only_new_connections() {
     let mut carol = joins_in_time(server.port, "carol");
     carol.say("room at last");
     bob.hears(|line| line == "carol: room at last");
-    // However often it could accept nobody, it has not filled the disk with that.
+    // Repeated accept errors must not flood the log.
     let told = server.logged();
     let told: Vec<_> = told.iter().filter(|line| line.starts_with("cannot accept")).collect();
     let most = start.elapsed().as_secs() + 2;
@@ -225,7 +224,7 @@ fn panic_ends_only_its_connection() {
         server.logs().contains("the server has panicked over 127.0.0.1; no other")
     });
     let mut mallory = Peer::join(server.port, "mallory");
-    // The same where what is answered is not a line but what the log has found.
+    // The same for a panic while the result of a log read is handled.
     mallory.say("/debug-panic later");
     mallory.say("/history");
     while mallory.try_next().is_some() {}
@@ -249,7 +248,7 @@ fn dead_connection_is_detected_after_cable_pull() {
     bob.hears(|line| line == "* idle joined");
     carol.hears(|line| line == "* friend joined");
     cable.pull();
-    // One by keepalive, the other since what is said to them is never confirmed.
+    // One is detected by TCP keepalive, the other because data sent to it is never acknowledged.
     carol.say("are you there?");
     bob.hears(|line| line == "* idle quit");
     carol.hears(|line| line == "* friend quit");

@@ -1,5 +1,4 @@
-//! Order on the real server: what operators decide outlives it, and is told in
-//! its log.
+//! Moderation on the real server: it survives a restart and is logged.
 
 use std::fs;
 use std::path::Path;
@@ -51,7 +50,7 @@ fn server_bans_and_operators_survive_crash() {
     assert_eq!(answer(&mut alice, "/gunban bob"), "[UNBANNED * bob]");
     server.kill();
 
-    // With another password the rights are gone, and the bans are not.
+    // A new operator password revokes the rights but not the bans.
     let other = folder.path().join("other.hash");
     let hash = hash_password("another one\n");
     fs::write(&other, hash.stdout).expect("a file");
@@ -134,7 +133,7 @@ fn guest_room_topic_survives_crash_when_member_resumes() {
     alice.say("/list");
     let rooms = alice.settles();
     assert!(rooms.iter().any(|line| line == "[ROOM #lobby 1] of the lobby"), "{rooms:?}");
-    // Nobody can come back to #art: it has ended with bob.
+    // No user can return to #art: it ended with bob's quit.
     let mut carol = Peer::join(server.port, "carol");
     Terminal::waits("the end of #art", || {
         carol.say("/join art");
@@ -250,7 +249,7 @@ fn operator_actions_are_logged_without_secrets() {
         let line = server.logs();
         assert_eq!(line.split_once('Z').map(|(_, act)| act), Some(expected), "{line}");
     }
-    // Everybody can make a room, so what is done in it does not flood the log.
+    // Any user can create a room, so its moderation is rate-limited in the log.
     bob.say("/join den");
     for _ in 0..1000 {
         bob.say("/lock");
@@ -311,7 +310,7 @@ fn hash_password_output_is_accepted_and_bad_file_is_rejected() {
             .expect("chatty");
         assert_eq!(output.status.code(), Some(2), "{text:?}");
     }
-    // As Windows writes them.
+    // With a byte order mark and CRLF, as editors on Windows write it.
     let made = hash_password("\u{FEFF}open sesame\r\n");
     let hash = String::from_utf8(made.stdout).expect("text");
     fs::write(&file, format!("\u{FEFF}{}\r\n", hash.trim_end())).expect("a file");

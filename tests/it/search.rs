@@ -1,5 +1,5 @@
-//! `/search` on the real server: the log in memory and the one on disk find the
-//! same, before and after the words are in the index.
+//! `/search` on the real server: the memory log and the disk log find the same messages, before and
+//! after indexing.
 
 use std::path::Path;
 use std::thread;
@@ -34,7 +34,7 @@ const SAID: [&str; 22] = [
     "甲乙 乙丙",
 ];
 
-/// Searches and how many of the lines above they find.
+/// Searches, and the number of lines above that each finds.
 const SEARCHES: [(&str, usize); 49] = [
     ("deploy", 2),
     ("DEPLOY 128", 2),
@@ -87,7 +87,7 @@ const SEARCHES: [(&str, usize); 49] = [
     ("lobby", 1),
 ];
 
-/// What a search finds, without times.
+/// Returns the results of a search without their times.
 fn search(peer: &mut Peer, text: &str) -> Vec<String> {
     peer.say(&format!("/search {text}"));
     let header = peer.hears(|line| line.starts_with("[SEARCH ") || line.starts_with("[ERROR "));
@@ -110,12 +110,12 @@ fn indexed(folder: &Path) -> Connection {
     log
 }
 
-/// The longest sequence of letters that a line can hold.
+/// The longest sequence of distinct letters that a line can hold.
 fn all_different() -> String {
     ('\u{4E00}'..).take(1350).collect()
 }
 
-/// As many of its letters as a search can hold as words of their own.
+/// As many of these letters, as separate words, as a search can hold.
 fn all_apart() -> String {
     ('\u{4E00}'..).take(1000).flat_map(|c| [c, ' ']).collect()
 }
@@ -238,7 +238,7 @@ fn upgrade_rebuilds_index() {
     alice.settles();
     indexed(folder.path());
     server.kill();
-    // The words as the version before wrote them.
+    // The index as the previous version wrote it.
     Connection::open(folder.path().join("chatty.db"))
         .expect("the log")
         .execute_batch(
@@ -270,7 +270,7 @@ fn search_finds_only_readable_messages() {
     drop(bob);
     let mut carol = Peer::join(server.port, "carol");
     let mut later = loop {
-        // The name is free when the server has noticed.
+        // The name is free once the server has noticed the disconnect.
         let mut later = Peer::connect(server.port);
         later.say("bob");
         if later.next().starts_with("[WELCOME") {

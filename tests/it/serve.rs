@@ -1,5 +1,4 @@
-//! The command line of the server: what it says of itself, what it refuses, and
-//! how it ends.
+//! The server's command line: help, errors, startup, reload and shutdown.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -19,7 +18,7 @@ fn serve(args: &[&str]) -> Output {
     Command::new(CHATTY).arg("serve").args(args).output().expect("chatty")
 }
 
-/// What a server with these flags says first.
+/// Returns the first line that a server with these flags prints.
 fn first_line(flags: &[&str]) -> String {
     let mut child = Command::new(CHATTY)
         .args(["serve", "--ephemeral"])
@@ -63,7 +62,7 @@ fn first_line_reports_listening_address_and_how_to_expose_it() {
 #[test]
 fn port_and_address_come_from_environment_or_flag() {
     let server = Server::start_with(&["--bind", "127.0.0.2"]);
-    // Both addresses share the port that was free.
+    // Both addresses share the chosen free port.
     Peer::join(server.port, "alice");
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut child = Command::new(CHATTY)
@@ -143,7 +142,7 @@ fn signal_sends_farewells_and_exits_with_0() {
 fn second_signal_ends_server_at_once_unless_repeated_immediately() {
     for (is_repeat, code) in [(true, 0), (false, 128 + 15)] {
         let server = Server::start();
-        // More waits for this one than the sockets hold, so the server would wait.
+        // More than the socket buffers hold, so that the server would wait for this client.
         let mut stuck = Peer::join(server.port, "stuck");
         let mut alice = Peer::join(server.port, "alice");
         alice.say("/set echo off");
@@ -161,7 +160,7 @@ fn second_signal_ends_server_at_once_unless_repeated_immediately() {
             assert!(stuck.rest().last().expect("lines").starts_with("[BYE shutting-down]"));
             drop(stuck);
         } else {
-            // What is tested is that time has passed.
+            // The elapsed time is what is tested.
             thread::sleep(Duration::from_millis(1200).saturating_sub(first.elapsed()));
             server.signal("TERM");
         }
@@ -181,7 +180,7 @@ fn hangup_reloads_and_never_ends_server() {
     }
     drop(alice);
     assert_eq!(server.stops(), (Some(0), Vec::new()));
-    // As nohup does.
+    // Ignored as by nohup.
     let mut nohup = Command::new("sh");
     nohup.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
     let server = Server::spawn_under(nohup, &["--ephemeral"]);
@@ -195,7 +194,7 @@ fn hangup_reloads_and_never_ends_server() {
 
 #[test]
 fn signals_are_handled_from_first_line_on() {
-    // A shell's `&` has its jobs ignore SIGINT, and what is ignored stays so.
+    // A shell's `&` makes its jobs ignore SIGINT, and ignored signals are inherited.
     let int = if is_ignored(2) { "TERM" } else { "INT" };
     for signal in ["HUP", "USR1", "USR2", "TERM", int].iter().cycle().take(25) {
         let server = Server::start();
@@ -217,7 +216,7 @@ fn help_is_printed_whole_on_nonblocking_pipe() {
     assert!(expected.len() > usize::try_from(size).expect("a size"));
     let mut child =
         Command::new(CHATTY).args(["serve", "--help"]).stdout(writer).spawn().expect("chatty");
-    // Nobody reads before it sleeps, or has given up.
+    // The pipe is read only after the program blocks or has failed.
     let has_stopped = || {
         let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("a process");
         stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['S', 'Z']))

@@ -1,8 +1,8 @@
-//! Coming back to a visit: over a broken connection, a restart, a crash.
+//! Sessions on the real server: resume after a drop, a restart, and a crash.
 
 use crate::support::{Peer, Server};
 
-/// A visit with a session, and its token.
+/// Logs in and requests a session; returns its token.
 fn with_session(port: u16, name: &str) -> (Peer, String) {
     let mut peer = Peer::join(port, name);
     peer.say("/set tags on");
@@ -16,7 +16,7 @@ fn session(peer: &mut Peer) -> String {
     line["[SESSION ".len()..].split(']').next().expect("a token").to_owned()
 }
 
-/// Comes back, and tells what came up to the barrier, without tags' times.
+/// Resumes a session; returns the lines received before a `/ping` barrier, without time tags.
 fn resume(port: u16, token: &str, after: u64) -> (Peer, Vec<String>) {
     let mut peer = Peer::connect(port);
     peer.say(&format!("/resume {token} {after}"));
@@ -24,7 +24,7 @@ fn resume(port: u16, token: &str, after: u64) -> (Peer, Vec<String>) {
     (peer, lines)
 }
 
-/// A line's id and the line without its tags.
+/// Splits a tagged message into its id and the line without tags.
 fn id_and_line(line: &str) -> (u64, &str) {
     let (tags, line) = line.strip_prefix("@id=").and_then(|l| l.split_once(' ')).expect(line);
     (tags.split(';').next().and_then(|id| id.parse().ok()).expect(line), line)
@@ -148,7 +148,7 @@ fn messages_during_resume_arrive_exactly_once() {
         alice.settles();
     });
     let (mut seen, mut last) = (Vec::new(), 0);
-    // Each time after a few more lines the connection breaks and another takes over.
+    // After every few lines the connection drops and a new one resumes the session.
     for breaks in 0.. {
         for _ in 0..37 + breaks {
             let line = bob.hears(|line| line.starts_with("@id="));
@@ -180,7 +180,7 @@ fn session_in_thousand_rooms_is_restored_after_crash() {
     alice.say("/set tags on\n/session");
     let session = alice.hears(|line| line.starts_with("[SESSION "));
     let token = session["[SESSION ".len()..].split(']').next().expect("a token").to_owned();
-    // Each of them is a room that is made, and ends.
+    // Every line creates a room, which then ends.
     let lines = (0..1200).map(|n| format!("/join r{n}\nline {n}.\n/part\n"));
     alice.send(lines.collect::<String>().as_bytes());
     alice.settles_tagged();

@@ -1,5 +1,5 @@
-//! The log's files: complete after a stop, copied while the server runs, locked by another
-//! process, lost, replaced, or not the server's own.
+//! The log's files: complete after a stop, copied while the server runs, locked by another process,
+//! lost, replaced, or not owned by the server.
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
@@ -16,7 +16,7 @@ fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
-/// What becomes of a server that does not start.
+/// Runs a server that must fail to start; returns its output.
 fn start_in_vain(folder: &Path) -> Output {
     let mut server = Command::new(CHATTY);
     server.args(["serve", "--port", "0", "--bind", "127.0.0.1", "--tls", "--data"]).arg(folder);
@@ -25,7 +25,7 @@ fn start_in_vain(folder: &Path) -> Output {
     output
 }
 
-/// Says some lines in a room, each acknowledged.
+/// Posts lines to a room, each acknowledged.
 fn say(server: &Server, name: &str, lines: &[&str]) {
     let mut peer = Peer::join(server.port, name);
     peer.say("/join ops");
@@ -116,7 +116,7 @@ fn locked_log_refuses_lines_until_released() {
             let answer = alice.next();
             assert!(answer.starts_with("[ERROR storage-full] "), "{line}: {answer}");
         }
-        // Everything else goes on, at once.
+        // Everything else works, without delay.
         alice.say("/history 1 #ops");
         alice.hears(|line| line == "[HISTORY #ops 1]");
         alice.next();
@@ -140,12 +140,12 @@ fn long_read_transaction_does_not_block_lines() {
     say(&server, "alice", &["one"]);
     let reader = Connection::open(folder.path().join("chatty.db")).expect("the log");
     reader.execute_batch("BEGIN; SELECT count(*) FROM messages").expect("reads");
-    // More than is moved into the file at once.
+    // More than one checkpoint threshold.
     let line = "x".repeat(4000);
     let lines = vec![line.as_str(); 1200];
     say(&server, "bob", &lines);
     assert!(server.logged().is_empty());
-    // At the stop all is stored, and what to copy is said.
+    // At the stop everything is stored, and the log reports which file to copy.
     let (code, said) = server.stops();
     assert_eq!(code, Some(0));
     assert!(said.iter().any(|line| line.contains("chatty.db-wal, beside ")), "{said:?}");
@@ -203,16 +203,16 @@ fn failed_change_is_stored_when_lock_is_released() {
     alice.say("/quit");
     alice.rest();
     other.execute_batch("ROLLBACK").expect("released");
-    // Nobody says anything.
+    // Without further input.
     Terminal::waits("it is stored", || visits(&other) == 0);
     drop(other);
     assert_eq!(server.stops().0, Some(0));
 }
 
-/// What is done to a folder.
+/// Damage done to a data folder.
 type Harm<'h> = &'h dyn Fn(&Path);
 
-/// A folder whose server was killed after it had acknowledged lines.
+/// A data folder whose server was killed after it had acknowledged lines.
 fn killed() -> tempfile::TempDir {
     let folder = folder();
     let mut server = Server::start_in(folder.path(), &[]);
@@ -237,7 +237,7 @@ fn log_that_lost_stored_messages_is_rejected() {
             remove(folder.join("chatty.db-shm"));
         }),
         ("an older file", &|folder| {
-            // Of before the first start; all was moved into the file since.
+            // A copy from before the first start; everything was checkpointed since.
             let log = Connection::open(folder.join("chatty.db")).expect("the log");
             log.execute_batch("DELETE FROM messages; UPDATE last SET number = 0").expect("older");
         }),
@@ -253,7 +253,7 @@ fn log_that_lost_stored_messages_is_rejected() {
             );
             assert!(said.contains("/lock and start again"), "{what}: {said}");
         }
-        // What it says to do helps.
+        // The command given in the error fixes the problem.
         remove(folder.path().join("lock"));
         Server::start_in(folder.path(), &[]);
     }
@@ -271,7 +271,7 @@ fn complete_older_copy_is_accepted() {
     }
     server.signal("CONT");
     say(&server, "alice", &["two"]);
-    // The mark beside the log follows within a second or so.
+    // The note in the lock file is updated within about a second.
     let lock = folder.path().join("lock");
     Terminal::waits("it is noted", || fs::read_to_string(&lock).expect("a note").contains(" 2, "));
     drop(server);
@@ -279,7 +279,7 @@ fn complete_older_copy_is_accepted() {
     assert_eq!(texts(&history(server.port, "ops")), ["one"]);
     assert!(server.logged().is_empty());
     drop(server);
-    // With the lock of the newer one it is used all the same, and that is said.
+    // With the lock file of the newer log the older copy is accepted, and that is reported.
     for name in ["chatty.db", "chatty.db-wal"] {
         fs::copy(copy.path().join(name), folder.path().join(name)).expect("copied");
     }

@@ -1,5 +1,4 @@
-//! TLS on the same port: who speaks it and who does not, what a broken handshake
-//! does, and the server's identity.
+//! TLS on the same port: TLS and plain clients, broken handshakes, and the server's identity.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -15,16 +14,16 @@ use crate::support::{CHATTY, Peer, Server, has_program, send_signal, text};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Somebody with `openssl s_client`.
+/// A client that uses `openssl s_client`.
 struct Client {
     child: Child,
-    /// `None` once it has nothing more to say.
+    /// `None` after the input is closed.
     stdin: Option<ChildStdin>,
     lines: BufReader<ChildStdout>,
 }
 
 impl Client {
-    /// `None` where there is no openssl, which is an error only where CI is set.
+    /// `None` if openssl is missing, which fails the test if CI is set.
     fn connect(port: u16) -> Option<Self> {
         if !has_program("openssl") {
             return None;
@@ -63,7 +62,7 @@ impl Client {
         }
     }
 
-    /// What it receives up to the end, and what it says of that.
+    /// Returns the rest of the output, and the error output.
     fn rest(mut self) -> (String, String) {
         let (mut rest, mut complaints) = (String::new(), String::new());
         self.lines.read_to_string(&mut rest).expect("readable");
@@ -86,7 +85,7 @@ fn connect(port: u16) -> TcpStream {
     stream
 }
 
-/// All that comes up to the end, however that comes.
+/// Reads to the end of the connection, also if it is reset.
 fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     let mut all = Vec::new();
     let read = stream.read_to_end(&mut all);
@@ -95,7 +94,7 @@ fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     all
 }
 
-/// Writes a new certificate and its key; tells the certificate's fingerprint.
+/// Writes a new certificate and key; returns the fingerprint.
 fn make_certificate(certificate: &Path, key: &Path) -> String {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
     fs::write(certificate, made.cert.pem()).expect("written");
@@ -112,7 +111,7 @@ fn tls_and_plain_users_share_a_room() {
     alice.hears(|line| line == "bob: hi alice");
     alice.say("hi bob");
     bob.hears(|line| line == "alice: hi bob");
-    // More than any buffer of TLS holds, in both directions at once.
+    // More than any TLS buffer holds, in both directions at the same time.
     let long = "x".repeat(3000);
     let mut stdin = alice.stdin.take().expect("open");
     let text = long.clone();
@@ -134,7 +133,7 @@ fn tls_and_plain_users_share_a_room() {
     alice.say("/quit");
     let (rest, complaints) = alice.rest();
     assert_eq!(rest, "[BYE quit] goodbye\n");
-    // Without the end that TLS has it would complain.
+    // Without a close_notify openssl would complain.
     assert!(!complaints.contains("unexpected eof"), "{complaints}");
 }
 
@@ -144,7 +143,7 @@ fn plain_connection_is_greeted_at_first_byte_or_after_one_second() {
     let start = Instant::now();
     Peer::connect(server.port);
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
-    // However busy the machine is, it is not so each time.
+    // Retried, since a busy machine may be slow once.
     let is_at_once = || {
         let start = Instant::now();
         let mut stream = connect(server.port);
@@ -155,7 +154,7 @@ fn plain_connection_is_greeted_at_first_byte_or_after_one_second() {
         start.elapsed() < Duration::from_millis(900)
     };
     assert!((0..20).any(|_| is_at_once()));
-    // Whose end comes first is greeted too.
+    // A client that half-closes before the timeout is greeted, too.
     let mut stream = connect(server.port);
     stream.shutdown(Shutdown::Write).expect("shut");
     let said = text(&read_to_end(&mut stream));
@@ -196,10 +195,10 @@ fn broken_handshake_ends_only_its_connection() {
         record(&[0x01, 0xff, 0xff, 0xff]),
     ] {
         let mut stream = connect(server.port);
-        let _ = stream.write_all(&garbage); // it may be over before all is sent
+        let _ = stream.write_all(&garbage); // the server may have closed
         let _ = stream.shutdown(Shutdown::Write);
         let said = read_to_end(&mut stream);
-        // An alert at most.
+        // At most a TLS alert.
         assert!(said.is_empty() || said[0] == 0x15, "{garbage:?}: {said:?}");
         bob.say("still here");
         bob.hears(|line| line == "bob: still here");
@@ -211,7 +210,7 @@ fn broken_handshake_ends_only_its_connection() {
 fn handshake_is_bounded_by_login_timeout() {
     let server = Server::start_with(&["--tls", "--login-timeout", "2s"]);
     let mut bob = Peer::join(server.port, "bob");
-    // The beginning of one, and one that drips for as long as it is let.
+    // A partial handshake, and one that sends single bytes for as long as permitted.
     let mut silent = connect(server.port);
     silent.write_all(b"\x16\x03\x01\x02\x00\x01").expect("said");
     let mut dripping = connect(server.port);
@@ -245,7 +244,7 @@ fn stalled_tls_reader_is_disconnected_without_delaying_others() {
     bob.say("/set echo off");
     bob.settles();
     send_signal(alice.child.id(), "STOP");
-    // More than the system takes of what nobody reads.
+    // More than the system's buffers hold unread.
     let line = format!("{}\n", "x".repeat(4000));
     for _ in 0..4000 {
         bob.send(line.as_bytes());
@@ -261,7 +260,7 @@ fn shutdown_is_announced_over_tls() {
     shaking.write_all(b"\x16\x03\x01").expect("said");
     let alice = Client::join(server.port, "alice");
     let mut arriving = connect(server.port);
-    // Answered after it was accepted.
+    // Logged in after the other connection was accepted.
     Peer::join(server.port, "bob");
     server.signal("TERM");
     assert!(text(&read_to_end(&mut arriving)).contains("[BYE shutting-down] "));
@@ -342,7 +341,7 @@ fn sighup_reloads_certificate_without_disconnects() {
 }
 
 /// Compares the fingerprint with the one that openssl computes for the certificate the server
-/// presents now.
+/// currently presents.
 fn assert_presents(port: u16, fingerprint: &str) {
     if !has_program("openssl") {
         return;

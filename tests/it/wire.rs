@@ -1,6 +1,6 @@
-//! Bytes rather than lines: framing, telnet, other protocols, and how a
-//! connection ends. What the decoder does with each line in itself stands beside
-//! it in `codec.rs`; here is what a person at the other end of the wire gets.
+//! The wire format at byte level: framing, telnet, other protocols, and how connections end. The
+//! decoder itself is tested in `codec.rs`; these tests check what a client at the other end
+//! receives.
 
 use std::net::Shutdown;
 use std::time::Instant;
@@ -69,7 +69,7 @@ fn telnet_negotiation_is_stripped_and_answered() {
     let mut alice = Peer::connect(server.port);
     alice.send(b"\xff\xfb\x1f\xff\xfd\x03alice\r\n");
     alice.hears(|line| line.starts_with("[USERS"));
-    // The interrupt of a telnet: answered at once, though no line has ended.
+    // A telnet interrupt is answered at once, without the end of the line.
     alice.send(b"he\xff\xf4\xff\xfd\x06");
     assert_eq!(alice.take(3), b"\xff\xfc\x06");
     alice.send(b"l\xff\xfa\x18\x00xterm\xff\xf0lo\r\n");
@@ -117,10 +117,10 @@ fn end_of_input_is_answered_with_pending_replies() {
     assert_eq!(seen.iter().filter(|line| *line == "* alice quit").count(), 3, "{seen:?}");
 }
 
-/// Said, it would pass for the whole line when that is sent again.
+/// If posted, the partial line would count as the whole line when the client resends it.
 #[test]
 fn lines_sent_right_before_close_are_handled() {
-    // What follows the burst is heard when nothing can be answered any more.
+    // The last lines are handled when no reply can be sent any more.
     let paced = ["--limit-loopback", "--input-burst", "5", "--input-rate", "200"];
     let server = Server::start_with(&paced);
     let mut alice = Peer::join(server.port, "alice");
@@ -165,8 +165,8 @@ fn name_without_newline_logs_in() {
     assert_eq!(rest[1..], ["[USERS #lobby 1] alice", "[BYE quit] goodbye"]);
 }
 
-/// Closing on unread input would make the system reset the connection, and the
-/// peer lose the last lines.
+/// Closing a socket with unread input makes the system send a reset, and the client would lose the
+/// last lines.
 #[test]
 fn farewell_arrives_despite_unread_input() {
     let server = Server::start();
@@ -202,7 +202,7 @@ fn slow_bytes_do_not_extend_login_deadline() {
     let start = Instant::now();
     let mut sink = dripping.socket().try_clone().unwrap();
     let drip = std::thread::spawn(move || {
-        // Until the server has closed, which fails the write.
+        // Until the server has closed, which makes the write fail.
         while std::io::Write::write_all(&mut sink, b"/ping\n").is_ok()
             && start.elapsed().as_secs() < 20
         {

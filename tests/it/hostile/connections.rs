@@ -1,5 +1,4 @@
-//! Connections that drip, break, are too many or hang on a pulled cable: rows 16 to 18
-//! and 21.
+//! Connections that are slow, break, are too many, or hang on a pulled cable: rows 16 to 18 and 21.
 
 use std::cell::Cell;
 use std::io::{Read as _, Write as _};
@@ -18,7 +17,7 @@ use super::{connect, connect_from, heard, id_and_line, session, watched};
 use crate::cable::Cable;
 use crate::support::{Peer, Server, Terminal, history};
 
-/// Somebody comes, speaks and is heard, within a time.
+/// Checks that a new user can log in and post within `most`.
 fn comes_within(port: u16, most: Duration) {
     let start = Instant::now();
     let mut bob = Peer::join(port, "bob");
@@ -32,7 +31,8 @@ fn n16_hundreds_of_slow_logins() {
     let (patience, pause) = (scale(30_000, 1500), scale(10_000, 100));
     let patience = format!("{patience}ms");
     let unnamed = scale("512", "256");
-    // They are from elsewhere, and the canaries not too many.
+    // The attackers connect from other addresses, and the limit of pending logins leaves room for
+    // the canaries.
     let flags = ["--limit-loopback", "--input-rate", "0", "--max-unnamed", unnamed];
     let flags = [&flags[..], &["--login-timeout", &patience]].concat();
     let may_hear = |line: &str| comes_or_goes(line, &["bob"]) || line == "bob: here";
@@ -48,7 +48,7 @@ fn n16_hundreds_of_slow_logins() {
         let ends: Vec<TcpStream> =
             sockets.iter().map(|socket| socket.try_clone().expect("a socket")).collect();
         let dripping = thread::spawn(move || {
-            // Until all of them are told that it is over.
+            // Until all of them have received the login timeout.
             while told
                 .recv_timeout(Duration::from_millis(pause))
                 .is_err_and(|e| e == mpsc::RecvTimeoutError::Timeout)
@@ -81,7 +81,7 @@ fn n17_connections_broken_in_every_way() {
             let socket = connect(port);
             SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a socket");
             drop(socket);
-            // 5000 a second.
+            // 5000 per second.
             thread::sleep((start + every * number).saturating_duration_since(Instant::now()));
         }
         for _ in 0..scale(5000, 300) {
@@ -110,10 +110,10 @@ fn n18_descriptors_exhausted() {
         line.starts_with("cannot accept connections: ")
     });
     let crowd: Vec<TcpStream> = (0..300).map(|_| connect(watch.port())).collect();
-    // It does not spin while there is nothing that it could do for them.
+    // The server must not spin while it has no free descriptor.
     let before = Vitals::of(watch.process_id());
     let hold = Duration::from_millis(scale(5000, 500));
-    thread::sleep(hold); // they hold on for so long
+    thread::sleep(hold); // the time during which descriptors are exhausted
     let worked = Vitals::of(watch.process_id()).worked_since(before);
     assert!(worked < hold / scale(20, 4), "{worked:?} of {hold:?}");
     drop(crowd);
@@ -130,12 +130,12 @@ fn n18_descriptors_exhausted() {
     assert!(told.get() <= start.elapsed().as_secs() + 2, "{told:?} lines in the log");
 }
 
-/// Somebody at the far end of a cable, lost while speaking.
+/// A user at the far end of a pulled cable, cut off while sending.
 struct Lost {
     name: String,
     token: String,
     sent: usize,
-    /// The whole lines of what came back.
+    /// The complete lines received.
     heard: Vec<String>,
 }
 
@@ -144,7 +144,7 @@ impl Lost {
         format!("@cid=m{number} {name} says {number}\n")
     }
 
-    /// Speaks at its pace until it is over, and takes what comes.
+    /// Sends at a fixed pace until it is over, and reads what arrives.
     fn speaks(stream: TcpStream, name: String, is_over: &AtomicBool) -> Self {
         let mut peer = Peer::on(stream, &name);
         let token = session(&mut peer);
@@ -153,7 +153,7 @@ impl Lost {
         }
         peer.hears(|line| line.ends_with("tags=on]"));
         let mut socket = peer.socket();
-        // How long it waits for what comes, before it says the next line.
+        // The time to read before the next line is sent.
         let pace = Duration::from_millis(scale(100, 20));
         socket.set_read_timeout(Some(pace)).expect("a socket");
         let (mut sent, mut heard, mut piece) = (0, Vec::new(), vec![0; 1 << 16]);
@@ -162,7 +162,7 @@ impl Lost {
             sent += 1;
             let start = Instant::now();
             while start.elapsed() < pace {
-                let count = socket.read(&mut piece).unwrap_or(0); // 0 in time
+                let count = socket.read(&mut piece).unwrap_or(0); // 0 on timeout
                 heard.extend_from_slice(&piece[..count]);
             }
         }
@@ -172,8 +172,8 @@ impl Lost {
         Self { heard: heard.collect(), name, token, sent }
     }
 
-    /// Comes back, hears what was missed, and sends again what was not answered.
-    /// Gives the ids of all that was heard, but for what was sent again.
+    /// Resumes the session, reads the missed lines, and resends the unanswered ones. Returns the
+    /// ids of all lines received, without the resent ones.
     fn returns(&self, stream: TcpStream) -> Vec<u64> {
         let mut ids: Vec<u64> = self.heard.iter().map(|line| id_and_line(line).0).collect();
         let mut peer = Peer::greeted(stream);

@@ -1,4 +1,4 @@
-//! Numbers beyond reason, and wishes: row 24.
+//! Huge numbers and requests: row 24.
 
 use std::io::Write as _;
 use std::thread;
@@ -38,7 +38,7 @@ fn n24_huge_numbers_and_many_rooms() {
             let joins: String = (0..count)
                 .fold(String::new(), |lines, number| lines + &format!("/join r{number}\n"));
             let mut talking = mallory.socket().try_clone().expect("a socket");
-            // It is read from more slowly when it does not read.
+            // The server reads slowly from a client that does not read (backpressure).
             let asking = thread::spawn(move || talking.write_all(joins.as_bytes()).expect("asked"));
             for number in 0..count {
                 let said = mallory.hears(|line| !line.starts_with("[USERS "));
@@ -76,14 +76,14 @@ fn n24_many_large_requests_without_reading() {
                 socket
             })
             .collect();
-        // Whoever reads gets an answer, when those who do not are parted with.
+        // A client that reads gets its reply when the stalled ones are disconnected.
         bob.say("/history 1000");
         bob.hears(|line| line == "[HISTORY #lobby 1000]");
         drop(asking);
     });
 }
 
-/// A thousand who ask for all there is at the same moment, and read it.
+/// A thousand clients request all they can at the same moment, and read it.
 #[test]
 fn n24_many_large_requests_at_once() {
     let is_said = |line: &str| line.starts_with("bob: yyy");

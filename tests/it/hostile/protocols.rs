@@ -1,5 +1,5 @@
-//! Other protocols than ours, TLS where there is none and none where there is TLS,
-//! handshakes that never end, and noise: rows 11 to 13.
+//! Other protocols, TLS to a plain server and plain text to a TLS server, endless handshakes, and
+//! random bytes: rows 11 to 13.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -48,10 +48,10 @@ fn n11_n13_other_protocols_do_not_log_in() {
     );
 }
 
-/// Of remote desktops and file shares, and of nobody.
+/// Remote desktop, file sharing, and random protocols.
 #[test]
 fn n13_random_bytes() {
-    // A line of noise may be a letter, which is a name, and then some may be text.
+    // A random line may be a single letter, which is a valid name; later lines may then be text.
     let is_noise = |line: &str| {
         let line = line.strip_prefix("* ").unwrap_or(line);
         let name = line.split([':', ' ']).next().unwrap_or_default();
@@ -66,7 +66,7 @@ fn n13_random_bytes() {
             let first: &[u8] =
                 [&b"\x03\x00\x00\x13\x0e\xe0"[..], b"\x00\x00\x00\x85\xffSMB", b""][number % 3];
             let mut socket = connect(port);
-            let _ = socket.write_all(&[first, &noise].concat()); // it may be over before
+            let _ = socket.write_all(&[first, &noise].concat()); // the server may have closed
             let _ = socket.shutdown(Shutdown::Write);
             let said = heard(&socket);
             let last = said.lines().last().unwrap_or_default();
@@ -76,7 +76,7 @@ fn n13_random_bytes() {
     });
 }
 
-/// What a program says first that speaks TLS.
+/// The ClientHello of a TLS client.
 fn client_hello() -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
@@ -91,7 +91,7 @@ fn client_hello() -> Vec<u8> {
     hello
 }
 
-/// With TLS offered it says at its start who it is.
+/// With TLS on, the server logs its fingerprint when it starts.
 fn is_introduction(line: &str) -> bool {
     line.contains("SHA-256 ")
 }
@@ -111,7 +111,7 @@ fn n12_tls_to_plain_server_is_closed_at_once() {
                     socket
                 })
                 .collect();
-            // They stay open at this end.
+            // The attackers keep their side open.
             for socket in &open {
                 let said = heard(socket);
                 assert!(
@@ -125,7 +125,7 @@ fn n12_tls_to_plain_server_is_closed_at_once() {
     );
 }
 
-/// The canaries are plain, too: a program beside them speaks TLS for them.
+/// The canaries use plain TCP through socat, which speaks TLS to the server.
 #[test]
 fn n12_plain_text_to_tls_only_server() {
     if !has_program("socat") {
@@ -156,7 +156,7 @@ fn n12_slow_and_broken_handshakes() {
         let mut socket = connect(watch.port());
         socket.write_all(&hello[..hello.len() - number % 2]).expect("said");
         if number % 5 == 0 {
-            let _ = socket.write_all(b"\x15\x03\x03\x00\x02\x01\x00"); // that is all it says
+            let _ = socket.write_all(b"\x15\x03\x03\x00\x02\x01\x00"); // the whole input
         }
         if number % 3 == 0 {
             SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a socket");
@@ -167,7 +167,7 @@ fn n12_slow_and_broken_handshakes() {
         if is_open.count() == 0 {
             break;
         }
-        thread::sleep(patience / 10); // this is how slow they are
+        thread::sleep(patience / 10); // the pace of the bytes
     }
     for socket in &dripping {
         assert_eq!(heard(socket), "");
@@ -178,7 +178,7 @@ fn n12_slow_and_broken_handshakes() {
     watch.end(|_| false);
 }
 
-/// Passes plain connections on to a server that speaks TLS.
+/// A socat process that forwards plain connections to a TLS server.
 struct Tunnel {
     port: u16,
     socat: Child,
@@ -186,7 +186,7 @@ struct Tunnel {
 
 impl Tunnel {
     fn to(server: u16) -> Self {
-        // Nobody else has the port, and it is told when it listens.
+        // socat picks the port and reports when it listens.
         let mut socat = Command::new("socat")
             .args(["-d", "-d", "TCP-LISTEN:0,bind=127.0.0.1,fork,nodelay"])
             .arg(format!("OPENSSL:127.0.0.1:{server},verify=0,nodelay"))
@@ -197,7 +197,7 @@ impl Tunnel {
         let listens =
             said.by_ref().map_while(Result::ok).find(|line| line.contains("listening on"));
         let port = listens.and_then(|line| line.rsplit(':').next()?.parse().ok()).expect("a port");
-        thread::spawn(move || said.for_each(drop)); // its words must not fill the pipe
+        thread::spawn(move || said.for_each(drop)); // drain stderr so that the pipe never fills
         Self { port, socat }
     }
 }

@@ -1,4 +1,4 @@
-//! What one of the crowd does on a visit: drawn, and told afterwards in counts.
+//! A random visit of one client of the crowd, recorded in counts.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read, Write};
@@ -14,21 +14,21 @@ use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, Stream
 
 use crate::any_input::checks::Draw;
 
-/// What was done, and how often.
+/// The number of times each action was performed.
 pub(super) type Counts = BTreeMap<&'static str, usize>;
 
-/// So many guests' names there are, accounts, and rooms that are locked and unlocked.
+/// The number of guest names, of accounts, and of rooms that are locked and unlocked.
 const NAMES: usize = 40;
 const ACCOUNTS: usize = 12;
 const DENS: usize = 6;
 
-/// Of every account.
+/// The password of every account.
 const PASSWORD: &str = "word of them all";
 
-/// Longer than the server takes for anything.
+/// Timeout; longer than any operation takes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is counted of what they are told, where they read it to the end.
+/// The replies that are counted when a client reads to the end.
 pub(super) const ANSWERS: [(&str, &str); 8] = [
     ("[REGISTERED ", "told: registered"),
     ("[ERROR bad-password] ", "told: bad password"),
@@ -40,21 +40,21 @@ pub(super) const ANSWERS: [(&str, &str); 8] = [
     ("[SEARCH ", "told: found"),
 ];
 
-/// A stream, with TLS or without.
+/// A stream with or without TLS.
 trait Stream: Read + Write {}
 impl<S: Read + Write> Stream for S {}
 
-/// One of the crowd.
+/// A client of the crowd.
 pub(super) struct Visitor {
     port: u16,
-    /// Whose connections are limited together.
+    /// The address whose connections are limited together.
     address: Ipv4Addr,
     tls: Arc<ClientConfig>,
     draw: Draw<'static>,
     done: Counts,
 }
 
-/// A connection of theirs.
+/// A connection of a visitor.
 struct Line {
     stream: BufReader<Box<dyn Stream>>,
     socket: TcpStream,
@@ -65,7 +65,7 @@ impl Line {
         self.stream.get_mut().write_all(lines.as_bytes())
     }
 
-    /// The next line that begins so.
+    /// Returns the next line with this beginning.
     fn hears(&mut self, beginning: &str) -> io::Result<String> {
         let mut line = String::new();
         while !line.starts_with(beginning) {
@@ -78,7 +78,7 @@ impl Line {
     }
 }
 
-/// Whom TLS trusts: the server with this certificate.
+/// A TLS configuration that trusts this server certificate only.
 pub(super) fn trust(certificate: &rcgen::Certificate) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(certificate.der().clone()).expect("a certificate");
@@ -92,7 +92,7 @@ pub(super) fn trust(certificate: &rcgen::Certificate) -> Arc<ClientConfig> {
 
 impl Visitor {
     pub(super) fn new(port: u16, number: u8, tls: Arc<ClientConfig>) -> Self {
-        // Three share an address.
+        // Three visitors share an address.
         let address = Ipv4Addr::new(127, 0, 0, 2 + number / 3);
         let draw = Draw::seeded(1 + u64::from(number));
         Self { port, address, tls, draw, done: Counts::new() }
@@ -106,7 +106,7 @@ impl Visitor {
         *self.done.entry(what).or_insert(0) += 1;
     }
 
-    /// Hears what they are told up to the end.
+    /// Reads to the end and counts the replies.
     fn listens(&mut self, line: Line) {
         for said in line.stream.lines().map_while(Result::ok) {
             let told = ANSWERS.iter().find(|(beginning, _)| said.starts_with(beginning));
@@ -120,7 +120,7 @@ impl Visitor {
         thread::sleep(Duration::from_millis(self.draw.below(most) as u64));
     }
 
-    /// A connection from their address, with a small buffer where little is read.
+    /// Connects from the visitor's address, with a small receive buffer for a slow reader.
     fn dial(&mut self, is_slow: bool) -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         if is_slow {
@@ -135,7 +135,7 @@ impl Visitor {
         Ok(stream)
     }
 
-    /// Comes in and says something first; whoever is not let in is told so.
+    /// Connects and sends the first lines; returns an error if the connection is rejected.
     fn comes(&mut self, opening: &str, is_slow: bool) -> io::Result<Line> {
         let socket = self.dial(is_slow)?;
         let plain = socket.try_clone()?;
@@ -152,7 +152,7 @@ impl Visitor {
             let mut first = String::new();
             line.stream.read_line(&mut first).map(|_| first)
         });
-        // What is said to a newcomer without TLS breaks a handshake.
+        // A plain-text rejection breaks a TLS handshake.
         if !said.as_ref().is_ok_and(|first| first.starts_with("[HELLO")) {
             self.count("refused");
             return Err(io::ErrorKind::ConnectionRefused.into());
@@ -160,7 +160,7 @@ impl Visitor {
         Ok(line)
     }
 
-    /// A visit, one way or another.
+    /// Performs one random kind of visit.
     pub(super) fn visit(&mut self) -> io::Result<()> {
         self.count("visits");
         match self.draw.below(16) {
@@ -171,8 +171,8 @@ impl Visitor {
         }
     }
 
-    /// No name at all, a byte at a time: what ends without its newline is a line all the
-    /// same, so it is nothing that could be a name.
+    /// Sends no valid name, byte by byte: an unterminated last line counts as a line, so it must
+    /// not be a name.
     fn drips(&mut self) -> io::Result<()> {
         self.count("nameless");
         let mut socket = self.dial(false)?;
@@ -183,7 +183,7 @@ impl Visitor {
         Ok(())
     }
 
-    /// More at once than an address may have.
+    /// Opens more connections than an address may have.
     fn crowds(&mut self) -> io::Result<()> {
         self.count("nameless crowds");
         let crowd: io::Result<Vec<TcpStream>> = (0..8).map(|_| self.dial(false)).collect();
@@ -191,7 +191,7 @@ impl Visitor {
         crowd.map(drop)
     }
 
-    /// Asks for much, and reads none or little of it.
+    /// Requests much and reads little or nothing.
     fn reads_little(&mut self) -> io::Result<()> {
         self.count("slow readers");
         let mut line = self.comes("/login slow\n", true)?;
@@ -221,7 +221,7 @@ impl Visitor {
         self.leaves(line, has_session)
     }
 
-    /// Whom they say they are, and whether they wish to come back.
+    /// Returns the login lines, and whether the visitor wants a session.
     fn opening(&mut self) -> (String, bool) {
         let has_session = self.draw.below(3) == 0;
         let session = if has_session { "/session\n" } else { "" };
@@ -236,7 +236,7 @@ impl Visitor {
         } else {
             String::new()
         };
-        // Who finds no account of that name makes it.
+        // If the account does not exist, the visitor registers it.
         let right = format!("/login {name} {PASSWORD}\n/login {name}\n/register {PASSWORD}\n");
         (format!("{wrong}{right}{session}"), has_session)
     }

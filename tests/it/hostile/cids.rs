@@ -1,5 +1,4 @@
-//! Marks: said again, malformed, by the million, and sent again to a server that ended:
-//! row 25.
+//! Cids: repeated, malformed, by the million, and resent to a restarted server: row 25.
 
 use std::io::Write as _;
 use std::thread;
@@ -25,7 +24,7 @@ fn n25_repeated_and_malformed_cids() {
         for bad in ["@cid= x", "@cid=a b", "@cid=!! x", &format!("@cid={} x", "a".repeat(33))] {
             mallory.say(bad);
             let said = mallory.hears(|line| !line.contains("canary"));
-            let is_text = said.contains("mallory: b"); // a mark known already
+            let is_text = said.contains("mallory: b"); // a cid seen before
             assert!(
                 said.contains("[ERROR bad-argument]") || is_text || said == first,
                 "{bad}: {said}"
@@ -35,8 +34,8 @@ fn n25_repeated_and_malformed_cids() {
     assert_eq!(heard.iter().filter(|line| *line == "mallory: one").count(), 1);
 }
 
-/// Very many marks, each new; the first is known all the same, as long as the log holds
-/// what it marks.
+/// A large number of distinct cids; the first is still deduplicated, as long as the log contains
+/// its message.
 #[test]
 fn n25_million_cids() {
     let count = scale(1_000_000, 10_000);
@@ -69,7 +68,7 @@ fn n25_million_cids() {
     assert!(said.cloned().eq((0..count).map(|number| format!("mallory: m{number}"))), "each once");
 }
 
-/// What is sent again to a server that ended, one way or another, is said once.
+/// Lines resent after a crash or a stop are posted once.
 #[test]
 fn n25_resent_lines_are_deduplicated_after_crash_or_stop() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -82,7 +81,7 @@ fn n25_resent_lines_are_deduplicated_after_crash_or_stop() {
     for round in 0..rounds {
         let line = format!("@cid=m{round} m{round}");
         alice.say(&line);
-        // Half of them know that it is said; of the others nobody knows.
+        // Half of the lines are acknowledged; the outcome of the others is unknown.
         let before = (round % 4 < 2).then(|| answer_to(&mut alice, round));
         if round % 2 == 0 {
             server.kill();
@@ -100,7 +99,7 @@ fn n25_resent_lines_are_deduplicated_after_crash_or_stop() {
         known.push((after, format!("alice: m{round}")));
     }
     assert_eq!(history(server.port, "lobby"), known);
-    // All of them once more, with canaries beside it.
+    // Resend all of them once more, with canaries.
     let watch = Watch::over(server);
     for (round, (id, _)) in known.iter().enumerate() {
         alice.say(&format!("@cid=m{round} something else"));
@@ -110,7 +109,7 @@ fn n25_resent_lines_are_deduplicated_after_crash_or_stop() {
     watch.end(|line| comes_or_goes(line, &["alice"]));
 }
 
-/// The id of the echo of a marked line.
+/// Returns the id in the echo of a line with a cid.
 fn answer_to(alice: &mut Peer, round: usize) -> u64 {
     let line = alice.hears(|line| line.contains(&format!(";cid=m{round} ")));
     let (id, line) = id_and_line(&line);
