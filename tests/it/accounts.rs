@@ -98,7 +98,7 @@ fn password_guesses_are_throttled_per_address_without_lockout() {
 }
 
 /// Opens `count` connections that send a line before login at once; returns the reply of each.
-fn at_once(port: u16, count: usize, line: impl Fn(usize) -> String) -> Vec<Peer> {
+fn send_concurrently(port: u16, count: usize, line: impl Fn(usize) -> String) -> Vec<Peer> {
     let mut peers: Vec<Peer> = (0..count).map(|_| Peer::connect(port)).collect();
     for (number, peer) in peers.iter_mut().enumerate() {
         peer.say(&line(number));
@@ -111,7 +111,9 @@ fn concurrent_wrong_passwords_are_bounded() {
     let server = Server::start_with(&["--guess-delay", "1h"]);
     let _alice = Peer::register(server.port, "alice", "secret");
     let (answered, answers) = mpsc::channel();
-    for mut guesser in at_once(server.port, 60, |number| format!("/login alice guess{number}")) {
+    for mut guesser in
+        send_concurrently(server.port, 60, |number| format!("/login alice guess{number}"))
+    {
         let answered = answered.clone();
         thread::spawn(move || {
             while let Some(line) = guesser.try_next() {
@@ -135,7 +137,9 @@ fn concurrent_wrong_passwords_are_bounded() {
 fn many_correct_logins_from_one_address_are_not_throttled() {
     let flags = ["--password-file", SESAME_FILE, "--guess-delay", "1h", "--limit-loopback"];
     let server = Server::start_with(&flags);
-    for mut pupil in at_once(server.port, 30, |number| format!("/login p{number} {SESAME}")) {
+    for mut pupil in
+        send_concurrently(server.port, 30, |number| format!("/login p{number} {SESAME}"))
+    {
         pupil.hears(|line| line.starts_with("[WELCOME p"));
     }
 }

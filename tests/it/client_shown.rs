@@ -5,7 +5,7 @@ use std::fs;
 use crate::support::{CHATTY_WORD, Peer, Server, Terminal, count};
 
 /// Bob sends a line; waits until it is shown, and with it everything sent before.
-fn say_and_see(bob: &mut Peer, alice: &Terminal, text: &str) {
+fn send_and_wait(bob: &mut Peer, alice: &Terminal, text: &str) {
     bob.say(text);
     alice.shows(text, |rows| rows.iter().any(|row| row.ends_with(text)));
 }
@@ -27,17 +27,17 @@ fn mention_rings_bell_once_and_highlights_sender() {
     let is_marked = |alice: &Terminal| alice.styled().contains("7m");
     alice.types("I am alice\r");
     alice.shows("mine", |rows| count(rows, "alice: I am alice") == 1);
-    say_and_see(&mut bob, &alice, "bob: hello all");
+    send_and_wait(&mut bob, &alice, "bob: hello all");
     assert_eq!(bells(), 0, "neither my own line nor any other");
-    say_and_see(&mut bob, &alice, "bob: malice is not meant");
+    send_and_wait(&mut bob, &alice, "bob: malice is not meant");
     assert!(!is_marked(&alice));
-    say_and_see(&mut bob, &alice, "bob: alice: ping");
+    send_and_wait(&mut bob, &alice, "bob: alice: ping");
     Terminal::waits("exactly one bell", || bells() == 1);
     for n in 1..=5 {
-        say_and_see(&mut bob, &alice, &format!("bob: Alice, are you there? {n}"));
+        send_and_wait(&mut bob, &alice, &format!("bob: Alice, are you there? {n}"));
     }
     assert!(is_marked(&alice));
-    say_and_see(&mut bob, &alice, "bob: the end");
+    send_and_wait(&mut bob, &alice, "bob: the end");
     Terminal::waits("all of it", || {
         fs::read_to_string(&raw).is_ok_and(|raw| raw.contains("the end"))
     });
@@ -52,12 +52,12 @@ fn highlight_words_ring_and_presence_can_be_hidden() {
     let flags = "--name alice --color always --highlight deploy --joins off";
     let Some(alice) = Terminal::join(server.port, flags) else { return };
     alice.shows_last("#lobby>");
-    say_and_see(&mut bob, &alice, "bob: redeployed");
+    send_and_wait(&mut bob, &alice, "bob: redeployed");
     assert!(!alice.styled().contains("7m"));
     let mut carol = Peer::join(server.port, "carol");
     carol.say("/quit");
     carol.rest();
-    say_and_see(&mut bob, &alice, "bob: the Deploy is done");
+    send_and_wait(&mut bob, &alice, "bob: the Deploy is done");
     assert!(alice.styled().contains("7m"));
     bob.say("/quit");
     bob.rest();

@@ -271,7 +271,7 @@ fn terminal_is_restored_on_every_exit() {
         }
         alice.ends_with(exit);
         assert!(bob.hears(|line| line.contains("quit")).starts_with("* alice quit"), "{way}");
-        tells_no_pastes(&raw);
+        waits_for_bracketed_paste_off(&raw);
     }
 }
 
@@ -306,11 +306,11 @@ fn server_ban_is_reported_and_terminal_restored() {
     let rows = alice.ends_with(69);
     let told = |row: &String| row.starts_with("chatty: ") && row.contains("enough of it");
     assert!(rows.iter().any(told), "{rows:?}");
-    tells_no_pastes(&raw);
+    waits_for_bracketed_paste_off(&raw);
 }
 
 /// Turns bracketed paste off: the client can no longer tell a paste from typing.
-fn tells_no_pastes(raw: &Path) {
+fn waits_for_bracketed_paste_off(raw: &Path) {
     Terminal::waits("pastes are not told from typing any more", || {
         let raw = fs::read_to_string(raw).unwrap_or_default();
         raw.rfind("\x1b[?2004l") > raw.rfind("\x1b[?2004h")
@@ -407,8 +407,8 @@ fn password_prompt_survives_login_timeout() {
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
     alice.shows_last("password for alice:");
     // A later connection has been closed by the login timeout, so alice's first one has been, too.
-    let mut nobody = Peer::connect(server.port);
-    nobody.hears(|line| line.starts_with("[BYE login-timeout]"));
+    let mut later = Peer::connect(server.port);
+    later.hears(|line| line.starts_with("[BYE login-timeout]"));
     alice.types("open sesame\r");
     alice.shows_last("#lobby>");
     alice.types("/quit\r");

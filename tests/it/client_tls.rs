@@ -247,7 +247,7 @@ fn pinned_fingerprint_is_required() {
 
 /// Returns a certificate for localhost signed by an authority, its key, and the authority's
 /// certificate.
-fn vouched_for(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
+fn make_signed_certificate(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
     let file = |name: &str, text: String| {
         let path = folder.join(name);
         fs::write(&path, text).expect("written");
@@ -268,7 +268,7 @@ fn vouched_for(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
 #[test]
 fn certificate_authority_verifies_host_name() {
     let (home, folder) = (Home::new(), tempfile::tempdir().expect("a folder"));
-    let (certificate, key, authority) = vouched_for(folder.path());
+    let (certificate, key, authority) = make_signed_certificate(folder.path());
     let plain = |path: &Path| path.to_str().expect("plain").to_owned();
     let server =
         Server::start_with(&["--tls-cert", &plain(&certificate), "--tls-key", &plain(&key)]);
@@ -280,7 +280,7 @@ fn certificate_authority_verifies_host_name() {
     assert_welcome(&join("localhost", &plain(&authority)));
     assert_refused(&join("127.0.0.1", &plain(&authority)), &["no authority vouches for"]);
     let stranger = tempfile::tempdir().expect("a folder");
-    let (_, _, other) = vouched_for(stranger.path());
+    let (_, _, other) = make_signed_certificate(stranger.path());
     assert_refused(&join("localhost", &plain(&other)), &["no authority vouches for"]);
     let none = join("localhost", "/dev/null");
     assert_eq!(none.status.code(), Some(2));
@@ -350,7 +350,7 @@ fn terminal_reports_fingerprint_of_new_server() {
 }
 
 /// Returns a non-loopback address of this machine, if there is one.
-fn outside() -> Option<IpAddr> {
+fn external_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?; // sends nothing
     socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback())
@@ -358,15 +358,15 @@ fn outside() -> Option<IpAddr> {
 
 #[test]
 fn passwords_over_tls_are_accepted_from_other_hosts() {
-    let Some(outside) = outside() else {
+    let Some(external_address) = external_address() else {
         report_skipped("this machine has no network");
         return;
     };
     let home = Home::new();
-    let bind = outside.to_string();
+    let bind = external_address.to_string();
     let server =
         Server::start_with(&["--tls", "--bind", &bind, "--oper-password-file", SESAME_FILE]);
-    let address = format!("{outside}:{}", server.port);
+    let address = format!("{external_address}:{}", server.port);
     let lines = format!("/register secret\n/oper {SESAME}\n");
     let open = home.say(&address, &[], &lines);
     let said = text(&open.stdout);

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::support::{CHATTY_WORD, Peer, Server, Terminal, count};
 
 /// Starts a client with its state, including the input history, in this folder.
-fn visit(server: &Server, state: &Path, flags: &str) -> Option<Terminal> {
+fn start_client(server: &Server, state: &Path, flags: &str) -> Option<Terminal> {
     let script = format!(
         "XDG_STATE_HOME='{}' {CHATTY_WORD} join 127.0.0.1 --port {} --name alice {flags}; exec cat",
         state.display(),
@@ -24,7 +24,7 @@ fn input_history_persists_without_passwords() {
     let mut bob = Peer::join(server.port, "bob");
     let state = tempfile::tempdir().expect("a folder");
     let file = state.path().join("chatty/history");
-    let Some(alice) = visit(&server, state.path(), "") else { return };
+    let Some(alice) = start_client(&server, state.path(), "") else { return };
     let is_told = |terminal: &Terminal| {
         terminal.rows().iter().any(|row| row.starts_with("-- /help lists the commands, "))
     };
@@ -40,7 +40,7 @@ fn input_history_persists_without_passwords() {
     alice.types("/quit\r");
     bob.hears(|line| line.starts_with("* alice quit"));
 
-    let again = visit(&server, state.path(), "").expect("tmux");
+    let again = start_client(&server, state.path(), "").expect("tmux");
     again.presses("Up");
     again.shows_last("#lobby> /msg bob between us");
     again.presses("C-c");
@@ -53,7 +53,7 @@ fn input_history_persists_without_passwords() {
     again.types("/quit\r");
     bob.hears(|line| line.starts_with("* alice quit"));
 
-    let without = visit(&server, state.path(), "--no-history").expect("tmux");
+    let without = start_client(&server, state.path(), "--no-history").expect("tmux");
     without.types("forget me\r");
     bob.hears(|line| line == "alice: forget me");
     assert!(!fs::read_to_string(&file).expect("a history").contains("forget me"));
@@ -115,7 +115,7 @@ fn indented_command_and_unknown_letter_are_not_sent() {
 fn command_prefix_is_expanded_and_password_is_not_stored() {
     let server = Server::start();
     let state = tempfile::tempdir().expect("a folder");
-    let Some(alice) = visit(&server, state.path(), "") else { return };
+    let Some(alice) = start_client(&server, state.path(), "") else { return };
     alice.types("/his 5\r");
     alice.shows("the answer", |rows| rows.iter().any(|row| row.contains("[HISTORY #lobby")));
     alice.types("/regi sesame\r/ver\r");

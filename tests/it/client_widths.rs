@@ -18,56 +18,56 @@ const ROWS: usize = 24;
 
 /// How a terminal places a character after a cluster: in columns of its own, or in the cluster,
 /// which is then this wide.
-enum Place {
+enum Placement {
     Own(usize),
     Joins(usize),
 }
 
-type Opinion = fn(cluster: &str, c: char) -> Place;
+type WidthModel = fn(cluster: &str, c: char) -> Placement;
 
-const OPINIONS: [(&str, Opinion); 7] = [
+const WIDTH_MODELS: [(&str, WidthModel); 7] = [
     ("code points", code_points),
     ("clusters", clusters),
     ("joiners join", joiners_join),
     ("no emoji", |cluster, c| match c {
-        '\u{2600}'..='\u{27BF}' | '\u{1F000}'..='\u{1FAFF}' => Place::Own(1),
+        '\u{2600}'..='\u{27BF}' | '\u{1F000}'..='\u{1FAFF}' => Placement::Own(1),
         c => code_points(cluster, c),
     }),
     ("East Asian", |cluster, c| match c.width_cjk() {
-        _ if matches!(c, '\u{1F000}'..='\u{1FAFF}') => Place::Own(2),
-        Some(width @ 1..) => Place::Own(width),
+        _ if matches!(c, '\u{1F000}'..='\u{1FAFF}') => Placement::Own(2),
+        Some(width @ 1..) => Placement::Own(width),
         _ => code_points(cluster, c),
     }),
-    ("each its cell", |_, c| Place::Own(c.width().unwrap_or(1).max(1))),
+    ("each its cell", |_, c| Placement::Own(c.width().unwrap_or(1).max(1))),
     ("vowel signs", |cluster, c| match c.width() {
-        Some(0) if c.is_alphabetic() => Place::Own(1),
+        Some(0) if c.is_alphabetic() => Placement::Own(1),
         _ => code_points(cluster, c),
     }),
 ];
 
-fn code_points(cluster: &str, c: char) -> Place {
+fn code_points(cluster: &str, c: char) -> Placement {
     match c.width() {
-        Some(width @ 1..) => Place::Own(width),
-        _ => Place::Joins(cluster.chars().map(|c| c.width().unwrap_or(0)).max().unwrap_or(0)),
+        Some(width @ 1..) => Placement::Own(width),
+        _ => Placement::Joins(cluster.chars().map(|c| c.width().unwrap_or(0)).max().unwrap_or(0)),
     }
 }
 
 /// A grapheme cluster takes one column or two.
-fn clusters(cluster: &str, c: char) -> Place {
+fn clusters(cluster: &str, c: char) -> Placement {
     let both = format!("{cluster}{c}");
     if !cluster.is_empty() && both.graphemes(true).count() == 1 {
-        return Place::Joins(both.width().min(2));
+        return Placement::Joins(both.width().min(2));
     }
-    Place::Own(c.width().unwrap_or(0))
+    Placement::Own(c.width().unwrap_or(0))
 }
 
-fn joiners_join(cluster: &str, c: char) -> Place {
-    if cluster.ends_with('\u{200D}') { Place::Joins(2) } else { code_points(cluster, c) }
+fn joiners_join(cluster: &str, c: char) -> Placement {
+    if cluster.ends_with('\u{200D}') { Placement::Joins(2) } else { code_points(cluster, c) }
 }
 
 /// A terminal model, limited to what the client uses.
 struct Screen {
-    opinion: Opinion,
+    model: WidthModel,
     columns: usize,
     /// Includes the scrollback.
     rows: Vec<Vec<String>>,
@@ -83,9 +83,9 @@ struct Screen {
 }
 
 impl Screen {
-    fn new(opinion: Opinion, columns: usize) -> Self {
+    fn new(model: WidthModel, columns: usize) -> Self {
         Self {
-            opinion,
+            model,
             columns,
             rows: vec![vec![" ".to_owned(); columns]; ROWS],
             row: 0,
@@ -128,7 +128,7 @@ impl Screen {
             return;
         }
         let Some(rest) = escape.strip_prefix("\x1b[") else {
-            panic!("an escape nobody knows: {escape:?}");
+            panic!("unknown escape sequence: {escape:?}");
         };
         if rest.is_empty() || !c.is_ascii_alphabetic() {
             return;
@@ -149,7 +149,7 @@ impl Screen {
             }
             'h' | 'l' if argument == "?7" => self.wraps = c == 'h',
             'h' | 'l' | 'm' | 't' => {}
-            _ => panic!("an escape nobody knows: {escape:?}"),
+            _ => panic!("unknown escape sequence: {escape:?}"),
         }
     }
 
@@ -167,8 +167,8 @@ impl Screen {
     }
 
     fn puts(&mut self, c: char) {
-        let width = match (self.opinion)(&self.cluster, c) {
-            Place::Own(width) => {
+        let width = match (self.model)(&self.cluster, c) {
+            Placement::Own(width) => {
                 if self.wraps && (self.is_full || self.column + width > self.columns) {
                     self.next_row();
                     self.column = 0;
@@ -178,7 +178,7 @@ impl Screen {
                 self.cluster_at = self.column;
                 width
             }
-            Place::Joins(width) => {
+            Placement::Joins(width) => {
                 self.cluster.push(c);
                 // A cluster may become wider, but not beyond the last column.
                 width.min(self.columns - self.cluster_at)
@@ -253,7 +253,7 @@ impl Session {
                 }
             }
         });
-        let screens = OPINIONS.map(|(name, opinion)| (name, Screen::new(opinion, columns))).into();
+        let screens = WIDTH_MODELS.map(|(name, model)| (name, Screen::new(model, columns))).into();
         let mut session = Self {
             child,
             keys,
@@ -312,7 +312,7 @@ impl Session {
     /// Checks that every terminal shows the chat lines once and in order, directly followed by the
     /// prompt.
     fn has_intact_chat(&self, count: usize, what: &str) {
-        for (opinion, screen) in &self.screens {
+        for (model, screen) in &self.screens {
             let rows = screen.rows();
             let at = |n: usize| {
                 let line = format!("bob: said {n}.");
@@ -323,21 +323,21 @@ impl Session {
                     .map(|(at, _)| at);
                 let only = (found.next(), found.next());
                 let (Some(at), None) = only else {
-                    panic!("{opinion}: {what}: {only:?} {line}\n{}", rows.join("\n"));
+                    panic!("{model}: {what}: {only:?} {line}\n{}", rows.join("\n"));
                 };
                 at
             };
             let first = at(0);
             for n in 1..count {
-                assert_eq!(at(n), first + n, "{opinion}: {what}\n{}", rows.join("\n"));
+                assert_eq!(at(n), first + n, "{model}: {what}\n{}", rows.join("\n"));
             }
             let below = rows.get(first + count).map_or("", String::as_str);
-            assert!(is_prompt(below), "{opinion}: {what}\n{}", rows.join("\n"));
+            assert!(is_prompt(below), "{model}: {what}\n{}", rows.join("\n"));
         }
     }
 
     /// Clears the rows above the prompt.
-    fn starts_anew(&mut self) {
+    fn clears_above_prompt(&mut self) {
         for (_, screen) in &mut self.screens {
             let above = screen.row.min(screen.rows.len() - 1);
             screen.rows.drain(..above);
@@ -352,9 +352,9 @@ impl Session {
         let is_clear = |rows: &[String]| rows.last().is_some_and(|row| row.ends_with("#lobby>"));
         self.waits("an empty prompt", is_clear);
         self.has_intact_chat(count, what);
-        for (opinion, screen) in &self.screens {
+        for (model, screen) in &self.screens {
             let rows = screen.rows();
-            assert!(is_clear(&rows), "{opinion}: {what}\n{}", rows.join("\n"));
+            assert!(is_clear(&rows), "{model}: {what}\n{}", rows.join("\n"));
         }
     }
 
@@ -425,7 +425,7 @@ fn is_prompt(row: &str) -> bool {
 }
 
 /// Bob sends a line; waits until it is shown above the prompt.
-fn says(bob: &mut Peer, alice: &mut Session, said: &mut usize) {
+fn bob_says(bob: &mut Peer, alice: &mut Session, said: &mut usize) {
     let line = format!("bob: said {said}.");
     bob.say(&format!("said {said}."));
     alice.waits(&line, |rows| {
@@ -445,7 +445,7 @@ fn draft_of_any_character_width_keeps_chat_intact() {
         let mut alice = Session::join(server.port, columns, HISTORY);
         let mut said = 0;
         for _ in 0..5 {
-            says(&mut bob, &mut alice, &mut said);
+            bob_says(&mut bob, &mut alice, &mut said);
         }
         for text in DISPUTED {
             // So that the draft reaches the end of the row at every offset.
@@ -465,7 +465,7 @@ fn draft_of_any_character_width_keeps_chat_intact() {
                 alice.has_intact_chat(said, &what);
                 alice.clears(said, &what);
             }
-            says(&mut bob, &mut alice, &mut said);
+            bob_says(&mut bob, &mut alice, &mut said);
         }
     }
 }
@@ -481,7 +481,7 @@ fn draft_from_any_source_keeps_chat_intact() {
         let mut alice = Session::join(server.port, columns, &history);
         let mut said = 0;
         for _ in 0..3 {
-            says(&mut bob, &mut alice, &mut said);
+            bob_says(&mut bob, &mut alice, &mut said);
         }
         let up = "\x1b[A";
         for (what, keys) in [
@@ -505,7 +505,7 @@ fn draft_from_any_source_keeps_chat_intact() {
             alice.draws(&keys);
             if !what.starts_with("list") && !what.starts_with("too long") {
                 alice.has_intact_chat(said, &what);
-                says(&mut bob, &mut alice, &mut said);
+                bob_says(&mut bob, &mut alice, &mut said);
                 alice.has_intact_chat(said, &what);
             }
             alice.types("\x03");
@@ -533,14 +533,14 @@ fn chat_is_redrawn_on_resize_during_draft() {
         let mut alice = Session::join(server.port, 80, HISTORY);
         let mut said = 0;
         for _ in 0..3 {
-            says(&mut bob, &mut alice, &mut said);
+            bob_says(&mut bob, &mut alice, &mut said);
         }
         alice.pastes(&text.repeat(30));
         alice.draws("");
         for columns in [40, 70, 30, 20, 80] {
             alice.resizes(columns);
             alice.draws("");
-            says(&mut bob, &mut alice, &mut said);
+            bob_says(&mut bob, &mut alice, &mut said);
             alice.has_intact_chat(said, &format!("{text:?} at {columns}"));
         }
         alice.clears(said, text);
@@ -563,7 +563,7 @@ fn chat_is_redrawn_when_keys_precede_resize_signal() {
         let mut alice = Session::join(server.port, 80, HISTORY);
         let mut said = 0;
         for _ in 0..3 {
-            says(&mut bob, &mut alice, &mut said);
+            bob_says(&mut bob, &mut alice, &mut said);
         }
         for columns in [40, 70, 30, 80, 40, 80] {
             let what = format!("{what} at {columns}");
@@ -572,9 +572,9 @@ fn chat_is_redrawn_when_keys_precede_resize_signal() {
             alice.draws(keys);
             alice.signals_resize();
             alice.draws("");
-            says(&mut bob, &mut alice, &mut said);
+            bob_says(&mut bob, &mut alice, &mut said);
             alice.draws("");
-            says(&mut bob, &mut alice, &mut said);
+            bob_says(&mut bob, &mut alice, &mut said);
             alice.has_intact_chat(said, &what);
         }
         alice.clears(said, what);
@@ -598,22 +598,22 @@ fn wrapped_rows_never_begin_with_message_text() {
                 bob.say(&format!("{}{long} {forged}", "x".repeat(before)));
                 bob.say(&format!("{}{long}{forged}", "x".repeat(before)));
                 bob.say(&format!("{letters}{spread}{letters} {forged}"));
-                says(&mut bob, &mut alice, &mut said);
-                for (opinion, screen) in &alice.screens {
+                bob_says(&mut bob, &mut alice, &mut said);
+                for (model, screen) in &alice.screens {
                     let rows = screen.rows();
                     let is_forged = |row: &String| row.starts_with("99:99");
-                    assert!(!rows.iter().any(is_forged), "{opinion}: {}", rows.join("\n"));
+                    assert!(!rows.iter().any(is_forged), "{model}: {}", rows.join("\n"));
                     // All letters must be visible, except on a terminal that gives a column to each
                     // combining mark.
                     let seen: String =
                         rows.concat().chars().filter(char::is_ascii_lowercase).collect();
                     let all = letters.repeat(3);
                     let is_seen = text.contains(|c: char| c.is_ascii_lowercase())
-                        || *opinion == "each its cell"
+                        || *model == "each its cell"
                         || seen.contains(&all);
-                    assert!(is_seen, "{opinion}: {text:?}\n{}", rows.join("\n"));
+                    assert!(is_seen, "{model}: {text:?}\n{}", rows.join("\n"));
                 }
-                alice.starts_anew();
+                alice.clears_above_prompt();
                 said = 0;
             }
         }

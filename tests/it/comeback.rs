@@ -36,7 +36,7 @@ fn lines_of(stream: impl std::io::Read + Send + 'static) -> Receiver<String> {
 }
 
 /// Returns the lines up to and including the next one that ends with `end`.
-fn upto(lines: &Receiver<String>, end: &str) -> Vec<String> {
+fn lines_until(lines: &Receiver<String>, end: &str) -> Vec<String> {
     let mut seen = Vec::new();
     while !seen.last().is_some_and(|line: &String| line.ends_with(end)) {
         let next = lines.recv_timeout(DEADLINE);
@@ -94,10 +94,10 @@ fn piped_client_survives_two_server_crashes_without_loss() {
     let mut out = Vec::new();
     for (crash, seen) in [(0, 40), (1, 440)] {
         (crash * 400..crash * 400 + 200).for_each(|n| pipe.say(&format!("line {n}.")));
-        out.extend(upto(&pipe.out, &format!(" line {seen}.")));
+        out.extend(lines_until(&pipe.out, &format!(" line {seen}.")));
         server.kill();
         (crash * 400 + 200..crash * 400 + 400).for_each(|n| pipe.say(&format!("line {n}.")));
-        upto(&pipe.errors, "connection lost, trying again");
+        lines_until(&pipe.errors, "connection lost, trying again");
         let data = folder.path().to_str().expect("a plain path");
         server = Server::start_again(port, &["--data", data]);
     }
@@ -175,7 +175,7 @@ impl Muted {
         bob.say("/join ops");
         let mut pipe = Pipe::start(proxy.port, &["--name", "alice", "--room", "ops"]);
         pipe.say("before");
-        upto(&pipe.out, "#ops alice: before");
+        lines_until(&pipe.out, "#ops alice: before");
         bob.hears(|line| line == "#ops alice: before");
         proxy.mute();
         Self { _server: server, proxy, bob, pipe }
@@ -194,7 +194,7 @@ impl Muted {
     /// Cuts the connection, calls `meanwhile`, and waits until alice has reconnected.
     fn cut(&mut self, meanwhile: impl FnOnce(&mut Peer)) {
         self.proxy.cut();
-        upto(&self.pipe.errors, "connection lost, trying again");
+        lines_until(&self.pipe.errors, "connection lost, trying again");
         meanwhile(&mut self.bob);
         self.proxy.mend();
     }
@@ -256,7 +256,7 @@ fn expired_session_catches_up_without_duplicates() {
     });
     let Muted { _server, mut bob, mut pipe, .. } = alice;
     pipe.say("later");
-    let mut out = upto(&pipe.out, "#ops alice: later");
+    let mut out = lines_until(&pipe.out, "#ops alice: later");
     out.retain(|line| line.starts_with("#ops ") && !line.starts_with("#ops *"));
     let seen = ["#ops alice: hello", "#ops bob: one", "#ops bob: two", "#ops alice: later"];
     assert_eq!(out, seen);
@@ -351,7 +351,7 @@ fn replaced_client_does_not_reconnect() {
     let server = Server::start();
     let mut pipe = Pipe::start(server.port, &["--name", "alice"]);
     pipe.say("/session");
-    let session = upto(&pipe.out, "keep it to yourself").pop().expect("a session");
+    let session = lines_until(&pipe.out, "keep it to yourself").pop().expect("a session");
     let token = session["[SESSION ".len()..].split(']').next().expect("a token");
     let mut other = Peer::connect(server.port);
     other.say(&format!("/resume {token} 0"));
@@ -369,7 +369,7 @@ fn terminated_client_sends_quit() {
     for (signal, exit) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
         let mut pipe = Pipe::start(server.port, &["--name", "alice"]);
         pipe.say("one");
-        upto(&pipe.out, "alice: one");
+        lines_until(&pipe.out, "alice: one");
         pipe.signal(signal);
         bob.hears(|line| line == "* alice quit");
         assert_eq!(pipe.end().0, Some(exit));
@@ -480,7 +480,7 @@ fn reconnect_stops_at_its_time_limit() {
         let mut server = Server::start();
         let mut pipe = Pipe::start(server.port, &[&["--name", "alice"], &args[..]].concat());
         pipe.say("one");
-        upto(&pipe.out, "alice: one");
+        lines_until(&pipe.out, "alice: one");
         server.kill();
         let errors: Vec<_> = pipe.errors.iter().collect();
         assert_eq!(errors.iter().any(|line| line.contains("trying again")), is_tried);
@@ -496,12 +496,12 @@ fn client_rejoins_rooms_of_ephemeral_server() {
     let port = server.port;
     let mut pipe = Pipe::start(port, &["--name", "alice", "--room", "ops"]);
     pipe.say("one");
-    upto(&pipe.out, "#ops alice: one");
+    lines_until(&pipe.out, "#ops alice: one");
     server.kill();
-    upto(&pipe.errors, "trying again");
+    lines_until(&pipe.errors, "trying again");
     pipe.say("two");
     let _server = Server::start_again(port, &["--ephemeral"]);
-    upto(&pipe.out, "#ops alice: two");
+    lines_until(&pipe.out, "#ops alice: two");
     let (exit, _, errors) = pipe.end();
     assert_eq!(exit, Some(0), "{errors:?}");
     assert!(errors.iter().any(|line| line.contains("in a new visit")), "{errors:?}");
@@ -604,7 +604,7 @@ fn unconfirmed_lines_of_lost_session_are_reported_and_not_resent() {
     (&stream).write_all(b"@id=1 bob: half a li").expect("say");
     drop(said);
     stream.shutdown(std::net::Shutdown::Both).expect("cut");
-    upto(&pipe.errors, "trying again");
+    lines_until(&pipe.errors, "trying again");
     pipe.say("new");
     let answering = thread::spawn(move || {
         let (mut stream, said) = next_client(&listener);
@@ -645,7 +645,7 @@ fn flaky_network_loses_duplicates_and_reorders_nothing() {
         }
         let mut pipe = Pipe::start(proxy.port, &args);
         pipe.say(&format!("{name} is here"));
-        upto(&pipe.out, &format!("{name} is here"));
+        lines_until(&pipe.out, &format!("{name} is here"));
         pipe
     };
     let readers: Vec<Pipe> = (0..3).map(|n| join(format!("reader{n}"))).collect();
@@ -678,7 +678,7 @@ fn flaky_network_loses_duplicates_and_reorders_nothing() {
         assert_eq!(lines, all, "writer{writer}");
     }
     for reader in readers {
-        let mut seen = upto(&reader.out, "witness: the end");
+        let mut seen = lines_until(&reader.out, "witness: the end");
         seen.retain(|line| !line.starts_with(['*', '[']) && !line.contains(" is here"));
         assert_eq!(seen.len(), said.len());
         assert!(seen == said, "in another order than the witness saw");
@@ -696,7 +696,7 @@ fn flaky_network_misdirects_no_line() {
     let mut pipe = Pipe::start(proxy.port, &["--name", "w"]);
     // A client that never logged in reports the error and does not retry.
     pipe.say("here");
-    upto(&pipe.out, "w: here");
+    lines_until(&pipe.out, "w: here");
     proxy.turn_flaky(7);
     let start = Instant::now();
     let mut meant = Vec::new();
@@ -717,7 +717,7 @@ fn flaky_network_misdirects_no_line() {
             pipe.say(&heard.map_or(line.to_owned(), |_| format!("{line} {n}.")));
             meant.extend(heard.map(|heard| format!("{heard} {n}.")));
         }
-        upto(&pipe.out, &format!("w: text {n}."));
+        lines_until(&pipe.out, &format!("w: text {n}."));
     }
     proxy.turn_reliable();
     let (exit, _, errors) = pipe.end();
@@ -806,10 +806,10 @@ fn heartbeat_detects_hung_server_and_client_resumes() {
     };
     alice.shows_last("#lobby>");
     let pipe = Pipe::start(server.port, &["--name", "logger", "--ping-after", "300ms"]);
-    upto(&pipe.out, "[USERS #lobby 2] alice,logger");
+    lines_until(&pipe.out, "[USERS #lobby 2] alice,logger");
     alice.types("half a mess");
     server.signal("STOP");
-    upto(&pipe.errors, "chatty: connection lost, trying again");
+    lines_until(&pipe.errors, "chatty: connection lost, trying again");
     alice.shows_last("lost #lobby> half a mess");
     server.signal("CONT");
     Terminal::waits("the pipe is back", || {
@@ -817,7 +817,7 @@ fn heartbeat_detects_hung_server_and_client_resumes() {
     });
     alice.shows_last("#lobby> half a mess");
     alice.types("age\r");
-    upto(&pipe.out, "alice: half a message");
+    lines_until(&pipe.out, "alice: half a message");
     let rows = alice.shows("the line", |rows| count(rows, " alice: half a message") == 1);
     // Replies to heartbeats keep the connection alive even without messages.
     assert_eq!(count(&rows, "-- connection lost, trying again …"), 1, "{rows:?}");
@@ -885,7 +885,7 @@ fn client_misses_nothing_after_backup_restore() {
             let mut alice =
                 Pipe::start(proxy.port, &["--name", "alice", "--room", "ops", "--json"]);
             alice.say("here");
-            upto(&alice.out, "\"text\":\"here\",\"self\":true}");
+            lines_until(&alice.out, "\"text\":\"here\",\"self\":true}");
             alice
         };
         let mut alice = has_session.then(&join);
@@ -893,14 +893,14 @@ fn client_misses_nothing_after_backup_restore() {
         let copy = snapshot(&server, folder.path());
         let mut alice = alice.take().unwrap_or_else(join);
         say_in_ops(port, 3..8);
-        let mut seen = upto(&alice.out, "\"text\":\"line 7.\",\"self\":false}");
+        let mut seen = lines_until(&alice.out, "\"text\":\"line 7.\",\"self\":false}");
         proxy.cut();
-        upto(&alice.errors, "connection lost, trying again");
+        lines_until(&alice.errors, "connection lost, trying again");
         alice.say("typed meanwhile");
         let server = restore(server, folder.path(), copy.path());
         say_in_ops(port, 100..100 + after);
         proxy.mend();
-        seen.extend(upto(&alice.out, "\"text\":\"typed meanwhile\",\"self\":true}"));
+        seen.extend(lines_until(&alice.out, "\"text\":\"typed meanwhile\",\"self\":true}"));
         let (exit, rest, errors) = alice.end();
         seen.extend(rest);
         let case =
@@ -933,14 +933,14 @@ fn query_line_is_not_posted_to_room_after_backup_restore() {
         let (port, proxy) = (server.port, Proxy::start(server.port));
         let mut alice = Pipe::start(proxy.port, &["--name", "alice", "--quiet"]);
         alice.say("here");
-        upto(&alice.out, "alice: here");
+        lines_until(&alice.out, "alice: here");
         let copy = snapshot(&server, folder.path());
         let mut bob = Peer::join(port, "bob");
         // The backup contains neither the join nor the query.
         alice.say("/join ops");
         alice.say("/query bob");
         alice.say("a secret");
-        upto(&alice.out, "[PRIVATE MESSAGE to bob] alice: a secret");
+        lines_until(&alice.out, "[PRIVATE MESSAGE to bob] alice: a secret");
         proxy.cut();
         bob.settles();
         alice.say("another secret");
@@ -976,7 +976,7 @@ fn client_resumes_at_server_without_resume_time_argument() {
     stream.write_all(format!("{cid} alice: here\n").as_bytes()).expect("echo");
     let hearing = thread::spawn(move || said.for_each(drop));
     stream.write_all(b"@id=7;time=2026-11-23T06:16:00.123Z bob: one\n").expect("say");
-    upto(&pipe.out, "bob: one");
+    lines_until(&pipe.out, "bob: one");
     stream.shutdown(std::net::Shutdown::Both).expect("cut");
     hearing.join().expect("an end");
     let (mut stream, _) = listener.accept().expect("accept");

@@ -27,8 +27,8 @@ mod full;
 // Startup time.
 mod ready;
 
-use checker::{Event, Message, Row, What, faults};
-use people::{Person, ROOMS, Random, Target};
+use checker::{Event, EventKind, Message, Row, violations};
+use people::{ROOMS, Random, Target, User};
 
 /// The number of cycles that share a data folder and are checked together.
 const ERA: u64 = 5;
@@ -50,7 +50,7 @@ fn delivered_messages_survive_kill_at_any_moment() {
         Era::new(folder.path(), keep, random.fork()).run(ERA.min(cycles - era * ERA), &mut figures);
     }
     figures.print();
-    assert!(figures.acked > 0 && figures.seen > 0, "somebody was shown something");
+    assert!(figures.acked > 0 && figures.seen > 0, "at least one message was delivered");
 }
 
 fn any_seed() -> u64 {
@@ -73,11 +73,11 @@ impl Figures {
         self.cycles += 1;
         for event in events {
             match &event.what {
-                What::Shown { viewer, message, .. } if viewer.name == message.author => {
+                EventKind::Shown { viewer, message, .. } if viewer.name == message.author => {
                     self.acked += 1;
                 }
-                What::Shown { .. } => self.seen += 1,
-                What::Sent(_) | What::Refused(_) => {}
+                EventKind::Shown { .. } => self.seen += 1,
+                EventKind::Sent(_) | EventKind::Refused(_) => {}
             }
         }
     }
@@ -99,22 +99,22 @@ struct Era<'a> {
     flags: Vec<String>,
     keep: Option<u64>,
     random: Random,
-    people: Vec<Person>,
+    people: Vec<User>,
     events: Vec<Event>,
 }
 
 impl<'a> Era<'a> {
     fn new(folder: &'a Path, keep: Option<u64>, mut random: Random) -> Self {
         let rooms = || ROOMS.map(Target::Room).into();
-        let red = Person::new("w0", random.fork()).writes_to(1, rooms());
-        let blue = Person::new("w1", random.fork()).writes_to(64, rooms()).breaks_off();
-        let one = Person::new("w2", random.fork());
-        let other = Person::new("w3", random.fork());
+        let red = User::new("w0", random.fork()).writes_to(1, rooms());
+        let blue = User::new("w1", random.fork()).writes_to(64, rooms()).breaks_off();
+        let one = User::new("w2", random.fork());
+        let other = User::new("w3", random.fork());
         let (one_name, other_name) = (one.name(), other.name());
-        let one = one.writes_to(8, vec![Target::Person(other_name)]);
-        let other = other.writes_to(32, vec![Target::Person(one_name), Target::Room(ROOMS[0])]);
-        let readers = ["r0", "r1"].map(|mark| Person::new(mark, random.fork()));
-        let resumer = Person::new("r2", random.fork()).breaks_off();
+        let one = one.writes_to(8, vec![Target::User(other_name)]);
+        let other = other.writes_to(32, vec![Target::User(one_name), Target::Room(ROOMS[0])]);
+        let readers = ["r0", "r1"].map(|mark| User::new(mark, random.fork()));
+        let resumer = User::new("r2", random.fork()).breaks_off();
         let mut people = vec![red, blue, one, other, resumer];
         people.extend(readers);
         let flags = keep.iter().flat_map(|keep| ["--keep-messages".into(), keep.to_string()]);
@@ -126,7 +126,7 @@ impl<'a> Era<'a> {
             let server = self.start(figures);
             self.check();
             let so_far = self.events.len();
-            self.live_and_die(server);
+            self.run_cycle(server);
             figures.count(&self.events[so_far..]);
         }
         let server = self.start(figures);
@@ -149,7 +149,7 @@ impl<'a> Era<'a> {
     fn start(&mut self, figures: &mut Figures) -> Server {
         if self.random.below(3) == 0 {
             for _ in 0..2 {
-                self.start_in_vain();
+                self.start_failing();
             }
         }
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
@@ -159,7 +159,7 @@ impl<'a> Era<'a> {
         server
     }
 
-    fn start_in_vain(&mut self) {
+    fn start_failing(&mut self) {
         let mut child = Command::new(CHATTY)
             .args(["serve", "--port", "0", "--bind", "127.0.0.1", "--data"])
             .arg(self.folder)
@@ -175,25 +175,30 @@ impl<'a> Era<'a> {
     /// Checks the guarantees against the log.
     fn check(&self) -> Vec<Row> {
         let rows = rows(&self.folder.join("chatty.db"));
-        let faults = faults(&self.events, &rows, self.keep);
-        assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+        let violations = violations(&self.events, &rows, self.keep);
+        assert!(
+            violations.is_empty(),
+            "{} violations:\n{}",
+            violations.len(),
+            violations.join("\n")
+        );
         rows
     }
 
     /// Runs the users for a while, then ends the server in one of several ways.
-    fn live_and_die(&mut self, server: Server) {
+    fn run_cycle(&mut self, server: Server) {
         let (mut moment, mut manner) = (self.random.fork(), self.random.fork());
         let a_while = || thread::sleep(Duration::from_millis(50 + moment.below(450)));
-        self.live(server.port, a_while, || end(server, &mut manner));
+        self.run_users(server.port, a_while, || end(server, &mut manner));
     }
 
     /// Runs the users until `until` returns, then ends the server with `end`.
-    fn live(&mut self, port: u16, until: impl FnOnce(), end: impl FnOnce()) {
+    fn run_users(&mut self, port: u16, until: impl FnOnce(), end: impl FnOnce()) {
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
             for person in &mut self.people {
                 let is_over = &is_over;
-                scope.spawn(move || person.live(port, is_over));
+                scope.spawn(move || person.run(port, is_over));
             }
             until();
             is_over.store(true, Ordering::SeqCst);

@@ -180,7 +180,7 @@ fn stalled_reader_is_disconnected_without_delaying_others() {
 }
 
 /// Connects with a small receive buffer.
-fn cramped(port: u16) -> TcpStream {
+fn connect_with_small_buffer(port: u16) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small buffer");
     let address: SocketAddr = ([127, 0, 0, 1], port).into();
@@ -193,7 +193,7 @@ fn cramped(port: u16) -> TcpStream {
 #[test]
 fn slow_but_steady_reader_is_not_disconnected() {
     let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "1s"]);
-    let mut slow = Peer::on(cramped(server.port), "slow");
+    let mut slow = Peer::on(connect_with_small_buffer(server.port), "slow");
     let mut alice = Peer::join(server.port, "alice");
     alice.say("/set echo off");
     alice.send(format!("{}\n", "z".repeat(4000)).repeat(500).as_bytes());
@@ -204,7 +204,7 @@ fn slow_but_steady_reader_is_not_disconnected() {
         // the reading speed
         thread::sleep(Duration::from_millis(250));
     }
-    assert_eq!(alice.settles(), [""; 0], "nobody has gone");
+    assert_eq!(alice.settles(), [""; 0], "no user was disconnected");
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn disconnected_slow_reader_resumes_at_its_position() {
 
 /// Sends far more than may wait in memory for one reader; when the reader continues, it receives
 /// everything once and in order, and is live again.
-fn a_late_reader_misses_nothing(server: &Server) {
+fn check_late_reader_catches_up(server: &Server) {
     let mut late = Peer::join(server.port, "late");
     late.say("/set tags on");
     late.settles();
@@ -324,20 +324,20 @@ fn late_reader_receives_moderation_events_in_position() {
 #[test]
 fn late_reader_catches_up_from_memory_log() {
     let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "60s"]);
-    a_late_reader_misses_nothing(&server);
+    check_late_reader_catches_up(&server);
 }
 
 #[test]
 fn late_readers_catch_up_under_small_total_limit() {
     let server = Server::start_with(&["--outbox-total", "100KiB", "--write-stall", "60s"]);
-    a_late_reader_misses_nothing(&server);
+    check_late_reader_catches_up(&server);
 }
 
 #[test]
 fn late_reader_catches_up_from_disk_log() {
     let folder = tempfile::tempdir().unwrap();
     let flags = ["--outbox", "64KiB", "--write-stall", "60s"];
-    a_late_reader_misses_nothing(&Server::start_in(folder.path(), &flags));
+    check_late_reader_catches_up(&Server::start_in(folder.path(), &flags));
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn log_of_newer_version_is_not_modified() {
 }
 
 /// Waits until retention has left at most `most` messages; returns the room's history.
-fn once_forgotten(server: &Server, most: usize, start: Instant) -> Vec<(u64, String)> {
+fn history_after_retention(server: &Server, most: usize, start: Instant) -> Vec<(u64, String)> {
     loop {
         let rows = history(server.port, "ops");
         if rows.len() <= most {
@@ -157,7 +157,7 @@ fn retention_keeps_latest_messages_only() {
     }
     alice.settles();
     let start = Instant::now();
-    let rows = once_forgotten(&server, 10, start);
+    let rows = history_after_retention(&server, 10, start);
     assert_eq!(rows.first().unwrap(), &(41, "#ops alice: m40".to_owned()));
     // Ids that became no message (a repeated cid) do not count towards retention.
     alice.say("/set tags on");
@@ -167,7 +167,7 @@ fn retention_keeps_latest_messages_only() {
     }
     alice.say("m51");
     alice.hears(|line| line.ends_with(" #ops alice: m51"));
-    let rows = once_forgotten(&server, 10, start);
+    let rows = history_after_retention(&server, 10, start);
     let texts: Vec<&str> = rows.iter().map(|(_, row)| row.as_str()).collect();
     assert_eq!(texts.len(), 10, "{rows:?}");
     assert_eq!((texts[0], texts[9]), ("#ops alice: m42", "#ops alice: m51"));
@@ -187,7 +187,7 @@ fn waiting_mail_does_not_block_retention() {
     alice.say("/join ops");
     alice.say("gone soon");
     alice.settles();
-    once_forgotten(&server, 0, Instant::now());
+    history_after_retention(&server, 0, Instant::now());
     let mut bob = Peer::connect(server.port);
     bob.say("/login bob open sesame");
     for number in 0..200 {
@@ -245,7 +245,7 @@ fn id_lost_in_power_failure_is_not_reused() {
 }
 
 /// Whether a number stored in the log has reached `number`.
-fn has_come_to(file: &Path, what: &str, number: i64) -> bool {
+fn has_reached(file: &Path, what: &str, number: i64) -> bool {
     let log = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("a log");
     let sql = "SELECT number FROM last WHERE what = ?1";
     log.query_row(sql, [what], |row| row.get::<_, i64>(0)).expect("a number") >= number
@@ -282,7 +282,7 @@ fn unreadable_page_is_an_error() {
         alice.say(&"hay\n".repeat(100));
     }
     alice.settles();
-    Terminal::waits("all is indexed", || has_come_to(&file, "indexed", 4000));
+    Terminal::waits("all is indexed", || has_reached(&file, "indexed", 4000));
     assert_eq!(server.stops().0, Some(0));
     let whole = damage(&file, "a needle in the stack");
     let server = Server::start_in(folder.path(), &[]);

@@ -48,8 +48,8 @@ fn watched(
 }
 
 /// Like [`watched`], for attacks that must not make the server use more memory.
-fn watched_to_keep_nothing(may_hear: impl Fn(&str) -> bool, attack: impl FnOnce(u16)) {
-    let watch = Watch::begin(&[]).grows_by(watch::GROWTH_OF_NOTHING);
+fn watched_without_growth(may_hear: impl Fn(&str) -> bool, attack: impl FnOnce(u16)) {
+    let watch = Watch::begin(&[]).allow_growth(watch::GROWTH_WITHOUT_STORAGE);
     attack(watch.port());
     watch.end(may_hear);
 }
@@ -68,7 +68,7 @@ fn connect_from(from: Ipv4Addr, port: u16) -> TcpStream {
 }
 
 /// Connects with a small receive buffer.
-fn connect_cramped(port: u16) -> TcpStream {
+fn connect_with_small_buffer(port: u16) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small buffer");
     connected(socket, port)

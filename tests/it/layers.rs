@@ -28,7 +28,7 @@ fn sources() -> Vec<(String, String)> {
 }
 
 /// For each layer: the modules it may import, and words that must not occur in it.
-const FLOORS: &[(&str, &[&str], &[&str])] = &[
+const LAYERS: &[(&str, &[&str], &[&str])] = &[
     (
         "src/protocol",
         &["protocol"],
@@ -61,12 +61,30 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "src/server",
-        &["protocol", "ignored", "files", "scoped_ip", "stdio", "text_file", "commands", "server"],
+        &[
+            "protocol",
+            "ignored_signals",
+            "files",
+            "scoped_ip",
+            "stdio",
+            "text_file",
+            "commands",
+            "server",
+        ],
         &["rustyline", "owo_colors", "io::stdin", "io::stdout", "io::stderr", "fs::read_to_string"],
     ),
     (
         "src/client",
-        &["protocol", "ignored", "files", "scoped_ip", "stdio", "text_file", "commands", "client"],
+        &[
+            "protocol",
+            "ignored_signals",
+            "files",
+            "scoped_ip",
+            "stdio",
+            "text_file",
+            "commands",
+            "client",
+        ],
         &[
             "rusqlite",
             // With a leading space: `stdio::stdout()` is permitted.
@@ -81,14 +99,14 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
             "fs::read_to_string",
         ],
     ),
-    ("src/ignored.rs", &[], &["println!"]),
+    ("src/ignored_signals.rs", &[], &["println!"]),
     ("src/files.rs", &[], &["println!"]),
     ("src/stdio.rs", &[], &["tokio", "println!"]),
     ("src/text_file.rs", &[], &["tokio", "println!"]),
 ];
 
-fn is_on_floor(file: &str, floor: &str) -> bool {
-    file.strip_prefix(floor).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '.']))
+fn is_in_layer(file: &str, layer: &str) -> bool {
+    file.strip_prefix(layer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '.']))
 }
 
 #[test]
@@ -97,7 +115,7 @@ fn imports_point_down_and_layers_avoid_forbidden_words() {
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         let code: Vec<&str> =
             code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
-        for (floor, imports, never) in FLOORS.iter().filter(|(floor, ..)| is_on_floor(file, floor))
+        for (layer, imports, never) in LAYERS.iter().filter(|(layer, ..)| is_in_layer(file, layer))
         {
             for line in &code {
                 for (at, _) in line.match_indices("crate::") {
@@ -107,7 +125,7 @@ fn imports_point_down_and_layers_avoid_forbidden_words() {
                     assert!(is_allowed, "{file} is above {module}: {line}");
                 }
                 for word in *never {
-                    assert!(!line.contains(word), "{floor} never says {word}: {file}: {line}");
+                    assert!(!line.contains(word), "{layer} never says {word}: {file}: {line}");
                 }
             }
         }

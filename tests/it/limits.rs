@@ -16,7 +16,7 @@ fn limited(flags: &[&str]) -> Server {
 }
 
 /// Returns what the server sends to a rejected connection.
-fn said_to_newcomer(port: u16) -> String {
+fn reply_to_new_connection(port: u16) -> String {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
     // Unread input must not make the farewell get lost in a reset.
     let _ = socket.write_all(b"mallory\nhello\n");
@@ -42,7 +42,7 @@ fn connections_per_address_are_limited() {
     let bob = Peer::join(server.port, "bob");
     let _carol = Peer::join(server.port, "carol");
     for _ in 0..20 {
-        let said = said_to_newcomer(server.port);
+        let said = reply_to_new_connection(server.port);
         assert!(said.starts_with("[BYE too-many] ") && said.ends_with('\n'), "{said}");
         assert!(said.contains("your address"), "{said}");
     }
@@ -72,13 +72,13 @@ fn every_kind_of_disconnect_frees_connection_slot() {
         let resets = joins_in_time(server.port, &format!("resets{round}"));
         SockRef::from(resets.socket()).set_linger(Some(Duration::ZERO)).expect("a socket");
         drop(resets);
-        let mut nobody = None;
+        let mut unnamed = None;
         Terminal::waits("a place", || {
-            nobody = Peer::try_connect(server.port);
-            nobody.is_some()
+            unnamed = Peer::try_connect(server.port);
+            unnamed.is_some()
         });
-        let mut nobody = nobody.expect("waited for");
-        nobody.hears(|line| line.starts_with("[BYE login-timeout]"));
+        let mut unnamed = unnamed.expect("waited for");
+        unnamed.hears(|line| line.starts_with("[BYE login-timeout]"));
         if round % 2 == 0 {
             returns.say("/quit");
             returns.hears(|line| line.starts_with("[BYE quit]"));
@@ -86,7 +86,7 @@ fn every_kind_of_disconnect_frees_connection_slot() {
     }
     let _all: Vec<Peer> =
         ["one", "two", "three"].map(|name| joins_in_time(server.port, name)).into();
-    assert!(said_to_newcomer(server.port).starts_with("[BYE too-many]"));
+    assert!(reply_to_new_connection(server.port).starts_with("[BYE too-many]"));
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn new_connections_are_rate_limited() {
         let start = Instant::now();
         let _peers: Vec<Peer> =
             (0..3).map(|n| Peer::join(server.port, &format!("peer{n}"))).collect();
-        let said = said_to_newcomer(server.port);
+        let said = reply_to_new_connection(server.port);
         if start.elapsed() >= Duration::from_secs(1) {
             return false;
         }

@@ -16,7 +16,7 @@ fn answer(peer: &mut Peer, line: &str) -> String {
     answers.into_iter().find(|line| line.starts_with('[')).unwrap_or_default()
 }
 
-fn ruler(port: u16, name: &str) -> Peer {
+fn oper(port: u16, name: &str) -> Peer {
     let mut peer = Peer::join(port, name);
     let welcome = answer(&mut peer, &format!("/oper {SESAME}"));
     assert!(welcome.starts_with(&format!("[OPER {name}]")), "{welcome}");
@@ -27,9 +27,9 @@ fn ruler(port: u16, name: &str) -> Peer {
 fn server_bans_and_operators_survive_crash() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = start(folder.path());
-    let mut alice = ruler(server.port, "alice");
+    let mut alice = oper(server.port, "alice");
     answer(&mut alice, "/register open sesame");
-    let _guest = ruler(server.port, "guest");
+    let _guest = oper(server.port, "guest");
     let _bob = Peer::join(server.port, "bob");
     let banned = answer(&mut alice, "/gban 192.0.2.0/24 7d spam");
     assert!(banned.starts_with("[BANNED * 192.0.2.0/24] until "), "{banned}");
@@ -177,7 +177,7 @@ fn locked_room_has_operator_after_crash() {
     bob.settles();
     alice.say("/part");
     alice.settles();
-    let mut root = ruler(server.port, "root");
+    let mut root = oper(server.port, "root");
     assert!(answer(&mut root, "/lock").starts_with("[LOCKED #lobby]"));
     server.kill();
 

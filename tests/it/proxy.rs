@@ -24,7 +24,7 @@ struct State {
     /// Server output is discarded.
     is_mute: bool,
     /// Draws the lifetime of a connection; `None` for unlimited lifetimes.
-    lot: Option<Lot>,
+    lifetimes: Option<Lifetimes>,
     streams: Vec<TcpStream>,
     cuts: usize,
 }
@@ -35,7 +35,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let port = listener.local_addr().expect("bound").port();
         let state =
-            State { is_cut: false, is_mute: false, lot: None, streams: Vec::new(), cuts: 0 };
+            State { is_cut: false, is_mute: false, lifetimes: None, streams: Vec::new(), cuts: 0 };
         let state = Arc::new(Mutex::new(state));
         let shared = state.clone();
         thread::spawn(move || {
@@ -71,39 +71,39 @@ impl Proxy {
     /// Starts to cut each connection after 200 to 800 ms.
     pub(crate) fn turn_flaky(&self, seed: u64) {
         let mut state = self.state.lock().expect("state");
-        state.lot = Some(Lot(seed));
+        state.lifetimes = Some(Lifetimes(seed));
         state.streams.drain(..).for_each(cut);
     }
 
     /// Stops cutting connections; returns the number of connections cut.
     pub(crate) fn turn_reliable(&self) -> usize {
         let mut state = self.state.lock().expect("state");
-        state.lot = None;
+        state.lifetimes = None;
         state.cuts
     }
 }
 
 fn pass_on(client: &TcpStream, server: &TcpStream, shared: &Arc<Mutex<State>>) {
     let clone = |stream: &TcpStream| stream.try_clone().expect("clone");
-    let is_doomed = Arc::new(AtomicBool::new(false));
+    let is_due = Arc::new(AtomicBool::new(false));
     for (from, to, is_answer) in [(client, server, false), (server, client, true)] {
-        let (from, to, is_doomed) = (clone(from), clone(to), is_doomed.clone());
+        let (from, to, is_due) = (clone(from), clone(to), is_due.clone());
         let _ = to.set_nodelay(true);
         let shared = shared.clone();
         let is_muted = move || is_answer && shared.lock().expect("state").is_mute;
-        thread::spawn(move || copy(from, to, &is_doomed, is_muted));
+        thread::spawn(move || copy(from, to, &is_due, is_muted));
     }
     let mut state = shared.lock().expect("state");
     state.streams.extend([clone(client), clone(server)]);
-    let Some(life) = state.lot.as_mut().map(Lot::life) else { return };
+    let Some(life) = state.lifetimes.as_mut().map(Lifetimes::life) else { return };
     let (client, server, shared) = (clone(client), clone(server), shared.clone());
     thread::spawn(move || {
         thread::sleep(life);
         let mut state = shared.lock().expect("state");
-        if state.lot.is_some() {
+        if state.lifetimes.is_some() {
             state.cuts += 1;
             drop(state);
-            is_doomed.store(true, Ordering::SeqCst);
+            is_due.store(true, Ordering::SeqCst);
             thread::sleep(SILENCE_MAX);
             [client, server].into_iter().for_each(cut);
         }
@@ -112,18 +112,13 @@ fn pass_on(client: &TcpStream, server: &TcpStream, shared: &Arc<Mutex<State>>) {
 
 /// Forwards bytes. A connection due to be cut forwards half a chunk more, so that the cut falls
 /// within a line.
-fn copy(
-    mut from: TcpStream,
-    mut to: TcpStream,
-    is_doomed: &AtomicBool,
-    is_muted: impl Fn() -> bool,
-) {
+fn copy(mut from: TcpStream, mut to: TcpStream, is_due: &AtomicBool, is_muted: impl Fn() -> bool) {
     let mut piece = [0; PIECE];
     while let Ok(size @ 1..) = from.read(&mut piece) {
         if is_muted() {
             continue;
         }
-        let is_last = is_doomed.load(Ordering::SeqCst);
+        let is_last = is_due.load(Ordering::SeqCst);
         let size = if is_last { size.div_ceil(2) } else { size };
         if to.write_all(&piece[..size]).is_err() || is_last {
             break;
@@ -138,9 +133,9 @@ fn cut(stream: TcpStream) {
 }
 
 /// A generator of lifetimes, reproducible from its seed.
-struct Lot(u64);
+struct Lifetimes(u64);
 
-impl Lot {
+impl Lifetimes {
     fn life(&mut self) -> Duration {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         Duration::from_millis(200 + (self.0 >> 33) % 600)

@@ -111,12 +111,12 @@ fn indexed(folder: &Path) -> Connection {
 }
 
 /// The longest sequence of distinct letters that a line can hold.
-fn all_different() -> String {
+fn distinct_letters() -> String {
     ('\u{4E00}'..).take(1350).collect()
 }
 
 /// As many of these letters, as separate words, as a search can hold.
-fn all_apart() -> String {
+fn separate_letters() -> String {
     ('\u{4E00}'..).take(1000).flat_map(|c| [c, ' ']).collect()
 }
 
@@ -129,7 +129,7 @@ fn memory_and_disk_search_agree() {
         for line in SAID {
             peer.say(line);
         }
-        peer.say(&all_different());
+        peer.say(&distinct_letters());
         peer.settles();
     }
     let ask = |people: &mut [Peer; 2], when: &str| {
@@ -147,7 +147,7 @@ fn memory_and_disk_search_agree() {
         let many: Vec<String> = (0..900).map(|number| format!("{number}")).collect();
         let found = people.each_mut().map(|peer| search(peer, &many.join(" ")));
         assert!(found.iter().all(Vec::is_empty));
-        for many in [all_different(), all_apart()] {
+        for many in [distinct_letters(), separate_letters()] {
             let found = people.each_mut().map(|peer| search(peer, &many));
             assert!(found.iter().all(|found| found.len() == 1), "{when}");
         }

@@ -67,7 +67,7 @@ fn session_survives_crash_with_its_state() {
     carol.say("/msg bob hidden too");
     carol.settles();
     alice.say("/who");
-    assert_eq!(alice.next(), "[USERS #Ops 2] alice,Bob", "nobody saw him leave");
+    assert_eq!(alice.next(), "[USERS #Ops 2] alice,Bob", "the drop is not announced");
 
     let (mut bob, lines) = resume(server.port, &token, 0);
     assert_eq!(lines[0], "[WELCOME Bob] you are back");

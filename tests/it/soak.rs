@@ -55,7 +55,7 @@ fn crowd_at_accelerated_time_leaks_nothing() {
     let tls = tls(&identity, folder.path());
     let flags = [FAST_FORWARD, SMALL, LIMITS].into_iter().flat_map(str::split_whitespace);
     let flags: Vec<&str> = flags.chain(tls.iter().map(String::as_str)).collect();
-    let watch = Watch::begin_in(&folder.path().join("data"), &flags).may_log(tells_of_the_crowd);
+    let watch = Watch::begin_in(&folder.path().join("data"), &flags).may_log(is_log_of_crowd);
     // Before the crowd, which evicts pending logins.
     let mut prober = Peer::join(watch.port(), "prober");
     for line in ["/set joins off", "/join pulse", "/part lobby"] {
@@ -63,7 +63,7 @@ fn crowd_at_accelerated_time_leaks_nothing() {
     }
     prober.settles();
     let is_over = Arc::new(AtomicBool::new(false));
-    let crowd = gather(watch.port(), &visits::trust(&identity.cert), &is_over);
+    let crowd = start_crowd(watch.port(), &visits::trust(&identity.cert), &is_over);
     let (samples, echoes) = observe(&watch, &mut prober, duration());
     drop(prober);
     is_over.store(true, Ordering::Relaxed);
@@ -72,7 +72,7 @@ fn crowd_at_accelerated_time_leaks_nothing() {
         *done.entry(what).or_insert(0) += count;
     }
     report(&samples, &echoes, &done);
-    watch.end(is_of_the_crowd);
+    watch.end(is_from_crowd);
     if duration() >= Duration::from_mins(1) {
         check_memory(&samples);
         check_crowd(&done);
@@ -80,14 +80,14 @@ fn crowd_at_accelerated_time_leaks_nothing() {
 }
 
 /// Whether a line in the lobby is by or about the crowd.
-fn is_of_the_crowd(line: &str) -> bool {
+fn is_from_crowd(line: &str) -> bool {
     let line = line.strip_prefix("* ").unwrap_or(line);
     let names = ["soak", "holder", "slow", "prober"];
     names.iter().any(|name| line.starts_with(name)) || line.ends_with(" here)")
 }
 
 /// Whether a log line is about the server's identity or the crowd's moderation.
-fn tells_of_the_crowd(line: &str) -> bool {
+fn is_log_of_crowd(line: &str) -> bool {
     let is_act = line.split_once(' ').is_some_and(|(time, act)| {
         time.starts_with("20")
             && (act.starts_with("soak") || act.starts_with("holder") || act.ends_with(" left out"))
@@ -105,7 +105,7 @@ fn tls(identity: &CertifiedKey<KeyPair>, folder: &Path) -> [String; 4] {
 }
 
 /// Starts the threads of the crowd, which return their counts when it is over.
-fn gather(
+fn start_crowd(
     port: u16,
     trust: &Arc<ClientConfig>,
     is_over: &Arc<AtomicBool>,
@@ -113,13 +113,13 @@ fn gather(
     let one = |number| {
         let visitor = Visitor::new(port, number, trust.clone());
         let is_over = is_over.clone();
-        thread::spawn(move || keep_coming(visitor, &is_over))
+        thread::spawn(move || visit_repeatedly(visitor, &is_over))
     };
     (0..CROWD).map(one).collect()
 }
 
 /// Visits again and again, so that the whole crowd reaches its visit rate.
-fn keep_coming(mut visitor: Visitor, is_over: &AtomicBool) -> Counts {
+fn visit_repeatedly(mut visitor: Visitor, is_over: &AtomicBool) -> Counts {
     let pause = Duration::from_secs(1) * u32::from(CROWD) / VISITS_A_SECOND;
     while !is_over.load(Ordering::Relaxed) {
         let start = Instant::now();
@@ -174,7 +174,7 @@ fn sample(process: u32) -> Sample {
 fn check_crowd(done: &Counts) {
     let told = visits::ANSWERS.iter().map(|(_, what)| *what);
     for what in told.chain(["refused", "of them TLS", "returns", "slow readers"]) {
-        assert!(done.contains_key(what), "nobody: {what}: {done:?}");
+        assert!(done.contains_key(what), "never done: {what}: {done:?}");
     }
 }
 

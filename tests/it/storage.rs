@@ -17,7 +17,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 /// Runs a server that must fail to start; returns its output.
-fn start_in_vain(folder: &Path) -> Output {
+fn start_failing(folder: &Path) -> Output {
     let mut server = Command::new(CHATTY);
     server.args(["serve", "--port", "0", "--bind", "127.0.0.1", "--tls", "--data"]).arg(folder);
     let output = server.output().expect("chatty serve");
@@ -162,7 +162,7 @@ fn locked_log_is_an_error_at_start() {
     assert_eq!(server.stops().0, Some(0));
     let other = Connection::open(folder.path().join("chatty.db")).expect("the log");
     other.execute_batch("BEGIN IMMEDIATE").expect("locked");
-    let said = text(&start_in_vain(folder.path()).stderr);
+    let said = text(&start_failing(folder.path()).stderr);
     assert!(said.contains("chatty.db: it is locked by another process; "), "{said}");
     drop(other);
     Server::start_in(folder.path(), &[]);
@@ -246,7 +246,7 @@ fn log_that_lost_stored_messages_is_rejected() {
         let folder = killed();
         harm(folder.path());
         for _ in 0..2 {
-            let said = text(&start_in_vain(folder.path()).stderr);
+            let said = text(&start_failing(folder.path()).stderr);
             assert!(
                 said.contains("chatty.db does not hold what was stored in it: "),
                 "{what}: {said}"
@@ -372,7 +372,7 @@ fn only_own_regular_files_are_used_and_others_stay_unchanged() {
                 }
                 _ => fs::create_dir(&path).expect("a folder"),
             }
-            let said = text(&start_in_vain(folder.path()).stderr);
+            let said = text(&start_failing(folder.path()).stderr);
             assert!(said.contains(&path.display().to_string()), "{name} is {kind}: {said}");
             assert!(said.contains("chatty leaves it alone"), "{name} is {kind}: {said}");
             assert_eq!(fs::read_to_string(&victim).expect("there"), "not chatty's");
@@ -390,7 +390,7 @@ fn device_permissions_are_unchanged() {
     let mode = || fs::metadata("/dev/null").expect("there").permissions().mode();
     let before = mode();
     symlink("/dev/null", folder.path().join("chatty.db")).expect("a link");
-    start_in_vain(folder.path());
+    start_failing(folder.path());
     assert_eq!(mode(), before);
 }
 

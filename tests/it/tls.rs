@@ -203,7 +203,7 @@ fn broken_handshake_ends_only_its_connection() {
         bob.say("still here");
         bob.hears(|line| line == "bob: still here");
     }
-    assert!(bob.settles().is_empty(), "nobody has come, nobody has gone");
+    assert!(bob.settles().is_empty(), "no presence lines");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::checker::{Row, faults};
+use super::checker::{Row, violations};
 use super::people::{PATIENCE, Random};
 use super::{Era, Figures, any_seed};
 use crate::support::{Peer, Server};
@@ -31,7 +31,7 @@ fn truncated_write_ahead_log_recovers_to_complete_prefix() {
         let mut era = Era::new(folder.path(), None, random.fork());
         if !is_fresh {
             era.run(1, &mut Figures::default());
-            move_into_file(folder.path());
+            checkpoint(folder.path());
         }
         let image = Image::of_busy_server(&mut era);
         image.check(&mut random);
@@ -39,7 +39,7 @@ fn truncated_write_ahead_log_recovers_to_complete_prefix() {
 }
 
 /// The last connection to close checkpoints the whole write-ahead log into the file.
-fn move_into_file(folder: &Path) {
+fn checkpoint(folder: &Path) {
     let file = folder.join("chatty.db");
     let connection = Connection::open(&file).expect("the log");
     connection
@@ -72,7 +72,7 @@ impl Image {
             }
         };
         let mut image = Self { file: vec![], wal: vec![], frame_size: 0, rows: vec![] };
-        era.live(server.port, until_enough, || {
+        era.run_users(server.port, until_enough, || {
             server.signal("STOP");
             image.file = fs::read(&file).expect("the file");
             image.wal = fs::read(&wal).expect("the write-ahead log");
@@ -84,14 +84,14 @@ impl Image {
         let frames = (image.wal.len() - WAL_HEAD) / image.frame_size;
         assert!((FRAMES..1000).contains(&frames), "{frames} pages");
         // All messages delivered until then are stored.
-        image.rows = image.cut_at(image.wal.len()).0;
-        let faults = faults(&era.events, &image.rows, None);
-        assert!(faults.is_empty(), "{}", faults.join("\n"));
+        image.rows = image.truncate_at(image.wal.len()).0;
+        let violations = violations(&era.events, &image.rows, None);
+        assert!(violations.is_empty(), "{}", violations.join("\n"));
         image
     }
 
     /// Returns the messages left after truncation, and the last id ever assigned.
-    fn cut_at(&self, end: usize) -> (Vec<Row>, u64) {
+    fn truncate_at(&self, end: usize) -> (Vec<Row>, u64) {
         let folder = tempfile::tempdir().expect("a folder");
         self.write(folder.path(), end);
         let file = folder.path().join("chatty.db");
@@ -118,7 +118,7 @@ impl Image {
     fn check(&self, random: &mut Random) {
         let (mut count, mut highest) = (0, 0);
         for end in self.ends(random) {
-            let (left, last) = self.cut_at(end);
+            let (left, last) = self.truncate_at(end);
             assert!(left.len() >= count, "less is left at {end}");
             count = left.len();
             assert_eq!(left, self.rows[..count], "cut at {end}");
@@ -128,7 +128,7 @@ impl Image {
         assert_eq!(count, self.rows.len());
         for _ in 0..3 {
             let end = random.below(self.wal.len() as u64);
-            self.go_on_from(usize::try_from(end).expect("a size"));
+            self.restart_from(usize::try_from(end).expect("a size"));
         }
     }
 
@@ -148,10 +148,10 @@ impl Image {
     }
 
     /// A server starts on what is left and assigns new ids.
-    fn go_on_from(&self, end: usize) {
+    fn restart_from(&self, end: usize) {
         let folder = tempfile::tempdir().expect("a folder");
         self.write(folder.path(), end);
-        let (_, last) = self.cut_at(end);
+        let (_, last) = self.truncate_at(end);
         let server = Server::start_in(folder.path(), &[]);
         let mut alice = Peer::join(server.port, "alice");
         alice.say("/set tags on");

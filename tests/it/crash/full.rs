@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::checker::{Event, Message, Viewer, What, faults};
+use super::checker::{Event, EventKind, Message, Viewer, violations};
 use super::order::can_trace;
 use super::people::{message, plain, tag, write_line};
 use super::rows;
@@ -42,7 +42,7 @@ impl Drop for SmallDisk {
 }
 
 /// A sender, a receiver, and the events of each line.
-struct Talk {
+struct Conversation {
     alice: Peer,
     bob: Peer,
     events: Vec<Event>,
@@ -51,7 +51,7 @@ struct Talk {
     last: Option<Message>,
 }
 
-impl Talk {
+impl Conversation {
     fn begin(port: u16) -> Self {
         let [alice, bob] = ["alice", "bob"].map(|name| {
             let mut peer = Peer::join(port, name);
@@ -81,7 +81,7 @@ impl Talk {
         let mut out = String::new();
         for message in messages {
             write_line(&mut out, message);
-            self.note(What::Sent(message.clone()));
+            self.note(EventKind::Sent(message.clone()));
         }
         self.alice.send(out.as_bytes());
         let mut said = 0;
@@ -94,7 +94,7 @@ impl Talk {
                 self.note_shown("alice", &answer);
             } else {
                 assert!(plain(&answer).starts_with("[ERROR storage-full] "), "{answer}");
-                self.note(What::Refused(message.clone()));
+                self.note(EventKind::Refused(message.clone()));
             }
         }
         for line in self.bob.settles().iter().filter(|line| tag(line, "id").is_some()) {
@@ -107,10 +107,10 @@ impl Talk {
         let id = tag(line, "id").and_then(|id| id.parse().ok()).expect(line);
         let message = message(plain(line), name).expect(line);
         let viewer = Viewer { name: name.into(), visit: 1 };
-        self.note(What::Shown { viewer, id, message });
+        self.note(EventKind::Shown { viewer, id, message });
     }
 
-    fn note(&mut self, what: What) {
+    fn note(&mut self, what: EventKind) {
         self.events.push(Event { at: Instant::now(), what });
     }
 }
@@ -120,7 +120,7 @@ fn full_disk_refuses_lines_until_space_is_free() {
     let Some(disk) = SmallDisk::new("4m") else { return };
     let (log, filler) = (disk.0.path().join("log"), disk.0.path().join("filler"));
     let server = Server::start_in(&log, &[]);
-    let mut talk = Talk::begin(server.port);
+    let mut talk = Conversation::begin(server.port);
     assert_eq!(talk.say(1), 2);
     // Use up the rest of the disk.
     let mut file = fs::File::create(&filler).unwrap();
@@ -153,8 +153,8 @@ fn full_disk_refuses_lines_until_space_is_free() {
     });
     drop(server);
     let _server = Server::start_in(&log, &[]);
-    let faults = faults(&talk.events, &rows(&log.join("chatty.db")), None);
-    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    let violations = violations(&talk.events, &rows(&log.join("chatty.db")), None);
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
 }
 
 /// Fills a disk; deleting the returned file frees it.
@@ -222,7 +222,7 @@ fn full_disk_reports_unstored_changes_at_stop() {
     dave.settles();
     let _filler = fill(&disk);
     // Until space that was allocated earlier is used up as well.
-    let mut talk = Talk::begin(server.port);
+    let mut talk = Conversation::begin(server.port);
     while talk.say(10) > 0 {}
     dave.say("/quit");
     dave.rest();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::checker::{Event, Message, Viewer, What};
+use super::checker::{Event, EventKind, Message, Viewer};
 
 /// A pseudorandom generator, reproducible from its seed (splitmix64).
 pub(crate) struct Random(pub(crate) u64);
@@ -35,7 +35,7 @@ impl Random {
 pub(crate) enum Target {
     Room(&'static str),
     /// Another user, under the current name.
-    Person(Arc<Mutex<String>>),
+    User(Arc<Mutex<String>>),
 }
 
 /// The rooms every user joins.
@@ -45,7 +45,7 @@ pub(crate) const ROOMS: [&str; 2] = ["red", "blue"];
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A simulated user, across all connections.
-pub(crate) struct Person {
+pub(crate) struct User {
     mark: &'static str,
     /// The name of the current session: a new one each time, since the last name may still be in
     /// use.
@@ -66,7 +66,7 @@ pub(crate) struct Person {
     events: Vec<Event>,
 }
 
-impl Person {
+impl User {
     /// Creates a user who only listens.
     pub(crate) fn new(mark: &'static str, random: Random) -> Self {
         Self {
@@ -105,7 +105,7 @@ impl Person {
     }
 
     /// Sends and receives until the server ends.
-    pub(crate) fn live(&mut self, port: u16, is_over: &AtomicBool) {
+    pub(crate) fn run(&mut self, port: u16, is_over: &AtomicBool) {
         while let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) {
             stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
             stream.set_nodelay(true).expect("no delay");
@@ -135,7 +135,7 @@ impl Person {
             let mut out = String::new();
             if self.hear(line.trim_end_matches('\n')) {
                 is_in = true;
-                self.send_again(&mut out);
+                self.resend(&mut out);
             }
             to_come = to_come.saturating_sub(1);
             if self.breaks && to_come == 0 {
@@ -143,7 +143,7 @@ impl Person {
             }
             // Replies first: pending input is read before more lines are sent.
             if is_in && !lines.buffer().contains(&b'\n') {
-                self.speak(&mut out);
+                self.send_lines(&mut out);
             }
             if !out.is_empty() && lines.get_mut().write_all(out.as_bytes()).is_err() {
                 // The last replies may still be unread.
@@ -171,9 +171,9 @@ impl Person {
     fn hear(&mut self, line: &str) -> bool {
         let plain = plain(line);
         if let Some(id) = tag(line, "id") {
-            self.be_shown(id.parse().expect(line), tag(line, "cid"), plain);
+            self.handle_message(id.parse().expect(line), tag(line, "cid"), plain);
         } else if let Some(error) = plain.strip_prefix("[ERROR ") {
-            self.be_refused(error, tag(line, "cid"));
+            self.handle_error(error, tag(line, "cid"));
         } else if let Some(token) = plain.strip_prefix("[SESSION ") {
             self.token = token.split([']', ' ']).next().map(str::to_owned);
         }
@@ -183,7 +183,7 @@ impl Person {
         }
     }
 
-    fn be_shown(&mut self, id: u64, cid: Option<&str>, line: &str) {
+    fn handle_message(&mut self, id: u64, cid: Option<&str>, line: &str) {
         let name = self.name.lock().expect("a name").clone();
         let message = message(line, &name).unwrap_or_else(|| panic!("no message: {line}"));
         if let Some(cid) = cid {
@@ -193,30 +193,30 @@ impl Person {
         }
         self.last_id = self.last_id.max(id);
         let viewer = Viewer { name, visit: self.visit };
-        self.note(What::Shown { viewer, id, message });
+        self.note(EventKind::Shown { viewer, id, message });
     }
 
     /// Handles an error: only lines to a user who is offline (not yet or not yet again logged in)
     /// may be refused.
-    fn be_refused(&mut self, error: &str, cid: Option<&str>) {
+    fn handle_error(&mut self, error: &str, cid: Option<&str>) {
         let is_fine =
             ["no-such-user]", "shutting-down]"].iter().any(|code| error.starts_with(code));
         let at = self.unanswered.iter().position(|waiting| Some(waiting.cid()) == cid);
         assert!(is_fine && at.is_some(), "{} got the error {error}", self.mark);
         if let Some(message) = at.and_then(|at| self.unanswered.remove(at)) {
-            self.note(What::Refused(message));
+            self.note(EventKind::Refused(message));
         }
     }
 
     /// Resends the lines that were unanswered when the connection broke.
-    fn send_again(&self, out: &mut String) {
+    fn resend(&self, out: &mut String) {
         for message in &self.unanswered {
             write_line(out, message);
         }
     }
 
     /// Sends as many new lines as the window permits, and sometimes repeats an old one.
-    fn speak(&mut self, out: &mut String) {
+    fn send_lines(&mut self, out: &mut String) {
         if self.unanswered.len() > self.window / 2 || self.window == 0 {
             return;
         }
@@ -229,7 +229,7 @@ impl Person {
             self.count += 1;
             let message = self.next_message();
             write_line(out, &message);
-            self.note(What::Sent(message.clone()));
+            self.note(EventKind::Sent(message.clone()));
             self.unanswered.push_back(message);
         }
     }
@@ -238,14 +238,14 @@ impl Person {
         let target = self.random.below(self.targets.len() as u64);
         let to = match &self.targets[usize::try_from(target).expect("a few")] {
             Target::Room(room) => format!("#{room}"),
-            Target::Person(name) => name.lock().expect("a name").clone(),
+            Target::User(name) => name.lock().expect("a name").clone(),
         };
         let words = usize::try_from(self.random.below(100)).expect("a few");
         let text = format!("{}-{}{}", self.mark, self.count, " words".repeat(words));
         Message { author: self.name.lock().expect("a name").clone(), to, text }
     }
 
-    fn note(&mut self, what: What) {
+    fn note(&mut self, what: EventKind) {
         self.events.push(Event { at: Instant::now(), what });
     }
 }

@@ -28,7 +28,7 @@ fn server_with_gibibyte_log_starts_quickly_after_kill() {
         Peer::join(server.port, "alice");
         println!("listening after {listening:?}, a first answer after {:?}", started.elapsed());
         // Killed while working, so that there is something to recover.
-        era.live(server.port, || thread::sleep(Duration::from_secs(2)), || drop(server));
+        era.run_users(server.port, || thread::sleep(Duration::from_secs(2)), || drop(server));
     }
 }
 

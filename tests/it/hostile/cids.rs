@@ -4,13 +4,13 @@ use std::io::Write as _;
 use std::thread;
 use std::time::Duration;
 
-use super::watch::{Watch, comes_or_goes, scale};
+use super::watch::{Watch, is_presence, scale};
 use super::{id_and_line, session, watched};
 use crate::support::{Peer, Server, history};
 
 #[test]
 fn n25_repeated_and_malformed_cids() {
-    let may_hear = |line: &str| line == "mallory: one" || comes_or_goes(line, &["mallory"]);
+    let may_hear = |line: &str| line == "mallory: one" || is_presence(line, &["mallory"]);
     let heard = watched(&[], may_hear, |port| {
         let mut mallory = Peer::join(port, "mallory");
         mallory.say("/set tags on");
@@ -39,9 +39,9 @@ fn n25_repeated_and_malformed_cids() {
 #[test]
 fn n25_million_cids() {
     let count = scale(1_000_000, 10_000);
-    let may_hear = |line: &str| line.starts_with("mallory: m") || comes_or_goes(line, &["mallory"]);
+    let may_hear = |line: &str| line.starts_with("mallory: m") || is_presence(line, &["mallory"]);
     let folder = tempfile::tempdir().expect("a folder");
-    let watch = Watch::begin_in(folder.path(), &[]).goes_on_working(Duration::from_mins(5));
+    let watch = Watch::begin_in(folder.path(), &[]).allow_work_for(Duration::from_mins(5));
     let mut mallory = Peer::join(watch.port(), "mallory");
     mallory.say("/set tags on");
     mallory.settles_tagged();
@@ -106,7 +106,7 @@ fn n25_resent_lines_are_deduplicated_after_crash_or_stop() {
         assert_eq!(answer_to(&mut alice, round), *id);
     }
     drop(alice);
-    watch.end(|line| comes_or_goes(line, &["alice"]));
+    watch.end(|line| is_presence(line, &["alice"]));
 }
 
 /// Returns the id in the echo of a line with a cid.

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use super::watch::{Vitals, Watch, comes_or_goes, scale};
+use super::watch::{Vitals, Watch, is_presence, scale};
 use super::{connect, connect_from, heard, id_and_line, session, watched};
 use crate::cable::Cable;
 use crate::support::{Peer, Server, Terminal, history};
 
 /// Checks that a new user can log in and post within `most`.
-fn comes_within(port: u16, most: Duration) {
+fn logs_in_within(port: u16, most: Duration) {
     let start = Instant::now();
     let mut bob = Peer::join(port, "bob");
     bob.say("here");
@@ -35,7 +35,7 @@ fn n16_hundreds_of_slow_logins() {
     // the canaries.
     let flags = ["--limit-loopback", "--input-rate", "0", "--max-unnamed", unnamed];
     let flags = [&flags[..], &["--login-timeout", &patience]].concat();
-    let may_hear = |line: &str| comes_or_goes(line, &["bob"]) || line == "bob: here";
+    let may_hear = |line: &str| is_presence(line, &["bob"]) || line == "bob: here";
     watched(&flags, may_hear, |port| {
         let start = Instant::now();
         let mut sockets: Vec<TcpStream> = (2..=40)
@@ -43,7 +43,7 @@ fn n16_hundreds_of_slow_logins() {
             .take(scale(600, 300))
             .map(|last| connect_from(Ipv4Addr::new(127, 0, 0, last), port))
             .collect();
-        comes_within(port, Duration::from_millis(scale(1000, 10_000)));
+        logs_in_within(port, Duration::from_millis(scale(1000, 10_000)));
         let (dripped, told) = mpsc::channel::<()>();
         let ends: Vec<TcpStream> =
             sockets.iter().map(|socket| socket.try_clone().expect("a socket")).collect();
@@ -74,7 +74,7 @@ fn n16_hundreds_of_slow_logins() {
 
 #[test]
 fn n17_connections_broken_in_every_way() {
-    let may_hear = |line: &str| comes_or_goes(line, &["n"]);
+    let may_hear = |line: &str| is_presence(line, &["n"]);
     watched(&[], may_hear, |port| {
         let (start, every) = (Instant::now(), Duration::from_micros(200));
         for number in 0..scale(50_000, 1500) {
@@ -126,7 +126,7 @@ fn n18_descriptors_exhausted() {
     let most = Duration::from_secs(scale(2, 20));
     assert!(released.elapsed() < most, "{:?}", released.elapsed());
     drop(bob);
-    watch.end(|line| comes_or_goes(line, &["bob"]));
+    watch.end(|line| is_presence(line, &["bob"]));
     assert!(told.get() <= start.elapsed().as_secs() + 2, "{told:?} lines in the log");
 }
 
@@ -145,7 +145,7 @@ impl Lost {
     }
 
     /// Sends at a fixed pace until it is over, and reads what arrives.
-    fn speaks(stream: TcpStream, name: String, is_over: &AtomicBool) -> Self {
+    fn send_until_over(stream: TcpStream, name: String, is_over: &AtomicBool) -> Self {
         let mut peer = Peer::on(stream, &name);
         let token = session(&mut peer);
         for setting in ["joins off", "tags on"] {
@@ -174,7 +174,7 @@ impl Lost {
 
     /// Resumes the session, reads the missed lines, and resends the unanswered ones. Returns the
     /// ids of all lines received, without the resent ones.
-    fn returns(&self, stream: TcpStream) -> Vec<u64> {
+    fn resume(&self, stream: TcpStream) -> Vec<u64> {
         let mut ids: Vec<u64> = self.heard.iter().map(|line| id_and_line(line).0).collect();
         let mut peer = Peer::greeted(stream);
         peer.say(&format!("/resume {} {}", self.token, ids.last().copied().unwrap_or(0)));
@@ -207,7 +207,7 @@ fn n21_cable_pulled_while_many_send() {
     let speaking: Vec<_> = (0..scale(50, 10))
         .map(|number| {
             let (stream, is_over) = (cable.connect(watch.port()), is_over.clone());
-            thread::spawn(move || Lost::speaks(stream, format!("far{number}"), &is_over))
+            thread::spawn(move || Lost::send_until_over(stream, format!("far{number}"), &is_over))
         })
         .collect();
     let mut bob = Peer::join(watch.port(), "bob");
@@ -215,12 +215,12 @@ fn n21_cable_pulled_while_many_send() {
     cable.pull();
     bob.say("/quit");
     bob.rest();
-    watch.is_alone();
+    watch.waits_for_disconnects();
     is_over.store(true, Ordering::Relaxed);
     let lost: Vec<Lost> = speaking.into_iter().map(|one| one.join().expect("lost")).collect();
     cable.mend();
     let heard: Vec<Vec<u64>> =
-        lost.iter().map(|one| one.returns(cable.connect(watch.port()))).collect();
+        lost.iter().map(|one| one.resume(cable.connect(watch.port()))).collect();
     let kept = history(watch.port(), "lobby");
     for ids in &heard {
         let span = ids[0]..=ids[ids.len() - 1];
@@ -229,7 +229,7 @@ fn n21_cable_pulled_while_many_send() {
     }
     let witnessed = watch.end(|line| {
         let is_said = line.starts_with("far") && line.contains(" says ");
-        is_said || comes_or_goes(line, &["far", "bob", "historian"])
+        is_said || is_presence(line, &["far", "bob", "historian"])
     });
     let mut said: Vec<String> = lost
         .iter()

@@ -3,13 +3,13 @@
 use std::fs;
 use std::io::Write as _;
 
-use super::watch::{Watch, check_clean, comes_or_goes, scale};
-use super::{answer, connect, heard, watched, watched_to_keep_nothing};
+use super::watch::{Watch, check_clean, is_presence, scale};
+use super::{answer, connect, heard, watched, watched_without_growth};
 use crate::support::Peer;
 
 #[test]
 fn n01_endless_line_before_login() {
-    watched_to_keep_nothing(
+    watched_without_growth(
         |_| false,
         |port| {
             let mut socket = connect(port);
@@ -28,8 +28,8 @@ fn n01_endless_line_before_login() {
 
 #[test]
 fn n02_endless_line_after_login() {
-    watched_to_keep_nothing(
-        |line| comes_or_goes(line, &["mallory"]),
+    watched_without_growth(
+        |line| is_presence(line, &["mallory"]),
         |port| {
             let mut mallory = Peer::join(port, "mallory");
             for _ in 0..scale(64, 16) {
@@ -46,7 +46,7 @@ fn n02_endless_line_after_login() {
 fn n03_n04_bad_and_good_line_in_one_write() {
     watched(
         &[],
-        |line| comes_or_goes(line, &["mallory"]),
+        |line| is_presence(line, &["mallory"]),
         |port| {
             let mut mallory = Peer::join(port, "mallory");
             mallory.say("/part lobby");
@@ -110,7 +110,7 @@ fn n05_n06_n07_n08_hostile_text_arrives_as_one_clean_line() {
     };
     let spoken = |line: &&String| line.starts_with("mallory: ");
     let may_hear = |line: &str| {
-        line.starts_with("mallory: ") || topic(line) || comes_or_goes(line, &["mallory", "bob"])
+        line.starts_with("mallory: ") || topic(line) || is_presence(line, &["mallory", "bob"])
     };
     let witnessed = watched(&[], may_hear, |port| {
         let mut mallory = Peer::join(port, "mallory");
@@ -196,14 +196,14 @@ fn n09_n10_invalid_and_confusable_names() {
         assert!(mallory.settles()[0].starts_with("[ERROR not-logged-in]"));
     }
     assert_eq!(files(), before, "no name makes a file");
-    watch.end(|line| comes_or_goes(line, &["alice"]));
+    watch.end(|line| is_presence(line, &["alice"]));
 }
 
 #[test]
 fn n14_endless_telnet_negotiation() {
     let may_hear =
-        |line: &str| comes_or_goes(line, &["mallory", "bob"]) || line == "mallory: usable again";
-    watched_to_keep_nothing(may_hear, |port| {
+        |line: &str| is_presence(line, &["mallory", "bob"]) || line == "mallory: usable again";
+    watched_without_growth(may_hear, |port| {
         let mut mallory = Peer::join(port, "mallory");
         mallory.say("/set joins off");
         mallory.say("/set echo off");
@@ -226,7 +226,7 @@ fn n15_text_in_other_encodings() {
     let is_text = |line: &str| {
         ["\u{fffd}i\u{fffd}", "\u{fffd}"].iter().any(|text| line == format!("mallory: {text}"))
     };
-    let may_hear = |line: &str| is_text(line) || comes_or_goes(line, &["mallory", "bom"]);
+    let may_hear = |line: &str| is_text(line) || is_presence(line, &["mallory", "bom"]);
     watched(&[], may_hear, |port| {
         let mut mallory = Peer::join(port, "mallory");
         // The byte order mark looks like telnet, and every other byte is a control character.

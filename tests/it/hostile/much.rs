@@ -3,15 +3,15 @@
 use std::io::Write as _;
 use std::thread;
 
-use super::watch::{comes_or_goes, scale};
-use super::{connect, connect_cramped, heard, watched};
+use super::watch::{is_presence, scale};
+use super::{connect, connect_with_small_buffer, heard, watched};
 use crate::support::Peer;
 
 #[test]
 fn n24_huge_numbers_and_many_rooms() {
     watched(
         &[],
-        |line| comes_or_goes(line, &["mallory"]),
+        |line| is_presence(line, &["mallory"]),
         |port| {
             let mut mallory = Peer::join(port, "mallory");
             mallory.say("/set joins off");
@@ -58,8 +58,7 @@ fn n24_huge_numbers_and_many_rooms() {
 
 #[test]
 fn n24_many_large_requests_without_reading() {
-    let may_hear =
-        |line: &str| line.starts_with("bob: xxx") || comes_or_goes(line, &["bob", "asks"]);
+    let may_hear = |line: &str| line.starts_with("bob: xxx") || is_presence(line, &["bob", "asks"]);
     watched(&["--outbox-total", "16MiB", "--write-stall", "1s"], may_hear, |port| {
         let mut bob = Peer::join(port, "bob");
         bob.say("/set echo off");
@@ -70,7 +69,7 @@ fn n24_many_large_requests_without_reading() {
         bob.settles();
         let asking: Vec<_> = (0..scale(1000, 150))
             .map(|number| {
-                let socket = connect_cramped(port);
+                let socket = connect_with_small_buffer(port);
                 let asks = format!("asks{number}\n/set joins off\n/history 1000\n");
                 (&socket).write_all(asks.as_bytes()).expect("a line");
                 socket
@@ -87,7 +86,7 @@ fn n24_many_large_requests_without_reading() {
 #[test]
 fn n24_many_large_requests_at_once() {
     let is_said = |line: &str| line.starts_with("bob: yyy");
-    let may_hear = |line: &str| is_said(line) || comes_or_goes(line, &["bob", "asks"]);
+    let may_hear = |line: &str| is_said(line) || is_presence(line, &["bob", "asks"]);
     let heard = watched(&["--outbox-total", "16MiB"], may_hear, |port| {
         let mut bob = Peer::join(port, "bob");
         bob.say("/set echo off");
@@ -118,7 +117,7 @@ fn n24_mail_for_offline_account_is_bounded() {
     let (count, most) = (scale(10_000, 1000), 500);
     watched(
         &[],
-        |line| comes_or_goes(line, &["dora", "mallory"]),
+        |line| is_presence(line, &["dora", "mallory"]),
         |port| {
             let mut dora = Peer::register(port, "dora", "secret");
             dora.say("/quit");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 use tokio_rustls::rustls;
 
-use super::watch::{Watch, comes_or_goes, scale};
+use super::watch::{Watch, is_presence, scale};
 use super::{connect, heard, watched};
 use crate::any_input::checks::Draw;
 use crate::support::{Peer, Server, has_program};
@@ -20,7 +20,7 @@ use crate::support::{Peer, Server, has_program};
 fn n11_n13_other_protocols_do_not_log_in() {
     watched(
         &[],
-        |line| comes_or_goes(line, &["bob"]),
+        |line| is_presence(line, &["bob"]),
         |port| {
             let mut bob = Peer::join(port, "bob");
             let openings: [&[u8]; 9] = [

@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::watch::{comes_or_goes, scale};
-use super::{connect, connect_cramped, id_and_line, session, watched};
+use super::watch::{is_presence, scale};
+use super::{connect, connect_with_small_buffer, id_and_line, session, watched};
 use crate::support::{Peer, Terminal};
 
 /// A numbered line of the flood.
@@ -70,13 +70,15 @@ fn n19_many_stalled_readers() {
     let (crowd, count) = (scale(1000, 60), scale(6000, 3000));
     let every = Duration::from_micros(scale(3333, 333));
     let may_hear = |line: &str| {
-        line.starts_with("flooder: ") || comes_or_goes(line, &["deaf", "flooder", "late"])
+        line.starts_with("flooder: ") || is_presence(line, &["stalled", "flooder", "late"])
     };
     let heard = watched(&flags, may_hear, |port| {
-        let deaf: Vec<Peer> = (0..crowd)
-            .map(|number| quiet(Peer::on(connect_cramped(port), &format!("deaf{number}"))))
+        let stalled: Vec<Peer> = (0..crowd)
+            .map(|number| {
+                quiet(Peer::on(connect_with_small_buffer(port), &format!("stalled{number}")))
+            })
             .collect();
-        let mut late = Peer::on(connect_cramped(port), "late");
+        let mut late = Peer::on(connect_with_small_buffer(port), "late");
         let token = session(&mut late);
         let mut late = Some(quiet(late));
         let mut flooder = flooder(port);
@@ -107,13 +109,13 @@ fn n19_many_stalled_readers() {
             peer.say("/quit");
             peer.rest();
         }
-        drop(deaf);
+        drop(stalled);
     });
     check_flood(&heard, count);
 }
 
 /// Reads 100 bytes per second for `time`.
-fn take_slowly(peer: &mut Peer, time: Duration) -> Vec<u8> {
+fn read_slowly(peer: &mut Peer, time: Duration) -> Vec<u8> {
     let start = Instant::now();
     let mut taken = Vec::new();
     while start.elapsed() < time {
@@ -131,11 +133,11 @@ fn n20_slow_and_late_readers() {
     let flags = ["--write-stall", &stall_flag, "--outbox", "64KiB"];
     let count = 5000;
     let may_hear = |line: &str| {
-        line.starts_with("flooder: ") || comes_or_goes(line, &["slow", "frozen", "flooder"])
+        line.starts_with("flooder: ") || is_presence(line, &["slow", "frozen", "flooder"])
     };
     let heard = watched(&flags, may_hear, |port| {
         let [mut slow, mut frozen] =
-            ["slow", "frozen"].map(|name| quiet(Peer::on(connect_cramped(port), name)));
+            ["slow", "frozen"].map(|name| quiet(Peer::on(connect_with_small_buffer(port), name)));
         let mut flooder = flooder(port);
         for number in 0..count {
             flooder.say(&flood_line(number));
@@ -143,7 +145,7 @@ fn n20_slow_and_late_readers() {
         // Most of the flood is still unsent, so both clients stall the server from now on.
         let time = stall * scale(9, 5) / 10;
         let slowly = thread::spawn(move || {
-            let taken = take_slowly(&mut slow, time);
+            let taken = read_slowly(&mut slow, time);
             hears_all(&mut slow, taken, count);
             slow
         });

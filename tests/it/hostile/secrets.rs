@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use super::watch::{Watch, comes_or_goes, scale};
+use super::watch::{Watch, is_presence, scale};
 use super::{answer, connect_from, session, watched};
 use crate::support::{Peer, SESAME, SESAME_FILE};
 
@@ -21,7 +21,7 @@ fn register(port: u16, name: &str, password: &str) {
 fn n22_thousand_guesses_over_eight_connections() {
     watched(
         &[],
-        |line| comes_or_goes(line, &["alice"]),
+        |line| is_presence(line, &["alice"]),
         |port| {
             register(port, "alice", "secret");
             // The duration of the attack, and the limit of guesses per connection.
@@ -77,7 +77,7 @@ fn hang_up(peer: &Peer) {
 fn n22_guessers_disconnecting_with_pending_input() {
     watched(
         &[],
-        |line| comes_or_goes(line, &["alice"]),
+        |line| is_presence(line, &["alice"]),
         |port| {
             register(port, "alice", "secret");
             let mut guessers: Vec<Peer> = (0..8).map(|_| Peer::connect(port)).collect();
@@ -96,7 +96,7 @@ fn n22_guessers_disconnecting_with_pending_input() {
 fn n22_malformed_passwords() {
     watched(
         &[],
-        |line| comes_or_goes(line, &["alice", "mallory"]),
+        |line| is_presence(line, &["alice", "mallory"]),
         |port| {
             register(port, "alice", "secret");
             let mut mallory = Peer::connect(port);
@@ -123,7 +123,7 @@ fn n22_many_simultaneous_logins() {
     let accounts = scale(50, 10);
     watched(
         &[],
-        |line| comes_or_goes(line, &["owner"]),
+        |line| is_presence(line, &["owner"]),
         |port| {
             for number in 0..accounts {
                 register(port, &format!("owner{number}"), "secret");
@@ -149,7 +149,7 @@ fn n22_many_simultaneous_logins() {
 fn n22_unknown_accounts_are_not_hashed() {
     watched(
         &[],
-        |line| comes_or_goes(line, &["alice"]),
+        |line| is_presence(line, &["alice"]),
         |port| {
             register(port, "alice", "secret");
             let mut mallory = Peer::connect(port);
@@ -168,7 +168,7 @@ fn n22_unknown_accounts_are_not_hashed() {
 fn n23_rights_and_tokens_of_others() {
     let may_hear = |line: &str| {
         let renamed = ["* alice is now alicia", "* mallory is now alice"];
-        renamed.contains(&line) || comes_or_goes(line, &["alice", "alicia", "mallory"])
+        renamed.contains(&line) || is_presence(line, &["alice", "alicia", "mallory"])
     };
     watched(&[], may_hear, |port| {
         let mut alice = Peer::join(port, "alice");
@@ -256,7 +256,7 @@ fn n23_oper_password_and_operator_name() {
     drop((alice, mallory));
     watch.end(|line| {
         let renamed = ["* alice is now alicia", "* mallory is now alice"];
-        renamed.contains(&line) || comes_or_goes(line, &["alice", "alicia", "mallory"])
+        renamed.contains(&line) || is_presence(line, &["alice", "alicia", "mallory"])
     });
 }
 
@@ -265,7 +265,7 @@ fn n23_oper_password_and_operator_name() {
 fn n23_expired_tokens() {
     watched(
         &[],
-        |line| comes_or_goes(line, &["alice", "bob"]),
+        |line| is_presence(line, &["alice", "bob"]),
         |port| {
             let [(alice, alices), (mut bob, bobs)] = ["alice", "bob"].map(|name| {
                 let mut peer = Peer::join(port, name);

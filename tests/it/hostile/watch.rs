@@ -51,7 +51,7 @@ pub(crate) struct Watch {
 const GROWTH_MAX: usize = 64 << 20;
 
 /// The memory growth permitted for input that needs no storage, in bytes.
-pub(super) const GROWTH_OF_NOTHING: usize = 2 << 20;
+pub(super) const GROWTH_WITHOUT_STORAGE: usize = 2 << 20;
 
 /// Resource use of the server, from `/proc`.
 #[derive(Debug, Clone, Copy)]
@@ -132,18 +132,18 @@ impl Watch {
     }
 
     /// Sets how long the server may keep working after the attack, such as for indexing messages.
-    pub(super) fn goes_on_working(self, patience: Duration) -> Self {
+    pub(super) fn allow_work_for(self, patience: Duration) -> Self {
         Self { patience, ..self }
     }
 
     /// Sets the permitted memory growth, in bytes.
-    pub(super) fn grows_by(self, growth_max: usize) -> Self {
+    pub(super) fn allow_growth(self, growth_max: usize) -> Self {
         Self { growth_max, ..self }
     }
 
     /// Waits until only the canaries and the witness are connected.
-    pub(super) fn is_alone(&self) {
-        Terminal::waits("nobody else", || {
+    pub(super) fn waits_for_disconnects(&self) {
+        Terminal::waits("the disconnect of all attackers", || {
             Vitals::of(self.process_id()).descriptors <= self.before.descriptors + 3
         });
     }
@@ -160,7 +160,7 @@ impl Watch {
     /// must satisfy `may_hear`; the lines are returned.
     pub(crate) fn end(self, may_hear: impl Fn(&str) -> bool) -> Vec<String> {
         self.canaries.is_over.store(true, Ordering::Relaxed);
-        self.rests();
+        self.waits_until_idle();
         let Self { server, before, canaries, witness, witnessing, may_log, growth_max, .. } = self;
         let latencies = canaries.end();
         (&witness).write_all(b"/quit\n").expect("a socket");
@@ -181,7 +181,7 @@ impl Watch {
     }
 
     /// Waits until the server is idle: less than 5 % of a core, with the canaries still active.
-    fn rests(&self) {
+    fn waits_until_idle(&self) {
         let end = Instant::now();
         loop {
             let (start, before) = (Instant::now(), Vitals::of(self.process_id()));
@@ -206,7 +206,7 @@ struct Canaries {
 
 impl Canaries {
     fn begin(port: u16) -> Self {
-        let mut pair = ["canary-a", "canary-b"].map(|name| Self::caged(port, name));
+        let mut pair = ["canary-a", "canary-b"].map(|name| Self::in_own_room(port, name));
         pair[0].settles(); // canary-b's join
         let speaker = pair[0].socket().try_clone().expect("a socket");
         let is_over = Arc::new(AtomicBool::new(false));
@@ -220,7 +220,7 @@ impl Canaries {
     }
 
     /// Puts a canary into its own room, so that traffic in the lobby does not delay its messages.
-    fn caged(port: u16, name: &str) -> Peer {
+    fn in_own_room(port: u16, name: &str) -> Peer {
         let mut canary = Peer::join(port, name);
         canary.say("/join cage");
         canary.say("/part lobby");
@@ -242,7 +242,7 @@ impl Canaries {
 
     /// Waits for the last message; returns all latencies.
     fn end(self) -> Vec<Duration> {
-        self.speaking.join().expect("a canary that speaks");
+        self.speaking.join().expect("a canary that send_until_over");
         let mut all = Vec::new();
         let canaries = self.hearing.map(|hearing| {
             let (mut canary, latencies) = hearing.join().expect("a canary that hears");
@@ -320,7 +320,7 @@ pub(super) fn check_clean(line: &str) {
 
 /// Whether a line is a presence line of one of these names, with or without a numeric suffix, or a
 /// coalesced presence line.
-pub(super) fn comes_or_goes(line: &str, names: &[&str]) -> bool {
+pub(super) fn is_presence(line: &str, names: &[&str]) -> bool {
     let Some((who, what)) = line.strip_prefix("* ").and_then(|told| told.split_once(' ')) else {
         return false;
     };

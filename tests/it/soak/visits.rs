@@ -136,7 +136,7 @@ impl Visitor {
     }
 
     /// Connects and sends the first lines; returns an error if the connection is rejected.
-    fn comes(&mut self, opening: &str, is_slow: bool) -> io::Result<Line> {
+    fn connects(&mut self, opening: &str, is_slow: bool) -> io::Result<Line> {
         let socket = self.dial(is_slow)?;
         let plain = socket.try_clone()?;
         let stream: Box<dyn Stream> = if self.draw.below(3) == 0 {
@@ -164,16 +164,16 @@ impl Visitor {
     pub(super) fn visit(&mut self) -> io::Result<()> {
         self.count("visits");
         match self.draw.below(16) {
-            0 => self.drips(),
-            1 => self.crowds(),
-            2 => self.reads_little(),
+            0 => self.sends_slowly(),
+            1 => self.exceeds_address_limit(),
+            2 => self.reads_slowly(),
             _ => self.takes_part(),
         }
     }
 
     /// Sends no valid name, byte by byte: an unterminated last line counts as a line, so it must
     /// not be a name.
-    fn drips(&mut self) -> io::Result<()> {
+    fn sends_slowly(&mut self) -> io::Result<()> {
         self.count("nameless");
         let mut socket = self.dial(false)?;
         for _ in 0..self.draw.below(6) {
@@ -184,17 +184,17 @@ impl Visitor {
     }
 
     /// Opens more connections than an address may have.
-    fn crowds(&mut self) -> io::Result<()> {
-        self.count("nameless crowds");
+    fn exceeds_address_limit(&mut self) -> io::Result<()> {
+        self.count("connections above the limit");
         let crowd: io::Result<Vec<TcpStream>> = (0..8).map(|_| self.dial(false)).collect();
         self.naps(300);
         crowd.map(drop)
     }
 
     /// Requests much and reads little or nothing.
-    fn reads_little(&mut self) -> io::Result<()> {
+    fn reads_slowly(&mut self) -> io::Result<()> {
         self.count("slow readers");
-        let mut line = self.comes("/login slow\n", true)?;
+        let mut line = self.connects("/login slow\n", true)?;
         line.say(&"/history 1000\n".repeat(1 + self.draw.below(4)))?;
         let mut piece = [0; 512];
         let step = self.draw.below(2) * piece.len();
@@ -207,7 +207,7 @@ impl Visitor {
 
     fn takes_part(&mut self) -> io::Result<()> {
         let (opening, has_session) = self.opening();
-        let mut line = self.comes(&opening, false)?;
+        let mut line = self.connects(&opening, false)?;
         for _ in 0..self.draw.below(30) {
             let said = match self.draw.below(16) {
                 0 => self.flood(),
@@ -299,7 +299,7 @@ impl Visitor {
                 let token = session["[SESSION ".len()..].split(']').next().unwrap_or_default();
                 drop(line);
                 self.naps(1000);
-                let mut again = self.comes(&format!("/resume {token} 0\n"), false)?;
+                let mut again = self.connects(&format!("/resume {token} 0\n"), false)?;
                 again.hears("[WELCOME ")?;
                 self.count("returns");
                 again.say("back\n/quit\n")?;
