@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 test=delivered_messages_survive_kill_at_any_moment
 if [ "${1:-}" = ready ]; then
-    test=ready::server_with_gibibyte_log_starts_quickly_after_kill
+    test=startup::server_with_gibibyte_log_starts_quickly_after_kill
 else
     export CHATTY_CRASH_CYCLES="${1:-1000}"
     if [ -n "${2:-}" ]; then

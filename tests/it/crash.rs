@@ -14,21 +14,15 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::support::{CHATTY, Server, history};
 
-// Checks the durability guarantees.
 mod checker;
-// Simulated users.
-mod people;
-// The order of sync and delivery.
-mod order;
-// Power failure.
-mod cuts;
-// Full disk.
-mod full;
-// Startup time.
-mod ready;
+mod full_disk;
+mod power_failure;
+mod startup;
+mod sync_order;
+mod users;
 
 use checker::{Event, EventKind, Message, Row, violations};
-use people::{ROOMS, Random, Target, User};
+use users::{ROOMS, Random, Target, User};
 
 /// The number of cycles that share a data folder and are checked together.
 const ERA: u64 = 5;

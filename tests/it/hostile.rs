@@ -14,13 +14,13 @@
 //! | 19, 20 stalled, slow and late readers | `readers.rs` |
 //! | 21 a pulled cable | `connections.rs` |
 //! | 22, 23 password guesses, rights and tokens of others | `secrets.rs` |
-//! | 24 huge numbers and requests | `much.rs` |
+//! | 24 huge numbers and requests | `large_requests.rs` |
 //! | 25 cids, repeated and by the million | `cids.rs` |
 
 mod cids;
 mod connections;
+mod large_requests;
 mod lines;
-mod much;
 mod protocols;
 mod readers;
 mod secrets;

@@ -46,18 +46,18 @@ mod command_line;
 // The client, with pipes and at a terminal.
 mod client_beside;
 mod client_config;
+mod client_display;
 mod client_hardship;
 mod client_network;
 mod client_piped;
 mod client_scripts;
-mod client_shown;
 mod client_terminal;
 mod client_typed;
 mod client_widths;
 // The client over TLS.
 mod client_tls;
 // The client's reconnect and resume.
-mod comeback;
+mod client_reconnect;
 
 // README and protocol page: examples are run, tables are checked.
 mod readme;

@@ -3,7 +3,7 @@
 //! duration (`scripts/soak.sh`; a few seconds under `cargo test`). Two canaries keep talking, and
 //! the server's memory must stay constant.
 
-mod visits;
+mod visitor;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::{env, fs};
 use rcgen::{CertifiedKey, KeyPair};
 use tokio_rustls::rustls::ClientConfig;
 
-use self::visits::{Counts, Visitor};
+use self::visitor::{Counts, Visitor};
 use crate::hostile::Watch;
 use crate::support::Peer;
 
@@ -63,7 +63,7 @@ fn crowd_at_accelerated_time_leaks_nothing() {
     }
     prober.settles();
     let is_over = Arc::new(AtomicBool::new(false));
-    let crowd = start_crowd(watch.port(), &visits::trust(&identity.cert), &is_over);
+    let crowd = start_crowd(watch.port(), &visitor::trust(&identity.cert), &is_over);
     let (samples, echoes) = observe(&watch, &mut prober, duration());
     drop(prober);
     is_over.store(true, Ordering::Relaxed);
@@ -172,7 +172,7 @@ fn sample(process: u32) -> Sample {
 
 /// Checks that a long run has covered every kind of visit.
 fn check_crowd(done: &Counts) {
-    let told = visits::ANSWERS.iter().map(|(_, what)| *what);
+    let told = visitor::ANSWERS.iter().map(|(_, what)| *what);
     for what in told.chain(["refused", "of them TLS", "returns", "slow readers"]) {
         assert!(done.contains_key(what), "never done: {what}: {done:?}");
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 
-use super::people::Random;
+use super::users::Random;
 use super::{Era, any_seed};
 use crate::support::{Peer, Server};
 

@@ -8,9 +8,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::checker::{Event, EventKind, Message, Viewer, violations};
-use super::order::can_trace;
-use super::people::{message, plain, tag, write_line};
 use super::rows;
+use super::sync_order::can_trace;
+use super::users::{message, plain, tag, write_line};
 use crate::support::{Peer, SESAME, SESAME_FILE, Server, Terminal, has_program, report_skipped};
 
 /// A small file system of its own, unmounted on drop.

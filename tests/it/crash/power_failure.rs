@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::checker::{Row, violations};
-use super::people::{PATIENCE, Random};
+use super::users::{PATIENCE, Random};
 use super::{Era, Figures, any_seed};
 use crate::support::{Peer, Server};
 
