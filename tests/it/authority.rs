@@ -254,7 +254,7 @@ impl World {
         match who {
             Account => self.expect_reply(who.name(), "/register open sesame", "[REGISTERED dave]"),
             ServerOperator => {
-                self.expect_reply(who.name(), &format!("/oper {SESAME}"), "[OPER erin]")
+                self.expect_reply(who.name(), &format!("/oper {SESAME}"), "[OPER erin]");
             }
             Stranger | Guest | RoomOperator => {}
         }
@@ -277,7 +277,7 @@ impl World {
     }
 
     fn receive_after(&mut self, name: &str, lines: &str) -> Vec<String> {
-        let peer = self.people.get_mut(name).expect("somebody here");
+        let peer = self.people.get_mut(name).expect("a user who is online");
         // The write fails if the server has closed the connection.
         let _ = peer.socket().write_all(format!("{lines}/ping settled\n").as_bytes());
         let mut heard = Vec::new();
@@ -316,9 +316,9 @@ impl World {
         }
         for name in names {
             let whois = self.replies_to("olga", &format!("/whois {name}"));
-            let told = whois[0].split(' ').skip(2);
+            let reported = whois[0].split(' ').skip(2);
             let lasts =
-                told.filter(|fact| !fact.starts_with("idle=") && !fact.starts_with("since="));
+                reported.filter(|fact| !fact.starts_with("idle=") && !fact.starts_with("since="));
             facts.extend(lasts.map(|fact| format!("{name} {fact}")));
         }
         for line in ["/list", "/topic", "/bans", "/gbans"] {

@@ -163,7 +163,7 @@ fn terminal_notification_is_sanitized_and_opt_in() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let folder = tempfile::tempdir().expect("a folder");
-    let mut heard = |name: &str, flags: &str, unset: &str| {
+    let mut received = |name: &str, flags: &str, unset: &str| {
         let raw = folder.path().join(name);
         let script = format!(
             "{unset} {CHATTY_WORD} join 127.0.0.1 --port {} --name {name} --no-title {flags}; \
@@ -181,14 +181,14 @@ fn terminal_notification_is_sanitized_and_opt_in() {
         fs::read_to_string(&raw).ok()
     };
     let text = "chatty: bob: 4,do \u{FFFD}]52,c,x";
-    let Some(raw) = heard("alice", "", "") else { return };
+    let Some(raw) = received("alice", "", "") else { return };
     assert!(!raw.contains("\u{1b}]") && !raw.contains("chatty: "), "{raw:?}");
-    let raw = heard("carol", "--notify osc9", "env -u TMUX").expect("tmux");
+    let raw = received("carol", "--notify osc9", "env -u TMUX").expect("tmux");
     assert!(raw.contains(&format!("\u{1b}]9;{text}\u{7}")), "{raw:?}");
-    let raw = heard("dave", "--notify osc777", "env -u TMUX").expect("tmux");
+    let raw = received("dave", "--notify osc777", "env -u TMUX").expect("tmux");
     assert!(raw.contains(&format!("\u{1b}]777;notify;chatty;{text}\u{7}")), "{raw:?}");
     for how in ["bell", "osc9"] {
-        let raw = heard(&format!("e-{how}"), &format!("--notify {how}"), "").expect("tmux");
+        let raw = received(&format!("e-{how}"), &format!("--notify {how}"), "").expect("tmux");
         assert!(raw.contains('\u{7}') && !raw.contains("\u{1b}]"), "in tmux a bell: {raw:?}");
     }
 }
@@ -220,6 +220,8 @@ fn failing_notifier_is_reported_once() {
         bob.say(&format!("/msg alice psst {n}"));
         alice.shows("it", |rows| rows.iter().any(|row| row.ends_with(&format!("bob: psst {n}"))));
     }
-    let told = "-- cannot call you, /nowhere/at-all does not run: ";
-    alice.shows("why not", |rows| rows.iter().filter(|row| row.starts_with(told)).count() == 1);
+    let reported = "-- cannot call you, /nowhere/at-all does not run: ";
+    alice.shows("the refusal", |rows| {
+        rows.iter().filter(|row| row.starts_with(reported)).count() == 1
+    });
 }

@@ -84,7 +84,7 @@ fn presence_lines_are_coalesced() {
         guest.say("/quit");
         guest.rest();
     }
-    let rows = alice.shows("who came", |rows| count(rows, "* carol, dave joined") == 1);
+    let rows = alice.shows("presence", |rows| count(rows, "* carol, dave joined") == 1);
     assert!(rows.iter().filter(|row| row.contains("guest")).count() <= 1, "{rows:?}");
     // A pending join is shown before the user's message.
     let mut erin = Peer::join(server.port, "erin");
@@ -139,7 +139,7 @@ fn quiet_room_shows_mentions_only() {
     bob.say("for all");
     alice.shows("what is for all", |rows| count(rows, " bob: for all") == 1);
     alice.types("/quiet nowhere\r");
-    alice.shows("why not", |rows| count(rows, "-- you are not in #nowhere") == 1);
+    alice.shows("the refusal", |rows| count(rows, "-- you are not in #nowhere") == 1);
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn paste_beyond_rate_limit_shows_remaining_lines() {
     alice.presses("Enter");
     alice.shows_last("Send 60 lines to #lobby? [y]es, [j]oined into one, [N]o:");
     alice.types("y\r");
-    alice.shows("what is left", |rows| rows.last().is_some_and(|row| row.contains('↑')));
+    alice.shows("the remaining lines", |rows| rows.last().is_some_and(|row| row.contains('↑')));
     for line in lines {
         assert_eq!(bob.hears(|line| line.starts_with("alice:")), format!("alice: {line}"));
     }

@@ -57,7 +57,7 @@ fn wide_draft_on_narrow_screen_is_drawn_and_sent_whole() {
     for n in 0..3 {
         bob.say(&format!("meanwhile {n}"));
     }
-    alice.shows("what came, and one draft", |rows| {
+    alice.shows("received lines and one draft", |rows| {
         count(rows, " bob: meanwhile 2") == 1
             && rows.iter().filter(|row| row.contains("#lobby>")).count() == 1
             && drawn(rows)
@@ -80,7 +80,7 @@ fn resize_shows_draft_once_and_loses_no_line() {
     for columns in [30, 100] {
         alice.resizes(columns);
         bob.say(&format!("at {columns}"));
-        alice.shows("what came", |rows| count(rows, &format!(" bob: at {columns}")) == 1);
+        alice.shows("received lines", |rows| count(rows, &format!(" bob: at {columns}")) == 1);
     }
     // Both immediately and after a redraw.
     let whole = |rows: &[String]| {

@@ -132,7 +132,7 @@ fn terminal_shows_missed_lines_and_sends_typed_lines_after_reconnect() {
     let lost = "-- connection lost, trying again …";
     alice.shows(lost, |rows| count(rows, lost) == 1);
     alice.types("ne\rdraft");
-    alice.shows("what waits", |rows| count(rows, "-- to be sent: half a line") == 1);
+    alice.shows("the unread count", |rows| count(rows, "-- to be sent: half a line") == 1);
     alice.shows_last("lost #lobby> draft");
     bob.say("one");
     bob.say("two");
@@ -282,10 +282,10 @@ fn new_session_sends_no_line_to_wrong_target() {
         server = Server::start_again(port, &["--ephemeral"]);
         let mut carol = Peer::join(port, "carol");
         carol.say("/join ops");
-        alice.shows("the loss", |rows| count(rows, lost) > losses);
+        alice.shows("the lost connection", |rows| count(rows, lost) > losses);
         alice.types(&format!("{line}\r"));
         let pending = format!("-- to be sent: {line}");
-        alice.shows("what waits", |rows| count(rows, &pending) == 1);
+        alice.shows("the unread count", |rows| count(rows, &pending) == 1);
         proxy.mend();
         carol
     };
@@ -314,11 +314,11 @@ fn private_line_typed_offline_is_never_posted_to_room() {
     let Some(alice) = Terminal::join(proxy.port, "--name alice") else { return };
     alice.shows_last("#lobby>");
     proxy.cut();
-    alice.shows("the loss", |rows| rows.iter().any(|row| row.contains("trying again")));
+    alice.shows("the lost connection", |rows| rows.iter().any(|row| row.contains("trying again")));
     alice.types("to all\r/query ghost\rto the ghost\r/query bob\rto bob\r");
-    alice.shows("what waits", |rows| count(rows, "-- to be sent: to bob") == 1);
+    alice.shows("the unread count", |rows| count(rows, "-- to be sent: to bob") == 1);
     proxy.mend();
-    alice.shows("what is not sent", |rows| count(rows, "-- not sent: to the ghost") == 1);
+    alice.shows("the unsent lines", |rows| count(rows, "-- not sent: to the ghost") == 1);
     alice.shows("what is", |rows| count(rows, "[PRIVATE MESSAGE to bob] alice: to bob") == 1);
     let heard = ["* alice joined", "alice: to all", "[PRIVATE MESSAGE] alice: to bob"];
     assert_eq!(bob.settles(), heard);
@@ -333,9 +333,11 @@ fn quit_while_offline_reports_unsent_lines() {
         let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
         alice.shows_last("#lobby>");
         server.kill();
-        alice.shows("the loss", |rows| rows.iter().any(|row| row.contains("trying again")));
+        alice.shows("the lost connection", |rows| {
+            rows.iter().any(|row| row.contains("trying again"))
+        });
         alice.types("unheard\r");
-        alice.shows("what waits", |rows| count(rows, "-- to be sent: unheard") == 1);
+        alice.shows("the unread count", |rows| count(rows, "-- to be sent: unheard") == 1);
         match way {
             "C-d" => alice.presses(way),
             line => alice.types(&format!("{line}\r")),
@@ -519,7 +521,7 @@ fn draft_and_typed_lines_survive_server_crash() {
     server.kill();
     alice.shows_last("lost #ops>");
     alice.types("meanwhile\rhalf a mess");
-    alice.shows("what waits", |rows| count(rows, "-- to be sent: meanwhile") == 1);
+    alice.shows("the unread count", |rows| count(rows, "-- to be sent: meanwhile") == 1);
     alice.shows_last("lost #ops> half a mess");
     let data = folder.path().display().to_string();
     let server = Server::start_again(port, &["--data", &data]);
@@ -548,7 +550,7 @@ fn terminal_reconnects_under_other_name_when_name_is_taken() {
     let _server = Server::start_again(port, &["--ephemeral"]);
     let mut other = Peer::join(port, "alice");
     proxy.mend();
-    alice.shows("who she is", |rows| {
+    alice.shows("the name", |rows| {
         rows.iter().any(|row| row.contains("alice is somebody else now, and you are alice_"))
     });
     alice.types("it is me\r");
@@ -610,7 +612,7 @@ fn unconfirmed_lines_of_lost_session_are_reported_and_not_resent() {
         let (mut stream, said) = next_client(&listener);
         let said: Vec<_> = said
             .inspect(|line| {
-                let cid = line.split(' ').next().expect("a mark");
+                let cid = line.split(' ').next().expect("a cid");
                 stream.write_all(format!("{cid} alice: new\n").as_bytes()).expect("echo");
             })
             .collect();
@@ -764,7 +766,7 @@ fn reconnect_command_replaces_connection() {
     bob.hears(|line| line == "* alice joined");
     alice.types("/reconnect\r");
     let back = |rows: &[String]| rows.iter().filter(|row| row.starts_with("-- back after")).count();
-    alice.shows("that she is back", |rows| back(rows) == 1);
+    alice.shows("the reconnect", |rows| back(rows) == 1);
     alice.types("here\r");
     assert_eq!(bob.next(), "alice: here");
     proxy.cut();
@@ -774,7 +776,7 @@ fn reconnect_command_replaces_connection() {
     alice.shows("help", |rows| rows.iter().any(|row| row.starts_with("/topic [TEXT]  ")));
     proxy.mend();
     alice.types("/reconnect\r");
-    alice.shows("that she is back", |rows| back(rows) == 2);
+    alice.shows("the reconnect", |rows| back(rows) == 2);
     alice.shows_last("#lobby>");
     alice.types("/quit\r");
     alice.ends_with(0);
@@ -823,7 +825,7 @@ fn heartbeat_detects_hung_server_and_client_resumes() {
     assert_eq!(count(&rows, "-- connection lost, trying again …"), 1, "{rows:?}");
     alice.types("/ping\r");
     let timed = |row: &String| row.starts_with("-- answered in ") && row.ends_with(" ms");
-    alice.shows("how long it takes", |rows| rows.iter().any(timed));
+    alice.shows("the waiting time", |rows| rows.iter().any(timed));
     assert_eq!(pipe.end().0, Some(0));
 }
 
@@ -972,7 +974,7 @@ fn client_resumes_at_server_without_resume_time_argument() {
     let (mut stream, mut said) = next_client(&listener);
     pipe.say("here");
     let here = said.next().expect("a line, behind the login");
-    let cid = here.split(' ').next().expect("a mark");
+    let cid = here.split(' ').next().expect("a cid");
     stream.write_all(format!("{cid} alice: here\n").as_bytes()).expect("echo");
     let hearing = thread::spawn(move || said.for_each(drop));
     stream.write_all(b"@id=7;time=2026-11-23T06:16:00.123Z bob: one\n").expect("say");
@@ -986,7 +988,7 @@ fn client_resumes_at_server_without_resume_time_argument() {
     let mut resumes = Vec::new();
     for line in lines.map_while(Result::ok) {
         let (cid, plain) = match line.strip_prefix('@') {
-            Some(line) => line.split_once(' ').expect("a line behind its mark"),
+            Some(line) => line.split_once(' ').expect("a line after its cid"),
             None => ("", line.as_str()),
         };
         let answer = match plain.split_once(' ').unwrap_or((plain, "")) {

@@ -122,9 +122,9 @@ fn connection_status_is_reported_as_json() {
     let mut input = joining.stdin.take().expect("piped");
     input.write_all(b"one\n").expect("one");
     let mut objects = BufReader::new(joining.stdout.take().expect("piped"));
-    let mut told = String::new();
-    while !told.ends_with("\"self\":true}\n") {
-        objects.read_line(&mut told).expect("an object");
+    let mut reported = String::new();
+    while !reported.ends_with("\"self\":true}\n") {
+        objects.read_line(&mut reported).expect("an object");
     }
     bob.hears(|line| line == "#ops alice: one");
     proxy.cut();
@@ -134,11 +134,11 @@ fn connection_status_is_reported_as_json() {
     input.write_all(b"three\n").expect("three");
     bob.hears(|line| line == "#ops alice: three");
     drop(input);
-    objects.read_to_string(&mut told).expect("objects");
+    objects.read_to_string(&mut reported).expect("objects");
     assert_eq!(joining.wait().expect("an end").code(), Some(0));
     let filter = "select(.type == \"status\" or .type == \"msg\") | .code // .text";
-    let told = jq(told.as_bytes(), filter);
-    assert!(told.is_none_or(|told| told == "online\none\noffline\nback\ntwo\nthree\n"));
+    let reported = jq(reported.as_bytes(), filter);
+    assert!(reported.is_none_or(|reported| reported == "online\none\noffline\nback\ntwo\nthree\n"));
 }
 
 #[test]
@@ -361,12 +361,12 @@ fn jobs_sharing_guest_name_deliver_once() {
 fn name_wait_times_out_and_is_reported_as_json() {
     let server = Server::start();
     let _holder = Peer::join(server.port, "ci");
-    for (flags, told) in [(&["--json"][..], true), (&["--json", "--quiet"], false)] {
+    for (flags, reported) in [(&["--json"][..], true), (&["--json", "--quiet"], false)] {
         let args = [&["--exec", "hi", "--retry-for", "300ms"], flags].concat();
         let done = job(server.port, &args).wait_with_output().expect("an end");
         assert_eq!(done.status.code(), Some(77));
         let complaints = text(&done.stderr);
-        assert_eq!(complaints.contains("waiting for it"), told, "{complaints}");
+        assert_eq!(complaints.contains("waiting for it"), reported, "{complaints}");
         assert!(complaints.contains("chatty: the server does not take the name: "), "{complaints}");
         let codes = jq(&done.stdout, ".code");
         assert!(codes.is_none_or(|codes| codes == "waiting\nfailed\n"));

@@ -114,7 +114,7 @@ fn prompt_shows_target_of_plain_lines() {
     alice.types("/query rob\r");
     alice.shows_last("rob>");
     bob.say("/quit");
-    alice.shows("that rob is gone", |rows| rows.iter().any(|row| row.contains("[QUERY off]")));
+    alice.shows("the refusal", |rows| rows.iter().any(|row| row.contains("[QUERY off]")));
     alice.presses("Enter");
     alice.shows_last("nowhere>");
 }
@@ -212,7 +212,7 @@ fn ctrl_c_declines_confirmation_and_keeps_draft() {
     alice.presses("C-c");
     alice.shows_last("p4");
     bob.say("still there?");
-    alice.shows("what comes meanwhile", |rows| count(rows, "bob: still there?") == 1);
+    alice.shows("lines received meanwhile", |rows| count(rows, "bob: still there?") == 1);
     alice.presses("C-c");
     alice.types("yes\r");
     assert_eq!(bob.hears(|line| line.contains("alice:")), "alice: yes");
@@ -237,7 +237,7 @@ fn ctrl_z_suspends_and_fg_resumes() {
     alice.types("stty -a | tr ' ;' '\\n\\n' | grep -cxE 'icanon|echo'\r");
     alice.shows("both on", |rows| rows.iter().any(|row| row == "2"));
     alice.types("fg\r");
-    alice.shows("what came meanwhile", |rows| count(rows, "bob: meanwhile") == 1);
+    alice.shows("lines received meanwhile", |rows| count(rows, "bob: meanwhile") == 1);
     alice.types("age");
     alice.shows_last("#lobby> half a message");
     alice.types("\r");
@@ -304,14 +304,14 @@ fn server_ban_is_reported_and_terminal_restored() {
     bob.hears(|line| line.starts_with("[OPER bob]"));
     bob.say("/kill alice enough of it");
     let rows = alice.ends_with(69);
-    let told = |row: &String| row.starts_with("chatty: ") && row.contains("enough of it");
-    assert!(rows.iter().any(told), "{rows:?}");
+    let reported = |row: &String| row.starts_with("chatty: ") && row.contains("enough of it");
+    assert!(rows.iter().any(reported), "{rows:?}");
     waits_for_bracketed_paste_off(&raw);
 }
 
 /// Turns bracketed paste off: the client can no longer tell a paste from typing.
 fn waits_for_bracketed_paste_off(raw: &Path) {
-    Terminal::waits("pastes are not told from typing any more", || {
+    Terminal::waits("bracketed paste is off", || {
         let raw = fs::read_to_string(raw).unwrap_or_default();
         raw.rfind("\x1b[?2004l") > raw.rfind("\x1b[?2004h")
     });

@@ -172,8 +172,8 @@ fn missing_home_is_reported_only_when_needed() {
         assert_eq!(text(&output.stderr), "", "{path:?}");
     }
     let refused = with_home(Some("/dev/null"), &["--tls"]);
-    let told = ["cannot tell whether", "/dev/null/.local/share", "--tls-fingerprint"];
-    assert_refused(&refused, &told);
+    let reported = ["cannot tell whether", "/dev/null/.local/share", "--tls-fingerprint"];
+    assert_refused(&refused, &reported);
     let fingerprint = server.fingerprint();
     assert_welcome(&with_home(Some("/dev/null"), &["--tls-fingerprint", &fingerprint]));
 }
@@ -342,7 +342,7 @@ fn terminal_reports_fingerprint_of_new_server() {
         server.port
     );
     let Some(terminal) = Terminal::open(&script) else { return };
-    terminal.shows("whom it met", |rows| rows.concat().contains(&fingerprint[..60]));
+    terminal.shows("the fingerprint", |rows| rows.concat().contains(&fingerprint[..60]));
     terminal.types("hi\r");
     bob.hears(|line| line == "alice: hi");
     bob.say("hi alice");
@@ -392,7 +392,7 @@ fn large_transfers_in_both_directions_complete() {
     let mut stdin = child.stdin.take().expect("piped");
     let saying = thread::spawn(move || stdin.write_all(lines.as_bytes()));
     let output = child.wait_with_output().expect("an end");
-    saying.join().expect("a thread").expect("all of it is said");
+    saying.join().expect("a thread").expect("everything is sent");
     let said = text(&output.stdout);
     let echoes = said.lines().filter_map(|line| line.strip_prefix("alice: "));
     let numbers = echoes.map(|echo| echo.split(' ').next().and_then(|n| n.parse().ok()));

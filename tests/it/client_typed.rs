@@ -28,7 +28,7 @@ fn input_history_persists_without_passwords() {
     let is_told = |terminal: &Terminal| {
         terminal.rows().iter().any(|row| row.starts_with("-- /help lists the commands, "))
     };
-    Terminal::waits("what a newcomer needs", || is_told(&alice));
+    Terminal::waits("the hints for new users", || is_told(&alice));
     alice.types("first thing\r/msg bob between us\r/passwd old sesame\r");
     bob.hears(|line| line == "[PRIVATE MESSAGE] alice: between us");
     alice.shows("the answer", |rows| rows.iter().any(|row| row.contains("[ERROR")));
@@ -187,9 +187,11 @@ fn room_line_can_be_sent_during_query() {
     alice.types("/say hi all\r");
     assert_eq!(bob.hears(|line| line.contains("alice:")), "alice: hi all");
     alice.types("/say\r");
-    alice.shows("what it takes", |rows| count(rows, "-- usage: /say TEXT") == 1);
+    alice.shows("the hint", |rows| count(rows, "-- usage: /say TEXT") == 1);
     alice.types("/part\r/say hi none\r");
-    alice.shows("why not", |rows| count(rows, "-- not sent, you are in no room: /join one") == 1);
+    alice.shows("the refusal", |rows| {
+        count(rows, "-- not sent, you are in no room: /join one") == 1
+    });
     alice.types("psst\r");
     assert_eq!(bob.hears(|line| line.contains("alice:")), "[PRIVATE MESSAGE] alice: psst");
 }

@@ -33,14 +33,14 @@ fn hundred_users_receive_same_lines_in_same_order() {
         .enumerate()
         .map(|(number, mut person)| thread::spawn(move || talk_and_listen(number, &mut person)))
         .collect();
-    let heard: Vec<Vec<String>> = listening.into_iter().map(|t| t.join().unwrap()).collect();
-    for (number, lines) in heard.iter().enumerate() {
+    let received: Vec<Vec<String>> = listening.into_iter().map(|t| t.join().unwrap()).collect();
+    for (number, lines) in received.iter().enumerate() {
         assert_eq!(lines.len(), TALKERS * EACH, "p{number}");
-        assert!(lines == &heard[0], "p{number} heard another order");
+        assert!(lines == &received[0], "p{number} heard another order");
     }
     for talker in 0..TALKERS {
         let start = format!("p{talker}: ");
-        let said: Vec<&str> = heard[0].iter().filter_map(|l| l.strip_prefix(&start)).collect();
+        let said: Vec<&str> = received[0].iter().filter_map(|l| l.strip_prefix(&start)).collect();
         let order: Vec<String> = (0..EACH).map(|count| format!("m{count}")).collect();
         assert_eq!(said, order, "p{talker}");
     }
@@ -52,8 +52,8 @@ fn talk_and_listen(number: usize, person: &mut Peer) -> Vec<String> {
             person.say(&format!("m{count}"));
         }
     }
-    let (mut heard, mut last_id) = (Vec::new(), 0);
-    while heard.len() < TALKERS * EACH {
+    let (mut received, mut last_id) = (Vec::new(), 0);
+    while received.len() < TALKERS * EACH {
         let line = person.next();
         let line = match line.strip_prefix("@id=") {
             Some(tagged) => {
@@ -65,10 +65,10 @@ fn talk_and_listen(number: usize, person: &mut Peer) -> Vec<String> {
             }
             None => line,
         };
-        heard.push(line);
+        received.push(line);
     }
     assert_eq!(person.settles(), [""; 0], "nothing comes twice");
-    heard
+    received
 }
 
 /// Megabytes of replies wait while the client does not read; all of them arrive.
@@ -121,7 +121,7 @@ fn reads_slowly(peer: &mut Peer, per_second: usize) -> Vec<u8> {
     let mut piece = vec![0; per_second / 20];
     loop {
         let start = Instant::now();
-        match std::io::Read::read(&mut peer.socket(), &mut piece).expect("an orderly end") {
+        match std::io::Read::read(&mut peer.socket(), &mut piece).expect("a clean end") {
             0 => return all,
             count => all.extend_from_slice(&piece[..count]),
         }
@@ -246,12 +246,12 @@ fn disconnected_slow_reader_resumes_at_its_position() {
         let tags = lines.iter().filter_map(|line| line.strip_prefix("@id=")?.split(';').next());
         tags.map(|id| id.parse().unwrap()).collect()
     };
-    let mut heard = ids(&stuck.rest());
-    let last = heard.last().copied().unwrap_or_default();
+    let mut received = ids(&stuck.rest());
+    let last = received.last().copied().unwrap_or_default();
     let mut again = Peer::connect(server.port);
     again.say(&format!("/set tags on\n/resume {token} {last}\n/quit"));
-    heard.extend(ids(&again.rest()));
-    assert_eq!(heard, (1..=2000).collect::<Vec<_>>());
+    received.extend(ids(&again.rest()));
+    assert_eq!(received, (1..=2000).collect::<Vec<_>>());
     assert_eq!(alice.settles(), ["* stuck quit"], "only now");
 }
 
@@ -309,7 +309,7 @@ fn late_reader_receives_moderation_events_in_position() {
         iter::from_fn(|| Some(late.next()).filter(|line| line != "[PONG end]"))
             .filter(|line| !line.ends_with("zzz") && !line.starts_with("[USERS "))
             .collect();
-    let told = [
+    let expected = [
         "#ops alice: first",
         "#ops * alice set the topic: one",
         "#ops alice: second",
@@ -318,7 +318,7 @@ fn late_reader_receives_moderation_events_in_position() {
         "#ops al: third",
         "[KICKED #ops] al: enough",
     ];
-    assert_eq!(lines, told);
+    assert_eq!(lines, expected);
 }
 
 #[test]

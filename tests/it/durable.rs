@@ -199,7 +199,7 @@ fn waiting_mail_does_not_block_retention() {
 /// Sends a line; returns the id of its message.
 fn id_of(peer: &mut Peer, line: &str) -> u64 {
     peer.say(line);
-    let echo = peer.hears(|heard| heard.ends_with(line));
+    let echo = peer.hears(|received| received.ends_with(line));
     let id = echo.strip_prefix("@id=").and_then(|rest| rest.split(';').next());
     id.and_then(|id| id.parse().ok()).expect(&echo)
 }
@@ -282,7 +282,7 @@ fn unreadable_page_is_an_error() {
         alice.say(&"hay\n".repeat(100));
     }
     alice.settles();
-    Terminal::waits("all is indexed", || has_reached(&file, "indexed", 4000));
+    Terminal::waits("everything is indexed", || has_reached(&file, "indexed", 4000));
     assert_eq!(server.stops().0, Some(0));
     let whole = damage(&file, "a needle in the stack");
     let server = Server::start_in(folder.path(), &[]);
@@ -323,7 +323,7 @@ fn server_does_not_start_without_readable_accounts_and_bans() {
         assert!(said.starts_with(&start), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
         // The command given in the error fixes the problem.
-        let sql = said.split('"').nth(1).expect("what to do");
+        let sql = said.split('"').nth(1).expect("advice");
         assert_eq!(log.execute(sql, []).expect("done"), 1);
     }
     drop(log);
@@ -341,7 +341,8 @@ fn times_follow_corrected_clock() {
     server.kill();
     let file = Connection::open(folder.path().join("chatty.db")).expect("a log");
     let two_days = 2 * 24 * 60 * 60 * 1000;
-    file.execute("UPDATE messages SET time = time + ?1", [two_days]).expect("a clock ahead");
+    file.execute("UPDATE messages SET time = time + ?1", [two_days])
+        .expect("a clock that is ahead");
     let ahead: i64 = file.query_row("SELECT time FROM messages", [], |row| row.get(0)).expect("it");
     drop(file);
     let server = Server::start_in(folder.path(), &[]);
@@ -360,7 +361,7 @@ fn times_follow_corrected_clock() {
     assert_eq!(alice.hears(|line| line.starts_with('[')), "[HISTORY #lobby 3]");
     assert!(texts.iter().all(|text| alice.next().ends_with(text)), "in the order of ids");
     let log = server.stops().1;
-    let told: Vec<_> =
+    let reported: Vec<_> =
         log.iter().filter(|line| line.contains(" the clock went back from ")).collect();
-    assert_eq!(told.len(), 1, "{log:?}");
+    assert_eq!(reported.len(), 1, "{log:?}");
 }

@@ -82,14 +82,14 @@ fn connected(socket: Socket, port: u16) -> TcpStream {
 }
 
 /// Returns everything received up to the end of the connection.
-fn heard(mut socket: &TcpStream) -> String {
-    let mut heard = Vec::new();
+fn read_to_end(mut socket: &TcpStream) -> String {
+    let mut bytes = Vec::new();
     let mut piece = [0; 4096];
     // A reset ends the connection, too; bytes read before it are kept.
     while let Ok(count @ 1..) = socket.read(&mut piece) {
-        heard.extend_from_slice(&piece[..count]);
+        bytes.extend_from_slice(&piece[..count]);
     }
-    String::from_utf8(heard).expect("UTF-8")
+    String::from_utf8(bytes).expect("UTF-8")
 }
 
 /// Returns the lines received in reply to one line.

@@ -21,14 +21,14 @@ fn reply_to_new_connection(port: u16) -> String {
     // Unread input must not make the farewell get lost in a reset.
     let _ = socket.write_all(b"mallory\nhello\n");
     let mut said = String::new();
-    socket.read_to_string(&mut said).expect("an orderly end");
+    socket.read_to_string(&mut said).expect("a clean end");
     said
 }
 
 /// Retries until the login succeeds.
 fn joins_in_time(port: u16, name: &str) -> Peer {
     let mut joined = None;
-    Terminal::waits("a place", || {
+    Terminal::waits("a free slot", || {
         joined = Peer::try_join(port, name);
         joined.is_some()
     });
@@ -73,7 +73,7 @@ fn every_kind_of_disconnect_frees_connection_slot() {
         SockRef::from(resets.socket()).set_linger(Some(Duration::ZERO)).expect("a socket");
         drop(resets);
         let mut unnamed = None;
-        Terminal::waits("a place", || {
+        Terminal::waits("a free slot", || {
             unnamed = Peer::try_connect(server.port);
             unnamed.is_some()
         });
@@ -204,10 +204,11 @@ fn descriptor_exhaustion_delays_only_new_connections() {
     carol.say("room at last");
     bob.hears(|line| line == "carol: room at last");
     // Repeated accept errors must not flood the log.
-    let told = server.logged();
-    let told: Vec<_> = told.iter().filter(|line| line.starts_with("cannot accept")).collect();
+    let reported = server.logged();
+    let reported: Vec<_> =
+        reported.iter().filter(|line| line.starts_with("cannot accept")).collect();
     let most = start.elapsed().as_secs() + 2;
-    assert!(told.len() as u64 <= most, "{told:?}");
+    assert!(reported.len() as u64 <= most, "{reported:?}");
 }
 
 #[test]

@@ -428,7 +428,7 @@ impl Others {
             }
             Some(Event::Renamed { old, new }) if old != me => {
                 self.does(old, &format!("/nick {new}"));
-                let person = self.people.remove(old).expect("who was renamed is here");
+                let person = self.people.remove(old).expect("the renamed user is online");
                 self.people.insert(new.to_owned(), person);
             }
             Some(Event::Topic { name, text, .. }) if name != me => {
@@ -474,8 +474,8 @@ fn play(block: &Block) {
             continue;
         }
         others.cause(line, &me);
-        let heard = netcat.next().unwrap_or_else(|| panic!("{}: no {line}", block.place));
-        assert_eq!(normal(&heard, server.port), normal(line, server.port), "{}", block.place);
+        let received = netcat.next().unwrap_or_else(|| panic!("{}: no {line}", block.place));
+        assert_eq!(normal(&received, server.port), normal(line, server.port), "{}", block.place);
         if let Some(Event::Renamed { old, new }) = Event::parse(line)
             && old == me
         {
@@ -484,7 +484,7 @@ fn play(block: &Block) {
     }
     if block.text.lines().last().is_some_and(|line| line.starts_with("[BYE")) {
         let mut rest = String::new();
-        netcat.0.read_to_string(&mut rest).expect("an orderly end");
+        netcat.0.read_to_string(&mut rest).expect("a clean end");
         assert_eq!(rest, "", "{}", block.place);
     }
 }

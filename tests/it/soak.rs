@@ -172,8 +172,8 @@ fn sample(process: u32) -> Sample {
 
 /// Checks that a long run has covered every kind of visit.
 fn check_crowd(done: &Counts) {
-    let told = visitor::ANSWERS.iter().map(|(_, what)| *what);
-    for what in told.chain(["refused", "of them TLS", "returns", "slow readers"]) {
+    let reported = visitor::ANSWERS.iter().map(|(_, what)| *what);
+    for what in reported.chain(["refused", "of them TLS", "returns", "slow readers"]) {
         assert!(done.contains_key(what), "never done: {what}: {done:?}");
     }
 }

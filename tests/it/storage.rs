@@ -31,7 +31,7 @@ fn say(server: &Server, name: &str, lines: &[&str]) {
     peer.say("/join ops");
     for line in lines {
         peer.say(line);
-        peer.hears(|heard| heard == format!("#ops {name}: {line}"));
+        peer.hears(|received| received == format!("#ops {name}: {line}"));
     }
     peer.say("/quit");
     peer.rest();
@@ -204,7 +204,7 @@ fn failed_change_is_stored_when_lock_is_released() {
     alice.rest();
     other.execute_batch("ROLLBACK").expect("released");
     // Without further input.
-    Terminal::waits("it is stored", || visits(&other) == 0);
+    Terminal::waits("the change is stored", || visits(&other) == 0);
     drop(other);
     assert_eq!(server.stops().0, Some(0));
 }
@@ -273,7 +273,9 @@ fn complete_older_copy_is_accepted() {
     say(&server, "alice", &["two"]);
     // The note in the lock file is updated within about a second.
     let lock = folder.path().join("lock");
-    Terminal::waits("it is noted", || fs::read_to_string(&lock).expect("a note").contains(" 2, "));
+    Terminal::waits("the lock file is updated", || {
+        fs::read_to_string(&lock).expect("a note").contains(" 2, ")
+    });
     drop(server);
     let server = Server::start_in(copy.path(), &[]);
     assert_eq!(texts(&history(server.port, "ops")), ["one"]);

@@ -258,7 +258,7 @@ impl Peer {
     /// Returns every line until the server closes the connection without an error.
     pub(crate) fn rest(&mut self) -> Vec<String> {
         let mut rest = String::new();
-        self.lines.read_to_string(&mut rest).expect("an orderly end in time");
+        self.lines.read_to_string(&mut rest).expect("a clean end in time");
         rest.lines().map(str::to_owned).collect()
     }
 

@@ -124,10 +124,10 @@ fn tls_and_plain_users_share_a_room() {
     });
     for number in 0..300 {
         let line = format!("alice: {number} {long}");
-        alice.hears(|heard| heard == line);
-        bob.hears(|heard| heard == line);
+        alice.hears(|received| received == line);
+        bob.hears(|received| received == line);
     }
-    alice.stdin = Some(saying.join().expect("all of it is said"));
+    alice.stdin = Some(saying.join().expect("everything is sent"));
     let row = format!("Z alice: 299 {long}");
     alice.hears(|line| line.ends_with(&row));
     alice.say("/quit");
@@ -227,7 +227,7 @@ fn handshake_is_bounded_by_login_timeout() {
     assert_eq!(read_to_end(&mut silent), b"");
     assert_eq!(read_to_end(&mut dripping), b"");
     drop(dripping);
-    drip.join().expect("it is told that it is over");
+    drip.join().expect("the connection ends with a farewell");
     if let Some(late) = Client::connect(server.port) {
         let (said, complaints) = late.rest();
         assert!(said.contains("\n[BYE login-timeout] "), "{said}{complaints}");

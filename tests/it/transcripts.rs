@@ -275,7 +275,7 @@ impl Wire {
                 lines.push(line);
             }
             let mut piece = [0; 4096];
-            match self.stream.read(&mut piece).expect("an orderly end, in time") {
+            match self.stream.read(&mut piece).expect("a clean end in time") {
                 0 => {
                     assert!(self.unread.is_empty(), "half a line at the end");
                     self.is_closed = true;

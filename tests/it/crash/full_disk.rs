@@ -138,8 +138,8 @@ fn full_disk_refuses_lines_until_space_is_free() {
     carol.say("/history 1 #red");
     carol.hears(|line| line == "[HISTORY #red 1]");
     // The error is logged, but not for every line.
-    let told = |what: &str| server.logged().iter().filter(|line| line.contains(what)).count();
-    assert_eq!(told(" no room for the log: "), 1);
+    let reported = |what: &str| server.logged().iter().filter(|line| line.contains(what)).count();
+    assert_eq!(reported(" no room for the log: "), 1);
     fs::remove_file(&filler).unwrap();
     let start = Instant::now();
     let refused = talk.last.clone().expect("said something");
@@ -147,9 +147,9 @@ fn full_disk_refuses_lines_until_space_is_free() {
         assert!(start.elapsed() < Duration::from_secs(2), "works again within 2 s");
     }
     assert_eq!(talk.say(10), 11);
-    Terminal::waits("the server tells that there is room", || {
+    Terminal::waits("the log line about free space", || {
         talk.say(1);
-        told(" there is room for the log again") == 1
+        reported(" there is room for the log again") == 1
     });
     drop(server);
     let _server = Server::start_in(&log, &[]);
@@ -281,9 +281,9 @@ fn on_failing_disk(folder: &Path, error: &str) -> (Server, Option<String>) {
     let mut alice = Peer::join(server.port, "alice");
     for _ in 0..1000 {
         alice.say("hi");
-        let heard = alice.try_next();
-        if heard.as_deref() != Some("alice: hi") {
-            return (server, heard);
+        let received = alice.try_next();
+        if received.as_deref() != Some("alice: hi") {
+            return (server, received);
         }
     }
     panic!("the disk does not fail");
@@ -295,11 +295,11 @@ fn quota_error_refuses_lines_and_io_error_ends_server() {
         return;
     }
     let [one, other] = [(), ()].map(|()| tempfile::tempdir().expect("a folder"));
-    let (server, heard) = on_failing_disk(one.path(), "EDQUOT");
-    let heard = heard.expect("an answer");
-    assert!(heard.starts_with("[ERROR storage-full] "), "{heard}");
+    let (server, received) = on_failing_disk(one.path(), "EDQUOT");
+    let received = received.expect("an answer");
+    assert!(received.starts_with("[ERROR storage-full] "), "{received}");
     Peer::join(server.port, "bob");
-    let (server, heard) = on_failing_disk(other.path(), "EIO");
-    assert_eq!(heard, None);
+    let (server, received) = on_failing_disk(other.path(), "EIO");
+    assert_eq!(received, None);
     assert!(server.logs().starts_with("chatty: the log failed: "));
 }

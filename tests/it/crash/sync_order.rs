@@ -16,11 +16,11 @@ fn line_is_synced_before_delivery() {
     if !can_trace() {
         return;
     }
-    let safe = told("commit");
-    assert_eq!((safe.told, safe.too_early), (2 * LINES, 0));
+    let safe = trace_deliveries("commit");
+    assert_eq!((safe.total, safe.too_early), (2 * LINES, 0));
     // With relaxed durability, delivery does not wait for the sync.
-    let relaxed = told("relaxed");
-    assert_eq!(relaxed.told, 2 * LINES);
+    let relaxed = trace_deliveries("relaxed");
+    assert_eq!(relaxed.total, 2 * LINES);
     assert!(relaxed.too_early > 0);
 }
 
@@ -42,13 +42,13 @@ pub(super) fn can_trace() -> bool {
 
 /// The number of deliveries, and the number of deliveries before the sync.
 #[derive(Default)]
-struct Told {
-    told: usize,
+struct Deliveries {
+    total: usize,
     too_early: usize,
 }
 
 /// Traces a server while one user sends lines and two receive them.
-fn told(durability: &str) -> Told {
+fn trace_deliveries(durability: &str) -> Deliveries {
     let folder = tempfile::tempdir().expect("a folder");
     let trace = folder.path().join("trace");
     let calls = "trace=read,readv,recvfrom,recvmsg,write,writev,sendto,sendmsg,fsync,fdatasync";
@@ -85,18 +85,18 @@ fn whole(trace: &Path) -> String {
 
 /// A system call is listed with its arguments where it began; an interrupted one is listed again as
 /// resumed, with its result, where it ended.
-fn read(trace: &str) -> Told {
-    let mut told = Told::default();
+fn read(trace: &str) -> Deliveries {
+    let mut deliveries = Deliveries::default();
     let mut is_safe = true;
     for call in trace.lines() {
         if call.contains("alice: says ") {
-            told.told += 1;
-            told.too_early += usize::from(!is_safe);
+            deliveries.total += 1;
+            deliveries.too_early += usize::from(!is_safe);
         } else if call.contains("\"says ") {
             is_safe = false;
         } else if call.contains("sync") && call.ends_with("= 0") {
             is_safe = true;
         }
     }
-    told
+    deliveries
 }

@@ -46,7 +46,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A simulated user, across all connections.
 pub(crate) struct User {
-    mark: &'static str,
+    cid_prefix: &'static str,
     /// The name of the current session: a new one each time, since the last name may still be in
     /// use.
     name: Arc<Mutex<String>>,
@@ -68,10 +68,10 @@ pub(crate) struct User {
 
 impl User {
     /// Creates a user who only listens.
-    pub(crate) fn new(mark: &'static str, random: Random) -> Self {
+    pub(crate) fn new(cid_prefix: &'static str, random: Random) -> Self {
         Self {
-            mark,
-            name: Arc::new(Mutex::new(format!("{mark}.1"))),
+            cid_prefix,
+            name: Arc::new(Mutex::new(format!("{cid_prefix}.1"))),
             random,
             targets: Vec::new(),
             window: 0,
@@ -127,7 +127,7 @@ impl User {
             let mut line = String::new();
             match lines.read_line(&mut line) {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    panic!("{} was told nothing for {PATIENCE:?}", self.mark)
+                    panic!("{} received nothing for {PATIENCE:?}", self.cid_prefix)
                 }
                 Ok(_) if line.ends_with('\n') => {}
                 _ => return false, // an incomplete line counts as not received
@@ -160,7 +160,7 @@ impl User {
         self.last_id = 0;
         self.unanswered.clear();
         self.answered = None;
-        let name = format!("{}.{}", self.mark, self.visit);
+        let name = format!("{}.{}", self.cid_prefix, self.visit);
         let opening =
             format!("/set tags on\n{name}\n/session\n/join {}\n/join {}\n", ROOMS[0], ROOMS[1]);
         *self.name.lock().expect("a name") = name;
@@ -187,7 +187,11 @@ impl User {
         let name = self.name.lock().expect("a name").clone();
         let message = message(line, &name).unwrap_or_else(|| panic!("no message: {line}"));
         if let Some(cid) = cid {
-            assert_eq!((cid, &message.author), (message.cid(), &name), "another's mark: {line}");
+            assert_eq!(
+                (cid, &message.author),
+                (message.cid(), &name),
+                "another user's cid: {line}"
+            );
             self.unanswered.retain(|waiting| *waiting != message);
             self.answered = Some(message.clone());
         }
@@ -202,7 +206,7 @@ impl User {
         let is_fine =
             ["no-such-user]", "shutting-down]"].iter().any(|code| error.starts_with(code));
         let at = self.unanswered.iter().position(|waiting| Some(waiting.cid()) == cid);
-        assert!(is_fine && at.is_some(), "{} got the error {error}", self.mark);
+        assert!(is_fine && at.is_some(), "{} got the error {error}", self.cid_prefix);
         if let Some(message) = at.and_then(|at| self.unanswered.remove(at)) {
             self.note(EventKind::Refused(message));
         }
@@ -241,7 +245,7 @@ impl User {
             Target::User(name) => name.lock().expect("a name").clone(),
         };
         let words = usize::try_from(self.random.below(100)).expect("a few");
-        let text = format!("{}-{}{}", self.mark, self.count, " words".repeat(words));
+        let text = format!("{}-{}{}", self.cid_prefix, self.count, " words".repeat(words));
         Message { author: self.name.lock().expect("a name").clone(), to, text }
     }
 

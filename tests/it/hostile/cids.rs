@@ -11,7 +11,7 @@ use crate::support::{Peer, Server, history};
 #[test]
 fn n25_repeated_and_malformed_cids() {
     let may_hear = |line: &str| line == "mallory: one" || is_presence(line, &["mallory"]);
-    let heard = watched(&[], may_hear, |port| {
+    let received = watched(&[], may_hear, |port| {
         let mut mallory = Peer::join(port, "mallory");
         mallory.say("/set tags on");
         mallory.settles_tagged();
@@ -31,7 +31,7 @@ fn n25_repeated_and_malformed_cids() {
             );
         }
     });
-    assert_eq!(heard.iter().filter(|line| *line == "mallory: one").count(), 1);
+    assert_eq!(received.iter().filter(|line| *line == "mallory: one").count(), 1);
 }
 
 /// A large number of distinct cids; the first is still deduplicated, as long as the log contains
@@ -59,12 +59,12 @@ fn n25_million_cids() {
         assert_eq!(line, format!("mallory: m{number}"));
         first = if number == 0 { id } else { first };
     }
-    talking.join().expect("all is said");
+    talking.join().expect("everything is sent");
     mallory.say("@cid=m0 m0");
     assert_eq!(id_and_line(&mallory.next()), (first, "mallory: m0"));
     drop(mallory);
-    let heard = watch.end(may_hear);
-    let said = heard.iter().filter(|line| line.starts_with("mallory: m"));
+    let received = watch.end(may_hear);
+    let said = received.iter().filter(|line| line.starts_with("mallory: m"));
     assert!(said.cloned().eq((0..count).map(|number| format!("mallory: m{number}"))), "each once");
 }
 

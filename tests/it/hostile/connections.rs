@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 use super::watch::{Vitals, Watch, is_presence, scale};
-use super::{connect, connect_from, heard, id_and_line, session, watched};
+use super::{connect, connect_from, id_and_line, read_to_end, session, watched};
 use crate::cable::Cable;
 use crate::support::{Peer, Server, Terminal, history};
 
@@ -44,12 +44,12 @@ fn n16_hundreds_of_slow_logins() {
             .map(|last| connect_from(Ipv4Addr::new(127, 0, 0, last), port))
             .collect();
         logs_in_within(port, Duration::from_millis(scale(1000, 10_000)));
-        let (dripped, told) = mpsc::channel::<()>();
+        let (dripped, ended) = mpsc::channel::<()>();
         let ends: Vec<TcpStream> =
             sockets.iter().map(|socket| socket.try_clone().expect("a socket")).collect();
         let dripping = thread::spawn(move || {
             // Until all of them have received the login timeout.
-            while told
+            while ended
                 .recv_timeout(Duration::from_millis(pause))
                 .is_err_and(|e| e == mpsc::RecvTimeoutError::Timeout)
             {
@@ -59,7 +59,7 @@ fn n16_hundreds_of_slow_logins() {
             }
         });
         for socket in &ends {
-            let said = heard(socket);
+            let said = read_to_end(socket);
             let is_told = ["login-timeout", "too-many"]
                 .iter()
                 .any(|code| said.contains(&format!("[BYE {code}] ")));
@@ -92,7 +92,7 @@ fn n17_connections_broken_in_every_way() {
             let lines = format!("n{number}\n/ping late\n");
             socket.write_all(lines.as_bytes()).expect("a socket");
             socket.shutdown(Shutdown::Write).expect("a socket");
-            let said = heard(&socket);
+            let said = read_to_end(&socket);
             assert!(said.contains("[PONG late]\n[BYE quit]"), "{said}");
         }
     });
@@ -102,8 +102,8 @@ fn n17_connections_broken_in_every_way() {
 fn n18_descriptors_exhausted() {
     let mut shell = Command::new("sh");
     shell.args(["-c", "ulimit -n 128; exec \"$0\" \"$@\""]);
-    let (start, told) = (Instant::now(), Rc::new(Cell::new(0)));
-    let count = told.clone();
+    let (start, reported) = (Instant::now(), Rc::new(Cell::new(0)));
+    let count = reported.clone();
     let server = Server::spawn_under(shell, &["--ephemeral"]);
     let watch = Watch::over(server).may_log(move |line| {
         count.set(count.get() + 1);
@@ -119,7 +119,7 @@ fn n18_descriptors_exhausted() {
     drop(crowd);
     let released = Instant::now();
     let mut bob = None;
-    Terminal::waits("a place", || {
+    Terminal::waits("a free slot", || {
         bob = Peer::try_join(watch.port(), "bob");
         bob.is_some()
     });
@@ -127,7 +127,7 @@ fn n18_descriptors_exhausted() {
     assert!(released.elapsed() < most, "{:?}", released.elapsed());
     drop(bob);
     watch.end(|line| is_presence(line, &["bob"]));
-    assert!(told.get() <= start.elapsed().as_secs() + 2, "{told:?} lines in the log");
+    assert!(reported.get() <= start.elapsed().as_secs() + 2, "{reported:?} lines in the log");
 }
 
 /// A user at the far end of a pulled cable, cut off while sending.

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::thread;
 
 use super::watch::{is_presence, scale};
-use super::{connect, connect_with_small_buffer, heard, watched};
+use super::{connect, connect_with_small_buffer, read_to_end, watched};
 use crate::support::Peer;
 
 #[test]
@@ -50,7 +50,7 @@ fn n24_huge_numbers_and_many_rooms() {
                 };
                 assert!(said.starts_with(&start), "{number}: {said}");
             }
-            asking.join().expect("all is asked");
+            asking.join().expect("every request is sent");
             assert_eq!(mallory.settles(), [""; 0]);
         },
     );
@@ -87,7 +87,7 @@ fn n24_many_large_requests_without_reading() {
 fn n24_many_large_requests_at_once() {
     let is_said = |line: &str| line.starts_with("bob: yyy");
     let may_hear = |line: &str| is_said(line) || is_presence(line, &["bob", "asks"]);
-    let heard = watched(&["--outbox-total", "16MiB"], may_hear, |port| {
+    let received = watched(&["--outbox-total", "16MiB"], may_hear, |port| {
         let mut bob = Peer::join(port, "bob");
         bob.say("/set echo off");
         let line = "y".repeat(200);
@@ -104,12 +104,12 @@ fn n24_many_large_requests_at_once() {
             })
             .collect();
         for socket in asking {
-            let said = heard(&socket);
+            let said = read_to_end(&socket);
             let rows = said.lines().filter(|row| row.ends_with(&line)).count();
             assert!(rows == 1000 && said.ends_with("\n[BYE quit] goodbye\n"), "{rows} rows");
         }
     });
-    assert_eq!(heard.iter().filter(|line| is_said(line)).count(), 1000);
+    assert_eq!(received.iter().filter(|line| is_said(line)).count(), 1000);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write as _;
 
 use super::watch::{Watch, check_clean, is_presence, scale};
-use super::{answer, connect, heard, watched, watched_without_growth};
+use super::{answer, connect, read_to_end, watched, watched_without_growth};
 use crate::support::Peer;
 
 #[test]
@@ -19,7 +19,7 @@ fn n01_endless_line_before_login() {
                     break;
                 }
             }
-            let said = heard(&socket);
+            let said = read_to_end(&socket);
             let lines: Vec<&str> = said.lines().collect();
             assert!(lines.len() == 2 && lines[1].starts_with("[BYE too-long] "), "{said}");
         },
@@ -240,7 +240,7 @@ fn n15_text_in_other_encodings() {
         // The first line of a file with a byte order mark is an ordinary line.
         let mut socket = connect(port);
         socket.write_all("\u{feff}/login bom\n/join ops\n/quit\n".as_bytes()).expect("a socket");
-        let said = heard(&socket);
+        let said = read_to_end(&socket);
         assert!(said.contains("[WELCOME bom]") && said.contains("[JOINED #ops]"), "{said}");
     });
 }

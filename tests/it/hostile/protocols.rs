@@ -12,7 +12,7 @@ use socket2::SockRef;
 use tokio_rustls::rustls;
 
 use super::watch::{Watch, is_presence, scale};
-use super::{connect, heard, watched};
+use super::{connect, read_to_end, watched};
 use crate::any_input::checks::Draw;
 use crate::support::{Peer, Server, has_program};
 
@@ -38,7 +38,7 @@ fn n11_n13_other_protocols_do_not_log_in() {
                 let mut socket = connect(port);
                 socket.write_all(opening).expect("a socket");
                 assert!(
-                    heard(&socket).contains("[BYE bad-protocol] "),
+                    read_to_end(&socket).contains("[BYE bad-protocol] "),
                     "{}",
                     opening.escape_ascii()
                 );
@@ -68,7 +68,7 @@ fn n13_random_bytes() {
             let mut socket = connect(port);
             let _ = socket.write_all(&[first, &noise].concat()); // the server may have closed
             let _ = socket.shutdown(Shutdown::Write);
-            let said = heard(&socket);
+            let said = read_to_end(&socket);
             let last = said.lines().last().unwrap_or_default();
             assert!(said.ends_with('\n') && last.starts_with("[BYE "), "{said}");
         }
@@ -76,7 +76,7 @@ fn n13_random_bytes() {
     });
 }
 
-/// The ClientHello of a TLS client.
+/// The `ClientHello` of a TLS client.
 fn client_hello() -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
@@ -113,7 +113,7 @@ fn n12_tls_to_plain_server_is_closed_at_once() {
                 .collect();
             // The attackers keep their side open.
             for socket in &open {
-                let said = heard(socket);
+                let said = read_to_end(socket);
                 assert!(
                     said.lines().nth(1).is_some_and(|line| line.starts_with("[BYE bad-protocol] ")),
                     "{said}"
@@ -138,7 +138,7 @@ fn n12_plain_text_to_tls_only_server() {
     for said in ["mallory\npwned\n", "\n", "GET / HTTP/1.1\r\n\r\n", ""].repeat(scale(50, 5)) {
         let mut socket = connect(port);
         socket.write_all(said.as_bytes()).expect("said");
-        let said = heard(&socket);
+        let said = read_to_end(&socket);
         assert!(said.starts_with("[BYE bad-protocol] ") && said.lines().count() == 1, "{said}");
     }
     watch.end(|_| false);
@@ -170,7 +170,7 @@ fn n12_slow_and_broken_handshakes() {
         thread::sleep(patience / 10); // the pace of the bytes
     }
     for socket in &dripping {
-        assert_eq!(heard(socket), "");
+        assert_eq!(read_to_end(socket), "");
     }
     let most = patience + Duration::from_secs(scale(3, 20));
     assert!(start.elapsed() < most, "{:?}", start.elapsed());

@@ -53,8 +53,8 @@ fn flooder(port: u16) -> Peer {
 }
 
 /// Lines that the witness may receive; it must receive the whole flood.
-fn check_flood(heard: &[String], count: usize) {
-    let said: Vec<&String> = heard.iter().filter(|line| line.starts_with("flooder: ")).collect();
+fn check_flood(received: &[String], count: usize) {
+    let said: Vec<&String> = received.iter().filter(|line| line.starts_with("flooder: ")).collect();
     assert_eq!(said.len(), count);
     for (number, line) in said.into_iter().enumerate() {
         assert_eq!(*line, format!("flooder: {}", flood_line(number)));
@@ -72,7 +72,7 @@ fn n19_many_stalled_readers() {
     let may_hear = |line: &str| {
         line.starts_with("flooder: ") || is_presence(line, &["stalled", "flooder", "late"])
     };
-    let heard = watched(&flags, may_hear, |port| {
+    let received = watched(&flags, may_hear, |port| {
         let stalled: Vec<Peer> = (0..crowd)
             .map(|number| {
                 quiet(Peer::on(connect_with_small_buffer(port), &format!("stalled{number}")))
@@ -111,7 +111,7 @@ fn n19_many_stalled_readers() {
         }
         drop(stalled);
     });
-    check_flood(&heard, count);
+    check_flood(&received, count);
 }
 
 /// Reads 100 bytes per second for `time`.
@@ -135,7 +135,7 @@ fn n20_slow_and_late_readers() {
     let may_hear = |line: &str| {
         line.starts_with("flooder: ") || is_presence(line, &["slow", "frozen", "flooder"])
     };
-    let heard = watched(&flags, may_hear, |port| {
+    let received = watched(&flags, may_hear, |port| {
         let [mut slow, mut frozen] =
             ["slow", "frozen"].map(|name| quiet(Peer::on(connect_with_small_buffer(port), name)));
         let mut flooder = flooder(port);
@@ -158,5 +158,5 @@ fn n20_slow_and_late_readers() {
             peer.rest();
         }
     });
-    check_flood(&heard, count);
+    check_flood(&received, count);
 }

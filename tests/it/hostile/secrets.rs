@@ -226,14 +226,14 @@ fn n23_rights_and_tokens_of_others() {
 #[test]
 fn n23_oper_password_and_operator_name() {
     let flags = ["--oper-password-file", SESAME_FILE, "--guess-delay", "10ms"];
-    let told = |line: &str| {
+    let reported = |line: &str| {
         let act = [
             " mallory (guest, 127.0.0.1): /oper: wrong password",
             " alice (guest, 127.0.0.2): /oper: is an operator now",
         ];
         act.iter().any(|act| line.ends_with(act))
     };
-    let watch = Watch::begin(&flags).may_log(told);
+    let watch = Watch::begin(&flags).may_log(reported);
     let port = watch.port();
     let mut mallory = Peer::join(port, "mallory");
     for number in 0..scale(20, 6) {

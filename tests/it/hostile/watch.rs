@@ -242,10 +242,10 @@ impl Canaries {
 
     /// Waits for the last message; returns all latencies.
     fn end(self) -> Vec<Duration> {
-        self.speaking.join().expect("a canary that send_until_over");
+        self.speaking.join().expect("the sending canary");
         let mut all = Vec::new();
         let canaries = self.hearing.map(|hearing| {
-            let (mut canary, latencies) = hearing.join().expect("a canary that hears");
+            let (mut canary, latencies) = hearing.join().expect("a receiving canary");
             assert_eq!(canary.settles(), [""; 0], "nothing comes twice");
             all.extend(latencies);
             canary
@@ -321,7 +321,7 @@ pub(super) fn check_clean(line: &str) {
 /// Whether a line is a presence line of one of these names, with or without a numeric suffix, or a
 /// coalesced presence line.
 pub(super) fn is_presence(line: &str, names: &[&str]) -> bool {
-    let Some((who, what)) = line.strip_prefix("* ").and_then(|told| told.split_once(' ')) else {
+    let Some((who, what)) = line.strip_prefix("* ").and_then(|rest| rest.split_once(' ')) else {
         return false;
     };
     let is_sum = who.parse::<usize>().is_ok() && what.ends_with(" here)");

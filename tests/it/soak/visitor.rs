@@ -109,8 +109,8 @@ impl Visitor {
     /// Reads to the end and counts the replies.
     fn listens(&mut self, line: Line) {
         for said in line.stream.lines().map_while(Result::ok) {
-            let told = ANSWERS.iter().find(|(beginning, _)| said.starts_with(beginning));
-            if let Some((_, what)) = told {
+            let reported = ANSWERS.iter().find(|(beginning, _)| said.starts_with(beginning));
+            if let Some((_, what)) = reported {
                 self.count(what);
             }
         }
