@@ -9,9 +9,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-test=what_anyone_was_shown_outlives_a_kill_at_any_moment
+test=delivered_messages_survive_kill_at_any_moment
 if [ "${1:-}" = ready ]; then
-    test=ready::ready_again_with_a_gibibyte_of_history
+    test=startup::server_with_gibibyte_log_starts_quickly_after_kill
 else
     export CHATTY_CRASH_CYCLES="${1:-1000}"
     if [ -n "${2:-}" ]; then

@@ -1,5 +1,4 @@
-//! Accounts and what waits for them, on the real server: what is kept, and how
-//! fast one may guess.
+//! Accounts and mail on the real server: persistence and password throttling.
 
 use std::fs;
 use std::sync::mpsc;
@@ -8,7 +7,7 @@ use std::time::Instant;
 
 use crate::support::{Peer, SESAME, SESAME_FILE, Server};
 
-/// Logs in by password; tells the answer.
+/// Logs in with a password; returns the reply.
 fn log_in(port: u16, name: &str, password: &str) -> (Peer, String) {
     let mut peer = Peer::connect(port);
     peer.say(&format!("/login {name} {password}"));
@@ -22,7 +21,7 @@ fn is_password(answer: &str) -> bool {
 }
 
 #[test]
-fn accounts_and_mail_outlive_a_crash_and_no_password_is_kept() {
+fn accounts_and_mail_survive_crash_without_plain_passwords() {
     const PASSWORD: &str = "Tr0ub4dor and three";
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), &[]);
@@ -50,7 +49,7 @@ fn accounts_and_mail_outlive_a_crash_and_no_password_is_kept() {
     }
     bob.say("/history 1000");
     while bob.hears(|line| line.starts_with("[HISTORY")) != "[HISTORY #lobby 1]" {
-        bob.say("/history 1000"); // forgetting takes its time
+        bob.say("/history 1000"); // retention runs with a delay
     }
     assert!(!is_password(&log_in(server.port, "alice", "Tr0ub4dor").1));
     let (mut alice, welcome) = log_in(server.port, "alice", PASSWORD);
@@ -70,7 +69,7 @@ fn accounts_and_mail_outlive_a_crash_and_no_password_is_kept() {
 }
 
 #[test]
-fn guessing_is_slow_from_one_address_and_nobody_is_locked_out() {
+fn password_guesses_are_throttled_per_address_without_lockout() {
     let server = Server::start_with(&["--guess-delay", "200ms"]);
     let _alice = Peer::register(server.port, "alice", "secret");
     let guess = |guesser: &mut Peer, password: &str| {
@@ -82,7 +81,8 @@ fn guessing_is_slow_from_one_address_and_nobody_is_locked_out() {
     for guesser in &mut guessers {
         assert!(!guess(guesser, "wrong") && !guess(guesser, "wrong again"));
     }
-    // The last two waited for those before; another, who asks for all at once, for all.
+    // The last two attempts waited for the earlier ones; a concurrent attempt waits for all of
+    // them.
     assert!(start.elapsed().as_millis() >= 200 + 400, "{:?}", start.elapsed());
     let mut guesser = Peer::connect(server.port);
     guesser.say("/login alice wrong");
@@ -93,12 +93,12 @@ fn guessing_is_slow_from_one_address_and_nobody_is_locked_out() {
     assert_eq!(answers[2], "[PONG after]", "in order");
     let waited = start.elapsed().as_millis();
     assert!(waited >= 200 + 400 + 800 + 1600, "{waited}");
-    // From elsewhere the owner gets in at once, and from here in the end.
+    // From another address the owner logs in at once; from this address the login is delayed.
     assert!(is_password(&log_in(server.port, "alice", "secret").1));
 }
 
-/// So many at once that say a line before login, and the answer of each.
-fn at_once(port: u16, count: usize, line: impl Fn(usize) -> String) -> Vec<Peer> {
+/// Opens `count` connections that send a line before login at once; returns the reply of each.
+fn send_concurrently(port: u16, count: usize, line: impl Fn(usize) -> String) -> Vec<Peer> {
     let mut peers: Vec<Peer> = (0..count).map(|_| Peer::connect(port)).collect();
     for (number, peer) in peers.iter_mut().enumerate() {
         peer.say(&line(number));
@@ -107,22 +107,24 @@ fn at_once(port: u16, count: usize, line: impl Fn(usize) -> String) -> Vec<Peer>
 }
 
 #[test]
-fn of_many_wrong_guesses_at_once_few_are_checked_and_few_wait() {
+fn concurrent_wrong_passwords_are_bounded() {
     let server = Server::start_with(&["--guess-delay", "1h"]);
     let _alice = Peer::register(server.port, "alice", "secret");
     let (answered, answers) = mpsc::channel();
-    for mut guesser in at_once(server.port, 60, |number| format!("/login alice guess{number}")) {
+    for mut guesser in
+        send_concurrently(server.port, 60, |number| format!("/login alice guess{number}"))
+    {
         let answered = answered.clone();
         thread::spawn(move || {
             while let Some(line) = guesser.try_next() {
-                let _ = answered.send(line.clone()); // who waits is answered when all is over
+                let _ = answered.send(line.clone()); // delayed attempts are answered at the end
                 if line.starts_with("[ERROR rate-limited]") {
-                    guesser.say("/ping"); // and is heard again
+                    guesser.say("/ping"); // and the connection still works
                 }
             }
         });
     }
-    // Four are wrong, eight wait for an hour, the others are refused.
+    // Four attempts are checked, eight are delayed by an hour, the others are refused.
     let answers: Vec<String> =
         (0..4 + 2 * 48).map(|_| answers.recv().expect("an answer")).collect();
     let count = |start: &str| answers.iter().filter(|line| line.starts_with(start)).count();
@@ -132,16 +134,18 @@ fn of_many_wrong_guesses_at_once_few_are_checked_and_few_wait() {
 }
 
 #[test]
-fn a_class_that_knows_the_password_comes_in_at_once() {
+fn many_correct_logins_from_one_address_are_not_throttled() {
     let flags = ["--password-file", SESAME_FILE, "--guess-delay", "1h", "--limit-loopback"];
     let server = Server::start_with(&flags);
-    for mut pupil in at_once(server.port, 30, |number| format!("/login p{number} {SESAME}")) {
+    for mut pupil in
+        send_concurrently(server.port, 30, |number| format!("/login p{number} {SESAME}"))
+    {
         pupil.hears(|line| line.starts_with("[WELCOME p"));
     }
 }
 
 #[test]
-fn while_many_log_in_the_others_talk_on() {
+fn password_hashing_does_not_delay_messages() {
     let server = Server::start_with(&["--guess-delay", "100ms"]);
     for name in ["alice", "bob"] {
         Peer::register(server.port, name, "secret");
@@ -152,7 +156,7 @@ fn while_many_log_in_the_others_talk_on() {
         peer.say(&format!("/login {} {password}", ["alice", "bob"][at % 2]));
     }
     let mut carol = Peer::join(server.port, "carol");
-    // Long before the last of them is answered.
+    // Long before the last login is answered.
     for number in 0..50 {
         carol.say(&format!("{number}"));
         carol.hears(|line| line == format!("carol: {number}"));

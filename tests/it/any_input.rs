@@ -1,14 +1,13 @@
-//! Any input at all: whatever bytes come, in whatever order people come and go,
-//! nothing panics and the hub's tables agree. The inputs are drawn by a seed, so
-//! a failure can be played again. `fuzz/` draws them by what they reach, for as long
-//! as one likes.
+//! Seeded random input: for any bytes and any order of connects and disconnects, nothing panics and
+//! the hub's invariants hold. A failure can be replayed from its seed. `fuzz/` runs the same checks
+//! with coverage-guided input and without a time limit.
 
 pub(crate) mod checks;
 
 use checks::{Draw, World, check_command, check_conversation, check_decoder, check_event, line};
 
 #[test]
-fn no_conversation_breaks_the_hub() {
+fn seeded_conversations_keep_hub_consistent() {
     let (mut said, mut returns) = (0, 0);
     for seed in 1..=12 {
         let mut draw = Draw::seeded(seed);
@@ -23,7 +22,7 @@ fn no_conversation_breaks_the_hub() {
 }
 
 #[test]
-fn no_bytes_make_a_conversation_that_breaks_the_hub() {
+fn conversations_drawn_from_bytes_keep_hub_consistent() {
     for seed in 1..=20 {
         let mut draw = Draw::seeded(seed);
         let bytes: Vec<u8> =
@@ -33,7 +32,7 @@ fn no_bytes_make_a_conversation_that_breaks_the_hub() {
 }
 
 #[test]
-fn no_bytes_break_the_decoder_and_how_they_are_cut_changes_nothing() {
+fn decoder_accepts_any_bytes_in_any_chunks() {
     for seed in 1..=200 {
         let mut draw = Draw::seeded(seed);
         let bytes: Vec<u8> = (0..draw.below(800))
@@ -48,7 +47,7 @@ fn no_bytes_break_the_decoder_and_how_they_are_cut_changes_nothing() {
 }
 
 #[test]
-fn no_line_breaks_the_parser_and_what_it_reads_it_writes() {
+fn command_parser_round_trips_any_line() {
     for seed in 1..=20_000 {
         let line = line(&mut Draw::seeded(seed), &[]);
         check_command(String::from_utf8_lossy(&line).trim_end_matches('\n'));
@@ -56,7 +55,7 @@ fn no_line_breaks_the_parser_and_what_it_reads_it_writes() {
 }
 
 #[test]
-fn no_line_breaks_the_grammar_and_what_is_read_is_written_again() {
+fn event_parser_round_trips_any_line() {
     let shapes = [
         "bob: hi",
         "** bob waves",

@@ -1,8 +1,8 @@
-//! Who may what, and what comes of it: every command, said by who has not logged in, by
-//! a guest and an account in somebody else's room, by the room's operator and by the
-//! server's. Who may gets the command's own answer, others hear of it what they should,
-//! and what an operator sees has changed as the table says, or not at all. Who may not
-//! gets one refusal, nobody hears anything, and everything is as it was.
+//! Permissions: every command, sent by a user who is not logged in, by a guest and an account in
+//! another user's room, by the room's operator and by a server operator. A permitted command gets
+//! its own reply, the witnesses receive the expected lines, and the visible state changes as the
+//! table says. A refused command gets one error, no witness receives anything, and the visible
+//! state is unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -15,29 +15,29 @@ use chatty::commands::{self, Request};
 
 use crate::support::{Peer, SESAME, Server};
 
-/// A hash of [`SESAME`] that takes no time, for the many servers here.
+/// A cheap hash of [`SESAME`], since the test starts many servers.
 const QUICK_FILE: &str = "tests/passwords/quick.hash";
 
-/// Who says it, and whom a command is for: these and all who stand below them here.
+/// The sender's role, in ascending order; a command needs a minimum role.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Who {
-    /// Nobody yet.
+enum Role {
+    /// Connected, but not logged in.
     Stranger,
-    /// carol, in #ops.
+    /// carol, a guest in #ops.
     Guest,
-    /// dave, in #ops.
+    /// dave, an account in #ops.
     Account,
-    /// alice, whose room #ops is.
+    /// alice, who created #ops.
     RoomOperator,
-    /// erin, in #ops.
+    /// erin, a server operator in #ops.
     ServerOperator,
 }
 
-use Who::{Account, Guest, RoomOperator, ServerOperator, Stranger};
+use Role::{Account, Guest, RoomOperator, ServerOperator, Stranger};
 
-const EVERYBODY: [Who; 5] = [Stranger, Guest, Account, RoomOperator, ServerOperator];
+const ROLES: [Role; 5] = [Stranger, Guest, Account, RoomOperator, ServerOperator];
 
-impl Who {
+impl Role {
     fn name(self) -> &'static str {
         match self {
             Stranger => "a stranger",
@@ -49,24 +49,24 @@ impl Who {
     }
 }
 
-/// One command: what is said, and what comes of it. `{me}` is whoever says it.
+/// One command: its line and its effects. `{me}` is the sender's name.
 struct Row {
-    needs: Who,
+    needs: Role,
     line: &'static str,
     answer: &'static str,
-    /// Said before, by whom.
+    /// Lines sent beforehand, by user name.
     before: Vec<(&'static str, &'static str)>,
-    /// Who hears what of it: wanda and bob in the room, zoe in the lobby.
+    /// The line each witness receives: wanda and bob in the room, zoe in the lobby.
     heard: BTreeMap<&'static str, &'static str>,
-    /// What an operator sees that was not so before, and what is so no longer.
+    /// Facts that appear and facts that disappear in an operator's view.
     brings: Vec<&'static str>,
     ends: Vec<&'static str>,
-    /// For whom it has another answer, and neither is heard nor changes anything.
-    but: Vec<(Who, &'static str)>,
+    /// Roles with another reply, without effect on witnesses and state.
+    but: Vec<(Role, &'static str)>,
 }
 
-/// Whoever is `needs` or more says `line` and is answered with `answer`.
-fn row(needs: Who, line: &'static str, answer: &'static str) -> Row {
+/// Creates a row: a sender with role `needs` or higher is answered with `answer`.
+fn row(needs: Role, line: &'static str, answer: &'static str) -> Row {
     let (heard, before) = (BTreeMap::new(), Vec::new());
     Row { needs, line, answer, before, heard, brings: vec![], ends: vec![], but: vec![] }
 }
@@ -77,17 +77,17 @@ impl Row {
         self
     }
 
-    /// Those in the room hear it.
+    /// The witnesses in the room receive `line`.
     fn room(self, line: &'static str) -> Self {
         self.one("wanda", line).one("bob", line)
     }
 
-    /// Those elsewhere hear it too.
+    /// All witnesses receive `line`.
     fn all(self, line: &'static str) -> Self {
         self.room(line).one("zoe", line)
     }
 
-    /// One of them hears it, in place of what the others do.
+    /// One witness receives `line` instead of the common line.
     fn one(mut self, who: &'static str, line: &'static str) -> Self {
         self.heard.insert(who, line);
         self
@@ -103,7 +103,7 @@ impl Row {
         self
     }
 
-    fn but(mut self, who: Who, answer: &'static str) -> Self {
+    fn but(mut self, who: Role, answer: &'static str) -> Self {
         self.but.push((who, answer));
         self
     }
@@ -116,8 +116,8 @@ impl Row {
     }
 }
 
-/// Every command; one that is not here fails the test.
-#[rustfmt::skip] // a row is a line, and what comes of it stands below
+/// The table of all commands; a missing command fails the test.
+#[rustfmt::skip] // one row per command, its effects below
 fn table() -> Vec<Row> {
     const ALREADY: &str = "[ERROR bad-argument]";
     const NO_ACCOUNT: &str = "[ERROR bad-password]";
@@ -203,16 +203,16 @@ fn table() -> Vec<Row> {
     ]
 }
 
-/// A server with a room of alice's, in which bob and wanda are too, zoe in the lobby,
-/// and olga, an operator of the server who looks after all of it.
+/// A server with alice's room #ops, joined by bob and wanda, zoe in the lobby, and olga, a server
+/// operator who observes the state.
 struct World {
     server: Server,
     people: BTreeMap<&'static str, Peer>,
-    /// Of somebody whose connection broke.
+    /// The session token of a user whose connection dropped.
     token: String,
 }
 
-/// What an operator sees, and what others are let do: a line for each.
+/// The state visible to an operator, and what other users can do: one line per fact.
 type Facts = BTreeSet<String>;
 
 impl World {
@@ -221,15 +221,15 @@ impl World {
         let mut world = Self { server, people: BTreeMap::new(), token: String::new() };
         world.add("zoe", Peer::join(world.server.port, "zoe"));
         for name in ["alice", "bob", "wanda", "olga"] {
-            world.enters_ops(name);
+            world.join_ops(name);
         }
-        world.obeyed("olga", &format!("/oper {SESAME}"), "[OPER olga]");
+        world.expect_reply("olga", &format!("/oper {SESAME}"), "[OPER olga]");
         let mut gone = Peer::join(world.server.port, "gone");
         gone.say("/session");
         let session = gone.hears(|line| line.starts_with("[SESSION "));
         let token = session["[SESSION ".len()..].split(']').next();
         token.expect("a token").clone_into(&mut world.token);
-        // When this is answered the server knows that they are away.
+        // After the end of the stream the server has registered the drop.
         gone.socket().shutdown(Shutdown::Write).expect("shutdown");
         gone.rest();
         world
@@ -239,43 +239,46 @@ impl World {
         self.people.insert(name, peer);
     }
 
-    fn enters_ops(&mut self, name: &'static str) {
+    fn join_ops(&mut self, name: &'static str) {
         self.add(name, Peer::join(self.server.port, name));
-        self.obeyed(name, "/join ops", "[JOINED #ops]");
+        self.expect_reply(name, "/join ops", "[JOINED #ops]");
     }
 
-    /// Somebody comes who is `who`, unless they are here.
-    fn comes(&mut self, who: Who) {
+    /// Logs in the user of role `who`, unless already there.
+    fn log_in_sender(&mut self, who: Role) {
         match who {
             Stranger => self.add(who.name(), Peer::connect(self.server.port)),
             RoomOperator => {}
-            Guest | Account | ServerOperator => self.enters_ops(who.name()),
+            Guest | Account | ServerOperator => self.join_ops(who.name()),
         }
         match who {
-            Account => self.obeyed(who.name(), "/register open sesame", "[REGISTERED dave]"),
-            ServerOperator => self.obeyed(who.name(), &format!("/oper {SESAME}"), "[OPER erin]"),
+            Account => self.expect_reply(who.name(), "/register open sesame", "[REGISTERED dave]"),
+            ServerOperator => {
+                self.expect_reply(who.name(), &format!("/oper {SESAME}"), "[OPER erin]");
+            }
             Stranger | Guest | RoomOperator => {}
         }
     }
 
-    fn obeyed(&mut self, name: &str, line: &str, answer: &str) {
-        let answers = self.answers(name, line);
-        assert!(answers.iter().any(|line| line.starts_with(answer)), "{line}: {answers:?}");
+    fn expect_reply(&mut self, name: &str, line: &str, answer: &str) {
+        let replies_to = self.replies_to(name, line);
+        assert!(replies_to.iter().any(|line| line.starts_with(answer)), "{line}: {replies_to:?}");
     }
 
-    /// What somebody hears up to the answer and with it; after a farewell they are gone.
-    fn answers(&mut self, name: &str, line: &str) -> Vec<String> {
-        self.hears_after(name, &format!("{line}\n"))
+    /// Returns the lines a user receives up to and including the reply; after a farewell the user
+    /// is removed.
+    fn replies_to(&mut self, name: &str, line: &str) -> Vec<String> {
+        self.receive_after(name, &format!("{line}\n"))
     }
 
-    /// What somebody hears up to now.
+    /// Returns the lines a user has received so far.
     fn hears(&mut self, name: &str) -> Vec<String> {
-        self.hears_after(name, "")
+        self.receive_after(name, "")
     }
 
-    fn hears_after(&mut self, name: &str, lines: &str) -> Vec<String> {
-        let peer = self.people.get_mut(name).expect("somebody here");
-        // Who was parted with may not be able to say it any more.
+    fn receive_after(&mut self, name: &str, lines: &str) -> Vec<String> {
+        let peer = self.people.get_mut(name).expect("a user who is online");
+        // The write fails if the server has closed the connection.
         let _ = peer.socket().write_all(format!("{lines}/ping settled\n").as_bytes());
         let mut heard = Vec::new();
         loop {
@@ -291,7 +294,7 @@ impl World {
         }
     }
 
-    /// Everybody hears what there is to hear.
+    /// Discards the pending lines of every user.
     fn settle(&mut self) {
         let names: Vec<&str> = self.people.keys().copied().collect();
         for name in names {
@@ -299,88 +302,88 @@ impl World {
         }
     }
 
-    /// What is so now. Whoever looks leaves everything as it was.
-    fn look(&mut self) -> Facts {
+    /// Collects the facts without changing the state.
+    fn collect_facts(&mut self) -> Facts {
         self.hears("olga");
         let mut facts = Facts::new();
         let mut names = BTreeSet::new();
         for room in ["#lobby", "#ops"] {
-            let users = self.answers("olga", &format!("/who {room}"));
+            let users = self.replies_to("olga", &format!("/who {room}"));
             let lists = users.iter().filter_map(|line| line.split_once("] "));
             let here: Vec<&str> = lists.flat_map(|(_, list)| list.split(',')).collect();
             facts.extend(here.iter().map(|name| format!("{room} has {name}")));
             names.extend(here.iter().map(|&name| name.to_owned()));
         }
         for name in names {
-            let whois = self.answers("olga", &format!("/whois {name}"));
-            let told = whois[0].split(' ').skip(2);
+            let whois = self.replies_to("olga", &format!("/whois {name}"));
+            let reported = whois[0].split(' ').skip(2);
             let lasts =
-                told.filter(|fact| !fact.starts_with("idle=") && !fact.starts_with("since="));
+                reported.filter(|fact| !fact.starts_with("idle=") && !fact.starts_with("since="));
             facts.extend(lasts.map(|fact| format!("{name} {fact}")));
         }
         for line in ["/list", "/topic", "/bans", "/gbans"] {
-            facts.extend(self.answers("olga", line));
+            facts.extend(self.replies_to("olga", line));
         }
         if self.people.contains_key("bob") {
-            let said = self.answers("bob", "hello");
+            let said = self.replies_to("bob", "hello");
             facts.insert(format!("bob speaks: {}", said[0]));
         }
-        let entered = self.answers("zoe", "/join ops");
+        let entered = self.replies_to("zoe", "/join ops");
         facts.insert(format!("zoe enters: {}", entered[0]));
-        self.answers("zoe", "/part ops");
+        self.replies_to("zoe", "/part ops");
         self.settle();
         facts
     }
 
-    /// What is said before a row's line, once these are here.
-    fn prepare(&mut self, row: &Row, who: &[Who]) {
+    /// Logs in the senders and sends the row's preparatory lines.
+    fn prepare(&mut self, row: &Row, who: &[Role]) {
         for who in who {
-            self.comes(*who);
+            self.log_in_sender(*who);
         }
         for (name, line) in &row.before {
             let is_of_each = name.contains("{me}") || line.contains("{me}");
             let named = who.iter().filter(|who| **who != Stranger);
             for who in named.take(if is_of_each { usize::MAX } else { 1 }) {
-                self.answers(&fill(name, *who, ""), &fill(line, *who, ""));
+                self.replies_to(&fill(name, *who, ""), &fill(line, *who, ""));
             }
         }
         self.settle();
     }
 
-    /// Somebody says a row's line; what was so before, and what they hear.
-    fn plays(&mut self, row: &Row, who: Who) -> (Facts, Vec<String>) {
-        let before = self.look();
+    /// Sends a row's line; returns the facts from before and the sender's reply.
+    fn send_row(&mut self, row: &Row, who: Role) -> (Facts, Vec<String>) {
+        let before = self.collect_facts();
         let line = fill(row.line, who, &self.token);
-        (before, self.answers(who.name(), &line))
+        (before, self.replies_to(who.name(), &line))
     }
 
-    fn refuses(&mut self, row: &Row, who: Who) {
-        let (before, answers) = self.plays(row, who);
+    fn check_refusal(&mut self, row: &Row, who: Role) {
+        let (before, replies_to) = self.send_row(row, who);
         let code = if who == Stranger { "not-logged-in" } else { "forbidden" };
         let at = format!("{} for {who:?}", row.line);
-        assert_eq!(answers.len(), 1, "{at}: {answers:?}");
-        assert!(answers[0].starts_with(&format!("[ERROR {code}] ")), "{at}: {answers:?}");
-        self.has_heard(&at, who, &BTreeMap::new());
-        assert_unchanged(&at, &before, &self.look());
+        assert_eq!(replies_to.len(), 1, "{at}: {replies_to:?}");
+        assert!(replies_to[0].starts_with(&format!("[ERROR {code}] ")), "{at}: {replies_to:?}");
+        self.check_witnesses(&at, who, &BTreeMap::new());
+        assert_unchanged(&at, &before, &self.collect_facts());
     }
 
-    fn lets(&mut self, row: &Row, who: Who) {
+    fn check_permitted(&mut self, row: &Row, who: Role) {
         self.prepare(row, &[who]);
-        let (before, answers) = self.plays(row, who);
+        let (before, replies_to) = self.send_row(row, who);
         let at = format!("{} for {who:?}", row.line);
         let but = row.but.iter().find(|(but, _)| *but == who).map(|(_, answer)| *answer);
         let answer = fill(but.unwrap_or(row.answer), who, "");
-        let is_refused = answers.iter().any(|line| line.starts_with("[ERROR "));
-        assert_eq!(is_refused, answer.starts_with("[ERROR "), "{at}: {answers:?}");
-        let count = answers.iter().filter(|line| line.starts_with(&answer)).count();
-        assert_eq!(count, 1, "{at}: {answers:?}");
+        let is_refused = replies_to.iter().any(|line| line.starts_with("[ERROR "));
+        assert_eq!(is_refused, answer.starts_with("[ERROR "), "{at}: {replies_to:?}");
+        let count = replies_to.iter().filter(|line| line.starts_with(&answer)).count();
+        assert_eq!(count, 1, "{at}: {replies_to:?}");
         if but.is_some() {
-            self.has_heard(&at, who, &BTreeMap::new());
-            assert_unchanged(&at, &before, &self.look());
+            self.check_witnesses(&at, who, &BTreeMap::new());
+            assert_unchanged(&at, &before, &self.collect_facts());
             return;
         }
-        self.has_heard(&at, who, &row.heard);
-        let after = self.look();
+        self.check_witnesses(&at, who, &row.heard);
+        let after = self.collect_facts();
         if row.brings.is_empty() && row.ends.is_empty() {
             assert_unchanged(&at, &before, &after);
         }
@@ -393,8 +396,8 @@ impl World {
         }
     }
 
-    /// The witnesses heard of it what they should, and nothing else.
-    fn has_heard(&mut self, at: &str, who: Who, expected: &BTreeMap<&str, &str>) {
+    /// Checks that the witnesses received the expected lines and nothing else.
+    fn check_witnesses(&mut self, at: &str, who: Role, expected: &BTreeMap<&str, &str>) {
         for witness in ["wanda", "zoe", "bob"] {
             let Some(line) = expected.get(witness).map(|line| fill(line, who, "")) else {
                 if self.people.contains_key(witness) {
@@ -408,7 +411,7 @@ impl World {
     }
 }
 
-fn fill(text: &str, who: Who, token: &str) -> String {
+fn fill(text: &str, who: Role, token: &str) -> String {
     text.replace("{me}", who.name()).replace("{token}", token)
 }
 
@@ -417,28 +420,28 @@ fn assert_unchanged(at: &str, before: &Facts, after: &Facts) {
     assert!(changed.is_empty(), "{at} changes {changed:?}");
 }
 
-/// All who may not, one after the other, since nothing comes of it.
+/// Checks all senders without permission, one after another: a refused command has no effect.
 fn check_refused(row: &Row) {
-    let refused: Vec<Who> = EVERYBODY.into_iter().filter(|who| *who < row.needs).collect();
+    let refused: Vec<Role> = ROLES.into_iter().filter(|who| *who < row.needs).collect();
     let mut world = World::new();
     world.prepare(row, &refused);
     for who in refused {
-        world.refuses(row, who);
+        world.check_refusal(row, who);
     }
 }
 
 #[test]
-fn every_command_is_for_whom_it_is_meant_and_nobody_else() {
+fn every_command_enforces_its_required_role() {
     let table = table();
     for known in commands::TABLE {
         let count = table.iter().filter(|row| row.command() == known.name).count();
-        assert_eq!(count, 1, "/{}: who may?", known.name);
+        assert_eq!(count, 1, "/{}: one row per command", known.name);
     }
-    // Each has a server of its own, so they need not wait for each other.
-    let cases: Vec<(&Row, Option<Who>)> = table
+    // Every case has its own server, so the cases run in parallel.
+    let cases: Vec<(&Row, Option<Role>)> = table
         .iter()
         .flat_map(|row| {
-            let may = EVERYBODY.into_iter().filter(|who| *who >= row.needs).map(Some);
+            let may = ROLES.into_iter().filter(|who| *who >= row.needs).map(Some);
             let refused = (row.needs > Stranger).then_some(None);
             may.chain(refused).map(move |who| (row, who))
         })
@@ -450,7 +453,7 @@ fn every_command_is_for_whom_it_is_meant_and_nobody_else() {
             scope.spawn(|| {
                 while let Some((row, who)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
                     match who {
-                        Some(who) => World::new().lets(row, *who),
+                        Some(who) => World::new().check_permitted(row, *who),
                         None => check_refused(row),
                     }
                 }

@@ -1,4 +1,4 @@
-//! A cable that can be pulled.
+//! A network link that can be pulled: a network namespace joined by a veth pair.
 
 use std::fs::File;
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use crate::support::{has_program, report_skipped, text};
 
-/// A network of its own with one host in it, joined to this one by a cable.
+/// A network namespace with one host, joined to this host by a veth pair.
 pub(crate) struct Cable {
     name: String,
     /// The address of this end.
@@ -20,11 +20,11 @@ pub(crate) struct Cable {
     there: String,
 }
 
-/// One process may lay several.
+/// The number of links created by this process, for unique names.
 static LAID: AtomicU32 = AtomicU32::new(0);
 
 impl Cable {
-    /// `None` where one may not do that.
+    /// Creates the link; `None` without the permission to do so.
     pub(crate) fn lay() -> Option<Self> {
         if !has_program("ip") || !has_program("nc") {
             return None;
@@ -46,7 +46,7 @@ impl Cable {
         done.status.success().then_some(cable)
     }
 
-    /// A netcat at the other end.
+    /// Starts netcat at the other end.
     pub(crate) fn netcat(&self, port: u16, lines: &str) -> Child {
         let script = format!("(printf '{lines}'; sleep 600) | nc {} {port}", self.here);
         Command::new("ip")
@@ -56,11 +56,11 @@ impl Cable {
             .expect("a netcat")
     }
 
-    /// Somebody at the other end.
+    /// Connects from the other end.
     pub(crate) fn connect(&self, port: u16) -> TcpStream {
         let network = File::open(format!("/var/run/netns/{}", self.name)).expect("a network");
         let here = self.here.clone();
-        // A thread is in a network, and a socket in that of the thread that made it.
+        // A network namespace belongs to a thread, and a socket to the namespace of its thread.
         let connecting = thread::spawn(move || {
             setns(network, CloneFlags::CLONE_NEWNET).expect("let in");
             TcpStream::connect((here, port)).expect("a connection")
@@ -72,7 +72,7 @@ impl Cable {
         self.set("down");
     }
 
-    /// Puts it in again.
+    /// Reconnects the link.
     pub(crate) fn mend(&self) {
         self.set("up");
     }
@@ -89,7 +89,7 @@ impl Drop for Cable {
     fn drop(&mut self) {
         let pids = Command::new("ip").args(["netns", "pids", &self.name]).output();
         for pid in pids.map(|output| text(&output.stdout)).unwrap_or_default().lines() {
-            // One that has ended since it was listed needs no signal.
+            // The process may have ended since it was listed.
             let _ = pid.parse().map(|pid| kill(Pid::from_raw(pid), Signal::SIGTERM));
         }
         let script = format!("ip netns del {0}; ip link del {0}a", self.name);

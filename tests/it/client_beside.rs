@@ -1,5 +1,5 @@
-//! What the client does beside the chat: files of what was said, calls for
-//! attention, the terminal's title, a password from a command.
+//! Client features beside the chat: chat log files, notifications, the terminal title, and the
+//! password command.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,7 +11,7 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("it is there").permissions().mode() & 0o777
 }
 
-/// The only file in a folder.
+/// Returns the only file in a folder.
 fn only_file(folder: &Path) -> PathBuf {
     let entries = fs::read_dir(folder).unwrap_or_else(|_| panic!("{}", folder.display()));
     let files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
@@ -28,7 +28,7 @@ fn chatty(home: &Path, port: u16, args: &str) -> String {
 }
 
 #[test]
-fn what_is_said_is_kept_in_files_that_nobody_else_reads() {
+fn chat_log_files_are_private() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let home = tempfile::tempdir().expect("a folder");
@@ -47,7 +47,7 @@ fn what_is_said_is_kept_in_files_that_nobody_else_reads() {
     let (room, private) = (only_file(&host.join("lobby")), only_file(&host.join("@bob")));
     let lines = |path: &Path| -> Vec<String> {
         let text = fs::read_to_string(path).expect("a log");
-        // Without `HH:MM:SS `.
+        // Strip `HH:MM:SS `.
         text.lines().map(|line| line["00:00:00 ".len()..].to_owned()).collect()
     };
     assert_eq!(lines(&room), ["bob: hello", "alice: hi bob"]);
@@ -62,7 +62,7 @@ fn what_is_said_is_kept_in_files_that_nobody_else_reads() {
 }
 
 #[test]
-fn server_does_not_choose_how_many_files_a_log_has() {
+fn server_cannot_choose_number_of_chat_log_files() {
     let days = (0..5000).map(|day| {
         let (year, month, day) = (2000 + day / 300, 1 + day / 25 % 12, 1 + day % 25);
         format!("@time={year}-{month:02}-{day:02}T12:00:00.000Z bob: on that day\n")
@@ -87,13 +87,13 @@ fn server_does_not_choose_how_many_files_a_log_has() {
     let host = home.path().join(format!("chatty/log/127.0.0.1_{port}"));
     let talks = fs::read_dir(&host).expect("a log").count();
     assert_eq!(talks, 1000);
-    // Midnight may come between.
+    // The log may continue in a second file after midnight.
     let lobby: Vec<_> = fs::read_dir(host.join("lobby")).expect("a room").collect();
     assert!(lobby.len() <= 2, "{lobby:?}");
 }
 
 #[test]
-fn nothing_is_kept_unasked_and_a_log_that_cannot_be_written_stops_no_talk() {
+fn chat_log_is_opt_in_and_its_write_errors_do_not_stop_chat() {
     let server = Server::start();
     let home = tempfile::tempdir().expect("a folder");
     let run = |flags: &str| {
@@ -110,7 +110,7 @@ fn nothing_is_kept_unasked_and_a_log_that_cannot_be_written_stops_no_talk() {
 }
 
 #[test]
-fn the_title_says_where_one_is_and_what_is_unread_and_goes_back() {
+fn terminal_title_shows_room_and_unread_count_and_is_restored() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(terminal) = Terminal::join(server.port, "--name alice") else { return };
@@ -135,7 +135,7 @@ fn the_title_says_where_one_is_and_what_is_unread_and_goes_back() {
 }
 
 #[test]
-fn who_is_meant_is_called_by_a_program_that_gets_the_text_as_one_argument() {
+fn mention_runs_notifier_with_text_as_one_argument() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let folder = tempfile::tempdir().expect("a folder");
@@ -159,11 +159,11 @@ fn who_is_meant_is_called_by_a_program_that_gets_the_text_as_one_argument() {
 }
 
 #[test]
-fn a_terminal_is_told_cleaned_and_only_if_asked() {
+fn terminal_notification_is_sanitized_and_opt_in() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let folder = tempfile::tempdir().expect("a folder");
-    let mut heard = |name: &str, flags: &str, unset: &str| {
+    let mut received = |name: &str, flags: &str, unset: &str| {
         let raw = folder.path().join(name);
         let script = format!(
             "{unset} {CHATTY_WORD} join 127.0.0.1 --port {} --name {name} --no-title {flags}; \
@@ -181,20 +181,20 @@ fn a_terminal_is_told_cleaned_and_only_if_asked() {
         fs::read_to_string(&raw).ok()
     };
     let text = "chatty: bob: 4,do \u{FFFD}]52,c,x";
-    let Some(raw) = heard("alice", "", "") else { return };
+    let Some(raw) = received("alice", "", "") else { return };
     assert!(!raw.contains("\u{1b}]") && !raw.contains("chatty: "), "{raw:?}");
-    let raw = heard("carol", "--notify osc9", "env -u TMUX").expect("tmux");
+    let raw = received("carol", "--notify osc9", "env -u TMUX").expect("tmux");
     assert!(raw.contains(&format!("\u{1b}]9;{text}\u{7}")), "{raw:?}");
-    let raw = heard("dave", "--notify osc777", "env -u TMUX").expect("tmux");
+    let raw = received("dave", "--notify osc777", "env -u TMUX").expect("tmux");
     assert!(raw.contains(&format!("\u{1b}]777;notify;chatty;{text}\u{7}")), "{raw:?}");
     for how in ["bell", "osc9"] {
-        let raw = heard(&format!("e-{how}"), &format!("--notify {how}"), "").expect("tmux");
+        let raw = received(&format!("e-{how}"), &format!("--notify {how}"), "").expect("tmux");
         assert!(raw.contains('\u{7}') && !raw.contains("\u{1b}]"), "in tmux a bell: {raw:?}");
     }
 }
 
 #[test]
-fn a_password_comes_from_a_command_that_sh_runs() {
+fn password_command_is_run_by_sh() {
     let server = Server::start();
     let mut alice = Peer::register(server.port, "alice", "open sesame");
     alice.say("/quit");
@@ -210,7 +210,7 @@ fn a_password_comes_from_a_command_that_sh_runs() {
 }
 
 #[test]
-fn a_program_that_does_not_run_is_told_once() {
+fn failing_notifier_is_reported_once() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let flags = "--name alice --notify '[\"/nowhere/at-all\"]'";
@@ -220,6 +220,8 @@ fn a_program_that_does_not_run_is_told_once() {
         bob.say(&format!("/msg alice psst {n}"));
         alice.shows("it", |rows| rows.iter().any(|row| row.ends_with(&format!("bob: psst {n}"))));
     }
-    let told = "-- cannot call you, /nowhere/at-all does not run: ";
-    alice.shows("why not", |rows| rows.iter().filter(|row| row.starts_with(told)).count() == 1);
+    let reported = "-- cannot call you, /nowhere/at-all does not run: ";
+    alice.shows("the refusal", |rows| {
+        rows.iter().filter(|row| row.starts_with(reported)).count() == 1
+    });
 }

@@ -1,5 +1,4 @@
-//! The settings file of `chatty join`: what can stand in it, what goes before it,
-//! and what is said of mistakes.
+//! The settings file of `chatty join`: its keys, precedence, and errors.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +8,7 @@ use chatty::client::JoinArgs;
 
 use crate::support::{CHATTY, Peer, Server, text};
 
-/// Runs `chatty join` with this settings file in its usual place.
+/// Runs `chatty join` with this settings file at the default path.
 fn join(settings: &str, variables: &[(&str, &str)], args: &[&str]) -> Output {
     let home = tempfile::tempdir().expect("a folder");
     fs::create_dir_all(home.path().join("chatty")).expect("a folder");
@@ -27,7 +26,7 @@ fn joining(home: &Path) -> Command {
     command
 }
 
-/// The keys that `chatty join` knows, from its flags.
+/// Returns the keys of `chatty join`, taken from its flags.
 fn keys() -> Vec<String> {
     let join = <JoinArgs as clap::Args>::augment_args(clap::Command::new("join"));
     let shown = join.get_arguments().filter(|arg| !arg.is_hide_set());
@@ -36,7 +35,7 @@ fn keys() -> Vec<String> {
 }
 
 #[test]
-fn a_flag_goes_before_a_variable_and_that_before_the_file() {
+fn flag_overrides_variable_and_variable_overrides_file() {
     let server = Server::start();
     let settings = format!("host = \"127.0.0.1\"\nport = {}\nname = \"file\"\n", server.port);
     let welcomed = |variables: &[(&str, &str)], args: &[&str]| {
@@ -58,11 +57,11 @@ fn a_flag_goes_before_a_variable_and_that_before_the_file() {
     );
     let done = join(&settings, &[], &["--port", "1"]);
     assert_eq!(done.status.code(), Some(69), "the flag goes before the file");
-    // As Windows writes it.
+    // With a byte order mark and CRLF, as editors on Windows write it.
     let settings = format!("\u{FEFF}{}", settings.replace('\n', "\r\n"));
     let done = join(&settings, &[], &[]);
     assert_eq!((done.status.code(), text(&done.stderr)), (Some(0), String::new()));
-    // Also before the port of a host that comes from there.
+    // The port from a flag also overrides the port of a host from the file.
     for host in ["127.0.0.1:1", "[127.0.0.1]:1"] {
         let port = server.port.to_string();
         let settings = format!("host = \"{host}\"\nname = \"file\"\n");
@@ -85,12 +84,12 @@ fn a_flag_goes_before_a_variable_and_that_before_the_file() {
 }
 
 #[test]
-fn every_flag_is_a_key() {
+fn every_flag_is_a_config_key() {
     let folder = tempfile::tempdir().expect("a folder");
     let password = folder.path().join("password");
     fs::write(&password, "x\n").expect("writable");
     for key in keys() {
-        // Whatever its value should be, it is no unknown setting.
+        // Whatever type the value must have, the key itself is known.
         let done = join(&format!("{key} = 1979-05-27\n"), &[], &["--retry-for", "0"]);
         let said = text(&done.stderr);
         assert_eq!(done.status.code(), Some(2), "{key}: {said}");
@@ -99,7 +98,7 @@ fn every_flag_is_a_key() {
 }
 
 #[test]
-fn lists_switches_and_numbers_are_what_their_flags_are() {
+fn config_values_have_types_of_their_flags() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let settings = format!(
@@ -116,7 +115,7 @@ fn lists_switches_and_numbers_are_what_their_flags_are() {
 }
 
 #[test]
-fn a_setting_that_is_none_is_named_with_its_line_and_the_nearest() {
+fn unknown_setting_is_reported_with_line_and_suggestion() {
     let server = Server::start();
     let port = server.port.to_string();
     let settings = "# mine\n\nnmae = \"alice\"\ncolour = \"never\"\nwhat-is-this = 1\n";
@@ -136,7 +135,7 @@ fn a_setting_that_is_none_is_named_with_its_line_and_the_nearest() {
 }
 
 #[test]
-fn a_mistake_is_told_with_its_place_and_nothing_is_done() {
+fn invalid_config_is_reported_with_line_before_connecting() {
     for (settings, problem) in [
         ("port = \"many\"\n", ":1: port: invalid value 'many' for '--port <PORT>': "),
         ("\nport = 70000\n", ":2: port: invalid value '70000' for '--port <PORT>': "),
@@ -179,7 +178,7 @@ fn a_mistake_is_told_with_its_place_and_nothing_is_done() {
 }
 
 #[test]
-fn a_setting_gives_way_to_a_flag_it_cannot_stand_beside() {
+fn setting_yields_to_conflicting_flag() {
     let server = Server::start();
     let settings = "password-file = \"/nowhere\"\nraw = true\n";
     let port = server.port.to_string();
@@ -188,7 +187,7 @@ fn a_setting_gives_way_to_a_flag_it_cannot_stand_beside() {
     assert_eq!(done.status.code(), Some(2), "the file is not there");
     let args = [&args[..], &["--password-cmd", "echo x", "--exec", "/who"]].concat();
     let done = join(settings, &[], &args);
-    // The command was asked; that alice is not registered is another matter.
+    // The command ran; the later failure, that alice is not registered, does not matter here.
     assert_ne!(done.status.code(), Some(2), "{}", text(&done.stderr));
     let done = join(settings, &[("CHATTY_PASSWORD_FILE", "/nowhere")], &args);
     assert_ne!(done.status.code(), Some(2), "{}", text(&done.stderr));
@@ -198,7 +197,7 @@ fn a_setting_gives_way_to_a_flag_it_cannot_stand_beside() {
 }
 
 #[test]
-fn switch_in_a_variable_takes_the_documented_words_only() {
+fn switch_variable_accepts_documented_words_only() {
     let server = Server::start();
     let port = server.port.to_string();
     let args = ["127.0.0.1", "--port", &port, "--name", "alice", "--retry-for", "0"];
@@ -225,16 +224,16 @@ fn switch_in_a_variable_takes_the_documented_words_only() {
     }
 }
 
-/// The example that the README shows.
+/// The example in the README.
 #[test]
-fn the_example_is_understood() {
+fn readme_example_config_is_valid() {
     let server = Server::start();
     let readme = include_str!("../../README.md");
     let (_, example) = readme.split_once("```toml\n").expect("an example");
     let (example, _) = example.split_once("```").expect("its end");
     let args = ["127.0.0.1", "--port", &server.port.to_string(), "--password-file", "/dev/null"];
     let done = join(example, &[("CHATTY_NAME", "alice")], &args);
-    // An empty password is a mistake of this test's own, found behind the settings.
+    // The empty password is an error of this test, reported after the settings were read.
     let said = text(&done.stderr);
     assert_eq!(said, "chatty: /dev/null has no password in its first line\n");
 }

@@ -1,19 +1,19 @@
-//! The client under hardship: floods, narrow screens, wide letters, hostile bytes,
-//! and a bug of its own. A draft survives what can be survived.
+//! The client under load and damage: floods, narrow screens, wide characters, hostile bytes, and a
+//! panic of its own. The draft must survive where possible.
 
 use std::fs;
 use std::thread;
 
 use crate::support::{CHATTY, Peer, Server, Terminal, count, has_program};
 
-/// What stands at the end of the screen from the prompt on, rows joined.
+/// Returns the rows from the prompt on, joined.
 fn draft(rows: &[String]) -> String {
     let start = rows.iter().rposition(|row| row.contains("#lobby>")).unwrap_or(rows.len());
     rows[start..].concat()
 }
 
 #[test]
-fn two_thousand_lines_while_typing_lose_neither_a_line_nor_a_letter() {
+fn flood_while_typing_loses_no_line_and_no_key() {
     let server = Server::start();
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
     alice.shows_last("#lobby>");
@@ -42,7 +42,7 @@ fn two_thousand_lines_while_typing_lose_neither_a_line_nor_a_letter() {
 }
 
 #[test]
-fn a_draft_of_wide_letters_on_a_narrow_screen_is_drawn_and_sent_whole() {
+fn wide_draft_on_narrow_screen_is_drawn_and_sent_whole() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -57,7 +57,7 @@ fn a_draft_of_wide_letters_on_a_narrow_screen_is_drawn_and_sent_whole() {
     for n in 0..3 {
         bob.say(&format!("meanwhile {n}"));
     }
-    alice.shows("what came, and one draft", |rows| {
+    alice.shows("received lines and one draft", |rows| {
         count(rows, " bob: meanwhile 2") == 1
             && rows.iter().filter(|row| row.contains("#lobby>")).count() == 1
             && drawn(rows)
@@ -68,7 +68,7 @@ fn a_draft_of_wide_letters_on_a_narrow_screen_is_drawn_and_sent_whole() {
 }
 
 #[test]
-fn a_resized_screen_shows_the_draft_once_and_loses_no_line() {
+fn resize_shows_draft_once_and_loses_no_line() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -80,9 +80,9 @@ fn a_resized_screen_shows_the_draft_once_and_loses_no_line() {
     for columns in [30, 100] {
         alice.resizes(columns);
         bob.say(&format!("at {columns}"));
-        alice.shows("what came", |rows| count(rows, &format!(" bob: at {columns}")) == 1);
+        alice.shows("received lines", |rows| count(rows, &format!(" bob: at {columns}")) == 1);
     }
-    // At once, and also when asked for.
+    // Both immediately and after a redraw.
     let whole = |rows: &[String]| {
         let times = |text: &str| rows.iter().filter(|row| row.contains(text)).count();
         ["WELCOME", "USERS", "bob: at 30", "bob: at 100", "#lobby>"].map(times) == [1; 5]
@@ -101,7 +101,7 @@ fn a_resized_screen_shows_the_draft_once_and_loses_no_line() {
 }
 
 #[test]
-fn lines_pasted_as_if_typed_all_arrive_in_order() {
+fn unbracketed_paste_arrives_in_order() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -113,7 +113,7 @@ fn lines_pasted_as_if_typed_all_arrive_in_order() {
 }
 
 #[test]
-fn no_byte_of_a_hostile_peer_acts_on_the_terminal() {
+fn hostile_bytes_do_not_control_terminal() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let folder = tempfile::tempdir().expect("a folder");
@@ -167,7 +167,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 }
 
 #[test]
-fn a_bug_of_ours_leaves_the_terminal_as_it_was_and_says_what_it_is() {
+fn panic_restores_terminal_and_is_reported() {
     let server = Server::start();
     let args = "--name alice --debug-panic";
     let Some(alice) = Terminal::join(server.port, args) else { return };
@@ -178,13 +178,13 @@ fn a_bug_of_ours_leaves_the_terminal_as_it_was_and_says_what_it_is() {
 }
 
 #[test]
-fn terminal_that_was_left_nonblocking_works_as_ever() {
+fn nonblocking_terminal_is_supported() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     if !has_program("perl") {
         return;
     }
-    // As programs leave it that share the terminal.
+    // Programs that share the terminal may leave it nonblocking.
     let flag = "use Fcntl; fcntl(STDIN, F_SETFL, fcntl(STDIN, F_GETFL, 0) | O_NONBLOCK)";
     let script = format!(
         "perl -e '{flag}'; {CHATTY} join 127.0.0.1 --port {} --name alice; \
@@ -204,14 +204,14 @@ fn terminal_that_was_left_nonblocking_works_as_ever() {
 }
 
 #[test]
-fn key_that_is_not_utf8_is_left_out_and_the_draft_stays() {
+fn invalid_utf8_key_is_ignored_and_draft_stays() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
     alice.shows_last("#lobby>");
     alice.types("caf");
     alice.shows_last("#lobby> caf");
-    // Of Latin-1, and what follows it makes no character of UTF-8.
+    // A Latin-1 byte that begins no valid UTF-8 sequence.
     alice.presses_bytes(&[0xE9, b' ']);
     alice.shows("a warning", |rows| rows.iter().any(|row| row.contains("not UTF-8")));
     alice.shows_last("#lobby> caf");

@@ -1,5 +1,5 @@
-//! `chatty join` and the network below it: hosts with dead addresses, link-local
-//! addresses, and servers that send more than anybody can hold.
+//! `chatty join` and the network below it: hosts with unreachable addresses, link-local addresses,
+//! and servers that flood the client.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -15,13 +15,13 @@ use crate::support::{CHATTY, Server, Terminal, has_program, text};
 
 const MIB: usize = 1 << 20;
 
-/// What the client may have at most, whatever the server sends.
+/// The client's memory limit, in bytes, whatever the server sends.
 const MEMORY_MAX: usize = 64 * MIB;
 
-/// Far longer than anything takes.
+/// Timeout of every wait, far longer than any operation takes.
 const DEADLINE: Duration = Duration::from_mins(3);
 
-/// A listener whose queue is full: whoever connects is not answered. Until it is dropped.
+/// A listener with a full backlog: new connections are not answered until it is dropped.
 struct Silent {
     address: SocketAddr,
     _listener: socket2::Socket,
@@ -29,7 +29,7 @@ struct Silent {
 }
 
 impl Silent {
-    /// At this address and a free port.
+    /// Listens on this address and a free port.
     fn listen(ip: &str) -> Self {
         let address: SocketAddr = format!("{ip}:0").parse().expect(ip);
         let domain = socket2::Domain::for_address(address);
@@ -45,8 +45,7 @@ impl Silent {
     }
 }
 
-/// Runs `chatty join` with these hosts known to the machine; `None` where one may not do
-/// that.
+/// Runs `chatty join` with these lines as `/etc/hosts`; `None` without the permission to mount.
 fn join_with_hosts(hosts: &str, args: &[&str]) -> Option<Output> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("hosts");
@@ -65,7 +64,7 @@ fn join_with_hosts(hosts: &str, args: &[&str]) -> Option<Output> {
 }
 
 #[test]
-fn dead_address_of_a_host_costs_no_timeout() {
+fn unreachable_address_does_not_delay_connection() {
     for ip in ["[::1]", "127.0.0.2"] {
         let silent = Silent::listen(ip);
         let port = silent.address.port();
@@ -82,7 +81,7 @@ fn dead_address_of_a_host_costs_no_timeout() {
 }
 
 #[test]
-fn most_telling_failure_of_all_addresses_is_told() {
+fn most_specific_connection_error_is_reported() {
     let silent = Silent::listen("127.0.0.2");
     let port = silent.address.port();
     let hosts = "127.0.0.2 raced.test\n127.0.0.1 raced.test\n";
@@ -106,7 +105,7 @@ fn link_local() -> Option<(String, String)> {
 }
 
 #[test]
-fn link_local_address_takes_its_interface() {
+fn link_local_address_accepts_interface() {
     let bind = |address: &str| {
         let mut serve = Command::new(CHATTY);
         serve.args(["serve", "--ephemeral", "--port", "0", "--bind", address]);
@@ -142,7 +141,7 @@ fn link_local_address_takes_its_interface() {
     }
 }
 
-/// A program that ends with its test.
+/// A child process that is killed when the test ends.
 struct Running(Child);
 
 impl Drop for Running {
@@ -152,29 +151,29 @@ impl Drop for Running {
     }
 }
 
-/// When a lying server begins to flood.
+/// When the server begins to flood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// In place of the greeting: a line that does not end.
+    /// Instead of the greeting, with an endless line.
     Greeting,
     /// Between `[WELCOME]` and `[SESSION]`.
     Login,
-    /// When all is well.
+    /// After the login.
     Chat,
-    /// In answer to a line: rows without end.
+    /// In reply to a line, with endless rows.
     Answer,
-    /// In place of the farewell.
+    /// Instead of the farewell.
     Quit,
-    /// When the client resumes its session, before it is welcome.
+    /// While the client resumes its session, before `[WELCOME]`.
     Resume,
-    /// The same, behind the welcome.
+    /// While the client resumes its session, after `[WELCOME]`.
     Missed,
-    /// The session is over, and in the new one there is a history without end.
+    /// In the history of a new session, after the old session has expired.
     History,
 }
 
-/// A server that floods at this phase with what `line` gives for each number, until
-/// `limit` bytes are sent or the client has closed. Tells how much it has sent.
+/// Starts a server that floods in this phase with `line` for each number, until `limit` bytes are
+/// sent or the client has closed the connection. Returns its port and the number of bytes sent.
 fn flooding_server(
     phase: Phase,
     limit: usize,
@@ -189,7 +188,7 @@ fn flooding_server(
             let (line, count) = (line.clone(), count.clone());
             thread::spawn(move || {
                 let flood = Flood { phase, visit, limit, line: &*line, count: &count };
-                let _ = flood.serve(stream); // the client may leave at any time
+                let _ = flood.serve(stream); // the client may disconnect at any time
             });
         }
     });
@@ -229,7 +228,7 @@ impl Flood<'_> {
                 "/session" => {
                     stream.write_all(format!("{cid} [SESSION abc]\n").as_bytes())?;
                     if is_reconnecting && self.visit == 0 {
-                        // Something to come back to.
+                        // A message, so that the client has a position to resume from.
                         stream.write_all(b"@id=1;time=2026-11-23T06:16:00.123Z bob: hi\n")?;
                         return Ok(());
                     }
@@ -282,14 +281,14 @@ impl Flood<'_> {
     }
 }
 
-/// The most memory that a process has had.
+/// Returns the peak resident memory of a process, in bytes.
 fn memory_peak(process: u32) -> Option<usize> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(peak.trim().strip_suffix(" kB")?.trim().parse::<usize>().ok()? * 1024)
 }
 
-/// What became of a client.
+/// The outcome of a client.
 struct Ended {
     code: Option<i32>,
     complaints: String,
@@ -297,7 +296,7 @@ struct Ended {
     memory: usize,
 }
 
-/// Runs `chatty join` against a flood, reads its output, and measures it until it ends.
+/// Runs `chatty join` against a flood; reads its output and measures its memory until it exits.
 fn measured(port: u16, args: &[&str], input: &str) -> Ended {
     let mut child = Command::new(CHATTY)
         .args(["join", "127.0.0.1", "--port", &port.to_string(), "--name", "alice"])
@@ -342,7 +341,7 @@ fn measured(port: u16, args: &[&str], input: &str) -> Ended {
     Ended { code: status.code(), complaints, bytes_out, memory }
 }
 
-/// A long line of chat, of which a debug build takes a good many bytes a second.
+/// Returns a long chat line: a debug build handles more bytes per second in long lines.
 fn long_line(number: usize, _cid: &str) -> String {
     format!("@id={};time=2026-11-23T06:16:00.123Z bob: {}\n", number + 2, "x".repeat(30_000))
 }
@@ -352,7 +351,7 @@ fn short_line(number: usize, _cid: &str) -> String {
 }
 
 #[test]
-fn client_gives_up_on_a_flood_before_it_is_logged_in() {
+fn client_disconnects_when_flooded_before_login() {
     let endless = |_: usize, _: &str| "x".repeat(1000);
     for (phase, line, words) in [
         (Phase::Greeting, endless as fn(usize, &str) -> String, ""),
@@ -370,7 +369,7 @@ fn client_gives_up_on_a_flood_before_it_is_logged_in() {
 }
 
 #[test]
-fn client_streams_what_floods_it_later() {
+fn client_streams_flood_after_login_in_bounded_memory() {
     const SIZE: usize = 100 * MIB;
     let row = |number: usize, cid: &str| format!("{cid} /x{number}  {}\n", "x".repeat(30_000));
     for (phase, line, args, input) in [
@@ -390,7 +389,7 @@ fn client_streams_what_floods_it_later() {
 }
 
 #[test]
-fn names_without_end_are_not_kept() {
+fn endless_member_list_uses_bounded_memory() {
     let joins = |number: usize, _: &str| {
         format!(
             "#r{number} * name{number} joined\n* name{number}{} joined\n[JOINED #room{number}] x\n\
@@ -405,7 +404,7 @@ fn names_without_end_are_not_kept() {
 }
 
 #[test]
-fn client_that_leaves_or_comes_back_is_not_filled_either() {
+fn flood_on_quit_or_resume_uses_bounded_memory() {
     for phase in [Phase::Quit, Phase::History] {
         let row = |number: usize, cid: &str| {
             let prefix = if cid.is_empty() { String::new() } else { format!("{cid};") };
@@ -426,7 +425,7 @@ fn client_that_leaves_or_comes_back_is_not_filled_either() {
 }
 
 #[test]
-fn reader_that_pauses_holds_the_server_up_and_not_the_memory() {
+fn paused_output_applies_backpressure_to_server() {
     let (port, sent) = flooding_server(Phase::Chat, 300 * MIB, long_line);
     let child = Command::new(CHATTY)
         .args(["join", "127.0.0.1", "--port", &port.to_string(), "--name", "alice"])
@@ -438,7 +437,7 @@ fn reader_that_pauses_holds_the_server_up_and_not_the_memory() {
         .spawn()
         .expect("chatty join");
     let running = Running(child);
-    // It takes no more, long enough to have asked the server whether it is there.
+    // Backpressure must outlast the interval after which the client sends a heartbeat.
     let sent_now = || sent.load(Ordering::Relaxed);
     let mut before = (0, Instant::now());
     Terminal::waits("a pause", || {
@@ -453,12 +452,12 @@ fn reader_that_pauses_holds_the_server_up_and_not_the_memory() {
 }
 
 #[test]
-fn terminal_that_is_stopped_holds_the_server_up_and_not_the_memory() {
+fn stopped_terminal_applies_backpressure_to_server() {
     if !has_program("tmux") {
         return;
     }
     let (port, sent) = flooding_server(Phase::Chat, 300 * MIB, long_line);
-    // A history search takes the keys, and nothing is drawn above it.
+    // During a history search all keys go to the search, and no chat is printed.
     let Some(alice) = Terminal::join(port, "--name alice --ping-after 300ms") else { return };
     alice.shows("the flood", |rows| rows.iter().any(|row| row.contains("xxxx")));
     alice.presses("C-r");

@@ -1,4 +1,4 @@
-//! `chatty join` in a pipe: what scripts rely on.
+//! `chatty join` in a pipe: the behaviour that scripts rely on.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use crate::support::{CHATTY, CHATTY_WORD, Peer, Server, join, scripted_server, send_signal, text};
 
 #[test]
-fn lines_go_out_in_order_and_every_answer_comes_in() {
+fn piped_lines_are_sent_in_order_and_every_reply_is_printed() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let done = join(server.port, &["--name", "alice"], b"one\n/who\n\n  \ntwo\n/msg bob psst\n");
@@ -31,7 +31,7 @@ alice: two
 }
 
 #[test]
-fn a_refused_line_is_named_by_its_number_and_the_rest_is_still_said() {
+fn refused_line_is_reported_by_number_and_rest_is_sent() {
     let server = Server::start();
     let done = join(server.port, &["--name", "alice"], b"hi\n\n/msg zed psst\n/nosuch\nbye\n");
     assert_eq!(done.status.code(), Some(1));
@@ -44,7 +44,7 @@ fn a_refused_line_is_named_by_its_number_and_the_rest_is_still_said() {
 }
 
 #[test]
-fn a_room_is_entered_before_the_first_line() {
+fn room_is_joined_before_first_line() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let done = join(server.port, &["--name", "alice", "--room", "ops"], b"hi\n");
@@ -55,7 +55,7 @@ fn a_room_is_entered_before_the_first_line() {
 }
 
 #[test]
-fn a_last_line_without_an_end_counts_and_so_does_what_windows_writes() {
+fn unterminated_last_line_and_crlf_are_accepted() {
     let server = Server::start();
     let done = join(server.port, &["--name", "alice"], b"\xEF\xBB\xBFone\r\ntwo\r\nthree");
     assert_eq!((done.status.code(), text(&done.stderr)), (Some(0), String::new()));
@@ -63,7 +63,7 @@ fn a_last_line_without_an_end_counts_and_so_does_what_windows_writes() {
 }
 
 #[test]
-fn line_that_is_not_utf8_is_refused_by_its_number() {
+fn invalid_utf8_line_is_refused_by_number() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     for flags in [&[][..], &["--raw"], &["--json"]] {
@@ -87,7 +87,7 @@ fn line_that_is_not_utf8_is_refused_by_its_number() {
 }
 
 #[test]
-fn line_cut_within_a_character_is_too_long_and_not_badly_encoded() {
+fn line_cut_within_character_is_reported_as_too_long() {
     let server = Server::start();
     for prefix in ["", "x", "xx"] {
         let input = format!("{prefix}{}\ntwo\n", "\u{20AC}".repeat(10_000));
@@ -98,7 +98,7 @@ fn line_cut_within_a_character_is_too_long_and_not_badly_encoded() {
 }
 
 #[test]
-fn input_that_cannot_be_read_is_an_error() {
+fn unreadable_input_is_an_error() {
     let server = Server::start();
     let folder = tempfile::tempdir().expect("a folder");
     let utf16 = folder.path().join("utf16");
@@ -128,7 +128,7 @@ fn input_that_cannot_be_read_is_an_error() {
 }
 
 #[test]
-fn nonblocking_input_that_is_not_there_yet_is_waited_for() {
+fn nonblocking_input_is_awaited() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
@@ -141,7 +141,7 @@ fn nonblocking_input_that_is_not_there_yet_is_waited_for() {
         .expect("chatty join");
     bob.hears(|line| line == "* alice joined");
     for line in ["one", "two"] {
-        // Answered before the next one comes: the input was empty in between.
+        // Wait for the reply, so that the input is empty in between.
         writer.write_all(format!("{line}\n").as_bytes()).expect("written");
         assert_eq!(bob.next(), format!("alice: {line}"));
     }
@@ -152,7 +152,7 @@ fn nonblocking_input_that_is_not_there_yet_is_waited_for() {
 }
 
 #[test]
-fn nonblocking_output_of_a_slow_reader_is_written_whole() {
+fn nonblocking_output_to_slow_reader_is_written_whole() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let (out, writer) = UnixStream::pair().expect("a socket");
@@ -164,7 +164,7 @@ fn nonblocking_output_of_a_slow_reader_is_written_whole() {
         .spawn()
         .expect("chatty join");
     let mut input = alice.stdin.take().expect("piped");
-    // More than fits into the socket while nobody reads it.
+    // More than the socket buffers hold while the client reads nothing.
     let lines: Vec<String> = (0..2000).map(|n| format!("{n} {}", "x".repeat(1000))).collect();
     let written = lines.join("\n");
     let writing = std::thread::spawn(move || input.write_all(written.as_bytes()));
@@ -177,7 +177,7 @@ fn nonblocking_output_of_a_slow_reader_is_written_whole() {
 }
 
 #[test]
-fn a_line_without_measure_is_refused_and_the_next_is_said() {
+fn overlong_line_is_refused_and_next_line_is_sent() {
     let server = Server::start();
     let input = [b"one\n", &b"x".repeat(3_000_000)[..], b"\ntwo\n"].concat();
     let done = join(server.port, &["--name", "alice"], &input);
@@ -187,7 +187,7 @@ fn a_line_without_measure_is_refused_and_the_next_is_said() {
 }
 
 #[test]
-fn raw_says_every_line_as_it_is() {
+fn raw_mode_sends_every_line_unchanged() {
     let server = Server::start();
     let input = b"/quit\n[PRIVATE MESSAGE] bob: x\n//x\n@cid=a b\n/set tags off\n";
     let done = join(server.port, &["--name", "alice", "--raw"], input);
@@ -199,7 +199,7 @@ fn raw_says_every_line_as_it_is() {
 }
 
 #[test]
-fn private_lines_are_refused_behind_blanks_or_as_copies_and_said_only_with_raw() {
+fn indented_or_copied_private_lines_are_refused_unless_raw() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let lines = [" /msg bob secret", "\u{3000}/msg bob secret", "12:07 [PRIVATE MESSAGE] bob: x"];
@@ -220,7 +220,7 @@ fn private_lines_are_refused_behind_blanks_or_as_copies_and_said_only_with_raw()
 }
 
 #[test]
-fn keepalive_of_the_client_is_no_activity() {
+fn client_heartbeat_does_not_reset_idle_time() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let mut idle = Command::new(CHATTY)
@@ -231,7 +231,7 @@ fn keepalive_of_the_client_is_no_activity() {
         .spawn()
         .expect("chatty join");
     bob.hears(|line| line == "* alice joined");
-    // Each answer ends a silence of the server only for bob, so alice asks ten times a second.
+    // Each reply resets the silence timer for bob only, so alice sends ten times per second.
     loop {
         bob.say("/whois alice");
         let whois = bob.hears(|line| line.starts_with("[WHOIS alice]"));
@@ -246,7 +246,7 @@ fn keepalive_of_the_client_is_no_activity() {
 }
 
 #[test]
-fn the_mark_of_a_line_never_becomes_text() {
+fn cid_never_becomes_text() {
     let server = Server::start();
     let done = join(server.port, &["--name", "alice"], b"/set tags off\nhi\n@cid=x y\n");
     assert_eq!(done.status.code(), Some(1));
@@ -255,7 +255,7 @@ fn the_mark_of_a_line_never_becomes_text() {
 }
 
 #[test]
-fn quit_ends_the_script_and_nothing_after_it_is_sent() {
+fn quit_ends_input_and_later_lines_are_not_sent() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let done = join(server.port, &["--name", "alice"], b"hi\n/quit so long\nnever\n");
@@ -265,7 +265,7 @@ fn quit_ends_the_script_and_nothing_after_it_is_sent() {
 }
 
 #[test]
-fn twenty_thousand_lines_pass_without_loss_and_in_order() {
+fn twenty_thousand_lines_arrive_in_order() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let input = (0..20_000).map(|n| format!("line {n}\n")).collect::<Vec<_>>().concat();
@@ -280,9 +280,9 @@ fn twenty_thousand_lines_pass_without_loss_and_in_order() {
     assert_eq!(text(&done.stdout).lines().count(), 20_002);
 }
 
-/// No resolver knows this name, and without `/etc/hosts` none knows `localhost`.
+/// No resolver knows this name, and without `/etc/hosts` none resolves `localhost`.
 #[test]
-fn name_under_localhost_reaches_this_machine() {
+fn localhost_subdomain_resolves_to_loopback() {
     let server = Server::start();
     let port = server.port.to_string();
     let done = Command::new(CHATTY)
@@ -296,7 +296,7 @@ fn name_under_localhost_reaches_this_machine() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_ends_it_in_silence() {
+fn closed_output_pipe_ends_client_silently() {
     let server = Server::start();
     let script = format!(
         "yes | {{ {CHATTY_WORD} join 127.0.0.1 --port {} --name alice; echo exit=$? >&2; }} | \
@@ -309,7 +309,7 @@ fn a_reader_that_has_seen_enough_ends_it_in_silence() {
 }
 
 #[test]
-fn how_it_went_is_told_by_the_exit_code() {
+fn exit_code_reports_outcome() {
     let server = Server::start();
     let _bob = Peer::join(server.port, "bob");
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -329,7 +329,7 @@ fn how_it_went_is_told_by_the_exit_code() {
 }
 
 #[test]
-fn without_a_name_the_login_name_is_taken_if_it_is_one() {
+fn name_defaults_to_login_name_when_valid() {
     let server = Server::start();
     let run = |user: &str| {
         let mut join = Command::new(CHATTY);
@@ -344,7 +344,7 @@ fn without_a_name_the_login_name_is_taken_if_it_is_one() {
 }
 
 #[test]
-fn a_connection_that_breaks_is_told_apart_from_a_good_end() {
+fn lost_connection_is_distinguished_from_clean_end() {
     let port = scripted_server(b"[BYE shutting-down] come back later\n");
     let done = join(port, &["--name", "alice", "--retry-for", "0"], b"hi\n");
     assert_eq!(done.status.code(), Some(69));
@@ -352,14 +352,14 @@ fn a_connection_that_breaks_is_told_apart_from_a_good_end() {
 }
 
 #[test]
-fn what_a_server_sends_is_cleaned_once_more() {
+fn server_lines_are_sanitized_by_client() {
     let port = scripted_server("bob: \x1b]0;pwn\x07\u{9b}2J\u{202E}x\ty\n".as_bytes());
     let done = join(port, &["--name", "alice", "--retry-for", "0"], b"");
     let said = text(&done.stdout);
     assert!(said.contains("bob: \u{FFFD}]0;pwn\u{FFFD}\u{FFFD}2J\u{FFFD}x\ty\n"), "{said:?}");
 }
 
-/// A server where alice is registered and away.
+/// Starts a server on which alice is registered and offline.
 fn with_account(password: &str) -> Server {
     let server = Server::start();
     let mut alice = Peer::join(server.port, "alice");
@@ -371,7 +371,7 @@ fn with_account(password: &str) -> Server {
 }
 
 #[test]
-fn a_password_comes_from_a_file_or_the_environment() {
+fn password_is_read_from_file_or_environment() {
     let server = with_account("open sesame");
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("password");
@@ -405,7 +405,7 @@ fn a_password_comes_from_a_file_or_the_environment() {
 }
 
 #[test]
-fn who_is_told_to_wait_listens_on_after_the_end_of_the_input() {
+fn wait_flag_keeps_listening_after_end_of_input() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let listen = |wait: &str| {
@@ -420,7 +420,7 @@ fn who_is_told_to_wait_listens_on_after_the_end_of_the_input() {
     let mut alice = listen("inf");
     bob.hears(|line| line == "* alice joined");
     bob.say("are you there?");
-    // Whoever shows what is said has come in, and knows what to do at a signal.
+    // A client that prints messages has logged in and installed its signal handlers.
     let mut shown = BufReader::new(alice.stdout.take().expect("piped")).lines();
     assert!(shown.by_ref().map_while(Result::ok).any(|line| line == "bob: are you there?"));
     send_signal(alice.id(), "TERM");
@@ -430,7 +430,7 @@ fn who_is_told_to_wait_listens_on_after_the_end_of_the_input() {
 }
 
 #[test]
-fn a_raw_line_of_full_length_is_said() {
+fn raw_line_of_maximum_length_is_sent() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let long = "x".repeat(4096);
@@ -440,7 +440,7 @@ fn a_raw_line_of_full_length_is_said() {
 }
 
 #[test]
-fn an_output_that_cannot_be_written_is_an_error() {
+fn unwritable_output_is_an_error() {
     let server = Server::start();
     let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
     let done = Command::new(CHATTY)

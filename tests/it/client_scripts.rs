@@ -1,5 +1,5 @@
-//! `chatty join` for programs: objects, lines given as flags, colour, and ends
-//! that a script can rely on.
+//! `chatty join` for programs: JSON output, lines given as flags, colour, and exits that a script
+//! can rely on.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -18,7 +18,7 @@ fn shell(script: &str) -> Output {
     Command::new("bash").args(["-c", &script]).output().expect("bash")
 }
 
-/// Each line through `jq`, which is to find nothing wrong with it.
+/// Runs each line through `jq`, which must accept it; `None` if `jq` is missing.
 fn jq(objects: &[u8], filter: &str) -> Option<String> {
     if !has_program("jq") {
         return None;
@@ -37,7 +37,7 @@ fn jq(objects: &[u8], filter: &str) -> Option<String> {
 }
 
 #[test]
-fn every_line_is_an_object_and_so_are_the_beginning_and_a_refusal() {
+fn json_output_has_one_object_per_line() {
     let server = Server::start();
     let _bob = Peer::join(server.port, "bob");
     let input = b"hi\n/msg zed x\n/msg bob psst\n/me waves\n/join ops\n/set tags off\n/history\n";
@@ -45,7 +45,7 @@ fn every_line_is_an_object_and_so_are_the_beginning_and_a_refusal() {
     assert_eq!(done.status.code(), Some(1));
     let shape = r#"[.type, .code // "", .line // "", .text // ""] | join("|")"#;
     let Some(shown) = jq(&done.stdout, shape) else { return };
-    // It refuses by itself, before the answers from afar or between them.
+    // The client's own refusals may come before or between the server's replies.
     let of_its_own = |line: &&str| line.starts_with("error|bad-argument|6|");
     let (refusals, objects): (Vec<&str>, Vec<&str>) = shown.lines().partition(of_its_own);
     assert_eq!(refusals, ["error|bad-argument|6|chatty join needs tags to be on"]);
@@ -77,7 +77,7 @@ fn every_line_is_an_object_and_so_are_the_beginning_and_a_refusal() {
 }
 
 #[test]
-fn hostile_lines_are_objects_too_and_safe_to_look_at() {
+fn hostile_lines_become_safe_json() {
     let hostile = b"bob: \x1b]0;pwn\x07\x1b[2J \"quoted\\\" \xc2\x9b31m \xe2\x80\xae\xe2\x80\x8b\n\
         \x1b[31m[BYE x] y\n\xff\xfe\n{\"type\":\"msg\"}\n[\n@id=x;time=y;; z\n\
         [PRIVATE MESSAGE] bob: {}\n* \x1b[2J joined\n";
@@ -100,7 +100,7 @@ fn hostile_lines_are_objects_too_and_safe_to_look_at() {
 }
 
 #[test]
-fn the_connection_is_told_of_in_objects() {
+fn connection_status_is_reported_as_json() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let done = join(free, &["--name", "alice", "--json"], b"hi\n");
     assert_eq!(done.status.code(), Some(69));
@@ -122,9 +122,9 @@ fn the_connection_is_told_of_in_objects() {
     let mut input = joining.stdin.take().expect("piped");
     input.write_all(b"one\n").expect("one");
     let mut objects = BufReader::new(joining.stdout.take().expect("piped"));
-    let mut told = String::new();
-    while !told.ends_with("\"self\":true}\n") {
-        objects.read_line(&mut told).expect("an object");
+    let mut reported = String::new();
+    while !reported.ends_with("\"self\":true}\n") {
+        objects.read_line(&mut reported).expect("an object");
     }
     bob.hears(|line| line == "#ops alice: one");
     proxy.cut();
@@ -134,15 +134,15 @@ fn the_connection_is_told_of_in_objects() {
     input.write_all(b"three\n").expect("three");
     bob.hears(|line| line == "#ops alice: three");
     drop(input);
-    objects.read_to_string(&mut told).expect("objects");
+    objects.read_to_string(&mut reported).expect("objects");
     assert_eq!(joining.wait().expect("an end").code(), Some(0));
     let filter = "select(.type == \"status\" or .type == \"msg\") | .code // .text";
-    let told = jq(told.as_bytes(), filter);
-    assert!(told.is_none_or(|told| told == "online\none\noffline\nback\ntwo\nthree\n"));
+    let reported = jq(reported.as_bytes(), filter);
+    assert!(reported.is_none_or(|reported| reported == "online\none\noffline\nback\ntwo\nthree\n"));
 }
 
 #[test]
-fn lines_given_as_flags_are_said_and_answered() {
+fn lines_given_as_flags_are_sent_and_answered() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let done = join(server.port, &["--name", "alice", "-e", "/msg bob hi", "-e", "all"], b"no\n");
@@ -156,17 +156,17 @@ fn lines_given_as_flags_are_said_and_answered() {
     let done = join(server.port, &args, b"");
     assert_eq!(done.status.code(), Some(1));
     assert!(text(&done.stderr).starts_with("chatty: line 1: no-such-user: "));
-    // What is private must not become public with its second line.
+    // The second line of a private text must not be posted to the room.
     let args = ["--name", "alice", "--exec", "/msg bob one\ntwo"];
     let done = join(server.port, &args, b"");
     assert_eq!(done.status.code(), Some(2));
     assert!(text(&done.stderr).contains("these are several lines"), "{}", text(&done.stderr));
     let done = join(server.port, &["--name", "alice", "--exec", "one\n"], b"");
     assert!(done.status.success() && text(&done.stdout).ends_with("alice: one\n"));
-    // A dash adds standard input; before HOST or after it.
+    // A dash adds standard input, before HOST or after it.
     let done = join(server.port, &["-", "--name", "alice", "--exec", "one"], b"two\n");
     assert!(text(&done.stdout).ends_with("alice: one\nalice: two\n"), "{}", text(&done.stdout));
-    // Nothing else stands there, and who knows netcat is told where the port goes.
+    // Only a dash may stand there; a netcat-style port gets advice where to put it.
     for (behind, help) in [("6667", "localhost:5555, or to --port"), ("b", "one host at a time")] {
         let done = join(server.port, &[behind], b"");
         assert_eq!(done.status.code(), Some(2));
@@ -175,7 +175,7 @@ fn lines_given_as_flags_are_said_and_answered() {
 }
 
 #[test]
-fn a_dash_a_line_or_plain_lines_need_no_prompt_on_a_terminal() {
+fn dash_line_or_plain_flag_disables_prompt_on_terminal() {
     let server = Server::start();
     let Some(terminal) = Terminal::join(server.port, "--name alice --exec hello") else { return };
     terminal.ends_with(0);
@@ -201,7 +201,7 @@ fn a_dash_a_line_or_plain_lines_need_no_prompt_on_a_terminal() {
 }
 
 #[test]
-fn colour_in_a_pipe_is_for_who_asks_for_it() {
+fn colour_in_pipe_is_opt_in() {
     if !has_program("bash") {
         return;
     }
@@ -228,9 +228,9 @@ fn colour_in_a_pipe_is_for_who_asks_for_it() {
     }
 }
 
-/// The first thing a script is written for.
+/// The most common use in scripts.
 #[test]
-fn a_pipe_takes_all_and_leaves_no_escape_in_its_output() {
+fn pipe_input_is_sent_and_output_has_no_escapes() {
     if !has_program("bash") {
         return;
     }
@@ -252,9 +252,9 @@ fn a_pipe_takes_all_and_leaves_no_escape_in_its_output() {
     }
 }
 
-/// `tail -f` into a room, over a restart of the server.
+/// `tail -f` into a room, across a restart of the server.
 #[test]
-fn what_is_appended_to_a_file_reaches_the_room_over_a_restart() {
+fn tailed_file_reaches_room_across_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let (file, data) = (folder.path().join("log"), folder.path().join("data"));
     let mut log = fs::File::create(&file).expect("log");
@@ -292,10 +292,10 @@ fn what_is_appended_to_a_file_reaches_the_room_over_a_restart() {
     let again = Server::start_again(port, &["--data", &data]);
     writeln!(log, "line 4").expect("log");
     let mut carol = reader("carol");
-    // The last line is there, in what was said before or as it is said.
+    // The last line is in the history or arrives live.
     carol.say("/history 10 #ops");
     carol.hears(|line| line.ends_with("#ops app: line 4"));
-    // As it is kept: a row begins with its time, what is being said does not.
+    // Only stored rows begin with a time; live lines do not.
     carol.say("/history 5 #ops");
     carol.say("/ping end");
     let mut seen = Vec::new();
@@ -313,7 +313,7 @@ fn what_is_appended_to_a_file_reaches_the_room_over_a_restart() {
     drop(again);
 }
 
-/// A job for `ci` that ends by itself.
+/// Starts a job that logs in as `ci` and ends by itself.
 fn job(port: u16, args: &[&str]) -> Child {
     Command::new(CHATTY)
         .args(["join", "127.0.0.1", "--port", &port.to_string(), "--name", "ci"])
@@ -326,7 +326,7 @@ fn job(port: u16, args: &[&str]) -> Child {
         .expect("chatty join")
 }
 
-/// What bob hears of `ci` until all these jobs have ended, which they do well.
+/// Waits for the jobs to succeed; returns the messages of `ci` that bob received.
 fn deliver(jobs: Vec<Child>, bob: &mut Peer) -> Vec<String> {
     for job in jobs {
         let done = job.wait_with_output().expect("an end");
@@ -340,13 +340,13 @@ fn deliver(jobs: Vec<Child>, bob: &mut Peer) -> Vec<String> {
 }
 
 #[test]
-fn jobs_that_share_a_name_wait_for_it_and_all_deliver_once() {
+fn jobs_sharing_guest_name_deliver_once() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let mut holder = Peer::join(server.port, "ci");
     let lines: Vec<String> = (0..8).map(|n| format!("line {n}")).collect();
     let mut jobs: Vec<_> = lines.iter().map(|line| job(server.port, &["--exec", line])).collect();
-    // Every one of them has found the name in use.
+    // Every job has found the name in use.
     for job in &mut jobs {
         let mut notice = String::new();
         let stderr = job.stderr.as_mut().expect("piped");
@@ -358,15 +358,15 @@ fn jobs_that_share_a_name_wait_for_it_and_all_deliver_once() {
 }
 
 #[test]
-fn waiting_for_a_name_ends_with_its_time_and_is_told_to_programs() {
+fn name_wait_times_out_and_is_reported_as_json() {
     let server = Server::start();
     let _holder = Peer::join(server.port, "ci");
-    for (flags, told) in [(&["--json"][..], true), (&["--json", "--quiet"], false)] {
+    for (flags, reported) in [(&["--json"][..], true), (&["--json", "--quiet"], false)] {
         let args = [&["--exec", "hi", "--retry-for", "300ms"], flags].concat();
         let done = job(server.port, &args).wait_with_output().expect("an end");
         assert_eq!(done.status.code(), Some(77));
         let complaints = text(&done.stderr);
-        assert_eq!(complaints.contains("waiting for it"), told, "{complaints}");
+        assert_eq!(complaints.contains("waiting for it"), reported, "{complaints}");
         assert!(complaints.contains("chatty: the server does not take the name: "), "{complaints}");
         let codes = jq(&done.stdout, ".code");
         assert!(codes.is_none_or(|codes| codes == "waiting\nfailed\n"));
@@ -378,21 +378,21 @@ fn waiting_for_a_name_ends_with_its_time_and_is_told_to_programs() {
 }
 
 #[test]
-fn waiting_for_a_name_goes_on_over_the_time_to_log_in() {
+fn name_wait_outlasts_login_timeout() {
     let server = Server::start_with(&["--login-timeout", "500ms"]);
     let mut bob = Peer::join(server.port, "bob");
     let mut holder = Peer::join(server.port, "ci");
     let mut waits = job(server.port, &["--exec", "hi"]);
     let mut notice = String::new();
     BufReader::new(waits.stderr.as_mut().expect("piped")).read_line(&mut notice).expect("a notice");
-    std::thread::sleep(std::time::Duration::from_secs(1)); // past the time
+    std::thread::sleep(std::time::Duration::from_secs(1)); // past the login timeout
     holder.say("/quit");
     assert_eq!(deliver(vec![waits], &mut bob), ["hi"]);
 }
 
 #[test]
-fn job_that_was_killed_keeps_no_place() {
-    // So slow that there is somebody to kill.
+fn killed_job_releases_its_name() {
+    // Slow enough for the job to be killed while it sends.
     let slow = ["--limit-loopback", "--input-rate", "4", "--input-burst", "6"];
     let server = Server::start_with(&slow);
     let mut bob = Peer::join(server.port, "bob");
@@ -402,7 +402,7 @@ fn job_that_was_killed_keeps_no_place() {
     bob.hears(|line| line == "ci: 0");
     killed.kill().expect("running");
     killed.wait().expect("an end");
-    // What it had sent is said, and no more is kept of it.
+    // The lines already sent are posted, and the session ends.
     bob.hears(|line| line == "* ci quit");
     let done = job(server.port, &["--exec", "hi"]).wait_with_output().expect("an end");
     assert_eq!((done.status.code(), text(&done.stderr)), (Some(0), String::new()));
@@ -410,7 +410,7 @@ fn job_that_was_killed_keeps_no_place() {
 }
 
 #[test]
-fn jobs_that_share_an_account_all_deliver_once() {
+fn jobs_sharing_account_deliver_once() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let mut owner = Peer::register(server.port, "ci", "open sesame");
@@ -432,10 +432,10 @@ fn jobs_that_share_an_account_all_deliver_once() {
 }
 
 #[test]
-fn signal_that_is_repeated_at_once_does_not_skip_the_goodbye() {
+fn repeated_signal_does_not_skip_quit() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
-    // A shell's `&` has its jobs ignore SIGINT, and what is ignored stays so.
+    // A shell's `&` makes its jobs ignore SIGINT, and ignored signals are inherited.
     let int = if is_ignored(2) { "TERM" } else { "INT" };
     for signals in [["TERM", "TERM"], [int, int], ["TERM", "HUP"]].iter().cycle().take(9) {
         let mut alice = Command::new(CHATTY)
@@ -444,15 +444,15 @@ fn signal_that_is_repeated_at_once_does_not_skip_the_goodbye() {
             .stdout(Stdio::null())
             .spawn()
             .expect("chatty join");
-        // Perhaps in the middle of its login.
+        // The client may still be logging in.
         bob.hears(|line| line == "* alice joined");
         let send = |signal: &str| send_signal(alice.id(), signal);
-        send("USR1"); // means nothing to it
+        send("USR1"); // ignored by the client
         send("USR2");
         for signal in signals {
             send(signal);
         }
-        // Without a goodbye its session would keep its name, and nobody would be told.
+        // Without /quit the session would keep the name, and no quit would be announced.
         bob.hears(|line| line == "* alice quit");
         let code = alice.wait().expect("an end").code();
         assert!(matches!(code, Some(129 | 130 | 143)), "{signals:?}: {code:?}");

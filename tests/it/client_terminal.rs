@@ -1,4 +1,4 @@
-//! `chatty join` at a real terminal: what a person sees and feels.
+//! `chatty join` at a real terminal: what a user sees.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use crate::support::{
     CHATTY_WORD, Peer, SESAME, SESAME_FILE, Server, Terminal, count, has_program, scripted_server,
 };
 
-/// A server, bob at netcat, and alice at a terminal with a prompt. Skips the
-/// test where there is no terminal to be had.
+/// Starts a server, a peer bob, and alice at a terminal with a prompt; returns from the test if
+/// there is no tmux.
 macro_rules! scene {
     ($server:ident, $bob:ident, $alice:ident) => {
         #[allow(unused_mut)]
@@ -23,7 +23,7 @@ macro_rules! scene {
 }
 
 #[test]
-fn a_draft_survives_fifty_lines_and_is_sent_whole() {
+fn draft_survives_fifty_incoming_lines() {
     scene!(server, bob, alice);
     alice.types("half a mess");
     alice.shows_last("#lobby> half a mess");
@@ -42,12 +42,12 @@ fn a_draft_survives_fifty_lines_and_is_sent_whole() {
 }
 
 #[test]
-fn what_i_say_stands_on_the_screen_once() {
+fn sent_line_is_shown_once() {
     scene!(server, bob, alice);
     alice.types("hello there\r");
     bob.hears(|line| line == "alice: hello there");
     alice.shows("the line", |rows| count(rows, "hello there") == 1);
-    // Longer than a row, drawn in the middle of the line, and a wide alphabet.
+    // Longer than a row, edited in the middle, and with wide characters.
     let long = "日本語 ".repeat(30) + "end";
     alice.types(&long);
     alice.presses("Home");
@@ -62,7 +62,7 @@ fn what_i_say_stands_on_the_screen_once() {
 }
 
 #[test]
-fn lines_typed_ahead_all_arrive_in_order() {
+fn typed_ahead_lines_arrive_in_order() {
     scene!(server, bob, alice);
     alice.types("one\r/join ops\rtwo\r/join lobby\rthree\r/quit\r");
     let rows = alice.ends_with(0);
@@ -93,7 +93,7 @@ fn tab_completes_commands_names_and_rooms() {
 }
 
 #[test]
-fn the_prompt_tells_where_a_line_would_go() {
+fn prompt_shows_target_of_plain_lines() {
     scene!(server, bob, alice);
     alice.types("/join #ops\r");
     alice.shows_last("#ops>");
@@ -103,7 +103,7 @@ fn the_prompt_tells_where_a_line_would_go() {
     bob.hears(|line| line == "[PRIVATE MESSAGE] alice: psst");
     bob.say("/nick rob");
     bob.hears(|line| line.ends_with("is now rob"));
-    // While the prompt waits, so in the columns it has.
+    // The row must fit next to the prompt.
     alice.shows_last("rob>");
     alice.types("/query\r");
     alice.shows_last("#ops>");
@@ -114,20 +114,20 @@ fn the_prompt_tells_where_a_line_would_go() {
     alice.types("/query rob\r");
     alice.shows_last("rob>");
     bob.say("/quit");
-    alice.shows("that rob is gone", |rows| rows.iter().any(|row| row.contains("[QUERY off]")));
+    alice.shows("the refusal", |rows| rows.iter().any(|row| row.contains("[QUERY off]")));
     alice.presses("Enter");
     alice.shows_last("nowhere>");
 }
 
 #[test]
-fn a_paste_of_many_lines_asks_first() {
+fn multiline_paste_asks_for_confirmation() {
     scene!(server, bob, alice);
     alice.pastes("p1\np2\n/quit\np4\np5\np6\np7");
     alice.shows_last("p7");
     alice.presses("Enter");
     alice.shows_last("Send 7 lines to #lobby? [y]es, [j]oined into one, [N]o:");
     alice.types("\r");
-    // Kept to be changed or sent after all.
+    // The draft remains, to be changed or sent.
     alice.shows_last("p7");
     alice.presses("Enter");
     alice.shows_last("Send 7 lines to #lobby? [y]es, [j]oined into one, [N]o:");
@@ -146,7 +146,7 @@ fn a_paste_of_many_lines_asks_first() {
 }
 
 #[test]
-fn a_paste_behind_a_private_command_does_not_become_public_unasked() {
+fn paste_after_private_command_asks_before_posting_to_room() {
     scene!(server, bob, alice);
     alice.types("/msg bob ");
     alice.pastes("secret\nmore");
@@ -160,7 +160,7 @@ fn a_paste_behind_a_private_command_does_not_become_public_unasked() {
 }
 
 #[test]
-fn an_open_search_holds_up_nothing_but_the_screen() {
+fn open_history_search_delays_only_display() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice --ping-after 100ms") else {
@@ -171,7 +171,7 @@ fn an_open_search_holds_up_nothing_but_the_screen() {
     bob.hears(|line| line == "alice: needle");
     alice.presses("C-r");
     alice.types("nee");
-    // So long that the server has to have been asked, and to have answered.
+    // Long enough for a heartbeat and its reply.
     let start = Instant::now();
     Terminal::waits("some silences", || start.elapsed() > Duration::from_secs(1));
     alice.shows("the search", |rows| rows.iter().any(|row| row.contains("reverse-i-search")));
@@ -187,7 +187,7 @@ fn an_open_search_holds_up_nothing_but_the_screen() {
 }
 
 #[test]
-fn ctrl_c_clears_a_draft_then_warns_then_leaves() {
+fn ctrl_c_clears_draft_then_warns_then_quits() {
     scene!(server, bob, alice);
     alice.types("oh no");
     alice.presses("C-c");
@@ -204,7 +204,7 @@ fn ctrl_c_clears_a_draft_then_warns_then_leaves() {
 }
 
 #[test]
-fn ctrl_c_answers_a_question_with_no_and_the_draft_is_still_there() {
+fn ctrl_c_declines_confirmation_and_keeps_draft() {
     scene!(server, bob, alice);
     alice.pastes("p1\np2\np3\np4");
     alice.presses("Enter");
@@ -212,14 +212,14 @@ fn ctrl_c_answers_a_question_with_no_and_the_draft_is_still_there() {
     alice.presses("C-c");
     alice.shows_last("p4");
     bob.say("still there?");
-    alice.shows("what comes meanwhile", |rows| count(rows, "bob: still there?") == 1);
+    alice.shows("lines received meanwhile", |rows| count(rows, "bob: still there?") == 1);
     alice.presses("C-c");
     alice.types("yes\r");
     assert_eq!(bob.hears(|line| line.contains("alice:")), "alice: yes");
 }
 
 #[test]
-fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back() {
+fn ctrl_z_suspends_and_fg_resumes() {
     if !has_program("bash") {
         return;
     }
@@ -237,7 +237,7 @@ fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back() {
     alice.types("stty -a | tr ' ;' '\\n\\n' | grep -cxE 'icanon|echo'\r");
     alice.shows("both on", |rows| rows.iter().any(|row| row == "2"));
     alice.types("fg\r");
-    alice.shows("what came meanwhile", |rows| count(rows, "bob: meanwhile") == 1);
+    alice.shows("lines received meanwhile", |rows| count(rows, "bob: meanwhile") == 1);
     alice.types("age");
     alice.shows_last("#lobby> half a message");
     alice.types("\r");
@@ -245,7 +245,7 @@ fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back() {
 }
 
 #[test]
-fn however_it_ends_the_terminal_is_as_before() {
+fn terminal_is_restored_on_every_exit() {
     let ways =
         [("C-d", 0), ("/quit bye", 0), ("TERM", 143), ("HUP", 129), ("INT", 130), ("C-r", 143)];
     for (way, exit) in ways {
@@ -271,12 +271,12 @@ fn however_it_ends_the_terminal_is_as_before() {
         }
         alice.ends_with(exit);
         assert!(bob.hears(|line| line.contains("quit")).starts_with("* alice quit"), "{way}");
-        tells_no_pastes(&raw);
+        waits_for_bracketed_paste_off(&raw);
     }
 }
 
 #[test]
-fn a_server_that_goes_away_is_told_and_the_terminal_is_as_before() {
+fn server_shutdown_is_reported_and_terminal_restored() {
     let mut server = Server::start();
     let args = "--name alice --retry-for 0";
     let Some(alice) = Terminal::join(server.port, args) else { return };
@@ -290,7 +290,7 @@ fn a_server_that_goes_away_is_told_and_the_terminal_is_as_before() {
 }
 
 #[test]
-fn who_is_put_off_the_server_is_told_why_and_leaves_a_clean_terminal() {
+fn server_ban_is_reported_and_terminal_restored() {
     let server = Server::start_with(&["--oper-password-file", SESAME_FILE]);
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -304,21 +304,21 @@ fn who_is_put_off_the_server_is_told_why_and_leaves_a_clean_terminal() {
     bob.hears(|line| line.starts_with("[OPER bob]"));
     bob.say("/kill alice enough of it");
     let rows = alice.ends_with(69);
-    let told = |row: &String| row.starts_with("chatty: ") && row.contains("enough of it");
-    assert!(rows.iter().any(told), "{rows:?}");
-    tells_no_pastes(&raw);
+    let reported = |row: &String| row.starts_with("chatty: ") && row.contains("enough of it");
+    assert!(rows.iter().any(reported), "{rows:?}");
+    waits_for_bracketed_paste_off(&raw);
 }
 
-/// What is pasted next is the shell's.
-fn tells_no_pastes(raw: &Path) {
-    Terminal::waits("pastes are not told from typing any more", || {
+/// Turns bracketed paste off: the client can no longer tell a paste from typing.
+fn waits_for_bracketed_paste_off(raw: &Path) {
+    Terminal::waits("bracketed paste is off", || {
         let raw = fs::read_to_string(raw).unwrap_or_default();
         raw.rfind("\x1b[?2004l") > raw.rfind("\x1b[?2004h")
     });
 }
 
 #[test]
-fn nothing_a_server_sends_moves_the_cursor_or_hides() {
+fn server_lines_cannot_move_cursor_or_hide_text() {
     let attack = "bob: a\x1b[2J\x1b]0;pwn\x07\u{9b}31mz\u{200B}\u{202E}!\n";
     let port = scripted_server(attack.as_bytes());
     let Some(alice) = Terminal::join(port, "--name alice --color never --retry-for 0") else {
@@ -330,7 +330,7 @@ fn nothing_a_server_sends_moves_the_cursor_or_hides() {
 }
 
 #[test]
-fn colour_is_as_one_wishes() {
+fn colour_follows_setting() {
     let server = Server::start();
     for (args, has_color) in [("--color never", false), ("--color always", true), ("", true)] {
         let Some(alice) = Terminal::join(server.port, &format!("--name alice {args}")) else {
@@ -348,7 +348,7 @@ fn colour_is_as_one_wishes() {
 }
 
 #[test]
-fn a_password_is_asked_for_where_the_name_takes_one_and_never_shown() {
+fn password_prompt_appears_when_needed_without_echo() {
     let server = Server::start();
     let mut owner = Peer::register(server.port, "alice", "open sesame");
     owner.say("/quit");
@@ -360,7 +360,7 @@ fn a_password_is_asked_for_where_the_name_takes_one_and_never_shown() {
     alice.types("open sesame\r");
     let rows = alice.shows_last("#lobby>");
     assert!(rows.iter().any(|row| row.contains("that is not the password")), "{rows:?}");
-    // Nor when it is said later: neither on the screen nor in the history.
+    // Nor after a later use: neither on the screen nor in the history.
     alice.types("/passwd even more secret\r");
     alice.shows("the answer", |rows| rows.iter().any(|row| row.contains("[PASSWD alice]")));
     alice.presses("Up");
@@ -370,7 +370,7 @@ fn a_password_is_asked_for_where_the_name_takes_one_and_never_shown() {
 }
 
 #[test]
-fn who_does_not_want_to_tell_the_password_leaves_a_clean_terminal() {
+fn cancelled_password_prompt_restores_terminal() {
     let server = Server::start();
     let mut owner = Peer::register(server.port, "alice", "open sesame");
     owner.say("/quit");
@@ -384,7 +384,7 @@ fn who_does_not_want_to_tell_the_password_leaves_a_clean_terminal() {
 }
 
 #[test]
-fn a_room_is_completed_with_its_sign_or_without() {
+fn room_name_is_completed_with_or_without_hash() {
     scene!(server, bob, alice);
     bob.say("/join general");
     bob.settles();
@@ -399,16 +399,16 @@ fn a_room_is_completed_with_its_sign_or_without() {
 }
 
 #[test]
-fn who_thinks_long_about_a_password_need_not_type_it_again() {
+fn password_prompt_survives_login_timeout() {
     let server = Server::start_with(&["--login-timeout", "300ms"]);
     let mut first = Peer::register(server.port, "alice", "open sesame");
     first.say("/quit");
     first.rest();
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
     alice.shows_last("password for alice:");
-    // Who came later has been parted with: so has alice.
-    let mut nobody = Peer::connect(server.port);
-    nobody.hears(|line| line.starts_with("[BYE login-timeout]"));
+    // A later connection has been closed by the login timeout, so alice's first one has been, too.
+    let mut later = Peer::connect(server.port);
+    later.hears(|line| line.starts_with("[BYE login-timeout]"));
     alice.types("open sesame\r");
     alice.shows_last("#lobby>");
     alice.types("/quit\r");
@@ -417,7 +417,7 @@ fn who_thinks_long_about_a_password_need_not_type_it_again() {
 }
 
 #[test]
-fn a_password_in_a_command_is_not_shown_either() {
+fn password_in_command_is_masked() {
     scene!(server, bob, alice);
     alice.types("/register open sesame");
     alice.shows_last("#lobby> /register ***********");
@@ -428,7 +428,7 @@ fn a_password_in_a_command_is_not_shown_either() {
 }
 
 #[test]
-fn what_nobody_sees_of_a_paste_is_not_sent() {
+fn hidden_paste_content_is_not_sent() {
     scene!(server, bob, alice);
     alice.pastes("a\u{7}b\u{202E}c\u{200B}d\u{9b}e");
     alice.shows_last("#lobby> abcde");
@@ -437,7 +437,7 @@ fn what_nobody_sees_of_a_paste_is_not_sent() {
 }
 
 #[test]
-fn a_private_answer_reaches_whom_it_is_for_in_a_colour_of_its_own() {
+fn private_reply_reaches_recipient_in_distinct_colour() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let mut carol = Peer::join(server.port, "carol");

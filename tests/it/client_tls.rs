@@ -1,5 +1,5 @@
-//! `chatty join` over TLS: whom it trusts, what it says when it does not, and that
-//! it says nothing to whom it does not trust.
+//! `chatty join` over TLS: which servers it trusts, how it explains a rejection, and that it sends
+//! nothing to a server that it does not trust.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,7 +16,7 @@ use crate::support::{
     CHATTY, CHATTY_WORD, Peer, SESAME, SESAME_FILE, Server, Terminal, report_skipped, text,
 };
 
-/// Somebody with a home of their own, where nobody is known yet.
+/// A home folder of its own, without known hosts.
 struct Home(tempfile::TempDir);
 
 impl Home {
@@ -53,7 +53,7 @@ impl Home {
 fn finish(command: &mut Command, lines: &str) -> Output {
     let mut child = command.spawn().expect("chatty join");
     let mut stdin = child.stdin.take().expect("piped");
-    let _ = stdin.write_all(lines.as_bytes()); // it may have ended
+    let _ = stdin.write_all(lines.as_bytes()); // the client may have exited
     drop(stdin);
     child.wait_with_output().expect("an end")
 }
@@ -75,7 +75,7 @@ fn assert_refused(output: &Output, words: &[&str]) {
 }
 
 #[test]
-fn a_server_is_trusted_when_first_met_and_refused_when_it_has_changed() {
+fn new_certificate_is_trusted_once_and_changed_one_is_rejected() {
     let (home, folder) = (Home::new(), tempfile::tempdir().expect("a folder"));
     let server = Server::start_in(folder.path(), &["--tls"]);
     let (port, first) = (server.port, server.fingerprint());
@@ -103,19 +103,19 @@ fn a_server_is_trusted_when_first_met_and_refused_when_it_has_changed() {
     let changed = home.join(other.port, &["--tls"]);
     assert_refused(&changed, &["HAS CHANGED", &first, &second, &host, path]);
     assert!(witness.settles().is_empty(), "nothing was said to it");
-    // As it is told to do.
+    // Follow the advice in the error.
     fs::write(&known, "").expect("written");
     assert_welcome(&home.join(other.port, &["--tls"]));
 }
 
 #[test]
-fn what_cannot_be_read_is_not_trusted_and_what_cannot_be_kept_is_said() {
+fn unreadable_known_hosts_is_rejected_and_unwritable_is_reported() {
     let (home, server) = (Home::new(), Server::start_with(&["--tls"]));
     fs::create_dir_all(home.known_hosts()).expect("a folder in its place");
     let unread = home.join(server.port, &["--tls"]);
     assert_refused(&unread, &["cannot tell whether the server is known", "known_hosts"]);
     fs::remove_dir(home.known_hosts()).expect("removed");
-    // There nobody can make a folder, whoever they are.
+    // A path where no user, not even root, can create a folder.
     let mut unkept = home.command(&format!("127.0.0.1:{}", server.port), &["--tls"]);
     let unkept = finish(unkept.env("XDG_DATA_HOME", "/proc"), "hi\n");
     assert_welcome(&unkept);
@@ -129,7 +129,7 @@ fn what_cannot_be_read_is_not_trusted_and_what_cannot_be_kept_is_said() {
 }
 
 #[test]
-fn damaged_line_of_known_hosts_is_refused_with_its_place() {
+fn damaged_known_hosts_line_is_rejected_with_line_number() {
     let (home, server) = (Home::new(), Server::start_with(&["--tls"]));
     let port = server.port;
     assert_welcome(&home.join(port, &["--tls"]));
@@ -147,13 +147,13 @@ fn damaged_line_of_known_hosts_is_refused_with_its_place() {
         assert_refused(&refused, &["cannot tell whether", "known_hosts:", "delete it"]);
         assert_eq!(fs::read_to_string(&known).expect("kept"), damaged, "nothing was added");
     }
-    // What is wrong with others does not matter.
+    // Damaged lines of other hosts do not matter.
     fs::write(&known, format!("other.example:5555 {}\n{whole}", &whole[16..30])).expect("written");
     assert_welcome(&home.join(port, &["--tls"]));
 }
 
 #[test]
-fn home_that_is_none_is_told_where_it_matters_only() {
+fn missing_home_is_reported_only_when_needed() {
     let (home, server) = (Home::new(), Server::start_with(&["--tls"]));
     let address = format!("127.0.0.1:{}", server.port);
     let with_home = |path: Option<&str>, args: &[&str]| {
@@ -172,14 +172,14 @@ fn home_that_is_none_is_told_where_it_matters_only() {
         assert_eq!(text(&output.stderr), "", "{path:?}");
     }
     let refused = with_home(Some("/dev/null"), &["--tls"]);
-    let told = ["cannot tell whether", "/dev/null/.local/share", "--tls-fingerprint"];
-    assert_refused(&refused, &told);
+    let reported = ["cannot tell whether", "/dev/null/.local/share", "--tls-fingerprint"];
+    assert_refused(&refused, &reported);
     let fingerprint = server.fingerprint();
     assert_welcome(&with_home(Some("/dev/null"), &["--tls-fingerprint", &fingerprint]));
 }
 
 #[test]
-fn certificate_that_is_refused_is_told_of_in_words() {
+fn certificate_rejection_is_explained() {
     let (home, folder) = (Home::new(), tempfile::tempdir().expect("a folder"));
     let authority_key = KeyPair::generate().expect("a key");
     let mut sheet = CertificateParams::new(["localhost".to_owned()]).expect("a sheet");
@@ -230,7 +230,7 @@ fn certificate_that_is_refused_is_told_of_in_words() {
 }
 
 #[test]
-fn one_fingerprint_and_no_other() {
+fn pinned_fingerprint_is_required() {
     let (home, server) = (Home::new(), Server::start_with(&["--tls-only"]));
     let right = server.fingerprint();
     assert_welcome(&home.join(server.port, &["--tls-fingerprint", &right]));
@@ -245,8 +245,9 @@ fn one_fingerprint_and_no_other() {
     assert!(text(&usage.stderr).contains("64 hexadecimal digits"), "{}", text(&usage.stderr));
 }
 
-/// A certificate for localhost that an authority has signed, and the authority's.
-fn vouched_for(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
+/// Returns a certificate for localhost signed by an authority, its key, and the authority's
+/// certificate.
+fn make_signed_certificate(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
     let file = |name: &str, text: String| {
         let path = folder.join(name);
         fs::write(&path, text).expect("written");
@@ -265,9 +266,9 @@ fn vouched_for(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
 }
 
 #[test]
-fn an_authority_vouches_for_a_name() {
+fn certificate_authority_verifies_host_name() {
     let (home, folder) = (Home::new(), tempfile::tempdir().expect("a folder"));
-    let (certificate, key, authority) = vouched_for(folder.path());
+    let (certificate, key, authority) = make_signed_certificate(folder.path());
     let plain = |path: &Path| path.to_str().expect("plain").to_owned();
     let server =
         Server::start_with(&["--tls-cert", &plain(&certificate), "--tls-key", &plain(&key)]);
@@ -279,7 +280,7 @@ fn an_authority_vouches_for_a_name() {
     assert_welcome(&join("localhost", &plain(&authority)));
     assert_refused(&join("127.0.0.1", &plain(&authority)), &["no authority vouches for"]);
     let stranger = tempfile::tempdir().expect("a folder");
-    let (_, _, other) = vouched_for(stranger.path());
+    let (_, _, other) = make_signed_certificate(stranger.path());
     assert_refused(&join("localhost", &plain(&other)), &["no authority vouches for"]);
     let none = join("localhost", "/dev/null");
     assert_eq!(none.status.code(), Some(2));
@@ -287,7 +288,7 @@ fn an_authority_vouches_for_a_name() {
 }
 
 #[test]
-fn who_does_not_speak_the_same_is_told_so() {
+fn tls_mismatch_is_explained() {
     let home = Home::new();
     let server = Server::start();
     let output = home.join(server.port, &["--tls"]);
@@ -298,7 +299,7 @@ fn who_does_not_speak_the_same_is_told_so() {
 }
 
 #[test]
-fn who_comes_back_does_not_trust_another_server() {
+fn reconnect_rejects_changed_certificate() {
     let (home, folder) = (Home::new(), tempfile::tempdir().expect("a folder"));
     let server = Server::start_in(folder.path(), &["--tls"]);
     let (port, data) = (server.port, folder.path().to_str().expect("plain").to_owned());
@@ -311,14 +312,14 @@ fn who_comes_back_does_not_trust_another_server() {
     };
     stdin.write_all(b"one\n").expect("said");
     hears("alice: one");
-    // The same one, after a restart.
+    // The same certificate, after a restart.
     drop(server);
     let server = Server::start_again(port, &["--data", &data, "--tls"]);
     stdin.write_all(b"two\n").expect("said");
     hears("alice: two");
     drop(server);
     fs::remove_file(folder.path().join("tls-identity.pem")).expect("an identity");
-    // What it knows it has met, whatever becomes of the file.
+    // The running client still remembers the certificate when the file is deleted.
     fs::remove_file(home.known_hosts()).expect("known");
     let _server = Server::start_again(port, &["--data", &data, "--tls"]);
     let output = {
@@ -331,7 +332,7 @@ fn who_comes_back_does_not_trust_another_server() {
 }
 
 #[test]
-fn at_a_terminal_it_says_whom_it_met() {
+fn terminal_reports_fingerprint_of_new_server() {
     let (home, server) = (Home::new(), Server::start_with(&["--tls"]));
     let fingerprint = server.fingerprint();
     let mut bob = Peer::join(server.port, "bob");
@@ -341,31 +342,31 @@ fn at_a_terminal_it_says_whom_it_met() {
         server.port
     );
     let Some(terminal) = Terminal::open(&script) else { return };
-    terminal.shows("whom it met", |rows| rows.concat().contains(&fingerprint[..60]));
+    terminal.shows("the fingerprint", |rows| rows.concat().contains(&fingerprint[..60]));
     terminal.types("hi\r");
     bob.hears(|line| line == "alice: hi");
     bob.say("hi alice");
     terminal.shows("bob", |rows| rows.iter().any(|row| row.ends_with("bob: hi alice")));
 }
 
-/// An address of this machine that is not its own alone; there may be none.
-fn outside() -> Option<IpAddr> {
+/// Returns a non-loopback address of this machine, if there is one.
+fn external_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?; // sends nothing
     socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback())
 }
 
 #[test]
-fn passwords_are_taken_from_other_machines() {
-    let Some(outside) = outside() else {
+fn passwords_over_tls_are_accepted_from_other_hosts() {
+    let Some(external_address) = external_address() else {
         report_skipped("this machine has no network");
         return;
     };
     let home = Home::new();
-    let bind = outside.to_string();
+    let bind = external_address.to_string();
     let server =
         Server::start_with(&["--tls", "--bind", &bind, "--oper-password-file", SESAME_FILE]);
-    let address = format!("{outside}:{}", server.port);
+    let address = format!("{external_address}:{}", server.port);
     let lines = format!("/register secret\n/oper {SESAME}\n");
     let open = home.say(&address, &[], &lines);
     let said = text(&open.stdout);
@@ -380,7 +381,7 @@ fn passwords_are_taken_from_other_machines() {
 }
 
 #[test]
-fn many_lines_go_both_ways_at_once() {
+fn large_transfers_in_both_directions_complete() {
     let (home, server) = (Home::new(), Server::start_with(&["--tls"]));
     let mut lines = String::new();
     for number in 0..3000 {
@@ -391,7 +392,7 @@ fn many_lines_go_both_ways_at_once() {
     let mut stdin = child.stdin.take().expect("piped");
     let saying = thread::spawn(move || stdin.write_all(lines.as_bytes()));
     let output = child.wait_with_output().expect("an end");
-    saying.join().expect("a thread").expect("all of it is said");
+    saying.join().expect("a thread").expect("everything is sent");
     let said = text(&output.stdout);
     let echoes = said.lines().filter_map(|line| line.strip_prefix("alice: "));
     let numbers = echoes.map(|echo| echo.split(' ').next().and_then(|n| n.parse().ok()));

@@ -1,4 +1,4 @@
-//! What the client makes of what is typed: history, hints, lines that are too long.
+//! Line editing in the client: history, hints, and overlong lines.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -6,8 +6,8 @@ use std::path::Path;
 
 use crate::support::{CHATTY_WORD, Peer, Server, Terminal, count};
 
-/// A visit whose history lies in this folder.
-fn visit(server: &Server, state: &Path, flags: &str) -> Option<Terminal> {
+/// Starts a client with its state, including the input history, in this folder.
+fn start_client(server: &Server, state: &Path, flags: &str) -> Option<Terminal> {
     let script = format!(
         "XDG_STATE_HOME='{}' {CHATTY_WORD} join 127.0.0.1 --port {} --name alice {flags}; exec cat",
         state.display(),
@@ -19,20 +19,20 @@ fn visit(server: &Server, state: &Path, flags: &str) -> Option<Terminal> {
 }
 
 #[test]
-fn what_was_typed_is_there_the_next_time_and_passwords_never() {
+fn input_history_persists_without_passwords() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let state = tempfile::tempdir().expect("a folder");
     let file = state.path().join("chatty/history");
-    let Some(alice) = visit(&server, state.path(), "") else { return };
+    let Some(alice) = start_client(&server, state.path(), "") else { return };
     let is_told = |terminal: &Terminal| {
         terminal.rows().iter().any(|row| row.starts_with("-- /help lists the commands, "))
     };
-    Terminal::waits("what a newcomer needs", || is_told(&alice));
+    Terminal::waits("the hints for new users", || is_told(&alice));
     alice.types("first thing\r/msg bob between us\r/passwd old sesame\r");
     bob.hears(|line| line == "[PRIVATE MESSAGE] alice: between us");
     alice.shows("the answer", |rows| rows.iter().any(|row| row.contains("[ERROR")));
-    // Written when it was typed: also if the program has no time to say goodbye.
+    // Written when typed, so that it also survives a kill.
     let kept = fs::read_to_string(&file).expect("a history");
     assert!(kept.contains("first thing") && kept.contains("/msg bob between us"), "{kept}");
     assert!(!kept.contains("sesame"), "{kept}");
@@ -40,7 +40,7 @@ fn what_was_typed_is_there_the_next_time_and_passwords_never() {
     alice.types("/quit\r");
     bob.hears(|line| line.starts_with("* alice quit"));
 
-    let again = visit(&server, state.path(), "").expect("tmux");
+    let again = start_client(&server, state.path(), "").expect("tmux");
     again.presses("Up");
     again.shows_last("#lobby> /msg bob between us");
     again.presses("C-c");
@@ -53,14 +53,14 @@ fn what_was_typed_is_there_the_next_time_and_passwords_never() {
     again.types("/quit\r");
     bob.hears(|line| line.starts_with("* alice quit"));
 
-    let without = visit(&server, state.path(), "--no-history").expect("tmux");
+    let without = start_client(&server, state.path(), "--no-history").expect("tmux");
     without.types("forget me\r");
     bob.hears(|line| line == "alice: forget me");
     assert!(!fs::read_to_string(&file).expect("a history").contains("forget me"));
 }
 
 #[test]
-fn a_command_says_faintly_what_it_still_takes() {
+fn hint_shows_remaining_arguments() {
     let server = Server::start();
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
     alice.shows_last("#lobby>");
@@ -70,7 +70,7 @@ fn a_command_says_faintly_what_it_still_takes() {
     alice.shows_last("#lobby> /msg bob");
     alice.types(" ");
     alice.shows_last("#lobby> /msg bob TEXT");
-    // It is not part of what is sent.
+    // The hint is not part of the line.
     alice.types("\r");
     let rows = alice.shows("the refusal", |rows| rows.iter().any(|row| row.contains("[ERROR")));
     assert!(rows.iter().any(|row| row.contains("usage: /msg NAME TEXT")), "{rows:?}");
@@ -78,7 +78,7 @@ fn a_command_says_faintly_what_it_still_takes() {
 }
 
 #[test]
-fn a_line_that_is_too_long_is_refused_and_stays() {
+fn overlong_line_is_refused_and_stays_in_editor() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -97,7 +97,7 @@ fn a_line_that_is_too_long_is_refused_and_stays() {
 }
 
 #[test]
-fn command_behind_a_blank_is_not_sent_and_one_letter_is_no_command() {
+fn indented_command_and_unknown_letter_are_not_sent() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -112,10 +112,10 @@ fn command_behind_a_blank_is_not_sent_and_one_letter_is_no_command() {
 }
 
 #[test]
-fn a_command_that_is_only_begun_is_written_out_and_passwords_stay_secret() {
+fn command_prefix_is_expanded_and_password_is_not_stored() {
     let server = Server::start();
     let state = tempfile::tempdir().expect("a folder");
-    let Some(alice) = visit(&server, state.path(), "") else { return };
+    let Some(alice) = start_client(&server, state.path(), "") else { return };
     alice.types("/his 5\r");
     alice.shows("the answer", |rows| rows.iter().any(|row| row.contains("[HISTORY #lobby")));
     alice.types("/regi sesame\r/ver\r");
@@ -125,7 +125,7 @@ fn a_command_that_is_only_begun_is_written_out_and_passwords_stay_secret() {
 }
 
 #[test]
-fn help_names_what_the_client_does_itself() {
+fn help_lists_client_commands() {
     let server = Server::start();
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
     alice.shows_last("#lobby>");
@@ -146,7 +146,7 @@ fn help_names_what_the_client_does_itself() {
 }
 
 #[test]
-fn a_text_of_two_lines_can_be_typed() {
+fn two_line_text_can_be_typed() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -159,7 +159,7 @@ fn a_text_of_two_lines_can_be_typed() {
 }
 
 #[test]
-fn tab_lists_who_could_be_meant_and_the_talk_goes_on() {
+fn tab_lists_candidates_without_blocking_chat() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let _bea = Peer::join(server.port, "bea");
@@ -177,7 +177,7 @@ fn tab_lists_who_could_be_meant_and_the_talk_goes_on() {
 }
 
 #[test]
-fn what_is_for_the_room_gets_there_from_a_private_talk_too() {
+fn room_line_can_be_sent_during_query() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
@@ -187,9 +187,11 @@ fn what_is_for_the_room_gets_there_from_a_private_talk_too() {
     alice.types("/say hi all\r");
     assert_eq!(bob.hears(|line| line.contains("alice:")), "alice: hi all");
     alice.types("/say\r");
-    alice.shows("what it takes", |rows| count(rows, "-- usage: /say TEXT") == 1);
+    alice.shows("the hint", |rows| count(rows, "-- usage: /say TEXT") == 1);
     alice.types("/part\r/say hi none\r");
-    alice.shows("why not", |rows| count(rows, "-- not sent, you are in no room: /join one") == 1);
+    alice.shows("the refusal", |rows| {
+        count(rows, "-- not sent, you are in no room: /join one") == 1
+    });
     alice.types("psst\r");
     assert_eq!(bob.hears(|line| line.contains("alice:")), "[PRIVATE MESSAGE] alice: psst");
 }

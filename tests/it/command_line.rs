@@ -1,4 +1,4 @@
-//! What is generated from the command line's definitions: completions, manuals.
+//! Output generated from the command line's definitions: completions and manual pages.
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
@@ -25,7 +25,7 @@ fn feed(program: &str, args: &[&str], input: &str) -> Output {
 }
 
 #[test]
-fn completions_are_scripts_their_shells_understand() {
+fn completions_are_valid_shell_scripts() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = chatty(&["completions", shell]);
         for word in ["serve", "join", "retry-for"] {
@@ -45,7 +45,7 @@ fn completions_are_scripts_their_shells_understand() {
 }
 
 #[test]
-fn manuals_are_rendered_without_a_complaint() {
+fn manuals_render_without_warnings() {
     let pages =
         [&["man"][..], &["man", "join"], &["man", "serve"], &["man", "hash-password"]].map(chatty);
     assert!(pages[0].contains("chatty\\-join(1)") && !pages[0].contains("chatty\\-help(1)"));
@@ -61,7 +61,7 @@ fn manuals_are_rendered_without_a_complaint() {
 }
 
 #[test]
-fn what_is_for_packagers_is_not_in_the_way_of_people() {
+fn packaging_commands_are_hidden_from_help() {
     let help = chatty(&["--help"]);
     assert!(!help.contains("completions") && !help.contains("  man"), "{help}");
     if !has_program("bash") {

@@ -1,7 +1,7 @@
-//! The log under crashes: people talk, the server is killed at any moment, and
-//! what they were shown is held against what is there afterwards.
+//! Crash consistency: users exchange messages, the server is killed at random moments, and the
+//! messages they received are compared with the log afterwards.
 //!
-//! `cargo test` runs a few cycles; `scripts/crash.sh` thousands of the same.
+//! `cargo test` runs a few cycles; `scripts/crash.sh` runs thousands.
 
 use std::env;
 use std::path::Path;
@@ -14,30 +14,24 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::support::{CHATTY, Server, history};
 
-// What is promised, and whether it was kept.
 mod checker;
-// Who talks and listens.
-mod people;
-// Commit first, then tell.
-mod order;
-// Loss of power.
-mod cuts;
-// No room.
-mod full;
-// How fast.
-mod ready;
+mod full_disk;
+mod power_failure;
+mod startup;
+mod sync_order;
+mod users;
 
-use checker::{Event, Message, Row, What, faults};
-use people::{Person, ROOMS, Random, Target};
+use checker::{Event, EventKind, Message, Row, violations};
+use users::{ROOMS, Random, Target, User};
 
-/// How many cycles share a folder, and with it what is checked.
+/// The number of cycles that share a data folder and are checked together.
 const ERA: u64 = 5;
 
-/// How many messages are kept where the log may forget.
+/// The number of messages kept when retention is on.
 const KEEP: u64 = 1000;
 
 #[test]
-fn what_anyone_was_shown_outlives_a_kill_at_any_moment() {
+fn delivered_messages_survive_kill_at_any_moment() {
     let number = |name| env::var(name).ok().map(|value| value.parse().expect(name));
     let cycles = number("CHATTY_CRASH_CYCLES").unwrap_or(20);
     let seed = number("CHATTY_CRASH_SEED").unwrap_or_else(any_seed);
@@ -50,7 +44,7 @@ fn what_anyone_was_shown_outlives_a_kill_at_any_moment() {
         Era::new(folder.path(), keep, random.fork()).run(ERA.min(cycles - era * ERA), &mut figures);
     }
     figures.print();
-    assert!(figures.acked > 0 && figures.seen > 0, "somebody was shown something");
+    assert!(figures.acked > 0 && figures.seen > 0, "at least one message was delivered");
 }
 
 fn any_seed() -> u64 {
@@ -58,7 +52,7 @@ fn any_seed() -> u64 {
     u64::from(now.subsec_nanos()) ^ u64::from(std::process::id()) << 32
 }
 
-/// What the script prints.
+/// The figures that `scripts/crash.sh` prints.
 #[derive(Default)]
 struct Figures {
     cycles: u64,
@@ -73,11 +67,11 @@ impl Figures {
         self.cycles += 1;
         for event in events {
             match &event.what {
-                What::Shown { viewer, message, .. } if viewer.name == message.author => {
+                EventKind::Shown { viewer, message, .. } if viewer.name == message.author => {
                     self.acked += 1;
                 }
-                What::Shown { .. } => self.seen += 1,
-                What::Sent(_) | What::Refused(_) => {}
+                EventKind::Shown { .. } => self.seen += 1,
+                EventKind::Sent(_) | EventKind::Refused(_) => {}
             }
         }
     }
@@ -93,28 +87,28 @@ impl Figures {
     }
 }
 
-/// One folder, and the people who talk while servers come and go on it.
+/// One data folder, and the users who talk while servers start and end on it.
 struct Era<'a> {
     folder: &'a Path,
     flags: Vec<String>,
     keep: Option<u64>,
     random: Random,
-    people: Vec<Person>,
+    people: Vec<User>,
     events: Vec<Event>,
 }
 
 impl<'a> Era<'a> {
     fn new(folder: &'a Path, keep: Option<u64>, mut random: Random) -> Self {
         let rooms = || ROOMS.map(Target::Room).into();
-        let red = Person::new("w0", random.fork()).writes_to(1, rooms());
-        let blue = Person::new("w1", random.fork()).writes_to(64, rooms()).breaks_off();
-        let one = Person::new("w2", random.fork());
-        let other = Person::new("w3", random.fork());
+        let red = User::new("w0", random.fork()).writes_to(1, rooms());
+        let blue = User::new("w1", random.fork()).writes_to(64, rooms()).breaks_off();
+        let one = User::new("w2", random.fork());
+        let other = User::new("w3", random.fork());
         let (one_name, other_name) = (one.name(), other.name());
-        let one = one.writes_to(8, vec![Target::Person(other_name)]);
-        let other = other.writes_to(32, vec![Target::Person(one_name), Target::Room(ROOMS[0])]);
-        let readers = ["r0", "r1"].map(|mark| Person::new(mark, random.fork()));
-        let resumer = Person::new("r2", random.fork()).breaks_off();
+        let one = one.writes_to(8, vec![Target::User(other_name)]);
+        let other = other.writes_to(32, vec![Target::User(one_name), Target::Room(ROOMS[0])]);
+        let readers = ["r0", "r1"].map(|mark| User::new(mark, random.fork()));
+        let resumer = User::new("r2", random.fork()).breaks_off();
         let mut people = vec![red, blue, one, other, resumer];
         people.extend(readers);
         let flags = keep.iter().flat_map(|keep| ["--keep-messages".into(), keep.to_string()]);
@@ -126,13 +120,13 @@ impl<'a> Era<'a> {
             let server = self.start(figures);
             self.check();
             let so_far = self.events.len();
-            self.live_and_die(server);
+            self.run_cycle(server);
             figures.count(&self.events[so_far..]);
         }
         let server = self.start(figures);
         let rows = self.check();
         figures.rows += rows.len() as u64;
-        // What the server tells is what the file holds.
+        // The server's history must equal the contents of the file.
         for room in ROOMS {
             let room = format!("#{room}");
             let there = rows.iter().filter(|row| row.message.to == room).map(|row| {
@@ -145,12 +139,11 @@ impl<'a> Era<'a> {
         }
     }
 
-    /// A server that is ready, now and then after others that were killed before
-    /// they were.
+    /// Starts a server; now and then others are killed before they are ready.
     fn start(&mut self, figures: &mut Figures) -> Server {
         if self.random.below(3) == 0 {
             for _ in 0..2 {
-                self.start_in_vain();
+                self.start_failing();
             }
         }
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
@@ -160,7 +153,7 @@ impl<'a> Era<'a> {
         server
     }
 
-    fn start_in_vain(&mut self) {
+    fn start_failing(&mut self) {
         let mut child = Command::new(CHATTY)
             .args(["serve", "--port", "0", "--bind", "127.0.0.1", "--data"])
             .arg(self.folder)
@@ -173,28 +166,33 @@ impl<'a> Era<'a> {
         child.wait().expect("an end");
     }
 
-    /// Holds what was promised against what is there.
+    /// Checks the guarantees against the log.
     fn check(&self) -> Vec<Row> {
         let rows = rows(&self.folder.join("chatty.db"));
-        let faults = faults(&self.events, &rows, self.keep);
-        assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+        let violations = violations(&self.events, &rows, self.keep);
+        assert!(
+            violations.is_empty(),
+            "{} violations:\n{}",
+            violations.len(),
+            violations.join("\n")
+        );
         rows
     }
 
-    /// Everybody talks for a while, then the server ends in one way or another.
-    fn live_and_die(&mut self, server: Server) {
+    /// Runs the users for a while, then ends the server in one of several ways.
+    fn run_cycle(&mut self, server: Server) {
         let (mut moment, mut manner) = (self.random.fork(), self.random.fork());
         let a_while = || thread::sleep(Duration::from_millis(50 + moment.below(450)));
-        self.live(server.port, a_while, || end(server, &mut manner));
+        self.run_users(server.port, a_while, || end(server, &mut manner));
     }
 
-    /// Everybody talks until something is the case and the server is ended.
-    fn live(&mut self, port: u16, until: impl FnOnce(), end: impl FnOnce()) {
+    /// Runs the users until `until` returns, then ends the server with `end`.
+    fn run_users(&mut self, port: u16, until: impl FnOnce(), end: impl FnOnce()) {
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
             for person in &mut self.people {
                 let is_over = &is_over;
-                scope.spawn(move || person.live(port, is_over));
+                scope.spawn(move || person.run(port, is_over));
             }
             until();
             is_over.store(true, Ordering::SeqCst);
@@ -208,13 +206,13 @@ impl<'a> Era<'a> {
 
 fn end(mut server: Server, random: &mut Random) {
     match random.below(5) {
-        // Stopped for a moment: what it has sent is read, what was sent to it waits.
+        // Paused first: its output is read, while its input stays unread.
         0 => {
             server.signal("STOP");
             thread::sleep(Duration::from_millis(random.below(50)));
             server.kill();
         }
-        // Killed while it says farewell.
+        // Killed while it sends farewells.
         1 => {
             server.signal("TERM");
             thread::sleep(Duration::from_micros(random.below(5000)));
@@ -228,7 +226,7 @@ fn end(mut server: Server, random: &mut Random) {
     }
 }
 
-/// All that the file of a log holds, which has to be sound.
+/// Returns all messages in the log file, after an integrity check.
 fn rows(file: &Path) -> Vec<Row> {
     let connection =
         Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the log");

@@ -1,5 +1,5 @@
-//! Many at once, and slow ones among them: nothing lost, doubled or out of
-//! order, and nobody waits for a slow reader.
+//! Many users and slow readers: no message is lost, duplicated or reordered, and a slow reader
+//! delays no other user.
 
 use std::iter;
 use std::net::{SocketAddr, TcpStream};
@@ -14,10 +14,10 @@ const PEOPLE: usize = 100;
 const TALKERS: usize = 50;
 const EACH: usize = 40;
 
-/// Everyone says so much at once; each of all hears every message once, in one
-/// and the same order, and each talker's own in the order said.
+/// Every user sends lines at the same time; each receives every message once, all in the same
+/// order, and the lines of each sender in the order sent.
 #[test]
-fn a_hundred_people_hear_the_same_in_the_same_order() {
+fn hundred_users_receive_same_lines_in_same_order() {
     let server = Server::start();
     let mut people: Vec<Peer> =
         (0..PEOPLE).map(|number| Peer::join(server.port, &format!("p{number}"))).collect();
@@ -25,7 +25,7 @@ fn a_hundred_people_hear_the_same_in_the_same_order() {
         person.say("/set tags on");
     }
     for person in &mut people {
-        person.say("/set joins off"); // who is done leaves, while others listen
+        person.say("/set joins off"); // users leave while others still listen
         person.settles();
     }
     let listening: Vec<_> = people
@@ -33,14 +33,14 @@ fn a_hundred_people_hear_the_same_in_the_same_order() {
         .enumerate()
         .map(|(number, mut person)| thread::spawn(move || talk_and_listen(number, &mut person)))
         .collect();
-    let heard: Vec<Vec<String>> = listening.into_iter().map(|t| t.join().unwrap()).collect();
-    for (number, lines) in heard.iter().enumerate() {
+    let received: Vec<Vec<String>> = listening.into_iter().map(|t| t.join().unwrap()).collect();
+    for (number, lines) in received.iter().enumerate() {
         assert_eq!(lines.len(), TALKERS * EACH, "p{number}");
-        assert!(lines == &heard[0], "p{number} heard another order");
+        assert!(lines == &received[0], "p{number} heard another order");
     }
     for talker in 0..TALKERS {
         let start = format!("p{talker}: ");
-        let said: Vec<&str> = heard[0].iter().filter_map(|l| l.strip_prefix(&start)).collect();
+        let said: Vec<&str> = received[0].iter().filter_map(|l| l.strip_prefix(&start)).collect();
         let order: Vec<String> = (0..EACH).map(|count| format!("m{count}")).collect();
         assert_eq!(said, order, "p{talker}");
     }
@@ -52,8 +52,8 @@ fn talk_and_listen(number: usize, person: &mut Peer) -> Vec<String> {
             person.say(&format!("m{count}"));
         }
     }
-    let (mut heard, mut last_id) = (Vec::new(), 0);
-    while heard.len() < TALKERS * EACH {
+    let (mut received, mut last_id) = (Vec::new(), 0);
+    while received.len() < TALKERS * EACH {
         let line = person.next();
         let line = match line.strip_prefix("@id=") {
             Some(tagged) => {
@@ -65,21 +65,21 @@ fn talk_and_listen(number: usize, person: &mut Peer) -> Vec<String> {
             }
             None => line,
         };
-        heard.push(line);
+        received.push(line);
     }
     assert_eq!(person.settles(), [""; 0], "nothing comes twice");
-    heard
+    received
 }
 
-/// Megabytes of answers wait while nothing is read; then all of it is there.
+/// Megabytes of replies wait while the client does not read; all of them arrive.
 #[test]
-fn who_reads_late_gets_every_answer() {
+fn late_reader_receives_every_reply() {
     let server = Server::start();
     let mut alice = Peer::join(server.port, "alice");
     let asked = 2000;
     alice.send("/help\n".repeat(asked).as_bytes());
     alice.say("/quit");
-    // Somebody else is served meanwhile.
+    // Another user is served in the meantime.
     let mut bob = Peer::join(server.port, "bob");
     bob.say("hi");
     bob.hears(|line| line == "bob: hi");
@@ -97,17 +97,17 @@ fn who_reads_late_gets_every_answer() {
     assert_eq!(rows, asked * each);
 }
 
-/// The same with one's own words: more of them than may wait unread.
+/// Like the test above with the user's own echoes: more than may wait unread.
 #[test]
-fn who_reads_late_gets_every_echo() {
+fn late_reader_receives_every_echo() {
     let server = Server::start_with(&["--outbox", "64KiB"]);
     let mut alice = Peer::join(server.port, "alice");
     let mut talking = alice.socket().try_clone().unwrap();
     let text = "z".repeat(4000);
     let said = 1100;
     let input = format!("{text}\n").repeat(said) + "/quit\n";
-    // The server stops reading when too much waits, so saying goes on while
-    // reading has begun.
+    // The server stops reading above its limit (backpressure), so sending must go on while the
+    // client has begun to read.
     let saying = thread::spawn(move || std::io::Write::write_all(&mut talking, input.as_bytes()));
     let lines = alice.rest();
     saying.join().unwrap().unwrap();
@@ -115,23 +115,23 @@ fn who_reads_late_gets_every_echo() {
     assert_eq!(lines.last().unwrap(), "[BYE quit] goodbye");
 }
 
-/// Reads a little at a time, and never stops for long.
+/// Reads a little at a time, without long pauses.
 fn reads_slowly(peer: &mut Peer, per_second: usize) -> Vec<u8> {
     let mut all = Vec::new();
     let mut piece = vec![0; per_second / 20];
     loop {
         let start = Instant::now();
-        match std::io::Read::read(&mut peer.socket(), &mut piece).expect("an orderly end") {
+        match std::io::Read::read(&mut peer.socket(), &mut piece).expect("a clean end") {
             0 => return all,
             count => all.extend_from_slice(&piece[..count]),
         }
-        // Not a wait for anything: this is how fast it reads.
+        // the reading speed
         thread::sleep(Duration::from_millis(50).saturating_sub(start.elapsed()));
     }
 }
 
 #[test]
-fn who_reads_slowly_but_reads_is_told_everything() {
+fn slow_reader_receives_everything() {
     let server = Server::start_with(&["--write-stall", "300ms"]);
     let mut alice = Peer::join(server.port, "alice");
     alice.say("/set echo off");
@@ -141,8 +141,8 @@ fn who_reads_slowly_but_reads_is_told_everything() {
     alice.settles();
     let mut slow = Peer::join(server.port, "slow");
     slow.settles();
-    // More than the system's buffers hold, and so slowly that these take longer
-    // to empty than a stall may last.
+    // More than the system's buffers hold, and slow enough that they take longer to drain than the
+    // stall timeout.
     let _ = SockRef::from(slow.socket()).set_recv_buffer_size(64 << 10);
     for _ in 0..2 {
         slow.say("/history 1000");
@@ -155,12 +155,12 @@ fn who_reads_slowly_but_reads_is_told_everything() {
 }
 
 #[test]
-fn who_never_reads_is_parted_with_and_holds_nobody_up() {
+fn stalled_reader_is_disconnected_without_delaying_others() {
     let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "2s"]);
     let mut stuck = Peer::join(server.port, "stuck");
     let mut alice = Peer::join(server.port, "alice");
     let text = "y".repeat(4000);
-    // Each line is read before the next is said: nobody waits for the other.
+    // Each line is read before the next is sent, so that the latency is measured.
     let start = Instant::now();
     loop {
         alice.say(&text);
@@ -171,7 +171,7 @@ fn who_never_reads_is_parted_with_and_holds_nobody_up() {
         }
         assert!(start.elapsed() < Duration::from_secs(30), "still here");
     }
-    // What it had not read is gone; the reason is not, and lines are whole.
+    // Unread lines are dropped; the farewell arrives, and lines are complete.
     let lines = stuck.rest();
     let (last, before) = lines.split_last().unwrap();
     assert!(last.starts_with("[BYE slow-reader] "), "{last}");
@@ -179,8 +179,8 @@ fn who_never_reads_is_parted_with_and_holds_nobody_up() {
     assert!(before.iter().all(|line| line == "* alice joined" || *line == whole));
 }
 
-/// A peer with little room in its system.
-fn cramped(port: u16) -> TcpStream {
+/// Connects with a small receive buffer.
+fn connect_with_small_buffer(port: u16) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small buffer");
     let address: SocketAddr = ([127, 0, 0, 1], port).into();
@@ -188,12 +188,12 @@ fn cramped(port: u16) -> TcpStream {
     socket.into()
 }
 
-/// A little now and then is enough, though the system tells of room only when there
-/// is much.
+/// Reading a little now and then is enough, although the system reports writability only when much
+/// of the buffer is free.
 #[test]
-fn who_reads_a_few_kilobytes_now_and_then_is_not_parted_with() {
+fn slow_but_steady_reader_is_not_disconnected() {
     let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "1s"]);
-    let mut slow = Peer::on(cramped(server.port), "slow");
+    let mut slow = Peer::on(connect_with_small_buffer(server.port), "slow");
     let mut alice = Peer::join(server.port, "alice");
     alice.say("/set echo off");
     alice.send(format!("{}\n", "z".repeat(4000)).repeat(500).as_bytes());
@@ -201,14 +201,14 @@ fn who_reads_a_few_kilobytes_now_and_then_is_not_parted_with() {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(6) {
         slow.take(4096);
-        // Not a wait for anything: this is how fast it reads.
+        // the reading speed
         thread::sleep(Duration::from_millis(250));
     }
-    assert_eq!(alice.settles(), [""; 0], "nobody has gone");
+    assert_eq!(alice.settles(), [""; 0], "no user was disconnected");
 }
 
 #[test]
-fn a_farewell_waits_for_who_reads_long_after_it() {
+fn farewell_waits_for_late_reader() {
     let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "500ms"]);
     let mut stuck = Peer::join(server.port, "stuck");
     let mut alice = Peer::join(server.port, "alice");
@@ -228,9 +228,9 @@ fn a_farewell_waits_for_who_reads_long_after_it() {
     assert_eq!(other, None);
 }
 
-/// Nothing is lost by it: who has a session comes back to it.
+/// No message is lost: a user with a session resumes it.
 #[test]
-fn who_was_parted_with_reads_on_where_they_were() {
+fn disconnected_slow_reader_resumes_at_its_position() {
     let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "500ms"]);
     let mut stuck = Peer::join(server.port, "stuck");
     stuck.say("/set tags on\n/session");
@@ -246,18 +246,18 @@ fn who_was_parted_with_reads_on_where_they_were() {
         let tags = lines.iter().filter_map(|line| line.strip_prefix("@id=")?.split(';').next());
         tags.map(|id| id.parse().unwrap()).collect()
     };
-    let mut heard = ids(&stuck.rest());
-    let last = heard.last().copied().unwrap_or_default();
+    let mut received = ids(&stuck.rest());
+    let last = received.last().copied().unwrap_or_default();
     let mut again = Peer::connect(server.port);
     again.say(&format!("/set tags on\n/resume {token} {last}\n/quit"));
-    heard.extend(ids(&again.rest()));
-    assert_eq!(heard, (1..=2000).collect::<Vec<_>>());
+    received.extend(ids(&again.rest()));
+    assert_eq!(received, (1..=2000).collect::<Vec<_>>());
     assert_eq!(alice.settles(), ["* stuck quit"], "only now");
 }
 
-/// Far more is said than may wait in memory for one reader; when it reads on it
-/// gets all of it, once and in order, and is live again.
-fn a_late_reader_misses_nothing(server: &Server) {
+/// Sends far more than may wait in memory for one reader; when the reader continues, it receives
+/// everything once and in order, and is live again.
+fn check_late_reader_catches_up(server: &Server) {
     let mut late = Peer::join(server.port, "late");
     late.say("/set tags on");
     late.settles();
@@ -281,14 +281,14 @@ fn a_late_reader_misses_nothing(server: &Server) {
     }
     alice.say("live again");
     late.hears(|line| line.ends_with(" al: live again"));
-    // Who is here was not missed either.
+    // The member list is up to date as well.
     late.say("/who");
     late.hears(|line| line == "[USERS #lobby 2] al,late");
 }
 
-/// What no log has comes in its place too; only comings and goings do not.
+/// Events that are not in the log arrive in position as well; only presence is left out.
 #[test]
-fn a_late_reader_is_told_what_was_decided_in_its_place() {
+fn late_reader_receives_moderation_events_in_position() {
     let flags = ["--outbox", "64KiB", "--write-stall", "60s", "--oper-password-file", SESAME_FILE];
     let server = Server::start_with(&flags);
     let mut alice = Peer::join(server.port, "alice");
@@ -309,7 +309,7 @@ fn a_late_reader_is_told_what_was_decided_in_its_place() {
         iter::from_fn(|| Some(late.next()).filter(|line| line != "[PONG end]"))
             .filter(|line| !line.ends_with("zzz") && !line.starts_with("[USERS "))
             .collect();
-    let told = [
+    let expected = [
         "#ops alice: first",
         "#ops * alice set the topic: one",
         "#ops alice: second",
@@ -318,30 +318,30 @@ fn a_late_reader_is_told_what_was_decided_in_its_place() {
         "#ops al: third",
         "[KICKED #ops] al: enough",
     ];
-    assert_eq!(lines, told);
+    assert_eq!(lines, expected);
 }
 
 #[test]
-fn a_late_reader_misses_nothing_of_a_log_in_memory() {
+fn late_reader_catches_up_from_memory_log() {
     let server = Server::start_with(&["--outbox", "64KiB", "--write-stall", "60s"]);
-    a_late_reader_misses_nothing(&server);
+    check_late_reader_catches_up(&server);
 }
 
 #[test]
-fn late_readers_miss_nothing_where_there_is_little_room_for_all_together() {
+fn late_readers_catch_up_under_small_total_limit() {
     let server = Server::start_with(&["--outbox-total", "100KiB", "--write-stall", "60s"]);
-    a_late_reader_misses_nothing(&server);
+    check_late_reader_catches_up(&server);
 }
 
 #[test]
-fn a_late_reader_misses_nothing_of_a_log_on_disk() {
+fn late_reader_catches_up_from_disk_log() {
     let folder = tempfile::tempdir().unwrap();
     let flags = ["--outbox", "64KiB", "--write-stall", "60s"];
-    a_late_reader_misses_nothing(&Server::start_in(folder.path(), &flags));
+    check_late_reader_catches_up(&Server::start_in(folder.path(), &flags));
 }
 
 #[test]
-fn who_comes_and_goes_leaves_nothing_behind() {
+fn connection_churn_leaks_nothing() {
     let server = Server::start();
     let mut alice = Peer::join(server.port, "alice");
     alice.say("/set joins off");
@@ -352,11 +352,11 @@ fn who_comes_and_goes_leaves_nothing_behind() {
             match (number + round) % 3 {
                 0 => person.say("/quit"),
                 1 => person.socket().shutdown(std::net::Shutdown::Write).unwrap(),
-                _ => continue, // breaks off
+                _ => continue, // disconnects without /quit
             }
             person.hears(|line| line.starts_with("[BYE quit]"));
         }
-        // Those who broke off are noticed soon, not at once.
+        // The disconnects are detected soon, but not at once.
         while alice_sees(&mut alice) != "[USERS #lobby 1] alice" {
             thread::yield_now();
         }
@@ -368,10 +368,10 @@ fn alice_sees(alice: &mut Peer) -> String {
     alice.hears(|line| line.starts_with("[USERS"))
 }
 
-/// Who asks for all rooms, again and again, and reads nothing is told a page; when it
-/// is read, the next.
+/// A client that requests all rooms repeatedly without reading is sent one page; the next one
+/// follows when the page is read.
 #[test]
-fn long_lists_take_no_memory_until_they_are_read() {
+fn long_lists_use_no_memory_until_read() {
     let server = Server::start_with(&["--rooms-per-person", "601", "--write-stall", "60s"]);
     let mut alice = Peer::join(server.port, "alice");
     let topic = "t".repeat(4000);
@@ -396,12 +396,12 @@ fn long_lists_take_no_memory_until_they_are_read() {
         assert_eq!(said.iter().filter(|line| *line == "[ROOMS 601]").count(), asked);
         assert_eq!(said.iter().filter(|line| line.starts_with("[ROOM #")).count(), asked * 601);
     }
-    // One answer has 2.4 MB; all that was asked for, 170.
+    // One reply has 2.4 MB; all requested replies together 170 MB.
     let grown = peak(&server) - before;
     assert!(grown < 48 << 20, "{grown} bytes more");
 }
 
-/// The most memory a server ever had, in bytes.
+/// The peak resident memory of the server, in bytes.
 fn peak(server: &Server) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.process_id())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

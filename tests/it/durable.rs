@@ -1,5 +1,5 @@
-//! The log: what anyone was shown is there after a restart, after a crash at any
-//! moment, and whatever the disk does.
+//! Durability of the log: delivered messages survive a restart, a crash at any moment, and disk
+//! damage.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,7 +19,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 #[test]
-fn a_restart_forgets_nothing_and_ids_go_on() {
+fn restart_keeps_history_and_ids_increase() {
     let folder = folder();
     let server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -39,7 +39,7 @@ fn a_restart_forgets_nothing_and_ids_go_on() {
 }
 
 #[test]
-fn a_guests_private_thread_ends_with_the_visit_also_across_a_restart() {
+fn guest_private_thread_ends_with_session_across_restart() {
     let folder = folder();
     let mut server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -54,7 +54,7 @@ fn a_guests_private_thread_ends_with_the_visit_also_across_a_restart() {
 }
 
 #[test]
-fn a_marked_line_that_was_kept_is_echoed_again_after_a_crash_whoever_is_gone() {
+fn resent_cid_is_echoed_after_crash_when_recipient_left() {
     let folder = folder();
     let mut server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -73,7 +73,7 @@ fn a_marked_line_that_was_kept_is_echoed_again_after_a_crash_whoever_is_gone() {
 }
 
 #[test]
-fn a_second_server_on_the_same_folder_is_refused_in_one_line() {
+fn second_server_on_same_folder_is_rejected() {
     let folder = folder();
     let _server = Server::start_in(folder.path(), &[]);
     let output = Command::new(CHATTY)
@@ -87,7 +87,7 @@ fn a_second_server_on_the_same_folder_is_refused_in_one_line() {
 }
 
 #[test]
-fn nobody_else_can_read_the_folder() {
+fn data_folder_is_private() {
     let parent = folder();
     let folder = parent.path().join("a/b");
     let server = Server::start_in(&folder, &[]);
@@ -101,7 +101,7 @@ fn nobody_else_can_read_the_folder() {
 }
 
 #[test]
-fn a_folder_that_is_somebodys_already_stays_as_it_is() {
+fn permissions_of_existing_folder_are_unchanged() {
     let folder = folder();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     let server = Server::start_in(folder.path(), &[]);
@@ -115,13 +115,13 @@ fn a_folder_that_is_somebodys_already_stays_as_it_is() {
 }
 
 #[test]
-fn a_log_of_a_newer_chatty_is_left_alone() {
+fn log_of_newer_version_is_not_modified() {
     let folder = folder();
     Server::start_in(folder.path(), &[]).kill();
     let file = folder.path().join("chatty.db");
     let mut bytes = fs::read(&file).unwrap();
     fs::remove_file(folder.path().join("chatty.db-wal")).ok();
-    // The schema's number stands at offset 60 of the file's head.
+    // The schema version is at offset 60 of the database header.
     if bytes.len() >= 64 {
         bytes[60..64].copy_from_slice(&1000_u32.to_be_bytes());
         fs::write(&file, bytes).unwrap();
@@ -134,8 +134,8 @@ fn a_log_of_a_newer_chatty_is_left_alone() {
     }
 }
 
-/// What the room has kept, when it is no more than so many messages.
-fn once_forgotten(server: &Server, most: usize, start: Instant) -> Vec<(u64, String)> {
+/// Waits until retention has left at most `most` messages; returns the room's history.
+fn history_after_retention(server: &Server, most: usize, start: Instant) -> Vec<(u64, String)> {
     loop {
         let rows = history(server.port, "ops");
         if rows.len() <= most {
@@ -147,7 +147,7 @@ fn once_forgotten(server: &Server, most: usize, start: Instant) -> Vec<(u64, Str
 }
 
 #[test]
-fn only_the_latest_messages_are_kept_if_told_so() {
+fn retention_keeps_latest_messages_only() {
     let folder = folder();
     let server = Server::start_in(folder.path(), &["--keep-messages", "10"]);
     let mut alice = Peer::join(server.port, "alice");
@@ -157,9 +157,9 @@ fn only_the_latest_messages_are_kept_if_told_so() {
     }
     alice.settles();
     let start = Instant::now();
-    let rows = once_forgotten(&server, 10, start);
+    let rows = history_after_retention(&server, 10, start);
     assert_eq!(rows.first().unwrap(), &(41, "#ops alice: m40".to_owned()));
-    // Numbers that became no message, as they were said before, count for none.
+    // Ids that became no message (a repeated cid) do not count towards retention.
     alice.say("/set tags on");
     alice.settles_tagged();
     for _ in 0..30 {
@@ -167,14 +167,14 @@ fn only_the_latest_messages_are_kept_if_told_so() {
     }
     alice.say("m51");
     alice.hears(|line| line.ends_with(" #ops alice: m51"));
-    let rows = once_forgotten(&server, 10, start);
+    let rows = history_after_retention(&server, 10, start);
     let texts: Vec<&str> = rows.iter().map(|(_, row)| row.as_str()).collect();
     assert_eq!(texts.len(), 10, "{rows:?}");
     assert_eq!((texts[0], texts[9]), ("#ops alice: m42", "#ops alice: m51"));
 }
 
 #[test]
-fn what_waits_for_somebody_does_not_keep_the_rest_from_being_forgotten() {
+fn waiting_mail_does_not_block_retention() {
     let folder = folder();
     let server = Server::start_in(folder.path(), &["--keep-days", "0"]);
     let mut bob = Peer::register(server.port, "bob", "open sesame");
@@ -187,7 +187,7 @@ fn what_waits_for_somebody_does_not_keep_the_rest_from_being_forgotten() {
     alice.say("/join ops");
     alice.say("gone soon");
     alice.settles();
-    once_forgotten(&server, 0, Instant::now());
+    history_after_retention(&server, 0, Instant::now());
     let mut bob = Peer::connect(server.port);
     bob.say("/login bob open sesame");
     for number in 0..200 {
@@ -196,23 +196,23 @@ fn what_waits_for_somebody_does_not_keep_the_rest_from_being_forgotten() {
     }
 }
 
-/// The number of a line that somebody says.
+/// Sends a line; returns the id of its message.
 fn id_of(peer: &mut Peer, line: &str) -> u64 {
     peer.say(line);
-    let echo = peer.hears(|heard| heard.ends_with(line));
+    let echo = peer.hears(|received| received.ends_with(line));
     let id = echo.strip_prefix("@id=").and_then(|rest| rest.split(';').next());
     id.and_then(|id| id.parse().ok()).expect(&echo)
 }
 
 #[test]
-fn a_number_that_a_loss_of_power_took_is_not_given_again() {
+fn id_lost_in_power_failure_is_not_reused() {
     let (folder, copy, again) = (folder(), folder(), folder());
     let relaxed = ["--durability", "relaxed"];
     let mut server = Server::start_in(folder.path(), &relaxed);
     let mut alice = Peer::join(server.port, "alice");
     alice.say("/set tags on");
     assert_eq!(id_of(&mut alice, "on the disk"), 1);
-    // What comes now the disk does not have yet.
+    // What follows is not on the copied disk.
     let copy_files = |from: &Path, to: &Path| {
         for name in ["chatty.db", "chatty.db-wal"] {
             if from.join(name).exists() {
@@ -234,7 +234,7 @@ fn a_number_that_a_loss_of_power_took_is_not_given_again() {
     alice.say(&format!("/history after {last}"));
     alice.hears(|line| line.starts_with("[HISTORY #lobby 1]"));
     assert_eq!(id_of(&mut alice, "and on"), next + 1);
-    // An end in good order leaves no number out, whatever comes then.
+    // A graceful shutdown leaves no gap in the ids, whatever happens afterwards.
     assert_eq!(server.stops().0, Some(0));
     copy_files(copy.path(), again.path());
     let server = Server::start_in(again.path(), &[]);
@@ -244,16 +244,16 @@ fn a_number_that_a_loss_of_power_took_is_not_given_again() {
     drop(server);
 }
 
-/// Whether a number that the log keeps has come so far.
-fn has_come_to(file: &Path, what: &str, number: i64) -> bool {
+/// Whether a number stored in the log has reached `number`.
+fn has_reached(file: &Path, what: &str, number: i64) -> bool {
     let log = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("a log");
     let sql = "SELECT number FROM last WHERE what = ?1";
     log.query_row(sql, [what], |row| row.get::<_, i64>(0)).expect("a number") >= number
 }
 
-/// Makes the page unreadable on which a text stands; gives what the file was before.
+/// Damages the database page that contains `text`; returns the original file.
 fn damage(file: &Path, text: &str) -> Vec<u8> {
-    // Whoever closes a log last moves all of it into the file.
+    // The last connection to close checkpoints the whole write-ahead log into the file.
     let log = Connection::open(file).expect("a log");
     log.query_row("SELECT max(id) FROM messages", [], |_| Ok(())).expect("messages");
     drop(log);
@@ -267,7 +267,7 @@ fn damage(file: &Path, text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn what_cannot_be_read_is_not_taken_for_nothing() {
+fn unreadable_page_is_an_error() {
     let folder = folder();
     let file = folder.path().join("chatty.db");
     let server = Server::start_in(folder.path(), &[]);
@@ -277,12 +277,12 @@ fn what_cannot_be_read_is_not_taken_for_nothing() {
     let mut alice = Peer::join(server.port, "alice");
     alice.say("/msg bob a needle in the stack");
     alice.say("/join ops");
-    // More than is read at the start.
+    // More than is read at startup.
     for _ in 0..50 {
         alice.say(&"hay\n".repeat(100));
     }
     alice.settles();
-    Terminal::waits("all is indexed", || has_come_to(&file, "indexed", 4000));
+    Terminal::waits("everything is indexed", || has_reached(&file, "indexed", 4000));
     assert_eq!(server.stops().0, Some(0));
     let whole = damage(&file, "a needle in the stack");
     let server = Server::start_in(folder.path(), &[]);
@@ -291,7 +291,7 @@ fn what_cannot_be_read_is_not_taken_for_nothing() {
     bob.hears(|line| line.starts_with("[ERROR storage-full] "));
     assert!(server.logs().starts_with("cannot read the log: "));
     assert_eq!(server.stops().0, Some(0));
-    // The page may be whole again, from a copy.
+    // The file may be restored from a backup.
     fs::write(&file, whole).expect("written");
     let server = Server::start_in(folder.path(), &[]);
     let mut bob = Peer::connect(server.port);
@@ -300,7 +300,7 @@ fn what_cannot_be_read_is_not_taken_for_nothing() {
 }
 
 #[test]
-fn without_what_is_kept_of_accounts_and_bans_no_server_starts() {
+fn server_does_not_start_without_readable_accounts_and_bans() {
     let folder = folder();
     let file = folder.path().join("chatty.db");
     let server = Server::start_in(folder.path(), &[]);
@@ -322,8 +322,8 @@ fn without_what_is_kept_of_accounts_and_bans_no_server_starts() {
         let start = format!("chatty: cannot read what is kept in {} as {shelf} ", file.display());
         assert!(said.starts_with(&start), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
-        // What it says to do helps.
-        let sql = said.split('"').nth(1).expect("what to do");
+        // The command given in the error fixes the problem.
+        let sql = said.split('"').nth(1).expect("advice");
         assert_eq!(log.execute(sql, []).expect("done"), 1);
     }
     drop(log);
@@ -332,7 +332,7 @@ fn without_what_is_kept_of_accounts_and_bans_no_server_starts() {
 }
 
 #[test]
-fn times_follow_a_clock_that_was_ahead_and_is_mended() {
+fn times_follow_corrected_clock() {
     let folder = folder();
     let mut server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -341,7 +341,8 @@ fn times_follow_a_clock_that_was_ahead_and_is_mended() {
     server.kill();
     let file = Connection::open(folder.path().join("chatty.db")).expect("a log");
     let two_days = 2 * 24 * 60 * 60 * 1000;
-    file.execute("UPDATE messages SET time = time + ?1", [two_days]).expect("a clock ahead");
+    file.execute("UPDATE messages SET time = time + ?1", [two_days])
+        .expect("a clock that is ahead");
     let ahead: i64 = file.query_row("SELECT time FROM messages", [], |row| row.get(0)).expect("it");
     drop(file);
     let server = Server::start_in(folder.path(), &[]);
@@ -360,7 +361,7 @@ fn times_follow_a_clock_that_was_ahead_and_is_mended() {
     assert_eq!(alice.hears(|line| line.starts_with('[')), "[HISTORY #lobby 3]");
     assert!(texts.iter().all(|text| alice.next().ends_with(text)), "in the order of ids");
     let log = server.stops().1;
-    let told: Vec<_> =
+    let reported: Vec<_> =
         log.iter().filter(|line| line.contains(" the clock went back from ")).collect();
-    assert_eq!(told.len(), 1, "{log:?}");
+    assert_eq!(reported.len(), 1, "{log:?}");
 }

@@ -1,26 +1,26 @@
-//! The twenty-five hostile inputs, each beside a server that is watched
-//! (`hostile/watch.rs`): what is said meanwhile arrives, once and in time, and
-//! afterwards the server is as it was. With the other tests they are small and the
-//! figures wide; `scripts/hostile.sh` plays them in full and holds the figures narrow.
+//! The twenty-five hostile inputs, each against a watched server (`hostile/watch.rs`): canary
+//! messages arrive exactly once and in time, and afterwards the server's resource use is as before.
+//! Under `cargo test` the inputs are small and the limits wide; `scripts/hostile.sh` runs them at
+//! full size with narrow limits.
 //!
 //! | input | test |
 //! | --- | --- |
-//! | 1-4 lines without an end, bad lines before good ones | `lines.rs` |
-//! | 5-8 control characters, escape sequences, bidi, marks | `lines.rs` |
-//! | 9, 10 names of others, names that are none | `lines.rs` |
-//! | 11-13 other protocols, broken TLS, noise | `protocols.rs` |
-//! | 14, 15 telnet that never ends, other encodings | `lines.rs` |
-//! | 16-18 names that drip, connections that break, no descriptors left | `connections.rs` |
-//! | 19, 20 who never reads, who reads slowly or late | `readers.rs` |
+//! | 1-4 endless lines, bad lines before good ones | `lines.rs` |
+//! | 5-8 control characters, escape sequences, bidi, combining marks | `lines.rs` |
+//! | 9, 10 confusable and invalid names | `lines.rs` |
+//! | 11-13 other protocols, broken TLS, random bytes | `protocols.rs` |
+//! | 14, 15 endless telnet negotiation, other encodings | `lines.rs` |
+//! | 16-18 slow logins, broken connections, exhausted descriptors | `connections.rs` |
+//! | 19, 20 stalled, slow and late readers | `readers.rs` |
 //! | 21 a pulled cable | `connections.rs` |
-//! | 22, 23 guesses, rights and tokens of others | `secrets.rs` |
-//! | 24 numbers and wishes beyond reason | `much.rs` |
-//! | 25 marks, said again and by the million | `marks.rs` |
+//! | 22, 23 password guesses, rights and tokens of others | `secrets.rs` |
+//! | 24 huge numbers and requests | `large_requests.rs` |
+//! | 25 cids, repeated and by the million | `cids.rs` |
 
+mod cids;
 mod connections;
+mod large_requests;
 mod lines;
-mod marks;
-mod much;
 mod protocols;
 mod readers;
 mod secrets;
@@ -35,9 +35,8 @@ use socket2::{Domain, Socket, Type};
 pub(crate) use self::watch::Watch;
 use crate::support::Peer;
 
-/// Lets something happen to a server that is watched; who took part in it is gone
-/// when it is looked at. Gives what the witness heard, of which every line has to be one
-/// that it may hear.
+/// Runs an attack against a watched server; the attackers must have disconnected when it returns.
+/// Every line the witness receives must satisfy `may_hear`; the lines are returned.
 fn watched(
     flags: &[&str],
     may_hear: impl Fn(&str) -> bool,
@@ -48,9 +47,9 @@ fn watched(
     watch.end(may_hear)
 }
 
-/// The same with what is not to be kept, as it is no line.
-fn watched_to_keep_nothing(may_hear: impl Fn(&str) -> bool, attack: impl FnOnce(u16)) {
-    let watch = Watch::begin(&[]).grows_by(watch::GROWTH_OF_NOTHING);
+/// Like [`watched`], for attacks that must not make the server use more memory.
+fn watched_without_growth(may_hear: impl Fn(&str) -> bool, attack: impl FnOnce(u16)) {
+    let watch = Watch::begin(&[]).allow_growth(watch::GROWTH_WITHOUT_STORAGE);
     attack(watch.port());
     watch.end(may_hear);
 }
@@ -59,7 +58,7 @@ fn connect(port: u16) -> TcpStream {
     connect_from(Ipv4Addr::LOCALHOST, port)
 }
 
-/// From another address of this machine.
+/// Connects from another loopback address.
 fn connect_from(from: Ipv4Addr, port: u16) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     if !from.is_loopback() || from != Ipv4Addr::LOCALHOST {
@@ -68,8 +67,8 @@ fn connect_from(from: Ipv4Addr, port: u16) -> TcpStream {
     connected(socket, port)
 }
 
-/// With little room in its system.
-fn connect_cramped(port: u16) -> TcpStream {
+/// Connects with a small receive buffer.
+fn connect_with_small_buffer(port: u16) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small buffer");
     connected(socket, port)
@@ -82,31 +81,31 @@ fn connected(socket: Socket, port: u16) -> TcpStream {
     socket.into()
 }
 
-/// All that is said to somebody, to the end.
-fn heard(mut socket: &TcpStream) -> String {
-    let mut heard = Vec::new();
+/// Returns everything received up to the end of the connection.
+fn read_to_end(mut socket: &TcpStream) -> String {
+    let mut bytes = Vec::new();
     let mut piece = [0; 4096];
-    // A reset ends it too: it takes nothing that was read before.
+    // A reset ends the connection, too; bytes read before it are kept.
     while let Ok(count @ 1..) = socket.read(&mut piece) {
-        heard.extend_from_slice(&piece[..count]);
+        bytes.extend_from_slice(&piece[..count]);
     }
-    String::from_utf8(heard).expect("UTF-8")
+    String::from_utf8(bytes).expect("UTF-8")
 }
 
-/// The answer to one line of somebody who has joined.
+/// Returns the lines received in reply to one line.
 fn answer(peer: &mut Peer, line: &[u8]) -> Vec<String> {
     peer.send(line);
     peer.settles()
 }
 
-/// The token of somebody's session.
+/// Requests a session and returns its token.
 fn session(peer: &mut Peer) -> String {
     peer.say("/session");
     let line = peer.hears(|line| line.starts_with("[SESSION "));
     line["[SESSION ".len()..].split(']').next().expect("a token").to_owned()
 }
 
-/// The id of a message in the tagged dialect, and the line without its tags.
+/// Splits a tagged message into its id and the line without tags.
 fn id_and_line(line: &str) -> (u64, &str) {
     let (tags, line) = line.strip_prefix("@id=").and_then(|l| l.split_once(' ')).expect(line);
     (tags.split(';').next().and_then(|id| id.parse().ok()).expect(line), line)

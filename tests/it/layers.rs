@@ -1,5 +1,5 @@
-//! The house rules: imports point down only, each floor keeps to its trade, and
-//! every file says first what it is.
+//! Architecture rules: imports point down only, each layer avoids certain words, and every file
+//! begins with a module doc.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,8 +27,8 @@ fn sources() -> Vec<(String, String)> {
     paths.iter().map(|path| (name(path), fs::read_to_string(path).expect("text"))).collect()
 }
 
-/// Below each floor, what it may import from the house, and words it never says.
-const FLOORS: &[(&str, &[&str], &[&str])] = &[
+/// For each layer: the modules it may import, and words that must not occur in it.
+const LAYERS: &[(&str, &[&str], &[&str])] = &[
     (
         "src/protocol",
         &["protocol"],
@@ -61,15 +61,33 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "src/server",
-        &["protocol", "ignored", "files", "scoped_ip", "stdio", "text_file", "commands", "server"],
+        &[
+            "protocol",
+            "ignored_signals",
+            "files",
+            "scoped_ip",
+            "stdio",
+            "text_file",
+            "commands",
+            "server",
+        ],
         &["rustyline", "owo_colors", "io::stdin", "io::stdout", "io::stderr", "fs::read_to_string"],
     ),
     (
         "src/client",
-        &["protocol", "ignored", "files", "scoped_ip", "stdio", "text_file", "commands", "client"],
+        &[
+            "protocol",
+            "ignored_signals",
+            "files",
+            "scoped_ip",
+            "stdio",
+            "text_file",
+            "commands",
+            "client",
+        ],
         &[
             "rusqlite",
-            // With a blank in front: `stdio::stdout()` is the way to write.
+            // With a leading space: `stdio::stdout()` is permitted.
             " io::stdin().lock",
             " io::stdin().read",
             " io::stdout().lock",
@@ -81,23 +99,23 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
             "fs::read_to_string",
         ],
     ),
-    ("src/ignored.rs", &[], &["println!"]),
+    ("src/ignored_signals.rs", &[], &["println!"]),
     ("src/files.rs", &[], &["println!"]),
     ("src/stdio.rs", &[], &["tokio", "println!"]),
     ("src/text_file.rs", &[], &["tokio", "println!"]),
 ];
 
-fn is_on_floor(file: &str, floor: &str) -> bool {
-    file.strip_prefix(floor).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '.']))
+fn is_in_layer(file: &str, layer: &str) -> bool {
+    file.strip_prefix(layer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '.']))
 }
 
 #[test]
-fn imports_point_down_only_and_each_floor_keeps_to_its_trade() {
+fn imports_point_down_and_layers_avoid_forbidden_words() {
     for (file, text) in sources().iter().filter(|(file, _)| file.starts_with("src/")) {
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         let code: Vec<&str> =
             code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
-        for (floor, imports, never) in FLOORS.iter().filter(|(floor, ..)| is_on_floor(file, floor))
+        for (layer, imports, never) in LAYERS.iter().filter(|(layer, ..)| is_in_layer(file, layer))
         {
             for line in &code {
                 for (at, _) in line.match_indices("crate::") {
@@ -107,7 +125,7 @@ fn imports_point_down_only_and_each_floor_keeps_to_its_trade() {
                     assert!(is_allowed, "{file} is above {module}: {line}");
                 }
                 for word in *never {
-                    assert!(!line.contains(word), "{floor} never says {word}: {file}: {line}");
+                    assert!(!line.contains(word), "{layer} never says {word}: {file}: {line}");
                 }
             }
         }
@@ -115,7 +133,7 @@ fn imports_point_down_only_and_each_floor_keeps_to_its_trade() {
 }
 
 #[test]
-fn every_file_says_first_what_it_is_and_is_tidy() {
+fn every_file_starts_with_doc_and_is_tidy() {
     let unfinished = ["TO".to_owned() + "DO", "FIX".to_owned() + "ME", "dbg".to_owned() + "!("];
     for (file, text) in sources() {
         assert!(text.starts_with("//! "), "{file} does not say what it is");
@@ -131,7 +149,7 @@ fn every_file_says_first_what_it_is_and_is_tidy() {
 }
 
 #[test]
-fn nothing_is_unsafe_and_the_architecture_stays_short() {
+fn unsafe_is_forbidden_and_architecture_doc_is_short() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("Cargo.toml");
     assert!(manifest.contains("unsafe_code = \"forbid\""));
@@ -145,7 +163,7 @@ fn nothing_is_unsafe_and_the_architecture_stays_short() {
 }
 
 #[test]
-fn behind_every_threat_stands_a_test() {
+fn every_threat_names_a_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let threats = fs::read_to_string(root.join("docs/threats.md")).expect("docs/threats.md");
     let rows: Vec<&str> = threats.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
@@ -160,9 +178,9 @@ fn behind_every_threat_stands_a_test() {
     }
 }
 
-/// `kill` and `pgrep`, for example, are not on every machine.
+/// `kill` and `pgrep`, for example, are missing on some machines.
 #[test]
-fn programs_of_tests_are_installed_by_the_test_script() {
+fn test_programs_are_installed_by_test_script() {
     const EVERYWHERE: [&str; 4] = ["sh", "tail", "timeout", "umount"]; // umount comes with mount
     for (file, text) in sources().into_iter().filter(|(file, _)| file.starts_with("tests/")) {
         let text = text.replace("clap::Command::new(", "");

@@ -1,5 +1,4 @@
-//! How many may come, how fast they may speak, and what becomes of those who
-//! vanish: with limits small enough to be met in a moment.
+//! Connection limits, rate limits, and dead connections, tested with small limits.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -11,25 +10,25 @@ use socket2::SockRef;
 use crate::cable::Cable;
 use crate::support::{Peer, Server, Terminal};
 
-/// A server that holds this machine to its limits too.
+/// Starts a server whose limits apply to loopback addresses, too.
 fn limited(flags: &[&str]) -> Server {
     Server::start_with(&[&["--limit-loopback"], flags].concat())
 }
 
-/// What a server says to somebody whom it does not let in, to the end.
-fn said_to_newcomer(port: u16) -> String {
+/// Returns what the server sends to a rejected connection.
+fn reply_to_new_connection(port: u16) -> String {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
-    // Unread by the server, this must not take its words from us.
+    // Unread input must not make the farewell get lost in a reset.
     let _ = socket.write_all(b"mallory\nhello\n");
     let mut said = String::new();
-    socket.read_to_string(&mut said).expect("an orderly end");
+    socket.read_to_string(&mut said).expect("a clean end");
     said
 }
 
-/// Tries until somebody is let in.
+/// Retries until the login succeeds.
 fn joins_in_time(port: u16, name: &str) -> Peer {
     let mut joined = None;
-    Terminal::waits("a place", || {
+    Terminal::waits("a free slot", || {
         joined = Peer::try_join(port, name);
         joined.is_some()
     });
@@ -37,13 +36,13 @@ fn joins_in_time(port: u16, name: &str) -> Peer {
 }
 
 #[test]
-fn an_address_has_so_many_connections_and_no_more() {
+fn connections_per_address_are_limited() {
     let server = limited(&["--max-per-address", "3"]);
     let mut alice = Peer::join(server.port, "alice");
     let bob = Peer::join(server.port, "bob");
     let _carol = Peer::join(server.port, "carol");
     for _ in 0..20 {
-        let said = said_to_newcomer(server.port);
+        let said = reply_to_new_connection(server.port);
         assert!(said.starts_with("[BYE too-many] ") && said.ends_with('\n'), "{said}");
         assert!(said.contains("your address"), "{said}");
     }
@@ -55,11 +54,11 @@ fn an_address_has_so_many_connections_and_no_more() {
 }
 
 #[test]
-fn however_people_go_their_place_is_free_again() {
+fn every_kind_of_disconnect_frees_connection_slot() {
     let flags = ["--max-per-address", "3", "--connect-rate", "0", "--login-timeout", "300ms"];
     let server = limited(&[&flags[..], &["--session-grace", "100ms"]].concat());
     for round in 0..10 {
-        // With /quit, by vanishing, with a reset, by another's return, in time, as nobody.
+        // By /quit, drop, reset, takeover, login timeout, and without a login.
         let name = format!("quits{round}");
         let mut quits = joins_in_time(server.port, &name);
         quits.say("/session");
@@ -73,13 +72,13 @@ fn however_people_go_their_place_is_free_again() {
         let resets = joins_in_time(server.port, &format!("resets{round}"));
         SockRef::from(resets.socket()).set_linger(Some(Duration::ZERO)).expect("a socket");
         drop(resets);
-        let mut nobody = None;
-        Terminal::waits("a place", || {
-            nobody = Peer::try_connect(server.port);
-            nobody.is_some()
+        let mut unnamed = None;
+        Terminal::waits("a free slot", || {
+            unnamed = Peer::try_connect(server.port);
+            unnamed.is_some()
         });
-        let mut nobody = nobody.expect("waited for");
-        nobody.hears(|line| line.starts_with("[BYE login-timeout]"));
+        let mut unnamed = unnamed.expect("waited for");
+        unnamed.hears(|line| line.starts_with("[BYE login-timeout]"));
         if round % 2 == 0 {
             returns.say("/quit");
             returns.hears(|line| line.starts_with("[BYE quit]"));
@@ -87,11 +86,11 @@ fn however_people_go_their_place_is_free_again() {
     }
     let _all: Vec<Peer> =
         ["one", "two", "three"].map(|name| joins_in_time(server.port, name)).into();
-    assert!(said_to_newcomer(server.port).starts_with("[BYE too-many]"));
+    assert!(reply_to_new_connection(server.port).starts_with("[BYE too-many]"));
 }
 
 #[test]
-fn without_being_told_to_nothing_of_this_machine_is_limited() {
+fn loopback_is_not_limited_by_default() {
     let server = Server::start_with(&["--max-per-address", "1", "--connect-burst", "1"]);
     let mut peers: Vec<Peer> =
         (0..20).map(|n| Peer::join(server.port, &format!("peer{n}"))).collect();
@@ -102,14 +101,14 @@ fn without_being_told_to_nothing_of_this_machine_is_limited() {
 }
 
 #[test]
-fn new_connections_come_at_a_rate() {
-    // To a machine that took a second for the four, the fourth is rightly welcome.
+fn new_connections_are_rate_limited() {
+    // On a machine that took a second for the first four, the fourth is rightly accepted.
     let is_told = (0..10).any(|_| {
         let server = limited(&["--connect-rate", "1", "--connect-burst", "3"]);
         let start = Instant::now();
         let _peers: Vec<Peer> =
             (0..3).map(|n| Peer::join(server.port, &format!("peer{n}"))).collect();
-        let said = said_to_newcomer(server.port);
+        let said = reply_to_new_connection(server.port);
         if start.elapsed() >= Duration::from_secs(1) {
             return false;
         }
@@ -121,25 +120,25 @@ fn new_connections_come_at_a_rate() {
 }
 
 #[test]
-fn however_many_are_turned_away_each_is_told_why() {
+fn every_rejected_connection_receives_reason() {
     let server = limited(&["--max-per-address", "1"]);
     let _alice = Peer::join(server.port, "alice");
     let mut many: Vec<TcpStream> = (0..60)
         .map(|_| {
             let mut socket = TcpStream::connect(("127.0.0.1", server.port)).expect("connected");
-            let _ = socket.write_all(b"mallory\n"); // it may be over before
+            let _ = socket.write_all(b"mallory\n"); // the server may have closed
             socket
         })
         .collect();
     for socket in &mut many {
         let mut said = String::new();
-        let _ = socket.read_to_string(&mut said); // it may end by a reset, with all said
+        let _ = socket.read_to_string(&mut said); // may end with a reset
         assert!(said.starts_with("[BYE too-many] ") && said.ends_with('\n'), "{said:?}");
     }
 }
 
 #[test]
-fn who_gives_no_name_gives_way_to_who_comes() {
+fn pending_logins_are_evicted_for_new_connections() {
     let server = limited(&["--max-unnamed", "2", "--max-per-address", "100"]);
     let mut alice = Peer::join(server.port, "alice");
     let mut silent: Vec<Peer> = Vec::new();
@@ -149,7 +148,7 @@ fn who_gives_no_name_gives_way_to_who_comes() {
         peer.hears(|line| line == "[PONG here]");
         silent.push(peer);
     }
-    // The oldest three have gone, in this order; each knows why.
+    // The three oldest pending logins were evicted, in order, with a reason.
     for peer in &mut silent[..3] {
         peer.hears(|line| line.starts_with("[BYE too-many] "));
         assert!(peer.rest().is_empty());
@@ -160,26 +159,26 @@ fn who_gives_no_name_gives_way_to_who_comes() {
 }
 
 #[test]
-fn who_speaks_too_fast_is_heard_in_time_whole_and_in_order() {
+fn rate_limited_sender_is_delayed_without_loss() {
     let server = limited(&["--input-rate", "20", "--input-burst", "5"]);
     let mut bob = Peer::join(server.port, "bob");
     let mut alice = Peer::join(server.port, "alice");
     let start = Instant::now();
-    // One write: what cannot be heard yet waits.
+    // One write: lines above the rate limit wait in the buffer.
     let lines: Vec<String> = (0..25).map(|n| format!("line {n}\n")).collect();
     alice.send(lines.concat().as_bytes());
     alice.socket().shutdown(Shutdown::Write).expect("a socket");
     for n in 0..25 {
         assert_eq!(bob.hears(|line| line.starts_with("alice:")), format!("alice: line {n}"));
     }
-    // The store held four besides the name; the other 21 came at their rate.
+    // The burst covered four lines besides the name; the other 21 were handled at the rate.
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
     let said = alice.rest();
     assert!(said.last().is_some_and(|line| line.starts_with("[BYE quit]")), "{said:?}");
 }
 
 #[test]
-fn out_of_descriptors_those_inside_go_on_and_others_come_when_there_are_some() {
+fn descriptor_exhaustion_delays_only_new_connections() {
     let mut shell = Command::new("sh");
     shell.args(["-c", "ulimit -n 128; exec \"$0\" \"$@\""]);
     let start = Instant::now();
@@ -193,7 +192,7 @@ fn out_of_descriptors_those_inside_go_on_and_others_come_when_there_are_some() {
         alice.say(&format!("still {n}"));
         bob.hears(|line| line == format!("alice: still {n}"));
     }
-    // Most of the crowd are still being told; then there is time for the next one.
+    // Most of the crowd are still being rejected; then the next connection is accepted.
     Terminal::waits("why", || {
         let mut socket = TcpStream::connect(("127.0.0.1", server.port)).expect("a connection");
         let mut said = String::new();
@@ -204,15 +203,16 @@ fn out_of_descriptors_those_inside_go_on_and_others_come_when_there_are_some() {
     let mut carol = joins_in_time(server.port, "carol");
     carol.say("room at last");
     bob.hears(|line| line == "carol: room at last");
-    // However often it could accept nobody, it has not filled the disk with that.
-    let told = server.logged();
-    let told: Vec<_> = told.iter().filter(|line| line.starts_with("cannot accept")).collect();
+    // Repeated accept errors must not flood the log.
+    let reported = server.logged();
+    let reported: Vec<_> =
+        reported.iter().filter(|line| line.starts_with("cannot accept")).collect();
     let most = start.elapsed().as_secs() + 2;
-    assert!(told.len() as u64 <= most, "{told:?}");
+    assert!(reported.len() as u64 <= most, "{reported:?}");
 }
 
 #[test]
-fn a_bug_that_one_connection_meets_ends_that_connection_only() {
+fn panic_ends_only_its_connection() {
     let server = Server::start_with(&["--debug-panic"]);
     let mut bob = Peer::join(server.port, "bob");
     let mut mallory = Peer::join(server.port, "mallory");
@@ -225,7 +225,7 @@ fn a_bug_that_one_connection_meets_ends_that_connection_only() {
         server.logs().contains("the server has panicked over 127.0.0.1; no other")
     });
     let mut mallory = Peer::join(server.port, "mallory");
-    // The same where what is answered is not a line but what the log has found.
+    // The same for a panic while the result of a log read is handled.
     mallory.say("/debug-panic later");
     mallory.say("/history");
     while mallory.try_next().is_some() {}
@@ -237,7 +237,7 @@ fn a_bug_that_one_connection_meets_ends_that_connection_only() {
 }
 
 #[test]
-fn who_hangs_on_a_pulled_cable_is_missed() {
+fn dead_connection_is_detected_after_cable_pull() {
     let Some(cable) = Cable::lay() else { return };
     let flags = ["--bind", &cable.here, "--keepalive", "1s", "--user-timeout", "2s"];
     let server = Server::start_with(&flags);
@@ -249,7 +249,7 @@ fn who_hangs_on_a_pulled_cable_is_missed() {
     bob.hears(|line| line == "* idle joined");
     carol.hears(|line| line == "* friend joined");
     cable.pull();
-    // One by keepalive, the other since what is said to them is never confirmed.
+    // One is detected by TCP keepalive, the other because data sent to it is never acknowledged.
     carol.say("are you there?");
     bob.hears(|line| line == "* idle quit");
     carol.hears(|line| line == "* friend quit");

@@ -1,66 +1,66 @@
-//! chatty from outside: the real binary, real sockets, a real terminal.
+//! Integration tests of chatty: the real binary, real sockets, a real terminal.
 
-// A server, somebody to talk to, a terminal.
+// Test support: server, peer, terminal.
 mod storage;
 mod support;
-// A network that breaks, and a cable that can be pulled.
+// A proxy that breaks connections, and a network link that can be pulled.
 mod cable;
 mod proxy;
 
-// Whole conversations, which are the specification: on the hub and over sockets.
+// Transcripts, which are the specification: played on the hub and over sockets.
 mod transcripts;
-// Bytes rather than lines: framing, telnet, other protocols, half-close.
+// The wire: framing, telnet, other protocols, half-closed connections.
 mod wire;
-// Many at once, fast ones and slow ones.
+// Many users at once, fast and slow readers.
 mod crowd;
-// Hostile inputs, with canaries beside them.
+// Hostile inputs, with canaries connected at the same time.
 mod hostile;
 mod soak;
-// Limits on who may come and how fast, and who vanishes.
+// Connection limits, rate limits, and dead connections.
 mod limits;
-// The netcats people have.
+// Common netcat programs.
 mod netcats;
-// Encrypted connections on the same port.
+// TLS on the same port.
 mod tls;
-// The command line of the server, and how it ends.
+// The server's command line, startup and shutdown.
 mod serve;
-// Coming back to a visit.
+// Sessions: resume after a drop, a restart, a crash.
 mod session;
-// Who may what.
+// Permissions of every command.
 mod authority;
-// What operators decide outlives the server, and is in its log.
+// Moderation survives a restart and is logged.
 mod moderation_log;
-// Finding what was said.
+// Search.
 mod search;
 // Accounts, passwords, mail.
 mod accounts;
-// The log: what was acknowledged is there after a restart, a crash, a full disk.
+// The log: acknowledged messages survive a restart, a crash, a full disk.
 mod durable;
-// The same, held against a record of what everybody sent and was shown.
+// Crash consistency, checked against a record of sent and received messages.
 mod crash;
-// Any input at all: nothing panics, nothing breaks the hub's tables.
+// Seeded random input: no panic, and the hub's invariants hold.
 mod any_input;
 
-// Completions and manuals.
+// Shell completions and manual pages.
 mod command_line;
-// The client in pipes and at a terminal.
+// The client, with pipes and at a terminal.
 mod client_beside;
 mod client_config;
+mod client_display;
 mod client_hardship;
 mod client_network;
 mod client_piped;
 mod client_scripts;
-mod client_shown;
 mod client_terminal;
 mod client_typed;
 mod client_widths;
-// The client and whom it trusts.
+// The client over TLS.
 mod client_tls;
-// The client coming back after a lost connection.
-mod comeback;
+// The client's reconnect and resume.
+mod client_reconnect;
 
-// What the README and the protocol's page show is run, and their tables are checked.
+// README and protocol page: examples are run, tables are checked.
 mod readme;
 
-// The house rules: who may import whom, and what no file holds.
+// Architecture rules: permitted imports and forbidden words per layer.
 mod layers;

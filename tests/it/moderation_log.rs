@@ -1,5 +1,4 @@
-//! Order on the real server: what operators decide outlives it, and is told in
-//! its log.
+//! Moderation on the real server: it survives a restart and is logged.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +16,7 @@ fn answer(peer: &mut Peer, line: &str) -> String {
     answers.into_iter().find(|line| line.starts_with('[')).unwrap_or_default()
 }
 
-fn ruler(port: u16, name: &str) -> Peer {
+fn oper(port: u16, name: &str) -> Peer {
     let mut peer = Peer::join(port, name);
     let welcome = answer(&mut peer, &format!("/oper {SESAME}"));
     assert!(welcome.starts_with(&format!("[OPER {name}]")), "{welcome}");
@@ -25,12 +24,12 @@ fn ruler(port: u16, name: &str) -> Peer {
 }
 
 #[test]
-fn bans_and_operators_of_the_server_outlive_a_crash() {
+fn server_bans_and_operators_survive_crash() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = start(folder.path());
-    let mut alice = ruler(server.port, "alice");
+    let mut alice = oper(server.port, "alice");
     answer(&mut alice, "/register open sesame");
-    let _guest = ruler(server.port, "guest");
+    let _guest = oper(server.port, "guest");
     let _bob = Peer::join(server.port, "bob");
     let banned = answer(&mut alice, "/gban 192.0.2.0/24 7d spam");
     assert!(banned.starts_with("[BANNED * 192.0.2.0/24] until "), "{banned}");
@@ -51,7 +50,7 @@ fn bans_and_operators_of_the_server_outlive_a_crash() {
     assert_eq!(answer(&mut alice, "/gunban bob"), "[UNBANNED * bob]");
     server.kill();
 
-    // With another password the rights are gone, and the bans are not.
+    // A new operator password revokes the rights but not the bans.
     let other = folder.path().join("other.hash");
     let hash = hash_password("another one\n");
     fs::write(&other, hash.stdout).expect("a file");
@@ -67,7 +66,7 @@ fn bans_and_operators_of_the_server_outlive_a_crash() {
 }
 
 #[test]
-fn what_is_decided_in_a_room_outlives_a_crash() {
+fn room_moderation_survives_crash() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = start(folder.path());
     let mut alice = Peer::join(server.port, "alice");
@@ -109,7 +108,7 @@ fn what_is_decided_in_a_room_outlives_a_crash() {
 }
 
 #[test]
-fn what_a_room_of_guests_is_about_outlives_a_crash_if_somebody_comes_back() {
+fn guest_room_topic_survives_crash_when_member_resumes() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = start(folder.path());
     let mut alice = Peer::join(server.port, "alice");
@@ -134,7 +133,7 @@ fn what_a_room_of_guests_is_about_outlives_a_crash_if_somebody_comes_back() {
     alice.say("/list");
     let rooms = alice.settles();
     assert!(rooms.iter().any(|line| line == "[ROOM #lobby 1] of the lobby"), "{rooms:?}");
-    // Nobody can come back to #art: it has ended with bob.
+    // No user can return to #art: it ended with bob's quit.
     let mut carol = Peer::join(server.port, "carol");
     Terminal::waits("the end of #art", || {
         carol.say("/join art");
@@ -146,7 +145,7 @@ fn what_a_room_of_guests_is_about_outlives_a_crash_if_somebody_comes_back() {
 }
 
 #[test]
-fn a_room_of_guests_keeps_its_bans_and_finds_another_operator() {
+fn guest_room_keeps_bans_and_promotes_new_operator() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = start(folder.path());
     let mut alice = Peer::join(server.port, "alice");
@@ -165,7 +164,7 @@ fn a_room_of_guests_keeps_its_bans_and_finds_another_operator() {
 }
 
 #[test]
-fn room_and_lock_have_somebody_who_may_decide_after_a_crash() {
+fn locked_room_has_operator_after_crash() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = start(folder.path());
     let mut alice = Peer::join(server.port, "alice");
@@ -178,7 +177,7 @@ fn room_and_lock_have_somebody_who_may_decide_after_a_crash() {
     bob.settles();
     alice.say("/part");
     alice.settles();
-    let mut root = ruler(server.port, "root");
+    let mut root = oper(server.port, "root");
     assert!(answer(&mut root, "/lock").starts_with("[LOCKED #lobby]"));
     server.kill();
 
@@ -197,7 +196,7 @@ fn room_and_lock_have_somebody_who_may_decide_after_a_crash() {
 }
 
 #[test]
-fn a_guest_who_comes_back_to_a_session_keeps_the_room_and_what_was_decided() {
+fn resumed_guest_keeps_room_and_moderation() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = start(folder.path());
     let mut alice = Peer::join(server.port, "alice");
@@ -222,7 +221,7 @@ fn a_guest_who_comes_back_to_a_session_keeps_the_room_and_what_was_decided() {
 }
 
 #[test]
-fn what_operators_do_is_in_the_log_and_no_secret_is() {
+fn operator_actions_are_logged_without_secrets() {
     let server = Server::start_with(&["--oper-password-file", SESAME_FILE]);
     let mut bob = Peer::join(server.port, "bob");
     let mut alice = Peer::join(server.port, "alice");
@@ -250,7 +249,7 @@ fn what_operators_do_is_in_the_log_and_no_secret_is() {
         let line = server.logs();
         assert_eq!(line.split_once('Z').map(|(_, act)| act), Some(expected), "{line}");
     }
-    // Everybody can make a room, so what is done in it does not flood the log.
+    // Any user can create a room, so its moderation is rate-limited in the log.
     bob.say("/join den");
     for _ in 0..1000 {
         bob.say("/lock");
@@ -265,7 +264,7 @@ fn what_operators_do_is_in_the_log_and_no_secret_is() {
 }
 
 #[test]
-fn guesses_at_the_operators_password_wait() {
+fn oper_password_guesses_are_throttled() {
     let flags = ["--oper-password-file", SESAME_FILE, "--guess-delay", "200ms"];
     let server = Server::start_with(&flags);
     let mut mallory = Peer::join(server.port, "mallory");
@@ -294,7 +293,7 @@ fn hash_password(input: &str) -> std::process::Output {
 }
 
 #[test]
-fn hash_password_makes_what_the_server_takes_and_a_bad_file_is_refused() {
+fn hash_password_output_is_accepted_and_bad_file_is_rejected() {
     let made = hash_password("open sesame\nand more\n");
     assert!(made.status.success());
     assert!(made.stdout.starts_with(b"$argon2id$"));
@@ -311,7 +310,7 @@ fn hash_password_makes_what_the_server_takes_and_a_bad_file_is_refused() {
             .expect("chatty");
         assert_eq!(output.status.code(), Some(2), "{text:?}");
     }
-    // As Windows writes them.
+    // With a byte order mark and CRLF, as editors on Windows write it.
     let made = hash_password("\u{FEFF}open sesame\r\n");
     let hash = String::from_utf8(made.stdout).expect("text");
     fs::write(&file, format!("\u{FEFF}{}\r\n", hash.trim_end())).expect("a file");

@@ -1,4 +1,4 @@
-//! The programs people have: each gets the same replies, byte for byte.
+//! Common netcat programs: each receives the same replies, byte for byte.
 
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
@@ -17,12 +17,12 @@ alice: hi all
 [BYE quit] goodbye
 ";
 
-/// Runs one netcat; `PORT` in its arguments becomes the server's.
+/// Runs one program; `PORT` in its arguments stands for the server's port.
 fn check(program: &str, args: &[&str], input: &str) {
     check_with(&[], program, args, input);
 }
 
-/// The same at a server with these flags.
+/// Like [`check`], with flags for the server.
 fn check_with(flags: &[&str], program: &str, args: &[&str], input: &str) {
     if !has_program(program) {
         return;
@@ -38,8 +38,7 @@ fn check_with(flags: &[&str], program: &str, args: &[&str], input: &str) {
         .stderr(Stdio::null())
         .spawn();
     let mut child = child.expect(program);
-    // The pipe ends here; not every netcat tells the server so, and then it is
-    // the answer to /quit that ends it.
+    // Input ends here; not every netcat closes its sending side then, so /quit ends the session.
     child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("input");
     let mut replies = String::new();
     child.stdout.take().expect("piped").read_to_string(&mut replies).expect("replies");
@@ -78,7 +77,7 @@ fn ncat() {
     check_end_of_input("ncat", &["127.0.0.1", "PORT"]);
 }
 
-/// Bob has no TLS, and sits in the same room.
+/// Bob uses plain TCP, in the same room.
 #[test]
 fn ncat_with_tls() {
     check_with(&["--tls"], "ncat", &["--ssl", "127.0.0.1", "PORT"], INPUT);
@@ -128,10 +127,10 @@ fn telnet() {
     let _ = child.wait();
 }
 
-/// A person at telnet: after Ctrl-C it shows nothing more before the server has
-/// answered it, and none of what it sends of its own is for anybody's eyes.
+/// Telnet at a terminal: after Ctrl-C it discards output until the server answers the interrupt,
+/// and its negotiation bytes must not show up as text.
 #[test]
-fn telnet_goes_on_after_ctrl_c_and_leaves_cleanly() {
+fn telnet_continues_after_ctrl_c_and_quits_cleanly() {
     if !has_program("telnet") {
         return;
     }
@@ -162,9 +161,9 @@ fn telnet_goes_on_after_ctrl_c_and_leaves_cleanly() {
     assert_eq!(bob.next(), "* alice quit");
 }
 
-/// `scripts/demo.sh` plays to its end.
+/// Runs `scripts/demo.sh` to its end.
 #[test]
-fn the_demo_plays() {
+fn demo_script_plays_to_end() {
     if !has_program("bash") || !has_program("nc") {
         return;
     }

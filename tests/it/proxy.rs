@@ -1,5 +1,4 @@
-//! A network that breaks: whoever connects through it is passed on to the server,
-//! until the connection is cut, on demand or by a clock that is drawn by lot.
+//! A proxy that breaks connections, on demand or after random times.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -8,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// So much is passed on at once.
+/// The size of a forwarded chunk in bytes.
 const PIECE: usize = 601;
 
-/// How long a doomed connection may be silent before it is cut anyway.
+/// How long a connection that is due to be cut may stay silent before it is cut anyway.
 const SILENCE_MAX: Duration = Duration::from_millis(20);
 
 /// The network between clients and a server.
@@ -22,26 +21,26 @@ pub(crate) struct Proxy {
 
 struct State {
     is_cut: bool,
-    /// What the server says is lost.
+    /// Server output is discarded.
     is_mute: bool,
-    /// Draws how long a connection lives; `None` lets them live.
-    lot: Option<Lot>,
+    /// Draws the lifetime of a connection; `None` for unlimited lifetimes.
+    lifetimes: Option<Lifetimes>,
     streams: Vec<TcpStream>,
     cuts: usize,
 }
 
 impl Proxy {
-    /// Passes everything on to the server at this port.
+    /// Forwards connections to the server at port `server`.
     pub(crate) fn start(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let port = listener.local_addr().expect("bound").port();
         let state =
-            State { is_cut: false, is_mute: false, lot: None, streams: Vec::new(), cuts: 0 };
+            State { is_cut: false, is_mute: false, lifetimes: None, streams: Vec::new(), cuts: 0 };
         let state = Arc::new(Mutex::new(state));
         let shared = state.clone();
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                // A server that is gone refuses; so do we then, by closing.
+                // If the server refuses the connection, close ours.
                 if !shared.lock().expect("state").is_cut
                     && let Ok(server) = TcpStream::connect(("127.0.0.1", server))
                 {
@@ -52,14 +51,14 @@ impl Proxy {
         Self { port, state }
     }
 
-    /// Cuts every connection, and those to come until it is mended.
+    /// Cuts every connection, and rejects new ones until [`Self::mend`].
     pub(crate) fn cut(&self) {
         let mut state = self.state.lock().expect("state");
         state.is_cut = true;
         state.streams.drain(..).for_each(cut);
     }
 
-    /// From now on what the server says is lost, but not what it hears.
+    /// Starts to discard server output; client input is still forwarded.
     pub(crate) fn mute(&self) {
         self.state.lock().expect("state").is_mute = true;
     }
@@ -69,62 +68,57 @@ impl Proxy {
         (state.is_cut, state.is_mute) = (false, false);
     }
 
-    /// From now on connections live for 200 to 800 ms each.
+    /// Starts to cut each connection after 200 to 800 ms.
     pub(crate) fn turn_flaky(&self, seed: u64) {
         let mut state = self.state.lock().expect("state");
-        state.lot = Some(Lot(seed));
+        state.lifetimes = Some(Lifetimes(seed));
         state.streams.drain(..).for_each(cut);
     }
 
-    /// Stops breaking connections, and tells how many it broke.
+    /// Stops cutting connections; returns the number of connections cut.
     pub(crate) fn turn_reliable(&self) -> usize {
         let mut state = self.state.lock().expect("state");
-        state.lot = None;
+        state.lifetimes = None;
         state.cuts
     }
 }
 
 fn pass_on(client: &TcpStream, server: &TcpStream, shared: &Arc<Mutex<State>>) {
     let clone = |stream: &TcpStream| stream.try_clone().expect("clone");
-    let is_doomed = Arc::new(AtomicBool::new(false));
+    let is_due = Arc::new(AtomicBool::new(false));
     for (from, to, is_answer) in [(client, server, false), (server, client, true)] {
-        let (from, to, is_doomed) = (clone(from), clone(to), is_doomed.clone());
+        let (from, to, is_due) = (clone(from), clone(to), is_due.clone());
         let _ = to.set_nodelay(true);
         let shared = shared.clone();
         let is_muted = move || is_answer && shared.lock().expect("state").is_mute;
-        thread::spawn(move || copy(from, to, &is_doomed, is_muted));
+        thread::spawn(move || copy(from, to, &is_due, is_muted));
     }
     let mut state = shared.lock().expect("state");
     state.streams.extend([clone(client), clone(server)]);
-    let Some(life) = state.lot.as_mut().map(Lot::life) else { return };
+    let Some(life) = state.lifetimes.as_mut().map(Lifetimes::life) else { return };
     let (client, server, shared) = (clone(client), clone(server), shared.clone());
     thread::spawn(move || {
         thread::sleep(life);
         let mut state = shared.lock().expect("state");
-        if state.lot.is_some() {
+        if state.lifetimes.is_some() {
             state.cuts += 1;
             drop(state);
-            is_doomed.store(true, Ordering::SeqCst);
+            is_due.store(true, Ordering::SeqCst);
             thread::sleep(SILENCE_MAX);
             [client, server].into_iter().for_each(cut);
         }
     });
 }
 
-/// Passes on what comes; of a doomed connection half a piece more, so that the
-/// cut goes through a line.
-fn copy(
-    mut from: TcpStream,
-    mut to: TcpStream,
-    is_doomed: &AtomicBool,
-    is_muted: impl Fn() -> bool,
-) {
+/// Forwards bytes. A connection due to be cut forwards half a chunk more, so that the cut falls
+/// within a line.
+fn copy(mut from: TcpStream, mut to: TcpStream, is_due: &AtomicBool, is_muted: impl Fn() -> bool) {
     let mut piece = [0; PIECE];
     while let Ok(size @ 1..) = from.read(&mut piece) {
         if is_muted() {
             continue;
         }
-        let is_last = is_doomed.load(Ordering::SeqCst);
+        let is_last = is_due.load(Ordering::SeqCst);
         let size = if is_last { size.div_ceil(2) } else { size };
         if to.write_all(&piece[..size]).is_err() || is_last {
             break;
@@ -138,10 +132,10 @@ fn cut(stream: TcpStream) {
     let _ = stream.shutdown(Shutdown::Both);
 }
 
-/// Numbers drawn by lot, the same ones for the same seed.
-struct Lot(u64);
+/// A generator of lifetimes, reproducible from its seed.
+struct Lifetimes(u64);
 
-impl Lot {
+impl Lifetimes {
     fn life(&mut self) -> Duration {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         Duration::from_millis(200 + (self.0 >> 33) % 600)

@@ -1,16 +1,17 @@
-//! What a stranger reads first is true: the tables of README.md and
-//! docs/protocol.md are those of the code, and what they show really happens.
-//! A fence says how its block is checked:
+//! Documentation tests: the tables of README.md and docs/protocol.md match the code, and their
+//! examples are run.
 //!
-//! - `console`: lines after `$ ` are run by bash, their output is compared. Port
-//!   5555 stands for the port of a server of the block's own.
-//! - `text session`: one person's netcat, played again. What is no line of a
-//!   server is what she types; what others say in it, others say. Without a login
-//!   of its own, alice is in #lobby and bob was there before her.
+//! The info string of a fenced block says how it is checked:
+//!
+//! - `console`: lines after `$ ` are run by bash and their output is compared. Port 5555 stands for
+//!   the port of the block's own server.
+//! - `text session`: one user's netcat session is replayed. Lines that no server sends are typed by
+//!   the user; messages of other users are sent by them. Without a login in the block, alice is in
+//!   #lobby and bob joined before her.
 //! - `text screen`: the same at a terminal.
-//! - `sh`: not run, but its scripts and flags have to exist.
+//! - `sh`: not run, but its scripts and flags must exist.
 //!
-//! `UPDATE=1 cargo test readme` writes the tables anew.
+//! `UPDATE=1 cargo test readme` regenerates the tables.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -30,7 +31,7 @@ use crate::support::{CHATTY, Server, Terminal, has_program};
 const PAGES: [&str; 3] = ["README.md", "docs/protocol.md", "docs/json.md"];
 
 #[test]
-fn the_tables_are_those_of_the_code() {
+fn tables_match_code() {
     for page in PAGES {
         let before = read(page);
         let after = tables().into_iter().fold(before.clone(), |text, (name, table)| {
@@ -52,7 +53,7 @@ fn the_tables_are_those_of_the_code() {
 }
 
 #[test]
-fn the_protocol_page_leaves_nothing_out() {
+fn protocol_page_covers_every_word() {
     let page = read("docs/protocol.md");
     let commands = commands::TABLE.iter().flat_map(|row| {
         std::iter::once(&row.name).chain(row.aliases).map(|name| format!("`/{name}"))
@@ -98,14 +99,14 @@ fn every_console_block_runs_as_shown() {
 }
 
 #[test]
-fn every_session_can_be_played_again() {
+fn every_session_block_can_be_replayed() {
     for block in blocks("text session") {
         play(&block);
     }
 }
 
 #[test]
-fn every_screen_can_be_played_again() {
+fn every_screen_block_can_be_replayed() {
     for block in blocks("text screen") {
         if !play_on_screen(&block) {
             return;
@@ -113,9 +114,9 @@ fn every_screen_can_be_played_again() {
     }
 }
 
-/// `scripts/record.sh` draws it anew; what is said in it is said in the picture.
+/// `scripts/record.sh` redraws the picture; all text of the recorded session must be in it.
 #[test]
-fn the_picture_is_of_a_session() {
+fn session_picture_shows_recorded_session() {
     if !["bash", "tmux", "nc"].iter().all(|program| has_program(program)) {
         return;
     }
@@ -130,7 +131,7 @@ fn the_picture_is_of_a_session() {
     let said: Vec<&str> = said.map(|(_, said)| said.trim_end_matches('\'')).collect();
     assert!(said.len() > 5);
     for picture in [drawn, read("docs/session.svg")] {
-        // Its words without its tags.
+        // The text of the SVG without its tags.
         let words = picture.split('<').filter_map(|part| part.split_once('>'));
         let words: String = words.map(|(_, text)| text).collect();
         for said in &said {
@@ -193,7 +194,7 @@ struct Block {
     text: String,
 }
 
-/// Every fenced block of the pages that has this info string.
+/// Returns every fenced block of the pages with this info string.
 fn blocks(info: &str) -> impl Iterator<Item = Block> {
     let mut found = Vec::new();
     for page in PAGES {
@@ -268,7 +269,7 @@ fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]
 
 // ---- console ----
 
-/// A command that no setting of a developer's own reaches.
+/// Creates a command that is isolated from the developer's settings.
 fn clean_command(program: &str) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CHATTY_")) {
@@ -278,9 +279,9 @@ fn clean_command(program: &str) -> Command {
     command
 }
 
-/// What a command shows on a terminal.
+/// Returns the output of a shell command as on a terminal.
 fn run(command: &str, port: u16) -> String {
-    // A netcat knows `localhost` from /etc/hosts, which not every machine has.
+    // Some netcats resolve `localhost` through /etc/hosts, which not every machine has.
     let command = command.replace("nc localhost ", "nc 127.0.0.1 ");
     let folder = Path::new(CHATTY).parent().expect("a folder").display();
     let port = port.to_string();
@@ -294,7 +295,7 @@ fn run(command: &str, port: u16) -> String {
     String::from_utf8(output.expect("bash").stdout).expect("UTF-8")
 }
 
-/// A server does not end by itself; what it shows is where it listens.
+/// Returns the first line of a server, which does not exit by itself.
 fn first_line_of_server(command: &str) -> String {
     let args = command.split_whitespace().skip(1).chain(["--port", "0", "--ephemeral"]);
     let started = clean_command(CHATTY).args(args).stderr(Stdio::piped()).spawn();
@@ -310,7 +311,7 @@ fn first_line_of_server(command: &str) -> String {
     }
 }
 
-/// What is different each time, made the same.
+/// Replaces parts that differ in each run, such as ports and times.
 fn normal(text: &str, port: u16) -> String {
     const TIME: usize = "2026-11-23T06:16:00.123Z".len();
     let mut text = text.replace(&port.to_string(), "5555");
@@ -330,7 +331,7 @@ fn normal(text: &str, port: u16) -> String {
 
 // ---- sessions ----
 
-/// Somebody with netcat.
+/// A netcat-like client.
 struct Netcat(BufReader<TcpStream>);
 
 impl Netcat {
@@ -344,28 +345,28 @@ impl Netcat {
         self.0.get_mut().write_all(format!("{line}\n").as_bytes()).expect("say");
     }
 
-    /// `None`: nothing comes in time, or the connection has ended.
+    /// `None` on a timeout or at the end of the connection.
     fn next(&mut self) -> Option<String> {
         let mut line = String::new();
         let read = self.0.read_line(&mut line).ok()?;
         (read > 0).then(|| line.trim_end_matches('\n').to_owned())
     }
 
-    /// Waits until all said before is done.
+    /// Waits until all earlier lines have been handled.
     fn settle(&mut self) {
         self.say("/ping settled");
         while self.next().expect("an answer") != "[PONG settled]" {}
     }
 }
 
-/// Everybody in a session but the one whose it is.
+/// The other users in a session block.
 struct Others {
     port: u16,
     people: HashMap<String, Netcat>,
 }
 
 impl Others {
-    /// Those whom the session takes for granted: in a room when she comes, or away.
+    /// Logs in the users that the session presupposes: members of a room, or away users.
     fn before(port: u16, lines: &[&str], me: &str) -> Self {
         let mut others = Self { port, people: HashMap::new() };
         let mut known_rooms = HashSet::new();
@@ -395,14 +396,14 @@ impl Others {
             netcat.say(name);
             netcat
         });
-        // Whoever has just come is in #lobby already.
+        // A new user is in #lobby already.
         if line != "/join lobby" {
             person.say(line);
         }
         person.settle();
     }
 
-    /// Does what makes her see `line`.
+    /// Makes the other users do what leads to `line`.
     fn cause(&mut self, line: &str, me: &str) {
         match Event::parse(Tags::split(line).1) {
             Some(Event::Message(Message { place, from, is_action, text })) if from != me => {
@@ -427,7 +428,7 @@ impl Others {
             }
             Some(Event::Renamed { old, new }) if old != me => {
                 self.does(old, &format!("/nick {new}"));
-                let person = self.people.remove(old).expect("who was renamed is here");
+                let person = self.people.remove(old).expect("the renamed user is online");
                 self.people.insert(new.to_owned(), person);
             }
             Some(Event::Topic { name, text, .. }) if name != me => {
@@ -444,7 +445,7 @@ impl Others {
     }
 }
 
-/// Whether a line of a session is one of the server, and not typed.
+/// Whether a line of a session is sent by the server, not typed.
 fn is_servers(line: &str) -> bool {
     !matches!(Event::parse(Tags::split(line).1), None | Some(Event::Help(_)))
 }
@@ -473,8 +474,8 @@ fn play(block: &Block) {
             continue;
         }
         others.cause(line, &me);
-        let heard = netcat.next().unwrap_or_else(|| panic!("{}: no {line}", block.place));
-        assert_eq!(normal(&heard, server.port), normal(line, server.port), "{}", block.place);
+        let received = netcat.next().unwrap_or_else(|| panic!("{}: no {line}", block.place));
+        assert_eq!(normal(&received, server.port), normal(line, server.port), "{}", block.place);
         if let Some(Event::Renamed { old, new }) = Event::parse(line)
             && old == me
         {
@@ -483,21 +484,21 @@ fn play(block: &Block) {
     }
     if block.text.lines().last().is_some_and(|line| line.starts_with("[BYE")) {
         let mut rest = String::new();
-        netcat.0.read_to_string(&mut rest).expect("an orderly end");
+        netcat.0.read_to_string(&mut rest).expect("a clean end");
         assert_eq!(rest, "", "{}", block.place);
     }
 }
 
-/// `false`: there is no terminal to be had.
+/// Returns `false` if there is no tmux.
 fn play_on_screen(block: &Block) -> bool {
     let server = Server::start();
     let mut lines: Vec<&str> = block.text.lines().collect();
     let prompt = lines.pop().expect("a prompt");
-    // `06:16 alice: hi` without its time.
+    // Rows without their time: `06:16 alice: hi`.
     let rows: Vec<&str> = lines.iter().map(|row| &row["HH:MM ".len()..]).collect();
     let me = rows[0].trim_start_matches("[WELCOME ").split(']').next().expect("a name");
     let mut others = Others::before(server.port, &rows, me);
-    // Nobody's first visit: that would begin with what a newcomer needs to know.
+    // Not a first session: the client would show hints for new users.
     let flags = format!("--name {me} --no-history");
     let Some(terminal) = Terminal::join(server.port, &flags) else { return false };
     let mut query = None;

@@ -1,5 +1,5 @@
-//! `/search` on the real server: the log in memory and the one on disk find the
-//! same, before and after the words are in the index.
+//! `/search` on the real server: the memory log and the disk log find the same messages, before and
+//! after indexing.
 
 use std::path::Path;
 use std::thread;
@@ -34,7 +34,7 @@ const SAID: [&str; 22] = [
     "甲乙 乙丙",
 ];
 
-/// Searches and how many of the lines above they find.
+/// Searches, and the number of lines above that each finds.
 const SEARCHES: [(&str, usize); 49] = [
     ("deploy", 2),
     ("DEPLOY 128", 2),
@@ -87,7 +87,7 @@ const SEARCHES: [(&str, usize); 49] = [
     ("lobby", 1),
 ];
 
-/// What a search finds, without times.
+/// Returns the results of a search without their times.
 fn search(peer: &mut Peer, text: &str) -> Vec<String> {
     peer.say(&format!("/search {text}"));
     let header = peer.hears(|line| line.starts_with("[SEARCH ") || line.starts_with("[ERROR "));
@@ -110,18 +110,18 @@ fn indexed(folder: &Path) -> Connection {
     log
 }
 
-/// The longest sequence of letters that a line can hold.
-fn all_different() -> String {
+/// The longest sequence of distinct letters that a line can hold.
+fn distinct_letters() -> String {
     ('\u{4E00}'..).take(1350).collect()
 }
 
-/// As many of its letters as a search can hold as words of their own.
-fn all_apart() -> String {
+/// As many of these letters, as separate words, as a search can hold.
+fn separate_letters() -> String {
     ('\u{4E00}'..).take(1000).flat_map(|c| [c, ' ']).collect()
 }
 
 #[test]
-fn both_logs_find_the_same_whatever_is_asked() {
+fn memory_and_disk_search_agree() {
     let folder = tempfile::tempdir().expect("a folder");
     let servers = [Server::start(), Server::start_in(folder.path(), &[])];
     let mut people = servers.each_ref().map(|server| Peer::join(server.port, "alice"));
@@ -129,7 +129,7 @@ fn both_logs_find_the_same_whatever_is_asked() {
         for line in SAID {
             peer.say(line);
         }
-        peer.say(&all_different());
+        peer.say(&distinct_letters());
         peer.settles();
     }
     let ask = |people: &mut [Peer; 2], when: &str| {
@@ -147,7 +147,7 @@ fn both_logs_find_the_same_whatever_is_asked() {
         let many: Vec<String> = (0..900).map(|number| format!("{number}")).collect();
         let found = people.each_mut().map(|peer| search(peer, &many.join(" ")));
         assert!(found.iter().all(Vec::is_empty));
-        for many in [all_different(), all_apart()] {
+        for many in [distinct_letters(), separate_letters()] {
             let found = people.each_mut().map(|peer| search(peer, &many));
             assert!(found.iter().all(|found| found.len() == 1), "{when}");
         }
@@ -158,7 +158,7 @@ fn both_logs_find_the_same_whatever_is_asked() {
 }
 
 #[test]
-fn the_newest_matches_are_found_and_what_is_forgotten_is_not() {
+fn search_finds_newest_matches_and_no_deleted_messages() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -189,7 +189,7 @@ fn the_newest_matches_are_found_and_what_is_forgotten_is_not() {
 }
 
 #[test]
-fn what_the_index_is_behind_with_is_found_all_the_same() {
+fn search_covers_messages_not_yet_indexed() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -207,7 +207,7 @@ fn what_the_index_is_behind_with_is_found_all_the_same() {
 }
 
 #[test]
-fn a_log_from_before_there_was_a_search_can_be_searched() {
+fn log_without_index_can_be_searched() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -229,7 +229,7 @@ fn a_log_from_before_there_was_a_search_can_be_searched() {
 }
 
 #[test]
-fn upgrade_rebuilds_the_index() {
+fn upgrade_rebuilds_index() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -238,7 +238,7 @@ fn upgrade_rebuilds_the_index() {
     alice.settles();
     indexed(folder.path());
     server.kill();
-    // The words as the version before wrote them.
+    // The index as the previous version wrote it.
     Connection::open(folder.path().join("chatty.db"))
         .expect("the log")
         .execute_batch(
@@ -258,7 +258,7 @@ fn upgrade_rebuilds_the_index() {
 }
 
 #[test]
-fn nobody_finds_what_was_not_for_them() {
+fn search_finds_only_readable_messages() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -270,7 +270,7 @@ fn nobody_finds_what_was_not_for_them() {
     drop(bob);
     let mut carol = Peer::join(server.port, "carol");
     let mut later = loop {
-        // The name is free when the server has noticed.
+        // The name is free once the server has noticed the disconnect.
         let mut later = Peer::connect(server.port);
         later.say("bob");
         if later.next().starts_with("[WELCOME") {

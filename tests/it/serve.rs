@@ -1,5 +1,4 @@
-//! The command line of the server: what it says of itself, what it refuses, and
-//! how it ends.
+//! The server's command line: help, errors, startup, reload and shutdown.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -19,7 +18,7 @@ fn serve(args: &[&str]) -> Output {
     Command::new(CHATTY).arg("serve").args(args).output().expect("chatty")
 }
 
-/// What a server with these flags says first.
+/// Returns the first line that a server with these flags prints.
 fn first_line(flags: &[&str]) -> String {
     let mut child = Command::new(CHATTY)
         .args(["serve", "--ephemeral"])
@@ -35,7 +34,7 @@ fn first_line(flags: &[&str]) -> String {
 }
 
 #[test]
-fn help_shows_every_flag_with_its_default_and_its_variable() {
+fn help_shows_every_flag_with_default_and_variable() {
     let output = serve(&["--help"]);
     assert!(output.status.success());
     let help = text(&output.stdout);
@@ -54,16 +53,16 @@ fn help_shows_every_flag_with_its_default_and_its_variable() {
 }
 
 #[test]
-fn the_first_line_says_where_it_listens_and_how_to_open_it() {
+fn first_line_reports_listening_address_and_how_to_expose_it() {
     let first = first_line(&["--port", "0"]);
     assert!(first.starts_with("listening on 127.0.0.1:"), "{first}");
     assert!(first.contains("--bind 0.0.0.0"), "{first}");
 }
 
 #[test]
-fn the_port_and_the_address_may_come_from_the_environment_or_a_flag() {
+fn port_and_address_come_from_environment_or_flag() {
     let server = Server::start_with(&["--bind", "127.0.0.2"]);
-    // Both addresses share the port that was free.
+    // Both addresses share the chosen free port.
     Peer::join(server.port, "alice");
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut child = Command::new(CHATTY)
@@ -81,7 +80,7 @@ fn the_port_and_the_address_may_come_from_the_environment_or_a_flag() {
 }
 
 #[test]
-fn a_taken_port_is_one_clear_line() {
+fn occupied_port_is_reported_in_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let output = serve(&["--port", &port, "--ephemeral"]);
@@ -93,7 +92,7 @@ fn a_taken_port_is_one_clear_line() {
 }
 
 #[test]
-fn a_bad_flag_is_a_usage_error() {
+fn invalid_flag_is_a_usage_error() {
     for args in [
         &["--port", "70000"][..],
         &["--bind", "nowhere"],
@@ -120,7 +119,7 @@ fn a_bad_flag_is_a_usage_error() {
 }
 
 #[test]
-fn a_signal_says_farewell_to_everyone_and_ends_with_0() {
+fn signal_sends_farewells_and_exits_with_0() {
     for signal in ["TERM", "INT"] {
         let server = Server::start();
         let mut people: Vec<Peer> =
@@ -140,10 +139,10 @@ fn a_signal_says_farewell_to_everyone_and_ends_with_0() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once_unless_it_repeats_the_first() {
+fn second_signal_ends_server_at_once_unless_repeated_immediately() {
     for (is_repeat, code) in [(true, 0), (false, 128 + 15)] {
         let server = Server::start();
-        // More waits for this one than the sockets hold, so the server would wait.
+        // More than the socket buffers hold, so that the server would wait for this client.
         let mut stuck = Peer::join(server.port, "stuck");
         let mut alice = Peer::join(server.port, "alice");
         alice.say("/set echo off");
@@ -161,7 +160,7 @@ fn a_second_signal_ends_it_at_once_unless_it_repeats_the_first() {
             assert!(stuck.rest().last().expect("lines").starts_with("[BYE shutting-down]"));
             drop(stuck);
         } else {
-            // What is tested is that time has passed.
+            // The elapsed time is what is tested.
             thread::sleep(Duration::from_millis(1200).saturating_sub(first.elapsed()));
             server.signal("TERM");
         }
@@ -170,7 +169,7 @@ fn a_second_signal_ends_it_at_once_unless_it_repeats_the_first() {
 }
 
 #[test]
-fn hang_up_reloads_and_never_ends_it() {
+fn hangup_reloads_and_never_ends_server() {
     let server = Server::start();
     let mut alice = Peer::join(server.port, "alice");
     for _ in 0..2 {
@@ -181,7 +180,7 @@ fn hang_up_reloads_and_never_ends_it() {
     }
     drop(alice);
     assert_eq!(server.stops(), (Some(0), Vec::new()));
-    // As nohup does.
+    // Ignored as by nohup.
     let mut nohup = Command::new("sh");
     nohup.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
     let server = Server::spawn_under(nohup, &["--ephemeral"]);
@@ -194,8 +193,8 @@ fn hang_up_reloads_and_never_ends_it() {
 }
 
 #[test]
-fn signals_are_handled_from_the_first_line_on() {
-    // A shell's `&` has its jobs ignore SIGINT, and what is ignored stays so.
+fn signals_are_handled_from_first_line_on() {
+    // A shell's `&` makes its jobs ignore SIGINT, and ignored signals are inherited.
     let int = if is_ignored(2) { "TERM" } else { "INT" };
     for signal in ["HUP", "USR1", "USR2", "TERM", int].iter().cycle().take(25) {
         let server = Server::start();
@@ -209,7 +208,7 @@ fn signals_are_handled_from_the_first_line_on() {
 }
 
 #[test]
-fn help_is_printed_whole_on_a_nonblocking_pipe() {
+fn help_is_printed_whole_on_nonblocking_pipe() {
     let expected = text(&serve(&["--help"]).stdout);
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("non-blocking");
@@ -217,7 +216,7 @@ fn help_is_printed_whole_on_a_nonblocking_pipe() {
     assert!(expected.len() > usize::try_from(size).expect("a size"));
     let mut child =
         Command::new(CHATTY).args(["serve", "--help"]).stdout(writer).spawn().expect("chatty");
-    // Nobody reads before it sleeps, or has given up.
+    // The pipe is read only after the program blocks or has failed.
     let has_stopped = || {
         let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("a process");
         stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['S', 'Z']))
@@ -230,7 +229,7 @@ fn help_is_printed_whole_on_a_nonblocking_pipe() {
 }
 
 #[test]
-fn all_addresses_of_both_kinds_can_be_named_and_twice() {
+fn wildcard_addresses_of_both_families_can_be_repeated() {
     let first =
         first_line(&["--port", "0", "--bind", "0.0.0.0", "--bind", "::", "--bind", "0.0.0.0"]);
     let port = first.split("0.0.0.0:").nth(1).and_then(|rest| rest.split(' ').next());

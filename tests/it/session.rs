@@ -1,8 +1,8 @@
-//! Coming back to a visit: over a broken connection, a restart, a crash.
+//! Sessions on the real server: resume after a drop, a restart, and a crash.
 
 use crate::support::{Peer, Server};
 
-/// A visit with a session, and its token.
+/// Logs in and requests a session; returns its token.
 fn with_session(port: u16, name: &str) -> (Peer, String) {
     let mut peer = Peer::join(port, name);
     peer.say("/set tags on");
@@ -16,7 +16,7 @@ fn session(peer: &mut Peer) -> String {
     line["[SESSION ".len()..].split(']').next().expect("a token").to_owned()
 }
 
-/// Comes back, and tells what came up to the barrier, without tags' times.
+/// Resumes a session; returns the lines received before a `/ping` barrier, without time tags.
 fn resume(port: u16, token: &str, after: u64) -> (Peer, Vec<String>) {
     let mut peer = Peer::connect(port);
     peer.say(&format!("/resume {token} {after}"));
@@ -24,14 +24,14 @@ fn resume(port: u16, token: &str, after: u64) -> (Peer, Vec<String>) {
     (peer, lines)
 }
 
-/// A line's id and the line without its tags.
+/// Splits a tagged message into its id and the line without tags.
 fn id_and_line(line: &str) -> (u64, &str) {
     let (tags, line) = line.strip_prefix("@id=").and_then(|l| l.split_once(' ')).expect(line);
     (tags.split(';').next().and_then(|id| id.parse().ok()).expect(line), line)
 }
 
 #[test]
-fn a_visit_outlives_a_crash_with_all_that_belongs_to_it() {
+fn session_survives_crash_with_its_state() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), &[]);
     let (mut bob, token) = with_session(server.port, "Bob");
@@ -67,7 +67,7 @@ fn a_visit_outlives_a_crash_with_all_that_belongs_to_it() {
     carol.say("/msg bob hidden too");
     carol.settles();
     alice.say("/who");
-    assert_eq!(alice.next(), "[USERS #Ops 2] alice,Bob", "nobody saw him leave");
+    assert_eq!(alice.next(), "[USERS #Ops 2] alice,Bob", "the drop is not announced");
 
     let (mut bob, lines) = resume(server.port, &token, 0);
     assert_eq!(lines[0], "[WELCOME Bob] you are back");
@@ -92,7 +92,7 @@ fn a_visit_outlives_a_crash_with_all_that_belongs_to_it() {
 }
 
 #[test]
-fn who_does_not_come_back_after_a_restart_quits_in_the_end() {
+fn unresumed_session_expires_after_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::start_in(folder.path(), &[]);
     let (mut bob, token) = with_session(server.port, "bob");
@@ -114,7 +114,7 @@ fn who_does_not_come_back_after_a_restart_quits_in_the_end() {
 }
 
 #[test]
-fn a_mark_is_known_as_long_as_its_message_however_much_was_said_since() {
+fn cid_is_deduplicated_while_its_message_is_stored() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::start_in(folder.path(), &["--history-messages", "2"]);
     let (mut alice, _) = with_session(server.port, "alice");
@@ -131,7 +131,7 @@ fn a_mark_is_known_as_long_as_its_message_however_much_was_said_since() {
 }
 
 #[test]
-fn what_comes_while_somebody_comes_back_is_neither_lost_nor_doubled() {
+fn messages_during_resume_arrive_exactly_once() {
     const LINES: usize = 2000;
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::start_in(folder.path(), &[]);
@@ -148,7 +148,7 @@ fn what_comes_while_somebody_comes_back_is_neither_lost_nor_doubled() {
         alice.settles();
     });
     let (mut seen, mut last) = (Vec::new(), 0);
-    // Each time after a few more lines the connection breaks and another takes over.
+    // After every few lines the connection drops and a new one resumes the session.
     for breaks in 0.. {
         for _ in 0..37 + breaks {
             let line = bob.hears(|line| line.starts_with("@id="));
@@ -173,14 +173,14 @@ fn what_comes_while_somebody_comes_back_is_neither_lost_nor_doubled() {
 }
 
 #[test]
-fn all_of_a_visit_in_a_thousand_rooms_is_read_again_after_a_crash() {
+fn session_in_thousand_rooms_is_restored_after_crash() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
     alice.say("/set tags on\n/session");
     let session = alice.hears(|line| line.starts_with("[SESSION "));
     let token = session["[SESSION ".len()..].split(']').next().expect("a token").to_owned();
-    // Each of them is a room that is made, and ends.
+    // Every line creates a room, which then ends.
     let lines = (0..1200).map(|n| format!("/join r{n}\nline {n}.\n/part\n"));
     alice.send(lines.collect::<String>().as_bytes());
     alice.settles_tagged();

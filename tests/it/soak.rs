@@ -1,9 +1,9 @@
-//! A crowd that comes, goes, renames, floods, reads slowly, vanishes, guesses passwords
-//! and leaves mail, with TLS and without, more of it than may come in, for as long as one
-//! likes (`scripts/soak.sh`; a moment with the other tests): two canaries go on talking,
-//! and the server's memory stays what it was.
+//! Soak test: a crowd of clients connects, disconnects, renames, floods, reads slowly, drops,
+//! guesses passwords and leaves mail, with and without TLS and above the connection limits, for any
+//! duration (`scripts/soak.sh`; a few seconds under `cargo test`). Two canaries keep talking, and
+//! the server's memory must stay constant.
 
-mod visits;
+mod visitor;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,21 +15,21 @@ use std::{env, fs};
 use rcgen::{CertifiedKey, KeyPair};
 use tokio_rustls::rustls::ClientConfig;
 
-use self::visits::{Counts, Visitor};
+use self::visitor::{Counts, Visitor};
 use crate::hostile::Watch;
 use crate::support::Peer;
 
-/// How many take part at a time.
+/// The number of concurrent clients.
 const CROWD: u8 = 12;
 
-/// How many visits begin in a second. They are bounded, so that what is measured is the
-/// server, not how fast a crowd can be that shares its machine.
+/// Visits per second. The rate is bounded, so that the server is measured and not the speed of a
+/// crowd on the same machine.
 const VISITS_A_SECOND: u32 = 30;
 
-/// Between two looks at how fast the server answers.
+/// The interval between latency probes.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How many samples are taken.
+/// The number of samples.
 const SAMPLES: u32 = 60;
 
 fn duration() -> Duration {
@@ -37,34 +37,33 @@ fn duration() -> Duration {
     Duration::from_secs(seconds.unwrap_or(4))
 }
 
-/// Two seconds stand for a minute: every time that the server keeps is a thirtieth of
-/// what it is by default.
+/// Two seconds stand for a minute: every timeout is a thirtieth of its default.
 const FAST_FORWARD: &str = "--login-timeout 1s --write-stall 333ms --session-grace 2s \
     --guess-delay 33ms --keepalive 2s --user-timeout 2s";
 
-/// What is remembered is soon full.
+/// Small limits, so that they are reached soon.
 const SMALL: &str = "--keep-messages 20000 --outbox 64KiB --mailbox 20 --max-accounts 10";
 
-/// The crowd is more than may come in, now and then; the canaries are not.
+/// The crowd exceeds these limits now and then; the canaries do not.
 const LIMITS: &str = "--limit-loopback --max-connections 40 --max-per-address 6 \
     --max-unnamed 4 --connect-rate 8 --connect-burst 20 --input-rate 200 --input-burst 400";
 
 #[test]
-fn a_crowd_in_fast_forward_leaves_nothing_behind() {
+fn crowd_at_accelerated_time_leaks_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let identity = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
     let tls = tls(&identity, folder.path());
     let flags = [FAST_FORWARD, SMALL, LIMITS].into_iter().flat_map(str::split_whitespace);
     let flags: Vec<&str> = flags.chain(tls.iter().map(String::as_str)).collect();
-    let watch = Watch::begin_in(&folder.path().join("data"), &flags).may_log(tells_of_the_crowd);
-    // Before the crowd, in whose press somebody without a name has to give way.
+    let watch = Watch::begin_in(&folder.path().join("data"), &flags).may_log(is_log_of_crowd);
+    // Before the crowd, which evicts pending logins.
     let mut prober = Peer::join(watch.port(), "prober");
     for line in ["/set joins off", "/join pulse", "/part lobby"] {
         prober.say(line);
     }
     prober.settles();
     let is_over = Arc::new(AtomicBool::new(false));
-    let crowd = gather(watch.port(), &visits::trust(&identity.cert), &is_over);
+    let crowd = start_crowd(watch.port(), &visitor::trust(&identity.cert), &is_over);
     let (samples, echoes) = observe(&watch, &mut prober, duration());
     drop(prober);
     is_over.store(true, Ordering::Relaxed);
@@ -73,22 +72,22 @@ fn a_crowd_in_fast_forward_leaves_nothing_behind() {
         *done.entry(what).or_insert(0) += count;
     }
     report(&samples, &echoes, &done);
-    watch.end(is_of_the_crowd);
+    watch.end(is_from_crowd);
     if duration() >= Duration::from_mins(1) {
         check_memory(&samples);
         check_crowd(&done);
     }
 }
 
-/// Whether a line that the lobby hears is by or about one of them.
-fn is_of_the_crowd(line: &str) -> bool {
+/// Whether a line in the lobby is by or about the crowd.
+fn is_from_crowd(line: &str) -> bool {
     let line = line.strip_prefix("* ").unwrap_or(line);
     let names = ["soak", "holder", "slow", "prober"];
     names.iter().any(|name| line.starts_with(name)) || line.ends_with(" here)")
 }
 
-/// Whether a line of the log tells who the server is, or what they decided in rooms.
-fn tells_of_the_crowd(line: &str) -> bool {
+/// Whether a log line is about the server's identity or the crowd's moderation.
+fn is_log_of_crowd(line: &str) -> bool {
     let is_act = line.split_once(' ').is_some_and(|(time, act)| {
         time.starts_with("20")
             && (act.starts_with("soak")
@@ -98,7 +97,7 @@ fn tells_of_the_crowd(line: &str) -> bool {
     is_act || line.starts_with("TLS, certificate ")
 }
 
-/// The flags for a server that is this one.
+/// Writes a certificate and returns the server flags for it.
 fn tls(identity: &CertifiedKey<KeyPair>, folder: &Path) -> [String; 4] {
     let (certificate, key) = (folder.join("cert.pem"), folder.join("key.pem"));
     fs::write(&certificate, identity.cert.pem()).expect("written");
@@ -107,8 +106,8 @@ fn tls(identity: &CertifiedKey<KeyPair>, folder: &Path) -> [String; 4] {
     ["--tls-cert".to_owned(), certificate, "--tls-key".to_owned(), key]
 }
 
-/// All of the crowd, until it is over.
-fn gather(
+/// Starts the threads of the crowd, which return their counts when it is over.
+fn start_crowd(
     port: u16,
     trust: &Arc<ClientConfig>,
     is_over: &Arc<AtomicBool>,
@@ -116,35 +115,34 @@ fn gather(
     let one = |number| {
         let visitor = Visitor::new(port, number, trust.clone());
         let is_over = is_over.clone();
-        thread::spawn(move || keep_coming(visitor, &is_over))
+        thread::spawn(move || visit_repeatedly(visitor, &is_over))
     };
     (0..CROWD).map(one).collect()
 }
 
-/// Comes again and again, so often that all together make their number of visits.
-fn keep_coming(mut visitor: Visitor, is_over: &AtomicBool) -> Counts {
+/// Visits again and again, so that the whole crowd reaches its visit rate.
+fn visit_repeatedly(mut visitor: Visitor, is_over: &AtomicBool) -> Counts {
     let pause = Duration::from_secs(1) * u32::from(CROWD) / VISITS_A_SECOND;
     while !is_over.load(Ordering::Relaxed) {
         let start = Instant::now();
-        // Whatever breaks off is what this is about.
+        // Errors are expected: broken connections are part of the test.
         let _ = visitor.visit();
         thread::sleep(pause.saturating_sub(start.elapsed()));
     }
     visitor.done()
 }
 
-/// What is seen of the server at one time.
+/// A measurement of the server.
 struct Sample {
-    /// The memory it has in use, in bytes.
+    /// The memory in use, in bytes.
     memory: u64,
-    /// For how long its loop has worked, and for how long it was ready to and had no
-    /// core, since it began.
+    /// How long the server loop has run, and how long it was ready without CPU, since it started.
     worked: Duration,
     waited: Duration,
 }
 
-/// Looks at the server from time to time, and at how long a message takes to its echo,
-/// which says what the canaries notice in figures.
+/// Samples the server regularly, and measures the time from a message to its echo, the latency that
+/// the canaries also see.
 fn observe(watch: &Watch, prober: &mut Peer, time: Duration) -> (Vec<Sample>, Vec<Duration>) {
     let start = Instant::now();
     let (mut samples, mut echoes) = (Vec::new(), Vec::new());
@@ -174,11 +172,11 @@ fn sample(process: u32) -> Sample {
     Sample { memory: used.parse::<u64>().expect("a number") << 10, worked, waited }
 }
 
-/// In a run of many visits nothing that the crowd is for is left out.
+/// Checks that a long run has covered every kind of visit.
 fn check_crowd(done: &Counts) {
-    let told = visits::ANSWERS.iter().map(|(_, what)| *what);
-    for what in told.chain(["refused", "of them TLS", "returns", "slow readers"]) {
-        assert!(done.contains_key(what), "nobody: {what}: {done:?}");
+    let reported = visitor::ANSWERS.iter().map(|(_, what)| *what);
+    for what in reported.chain(["refused", "of them TLS", "returns", "slow readers"]) {
+        assert!(done.contains_key(what), "never done: {what}: {done:?}");
     }
 }
 

@@ -1,5 +1,5 @@
-//! The log's files: complete after a stop, copied while the server runs, locked by another
-//! process, lost, replaced, or not the server's own.
+//! The log's files: complete after a stop, copied while the server runs, locked by another process,
+//! lost, replaced, or not owned by the server.
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
@@ -16,8 +16,8 @@ fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
-/// What becomes of a server that does not start.
-fn start_in_vain(folder: &Path) -> Output {
+/// Runs a server that must fail to start; returns its output.
+fn start_failing(folder: &Path) -> Output {
     let mut server = Command::new(CHATTY);
     server.args(["serve", "--port", "0", "--bind", "127.0.0.1", "--tls", "--data"]).arg(folder);
     let output = server.output().expect("chatty serve");
@@ -25,13 +25,13 @@ fn start_in_vain(folder: &Path) -> Output {
     output
 }
 
-/// Says some lines in a room, each acknowledged.
+/// Posts lines to a room, each acknowledged.
 fn say(server: &Server, name: &str, lines: &[&str]) {
     let mut peer = Peer::join(server.port, name);
     peer.say("/join ops");
     for line in lines {
         peer.say(line);
-        peer.hears(|heard| heard == format!("#ops {name}: {line}"));
+        peer.hears(|received| received == format!("#ops {name}: {line}"));
     }
     peer.say("/quit");
     peer.rest();
@@ -42,7 +42,7 @@ fn texts(rows: &[(u64, String)]) -> Vec<&str> {
 }
 
 #[test]
-fn orderly_stop_leaves_one_complete_file() {
+fn graceful_shutdown_leaves_one_complete_file() {
     for (signal, flags) in [
         ("TERM", &[][..]),
         ("INT", &["--durability", "relaxed"]),
@@ -70,7 +70,7 @@ fn orderly_stop_leaves_one_complete_file() {
 }
 
 #[test]
-fn running_servers_log_is_copied_as_the_readme_says() {
+fn log_of_running_server_is_copied_as_documented() {
     if !has_program("sqlite3") {
         return;
     }
@@ -92,7 +92,7 @@ fn running_servers_log_is_copied_as_the_readme_says() {
 }
 
 #[test]
-fn locked_log_refuses_lines_until_it_is_released() {
+fn locked_log_refuses_lines_until_released() {
     let folder = folder();
     let server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::register(server.port, "alice", "open sesame");
@@ -116,7 +116,7 @@ fn locked_log_refuses_lines_until_it_is_released() {
             let answer = alice.next();
             assert!(answer.starts_with("[ERROR storage-full] "), "{line}: {answer}");
         }
-        // Everything else goes on, at once.
+        // Everything else works, without delay.
         alice.say("/history 1 #ops");
         alice.hears(|line| line == "[HISTORY #ops 1]");
         alice.next();
@@ -134,18 +134,18 @@ fn locked_log_refuses_lines_until_it_is_released() {
 }
 
 #[test]
-fn long_reader_does_not_stop_lines() {
+fn long_read_transaction_does_not_block_lines() {
     let folder = folder();
     let server = Server::start_in(folder.path(), &[]);
     say(&server, "alice", &["one"]);
     let reader = Connection::open(folder.path().join("chatty.db")).expect("the log");
     reader.execute_batch("BEGIN; SELECT count(*) FROM messages").expect("reads");
-    // More than is moved into the file at once.
+    // More than one checkpoint threshold.
     let line = "x".repeat(4000);
     let lines = vec![line.as_str(); 1200];
     say(&server, "bob", &lines);
     assert!(server.logged().is_empty());
-    // At the stop all is stored, and what to copy is said.
+    // At the stop everything is stored, and the log reports which file to copy.
     let (code, said) = server.stops();
     assert_eq!(code, Some(0));
     assert!(said.iter().any(|line| line.contains("chatty.db-wal, beside ")), "{said:?}");
@@ -155,21 +155,21 @@ fn long_reader_does_not_stop_lines() {
 }
 
 #[test]
-fn locked_log_is_an_error_at_the_start() {
+fn locked_log_is_an_error_at_start() {
     let folder = folder();
     let server = Server::start_in(folder.path(), &[]);
     say(&server, "alice", &["one"]);
     assert_eq!(server.stops().0, Some(0));
     let other = Connection::open(folder.path().join("chatty.db")).expect("the log");
     other.execute_batch("BEGIN IMMEDIATE").expect("locked");
-    let said = text(&start_in_vain(folder.path()).stderr);
+    let said = text(&start_failing(folder.path()).stderr);
     assert!(said.contains("chatty.db: it is locked by another process; "), "{said}");
     drop(other);
     Server::start_in(folder.path(), &[]);
 }
 
 #[test]
-fn change_that_cannot_be_stored_at_the_stop_is_named() {
+fn unstored_change_is_reported_at_stop() {
     let folder = folder();
     let server = Server::start_in(folder.path(), &[]);
     let mut alice = Peer::join(server.port, "alice");
@@ -186,7 +186,7 @@ fn change_that_cannot_be_stored_at_the_stop_is_named() {
 }
 
 #[test]
-fn change_that_could_not_be_stored_is_stored_when_the_lock_is_released() {
+fn failed_change_is_stored_when_lock_is_released() {
     let folder = folder();
     let file = folder.path().join("chatty.db");
     let server = Server::start_in(folder.path(), &[]);
@@ -203,16 +203,16 @@ fn change_that_could_not_be_stored_is_stored_when_the_lock_is_released() {
     alice.say("/quit");
     alice.rest();
     other.execute_batch("ROLLBACK").expect("released");
-    // Nobody says anything.
-    Terminal::waits("it is stored", || visits(&other) == 0);
+    // Without further input.
+    Terminal::waits("the change is stored", || visits(&other) == 0);
     drop(other);
     assert_eq!(server.stops().0, Some(0));
 }
 
-/// What is done to a folder.
+/// Damage done to a data folder.
 type Harm<'h> = &'h dyn Fn(&Path);
 
-/// A folder whose server was killed after it had acknowledged lines.
+/// A data folder whose server was killed after it had acknowledged lines.
 fn killed() -> tempfile::TempDir {
     let folder = folder();
     let mut server = Server::start_in(folder.path(), &[]);
@@ -222,7 +222,7 @@ fn killed() -> tempfile::TempDir {
 }
 
 #[test]
-fn log_that_lost_what_was_stored_is_refused() {
+fn log_that_lost_stored_messages_is_rejected() {
     let remove = |path: PathBuf| fs::remove_file(path).expect("removed");
     let harms: [(&str, Harm<'_>); 4] = [
         ("an empty file", &|folder| {
@@ -237,7 +237,7 @@ fn log_that_lost_what_was_stored_is_refused() {
             remove(folder.join("chatty.db-shm"));
         }),
         ("an older file", &|folder| {
-            // Of before the first start; all was moved into the file since.
+            // A copy from before the first start; everything was checkpointed since.
             let log = Connection::open(folder.join("chatty.db")).expect("the log");
             log.execute_batch("DELETE FROM messages; UPDATE last SET number = 0").expect("older");
         }),
@@ -246,21 +246,21 @@ fn log_that_lost_what_was_stored_is_refused() {
         let folder = killed();
         harm(folder.path());
         for _ in 0..2 {
-            let said = text(&start_in_vain(folder.path()).stderr);
+            let said = text(&start_failing(folder.path()).stderr);
             assert!(
                 said.contains("chatty.db does not hold what was stored in it: "),
                 "{what}: {said}"
             );
             assert!(said.contains("/lock and start again"), "{what}: {said}");
         }
-        // What it says to do helps.
+        // The command given in the error fixes the problem.
         remove(folder.path().join("lock"));
         Server::start_in(folder.path(), &[]);
     }
 }
 
 #[test]
-fn whole_older_copy_is_used() {
+fn complete_older_copy_is_accepted() {
     let (folder, copy) = (folder(), folder());
     let server = Server::start_in(folder.path(), &[]);
     say(&server, "alice", &["one"]);
@@ -271,15 +271,17 @@ fn whole_older_copy_is_used() {
     }
     server.signal("CONT");
     say(&server, "alice", &["two"]);
-    // The mark beside the log follows within a second or so.
+    // The note in the lock file is updated within about a second.
     let lock = folder.path().join("lock");
-    Terminal::waits("it is noted", || fs::read_to_string(&lock).expect("a note").contains(" 2, "));
+    Terminal::waits("the lock file is updated", || {
+        fs::read_to_string(&lock).expect("a note").contains(" 2, ")
+    });
     drop(server);
     let server = Server::start_in(copy.path(), &[]);
     assert_eq!(texts(&history(server.port, "ops")), ["one"]);
     assert!(server.logged().is_empty());
     drop(server);
-    // With the lock of the newer one it is used all the same, and that is said.
+    // With the lock file of the newer log the older copy is accepted, and that is reported.
     for name in ["chatty.db", "chatty.db-wal"] {
         fs::copy(copy.path().join(name), folder.path().join(name)).expect("copied");
     }
@@ -289,7 +291,7 @@ fn whole_older_copy_is_used() {
 }
 
 #[test]
-fn complete_older_file_is_used_after_an_orderly_stop_and_that_is_said() {
+fn older_file_is_accepted_and_reported_after_graceful_shutdown() {
     let (folder, copy) = (folder(), folder());
     let (file, older) = (folder.path().join("chatty.db"), copy.path().join("older"));
     for line in ["one", "two"] {
@@ -308,7 +310,7 @@ fn complete_older_file_is_used_after_an_orderly_stop_and_that_is_said() {
 }
 
 #[test]
-fn lock_left_by_a_first_start_is_no_obstacle() {
+fn lock_left_by_first_start_is_ignored() {
     let folder = folder();
     fs::write(folder.path().join("lock"), "").expect("a lock");
     for file in ["", "chatty.db"] {
@@ -322,7 +324,7 @@ fn lock_left_by_a_first_start_is_no_obstacle() {
 }
 
 #[test]
-fn lost_files_end_the_server_before_a_line_is_acknowledged() {
+fn lost_files_end_server_before_line_is_acknowledged() {
     let harms: [Harm<'_>; 4] = [
         &|folder| fs::remove_dir_all(folder).expect("removed"),
         &|folder| fs::rename(folder, folder.with_extension("moved")).expect("moved"),
@@ -354,7 +356,7 @@ fn lost_files_end_the_server_before_a_line_is_acknowledged() {
 }
 
 #[test]
-fn only_own_regular_files_are_used_and_others_stay_as_they_are() {
+fn only_own_regular_files_are_used_and_others_stay_unchanged() {
     for name in ["chatty.db", "chatty.db-wal", "chatty.db-shm", "lock", "tls-identity.pem"] {
         for kind in ["a link", "a dangling link", "a hard link", "a FIFO", "a folder"] {
             let (folder, elsewhere) = (folder(), folder());
@@ -372,7 +374,7 @@ fn only_own_regular_files_are_used_and_others_stay_as_they_are() {
                 }
                 _ => fs::create_dir(&path).expect("a folder"),
             }
-            let said = text(&start_in_vain(folder.path()).stderr);
+            let said = text(&start_failing(folder.path()).stderr);
             assert!(said.contains(&path.display().to_string()), "{name} is {kind}: {said}");
             assert!(said.contains("chatty leaves it alone"), "{name} is {kind}: {said}");
             assert_eq!(fs::read_to_string(&victim).expect("there"), "not chatty's");
@@ -385,17 +387,17 @@ fn only_own_regular_files_are_used_and_others_stay_as_they_are() {
 }
 
 #[test]
-fn device_is_not_made_private() {
+fn device_permissions_are_unchanged() {
     let folder = folder();
     let mode = || fs::metadata("/dev/null").expect("there").permissions().mode();
     let before = mode();
     symlink("/dev/null", folder.path().join("chatty.db")).expect("a link");
-    start_in_vain(folder.path());
+    start_failing(folder.path());
     assert_eq!(mode(), before);
 }
 
 #[test]
-fn data_folder_may_be_a_link() {
+fn data_folder_may_be_a_symlink() {
     let parent = folder();
     let (folder, link) = (parent.path().join("log"), parent.path().join("link"));
     fs::create_dir(&folder).expect("a folder");

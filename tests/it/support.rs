@@ -1,8 +1,7 @@
-//! What the tests stand on: a server, somebody to talk to, a server
-//! that says what it is told to, and a terminal (tmux) to sit at.
+//! Test support: a running server, a netcat-like peer, a scripted server, and a real terminal
+//! (tmux).
 //!
-//! Everything waits for a condition, with a deadline; nothing waits for time to
-//! pass.
+//! Helpers wait for a condition until [`DEADLINE`]; they never sleep for a fixed time.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -22,14 +21,14 @@ use tokio::signal::unix::SignalKind;
 /// The program under test.
 pub(crate) const CHATTY: &str = env!("CARGO_BIN_EXE_chatty");
 
-/// The same as one word of a shell's command line: its path may contain blanks.
+/// [`CHATTY`] quoted for a shell command line: its path may contain spaces.
 pub(crate) const CHATTY_WORD: &str = concat!("'", env!("CARGO_BIN_EXE_chatty"), "'");
 
-/// A password, and a file with its hash.
+/// A test password, and a file with its hash.
 pub(crate) const SESAME: &str = "correct horse battery";
 pub(crate) const SESAME_FILE: &str = "tests/passwords/sesame.hash";
 
-/// Far longer than anything takes, so that only what never comes fails.
+/// Timeout of every wait; far longer than any operation takes, so only a missing event fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running `chatty serve`.
@@ -44,18 +43,18 @@ impl Server {
         Self::start_with(&[])
     }
 
-    /// One with further flags.
+    /// Starts a server with extra flags.
     pub(crate) fn start_with(flags: &[&str]) -> Self {
         Self::spawn(&[&["--ephemeral"], flags].concat())
     }
 
-    /// One that keeps its log in a folder.
+    /// Starts a server with its log in `folder`.
     pub(crate) fn start_in(folder: &Path, flags: &[&str]) -> Self {
         let folder = folder.to_str().expect("a plain path");
         Self::spawn(&[&["--data", folder], flags].concat())
     }
 
-    /// One in place of another that is gone.
+    /// Starts a server on the port of one that has ended.
     pub(crate) fn start_again(port: u16, flags: &[&str]) -> Self {
         Self::spawn(&[&["--port", &port.to_string()], flags].concat())
     }
@@ -64,7 +63,7 @@ impl Server {
         Self::spawn_by(Command::new(CHATTY), flags)
     }
 
-    /// One that a program runs which is given the command line to run.
+    /// Starts a server under `program`, a wrapper such as `strace` that takes a command line.
     pub(crate) fn spawn_under(mut program: Command, flags: &[&str]) -> Self {
         program.arg(CHATTY);
         Self::spawn_by(program, flags)
@@ -81,11 +80,11 @@ impl Server {
             .expect("chatty serve");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let first = lines.next().expect("a first line").expect("readable");
-        // Its later words must not fill the pipe.
+        // Drain stderr so that the pipe never fills.
         let (write, log) = mpsc::channel();
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                let _ = write.send(line); // nobody may ask for it
+                let _ = write.send(line); // the test may not read the log
             }
         });
         let port = first.split("127.0.0.1:").nth(1).expect(&first);
@@ -93,19 +92,19 @@ impl Server {
         Self { port: port.parse().expect(&first), child, log }
     }
 
-    /// The next line it writes to its log.
+    /// Returns the next line of the server's log.
     pub(crate) fn logs(&self) -> String {
         self.log.recv_timeout(DEADLINE).expect("a line in the log in time")
     }
 
-    /// The fingerprint that it says at its start, with `--tls`.
+    /// Returns the certificate fingerprint that a server with `--tls` reports when it starts.
     pub(crate) fn fingerprint(&self) -> String {
         let said = self.logs();
         let (_, rest) = said.split_once("SHA-256 ").expect(&said);
         rest.split(' ').next().expect("a fingerprint").to_owned()
     }
 
-    /// All that it has written to its log and nobody has read yet.
+    /// Returns the log lines that have not been read yet.
     pub(crate) fn logged(&self) -> Vec<String> {
         self.log.try_iter().collect()
     }
@@ -114,20 +113,19 @@ impl Server {
         self.child.id()
     }
 
-    /// Waits for its end, and gives the exit code.
+    /// Waits for the server to exit; returns the exit code.
     pub(crate) fn wait(mut self) -> Option<i32> {
         self.child.wait().expect("an end").code()
     }
 
-    /// Stops it as an operator does; gives the exit code, and what it wrote to its log
-    /// that nobody has read yet.
+    /// Sends SIGTERM and waits; returns the exit code and the log lines not read yet.
     pub(crate) fn stops(mut self) -> (Option<i32>, Vec<String>) {
         self.signal("TERM");
         let code = self.child.wait().expect("an end").code();
         (code, self.log.iter().collect())
     }
 
-    /// How many sockets it holds.
+    /// Returns the number of open sockets of the server.
     pub(crate) fn count_sockets(&self) -> usize {
         let folder = format!("/proc/{}/fd", self.process_id());
         let files = std::fs::read_dir(folder).expect("descriptors").flatten();
@@ -135,7 +133,7 @@ impl Server {
         links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
     }
 
-    /// Waits until it holds fewer sockets than before what makes it end a connection.
+    /// Waits until the server holds fewer than `before` sockets.
     pub(crate) fn waits_for_fewer_sockets(&self, before: usize) {
         Terminal::waits("an end", || self.count_sockets() < before);
     }
@@ -156,18 +154,18 @@ impl Drop for Server {
     }
 }
 
-/// Somebody with netcat.
+/// A client like netcat: sends and reads raw lines.
 pub(crate) struct Peer {
     lines: BufReader<TcpStream>,
 }
 
 impl Peer {
-    /// Joins where it is let in.
+    /// Connects and logs in; `None` if the connection is rejected.
     pub(crate) fn try_join(port: u16, name: &str) -> Option<Self> {
         Self::try_connect(port).map(|peer| peer.logged_in(name))
     }
 
-    /// Connects where it is let in.
+    /// Connects and reads the greeting; `None` if the connection is rejected.
     pub(crate) fn try_connect(port: u16) -> Option<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
         stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
@@ -181,7 +179,7 @@ impl Peer {
         Self::on(TcpStream::connect(("127.0.0.1", port)).expect("connect"), name)
     }
 
-    /// Joins, and makes the name an account.
+    /// Logs in and registers the name as an account.
     pub(crate) fn register(port: u16, name: &str, password: &str) -> Self {
         let mut peer = Self::join(port, name);
         peer.say(&format!("/register {password}"));
@@ -189,13 +187,13 @@ impl Peer {
         peer
     }
 
-    /// Joins over a connection that is there.
+    /// Logs in over an open connection.
     pub(crate) fn on(stream: TcpStream, name: &str) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
         Self { lines: BufReader::new(stream) }.logged_in(name)
     }
 
-    /// Somebody whose connection is there, and who has been greeted.
+    /// Reads the greeting of an open connection, without logging in.
     pub(crate) fn greeted(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
         let mut peer = Self { lines: BufReader::new(stream) };
@@ -211,7 +209,7 @@ impl Peer {
         peer
     }
 
-    /// Somebody who has connected and been greeted, and no more.
+    /// Connects and reads the greeting, without logging in.
     pub(crate) fn connect(port: u16) -> Self {
         Self::greeted(TcpStream::connect(("127.0.0.1", port)).expect("connect"))
     }
@@ -220,26 +218,26 @@ impl Peer {
         self.lines.get_ref()
     }
 
-    /// The next line, unless it has ended.
+    /// Returns the next line; `None` at the end of the stream or after an error.
     pub(crate) fn try_next(&mut self) -> Option<String> {
         let mut line = String::new();
         let count = self.lines.read_line(&mut line).ok()?;
         (count > 0).then(|| line.trim_end_matches('\n').to_owned())
     }
 
-    /// Bytes, whatever they are.
+    /// Sends raw bytes.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.lines.get_mut().write_all(bytes).expect("send");
     }
 
-    /// So many bytes, which may be no line.
+    /// Reads exactly `count` bytes, which need not be a whole line.
     pub(crate) fn take(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         self.lines.read_exact(&mut bytes).expect("bytes in time");
         bytes
     }
 
-    /// Every line up to the barrier that is set now.
+    /// Sends a `/ping` barrier and returns every line received before its `[PONG]`.
     pub(crate) fn settles(&mut self) -> Vec<String> {
         self.say("/ping settled");
         let mut lines = Vec::new();
@@ -251,21 +249,21 @@ impl Peer {
         }
     }
 
-    /// The same in the tagged dialect.
+    /// Like [`Self::settles`] for the tagged dialect; discards the lines.
     pub(crate) fn settles_tagged(&mut self) {
         self.say("/ping settled");
         self.hears(|line| line.ends_with("[PONG settled]"));
     }
 
-    /// Every line up to the server's closing, which has to be orderly.
+    /// Returns every line until the server closes the connection without an error.
     pub(crate) fn rest(&mut self) -> Vec<String> {
         let mut rest = String::new();
-        self.lines.read_to_string(&mut rest).expect("an orderly end in time");
+        self.lines.read_to_string(&mut rest).expect("a clean end in time");
         rest.lines().map(str::to_owned).collect()
     }
 
     pub(crate) fn say(&mut self, line: &str) {
-        // In one piece: a line end of its own would wait for an acknowledgement.
+        // In one write: a separate write of the newline would be delayed by Nagle's algorithm.
         self.lines.get_mut().write_all(format!("{line}\n").as_bytes()).expect("say");
     }
 
@@ -276,7 +274,7 @@ impl Peer {
         line.trim_end_matches('\n').to_owned()
     }
 
-    /// Reads on to the line that fits.
+    /// Reads until a line matches and returns that line.
     pub(crate) fn hears(&mut self, fits: impl Fn(&str) -> bool) -> String {
         loop {
             let line = self.next();
@@ -287,7 +285,7 @@ impl Peer {
     }
 }
 
-/// The rows of a room, as `(id, message)`, oldest first, page by page.
+/// Returns the messages of a room as `(id, message)`, oldest first, read page by page.
 pub(crate) fn history(port: u16, room: &str) -> Vec<(u64, String)> {
     let mut reader = Peer::join(port, "historian");
     reader.say("/set tags on");
@@ -307,14 +305,14 @@ pub(crate) fn history(port: u16, room: &str) -> Vec<(u64, String)> {
             rows.push((id, row.split_once(' ').unwrap().1.to_owned()));
         }
         if count == 0 {
-            reader.say("/quit"); // the name is free again when this is answered
+            reader.say("/quit"); // the reply to /quit means that the name is free again
             reader.rest();
             return rows;
         }
     }
 }
 
-/// A server that greets whoever comes, says `lines`, and closes.
+/// Starts a server that greets and logs in one client, sends `lines`, and closes the connection.
 pub(crate) fn scripted_server(lines: &[u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let port = listener.local_addr().expect("bound").port();
@@ -338,7 +336,7 @@ pub(crate) fn scripted_server(lines: &[u8]) -> u16 {
     port
 }
 
-/// Runs `chatty join` in a pipe.
+/// Runs `chatty join` with piped input and output.
 pub(crate) fn join(port: u16, args: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(CHATTY)
         .args(["join", "127.0.0.1", "--port", &port.to_string()])
@@ -351,15 +349,15 @@ pub(crate) fn join(port: u16, args: &[&str], input: &[u8]) -> Output {
         .expect("chatty join");
     let mut stdin = child.stdin.take().expect("piped");
     let input = input.to_vec();
-    // It may end before it has read everything; what it said then counts.
+    // The client may exit before it has read all its input; the test checks its output.
     let writing = thread::spawn(move || stdin.write_all(&input));
     let output = child.wait_with_output().expect("an end");
     let _ = writing.join();
     output
 }
 
-/// `nohup` and a script's `&` have this process ignore signals, which its children would inherit.
-/// One that has a handler is at its default in a child.
+/// Resets signals that this process ignores (`nohup`, a shell's `&`), because children inherit
+/// ignored signals. A signal with a handler is reset to its default in a child.
 fn pass_no_ignored_signals_on() {
     static DONE: Once = Once::new();
     DONE.call_once(|| {
@@ -374,26 +372,25 @@ fn pass_no_ignored_signals_on() {
     });
 }
 
-/// Sends a process a signal by its name without `SIG`, by system call: the program `kill`
-/// is not on every machine.
+/// Sends a signal, named without `SIG`, by system call: not every machine has a `kill` program.
 pub(crate) fn send_signal(process_id: u32, name: &str) {
     let signal: Signal = format!("SIG{name}").parse().expect(name);
     let process_id = Pid::from_raw(process_id.try_into().expect("a process id"));
     nix::sys::signal::kill(process_id, signal).expect("a running process");
 }
 
-/// Whether `scripts/test.sh` installs a program where it is missing.
+/// Whether `scripts/test.sh` installs `program` if it is missing.
 pub(crate) fn is_installed_by_script(program: &str) -> bool {
     include_str!("../../scripts/test.sh")
         .split_whitespace()
         .any(|word| word.split_once(':').is_some_and(|(listed, _)| listed == program))
 }
 
-/// Whether a program that the calling test needs is installed. If not, the test is to return;
-/// it is then reported as skipped or, if CI is set, it fails.
+/// Whether a program that the calling test needs is installed. If not, the test must return; it is
+/// reported as skipped or, if CI is set, fails.
 ///
-/// `scripts/test.sh` installs every program that a test asks for here. Only the shell and
-/// coreutils are used without asking.
+/// `scripts/test.sh` installs every program that tests require. Only the shell and coreutils may be
+/// used without this check.
 pub(crate) fn has_program(program: &str) -> bool {
     assert!(is_installed_by_script(program), "scripts/test.sh does not install {program}");
     let is_executable = |folder: PathBuf| {
@@ -409,12 +406,12 @@ pub(crate) fn has_program(program: &str) -> bool {
     is_installed
 }
 
-/// Whether CI is set, as `scripts/test.sh` sees it.
+/// Whether CI is set, by the same rule as `scripts/test.sh`.
 pub(crate) fn is_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| !value.is_empty())
 }
 
-/// Reports that the calling test is skipped, wholly or in part, past the harness's capture.
+/// Reports the calling test as skipped, wholly or in part, bypassing the output capture.
 pub(crate) fn report_skipped(reason: &str) {
     let thread = thread::current();
     let test = thread.name().unwrap_or("a test");
@@ -425,15 +422,15 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
-/// A terminal of 80 columns with `chatty join` in it; after its end it shows
-/// the exit code and the terminal's settings.
+/// An 80-column tmux terminal running `chatty join`; after the client exits, the screen shows its
+/// exit code and the terminal settings.
 pub(crate) struct Terminal {
-    /// Where its tmux listens: not the one a developer sits at.
+    /// Folder of a tmux socket of its own, so that a developer's tmux is not touched.
     folder: tempfile::TempDir,
 }
 
 impl Terminal {
-    /// Runs `chatty join` and then tells how it left the terminal.
+    /// Runs `chatty join`, then prints the exit code and the terminal settings.
     pub(crate) fn join(port: u16, args: &str) -> Option<Self> {
         let mut script = format!("{CHATTY_WORD} join 127.0.0.1 --port {port} {args}; ");
         let _ = write!(script, "echo EXIT=$?; stty -a | tr ' ;' '\\n\\n' | grep -xE -- ");
@@ -441,16 +438,16 @@ impl Terminal {
         Self::open(&script)
     }
 
-    /// Runs a script of `/bin/sh`, whatever shell the user has. `None` where there is no tmux,
-    /// which is an error only where CI is set.
+    /// Runs a `/bin/sh` script, independent of the user's shell. `None` if tmux is missing, which
+    /// fails the test if CI is set.
     pub(crate) fn open(script: &str) -> Option<Self> {
         if !has_program("tmux") {
             return None;
         }
         let terminal = Self { folder: tempfile::tempdir().expect("a folder") };
-        // Ctrl-C is for the program; some shells would end with it.
+        // Ctrl-C is meant for the client; some shells would exit with it.
         let script = &format!("trap : INT; {script}");
-        // Before the session: it keeps the limit it is made with.
+        // The limit must be set before the session is created: a session keeps its initial limit.
         let limit = ["start-server", ";", "set-option", "-g", "history-limit", "5000", ";"];
         let session = ["new-session", "-d", "-s", "it", "-x", "80", "-y", "24", script];
         terminal.tmux(&[&limit[..], &session[..]].concat());
@@ -471,87 +468,87 @@ impl Terminal {
         String::from_utf8_lossy(&command.expect("tmux").stdout).into_owned()
     }
 
-    /// Types text as it is; `\r` is Enter.
+    /// Types text; `\r` is Enter.
     pub(crate) fn types(&self, text: &str) {
         self.tmux(&["send-keys", "-t", "it", "-l", text]);
     }
 
-    /// Presses a key by tmux's name for it.
+    /// Presses a key by its tmux name.
     pub(crate) fn presses(&self, key: &str) {
         self.tmux(&["send-keys", "-t", "it", key]);
     }
 
-    /// Types bytes that may be no text.
+    /// Types raw bytes, which may be invalid UTF-8.
     pub(crate) fn presses_bytes(&self, bytes: &[u8]) {
         let codes: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let codes: Vec<&str> = codes.iter().map(String::as_str).collect();
         self.tmux(&[&["send-keys", "-t", "it", "-H"], &codes[..]].concat());
     }
 
-    /// Pastes as a terminal does that tells a paste from typing.
+    /// Pastes with bracketed paste.
     pub(crate) fn pastes(&self, text: &str) {
         self.tmux(&["set-buffer", "-b", "it", text]);
         self.tmux(&["paste-buffer", "-p", "-b", "it", "-t", "it"]);
     }
 
-    /// Pastes as a terminal does that does not tell a paste from typing.
+    /// Pastes without bracketed paste: the client cannot tell the paste from typing.
     pub(crate) fn pastes_raw(&self, text: &str) {
         self.tmux(&["set-buffer", "-b", "it", text]);
         self.tmux(&["paste-buffer", "-b", "it", "-t", "it"]);
     }
 
-    /// Makes it so many columns wide.
+    /// Resizes the terminal to `columns` columns.
     pub(crate) fn resizes(&self, columns: usize) {
         self.tmux(&["resize-window", "-t", "it", "-x", &columns.to_string()]);
     }
 
-    /// The rows that are not empty, scrolled-off ones too.
+    /// Returns the non-empty rows, including the scrollback.
     pub(crate) fn rows(&self) -> Vec<String> {
         let screen = self.tmux(&["capture-pane", "-p", "-t", "it", "-S", "-"]);
         screen.lines().map(|row| row.trim_end().to_owned()).filter(|row| !row.is_empty()).collect()
     }
 
-    /// The rows of the screen, to the last that is not empty.
+    /// Returns the rows of the visible screen up to the last non-empty row.
     pub(crate) fn screen(&self) -> Vec<String> {
         let screen = self.tmux(&["capture-pane", "-p", "-t", "it"]);
         screen.trim_end().lines().map(|row| row.trim_end().to_owned()).collect()
     }
 
-    /// The screen with its escape sequences.
+    /// Returns the visible screen with its escape sequences.
     pub(crate) fn styled(&self) -> String {
         self.tmux(&["capture-pane", "-p", "-e", "-t", "it"])
     }
 
-    /// The title that was set last.
+    /// Returns the terminal title.
     pub(crate) fn title(&self) -> String {
         self.tmux(&["display-message", "-p", "-t", "it", "#{pane_title}"]).trim().to_owned()
     }
 
-    /// From now on the bytes for the terminal are in this file too.
+    /// Starts to record the bytes sent to the terminal in `file`.
     pub(crate) fn records(&self, file: &Path) {
         self.tmux(&["pipe-pane", "-t", "it", &format!("cat >> '{}'", file.display())]);
     }
 
-    /// The id of the program that the terminal's shell has started.
+    /// Returns the process id of the program that the terminal's shell runs.
     pub(crate) fn process_id(&self) -> u32 {
         let shell = self.tmux(&["display-message", "-p", "-t", "it", "#{pane_pid}"]);
         let processes = std::fs::read_dir("/proc").expect("processes").flatten();
         let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         let is_child = |id: &u32| {
             let status = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-            // `ID (NAME) STATE PARENT …`, where NAME may contain anything.
+            // `ID (NAME) STATE PARENT …`; NAME may contain any character.
             let (_, fields) = status.rsplit_once(") ").unwrap_or_default();
             fields.split(' ').nth(1) == Some(shell.trim())
         };
         ids.find(is_child).expect("a child of the shell")
     }
 
-    /// Sends a signal to that program.
+    /// Sends a signal to the program that the terminal's shell runs.
     pub(crate) fn signal(&self, name: &str) {
         send_signal(self.process_id(), name);
     }
 
-    /// Waits for something to become true.
+    /// Polls until a condition is true.
     pub(crate) fn waits(what: &str, mut is_so: impl FnMut() -> bool) {
         let start = Instant::now();
         while !is_so() {
@@ -560,7 +557,7 @@ impl Terminal {
         }
     }
 
-    /// Waits until the screen fits.
+    /// Waits until the rows match; returns the rows.
     pub(crate) fn shows(&self, what: &str, fits: impl Fn(&[String]) -> bool) -> Vec<String> {
         let start = Instant::now();
         loop {
@@ -573,15 +570,15 @@ impl Terminal {
         }
     }
 
-    /// Waits for the last row, where the prompt is.
+    /// Waits until the last row, which holds the prompt, equals `row`.
     pub(crate) fn shows_last(&self, row: &str) -> Vec<String> {
         self.shows(row, |rows| rows.last().is_some_and(|last| last.trim_start() == row))
     }
 
-    /// Waits for the end, and for a terminal that is as it was before.
+    /// Waits for the client to exit and checks that the terminal settings are restored.
     pub(crate) fn ends_with(&self, exit: u8) -> Vec<String> {
         let rows = self.shows_last("icanon echo");
-        // At the start of a row: the cursor was left in the first column.
+        // Only at the start of a row: the client must leave the cursor in the first column.
         assert!(rows.contains(&format!("EXIT={exit}")), "{}", rows.join("\n"));
         rows
     }
@@ -593,7 +590,7 @@ impl Drop for Terminal {
     }
 }
 
-/// How many rows end with `text`.
+/// Returns the number of rows that end with `text`.
 pub(crate) fn count(rows: &[String], text: &str) -> usize {
     rows.iter().filter(|row| row.ends_with(text)).count()
 }

@@ -1,5 +1,4 @@
-//! TLS on the same port: who speaks it and who does not, what a broken handshake
-//! does, and the server's identity.
+//! TLS on the same port: TLS and plain clients, broken handshakes, and the server's identity.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -15,16 +14,16 @@ use crate::support::{CHATTY, Peer, Server, has_program, send_signal, text};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Somebody with `openssl s_client`.
+/// A client that uses `openssl s_client`.
 struct Client {
     child: Child,
-    /// `None` once it has nothing more to say.
+    /// `None` after the input is closed.
     stdin: Option<ChildStdin>,
     lines: BufReader<ChildStdout>,
 }
 
 impl Client {
-    /// `None` where there is no openssl, which is an error only where CI is set.
+    /// `None` if openssl is missing, which fails the test if CI is set.
     fn connect(port: u16) -> Option<Self> {
         if !has_program("openssl") {
             return None;
@@ -63,7 +62,7 @@ impl Client {
         }
     }
 
-    /// What it receives up to the end, and what it says of that.
+    /// Returns the rest of the output, and the error output.
     fn rest(mut self) -> (String, String) {
         let (mut rest, mut complaints) = (String::new(), String::new());
         self.lines.read_to_string(&mut rest).expect("readable");
@@ -86,7 +85,7 @@ fn connect(port: u16) -> TcpStream {
     stream
 }
 
-/// All that comes up to the end, however that comes.
+/// Reads to the end of the connection, also if it is reset.
 fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     let mut all = Vec::new();
     let read = stream.read_to_end(&mut all);
@@ -95,7 +94,7 @@ fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     all
 }
 
-/// Writes a new certificate and its key; tells the certificate's fingerprint.
+/// Writes a new certificate and key; returns the fingerprint.
 fn make_certificate(certificate: &Path, key: &Path) -> String {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
     fs::write(certificate, made.cert.pem()).expect("written");
@@ -104,7 +103,7 @@ fn make_certificate(certificate: &Path, key: &Path) -> String {
 }
 
 #[test]
-fn with_and_without_tls_people_share_a_room() {
+fn tls_and_plain_users_share_a_room() {
     let server = Server::start_with(&["--tls"]);
     let mut bob = Peer::join(server.port, "bob");
     let Some(mut alice) = Client::join(server.port, "alice") else { return };
@@ -112,7 +111,7 @@ fn with_and_without_tls_people_share_a_room() {
     alice.hears(|line| line == "bob: hi alice");
     alice.say("hi bob");
     bob.hears(|line| line == "alice: hi bob");
-    // More than any buffer of TLS holds, in both directions at once.
+    // More than any TLS buffer holds, in both directions at the same time.
     let long = "x".repeat(3000);
     let mut stdin = alice.stdin.take().expect("open");
     let text = long.clone();
@@ -125,26 +124,26 @@ fn with_and_without_tls_people_share_a_room() {
     });
     for number in 0..300 {
         let line = format!("alice: {number} {long}");
-        alice.hears(|heard| heard == line);
-        bob.hears(|heard| heard == line);
+        alice.hears(|received| received == line);
+        bob.hears(|received| received == line);
     }
-    alice.stdin = Some(saying.join().expect("all of it is said"));
+    alice.stdin = Some(saying.join().expect("everything is sent"));
     let row = format!("Z alice: 299 {long}");
     alice.hears(|line| line.ends_with(&row));
     alice.say("/quit");
     let (rest, complaints) = alice.rest();
     assert_eq!(rest, "[BYE quit] goodbye\n");
-    // Without the end that TLS has it would complain.
+    // Without a close_notify openssl would complain.
     assert!(!complaints.contains("unexpected eof"), "{complaints}");
 }
 
 #[test]
-fn a_plain_connection_is_greeted_at_its_first_byte_or_after_a_second() {
+fn plain_connection_is_greeted_at_first_byte_or_after_one_second() {
     let server = Server::start_with(&["--tls"]);
     let start = Instant::now();
     Peer::connect(server.port);
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
-    // However busy the machine is, it is not so each time.
+    // Retried, since a busy machine may be slow once.
     let is_at_once = || {
         let start = Instant::now();
         let mut stream = connect(server.port);
@@ -155,7 +154,7 @@ fn a_plain_connection_is_greeted_at_its_first_byte_or_after_a_second() {
         start.elapsed() < Duration::from_millis(900)
     };
     assert!((0..20).any(|_| is_at_once()));
-    // Whose end comes first is greeted too.
+    // A client that half-closes before the timeout is greeted, too.
     let mut stream = connect(server.port);
     stream.shutdown(Shutdown::Write).expect("shut");
     let said = text(&read_to_end(&mut stream));
@@ -163,7 +162,7 @@ fn a_plain_connection_is_greeted_at_its_first_byte_or_after_a_second() {
 }
 
 #[test]
-fn tls_only_tells_the_others_what_to_do() {
+fn tls_only_server_explains_tls_to_plain_clients() {
     let server = Server::start_with(&["--tls-only"]);
     let refusal =
         "[BYE bad-protocol] this server speaks TLS only; use chatty join --tls or ncat --ssl\n";
@@ -178,7 +177,7 @@ fn tls_only_tells_the_others_what_to_do() {
 }
 
 #[test]
-fn a_broken_handshake_ends_that_connection_only() {
+fn broken_handshake_ends_only_its_connection() {
     let server = Server::start_with(&["--tls"]);
     let mut bob = Peer::join(server.port, "bob");
     let record = |body: &[u8]| {
@@ -196,22 +195,22 @@ fn a_broken_handshake_ends_that_connection_only() {
         record(&[0x01, 0xff, 0xff, 0xff]),
     ] {
         let mut stream = connect(server.port);
-        let _ = stream.write_all(&garbage); // it may be over before all is sent
+        let _ = stream.write_all(&garbage); // the server may have closed
         let _ = stream.shutdown(Shutdown::Write);
         let said = read_to_end(&mut stream);
-        // An alert at most.
+        // At most a TLS alert.
         assert!(said.is_empty() || said[0] == 0x15, "{garbage:?}: {said:?}");
         bob.say("still here");
         bob.hears(|line| line == "bob: still here");
     }
-    assert!(bob.settles().is_empty(), "nobody has come, nobody has gone");
+    assert!(bob.settles().is_empty(), "no presence lines");
 }
 
 #[test]
-fn a_handshake_has_to_end_in_the_time_there_is_to_log_in() {
+fn handshake_is_bounded_by_login_timeout() {
     let server = Server::start_with(&["--tls", "--login-timeout", "2s"]);
     let mut bob = Peer::join(server.port, "bob");
-    // The beginning of one, and one that drips for as long as it is let.
+    // A partial handshake, and one that sends single bytes for as long as permitted.
     let mut silent = connect(server.port);
     silent.write_all(b"\x16\x03\x01\x02\x00\x01").expect("said");
     let mut dripping = connect(server.port);
@@ -228,7 +227,7 @@ fn a_handshake_has_to_end_in_the_time_there_is_to_log_in() {
     assert_eq!(read_to_end(&mut silent), b"");
     assert_eq!(read_to_end(&mut dripping), b"");
     drop(dripping);
-    drip.join().expect("it is told that it is over");
+    drip.join().expect("the connection ends with a farewell");
     if let Some(late) = Client::connect(server.port) {
         let (said, complaints) = late.rest();
         assert!(said.contains("\n[BYE login-timeout] "), "{said}{complaints}");
@@ -238,14 +237,14 @@ fn a_handshake_has_to_end_in_the_time_there_is_to_log_in() {
 }
 
 #[test]
-fn who_reads_nothing_is_parted_with_and_nobody_waits() {
+fn stalled_tls_reader_is_disconnected_without_delaying_others() {
     let server = Server::start_with(&["--tls", "--write-stall", "1s"]);
     let mut bob = Peer::join(server.port, "bob");
     let Some(alice) = Client::join(server.port, "alice") else { return };
     bob.say("/set echo off");
     bob.settles();
     send_signal(alice.child.id(), "STOP");
-    // More than the system takes of what nobody reads.
+    // More than the system's buffers hold unread.
     let line = format!("{}\n", "x".repeat(4000));
     for _ in 0..4000 {
         bob.send(line.as_bytes());
@@ -255,13 +254,13 @@ fn who_reads_nothing_is_parted_with_and_nobody_waits() {
 }
 
 #[test]
-fn a_stop_is_told_to_those_who_can_hear_it() {
+fn shutdown_is_announced_over_tls() {
     let server = Server::start_with(&["--tls"]);
     let mut shaking = connect(server.port);
     shaking.write_all(b"\x16\x03\x01").expect("said");
     let alice = Client::join(server.port, "alice");
     let mut arriving = connect(server.port);
-    // Answered after it was accepted.
+    // Logged in after the other connection was accepted.
     Peer::join(server.port, "bob");
     server.signal("TERM");
     assert!(text(&read_to_end(&mut arriving)).contains("[BYE shutting-down] "));
@@ -276,7 +275,7 @@ fn a_stop_is_told_to_those_who_can_hear_it() {
 }
 
 #[test]
-fn the_servers_own_identity_outlives_it() {
+fn self_signed_identity_survives_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let introduce = |flags: &[&str]| Server::start_in(folder.path(), flags).logs();
     let first = introduce(&["--tls"]);
@@ -288,7 +287,7 @@ fn the_servers_own_identity_outlives_it() {
 }
 
 #[test]
-fn an_identity_that_is_gone_when_it_is_read_again_is_no_reason_for_another() {
+fn missing_identity_is_not_replaced_on_reload() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::start_in(folder.path(), &["--tls"]);
     let first = server.fingerprint();
@@ -301,7 +300,7 @@ fn an_identity_that_is_gone_when_it_is_read_again_is_no_reason_for_another() {
 }
 
 #[test]
-fn at_sighup_a_certificate_is_read_again_and_nobody_is_disturbed() {
+fn sighup_reloads_certificate_without_disconnects() {
     let folder = tempfile::tempdir().expect("a folder");
     let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
     let first = make_certificate(&certificate, &key);
@@ -342,7 +341,7 @@ fn at_sighup_a_certificate_is_read_again_and_nobody_is_disturbed() {
 }
 
 /// Compares the fingerprint with the one that openssl computes for the certificate the server
-/// presents now.
+/// currently presents.
 fn assert_presents(port: u16, fingerprint: &str) {
     if !has_program("openssl") {
         return;
@@ -358,7 +357,7 @@ fn assert_presents(port: u16, fingerprint: &str) {
 }
 
 #[test]
-fn without_its_certificate_a_server_does_not_start() {
+fn server_does_not_start_without_its_certificate() {
     let folder = tempfile::tempdir().expect("a folder");
     let absent = folder.path().join("absent.pem");
     let absent = absent.to_str().expect("plain");
@@ -379,7 +378,7 @@ fn without_its_certificate_a_server_does_not_start() {
 }
 
 #[test]
-fn a_farewell_waits_for_who_reads_long_after_it() {
+fn farewell_waits_for_late_reader() {
     let server = Server::start_with(&["--tls", "--outbox", "64KiB", "--write-stall", "500ms"]);
     let Some(stuck) = Client::join(server.port, "stuck") else { return };
     let mut alice = Peer::join(server.port, "alice");

@@ -1,26 +1,26 @@
-//! Conversations as specification: each file of `tests/transcripts` is one
-//! behaviour, and is played twice: on the hub alone, with a clock of its own,
-//! and over sockets against the real server. The shell must add nothing.
+//! Transcripts as specification: each file of `tests/transcripts` describes one behaviour and is
+//! played twice: on the hub alone, with a simulated clock, and over sockets against the real
+//! server. Both must produce the same lines.
 //!
 //! ```text
 //! # The rule, in a sentence.
-//! $ --quiet-above 3           flags of this server
-//! alice+                      alice connects
-//! alice< [HELLO chatty/1] …   she receives this line
-//! alice+ from 192.0.2.7        she connects from there; played on the hub only
-//! alice+ from 192.0.2.7 by TLS  and what she says is encrypted
-//! alice+ login                she connects and logs in; her own lines are not shown
-//! alice> hi                   she sends a line
-//! alice-                      she closes her sending side, as netcat does at its end
-//! alice!                      her connection breaks
-//! alice= closed               the server has closed
-//! ~30s                        time passes; such a file is played on the hub only
-//! bob> TOKEN(alice)           stands for the last token alice was told
+//! $ --quiet-above 3              flags of this server
+//! alice+                         alice connects
+//! alice< [HELLO chatty/1] …      alice receives this line
+//! alice+ from 192.0.2.7          alice connects from this address; hub only
+//! alice+ from 192.0.2.7 by TLS   the same over TLS
+//! alice+ login                   alice connects and logs in; her own lines are not shown
+//! alice> hi                      alice sends a line
+//! alice-                         alice closes her sending side, like netcat at end of input
+//! alice!                         alice's connection breaks
+//! alice= closed                  the server has closed alice's connection
+//! ~30s                           time passes; such a file is played on the hub only
+//! bob> TOKEN(alice)              stands for the last session token that alice received
 //! ```
 //!
-//! What an action brings stands below it: each line everyone receives, in order
-//! for each of them; what is received and not written down fails. `[..]` stands
-//! for any text. `UPDATE=1` writes what was received.
+//! The lines that an action causes follow it: every line that any user receives, in order for each
+//! user. An unexpected line fails the test. `[..]` matches any text. `UPDATE=1` rewrites the
+//! received lines.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -45,24 +45,24 @@ use clap::{Args as _, FromArgMatches as _};
 
 use crate::support::Server;
 
-/// What everyone received since the last action, by name; a line `=` of its own
-/// means the server has closed.
+/// The lines each user received since the last action, by name; a line `=` means that the server
+/// has closed the connection.
 type Received = BTreeMap<String, Vec<String>>;
 
-/// Where a conversation is played.
+/// Where a transcript is played.
 trait Stage {
     fn connect(&mut self, who: &str, from: Option<&str>);
     fn send(&mut self, who: &str, line: &str);
     fn finish(&mut self, who: &str);
     fn break_off(&mut self, who: &str);
     fn pass(&mut self, time: Duration);
-    /// Everything that was received, when nothing more is on its way.
+    /// Returns all received lines when no more are on their way.
     fn received(&mut self) -> Received;
 }
 
 const CLOSED: &str = "=";
 
-/// The hub, a log in memory, and nothing else.
+/// The hub with a log in memory, without sockets.
 struct HubStage {
     hub: Hub,
     log: MemoryLog,
@@ -101,7 +101,7 @@ impl Sink for Outlet {
         self.reads.push((conn, query));
     }
     fn notify_when_drained(&mut self, conn: ConnId) {
-        self.drained.push(conn); // at once: here everything is read at once
+        self.drained.push(conn); // at once: output is drained immediately here
     }
     fn wait_for_memory(&mut self, conn: ConnId) {
         self.long.push(conn);
@@ -139,7 +139,8 @@ impl HubStage {
         flow
     }
 
-    /// Does what the hub waits for; tells how the last who waited goes on.
+    /// Performs the hub's pending log reads and hashing; returns the flow of the last waiting
+    /// connection.
     fn settle(&mut self) -> Option<Flow> {
         let mut flow = None;
         loop {
@@ -235,7 +236,7 @@ impl Stage for HubStage {
     }
 }
 
-/// The real server and real sockets.
+/// The real server with real sockets.
 struct SocketStage {
     server: Server,
     people: BTreeMap<String, Wire>,
@@ -245,7 +246,7 @@ struct SocketStage {
 struct Wire {
     stream: TcpStream,
     unread: Vec<u8>,
-    /// Nothing more is sent, so it ends by the server's closing.
+    /// The sending side is closed, so the server will close the connection.
     is_finished: bool,
     is_closed: bool,
 }
@@ -258,11 +259,11 @@ impl SocketStage {
 
 impl Wire {
     fn send(&mut self, line: &str) {
-        // A server that has just closed is found out by reading.
+        // If the server has just closed, the following read detects it.
         let _ = self.stream.write_all(format!("{line}\n").as_bytes());
     }
 
-    /// Lines up to the one that fits, or to the end.
+    /// Reads lines up to one that matches, or to the end.
     fn read_until(&mut self, is_last: impl Fn(&str) -> bool, lines: &mut Vec<String>) {
         loop {
             while let Some(end) = self.unread.iter().position(|b| *b == b'\n') {
@@ -274,7 +275,7 @@ impl Wire {
                 lines.push(line);
             }
             let mut piece = [0; 4096];
-            match self.stream.read(&mut piece).expect("an orderly end, in time") {
+            match self.stream.read(&mut piece).expect("a clean end in time") {
                 0 => {
                     assert!(self.unread.is_empty(), "half a line at the end");
                     self.is_closed = true;
@@ -314,9 +315,8 @@ impl Stage for SocketStage {
         unreachable!("files in which time passes are played on the hub");
     }
 
-    /// Two rounds of a barrier each: after the first every line sent so far is
-    /// handled, after the second everything that followed from it has arrived.
-    /// A connection that broke is noticed in between, or is waited for.
+    /// Two barriers: after the first, every line sent so far has been handled; after the second,
+    /// all resulting lines have arrived. A broken connection is noticed in between or is awaited.
     fn received(&mut self) -> Received {
         let mut received = Received::new();
         for _ in 0..2 {
@@ -338,13 +338,13 @@ impl Stage for SocketStage {
     }
 }
 
-/// Plays a file and gives it back with what was received.
+/// Plays a transcript and returns it with the lines received.
 fn play(stage: &mut dyn Stage, script: &[&str]) -> String {
     let mut played = String::new();
     let mut tokens: BTreeMap<String, String> = BTreeMap::new();
     for line in script {
         if is_expectation(line) {
-            continue; // what is received is written instead
+            continue; // replaced by the lines received
         }
         let _ = writeln!(played, "{line}");
         let said = tokens.iter().fold((*line).to_owned(), |said, (who, token)| {
@@ -375,8 +375,8 @@ fn is_expectation(line: &str) -> bool {
     line[name..].starts_with("< ") || line[name..].starts_with("= ")
 }
 
-/// Does what a line says. `None`: it says nothing to do. Whose lines are not
-/// shown this time.
+/// Performs one line of a transcript. `None`: the line is no action. Otherwise the user whose lines
+/// are hidden this time, if any.
 #[allow(clippy::option_option)]
 fn act<'a>(stage: &mut dyn Stage, line: &'a str) -> Option<Option<&'a str>> {
     if line.is_empty() || line.starts_with(['#', '$']) {
@@ -406,7 +406,7 @@ fn act<'a>(stage: &mut dyn Stage, line: &'a str) -> Option<Option<&'a str>> {
     Some(None)
 }
 
-/// Characters that a file should not hold are written `\u{1b}`.
+/// Replaces `\u{1b}` and the like by the characters they stand for.
 fn unescape(text: &str) -> String {
     let mut parts = text.split("\\u{");
     let mut said = parts.next().unwrap_or_default().to_owned();
@@ -419,7 +419,7 @@ fn unescape(text: &str) -> String {
     said
 }
 
-/// Whether a line is what was expected; `[..]` is any text.
+/// Whether a line matches the expectation; `[..]` matches any text.
 fn fits(expected: &str, line: &str) -> bool {
     let mut parts = expected.split("[..]");
     let first = parts.next().unwrap_or_default();
@@ -438,7 +438,7 @@ fn fits(expected: &str, line: &str) -> bool {
     true
 }
 
-/// The lines below each action, as one person sees them, in the order of people.
+/// Compares the lines below each action, as each user sees them, in alphabetical order of users.
 fn check(path: &Path, expected: &str, played: &str, stage: &str) -> Result<(), String> {
     let (expected, played) = (sorted(expected), sorted(played));
     let mut played = played.iter();
@@ -455,7 +455,7 @@ fn check(path: &Path, expected: &str, played: &str, stage: &str) -> Result<(), S
     played.next().map_or(Ok(()), |line| Err(format!("{}: also  {line}", path.display())))
 }
 
-/// Below each action, the people in order; each one's lines stay in theirs.
+/// Sorts the lines below each action by user; the lines of one user keep their order.
 fn sorted(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut block: Vec<String> = Vec::new();
@@ -492,7 +492,7 @@ fn flags<'a>(script: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn every_conversation_goes_as_written_on_the_hub() {
+fn every_transcript_matches_on_the_hub() {
     let mut faults = Vec::new();
     for path in transcripts() {
         let text = fs::read_to_string(&path).expect("readable");
@@ -509,7 +509,7 @@ fn every_conversation_goes_as_written_on_the_hub() {
 }
 
 #[test]
-fn every_conversation_goes_as_written_over_sockets() {
+fn every_transcript_matches_over_sockets() {
     let mut faults = Vec::new();
     for path in transcripts() {
         let text = fs::read_to_string(&path).expect("readable");

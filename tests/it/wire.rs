@@ -1,6 +1,6 @@
-//! Bytes rather than lines: framing, telnet, other protocols, and how a
-//! connection ends. What the decoder does with each line in itself stands beside
-//! it in `codec.rs`; here is what a person at the other end of the wire gets.
+//! The wire format at byte level: framing, telnet, other protocols, and how connections end. The
+//! decoder itself is tested in `codec.rs`; these tests check what a client at the other end
+//! receives.
 
 use std::net::Shutdown;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::support::{Peer, Server};
 
 #[test]
-fn both_line_ends_are_read_and_only_newlines_are_written() {
+fn crlf_and_lf_are_accepted_and_only_lf_is_sent() {
     let server = Server::start();
     let mut alice = Peer::connect(server.port);
     alice.send(b"alice\r\nhi\r\n/ping x\n");
@@ -17,7 +17,7 @@ fn both_line_ends_are_read_and_only_newlines_are_written() {
 }
 
 #[test]
-fn however_the_bytes_are_cut_the_answers_are_the_same() {
+fn chunking_of_input_does_not_change_replies() {
     let input =
         "/set tags on\nalice\n@cid=1 h\u{e9}llo\r\n\n/who\n\u{0}\n/nope\n/msg alice a\n/quit\n";
     let answers = |pieces: &mut dyn Iterator<Item = &[u8]>| {
@@ -40,7 +40,7 @@ fn however_the_bytes_are_cut_the_answers_are_the_same() {
 }
 
 #[test]
-fn a_bad_line_costs_one_error_and_the_next_in_the_same_packet_works() {
+fn bad_line_is_one_error_and_next_line_in_packet_works() {
     let server = Server::start();
     let mut alice = Peer::join(server.port, "alice");
     alice.send(b"\xff\n/ping 1\n\xc3\x28\n/ping 2\n");
@@ -54,7 +54,7 @@ fn a_bad_line_costs_one_error_and_the_next_in_the_same_packet_works() {
 }
 
 #[test]
-fn a_faulty_line_is_no_name() {
+fn malformed_line_is_not_taken_as_name() {
     let server = Server::start();
     let mut alice = Peer::connect(server.port);
     alice.send(b"\xc3\x28\nalice\n");
@@ -63,13 +63,13 @@ fn a_faulty_line_is_no_name() {
 }
 
 #[test]
-fn telnet_is_understood_as_far_as_it_must_be() {
+fn telnet_negotiation_is_stripped_and_answered() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     let mut alice = Peer::connect(server.port);
     alice.send(b"\xff\xfb\x1f\xff\xfd\x03alice\r\n");
     alice.hears(|line| line.starts_with("[USERS"));
-    // The interrupt of a telnet: answered at once, though no line has ended.
+    // A telnet interrupt is answered at once, without the end of the line.
     alice.send(b"he\xff\xf4\xff\xfd\x06");
     assert_eq!(alice.take(3), b"\xff\xfc\x06");
     alice.send(b"l\xff\xfa\x18\x00xterm\xff\xf0lo\r\n");
@@ -78,7 +78,7 @@ fn telnet_is_understood_as_far_as_it_must_be() {
 }
 
 #[test]
-fn other_protocols_are_told_so_and_nothing_after_is_parsed() {
+fn other_protocols_are_rejected_and_not_parsed_further() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     for opening in [
@@ -100,7 +100,7 @@ fn other_protocols_are_told_so_and_nothing_after_is_parsed() {
 }
 
 #[test]
-fn the_end_of_input_is_answered_with_all_that_is_due() {
+fn end_of_input_is_answered_with_pending_replies() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");
     for (last, answer) in
@@ -117,10 +117,10 @@ fn the_end_of_input_is_answered_with_all_that_is_due() {
     assert_eq!(seen.iter().filter(|line| *line == "* alice quit").count(), 3, "{seen:?}");
 }
 
-/// Said, it would pass for the whole line when that is sent again.
+/// If posted, the partial line would count as the whole line when the client resends it.
 #[test]
-fn who_closes_as_soon_as_all_is_sent_is_heard_to_the_end() {
-    // What follows the burst is heard when nothing can be answered any more.
+fn lines_sent_right_before_close_are_handled() {
+    // The last lines are handled when no reply can be sent any more.
     let paced = ["--limit-loopback", "--input-burst", "5", "--input-rate", "200"];
     let server = Server::start_with(&paced);
     let mut alice = Peer::join(server.port, "alice");
@@ -136,7 +136,7 @@ fn who_closes_as_soon_as_all_is_sent_is_heard_to_the_end() {
 }
 
 #[test]
-fn half_a_line_of_a_program_that_can_come_back_is_not_said() {
+fn partial_line_of_resumable_client_is_discarded() {
     let server = Server::start_with(&["--session-grace", "1ms"]);
     let mut bob = Peer::join(server.port, "bob");
     for half in ["@cid=a1 12", "@ci", "12", "/me wav"] {
@@ -156,7 +156,7 @@ fn half_a_line_of_a_program_that_can_come_back_is_not_said() {
 }
 
 #[test]
-fn a_name_alone_is_a_visit() {
+fn name_without_newline_logs_in() {
     let server = Server::start();
     let mut alice = Peer::connect(server.port);
     alice.send(b"alice");
@@ -165,10 +165,10 @@ fn a_name_alone_is_a_visit() {
     assert_eq!(rest[1..], ["[USERS #lobby 1] alice", "[BYE quit] goodbye"]);
 }
 
-/// Closing on unread input would make the system reset the connection, and the
-/// peer lose the last lines.
+/// Closing a socket with unread input makes the system send a reset, and the client would lose the
+/// last lines.
 #[test]
-fn a_farewell_arrives_however_much_is_sent_behind_it() {
+fn farewell_arrives_despite_unread_input() {
     let server = Server::start();
     for flood in ["x".repeat(100_000), "late\n".repeat(20_000)] {
         let mut alice = Peer::join(server.port, "alice");
@@ -181,7 +181,7 @@ fn a_farewell_arrives_however_much_is_sent_behind_it() {
 }
 
 #[test]
-fn before_login_a_line_may_not_be_long_even_without_an_end() {
+fn overlong_unterminated_line_before_login_is_rejected() {
     let server = Server::start();
     let mut stranger = Peer::connect(server.port);
     stranger.send(&[b'a'; 513]);
@@ -195,14 +195,14 @@ fn before_login_a_line_may_not_be_long_even_without_an_end() {
 }
 
 #[test]
-fn no_dripping_byte_puts_the_login_deadline_off() {
+fn slow_bytes_do_not_extend_login_deadline() {
     let server = Server::start_with(&["--login-timeout", "500ms"]);
     let mut idle = Peer::connect(server.port);
     let mut dripping = Peer::connect(server.port);
     let start = Instant::now();
     let mut sink = dripping.socket().try_clone().unwrap();
     let drip = std::thread::spawn(move || {
-        // Until the server has closed, which fails the write.
+        // Until the server has closed, which makes the write fail.
         while std::io::Write::write_all(&mut sink, b"/ping\n").is_ok()
             && start.elapsed().as_secs() < 20
         {

@@ -1,6 +1,5 @@
-//! What the seeded tests and the fuzz targets (`fuzz/`) do alike: inputs are drawn,
-//! by a seed or by a fuzzer's bytes, and whatever was drawn must hold what is checked
-//! here.
+//! Checks shared by the seeded tests and the fuzz targets (`fuzz/`). Input is drawn from a seed or
+//! from a fuzzer's bytes; every drawn input must pass the checks here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,21 +17,21 @@ use chatty::server::passwords::{HashFile, Job, Outcome, Workspace};
 use chatty::server::peer::Peer;
 use chatty::server::turn::{ConnId, Sink, Turn};
 
-/// Where choices come from.
+/// The source of random choices.
 pub(crate) enum Draw<'a> {
-    /// A small generator (xorshift64*): good enough to draw inputs.
+    /// A small generator (xorshift64*), good enough to draw inputs.
     Seeded(u64),
-    /// A fuzzer's bytes, two for each choice; when they are used up, the first of all.
+    /// A fuzzer's bytes, two per choice; when they are used up, every choice is 0.
     Bytes(&'a [u8]),
 }
 
 impl Draw<'_> {
-    /// From a small number.
+    /// Creates a generator from a small seed.
     pub(crate) fn seeded(number: u64) -> Self {
         Self::Seeded(number.wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
 
-    /// Whether there is nothing left to draw from.
+    /// Whether the input bytes are used up.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self, Self::Bytes([] | [_]))
     }
@@ -97,12 +96,12 @@ const WORDS: &[&str] = &[
 
 pub(crate) fn line(draw: &mut Draw<'_>, tokens: &[String]) -> Vec<u8> {
     let mut line = String::new();
-    // Coming back takes more than chance.
+    // Random words alone would hardly ever form a valid `/resume`.
     if draw.below(10) == 0 {
         let recent = tokens.iter().rev().take(4).collect::<Vec<_>>();
         let line = match recent.get(draw.below(5)) {
             Some(token) => {
-                // Most of them are of messages that there are.
+                // Most ids are small, so that they exist.
                 let most = [1, 4, 16, 300][draw.below(4)];
                 let mut line = format!("/resume {token} {}", draw.below(most));
                 if draw.below(8) == 0 {
@@ -121,7 +120,7 @@ pub(crate) fn line(draw: &mut Draw<'_>, tokens: &[String]) -> Vec<u8> {
     if draw.below(3) > 0 {
         line.push('/');
         let row = &chatty::commands::TABLE[draw.below(chatty::commands::TABLE.len())];
-        // Leaving empties the house; it should stay lively.
+        // Rarely draw commands that disconnect users, so that the hub does not become empty.
         let empties = matches!(row.name, "quit" | "kill" | "gban") && draw.below(10) > 0;
         let name = if empties { "who" } else { row.name };
         line.push_str(name);
@@ -172,20 +171,20 @@ impl Sink for Outlet {
     }
 }
 
-/// A hub and a store that now and then has no room, and now and then is all that
-/// is left of both.
+/// A hub and a store. Now and then the store is full, and now and then both restart from the
+/// persisted state alone.
 pub(crate) struct World {
     hub: Hub,
     log: MemoryLog,
-    /// Every message that was ever stored.
+    /// Every message ever stored.
     pub(crate) stored: BTreeMap<u64, Arc<Record>>,
-    /// What else is kept.
+    /// The persisted entries of the collections.
     kept: BTreeMap<(Collection, u64), String>,
     is_full: bool,
     tokens: Vec<String>,
-    /// When the last message of this run was said.
+    /// The time of the last message of this run.
     latest: Stamp,
-    /// The least that the wall clock has said since.
+    /// The lowest wall clock time since the last message.
     lowest: Stamp,
     pub(crate) returns: usize,
     now: Duration,
@@ -193,8 +192,7 @@ pub(crate) struct World {
     generation: u32,
 }
 
-/// How far the clock may be behind the last message without times going back, in
-/// milliseconds.
+/// How far the clock may be set back without message times going back, in milliseconds.
 const BRIDGED: i64 = 5 * 60 * 1000;
 
 impl World {
@@ -215,10 +213,10 @@ impl World {
         }
     }
 
-    /// Everything but what is kept is gone.
+    /// Restarts from the persisted state alone.
     fn crash(&mut self) {
         let things = self.kept.iter().map(|((shelf, key), value)| (*shelf, *key, value.clone()));
-        // The last numbers are stored with each message, and with all else.
+        // The last ids are stored with each message and each change.
         let last = self.hub.last_ids();
         self.generation += 1;
         self.hub = hub(
@@ -239,7 +237,7 @@ impl World {
         let slot = draw.below(self.codecs.len());
         self.now += Duration::from_millis(draw.below(400) as u64);
         let mut turn = Turn::default();
-        // The wall clock may jump either way.
+        // The wall clock may jump in either direction.
         let wall = Stamp(i64::try_from(draw.below(1 << 16)).expect("small") * 1000);
         let now = Now { since_start: self.now, wall };
         self.lowest = self.lowest.min(wall);
@@ -303,7 +301,7 @@ impl World {
         self.release(now, turn);
     }
 
-    /// What the server does: all of it is stored, or none of it was said.
+    /// Like the server: either the whole turn is stored or nothing of it is sent.
     fn commit(&mut self, now: Now, turn: &mut Turn) {
         let records = turn.records();
         if self.is_full && (!records.is_empty() || self.hub.has_changes()) {
@@ -354,7 +352,7 @@ impl World {
             let mut turn = Turn::default();
             let mut rows = self.log.find(&query);
             if !query.is_filled_by(&rows.records) {
-                // As on disk: numbers that no message got are looked at too.
+                // As on disk: ids without a message count as searched.
                 rows.upto = self.hub.last_ids().message;
             }
             let is_feed = matches!(query.thread, Thread::Feed { .. });
@@ -380,8 +378,8 @@ impl World {
     }
 }
 
-/// No hashing: the words are few, and the inputs are many. One of them is the
-/// operators' password.
+/// Replaces hashing, which would be too slow for many inputs. One of the words is the operators'
+/// password.
 fn outcome(job: Job) -> Outcome {
     match job {
         Job::Hash(password) => Outcome::Hashed(Some(password.expose().into())),
@@ -402,8 +400,8 @@ fn hub(kept: &Snapshot, seed: u32) -> Hub {
         .expect("nothing is unreadable")
 }
 
-/// Whatever is said is whole lines of the grammar, clean, and is written again
-/// as it was read. A message is one that is stored.
+/// Checks that the output consists of whole, clean lines of the grammar that round-trip through the
+/// parser, and that every message in it is stored.
 fn check_lines(said: &[u8], stored: &BTreeMap<u64, Arc<Record>>) {
     let text = std::str::from_utf8(said).expect("UTF-8");
     assert!(text.ends_with('\n'), "half a line: {text:?}");
@@ -421,7 +419,7 @@ fn check_lines(said: &[u8], stored: &BTreeMap<u64, Arc<Record>>) {
     }
 }
 
-/// A conversation drawn from a fuzzer's bytes, to their end.
+/// Plays a conversation drawn from a fuzzer's bytes, to their end.
 pub(crate) fn check_conversation(bytes: &[u8]) {
     let mut draw = Draw::Bytes(bytes);
     let mut world = World::new();
@@ -430,7 +428,7 @@ pub(crate) fn check_conversation(bytes: &[u8]) {
     }
 }
 
-/// However bytes are cut into pieces, the same lines are read.
+/// Checks that the decoder returns the same lines however the bytes are chunked.
 pub(crate) fn check_decoder(bytes: &[u8], piece: usize) {
     let whole = frames(&mut std::iter::once(bytes));
     assert_eq!(frames(&mut bytes.chunks(1)), whole);
@@ -454,7 +452,8 @@ fn frames(pieces: &mut dyn Iterator<Item = &[u8]>) -> (Vec<Frame<'static>>, u32)
     (frames, marks)
 }
 
-/// A command is written as it is read; what is none is refused in one clean line.
+/// Checks that a command round-trips through the parser and that an invalid one is refused with one
+/// clean line.
 pub(crate) fn check_command(line: &str) {
     let line = text::clean(line);
     match commands::parse(&line) {
@@ -468,7 +467,7 @@ pub(crate) fn check_command(line: &str) {
     }
 }
 
-/// An event is written as it is read, and read again as the same; so are its tags.
+/// Checks that an event and its tags round-trip through the parser.
 pub(crate) fn check_event(line: &str) {
     let (_, plain) = Tags::split(line);
     assert!(line.ends_with(plain));

@@ -1,25 +1,25 @@
-//! What people sent and were shown, held against what the log holds: a list of
-//! what is wrong, each with the number of the promise that was broken.
+//! Compares what users sent and received with the contents of the log; returns a list of
+//! violations, each with the number of the broken guarantee.
 //!
-//! - I1 what its author was shown is there exactly once, with that id
-//! - I2 nothing is there that was not sent; what nobody was shown, at most once
-//! - I3 ids grow and are never reused, also across crashes
-//! - I4 what one author sent is there in that order
-//! - I5 what anybody was shown is there, and nobody is shown another's secret
-//! - I6 a line sent again under its mark is the same message
-//! - I7 everybody is shown each message of a thread once, in order, without a
-//!   hole, also across connections if they resume
+//! - I1 a message its author saw acknowledged is stored exactly once, under that id
+//! - I2 every stored message was sent; an unacknowledged one is stored at most once
+//! - I3 ids increase and are never reused, also across crashes
+//! - I4 the messages of one author are stored in the order sent
+//! - I5 every delivered message is stored, and private messages reach their recipient only
+//! - I6 a line resent with its cid is the same message
+//! - I7 every user receives each message of a thread once, in order and without gaps, also across
+//!   connections if the session is resumed
 //!
-//! It knows neither sockets nor files.
+//! Knows neither sockets nor files.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
-/// A message as it is sent. Its text begins with the mark it is sent under.
+/// A message as it is sent. Its text begins with its cid.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Message {
     pub(crate) author: String,
-    /// `#red`, or a person's name.
+    /// `#red`, or a user's name.
     pub(crate) to: String,
     pub(crate) text: String,
 }
@@ -29,7 +29,7 @@ impl Message {
         self.text.split(' ').next().unwrap_or_default()
     }
 
-    /// Two people's private messages are one thread, whoever speaks.
+    /// The private messages of two users are one thread in both directions.
     fn thread(&self) -> String {
         if self.to.starts_with('#') {
             return self.to.clone();
@@ -43,30 +43,30 @@ impl Message {
     }
 }
 
-/// Who is shown something: a person, in one visit. What a visit is shown of a
-/// thread has no holes from the first message to the last.
+/// A receiver: a user in one session. Within a session a thread has no gaps between the first and
+/// the last message received.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Viewer {
     pub(crate) name: String,
     pub(crate) visit: u64,
 }
 
-/// What happened, as people outside the server know it.
+/// An event as seen from outside the server.
 #[derive(Debug, Clone)]
-pub(crate) enum What {
-    /// About to go out to the server.
+pub(crate) enum EventKind {
+    /// About to be sent to the server.
     Sent(Message),
-    /// Answered with an error: it was not said.
+    /// Answered with an error: the message was not posted.
     Refused(Message),
-    /// Came in, as an echo or as what somebody else said.
+    /// Received, as an echo or as another user's message.
     Shown { viewer: Viewer, id: u64, message: Message },
 }
 
-/// Something that happened, and when.
+/// An event and its time.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
     pub(crate) at: Instant,
-    pub(crate) what: What,
+    pub(crate) what: EventKind,
 }
 
 /// A message as the log holds it.
@@ -77,75 +77,78 @@ pub(crate) struct Row {
     pub(crate) message: Message,
 }
 
-/// Everything that is wrong. `keep` is how many of the latest messages have to
-/// be there, if the log may forget.
-pub(crate) fn faults(events: &[Event], rows: &[Row], keep: Option<u64>) -> Vec<String> {
+/// Returns all violations. `keep` is the number of latest messages that retention must keep.
+pub(crate) fn violations(events: &[Event], rows: &[Row], keep: Option<u64>) -> Vec<String> {
     let mut events: Vec<&Event> = events.iter().collect();
-    events.sort_by_key(|event| event.at); // stable: one person's stay in order
-    let mut checker = Checker { forgotten: forgotten(rows, keep), ..Checker::default() };
+    events.sort_by_key(|event| event.at); // stable: keeps the order of each user's events
+    let mut checker = Checker { deleted_up_to: deleted_up_to(rows, keep), ..Checker::default() };
     for event in events {
         checker.take(&event.what);
     }
     checker.compare(rows);
-    checker.look_for_holes(rows);
-    checker.faults
+    checker.check_gaps(rows);
+    checker.violations
 }
 
-/// Up to which id messages may be missing.
-fn forgotten(rows: &[Row], keep: Option<u64>) -> u64 {
+/// Returns the id up to which retention may have deleted messages.
+fn deleted_up_to(rows: &[Row], keep: Option<u64>) -> u64 {
     let first_kept = keep.and_then(|keep| rows.len().checked_sub(usize::try_from(keep).ok()?));
     first_kept.and_then(|at| rows.get(at)).map_or(0, |row| row.id - 1)
 }
 
 #[derive(Default)]
 struct Checker {
-    forgotten: u64,
-    faults: Vec<String>,
-    /// The highest id anybody was shown so far.
+    deleted_up_to: u64,
+    violations: Vec<String>,
+    /// The highest id delivered so far.
     highest: u64,
-    /// What was sent, and the highest id anybody was shown before.
+    /// The messages sent, with the highest id delivered before.
     sent: HashMap<Message, u64>,
     refused: HashSet<Message>,
-    /// Each id that anybody was shown.
+    /// All delivered messages by id.
     shown: BTreeMap<u64, Message>,
     ids: HashMap<Message, u64>,
     views: HashMap<Viewer, Vec<u64>>,
 }
 
 impl Checker {
-    fn take(&mut self, what: &What) {
+    fn take(&mut self, what: &EventKind) {
         match what {
-            What::Sent(message) => {
+            EventKind::Sent(message) => {
                 self.sent.entry(message.clone()).or_insert(self.highest);
-                self.refused.remove(message); // tried again
+                self.refused.remove(message); // sent again
             }
-            What::Refused(message) => {
+            EventKind::Refused(message) => {
                 self.refused.insert(message.clone());
             }
-            What::Shown { viewer, id, message } => self.take_shown(viewer, *id, message),
+            EventKind::Shown { viewer, id, message } => self.apply_delivery(viewer, *id, message),
         }
     }
 
-    fn take_shown(&mut self, viewer: &Viewer, id: u64, message: &Message) {
+    fn apply_delivery(&mut self, viewer: &Viewer, id: u64, message: &Message) {
         let name = &viewer.name;
         if !message.is_for(name) {
-            self.fault(format!("I5: {name} was shown what is not theirs: {id} {message:?}"));
+            self.add_violation(format!(
+                "I5: {name} received a message for other users: {id} {message:?}"
+            ));
         }
         if let Some(other) = self.shown.insert(id, message.clone()).filter(|o| o != message) {
-            self.fault(format!("I3: {id} is two messages: {other:?} and {message:?}"));
+            self.add_violation(format!(
+                "I3: {id} belongs to two messages: {other:?} and {message:?}"
+            ));
         }
-        // A mark is known as long as what it marks.
+        // A cid is known as long as its message is stored.
         let other = self.ids.insert(message.clone(), id).filter(|other| *other != id);
-        if let Some(other) = other.filter(|other| *other > self.forgotten) {
-            self.fault(format!("I6: {message:?} is {other} and {id}"));
+        if let Some(other) = other.filter(|other| *other > self.deleted_up_to) {
+            self.add_violation(format!("I6: {message:?} has two ids: {other} and {id}"));
         }
         let view = self.views.entry(viewer.clone()).or_default();
         let last = view.last().copied().unwrap_or(0);
         if id > last {
             view.push(id);
         } else if message.author != *name || view.binary_search(&id).is_err() {
-            // One's own may be answered again, by the same id; nothing else may.
-            self.fault(format!("I7: {viewer:?} was shown {id} after {last}"));
+            // Only a user's own message may be echoed again, with the same id.
+            self.add_violation(format!("I7: {viewer:?} received {id} after {last}"));
         }
         self.highest = self.highest.max(id);
     }
@@ -156,50 +159,50 @@ impl Checker {
         let mut there: HashMap<&Message, u64> = HashMap::new();
         for Row { id, cid, message } in rows {
             if *id <= last_id {
-                self.fault(format!("I3: {id} is there after {last_id}"));
+                self.add_violation(format!("I3: {id} is stored after {last_id}"));
             }
             last_id = *id;
             match self.sent.get(message) {
-                None => self.fault(format!("I2: {id} was never sent: {message:?}")),
+                None => self.add_violation(format!("I2: {id} was never sent: {message:?}")),
                 Some(before) if id <= before => {
-                    self.fault(format!("I3: {id} was sent after {before} was shown"));
+                    self.add_violation(format!("I3: {id} was sent after {before} was delivered"));
                 }
                 Some(_) => {}
             }
             if cid != message.cid() {
-                self.fault(format!("I2: {id} is there under the mark {cid}: {message:?}"));
+                self.add_violation(format!("I2: {id} is stored with the cid {cid}: {message:?}"));
             }
             if self.refused.contains(message) {
-                self.fault(format!("I2: {id} was refused: {message:?}"));
+                self.add_violation(format!("I2: {id} was refused, but is stored: {message:?}"));
             }
             if let Some(other) = there.insert(message, *id) {
-                self.fault(format!("I1: {message:?} is there twice: {other} and {id}"));
+                self.add_violation(format!("I1: {message:?} is stored twice: {other} and {id}"));
             }
             let number = number(message);
             let last = last_numbers.insert(&message.author, number);
             if last.is_some_and(|last| last >= number) {
-                self.fault(format!("I4: {id} is there after {last:?}: {message:?}"));
+                self.add_violation(format!("I4: {id} is stored after {last:?}: {message:?}"));
             }
         }
         let mut missing = Vec::new();
-        for (id, message) in self.shown.range(self.forgotten + 1..) {
+        for (id, message) in self.shown.range(self.deleted_up_to + 1..) {
             if there.get(message) != Some(id) {
-                missing.push(format!("I1, I5: {id} was shown and is not there: {message:?}"));
+                missing.push(format!("I1, I5: {id} was delivered, but is not stored: {message:?}"));
             }
         }
-        self.faults.append(&mut missing);
+        self.violations.append(&mut missing);
     }
 
-    /// Between the first and the last that somebody was shown of a thread.
-    fn look_for_holes(&mut self, rows: &[Row]) {
+    /// Checks that every viewer received all messages between the first and the last of a thread.
+    fn check_gaps(&mut self, rows: &[Row]) {
         let mut threads: HashMap<String, Vec<u64>> = HashMap::new();
         for row in rows {
             threads.entry(row.message.thread()).or_default().push(row.id);
         }
-        let mut holes = Vec::new();
+        let mut gaps = Vec::new();
         for (viewer, view) in &self.views {
             let mut views: HashMap<String, Vec<u64>> = HashMap::new();
-            for id in view.iter().filter(|id| **id > self.forgotten) {
+            for id in view.iter().filter(|id| **id > self.deleted_up_to) {
                 views.entry(self.shown[id].thread()).or_default().push(*id);
             }
             for (thread, seen) in views {
@@ -211,21 +214,21 @@ impl Checker {
                     .collect::<Vec<_>>();
                 if let Some(first) = hole.first() {
                     let count = hole.len();
-                    holes.push(format!(
+                    gaps.push(format!(
                         "I7: {viewer:?} was not shown {count} of {thread}, the first {first}"
                     ));
                 }
             }
         }
-        self.faults.append(&mut holes);
+        self.violations.append(&mut gaps);
     }
 
-    fn fault(&mut self, fault: String) {
-        self.faults.push(fault);
+    fn add_violation(&mut self, violation: String) {
+        self.violations.push(violation);
     }
 }
 
-/// The number in a mark: `w1-17` is an author's seventeenth.
+/// The number in a cid: `w1-17` is an author's seventeenth.
 fn number(message: &Message) -> u64 {
     message.cid().rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
@@ -242,124 +245,127 @@ mod tests {
         Row { id, cid: message.cid().into(), message: message.clone() }
     }
 
-    /// A story, event after event, and what the log holds in the end.
-    struct Story {
+    /// A sequence of events and the resulting log.
+    struct Scenario {
         start: Instant,
         events: Vec<Event>,
         rows: Vec<Row>,
     }
 
-    impl Story {
-        /// Two messages in a room and a private one, sent, kept, and shown to all.
+    impl Scenario {
+        /// Two room messages and a private one: sent, stored, and delivered to all receivers.
         fn plain() -> Self {
             let start = Instant::now();
-            let mut story = Self { start, events: Vec::new(), rows: Vec::new() };
+            let mut scenario = Self { start, events: Vec::new(), rows: Vec::new() };
             let messages =
                 [message("w0", "#red", 1), message("w0", "#red", 2), message("w1", "w0", 1)];
             for (id, message) in (1..).zip(&messages) {
-                story.then(What::Sent(message.clone()));
+                scenario.then(EventKind::Sent(message.clone()));
                 for name in ["w0", "w1"] {
-                    story.shown(name, id, message);
+                    scenario.shown(name, id, message);
                 }
-                story.rows.push(row(id, message));
+                scenario.rows.push(row(id, message));
             }
-            story
+            scenario
         }
 
-        fn then(&mut self, what: What) {
+        fn then(&mut self, what: EventKind) {
             let at = self.start + std::time::Duration::from_millis(self.events.len() as u64);
             self.events.push(Event { at, what });
         }
 
         fn shown(&mut self, name: &str, id: u64, message: &Message) {
             let viewer = Viewer { name: name.into(), visit: 1 };
-            self.then(What::Shown { viewer, id, message: message.clone() });
+            self.then(EventKind::Shown { viewer, id, message: message.clone() });
         }
 
         #[track_caller]
-        fn has_fault(&self, promise: &str) {
-            let faults = faults(&self.events, &self.rows, None);
-            assert!(faults.iter().any(|fault| fault.starts_with(promise)), "{faults:?}");
+        fn has_violation(&self, promise: &str) {
+            let violations = violations(&self.events, &self.rows, None);
+            assert!(
+                violations.iter().any(|violation| violation.starts_with(promise)),
+                "{violations:?}"
+            );
         }
     }
 
     #[test]
-    fn the_checker_has_nothing_against_a_plain_story() {
-        let mut story = Story::plain();
-        // Sent and never answered; sent again, and answered again.
-        story.then(What::Sent(message("w1", "#red", 2)));
-        story.shown("w0", 2, &message("w0", "#red", 2));
-        assert_eq!(faults(&story.events, &story.rows, None), Vec::<String>::new());
-        story.rows.remove(0);
-        assert_eq!(faults(&story.events, &story.rows, Some(2)), Vec::<String>::new());
+    fn checker_accepts_valid_history() {
+        let mut scenario = Scenario::plain();
+        // Sent without a reply, then resent and answered.
+        scenario.then(EventKind::Sent(message("w1", "#red", 2)));
+        scenario.shown("w0", 2, &message("w0", "#red", 2));
+        assert_eq!(violations(&scenario.events, &scenario.rows, None), Vec::<String>::new());
+        scenario.rows.remove(0);
+        assert_eq!(violations(&scenario.events, &scenario.rows, Some(2)), Vec::<String>::new());
     }
 
     #[test]
-    fn the_checker_finds_what_is_lost_doubled_changed_or_made_up() {
-        let mut story = Story::plain();
-        story.rows.remove(1);
-        story.has_fault("I1");
-        assert!(!faults(&story.events, &story.rows, Some(3)).is_empty());
+    fn checker_reports_lost_duplicate_changed_and_invented_messages() {
+        let mut scenario = Scenario::plain();
+        scenario.rows.remove(1);
+        scenario.has_violation("I1");
+        assert!(!violations(&scenario.events, &scenario.rows, Some(3)).is_empty());
 
-        let mut story = Story::plain();
-        story.rows.push(row(4, &message("w1", "w0", 1)));
-        story.has_fault("I1");
+        let mut scenario = Scenario::plain();
+        scenario.rows.push(row(4, &message("w1", "w0", 1)));
+        scenario.has_violation("I1");
 
-        let mut story = Story::plain();
-        story.rows[1].id = 3;
-        story.rows[2].id = 4;
-        story.has_fault("I1");
+        let mut scenario = Scenario::plain();
+        scenario.rows[1].id = 3;
+        scenario.rows[2].id = 4;
+        scenario.has_violation("I1");
 
-        let mut story = Story::plain();
-        story.rows[1].message.text.push('!');
-        story.has_fault("I2");
+        let mut scenario = Scenario::plain();
+        scenario.rows[1].message.text.push('!');
+        scenario.has_violation("I2");
 
-        let mut story = Story::plain();
-        story.then(What::Refused(message("w0", "#red", 2)));
-        story.has_fault("I2");
+        let mut scenario = Scenario::plain();
+        scenario.then(EventKind::Refused(message("w0", "#red", 2)));
+        scenario.has_violation("I2");
     }
 
     #[test]
-    fn the_checker_finds_ids_and_authors_out_of_order() {
-        let mut story = Story::plain();
-        story.rows.swap(0, 1);
-        story.has_fault("I3");
-        story.has_fault("I4");
+    fn checker_reports_ids_and_authors_out_of_order() {
+        let mut scenario = Scenario::plain();
+        scenario.rows.swap(0, 1);
+        scenario.has_violation("I3");
+        scenario.has_violation("I4");
 
-        // Sent after 3 was shown, and stored before it.
-        let mut story = Story::plain();
+        // Sent after 3 was delivered, but stored before it.
+        let mut scenario = Scenario::plain();
         let late = message("w1", "#red", 2);
-        story.then(What::Sent(late.clone()));
-        story.rows[2].id = 4;
-        story.rows.insert(2, row(3, &late));
-        story.has_fault("I3");
+        scenario.then(EventKind::Sent(late.clone()));
+        scenario.rows[2].id = 4;
+        scenario.rows.insert(2, row(3, &late));
+        scenario.has_violation("I3");
 
-        let mut story = Story::plain();
-        story.shown("w1", 3, &message("w0", "#red", 3));
-        story.has_fault("I3");
+        let mut scenario = Scenario::plain();
+        scenario.shown("w1", 3, &message("w0", "#red", 3));
+        scenario.has_violation("I3");
     }
 
     #[test]
-    fn the_checker_finds_what_was_shown_wrongly() {
-        let mut story = Story::plain();
-        story.shown("w2", 3, &message("w1", "w0", 1));
-        story.has_fault("I5");
+    fn checker_reports_wrong_deliveries() {
+        let mut scenario = Scenario::plain();
+        scenario.shown("w2", 3, &message("w1", "w0", 1));
+        scenario.has_violation("I5");
 
-        let mut story = Story::plain();
-        story.shown("w0", 4, &message("w0", "#red", 2));
-        story.has_fault("I6");
+        let mut scenario = Scenario::plain();
+        scenario.shown("w0", 4, &message("w0", "#red", 2));
+        scenario.has_violation("I6");
 
-        let mut story = Story::plain();
-        story.shown("w1", 2, &message("w0", "#red", 2));
-        story.has_fault("I7");
+        let mut scenario = Scenario::plain();
+        scenario.shown("w1", 2, &message("w0", "#red", 2));
+        scenario.has_violation("I7");
 
-        // A hole: the first and the third, but never the second.
-        let mut story = Story::plain();
+        // A gap: the first and the third message are delivered, the second is not.
+        let mut scenario = Scenario::plain();
         let third = message("w0", "#red", 3);
-        story.then(What::Sent(third.clone()));
-        story.rows.push(row(4, &third));
-        story.shown("r0", 1, &message("w0", "#red", 1));
-        story.shown("r0", 4, &third);
-        story.has_fault("I7");
+        scenario.then(EventKind::Sent(third.clone()));
+        scenario.rows.push(row(4, &third));
+        scenario.shown("r0", 1, &message("w0", "#red", 1));
+        scenario.shown("r0", 4, &third);
+        scenario.has_violation("I7");
     }
 }

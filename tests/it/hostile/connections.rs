@@ -1,5 +1,4 @@
-//! Connections that drip, break, are too many or hang on a pulled cable: rows 16 to 18
-//! and 21.
+//! Connections that are slow, break, are too many, or hang on a pulled cable: rows 16 to 18 and 21.
 
 use std::cell::Cell;
 use std::io::{Read as _, Write as _};
@@ -13,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use super::watch::{Vitals, Watch, comes_or_goes, scale};
-use super::{connect, connect_from, heard, id_and_line, session, watched};
+use super::watch::{Vitals, Watch, is_presence, scale};
+use super::{connect, connect_from, id_and_line, read_to_end, session, watched};
 use crate::cable::Cable;
 use crate::support::{Peer, Server, Terminal, history};
 
-/// Somebody comes, speaks and is heard, within a time.
-fn comes_within(port: u16, most: Duration) {
+/// Checks that a new user can log in and post within `most`.
+fn logs_in_within(port: u16, most: Duration) {
     let start = Instant::now();
     let mut bob = Peer::join(port, "bob");
     bob.say("here");
@@ -28,14 +27,15 @@ fn comes_within(port: u16, most: Duration) {
 }
 
 #[test]
-fn n16_hundreds_who_drip_their_name() {
+fn n16_hundreds_of_slow_logins() {
     let (patience, pause) = (scale(30_000, 1500), scale(10_000, 100));
     let patience = format!("{patience}ms");
     let unnamed = scale("512", "256");
-    // They are from elsewhere, and the canaries not too many.
+    // The attackers connect from other addresses, and the limit of pending logins leaves room for
+    // the canaries.
     let flags = ["--limit-loopback", "--input-rate", "0", "--max-unnamed", unnamed];
     let flags = [&flags[..], &["--login-timeout", &patience]].concat();
-    let may_hear = |line: &str| comes_or_goes(line, &["bob"]) || line == "bob: here";
+    let may_hear = |line: &str| is_presence(line, &["bob"]) || line == "bob: here";
     watched(&flags, may_hear, |port| {
         let start = Instant::now();
         let mut sockets: Vec<TcpStream> = (2..=40)
@@ -43,13 +43,13 @@ fn n16_hundreds_who_drip_their_name() {
             .take(scale(600, 300))
             .map(|last| connect_from(Ipv4Addr::new(127, 0, 0, last), port))
             .collect();
-        comes_within(port, Duration::from_millis(scale(1000, 10_000)));
-        let (dripped, told) = mpsc::channel::<()>();
+        logs_in_within(port, Duration::from_millis(scale(1000, 10_000)));
+        let (dripped, ended) = mpsc::channel::<()>();
         let ends: Vec<TcpStream> =
             sockets.iter().map(|socket| socket.try_clone().expect("a socket")).collect();
         let dripping = thread::spawn(move || {
-            // Until all of them are told that it is over.
-            while told
+            // Until all of them have received the login timeout.
+            while ended
                 .recv_timeout(Duration::from_millis(pause))
                 .is_err_and(|e| e == mpsc::RecvTimeoutError::Timeout)
             {
@@ -59,7 +59,7 @@ fn n16_hundreds_who_drip_their_name() {
             }
         });
         for socket in &ends {
-            let said = heard(socket);
+            let said = read_to_end(socket);
             let is_told = ["login-timeout", "too-many"]
                 .iter()
                 .any(|code| said.contains(&format!("[BYE {code}] ")));
@@ -73,15 +73,15 @@ fn n16_hundreds_who_drip_their_name() {
 }
 
 #[test]
-fn n17_connections_that_break_in_every_way() {
-    let may_hear = |line: &str| comes_or_goes(line, &["n"]);
+fn n17_connections_broken_in_every_way() {
+    let may_hear = |line: &str| is_presence(line, &["n"]);
     watched(&[], may_hear, |port| {
         let (start, every) = (Instant::now(), Duration::from_micros(200));
         for number in 0..scale(50_000, 1500) {
             let socket = connect(port);
             SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a socket");
             drop(socket);
-            // 5000 a second.
+            // 5000 per second.
             thread::sleep((start + every * number).saturating_duration_since(Instant::now()));
         }
         for _ in 0..scale(5000, 300) {
@@ -92,50 +92,50 @@ fn n17_connections_that_break_in_every_way() {
             let lines = format!("n{number}\n/ping late\n");
             socket.write_all(lines.as_bytes()).expect("a socket");
             socket.shutdown(Shutdown::Write).expect("a socket");
-            let said = heard(&socket);
+            let said = read_to_end(&socket);
             assert!(said.contains("[PONG late]\n[BYE quit]"), "{said}");
         }
     });
 }
 
 #[test]
-fn n18_no_descriptors_left() {
+fn n18_descriptors_exhausted() {
     let mut shell = Command::new("sh");
     shell.args(["-c", "ulimit -n 128; exec \"$0\" \"$@\""]);
-    let (start, told) = (Instant::now(), Rc::new(Cell::new(0)));
-    let count = told.clone();
+    let (start, reported) = (Instant::now(), Rc::new(Cell::new(0)));
+    let count = reported.clone();
     let server = Server::spawn_under(shell, &["--ephemeral"]);
     let watch = Watch::over(server).may_log(move |line| {
         count.set(count.get() + 1);
         line.starts_with("cannot accept connections: ")
     });
     let crowd: Vec<TcpStream> = (0..300).map(|_| connect(watch.port())).collect();
-    // It does not spin while there is nothing that it could do for them.
+    // The server must not spin while it has no free descriptor.
     let before = Vitals::of(watch.process_id());
     let hold = Duration::from_millis(scale(5000, 500));
-    thread::sleep(hold); // they hold on for so long
+    thread::sleep(hold); // the time during which descriptors are exhausted
     let worked = Vitals::of(watch.process_id()).worked_since(before);
     assert!(worked < hold / scale(20, 4), "{worked:?} of {hold:?}");
     drop(crowd);
     let released = Instant::now();
     let mut bob = None;
-    Terminal::waits("a place", || {
+    Terminal::waits("a free slot", || {
         bob = Peer::try_join(watch.port(), "bob");
         bob.is_some()
     });
     let most = Duration::from_secs(scale(2, 20));
     assert!(released.elapsed() < most, "{:?}", released.elapsed());
     drop(bob);
-    watch.end(|line| comes_or_goes(line, &["bob"]));
-    assert!(told.get() <= start.elapsed().as_secs() + 2, "{told:?} lines in the log");
+    watch.end(|line| is_presence(line, &["bob"]));
+    assert!(reported.get() <= start.elapsed().as_secs() + 2, "{reported:?} lines in the log");
 }
 
-/// Somebody at the far end of a cable, lost while speaking.
+/// A user at the far end of a pulled cable, cut off while sending.
 struct Lost {
     name: String,
     token: String,
     sent: usize,
-    /// The whole lines of what came back.
+    /// The complete lines received.
     heard: Vec<String>,
 }
 
@@ -144,8 +144,8 @@ impl Lost {
         format!("@cid=m{number} {name} says {number}\n")
     }
 
-    /// Speaks at its pace until it is over, and takes what comes.
-    fn speaks(stream: TcpStream, name: String, is_over: &AtomicBool) -> Self {
+    /// Sends at a fixed pace until it is over, and reads what arrives.
+    fn send_until_over(stream: TcpStream, name: String, is_over: &AtomicBool) -> Self {
         let mut peer = Peer::on(stream, &name);
         let token = session(&mut peer);
         for setting in ["joins off", "tags on"] {
@@ -153,7 +153,7 @@ impl Lost {
         }
         peer.hears(|line| line.ends_with("tags=on]"));
         let mut socket = peer.socket();
-        // How long it waits for what comes, before it says the next line.
+        // The time to read before the next line is sent.
         let pace = Duration::from_millis(scale(100, 20));
         socket.set_read_timeout(Some(pace)).expect("a socket");
         let (mut sent, mut heard, mut piece) = (0, Vec::new(), vec![0; 1 << 16]);
@@ -162,7 +162,7 @@ impl Lost {
             sent += 1;
             let start = Instant::now();
             while start.elapsed() < pace {
-                let count = socket.read(&mut piece).unwrap_or(0); // 0 in time
+                let count = socket.read(&mut piece).unwrap_or(0); // 0 on timeout
                 heard.extend_from_slice(&piece[..count]);
             }
         }
@@ -172,9 +172,9 @@ impl Lost {
         Self { heard: heard.collect(), name, token, sent }
     }
 
-    /// Comes back, hears what was missed, and sends again what was not answered.
-    /// Gives the ids of all that was heard, but for what was sent again.
-    fn returns(&self, stream: TcpStream) -> Vec<u64> {
+    /// Resumes the session, reads the missed lines, and resends the unanswered ones. Returns the
+    /// ids of all lines received, without the resent ones.
+    fn resume(&self, stream: TcpStream) -> Vec<u64> {
         let mut ids: Vec<u64> = self.heard.iter().map(|line| id_and_line(line).0).collect();
         let mut peer = Peer::greeted(stream);
         peer.say(&format!("/resume {} {}", self.token, ids.last().copied().unwrap_or(0)));
@@ -197,7 +197,7 @@ impl Lost {
 }
 
 #[test]
-fn n21_a_cable_is_pulled_while_many_speak() {
+fn n21_cable_pulled_while_many_send() {
     let Some(cable) = Cable::lay() else { return };
     let silence = format!("{}s", scale(10, 2));
     let flags = ["--bind", &cable.here, "--keepalive", &silence, "--user-timeout", &silence];
@@ -207,7 +207,7 @@ fn n21_a_cable_is_pulled_while_many_speak() {
     let speaking: Vec<_> = (0..scale(50, 10))
         .map(|number| {
             let (stream, is_over) = (cable.connect(watch.port()), is_over.clone());
-            thread::spawn(move || Lost::speaks(stream, format!("far{number}"), &is_over))
+            thread::spawn(move || Lost::send_until_over(stream, format!("far{number}"), &is_over))
         })
         .collect();
     let mut bob = Peer::join(watch.port(), "bob");
@@ -215,12 +215,12 @@ fn n21_a_cable_is_pulled_while_many_speak() {
     cable.pull();
     bob.say("/quit");
     bob.rest();
-    watch.is_alone();
+    watch.waits_for_disconnects();
     is_over.store(true, Ordering::Relaxed);
     let lost: Vec<Lost> = speaking.into_iter().map(|one| one.join().expect("lost")).collect();
     cable.mend();
     let heard: Vec<Vec<u64>> =
-        lost.iter().map(|one| one.returns(cable.connect(watch.port()))).collect();
+        lost.iter().map(|one| one.resume(cable.connect(watch.port()))).collect();
     let kept = history(watch.port(), "lobby");
     for ids in &heard {
         let span = ids[0]..=ids[ids.len() - 1];
@@ -229,7 +229,7 @@ fn n21_a_cable_is_pulled_while_many_speak() {
     }
     let witnessed = watch.end(|line| {
         let is_said = line.starts_with("far") && line.contains(" says ");
-        is_said || comes_or_goes(line, &["far", "bob", "historian"])
+        is_said || is_presence(line, &["far", "bob", "historian"])
     });
     let mut said: Vec<String> = lost
         .iter()

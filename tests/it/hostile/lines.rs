@@ -1,16 +1,15 @@
-//! Lines that are none, lines that are too long, characters that are not for anybody,
-//! and names that are none: rows 1 to 10, 14 and 15.
+//! Malformed and overlong lines, control characters, and invalid names: rows 1 to 10, 14 and 15.
 
 use std::fs;
 use std::io::Write as _;
 
-use super::watch::{Watch, check_clean, comes_or_goes, scale};
-use super::{answer, connect, heard, watched, watched_to_keep_nothing};
+use super::watch::{Watch, check_clean, is_presence, scale};
+use super::{answer, connect, read_to_end, watched, watched_without_growth};
 use crate::support::Peer;
 
 #[test]
-fn n01_a_line_without_an_end_before_login() {
-    watched_to_keep_nothing(
+fn n01_endless_line_before_login() {
+    watched_without_growth(
         |_| false,
         |port| {
             let mut socket = connect(port);
@@ -20,7 +19,7 @@ fn n01_a_line_without_an_end_before_login() {
                     break;
                 }
             }
-            let said = heard(&socket);
+            let said = read_to_end(&socket);
             let lines: Vec<&str> = said.lines().collect();
             assert!(lines.len() == 2 && lines[1].starts_with("[BYE too-long] "), "{said}");
         },
@@ -28,9 +27,9 @@ fn n01_a_line_without_an_end_before_login() {
 }
 
 #[test]
-fn n02_a_line_without_an_end_after_login() {
-    watched_to_keep_nothing(
-        |line| comes_or_goes(line, &["mallory"]),
+fn n02_endless_line_after_login() {
+    watched_without_growth(
+        |line| is_presence(line, &["mallory"]),
         |port| {
             let mut mallory = Peer::join(port, "mallory");
             for _ in 0..scale(64, 16) {
@@ -44,16 +43,16 @@ fn n02_a_line_without_an_end_after_login() {
 }
 
 #[test]
-fn n03_n04_a_bad_line_and_a_good_one_in_one_write() {
+fn n03_n04_bad_and_good_line_in_one_write() {
     watched(
         &[],
-        |line| comes_or_goes(line, &["mallory"]),
+        |line| is_presence(line, &["mallory"]),
         |port| {
             let mut mallory = Peer::join(port, "mallory");
             mallory.say("/part lobby");
             mallory.hears(|line| line.starts_with("[PARTED "));
             let long = [b'x'; 5000];
-            // The last is all telnet, and so an empty line.
+            // The last one consists of telnet commands only, and so counts as an empty line.
             let bad: [(&[u8], _); 3] = [
                 (&long, Some("too-long")),
                 (b"\xfe\xfd\xfc", Some("bad-encoding")),
@@ -61,7 +60,7 @@ fn n03_n04_a_bad_line_and_a_good_one_in_one_write() {
             ];
             for (line, code) in bad {
                 mallory.send(&[line, b"\n/who #lobby\n"].concat());
-                // Without another byte.
+                // The error arrives without another byte.
                 if let Some(code) = code {
                     let said = mallory.next();
                     assert!(said.starts_with(&format!("[ERROR {code}] ")), "{said}");
@@ -73,7 +72,7 @@ fn n03_n04_a_bad_line_and_a_good_one_in_one_write() {
     );
 }
 
-/// What is said, and what is heard of it.
+/// Pairs of a text as sent and as received.
 fn odd_texts() -> Vec<(Vec<u8>, String)> {
     let bytes: [(&[u8], &str); 10] = [
         (b"he\0llo", "he\u{fffd}llo"),
@@ -101,17 +100,17 @@ fn odd_texts() -> Vec<(Vec<u8>, String)> {
 }
 
 #[test]
-fn n05_n06_n07_n08_whatever_is_said_arrives_as_one_clean_line() {
+fn n05_n06_n07_n08_hostile_text_arrives_as_one_clean_line() {
     let texts = odd_texts();
     let heard: Vec<String> = texts.iter().map(|(_, heard)| heard.clone()).collect();
-    // Of a longer line nothing is heard; these commands leave less room for the text.
+    // Longer lines are refused; these commands leave less space for the text.
     let topic = |line: &str| {
         let text = line.strip_prefix("* mallory set the topic: ");
         text.is_some_and(|text| heard.iter().any(|heard| heard == text))
     };
     let spoken = |line: &&String| line.starts_with("mallory: ");
     let may_hear = |line: &str| {
-        line.starts_with("mallory: ") || topic(line) || comes_or_goes(line, &["mallory", "bob"])
+        line.starts_with("mallory: ") || topic(line) || is_presence(line, &["mallory", "bob"])
     };
     let witnessed = watched(&[], may_hear, |port| {
         let mut mallory = Peer::join(port, "mallory");
@@ -134,7 +133,7 @@ fn n05_n06_n07_n08_whatever_is_said_arrives_as_one_clean_line() {
         }
         let said = answer(&mut mallory, &[&b"\x1b[".repeat(512 << 10)[..], b"\n"].concat());
         assert!(said.len() == 1 && said[0].starts_with("[ERROR too-long] "), "{said:?}");
-        // Also where it is kept: in the history, in a topic, in what is told of somebody.
+        // Stored copies are clean as well: in the history, a topic, and user data.
         for ask in ["/history 50", "/topic", "/whois mallory", "/list", "/who", "/msg mallory hi"] {
             bob.say(ask);
             bob.settles().iter().for_each(|line| check_clean(line));
@@ -146,7 +145,7 @@ fn n05_n06_n07_n08_whatever_is_said_arrives_as_one_clean_line() {
 }
 
 #[test]
-fn n09_n10_names_that_are_none_or_somebody_elses() {
+fn n09_n10_invalid_and_confusable_names() {
     let folder = tempfile::tempdir().expect("a folder");
     let files = || {
         let entries = fs::read_dir(folder.path()).expect("the folder");
@@ -186,7 +185,7 @@ fn n09_n10_names_that_are_none_or_somebody_elses() {
                 let said = mallory.settles();
                 assert_eq!(said.len(), 1, "{name}: {said:?}");
                 let is_refused = said[0].starts_with(&format!("[ERROR {code}] "));
-                // What folds to other letters may be no name at all, or be taken.
+                // After case folding the name may be invalid or in use.
                 let may_be_either =
                     code == "name-taken" && said[0].starts_with("[ERROR bad-name] ");
                 let is_password = name.contains(' ') && said[0].starts_with("[ERROR ");
@@ -197,14 +196,14 @@ fn n09_n10_names_that_are_none_or_somebody_elses() {
         assert!(mallory.settles()[0].starts_with("[ERROR not-logged-in]"));
     }
     assert_eq!(files(), before, "no name makes a file");
-    watch.end(|line| comes_or_goes(line, &["alice"]));
+    watch.end(|line| is_presence(line, &["alice"]));
 }
 
 #[test]
-fn n14_telnet_that_never_ends() {
+fn n14_endless_telnet_negotiation() {
     let may_hear =
-        |line: &str| comes_or_goes(line, &["mallory", "bob"]) || line == "mallory: usable again";
-    watched_to_keep_nothing(may_hear, |port| {
+        |line: &str| is_presence(line, &["mallory", "bob"]) || line == "mallory: usable again";
+    watched_without_growth(may_hear, |port| {
         let mut mallory = Peer::join(port, "mallory");
         mallory.say("/set joins off");
         mallory.say("/set echo off");
@@ -222,26 +221,26 @@ fn n14_telnet_that_never_ends() {
 }
 
 #[test]
-fn n15_text_of_other_encodings() {
-    // Some of it reads as text, of a kind.
+fn n15_text_in_other_encodings() {
+    // Some of the bytes are valid text.
     let is_text = |line: &str| {
         ["\u{fffd}i\u{fffd}", "\u{fffd}"].iter().any(|text| line == format!("mallory: {text}"))
     };
-    let may_hear = |line: &str| is_text(line) || comes_or_goes(line, &["mallory", "bom"]);
+    let may_hear = |line: &str| is_text(line) || is_presence(line, &["mallory", "bom"]);
     watched(&[], may_hear, |port| {
         let mut mallory = Peer::join(port, "mallory");
-        // Its mark reads as telnet, and its every other byte is a control character.
+        // The byte order mark looks like telnet, and every other byte is a control character.
         let utf16: Vec<u8> = "\u{feff}hi\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
         let said = answer(&mut mallory, &[&utf16[..], b"\n"].concat());
         assert!(said.iter().all(|line| is_text(line)), "{said:?}");
-        // With other letters it is no text.
+        // With other letters the line is not valid UTF-8.
         let utf16: Vec<u8> = "\u{feff}\u{df}\n".encode_utf16().flat_map(u16::to_be_bytes).collect();
         let said = answer(&mut mallory, &[&utf16[..], b"\n"].concat());
         assert!(said[0].starts_with("[ERROR bad-encoding] "), "{said:?}");
-        // A file with a byte order mark: its first line is a line.
+        // The first line of a file with a byte order mark is an ordinary line.
         let mut socket = connect(port);
         socket.write_all("\u{feff}/login bom\n/join ops\n/quit\n".as_bytes()).expect("a socket");
-        let said = heard(&socket);
+        let said = read_to_end(&socket);
         assert!(said.contains("[WELCOME bom]") && said.contains("[JOINED #ops]"), "{said}");
     });
 }

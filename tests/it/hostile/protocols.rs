@@ -1,5 +1,5 @@
-//! Other protocols than ours, TLS where there is none and none where there is TLS,
-//! handshakes that never end, and noise: rows 11 to 13.
+//! Other protocols, TLS to a plain server and plain text to a TLS server, endless handshakes, and
+//! random bytes: rows 11 to 13.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 use tokio_rustls::rustls;
 
-use super::watch::{Watch, comes_or_goes, scale};
-use super::{connect, heard, watched};
+use super::watch::{Watch, is_presence, scale};
+use super::{connect, read_to_end, watched};
 use crate::any_input::checks::Draw;
 use crate::support::{Peer, Server, has_program};
 
 #[test]
-fn n11_n13_other_protocols_join_nothing_and_say_nothing() {
+fn n11_n13_other_protocols_do_not_log_in() {
     watched(
         &[],
-        |line| comes_or_goes(line, &["bob"]),
+        |line| is_presence(line, &["bob"]),
         |port| {
             let mut bob = Peer::join(port, "bob");
             let openings: [&[u8]; 9] = [
@@ -38,7 +38,7 @@ fn n11_n13_other_protocols_join_nothing_and_say_nothing() {
                 let mut socket = connect(port);
                 socket.write_all(opening).expect("a socket");
                 assert!(
-                    heard(&socket).contains("[BYE bad-protocol] "),
+                    read_to_end(&socket).contains("[BYE bad-protocol] "),
                     "{}",
                     opening.escape_ascii()
                 );
@@ -48,10 +48,10 @@ fn n11_n13_other_protocols_join_nothing_and_say_nothing() {
     );
 }
 
-/// Of remote desktops and file shares, and of nobody.
+/// Remote desktop, file sharing, and random protocols.
 #[test]
-fn n13_noise() {
-    // A line of noise may be a letter, which is a name, and then some may be text.
+fn n13_random_bytes() {
+    // A random line may be a single letter, which is a valid name; later lines may then be text.
     let is_noise = |line: &str| {
         let line = line.strip_prefix("* ").unwrap_or(line);
         let name = line.split([':', ' ']).next().unwrap_or_default();
@@ -66,9 +66,9 @@ fn n13_noise() {
             let first: &[u8] =
                 [&b"\x03\x00\x00\x13\x0e\xe0"[..], b"\x00\x00\x00\x85\xffSMB", b""][number % 3];
             let mut socket = connect(port);
-            let _ = socket.write_all(&[first, &noise].concat()); // it may be over before
+            let _ = socket.write_all(&[first, &noise].concat()); // the server may have closed
             let _ = socket.shutdown(Shutdown::Write);
-            let said = heard(&socket);
+            let said = read_to_end(&socket);
             let last = said.lines().last().unwrap_or_default();
             assert!(said.ends_with('\n') && last.starts_with("[BYE "), "{said}");
         }
@@ -76,7 +76,7 @@ fn n13_noise() {
     });
 }
 
-/// What a program says first that speaks TLS.
+/// The `ClientHello` of a TLS client.
 fn client_hello() -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
@@ -91,13 +91,13 @@ fn client_hello() -> Vec<u8> {
     hello
 }
 
-/// With TLS offered it says at its start who it is.
+/// With TLS on, the server logs its fingerprint when it starts.
 fn is_introduction(line: &str) -> bool {
     line.contains("SHA-256 ")
 }
 
 #[test]
-fn n12_tls_where_it_is_not_spoken_is_closed_at_once() {
+fn n12_tls_to_plain_server_is_closed_at_once() {
     watched(
         &[],
         |_| false,
@@ -111,9 +111,9 @@ fn n12_tls_where_it_is_not_spoken_is_closed_at_once() {
                     socket
                 })
                 .collect();
-            // They stay open at this end.
+            // The attackers keep their side open.
             for socket in &open {
-                let said = heard(socket);
+                let said = read_to_end(socket);
                 assert!(
                     said.lines().nth(1).is_some_and(|line| line.starts_with("[BYE bad-protocol] ")),
                     "{said}"
@@ -125,9 +125,9 @@ fn n12_tls_where_it_is_not_spoken_is_closed_at_once() {
     );
 }
 
-/// The canaries are plain, too: a program beside them speaks TLS for them.
+/// The canaries use plain TCP through socat, which speaks TLS to the server.
 #[test]
-fn n12_plain_words_to_who_speaks_tls_only() {
+fn n12_plain_text_to_tls_only_server() {
     if !has_program("socat") {
         return;
     }
@@ -138,14 +138,14 @@ fn n12_plain_words_to_who_speaks_tls_only() {
     for said in ["mallory\npwned\n", "\n", "GET / HTTP/1.1\r\n\r\n", ""].repeat(scale(50, 5)) {
         let mut socket = connect(port);
         socket.write_all(said.as_bytes()).expect("said");
-        let said = heard(&socket);
+        let said = read_to_end(&socket);
         assert!(said.starts_with("[BYE bad-protocol] ") && said.lines().count() == 1, "{said}");
     }
     watch.end(|_| false);
 }
 
 #[test]
-fn n12_handshakes_that_drip_and_that_break_off() {
+fn n12_slow_and_broken_handshakes() {
     let patience = Duration::from_millis(scale(10_000, 1000));
     let flags = ["--tls", "--login-timeout", &format!("{}ms", patience.as_millis())];
     let watch = Watch::begin(&flags).may_log(is_introduction);
@@ -156,7 +156,7 @@ fn n12_handshakes_that_drip_and_that_break_off() {
         let mut socket = connect(watch.port());
         socket.write_all(&hello[..hello.len() - number % 2]).expect("said");
         if number % 5 == 0 {
-            let _ = socket.write_all(b"\x15\x03\x03\x00\x02\x01\x00"); // that is all it says
+            let _ = socket.write_all(b"\x15\x03\x03\x00\x02\x01\x00"); // the whole input
         }
         if number % 3 == 0 {
             SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a socket");
@@ -167,10 +167,10 @@ fn n12_handshakes_that_drip_and_that_break_off() {
         if is_open.count() == 0 {
             break;
         }
-        thread::sleep(patience / 10); // this is how slow they are
+        thread::sleep(patience / 10); // the pace of the bytes
     }
     for socket in &dripping {
-        assert_eq!(heard(socket), "");
+        assert_eq!(read_to_end(socket), "");
     }
     let most = patience + Duration::from_secs(scale(3, 20));
     assert!(start.elapsed() < most, "{:?}", start.elapsed());
@@ -178,7 +178,7 @@ fn n12_handshakes_that_drip_and_that_break_off() {
     watch.end(|_| false);
 }
 
-/// Passes plain connections on to a server that speaks TLS.
+/// A socat process that forwards plain connections to a TLS server.
 struct Tunnel {
     port: u16,
     socat: Child,
@@ -186,7 +186,7 @@ struct Tunnel {
 
 impl Tunnel {
     fn to(server: u16) -> Self {
-        // Nobody else has the port, and it is told when it listens.
+        // socat picks the port and reports when it listens.
         let mut socat = Command::new("socat")
             .args(["-d", "-d", "TCP-LISTEN:0,bind=127.0.0.1,fork,nodelay"])
             .arg(format!("OPENSSL:127.0.0.1:{server},verify=0,nodelay"))
@@ -197,7 +197,7 @@ impl Tunnel {
         let listens =
             said.by_ref().map_while(Result::ok).find(|line| line.contains("listening on"));
         let port = listens.and_then(|line| line.rsplit(':').next()?.parse().ok()).expect("a port");
-        thread::spawn(move || said.for_each(drop)); // its words must not fill the pipe
+        thread::spawn(move || said.for_each(drop)); // drain stderr so that the pipe never fills
         Self { port, socat }
     }
 }

@@ -1,4 +1,4 @@
-//! Guesses at passwords, and rights and tokens of others: rows 22 and 23.
+//! Password guesses, and rights and tokens of other users: rows 22 and 23.
 
 use std::net::Ipv4Addr;
 use std::thread;
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use super::watch::{Watch, comes_or_goes, scale};
+use super::watch::{Watch, is_presence, scale};
 use super::{answer, connect_from, session, watched};
 use crate::support::{Peer, SESAME, SESAME_FILE};
 
-/// An account; its owner has gone again.
+/// Registers an account whose user quits.
 fn register(port: u16, name: &str, password: &str) {
     let mut owner = Peer::register(port, name, password);
     owner.say("/quit");
@@ -18,13 +18,13 @@ fn register(port: u16, name: &str, password: &str) {
 }
 
 #[test]
-fn n22_a_thousand_guesses_over_eight_connections() {
+fn n22_thousand_guesses_over_eight_connections() {
     watched(
         &[],
-        |line| comes_or_goes(line, &["alice"]),
+        |line| is_presence(line, &["alice"]),
         |port| {
             register(port, "alice", "secret");
-            // For so long they are let guess, and at most so often each.
+            // The duration of the attack, and the limit of guesses per connection.
             let time = Duration::from_secs(scale(60, 3));
             let guessing: Vec<_> = (0..8)
                 .map(|_| thread::spawn(move || guesses(port, 125, Instant::now() + time)))
@@ -37,7 +37,7 @@ fn n22_a_thousand_guesses_over_eight_connections() {
             let checked = count("bad-password");
             assert_eq!(checked + count("rate-limited"), said.len(), "{said:?}");
             assert!((4..=25).contains(&checked), "{checked} were checked in {time:?}");
-            // From elsewhere the owner comes in at once.
+            // From another address the owner logs in at once.
             let start = Instant::now();
             let mut alice = Peer::greeted(connect_from(Ipv4Addr::new(127, 0, 0, 2), port));
             alice.say("/login alice secret");
@@ -48,8 +48,8 @@ fn n22_a_thousand_guesses_over_eight_connections() {
     );
 }
 
-/// Guesses, each when the one before is answered, up to a time; gives the answers. Who
-/// has had their time to log in comes anew.
+/// Guesses passwords one after another until `end`; returns the replies. Reconnects after a login
+/// timeout.
 fn guesses(port: u16, count: usize, end: Instant) -> Vec<String> {
     let mut peer = Peer::connect(port);
     let mut said = Vec::new();
@@ -68,16 +68,16 @@ fn guesses(port: u16, count: usize, end: Instant) -> Vec<String> {
     said
 }
 
-/// Who only ended their side would still wait for their answer.
+/// Closes both directions: a half-closed client would still be sent its reply.
 fn hang_up(peer: &Peer) {
     SockRef::from(peer.socket()).set_linger(Some(Duration::ZERO)).expect("a socket");
 }
 
 #[test]
-fn n22_guessers_who_hang_up_with_more_to_say() {
+fn n22_guessers_disconnecting_with_pending_input() {
     watched(
         &[],
-        |line| comes_or_goes(line, &["alice"]),
+        |line| is_presence(line, &["alice"]),
         |port| {
             register(port, "alice", "secret");
             let mut guessers: Vec<Peer> = (0..8).map(|_| Peer::connect(port)).collect();
@@ -85,7 +85,7 @@ fn n22_guessers_who_hang_up_with_more_to_say() {
                 let lines = (0..125).map(|number| format!("/login alice guess{number}\n"));
                 guesser.send(lines.collect::<String>().as_bytes());
             }
-            // The first of them are checked, the others wait.
+            // The first guesses are checked, the others are delayed.
             guessers[0].hears(|line| line.starts_with("[ERROR bad-password] "));
             guessers.iter().for_each(hang_up);
         },
@@ -93,10 +93,10 @@ fn n22_guessers_who_hang_up_with_more_to_say() {
 }
 
 #[test]
-fn n22_passwords_that_are_none() {
+fn n22_malformed_passwords() {
     watched(
         &[],
-        |line| comes_or_goes(line, &["alice", "mallory"]),
+        |line| is_presence(line, &["alice", "mallory"]),
         |port| {
             register(port, "alice", "secret");
             let mut mallory = Peer::connect(port);
@@ -119,16 +119,17 @@ fn n22_passwords_that_are_none() {
 }
 
 #[test]
-fn n22_a_crowd_that_logs_in_at_once() {
+fn n22_many_simultaneous_logins() {
     let accounts = scale(50, 10);
     watched(
         &[],
-        |line| comes_or_goes(line, &["owner"]),
+        |line| is_presence(line, &["owner"]),
         |port| {
             for number in 0..accounts {
                 register(port, &format!("owner{number}"), "secret");
             }
-            // As many as four for each: the later take over, or all that wait are refused.
+            // Four logins per account: later ones take over the session, or all waiting ones are
+            // refused.
             let mut crowd: Vec<Peer> = (0..4 * accounts).map(|_| Peer::connect(port)).collect();
             for (number, peer) in crowd.iter_mut().enumerate() {
                 peer.say(&format!("/login owner{} secret", number % accounts));
@@ -143,12 +144,12 @@ fn n22_a_crowd_that_logs_in_at_once() {
     );
 }
 
-/// An account that is not there is no way to have the server hash.
+/// A login to an unknown account must not make the server hash.
 #[test]
-fn n22_who_is_known_and_who_is_not() {
+fn n22_unknown_accounts_are_not_hashed() {
     watched(
         &[],
-        |line| comes_or_goes(line, &["alice"]),
+        |line| is_presence(line, &["alice"]),
         |port| {
             register(port, "alice", "secret");
             let mut mallory = Peer::connect(port);
@@ -167,7 +168,7 @@ fn n22_who_is_known_and_who_is_not() {
 fn n23_rights_and_tokens_of_others() {
     let may_hear = |line: &str| {
         let renamed = ["* alice is now alicia", "* mallory is now alice"];
-        renamed.contains(&line) || comes_or_goes(line, &["alice", "alicia", "mallory"])
+        renamed.contains(&line) || is_presence(line, &["alice", "alicia", "mallory"])
     };
     watched(&[], may_hear, |port| {
         let mut alice = Peer::join(port, "alice");
@@ -207,7 +208,7 @@ fn n23_rights_and_tokens_of_others() {
             let said = mallory.settles();
             assert!(said.iter().any(|line| line.starts_with("[ERROR ")), "{line}: {said:?}");
         }
-        // A command in a text is text, and a name that is left behind gives nothing.
+        // A command inside a text is text, and a name that a user gave up carries no rights.
         alice.say("/msg #secret /kick mallory");
         mallory.hears(|line| line == "#secret alice: /kick mallory");
         alice.say("/part secret");
@@ -221,18 +222,18 @@ fn n23_rights_and_tokens_of_others() {
     });
 }
 
-/// A right is somebody's, not a name's; and of each try to get it the log tells.
+/// A right belongs to a user, not to a name; every attempt to gain it is logged.
 #[test]
-fn n23_the_operators_password_and_the_operators_name() {
+fn n23_oper_password_and_operator_name() {
     let flags = ["--oper-password-file", SESAME_FILE, "--guess-delay", "10ms"];
-    let told = |line: &str| {
+    let reported = |line: &str| {
         let act = [
             " mallory (guest, 127.0.0.1): /oper: wrong password",
             " alice (guest, 127.0.0.2): /oper: is an operator now",
         ];
         act.iter().any(|act| line.ends_with(act))
     };
-    let watch = Watch::begin(&flags).may_log(told);
+    let watch = Watch::begin(&flags).may_log(reported);
     let port = watch.port();
     let mut mallory = Peer::join(port, "mallory");
     for number in 0..scale(20, 6) {
@@ -255,16 +256,16 @@ fn n23_the_operators_password_and_the_operators_name() {
     drop((alice, mallory));
     watch.end(|line| {
         let renamed = ["* alice is now alicia", "* mallory is now alice"];
-        renamed.contains(&line) || comes_or_goes(line, &["alice", "alicia", "mallory"])
+        renamed.contains(&line) || is_presence(line, &["alice", "alicia", "mallory"])
     });
 }
 
-/// A token is over when its visit is, and gives nobody else's visit.
+/// A token expires with its session and opens no other session.
 #[test]
-fn n23_tokens_that_are_over() {
+fn n23_expired_tokens() {
     watched(
         &[],
-        |line| comes_or_goes(line, &["alice", "bob"]),
+        |line| is_presence(line, &["alice", "bob"]),
         |port| {
             let [(alice, alices), (mut bob, bobs)] = ["alice", "bob"].map(|name| {
                 let mut peer = Peer::join(port, name);

@@ -1,8 +1,7 @@
-//! What every hostile input is held to. Beside it two canaries go on talking in a room
-//! of their own: nothing is lost, nothing comes twice, and nobody waits. A third, the
-//! witness, sits in the lobby and hears nothing unclean, and nothing that the test did
-//! not say. Afterwards the server is at rest, is as large as it was and has as many
-//! files open, and its log tells of nothing that the test cannot name.
+//! The checks for every hostile input. Two canaries exchange messages in their own room: no message
+//! is lost, duplicated or late. A third client, the witness, sits in the lobby and receives only
+//! clean lines that the test expects. Afterwards the server is idle, its memory and open files are
+//! as before, and its log contains only lines that the test expects.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -16,51 +15,51 @@ use std::{env, fs};
 
 use crate::support::{Peer, Server, Terminal};
 
-/// How often a canary speaks.
+/// The interval between canary messages.
 const BEAT: Duration = Duration::from_millis(50);
 
-/// How long it is measured what the server works when all is over.
+/// The interval over which the server's CPU time is measured after an attack.
 const WINDOW: Duration = Duration::from_millis(500);
 
-/// The system counts work in these.
+/// The unit of CPU time in `/proc`.
 const TICK: Duration = Duration::from_millis(10);
 
-/// The full size and the narrow figures where `scripts/hostile.sh` asks for them; the
-/// small size and wide figures where a whole suite shares the machine.
+/// Selects the full size and narrow limits under `scripts/hostile.sh`, and otherwise the small size
+/// and wide limits for a test suite that shares the machine.
 pub(super) fn scale<T>(full: T, quick: T) -> T {
     if env::var_os("CHATTY_STRICT").is_some() { full } else { quick }
 }
 
-/// A server that is watched.
+/// A server under observation.
 pub(crate) struct Watch {
     server: Server,
-    /// Where to connect to.
+    /// The port for attackers.
     port: u16,
     before: Vitals,
     canaries: Canaries,
     witness: TcpStream,
     witnessing: JoinHandle<Vec<String>>,
     may_log: Box<dyn Fn(&str) -> bool>,
-    /// How soon it is at rest when all is over.
+    /// How soon the server must be idle after the attack.
     patience: Duration,
-    /// How much more memory it may take than before.
+    /// The permitted growth of memory, in bytes.
     growth_max: usize,
 }
 
-/// What any input may make it take more, in bytes: passwords are hashed in two thirds
-/// of it.
+/// The memory growth permitted for any input, in bytes; two thirds of it are used by password
+/// hashing.
 const GROWTH_MAX: usize = 64 << 20;
 
-/// The same of one that has nothing to be kept.
-pub(super) const GROWTH_OF_NOTHING: usize = 2 << 20;
+/// The memory growth permitted for input that needs no storage, in bytes.
+pub(super) const GROWTH_WITHOUT_STORAGE: usize = 2 << 20;
 
-/// What the system knows of the server.
+/// Resource use of the server, from `/proc`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Vitals {
     pub(super) descriptors: usize,
-    /// The most memory it ever had, in bytes.
+    /// Peak resident memory in bytes.
     peak: usize,
-    /// How long it has worked, in ticks.
+    /// CPU time used, in ticks.
     ticks: u32,
 }
 
@@ -77,7 +76,7 @@ impl Vitals {
         Self { descriptors, peak: peak << 10, ticks: ticks(11) + ticks(12) }
     }
 
-    /// How long it has worked since.
+    /// Returns the CPU time used since `earlier`.
     pub(super) fn worked_since(self, earlier: Self) -> Duration {
         TICK * (self.ticks - earlier.ticks)
     }
@@ -88,10 +87,10 @@ impl Watch {
         Self::over(Server::start_with(flags))
     }
 
-    /// Over a server that keeps its log in a folder.
+    /// Watches a server that stores its log in a folder.
     pub(crate) fn begin_in(folder: &Path, flags: &[&str]) -> Self {
         let server = Server::start_in(folder, flags);
-        // What is opened once and stays open is opened now.
+        // Files that are opened once and stay open are opened before the measurement.
         for ask in ["/history", "/search x"] {
             let mut peer = Peer::join(server.port, "first");
             peer.say("first");
@@ -102,16 +101,16 @@ impl Watch {
         Self::over(server)
     }
 
-    /// Over one that runs.
+    /// Watches a running server.
     pub(super) fn over(server: Server) -> Self {
         let port = server.port;
         Self::through(server, port)
     }
 
-    /// Over one that the canaries reach by another port.
+    /// Watches a server that the canaries reach through another port.
     pub(super) fn through(server: Server, port: u16) -> Self {
         let mut peer = Peer::join(port, "first");
-        // Only now: who is answered knows that the server has all of its own descriptors open.
+        // Measured after login: by then the server has opened all its own descriptors.
         let mut before = Vitals::of(server.process_id());
         before.descriptors -= 1;
         peer.say("/quit");
@@ -127,24 +126,24 @@ impl Watch {
         Self { server, port, before, canaries, witness, witnessing, may_log, patience, growth_max }
     }
 
-    /// Its log may have such lines, and no other.
+    /// Sets which log lines are permitted.
     pub(crate) fn may_log(self, may_log: impl Fn(&str) -> bool + 'static) -> Self {
         Self { may_log: Box::new(may_log), ..self }
     }
 
-    /// What was said has to be indexed, which takes so long where nobody is to notice.
-    pub(super) fn goes_on_working(self, patience: Duration) -> Self {
+    /// Sets how long the server may keep working after the attack, such as for indexing messages.
+    pub(super) fn allow_work_for(self, patience: Duration) -> Self {
         Self { patience, ..self }
     }
 
-    /// Takes no more memory than so much.
-    pub(super) fn grows_by(self, growth_max: usize) -> Self {
+    /// Sets the permitted memory growth, in bytes.
+    pub(super) fn allow_growth(self, growth_max: usize) -> Self {
         Self { growth_max, ..self }
     }
 
-    /// Waits until nobody is connected but the three.
-    pub(super) fn is_alone(&self) {
-        Terminal::waits("nobody else", || {
+    /// Waits until only the canaries and the witness are connected.
+    pub(super) fn waits_for_disconnects(&self) {
+        Terminal::waits("the disconnect of all attackers", || {
             Vitals::of(self.process_id()).descriptors <= self.before.descriptors + 3
         });
     }
@@ -157,11 +156,11 @@ impl Watch {
         self.server.process_id()
     }
 
-    /// The attack is over, and whoever took part in it has gone. Of what the witness has
-    /// heard every line has to be one that it may hear; it is given back.
+    /// Ends the observation after the attackers have disconnected. Every line the witness received
+    /// must satisfy `may_hear`; the lines are returned.
     pub(crate) fn end(self, may_hear: impl Fn(&str) -> bool) -> Vec<String> {
         self.canaries.is_over.store(true, Ordering::Relaxed);
-        self.rests();
+        self.waits_until_idle();
         let Self { server, before, canaries, witness, witnessing, may_log, growth_max, .. } = self;
         let latencies = canaries.end();
         (&witness).write_all(b"/quit\n").expect("a socket");
@@ -181,13 +180,12 @@ impl Watch {
         heard
     }
 
-    /// Waits until the server does next to nothing, which has to be soon: less than
-    /// 5 % of a core, with the canaries still talking.
-    fn rests(&self) {
+    /// Waits until the server is idle: less than 5 % of a core, with the canaries still active.
+    fn waits_until_idle(&self) {
         let end = Instant::now();
         loop {
             let (start, before) = (Instant::now(), Vitals::of(self.process_id()));
-            thread::sleep(WINDOW); // not a wait for anything: this is measured
+            thread::sleep(WINDOW); // the sampling window
             let worked = Vitals::of(self.process_id()).worked_since(before);
             if worked < start.elapsed() / 20 {
                 return;
@@ -198,18 +196,18 @@ impl Watch {
     }
 }
 
-/// One who speaks and one who listens.
+/// Two clients; the first sends messages and both receive them.
 struct Canaries {
     is_over: Arc<AtomicBool>,
     speaking: JoinHandle<()>,
-    /// What each of the two hears: when, after it was said.
+    /// Each thread collects the latency of every message.
     hearing: [JoinHandle<(Peer, Vec<Duration>)>; 2],
 }
 
 impl Canaries {
     fn begin(port: u16) -> Self {
-        let mut pair = ["canary-a", "canary-b"].map(|name| Self::caged(port, name));
-        pair[0].settles(); // the other's coming
+        let mut pair = ["canary-a", "canary-b"].map(|name| Self::in_own_room(port, name));
+        pair[0].settles(); // canary-b's join
         let speaker = pair[0].socket().try_clone().expect("a socket");
         let is_over = Arc::new(AtomicBool::new(false));
         let (over, ((to_a, of_a), (to_b, of_b))) =
@@ -221,8 +219,8 @@ impl Canaries {
         Self { is_over, speaking, hearing: [Self::hear(a, of_a), Self::hear(b, of_b)] }
     }
 
-    /// They are by themselves: what the others say does not hold their own lines up.
-    fn caged(port: u16, name: &str) -> Peer {
+    /// Puts a canary into its own room, so that traffic in the lobby does not delay its messages.
+    fn in_own_room(port: u16, name: &str) -> Peer {
         let mut canary = Peer::join(port, name);
         canary.say("/join cage");
         canary.say("/part lobby");
@@ -230,7 +228,7 @@ impl Canaries {
         canary
     }
 
-    /// Every beat that is said is the next line, and how late it is.
+    /// Checks that every message is the next line received; collects the latencies.
     fn hear(mut canary: Peer, beats: Receiver<Instant>) -> JoinHandle<(Peer, Vec<Duration>)> {
         thread::spawn(move || {
             let hear = |(number, said): (usize, Instant)| {
@@ -242,12 +240,12 @@ impl Canaries {
         })
     }
 
-    /// Waits for the last beat; all latencies.
+    /// Waits for the last message; returns all latencies.
     fn end(self) -> Vec<Duration> {
-        self.speaking.join().expect("a canary that speaks");
+        self.speaking.join().expect("the sending canary");
         let mut all = Vec::new();
         let canaries = self.hearing.map(|hearing| {
-            let (mut canary, latencies) = hearing.join().expect("a canary that hears");
+            let (mut canary, latencies) = hearing.join().expect("a receiving canary");
             assert_eq!(canary.settles(), [""; 0], "nothing comes twice");
             all.extend(latencies);
             canary
@@ -260,7 +258,7 @@ impl Canaries {
     }
 }
 
-/// Speaks at its times, however late the answers are, and for a while when it is over.
+/// Sends at fixed times, however late the replies are, and for a while after the attack.
 fn beat(mut speaker: &TcpStream, is_over: &AtomicBool, tell: impl Fn(Instant) -> bool) {
     let after = Duration::from_millis(scale(5000, 400));
     let start = Instant::now();
@@ -272,14 +270,14 @@ fn beat(mut speaker: &TcpStream, is_over: &AtomicBool, tell: impl Fn(Instant) ->
             return;
         }
         if !tell(Instant::now()) {
-            return; // nobody listens any more, and tells why
+            return; // a receiver has failed and reports why
         }
         speaker.write_all(format!("beat {number}\n").as_bytes()).expect("said");
         thread::sleep((start + BEAT * (number + 1)).saturating_duration_since(Instant::now()));
     }
 }
 
-/// Tells how long the canaries waited, and holds it to the limits.
+/// Prints the latencies and memory growth and checks them against the limits.
 fn report(latencies: &[Duration], grown: usize) {
     let mut latencies = latencies.to_vec();
     latencies.sort_unstable();
@@ -296,21 +294,20 @@ fn report(latencies: &[Duration], grown: usize) {
     assert!(longest <= Duration::from_millis(max), "longest {longest:?}");
 }
 
-/// All that the witness heard, to its end.
+/// Checks every line the witness received, up to the farewell.
 fn check_heard(heard: &[String], may_hear: impl Fn(&str) -> bool) {
     for line in heard {
         check_clean(line);
     }
     let (last, heard) = heard.split_last().expect("a farewell");
     assert_eq!(last, "[BYE quit] goodbye");
-    // Who is here it is told when it had to catch up.
+    // The witness receives a member list after it had to catch up.
     let other = |line: &&String| !may_hear(line) && !line.starts_with("[USERS #lobby ");
     assert_eq!(heard.iter().find(other), None, "of {} lines", heard.len());
 }
 
-/// Nothing but whole lines of text, and no longer than one that somebody can say. It is
-/// measured as it is said: a control character is one byte then, and three when it has
-/// been replaced.
+/// Checks that a line is clean text and no longer than a line that a client can send. The length
+/// counts a replaced control character as one byte, as it was sent, instead of three.
 pub(super) fn check_clean(line: &str) {
     let replaced = line.matches('\u{FFFD}').count();
     assert!(line.len() <= 4352 + 2 * replaced, "{} bytes", line.len());
@@ -321,10 +318,10 @@ pub(super) fn check_clean(line: &str) {
     assert!(!line.contains(is_unclean), "{line:?}");
 }
 
-/// Whether a line tells that one of these comes or goes, with a number behind the name
-/// or without; or, of a large room, how many did.
-pub(super) fn comes_or_goes(line: &str, names: &[&str]) -> bool {
-    let Some((who, what)) = line.strip_prefix("* ").and_then(|told| told.split_once(' ')) else {
+/// Whether a line is a presence line of one of these names, with or without a numeric suffix, or a
+/// coalesced presence line.
+pub(super) fn is_presence(line: &str, names: &[&str]) -> bool {
+    let Some((who, what)) = line.strip_prefix("* ").and_then(|rest| rest.split_once(' ')) else {
         return false;
     };
     let is_sum = who.parse::<usize>().is_ok() && what.ends_with(" here)");
