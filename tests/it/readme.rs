@@ -1,6 +1,5 @@
-//! What a stranger reads first is true: the tables of README.md and
-//! docs/protocol.md are those of the code, and what they show really happens.
-//! A fence says how its block is checked:
+//! Checks the documentation pages against the code: generated tables are current, and
+//! every example is run. The info string of a fence selects how its block is checked:
 //!
 //! - `console`: lines after `$ ` are run by bash, their output is compared. Port
 //!   5555 stands for the port of a server of the block's own.
@@ -27,7 +26,22 @@ use chatty::server::ServeArgs;
 
 use crate::support::{CHATTY, Server, Terminal, has_program};
 
-const PAGES: [&str; 3] = ["README.md", "docs/protocol.md", "docs/json.md"];
+const PAGES: [&str; 14] = [
+    "README.md",
+    "CHANGELOG.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "docs/client.md",
+    "docs/glossary.md",
+    "docs/json.md",
+    "docs/operating.md",
+    "docs/performance.md",
+    "docs/privacy.md",
+    "docs/protocol.md",
+    "docs/reference.md",
+    "docs/threats.md",
+];
 
 #[test]
 fn the_tables_are_those_of_the_code() {
@@ -45,10 +59,11 @@ fn the_tables_are_those_of_the_code() {
             assert!(before == after, "{page} is behind the code: UPDATE=1 cargo test readme");
         }
     }
-    let readme = read("README.md");
+    let reference = read("docs/reference.md");
     for (name, _) in tables() {
-        assert!(readme.contains(&format!("<!-- {name} -->")), "README.md has no table {name}");
+        assert!(reference.contains(&format!("<!-- {name} -->")), "reference.md has no table {name}");
     }
+    assert!(read("README.md").lines().count() <= 250, "README.md is too long");
 }
 
 #[test]
