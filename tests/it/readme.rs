@@ -61,7 +61,10 @@ fn the_tables_are_those_of_the_code() {
     }
     let reference = read("docs/reference.md");
     for (name, _) in tables() {
-        assert!(reference.contains(&format!("<!-- {name} -->")), "reference.md has no table {name}");
+        assert!(
+            reference.contains(&format!("<!-- {name} -->")),
+            "reference.md has no table {name}"
+        );
     }
     assert!(read("README.md").lines().count() <= 250, "README.md is too long");
 }
