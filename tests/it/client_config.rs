@@ -229,7 +229,7 @@ fn switch_in_a_variable_takes_the_documented_words_only() {
 #[test]
 fn the_example_is_understood() {
     let server = Server::start();
-    let readme = include_str!("../../README.md");
+    let readme = include_str!("../../docs/client.md");
     let (_, example) = readme.split_once("```toml\n").expect("an example");
     let (example, _) = example.split_once("```").expect("its end");
     let args = ["127.0.0.1", "--port", &server.port.to_string(), "--password-file", "/dev/null"];

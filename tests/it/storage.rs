@@ -74,7 +74,7 @@ fn running_servers_log_is_copied_as_the_readme_says() {
     if !has_program("sqlite3") {
         return;
     }
-    let readme = fs::read_to_string("README.md").expect("README.md");
+    let readme = fs::read_to_string("docs/operating.md").expect("docs/operating.md");
     let command = readme.lines().find(|line| line.starts_with("sqlite3 ")).expect("a command");
     let (folder, copy) = (folder(), folder());
     let server = Server::start_in(folder.path(), &[]);
