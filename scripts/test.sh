@@ -70,6 +70,7 @@ skip() {
     echo "== skipped: $1: $2"
     [ -z "${CI:-}" ] || exit 1
 }
+step scripts/style.sh --check
 step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
 step cargo test --locked

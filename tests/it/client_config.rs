@@ -228,7 +228,7 @@ fn switch_variable_accepts_documented_words_only() {
 #[test]
 fn readme_example_config_is_valid() {
     let server = Server::start();
-    let readme = include_str!("../../README.md");
+    let readme = include_str!("../../docs/client.md");
     let (_, example) = readme.split_once("```toml\n").expect("an example");
     let (example, _) = example.split_once("```").expect("its end");
     let args = ["127.0.0.1", "--port", &server.port.to_string(), "--password-file", "/dev/null"];

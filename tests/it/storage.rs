@@ -74,7 +74,7 @@ fn log_of_running_server_is_copied_as_documented() {
     if !has_program("sqlite3") {
         return;
     }
-    let readme = fs::read_to_string("README.md").expect("README.md");
+    let readme = fs::read_to_string("docs/operating.md").expect("docs/operating.md");
     let command = readme.lines().find(|line| line.starts_with("sqlite3 ")).expect("a command");
     let (folder, copy) = (folder(), folder());
     let server = Server::start_in(folder.path(), &[]);
