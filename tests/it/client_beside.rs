@@ -220,6 +220,6 @@ fn a_program_that_does_not_run_is_told_once() {
         bob.say(&format!("/msg alice psst {n}"));
         alice.shows("it", |rows| rows.iter().any(|row| row.ends_with(&format!("bob: psst {n}"))));
     }
-    let told = "-- cannot call you, /nowhere/at-all does not run: ";
+    let told = "-- notifications fail: cannot run /nowhere/at-all: ";
     alice.shows("why not", |rows| rows.iter().filter(|row| row.starts_with(told)).count() == 1);
 }
