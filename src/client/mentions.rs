@@ -18,7 +18,7 @@ impl Highlights {
     }
 
     /// Whether a text mentions the user who has the name `me`.
-    pub(super) fn mean(&self, text: &str, me: &str) -> bool {
+    pub(super) fn is_mention(&self, text: &str, me: &str) -> bool {
         let text = Text::new(text);
         text.names(me) || self.0.iter().any(|words| text.contains(words))
     }
@@ -205,10 +205,10 @@ mod tests {
             ("", &[], &["", "x", "李"]),
         ] {
             for text in texts {
-                assert!(nothing.mean(text, name), "{text} calls {name}");
+                assert!(nothing.is_mention(text, name), "{text} calls {name}");
             }
             for text in others {
-                assert!(!nothing.mean(text, name), "{text} does not call {name}");
+                assert!(!nothing.is_mention(text, name), "{text} does not call {name}");
             }
         }
     }
@@ -241,7 +241,7 @@ mod tests {
             ("use .net", true),
             ("use net", false),
         ] {
-            assert_eq!(words.mean(text, "alice"), is_it, "{text}");
+            assert_eq!(words.is_mention(text, "alice"), is_it, "{text}");
         }
     }
 }

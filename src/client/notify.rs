@@ -118,7 +118,7 @@ impl Notifier {
         }
         self.unread += 1;
         let is_due = self.last.is_none_or(|last| last.elapsed() >= NOTIFY_INTERVAL);
-        if is_due && (message.place == Place::ToMe || self.words.mean(message.text, me)) {
+        if is_due && (message.place == Place::ToMe || self.words.is_mention(message.text, me)) {
             self.last = Some(Instant::now());
             let result = self.notify(&notice(&message));
             return result.err().filter(|_| !mem::replace(&mut self.has_failed, true));

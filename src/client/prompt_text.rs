@@ -64,13 +64,13 @@ fn fit(prompt: &str, width: usize) -> String {
     if width < CUT.len() {
         return CUT[CUT.len() - width..].to_owned();
     }
-    let (mut kept, mut left) = (String::new(), width - CUT.len());
+    let (mut fitted, mut left) = (String::new(), width - CUT.len());
     for c in prompt.chars() {
         let Some(rest) = left.checked_sub(drawn(c.encode_utf8(&mut [0; 4]))) else { break };
         left = rest;
-        kept.push(c);
+        fitted.push(c);
     }
-    format!("{kept}{}{CUT}", ".".repeat(left))
+    format!("{fitted}{}{CUT}", ".".repeat(left))
 }
 
 #[cfg(test)]

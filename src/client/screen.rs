@@ -245,7 +245,7 @@ impl Screen {
             }
         }
         let is_mine = Key::fold(message.from) == Key::fold(me);
-        let is_mention = !is_mine && self.words.mean(message.text, me);
+        let is_mention = !is_mine && self.words.is_mention(message.text, me);
         if self.has_same_speaker(message) && !is_mention {
             let name = most(message.from) + 2;
             line.plain(&" ".repeat(name));

@@ -110,7 +110,7 @@ impl State {
             Event::Message(Message { place: Place::Room(room), from, text, .. }) => {
                 self.unread.is_quiet(room)
                     && !is_same(from, &self.me)
-                    && !self.words.mean(text, &self.me)
+                    && !self.words.is_mention(text, &self.me)
             }
             Event::Joined { room, .. } | Event::Left { room, .. } => self.unread.is_quiet(room),
             _ => false,

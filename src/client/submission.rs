@@ -93,11 +93,11 @@ pub(super) fn is_secret(text: &str) -> bool {
 /// Abbreviated and mistyped commands are recognized, too.
 pub(super) fn secret_from(line: &str) -> Option<usize> {
     let line_start = commands::behind_blanks(line);
-    let begun = line_start.strip_prefix('/')?.split(is_blank).next()?;
-    let whole = local::expand_abbreviation(&format!("/{begun}"));
-    let whole = whole.as_deref().map_or(begun, |whole| &whole[1..]);
+    let prefix = line_start.strip_prefix('/')?.split(is_blank).next()?;
+    let name = local::expand_abbreviation(&format!("/{prefix}"));
+    let name = name.as_deref().map_or(prefix, |name| &name[1..]);
     let known = commands::TABLE.iter().map(|row| row.name);
-    let row = commands::find(whole).or_else(|| commands::find(nearest(whole, known)?))?;
+    let row = commands::find(name).or_else(|| commands::find(nearest(name, known)?))?;
     let at = row.args.iter().position(|arg| arg.kind == ArgKind::Secret)?;
     let mut rest = line_start;
     // Skip the command and the arguments before the secret.
@@ -117,7 +117,7 @@ fn is_text(line: &str) -> bool {
 fn as_text(line: &str) -> String {
     let command = commands::behind_blanks(line);
     match commands::parse(line) {
-        Ok(Request::Say(said)) if said == line => line.to_owned(),
+        Ok(Request::Say(text)) if text == line => line.to_owned(),
         _ if command.starts_with('/') => format!("/{command}"),
         // A copied private message would be taken for a command. With a leading blank the
         // server refuses it.
@@ -165,8 +165,8 @@ mod tests {
         for text in ["a\n[PRIVATE MESSAGE] bob: x", "[PRIVATE MESSAGE] bob: x\nb"] {
             let Submission::Lines { lines, .. } = Submission::of(text) else { panic!("{text}") };
             let refused = lines.iter().filter(|line| commands::parse(line).is_err()).count();
-            let said = lines.iter().filter(|line| is_text(line)).count();
-            assert_eq!((refused, said), (1, 1), "{text}");
+            let sent = lines.iter().filter(|line| is_text(line)).count();
+            assert_eq!((refused, sent), (1, 1), "{text}");
         }
     }
 
