@@ -1,70 +1,71 @@
-//! A fixed conversation without sockets, to count instructions of:
-//! `scripts/instructions.sh` runs it under valgrind and compares the count with the
-//! one in `benches/instructions.txt`. Long enough that starting does not show.
+//! A fixed conversation without sockets, whose instructions are counted:
+//! `scripts/instructions.sh` runs it under valgrind and compares the count with that in
+//! `benches/instructions.txt`. It is long enough to make the cost of startup negligible.
 
-mod house;
+mod common;
 
 use std::io::Write as _;
 
 use chatty::server::turn::Turn;
 
-use house::House;
+use common::Simulation;
 
-const PEOPLE: u32 = 100;
+const USERS: u32 = 100;
 
-/// So many of them speak the tagged dialect.
+/// How many of the users use the tagged dialect.
 const PROGRAMS: u32 = 20;
 
 const ROUNDS: u32 = 400;
 
-/// How many speak in one turn of a busy room.
+/// How many users send a message in one turn of a busy room.
 const SPEAKERS: u32 = 10;
 
 fn main() -> anyhow::Result<()> {
-    let mut talk = Talk { house: House::with_people(PEOPLE), heard: 0, written: 0 };
-    for who in 0..PROGRAMS {
-        talk.turn(&[(who, "/set tags on")]);
+    let simulation = Simulation::with_users(USERS);
+    let mut conversation = Conversation { simulation, received: 0, written: 0 };
+    for user in 0..PROGRAMS {
+        conversation.turn(&[(user, "/set tags on")]);
     }
     for round in 0..ROUNDS {
-        talk.round(round);
+        conversation.round(round);
     }
-    let Talk { heard, written, .. } = talk;
-    writeln!(std::io::stdout(), "{heard} lines heard, {written} bytes written")?;
+    let Conversation { received, written, .. } = conversation;
+    writeln!(std::io::stdout(), "{received} lines received, {written} bytes written")?;
     Ok(())
 }
 
-struct Talk {
-    house: House,
-    heard: usize,
+struct Conversation {
+    simulation: Simulation,
+    received: usize,
     written: usize,
 }
 
-impl Talk {
-    /// Some speak at the same time.
+impl Conversation {
+    /// Handles the lines of several users in one turn.
     fn turn(&mut self, lines: &[(u32, &str)]) {
         let mut turn = Turn::default();
-        for (who, line) in lines {
-            self.house.hear(*who, format!("{line}\n").as_bytes(), &mut turn);
+        for (user, line) in lines {
+            self.simulation.receive(*user, format!("{line}\n").as_bytes(), &mut turn);
         }
-        self.house.release(turn);
-        self.heard += lines.len();
-        self.written += self.house.flush();
+        self.simulation.release(turn);
+        self.received += lines.len();
+        self.written += self.simulation.flush();
     }
 
-    /// A bit of all that is common, by others each time.
+    /// A mix of common lines, of different users in each round.
     fn round(&mut self, round: u32) {
-        let who = |at: u32| (round * 7 + at * 9) % PEOPLE;
+        let user = |at: u32| (round * 7 + at * 9) % USERS;
         let text = "which is about as long as what people say to each other, mostly";
         let line = format!("{round} {text}");
-        let busy: Vec<(u32, &str)> = (0..SPEAKERS).map(|at| (who(at), line.as_str())).collect();
+        let busy: Vec<(u32, &str)> = (0..SPEAKERS).map(|at| (user(at), line.as_str())).collect();
         self.turn(&busy);
-        self.turn(&[(who(0), &line)]);
+        self.turn(&[(user(0), &line)]);
         let marked = format!("@cid=r{round} {line}");
         self.turn(&[(round % PROGRAMS, &marked)]);
-        let private = format!("/msg n{} {line}", who(1));
-        self.turn(&[(who(0), &private), (who(2), "/me waves"), (who(3), "/who")]);
-        self.turn(&[(who(4), "/history 20"), (who(5), "/msg nobody are you there?")]);
-        self.turn(&[(who(6), "/join ops"), (who(6), &line)]);
-        self.turn(&[(who(6), "/part ops"), (who(7), "/away lunch"), (who(7), "/away")]);
+        let private = format!("/msg n{} {line}", user(1));
+        self.turn(&[(user(0), &private), (user(2), "/me waves"), (user(3), "/who")]);
+        self.turn(&[(user(4), "/history 20"), (user(5), "/msg nobody are you there?")]);
+        self.turn(&[(user(6), "/join ops"), (user(6), &line)]);
+        self.turn(&[(user(6), "/part ops"), (user(7), "/away lunch"), (user(7), "/away")]);
     }
 }

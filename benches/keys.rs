@@ -1,12 +1,12 @@
-//! How long a typed letter takes to stand on the screen of `chatty join`, alone and
-//! while others talk without a pause:
+//! Latency of typing in `chatty join`, from a key to its letter on the screen, in a silent room
+//! and while another user sends messages continuously:
 //!
 //! ```text
 //! cargo bench --bench keys
 //! ```
 //!
-//! A real client runs on a pseudo-terminal. A letter counts as shown when the whole
-//! draft up to it has been written to the terminal.
+//! A real client runs on a pseudo-terminal. A letter counts as shown when the whole draft up to
+//! it has been written to the terminal.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -23,37 +23,39 @@ use nix::pty::{Winsize, openpty};
 
 const CHATTY: &str = env!("CARGO_BIN_EXE_chatty");
 
-/// No word of the others looks like what is typed.
+/// The typed letters; no message contains such a sequence.
 const LETTERS: &str = "qzjxkvbwypgmucflhdrnsiaote";
 
-/// How often the letters are typed, and how fast: no typist is faster.
+/// How often the letters are typed.
 const ROUNDS: usize = 8;
-const BETWEEN: Duration = Duration::from_millis(40);
 
-/// A letter that takes longer is lost.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time between two keys, shorter than that of a fast typist.
+const KEY_INTERVAL: Duration = Duration::from_millis(40);
+
+/// The longest time to wait for a letter before the benchmark fails.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> anyhow::Result<()> {
     let (server, port) = serve()?;
     let mut typist = Typist::join(port)?;
-    let alone = typist.types_all()?;
-    let (is_over, said) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let talker = {
-        let (is_over, said) = (is_over.clone(), said.clone());
-        thread::spawn(move || talk(port, &is_over, &said))
+    let silent = typist.type_all()?;
+    let (is_over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let sender = {
+        let (is_over, sent) = (is_over.clone(), sent.clone());
+        thread::spawn(move || send_messages(port, &is_over, &sent))
     };
-    while said.load(Ordering::Relaxed) == 0 {
+    while sent.load(Ordering::Relaxed) == 0 {
         thread::yield_now();
     }
-    let (start, before) = (Instant::now(), said.load(Ordering::Relaxed));
-    let amid = typist.types_all()?;
-    let count = u32::try_from(said.load(Ordering::Relaxed) - before)?;
+    let (start, before) = (Instant::now(), sent.load(Ordering::Relaxed));
+    let busy = typist.type_all()?;
+    let count = u32::try_from(sent.load(Ordering::Relaxed) - before)?;
     let rate = f64::from(count) / start.elapsed().as_secs_f64();
     is_over.store(true, Ordering::Relaxed);
-    talker.join().expect("the talker")?;
-    println!("from a key to the screen, {} keys each:", alone.len());
-    report("alone", alone);
-    report(&format!("amid {rate:.0} lines a second"), amid);
+    sender.join().expect("the sender does not panic")?;
+    println!("from a key to the screen, {} keys each:", silent.len());
+    report("silent room", silent);
+    report(&format!("{rate:.0} lines per second"), busy);
     drop((typist, server));
     Ok(())
 }
@@ -64,17 +66,17 @@ fn report(what: &str, mut times: Vec<Duration>) {
     println!("  {what}: median {:.1} ms, p99 {:.1} ms, longest {:.1} ms", at(50), at(99), at(100));
 }
 
-/// Ends with this.
-struct Running(Child);
+/// A process that is killed when this is dropped.
+struct Process(Child);
 
-impl Drop for Running {
+impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-fn serve() -> anyhow::Result<(Running, u16)> {
+fn serve() -> anyhow::Result<(Process, u16)> {
     let mut child = Command::new(CHATTY)
         .args(["serve", "--port", "0", "--bind", "127.0.0.1", "--ephemeral"])
         .stderr(Stdio::piped())
@@ -83,11 +85,11 @@ fn serve() -> anyhow::Result<(Running, u16)> {
     BufReader::new(child.stderr.take().context("piped")?).read_line(&mut line)?;
     let port = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next());
     let port = port.and_then(|port| port.trim().parse().ok()).context(line.clone())?;
-    Ok((Running(child), port))
+    Ok((Process(child), port))
 }
 
-/// Talks without a pause, but for that it waits until each hundred lines are heard.
-fn talk(port: u16, is_over: &AtomicBool, said: &AtomicUsize) -> anyhow::Result<()> {
+/// Sends messages continuously, in batches of 100 lines, each acknowledged before the next.
+fn send_messages(port: u16, is_over: &AtomicBool, sent: &AtomicUsize) -> anyhow::Result<()> {
     let mut socket = TcpStream::connect(("127.0.0.1", port))?;
     let mut lines = BufReader::new(socket.try_clone()?).lines();
     socket.write_all(b"bob\n/set echo off\n")?;
@@ -95,18 +97,19 @@ fn talk(port: u16, is_over: &AtomicBool, said: &AtomicUsize) -> anyhow::Result<(
     while !is_over.load(Ordering::Relaxed) {
         socket.write_all(format!("{hundred}/ping\n").as_bytes())?;
         while !lines.next().context("an answer")??.starts_with("[PONG") {}
-        said.fetch_add(100, Ordering::Relaxed);
-        // Twenty times as much as anybody could read, and less than a screen can draw.
+        sent.fetch_add(100, Ordering::Relaxed);
+        // At most 2000 lines per second: more than a person can read, less than a terminal can
+        // draw.
         thread::sleep(Duration::from_millis(50));
     }
     Ok(())
 }
 
-/// Somebody at a terminal.
+/// A client on a pseudo-terminal.
 struct Typist {
     terminal: File,
-    shown: Receiver<(Instant, Vec<u8>)>,
-    _client: Running,
+    output: Receiver<(Instant, Vec<u8>)>,
+    _client: Process,
 }
 
 impl Typist {
@@ -123,49 +126,49 @@ impl Typist {
             .spawn()?;
         let terminal = File::from(pty.master);
         let mut screen = terminal.try_clone()?;
-        let (show, shown) = mpsc::channel();
+        let (sender, output) = mpsc::channel();
         thread::spawn(move || {
             let mut bytes = [0; 1 << 13];
             while let Ok(count @ 1..) = screen.read(&mut bytes) {
-                if show.send((Instant::now(), bytes[..count].to_vec())).is_err() {
+                if sender.send((Instant::now(), bytes[..count].to_vec())).is_err() {
                     return;
                 }
             }
         });
-        let mut typist = Self { terminal, shown, _client: Running(client) };
-        typist.sees("#lobby> ")?;
+        let mut typist = Self { terminal, output, _client: Process(client) };
+        typist.wait_for("#lobby> ")?;
         Ok(typist)
     }
 
-    /// Types all the letters, again and again, and tells how long each took.
-    fn types_all(&mut self) -> anyhow::Result<Vec<Duration>> {
+    /// Types all letters [`ROUNDS`] times. Returns the latency of each.
+    fn type_all(&mut self) -> anyhow::Result<Vec<Duration>> {
         let mut times = Vec::new();
         for _ in 0..ROUNDS {
             for end in 1..=LETTERS.len() {
-                // What was drawn before is not the answer to this key.
-                while self.shown.try_recv().is_ok() {}
+                // Discard output that was drawn before this key.
+                while self.output.try_recv().is_ok() {}
                 let start = Instant::now();
                 self.terminal.write_all(&LETTERS.as_bytes()[end - 1..end])?;
-                times.push(self.sees(&LETTERS[..end])? - start);
-                thread::sleep(BETWEEN.saturating_sub(start.elapsed()));
+                times.push(self.wait_for(&LETTERS[..end])? - start);
+                thread::sleep(KEY_INTERVAL.saturating_sub(start.elapsed()));
             }
-            // Ctrl-U: another draft.
+            // Ctrl-U clears the draft.
             self.terminal.write_all(b"\x15")?;
-            thread::sleep(BETWEEN);
+            thread::sleep(KEY_INTERVAL);
         }
         ensure!(times.len() == ROUNDS * LETTERS.len());
         Ok(times)
     }
 
-    /// When this was written to the terminal, from now on.
-    fn sees(&mut self, text: &str) -> anyhow::Result<Instant> {
-        let mut seen = Vec::new();
+    /// Waits until the client writes this text to the terminal. Returns the time.
+    fn wait_for(&mut self, text: &str) -> anyhow::Result<Instant> {
+        let mut received = Vec::new();
         loop {
-            let Ok((at, bytes)) = self.shown.recv_timeout(PATIENCE) else {
-                bail!("never on the screen: {text}")
+            let Ok((at, bytes)) = self.output.recv_timeout(TIMEOUT) else {
+                bail!("not on the screen after {} s: {text}", TIMEOUT.as_secs())
             };
-            seen.extend_from_slice(&bytes);
-            if seen.windows(text.len()).any(|part| part == text.as_bytes()) {
+            received.extend_from_slice(&bytes);
+            if received.windows(text.len()).any(|window| window == text.as_bytes()) {
                 return Ok(at);
             }
         }

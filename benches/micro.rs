@@ -1,7 +1,7 @@
-//! What the hot pieces take, each alone and without system calls:
+//! Microbenchmarks of the hot paths, without system calls:
 //! `cargo bench --bench micro [PART OF A NAME]`.
 
-mod house;
+mod common;
 
 use std::env;
 use std::hint::black_box;
@@ -16,37 +16,39 @@ use chatty::server::outbox::{Lines, Meter, Outbox};
 use chatty::server::passwords::Job;
 use chatty::server::turn::{ConnId, Sink, Turn};
 
-use house::{House, take_all};
+use common::{Simulation, take_all};
 
-/// For so long each piece is measured, after half as long to warm up.
+/// How long each benchmark is measured, after a warm-up of half that time.
 const TIME: Duration = Duration::from_millis(400);
 
-/// How many runs are timed together, and prepared before that.
+/// How many runs are prepared and then timed together.
 const BATCH: u32 = 64;
 
-/// So many lines of 64 bytes are read at once.
+/// How many lines of 64 bytes are decoded in one run.
 const READ_LINES: u32 = 1024;
 
-const PEOPLE: u32 = 100;
+const USERS: u32 = 100;
 
 const TEXT: &str = "which is about as long as what people say to each other, mostly.";
 
 fn main() -> anyhow::Result<()> {
     let wanted = env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     let mut out = std::io::stdout().lock();
-    writeln!(out, "| piece | ns | of |\n|---|---:|---|")?;
-    for (name, unit, measure) in PIECES.iter().filter(|piece| piece.0.contains(&wanted)) {
+    writeln!(out, "| benchmark | ns | per |\n|---|---:|---|")?;
+    for (name, unit, measure) in BENCHMARKS.iter().filter(|benchmark| benchmark.0.contains(&wanted))
+    {
         writeln!(out, "| {name} | {:.1} | {unit} |", measure())?;
     }
     Ok(())
 }
 
-/// What is measured, what one of it is, and how: in nanoseconds.
-type Piece = (&'static str, &'static str, fn() -> f64);
+/// A benchmark: its name, the unit of its result, and a function that returns nanoseconds per
+/// unit.
+type Benchmark = (&'static str, &'static str, fn() -> f64);
 
-const PIECES: &[Piece] = &[
+const BENCHMARKS: &[Benchmark] = &[
     ("decode", "a line of 64 bytes", decode),
-    ("parse said", "a line", || parse(TEXT)),
+    ("parse text", "a line", || parse(TEXT)),
     ("parse command", "a line", || parse("/msg bob are you there?")),
     ("encode plain", "a message", || encode(&Tags::default())),
     ("encode tagged", "a message", || {
@@ -56,13 +58,13 @@ const PIECES: &[Piece] = &[
     ("hub turn of ten", "a line to 100", || hub_turn(10)),
     ("release", "a reader of one line", || release(1)),
     ("release of ten", "a reader of ten lines", || release(10)),
-    ("outbox of one span", "push, single, advance", || outbox(1)),
-    ("outbox of eight spans", "push, slices, advance", || outbox(8)),
+    ("outbox of one span", "a push, single write and advance", || outbox(1)),
+    ("outbox of eight spans", "a push, vectored write and advance", || outbox(8)),
     ("whole turn", "a delivery, one line to 100", || whole_turn(1)),
     ("whole turn of ten", "a delivery, ten lines to 100", || whole_turn(10)),
 ];
 
-/// The median time of one of `per` in a run, in nanoseconds.
+/// Returns the median time per unit in nanoseconds, where a run has `per` units.
 fn measure<T>(per: u32, mut prepare: impl FnMut() -> T, mut run: impl FnMut(T)) -> f64 {
     let (start, mut times) = (Instant::now(), Vec::new());
     while start.elapsed() < TIME * 3 / 2 {
@@ -114,38 +116,39 @@ fn encode(tags: &Tags<'_>) -> f64 {
     )
 }
 
-/// So many say a line in one turn; how long one takes.
+/// Measures handling a turn in which `count` users send a line.
 fn hub_turn(count: u32) -> f64 {
-    let mut house = House::with_people(PEOPLE);
-    measure(count, || (), |()| drop(black_box(said(&mut house, count))))
+    let mut simulation = Simulation::with_users(USERS);
+    measure(count, || (), |()| drop(black_box(turn_of(&mut simulation, count))))
 }
 
-/// A turn in which so many have said a line.
-fn said(house: &mut House, count: u32) -> Turn {
+/// Returns a turn in which `count` users have sent a line.
+fn turn_of(simulation: &mut Simulation, count: u32) -> Turn {
     let line = format!("{TEXT}\n");
     let mut turn = Turn::default();
-    for who in 0..count {
-        house.hear(who, line.as_bytes(), &mut turn);
+    for user in 0..count {
+        simulation.receive(user, line.as_bytes(), &mut turn);
     }
     turn
 }
 
-/// Carrying out what so many said.
+/// Measures releasing the effects of a turn in which `count` users have sent a line.
 fn release(count: u32) -> f64 {
-    let mut house = House::with_people(PEOPLE);
-    let mut sink = Counting::default();
-    let nanos = measure(PEOPLE, || said(&mut house, count), |mut turn| turn.release(&mut sink));
+    let mut simulation = Simulation::with_users(USERS);
+    let mut sink = CountingSink::default();
+    let prepare = || turn_of(&mut simulation, count);
+    let nanos = measure(USERS, prepare, |mut turn| turn.release(&mut sink));
     black_box(sink.pushed);
     nanos
 }
 
-/// Where effects are only counted.
+/// Counts effects and discards them.
 #[derive(Default)]
-struct Counting {
+struct CountingSink {
     pushed: usize,
 }
 
-impl Sink for Counting {
+impl Sink for CountingSink {
     fn push(&mut self, _: ConnId, _: &Lines, start: usize, end: usize) {
         self.pushed += end - start;
     }
@@ -157,21 +160,21 @@ impl Sink for Counting {
     fn wait_for_memory(&mut self, _: ConnId) {}
 }
 
-/// From the bytes of so many lines to the last reader's bytes.
+/// Measures a whole turn, from the bytes of `count` lines to the bytes for the last reader.
 fn whole_turn(count: u32) -> f64 {
-    let mut house = House::with_people(PEOPLE);
+    let mut simulation = Simulation::with_users(USERS);
     measure(
-        PEOPLE * count,
+        USERS * count,
         || (),
         |()| {
-            let turn = said(&mut house, count);
-            house.release(turn);
-            black_box(house.flush());
+            let turn = turn_of(&mut simulation, count);
+            simulation.release(turn);
+            black_box(simulation.flush());
         },
     )
 }
 
-/// What waits lies in so many pieces.
+/// Measures filling and emptying an outbox whose bytes are in this many spans.
 fn outbox(spans: usize) -> f64 {
     let pieces: Vec<Lines> =
         (0..spans).map(|_| Lines::new(TEXT.into(), &Meter::default())).collect();

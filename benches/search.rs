@@ -1,8 +1,8 @@
-//! What the index of `/search` costs: `cargo bench --bench search [MESSAGES] [FOLDER]`
-//! writes a log of so many messages, discards its index as an upgrade does, and
-//! measures the upgrade, searches without an index, indexing and searches with it.
+//! The cost of the search index: `cargo bench --bench search [MESSAGES] [FOLDER]` writes a log
+//! with this number of messages, discards its index as an upgrade does, and measures the
+//! upgrade, searches without the index, indexing, and searches with the index.
 //!
-//! Nine of ten messages are 60 bytes of ASCII words, the others Chinese or Thai.
+//! 90 % of the messages are 60 bytes of ASCII words, the others are Chinese or Thai.
 
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -21,12 +21,12 @@ use rusqlite::Connection;
 const BATCH: u64 = 2000;
 const VOCABULARY: u64 = 20_000;
 
-/// What is searched for, and its text, given the number of messages.
+/// A search: its description, and its text for a number of messages.
 type Search = (&'static str, fn(u64) -> String);
 
 const SEARCHES: &[Search] = &[
     ("a common word", |_| word(0)),
-    ("a word of none", |_| "nonesuch".to_owned()),
+    ("a word of no message", |_| "nonesuch".to_owned()),
     ("a word of one message", |messages| format!("n{}", messages / 2)),
     ("three words", |_| [word(3), word(40), word(200)].join(" ")),
     ("two Chinese letters", |_| "万丈".to_owned()),
@@ -113,7 +113,7 @@ fn search(
     Ok(())
 }
 
-/// A word that only this message has, and others.
+/// Returns a text with a word that only this message contains, and common words.
 fn text(id: u64) -> String {
     let mut next = numbers(id);
     let mut text = format!("n{id}");
@@ -142,14 +142,15 @@ fn letter(first: char, number: u64) -> Option<char> {
     char::from_u32(u32::from(first) + u32::try_from(number).ok()?)
 }
 
-/// Letters without a pattern, frequent words short.
+/// Returns a word of pseudo-random letters; frequent words are short.
 fn word(number: u64) -> String {
     let mut next = numbers(number ^ 0x5DEE_CE66);
     let len = 2 + number.checked_ilog2().unwrap_or(0) / 2;
     (0..len).filter_map(|_| letter('a', next() % 26)).collect()
 }
 
-/// Each number is as frequent as its reciprocal, as words are in a language.
+/// Returns a number below `count` with a frequency proportional to its reciprocal (Zipf's law),
+/// like that of words in a language.
 #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn skewed(next: &mut impl FnMut() -> u64, count: u64) -> u64 {
     let part = (next() % (1 << 30)) as f64 / f64::from(1 << 30);
@@ -183,7 +184,7 @@ fn report_size(out: &mut impl std::io::Write, folder: &Path, when: &str) -> anyh
     Ok(())
 }
 
-/// What the threads of one name have used.
+/// Returns the CPU time of the threads with this name.
 fn cpu_seconds(name: &str) -> anyhow::Result<f64> {
     let mut ticks = 0;
     for task in fs::read_dir("/proc/self/task")? {

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Measures what chatty costs, beside Redis and ngircd where they are installed:
+# Measures the performance of chatty and, if they are installed, of Redis and ngircd:
 #   scripts/bench.sh [--quick]
-# shows a table for each workload (docs/performance.md tells what they mean), the
-# medians of three rounds, or with --quick one short one; takes about ten minutes, or two.
+# prints a table for each workload (docs/performance.md explains them) with the medians of three
+# rounds, in about ten minutes; with --quick one short round, in about two.
 #   scripts/bench.sh [--quick] --address 127.0.0.1:5555 --pid "$(pgrep -x chatty)"
-# measures a chatty that runs on this machine, in its room #bench. What is said
-# there stays in its log; so not where people are.
+# measures a chatty that already runs on this machine, in its room #bench. The messages stay in
+# its log, so do not use a server with real users.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,20 +20,20 @@ cargo bench --quiet --locked --bench load --no-run
 
 pin=()
 if [ $# -gt 0 ]; then
-    echo "Where the server runs is not ours to say: the generator is not pinned to a core."
+    echo "The server was not started here, so the generator is not pinned to a core."
 else
     core=$(($(nproc) - 1))
     if command -v taskset >/dev/null && taskset -c $core true 2>/dev/null; then
         pin=(taskset -c "$core")
         echo "Servers and generator share core $core of $(nproc), which is the last one."
     else
-        echo "Without taskset nothing is pinned to a core: figures vary more."
+        echo "taskset is not available: nothing is pinned to a core, and figures vary more."
     fi
 fi
 echo "Medians of ${rounds[1]} round(s) of ${rounds[3]} s."
 ulimit -n "$(ulimit -Hn)"
 
-# Which of these servers there are.
+# Prints which of these servers are installed.
 installed() {
     local list=""
     for server in "$@"; do
@@ -47,10 +47,10 @@ installed() {
 }
 own=$(installed chatty chatty-log)
 all=$(installed chatty chatty-log redis ngircd)
-# ngircd lets eleven wait to be accepted, and looks at everybody for each who logs in.
+# ngircd is not measured here: its listen backlog is 10, and each login iterates over all users.
 storm=$(installed chatty redis)
 
-measure() { # SERVERS WORKLOAD [OPTION...], and what the caller of all this gave
+measure() { # SERVERS WORKLOAD [OPTION...], and the arguments of this script
     local servers=(--servers "$1")
     shift
     if [ ${#given[@]} -gt 0 ]; then servers=(); fi

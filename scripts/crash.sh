@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Kills the server again and again while people talk, and checks after each time
-# that nothing anyone was shown is lost, doubled, reordered or in the wrong hands:
-#   scripts/crash.sh [CYCLES] [SEED]
-# runs the crash test that `cargo test` runs a few cycles of, 1000 times without
-# CYCLES; a failure names the SEED that chose the moments.
+# Kills the server repeatedly while clients send messages, and checks after each restart that no
+# delivered message is lost, duplicated, reordered or delivered to the wrong user:
+#   scripts/crash.sh [CYCLES, else 1000] [SEED]
+# runs the crash test of `cargo test` with more cycles. A failure prints the SEED that determined
+# the times of the kills.
 #   scripts/crash.sh ready
-# measures how soon a server with a gibibyte of history is ready after a kill.
+# measures the startup time of a server with 1 GiB of history after a kill.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

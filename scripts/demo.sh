@@ -1,9 +1,7 @@
 #!/usr/bin/env bash
-# Plays a whole conversation of three netcats against a server and shows what
-# each of them saw:
+# Runs a conversation of three netcat users on a server and prints what each of them received:
 #   scripts/demo.sh [path of the chatty binary]
-# Needs nc. Every step waits for what it needs to have happened, so the
-# conversation is the same each time.
+# Needs nc. Each step waits for the lines it depends on, so the conversation is always the same.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,7 +30,7 @@ port=$(sed -n 's/^listening on 127\.0\.0\.1:\([0-9]*\).*/\1/p' "$dir/server")
 echo "\$ chatty serve --port 0"
 cat "$dir/server"
 
-# One netcat each, fed through a pipe that we hold open.
+# Starts a netcat, whose input is a pipe that this script holds open.
 declare -A pipe
 enter() {
     mkfifo "$dir/$1.in"
@@ -42,15 +40,15 @@ enter() {
     say "$1" "$1"
     saw "$1" "[USERS #lobby"
 }
-say() { # WHO LINE
+say() { # USER LINE
     printf '%s\n' "$2" >&"${pipe[$1]}"
 }
-saw() { # WHO TEXT: waits until WHO was shown TEXT
+saw() { # USER TEXT: waits until USER has received TEXT
     for _ in $(seq 200); do
         grep -qF -- "$2" "$dir/$1.out" && return
         sleep 0.05
     done
-    echo "$1 never saw: $2" >&2
+    echo "timeout: $1 has not received: $2" >&2
     exit 1
 }
 
@@ -90,7 +88,7 @@ say alice "/quit"
 saw alice "[BYE quit]"
 
 for who in alice bob carol; do
-    printf '\n── what %s saw: nc localhost %s ──\n' "$who" "$port"
+    printf '\n── received by %s: nc localhost %s ──\n' "$who" "$port"
     cat "$dir/$who.out"
 done
 kill $server

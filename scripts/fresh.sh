@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Runs README.md's own commands on a fresh Debian 13:
+# Runs the commands of README.md on a fresh Debian 13:
 #   scripts/fresh.sh [--keep] [user|root]
-# Makes a minimal system in a folder, provides the Rust toolchain and the downloaded crates of this
-# machine in it, and installs only the packages that README.md names. Then it installs chatty, runs
-# the server and runs every test as README.md says:
-# - as a normal user, whose umask is 077, whose path contains a blank and who has no terminal, no
-#   locale and no /etc/hosts. Tests whose program is missing are skipped.
-# - as root, with CI set: scripts/test.sh installs the missing programs, and no test may be skipped
-#   for want of one. What the user has built is used again.
-# With `user` or `root` it runs one of the two. --keep keeps the folder.
+# Creates a minimal system in a folder with the Rust toolchain and the downloaded crates of this
+# machine, and installs only the packages that README.md names. Then it installs chatty, starts
+# the server and runs all tests with the commands of README.md:
+# - as a normal user with umask 077, a blank in the path, and without a terminal, a locale and
+#   /etc/hosts. Tests whose program is missing are skipped.
+# - as root with CI set: scripts/test.sh installs the missing programs, and a skipped test is a
+#   failure. The build of the normal user is reused.
+# With `user` or `root` it runs only one of the two. --keep does not delete the folder.
 #
 # Needs root and debootstrap. Uses the Debian mirror that apt is configured for, else debootstrap's
-# default. The folder is in $TMPDIR or /var/tmp and takes some gigabytes; everything takes a quarter of
-# an hour on two cores. Mounts are made in a namespace of their own, which ends with this script.
+# default. The folder is in $TMPDIR or /var/tmp and needs some gigabytes. A run takes about 15 minutes
+# on two cores. Mounts are in a separate namespace, which ends with this script.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +21,7 @@ fail() {
     exit 1
 }
 
-# readme START: the first line of README.md that starts so, without its comment.
+# readme START: prints the first line of README.md that starts with START, without its comment.
 readme() {
     local line
     line=$(grep -m1 -E "^$1( |\$)" README.md | sed 's/ *#.*//') ||
@@ -38,7 +38,7 @@ source="/home/user/chatty source"
 cargo_home=/home/user/.cargo
 times=()
 
-# timed WHAT COMMAND...
+# timed TITLE COMMAND...: runs a command and records its duration.
 timed() {
     local what=$1 start=$SECONDS
     shift
@@ -47,7 +47,7 @@ timed() {
     times+=("$((SECONDS - start)) s: $what")
 }
 
-# run WHO SCRIPT: in the folder of the source, with nothing of this machine's environment.
+# run USER SCRIPT: runs a script in the folder of the source, without this machine's environment.
 run() {
     local id=0 home=/root mask=022 environment=(CI=true)
     if [ "$1" = user ]; then
@@ -60,8 +60,8 @@ run() {
         bash -euc "umask $mask; cd '$source'; $2" </dev/null
 }
 
-# Starts the server as README.md says, stops it when it listens, and expects an orderly end.
-# shellcheck disable=SC2016 # for the shell inside
+# Starts the server as in README.md, stops it once it listens, and expects a graceful shutdown.
+# shellcheck disable=SC2016 # expanded by the inner shell
 serve_and_stop() {
     run "$1" 'said=$(mktemp)
         trap "cat \"\$said\"; rm \"\$said\"" EXIT
@@ -74,11 +74,11 @@ serve_and_stop() {
         wait "$server"'
 }
 
-# Everything that needs mounts: scripts/fresh.sh --inside ROOT TOOLCHAIN WHO...
+# The steps that need mounts: scripts/fresh.sh --inside ROOT TOOLCHAIN USER...
 if [ "${1:-}" = --inside ]; then
     root=$2 toolchain=$3
     shift 3
-    # As the root of a system is: "ip netns exec" relies on it.
+    # "ip netns exec" needs the root to be a mount point.
     mount --bind "$root" "$root"
     mount -t proc proc "$root/proc"
     mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,gid=5 devpts "$root/dev/pts"
@@ -102,32 +102,32 @@ for argument in "$@"; do
     case $argument in
     --keep) keep=yes ;;
     user | root) people=("$argument") ;;
-    *) fail "no such option: $argument; it is scripts/fresh.sh [--keep] [user|root]" ;;
+    *) fail "unknown argument: $argument; usage: scripts/fresh.sh [--keep] [user|root]" ;;
     esac
 done
-[ "$(id -u)" = 0 ] || fail "this needs root, for a root file system and mounts"
+[ "$(id -u)" = 0 ] || fail "must run as root, to create a root file system and mounts"
 for program in debootstrap unshare setsid tar cargo rustc; do
-    command -v "$program" >/dev/null || fail "this needs $program"
+    command -v "$program" >/dev/null || fail "$program is not installed"
 done
 toolchain=$(realpath "$(rustc --print sysroot)")
 if [ "$toolchain" = /usr ] || ! [ -x "$toolchain/bin/cargo" ]; then
-    fail "this needs a toolchain in a folder of its own, as rustup installs it; not $toolchain"
+    fail "the toolchain must be in its own folder, as rustup installs it; found $toolchain"
 fi
-# Nothing is downloaded inside but packages.
+# The fresh system downloads only packages; the crates are provided.
 for manifest in Cargo.toml fuzz/Cargo.toml; do
     cargo fetch --locked --quiet --manifest-path "$manifest"
 done
-# shellcheck disable=SC2016 # apt's variable
+# shellcheck disable=SC2016 # expanded by apt
 mirror=$(apt-get indextargets --format '$(REPO_URI)' "Created-By: Packages" "Origin: Debian" \
     "Label: Debian" 2>/dev/null | head -1) || mirror=""
 
 root=$(mktemp -d -p "${TMPDIR:-/var/tmp}" chatty-fresh.XXXXXX)
 child=""
 finish() {
-    # With its first process the namespaces end, and so do all other processes and the mounts.
+    # Killing the first process of the namespaces ends all others and removes the mounts.
     [ -z "$child" ] || kill "$child" 2>/dev/null || true
     if [ -n "$keep" ]; then
-        echo "kept: $root"
+        echo "not deleted: $root"
     else
         rm -rf --one-file-system "$root"
     fi
@@ -141,12 +141,12 @@ make_root() {
     debootstrap --variant=minbase trixie "$root" ${mirror:+"$mirror"} >"$root.log" ||
         { cat "$root.log" >&2; fail "debootstrap failed"; }
     rm "$root.log"
-    # apt asks no questions.
+    # apt must not ask questions.
     echo 'APT::Get::Assume-Yes "true";' >"$root/etc/apt/apt.conf.d/90fresh"
     mkdir -p "$root/opt/rust" "$root$source" "$root$cargo_home"
     chroot "$root" useradd --uid "$user" --home-dir /home/user user
     tar -c --exclude=./target --exclude=./fuzz/target --exclude=./.git . | tar -x -C "$root$source"
-    # With the crates, the settings that say where they are from.
+    # The crates, and the cargo settings that name their source.
     cp -a "${CARGO_HOME:-$HOME/.cargo}/registry" "$root$cargo_home"
     cp "${CARGO_HOME:-$HOME/.cargo}"/config.toml "$root$cargo_home" 2>/dev/null || true
     chown -R "$user:$user" "$root/home/user"

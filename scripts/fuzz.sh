@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Looks for inputs that break something:
-#   scripts/fuzz.sh [SECONDS for each target, else 600] [TARGET...]
+# Runs the fuzz targets:
+#   scripts/fuzz.sh [SECONDS per target, else 600] [TARGET...]
 # Targets: decoder, commands, events, conversation (fuzz/fuzz_targets). Needs a nightly compiler and
-# cargo-fuzz (`cargo install cargo-fuzz`). What is found lies in fuzz/artifacts, and fails this script;
-# its line becomes a case in tests/it/any_input.rs. What was reached is kept in fuzz/corpus.
-# Bounded versions of all four run with every `cargo test`. docs/threats.md tells what was found so far.
+# cargo-fuzz (`cargo install cargo-fuzz`). A crashing input is written to fuzz/artifacts and fails this
+# script; add it as a case to tests/it/any_input.rs. The corpus is in fuzz/corpus. Bounded versions of
+# all targets run with every `cargo test`. docs/threats.md lists the findings so far.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 seconds=${1:-600}
 shift || true
 [ $# -gt 0 ] || set -- decoder commands events conversation
-cargo +nightly fuzz --version >/dev/null || { echo "this needs a nightly compiler and cargo-fuzz" >&2; exit 1; }
+cargo +nightly fuzz --version >/dev/null || { echo "a nightly compiler and cargo-fuzz are required" >&2; exit 1; }
 
 for target in "$@"; do
     corpus=fuzz/corpus/$target
     mkdir -p "$corpus"
-    # What people say is where to begin.
+    # The lines of the transcripts are the seed corpus.
     case $target in
     commands | events)
         number=0
@@ -27,6 +27,6 @@ for target in "$@"; do
         ;;
     esac
     echo "== $target, $seconds s"
-    # The conversation uses a real file, named from here.
+    # Must run in the repository's root, since the conversation reads a file by a relative path.
     cargo +nightly fuzz run "$target" "$corpus" -- -max_total_time="$seconds" -max_len=8192 -timeout=10
 done

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Counts the instructions of a fixed conversation (benches/instructions.rs) and
-# compares with the count kept in benches/instructions.txt:
+# Counts the instructions of a fixed conversation (benches/instructions.rs) and compares them with
+# the reference in benches/instructions.txt:
 #   scripts/instructions.sh
-# fails if it takes a quarter more. A count hardly depends on the machine or on
-# what else that does, so it shows what a timed test cannot.
+# fails if the count is more than 25 % higher. Unlike a time, an instruction count hardly depends on
+# the machine and its load, so it detects small regressions.
 #   scripts/instructions.sh --update
-# keeps the new count, which is to be committed with what made it.
+# stores the new count as the reference; commit it together with its cause.
 # Needs valgrind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 kept=benches/instructions.txt
-most=25 # percent more than kept
-command -v valgrind >/dev/null || { echo "this needs valgrind: apt-get install valgrind" >&2; exit 1; }
+most=25 # percent above the reference
+command -v valgrind >/dev/null || { echo "valgrind is not installed: apt-get install valgrind" >&2; exit 1; }
 
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
@@ -26,16 +26,16 @@ compiler=$(rustc --version | cut -d' ' -f1,2)
 if [ "${1:-}" = --update ]; then
     { grep -v "^$machine " "$kept" 2>/dev/null || true; echo "$machine $count $compiler"; } >"$out/kept"
     cp "$out/kept" "$kept"
-    echo "kept: $count instructions ($machine, $compiler)"
+    echo "new reference: $count instructions ($machine, $compiler)"
     exit
 fi
 read -r _ before by < <(grep "^$machine " "$kept") || {
-    echo "$count instructions; none are kept for $machine to compare with (--update keeps them)"
+    echo "$count instructions; no reference for $machine (--update stores one)"
     exit
 }
 percent=$(awk "BEGIN { printf \"%+.1f\", 100 * ($count / $before - 1) }")
-echo "$count instructions, $percent % against the $before kept ($by; here $compiler)"
+echo "$count instructions, $percent % relative to the reference of $before ($by; here $compiler)"
 if [ $((count * 100)) -gt $((before * (100 + most))) ]; then
-    echo "that is more than $most % more: find out why, or keep it with scripts/instructions.sh --update" >&2
+    echo "more than $most % above the reference: fix it, or accept it with scripts/instructions.sh --update" >&2
     exit 1
 fi

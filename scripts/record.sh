@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Plays a session of two clients and a netcat in tmux, and draws what alice sees:
+# Runs a session of two clients and a netcat in tmux, and renders the screen of alice:
 #   scripts/record.sh [path of the chatty binary] [FILE, else docs/session.svg]
-# The picture is an SVG of the terminal's own text and colours; nothing is painted by hand.
+# The image is an SVG of the terminal's text and colours.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 CHATTY=${1:-}
@@ -12,7 +12,7 @@ if [ -z "$CHATTY" ]; then
 fi
 CHATTY=$(realpath "$CHATTY")
 for program in tmux nc; do
-    command -v $program >/dev/null || { echo "this needs $program" >&2; exit 1; }
+    command -v $program >/dev/null || { echo "$program is not installed" >&2; exit 1; }
 done
 
 FOLDER=$(mktemp -d)
@@ -23,25 +23,25 @@ finish() {
 }
 trap finish EXIT
 
-# What a developer has set is not to be in the picture.
+# The developer's settings must not affect the image.
 for variable in $(compgen -e | grep -E '^(CHATTY_|NO_COLOR$|FORCE_COLOR$|CLICOLOR)' || true); do
     unset "$variable"
 done
 export CHATTY_CONFIG=/dev/null CHATTY_COLOR=always
-# tmux runs the commands with it.
+# tmux runs the commands with this shell.
 export SHELL=/bin/sh
 
 : >"$FOLDER/serve"
 "$CHATTY" serve --bind 127.0.0.1 --port 0 --ephemeral 2>"$FOLDER/serve" &
 SERVER=$!
 
-# wait_for WHAT COMMAND...: until the command holds
+# wait_for DESCRIPTION COMMAND...: waits until the command succeeds.
 wait_for() {
     local what=$1 tries=600
     shift
     until "$@"; do
         tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || { echo "never: $what" >&2; exit 1; }
+        [ "$tries" -gt 0 ] || { echo "timeout: $what" >&2; exit 1; }
         sleep 0.05
     done
 }
@@ -49,7 +49,7 @@ wait_for "a server" grep -q 127.0.0.1: "$FOLDER/serve"
 PORT=$(sed -n 's/.*127\.0\.0\.1:\([0-9]*\).*/\1/p' "$FOLDER/serve" | head -1)
 
 screen() { tmux -S "$FOLDER/tmux" -f /dev/null -u "$@"; }
-start() { # NAME COMMAND: in a window of this name
+start() { # NAME COMMAND: runs the command in a window with this name
     if screen has-session -t s 2>/dev/null; then
         screen new-window -d -t s -n "$1" "$2"
     else
@@ -101,7 +101,7 @@ function rgb(n) {
     n -= 16
     return sprintf("%02x%02x%02x", level[int(n / 36) + 1], level[int(n / 6) % 6 + 1], level[n % 6 + 1])
 }
-function style(codes,   part, count, i, code) { # of "1;38;5;99"
+function style(codes,   part, count, i, code) { # codes such as "1;38;5;99"
     count = split(codes, part, ";")
     if (count == 0) plain()
     for (i = 1; i <= count; i++) {

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# A crowd comes, goes, renames, floods, reads slowly, vanishes, guesses passwords and leaves mail, with
-# TLS and without, more of it than may come in (tests/it/soak.rs), on an optimised server in fast-forward:
+# Runs the soak test (tests/it/soak.rs) on an optimised server. Many clients join, quit, rename, flood,
+# read slowly, drop connections, guess passwords and leave mail, with and without TLS, and exceed the
+# connection limit:
 #   scripts/soak.sh [SECONDS, else 1200]
-# Fast-forward is thirtyfold: two seconds stand for a minute. Every time that the server keeps (for a
-# name, a session, a slow reader, a guess, a silent peer) is a thirtieth of its default, and thirty
-# visits begin in a second where one would. So 240 seconds stand for two hours, and 1200 for ten.
-# Visits are no more than that, since the crowd has the same cores as the server.
-# Says what memory the server used over time, how fast it was and what the crowd did; fails if memory
-# grows, if one of two who talk beside the crowd misses a line or waits for it (99 % within 250 ms, all
-# within a second), or if anything is left behind.
+# Time is simulated 30 times faster: all timeouts of the server (names, sessions, slow readers,
+# password attempts, silent peers) are 1/30 of their defaults, and 30 logins happen per second instead
+# of one. So 240 seconds stand for two hours and 1200 for ten. The login rate is not higher, since
+# clients and server share the same cores.
+# Prints the server's memory over time, its latency and the number of client actions. Fails if memory
+# grows, if one of two other clients misses a message or receives it late (99 % within 250 ms, all
+# within a second), or if any resource is leaked.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 CHATTY_SOAK_SECONDS=${1:-1200} CHATTY_STRICT=1 cargo test --release --locked --test it soak -- --nocapture

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Runs every check and test, on a fresh Debian machine with a Rust toolchain, too:
+# Runs all checks and tests; works on a fresh Debian machine with a Rust toolchain:
 #   scripts/test.sh
-# As root it installs the missing packages of the list below; otherwise it names them. Without a
-# program, the tests that need it are skipped, each with a line that starts with "skipped:" (or
-# "== skipped" for a step of this script). Where CI is set, a missing program is a failure.
+# As root it installs the missing packages of the list below; otherwise it lists them. If a program is
+# missing, the tests that need it are skipped, each with a line that starts with "skipped:" (or
+# "== skipped" for a step of this script). If CI is set, a missing program is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# program:package, every program that the tests and this script run besides those of the
-# packages that each Debian system has. tests/it/support.rs looks programs up here.
+# program:package for each program that the tests and this script run, except those of essential
+# Debian packages. tests/it/support.rs reads this list.
 NEEDED="
 bash:bash mount:mount nc:netcat-openbsd nc.openbsd:netcat-openbsd
 nc.traditional:netcat-traditional ncat:ncat socat:socat busybox:busybox telnet:telnet
@@ -19,7 +19,7 @@ perl:perl-base stty:coreutils mkfifo:coreutils unshare:util-linux
 
 missing=()
 has() { command -v "$1" >/dev/null; }
-# Adds a package that is not listed yet.
+# Adds a package to the missing ones, unless it is already listed.
 lacks() {
     case " ${missing[*]} " in
     *" $1 "*) ;;
@@ -29,7 +29,7 @@ lacks() {
 for entry in $NEEDED; do
     has "${entry%%:*}" || lacks "${entry##*:}"
 done
-# A compiler without the C library's headers cannot build the crate.
+# The build needs the headers of the C library, too.
 [ -e /usr/include/stdio.h ] || lacks libc6-dev
 if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && has apt-get; then
     export DEBIAN_FRONTEND=noninteractive
@@ -37,13 +37,13 @@ if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && has apt-get; then
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; } ||
         echo "could not install: ${missing[*]}" >&2
 elif [ ${#missing[@]} -gt 0 ]; then
-    echo "missing programs, whose tests are skipped; to install them: apt-get install ${missing[*]}" >&2
+    echo "tests are skipped because programs are missing: apt-get install ${missing[*]}" >&2
 fi
-has cargo || { echo "there is no cargo: README.md tells how to get a Rust toolchain" >&2; exit 1; }
-has cc || { echo "there is no C compiler, without which nothing can be built: apt-get install gcc libc6-dev" >&2; exit 1; }
+has cargo || { echo "cargo is not installed: see README.md for a Rust toolchain" >&2; exit 1; }
+has cc || { echo "the build needs a C compiler: apt-get install gcc libc6-dev" >&2; exit 1; }
 
-# component:command:package. With rustup the command may be there without the component. Debian has
-# one package for each, of the same version as the compiler's.
+# component:command:package. With rustup the command may exist without the component. On Debian each
+# component is a package with the same version as the compiler.
 for entry in rustfmt:fmt:rustfmt clippy:clippy:rust-clippy; do
     IFS=: read -r component command package <<<"$entry"
     cargo "$command" --version >/dev/null 2>&1 && continue
@@ -65,7 +65,7 @@ step() {
     echo "== $*"
     "$@"
 }
-# skip WHAT WHY: for want of a program, which where CI is set is a failure.
+# skip STEP REASON: skips a step because a program is missing, which is a failure if CI is set.
 skip() {
     echo "== skipped: $1: $2"
     [ -z "${CI:-}" ] || exit 1
@@ -75,30 +75,30 @@ step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
 step cargo test --locked
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --quiet
-# The fuzz targets are a crate of their own, so that what they need is not needed to build.
+# The fuzz targets are a separate crate, so that the main build does not need their dependencies.
 if ! has c++; then
     skip "the fuzz targets" "c++ is not installed"
 elif cargo fetch --locked --quiet --manifest-path fuzz/Cargo.toml; then
     step cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
 else
-    echo "== skipped: the fuzz targets: not all crates can be downloaded"
+    echo "== skipped: the fuzz targets: crates cannot be downloaded"
 fi
-# Known vulnerabilities are looked up by hand, where there is a network: cargo deny check
+# Known vulnerabilities are checked manually, since that needs a network: cargo deny check
 if [ -n "${CI:-}" ] && ! has cargo-deny; then
-    # Unoptimised it is there in a minute or two.
+    # A debug build takes a minute or two.
     cargo install --quiet --locked --debug --root target/tools cargo-deny || true
     PATH=$PATH:$PWD/target/tools/bin
 fi
 if ! has cargo-deny; then
     echo "== skipped: licenses, bans, sources: cargo-deny is not installed"
 elif ! cargo fetch --locked --quiet; then
-    # It looks at what other systems would need, too.
-    echo "== skipped: licenses, bans, sources: not all crates can be downloaded"
+    # cargo-deny also checks the dependencies of other platforms.
+    echo "== skipped: licenses, bans, sources: crates cannot be downloaded"
 else
     step cargo deny --offline --locked check licenses bans sources
 fi
 if has valgrind; then
     step scripts/instructions.sh
 else
-    skip "the count of instructions" "valgrind is not installed"
+    skip "the instruction count" "valgrind is not installed"
 fi

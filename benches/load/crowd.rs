@@ -1,6 +1,6 @@
-//! Many connections on one thread: they log in, say marked messages, and count
-//! what arrives. In the hot path only a byte is counted; a few connections are
-//! read in full, to find what is lost, doubled or out of order.
+//! Many connections on one thread: they log in, send messages with a sequence number, and count
+//! the deliveries. The hot path only counts a marker byte; the lines of a few connections are
+//! parsed, to find lost, duplicate and reordered messages.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -16,32 +16,32 @@ use nix::sys::time::TimeSpec;
 use crate::dialect::{Role, Target};
 use crate::server::Server;
 
-/// Begins the mark in every text, and occurs nowhere else on the wire.
-const MARK: u8 = b'~';
+/// The first byte of the tag in every text; it occurs nowhere else on the wire.
+const MARKER: u8 = b'~';
 
-/// The mark, the sender in 4 hexadecimal digits, the message's number in 8.
-const MARK_SIZE: usize = 13;
+/// The size of a tag: the marker, the sender in 4 hexadecimal digits, the message's number in 8.
+const TAG_SIZE: usize = 13;
 
 /// The length of every text.
 const TEXT_SIZE: usize = 64;
 
 const READ_SIZE: usize = 256 << 10;
 
-/// How long a turn waits for something to come.
-const TURN: Duration = Duration::from_millis(10);
+/// How long a turn waits for input.
+const TURN_TIMEOUT: Duration = Duration::from_millis(10);
 
-/// Nothing for this long: nothing more is on its way.
+/// After this time without input, no more is expected.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// When a sender may say its next message.
+/// When a sender may send its next message.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Pace {
-    /// While fewer than so many of its own are on their way to its watchers.
+    /// While fewer than this number of its messages are not yet received by all its watchers.
     Window(u32),
-    /// So many a second of all senders together, whatever has arrived.
+    /// At a fixed rate, in messages per second of all senders together (an open loop).
     Rate(f64),
-    /// When its partner has answered; the senders are pairs, each the other's
-    /// watcher.
+    /// When its partner has answered. The senders form pairs, and each is the watcher of the
+    /// other.
     PingPong,
 }
 
@@ -49,19 +49,20 @@ struct Member {
     name: String,
     stream: TcpStream,
     out: Vec<u8>,
-    /// Marks that came since the last [`PresenceSummary::reset`].
-    got: u64,
-    /// The beginning of a mark, or while logging in of a line.
+    /// Markers received since the last [`Crowd::reset`].
+    received: u64,
+    /// An incomplete tag, or during the login an incomplete line.
     carry: Vec<u8>,
-    /// What comes when it is in its room.
+    /// The text that the server sends when the member is in its room; `None` after that.
     ready: Option<String>,
-    /// Read in full: the next number expected of each sender.
+    /// For a watcher: the next expected number of each sender.
     expects: Option<Vec<u32>>,
-    /// Its place among those a sender waits for.
+    /// Its index among the watchers of a sender.
     watcher: usize,
-    /// It has said that it leaves, and then the server has closed.
+    /// It has sent the command that ends the connection.
     is_leaving: bool,
-    is_gone: bool,
+    /// The server has closed the connection after that.
+    is_closed: bool,
 }
 
 struct Sender {
@@ -69,35 +70,34 @@ struct Sender {
     to: Target,
     sent: u32,
     acknowledged: u32,
-    /// When those were due that not all watchers have seen.
+    /// When the messages were due that not all watchers have received.
     due: VecDeque<Instant>,
-    /// How many of its messages each watcher has seen.
-    seen: Vec<u32>,
+    /// How many of its messages each watcher has received.
+    received: Vec<u32>,
 }
 
-/// What a measurement found.
+/// The results of a measurement.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Findings {
     pub(crate) seconds: f64,
     pub(crate) cpu: f64,
     pub(crate) messages: u64,
     pub(crate) deliveries: u64,
-    /// Lost, doubled or out of order.
+    /// Lost, duplicate and reordered messages.
     pub(crate) faults: u64,
-    /// From when a message was due to a watcher's having it, in microseconds,
-    /// sorted.
+    /// From the time a message was due to its delivery to a watcher, in microseconds, sorted.
     pub(crate) latencies: Vec<u32>,
 }
 
 impl Findings {
-    /// Such a part of the messages took no longer, in microseconds.
+    /// Returns a percentile of the latencies, in microseconds.
     pub(crate) fn percentile(&self, percent: usize) -> u32 {
         let at = (self.latencies.len() * percent / 100).min(self.latencies.len().max(1) - 1);
         self.latencies.get(at).copied().unwrap_or_default()
     }
 }
 
-/// See the head of this file.
+/// The connections to a server.
 pub(crate) struct Crowd<'s> {
     server: &'s Server,
     epoll: Epoll,
@@ -116,8 +116,8 @@ impl<'s> Crowd<'s> {
         Ok(Self { server, epoll, members, senders, buffer, faults: 0, latencies: Vec::new() })
     }
 
-    /// So many connect, at most `at_once` of them at the same time, and are in
-    /// their room when this is done.
+    /// Connects `count` members, at most `at_once` at the same time, and waits until all are in
+    /// their rooms.
     pub(crate) fn join(
         &mut self,
         count: usize,
@@ -138,13 +138,13 @@ impl<'s> Crowd<'s> {
                 name,
                 stream,
                 out: hello.into_bytes(),
-                got: 0,
+                received: 0,
                 carry: Vec::new(),
                 ready: Some(ready),
                 expects: None,
                 watcher: 0,
                 is_leaving: false,
-                is_gone: false,
+                is_closed: false,
             });
             self.write(number)?;
             self.wait_until(|crowd| crowd.joining(first) < at_once)?;
@@ -160,62 +160,63 @@ impl<'s> Crowd<'s> {
         let start = Instant::now();
         while !is_done(self) {
             if start.elapsed() > Duration::from_mins(1) {
-                bail!("the server does not answer");
+                bail!("the server has not answered within a minute");
             }
             self.turn(Duration::from_millis(100))?;
         }
         Ok(())
     }
 
-    /// All say goodbye at once, and are gone when this is done.
+    /// Ends all connections at once, and waits until the server has closed them.
     pub(crate) fn leave(&mut self) -> anyhow::Result<()> {
         for at in 0..self.members.len() {
             self.members[at].is_leaving = true;
             self.members[at].out.extend_from_slice(self.server.kind.leave().as_bytes());
             self.write(at)?;
         }
-        self.wait_until(|crowd| crowd.members.iter().all(|member| member.is_gone))
+        self.wait_until(|crowd| crowd.members.iter().all(|member| member.is_closed))
     }
 
-    /// Waits until nothing has come for a while.
-    pub(crate) fn listen_until_quiet(&mut self) -> anyhow::Result<()> {
+    /// Receives until there was no input for [`QUIET`].
+    pub(crate) fn receive_until_quiet(&mut self) -> anyhow::Result<()> {
         while self.turn(QUIET)? > 0 {}
         Ok(())
     }
 
-    /// What a member is called.
+    /// Returns the name of a member.
     pub(crate) fn name(&self, member: usize) -> &str {
         &self.members[member].name
     }
 
-    /// Whoever is to say something, to whom, and who has to have seen it before
-    /// the next.
+    /// Makes a member a sender. Its messages count as acknowledged when all `watchers` have
+    /// received them.
     pub(crate) fn add_sender(&mut self, member: usize, to: Target, watchers: &[usize]) {
-        let seen = vec![0; watchers.len()];
+        let received = vec![0; watchers.len()];
         for (watcher, at) in watchers.iter().enumerate() {
             self.members[*at].watcher = watcher;
             self.members[*at].expects = Some(Vec::new());
         }
         let due = VecDeque::new();
-        self.senders.push(Sender { member, to, sent: 0, acknowledged: 0, due, seen });
+        self.senders.push(Sender { member, to, sent: 0, acknowledged: 0, due, received });
     }
 
-    /// The senders talk; so many messages are expected to make so many deliveries.
-    pub(crate) fn talk(
+    /// Sends messages for a `time`, and measures. `expected` returns the expected number of
+    /// deliveries for a number of messages.
+    pub(crate) fn measure(
         &mut self,
         pace: Pace,
         warm_up: Duration,
         time: Duration,
         expected: impl Fn(u64) -> u64,
     ) -> anyhow::Result<Findings> {
-        self.talk_for(pace, warm_up)?;
-        self.settle(&expected)?;
+        self.send_for(pace, warm_up)?;
+        self.await_deliveries(&expected)?;
         self.reset();
         let (start, cpu) = (Instant::now(), self.server.cpu());
-        self.talk_for(pace, time)?;
-        self.settle(&expected)?;
+        self.send_for(pace, time)?;
+        self.await_deliveries(&expected)?;
         let messages = self.senders.iter().map(|sender| u64::from(sender.sent)).sum();
-        let deliveries: u64 = self.members.iter().map(|member| member.got).sum();
+        let deliveries: u64 = self.members.iter().map(|member| member.received).sum();
         let seconds = start.elapsed().as_secs_f64();
         let cpu = self.server.cpu().saturating_sub(cpu).as_secs_f64();
         let mut latencies = std::mem::take(&mut self.latencies);
@@ -225,12 +226,12 @@ impl<'s> Crowd<'s> {
     }
 
     fn reset(&mut self) {
-        self.members.iter_mut().for_each(|member| member.got = 0);
+        self.members.iter_mut().for_each(|member| member.received = 0);
         for sender in &mut self.senders {
             sender.sent = 0;
             sender.acknowledged = 0;
             sender.due.clear();
-            sender.seen.iter_mut().for_each(|seen| *seen = 0);
+            sender.received.fill(0);
         }
         for expects in self.members.iter_mut().filter_map(|member| member.expects.as_mut()) {
             expects.clear();
@@ -238,47 +239,49 @@ impl<'s> Crowd<'s> {
         self.latencies.clear();
     }
 
-    fn talk_for(&mut self, pace: Pace, time: Duration) -> anyhow::Result<()> {
+    fn send_for(&mut self, pace: Pace, time: Duration) -> anyhow::Result<()> {
         let start = Instant::now();
         while start.elapsed() < time {
             for at in 0..self.senders.len() {
-                self.say_on(at, pace, start)?;
+                self.send_due(at, pace, start)?;
             }
             let next = match pace {
                 Pace::Rate(rate) => (0..self.senders.len()).map(|at| self.offset(at, rate)).min(),
                 _ => None,
             };
-            let patience = next.map(|next| next.saturating_sub(start.elapsed()));
-            self.turn(patience.unwrap_or(TURN))?;
+            let timeout = next.map(|next| next.saturating_sub(start.elapsed()));
+            self.turn(timeout.unwrap_or(TURN_TIMEOUT))?;
         }
         Ok(())
     }
 
-    /// Until everything said has arrived, or it is clear that it will not.
-    fn settle(&mut self, expected: impl Fn(u64) -> u64) -> anyhow::Result<()> {
+    /// Waits until all messages are delivered, at most 10 seconds.
+    fn await_deliveries(&mut self, expected: impl Fn(u64) -> u64) -> anyhow::Result<()> {
         let start = Instant::now();
         loop {
             let messages = self.senders.iter().map(|sender| u64::from(sender.sent)).sum();
-            let deliveries: u64 = self.members.iter().map(|member| member.got).sum();
+            let deliveries: u64 = self.members.iter().map(|member| member.received).sum();
             if deliveries >= expected(messages) || start.elapsed() > Duration::from_secs(10) {
                 return Ok(());
             }
-            self.turn(TURN)?;
+            self.turn(TURN_TIMEOUT)?;
         }
     }
 
-    fn say_on(&mut self, at: usize, pace: Pace, start: Instant) -> anyhow::Result<()> {
+    /// Sends the messages of a sender that are due.
+    fn send_due(&mut self, at: usize, pace: Pace, start: Instant) -> anyhow::Result<()> {
         let sender = &mut self.senders[at];
-        let acknowledged = sender.seen.iter().copied().min().unwrap_or_default();
-        // A server that tells twice, or out of order, is at fault, and that is counted.
-        let heard = acknowledged.saturating_sub(sender.acknowledged) as usize;
-        sender.due.drain(..heard.min(sender.due.len()));
+        let acknowledged = sender.received.iter().copied().min().unwrap_or_default();
+        // Duplicate or reordered messages may make the count decrease, or exceed the messages
+        // that are due; they are counted as faults elsewhere.
+        let newly_acknowledged = acknowledged.saturating_sub(sender.acknowledged) as usize;
+        sender.due.drain(..newly_acknowledged.min(sender.due.len()));
         sender.acknowledged = acknowledged;
         while let Some(due) = self.due(at, pace, start) {
             let sender = &mut self.senders[at];
-            let mark = format!("{}{at:04x}{:08x}", char::from(MARK), sender.sent);
-            let text = format!("{mark:x<TEXT_SIZE$}");
-            let line = self.server.kind.say(&sender.to, &text);
+            let tag = format!("{}{at:04x}{:08x}", char::from(MARKER), sender.sent);
+            let text = format!("{tag:x<TEXT_SIZE$}");
+            let line = self.server.kind.message(&sender.to, &text);
             self.members[sender.member].out.extend_from_slice(line.as_bytes());
             sender.due.push_back(due);
             sender.sent += 1;
@@ -286,26 +289,26 @@ impl<'s> Crowd<'s> {
         self.write(self.senders[at].member)
     }
 
-    /// When a sender's next message was due; `None`: it is not yet.
+    /// Returns when a sender's next message was due, or `None` if it is not due yet.
     fn due(&self, at: usize, pace: Pace, start: Instant) -> Option<Instant> {
         let (now, sender) = (Instant::now(), &self.senders[at]);
         let due = match pace {
             Pace::Rate(rate) => start + self.offset(at, rate),
             _ => now,
         };
-        let may = match pace {
+        let is_due = match pace {
             Pace::Window(window) => sender.sent - sender.acknowledged < window,
             Pace::Rate(_) => due <= now,
             Pace::PingPong => {
-                let begins = u32::from(at.is_multiple_of(2));
-                sender.sent < self.senders[at ^ 1].seen[0] + begins
+                let is_first = u32::from(at.is_multiple_of(2));
+                sender.sent < self.senders[at ^ 1].received[0] + is_first
             }
         };
-        may.then_some(due)
+        is_due.then_some(due)
     }
 
-    /// At a fixed rate the senders take turns: how long after the start this one's
-    /// next is due.
+    /// Returns when a sender's next message is due at a fixed rate, as the time since the start.
+    /// The senders alternate.
     #[allow(clippy::cast_precision_loss)] // of small numbers
     fn offset(&self, at: usize, rate: f64) -> Duration {
         let number = f64::from(self.senders[at].sent) * self.senders.len() as f64 + at as f64;
@@ -318,17 +321,17 @@ impl<'s> Crowd<'s> {
             match member.stream.write(&member.out) {
                 Ok(count) => drop(member.out.drain(..count)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error).context("the server has closed"),
+                Err(error) => return Err(error).context("the server closed the connection"),
             }
         }
         Ok(())
     }
 
-    /// Reads whatever is there, once for each connection; tells of how many.
-    fn turn(&mut self, patience: Duration) -> anyhow::Result<usize> {
-        // Waiting on the epoll itself, since its own clock ticks in milliseconds.
+    /// Waits for input and reads once from each readable connection. Returns their number.
+    fn turn(&mut self, timeout: Duration) -> anyhow::Result<usize> {
+        // `ppoll` on the epoll descriptor, since `epoll_wait` has a resolution of milliseconds.
         let mut fds = [PollFd::new(self.epoll.0.as_fd(), PollFlags::POLLIN)];
-        ppoll(&mut fds, Some(TimeSpec::from_duration(patience)), None)?;
+        ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None)?;
         let mut events = [EpollEvent::empty(); 512];
         let count = self.epoll.wait(&mut events, EpollTimeout::ZERO)?;
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -336,25 +339,25 @@ impl<'s> Crowd<'s> {
             let at = usize::try_from(event.data())?;
             let member = &mut self.members[at];
             match member.stream.read(&mut buffer) {
-                Ok(count) if count > 0 => self.hear(at, &buffer[..count]),
+                Ok(count) if count > 0 => self.receive(at, &buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 _ if member.is_leaving => {
                     self.epoll.delete(member.stream.as_fd())?;
-                    member.is_gone = true;
+                    member.is_closed = true;
                 }
-                Ok(_) => bail!("the server has closed"),
-                Err(error) => return Err(error).context("reading"),
+                Ok(_) => bail!("the server closed the connection"),
+                Err(error) => return Err(error).context("cannot read from the server"),
             }
         }
         self.buffer = buffer;
-        // Windows are small: what did not fit goes with the next turn.
+        // Windows are small, so the next turn is early enough for bytes that did not fit.
         for at in 0..self.senders.len() {
             self.write(self.senders[at].member)?;
         }
         Ok(count)
     }
 
-    fn hear(&mut self, at: usize, bytes: &[u8]) {
+    fn receive(&mut self, at: usize, bytes: &[u8]) {
         let member = &mut self.members[at];
         if let Some(ready) = &member.ready {
             member.carry.extend_from_slice(bytes);
@@ -364,30 +367,30 @@ impl<'s> Crowd<'s> {
             }
             return;
         }
-        member.got += memchr::memchr_iter(MARK, bytes).count() as u64;
+        member.received += memchr::memchr_iter(MARKER, bytes).count() as u64;
         if member.expects.is_none() {
             return;
         }
         let mut carried = std::mem::take(&mut member.carry);
         carried.extend_from_slice(bytes);
         let mut rest = 0;
-        for start in memchr::memchr_iter(MARK, &carried) {
+        for start in memchr::memchr_iter(MARKER, &carried) {
             rest = start;
-            let Some(mark) = carried.get(start..start + MARK_SIZE) else { break };
+            let Some(tag) = carried.get(start..start + TAG_SIZE) else { break };
             rest = carried.len();
-            self.note(at, mark);
+            self.record_delivery(at, tag);
         }
-        if rest < carried.len() && carried[rest] == MARK {
+        if rest < carried.len() && carried[rest] == MARKER {
             carried.drain(..rest);
             self.members[at].carry = carried;
         }
     }
 
-    fn note(&mut self, at: usize, mark: &[u8]) {
-        let number = |part: &[u8]| {
-            std::str::from_utf8(part).ok().and_then(|part| u32::from_str_radix(part, 16).ok())
+    fn record_delivery(&mut self, at: usize, tag: &[u8]) {
+        let number = |digits: &[u8]| {
+            std::str::from_utf8(digits).ok().and_then(|text| u32::from_str_radix(text, 16).ok())
         };
-        let (Some(sender), Some(number)) = (number(&mark[1..5]), number(&mark[5..])) else {
+        let (Some(sender), Some(number)) = (number(&tag[1..5]), number(&tag[5..])) else {
             self.faults += 1;
             return;
         };
@@ -402,8 +405,8 @@ impl<'s> Crowd<'s> {
         }
         expects[sender] = number + 1;
         let Some(sender) = self.senders.get_mut(sender) else { return };
-        let Some(seen) = sender.seen.get_mut(watcher) else { return };
-        *seen = number + 1;
+        let Some(received) = sender.received.get_mut(watcher) else { return };
+        *received = number + 1;
         let at = number.checked_sub(sender.acknowledged).map(|at| at as usize);
         if let Some(due) = at.and_then(|at| sender.due.get(at)) {
             self.latencies.push(u32::try_from(due.elapsed().as_micros()).unwrap_or(u32::MAX));

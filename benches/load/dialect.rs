@@ -1,44 +1,45 @@
-//! What is said to which server, and how one knows that it was understood.
+//! The protocols of the measured servers: what to send for a login, a message and a logout, and
+//! the answer that confirms the login.
 
 use crate::server::Kind;
 
-/// The room that everybody is in where there is one room.
+/// The room of all members in workloads with one room.
 pub(crate) const COMMON: &str = "lobby";
 
-/// What a connection is for.
+/// The role of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Hears what is said in its room, and says something.
+    /// Receives the messages of its room, and may send some.
     Member,
     /// The same in the tagged dialect.
     TaggedMember,
-    /// Only says something; where members cannot.
+    /// Only sends messages, for servers whose members cannot send.
     Publisher,
-    /// One of two who talk privately, and hears nothing but the other.
+    /// Exchanges private messages with one other connection.
     Partner,
 }
 
-/// Who is to hear something.
+/// The recipient of a message.
 #[derive(Debug, Clone)]
 pub(crate) enum Target {
-    /// Everybody in a room that the speaker is in.
+    /// The members of a room that the sender is in.
     Room(String),
-    /// One person.
+    /// One user.
     Person(String),
 }
 
 impl Kind {
-    /// Whether who is in a room can say something there.
-    pub(crate) fn members_speak(self) -> bool {
+    /// Whether members of a room can send messages to it.
+    pub(crate) fn members_send(self) -> bool {
         self != Self::Redis
     }
 
-    /// Whether what one says comes back.
+    /// Whether the sender receives its own messages.
     pub(crate) fn echoes(self) -> bool {
         matches!(self, Self::Chatty | Self::ChattyLog)
     }
 
-    /// What to send to be in a room, and what comes when one is.
+    /// Returns the lines that log in and join a room, and the text that confirms it.
     pub(crate) fn log_in(self, name: &str, room: &str, role: Role) -> (String, String) {
         match self {
             Self::Chatty | Self::ChattyLog if role == Role::Partner => {
@@ -54,7 +55,7 @@ impl Kind {
                 (format!("{name}\n/part\n/join {room}\n"), format!("[USERS #{room}"))
             }
             Self::Redis if role == Role::Publisher => ("PING\r\n".to_owned(), "+PONG".to_owned()),
-            // Hearing and speaking on one connection takes its newer dialect.
+            // Publishing on a subscribed connection needs version 3 of its protocol.
             Self::Redis if role == Role::Partner => {
                 (format!("HELLO 3\r\nSUBSCRIBE {name}\r\n"), "subscribe\r\n".to_owned())
             }
@@ -66,8 +67,8 @@ impl Kind {
         }
     }
 
-    /// A line that says `text`.
-    pub(crate) fn say(self, to: &Target, text: &str) -> String {
+    /// Returns the line that sends `text`.
+    pub(crate) fn message(self, to: &Target, text: &str) -> String {
         match (self, to) {
             (Self::Chatty | Self::ChattyLog, Target::Room(_)) => format!("{text}\n"),
             (Self::Chatty | Self::ChattyLog, Target::Person(name)) => {
@@ -84,7 +85,7 @@ impl Kind {
         }
     }
 
-    /// A line after which the server closes.
+    /// Returns the line after which the server closes the connection.
     pub(crate) fn leave(self) -> &'static str {
         match self {
             Self::Chatty | Self::ChattyLog => "/quit\n",

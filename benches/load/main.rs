@@ -1,10 +1,9 @@
-//! A load generator: crowds that talk to chatty and, where they are installed,
-//! its peers, each on a fresh server, in alternating rounds; or to a chatty that
-//! somebody runs. `scripts/bench.sh` runs it; see `docs/performance.md` for what
-//! the figures mean.
+//! A load generator for chatty and comparable servers. Each measurement uses a new server, and
+//! the servers alternate in rounds; or it measures a chatty that already runs.
+//! `scripts/bench.sh` runs it, and `docs/performance.md` explains the figures.
 //!
-//! What to compare is the server's CPU time for each delivery, within one run:
-//! throughput depends on the machine and on what else it does.
+//! The figure to compare is the server's CPU time per delivery within one run. Throughput
+//! depends on the machine and on its other load.
 
 mod crowd;
 mod dialect;
@@ -29,65 +28,65 @@ struct Cli {
     #[command(subcommand)]
     workload: Workload,
 
-    /// Given by `cargo bench`; means nothing.
+    /// Passed by `cargo bench`; ignored.
     #[arg(long, global = true, hide = true)]
     bench: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Workload {
-    /// One room; what a few say goes to everybody
+    /// Broadcast in one room: a few members send to all
     Fanout {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
         room: Room,
-        /// How many messages each sender may have under way
+        /// Unacknowledged messages per sender
         #[arg(long, default_value_t = 10)]
         window: u32,
     },
-    /// One room; so many messages a second, and how long they take
+    /// Latency in one room at a fixed rate of messages
     Paced {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
         room: Room,
-        /// How many messages a second all senders together say
+        /// Messages per second, of all senders together
         #[arg(long, default_value_t = 1000.0)]
         rate: f64,
     },
-    /// A room for each; how many messages are acknowledged, and how soon
+    /// Acknowledgements, with one sender per room
     Acks {
         #[command(flatten)]
         common: Common,
-        /// How many talk
+        /// Number of senders
         #[arg(long, default_value_t = 100)]
         senders: usize,
-        /// How many messages each sender may have under way
+        /// Unacknowledged messages per sender
         #[arg(long, default_value_t = 10)]
         window: u32,
     },
-    /// Two and two answer each other privately
+    /// Pairs of users answering each other privately
     Pairs {
         #[command(flatten)]
         common: Common,
-        /// How many pairs
+        /// Number of pairs
         #[arg(long, default_value_t = 1)]
         pairs: usize,
     },
-    /// Many come to one room at once, everybody told of each; then all leave
+    /// Many users join one room at once, each announced to all; then all leave
     Storm {
         #[command(flatten)]
         common: Common,
-        /// How many
+        /// Number of users
         #[arg(long, default_value_t = 1000)]
         people: usize,
     },
-    /// People who are only there: what each takes
+    /// Memory and CPU time per idle user
     Idle {
         #[command(flatten)]
         common: Common,
-        /// How many
+        /// Number of users
         #[arg(long, default_value_t = 10_000)]
         people: usize,
     },
@@ -95,10 +94,10 @@ enum Workload {
 
 #[derive(Debug, Args)]
 struct Common {
-    /// Which servers, one after the other in each round
+    /// The servers, measured one after the other in each round
     #[arg(long, value_enum, value_delimiter = ',', default_value = "chatty,chatty-log")]
     servers: Vec<Kind>,
-    /// A chatty that runs already, instead; it is talked to in the room #bench
+    /// Measure a chatty that already runs, in its room #bench
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -107,19 +106,19 @@ struct Common {
         conflicts_with = "servers"
     )]
     address: Option<SocketAddr>,
-    /// Its process, on this machine
+    /// Its process id, on this machine
     #[arg(long, requires = "address")]
     pid: Option<u32>,
-    /// How often; medians are shown
+    /// Number of rounds, of which medians are shown
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// How long each round talks, in seconds
+    /// Duration of each round, in seconds
     #[arg(long, default_value_t = 1.5)]
     seconds: f64,
 }
 
 impl Common {
-    /// The one that runs already.
+    /// Returns the server that already runs, if one was given.
     fn running(&self) -> anyhow::Result<Option<Server>> {
         self.address.zip(self.pid).map(|(at, pid)| Server::running(at, pid)).transpose()
     }
@@ -135,24 +134,23 @@ fn look_up(address: &str) -> anyhow::Result<SocketAddr> {
 
 #[derive(Debug, Clone, Copy, Args)]
 struct Room {
-    /// How many are in the room
+    /// Number of members
     #[arg(long, default_value_t = 100)]
     receivers: usize,
-    /// How many of them talk
+    /// Number of members that send
     #[arg(long, default_value_t = 10)]
     senders: usize,
-    /// How many of the last to come are told in the tagged dialect; chatty only
+    /// Number of members that use the tagged dialect; chatty only
     #[arg(long, default_value_t = 0)]
     tagged: usize,
 }
 
 const WARM_UP: Duration = Duration::from_millis(400);
 
-/// How many of a room's members are read in full, from the first to the last who
-/// came.
+/// How many members are watchers, evenly distributed in the order of joining.
 const WATCHERS: usize = 4;
 
-/// How many log in at the same time.
+/// How many members log in at the same time.
 const AT_ONCE: usize = 64;
 
 fn main() -> anyhow::Result<()> {
@@ -160,20 +158,20 @@ fn main() -> anyhow::Result<()> {
         Workload::Fanout { common, room, window } => {
             let title = format!("fanout {}/{}/{window}", room.receivers, room.senders);
             let pace = Pace::Window(window);
-            report_talk(&title, &common, |server| talk_in(server, &common, room, pace))
+            report_delivery(&title, &common, |server| broadcast(server, &common, room, pace))
         }
         Workload::Paced { common, room, rate } => {
             let title = format!("paced {}/{}/{rate}", room.receivers, room.senders);
             let pace = Pace::Rate(rate);
-            report_talk(&title, &common, |server| talk_in(server, &common, room, pace))
+            report_delivery(&title, &common, |server| broadcast(server, &common, room, pace))
         }
         Workload::Acks { common, senders, window } => {
             let title = format!("acks {senders}/{window}");
-            report_talk(&title, &common, |server| acks(server, &common, senders, window))
+            report_delivery(&title, &common, |server| acks(server, &common, senders, window))
         }
         Workload::Pairs { common, pairs } => {
-            report_talk(&format!("pairs {pairs}"), &common, |server| {
-                talk_in_pairs(server, &common, pairs)
+            report_delivery(&format!("pairs {pairs}"), &common, |server| {
+                ping_pong(server, &common, pairs)
             })
         }
         Workload::Storm { common, people } => report_storm(&common, people),
@@ -181,62 +179,62 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-fn talk_in(server: &Server, common: &Common, room: Room, pace: Pace) -> anyhow::Result<Findings> {
+fn broadcast(server: &Server, common: &Common, room: Room, pace: Pace) -> anyhow::Result<Findings> {
     let Room { receivers, senders, tagged } = room;
     anyhow::ensure!(tagged == 0 || server.kind.echoes(), "only chatty has a tagged dialect");
-    anyhow::ensure!(senders + tagged <= receivers, "those who talk do so in plain lines");
+    anyhow::ensure!(senders + tagged <= receivers, "senders cannot use the tagged dialect");
     let mut crowd = Crowd::new(server)?;
     for (count, role) in [(receivers - tagged, Role::Member), (tagged, Role::TaggedMember)] {
         crowd.join(count, AT_ONCE, |_| server.room().to_owned(), role)?;
     }
-    let first_sender = if server.kind.members_speak() { 0 } else { receivers };
+    let first_sender = if server.kind.members_send() { 0 } else { receivers };
     if first_sender > 0 {
         crowd.join(senders, AT_ONCE, |_| server.room().to_owned(), Role::Publisher)?;
     }
     let watchers: Vec<usize> =
         (0..WATCHERS).map(|at| at * (receivers - 1) / (WATCHERS - 1)).collect();
     for sender in first_sender..first_sender + senders {
-        // Who hears nothing of its own cannot watch itself.
+        // A sender without an echo cannot be its own watcher.
         let watchers: Vec<usize> = watchers
             .iter()
             .map(|at| if *at == sender && !server.kind.echoes() { receivers - 2 } else { *at })
             .collect();
         crowd.add_sender(sender, Target::Room(server.room().to_owned()), &watchers);
     }
-    let hearers = match server.kind {
-        kind if kind.members_speak() && !kind.echoes() => receivers - 1,
+    let recipients = match server.kind {
+        kind if kind.members_send() && !kind.echoes() => receivers - 1,
         _ => receivers,
     } as u64;
-    crowd.talk(pace, WARM_UP, common.time(), |messages| messages * hearers)
+    crowd.measure(pace, WARM_UP, common.time(), |messages| messages * recipients)
 }
 
 fn acks(server: &Server, common: &Common, senders: usize, window: u32) -> anyhow::Result<Findings> {
-    anyhow::ensure!(server.kind.echoes(), "only chatty acknowledges by an echo");
+    anyhow::ensure!(server.kind.echoes(), "only chatty acknowledges messages with an echo");
     let mut crowd = Crowd::new(server)?;
     let room = |at: usize| format!("room{at}");
     crowd.join(senders, AT_ONCE, room, Role::Member)?;
     for at in 0..senders {
         crowd.add_sender(at, Target::Room(room(at)), &[at]);
     }
-    crowd.talk(Pace::Window(window), WARM_UP, common.time(), |messages| messages)
+    crowd.measure(Pace::Window(window), WARM_UP, common.time(), |messages| messages)
 }
 
-fn talk_in_pairs(server: &Server, common: &Common, pairs: usize) -> anyhow::Result<Findings> {
+fn ping_pong(server: &Server, common: &Common, pairs: usize) -> anyhow::Result<Findings> {
     let mut crowd = Crowd::new(server)?;
     crowd.join(pairs * 2, AT_ONCE, |_| server.room().to_owned(), Role::Partner)?;
-    crowd.listen_until_quiet()?;
+    crowd.receive_until_quiet()?;
     for at in 0..pairs * 2 {
         let partner = at ^ 1;
         let to = Target::Person(crowd.name(partner).to_owned());
         crowd.add_sender(at, to, &[partner]);
     }
-    crowd.talk(Pace::PingPong, WARM_UP, common.time(), |messages| messages)
+    crowd.measure(Pace::PingPong, WARM_UP, common.time(), |messages| messages)
 }
 
-/// A column of figures: how to get and how to show one.
+/// A column of figures: its heading, how to get a figure, and the number of decimals.
 type Column<T> = (&'static str, fn(&T) -> f64, usize);
 
-fn report_talk(
+fn report_delivery(
     title: &str,
     common: &Common,
     measure: impl Fn(&Server) -> anyhow::Result<Findings>,
@@ -252,42 +250,42 @@ fn report_talk(
     report(title, common, &[], &columns, measure)
 }
 
-#[allow(clippy::cast_precision_loss)] // figures for people
+#[allow(clippy::cast_precision_loss)] // the figures are rounded when shown
 fn ratio(count: u64, by: f64) -> f64 {
     count as f64 / by
 }
 
-/// What coming and going all at once takes.
+/// The time that logins and logouts of all users at once take, in seconds.
 struct Storm {
-    coming: f64,
-    coming_cpu: f64,
-    going: f64,
-    going_cpu: f64,
+    login: f64,
+    login_cpu: f64,
+    logout: f64,
+    logout_cpu: f64,
 }
 
 fn report_storm(common: &Common, people: usize) -> anyhow::Result<()> {
     let columns: [Column<Storm>; 4] = [
-        ("s until all are in", |storm| storm.coming, 3),
-        ("CPU s", |storm| storm.coming_cpu, 3),
-        ("s until all are gone", |storm| storm.going, 3),
-        ("CPU s", |storm| storm.going_cpu, 3),
+        ("login s", |storm| storm.login, 3),
+        ("CPU s", |storm| storm.login_cpu, 3),
+        ("logout s", |storm| storm.logout, 3),
+        ("CPU s", |storm| storm.logout_cpu, 3),
     ];
     report(&format!("storm {people}"), common, &["--announce"], &columns, |server| {
         let (start, cpu) = (Instant::now(), server.cpu());
         let mut crowd = Crowd::new(server)?;
         crowd.join(people, people, |_| server.room().to_owned(), Role::Member)?;
-        let coming = start.elapsed().as_secs_f64();
-        crowd.listen_until_quiet()?;
+        let login = start.elapsed().as_secs_f64();
+        crowd.receive_until_quiet()?;
         let (start, cpu_between) = (Instant::now(), server.cpu());
         crowd.leave()?;
-        let going = start.elapsed().as_secs_f64();
-        let coming_cpu = cpu_between.saturating_sub(cpu).as_secs_f64();
-        let going_cpu = server.cpu().saturating_sub(cpu_between).as_secs_f64();
-        Ok(Storm { coming, coming_cpu, going, going_cpu })
+        let logout = start.elapsed().as_secs_f64();
+        let login_cpu = cpu_between.saturating_sub(cpu).as_secs_f64();
+        let logout_cpu = server.cpu().saturating_sub(cpu_between).as_secs_f64();
+        Ok(Storm { login, login_cpu, logout, logout_cpu })
     })
 }
 
-/// What connecting and being there takes.
+/// The cost of idle connections.
 struct Idle {
     people: f64,
     seconds: f64,
@@ -297,9 +295,9 @@ struct Idle {
 
 fn report_idle(common: &Common, people: usize) -> anyhow::Result<()> {
     let columns: [Column<Idle>; 3] = [
-        ("bytes each", |idle| idle.memory / idle.people, 0),
-        ("seconds to log in", |idle| idle.seconds, 2),
-        ("CPU µs each", |idle| idle.cpu * 1e6 / idle.people, 1),
+        ("bytes/user", |idle| idle.memory / idle.people, 0),
+        ("login s", |idle| idle.seconds, 2),
+        ("CPU µs/user", |idle| idle.cpu * 1e6 / idle.people, 1),
     ];
     report(&format!("idle {people}"), common, &[], &columns, |server| {
         let (start, memory, cpu) = (Instant::now(), server.memory(), server.cpu());
@@ -314,8 +312,8 @@ fn report_idle(common: &Common, people: usize) -> anyhow::Result<()> {
     })
 }
 
-/// Measures round by round, and shows a row of medians for each server. chatty is
-/// started with such further flags.
+/// Measures round by round and prints a row of medians for each server. `flags` are further
+/// flags for chatty.
 fn report<T>(
     title: &str,
     common: &Common,
@@ -353,7 +351,7 @@ fn report<T>(
         writeln!(out, "| {kind} | {} |", cells.collect::<Vec<_>>().join(" | "))?;
     }
     if !syncs.is_empty() && kinds.contains(&Kind::ChattyLog) {
-        writeln!(out, "\none write and fsync of that disk: {:.0} µs", median(syncs))?;
+        writeln!(out, "\nwrite and fsync of 4 KiB on that disk: {:.0} µs", median(syncs))?;
     }
     Ok(())
 }
@@ -363,7 +361,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// How long the disk of a folder takes to keep 4 KiB, the median of some tries.
+/// Returns the median time of a write and fsync of 4 KiB in a folder.
 fn sync_time(folder: &Path) -> anyhow::Result<Duration> {
     let mut file = File::create(folder.join("sync"))?;
     let mut times = Vec::new();

@@ -1,4 +1,4 @@
-//! The servers that are measured: starting them, and what they use.
+//! The measured servers: starting them, and reading their CPU time and memory.
 
 use std::cell::Cell;
 use std::fs;
@@ -15,47 +15,47 @@ use tempfile::TempDir;
 
 use crate::dialect::COMMON;
 
-/// Which server.
+/// A kind of server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
     /// chatty with `--ephemeral`
     Chatty,
-    /// chatty with its log on the disk
+    /// chatty with its log on disk
     ChattyLog,
-    /// Redis, publish and subscribe, nothing stored
+    /// Redis publish/subscribe without persistence
     Redis,
-    /// ngIRCd with its limits off
+    /// ngIRCd without its limits
     Ngircd,
 }
 
-/// A running server. One that was started here ends with this.
+/// A running server. If it was started here, it is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Option<Child>,
     pid: u32,
     pub(crate) kind: Kind,
     pub(crate) address: SocketAddr,
-    /// Its log and its configuration.
+    /// The folder of its log and configuration.
     folder: TempDir,
-    /// How many were given a name so far.
-    named: Cell<usize>,
+    /// How many names were assigned.
+    names: Cell<usize>,
 }
 
 impl Server {
-    /// A chatty that somebody else runs on this machine.
+    /// Returns a chatty server that already runs on this machine.
     pub(crate) fn running(address: SocketAddr, pid: u32) -> anyhow::Result<Self> {
         let (child, kind, folder) = (None, Kind::Chatty, tempfile::tempdir()?);
-        let server = Self { child, pid, kind, address, folder, named: Cell::new(0) };
+        let server = Self { child, pid, kind, address, folder, names: Cell::new(0) };
         anyhow::ensure!(server.memory() > 0, "no process {pid} on this machine");
         Ok(server)
     }
 
     fn started(child: Child, kind: Kind, address: SocketAddr, folder: TempDir) -> Self {
         let pid = child.id();
-        Self { child: Some(child), pid, kind, address, folder, named: Cell::new(0) }
+        Self { child: Some(child), pid, kind, address, folder, names: Cell::new(0) }
     }
 
-    /// Starts a fresh one on a free port; chatty with such further flags.
+    /// Starts a new server on a free port; `flags` are further flags for chatty.
     pub(crate) fn start(kind: Kind, flags: &[&str]) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         match kind {
@@ -109,14 +109,14 @@ impl Server {
         let start = Instant::now();
         while TcpStream::connect(address).is_err() {
             if start.elapsed() > Duration::from_secs(10) {
-                bail!("{kind:?} does not open its port");
+                bail!("{kind:?} has not opened its port within 10 s");
             }
             thread::sleep(Duration::from_millis(20));
         }
         Ok(server)
     }
 
-    /// The CPU time of all its threads.
+    /// Returns the CPU time of all its threads.
     pub(crate) fn cpu(&self) -> Duration {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid));
         let nanos = tasks.into_iter().flatten().filter_map(|task| {
@@ -126,7 +126,7 @@ impl Server {
         Duration::from_nanos(nanos.sum())
     }
 
-    /// Its resident memory, in bytes.
+    /// Returns its resident memory, in bytes.
     pub(crate) fn memory(&self) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/status", self.pid));
         let text = text.unwrap_or_default();
@@ -135,19 +135,20 @@ impl Server {
         kilobytes.unwrap_or(0_u64) * 1024
     }
 
-    /// The room where everybody talks; not where others may be.
+    /// Returns the room of all members. On a server that was not started here it is not the
+    /// lobby, where other users may be.
     pub(crate) fn room(&self) -> &'static str {
         if self.child.is_some() { COMMON } else { "bench" }
     }
 
-    /// A name that nobody has had there.
+    /// Returns an unused name.
     pub(crate) fn next_name(&self) -> String {
-        let number = self.named.get();
-        self.named.set(number + 1);
+        let number = self.names.get();
+        self.names.set(number + 1);
         format!("n{number}")
     }
 
-    /// Where its log is, to measure that disk.
+    /// Returns the folder of its log, to measure that disk.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }

@@ -1,4 +1,4 @@
-//! A line to a command: what is read is written again.
+//! Parsing of commands: a parsed command that is written and parsed again is the same.
 #![no_main]
 #![allow(dead_code)] // each target checks one thing
 

@@ -1,4 +1,4 @@
-//! A whole conversation with the hub: who comes, goes, says what, and what is kept.
+//! A whole conversation with the hub: logins, messages, commands, disconnects and restarts.
 #![no_main]
 #![allow(dead_code)] // each target checks one thing
 

@@ -1,4 +1,4 @@
-//! Bytes to lines: however they are cut, the same lines are read.
+//! Decoding of bytes to lines: the result does not depend on how the bytes are split.
 #![no_main]
 #![allow(dead_code)] // each target checks one thing
 

@@ -1,4 +1,4 @@
-//! A line to an event: what is read is written again.
+//! Parsing of events: a parsed event that is encoded and parsed again is the same.
 #![no_main]
 #![allow(dead_code)] // each target checks one thing
 

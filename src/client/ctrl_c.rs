@@ -1,5 +1,6 @@
-//! Ctrl-C: clears what is typed (Ctrl-Y brings it back); on an empty line it
-//! warns, and again soon after it leaves. A question it answers with no.
+//! Ctrl-C: clears the draft (Ctrl-Y restores it). On an empty line it prints a warning, and
+//! pressed again within [`DOUBLE_PRESS`] it ends the client. It answers a question with no.
+//! It knows nothing of the connection.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,13 +10,13 @@ use rustyline::{Cmd, ConditionalEventHandler, Event, EventContext, Movement, Rep
 use super::prompt::Shared;
 use super::screen::Styled;
 
-/// Two interrupts within this time mean it.
+/// The longest time between two presses that end the client.
 const DOUBLE_PRESS: Duration = Duration::from_secs(2);
 
-/// What Ctrl-C does.
+/// The handler of Ctrl-C.
 pub(super) struct Interrupt {
     shared: Shared,
-    /// Shown the first time.
+    /// Printed at the first press.
     warning: Styled,
     last: Mutex<Option<Instant>>,
 }
@@ -34,7 +35,7 @@ impl ConditionalEventHandler for Interrupt {
         _is_positive: bool,
         context: &EventContext<'_>,
     ) -> Option<Cmd> {
-        // Without a command of ours, rustyline gives up the prompt.
+        // `None` means rustyline's default, which ends the prompt.
         if self.shared.is_asking() {
             self.shared.gate.shut(false);
             return None;

@@ -1,12 +1,14 @@
-//! Draws the prompt, the draft and the hint behind it. rustyline counts rows itself, and
-//! before each drawing goes up by as many rows as it counted. If the terminal used fewer,
-//! because it gives a character another width, it would go up into the chat and erase it.
-//! So nothing here relies on where the terminal would begin a new row:
+//! Drawing of the prompt, the draft and the hint after it. It does not know what they say.
 //!
-//! - Rows are counted as rustyline counts them, and each one ends with an explicit line end.
-//! - While text with other than ASCII characters is drawn the terminal does not wrap. What a
-//!   terminal takes for wider than it was counted stays in its row.
-//! - Behind a character whose width is disputed the cursor goes to the counted column.
+//! rustyline counts rows itself, and before each drawing moves up by the number of rows that it
+//! counted. If the terminal used fewer, because it draws a character with another width,
+//! rustyline would move up into the chat and erase chat lines. So the drawing never relies on
+//! the terminal's own wrapping:
+//!
+//! - Rows are counted as rustyline counts them, and each ends with an explicit line end.
+//! - Auto-wrap is off while non-ASCII text is drawn. A character that the terminal draws wider
+//!   than counted stays in its row.
+//! - After a character whose width is disputed, the cursor moves to the counted column.
 
 use std::fmt::Write as _;
 
@@ -17,11 +19,11 @@ use unicode_width::UnicodeWidthChar as _;
 use super::sanitize::is_unseen;
 use super::width::{AUTO_WRAP_OFF, AUTO_WRAP_ON, MODE, is_disputed, to_tab_stop};
 
-/// How a part of the text looks.
+/// The appearance of a piece of text.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) struct Look {
     pub(super) style: Style,
-    /// Asterisks stand for it.
+    /// Whether asterisks replace the text.
     pub(super) is_masked: bool,
 }
 
@@ -31,50 +33,50 @@ impl From<Style> for Look {
     }
 }
 
-/// Where the next text is drawn, by rustyline's count.
+/// The position of the next text, by rustyline's count.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Layout {
     columns: usize,
     row: usize,
     column: usize,
-    /// The last row is full and counted as ended, but its line end is not written yet:
-    /// where nothing follows, rustyline writes it.
+    /// The last row is full and counted as ended, but its line end is not written yet. If no
+    /// text follows, rustyline writes it.
     is_row_end_due: bool,
 }
 
 impl Layout {
-    /// The first column of a terminal this wide.
+    /// Returns the first position on a terminal with this width.
     pub(super) fn new(columns: usize) -> Self {
         Self { columns, ..Self::default() }
     }
 
-    /// How many rows were counted.
+    /// Returns the number of counted rows.
     pub(super) fn rows(&self) -> usize {
         self.row + 1
     }
 
-    /// The width of the terminal.
+    /// Returns the width of the terminal.
     pub(super) fn columns(&self) -> usize {
         self.columns
     }
 
-    /// Whether these rows look otherwise on a terminal of this width.
+    /// Whether a resize to this width changes the rows.
     pub(super) fn is_broken_by(&self, columns: usize) -> bool {
         self.columns != columns && !self.fits_in_row_of(columns)
     }
 
-    /// Whether all of it is in one row, also if that has so many columns.
+    /// Whether the drawing takes one row and fits into a row of this width.
     pub(super) fn fits_in_row_of(&self, columns: usize) -> bool {
         self.row == 0 && self.column < columns
     }
 
-    /// Whether both ended in the same place.
+    /// Whether both drawings end at the same position.
     pub(super) fn ends_like(&self, other: &Self) -> bool {
         (self.row, self.column) == (other.row, other.column)
     }
 
-    /// Text from here on, in the `look` that each of its bytes has. rustyline counts what is
-    /// before and what is behind the `cursor` apart from each other.
+    /// Draws text at this position; `look` returns the appearance at a byte offset. The text
+    /// before and after the `cursor` is counted separately, as rustyline does.
     pub(super) fn draw(
         &mut self,
         text: &str,
@@ -108,7 +110,7 @@ impl Layout {
         }
         let width = match cluster {
             "\t" => to_tab_stop(self.column),
-            _ if escape.takes(cluster) => return,
+            _ if escape.consumes(cluster) => return,
             _ => MODE.width(cluster).into(),
         };
         if width > 0 {
@@ -132,9 +134,9 @@ impl Layout {
     }
 }
 
-/// What stands for a cluster. Joiners and the signs that choose between text and emoji are
-/// left out where terminals draw conclusions from them about the width: 👩‍💻 is drawn as
-/// 👩💻, a flag as the letters of its country. What is sent is not changed.
+/// Returns what is drawn for a grapheme cluster. Joiners and variation selectors are omitted
+/// where terminals derive different widths from them: 👩‍💻 is drawn as 👩💻, a flag as the
+/// letters of its country. The line that is sent is not changed.
 fn shown(cluster: &str, width: usize, is_masked: bool) -> String {
     if is_masked {
         return "*".repeat(width);
@@ -146,7 +148,7 @@ fn shown(cluster: &str, width: usize, is_masked: bool) -> String {
     let mut shown = String::new();
     for c in cluster.chars() {
         match c {
-            // A pasted escape must not act while it is being edited either.
+            // A pasted escape sequence must not take effect while it is edited.
             c if is_unseen(c) => shown.push_str(&" ".repeat(c.width().unwrap_or(0))),
             '\u{FE00}'..='\u{FE0F}' => {}
             '\u{200D}' if is_emoji => {}
@@ -160,33 +162,34 @@ fn shown(cluster: &str, width: usize, is_masked: bool) -> String {
     shown
 }
 
-/// rustyline counts no columns for what it takes for an escape sequence, so none of it can
-/// be shown. It comes into a draft only as a quoted ESC.
+/// The parser for escape sequences in a draft, which exist only after a quoted ESC. rustyline
+/// counts no columns for them, so they are not drawn.
 enum Escape {
     None,
-    Begun,
+    Started,
     Csi,
 }
 
 impl Escape {
-    fn takes(&mut self, cluster: &str) -> bool {
-        let is_taken = !matches!(self, Self::None) || cluster == "\x1b";
+    /// Whether a cluster belongs to an escape sequence.
+    fn consumes(&mut self, cluster: &str) -> bool {
+        let is_consumed = !matches!(self, Self::None) || cluster == "\x1b";
         *self = match self {
-            Self::None if cluster == "\x1b" => Self::Begun,
-            Self::Begun if cluster == "[" => Self::Csi,
+            Self::None if cluster == "\x1b" => Self::Started,
+            Self::Started if cluster == "[" => Self::Csi,
             Self::Csi if cluster.starts_with(|c: char| c.is_ascii_digit()) || cluster == ";" => {
                 Self::Csi
             }
             _ => Self::None,
         };
-        is_taken
+        is_consumed
     }
 }
 
-/// Text with styles that do not go over a row's end.
+/// Output whose styles end at each row's end.
 struct Ink {
     out: String,
-    /// What is still to be styled.
+    /// Text in the current style that is not in `out` yet.
     run: String,
     style: Style,
 }
@@ -238,7 +241,7 @@ mod tests {
         for (text, rows, drawing) in [
             ("", 1, ""),
             ("#ops> hi", 1, "#ops> hi"),
-            // The editor writes the last row's end itself.
+            // The editor writes the line end of the last row itself.
             ("0123456789", 2, "0123456789"),
             ("01234567890", 2, "0123456789\r\n0"),
             ("ab\ncd", 2, "ab\r\ncd"),
@@ -255,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn cursor_at_the_end_of_a_full_row_begins_another() {
+    fn cursor_at_end_of_full_row_starts_another_row() {
         let (layout, drawing) = drawn("0123456789\nab", 10);
         assert_eq!((layout.rows(), drawing.as_str()), (3, "0123456789\r\n\r\nab"));
         let (layout, drawing) = drawn("0123456789\u{301}", 10);
@@ -263,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn disputed_clusters_are_drawn_plainly_and_followed_by_a_column() {
+    fn disputed_clusters_are_simplified_and_followed_by_cursor_move() {
         for (text, drawing) in [
             ("👩\u{200D}💻x", "👩💻\r\x1b[4Cx"),
             ("❤\u{FE0F}x", "❤\r\x1b[1Cx"),
@@ -273,7 +276,7 @@ mod tests {
             ("012345678👩\u{200D}💻", "012345678\r\n👩💻\r\x1b[4C"),
             ("日é Ж", "日é Ж"),
             ("\x07\u{200B}", "\r"),
-            // What rustyline takes for an escape sequence.
+            // rustyline regards this as an escape sequence.
             ("a\x1b[31mb", "ab"),
         ] {
             assert_eq!(drawn(text, text.len()).1, drawing, "{text:?}");
@@ -281,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_masked_and_styles_end_with_their_row() {
+    fn secrets_are_masked_and_styles_end_at_row_end() {
         let mut layout = Layout::new(COLUMNS);
         let masked = |at| Look { style: Style::new(), is_masked: at >= 2 };
         assert_eq!(layout.draw("ab日c👩\u{200D}💻", 2, masked).matches('*').count(), 7);

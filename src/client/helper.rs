@@ -1,4 +1,5 @@
-//! What rustyline asks while a line is typed: how it looks and what Tab offers.
+//! Rustyline's callbacks while a line is typed: highlighting, hints, validation and completion.
+//! It reads the chat's state, and knows nothing of the connection.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,34 +26,34 @@ use crate::protocol::name::NAME_MAX;
 use crate::protocol::text::is_blank;
 use crate::protocol::{Key, LINE_MAX};
 
-/// More is no help.
+/// The most completion candidates in a list; longer lists are not read.
 const CANDIDATES_MAX: usize = 50;
 
-/// So many rows of the screen are not for a list: the prompt's, and some of the talk.
+/// Screen rows that a list of candidates leaves free, for the prompt and some chat lines.
 const ROWS_RESERVED: usize = 4;
 
-/// How the text begins that stands behind a line that is too long.
+/// The beginning of the hint after a line that is too long.
 const NOT_SENT: &str = "   not sent: ";
 
-/// Answers rustyline's questions on the prompt's thread.
+/// Implements rustyline's callbacks; runs on the prompt's thread.
 pub(super) struct ChatHelper {
     shared: Shared,
     draft: Mutex<String>,
-    /// The line is on its way; what is drawn from here on is drawn for the last time.
+    /// The line has been submitted; the current drawing is its last.
     is_submitted: AtomicBool,
-    /// What is drawn next is drawn because the line changed.
-    is_redrawn_for_itself: AtomicBool,
+    /// The next drawing is caused by a change of the line, not by lines printed above it.
+    is_line_changed: AtomicBool,
     /// Where the latest drawing of prompt, draft and hint ended.
     layout: Mutex<Layout>,
     resize: Mutex<Option<Resize>>,
 }
 
-/// The terminal has another width than before, and rustyline may not know it yet: it learns
-/// of a resize from a signal, and keys may come before that. Until it knows, it erases as
-/// many rows as it counted, which are not those that were drawn.
+/// A resize of the terminal that rustyline may not know yet. rustyline learns of it from a
+/// signal, and keys may arrive before the signal. Until then it erases the number of rows that
+/// it counted for the old width, which may differ from the rows on the screen.
 #[derive(Clone, Copy)]
 struct Resize {
-    /// The fewest columns there were before.
+    /// The smallest width before the resize, in columns.
     columns: usize,
 }
 
@@ -62,18 +63,18 @@ impl ChatHelper {
             shared,
             draft: Mutex::default(),
             is_submitted: AtomicBool::new(false),
-            is_redrawn_for_itself: AtomicBool::new(false),
+            is_line_changed: AtomicBool::new(false),
             layout: Mutex::default(),
             resize: Mutex::default(),
         }
     }
 
-    /// The line as last drawn: known also when the prompt is called off.
+    /// Returns the line as last drawn, which is known even after the prompt is cancelled.
     pub(super) fn draft(&self) -> String {
         self.draft.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// On how many rows the prompt, the draft and what stands behind it were drawn last.
+    /// Returns how many rows the latest drawing of prompt, draft and hint takes.
     pub(super) fn rows(&self) -> usize {
         self.layout().rows()
     }
@@ -82,12 +83,13 @@ impl ChatHelper {
         self.layout.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A drawing starts anew with the prompt: `text` if it ends where rustyline expects the
-    /// end of the `counted` prompt. When a terminal becomes wider or narrower it breaks rows
-    /// anew, and rustyline erases as many as there were before: too many, or too few. Then
-    /// the screen is drawn again.
+    /// Starts a drawing with the prompt. Draws `text` if it ends where rustyline expects the
+    /// end of the prompt that it `counted`, else the counted prompt.
     ///
-    /// `known` is how many columns rustyline counts with, if that is sure.
+    /// A terminal that changes its width rewraps its rows, and rustyline erases the old number
+    /// of rows, which is too many or too few. Then a redraw of the screen is requested.
+    ///
+    /// `known` is the width in columns that rustyline calculates with, if that is certain.
     fn start_drawing(
         &self,
         text: &str,
@@ -116,7 +118,7 @@ impl ChatHelper {
             if layout.is_broken_by(columns) {
                 self.shared.printer.redraw();
             } else {
-                // Makes sure that rustyline knows.
+                // A repaint makes rustyline notice the resize.
                 self.shared.printer.repaint();
             }
         }
@@ -124,23 +126,22 @@ impl ChatHelper {
         if new_end.ends_like(&end) { new_drawing } else { drawing }
     }
 
-    /// Before each prompt: it may be called off before anything is drawn.
+    /// Resets the state before each prompt, since it may be cancelled before the first drawing.
     pub(super) fn start(&self, draft: &str) {
-        self.remember(draft);
+        self.set_draft(draft);
         *self.layout() = Layout::new(size().0);
         *self.resize.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// After each prompt: if the terminal was resized under it and it was not drawn since,
-    /// the screen is drawn again.
+    /// Ends a prompt. Requests a redraw if the terminal was resized after the last drawing.
     pub(super) fn finish(&self) {
         if self.layout().is_broken_by(size().0) {
             self.shared.printer.redraw();
         }
     }
 
-    /// Draws what is behind the prompt. If rustyline may count its rows otherwise, since it
-    /// may not know of a resize yet, the screen is drawn again once it knows.
+    /// Draws the text after the prompt. If rustyline may count other rows, because it may not
+    /// know of a resize yet, requests a redraw for when it does.
     fn draw(&self, text: &str, cursor: usize, look: impl Fn(usize) -> Look) -> String {
         let mut layout = self.layout();
         let drawing = layout.draw(text, cursor, look);
@@ -151,15 +152,15 @@ impl ChatHelper {
         drawing
     }
 
-    fn remember(&self, draft: &str) {
+    fn set_draft(&self, draft: &str) {
         draft.clone_into(&mut self.draft.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
 impl Helper for ChatHelper {}
 
-/// A line that is too long stays as it is, and says so behind itself: the screen
-/// above it may be out of sight.
+/// A line that is too long stays a draft, with the error as a hint after it: above a long draft
+/// the screen may be out of sight.
 impl Validator for ChatHelper {
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
         let longest = context.input().split('\n').map(str::len).max().unwrap_or_default();
@@ -167,12 +168,12 @@ impl Validator for ChatHelper {
             return Ok(ValidationResult::Valid(None));
         }
         self.is_submitted.store(false, Ordering::Relaxed);
-        let text = format!("{NOT_SENT}{longest} bytes, {LINE_MAX} are a line");
+        let text = format!("{NOT_SENT}{longest} bytes, limit is {LINE_MAX}");
         Ok(ValidationResult::Invalid(Some(text)))
     }
 }
 
-/// What a command still takes stands faintly behind it.
+/// Shows the remaining arguments of a command in a faint style after it.
 impl Hinter for ChatHelper {
     type Hint = String;
 
@@ -184,39 +185,38 @@ impl Hinter for ChatHelper {
     }
 }
 
-/// The arguments that a command takes behind the words there are; only where the
-/// next one could begin.
+/// Returns the arguments that a command expects after the typed words, if the next argument
+/// could begin here.
 fn usage_behind(line: &str, state: &State) -> Option<String> {
     let command = line.strip_prefix('/')?;
     let mut words = command.split(is_blank).filter(|word| !word.is_empty());
     let args = local::args_of(words.next()?)?;
     let is_begun = !command.ends_with(is_blank);
     let written = words.count();
-    // Behind the bare name the hint begins with the blank that is to be typed.
+    // After the bare name the hint begins with the blank that separates the arguments.
     if is_begun && (written > 0 || args.is_empty()) {
         return None;
     }
     let mut rest: Vec<&str> = args.iter().skip(written).map(|arg| arg.usage).collect();
-    // Whom a /reply is for nobody should have to remember.
+    // Show the recipient of a `/reply`.
     let to = state.with_fixed_target(&format!("{} x", line.trim_end_matches(is_blank)));
     let to = to.as_deref().and_then(|to| to.split(' ').nth(1)).map(|name| format!("(to {name})"));
     rest.extend(to.as_deref().filter(|_| written == 0));
     let gap = if is_begun { " " } else { "" };
     let rest = rest.join(" ");
-    // Of `[KEY on|off]` the end may be left alone.
-    let is_half = rest.matches(']').count() > rest.matches('[').count();
-    let rest = if is_half { rest.replacen(']', "", 1) } else { rest };
+    // Only the end of `[KEY on|off]` may be left; remove its unmatched bracket.
+    let is_unmatched = rest.matches(']').count() > rest.matches('[').count();
+    let rest = if is_unmatched { rest.replacen(']', "", 1) } else { rest };
     (!rest.is_empty()).then(|| format!("{gap}{rest}"))
 }
 
 impl Highlighter for ChatHelper {
     fn highlight<'l>(&self, line: &'l str, pos: usize) -> Cow<'l, str> {
-        self.remember(line);
+        self.set_draft(line);
         let secret = secret_from(line).unwrap_or(line.len());
-        let too_much = too_long_from(line).unwrap_or(line.len());
+        let excess = excess_from(line).unwrap_or(line.len());
         let look = |at| Look {
-            style: if at < too_much { Style::new() } else { self.shared.theme.too_much() },
-            // Nobody is to read it over one's shoulder.
+            style: if at < excess { Style::new() } else { self.shared.theme.excess() },
             is_masked: at >= secret,
         };
         Cow::Owned(self.draw(line, pos, look))
@@ -228,10 +228,9 @@ impl Highlighter for ChatHelper {
         Cow::Owned(self.draw(hint, hint.len(), |_| style.into()))
     }
 
-    /// rustyline measures the prompt once, when it starts to read, and cannot
-    /// be given another while it waits. But it asks here at every repaint. So
-    /// where plain lines go is shown right even if it changes meanwhile (a kick,
-    /// a rename), fitted into the columns there are; the next prompt has its own.
+    /// rustyline measures the prompt once, when it starts to read, and accepts no other prompt
+    /// until it returns. But it calls this method at every repaint. So a target that changes
+    /// meanwhile (by a kick or a rename) is shown correctly, fitted into the measured columns.
     fn highlight_prompt<'b, 's: 'b, 'p: 'b>(
         &'s self,
         prompt: &'p str,
@@ -240,8 +239,8 @@ impl Highlighter for ChatHelper {
         if !self.is_submitted.load(Ordering::Relaxed) {
             self.shared.gate.open();
         }
-        let is_for_itself = self.is_redrawn_for_itself.swap(false, Ordering::Relaxed);
-        let known = if is_for_itself { None } else { self.shared.gate.drawn() };
+        let is_line_changed = self.is_line_changed.swap(false, Ordering::Relaxed);
+        let known = if is_line_changed { None } else { self.shared.gate.drawn() };
         let theme = self.shared.theme;
         if !is_default {
             return Cow::Owned(self.start_drawing(prompt, prompt, Style::new(), known));
@@ -257,10 +256,10 @@ impl Highlighter for ChatHelper {
         Cow::Owned(self.start_drawing(&text, prompt, style, known))
     }
 
-    /// Yes, always: only then does rustyline announce the end of a line. It asks
-    /// before each repaint but those for a line printed above.
+    /// Always returns `true`: only then does rustyline repaint, and so announce, a submitted
+    /// line. rustyline calls this before each repaint except those for external prints.
     fn highlight_char(&self, _line: &str, _pos: usize, kind: CmdKind) -> bool {
-        self.is_redrawn_for_itself.store(true, Ordering::Relaxed);
+        self.is_line_changed.store(true, Ordering::Relaxed);
         let is_submitted = kind == CmdKind::ForcedRefresh;
         self.is_submitted.store(is_submitted, Ordering::Relaxed);
         if is_submitted {
@@ -270,8 +269,8 @@ impl Highlighter for ChatHelper {
     }
 }
 
-/// Where the first line that is too long becomes so.
-fn too_long_from(text: &str) -> Option<usize> {
+/// Returns the byte offset at which the first line that is too long exceeds the limit.
+fn excess_from(text: &str) -> Option<usize> {
     let mut start = 0;
     for line in text.split('\n') {
         if line.len() > LINE_MAX {
@@ -299,7 +298,7 @@ impl Completer for ChatHelper {
     }
 }
 
-/// What may stand in place of the last word of `typed`, and where it starts.
+/// Returns the start of the last word of `typed`, and the candidates that may replace it.
 fn complete(state: &State, typed: &str) -> (usize, Vec<String>) {
     let start = typed.rfind(|c| is_blank(c) || c == '\n').map_or(0, |at| at + 1);
     let (before, word) = typed.split_at(start);
@@ -307,7 +306,7 @@ fn complete(state: &State, typed: &str) -> (usize, Vec<String>) {
         names().map(|name| format!("/{name} ")).collect()
     } else {
         match kind_at(before) {
-            // Nothing but a room can stand there: its sign may be left out.
+            // Only a room is possible here, so the `#` may be omitted.
             Some(ArgKind::Room) if !word.is_empty() && !word.starts_with('#') => {
                 state.rooms().into_iter().map(|room| format!("{room} ")).collect()
             }
@@ -315,48 +314,48 @@ fn complete(state: &State, typed: &str) -> (usize, Vec<String>) {
             None => return complete_text(state, before, word),
         }
     };
-    (start, fitting(offers, word))
+    (start, with_prefix(offers, word))
 }
 
-/// The offers that begin with `word`.
-fn fitting(offers: Vec<String>, word: &str) -> Vec<String> {
+/// Returns the candidates that begin with `word`.
+fn with_prefix(offers: Vec<String>, word: &str) -> Vec<String> {
     let start = Key::fold(word);
-    let is_fitting = |offer: &String| Key::fold(offer).as_str().starts_with(start.as_str());
-    offers.into_iter().filter(is_fitting).collect()
+    let has_prefix = |offer: &String| Key::fold(offer).as_str().starts_with(start.as_str());
+    offers.into_iter().filter(has_prefix).collect()
 }
 
-/// A name may also follow punctuation or a script without spaces directly: `(al`,
-/// `请李`. The longest part of the word that is the beginning of a name counts.
+/// Completes a name in text. A name may directly follow punctuation or a script without
+/// spaces: `(al`, `请李`. The longest suffix of the word that begins a name is completed.
 fn complete_text(state: &State, before: &str, word: &str) -> (usize, Vec<String>) {
-    let whole = fitting(words_of_text(state, before.is_empty(), word), word);
+    let whole = with_prefix(words_of_text(state, before.is_empty(), word), word);
     if !whole.is_empty() {
         return (before.len(), whole);
     }
-    // No name is longer, with its sign.
+    // A name has at most NAME_MAX characters, and a sign before them.
     let first = word.char_indices().rev().nth(NAME_MAX).map_or(0, |(at, _)| at);
     let starts = word.char_indices().skip_while(|(at, _)| *at < first.max(1));
     let starts = starts.filter(|(at, c)| can_start(&word[..*at], *c));
-    let mut parts = starts.map(|(at, _)| {
-        let part = &word[at..];
-        (before.len() + at, fitting(words_of_text(state, false, part), part))
+    let mut suffixes = starts.map(|(at, _)| {
+        let suffix = &word[at..];
+        (before.len() + at, with_prefix(words_of_text(state, false, suffix), suffix))
     });
-    parts.find(|(_, offers)| !offers.is_empty()).unwrap_or((before.len(), Vec::new()))
+    suffixes.find(|(_, offers)| !offers.is_empty()).unwrap_or((before.len(), Vec::new()))
 }
 
-/// What rustyline is to make of the offers: the one there is, or as much as all of
-/// them begin with, or a list. That fits on the screen: of a longer one rustyline
-/// would show the beginning and take the next keys for answers to `--More--`.
+/// Turns the candidates into rustyline's completions: the only candidate, or the common prefix
+/// of all, or a list that fits on the screen. Of a longer list rustyline would show the
+/// beginning, and treat the next keys as answers to `--More--`.
 fn completion_for(offers: Vec<String>, word: &str, (columns, rows): (usize, usize)) -> Vec<Pair> {
     let pair = |display: String, replacement| Pair { display, replacement };
     if let [first, _, ..] = &offers[..] {
-        // rustyline would not see that `bob` and `Bobby` begin alike.
+        // rustyline compares case-sensitively: for it, `bob` and `Bobby` share no prefix.
         let shared = common_prefix(&offers);
         if shared > word.len() {
             return vec![pair(String::new(), first[..shared].to_owned())];
         }
     }
     let shown = |offer: &String| offer.trim_end().to_owned();
-    // As rustyline sets them: columns as wide as the widest, and two blanks.
+    // rustyline's layout: each column is as wide as the widest candidate and two blanks.
     let widest = offers.iter().map(|offer| drawn(offer.trim_end()) + 2).max().unwrap_or(1);
     let places = (columns / widest).max(1) * rows.saturating_sub(ROWS_RESERVED).max(1);
     let most = CANDIDATES_MAX.min(places);
@@ -370,7 +369,7 @@ fn completion_for(offers: Vec<String>, word: &str, (columns, rows): (usize, usiz
     pairs
 }
 
-/// How far all offers are the same in any case, in bytes of the first.
+/// Returns the length of the case-insensitive common prefix, in bytes of the first candidate.
 fn common_prefix(offers: &[String]) -> usize {
     let Some((first, others)) = offers.split_first() else { return 0 };
     let is_shared = |end: &usize| {
@@ -381,13 +380,13 @@ fn common_prefix(offers: &[String]) -> usize {
     ends.take_while(is_shared).last().unwrap_or(0)
 }
 
-/// Every command.
+/// Returns the names of all commands, of the server and of the client.
 fn names() -> impl Iterator<Item = &'static str> {
     let own = local::TABLE.iter().map(|row| row.name);
     commands::TABLE.iter().map(|row| row.name).chain(own)
 }
 
-/// What the next word is, if `before` is a command with its words so far.
+/// Returns the kind of the next argument, if `before` is a command and its first arguments.
 fn kind_at(before: &str) -> Option<ArgKind> {
     let mut words = before.strip_prefix('/')?.split(is_blank).filter(|word| !word.is_empty());
     let args = local::args_of(words.next()?)?;
@@ -410,8 +409,8 @@ fn candidates_for(kind: ArgKind, state: &State) -> Vec<String> {
     }
 }
 
-/// In text people are named: `alice: ` to speak to her, `alice ` or `@alice ` to
-/// speak of her.
+/// Returns the candidates within text: `alice: ` addresses a user, `alice ` and `@alice `
+/// mention them.
 fn words_of_text(state: &State, is_first: bool, word: &str) -> Vec<String> {
     if word.starts_with('#') {
         return candidates_for(ArgKind::Room, state);
@@ -427,7 +426,7 @@ mod tests {
     use crate::protocol::{Event, Tags};
 
     #[test]
-    fn tab_offers_what_the_place_asks_for() {
+    fn completion_depends_on_position() {
         let mut state = State::new("me-too");
         for line in [
             "[USERS #lobby 3] me-too,alice,Albert",
@@ -439,7 +438,7 @@ mod tests {
             state.apply(&Tags::default(), &Event::parse(line).unwrap());
         }
         for (typed, offers) in [
-            // Who has spoken comes before the alphabet.
+            // Recent speakers come before the others, which are sorted by name.
             ("al", &["Alzoe: ", "Albert: ", "alice: "][..]),
             ("/m", &["/msg ", "/me ", "/mute "]),
             ("ali", &["alice: "]),
@@ -473,30 +472,30 @@ mod tests {
     }
 
     #[test]
-    fn offers_are_completed_as_far_as_they_agree_and_listed_as_far_as_they_fit() {
-        let told = |offers: &[&str], word, size| {
+    fn candidates_are_completed_to_common_prefix_and_listed_if_they_fit() {
+        let completed = |offers: &[&str], word, size| {
             let offers = offers.iter().map(|&offer| offer.to_owned()).collect();
             let pairs = completion_for(offers, word, size).into_iter();
             pairs.map(|pair| (pair.display, pair.replacement)).collect::<Vec<_>>()
         };
         let pair = |display: &str, put: &str| (display.to_owned(), put.to_owned());
         let wide = (80, 24);
-        assert_eq!(told(&["alice: "], "a", wide), [pair("alice:", "alice: ")]);
-        assert_eq!(told(&["bob: ", "Bobby: "], "b", wide), [pair("", "bob")]);
-        assert_eq!(told(&["Éa ", "éb "], "é", wide), [pair("Éa", "Éa "), pair("éb", "éb ")]);
+        assert_eq!(completed(&["alice: "], "a", wide), [pair("alice:", "alice: ")]);
+        assert_eq!(completed(&["bob: ", "Bobby: "], "b", wide), [pair("", "bob")]);
+        assert_eq!(completed(&["Éa ", "éb "], "é", wide), [pair("Éa", "Éa "), pair("éb", "éb ")]);
         let listed = [pair("bob:", "bob: "), pair("Bobby:", "Bobby: ")];
-        assert_eq!(told(&["bob: ", "Bobby: "], "bob", wide), listed);
+        assert_eq!(completed(&["bob: ", "Bobby: "], "bob", wide), listed);
         let names: Vec<String> = ('a'..='z').map(|c| format!("{c}name: ")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        assert_eq!(told(&names, "", wide).len(), 26);
-        // Two columns of three rows: five names, and how many there are besides.
-        let narrow = told(&names, "", (18, 7));
+        assert_eq!(completed(&names, "", wide).len(), 26);
+        // Two columns of three rows: five names, and the number of the others.
+        let narrow = completed(&names, "", (18, 7));
         assert_eq!(narrow.len(), 6);
         assert_eq!(narrow[5], pair("+21", ""));
     }
 
     #[test]
-    fn a_command_says_what_it_still_takes() {
+    fn hint_shows_remaining_arguments() {
         for (line, hint) in [
             ("/msg", Some(" NAME TEXT")),
             ("/msg ", Some("NAME TEXT")),
@@ -520,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_not_shown_while_it_is_typed() {
+    fn password_is_masked_while_it_is_typed() {
         for (line, shown) in [
             ("/register sesame", "/register ******"),
             ("/regi sesame", "/regi ******"),
@@ -543,10 +542,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_found_where_it_begins() {
+    fn excess_begins_at_line_limit() {
         let long = "ä".repeat(LINE_MAX / 2);
-        assert_eq!(too_long_from(&long), None);
-        assert_eq!(too_long_from(&format!("{long}x")), Some(LINE_MAX));
-        assert_eq!(too_long_from(&format!("short\nx{long}\nshort")), Some(6 + LINE_MAX - 1));
+        assert_eq!(excess_from(&long), None);
+        assert_eq!(excess_from(&format!("{long}x")), Some(LINE_MAX));
+        assert_eq!(excess_from(&format!("short\nx{long}\nshort")), Some(6 + LINE_MAX - 1));
     }
 }

@@ -1,5 +1,5 @@
-//! What the client does itself: its own commands, and help where no server answers.
-//! It never takes a name that the one table of commands has.
+//! The client's own commands, abbreviations of commands, and `/help` without a connection.
+//! No command here has the name of a server command. It knows nothing of the screen.
 
 use crate::commands::{self, Arg, ArgKind, Command, Group, Request};
 use crate::protocol::Tags;
@@ -8,33 +8,33 @@ use crate::protocol::text::{is_blank, split_word};
 /// A command of the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Local {
-    /// Show less of a room, or all again; the current one if none is named.
+    /// Toggles whether a room is quiet; the current room if none is named.
     Quiet(Option<String>),
-    /// Give the connection up and come back.
+    /// Closes the connection and opens a new one.
     Reconnect,
-    /// Say something in the room, also where plain lines go to one person.
+    /// Sends text to the room, even during a `/query`.
     Say(String),
 }
 
-/// How one is written.
+/// The syntax and help of a command of the client.
 pub(super) struct Row {
     pub(super) name: &'static str,
     pub(super) args: &'static [Arg],
     help: &'static str,
 }
 
-/// All of them.
+/// All commands of the client.
 pub(super) const TABLE: &[Row] = &[
     Row {
         name: "quiet",
         args: &[Arg { usage: "[ROOM]", kind: ArgKind::Room }],
-        help: "show a room's lines only where they mean you; again: all of them",
+        help: "show only a room's lines that mention you; again to show all",
     },
-    Row { name: "reconnect", args: &[], help: "come back over a new connection, or try it now" },
+    Row { name: "reconnect", args: &[], help: "open a new connection, or retry now" },
     Row {
         name: "say",
         args: &[Arg { usage: "TEXT", kind: ArgKind::Free }],
-        help: "say something in the room, also where plain lines go to one person",
+        help: "send a message to the room, even during a /query",
     },
 ];
 
@@ -49,12 +49,12 @@ fn find(name: &str) -> Option<&'static Row> {
     TABLE.iter().find(|row| row.name.eq_ignore_ascii_case(name))
 }
 
-/// The arguments of a command, whoever does it.
+/// Returns the arguments of a command of the server or the client.
 pub(super) fn args_of(name: &str) -> Option<&'static [Arg]> {
     commands::find(name).map(|row| row.args).or_else(|| find(name).map(|row| row.args))
 }
 
-/// Reads a line, if it is a command of the client.
+/// Parses a line, if it is a command of the client.
 pub(super) fn parse(line: &str) -> Option<Local> {
     let (name, rest) = split_word(line.strip_prefix('/')?);
     let room = rest.trim_matches(is_blank).trim_start_matches('#');
@@ -65,29 +65,29 @@ pub(super) fn parse(line: &str) -> Option<Local> {
     }
 }
 
-/// A command that is only begun, written out: `/wh` could be two, `/his` is one. A
-/// single letter is never enough: `/d bob` would take away a right, `/a` mark as away.
+/// Expands an unambiguous abbreviation of a command: `/his` is `/history`, `/wh` is ambiguous.
+/// A single letter is never expanded: `/d bob` would remove an operator, `/a` set the user away.
 pub(super) fn expand_abbreviation(line: &str) -> Option<String> {
-    let (begun, rest) = split_word(line.strip_prefix('/')?);
-    // Of several lines a command is only text.
-    if begun.chars().nth(1).is_none() || args_of(begun).is_some() || line.contains('\n') {
+    let (prefix, rest) = split_word(line.strip_prefix('/')?);
+    // In a text of several lines a command is only text.
+    if prefix.chars().nth(1).is_none() || args_of(prefix).is_some() || line.contains('\n') {
         return None;
     }
-    let begun = begun.to_ascii_lowercase();
+    let prefix = prefix.to_ascii_lowercase();
     let names = commands::TABLE.iter().map(|row| row.name).chain(TABLE.iter().map(|row| row.name));
-    let mut meant = names.filter(|name| name.starts_with(&begun));
-    let name = meant.next().filter(|_| meant.next().is_none())?;
+    let mut matches = names.filter(|name| name.starts_with(&prefix));
+    let name = matches.next().filter(|_| matches.next().is_none())?;
     Some(if rest.is_empty() { format!("/{name}") } else { format!("/{name} {rest}") })
 }
 
-/// What a row of a help is about.
+/// Returns the group of a row of help.
 fn group_of(row: &str) -> Group {
     let name = Tags::split(row).1.trim_start_matches('/').split(is_blank).next();
     name.and_then(commands::find).map_or(Group::Me, |row| row.group)
 }
 
-/// A long help as people read it: by what its rows are about, which is told before
-/// the first of each group. What most want to know stands last, next to the prompt.
+/// Sorts the rows of a long help by group, with a heading before the first row of each group.
+/// The most needed group comes last, next to the prompt.
 pub(super) fn grouped(mut rows: Vec<String>) -> Vec<(Option<&'static str>, String)> {
     rows.sort_by_key(|row| group_of(row));
     let mut last = None;
@@ -99,8 +99,8 @@ pub(super) fn grouped(mut rows: Vec<String>) -> Vec<(Option<&'static str>, Strin
     rows.into_iter().map(headed).collect()
 }
 
-/// What the client says to a `/help`, and whether that is all of the answer.
-/// `None`: it is for the server alone.
+/// Returns the client's part of the answer to a `/help`, and whether it is the whole answer.
+/// Returns `None` if only the server answers.
 pub(super) fn help(line: &str, is_offline: bool) -> Option<(Vec<String>, bool)> {
     let Ok(Request::Command(Command::Help { command })) = commands::parse(line) else {
         return None;
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_belongs_to_one_table() {
+    fn client_command_has_no_name_of_a_server_command() {
         for row in TABLE {
             assert!(commands::find(row.name).is_none(), "{}", row.name);
             assert!(row.help.len() < 80, "{}", row.name);
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_does_is_read_like_any_command() {
+    fn client_command_is_parsed_like_any_command() {
         for (line, local) in [
             ("/quiet", Some(Local::Quiet(None))),
             ("/Quiet #ops ", Some(Local::Quiet(Some("ops".to_owned())))),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_begun_is_written_out_where_it_can_be_one_thing_only() {
+    fn abbreviation_is_expanded_when_unambiguous() {
         for (line, full) in [
             ("/his 5", Some("/history 5")),
             ("/REC", Some("/reconnect")),
@@ -168,30 +168,30 @@ mod tests {
     }
 
     #[test]
-    fn a_long_help_is_told_by_what_it_is_about() {
+    fn long_help_is_grouped_with_headings() {
         let rows = ["/me TEXT  x", "@cid=1 /gban X  x", "/quiet  x", "/msg NAME  x"];
-        let told = grouped(rows.map(str::to_owned).to_vec());
-        let told: Vec<_> = told.iter().map(|(heading, row)| (*heading, row.as_str())).collect();
+        let rows = grouped(rows.map(str::to_owned).to_vec());
+        let rows: Vec<_> = rows.iter().map(|(heading, row)| (*heading, row.as_str())).collect();
         let expected = [
             (Some("for operators of the server"), "@cid=1 /gban X  x"),
             (Some("you"), "/quiet  x"),
             (Some("talking"), "/me TEXT  x"),
             (None, "/msg NAME  x"),
         ];
-        assert_eq!(told, expected);
+        assert_eq!(rows, expected);
     }
 
     #[test]
-    fn help_needs_no_server() {
-        let said = |line, is_offline| help(line, is_offline).expect(line);
-        let (rows, is_all) = said("/help", true);
+    fn help_is_shown_when_offline() {
+        let shown = |line, is_offline| help(line, is_offline).expect(line);
+        let (rows, is_all) = shown("/help", true);
         assert_eq!(rows.len(), TABLE.len() + commands::TABLE.len());
         assert!(is_all);
-        assert_eq!(said("/help", false).0.len(), TABLE.len());
-        assert!(said("/help quiet", false).1);
-        assert!(said("/help msg", true).0[0].starts_with("/msg NAME TEXT"));
+        assert_eq!(shown("/help", false).0.len(), TABLE.len());
+        assert!(shown("/help quiet", false).1);
+        assert!(shown("/help msg", true).0[0].starts_with("/msg NAME TEXT"));
         assert_eq!(help("/help msg", false), None);
         assert_eq!(help("/who", true), None);
-        assert!(said("/help nosuch", true).0[0].contains("no such command"));
+        assert!(shown("/help nosuch", true).0[0].contains("no such command"));
     }
 }

@@ -1,5 +1,5 @@
-//! Mentions: whether a text calls the user by name, or contains one of the words
-//! the user highlights.
+//! Mentions: whether a text contains the user's name or one of the highlighted words. It knows
+//! nothing of how a mention is shown.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -7,37 +7,37 @@ use std::sync::Arc;
 use crate::protocol::name::is_name_char;
 use crate::protocol::words;
 
-/// The words besides the user's name.
+/// The highlighted words besides the user's name.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Highlights(Arc<[Vec<String>]>);
 
 impl Highlights {
     pub(super) fn new(phrases: &[String]) -> Self {
-        // A phrase without a word would be found everywhere.
+        // A phrase without words would match every text.
         Self(phrases.iter().map(|text| phrase(text)).filter(|words| !words.is_empty()).collect())
     }
 
     /// Whether a text mentions the user who has the name `me`.
-    pub(super) fn mean(&self, text: &str, me: &str) -> bool {
+    pub(super) fn is_mention(&self, text: &str, me: &str) -> bool {
         let text = Text::new(text);
         text.names(me) || self.0.iter().any(|words| text.contains(words))
     }
 }
 
-/// The words of a phrase, folded.
+/// Returns the words of a phrase, folded.
 fn phrase(text: &str) -> Vec<String> {
     let text = words::fold(text);
-    // A full stop belongs to the sentence.
+    // A trailing full stop is punctuation, not part of the word.
     let words = text.split(|c| !is_name_char(c)).map(|word| word.trim_end_matches('.'));
     words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-/// A text in which names are looked for, in any spelling that [`words::fold`] makes equal.
+/// A text that is searched for names, in any spelling that [`words::fold`] makes equal.
 ///
-/// Whole words count: `malice` does not contain `alice`. Where a script does not
-/// separate words with spaces, a word is found anywhere (`请李雷看` contains `李雷`);
-/// Korean particles may follow a Korean name (`철수야`). Such a script also delimits
-/// words of others (`请alice看`, `alice님`).
+/// Only whole words match: `malice` does not contain `alice`. In scripts without spaces between
+/// words, a name matches anywhere (`请李雷看` contains `李雷`), and Korean particles may follow
+/// a Korean name (`철수야`). Such scripts also delimit words of other scripts (`请alice看`,
+/// `alice님`).
 pub(super) struct Text<'t>(Cow<'t, str>);
 
 impl<'t> Text<'t> {
@@ -49,7 +49,7 @@ impl<'t> Text<'t> {
         self.contains(&[words::fold(name)])
     }
 
-    /// Whether all these words follow each other.
+    /// Whether the text contains these words in sequence.
     fn contains(&self, phrase: &[impl AsRef<str>]) -> bool {
         let Some((first, others)) = phrase.split_first() else { return false };
         let mut from = 0;
@@ -68,7 +68,7 @@ impl<'t> Text<'t> {
         false
     }
 
-    /// Where a word ends that follows with nothing but punctuation before it.
+    /// Returns the end of a word that follows `end` with only punctuation between them.
     fn word_behind(&self, end: usize, word: &str) -> Option<usize> {
         let rest = &self.0[end..];
         let gap = rest.find(|c| c != '.' && is_name_char(c)).unwrap_or(rest.len());
@@ -76,7 +76,7 @@ impl<'t> Text<'t> {
         starts.find_map(|at| self.word_at(end + at, word))
     }
 
-    /// Where the word ends that stands here.
+    /// Returns the end of the word at this offset, if it is there as a whole word.
     fn word_at(&self, at: usize, word: &str) -> Option<usize> {
         let (before, rest) = self.0.split_at(at);
         let behind = rest.strip_prefix(word)?;
@@ -86,7 +86,7 @@ impl<'t> Text<'t> {
     }
 }
 
-/// Whether a word that begins with `first` can start behind this text.
+/// Whether a word that begins with `first` can start after this text.
 pub(super) fn can_start(before: &str, first: char) -> bool {
     let Some(before) = before.chars().next_back() else { return true };
     !is_name_char(before)
@@ -98,13 +98,13 @@ pub(super) fn can_start(before: &str, first: char) -> bool {
 /// Whether a word that ends with `last` can end before this text.
 fn can_end(last: char, behind: &str) -> bool {
     if behind.starts_with(words::is_mark) {
-        return false; // its last letter is another one
+        return false; // a combining mark makes the last letter a different one
     }
     if words::is_unspaced(last) || (words::is_hangul(last) && behind.starts_with(words::is_hangul))
     {
         return true;
     }
-    // A full stop belongs to the sentence.
+    // A full stop after the word is punctuation.
     let next = behind.trim_start_matches('.').chars().next();
     next.is_none_or(|next| !is_name_char(next) || words::is_found_inside(next))
 }
@@ -205,10 +205,10 @@ mod tests {
             ("", &[], &["", "x", "李"]),
         ] {
             for text in texts {
-                assert!(nothing.mean(text, name), "{text} calls {name}");
+                assert!(nothing.is_mention(text, name), "{text} calls {name}");
             }
             for text in others {
-                assert!(!nothing.mean(text, name), "{text} does not call {name}");
+                assert!(!nothing.is_mention(text, name), "{text} does not call {name}");
             }
         }
     }
@@ -241,7 +241,7 @@ mod tests {
             ("use .net", true),
             ("use net", false),
         ] {
-            assert_eq!(words.mean(text, "alice"), is_it, "{text}");
+            assert_eq!(words.is_mention(text, "alice"), is_it, "{text}");
         }
     }
 }

@@ -1,6 +1,8 @@
-//! What calls somebody back who looks elsewhere: a notification when they are
-//! meant, and the terminal's title. What others wrote gets there cleaned, short and
-//! behind a word of ours: terminals take some titles and notifications for commands.
+//! Notifications for mentions and private messages, and the terminal's title. It does not know
+//! what is on the screen.
+//!
+//! Text of other users is cleaned, truncated and prefixed with a word of the client, because
+//! some terminals interpret certain titles and notifications as commands.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -17,25 +19,25 @@ use super::sanitize::Clean;
 use crate::protocol::{Event, Key, Message, Place, Tags};
 use crate::stdio;
 
-/// Nobody wants to be called more often.
+/// The least time between two notifications.
 const NOTIFY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The longest notification, and the longest title, in characters.
+/// The longest notification and the longest title, in characters.
 const NOTICE_MAX: usize = 120;
 const TITLE_MAX: usize = 80;
 
-/// How to say that somebody is meant.
+/// How the user is notified.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) enum NotifyMethod {
     Off,
     /// The terminal's bell.
     #[default]
     Bell,
-    /// OSC 9, as iTerm2 and Windows Terminal know it.
+    /// OSC 9, supported by iTerm2 and Windows Terminal.
     Osc9,
-    /// OSC 777, as urxvt, foot and VTE know it.
+    /// OSC 777, supported by urxvt, foot and VTE.
     Osc777,
-    /// A program and its arguments; the text is one more.
+    /// A program and its arguments; the text is appended as another argument.
     Program(Vec<String>),
 }
 
@@ -52,7 +54,7 @@ impl FromStr for NotifyMethod {
         }
         match serde_json::from_str::<Vec<String>>(text) {
             Ok(program) if !program.is_empty() => Ok(Self::Program(program)),
-            _ => Err("it is off, bell, osc9, osc777 or a program, as in [\"notify-send\"]".into()),
+            _ => Err("use off, bell, osc9, osc777 or a program such as [\"notify-send\"]".into()),
         }
     }
 }
@@ -69,34 +71,34 @@ impl fmt::Display for NotifyMethod {
     }
 }
 
-/// Calls for attention on the terminal that standard output is.
+/// Notifies the user through the terminal on standard output, or by a program.
 pub(super) struct Notifier {
-    notify: NotifyMethod,
+    method: NotifyMethod,
     words: Highlights,
     last: Option<Instant>,
     has_failed: bool,
     has_title: bool,
     title: String,
-    /// Messages since something was last typed.
+    /// Messages since the last input.
     unread: usize,
 }
 
 impl Notifier {
-    pub(super) fn new(notify: NotifyMethod, words: Highlights, wants_title: bool) -> Self {
+    pub(super) fn new(method: NotifyMethod, words: Highlights, wants_title: bool) -> Self {
         let term = std::env::var("TERM").unwrap_or_default();
         let has_title = wants_title && !matches!(term.as_str(), "linux" | "dumb" | "");
         if has_title {
-            write("\x1b[22;2t"); // keep the title there is
+            write("\x1b[22;2t"); // push the current title
         }
-        let notify = match notify {
-            // tmux keeps such sequences to itself, and tells of a bell.
+        let method = match method {
+            // tmux does not pass these sequences on, but reports a bell.
             NotifyMethod::Osc9 | NotifyMethod::Osc777 if std::env::var_os("TMUX").is_some() => {
                 NotifyMethod::Bell
             }
-            notify => notify,
+            method => method,
         };
         Self {
-            notify,
+            method,
             words,
             last: None,
             has_failed: false,
@@ -106,7 +108,8 @@ impl Notifier {
         }
     }
 
-    /// A line has just come. Gives back what went wrong with calling, the first time.
+    /// Handles a received line, and notifies the user if it concerns them. Returns the error of
+    /// the first notification that fails.
     pub(super) fn heard(&mut self, line: &str, me: &str) -> Option<String> {
         let (_, plain) = Tags::split(line);
         let Some(Event::Message(message)) = Event::parse(plain) else { return None };
@@ -115,20 +118,20 @@ impl Notifier {
         }
         self.unread += 1;
         let is_due = self.last.is_none_or(|last| last.elapsed() >= NOTIFY_INTERVAL);
-        if is_due && (message.place == Place::ToMe || self.words.mean(message.text, me)) {
+        if is_due && (message.place == Place::ToMe || self.words.is_mention(message.text, me)) {
             self.last = Some(Instant::now());
-            let called = self.call(&notice(&message));
-            return called.err().filter(|_| !mem::replace(&mut self.has_failed, true));
+            let result = self.notify(&notice(&message));
+            return result.err().filter(|_| !mem::replace(&mut self.has_failed, true));
         }
         None
     }
 
-    /// Something was typed: all is read.
+    /// Handles input of the user, which means that all messages are read.
     pub(super) fn typed(&mut self) {
         self.unread = 0;
     }
 
-    /// Shows where lines go and how many are unread.
+    /// Shows the target and the number of unread messages in the title.
     pub(super) fn show_title(&mut self, target: &str) {
         let unread = if self.unread > 0 { format!(" ({})", self.unread) } else { String::new() };
         let title = truncate(&format!("chatty {target}"), TITLE_MAX) + &unread;
@@ -138,14 +141,14 @@ impl Notifier {
         }
     }
 
-    fn call(&self, text: &str) -> Result<(), String> {
-        match &self.notify {
+    fn notify(&self, text: &str) -> Result<(), String> {
+        match &self.method {
             NotifyMethod::Off => {}
             NotifyMethod::Bell => write("\x07"),
             NotifyMethod::Osc9 => write(&format!("\x1b]9;{text}\x07")),
             NotifyMethod::Osc777 => write(&format!("\x1b]777;notify;chatty;{text}\x07")),
             NotifyMethod::Program(program) => run(program, text)
-                .map_err(|why| format!("cannot call you, {} does not run: {why}", program[0]))?,
+                .map_err(|why| format!("notifications fail: cannot run {}: {why}", program[0]))?,
         }
         Ok(())
     }
@@ -154,12 +157,12 @@ impl Notifier {
 impl Drop for Notifier {
     fn drop(&mut self) {
         if self.has_title {
-            write("\x1b[23;2t"); // the title there was
+            write("\x1b[23;2t"); // restore the title
         }
     }
 }
 
-/// `chatty: bob in #ops: hi alice`
+/// Returns `chatty: bob in #ops: hi alice`.
 fn notice(message: &Message<'_>) -> String {
     let room = match message.place {
         Place::Room(room) => format!(" in #{room}"),
@@ -168,7 +171,8 @@ fn notice(message: &Message<'_>) -> String {
     truncate(&format!("chatty: {}{room}: {}", message.from, message.text), NOTICE_MAX)
 }
 
-/// Clean, of so many characters, and without what parts the fields of a sequence.
+/// Cleans a text, truncates it to `max` characters and replaces `;`, which separates the fields
+/// of an escape sequence.
 fn truncate(text: &str, max: usize) -> String {
     let text = Clean::of(text).to_string().replace(';', ",");
     if text.chars().count() <= max {
@@ -178,11 +182,11 @@ fn truncate(text: &str, max: usize) -> String {
 }
 
 fn write(text: &str) {
-    // Without a terminal there is nobody to call.
+    // Fails only without a terminal, and then there is no user to notify.
     let _ = stdio::stdout().write_all(text.as_bytes());
 }
 
-/// No shell is asked, so nothing that others wrote is ever a command.
+/// Runs a program without a shell, so that text of other users is never executed.
 fn run(program: &[String], text: &str) -> io::Result<()> {
     let mut child = Command::new(&program[0])
         .args(&program[1..])
@@ -191,7 +195,7 @@ fn run(program: &[String], text: &str) -> io::Result<()> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    thread::spawn(move || child.wait()); // nobody waits for it but somebody has to
+    thread::spawn(move || child.wait()); // reaps the child, without blocking the client
     Ok(())
 }
 
@@ -200,17 +204,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_notice_is_short_clean_and_no_command_of_a_terminal() {
-        let say = |place, text| notice(&Message { place, from: "bob", is_action: false, text });
-        assert_eq!(say(Place::Room("ops"), "hi alice"), "chatty: bob in #ops: hi alice");
-        assert_eq!(say(Place::ToMe, "a;b\x07\x1b]2;x"), "chatty: bob: a,b\u{FFFD}\u{FFFD}]2,x");
-        let long = say(Place::ToMe, &"x".repeat(500));
+    fn notice_is_truncated_clean_and_no_terminal_command() {
+        let notice = |place, text| notice(&Message { place, from: "bob", is_action: false, text });
+        assert_eq!(notice(Place::Room("ops"), "hi alice"), "chatty: bob in #ops: hi alice");
+        assert_eq!(notice(Place::ToMe, "a;b\x07\x1b]2;x"), "chatty: bob: a,b\u{FFFD}\u{FFFD}]2,x");
+        let long = notice(Place::ToMe, &"x".repeat(500));
         assert_eq!(long.chars().count(), NOTICE_MAX);
         assert!(long.ends_with('…'));
     }
 
     #[test]
-    fn how_to_be_called_is_written_and_read() {
+    fn notify_method_is_parsed_and_printed() {
         let program = NotifyMethod::Program(vec!["notify-send".to_owned(), "-u".to_owned()]);
         for notify in [
             NotifyMethod::Off,

@@ -1,6 +1,6 @@
-//! Comings and goings, gathered: who arrives with a class is one line with it, and
-//! who only looks in is none. Nothing is held back for long, and never what is about
-//! oneself.
+//! Coalescing of presence lines: users who join or leave within a few seconds share a line,
+//! and a user who joins and leaves again within that time is not shown. Lines about the user
+//! themselves are never delayed. It does not know how lines are shown.
 
 use std::time::Duration;
 
@@ -12,28 +12,29 @@ use super::mentions::Text;
 use super::state::State;
 use crate::protocol::{Event, Key, LOBBY};
 
-/// How long one waits for others to share its line.
+/// How long the first presence line waits for others.
 const COALESCE_WINDOW: Duration = Duration::from_secs(3);
 
-/// More names than this are counted.
+/// A list of more names than this is abbreviated with their number.
 const NAMES_MAX: usize = 10;
 
-/// In a room of more people than this nobody knows all of them.
+/// In a room with more members than this, [`Joins::Smart`] hides the presence of users who
+/// have not spoken.
 const LARGE_ROOM: usize = 20;
 
-/// Whose comings and goings are shown.
+/// Whose presence is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(super) enum Joins {
     All,
-    /// In a crowd only of those who have said something.
+    /// In a large room only that of users who have spoken
     #[default]
     Smart,
     Off,
 }
 
 impl Joins {
-    /// Whether somebody comes or goes of whom one does not wish to be told. `state`
-    /// is that before: who has quit is in no room any more.
+    /// Whether an event is a presence line that this setting hides. `state` is the state before
+    /// the event, since a user who has quit is no longer in any room.
     pub(super) fn hide(self, event: &Event<'_>, state: &State) -> bool {
         let (room, name) = match *event {
             Event::Joined { room, name } | Event::Left { room, name, .. } => (Some(room), name),
@@ -67,28 +68,28 @@ impl PresenceKind {
 }
 
 #[derive(Debug)]
-struct Move {
-    what: PresenceKind,
-    /// Folded; a person quits in none, and is told of where they come from.
+struct Change {
+    kind: PresenceKind,
+    /// Folded; the lobby for a quit, which belongs to no room.
     room: Key,
     room_name: String,
     name: String,
     reason: Option<String>,
 }
 
-/// What is gathered and not shown yet.
+/// The coalesced presence that is not shown yet.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
-    moves: Vec<Move>,
-    /// What they have cost since the last line that was shown.
+    changes: Vec<Change>,
+    /// Their cost since the last call of [`Self::take`], including cancelled ones.
     size: usize,
     due: Option<Instant>,
 }
 
 impl Presence {
-    /// Takes a line in, if it is one to be gathered.
+    /// Adds an event if it is a presence line of another user. Returns whether it is.
     pub(super) fn gather(&mut self, event: &Event<'_>, me: &str, now: Instant) -> bool {
-        let (what, room, name, reason) = match *event {
+        let (kind, room, name, reason) = match *event {
             Event::Joined { room, name } => (PresenceKind::Joined, room, name, None),
             Event::Left { room, name, reason } => (PresenceKind::Left, room, name, reason),
             Event::Quit { name, reason } => (PresenceKind::Quit, LOBBY, name, reason),
@@ -97,89 +98,89 @@ impl Presence {
         if Key::fold(name) == Key::fold(me) {
             return false;
         }
-        if self.cancels(what, &Key::fold(room), &Key::fold(name)) {
+        if self.cancel_earlier(kind, &Key::fold(room), &Key::fold(name)) {
             return true;
         }
         self.size += cost(room) + cost(name) + cost(reason.unwrap_or_default());
         let (room_name, name) = (room.to_owned(), name.to_owned());
         let reason = reason.map(str::to_owned);
-        self.moves.push(Move { what, room: Key::fold(room), room_name, name, reason });
+        self.changes.push(Change { kind, room: Key::fold(room), room_name, name, reason });
         self.due.get_or_insert(now + COALESCE_WINDOW);
         true
     }
 
-    /// Whether a move undoes earlier ones, which are then as if they never were.
-    fn cancels(&mut self, what: PresenceKind, room: &Key, name: &Key) -> bool {
-        let is_undone = |earlier: &Move| {
+    /// Removes earlier changes that this one undoes. Returns whether there were any.
+    fn cancel_earlier(&mut self, kind: PresenceKind, room: &Key, name: &Key) -> bool {
+        let is_undone = |earlier: &Change| {
             Key::fold(&earlier.name) == *name
-                && match what {
+                && match kind {
                     PresenceKind::Joined => {
-                        earlier.what == PresenceKind::Quit
-                            || (earlier.what == PresenceKind::Left && earlier.room == *room)
+                        earlier.kind == PresenceKind::Quit
+                            || (earlier.kind == PresenceKind::Left && earlier.room == *room)
                     }
                     PresenceKind::Left => {
-                        earlier.what == PresenceKind::Joined && earlier.room == *room
+                        earlier.kind == PresenceKind::Joined && earlier.room == *room
                     }
-                    PresenceKind::Quit => earlier.what == PresenceKind::Joined,
+                    PresenceKind::Quit => earlier.kind == PresenceKind::Joined,
                 }
         };
-        let before = self.moves.len();
-        self.moves.retain(|earlier| !is_undone(earlier));
-        self.moves.len() < before
+        let before = self.changes.len();
+        self.changes.retain(|earlier| !is_undone(earlier));
+        self.changes.len() < before
     }
 
-    /// Whether as much is gathered as can be.
+    /// Whether the limit of [`PRESENCE_MAX`] is exceeded, so that the lines must be shown now.
     pub(super) fn is_full(&self) -> bool {
         self.size > PRESENCE_MAX
     }
 
-    /// Until when to wait for more; never without anything gathered.
+    /// Returns when the lines are to be shown; `None` if there are none.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Whether a line names somebody who has come or gone: whoever reads it has to
-    /// have been told of that.
+    /// Whether the presence must be shown before this line, because the line contains the name
+    /// of a user in it.
     pub(super) fn precedes(&self, plain: &str) -> bool {
-        let is_named = |text: Text<'_>| self.moves.iter().any(|earlier| text.names(&earlier.name));
-        !self.moves.is_empty() && is_named(Text::new(plain))
+        let is_named = |text: Text<'_>| self.changes.iter().any(|change| text.names(&change.name));
+        !self.changes.is_empty() && is_named(Text::new(plain))
     }
 
-    /// What is gathered, as the wire would say it: a line for each room.
+    /// Takes the coalesced presence: a line for each room, in the form of a wire line.
     pub(super) fn take(&mut self) -> Vec<String> {
         (self.due, self.size) = (None, 0);
-        let mut moves = std::mem::take(&mut self.moves);
+        let mut changes = std::mem::take(&mut self.changes);
         let mut lines = Vec::new();
-        while let Some(first) = moves.first() {
+        while let Some(first) = changes.first() {
             let room = first.room.clone();
             let is_lobby = room.as_str() == LOBBY;
             let prefix = if is_lobby { String::new() } else { format!("#{} ", first.room_name) };
-            let (here, elsewhere) = moves.into_iter().partition(|each| each.room == room);
-            moves = elsewhere;
-            lines.push(format!("{prefix}* {}", sentence(&here)));
+            let (same_room, others) = changes.into_iter().partition(|change| change.room == room);
+            changes = others;
+            lines.push(format!("{prefix}* {}", sentence(&same_room)));
         }
         lines
     }
 }
 
-/// `carol, dave joined; bob quit (bye)`, whatever happened first being told first.
-fn sentence(moves: &[Move]) -> String {
-    /// Those who did the same for the same reason.
-    type Part<'a> = ((PresenceKind, Option<&'a str>), Vec<&'a str>);
-    let mut parts: Vec<Part<'_>> = Vec::new();
-    for Move { what, name, reason, .. } in moves {
-        let did = (*what, reason.as_deref());
-        match parts.iter_mut().find(|(known, _)| *known == did) {
+/// Returns `carol, dave joined; bob quit (bye)`, in the order of the events.
+fn sentence(changes: &[Change]) -> String {
+    /// The names with the same kind of change and the same reason.
+    type Clause<'a> = ((PresenceKind, Option<&'a str>), Vec<&'a str>);
+    let mut clauses: Vec<Clause<'_>> = Vec::new();
+    for Change { kind, name, reason, .. } in changes {
+        let predicate = (*kind, reason.as_deref());
+        match clauses.iter_mut().find(|(known, _)| *known == predicate) {
             Some((_, names)) if names.contains(&name.as_str()) => {}
             Some((_, names)) => names.push(name),
-            None => parts.push((did, vec![name])),
+            None => clauses.push((predicate, vec![name])),
         }
     }
-    let part = |((what, reason), names): &Part<'_>| {
+    let clause = |((kind, reason), names): &Clause<'_>| {
         let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
-        format!("{} {}{reason}", list(names), what.verb())
+        format!("{} {}{reason}", list(names), kind.verb())
     };
-    parts.iter().map(part).collect::<Vec<_>>().join("; ")
+    clauses.iter().map(clause).collect::<Vec<_>>().join("; ")
 }
 
 fn list(names: &[&str]) -> String {
@@ -193,7 +194,7 @@ fn list(names: &[&str]) -> String {
 mod tests {
     use super::*;
 
-    fn told(lines: &[&str]) -> Vec<String> {
+    fn coalesced(lines: &[&str]) -> Vec<String> {
         let mut presence = Presence::default();
         for line in lines {
             let event = Event::parse(line).expect(line);
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn comings_and_goings_are_one_line_for_each_room() {
+    fn presence_is_coalesced_to_one_line_per_room() {
         for (lines, expected) in [
             (&[][..], &[][..]),
             (&["* bob joined"], &["* bob joined"]),
@@ -228,15 +229,15 @@ mod tests {
                 &["#Ops * bob joined; carol left", "* bob joined"],
             ),
         ] {
-            assert_eq!(told(lines), expected);
+            assert_eq!(coalesced(lines), expected);
         }
         let crowd: Vec<String> = (0..14).map(|n| format!("* n{n} joined")).collect();
         let crowd: Vec<&str> = crowd.iter().map(String::as_str).collect();
-        assert_eq!(told(&crowd), ["* n0, n1 and 12 others joined"]);
+        assert_eq!(coalesced(&crowd), ["* n0, n1 and 12 others joined"]);
     }
 
     #[test]
-    fn who_only_looks_in_or_comes_back_at_once_is_not_told_of() {
+    fn changes_that_cancel_each_other_are_not_shown() {
         let mut presence = Presence::default();
         for line in
             ["* bob joined", "#ops * bob joined", "* Bob quit", "* carol quit", "* carol joined"]
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn gathering_is_bounded_in_bytes() {
+    fn presence_is_bounded_in_bytes() {
         let mut presence = Presence::default();
         let mut count = 0;
         while !presence.is_full() {
@@ -260,13 +261,13 @@ mod tests {
     }
 
     #[test]
-    fn who_is_named_has_come_before() {
+    fn presence_precedes_line_that_names_its_user() {
         let mut presence = Presence::default();
         assert!(!presence.precedes("bob: hi"));
         for line in ["* bob joined", "#ops * carol left"] {
             presence.gather(&Event::parse(line).expect(line), "alice", Instant::now());
         }
-        for (line, is_it) in [
+        for (line, precedes) in [
             ("bob: hi", true),
             ("dave: welcome, Bob!", true),
             ("#ops * carol was kicked by alice", true),
@@ -277,22 +278,22 @@ mod tests {
             ("dave: 请bob看", true),
             ("[PONG]", false),
         ] {
-            assert_eq!(presence.precedes(line), is_it, "{line}");
+            assert_eq!(presence.precedes(line), precedes, "{line}");
         }
     }
 
     #[test]
-    fn in_a_crowd_only_those_are_missed_who_have_spoken() {
+    fn presence_in_large_room_is_shown_only_of_recent_speakers() {
         use crate::protocol::Tags;
         let mut state = State::new("alice");
-        let mut told = |line: &str| {
+        let mut apply = |line: &str| {
             state.apply(&Tags::default(), &Event::parse(line).expect(line));
         };
         let crowd: Vec<String> = (0..LARGE_ROOM).map(|n| format!("n{n}")).collect();
-        told(&format!("[USERS #lobby {}] alice,{}", LARGE_ROOM + 1, crowd.join(",")));
-        told("@cid=1 [JOINED #ops]".split_once(' ').expect("a tag").1);
-        told("[USERS #ops 2] alice,n3");
-        told("n5: hello");
+        apply(&format!("[USERS #lobby {}] alice,{}", LARGE_ROOM + 1, crowd.join(",")));
+        apply("@cid=1 [JOINED #ops]".split_once(' ').expect("a tag").1);
+        apply("[USERS #ops 2] alice,n3");
+        apply("n5: hello");
         for (line, smart, off) in [
             ("* zed joined", true, true),
             ("#ops * zed joined", false, true),
@@ -312,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_about_me_is_not_gathered() {
+    fn presence_of_own_user_is_not_coalesced() {
         let mut presence = Presence::default();
         for line in ["* Alice joined", "* alice quit (bye)", "* bob is now rob", "bob: hi"] {
             let event = Event::parse(line).expect(line);

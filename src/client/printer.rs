@@ -1,8 +1,10 @@
-//! Lines above the prompt. rustyline's external printer lets a line appear
-//! without disturbing what is being typed, but it can block for as long as a
-//! person likes (in a Ctrl-R search, say), so it has a thread to itself and
-//! nothing waits for that thread; but while much is queued for it, the socket is
-//! not read.
+//! The printer: a thread that prints lines above the prompt. It does not know what the lines
+//! mean.
+//!
+//! rustyline's external printer prints without disturbing the draft, but it can block for an
+//! unbounded time (during a Ctrl-R search, for example). So it runs on its own thread, and
+//! nothing waits for that thread. Backpressure: while its queue is full, the client does not
+//! read the socket.
 
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -21,28 +23,28 @@ use super::screen::Styled;
 use super::wrap::{height, wrap};
 use crate::stdio;
 
-/// Lines that came together are printed together, up to about so many bytes:
-/// each print clears and redraws the prompt.
+/// Queued lines are printed as a batch of about this many bytes, because each print erases
+/// and redraws the prompt.
 const BATCH_MAX: usize = 16 * 1024;
 
-/// So many lines can be shown once more: as many as a large screen has.
+/// How many lines a redraw can show: the rows of a large screen.
 const SCROLLBACK_MAX: usize = 200;
 
-/// Rows of a screen drawn anew that are for the prompt and the draft.
+/// Rows that a redraw reserves for the prompt and the draft.
 const PROMPT_ROWS: usize = 4;
 
-/// Draws the prompt again and nothing else. rustyline puts a line end behind what
-/// has none; going up first makes none of it.
+/// Redraws the prompt and prints nothing. rustyline appends a line end to text that has none;
+/// moving up first compensates for it.
 const REPAINT: &str = "\x1b[A\n";
 
-/// To the first row; the rest of this one is empty; the rest of the screen is.
-/// (Some terminals keep what is cleared from the first row on as if it had been
-/// scrolled off. So the rows are written over the old ones.)
+/// Moves to the first row; erases the rest of a row; erases the rest of the screen. The rows
+/// are overwritten one by one, since some terminals move a screen that is erased from its
+/// first row into the scrollback.
 const HOME: &str = "\x1b[H";
 const ROW_END: &str = "\x1b[K\n";
 const SCREEN_END: &str = "\x1b[J\n";
 
-/// What the printer is asked for.
+/// A request to the printer's thread.
 enum PrintRequest {
     Line(Styled),
     Repaint,
@@ -50,7 +52,7 @@ enum PrintRequest {
 }
 
 impl PrintRequest {
-    /// What it counts against [`SCREEN_MAX`] while it waits.
+    /// Its cost against [`SCREEN_MAX`] while it is queued.
     fn size(&self) -> usize {
         match self {
             Self::Line(line) => cost(line.as_str()),
@@ -59,157 +61,158 @@ impl PrintRequest {
     }
 }
 
-/// How much waits for the printer.
+/// The size of the print queue.
 #[derive(Default)]
-struct Load {
-    waiting: AtomicUsize,
-    moved: Notify,
+struct QueueSize {
+    bytes: AtomicUsize,
+    has_shrunk: Notify,
 }
 
-/// What waits for the printer.
+/// The receiving end of the print queue.
 pub(super) struct PrintQueue {
-    orders: Receiver<PrintRequest>,
-    load: Arc<Load>,
+    requests: Receiver<PrintRequest>,
+    size: Arc<QueueSize>,
 }
 
-/// Where to put lines for the screen.
+/// A handle that queues lines for the screen.
 #[derive(Clone)]
 pub(super) struct Printer {
-    orders: Sender<PrintRequest>,
-    load: Arc<Load>,
+    requests: Sender<PrintRequest>,
+    size: Arc<QueueSize>,
 }
 
 impl Printer {
-    /// A printer, and what it hands to its thread.
+    /// Returns a printer and the queue for its thread.
     pub(super) fn new() -> (Self, PrintQueue) {
-        let (orders, waiting) = mpsc::channel();
-        let load = Arc::<Load>::default();
-        (Self { orders, load: load.clone() }, PrintQueue { orders: waiting, load })
+        let (requests, queue) = mpsc::channel();
+        let size = Arc::<QueueSize>::default();
+        (Self { requests, size: size.clone() }, PrintQueue { requests: queue, size })
     }
 
-    /// Whether more may be queued of what the server sends. What the client itself has
-    /// to say is little, and always queued.
+    /// Whether more lines of the server may be queued. The client's own notices are few and
+    /// always queued.
     pub(super) fn has_room(&self) -> bool {
-        self.load.waiting.load(Ordering::Relaxed) < SCREEN_MAX
+        self.size.bytes.load(Ordering::Relaxed) < SCREEN_MAX
     }
 
-    /// Waits until something has been printed since the last call.
+    /// Waits until a batch has been printed since the last call.
     pub(super) async fn moves(&self) {
-        self.load.moved.notified().await;
+        self.size.has_shrunk.notified().await;
     }
 
-    /// Shows a line; at once, or when the prompt allows it.
+    /// Queues a line, which is printed as soon as the prompt allows it.
     pub(super) fn print(&self, line: Styled) {
-        self.order(PrintRequest::Line(line));
+        self.request(PrintRequest::Line(line));
     }
 
-    /// Draws the prompt again, which has changed.
+    /// Redraws the prompt after its text has changed.
     pub(super) fn repaint(&self) {
-        self.order(PrintRequest::Repaint);
+        self.request(PrintRequest::Repaint);
     }
 
-    /// Clears the screen and shows the latest lines as they are on it now.
+    /// Erases the screen and prints the latest lines for its current size.
     pub(super) fn redraw(&self) {
-        self.order(PrintRequest::Redraw);
+        self.request(PrintRequest::Redraw);
     }
 
-    fn order(&self, order: PrintRequest) {
-        // The thread lives as long as we do; if it does not, there is no screen.
-        self.load.waiting.fetch_add(order.size(), Ordering::Relaxed);
-        let _ = self.orders.send(order);
+    fn request(&self, request: PrintRequest) {
+        self.size.bytes.fetch_add(request.size(), Ordering::Relaxed);
+        // Fails only if the thread has panicked, and then there is no screen to print to.
+        let _ = self.requests.send(request);
     }
 }
 
 impl PrintQueue {
-    /// Starts the thread. It ends when every [`Printer`] is gone.
+    /// Starts the thread. It ends when every [`Printer`] has been dropped.
     pub(super) fn start_printing(
         self,
         out: impl ExternalPrinter + Send + 'static,
         gate: Arc<PromptGate>,
     ) -> JoinHandle<()> {
-        let mut press = PrinterThread { out, gate, kept: VecDeque::new(), kept_size: 0 };
-        thread::spawn(move || press.run(&self))
+        let (scrollback, scrollback_size) = (VecDeque::new(), 0);
+        let mut printer = PrinterThread { out, gate, scrollback, scrollback_size };
+        thread::spawn(move || printer.run(&self))
     }
 }
 
 struct PrinterThread<P> {
     out: P,
     gate: Arc<PromptGate>,
-    /// The latest lines.
-    kept: VecDeque<Styled>,
-    kept_size: usize,
+    /// The latest lines, for a redraw.
+    scrollback: VecDeque<Styled>,
+    scrollback_size: usize,
 }
 
 impl<P: ExternalPrinter> PrinterThread<P> {
-    fn run(&mut self, PrintQueue { orders, load }: &PrintQueue) {
-        let mut held = None;
-        while let Some(first) = held.take().or_else(|| orders.recv().ok()) {
+    fn run(&mut self, PrintQueue { requests, size: queue_size }: &PrintQueue) {
+        let mut postponed = None;
+        while let Some(first) = postponed.take().or_else(|| requests.recv().ok()) {
             let mut batch = String::new();
-            let mut size_taken = 0;
+            let mut batch_cost = 0;
             let mut is_redrawn = false;
             let mut next = Some(first);
             let (columns, _) = size();
-            while let Some(order) = next {
-                if is_redrawn && matches!(order, PrintRequest::Line(_)) {
-                    // The screen is repaired before anything else is added to it.
-                    held = Some(order);
+            while let Some(request) = next {
+                if is_redrawn && matches!(request, PrintRequest::Line(_)) {
+                    // The screen is redrawn before further lines are printed on it.
+                    postponed = Some(request);
                     break;
                 }
-                size_taken += order.size();
-                match order {
+                batch_cost += request.size();
+                match request {
                     PrintRequest::Line(line) => {
                         batch.push_str(&wrap(line.as_str(), line.hang(), columns));
                         // Without its own line end the last line is lost between prompts.
                         batch.push('\n');
-                        self.keep(line);
+                        self.add_to_scrollback(line);
                     }
                     PrintRequest::Repaint => {}
                     PrintRequest::Redraw => is_redrawn = true,
                 }
-                next = if batch.len() < BATCH_MAX { orders.try_recv().ok() } else { None };
+                next = if batch.len() < BATCH_MAX { requests.try_recv().ok() } else { None };
             }
             if !batch.is_empty() {
-                self.print(&batch, &batch);
+                self.print(&batch);
             } else if !is_redrawn {
                 self.print_after_resize(|_| REPAINT.to_owned());
             }
             if is_redrawn {
                 self.print_after_resize(Self::screen);
             }
-            load.waiting.fetch_sub(size_taken, Ordering::Relaxed);
-            load.moved.notify_one();
+            queue_size.bytes.fetch_sub(batch_cost, Ordering::Relaxed);
+            queue_size.has_shrunk.notify_one();
         }
         write(&self.gate.take_undrawn());
     }
 
-    fn keep(&mut self, line: Styled) {
-        self.kept_size += cost(line.as_str());
-        self.kept.push_back(line);
-        while self.kept.len() > SCROLLBACK_MAX || self.kept_size > REDRAWN_MAX {
-            let Some(oldest) = self.kept.pop_front() else { break };
-            self.kept_size -= cost(oldest.as_str());
+    fn add_to_scrollback(&mut self, line: Styled) {
+        self.scrollback_size += cost(line.as_str());
+        self.scrollback.push_back(line);
+        while self.scrollback.len() > SCROLLBACK_MAX || self.scrollback_size > REDRAWN_MAX {
+            let Some(oldest) = self.scrollback.pop_front() else { break };
+            self.scrollback_size -= cost(oldest.as_str());
         }
     }
 
-    /// Prints this above the prompt. Of it `news` must be seen also where there is
-    /// no prompt any more.
-    fn print(&mut self, text: &str, news: &str) {
-        if self.gate.hand_to_prompt(news, None) {
-            // Fails when the prompt has gone meanwhile; then it is undrawn.
-            let _ = self.out.print(text.to_owned());
+    /// Prints lines above the prompt, or directly once there are no more prompts.
+    fn print(&mut self, lines: &str) {
+        if self.gate.pass_to_prompt(lines, None) {
+            // Fails when the prompt has ended meanwhile; the lines then count as undrawn.
+            let _ = self.out.print(lines.to_owned());
         } else {
             write(&self.gate.take_undrawn());
-            write(news);
+            write(lines);
         }
     }
 
-    /// Prints what has no news in it, and lets rustyline learn of a resize first. The
-    /// SIGWINCH of the resize may still be pending for another thread, while [`size`]
-    /// returns the new size already. The handler of a raised signal has run when `raise`
-    /// returns, and rustyline takes signals before it takes what is printed here.
+    /// Prints text without new lines in it, after making rustyline notice a resize.
+    ///
+    /// The SIGWINCH of the resize may still be pending for another thread, although [`size`]
+    /// already returns the new size. When `raise` returns, the signal's handler has run, and
+    /// rustyline handles signals before external prints.
     fn print_after_resize(&mut self, text: impl Fn(&Self) -> String) {
         let (columns, _) = size();
-        if self.gate.hand_to_prompt("", Some(columns)) {
+        if self.gate.pass_to_prompt("", Some(columns)) {
             let _ = raise(Signal::SIGWINCH);
             let _ = self.out.print(text(self));
         } else {
@@ -217,10 +220,10 @@ impl<P: ExternalPrinter> PrinterThread<P> {
         }
     }
 
-    /// The latest lines on an empty screen, with room for a prompt of some rows.
+    /// Returns the latest lines for an empty screen, leaving [`PROMPT_ROWS`] for the prompt.
     fn screen(&self) -> String {
         let (columns, rows) = size();
-        let lines = self.kept.iter().map(|line| wrap(line.as_str(), line.hang(), columns));
+        let lines = self.scrollback.iter().map(|line| wrap(line.as_str(), line.hang(), columns));
         let lines: Vec<String> = lines.collect();
         let all: Vec<&str> = lines.iter().flat_map(|line| line.split('\n')).collect();
         let mut left = rows.saturating_sub(PROMPT_ROWS);
@@ -234,12 +237,12 @@ impl<P: ExternalPrinter> PrinterThread<P> {
     }
 }
 
-/// How many columns and rows the terminal has now.
+/// Returns the columns and rows of the terminal, or 80 and 24 if they are unknown.
 pub(super) fn size() -> (usize, usize) {
     terminal_size().map_or((80, 24), |(columns, rows)| (columns.0.into(), rows.0.into()))
 }
 
-/// What Ctrl-L does: the same screen, drawn anew.
+/// The handler of Ctrl-L: redraws the screen.
 pub(super) struct Redraw(pub(super) Printer);
 
 impl ConditionalEventHandler for Redraw {
@@ -256,92 +259,93 @@ impl ConditionalEventHandler for Redraw {
 }
 
 fn write(text: &str) {
-    // Without a terminal there is nobody to tell.
+    // If the terminal cannot be written, no error can be shown either.
     let _ = stdio::stdout().write_all(text.as_bytes());
 }
 
-/// What the printer knows of the prompt. Two things need it:
+/// Coordinates the printer with the prompt, for two reasons:
 ///
-/// 1. From the moment a line is submitted until the next prompt stands, nothing
-///    may be printed. rustyline would write it straight to the terminal, where
-///    it is wiped away with the submitted line, or overtakes an earlier one.
-/// 2. What rustyline has taken but not drawn is lost when the prompt ends. So it
-///    is kept here until it is seen on the screen, and written at the end.
+/// 1. Between the submission of a line and the next prompt, nothing may be printed: rustyline
+///    would write it directly to the terminal, where it is erased together with the submitted
+///    line, or overtakes an earlier line.
+/// 2. Lines that rustyline has accepted but not drawn are lost when the prompt ends. So the
+///    gate holds them until they are drawn, and the printer writes the rest at the end.
 #[derive(Default)]
 pub(super) struct PromptGate {
     state: Mutex<GateState>,
-    moved: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Default)]
 struct GateState {
     prompt: PromptState,
-    /// There will be no other prompt.
+    /// There will be no further prompt.
     is_last: bool,
-    undrawn: VecDeque<Handed>,
+    undrawn: VecDeque<Undrawn>,
 }
 
-/// What was handed to rustyline.
-struct Handed {
-    news: String,
-    /// How many columns rustyline knows of by the time it draws this, if that is sure.
+/// Lines that rustyline has accepted but not drawn yet.
+struct Undrawn {
+    lines: String,
+    /// The terminal width that rustyline knows when it draws them, if that is certain.
     columns: Option<usize>,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
 enum PromptState {
     #[default]
-    Away,
-    Standing,
-    Over,
+    Hidden,
+    Visible,
+    Ended,
 }
 
 impl PromptGate {
-    /// A prompt stands: what comes can be drawn above it.
+    /// Records that a prompt is visible, so that lines can be drawn above it.
     pub(super) fn open(&self) {
         let mut state = self.lock();
-        if state.prompt == PromptState::Away && !state.is_last {
-            state.prompt = PromptState::Standing;
-            self.moved.notify_all();
+        if state.prompt == PromptState::Hidden && !state.is_last {
+            state.prompt = PromptState::Visible;
+            self.changed.notify_all();
         }
     }
 
-    /// The prompt is going away, for a moment or, if it `is_last`, for good.
+    /// Records that the prompt is about to end, the last of them if it `is_last`.
     pub(super) fn shut(&self, is_last: bool) {
         let mut state = self.lock();
         state.is_last |= is_last;
-        if state.prompt == PromptState::Standing {
-            state.prompt = PromptState::Away;
+        if state.prompt == PromptState::Visible {
+            state.prompt = PromptState::Hidden;
         }
     }
 
-    /// The prompt is gone and the terminal as it was: write as you like.
+    /// Records that the last prompt has ended and the terminal may be written directly.
     pub(super) fn finish(&self) {
-        self.lock().prompt = PromptState::Over;
-        self.moved.notify_all();
+        self.lock().prompt = PromptState::Ended;
+        self.changed.notify_all();
     }
 
-    /// What was handed over first stands above the prompt now. Returns how many columns
-    /// rustyline counts with, if that is sure.
+    /// Records that the oldest undrawn lines are drawn. Returns the terminal width that
+    /// rustyline calculates with, if that is certain.
     pub(super) fn drawn(&self) -> Option<usize> {
         self.lock().undrawn.pop_front()?.columns
     }
 
-    /// Waits for a prompt. `false`: there will be none any more.
-    fn hand_to_prompt(&self, news: &str, columns: Option<usize>) -> bool {
+    /// Waits for a visible prompt and records the lines as undrawn. Returns `false` if there
+    /// will be no further prompt.
+    fn pass_to_prompt(&self, lines: &str, columns: Option<usize>) -> bool {
         let mut state = self.lock();
-        while state.prompt == PromptState::Away {
-            state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+        while state.prompt == PromptState::Hidden {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let is_standing = state.prompt == PromptState::Standing;
-        if is_standing {
-            state.undrawn.push_back(Handed { news: news.to_owned(), columns });
+        let is_visible = state.prompt == PromptState::Visible;
+        if is_visible {
+            state.undrawn.push_back(Undrawn { lines: lines.to_owned(), columns });
         }
-        is_standing
+        is_visible
     }
 
     fn take_undrawn(&self) -> String {
-        self.lock().undrawn.drain(..).map(|handed| handed.news).collect()
+        self.lock().undrawn.drain(..).map(|undrawn| undrawn.lines).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, GateState> {

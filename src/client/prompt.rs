@@ -1,14 +1,14 @@
-//! The prompt: a thread that owns rustyline's editor and hands on what is typed.
+//! The prompt: a thread that owns the rustyline editor and forwards submitted lines to the
+//! main loop. It knows nothing of the connection.
 //!
-//! A submitted line disappears from the prompt's row and comes back as the
-//! server's echo, in the server's order and with its time. So the screen never
-//! shows a line as said that was not, every line stands there once, and passwords
-//! do not stand there at all. (Restyling the row into the final line, which
-//! rustyline allows, would claim both before either is known.)
+//! A submitted line is erased from the prompt's row and reappears as the server's echo, in
+//! the server's order and with the server's time. So the screen never shows a line that was
+//! not sent, shows each line once, and never shows a password. (rustyline could restyle the
+//! row into the final line, but order and time are not known at that point.)
 //!
-//! The thread waits for the answer to a command that moves the target, so that
-//! the next prompt tells the truth from the start. Calling a running prompt off
-//! to change it would lose what was typed ahead.
+//! After a command that changes the target, the thread waits for the answer, so that the next
+//! prompt shows the new target from the start. Cancelling a prompt to change it would lose
+//! typed-ahead input.
 
 use std::borrow::Cow;
 use std::io::{self, Write as _};
@@ -41,40 +41,39 @@ use super::theme::Theme;
 use super::width;
 use crate::stdio;
 
-/// How long the next prompt waits for the answer that says where lines go: not so long
-/// that a typist notices. What comes later is fitted into the prompt that stands.
+/// How long the next prompt waits for the answer to a command that changes the target; too
+/// short for a typist to notice. A later answer is drawn into the visible prompt.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(40);
 
-/// What the prompt hands on.
+/// Input that the prompt forwards to the main loop.
 pub(super) enum Typed {
-    /// A line to be sent. `waiting` is dropped once it is answered.
+    /// A line to send. `waiting` is dropped once the line is answered.
     Line { text: String, waiting: Option<Waiting> },
-    /// The last line: `/quit`, with a reason or without.
+    /// The last line: `/quit`, with or without a reason.
     Quit(String),
-    /// Ctrl-C twice; or a SIGINT came, which while the prompt stands only rustyline
-    /// hears.
+    /// Ctrl-C twice, or a SIGINT, which only rustyline receives while a prompt is visible.
     Interrupted,
-    /// Something the client does itself.
+    /// A command that the client executes itself.
     Local(Local),
-    /// A line the client does not send.
+    /// A line that the client refuses to send; the reason.
     Refused(Cow<'static, str>),
-    /// The terminal cannot be read, and why.
+    /// The terminal cannot be read; the reason.
     Failed(String),
 }
 
-/// Kept by whoever answers, and dropped then.
+/// Held until the line is answered; dropping it releases the prompt's thread.
 pub(super) type Waiting = mpsc::Sender<()>;
 
 pub(super) type ChatEditor = Editor<ChatHelper, DefaultHistory>;
 
-/// What the prompt shares with its keys and with the rest of the client.
+/// State that the prompt shares with its key handlers and the rest of the client.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) state: Arc<Mutex<State>>,
     pub(super) gate: Arc<PromptGate>,
     pub(super) printer: Printer,
     pub(super) theme: Theme,
-    /// A question is on the screen instead of the prompt.
+    /// A question is shown instead of the prompt.
     pub(super) is_asking: Arc<AtomicBool>,
 }
 
@@ -88,15 +87,18 @@ impl Shared {
     }
 }
 
-/// An editor with our looks.
+/// Returns an editor with the client's settings.
+///
+/// # Errors
+/// When rustyline cannot open the terminal.
 pub(super) fn editor(shared: &Shared) -> rustyline::Result<ChatEditor> {
     let config = Config::builder()
         .max_history_size(1000)?
         .history_ignore_dups(true)?
         .completion_type(CompletionType::List)
         .completion_show_all_if_ambiguous(true)
-        // Whether there is colour is the theme's business. Left to rustyline, a
-        // NO_COLOR would also switch off the helper that keeps escapes out.
+        // The theme decides about colour. If rustyline did, NO_COLOR would also disable the
+        // highlighter, which keeps escape sequences out of the draft.
         .color_mode(ColorMode::Forced)
         .bell_style(BellStyle::None)
         .grapheme_cluster_mode(width::MODE)
@@ -108,7 +110,7 @@ pub(super) fn editor(shared: &Shared) -> rustyline::Result<ChatEditor> {
     Ok(editor)
 }
 
-/// Gives Ctrl and a letter a meaning.
+/// Binds Ctrl and a letter to a handler.
 pub(super) fn bind(
     editor: &mut ChatEditor,
     letter: char,
@@ -121,12 +123,12 @@ pub(super) fn bind(
 /// The running prompt.
 pub(super) struct Prompt {
     thread: JoinHandle<()>,
-    is_called_off: Arc<AtomicBool>,
+    is_cancelled: Arc<AtomicBool>,
     gate: Arc<PromptGate>,
 }
 
 impl Prompt {
-    /// Starts the thread.
+    /// Starts the prompt's thread.
     pub(super) fn start(
         editor: ChatEditor,
         history: History,
@@ -134,22 +136,28 @@ impl Prompt {
         typed: UnboundedSender<Typed>,
     ) -> Self {
         let gate = shared.gate.clone();
-        let is_called_off = Arc::new(AtomicBool::new(false));
-        let called_off = is_called_off.clone();
-        let prompt_loop =
-            Loop { editor, history, shared, typed, is_called_off: called_off, unread: None };
-        Self { thread: thread::spawn(move || prompt_loop.run()), is_called_off, gate }
+        let is_cancelled = Arc::new(AtomicBool::new(false));
+        let cancelled = is_cancelled.clone();
+        let prompt_loop = PromptLoop {
+            editor,
+            history,
+            shared,
+            typed,
+            is_cancelled: cancelled,
+            read_failure: None,
+        };
+        Self { thread: thread::spawn(move || prompt_loop.run()), is_cancelled, gate }
     }
 
-    /// Calls a waiting prompt off and waits until the terminal is released;
-    /// `false` if it is not in reasonable time.
+    /// Cancels the prompt and waits until it has released the terminal. Returns `false` if
+    /// that takes longer than a second.
     ///
-    /// rustyline has no such call, but it gives up at SIGINT, which outside of
-    /// it nobody minds: the main thread listens for it. It goes to the prompt's
-    /// thread: in a history search only that thread's own read notices. In case
-    /// it comes between two prompts it is repeated.
+    /// rustyline has no call for this, but it returns at a SIGINT. The signal is harmless
+    /// elsewhere, since the main thread handles it. It is sent to the prompt's thread, because
+    /// in a history search only that thread's `read` is interrupted, and repeated, because it
+    /// may arrive between two prompts.
     pub(super) fn call_off(self) -> bool {
-        self.is_called_off.store(true, Ordering::SeqCst);
+        self.is_cancelled.store(true, Ordering::SeqCst);
         self.gate.shut(true);
         for _ in 0..50 {
             if self.thread.is_finished() {
@@ -158,39 +166,39 @@ impl Prompt {
             let _ = pthread_kill(self.thread.as_pthread_t(), Signal::SIGINT);
             thread::sleep(Duration::from_millis(20));
         }
-        // Also if the thread has panicked: what is left must be seen.
+        // Needed after a panic of the thread, too, so that undrawn lines are printed.
         self.gate.finish();
         self.thread.is_finished()
     }
 }
 
-struct Loop {
+struct PromptLoop {
     editor: ChatEditor,
     history: History,
     shared: Shared,
     typed: UnboundedSender<Typed>,
-    is_called_off: Arc<AtomicBool>,
-    /// Why the last text was not read.
-    unread: Option<Unread>,
+    is_cancelled: Arc<AtomicBool>,
+    /// Why the last read returned no text.
+    read_failure: Option<ReadFailure>,
 }
 
-/// Why no text was read.
-enum Unread {
+/// Why a read returned no text.
+enum ReadFailure {
     /// Ctrl-D.
     Ended,
     /// A SIGINT, or Ctrl-C.
     Interrupted,
-    /// A key that is not UTF-8; the draft up to it.
-    Garbled(String),
+    /// Input that is not UTF-8; the draft before it.
+    InvalidUtf8(String),
     Failed(String),
 }
 
-impl Unread {
-    fn of(problem: &ReadlineError, draft: &str) -> Self {
+impl ReadFailure {
+    fn new(problem: &ReadlineError, draft: &str) -> Self {
         match problem {
             ReadlineError::Interrupted => Self::Interrupted,
             ReadlineError::Io(problem) => match problem.kind() {
-                io::ErrorKind::InvalidData => Self::Garbled(draft.to_owned()),
+                io::ErrorKind::InvalidData => Self::InvalidUtf8(draft.to_owned()),
                 io::ErrorKind::Interrupted => Self::Ended,
                 _ => Self::Failed(stdio::reason(problem)),
             },
@@ -200,57 +208,58 @@ impl Unread {
     }
 }
 
-/// What follows a submitted text.
+/// What the prompt does after a submitted text.
 enum Next {
     Prompt,
-    /// The same again: it was not sent.
-    Keep(String),
-    Leave,
+    /// Show the text as the draft again, since it was not sent.
+    Edit(String),
+    Exit,
 }
 
-/// What becomes of a text of several lines.
+/// The answer to the question about a text of several lines.
 enum Answer {
     Yes,
-    /// All of it as one line.
+    /// Send all of it as one line.
     Joined,
-    /// It is a draft again.
+    /// Back to the draft.
     No,
 }
 
-impl Loop {
+impl PromptLoop {
     fn run(mut self) {
         let mut draft = String::new();
-        while !self.is_called_off.load(Ordering::SeqCst) {
+        while !self.is_cancelled.load(Ordering::SeqCst) {
             let (target, prompt) = {
                 let state = self.shared.state();
                 (state.target(), prompt_text::prompt(&state))
             };
             let Some(text) = self.read(&prompt, &draft) else {
-                let last = match self.unread.take() {
-                    Some(Unread::Garbled(text)) => {
-                        let why = "left out a key that is not UTF-8; is this terminal set to it?";
-                        self.hand_on(Typed::Refused(why.into()));
+                let last = match self.read_failure.take() {
+                    Some(ReadFailure::InvalidUtf8(text)) => {
+                        let why = "ignored a key that is not UTF-8; set the terminal to UTF-8";
+                        self.forward(Typed::Refused(why.into()));
                         draft = text;
                         continue;
                     }
-                    Some(Unread::Failed(why)) => Typed::Failed(why),
-                    Some(Unread::Interrupted) => Typed::Interrupted,
-                    Some(Unread::Ended) | None => Typed::Quit("/quit".to_owned()),
+                    Some(ReadFailure::Failed(why)) => Typed::Failed(why),
+                    Some(ReadFailure::Interrupted) => Typed::Interrupted,
+                    Some(ReadFailure::Ended) | None => Typed::Quit("/quit".to_owned()),
                 };
-                self.hand_on(last);
+                self.forward(last);
                 break;
             };
             draft = match self.submit(&text, &target) {
                 Next::Prompt => String::new(),
-                Next::Keep(text) => text,
-                Next::Leave => break,
+                Next::Edit(text) => text,
+                Next::Exit => break,
             };
         }
         drop(self.editor);
         self.shared.gate.finish();
     }
 
-    /// Reads one text and clears it off the screen. `None`: no more of this.
+    /// Reads one text and erases it from the screen. Returns `None` if nothing was submitted;
+    /// `read_failure` holds the reason.
     fn read(&mut self, prompt: &str, draft: &str) -> Option<String> {
         if let Some(helper) = self.editor.helper() {
             helper.start(draft);
@@ -258,15 +267,15 @@ impl Loop {
         let read = self.editor.readline_with_initial(prompt, (draft, ""));
         self.shared.gate.shut(false);
         let draft = self.editor.helper().map(ChatHelper::draft).unwrap_or_default();
-        self.unread = read.as_ref().err().map(|problem| Unread::of(problem, &draft));
+        self.read_failure = read.as_ref().err().map(|problem| ReadFailure::new(problem, &draft));
         let text = read.ok();
-        let is_kept = matches!(self.unread, Some(Unread::Garbled(_)));
-        if text.is_none() && !draft.is_empty() && !is_kept {
-            // Called off amid a line: it is not sent, but not taken away either.
+        let is_edited_again = matches!(self.read_failure, Some(ReadFailure::InvalidUtf8(_)));
+        if text.is_none() && !draft.is_empty() && !is_edited_again {
+            // Cancelled while a line was typed: the draft is not sent, but stays visible.
             return None;
         }
         let rows = self.editor.helper().map_or(1, ChatHelper::rows);
-        // rustyline has gone to the row below; go up and clear from there.
+        // rustyline has moved to the row below; move up and erase from there.
         let _ = stdio::stdout().write_all(format!("\x1b[{rows}A\r\x1b[J").as_bytes());
         if let Some(helper) = self.editor.helper() {
             helper.finish();
@@ -275,7 +284,7 @@ impl Loop {
     }
 
     fn submit(&mut self, text: &str, target: &str) -> Next {
-        // What is sent is what was seen: nothing hides in a paste.
+        // Invisible characters are removed, so that a paste sends only what the user saw.
         let text = text.replace(|c| is_unseen(c) && !matches!(c, '\n' | '\t'), "");
         let text = local::expand_abbreviation(&text).unwrap_or(text);
         let mut submission = Submission::of(&text);
@@ -285,50 +294,51 @@ impl Loop {
                 Answer::Joined => match Submission::joined(&text) {
                     Some(joined) => submission = joined,
                     None => {
-                        self.hand_on(Typed::Refused("not sent: as one line it is too long".into()));
-                        return Next::Keep(text);
+                        self.forward(Typed::Refused("not sent: too long for one line".into()));
+                        return Next::Edit(text);
                     }
                 },
-                Answer::No => return Next::Keep(text),
+                Answer::No => return Next::Edit(text),
             }
         }
-        // Nobody wants to find that first the next time.
+        // `/quit` would otherwise be the first line that Up offers in the next session.
         if !matches!(submission, Submission::Quit(_)) {
             self.history.add(&mut self.editor, &text);
         }
         match submission {
             Submission::Nothing => {}
-            Submission::Refused(refusal) => self.hand_on(Typed::Refused(refusal.text)),
+            Submission::Refused(refusal) => self.forward(Typed::Refused(refusal.text)),
             Submission::TagsOff => {
-                self.hand_on(Typed::Refused("chatty join needs tags to be on".into()));
+                self.forward(Typed::Refused("chatty join needs tags to be on".into()));
             }
-            Submission::Local(local) => self.hand_on(Typed::Local(local)),
+            Submission::Local(local) => self.forward(Typed::Local(local)),
             Submission::Quit(line) => {
-                self.hand_on(Typed::Quit(line.to_owned()));
-                return Next::Leave;
+                self.forward(Typed::Quit(line.to_owned()));
+                return Next::Exit;
             }
-            Submission::Line { line, moves_target } => self.say(line, moves_target),
+            Submission::Line { line, changes_target } => self.send(line, changes_target),
             Submission::Lines { lines, .. } => {
                 for text in lines {
-                    self.hand_on(Typed::Line { text, waiting: None });
+                    self.forward(Typed::Line { text, waiting: None });
                 }
             }
         }
         Next::Prompt
     }
 
-    fn say(&mut self, line: &str, moves_target: bool) {
+    /// Forwards a line, and waits for its answer if it may change the target.
+    fn send(&mut self, line: &str, changes_target: bool) {
         let text = line.to_owned();
-        if !moves_target {
-            return self.hand_on(Typed::Line { text, waiting: None });
+        if !changes_target {
+            return self.forward(Typed::Line { text, waiting: None });
         }
         let (waiting, answer) = mpsc::channel();
-        self.hand_on(Typed::Line { text, waiting: Some(waiting) });
-        // Nothing is ever sent here: the other end is dropped instead.
+        self.forward(Typed::Line { text, waiting: Some(waiting) });
+        // No value is ever sent: the answer drops the other end.
         let _ = answer.recv_timeout(ANSWER_TIMEOUT);
     }
 
-    /// Asks through the same editor; a second one would fight for the terminal.
+    /// Asks through the same editor; a second one would compete for the terminal.
     fn ask(&mut self, count: usize, target: &str) -> Answer {
         self.shared.is_asking.store(true, Ordering::Relaxed);
         let question = format!("Send {count} lines to {target}? [y]es, [j]oined into one, [N]o: ");
@@ -341,8 +351,8 @@ impl Loop {
         }
     }
 
-    fn hand_on(&self, typed: Typed) {
-        // Nobody listens any more when we are about to be called off.
+    fn forward(&self, typed: Typed) {
+        // Fails when the main loop is about to cancel the prompt.
         let _ = self.typed.send(typed);
     }
 }

@@ -1,10 +1,9 @@
-//! The prompt as it is written: a slot, as wide as the times above it, then where
-//! plain lines go. In the slot stands what is not seen otherwise: that the
-//! connection is lost, that the server takes long or has many lines still to take,
-//! or how much is unread elsewhere.
+//! The text of the prompt: a slot as wide as the times above it, then the target of plain
+//! text. The slot shows that the connection is lost, that the server is slow, how many lines
+//! are unacknowledged, or how many messages are unread. It knows nothing of the editor.
 //!
-//! rustyline measures a prompt once, when it begins to read. What changes
-//! meanwhile is fitted into the columns there are; the next prompt has its own.
+//! rustyline measures a prompt once, when it starts to read. Later changes are fitted into the
+//! measured columns; the next prompt has its own width.
 
 use super::state::{LinkState, State};
 use super::width::drawn;
@@ -12,20 +11,22 @@ use super::width::drawn;
 /// As wide as `HH:MM`.
 const SLOT_WIDTH: usize = 5;
 
-/// A prompt that begins with more unread rooms than fit here counts them together.
+/// The largest width of the slot. If the unread counts per room do not fit, the prompt shows
+/// only their total.
 const SLOT_MAX: usize = 24;
 
-/// So many lines on their way are a paste that the server takes bit by bit.
+/// From this number of unacknowledged lines on, the slot shows it: the lines are a paste that
+/// the server's rate limit slows down.
 const PASTE_LINES: usize = 5;
 
-/// The prompt of one who begins to type now.
+/// Returns a new prompt.
 pub(super) fn prompt(state: &State) -> String {
     let slot = drawn(&slot_texts(state)[0]);
     let slot = if slot > SLOT_MAX { SLOT_WIDTH } else { slot.max(SLOT_WIDTH) };
     prompt_in(state, slot + 1 + drawn(&tail(state)))
 }
 
-/// The prompt in exactly `width` columns.
+/// Returns the prompt in exactly `width` columns.
 pub(super) fn prompt_in(state: &State, width: usize) -> String {
     let tail = tail(state);
     let Some(left) = width.checked_sub(drawn(&tail) + 1) else { return fit(&tail, width) };
@@ -37,7 +38,7 @@ fn tail(state: &State) -> String {
     format!("{}> ", state.target())
 }
 
-/// What there is to say in the slot, the longest first.
+/// Returns the long and the short text of the slot.
 fn slot_texts(state: &State) -> [String; 2] {
     let short = match state.link {
         LinkState::Lost => "lost".to_owned(),
@@ -49,12 +50,12 @@ fn slot_texts(state: &State) -> [String; 2] {
         },
     };
     let rooms = state.unread.rooms().map(|(room, count)| format!("#{room}+{count}"));
-    let is_calm = state.link == LinkState::Up && state.sending < PASTE_LINES;
-    let long = if is_calm { rooms.collect::<Vec<_>>().join(" ") } else { short.clone() };
+    let is_idle = state.link == LinkState::Up && state.sending < PASTE_LINES;
+    let long = if is_idle { rooms.collect::<Vec<_>>().join(" ") } else { short.clone() };
     [long, short]
 }
 
-/// A prompt without a slot in exactly `width` columns.
+/// Returns a prompt without a slot in exactly `width` columns.
 fn fit(prompt: &str, width: usize) -> String {
     const CUT: &str = "...> ";
     if drawn(prompt) <= width {
@@ -63,13 +64,13 @@ fn fit(prompt: &str, width: usize) -> String {
     if width < CUT.len() {
         return CUT[CUT.len() - width..].to_owned();
     }
-    let (mut kept, mut left) = (String::new(), width - CUT.len());
+    let (mut fitted, mut left) = (String::new(), width - CUT.len());
     for c in prompt.chars() {
         let Some(rest) = left.checked_sub(drawn(c.encode_utf8(&mut [0; 4]))) else { break };
         left = rest;
-        kept.push(c);
+        fitted.push(c);
     }
-    format!("{kept}{}{CUT}", ".".repeat(left))
+    format!("{fitted}{}{CUT}", ".".repeat(left))
 }
 
 #[cfg(test)]
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
     use crate::protocol::{Event, Tags};
 
-    fn told(lines: &[&str]) -> State {
+    fn state_after(lines: &[&str]) -> State {
         let mut state = State::new("alice");
         for line in lines {
             let (tags, plain) = Tags::split(line);
@@ -87,17 +88,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unread_elsewhere_stands_in_the_slot() {
-        let mut state = told(&["@cid=1 [JOINED #ops] x", "@cid=2 [JOINED #lobby] x"]);
+    fn slot_shows_unread_messages_and_state_of_connection() {
+        let mut state = state_after(&["@cid=1 [JOINED #ops] x", "@cid=2 [JOINED #lobby] x"]);
         assert_eq!(prompt(&state), "      #lobby> ");
-        let said = |state: &mut State, line: &str| {
+        let apply = |state: &mut State, line: &str| {
             state.apply(&Tags::default(), &Event::parse(line).expect(line));
         };
-        said(&mut state, "bob: here");
-        said(&mut state, "#ops bob: 1");
+        apply(&mut state, "bob: here");
+        apply(&mut state, "#ops bob: 1");
         assert_eq!(prompt_in(&state, 14), "   +1 #lobby> ");
         assert_eq!(prompt(&state), "#ops+1 #lobby> ");
-        said(&mut state, "#ops bob: 2");
+        apply(&mut state, "#ops bob: 2");
         assert_eq!(prompt_in(&state, 15), "#ops+2 #lobby> ");
         state.sending = 40;
         assert_eq!(prompt(&state), "  ↑40 #lobby> ");
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_fits_the_columns_there_are() {
+    fn prompt_is_fitted_into_given_width() {
         assert_eq!(fit("#ops> ", 6), "#ops> ");
         assert_eq!(fit("bob> ", 8), "bob>    ");
         assert_eq!(fit("#operations> ", 8), "#op...> ");

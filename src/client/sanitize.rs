@@ -1,6 +1,6 @@
-//! Text that is safe to put on a terminal. Whatever comes from the network is
-//! made [`Clean`] once more here, field by field: the server cleans too, but a
-//! terminal must not have to trust it.
+//! Text that is safe to write to a terminal. Each field of a line from the network is cleaned
+//! here again: the server cleans text, too, but the client must not rely on that. It knows
+//! nothing of the lines' meaning.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,23 +10,23 @@ use unicode_width::UnicodeWidthChar as _;
 use super::width;
 use crate::protocol::text;
 
-/// More marks than this on one letter are an attack on the lines above.
+/// The most combining marks on one letter; with more, the letter would cover the lines above.
 const MARKS_MAX: usize = 4;
 
-/// Text without control characters, direction overrides and invisible ones.
-/// The printer takes nothing else, so nothing uncleaned can reach the screen.
+/// Text without control characters, direction overrides and invisible characters. The printer
+/// accepts only such text, so untrusted text cannot reach the screen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Clean<'a>(Cow<'a, str>);
 
 impl<'a> Clean<'a> {
-    /// Cleans `text`. Line ends are control characters too: one text, one line.
+    /// Cleans `text`. Line ends count as control characters, so the result is one line.
     pub(super) fn of(text: &'a str) -> Self {
         Self::at(text, 0)
     }
 
-    /// Cleans text that begins in this `column`; TABs go to the next tab stop.
+    /// Cleans text that begins in this `column` and expands TABs to the next tab stop.
     pub(super) fn at(text: &'a str, mut column: usize) -> Self {
-        // ASCII without controls is nearly every line.
+        // Fast path: most lines are ASCII without control characters.
         if text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
             return Self(Cow::Borrowed(text));
         }
@@ -59,18 +59,18 @@ impl fmt::Display for Clean<'_> {
     }
 }
 
-/// Whether a character is better written by its number.
+/// Whether a character is invisible or forbidden, and so better shown by its number.
 pub(super) fn is_unseen(c: char) -> bool {
     text::is_forbidden(c) || is_invisible(c)
 }
 
-/// Characters nobody sees, by which one name can be made to look like another
-/// or a word hidden from a reader. The joiners of emoji and of Indic and
-/// Persian letters (U+200C, U+200D, U+FE0F) have their uses and stay.
+/// Whether a character is invisible. Such characters can make one name look like another, or
+/// hide a word. The joiners and selectors of emoji and of Indic and Persian letters (U+200C,
+/// U+200D, U+FE0F) are needed and allowed.
 fn is_invisible(c: char) -> bool {
-    // Of each plane the last two are no characters.
-    let is_none = u32::from(c) & 0xFFFE == 0xFFFE || matches!(c, '\u{FDD0}'..='\u{FDEF}');
-    is_none
+    // Unicode noncharacters: the last two code points of each plane, and U+FDD0 to U+FDEF.
+    let is_noncharacter = u32::from(c) & 0xFFFE == 0xFFFE || matches!(c, '\u{FDD0}'..='\u{FDEF}');
+    is_noncharacter
         || matches!(c,
         '\u{AD}' | '\u{34F}' | '\u{61C}' | '\u{115F}' | '\u{1160}' | '\u{180E}' | '\u{200B}'
         | '\u{200E}' | '\u{200F}' | '\u{2060}'..='\u{2064}' | '\u{206A}'..='\u{206F}'
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_moves_a_cursor_or_hides_remains() {
+    fn control_and_invisible_characters_are_removed() {
         for (raw, clean) in [
             ("plain", "plain"),
             ("日本 é", "日本 é"),

@@ -1,10 +1,11 @@
-//! From a line of the server to a line on the screen. What is shown is the
-//! wire's own line, in colour and with a time before it: who has seen netcat's
-//! view knows this one, and what is quoted from a screen can be found in a log.
+//! Rendering of server lines for the screen. It knows neither the prompt nor the terminal.
 //!
-//! A [`Styled`] line is made of [`Clean`] text, our own words and colours,
-//! and of nothing else. Colour follows the parsed structure, never the words:
-//! `alice: [PRIVATE MESSAGE] from root` is only what alice says.
+//! A line is shown as on the wire, in colour and with a time before it, so that the view is
+//! the same as with netcat, and quotes from a screen can be found in a log.
+//!
+//! A [`Styled`] line consists only of [`Clean`] text, the client's own words and colours.
+//! Colour follows the parsed structure, never the text: `alice: [PRIVATE MESSAGE] from root`
+//! is an ordinary message of alice.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
@@ -21,11 +22,11 @@ use super::theme::Theme;
 use super::width::most;
 use crate::protocol::{Event, Key, LOBBY, Message, Place, Stamp, Tags};
 
-/// A line that may go to a terminal as it is, without its line end.
+/// A line that is safe to write to a terminal, without its line end.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Styled {
     text: String,
-    /// How many columns it takes.
+    /// Its width in columns, at most.
     width: usize,
     /// See [`Self::hang`].
     hang: usize,
@@ -48,18 +49,18 @@ impl Styled {
         self.put(Style::new(), text)
     }
 
-    /// The line.
+    /// Returns the line with its escape sequences.
     pub(super) fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Where its further rows begin, if it takes several.
+    /// Returns the column at which continuation rows begin.
     pub(super) fn hang(&self) -> usize {
         self.hang
     }
 
-    /// What follows is what its further rows stand under.
-    fn hangs_here(&mut self) -> &mut Self {
+    /// Aligns continuation rows with the text that follows.
+    fn hang_here(&mut self) -> &mut Self {
         self.hang = self.width;
         self
     }
@@ -70,29 +71,29 @@ impl Styled {
 pub(super) enum Times {
     #[default]
     Always,
-    /// Where it is not that of the line above.
+    /// Only if it differs from that of the line above
     Minute,
     Never,
 }
 
-/// Turns lines into styled ones.
+/// Renders lines as [`Styled`] ones.
 pub(super) struct Screen {
     theme: Theme,
     words: Highlights,
     times: Times,
     zone: TimeZone,
-    /// Whether a name is left out where it is that of the line above.
+    /// Whether a name is omitted if the line above has the same.
     groups: bool,
-    /// Who spoke in the line above, and where.
+    /// Sender and place of the message in the line above.
     speaker: RefCell<Option<String>>,
-    /// The time that was last shown.
+    /// The time of the line above.
     last: Cell<Timestamp>,
-    /// Which day it was when it was last asked.
+    /// The date at the last call of [`Self::day`].
     day: Cell<Option<Date>>,
 }
 
 impl Screen {
-    /// With the times of where we are.
+    /// Returns a screen that shows local times.
     pub(super) fn new(theme: Theme, times: Times, groups: bool, words: Highlights) -> Self {
         Self { words, groups, ..Self::in_zone(theme, times, TimeZone::system()) }
     }
@@ -107,8 +108,8 @@ impl Screen {
         self.theme
     }
 
-    /// A line of the server as it came, for whoever has the name `me`; `now` is
-    /// for what bears no time of its own.
+    /// Renders a line of the server for the user with the name `me`. `now` is the time of lines
+    /// without a time tag.
     pub(super) fn line(&self, wire: &str, me: &str, now: Timestamp) -> Styled {
         let (tags, plain) = Tags::split(wire);
         if !matches!(Event::parse(plain), Some(Event::Message(_) | Event::Row { .. })) {
@@ -118,10 +119,10 @@ impl Screen {
         let mut line = Styled::new();
         match Event::parse(plain) {
             Some(Event::Help(row)) => {
-                // What it does stands under itself where it takes several rows.
+                // Continuation rows of the description are aligned with its beginning.
                 let (usage, help) = row.split_at(row.find("  ").map_or(row.len(), |at| at + 2));
                 line.plain(usage);
-                line.hangs_here().plain(help)
+                line.hang_here().plain(help)
             }
             Some(Event::Row { time, message }) => {
                 self.time(&mut line, time.timestamp(), now);
@@ -147,13 +148,13 @@ impl Screen {
                 self.time(&mut line, time, now);
                 line.put(self.theme.faint(), plain)
             }
-            // Of a newer server: shown as it is.
+            // An unknown line of a newer server is shown unchanged.
             None => line.plain(plain),
         };
         line
     }
 
-    /// Who has come and gone, gathered, as the wire would tell it.
+    /// Renders coalesced presence, in the form of a wire line.
     pub(super) fn presence(&self, plain: &str, now: Timestamp) -> Styled {
         self.speaker.take();
         let mut line = Styled::new();
@@ -162,7 +163,7 @@ impl Screen {
         line
     }
 
-    /// A line between two days, when another has begun since it was last asked.
+    /// Returns a date divider if the day has changed since the last call.
     pub(super) fn day(&self, now: Timestamp) -> Option<Styled> {
         let today = now.to_zoned(self.zone.clone()).date();
         let before = self.day.replace(Some(today));
@@ -170,30 +171,30 @@ impl Screen {
         is_new.then(|| self.divider(&today.strftime("%a %-d %b %Y").to_string()))
     }
 
-    /// Something the client itself has to say.
+    /// Renders a notice of the client.
     pub(super) fn notice(&self, text: &str) -> Styled {
         self.speaker.take();
         let mut line = Styled::new();
-        line.put(self.theme.faint(), "-- ").hangs_here().put(self.theme.faint(), text);
+        line.put(self.theme.faint(), "-- ").hang_here().put(self.theme.faint(), text);
         line
     }
 
-    /// Something the client itself has to say that should not be missed.
+    /// Renders a warning of the client.
     pub(super) fn warning(&self, text: &str) -> Styled {
         self.speaker.take();
         let mut line = Styled::new();
-        line.put(self.theme.error(), "-- ").hangs_here().put(self.theme.error(), text);
+        line.put(self.theme.error(), "-- ").hang_here().put(self.theme.error(), text);
         line
     }
 
-    /// A line that is typed and not sent yet.
+    /// Renders a line that was typed but not sent yet.
     pub(super) fn pending(&self, text: &str) -> Styled {
         let mut line = Styled::new();
         line.put(self.theme.faint(), "-- to be sent: ").put(self.theme.faint(), text);
         line
     }
 
-    /// Between what was said meanwhile and what came before.
+    /// Renders a divider between lines.
     pub(super) fn divider(&self, text: &str) -> Styled {
         self.speaker.take();
         let mut line = Styled::new();
@@ -201,7 +202,7 @@ impl Screen {
         line
     }
 
-    /// `HH:MM `, and the day before it where that is not today.
+    /// Puts `HH:MM `, preceded by the date if that is not today's.
     fn time(&self, line: &mut Styled, time: Timestamp, now: Timestamp) {
         let local = time.to_zoned(self.zone.clone());
         let is_today = local.date() == now.to_zoned(self.zone.clone()).date();
@@ -218,7 +219,7 @@ impl Screen {
                 line.put(self.theme.faint(), &shown);
             }
         }
-        line.hangs_here();
+        line.hang_here();
     }
 
     fn message<'a>(&self, line: &'a mut Styled, message: &Message<'_>, me: &str) -> &'a mut Styled {
@@ -244,26 +245,25 @@ impl Screen {
             }
         }
         let is_mine = Key::fold(message.from) == Key::fold(me);
-        let is_meant = !is_mine && self.words.mean(message.text, me);
-        if self.is_known_speaker(message) && !is_meant {
+        let is_mention = !is_mine && self.words.is_mention(message.text, me);
+        if self.has_same_speaker(message) && !is_mention {
             let name = most(message.from) + 2;
             line.plain(&" ".repeat(name));
-            return line.hangs_here().put(words, message.text);
+            return line.hang_here().put(words, message.text);
         }
-        if is_meant {
-            // Where there is no colour a sign says it.
+        if is_mention {
+            // Without colour a sign marks the mention.
             line.plain(if self.theme.has_color() { "" } else { ">" });
             line.put(self.theme.mention(), message.from);
         } else {
             self.name(line, message.from, me);
         }
         line.put(marks, if message.is_action { " " } else { ": " });
-        line.hangs_here().put(words, message.text)
+        line.hang_here().put(words, message.text)
     }
 
-    /// Whether the line above is of the same person in the same place, if that is not
-    /// to be said again.
-    fn is_known_speaker(&self, message: &Message<'_>) -> bool {
+    /// Whether the line above has the same sender and place, and names are grouped.
+    fn has_same_speaker(&self, message: &Message<'_>) -> bool {
         if !self.groups {
             return false;
         }
@@ -273,13 +273,13 @@ impl Screen {
         speaker.is_some() && speaker == before
     }
 
-    /// `[WORD args]` in colour, what follows it plain.
+    /// Puts `[WORD args]` in colour and the rest plain.
     fn reply<'a>(&self, line: &'a mut Styled, plain: &str) -> &'a mut Styled {
         let head = plain.find(']').map_or(plain.len(), |end| end + 1);
         line.put(self.theme.reply(), &plain[..head]).plain(&plain[head..])
     }
 
-    /// `[USERS #room N]` and each name in its colour.
+    /// Puts `[USERS #room N]` and each name in its colour.
     fn names<'a>(
         &self,
         line: &'a mut Styled,
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_the_wires_own_with_a_time() {
+    fn line_is_shown_as_on_the_wire_with_a_time() {
         for (wire, line) in [
             ("@id=1;time=2026-11-23T06:16:00.123Z bob: hi", "06:16 bob: hi"),
             ("bob: hi", "06:20 bob: hi"),
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_shown_as_often_as_one_wishes() {
+    fn time_is_shown_according_to_setting() {
         for (times, rows) in [
             (Times::Always, ["06:16 bob: 1", "06:16 bob: 2", "06:17 bob: 3"]),
             (Times::Minute, ["06:16 bob: 1", "      bob: 2", "06:17 bob: 3"]),
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_said_once_if_one_wishes() {
+    fn repeated_name_is_omitted_when_grouped() {
         let theme = Theme::new(ColorChoice::Never, 0);
         let times = Times::Always;
         for groups in [false, true] {
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn further_rows_stand_under_the_words() {
+    fn continuation_rows_are_aligned_with_text() {
         for (wire, hang) in [("bob: hi", 11), ("#ops ** bob waves", 18), ("* bob joined", 6)] {
             let screen =
                 Screen::in_zone(Theme::new(ColorChoice::Always, 0), Times::Always, TimeZone::UTC);
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn who_speaks_of_me_stands_out_and_nobody_else() {
+    fn only_sender_of_mention_is_highlighted() {
         let styled = |wire| shown(ColorChoice::Always, wire);
         let mention = Theme::new(ColorChoice::Always, 0).mention().style("bob").to_string();
         for wire in ["bob: alice: ping", "#ops bob: hi Alice.", "[PRIVATE MESSAGE] bob: @alice"] {
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn another_day_begins_with_its_date() {
+    fn date_is_shown_when_the_day_changes() {
         let screen =
             Screen::in_zone(Theme::new(ColorChoice::Never, 0), Times::Always, TimeZone::UTC);
         let day = |now: &str| screen.day(now.parse().unwrap()).map(|line| line.text);
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_comes_only_our_own_colours_reach_the_terminal() {
+    fn only_own_colours_reach_the_terminal() {
         let attack = "\x1b]0;pwn\x07\x1b[2J\u{9b}6n\u{202E}";
         for shape in
             ["bob: {}", "{}: hi", "#{} bob: x", "[X {}] y", "* {}", "/{}", "{}", "[ERROR {}]"]

@@ -1,9 +1,8 @@
-//! What we know of the chat, gathered from the lines that pass by: who we are,
-//! where plain lines go, which rooms there are and who is in them. It follows
-//! what the server says and never guesses ahead of it.
+//! The client's view of the chat, derived from the server's lines: the user's name, the target
+//! of plain text, the rooms and their members. It never anticipates an answer of the server,
+//! and knows nothing of the connection or the screen.
 //!
-//! Names end up in the prompt and in what Tab offers, so nothing is kept for one
-//! that is none.
+//! Names appear in the prompt and in completions, so invalid names are never stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,54 +14,54 @@ use crate::commands::{Command, HistoryRange, MessageTarget, Setting};
 use crate::protocol::name::is_name;
 use crate::protocol::{Event, HISTORY_MAX, Key, LOBBY, Message, Place, Tags};
 
-/// How many are remembered as having spoken last.
+/// How many recent speakers are stored.
 const RECENT_SPEAKERS: usize = 50;
 
-/// Where `/query` sends plain lines.
+/// The user to whom `/query` directs plain text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum QueryTarget {
     Off,
     Person(String),
-    /// The person has gone; the server refuses plain lines until told anew.
+    /// The user has left; the server refuses plain text until another target is chosen.
     Lost,
 }
 
-/// How the connection is.
+/// The state of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum LinkState {
     #[default]
     Up,
-    /// What we said has not been answered for so many seconds.
+    /// The oldest unanswered line was sent this many seconds ago.
     Slow(u64),
     Lost,
 }
 
-/// The chat as far as we know it.
+/// The state of the chat, as far as the client knows it.
 #[derive(Debug, Clone)]
 pub(super) struct State {
     me: String,
-    /// What means me besides my name.
+    /// The highlighted words besides the user's name.
     pub(super) words: Highlights,
-    /// The current room, as written; none after leaving the last one.
+    /// The current room, as written; `None` after leaving the last one.
     room: Option<String>,
     query: QueryTarget,
-    /// The rooms we are in, each with who else is.
+    /// The joined rooms and their members.
     joined: BTreeMap<Key, Room>,
     /// How many members these rooms have together.
     members: usize,
-    /// Rooms heard of, in `/list` or an invitation.
-    heard_of: BTreeMap<Key, String>,
-    /// Who spoke last, the latest first.
+    /// Other rooms, known from `/list` or an invitation.
+    other_rooms: BTreeMap<Key, String>,
+    /// Recent speakers, the latest first.
     speakers: Vec<String>,
-    /// Who last wrote to me privately: whom `/reply` means.
-    wrote: Option<String>,
-    /// What is off that is on for somebody new.
+    /// The sender of the latest private message, to whom `/reply` goes.
+    last_private_sender: Option<String>,
+    /// The settings that are off; all are on after a login.
     off: Vec<Setting>,
     away: Option<String>,
     ignored: BTreeMap<Key, String>,
     pub(super) unread: Unread,
     pub(super) link: LinkState,
-    /// How many of my lines are on their way.
+    /// How many lines are sent but not acknowledged.
     pub(super) sending: usize,
 }
 
@@ -81,9 +80,9 @@ impl State {
             query: QueryTarget::Off,
             joined: BTreeMap::new(),
             members: 0,
-            heard_of: BTreeMap::new(),
+            other_rooms: BTreeMap::new(),
             speakers: Vec::new(),
-            wrote: None,
+            last_private_sender: None,
             off: Vec::new(),
             away: None,
             ignored: BTreeMap::new(),
@@ -95,40 +94,40 @@ impl State {
         state
     }
 
-    /// In a new visit, where nothing is known but what the old one wished for.
+    /// Returns the state of a new session, which inherits only the highlights and quiet rooms.
     pub(super) fn begin_anew(&self, me: &str) -> Self {
         Self { words: self.words.clone(), unread: self.unread.begin_anew(), ..Self::new(me) }
     }
 
-    /// Whether I am in this room.
+    /// Whether the user is in this room.
     pub(super) fn is_in(&self, room: &str) -> bool {
         self.joined.contains_key(&Key::fold(room))
     }
 
-    /// Whether this is of a quiet room and does not mean me.
+    /// Whether an event belongs to a quiet room and does not mention the user.
     pub(super) fn is_muted_room(&self, event: &Event<'_>) -> bool {
         match *event {
             Event::Message(Message { place: Place::Room(room), from, text, .. }) => {
                 self.unread.is_quiet(room)
                     && !is_same(from, &self.me)
-                    && !self.words.mean(text, &self.me)
+                    && !self.words.is_mention(text, &self.me)
             }
             Event::Joined { room, .. } | Event::Left { room, .. } => self.unread.is_quiet(room),
             _ => false,
         }
     }
 
-    /// My name.
+    /// Returns the user's name.
     pub(super) fn me(&self) -> &str {
         &self.me
     }
 
-    /// Back in the same visit, greeted with this name.
+    /// Sets the user's name after the session was resumed.
     pub(super) fn greeted(&mut self, me: &str) {
         me.clone_into(&mut self.me);
     }
 
-    /// Where a plain line would go now: `#lobby`, `bob`, `nowhere`.
+    /// Returns the target of plain text: `#lobby`, `bob`, `nowhere`.
     pub(super) fn target(&self) -> String {
         match (&self.query, &self.room) {
             (QueryTarget::Person(name), _) => name.clone(),
@@ -137,24 +136,24 @@ impl State {
         }
     }
 
-    /// The current room, without `#`.
+    /// Returns the current room, without `#`.
     pub(super) fn room(&self) -> Option<&str> {
         self.room.as_deref()
     }
 
-    /// What a line means, where that depends on when it is said: a `/reply` that
-    /// is sent later must not go to whoever has written meanwhile.
+    /// Returns a `/reply` with its current recipient fixed, so that a line that is sent later
+    /// does not go to the sender of a message received meanwhile. `None` for other lines.
     pub(super) fn with_fixed_target(&self, line: &str) -> Option<String> {
-        reply_to(self.wrote.as_deref()?, line)
+        reply_to(self.last_private_sender.as_deref()?, line)
     }
 
-    /// Whether plain lines go to the same place as there, and all rooms are kept.
+    /// Whether plain text has the same target as in `other`, and all its rooms are joined.
     pub(super) fn is_where(&self, other: &Self) -> bool {
         is_same(&self.target(), &other.target())
             && other.joined.keys().all(|room| self.joined.contains_key(room))
     }
 
-    /// What brings somebody who has just logged in where I am now.
+    /// Returns the lines that restore this state after a login.
     pub(super) fn restore_rooms(&self) -> Vec<String> {
         let mut lines = self.restore_settings();
         let is_there = self.joined.len() == 1 && self.is_in(LOBBY);
@@ -162,7 +161,7 @@ impl State {
         lines
     }
 
-    /// What brings a visit of mine that is in these rooms where I am now.
+    /// Returns the lines that restore this state in a session that is in these rooms.
     pub(super) fn way_back_from(&self, rooms: &[&str]) -> Vec<String> {
         let on = [Setting::Echo, Setting::Joins].into_iter().filter(|it| !self.off.contains(it));
         let on = on.map(|setting| Command::Set { change: Some((setting, true)) }.to_string());
@@ -171,20 +170,22 @@ impl State {
             lines.push(Command::Back.to_string());
         }
         lines.extend(self.restore_settings());
-        // Ends a query there is; the rooms come after it, and a query after those.
+        // Ends a query of that session. Joining a room ends a query, too, so the query to
+        // restore comes last.
         lines.push(Command::Query { name: None }.to_string());
         lines.extend(self.moves(rooms, false));
         lines
     }
 
-    /// What asks what was said in my rooms: after a message, or the latest.
+    /// Returns the requests for the history of the joined rooms: the messages after an id, or
+    /// the latest ones.
     pub(super) fn histories(&self, after: Option<u64>) -> Vec<String> {
         let rows = HistoryRange { count: HISTORY_MAX, after };
         let rooms = self.joined.values().map(|room| Some(MessageTarget::Room(&room.name)));
         rooms.map(|thread| Command::History { rows, thread }.to_string()).collect()
     }
 
-    /// What makes somebody new see and be seen as I am.
+    /// Returns the lines that restore settings, away text and ignores after a login.
     fn restore_settings(&self) -> Vec<String> {
         let change = |&setting| Command::Set { change: Some((setting, false)) }.to_string();
         let mut lines: Vec<String> = self.off.iter().map(change).collect();
@@ -197,7 +198,8 @@ impl State {
         lines
     }
 
-    /// From these rooms to mine; `is_there`: I am where I want to be already.
+    /// Returns the lines that change from these rooms to the joined ones and restore the query.
+    /// `is_there`: the rooms are already the joined ones.
     fn moves(&self, from: &[&str], is_there: bool) -> Vec<String> {
         let is_current = |name: &str| self.room().is_some_and(|room| is_same(room, name));
         let (last, others): (Vec<_>, Vec<_>) =
@@ -216,7 +218,7 @@ impl State {
         lines
     }
 
-    /// Who is here besides me, those who spoke last first.
+    /// Returns the other users in the joined rooms, recent speakers first.
     pub(super) fn people(&self) -> Vec<String> {
         let mut known: BTreeSet<Key> = [Key::fold(&self.me)].into();
         let members = self.joined.values().flat_map(|room| room.members.values());
@@ -224,61 +226,61 @@ impl State {
         people.filter(|name| known.insert(Key::fold(name))).cloned().collect()
     }
 
-    /// Whether somebody has said something lately.
+    /// Whether a user is among the recent speakers.
     pub(super) fn has_spoken(&self, name: &str) -> bool {
         self.speakers.iter().any(|speaker| is_same(speaker, name))
     }
 
-    /// How many people are in a room or, where none is named, in the smallest of
-    /// those that somebody is in.
+    /// Returns the number of members of a room or, if none is given, of the smallest room that
+    /// the user with this `name` is in.
     pub(super) fn smallest_room(&self, room: Option<&str>, name: &str) -> usize {
-        let rooms = self.joined.iter().filter(|(key, it)| match room {
+        let rooms = self.joined.iter().filter(|(key, joined)| match room {
             Some(room) => **key == Key::fold(room),
-            None => it.members.contains_key(&Key::fold(name)),
+            None => joined.members.contains_key(&Key::fold(name)),
         });
         rooms.map(|(_, room)| room.members.len()).min().unwrap_or_default()
     }
 
-    /// Rooms we know of, without `#`, those we are in first.
+    /// Returns the known rooms, without `#`, joined ones first.
     pub(super) fn rooms(&self) -> Vec<String> {
         let joined = self.joined.values().map(|room| room.name.clone());
-        let others = self.heard_of.iter().filter(|(key, _)| !self.joined.contains_key(*key));
+        let others = self.other_rooms.iter().filter(|(key, _)| !self.joined.contains_key(*key));
         joined.chain(others.map(|(_, name)| name.clone())).collect()
     }
 
-    /// Takes in a line of the server.
+    /// Updates the state after a line of the server.
     pub(super) fn apply(&mut self, tags: &Tags<'_>, event: &Event<'_>) {
         match *event {
-            Event::Message(Message { place, from, .. }) => self.heard(place, from),
-            Event::Joined { room, name } => self.arrived(room, name),
+            Event::Message(Message { place, from, .. }) => self.apply_message(place, from),
+            Event::Joined { room, name } => self.add_member(room, name),
             Event::Left { room, name, .. } | Event::Kicked { room, name, .. } => {
-                self.gone(room, name);
+                self.remove_member(room, name);
             }
-            Event::Quit { name, .. } => self.quit(name),
-            Event::Renamed { old, new } => self.renamed(old, new),
+            Event::Quit { name, .. } => self.remove_user(name),
+            Event::Renamed { old, new } => self.rename_user(old, new),
             Event::Users { room, names: Some(names), .. } => {
                 let names = names.split(',').filter(|name| is_name(name));
-                names.for_each(|name| self.arrived(room, name));
+                names.for_each(|name| self.add_member(room, name));
             }
             Event::Reply { word: "AWAY", args: "on", text } => self.away = Some(text.to_owned()),
             Event::Reply { word: "AWAY", args: "off", .. } => self.away = None,
-            Event::Reply { word, args, .. } => self.reply(word, args, tags.cid.is_some()),
+            Event::Reply { word, args, .. } => self.apply_reply(word, args, tags.cid.is_some()),
             _ => {}
         }
     }
 
-    fn reply(&mut self, word: &str, args: &str, is_answer: bool) {
+    fn apply_reply(&mut self, word: &str, args: &str, is_answer: bool) {
         let room = args.split(' ').next().unwrap_or_default().trim_start_matches('#');
         match word {
             "QUERY" if args == "off" => {
-                // Unasked for: whom we talked to has gone.
+                // Unsolicited: the user of the query has left.
                 self.query = if is_answer { QueryTarget::Off } else { QueryTarget::Lost };
                 if let (true, Some(room)) = (is_answer, &self.room) {
                     self.unread.read(room);
                 }
             }
             "QUERY" if is_name(args) => self.query = QueryTarget::Person(args.to_owned()),
-            "SET" => self.settings(args),
+            "SET" => self.apply_settings(args),
             "IGNORE" if is_name(args) => {
                 insert_bounded(&mut self.ignored, args, IGNORED_MAX);
             }
@@ -300,14 +302,14 @@ impl State {
                 self.leave(room);
             }
             "ROOM" | "INVITATION" => {
-                insert_bounded(&mut self.heard_of, room, ROOMS_HEARD_OF_MAX);
+                insert_bounded(&mut self.other_rooms, room, ROOMS_HEARD_OF_MAX);
             }
             _ => {}
         }
     }
 
-    /// `echo=on joins=off tags=on`
-    fn settings(&mut self, args: &str) {
+    /// Applies settings such as `echo=on joins=off tags=on`.
+    fn apply_settings(&mut self, args: &str) {
         let is_off =
             |word: &str| args.split(' ').any(|pair| pair.strip_prefix(word) == Some("=off"));
         let off = Setting::TABLE.iter().filter(|(_, word)| is_off(word));
@@ -324,7 +326,7 @@ impl State {
         self.unread.read(room);
     }
 
-    /// Forgets a room; whether it was the current one.
+    /// Removes a joined room. Returns whether it was the current one.
     fn leave(&mut self, room: &str) -> bool {
         if let Some(left) = self.joined.remove(&Key::fold(room)) {
             self.members -= left.members.len();
@@ -337,20 +339,20 @@ impl State {
         was_current
     }
 
-    fn heard(&mut self, place: Place<'_>, from: &str) {
+    fn apply_message(&mut self, place: Place<'_>, from: &str) {
         match place {
             Place::Room(room) => {
-                self.arrived(room, from);
-                let is_here = self.query == QueryTarget::Off
+                self.add_member(room, from);
+                let is_current = self.query == QueryTarget::Off
                     && !self.unread.is_quiet(room)
-                    && self.room.as_deref().is_some_and(|here| is_same(here, room));
-                if is_here || is_same(from, &self.me) {
+                    && self.room.as_deref().is_some_and(|current| is_same(current, room));
+                if is_current || is_same(from, &self.me) {
                     self.unread.read(room);
                 } else {
-                    self.unread.heard(room);
+                    self.unread.add(room);
                 }
             }
-            Place::ToMe => self.wrote = Some(from.to_owned()),
+            Place::ToMe => self.last_private_sender = Some(from.to_owned()),
             Place::ToPerson(_) => {}
         }
         self.speakers.retain(|name| !is_same(name, from));
@@ -358,7 +360,7 @@ impl State {
         self.speakers.truncate(RECENT_SPEAKERS);
     }
 
-    fn arrived(&mut self, room: &str, name: &str) {
+    fn add_member(&mut self, room: &str, name: &str) {
         if let Some(room) = self.joined.get_mut(&Key::fold(room)) {
             let left = MEMBERS_MAX.saturating_sub(self.members);
             let max = room.members.len() + left;
@@ -366,34 +368,34 @@ impl State {
         }
     }
 
-    fn gone(&mut self, room: &str, name: &str) {
+    fn remove_member(&mut self, room: &str, name: &str) {
         if let Some(room) = self.joined.get_mut(&Key::fold(room)) {
             self.members -= usize::from(room.members.remove(&Key::fold(name)).is_some());
         }
     }
 
-    fn quit(&mut self, name: &str) {
+    fn remove_user(&mut self, name: &str) {
         self.speakers.retain(|speaker| !is_same(speaker, name));
         for room in self.joined.values_mut() {
             self.members -= usize::from(room.members.remove(&Key::fold(name)).is_some());
         }
     }
 
-    fn renamed(&mut self, old: &str, new: &str) {
-        let follow = |name: &mut String| {
+    fn rename_user(&mut self, old: &str, new: &str) {
+        let rename = |name: &mut String| {
             if is_same(name, old) {
                 new.clone_into(name);
             }
         };
-        follow(&mut self.me);
-        self.speakers.iter_mut().for_each(follow);
-        self.wrote.iter_mut().for_each(follow);
+        rename(&mut self.me);
+        self.speakers.iter_mut().for_each(rename);
+        self.last_private_sender.iter_mut().for_each(rename);
         if let Some(mut name) = self.ignored.remove(&Key::fold(old)) {
-            follow(&mut name);
+            rename(&mut name);
             self.ignored.insert(Key::fold(new), name);
         }
         if let QueryTarget::Person(name) = &mut self.query {
-            follow(name);
+            rename(name);
         }
         for room in self.joined.values_mut() {
             if room.members.remove(&Key::fold(old)).is_some() {
@@ -404,7 +406,7 @@ impl State {
     }
 }
 
-/// Keeps a name, unless there are so many others. Whether there is one more now.
+/// Stores a name unless `max` others are stored. Returns whether the number of names grew.
 fn insert_bounded(names: &mut BTreeMap<Key, String>, name: &str, max: usize) -> bool {
     let key = Key::fold(name);
     let is_known = names.contains_key(&key);
@@ -423,7 +425,7 @@ fn is_same(a: &str, b: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn told(lines: &[&str]) -> State {
+    fn state_after(lines: &[&str]) -> State {
         let mut state = State::new("alice");
         for line in lines {
             let (tags, plain) = Tags::split(line);
@@ -433,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_follows_the_server() {
+    fn target_follows_the_server() {
         for (lines, target) in [
             (&[][..], "#lobby"),
             (&["@cid=1 [JOINED #ops] hi"], "#ops"),
@@ -447,12 +449,12 @@ mod tests {
             (&["@cid=1 [QUERY bob]", "* bob is now rob"], "rob"),
             (&["@cid=1 [QUERY bob]", "@cid=2 [JOINED #ops] hi"], "#ops"),
         ] {
-            assert_eq!(told(lines).target(), target, "{lines:?}");
+            assert_eq!(state_after(lines).target(), target, "{lines:?}");
         }
     }
 
     #[test]
-    fn the_way_back_leads_to_where_lines_went() {
+    fn rooms_and_query_are_restored_after_login() {
         for (lines, way) in [
             (&[][..], &[][..]),
             (&["@cid=1 [JOINED #ops]"], &["/join lobby", "/join ops"]),
@@ -463,12 +465,12 @@ mod tests {
             (&["@cid=1 [JOINED #ops]", "@cid=2 [PARTED #lobby]"], &["/join ops", "/part lobby"]),
             (&["@cid=1 [QUERY bob]"], &["/query bob"]),
         ] {
-            assert_eq!(told(lines).restore_rooms(), way, "{lines:?}");
+            assert_eq!(state_after(lines).restore_rooms(), way, "{lines:?}");
         }
     }
 
     #[test]
-    fn way_back_from_elsewhere_leaves_other_rooms_and_ends_other_habits() {
+    fn resumed_session_leaves_other_rooms_and_resets_other_settings() {
         let lines = ["@cid=1 [JOINED #ops]", "@cid=2 [PARTED #lobby]", "@cid=3 [QUERY bob]"];
         let way = [
             "/set echo on",
@@ -480,14 +482,14 @@ mod tests {
             "/part Art",
             "/query bob",
         ];
-        assert_eq!(told(&lines).way_back_from(&["lobby", "Art", "OPS"]), way);
+        assert_eq!(state_after(&lines).way_back_from(&["lobby", "Art", "OPS"]), way);
         let lines = ["[SET echo=off joins=on tags=on]", "[AWAY on] x"];
         let way = ["/set joins on", "/set echo off", "/away x", "/query", "/join lobby"];
-        assert_eq!(told(&lines).way_back_from(&["lobby"]), way);
+        assert_eq!(state_after(&lines).way_back_from(&["lobby"]), way);
     }
 
     #[test]
-    fn somebody_new_gets_my_habits_and_what_was_said_meanwhile() {
+    fn settings_are_restored_and_history_requested_after_login() {
         let lines = [
             "[SET echo=on joins=off tags=on]",
             "[AWAY on] at lunch",
@@ -499,15 +501,18 @@ mod tests {
             "@cid=1 [JOINED #ops]",
         ];
         let way = ["/set joins off", "/away at lunch", "/ignore caro", "/join lobby", "/join ops"];
-        assert_eq!(told(&lines).restore_rooms(), way);
+        assert_eq!(state_after(&lines).restore_rooms(), way);
         let histories = ["/history 1000 after 7 #lobby", "/history 1000 after 7 #ops"];
-        assert_eq!(told(&lines).histories(Some(7)), histories);
-        assert_eq!(told(&lines).histories(None), ["/history 1000 #lobby", "/history 1000 #ops"]);
-        assert_eq!(told(&["[AWAY on] x", "[AWAY off]"]).restore_rooms(), [""; 0]);
+        assert_eq!(state_after(&lines).histories(Some(7)), histories);
+        assert_eq!(
+            state_after(&lines).histories(None),
+            ["/history 1000 #lobby", "/history 1000 #ops"]
+        );
+        assert_eq!(state_after(&["[AWAY on] x", "[AWAY off]"]).restore_rooms(), [""; 0]);
     }
 
     #[test]
-    fn people_come_and_go_and_the_last_to_speak_come_first() {
+    fn people_are_listed_with_recent_speakers_first() {
         let lines = [
             "[USERS #lobby 4] alice,bob,carol,dave",
             "carol: hi",
@@ -516,28 +521,28 @@ mod tests {
             "* carol quit (bye)",
             "* erin joined",
         ];
-        assert_eq!(told(&lines).people(), ["Dave", "erin", "rob"]);
-        assert_eq!(told(&["* alice is now al"]).me(), "al");
+        assert_eq!(state_after(&lines).people(), ["Dave", "erin", "rob"]);
+        assert_eq!(state_after(&["* alice is now al"]).me(), "al");
     }
 
     #[test]
-    fn what_is_no_name_is_not_kept_as_one() {
+    fn invalid_name_is_not_stored() {
         let lines = [
             "[USERS #lobby 3] bob,\x1b[2J,a b",
             "@cid=1 [JOINED #\x1b[2J] x",
             "@cid=1 [QUERY \x1b[2J]",
             "[ROOM #\x1b[2J 3] x",
         ];
-        let state = told(&lines);
+        let state = state_after(&lines);
         assert_eq!(state.people(), ["bob"]);
         assert_eq!(state.rooms(), ["lobby"]);
         assert_eq!(state.target(), "#lobby");
     }
 
     #[test]
-    fn names_are_kept_up_to_a_limit_and_counted_right() {
-        let mut state = told(&["@cid=1 [JOINED #ops] x"]);
-        let mut hears = |line: &str| {
+    fn names_are_bounded_and_counted_correctly() {
+        let mut state = state_after(&["@cid=1 [JOINED #ops] x"]);
+        let mut apply_and_count = |line: &str| {
             let (tags, plain) = Tags::split(line);
             state.apply(&tags, &Event::parse(plain).expect(line));
             let rooms = state.joined.values().map(|room| room.members.len());
@@ -555,7 +560,7 @@ mod tests {
             "@cid=2 [PARTED #ops] x",
             "#elsewhere * bob joined",
         ] {
-            hears(line);
+            apply_and_count(line);
         }
         for number in 0..MEMBERS_MAX + 10 {
             let line = format!("* n{number} joined");
@@ -563,21 +568,21 @@ mod tests {
             state.apply(&Tags::default(), &event);
         }
         assert_eq!(state.members, MEMBERS_MAX);
-        let hear = |state: &mut State, line: &str| {
+        let apply = |state: &mut State, line: &str| {
             state.apply(&Tags::default(), &Event::parse(line).expect(line));
         };
-        hear(&mut state, "* n5 quit");
+        apply(&mut state, "* n5 quit");
         assert_eq!(state.members, MEMBERS_MAX - 1);
-        hear(&mut state, "* again joined");
-        hear(&mut state, "* again2 joined");
+        apply(&mut state, "* again joined");
+        apply(&mut state, "* again2 joined");
         assert_eq!(state.members, MEMBERS_MAX);
         for number in 0..ROOMS_HEARD_OF_MAX + 10 {
-            hear(&mut state, &format!("[ROOM #r{number} 1] x"));
+            apply(&mut state, &format!("[ROOM #r{number} 1] x"));
         }
         for number in 0..ROOMS_MAX + 10 {
-            hear(&mut state, &format!("[JOINED #j{number}] x"));
-            hear(&mut state, &format!("#u{number} bob: unread"));
-            hear(&mut state, &format!("[IGNORE i{number}]"));
+            apply(&mut state, &format!("[JOINED #j{number}] x"));
+            apply(&mut state, &format!("#u{number} bob: unread"));
+            apply(&mut state, &format!("[IGNORE i{number}]"));
         }
         assert_eq!(state.rooms().len(), ROOMS_MAX + ROOMS_HEARD_OF_MAX);
         assert_eq!(state.unread.rooms().count(), ROOMS_MAX);
@@ -585,8 +590,8 @@ mod tests {
     }
 
     #[test]
-    fn rooms_one_is_in_come_before_those_heard_of() {
+    fn joined_rooms_are_listed_before_others() {
         let lines = ["[ROOM #lobby 3] x", "[ROOM #art 3] x", "@cid=1 [JOINED #ops]"];
-        assert_eq!(told(&lines).rooms(), ["lobby", "ops", "art"]);
+        assert_eq!(state_after(&lines).rooms(), ["lobby", "ops", "art"]);
     }
 }

@@ -1,31 +1,31 @@
-//! What a submitted text is: one line as typed, or several, which are a paste.
+//! Classification of a submitted text: one typed line, or several lines, which are treated as
+//! a paste. It knows the commands, not the connection or the screen.
 
 use super::local::{self, Local};
 use crate::commands::{self, ArgKind, Command, Request, Setting};
 use crate::protocol::text::{is_blank, is_blank_text, nearest};
 use crate::protocol::{LINE_MAX, Refusal};
 
-/// A text with more line ends than this is not sent without asking.
+/// A text with more line ends than this is sent only after a question.
 const LINE_ENDS_MAX: usize = 2;
 
-/// What is to be done with a text.
+/// What the client does with a submitted text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Submission<'a> {
-    /// Nothing was typed.
+    /// Blank text.
     Nothing,
-    /// A line, text or command. `moves_target`: plain lines may go elsewhere
-    /// after it.
-    Line { line: &'a str, moves_target: bool },
-    /// Something the client does itself.
+    /// A line, text or command. `changes_target`: the line may change where plain text goes.
+    Line { line: &'a str, changes_target: bool },
+    /// A command that the client executes itself.
     Local(Local),
-    /// `/quit`, with a reason or without.
+    /// `/quit`, with or without a reason.
     Quit(&'a str),
-    /// `/set tags off`. Without tags our marks would be read as text, by
-    /// everybody.
+    /// `/set tags off`, which is refused: without tags the server would post the client's cids
+    /// as text.
     TagsOff,
-    /// Several lines, all of them text.
+    /// Several lines, all of them text. `is_doubtful`: the user is asked first.
     Lines { lines: Vec<String>, is_doubtful: bool },
-    /// Not sent, and why: it would become public by mistake.
+    /// A line that is refused because it would become public by mistake.
     Refused(Refusal),
 }
 
@@ -37,9 +37,8 @@ impl<'a> Submission<'a> {
             [line] => Self::of_line(line),
             _ => {
                 let is_long = text.matches('\n').count() > LINE_ENDS_MAX;
-                // Perhaps a paste behind a typed /msg, perhaps a paste as a whole;
-                // perhaps the copy of a private message. Whether that is to be
-                // public only its writer knows.
+                // A paste after a typed `/msg`, a paste as a whole, or a copied private
+                // message: only the user knows whether it is meant to be public.
                 let is_unclear = !is_text(lines[0])
                     || lines.iter().any(|line| !is_text(line) && !line.starts_with('/'));
                 let lines = lines.into_iter().map(as_text).collect();
@@ -48,7 +47,8 @@ impl<'a> Submission<'a> {
         }
     }
 
-    /// All of several lines in one, parted by blanks; none where that is too long.
+    /// Joins several lines into one, separated by blanks. Returns `None` if the result exceeds
+    /// [`LINE_MAX`].
     pub(super) fn joined(text: &str) -> Option<Self> {
         let lines = text.lines().map(|line| line.trim_matches(is_blank));
         let line = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
@@ -68,39 +68,39 @@ impl<'a> Submission<'a> {
             }
             Ok(Request::Command(
                 Command::Join { .. } | Command::Part { .. } | Command::Query { .. },
-            )) => Self::Line { line, moves_target: true },
-            // Not left to the server: an older one would say it in the room.
+            )) => Self::Line { line, changes_target: true },
+            // Refused here, since an older server would post the line in the room.
             Err(refusal) if !line.starts_with('/') => Self::Refused(refusal),
             Ok(Request::Say(_)) if let Some(word) = local_behind_blanks(line) => {
                 Self::Refused(commands::not_at_start(&word))
             }
-            _ => Self::Line { line, moves_target: false },
+            _ => Self::Line { line, changes_target: false },
         }
     }
 }
 
-/// The client's own command that a line was probably meant to be.
+/// Returns the client's own command that a line with leading blanks was probably meant to be.
 fn local_behind_blanks(line: &str) -> Option<String> {
     commands::word_behind_blanks(line).filter(|word| local::args_of(word).is_some())
 }
 
-/// Whether a line holds a password or a key, so that it is better forgotten.
+/// Whether a line holds a password or a key and so must not be stored in the history.
 pub(super) fn is_secret(text: &str) -> bool {
     secret_from(text).is_some()
 }
 
-/// Where a password or a key begins in a command that takes one, also where the
-/// command is only begun or mistyped.
+/// Returns the byte offset of the password or key in a command that has such an argument.
+/// Abbreviated and mistyped commands are recognized, too.
 pub(super) fn secret_from(line: &str) -> Option<usize> {
     let line_start = commands::behind_blanks(line);
-    let begun = line_start.strip_prefix('/')?.split(is_blank).next()?;
-    let whole = local::expand_abbreviation(&format!("/{begun}"));
-    let whole = whole.as_deref().map_or(begun, |whole| &whole[1..]);
+    let prefix = line_start.strip_prefix('/')?.split(is_blank).next()?;
+    let name = local::expand_abbreviation(&format!("/{prefix}"));
+    let name = name.as_deref().map_or(prefix, |name| &name[1..]);
     let known = commands::TABLE.iter().map(|row| row.name);
-    let row = commands::find(whole).or_else(|| commands::find(nearest(whole, known)?))?;
+    let row = commands::find(name).or_else(|| commands::find(nearest(name, known)?))?;
     let at = row.args.iter().position(|arg| arg.kind == ArgKind::Secret)?;
     let mut rest = line_start;
-    // Behind the command itself and what comes before the secret.
+    // Skip the command and the arguments before the secret.
     for _ in 0..=at {
         rest = rest.trim_start_matches(is_blank);
         rest = &rest[rest.find(is_blank)?..];
@@ -113,14 +113,14 @@ fn is_text(line: &str) -> bool {
     matches!(commands::parse(line), Ok(Request::Say(_)))
 }
 
-/// A pasted line stays text: `/x` is said, not done.
+/// Escapes a pasted line, so that `/x` is sent as text and not executed.
 fn as_text(line: &str) -> String {
     let command = commands::behind_blanks(line);
     match commands::parse(line) {
-        Ok(Request::Say(said)) if said == line => line.to_owned(),
+        Ok(Request::Say(text)) if text == line => line.to_owned(),
         _ if command.starts_with('/') => format!("/{command}"),
-        // What looks private would be taken for a command. Behind a blank the server
-        // refuses it.
+        // A copied private message would be taken for a command. With a leading blank the
+        // server refuses it.
         _ => format!(" {line}"),
     }
 }
@@ -130,8 +130,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_is_what_it_says() {
-        let line = |line, moves_target| Submission::Line { line, moves_target };
+    fn single_line_is_classified_by_its_content() {
+        let line = |line, changes_target| Submission::Line { line, changes_target };
         for (text, submission) in [
             ("", Submission::Nothing),
             (" \n\n", Submission::Nothing),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn line_that_would_become_public_by_mistake_is_not_sent() {
+    fn line_is_refused_when_it_would_become_public_by_mistake() {
         for line in [" /msg bob x", " /quiet", "\u{a0}/say x", "12:07 [PRIVATE MESSAGE] bob: x"] {
             assert!(matches!(Submission::of(line), Submission::Refused(_)), "{line}");
         }
@@ -161,17 +161,17 @@ mod tests {
     }
 
     #[test]
-    fn pasted_private_message_is_refused_and_not_sent_to_anybody() {
+    fn pasted_private_message_is_refused_by_the_server() {
         for text in ["a\n[PRIVATE MESSAGE] bob: x", "[PRIVATE MESSAGE] bob: x\nb"] {
             let Submission::Lines { lines, .. } = Submission::of(text) else { panic!("{text}") };
             let refused = lines.iter().filter(|line| commands::parse(line).is_err()).count();
-            let said = lines.iter().filter(|line| is_text(line)).count();
-            assert_eq!((refused, said), (1, 1), "{text}");
+            let sent = lines.iter().filter(|line| is_text(line)).count();
+            assert_eq!((refused, sent), (1, 1), "{text}");
         }
     }
 
     #[test]
-    fn several_lines_are_text_and_many_or_unclear_ones_are_doubtful() {
+    fn several_lines_are_text_and_doubtful_when_many_or_ambiguous() {
         for (text, sent, is_doubtful) in [
             ("a\nb", &["a", "b"][..], false),
             ("a\n/quit\n//x", &["a", "//quit", "///x"], false),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn several_lines_can_be_one() {
+    fn several_lines_are_joined_into_one() {
         for (text, line) in [
             ("a\nb", "a b"),
             ("\n  a \n\n\t/b\n", "a /b"),
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_not_remembered() {
+    fn line_with_a_password_is_secret() {
         assert!(is_secret("/login alice secret") && is_secret("/PASSWD x"));
         assert!(is_secret("/join ops key") && is_secret("/lock key") && is_secret("/regsiter x"));
         assert!(is_secret(" /login alice secret") && is_secret("\u{a0}/register x"));

@@ -1,8 +1,9 @@
-//! Ctrl-Z: hands the terminal back to the shell, as it was, until `fg`.
+//! Ctrl-Z: suspends the client, with the terminal's original settings, until `fg`. It knows
+//! nothing of the chat.
 //!
-//! rustyline has this too, but stops the process by a signal and goes on at
-//! once to take the terminal again. With several threads that is a race: the
-//! stop may come after, and `fg` then finds a terminal that does not listen.
+//! rustyline implements this, too, but after raising the signal it changes the terminal's
+//! settings again at once. With several threads that is a race: the process may stop only after
+//! that, and the shell then gets a terminal without echo and line editing.
 
 use std::io::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,16 +19,16 @@ use super::printer::PromptGate;
 use super::terminal::SANE;
 use crate::stdio;
 
-/// Longer than a signal takes to stop us on a busy machine. Over by the time
-/// the shell lets us go on; felt only where there is no shell to do so.
+/// How long to wait for the signal to stop the process; enough on a busy machine. It has passed
+/// by the time the shell continues the process, so it is noticeable only without a shell.
 const STOP_TIME: Duration = Duration::from_millis(300);
 
 const BRACKETED_PASTE: &[u8] = b"\x1b[?2004h";
 
-/// What Ctrl-Z does.
+/// The handler of Ctrl-Z.
 pub(super) struct Suspend {
     gate: Arc<PromptGate>,
-    /// The terminal's settings before us.
+    /// The terminal's settings before the client started.
     saved: Mutex<Option<Termios>>,
 }
 
@@ -51,7 +52,7 @@ impl ConditionalEventHandler for Suspend {
         };
         self.gate.shut(false);
         set(saved, SANE);
-        // All that was started with us, as the terminal itself would do it.
+        // The whole process group, as the terminal itself would signal it.
         let _ = kill(Pid::from_raw(0), Signal::SIGTSTP);
         thread::sleep(STOP_TIME);
         set(&ours, BRACKETED_PASTE);

@@ -1,6 +1,6 @@
-//! The terminal's own settings. While we run it does not echo: between two
-//! prompts keys typed ahead would otherwise show up where they do not belong.
-//! However we end, it gets back what it had.
+//! The terminal's settings (termios). While the client runs, echo is off, since between two
+//! prompts typed-ahead keys would otherwise appear among the chat. The original settings are
+//! restored however the client ends. It knows nothing of what is drawn.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -18,13 +18,12 @@ use crate::stdio;
 /// Bracketed paste off, cursor shown, colours off.
 pub(super) const SANE: &[u8] = b"\x1b[?2004l\x1b[?25h\x1b[0m";
 
-/// How a program ends that has panicked.
+/// The exit code of a Rust program after a panic.
 const PANICKED: i32 = 101;
 
-/// Opens the terminal again in place of the inherited descriptors. Programs that shared
-/// those may have left `O_NONBLOCK` on them, or may set it later; rustyline takes a call
-/// that would block for the end. Where the terminal cannot be opened, the inherited
-/// descriptors stay.
+/// Reopens the terminal in place of the inherited descriptors. Programs that share those may
+/// have set `O_NONBLOCK` on them, or may set it later, and rustyline treats a call that would
+/// block as the end of input. If the terminal cannot be opened, the inherited descriptors stay.
 pub(super) fn reopen() {
     let mut options = File::options();
     options.read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits());
@@ -37,12 +36,13 @@ pub(super) fn reopen() {
     }
 }
 
-/// Gives the terminal back its settings when dropped, in a panic too.
+/// Restores the terminal's settings when dropped, also during a panic.
 pub(super) struct Terminal {
     saved: Option<Termios>,
 }
 
 impl Terminal {
+    /// Saves the settings and turns echo off.
     pub(super) fn quiet() -> Self {
         let saved = termios::tcgetattr(io::stdin()).ok();
         if let Some(mut quiet) = saved.clone() {
@@ -52,23 +52,23 @@ impl Terminal {
         Self { saved }
     }
 
-    /// From now on a panic, of whatever thread, ends the program with the terminal
-    /// as it was before, and is told below the prompt.
+    /// Installs a panic hook that restores the terminal, prints the panic below the prompt and
+    /// ends the program, whichever thread has panicked.
     pub(super) fn outlives_panics(&self) {
-        let (saved, tell) = (Mutex::new(self.saved()), panic::take_hook());
+        let (saved, default_hook) = (Mutex::new(self.saved()), panic::take_hook());
         panic::set_hook(Box::new(move |info| {
             let saved = saved.lock().unwrap_or_else(PoisonError::into_inner);
             restore(saved.as_ref(), &[SANE, b"\r\n"].concat());
-            tell(info);
-            // Without any one of its threads there is no chat. The main thread
-            // ends by itself, and cleans up.
+            default_hook(info);
+            // The client needs each of its threads. A panic of the main thread unwinds, which
+            // cleans up and ends the program.
             if thread::current().name() != Some("main") {
                 process::exit(PANICKED);
             }
         }));
     }
 
-    /// The settings it had before us.
+    /// Returns the settings before the client started.
     pub(super) fn saved(&self) -> Option<Termios> {
         self.saved.clone()
     }
@@ -76,7 +76,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // In a panic the prompt's thread may have drawn another prompt meanwhile.
+        // During a panic the prompt's thread may have drawn another prompt; erase it.
         let sequence: &[u8] = if thread::panicking() { b"\r\x1b[J" } else { b"" };
         restore(self.saved.as_ref(), &[SANE, sequence].concat());
     }

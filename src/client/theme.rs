@@ -1,5 +1,6 @@
-//! The colours, all of them. Without colour every style but one (of a draft that is
-//! too long) is plain and writes no escape sequence, so nobody else asks whether there is colour.
+//! The theme: all colours and styles. It knows nothing of what is written with them. Without
+//! colour every style except [`Theme::excess`] is plain and writes no escape sequence, so no
+//! other module has to check whether there is colour.
 
 use std::io::IsTerminal as _;
 
@@ -10,19 +11,19 @@ use crate::protocol::Key;
 /// When to use colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum ColorChoice {
-    /// As the environment says, else on a terminal.
+    /// As the environment variables say, else only on a terminal
     #[default]
     Auto,
-    /// Also in a pipe, and with `NO_COLOR`.
+    /// Even in a pipe and with `NO_COLOR`
     Always,
-    /// Never.
+    /// Never
     Never,
 }
 
 impl ColorChoice {
-    /// What is more deliberate wins: our own flag, then `FORCE_COLOR`
-    /// (force-color.org), `NO_COLOR` (no-color.org), `CLICOLOR_FORCE`
-    /// (bixense.com/clicolors), and without any of them what is written to.
+    /// Decides whether to use colour. The more specific setting wins: the client's own flag,
+    /// then `FORCE_COLOR` (force-color.org), `NO_COLOR` (no-color.org), `CLICOLOR_FORCE`
+    /// (bixense.com/clicolors), and without any of them whether the output is a terminal.
     fn has_color(self, variable: impl Fn(&str) -> Option<String>, can_show: bool) -> bool {
         let is_set = |name| variable(name).is_some_and(|value| !value.is_empty());
         let is_forced = |name| is_set(name) && variable(name).is_some_and(|value| value != "0");
@@ -36,15 +37,15 @@ impl ColorChoice {
     }
 }
 
-/// Colours of the 256 that can be read on black and on white alike. None is
-/// like those of errors and private messages.
+/// Colours of the 256-colour palette that are legible on black and on white and differ from
+/// those of errors and private messages.
 const NAME_COLORS: [u8; 12] = [27, 29, 30, 32, 61, 64, 67, 97, 99, 100, 130, 166];
 
-/// The same of the eight that every terminal has.
+/// The name colours for terminals with fewer than 256 colours, from the basic eight.
 const FEW_COLORS: [AnsiColors; 3] = [AnsiColors::Green, AnsiColors::Blue, AnsiColors::Cyan];
 
-/// Terminals that have no more than sixteen colours call themselves one of these;
-/// whatever has 256 and calls itself so too sets `COLORTERM`.
+/// Whether the terminal has 256 colours. Terminals with at most 16 colours set one of these
+/// values of `TERM`; those with 256 that set one of them, too, also set `COLORTERM`.
 fn has_many_colors(variable: impl Fn(&str) -> Option<String>) -> bool {
     let has_few = matches!(
         variable("TERM").as_deref(),
@@ -54,18 +55,18 @@ fn has_many_colors(variable: impl Fn(&str) -> Option<String>) -> bool {
     !has_few || variable("COLORTERM").is_some_and(|value| !value.is_empty())
 }
 
-/// How each part of a line looks.
+/// The style of each part of a line.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Theme {
     has_color: bool,
-    /// Whether the terminal knows 256 colours.
+    /// Whether the terminal has 256 colours.
     has_many: bool,
-    /// Other seeds, other colours for the same names.
+    /// Selects the assignment of colours to names.
     seed: u32,
 }
 
 impl Theme {
-    /// For standard output.
+    /// Returns the theme for standard output.
     pub(super) fn new(choice: ColorChoice, seed: u32) -> Self {
         let variable = |name: &str| Some(std::env::var_os(name)?.to_string_lossy().into_owned());
         let is_dumb = variable("TERM").is_some_and(|term| term == "dumb");
@@ -74,14 +75,14 @@ impl Theme {
         Self { has_color, has_many: has_many_colors(variable), seed }
     }
 
-    /// Whether anything is in colour.
+    /// Whether colour is used.
     pub(super) fn has_color(self) -> bool {
         self.has_color
     }
 
-    /// A person's name: always the same colour for the same name.
+    /// A user's name; the same name always has the same colour.
     pub(super) fn name(self, name: &str) -> Style {
-        // FNV-1a: its low bits differ also for names that differ by a letter.
+        // FNV-1a, since its low bits differ even between names that differ by one letter.
         let hash = Key::fold(name).as_str().bytes().fold(0x811C_9DC5 ^ self.seed, |hash, byte| {
             (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         });
@@ -93,23 +94,23 @@ impl Theme {
         self.with(|style| style.color(XtermColors::from(color)))
     }
 
-    /// One's own name.
+    /// The user's own name.
     pub(super) fn me(self) -> Style {
         self.with(Style::bold)
     }
 
-    /// The name of somebody who speaks of me.
+    /// The sender's name in a message that mentions the user.
     pub(super) fn mention(self) -> Style {
         self.with(|style| style.bold().reversed())
     }
 
-    /// What does not fit into a line any more; seen without colour too.
-    pub(super) fn too_much(self) -> Style {
+    /// The end of a draft that exceeds the line limit; visible without colour, too.
+    pub(super) fn excess(self) -> Style {
         let style = Style::new().underline();
         if self.has_color { style.red() } else { style }
     }
 
-    /// Times, comings and goings: there, but not in the way.
+    /// Times, presence and notices.
     pub(super) fn faint(self) -> Style {
         self.with(Style::dimmed)
     }
@@ -119,7 +120,7 @@ impl Theme {
         self.with(Style::magenta)
     }
 
-    /// What somebody does instead of saying it.
+    /// The text of an action (`/me`).
     pub(super) fn action(self) -> Style {
         self.with(Style::italic)
     }
@@ -149,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_more_deliberate_decides_on_colour() {
+    fn more_specific_setting_decides_on_colour() {
         use ColorChoice::{Always, Auto, Never};
         for (choice, variables, can_show, has_color) in [
             (Auto, &[][..], true, true),
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_keeps_its_colour_whatever_its_case_and_no_colour_means_no_escape() {
+    fn name_colour_ignores_case_and_is_no_escape_without_colour() {
         let shown = |theme: Theme, name| theme.name(name).style("x").to_string();
         let few = Theme { has_color: true, has_many: false, seed: 0 };
         let many = Theme { has_many: true, ..few };
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_terminal_says_how_many_colours_it_has() {
+    fn number_of_colours_follows_term_and_colorterm() {
         for (variables, has_many) in [
             (&[("TERM", "xterm-256color")][..], true),
             (&[("TERM", "alacritty")], true),
@@ -205,7 +206,7 @@ mod tests {
         }
     }
 
-    /// Of the colour cube, as WCAG 2 measures it.
+    /// Returns the relative luminance (WCAG 2) of a colour of the 6×6×6 cube.
     fn luminance(color: u8) -> f64 {
         let linear = |level: u8| match level {
             0 => 0.0,
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn names_can_be_read_on_black_and_on_white() {
+    fn name_colours_are_legible_on_black_and_on_white() {
         for color in NAME_COLORS {
             let (on_white, on_black) =
                 (1.05 / (luminance(color) + 0.05), (luminance(color) + 0.05) / 0.05);

@@ -1,22 +1,22 @@
-//! What was said in the rooms where one is not looking, counted; and the rooms that
-//! are kept quiet, of which only the count is seen.
+//! Counts of unread messages per room, and the quiet rooms, of which only the count is shown.
+//! It does not know which room is current.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::limits::ROOMS_MAX;
 use crate::protocol::Key;
 
-/// See the head of this file.
+/// The unread counts and the quiet rooms.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Unread {
-    /// Each room as written, and how many messages.
+    /// Each room as written, and its number of unread messages.
     rooms: BTreeMap<Key, (String, usize)>,
     quiet: BTreeSet<Key>,
 }
 
 impl Unread {
-    /// Somebody said something there.
-    pub(super) fn heard(&mut self, room: &str) {
+    /// Counts a message of a room. Beyond [`ROOMS_MAX`] rooms, messages are not counted.
+    pub(super) fn add(&mut self, room: &str) {
         let key = Key::fold(room);
         if self.rooms.len() >= ROOMS_MAX && !self.rooms.contains_key(&key) {
             return;
@@ -25,22 +25,22 @@ impl Unread {
         *count += 1;
     }
 
-    /// All of it is read.
+    /// Marks all messages of a room as read.
     pub(super) fn read(&mut self, room: &str) {
         self.rooms.remove(&Key::fold(room));
     }
 
-    /// Each room in which something is unread, and how much.
+    /// Returns each room with unread messages, and their number.
     pub(super) fn rooms(&self) -> impl Iterator<Item = (&str, usize)> {
         self.rooms.values().map(|(room, count)| (room.as_str(), *count))
     }
 
-    /// How much is unread.
+    /// Returns the number of unread messages in all rooms.
     pub(super) fn total(&self) -> usize {
         self.rooms().map(|(_, count)| count).sum()
     }
 
-    /// Makes a room quiet, or ends that; whether it is quiet now.
+    /// Toggles whether a room is quiet. Returns whether it is quiet now.
     pub(super) fn toggle_quiet(&mut self, room: &str) -> bool {
         self.read(room);
         let room = Key::fold(room);
@@ -52,7 +52,7 @@ impl Unread {
         self.quiet.contains(&Key::fold(room))
     }
 
-    /// In a new visit the quiet rooms are those of the old one.
+    /// Returns the counts of a new session, which inherits only the quiet rooms.
     pub(super) fn begin_anew(&self) -> Self {
         Self { rooms: BTreeMap::new(), quiet: self.quiet.clone() }
     }

@@ -1,11 +1,13 @@
-//! How many columns text takes on a terminal. Terminals disagree: 👩‍💻 takes two columns or
-//! four, ❤️ one or two, a vowel sign none or one. No answer is right everywhere, so there are
-//! two, each safe for its purpose, and nothing in the client measures text in another way:
+//! The width of text in terminal columns. It does not know the terminal's size.
 //!
-//! - [`drawn`] is what the line editor counts for the prompt, the draft and lists of
-//!   completions. [`super::draft`] makes the terminal keep to it.
-//! - [`most`] is the largest number that a terminal in common use takes. Chat lines are
-//!   broken by it: a row may end early, but the terminal does not break it again.
+//! Terminals disagree: 👩‍💻 takes two columns or four, ❤️ one or two, a vowel sign none or one.
+//! No answer is right for all terminals, so there are two measures, each safe for its purpose,
+//! and the client uses no other:
+//!
+//! - [`drawn`] is the width that the line editor counts for the prompt, the draft and lists of
+//!   completions. [`super::draft`] makes the terminal use the same width.
+//! - [`most`] is the largest width on a terminal in common use. Chat lines are wrapped by it: a
+//!   row may end early, but the terminal does not wrap it again.
 
 use std::env;
 use std::sync::OnceLock;
@@ -13,33 +15,33 @@ use std::sync::OnceLock;
 use rustyline::GraphemeClusterMode;
 use unicode_width::UnicodeWidthChar as _;
 
-/// The editor adds up code points and joins none, whatever terminal it runs in.
+/// The editor adds up the widths of code points and joins none, on every terminal.
 pub(super) const MODE: GraphemeClusterMode = GraphemeClusterMode::WcWidth;
 
-/// A TAB goes to the next multiple of this column, in a draft and in the chat.
+/// The distance of tab stops in columns, in a draft and in the chat.
 pub(super) const TAB_STOP: u8 = 4;
 
-/// From here on the terminal stays in the last column instead of going on in the next row.
+/// Turns auto-wrap (DECAWM) off: the cursor stays in the last column.
 pub(super) const AUTO_WRAP_OFF: &str = "\x1b[?7l";
 pub(super) const AUTO_WRAP_ON: &str = "\x1b[?7h";
 
-/// How many columns a TAB in this column takes.
+/// Returns the width of a TAB in this column.
 pub(super) fn to_tab_stop(column: usize) -> usize {
     let stop = usize::from(TAB_STOP);
     stop - column % stop
 }
 
-/// How many columns the line editor counts for text without TAB and line ends.
+/// Returns the width that the line editor counts for text without TABs and line ends.
 pub(super) fn drawn(text: &str) -> usize {
     text.chars().map(|c| c.width().unwrap_or(0)).sum()
 }
 
-/// The most columns that text without control characters may take.
+/// Returns the largest width of text without control characters.
 pub(super) fn most(text: &str) -> usize {
     text.chars().map(most_of).sum()
 }
 
-/// The most columns that a character may add to those before it.
+/// Returns the largest width that a character may add to the text before it.
 pub(super) fn most_of(c: char) -> usize {
     if c.is_ascii() { usize::from(!c.is_control()) } else { most_by(c, is_ambiguous_wide()) }
 }
@@ -47,18 +49,18 @@ pub(super) fn most_of(c: char) -> usize {
 fn most_by(c: char, is_ambiguous_wide: bool) -> usize {
     let width = if is_ambiguous_wide { c.width_cjk() } else { c.width() };
     match c {
-        // It may make the narrow character before it wide.
+        // The emoji variation selector may make the narrow character before it wide.
         '\u{FE0F}' => 1,
-        // Pictographs: two in the newest tables; flags are made of two of these.
+        // Pictographs are wide in the newest Unicode tables; a flag consists of two of them.
         '\u{1F000}'..='\u{1FAFF}' => 2,
-        // Vowel signs, and the parts of a Hangul syllable: combined or not.
+        // Vowel signs and conjoining Hangul letters, which some terminals do not combine.
         _ if width == Some(0) && c.is_alphabetic() => 1,
         _ => width.unwrap_or(0),
     }
 }
 
-/// Terminals that follow the language take two columns for letters and signs that East
-/// Asian character sets made wide (`…`, `“`, Greek, Cyrillic).
+/// Whether characters of ambiguous East Asian width (`…`, `“`, Greek, Cyrillic) may be wide:
+/// some terminals draw them so with a Chinese, Japanese or Korean locale.
 fn is_ambiguous_wide() -> bool {
     static IS_WIDE: OnceLock<bool> = OnceLock::new();
     *IS_WIDE.get_or_init(|| {
@@ -69,8 +71,8 @@ fn is_ambiguous_wide() -> bool {
     })
 }
 
-/// Whether terminals may disagree about the width of a cluster. Letters that only East Asian
-/// settings make wide are left out: moving the cursor back over them would hide half of each.
+/// Whether terminals may disagree about the width of a cluster. Letters that are wide only with
+/// an East Asian locale are excluded: moving the cursor back over them would hide half of each.
 pub(super) fn is_disputed(cluster: &str) -> bool {
     let mut chars = cluster.chars();
     match (chars.next(), chars.next()) {
@@ -84,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chat_rows_are_filled_by_the_widest_opinion() {
+    fn largest_width_covers_all_terminals() {
         for (text, columns) in [
             ("bob", 3),
             ("李雷", 4),

@@ -1,22 +1,25 @@
-//! Long lines on the screen: broken between words, and what goes on below stands further in.
-//! So a line that begins at the screen's edge is one that we began, and nobody can pad a
-//! message until its end looks like another line.
+//! Wrapping of long lines, between words and with indented continuation rows. It knows only
+//! text with colours, not what the lines mean.
+//!
+//! Only the first row of a line begins at the left edge, so a sender cannot pad a message until
+//! its end looks like a line of another user.
 
 use unicode_normalization::char::is_combining_mark;
 use unicode_segmentation::UnicodeSegmentation as _;
 
 use super::width::{AUTO_WRAP_OFF, AUTO_WRAP_ON, most, most_of};
 
-/// Further rows begin at least so far in, where the screen is not tiny.
+/// The least indentation of continuation rows, except on very narrow screens.
 const HANG_MIN: usize = 2;
 
-/// On a narrower screen a word as short as `12:07` would be too long for a row.
+/// The least width at which long addresses are kept whole. On a narrower screen even `12:07`
+/// would count as too long for a row.
 const COLUMNS_FOR_WHOLE: usize = 16;
 
-/// A terminal of one column cannot be helped.
+/// The least width that is supported.
 const COLUMNS_MIN: usize = 2;
 
-/// The line in rows of so many columns; from the second on they begin at `hang`.
+/// Wraps a line into rows of `columns` columns; continuation rows begin at `hang`.
 pub(super) fn wrap(line: &str, hang: usize, columns: usize) -> String {
     let columns = columns.max(COLUMNS_MIN);
     let mut rows = RowWriter {
@@ -38,7 +41,8 @@ pub(super) fn wrap(line: &str, hang: usize, columns: usize) -> String {
     rows.done
 }
 
-/// How many rows of the screen a row of [`wrap`] takes: several with a long word in it.
+/// Returns the number of screen rows that a row of [`wrap`] takes: several if it contains a long
+/// word that is kept whole.
 pub(super) fn height(row: &str, columns: usize) -> usize {
     width(row).div_ceil(columns.max(1)).max(1)
 }
@@ -49,12 +53,12 @@ struct RowWriter {
     column: usize,
     hang: usize,
     columns: usize,
-    /// The row holds a word that goes on in the next row of the terminal.
+    /// The row holds a word that the terminal itself wraps.
     is_wrapped_by_terminal: bool,
 }
 
 impl RowWriter {
-    /// Puts a word, and the blanks before it where they are not at a row's end.
+    /// Puts a word, and the blanks before it unless they are at a row's end.
     fn word(&mut self, blanks: &str, word: &str) {
         let width = width(word);
         if self.column + blanks.len() + width <= self.columns {
@@ -63,7 +67,7 @@ impl RowWriter {
             self.column += blanks.len() + width;
             return;
         }
-        // A word that fits into no row is begun where we are.
+        // A word that is longer than a row starts in the current one.
         if self.hang + width <= self.columns || self.column + blanks.len() >= self.columns {
             self.start_row();
         } else {
@@ -74,8 +78,8 @@ impl RowWriter {
         if is_too_long && self.columns >= COLUMNS_FOR_WHOLE && is_kept_whole(word) {
             self.row.push_str(word);
             self.is_wrapped_by_terminal = true;
-            // Behind the end of such a word, at the edge, nothing may follow: `12:07` at
-            // the end of an address and ` root: hi` would together be a line of root's.
+            // No text may follow such a word, whose last row begins at the left edge: the
+            // address's end `12:07` and ` root: hi` would together look like a line of root.
             self.column = self.columns;
             return;
         }
@@ -83,7 +87,7 @@ impl RowWriter {
             if self.hang + piece.width() <= self.columns {
                 self.piece(piece.0, piece.width());
             } else {
-                // A cluster has no largest size.
+                // A cluster may be wider than a row; then its characters are wrapped.
                 for c in piece.0.chars() {
                     self.piece(c.encode_utf8(&mut [0; 4]), most_of(c));
                 }
@@ -106,8 +110,8 @@ impl RowWriter {
         self.column = self.hang;
     }
 
-    /// A terminal that gives characters more columns than we know of must not go on at the
-    /// edge of the next row; what is too much stays in the last column.
+    /// Ends the row. Auto-wrap is off in non-ASCII rows: if the terminal draws characters wider
+    /// than expected, the excess stays in the last column and not at the edge of the next row.
     fn finish_row(&mut self) {
         let is_wrapped = std::mem::take(&mut self.is_wrapped_by_terminal);
         let (off, on) = if self.row.is_ascii() || is_wrapped {
@@ -120,12 +124,12 @@ impl RowWriter {
     }
 }
 
-/// Whether a word longer than a row goes to the terminal in one piece, so that it can be
-/// followed and copied: an address of any scheme, a path, a hash. The terminal breaks it,
-/// and its further rows begin at the edge. So it must not be able to look like a line of
-/// the chat, all of which hold blanks: none of its characters looks like one, and no other
-/// word stands in its rows. What is no address has ASCII characters only and a digit or a
-/// slash among them; Chinese and Thai write whole sentences without a blank.
+/// Whether a word longer than a row is written in one piece, so that it can be followed and
+/// copied: a URL, a path or a hash. The terminal wraps it, and its continuation rows begin at
+/// the left edge. So it must not look like a chat line, which always contains blanks: none of
+/// its characters looks like a blank, and no other word is in its rows. A word that is no URL
+/// must be ASCII and contain a digit or a slash, since Chinese and Thai sentences have no
+/// blanks.
 fn is_kept_whole(word: &str) -> bool {
     let chars = || pieces(word).filter(|piece| !piece.is_color()).flat_map(|piece| piece.0.chars());
     let text: String = chars().collect();
@@ -145,12 +149,12 @@ fn is_kept_whole(word: &str) -> bool {
         && text.contains(|c: char| c.is_ascii_digit() || matches!(c, '/' | '\\'))
 }
 
-/// How many columns text with our colours takes at most.
+/// Returns the largest width of text with the client's colours.
 fn width(text: &str) -> usize {
     pieces(text).map(|piece| piece.width()).sum()
 }
 
-/// A grapheme cluster, or one of our own colours, which takes no column.
+/// A grapheme cluster, or an escape sequence for a colour, which has no width.
 struct Piece<'a>(&'a str);
 
 impl Piece<'_> {
@@ -163,7 +167,8 @@ impl Piece<'_> {
     }
 }
 
-/// The pieces of a text. Escapes in it are ours: text is clean before it gets a colour.
+/// Splits a text into pieces. All escape sequences in it are the client's, since text is
+/// cleaned before it is coloured.
 fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -183,13 +188,13 @@ mod tests {
 
     const COLUMNS: usize = 30;
 
-    /// The rows without what turns wrapping off and on.
+    /// Wraps a line and removes the sequences that turn auto-wrap off and on.
     fn rows(line: &str, hang: usize, columns: usize) -> String {
         wrap(line, hang, columns).replace(AUTO_WRAP_OFF, "").replace(AUTO_WRAP_ON, "")
     }
 
     #[test]
-    fn what_does_not_fit_goes_on_further_in() {
+    fn continuation_rows_are_indented() {
         for (line, expected) in [
             ("", ""),
             ("12:07 bob: short", "12:07 bob: short"),
@@ -197,7 +202,7 @@ mod tests {
                 "12:07 bob: one two three four five six",
                 "12:07 bob: one two three four\n          five six",
             ),
-            // Blanks at a row's end do not push the next row about.
+            // Blanks at a row's end do not indent the next row.
             (
                 "12:07 bob: one two three four     12:08 root: hi",
                 "12:07 bob: one two three four\n          12:08 root: hi",
@@ -211,7 +216,7 @@ mod tests {
                 "12:07 bob: 日本日本日本日本日本日本日本",
                 "12:07 bob: 日本日本日本日本日\n          本日本日本",
             ),
-            // A cluster is not parted, and has room where it is drawn wide.
+            // A cluster is not split, and counts with its largest width.
             (
                 "12:07 bob: xxxxxxxxxxxxxxxx👩\u{200D}💻👩\u{200D}💻👩\u{200D}💻",
                 "12:07 bob: xxxxxxxxxxxxxxxx\n          👩\u{200D}💻👩\u{200D}💻👩\u{200D}💻",
@@ -237,12 +242,12 @@ mod tests {
         ] {
             let line = format!("12:07 bob: {word}");
             assert_eq!(rows(&line, 11, COLUMNS), line);
-            // What follows does not stand in a row that begins at the edge.
+            // The following text is not in a row that begins at the left edge.
             let more = format!("12:07 bob: see {word} root: hi");
             let expected = format!("12:07 bob: see {word}\n          root: hi");
             assert_eq!(rows(&more, 11, COLUMNS), expected);
         }
-        // The second of them has room in a row of its own.
+        // A shorter address fits into a row of its own.
         let short = "https://example.org/";
         assert_eq!(
             rows(&format!("12:07 bob: see {short}"), 11, COLUMNS),
@@ -251,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_our_own_lines_begins_at_the_edge() {
+    fn only_first_row_begins_at_the_edge() {
         for columns in [4, 10, 20, 29, COLUMNS, 80] {
             for hang in [0, 1, 11] {
                 for text in [
@@ -280,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn terminal_wraps_only_what_all_terminals_measure_alike() {
+    fn auto_wrap_is_off_for_text_of_disputed_width() {
         let line = format!("12:07 bob: é{}", " 👍 x".repeat(9));
         for row in wrap(&line, 11, COLUMNS).lines() {
             assert!(row.starts_with(AUTO_WRAP_OFF) && row.ends_with(AUTO_WRAP_ON), "{row:?}");
@@ -291,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_take_no_room() {
+    fn colours_have_no_width() {
         let word = "\x1b[1mone\x1b[0m";
         assert_eq!(wrap(&[word; 7].join(" "), 4, COLUMNS), [word; 7].join(" "));
         assert_eq!(height(&[word; 7].join(" "), COLUMNS), 1);

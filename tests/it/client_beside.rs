@@ -220,7 +220,7 @@ fn failing_notifier_is_reported_once() {
         bob.say(&format!("/msg alice psst {n}"));
         alice.shows("it", |rows| rows.iter().any(|row| row.ends_with(&format!("bob: psst {n}"))));
     }
-    let reported = "-- cannot call you, /nowhere/at-all does not run: ";
+    let reported = "-- notifications fail: cannot run /nowhere/at-all: ";
     alice.shows("the refusal", |rows| {
         rows.iter().filter(|row| row.starts_with(reported)).count() == 1
     });

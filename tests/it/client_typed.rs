@@ -86,7 +86,7 @@ fn overlong_line_is_refused_and_stays_in_editor() {
     let text = "0123456789".repeat(410);
     alice.pastes(&text);
     alice.types("\r");
-    alice.shows("why", |rows| count(rows, "not sent: 4100 bytes, 4096 are a line") == 1);
+    alice.shows("why", |rows| count(rows, "not sent: 4100 bytes, limit is 4096") == 1);
     bob.say("still here");
     bob.settles();
     for _ in 0..4 {

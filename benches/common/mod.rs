@@ -1,6 +1,6 @@
-//! The server without sockets, clock and disk: bytes come in, bytes would go out.
-//! What it does is what the reactor does with a turn: cut into lines, handle, keep
-//! the records, release into outboxes, flush. So it is the same each time.
+//! The server without sockets, clock and disk, for benchmarks. It does with a turn what the
+//! reactor does: decode lines, handle them in the hub, append the records to the log, release
+//! into outboxes, flush. So each run does exactly the same work.
 
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr};
@@ -24,88 +24,89 @@ const MORNING: i64 = 1_795_414_560_000;
 const LOG_MESSAGES: usize = 1000;
 const LOG_SIZE: usize = 1 << 20;
 
-/// A hub, and people who are connected to it.
-pub(crate) struct House {
+/// A hub with connected users.
+pub(crate) struct Simulation {
     hub: Hub,
     log: MemoryLog,
     codecs: Vec<LineCodec>,
-    outlets: Outlets,
+    effects: Effects,
     turns: u32,
 }
 
-/// Where effects end.
+/// Receives the effects of a turn.
 #[derive(Default)]
-struct Outlets {
-    boxes: Vec<Outbox>,
+struct Effects {
+    outboxes: Vec<Outbox>,
+    /// Connections whose outbox is not empty.
     dirty: Vec<ConnId>,
     reads: Vec<(ConnId, ReadRequest)>,
 }
 
-impl Sink for Outlets {
+impl Sink for Effects {
     fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
-        let outbox = &mut self.boxes[to.slot as usize];
+        let outbox = &mut self.outboxes[to.slot as usize];
         if outbox.is_empty() {
             self.dirty.push(to);
         }
         outbox.push(lines, start, end);
     }
     fn note_reply_bytes(&mut self, to: ConnId, count: usize) {
-        self.boxes[to.slot as usize].note_reply_bytes(count);
+        self.outboxes[to.slot as usize].note_reply_bytes(count);
     }
     fn close(&mut self, _: ConnId) {
-        unreachable!("nobody leaves this house");
+        unreachable!("no connection is closed");
     }
-    fn read(&mut self, conn: ConnId, query: ReadRequest) {
-        self.reads.push((conn, query));
+    fn read(&mut self, conn: ConnId, request: ReadRequest) {
+        self.reads.push((conn, request));
     }
     fn hash(&mut self, _: ConnId, _: Job) {
-        unreachable!("nobody has a password here");
+        unreachable!("no user has a password");
     }
     fn notify_when_drained(&mut self, _: ConnId) {
-        unreachable!("everybody reads at once");
+        unreachable!("every outbox is flushed after its turn");
     }
     fn wait_for_memory(&mut self, _: ConnId) {
-        unreachable!("nobody asks for much");
+        unreachable!("no request is large");
     }
 }
 
-impl House {
-    /// So many people in the lobby, called `n0`, `n1` and so on.
-    pub(crate) fn with_people(count: u32) -> Self {
-        let mut house = Self {
+impl Simulation {
+    /// Returns a hub with `count` users in the lobby, named `n0`, `n1` and so on.
+    pub(crate) fn with_users(count: u32) -> Self {
+        let mut simulation = Self {
             hub: Hub::new(Limits::default(), &Snapshot::default(), Seed::default())
                 .expect("nothing is unreadable"),
             log: MemoryLog::new(LOG_MESSAGES, LOG_SIZE),
             codecs: Vec::new(),
-            outlets: Outlets::default(),
+            effects: Effects::default(),
             turns: 0,
         };
-        for who in 0..count {
+        for user in 0..count {
             let mut turn = Turn::default();
-            let (now, peer) = (house.now(), Peer::new(IpAddr::from(Ipv4Addr::LOCALHOST)));
-            house.hub.handle(now, conn(who), Input::Opened(peer), &mut turn);
-            house.codecs.push(LineCodec::new(house.hub.line_limit(conn(who))));
-            house.outlets.boxes.push(Outbox::default());
-            house.hear(who, format!("n{who}\n").as_bytes(), &mut turn);
-            house.release(turn);
-            house.flush();
+            let (now, peer) = (simulation.now(), Peer::new(IpAddr::from(Ipv4Addr::LOCALHOST)));
+            simulation.hub.handle(now, conn(user), Input::Opened(peer), &mut turn);
+            simulation.codecs.push(LineCodec::new(simulation.hub.line_limit(conn(user))));
+            simulation.effects.outboxes.push(Outbox::default());
+            simulation.receive(user, format!("n{user}\n").as_bytes(), &mut turn);
+            simulation.release(turn);
+            simulation.flush();
         }
-        house
+        simulation
     }
 
-    /// Each turn is a millisecond after the one before.
+    /// Returns the simulated time, which advances by a millisecond per turn.
     fn now(&self) -> Now {
         let since_start = Duration::from_millis(1) * self.turns;
         Now { since_start, wall: Stamp(MORNING + i64::from(self.turns)) }
     }
 
-    /// Drain and handle: what somebody has sent.
-    pub(crate) fn hear(&mut self, who: u32, mut bytes: &[u8], turn: &mut Turn) {
+    /// Drain and handle: decodes the bytes of a user and handles the lines.
+    pub(crate) fn receive(&mut self, user: u32, mut bytes: &[u8], turn: &mut Turn) {
         let now = self.now();
-        let codec = &mut self.codecs[who as usize];
+        let codec = &mut self.codecs[user as usize];
         while let Some(frame) = codec.next(&mut bytes) {
-            self.hub.handle(now, conn(who), Input::Frame(frame), turn);
-            codec.set_limit(self.hub.line_limit(conn(who)));
+            self.hub.handle(now, conn(user), Input::Frame(frame), turn);
+            codec.set_limit(self.hub.line_limit(conn(user)));
         }
     }
 
@@ -113,26 +114,26 @@ impl House {
     pub(crate) fn release(&mut self, mut turn: Turn) {
         self.turns += 1;
         self.log.push(turn.records());
-        turn.release(&mut self.outlets);
-        while let Some((conn, query)) = self.outlets.reads.pop() {
+        turn.release(&mut self.effects);
+        while let Some((conn, request)) = self.effects.reads.pop() {
             let (now, mut turn) = (self.now(), Turn::default());
-            let rows = self.log.find(&query);
+            let rows = self.log.find(&request);
             self.hub.handle(now, conn, Input::Rows(rows), &mut turn);
             self.release(turn);
         }
     }
 
-    /// Flush: everybody takes what waits; tells how many bytes that was.
+    /// Flush: empties all outboxes. Returns the number of bytes.
     pub(crate) fn flush(&mut self) -> usize {
         let mut written = 0;
-        for conn in std::mem::take(&mut self.outlets.dirty) {
-            written += take_all(&mut self.outlets.boxes[conn.slot as usize]);
+        for conn in std::mem::take(&mut self.effects.dirty) {
+            written += take_all(&mut self.effects.outboxes[conn.slot as usize]);
         }
         written
     }
 }
 
-/// Takes what waits as a socket would that has room; tells how many bytes it was.
+/// Empties an outbox like a socket with enough buffer space. Returns the number of bytes.
 pub(crate) fn take_all(outbox: &mut Outbox) -> usize {
     let mut written = 0;
     while !outbox.is_empty() {
@@ -143,13 +144,13 @@ pub(crate) fn take_all(outbox: &mut Outbox) -> usize {
     written
 }
 
-/// How much one vectored write would take.
+/// Returns the number of bytes that one vectored write would write.
 fn vectored(outbox: &Outbox) -> usize {
     let mut slices: Vec<IoSlice<'_>> = Vec::new();
     outbox.slices(&mut slices);
     slices.iter().map(|slice| slice.len()).sum()
 }
 
-fn conn(who: u32) -> ConnId {
-    ConnId { slot: who, generation: 0 }
+fn conn(user: u32) -> ConnId {
+    ConnId { slot: user, generation: 0 }
 }
