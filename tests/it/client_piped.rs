@@ -316,8 +316,8 @@ fn how_it_went_is_told_by_the_exit_code() {
     for (port, args, code, problem) in [
         (server.port, &["--name", "alice"][..], 0, ""),
         (server.port, &["--name", "Bob", "--retry-for", "0"], 77, "chatty: the server does not"),
-        (server.port, &["--name", "a b"], 77, "chatty: \"a b\" cannot be your name: "),
-        (server.port, &["--name", "server"], 77, "chatty: \"server\" cannot be your name: "),
+        (server.port, &["--name", "a b"], 77, "chatty: \"a b\" is not a valid name: "),
+        (server.port, &["--name", "server"], 77, "chatty: \"server\" is not a valid name: "),
         (server.port, &["--name", "alice", "--room", "a b"], 2, "error: invalid value 'a b' for"),
         (server.port, &["--nosuch"], 2, "error: unexpected argument"),
         (free, &["--name", "alice"], 69, "chatty: cannot connect to 127.0.0.1:"),

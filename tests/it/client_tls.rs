@@ -83,7 +83,7 @@ fn a_server_is_trusted_when_first_met_and_refused_when_it_has_changed() {
     let met = home.join(port, &["--tls"]);
     assert_welcome(&met);
     let introduction =
-        format!("chatty: {host} is new here; its certificate's SHA-256 is {first}\n");
+        format!("chatty: first connection to {host}: trusting its certificate (SHA-256 {first})\n");
     assert_eq!(text(&met.stderr), introduction);
     let known = home.known_hosts();
     assert_eq!(fs::read_to_string(&known).expect("kept"), format!("{host} {first}\n"));
@@ -120,8 +120,8 @@ fn what_cannot_be_read_is_not_trusted_and_what_cannot_be_kept_is_said() {
     let unkept = finish(unkept.env("XDG_DATA_HOME", "/proc"), "hi\n");
     assert_welcome(&unkept);
     let complaints = text(&unkept.stderr);
-    assert!(complaints.contains("is new here"), "{complaints}");
-    assert!(complaints.contains("chatty: cannot remember it: "), "{complaints}");
+    assert!(complaints.contains("first connection to "), "{complaints}");
+    assert!(complaints.contains("chatty: cannot store the fingerprint: "), "{complaints}");
     let mut nowhere = home.command(&format!("127.0.0.1:{}", server.port), &["--tls"]);
     let output = finish(nowhere.env_remove("HOME").env("XDG_DATA_HOME", "relative"), "hi\n");
     assert_eq!(output.status.code(), Some(2));
@@ -194,7 +194,7 @@ fn certificate_that_is_refused_is_told_of_in_words() {
     };
     let authority_itself = (authority.clone(), issuer.key().serialize_pem());
     for (number, ((certificate, key), words)) in [
-        (authority_itself, "of an authority and not of a server"),
+        (authority_itself, "is an authority's and not a server's"),
         (
             signed(|sheet| sheet.not_after = rcgen::date_time_ymd(2020, 2, 3)),
             "expired on 2020-02-03",
@@ -208,7 +208,7 @@ fn certificate_that_is_refused_is_told_of_in_words() {
             signed(|sheet| {
                 sheet.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::EmailProtection];
             }),
-            "not made for servers",
+            "not issued for servers",
         ),
     ]
     .into_iter()
@@ -225,7 +225,7 @@ fn certificate_that_is_refused_is_told_of_in_words() {
         let mut command = home.command(&address, &["--tls-verify"]);
         command.env("SSL_CERT_FILE", file("ca.pem", &authority)).env_remove("SSL_CERT_DIR");
         let refused = finish(&mut command, "hi\n");
-        assert_refused(&refused, &["no authority vouches for its certificate", words]);
+        assert_refused(&refused, &["certificate not trusted", words]);
     }
 }
 
@@ -277,10 +277,10 @@ fn an_authority_vouches_for_a_name() {
         finish(command.env("SSL_CERT_FILE", authority).env_remove("SSL_CERT_DIR"), "hi\n")
     };
     assert_welcome(&join("localhost", &plain(&authority)));
-    assert_refused(&join("127.0.0.1", &plain(&authority)), &["no authority vouches for"]);
+    assert_refused(&join("127.0.0.1", &plain(&authority)), &["certificate not trusted"]);
     let stranger = tempfile::tempdir().expect("a folder");
     let (_, _, other) = vouched_for(stranger.path());
-    assert_refused(&join("localhost", &plain(&other)), &["no authority vouches for"]);
+    assert_refused(&join("localhost", &plain(&other)), &["certificate not trusted"]);
     let none = join("localhost", "/dev/null");
     assert_eq!(none.status.code(), Some(2));
     assert!(text(&none.stderr).contains("SSL_CERT_FILE"), "{}", text(&none.stderr));
@@ -291,7 +291,7 @@ fn who_does_not_speak_the_same_is_told_so() {
     let home = Home::new();
     let server = Server::start();
     let output = home.join(server.port, &["--tls"]);
-    assert_refused(&output, &["speaks no TLS", "chatty serve --tls"]);
+    assert_refused(&output, &["does not speak TLS", "chatty serve --tls"]);
     assert!(!home.known_hosts().exists());
     let server = Server::start_with(&["--tls-only"]);
     assert_refused(&home.join(server.port, &[]), &["speaks TLS only", "chatty join --tls"]);
