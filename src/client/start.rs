@@ -1,5 +1,6 @@
-//! How `join` gets in, before either mode takes over: the connection, the password,
-//! the login and, for a script, waiting for a name that is in use.
+//! The start of `join`, shared by both modes: connects, finds the password, logs in and, in
+//! a script, waits for a name that is in use. It does not know what happens after the
+//! login.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -21,25 +22,25 @@ use super::signals::Signals;
 use super::{ActiveSession, Exit, JoinArgs, is_interactive, is_on_terminal, print_error};
 use crate::stdio;
 
-/// Where a script has a password from.
-const PASSWORD_HINT: &str = " (--password-file, --password-cmd or CHATTY_PASSWORD says one)";
+/// The ways to give a password without a prompt.
+const PASSWORD_HINT: &str = " (use --password-file, --password-cmd or CHATTY_PASSWORD)";
 
-/// How often a password may be typed.
+/// How many times a password may be typed.
 const PASSWORD_ATTEMPTS: usize = 3;
 
-/// For how long a script tries to come back, and waits for a name.
+/// How long a script tries to reconnect, and waits for a name in use.
 const RETRY_FOR: Duration = Duration::from_mins(10);
 
-/// How long to wait before a login is tried again, at first and at most. Each one with
-/// a password costs the server some hashing.
+/// The minimum and maximum delay before a login is retried. The maximum is higher with a
+/// password, because each such attempt costs the server a password hash.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 const PAUSE_MAX_WITH_PASSWORD: Duration = Duration::from_secs(4);
 
-/// Why there is no visit.
+/// Why the start failed.
 pub(super) struct Failure {
     pub(super) exit: Exit,
-    /// Nothing is said of a signal: whoever sent it knows.
+    /// `None` for a signal, which needs no message.
     pub(super) why: Option<String>,
 }
 
@@ -48,7 +49,7 @@ impl Failure {
         Self { exit, why: Some(why.into()) }
     }
 
-    /// Reports it, to people and to programs.
+    /// Reports the failure on standard error and, with `--json`, as a status object.
     pub(super) fn report(self, args: &JoinArgs) -> Exit {
         if let Some(why) = &self.why {
             print_error(why);
@@ -60,10 +61,10 @@ impl Failure {
     }
 }
 
-/// Writes a status where there is no output yet.
+/// Writes a status object before an `Output` exists.
 fn write_status(status: Status, text: &str) {
     let mut object = Vec::new();
-    // Whether anybody reads it, the first line of the server will show.
+    // A write error will show up again with the first line of the server.
     let _ = json::status(&mut object, status, None, text)
         .and_then(|()| stdio::stdout().write_all(&object));
 }
@@ -72,16 +73,16 @@ fn write_status(status: Status, text: &str) {
 enum Problem {
     Unreachable(Unreachable),
     Refused(Refused),
-    /// There is no password where one was promised.
+    /// The file, command or variable has no password.
     NoPassword(String),
-    /// Whoever was asked for a password would rather leave.
+    /// The user left the password prompt.
     Left(Exit),
-    /// A signal came.
+    /// A signal arrived.
     Stopped(Exit),
 }
 
-/// Connects and logs in. A signal ends it, with a goodbye where the server may know us
-/// already: a session it has opened would keep our name.
+/// Connects and logs in. On a signal it logs out first if the login may have succeeded: an
+/// open session would keep the name in use.
 pub(super) async fn start_session(
     args: &JoinArgs,
     identity: &Identity,
@@ -89,18 +90,18 @@ pub(super) async fn start_session(
 ) -> Result<ActiveSession, Failure> {
     let mut endpoint = args.address.or_port(args.port);
     endpoint.tls = args.tls.open().map_err(|problem| Failure::new(Exit::Usage, problem))?;
-    let lot = getrandom::u64()
-        .map_err(|_| Failure::new(Exit::Unavailable, "the system gives no random numbers"))?;
+    let run_id = getrandom::u64()
+        .map_err(|_| Failure::new(Exit::Unavailable, "the system provides no random numbers"))?;
     let log = if args.log { LogFiles::of(&endpoint) } else { Ok(LogFiles::none()) };
     let log = log.map_err(|problem| Failure::new(Exit::Usage, problem))?;
-    // At a terminal somebody can see that it is of no use, and leave.
+    // On a terminal the user decides when to stop.
     let default = if is_interactive(args) { Duration::MAX } else { RETRY_FOR };
     let retry_for = args.retry_for.unwrap_or(default);
     let mut entry = Entry {
         args,
         identity,
         endpoint,
-        cids: CidGenerator::new(lot),
+        cids: CidGenerator::new(run_id),
         keeps_place: args.keeps_place(),
         connection: None,
         password: None,
@@ -114,7 +115,7 @@ pub(super) async fn start_session(
             Ok(session) => break session,
             Err(problem) => problem,
         };
-        // A password that took long to type is not asked for again.
+        // The server may have timed out while the password was typed: retry once with it.
         if entry.is_fresh && matches!(&problem, Problem::Refused(refused) if refused.is_late()) {
             (entry.is_fresh, entry.connection) = (false, None);
             continue;
@@ -134,7 +135,7 @@ pub(super) async fn start_session(
     };
     if let Some(why) = &session.refused {
         connection.quit("/quit", drop).await;
-        return Err(Failure::new(Exit::Refused, format!("cannot enter the room: {why}")));
+        return Err(Failure::new(Exit::Refused, format!("cannot join the room: {why}")));
     }
     let (hurry, since) = (Arc::default(), Instant::now());
     let may_rename = is_interactive(args);
@@ -144,28 +145,28 @@ pub(super) async fn start_session(
     Ok(ActiveSession { connection, session, cids, road, ping_after, log, is_to_panic })
 }
 
-/// A login that is being attempted.
+/// A login in progress.
 struct Entry<'a> {
     args: &'a JoinArgs,
     identity: &'a Identity,
     endpoint: Endpoint,
     cids: CidGenerator,
     keeps_place: bool,
-    /// The connection, once the server has greeted us on it.
+    /// The connection after the server's greeting.
     connection: Option<Connection>,
     password: Option<Password>,
-    /// The places where a password may be have been looked at.
+    /// Whether the file, command and variable were read.
     has_looked: bool,
-    /// How often somebody may still be asked for it.
+    /// How many more times the user may be asked for the password.
     tries_left: usize,
-    /// The password was typed just now, and may have taken its time.
+    /// The password was just typed, so the server may have timed out meanwhile.
     is_fresh: bool,
 }
 
 impl Entry<'_> {
     async fn attempt_unless_stopped(&mut self, signals: &mut Signals) -> Result<Session, Problem> {
         let exit = tokio::select! {
-            biased; // a question for the password hears of the signal first, and cleans up
+            biased; // the password prompt handles the signal first and restores the terminal
             attempted = self.attempt() => return attempted,
             exit = signals.next() => exit,
         };
@@ -191,7 +192,7 @@ impl Entry<'_> {
         self.log_in().await
     }
 
-    /// Logs in; on a terminal a password is asked for where the name takes one.
+    /// Logs in. On a terminal it asks for the password if the name needs one.
     async fn log_in(&mut self) -> Result<Session, Problem> {
         let Some(connection) = &mut self.connection else {
             return Err(Problem::Refused(Refused::Closed));
@@ -208,7 +209,7 @@ impl Entry<'_> {
             let Some(why) = problem.password_problem().filter(|_| self.tries_left > 0) else {
                 return Err(Problem::Refused(problem));
             };
-            // That it takes a password at all is told by being asked for it.
+            // The first prompt needs no explanation.
             let why = if self.password.is_some() { why } else { "" };
             self.password = Some(Password::ask(name, why).await.map_err(Problem::Left)?);
             self.tries_left -= 1;
@@ -228,14 +229,14 @@ impl Entry<'_> {
                 Failure::new(problem.exit(), why)
             }
             Problem::NoPassword(problem) => Failure::new(Exit::Usage, problem),
-            Problem::Left(exit) => Failure::new(exit, "no password, no login"),
+            Problem::Left(exit) => Failure::new(exit, "not logged in: no password given"),
             Problem::Stopped(exit) => Failure { exit, why: None },
         }
     }
 }
 
-/// The password of a file, a command or the environment. The first two may take their
-/// time, so a thread reads them.
+/// Returns the password of the file, command or variable. A thread reads it, because files
+/// and commands may block.
 async fn given(args: &JoinArgs) -> Result<Option<Password>, String> {
     let (file, command) = (args.password_file.clone(), args.password_cmd.clone());
     let (done, given) = oneshot::channel();
@@ -245,9 +246,10 @@ async fn given(args: &JoinArgs) -> Result<Option<Password>, String> {
     given.await.map_err(|_| "the password could not be read".to_owned())?
 }
 
-/// Waits, in a script, until a name is free: jobs that share one take turns.
+/// Decides, in a script, how long to wait for a name in use: jobs that share a name run one
+/// after the other.
 struct Waiting {
-    /// How long in all.
+    /// The total waiting time.
     limit: Duration,
     since: Option<Instant>,
     pause: Duration,
@@ -258,8 +260,7 @@ impl Waiting {
         Self { limit, since: None, pause: PAUSE_MIN }
     }
 
-    /// How long to wait before the next attempt; `None`: there is to be none. The first
-    /// time it is announced.
+    /// Returns the delay before the next attempt, `None` to give up. Reports the first wait.
     fn pause(&mut self, problem: &Problem, entry: &Entry<'_>) -> Option<Duration> {
         let begins = match problem {
             Problem::Refused(refused) => {

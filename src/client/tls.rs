@@ -182,9 +182,9 @@ impl Tls {
             Some(Error::InvalidCertificate(problem)) => {
                 let why = certificate_problem(problem, host);
                 TlsError::Distrusted(match *self.trust {
-                    TrustPolicy::Authorities => format!(
-                        "certificate not trusted: {why}; --tls would trust it on first use"
-                    ),
+                    TrustPolicy::Authorities => {
+                        format!("certificate not trusted: {why}; --tls would trust it on first use")
+                    }
                     _ => format!("its certificate cannot be used: {why}"),
                 })
             }

@@ -206,7 +206,7 @@ fn a_password_comes_from_a_command_that_sh_runs() {
     assert_eq!(run("echo wrong").status.code(), Some(77));
     let done = run("exit 3");
     assert_eq!(done.status.code(), Some(2));
-    assert!(text(&done.stderr).starts_with("chatty: no password: the command for it ended with"));
+    assert!(text(&done.stderr).starts_with("chatty: the password command failed: "));
 }
 
 #[test]

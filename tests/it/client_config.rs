@@ -236,5 +236,5 @@ fn the_example_is_understood() {
     let done = join(example, &[("CHATTY_NAME", "alice")], &args);
     // An empty password is a mistake of this test's own, found behind the settings.
     let said = text(&done.stderr);
-    assert_eq!(said, "chatty: /dev/null has no password in its first line\n");
+    assert_eq!(said, "chatty: the first line of /dev/null is empty; it must be the password\n");
 }

@@ -367,7 +367,7 @@ fn waiting_for_a_name_ends_with_its_time_and_is_told_to_programs() {
         assert_eq!(done.status.code(), Some(77));
         let complaints = text(&done.stderr);
         assert_eq!(complaints.contains("waiting for it"), told, "{complaints}");
-        assert!(complaints.contains("chatty: the server does not take the name: "), "{complaints}");
+        assert!(complaints.contains("chatty: the server refused the name: "), "{complaints}");
         let codes = jq(&done.stdout, ".code");
         assert!(codes.is_none_or(|codes| codes == "waiting\nfailed\n"));
     }
