@@ -1,5 +1,6 @@
-//! The way back to a server, tried until it is there: wait, connect, resume the
-//! session or, where it is over, log in anew.
+//! Reconnects to a server until it succeeds or the time is over: waits, connects, and
+//! resumes the session or, if it has ended, logs in again. It does not know how the result
+//! is shown.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,38 +21,38 @@ use super::state::State;
 use crate::commands::{Command, HistoryRange, MessageTarget};
 use crate::protocol::{ErrorCode, Event, LOBBY, Tags};
 
-/// How long the server may be silent while we come back.
+/// How long the server may be silent while the session is resumed.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 
-/// A name that is taken in so many tries is somebody else's: it is not ourselves any
-/// more whom the server has not noticed to be gone.
+/// After this many attempts that found the name in use, it belongs to another user: the
+/// server would have noticed by then that our old connection is lost.
 const NAME_TAKEN_MAX: u32 = 3;
 
-/// Where the server is, and how long to look for it.
+/// How to reconnect.
 pub(super) struct ReconnectConfig {
     pub(super) endpoint: Endpoint,
     pub(super) retry_for: Duration,
-    /// What a new login takes.
+    /// The password for a new login.
     pub(super) password: Option<Password>,
-    /// Whether to come back under another name where ours is taken: a person sees
-    /// that and can change it, a script cannot.
+    /// Whether a new login may use another name if ours is taken: a user can see and change
+    /// that, a script cannot.
     pub(super) may_rename: bool,
-    /// Whether the server is asked to keep our place.
+    /// Whether to request a session.
     pub(super) keeps_place: bool,
-    /// Rung when nobody wants to wait for the next try.
+    /// Notified to retry now instead of after the delay.
     pub(super) hurry: Arc<Notify>,
-    /// Since when there is a connection.
+    /// When the present connection was established.
     pub(super) since: Instant,
 }
 
 impl ReconnectConfig {
-    /// A connection stands again.
+    /// Records that the connection was restored.
     pub(super) fn found(&mut self, comeback: &mut Resumption, backoff: Backoff) {
         self.since = Instant::now();
         comeback.backoff = backoff;
     }
 
-    /// The way back from here; the connection has just been lost.
+    /// Returns the reconnector for the connection that was just lost.
     pub(super) fn way(&self, comeback: &mut Resumption, state: &State) -> Reconnector {
         let opening = comeback.lost(self.since.elapsed());
         Reconnector {
@@ -73,7 +74,7 @@ impl ReconnectConfig {
     }
 }
 
-/// What is needed to come back.
+/// The state of a reconnection.
 pub(super) struct Reconnector {
     endpoint: Endpoint,
     retry_for: Duration,
@@ -83,25 +84,24 @@ pub(super) struct Reconnector {
     cids: CidGenerator,
     me: String,
     password: Option<Password>,
-    /// For what was missed, over all tries.
+    /// The budget for missed lines, over all attempts.
     budget: Budget,
     may_rename: bool,
     keeps_place: bool,
-    /// How often our name was somebody else's.
+    /// How many attempts found our name in use.
     taken: u32,
-    /// Where a new visit is to lead.
+    /// The rooms that a new session must join.
     state: State,
     ids_were_reset: bool,
 }
 
-/// Back again.
+/// A restored connection.
 pub(super) struct Reconnected {
     pub(super) connection: Connection,
     pub(super) backoff: Backoff,
-    /// The name the server greeted us with: a `/nick` may have been done of which
-    /// we have not seen the answer.
+    /// The name in the server's greeting: a `/nick` may have succeeded whose answer was lost.
     pub(super) me: String,
-    /// What was said meanwhile.
+    /// The lines that were missed.
     pub(super) missed: Vec<String>,
     pub(super) how: Outcome,
     /// Whether message ids went back on the server.
@@ -109,32 +109,32 @@ pub(super) struct Reconnected {
     pub(super) after: Duration,
 }
 
-/// How we are back.
+/// How the connection was restored.
 pub(super) enum Outcome {
-    /// In the same visit.
+    /// The session was resumed.
     Resumed,
-    /// In the same visit, of which the server has forgotten a part. All of it was read
-    /// again; this has been seen by now, and so we were led back where we had been.
+    /// The session was resumed on a server whose message ids went back (restored backup).
+    /// All messages were read again, and the rooms and the target were restored.
     Restored(SeenMessages, Session),
-    /// In a new visit, as the old one was over.
+    /// The session had ended, and a new one began.
     Anew(Session),
 }
 
-/// No use in trying on.
+/// The reconnection was abandoned.
 pub(super) struct GivenUp {
     pub(super) exit: Exit,
     pub(super) why: String,
 }
 
-/// Why one try failed.
+/// Why one attempt failed.
 enum Failure {
-    /// The next one may do better.
+    /// The next attempt may succeed.
     Passing(String),
     Final(GivenUp),
 }
 
 impl Reconnector {
-    /// Comes back, if it can be done in the time there is.
+    /// Retries until the connection is restored or `retry_for` is over.
     pub(super) async fn find(mut self) -> Result<Reconnected, GivenUp> {
         let start = Instant::now();
         let mut problem = None;
@@ -142,7 +142,7 @@ impl Reconnector {
         loop {
             let left = self.retry_for.saturating_sub(start.elapsed());
             let wait = self.backoff.wait(getrandom::u32().unwrap_or(u32::MAX));
-            // In a hurry only the wait is over; the next one is as long as it would be.
+            // Skipping one delay does not shorten the next ones.
             let _ = timeout(wait.min(left), self.hurry.notified()).await;
             let Some(left) = left.checked_sub(wait) else {
                 let why = problem.unwrap_or_else(|| "the connection was lost".to_owned());
@@ -197,11 +197,12 @@ impl Reconnector {
         }
     }
 
-    /// Logs in anew, where the old visit was, and reads what was said there since.
+    /// Logs in again, joins the rooms of the old session, and reads the messages since then.
     async fn begin_anew(&mut self, connection: &mut Connection) -> Result<Session, Refused> {
         let last = self.opening.last();
         let mut first = self.state.restore_rooms();
-        // The last message in a room shows whether ids still mean the same messages.
+        // If the last message seen in a room still has its id, ids mean the same messages
+        // as before.
         let proof = self.opening.seen.in_room().filter(|(_, room)| self.state.is_in(room));
         let proof = proof.map(|(position, room)| (position, room.to_owned()));
         if let Some((Position { id, .. }, room)) = &proof {
@@ -237,8 +238,9 @@ impl Reconnector {
         Ok(session)
     }
 
-    /// The server has forgotten what we did last: it may hold us to be in other rooms, or
-    /// in another talk, where nothing of what waits to be sent is meant to be said.
+    /// Restores rooms and target after the server lost its latest state: it may have us in
+    /// other rooms, or in another private conversation, where the waiting lines must not be
+    /// sent.
     async fn return_to_place(&mut self, connection: &mut Connection) -> Result<Session, Refused> {
         let mut session = Session::of(&self.me);
         let whois = Command::Whois { name: &self.me }.to_string();
@@ -253,20 +255,19 @@ impl Reconnector {
         let lines = self.state.way_back_from(&rooms);
         session.say(connection, &lines, &self.cids).await?;
         if !self.state.is_in(LOBBY) && !rooms.contains(&LOBBY) {
-            // Who is new is in the lobby, and we are not.
+            // A new state starts in the lobby, but the server does not have us there.
             session.lines.push(format!("@cid={} [PARTED #{LOBBY}]", self.cids.own("first")));
         }
         Ok(session)
     }
 
-    /// Whom to log in as: who we were or, where that is somebody else by now and
-    /// takes no password, the nearest to it.
+    /// Returns the name to log in with: ours or, if another guest has it by now, a similar one.
     fn next_name(&self) -> String {
         let is_lost = self.taken >= NAME_TAKEN_MAX && self.may_rename && self.password.is_none();
         if is_lost { alternative_name(&self.me) } else { self.me.clone() }
     }
 
-    /// Resumes the session and listens to what was missed. `false`: it is over.
+    /// Resumes the session and reads the missed lines. `false`: the session has ended.
     async fn resume(
         &mut self,
         connection: &mut Connection,
@@ -288,7 +289,7 @@ impl Reconnector {
         Ok(false)
     }
 
-    /// Listens up to the barrier; gives the refusal, if resuming was refused.
+    /// Reads lines up to the barrier. Returns the refusal if the server refused to resume.
     async fn hear_missed(
         &mut self,
         connection: &mut Connection,
@@ -303,7 +304,7 @@ impl Reconnector {
             let (tags, plain) = Tags::split(&line);
             let is_barrier = tags.cid == Some(self.opening.barrier.as_str());
             match Event::parse(plain) {
-                // The barrier comes also behind a refusal.
+                // The barrier is answered after a refusal, too.
                 _ if is_barrier => return Ok((!is_welcome).then_some(refusal)),
                 Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
                 _ if !is_within_budget && !is_welcome => return Err(Refused::Flood),
@@ -318,7 +319,7 @@ impl Reconnector {
                 _ if self.opening.note(&line) => missed.push(line),
                 _ => {}
             }
-            // The rest is not waited for: it comes as if live.
+            // Past the budget, the rest is handled as live lines.
             if !is_within_budget {
                 return Ok(None);
             }

@@ -83,7 +83,7 @@ fn server_does_not_choose_how_many_files_a_log_has() {
         .output()
         .expect("sh");
     let said = text(&output.stdout);
-    assert_eq!(said.matches("no more than 1000 rooms").count(), 1, "{said}");
+    assert_eq!(said.matches("only 1000 rooms").count(), 1, "{said}");
     let host = home.path().join(format!("chatty/log/127.0.0.1_{port}"));
     let talks = fs::read_dir(&host).expect("a log").count();
     assert_eq!(talks, 1000);
@@ -106,7 +106,7 @@ fn nothing_is_kept_unasked_and_a_log_that_cannot_be_written_stops_no_talk() {
     fs::write(home.path().join("chatty"), "in the way").expect("writable");
     let done = run("--log");
     assert_eq!(done.status.code(), Some(0));
-    assert_eq!(text(&done.stdout).matches("chatty: no log any more: ").count(), 1);
+    assert_eq!(text(&done.stdout).matches("chatty: logging stopped: ").count(), 1);
 }
 
 #[test]

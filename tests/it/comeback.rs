@@ -108,7 +108,7 @@ fn a_pipe_outlives_two_crashes_of_the_server_without_losing_a_line() {
     let lines: Vec<_> = (0..800).map(|n| format!("line {n}.")).collect();
     assert_eq!(said, lines);
     assert_eq!(exit, Some(0), "{errors:?}");
-    assert!(errors.last().is_some_and(|line| line.starts_with("chatty: back after ")));
+    assert!(errors.last().is_some_and(|line| line.starts_with("chatty: reconnected after ")));
     witness.say("/join ops");
     witness.say("/history 1000");
     let kept: Vec<_> = witness.settles();
@@ -147,7 +147,7 @@ fn at_a_terminal_it_shows_what_was_missed_and_sends_what_was_typed() {
     };
     let order = [" alice: before", lost, "—— 2 missed ——", " bob: one", " bob: two"];
     assert!(order.map(at).is_sorted(), "{rows:?}");
-    assert!(rows.iter().any(|row| row.starts_with("-- back after ")), "{rows:?}");
+    assert!(rows.iter().any(|row| row.starts_with("-- reconnected after ")), "{rows:?}");
     alice.shows_last("#lobby> draft");
     alice.types(" two\r");
     // Nobody has seen alice leave, and nothing came twice.
@@ -262,7 +262,7 @@ fn who_comes_back_too_late_reads_what_was_said_and_says_nothing_twice() {
     assert_eq!(out, seen);
     let (exit, _, errors) = pipe.end();
     assert_eq!(exit, Some(0), "{errors:?}");
-    assert!(errors.last().is_some_and(|line| line.ends_with(", in a new visit")), "{errors:?}");
+    assert!(errors.last().is_some_and(|line| line.ends_with(", in a new session")), "{errors:?}");
     let heard = ["* alice joined", "#ops * alice joined", "#ops alice: later", "* alice quit"];
     assert_eq!(bob.settles(), heard);
 }
@@ -504,7 +504,7 @@ fn a_server_without_a_memory_is_joined_anew_where_one_was() {
     upto(&pipe.out, "#ops alice: two");
     let (exit, _, errors) = pipe.end();
     assert_eq!(exit, Some(0), "{errors:?}");
-    assert!(errors.iter().any(|line| line.contains("in a new visit")), "{errors:?}");
+    assert!(errors.iter().any(|line| line.contains("in a new session")), "{errors:?}");
 }
 
 #[test]
@@ -763,7 +763,8 @@ fn a_connection_is_given_up_for_a_new_one_when_told_to() {
     alice.shows_last("#lobby>");
     bob.hears(|line| line == "* alice joined");
     alice.types("/reconnect\r");
-    let back = |rows: &[String]| rows.iter().filter(|row| row.starts_with("-- back after")).count();
+    let back =
+        |rows: &[String]| rows.iter().filter(|row| row.starts_with("-- reconnected after")).count();
     alice.shows("that she is back", |rows| back(rows) == 1);
     alice.types("here\r");
     assert_eq!(bob.next(), "alice: here");
@@ -813,7 +814,7 @@ fn a_server_that_hangs_is_taken_for_lost_and_found_again() {
     alice.shows_last("lost #lobby> half a mess");
     server.signal("CONT");
     Terminal::waits("the pipe is back", || {
-        pipe.errors.try_iter().any(|line| line.starts_with("chatty: back after"))
+        pipe.errors.try_iter().any(|line| line.starts_with("chatty: reconnected after"))
     });
     alice.shows_last("#lobby> half a mess");
     alice.types("age\r");
@@ -1015,5 +1016,5 @@ fn client_resumes_at_a_server_that_takes_no_time() {
     let (exit, out, errors) = pipe.end();
     assert_eq!(out, ["bob: two"]);
     assert_eq!(exit, Some(0), "{errors:?}");
-    assert!(!errors.iter().any(|line| line.contains("new visit")), "{errors:?}");
+    assert!(!errors.iter().any(|line| line.contains("new session")), "{errors:?}");
 }
