@@ -1,5 +1,6 @@
-//! On a terminal: between the socket, the prompt and the screen. Here is what
-//! happens when; what is shown of it is in `interactive/show.rs`.
+//! The interactive mode, on a terminal: connects the socket, the prompt and the screen.
+//! This file has the control flow; `interactive/show.rs` decides what is shown. It does not
+//! know how lines are edited or drawn.
 
 mod show;
 
@@ -39,17 +40,17 @@ use crate::protocol::Key;
 use crate::protocol::text::is_blank_text;
 use show::redacted;
 
-/// What has come of a line that nobody answered.
+/// The reports about lines without an answer.
 const UNCERTAIN: &str = "perhaps not delivered";
 const NOT_SENT: &str = "not sent";
 
-/// What who has never been here needs to know.
+/// The hint for first-time users.
 const FIRST_STEPS: &str = "/help lists the commands, Tab completes names, Ctrl-D leaves";
 
-/// How long who leaves waits for what is not answered yet.
+/// How long leaving waits for unanswered lines.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How somebody wishes to chat.
+/// The settings of the prompt.
 pub(super) struct Setup {
     pub(super) screen: Screen,
     pub(super) attention: Notifier,
@@ -58,7 +59,7 @@ pub(super) struct Setup {
     pub(super) words: Highlights,
 }
 
-/// Runs until somebody leaves.
+/// Runs until the user leaves or the connection is lost for good.
 pub(super) async fn run(visit: ActiveSession, setup: Setup, mut signals: Signals) -> Exit {
     terminal::reopen();
     let terminal = Terminal::quiet();
@@ -67,14 +68,12 @@ pub(super) async fn run(visit: ActiveSession, setup: Setup, mut signals: Signals
     drop(terminal);
     match ended {
         Ok((exit, None)) => exit,
-        Ok((exit, Some(last_words))) => {
-            print_error(&last_words);
+        Ok((exit, Some(reason))) => {
+            print_error(&reason);
             exit
         }
         Err(problem) => {
-            print_error(&format!(
-                "this terminal does not work: {problem} (chatty join | cat might)"
-            ));
+            print_error(&format!("cannot use this terminal: {problem}; try chatty join --plain"));
             Exit::Unavailable
         }
     }
@@ -83,8 +82,8 @@ pub(super) async fn run(visit: ActiveSession, setup: Setup, mut signals: Signals
 async fn chat(
     visit: ActiveSession,
     setup: Setup,
-    // Listened to before the prompt runs: it is called off by a SIGINT, which must not
-    // find us without a handler.
+    // The handlers are set before the prompt starts, because the prompt is cancelled by a
+    // SIGINT.
     signals: &mut Signals,
     terminal: &Terminal,
 ) -> rustyline::Result<(Exit, Option<String>)> {
@@ -136,29 +135,29 @@ async fn chat(
     let prompt = Prompt::start(editor, history, shared, typed);
 
     let end = chat.run(&mut lines, signals).await;
-    // This order: the prompt gives up the terminal, the printer writes what is
-    // left, and only then the last words follow.
+    // The order matters: the prompt releases the terminal, the printer writes the remaining
+    // lines, and then the reason for the end is printed.
     let is_released = prompt.call_off();
-    let last_words = chat.end(&end);
+    let end_reason = chat.end(&end);
     drop(chat);
     if is_released {
         let _ = printing.join();
     }
-    Ok((end.exit(), last_words))
+    Ok((end.exit(), end_reason))
 }
 
 /// Why the chat is over.
 enum End {
-    /// We said `/quit` and the server has let us go, or takes too long to.
+    /// The user left, and the server confirmed it or took too long.
     Left,
-    /// The connection is gone without our doing, for good.
+    /// The connection was lost for good.
     Lost(GivenUp),
-    /// A signal told us to leave.
+    /// A signal ended the client.
     Signal(Exit),
 }
 
 impl End {
-    /// The terminal cannot be read any more.
+    /// Returns the end for a terminal that cannot be read.
     fn unreadable(why: &str) -> Self {
         let why = format!("cannot read this terminal: {why}");
         Self::Lost(GivenUp { exit: Exit::Unavailable, why })
@@ -173,12 +172,12 @@ impl End {
     }
 }
 
-/// What is to be done after something was typed.
+/// What to do after input from the prompt.
 enum Step {
     Stay,
-    /// Over a new connection.
+    /// Drop the connection and reconnect.
     ComeBack,
-    /// With these last words.
+    /// Leave with this `/quit` line.
     Leave(String, End),
 }
 
@@ -194,16 +193,16 @@ struct Chat {
     joins: Joins,
     lag: Latency,
     pulse: Heartbeat,
-    /// Rings when we go on after we were stopped.
+    /// Received when the process continues after it was stopped.
     continued: Signal,
     reading: AwayMarker,
-    /// What is to be said of our own commands behind the server's help.
+    /// The help rows of the client's own commands, to be added to the server's answer to
+    /// `/help`.
     owed_help: Option<Vec<String>>,
     log: LogFiles,
-    /// To see how the terminal looks afterwards.
+    /// Panic at the first line, to test that the terminal is restored.
     is_to_panic: bool,
-    /// The code and the text with which the server ends the connection, if it
-    /// has said so.
+    /// The code and the text of the server's farewell.
     farewell: Option<(String, String)>,
 }
 
@@ -222,11 +221,11 @@ impl Chat {
         }
     }
 
-    /// Talks until the end, or until the connection is lost: `None`.
+    /// Serves the connection until the end, or until the connection is lost (`None`).
     async fn talk(&mut self, typed: &mut Lines, signals: &mut Signals) -> Option<End> {
         let mut is_closed = false;
         loop {
-            // What came together with the welcome is here already.
+            // The first lines may have arrived together with the login.
             let is_drained = self.receive();
             if is_closed && is_drained {
                 return None;
@@ -241,7 +240,7 @@ impl Chat {
                     if presence_due.is_some() => self.show_presence(),
                 () = sleep_until(lag_due.unwrap_or_else(Instant::now)), if lag_due.is_some() => {}
                 () = self.printer.moves(), if !is_drained => {}
-                // While the socket is not read, the silence is ours.
+                // While the socket is not read, the silence is not the server's.
                 () = sleep_until(self.pulse.due()), if !is_drained => {
                     self.pulse.heard(Instant::now());
                 }
@@ -274,7 +273,7 @@ impl Chat {
         }
     }
 
-    /// Does what was typed.
+    /// Handles input from the prompt.
     fn take(&mut self, typed: Option<Typed>) -> Step {
         match typed {
             Some(Typed::Line { .. }) if self.is_to_panic => panic!("as --debug-panic asks"),
@@ -282,7 +281,7 @@ impl Chat {
             Some(Typed::Local(Local::Say(text))) => self.say_in_room(&text, false),
             Some(Typed::Local(Local::Quiet(room))) => self.quiet(room),
             Some(Typed::Local(Local::Reconnect)) if self.road.retry_for.is_zero() => {
-                let why = "not with --retry-for 0, which gives up";
+                let why = "/reconnect does not work with --retry-for 0";
                 self.printer.print(self.screen.warning(why));
             }
             Some(Typed::Local(Local::Reconnect)) => return Step::ComeBack,
@@ -299,7 +298,7 @@ impl Chat {
         Step::Stay
     }
 
-    /// Keeps a line until it is answered, unless we can answer it ourselves.
+    /// Queues a line until it is answered, unless the client can answer it itself.
     fn keep(&mut self, line: String, waiting: Option<Waiting>, is_offline: bool) {
         self.attention.typed();
         self.reading.typed(Instant::now());
@@ -312,7 +311,7 @@ impl Chat {
         self.comeback.outgoing.add(line, waiting, &lock(&self.state));
     }
 
-    /// Keeps a text for the room, wherever plain lines go.
+    /// Queues a text for the current room, regardless of the target of plain lines.
     fn say_in_room(&mut self, text: &str, is_offline: bool) {
         let room = lock(&self.state).room().map(str::to_owned);
         match room {
@@ -322,19 +321,20 @@ impl Chat {
                 self.keep(line, None, is_offline);
             }
             None => {
-                let why = "not sent, you are in no room: /join one";
+                let why = "not sent: you are in no room; /join one to talk";
                 self.printer.print(self.screen.warning(why));
             }
         }
     }
 
-    /// Since when the server has owed us an answer.
+    /// Returns since when the server has not answered a line or a ping.
     fn unanswered_since(&self) -> Option<Instant> {
         let said = self.comeback.outgoing.unanswered_since();
         said.into_iter().chain(self.pulse.asked_since()).min()
     }
 
-    /// Comes back, if that makes sense. What is typed meanwhile waits, visibly.
+    /// Reconnects unless the farewell forbids it. Lines typed meanwhile wait and are shown
+    /// as pending.
     async fn wait(&mut self, typed: &mut Lines, signals: &mut Signals) -> Result<Reconnected, End> {
         let farewell = self.farewell.take();
         let code = farewell.as_ref().map(|(code, _)| code.as_str());
@@ -350,7 +350,7 @@ impl Chat {
             self.printer.print(self.screen.warning(ANSWER_CUT));
         }
         lock(&self.state).link = LinkState::Lost;
-        self.printer.print(self.screen.notice("connection lost, trying again …"));
+        self.printer.print(self.screen.notice("connection lost; reconnecting …"));
         let way = self.road.way(&mut self.comeback, &lock(&self.state));
         let mut finding = std::pin::pin!(way.find());
         loop {
@@ -366,14 +366,14 @@ impl Chat {
                     Some(Typed::Quit(_)) | None => return Err(End::Left),
                     Some(Typed::Interrupted) => return Err(End::Signal(Exit::Interrupted)),
                 },
-                // The network may be there again.
+                // The network may be available again.
                 Some(()) = self.continued.recv() => self.road.hurry.notify_one(),
                 exit = signals.next() => return Err(End::Signal(exit)),
             }
         }
     }
 
-    /// Goes on where the connection was lost.
+    /// Continues after the connection was restored.
     fn back(&mut self, back: Reconnected) {
         self.connection = back.connection;
         self.pulse.heard(Instant::now());
@@ -385,7 +385,7 @@ impl Chat {
         };
         let is_same_visit = session.is_none() || again.is_some();
         self.comeback.back(again);
-        // First: the prompt is drawn with what is printed.
+        // Set the state first: each print redraws the prompt.
         lock(&self.state).link = LinkState::Up;
         lock(&self.state).greeted(&back.me);
         let notice = reconnected_message(back.after, !is_same_visit);
@@ -395,7 +395,7 @@ impl Chat {
         }
         self.show_missed(&back.missed);
         if let Some(session) = session.as_ref().filter(|_| !is_same_visit) {
-            // Nobody can tell whether what was sent in the old visit was said.
+            // Lines sent in the old session may or may not have been delivered.
             let doubtful = self.comeback.begin_anew(session);
             self.warn_of(&doubtful, UNCERTAIN);
         }
@@ -407,13 +407,13 @@ impl Chat {
         }
     }
 
-    /// Where the server holds us to be is told anew. What is still to be sent is sent, if
-    /// it goes where it was meant to go.
+    /// Rebuilds the state from the server's answers. Waiting lines are abandoned if the
+    /// target of plain lines has changed.
     fn return_to_place(&mut self, session: &Session) {
         let before = lock(&self.state).me().to_owned();
         if Key::fold(&before) != Key::fold(&session.me) {
             let text = format!(
-                "{before} is somebody else now, and you are {}; /nick changes that",
+                "{before} is in use by another user; you are now {} (/nick changes it)",
                 session.me
             );
             self.printer.print(self.screen.warning(&text));
@@ -433,7 +433,7 @@ impl Chat {
         }
     }
 
-    /// Sends what is to be sent.
+    /// Sends the waiting lines.
     fn send(&mut self) {
         let state = lock(&self.state);
         while let Some(line) = self.comeback.outgoing.next(&state) {
@@ -441,7 +441,7 @@ impl Chat {
         }
     }
 
-    /// Waits for the answers to all that was said, and says goodbye.
+    /// Waits for the answers to all lines, at most [`ANSWERS_TIMEOUT`], and logs out.
     async fn leave(&mut self, quit: &str, end: End) -> End {
         let answers = async {
             let mut is_closed = false;
@@ -457,7 +457,7 @@ impl Chat {
                 is_closed = self.connection.progress().await == Progress::Closed;
             }
         };
-        // Whoever wants to leave is not held up by a server that does not answer.
+        // A server that does not answer must not delay the exit.
         let _ = tokio::time::timeout(ANSWERS_TIMEOUT, answers).await;
         let mut last = Vec::new();
         self.connection.quit(quit, |line| last.push(line)).await;
@@ -467,7 +467,7 @@ impl Chat {
         end
     }
 
-    /// What is to be said when it is over: nothing typed is lost in silence.
+    /// Reports all undelivered lines and returns the reason for the end, if it must be printed.
     fn end(&mut self, end: &End) -> Option<String> {
         self.show_presence();
         let doubtful = self.comeback.outgoing.give_up_sent();

@@ -1,11 +1,11 @@
-//! Without a terminal: lines in, lines out, for scripts and pipes.
+//! The piped mode, without a terminal: reads and writes lines, for scripts and pipes. It
+//! does not know the output format (`output.rs`).
 //!
-//! 1. Lines go out in the order they came in, as fast as the server takes them.
-//! 2. Standard output carries the plain lines of the protocol and nothing else,
-//!    or an object for each of them (`output.rs`).
-//! 3. Everything about ourselves goes to standard error.
-//! 4. At the end of input all answers are awaited before we leave.
-//! 5. Over a lost connection all of this goes on (`resume.rs`).
+//! 1. Lines are sent in the order of the input, as fast as the server accepts them.
+//! 2. Standard output carries only lines of the protocol, or an object for each of them.
+//! 3. Messages of the client itself go to standard error.
+//! 4. At the end of the input, the client waits for all answers before it exits.
+//! 5. All of this survives a lost connection (`resume.rs`).
 
 use std::io::{self, BufRead, Read as _};
 use std::mem;
@@ -32,38 +32,39 @@ use crate::protocol::text::is_blank_text;
 use crate::protocol::{Event, LINE_MAX, RoomName, Tags};
 use crate::{stdio, text_file};
 
-/// What has come of a line that nobody answered.
-const UNCERTAIN: (Status, &str) = (Status::InDoubt, "sent, but nobody knows whether it was said");
+/// The reports about lines without an answer.
+const UNCERTAIN: (Status, &str) = (Status::InDoubt, "sent, but not confirmed; it may be lost");
 const NOT_SENT: (Status, &str) = (Status::NotSent, "not sent");
 
-/// Lines read ahead of what is said.
+/// How many lines of input are read ahead.
 const LINES_AHEAD: usize = 64;
 
-/// So much of a line is read. More than the server takes: it shall say so.
+/// The maximum length of an input line in bytes; the rest is dropped. It exceeds the
+/// server's limit, so that the server refuses the line.
 const INPUT_LINE_MAX: u64 = 4 * LINE_MAX as u64;
 
-/// No more is taken from standard input while so much waits for an answer, be it
-/// that the server is slow or that it is gone.
+/// The maximum number of unanswered lines and their bytes. Past either, standard input is
+/// not read (backpressure), whether the server is slow or the connection is lost.
 const UNANSWERED_MAX: (usize, usize) = (1000, 1024 * 1024);
 
-/// No more is put into the connection's buffer while so much is in it.
+/// The maximum number of bytes in the connection's send buffer before lines wait.
 const UNSENT_MAX: usize = 64 * 1024;
 
-/// What there is to say, and how.
+/// The input, the output format and the end of a run.
 pub(super) struct Task {
-    /// Lines to say first.
+    /// Lines to send first.
     pub(super) lines: Vec<String>,
     /// Whether standard input follows them.
     pub(super) reads_input: bool,
-    /// With `--raw`: every line is said here, whatever it looks like.
+    /// With `--raw`: every line is sent to this room as text.
     pub(super) raw_room: Option<RoomName>,
     pub(super) form: Form,
-    /// How long to listen after that.
+    /// How long to stay connected after the end of input.
     pub(super) wait: Duration,
     pub(super) is_quiet: bool,
 }
 
-/// Runs to the end of input, or of the connection.
+/// Runs until the end of the input or of the connection.
 pub(super) async fn run(visit: ActiveSession, task: Task, mut signals: Signals) -> Exit {
     let ActiveSession { mut connection, session, cids, mut road, ping_after, log, .. } = visit;
     let mut input = read_input(task.lines, task.reads_input);
@@ -121,17 +122,17 @@ pub(super) async fn run(visit: ActiveSession, task: Task, mut signals: Signals) 
     }
 }
 
-/// Nobody reads us any more, as in `| head -1`: no reason to complain. Any other
-/// end of our output is.
+/// Returns the exit code for a failed output. A closed pipe, as in `| head -1`, is a
+/// success; other errors are reported.
 fn output_failed(problem: &io::Error) -> Exit {
     if problem.kind() == io::ErrorKind::BrokenPipe {
         return Exit::Done;
     }
-    print_error(&format!("cannot write what the server says: {problem}"));
+    print_error(&format!("cannot write to standard output: {problem}"));
     Exit::Unavailable
 }
 
-/// Without a time, for ever.
+/// Sleeps until `time`; forever without one.
 async fn sleep_until_opt(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
@@ -139,9 +140,8 @@ async fn sleep_until_opt(time: Option<Instant>) {
     }
 }
 
-/// Reads standard input behind these lines on a thread of its own: such a read
-/// cannot be called off, and the thread ends with the process. An error is the last
-/// item.
+/// Yields these lines, then those of standard input. A thread reads them because such a
+/// read cannot be cancelled; it ends with the process. An error is the last item.
 fn read_input(first: Vec<String>, reads_on: bool) -> Input {
     let (lines, input) = mpsc::channel(LINES_AHEAD);
     std::thread::spawn(move || {
@@ -157,7 +157,7 @@ fn read_input(first: Vec<String>, reads_on: bool) -> Input {
         let mut is_first = true;
         loop {
             let mut line = read_line(&mut stdin);
-            // A mark that only says how the file is encoded is no text.
+            // A byte order mark is not text.
             if mem::take(&mut is_first)
                 && let Ok(Some(beginning)) = &mut line
                 && let Err(problem) = text_file::drop_mark(beginning)
@@ -174,7 +174,7 @@ fn read_input(first: Vec<String>, reads_on: bool) -> Input {
     input
 }
 
-/// The next line, of one that never ends no more than its beginning.
+/// Reads the next line, at most [`INPUT_LINE_MAX`] bytes of it.
 fn read_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     input.by_ref().take(INPUT_LINE_MAX).read_until(b'\n', &mut line)?;
@@ -182,9 +182,9 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
         return Ok(None);
     }
     if line.last() != Some(&b'\n') {
-        // Too long, or the last one; then there is nothing to be skipped.
+        // The line is too long, or it is the last one and nothing is skipped.
         if input.skip_until(b'\n')? > 0 {
-            // The cut is not to make a character incomplete: it is too long, no more.
+            // The cut must not split a character: the line is too long, not badly encoded.
             let cut = str::from_utf8(&line).err().filter(|fault| fault.error_len().is_none());
             line.truncate(cut.map_or(line.len(), |fault| fault.valid_up_to()));
         }
@@ -192,22 +192,22 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(line))
 }
 
-/// How far the end has come.
+/// The phases of the end of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     None,
-    /// The input is over, and we listen: until then, or for ever.
+    /// The input has ended; the client stays connected until this time, or forever.
     Listening(Option<Instant>),
-    /// The input is over, or the script has said `/quit` itself; the answer to
-    /// our ping of this number is awaited.
+    /// The input has ended, or the script sent `/quit`; the answer to the ping with this
+    /// number is awaited.
     Awaited(u64),
-    /// All is answered.
+    /// All lines are answered.
     Reached,
-    /// A new visit does not lead to where lines went in the old one.
+    /// A new session could not restore the target of the lines.
     Astray,
 }
 
-/// Why talking has stopped.
+/// Why a connection is no longer served.
 enum Stop {
     Lost,
     Over(Exit),
@@ -219,21 +219,20 @@ struct Script {
     state: State,
     raw_room: Option<RoomName>,
     end: End,
-    /// The last line, sent when all before it is answered: after it there is no
-    /// coming back for an answer that was lost.
+    /// The last line, sent when all lines before it are answered: after it, the session
+    /// cannot be resumed for a lost answer.
     goodbye: String,
     has_refusals: bool,
-    /// A line was sent and nobody knows whether it was said, or more was said than
-    /// was told.
+    /// A sent line was not confirmed, or not all lines of the server were shown.
     has_doubts: bool,
     farewell: Option<(String, String)>,
-    /// Whether we come back.
+    /// Whether to reconnect.
     is_patient: bool,
     keeps_place: bool,
-    /// The connection ended because our account logged in elsewhere.
+    /// The connection ended because our account logged in on another one.
     was_replaced: bool,
     pulse: Heartbeat,
-    /// How long to listen after the end of the input.
+    /// How long to stay connected after the end of input.
     wait: Duration,
     output: Output,
     log: LogFiles,
@@ -243,7 +242,7 @@ type Line = io::Result<Vec<u8>>;
 type Input = mpsc::Receiver<Line>;
 
 impl Script {
-    /// Lines in, lines out, until the end or until the connection is lost.
+    /// Serves the connection until the end of the run or until the connection is lost.
     async fn talk(
         &mut self,
         connection: &mut Connection,
@@ -253,7 +252,7 @@ impl Script {
         let mut is_closed = false;
         self.pulse.heard(Instant::now());
         loop {
-            // What came together with the welcome is here already.
+            // The first lines may have arrived together with the login.
             if let Err(problem) = self.show(std::iter::from_fn(|| connection.next_line())) {
                 return Stop::Over(output_failed(&problem));
             }
@@ -275,7 +274,7 @@ impl Script {
                         self.pulse.heard(Instant::now());
                     }
                 }
-                // While the socket is not read, the silence is ours.
+                // While the socket is not read, the silence is not the server's.
                 () = sleep_until(self.pulse.due()), if !self.output.has_room() => {
                     self.pulse.heard(Instant::now());
                 }
@@ -291,7 +290,7 @@ impl Script {
         }
     }
 
-    /// Comes back, if that makes sense, and goes on taking lines meanwhile.
+    /// Reconnects unless the farewell forbids it, and reads input meanwhile.
     async fn wait(
         &mut self,
         road: &ReconnectConfig,
@@ -312,11 +311,11 @@ impl Script {
             return Err(self.give_up(Exit::Unavailable, &why));
         }
         let lost = match self.farewell.take() {
-            Some((_, text)) => format!("the server ended the connection: {text}; trying again"),
-            None => "connection lost, trying again".to_owned(),
+            Some((_, text)) => format!("the server ended the connection: {text}; reconnecting"),
+            None => "connection lost; reconnecting".to_owned(),
         };
         self.output.status(Status::Offline, None, &lost);
-        // A reader shall know while we are away.
+        // The reader must see the status before the connection is restored.
         let _ = self.output.flush();
         if self.was_replaced {
             self.comeback.forget_visit();
@@ -329,12 +328,12 @@ impl Script {
                     return back.map_err(|given_up| self.give_up(given_up.exit, &given_up.why));
                 }
                 line = input.recv(), if self.takes_input() => self.take_all(line, input),
-                exit = signals.next() => return Err(self.give_up(exit, "told to leave")),
+                exit = signals.next() => return Err(self.give_up(exit, "stopped by a signal")),
             }
         }
     }
 
-    /// Goes on where the connection was lost.
+    /// Continues after the connection was restored.
     fn back(&mut self, missed: Vec<String>, how: Outcome) -> io::Result<()> {
         let (again, session) = match how {
             Outcome::Resumed => (None, None),
@@ -370,7 +369,7 @@ impl Script {
         }
         if !self.state.is_where(&before) {
             let why = session.refused.unwrap_or_else(|| before.target());
-            let why = format!("the way back does not lead to where lines went: {why}");
+            let why = format!("cannot return to the room or user that lines were sent to: {why}");
             self.output.status(Status::Failed, None, &why);
             let sent = self.comeback.outgoing.give_up_sent();
             self.doubt(&sent, UNCERTAIN);
@@ -384,15 +383,15 @@ impl Script {
         Ok(())
     }
 
-    /// Whether we come back after this farewell, or none. Jobs that share an account
-    /// replace each other, and each is to have its lines said; whoever stays longer
-    /// would fight for the account for ever.
+    /// Whether to reconnect after this farewell, or without one. Jobs that share an account
+    /// replace each other's connection, and each must deliver its lines, so jobs reconnect.
+    /// Clients that stay would replace each other forever, so they do not.
     fn comes_back_after(&self, code: Option<&str>) -> bool {
         let is_shared = !self.keeps_place && code == Some(REPLACED);
         self.is_patient && (resume::should_reconnect(code) || is_shared)
     }
 
-    /// Waits until what was told is written.
+    /// Waits until all output is written.
     fn finish(&mut self, exit: Exit) -> Exit {
         match self.output.finish() {
             Err(problem) if exit == Exit::Done || exit == Exit::Refused => output_failed(&problem),
@@ -405,7 +404,7 @@ impl Script {
         self.end == End::None && lines < UNANSWERED_MAX.0 && size < UNANSWERED_MAX.1
     }
 
-    /// Takes a line of input, and those behind it that are here.
+    /// Handles a line of input and all that are available after it.
     fn take_all(&mut self, line: Option<Line>, input: &mut Input) {
         self.take(line);
         while self.takes_input() {
@@ -414,7 +413,7 @@ impl Script {
         }
     }
 
-    /// Takes a line of input, or its end.
+    /// Handles a line of input, or its end.
     fn take(&mut self, line: Option<Line>) {
         let line = match line {
             Some(Ok(line)) => line,
@@ -437,7 +436,7 @@ impl Script {
         let line = line.strip_suffix(b"\n").unwrap_or(&line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let Ok(line) = str::from_utf8(line) else {
-            return self.refuse("bad-encoding", "not sent: it is not UTF-8 (iconv converts it)");
+            return self.refuse("bad-encoding", "not sent: not UTF-8; convert it with iconv");
         };
         let outgoing = &mut self.comeback.outgoing;
         if is_blank_text(line) {
@@ -447,15 +446,15 @@ impl Script {
         if let Some(room) = &self.raw_room {
             let command =
                 Command::Msg { to: MessageTarget::Room(room.as_str()), text: line }.to_string();
-            // A line of full length has no room for that; where it goes all the same
-            // is checked with every new visit.
+            // A line of maximum length cannot be prefixed with its room. It goes to the
+            // current target, which is checked in every new session.
             let is_text = commands::parse(line) == Ok(Request::Say(line));
             let line = if command.len() > LINE_MAX && is_text { line } else { &command };
             outgoing.add(line.to_owned(), None, &self.state);
             return;
         }
         match commands::parse(line) {
-            // Without tags our marks would be read as text, by everybody.
+            // Without tags, our cids would be sent as text.
             Ok(Request::Command(Command::Set { change: Some((Setting::Tags, false)) })) => {
                 self.refuse("bad-argument", "chatty join needs tags to be on");
             }
@@ -470,20 +469,20 @@ impl Script {
         }
     }
 
-    /// Refuses a line of input that is not even sent.
+    /// Refuses a line of input without sending it.
     fn refuse(&mut self, code: &str, why: &str) {
         let number = self.comeback.outgoing.skip();
         self.has_refusals = true;
         self.output.error(number, code, why);
     }
 
-    /// Asks for the answer behind which there are no others.
+    /// Sends a ping whose answer arrives after all others.
     fn ping(&mut self) {
         let ping = Command::Ping { token: None }.to_string();
         self.end = End::Awaited(self.comeback.outgoing.add(ping, None, &self.state));
     }
 
-    /// Sends what is to be sent, as far as it makes sense to.
+    /// Sends waiting lines while the send buffer has space.
     fn send(&mut self, connection: &mut Connection) {
         while connection.unsent_len() < UNSENT_MAX
             && let Some(line) = self.comeback.outgoing.next(&self.state)
@@ -492,7 +491,7 @@ impl Script {
         }
     }
 
-    /// Writes what the server said, and flushes.
+    /// Writes lines of the server, and flushes.
     fn show(&mut self, lines: impl IntoIterator<Item = String>) -> io::Result<()> {
         for line in lines {
             for line in self.comeback.whole(line) {
@@ -507,12 +506,12 @@ impl Script {
         self.output.flush()
     }
 
-    /// Which of our lines this answers.
+    /// Returns the number of the line that this answers.
     fn number(&self, tags: &Tags<'_>) -> Option<u64> {
         self.comeback.outgoing.cids().number(tags.cid?)
     }
 
-    /// Takes note of a line. `false`: it is not for the output.
+    /// Records a line. `false`: it is not written to the output.
     fn note(&mut self, tags: &Tags<'_>, event: Option<Event<'_>>) -> bool {
         let is_shown = self.comeback.note(tags, event.as_ref());
         let number = self.number(tags);
@@ -534,18 +533,18 @@ impl Script {
                 }
                 is_shown
             }
-            // Ours, said after the ping, is no more of the script than that.
+            // The answer to our own final `/quit` is not part of the script.
             Some(Event::Bye { code: "quit", .. }) if number.is_none() => false,
             Some(Event::Bye { code, text }) => {
                 self.farewell = Some((code.to_owned(), text.to_owned()));
-                // One from which we come back is no more than a lost connection.
+                // If the client reconnects, the farewell is only a lost connection.
                 !self.comes_back_after(Some(code))
             }
             _ => is_shown,
         }
     }
 
-    /// Names lines that were not answered; of our own ping nobody needs to know.
+    /// Reports unanswered lines, except our own ping.
     fn doubt(&mut self, lines: &[(u64, String)], (status, what): (Status, &str)) {
         for (number, _) in lines.iter().filter(|(number, _)| self.end != End::Awaited(*number)) {
             self.has_doubts = true;
@@ -553,14 +552,14 @@ impl Script {
         }
     }
 
-    /// It is over, and what waits will not be said.
+    /// Abandons the run and reports the lines that will not be sent.
     fn give_up(&mut self, exit: Exit, why: &str) -> Exit {
         self.output.status(Status::Failed, None, why);
         let sent = self.comeback.outgoing.give_up_sent();
         self.doubt(&sent, UNCERTAIN);
         let unsent = self.comeback.outgoing.give_up_unsent();
         self.doubt(&unsent, NOT_SENT);
-        let _ = self.output.flush(); // it is over anyway
+        let _ = self.output.flush(); // the run has failed anyway
         exit
     }
 

@@ -451,5 +451,5 @@ fn an_output_that_cannot_be_written_is_an_error() {
         .output()
         .expect("chatty join");
     assert_eq!(done.status.code(), Some(69));
-    assert!(text(&done.stderr).starts_with("chatty: cannot write what the server says: "));
+    assert!(text(&done.stderr).starts_with("chatty: cannot write to standard output: "));
 }

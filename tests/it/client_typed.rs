@@ -189,7 +189,9 @@ fn what_is_for_the_room_gets_there_from_a_private_talk_too() {
     alice.types("/say\r");
     alice.shows("what it takes", |rows| count(rows, "-- usage: /say TEXT") == 1);
     alice.types("/part\r/say hi none\r");
-    alice.shows("why not", |rows| count(rows, "-- not sent, you are in no room: /join one") == 1);
+    alice.shows("why not", |rows| {
+        count(rows, "-- not sent: you are in no room; /join one to talk") == 1
+    });
     alice.types("psst\r");
     assert_eq!(bob.hears(|line| line.contains("alice:")), "[PRIVATE MESSAGE] alice: psst");
 }

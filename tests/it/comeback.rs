@@ -97,7 +97,7 @@ fn a_pipe_outlives_two_crashes_of_the_server_without_losing_a_line() {
         out.extend(upto(&pipe.out, &format!(" line {seen}.")));
         server.kill();
         (crash * 400 + 200..crash * 400 + 400).for_each(|n| pipe.say(&format!("line {n}.")));
-        upto(&pipe.errors, "connection lost, trying again");
+        upto(&pipe.errors, "connection lost; reconnecting");
         let data = folder.path().to_str().expect("a plain path");
         server = Server::start_again(port, &["--data", data]);
     }
@@ -129,7 +129,7 @@ fn at_a_terminal_it_shows_what_was_missed_and_sends_what_was_typed() {
     alice.types("half a li");
     alice.shows_last("#lobby> half a li");
     proxy.cut();
-    let lost = "-- connection lost, trying again …";
+    let lost = "-- connection lost; reconnecting …";
     alice.shows(lost, |rows| count(rows, lost) == 1);
     alice.types("ne\rdraft");
     alice.shows("what waits", |rows| count(rows, "-- to be sent: half a line") == 1);
@@ -194,7 +194,7 @@ impl Muted {
     /// The connection is cut, something happens, and alice comes back.
     fn cut(&mut self, meanwhile: impl FnOnce(&mut Peer)) {
         self.proxy.cut();
-        upto(&self.pipe.errors, "connection lost, trying again");
+        upto(&self.pipe.errors, "connection lost; reconnecting");
         meanwhile(&mut self.bob);
         self.proxy.mend();
     }
@@ -274,7 +274,7 @@ fn in_a_new_visit_no_line_goes_where_it_was_not_meant_to() {
     let _bob = Peer::join(port, "bob");
     let Some(alice) = Terminal::join(proxy.port, "--name alice --room ops") else { return };
     alice.shows_last("#ops>");
-    let lost = "-- connection lost, trying again …";
+    let lost = "-- connection lost; reconnecting …";
     let mut restart = |line: &str| {
         let losses = count(&alice.rows(), lost);
         proxy.cut();
@@ -314,7 +314,7 @@ fn what_is_typed_offline_for_somebody_who_has_gone_is_not_said_to_all() {
     let Some(alice) = Terminal::join(proxy.port, "--name alice") else { return };
     alice.shows_last("#lobby>");
     proxy.cut();
-    alice.shows("the loss", |rows| rows.iter().any(|row| row.contains("trying again")));
+    alice.shows("the loss", |rows| rows.iter().any(|row| row.contains("reconnecting")));
     alice.types("to all\r/query ghost\rto the ghost\r/query bob\rto bob\r");
     alice.shows("what waits", |rows| count(rows, "-- to be sent: to bob") == 1);
     proxy.mend();
@@ -333,7 +333,7 @@ fn who_leaves_while_the_connection_is_lost_is_told_what_was_not_sent() {
         let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
         alice.shows_last("#lobby>");
         server.kill();
-        alice.shows("the loss", |rows| rows.iter().any(|row| row.contains("trying again")));
+        alice.shows("the loss", |rows| rows.iter().any(|row| row.contains("reconnecting")));
         alice.types("unheard\r");
         alice.shows("what waits", |rows| count(rows, "-- to be sent: unheard") == 1);
         match way {
@@ -483,7 +483,7 @@ fn it_gives_up_when_told_to() {
         upto(&pipe.out, "alice: one");
         server.kill();
         let errors: Vec<_> = pipe.errors.iter().collect();
-        assert_eq!(errors.iter().any(|line| line.contains("trying again")), is_tried);
+        assert_eq!(errors.iter().any(|line| line.contains("reconnecting")), is_tried);
         let last = if is_tried { "cannot connect to" } else { "the connection was lost" };
         assert!(errors.last().expect("a reason").contains(last), "{errors:?}");
         assert_eq!(pipe.end().0, Some(69));
@@ -498,7 +498,7 @@ fn a_server_without_a_memory_is_joined_anew_where_one_was() {
     pipe.say("one");
     upto(&pipe.out, "#ops alice: one");
     server.kill();
-    upto(&pipe.errors, "trying again");
+    upto(&pipe.errors, "reconnecting");
     pipe.say("two");
     let _server = Server::start_again(port, &["--ephemeral"]);
     upto(&pipe.out, "#ops alice: two");
@@ -525,7 +525,7 @@ fn at_a_terminal_a_draft_and_what_was_typed_outlive_a_crash_of_the_server() {
     let server = Server::start_again(port, &["--data", &data]);
     alice.shows("what waited", |rows| count(rows, "#ops alice: meanwhile") == 1);
     let rows = alice.shows_last("#ops> half a mess");
-    assert_eq!(count(&rows, "-- connection lost, trying again …"), 1, "{rows:?}");
+    assert_eq!(count(&rows, "-- connection lost; reconnecting …"), 1, "{rows:?}");
     let mut bob = Peer::join(server.port, "bob");
     bob.say("/join ops");
     bob.hears(|line| line == "[USERS #ops 2] alice,bob");
@@ -549,7 +549,7 @@ fn at_a_terminal_whose_name_is_somebody_elses_by_now_comes_back_under_another() 
     let mut other = Peer::join(port, "alice");
     proxy.mend();
     alice.shows("who she is", |rows| {
-        rows.iter().any(|row| row.contains("alice is somebody else now, and you are alice_"))
+        rows.iter().any(|row| row.contains("alice is in use by another user; you are now alice_"))
     });
     alice.types("it is me\r");
     other.hears(|line| line == "alice_: it is me");
@@ -604,7 +604,7 @@ fn what_a_lost_visit_leaves_in_doubt_is_told_and_not_said_again() {
     (&stream).write_all(b"@id=1 bob: half a li").expect("say");
     drop(said);
     stream.shutdown(std::net::Shutdown::Both).expect("cut");
-    upto(&pipe.errors, "trying again");
+    upto(&pipe.errors, "reconnecting");
     pipe.say("new");
     let answering = thread::spawn(move || {
         let (mut stream, said) = next_client(&listener);
@@ -810,7 +810,7 @@ fn a_server_that_hangs_is_taken_for_lost_and_found_again() {
     upto(&pipe.out, "[USERS #lobby 2] alice,logger");
     alice.types("half a mess");
     server.signal("STOP");
-    upto(&pipe.errors, "chatty: connection lost, trying again");
+    upto(&pipe.errors, "chatty: connection lost; reconnecting");
     alice.shows_last("lost #lobby> half a mess");
     server.signal("CONT");
     Terminal::waits("the pipe is back", || {
@@ -821,7 +821,7 @@ fn a_server_that_hangs_is_taken_for_lost_and_found_again() {
     upto(&pipe.out, "alice: half a message");
     let rows = alice.shows("the line", |rows| count(rows, " alice: half a message") == 1);
     // Whoever answers is not lost, however little there is to say.
-    assert_eq!(count(&rows, "-- connection lost, trying again …"), 1, "{rows:?}");
+    assert_eq!(count(&rows, "-- connection lost; reconnecting …"), 1, "{rows:?}");
     alice.types("/ping\r");
     let timed = |row: &String| row.starts_with("-- answered in ") && row.ends_with(" ms");
     alice.shows("how long it takes", |rows| rows.iter().any(timed));
@@ -896,7 +896,7 @@ fn client_misses_nothing_after_a_backup_was_restored() {
         say_in_ops(port, 3..8);
         let mut seen = upto(&alice.out, "\"text\":\"line 7.\",\"self\":false}");
         proxy.cut();
-        upto(&alice.errors, "connection lost, trying again");
+        upto(&alice.errors, "connection lost; reconnecting");
         alice.say("typed meanwhile");
         let server = restore(server, folder.path(), copy.path());
         say_in_ops(port, 100..100 + after);

@@ -1,4 +1,5 @@
-//! What becomes of the server's lines, and what the client itself has to say.
+//! Decides what is shown of the server's lines, and prints the notices of the client. It
+//! does not know how lines are styled or drawn.
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -13,8 +14,7 @@ use crate::client::submission::is_secret;
 use crate::protocol::{Event, Tags};
 
 impl Chat {
-    /// Shows the lines that are here, as far as the screen has room for them. `false`:
-    /// there may be more.
+    /// Shows the received lines while the printer accepts them. `false`: there may be more.
     pub(super) fn receive(&mut self) -> bool {
         while self.printer.has_room() {
             let Some(line) = self.connection.next_line() else { return true };
@@ -36,7 +36,7 @@ impl Chat {
             let event = Event::parse(Tags::split(line).1);
             matches!(event, Some(Event::Reply { word: "HELP", .. }))
         };
-        // Of all commands; and with it what we do ourselves.
+        // The list of all commands; add the client's own.
         if lines.first().is_some_and(is_help)
             && let Some(own) = self.owed_help.take()
         {
@@ -101,7 +101,7 @@ impl Chat {
             self.warn_of(&astray, NOT_SENT);
         }
         if let Some(cid) = tags.cid {
-            // After the state: who waits for the answer looks there next.
+            // After the state was updated: the thread that waits for the answer reads it next.
             self.comeback.outgoing.acknowledge(cid, event.as_ref());
         }
         if let Some(Event::Bye { code, text }) = event {
@@ -138,7 +138,7 @@ impl Chat {
         }
     }
 
-    /// Shows how long the server takes, and names what it has not answered.
+    /// Shows how long the server has not answered, and reports overdue lines.
     pub(super) fn show_lag(&mut self) {
         let now = Instant::now();
         let since = self.unanswered_since();
@@ -156,7 +156,7 @@ impl Chat {
         }
     }
 
-    /// Makes a room quiet, or ends that.
+    /// Turns the quiet mode of a room on or off.
     pub(super) fn quiet(&mut self, room: Option<String>) {
         let text = {
             let mut state = lock(&self.state);
@@ -164,21 +164,21 @@ impl Chat {
                 Some(room) if state.is_in(&room) => {
                     if state.unread.toggle_quiet(&room) {
                         format!(
-                            "#{room} is quiet: its lines are counted in front of the prompt, and \
-                             shown where they mean you; /quiet #{room} again ends that"
+                            "#{room} is quiet: the prompt counts its messages, and only mentions \
+                                 of you are shown; /quiet #{room} again ends this"
                         )
                     } else {
-                        format!("#{room} is shown again; /history #{room} has what was said")
+                        format!("#{room} is shown again; /history #{room} has what you missed")
                     }
                 }
                 Some(room) => format!("you are not in #{room}"),
-                None => "you are in no room".to_owned(),
+                None => "you are in no room; /join one to talk".to_owned(),
             }
         };
         self.printer.print(self.screen.notice(&text));
     }
 
-    /// Helps as far as the client knows; whether that is all of it.
+    /// Answers `/help` as far as the client can. `true`: the answer is complete.
     pub(super) fn help(&mut self, line: &str, is_offline: bool) -> bool {
         let Some((rows, is_all)) = local::help(line, is_offline) else { return false };
         if !is_all {
@@ -196,12 +196,12 @@ impl Chat {
     }
 }
 
-/// A line as it may be shown again.
+/// Returns a line with passwords redacted, to be shown again.
 pub(super) fn redacted(line: &str) -> &str {
     if is_secret(line) { "(a password)" } else { line }
 }
 
-/// What others said. Our own lines among what we missed are only now answered.
+/// Whether a line is a message of another user. Our own missed messages carry a cid.
 fn is_from_others(line: &str) -> bool {
     let (tags, plain) = Tags::split(line);
     tags.cid.is_none() && matches!(Event::parse(plain), Some(Event::Message(_)))
