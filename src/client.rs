@@ -281,7 +281,7 @@ impl JoinArgs {
 
     /// Whether to ask the server for a session that survives a lost connection. A job that only
     /// runs `--exec` lines does not ask: if it were killed, its name would stay in use.
-    fn keeps_place(&self) -> bool {
+    fn wants_session(&self) -> bool {
         self.reads_input() || self.wait.is_some()
     }
 }
@@ -362,17 +362,17 @@ struct ActiveSession {
     connection: Connection,
     session: Session,
     cids: CidGenerator,
-    road: ReconnectConfig,
+    reconnect_config: ReconnectConfig,
     ping_after: Duration,
     log: LogFiles,
-    is_to_panic: bool,
+    debug_panic: bool,
 }
 
 async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
     // Before the login: afterwards the server reserves our name until we log out.
     let listening = Signals::listen().and_then(|signals| {
         if !is_interactive(args) {
-            signals::insist()?;
+            signals::exit_on_second_signal()?;
         }
         Ok(signals)
     });
@@ -383,8 +383,8 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
             return Failure::new(Exit::Unavailable, why).report(args);
         }
     };
-    let visit = match start_session(args, identity, &mut signals).await {
-        Ok(visit) => visit,
+    let session = match start_session(args, identity, &mut signals).await {
+        Ok(session) => session,
         Err(failure) => return failure.report(args),
     };
     if is_interactive(args) {
@@ -397,7 +397,7 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
             joins: args.joins,
             words,
         };
-        interactive::run(visit, setup, signals).await
+        interactive::run(session, setup, signals).await
     } else {
         let room = identity.room.as_ref().map_or_else(RoomName::lobby, Clone::clone);
         let task = Task {
@@ -408,7 +408,7 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
             wait: args.wait.unwrap_or_default(),
             is_quiet: args.quiet,
         };
-        piped::run(visit, task, signals).await
+        piped::run(session, task, signals).await
     }
 }
 

@@ -75,7 +75,7 @@ fn lookup_problem(error: &io::Error) -> &'static str {
 
 impl Address {
     /// Returns the endpoint, with `port` if the address has none.
-    pub(super) fn or_port(&self, port: u16) -> Endpoint {
+    pub(super) fn with_default_port(&self, port: u16) -> Endpoint {
         Endpoint { host: self.host.clone(), port: self.port.unwrap_or(port), tls: None }
     }
 }
@@ -167,7 +167,7 @@ mod tests {
             ("[fe80::1%lo]:6000", "[fe80::1%lo]:6000"),
         ] {
             let address: Address = text.parse().expect(text);
-            assert_eq!(address.or_port(5555).to_string(), shown);
+            assert_eq!(address.with_default_port(5555).to_string(), shown);
         }
         for bad in ["", ":5555", "host:", "host:x", "host:0", "host:99999", "[::1", "[::1]6", "a b"]
         {
@@ -179,7 +179,7 @@ mod tests {
     fn scoped_address_is_resolved_without_name_lookup() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let resolve = |text: &str| {
-            let endpoint = text.parse::<Address>().expect(text).or_port(5555);
+            let endpoint = text.parse::<Address>().expect(text).with_default_port(5555);
             runtime.block_on(endpoint.resolve())
         };
         let found = resolve("[fe80::1%lo]:6000").expect("an address");

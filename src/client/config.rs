@@ -27,7 +27,7 @@ const COMMAND_LINE_ONLY: [&str; 4] = [FILE, "input", "help", "version"];
 /// # Errors
 /// A message for the user, with the name of the file and the line.
 pub fn configured(join: clap::Command, given: &ArgMatches) -> Result<clap::Command, String> {
-    Ok(dashed(heeding_port(with_settings(join, given)?, given), given))
+    Ok(with_stdin_marker(with_effective_port(with_settings(join, given)?, given), given))
 }
 
 fn with_settings(mut join: clap::Command, given: &ArgMatches) -> Result<clap::Command, String> {
@@ -76,7 +76,7 @@ fn with_settings(mut join: clap::Command, given: &ArgMatches) -> Result<clap::Co
 
 /// Drops the port in HOST if `--port` has a higher precedence: a flag overrides a variable,
 /// and a variable overrides the file.
-fn heeding_port(join: clap::Command, given: &ArgMatches) -> clap::Command {
+fn with_effective_port(join: clap::Command, given: &ArgMatches) -> clap::Command {
     let rank = |id: &str| match given.value_source(id) {
         Some(ValueSource::CommandLine) => 2,
         Some(ValueSource::EnvVariable) => 1,
@@ -104,7 +104,7 @@ fn is_given(given: &ArgMatches, arg: &Arg) -> bool {
 
 /// Handles `chatty join -`, where the dash is not the host: swaps the two positions, so
 /// that the host comes from its variable, the file or its default.
-fn dashed(join: clap::Command, given: &ArgMatches) -> clap::Command {
+fn with_stdin_marker(join: clap::Command, given: &ArgMatches) -> clap::Command {
     let is_given = given.value_source("host") == Some(ValueSource::CommandLine);
     let mut host = given.get_raw("host").into_iter().flatten();
     if is_given && host.any(|host| host == "-") {
@@ -162,18 +162,18 @@ fn values(arg: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, String> {
         DeValue::Boolean(is_on) if is_switch => Ok(vec![is_on.to_string()]),
         _ if is_switch => Err("must be true or false".to_owned()),
         DeValue::Array(items) => {
-            let items: Result<Vec<_>, _> = items.iter().map(Spanned::get_ref).map(word).collect();
+            let items: Result<Vec<_>, _> = items.iter().map(Spanned::get_ref).map(scalar).collect();
             if matches!(arg.get_action(), ArgAction::Append) {
                 return items;
             }
             // A program and its arguments, in the JSON form that the flag accepts.
             Ok(vec![serde_json::to_string(&items?).map_err(|problem| problem.to_string())?])
         }
-        _ => Ok(vec![word(value)?]),
+        _ => Ok(vec![scalar(value)?]),
     }
 }
 
-fn word(value: &DeValue<'_>) -> Result<String, String> {
+fn scalar(value: &DeValue<'_>) -> Result<String, String> {
     match value {
         DeValue::String(text) => Ok(text.to_string()),
         DeValue::Integer(number) => Ok(number.to_string()),

@@ -19,7 +19,7 @@ pub(super) enum HeartbeatAction {
     /// Nothing yet.
     Wait,
     /// Send a ping.
-    Ask,
+    Ping,
     /// The connection is lost.
     Dead,
 }
@@ -31,23 +31,23 @@ pub(super) struct Heartbeat {
     silence: Duration,
     due: Instant,
     /// When the first unanswered ping was sent, and their number.
-    asked: Option<(Instant, u32)>,
+    pinged: Option<(Instant, u32)>,
 }
 
 impl Heartbeat {
     /// Returns the heartbeat of a server that has just sent data.
     pub(super) fn new(silence: Duration, now: Instant) -> Self {
-        Self { silence, due: now + silence, asked: None }
+        Self { silence, due: now + silence, pinged: None }
     }
 
     /// Records that the server sent data.
-    pub(super) fn heard(&mut self, now: Instant) {
+    pub(super) fn received(&mut self, now: Instant) {
         *self = Self::new(self.silence, now);
     }
 
     /// Returns since when a ping is unanswered.
-    pub(super) fn asked_since(&self) -> Option<Instant> {
-        self.asked.map(|(since, _)| since)
+    pub(super) fn pinged_since(&self) -> Option<Instant> {
+        self.pinged.map(|(since, _)| since)
     }
 
     /// Returns when to call [`Self::beat`] next.
@@ -61,20 +61,20 @@ impl Heartbeat {
             return HeartbeatAction::Wait;
         }
         if now - self.due >= SUSPENDED_AFTER {
-            self.asked = None;
+            self.pinged = None;
         }
-        match self.asked {
+        match self.pinged {
             Some((_, PINGS_MAX..)) => HeartbeatAction::Dead,
-            _ => self.ask(now),
+            _ => self.ping(now),
         }
     }
 
     /// Requests a ping now, e.g. after the client was stopped.
-    pub(super) fn ask(&mut self, now: Instant) -> HeartbeatAction {
-        let (since, count) = self.asked.unwrap_or((now, 0));
-        self.asked = Some((since, count + 1));
+    pub(super) fn ping(&mut self, now: Instant) -> HeartbeatAction {
+        let (since, count) = self.pinged.unwrap_or((now, 0));
+        self.pinged = Some((since, count + 1));
         self.due = now + self.silence;
-        HeartbeatAction::Ask
+        HeartbeatAction::Ping
     }
 }
 
@@ -88,42 +88,42 @@ mod tests {
     fn silent_server_is_lost_after_two_pings() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut pulse = Heartbeat::new(SILENCE, start);
-        assert_eq!(pulse.beat(at(29)), HeartbeatAction::Wait);
-        assert_eq!(pulse.beat(at(30)), HeartbeatAction::Ask);
-        assert_eq!(pulse.asked_since(), Some(at(30)));
-        assert_eq!(pulse.beat(at(59)), HeartbeatAction::Wait);
-        assert_eq!(pulse.beat(at(60)), HeartbeatAction::Ask);
-        assert_eq!(pulse.asked_since(), Some(at(30)));
-        assert_eq!(pulse.beat(at(90)), HeartbeatAction::Dead);
+        let mut heartbeat = Heartbeat::new(SILENCE, start);
+        assert_eq!(heartbeat.beat(at(29)), HeartbeatAction::Wait);
+        assert_eq!(heartbeat.beat(at(30)), HeartbeatAction::Ping);
+        assert_eq!(heartbeat.pinged_since(), Some(at(30)));
+        assert_eq!(heartbeat.beat(at(59)), HeartbeatAction::Wait);
+        assert_eq!(heartbeat.beat(at(60)), HeartbeatAction::Ping);
+        assert_eq!(heartbeat.pinged_since(), Some(at(30)));
+        assert_eq!(heartbeat.beat(at(90)), HeartbeatAction::Dead);
     }
 
     #[test]
     fn any_data_resets_the_heartbeat() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut pulse = Heartbeat::new(SILENCE, start);
+        let mut heartbeat = Heartbeat::new(SILENCE, start);
         assert_eq!(
-            (pulse.beat(at(30)), pulse.beat(at(60))),
-            (HeartbeatAction::Ask, HeartbeatAction::Ask)
+            (heartbeat.beat(at(30)), heartbeat.beat(at(60))),
+            (HeartbeatAction::Ping, HeartbeatAction::Ping)
         );
-        pulse.heard(at(61));
-        assert_eq!((pulse.due(), pulse.asked_since()), (at(91), None));
-        assert_eq!(pulse.beat(at(91)), HeartbeatAction::Ask);
+        heartbeat.received(at(61));
+        assert_eq!((heartbeat.due(), heartbeat.pinged_since()), (at(91), None));
+        assert_eq!(heartbeat.beat(at(91)), HeartbeatAction::Ping);
     }
 
     #[test]
     fn suspended_client_pings_again_before_connection_is_lost() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut pulse = Heartbeat::new(SILENCE, start);
+        let mut heartbeat = Heartbeat::new(SILENCE, start);
         assert_eq!(
-            (pulse.beat(at(30)), pulse.beat(at(60))),
-            (HeartbeatAction::Ask, HeartbeatAction::Ask)
+            (heartbeat.beat(at(30)), heartbeat.beat(at(60))),
+            (HeartbeatAction::Ping, HeartbeatAction::Ping)
         );
         // Suspended for hours.
-        assert_eq!(pulse.beat(at(30_000)), HeartbeatAction::Ask);
-        assert_eq!(pulse.beat(at(30_030)), HeartbeatAction::Ask);
-        assert_eq!(pulse.beat(at(30_060)), HeartbeatAction::Dead);
+        assert_eq!(heartbeat.beat(at(30_000)), HeartbeatAction::Ping);
+        assert_eq!(heartbeat.beat(at(30_030)), HeartbeatAction::Ping);
+        assert_eq!(heartbeat.beat(at(30_060)), HeartbeatAction::Dead);
     }
 }

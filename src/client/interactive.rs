@@ -60,11 +60,11 @@ pub(super) struct Setup {
 }
 
 /// Runs until the user leaves or the connection is lost for good.
-pub(super) async fn run(visit: ActiveSession, setup: Setup, mut signals: Signals) -> Exit {
+pub(super) async fn run(active: ActiveSession, setup: Setup, mut signals: Signals) -> Exit {
     terminal::reopen();
     let terminal = Terminal::quiet();
     terminal.outlives_panics();
-    let ended = chat(visit, setup, &mut signals, &terminal).await;
+    let ended = chat(active, setup, &mut signals, &terminal).await;
     drop(terminal);
     match ended {
         Ok((exit, None)) => exit,
@@ -80,14 +80,15 @@ pub(super) async fn run(visit: ActiveSession, setup: Setup, mut signals: Signals
 }
 
 async fn chat(
-    visit: ActiveSession,
+    active: ActiveSession,
     setup: Setup,
     // The handlers are set before the prompt starts, because the prompt is cancelled by a
     // SIGINT.
     signals: &mut Signals,
     terminal: &Terminal,
 ) -> rustyline::Result<(Exit, Option<String>)> {
-    let ActiveSession { connection, session, cids, road, ping_after, log, is_to_panic } = visit;
+    let ActiveSession { connection, session, cids, reconnect_config, ping_after, log, debug_panic } =
+        active;
     let Setup { screen, attention, history, joins, words } = setup;
     let (printer, orders) = Printer::new();
     let mut state = State::new(&session.me);
@@ -100,7 +101,7 @@ async fn chat(
         is_asking: Arc::default(),
     };
     let mut editor = prompt::editor(&shared)?;
-    let is_first_visit = history.load(&mut editor);
+    let is_first_use = history.load(&mut editor);
     let printing = orders.start_printing(editor.create_external_printer()?, shared.gate.clone());
     let warning = screen.notice("press Ctrl-C again to leave");
     let interrupt = Interrupt::new(shared.clone(), warning);
@@ -110,25 +111,25 @@ async fn chat(
     let continued = signals::continued()?;
     let mut chat = Chat {
         connection,
-        comeback: Resumption::new(cids),
-        road,
+        resumption: Resumption::new(cids),
+        reconnect_config,
         state: shared.state.clone(),
         screen,
         printer,
         attention,
         presence: Presence::default(),
         joins,
-        lag: Latency::default(),
-        pulse: Heartbeat::new(ping_after, Instant::now()),
+        latency: Latency::default(),
+        heartbeat: Heartbeat::new(ping_after, Instant::now()),
         continued,
-        reading: AwayMarker::new(Instant::now()),
-        owed_help: None,
+        away_marker: AwayMarker::new(Instant::now()),
+        pending_help: None,
         log,
-        is_to_panic,
+        debug_panic,
         farewell: None,
     };
     session.lines.iter().for_each(|line| chat.show(line));
-    if is_first_visit {
+    if is_first_use {
         chat.printer.print(chat.screen.notice(FIRST_STEPS));
     }
     let (typed, mut lines) = mpsc::unbounded_channel();
@@ -176,32 +177,32 @@ impl End {
 enum Step {
     Stay,
     /// Drop the connection and reconnect.
-    ComeBack,
+    Reconnect,
     /// Leave with this `/quit` line.
     Leave(String, End),
 }
 
 struct Chat {
     connection: Connection,
-    comeback: Resumption,
-    road: ReconnectConfig,
+    resumption: Resumption,
+    reconnect_config: ReconnectConfig,
     state: Arc<Mutex<State>>,
     screen: Screen,
     printer: Printer,
     attention: Notifier,
     presence: Presence,
     joins: Joins,
-    lag: Latency,
-    pulse: Heartbeat,
+    latency: Latency,
+    heartbeat: Heartbeat,
     /// Received when the process continues after it was stopped.
     continued: Signal,
-    reading: AwayMarker,
+    away_marker: AwayMarker,
     /// The help rows of the client's own commands, to be added to the server's answer to
     /// `/help`.
-    owed_help: Option<Vec<String>>,
+    pending_help: Option<Vec<String>>,
     log: LogFiles,
     /// Panic at the first line, to test that the terminal is restored.
-    is_to_panic: bool,
+    debug_panic: bool,
     /// The code and the text of the server's farewell.
     farewell: Option<(String, String)>,
 }
@@ -211,18 +212,18 @@ type Lines = mpsc::UnboundedReceiver<Typed>;
 impl Chat {
     async fn run(&mut self, typed: &mut Lines, signals: &mut Signals) -> End {
         loop {
-            if let Some(end) = self.talk(typed, signals).await {
+            if let Some(end) = self.serve_connection(typed, signals).await {
                 return end;
             }
-            match self.wait(typed, signals).await {
-                Ok(back) => self.back(back),
+            match self.reconnect(typed, signals).await {
+                Ok(back) => self.continue_after_reconnect(back),
                 Err(end) => return end,
             }
         }
     }
 
     /// Serves the connection until the end, or until the connection is lost (`None`).
-    async fn talk(&mut self, typed: &mut Lines, signals: &mut Signals) -> Option<End> {
+    async fn serve_connection(&mut self, typed: &mut Lines, signals: &mut Signals) -> Option<End> {
         let mut is_closed = false;
         loop {
             // The first lines may have arrived together with the login.
@@ -231,39 +232,39 @@ impl Chat {
                 return None;
             }
             self.send();
-            self.show_lag();
+            self.show_latency();
             self.attention.show_title(&lock(&self.state).target());
             let presence_due = self.presence.due();
-            let lag_due = self.lag.due(self.unanswered_since());
+            let latency_due = self.latency.due(self.unanswered_since());
             tokio::select! {
                 () = sleep_until(presence_due.unwrap_or_else(Instant::now)),
                     if presence_due.is_some() => self.show_presence(),
-                () = sleep_until(lag_due.unwrap_or_else(Instant::now)), if lag_due.is_some() => {}
+                () = sleep_until(latency_due.unwrap_or_else(Instant::now)), if latency_due.is_some() => {}
                 () = self.printer.moves(), if !is_drained => {}
                 // While the socket is not read, the silence is not the server's.
-                () = sleep_until(self.pulse.due()), if !is_drained => {
-                    self.pulse.heard(Instant::now());
+                () = sleep_until(self.heartbeat.due()), if !is_drained => {
+                    self.heartbeat.received(Instant::now());
                 }
-                () = sleep_until(self.pulse.due()), if is_drained => {
-                    match self.pulse.beat(Instant::now()) {
+                () = sleep_until(self.heartbeat.due()), if is_drained => {
+                    match self.heartbeat.beat(Instant::now()) {
                         HeartbeatAction::Wait => {}
-                        HeartbeatAction::Ask => self.connection.send(&self.comeback.pulse_request()),
+                        HeartbeatAction::Ping => self.connection.send(&self.resumption.ping_request()),
                         HeartbeatAction::Dead => return None,
                     }
                 }
                 Some(()) = self.continued.recv() => {
-                    self.pulse.ask(Instant::now());
-                    self.connection.send(&self.comeback.pulse_request());
+                    self.heartbeat.ping(Instant::now());
+                    self.connection.send(&self.resumption.ping_request());
                 }
                 progress = self.connection.progress(), if is_drained => {
                     if progress == Progress::Read {
-                        self.pulse.heard(Instant::now());
+                        self.heartbeat.received(Instant::now());
                     }
                     is_closed = progress == Progress::Closed;
                 }
-                typed = typed.recv() => match self.take(typed) {
+                typed = typed.recv() => match self.handle_input(typed) {
                     Step::Stay => {}
-                    Step::ComeBack => return None,
+                    Step::Reconnect => return None,
                     Step::Leave(line, end) => return Some(self.leave(&line, end).await),
                 },
                 exit = signals.next() => {
@@ -274,17 +275,17 @@ impl Chat {
     }
 
     /// Handles input from the prompt.
-    fn take(&mut self, typed: Option<Typed>) -> Step {
+    fn handle_input(&mut self, typed: Option<Typed>) -> Step {
         match typed {
-            Some(Typed::Line { .. }) if self.is_to_panic => panic!("as --debug-panic asks"),
-            Some(Typed::Line { text, waiting }) => self.keep(text, waiting, false),
+            Some(Typed::Line { .. }) if self.debug_panic => panic!("as --debug-panic asks"),
+            Some(Typed::Line { text, waiting }) => self.queue_line(text, waiting, false),
             Some(Typed::Local(Local::Say(text))) => self.say_in_room(&text, false),
-            Some(Typed::Local(Local::Quiet(room))) => self.quiet(room),
-            Some(Typed::Local(Local::Reconnect)) if self.road.retry_for.is_zero() => {
+            Some(Typed::Local(Local::Quiet(room))) => self.toggle_quiet(room),
+            Some(Typed::Local(Local::Reconnect)) if self.reconnect_config.retry_for.is_zero() => {
                 let why = "/reconnect does not work with --retry-for 0";
                 self.printer.print(self.screen.warning(why));
             }
-            Some(Typed::Local(Local::Reconnect)) => return Step::ComeBack,
+            Some(Typed::Local(Local::Reconnect)) => return Step::Reconnect,
             Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(&why)),
             Some(Typed::Failed(why)) => {
                 return Step::Leave("/quit".to_owned(), End::unreadable(&why));
@@ -299,16 +300,16 @@ impl Chat {
     }
 
     /// Queues a line until it is answered, unless the client can answer it itself.
-    fn keep(&mut self, line: String, waiting: Option<Waiting>, is_offline: bool) {
+    fn queue_line(&mut self, line: String, waiting: Option<Waiting>, is_offline: bool) {
         self.attention.typed();
-        self.reading.typed(Instant::now());
+        self.away_marker.typed(Instant::now());
         if self.help(&line, is_offline) {
             return;
         }
         if is_offline {
             self.printer.print(self.screen.pending(redacted(&line)));
         }
-        self.comeback.outgoing.add(line, waiting, &lock(&self.state));
+        self.resumption.outgoing.add(line, waiting, &lock(&self.state));
     }
 
     /// Queues a text for the current room, regardless of the target of plain lines.
@@ -318,7 +319,7 @@ impl Chat {
             _ if is_blank_text(text) => self.printer.print(self.screen.warning("usage: /say TEXT")),
             Some(room) => {
                 let line = Command::Msg { to: MessageTarget::Room(&room), text }.to_string();
-                self.keep(line, None, is_offline);
+                self.queue_line(line, None, is_offline);
             }
             None => {
                 let why = "not sent: you are in no room; /join one to talk";
@@ -329,16 +330,20 @@ impl Chat {
 
     /// Returns since when the server has not answered a line or a ping.
     fn unanswered_since(&self) -> Option<Instant> {
-        let said = self.comeback.outgoing.unanswered_since();
-        said.into_iter().chain(self.pulse.asked_since()).min()
+        let line = self.resumption.outgoing.unanswered_since();
+        line.into_iter().chain(self.heartbeat.pinged_since()).min()
     }
 
     /// Reconnects unless the farewell forbids it. Lines typed meanwhile wait and are shown
     /// as pending.
-    async fn wait(&mut self, typed: &mut Lines, signals: &mut Signals) -> Result<Reconnected, End> {
+    async fn reconnect(
+        &mut self,
+        typed: &mut Lines,
+        signals: &mut Signals,
+    ) -> Result<Reconnected, End> {
         let farewell = self.farewell.take();
         let code = farewell.as_ref().map(|(code, _)| code.as_str());
-        if self.road.retry_for.is_zero() || !resume::should_reconnect(code) {
+        if self.reconnect_config.retry_for.is_zero() || !resume::should_reconnect(code) {
             let why = match farewell {
                 Some((_, why)) => format!("the server ended the connection: {why}"),
                 None => "the connection was lost".to_owned(),
@@ -346,64 +351,65 @@ impl Chat {
             return Err(End::Lost(GivenUp { exit: Exit::Unavailable, why }));
         }
         self.show_presence();
-        if self.comeback.cut_answer().is_some() {
+        if self.resumption.cut_answer().is_some() {
             self.printer.print(self.screen.warning(ANSWER_CUT));
         }
         lock(&self.state).link = LinkState::Lost;
         self.printer.print(self.screen.notice("connection lost; reconnecting …"));
-        let way = self.road.way(&mut self.comeback, &lock(&self.state));
-        let mut finding = std::pin::pin!(way.find());
+        let reconnector =
+            self.reconnect_config.reconnector(&mut self.resumption, &lock(&self.state));
+        let mut reconnecting = std::pin::pin!(reconnector.run());
         loop {
             tokio::select! {
-                back = &mut finding => return back.map_err(End::Lost),
+                back = &mut reconnecting => return back.map_err(End::Lost),
                 typed = typed.recv() => match typed {
-                    Some(Typed::Line { text, waiting }) => self.keep(text, waiting, true),
+                    Some(Typed::Line { text, waiting }) => self.queue_line(text, waiting, true),
                     Some(Typed::Local(Local::Say(text))) => self.say_in_room(&text, true),
-                    Some(Typed::Local(Local::Quiet(room))) => self.quiet(room),
-                    Some(Typed::Local(Local::Reconnect)) => self.road.hurry.notify_one(),
+                    Some(Typed::Local(Local::Quiet(room))) => self.toggle_quiet(room),
+                    Some(Typed::Local(Local::Reconnect)) => self.reconnect_config.retry_now.notify_one(),
                     Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(&why)),
                     Some(Typed::Failed(why)) => return Err(End::unreadable(&why)),
                     Some(Typed::Quit(_)) | None => return Err(End::Left),
                     Some(Typed::Interrupted) => return Err(End::Signal(Exit::Interrupted)),
                 },
                 // The network may be available again.
-                Some(()) = self.continued.recv() => self.road.hurry.notify_one(),
+                Some(()) = self.continued.recv() => self.reconnect_config.retry_now.notify_one(),
                 exit = signals.next() => return Err(End::Signal(exit)),
             }
         }
     }
 
     /// Continues after the connection was restored.
-    fn back(&mut self, back: Reconnected) {
+    fn continue_after_reconnect(&mut self, back: Reconnected) {
         self.connection = back.connection;
-        self.pulse.heard(Instant::now());
-        self.road.found(&mut self.comeback, back.backoff);
+        self.heartbeat.received(Instant::now());
+        self.reconnect_config.record_connected(&mut self.resumption, back.backoff);
         let (again, session) = match back.how {
             Outcome::Resumed => (None, None),
             Outcome::Restored(seen, session) => (Some(seen), Some(session)),
-            Outcome::Anew(session) => (None, Some(session)),
+            Outcome::NewSession(session) => (None, Some(session)),
         };
-        let is_same_visit = session.is_none() || again.is_some();
-        self.comeback.back(again);
+        let is_same_session = session.is_none() || again.is_some();
+        self.resumption.restored(again);
         // Set the state first: each print redraws the prompt.
         lock(&self.state).link = LinkState::Up;
         lock(&self.state).greeted(&back.me);
-        let notice = reconnected_message(back.after, !is_same_visit);
+        let notice = reconnected_message(back.after, !is_same_session);
         self.printer.print(self.screen.notice(&notice));
         if back.ids_were_reset {
             self.printer.print(self.screen.warning(IDS_WENT_BACK));
         }
         self.show_missed(&back.missed);
-        if let Some(session) = session.as_ref().filter(|_| !is_same_visit) {
+        if let Some(session) = session.as_ref().filter(|_| !is_same_session) {
             // Lines sent in the old session may or may not have been delivered.
-            let doubtful = self.comeback.begin_anew(session);
-            self.warn_of(&doubtful, UNCERTAIN);
+            let uncertain = self.resumption.start_new_session(session);
+            self.warn_of(&uncertain, UNCERTAIN);
         }
         if let Some(session) = &session {
             self.return_to_place(session);
         }
-        if is_same_visit {
-            self.comeback.go_on();
+        if is_same_session {
+            self.resumption.resend_unanswered();
         }
     }
 
@@ -426,9 +432,9 @@ impl Chat {
             self.printer.print(self.screen.notice(MISSED_LIMIT_REACHED));
         }
         if !lock(&self.state).is_where(&before) {
-            let doubtful = self.comeback.outgoing.give_up_sent();
-            self.warn_of(&doubtful, UNCERTAIN);
-            let waiting = self.comeback.outgoing.give_up_unsent();
+            let uncertain = self.resumption.outgoing.abandon_sent();
+            self.warn_of(&uncertain, UNCERTAIN);
+            let waiting = self.resumption.outgoing.abandon_unsent();
             self.warn_of(&waiting, NOT_SENT);
         }
     }
@@ -436,7 +442,7 @@ impl Chat {
     /// Sends the waiting lines.
     fn send(&mut self) {
         let state = lock(&self.state);
-        while let Some(line) = self.comeback.outgoing.next(&state) {
+        while let Some(line) = self.resumption.outgoing.next(&state) {
             self.connection.send(&line);
         }
     }
@@ -445,7 +451,7 @@ impl Chat {
     async fn leave(&mut self, quit: &str, end: End) -> End {
         let answers = async {
             let mut is_closed = false;
-            while self.comeback.outgoing.load().0 > 0 {
+            while self.resumption.outgoing.load().0 > 0 {
                 if !self.receive() {
                     self.printer.moves().await;
                     continue;
@@ -470,14 +476,14 @@ impl Chat {
     /// Reports all undelivered lines and returns the reason for the end, if it must be printed.
     fn end(&mut self, end: &End) -> Option<String> {
         self.show_presence();
-        let doubtful = self.comeback.outgoing.give_up_sent();
-        self.warn_of(&doubtful, UNCERTAIN);
-        let waiting = self.comeback.outgoing.give_up_unsent();
+        let uncertain = self.resumption.outgoing.abandon_sent();
+        self.warn_of(&uncertain, UNCERTAIN);
+        let waiting = self.resumption.outgoing.abandon_unsent();
         self.warn_of(&waiting, NOT_SENT);
         match end {
             End::Lost(given_up) => Some(given_up.why.clone()),
             End::Left => {
-                let (time, count) = self.reading.sum(Instant::now());
+                let (time, count) = self.away_marker.sum(Instant::now());
                 self.printer.print(self.screen.notice(&format!("{time}, {count}")));
                 None
             }

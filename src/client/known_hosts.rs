@@ -76,14 +76,14 @@ fn find_in(text: &[u8], endpoint: &Endpoint) -> Result<Option<Fingerprint>, Stri
             Line::Known(host, fingerprint) if host == wanted => {
                 found.get_or_insert(fingerprint);
             }
-            Line::Damaged(problem) if may_mean(&line, endpoint) => {
+            Line::Damaged(problem) if may_match(&line, endpoint) => {
                 return Err(format!(
                     "{}: {problem}. If the server operator confirms the fingerprint, correct this \
                      line (HOST:PORT FINGERPRINT) or delete it, and join again",
                     number + 1
                 ));
             }
-            Line::Nothing | Line::Known(..) | Line::Damaged(_) => {}
+            Line::Blank | Line::Known(..) | Line::Damaged(_) => {}
         }
     }
     Ok(found)
@@ -92,7 +92,7 @@ fn find_in(text: &[u8], endpoint: &Endpoint) -> Result<Option<Fingerprint>, Stri
 /// One line of the file.
 enum Line {
     /// Blank, or a comment.
-    Nothing,
+    Blank,
     Known(String, Fingerprint),
     Damaged(String),
 }
@@ -101,7 +101,7 @@ impl Line {
     fn parse(line: &str) -> Self {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
-            return Self::Nothing;
+            return Self::Blank;
         }
         let (host, fingerprint) = line.split_once([' ', '\t']).unwrap_or((line, ""));
         let Some(host) = normalized(host) else {
@@ -119,7 +119,7 @@ impl Line {
 
 /// Whether a damaged line may be this server's. It is another server's only if it begins
 /// with the complete name of that server and does not contain the name of this one.
-fn may_mean(line: &str, endpoint: &Endpoint) -> bool {
+fn may_match(line: &str, endpoint: &Endpoint) -> bool {
     let line = line.trim().to_lowercase();
     let (word, rest) = line.split_once([' ', '\t']).unwrap_or((&line, ""));
     let wanted = host(endpoint);
@@ -130,23 +130,23 @@ fn may_mean(line: &str, endpoint: &Endpoint) -> bool {
             host != wanted && !(rest.is_empty() && wanted.to_lowercase().starts_with(&host))
         });
     // Two lines may have become one.
-    !is_another || rest.contains(&folded(&endpoint.host).to_lowercase())
+    !is_another || rest.contains(&normalized_host(&endpoint.host).to_lowercase())
 }
 
 /// Returns a server of the file in its normalized spelling.
 fn normalized(text: &str) -> Option<String> {
     let address: Address = text.parse().ok()?;
-    Some(host(&address.or_port(DEFAULT_PORT)))
+    Some(host(&address.with_default_port(DEFAULT_PORT)))
 }
 
 /// Returns the server's name in the file.
 pub(super) fn host(endpoint: &Endpoint) -> String {
-    Endpoint { host: folded(&endpoint.host), ..endpoint.clone() }.to_string()
+    Endpoint { host: normalized_host(&endpoint.host), ..endpoint.clone() }.to_string()
 }
 
 /// Normalizes a host: host names ignore case and a trailing dot, and an IPv6 address has
 /// one canonical spelling. A zone is the name of an interface and is case-sensitive.
-fn folded(host: &str) -> String {
+fn normalized_host(host: &str) -> String {
     let (ip, zone) = host.split_once('%').map_or((host, None), |(ip, zone)| (ip, Some(zone)));
     match (ip.parse::<IpAddr>(), zone) {
         (Ok(ip), None) => ip.to_string(),
@@ -165,7 +165,8 @@ mod tests {
     fn only_added_servers_are_found() {
         let folder = tempfile::tempdir().unwrap();
         let known = KnownHosts { path: folder.path().join("deep/known_hosts") };
-        let endpoint = |text: &str| text.parse::<super::super::Address>().unwrap().or_port(5555);
+        let endpoint =
+            |text: &str| text.parse::<super::super::Address>().unwrap().with_default_port(5555);
         let (one, other) = (Fingerprint::of(b"one"), Fingerprint::of(b"other"));
         assert_eq!(known.find(&endpoint("chat.example.org")), Ok(None));
         known.add(&endpoint("chat.example.org"), one).unwrap();
@@ -202,7 +203,7 @@ mod tests {
         fs::write(&victim, "").unwrap();
         let known = KnownHosts { path: folder.path().join("known_hosts") };
         std::os::unix::fs::symlink(&victim, &known.path).unwrap();
-        let endpoint = "a".parse::<super::super::Address>().unwrap().or_port(5555);
+        let endpoint = "a".parse::<super::super::Address>().unwrap().with_default_port(5555);
         assert!(known.find(&endpoint).unwrap_err().contains("is a link"));
         let problem = known.add(&endpoint, Fingerprint::of(b"one")).unwrap_err();
         assert!(problem.contains("is a link"), "{problem}");
@@ -210,7 +211,7 @@ mod tests {
     }
 
     fn found(text: &str, host: &str) -> Result<Option<Fingerprint>, String> {
-        let endpoint = host.parse::<Address>().expect(host).or_port(5555);
+        let endpoint = host.parse::<Address>().expect(host).with_default_port(5555);
         find_in(text.as_bytes(), &endpoint)
     }
 
@@ -268,7 +269,7 @@ mod tests {
                 assert_eq!(found.is_err(), is_refused, "{text}: {found:?}");
             }
         }
-        let endpoint = "a".parse::<Address>().unwrap().or_port(5555);
+        let endpoint = "a".parse::<Address>().unwrap().with_default_port(5555);
         assert!(find_in(b"a:5555 \xff\n", &endpoint).is_err());
         assert!(find_in(b"\xff:5555 x\n", &endpoint).is_err());
     }

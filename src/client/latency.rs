@@ -37,17 +37,17 @@ mod tests {
 
     #[test]
     fn latency_changes_once_per_second_and_when_answered() {
-        let mut lag = Latency::default();
+        let mut latency = Latency::default();
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        assert_eq!(lag.change(None, start), None);
-        assert_eq!(lag.due(None), None);
-        assert_eq!(lag.change(Some(start), at(999)), None);
-        assert_eq!(lag.due(Some(start)), Some(at(1000)));
-        assert_eq!(lag.change(Some(start), at(1000)), Some(1));
-        assert_eq!(lag.change(Some(start), at(1500)), None);
-        assert_eq!(lag.due(Some(start)), Some(at(2000)));
-        assert_eq!(lag.change(Some(start), at(2001)), Some(2));
-        assert_eq!(lag.change(None, at(2002)), Some(0));
+        assert_eq!(latency.change(None, start), None);
+        assert_eq!(latency.due(None), None);
+        assert_eq!(latency.change(Some(start), at(999)), None);
+        assert_eq!(latency.due(Some(start)), Some(at(1000)));
+        assert_eq!(latency.change(Some(start), at(1000)), Some(1));
+        assert_eq!(latency.change(Some(start), at(1500)), None);
+        assert_eq!(latency.due(Some(start)), Some(at(2000)));
+        assert_eq!(latency.change(Some(start), at(2001)), Some(2));
+        assert_eq!(latency.change(None, at(2002)), Some(0));
     }
 }

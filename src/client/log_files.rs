@@ -53,24 +53,24 @@ impl LogFiles {
 
     fn note_at(&mut self, now: &Zoned, tags: &Tags<'_>, plain: &str) -> Option<String> {
         let folder = self.folder.as_ref()?;
-        let talk = conversation_folder(plain)?;
-        let (day, talks) = &mut self.today;
+        let conversation = conversation_folder(plain)?;
+        let (day, conversations) = &mut self.today;
         if *day != now.date() {
-            (*day, *talks) = (now.date(), BTreeSet::new());
+            (*day, *conversations) = (now.date(), BTreeSet::new());
         }
-        if !talks.contains(&talk) {
+        if !conversations.contains(&conversation) {
             // One entry beyond the limit marks that the limit was reported.
-            if talks.len() > LOGGED_MAX {
+            if conversations.len() > LOGGED_MAX {
                 return None;
             }
-            talks.insert(talk.clone());
-            if talks.len() > LOGGED_MAX {
+            conversations.insert(conversation.clone());
+            if conversations.len() > LOGGED_MAX {
                 return Some(format!(
                     "--log: only {LOGGED_MAX} rooms and private conversations are logged per day"
                 ));
             }
         }
-        let place = folder.join(talk);
+        let place = folder.join(conversation);
         let problem = self.write(&place, now, tags, plain).err()?;
         // Logging is not retried.
         *self = Self::none();
@@ -146,8 +146,8 @@ mod tests {
             problems.extend(log.note_at(&now, &tags, plain));
         }
         let mut files = Vec::new();
-        for talk in fs::read_dir(folder.path()).unwrap() {
-            for file in fs::read_dir(talk.unwrap().path()).unwrap() {
+        for conversation in fs::read_dir(folder.path()).unwrap() {
+            for file in fs::read_dir(conversation.unwrap().path()).unwrap() {
                 let path = file.unwrap().path();
                 let name = path.strip_prefix(folder.path()).unwrap().display().to_string();
                 files.push((name, fs::read_to_string(&path).unwrap()));
@@ -202,7 +202,7 @@ mod tests {
             ("[PRIVATE MESSAGE] Bob: hi", Some("@bob")),
             ("[PRIVATE MESSAGE to bob] alice: hi", Some("@bob")),
             ("[REGISTERED alice] x", None),
-            ("2026-11-23T06:16:00.123Z bob: told again", None),
+            ("2026-11-23T06:16:00.123Z bob: repeated", None),
             ("/help", None),
         ] {
             assert_eq!(conversation_folder(line).as_deref(), folder, "{line}");

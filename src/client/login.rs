@@ -91,9 +91,9 @@ impl Session {
     }
 
     /// Handles a line of the server.
-    fn hear(&mut self, line: String, cids: &CidGenerator) -> Result<(), Refused> {
+    fn handle_line(&mut self, line: String, cids: &CidGenerator) -> Result<(), Refused> {
         let (tags, plain) = Tags::split(&line);
-        let is_first = tags.cid == Some(cids.own("first").as_str());
+        let is_first = tags.cid == Some(cids.named_cid("first").as_str());
         match Event::parse(plain) {
             Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
             Some(Event::Error { text, .. }) if is_first => {
@@ -126,23 +126,23 @@ impl Session {
     }
 
     /// Sends further commands of the login and waits for their answers.
-    pub(super) async fn say(
+    pub(super) async fn send_and_wait(
         &mut self,
         connection: &mut Connection,
         lines: &[String],
         cids: &CidGenerator,
     ) -> Result<(), Refused> {
         for line in lines {
-            connection.send(&format!("@cid={} {line}", cids.own("first")));
+            connection.send(&format!("@cid={} {line}", cids.named_cid("first")));
         }
-        let barrier = cids.own("first-end");
+        let barrier = cids.named_cid("first-end");
         connection.send(&format!("@cid={barrier} {}", Command::Ping { token: None }));
         loop {
-            let line = in_time(connection.line()).await?.ok_or(Refused::Closed)?;
+            let line = with_timeout(connection.line()).await?.ok_or(Refused::Closed)?;
             if Tags::split(&line).0.cid == Some(barrier.as_str()) {
                 return Ok(());
             }
-            self.hear(line, cids)?;
+            self.handle_line(line, cids)?;
         }
     }
 }
@@ -239,7 +239,7 @@ impl Refused {
     }
 
     /// Whether the server's login timeout expired.
-    pub(super) fn is_late(&self) -> bool {
+    pub(super) fn is_login_timeout(&self) -> bool {
         match self {
             Self::Farewell { code, .. } => code == "login-timeout",
             other => matches!(other, Self::Closed),
@@ -247,7 +247,7 @@ impl Refused {
     }
 
     /// Whether the name is in use.
-    pub(super) fn is_taken(&self) -> bool {
+    pub(super) fn is_name_taken(&self) -> bool {
         matches!(self, Self::Name { code: Some(ErrorCode::NameTaken), .. })
     }
 
@@ -268,9 +268,9 @@ impl Refused {
     /// Whether a reconnecting client should retry. The name may be in use by our own old
     /// connection until the server notices that it is lost, and after a restart all clients
     /// reconnect at once.
-    pub(super) fn may_pass(&self) -> bool {
+    pub(super) fn is_transient(&self) -> bool {
         match self {
-            Self::Name { .. } => self.is_taken() || self.is_busy(),
+            Self::Name { .. } => self.is_name_taken() || self.is_busy(),
             Self::Farewell { code, .. } => {
                 matches!(code.as_str(), "too-many" | "login-timeout")
                     || resume::should_reconnect(Some(code))
@@ -285,7 +285,7 @@ impl Refused {
 /// server with TLS waits for the first byte to detect the transport.
 pub(super) async fn greet(connection: &mut Connection) -> Result<(), Refused> {
     connection.send("/set tags on");
-    let line = in_time(connection.line()).await?.ok_or(Refused::Closed)?;
+    let line = with_timeout(connection.line()).await?.ok_or(Refused::Closed)?;
     match Event::parse(&line) {
         Some(Event::Reply { word: "HELLO", args, .. }) if args.starts_with("chatty/") => Ok(()),
         Some(Event::Bye { code, text }) => Err(Refused::farewell(code, text)),
@@ -293,7 +293,7 @@ pub(super) async fn greet(connection: &mut Connection) -> Result<(), Refused> {
     }
 }
 
-/// Logs in, sends the first commands and, with `keeps_place`, requests a session. Its
+/// Logs in, sends the first commands and, with `wants_session`, requests a session. Its
 /// answer, or else that of a ping, ends the login: no message is sent before the session
 /// can be resumed.
 pub(super) async fn login(
@@ -302,12 +302,12 @@ pub(super) async fn login(
     password: Option<&Password>,
     first: &[String],
     cids: &CidGenerator,
-    keeps_place: bool,
+    wants_session: bool,
 ) -> Result<Session, Refused> {
     let password = password.map(Password::as_str);
     connection.send(&Command::Login { name, password }.to_string());
-    let last = Resumption::last_request(cids, keeps_place);
-    in_time(exchange(connection, name, first, &last, cids)).await?
+    let last = Resumption::last_request(cids, wants_session);
+    with_timeout(exchange(connection, name, first, &last, cids)).await?
 }
 
 async fn exchange(
@@ -322,7 +322,7 @@ async fn exchange(
         let line = connection.line().await.ok_or(Refused::Closed)?;
         let (tags, plain) = Tags::split(&line);
         let is_named = !session.me.is_empty();
-        let is_last = is_named && tags.cid == Some(cids.own("session").as_str());
+        let is_last = is_named && tags.cid == Some(cids.named_cid("session").as_str());
         match Event::parse(plain) {
             Some(Event::Reply { word: "SET", .. }) if !is_named => continue,
             Some(Event::Error { code, text }) if !is_named => {
@@ -332,13 +332,13 @@ async fn exchange(
             Some(Event::Reply { word: "WELCOME", args, .. }) if !is_named => {
                 args.clone_into(&mut session.me);
                 for line in first {
-                    connection.send(&format!("@cid={} {line}", cids.own("first")));
+                    connection.send(&format!("@cid={} {line}", cids.named_cid("first")));
                 }
                 connection.send(last);
             }
             _ => {}
         }
-        session.hear(line, cids)?;
+        session.handle_line(line, cids)?;
         if is_last {
             session.has_more = session.is_cut || !session.oldest.is_empty();
             session.sort_missed();
@@ -348,6 +348,6 @@ async fn exchange(
 }
 
 /// Waits for at most [`LOGIN_TIMEOUT`].
-async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, Refused> {
+async fn with_timeout<T>(answer: impl Future<Output = T>) -> Result<T, Refused> {
     tokio::time::timeout(LOGIN_TIMEOUT, answer).await.map_err(|_| Refused::Silent)
 }

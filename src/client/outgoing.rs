@@ -32,8 +32,8 @@ impl CidGenerator {
     }
 
     /// Returns the cid of the line with this number.
-    pub(super) fn mark(&self, number: u64) -> String {
-        self.own(&number.to_string())
+    pub(super) fn line_cid(&self, number: u64) -> String {
+        self.named_cid(&number.to_string())
     }
 
     /// Returns the line number in a cid of this run.
@@ -42,7 +42,7 @@ impl CidGenerator {
     }
 
     /// Returns the cid of a line that the client sends by itself.
-    pub(super) fn own(&self, what: &str) -> String {
+    pub(super) fn named_cid(&self, what: &str) -> String {
         format!("{}-{what}", self.run)
     }
 }
@@ -56,7 +56,7 @@ struct UnansweredLine {
     /// It was also sent over an earlier connection.
     is_resent: bool,
     is_typed_offline: bool,
-    bearing: TargetEffect,
+    target_effect: TargetEffect,
     /// When it was last sent.
     sent_at: Option<Instant>,
     /// The missing answer was reported.
@@ -73,7 +73,7 @@ pub(super) struct Outgoing {
     cids: CidGenerator,
     count: u64,
     /// The sent lines come first.
-    kept: VecDeque<UnansweredLine>,
+    queue: VecDeque<UnansweredLine>,
     sent: usize,
     size: usize,
     is_offline: bool,
@@ -85,11 +85,11 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     pub(super) fn new(cids: CidGenerator) -> Self {
-        let kept = VecDeque::new();
+        let queue = VecDeque::new();
         Self {
             cids,
             count: 0,
-            kept,
+            queue,
             sent: 0,
             size: 0,
             is_offline: false,
@@ -116,22 +116,22 @@ impl Outgoing {
         state: &State,
     ) -> u64 {
         let number = self.skip();
-        let mut kept = UnansweredLine {
+        let mut entry = UnansweredLine {
             number,
             pinned: state.with_fixed_target(&line),
             is_resent: false,
             is_typed_offline: self.is_offline,
-            bearing: TargetEffect::of(&line),
+            target_effect: TargetEffect::of(&line),
             line,
             sent_at: None,
             is_overdue: false,
             _waiting: waiting,
         };
         if self.is_offline {
-            kept.pin();
+            entry.pin();
         }
-        self.size += kept.line.len();
-        self.kept.push_back(kept);
+        self.size += entry.line.len();
+        self.queue.push_back(entry);
         number
     }
 
@@ -143,46 +143,51 @@ impl Outgoing {
     /// line behind a target change that was typed offline waits until that change is
     /// answered: see [`Self::refused`].
     pub(super) fn next(&mut self, state: &State) -> Option<String> {
-        let next = self.kept.get(self.sent)?;
+        let next = self.queue.get(self.sent)?;
         let is_part = is_part_without_room(&next.line);
-        let mut before = self.kept.iter().take(self.sent);
-        let is_held = match next.bearing {
-            TargetEffect::Leads if is_part => self.sent > 0,
-            TargetEffect::Leads => {
-                before.any(|kept| kept.leads() || kept.bearing == TargetEffect::Placed)
-            }
+        let mut before = self.queue.iter().take(self.sent);
+        let is_held = match next.target_effect {
+            TargetEffect::ChangesTarget if is_part => self.sent > 0,
+            TargetEffect::ChangesTarget => before.any(|entry| {
+                entry.is_offline_target_change() || entry.target_effect == TargetEffect::UsesTarget
+            }),
             // A target change is always the last line sent.
-            _ => before.next_back().is_some_and(UnansweredLine::leads),
+            _ => before.next_back().is_some_and(UnansweredLine::is_offline_target_change),
         };
         if self.is_offline || is_held {
             return None;
         }
         let room = state.room().filter(|_| is_part).map(|room| part(room).to_string());
-        let next = self.kept.get_mut(self.sent)?;
+        let next = self.queue.get_mut(self.sent)?;
         if let Some(part) = room {
             self.size = self.size - next.line.len() + part.len();
             next.line = part;
         }
         next.sent_at = Some(Instant::now());
         self.sent += 1;
-        Some(format!("@cid={} {}", self.cids.mark(next.number), next.line))
+        Some(format!("@cid={} {}", self.cids.line_cid(next.number), next.line))
     }
 
     /// Handles a refused line. If it was a target change, the lines typed offline for the
     /// new target are abandoned and returned: they must not be sent to the old target.
     pub(super) fn refused(&mut self, cid: &str) -> Vec<UncertainLine> {
         let number = self.cids.number(cid);
-        let at = self.kept.iter().position(|kept| Some(kept.number) == number && kept.leads());
+        let at = self
+            .queue
+            .iter()
+            .position(|entry| Some(entry.number) == number && entry.is_offline_target_change());
         let Some(at) = at else { return Vec::new() };
-        let behind = self.kept.split_off(at + 1);
-        let mut is_astray = true;
-        let (astray, others): (Vec<_>, Vec<_>) = behind.into_iter().partition(|kept| {
-            is_astray &= kept.is_typed_offline && kept.bearing != TargetEffect::Leads;
-            is_astray && matches!(kept.bearing, TargetEffect::Said | TargetEffect::Placed)
+        let behind = self.queue.split_off(at + 1);
+        let mut is_affected = true;
+        let (abandoned, others): (Vec<_>, Vec<_>) = behind.into_iter().partition(|entry| {
+            is_affected &=
+                entry.is_typed_offline && entry.target_effect != TargetEffect::ChangesTarget;
+            is_affected
+                && matches!(entry.target_effect, TargetEffect::Message | TargetEffect::UsesTarget)
         });
-        self.kept.extend(others);
-        self.size -= astray.iter().map(|kept| kept.line.len()).sum::<usize>();
-        astray.into_iter().map(|kept| (kept.number, kept.line)).collect()
+        self.queue.extend(others);
+        self.size -= abandoned.iter().map(|entry| entry.line.len()).sum::<usize>();
+        abandoned.into_iter().map(|entry| (entry.number, entry.line)).collect()
     }
 
     /// Returns the answer of the first execution if a line that was sent twice is refused
@@ -194,8 +199,8 @@ impl Outgoing {
         else {
             return None;
         };
-        let kept = self.kept.iter().find(|kept| kept.number == number && kept.is_resent)?;
-        let Ok(Request::Command(command)) = commands::parse(&kept.line) else { return None };
+        let entry = self.queue.iter().find(|entry| entry.number == number && entry.is_resent)?;
+        let Ok(Request::Command(command)) = commands::parse(&entry.line) else { return None };
         let (word, args) = match (command, ErrorCode::parse(code)?) {
             (Command::Part { room: Some(room), .. }, ErrorCode::NotInRoom) => {
                 ("PARTED", format!("#{}", room.trim_start_matches('#')))
@@ -203,20 +208,20 @@ impl Outgoing {
             (Command::Unignore { name }, ErrorCode::NoSuchUser) => ("UNIGNORE", name.to_owned()),
             _ => return None,
         };
-        Some(format!("@cid={} [{word} {args}]", self.cids.mark(number)))
+        Some(format!("@cid={} [{word} {args}]", self.cids.line_cid(number)))
     }
 
     /// Returns since when the server has not answered. A server that answers line after
     /// line counts as responsive, however many lines wait.
     pub(super) fn unanswered_since(&self) -> Option<Instant> {
-        let sent = self.kept.iter().take(self.sent).find_map(|kept| kept.sent_at)?;
+        let sent = self.queue.iter().take(self.sent).find_map(|entry| entry.sent_at)?;
         Some(self.answered_at.map_or(sent, |answered| answered.max(sent)))
     }
 
     /// Returns when the line with this cid was sent, if it waits for its answer.
     pub(super) fn sent_at(&self, cid: &str) -> Option<Instant> {
         let number = self.cids.number(cid)?;
-        self.kept.iter().find(|kept| kept.number == number)?.sent_at
+        self.queue.iter().find(|entry| entry.number == number)?.sent_at
     }
 
     /// Returns the lines that have waited for their answer since `then`; each line once.
@@ -224,13 +229,13 @@ impl Outgoing {
         if self.unanswered_since().is_none_or(|since| since > then) {
             return Vec::new();
         }
-        let sent = self.kept.iter_mut().take(self.sent);
-        let overdue = sent.filter(|kept| !kept.is_overdue && kept.sent_at <= Some(then));
-        let mark = |kept: &mut UnansweredLine| {
-            kept.is_overdue = true;
-            kept.line.clone()
+        let sent = self.queue.iter_mut().take(self.sent);
+        let overdue = sent.filter(|entry| !entry.is_overdue && entry.sent_at <= Some(then));
+        let report = |entry: &mut UnansweredLine| {
+            entry.is_overdue = true;
+            entry.line.clone()
         };
-        overdue.map(mark).collect()
+        overdue.map(report).collect()
     }
 
     /// Returns the password that was set during this run.
@@ -242,16 +247,16 @@ impl Outgoing {
     pub(super) fn acknowledge(&mut self, cid: &str, answer: Option<&Event<'_>>) -> bool {
         let number = self.cids.number(cid);
         // Answers arrive in order, so this is nearly always the first.
-        let Some(at) = self.kept.iter().position(|kept| Some(kept.number) == number) else {
+        let Some(at) = self.queue.iter().position(|entry| Some(entry.number) == number) else {
             return false;
         };
-        if let Some(kept) = self.kept.remove(at) {
+        if let Some(entry) = self.queue.remove(at) {
             self.answered_at = Some(Instant::now());
-            self.size -= kept.line.len();
+            self.size -= entry.line.len();
             if let Some(Event::Reply { word: "REGISTERED" | "PASSWD", .. }) = answer
                 && let Ok(Request::Command(
                     Command::Register { password } | Command::Passwd { password },
-                )) = commands::parse(&kept.line)
+                )) = commands::parse(&entry.line)
             {
                 self.password = Some(Password::new(password));
             }
@@ -263,18 +268,18 @@ impl Outgoing {
     /// Whether this is the cid of an answered line.
     pub(super) fn is_acknowledged(&self, cid: &str) -> bool {
         self.cids.number(cid).is_some_and(|number| {
-            number <= self.count && !self.kept.iter().any(|kept| kept.number == number)
+            number <= self.count && !self.queue.iter().any(|entry| entry.number == number)
         })
     }
 
     /// Handles a lost connection: no line is sent until [`Self::resumed`] or
-    /// [`Self::begin_anew`].
+    /// [`Self::start_new_session`].
     pub(super) fn connection_lost(&mut self) {
         self.is_offline = true;
-        for kept in &mut self.kept {
-            self.size -= kept.line.len();
-            kept.pin();
-            self.size += kept.line.len();
+        for entry in &mut self.queue {
+            self.size -= entry.line.len();
+            entry.pin();
+            self.size += entry.line.len();
         }
     }
 
@@ -284,38 +289,38 @@ impl Outgoing {
     /// answer. (`/quit` is never queued.)
     pub(super) fn resumed(&mut self) {
         self.is_offline = false;
-        self.kept.iter_mut().take(self.sent).for_each(|kept| kept.is_resent = true);
+        self.queue.iter_mut().take(self.sent).for_each(|entry| entry.is_resent = true);
         self.sent = 0;
     }
 
     /// Handles a new session, whose server does not know our cids: sent lines are abandoned
-    /// as uncertain ([`Self::give_up_sent`]), unsent lines will be sent.
-    pub(super) fn begin_anew(&mut self) -> Vec<UncertainLine> {
+    /// as uncertain ([`Self::abandon_sent`]), unsent lines will be sent.
+    pub(super) fn start_new_session(&mut self) -> Vec<UncertainLine> {
         self.is_offline = false;
-        self.give_up_sent()
+        self.abandon_sent()
     }
 
     /// Abandons the sent lines and returns them: whether they were delivered is unknown.
-    pub(super) fn give_up_sent(&mut self) -> Vec<UncertainLine> {
+    pub(super) fn abandon_sent(&mut self) -> Vec<UncertainLine> {
         let sent = std::mem::take(&mut self.sent);
-        self.give_up(0..sent)
+        self.abandon(0..sent)
     }
 
     /// Abandons the unsent lines and returns them.
-    pub(super) fn give_up_unsent(&mut self) -> Vec<UncertainLine> {
-        self.give_up(self.sent..self.kept.len())
+    pub(super) fn abandon_unsent(&mut self) -> Vec<UncertainLine> {
+        self.abandon(self.sent..self.queue.len())
     }
 
-    fn give_up(&mut self, range: Range<usize>) -> Vec<UncertainLine> {
+    fn abandon(&mut self, range: Range<usize>) -> Vec<UncertainLine> {
         let given_up: Vec<_> =
-            self.kept.drain(range).map(|kept| (kept.number, kept.line)).collect();
+            self.queue.drain(range).map(|entry| (entry.number, entry.line)).collect();
         self.size -= given_up.iter().map(|(_, line)| line.len()).sum::<usize>();
         given_up
     }
 
     /// Returns the number of queued lines and their total size in bytes.
     pub(super) fn load(&self) -> (usize, usize) {
-        (self.kept.len(), self.size)
+        (self.queue.len(), self.size)
     }
 }
 
@@ -327,8 +332,8 @@ impl UnansweredLine {
     }
 
     /// Whether the lines after it depend on the success of this target change.
-    fn leads(&self) -> bool {
-        self.is_typed_offline && self.bearing == TargetEffect::Leads
+    fn is_offline_target_change(&self) -> bool {
+        self.is_typed_offline && self.target_effect == TargetEffect::ChangesTarget
     }
 }
 
@@ -338,22 +343,24 @@ enum TargetEffect {
     /// It does not depend on the target.
     None,
     /// A message to the target. It is deduplicated by its cid.
-    Said,
+    Message,
     /// A command that acts on the target.
-    Placed,
+    UsesTarget,
     /// A command that changes the target.
-    Leads,
+    ChangesTarget,
 }
 
 impl TargetEffect {
     fn of(line: &str) -> Self {
         use Command as C;
         match commands::parse(line) {
-            Ok(Request::Say(_) | Request::Command(C::Me { .. })) => Self::Said,
+            Ok(Request::Say(_) | Request::Command(C::Me { .. })) => Self::Message,
             Ok(Request::Command(
                 C::Topic { .. } | C::Who { room: None } | C::History { thread: None, .. },
-            )) => Self::Placed,
-            Ok(Request::Command(C::Join { .. } | C::Part { .. } | C::Query { .. })) => Self::Leads,
+            )) => Self::UsesTarget,
+            Ok(Request::Command(C::Join { .. } | C::Part { .. } | C::Query { .. })) => {
+                Self::ChangesTarget
+            }
             _ => Self::None,
         }
     }
@@ -402,19 +409,19 @@ mod tests {
     fn generated_cid_is_valid_and_contains_its_number() {
         let cids = CidGenerator::new(u64::MAX);
         for number in [0, 1, 1_000_000] {
-            let mark = cids.mark(number);
-            assert!(Cid::parse(&mark).is_some(), "{mark}");
-            assert_eq!(cids.number(&mark), Some(number));
+            let cid = cids.line_cid(number);
+            assert!(Cid::parse(&cid).is_some(), "{cid}");
+            assert_eq!(cids.number(&cid), Some(number));
         }
         assert_eq!(cids.number("other-1"), None);
-        assert_eq!(cids.number(&cids.own("back")), None);
+        assert_eq!(cids.number(&cids.named_cid("back")), None);
     }
 
     #[test]
     fn unanswered_lines_are_resent_before_lines_typed_offline() {
         let (mut outgoing, state) = outgoing(&["one", "two", "three"]);
         assert_eq!(sent(&mut outgoing, &state), ["1 one", "2 two", "3 three"]);
-        let second = outgoing.cids.mark(2);
+        let second = outgoing.cids.line_cid(2);
         assert!(outgoing.acknowledge(&second, None) && !outgoing.acknowledge(&second, None));
         assert!(outgoing.is_acknowledged(&second) && !outgoing.is_acknowledged("other-1"));
         outgoing.connection_lost();
@@ -432,7 +439,7 @@ mod tests {
         sent(&mut outgoing, &state);
         let sent_at = Instant::now();
         assert!(outgoing.unanswered_since().is_some_and(|since| since <= sent_at));
-        outgoing.acknowledge(&outgoing.cids.mark(1), None);
+        outgoing.acknowledge(&outgoing.cids.line_cid(1), None);
         assert!(outgoing.unanswered_since().is_some_and(|since| since >= sent_at));
         assert!(outgoing.overdue(sent_at).is_empty());
         let later = Instant::now();
@@ -446,10 +453,10 @@ mod tests {
         outgoing.next(&state);
         outgoing.connection_lost();
         outgoing.add("three".to_owned(), None, &state);
-        assert_eq!(outgoing.begin_anew(), [(1, "one".to_owned())]);
+        assert_eq!(outgoing.start_new_session(), [(1, "one".to_owned())]);
         outgoing.next(&state);
-        assert_eq!(outgoing.give_up_unsent(), [(3, "three".to_owned())]);
-        assert_eq!(outgoing.give_up_sent(), [(2, "two".to_owned())]);
+        assert_eq!(outgoing.abandon_unsent(), [(3, "three".to_owned())]);
+        assert_eq!(outgoing.abandon_sent(), [(2, "two".to_owned())]);
         assert_eq!(outgoing.load(), (0, 0));
     }
 
@@ -457,17 +464,17 @@ mod tests {
     fn part_without_room_names_its_room_and_is_executed_once() {
         let (mut outgoing, state) = outgoing(&["one", "/part", "two"]);
         assert_eq!(sent(&mut outgoing, &state), ["1 one"]);
-        outgoing.acknowledge(&outgoing.cids.mark(1), None);
+        outgoing.acknowledge(&outgoing.cids.line_cid(1), None);
         assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby", "3 two"]);
-        let refusal = format!("@cid={} [ERROR not-in-room] no", outgoing.cids.mark(2));
+        let refusal = format!("@cid={} [ERROR not-in-room] no", outgoing.cids.line_cid(2));
         assert_eq!(outgoing.earlier_answer(&refusal), None);
         outgoing.connection_lost();
         outgoing.resumed();
         assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby", "3 two"]);
-        let done = format!("@cid={} [PARTED #lobby]", outgoing.cids.mark(2));
+        let done = format!("@cid={} [PARTED #lobby]", outgoing.cids.line_cid(2));
         assert_eq!(outgoing.earlier_answer(&refusal), Some(done));
         for other in ["[ERROR bad-argument] no", "[PARTED #lobby]", "[ERROR"] {
-            let other = format!("@cid={} {other}", outgoing.cids.mark(2));
+            let other = format!("@cid={} {other}", outgoing.cids.line_cid(2));
             assert_eq!(outgoing.earlier_answer(&other), None);
         }
     }
@@ -476,7 +483,7 @@ mod tests {
     fn target_change_waits_for_commands_on_the_old_target() {
         let (mut outgoing, state) = outgoing(&["/join ops", "/topic x", "hi", "/join art", "ho"]);
         assert_eq!(sent(&mut outgoing, &state), ["1 /join ops", "2 /topic x", "3 hi"]);
-        outgoing.acknowledge(&outgoing.cids.mark(2), None);
+        outgoing.acknowledge(&outgoing.cids.line_cid(2), None);
         assert_eq!(sent(&mut outgoing, &state), ["4 /join art", "5 ho"]);
     }
 
@@ -491,20 +498,20 @@ mod tests {
             }
             outgoing.resumed();
             assert_eq!(sent(&mut outgoing, &state), ["1 public", "2 /query bob"]);
-            let query = outgoing.cids.mark(2);
-            let astray = if is_refused { outgoing.refused(&query) } else { Vec::new() };
+            let query = outgoing.cids.line_cid(2);
+            let abandoned = if is_refused { outgoing.refused(&query) } else { Vec::new() };
             outgoing.acknowledge(&query, None);
             let behind = sent(&mut outgoing, &state);
             if is_refused {
                 let lines = [(3, "secret"), (4, "/who"), (5, "/me nods")];
-                assert_eq!(astray, lines.map(|(number, line)| (number, line.to_owned())));
+                assert_eq!(abandoned, lines.map(|(number, line)| (number, line.to_owned())));
                 assert_eq!(behind, ["6 /query"]);
             } else {
                 assert_eq!(behind, ["3 secret", "4 /who", "5 /me nods"]);
-                outgoing.acknowledge(&outgoing.cids.mark(4), None);
+                outgoing.acknowledge(&outgoing.cids.line_cid(4), None);
                 assert_eq!(sent(&mut outgoing, &state), ["6 /query"]);
             }
-            outgoing.acknowledge(&outgoing.cids.mark(6), None);
+            outgoing.acknowledge(&outgoing.cids.line_cid(6), None);
             assert_eq!(sent(&mut outgoing, &state), ["7 public again"]);
         }
     }

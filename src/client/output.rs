@@ -67,14 +67,14 @@ impl Output {
     pub(super) fn status(&mut self, status: Status, number: Option<u64>, text: &str) {
         match number {
             Some(number) => print_error(&format!("line {number}: {text}")),
-            None if self.is_quiet && !is_always_told(status) => {}
+            None if self.is_quiet && !is_always_reported(status) => {}
             None => print_error(text),
         }
-        self.status_for_programs(status, number, text);
+        self.status_object(status, number, text);
     }
 
     /// Reports a status as an object only.
-    pub(super) fn status_for_programs(&mut self, status: Status, number: Option<u64>, text: &str) {
+    pub(super) fn status_object(&mut self, status: Status, number: Option<u64>, text: &str) {
         if let Form::Json = self.form {
             // A write error will show up again with the next line.
             let _ = json::status(self.out.batch(), status, number, text);
@@ -112,7 +112,7 @@ impl Output {
 }
 
 /// Whether the status is reported even with `--quiet`.
-fn is_always_told(status: Status) -> bool {
+fn is_always_reported(status: Status) -> bool {
     matches!(status, Status::Failed | Status::IdsWentBack)
 }
 
@@ -121,9 +121,9 @@ fn shown(theme: Theme, plain: &str) -> String {
     let style = match Event::parse(plain) {
         Some(Event::Message(Message { place: Place::Room(_), from, text, .. })) => {
             // The name is in color, the text is not.
-            let (head, said) = plain.split_at(plain.len() - text.len());
+            let (head, message) = plain.split_at(plain.len() - text.len());
             let head = Clean::of(head);
-            return format!("{}{}", theme.name(from).style(head), Clean::of(said));
+            return format!("{}{}", theme.name(from).style(head), Clean::of(message));
         }
         Some(Event::Message(_)) => theme.private(),
         Some(Event::Error { .. } | Event::Bye { .. }) => theme.error(),

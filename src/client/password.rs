@@ -38,7 +38,7 @@ impl Password {
 
     /// Returns the first line of the file or of the command's output, else the first line
     /// of the environment variable, if it is set.
-    pub(super) fn given(
+    pub(super) fn from_sources(
         file: Option<&Path>,
         command: Option<&str>,
     ) -> Result<Option<Self>, String> {
@@ -139,9 +139,9 @@ pub fn new_password() -> anyhow::Result<String> {
         Ok::<_, Exit>((first, Password::ask_for("the same again").await?))
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let asked = runtime.block_on(asking);
+    let entered = runtime.block_on(asking);
     runtime.shutdown_background();
-    let Ok((first, second)) = asked else { bail!("no password given") };
+    let Ok((first, second)) = entered else { bail!("no password given") };
     ensure!(first == second, "the passwords differ; nothing was written");
     ensure!(!first.as_str().is_empty(), "the password is empty; nothing was written");
     Ok(first.0)
@@ -167,16 +167,17 @@ mod tests {
             ("", None),
         ] {
             fs::write(&path, text).unwrap();
-            let given = Password::given(Some(&path), None).ok().flatten();
+            let given = Password::from_sources(Some(&path), None).ok().flatten();
             assert_eq!(given.as_ref().map(Password::as_str), password, "{text:?}");
         }
-        assert!(Password::given(Some(&folder.path().join("none")), None).is_err());
-        let given = Password::given(None, Some("printf 'a b\\nc\\n'")).unwrap();
+        assert!(Password::from_sources(Some(&folder.path().join("none")), None).is_err());
+        let given = Password::from_sources(None, Some("printf 'a b\\nc\\n'")).unwrap();
         assert_eq!(given.as_ref().map(Password::as_str), Some("a b"));
-        let given = Password::given(None, Some("printf '\\357\\273\\277a b\\r\\n'")).unwrap();
+        let given =
+            Password::from_sources(None, Some("printf '\\357\\273\\277a b\\r\\n'")).unwrap();
         assert_eq!(given.as_ref().map(Password::as_str), Some("a b"));
         for wrong in ["exit 3", "true", "printf '\\377\\n'", "printf '\\377\\376a\\000'"] {
-            assert!(Password::given(None, Some(wrong)).is_err(), "{wrong}");
+            assert!(Password::from_sources(None, Some(wrong)).is_err(), "{wrong}");
         }
         assert_eq!(format!("{:?}", Password::new("x1")), "(a password)");
     }

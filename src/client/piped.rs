@@ -65,35 +65,33 @@ pub(super) struct Task {
 }
 
 /// Runs until the end of the input or of the connection.
-pub(super) async fn run(visit: ActiveSession, task: Task, mut signals: Signals) -> Exit {
-    let ActiveSession { mut connection, session, cids, mut road, ping_after, log, .. } = visit;
+pub(super) async fn run(active: ActiveSession, task: Task, mut signals: Signals) -> Exit {
+    let ActiveSession {
+        mut connection, session, cids, mut reconnect_config, ping_after, log, ..
+    } = active;
     let mut input = read_input(task.lines, task.reads_input);
     let mut script = Script {
-        comeback: Resumption::new(cids),
+        resumption: Resumption::new(cids),
         state: State::new(&session.me),
         raw_room: task.raw_room,
         end: End::None,
         goodbye: "/quit".to_owned(),
         has_refusals: false,
-        has_doubts: false,
+        is_incomplete: false,
         farewell: None,
-        is_patient: !road.retry_for.is_zero(),
-        keeps_place: road.keeps_place,
+        reconnects: !reconnect_config.retry_for.is_zero(),
+        wants_session: reconnect_config.wants_session,
         was_replaced: false,
-        pulse: Heartbeat::new(ping_after, Instant::now()),
+        heartbeat: Heartbeat::new(ping_after, Instant::now()),
         wait: task.wait,
         output: Output::new(task.form, task.is_quiet),
         log,
     };
-    script.output.status_for_programs(
-        Status::Online,
-        None,
-        &format!("logged in as {}", session.me),
-    );
+    script.output.status_object(Status::Online, None, &format!("logged in as {}", session.me));
     let mut shown = script.show(session.lines);
     loop {
         let stop = match shown {
-            Ok(()) => script.talk(&mut connection, &mut input, &mut signals).await,
+            Ok(()) => script.serve_connection(&mut connection, &mut input, &mut signals).await,
             Err(problem) => Stop::Over(output_failed(&problem)),
         };
         match stop {
@@ -106,19 +104,19 @@ pub(super) async fn run(visit: ActiveSession, task: Task, mut signals: Signals) 
             }
             Stop::Lost => {}
         }
-        let back = match script.wait(&road, &mut input, &mut signals).await {
+        let back = match script.reconnect(&reconnect_config, &mut input, &mut signals).await {
             Ok(back) => back,
             Err(exit) => return script.finish(exit),
         };
-        road.found(&mut script.comeback, back.backoff);
+        reconnect_config.record_connected(&mut script.resumption, back.backoff);
         script.state.greeted(&back.me);
         connection = back.connection;
-        let is_anew = matches!(back.how, Outcome::Anew(_));
-        script.output.status(Status::Back, None, &reconnected_message(back.after, is_anew));
+        let is_new_session = matches!(back.how, Outcome::NewSession(_));
+        script.output.status(Status::Back, None, &reconnected_message(back.after, is_new_session));
         if back.ids_were_reset {
             script.output.status(Status::IdsWentBack, None, IDS_WENT_BACK);
         }
-        shown = script.back(back.missed, back.how);
+        shown = script.continue_after_reconnect(back.missed, back.how);
     }
 }
 
@@ -200,11 +198,11 @@ enum End {
     Listening(Option<Instant>),
     /// The input has ended, or the script sent `/quit`; the answer to the ping with this
     /// number is awaited.
-    Awaited(u64),
+    AwaitingPong(u64),
     /// All lines are answered.
     Reached,
     /// A new session could not restore the target of the lines.
-    Astray,
+    TargetLost,
 }
 
 /// Why a connection is no longer served.
@@ -215,7 +213,7 @@ enum Stop {
 
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 struct Script {
-    comeback: Resumption,
+    resumption: Resumption,
     state: State,
     raw_room: Option<RoomName>,
     end: End,
@@ -224,14 +222,14 @@ struct Script {
     goodbye: String,
     has_refusals: bool,
     /// A sent line was not confirmed, or not all lines of the server were shown.
-    has_doubts: bool,
+    is_incomplete: bool,
     farewell: Option<(String, String)>,
     /// Whether to reconnect.
-    is_patient: bool,
-    keeps_place: bool,
+    reconnects: bool,
+    wants_session: bool,
     /// The connection ended because our account logged in on another one.
     was_replaced: bool,
-    pulse: Heartbeat,
+    heartbeat: Heartbeat,
     /// How long to stay connected after the end of input.
     wait: Duration,
     output: Output,
@@ -243,23 +241,23 @@ type Input = mpsc::Receiver<Line>;
 
 impl Script {
     /// Serves the connection until the end of the run or until the connection is lost.
-    async fn talk(
+    async fn serve_connection(
         &mut self,
         connection: &mut Connection,
         input: &mut Input,
         signals: &mut Signals,
     ) -> Stop {
         let mut is_closed = false;
-        self.pulse.heard(Instant::now());
+        self.heartbeat.received(Instant::now());
         loop {
             // The first lines may have arrived together with the login.
             if let Err(problem) = self.show(std::iter::from_fn(|| connection.next_line())) {
                 return Stop::Over(output_failed(&problem));
             }
             match self.end {
-                End::Reached | End::Astray => return Stop::Over(self.exit()),
+                End::Reached | End::TargetLost => return Stop::Over(self.exit()),
                 _ if is_closed => return Stop::Lost,
-                End::None | End::Listening(_) | End::Awaited(_) => self.send(connection),
+                End::None | End::Listening(_) | End::AwaitingPong(_) => self.send(connection),
             }
             let until = match self.end {
                 End::Listening(until) => until,
@@ -271,44 +269,44 @@ impl Script {
                 progress = connection.progress(), if self.output.has_room() => {
                     is_closed = progress == Progress::Closed;
                     if progress == Progress::Read {
-                        self.pulse.heard(Instant::now());
+                        self.heartbeat.received(Instant::now());
                     }
                 }
                 // While the socket is not read, the silence is not the server's.
-                () = sleep_until(self.pulse.due()), if !self.output.has_room() => {
-                    self.pulse.heard(Instant::now());
+                () = sleep_until(self.heartbeat.due()), if !self.output.has_room() => {
+                    self.heartbeat.received(Instant::now());
                 }
-                () = sleep_until(self.pulse.due()), if self.output.has_room()
-                    => match self.pulse.beat(Instant::now()) {
+                () = sleep_until(self.heartbeat.due()), if self.output.has_room()
+                    => match self.heartbeat.beat(Instant::now()) {
                     HeartbeatAction::Wait => {}
-                    HeartbeatAction::Ask => connection.send(&self.comeback.pulse_request()),
+                    HeartbeatAction::Ping => connection.send(&self.resumption.ping_request()),
                     HeartbeatAction::Dead => return Stop::Lost,
                 },
-                line = input.recv(), if self.takes_input() => self.take_all(line, input),
+                line = input.recv(), if self.accepts_input() => self.handle_available_input(line, input),
                 exit = signals.next() => return Stop::Over(exit),
             }
         }
     }
 
     /// Reconnects unless the farewell forbids it, and reads input meanwhile.
-    async fn wait(
+    async fn reconnect(
         &mut self,
-        road: &ReconnectConfig,
+        reconnect_config: &ReconnectConfig,
         input: &mut Input,
         signals: &mut Signals,
     ) -> Result<Reconnected, Exit> {
-        if let Some(number) = self.comeback.cut_answer() {
-            self.has_doubts = true;
+        if let Some(number) = self.resumption.cut_answer() {
+            self.is_incomplete = true;
             self.output.status(Status::Gap, Some(number), ANSWER_CUT);
         }
         let code = self.farewell.as_ref().map(|(code, _)| code.as_str());
         self.was_replaced = code == Some(REPLACED);
-        if !self.comes_back_after(code) {
+        if !self.reconnects_after(code) {
             let why = match self.farewell.take() {
                 Some((code, text)) => format!("the server ended the connection: {text} ({code})"),
                 None => "the connection was lost".to_owned(),
             };
-            return Err(self.give_up(Exit::Unavailable, &why));
+            return Err(self.fail(Exit::Unavailable, &why));
         }
         let lost = match self.farewell.take() {
             Some((_, text)) => format!("the server ended the connection: {text}; reconnecting"),
@@ -318,44 +316,44 @@ impl Script {
         // The reader must see the status before the connection is restored.
         let _ = self.output.flush();
         if self.was_replaced {
-            self.comeback.forget_visit();
+            self.resumption.discard_session();
         }
-        let way = road.way(&mut self.comeback, &self.state);
-        let mut finding = std::pin::pin!(way.find());
+        let reconnector = reconnect_config.reconnector(&mut self.resumption, &self.state);
+        let mut reconnecting = std::pin::pin!(reconnector.run());
         loop {
             tokio::select! {
-                back = &mut finding => {
-                    return back.map_err(|given_up| self.give_up(given_up.exit, &given_up.why));
+                back = &mut reconnecting => {
+                    return back.map_err(|given_up| self.fail(given_up.exit, &given_up.why));
                 }
-                line = input.recv(), if self.takes_input() => self.take_all(line, input),
-                exit = signals.next() => return Err(self.give_up(exit, "stopped by a signal")),
+                line = input.recv(), if self.accepts_input() => self.handle_available_input(line, input),
+                exit = signals.next() => return Err(self.fail(exit, "stopped by a signal")),
             }
         }
     }
 
     /// Continues after the connection was restored.
-    fn back(&mut self, missed: Vec<String>, how: Outcome) -> io::Result<()> {
+    fn continue_after_reconnect(&mut self, missed: Vec<String>, how: Outcome) -> io::Result<()> {
         let (again, session) = match how {
             Outcome::Resumed => (None, None),
             Outcome::Restored(seen, session) => (Some(seen), Some(session)),
-            Outcome::Anew(session) => (None, Some(session)),
+            Outcome::NewSession(session) => (None, Some(session)),
         };
-        let is_same_visit = session.is_none() || again.is_some();
-        self.comeback.back(again);
+        let is_same_session = session.is_none() || again.is_some();
+        self.resumption.restored(again);
         self.show(missed)?;
         let Some(session) = session else {
-            self.comeback.go_on();
+            self.resumption.resend_unanswered();
             return Ok(());
         };
-        if !is_same_visit {
+        if !is_same_session {
             let sent = if self.was_replaced {
-                self.comeback.go_on();
+                self.resumption.resend_unanswered();
                 Vec::new()
             } else {
-                self.comeback.begin_anew(&session)
+                self.resumption.start_new_session(&session)
             };
-            let is_pinged = sent.iter().any(|(number, _)| self.end == End::Awaited(*number));
-            self.doubt(&sent, UNCERTAIN);
+            let is_pinged = sent.iter().any(|(number, _)| self.end == End::AwaitingPong(*number));
+            self.report_unanswered(&sent, UNCERTAIN);
             if is_pinged {
                 self.ping();
             }
@@ -364,21 +362,21 @@ impl Script {
         self.show(session.lines)?;
         self.show(session.missed)?;
         if session.has_more {
-            self.has_doubts = true;
+            self.is_incomplete = true;
             self.output.status(Status::Gap, None, MISSED_LIMIT_REACHED);
         }
         if !self.state.is_where(&before) {
             let why = session.refused.unwrap_or_else(|| before.target());
             let why = format!("cannot return to the room or user that lines were sent to: {why}");
             self.output.status(Status::Failed, None, &why);
-            let sent = self.comeback.outgoing.give_up_sent();
-            self.doubt(&sent, UNCERTAIN);
-            let unsent = self.comeback.outgoing.give_up_unsent();
-            self.doubt(&unsent, NOT_SENT);
-            self.end = End::Astray;
+            let sent = self.resumption.outgoing.abandon_sent();
+            self.report_unanswered(&sent, UNCERTAIN);
+            let unsent = self.resumption.outgoing.abandon_unsent();
+            self.report_unanswered(&unsent, NOT_SENT);
+            self.end = End::TargetLost;
         }
-        if is_same_visit {
-            self.comeback.go_on();
+        if is_same_session {
+            self.resumption.resend_unanswered();
         }
         Ok(())
     }
@@ -386,9 +384,9 @@ impl Script {
     /// Whether to reconnect after this farewell, or without one. Jobs that share an account
     /// replace each other's connection, and each must deliver its lines, so jobs reconnect.
     /// Clients that stay would replace each other forever, so they do not.
-    fn comes_back_after(&self, code: Option<&str>) -> bool {
-        let is_shared = !self.keeps_place && code == Some(REPLACED);
-        self.is_patient && (resume::should_reconnect(code) || is_shared)
+    fn reconnects_after(&self, code: Option<&str>) -> bool {
+        let is_shared = !self.wants_session && code == Some(REPLACED);
+        self.reconnects && (resume::should_reconnect(code) || is_shared)
     }
 
     /// Waits until all output is written.
@@ -399,27 +397,27 @@ impl Script {
         }
     }
 
-    fn takes_input(&self) -> bool {
-        let (lines, size) = self.comeback.outgoing.load();
+    fn accepts_input(&self) -> bool {
+        let (lines, size) = self.resumption.outgoing.load();
         self.end == End::None && lines < UNANSWERED_MAX.0 && size < UNANSWERED_MAX.1
     }
 
     /// Handles a line of input and all that are available after it.
-    fn take_all(&mut self, line: Option<Line>, input: &mut Input) {
-        self.take(line);
-        while self.takes_input() {
+    fn handle_available_input(&mut self, line: Option<Line>, input: &mut Input) {
+        self.handle_input(line);
+        while self.accepts_input() {
             let Ok(line) = input.try_recv() else { break };
-            self.take(Some(line));
+            self.handle_input(Some(line));
         }
     }
 
     /// Handles a line of input, or its end.
-    fn take(&mut self, line: Option<Line>) {
+    fn handle_input(&mut self, line: Option<Line>) {
         let line = match line {
             Some(Ok(line)) => line,
             Some(Err(problem)) => {
                 let why = stdio::reason(&problem);
-                self.has_doubts = true;
+                self.is_incomplete = true;
                 self.output.status(
                     Status::Failed,
                     None,
@@ -438,7 +436,7 @@ impl Script {
         let Ok(line) = str::from_utf8(line) else {
             return self.refuse("bad-encoding", "not sent: not UTF-8; convert it with iconv");
         };
-        let outgoing = &mut self.comeback.outgoing;
+        let outgoing = &mut self.resumption.outgoing;
         if is_blank_text(line) {
             outgoing.skip();
             return;
@@ -460,7 +458,7 @@ impl Script {
             }
             Ok(Request::Command(Command::Quit { .. })) => {
                 let number = outgoing.skip();
-                self.goodbye = format!("@cid={} {line}", outgoing.cids().mark(number));
+                self.goodbye = format!("@cid={} {line}", outgoing.cids().line_cid(number));
                 self.ping();
             }
             _ => {
@@ -471,7 +469,7 @@ impl Script {
 
     /// Refuses a line of input without sending it.
     fn refuse(&mut self, code: &str, why: &str) {
-        let number = self.comeback.outgoing.skip();
+        let number = self.resumption.outgoing.skip();
         self.has_refusals = true;
         self.output.error(number, code, why);
     }
@@ -479,13 +477,13 @@ impl Script {
     /// Sends a ping whose answer arrives after all others.
     fn ping(&mut self) {
         let ping = Command::Ping { token: None }.to_string();
-        self.end = End::Awaited(self.comeback.outgoing.add(ping, None, &self.state));
+        self.end = End::AwaitingPong(self.resumption.outgoing.add(ping, None, &self.state));
     }
 
     /// Sends waiting lines while the send buffer has space.
     fn send(&mut self, connection: &mut Connection) {
         while connection.unsent_len() < UNSENT_MAX
-            && let Some(line) = self.comeback.outgoing.next(&self.state)
+            && let Some(line) = self.resumption.outgoing.next(&self.state)
         {
             connection.send(&line);
         }
@@ -494,7 +492,7 @@ impl Script {
     /// Writes lines of the server, and flushes.
     fn show(&mut self, lines: impl IntoIterator<Item = String>) -> io::Result<()> {
         for line in lines {
-            for line in self.comeback.whole(line) {
+            for line in self.resumption.complete_answer(line) {
                 let (tags, plain) = Tags::split(&line);
                 let number = self.number(&tags);
                 if self.note(&tags, Event::parse(plain)) {
@@ -508,20 +506,20 @@ impl Script {
 
     /// Returns the number of the line that this answers.
     fn number(&self, tags: &Tags<'_>) -> Option<u64> {
-        self.comeback.outgoing.cids().number(tags.cid?)
+        self.resumption.outgoing.cids().number(tags.cid?)
     }
 
     /// Records a line. `false`: it is not written to the output.
     fn note(&mut self, tags: &Tags<'_>, event: Option<Event<'_>>) -> bool {
-        let is_shown = self.comeback.note(tags, event.as_ref());
+        let is_shown = self.resumption.note(tags, event.as_ref());
         let number = self.number(tags);
-        tags.cid.map(|cid| self.comeback.outgoing.acknowledge(cid, event.as_ref()));
+        tags.cid.map(|cid| self.resumption.outgoing.acknowledge(cid, event.as_ref()));
         if let Some(event) = &event {
             self.state.apply(tags, event);
         }
         match event {
             Some(Event::Reply { word: "PONG", .. })
-                if number.is_some_and(|number| self.end == End::Awaited(number)) =>
+                if number.is_some_and(|number| self.end == End::AwaitingPong(number)) =>
             {
                 self.end = End::Reached;
                 false
@@ -538,34 +536,35 @@ impl Script {
             Some(Event::Bye { code, text }) => {
                 self.farewell = Some((code.to_owned(), text.to_owned()));
                 // If the client reconnects, the farewell is only a lost connection.
-                !self.comes_back_after(Some(code))
+                !self.reconnects_after(Some(code))
             }
             _ => is_shown,
         }
     }
 
     /// Reports unanswered lines, except our own ping.
-    fn doubt(&mut self, lines: &[(u64, String)], (status, what): (Status, &str)) {
-        for (number, _) in lines.iter().filter(|(number, _)| self.end != End::Awaited(*number)) {
-            self.has_doubts = true;
+    fn report_unanswered(&mut self, lines: &[(u64, String)], (status, what): (Status, &str)) {
+        for (number, _) in lines.iter().filter(|(number, _)| self.end != End::AwaitingPong(*number))
+        {
+            self.is_incomplete = true;
             self.output.status(status, Some(*number), what);
         }
     }
 
     /// Abandons the run and reports the lines that will not be sent.
-    fn give_up(&mut self, exit: Exit, why: &str) -> Exit {
+    fn fail(&mut self, exit: Exit, why: &str) -> Exit {
         self.output.status(Status::Failed, None, why);
-        let sent = self.comeback.outgoing.give_up_sent();
-        self.doubt(&sent, UNCERTAIN);
-        let unsent = self.comeback.outgoing.give_up_unsent();
-        self.doubt(&unsent, NOT_SENT);
+        let sent = self.resumption.outgoing.abandon_sent();
+        self.report_unanswered(&sent, UNCERTAIN);
+        let unsent = self.resumption.outgoing.abandon_unsent();
+        self.report_unanswered(&unsent, NOT_SENT);
         let _ = self.output.flush(); // the run has failed anyway
         exit
     }
 
     fn exit(&self) -> Exit {
         match self.end {
-            End::Reached if self.has_doubts => Exit::Unavailable,
+            End::Reached if self.is_incomplete => Exit::Unavailable,
             End::Reached if self.has_refusals => Exit::Refused,
             End::Reached => Exit::Done,
             _ => Exit::Unavailable,

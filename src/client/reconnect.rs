@@ -38,36 +38,36 @@ pub(super) struct ReconnectConfig {
     /// that, a script cannot.
     pub(super) may_rename: bool,
     /// Whether to request a session.
-    pub(super) keeps_place: bool,
+    pub(super) wants_session: bool,
     /// Notified to retry now instead of after the delay.
-    pub(super) hurry: Arc<Notify>,
+    pub(super) retry_now: Arc<Notify>,
     /// When the present connection was established.
     pub(super) since: Instant,
 }
 
 impl ReconnectConfig {
     /// Records that the connection was restored.
-    pub(super) fn found(&mut self, comeback: &mut Resumption, backoff: Backoff) {
+    pub(super) fn record_connected(&mut self, resumption: &mut Resumption, backoff: Backoff) {
         self.since = Instant::now();
-        comeback.backoff = backoff;
+        resumption.backoff = backoff;
     }
 
     /// Returns the reconnector for the connection that was just lost.
-    pub(super) fn way(&self, comeback: &mut Resumption, state: &State) -> Reconnector {
-        let opening = comeback.lost(self.since.elapsed());
+    pub(super) fn reconnector(&self, resumption: &mut Resumption, state: &State) -> Reconnector {
+        let request = resumption.lost(self.since.elapsed());
         Reconnector {
             endpoint: self.endpoint.clone(),
             retry_for: self.retry_for,
-            password: comeback.outgoing.password().or(self.password.as_ref()).cloned(),
-            backoff: comeback.backoff,
-            hurry: self.hurry.clone(),
-            opening,
-            cids: comeback.outgoing.cids().clone(),
+            password: resumption.outgoing.password().or(self.password.as_ref()).cloned(),
+            backoff: resumption.backoff,
+            retry_now: self.retry_now.clone(),
+            request,
+            cids: resumption.outgoing.cids().clone(),
             me: state.me().to_owned(),
             budget: Budget::new(MISSED_MAX),
             may_rename: self.may_rename,
-            keeps_place: self.keeps_place,
-            taken: 0,
+            wants_session: self.wants_session,
+            name_taken_count: 0,
             state: state.clone(),
             ids_were_reset: false,
         }
@@ -79,17 +79,17 @@ pub(super) struct Reconnector {
     endpoint: Endpoint,
     retry_for: Duration,
     backoff: Backoff,
-    hurry: Arc<Notify>,
-    opening: ResumeRequest,
+    retry_now: Arc<Notify>,
+    request: ResumeRequest,
     cids: CidGenerator,
     me: String,
     password: Option<Password>,
     /// The budget for missed lines, over all attempts.
     budget: Budget,
     may_rename: bool,
-    keeps_place: bool,
+    wants_session: bool,
     /// How many attempts found our name in use.
-    taken: u32,
+    name_taken_count: u32,
     /// The rooms that a new session must join.
     state: State,
     ids_were_reset: bool,
@@ -117,7 +117,7 @@ pub(super) enum Outcome {
     /// All messages were read again, and the rooms and the target were restored.
     Restored(SeenMessages, Session),
     /// The session had ended, and a new one began.
-    Anew(Session),
+    NewSession(Session),
 }
 
 /// The reconnection was abandoned.
@@ -129,13 +129,13 @@ pub(super) struct GivenUp {
 /// Why one attempt failed.
 enum Failure {
     /// The next attempt may succeed.
-    Passing(String),
+    Transient(String),
     Final(GivenUp),
 }
 
 impl Reconnector {
     /// Retries until the connection is restored or `retry_for` is over.
-    pub(super) async fn find(mut self) -> Result<Reconnected, GivenUp> {
+    pub(super) async fn run(mut self) -> Result<Reconnected, GivenUp> {
         let start = Instant::now();
         let mut problem = None;
         let mut missed = Vec::new();
@@ -143,7 +143,7 @@ impl Reconnector {
             let left = self.retry_for.saturating_sub(start.elapsed());
             let wait = self.backoff.wait(getrandom::u32().unwrap_or(u32::MAX));
             // Skipping one delay does not shorten the next ones.
-            let _ = timeout(wait.min(left), self.hurry.notified()).await;
+            let _ = timeout(wait.min(left), self.retry_now.notified()).await;
             let Some(left) = left.checked_sub(wait) else {
                 let why = problem.unwrap_or_else(|| "the connection was lost".to_owned());
                 return Err(GivenUp { exit: Exit::Unavailable, why });
@@ -162,7 +162,7 @@ impl Reconnector {
                         after,
                     });
                 }
-                Ok(Err(Failure::Passing(why))) => problem = Some(why),
+                Ok(Err(Failure::Transient(why))) => problem = Some(why),
                 Ok(Err(Failure::Final(given_up))) => return Err(given_up),
                 Err(_) => {}
             }
@@ -176,34 +176,34 @@ impl Reconnector {
         let connection = connect(&self.endpoint).await;
         let mut connection = connection.map_err(|Unreachable { why, is_final }| {
             let given_up = GivenUp { exit: Exit::Unavailable, why };
-            if is_final { Failure::Final(given_up) } else { Failure::Passing(given_up.why) }
+            if is_final { Failure::Final(given_up) } else { Failure::Transient(given_up.why) }
         })?;
         greet(&mut connection).await.map_err(|refused| self.failure(&refused))?;
         let is_back = self.resume(&mut connection, missed).await;
         if is_back.map_err(|refused| self.failure(&refused))? {
-            if !self.opening.has_gone_back() {
+            if !self.request.ids_went_back() {
                 return Ok((connection, Outcome::Resumed));
             }
             let session = self.return_to_place(&mut connection).await;
             let session = session.map_err(|refused| self.failure(&refused))?;
-            return Ok((connection, Outcome::Restored(self.opening.seen.clone(), session)));
+            return Ok((connection, Outcome::Restored(self.request.seen.clone(), session)));
         }
-        match self.begin_anew(&mut connection).await {
-            Ok(session) => Ok((connection, Outcome::Anew(session))),
+        match self.log_in_again(&mut connection).await {
+            Ok(session) => Ok((connection, Outcome::NewSession(session))),
             Err(refused) => {
-                self.taken += u32::from(refused.is_taken());
+                self.name_taken_count += u32::from(refused.is_name_taken());
                 Err(self.failure(&refused))
             }
         }
     }
 
     /// Logs in again, joins the rooms of the old session, and reads the messages since then.
-    async fn begin_anew(&mut self, connection: &mut Connection) -> Result<Session, Refused> {
-        let last = self.opening.last();
+    async fn log_in_again(&mut self, connection: &mut Connection) -> Result<Session, Refused> {
+        let last = self.request.last();
         let mut first = self.state.restore_rooms();
         // If the last message seen in a room still has its id, ids mean the same messages
         // as before.
-        let proof = self.opening.seen.in_room().filter(|(_, room)| self.state.is_in(room));
+        let proof = self.request.seen.in_room().filter(|(_, room)| self.state.is_in(room));
         let proof = proof.map(|(position, room)| (position, room.to_owned()));
         if let Some((Position { id, .. }, room)) = &proof {
             let rows = HistoryRange { count: 1, after: Some(id.saturating_sub(1)) };
@@ -213,16 +213,16 @@ impl Reconnector {
         first.extend(last.iter().flat_map(|last| self.state.histories(Some(last.id))));
         let name = self.next_name();
         let password = self.password.as_ref();
-        let logged_in = login(connection, &name, password, &first, &self.cids, self.keeps_place);
+        let logged_in = login(connection, &name, password, &first, &self.cids, self.wants_session);
         let mut session = logged_in.await?;
         let Some(last) = last else { return Ok(session) };
         let is_proven = proof.is_some_and(|(proof, _)| {
             session.missed.iter().any(|row| Position::of(&Tags::split(row).0) == Some(proof))
         });
         if !is_proven {
-            session.say(connection, &self.state.histories(None), &self.cids).await?;
+            session.send_and_wait(connection, &self.state.histories(None), &self.cids).await?;
         }
-        let known = self.opening.seen.known();
+        let known = self.request.seen.known();
         let is_new = |row: &String| {
             let position = Position::of(&Tags::split(row).0);
             position
@@ -243,27 +243,28 @@ impl Reconnector {
     /// sent.
     async fn return_to_place(&mut self, connection: &mut Connection) -> Result<Session, Refused> {
         let mut session = Session::of(&self.me);
-        let whois = Command::Whois { name: &self.me }.to_string();
-        session.say(connection, &[whois], &self.cids).await?;
+        let request = Command::Whois { name: &self.me }.to_string();
+        session.send_and_wait(connection, &[request], &self.cids).await?;
         let is_whois = |line: &String| {
             matches!(Event::parse(Tags::split(line).1), Some(Event::Reply { word: "WHOIS", .. }))
         };
-        let told = session.lines.extract_if(.., |line| is_whois(line)).last().unwrap_or_default();
+        let whois = session.lines.extract_if(.., |line| is_whois(line)).last().unwrap_or_default();
         let rooms =
-            told.split(' ').find_map(|word| word.strip_prefix("rooms=")).unwrap_or_default();
+            whois.split(' ').find_map(|word| word.strip_prefix("rooms=")).unwrap_or_default();
         let rooms: Vec<&str> = rooms.split(',').filter_map(|room| room.strip_prefix('#')).collect();
         let lines = self.state.way_back_from(&rooms);
-        session.say(connection, &lines, &self.cids).await?;
+        session.send_and_wait(connection, &lines, &self.cids).await?;
         if !self.state.is_in(LOBBY) && !rooms.contains(&LOBBY) {
             // A new state starts in the lobby, but the server does not have us there.
-            session.lines.push(format!("@cid={} [PARTED #{LOBBY}]", self.cids.own("first")));
+            session.lines.push(format!("@cid={} [PARTED #{LOBBY}]", self.cids.named_cid("first")));
         }
         Ok(session)
     }
 
     /// Returns the name to log in with: ours or, if another guest has it by now, a similar one.
     fn next_name(&self) -> String {
-        let is_lost = self.taken >= NAME_TAKEN_MAX && self.may_rename && self.password.is_none();
+        let is_lost =
+            self.name_taken_count >= NAME_TAKEN_MAX && self.may_rename && self.password.is_none();
         if is_lost { alternative_name(&self.me) } else { self.me.clone() }
     }
 
@@ -273,24 +274,24 @@ impl Reconnector {
         connection: &mut Connection,
         missed: &mut Vec<String>,
     ) -> Result<bool, Refused> {
-        while let Some(lines) = self.opening.lines() {
+        while let Some(lines) = self.request.lines() {
             for line in &lines {
                 connection.send(line);
             }
-            let Some((code, text)) = self.hear_missed(connection, missed).await? else {
+            let Some((code, text)) = self.read_missed(connection, missed).await? else {
                 return Ok(true);
             };
             if ErrorCode::parse(&code) == Some(ErrorCode::StorageFull) {
                 return Err(Refused::NotNow { why: text });
             }
-            self.opening.refused(&code, &text);
-            self.ids_were_reset |= self.opening.has_gone_back();
+            self.request.refused(&code, &text);
+            self.ids_were_reset |= self.request.ids_went_back();
         }
         Ok(false)
     }
 
     /// Reads lines up to the barrier. Returns the refusal if the server refused to resume.
-    async fn hear_missed(
+    async fn read_missed(
         &mut self,
         connection: &mut Connection,
         missed: &mut Vec<String>,
@@ -302,7 +303,7 @@ impl Reconnector {
             let line = line.map_err(|_| Refused::Silent)?.ok_or(Refused::Closed)?;
             let is_within_budget = self.budget.spend(&line);
             let (tags, plain) = Tags::split(&line);
-            let is_barrier = tags.cid == Some(self.opening.barrier.as_str());
+            let is_barrier = tags.cid == Some(self.request.barrier.as_str());
             match Event::parse(plain) {
                 // The barrier is answered after a refusal, too.
                 _ if is_barrier => return Ok((!is_welcome).then_some(refusal)),
@@ -316,7 +317,7 @@ impl Reconnector {
                 Some(Event::Error { code, text }) if !is_welcome => {
                     refusal = (code.to_owned(), text.to_owned());
                 }
-                _ if self.opening.note(&line) => missed.push(line),
+                _ if self.request.note(&line) => missed.push(line),
                 _ => {}
             }
             // Past the budget, the rest is handled as live lines.
@@ -328,8 +329,8 @@ impl Reconnector {
 
     fn failure(&self, refused: &Refused) -> Failure {
         let why = refused.sentence(&self.endpoint);
-        if refused.may_pass() || (!self.keeps_place && refused.is_replaced()) {
-            return Failure::Passing(why);
+        if refused.is_transient() || (!self.wants_session && refused.is_replaced()) {
+            return Failure::Transient(why);
         }
         Failure::Final(GivenUp { exit: refused.exit(), why })
     }

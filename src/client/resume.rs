@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::limits::{ANSWER_MAX, cost};
 use super::login::Session;
 use super::outgoing::{CidGenerator, Outgoing, UncertainLine};
-use super::seen_messages::{Known, Position, SeenMessages};
+use super::seen_messages::{Position, SeenMessages, SeenSnapshot};
 use crate::commands::{self, Command, Request};
 use crate::protocol::{ErrorCode, Event, Key, Tags, text};
 
@@ -72,8 +72,8 @@ pub(super) const ANSWER_CUT: &str =
     "the connection was lost in the middle of a long answer; repeat the command";
 
 /// Returns the notice that the connection was restored.
-pub(super) fn reconnected_message(time: Duration, is_anew: bool) -> String {
-    let session = if is_anew { ", in a new session" } else { "" };
+pub(super) fn reconnected_message(time: Duration, is_new_session: bool) -> String {
+    let session = if is_new_session { ", in a new session" } else { "" };
     format!("reconnected after {}{session}", humanize(time))
 }
 
@@ -100,7 +100,7 @@ pub(super) struct ResumeRequest {
     takes_time: bool,
     /// If ids went back and all messages are read again: the messages seen before that, and
     /// the last of them.
-    known: Option<(Known, Option<Position>)>,
+    known: Option<(SeenSnapshot, Option<Position>)>,
 }
 
 impl ResumeRequest {
@@ -124,7 +124,7 @@ impl ResumeRequest {
         let is_bad = ErrorCode::parse(code) == Some(ErrorCode::BadArgument);
         if is_bad && text.starts_with(WENT_BACK) && self.seen.last().is_some() {
             self.known = Some((self.seen.known(), self.seen.last()));
-            self.seen.begin_anew();
+            self.seen.reset_position();
         } else if is_bad && self.timed().is_some() {
             self.takes_time = false; // a server of version 0.1
         } else {
@@ -134,7 +134,7 @@ impl ResumeRequest {
     }
 
     /// Whether ids went back and all messages are read again.
-    pub(super) fn has_gone_back(&self) -> bool {
+    pub(super) fn ids_went_back(&self) -> bool {
         self.known.is_some()
     }
 
@@ -240,7 +240,7 @@ impl Resumption {
     /// Holds an answer of several lines back until it is complete: an answer that is cut
     /// off by a lost connection is requested again and must not be shown one and a half
     /// times. An answer longer than [`ANSWER_MAX`] is streamed.
-    pub(super) fn whole(&mut self, line: String) -> Vec<String> {
+    pub(super) fn complete_answer(&mut self, line: String) -> Vec<String> {
         let line = self.outgoing.earlier_answer(&line).unwrap_or(line);
         let (tags, plain) = Tags::split(&line);
         let Some(number) = tags.cid.and_then(|cid| self.outgoing.cids().number(cid)) else {
@@ -278,29 +278,32 @@ impl Resumption {
     }
 
     /// Returns the last line of a login, with its cid: it requests a session or, without
-    /// `keeps_place`, a ping whose answer arrives after all others.
-    pub(super) fn last_request(cids: &CidGenerator, keeps_place: bool) -> String {
-        let command = if keeps_place { Command::Session } else { Command::Ping { token: None } };
-        format!("@cid={} {command}", cids.own("session"))
+    /// `wants_session`, a ping whose answer arrives after all others.
+    pub(super) fn last_request(cids: &CidGenerator, wants_session: bool) -> String {
+        let command = if wants_session { Command::Session } else { Command::Ping { token: None } };
+        format!("@cid={} {command}", cids.named_cid("session"))
     }
 
     /// Returns the ping of the heartbeat, with its cid.
-    pub(super) fn pulse_request(&self) -> String {
+    pub(super) fn ping_request(&self) -> String {
         let ping = Command::Ping { token: None };
-        format!("@cid={} {ping}", self.outgoing.cids().own("pulse"))
+        format!("@cid={} {ping}", self.outgoing.cids().named_cid("pulse"))
     }
 
     /// Records a line. `false`: it is not shown, because it is a duplicate or the answer to
     /// a line that the client sent by itself.
     pub(super) fn note(&mut self, tags: &Tags<'_>, event: Option<&Event<'_>>) -> bool {
         let cids = self.outgoing.cids();
-        if tags.cid.is_some_and(|cid| cid == cids.own("session")) {
+        if tags.cid.is_some_and(|cid| cid == cids.named_cid("session")) {
             if let Some(Event::Reply { word: "SESSION", args, .. }) = event {
                 self.token = Some((*args).to_owned());
             }
             return false;
         }
-        if tags.cid.is_some_and(|cid| cid == cids.own("back") || cid == cids.own("pulse")) {
+        if tags
+            .cid
+            .is_some_and(|cid| cid == cids.named_cid("back") || cid == cids.named_cid("pulse"))
+        {
             return false;
         }
         let (Some(id), Some(Event::Message(message))) = (tags.id, event) else { return true };
@@ -319,21 +322,21 @@ impl Resumption {
         self.backoff.held(held);
         self.outgoing.connection_lost();
         self.partial = None;
-        let barrier = self.outgoing.cids().own("back");
+        let barrier = self.outgoing.cids().named_cid("back");
         let (token, seen) = (self.token.clone(), self.seen.clone());
         ResumeRequest { token, seen, barrier, takes_time: true, known: None }
     }
 
     /// Handles a restored connection; call it before the missed lines are recorded. If all
     /// messages were read again because ids went back, `again` contains those read.
-    pub(super) fn back(&mut self, again: Option<SeenMessages>) {
+    pub(super) fn restored(&mut self, again: Option<SeenMessages>) {
         self.floor = if again.is_some() { 0 } else { self.seen.last_id() };
         self.seen = again.unwrap_or_else(|| std::mem::take(&mut self.seen));
     }
 
     /// Sends all unanswered lines again; call it after the missed lines, which may contain
     /// some of the answers.
-    pub(super) fn go_on(&mut self) {
+    pub(super) fn resend_unanswered(&mut self) {
         self.outgoing.resumed();
     }
 
@@ -341,40 +344,40 @@ impl Resumption {
     /// server deduplicates an account's cids across sessions, so unanswered lines are sent
     /// again; missed messages are not requested, since they would show some of our own
     /// lines twice.
-    pub(super) fn forget_visit(&mut self) {
-        self.seen.begin_anew();
+    pub(super) fn discard_session(&mut self) {
+        self.seen.reset_position();
         (self.floor, self.token) = (0, None);
     }
 
     /// Handles a new session, perhaps of a server whose ids start again. Returns the lines
     /// that were sent and never answered.
-    pub(super) fn begin_anew(&mut self, session: &Session) -> Vec<UncertainLine> {
-        self.forget_visit();
-        let mut doubts = self.outgoing.begin_anew();
-        confirm_uncertain(&mut doubts, session);
-        doubts
+    pub(super) fn start_new_session(&mut self, session: &Session) -> Vec<UncertainLine> {
+        self.discard_session();
+        let mut uncertain = self.outgoing.start_new_session();
+        confirm_uncertain(&mut uncertain, session);
+        uncertain
     }
 }
 
 /// Removes the uncertain lines that are found among the missed messages: they were delivered.
-fn confirm_uncertain(doubts: &mut Vec<UncertainLine>, session: &Session) {
+fn confirm_uncertain(uncertain: &mut Vec<UncertainLine>, session: &Session) {
     let mine = session.missed.iter().filter_map(|line| {
         let Some(Event::Message(message)) = Event::parse(Tags::split(line).1) else { return None };
         let is_mine = Key::fold(message.from) == Key::fold(&session.me);
         is_mine.then_some((message.is_action, message.text))
     });
     for (is_action, text) in mine {
-        let said = |line: &str| match commands::parse(line) {
-            Ok(Request::Say(said) | Request::Command(Command::Msg { text: said, .. })) => {
-                !is_action && text::clean(said) == text
+        let is_delivered = |line: &str| match commands::parse(line) {
+            Ok(Request::Say(message) | Request::Command(Command::Msg { text: message, .. })) => {
+                !is_action && text::clean(message) == text
             }
-            Ok(Request::Command(Command::Me { text: done })) => {
-                is_action && text::clean(done) == text
+            Ok(Request::Command(Command::Me { text: action })) => {
+                is_action && text::clean(action) == text
             }
             _ => false,
         };
-        if let Some(at) = doubts.iter().position(|(_, line)| said(line)) {
-            doubts.remove(at);
+        if let Some(at) = uncertain.iter().position(|(_, line)| is_delivered(line)) {
+            uncertain.remove(at);
         }
     }
 }
@@ -384,10 +387,10 @@ mod tests {
     use super::*;
     use crate::client::state::State;
 
-    fn note(comeback: &mut Resumption, line: &str) -> bool {
+    fn note(resumption: &mut Resumption, line: &str) -> bool {
         let (tags, plain) = Tags::split(line);
-        let is_shown = comeback.note(&tags, Event::parse(plain).as_ref());
-        tags.cid.map(|cid| comeback.outgoing.acknowledge(cid, None));
+        let is_shown = resumption.note(&tags, Event::parse(plain).as_ref());
+        tags.cid.map(|cid| resumption.outgoing.acknowledge(cid, None));
         is_shown
     }
 
@@ -400,16 +403,16 @@ mod tests {
 
     #[test]
     fn new_session_confirms_uncertain_lines_found_among_missed_ones() {
-        let mut comeback = Resumption::new(CidGenerator::new(7));
+        let mut resumption = Resumption::new(CidGenerator::new(7));
         let state = State::new("alice");
         for line in ["twice", "//x", "/me waves", "/msg #ops a\u{9b}b", "twice", "/who", "waiting"]
         {
-            comeback.outgoing.add(line.to_owned(), None, &state);
+            resumption.outgoing.add(line.to_owned(), None, &state);
         }
         for _ in 0..6 {
-            comeback.outgoing.next(&state);
+            resumption.outgoing.next(&state);
         }
-        comeback.lost(Duration::ZERO);
+        resumption.lost(Duration::ZERO);
         let missed = [
             "@id=5 alice: twice",
             "@id=6 bob: waiting",
@@ -417,10 +420,10 @@ mod tests {
             "@id=8 #ops alice: a\u{FFFD}b",
             "@id=9 ** alice waves",
         ];
-        let doubts = comeback.begin_anew(&session(&missed));
-        let doubts: Vec<_> = doubts.iter().map(|(_, line)| line.as_str()).collect();
-        assert_eq!(doubts, ["//x", "twice", "/who"]);
-        assert!(comeback.outgoing.next(&state).is_some_and(|line| line.ends_with(" waiting")));
+        let uncertain = resumption.start_new_session(&session(&missed));
+        let uncertain: Vec<_> = uncertain.iter().map(|(_, line)| line.as_str()).collect();
+        assert_eq!(uncertain, ["//x", "twice", "/who"]);
+        assert!(resumption.outgoing.next(&state).is_some_and(|line| line.ends_with(" waiting")));
     }
 
     #[test]
@@ -447,64 +450,64 @@ mod tests {
 
     #[test]
     fn resume_request_continues_after_last_message_seen() {
-        let mut comeback = Resumption::new(CidGenerator::new(7));
-        let mark = |what| format!("@cid=0000000000000007-{what}");
-        assert_eq!(comeback.lost(Duration::ZERO).lines(), None);
-        assert!(!note(&mut comeback, &format!("{} [SESSION abc] keep it", mark("session"))));
-        assert!(note(&mut comeback, "@id=5;time=2026-11-23T06:16:00.123Z bob: hi"));
+        let mut resumption = Resumption::new(CidGenerator::new(7));
+        let tag = |what| format!("@cid=0000000000000007-{what}");
+        assert_eq!(resumption.lost(Duration::ZERO).lines(), None);
+        assert!(!note(&mut resumption, &format!("{} [SESSION abc] keep it", tag("session"))));
+        assert!(note(&mut resumption, "@id=5;time=2026-11-23T06:16:00.123Z bob: hi"));
         // A row of the history is not a live message, whatever its id.
-        assert!(note(&mut comeback, "@id=9;cid=x 2026-11-23T06:16:00.123Z bob: later"));
-        let mut opening = comeback.lost(Duration::ZERO);
-        let barrier = format!("{} /ping", mark("back"));
-        let resume = |opening: &ResumeRequest| opening.lines().expect("a token")[0].clone();
-        assert_eq!(opening.lines().unwrap(), ["/resume abc 5 2026-11-23T06:16:00.123Z", &barrier]);
-        assert!(opening.note("@id=6;time=2026-11-23T06:16:00.124Z bob: missed"));
-        assert_eq!(resume(&opening), "/resume abc 6 2026-11-23T06:16:00.124Z");
+        assert!(note(&mut resumption, "@id=9;cid=x 2026-11-23T06:16:00.123Z bob: later"));
+        let mut request = resumption.lost(Duration::ZERO);
+        let barrier = format!("{} /ping", tag("back"));
+        let resume = |request: &ResumeRequest| request.lines().expect("a token")[0].clone();
+        assert_eq!(request.lines().unwrap(), ["/resume abc 5 2026-11-23T06:16:00.123Z", &barrier]);
+        assert!(request.note("@id=6;time=2026-11-23T06:16:00.124Z bob: missed"));
+        assert_eq!(resume(&request), "/resume abc 6 2026-11-23T06:16:00.124Z");
         // A server of version 0.1 accepts no time.
-        opening.refused("bad-argument", "\"6 2026-11-23T06:16:00.124Z\" is no number");
-        assert_eq!(resume(&opening), "/resume abc 6");
-        assert!(!opening.has_gone_back());
-        opening.refused("bad-password", "it is over");
-        assert_eq!(opening.lines(), None);
-        assert!(!note(&mut comeback, &format!("{} [PONG]", mark("back"))));
-        comeback.begin_anew(&session(&[]));
-        assert_eq!(comeback.lost(Duration::ZERO).lines(), None);
+        request.refused("bad-argument", "\"6 2026-11-23T06:16:00.124Z\" is no number");
+        assert_eq!(resume(&request), "/resume abc 6");
+        assert!(!request.ids_went_back());
+        request.refused("bad-password", "it is over");
+        assert_eq!(request.lines(), None);
+        assert!(!note(&mut resumption, &format!("{} [PONG]", tag("back"))));
+        resumption.start_new_session(&session(&[]));
+        assert_eq!(resumption.lost(Duration::ZERO).lines(), None);
     }
 
     #[test]
     fn only_unseen_messages_are_shown_again_when_ids_went_back() {
-        let mut comeback = Resumption::new(CidGenerator::new(7));
-        note(&mut comeback, "@cid=0000000000000007-session [SESSION abc] keep it");
-        let said = |id: u64, second: u64| format!("@id={id};time=2026-11-23T06:16:0{second}.000Z");
+        let mut resumption = Resumption::new(CidGenerator::new(7));
+        note(&mut resumption, "@cid=0000000000000007-session [SESSION abc] keep it");
+        let tags = |id: u64, second: u64| format!("@id={id};time=2026-11-23T06:16:0{second}.000Z");
         for id in 1..=5 {
-            assert!(note(&mut comeback, &format!("{} bob: {id}", said(id, id))));
+            assert!(note(&mut resumption, &format!("{} bob: {id}", tags(id, id))));
         }
-        let mut opening = comeback.lost(Duration::ZERO);
-        opening.refused("bad-argument", "ids went back (restored backup?)");
-        assert!(opening.has_gone_back());
-        assert_eq!(opening.lines().unwrap()[0], "/resume abc 0");
+        let mut request = resumption.lost(Duration::ZERO);
+        request.refused("bad-argument", "ids went back (restored backup?)");
+        assert!(request.ids_went_back());
+        assert_eq!(request.lines().unwrap()[0], "/resume abc 0");
         let again = [(1, 1, false), (2, 2, false), (3, 7, true), (4, 8, true)];
         for (id, second, is_new) in again {
-            assert_eq!(opening.note(&format!("{} bob: again", said(id, second))), is_new, "{id}");
+            assert_eq!(request.note(&format!("{} bob: again", tags(id, second))), is_new, "{id}");
         }
-        assert_eq!(opening.lines().unwrap()[0], "/resume abc 4 2026-11-23T06:16:08.000Z");
-        comeback.back(Some(opening.seen.clone()));
+        assert_eq!(request.lines().unwrap()[0], "/resume abc 4 2026-11-23T06:16:08.000Z");
+        resumption.restored(Some(request.seen.clone()));
         for (id, second, _) in again.iter().filter(|(.., is_new)| *is_new) {
-            assert!(note(&mut comeback, &format!("{} bob: again", said(*id, *second))));
+            assert!(note(&mut resumption, &format!("{} bob: again", tags(*id, *second))));
         }
-        assert!(note(&mut comeback, &format!("{} bob: live", said(5, 9))));
+        assert!(note(&mut resumption, &format!("{} bob: live", tags(5, 9))));
         // Refused again, even from id 0: only a new login is left.
-        let mut opening = comeback.lost(Duration::ZERO);
-        assert_eq!(opening.lines().unwrap()[0], "/resume abc 5 2026-11-23T06:16:09.000Z");
-        opening.refused("bad-argument", "ids went back (restored backup?)");
-        opening.refused("bad-argument", "ids went back (restored backup?)");
-        assert_eq!(opening.lines(), None);
-        assert_eq!(opening.last().map(|last| last.id), Some(5), "marks where new messages begin");
+        let mut request = resumption.lost(Duration::ZERO);
+        assert_eq!(request.lines().unwrap()[0], "/resume abc 5 2026-11-23T06:16:09.000Z");
+        request.refused("bad-argument", "ids went back (restored backup?)");
+        request.refused("bad-argument", "ids went back (restored backup?)");
+        assert_eq!(request.lines(), None);
+        assert_eq!(request.last().map(|last| last.id), Some(5), "marks where new messages begin");
     }
 
     #[test]
     fn multi_line_answer_is_shown_only_when_complete() {
-        let mut comeback = Resumption::new(CidGenerator::new(7));
+        let mut resumption = Resumption::new(CidGenerator::new(7));
         let answers: [&[&str]; 6] = [
             &["[HISTORY #ops 2]", "2026-11-23T06:16:00.123Z #ops bob: 1", "[PONG]"],
             &["[HISTORY #ops 0]"],
@@ -514,66 +517,70 @@ mod tests {
             &["alice: [HISTORY #ops 2]"],
         ];
         for (number, answer) in answers.iter().enumerate() {
-            let marked = |line| format!("@cid={} {line}", CidGenerator::new(7).mark(number as u64));
-            let answer: Vec<String> = answer.iter().map(marked).collect();
+            let tagged =
+                |line| format!("@cid={} {line}", CidGenerator::new(7).line_cid(number as u64));
+            let answer: Vec<String> = answer.iter().map(tagged).collect();
             for _ in 0..2 {
                 let (last, before) = answer.split_last().unwrap();
                 for line in before {
-                    assert!(comeback.whole(line.clone()).is_empty(), "{line}");
+                    assert!(resumption.complete_answer(line.clone()).is_empty(), "{line}");
                 }
-                assert_eq!(comeback.whole("bob: hi".to_owned()), ["bob: hi"]);
-                assert_eq!(comeback.whole(last.clone()), answer);
+                assert_eq!(resumption.complete_answer("bob: hi".to_owned()), ["bob: hi"]);
+                assert_eq!(resumption.complete_answer(last.clone()), answer);
                 // The first line again, then the connection is lost.
-                comeback.whole(answer[0].clone());
-                comeback.lost(Duration::ZERO);
+                resumption.complete_answer(answer[0].clone());
+                resumption.lost(Duration::ZERO);
             }
         }
     }
 
     #[test]
     fn answer_that_is_too_long_to_hold_is_streamed() {
-        let mut comeback = Resumption::new(CidGenerator::new(7));
-        let mark = CidGenerator::new(7).mark(1);
-        assert!(comeback.whole(format!("@cid={mark} [HISTORY #lobby 99999999]")).is_empty());
+        let mut resumption = Resumption::new(CidGenerator::new(7));
+        let cid = CidGenerator::new(7).line_cid(1);
+        assert!(
+            resumption.complete_answer(format!("@cid={cid} [HISTORY #lobby 99999999]")).is_empty()
+        );
         let row = |number: usize| {
-            format!("@cid={mark} 2026-11-23T06:16:00.123Z bob: {number} {}", "x".repeat(1000))
+            format!("@cid={cid} 2026-11-23T06:16:00.123Z bob: {number} {}", "x".repeat(1000))
         };
         let rows = 3 * ANSWER_MAX / 1000;
         let (mut shown, mut held, mut most) = (0, 0, 0);
         for number in 0..rows {
             held += cost(&row(number));
-            let lines = comeback.whole(row(number));
+            let lines = resumption.complete_answer(row(number));
             shown += lines.len();
             held = if lines.is_empty() { held } else { 0 };
             most = most.max(held);
         }
         assert_eq!(shown, rows + 1, "with the header");
         assert!(most <= ANSWER_MAX, "{most}");
-        assert_eq!(comeback.cut_answer(), Some(1));
-        comeback.lost(Duration::ZERO);
-        assert_eq!(comeback.cut_answer(), None);
+        assert_eq!(resumption.cut_answer(), Some(1));
+        resumption.lost(Duration::ZERO);
+        assert_eq!(resumption.cut_answer(), None);
         // Many incomplete answers are bounded, too.
         for number in 0..rows as u64 {
-            let mark = CidGenerator::new(7).mark(number);
-            comeback.whole(format!("@cid={mark} [HISTORY #lobby 9] {}", "x".repeat(1000)));
-            let held = comeback.partial.as_ref().map_or(0, |partial| partial.lines.len());
+            let cid = CidGenerator::new(7).line_cid(number);
+            resumption
+                .complete_answer(format!("@cid={cid} [HISTORY #lobby 9] {}", "x".repeat(1000)));
+            let held = resumption.partial.as_ref().map_or(0, |partial| partial.lines.len());
             assert!(held * 1000 <= ANSWER_MAX, "{held}");
         }
     }
 
     #[test]
     fn duplicate_message_is_shown_once() {
-        let mut comeback = Resumption::new(CidGenerator::new(7));
+        let mut resumption = Resumption::new(CidGenerator::new(7));
         let state = State::new("alice");
-        comeback.outgoing.add("one".to_owned(), None, &state);
-        comeback.outgoing.add("two".to_owned(), None, &state);
+        resumption.outgoing.add("one".to_owned(), None, &state);
+        resumption.outgoing.add("two".to_owned(), None, &state);
         let one = "@id=4;cid=0000000000000007-1 alice: one";
         let two = "@id=5;cid=0000000000000007-2 alice: two";
-        assert!(note(&mut comeback, one));
-        assert!(note(&mut comeback, "@id=4 [PRIVATE MESSAGE] alice: one"), "to myself");
-        comeback.lost(Duration::ZERO);
-        comeback.back(None);
-        comeback.go_on();
+        assert!(note(&mut resumption, one));
+        assert!(note(&mut resumption, "@id=4 [PRIVATE MESSAGE] alice: one"), "to myself");
+        resumption.lost(Duration::ZERO);
+        resumption.restored(None);
+        resumption.resend_unanswered();
         for (line, is_shown) in [
             (two, true),
             ("@id=6 bob: new", true),
@@ -582,7 +589,7 @@ mod tests {
             (two, false),
             ("@time=2026-11-23T06:16:00.123Z * bob quit", true),
         ] {
-            assert_eq!(note(&mut comeback, line), is_shown, "{line}");
+            assert_eq!(note(&mut resumption, line), is_shown, "{line}");
         }
     }
 }

@@ -71,25 +71,25 @@ impl SeenMessages {
     }
 
     /// Resets the position, since the server's ids may start again. Seen messages stay known.
-    pub(super) fn begin_anew(&mut self) {
+    pub(super) fn reset_position(&mut self) {
         (self.last, self.in_room) = (None, None);
     }
 
     /// Returns a snapshot of all messages seen.
-    pub(super) fn known(&self) -> Known {
-        Known { messages: self.recent.iter().copied().collect(), before: self.forgotten }
+    pub(super) fn known(&self) -> SeenSnapshot {
+        SeenSnapshot { messages: self.recent.iter().copied().collect(), before: self.forgotten }
     }
 }
 
 /// A snapshot of the messages seen.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct SeenSnapshot {
     messages: HashSet<Position>,
     /// All messages up to this time count as seen, too.
     before: Option<Stamp>,
 }
 
-impl Known {
+impl SeenSnapshot {
     pub(super) fn contains(&self, position: Position) -> bool {
         let is_older = position.time.is_some_and(|time| self.before.is_some_and(|at| time <= at));
         is_older || self.messages.contains(&position)
@@ -119,7 +119,7 @@ mod tests {
         for (id, time, is_known) in [(5, 50, true), (6, 60, true), (5, 60, false), (4, 40, false)] {
             assert_eq!(known.contains(position(id, time)), is_known, "{id} {time}");
         }
-        seen.begin_anew();
+        seen.reset_position();
         assert_eq!((seen.last_id(), seen.in_room()), (0, None));
         assert!(seen.known().contains(position(5, 50)), "seen messages stay known");
     }

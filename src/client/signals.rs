@@ -60,7 +60,7 @@ pub(super) fn continued() -> io::Result<Signal> {
 /// Makes sure that a signal ends the process even if the logout is blocked, e.g. by a full
 /// pipe: the process ends after [`GOODBYE_TIMEOUT`], or at a further signal that is not a
 /// [`REPEAT`] of the first.
-pub(super) fn insist() -> io::Result<()> {
+pub(super) fn exit_on_second_signal() -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     // Before the thread starts, so that no signal is missed.
     let mut signals = {

@@ -88,7 +88,7 @@ pub(super) async fn start_session(
     identity: &Identity,
     signals: &mut Signals,
 ) -> Result<ActiveSession, Failure> {
-    let mut endpoint = args.address.or_port(args.port);
+    let mut endpoint = args.address.with_default_port(args.port);
     endpoint.tls = args.tls.open().map_err(|problem| Failure::new(Exit::Usage, problem))?;
     let run_id = getrandom::u64()
         .map_err(|_| Failure::new(Exit::Unavailable, "the system provides no random numbers"))?;
@@ -97,39 +97,43 @@ pub(super) async fn start_session(
     // On a terminal the user decides when to stop.
     let default = if is_interactive(args) { Duration::MAX } else { RETRY_FOR };
     let retry_for = args.retry_for.unwrap_or(default);
-    let mut entry = Entry {
+    let mut pending = PendingLogin {
         args,
         identity,
         endpoint,
         cids: CidGenerator::new(run_id),
-        keeps_place: args.keeps_place(),
+        wants_session: args.wants_session(),
         connection: None,
         password: None,
-        has_looked: false,
-        tries_left: 0,
-        is_fresh: false,
+        has_read_password: false,
+        attempts_left: 0,
+        is_just_typed: false,
     };
-    let mut waiting = Waiting::new(if is_interactive(args) { Duration::ZERO } else { retry_for });
+    let mut waiting = NameWait::new(if is_interactive(args) { Duration::ZERO } else { retry_for });
     let session = loop {
-        let problem = match entry.attempt_unless_stopped(signals).await {
+        let problem = match pending.attempt_unless_stopped(signals).await {
             Ok(session) => break session,
             Err(problem) => problem,
         };
         // The server may have timed out while the password was typed: retry once with it.
-        if entry.is_fresh && matches!(&problem, Problem::Refused(refused) if refused.is_late()) {
-            (entry.is_fresh, entry.connection) = (false, None);
+        if pending.is_just_typed
+            && matches!(&problem, Problem::Refused(refused) if refused.is_login_timeout())
+        {
+            (pending.is_just_typed, pending.connection) = (false, None);
             continue;
         }
-        let Some(pause) = waiting.pause(&problem, &entry) else { return Err(entry.fail(problem)) };
-        if !matches!(&problem, Problem::Refused(refused) if refused.is_taken()) {
-            entry.connection = None;
+        let Some(pause) = waiting.pause(&problem, &pending) else {
+            return Err(pending.fail(problem));
+        };
+        if !matches!(&problem, Problem::Refused(refused) if refused.is_name_taken()) {
+            pending.connection = None;
         }
         tokio::select! {
             () = sleep(pause) => {}
-            exit = signals.next() => return Err(entry.fail(Problem::Stopped(exit))),
+            exit = signals.next() => return Err(pending.fail(Problem::Stopped(exit))),
         }
     };
-    let Entry { endpoint, cids, connection, password, keeps_place, .. } = entry;
+    let PendingLogin { endpoint, cids, connection, password, wants_session, .. } = pending;
     let Some(mut connection) = connection else {
         return Err(Failure::new(Exit::Unavailable, "the connection was lost"));
     };
@@ -137,33 +141,40 @@ pub(super) async fn start_session(
         connection.quit("/quit", drop).await;
         return Err(Failure::new(Exit::Refused, format!("cannot join the room: {why}")));
     }
-    let (hurry, since) = (Arc::default(), Instant::now());
+    let (retry_now, since) = (Arc::default(), Instant::now());
     let may_rename = is_interactive(args);
-    let road =
-        ReconnectConfig { endpoint, retry_for, password, may_rename, keeps_place, hurry, since };
-    let (ping_after, is_to_panic) = (args.ping_after, args.debug_panic);
-    Ok(ActiveSession { connection, session, cids, road, ping_after, log, is_to_panic })
+    let reconnect_config = ReconnectConfig {
+        endpoint,
+        retry_for,
+        password,
+        may_rename,
+        wants_session,
+        retry_now,
+        since,
+    };
+    let (ping_after, debug_panic) = (args.ping_after, args.debug_panic);
+    Ok(ActiveSession { connection, session, cids, reconnect_config, ping_after, log, debug_panic })
 }
 
 /// A login in progress.
-struct Entry<'a> {
+struct PendingLogin<'a> {
     args: &'a JoinArgs,
     identity: &'a Identity,
     endpoint: Endpoint,
     cids: CidGenerator,
-    keeps_place: bool,
+    wants_session: bool,
     /// The connection after the server's greeting.
     connection: Option<Connection>,
     password: Option<Password>,
     /// Whether the file, command and variable were read.
-    has_looked: bool,
+    has_read_password: bool,
     /// How many more times the user may be asked for the password.
-    tries_left: usize,
+    attempts_left: usize,
     /// The password was just typed, so the server may have timed out meanwhile.
-    is_fresh: bool,
+    is_just_typed: bool,
 }
 
-impl Entry<'_> {
+impl PendingLogin<'_> {
     async fn attempt_unless_stopped(&mut self, signals: &mut Signals) -> Result<Session, Problem> {
         let exit = tokio::select! {
             biased; // the password prompt handles the signal first and restores the terminal
@@ -182,11 +193,11 @@ impl Entry<'_> {
             login::greet(&mut connection).await.map_err(Problem::Refused)?;
             self.connection = Some(connection);
         }
-        if !self.has_looked {
-            self.password = given(self.args).await.map_err(Problem::NoPassword)?;
-            self.has_looked = true;
+        if !self.has_read_password {
+            self.password = configured_password(self.args).await.map_err(Problem::NoPassword)?;
+            self.has_read_password = true;
             if self.password.is_none() && is_on_terminal() {
-                self.tries_left = PASSWORD_ATTEMPTS;
+                self.attempts_left = PASSWORD_ATTEMPTS;
             }
         }
         self.log_in().await
@@ -200,20 +211,20 @@ impl Entry<'_> {
         let (name, first) = (self.identity.name.as_str(), self.identity.first());
         loop {
             let password = self.password.as_ref();
-            let (cids, keeps_place) = (&self.cids, self.keeps_place);
-            let logged_in = login::login(connection, name, password, &first, cids, keeps_place);
+            let (cids, wants_session) = (&self.cids, self.wants_session);
+            let logged_in = login::login(connection, name, password, &first, cids, wants_session);
             let problem = match logged_in.await {
                 Ok(session) => return Ok(session),
                 Err(problem) => problem,
             };
-            let Some(why) = problem.password_problem().filter(|_| self.tries_left > 0) else {
+            let Some(why) = problem.password_problem().filter(|_| self.attempts_left > 0) else {
                 return Err(Problem::Refused(problem));
             };
             // The first prompt needs no explanation.
             let why = if self.password.is_some() { why } else { "" };
             self.password = Some(Password::ask(name, why).await.map_err(Problem::Left)?);
-            self.tries_left -= 1;
-            self.is_fresh = true;
+            self.attempts_left -= 1;
+            self.is_just_typed = true;
         }
     }
 
@@ -221,9 +232,10 @@ impl Entry<'_> {
         match problem {
             Problem::Unreachable(problem) => Failure::new(Exit::Unavailable, problem.why),
             Problem::Refused(problem) => {
-                let is_untold = self.password.is_none() && problem.password_problem().is_some();
+                let lacks_password =
+                    self.password.is_none() && problem.password_problem().is_some();
                 let mut why = problem.sentence(&self.endpoint);
-                if is_untold {
+                if lacks_password {
                     why += PASSWORD_HINT;
                 }
                 Failure::new(problem.exit(), why)
@@ -237,78 +249,78 @@ impl Entry<'_> {
 
 /// Returns the password of the file, command or variable. A thread reads it, because files
 /// and commands may block.
-async fn given(args: &JoinArgs) -> Result<Option<Password>, String> {
+async fn configured_password(args: &JoinArgs) -> Result<Option<Password>, String> {
     let (file, command) = (args.password_file.clone(), args.password_cmd.clone());
     let (done, given) = oneshot::channel();
     std::thread::spawn(move || {
-        let _ = done.send(Password::given(file.as_deref(), command.as_deref()));
+        let _ = done.send(Password::from_sources(file.as_deref(), command.as_deref()));
     });
     given.await.map_err(|_| "the password could not be read".to_owned())?
 }
 
-/// Decides, in a script, how long to wait for a name in use: jobs that share a name run one
+/// Decides, in a script, how long to wait for a name in use: jobs that jitter a name run one
 /// after the other.
-struct Waiting {
+struct NameWait {
     /// The total waiting time.
     limit: Duration,
     since: Option<Instant>,
     pause: Duration,
 }
 
-impl Waiting {
+impl NameWait {
     fn new(limit: Duration) -> Self {
         Self { limit, since: None, pause: PAUSE_MIN }
     }
 
     /// Returns the delay before the next attempt, `None` to give up. Reports the first wait.
-    fn pause(&mut self, problem: &Problem, entry: &Entry<'_>) -> Option<Duration> {
+    fn pause(&mut self, problem: &Problem, pending: &PendingLogin<'_>) -> Option<Duration> {
         let begins = match problem {
             Problem::Refused(refused) => {
-                refused.is_taken()
+                refused.is_name_taken()
                     || refused.is_busy()
-                    || (!entry.keeps_place && refused.is_replaced())
+                    || (!pending.wants_session && refused.is_replaced())
             }
             _ => false,
         };
-        let goes_on = match problem {
-            Problem::Refused(refused) => refused.may_pass(),
+        let continues = match problem {
+            Problem::Refused(refused) => refused.is_transient(),
             Problem::Unreachable(unreachable) => !unreachable.is_final,
             Problem::NoPassword(_) | Problem::Left(_) | Problem::Stopped(_) => false,
         };
-        if self.limit.is_zero() || !(begins || (self.since.is_some() && goes_on)) {
+        if self.limit.is_zero() || !(begins || (self.since.is_some() && continues)) {
             return None;
         }
         let since = match self.since {
             Some(since) => since,
             None => {
-                self.announce(problem, entry);
+                self.announce(problem, pending);
                 *self.since.insert(Instant::now())
             }
         };
         let left = self.limit.checked_sub(since.elapsed()).filter(|left| !left.is_zero())?;
-        let share = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
-        let pause = self.pause.mul_f64(0.5 + share / 2.0);
-        let has_password = entry.password.is_some();
+        let jitter = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
+        let pause = self.pause.mul_f64(0.5 + jitter / 2.0);
+        let has_password = pending.password.is_some();
         let longest = if has_password { PAUSE_MAX_WITH_PASSWORD } else { PAUSE_MAX };
         self.pause = (self.pause * 2).min(longest);
         Some(pause.min(left))
     }
 
-    fn announce(&self, problem: &Problem, entry: &Entry<'_>) {
+    fn announce(&self, problem: &Problem, pending: &PendingLogin<'_>) {
         let limit = match self.limit {
             Duration::MAX => String::new(),
             limit => format!(" for up to {}", humanize(limit)),
         };
         let text = match problem {
-            Problem::Refused(refused) if !refused.is_taken() => {
-                format!("{}; trying again{limit}", refused.sentence(&entry.endpoint))
+            Problem::Refused(refused) if !refused.is_name_taken() => {
+                format!("{}; trying again{limit}", refused.sentence(&pending.endpoint))
             }
-            _ => format!("the name {} is in use; waiting for it{limit}", entry.identity.name),
+            _ => format!("the name {} is in use; waiting for it{limit}", pending.identity.name),
         };
-        if !entry.args.quiet {
+        if !pending.args.quiet {
             print_error(&text);
         }
-        if entry.args.json {
+        if pending.args.json {
             write_status(Status::Waiting, &text);
         }
     }

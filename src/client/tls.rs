@@ -51,13 +51,13 @@ pub(super) struct TlsArgs {
 /// Which certificates to trust.
 #[derive(Debug)]
 enum TrustPolicy {
-    FirstMet {
+    FirstUse {
         known: KnownHosts,
         /// The certificate that was accepted, since the file may not be writable.
-        met: OnceLock<Fingerprint>,
+        accepted: OnceLock<Fingerprint>,
     },
     Authorities,
-    Only(Fingerprint),
+    Pinned(Fingerprint),
 }
 
 /// The TLS configuration of a connection.
@@ -80,11 +80,12 @@ impl TlsArgs {
     /// Returns the TLS configuration; `None` without encryption.
     pub(super) fn open(&self) -> Result<Option<Tls>, String> {
         let trust = match self.tls_fingerprint {
-            Some(fingerprint) => TrustPolicy::Only(fingerprint),
+            Some(fingerprint) => TrustPolicy::Pinned(fingerprint),
             None if self.tls_verify => TrustPolicy::Authorities,
-            None if self.tls => {
-                TrustPolicy::FirstMet { known: KnownHosts::open_default()?, met: OnceLock::new() }
-            }
+            None if self.tls => TrustPolicy::FirstUse {
+                known: KnownHosts::open_default()?,
+                accepted: OnceLock::new(),
+            },
             None => return Ok(None),
         };
         let config = configure(&trust)?;
@@ -118,15 +119,15 @@ impl Tls {
     fn check(&self, endpoint: &Endpoint, presented: Fingerprint) -> Result<(), String> {
         match &*self.trust {
             TrustPolicy::Authorities => Ok(()), // verified in the handshake
-            TrustPolicy::Only(fingerprint) if *fingerprint == presented => Ok(()),
-            TrustPolicy::Only(fingerprint) => Err(format!(
+            TrustPolicy::Pinned(fingerprint) if *fingerprint == presented => Ok(()),
+            TrustPolicy::Pinned(fingerprint) => Err(format!(
                 "ANOTHER SERVER THAN EXPECTED: the fingerprint (SHA-256) of its certificate is \
                  {presented}, not {fingerprint}. The connection may be intercepted, or \
                  --tls-fingerprint is out of date"
             )),
-            TrustPolicy::FirstMet { known, met } => {
-                let before = match met.get() {
-                    Some(met) => Some(*met),
+            TrustPolicy::FirstUse { known, accepted } => {
+                let before = match accepted.get() {
+                    Some(fingerprint) => Some(*fingerprint),
                     None => known.find(endpoint).map_err(|problem| {
                         format!(
                             "cannot tell whether the server is known: {problem} \
@@ -139,7 +140,7 @@ impl Tls {
                     Some(before) if before == presented => {}
                     Some(before) => return Err(changed(known, endpoint, before, presented)),
                 }
-                let _ = met.set(presented); // fails only if it is already set
+                let _ = accepted.set(presented); // fails only if it is already set
                 Ok(())
             }
         }
@@ -272,12 +273,12 @@ fn certificate_problem(problem: &CertificateError, host: &str) -> String {
             "it is unknown whether it was revoked"
         }
         C::Other(other) => other_problem(&other.to_string()),
-        _ => NO_RULES,
+        _ => RULE_VIOLATION,
     };
     why.to_owned()
 }
 
-const NO_RULES: &str = "it violates the rules for certificates";
+const RULE_VIOLATION: &str = "it violates the rules for certificates";
 
 /// Explains problems for which the library has only a name.
 fn other_problem(name: &str) -> &'static str {
@@ -290,7 +291,7 @@ fn other_problem(name: &str) -> &'static str {
     } else if name.contains("UnsupportedCertVersion") {
         "it is an X.509 version 1 certificate, which is not supported"
     } else {
-        NO_RULES
+        RULE_VIOLATION
     }
 }
 
@@ -378,7 +379,7 @@ mod tests {
     use super::*;
 
     /// Whether a text contains the name of a type, such as `CaUsedAsEndEntity`.
-    fn has_name_of_a_type(text: &str) -> bool {
+    fn has_type_name(text: &str) -> bool {
         let is_inner_capital =
             |pair: &[char]| pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase();
         text.chars().collect::<Vec<_>>().windows(2).any(is_inner_capital)
@@ -419,7 +420,7 @@ mod tests {
         ] {
             let text = certificate_problem(&problem, "host");
             assert!(text.contains(words), "{problem:?}: {text}");
-            assert!(!has_name_of_a_type(&text), "{problem:?}: {text}");
+            assert!(!has_type_name(&text), "{problem:?}: {text}");
         }
     }
 
@@ -434,12 +435,12 @@ mod tests {
             Error::General("SomeThing".to_owned()),
             Error::HandshakeNotComplete,
         ] {
-            let told = handshake_problem(&problem);
-            assert!(!has_name_of_a_type(&told), "{problem:?}: {told}");
+            let text = handshake_problem(&problem);
+            assert!(!has_type_name(&text), "{problem:?}: {text}");
         }
         for alert in 0..=u8::MAX {
-            let told = handshake_problem(&Error::AlertReceived(alert.into()));
-            assert!(told.starts_with("TLS failed: ") && !has_name_of_a_type(&told), "{told}");
+            let text = handshake_problem(&Error::AlertReceived(alert.into()));
+            assert!(text.starts_with("TLS failed: ") && !has_type_name(&text), "{text}");
         }
     }
 }
