@@ -136,7 +136,7 @@ pub fn new_password() -> anyhow::Result<String> {
     }
     let asking = async {
         let first = Password::ask_for("new password").await?;
-        Ok::<_, Exit>((first, Password::ask_for("the same again").await?))
+        Ok::<_, Exit>((first, Password::ask_for("repeat the new password").await?))
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let entered = runtime.block_on(asking);

@@ -258,7 +258,7 @@ async fn configured_password(args: &JoinArgs) -> Result<Option<Password>, String
     given.await.map_err(|_| "the password could not be read".to_owned())?
 }
 
-/// Decides, in a script, how long to wait for a name in use: jobs that jitter a name run one
+/// Decides, in a script, how long to wait for a name in use: jobs that share a name run one
 /// after the other.
 struct NameWait {
     /// The total waiting time.
@@ -313,7 +313,7 @@ impl NameWait {
         };
         let text = match problem {
             Problem::Refused(refused) if !refused.is_name_taken() => {
-                format!("{}; trying again{limit}", refused.sentence(&pending.endpoint))
+                format!("{}; retrying{limit}", refused.sentence(&pending.endpoint))
             }
             _ => format!("the name {} is in use; waiting for it{limit}", pending.identity.name),
         };

@@ -1,5 +1,5 @@
-//! Writes the standard output of the piped mode on its own thread: a reader that pauses (`|
-//! less`) must not block the connection, or the heartbeat would fail. The waiting output is
+//! Writes the standard output of the piped mode on its own thread: a reader that pauses (as
+//! `less` does) must not block the connection, or the heartbeat would fail. The waiting output is
 //! bounded ([`OUTPUT_MAX`]); past the bound the socket is not read (backpressure). It does
 //! not know the format of the output.
 
