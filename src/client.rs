@@ -1,31 +1,27 @@
-//! `chatty join`: the line client. It knows the wire (`protocol`) and the table
-//! of commands, and nothing of the server.
+//! `chatty join`: the line client. It knows the wire protocol (`protocol`) and the table of
+//! commands, and nothing about the server.
 //!
-//! On a terminal (`interactive.rs`) three threads do one thing each, and text
-//! flows between them over channels:
+//! On a terminal (`interactive.rs`) three threads communicate over channels:
 //!
 //! ```text
-//! prompt thread   rustyline: what is typed     --typed-->   main thread
+//! prompt thread   rustyline: line editing      --typed-->   main thread
 //! main thread     socket, state, signals       --styled-->  printer thread
-//! printer thread  lines above the prompt
+//! printer thread  output above the prompt
 //! ```
 //!
-//! In front of the prompt (`prompt_text.rs`) stands what is not seen otherwise: what is
-//! unread elsewhere (`unread.rs`), and what the server has not answered (`latency.rs`).
-//! What the client does itself is in `local.rs`.
+//! The prompt (`prompt_text.rs`) shows unread rooms (`unread.rs`) and how long the server has
+//! not answered (`latency.rs`). Commands that the client executes itself are in `local.rs`.
 //!
-//! Without a terminal (`piped.rs`) lines go in and lines come out, for scripts, or
-//! objects (`json.rs`). Beside the chat, `notify.rs` calls who looks elsewhere and
-//! `log_files.rs` keeps what is said. `config.rs` is where settings come from.
+//! Without a terminal (`piped.rs`) the client reads lines and writes lines, or JSON objects
+//! (`json.rs`), for scripts. `notify.rs` sends notifications, `log_files.rs` writes chat logs,
+//! and `config.rs` reads the settings file.
 //!
-//! What goes over the network may be encrypted (`tls.rs`), and whom to trust there
-//! is remembered (`known_hosts.rs`).
+//! `tls.rs` encrypts the connection; `known_hosts.rs` stores the certificates of known servers.
+//! `limits.rs` bounds how much data of a server the client holds in memory.
 //!
-//! How much of what a server sends is held at once stands in `limits.rs`.
-//!
-//! Both begin in `start.rs` and `login.rs`, and both go on over a lost connection: `heartbeat.rs` finds
-//! out that it is, `resume.rs` and `outgoing.rs` know what is to be said and shown
-//! then, `reconnect.rs` gets there.
+//! Both modes log in through `start.rs` and `login.rs`, and both survive a lost connection:
+//! `heartbeat.rs` detects the loss, `reconnect.rs` connects again, and `resume.rs` and
+//! `outgoing.rs` decide which lines are shown and sent afterwards.
 
 mod address;
 mod away_marker;
@@ -108,20 +104,20 @@ pub use theme::ColorChoice;
 use theme::Theme;
 use tls::TlsArgs;
 
-/// Join a chat: a prompt on a terminal, lines in and lines out in a pipe.
+/// Join a chat: a prompt on a terminal, lines in and lines out in a pipe
 ///
-/// On a terminal, lines that arrive appear above the one you are typing. Tab
-/// completes commands, names and rooms; /help lists the commands; Ctrl-D or
-/// /quit leaves. When the connection is lost it comes back by itself.
+/// On a terminal, incoming messages appear above the line you are typing. Tab completes
+/// commands, names and rooms; /help lists the commands; Ctrl-D or /quit leaves. If the
+/// connection is lost, chatty reconnects by itself.
 ///
-/// In a pipe or a script every line of standard input is sent as if typed, and
-/// everything the server says goes to standard output.
+/// In a pipe or a script, every line of standard input is sent as if you had typed it, and
+/// everything the server sends is written to standard output.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-#[allow(clippy::doc_markdown, clippy::doc_link_with_quotes)] // for people, as they type it
+#[allow(clippy::doc_markdown, clippy::doc_link_with_quotes)] // the text of --help
 #[allow(clippy::struct_excessive_bools)] // each is a flag
 pub struct JoinArgs {
-    /// Where the server is: HOST, HOST:PORT or [IPV6]:PORT
+    /// Server to connect to: HOST, HOST:PORT or [IPV6]:PORT
     #[arg(
         id = "host",
         index = 1,
@@ -131,132 +127,151 @@ pub struct JoinArgs {
     )]
     address: Address,
 
-    /// Who to be; without it, your login name
-    #[arg(short, long, env = "CHATTY_NAME")]
-    name: Option<String>,
-
-    /// File whose first line is the password of a registered name
-    ///
-    /// CHATTY_PASSWORD can hold the password itself. Without any of them it is asked
-    /// for on a terminal, where the name takes one.
-    #[arg(long, value_name = "FILE", env = "CHATTY_PASSWORD_FILE")]
-    #[arg(conflicts_with = "password_cmd")]
-    password_file: Option<PathBuf>,
-
-    /// Command whose first line of output is that password; sh runs it
-    #[arg(long, value_name = "COMMAND", env = "CHATTY_PASSWORD_CMD")]
-    #[arg(conflicts_with = "password_file")]
-    password_cmd: Option<String>,
-
-    /// A room to enter right away, made if there is none
-    #[arg(short, long, env = "CHATTY_ROOM", value_parser = room_name)]
-    room: Option<RoomName>,
-
-    /// Read standard input, also where it is a terminal: no prompt
+    /// Read lines from standard input, without a prompt, even on a terminal
     #[arg(index = 2, value_name = "-", value_parser = parse_stdin_marker)]
     input: Option<String>,
 
-    /// The server's port, where HOST does not name one
+    /// Your name in the chat [default: your login name]
+    #[arg(short, long, env = "CHATTY_NAME", help_heading = "Identity")]
+    name: Option<String>,
+
+    /// File whose first line is the password of your account
+    ///
+    /// CHATTY_PASSWORD can hold the password itself. Without any of these, chatty asks for
+    /// the password on a terminal if the name needs one.
+    #[arg(long, value_name = "FILE", env = "CHATTY_PASSWORD_FILE", help_heading = "Identity")]
+    #[arg(conflicts_with = "password_cmd")]
+    password_file: Option<PathBuf>,
+
+    /// Shell command whose first line of output is the password of your account
+    #[arg(long, value_name = "COMMAND", env = "CHATTY_PASSWORD_CMD", help_heading = "Identity")]
+    #[arg(conflicts_with = "password_file")]
+    password_cmd: Option<String>,
+
+    /// Room to join after login; created if it does not exist
+    #[arg(short, long, env = "CHATTY_ROOM", value_parser = room_name)]
+    #[arg(help_heading = "Connection")]
+    room: Option<RoomName>,
+
+    /// Port of the server, unless HOST includes one
     #[arg(short, long, default_value_t = DEFAULT_PORT, env = "CHATTY_PORT")]
+    #[arg(help_heading = "Connection")]
     port: u16,
+
+    /// How long to retry after the connection is lost, e.g. 10m; 0 never retries
+    ///
+    /// In a script, this is also how long to wait for a name that is in use. Default: without
+    /// limit on a terminal, 10 minutes in a script.
+    #[arg(long, value_name = "TIME", env = "CHATTY_RETRY_FOR", value_parser = retry_time)]
+    #[arg(help_heading = "Connection")]
+    retry_for: Option<Duration>,
+
+    /// Send a ping after the server has been silent for this time
+    ///
+    /// The connection counts as lost when two pings in a row get no answer within this time
+    /// each.
+    #[arg(long, value_name = "TIME", default_value = "30s", env = "CHATTY_PING_AFTER")]
+    #[arg(value_parser = nonzero_time, help_heading = "Connection")]
+    ping_after: Duration,
 
     #[command(flatten)]
     tls: TlsArgs,
 
-    /// When to use colour; auto means on a terminal, if FORCE_COLOR, NO_COLOR and
-    /// CLICOLOR_FORCE say nothing else
-    #[arg(long, value_enum, default_value_t, env = "CHATTY_COLOR", value_name = "WHEN")]
-    color: ColorChoice,
-
-    /// Another number gives the names other colours
-    #[arg(long, default_value_t, env = "CHATTY_COLOR_SEED", value_name = "NUMBER")]
-    color_seed: u32,
-
-    /// Say every line of standard input as it is, commands included
-    #[arg(long, conflicts_with = "exec")]
-    raw: bool,
-
-    /// Say this, or do it if it is a command, and leave when it is answered; may
-    /// be given several times. Standard input is read only with -
+    /// Send LINE as if typed, wait for the answer, and exit; may be repeated
+    ///
+    /// Standard input is read only if - is given.
     #[arg(short, long, value_name = "LINE", conflicts_with = "raw", value_parser = one_line)]
+    #[arg(help_heading = "Scripts")]
     exec: Vec<String>,
 
-    /// Write an object for every line of the server and for what becomes of the
-    /// connection, as docs/json.md describes; no prompt
-    #[arg(long, env = "CHATTY_JSON", value_parser = parse_switch)]
+    /// Send every input line as text, even if it starts with /
+    #[arg(long, conflicts_with = "exec", help_heading = "Scripts")]
+    raw: bool,
+
+    /// Write one JSON object per line (format: docs/json.md); no prompt
+    #[arg(long, env = "CHATTY_JSON", value_parser = parse_switch, help_heading = "Scripts")]
     json: bool,
 
-    /// Lines in and lines out on a terminal too: no prompt, nothing that moves
-    #[arg(long, env = "CHATTY_PLAIN", value_parser = parse_switch)]
+    /// Use plain input and output on a terminal too: no prompt, no redrawing
+    #[arg(long, env = "CHATTY_PLAIN", value_parser = parse_switch, help_heading = "Scripts")]
     plain: bool,
 
-    /// How long to listen on after the end of the input, or inf
+    /// How long to stay connected after the end of input; inf stays forever
     #[arg(long, value_name = "TIME", env = "CHATTY_WAIT", value_parser = waiting_time)]
+    #[arg(help_heading = "Scripts")]
     wait: Option<Duration>,
 
-    /// Print nothing on standard error about waiting for a name, or about the
-    /// connection being lost and found again
+    /// Do not report on standard error that chatty waits for a name or reconnects
     #[arg(short, long, env = "CHATTY_QUIET", value_parser = parse_switch)]
+    #[arg(help_heading = "Scripts")]
     quiet: bool,
 
-    /// How long to try again when the connection is lost and, in a script, to wait
-    /// for a name that is in use: 0 is not at all; without it, at a terminal for ever,
-    /// in a script ten minutes
-    #[arg(long, value_name = "TIME", env = "CHATTY_RETRY_FOR", value_parser = retry_time)]
-    retry_for: Option<Duration>,
+    /// When to use colors; auto: on a terminal
+    ///
+    /// auto follows FORCE_COLOR, NO_COLOR and CLICOLOR_FORCE if they are set.
+    #[arg(long, value_enum, default_value_t, env = "CHATTY_COLOR", value_name = "WHEN")]
+    #[arg(help_heading = "Display")]
+    color: ColorChoice,
 
-    /// A server that has said nothing for so long is asked whether it is there, and
-    /// taken for lost after two more such silences
-    #[arg(long, value_name = "TIME", default_value = "30s", env = "CHATTY_PING_AFTER")]
-    #[arg(value_parser = silence)]
-    ping_after: Duration,
+    /// Number that selects other colors for the names
+    #[arg(long, default_value_t, env = "CHATTY_COLOR_SEED", value_name = "NUMBER")]
+    #[arg(help_heading = "Display")]
+    color_seed: u32,
 
-    /// Keep what is said in files: chatty/log/HOST/ROOM/DATE.log in $XDG_DATA_HOME
-    /// or ~/.local/share
-    #[arg(long, env = "CHATTY_LOG", value_parser = parse_switch)]
-    log: bool,
-
-    /// How to call you when you are meant: off, bell, osc9 or osc777 (which
-    /// terminals know), or a program as in '["notify-send"]', run with the text
-    /// as its last argument. Only at a prompt
+    /// How to notify you of mentions and private messages: off, bell, osc9, osc777 or a program
+    ///
+    /// osc9 and osc777 are notification sequences of some terminals. A program is written as
+    /// in '["notify-send"]' and gets the text as its last argument.
     #[arg(long, value_name = "HOW", default_value_t, env = "CHATTY_NOTIFY")]
+    #[arg(help_heading = "Prompt")]
     notify: NotifyMethod,
 
-    /// A word that means you too, besides your name; may be given several times.
-    /// Only at a prompt
+    /// Word that counts as a mention, in addition to your name; may be repeated
     #[arg(long, value_name = "WORD", env = "CHATTY_HIGHLIGHT", value_delimiter = ',')]
+    #[arg(help_heading = "Prompt")]
     highlight: Vec<String>,
 
-    /// Whose comings and goings are shown: all, off, or smart, which in a room of
-    /// more than 20 people leaves out those who have said nothing. Only at a prompt
-    #[arg(long, value_enum, default_value_t, env = "CHATTY_JOINS", value_name = "WHOSE")]
+    /// Which joins and departures to show
+    ///
+    /// smart hides, in rooms of more than 20 users, those of users who have not written.
+    #[arg(long, value_enum, default_value_t, env = "CHATTY_JOINS", value_name = "WHICH")]
+    #[arg(help_heading = "Prompt")]
     joins: Joins,
 
-    /// Leave a name out where the line above is of the same person. Only at a prompt
+    /// Omit the name if the line above is from the same user
     #[arg(long, env = "CHATTY_GROUP_NAMES", value_parser = parse_switch)]
+    #[arg(help_heading = "Prompt")]
     group_names: bool,
 
-    /// When a line shows its time: always, once a minute, or never. Only at a prompt
+    /// When to show the time of a line; minute: only if it differs from the line above
     #[arg(long, value_enum, default_value_t, env = "CHATTY_TIMES", value_name = "WHEN")]
+    #[arg(help_heading = "Prompt")]
     times: Times,
 
-    /// Do not keep typed lines for the next visit. They are in
-    /// chatty/history in $XDG_STATE_HOME or ~/.local/state; passwords never are
-    #[arg(long, env = "CHATTY_NO_HISTORY", value_parser = parse_switch)]
-    no_history: bool,
-
-    /// Leave the terminal's title alone
-    #[arg(long, env = "CHATTY_NO_TITLE", value_parser = parse_switch)]
+    /// Do not change the title of the terminal
+    #[arg(long, env = "CHATTY_NO_TITLE", value_parser = parse_switch, help_heading = "Prompt")]
     no_title: bool,
 
-    /// Panic at the first line that is typed
+    /// Settings file [default: chatty/config.toml in $XDG_CONFIG_HOME or ~/.config]
+    #[arg(long, value_name = "FILE", env = "CHATTY_CONFIG", help_heading = "Files")]
+    config: Option<PathBuf>, // read before the arguments are parsed: config.rs
+
+    /// Log the chat to files
+    ///
+    /// The files are chatty/log/HOST/ROOM/DATE.log in $XDG_DATA_HOME or ~/.local/share.
+    #[arg(long, env = "CHATTY_LOG", value_parser = parse_switch, help_heading = "Files")]
+    log: bool,
+
+    /// Do not save typed lines in the history file
+    ///
+    /// The file is chatty/history in $XDG_STATE_HOME or ~/.local/state. Passwords are never
+    /// saved.
+    #[arg(long, env = "CHATTY_NO_HISTORY", value_parser = parse_switch, help_heading = "Files")]
+    no_history: bool,
+
+    /// Panic at the first typed line
     #[arg(long, hide = true)]
     debug_panic: bool,
-
-    /// File with settings; without it, chatty/config.toml where settings are kept
-    /// ($XDG_CONFIG_HOME or ~/.config), if it exists
-    #[arg(long, value_name = "FILE", env = "CHATTY_CONFIG")]
-    config: Option<PathBuf>, // of use before there are arguments: config.rs
 }
 
 impl JoinArgs {
@@ -264,42 +279,46 @@ impl JoinArgs {
         self.exec.is_empty() || self.input.is_some()
     }
 
-    /// Whether the server is to keep our place over a lost connection. A job that ends
-    /// with its `--exec` lines has none: killed, it would leave its name taken.
-    fn keeps_place(&self) -> bool {
+    /// Whether to ask the server for a session that survives a lost connection. A job that only
+    /// runs `--exec` lines does not ask: if it were killed, its name would stay in use.
+    fn wants_session(&self) -> bool {
         self.reads_input() || self.wait.is_some()
     }
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  chatty join --name alice                      talk on this machine
-  chatty join chat.example.org --room ops       enter #ops there
-  chatty join chat.example.org --tls            encrypted
-  make 2>&1 | tail -1 | chatty join --name ci --room ops --raw
-  tail -f app.log | chatty join --name app --room ops --raw
-  printf '/who\\n' | chatty join --name probe
-  chatty join --name ci --exec '/msg bob build 128 passed'
+  Chat:
+    chatty join --name alice                   a server on this machine
+    chatty join chat.example.org --room ops    another server, in #ops
+    chatty join chat.example.org --tls         with encryption
+  Script:
+    chatty join --name ci --exec '/msg bob build 128 passed'
+    make 2>&1 | tail -1 | chatty join --name ci --room ops --raw
+    tail -f app.log | chatty join --name app --room ops --raw
+    printf '/who\\n' | chatty join --name probe
 
 Exit codes:
-  0 all went well   1 a line was refused   2 wrong usage
-  69 no connection, it was lost for good, or standard input or output fails
-  77 the name was refused, or stayed in use for --retry-for";
+  0   success
+  1   the server refused a line
+  2   invalid arguments or settings
+  69  no connection, or connection lost, or standard input or output failed
+  77  the name was refused, or was still in use after --retry-for";
 
-/// How `chatty join` ends, as the shell sees it. The numbers are fixed: scripts
-/// rely on them (69 and 77 are those of sysexits.h).
+/// The exit code of `chatty join`. The numbers are stable because scripts rely on them; 69 and
+/// 77 are those of sysexits.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Left on purpose; in a pipe, every line was taken.
+    /// The user left; in a pipe, the server accepted every line.
     Done = 0,
     /// In a pipe: the server refused a line.
     Refused = 1,
-    /// The command line makes no sense.
+    /// Invalid arguments or settings.
     Usage = 2,
-    /// No connection, or it was lost; or a standard stream fails.
+    /// No connection, or a lost one, or a standard stream failed.
     Unavailable = 69,
-    /// The server does not take the name.
+    /// The server refused the name.
     NameRefused = 77,
     /// Ended by SIGHUP.
     HungUp = 129,
@@ -315,19 +334,19 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Runs `chatty join` to its end.
+/// Runs `chatty join` until it exits.
 #[must_use]
 pub fn run(args: &JoinArgs) -> Exit {
     let identity = match identity(args) {
         Ok(identity) => identity,
         Err((exit, why)) => return Failure::new(exit, why).report(args),
     };
-    // One thread is plenty for one socket; what blocks has its own.
+    // One thread is enough for one socket; blocking work runs on threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {
         Ok(runtime) => {
             let exit = runtime.block_on(join(args, &identity));
-            // A name server that does not answer holds up nobody who has given up.
+            // Does not wait for a name lookup that is still running.
             runtime.shutdown_background();
             exit
         }
@@ -338,23 +357,22 @@ pub fn run(args: &JoinArgs) -> Exit {
     }
 }
 
-/// A visit that has begun, and all it takes to come back to it.
+/// A session after login, with everything needed to resume it.
 struct ActiveSession {
     connection: Connection,
     session: Session,
     cids: CidGenerator,
-    road: ReconnectConfig,
+    reconnect_config: ReconnectConfig,
     ping_after: Duration,
     log: LogFiles,
-    is_to_panic: bool,
+    debug_panic: bool,
 }
 
 async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
-    // Before the login: from then on the server may keep our name until it is told
-    // goodbye.
+    // Before the login: afterwards the server reserves our name until we log out.
     let listening = Signals::listen().and_then(|signals| {
         if !is_interactive(args) {
-            signals::insist()?;
+            signals::exit_on_second_signal()?;
         }
         Ok(signals)
     });
@@ -365,8 +383,8 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
             return Failure::new(Exit::Unavailable, why).report(args);
         }
     };
-    let visit = match start_session(args, identity, &mut signals).await {
-        Ok(visit) => visit,
+    let session = match start_session(args, identity, &mut signals).await {
+        Ok(session) => session,
         Err(failure) => return failure.report(args),
     };
     if is_interactive(args) {
@@ -379,7 +397,7 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
             joins: args.joins,
             words,
         };
-        interactive::run(visit, setup, signals).await
+        interactive::run(session, setup, signals).await
     } else {
         let room = identity.room.as_ref().map_or_else(RoomName::lobby, Clone::clone);
         let task = Task {
@@ -390,18 +408,18 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
             wait: args.wait.unwrap_or_default(),
             is_quiet: args.quiet,
         };
-        piped::run(visit, task, signals).await
+        piped::run(session, task, signals).await
     }
 }
 
-/// Longer than anybody lives is for ever.
+/// Parses `--wait`; `inf` is [`Duration::MAX`].
 fn waiting_time(text: &str) -> Result<Duration, String> {
     if text == "inf" { Ok(Duration::MAX) } else { parse_duration(text) }
 }
 
-/// With no time at all every server would be taken for lost.
-fn silence(text: &str) -> Result<Duration, String> {
-    let problem = || "0 would take every server for lost; give it 1s or more".to_owned();
+/// Parses `--ping-after`. With 0, every connection would count as lost.
+fn nonzero_time(text: &str) -> Result<Duration, String> {
+    let problem = || "must be at least 1s; with 0 every connection counts as lost".to_owned();
     parse_duration(text).and_then(|time| (!time.is_zero()).then_some(time).ok_or_else(problem))
 }
 
@@ -413,25 +431,25 @@ fn room_name(text: &str) -> Result<RoomName, String> {
     RoomName::parse(text).map_err(|fault| fault.to_string())
 }
 
-/// A line of `--exec`. What looks private must not become public with its second
-/// line, so several are not taken for one each.
+/// Parses `--exec`. Rejects several lines: the second line of a private message would be sent
+/// to the room.
 fn one_line(text: &str) -> Result<String, String> {
     let line = text.strip_suffix('\n').unwrap_or(text);
     if line.contains(['\n', '\r']) {
-        return Err("these are several lines; give each its own --exec, or pipe them in".into());
+        return Err("contains several lines; use one --exec per line, or a pipe".into());
     }
     Ok(line.to_owned())
 }
 
-/// What may stand behind the host. People who know netcat put the port there.
+/// Parses the argument after the host. Netcat users put the port there, which gets a hint.
 fn parse_stdin_marker(text: &str) -> Result<String, String> {
     match text {
         "-" => Ok(text.to_owned()),
         port if port.parse::<u16>().is_ok() => {
-            Err("a port goes behind its host with a colon, as in localhost:5555, or to --port"
+            Err("write the port after the host with a colon, e.g. localhost:5555, or use --port"
                 .into())
         }
-        _ => Err("one host at a time, and behind it nothing but -".into()),
+        _ => Err("only - may follow the host".into()),
     }
 }
 
@@ -440,19 +458,19 @@ fn is_interactive(args: &JoinArgs) -> bool {
     is_on_terminal() && !is_script && !args.json && !args.plain
 }
 
-/// A prompt needs a terminal at both ends, and one that can move its cursor.
+/// Whether both standard streams are a terminal that can move its cursor, as a prompt needs.
 fn is_on_terminal() -> bool {
     let can_edit = !matches!(env::var("TERM").as_deref(), Ok("dumb" | "cons25" | "emacs"));
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && can_edit
 }
 
-/// Who to be and where to go first, checked before anything is sent: what is
-/// no name could otherwise become a line of its own.
+/// Returns the name and the first room. The name is validated before anything is sent, so that
+/// it cannot inject another line.
 fn identity(args: &JoinArgs) -> Result<Identity, (Exit, String)> {
     let name = match args.name.as_deref().filter(|name| !name.is_empty()) {
         Some(name) => read_name(name).map_err(|fault| {
             let problem =
-                format!("\"{name}\" cannot be your name: {fault}; choose another with --name NAME");
+                format!("\"{name}\" is not a valid name: {fault}; choose another with --name NAME");
             (Exit::NameRefused, problem)
         })?,
         None => login_name()?,
@@ -460,8 +478,8 @@ fn identity(args: &JoinArgs) -> Result<Identity, (Exit, String)> {
     Ok(Identity { name, room: args.room.clone() })
 }
 
-/// Only the server knows which names were registered by the rules of an older version:
-/// here a name is refused that never could be one.
+/// Rejects names that were invalid in every version. Names that only newer rules reject may be
+/// accounts of an older version, which only the server knows.
 fn read_name(text: &str) -> Result<Name, NameFault> {
     Name::parse(text).or_else(|fault| match fault {
         NameFault::Grammar | NameFault::TooLong => Err(fault),
@@ -473,27 +491,27 @@ fn read_name(text: &str) -> Result<Name, NameFault> {
 fn login_name() -> Result<Name, (Exit, String)> {
     let from_environment = |key: &&str| env::var(key).ok().filter(|name| !name.is_empty());
     let found = ["USER", "LOGNAME"].iter().find_map(from_environment);
-    let in_the_books = || User::from_uid(getuid()).ok().flatten().map(|user| user.name);
-    let Some(name) = found.or_else(in_the_books) else {
-        return Err((Exit::Usage, "who are you? say it with --name NAME".to_owned()));
+    let from_user_database = || User::from_uid(getuid()).ok().flatten().map(|user| user.name);
+    let Some(name) = found.or_else(from_user_database) else {
+        return Err((Exit::Usage, "cannot determine your name; use --name NAME".to_owned()));
     };
     read_name(&name).map_err(|_| {
         let problem = format!(
-            "your login name \"{name}\" is no name for a chat; choose one with --name NAME"
+            "your login name \"{name}\" is not a valid chat name; choose one with --name NAME"
         );
         (Exit::Usage, problem)
     })
 }
 
-/// A folder of the XDG base directories, of which only absolute ones count.
+/// Returns a folder of the XDG base directories; relative ones are ignored, as the
+/// specification demands.
 fn home(variable: &str, in_home: &str) -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute(variable).or_else(|| Some(absolute("HOME")?.join(in_home)))
 }
 
-/// Says on standard error what went wrong. Parts of it may come from the
-/// network, so it is cleaned like everything else; whether anybody reads it
-/// does not matter any more.
+/// Writes a problem to standard error. The text may contain input from the network, so it is
+/// sanitized.
 fn print_error(problem: &str) {
     stdio::print_error(&format!("chatty: {}", Clean::of(problem)));
 }

@@ -1,4 +1,4 @@
-//! `HOST[:PORT]` as people write it on a command line, and the addresses it stands for.
+//! Parses `HOST[:PORT]` of the command line and resolves it to addresses. It does not connect.
 
 use std::fmt;
 use std::io;
@@ -12,31 +12,31 @@ use tokio::time::timeout;
 use super::tls::Tls;
 use crate::scoped_ip::ScopedIp;
 
-/// How long the name servers have for an answer.
+/// The timeout of a name lookup.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A host, and a port if one was written.
+/// A host and an optional port, as written by the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Address {
     pub(super) host: String,
     port: Option<u16>,
 }
 
-/// A host and its port, and how to speak there.
+/// A host, its port and the encryption to use.
 #[derive(Debug, Clone)]
 pub(super) struct Endpoint {
     pub(super) host: String,
     pub(super) port: u16,
-    /// `None`: for all to read.
+    /// `None`: no encryption.
     pub(super) tls: Option<Tls>,
 }
 
 impl Endpoint {
-    /// The addresses of the host, in the order of preference of the system
-    /// (RFC 6724). This is the only place where a name is resolved.
+    /// Resolves the host to addresses, in the system's order of preference (RFC 6724). This
+    /// is the only place where a name is resolved.
     ///
     /// # Errors
-    /// A sentence for the user.
+    /// A message for the user.
     pub(super) async fn resolve(&self) -> Result<Vec<SocketAddr>, String> {
         if self.host.contains('%') {
             let address: ScopedIp = self.host.parse()?;
@@ -49,12 +49,12 @@ impl Endpoint {
         match timeout(LOOKUP_TIMEOUT, lookup).await {
             Ok(Ok(addresses)) => Ok(addresses.collect()),
             Ok(Err(error)) => Err(lookup_problem(&error).to_owned()),
-            Err(_) => Err("the name servers do not answer".to_owned()),
+            Err(_) => Err("the name lookup timed out".to_owned()),
         }
     }
 
-    /// The host without the zone of a link-local address, which means something on
-    /// this machine only.
+    /// Returns the host without the zone of a link-local address, which is only valid on
+    /// this machine.
     pub(super) fn host_without_zone(&self) -> &str {
         match self.host.split_once('%') {
             Some((ip, _)) if ip.parse::<IpAddr>().is_ok() => ip,
@@ -63,24 +63,26 @@ impl Endpoint {
     }
 }
 
-/// The standard library tells the reasons of `getaddrinfo` apart by their text only.
+/// Explains an error of `getaddrinfo`, whose reasons the standard library distinguishes
+/// only by text.
 fn lookup_problem(error: &io::Error) -> &'static str {
     if error.to_string().contains("Temporary failure") {
         "the name cannot be looked up now (no network, or no name server?)"
     } else {
-        "no such host; is the name spelled right?"
+        "no such host; check the spelling of its name"
     }
 }
 
 impl Address {
-    /// With `port` where none was written.
-    pub(super) fn or_port(&self, port: u16) -> Endpoint {
+    /// Returns the endpoint, with `port` if the address has none.
+    pub(super) fn with_default_port(&self, port: u16) -> Endpoint {
         Endpoint { host: self.host.clone(), port: self.port.unwrap_or(port), tls: None }
     }
 }
 
-/// The addresses of `localhost` and of names under it; `None` for other names. They always mean
-/// this machine and no resolver is asked (RFC 6761, section 6.3): `/etc/hosts` may be missing.
+/// Returns the loopback addresses for `localhost` and names under it; `None` for other
+/// names. They are not looked up (RFC 6761, section 6.3), because `/etc/hosts` may be
+/// missing.
 fn loopback_addresses(host: &str, port: u16) -> Option<Vec<SocketAddr>> {
     let name = host.strip_suffix('.').unwrap_or(host);
     let top = name.rsplit('.').next().unwrap_or(name);
@@ -88,10 +90,10 @@ fn loopback_addresses(host: &str, port: u16) -> Option<Vec<SocketAddr>> {
     is_local.then(|| vec![(Ipv6Addr::LOCALHOST, port).into(), (Ipv4Addr::LOCALHOST, port).into()])
 }
 
-/// An address without its port, as it was written.
+/// Returns an address as written, without its port.
 pub(super) fn without_port(text: &str) -> &str {
     match text.rsplit_once(':') {
-        // Of a bare IPv6 address the last group is no port.
+        // The last group of a bare IPv6 address is not a port.
         Some((host, _)) if host.ends_with(']') || !host.contains(':') => host,
         _ => text,
     }
@@ -103,23 +105,23 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, String> {
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let (host, rest) =
-                rest.split_once(']').ok_or("an address that begins with [ ends with ]")?;
+                rest.split_once(']').ok_or("an address that begins with [ must end with ]")?;
             match rest {
                 "" => (host, None),
-                rest => (host, Some(rest.strip_prefix(':').ok_or("after ] comes :PORT")?)),
+                rest => (host, Some(rest.strip_prefix(':').ok_or("only :PORT may follow ]")?)),
             }
         } else if text.matches(':').count() > 1 {
-            // A bare IPv6 address: its last group is no port.
+            // A bare IPv6 address: its last group is not a port.
             (text, None)
         } else {
             text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)))
         };
         let is_word = |c: char| !c.is_whitespace() && !c.is_control() && c != '/';
         if host.is_empty() || !host.chars().all(is_word) {
-            return Err("HOST is a name or an address, as in chat.example.org:5555".to_owned());
+            return Err("HOST must be a name or an address, e.g. chat.example.org:5555".to_owned());
         }
         let port = port.map(|port| match port.parse() {
-            Ok(0) | Err(_) => Err(format!("\"{port}\" is no port; it is 1 to 65535")),
+            Ok(0) | Err(_) => Err(format!("\"{port}\" is not a port (1 to 65535)")),
             Ok(port) => Ok(port),
         });
         Ok(Self { host: host.to_owned(), port: port.transpose()? })
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_may_come_with_a_port_and_with_brackets() {
+    fn address_is_parsed_with_and_without_port_and_brackets() {
         for (text, shown) in [
             ("localhost", "localhost:5555"),
             ("localhost:6000", "localhost:6000"),
@@ -165,7 +167,7 @@ mod tests {
             ("[fe80::1%lo]:6000", "[fe80::1%lo]:6000"),
         ] {
             let address: Address = text.parse().expect(text);
-            assert_eq!(address.or_port(5555).to_string(), shown);
+            assert_eq!(address.with_default_port(5555).to_string(), shown);
         }
         for bad in ["", ":5555", "host:", "host:x", "host:0", "host:99999", "[::1", "[::1]6", "a b"]
         {
@@ -174,10 +176,10 @@ mod tests {
     }
 
     #[test]
-    fn scoped_address_is_resolved_without_a_name_server() {
+    fn scoped_address_is_resolved_without_name_lookup() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let resolve = |text: &str| {
-            let endpoint = text.parse::<Address>().expect(text).or_port(5555);
+            let endpoint = text.parse::<Address>().expect(text).with_default_port(5555);
             runtime.block_on(endpoint.resolve())
         };
         let found = resolve("[fe80::1%lo]:6000").expect("an address");

@@ -1,6 +1,6 @@
-//! The settings file of `chatty join`. What can stand in it is no list of its own:
-//! every flag is a key, by the flag's long name, and HOST is `host`. A value takes
-//! the place of the flag's default, so flags and variables go before it.
+//! The settings file of `chatty join`. Its keys are the long names of the flags, and `host`
+//! for HOST; there is no separate list. A value replaces the default of its flag, so flags
+//! and environment variables take precedence. It does not know what the settings mean.
 
 use std::io;
 use std::path::PathBuf;
@@ -17,17 +17,17 @@ use super::print_error;
 use crate::protocol::text::nearest;
 use crate::text_file;
 
-/// The argument that names the file, and what can stand only on a command line.
+/// The argument that names the file, and the arguments that are not settings.
 const FILE: &str = "config";
 const COMMAND_LINE_ONLY: [&str; 4] = [FILE, "input", "help", "version"];
 
-/// `chatty join` with the settings of the file for its defaults. `given` is what
-/// the command line says without them.
+/// Returns `chatty join` with the settings of the file as its defaults. `given` is the
+/// command line parsed without them.
 ///
 /// # Errors
-/// A sentence for the person who wrote the file, with its name and the line.
+/// A message for the user, with the name of the file and the line.
 pub fn configured(join: clap::Command, given: &ArgMatches) -> Result<clap::Command, String> {
-    Ok(dashed(heeding_port(with_settings(join, given)?, given), given))
+    Ok(with_stdin_marker(with_effective_port(with_settings(join, given)?, given), given))
 }
 
 fn with_settings(mut join: clap::Command, given: &ArgMatches) -> Result<clap::Command, String> {
@@ -59,14 +59,14 @@ fn with_settings(mut join: clap::Command, given: &ArgMatches) -> Result<clap::Co
                 continue;
             }
         };
-        // What it cannot stand beside was chosen for this once.
+        // A conflicting flag or variable overrides the setting.
         if join.get_arg_conflicts_with(arg).iter().any(|other| is_given(given, other)) {
             continue;
         }
         let id = arg.get_id().clone();
         join = join.mut_arg(id, |arg| arg.default_values(values));
     }
-    // All mistakes at once; the last one is the caller's to tell.
+    // Reports all problems at once; the caller reports the last one.
     let Some(last) = problems.pop() else { return Ok(join) };
     for problem in problems {
         print_error(&problem);
@@ -74,9 +74,9 @@ fn with_settings(mut join: clap::Command, given: &ArgMatches) -> Result<clap::Co
     Err(last)
 }
 
-/// A port goes before that of a host which is less deliberate: one from the file
-/// gives way to a variable or a flag, one from a variable to a flag.
-fn heeding_port(join: clap::Command, given: &ArgMatches) -> clap::Command {
+/// Drops the port in HOST if `--port` has a higher precedence: a flag overrides a variable,
+/// and a variable overrides the file.
+fn with_effective_port(join: clap::Command, given: &ArgMatches) -> clap::Command {
     let rank = |id: &str| match given.value_source(id) {
         Some(ValueSource::CommandLine) => 2,
         Some(ValueSource::EnvVariable) => 1,
@@ -102,9 +102,9 @@ fn is_given(given: &ArgMatches, arg: &Arg) -> bool {
     matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
 }
 
-/// `chatty join -`: the dash is not the host. It changes places with the host, so
-/// that this comes from where it comes without the dash.
-fn dashed(join: clap::Command, given: &ArgMatches) -> clap::Command {
+/// Handles `chatty join -`, where the dash is not the host: swaps the two positions, so
+/// that the host comes from its variable, the file or its default.
+fn with_stdin_marker(join: clap::Command, given: &ArgMatches) -> clap::Command {
     let is_given = given.value_source("host") == Some(ValueSource::CommandLine);
     let mut host = given.get_raw("host").into_iter().flatten();
     if is_given && host.any(|host| host == "-") {
@@ -113,8 +113,8 @@ fn dashed(join: clap::Command, given: &ArgMatches) -> clap::Command {
     join
 }
 
-/// The file that is named or, where there is one that can be read, that in its usual
-/// place: a file that nobody has named is no reason not to chat.
+/// Reads the file named by `--config` or else the default file. An unreadable default file
+/// is not an error.
 fn read(given: &ArgMatches) -> Result<Option<(PathBuf, String)>, String> {
     let named = given.get_one::<PathBuf>(FILE).cloned();
     let is_named = named.is_some();
@@ -123,7 +123,7 @@ fn read(given: &ArgMatches) -> Result<Option<(PathBuf, String)>, String> {
         Ok(text) => Ok(Some((path, text))),
         Err(problem) if !is_named && is_out_of_reach(&problem) => {
             if path.symlink_metadata().is_ok() {
-                print_error(&format!("goes on without {}: {problem}", path.display()));
+                print_error(&format!("ignoring {}: {problem}", path.display()));
             }
             Ok(None)
         }
@@ -131,7 +131,7 @@ fn read(given: &ArgMatches) -> Result<Option<(PathBuf, String)>, String> {
     }
 }
 
-/// There is no such file, or no way to it, as with HOME=/dev/null.
+/// Whether the file does not exist or cannot be reached, e.g. with HOME=/dev/null.
 fn is_out_of_reach(problem: &io::Error) -> bool {
     use io::ErrorKind as K;
     matches!(problem.kind(), K::NotFound | K::NotADirectory | K::PermissionDenied)
@@ -141,7 +141,7 @@ fn default_path() -> Option<PathBuf> {
     Some(super::home("XDG_CONFIG_HOME", ".config")?.join("chatty/config.toml"))
 }
 
-/// What an argument is called in the file, if it can stand there.
+/// Returns the key of an argument in the file, if it is a setting.
 fn key_of(arg: &Arg) -> Option<&str> {
     let id = arg.get_id().as_str();
     (!COMMAND_LINE_ONLY.contains(&id) && !arg.is_hide_set()).then(|| arg.get_long().unwrap_or(id))
@@ -150,39 +150,39 @@ fn key_of(arg: &Arg) -> Option<&str> {
 fn unknown(join: &clap::Command, name: &str) -> String {
     let keys: Vec<&str> = join.get_arguments().filter_map(key_of).collect();
     match nearest(name, keys.iter().copied()) {
-        Some(near) => format!("there is no setting \"{name}\"; did you mean \"{near}\"?"),
-        None => format!("there is no setting \"{name}\"; there are {}", keys.join(", ")),
+        Some(near) => format!("unknown setting \"{name}\"; did you mean \"{near}\"?"),
+        None => format!("unknown setting \"{name}\"; known settings: {}", keys.join(", ")),
     }
 }
 
-/// What would stand behind the flag.
+/// Converts a value of the file to the values of its flag.
 fn values(arg: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, String> {
     let is_switch = !arg.get_action().takes_values();
     match value {
         DeValue::Boolean(is_on) if is_switch => Ok(vec![is_on.to_string()]),
-        _ if is_switch => Err("this is true or false".to_owned()),
+        _ if is_switch => Err("must be true or false".to_owned()),
         DeValue::Array(items) => {
-            let items: Result<Vec<_>, _> = items.iter().map(Spanned::get_ref).map(word).collect();
+            let items: Result<Vec<_>, _> = items.iter().map(Spanned::get_ref).map(scalar).collect();
             if matches!(arg.get_action(), ArgAction::Append) {
                 return items;
             }
-            // As a command is written behind its flag.
+            // A program and its arguments, in the JSON form that the flag accepts.
             Ok(vec![serde_json::to_string(&items?).map_err(|problem| problem.to_string())?])
         }
-        _ => Ok(vec![word(value)?]),
+        _ => Ok(vec![scalar(value)?]),
     }
 }
 
-fn word(value: &DeValue<'_>) -> Result<String, String> {
+fn scalar(value: &DeValue<'_>) -> Result<String, String> {
     match value {
         DeValue::String(text) => Ok(text.to_string()),
         DeValue::Integer(number) => Ok(number.to_string()),
         DeValue::Boolean(is_on) => Ok(is_on.to_string()),
-        other => Err(format!("{} makes no sense here", other.type_str())),
+        other => Err(format!("{} is not allowed here", other.type_str())),
     }
 }
 
-/// Whether the flag would take it.
+/// Validates the values with the parser of the flag.
 fn check(join: &clap::Command, arg: &Arg, values: &[String]) -> Result<(), String> {
     if !arg.get_action().takes_values() {
         return Ok(());
@@ -194,11 +194,11 @@ fn check(join: &clap::Command, arg: &Arg, values: &[String]) -> Result<(), Strin
         };
         let parsed = join.clone().no_binary_name(true).try_get_matches_from(line);
         parsed.map_err(|problem| {
-            let told = problem.to_string();
-            let sentence = told.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            let text = problem.to_string();
+            let sentence = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
             match problem.get(ContextKind::ValidValue) {
                 Some(ContextValue::Strings(valid)) if !valid.is_empty() => {
-                    format!("{sentence}; it is one of {}", valid.join(", "))
+                    format!("{sentence}; possible values: {}", valid.join(", "))
                 }
                 _ => sentence.to_owned(),
             }

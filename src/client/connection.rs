@@ -1,8 +1,9 @@
-//! One connection, encrypted or not: lines in, lines out. It knows nothing of what they mean.
+//! One connection, encrypted or not, that reads and writes lines. It does not know their
+//! meaning.
 //!
-//! Writing never keeps reading from going on: what is to be sent waits in a
-//! buffer, and [`Connection::progress`] moves whichever direction can move. Two
-//! ends that both only write would wait for each other for ever.
+//! Writing never blocks reading: outgoing lines wait in a buffer, and
+//! [`Connection::progress`] serves whichever direction is ready. Otherwise two peers that
+//! both only write would deadlock.
 
 use std::io;
 use std::time::Duration;
@@ -21,19 +22,19 @@ use super::limits::{Budget, GOODBYE_MAX, LINE_MAX};
 use super::tls::TlsError;
 use crate::protocol::codec::{Frame, LineCodec};
 
-/// How long the handshake of TLS may take.
+/// How long the TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A network that swallows what we say is noticed by this; one that is only silent
-/// by what it does not answer (`heartbeat.rs`).
+/// `TCP_USER_TIMEOUT`: how long sent data may stay unacknowledged. It detects a network
+/// that drops our packets; the heartbeat (`heartbeat.rs`) detects a silent server.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a farewell may take.
+/// How long to wait for the server's farewell.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 const READ_SIZE: usize = 64 * 1024;
 
-/// What bytes go through.
+/// A plain or encrypted stream.
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
@@ -45,7 +46,7 @@ pub(super) struct Connection {
     codec: LineCodec,
     received: BytesMut,
     unsent: BytesMut,
-    /// Whether all that was written is on its way: TLS may keep some of it.
+    /// Whether all written bytes were flushed; TLS buffers some.
     is_flushed: bool,
     is_closed: bool,
 }
@@ -54,22 +55,22 @@ pub(super) struct Connection {
 #[derive(Debug)]
 pub(super) struct Unreachable {
     pub(super) why: String,
-    /// Whether it is of no use to try again.
+    /// Whether a retry would fail, too.
     pub(super) is_final: bool,
 }
 
-/// What [`Connection::progress`] has done.
+/// The result of [`Connection::progress`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Bytes came; there may be lines.
+    /// Bytes were read; there may be lines.
     Read,
-    /// Bytes went out.
+    /// Bytes were written.
     Wrote,
-    /// The other side sends no more; the last lines may still be at hand.
+    /// The server closed the connection; received lines may be left.
     Closed,
 }
 
-/// Connects to the host, and encrypts the connection if that is asked for.
+/// Connects to the host, with TLS if the endpoint has it.
 pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connection, Unreachable> {
     let fail = |why: &str, is_final| Unreachable {
         why: format!("cannot connect to {endpoint}: {why}"),
@@ -82,13 +83,16 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connection, Unreachab
         Ok(Ok(stream)) => Ok(Connection::new(stream)),
         Ok(Err(TlsError::Distrusted(why))) => Err(fail(&why, true)),
         Ok(Err(TlsError::Failed(why))) => Err(fail(&why, false)),
-        Err(_) => Err(fail("it does not answer in TLS", false)),
+        Err(_) => Err(fail(
+            "the TLS handshake timed out (is \"chatty serve --tls\" running there?)",
+            false,
+        )),
     }
 }
 
-/// Sets a new connection up. What fails here only costs comfort.
+/// Sets socket options. Failures are ignored: the connection works without them.
 fn prepare(stream: &TcpStream) {
-    // A typed line is to go at once; without it, it goes a little later.
+    // Sends typed lines without Nagle's delay.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(stream).set_tcp_user_timeout(Some(USER_TIMEOUT));
 }
@@ -107,26 +111,24 @@ impl Connection {
         }
     }
 
-    /// Puts a line among those to be sent. It holds no line end: whoever has
-    /// several lines parts them first.
+    /// Queues a line for sending. It must not contain a line end.
     pub(super) fn send(&mut self, line: &str) {
         let encoded = self.codec.encode(line, &mut self.unsent);
         debug_assert!(encoded.is_ok(), "two lines in one: {line:?}");
     }
 
-    /// How many bytes wait to be sent.
+    /// Returns the number of bytes that wait to be sent.
     pub(super) fn unsent_len(&self) -> usize {
         self.unsent.len()
     }
 
-    /// Reads or writes, whatever can be done first. May be cancelled: nothing
-    /// is lost by it.
+    /// Reads or writes, whichever is possible first. Cancel-safe.
     pub(super) async fn progress(&mut self) -> Progress {
         loop {
             self.received.reserve(READ_SIZE);
             tokio::select! {
                 read = self.reader.read_buf(&mut self.received) => {
-                    // A reset ends a connection as an orderly close does.
+                    // A reset counts as an orderly close.
                     self.is_closed = matches!(read, Ok(0) | Err(_));
                     return if self.is_closed { Progress::Closed } else { Progress::Read };
                 }
@@ -137,14 +139,14 @@ impl Connection {
                     if wrote.is_ok() {
                         return Progress::Wrote;
                     }
-                    // It takes no more, but may have said why: read on.
+                    // The peer accepts no more data, but may have sent the reason: read on.
                     self.unsent.clear();
                 }
             }
         }
     }
 
-    /// The next line, once it is here; `None` after the last one.
+    /// Waits for the next line; `None` after the last one.
     pub(super) async fn line(&mut self) -> Option<String> {
         loop {
             if let Some(line) = self.next_line() {
@@ -157,8 +159,8 @@ impl Connection {
         }
     }
 
-    /// Says goodbye, and hands on what still comes. The end of a connection alone
-    /// would not be a goodbye: a session waits for who drops.
+    /// Sends `/quit` and passes on the lines that still arrive. Closing the connection
+    /// would not be enough: the server would keep the session for `--session-grace`.
     pub(super) async fn quit(&mut self, line: &str, mut hear: impl FnMut(String)) {
         self.send(line);
         let mut budget = Budget::new(GOODBYE_MAX);
@@ -167,17 +169,17 @@ impl Connection {
                 hear(line);
             }
         };
-        // Whoever wants to leave is not held up by a server that does not answer.
+        // A server that does not answer must not delay the exit.
         let _ = tokio::time::timeout(QUIT_TIMEOUT, goodbye).await;
     }
 
-    /// The next line that is here, without its end.
+    /// Returns the next received line, without its line end.
     pub(super) fn next_line(&mut self) -> Option<String> {
-        // What a broken connection leaves without an end is a part of a line at
-        // best, and no line: over the next connection it comes whole.
+        // An incomplete line at the end of a connection is dropped; the next connection
+        // delivers the whole line.
         let frame = self.codec.decode(&mut self.received);
-        // The codec never fails on content. What of a bad line is at hand is
-        // better shown than passed over in silence.
+        // The codec never fails on content. The received part of a bad line is shown rather
+        // than dropped silently.
         match frame.ok()?? {
             Frame::Line(line) => Some(line.into_owned()),
             Frame::TooLong(head) | Frame::BadEncoding(head) => {
@@ -188,15 +190,15 @@ impl Connection {
     }
 }
 
-/// What [`write`] has done.
+/// The result of [`write`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wrote {
     Some,
-    /// And it is on its way.
+    /// Everything is written and flushed.
     All,
 }
 
-/// Writes some of what is unsent, or sends on what was written. May be cancelled.
+/// Writes some of the unsent bytes, or flushes if there are none. Cancel-safe.
 async fn write(
     writer: &mut WriteHalf<Box<dyn Socket>>,
     unsent: &mut BytesMut,

@@ -1,6 +1,6 @@
-//! Opens the TCP connection: the addresses of a host are raced (Happy Eyeballs,
-//! RFC 8305), so one that does not answer costs a quarter of a second and not a
-//! timeout. The race is over when one connects; what is spoken there comes later.
+//! Opens the TCP connection. The addresses of a host are raced (Happy Eyeballs, RFC 8305),
+//! so that an address without an answer costs 250 ms and not a timeout. It does not know
+//! what is sent over the connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,18 +12,18 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::address::Endpoint;
 
-/// How long an attempt has for itself before the next address is tried as well; the
-/// Connection Attempt Delay of RFC 8305.
+/// The delay before the next address is tried in parallel: the Connection Attempt Delay of
+/// RFC 8305.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// How long all attempts together may take; a host that drops packets would
-/// otherwise hold us for minutes.
+/// The timeout of all attempts together. A host that drops packets would otherwise block
+/// for minutes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects to the address of the endpoint that answers first.
 ///
 /// # Errors
-/// A sentence for the user.
+/// A message for the user.
 pub(super) async fn connect_fastest(endpoint: &Endpoint) -> Result<TcpStream, String> {
     let addresses = interleave(endpoint.resolve().await?);
     let deadline = Instant::now() + CONNECT_TIMEOUT;
@@ -36,7 +36,7 @@ pub(super) async fn connect_fastest(endpoint: &Endpoint) -> Result<TcpStream, St
             "no answer in time (a firewall, or the wrong host?)".to_owned()
         }
         Some(error) if lacks_zone(endpoint, &error) => {
-            format!("a link-local address takes its interface, as in {}%eth0", endpoint.host)
+            format!("a link-local address needs its interface, e.g. {}%eth0", endpoint.host)
         }
         Some(error) => error.to_string(),
     })
@@ -44,22 +44,24 @@ pub(super) async fn connect_fastest(endpoint: &Endpoint) -> Result<TcpStream, St
 
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
-    // A client that tries a free port of this machine again and again connects to
-    // itself one day: both ends of the connection are the same.
+    // A client that retries a free local port may connect to itself (TCP simultaneous
+    // open): both ends then have the same address.
     if stream.local_addr().ok() == stream.peer_addr().ok() {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
     Ok(stream)
 }
 
-/// Without its interface a link-local address is an invalid argument to the system.
+/// Whether a link-local address lacks its interface, which the system reports as an invalid
+/// argument.
 fn lacks_zone(endpoint: &Endpoint, error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidInput
         && endpoint.host.parse::<std::net::Ipv6Addr>().is_ok_and(|ip| ip.is_unicast_link_local())
 }
 
-/// The addresses of the two families in turn, beginning with that of the first, each
-/// once: a dead family costs one delay, however many addresses it has.
+/// Deduplicates the addresses and alternates between the two families, starting with the
+/// family of the first address: an unreachable family then costs one delay, regardless of
+/// its number of addresses.
 fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let mut known = Vec::new();
     for address in addresses {
@@ -81,11 +83,11 @@ fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// Tries each address after a delay, or at once when an attempt has failed; the first
-/// connection wins, and the other attempts are dropped.
+/// Starts an attempt per address, each after a delay or as soon as an earlier attempt
+/// fails. The first connection wins; the other attempts are cancelled.
 ///
 /// # Errors
-/// The most telling failure of all; `None` without any address.
+/// The most informative failure (see [`rank`]); `None` without any address.
 async fn race<T, F>(
     addresses: Vec<SocketAddr>,
     delay: Duration,
@@ -125,8 +127,8 @@ where
     }
 }
 
-/// How much a failure tells: an answer of the host more than silence, and silence more
-/// than that this machine knows no way to the address (as without IPv6).
+/// Ranks how informative a failure is: an answer of the host ranks above a timeout, and a
+/// timeout above a missing route (as without IPv6).
 fn rank(error: &io::Error) -> u8 {
     use io::ErrorKind as K;
     match error.kind() {
@@ -145,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    /// What becomes of an attempt, by the last part of its address.
+    /// The outcome of an attempt; the port of the address selects it.
     #[derive(Clone, Copy)]
     enum Fate {
         Connects,
@@ -153,8 +155,8 @@ mod tests {
         Hangs,
     }
 
-    /// Races these addresses; which one wins or why none does, and in which order they
-    /// were tried.
+    /// Races addresses with these outcomes. Returns the winner or the failure, and the
+    /// order of the attempts.
     fn raced(
         fates: &[Fate],
         delay: Duration,
@@ -191,10 +193,10 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(5);
 
     #[test]
-    fn silent_address_costs_a_delay_and_failed_one_nothing() {
+    fn silent_address_costs_a_delay_and_failed_address_costs_nothing() {
         use Fate::{Connects, Fails, Hangs};
         use io::ErrorKind::{ConnectionRefused, NetworkUnreachable};
-        // No delay is waited for where the first one answers or fails.
+        // No delay if the first address answers or fails.
         assert_eq!(raced(&[Connects, Hangs], LONG, LONG), (Ok(1), vec![1]));
         let fates = [Fails(NetworkUnreachable), Fails(ConnectionRefused), Connects, Hangs];
         assert_eq!(raced(&fates, LONG, LONG), (Ok(3), vec![1, 2, 3]));
@@ -203,10 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn most_telling_failure_is_told() {
+    fn most_informative_failure_is_returned() {
         use Fate::{Fails, Hangs};
         use io::ErrorKind as K;
-        for (fates, told) in [
+        for (fates, expected) in [
             (&[][..], "None"),
             (
                 &[Fails(K::NetworkUnreachable), Fails(K::ConnectionRefused)],
@@ -221,12 +223,12 @@ mod tests {
             (&[Fails(K::HostUnreachable), Fails(K::PermissionDenied)], "Some(PermissionDenied)"),
             (&[Hangs, Hangs], "Some(TimedOut)"),
         ] {
-            assert_eq!(raced(fates, SHORT, 40 * SHORT).0, Err(told.to_owned()));
+            assert_eq!(raced(fates, SHORT, 40 * SHORT).0, Err(expected.to_owned()));
         }
     }
 
     #[test]
-    fn families_take_turns() {
+    fn address_families_alternate() {
         let mixed = |addresses: &[&str]| {
             let addresses = addresses.iter().map(|text| address(text)).collect();
             interleave(addresses).iter().map(ToString::to_string).collect::<Vec<_>>()

@@ -1,80 +1,80 @@
-//! Whether the server is still there. One that has hung, or a network that drops
-//! what it is given, looks just like a quiet evening; so who has been silent for a
-//! while is asked, and who does not answer either is taken for lost.
+//! The heartbeat: detects a lost server. A hung server, or a network that drops packets,
+//! looks like a quiet chat; so after a silence the client sends pings, and without an
+//! answer the connection counts as lost. It does no IO and reads no clock.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often who is silent is asked before we give up.
+/// The number of unanswered pings after which the connection counts as lost.
 const PINGS_MAX: u32 = 2;
 
-/// So late we notice that it is time only if we were stopped, or slept, or could
-/// not write: the silence was ours then.
+/// A timer that fires this late means that the client was stopped or suspended, or could
+/// not write: the server was not silent then.
 const SUSPENDED_AFTER: Duration = Duration::from_secs(2);
 
-/// What there is to be done.
+/// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HeartbeatAction {
     /// Nothing yet.
     Wait,
-    /// Ask whether it is there.
-    Ask,
-    /// It is not.
+    /// Send a ping.
+    Ping,
+    /// The connection is lost.
     Dead,
 }
 
-/// See the head of this file.
+/// The heartbeat of one connection.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
-    /// How long a silence may be.
+    /// The allowed silence (`--ping-after`).
     silence: Duration,
     due: Instant,
-    /// When it was first asked, and how often since.
-    asked: Option<(Instant, u32)>,
+    /// When the first unanswered ping was sent, and their number.
+    pinged: Option<(Instant, u32)>,
 }
 
 impl Heartbeat {
-    /// Of a server that has just been heard.
+    /// Returns the heartbeat of a server that has just sent data.
     pub(super) fn new(silence: Duration, now: Instant) -> Self {
-        Self { silence, due: now + silence, asked: None }
+        Self { silence, due: now + silence, pinged: None }
     }
 
-    /// It has said something, whatever it was.
-    pub(super) fn heard(&mut self, now: Instant) {
+    /// Records that the server sent data.
+    pub(super) fn received(&mut self, now: Instant) {
         *self = Self::new(self.silence, now);
     }
 
-    /// Since when it owes us a sign of life.
-    pub(super) fn asked_since(&self) -> Option<Instant> {
-        self.asked.map(|(since, _)| since)
+    /// Returns since when a ping is unanswered.
+    pub(super) fn pinged_since(&self) -> Option<Instant> {
+        self.pinged.map(|(since, _)| since)
     }
 
-    /// When to look again.
+    /// Returns when to call [`Self::beat`] next.
     pub(super) fn due(&self) -> Instant {
         self.due
     }
 
-    /// What is to be done now.
+    /// Returns what to do now.
     pub(super) fn beat(&mut self, now: Instant) -> HeartbeatAction {
         if now < self.due {
             return HeartbeatAction::Wait;
         }
         if now - self.due >= SUSPENDED_AFTER {
-            self.asked = None;
+            self.pinged = None;
         }
-        match self.asked {
+        match self.pinged {
             Some((_, PINGS_MAX..)) => HeartbeatAction::Dead,
-            _ => self.ask(now),
+            _ => self.ping(now),
         }
     }
 
-    /// Asks now: the world may have changed while we were stopped.
-    pub(super) fn ask(&mut self, now: Instant) -> HeartbeatAction {
-        let (since, count) = self.asked.unwrap_or((now, 0));
-        self.asked = Some((since, count + 1));
+    /// Requests a ping now, e.g. after the client was stopped.
+    pub(super) fn ping(&mut self, now: Instant) -> HeartbeatAction {
+        let (since, count) = self.pinged.unwrap_or((now, 0));
+        self.pinged = Some((since, count + 1));
         self.due = now + self.silence;
-        HeartbeatAction::Ask
+        HeartbeatAction::Ping
     }
 }
 
@@ -85,45 +85,45 @@ mod tests {
     const SILENCE: Duration = Duration::from_secs(30);
 
     #[test]
-    fn who_is_silent_is_asked_twice_and_then_given_up() {
+    fn silent_server_is_lost_after_two_pings() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut pulse = Heartbeat::new(SILENCE, start);
-        assert_eq!(pulse.beat(at(29)), HeartbeatAction::Wait);
-        assert_eq!(pulse.beat(at(30)), HeartbeatAction::Ask);
-        assert_eq!(pulse.asked_since(), Some(at(30)));
-        assert_eq!(pulse.beat(at(59)), HeartbeatAction::Wait);
-        assert_eq!(pulse.beat(at(60)), HeartbeatAction::Ask);
-        assert_eq!(pulse.asked_since(), Some(at(30)));
-        assert_eq!(pulse.beat(at(90)), HeartbeatAction::Dead);
+        let mut heartbeat = Heartbeat::new(SILENCE, start);
+        assert_eq!(heartbeat.beat(at(29)), HeartbeatAction::Wait);
+        assert_eq!(heartbeat.beat(at(30)), HeartbeatAction::Ping);
+        assert_eq!(heartbeat.pinged_since(), Some(at(30)));
+        assert_eq!(heartbeat.beat(at(59)), HeartbeatAction::Wait);
+        assert_eq!(heartbeat.beat(at(60)), HeartbeatAction::Ping);
+        assert_eq!(heartbeat.pinged_since(), Some(at(30)));
+        assert_eq!(heartbeat.beat(at(90)), HeartbeatAction::Dead);
     }
 
     #[test]
-    fn any_word_will_do() {
+    fn any_data_resets_the_heartbeat() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut pulse = Heartbeat::new(SILENCE, start);
+        let mut heartbeat = Heartbeat::new(SILENCE, start);
         assert_eq!(
-            (pulse.beat(at(30)), pulse.beat(at(60))),
-            (HeartbeatAction::Ask, HeartbeatAction::Ask)
+            (heartbeat.beat(at(30)), heartbeat.beat(at(60))),
+            (HeartbeatAction::Ping, HeartbeatAction::Ping)
         );
-        pulse.heard(at(61));
-        assert_eq!((pulse.due(), pulse.asked_since()), (at(91), None));
-        assert_eq!(pulse.beat(at(91)), HeartbeatAction::Ask);
+        heartbeat.received(at(61));
+        assert_eq!((heartbeat.due(), heartbeat.pinged_since()), (at(91), None));
+        assert_eq!(heartbeat.beat(at(91)), HeartbeatAction::Ping);
     }
 
     #[test]
-    fn who_was_stopped_asks_before_giving_up() {
+    fn suspended_client_pings_again_before_connection_is_lost() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut pulse = Heartbeat::new(SILENCE, start);
+        let mut heartbeat = Heartbeat::new(SILENCE, start);
         assert_eq!(
-            (pulse.beat(at(30)), pulse.beat(at(60))),
-            (HeartbeatAction::Ask, HeartbeatAction::Ask)
+            (heartbeat.beat(at(30)), heartbeat.beat(at(60))),
+            (HeartbeatAction::Ping, HeartbeatAction::Ping)
         );
-        // A night.
-        assert_eq!(pulse.beat(at(30_000)), HeartbeatAction::Ask);
-        assert_eq!(pulse.beat(at(30_030)), HeartbeatAction::Ask);
-        assert_eq!(pulse.beat(at(30_060)), HeartbeatAction::Dead);
+        // Suspended for hours.
+        assert_eq!(heartbeat.beat(at(30_000)), HeartbeatAction::Ping);
+        assert_eq!(heartbeat.beat(at(30_030)), HeartbeatAction::Ping);
+        assert_eq!(heartbeat.beat(at(30_060)), HeartbeatAction::Dead);
     }
 }

@@ -1,5 +1,6 @@
-//! On a terminal: between the socket, the prompt and the screen. Here is what
-//! happens when; what is shown of it is in `interactive/show.rs`.
+//! The interactive mode, on a terminal: connects the socket, the prompt and the screen.
+//! This file has the control flow; `interactive/show.rs` decides what is shown. It does not
+//! know how lines are edited or drawn.
 
 mod show;
 
@@ -39,17 +40,17 @@ use crate::protocol::Key;
 use crate::protocol::text::is_blank_text;
 use show::redacted;
 
-/// What has come of a line that nobody answered.
+/// The reports about lines without an answer.
 const UNCERTAIN: &str = "perhaps not delivered";
 const NOT_SENT: &str = "not sent";
 
-/// What who has never been here needs to know.
+/// The hint for first-time users.
 const FIRST_STEPS: &str = "/help lists the commands, Tab completes names, Ctrl-D leaves";
 
-/// How long who leaves waits for what is not answered yet.
+/// How long leaving waits for unanswered lines.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How somebody wishes to chat.
+/// The settings of the prompt.
 pub(super) struct Setup {
     pub(super) screen: Screen,
     pub(super) attention: Notifier,
@@ -58,37 +59,36 @@ pub(super) struct Setup {
     pub(super) words: Highlights,
 }
 
-/// Runs until somebody leaves.
-pub(super) async fn run(visit: ActiveSession, setup: Setup, mut signals: Signals) -> Exit {
+/// Runs until the user leaves or the connection is lost for good.
+pub(super) async fn run(active: ActiveSession, setup: Setup, mut signals: Signals) -> Exit {
     terminal::reopen();
     let terminal = Terminal::quiet();
     terminal.outlives_panics();
-    let ended = chat(visit, setup, &mut signals, &terminal).await;
+    let ended = chat(active, setup, &mut signals, &terminal).await;
     drop(terminal);
     match ended {
         Ok((exit, None)) => exit,
-        Ok((exit, Some(last_words))) => {
-            print_error(&last_words);
+        Ok((exit, Some(reason))) => {
+            print_error(&reason);
             exit
         }
         Err(problem) => {
-            print_error(&format!(
-                "this terminal does not work: {problem} (chatty join | cat might)"
-            ));
+            print_error(&format!("cannot use this terminal: {problem}; try chatty join --plain"));
             Exit::Unavailable
         }
     }
 }
 
 async fn chat(
-    visit: ActiveSession,
+    active: ActiveSession,
     setup: Setup,
-    // Listened to before the prompt runs: it is called off by a SIGINT, which must not
-    // find us without a handler.
+    // The handlers are set before the prompt starts, because the prompt is cancelled by a
+    // SIGINT.
     signals: &mut Signals,
     terminal: &Terminal,
 ) -> rustyline::Result<(Exit, Option<String>)> {
-    let ActiveSession { connection, session, cids, road, ping_after, log, is_to_panic } = visit;
+    let ActiveSession { connection, session, cids, reconnect_config, ping_after, log, debug_panic } =
+        active;
     let Setup { screen, attention, history, joins, words } = setup;
     let (printer, orders) = Printer::new();
     let mut state = State::new(&session.me);
@@ -101,7 +101,7 @@ async fn chat(
         is_asking: Arc::default(),
     };
     let mut editor = prompt::editor(&shared)?;
-    let is_first_visit = history.load(&mut editor);
+    let is_first_use = history.load(&mut editor);
     let printing = orders.start_printing(editor.create_external_printer()?, shared.gate.clone());
     let warning = screen.notice("press Ctrl-C again to leave");
     let interrupt = Interrupt::new(shared.clone(), warning);
@@ -111,54 +111,54 @@ async fn chat(
     let continued = signals::continued()?;
     let mut chat = Chat {
         connection,
-        comeback: Resumption::new(cids),
-        road,
+        resumption: Resumption::new(cids),
+        reconnect_config,
         state: shared.state.clone(),
         screen,
         printer,
         attention,
         presence: Presence::default(),
         joins,
-        lag: Latency::default(),
-        pulse: Heartbeat::new(ping_after, Instant::now()),
+        latency: Latency::default(),
+        heartbeat: Heartbeat::new(ping_after, Instant::now()),
         continued,
-        reading: AwayMarker::new(Instant::now()),
-        owed_help: None,
+        away_marker: AwayMarker::new(Instant::now()),
+        pending_help: None,
         log,
-        is_to_panic,
+        debug_panic,
         farewell: None,
     };
     session.lines.iter().for_each(|line| chat.show(line));
-    if is_first_visit {
+    if is_first_use {
         chat.printer.print(chat.screen.notice(FIRST_STEPS));
     }
     let (typed, mut lines) = mpsc::unbounded_channel();
     let prompt = Prompt::start(editor, history, shared, typed);
 
     let end = chat.run(&mut lines, signals).await;
-    // This order: the prompt gives up the terminal, the printer writes what is
-    // left, and only then the last words follow.
+    // The order matters: the prompt releases the terminal, the printer writes the remaining
+    // lines, and then the reason for the end is printed.
     let is_released = prompt.call_off();
-    let last_words = chat.end(&end);
+    let end_reason = chat.end(&end);
     drop(chat);
     if is_released {
         let _ = printing.join();
     }
-    Ok((end.exit(), last_words))
+    Ok((end.exit(), end_reason))
 }
 
 /// Why the chat is over.
 enum End {
-    /// We said `/quit` and the server has let us go, or takes too long to.
+    /// The user left, and the server confirmed it or took too long.
     Left,
-    /// The connection is gone without our doing, for good.
+    /// The connection was lost for good.
     Lost(GivenUp),
-    /// A signal told us to leave.
+    /// A signal ended the client.
     Signal(Exit),
 }
 
 impl End {
-    /// The terminal cannot be read any more.
+    /// Returns the end for a terminal that cannot be read.
     fn unreadable(why: &str) -> Self {
         let why = format!("cannot read this terminal: {why}");
         Self::Lost(GivenUp { exit: Exit::Unavailable, why })
@@ -173,37 +173,37 @@ impl End {
     }
 }
 
-/// What is to be done after something was typed.
+/// What to do after input from the prompt.
 enum Step {
     Stay,
-    /// Over a new connection.
-    ComeBack,
-    /// With these last words.
+    /// Drop the connection and reconnect.
+    Reconnect,
+    /// Leave with this `/quit` line.
     Leave(String, End),
 }
 
 struct Chat {
     connection: Connection,
-    comeback: Resumption,
-    road: ReconnectConfig,
+    resumption: Resumption,
+    reconnect_config: ReconnectConfig,
     state: Arc<Mutex<State>>,
     screen: Screen,
     printer: Printer,
     attention: Notifier,
     presence: Presence,
     joins: Joins,
-    lag: Latency,
-    pulse: Heartbeat,
-    /// Rings when we go on after we were stopped.
+    latency: Latency,
+    heartbeat: Heartbeat,
+    /// Received when the process continues after it was stopped.
     continued: Signal,
-    reading: AwayMarker,
-    /// What is to be said of our own commands behind the server's help.
-    owed_help: Option<Vec<String>>,
+    away_marker: AwayMarker,
+    /// The help rows of the client's own commands, to be added to the server's answer to
+    /// `/help`.
+    pending_help: Option<Vec<String>>,
     log: LogFiles,
-    /// To see how the terminal looks afterwards.
-    is_to_panic: bool,
-    /// The code and the text with which the server ends the connection, if it
-    /// has said so.
+    /// Panic at the first line, to test that the terminal is restored.
+    debug_panic: bool,
+    /// The code and the text of the server's farewell.
     farewell: Option<(String, String)>,
 }
 
@@ -212,59 +212,59 @@ type Lines = mpsc::UnboundedReceiver<Typed>;
 impl Chat {
     async fn run(&mut self, typed: &mut Lines, signals: &mut Signals) -> End {
         loop {
-            if let Some(end) = self.talk(typed, signals).await {
+            if let Some(end) = self.serve_connection(typed, signals).await {
                 return end;
             }
-            match self.wait(typed, signals).await {
-                Ok(back) => self.back(back),
+            match self.reconnect(typed, signals).await {
+                Ok(back) => self.continue_after_reconnect(back),
                 Err(end) => return end,
             }
         }
     }
 
-    /// Talks until the end, or until the connection is lost: `None`.
-    async fn talk(&mut self, typed: &mut Lines, signals: &mut Signals) -> Option<End> {
+    /// Serves the connection until the end, or until the connection is lost (`None`).
+    async fn serve_connection(&mut self, typed: &mut Lines, signals: &mut Signals) -> Option<End> {
         let mut is_closed = false;
         loop {
-            // What came together with the welcome is here already.
+            // The first lines may have arrived together with the login.
             let is_drained = self.receive();
             if is_closed && is_drained {
                 return None;
             }
             self.send();
-            self.show_lag();
+            self.show_latency();
             self.attention.show_title(&lock(&self.state).target());
             let presence_due = self.presence.due();
-            let lag_due = self.lag.due(self.unanswered_since());
+            let latency_due = self.latency.due(self.unanswered_since());
             tokio::select! {
                 () = sleep_until(presence_due.unwrap_or_else(Instant::now)),
                     if presence_due.is_some() => self.show_presence(),
-                () = sleep_until(lag_due.unwrap_or_else(Instant::now)), if lag_due.is_some() => {}
+                () = sleep_until(latency_due.unwrap_or_else(Instant::now)), if latency_due.is_some() => {}
                 () = self.printer.moves(), if !is_drained => {}
-                // While the socket is not read, the silence is ours.
-                () = sleep_until(self.pulse.due()), if !is_drained => {
-                    self.pulse.heard(Instant::now());
+                // While the socket is not read, the silence is not the server's.
+                () = sleep_until(self.heartbeat.due()), if !is_drained => {
+                    self.heartbeat.received(Instant::now());
                 }
-                () = sleep_until(self.pulse.due()), if is_drained => {
-                    match self.pulse.beat(Instant::now()) {
+                () = sleep_until(self.heartbeat.due()), if is_drained => {
+                    match self.heartbeat.beat(Instant::now()) {
                         HeartbeatAction::Wait => {}
-                        HeartbeatAction::Ask => self.connection.send(&self.comeback.pulse_request()),
+                        HeartbeatAction::Ping => self.connection.send(&self.resumption.ping_request()),
                         HeartbeatAction::Dead => return None,
                     }
                 }
                 Some(()) = self.continued.recv() => {
-                    self.pulse.ask(Instant::now());
-                    self.connection.send(&self.comeback.pulse_request());
+                    self.heartbeat.ping(Instant::now());
+                    self.connection.send(&self.resumption.ping_request());
                 }
                 progress = self.connection.progress(), if is_drained => {
                     if progress == Progress::Read {
-                        self.pulse.heard(Instant::now());
+                        self.heartbeat.received(Instant::now());
                     }
                     is_closed = progress == Progress::Closed;
                 }
-                typed = typed.recv() => match self.take(typed) {
+                typed = typed.recv() => match self.handle_input(typed) {
                     Step::Stay => {}
-                    Step::ComeBack => return None,
+                    Step::Reconnect => return None,
                     Step::Leave(line, end) => return Some(self.leave(&line, end).await),
                 },
                 exit = signals.next() => {
@@ -274,18 +274,18 @@ impl Chat {
         }
     }
 
-    /// Does what was typed.
-    fn take(&mut self, typed: Option<Typed>) -> Step {
+    /// Handles input from the prompt.
+    fn handle_input(&mut self, typed: Option<Typed>) -> Step {
         match typed {
-            Some(Typed::Line { .. }) if self.is_to_panic => panic!("as --debug-panic asks"),
-            Some(Typed::Line { text, waiting }) => self.keep(text, waiting, false),
+            Some(Typed::Line { .. }) if self.debug_panic => panic!("as --debug-panic asks"),
+            Some(Typed::Line { text, waiting }) => self.queue_line(text, waiting, false),
             Some(Typed::Local(Local::Say(text))) => self.say_in_room(&text, false),
-            Some(Typed::Local(Local::Quiet(room))) => self.quiet(room),
-            Some(Typed::Local(Local::Reconnect)) if self.road.retry_for.is_zero() => {
-                let why = "not with --retry-for 0, which gives up";
+            Some(Typed::Local(Local::Quiet(room))) => self.toggle_quiet(room),
+            Some(Typed::Local(Local::Reconnect)) if self.reconnect_config.retry_for.is_zero() => {
+                let why = "/reconnect does not work with --retry-for 0";
                 self.printer.print(self.screen.warning(why));
             }
-            Some(Typed::Local(Local::Reconnect)) => return Step::ComeBack,
+            Some(Typed::Local(Local::Reconnect)) => return Step::Reconnect,
             Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(&why)),
             Some(Typed::Failed(why)) => {
                 return Step::Leave("/quit".to_owned(), End::unreadable(&why));
@@ -299,46 +299,51 @@ impl Chat {
         Step::Stay
     }
 
-    /// Keeps a line until it is answered, unless we can answer it ourselves.
-    fn keep(&mut self, line: String, waiting: Option<Waiting>, is_offline: bool) {
+    /// Queues a line until it is answered, unless the client can answer it itself.
+    fn queue_line(&mut self, line: String, waiting: Option<Waiting>, is_offline: bool) {
         self.attention.typed();
-        self.reading.typed(Instant::now());
+        self.away_marker.typed(Instant::now());
         if self.help(&line, is_offline) {
             return;
         }
         if is_offline {
             self.printer.print(self.screen.pending(redacted(&line)));
         }
-        self.comeback.outgoing.add(line, waiting, &lock(&self.state));
+        self.resumption.outgoing.add(line, waiting, &lock(&self.state));
     }
 
-    /// Keeps a text for the room, wherever plain lines go.
+    /// Queues a text for the current room, regardless of the target of plain lines.
     fn say_in_room(&mut self, text: &str, is_offline: bool) {
         let room = lock(&self.state).room().map(str::to_owned);
         match room {
             _ if is_blank_text(text) => self.printer.print(self.screen.warning("usage: /say TEXT")),
             Some(room) => {
                 let line = Command::Msg { to: MessageTarget::Room(&room), text }.to_string();
-                self.keep(line, None, is_offline);
+                self.queue_line(line, None, is_offline);
             }
             None => {
-                let why = "not sent, you are in no room: /join one";
+                let why = "not sent: you are in no room; /join one to talk";
                 self.printer.print(self.screen.warning(why));
             }
         }
     }
 
-    /// Since when the server has owed us an answer.
+    /// Returns since when the server has not answered a line or a ping.
     fn unanswered_since(&self) -> Option<Instant> {
-        let said = self.comeback.outgoing.unanswered_since();
-        said.into_iter().chain(self.pulse.asked_since()).min()
+        let line = self.resumption.outgoing.unanswered_since();
+        line.into_iter().chain(self.heartbeat.pinged_since()).min()
     }
 
-    /// Comes back, if that makes sense. What is typed meanwhile waits, visibly.
-    async fn wait(&mut self, typed: &mut Lines, signals: &mut Signals) -> Result<Reconnected, End> {
+    /// Reconnects unless the farewell forbids it. Lines typed meanwhile wait and are shown
+    /// as pending.
+    async fn reconnect(
+        &mut self,
+        typed: &mut Lines,
+        signals: &mut Signals,
+    ) -> Result<Reconnected, End> {
         let farewell = self.farewell.take();
         let code = farewell.as_ref().map(|(code, _)| code.as_str());
-        if self.road.retry_for.is_zero() || !resume::should_reconnect(code) {
+        if self.reconnect_config.retry_for.is_zero() || !resume::should_reconnect(code) {
             let why = match farewell {
                 Some((_, why)) => format!("the server ended the connection: {why}"),
                 None => "the connection was lost".to_owned(),
@@ -346,74 +351,75 @@ impl Chat {
             return Err(End::Lost(GivenUp { exit: Exit::Unavailable, why }));
         }
         self.show_presence();
-        if self.comeback.cut_answer().is_some() {
+        if self.resumption.cut_answer().is_some() {
             self.printer.print(self.screen.warning(ANSWER_CUT));
         }
         lock(&self.state).link = LinkState::Lost;
-        self.printer.print(self.screen.notice("connection lost, trying again …"));
-        let way = self.road.way(&mut self.comeback, &lock(&self.state));
-        let mut finding = std::pin::pin!(way.find());
+        self.printer.print(self.screen.notice("connection lost; reconnecting …"));
+        let reconnector =
+            self.reconnect_config.reconnector(&mut self.resumption, &lock(&self.state));
+        let mut reconnecting = std::pin::pin!(reconnector.run());
         loop {
             tokio::select! {
-                back = &mut finding => return back.map_err(End::Lost),
+                back = &mut reconnecting => return back.map_err(End::Lost),
                 typed = typed.recv() => match typed {
-                    Some(Typed::Line { text, waiting }) => self.keep(text, waiting, true),
+                    Some(Typed::Line { text, waiting }) => self.queue_line(text, waiting, true),
                     Some(Typed::Local(Local::Say(text))) => self.say_in_room(&text, true),
-                    Some(Typed::Local(Local::Quiet(room))) => self.quiet(room),
-                    Some(Typed::Local(Local::Reconnect)) => self.road.hurry.notify_one(),
+                    Some(Typed::Local(Local::Quiet(room))) => self.toggle_quiet(room),
+                    Some(Typed::Local(Local::Reconnect)) => self.reconnect_config.retry_now.notify_one(),
                     Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(&why)),
                     Some(Typed::Failed(why)) => return Err(End::unreadable(&why)),
                     Some(Typed::Quit(_)) | None => return Err(End::Left),
                     Some(Typed::Interrupted) => return Err(End::Signal(Exit::Interrupted)),
                 },
-                // The network may be there again.
-                Some(()) = self.continued.recv() => self.road.hurry.notify_one(),
+                // The network may be available again.
+                Some(()) = self.continued.recv() => self.reconnect_config.retry_now.notify_one(),
                 exit = signals.next() => return Err(End::Signal(exit)),
             }
         }
     }
 
-    /// Goes on where the connection was lost.
-    fn back(&mut self, back: Reconnected) {
+    /// Continues after the connection was restored.
+    fn continue_after_reconnect(&mut self, back: Reconnected) {
         self.connection = back.connection;
-        self.pulse.heard(Instant::now());
-        self.road.found(&mut self.comeback, back.backoff);
+        self.heartbeat.received(Instant::now());
+        self.reconnect_config.record_connected(&mut self.resumption, back.backoff);
         let (again, session) = match back.how {
             Outcome::Resumed => (None, None),
             Outcome::Restored(seen, session) => (Some(seen), Some(session)),
-            Outcome::Anew(session) => (None, Some(session)),
+            Outcome::NewSession(session) => (None, Some(session)),
         };
-        let is_same_visit = session.is_none() || again.is_some();
-        self.comeback.back(again);
-        // First: the prompt is drawn with what is printed.
+        let is_same_session = session.is_none() || again.is_some();
+        self.resumption.restored(again);
+        // Set the state first: each print redraws the prompt.
         lock(&self.state).link = LinkState::Up;
         lock(&self.state).greeted(&back.me);
-        let notice = reconnected_message(back.after, !is_same_visit);
+        let notice = reconnected_message(back.after, !is_same_session);
         self.printer.print(self.screen.notice(&notice));
         if back.ids_were_reset {
             self.printer.print(self.screen.warning(IDS_WENT_BACK));
         }
         self.show_missed(&back.missed);
-        if let Some(session) = session.as_ref().filter(|_| !is_same_visit) {
-            // Nobody can tell whether what was sent in the old visit was said.
-            let doubtful = self.comeback.begin_anew(session);
-            self.warn_of(&doubtful, UNCERTAIN);
+        if let Some(session) = session.as_ref().filter(|_| !is_same_session) {
+            // Lines sent in the old session may or may not have been delivered.
+            let uncertain = self.resumption.start_new_session(session);
+            self.warn_of(&uncertain, UNCERTAIN);
         }
         if let Some(session) = &session {
             self.return_to_place(session);
         }
-        if is_same_visit {
-            self.comeback.go_on();
+        if is_same_session {
+            self.resumption.resend_unanswered();
         }
     }
 
-    /// Where the server holds us to be is told anew. What is still to be sent is sent, if
-    /// it goes where it was meant to go.
+    /// Rebuilds the state from the server's answers. Waiting lines are abandoned if the
+    /// target of plain lines has changed.
     fn return_to_place(&mut self, session: &Session) {
         let before = lock(&self.state).me().to_owned();
         if Key::fold(&before) != Key::fold(&session.me) {
             let text = format!(
-                "{before} is somebody else now, and you are {}; /nick changes that",
+                "{before} is in use by another user; you are now {} (/nick changes it)",
                 session.me
             );
             self.printer.print(self.screen.warning(&text));
@@ -426,26 +432,26 @@ impl Chat {
             self.printer.print(self.screen.notice(MISSED_LIMIT_REACHED));
         }
         if !lock(&self.state).is_where(&before) {
-            let doubtful = self.comeback.outgoing.give_up_sent();
-            self.warn_of(&doubtful, UNCERTAIN);
-            let waiting = self.comeback.outgoing.give_up_unsent();
+            let uncertain = self.resumption.outgoing.abandon_sent();
+            self.warn_of(&uncertain, UNCERTAIN);
+            let waiting = self.resumption.outgoing.abandon_unsent();
             self.warn_of(&waiting, NOT_SENT);
         }
     }
 
-    /// Sends what is to be sent.
+    /// Sends the waiting lines.
     fn send(&mut self) {
         let state = lock(&self.state);
-        while let Some(line) = self.comeback.outgoing.next(&state) {
+        while let Some(line) = self.resumption.outgoing.next(&state) {
             self.connection.send(&line);
         }
     }
 
-    /// Waits for the answers to all that was said, and says goodbye.
+    /// Waits for the answers to all lines, at most [`ANSWERS_TIMEOUT`], and logs out.
     async fn leave(&mut self, quit: &str, end: End) -> End {
         let answers = async {
             let mut is_closed = false;
-            while self.comeback.outgoing.load().0 > 0 {
+            while self.resumption.outgoing.load().0 > 0 {
                 if !self.receive() {
                     self.printer.moves().await;
                     continue;
@@ -457,7 +463,7 @@ impl Chat {
                 is_closed = self.connection.progress().await == Progress::Closed;
             }
         };
-        // Whoever wants to leave is not held up by a server that does not answer.
+        // A server that does not answer must not delay the exit.
         let _ = tokio::time::timeout(ANSWERS_TIMEOUT, answers).await;
         let mut last = Vec::new();
         self.connection.quit(quit, |line| last.push(line)).await;
@@ -467,17 +473,17 @@ impl Chat {
         end
     }
 
-    /// What is to be said when it is over: nothing typed is lost in silence.
+    /// Reports all undelivered lines and returns the reason for the end, if it must be printed.
     fn end(&mut self, end: &End) -> Option<String> {
         self.show_presence();
-        let doubtful = self.comeback.outgoing.give_up_sent();
-        self.warn_of(&doubtful, UNCERTAIN);
-        let waiting = self.comeback.outgoing.give_up_unsent();
+        let uncertain = self.resumption.outgoing.abandon_sent();
+        self.warn_of(&uncertain, UNCERTAIN);
+        let waiting = self.resumption.outgoing.abandon_unsent();
         self.warn_of(&waiting, NOT_SENT);
         match end {
             End::Lost(given_up) => Some(given_up.why.clone()),
             End::Left => {
-                let (time, count) = self.reading.sum(Instant::now());
+                let (time, count) = self.away_marker.sum(Instant::now());
                 self.printer.print(self.screen.notice(&format!("{time}, {count}")));
                 None
             }

@@ -1,6 +1,7 @@
-//! `--json`: each line of the server, and what becomes of the connection, as one
-//! object on one line. The fields are described in docs/json.md; a field that has
-//! nothing to say is left out, and no field ever changes its meaning.
+//! `--json`: writes each line of the server, and each change of the connection's state, as
+//! one JSON object per line. The fields are described in docs/json.md; empty fields are
+//! omitted, and no field ever changes its meaning. It does not know where the objects are
+//! written.
 
 use std::io::{self, Write};
 
@@ -12,36 +13,36 @@ use serde_json::ser::Formatter;
 use super::sanitize::is_unseen;
 use crate::protocol::{Event, Key, Message, Place, Stamp, Tags};
 
-/// What the shape of the objects is called; a new one would get a new number.
+/// The version of the object format; an incompatible format would get a new number.
 const VERSION: u8 = 1;
 
-/// What becomes of the connection, and of lines on it: `code` of a `status`.
+/// The state of the connection or of a line: the `code` of a `status` object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Status {
-    /// The name is in use, or the server is full; we wait.
+    /// The name is in use or the server is full; the client waits.
     Waiting,
-    /// Logged in; lines are taken.
+    /// Logged in; lines are accepted.
     Online,
-    /// The connection is lost; we try to come back.
+    /// The connection is lost; the client reconnects.
     Offline,
-    /// We are back.
+    /// The connection is restored.
     Back,
-    /// Ids of messages went back: they may mean others than before.
+    /// Message ids went back: an id may mean another message than before.
     IdsWentBack,
-    /// More was missed than is told.
+    /// More lines were missed than are shown.
     Gap,
-    /// A line was sent, and nobody knows whether it was said.
+    /// A line was sent, but its delivery is unconfirmed.
     InDoubt,
     /// A line was not sent.
     NotSent,
     /// The server's farewell.
     Bye,
-    /// It is over before all was said, or has not even begun.
+    /// The run ended early, or could not start.
     Failed,
 }
 
-/// One object.
+/// One JSON object.
 #[derive(Debug, Default, Serialize)]
 struct Object<'a> {
     v: u8,
@@ -117,14 +118,14 @@ impl<'a> Object<'a> {
         Self { room, to, text, ..Self::new(kind, time) }.from(message.from, me)
     }
 
-    /// About this person, who may be me.
+    /// Sets the user that the object is about, and whether that is us.
     fn from(self, name: &'a str, me: &str) -> Self {
         let is_mine = Some(Key::fold(name) == Key::fold(me));
         Self { from: Some(name), is_mine, ..self }
     }
 }
 
-/// Writes a line of the server. `number`: of which of our lines it is the answer.
+/// Writes a line of the server. `number` is the number of the line that it answers.
 pub(super) fn line(
     out: impl Write,
     tags: &Tags<'_>,
@@ -153,7 +154,7 @@ fn object<'a>(tags: &Tags<'a>, plain: &'a str, me: &'a str) -> Object<'a> {
         Event::Kicked { room, name, by, reason } => {
             Object { room: Some(room), by: Some(by), text: reason, ..new("part") }.from(name, me)
         }
-        // Of no room: of all.
+        // A quit belongs to no room.
         Event::Quit { name, reason } => Object { text: reason, ..new("part") }.from(name, me),
         Event::Renamed { old, new: name } => Object { to: Some(name), ..new("nick") }.from(old, me),
         Event::Error { code, text } => {
@@ -187,7 +188,7 @@ fn object<'a>(tags: &Tags<'a>, plain: &'a str, me: &'a str) -> Object<'a> {
     }
 }
 
-/// Writes what has become of the connection, or of a line.
+/// Writes a status of the connection or of a line.
 pub(super) fn status(
     out: impl Write,
     status: Status,
@@ -198,7 +199,7 @@ pub(super) fn status(
     write(out, &Object { code, line: number, text: Some(text), ..Object::new("status", None) })
 }
 
-/// Writes why a line of ours was not even sent.
+/// Writes why an input line was not sent.
 pub(super) fn error(out: impl Write, number: u64, code: &str, text: &str) -> io::Result<()> {
     let (code, line) = (Some(Code::Word(code)), Some(number));
     write(out, &Object { code, line, text: Some(text), ..Object::new("error", None) })
@@ -209,8 +210,8 @@ fn write(mut out: impl Write, object: &Object<'_>) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-/// Escapes also what JSON need not escape and a terminal obeys, or nobody sees:
-/// nothing is lost, and a look at the objects is safe.
+/// Also escapes control and invisible characters that JSON does not require to be escaped,
+/// so that the output is lossless and safe to view on a terminal.
 struct EscapeInvisible;
 
 impl Formatter for EscapeInvisible {
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn every_event_has_the_object_that_is_described() {
+    fn objects_match_the_documentation() {
         let page = include_str!("../../docs/json.md");
         let (_, examples) = page.split_once("```text objects\n").unwrap();
         let (examples, _) = examples.split_once("```").unwrap();
@@ -261,12 +262,12 @@ mod tests {
         }
         for status in Status::ALL {
             let word = serde_json::to_string(&status).unwrap().replace('"', "`");
-            assert!(page.contains(&format!("\n| {word} |")), "nothing said of {word}");
+            assert!(page.contains(&format!("\n| {word} |")), "{word} is not documented");
         }
     }
 
     #[test]
-    fn what_nobody_sees_or_a_terminal_obeys_is_escaped_and_nothing_is_lost() {
+    fn control_and_invisible_characters_are_escaped_without_loss() {
         let text = "\u{1b}[2J\u{7}\u{7f}\u{9b}31m\u{202e}\u{200b}\"\\\t日本 👩\u{200d}💻\u{e0041}";
         let line = shown(&format!("bob: {text}"));
         let controls = r"\u001b[2J\u0007\u007f\u009b31m\u202e\u200b\";

@@ -1,5 +1,5 @@
-//! The servers that were trusted when they were first met, as ssh keeps them: a
-//! file with a line for each, `HOST:PORT FINGERPRINT`.
+//! The file of servers trusted on first use, like that of ssh, with one line per server:
+//! `HOST:PORT FINGERPRINT`. It does not know how a certificate is verified.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
@@ -12,33 +12,33 @@ use crate::files::open_own;
 use crate::protocol::{DEFAULT_PORT, Fingerprint};
 use crate::text_file;
 
-/// See the head of this file.
+/// The file of known servers.
 #[derive(Debug)]
 pub(super) struct KnownHosts {
     pub(super) path: PathBuf,
 }
 
 impl KnownHosts {
-    /// Where data is kept.
+    /// Returns the file in the user's data folder.
     pub(super) fn open_default() -> Result<Self, String> {
         let home = super::home("XDG_DATA_HOME", ".local/share").ok_or(
-            "--tls: neither XDG_DATA_HOME nor HOME says where known servers are kept; \
-             --tls-verify and --tls-fingerprint need no such place",
+            "--tls: set XDG_DATA_HOME or HOME to store known servers, or use --tls-verify or \
+             --tls-fingerprint",
         )?;
         Ok(Self { path: home.join("chatty/known_hosts") })
     }
 
-    /// How this server was known.
+    /// Returns the stored fingerprint of this server.
     ///
     /// # Errors
-    /// The file cannot be read, or it may have held this server and is damaged there:
-    /// what was once trusted is not trusted anew unasked.
+    /// The file cannot be read, or a damaged line may be this server's: a server that was
+    /// known must not be treated as new.
     pub(super) fn find(&self, endpoint: &Endpoint) -> Result<Option<Fingerprint>, String> {
         find_in(&self.read()?, endpoint)
             .map_err(|problem| format!("{}:{problem}", self.path.display()))
     }
 
-    /// From now on it is known so.
+    /// Appends the fingerprint of this server.
     pub(super) fn add(&self, endpoint: &Endpoint, fingerprint: Fingerprint) -> Result<(), String> {
         let is_whole = |text: &[u8]| text.is_empty() || text.ends_with(b"\n");
         let end = if is_whole(&self.read()?) { "" } else { "\n" };
@@ -48,7 +48,7 @@ impl KnownHosts {
                 DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
             }
             let mut file = open_own(&self.path, OpenOptions::new().append(true).create(true))?;
-            // In one piece: there may be another client of ours.
+            // One write: another client may append at the same time.
             file.write_all(line.as_bytes())
         };
         write().map_err(|problem: io::Error| format!("{}: {problem}", self.path.display()))
@@ -66,7 +66,7 @@ impl KnownHosts {
 /// Looks a server up in the text of the file.
 ///
 /// # Errors
-/// `LINE: problem`, of a damaged line that is this server's or may be.
+/// `LINE: problem` for a damaged line that is, or may be, this server's.
 fn find_in(text: &[u8], endpoint: &Endpoint) -> Result<Option<Fingerprint>, String> {
     let wanted = host(endpoint);
     let mut found = None;
@@ -76,14 +76,14 @@ fn find_in(text: &[u8], endpoint: &Endpoint) -> Result<Option<Fingerprint>, Stri
             Line::Known(host, fingerprint) if host == wanted => {
                 found.get_or_insert(fingerprint);
             }
-            Line::Damaged(problem) if may_mean(&line, endpoint) => {
+            Line::Damaged(problem) if may_match(&line, endpoint) => {
                 return Err(format!(
-                    "{}: {problem}. If whoever runs the server confirms its fingerprint, mend this \
+                    "{}: {problem}. If the server operator confirms the fingerprint, correct this \
                      line (HOST:PORT FINGERPRINT) or delete it, and join again",
                     number + 1
                 ));
             }
-            Line::Nothing | Line::Known(..) | Line::Damaged(_) => {}
+            Line::Blank | Line::Known(..) | Line::Damaged(_) => {}
         }
     }
     Ok(found)
@@ -92,7 +92,7 @@ fn find_in(text: &[u8], endpoint: &Endpoint) -> Result<Option<Fingerprint>, Stri
 /// One line of the file.
 enum Line {
     /// Blank, or a comment.
-    Nothing,
+    Blank,
     Known(String, Fingerprint),
     Damaged(String),
 }
@@ -101,11 +101,11 @@ impl Line {
     fn parse(line: &str) -> Self {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
-            return Self::Nothing;
+            return Self::Blank;
         }
         let (host, fingerprint) = line.split_once([' ', '\t']).unwrap_or((line, ""));
         let Some(host) = normalized(host) else {
-            return Self::Damaged(format!("\"{host}\" is no HOST:PORT"));
+            return Self::Damaged(format!("\"{host}\" is not a HOST:PORT"));
         };
         match fingerprint.trim() {
             "" => Self::Damaged("the fingerprint is missing".to_owned()),
@@ -117,36 +117,36 @@ impl Line {
     }
 }
 
-/// Whether a damaged line may be that of this server. It is another's only if it begins
-/// with the whole name of another one and says nothing of this one.
-fn may_mean(line: &str, endpoint: &Endpoint) -> bool {
+/// Whether a damaged line may be this server's. It is another server's only if it begins
+/// with the complete name of that server and does not contain the name of this one.
+fn may_match(line: &str, endpoint: &Endpoint) -> bool {
     let line = line.trim().to_lowercase();
     let (word, rest) = line.split_once([' ', '\t']).unwrap_or((&line, ""));
     let wanted = host(endpoint);
-    // What is cut off has no port, or not all of it.
+    // A truncated line has no port or only part of it.
     let is_another = without_port(word) != word
         && !word.contains('\u{FFFD}')
         && normalized(word).is_some_and(|host| {
             host != wanted && !(rest.is_empty() && wanted.to_lowercase().starts_with(&host))
         });
     // Two lines may have become one.
-    !is_another || rest.contains(&folded(&endpoint.host).to_lowercase())
+    !is_another || rest.contains(&normalized_host(&endpoint.host).to_lowercase())
 }
 
-/// A server as it stands in the file, in one spelling.
+/// Returns a server of the file in its normalized spelling.
 fn normalized(text: &str) -> Option<String> {
     let address: Address = text.parse().ok()?;
-    Some(host(&address.or_port(DEFAULT_PORT)))
+    Some(host(&address.with_default_port(DEFAULT_PORT)))
 }
 
-/// A server's name in the file.
+/// Returns the server's name in the file.
 pub(super) fn host(endpoint: &Endpoint) -> String {
-    Endpoint { host: folded(&endpoint.host), ..endpoint.clone() }.to_string()
+    Endpoint { host: normalized_host(&endpoint.host), ..endpoint.clone() }.to_string()
 }
 
-/// Names of hosts ignore case and a full stop at their end; of the many spellings of an
-/// IPv6 address one is kept. A zone is the name of an interface, whose case counts.
-fn folded(host: &str) -> String {
+/// Normalizes a host: host names ignore case and a trailing dot, and an IPv6 address has
+/// one canonical spelling. A zone is the name of an interface and is case-sensitive.
+fn normalized_host(host: &str) -> String {
     let (ip, zone) = host.split_once('%').map_or((host, None), |(ip, zone)| (ip, Some(zone)));
     match (ip.parse::<IpAddr>(), zone) {
         (Ok(ip), None) => ip.to_string(),
@@ -162,10 +162,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_added_is_found_and_nothing_else() {
+    fn only_added_servers_are_found() {
         let folder = tempfile::tempdir().unwrap();
         let known = KnownHosts { path: folder.path().join("deep/known_hosts") };
-        let endpoint = |text: &str| text.parse::<super::super::Address>().unwrap().or_port(5555);
+        let endpoint =
+            |text: &str| text.parse::<super::super::Address>().unwrap().with_default_port(5555);
         let (one, other) = (Fingerprint::of(b"one"), Fingerprint::of(b"other"));
         assert_eq!(known.find(&endpoint("chat.example.org")), Ok(None));
         known.add(&endpoint("chat.example.org"), one).unwrap();
@@ -181,13 +182,13 @@ mod tests {
         ] {
             assert_eq!(known.find(&endpoint(text)), Ok(found), "{text}");
         }
-        // As people leave it who edit it.
+        // Edited by hand.
         fs::write(&known.path, format!("# mine\n\n  a:5555\t{one}  \nb:5555 x\nc:5555")).unwrap();
         known.add(&endpoint("d"), other).unwrap();
         assert_eq!(known.find(&endpoint("a")), Ok(Some(one)));
         assert!(known.find(&endpoint("b")).unwrap_err().contains("known_hosts:4: \"x\" is no"));
         assert_eq!(known.find(&endpoint("d")), Ok(Some(other)));
-        // As Windows writes it.
+        // Written by a Windows editor.
         fs::write(&known.path, format!("\u{FEFF}a:5555 {one}\r\nb:5555 {other}\r\n")).unwrap();
         assert_eq!(known.find(&endpoint("a")), Ok(Some(one)));
         assert_eq!(known.find(&endpoint("b")), Ok(Some(other)));
@@ -196,13 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn link_is_read_and_never_written() {
+    fn symbolic_link_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let victim = folder.path().join("victim");
         fs::write(&victim, "").unwrap();
         let known = KnownHosts { path: folder.path().join("known_hosts") };
         std::os::unix::fs::symlink(&victim, &known.path).unwrap();
-        let endpoint = "a".parse::<super::super::Address>().unwrap().or_port(5555);
+        let endpoint = "a".parse::<super::super::Address>().unwrap().with_default_port(5555);
         assert!(known.find(&endpoint).unwrap_err().contains("is a link"));
         let problem = known.add(&endpoint, Fingerprint::of(b"one")).unwrap_err();
         assert!(problem.contains("is a link"), "{problem}");
@@ -210,12 +211,12 @@ mod tests {
     }
 
     fn found(text: &str, host: &str) -> Result<Option<Fingerprint>, String> {
-        let endpoint = host.parse::<Address>().expect(host).or_port(5555);
+        let endpoint = host.parse::<Address>().expect(host).with_default_port(5555);
         find_in(text.as_bytes(), &endpoint)
     }
 
     #[test]
-    fn hosts_are_compared_in_one_spelling() {
+    fn hosts_are_compared_in_normalized_spelling() {
         let one = Fingerprint::of(b"one");
         for (line, host) in [
             ("Chat.Example.Org:5555", "chat.example.org"),
@@ -240,10 +241,10 @@ mod tests {
     }
 
     #[test]
-    fn damaged_line_that_may_be_ours_is_no_first_meeting() {
+    fn damaged_line_that_may_match_is_an_error() {
         let one = Fingerprint::of(b"one").to_string();
         let whole = format!("chat.example.org:5555 {one}");
-        // Cut off anywhere, but where it says the same.
+        // Truncated at every position.
         for end in 1..whole.len() {
             let text = format!("# mine\n{}", &whole[..end]);
             let problem = found(&text, "chat.example.org").expect_err(&text);
@@ -262,13 +263,13 @@ mod tests {
             (format!("[::1]:5555 {}", &one[..20]), false),
             (format!("chat.example.org:6000 {}", &one[..20]), false),
         ] {
-            // Wherever it stands, and also beside a line that is whole.
+            // At every position, and beside an intact line.
             for text in [format!("{line}\n{whole}\n"), format!("{whole}\n{line}\n"), line.clone()] {
                 let found = found(&text, "chat.example.org");
                 assert_eq!(found.is_err(), is_refused, "{text}: {found:?}");
             }
         }
-        let endpoint = "a".parse::<Address>().unwrap().or_port(5555);
+        let endpoint = "a".parse::<Address>().unwrap().with_default_port(5555);
         assert!(find_in(b"a:5555 \xff\n", &endpoint).is_err());
         assert!(find_in(b"\xff:5555 x\n", &endpoint).is_err());
     }

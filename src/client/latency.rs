@@ -1,21 +1,21 @@
-//! How long the server has owed us an answer, in whole seconds: shown while it
-//! lasts, so that nobody takes silence for consent.
+//! How long the server has not answered, in whole seconds. The prompt shows it, so that an
+//! unanswered line is not mistaken for a delivered one. It does not know which line waits.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A line unanswered for so long is named: it may not have been said.
+/// A line without an answer for this long is reported: it may not be delivered.
 pub(super) const OVERDUE_AFTER: Duration = Duration::from_secs(5);
 
-/// See the head of this file.
+/// The number of seconds shown last.
 #[derive(Debug, Default)]
 pub(super) struct Latency {
     seconds: u64,
 }
 
 impl Latency {
-    /// How many seconds it is, if that has changed.
+    /// Returns the number of seconds if it has changed.
     pub(super) fn change(
         &mut self,
         unanswered_since: Option<Instant>,
@@ -25,7 +25,7 @@ impl Latency {
         (std::mem::replace(&mut self.seconds, seconds) != seconds).then_some(seconds)
     }
 
-    /// When to look again.
+    /// Returns when the number of seconds changes next.
     pub(super) fn due(&self, unanswered_since: Option<Instant>) -> Option<Instant> {
         Some(unanswered_since? + Duration::from_secs(self.seconds + 1))
     }
@@ -36,18 +36,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_told_once_a_second_and_when_it_ends() {
-        let mut lag = Latency::default();
+    fn latency_changes_once_per_second_and_when_answered() {
+        let mut latency = Latency::default();
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        assert_eq!(lag.change(None, start), None);
-        assert_eq!(lag.due(None), None);
-        assert_eq!(lag.change(Some(start), at(999)), None);
-        assert_eq!(lag.due(Some(start)), Some(at(1000)));
-        assert_eq!(lag.change(Some(start), at(1000)), Some(1));
-        assert_eq!(lag.change(Some(start), at(1500)), None);
-        assert_eq!(lag.due(Some(start)), Some(at(2000)));
-        assert_eq!(lag.change(Some(start), at(2001)), Some(2));
-        assert_eq!(lag.change(None, at(2002)), Some(0));
+        assert_eq!(latency.change(None, start), None);
+        assert_eq!(latency.due(None), None);
+        assert_eq!(latency.change(Some(start), at(999)), None);
+        assert_eq!(latency.due(Some(start)), Some(at(1000)));
+        assert_eq!(latency.change(Some(start), at(1000)), Some(1));
+        assert_eq!(latency.change(Some(start), at(1500)), None);
+        assert_eq!(latency.due(Some(start)), Some(at(2000)));
+        assert_eq!(latency.change(Some(start), at(2001)), Some(2));
+        assert_eq!(latency.change(None, at(2002)), Some(0));
     }
 }

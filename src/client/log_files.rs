@@ -1,9 +1,9 @@
-//! `--log`: what was said, in files that can be read and searched without chatty:
-//! `chatty/log/HOST/ROOM/2026-11-23.log` where data is kept, `@NAME` for a private
-//! talk. Only what stood on the screen gets there, and no command ever does.
+//! `--log`: writes the chat to text files: `chatty/log/HOST/ROOM/2026-11-23.log` in the
+//! user's data folder, with `@NAME` for a private conversation. Only shown lines are
+//! written, never commands. It does not know how lines are shown.
 //!
-//! The date of a file is that of this machine's clock. The server has no say in it: it
-//! could name every day there is. It does name rooms, so their number is bounded.
+//! The date of a file comes from the local clock, since a hostile server could send any
+//! date. Room names come from the server, so their number is bounded ([`LOGGED_MAX`]).
 
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -21,12 +21,12 @@ use crate::files::open_own;
 use crate::protocol::name::is_name_char;
 use crate::protocol::{DEFAULT_PORT, Event, Key, Message, Place, Stamp, Tags};
 
-/// The files of one server; none are written without `--log`.
+/// The log files of one server; none without `--log`.
 pub(super) struct LogFiles {
     folder: Option<PathBuf>,
-    /// The one written last.
+    /// The file written last.
     open: Option<(PathBuf, File)>,
-    /// The talks in which something was written on this day.
+    /// The current date and the conversations logged on it.
     today: (Date, BTreeSet<String>),
 }
 
@@ -35,10 +35,10 @@ impl LogFiles {
         Self { folder: None, open: None, today: (Date::default(), BTreeSet::new()) }
     }
 
-    /// Those of this server, where data is kept.
+    /// Returns the log files of this server, in the user's data folder.
     pub(super) fn of(endpoint: &Endpoint) -> Result<Self, String> {
         let home = super::home("XDG_DATA_HOME", ".local/share");
-        let home = home.ok_or("--log: neither XDG_DATA_HOME nor HOME says where to")?;
+        let home = home.ok_or("--log: set XDG_DATA_HOME or HOME to store log files")?;
         let host = match endpoint.port {
             DEFAULT_PORT => safe_file_name(&endpoint.host),
             port => safe_file_name(&format!("{}_{port}", endpoint.host)),
@@ -46,33 +46,35 @@ impl LogFiles {
         Ok(Self { folder: Some(home.join("chatty/log").join(host)), ..Self::none() })
     }
 
-    /// Writes a line that was shown. `Some`: what cannot be done, told once.
+    /// Writes a shown line. Returns a problem to report, each problem once.
     pub(super) fn note(&mut self, tags: &Tags<'_>, plain: &str) -> Option<String> {
         self.note_at(&Zoned::now(), tags, plain)
     }
 
     fn note_at(&mut self, now: &Zoned, tags: &Tags<'_>, plain: &str) -> Option<String> {
         let folder = self.folder.as_ref()?;
-        let talk = conversation_folder(plain)?;
-        let (day, talks) = &mut self.today;
+        let conversation = conversation_folder(plain)?;
+        let (day, conversations) = &mut self.today;
         if *day != now.date() {
-            (*day, *talks) = (now.date(), BTreeSet::new());
+            (*day, *conversations) = (now.date(), BTreeSet::new());
         }
-        if !talks.contains(&talk) {
-            // One more stands for all others: so it is told once.
-            if talks.len() > LOGGED_MAX {
+        if !conversations.contains(&conversation) {
+            // One entry beyond the limit marks that the limit was reported.
+            if conversations.len() > LOGGED_MAX {
                 return None;
             }
-            talks.insert(talk.clone());
-            if talks.len() > LOGGED_MAX {
-                return Some(format!("--log: no more than {LOGGED_MAX} rooms and talks in a day"));
+            conversations.insert(conversation.clone());
+            if conversations.len() > LOGGED_MAX {
+                return Some(format!(
+                    "--log: only {LOGGED_MAX} rooms and private conversations are logged per day"
+                ));
             }
         }
-        let place = folder.join(talk);
+        let place = folder.join(conversation);
         let problem = self.write(&place, now, tags, plain).err()?;
-        // It will not be tried again.
+        // Logging is not retried.
         *self = Self::none();
-        Some(format!("no log any more: {}: {problem}", place.display()))
+        Some(format!("logging stopped: {}: {problem}", place.display()))
     }
 
     fn write(&mut self, place: &Path, now: &Zoned, tags: &Tags<'_>, plain: &str) -> io::Result<()> {
@@ -84,21 +86,21 @@ impl LogFiles {
         }
         let Some((_, file)) = &mut self.open else { return Ok(()) };
         let time = tags.time.map_or_else(|| now.timestamp(), Stamp::timestamp);
-        // In one piece: there may be another client of ours.
+        // One write: another client may append at the same time.
         file.write_all(format!("{} {}\n", time_in_file(time, now), Clean::of(plain)).as_bytes())
     }
 }
 
-/// When a line was said; with its day where that is not the day of the file, as of what
-/// was missed overnight.
+/// Formats the time of a line, with the date if it differs from that of the file, e.g. for
+/// lines missed overnight.
 fn time_in_file(time: Timestamp, now: &Zoned) -> String {
     let time = time.to_zoned(now.time_zone().clone());
     let format = if time.date() == now.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
     time.strftime(format).to_string()
 }
 
-/// The folder of the talk that a line belongs to; none for what belongs to none,
-/// such as the answer to a command.
+/// Returns the folder of the conversation of a line; `None` for lines of no conversation,
+/// such as answers to commands.
 fn conversation_folder(plain: &str) -> Option<String> {
     let person = |name: &str| format!("@{}", safe_file_name(Key::fold(name).as_str()));
     match Event::parse(plain)? {
@@ -117,7 +119,7 @@ fn conversation_folder(plain: &str) -> Option<String> {
     }
 }
 
-/// A name as a file's name: no way out of the folder, nothing hidden.
+/// Converts a name to a file name that cannot leave the folder and is not hidden.
 fn safe_file_name(name: &str) -> String {
     let safe: String = name.chars().map(|c| if is_name_char(c) { c } else { '_' }).collect();
     match safe.strip_prefix('.') {
@@ -132,7 +134,8 @@ mod tests {
 
     use super::*;
 
-    /// A log in a folder, and what is in it then, by the path of each file.
+    /// Logs lines to a temporary folder. Returns the problems, and the path and content of
+    /// each file.
     fn logged(lines: &[(&str, &str)]) -> (Vec<String>, Vec<(String, String)>) {
         let folder = tempfile::tempdir().unwrap();
         let mut log = LogFiles { folder: Some(folder.path().to_owned()), ..LogFiles::none() };
@@ -143,8 +146,8 @@ mod tests {
             problems.extend(log.note_at(&now, &tags, plain));
         }
         let mut files = Vec::new();
-        for talk in fs::read_dir(folder.path()).unwrap() {
-            for file in fs::read_dir(talk.unwrap().path()).unwrap() {
+        for conversation in fs::read_dir(folder.path()).unwrap() {
+            for file in fs::read_dir(conversation.unwrap().path()).unwrap() {
                 let path = file.unwrap().path();
                 let name = path.strip_prefix(folder.path()).unwrap().display().to_string();
                 files.push((name, fs::read_to_string(&path).unwrap()));
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn date_of_a_file_is_that_of_our_clock_whatever_the_server_says() {
+    fn date_of_file_is_that_of_local_clock() {
         let (problems, files) = logged(&[
             ("2026-11-23T06:16:00Z", "@time=2026-11-23T06:15:59.123Z bob: now"),
             ("2026-11-23T06:16:00Z", "@time=2026-11-22T23:15:59.123Z bob: overnight"),
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn every_talk_has_its_folder_and_none_leads_out_of_it() {
+    fn every_conversation_has_a_folder_inside_the_log() {
         for (line, folder) in [
             ("bob: hi", Some("lobby")),
             ("#Ops bob: hi", Some("ops")),
@@ -199,7 +202,7 @@ mod tests {
             ("[PRIVATE MESSAGE] Bob: hi", Some("@bob")),
             ("[PRIVATE MESSAGE to bob] alice: hi", Some("@bob")),
             ("[REGISTERED alice] x", None),
-            ("2026-11-23T06:16:00.123Z bob: told again", None),
+            ("2026-11-23T06:16:00.123Z bob: repeated", None),
             ("/help", None),
         ] {
             assert_eq!(conversation_folder(line).as_deref(), folder, "{line}");

@@ -1,6 +1,7 @@
-//! How a visit begins, in both modes: the tagged dialect, the name, the room.
-//! Nothing else is sent before the server has taken all three, so no line can
-//! go where it was not meant to, and before there is a session to come back to.
+//! The login handshake of both modes: the tagged dialect, the name, the first commands and
+//! the session. No other line is sent before the server has accepted them, so that no
+//! message reaches the wrong room or is sent without a session to resume. It does not know
+//! why the client logs in.
 
 use std::mem;
 use std::time::Duration;
@@ -16,20 +17,20 @@ use crate::commands::Command;
 use crate::protocol::name::NAME_MAX;
 use crate::protocol::{ErrorCode, Event, HISTORY_MAX, Message, Name, RoomName, Stamp, Tags};
 
-/// A server that takes the connection says something at once.
+/// How long each step of the login may take.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The farewell of a connection whose account has logged in on another one.
+/// The farewell code when the same account logs in on another connection.
 pub(super) const REPLACED: &str = "replaced";
 
-/// Who to be and where to go first.
+/// The name and the first room.
 pub(super) struct Identity {
     pub(super) name: Name,
     pub(super) room: Option<RoomName>,
 }
 
 impl Identity {
-    /// What is said first.
+    /// Returns the first commands after the login.
     pub(super) fn first(&self) -> Vec<String> {
         self.room
             .iter()
@@ -38,28 +39,28 @@ impl Identity {
     }
 }
 
-/// A visit that has begun.
+/// The result of a login.
 #[derive(Default)]
 pub(super) struct Session {
     /// The name the server greeted us with.
     pub(super) me: String,
-    /// What was said meanwhile, to be shown.
+    /// The lines that arrived during the login, to be shown.
     pub(super) lines: Vec<String>,
-    /// What had been said before, oldest first, if one of the first lines asked
-    /// for a history; and whether there is more of it.
+    /// The messages of the history that the first commands requested, oldest first; and
+    /// whether there are more.
     pub(super) missed: Vec<String>,
     pub(super) has_more: bool,
-    /// The oldest row of each history that may have been cut off before it.
+    /// The oldest row of each history that reached the row limit, so that older rows may exist.
     pub(super) oldest: Vec<String>,
     is_full: bool,
-    /// More of it was sent than is held.
+    /// More history was sent than [`MISSED_MAX`].
     pub(super) is_cut: bool,
     limits: LoginLimits,
-    /// Why one of the first lines was refused.
+    /// Why one of the first commands was refused.
     pub(super) refused: Option<String>,
 }
 
-/// What is left of the limits for a login.
+/// The remaining budgets of a login.
 struct LoginLimits {
     lines: Budget,
     missed: Budget,
@@ -74,13 +75,13 @@ impl Default for LoginLimits {
 }
 
 impl Session {
-    /// One in which nothing has been heard yet.
+    /// Returns an empty session for this name.
     pub(super) fn of(me: &str) -> Self {
         Self { me: me.to_owned(), ..Self::default() }
     }
 
-    /// What was said between entering a room and asking for its history has come
-    /// twice.
+    /// Sorts the history and deduplicates it: messages sent between the join and the
+    /// history request arrive twice.
     pub(super) fn sort_missed(&mut self) {
         let id = |line: &String| Tags::split(line).0.id;
         let live: Vec<u64> = self.lines.iter().filter_map(id).collect();
@@ -89,10 +90,10 @@ impl Session {
         self.missed.dedup_by(|one, other| id(one).is_some() && id(one) == id(other));
     }
 
-    /// Takes in a line of the server.
-    fn hear(&mut self, line: String, cids: &CidGenerator) -> Result<(), Refused> {
+    /// Handles a line of the server.
+    fn handle_line(&mut self, line: String, cids: &CidGenerator) -> Result<(), Refused> {
         let (tags, plain) = Tags::split(&line);
-        let is_first = tags.cid == Some(cids.own("first").as_str());
+        let is_first = tags.cid == Some(cids.named_cid("first").as_str());
         match Event::parse(plain) {
             Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
             Some(Event::Error { text, .. }) if is_first => {
@@ -124,29 +125,29 @@ impl Session {
         Ok(())
     }
 
-    /// Says further first lines, and waits for their answers.
-    pub(super) async fn say(
+    /// Sends further commands of the login and waits for their answers.
+    pub(super) async fn send_and_wait(
         &mut self,
         connection: &mut Connection,
         lines: &[String],
         cids: &CidGenerator,
     ) -> Result<(), Refused> {
         for line in lines {
-            connection.send(&format!("@cid={} {line}", cids.own("first")));
+            connection.send(&format!("@cid={} {line}", cids.named_cid("first")));
         }
-        let barrier = cids.own("first-end");
+        let barrier = cids.named_cid("first-end");
         connection.send(&format!("@cid={barrier} {}", Command::Ping { token: None }));
         loop {
-            let line = in_time(connection.line()).await?.ok_or(Refused::Closed)?;
+            let line = with_timeout(connection.line()).await?.ok_or(Refused::Closed)?;
             if Tags::split(&line).0.cid == Some(barrier.as_str()) {
                 return Ok(());
             }
-            self.hear(line, cids)?;
+            self.handle_line(line, cids)?;
         }
     }
 }
 
-/// A row of a history as the line it was.
+/// Returns a row of the history in the form of a live line.
 fn live_form(tags: &Tags<'_>, time: Stamp, message: Message<'_>) -> String {
     let mut line = Vec::new();
     Tags { time: Some(time), cid: None, ..*tags }.encode(&mut line);
@@ -155,19 +156,19 @@ fn live_form(tags: &Tags<'_>, time: Stamp, message: Message<'_>) -> String {
     String::from_utf8_lossy(&line).into_owned()
 }
 
-/// A name that is like this one.
+/// Returns a similar name, to suggest or use when this one is taken.
 pub(super) fn alternative_name(name: &str) -> String {
     let kept: String = name.chars().take(NAME_MAX - 1).collect();
     format!("{kept}_")
 }
 
-/// What a refusal says is wrong. What it advises (`/login NAME`) is for netcat: here the
-/// name comes from a flag, and the password from a prompt.
+/// Returns the reason of a refusal without its advice (`/login NAME`), which is for netcat
+/// users: here the name comes from a flag and the password from a prompt.
 fn without_advice(why: &str) -> &str {
     why.split_once("; ").map_or(why, |(what, _)| what)
 }
 
-/// Why it has not.
+/// Why a login failed.
 #[derive(Debug)]
 pub(super) enum Refused {
     Name {
@@ -179,14 +180,14 @@ pub(super) enum Refused {
         code: String,
         text: String,
     },
-    /// The server cannot do it now.
+    /// The server cannot do it now, e.g. its storage is full.
     NotNow {
         why: String,
     },
     Closed,
     Silent,
     NotChatty,
-    /// More than a login can take.
+    /// The server sent more than the limits of a login.
     Flood,
 }
 
@@ -199,13 +200,13 @@ impl Refused {
         match self {
             Self::Name { name, why, code: Some(ErrorCode::NameTaken) } => {
                 let (other, why) = (alternative_name(name), without_advice(why));
-                format!("the server does not take the name: {why} (--name {other}, say)")
+                format!("the server refused the name: {why} (try --name {other})")
             }
             Self::Name { code: Some(ErrorCode::BadPassword), why, .. } => {
-                format!("no login: {}", without_advice(why))
+                format!("cannot log in: {}", without_advice(why))
             }
             Self::Name { why, .. } => {
-                format!("the server does not take the name: {}", without_advice(why))
+                format!("the server refused the name: {}", without_advice(why))
             }
             Self::Farewell { code, text } => {
                 format!("{endpoint} ended the connection: {text} ({code})")
@@ -213,9 +214,9 @@ impl Refused {
             Self::NotNow { why } => format!("{endpoint}: {why}"),
             Self::Closed => format!("{endpoint} closed the connection"),
             Self::Silent => format!("{endpoint} does not answer"),
-            Self::NotChatty => format!("{endpoint} is no chatty server"),
+            Self::NotChatty => format!("{endpoint} does not look like a chatty server"),
             Self::Flood => format!(
-                "{endpoint} sent more than {} MiB before the login was done; it is broken, or no \
+                "{endpoint} sent more than {} MiB during the login; it is broken or not a \
                  chatty server",
                 LOGIN_MAX >> 20
             ),
@@ -229,7 +230,7 @@ impl Refused {
         }
     }
 
-    /// What the server says of the password, if that is the matter.
+    /// Returns the server's reason if the password is missing or wrong.
     pub(super) fn password_problem(&self) -> Option<&str> {
         match self {
             Self::Name { why, code: Some(ErrorCode::BadPassword), .. } => Some(without_advice(why)),
@@ -237,20 +238,20 @@ impl Refused {
         }
     }
 
-    /// Whether the server would not wait any longer.
-    pub(super) fn is_late(&self) -> bool {
+    /// Whether the server's login timeout expired.
+    pub(super) fn is_login_timeout(&self) -> bool {
         match self {
             Self::Farewell { code, .. } => code == "login-timeout",
             other => matches!(other, Self::Closed),
         }
     }
 
-    /// Whether somebody else has the name.
-    pub(super) fn is_taken(&self) -> bool {
+    /// Whether the name is in use.
+    pub(super) fn is_name_taken(&self) -> bool {
         matches!(self, Self::Name { code: Some(ErrorCode::NameTaken), .. })
     }
 
-    /// Whether the server has too much to do to let us in now.
+    /// Whether the server is full or rate-limits logins.
     pub(super) fn is_busy(&self) -> bool {
         match self {
             Self::Farewell { code, .. } => code == "too-many",
@@ -259,17 +260,17 @@ impl Refused {
         }
     }
 
-    /// Whether our account has logged in elsewhere meanwhile.
+    /// Whether our account logged in on another connection.
     pub(super) fn is_replaced(&self) -> bool {
         matches!(self, Self::Farewell { code, .. } if code == REPLACED)
     }
 
-    /// Whether who comes back is right to try again: our name may be taken by
-    /// ourselves, if the server has not noticed yet that we were gone; and after
-    /// a restart all the others come back as well.
-    pub(super) fn may_pass(&self) -> bool {
+    /// Whether a reconnecting client should retry. The name may be in use by our own old
+    /// connection until the server notices that it is lost, and after a restart all clients
+    /// reconnect at once.
+    pub(super) fn is_transient(&self) -> bool {
         match self {
-            Self::Name { .. } => self.is_taken() || self.is_busy(),
+            Self::Name { .. } => self.is_name_taken() || self.is_busy(),
             Self::Farewell { code, .. } => {
                 matches!(code.as_str(), "too-many" | "login-timeout")
                     || resume::should_reconnect(Some(code))
@@ -280,11 +281,11 @@ impl Refused {
     }
 }
 
-/// Asks for the tagged dialect and waits for the server's greeting: one that offers
-/// TLS waits for our first byte, since that tells how we speak.
+/// Requests the tagged dialect and waits for the greeting. The client sends first because a
+/// server with TLS waits for the first byte to detect the transport.
 pub(super) async fn greet(connection: &mut Connection) -> Result<(), Refused> {
     connection.send("/set tags on");
-    let line = in_time(connection.line()).await?.ok_or(Refused::Closed)?;
+    let line = with_timeout(connection.line()).await?.ok_or(Refused::Closed)?;
     match Event::parse(&line) {
         Some(Event::Reply { word: "HELLO", args, .. }) if args.starts_with("chatty/") => Ok(()),
         Some(Event::Bye { code, text }) => Err(Refused::farewell(code, text)),
@@ -292,21 +293,21 @@ pub(super) async fn greet(connection: &mut Connection) -> Result<(), Refused> {
     }
 }
 
-/// Logs in, with a password or without, says the first lines and, to have its place
-/// kept (`keeps_place`), asks for a session. Its answer, or that of a ping, is the last
-/// one waited for: nothing is said before it is known how to come back.
+/// Logs in, sends the first commands and, with `wants_session`, requests a session. Its
+/// answer, or else that of a ping, ends the login: no message is sent before the session
+/// can be resumed.
 pub(super) async fn login(
     connection: &mut Connection,
     name: &str,
     password: Option<&Password>,
     first: &[String],
     cids: &CidGenerator,
-    keeps_place: bool,
+    wants_session: bool,
 ) -> Result<Session, Refused> {
     let password = password.map(Password::as_str);
     connection.send(&Command::Login { name, password }.to_string());
-    let last = Resumption::last_request(cids, keeps_place);
-    in_time(exchange(connection, name, first, &last, cids)).await?
+    let last = Resumption::last_request(cids, wants_session);
+    with_timeout(exchange(connection, name, first, &last, cids)).await?
 }
 
 async fn exchange(
@@ -321,7 +322,7 @@ async fn exchange(
         let line = connection.line().await.ok_or(Refused::Closed)?;
         let (tags, plain) = Tags::split(&line);
         let is_named = !session.me.is_empty();
-        let is_last = is_named && tags.cid == Some(cids.own("session").as_str());
+        let is_last = is_named && tags.cid == Some(cids.named_cid("session").as_str());
         match Event::parse(plain) {
             Some(Event::Reply { word: "SET", .. }) if !is_named => continue,
             Some(Event::Error { code, text }) if !is_named => {
@@ -331,13 +332,13 @@ async fn exchange(
             Some(Event::Reply { word: "WELCOME", args, .. }) if !is_named => {
                 args.clone_into(&mut session.me);
                 for line in first {
-                    connection.send(&format!("@cid={} {line}", cids.own("first")));
+                    connection.send(&format!("@cid={} {line}", cids.named_cid("first")));
                 }
                 connection.send(last);
             }
             _ => {}
         }
-        session.hear(line, cids)?;
+        session.handle_line(line, cids)?;
         if is_last {
             session.has_more = session.is_cut || !session.oldest.is_empty();
             session.sort_missed();
@@ -346,7 +347,7 @@ async fn exchange(
     }
 }
 
-/// Waits, but not for ever.
-async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, Refused> {
+/// Waits for at most [`LOGIN_TIMEOUT`].
+async fn with_timeout<T>(answer: impl Future<Output = T>) -> Result<T, Refused> {
     tokio::time::timeout(LOGIN_TIMEOUT, answer).await.map_err(|_| Refused::Silent)
 }

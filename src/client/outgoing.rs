@@ -1,9 +1,10 @@
-//! What we have said and what has come of it. Each line gets a mark of its own
-//! (`cid`); the answer carries the same mark.
+//! The outgoing lines that are not answered yet. Each line gets its own cid, and its answer
+//! carries the same cid.
 //!
-//! A line is kept from the moment it is typed until its answer is here, so
-//! nothing is lost with a connection: over the next one the unanswered lines go
-//! out again, under the same marks, and the server says none of them twice.
+//! A line stays in the queue from the moment it is typed until its answer arrives, so no
+//! line is lost with a connection: over the next one the unanswered lines are sent again
+//! with the same cids, and the server deduplicates them. The queue does not know about
+//! sockets.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -16,80 +17,79 @@ use super::state::State;
 use crate::commands::{self, Command, MessageTarget, Request};
 use crate::protocol::{ErrorCode, Event, Tags};
 
-/// Makes the marks of one run. Marks are remembered beyond a connection, and a
-/// mark used twice is not said twice; so they must differ between runs, not only
-/// within one.
+/// Generates the cids of one run. The server remembers cids beyond a connection and drops a
+/// line whose cid it has seen, so cids must differ between runs, too.
 #[derive(Debug, Clone)]
 pub(super) struct CidGenerator {
     run: String,
 }
 
 impl CidGenerator {
-    /// Marks that begin with this, which is to be drawn by lot: 16 characters,
-    /// which leaves 15 of a cid's 32 for what follows.
+    /// Returns a generator of cids that begin with `run`, a random number: 16 characters
+    /// and a dash, which leaves 15 of a cid's 32 characters.
     pub(super) fn new(run: u64) -> Self {
         Self { run: format!("{run:016x}") }
     }
 
-    /// The mark of the line with this number.
-    pub(super) fn mark(&self, number: u64) -> String {
-        self.own(&number.to_string())
+    /// Returns the cid of the line with this number.
+    pub(super) fn line_cid(&self, number: u64) -> String {
+        self.named_cid(&number.to_string())
     }
 
-    /// The number in a mark of this run.
+    /// Returns the line number in a cid of this run.
     pub(super) fn number(&self, cid: &str) -> Option<u64> {
         cid.strip_prefix(self.run.as_str())?.strip_prefix('-')?.parse().ok()
     }
 
-    /// The mark of a line that the client itself has something to do with.
-    pub(super) fn own(&self, what: &str) -> String {
+    /// Returns the cid of a line that the client sends by itself.
+    pub(super) fn named_cid(&self, what: &str) -> String {
         format!("{}-{what}", self.run)
     }
 }
 
-/// A line that is not answered yet.
+/// A line without an answer so far.
 struct UnansweredLine {
     number: u64,
     line: String,
-    /// What the line means wherever it is said; see [`State::with_fixed_target`].
+    /// The line with an explicit target; see [`State::with_fixed_target`].
     pinned: Option<String>,
-    /// It went out over an earlier connection too.
+    /// It was also sent over an earlier connection.
     is_resent: bool,
     is_typed_offline: bool,
-    bearing: TargetEffect,
-    /// When it last went out.
+    target_effect: TargetEffect,
+    /// When it was last sent.
     sent_at: Option<Instant>,
-    /// That it is not answered has been said.
+    /// The missing answer was reported.
     is_overdue: bool,
-    /// Dropped with the answer: who waits for it then wakes up.
+    /// Dropped with the answer, which wakes the waiting receiver.
     _waiting: Option<mpsc::Sender<()>>,
 }
 
-/// A line that was given up, and its number.
+/// The number and the text of an abandoned line.
 pub(super) type UncertainLine = (u64, String);
 
-/// The lines that are not answered, in the order they were typed.
+/// The queue of unanswered lines, in the order they were typed.
 pub(super) struct Outgoing {
     cids: CidGenerator,
     count: u64,
-    /// Those that went out come first.
-    kept: VecDeque<UnansweredLine>,
+    /// The sent lines come first.
+    queue: VecDeque<UnansweredLine>,
     sent: usize,
     size: usize,
     is_offline: bool,
-    /// When the last answer came.
+    /// When the last answer arrived.
     answered_at: Option<Instant>,
-    /// The last password that the server has taken from us.
+    /// The last password that `/register` or `/passwd` set.
     password: Option<Password>,
 }
 
 impl Outgoing {
     pub(super) fn new(cids: CidGenerator) -> Self {
-        let kept = VecDeque::new();
+        let queue = VecDeque::new();
         Self {
             cids,
             count: 0,
-            kept,
+            queue,
             sent: 0,
             size: 0,
             is_offline: false,
@@ -102,13 +102,13 @@ impl Outgoing {
         &self.cids
     }
 
-    /// Uses up a number without saying anything.
+    /// Uses a line number without sending a line.
     pub(super) fn skip(&mut self) -> u64 {
         self.count += 1;
         self.count
     }
 
-    /// Keeps a line, to be sent when it is its turn, and tells its number.
+    /// Queues a line and returns its number.
     pub(super) fn add(
         &mut self,
         line: String,
@@ -116,78 +116,82 @@ impl Outgoing {
         state: &State,
     ) -> u64 {
         let number = self.skip();
-        let mut kept = UnansweredLine {
+        let mut entry = UnansweredLine {
             number,
             pinned: state.with_fixed_target(&line),
             is_resent: false,
             is_typed_offline: self.is_offline,
-            bearing: TargetEffect::of(&line),
+            target_effect: TargetEffect::of(&line),
             line,
             sent_at: None,
             is_overdue: false,
             _waiting: waiting,
         };
         if self.is_offline {
-            kept.pin();
+            entry.pin();
         }
-        self.size += kept.line.len();
-        self.kept.push_back(kept);
+        self.size += entry.line.len();
+        self.queue.push_back(entry);
         number
     }
 
-    /// The next line that is to go out, marked.
+    /// Returns the next line to send, with its cid.
     ///
-    /// What goes out may go out twice, the second time after the lines behind it
-    /// have been done. So nothing leads elsewhere while a command is not answered
-    /// that would then be done in another room; and a bare `/part` goes when it is
-    /// known which room that means, by that room's name. And nothing follows a
-    /// line that leads elsewhere and was typed offline before it is known whether
-    /// it did: see [`Self::refused`].
+    /// A line may be sent twice, the second time after later lines have been executed. So a
+    /// line that changes the target waits until the commands that depend on the target are
+    /// answered, and a `/part` without a room waits until its room is known and names it. A
+    /// line behind a target change that was typed offline waits until that change is
+    /// answered: see [`Self::refused`].
     pub(super) fn next(&mut self, state: &State) -> Option<String> {
-        let next = self.kept.get(self.sent)?;
+        let next = self.queue.get(self.sent)?;
         let is_part = is_part_without_room(&next.line);
-        let mut before = self.kept.iter().take(self.sent);
-        let is_held = match next.bearing {
-            TargetEffect::Leads if is_part => self.sent > 0,
-            TargetEffect::Leads => {
-                before.any(|kept| kept.leads() || kept.bearing == TargetEffect::Placed)
-            }
-            // Whatever leads is the last that went out.
-            _ => before.next_back().is_some_and(UnansweredLine::leads),
+        let mut before = self.queue.iter().take(self.sent);
+        let is_held = match next.target_effect {
+            TargetEffect::ChangesTarget if is_part => self.sent > 0,
+            TargetEffect::ChangesTarget => before.any(|entry| {
+                entry.is_offline_target_change() || entry.target_effect == TargetEffect::UsesTarget
+            }),
+            // A target change is always the last line sent.
+            _ => before.next_back().is_some_and(UnansweredLine::is_offline_target_change),
         };
         if self.is_offline || is_held {
             return None;
         }
         let room = state.room().filter(|_| is_part).map(|room| part(room).to_string());
-        let next = self.kept.get_mut(self.sent)?;
+        let next = self.queue.get_mut(self.sent)?;
         if let Some(part) = room {
             self.size = self.size - next.line.len() + part.len();
             next.line = part;
         }
         next.sent_at = Some(Instant::now());
         self.sent += 1;
-        Some(format!("@cid={} {}", self.cids.mark(next.number), next.line))
+        Some(format!("@cid={} {}", self.cids.line_cid(next.number), next.line))
     }
 
-    /// A line was refused. If it was to lead elsewhere, what was typed offline to
-    /// be said there is given up, and given back: it must not be said here.
+    /// Handles a refused line. If it was a target change, the lines typed offline for the
+    /// new target are abandoned and returned: they must not be sent to the old target.
     pub(super) fn refused(&mut self, cid: &str) -> Vec<UncertainLine> {
         let number = self.cids.number(cid);
-        let at = self.kept.iter().position(|kept| Some(kept.number) == number && kept.leads());
+        let at = self
+            .queue
+            .iter()
+            .position(|entry| Some(entry.number) == number && entry.is_offline_target_change());
         let Some(at) = at else { return Vec::new() };
-        let behind = self.kept.split_off(at + 1);
-        let mut is_astray = true;
-        let (astray, others): (Vec<_>, Vec<_>) = behind.into_iter().partition(|kept| {
-            is_astray &= kept.is_typed_offline && kept.bearing != TargetEffect::Leads;
-            is_astray && matches!(kept.bearing, TargetEffect::Said | TargetEffect::Placed)
+        let behind = self.queue.split_off(at + 1);
+        let mut is_affected = true;
+        let (abandoned, others): (Vec<_>, Vec<_>) = behind.into_iter().partition(|entry| {
+            is_affected &=
+                entry.is_typed_offline && entry.target_effect != TargetEffect::ChangesTarget;
+            is_affected
+                && matches!(entry.target_effect, TargetEffect::Message | TargetEffect::UsesTarget)
         });
-        self.kept.extend(others);
-        self.size -= astray.iter().map(|kept| kept.line.len()).sum::<usize>();
-        astray.into_iter().map(|kept| (kept.number, kept.line)).collect()
+        self.queue.extend(others);
+        self.size -= abandoned.iter().map(|entry| entry.line.len()).sum::<usize>();
+        abandoned.into_iter().map(|entry| (entry.number, entry.line)).collect()
     }
 
-    /// What the first answer was, where a line that went out twice is refused
-    /// because it has been done already.
+    /// Returns the answer of the first execution if a line that was sent twice is refused
+    /// because it was already executed.
     pub(super) fn earlier_answer(&self, answer: &str) -> Option<String> {
         let (tags, plain) = Tags::split(answer);
         let (number, Event::Error { code, .. }) =
@@ -195,8 +199,8 @@ impl Outgoing {
         else {
             return None;
         };
-        let kept = self.kept.iter().find(|kept| kept.number == number && kept.is_resent)?;
-        let Ok(Request::Command(command)) = commands::parse(&kept.line) else { return None };
+        let entry = self.queue.iter().find(|entry| entry.number == number && entry.is_resent)?;
+        let Ok(Request::Command(command)) = commands::parse(&entry.line) else { return None };
         let (word, args) = match (command, ErrorCode::parse(code)?) {
             (Command::Part { room: Some(room), .. }, ErrorCode::NotInRoom) => {
                 ("PARTED", format!("#{}", room.trim_start_matches('#')))
@@ -204,55 +208,55 @@ impl Outgoing {
             (Command::Unignore { name }, ErrorCode::NoSuchUser) => ("UNIGNORE", name.to_owned()),
             _ => return None,
         };
-        Some(format!("@cid={} [{word} {args}]", self.cids.mark(number)))
+        Some(format!("@cid={} [{word} {args}]", self.cids.line_cid(number)))
     }
 
-    /// Since when the server has owed us an answer. One that answers line after line
-    /// owes none, however many wait: it takes its time.
+    /// Returns since when the server has not answered. A server that answers line after
+    /// line counts as responsive, however many lines wait.
     pub(super) fn unanswered_since(&self) -> Option<Instant> {
-        let sent = self.kept.iter().take(self.sent).find_map(|kept| kept.sent_at)?;
+        let sent = self.queue.iter().take(self.sent).find_map(|entry| entry.sent_at)?;
         Some(self.answered_at.map_or(sent, |answered| answered.max(sent)))
     }
 
-    /// When the line with this mark went out, if it waits for its answer.
+    /// Returns when the line with this cid was sent, if it waits for its answer.
     pub(super) fn sent_at(&self, cid: &str) -> Option<Instant> {
         let number = self.cids.number(cid)?;
-        self.kept.iter().find(|kept| kept.number == number)?.sent_at
+        self.queue.iter().find(|entry| entry.number == number)?.sent_at
     }
 
-    /// The lines that have waited for their answer since `then`; each once.
+    /// Returns the lines that have waited for their answer since `then`; each line once.
     pub(super) fn overdue(&mut self, then: Instant) -> Vec<String> {
         if self.unanswered_since().is_none_or(|since| since > then) {
             return Vec::new();
         }
-        let sent = self.kept.iter_mut().take(self.sent);
-        let overdue = sent.filter(|kept| !kept.is_overdue && kept.sent_at <= Some(then));
-        let mark = |kept: &mut UnansweredLine| {
-            kept.is_overdue = true;
-            kept.line.clone()
+        let sent = self.queue.iter_mut().take(self.sent);
+        let overdue = sent.filter(|entry| !entry.is_overdue && entry.sent_at <= Some(then));
+        let report = |entry: &mut UnansweredLine| {
+            entry.is_overdue = true;
+            entry.line.clone()
         };
-        overdue.map(mark).collect()
+        overdue.map(report).collect()
     }
 
-    /// The password of our name, if it was said here.
+    /// Returns the password that was set during this run.
     pub(super) fn password(&self) -> Option<&Password> {
         self.password.as_ref()
     }
 
-    /// An answer came. `false`: not to a line that waits for one.
+    /// Handles an answer. `false`: no line waits for it.
     pub(super) fn acknowledge(&mut self, cid: &str, answer: Option<&Event<'_>>) -> bool {
         let number = self.cids.number(cid);
-        // Answers come in order: it is nearly always the first.
-        let Some(at) = self.kept.iter().position(|kept| Some(kept.number) == number) else {
+        // Answers arrive in order, so this is nearly always the first.
+        let Some(at) = self.queue.iter().position(|entry| Some(entry.number) == number) else {
             return false;
         };
-        if let Some(kept) = self.kept.remove(at) {
+        if let Some(entry) = self.queue.remove(at) {
             self.answered_at = Some(Instant::now());
-            self.size -= kept.line.len();
+            self.size -= entry.line.len();
             if let Some(Event::Reply { word: "REGISTERED" | "PASSWD", .. }) = answer
                 && let Ok(Request::Command(
                     Command::Register { password } | Command::Passwd { password },
-                )) = commands::parse(&kept.line)
+                )) = commands::parse(&entry.line)
             {
                 self.password = Some(Password::new(password));
             }
@@ -261,63 +265,62 @@ impl Outgoing {
         true
     }
 
-    /// Whether this is the mark of a line whose answer has come already.
+    /// Whether this is the cid of an answered line.
     pub(super) fn is_acknowledged(&self, cid: &str) -> bool {
         self.cids.number(cid).is_some_and(|number| {
-            number <= self.count && !self.kept.iter().any(|kept| kept.number == number)
+            number <= self.count && !self.queue.iter().any(|entry| entry.number == number)
         })
     }
 
-    /// The connection is lost: nothing goes out until [`Self::back`] or
-    /// [`Self::begin_anew`].
+    /// Handles a lost connection: no line is sent until [`Self::resumed`] or
+    /// [`Self::start_new_session`].
     pub(super) fn connection_lost(&mut self) {
         self.is_offline = true;
-        for kept in &mut self.kept {
-            self.size -= kept.line.len();
-            kept.pin();
-            self.size += kept.line.len();
+        for entry in &mut self.queue {
+            self.size -= entry.line.len();
+            entry.pin();
+            self.size += entry.line.len();
         }
     }
 
-    /// Back in the same visit: everything unanswered goes out again. Said twice
-    /// every line comes to the same as said once: a message is known by its
-    /// mark, and a command finds done what it asks for; what would be refused
-    /// for that is taken as done by [`Self::done_before`]. (`/quit` is never kept.)
+    /// Handles a resumed session: all unanswered lines are sent again. That is idempotent:
+    /// the server deduplicates messages by cid, and a repeated command has no further
+    /// effect; if it is refused for that, [`Self::earlier_answer`] restores the first
+    /// answer. (`/quit` is never queued.)
     pub(super) fn resumed(&mut self) {
         self.is_offline = false;
-        self.kept.iter_mut().take(self.sent).for_each(|kept| kept.is_resent = true);
+        self.queue.iter_mut().take(self.sent).for_each(|entry| entry.is_resent = true);
         self.sent = 0;
     }
 
-    /// In a new visit, whose server knows none of our marks: what went out is no
-    /// more than a doubt, see [`Self::give_up_sent`]; what did not go out yet will.
-    pub(super) fn begin_anew(&mut self) -> Vec<UncertainLine> {
+    /// Handles a new session, whose server does not know our cids: sent lines are abandoned
+    /// as uncertain ([`Self::abandon_sent`]), unsent lines will be sent.
+    pub(super) fn start_new_session(&mut self) -> Vec<UncertainLine> {
         self.is_offline = false;
-        self.give_up_sent()
+        self.abandon_sent()
     }
 
-    /// Gives up the lines that went out, and gives them back: whether they were
-    /// said nobody can tell.
-    pub(super) fn give_up_sent(&mut self) -> Vec<UncertainLine> {
+    /// Abandons the sent lines and returns them: whether they were delivered is unknown.
+    pub(super) fn abandon_sent(&mut self) -> Vec<UncertainLine> {
         let sent = std::mem::take(&mut self.sent);
-        self.give_up(0..sent)
+        self.abandon(0..sent)
     }
 
-    /// Gives up the lines that did not go out.
-    pub(super) fn give_up_unsent(&mut self) -> Vec<UncertainLine> {
-        self.give_up(self.sent..self.kept.len())
+    /// Abandons the unsent lines and returns them.
+    pub(super) fn abandon_unsent(&mut self) -> Vec<UncertainLine> {
+        self.abandon(self.sent..self.queue.len())
     }
 
-    fn give_up(&mut self, range: Range<usize>) -> Vec<UncertainLine> {
+    fn abandon(&mut self, range: Range<usize>) -> Vec<UncertainLine> {
         let given_up: Vec<_> =
-            self.kept.drain(range).map(|kept| (kept.number, kept.line)).collect();
+            self.queue.drain(range).map(|entry| (entry.number, entry.line)).collect();
         self.size -= given_up.iter().map(|(_, line)| line.len()).sum::<usize>();
         given_up
     }
 
-    /// How many lines are kept, and how many bytes.
+    /// Returns the number of queued lines and their total size in bytes.
     pub(super) fn load(&self) -> (usize, usize) {
-        (self.kept.len(), self.size)
+        (self.queue.len(), self.size)
     }
 }
 
@@ -328,34 +331,36 @@ impl UnansweredLine {
         }
     }
 
-    /// What is said behind it is meant for where it leads.
-    fn leads(&self) -> bool {
-        self.is_typed_offline && self.bearing == TargetEffect::Leads
+    /// Whether the lines after it depend on the success of this target change.
+    fn is_offline_target_change(&self) -> bool {
+        self.is_typed_offline && self.target_effect == TargetEffect::ChangesTarget
     }
 }
 
-/// What a line has to do with where plain lines go.
+/// How a line relates to the target of plain lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TargetEffect {
-    /// Nothing.
+    /// It does not depend on the target.
     None,
-    /// A message goes there. It is known by its mark, so it goes there once.
-    Said,
-    /// A command that is done there.
-    Placed,
-    /// A command that leads elsewhere.
-    Leads,
+    /// A message to the target. It is deduplicated by its cid.
+    Message,
+    /// A command that acts on the target.
+    UsesTarget,
+    /// A command that changes the target.
+    ChangesTarget,
 }
 
 impl TargetEffect {
     fn of(line: &str) -> Self {
         use Command as C;
         match commands::parse(line) {
-            Ok(Request::Say(_) | Request::Command(C::Me { .. })) => Self::Said,
+            Ok(Request::Say(_) | Request::Command(C::Me { .. })) => Self::Message,
             Ok(Request::Command(
                 C::Topic { .. } | C::Who { room: None } | C::History { thread: None, .. },
-            )) => Self::Placed,
-            Ok(Request::Command(C::Join { .. } | C::Part { .. } | C::Query { .. })) => Self::Leads,
+            )) => Self::UsesTarget,
+            Ok(Request::Command(C::Join { .. } | C::Part { .. } | C::Query { .. })) => {
+                Self::ChangesTarget
+            }
             _ => Self::None,
         }
     }
@@ -370,7 +375,7 @@ fn part(room: &str) -> Command<'_> {
     Command::Part { room: Some(room), reason: None }
 }
 
-/// `/reply` to this person.
+/// Turns a `/reply` into a `/msg` to this user; `None` for other lines.
 pub(super) fn reply_to(name: &str, line: &str) -> Option<String> {
     match commands::parse(line) {
         Ok(Request::Command(Command::Reply { text })) => {
@@ -396,27 +401,27 @@ mod tests {
 
     fn sent(outgoing: &mut Outgoing, state: &State) -> Vec<String> {
         std::iter::from_fn(|| outgoing.next(state))
-            .map(|line| line.split_once('-').expect("a mark").1.to_owned())
+            .map(|line| line.split_once('-').expect("a cid").1.to_owned())
             .collect()
     }
 
     #[test]
-    fn a_mark_is_a_cid_and_knows_its_number() {
+    fn generated_cid_is_valid_and_contains_its_number() {
         let cids = CidGenerator::new(u64::MAX);
         for number in [0, 1, 1_000_000] {
-            let mark = cids.mark(number);
-            assert!(Cid::parse(&mark).is_some(), "{mark}");
-            assert_eq!(cids.number(&mark), Some(number));
+            let cid = cids.line_cid(number);
+            assert!(Cid::parse(&cid).is_some(), "{cid}");
+            assert_eq!(cids.number(&cid), Some(number));
         }
         assert_eq!(cids.number("other-1"), None);
-        assert_eq!(cids.number(&cids.own("back")), None);
+        assert_eq!(cids.number(&cids.named_cid("back")), None);
     }
 
     #[test]
-    fn what_is_not_answered_goes_out_again_before_what_was_typed_meanwhile() {
+    fn unanswered_lines_are_resent_before_lines_typed_offline() {
         let (mut outgoing, state) = outgoing(&["one", "two", "three"]);
         assert_eq!(sent(&mut outgoing, &state), ["1 one", "2 two", "3 three"]);
-        let second = outgoing.cids.mark(2);
+        let second = outgoing.cids.line_cid(2);
         assert!(outgoing.acknowledge(&second, None) && !outgoing.acknowledge(&second, None));
         assert!(outgoing.is_acknowledged(&second) && !outgoing.is_acknowledged("other-1"));
         outgoing.connection_lost();
@@ -428,62 +433,62 @@ mod tests {
     }
 
     #[test]
-    fn only_a_server_that_answers_nothing_owes_an_answer() {
+    fn server_that_answers_other_lines_is_not_unresponsive() {
         let (mut outgoing, state) = outgoing(&["one", "two", "three"]);
         assert_eq!(outgoing.unanswered_since(), None);
         sent(&mut outgoing, &state);
         let sent_at = Instant::now();
         assert!(outgoing.unanswered_since().is_some_and(|since| since <= sent_at));
-        outgoing.acknowledge(&outgoing.cids.mark(1), None);
+        outgoing.acknowledge(&outgoing.cids.line_cid(1), None);
         assert!(outgoing.unanswered_since().is_some_and(|since| since >= sent_at));
         assert!(outgoing.overdue(sent_at).is_empty());
         let later = Instant::now();
         assert_eq!(outgoing.overdue(later), ["two", "three"]);
-        assert!(outgoing.overdue(later).is_empty(), "each once");
+        assert!(outgoing.overdue(later).is_empty(), "each line once");
     }
 
     #[test]
-    fn in_a_new_visit_only_what_was_never_sent_is() {
+    fn new_session_sends_only_unsent_lines() {
         let (mut outgoing, state) = outgoing(&["one", "two"]);
         outgoing.next(&state);
         outgoing.connection_lost();
         outgoing.add("three".to_owned(), None, &state);
-        assert_eq!(outgoing.begin_anew(), [(1, "one".to_owned())]);
+        assert_eq!(outgoing.start_new_session(), [(1, "one".to_owned())]);
         outgoing.next(&state);
-        assert_eq!(outgoing.give_up_unsent(), [(3, "three".to_owned())]);
-        assert_eq!(outgoing.give_up_sent(), [(2, "two".to_owned())]);
+        assert_eq!(outgoing.abandon_unsent(), [(3, "three".to_owned())]);
+        assert_eq!(outgoing.abandon_sent(), [(2, "two".to_owned())]);
         assert_eq!(outgoing.load(), (0, 0));
     }
 
     #[test]
-    fn a_bare_part_names_its_room_and_is_done_once() {
+    fn part_without_room_names_its_room_and_is_executed_once() {
         let (mut outgoing, state) = outgoing(&["one", "/part", "two"]);
         assert_eq!(sent(&mut outgoing, &state), ["1 one"]);
-        outgoing.acknowledge(&outgoing.cids.mark(1), None);
+        outgoing.acknowledge(&outgoing.cids.line_cid(1), None);
         assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby", "3 two"]);
-        let refusal = format!("@cid={} [ERROR not-in-room] no", outgoing.cids.mark(2));
+        let refusal = format!("@cid={} [ERROR not-in-room] no", outgoing.cids.line_cid(2));
         assert_eq!(outgoing.earlier_answer(&refusal), None);
         outgoing.connection_lost();
         outgoing.resumed();
         assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby", "3 two"]);
-        let done = format!("@cid={} [PARTED #lobby]", outgoing.cids.mark(2));
+        let done = format!("@cid={} [PARTED #lobby]", outgoing.cids.line_cid(2));
         assert_eq!(outgoing.earlier_answer(&refusal), Some(done));
         for other in ["[ERROR bad-argument] no", "[PARTED #lobby]", "[ERROR"] {
-            let other = format!("@cid={} {other}", outgoing.cids.mark(2));
+            let other = format!("@cid={} {other}", outgoing.cids.line_cid(2));
             assert_eq!(outgoing.earlier_answer(&other), None);
         }
     }
 
     #[test]
-    fn nothing_leads_elsewhere_before_what_is_to_be_done_here_is_done() {
+    fn target_change_waits_for_commands_on_the_old_target() {
         let (mut outgoing, state) = outgoing(&["/join ops", "/topic x", "hi", "/join art", "ho"]);
         assert_eq!(sent(&mut outgoing, &state), ["1 /join ops", "2 /topic x", "3 hi"]);
-        outgoing.acknowledge(&outgoing.cids.mark(2), None);
+        outgoing.acknowledge(&outgoing.cids.line_cid(2), None);
         assert_eq!(sent(&mut outgoing, &state), ["4 /join art", "5 ho"]);
     }
 
     #[test]
-    fn what_is_typed_offline_for_elsewhere_is_said_there_or_not_at_all() {
+    fn line_typed_offline_is_abandoned_when_its_target_change_is_refused() {
         for is_refused in [false, true] {
             let (mut outgoing, state) = outgoing(&[]);
             outgoing.connection_lost();
@@ -493,29 +498,29 @@ mod tests {
             }
             outgoing.resumed();
             assert_eq!(sent(&mut outgoing, &state), ["1 public", "2 /query bob"]);
-            let query = outgoing.cids.mark(2);
-            let astray = if is_refused { outgoing.refused(&query) } else { Vec::new() };
+            let query = outgoing.cids.line_cid(2);
+            let abandoned = if is_refused { outgoing.refused(&query) } else { Vec::new() };
             outgoing.acknowledge(&query, None);
             let behind = sent(&mut outgoing, &state);
             if is_refused {
                 let lines = [(3, "secret"), (4, "/who"), (5, "/me nods")];
-                assert_eq!(astray, lines.map(|(number, line)| (number, line.to_owned())));
+                assert_eq!(abandoned, lines.map(|(number, line)| (number, line.to_owned())));
                 assert_eq!(behind, ["6 /query"]);
             } else {
                 assert_eq!(behind, ["3 secret", "4 /who", "5 /me nods"]);
-                outgoing.acknowledge(&outgoing.cids.mark(4), None);
+                outgoing.acknowledge(&outgoing.cids.line_cid(4), None);
                 assert_eq!(sent(&mut outgoing, &state), ["6 /query"]);
             }
-            outgoing.acknowledge(&outgoing.cids.mark(6), None);
+            outgoing.acknowledge(&outgoing.cids.line_cid(6), None);
             assert_eq!(sent(&mut outgoing, &state), ["7 public again"]);
         }
     }
 
     #[test]
-    fn a_reply_that_is_sent_late_goes_to_whom_it_was_meant_for() {
+    fn delayed_reply_goes_to_its_original_recipient() {
         let (mut outgoing, mut state) = outgoing(&[]);
-        let mut hears = |line| state.apply(&Tags::default(), &Event::parse(line).expect(line));
-        hears("[PRIVATE MESSAGE] bob: psst");
+        let mut apply = |line| state.apply(&Tags::default(), &Event::parse(line).expect(line));
+        apply("[PRIVATE MESSAGE] bob: psst");
         outgoing.add("/r yes".to_owned(), None, &state);
         assert_eq!(sent(&mut outgoing, &state), ["1 /r yes"]);
         outgoing.connection_lost();

@@ -1,5 +1,5 @@
-//! What the piped mode writes to standard output: the plain lines of the
-//! protocol, the same in colour where somebody looks, or objects.
+//! The output of the piped mode: plain lines of the protocol, the same lines in color on a
+//! terminal, or JSON objects. It does not know where the lines come from.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -17,14 +17,14 @@ pub(super) struct Output {
     out: Writer,
 }
 
-/// What a line becomes.
+/// The output format.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Form {
-    /// Itself, for programs.
+    /// The line itself, for programs.
     Plain,
-    /// What may stand on a terminal.
+    /// The line in color, sanitized for a terminal.
     Shown(Theme),
-    /// An object.
+    /// A JSON object.
     Json,
 }
 
@@ -46,8 +46,7 @@ impl Output {
         Self { form, is_quiet, out: Writer::start() }
     }
 
-    /// Writes a line of the server. `number`: of which of our lines it is the
-    /// answer.
+    /// Writes a line of the server. `number` is the number of the line that it answers.
     pub(super) fn line(
         &mut self,
         tags: &Tags<'_>,
@@ -63,26 +62,26 @@ impl Output {
         }
     }
 
-    /// Tells of the connection, or of a line on it: people on standard error,
-    /// programs in an object.
+    /// Reports a status of the connection or of a line: on standard error and, with
+    /// `--json`, as an object.
     pub(super) fn status(&mut self, status: Status, number: Option<u64>, text: &str) {
         match number {
             Some(number) => print_error(&format!("line {number}: {text}")),
-            None if self.is_quiet && !is_always_told(status) => {}
+            None if self.is_quiet && !is_always_reported(status) => {}
             None => print_error(text),
         }
-        self.status_for_programs(status, number, text);
+        self.status_object(status, number, text);
     }
 
-    /// The same, of what is no reason to say anything to people.
-    pub(super) fn status_for_programs(&mut self, status: Status, number: Option<u64>, text: &str) {
+    /// Reports a status as an object only.
+    pub(super) fn status_object(&mut self, status: Status, number: Option<u64>, text: &str) {
         if let Form::Json = self.form {
-            // Nobody reads it any more? The next line finds that out too.
+            // A write error will show up again with the next line.
             let _ = json::status(self.out.batch(), status, number, text);
         }
     }
 
-    /// Tells why a line of ours was not even sent.
+    /// Reports why an input line was not sent.
     pub(super) fn error(&mut self, number: u64, code: &str, text: &str) {
         print_error(&format!("line {number}: {code}: {text}"));
         if let Form::Json = self.form {
@@ -90,30 +89,30 @@ impl Output {
         }
     }
 
-    /// A reader at the other end of the pipe is not kept waiting for a buffer to
-    /// fill.
+    /// Passes the written lines on, so that the reader of the pipe does not wait for a full
+    /// buffer.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
 
-    /// Whether more can be taken: whoever reads it may pause.
+    /// Whether more output is accepted; `false` while the reader pauses (backpressure).
     pub(super) fn has_room(&self) -> bool {
         self.out.has_room()
     }
 
-    /// Waits until there is more room, or a problem.
+    /// Waits until some output was written, or failed.
     pub(super) async fn writable(&self) {
         self.out.writable().await;
     }
 
-    /// Waits until all of it is written.
+    /// Waits until all output is written.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         self.out.finish()
     }
 }
 
-/// Whether it is told also with `--quiet`: it is more than a connection lost and found.
-fn is_always_told(status: Status) -> bool {
+/// Whether the status is reported even with `--quiet`.
+fn is_always_reported(status: Status) -> bool {
     matches!(status, Status::Failed | Status::IdsWentBack)
 }
 
@@ -121,10 +120,10 @@ fn shown(theme: Theme, plain: &str) -> String {
     let whole = Clean::of(plain);
     let style = match Event::parse(plain) {
         Some(Event::Message(Message { place: Place::Room(_), from, text, .. })) => {
-            // Who speaks is in colour; what is said is not.
-            let (head, said) = plain.split_at(plain.len() - text.len());
+            // The name is in color, the text is not.
+            let (head, message) = plain.split_at(plain.len() - text.len());
             let head = Clean::of(head);
-            return format!("{}{}", theme.name(from).style(head), Clean::of(said));
+            return format!("{}{}", theme.name(from).style(head), Clean::of(message));
         }
         Some(Event::Message(_)) => theme.private(),
         Some(Event::Error { .. } | Event::Bye { .. }) => theme.error(),

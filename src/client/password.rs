@@ -1,6 +1,5 @@
-//! The password of a registered name: from a file, from the environment, or
-//! typed where nobody sees it. Never from the command line, which every other
-//! user of the machine can read.
+//! The password of an account: from a file, a command, the environment, or a prompt without
+//! echo. Never from the command line, which all users of the machine can read.
 
 use std::fmt;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
@@ -15,10 +14,10 @@ use super::terminal::Terminal;
 use super::{Exit, print_error};
 use crate::{stdio, text_file};
 
-/// Where it may stand beside the file.
+/// The environment variable that may hold the password.
 const VARIABLE: &str = "CHATTY_PASSWORD";
 
-/// A password; it is not in any debug output.
+/// A password that is redacted in debug output.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Password(String);
 
@@ -37,15 +36,15 @@ impl Password {
         &self.0
     }
 
-    /// The first line of the file, or of what the command writes; without them,
-    /// what the environment says.
-    pub(super) fn given(
+    /// Returns the first line of the file or of the command's output, else the first line
+    /// of the environment variable, if it is set.
+    pub(super) fn from_sources(
         file: Option<&Path>,
         command: Option<&str>,
     ) -> Result<Option<Self>, String> {
         let text = match (file, command) {
             (Some(path), _) => text_file::read(path)
-                .map_err(|why| format!("cannot read a password in {}: {why}", path.display()))?,
+                .map_err(|why| format!("cannot read the password in {}: {why}", path.display()))?,
             (None, Some(command)) => command_output(command)?,
             (None, None) => match std::env::var(VARIABLE) {
                 Ok(text) if !text.is_empty() => text,
@@ -56,15 +55,17 @@ impl Password {
         match text_file::first_line(&text) {
             line if !line.is_empty() => Ok(Some(Self::new(line))),
             _ => Err(match (file, command) {
-                (Some(path), _) => format!("{} has no password in its first line", path.display()),
+                (Some(path), _) => format!(
+                    "the first line of {} is empty; it must be the password",
+                    path.display()
+                ),
                 (None, Some(command)) => format!("\"{command}\" wrote no password"),
-                (None, None) => format!("{VARIABLE} has no password in its first line"),
+                (None, None) => format!("the first line of {VARIABLE} is empty"),
             }),
         }
     }
 
-    /// Asks for it; what is typed is not shown. `Err`: the person would rather
-    /// leave.
+    /// Asks for the password without echo. `Err`: the user left.
     pub(super) async fn ask(name: &str, problem: &str) -> Result<Self, Exit> {
         if !problem.is_empty() {
             print_error(problem);
@@ -78,7 +79,7 @@ impl Password {
         let _ = stderr.write_all(format!("{what}: ").as_bytes());
         let terminal = Terminal::quiet();
         let (typed, line) = oneshot::channel();
-        // Reading cannot be called off, so it is a thread that nobody waits for.
+        // The read cannot be cancelled, so a detached thread does it.
         std::thread::spawn(move || {
             let _ = typed.send(read_line());
         });
@@ -91,7 +92,7 @@ impl Password {
             }
         };
         drop(terminal);
-        let _ = stderr.write_all(b"\n"); // the Enter that was not shown
+        let _ = stderr.write_all(b"\n"); // the Enter key was not echoed
         match line {
             Ok(Ok(line)) if line.ends_with('\n') => Ok(Self::new(text_file::first_line(&line))),
             Ok(Err(problem)) => {
@@ -103,45 +104,46 @@ impl Password {
     }
 }
 
-/// A command may ask at the terminal; only its output is ours.
+/// Runs the command and returns its output. Its standard error is inherited, so that it can
+/// prompt on the terminal.
 fn command_output(command: &str) -> Result<String, String> {
     let output = Command::new("sh").args(["-c", command]).stderr(Stdio::inherit()).output();
     let output = output.map_err(|problem| format!("cannot run the password command: {problem}"))?;
     if !output.status.success() {
-        return Err(format!("no password: the command for it ended with {}", output.status));
+        return Err(format!("the password command failed: {}", output.status));
     }
-    text_file::decode(output.stdout).map_err(|why| format!("no password from \"{command}\": {why}"))
+    text_file::decode(output.stdout)
+        .map_err(|why| format!("cannot read the output of \"{command}\": {why}"))
 }
 
-/// The first line of standard input, with its end if it has one.
+/// Reads the first line of standard input, with its line end if it has one.
 fn read_line() -> io::Result<String> {
     let mut line = Vec::new();
     stdio::stdin().read_until(b'\n', &mut line)?;
     text_file::decode(line)
 }
 
-/// A new password: from the first line of what comes in or, at a terminal, typed
-/// twice.
+/// Reads a new password: the first line of standard input or, on a terminal, typed twice.
 ///
 /// # Errors
-/// There is none, or it was typed differently.
+/// The input cannot be read, the password is empty, or the two entries differ.
 pub fn new_password() -> anyhow::Result<String> {
     if !io::stdin().is_terminal() {
         let line = read_line().context("cannot read the password")?;
         let line = text_file::first_line(&line);
-        ensure!(!line.is_empty(), "there is no password in the first line");
+        ensure!(!line.is_empty(), "the first line is empty; it must be the password");
         return Ok(line.to_owned());
     }
     let asking = async {
         let first = Password::ask_for("new password").await?;
-        Ok::<_, Exit>((first, Password::ask_for("the same again").await?))
+        Ok::<_, Exit>((first, Password::ask_for("repeat the new password").await?))
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let asked = runtime.block_on(asking);
+    let entered = runtime.block_on(asking);
     runtime.shutdown_background();
-    let Ok((first, second)) = asked else { bail!("no password was given") };
-    ensure!(first == second, "these were two passwords; nothing is written");
-    ensure!(!first.as_str().is_empty(), "an empty password protects nothing");
+    let Ok((first, second)) = entered else { bail!("no password given") };
+    ensure!(first == second, "the passwords differ; nothing was written");
+    ensure!(!first.as_str().is_empty(), "the password is empty; nothing was written");
     Ok(first.0)
 }
 
@@ -152,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_the_first_line_of_a_file() {
+    fn password_is_first_line_of_file_or_command_output() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("password");
         for (text, password) in [
@@ -165,16 +167,17 @@ mod tests {
             ("", None),
         ] {
             fs::write(&path, text).unwrap();
-            let given = Password::given(Some(&path), None).ok().flatten();
+            let given = Password::from_sources(Some(&path), None).ok().flatten();
             assert_eq!(given.as_ref().map(Password::as_str), password, "{text:?}");
         }
-        assert!(Password::given(Some(&folder.path().join("none")), None).is_err());
-        let given = Password::given(None, Some("printf 'a b\\nc\\n'")).unwrap();
+        assert!(Password::from_sources(Some(&folder.path().join("none")), None).is_err());
+        let given = Password::from_sources(None, Some("printf 'a b\\nc\\n'")).unwrap();
         assert_eq!(given.as_ref().map(Password::as_str), Some("a b"));
-        let given = Password::given(None, Some("printf '\\357\\273\\277a b\\r\\n'")).unwrap();
+        let given =
+            Password::from_sources(None, Some("printf '\\357\\273\\277a b\\r\\n'")).unwrap();
         assert_eq!(given.as_ref().map(Password::as_str), Some("a b"));
         for wrong in ["exit 3", "true", "printf '\\377\\n'", "printf '\\377\\376a\\000'"] {
-            assert!(Password::given(None, Some(wrong)).is_err(), "{wrong}");
+            assert!(Password::from_sources(None, Some(wrong)).is_err(), "{wrong}");
         }
         assert_eq!(format!("{:?}", Password::new("x1")), "(a password)");
     }

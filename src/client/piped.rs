@@ -1,11 +1,11 @@
-//! Without a terminal: lines in, lines out, for scripts and pipes.
+//! The piped mode, without a terminal: reads and writes lines, for scripts and pipes. It
+//! does not know the output format (`output.rs`).
 //!
-//! 1. Lines go out in the order they came in, as fast as the server takes them.
-//! 2. Standard output carries the plain lines of the protocol and nothing else,
-//!    or an object for each of them (`output.rs`).
-//! 3. Everything about ourselves goes to standard error.
-//! 4. At the end of input all answers are awaited before we leave.
-//! 5. Over a lost connection all of this goes on (`resume.rs`).
+//! 1. Lines are sent in the order of the input, as fast as the server accepts them.
+//! 2. Standard output carries only lines of the protocol, or an object for each of them.
+//! 3. Messages of the client itself go to standard error.
+//! 4. At the end of the input, the client waits for all answers before it exits.
+//! 5. All of this survives a lost connection (`resume.rs`).
 
 use std::io::{self, BufRead, Read as _};
 use std::mem;
@@ -32,67 +32,66 @@ use crate::protocol::text::is_blank_text;
 use crate::protocol::{Event, LINE_MAX, RoomName, Tags};
 use crate::{stdio, text_file};
 
-/// What has come of a line that nobody answered.
-const UNCERTAIN: (Status, &str) = (Status::InDoubt, "sent, but nobody knows whether it was said");
+/// The reports about lines without an answer.
+const UNCERTAIN: (Status, &str) = (Status::InDoubt, "sent, but not confirmed; it may be lost");
 const NOT_SENT: (Status, &str) = (Status::NotSent, "not sent");
 
-/// Lines read ahead of what is said.
+/// How many lines of input are read ahead.
 const LINES_AHEAD: usize = 64;
 
-/// So much of a line is read. More than the server takes: it shall say so.
+/// The maximum length of an input line in bytes; the rest is dropped. It exceeds the
+/// server's limit, so that the server refuses the line.
 const INPUT_LINE_MAX: u64 = 4 * LINE_MAX as u64;
 
-/// No more is taken from standard input while so much waits for an answer, be it
-/// that the server is slow or that it is gone.
+/// The maximum number of unanswered lines and their bytes. Past either, standard input is
+/// not read (backpressure), whether the server is slow or the connection is lost.
 const UNANSWERED_MAX: (usize, usize) = (1000, 1024 * 1024);
 
-/// No more is put into the connection's buffer while so much is in it.
+/// The maximum number of bytes in the connection's send buffer before lines wait.
 const UNSENT_MAX: usize = 64 * 1024;
 
-/// What there is to say, and how.
+/// The input, the output format and the end of a run.
 pub(super) struct Task {
-    /// Lines to say first.
+    /// Lines to send first.
     pub(super) lines: Vec<String>,
     /// Whether standard input follows them.
     pub(super) reads_input: bool,
-    /// With `--raw`: every line is said here, whatever it looks like.
+    /// With `--raw`: every line is sent to this room as text.
     pub(super) raw_room: Option<RoomName>,
     pub(super) form: Form,
-    /// How long to listen after that.
+    /// How long to stay connected after the end of input.
     pub(super) wait: Duration,
     pub(super) is_quiet: bool,
 }
 
-/// Runs to the end of input, or of the connection.
-pub(super) async fn run(visit: ActiveSession, task: Task, mut signals: Signals) -> Exit {
-    let ActiveSession { mut connection, session, cids, mut road, ping_after, log, .. } = visit;
+/// Runs until the end of the input or of the connection.
+pub(super) async fn run(active: ActiveSession, task: Task, mut signals: Signals) -> Exit {
+    let ActiveSession {
+        mut connection, session, cids, mut reconnect_config, ping_after, log, ..
+    } = active;
     let mut input = read_input(task.lines, task.reads_input);
     let mut script = Script {
-        comeback: Resumption::new(cids),
+        resumption: Resumption::new(cids),
         state: State::new(&session.me),
         raw_room: task.raw_room,
         end: End::None,
         goodbye: "/quit".to_owned(),
         has_refusals: false,
-        has_doubts: false,
+        is_incomplete: false,
         farewell: None,
-        is_patient: !road.retry_for.is_zero(),
-        keeps_place: road.keeps_place,
+        reconnects: !reconnect_config.retry_for.is_zero(),
+        wants_session: reconnect_config.wants_session,
         was_replaced: false,
-        pulse: Heartbeat::new(ping_after, Instant::now()),
+        heartbeat: Heartbeat::new(ping_after, Instant::now()),
         wait: task.wait,
         output: Output::new(task.form, task.is_quiet),
         log,
     };
-    script.output.status_for_programs(
-        Status::Online,
-        None,
-        &format!("logged in as {}", session.me),
-    );
+    script.output.status_object(Status::Online, None, &format!("logged in as {}", session.me));
     let mut shown = script.show(session.lines);
     loop {
         let stop = match shown {
-            Ok(()) => script.talk(&mut connection, &mut input, &mut signals).await,
+            Ok(()) => script.serve_connection(&mut connection, &mut input, &mut signals).await,
             Err(problem) => Stop::Over(output_failed(&problem)),
         };
         match stop {
@@ -105,33 +104,33 @@ pub(super) async fn run(visit: ActiveSession, task: Task, mut signals: Signals) 
             }
             Stop::Lost => {}
         }
-        let back = match script.wait(&road, &mut input, &mut signals).await {
+        let back = match script.reconnect(&reconnect_config, &mut input, &mut signals).await {
             Ok(back) => back,
             Err(exit) => return script.finish(exit),
         };
-        road.found(&mut script.comeback, back.backoff);
+        reconnect_config.record_connected(&mut script.resumption, back.backoff);
         script.state.greeted(&back.me);
         connection = back.connection;
-        let is_anew = matches!(back.how, Outcome::Anew(_));
-        script.output.status(Status::Back, None, &reconnected_message(back.after, is_anew));
+        let is_new_session = matches!(back.how, Outcome::NewSession(_));
+        script.output.status(Status::Back, None, &reconnected_message(back.after, is_new_session));
         if back.ids_were_reset {
             script.output.status(Status::IdsWentBack, None, IDS_WENT_BACK);
         }
-        shown = script.back(back.missed, back.how);
+        shown = script.continue_after_reconnect(back.missed, back.how);
     }
 }
 
-/// Nobody reads us any more, as in `| head -1`: no reason to complain. Any other
-/// end of our output is.
+/// Returns the exit code for a failed output. A closed pipe, as in `| head -1`, is a
+/// success; other errors are reported.
 fn output_failed(problem: &io::Error) -> Exit {
     if problem.kind() == io::ErrorKind::BrokenPipe {
         return Exit::Done;
     }
-    print_error(&format!("cannot write what the server says: {problem}"));
+    print_error(&format!("cannot write to standard output: {problem}"));
     Exit::Unavailable
 }
 
-/// Without a time, for ever.
+/// Sleeps until `time`; forever without one.
 async fn sleep_until_opt(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
@@ -139,9 +138,8 @@ async fn sleep_until_opt(time: Option<Instant>) {
     }
 }
 
-/// Reads standard input behind these lines on a thread of its own: such a read
-/// cannot be called off, and the thread ends with the process. An error is the last
-/// item.
+/// Yields these lines, then those of standard input. A thread reads them because such a
+/// read cannot be cancelled; it ends with the process. An error is the last item.
 fn read_input(first: Vec<String>, reads_on: bool) -> Input {
     let (lines, input) = mpsc::channel(LINES_AHEAD);
     std::thread::spawn(move || {
@@ -157,7 +155,7 @@ fn read_input(first: Vec<String>, reads_on: bool) -> Input {
         let mut is_first = true;
         loop {
             let mut line = read_line(&mut stdin);
-            // A mark that only says how the file is encoded is no text.
+            // A byte order mark is not text.
             if mem::take(&mut is_first)
                 && let Ok(Some(beginning)) = &mut line
                 && let Err(problem) = text_file::drop_mark(beginning)
@@ -174,7 +172,7 @@ fn read_input(first: Vec<String>, reads_on: bool) -> Input {
     input
 }
 
-/// The next line, of one that never ends no more than its beginning.
+/// Reads the next line, at most [`INPUT_LINE_MAX`] bytes of it.
 fn read_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     input.by_ref().take(INPUT_LINE_MAX).read_until(b'\n', &mut line)?;
@@ -182,9 +180,9 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
         return Ok(None);
     }
     if line.last() != Some(&b'\n') {
-        // Too long, or the last one; then there is nothing to be skipped.
+        // The line is too long, or it is the last one and nothing is skipped.
         if input.skip_until(b'\n')? > 0 {
-            // The cut is not to make a character incomplete: it is too long, no more.
+            // The cut must not split a character: the line is too long, not badly encoded.
             let cut = str::from_utf8(&line).err().filter(|fault| fault.error_len().is_none());
             line.truncate(cut.map_or(line.len(), |fault| fault.valid_up_to()));
         }
@@ -192,22 +190,22 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(line))
 }
 
-/// How far the end has come.
+/// The phases of the end of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     None,
-    /// The input is over, and we listen: until then, or for ever.
+    /// The input has ended; the client stays connected until this time, or forever.
     Listening(Option<Instant>),
-    /// The input is over, or the script has said `/quit` itself; the answer to
-    /// our ping of this number is awaited.
-    Awaited(u64),
-    /// All is answered.
+    /// The input has ended, or the script sent `/quit`; the answer to the ping with this
+    /// number is awaited.
+    AwaitingPong(u64),
+    /// All lines are answered.
     Reached,
-    /// A new visit does not lead to where lines went in the old one.
-    Astray,
+    /// A new session could not restore the target of the lines.
+    TargetLost,
 }
 
-/// Why talking has stopped.
+/// Why a connection is no longer served.
 enum Stop {
     Lost,
     Over(Exit),
@@ -215,25 +213,24 @@ enum Stop {
 
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 struct Script {
-    comeback: Resumption,
+    resumption: Resumption,
     state: State,
     raw_room: Option<RoomName>,
     end: End,
-    /// The last line, sent when all before it is answered: after it there is no
-    /// coming back for an answer that was lost.
+    /// The last line, sent when all lines before it are answered: after it, the session
+    /// cannot be resumed for a lost answer.
     goodbye: String,
     has_refusals: bool,
-    /// A line was sent and nobody knows whether it was said, or more was said than
-    /// was told.
-    has_doubts: bool,
+    /// A sent line was not confirmed, or not all lines of the server were shown.
+    is_incomplete: bool,
     farewell: Option<(String, String)>,
-    /// Whether we come back.
-    is_patient: bool,
-    keeps_place: bool,
-    /// The connection ended because our account logged in elsewhere.
+    /// Whether to reconnect.
+    reconnects: bool,
+    wants_session: bool,
+    /// The connection ended because our account logged in on another one.
     was_replaced: bool,
-    pulse: Heartbeat,
-    /// How long to listen after the end of the input.
+    heartbeat: Heartbeat,
+    /// How long to stay connected after the end of input.
     wait: Duration,
     output: Output,
     log: LogFiles,
@@ -243,24 +240,24 @@ type Line = io::Result<Vec<u8>>;
 type Input = mpsc::Receiver<Line>;
 
 impl Script {
-    /// Lines in, lines out, until the end or until the connection is lost.
-    async fn talk(
+    /// Serves the connection until the end of the run or until the connection is lost.
+    async fn serve_connection(
         &mut self,
         connection: &mut Connection,
         input: &mut Input,
         signals: &mut Signals,
     ) -> Stop {
         let mut is_closed = false;
-        self.pulse.heard(Instant::now());
+        self.heartbeat.received(Instant::now());
         loop {
-            // What came together with the welcome is here already.
+            // The first lines may have arrived together with the login.
             if let Err(problem) = self.show(std::iter::from_fn(|| connection.next_line())) {
                 return Stop::Over(output_failed(&problem));
             }
             match self.end {
-                End::Reached | End::Astray => return Stop::Over(self.exit()),
+                End::Reached | End::TargetLost => return Stop::Over(self.exit()),
                 _ if is_closed => return Stop::Lost,
-                End::None | End::Listening(_) | End::Awaited(_) => self.send(connection),
+                End::None | End::Listening(_) | End::AwaitingPong(_) => self.send(connection),
             }
             let until = match self.end {
                 End::Listening(until) => until,
@@ -272,91 +269,91 @@ impl Script {
                 progress = connection.progress(), if self.output.has_room() => {
                     is_closed = progress == Progress::Closed;
                     if progress == Progress::Read {
-                        self.pulse.heard(Instant::now());
+                        self.heartbeat.received(Instant::now());
                     }
                 }
-                // While the socket is not read, the silence is ours.
-                () = sleep_until(self.pulse.due()), if !self.output.has_room() => {
-                    self.pulse.heard(Instant::now());
+                // While the socket is not read, the silence is not the server's.
+                () = sleep_until(self.heartbeat.due()), if !self.output.has_room() => {
+                    self.heartbeat.received(Instant::now());
                 }
-                () = sleep_until(self.pulse.due()), if self.output.has_room()
-                    => match self.pulse.beat(Instant::now()) {
+                () = sleep_until(self.heartbeat.due()), if self.output.has_room()
+                    => match self.heartbeat.beat(Instant::now()) {
                     HeartbeatAction::Wait => {}
-                    HeartbeatAction::Ask => connection.send(&self.comeback.pulse_request()),
+                    HeartbeatAction::Ping => connection.send(&self.resumption.ping_request()),
                     HeartbeatAction::Dead => return Stop::Lost,
                 },
-                line = input.recv(), if self.takes_input() => self.take_all(line, input),
+                line = input.recv(), if self.accepts_input() => self.handle_available_input(line, input),
                 exit = signals.next() => return Stop::Over(exit),
             }
         }
     }
 
-    /// Comes back, if that makes sense, and goes on taking lines meanwhile.
-    async fn wait(
+    /// Reconnects unless the farewell forbids it, and reads input meanwhile.
+    async fn reconnect(
         &mut self,
-        road: &ReconnectConfig,
+        reconnect_config: &ReconnectConfig,
         input: &mut Input,
         signals: &mut Signals,
     ) -> Result<Reconnected, Exit> {
-        if let Some(number) = self.comeback.cut_answer() {
-            self.has_doubts = true;
+        if let Some(number) = self.resumption.cut_answer() {
+            self.is_incomplete = true;
             self.output.status(Status::Gap, Some(number), ANSWER_CUT);
         }
         let code = self.farewell.as_ref().map(|(code, _)| code.as_str());
         self.was_replaced = code == Some(REPLACED);
-        if !self.comes_back_after(code) {
+        if !self.reconnects_after(code) {
             let why = match self.farewell.take() {
                 Some((code, text)) => format!("the server ended the connection: {text} ({code})"),
                 None => "the connection was lost".to_owned(),
             };
-            return Err(self.give_up(Exit::Unavailable, &why));
+            return Err(self.fail(Exit::Unavailable, &why));
         }
         let lost = match self.farewell.take() {
-            Some((_, text)) => format!("the server ended the connection: {text}; trying again"),
-            None => "connection lost, trying again".to_owned(),
+            Some((_, text)) => format!("the server ended the connection: {text}; reconnecting"),
+            None => "connection lost; reconnecting".to_owned(),
         };
         self.output.status(Status::Offline, None, &lost);
-        // A reader shall know while we are away.
+        // The reader must see the status before the connection is restored.
         let _ = self.output.flush();
         if self.was_replaced {
-            self.comeback.forget_visit();
+            self.resumption.discard_session();
         }
-        let way = road.way(&mut self.comeback, &self.state);
-        let mut finding = std::pin::pin!(way.find());
+        let reconnector = reconnect_config.reconnector(&mut self.resumption, &self.state);
+        let mut reconnecting = std::pin::pin!(reconnector.run());
         loop {
             tokio::select! {
-                back = &mut finding => {
-                    return back.map_err(|given_up| self.give_up(given_up.exit, &given_up.why));
+                back = &mut reconnecting => {
+                    return back.map_err(|given_up| self.fail(given_up.exit, &given_up.why));
                 }
-                line = input.recv(), if self.takes_input() => self.take_all(line, input),
-                exit = signals.next() => return Err(self.give_up(exit, "told to leave")),
+                line = input.recv(), if self.accepts_input() => self.handle_available_input(line, input),
+                exit = signals.next() => return Err(self.fail(exit, "stopped by a signal")),
             }
         }
     }
 
-    /// Goes on where the connection was lost.
-    fn back(&mut self, missed: Vec<String>, how: Outcome) -> io::Result<()> {
+    /// Continues after the connection was restored.
+    fn continue_after_reconnect(&mut self, missed: Vec<String>, how: Outcome) -> io::Result<()> {
         let (again, session) = match how {
             Outcome::Resumed => (None, None),
             Outcome::Restored(seen, session) => (Some(seen), Some(session)),
-            Outcome::Anew(session) => (None, Some(session)),
+            Outcome::NewSession(session) => (None, Some(session)),
         };
-        let is_same_visit = session.is_none() || again.is_some();
-        self.comeback.back(again);
+        let is_same_session = session.is_none() || again.is_some();
+        self.resumption.restored(again);
         self.show(missed)?;
         let Some(session) = session else {
-            self.comeback.go_on();
+            self.resumption.resend_unanswered();
             return Ok(());
         };
-        if !is_same_visit {
+        if !is_same_session {
             let sent = if self.was_replaced {
-                self.comeback.go_on();
+                self.resumption.resend_unanswered();
                 Vec::new()
             } else {
-                self.comeback.begin_anew(&session)
+                self.resumption.start_new_session(&session)
             };
-            let is_pinged = sent.iter().any(|(number, _)| self.end == End::Awaited(*number));
-            self.doubt(&sent, UNCERTAIN);
+            let is_pinged = sent.iter().any(|(number, _)| self.end == End::AwaitingPong(*number));
+            self.report_unanswered(&sent, UNCERTAIN);
             if is_pinged {
                 self.ping();
             }
@@ -365,34 +362,34 @@ impl Script {
         self.show(session.lines)?;
         self.show(session.missed)?;
         if session.has_more {
-            self.has_doubts = true;
+            self.is_incomplete = true;
             self.output.status(Status::Gap, None, MISSED_LIMIT_REACHED);
         }
         if !self.state.is_where(&before) {
             let why = session.refused.unwrap_or_else(|| before.target());
-            let why = format!("the way back does not lead to where lines went: {why}");
+            let why = format!("cannot return to the room or user that lines were sent to: {why}");
             self.output.status(Status::Failed, None, &why);
-            let sent = self.comeback.outgoing.give_up_sent();
-            self.doubt(&sent, UNCERTAIN);
-            let unsent = self.comeback.outgoing.give_up_unsent();
-            self.doubt(&unsent, NOT_SENT);
-            self.end = End::Astray;
+            let sent = self.resumption.outgoing.abandon_sent();
+            self.report_unanswered(&sent, UNCERTAIN);
+            let unsent = self.resumption.outgoing.abandon_unsent();
+            self.report_unanswered(&unsent, NOT_SENT);
+            self.end = End::TargetLost;
         }
-        if is_same_visit {
-            self.comeback.go_on();
+        if is_same_session {
+            self.resumption.resend_unanswered();
         }
         Ok(())
     }
 
-    /// Whether we come back after this farewell, or none. Jobs that share an account
-    /// replace each other, and each is to have its lines said; whoever stays longer
-    /// would fight for the account for ever.
-    fn comes_back_after(&self, code: Option<&str>) -> bool {
-        let is_shared = !self.keeps_place && code == Some(REPLACED);
-        self.is_patient && (resume::should_reconnect(code) || is_shared)
+    /// Whether to reconnect after this farewell, or without one. Jobs that share an account
+    /// replace each other's connection, and each must deliver its lines, so jobs reconnect.
+    /// Clients that stay would replace each other forever, so they do not.
+    fn reconnects_after(&self, code: Option<&str>) -> bool {
+        let is_shared = !self.wants_session && code == Some(REPLACED);
+        self.reconnects && (resume::should_reconnect(code) || is_shared)
     }
 
-    /// Waits until what was told is written.
+    /// Waits until all output is written.
     fn finish(&mut self, exit: Exit) -> Exit {
         match self.output.finish() {
             Err(problem) if exit == Exit::Done || exit == Exit::Refused => output_failed(&problem),
@@ -400,27 +397,27 @@ impl Script {
         }
     }
 
-    fn takes_input(&self) -> bool {
-        let (lines, size) = self.comeback.outgoing.load();
+    fn accepts_input(&self) -> bool {
+        let (lines, size) = self.resumption.outgoing.load();
         self.end == End::None && lines < UNANSWERED_MAX.0 && size < UNANSWERED_MAX.1
     }
 
-    /// Takes a line of input, and those behind it that are here.
-    fn take_all(&mut self, line: Option<Line>, input: &mut Input) {
-        self.take(line);
-        while self.takes_input() {
+    /// Handles a line of input and all that are available after it.
+    fn handle_available_input(&mut self, line: Option<Line>, input: &mut Input) {
+        self.handle_input(line);
+        while self.accepts_input() {
             let Ok(line) = input.try_recv() else { break };
-            self.take(Some(line));
+            self.handle_input(Some(line));
         }
     }
 
-    /// Takes a line of input, or its end.
-    fn take(&mut self, line: Option<Line>) {
+    /// Handles a line of input, or its end.
+    fn handle_input(&mut self, line: Option<Line>) {
         let line = match line {
             Some(Ok(line)) => line,
             Some(Err(problem)) => {
                 let why = stdio::reason(&problem);
-                self.has_doubts = true;
+                self.is_incomplete = true;
                 self.output.status(
                     Status::Failed,
                     None,
@@ -437,9 +434,9 @@ impl Script {
         let line = line.strip_suffix(b"\n").unwrap_or(&line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let Ok(line) = str::from_utf8(line) else {
-            return self.refuse("bad-encoding", "not sent: it is not UTF-8 (iconv converts it)");
+            return self.refuse("bad-encoding", "not sent: not UTF-8; convert it with iconv");
         };
-        let outgoing = &mut self.comeback.outgoing;
+        let outgoing = &mut self.resumption.outgoing;
         if is_blank_text(line) {
             outgoing.skip();
             return;
@@ -447,21 +444,21 @@ impl Script {
         if let Some(room) = &self.raw_room {
             let command =
                 Command::Msg { to: MessageTarget::Room(room.as_str()), text: line }.to_string();
-            // A line of full length has no room for that; where it goes all the same
-            // is checked with every new visit.
+            // A line of maximum length cannot be prefixed with its room. It goes to the
+            // current target, which is checked in every new session.
             let is_text = commands::parse(line) == Ok(Request::Say(line));
             let line = if command.len() > LINE_MAX && is_text { line } else { &command };
             outgoing.add(line.to_owned(), None, &self.state);
             return;
         }
         match commands::parse(line) {
-            // Without tags our marks would be read as text, by everybody.
+            // Without tags, our cids would be sent as text.
             Ok(Request::Command(Command::Set { change: Some((Setting::Tags, false)) })) => {
                 self.refuse("bad-argument", "chatty join needs tags to be on");
             }
             Ok(Request::Command(Command::Quit { .. })) => {
                 let number = outgoing.skip();
-                self.goodbye = format!("@cid={} {line}", outgoing.cids().mark(number));
+                self.goodbye = format!("@cid={} {line}", outgoing.cids().line_cid(number));
                 self.ping();
             }
             _ => {
@@ -470,32 +467,32 @@ impl Script {
         }
     }
 
-    /// Refuses a line of input that is not even sent.
+    /// Refuses a line of input without sending it.
     fn refuse(&mut self, code: &str, why: &str) {
-        let number = self.comeback.outgoing.skip();
+        let number = self.resumption.outgoing.skip();
         self.has_refusals = true;
         self.output.error(number, code, why);
     }
 
-    /// Asks for the answer behind which there are no others.
+    /// Sends a ping whose answer arrives after all others.
     fn ping(&mut self) {
         let ping = Command::Ping { token: None }.to_string();
-        self.end = End::Awaited(self.comeback.outgoing.add(ping, None, &self.state));
+        self.end = End::AwaitingPong(self.resumption.outgoing.add(ping, None, &self.state));
     }
 
-    /// Sends what is to be sent, as far as it makes sense to.
+    /// Sends waiting lines while the send buffer has space.
     fn send(&mut self, connection: &mut Connection) {
         while connection.unsent_len() < UNSENT_MAX
-            && let Some(line) = self.comeback.outgoing.next(&self.state)
+            && let Some(line) = self.resumption.outgoing.next(&self.state)
         {
             connection.send(&line);
         }
     }
 
-    /// Writes what the server said, and flushes.
+    /// Writes lines of the server, and flushes.
     fn show(&mut self, lines: impl IntoIterator<Item = String>) -> io::Result<()> {
         for line in lines {
-            for line in self.comeback.whole(line) {
+            for line in self.resumption.complete_answer(line) {
                 let (tags, plain) = Tags::split(&line);
                 let number = self.number(&tags);
                 if self.note(&tags, Event::parse(plain)) {
@@ -507,22 +504,22 @@ impl Script {
         self.output.flush()
     }
 
-    /// Which of our lines this answers.
+    /// Returns the number of the line that this answers.
     fn number(&self, tags: &Tags<'_>) -> Option<u64> {
-        self.comeback.outgoing.cids().number(tags.cid?)
+        self.resumption.outgoing.cids().number(tags.cid?)
     }
 
-    /// Takes note of a line. `false`: it is not for the output.
+    /// Records a line. `false`: it is not written to the output.
     fn note(&mut self, tags: &Tags<'_>, event: Option<Event<'_>>) -> bool {
-        let is_shown = self.comeback.note(tags, event.as_ref());
+        let is_shown = self.resumption.note(tags, event.as_ref());
         let number = self.number(tags);
-        tags.cid.map(|cid| self.comeback.outgoing.acknowledge(cid, event.as_ref()));
+        tags.cid.map(|cid| self.resumption.outgoing.acknowledge(cid, event.as_ref()));
         if let Some(event) = &event {
             self.state.apply(tags, event);
         }
         match event {
             Some(Event::Reply { word: "PONG", .. })
-                if number.is_some_and(|number| self.end == End::Awaited(number)) =>
+                if number.is_some_and(|number| self.end == End::AwaitingPong(number)) =>
             {
                 self.end = End::Reached;
                 false
@@ -534,39 +531,40 @@ impl Script {
                 }
                 is_shown
             }
-            // Ours, said after the ping, is no more of the script than that.
+            // The answer to our own final `/quit` is not part of the script.
             Some(Event::Bye { code: "quit", .. }) if number.is_none() => false,
             Some(Event::Bye { code, text }) => {
                 self.farewell = Some((code.to_owned(), text.to_owned()));
-                // One from which we come back is no more than a lost connection.
-                !self.comes_back_after(Some(code))
+                // If the client reconnects, the farewell is only a lost connection.
+                !self.reconnects_after(Some(code))
             }
             _ => is_shown,
         }
     }
 
-    /// Names lines that were not answered; of our own ping nobody needs to know.
-    fn doubt(&mut self, lines: &[(u64, String)], (status, what): (Status, &str)) {
-        for (number, _) in lines.iter().filter(|(number, _)| self.end != End::Awaited(*number)) {
-            self.has_doubts = true;
+    /// Reports unanswered lines, except our own ping.
+    fn report_unanswered(&mut self, lines: &[(u64, String)], (status, what): (Status, &str)) {
+        for (number, _) in lines.iter().filter(|(number, _)| self.end != End::AwaitingPong(*number))
+        {
+            self.is_incomplete = true;
             self.output.status(status, Some(*number), what);
         }
     }
 
-    /// It is over, and what waits will not be said.
-    fn give_up(&mut self, exit: Exit, why: &str) -> Exit {
+    /// Abandons the run and reports the lines that will not be sent.
+    fn fail(&mut self, exit: Exit, why: &str) -> Exit {
         self.output.status(Status::Failed, None, why);
-        let sent = self.comeback.outgoing.give_up_sent();
-        self.doubt(&sent, UNCERTAIN);
-        let unsent = self.comeback.outgoing.give_up_unsent();
-        self.doubt(&unsent, NOT_SENT);
-        let _ = self.output.flush(); // it is over anyway
+        let sent = self.resumption.outgoing.abandon_sent();
+        self.report_unanswered(&sent, UNCERTAIN);
+        let unsent = self.resumption.outgoing.abandon_unsent();
+        self.report_unanswered(&unsent, NOT_SENT);
+        let _ = self.output.flush(); // the run has failed anyway
         exit
     }
 
     fn exit(&self) -> Exit {
         match self.end {
-            End::Reached if self.has_doubts => Exit::Unavailable,
+            End::Reached if self.is_incomplete => Exit::Unavailable,
             End::Reached if self.has_refusals => Exit::Refused,
             End::Reached => Exit::Done,
             _ => Exit::Unavailable,

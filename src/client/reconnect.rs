@@ -1,5 +1,6 @@
-//! The way back to a server, tried until it is there: wait, connect, resume the
-//! session or, where it is over, log in anew.
+//! Reconnects to a server until it succeeds or the time is over: waits, connects, and
+//! resumes the session or, if it has ended, logs in again. It does not know how the result
+//! is shown.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,88 +21,87 @@ use super::state::State;
 use crate::commands::{Command, HistoryRange, MessageTarget};
 use crate::protocol::{ErrorCode, Event, LOBBY, Tags};
 
-/// How long the server may be silent while we come back.
+/// How long the server may be silent while the session is resumed.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 
-/// A name that is taken in so many tries is somebody else's: it is not ourselves any
-/// more whom the server has not noticed to be gone.
+/// After this many attempts that found the name in use, it belongs to another user: the
+/// server would have noticed by then that our old connection is lost.
 const NAME_TAKEN_MAX: u32 = 3;
 
-/// Where the server is, and how long to look for it.
+/// How to reconnect.
 pub(super) struct ReconnectConfig {
     pub(super) endpoint: Endpoint,
     pub(super) retry_for: Duration,
-    /// What a new login takes.
+    /// The password for a new login.
     pub(super) password: Option<Password>,
-    /// Whether to come back under another name where ours is taken: a person sees
-    /// that and can change it, a script cannot.
+    /// Whether a new login may use another name if ours is taken: a user can see and change
+    /// that, a script cannot.
     pub(super) may_rename: bool,
-    /// Whether the server is asked to keep our place.
-    pub(super) keeps_place: bool,
-    /// Rung when nobody wants to wait for the next try.
-    pub(super) hurry: Arc<Notify>,
-    /// Since when there is a connection.
+    /// Whether to request a session.
+    pub(super) wants_session: bool,
+    /// Notified to retry now instead of after the delay.
+    pub(super) retry_now: Arc<Notify>,
+    /// When the present connection was established.
     pub(super) since: Instant,
 }
 
 impl ReconnectConfig {
-    /// A connection stands again.
-    pub(super) fn found(&mut self, comeback: &mut Resumption, backoff: Backoff) {
+    /// Records that the connection was restored.
+    pub(super) fn record_connected(&mut self, resumption: &mut Resumption, backoff: Backoff) {
         self.since = Instant::now();
-        comeback.backoff = backoff;
+        resumption.backoff = backoff;
     }
 
-    /// The way back from here; the connection has just been lost.
-    pub(super) fn way(&self, comeback: &mut Resumption, state: &State) -> Reconnector {
-        let opening = comeback.lost(self.since.elapsed());
+    /// Returns the reconnector for the connection that was just lost.
+    pub(super) fn reconnector(&self, resumption: &mut Resumption, state: &State) -> Reconnector {
+        let request = resumption.lost(self.since.elapsed());
         Reconnector {
             endpoint: self.endpoint.clone(),
             retry_for: self.retry_for,
-            password: comeback.outgoing.password().or(self.password.as_ref()).cloned(),
-            backoff: comeback.backoff,
-            hurry: self.hurry.clone(),
-            opening,
-            cids: comeback.outgoing.cids().clone(),
+            password: resumption.outgoing.password().or(self.password.as_ref()).cloned(),
+            backoff: resumption.backoff,
+            retry_now: self.retry_now.clone(),
+            request,
+            cids: resumption.outgoing.cids().clone(),
             me: state.me().to_owned(),
             budget: Budget::new(MISSED_MAX),
             may_rename: self.may_rename,
-            keeps_place: self.keeps_place,
-            taken: 0,
+            wants_session: self.wants_session,
+            name_taken_count: 0,
             state: state.clone(),
             ids_were_reset: false,
         }
     }
 }
 
-/// What is needed to come back.
+/// The state of a reconnection.
 pub(super) struct Reconnector {
     endpoint: Endpoint,
     retry_for: Duration,
     backoff: Backoff,
-    hurry: Arc<Notify>,
-    opening: ResumeRequest,
+    retry_now: Arc<Notify>,
+    request: ResumeRequest,
     cids: CidGenerator,
     me: String,
     password: Option<Password>,
-    /// For what was missed, over all tries.
+    /// The budget for missed lines, over all attempts.
     budget: Budget,
     may_rename: bool,
-    keeps_place: bool,
-    /// How often our name was somebody else's.
-    taken: u32,
-    /// Where a new visit is to lead.
+    wants_session: bool,
+    /// How many attempts found our name in use.
+    name_taken_count: u32,
+    /// The rooms that a new session must join.
     state: State,
     ids_were_reset: bool,
 }
 
-/// Back again.
+/// A restored connection.
 pub(super) struct Reconnected {
     pub(super) connection: Connection,
     pub(super) backoff: Backoff,
-    /// The name the server greeted us with: a `/nick` may have been done of which
-    /// we have not seen the answer.
+    /// The name in the server's greeting: a `/nick` may have succeeded whose answer was lost.
     pub(super) me: String,
-    /// What was said meanwhile.
+    /// The lines that were missed.
     pub(super) missed: Vec<String>,
     pub(super) how: Outcome,
     /// Whether message ids went back on the server.
@@ -109,41 +109,41 @@ pub(super) struct Reconnected {
     pub(super) after: Duration,
 }
 
-/// How we are back.
+/// How the connection was restored.
 pub(super) enum Outcome {
-    /// In the same visit.
+    /// The session was resumed.
     Resumed,
-    /// In the same visit, of which the server has forgotten a part. All of it was read
-    /// again; this has been seen by now, and so we were led back where we had been.
+    /// The session was resumed on a server whose message ids went back (restored backup).
+    /// All messages were read again, and the rooms and the target were restored.
     Restored(SeenMessages, Session),
-    /// In a new visit, as the old one was over.
-    Anew(Session),
+    /// The session had ended, and a new one began.
+    NewSession(Session),
 }
 
-/// No use in trying on.
+/// The reconnection was abandoned.
 pub(super) struct GivenUp {
     pub(super) exit: Exit,
     pub(super) why: String,
 }
 
-/// Why one try failed.
+/// Why one attempt failed.
 enum Failure {
-    /// The next one may do better.
-    Passing(String),
+    /// The next attempt may succeed.
+    Transient(String),
     Final(GivenUp),
 }
 
 impl Reconnector {
-    /// Comes back, if it can be done in the time there is.
-    pub(super) async fn find(mut self) -> Result<Reconnected, GivenUp> {
+    /// Retries until the connection is restored or `retry_for` is over.
+    pub(super) async fn run(mut self) -> Result<Reconnected, GivenUp> {
         let start = Instant::now();
         let mut problem = None;
         let mut missed = Vec::new();
         loop {
             let left = self.retry_for.saturating_sub(start.elapsed());
             let wait = self.backoff.wait(getrandom::u32().unwrap_or(u32::MAX));
-            // In a hurry only the wait is over; the next one is as long as it would be.
-            let _ = timeout(wait.min(left), self.hurry.notified()).await;
+            // Skipping one delay does not shorten the next ones.
+            let _ = timeout(wait.min(left), self.retry_now.notified()).await;
             let Some(left) = left.checked_sub(wait) else {
                 let why = problem.unwrap_or_else(|| "the connection was lost".to_owned());
                 return Err(GivenUp { exit: Exit::Unavailable, why });
@@ -162,7 +162,7 @@ impl Reconnector {
                         after,
                     });
                 }
-                Ok(Err(Failure::Passing(why))) => problem = Some(why),
+                Ok(Err(Failure::Transient(why))) => problem = Some(why),
                 Ok(Err(Failure::Final(given_up))) => return Err(given_up),
                 Err(_) => {}
             }
@@ -176,33 +176,34 @@ impl Reconnector {
         let connection = connect(&self.endpoint).await;
         let mut connection = connection.map_err(|Unreachable { why, is_final }| {
             let given_up = GivenUp { exit: Exit::Unavailable, why };
-            if is_final { Failure::Final(given_up) } else { Failure::Passing(given_up.why) }
+            if is_final { Failure::Final(given_up) } else { Failure::Transient(given_up.why) }
         })?;
         greet(&mut connection).await.map_err(|refused| self.failure(&refused))?;
         let is_back = self.resume(&mut connection, missed).await;
         if is_back.map_err(|refused| self.failure(&refused))? {
-            if !self.opening.has_gone_back() {
+            if !self.request.ids_went_back() {
                 return Ok((connection, Outcome::Resumed));
             }
             let session = self.return_to_place(&mut connection).await;
             let session = session.map_err(|refused| self.failure(&refused))?;
-            return Ok((connection, Outcome::Restored(self.opening.seen.clone(), session)));
+            return Ok((connection, Outcome::Restored(self.request.seen.clone(), session)));
         }
-        match self.begin_anew(&mut connection).await {
-            Ok(session) => Ok((connection, Outcome::Anew(session))),
+        match self.log_in_again(&mut connection).await {
+            Ok(session) => Ok((connection, Outcome::NewSession(session))),
             Err(refused) => {
-                self.taken += u32::from(refused.is_taken());
+                self.name_taken_count += u32::from(refused.is_name_taken());
                 Err(self.failure(&refused))
             }
         }
     }
 
-    /// Logs in anew, where the old visit was, and reads what was said there since.
-    async fn begin_anew(&mut self, connection: &mut Connection) -> Result<Session, Refused> {
-        let last = self.opening.last();
+    /// Logs in again, joins the rooms of the old session, and reads the messages since then.
+    async fn log_in_again(&mut self, connection: &mut Connection) -> Result<Session, Refused> {
+        let last = self.request.last();
         let mut first = self.state.restore_rooms();
-        // The last message in a room shows whether ids still mean the same messages.
-        let proof = self.opening.seen.in_room().filter(|(_, room)| self.state.is_in(room));
+        // If the last message seen in a room still has its id, ids mean the same messages
+        // as before.
+        let proof = self.request.seen.in_room().filter(|(_, room)| self.state.is_in(room));
         let proof = proof.map(|(position, room)| (position, room.to_owned()));
         if let Some((Position { id, .. }, room)) = &proof {
             let rows = HistoryRange { count: 1, after: Some(id.saturating_sub(1)) };
@@ -212,16 +213,16 @@ impl Reconnector {
         first.extend(last.iter().flat_map(|last| self.state.histories(Some(last.id))));
         let name = self.next_name();
         let password = self.password.as_ref();
-        let logged_in = login(connection, &name, password, &first, &self.cids, self.keeps_place);
+        let logged_in = login(connection, &name, password, &first, &self.cids, self.wants_session);
         let mut session = logged_in.await?;
         let Some(last) = last else { return Ok(session) };
         let is_proven = proof.is_some_and(|(proof, _)| {
             session.missed.iter().any(|row| Position::of(&Tags::split(row).0) == Some(proof))
         });
         if !is_proven {
-            session.say(connection, &self.state.histories(None), &self.cids).await?;
+            session.send_and_wait(connection, &self.state.histories(None), &self.cids).await?;
         }
-        let known = self.opening.seen.known();
+        let known = self.request.seen.known();
         let is_new = |row: &String| {
             let position = Position::of(&Tags::split(row).0);
             position
@@ -237,59 +238,60 @@ impl Reconnector {
         Ok(session)
     }
 
-    /// The server has forgotten what we did last: it may hold us to be in other rooms, or
-    /// in another talk, where nothing of what waits to be sent is meant to be said.
+    /// Restores rooms and target after the server lost its latest state: it may have us in
+    /// other rooms, or in another private conversation, where the waiting lines must not be
+    /// sent.
     async fn return_to_place(&mut self, connection: &mut Connection) -> Result<Session, Refused> {
         let mut session = Session::of(&self.me);
-        let whois = Command::Whois { name: &self.me }.to_string();
-        session.say(connection, &[whois], &self.cids).await?;
+        let request = Command::Whois { name: &self.me }.to_string();
+        session.send_and_wait(connection, &[request], &self.cids).await?;
         let is_whois = |line: &String| {
             matches!(Event::parse(Tags::split(line).1), Some(Event::Reply { word: "WHOIS", .. }))
         };
-        let told = session.lines.extract_if(.., |line| is_whois(line)).last().unwrap_or_default();
+        let whois = session.lines.extract_if(.., |line| is_whois(line)).last().unwrap_or_default();
         let rooms =
-            told.split(' ').find_map(|word| word.strip_prefix("rooms=")).unwrap_or_default();
+            whois.split(' ').find_map(|word| word.strip_prefix("rooms=")).unwrap_or_default();
         let rooms: Vec<&str> = rooms.split(',').filter_map(|room| room.strip_prefix('#')).collect();
         let lines = self.state.way_back_from(&rooms);
-        session.say(connection, &lines, &self.cids).await?;
+        session.send_and_wait(connection, &lines, &self.cids).await?;
         if !self.state.is_in(LOBBY) && !rooms.contains(&LOBBY) {
-            // Who is new is in the lobby, and we are not.
-            session.lines.push(format!("@cid={} [PARTED #{LOBBY}]", self.cids.own("first")));
+            // A new state starts in the lobby, but the server does not have us there.
+            session.lines.push(format!("@cid={} [PARTED #{LOBBY}]", self.cids.named_cid("first")));
         }
         Ok(session)
     }
 
-    /// Whom to log in as: who we were or, where that is somebody else by now and
-    /// takes no password, the nearest to it.
+    /// Returns the name to log in with: ours or, if another guest has it by now, a similar one.
     fn next_name(&self) -> String {
-        let is_lost = self.taken >= NAME_TAKEN_MAX && self.may_rename && self.password.is_none();
+        let is_lost =
+            self.name_taken_count >= NAME_TAKEN_MAX && self.may_rename && self.password.is_none();
         if is_lost { alternative_name(&self.me) } else { self.me.clone() }
     }
 
-    /// Resumes the session and listens to what was missed. `false`: it is over.
+    /// Resumes the session and reads the missed lines. `false`: the session has ended.
     async fn resume(
         &mut self,
         connection: &mut Connection,
         missed: &mut Vec<String>,
     ) -> Result<bool, Refused> {
-        while let Some(lines) = self.opening.lines() {
+        while let Some(lines) = self.request.lines() {
             for line in &lines {
                 connection.send(line);
             }
-            let Some((code, text)) = self.hear_missed(connection, missed).await? else {
+            let Some((code, text)) = self.read_missed(connection, missed).await? else {
                 return Ok(true);
             };
             if ErrorCode::parse(&code) == Some(ErrorCode::StorageFull) {
                 return Err(Refused::NotNow { why: text });
             }
-            self.opening.refused(&code, &text);
-            self.ids_were_reset |= self.opening.has_gone_back();
+            self.request.refused(&code, &text);
+            self.ids_were_reset |= self.request.ids_went_back();
         }
         Ok(false)
     }
 
-    /// Listens up to the barrier; gives the refusal, if resuming was refused.
-    async fn hear_missed(
+    /// Reads lines up to the barrier. Returns the refusal if the server refused to resume.
+    async fn read_missed(
         &mut self,
         connection: &mut Connection,
         missed: &mut Vec<String>,
@@ -301,9 +303,9 @@ impl Reconnector {
             let line = line.map_err(|_| Refused::Silent)?.ok_or(Refused::Closed)?;
             let is_within_budget = self.budget.spend(&line);
             let (tags, plain) = Tags::split(&line);
-            let is_barrier = tags.cid == Some(self.opening.barrier.as_str());
+            let is_barrier = tags.cid == Some(self.request.barrier.as_str());
             match Event::parse(plain) {
-                // The barrier comes also behind a refusal.
+                // The barrier is answered after a refusal, too.
                 _ if is_barrier => return Ok((!is_welcome).then_some(refusal)),
                 Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
                 _ if !is_within_budget && !is_welcome => return Err(Refused::Flood),
@@ -315,10 +317,10 @@ impl Reconnector {
                 Some(Event::Error { code, text }) if !is_welcome => {
                     refusal = (code.to_owned(), text.to_owned());
                 }
-                _ if self.opening.note(&line) => missed.push(line),
+                _ if self.request.note(&line) => missed.push(line),
                 _ => {}
             }
-            // The rest is not waited for: it comes as if live.
+            // Past the budget, the rest is handled as live lines.
             if !is_within_budget {
                 return Ok(None);
             }
@@ -327,8 +329,8 @@ impl Reconnector {
 
     fn failure(&self, refused: &Refused) -> Failure {
         let why = refused.sentence(&self.endpoint);
-        if refused.may_pass() || (!self.keeps_place && refused.is_replaced()) {
-            return Failure::Passing(why);
+        if refused.is_transient() || (!self.wants_session && refused.is_replaced()) {
+            return Failure::Transient(why);
         }
         Failure::Final(GivenUp { exit: refused.exit(), why })
     }

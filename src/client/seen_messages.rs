@@ -1,17 +1,18 @@
-//! Which messages have been seen, and where to read on after a lost connection.
+//! The messages seen so far, and the position from which to read on after a lost
+//! connection. It does not know how messages are shown.
 //!
-//! An id alone says where to read on as long as the server's ids only grow. After an older
-//! backup of the server was restored, ids are given again to other messages. So each
-//! message is known by its id and its time.
+//! An id alone identifies a message only while the server's ids grow. After an older backup
+//! of the server is restored, other messages get the same ids. So a message is identified
+//! by its id and its time.
 
 use std::collections::{HashSet, VecDeque};
 
 use crate::protocol::{Message, Place, Stamp, Tags};
 
-/// How many messages are remembered; older ones are known by their time alone.
+/// How many messages are remembered; older ones are identified by their time alone.
 const SEEN_MAX: usize = 10_000;
 
-/// One message.
+/// The identity of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Position {
     pub(super) id: u64,
@@ -24,18 +25,18 @@ impl Position {
     }
 }
 
-/// See the head of this file.
+/// The messages seen so far.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SeenMessages {
     last: Option<Position>,
     in_room: Option<(Position, String)>,
     recent: VecDeque<Position>,
-    /// The time of the last message that is not among the recent ones any more.
+    /// The time of the last message that was dropped from `recent`.
     forgotten: Option<Stamp>,
 }
 
 impl SeenMessages {
-    /// Notes a message; whether it was one with an id.
+    /// Records a message. `false`: it has no id.
     pub(super) fn note(&mut self, tags: &Tags<'_>, message: &Message<'_>) -> bool {
         let Some(position) = Position::of(tags) else { return false };
         if self.recent.back() != Some(&position) {
@@ -54,41 +55,41 @@ impl SeenMessages {
         true
     }
 
-    /// The message with the highest id.
+    /// Returns the message with the highest id.
     pub(super) fn last(&self) -> Option<Position> {
         self.last
     }
 
-    /// The id of that; 0 if there is none.
+    /// Returns the highest id; 0 without messages.
     pub(super) fn last_id(&self) -> u64 {
         self.last.map_or(0, |last| last.id)
     }
 
-    /// The last one that was said in a room, and the room.
+    /// Returns the last message in a room, and the room.
     pub(super) fn in_room(&self) -> Option<(Position, &str)> {
         self.in_room.as_ref().map(|(position, room)| (*position, room.as_str()))
     }
 
-    /// The server may count anew: there is nothing to read on after.
-    pub(super) fn begin_anew(&mut self) {
+    /// Resets the position, since the server's ids may start again. Seen messages stay known.
+    pub(super) fn reset_position(&mut self) {
         (self.last, self.in_room) = (None, None);
     }
 
-    /// All that has been seen by now.
-    pub(super) fn known(&self) -> Known {
-        Known { messages: self.recent.iter().copied().collect(), before: self.forgotten }
+    /// Returns a snapshot of all messages seen.
+    pub(super) fn known(&self) -> SeenSnapshot {
+        SeenSnapshot { messages: self.recent.iter().copied().collect(), before: self.forgotten }
     }
 }
 
-/// The messages that had been seen at one moment.
+/// A snapshot of the messages seen.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct SeenSnapshot {
     messages: HashSet<Position>,
-    /// All up to this time, too.
+    /// All messages up to this time count as seen, too.
     before: Option<Stamp>,
 }
 
-impl Known {
+impl SeenSnapshot {
     pub(super) fn contains(&self, position: Position) -> bool {
         let is_older = position.time.is_some_and(|time| self.before.is_some_and(|at| time <= at));
         is_older || self.messages.contains(&position)
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn message_is_known_by_its_id_and_time() {
+    fn message_is_identified_by_its_id_and_time() {
         let mut seen = SeenMessages::default();
         note(&mut seen, 5, 50, "#ops bob: hi");
         note(&mut seen, 6, 60, "[PRIVATE MESSAGE] bob: hi");
@@ -118,13 +119,13 @@ mod tests {
         for (id, time, is_known) in [(5, 50, true), (6, 60, true), (5, 60, false), (4, 40, false)] {
             assert_eq!(known.contains(position(id, time)), is_known, "{id} {time}");
         }
-        seen.begin_anew();
+        seen.reset_position();
         assert_eq!((seen.last_id(), seen.in_room()), (0, None));
-        assert!(seen.known().contains(position(5, 50)), "what was seen was seen");
+        assert!(seen.known().contains(position(5, 50)), "seen messages stay known");
     }
 
     #[test]
-    fn messages_of_long_ago_are_known_by_their_time() {
+    fn old_message_is_identified_by_its_time() {
         let mut seen = SeenMessages::default();
         for id in 1..=SEEN_MAX as u64 + 5 {
             note(&mut seen, id, id.cast_signed() * 10, "bob: hi");

@@ -1,4 +1,5 @@
-//! The signals that ask a program to leave, so that it says goodbye first.
+//! The signals that end the client, so that it can log out first. It does not know how to
+//! log out.
 
 use std::future::pending;
 use std::io;
@@ -11,10 +12,10 @@ use tokio::time::{Instant, timeout};
 use super::Exit;
 use crate::ignored_signals::{REPEAT, ignore_user_signals, unless_ignored};
 
-/// How long saying goodbye may take.
+/// How long logging out may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The signals that ask us to leave.
+/// The signals that end the client: SIGINT, SIGTERM and SIGHUP.
 pub(super) struct Signals {
     interrupt: Option<Signal>,
     terminate: Option<Signal>,
@@ -22,8 +23,8 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// From now on they do not end the process, nor do those that mean nothing to us.
-    /// What was ignored stays so.
+    /// Handles the signals from now on, instead of letting them end the process, and
+    /// ignores the user signals. Signals that were ignored stay ignored.
     pub(super) fn listen() -> io::Result<Self> {
         ignore_user_signals()?;
         Ok(Self {
@@ -33,7 +34,7 @@ impl Signals {
         })
     }
 
-    /// The next one.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) -> Exit {
         tokio::select! {
             () = received(&mut self.interrupt) => Exit::Interrupted,
@@ -50,18 +51,18 @@ async fn received(awaited: &mut Option<Signal>) {
     }
 }
 
-/// Hears that the process goes on after it was stopped.
+/// Listens for the process being continued after it was stopped.
 pub(super) fn continued() -> io::Result<Signal> {
-    // SIGCONT, which tokio has no name for.
+    // tokio has no name for SIGCONT.
     signal(SignalKind::from_raw(nix::sys::signal::Signal::SIGCONT as i32))
 }
 
-/// Makes sure that a signal ends the process, also where something holds the goodbye
-/// up, such as a full pipe: at a further signal, unless it is a [`REPEAT`], or after a
-/// while, the process ends without it.
-pub(super) fn insist() -> io::Result<()> {
+/// Makes sure that a signal ends the process even if the logout is blocked, e.g. by a full
+/// pipe: the process ends after [`GOODBYE_TIMEOUT`], or at a further signal that is not a
+/// [`REPEAT`] of the first.
+pub(super) fn exit_on_second_signal() -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    // Before the thread runs, so that none is missed.
+    // Before the thread starts, so that no signal is missed.
     let mut signals = {
         let _guard = runtime.enter();
         Signals::listen()?

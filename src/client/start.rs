@@ -1,5 +1,6 @@
-//! How `join` gets in, before either mode takes over: the connection, the password,
-//! the login and, for a script, waiting for a name that is in use.
+//! The start of `join`, shared by both modes: connects, finds the password, logs in and, in
+//! a script, waits for a name that is in use. It does not know what happens after the
+//! login.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -21,25 +22,25 @@ use super::signals::Signals;
 use super::{ActiveSession, Exit, JoinArgs, is_interactive, is_on_terminal, print_error};
 use crate::stdio;
 
-/// Where a script has a password from.
-const PASSWORD_HINT: &str = " (--password-file, --password-cmd or CHATTY_PASSWORD says one)";
+/// The ways to give a password without a prompt.
+const PASSWORD_HINT: &str = " (use --password-file, --password-cmd or CHATTY_PASSWORD)";
 
-/// How often a password may be typed.
+/// How many times a password may be typed.
 const PASSWORD_ATTEMPTS: usize = 3;
 
-/// For how long a script tries to come back, and waits for a name.
+/// How long a script tries to reconnect, and waits for a name in use.
 const RETRY_FOR: Duration = Duration::from_mins(10);
 
-/// How long to wait before a login is tried again, at first and at most. Each one with
-/// a password costs the server some hashing.
+/// The minimum and maximum delay before a login is retried. The maximum is higher with a
+/// password, because each such attempt costs the server a password hash.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 const PAUSE_MAX_WITH_PASSWORD: Duration = Duration::from_secs(4);
 
-/// Why there is no visit.
+/// Why the start failed.
 pub(super) struct Failure {
     pub(super) exit: Exit,
-    /// Nothing is said of a signal: whoever sent it knows.
+    /// `None` for a signal, which needs no message.
     pub(super) why: Option<String>,
 }
 
@@ -48,7 +49,7 @@ impl Failure {
         Self { exit, why: Some(why.into()) }
     }
 
-    /// Reports it, to people and to programs.
+    /// Reports the failure on standard error and, with `--json`, as a status object.
     pub(super) fn report(self, args: &JoinArgs) -> Exit {
         if let Some(why) = &self.why {
             print_error(why);
@@ -60,10 +61,10 @@ impl Failure {
     }
 }
 
-/// Writes a status where there is no output yet.
+/// Writes a status object before an `Output` exists.
 fn write_status(status: Status, text: &str) {
     let mut object = Vec::new();
-    // Whether anybody reads it, the first line of the server will show.
+    // A write error will show up again with the first line of the server.
     let _ = json::status(&mut object, status, None, text)
         .and_then(|()| stdio::stdout().write_all(&object));
 }
@@ -72,100 +73,111 @@ fn write_status(status: Status, text: &str) {
 enum Problem {
     Unreachable(Unreachable),
     Refused(Refused),
-    /// There is no password where one was promised.
+    /// The file, command or variable has no password.
     NoPassword(String),
-    /// Whoever was asked for a password would rather leave.
+    /// The user left the password prompt.
     Left(Exit),
-    /// A signal came.
+    /// A signal arrived.
     Stopped(Exit),
 }
 
-/// Connects and logs in. A signal ends it, with a goodbye where the server may know us
-/// already: a session it has opened would keep our name.
+/// Connects and logs in. On a signal it logs out first if the login may have succeeded: an
+/// open session would keep the name in use.
 pub(super) async fn start_session(
     args: &JoinArgs,
     identity: &Identity,
     signals: &mut Signals,
 ) -> Result<ActiveSession, Failure> {
-    let mut endpoint = args.address.or_port(args.port);
+    let mut endpoint = args.address.with_default_port(args.port);
     endpoint.tls = args.tls.open().map_err(|problem| Failure::new(Exit::Usage, problem))?;
-    let lot = getrandom::u64()
-        .map_err(|_| Failure::new(Exit::Unavailable, "the system gives no random numbers"))?;
+    let run_id = getrandom::u64()
+        .map_err(|_| Failure::new(Exit::Unavailable, "the system provides no random numbers"))?;
     let log = if args.log { LogFiles::of(&endpoint) } else { Ok(LogFiles::none()) };
     let log = log.map_err(|problem| Failure::new(Exit::Usage, problem))?;
-    // At a terminal somebody can see that it is of no use, and leave.
+    // On a terminal the user decides when to stop.
     let default = if is_interactive(args) { Duration::MAX } else { RETRY_FOR };
     let retry_for = args.retry_for.unwrap_or(default);
-    let mut entry = Entry {
+    let mut pending = PendingLogin {
         args,
         identity,
         endpoint,
-        cids: CidGenerator::new(lot),
-        keeps_place: args.keeps_place(),
+        cids: CidGenerator::new(run_id),
+        wants_session: args.wants_session(),
         connection: None,
         password: None,
-        has_looked: false,
-        tries_left: 0,
-        is_fresh: false,
+        has_read_password: false,
+        attempts_left: 0,
+        is_just_typed: false,
     };
-    let mut waiting = Waiting::new(if is_interactive(args) { Duration::ZERO } else { retry_for });
+    let mut waiting = NameWait::new(if is_interactive(args) { Duration::ZERO } else { retry_for });
     let session = loop {
-        let problem = match entry.attempt_unless_stopped(signals).await {
+        let problem = match pending.attempt_unless_stopped(signals).await {
             Ok(session) => break session,
             Err(problem) => problem,
         };
-        // A password that took long to type is not asked for again.
-        if entry.is_fresh && matches!(&problem, Problem::Refused(refused) if refused.is_late()) {
-            (entry.is_fresh, entry.connection) = (false, None);
+        // The server may have timed out while the password was typed: retry once with it.
+        if pending.is_just_typed
+            && matches!(&problem, Problem::Refused(refused) if refused.is_login_timeout())
+        {
+            (pending.is_just_typed, pending.connection) = (false, None);
             continue;
         }
-        let Some(pause) = waiting.pause(&problem, &entry) else { return Err(entry.fail(problem)) };
-        if !matches!(&problem, Problem::Refused(refused) if refused.is_taken()) {
-            entry.connection = None;
+        let Some(pause) = waiting.pause(&problem, &pending) else {
+            return Err(pending.fail(problem));
+        };
+        if !matches!(&problem, Problem::Refused(refused) if refused.is_name_taken()) {
+            pending.connection = None;
         }
         tokio::select! {
             () = sleep(pause) => {}
-            exit = signals.next() => return Err(entry.fail(Problem::Stopped(exit))),
+            exit = signals.next() => return Err(pending.fail(Problem::Stopped(exit))),
         }
     };
-    let Entry { endpoint, cids, connection, password, keeps_place, .. } = entry;
+    let PendingLogin { endpoint, cids, connection, password, wants_session, .. } = pending;
     let Some(mut connection) = connection else {
         return Err(Failure::new(Exit::Unavailable, "the connection was lost"));
     };
     if let Some(why) = &session.refused {
         connection.quit("/quit", drop).await;
-        return Err(Failure::new(Exit::Refused, format!("cannot enter the room: {why}")));
+        return Err(Failure::new(Exit::Refused, format!("cannot join the room: {why}")));
     }
-    let (hurry, since) = (Arc::default(), Instant::now());
+    let (retry_now, since) = (Arc::default(), Instant::now());
     let may_rename = is_interactive(args);
-    let road =
-        ReconnectConfig { endpoint, retry_for, password, may_rename, keeps_place, hurry, since };
-    let (ping_after, is_to_panic) = (args.ping_after, args.debug_panic);
-    Ok(ActiveSession { connection, session, cids, road, ping_after, log, is_to_panic })
+    let reconnect_config = ReconnectConfig {
+        endpoint,
+        retry_for,
+        password,
+        may_rename,
+        wants_session,
+        retry_now,
+        since,
+    };
+    let (ping_after, debug_panic) = (args.ping_after, args.debug_panic);
+    Ok(ActiveSession { connection, session, cids, reconnect_config, ping_after, log, debug_panic })
 }
 
-/// A login that is being attempted.
-struct Entry<'a> {
+/// A login in progress.
+struct PendingLogin<'a> {
     args: &'a JoinArgs,
     identity: &'a Identity,
     endpoint: Endpoint,
     cids: CidGenerator,
-    keeps_place: bool,
-    /// The connection, once the server has greeted us on it.
+    wants_session: bool,
+    /// The connection after the server's greeting.
     connection: Option<Connection>,
     password: Option<Password>,
-    /// The places where a password may be have been looked at.
-    has_looked: bool,
-    /// How often somebody may still be asked for it.
-    tries_left: usize,
-    /// The password was typed just now, and may have taken its time.
-    is_fresh: bool,
+    /// Whether the file, command and variable were read.
+    has_read_password: bool,
+    /// How many more times the user may be asked for the password.
+    attempts_left: usize,
+    /// The password was just typed, so the server may have timed out meanwhile.
+    is_just_typed: bool,
 }
 
-impl Entry<'_> {
+impl PendingLogin<'_> {
     async fn attempt_unless_stopped(&mut self, signals: &mut Signals) -> Result<Session, Problem> {
         let exit = tokio::select! {
-            biased; // a question for the password hears of the signal first, and cleans up
+            biased; // the password prompt handles the signal first and restores the terminal
             attempted = self.attempt() => return attempted,
             exit = signals.next() => exit,
         };
@@ -181,17 +193,17 @@ impl Entry<'_> {
             login::greet(&mut connection).await.map_err(Problem::Refused)?;
             self.connection = Some(connection);
         }
-        if !self.has_looked {
-            self.password = given(self.args).await.map_err(Problem::NoPassword)?;
-            self.has_looked = true;
+        if !self.has_read_password {
+            self.password = configured_password(self.args).await.map_err(Problem::NoPassword)?;
+            self.has_read_password = true;
             if self.password.is_none() && is_on_terminal() {
-                self.tries_left = PASSWORD_ATTEMPTS;
+                self.attempts_left = PASSWORD_ATTEMPTS;
             }
         }
         self.log_in().await
     }
 
-    /// Logs in; on a terminal a password is asked for where the name takes one.
+    /// Logs in. On a terminal it asks for the password if the name needs one.
     async fn log_in(&mut self) -> Result<Session, Problem> {
         let Some(connection) = &mut self.connection else {
             return Err(Problem::Refused(Refused::Closed));
@@ -199,20 +211,20 @@ impl Entry<'_> {
         let (name, first) = (self.identity.name.as_str(), self.identity.first());
         loop {
             let password = self.password.as_ref();
-            let (cids, keeps_place) = (&self.cids, self.keeps_place);
-            let logged_in = login::login(connection, name, password, &first, cids, keeps_place);
+            let (cids, wants_session) = (&self.cids, self.wants_session);
+            let logged_in = login::login(connection, name, password, &first, cids, wants_session);
             let problem = match logged_in.await {
                 Ok(session) => return Ok(session),
                 Err(problem) => problem,
             };
-            let Some(why) = problem.password_problem().filter(|_| self.tries_left > 0) else {
+            let Some(why) = problem.password_problem().filter(|_| self.attempts_left > 0) else {
                 return Err(Problem::Refused(problem));
             };
-            // That it takes a password at all is told by being asked for it.
+            // The first prompt needs no explanation.
             let why = if self.password.is_some() { why } else { "" };
             self.password = Some(Password::ask(name, why).await.map_err(Problem::Left)?);
-            self.tries_left -= 1;
-            self.is_fresh = true;
+            self.attempts_left -= 1;
+            self.is_just_typed = true;
         }
     }
 
@@ -220,94 +232,95 @@ impl Entry<'_> {
         match problem {
             Problem::Unreachable(problem) => Failure::new(Exit::Unavailable, problem.why),
             Problem::Refused(problem) => {
-                let is_untold = self.password.is_none() && problem.password_problem().is_some();
+                let lacks_password =
+                    self.password.is_none() && problem.password_problem().is_some();
                 let mut why = problem.sentence(&self.endpoint);
-                if is_untold {
+                if lacks_password {
                     why += PASSWORD_HINT;
                 }
                 Failure::new(problem.exit(), why)
             }
             Problem::NoPassword(problem) => Failure::new(Exit::Usage, problem),
-            Problem::Left(exit) => Failure::new(exit, "no password, no login"),
+            Problem::Left(exit) => Failure::new(exit, "not logged in: no password given"),
             Problem::Stopped(exit) => Failure { exit, why: None },
         }
     }
 }
 
-/// The password of a file, a command or the environment. The first two may take their
-/// time, so a thread reads them.
-async fn given(args: &JoinArgs) -> Result<Option<Password>, String> {
+/// Returns the password of the file, command or variable. A thread reads it, because files
+/// and commands may block.
+async fn configured_password(args: &JoinArgs) -> Result<Option<Password>, String> {
     let (file, command) = (args.password_file.clone(), args.password_cmd.clone());
     let (done, given) = oneshot::channel();
     std::thread::spawn(move || {
-        let _ = done.send(Password::given(file.as_deref(), command.as_deref()));
+        let _ = done.send(Password::from_sources(file.as_deref(), command.as_deref()));
     });
     given.await.map_err(|_| "the password could not be read".to_owned())?
 }
 
-/// Waits, in a script, until a name is free: jobs that share one take turns.
-struct Waiting {
-    /// How long in all.
+/// Decides, in a script, how long to wait for a name in use: jobs that share a name run one
+/// after the other.
+struct NameWait {
+    /// The total waiting time.
     limit: Duration,
     since: Option<Instant>,
     pause: Duration,
 }
 
-impl Waiting {
+impl NameWait {
     fn new(limit: Duration) -> Self {
         Self { limit, since: None, pause: PAUSE_MIN }
     }
 
-    /// How long to wait before the next attempt; `None`: there is to be none. The first
-    /// time it is announced.
-    fn pause(&mut self, problem: &Problem, entry: &Entry<'_>) -> Option<Duration> {
+    /// Returns the delay before the next attempt, `None` to give up. Reports the first wait.
+    fn pause(&mut self, problem: &Problem, pending: &PendingLogin<'_>) -> Option<Duration> {
         let begins = match problem {
             Problem::Refused(refused) => {
-                refused.is_taken()
+                refused.is_name_taken()
                     || refused.is_busy()
-                    || (!entry.keeps_place && refused.is_replaced())
+                    || (!pending.wants_session && refused.is_replaced())
             }
             _ => false,
         };
-        let goes_on = match problem {
-            Problem::Refused(refused) => refused.may_pass(),
+        let continues = match problem {
+            Problem::Refused(refused) => refused.is_transient(),
             Problem::Unreachable(unreachable) => !unreachable.is_final,
             Problem::NoPassword(_) | Problem::Left(_) | Problem::Stopped(_) => false,
         };
-        if self.limit.is_zero() || !(begins || (self.since.is_some() && goes_on)) {
+        if self.limit.is_zero() || !(begins || (self.since.is_some() && continues)) {
             return None;
         }
         let since = match self.since {
             Some(since) => since,
             None => {
-                self.announce(problem, entry);
+                self.announce(problem, pending);
                 *self.since.insert(Instant::now())
             }
         };
         let left = self.limit.checked_sub(since.elapsed()).filter(|left| !left.is_zero())?;
-        let share = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
-        let pause = self.pause.mul_f64(0.5 + share / 2.0);
-        let has_password = entry.password.is_some();
+        let jitter = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
+        let pause = self.pause.mul_f64(0.5 + jitter / 2.0);
+        let has_password = pending.password.is_some();
         let longest = if has_password { PAUSE_MAX_WITH_PASSWORD } else { PAUSE_MAX };
         self.pause = (self.pause * 2).min(longest);
         Some(pause.min(left))
     }
 
-    fn announce(&self, problem: &Problem, entry: &Entry<'_>) {
+    fn announce(&self, problem: &Problem, pending: &PendingLogin<'_>) {
         let limit = match self.limit {
             Duration::MAX => String::new(),
             limit => format!(" for up to {}", humanize(limit)),
         };
         let text = match problem {
-            Problem::Refused(refused) if !refused.is_taken() => {
-                format!("{}; trying again{limit}", refused.sentence(&entry.endpoint))
+            Problem::Refused(refused) if !refused.is_name_taken() => {
+                format!("{}; retrying{limit}", refused.sentence(&pending.endpoint))
             }
-            _ => format!("the name {} is in use; waiting for it{limit}", entry.identity.name),
+            _ => format!("the name {} is in use; waiting for it{limit}", pending.identity.name),
         };
-        if !entry.args.quiet {
+        if !pending.args.quiet {
             print_error(&text);
         }
-        if entry.args.json {
+        if pending.args.json {
             write_status(Status::Waiting, &text);
         }
     }

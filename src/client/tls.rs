@@ -1,6 +1,5 @@
-//! TLS, and whom to trust: whoever had this certificate the first time
-//! (`known_hosts.rs`), whoever an authority vouches for, or one certificate and no
-//! other.
+//! TLS and the trust policies: trust on first use (`known_hosts.rs`), certificate authorities,
+//! or a pinned certificate. It does not know what is sent over the connection.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -26,39 +25,42 @@ use super::print_error;
 use crate::protocol::Fingerprint;
 use crate::protocol::units::parse_switch;
 
-/// What can be told about encryption.
+/// The flags for encryption.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Encryption")]
 pub(super) struct TlsArgs {
-    /// Encrypt, and trust the server as ssh does: when it is first met. A server
-    /// that has another certificate than then is refused
+    /// Encrypt; trust the certificate of the first connection (like ssh accept-new)
+    ///
+    /// If the server later presents another certificate, chatty refuses to connect.
     #[arg(long, env = "CHATTY_TLS", value_parser = parse_switch)]
     tls: bool,
 
-    /// Encrypt, and trust the server if this machine's certificate authorities do
+    /// Encrypt; trust certificates signed by the certificate authorities of this machine
     #[arg(long, env = "CHATTY_TLS_VERIFY", value_parser = parse_switch)]
     #[arg(conflicts_with = "tls_fingerprint")]
     tls_verify: bool,
 
-    /// Encrypt, and trust the server whose certificate has this SHA-256, as chatty
-    /// serve says it at its start
+    /// Encrypt; trust only the certificate with this SHA-256 fingerprint
+    ///
+    /// chatty serve prints the fingerprint when it starts.
     #[arg(long, value_name = "SHA256", env = "CHATTY_TLS_FINGERPRINT")]
     #[arg(conflicts_with = "tls_verify")]
     tls_fingerprint: Option<Fingerprint>,
 }
 
-/// Whom to trust.
+/// Which certificates to trust.
 #[derive(Debug)]
 enum TrustPolicy {
-    FirstMet {
+    FirstUse {
         known: KnownHosts,
-        /// Who was met, once somebody was: the file may not be writable.
-        met: OnceLock<Fingerprint>,
+        /// The certificate that was accepted, since the file may not be writable.
+        accepted: OnceLock<Fingerprint>,
     },
     Authorities,
-    Only(Fingerprint),
+    Pinned(Fingerprint),
 }
 
-/// How to encrypt.
+/// The TLS configuration of a connection.
 #[derive(Debug, Clone)]
 pub(super) struct Tls {
     config: Arc<ClientConfig>,
@@ -68,21 +70,22 @@ pub(super) struct Tls {
 /// Why a connection could not be encrypted.
 #[derive(Debug)]
 pub(super) enum TlsError {
-    /// The server is not to be trusted: trying again is of no use.
+    /// The server is not trusted; a retry would fail, too.
     Distrusted(String),
-    /// It did not come to that.
+    /// The handshake failed; a retry may succeed.
     Failed(String),
 }
 
 impl TlsArgs {
-    /// `None`: no encryption.
+    /// Returns the TLS configuration; `None` without encryption.
     pub(super) fn open(&self) -> Result<Option<Tls>, String> {
         let trust = match self.tls_fingerprint {
-            Some(fingerprint) => TrustPolicy::Only(fingerprint),
+            Some(fingerprint) => TrustPolicy::Pinned(fingerprint),
             None if self.tls_verify => TrustPolicy::Authorities,
-            None if self.tls => {
-                TrustPolicy::FirstMet { known: KnownHosts::open_default()?, met: OnceLock::new() }
-            }
+            None if self.tls => TrustPolicy::FirstUse {
+                known: KnownHosts::open_default()?,
+                accepted: OnceLock::new(),
+            },
             None => return Ok(None),
         };
         let config = configure(&trust)?;
@@ -91,7 +94,7 @@ impl TlsArgs {
 }
 
 impl Tls {
-    /// Shakes hands, and makes sure of who the server is before anything is said.
+    /// Does the handshake and verifies the server's certificate before any data is sent.
     pub(super) async fn encrypt(
         &self,
         stream: TcpStream,
@@ -99,11 +102,11 @@ impl Tls {
     ) -> Result<TlsStream<TcpStream>, TlsError> {
         let host = endpoint.host_without_zone();
         let name = ServerName::try_from(host.to_owned()).or_else(|problem| {
-            // Only authorities vouch for names.
+            // Only certificate authorities certify names.
             if matches!(*self.trust, TrustPolicy::Authorities) { Err(problem) } else { fallback() }
         });
         let name =
-            name.map_err(|_| TlsError::Distrusted(format!("no authority vouches for \"{host}\"")))?;
+            name.map_err(|_| TlsError::Distrusted(format!("\"{host}\" is not a valid TLS name")))?;
         let connector = TlsConnector::from(self.config.clone());
         let stream = connector.connect(name, stream).await;
         let stream = stream.map_err(|error| self.failure(&error, host))?;
@@ -115,19 +118,20 @@ impl Tls {
 
     fn check(&self, endpoint: &Endpoint, presented: Fingerprint) -> Result<(), String> {
         match &*self.trust {
-            TrustPolicy::Authorities => Ok(()), // they have judged already
-            TrustPolicy::Only(fingerprint) if *fingerprint == presented => Ok(()),
-            TrustPolicy::Only(fingerprint) => Err(format!(
-                "ANOTHER SERVER THAN EXPECTED: its certificate's SHA-256 is {presented} and \
-                 not {fingerprint}. Somebody may be in between, or --tls-fingerprint is out of date"
+            TrustPolicy::Authorities => Ok(()), // verified in the handshake
+            TrustPolicy::Pinned(fingerprint) if *fingerprint == presented => Ok(()),
+            TrustPolicy::Pinned(fingerprint) => Err(format!(
+                "ANOTHER SERVER THAN EXPECTED: the fingerprint (SHA-256) of its certificate is \
+                 {presented}, not {fingerprint}. The connection may be intercepted, or \
+                 --tls-fingerprint is out of date"
             )),
-            TrustPolicy::FirstMet { known, met } => {
-                let before = match met.get() {
-                    Some(met) => Some(*met),
+            TrustPolicy::FirstUse { known, accepted } => {
+                let before = match accepted.get() {
+                    Some(fingerprint) => Some(*fingerprint),
                     None => known.find(endpoint).map_err(|problem| {
                         format!(
                             "cannot tell whether the server is known: {problem} \
-                             (--tls-fingerprint and --tls-verify need no such file)"
+                             (--tls-fingerprint and --tls-verify do not use this file)"
                         )
                     })?,
                 };
@@ -136,18 +140,20 @@ impl Tls {
                     Some(before) if before == presented => {}
                     Some(before) => return Err(changed(known, endpoint, before, presented)),
                 }
-                let _ = met.set(presented); // or it is so already
+                let _ = accepted.set(presented); // fails only if it is already set
                 Ok(())
             }
         }
     }
 }
 
-/// The first time. Who can be asked looks at stderr, and who cannot be as well.
+/// Accepts an unknown server, prints its fingerprint, and stores it.
 fn trust_on_first_use(known: &KnownHosts, endpoint: &Endpoint, presented: Fingerprint) {
-    print_error(&format!("{endpoint} is new here; its certificate's SHA-256 is {presented}"));
+    print_error(&format!(
+        "first connection to {endpoint}: trusting its certificate (SHA-256 {presented})"
+    ));
     if let Err(problem) = known.add(endpoint, presented) {
-        print_error(&format!("cannot remember it: {problem}"));
+        print_error(&format!("cannot store the fingerprint: {problem}"));
     }
 }
 
@@ -159,36 +165,35 @@ fn changed(
 ) -> String {
     format!(
         "THE SERVER'S CERTIFICATE HAS CHANGED: its SHA-256 was {before} and is {presented}. \
-         Somebody may be in between. If whoever runs the server says that it is a new one, take \
-         the line of {} out of {} and join again",
+         The connection may be intercepted. If the server operator confirms the new certificate, \
+         remove the line of {} from {} and join again",
         known_hosts::host(endpoint),
         known.path.display()
     )
 }
 
-const NOT_TLS: &str = "what answers there speaks no TLS (is it \"chatty serve --tls\"?), or has no \
-    place for you now";
+const NOT_TLS: &str = "the server does not speak TLS (is \"chatty serve --tls\" running there?), \
+    or is full";
 
 impl Tls {
-    /// Why a handshake has failed, in words of ours: those of the library are names of
-    /// its types.
+    /// Explains why a handshake failed. The texts of the library contain names of its types, so
+    /// they are not used.
     fn failure(&self, error: &io::Error, host: &str) -> TlsError {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
             Some(Error::InvalidCertificate(problem)) => {
                 let why = certificate_problem(problem, host);
                 TlsError::Distrusted(match *self.trust {
-                    TrustPolicy::Authorities => format!(
-                        "no authority vouches for its certificate: {why}; --tls trusts whom you \
-                         meet first"
-                    ),
+                    TrustPolicy::Authorities => {
+                        format!("certificate not trusted: {why}; --tls would trust it on first use")
+                    }
                     _ => format!("its certificate cannot be used: {why}"),
                 })
             }
             Some(problem) => TlsError::Failed(handshake_problem(problem)),
             None if error.kind() == io::ErrorKind::UnexpectedEof => {
-                TlsError::Failed("it closed before anything was encrypted".to_owned())
+                TlsError::Failed("the server closed the connection in the TLS handshake".to_owned())
             }
-            None => TlsError::Failed(format!("no encryption: {error}")),
+            None => TlsError::Failed(format!("TLS failed: {error}")),
         }
     }
 }
@@ -198,38 +203,38 @@ fn handshake_problem(problem: &Error) -> String {
         Error::InvalidMessage(_) | Error::PeerSentOversizedRecord => return NOT_TLS.to_owned(),
         Error::AlertReceived(alert) => alert_problem(*alert),
         Error::PeerIncompatible(_) => {
-            "it speaks no version of TLS, or no cipher, that chatty speaks (TLS 1.2 and 1.3)"
+            "no common TLS version or cipher (chatty speaks TLS 1.2 and 1.3)"
         }
         Error::PeerMisbehaved(_)
         | Error::InappropriateMessage { .. }
-        | Error::InappropriateHandshakeMessage { .. } => "it does not keep to the rules of TLS",
-        Error::NoCertificatesPresented => "it has no certificate",
-        Error::DecryptError => "what it sent cannot be decrypted; it was damaged on its way",
-        Error::FailedToGetRandomBytes => "this machine gives no random numbers",
-        Error::FailedToGetCurrentTime => "this machine does not know the time",
-        _ => "the handshake of TLS failed",
+        | Error::InappropriateHandshakeMessage { .. } => "the server violates the TLS protocol",
+        Error::NoCertificatesPresented => "the server has no certificate",
+        Error::DecryptError => "the data of the server was damaged and cannot be decrypted",
+        Error::FailedToGetRandomBytes => "the system provides no random numbers",
+        Error::FailedToGetCurrentTime => "the system does not know the time",
+        _ => "the handshake failed",
     };
-    format!("no encryption: {why}")
+    format!("TLS failed: {why}")
 }
 
-/// Why the server has ended the handshake, as far as it tells.
+/// Explains the alert with which the server ended the handshake.
 fn alert_problem(alert: AlertDescription) -> &'static str {
     use AlertDescription as A;
     match alert {
         A::HandshakeFailure | A::ProtocolVersion | A::InsufficientSecurity => {
-            "the server takes no version of TLS, or no cipher, that chatty speaks"
+            "the server accepts no TLS version or cipher that chatty supports"
         }
         A::CertificateRequired | A::NoCertificate | A::AccessDenied => {
-            "the server wants a certificate of its clients, which chatty join has not"
+            "the server requires a client certificate, which chatty join does not support"
         }
         A::UnrecognisedName => "the server has no certificate for that name",
-        A::InternalError => "the server met a problem of its own",
+        A::InternalError => "the server had an internal error",
         A::CloseNotify | A::UserCanceled => "the server ended the handshake",
         _ => "the server refused the handshake",
     }
 }
 
-/// What is wrong with a certificate.
+/// Explains what is wrong with a certificate.
 fn certificate_problem(problem: &CertificateError, host: &str) -> String {
     use CertificateError as C;
     let day = |time: &UnixTime| {
@@ -242,7 +247,7 @@ fn certificate_problem(problem: &CertificateError, host: &str) -> String {
         }
         C::NotValidYetContext { not_before, .. } => {
             let from = day(not_before);
-            return format!("it is valid from {from} on (is the clock of this machine right?)");
+            return format!("it is not valid before {from} (is the clock of this machine right?)");
         }
         C::NotValidForNameContext { presented, .. } if !presented.is_empty() => {
             let names: Vec<&str> = presented.iter().take(3).map(|name| bare_name(name)).collect();
@@ -254,49 +259,49 @@ fn certificate_problem(problem: &CertificateError, host: &str) -> String {
         }
         C::Expired => "it has expired; the server needs a new one",
         C::NotValidYet => "it is not valid yet (is the clock of this machine right?)",
-        C::UnknownIssuer => "it was signed by nobody whom this machine trusts",
+        C::UnknownIssuer => "it is not signed by a trusted authority",
         C::Revoked => "it was revoked",
-        C::BadSignature => "its signature is wrong",
-        C::BadEncoding => "it cannot be read",
-        C::InvalidPurpose | C::InvalidPurposeContext { .. } => "it was not made for servers",
+        C::BadSignature => "its signature is invalid",
+        C::BadEncoding => "it cannot be decoded",
+        C::InvalidPurpose | C::InvalidPurposeContext { .. } => "it was not issued for servers",
         C::UnsupportedSignatureAlgorithmContext { .. }
         | C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            "it is signed in a way that chatty does not know"
+            "its signature algorithm is not supported"
         }
-        C::UnhandledCriticalExtension => "it holds a condition that chatty does not know",
+        C::UnhandledCriticalExtension => "it has a critical extension that is not supported",
         C::UnknownRevocationStatus | C::ExpiredRevocationList => {
-            "nobody tells whether it was revoked"
+            "it is unknown whether it was revoked"
         }
         C::Other(other) => other_problem(&other.to_string()),
-        _ => NO_RULES,
+        _ => RULE_VIOLATION,
     };
     why.to_owned()
 }
 
-const NO_RULES: &str = "it does not keep to the rules for certificates";
+const RULE_VIOLATION: &str = "it violates the rules for certificates";
 
-/// Of these problems the library tells the name only.
+/// Explains problems for which the library has only a name.
 fn other_problem(name: &str) -> &'static str {
     if name.contains("CaUsedAsEndEntity") {
-        "it is that of an authority and not of a server, as openssl req -x509 makes them by default"
+        "it is an authority's and not a server's (openssl req -x509 makes those by default)"
     } else if name.contains("EndEntityUsedAsCa") || name.contains("PathLenConstraintViolated") {
-        "it was signed by somebody who may not sign certificates"
+        "its signer may not sign certificates"
     } else if name.contains("NameConstraint") {
-        "whoever signed it may not do so for that name"
+        "its signer may not sign for that name"
     } else if name.contains("UnsupportedCertVersion") {
-        "it is of an old kind (X.509 version 1), which chatty does not take"
+        "it is an X.509 version 1 certificate, which is not supported"
     } else {
-        NO_RULES
+        RULE_VIOLATION
     }
 }
 
-/// `DnsName("localhost")`, as the library tells it, without its wrapping.
+/// Returns the name inside `DnsName("localhost")`, as the library formats it.
 fn bare_name(name: &str) -> &str {
     let inner = name.split_once('(').map_or(name, |(_, rest)| rest.trim_end_matches(')'));
     inner.trim_matches('"')
 }
 
-/// For a host whose name is none for TLS, as one with an underscore.
+/// The name for a host that is no valid TLS name, such as one with an underscore.
 fn fallback() -> Result<ServerName<'static>, tokio_rustls::rustls::pki_types::InvalidDnsNameError> {
     ServerName::try_from("localhost")
 }
@@ -306,13 +311,13 @@ fn configure(trust: &TrustPolicy) -> Result<ClientConfig, String> {
     let algorithms = provider.signature_verification_algorithms;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|_| "cannot encrypt: no version of TLS is available")?;
+        .map_err(|_| "cannot encrypt: no TLS version is available")?;
     let builder = if matches!(trust, TrustPolicy::Authorities) {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
-            return Err("--tls-verify: this machine knows no certificate authorities; \
-                        ca-certificates has them, or SSL_CERT_FILE names them"
+            return Err("--tls-verify: this machine has no certificate authorities; install \
+                        ca-certificates or set SSL_CERT_FILE"
                 .to_owned());
         }
         builder.with_root_certificates(roots)
@@ -323,8 +328,8 @@ fn configure(trust: &TrustPolicy) -> Result<ClientConfig, String> {
     Ok(builder.with_no_client_auth())
 }
 
-/// Makes sure that the server holds the key of its certificate, whichever that is;
-/// which it may be is told by its fingerprint ([`Tls::check`]).
+/// Verifies that the server holds the key of its certificate, and accepts any certificate:
+/// [`Tls::check`] compares the fingerprint afterwards.
 #[derive(Debug)]
 struct PinnedVerifier {
     algorithms: WebPkiSupportedAlgorithms,
@@ -373,15 +378,15 @@ mod tests {
 
     use super::*;
 
-    /// Whether a text has a word such as `CaUsedAsEndEntity`: the name of a type.
-    fn has_name_of_a_type(text: &str) -> bool {
+    /// Whether a text contains the name of a type, such as `CaUsedAsEndEntity`.
+    fn has_type_name(text: &str) -> bool {
         let is_inner_capital =
             |pair: &[char]| pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase();
         text.chars().collect::<Vec<_>>().windows(2).any(is_inner_capital)
     }
 
     #[test]
-    fn problems_of_certificates_are_told_in_words() {
+    fn certificate_problem_is_explained_without_type_names() {
         use CertificateError as C;
         let day = |day: u64| UnixTime::since_unix_epoch(Duration::from_secs(day * 24 * 3600));
         let other = |name: &'static str| C::Other(OtherError(Arc::new(io::Error::other(name))));
@@ -392,35 +397,35 @@ mod tests {
             (C::Expired, "expired"),
             (C::ExpiredContext { time: day(9), not_after: day(1) }, "expired on 1970-01-02"),
             (C::NotValidYet, "clock"),
-            (C::NotValidYetContext { time: day(1), not_before: day(9) }, "from 1970-01-10"),
+            (C::NotValidYetContext { time: day(1), not_before: day(9) }, "before 1970-01-10"),
             (C::NotValidForName, "not for host"),
             (
                 C::NotValidForNameContext { expected, presented: presented.to_vec() },
                 "it is for localhost, 127.0.0.1, x and others and not for host",
             ),
-            (C::UnknownIssuer, "signed by nobody"),
+            (C::UnknownIssuer, "not signed by a trusted authority"),
             (C::Revoked, "revoked"),
             (C::BadSignature, "signature"),
-            (C::BadEncoding, "cannot be read"),
-            (C::InvalidPurpose, "not made for servers"),
-            (C::UnhandledCriticalExtension, "condition"),
+            (C::BadEncoding, "cannot be decoded"),
+            (C::InvalidPurpose, "not issued for servers"),
+            (C::UnhandledCriticalExtension, "critical extension"),
             (C::UnknownRevocationStatus, "revoked"),
             (C::InvalidOcspResponse, "rules"),
             (C::ApplicationVerificationFailure, "rules"),
-            (other("CaUsedAsEndEntity"), "of an authority"),
+            (other("CaUsedAsEndEntity"), "is an authority's"),
             (other("EndEntityUsedAsCa"), "may not sign"),
             (other("NameConstraintViolation"), "for that name"),
             (other("UnsupportedCertVersion"), "version 1"),
             (other("MaximumPathBuildCallsExceeded"), "rules"),
         ] {
-            let told = certificate_problem(&problem, "host");
-            assert!(told.contains(words), "{problem:?}: {told}");
-            assert!(!has_name_of_a_type(&told), "{problem:?}: {told}");
+            let text = certificate_problem(&problem, "host");
+            assert!(text.contains(words), "{problem:?}: {text}");
+            assert!(!has_type_name(&text), "{problem:?}: {text}");
         }
     }
 
     #[test]
-    fn problems_of_handshakes_are_told_in_words() {
+    fn handshake_problem_is_explained_without_type_names() {
         for problem in [
             Error::InvalidMessage(InvalidMessage::MessageTooShort),
             Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon),
@@ -430,12 +435,12 @@ mod tests {
             Error::General("SomeThing".to_owned()),
             Error::HandshakeNotComplete,
         ] {
-            let told = handshake_problem(&problem);
-            assert!(!has_name_of_a_type(&told), "{problem:?}: {told}");
+            let text = handshake_problem(&problem);
+            assert!(!has_type_name(&text), "{problem:?}: {text}");
         }
         for alert in 0..=u8::MAX {
-            let told = handshake_problem(&Error::AlertReceived(alert.into()));
-            assert!(told.starts_with("no encryption: ") && !has_name_of_a_type(&told), "{told}");
+            let text = handshake_problem(&Error::AlertReceived(alert.into()));
+            assert!(text.starts_with("TLS failed: ") && !has_type_name(&text), "{text}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Standard output of the piped mode, written by a thread of its own: a reader who
-//! pauses (`| less`) shall not keep us from reading the connection, or the server
-//! would take us for gone. What waits for such a reader is bounded; past that the
-//! connection waits too.
+//! Writes the standard output of the piped mode on its own thread: a reader that pauses (as
+//! `less` does) must not block the connection, or the heartbeat would fail. The waiting output is
+//! bounded ([`OUTPUT_MAX`]); past the bound the socket is not read (backpressure). It does
+//! not know the format of the output.
 
 use std::io::{self, Write as _};
 use std::mem;
@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::limits::OUTPUT_MAX;
 use crate::stdio;
 
-/// What the two threads share.
+/// The state shared by the two threads.
 #[derive(Default)]
 struct Progress {
     waiting: AtomicUsize,
@@ -23,11 +23,11 @@ struct Progress {
     moved: Notify,
 }
 
-/// See the head of this file.
+/// The handle of the writer thread.
 pub(super) struct Writer {
-    /// Not handed over yet.
+    /// Output that was not passed to the thread yet.
     batch: Vec<u8>,
-    /// `None` at the end.
+    /// `None` after [`Self::finish`].
     batches: Option<Sender<Vec<u8>>>,
     progress: Arc<Progress>,
     thread: Option<JoinHandle<()>>,
@@ -43,15 +43,15 @@ impl Writer {
         Self { batch: Vec::new(), batches: Some(batches), progress, thread: Some(thread) }
     }
 
-    /// Where to write; nothing of it is on its way before [`Self::flush`].
+    /// Returns the buffer to write to; [`Self::flush`] passes it to the thread.
     pub(super) fn batch(&mut self) -> &mut Vec<u8> {
         &mut self.batch
     }
 
-    /// Hands over what was written.
+    /// Passes the buffer to the thread.
     ///
     /// # Errors
-    /// What was handed over earlier could not be written.
+    /// Earlier output could not be written.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         if let Some(problem) = self.problem() {
             return Err(problem);
@@ -60,33 +60,33 @@ impl Writer {
             let mut batch = mem::take(&mut self.batch);
             batch.shrink_to_fit();
             self.progress.waiting.fetch_add(size(&batch), Ordering::Relaxed);
-            // The thread has ended? Then there is a problem, told the next time.
+            // If the thread has ended, the next flush returns its error.
             let _ = batches.send(batch);
         }
         Ok(())
     }
 
-    /// Whether more may wait.
+    /// Whether more output may wait.
     pub(super) fn has_room(&self) -> bool {
         self.progress.waiting.load(Ordering::Relaxed) < OUTPUT_MAX
     }
 
-    /// Waits until something has been written, or could not be.
+    /// Waits until some output was written, or failed.
     pub(super) async fn writable(&self) {
         self.progress.moved.notified().await;
     }
 
-    /// Waits until all is written.
+    /// Waits until all output is written.
     ///
     /// # Errors
-    /// It cannot be.
+    /// The output could not be written.
     pub(super) fn finish(&mut self) -> io::Result<()> {
-        let handed_over = self.flush();
+        let flushed = self.flush();
         self.batches = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        handed_over?;
+        flushed?;
         self.problem().map_or(Ok(()), Err)
     }
 
@@ -97,11 +97,11 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let _ = self.finish(); // who cares has asked
+        let _ = self.finish(); // callers that need the error call `finish` themselves
     }
 }
 
-/// What a batch that waits takes of the memory, its place in the queue included.
+/// Returns the memory of a waiting batch, including its entry in the queue.
 fn size(batch: &Vec<u8>) -> usize {
     batch.capacity() + 64
 }

@@ -83,7 +83,7 @@ fn server_cannot_choose_number_of_chat_log_files() {
         .output()
         .expect("sh");
     let said = text(&output.stdout);
-    assert_eq!(said.matches("no more than 1000 rooms").count(), 1, "{said}");
+    assert_eq!(said.matches("only 1000 rooms").count(), 1, "{said}");
     let host = home.path().join(format!("chatty/log/127.0.0.1_{port}"));
     let talks = fs::read_dir(&host).expect("a log").count();
     assert_eq!(talks, 1000);
@@ -106,7 +106,7 @@ fn chat_log_is_opt_in_and_its_write_errors_do_not_stop_chat() {
     fs::write(home.path().join("chatty"), "in the way").expect("writable");
     let done = run("--log");
     assert_eq!(done.status.code(), Some(0));
-    assert_eq!(text(&done.stdout).matches("chatty: no log any more: ").count(), 1);
+    assert_eq!(text(&done.stdout).matches("chatty: logging stopped: ").count(), 1);
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn password_command_is_run_by_sh() {
     assert_eq!(run("echo wrong").status.code(), Some(77));
     let done = run("exit 3");
     assert_eq!(done.status.code(), Some(2));
-    assert!(text(&done.stderr).starts_with("chatty: no password: the command for it ended with"));
+    assert!(text(&done.stderr).starts_with("chatty: the password command failed: "));
 }
 
 #[test]

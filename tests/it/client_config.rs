@@ -124,13 +124,13 @@ fn unknown_setting_is_reported_with_line_and_suggestion() {
     let said = text(&done.stderr);
     let said: Vec<&str> = said.lines().collect();
     let ends = [
-        "config.toml:3: there is no setting \"nmae\"; did you mean \"name\"?",
-        "config.toml:4: there is no setting \"colour\"; did you mean \"color\"?",
+        "config.toml:3: unknown setting \"nmae\"; did you mean \"name\"?",
+        "config.toml:4: unknown setting \"colour\"; did you mean \"color\"?",
     ];
     for (line, end) in said.iter().zip(ends) {
         assert!(line.starts_with("chatty: ") && line.ends_with(end), "{line}");
     }
-    assert!(said[2].contains(":5: there is no setting \"what-is-this\"; there are host, "));
+    assert!(said[2].contains(":5: unknown setting \"what-is-this\"; known settings: host, "));
     assert_eq!(said.len(), 3);
 }
 
@@ -141,16 +141,16 @@ fn invalid_config_is_reported_with_line_before_connecting() {
         ("\nport = 70000\n", ":2: port: invalid value '70000' for '--port <PORT>': "),
         (
             "color = \"pink\"\n",
-            ":1: color: invalid value 'pink' for '--color <WHEN>'; it is one of auto, always, ",
+            ":1: color: invalid value 'pink' for '--color <WHEN>'; possible values: auto, always, ",
         ),
         (
             "joins = \"none\"\n",
-            ":1: joins: invalid value 'none' for '--joins <WHOSE>'; it is one of all, smart, off",
+            ":1: joins: invalid value 'none' for '--joins <WHICH>'; possible values: all, smart, off",
         ),
         (
             "times = \"\"\n",
-            ":1: times: a value is required for '--times <WHEN>' but none was supplied; it is one \
-             of always, minute, never",
+            ":1: times: a value is required for '--times <WHEN>' but none was supplied; possible \
+             values: always, minute, never",
         ),
         (
             "notify = \"loud\"\n",
@@ -158,9 +158,9 @@ fn invalid_config_is_reported_with_line_before_connecting() {
         ),
         ("port = \"x\"\njoins = \"none\"\n", ":1: port: invalid value 'x' for '--port <PORT>': "),
         ("port = \"x\"\njoins = \"none\"\n", ":2: joins: invalid value 'none' for '--joins "),
-        ("json = \"yes\"\n", ":1: json: this is true or false"),
+        ("json = \"yes\"\n", ":1: json: must be true or false"),
         ("host = \"a b\"\n", ":1: host: invalid value 'a b' for '[HOST[:PORT]]': "),
-        ("[name]\nx = 1\n", ":1: name: table makes no sense here"),
+        ("[name]\nx = 1\n", ":1: name: table is not allowed here"),
         ("name = \n", ":1: "),
         ("name = \"a\"\nname = \"b\"\n", ":2: duplicate key"),
         ("\n\nname = \"\u{1b}[2J\"\n", ":3: "),
@@ -235,5 +235,5 @@ fn readme_example_config_is_valid() {
     let done = join(example, &[("CHATTY_NAME", "alice")], &args);
     // The empty password is an error of this test, reported after the settings were read.
     let said = text(&done.stderr);
-    assert_eq!(said, "chatty: /dev/null has no password in its first line\n");
+    assert_eq!(said, "chatty: the first line of /dev/null is empty; it must be the password\n");
 }

@@ -127,7 +127,7 @@ fn link_local_address_accepts_interface() {
     };
     let (code, said) = refused(&address);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("a link-local address takes its interface"), "{said}");
+    assert!(said.contains("a link-local address needs its interface"), "{said}");
     let mut server = Running(bind(&format!("{address}%{interface}")));
     let stderr = server.0.stderr.take().expect("piped");
     let first = BufReader::new(stderr).lines().next().expect("a line").expect("text");
@@ -355,9 +355,9 @@ fn client_disconnects_when_flooded_before_login() {
     let endless = |_: usize, _: &str| "x".repeat(1000);
     for (phase, line, words) in [
         (Phase::Greeting, endless as fn(usize, &str) -> String, ""),
-        (Phase::Login, long_line, "sent more than 4 MiB before the login was done"),
-        (Phase::Login, short_line, "sent more than 4 MiB before the login was done"),
-        (Phase::Resume, long_line, "sent more than 4 MiB before the login was done"),
+        (Phase::Login, long_line, "sent more than 4 MiB during the login"),
+        (Phase::Login, short_line, "sent more than 4 MiB during the login"),
+        (Phase::Resume, long_line, "sent more than 4 MiB during the login"),
     ] {
         let limit = if phase == Phase::Greeting { 100 * MIB } else { usize::MAX };
         let (port, _) = flooding_server(phase, limit, line);

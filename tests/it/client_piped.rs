@@ -315,9 +315,9 @@ fn exit_code_reports_outcome() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     for (port, args, code, problem) in [
         (server.port, &["--name", "alice"][..], 0, ""),
-        (server.port, &["--name", "Bob", "--retry-for", "0"], 77, "chatty: the server does not"),
-        (server.port, &["--name", "a b"], 77, "chatty: \"a b\" cannot be your name: "),
-        (server.port, &["--name", "server"], 77, "chatty: \"server\" cannot be your name: "),
+        (server.port, &["--name", "Bob", "--retry-for", "0"], 77, "chatty: the server refused"),
+        (server.port, &["--name", "a b"], 77, "chatty: \"a b\" is not a valid name: "),
+        (server.port, &["--name", "server"], 77, "chatty: \"server\" is not a valid name: "),
         (server.port, &["--name", "alice", "--room", "a b"], 2, "error: invalid value 'a b' for"),
         (server.port, &["--nosuch"], 2, "error: unexpected argument"),
         (free, &["--name", "alice"], 69, "chatty: cannot connect to 127.0.0.1:"),
@@ -398,7 +398,7 @@ fn password_is_read_from_file_or_environment() {
     }
     let done = join(server.port, &["--name", "alice", "--password-file", "/nowhere"], b"hi\n");
     assert_eq!(done.status.code(), Some(2));
-    assert!(text(&done.stderr).starts_with("chatty: cannot read a password in /nowhere: "));
+    assert!(text(&done.stderr).starts_with("chatty: cannot read the password in /nowhere: "));
     let done = join(server.port, &["--name", "alice"], b"hi\n");
     assert_eq!(done.status.code(), Some(77));
     assert!(text(&done.stderr).contains("CHATTY_PASSWORD"), "{}", text(&done.stderr));
@@ -451,5 +451,5 @@ fn unwritable_output_is_an_error() {
         .output()
         .expect("chatty join");
     assert_eq!(done.status.code(), Some(69));
-    assert!(text(&done.stderr).starts_with("chatty: cannot write what the server says: "));
+    assert!(text(&done.stderr).starts_with("chatty: cannot write to standard output: "));
 }

@@ -97,7 +97,7 @@ fn piped_client_survives_two_server_crashes_without_loss() {
         out.extend(lines_until(&pipe.out, &format!(" line {seen}.")));
         server.kill();
         (crash * 400 + 200..crash * 400 + 400).for_each(|n| pipe.say(&format!("line {n}.")));
-        lines_until(&pipe.errors, "connection lost, trying again");
+        lines_until(&pipe.errors, "connection lost; reconnecting");
         let data = folder.path().to_str().expect("a plain path");
         server = Server::start_again(port, &["--data", data]);
     }
@@ -108,7 +108,7 @@ fn piped_client_survives_two_server_crashes_without_loss() {
     let lines: Vec<_> = (0..800).map(|n| format!("line {n}.")).collect();
     assert_eq!(said, lines);
     assert_eq!(exit, Some(0), "{errors:?}");
-    assert!(errors.last().is_some_and(|line| line.starts_with("chatty: back after ")));
+    assert!(errors.last().is_some_and(|line| line.starts_with("chatty: reconnected after ")));
     witness.say("/join ops");
     witness.say("/history 1000");
     let kept: Vec<_> = witness.settles();
@@ -129,7 +129,7 @@ fn terminal_shows_missed_lines_and_sends_typed_lines_after_reconnect() {
     alice.types("half a li");
     alice.shows_last("#lobby> half a li");
     proxy.cut();
-    let lost = "-- connection lost, trying again …";
+    let lost = "-- connection lost; reconnecting …";
     alice.shows(lost, |rows| count(rows, lost) == 1);
     alice.types("ne\rdraft");
     alice.shows("the unread count", |rows| count(rows, "-- to be sent: half a line") == 1);
@@ -147,7 +147,7 @@ fn terminal_shows_missed_lines_and_sends_typed_lines_after_reconnect() {
     };
     let order = [" alice: before", lost, "—— 2 missed ——", " bob: one", " bob: two"];
     assert!(order.map(at).is_sorted(), "{rows:?}");
-    assert!(rows.iter().any(|row| row.starts_with("-- back after ")), "{rows:?}");
+    assert!(rows.iter().any(|row| row.starts_with("-- reconnected after ")), "{rows:?}");
     alice.shows_last("#lobby> draft");
     alice.types(" two\r");
     // Bob has seen no quit of alice, and every line once.
@@ -194,7 +194,7 @@ impl Muted {
     /// Cuts the connection, calls `meanwhile`, and waits until alice has reconnected.
     fn cut(&mut self, meanwhile: impl FnOnce(&mut Peer)) {
         self.proxy.cut();
-        lines_until(&self.pipe.errors, "connection lost, trying again");
+        lines_until(&self.pipe.errors, "connection lost; reconnecting");
         meanwhile(&mut self.bob);
         self.proxy.mend();
     }
@@ -262,7 +262,7 @@ fn expired_session_catches_up_without_duplicates() {
     assert_eq!(out, seen);
     let (exit, _, errors) = pipe.end();
     assert_eq!(exit, Some(0), "{errors:?}");
-    assert!(errors.last().is_some_and(|line| line.ends_with(", in a new visit")), "{errors:?}");
+    assert!(errors.last().is_some_and(|line| line.ends_with(", in a new session")), "{errors:?}");
     let heard = ["* alice joined", "#ops * alice joined", "#ops alice: later", "* alice quit"];
     assert_eq!(bob.settles(), heard);
 }
@@ -274,7 +274,7 @@ fn new_session_sends_no_line_to_wrong_target() {
     let _bob = Peer::join(port, "bob");
     let Some(alice) = Terminal::join(proxy.port, "--name alice --room ops") else { return };
     alice.shows_last("#ops>");
-    let lost = "-- connection lost, trying again …";
+    let lost = "-- connection lost; reconnecting …";
     let mut restart = |line: &str| {
         let losses = count(&alice.rows(), lost);
         proxy.cut();
@@ -314,7 +314,7 @@ fn private_line_typed_offline_is_never_posted_to_room() {
     let Some(alice) = Terminal::join(proxy.port, "--name alice") else { return };
     alice.shows_last("#lobby>");
     proxy.cut();
-    alice.shows("the lost connection", |rows| rows.iter().any(|row| row.contains("trying again")));
+    alice.shows("the lost connection", |rows| rows.iter().any(|row| row.contains("reconnecting")));
     alice.types("to all\r/query ghost\rto the ghost\r/query bob\rto bob\r");
     alice.shows("the unread count", |rows| count(rows, "-- to be sent: to bob") == 1);
     proxy.mend();
@@ -334,7 +334,7 @@ fn quit_while_offline_reports_unsent_lines() {
         alice.shows_last("#lobby>");
         server.kill();
         alice.shows("the lost connection", |rows| {
-            rows.iter().any(|row| row.contains("trying again"))
+            rows.iter().any(|row| row.contains("reconnecting"))
         });
         alice.types("unheard\r");
         alice.shows("the unread count", |rows| count(rows, "-- to be sent: unheard") == 1);
@@ -485,7 +485,7 @@ fn reconnect_stops_at_its_time_limit() {
         lines_until(&pipe.out, "alice: one");
         server.kill();
         let errors: Vec<_> = pipe.errors.iter().collect();
-        assert_eq!(errors.iter().any(|line| line.contains("trying again")), is_tried);
+        assert_eq!(errors.iter().any(|line| line.contains("reconnecting")), is_tried);
         let last = if is_tried { "cannot connect to" } else { "the connection was lost" };
         assert!(errors.last().expect("a reason").contains(last), "{errors:?}");
         assert_eq!(pipe.end().0, Some(69));
@@ -500,13 +500,13 @@ fn client_rejoins_rooms_of_ephemeral_server() {
     pipe.say("one");
     lines_until(&pipe.out, "#ops alice: one");
     server.kill();
-    lines_until(&pipe.errors, "trying again");
+    lines_until(&pipe.errors, "reconnecting");
     pipe.say("two");
     let _server = Server::start_again(port, &["--ephemeral"]);
     lines_until(&pipe.out, "#ops alice: two");
     let (exit, _, errors) = pipe.end();
     assert_eq!(exit, Some(0), "{errors:?}");
-    assert!(errors.iter().any(|line| line.contains("in a new visit")), "{errors:?}");
+    assert!(errors.iter().any(|line| line.contains("in a new session")), "{errors:?}");
 }
 
 #[test]
@@ -527,7 +527,7 @@ fn draft_and_typed_lines_survive_server_crash() {
     let server = Server::start_again(port, &["--data", &data]);
     alice.shows("what waited", |rows| count(rows, "#ops alice: meanwhile") == 1);
     let rows = alice.shows_last("#ops> half a mess");
-    assert_eq!(count(&rows, "-- connection lost, trying again …"), 1, "{rows:?}");
+    assert_eq!(count(&rows, "-- connection lost; reconnecting …"), 1, "{rows:?}");
     let mut bob = Peer::join(server.port, "bob");
     bob.say("/join ops");
     bob.hears(|line| line == "[USERS #ops 2] alice,bob");
@@ -551,7 +551,7 @@ fn terminal_reconnects_under_other_name_when_name_is_taken() {
     let mut other = Peer::join(port, "alice");
     proxy.mend();
     alice.shows("the name", |rows| {
-        rows.iter().any(|row| row.contains("alice is somebody else now, and you are alice_"))
+        rows.iter().any(|row| row.contains("alice is in use by another user; you are now alice_"))
     });
     alice.types("it is me\r");
     other.hears(|line| line == "alice_: it is me");
@@ -606,7 +606,7 @@ fn unconfirmed_lines_of_lost_session_are_reported_and_not_resent() {
     (&stream).write_all(b"@id=1 bob: half a li").expect("say");
     drop(said);
     stream.shutdown(std::net::Shutdown::Both).expect("cut");
-    lines_until(&pipe.errors, "trying again");
+    lines_until(&pipe.errors, "reconnecting");
     pipe.say("new");
     let answering = thread::spawn(move || {
         let (mut stream, said) = next_client(&listener);
@@ -765,7 +765,8 @@ fn reconnect_command_replaces_connection() {
     alice.shows_last("#lobby>");
     bob.hears(|line| line == "* alice joined");
     alice.types("/reconnect\r");
-    let back = |rows: &[String]| rows.iter().filter(|row| row.starts_with("-- back after")).count();
+    let back =
+        |rows: &[String]| rows.iter().filter(|row| row.starts_with("-- reconnected after")).count();
     alice.shows("the reconnect", |rows| back(rows) == 1);
     alice.types("here\r");
     assert_eq!(bob.next(), "alice: here");
@@ -811,18 +812,18 @@ fn heartbeat_detects_hung_server_and_client_resumes() {
     lines_until(&pipe.out, "[USERS #lobby 2] alice,logger");
     alice.types("half a mess");
     server.signal("STOP");
-    lines_until(&pipe.errors, "chatty: connection lost, trying again");
+    lines_until(&pipe.errors, "chatty: connection lost; reconnecting");
     alice.shows_last("lost #lobby> half a mess");
     server.signal("CONT");
     Terminal::waits("the pipe is back", || {
-        pipe.errors.try_iter().any(|line| line.starts_with("chatty: back after"))
+        pipe.errors.try_iter().any(|line| line.starts_with("chatty: reconnected after"))
     });
     alice.shows_last("#lobby> half a mess");
     alice.types("age\r");
     lines_until(&pipe.out, "alice: half a message");
     let rows = alice.shows("the line", |rows| count(rows, " alice: half a message") == 1);
     // Replies to heartbeats keep the connection alive even without messages.
-    assert_eq!(count(&rows, "-- connection lost, trying again …"), 1, "{rows:?}");
+    assert_eq!(count(&rows, "-- connection lost; reconnecting …"), 1, "{rows:?}");
     alice.types("/ping\r");
     let timed = |row: &String| row.starts_with("-- answered in ") && row.ends_with(" ms");
     alice.shows("the waiting time", |rows| rows.iter().any(timed));
@@ -897,7 +898,7 @@ fn client_misses_nothing_after_backup_restore() {
         say_in_ops(port, 3..8);
         let mut seen = lines_until(&alice.out, "\"text\":\"line 7.\",\"self\":false}");
         proxy.cut();
-        lines_until(&alice.errors, "connection lost, trying again");
+        lines_until(&alice.errors, "connection lost; reconnecting");
         alice.say("typed meanwhile");
         let server = restore(server, folder.path(), copy.path());
         say_in_ops(port, 100..100 + after);
@@ -1017,5 +1018,5 @@ fn client_resumes_at_server_without_resume_time_argument() {
     let (exit, out, errors) = pipe.end();
     assert_eq!(out, ["bob: two"]);
     assert_eq!(exit, Some(0), "{errors:?}");
-    assert!(!errors.iter().any(|line| line.contains("new visit")), "{errors:?}");
+    assert!(!errors.iter().any(|line| line.contains("new session")), "{errors:?}");
 }

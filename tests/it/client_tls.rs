@@ -83,7 +83,7 @@ fn new_certificate_is_trusted_once_and_changed_one_is_rejected() {
     let met = home.join(port, &["--tls"]);
     assert_welcome(&met);
     let introduction =
-        format!("chatty: {host} is new here; its certificate's SHA-256 is {first}\n");
+        format!("chatty: first connection to {host}: trusting its certificate (SHA-256 {first})\n");
     assert_eq!(text(&met.stderr), introduction);
     let known = home.known_hosts();
     assert_eq!(fs::read_to_string(&known).expect("kept"), format!("{host} {first}\n"));
@@ -120,8 +120,8 @@ fn unreadable_known_hosts_is_rejected_and_unwritable_is_reported() {
     let unkept = finish(unkept.env("XDG_DATA_HOME", "/proc"), "hi\n");
     assert_welcome(&unkept);
     let complaints = text(&unkept.stderr);
-    assert!(complaints.contains("is new here"), "{complaints}");
-    assert!(complaints.contains("chatty: cannot remember it: "), "{complaints}");
+    assert!(complaints.contains("first connection to "), "{complaints}");
+    assert!(complaints.contains("chatty: cannot store the fingerprint: "), "{complaints}");
     let mut nowhere = home.command(&format!("127.0.0.1:{}", server.port), &["--tls"]);
     let output = finish(nowhere.env_remove("HOME").env("XDG_DATA_HOME", "relative"), "hi\n");
     assert_eq!(output.status.code(), Some(2));
@@ -194,7 +194,7 @@ fn certificate_rejection_is_explained() {
     };
     let authority_itself = (authority.clone(), issuer.key().serialize_pem());
     for (number, ((certificate, key), words)) in [
-        (authority_itself, "of an authority and not of a server"),
+        (authority_itself, "is an authority's and not a server's"),
         (
             signed(|sheet| sheet.not_after = rcgen::date_time_ymd(2020, 2, 3)),
             "expired on 2020-02-03",
@@ -208,7 +208,7 @@ fn certificate_rejection_is_explained() {
             signed(|sheet| {
                 sheet.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::EmailProtection];
             }),
-            "not made for servers",
+            "not issued for servers",
         ),
     ]
     .into_iter()
@@ -225,7 +225,7 @@ fn certificate_rejection_is_explained() {
         let mut command = home.command(&address, &["--tls-verify"]);
         command.env("SSL_CERT_FILE", file("ca.pem", &authority)).env_remove("SSL_CERT_DIR");
         let refused = finish(&mut command, "hi\n");
-        assert_refused(&refused, &["no authority vouches for its certificate", words]);
+        assert_refused(&refused, &["certificate not trusted", words]);
     }
 }
 
@@ -278,10 +278,10 @@ fn certificate_authority_verifies_host_name() {
         finish(command.env("SSL_CERT_FILE", authority).env_remove("SSL_CERT_DIR"), "hi\n")
     };
     assert_welcome(&join("localhost", &plain(&authority)));
-    assert_refused(&join("127.0.0.1", &plain(&authority)), &["no authority vouches for"]);
+    assert_refused(&join("127.0.0.1", &plain(&authority)), &["certificate not trusted"]);
     let stranger = tempfile::tempdir().expect("a folder");
     let (_, _, other) = make_signed_certificate(stranger.path());
-    assert_refused(&join("localhost", &plain(&other)), &["no authority vouches for"]);
+    assert_refused(&join("localhost", &plain(&other)), &["certificate not trusted"]);
     let none = join("localhost", "/dev/null");
     assert_eq!(none.status.code(), Some(2));
     assert!(text(&none.stderr).contains("SSL_CERT_FILE"), "{}", text(&none.stderr));
@@ -292,7 +292,7 @@ fn tls_mismatch_is_explained() {
     let home = Home::new();
     let server = Server::start();
     let output = home.join(server.port, &["--tls"]);
-    assert_refused(&output, &["speaks no TLS", "chatty serve --tls"]);
+    assert_refused(&output, &["does not speak TLS", "chatty serve --tls"]);
     assert!(!home.known_hosts().exists());
     let server = Server::start_with(&["--tls-only"]);
     assert_refused(&home.join(server.port, &[]), &["speaks TLS only", "chatty join --tls"]);

@@ -190,7 +190,7 @@ fn room_line_can_be_sent_during_query() {
     alice.shows("the hint", |rows| count(rows, "-- usage: /say TEXT") == 1);
     alice.types("/part\r/say hi none\r");
     alice.shows("the refusal", |rows| {
-        count(rows, "-- not sent, you are in no room: /join one") == 1
+        count(rows, "-- not sent: you are in no room; /join one to talk") == 1
     });
     alice.types("psst\r");
     assert_eq!(bob.hears(|line| line.contains("alice:")), "[PRIVATE MESSAGE] alice: psst");

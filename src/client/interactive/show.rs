@@ -1,4 +1,5 @@
-//! What becomes of the server's lines, and what the client itself has to say.
+//! Decides what is shown of the server's lines, and prints the notices of the client. It
+//! does not know how lines are styled or drawn.
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -13,13 +14,12 @@ use crate::client::submission::is_secret;
 use crate::protocol::{Event, Tags};
 
 impl Chat {
-    /// Shows the lines that are here, as far as the screen has room for them. `false`:
-    /// there may be more.
+    /// Shows the received lines while the printer accepts them. `false`: there may be more.
     pub(super) fn receive(&mut self) -> bool {
         while self.printer.has_room() {
             let Some(line) = self.connection.next_line() else { return true };
             let problem = self.attention.heard(&line, lock(&self.state).me());
-            if is_from_others(&line) && self.reading.begins_anew(Instant::now()) {
+            if is_from_others(&line) && self.away_marker.begins_anew(Instant::now()) {
                 self.printer.print(self.screen.divider("since you last wrote"));
             }
             self.show(&line);
@@ -31,14 +31,14 @@ impl Chat {
     }
 
     pub(super) fn show(&mut self, line: &str) {
-        let mut lines = self.comeback.whole(line.to_owned());
+        let mut lines = self.resumption.complete_answer(line.to_owned());
         let is_help = |line: &String| {
             let event = Event::parse(Tags::split(line).1);
             matches!(event, Some(Event::Reply { word: "HELP", .. }))
         };
-        // Of all commands; and with it what we do ourselves.
+        // The list of all commands; add the client's own.
         if lines.first().is_some_and(is_help)
-            && let Some(own) = self.owed_help.take()
+            && let Some(own) = self.pending_help.take()
         {
             let rows = lines.split_off(1);
             self.show_line(&lines[0]);
@@ -61,48 +61,48 @@ impl Chat {
     fn show_line(&mut self, line: &str) {
         let (tags, plain) = Tags::split(line);
         let event = Event::parse(plain);
-        let is_shown = self.comeback.note(&tags, event.as_ref());
-        let (me, is_hushed, is_hidden) = {
+        let is_shown = self.resumption.note(&tags, event.as_ref());
+        let (me, is_quiet_room, is_hidden) = {
             let mut state = lock(&self.state);
             let is_hidden = event.as_ref().is_some_and(|event| self.joins.hide(event, &state));
             if let Some(event) = &event {
                 state.apply(&tags, event);
             }
-            let is_hushed = event.as_ref().is_some_and(|event| state.is_muted_room(event));
-            (state.me().to_owned(), is_hushed, is_hidden)
+            let is_quiet_room = event.as_ref().is_some_and(|event| state.is_muted_room(event));
+            (state.me().to_owned(), is_quiet_room, is_hidden)
         };
-        if is_shown && !is_hushed && !is_hidden {
-            let is_gathered = tags.cid.is_none()
+        if is_shown && !is_quiet_room && !is_hidden {
+            let is_coalesced = tags.cid.is_none()
                 && event.is_some_and(|event| self.presence.gather(&event, &me, Instant::now()));
             if self.presence.is_full() {
                 self.show_presence();
             }
-            if !is_gathered {
+            if !is_coalesced {
                 let is_last = matches!(event, Some(Event::Bye { .. }));
                 if is_last || self.presence.precedes(plain) {
                     self.show_presence();
                 }
                 self.print(self.screen.line(line, &me, Timestamp::now()));
             }
-        } else if is_hushed {
+        } else if is_quiet_room {
             self.printer.repaint();
         }
         if is_shown && let Some(problem) = self.log.note(&tags, plain) {
             self.printer.print(self.screen.warning(&problem));
         }
         if let (Some(cid), Some(Event::Reply { word: "PONG", .. })) = (tags.cid, event)
-            && let Some(sent) = self.comeback.outgoing.sent_at(cid)
+            && let Some(sent) = self.resumption.outgoing.sent_at(cid)
         {
             let time = sent.elapsed().as_millis();
             self.printer.print(self.screen.notice(&format!("answered in {time} ms")));
         }
         if let (Some(cid), Some(Event::Error { .. })) = (tags.cid, event) {
-            let astray = self.comeback.outgoing.refused(cid);
-            self.warn_of(&astray, NOT_SENT);
+            let abandoned = self.resumption.outgoing.refused(cid);
+            self.warn_of(&abandoned, NOT_SENT);
         }
         if let Some(cid) = tags.cid {
-            // After the state: who waits for the answer looks there next.
-            self.comeback.outgoing.acknowledge(cid, event.as_ref());
+            // After the state was updated: the thread that waits for the answer reads it next.
+            self.resumption.outgoing.acknowledge(cid, event.as_ref());
         }
         if let Some(Event::Bye { code, text }) = event {
             self.farewell = Some((code.to_owned(), text.to_owned()));
@@ -138,51 +138,51 @@ impl Chat {
         }
     }
 
-    /// Shows how long the server takes, and names what it has not answered.
-    pub(super) fn show_lag(&mut self) {
+    /// Shows how long the server has not answered, and reports overdue lines.
+    pub(super) fn show_latency(&mut self) {
         let now = Instant::now();
         let since = self.unanswered_since();
-        if let Some(seconds) = self.lag.change(since, now) {
+        if let Some(seconds) = self.latency.change(since, now) {
             lock(&self.state).link =
                 if seconds > 0 { LinkState::Slow(seconds) } else { LinkState::Up };
             self.printer.repaint();
         }
-        lock(&self.state).sending = self.comeback.outgoing.load().0;
+        lock(&self.state).sending = self.resumption.outgoing.load().0;
         let overdue =
-            now.checked_sub(OVERDUE_AFTER).map(|then| self.comeback.outgoing.overdue(then));
+            now.checked_sub(OVERDUE_AFTER).map(|then| self.resumption.outgoing.overdue(then));
         for line in overdue.into_iter().flatten() {
             let text = format!("no answer yet, perhaps not delivered: {}", redacted(&line));
             self.printer.print(self.screen.warning(&text));
         }
     }
 
-    /// Makes a room quiet, or ends that.
-    pub(super) fn quiet(&mut self, room: Option<String>) {
+    /// Turns the quiet mode of a room on or off.
+    pub(super) fn toggle_quiet(&mut self, room: Option<String>) {
         let text = {
             let mut state = lock(&self.state);
             match room.or_else(|| state.room().map(str::to_owned)) {
                 Some(room) if state.is_in(&room) => {
                     if state.unread.toggle_quiet(&room) {
                         format!(
-                            "#{room} is quiet: its lines are counted in front of the prompt, and \
-                             shown where they mean you; /quiet #{room} again ends that"
+                            "#{room} is quiet: the prompt counts its messages, and only mentions \
+                                 of you are shown; /quiet #{room} again ends this"
                         )
                     } else {
-                        format!("#{room} is shown again; /history #{room} has what was said")
+                        format!("#{room} is shown again; /history #{room} has what you missed")
                     }
                 }
                 Some(room) => format!("you are not in #{room}"),
-                None => "you are in no room".to_owned(),
+                None => "you are in no room; /join one to talk".to_owned(),
             }
         };
         self.printer.print(self.screen.notice(&text));
     }
 
-    /// Helps as far as the client knows; whether that is all of it.
+    /// Answers `/help` as far as the client can. `true`: the answer is complete.
     pub(super) fn help(&mut self, line: &str, is_offline: bool) -> bool {
         let Some((rows, is_all)) = local::help(line, is_offline) else { return false };
         if !is_all {
-            self.owed_help = Some(rows);
+            self.pending_help = Some(rows);
             return false;
         }
         if rows.len() > local::TABLE.len() {
@@ -196,12 +196,12 @@ impl Chat {
     }
 }
 
-/// A line as it may be shown again.
+/// Returns a line with passwords redacted, to be shown again.
 pub(super) fn redacted(line: &str) -> &str {
     if is_secret(line) { "(a password)" } else { line }
 }
 
-/// What others said. Our own lines among what we missed are only now answered.
+/// Whether a line is a message of another user. Our own missed messages carry a cid.
 fn is_from_others(line: &str) -> bool {
     let (tags, plain) = Tags::split(line);
     tags.cid.is_none() && matches!(Event::parse(plain), Some(Event::Message(_)))
