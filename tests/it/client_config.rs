@@ -221,7 +221,7 @@ fn switch_in_a_variable_takes_the_documented_words_only() {
         let done = join("", &[(variable, word)], &args);
         let said = text(&done.stderr);
         assert_eq!(done.status.code(), Some(2), "{variable}: {said}");
-        assert!(said.contains("is neither on nor off; write on, true, yes or 1"), "{said}");
+        assert!(said.contains("is neither on nor off; use on, true, yes or 1"), "{said}");
     }
 }
 
