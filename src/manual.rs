@@ -1,4 +1,4 @@
-//! The manual pages of `chatty man`: the sections that clap_mangen generates from the
+//! The manual pages of `chatty man`: the sections that `clap_mangen` generates from the
 //! command line's definition, then those that it has no source for. The slash commands
 //! and the environment variables come from their tables. This module does not know what
 //! a flag or a command does.
@@ -151,7 +151,9 @@ pub(crate) fn render(page: clap::Command) -> std::io::Result<Vec<u8>> {
         "hash-password" => HASH_PASSWORD_SECTIONS,
         _ => CHATTY_SECTIONS,
     };
-    sections.iter().for_each(|part| section(&mut more, part));
+    for part in sections {
+        section(&mut more, part);
+    }
     let mut text = Vec::new();
     // clap_mangen would render the help's examples and exit codes as a section EXTRA.
     let page = page.after_help(Resettable::Reset).after_long_help(Resettable::Reset);
@@ -175,8 +177,11 @@ fn slash_commands(out: &mut String) {
         if last.replace(row.group) != Some(row.group) {
             let _ = writeln!(out, ".SS \"{}\"", escape(row.group.heading()));
         }
-        let aliases: String = row.aliases.iter().map(|alias| format!(", /{alias}")).collect();
-        entry(out, &format!("{}{aliases}", row.usage()), row.help);
+        let mut tag = row.usage();
+        for alias in row.aliases {
+            let _ = write!(tag, ", /{alias}");
+        }
+        entry(out, &tag, row.help);
     }
 }
 
@@ -190,8 +195,12 @@ fn environment(out: &mut String, page: &clap::Command, others: &[(&str, &str)]) 
         .map(|(variable, option)| (variable, format!("The default of {option}.")))
         .collect();
     variables.sort();
-    variables.iter().for_each(|(variable, text)| entry(out, variable, text));
-    others.iter().for_each(|(variable, text)| entry(out, variable, text));
+    for (variable, text) in &variables {
+        entry(out, variable, text);
+    }
+    for (variable, text) in others {
+        entry(out, variable, text);
+    }
 }
 
 /// Returns `--name`, or the value name of a positional argument.
@@ -216,7 +225,9 @@ fn section(out: &mut String, section: &Section) {
     if !section.intro.is_empty() {
         paragraph(out, section.intro);
     }
-    section.entries.iter().for_each(|(tag, text)| entry(out, tag, text));
+    for (tag, text) in section.entries {
+        entry(out, tag, text);
+    }
 }
 
 fn heading(out: &mut String, title: &str) {
