@@ -1013,7 +1013,7 @@ impl<'a> Args<'a> {
     fn time(&self, word: &str) -> Result<Duration, Refusal> {
         let problem = match parse_duration(word) {
             Ok(time) if !time.is_zero() && time <= TIME_MAX => return Ok(time),
-            Ok(Duration::ZERO) => format!("\"{word}\" is no duration; it must be longer than zero"),
+            Ok(Duration::ZERO) => format!("\"{word}\" is too short; use a time longer than zero"),
             Ok(_) => {
                 format!(
                     "\"{word}\" is too long; use at most {}, or leave it out for no limit",
