@@ -1,13 +1,13 @@
-//! The one table of commands. A row knows a command's *syntax*: its name, its
-//! arguments, its help and how to read it. From the rows come parsing, usage
-//! errors, "did you mean", `/help`, the README's list and the client's
-//! completion. What a command *means* is the hub's business (`server/hub.rs`).
+//! The command table. A row defines a command's *syntax*: name, arguments, help text
+//! and parser. Parsing, usage errors, "did you mean", `/help`, the list in the README,
+//! the manual page and the client's completion are generated from the rows. This module
+//! does not know what a command *does*; the hub does (`server/hub.rs`).
 //!
-//! To add a command: a variant of [`Command`], a row in [`TABLE`], an arm in
-//! `server/hub/obey.rs`, a transcript in `tests/transcripts`. The compiler and the tests
-//! below name what was forgotten.
+//! To add a command, add a variant of [`Command`], a row in [`TABLE`], an arm in
+//! `server/hub/dispatch.rs` and a transcript in `tests/transcripts`. The compiler and the
+//! tests below report a missing step.
 //!
-//! Lexing: words ignore case and are parted by blanks; exactly one blank
+//! Lexing: words are separated by blanks and ignore case; exactly one blank
 //! precedes the last argument, which is the rest of the line, verbatim.
 
 use std::fmt;
@@ -22,62 +22,62 @@ mod mistakes;
 
 pub use mistakes::{behind_blanks, word_behind_blanks};
 
-/// What one line of a client asks for.
+/// The parsed form of a line from a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request<'a> {
-    /// An empty line, or one of blanks: nothing, and no answer.
+    /// An empty or blank line: ignored without an answer.
     Nothing,
-    /// Text for wherever plain lines go.
+    /// Text for the current room, or for the person of the current `/query`.
     Say(&'a str),
     /// A command.
     Command(Command<'a>),
 }
 
-/// Whom `/msg` is for.
+/// The recipient of `/msg`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageTarget<'a> {
-    /// `#ops`, its name without the sign.
+    /// A room, by its name without `#`.
     Room(&'a str),
-    /// A person.
+    /// A user, by name.
     Person(&'a str),
 }
 
-/// Which rows `/history` gives.
+/// The messages that `/history` returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HistoryRange {
-    /// At most so many.
+    /// The maximum number of messages.
     pub count: usize,
-    /// The nearest after this id; without one, the latest.
+    /// Returns the first messages after this id; `None` returns the latest.
     pub after: Option<u64>,
 }
 
-/// What `/set` can switch.
+/// A per-session setting of `/set`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setting {
-    /// My own lines come back to me.
+    /// The user's own messages are echoed.
     Echo,
-    /// Joined, left and quit events come to me.
+    /// Joined, left and quit events are sent.
     Joins,
-    /// Lines carry their `@id=…;time=…` prefix.
+    /// Lines carry an `@id=…;time=…` prefix.
     Tags,
 }
 
 impl Setting {
-    /// Every setting with its word, in the order `[SET]` tells them.
+    /// Every setting with its wire word, in the order of `[SET]`.
     pub const TABLE: [(Self, &'static str); 3] =
         [(Self::Echo, "echo"), (Self::Joins, "joins"), (Self::Tags, "tags")];
 
-    /// The setting's word.
+    /// The setting's wire word.
     #[must_use]
     pub fn word(self) -> &'static str {
         Self::TABLE[self as usize].1
     }
 }
 
-/// A command with its arguments, as written; whether they make sense where and
-/// when they are said is for the hub to find out.
+/// A command with its arguments as written. The hub checks whether they are valid in the
+/// current state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)] // each stands in TABLE with its arguments and its help
+#[allow(missing_docs)] // documented by the rows of TABLE
 pub enum Command<'a> {
     Help { command: Option<&'a str> },
     Login { name: &'a str, password: Option<&'a str> },
@@ -126,14 +126,14 @@ pub enum Command<'a> {
     Quit { reason: Option<&'a str> },
 }
 
-/// What an argument is, for completion.
+/// The type of an argument, for completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArgKind {
-    /// Somebody who is here.
+    /// The name of a user who is online.
     Person,
     /// A room, with its `#`.
     Room,
-    /// Either.
+    /// The name of a user or of a room.
     PersonOrRoom,
     /// A command of this table.
     Command,
@@ -141,72 +141,76 @@ pub enum ArgKind {
     Setting,
     /// `on` or `off`.
     Switch,
-    /// A password: in no history, and shown to nobody.
+    /// A password: never stored in a history and never displayed.
     Secret,
-    /// Anything else; nothing to offer.
+    /// Anything else; has no completions.
     Free,
 }
 
 /// One argument.
 #[derive(Debug, Clone, Copy)]
 pub struct Arg {
-    /// As usage shows it, brackets included.
+    /// The argument as the usage shows it, brackets included.
     pub usage: &'static str,
-    /// What it is.
+    /// Its type.
     pub kind: ArgKind,
 }
 
-/// What a command is about, in the order of what most people want to know last.
+/// The subject of a command. The order is the reverse of [`TABLE`]: the interactive
+/// client lists the groups in this order, so that the most used one is next to the prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
-    /// Order on the server.
-    Rule,
-    /// Order in a room.
-    Order,
-    /// What programs need.
+    /// Commands of server operators.
+    Server,
+    /// Commands of room operators.
+    Moderation,
+    /// Commands for programs.
     Programs,
-    /// Who I am, and how I wish it.
+    /// The user's login, account and settings.
     Me,
-    /// What was said.
-    Earlier,
-    /// Where one is, and who else.
+    /// History and search.
+    History,
+    /// Rooms and topics.
     Rooms,
-    /// Saying something.
+    /// Other people, and how they see the user.
+    People,
+    /// Sending messages.
     Talk,
 }
 
 impl Group {
-    /// For people.
+    /// The heading that the client and the manual page show above the group.
     #[must_use]
     pub fn heading(self) -> &'static str {
         match self {
-            Self::Rule => "for operators of the server",
-            Self::Order => "for operators of a room",
+            Self::Server => "for operators of the server",
+            Self::Moderation => "for operators of a room",
             Self::Programs => "for programs",
             Self::Me => "you",
-            Self::Earlier => "what was said",
-            Self::Rooms => "rooms, and who is there",
+            Self::History => "history and search",
+            Self::Rooms => "rooms",
+            Self::People => "people",
             Self::Talk => "talking",
         }
     }
 }
 
-/// One command's syntax.
+/// The syntax of a command.
 #[derive(Debug)]
 pub struct Row {
     /// The name, without `/`.
     pub name: &'static str,
-    /// What it is about.
+    /// Its subject.
     pub group: Group,
-    /// Other names for it.
+    /// Alternative names.
     pub aliases: &'static [&'static str],
-    /// The arguments in order.
+    /// The arguments, in order.
     pub args: &'static [Arg],
-    /// What it does, in one line.
+    /// What the command does, in one line.
     pub help: &'static str,
-    /// Lines one could type; the first is the plainest.
+    /// Example lines; the simplest comes first.
     pub examples: &'static [&'static str],
-    /// Whether it may be said before login.
+    /// Whether the command is allowed before login.
     pub before_login: bool,
     read: for<'a> fn(&mut Args<'a>) -> Result<Command<'a>, Refusal>,
 }
@@ -215,8 +219,8 @@ const fn arg(usage: &'static str, kind: ArgKind) -> Arg {
     Arg { usage, kind }
 }
 
-/// The longest time limit that is taken for one. More is a slip of the finger, and near
-/// the end of what a clock can count.
+/// The longest accepted time limit, a billion days. A longer one is a typing error and
+/// close to the range of a timestamp.
 const TIME_MAX: Duration = Duration::from_hours(24 * 1_000_000_000);
 
 const BAN_ARGS: &[Arg] = &[
@@ -225,34 +229,15 @@ const BAN_ARGS: &[Arg] = &[
     arg("[REASON]", ArgKind::Free),
 ];
 
-/// Every command, in the order the server's `/help` tells them: the daily ones first.
+/// Every command, in the order of `/help`: the most used ones first, those of operators
+/// last.
 pub const TABLE: &[Row] = &[
-    Row {
-        name: "help",
-        group: Group::Me,
-        aliases: &[],
-        args: &[arg("[COMMAND]", ArgKind::Command)],
-        help: "this list, or one command in detail",
-        examples: &["/help", "/help msg"],
-        before_login: true,
-        read: |args| Ok(Command::Help { command: args.last_word() }),
-    },
-    Row {
-        name: "login",
-        group: Group::Me,
-        aliases: &[],
-        args: &[arg("NAME", ArgKind::Free), arg("[PASSWORD]", ArgKind::Secret)],
-        help: "say who you are; before login a line with just a name does the same",
-        examples: &["/login alice"],
-        before_login: true,
-        read: |args| Ok(Command::Login { name: args.word()?, password: args.rest() }),
-    },
     Row {
         name: "msg",
         group: Group::Talk,
         aliases: &[],
         args: &[arg("NAME", ArgKind::PersonOrRoom), arg("TEXT", ArgKind::Free)],
-        help: "say something to one person only or, with #ROOM for NAME, in another room",
+        help: "send a private message; with #ROOM as NAME, post in that room",
         examples: &["/msg bob see you at six", "/msg #ops deploy is done"],
         before_login: false,
         read: |args| Ok(Command::Msg { to: target(args.word()?), text: args.text()? }),
@@ -262,7 +247,7 @@ pub const TABLE: &[Row] = &[
         group: Group::Talk,
         aliases: &["r"],
         args: &[arg("TEXT", ArgKind::Free)],
-        help: "answer whoever last wrote to you privately",
+        help: "answer the person who last wrote to you privately",
         examples: &["/reply on my way"],
         before_login: false,
         read: |args| Ok(Command::Reply { text: args.text()? }),
@@ -272,7 +257,7 @@ pub const TABLE: &[Row] = &[
         group: Group::Talk,
         aliases: &[],
         args: &[arg("[NAME]", ArgKind::Person)],
-        help: "send plain lines to one person; without a name, to the room again",
+        help: "send everything you type to one person; without a name, to the room again",
         examples: &["/query bob", "/query"],
         before_login: false,
         read: |args| Ok(Command::Query { name: args.last_word() }),
@@ -282,14 +267,14 @@ pub const TABLE: &[Row] = &[
         group: Group::Talk,
         aliases: &[],
         args: &[arg("TEXT", ArgKind::Free)],
-        help: "do something instead of saying it",
+        help: "post an action, like \"alice waves\"",
         examples: &["/me waves"],
         before_login: false,
         read: |args| Ok(Command::Me { text: args.text()? }),
     },
     Row {
         name: "who",
-        group: Group::Rooms,
+        group: Group::People,
         aliases: &["names", "users"],
         args: &[arg("[ROOM]", ArgKind::Room)],
         help: "list who is in a room",
@@ -299,20 +284,70 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "whois",
-        group: Group::Rooms,
+        group: Group::People,
         aliases: &[],
         args: &[arg("NAME", ArgKind::Person)],
-        help: "tell about one person: since when, idle how long, where",
+        help: "show when a person logged in, how long they are idle, and their rooms",
         examples: &["/whois bob"],
         before_login: false,
         read: |args| Ok(Command::Whois { name: args.needed_last_word()? }),
+    },
+    Row {
+        name: "nick",
+        group: Group::People,
+        aliases: &[],
+        args: &[arg("NAME", ArgKind::Free)],
+        help: "change your name",
+        examples: &["/nick al"],
+        before_login: false,
+        read: |args| Ok(Command::Nick { name: args.needed_last_word()? }),
+    },
+    Row {
+        name: "away",
+        group: Group::People,
+        aliases: &[],
+        args: &[arg("[TEXT]", ArgKind::Free)],
+        help: "mark yourself as away; people who write to you see the text",
+        examples: &["/away lunch", "/away"],
+        before_login: false,
+        read: |args| Ok(Command::Away { text: args.rest() }),
+    },
+    Row {
+        name: "back",
+        group: Group::People,
+        aliases: &[],
+        args: &[],
+        help: "mark yourself as back",
+        examples: &["/back"],
+        before_login: false,
+        read: |_| Ok(Command::Back),
+    },
+    Row {
+        name: "ignore",
+        group: Group::People,
+        aliases: &[],
+        args: &[arg("[NAME]", ArgKind::Person)],
+        help: "hide what a person writes; without a name, list the people you ignore",
+        examples: &["/ignore bob", "/ignore"],
+        before_login: false,
+        read: |args| Ok(Command::Ignore { name: args.last_word() }),
+    },
+    Row {
+        name: "unignore",
+        group: Group::People,
+        aliases: &[],
+        args: &[arg("NAME", ArgKind::Person)],
+        help: "stop ignoring a person",
+        examples: &["/unignore bob"],
+        before_login: false,
+        read: |args| Ok(Command::Unignore { name: args.needed_last_word()? }),
     },
     Row {
         name: "join",
         group: Group::Rooms,
         aliases: &["j"],
         args: &[arg("ROOM", ArgKind::Room), arg("[KEY]", ArgKind::Secret)],
-        help: "enter a room, made if there is none; plain lines then go there",
+        help: "enter a room (created if it does not exist); your messages then go there",
         examples: &["/join #ops", "/join #ops open sesame"],
         before_login: false,
         read: |args| Ok(Command::Join { room: args.word()?, key: args.last_word() }),
@@ -322,7 +357,7 @@ pub const TABLE: &[Row] = &[
         group: Group::Rooms,
         aliases: &["leave"],
         args: &[arg("[ROOM", ArgKind::Room), arg("[REASON]]", ArgKind::Free)],
-        help: "leave a room, the current one if none is named",
+        help: "leave a room; without a name, the current one",
         examples: &["/part", "/part #ops back to work"],
         before_login: false,
         read: |args| Ok(Command::Part { room: args.optional_word(), reason: args.rest() }),
@@ -332,7 +367,7 @@ pub const TABLE: &[Row] = &[
         group: Group::Rooms,
         aliases: &[],
         args: &[],
-        help: "list the rooms, how many are in each, and their topics",
+        help: "list the rooms with their number of members and topic",
         examples: &["/list"],
         before_login: false,
         read: |_| Ok(Command::List),
@@ -342,111 +377,51 @@ pub const TABLE: &[Row] = &[
         group: Group::Rooms,
         aliases: &[],
         args: &[arg("[TEXT]", ArgKind::Free)],
-        help: "show the room's topic, or set it; - clears it",
+        help: "show or set the room's topic; - clears it",
         examples: &["/topic", "/topic release at noon", "/topic -"],
         before_login: false,
         read: |args| Ok(Command::Topic { text: args.rest() }),
     },
     Row {
         name: "history",
-        group: Group::Earlier,
+        group: Group::History,
         aliases: &[],
         args: &[
             arg("[N]", ArgKind::Free),
             arg("[after ID]", ArgKind::Free),
             arg("[ROOM|NAME]", ArgKind::PersonOrRoom),
         ],
-        help: "show earlier messages of a room or of your talk with one person",
+        help: "show earlier messages of a room or of your conversation with a person",
         examples: &["/history", "/history 50 #ops", "/history after 42 bob"],
         before_login: false,
         read: read_history,
     },
     Row {
         name: "search",
-        group: Group::Earlier,
+        group: Group::History,
         aliases: &[],
         args: &[arg("TEXT", ArgKind::Free), arg("[#ROOM]", ArgKind::Room)],
-        help: "find messages with all these words, in your rooms and private talks",
+        help: "find messages that contain all the words, in your rooms and conversations",
         examples: &["/search deploy failed", "/search deploy failed #ops"],
         before_login: false,
         read: read_search,
     },
     Row {
-        name: "nick",
+        name: "login",
         group: Group::Me,
         aliases: &[],
-        args: &[arg("NAME", ArgKind::Free)],
-        help: "take another name",
-        examples: &["/nick al"],
-        before_login: false,
-        read: |args| Ok(Command::Nick { name: args.needed_last_word()? }),
-    },
-    Row {
-        name: "away",
-        group: Group::Talk,
-        aliases: &[],
-        args: &[arg("[TEXT]", ArgKind::Free)],
-        help: "tell those who write to you that you are away",
-        examples: &["/away lunch", "/away"],
-        before_login: false,
-        read: |args| Ok(Command::Away { text: args.rest() }),
-    },
-    Row {
-        name: "back",
-        group: Group::Talk,
-        aliases: &[],
-        args: &[],
-        help: "be here again",
-        examples: &["/back"],
-        before_login: false,
-        read: |_| Ok(Command::Back),
-    },
-    Row {
-        name: "ignore",
-        group: Group::Talk,
-        aliases: &[],
-        args: &[arg("[NAME]", ArgKind::Person)],
-        help: "hide what one person says; without a name, list whom you ignore",
-        examples: &["/ignore bob", "/ignore"],
-        before_login: false,
-        read: |args| Ok(Command::Ignore { name: args.last_word() }),
-    },
-    Row {
-        name: "unignore",
-        group: Group::Talk,
-        aliases: &[],
-        args: &[arg("NAME", ArgKind::Person)],
-        help: "hear that person again",
-        examples: &["/unignore bob"],
-        before_login: false,
-        read: |args| Ok(Command::Unignore { name: args.needed_last_word()? }),
-    },
-    Row {
-        name: "set",
-        group: Group::Me,
-        aliases: &[],
-        args: &[arg("[KEY", ArgKind::Setting), arg("on|off]", ArgKind::Switch)],
-        help: "show or change settings: echo (my own lines), joins (comings and goings), tags",
-        examples: &["/set", "/set joins off"],
+        args: &[arg("NAME", ArgKind::Free), arg("[PASSWORD]", ArgKind::Secret)],
+        help: "log in; before login a line with only a name does the same",
+        examples: &["/login alice"],
         before_login: true,
-        read: read_set,
-    },
-    Row {
-        name: "ping",
-        group: Group::Programs,
-        aliases: &[],
-        args: &[arg("[TOKEN]", ArgKind::Free)],
-        help: "answered when all you sent before is done and on its way to its readers",
-        examples: &["/ping t1"],
-        before_login: true,
-        read: read_ping,
+        read: |args| Ok(Command::Login { name: args.word()?, password: args.rest() }),
     },
     Row {
         name: "register",
         group: Group::Me,
         aliases: &[],
         args: &[arg("PASSWORD", ArgKind::Secret)],
-        help: "make your name yours: from then on it takes the password to log in with it",
+        help: "protect your name with a password; logging in with it then needs the password",
         examples: &["/register correct horse battery"],
         before_login: false,
         read: |args| Ok(Command::Register { password: args.text()? }),
@@ -456,7 +431,7 @@ pub const TABLE: &[Row] = &[
         group: Group::Me,
         aliases: &[],
         args: &[arg("NEW", ArgKind::Secret)],
-        help: "change the password of your name",
+        help: "change the password of your account",
         examples: &["/passwd staple battery horse"],
         before_login: false,
         read: |args| Ok(Command::Passwd { password: args.text()? }),
@@ -466,193 +441,47 @@ pub const TABLE: &[Row] = &[
         group: Group::Me,
         aliases: &[],
         args: &[arg("PASSWORD", ArgKind::Secret)],
-        help: "give your name up: anybody can take it then",
+        help: "delete your account; anyone can then use the name",
         examples: &["/unregister correct horse battery"],
         before_login: false,
         read: |args| Ok(Command::Unregister { password: args.text()? }),
     },
     Row {
-        name: "op",
-        group: Group::Order,
+        name: "help",
+        group: Group::Me,
         aliases: &[],
-        args: &[arg("NAME", ArgKind::Person)],
-        help: "let somebody keep order in this room as you do; who makes a room is its operator",
-        examples: &["/op bob"],
-        before_login: false,
-        read: |args| Ok(Command::Op { name: args.needed_last_word()? }),
+        args: &[arg("[COMMAND]", ArgKind::Command)],
+        help: "list the commands, or show one in detail",
+        examples: &["/help", "/help msg"],
+        before_login: true,
+        read: |args| Ok(Command::Help { command: args.last_word() }),
     },
     Row {
-        name: "deop",
-        group: Group::Order,
+        name: "set",
+        group: Group::Me,
         aliases: &[],
-        args: &[arg("NAME", ArgKind::Person)],
-        help: "make an operator of this room one no longer",
-        examples: &["/deop bob"],
-        before_login: false,
-        read: |args| Ok(Command::Deop { name: args.needed_last_word()? }),
+        args: &[arg("[KEY", ArgKind::Setting), arg("on|off]", ArgKind::Switch)],
+        help: "show or change settings: echo (your own lines), joins (joined/left/quit), tags",
+        examples: &["/set", "/set joins off"],
+        before_login: true,
+        read: read_set,
     },
     Row {
-        name: "kick",
-        group: Group::Order,
+        name: "quit",
+        group: Group::Me,
         aliases: &[],
-        args: &[arg("NAME", ArgKind::Person), arg("[REASON]", ArgKind::Free)],
-        help: "put somebody out of this room, which you have to be an operator of",
-        examples: &["/kick bob", "/kick bob take a walk"],
-        before_login: false,
-        read: |args| Ok(Command::Kick { name: args.word()?, reason: args.reason()? }),
-    },
-    Row {
-        name: "ban",
-        group: Group::Order,
-        aliases: &[],
-        args: BAN_ARGS,
-        help: "put somebody, or a network, out of this room and keep them out",
-        examples: &["/ban bob", "/ban bob 2h no more of this", "/ban 192.0.2.0/24 7d"],
-        before_login: false,
-        read: |args| {
-            let (whom, time, reason) = read_ban(args)?;
-            Ok(Command::Ban { whom, time, reason })
-        },
-    },
-    Row {
-        name: "unban",
-        group: Group::Order,
-        aliases: &[],
-        args: &[arg("NAME|ADDRESS[/BITS]", ArgKind::Person)],
-        help: "let them into this room again",
-        examples: &["/unban bob", "/unban 192.0.2.0/24"],
-        before_login: false,
-        read: |args| Ok(Command::Unban { whom: args.needed_last_word()? }),
-    },
-    Row {
-        name: "bans",
-        group: Group::Order,
-        aliases: &[],
-        args: &[],
-        help: "list who is kept out of this room",
-        examples: &["/bans"],
-        before_login: false,
-        read: |_| Ok(Command::Bans),
-    },
-    Row {
-        name: "mute",
-        group: Group::Order,
-        aliases: &[],
-        args: &[arg("NAME", ArgKind::Person), arg("[TIME]", ArgKind::Free)],
-        help: "let somebody speak in this room no more, for a time like 10m, 2h or 7d",
-        examples: &["/mute bob", "/mute bob 10m"],
-        before_login: false,
-        read: read_mute,
-    },
-    Row {
-        name: "unmute",
-        group: Group::Order,
-        aliases: &[],
-        args: &[arg("NAME", ArgKind::Person)],
-        help: "let somebody speak in this room again",
-        examples: &["/unmute bob"],
-        before_login: false,
-        read: |args| Ok(Command::Unmute { name: args.needed_last_word()? }),
-    },
-    Row {
-        name: "lock",
-        group: Group::Order,
-        aliases: &[],
-        args: &[arg("[KEY]", ArgKind::Secret)],
-        help: "let nobody into this room but who is invited or knows the key",
-        examples: &["/lock", "/lock open sesame"],
-        before_login: false,
-        read: |args| Ok(Command::Lock { key: args.last_word() }),
-    },
-    Row {
-        name: "unlock",
-        group: Group::Order,
-        aliases: &[],
-        args: &[],
-        help: "let everybody into this room again",
-        examples: &["/unlock"],
-        before_login: false,
-        read: |_| Ok(Command::Unlock),
-    },
-    Row {
-        name: "invite",
-        group: Group::Order,
-        aliases: &[],
-        args: &[arg("NAME", ArgKind::Person)],
-        help: "ask somebody into this room, once also if it is locked",
-        examples: &["/invite bob"],
-        before_login: false,
-        read: |args| Ok(Command::Invite { name: args.needed_last_word()? }),
-    },
-    Row {
-        name: "oper",
-        group: Group::Rule,
-        aliases: &[],
-        args: &[arg("PASSWORD", ArgKind::Secret)],
-        help: "be an operator of this server: of every room, and of what follows",
-        examples: &["/oper correct horse battery"],
-        before_login: false,
-        read: |args| Ok(Command::Oper { password: args.text()? }),
-    },
-    Row {
-        name: "wall",
-        group: Group::Rule,
-        aliases: &[],
-        args: &[arg("TEXT", ArgKind::Free)],
-        help: "tell everybody on this server, which you have to be an operator of",
-        examples: &["/wall the server moves at noon"],
-        before_login: false,
-        read: |args| Ok(Command::Wall { text: args.text()? }),
-    },
-    Row {
-        name: "kill",
-        group: Group::Rule,
-        aliases: &[],
-        args: &[arg("NAME", ArgKind::Person), arg("[REASON]", ArgKind::Free)],
-        help: "end somebody's connection; they may come back",
-        examples: &["/kill bob", "/kill bob take a walk"],
-        before_login: false,
-        read: |args| Ok(Command::Kill { name: args.word()?, reason: args.reason()? }),
-    },
-    Row {
-        name: "gban",
-        group: Group::Rule,
-        aliases: &[],
-        args: BAN_ARGS,
-        help: "put somebody, or a network, off this server and keep them off",
-        examples: &["/gban bob", "/gban bob 2h no more of this", "/gban 192.0.2.0/24 7d"],
-        before_login: false,
-        read: |args| {
-            let (whom, time, reason) = read_ban(args)?;
-            Ok(Command::Gban { whom, time, reason })
-        },
-    },
-    Row {
-        name: "gunban",
-        group: Group::Rule,
-        aliases: &[],
-        args: &[arg("NAME|ADDRESS[/BITS]", ArgKind::Person)],
-        help: "let them onto this server again",
-        examples: &["/gunban bob", "/gunban 192.0.2.0/24"],
-        before_login: false,
-        read: |args| Ok(Command::Gunban { whom: args.needed_last_word()? }),
-    },
-    Row {
-        name: "gbans",
-        group: Group::Rule,
-        aliases: &[],
-        args: &[],
-        help: "list who is kept off this server",
-        examples: &["/gbans"],
-        before_login: false,
-        read: |_| Ok(Command::Gbans),
+        args: &[arg("[REASON]", ArgKind::Free)],
+        help: "log out and disconnect, after everything you sent has been answered",
+        examples: &["/quit", "/quit good night"],
+        before_login: true,
+        read: |args| Ok(Command::Quit { reason: args.rest() }),
     },
     Row {
         name: "session",
         group: Group::Programs,
         aliases: &[],
         args: &[],
-        help: "get a token that brings you back where you were if the connection drops",
+        help: "get a token to resume after a lost connection",
         examples: &["/session"],
         before_login: false,
         read: |_| Ok(Command::Session),
@@ -666,7 +495,7 @@ pub const TABLE: &[Row] = &[
             arg("ID", ArgKind::Free),
             arg("[TIME]", ArgKind::Free),
         ],
-        help: "come back instead of logging in, and read on after a message, by its id and time",
+        help: "resume a session in place of logging in; ID and TIME are of the last message read",
         examples: &[
             "/resume 9f86d081884c7d659a2feaa0c55ad015 42 2026-11-23T06:16:00.123Z",
             "/resume 9f86d081884c7d659a2feaa0c55ad015 42",
@@ -675,38 +504,214 @@ pub const TABLE: &[Row] = &[
         read: read_resume,
     },
     Row {
+        name: "ping",
+        group: Group::Programs,
+        aliases: &[],
+        args: &[arg("[TOKEN]", ArgKind::Free)],
+        help: "check that everything sent so far was processed",
+        examples: &["/ping t1"],
+        before_login: true,
+        read: read_ping,
+    },
+    Row {
         name: "version",
         group: Group::Programs,
         aliases: &[],
         args: &[],
-        help: "tell the protocol's and the server's version",
+        help: "show the protocol's and the server's version",
         examples: &["/version"],
         before_login: true,
         read: |_| Ok(Command::Version),
     },
     Row {
-        name: "quit",
-        group: Group::Me,
+        name: "op",
+        group: Group::Moderation,
         aliases: &[],
-        args: &[arg("[REASON]", ArgKind::Free)],
-        help: "leave; all you sent before is answered first",
-        examples: &["/quit", "/quit good night"],
-        before_login: true,
-        read: |args| Ok(Command::Quit { reason: args.rest() }),
+        args: &[arg("NAME", ArgKind::Person)],
+        help: "make someone an operator of this room",
+        examples: &["/op bob"],
+        before_login: false,
+        read: |args| Ok(Command::Op { name: args.needed_last_word()? }),
+    },
+    Row {
+        name: "deop",
+        group: Group::Moderation,
+        aliases: &[],
+        args: &[arg("NAME", ArgKind::Person)],
+        help: "take operator rights in this room away",
+        examples: &["/deop bob"],
+        before_login: false,
+        read: |args| Ok(Command::Deop { name: args.needed_last_word()? }),
+    },
+    Row {
+        name: "kick",
+        group: Group::Moderation,
+        aliases: &[],
+        args: &[arg("NAME", ArgKind::Person), arg("[REASON]", ArgKind::Free)],
+        help: "remove someone from this room; they can come back",
+        examples: &["/kick bob", "/kick bob take a walk"],
+        before_login: false,
+        read: |args| Ok(Command::Kick { name: args.word()?, reason: args.reason()? }),
+    },
+    Row {
+        name: "ban",
+        group: Group::Moderation,
+        aliases: &[],
+        args: BAN_ARGS,
+        help: "remove a person or network from this room and keep them out",
+        examples: &["/ban bob", "/ban bob 2h no more of this", "/ban 192.0.2.0/24 7d"],
+        before_login: false,
+        read: |args| {
+            let (whom, time, reason) = read_ban(args)?;
+            Ok(Command::Ban { whom, time, reason })
+        },
+    },
+    Row {
+        name: "unban",
+        group: Group::Moderation,
+        aliases: &[],
+        args: &[arg("NAME|ADDRESS[/BITS]", ArgKind::Person)],
+        help: "lift a ban from this room",
+        examples: &["/unban bob", "/unban 192.0.2.0/24"],
+        before_login: false,
+        read: |args| Ok(Command::Unban { whom: args.needed_last_word()? }),
+    },
+    Row {
+        name: "bans",
+        group: Group::Moderation,
+        aliases: &[],
+        args: &[],
+        help: "list the bans of this room",
+        examples: &["/bans"],
+        before_login: false,
+        read: |_| Ok(Command::Bans),
+    },
+    Row {
+        name: "mute",
+        group: Group::Moderation,
+        aliases: &[],
+        args: &[arg("NAME", ArgKind::Person), arg("[TIME]", ArgKind::Free)],
+        help: "mute someone in this room, for a time like 10m, 2h or 7d",
+        examples: &["/mute bob", "/mute bob 10m"],
+        before_login: false,
+        read: read_mute,
+    },
+    Row {
+        name: "unmute",
+        group: Group::Moderation,
+        aliases: &[],
+        args: &[arg("NAME", ArgKind::Person)],
+        help: "let someone talk in this room again",
+        examples: &["/unmute bob"],
+        before_login: false,
+        read: |args| Ok(Command::Unmute { name: args.needed_last_word()? }),
+    },
+    Row {
+        name: "lock",
+        group: Group::Moderation,
+        aliases: &[],
+        args: &[arg("[KEY]", ArgKind::Secret)],
+        help: "make the room invite-only or key-protected",
+        examples: &["/lock", "/lock open sesame"],
+        before_login: false,
+        read: |args| Ok(Command::Lock { key: args.last_word() }),
+    },
+    Row {
+        name: "unlock",
+        group: Group::Moderation,
+        aliases: &[],
+        args: &[],
+        help: "open the room to everyone again",
+        examples: &["/unlock"],
+        before_login: false,
+        read: |_| Ok(Command::Unlock),
+    },
+    Row {
+        name: "invite",
+        group: Group::Moderation,
+        aliases: &[],
+        args: &[arg("NAME", ArgKind::Person)],
+        help: "invite someone to this room; lets them in once if it is locked",
+        examples: &["/invite bob"],
+        before_login: false,
+        read: |args| Ok(Command::Invite { name: args.needed_last_word()? }),
+    },
+    Row {
+        name: "oper",
+        group: Group::Server,
+        aliases: &[],
+        args: &[arg("PASSWORD", ArgKind::Secret)],
+        help: "become a server operator, with operator rights in every room",
+        examples: &["/oper correct horse battery"],
+        before_login: false,
+        read: |args| Ok(Command::Oper { password: args.text()? }),
+    },
+    Row {
+        name: "wall",
+        group: Group::Server,
+        aliases: &[],
+        args: &[arg("TEXT", ArgKind::Free)],
+        help: "send a message to everyone on this server",
+        examples: &["/wall the server moves at noon"],
+        before_login: false,
+        read: |args| Ok(Command::Wall { text: args.text()? }),
+    },
+    Row {
+        name: "kill",
+        group: Group::Server,
+        aliases: &[],
+        args: &[arg("NAME", ArgKind::Person), arg("[REASON]", ArgKind::Free)],
+        help: "disconnect someone; they can log in again",
+        examples: &["/kill bob", "/kill bob take a walk"],
+        before_login: false,
+        read: |args| Ok(Command::Kill { name: args.word()?, reason: args.reason()? }),
+    },
+    Row {
+        name: "gban",
+        group: Group::Server,
+        aliases: &[],
+        args: BAN_ARGS,
+        help: "ban a person or network from this server",
+        examples: &["/gban bob", "/gban bob 2h no more of this", "/gban 192.0.2.0/24 7d"],
+        before_login: false,
+        read: |args| {
+            let (whom, time, reason) = read_ban(args)?;
+            Ok(Command::Gban { whom, time, reason })
+        },
+    },
+    Row {
+        name: "gunban",
+        group: Group::Server,
+        aliases: &[],
+        args: &[arg("NAME|ADDRESS[/BITS]", ArgKind::Person)],
+        help: "lift a ban from this server",
+        examples: &["/gunban bob", "/gunban 192.0.2.0/24"],
+        before_login: false,
+        read: |args| Ok(Command::Gunban { whom: args.needed_last_word()? }),
+    },
+    Row {
+        name: "gbans",
+        group: Group::Server,
+        aliases: &[],
+        args: &[],
+        help: "list the bans of this server",
+        examples: &["/gbans"],
+        before_login: false,
+        read: |_| Ok(Command::Gbans),
     },
 ];
 
-/// Reads a client's line, already cleaned and without `@cid=`.
+/// Parses a line from a client, already cleaned and without its `@cid=` prefix.
 ///
 /// # Errors
-/// The refusal to answer it with. What looks private or like a command never
-/// becomes public text.
+/// The refusal to answer with. A line that looks like a private message or like a
+/// command is refused and never posted as text.
 pub fn parse(line: &str) -> Result<Request<'_>, Refusal> {
     if is_blank_text(line) {
         return Ok(Request::Nothing);
     }
     match line.strip_prefix('/') {
-        Some(said) if said.starts_with('/') => return Ok(Request::Say(said)),
+        Some(text) if text.starts_with('/') => return Ok(Request::Say(text)),
         Some(command) => return parse_command(command).map(Request::Command),
         None => {}
     }
@@ -722,20 +727,22 @@ pub fn parse(line: &str) -> Result<Request<'_>, Refusal> {
     Ok(Request::Say(line))
 }
 
-/// The row of a command by name or alias, without `/`.
+/// Returns the row of a command by its name or alias, without `/`.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Row> {
-    let is_it = |candidate: &&str| candidate.eq_ignore_ascii_case(name);
-    TABLE.iter().find(|row| is_it(&row.name) || row.aliases.iter().any(is_it))
+    let matches = |candidate: &&str| candidate.eq_ignore_ascii_case(name);
+    TABLE.iter().find(|row| matches(&row.name) || row.aliases.iter().any(matches))
 }
 
-/// The row of the command that a line begins with, whatever follows it.
+/// Returns the row of the command at the start of a line, whether or not its arguments
+/// are valid.
 #[must_use]
 pub fn row_of(line: &str) -> Option<&'static Row> {
     find(split_word(line.strip_prefix('/')?).0)
 }
 
-/// What people know from elsewhere. Not aliases: one name is enough.
+/// Commands of other chat systems and the command to suggest for each. They are
+/// deliberately not aliases: each command has one name.
 const FOREIGN_COMMANDS: [(&str, &str); 11] = [
     ("bye", "quit"),
     ("channels", "list"),
@@ -750,13 +757,13 @@ const FOREIGN_COMMANDS: [(&str, &str); 11] = [
     ("whisper", "msg"),
 ];
 
-/// The refusal of a name that is no command, with the nearest one.
+/// Returns the refusal of an unknown command; it suggests the closest one.
 #[must_use]
 pub fn unknown(name: &str) -> Refusal {
     let known = TABLE.iter().flat_map(|row| std::iter::once(&row.name).chain(row.aliases));
-    let elsewhere = FOREIGN_COMMANDS.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
-    let meant = elsewhere.map(|(_, known)| *known).or_else(|| nearest(name, known.copied()));
-    let text = match meant {
+    let foreign = FOREIGN_COMMANDS.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
+    let suggestion = foreign.map(|(_, known)| *known).or_else(|| nearest(name, known.copied()));
+    let text = match suggestion {
         Some(known) => format!("/{name}: no such command, did you mean /{known}?"),
         None => format!("/{name}: no such command; /help lists them"),
     };
@@ -764,7 +771,7 @@ pub fn unknown(name: &str) -> Refusal {
 }
 
 impl Row {
-    /// `/msg NAME TEXT`
+    /// Returns the usage, like `/msg NAME TEXT`.
     #[must_use]
     pub fn usage(&self) -> String {
         let mut usage = format!("/{}", self.name);
@@ -775,13 +782,13 @@ impl Row {
         usage
     }
 
-    /// The row of `/help`.
+    /// Returns the command's line in `/help`: usage and help text.
     #[must_use]
     pub fn help_row(&self) -> String {
         format!("{}  {}", self.usage(), self.help)
     }
 
-    /// The rows of `/help` with its name: how it is written, and examples.
+    /// Returns the lines of `/help COMMAND`: usage, aliases and examples.
     #[must_use]
     pub fn help_rows(&self) -> Vec<String> {
         let aliases = self.aliases.iter().map(|alias| format!("/{alias}  the same"));
@@ -810,11 +817,12 @@ fn is_private_looking(line: &str) -> bool {
     line.get(..PRIVATE.len()).is_some_and(|start| start.eq_ignore_ascii_case(PRIVATE))
 }
 
-/// The refusal of a line that is a command but for what stands before its slash.
+/// Returns the refusal of a line with a command behind blanks.
 #[must_use]
 pub fn not_at_start(word: &str) -> Refusal {
-    let text =
-        format!("not sent: begin the line with /{word} to run it, or with //{word} to say it");
+    let text = format!(
+        "not sent: begin the line with /{word} to run it, or with //{word} to send it as text"
+    );
     Refusal::new(ErrorCode::BadArgument, text)
 }
 
@@ -823,7 +831,7 @@ fn looks_private() -> Refusal {
     Refusal::new(ErrorCode::NoTarget, text)
 }
 
-/// `[PRIVATE MESSAGE] bob: hi`, as an older client writes it, means `/msg bob hi`.
+/// Parses `[PRIVATE MESSAGE] bob: hi`, the form of an older client, as `/msg bob hi`.
 fn parse_private(line: &str) -> Result<Command<'_>, Refusal> {
     let rest = line[PRIVATE.len()..].strip_prefix("] ").ok_or_else(looks_private)?;
     let (name, text) = rest
@@ -865,7 +873,8 @@ fn read_history<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     }
 }
 
-/// A room at the end is where to search; a `#1` that can be none is text.
+/// Parses `/search`. A room name as the last word limits the search to that room; a
+/// word like `#1` is not a room name and stays part of the text.
 fn read_search<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     let text = args.text()?.trim_matches(is_blank);
     let start = text.rfind(is_blank).map_or(0, |at| at + 1);
@@ -877,7 +886,7 @@ fn read_search<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     Ok(Command::Search { text, room })
 }
 
-/// Whom to ban, how long, and why.
+/// The subject, duration and reason of a ban.
 type BanArgs<'a> = (&'a str, Option<Duration>, Option<&'a str>);
 
 fn read_ban<'a>(args: &mut Args<'a>) -> Result<BanArgs<'a>, Refusal> {
@@ -893,8 +902,9 @@ fn read_ban<'a>(args: &mut Args<'a>) -> Result<BanArgs<'a>, Refusal> {
     Ok((whom, time, args.reason()?))
 }
 
-/// Whether the first letter or digit of a word is a digit, of any script. Such a word is
-/// never a reason: a mistyped time taken for one would make the ban permanent.
+/// Whether the first letter or digit of a word is a digit, in any script. Such a word is
+/// parsed as a time and never as the start of a reason: otherwise a mistyped time would
+/// make the ban permanent.
 fn begins_like_number(word: &str) -> bool {
     word.chars().find(|c| c.is_alphanumeric()).is_some_and(char::is_numeric)
 }
@@ -926,7 +936,8 @@ fn read_resume<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     let after = args.word()?;
     let after = args.number(after)?;
     let bad = |word: &str| {
-        let problem = format!("\"{word}\" is no time of a message, like 2026-11-23T06:16:00.123Z");
+        let problem =
+            format!("\"{word}\" is not the time of a message, like 2026-11-23T06:16:00.123Z");
         args.row.bad(&problem)
     };
     let time = args.last_word().map(|word| {
@@ -939,33 +950,34 @@ fn read_resume<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
 fn read_ping<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     let token = args.rest();
     if token.is_some_and(|token| token.contains(']')) {
-        // It could not be found again in [PONG token].
-        return Err(args.row.bad("a token holds no ]"));
+        // A client could not parse it in [PONG token].
+        return Err(args.row.bad("a token cannot contain ]"));
     }
     Ok(Command::Ping { token })
 }
 
-/// What follows a command's name, read from the front.
+/// The text after a command's name, consumed from the front.
 struct Args<'a> {
     row: &'static Row,
     rest: &'a str,
 }
 
 impl<'a> Args<'a> {
-    /// The next word, more to follow.
+    /// Consumes the next word.
     fn optional_word(&mut self) -> Option<&'a str> {
         let (word, rest) = split_word(self.rest.trim_start_matches(is_blank));
         self.rest = rest;
         (!word.is_empty()).then_some(word)
     }
 
-    /// The next word, more to follow; it has to be there.
+    /// Consumes the next word, which is required.
     fn word(&mut self) -> Result<&'a str, Refusal> {
         self.optional_word().ok_or_else(|| self.row.missing())
     }
 
-    /// The last argument where it is a name or the like: blanks around it mean
-    /// nothing, blanks inside make it one that does not exist.
+    /// Consumes the last argument if it is a name or the like. Surrounding blanks are
+    /// dropped; blanks inside are part of it, so that `/nick a b` is an invalid name and
+    /// not `/nick a`.
     fn last_word(&mut self) -> Option<&'a str> {
         let word = std::mem::take(&mut self.rest).trim_matches(is_blank);
         (!word.is_empty()).then_some(word)
@@ -975,34 +987,38 @@ impl<'a> Args<'a> {
         self.last_word().ok_or_else(|| self.row.missing())
     }
 
-    /// The rest, verbatim; `None` if there is nothing but blanks.
+    /// Consumes the rest of the line, verbatim; `None` if it is blank.
     fn rest(&mut self) -> Option<&'a str> {
         let rest = std::mem::take(&mut self.rest);
         (!is_blank_text(rest)).then_some(rest)
     }
 
-    /// Why an operator does something: it is kept with a ban, and logged.
+    /// Consumes the rest as a moderation reason. Its length is limited because it is
+    /// stored with a ban and logged.
     fn reason(&mut self) -> Result<Option<&'a str>, Refusal> {
         let reason = self.rest();
         if reason.is_some_and(|reason| reason.chars().nth(REASON_MAX).is_some()) {
-            let problem = format!("a reason has at most {REASON_MAX} characters; say it shorter");
+            let problem = format!("a reason has at most {REASON_MAX} characters; shorten it");
             return Err(self.row.bad(&problem));
         }
         Ok(reason)
     }
 
-    /// The rest, verbatim; it has to be there.
+    /// Consumes the rest of the line, verbatim, which is required.
     fn text(&mut self) -> Result<&'a str, Refusal> {
         self.rest().ok_or_else(|| self.row.missing())
     }
 
-    /// How long something is to last.
+    /// Parses the time limit of a ban or mute.
     fn time(&self, word: &str) -> Result<Duration, Refusal> {
         let problem = match parse_duration(word) {
             Ok(time) if !time.is_zero() && time <= TIME_MAX => return Ok(time),
-            Ok(Duration::ZERO) => format!("\"{word}\" is no time at all"),
+            Ok(Duration::ZERO) => format!("\"{word}\" is too short; use a time longer than zero"),
             Ok(_) => {
-                format!("\"{word}\" is too long; at most {}, or no time", show_duration(TIME_MAX))
+                format!(
+                    "\"{word}\" is too long; use at most {}, or leave it out for no limit",
+                    show_duration(TIME_MAX)
+                )
             }
             Err(problem) if self.row.args.iter().any(|arg| arg.usage == "[REASON]") => {
                 format!("{problem}, or begin the reason with a word")
@@ -1012,10 +1028,10 @@ impl<'a> Args<'a> {
         Err(self.row.bad(&problem))
     }
 
-    /// A number; one too large for the machine means the largest there is.
+    /// Parses a number. A number above `u64::MAX` is clamped to it.
     fn number(&self, word: &str) -> Result<u64, Refusal> {
         if word.is_empty() || !word.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(self.row.bad(&format!("\"{word}\" is no number")));
+            return Err(self.row.bad(&format!("\"{word}\" is not a number")));
         }
         Ok(word.parse().unwrap_or(u64::MAX))
     }
@@ -1031,8 +1047,9 @@ impl fmt::Display for MessageTarget<'_> {
 }
 
 impl Command<'_> {
-    /// Whether a person does this, which ends their idle time in `/whois`. What clients
-    /// send by themselves does not: keepalives, settings, logging in and resuming.
+    /// Whether the command counts as user activity, which resets the idle time of
+    /// `/whois`. Commands that clients send on their own do not: heartbeats, settings,
+    /// logging in and resuming.
     #[must_use]
     pub fn is_activity(&self) -> bool {
         match self {
@@ -1087,7 +1104,7 @@ impl Command<'_> {
     /// The command's row in [`TABLE`].
     ///
     /// # Panics
-    /// Never: the tests below read every row and find it here again.
+    /// Never: the tests below parse an example of every row and look it up here.
     #[must_use]
     pub fn row(&self) -> &'static Row {
         let name = match self {
@@ -1141,7 +1158,7 @@ impl Command<'_> {
     }
 }
 
-/// Writes the command as a line; [`parse`] reads it back.
+/// Formats the command as a line that [`parse`] parses to the same command.
 impl fmt::Display for Command<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "/{}", self.row().name)?;
@@ -1210,7 +1227,7 @@ impl fmt::Display for Command<'_> {
     }
 }
 
-/// `on` or `off`.
+/// Returns `on` or `off`.
 #[must_use]
 pub fn on_off(is_on: bool) -> &'static str {
     if is_on { "on" } else { "off" }
@@ -1221,11 +1238,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_and_every_row_is_complete() {
+    fn command_names_are_unique_and_rows_complete() {
         let mut seen = std::collections::HashSet::new();
         for row in TABLE {
             for name in std::iter::once(&row.name).chain(row.aliases) {
-                assert!(seen.insert(*name), "/{name} stands twice");
+                assert!(seen.insert(*name), "/{name} is defined twice");
                 assert_eq!(find(&name.to_uppercase()).map(|r| r.name), Some(row.name));
             }
             assert!(!row.help.is_empty() && !row.examples.is_empty(), "/{}", row.name);
@@ -1233,7 +1250,7 @@ mod tests {
     }
 
     #[test]
-    fn every_example_is_read_as_its_command_and_round_trips() {
+    fn examples_parse_as_their_command_and_round_trip() {
         for row in TABLE {
             for example in row.examples {
                 let Ok(Request::Command(command)) = parse(example) else { panic!("{example}") };
@@ -1245,7 +1262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_nothing_text_or_a_command() {
+    fn line_parses_as_nothing_text_or_command() {
         assert_eq!(parse(""), Ok(Request::Nothing));
         assert_eq!(parse(" \t "), Ok(Request::Nothing));
         assert_eq!(parse("hi  there "), Ok(Request::Say("hi  there ")));
@@ -1261,7 +1278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_wrong_is_named() {
+    fn invalid_line_is_refused_with_its_code() {
         for (line, code) in [
             ("/", ErrorCode::UnknownCommand),
             ("/ who", ErrorCode::UnknownCommand),
@@ -1295,7 +1312,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_command_names_the_nearest() {
+    fn unknown_command_suggests_the_closest() {
         assert!(unknown("whoo").text.contains("did you mean /who?"));
         assert!(unknown("jion").text.contains("did you mean /join?"));
         assert!(unknown("HLEP").text.contains("did you mean /help?"));
@@ -1303,7 +1320,7 @@ mod tests {
     }
 
     #[test]
-    fn search_reads_words_and_a_room_behind_them() {
+    fn search_parses_words_and_a_trailing_room() {
         let search = |line| match parse(line) {
             Ok(Request::Command(Command::Search { text, room })) => Ok((text, room)),
             Err(refusal) => Err(refusal.code),
@@ -1318,7 +1335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ban_reads_a_time_and_a_reason_behind_it() {
+    fn ban_parses_an_optional_time_and_reason() {
         let ban = |line| match parse(line) {
             Ok(Request::Command(Command::Ban { whom, time, reason })) => (whom, time, reason),
             other => panic!("{line}: {other:?}"),
@@ -1341,7 +1358,7 @@ mod tests {
     }
 
     #[test]
-    fn mistyped_time_limit_is_refused_and_names_the_usage() {
+    fn mistyped_time_limit_is_refused_with_the_usage() {
         let times = [
             "1 hour",
             "10",
@@ -1391,7 +1408,7 @@ mod tests {
     }
 
     #[test]
-    fn resume_reads_an_id_and_the_time_of_that_message() {
+    fn resume_parses_an_id_and_an_optional_time() {
         let resume = |line: &str| match parse(line) {
             Ok(Request::Command(Command::Resume { after, time, .. })) => Ok((after, time)),
             Err(refusal) => Err(refusal.code),
@@ -1414,7 +1431,7 @@ mod tests {
     }
 
     #[test]
-    fn history_reads_a_number_an_id_and_a_thread() {
+    fn history_parses_a_count_an_id_and_a_thread() {
         let history = |line| match parse(line) {
             Ok(Request::Command(Command::History { rows, thread })) => {
                 (rows.count, rows.after, thread)

@@ -1,7 +1,7 @@
-//! Files that chatty itself owns: the log and what lies beside it, the server's own
-//! identity, known servers, histories. They are never opened through a link, and only
-//! regular files of our own user are changed. A file that the user names (a password, a
-//! certificate, settings) may be a link, is only read, and is not opened here.
+//! Files that chatty owns: the log and the files beside it, the server's identity, known
+//! servers, histories. They are never opened through a link, and only regular files of the
+//! current user are changed. Files named by the user (passwords, certificates, settings)
+//! may be links, are only read, and are not opened here.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,38 +11,38 @@ use std::path::Path;
 use nix::libc;
 use nix::unistd::Uid;
 
-/// Opens a file that is ours, or makes it for its owner alone if `options` create it.
+/// Opens a file that chatty owns. If `options` create it, its mode is 0600.
 ///
 /// # Errors
-/// It cannot be opened, it is a link, it is no regular file, it belongs to another user,
-/// or it has another name elsewhere (a hard link). It is as it was then.
+/// The file cannot be opened, is a symbolic or hard link, is not a regular file, or belongs
+/// to another user. It is left unchanged.
 pub fn open_own(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    // A FIFO must not hold us up; for a regular file it makes no difference.
+    // Without O_NONBLOCK opening a FIFO would block; regular files ignore the flag.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = options.mode(0o600).custom_flags(flags).open(path).map_err(|error| {
         match error.raw_os_error() {
-            Some(libc::ELOOP) => not_ours("is a link"),
-            Some(libc::ENXIO | libc::EISDIR) => not_ours("is no regular file"),
+            Some(libc::ELOOP) => not_owned("is a link"),
+            Some(libc::ENXIO | libc::EISDIR) => not_owned("is not a regular file"),
             _ => error,
         }
     })?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(not_ours("is no regular file"));
+        return Err(not_owned("is not a regular file"));
     }
     if metadata.uid() != Uid::effective().as_raw() {
-        return Err(not_ours("belongs to another user"));
+        return Err(not_owned("belongs to another user"));
     }
     if metadata.nlink() > 1 {
-        return Err(not_ours("is a hard link to a file elsewhere"));
+        return Err(not_owned("is a hard link to a file elsewhere"));
     }
     Ok(file)
 }
 
-/// Whether a file is ours, or is not there.
+/// Checks that a file is owned by chatty or does not exist.
 ///
 /// # Errors
-/// See [`open_own`].
+/// As for [`open_own`].
 pub fn check_own(path: &Path) -> io::Result<()> {
     match open_own(path, OpenOptions::new().read(true)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -50,8 +50,8 @@ pub fn check_own(path: &Path) -> io::Result<()> {
     }
 }
 
-fn not_ours(why: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, format!("it {why}; chatty leaves it alone"))
+fn not_owned(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("it {why}; chatty does not change it"))
 }
 
 #[cfg(test)]
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_own_regular_files_are_opened_and_others_stay_as_they_are() {
+    fn only_own_regular_files_are_opened_and_others_left_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         fs::write(path("victim"), "text").unwrap();
@@ -79,8 +79,8 @@ mod tests {
             ("link", "is a link"),
             ("dangling", "is a link"),
             ("device", "is a link"),
-            ("fifo", "is no regular file"),
-            ("folder", "is no regular file"),
+            ("fifo", "is not a regular file"),
+            ("folder", "is not a regular file"),
         ] {
             let mut appending = OpenOptions::new();
             appending.append(true).create(true);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_made_for_its_owner_alone_and_keeps_what_is_in_it() {
+    fn file_is_created_private_and_reopened_with_its_content() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new");
         check_own(&path).unwrap();

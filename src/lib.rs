@@ -1,19 +1,18 @@
 //! chatty: a chat server you start with one command and can talk to with
 //! netcat, and a line client that is pleasant to type into.
 //!
-//! Modules in reading order; each may use the ones above it, never the ones
-//! below, and `server` and `client` never see each other
-//! (`tests/it/floors.rs` holds them to it):
+//! The modules in reading order. A module may use those above it, never those below, and
+//! `server` and `client` never use each other (`tests/it/layers.rs` checks this):
 //!
-//! 1. [`protocol`]: the wire. Names, lines, events; written and read in one place.
-//! 2. [`ignored`]: the signals we are not to hear; [`stdio`]: the standard streams;
-//!    [`text_file`]: files that people write; [`files`]: opening the files that are our own;
-//!    [`scoped_ip`]: IP addresses with the zone of a link-local one.
-//! 3. [`commands`]: the one table of commands: syntax, help, completion.
-//! 4. [`server`]: the hub (the rules, without IO) and the shell around it (sockets).
+//! 1. [`protocol`]: the wire protocol: names, lines, events, and their encoding.
+//! 2. [`ignored_signals`]: signals inherited as ignored; [`stdio`]: the standard streams;
+//!    [`text_file`]: files written by people; [`files`]: files that chatty owns;
+//!    [`scoped_ip`]: IP addresses with the zone of a link-local address.
+//! 3. [`commands`]: the command table: syntax, help and completion.
+//! 4. [`server`]: the hub (chat state and rules, no IO) and the server loop around it.
 //! 5. [`client`]: the prompt, the screen and the piped mode of `chatty join`.
 //!
-//! `ARCHITECTURE.md` tells how they play together.
+//! `ARCHITECTURE.md` describes how they work together.
 
 pub mod protocol;
 

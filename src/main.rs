@@ -1,5 +1,7 @@
-//! chatty's command line: flags in, an exit code out. What the flags mean is the
-//! business of `server` and `client`.
+//! The command line of chatty: parses flags and environment, runs a command and returns its
+//! exit code. It does not know what the flags mean; `server` and `client` do.
+
+mod manual;
 
 use std::env;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -14,9 +16,8 @@ use clap::builder::Resettable;
 use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
-use clap_mangen::Man;
 
-/// A chat you start with one command and can talk to with netcat.
+/// A chat server and client for the terminal that also works with netcat.
 #[derive(Debug, Parser)]
 #[command(version, about, arg_required_else_help = true)]
 struct Cli {
@@ -30,29 +31,29 @@ enum Command {
     #[command(after_help = "Examples:
   chatty serve                      for this machine only
   chatty serve --bind 0.0.0.0       for the network
-  chatty serve --port 0             on any free port; the first line says which
+  chatty serve --port 0             on any free port; the first line shows it
   nc localhost 5555                 talk to it without a client
 
 Signals: SIGTERM and SIGINT stop the server, SIGHUP reloads its TLS certificate
 
-Exit codes: 0 told to stop (SIGTERM, SIGINT), 1 cannot listen or store, 2 usage")]
+Exit codes: 0 stopped by SIGTERM or SIGINT, 1 cannot listen or store, 2 usage")]
     Serve(ServeArgs),
-    // Its help is written beside its flags.
+    // Its help is defined with its flags.
     Join(JoinArgs),
-    /// Make a password's hash for a file of the server
+    /// Hash a password for a password file of the server
     #[command(after_help = "Examples:
   chatty hash-password > oper.hash                    asks twice, without showing it
-  chatty hash-password < password > oper.hash         takes the first line
+  chatty hash-password < password > oper.hash         reads the first line
   chatty serve --oper-password-file oper.hash
 
 Exit codes: 0 done, 1 no password")]
     HashPassword,
-    /// Write the completions for a shell, to be sourced by it
+    /// Print the completion script for a shell
     #[command(hide = true)]
     Completions {
         shell: Shell,
     },
-    /// Write the manual page, or that of one command
+    /// Print the manual page of chatty or of a command
     #[command(hide = true)]
     Man {
         #[arg(value_parser = ["serve", "join", "hash-password"])]
@@ -60,10 +61,10 @@ Exit codes: 0 done, 1 no password")]
     },
 }
 
-/// From the terminal, or the first line of what comes in.
+/// Hashes a password from the terminal or from the first line of standard input.
 fn hash_password() -> anyhow::Result<()> {
     let password = client::new_password()?;
-    let hash = passwords::hash(&password).context("cannot make a hash")?;
+    let hash = passwords::hash(&password).context("cannot hash the password")?;
     stdio::stdout().write_all(format!("{hash}\n").as_bytes()).context("cannot write the hash")
 }
 
@@ -80,28 +81,28 @@ fn main() -> ExitCode {
         Command::Serve(args) => server::run(args),
         Command::Join(args) => return client::run(&args).into(),
         Command::Completions { shell } => print_stdout(&completions(shell)).map_err(Into::into),
-        Command::Man { command } => manual(command.as_deref()).map_err(Into::into),
+        Command::Man { command } => print_manual(command.as_deref()).map_err(Into::into),
         Command::HashPassword => hash_password(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // One line, from what was wanted down to what went wrong.
+            // A single line, from the operation to the cause.
             stdio::print_error(&format!("chatty: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Why a command line is not run.
+/// The reason why a command line is not run.
 enum Unparsed {
-    /// The settings file is wrong.
+    /// The settings file is invalid.
     Settings(String),
-    /// It is wrong, or asks for help or the version.
+    /// The command line is invalid, or requests the help or the version.
     Line(clap::Error),
 }
 
-/// The command line, over the settings file of `join`.
+/// Parses the command line. For `join` the settings file provides defaults.
 fn parse() -> Result<Cli, Unparsed> {
     let mut cli = resolve_conflicts(Cli::command());
     let mut matches = cli.clone().try_get_matches().map_err(Unparsed::Line)?;
@@ -114,8 +115,8 @@ fn parse() -> Result<Cli, Unparsed> {
     Cli::from_arg_matches(&matches).map_err(Unparsed::Line)
 }
 
-/// Prints what clap answers, which is help or an error. Its own printing gives up where
-/// the stream is set to non-blocking and full.
+/// Prints clap's output, the help or an error. Clap's own printing fails if the stream is
+/// non-blocking and full.
 fn print_answer(answer: &clap::Error) -> ExitCode {
     let is_terminal =
         if answer.use_stderr() { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
@@ -137,20 +138,20 @@ fn print_answer(answer: &clap::Error) -> ExitCode {
     }
 }
 
-/// What a flag cannot stand beside was meant for other times if it comes from the
-/// environment; and a variable that is empty says nothing.
+/// Ignores environment variables that are empty, or that conflict with a flag on the command
+/// line: the flag is more specific than the environment.
 fn resolve_conflicts(mut cli: clap::Command) -> clap::Command {
     let unset = |arg: clap::Arg| arg.env(Resettable::Reset);
-    let deaf = cli.clone().mut_subcommands(|command| command.mut_args(unset));
-    // What is wrong is told by the one who parses it in earnest.
-    let Ok(said) = deaf.ignore_errors(true).try_get_matches() else { return cli };
-    let Some((name, said)) = said.subcommand() else { return cli };
+    let without_env = cli.clone().mut_subcommands(|command| command.mut_args(unset));
+    // Errors are reported by the actual parsing, after this.
+    let Ok(matches) = without_env.ignore_errors(true).try_get_matches() else { return cli };
+    let Some((name, matches)) = matches.subcommand() else { return cli };
     let Some(command) = cli.find_subcommand_mut(name) else { return cli };
-    let is_said = |arg: &&clap::Arg| {
-        said.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
+    let is_on_line = |arg: &&clap::Arg| {
+        matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
     };
-    let on_line: Vec<_> = command.get_arguments().filter(is_said).cloned().collect();
-    let collides = |arg: &clap::Arg| {
+    let on_line: Vec<_> = command.get_arguments().filter(is_on_line).cloned().collect();
+    let conflicts = |arg: &clap::Arg| {
         let with = |one: &clap::Arg, other: &clap::Arg| {
             command.get_arg_conflicts_with(one).iter().any(|found| found.get_id() == other.get_id())
         };
@@ -158,10 +159,10 @@ fn resolve_conflicts(mut cli: clap::Command) -> clap::Command {
     };
     let is_empty =
         |arg: &clap::Arg| arg.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty());
-    let silenced = |arg: &&clap::Arg| is_empty(arg) || collides(arg);
-    let silenced: Vec<_> =
-        command.get_arguments().filter(silenced).map(|arg| arg.get_id().clone()).collect();
-    for id in silenced {
+    let is_ignored = |arg: &&clap::Arg| is_empty(arg) || conflicts(arg);
+    let ignored: Vec<_> =
+        command.get_arguments().filter(is_ignored).map(|arg| arg.get_id().clone()).collect();
+    for id in ignored {
         *command = command.clone().mut_arg(id, unset);
     }
     cli
@@ -169,7 +170,7 @@ fn resolve_conflicts(mut cli: clap::Command) -> clap::Command {
 
 fn completions(shell: Shell) -> Vec<u8> {
     let (cli, mut script) = (Cli::command(), Vec::new());
-    // What is hidden is no more to be offered than to be shown.
+    // clap_complete would offer hidden commands and arguments, too.
     let shown = |command: &clap::Command| {
         let about = command.get_about().cloned().unwrap_or_default();
         let args = command.get_arguments().filter(|arg| !arg.is_hide_set()).cloned();
@@ -181,17 +182,15 @@ fn completions(shell: Shell) -> Vec<u8> {
     script
 }
 
-fn manual(command: Option<&str>) -> io::Result<()> {
+fn print_manual(command: Option<&str>) -> io::Result<()> {
     let mut cli = Cli::command();
-    cli.build(); // a subcommand then knows that its page is chatty-join(1)
+    cli.build(); // sets the page names of subcommands, like chatty-join(1)
     let cli = cli.mut_subcommand("help", |help| help.hide(true)); // has no page
     let page = command.and_then(|name| cli.find_subcommand(name)).unwrap_or(&cli).clone();
-    let mut text = Vec::new();
-    Man::new(page).render(&mut text)?;
-    print_stdout(&text)
+    print_stdout(&manual::render(page)?)
 }
 
-/// Writes everything; a reader who has seen enough of it is no error.
+/// Writes to standard output. A closed pipe is not an error, so that `| head` works.
 fn print_stdout(text: &[u8]) -> io::Result<()> {
     let written = stdio::stdout().write_all(text);
     written.or_else(|e| if e.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(e) })

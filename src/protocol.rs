@@ -1,29 +1,28 @@
-//! chatty/1, the wire: what a person types into netcat and what a program
-//! parses are the same lines. This module knows no socket, no clock and no
-//! rule of the chat; both ends use it, so a line is written and read by one
-//! piece of code.
+//! chatty/1, the wire protocol. People type the same lines into netcat that programs
+//! parse. The server and the client share this module, so every line is encoded and
+//! parsed by the same code. It knows no sockets, no clock and no chat rules.
 //!
 //! ```text
-//! line       = event "\n"                    one line is one event, always
+//! line       = event "\n"                    a line is exactly one event
 //! event      = message | presence | reply | row | help
 //! message    = [room " "] name ": " text     alice: hello        #ops alice: hello
 //!            | [room " "] "** " name " " text             ** alice waves
-//!            | "[PRIVATE MESSAGE] " name ": " text        to the one it is for
+//!            | "[PRIVATE MESSAGE] " name ": " text        to the recipient
 //!            | "[PRIVATE MESSAGE to " name "] " name ": " text    the sender's echo
 //! presence   = [room " "] "* " …             * bob joined        #ops * bob left (bye)
 //! reply      = "[" WORD [" " args] "]" [" " text]         [PONG t1]  [ERROR no-target] …
 //! row        = time " " message              a replayed line of /history
 //! help       = "/" …                         a row of /help
-//! room       = "#" name                      absent for #lobby, by the room alone
+//! room       = "#" name                      absent for #lobby; depends on the room only
 //! name       = letter (letter | mark | digit | "_" | "-" | ".")*   1 to 32 characters
 //! tagged     = "@" key "=" value (";" key "=" value)* " " event    /set tags on
 //! ```
 //!
-//! No name can begin with or hold any of `: [ * # @ /` or a blank, so the
-//! first byte decides what a line is and no text can forge another kind.
+//! A name contains none of `: [ ] * # @ /` and no blank. So the first byte determines the
+//! type of a line, and a message cannot imitate a line of another type.
 //!
 //! ```text
-//! server> [HELLO chatty/1] type a name to join, or /help
+//! server> [HELLO chatty/1] type your name and press Enter (/help lists commands)
 //! client> alice
 //! server> [WELCOME alice] you are in #lobby
 //! server> [USERS #lobby 2] alice,bob
@@ -56,29 +55,28 @@ pub use name::{Key, LOBBY, Name, RoomName};
 pub use tags::{Cid, Tags};
 pub use units::Stamp;
 
-/// The protocol's name and version, as `[HELLO]` and `[VERSION]` say it.
+/// The protocol's name and version, as in `[HELLO]` and `[VERSION]`.
 pub const VERSION: &str = "chatty/1";
 
-/// The longest line a client may send, in bytes, not counting its line end
-/// and a `@cid=… ` prefix. Long enough for a paragraph, short enough that one
-/// line never fills a screen or a buffer.
+/// The longest line of a client, in bytes without the line end and a `@cid=… ` prefix.
+/// Long enough for a paragraph, short enough not to fill a screen or a buffer.
 pub const LINE_MAX: usize = 4096;
 
-/// The longest line before login: a name or a short command fits, a stranger
-/// gets to occupy no more.
+/// The longest line before login, in bytes. It fits a name and a password, and bounds
+/// the memory of a connection that has not logged in.
 pub const LOGIN_LINE_MAX: usize = 512;
 
-/// Rows of `/history` when no number is given.
+/// The number of messages in `/history` without a number.
 pub const HISTORY_DEFAULT: usize = 20;
 
-/// The most rows one `/history` gives; a larger number means this one.
+/// The maximum number of messages in a `/history`; a larger number is clamped to it.
 pub const HISTORY_MAX: usize = 1000;
 
-/// The most rows one `/search` gives.
+/// The maximum number of matches in a `/search`.
 pub const SEARCH_MAX: usize = 50;
 
-/// The longest reason of what an operator does, in characters.
+/// The longest reason of a moderation command, in characters.
 pub const REASON_MAX: usize = 200;
 
-/// The port `serve` listens on and `join` looks for when none is said.
+/// The default port of `serve` and `join`.
 pub const DEFAULT_PORT: u16 = 5555;

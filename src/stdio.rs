@@ -1,10 +1,10 @@
-//! Standard input, output and error. Their descriptors are shared with other
-//! programs, and any of those may have set `O_NONBLOCK` on them: the flag belongs to
-//! the open file, not to a process. So a call that would block is not the end of the
-//! input and no failure; it is repeated when `poll` says so. The flag itself is never
-//! changed here, since that would change it for the other programs too.
+//! Standard input, output and error. Other programs share their descriptors and may set
+//! `O_NONBLOCK`, which belongs to the open file description and not to a process. A call
+//! that fails with `EAGAIN` is therefore neither the end of the input nor an error: it is
+//! repeated after `poll`. The flag is never changed here, since that would change it for
+//! the other programs, too.
 //!
-//! Nothing is buffered on output: whoever prints formats a whole line first.
+//! Output is not buffered: callers format a whole line first.
 
 use std::io::{self, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,38 +14,38 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd;
 
-/// A descriptor whose calls wait, whether it is set to block or not.
+/// A descriptor whose calls block even if it is set to non-blocking.
 #[derive(Debug)]
 pub struct Stream<F>(F);
 
 /// Standard input, buffered.
 pub type Stdin = BufReader<Stream<io::Stdin>>;
 
-/// Standard input. It reads ahead, so a program takes it once.
+/// Returns standard input. It reads ahead, so a program must create it only once.
 #[must_use]
 pub fn stdin() -> Stdin {
     BufReader::new(Stream(io::stdin()))
 }
 
-/// Standard output.
+/// Returns standard output.
 #[must_use]
 pub fn stdout() -> Stream<io::Stdout> {
     Stream(io::stdout())
 }
 
-/// Standard error.
+/// Returns standard error.
 #[must_use]
 pub fn stderr() -> Stream<io::Stderr> {
     Stream(io::stderr())
 }
 
-/// Writes a line to standard error in one piece. Errors are ignored: there is nowhere
-/// left to report them.
+/// Writes a line to standard error in a single call. Errors are ignored, since there is no
+/// other place to report them.
 pub fn print_error(line: &str) {
     let _ = stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// What the system says of an error, without its number.
+/// Returns the system's message for an error, without the error number.
 #[must_use]
 pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
@@ -57,8 +57,8 @@ impl<F: AsFd> Read for Stream<F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let fd = self.0.as_fd();
         loop {
-            // Before the call, not after EAGAIN alone: a FIFO that no writer has opened
-            // yet reads as if it had ended.
+            // Wait before the call, not only after EAGAIN: reading a FIFO that no writer
+            // has opened yet returns end of file.
             if is_nonblocking_input(fd)? {
                 wait(fd, PollFlags::POLLIN)?;
             }
@@ -87,8 +87,8 @@ impl<F: AsFd> Write for Stream<F> {
     }
 }
 
-/// Whether a read can fail with `EAGAIN`. One that is open for writing only fails at
-/// once instead, and `poll` would never report it as readable.
+/// Whether a read can fail with `EAGAIN`. A read of a write-only descriptor fails at once,
+/// and `poll` would never report it as readable.
 fn is_nonblocking_input(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let flags = OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL)?);
     let is_readable = flags & OFlag::O_ACCMODE != OFlag::O_WRONLY;
@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    /// Both ends of a pipe, set to non-blocking.
+    /// Creates a pipe with both ends set to non-blocking.
     fn pipe() -> (Stream<OwnedFd>, Stream<OwnedFd>) {
         let (reader, writer) = io::pipe().unwrap();
         let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));

@@ -1,6 +1,6 @@
-//! Text that people write in files: settings, passwords, certificates. Editors and
-//! shells on Windows put a byte order mark before it, which is no part of the text,
-//! or write UTF-16, which is refused by name rather than misread.
+//! Text files written by people: settings, passwords, certificates. Editors and shells on
+//! Windows write a byte order mark, which is stripped, or UTF-16, which is rejected with a
+//! clear error. This module does not know what a file is for.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -9,12 +9,11 @@ use std::path::Path;
 const UTF8_MARK: &[u8] = b"\xEF\xBB\xBF";
 const UTF16_MARKS: [&[u8]; 2] = [b"\xFF\xFE", b"\xFE\xFF"];
 
-/// Why bytes are no text.
 const UTF16: &str = "it is UTF-16; save it as UTF-8";
 const NUL: &str = "it contains NUL bytes (UTF-16?); save it as UTF-8";
 const NOT_UTF8: &str = "it is not UTF-8";
 
-/// A file's text, without a byte order mark.
+/// Reads a text file, without a byte order mark.
 ///
 /// # Errors
 /// The file cannot be read, or is not UTF-8.
@@ -22,7 +21,7 @@ pub fn read(path: &Path) -> io::Result<String> {
     decode(fs::read(path)?)
 }
 
-/// A file whose text is ASCII wherever it matters, as PEM is, without a byte order mark.
+/// Reads a file whose relevant content is ASCII, like PEM, without a byte order mark.
 ///
 /// # Errors
 /// The file cannot be read, or is UTF-16.
@@ -30,7 +29,7 @@ pub fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     read_bytes_from(fs::File::open(path)?)
 }
 
-/// The same of a file that is open.
+/// Reads an open file like [`read_bytes`].
 ///
 /// # Errors
 /// The file cannot be read, or is UTF-16.
@@ -41,32 +40,32 @@ pub fn read_bytes_from(mut file: fs::File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The text in these bytes, without a byte order mark.
+/// Decodes UTF-8, without a byte order mark.
 ///
 /// # Errors
-/// They are not UTF-8.
+/// The bytes are not UTF-8, or contain NUL.
 pub fn decode(mut bytes: Vec<u8>) -> io::Result<String> {
     drop_mark(&mut bytes)?;
     if bytes.contains(&0) {
-        return Err(no_text(NUL));
+        return Err(invalid_text(NUL));
     }
-    String::from_utf8(bytes).map_err(|_| no_text(NOT_UTF8))
+    String::from_utf8(bytes).map_err(|_| invalid_text(NOT_UTF8))
 }
 
-/// The first line of a text, without its end, which may be that of Windows.
+/// Returns the first line of a text, without its line end (`\n` or `\r\n`).
 #[must_use]
 pub fn first_line(text: &str) -> &str {
     let line = text.split('\n').next().unwrap_or_default();
     line.strip_suffix('\r').unwrap_or(line)
 }
 
-/// Takes a byte order mark away from the beginning of a text.
+/// Strips a UTF-8 byte order mark from the start of a text.
 ///
 /// # Errors
-/// The mark is that of UTF-16.
+/// The byte order mark is that of UTF-16.
 pub fn drop_mark(beginning: &mut Vec<u8>) -> io::Result<()> {
     if UTF16_MARKS.iter().any(|mark| beginning.starts_with(mark)) {
-        return Err(no_text(UTF16));
+        return Err(invalid_text(UTF16));
     }
     if beginning.starts_with(UTF8_MARK) {
         beginning.drain(..UTF8_MARK.len());
@@ -74,7 +73,7 @@ pub fn drop_mark(beginning: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-fn no_text(why: &str) -> io::Error {
+fn invalid_text(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
@@ -83,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn byte_order_mark_is_dropped_at_the_beginning_only() {
+    fn byte_order_mark_is_stripped_at_the_start_only() {
         for (bytes, text) in [
             (&b"plain\r\n"[..], "plain\r\n"),
             (b"\xEF\xBB\xBFmarked", "marked"),
@@ -97,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn first_line_ends_with_either_line_end_or_the_text() {
+    fn first_line_ends_at_any_line_end_or_the_end() {
         for text in ["one", "one\n", "one\r\n", "one\r", "one\ntwo", "one\r\ntwo\r\n"] {
             assert_eq!(first_line(text), "one", "{text:?}");
         }
@@ -106,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn other_encodings_are_refused_by_name() {
+    fn other_encodings_are_rejected_with_their_name() {
         for (bytes, why) in [
             (&b"\xFF\xFEh\0i\0"[..], "UTF-16;"),
             (b"\xFE\xFF\0h\0i", "UTF-16;"),

@@ -185,6 +185,6 @@ mod tests {
         let found = resolve("[fe80::1%lo]:6000").expect("an address");
         assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), ["[fe80::1%1]:6000"]);
         assert!(resolve("fe80::1%nosuch").unwrap_err().contains("no network interface \"nosuch\""));
-        assert!(resolve("x%lo").unwrap_err().contains("is no IP address"));
+        assert!(resolve("x%lo").unwrap_err().contains("invalid IP address"));
     }
 }

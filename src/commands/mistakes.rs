@@ -1,6 +1,7 @@
-//! Lines that would become public by mistake: a command with something invisible
-//! before its slash, and the copy of a private message from a screen or a log.
-//! [`super::parse`] refuses them, so the server and the client agree on them.
+//! Detection of lines that would be posted publicly by mistake: a command with invisible
+//! characters before its slash, and a private message copied from a screen or a log.
+//! [`super::parse`] refuses them, so the server and the client agree. This module knows
+//! only the text of the line.
 
 use unicode_normalization::UnicodeNormalization as _;
 
@@ -10,29 +11,29 @@ use crate::protocol::text::{REPLACEMENT, looks_blank};
 /// `/` and the characters that look like it.
 const SLASHES: [char; 5] = ['/', '\u{2044}', '\u{2215}', '\u{29F8}', '\u{FF0F}'];
 
-/// The words of a time besides its digits, as clients and log viewers write one.
+/// The words besides digits in timestamps of clients and log viewers.
 const TIME_WORDS: [&str; 35] = [
     "t", "z", "a", "p", "m", "am", "pm", "h", "s", "utc", "gmt", "jan", "feb", "mar", "apr", "may",
     "jun", "jul", "aug", "sep", "oct", "nov", "dec", "mon", "tue", "wed", "thu", "fri", "sat",
     "sun", "st", "nd", "rd", "th", "today",
 ];
 
-/// The word behind a slash that stands behind blanks or tags, or is not an ASCII slash.
-/// `None` for a line that begins with `/` and for one without such a word.
+/// Returns the word after a slash that follows blanks or tags, or after a slash that is
+/// not ASCII. `None` if the line begins with `/` or contains no such word.
 #[must_use]
 pub fn word_behind_blanks(line: &str) -> Option<String> {
-    // Nearly every line ends here.
+    // Fast path for nearly every line.
     if line.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/') {
         return None;
     }
     let mut rest = behind_blanks(line);
-    // Tags that a program wrote without switching them on, or that were copied.
+    // Tags from a program that did not enable them, or from a copied line.
     while rest.starts_with('@')
         && let Some(end) = rest.find(looks_blank).filter(|end| is_tag(&rest[..*end]))
     {
         rest = behind_blanks(&rest[end..]);
     }
-    // The interactive client's own notice of a line: `-- not sent: /msg bob hi`.
+    // A notice of the interactive client: `-- not sent: /msg bob hi`.
     if let Some((_, command)) = rest.strip_prefix("-- ").and_then(|rest| rest.split_once(": ")) {
         rest = command;
     }
@@ -40,17 +41,18 @@ pub fn word_behind_blanks(line: &str) -> Option<String> {
     rest.strip_prefix(SLASHES)?.split(looks_blank).next().map(|word| word.nfkc().collect())
 }
 
-/// Whether a line holds the copy of a private message: chatty's own form of one, with
-/// nothing before it but blanks, times, tags and punctuation.
+/// Whether a line is a copied private message: the form in which chatty displays one,
+/// preceded only by blanks, times, tags and punctuation.
 pub(super) fn is_private_copy(line: &str) -> bool {
-    let is_behind_nothing = |at: usize| {
+    let starts_line = |at: usize| {
         is_private_looking(&line[at..])
             && line[..at].split(looks_blank).all(|word| is_tag(word) || is_time(word))
     };
-    memchr::memchr_iter(b'[', line.as_bytes()).any(is_behind_nothing) || is_private_object(line)
+    memchr::memchr_iter(b'[', line.as_bytes()).any(starts_line) || is_private_object(line)
 }
 
-/// A private message as `chatty join --json` writes it. Quotes inside its text are escaped.
+/// Whether a line is a private message as `chatty join --json` writes it. Quotes inside
+/// its text are escaped, so the keys cannot be matched inside it.
 fn is_private_object(line: &str) -> bool {
     if line.starts_with(|c: char| c.is_ascii_alphanumeric()) {
         return false;
@@ -63,7 +65,7 @@ fn is_tag(word: &str) -> bool {
     word.starts_with('@') && word.contains('=')
 }
 
-/// A time, a part of one, or punctuation.
+/// Whether a word is a time, a fragment of a time, or punctuation.
 fn is_time(word: &str) -> bool {
     word.split(|c: char| !c.is_alphanumeric()).all(|run| {
         let mut words = run.split(|c: char| c.is_numeric()).filter(|letters| !letters.is_empty());
@@ -71,22 +73,22 @@ fn is_time(word: &str) -> bool {
     })
 }
 
-/// The line without what looks blank at its start.
+/// Returns the line without leading characters that look blank.
 #[must_use]
 pub fn behind_blanks(line: &str) -> &str {
     let mut rest = line;
     while let Some(c) = rest.chars().next().filter(|c| looks_blank(*c)) {
         rest = &rest[c.len_utf8()..];
         if c == REPLACEMENT && !is_private_looking(rest) {
-            rest = behind_key(rest);
+            rest = skip_key_sequence(rest);
         }
     }
     rest
 }
 
-/// An arrow key pressed in netcat is an escape sequence. Its ESC was replaced before
-/// the line came here; this is the rest of the line behind `[D` or `[3~`.
-fn behind_key(rest: &str) -> &str {
+/// Returns the line after the remains of an escape sequence, like `[D` or `[3~`. netcat
+/// sends one for an arrow key; its ESC has already been replaced by [`REPLACEMENT`].
+fn skip_key_sequence(rest: &str) -> &str {
     let Some(sequence) = rest.strip_prefix(['[', 'O']) else { return rest };
     let end = sequence.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
     end.strip_prefix(|c: char| c.is_ascii_alphabetic() || c == '~').unwrap_or(rest)
@@ -103,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn command_behind_anything_invisible_is_refused() {
+    fn command_after_invisible_characters_is_refused() {
         for blank in [
             " ",
             "\t",
@@ -143,15 +145,15 @@ mod tests {
         {
             assert_eq!(code(line), Some(ErrorCode::BadArgument), "{line}");
         }
-        let told = parse(" /r yes").expect_err("refused").text;
+        let text = parse(" /r yes").expect_err("refused").text;
         assert!(
-            told.contains("with /r to run it") && told.contains("with //r to say it"),
-            "{told}"
+            text.contains("with /r to run it") && text.contains("with //r to send it as text"),
+            "{text}"
         );
     }
 
     #[test]
-    fn text_that_begins_like_a_command_is_said() {
+    fn text_resembling_a_command_is_posted() {
         for line in [
             " /etc/hosts is wrong",
             " /shrug",
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn text_about_private_messages_is_said() {
+    fn text_about_private_messages_is_posted() {
         for line in [
             "I saw \"[PRIVATE MESSAGE] bob: x\" yesterday",
             "bob: [PRIVATE MESSAGE] carol: x",

@@ -1,17 +1,18 @@
-//! Bytes to lines. A [`LineCodec`] never fails on content: a bad line is an
-//! item like a good one, so one mistake costs one line and not the connection.
+//! Splits a byte stream into lines. A [`LineCodec`] never fails on content: an invalid
+//! line is a [`Frame`] like a valid one, so a mistake costs a line and not the connection.
+//! It knows no sockets and does not interpret the lines.
 //!
-//! Rules, numbered as the tests name them:
-//! 1. `\n` ends a line wherever it stands; one `\r` before it belongs to it.
-//! 2. A line longer than the limit is one [`Frame::TooLong`], said at once and
-//!    thrown away up to its newline; what follows is read as usual.
-//! 3. Telnet's commands are dropped wherever they stand, and a line that cuts
-//!    one short is [`Frame::BadEncoding`], as is any line that is not UTF-8.
-//! 4. How the bytes are cut into pieces changes nothing.
-//! 5. Between lines nothing is allocated: an idle connection holds no buffer.
+//! The rules, numbered as in the test names:
+//! 1. `\n` ends a line wherever it occurs; a `\r` before it is part of the line end.
+//! 2. A line longer than the limit is a single [`Frame::TooLong`], returned as soon as the
+//!    limit is exceeded. The rest is discarded up to the newline; the next line is unaffected.
+//! 3. Telnet commands are dropped wherever they occur. A line that ends inside a telnet
+//!    command is [`Frame::BadEncoding`], as is a line that is not UTF-8.
+//! 4. The result does not depend on how the bytes are split into reads.
+//! 5. Between lines no memory is allocated: an idle connection holds no buffer.
 //!
-//! The server reads borrowed frames with [`LineCodec::next`] from a buffer that
-//! all connections share; the client uses the same through tokio-util's traits.
+//! The server reads borrowed frames with [`LineCodec::next`] from a buffer shared by all
+//! connections; the client uses the same code through the traits of tokio-util.
 
 use std::borrow::Cow;
 use std::io;
@@ -22,21 +23,21 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use super::tags::CidPrefix;
 
-/// One thing read.
+/// An item of the input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame<'a> {
-    /// A line without its end, valid UTF-8, not cleaned yet.
+    /// A valid UTF-8 line without its line end. Control characters are still in it.
     Line(Cow<'a, str>),
-    /// A line over the limit. Its first bytes, for a `@cid=` among them.
+    /// A line over the limit; holds its first bytes, which may contain a `@cid=`.
     TooLong(Vec<u8>),
-    /// A line that is not UTF-8. Its first bytes, for a `@cid=` among them.
+    /// A line that is not UTF-8; holds its first bytes, which may contain a `@cid=`.
     BadEncoding(Vec<u8>),
-    /// The connection opened like HTTP, TLS, SSH, ADB or a proxy.
+    /// The first bytes are those of HTTP, TLS, SSH, ADB or the PROXY protocol.
     Foreign,
 }
 
 impl Frame<'_> {
-    /// The same, independent of the buffer it was read from.
+    /// Copies the frame out of the buffer it borrows from.
     #[must_use]
     pub fn into_owned(self) -> Frame<'static> {
         match self {
@@ -48,11 +49,11 @@ impl Frame<'_> {
     }
 }
 
-/// The answer to telnet's DO TIMING-MARK: IAC WON'T TIMING-MARK (RFC 860).
-/// Without it a telnet user sees nothing more after an interrupt.
+/// The answer to telnet's DO TIMING-MARK: IAC WON'T TIMING-MARK (RFC 860). After an
+/// interrupt a telnet client discards all output until it receives this answer.
 pub const WONT_TIMING_MARK: [u8; 3] = [0xFF, 0xFC, 0x06];
 
-/// Telnet's commands (RFC 854, 855), as far as they must be known to be skipped.
+/// The telnet commands (RFC 854, 855) that the parser has to know to skip any command.
 mod telnet {
     pub(super) const IAC: u8 = 0xFF;
     pub(super) const WILL: u8 = 0xFB;
@@ -60,12 +61,12 @@ mod telnet {
     pub(super) const DONT: u8 = 0xFE;
     pub(super) const SB: u8 = 0xFA;
     pub(super) const SE: u8 = 0xF0;
-    /// The first byte that is a command; what is below is none (RFC 1184).
+    /// The lowest byte that is a command (RFC 1184).
     pub(super) const FIRST: u8 = 0xEC;
     pub(super) const TIMING_MARK: u8 = 0x06;
 }
 
-/// How far into a telnet command the last byte brought us.
+/// The state of the telnet parser after the last byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Telnet {
     #[default]
@@ -76,13 +77,13 @@ enum Telnet {
     SubnegotiationCommand,
 }
 
-/// How other protocols open. A browser must not be able to post a message by
-/// way of a form, and a scanner is better told at once. The methods of HTTP
-/// count with their blank only: a name has none.
+/// The first bytes of other protocols. They are rejected so that a web page cannot post
+/// messages through a form and a scanner gets an answer at once. An HTTP method counts
+/// only with its blank, since without it the line may be a name.
 const FOREIGN_PREFIXES: [&[u8]; 14] = [
-    b"\x16\x03", // a TLS hello
+    b"\x16\x03", // TLS ClientHello
     b"SSH-",
-    b"CNXN", // Android's debug bridge, whose port is ours
+    b"CNXN", // Android's debug bridge, which scans port 5555
     b"PROXY ",
     b"GET ",
     b"POST ",
@@ -96,26 +97,25 @@ const FOREIGN_PREFIXES: [&[u8]; 14] = [
     b"PRI ",
 ];
 
-/// Cuts a stream of bytes into [`Frame`]s, and writes lines.
+/// Decodes a byte stream into [`Frame`]s, and encodes lines.
 #[derive(Debug)]
 pub struct LineCodec {
-    /// The line so far, where it came in pieces. Empty between lines (rule 5).
+    /// The start of an incomplete line. Empty between lines (rule 5).
     partial: Vec<u8>,
-    /// The longest line now allowed, in bytes; see [`CidPrefix`] for what it
-    /// does not count.
+    /// The current maximum length of a line, in bytes without a [`CidPrefix`].
     limit: usize,
     telnet: Telnet,
-    /// The first line may turn out to be another protocol.
+    /// Whether the current line is the first one, which is checked for other protocols.
     is_first: bool,
-    /// So far nothing was dropped of it: what is kept is how the connection opened.
+    /// Whether `partial` still holds the connection's first bytes unmodified.
     is_opening: bool,
-    /// Rule 2: throwing away the rest of a line that was too long.
+    /// Whether the rest of a too long line is being discarded (rule 2).
     is_discarding: bool,
     timing_marks: u16,
 }
 
 impl LineCodec {
-    /// For a server's connection to a stranger.
+    /// Creates a codec that reports other protocols as [`Frame::Foreign`], for the server.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
@@ -129,25 +129,25 @@ impl LineCodec {
         }
     }
 
-    /// For the client, whose server may say any first line.
+    /// Creates a codec that accepts any first line, for the client.
     #[must_use]
     pub fn trusting(limit: usize) -> Self {
         Self { is_first: false, ..Self::new(limit) }
     }
 
-    /// Sets the longest line allowed from now on.
+    /// Sets the maximum length of the following lines, in bytes.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
 
-    /// How many timing marks were asked for since the last call; each wants
-    /// [`WONT_TIMING_MARK`] for an answer, at once, also amid a line.
+    /// Returns the number of timing marks requested since the last call. Each has to be
+    /// answered with [`WONT_TIMING_MARK`] at once, even in the middle of a line.
     pub fn take_timing_marks(&mut self) -> u16 {
         mem::take(&mut self.timing_marks)
     }
 
-    /// Takes the next frame off the front of `input`. `None`: all of it is
-    /// read, and what there was of an unfinished line is kept.
+    /// Consumes the next frame from the front of `input`. Returns `None` when all of it is
+    /// consumed; the start of an incomplete line is buffered.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Option<Frame<'a>> {
         while !input.is_empty() {
             if self.is_first && self.is_opening && self.looks_foreign(input) {
@@ -169,25 +169,26 @@ impl LineCodec {
             if is_whole && memchr::memchr(telnet::IAC, piece).is_none() {
                 return Some(self.classify_line(Cow::Borrowed(piece)));
             }
-            self.gather(piece);
+            self.append(piece);
             return Some(self.end_line());
         }
         None
     }
 
-    /// The other side sends no more: an unterminated last line counts too.
+    /// Ends the input and returns an unterminated last line as a frame.
     pub fn finish(&mut self) -> Option<Frame<'static>> {
         let is_unfinished = !self.partial.is_empty() || self.telnet != Telnet::Text;
         (is_unfinished && !self.is_discarding).then(|| self.end_line())
     }
 
-    /// A piece of a line whose end is not here yet.
+    /// Buffers a piece of an incomplete line. Returns [`Frame::TooLong`] when it exceeds
+    /// the limit.
     fn buffer_partial(&mut self, piece: &[u8]) -> Option<Frame<'static>> {
         if self.is_discarding {
             self.discard(piece);
             return None;
         }
-        self.gather(piece);
+        self.append(piece);
         if !self.is_too_long(&self.partial) {
             return None;
         }
@@ -196,10 +197,10 @@ impl LineCodec {
         Some(Frame::TooLong(head(&mem::take(&mut self.partial))))
     }
 
-    /// Throws a piece away; the timing marks in it are answered all the same.
+    /// Discards a piece, but counts the timing marks in it.
     fn discard(&mut self, piece: &[u8]) {
         if self.telnet != Telnet::Text || memchr::memchr(telnet::IAC, piece).is_some() {
-            self.gather(piece);
+            self.append(piece);
             self.partial = Vec::new();
         }
     }
@@ -213,7 +214,7 @@ impl LineCodec {
         self.classify_line(Cow::Owned(line)).into_owned()
     }
 
-    /// A whole line, free of telnet.
+    /// Turns a complete line without telnet commands into a frame.
     fn classify_line<'a>(&mut self, line: Cow<'a, [u8]>) -> Frame<'a> {
         let is_first = mem::take(&mut self.is_first);
         if self.is_too_long(&line) {
@@ -239,8 +240,8 @@ impl LineCodec {
         line_len > self.limit && line_len - CidPrefix::len_at(line) > self.limit
     }
 
-    /// Appends a piece to the line, dropping telnet's commands (rule 3).
-    fn gather(&mut self, piece: &[u8]) {
+    /// Appends a piece to the line without its telnet commands (rule 3).
+    fn append(&mut self, piece: &[u8]) {
         if self.telnet == Telnet::Text && memchr::memchr(telnet::IAC, piece).is_none() {
             self.partial.extend_from_slice(piece);
             return;
@@ -256,12 +257,12 @@ impl LineCodec {
                 (Telnet::Command, telnet::WILL..=telnet::DONT) => Telnet::Option(byte),
                 (Telnet::Command, telnet::SB) => Telnet::Subnegotiation,
                 (Telnet::Command, telnet::IAC) => {
-                    // An escaped 0xFF: data, and as data never UTF-8.
+                    // An escaped 0xFF is data, and never valid UTF-8.
                     self.partial.push(byte);
                     Telnet::Text
                 }
                 (Telnet::Command, ..telnet::FIRST) => {
-                    // No telnet: a stray byte in some other encoding.
+                    // Not telnet: a byte of another encoding.
                     self.partial.extend_from_slice(&[telnet::IAC, byte]);
                     Telnet::Text
                 }
@@ -279,25 +280,24 @@ impl LineCodec {
         }
     }
 
-    /// Whether the connection's first bytes, as far as they are here, are how
-    /// another protocol opens.
+    /// Whether the connection's first bytes, received so far, begin another protocol.
     fn looks_foreign(&self, input: &[u8]) -> bool {
-        FOREIGN_PREFIXES.iter().any(|opening| {
-            let kept = self.partial.len().min(opening.len());
-            let (first, second) = opening.split_at(kept);
+        FOREIGN_PREFIXES.iter().any(|prefix| {
+            let buffered = self.partial.len().min(prefix.len());
+            let (first, second) = prefix.split_at(buffered);
             self.partial.starts_with(first) && input.starts_with(second)
         })
     }
 }
 
-/// Whether it asks a web server for something, whatever its method.
+/// Whether a line is an HTTP request line, with any method.
 fn is_request_line(line: &str) -> bool {
     let line = line.trim_end_matches('\r');
     line.rsplit_once(' ').is_some_and(|(_, version)| version.starts_with("HTTP/1."))
 }
 
-/// Without the `\r` of `\r\n`, and without the byte order mark that some
-/// programs put before the first line.
+/// Strips the `\r` of `\r\n` and, from the first line, a byte order mark, which some
+/// programs write.
 fn trim_line(line: Cow<'_, str>, is_first: bool) -> Cow<'_, str> {
     let trimmed = line.strip_suffix('\r').unwrap_or(&line);
     let trimmed =
@@ -338,11 +338,14 @@ impl Decoder for LineCodec {
 impl Encoder<&str> for LineCodec {
     type Error = io::Error;
 
-    /// Writes one line. A text with a line end inside would become two lines,
-    /// so it is refused: whoever has such a text parts it first.
+    /// Encodes a line. A text with a newline inside would become two lines and is
+    /// rejected; the caller has to split it.
     fn encode(&mut self, line: &str, out: &mut BytesMut) -> Result<(), io::Error> {
         if line.contains('\n') {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a line holds no line end"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a line cannot contain a newline",
+            ));
         }
         out.reserve(line.len() + 1);
         out.extend_from_slice(line.as_bytes());
@@ -369,16 +372,16 @@ mod tests {
         Frame::BadEncoding(head.to_vec())
     }
 
-    /// Everything the pieces hold, up to their end, and the timing marks.
+    /// Returns all frames of the pieces and the number of timing marks.
     fn read(pieces: &[&[u8]], is_closed: bool) -> (Vec<Frame<'static>>, u16) {
         let mut codec = LineCodec::new(LIMIT);
         let (mut frames, mut marks) = (Vec::new(), 0);
         for piece in pieces {
             let mut input = *piece;
             while let Some(frame) = codec.next(&mut input) {
-                let is_over = frame == Frame::Foreign;
+                let is_foreign = frame == Frame::Foreign;
                 frames.push(frame.into_owned());
-                if is_over {
+                if is_foreign {
                     return (frames, marks);
                 }
             }
@@ -391,8 +394,8 @@ mod tests {
         (frames, marks)
     }
 
-    /// Rule 4: whole, byte by byte, in every two pieces, and with the next line
-    /// attached.
+    /// Checks rule 4: the input in one piece, byte by byte, split at every position, and
+    /// with the next line attached.
     fn check(bytes: &[u8], frames: &[Frame<'static>], marks: u16) {
         let expected = (frames.to_vec(), marks);
         assert_eq!(read(&[bytes], true), expected, "whole: {}", bytes.escape_ascii());
@@ -425,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn rule_2_a_line_too_long_is_one_frame_and_is_gone() {
+    fn rule_2_too_long_line_is_a_single_frame() {
         check(b"0123456789abcdef\n", &[line("0123456789abcdef")], 0);
         check(b"0123456789abcdef\r\nx\n", &[line("0123456789abcdef"), line("x")], 0);
         check(b"0123456789abcdefg\nx\n", &[too_long("0123456789abcdefg"), line("x")], 0);
@@ -436,13 +439,13 @@ mod tests {
     }
 
     #[test]
-    fn rule_2_does_not_count_a_cid() {
+    fn rule_2_limit_excludes_the_cid() {
         check(b"@cid=abc 0123456789abcdef\n", &[line("@cid=abc 0123456789abcdef")], 0);
         check(b"@cid=abc 0123456789abcdefg\n", &[too_long("@cid=abc 0123456789abcdefg")], 0);
     }
 
     #[test]
-    fn rule_3_telnet_is_dropped_and_what_is_not_utf8_is_said() {
+    fn rule_3_telnet_is_dropped_and_invalid_utf8_reported() {
         check(b"\xff\xfb\x01\xff\xfd\x03alice\r\n", &[line("alice")], 0);
         check(b"al\xff\xf1ice\n", &[line("alice")], 0);
         check(b"a\xff\xfa\x18\x00xterm\xff\xf0b\n", &[line("ab")], 0);
@@ -453,7 +456,7 @@ mod tests {
         check(b"a\xff\nok\n", &[bad(b"a"), line("ok")], 0);
         check(b"a\xff\xfd\nok\n", &[bad(b"a"), line("ok")], 0);
         check(b"a\xff\xfa\x18\nok\n", &[bad(b"a"), line("ok")], 0);
-        // Also behind what is too long, and however many there are.
+        // Also after a too long line, and any number of them.
         let long = b"0123456789abcdefg\xff\xfd\x06\xff\xfd\x06\nok\n";
         check(long, &[too_long("0123456789abcdefg"), line("ok")], 2);
         check(&[0xFF, 0xFD, 0x06].repeat(300), &[], 300);
@@ -467,11 +470,11 @@ mod tests {
     }
 
     #[test]
-    fn other_protocols_are_known_by_their_first_bytes() {
+    fn other_protocols_are_detected_by_their_first_bytes() {
         for opening in FOREIGN_PREFIXES {
             let text = String::from_utf8([opening, b" x"].concat()).expect("ASCII");
             check(&[opening, b" x\n"].concat(), &[Frame::Foreign], 0);
-            // Telnet before it or in it: then it is none, however it is cut.
+            // With telnet commands before or inside it is not foreign, for any split.
             check(&[b"\xff\xf1", opening, b" x\n"].concat(), &[line(&text)], 0);
             let (first, rest) = opening.split_at(1);
             check(&[first, b"\xff\xf1", rest, b" x\n"].concat(), &[line(&text)], 0);
@@ -482,12 +485,12 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_before_the_first_line_is_no_part_of_it() {
+    fn byte_order_mark_is_stripped_from_the_first_line_only() {
         check(b"\xef\xbb\xbfalice\r\n\xef\xbb\xbfx\n", &[line("alice"), line("\u{FEFF}x")], 0);
     }
 
     #[test]
-    fn a_text_of_two_lines_is_not_written_as_one() {
+    fn text_with_a_newline_is_not_encoded() {
         let mut codec = LineCodec::trusting(LIMIT);
         let mut out = BytesMut::new();
         codec.encode("hello", &mut out).unwrap();

@@ -1,6 +1,6 @@
-//! Every line a server may say, written and read here and nowhere else. An
-//! [`Event`] borrows what it speaks of: the server encodes straight from its
-//! state, the client reads straight from the line.
+//! The lines that a server sends: their encoder and their parser. An [`Event`] borrows its
+//! fields: the server encodes from its state and the client parses from the line, both
+//! without copying. This module knows neither tags nor when a line is sent.
 
 use std::fmt;
 use std::io::Write as _;
@@ -8,57 +8,56 @@ use std::io::Write as _;
 use super::name::{is_name, is_name_byte};
 use super::{LOBBY, Refusal, Stamp};
 
-/// Where a message was said, as its reader sees it.
+/// The room or conversation of a message, from the reader's point of view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place<'a> {
-    /// In a room (its name without `#`): the line is the same for everyone.
+    /// A room, by its name without `#`. The line is the same for every reader.
     Room(&'a str),
-    /// Privately, to the reader.
+    /// A private message to the reader.
     ToMe,
-    /// Privately, by the reader, to this person.
+    /// A private message from the reader to this user.
     ToPerson(&'a str),
 }
 
-/// Something somebody said.
+/// A chat message or action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message<'a> {
-    /// Where.
+    /// The room or conversation.
     pub place: Place<'a>,
-    /// By whom, as the name was then.
+    /// The sender's name at the time of the message.
     pub from: &'a str,
-    /// `/me`: something done rather than said.
+    /// Whether the message is an action, from `/me`.
     pub is_action: bool,
-    /// The words, free of control characters.
+    /// The text, without control characters.
     pub text: &'a str,
 }
 
-/// Comings and goings gathered into one line, for a room too large to tell
-/// them singly.
+/// Presence events of a large room, coalesced into one line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PresenceSummary {
-    /// How many joined.
+    /// The number of users who joined.
     pub joined: usize,
-    /// How many left the room.
+    /// The number of users who left the room.
     pub left: usize,
-    /// How many left the server.
+    /// The number of users who left the server.
     pub quit: usize,
-    /// How many are in the room now.
+    /// The number of members now.
     pub here: usize,
 }
 
-/// One line of the server.
+/// A line from the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)] // the fields are the parts of the line shown beside them
+#[allow(missing_docs)] // the fields are parts of the line shown above them
 pub enum Event<'a> {
-    /// Chat, an action, or a private message.
+    /// A chat message, an action, or a private message.
     Message(Message<'a>),
     /// `* bob joined`
     Joined { room: &'a str, name: &'a str },
     /// `#ops * bob left (reason)`
     Left { room: &'a str, name: &'a str, reason: Option<&'a str> },
-    /// `* bob quit (reason)`: of the person, so never with a room.
+    /// `* bob quit (reason)`. Concerns the user and never carries a room.
     Quit { name: &'a str, reason: Option<&'a str> },
-    /// `* bob is now rob`: of the person, so never with a room.
+    /// `* bob is now rob`. Concerns the user and never carries a room.
     Renamed { old: &'a str, new: &'a str },
     /// `* bob set the topic: text`, or without a text `* bob cleared the topic`.
     Topic { room: &'a str, name: &'a str, text: Option<&'a str> },
@@ -70,38 +69,38 @@ pub enum Event<'a> {
     Kicked { room: &'a str, name: &'a str, by: &'a str, reason: Option<&'a str> },
     /// `* 37 joined, 12 quit (1034 here)`
     Crowd { room: &'a str, crowd: PresenceSummary },
-    /// Any other `* …` line, of a newer server: shown as it is.
+    /// Any other `* …` line, from a newer server. Clients show it as is.
     Notice { room: &'a str, text: &'a str },
-    /// `[USERS #lobby 2] alice,bob`; without names the count alone.
+    /// `[USERS #lobby 2] alice,bob`, or only the count, without names.
     Users { room: &'a str, count: usize, names: Option<&'a str> },
     /// `[ERROR code] text`
     Error { code: &'a str, text: &'a str },
     /// `[BYE code] text`
     Bye { code: &'a str, text: &'a str },
-    /// Every other `[WORD args] text`.
+    /// Any other `[WORD args] text`.
     Reply { word: &'a str, args: &'a str, text: &'a str },
-    /// A message told again by `/history`, with its own time.
+    /// A message in the answer of `/history` or `/search`, with its own time.
     Row { time: Stamp, message: Message<'a> },
-    /// A row of `/help`; begins with `/`.
+    /// A line of `/help`; begins with `/`.
     Help(&'a str),
 }
 
 const PRIVATE: &str = "PRIVATE MESSAGE";
 
 impl<'a> Event<'a> {
-    /// A reply of the form `[WORD args] text`.
+    /// Creates a reply of the form `[WORD args] text`.
     #[must_use]
     pub fn reply(word: &'a str, args: &'a str, text: &'a str) -> Self {
         Self::Reply { word, args, text }
     }
 
-    /// The answer to a refused line.
+    /// Creates the answer to a refused line.
     #[must_use]
     pub fn error(refusal: &'a Refusal) -> Self {
         Self::Error { code: refusal.code.as_str(), text: &refusal.text }
     }
 
-    /// Writes the line with its `\n`.
+    /// Appends the line with its `\n`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         // Writing into a Vec cannot fail.
         let _ = self.write(out);
@@ -153,8 +152,8 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// Reads a plain line (without tags and line end). `None` for what this
-    /// grammar does not know; show such a line as it is.
+    /// Parses a plain line, without tags and line end. Returns `None` for a line outside
+    /// this grammar, which clients show as is.
     #[must_use]
     pub fn parse(line: &'a str) -> Option<Self> {
         match line.as_bytes().first()? {
@@ -162,7 +161,7 @@ impl<'a> Event<'a> {
             b'/' => Some(Self::Help(line)),
             b'#' => {
                 let (room, rest) = line[1..].split_once(' ')?;
-                // Nobody writes the lobby's name there; whoever does means the lobby.
+                // A server never sends `#lobby` as a prefix, but the meaning is clear.
                 let room = if is_lobby(room) { LOBBY } else { room };
                 if is_name(room) { parse_in_room(room, rest) } else { None }
             }
@@ -180,7 +179,7 @@ impl<'a> Event<'a> {
     }
 }
 
-/// The hot path: no formatting machinery, only copies.
+/// Hot path: copies bytes only, without `fmt`.
 fn write_message(out: &mut Vec<u8>, message: &Message<'_>) {
     let mut put = |part: &str| out.extend_from_slice(part.as_bytes());
     match message.place {
@@ -224,7 +223,7 @@ fn is_lobby(room: &str) -> bool {
     room.eq_ignore_ascii_case(LOBBY)
 }
 
-/// `#ops ` for every room but the lobby.
+/// The prefix of a room: `#ops `, or nothing for the lobby.
 struct Prefix<'a>(&'a str);
 
 impl fmt::Display for Prefix<'_> {
@@ -233,7 +232,7 @@ impl fmt::Display for Prefix<'_> {
     }
 }
 
-/// ` (reason)` where there is one.
+/// The suffix of an event with a reason: ` (reason)`, or nothing.
 struct Reason<'a>(Option<&'a str>);
 
 impl fmt::Display for Reason<'_> {
@@ -257,7 +256,7 @@ impl fmt::Display for PresenceSummary {
 
 fn parse_in_room<'a>(room: &'a str, line: &'a str) -> Option<Event<'a>> {
     if line.starts_with('*') {
-        return match parse_spoken(line) {
+        return match parse_message(line) {
             Some((from, true, text)) => Some(Event::Message(Message {
                 place: Place::Room(room),
                 from,
@@ -267,12 +266,12 @@ fn parse_in_room<'a>(room: &'a str, line: &'a str) -> Option<Event<'a>> {
             _ => parse_presence(room, line.strip_prefix("* ")?),
         };
     }
-    let (from, is_action, text) = parse_spoken(line)?;
+    let (from, is_action, text) = parse_message(line)?;
     Some(Event::Message(Message { place: Place::Room(room), from, is_action, text }))
 }
 
-/// `alice: text` or `** alice text`.
-fn parse_spoken(line: &str) -> Option<(&str, bool, &str)> {
+/// Parses `alice: text` or `** alice text` into sender, is-action and text.
+fn parse_message(line: &str) -> Option<(&str, bool, &str)> {
     if let Some(rest) = line.strip_prefix("** ") {
         let (from, text) = rest.split_once(' ')?;
         return is_name(from).then_some((from, true, text));
@@ -316,7 +315,7 @@ fn parse_presence<'a>(room: &'a str, text: &'a str) -> Option<Event<'a>> {
     known().or(Some(Event::Notice { room, text }))
 }
 
-/// What operators do, and what becomes of them.
+/// Parses the events of operators: made an operator, no longer one, kicked.
 fn parse_moderation<'a>(room: &'a str, name: &'a str, what: &'a str) -> Option<Event<'a>> {
     if what == "is no longer an operator" {
         return Some(Event::Demoted { room, name });
@@ -330,8 +329,8 @@ fn parse_moderation<'a>(room: &'a str, name: &'a str, what: &'a str) -> Option<E
     is_name(by).then_some(Event::Kicked { room, name, by, reason })
 }
 
-/// Nothing, or ` (reason)` up to the end.
-#[allow(clippy::option_option)] // outer: does it fit; inner: is there a reason
+/// Parses an empty text or ` (reason)`.
+#[allow(clippy::option_option)] // outer: whether it parses; inner: the reason
 fn parse_reason(text: &str) -> Option<Option<&str>> {
     if text.is_empty() {
         return Some(None);
@@ -352,7 +351,7 @@ fn parse_presence_summary(text: &str) -> Option<PresenceSummary> {
             _ => return None,
         }
     }
-    // Nobody counts to nought, or writes +2.
+    // Rejects forms that are never written: a count of 0, `+2`, another order.
     (crowd.to_string() == text).then_some(crowd)
 }
 
@@ -365,7 +364,7 @@ fn parse_bracket(line: &str) -> Option<Event<'_>> {
             None if to.is_empty() => Place::ToMe,
             _ => return None,
         };
-        let (from, is_action, text) = parse_spoken(text)?;
+        let (from, is_action, text) = parse_message(text)?;
         return Some(Event::Message(Message { place, from, is_action, text }));
     }
     let (word, args) = head.split_once(' ').unwrap_or((head, ""));
@@ -388,9 +387,9 @@ fn parse_bracket(line: &str) -> Option<Event<'_>> {
 mod tests {
     use super::*;
 
-    /// One table through the writer and the reader.
+    /// Every line of the table is encoded and parsed.
     #[test]
-    fn every_line_is_written_and_read_by_the_same_grammar() {
+    fn every_line_form_round_trips() {
         let say = |place, from, text| Message { place, from, is_action: false, text };
         let act = |place, from, text| Message { place, from, is_action: true, text };
         let lobby = Place::Room("lobby");
@@ -479,14 +478,14 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_is_one_as_it_is_written() {
+    fn presence_summary_parses_in_canonical_form_only() {
         for line in ["* 0 quit (2 here)", "* +2 quit (3 here)", "* 1 quit, 2 joined (3 here)"] {
             assert!(matches!(Event::parse(line), Some(Event::Notice { .. })), "{line}");
         }
     }
 
     #[test]
-    fn lines_of_no_known_form_are_not_guessed_at() {
+    fn line_of_unknown_form_is_not_parsed() {
         for line in ["", "hello", "a b: c", "[lower] x", "[PONG", "[PONG]x", "#ops", "9 lives", "!"]
         {
             assert_eq!(Event::parse(line), None, "{line}");

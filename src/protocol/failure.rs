@@ -1,13 +1,13 @@
-//! What can go wrong, in two fates: a [`Refusal`] answers one line and the
-//! talk goes on; a [`Farewell`] ends the connection. Both carry a code that
-//! never changes its meaning, for programs, and a sentence for people.
+//! Errors of the protocol: a [`Refusal`] answers a line and leaves the connection
+//! open; a [`Farewell`] closes the connection. Both carry a stable code for programs and
+//! a text for people. This module does not know when either is sent.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// The code in `[ERROR code] text`. One list for both ends; the README shows it.
+/// The code in `[ERROR code] text`. README.md and docs/protocol.md list the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // the table below says what each means
+#[allow(missing_docs)] // documented by the table below
 pub enum ErrorCode {
     NotLoggedIn,
     BadName,
@@ -31,58 +31,86 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    /// Every code, its word on the wire and what it means.
+    /// Every code, its wire word and its meaning.
     pub const TABLE: [(Self, &'static str, &'static str); 19] = [
-        (Self::NotLoggedIn, "not-logged-in", "say who you are first"),
-        (Self::BadName, "bad-name", "not a name, too long, or reserved"),
-        (Self::NameTaken, "name-taken", "somebody here has that name"),
-        (Self::NoSuchUser, "no-such-user", "nobody of that name is here"),
-        (Self::NoSuchRoom, "no-such-room", "there is no such room"),
-        (Self::NotInRoom, "not-in-room", "join that room first"),
-        (Self::UnknownCommand, "unknown-command", "no such command; a near one is named"),
-        (Self::MissingArgument, "missing-argument", "the command needs more; its usage is shown"),
-        (Self::BadArgument, "bad-argument", "an argument makes no sense; its usage is shown"),
-        (Self::TooLong, "too-long", "the line has more than 4096 bytes and was thrown away"),
-        (Self::BadEncoding, "bad-encoding", "the line is not UTF-8 and was thrown away"),
-        (Self::NoTarget, "no-target", "this line has nowhere to go; nobody saw it"),
+        (Self::NotLoggedIn, "not-logged-in", "log in with /login NAME first"),
+        (Self::BadName, "bad-name", "not a valid name, too long, or reserved"),
+        (
+            Self::NameTaken,
+            "name-taken",
+            "the name is in use, registered, or easily confused with such a name",
+        ),
+        (Self::NoSuchUser, "no-such-user", "no such user is online, in that room, or on that list"),
+        (Self::NoSuchRoom, "no-such-room", "the room does not exist"),
+        (Self::NotInRoom, "not-in-room", "join the room first"),
+        (
+            Self::UnknownCommand,
+            "unknown-command",
+            "the command does not exist; the text suggests a similar one",
+        ),
+        (
+            Self::MissingArgument,
+            "missing-argument",
+            "the command needs another argument; the text shows the usage",
+        ),
+        (Self::BadArgument, "bad-argument", "an argument is not valid here; the text says why"),
+        (Self::TooLong, "too-long", "the line is longer than 4096 bytes and was dropped; split it"),
+        (
+            Self::BadEncoding,
+            "bad-encoding",
+            "the line is not valid UTF-8 and was dropped; send UTF-8",
+        ),
+        (
+            Self::NoTarget,
+            "no-target",
+            "the line has no recipient and was not sent; use /join or /query",
+        ),
         (Self::TooMany, "too-many", "a limit of the server is reached"),
-        (Self::RateLimited, "rate-limited", "too much of this at once; try again soon"),
-        (Self::Muted, "muted", "you may not speak in that room now; nobody saw this"),
-        (Self::Forbidden, "forbidden", "that is for operators to do, or not for you"),
-        (Self::BadPassword, "bad-password", "that is not the password"),
+        (Self::RateLimited, "rate-limited", "too many attempts; try again later"),
+        (Self::Muted, "muted", "you are muted in that room; the line was not sent"),
+        (
+            Self::Forbidden,
+            "forbidden",
+            "only operators may do this, or you are not allowed into that room",
+        ),
+        (Self::BadPassword, "bad-password", "wrong or missing password, or unknown session token"),
         (
             Self::StorageFull,
             "storage-full",
-            "the server cannot store this now, or read what it stored; nothing was done and nobody \
-             saw it",
+            "the server cannot reach its storage (full or damaged); nothing was done, try again \
+             later",
         ),
-        (Self::Insecure, "insecure", "passwords only where nobody can read along"),
+        (
+            Self::Insecure,
+            "insecure",
+            "passwords are not accepted over unencrypted connections; use TLS",
+        ),
     ];
 
-    /// The word on the wire.
+    /// Returns the wire word.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         Self::TABLE[self as usize].1
     }
 
-    /// Reads the word on the wire.
+    /// Parses a wire word.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::TABLE.iter().find(|row| row.1 == word).map(|row| row.0)
     }
 }
 
-/// One line was refused: `[ERROR code] text`. Nothing of it was done.
+/// The refusal of a line, `[ERROR code] text`. A refused line has no effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// For programs.
+    /// The code, for programs.
     pub code: ErrorCode,
-    /// For people: what is wrong and what to do next.
+    /// The text for people: what happened, then what to do.
     pub text: Cow<'static, str>,
 }
 
 impl Refusal {
-    /// A refusal with its sentence.
+    /// Creates a refusal.
     pub fn new(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> Self {
         Self { code, text: text.into() }
     }
@@ -96,9 +124,10 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// Why the server ends a connection: `[BYE code] text`, then an orderly close.
+/// The reason why the server closes a connection: `[BYE code] text`, then a graceful
+/// close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // the table below says what each means
+#[allow(missing_docs)] // documented by the table below
 pub enum Farewell {
     Quit,
     LoginTimeout,
@@ -113,41 +142,49 @@ pub enum Farewell {
 }
 
 impl Farewell {
-    /// Every farewell, its word on the wire and the sentence said with it.
+    /// Every farewell, its wire word and its default text.
     pub const TABLE: [(Self, &'static str, &'static str); 10] = [
         (Self::Quit, "quit", "goodbye"),
         (
             Self::LoginTimeout,
             "login-timeout",
-            "no name came in time; connect again when you have one",
+            "disconnected: no name was given in time; connect again to log in",
         ),
-        (Self::TooLong, "too-long", "that is no name; a line before login has at most 512 bytes"),
-        (Self::SlowReader, "slow-reader", "too much was waiting for you unread; connect again"),
+        (
+            Self::TooLong,
+            "too-long",
+            "disconnected: a line before login has at most 512 bytes; send a name first",
+        ),
+        (
+            Self::SlowReader,
+            "slow-reader",
+            "disconnected: you were reading too slowly; connect again",
+        ),
         (Self::BadProtocol, "bad-protocol", "this is a chat server; use chatty join or netcat"),
-        (Self::Replaced, "replaced", "you are connected from elsewhere now"),
-        (Self::Kicked, "kicked", "an operator of this server ended your connection"),
+        (Self::Replaced, "replaced", "disconnected: you connected from somewhere else"),
+        (Self::Kicked, "kicked", "you were disconnected by a server operator"),
         (Self::Banned, "banned", "you are banned from this server"),
         (
             Self::TooMany,
             "too-many",
-            "others wait to come in, and you gave no name; connect again when you have one",
+            "disconnected: the server is full and you had not given a name; connect again later",
         ),
-        (Self::ShuttingDown, "shutting-down", "the server is stopping; come back later"),
+        (Self::ShuttingDown, "shutting-down", "the server is shutting down; connect again later"),
     ];
 
-    /// The word on the wire.
+    /// Returns the wire word.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         Self::TABLE[self as usize].1
     }
 
-    /// The sentence said with it.
+    /// Returns the default text.
     #[must_use]
     pub fn sentence(self) -> &'static str {
         Self::TABLE[self as usize].2
     }
 
-    /// Reads the word on the wire.
+    /// Parses a wire word.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::TABLE.iter().find(|row| row.1 == word).map(|row| row.0)
@@ -160,7 +197,7 @@ mod tests {
     use crate::protocol::{LINE_MAX, LOGIN_LINE_MAX};
 
     #[test]
-    fn each_code_stands_at_its_own_place_in_the_table() {
+    fn codes_are_in_table_order_and_parse_back() {
         for (at, row) in ErrorCode::TABLE.iter().enumerate() {
             assert_eq!(row.0 as usize, at, "{}", row.1);
             assert_eq!(ErrorCode::parse(row.0.as_str()), Some(row.0));

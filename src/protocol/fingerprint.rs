@@ -1,5 +1,6 @@
-//! What people compare to know a server by: the SHA-256 of its certificate,
-//! written as `openssl x509 -fingerprint -sha256` writes it.
+//! Certificate fingerprints, by which people identify a server: the SHA-256 of the
+//! certificate in the format of `openssl x509 -fingerprint -sha256`. This module does not
+//! validate certificates.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// Of a certificate in its binary form (DER).
+    /// Computes the fingerprint of a certificate in DER.
     #[must_use]
     pub fn of(certificate: &[u8]) -> Self {
         Self(Sha256::digest(certificate).into())
@@ -31,10 +32,10 @@ impl fmt::Display for Fingerprint {
 impl FromStr for Fingerprint {
     type Err = String;
 
-    /// Reads 64 hexadecimal digits, in either case, with colons or without.
+    /// Parses 64 hexadecimal digits, in either case, with or without colons.
     fn from_str(text: &str) -> Result<Self, String> {
         let problem = || {
-            format!("\"{text}\" is no fingerprint; it is 64 hexadecimal digits, as in 0A:1B:2C:…")
+            format!("invalid fingerprint \"{text}\": needs 64 hexadecimal digits, like 0A:1B:2C:…")
         };
         let digits: Vec<u32> = text
             .chars()
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_written_as_openssl_writes_it_and_read_as_people_do() {
+    fn fingerprint_has_the_format_of_openssl_and_parses_without_colons() {
         let fingerprint = Fingerprint::of(b"abc");
         let shown = fingerprint.to_string();
         assert!(shown.starts_with("BA:78:16:BF:8F:01:CF:EA:"), "{shown}");

@@ -1,7 +1,7 @@
-//! Names of people and rooms. A value of these types has passed the grammar,
-//! so further in nobody checks again, and nothing else can be put on the wire
-//! where a name stands. Most names are ASCII, and for these all of it is cheap;
-//! the rules for others stand in `letters.rs`.
+//! Names of users and rooms. A value of these types has been validated, so the rest of the
+//! code does not check names again and cannot write an invalid one to the wire. Names in
+//! ASCII take a fast path; `letters.rs` has the rules for all others. This module does not
+//! know which names are in use.
 
 use std::borrow::{Borrow, Cow};
 use std::collections::HashMap;
@@ -12,29 +12,27 @@ use serde::{Deserialize, Serialize};
 
 mod letters;
 
-/// The room everyone starts in; the only one whose lines carry no prefix.
+/// The name of the room that every user joins at login. Its lines carry no room prefix.
 pub const LOBBY: &str = "lobby";
 
-/// The longest name of a person or a room, in characters.
+/// The longest name of a user or room, in characters.
 pub const NAME_MAX: usize = 32;
 
-/// No spelling of a name has more bytes: composed (NFC), none of its characters has been
-/// more than four, of four bytes each. Looking at longer texts closely would take long.
+/// The longest spelling of a name, in bytes: a character in NFC comes from at most four
+/// characters of at most four bytes. Longer texts are rejected before the costly checks.
 const SPELLING_MAX: usize = 16 * NAME_MAX;
 
-/// Names nobody may take: they would read as the server speaking, or as a group.
+/// Reserved user names: they could be taken for the server or for a group of people.
 pub const RESERVED: [&str; 8] =
     ["server", "system", "all", "here", "everyone", "me", "you", "chatty"];
 
-/// A name folded for comparing. The one place where two spellings become one;
-/// every table keyed by a name is keyed by this.
+/// A case-folded name, for comparison. Every map keyed by a name uses this type.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct Key(Arc<str>);
 
 impl Key {
-    /// Folds any text. What is no valid name folds too, and then matches no key
-    /// that was made from one.
+    /// Folds any text. The key of an invalid name never equals the key of a valid one.
     #[must_use]
     pub fn fold(text: &str) -> Self {
         if text.is_ascii() || text.len() > SPELLING_MAX {
@@ -44,8 +42,8 @@ impl Key {
         }
     }
 
-    /// Finds what a table holds under any spelling of a name. Most are spelled as
-    /// they fold, and then nothing has to be folded.
+    /// Looks up a name in any spelling. Most names equal their key and are looked up
+    /// without folding.
     #[must_use]
     pub fn find<'t, T>(table: &'t HashMap<Self, T>, name: &str) -> Option<&'t T> {
         if name.bytes().any(|b| b.is_ascii_uppercase() || !b.is_ascii()) {
@@ -54,7 +52,7 @@ impl Key {
         table.get(name)
     }
 
-    /// The folded text.
+    /// Returns the folded text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -79,18 +77,18 @@ impl Borrow<str> for Key {
     }
 }
 
-/// Why a text is no name.
+/// The reason why a text is not a valid name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NameFault {
-    /// It breaks the grammar: first a letter, then letters, digits, `_ - .`.
+    /// Not a letter followed by letters, digits, `_`, `-` and `.`.
     Grammar,
     /// Longer than [`NAME_MAX`].
     TooLong,
-    /// It holds a letter that is not meant for names.
+    /// Contains a character that UTS 39 does not allow in identifiers.
     Letters,
-    /// Its letters are of scripts that nobody mixes.
+    /// Mixes scripts, digits or writing directions.
     Scripts,
-    /// One of [`RESERVED`], or what looks like one.
+    /// One of [`RESERVED`], or confusable with one.
     Reserved,
 }
 
@@ -108,12 +106,12 @@ impl fmt::Display for NameFault {
     }
 }
 
-/// A person's name as first written, and its key.
+/// A user's name as first written, and its key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(Spelling);
 
-/// A room's name as first written, without its `#`, and its key.
+/// A room's name as first written, without `#`, and its key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RoomName(Spelling);
@@ -139,63 +137,64 @@ impl Spelling {
         Ok(Self::new(&text))
     }
 
-    /// Reads what was a name when it was written: later rules do not make it none.
+    /// Parses a stored name. It was valid when it was stored, so rules added since then
+    /// do not apply.
     fn known(text: &str) -> Result<Self, NameFault> {
         if is_name(text) { Ok(Self::new(text)) } else { Err(NameFault::Grammar) }
     }
 
     fn new(text: &str) -> Self {
         let key = Key::fold(text);
-        // Most names are written in lower case: one allocation serves both.
+        // Most names are lower case and share the allocation with their key.
         let shown = if key.as_str() == text { key.0.clone() } else { text.into() };
         Self { shown, key }
     }
 }
 
 impl Name {
-    /// Reads a person's name.
+    /// Parses a user's name.
     ///
     /// # Errors
-    /// The fault that keeps `text` from being one.
+    /// The text is not a valid name.
     pub fn parse(text: &str) -> Result<Self, NameFault> {
         let spelling = Spelling::parse(text)?;
         let name = Self(spelling);
-        // Ignoring case, as all names are compared: `AIl` looks like `All`.
-        let looks: Vec<String> = name.skeletons().map(|look| look.to_lowercase()).collect();
-        // Digits at the end are a number: `a11` is `a` and eleven.
+        // Case is ignored, as in every comparison of names: `AIl` looks like `All`.
+        let skeletons: Vec<String> = name.skeletons().map(|it| it.to_lowercase()).collect();
+        // Trailing digits are a number: `a11` is `a` and eleven, not `all`.
         let is_numbered = text.ends_with(|c: char| c.is_ascii_digit());
-        let looks_so = |word: &str| {
-            !is_numbered && looks.iter().any(|look| *look == letters::confusable_skeleton(word))
+        let is_confusable = |word: &str| {
+            !is_numbered && skeletons.iter().any(|it| *it == letters::confusable_skeleton(word))
         };
-        if RESERVED.iter().any(|word| name.key().as_str() == *word || looks_so(word)) {
+        if RESERVED.iter().any(|word| name.key().as_str() == *word || is_confusable(word)) {
             return Err(NameFault::Reserved);
         }
         Ok(name)
     }
 
-    /// What it looks like, as it is shown and folded: a name with a look in common
-    /// is taken for it ([UTS 39](https://www.unicode.org/reports/tr39/)).
+    /// Returns the skeletons of the name as shown and as folded. Names that share a
+    /// skeleton are confusable ([UTS 39](https://www.unicode.org/reports/tr39/)).
     pub fn skeletons(&self) -> impl Iterator<Item = Cow<'_, str>> {
         let Spelling { shown, key } = &self.0;
         let folded = (key.as_str() != &**shown).then(|| letters::confusable_skeleton(key.as_str()));
         std::iter::once(letters::confusable_skeleton(shown)).chain(folded)
     }
 
-    /// Reads one that is kept; it was checked when it was given.
+    /// Parses a stored name, which was validated before it was stored.
     ///
     /// # Errors
-    /// It has not even the form of one.
+    /// The text does not match the grammar of names.
     pub fn known(text: &str) -> Result<Self, NameFault> {
         Spelling::known(text).map(Self)
     }
 
-    /// As first written.
+    /// Returns the name as first written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0.shown
     }
 
-    /// Folded, for comparing.
+    /// Returns the folded name, for comparison.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.0.key
@@ -203,24 +202,24 @@ impl Name {
 }
 
 impl RoomName {
-    /// Reads a room's name, with or without its `#`. Reserved names are for
-    /// people only: a room `#system` speaks for nobody.
+    /// Parses a room's name, with or without its `#`. Reserved names are allowed: a room
+    /// `#system` cannot be taken for the server, since rooms send no messages.
     ///
     /// # Errors
-    /// The fault that keeps `text` from being one.
+    /// The text is not a valid name.
     pub fn parse(text: &str) -> Result<Self, NameFault> {
         Spelling::parse(text.strip_prefix('#').unwrap_or(text)).map(Self)
     }
 
-    /// Reads one that is kept; it was checked when it was given.
+    /// Parses a stored name, which was validated before it was stored.
     ///
     /// # Errors
-    /// It has not even the form of one.
+    /// The text does not match the grammar of names.
     pub fn known(text: &str) -> Result<Self, NameFault> {
         Spelling::known(text).map(Self)
     }
 
-    /// `#lobby`.
+    /// Returns the name of the lobby.
     ///
     /// # Panics
     /// Never: the constant is a valid name.
@@ -229,13 +228,13 @@ impl RoomName {
         Self::parse(LOBBY).expect("the constant is a valid name")
     }
 
-    /// As first written, without `#`.
+    /// Returns the name as first written, without `#`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0.shown
     }
 
-    /// Folded, for comparing.
+    /// Returns the folded name, for comparison.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.0.key
@@ -282,7 +281,8 @@ impl fmt::Display for RoomName {
     }
 }
 
-/// Whether a byte may stand inside a name; beyond ASCII it takes the character.
+/// Whether a byte may occur in a name. Every non-ASCII byte may; [`is_name_char`] checks
+/// the character.
 pub(crate) fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.') || !byte.is_ascii()
 }
@@ -295,7 +295,7 @@ fn has_form(text: &str) -> bool {
     text.starts_with(letters::is_letter) && text.chars().all(is_name_char)
 }
 
-/// Whether a character may stand inside a name.
+/// Whether a character may occur in a name, by the grammar.
 pub(crate) fn is_name_char(c: char) -> bool {
     match u8::try_from(c) {
         Ok(byte) if byte.is_ascii() => is_name_byte(byte),
@@ -303,8 +303,8 @@ pub(crate) fn is_name_char(c: char) -> bool {
     }
 }
 
-/// Whether a text has the form of a name (reserved or not), as the reader of
-/// a line needs to know: the grammar alone, without the server's rules.
+/// Whether a text matches the grammar of names, which suffices to parse a line. The
+/// server's other rules (reserved names, scripts) are not checked.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     has_form(text) && (text.len() <= NAME_MAX || text.chars().count() <= NAME_MAX)
@@ -315,7 +315,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_found_under_its_longest_spelling_and_nothing_under_a_longer_one() {
+    fn name_is_found_by_its_longest_spelling_and_longer_text_is_rejected() {
         // Each of its letters is composed of three characters.
         let name = Name::parse(&"ấ".repeat(NAME_MAX)).expect("a name");
         let apart = "a\u{302}\u{301}".repeat(NAME_MAX);
@@ -374,14 +374,14 @@ mod tests {
             ("a\u{202e}b", NameFault::Grammar),
             ("\u{301}a", NameFault::Grammar),
             ("a\u{1f600}", NameFault::Grammar),
-            ("a\u{3164}b", NameFault::Letters), // a letter nobody sees
+            ("a\u{3164}b", NameFault::Letters), // an invisible letter
             ("ａｌｉｃｅ", NameFault::Letters),
             ("𝖆lice", NameFault::Letters),
             ("ﬁx", NameFault::Letters),
             ("e\u{301}\u{302}\u{303}\u{304}\u{306}", NameFault::Letters),
             ("e\u{323}\u{323}", NameFault::Letters),
-            ("ali\u{307}ce", NameFault::Letters), // a dot on what has one
-            ("ัก", NameFault::Grammar),            // a mark on whatever stands before it
+            ("ali\u{307}ce", NameFault::Letters), // a dot on a letter with a dot
+            ("ัก", NameFault::Grammar),            // a mark on the preceding character
             ("ःराम", NameFault::Grammar),
             ("राम1१", NameFault::Scripts),
             ("محمد١۱", NameFault::Scripts),
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn names_compare_ignoring_case_and_show_as_first_written() {
+    fn names_ignore_case_and_show_as_first_written() {
         let (a, b) = (Name::parse("Alice").unwrap(), Name::parse("aLICE").unwrap());
         assert_eq!(a.key(), b.key());
         assert_eq!(a.as_str(), "Alice");
@@ -433,10 +433,10 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_taken_for_each_other_share_a_look() {
+    fn confusable_names_share_a_skeleton() {
         let share = |a: &str, b: &str| {
             let (a, b) = (Name::parse(a).unwrap(), Name::parse(b).unwrap());
-            a.skeletons().any(|look| b.skeletons().any(|other| look == other))
+            a.skeletons().any(|one| b.skeletons().any(|other| one == other))
         };
         for (a, b) in [
             ("alice", "a1ice"),
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_may_be_written_with_or_without_its_sign() {
+    fn room_name_parses_with_or_without_its_sign() {
         assert_eq!(RoomName::parse("#Ops").unwrap(), RoomName::parse("Ops").unwrap());
         assert_eq!(RoomName::parse("#Ops").unwrap().to_string(), "#Ops");
         assert_eq!(RoomName::parse("##ops"), Err(NameFault::Grammar));

@@ -1,5 +1,6 @@
-//! The tagged dialect: `@id=42;time=…;cid=c1 ` before the very same line.
-//! Strip up to the first blank and the plain line is left.
+//! The tagged dialect: a prefix `@id=42;time=…;cid=c1 ` in front of a plain line. The plain
+//! line is everything after the first blank. This module does not know which lines are
+//! tagged.
 
 use std::fmt;
 use std::io::Write as _;
@@ -9,19 +10,19 @@ use super::Stamp;
 /// The longest `cid`, in characters.
 pub const CID_MAX: usize = 32;
 
-/// What a line can be tagged with; a key without a value is not written.
+/// The tags of a line. A tag without a value is not written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tags<'a> {
-    /// The message's place in the log.
+    /// The message's id, its position in the log.
     pub id: Option<u64>,
-    /// When it happened, by the server's clock.
+    /// The time of the message or event, by the server's clock.
     pub time: Option<Stamp>,
-    /// Which of my lines this answers.
+    /// The cid of the client's line that this line answers.
     pub cid: Option<&'a str>,
 }
 
 impl<'a> Tags<'a> {
-    /// Writes the prefix with its blank; nothing where there is nothing to say.
+    /// Appends the prefix with its blank, or nothing if there are no tags.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut first = true;
         let mut put = |out: &mut Vec<u8>, key: &str, value: fmt::Arguments<'_>| {
@@ -44,8 +45,8 @@ impl<'a> Tags<'a> {
         }
     }
 
-    /// Parts a line from the server into its tags and the plain line. Keys we
-    /// do not know are passed over, so that a newer server can say more.
+    /// Splits a line from the server into its tags and the plain line. Unknown keys are
+    /// ignored, so that a newer server can add some.
     #[must_use]
     pub fn split(line: &'a str) -> (Self, &'a str) {
         let Some((prefix, rest)) = line.strip_prefix('@').and_then(|l| l.split_once(' ')) else {
@@ -64,19 +65,20 @@ impl<'a> Tags<'a> {
     }
 }
 
-/// A client's own mark for one of its lines: 1 to 32 of `A–Z a–z 0–9 _ -`.
+/// A client's own id for a line: 1 to 32 of `A–Z a–z 0–9 _ -`. The server deduplicates
+/// messages by it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Cid(Box<str>);
 
 impl Cid {
-    /// Reads a mark.
+    /// Parses a cid; `None` if it is malformed.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let fits = (1..=CID_MAX).contains(&text.len());
         (fits && text.bytes().all(is_cid_byte)).then(|| Self(text.into()))
     }
 
-    /// As written.
+    /// Returns the cid as written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -87,21 +89,21 @@ fn is_cid_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }
 
-/// What stands before a client's line.
+/// The `@cid=… ` prefix of a client's line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CidPrefix<'a> {
-    /// No `@cid=`: the whole line is the line.
+    /// The line does not begin with `@cid=`.
     Absent,
-    /// A good prefix, and the line behind it.
+    /// A valid cid and the line after it.
     Present(Cid, &'a str),
-    /// It begins with `@cid=` but goes wrong after that.
+    /// The line begins with `@cid=`, but the cid is invalid or nothing follows it.
     Malformed,
 }
 
 impl<'a> CidPrefix<'a> {
     const START: &'static str = "@cid=";
 
-    /// Looks at the start of a client's line in the tagged dialect.
+    /// Parses the prefix of a client's line in the tagged dialect.
     #[must_use]
     pub fn of(line: &'a str) -> Self {
         let Some(rest) = line.strip_prefix(Self::START) else { return Self::Absent };
@@ -111,8 +113,8 @@ impl<'a> CidPrefix<'a> {
         }
     }
 
-    /// How many bytes a well-formed prefix at the start of `bytes` takes, 0
-    /// without one. They do not count towards the length of a line.
+    /// Returns the length of a valid prefix at the start of `bytes`, or 0. It does not
+    /// count towards the length of a line.
     #[must_use]
     pub fn len_at(bytes: &[u8]) -> usize {
         let Some(rest) = bytes.strip_prefix(Self::START.as_bytes()) else { return 0 };
@@ -121,7 +123,7 @@ impl<'a> CidPrefix<'a> {
         if closed && (1..=CID_MAX).contains(&token) { Self::START.len() + token + 1 } else { 0 }
     }
 
-    /// The most bytes a well-formed prefix can take.
+    /// The maximum length of a valid prefix, in bytes.
     pub const MAX: usize = Self::START.len() + CID_MAX + 1;
 }
 
@@ -147,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cid_prefix_is_good_absent_or_malformed() {
+    fn cid_prefix_is_present_absent_or_malformed() {
         let cid = |t| Cid::parse(t).unwrap();
         assert_eq!(CidPrefix::of("@cid=a-1 hi there"), CidPrefix::Present(cid("a-1"), "hi there"));
         assert_eq!(CidPrefix::of("hello @cid=1 x"), CidPrefix::Absent);

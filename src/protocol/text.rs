@@ -1,24 +1,25 @@
-//! Text between people: which characters it may contain, and its division at blanks.
+//! Message text: forbidden characters, blanks, words and similar words. This module does not
+//! know what a text is for.
 
 use std::borrow::Cow;
 
-/// What a forbidden character becomes: visible, harmless, one column.
+/// The replacement of a forbidden character: visible, harmless, one column wide.
 pub const REPLACEMENT: char = '\u{FFFD}';
 
-/// Whether a character may never be stored, sent or shown: control characters
-/// (C0 except TAB, DEL, C1), the line separators, and the overrides that turn
-/// the direction of writing. Nobody's terminal receives an escape sequence.
+/// Whether a character is never stored, sent or shown: control characters (C0 except TAB,
+/// DEL, C1), line separators, and bidirectional overrides. This keeps escape sequences
+/// away from every reader's terminal.
 #[must_use]
 pub fn is_forbidden(c: char) -> bool {
     (c.is_control() && c != '\t')
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The text with every forbidden character replaced by [`REPLACEMENT`].
+/// Replaces every forbidden character by [`REPLACEMENT`].
 #[must_use]
 pub fn clean(text: &str) -> Cow<'_, str> {
-    // ASCII without controls is nearly every line: one pass over bytes, without
-    // a way out amid it, so that it takes many at a time.
+    // Fast path for nearly every line, ASCII without control characters. The loop has no
+    // early exit so that the compiler can vectorise it.
     if !text.bytes().fold(false, |is_odd, b| is_odd | !(0x20..0x7f).contains(&b)) {
         return Cow::Borrowed(text);
     }
@@ -28,14 +29,14 @@ pub fn clean(text: &str) -> Cow<'_, str> {
     Cow::Borrowed(text)
 }
 
-/// Whether a character parts words.
+/// Whether a character separates words.
 #[must_use]
 pub fn is_blank(c: char) -> bool {
     c == ' ' || c == '\t'
 }
 
-/// Whether a character looks like a blank or like nothing at all: white space of any
-/// script, what Unicode calls default ignorable, and what a control character became.
+/// Whether a character looks blank or is invisible: white space of any script, Unicode's
+/// default ignorable characters, and [`REPLACEMENT`], which stands for control characters.
 #[must_use]
 pub fn looks_blank(c: char) -> bool {
     c.is_whitespace()
@@ -47,13 +48,13 @@ pub fn looks_blank(c: char) -> bool {
         | '\u{1BCA0}'..='\u{1BCA3}' | '\u{1D173}'..='\u{1D17A}' | '\u{E0000}'..='\u{E0FFF}')
 }
 
-/// Whether there is nothing to see: blanks of whatever script.
+/// Whether a text is empty or consists of white space of any script.
 #[must_use]
 pub fn is_blank_text(text: &str) -> bool {
     text.chars().all(char::is_whitespace)
 }
 
-/// The first word, and what follows exactly one blank after it, verbatim.
+/// Splits a text at its first blank into the first word and the rest, verbatim.
 #[must_use]
 pub fn split_word(text: &str) -> (&str, &str) {
     match text.find(is_blank) {
@@ -62,22 +63,23 @@ pub fn split_word(text: &str) -> (&str, &str) {
     }
 }
 
-/// The word that was probably meant: one slip of the finger, or in a longer word
-/// two.
+/// Returns the most similar known word by Damerau–Levenshtein distance: at most 1 for words
+/// of 2 to 5 letters, at most 2 for longer ones.
 pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_ascii_lowercase();
-    let most = |known: &str| match known.len() {
+    let max_distance = |known: &str| match known.len() {
         0..2 => 0,
         2..6 => 1,
         _ => 2,
     };
     let len = word.chars().count();
     known
-        // Each letter too many is a slip; to compare a long line with all would take long.
-        .filter(|known| len.abs_diff(known.len()) <= most(known))
+        // The difference in length is a lower bound of the distance. The filter avoids
+        // comparing a very long word with every known one.
+        .filter(|known| len.abs_diff(known.len()) <= max_distance(known))
         .map(|known| (strsim::damerau_levenshtein(&word, known), known))
-        .filter(|(slips, known)| *slips <= most(known))
-        .min_by_key(|(slips, _)| *slips)
+        .filter(|(distance, known)| *distance <= max_distance(known))
+        .min_by_key(|(distance, _)| *distance)
         .map(|(_, known)| known)
 }
 
@@ -86,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_and_overrides_become_visible() {
+    fn control_characters_and_overrides_are_replaced() {
         for (raw, shown) in [
             ("plain\ttext", "plain\ttext"),
             ("日本 👩‍💻 é", "日本 👩‍💻 é"),
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_much_too_long_is_near_to_nothing() {
+    fn very_long_word_has_no_similar_word() {
         let known = ["history", "me", "é"];
         assert_eq!(nearest("histroy", known.into_iter()), Some("history"));
         assert_eq!(nearest("histories", known.into_iter()), None);
@@ -110,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_after_a_word_is_verbatim() {
+    fn split_word_returns_the_rest_verbatim() {
         assert_eq!(split_word("bob  two blanks "), ("bob", " two blanks "));
         assert_eq!(split_word("bob\thi"), ("bob", "hi"));
         assert_eq!(split_word("bob"), ("bob", ""));

@@ -1,5 +1,5 @@
-//! Units as people write them: instants (RFC 3339), durations (`2s`, `10m`)
-//! and sizes (`4MiB`).
+//! Values with units as people write them: timestamps (RFC 3339), durations (`2s`, `10m`)
+//! and sizes (`4MiB`). This module does not know which setting a value is for.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,15 +7,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// An instant on the wall clock, in milliseconds since 1970, as it stands in
-/// the log and on the wire: `2026-11-23T06:16:00.123Z`.
+/// A timestamp in milliseconds since the Unix epoch, as in the log. On the wire it is
+/// RFC 3339 in UTC: `2026-11-23T06:16:00.123Z`.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
 pub struct Stamp(pub i64);
 
 impl Stamp {
-    /// Reads what [`Display`](fmt::Display) writes.
+    /// Parses RFC 3339 in UTC, as written by [`Display`](fmt::Display).
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if !text.ends_with('Z') {
@@ -24,7 +24,7 @@ impl Stamp {
         text.parse::<Timestamp>().ok().map(|t| Self(t.as_millisecond()))
     }
 
-    /// The same instant for a calendar. Out of the calendar's range, its edge.
+    /// Converts to a calendar timestamp, clamped to the calendar's range.
     #[must_use]
     pub fn timestamp(self) -> Timestamp {
         let range = Timestamp::MIN.as_second() * 1000..=Timestamp::MAX.as_second() * 1000;
@@ -39,14 +39,14 @@ impl fmt::Display for Stamp {
     }
 }
 
-/// Reads a duration: a whole number and a unit, `500ms`, `2s`, `10m`, `2h`, `7d`.
+/// Parses a duration: a whole number and a unit, `500ms`, `2s`, `10m`, `2h`, `7d`.
 ///
 /// # Errors
-/// A sentence for the person who wrote it.
+/// The text is invalid; the error describes the problem for the user.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let problem = || {
         format!(
-            "\"{text}\" is no duration; write a number and a unit, like 500ms, 2s, 10m, 2h or 7d"
+            "invalid duration \"{text}\": needs a number and a unit, like 500ms, 2s, 10m, 2h or 7d"
         )
     };
     let (number, unit) = split_unit(text);
@@ -62,7 +62,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(ms).map(Duration::from_millis).ok_or_else(problem)
 }
 
-/// Writes a duration as [`parse_duration`] reads it, in its largest whole unit.
+/// Formats a duration in its largest whole unit, as [`parse_duration`] parses it.
 #[must_use]
 pub fn show_duration(time: Duration) -> String {
     let ms = time.as_millis();
@@ -72,14 +72,14 @@ pub fn show_duration(time: Duration) -> String {
     format!("{}{unit}", ms / size)
 }
 
-/// Reads a size in bytes: a whole number and `B`, `KiB`, `MiB` or `GiB`; the
-/// unit may be left out for bytes.
+/// Parses a size in bytes: a whole number and `B`, `KiB`, `MiB` or `GiB`. Without a unit
+/// the number is in bytes.
 ///
 /// # Errors
-/// A sentence for the person who wrote it.
+/// The text is invalid; the error describes the problem for the user.
 pub fn parse_size(text: &str) -> Result<usize, String> {
     let problem =
-        || format!("\"{text}\" is no size; write a number and a unit, like 64KiB or 4MiB");
+        || format!("invalid size \"{text}\": needs a number and a unit, like 64KiB or 4MiB");
     let (number, unit) = split_unit(text);
     let number: usize = number.parse().map_err(|_| problem())?;
     let factor = match unit {
@@ -92,16 +92,16 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
     number.checked_mul(factor).ok_or_else(problem)
 }
 
-/// Reads a switch, as it stands in an environment variable.
+/// Parses a boolean of an environment variable.
 ///
 /// # Errors
-/// A sentence for the person who wrote it.
+/// The text is invalid; the error describes the problem for the user.
 pub fn parse_switch(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "on" | "true" | "yes" | "y" | "t" | "1" => Ok(true),
         "off" | "false" | "no" | "n" | "f" | "0" => Ok(false),
         _ => Err(format!(
-            "\"{text}\" is neither on nor off; write on, true, yes or 1, or off, false, no or 0"
+            "\"{text}\" is neither on nor off; use on, true, yes or 1, or off, false, no or 0"
         )),
     }
 }
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stamps_are_written_with_milliseconds_and_read_back() {
+    fn stamp_has_milliseconds_and_round_trips() {
         let stamp = Stamp(1_795_414_560_123);
         assert_eq!(stamp.to_string(), "2026-11-23T06:16:00.123Z");
         assert_eq!(Stamp::parse("2026-11-23T06:16:00.123Z"), Some(stamp));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_and_sizes_read_as_people_write_them() {
+    fn durations_and_sizes_parse_with_their_units() {
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("10m"), Ok(Duration::from_mins(10)));
         assert_eq!(parse_duration("7d"), Ok(Duration::from_hours(7 * 24)));

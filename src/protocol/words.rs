@@ -1,16 +1,15 @@
-//! Words of a text, as `/search` and the client's mentions compare them: one
-//! case folding, one normalisation and one segmentation for every script.
+//! Word segmentation for `/search` and the client's mentions: normalisation, case folding and
+//! splitting, the same for every script. This module does not know what is searched.
 //!
-//! [`fold`] a text first, then [`split`] it. Both depend on nothing but the text
-//! between two ASCII separators, so a word gives the same result alone and in a
-//! sentence.
+//! A text is folded with [`fold`], then split with [`split`]. Both depend only on the text
+//! between two ASCII separators, so a word gives the same result alone and in a sentence.
 
 use std::borrow::Cow;
 
 use unicode_normalization::UnicodeNormalization as _;
 use unicode_normalization::char::is_combining_mark;
 
-/// The text in the form in which spellings of the same word are equal: NFKC with
+/// Folds a text so that all spellings of a word are equal: NFKC with
 /// full case folding (`ß` is `ss`, `ς` is `σ`, `ﬁ` is `fi`, `Ａ` is `a`), without
 /// characters that are not displayed (soft hyphen, joiners, variation selectors).
 /// Accents stay: `é` is not `e`.
@@ -23,11 +22,11 @@ pub fn fold(text: &str) -> Cow<'_, str> {
         if text.bytes().any(|b| b.is_ascii_uppercase()) {
             return Cow::Owned(text.to_ascii_lowercase());
         }
-        return Cow::Borrowed(text); // most lines: nothing to allocate
+        return Cow::Borrowed(text); // fast path for most lines
     }
     let mut folded = String::with_capacity(text.len());
-    // No word contains an ASCII separator, so each word is folded on its own and
-    // ASCII words take the short way.
+    // No word contains an ASCII separator, so words are folded separately and ASCII words
+    // take the fast path.
     for part in text.split_inclusive(|c: char| c.is_ascii() && !c.is_ascii_alphanumeric()) {
         if part.is_ascii() {
             folded.extend(part.chars().map(|c| c.to_ascii_lowercase()));
@@ -43,12 +42,12 @@ fn fold_unicode(part: &str, folded: &mut String) {
     let lower_case = part
         .nfkd()
         .filter(|c| !is_ignored(*c))
-        // `ẞ` becomes `ß` by its lower case only, and that `SS` by its upper case only.
+        // `ẞ` needs its lower case to become `ß`, which needs its upper case to become `SS`.
         .flat_map(char::to_lowercase)
         .flat_map(char::to_uppercase)
         .flat_map(char::to_lowercase)
         .map(|c| if is_apostrophe(c) { '\'' } else { c })
-        // `i` has a dot: that of `İ` (after decomposition a mark) is no other letter.
+        // `İ` decomposes to `i` and a dot above, which is redundant.
         .filter(|c| {
             let is_dot_again = *c == '\u{307}' && matches!(base, 'i' | 'j');
             if !is_mark(*c) {
@@ -59,9 +58,9 @@ fn fold_unicode(part: &str, folded: &mut String) {
     folded.extend(lower_case.nfc());
 }
 
-/// The words of a folded text: letters and digits with their marks. A sequence of
-/// letters that [`are found inside a word`](is_found_inside) is one item, however
-/// many words it has.
+/// Splits a folded text into words: letters and digits with their marks. A sequence of
+/// letters of [scripts without spaces](is_found_inside) is a single item, even if it
+/// contains several words.
 pub fn split(folded: &str) -> impl Iterator<Item = &str> {
     let mut rest = folded;
     std::iter::from_fn(move || {
@@ -76,7 +75,7 @@ pub fn split(folded: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The letters of a word, each with its marks.
+/// Splits a word into letters, each with its marks.
 pub fn clusters(word: &str) -> impl Iterator<Item = &str> {
     let mut rest = word;
     std::iter::from_fn(move || {
@@ -88,22 +87,22 @@ pub fn clusters(word: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether a character belongs to the letter before it.
+/// Whether a character is a combining mark, part of the letter before it.
 #[must_use]
 pub fn is_mark(c: char) -> bool {
     c >= '\u{300}' && is_combining_mark(c)
 }
 
-/// Whether words with this letter are found inside longer sequences: scripts that
-/// are written without spaces, and Korean, whose particles follow a noun directly.
+/// Whether a search finds words with this letter inside longer sequences: scripts
+/// written without spaces, and Korean, where particles follow a noun directly.
 #[must_use]
 pub fn is_found_inside(c: char) -> bool {
     is_unspaced(c) || is_hangul(c)
 }
 
-/// Whether a letter (or a mark) is of a script that is written without spaces between
-/// words. By block: those of Unicode's line breaking classes SA and ID, which are
-/// broken by dictionary or anywhere, and their relatives.
+/// Whether a letter or mark belongs to a script written without spaces between words.
+/// The blocks are those of Unicode's line breaking classes SA and ID, which break by
+/// dictionary or anywhere, and related scripts.
 #[must_use]
 pub fn is_unspaced(c: char) -> bool {
     c >= '\u{E00}'
@@ -127,7 +126,7 @@ pub fn is_unspaced(c: char) -> bool {
         )
 }
 
-/// Korean: syllables and their parts.
+/// Whether a letter is Korean: a Hangul syllable or jamo.
 #[must_use]
 pub fn is_hangul(c: char) -> bool {
     matches!(
@@ -139,13 +138,14 @@ pub fn is_hangul(c: char) -> bool {
     )
 }
 
-/// Letters by Unicode, apostrophes by use: `м’ята` is also typed with U+02BC.
+/// Whether a character is a letter in Unicode but used as an apostrophe: `м’ята` is also
+/// typed with U+02BC.
 fn is_apostrophe(c: char) -> bool {
     matches!(c, '\u{2BB}' | '\u{2BC}')
 }
 
-/// `Default_Ignorable_Code_Point`, and marks that enclose another character, as in
-/// the keycap `1️⃣`.
+/// Whether folding drops a character: `Default_Ignorable_Code_Point`, and enclosing marks
+/// as in the keycap `1️⃣`.
 fn is_ignored(c: char) -> bool {
     matches!(
         c,
@@ -189,14 +189,14 @@ mod tests {
             ("?! 👩‍💻 --", ""),
             ("", ""),
             ("_under_ dotted.name", "under dotted name"),
-            // Unspaced scripts are one item each; digits and Latin end it.
+            // A sequence of an unspaced script is a single item; digits and Latin end it.
             ("今日はrust 1.0です", "今日は rust 1 0 です"),
             ("alice请看bob", "alice 请看 bob"),
             ("เรากินข้าว มา", "เรากินข้าว มา"),
             ("第3章", "第 3 章"),
             ("ラーメン、スープ", "ラーメン スープ"),
             ("회의에서 alice님", "회의에서 alice 님"),
-            // Marks do not end a word, and are no word.
+            // Marks do not end a word and are not words.
             ("हिन्दी में", "हिन्दी में"),
             ("שָׁלוֹם", "שָׁלוֹם"),
             ("مُحَمَّد", "مُحَمَّد"),
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn case_and_normal_form_of_every_character_fold_to_the_same() {
-        // Unicode defines the case of a text by its canonical order, which is that of NFD.
+        // Unicode defines case mapping on text in canonical order, which is that of NFD.
         let upper = |text: &str| text.nfd().flat_map(char::to_uppercase).collect::<String>();
         let lower = |text: &str| text.nfd().flat_map(char::to_lowercase).collect::<String>();
         let has_case = |c: char| !c.to_lowercase().eq([c]) || !c.to_uppercase().eq([c]);
@@ -253,7 +253,7 @@ mod tests {
             } else if c.is_alphanumeric() && !std::iter::once(c).nfkd().eq([c]) {
                 vec![format!("{c}")]
             } else {
-                continue; // has one form
+                continue; // has a single form
             };
             for text in texts {
                 let folded = fold(&text);
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn words_do_not_depend_on_what_surrounds_them() {
+    fn words_do_not_depend_on_surrounding_text() {
         let parts = ["Straße", "\u{301}a", "ｶﾞ", "請看", "한", "<\u{338}", "i\u{307}", "กำ", "x"];
         for (one, other) in parts.iter().flat_map(|one| parts.map(|other| (one, other))) {
             let apart = [words(one), words(other)].join(" ");
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_is_a_letter_with_its_marks() {
+    fn cluster_is_a_letter_with_its_marks() {
         for (word, expected) in [
             ("北京", "北 京"),
             ("กี่ครั้ง", "กี่ ค รั้ ง"),

@@ -220,7 +220,7 @@ fn switch_variable_accepts_documented_words_only() {
         let done = join("", &[(variable, word)], &args);
         let said = text(&done.stderr);
         assert_eq!(done.status.code(), Some(2), "{variable}: {said}");
-        assert!(said.contains("is neither on nor off; write on, true, yes or 1"), "{said}");
+        assert!(said.contains("is neither on nor off; use on, true, yes or 1"), "{said}");
     }
 }
 

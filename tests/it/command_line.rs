@@ -1,4 +1,4 @@
-//! Output generated from the command line's definitions: completions and manual pages.
+//! The output generated from the command line's definition: completions and manual pages.
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
@@ -25,7 +25,7 @@ fn feed(program: &str, args: &[&str], input: &str) -> Output {
 }
 
 #[test]
-fn completions_are_valid_shell_scripts() {
+fn completions_are_valid_scripts_of_their_shells() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = chatty(&["completions", shell]);
         for word in ["serve", "join", "retry-for"] {
@@ -38,18 +38,39 @@ fn completions_are_valid_shell_scripts() {
     let script = chatty(&["completions", "bash"]);
     let checked = feed("bash", &["-n"], &script);
     assert!(checked.status.success(), "{}", text(&checked.stderr));
-    let asked = "COMP_WORDS=(chatty join --retry) COMP_CWORD=2; _chatty chatty --retry join; \
+    let query = "COMP_WORDS=(chatty join --retry) COMP_CWORD=2; _chatty chatty --retry join; \
                  echo \"${COMPREPLY[@]}\"";
-    let answer = feed("bash", &["-s"], &format!("{script}\n{asked}\n"));
+    let answer = feed("bash", &["-s"], &format!("{script}\n{query}\n"));
     assert_eq!(text(&answer.stdout), "--retry-for\n", "{}", text(&answer.stderr));
 }
 
 #[test]
-fn manuals_render_without_warnings() {
+fn manuals_have_their_sections_and_render_without_warnings() {
     let pages =
         [&["man"][..], &["man", "join"], &["man", "serve"], &["man", "hash-password"]].map(chatty);
     assert!(pages[0].contains("chatty\\-join(1)") && !pages[0].contains("chatty\\-help(1)"));
     assert!(pages[1].contains("\\-\\-retry\\-for"));
+    let sections: [&[&str]; 4] = [
+        &["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "SUBCOMMANDS", "SEE ALSO"],
+        &["OPTIONS", "KEYS", "SLASH COMMANDS", "ENVIRONMENT", "EXAMPLES", "FILES", "EXIT STATUS"],
+        &["OPTIONS", "ENVIRONMENT", "EXAMPLES", "SIGNALS", "FILES", "EXIT STATUS", "SEE ALSO"],
+        &["OPTIONS", "EXAMPLES", "EXIT STATUS", "SEE ALSO"],
+    ];
+    for (page, sections) in pages.iter().zip(sections) {
+        let headings: Vec<&str> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix(".SH "))
+            .map(|title| title.trim_matches('"'))
+            .collect();
+        for section in sections {
+            assert!(headings.contains(section), "{section} is missing: {headings:?}");
+        }
+        assert!(!headings.contains(&"EXTRA"), "{headings:?}");
+    }
+    for row in chatty::commands::TABLE {
+        assert!(pages[1].contains(row.help.split('-').next().unwrap_or_default()), "{}", row.name);
+    }
+    assert!(pages[1].contains("CHATTY_NAME") && pages[2].contains("CHATTY_PORT"));
     if !has_program("man") {
         return;
     }
@@ -61,7 +82,7 @@ fn manuals_render_without_warnings() {
 }
 
 #[test]
-fn packaging_commands_are_hidden_from_help() {
+fn packager_commands_are_hidden_from_the_help() {
     let help = chatty(&["--help"]);
     assert!(!help.contains("completions") && !help.contains("  man"), "{help}");
     if !has_program("bash") {

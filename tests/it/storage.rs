@@ -376,7 +376,7 @@ fn only_own_regular_files_are_used_and_others_stay_unchanged() {
             }
             let said = text(&start_failing(folder.path()).stderr);
             assert!(said.contains(&path.display().to_string()), "{name} is {kind}: {said}");
-            assert!(said.contains("chatty leaves it alone"), "{name} is {kind}: {said}");
+            assert!(said.contains("chatty does not change it"), "{name} is {kind}: {said}");
             assert_eq!(fs::read_to_string(&victim).expect("there"), "not chatty's");
             let mode = fs::metadata(&victim).expect("there").permissions().mode();
             assert_eq!(mode & 0o777, 0o644, "{name} is {kind}");

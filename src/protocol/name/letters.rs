@@ -1,7 +1,7 @@
-//! Names beyond ASCII, by the security rules of Unicode (UTS 39): letters and
-//! digits that are meant for names, normalised (NFC), of one script or a usual
-//! mix, nothing that cannot be seen. ASCII names never come here but to be
-//! compared by their looks.
+//! Non-ASCII names, by the Unicode security rules (UTS 39): letters and digits allowed in
+//! identifiers, normalised to NFC, of a single script or a common mix, without invisible
+//! characters; and confusable skeletons, also of ASCII names. This module does not know
+//! the length limit or the reserved names.
 
 use std::borrow::Cow;
 
@@ -13,37 +13,38 @@ use unicode_security::{RestrictionLevelDetection as _, skeleton};
 
 use super::NameFault;
 
-/// How many marks may stand on one letter, as UTS 39 has it: Vietnamese needs two,
+/// The maximum number of combining marks on a letter, from UTS 39. Vietnamese needs two,
 /// Hindi three.
 const MARKS_MAX: usize = 4;
 
-/// Whether a name may begin with a character. A mark would stand on whatever is
-/// shown before the name.
+/// Whether a name may begin with a character. A mark may not: it would combine with the
+/// character displayed before the name.
 pub(super) fn is_letter(c: char) -> bool {
     c.is_alphabetic() && !is_combining_mark(c)
 }
 
-/// Whether a character beyond ASCII may stand in a name, as far as reading a line
-/// needs to know.
+/// Whether a non-ASCII character may occur in a name, by the grammar.
 pub(super) fn is_letter_or_mark(c: char) -> bool {
     c.is_alphanumeric() || is_combining_mark(c)
 }
 
-/// Both cases of a letter become one, also where one has several forms (`ς σ Σ`,
-/// `ß SS`).
+/// Folds the case of a text, including letters with several forms (`ς σ Σ`, `ß SS`).
 pub(super) fn fold(text: &str) -> String {
     let lower = |text: &str| -> String {
         text.nfc().flat_map(char::to_uppercase).flat_map(char::to_lowercase).nfc().collect()
     };
-    // Composed anew, a letter may have another case still.
+    // Composition can produce a letter that has another case again.
     lower(&lower(text))
 }
 
-/// The name as it is kept, of a text that has the form of one.
+/// Normalises and validates a text that matches the grammar of names.
+///
+/// # Errors
+/// The text contains a character not allowed in names, or mixes scripts.
 pub(super) fn normalise(text: &str) -> Result<Cow<'_, str>, NameFault> {
     let name: String = text.nfc().collect();
-    let is_meant_for_names = |c: char| c.is_ascii() || c.identifier_allowed();
-    if !name.chars().all(is_meant_for_names) || has_odd_marks(&name) {
+    let is_allowed = |c: char| c.is_ascii() || c.identifier_allowed();
+    if !name.chars().all(is_allowed) || has_odd_marks(&name) {
         return Err(NameFault::Letters);
     }
     let level = name.as_str().detect_restriction_level();
@@ -56,8 +57,8 @@ pub(super) fn normalise(text: &str) -> Result<Cow<'_, str>, NameFault> {
     Ok(if name == text { Cow::Borrowed(text) } else { Cow::Owned(name) })
 }
 
-/// Marks that nobody sees or can count (UTS 39, 5.4): too many, the same again, a
-/// dot on what has one.
+/// Whether a name has marks that readers cannot see or count (UTS 39, 5.4): too many, a
+/// repeated mark, or a dot on a letter that has one.
 fn has_odd_marks(name: &str) -> bool {
     let (mut marks, mut before, mut has_dot) = (0, ' ', false);
     name.nfd().any(|c| {
@@ -72,8 +73,8 @@ fn has_odd_marks(name: &str) -> bool {
     })
 }
 
-/// A mark on a letter of another script is not read as one: `alice` with a Devanagari
-/// visarga behind it passes for `alice:`.
+/// Whether a mark is on a letter of another script. Readers do not recognise it as a mark:
+/// `alice` with a Devanagari visarga looks like `alice:`.
 fn has_foreign_mark(name: &str) -> bool {
     let mut starts = name.char_indices().filter(|(_, c)| !is_combining_mark(*c)).map(|(at, _)| at);
     let mut start = starts.next().unwrap_or_default();
@@ -84,24 +85,23 @@ fn has_foreign_mark(name: &str) -> bool {
     })
 }
 
-/// Digits of two scripts: some look alike and count for another number.
+/// Whether a name has digits of two scripts. Some look alike but have another value.
 fn mixes_digits(name: &str) -> bool {
-    // The ten digits of a script stand in one row of sixteen.
+    // The ten digits of a script are in the same block of 16 code points.
     let mut rows = name.chars().filter(|c| c.is_numeric()).map(|c| u32::from(c) >> 4);
     let first = rows.next();
     rows.any(|row| Some(row) != first)
 }
 
-/// Letters from left to right beside such from right to left are shown in an order
-/// that depends on what stands around them.
+/// Whether a name mixes left-to-right and right-to-left letters. Their display order
+/// would depend on the surrounding text.
 fn runs_both_ways(name: &str) -> bool {
     let mut letters = name.chars().filter(|c| c.is_alphabetic());
     let is_first_rtl = letters.next().is_some_and(is_rtl);
     letters.any(|c| is_rtl(c) != is_first_rtl)
 }
 
-/// Whether a letter is of a script written from right to left: Unicode keeps
-/// these blocks for them.
+/// Whether a letter is in a block that Unicode reserves for right-to-left scripts.
 fn is_rtl(c: char) -> bool {
     matches!(
         c,
@@ -113,12 +113,12 @@ fn is_rtl(c: char) -> bool {
     )
 }
 
-/// What a text looks like: two that have the same look are taken for each other. What
-/// looks like the colon behind a name makes no difference.
+/// Returns the skeleton of a text (UTS 39): texts with the same skeleton are confusable.
+/// Letters that look like a colon are dropped, since a colon follows the name on display.
 pub(super) fn confusable_skeleton(text: &str) -> Cow<'_, str> {
-    let is_its_own =
+    let is_own_skeleton =
         |b: u8| b.is_ascii_alphanumeric() && !b"01Im".contains(&b) || b"-._".contains(&b);
-    if text.bytes().all(is_its_own) {
+    if text.bytes().all(is_own_skeleton) {
         return Cow::Borrowed(text);
     }
     Cow::Owned(skeleton(text).filter(|c| *c != ':').collect())
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ascii_looks_are_those_of_the_standard() {
+    fn ascii_skeletons_match_the_standard() {
         for byte in (b'!'..=b'~').filter(|b| b.is_ascii_alphanumeric() || b"-._".contains(b)) {
             let text = char::from(byte).to_string();
             let standard: String = skeleton(&text).collect();
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn folding_twice_changes_nothing() {
+    fn folding_is_idempotent() {
         for c in ('\0'..=char::MAX).filter(|c| c.is_ascii() || is_letter_or_mark(*c)) {
             for text in [c.to_string(), format!("{c}\u{301}")] {
                 let once = fold(&text);
