@@ -146,7 +146,7 @@ fn a_mistake_is_told_with_its_place_and_nothing_is_done() {
         ),
         (
             "joins = \"none\"\n",
-            ":1: joins: invalid value 'none' for '--joins <WHICH>'; possible values: all, smart, off",
+            ":1: joins: invalid value 'none' for '--joins <WHICH>'; possible values: all, smart",
         ),
         (
             "times = \"\"\n",
