@@ -362,7 +362,7 @@ struct ActiveSession {
     connection: Connection,
     session: Session,
     cids: CidGenerator,
-    reconnect_config: ReconnectConfig,
+    reconnect: ReconnectConfig,
     ping_after: Duration,
     log: LogFiles,
     debug_panic: bool,

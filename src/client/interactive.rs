@@ -87,7 +87,7 @@ async fn chat(
     signals: &mut Signals,
     terminal: &Terminal,
 ) -> rustyline::Result<(Exit, Option<String>)> {
-    let ActiveSession { connection, session, cids, reconnect_config, ping_after, log, debug_panic } =
+    let ActiveSession { connection, session, cids, reconnect, ping_after, log, debug_panic } =
         active;
     let Setup { screen, attention, history, joins, words } = setup;
     let (printer, orders) = Printer::new();
@@ -112,7 +112,7 @@ async fn chat(
     let mut chat = Chat {
         connection,
         resumption: Resumption::new(cids),
-        reconnect_config,
+        reconnect,
         state: shared.state.clone(),
         screen,
         printer,
@@ -185,7 +185,7 @@ enum Step {
 struct Chat {
     connection: Connection,
     resumption: Resumption,
-    reconnect_config: ReconnectConfig,
+    reconnect: ReconnectConfig,
     state: Arc<Mutex<State>>,
     screen: Screen,
     printer: Printer,
@@ -239,7 +239,8 @@ impl Chat {
             tokio::select! {
                 () = sleep_until(presence_due.unwrap_or_else(Instant::now)),
                     if presence_due.is_some() => self.show_presence(),
-                () = sleep_until(latency_due.unwrap_or_else(Instant::now)), if latency_due.is_some() => {}
+                () = sleep_until(latency_due.unwrap_or_else(Instant::now)),
+                    if latency_due.is_some() => {}
                 () = self.printer.moves(), if !is_drained => {}
                 // While the socket is not read, the silence is not the server's.
                 () = sleep_until(self.heartbeat.due()), if !is_drained => {
@@ -248,7 +249,9 @@ impl Chat {
                 () = sleep_until(self.heartbeat.due()), if is_drained => {
                     match self.heartbeat.beat(Instant::now()) {
                         HeartbeatAction::Wait => {}
-                        HeartbeatAction::Ping => self.connection.send(&self.resumption.ping_request()),
+                        HeartbeatAction::Ping => {
+                            self.connection.send(&self.resumption.ping_request());
+                        }
                         HeartbeatAction::Dead => return None,
                     }
                 }
@@ -281,7 +284,7 @@ impl Chat {
             Some(Typed::Line { text, waiting }) => self.queue_line(text, waiting, false),
             Some(Typed::Local(Local::Say(text))) => self.say_in_room(&text, false),
             Some(Typed::Local(Local::Quiet(room))) => self.toggle_quiet(room),
-            Some(Typed::Local(Local::Reconnect)) if self.reconnect_config.retry_for.is_zero() => {
+            Some(Typed::Local(Local::Reconnect)) if self.reconnect.retry_for.is_zero() => {
                 let why = "/reconnect does not work with --retry-for 0";
                 self.printer.print(self.screen.warning(why));
             }
@@ -343,7 +346,7 @@ impl Chat {
     ) -> Result<Reconnected, End> {
         let farewell = self.farewell.take();
         let code = farewell.as_ref().map(|(code, _)| code.as_str());
-        if self.reconnect_config.retry_for.is_zero() || !resume::should_reconnect(code) {
+        if self.reconnect.retry_for.is_zero() || !resume::should_reconnect(code) {
             let why = match farewell {
                 Some((_, why)) => format!("the server ended the connection: {why}"),
                 None => "the connection was lost".to_owned(),
@@ -356,8 +359,7 @@ impl Chat {
         }
         lock(&self.state).link = LinkState::Lost;
         self.printer.print(self.screen.notice("connection lost; reconnecting …"));
-        let reconnector =
-            self.reconnect_config.reconnector(&mut self.resumption, &lock(&self.state));
+        let reconnector = self.reconnect.reconnector(&mut self.resumption, &lock(&self.state));
         let mut reconnecting = std::pin::pin!(reconnector.run());
         loop {
             tokio::select! {
@@ -366,14 +368,14 @@ impl Chat {
                     Some(Typed::Line { text, waiting }) => self.queue_line(text, waiting, true),
                     Some(Typed::Local(Local::Say(text))) => self.say_in_room(&text, true),
                     Some(Typed::Local(Local::Quiet(room))) => self.toggle_quiet(room),
-                    Some(Typed::Local(Local::Reconnect)) => self.reconnect_config.retry_now.notify_one(),
+                    Some(Typed::Local(Local::Reconnect)) => self.reconnect.retry_now.notify_one(),
                     Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(&why)),
                     Some(Typed::Failed(why)) => return Err(End::unreadable(&why)),
                     Some(Typed::Quit(_)) | None => return Err(End::Left),
                     Some(Typed::Interrupted) => return Err(End::Signal(Exit::Interrupted)),
                 },
                 // The network may be available again.
-                Some(()) = self.continued.recv() => self.reconnect_config.retry_now.notify_one(),
+                Some(()) = self.continued.recv() => self.reconnect.retry_now.notify_one(),
                 exit = signals.next() => return Err(End::Signal(exit)),
             }
         }
@@ -383,7 +385,7 @@ impl Chat {
     fn continue_after_reconnect(&mut self, back: Reconnected) {
         self.connection = back.connection;
         self.heartbeat.received(Instant::now());
-        self.reconnect_config.record_connected(&mut self.resumption, back.backoff);
+        self.reconnect.record_connected(&mut self.resumption, back.backoff);
         let (again, session) = match back.how {
             Outcome::Resumed => (None, None),
             Outcome::Restored(seen, session) => (Some(seen), Some(session)),

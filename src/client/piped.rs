@@ -66,9 +66,8 @@ pub(super) struct Task {
 
 /// Runs until the end of the input or of the connection.
 pub(super) async fn run(active: ActiveSession, task: Task, mut signals: Signals) -> Exit {
-    let ActiveSession {
-        mut connection, session, cids, mut reconnect_config, ping_after, log, ..
-    } = active;
+    let ActiveSession { mut connection, session, cids, mut reconnect, ping_after, log, .. } =
+        active;
     let mut input = read_input(task.lines, task.reads_input);
     let mut script = Script {
         resumption: Resumption::new(cids),
@@ -79,8 +78,8 @@ pub(super) async fn run(active: ActiveSession, task: Task, mut signals: Signals)
         has_refusals: false,
         is_incomplete: false,
         farewell: None,
-        reconnects: !reconnect_config.retry_for.is_zero(),
-        wants_session: reconnect_config.wants_session,
+        reconnects: !reconnect.retry_for.is_zero(),
+        wants_session: reconnect.wants_session,
         was_replaced: false,
         heartbeat: Heartbeat::new(ping_after, Instant::now()),
         wait: task.wait,
@@ -104,11 +103,11 @@ pub(super) async fn run(active: ActiveSession, task: Task, mut signals: Signals)
             }
             Stop::Lost => {}
         }
-        let back = match script.reconnect(&reconnect_config, &mut input, &mut signals).await {
+        let back = match script.reconnect(&reconnect, &mut input, &mut signals).await {
             Ok(back) => back,
             Err(exit) => return script.finish(exit),
         };
-        reconnect_config.record_connected(&mut script.resumption, back.backoff);
+        reconnect.record_connected(&mut script.resumption, back.backoff);
         script.state.greeted(&back.me);
         connection = back.connection;
         let is_new_session = matches!(back.how, Outcome::NewSession(_));
@@ -282,7 +281,7 @@ impl Script {
                     HeartbeatAction::Ping => connection.send(&self.resumption.ping_request()),
                     HeartbeatAction::Dead => return Stop::Lost,
                 },
-                line = input.recv(), if self.accepts_input() => self.handle_available_input(line, input),
+                line = input.recv(), if self.accepts_input() => self.handle_inputs(line, input),
                 exit = signals.next() => return Stop::Over(exit),
             }
         }
@@ -291,7 +290,7 @@ impl Script {
     /// Reconnects unless the farewell forbids it, and reads input meanwhile.
     async fn reconnect(
         &mut self,
-        reconnect_config: &ReconnectConfig,
+        reconnect: &ReconnectConfig,
         input: &mut Input,
         signals: &mut Signals,
     ) -> Result<Reconnected, Exit> {
@@ -318,14 +317,14 @@ impl Script {
         if self.was_replaced {
             self.resumption.discard_session();
         }
-        let reconnector = reconnect_config.reconnector(&mut self.resumption, &self.state);
+        let reconnector = reconnect.reconnector(&mut self.resumption, &self.state);
         let mut reconnecting = std::pin::pin!(reconnector.run());
         loop {
             tokio::select! {
                 back = &mut reconnecting => {
                     return back.map_err(|given_up| self.fail(given_up.exit, &given_up.why));
                 }
-                line = input.recv(), if self.accepts_input() => self.handle_available_input(line, input),
+                line = input.recv(), if self.accepts_input() => self.handle_inputs(line, input),
                 exit = signals.next() => return Err(self.fail(exit, "stopped by a signal")),
             }
         }
@@ -403,7 +402,7 @@ impl Script {
     }
 
     /// Handles a line of input and all that are available after it.
-    fn handle_available_input(&mut self, line: Option<Line>, input: &mut Input) {
+    fn handle_inputs(&mut self, line: Option<Line>, input: &mut Input) {
         self.handle_input(line);
         while self.accepts_input() {
             let Ok(line) = input.try_recv() else { break };

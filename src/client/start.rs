@@ -143,7 +143,7 @@ pub(super) async fn start_session(
     }
     let (retry_now, since) = (Arc::default(), Instant::now());
     let may_rename = is_interactive(args);
-    let reconnect_config = ReconnectConfig {
+    let reconnect = ReconnectConfig {
         endpoint,
         retry_for,
         password,
@@ -153,7 +153,7 @@ pub(super) async fn start_session(
         since,
     };
     let (ping_after, debug_panic) = (args.ping_after, args.debug_panic);
-    Ok(ActiveSession { connection, session, cids, reconnect_config, ping_after, log, debug_panic })
+    Ok(ActiveSession { connection, session, cids, reconnect, ping_after, log, debug_panic })
 }
 
 /// A login in progress.

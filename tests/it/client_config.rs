@@ -145,7 +145,7 @@ fn invalid_config_is_reported_with_line_before_connecting() {
         ),
         (
             "joins = \"none\"\n",
-            ":1: joins: invalid value 'none' for '--joins <WHICH>'; possible values: all, smart, off",
+            ":1: joins: invalid value 'none' for '--joins <WHICH>'; possible values: all, smart",
         ),
         (
             "times = \"\"\n",

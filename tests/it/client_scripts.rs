@@ -167,7 +167,7 @@ fn lines_given_as_flags_are_sent_and_answered() {
     let done = join(server.port, &["-", "--name", "alice", "--exec", "one"], b"two\n");
     assert!(text(&done.stdout).ends_with("alice: one\nalice: two\n"), "{}", text(&done.stdout));
     // Only a dash may stand there; a netcat-style port gets advice where to put it.
-    for (behind, help) in [("6667", "localhost:5555, or to --port"), ("b", "one host at a time")] {
+    for (behind, help) in [("6667", "localhost:5555, or use --port"), ("b", "only - may follow")] {
         let done = join(server.port, &[behind], b"");
         assert_eq!(done.status.code(), Some(2));
         assert!(text(&done.stderr).contains(help), "{}", text(&done.stderr));
