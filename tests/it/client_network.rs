@@ -128,7 +128,7 @@ fn link_local_address_takes_its_interface() {
     };
     let (code, said) = refused(&address);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("a link-local address takes its interface"), "{said}");
+    assert!(said.contains("a link-local address needs its interface"), "{said}");
     let mut server = Running(bind(&format!("{address}%{interface}")));
     let stderr = server.0.stderr.take().expect("piped");
     let first = BufReader::new(stderr).lines().next().expect("a line").expect("text");

@@ -82,7 +82,7 @@ fn a_second_server_on_the_same_folder_is_refused_in_one_line() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stderr);
-    assert!(said.starts_with("chatty: another chatty keeps its log in "), "{said}");
+    assert!(said.starts_with("chatty: another chatty server uses "), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
 }
 
@@ -319,7 +319,7 @@ fn without_what_is_kept_of_accounts_and_bans_no_server_starts() {
             .unwrap();
         assert_eq!(output.status.code(), Some(1));
         let said = text(&output.stderr);
-        let start = format!("chatty: cannot read what is kept in {} as {shelf} ", file.display());
+        let start = format!("chatty: cannot read the stored state in {}: {shelf} ", file.display());
         assert!(said.starts_with(&start), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
         // What it says to do helps.

@@ -284,7 +284,10 @@ fn the_servers_own_identity_outlives_it() {
     assert!(fingerprint.parse::<Fingerprint>().is_ok(), "{first}");
     assert_eq!(introduce(&["--tls-only"]), format!("TLS only, certificate SHA-256 {fingerprint}"));
     let passing = Server::start_with(&["--tls"]).logs();
-    assert!(passing.ends_with(" (made for this run; --data DIR keeps one)"), "{passing}");
+    assert!(
+        passing.ends_with(" (generated for this run; use --data DIR for a permanent one)"),
+        "{passing}"
+    );
 }
 
 #[test]
@@ -295,7 +298,7 @@ fn an_identity_that_is_gone_when_it_is_read_again_is_no_reason_for_another() {
     fs::remove_file(folder.path().join("tls-identity.pem")).expect("removed");
     server.signal("HUP");
     let said = server.logs();
-    assert!(said.starts_with("TLS: the certificate stays as it was: cannot read "), "{said}");
+    assert!(said.starts_with("TLS: the certificate was not reloaded: cannot read "), "{said}");
     assert!(!folder.path().join("tls-identity.pem").exists());
     assert_presents(server.port, &first);
 }
@@ -321,11 +324,11 @@ fn at_sighup_a_certificate_is_read_again_and_nobody_is_disturbed() {
     assert_presents(server.port, &first);
     let second = make_certificate(&certificate, &key);
     server.signal("HUP");
-    assert_eq!(server.logs(), format!("TLS: certificate read again, SHA-256 {second}"));
+    assert_eq!(server.logs(), format!("TLS: certificate reloaded, SHA-256 {second}"));
     talk("two");
     assert_presents(server.port, &second);
     for (spoilt, with, words) in [
-        (&key, Some("no key"), "holds no key in PEM"),
+        (&key, Some("no key"), "contains no key in PEM"),
         (&certificate, None, "cannot read the certificate"),
     ] {
         match with {
@@ -334,7 +337,7 @@ fn at_sighup_a_certificate_is_read_again_and_nobody_is_disturbed() {
         }
         server.signal("HUP");
         let said = server.logs();
-        assert!(said.starts_with("TLS: the certificate stays as it was: "), "{said}");
+        assert!(said.starts_with("TLS: the certificate was not reloaded: "), "{said}");
         assert!(said.contains(words), "{said}");
         talk(words);
         assert_presents(server.port, &second);

@@ -140,7 +140,7 @@ fn on_a_full_disk_lines_are_refused_and_shown_to_nobody_until_there_is_room() {
     carol.hears(|line| line == "[HISTORY #red 1]");
     // Whoever runs the server is told, and not for every line.
     let told = |what: &str| server.logged().iter().filter(|line| line.contains(what)).count();
-    assert_eq!(told(" no room for the log: "), 1);
+    assert_eq!(told(" no space for the log: "), 1);
     fs::remove_file(&filler).unwrap();
     let start = Instant::now();
     let refused = talk.last.clone().expect("said something");
@@ -150,7 +150,7 @@ fn on_a_full_disk_lines_are_refused_and_shown_to_nobody_until_there_is_room() {
     assert_eq!(talk.say(10), 11);
     Terminal::waits("the server tells that there is room", || {
         talk.say(1);
-        told(" there is room for the log again") == 1
+        told(" there is space for the log again") == 1
     });
     drop(server);
     let _server = Server::start_in(&log, &[]);
@@ -228,7 +228,7 @@ fn on_a_full_disk_what_cannot_be_refused_is_stored_or_named_at_the_stop() {
     dave.say("/quit");
     dave.rest();
     let (code, said) = server.stops();
-    let named = "without storing what was acknowledged: the end of a session";
+    let named = "without storing acknowledged changes: the end of a session";
     let is_named = said.iter().any(|line| line.contains(named));
     // A small change may fit where a burst of lines does not.
     let sql = "SELECT count(*) = 0 FROM kept WHERE shelf = 'visit'";

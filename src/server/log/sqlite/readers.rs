@@ -104,7 +104,7 @@ fn answer(
         }
         reply(found.unwrap_or_else(|error| {
             let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
-            trouble.tell(&format!("cannot read the log: {error}"));
+            trouble.warn(&format!("cannot read the log: {error}"));
             ReadResult::failed()
         }));
     }
