@@ -82,7 +82,7 @@ fn a_second_server_on_the_same_folder_is_refused_in_one_line() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stderr);
-    assert!(said.starts_with("chatty: another chatty server uses "), "{said}");
+    assert!(said.contains(" is in use by another chatty server; "), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
 }
 
@@ -130,7 +130,11 @@ fn a_log_of_a_newer_chatty_is_left_alone() {
             .output()
             .unwrap();
         assert_eq!(output.status.code(), Some(1));
-        assert!(text(&output.stderr).contains("newer chatty"), "{}", text(&output.stderr));
+        assert!(
+            text(&output.stderr).contains("newer version of chatty"),
+            "{}",
+            text(&output.stderr)
+        );
     }
 }
 
