@@ -10,7 +10,7 @@
 //!
 //! Graceful shutdown: the first SIGTERM or SIGINT stops accepting and makes the reactor send
 //! a farewell to every client, flush the outboxes and commit what is left. A second signal
-//! ends the process at once; repeats within [`REPEAT`] of the first count as the same signal.
+//! ends the process at once; repeats within `REPEAT` of the first count as the same signal.
 
 use std::future::poll_fn;
 use std::io;
@@ -66,10 +66,11 @@ pub mod unsent;
 /// The options of `chatty serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Address to listen on; repeatable [default: this machine only]
+    /// Address to listen on; repeatable
     ///
-    /// 0.0.0.0 means every IPv4 address of this machine, and :: every IPv4 and IPv6 address.
-    /// A link-local address needs its interface: `fe80::1%eth0`.
+    /// By default only this machine can connect. 0.0.0.0 means every IPv4 address of this machine,
+    /// and :: every IPv4 and IPv6 address. A link-local address needs its interface:
+    /// `fe80::1%eth0`.
     #[arg(
         help_heading = "Network",
         long,
@@ -126,6 +127,9 @@ async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
     let is_hang_up_ignored = is_ignored(SignalKind::hangup().as_raw_value());
     let hang_up = signal(SignalKind::hangup()).context("cannot start")?;
     let listeners = listen(&args.bind, args.port)?;
+    let addresses =
+        listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+    let port = addresses.first().map_or(args.port, SocketAddr::port);
     let folder = args.storage.folder(args.port)?;
     let (log, hub) = open(&args, folder.as_deref())?;
     let is_tls_only = args.tls.is_only();
@@ -144,8 +148,9 @@ async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
     if identity.is_some() || !is_hang_up_ignored {
         tokio::spawn(reload(identity, hang_up, inputs.clone()));
     }
-    announce_addresses(&listeners)?;
-    announce_usage(&listeners, is_tls_only, folder.as_deref())?;
+    announce_addresses(&addresses);
+    log_line(&describe_join(&args.bind, port, is_tls_only));
+    log_line(&describe_storage(folder.as_deref()));
     if let Some(remark) = log.as_ref().and_then(SqliteLog::remark) {
         log_line(remark);
     }
@@ -337,9 +342,7 @@ fn lacks_zone(address: &SocketAddr) -> bool {
 }
 
 /// Prints the ready line, the first line on stderr; scripts and tests wait for it.
-fn announce_addresses(listeners: &[TcpListener]) -> anyhow::Result<()> {
-    let addresses =
-        listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+fn announce_addresses(addresses: &[SocketAddr]) {
     let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     let reach = if addresses.iter().all(|address| address.ip().is_loopback()) {
         "this machine only; --bind 0.0.0.0 opens it to the network"
@@ -347,42 +350,32 @@ fn announce_addresses(listeners: &[TcpListener]) -> anyhow::Result<()> {
         "open to the network; without --bind only this machine can connect"
     };
     log_line(&format!("listening on {} ({reach})", shown.join(" and ")));
-    Ok(())
 }
 
-/// Prints how to join from this machine, and where messages are stored.
-fn announce_usage(
-    listeners: &[TcpListener],
-    is_tls_only: bool,
-    folder: Option<&Path>,
-) -> anyhow::Result<()> {
-    let addresses =
-        listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
-    let is_local = |address: &SocketAddr| {
-        let ip = address.ip();
+/// Returns the commands that join from this machine. The options are left out where they are the
+/// defaults of the client.
+fn describe_join(bind: &[ScopedIp], port: u16, is_tls_only: bool) -> String {
+    let is_local = |address: &ScopedIp| {
+        let ip = address.ip;
         ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST || ip.is_unspecified()
     };
-    let (mut join, mut host) = ("join with: chatty join".to_owned(), "localhost".to_owned());
-    let Some(first) = addresses.first() else { return Ok(()) };
-    let port = first.port();
-    if !addresses.iter().any(is_local) {
-        host = first.ip().to_string();
-        join.push_str(&format!(" {host}"));
-    }
-    if port != DEFAULT_PORT {
-        join.push_str(&format!(" -p {port}"));
-    }
-    if is_tls_only {
-        join.push_str(" --tls");
+    let other_host = bind.first().filter(|_| !bind.iter().any(is_local)).map(ToString::to_string);
+    let port_option = if port == DEFAULT_PORT { String::new() } else { format!(" -p {port}") };
+    let host = other_host.as_ref().map(|host| format!(" {host}")).unwrap_or_default();
+    let rest = if is_tls_only {
+        " --tls".to_owned()
     } else {
-        join.push_str(&format!(" (or: nc {host} {port})"));
+        format!(" (or: nc {} {port})", other_host.as_deref().unwrap_or("localhost"))
+    };
+    format!("join with: chatty join{host}{port_option}{rest}")
+}
+
+/// Returns where messages are stored.
+fn describe_storage(folder: Option<&Path>) -> String {
+    match folder {
+        Some(folder) => format!("messages are stored in {}", folder.display()),
+        None => "messages are kept in memory only (--ephemeral)".to_owned(),
     }
-    log_line(&join);
-    log_line(&folder.map_or_else(
-        || "messages are kept in memory only (--ephemeral)".to_owned(),
-        |folder| format!("messages are stored in {}", folder.display()),
-    ));
-    Ok(())
 }
 
 /// Writes a line to stderr.

@@ -97,7 +97,7 @@ pub struct ThrottledWarning {
 }
 
 impl ThrottledWarning {
-    /// Logs the warning, unless it was logged within [`REPEAT_INTERVAL`].
+    /// Logs the warning, unless it was logged within `REPEAT_INTERVAL`.
     pub fn warn(&mut self, line: &str) {
         if self.last.is_some_and(|last| last.elapsed() < REPEAT_INTERVAL) {
             self.suppressed += 1;

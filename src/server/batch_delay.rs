@@ -6,7 +6,7 @@
 //! coalesced: they share one commit, and one system call per reader.
 //!
 //! The delay is bounded by the cost of ending a turn and by the time within which another line
-//! is expected. While it does not pay off, one turn in [`PROBE_INTERVAL`] tries it again.
+//! is expected. While it does not pay off, one turn in `PROBE_INTERVAL` tries it again.
 //!
 //! If ending a turn takes long, a fraction of that time does not matter, so lines that closely
 //! follow the last turn always wait for that fraction. Clients that answer what they have just

@@ -88,7 +88,7 @@ pub struct Limits {
     )]
     pub input_burst: u32,
 
-    /// Apply the limits per address to connections from this machine, too
+    /// Apply the limits on connections and rates to this machine, too
     #[arg(help_heading = "Limits per address", long, env = "CHATTY_LIMIT_LOOPBACK", value_parser = parse_switch)]
     pub limit_loopback: bool,
 

@@ -11,8 +11,8 @@
 //! within bounds, and the loop is woken when the socket is writable again.
 //!
 //! Graceful shutdown ([`ReactorInput::Stop`]): the hub sends a farewell to every client, the
-//! loop runs until all connections are closed or [`DRAIN_TIMEOUT`] has passed, and changes
-//! that are not stored yet are retried for [`SAVE_TIMEOUT`].
+//! loop runs until all connections are closed or `DRAIN_TIMEOUT` has passed, and changes
+//! that are not stored yet are retried for `SAVE_TIMEOUT`.
 
 mod accept;
 mod long_replies;

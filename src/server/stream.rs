@@ -184,7 +184,7 @@ impl Stream {
     }
 
     /// Closes our sending side; the client can still read everything that was written. With TLS
-    /// it is sent a close_notify. Returns whether that is done, as there may be no space.
+    /// it is sent a `close_notify`. Returns whether that is done, as there may be no space.
     pub fn close_sending_side(&mut self, context: &mut Context<'_>) -> bool {
         // For TCP this succeeds at once; a failure means that the client is gone already.
         let closed = match self {

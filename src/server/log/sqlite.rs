@@ -204,7 +204,7 @@ impl SqliteLog {
         let (open, closed) = mpsc::channel();
         let maintained = writer.clone();
         let maintenance = thread::Builder::new()
-            .name("maintenance".into())
+            .name("log maintenance".into())
             .spawn(move || writer::run_maintenance_loop(&maintained, &closed))?;
         let maintenance = Some((maintenance, open));
         Ok((Self { writer, maintenance, reads, searches, remark }, snapshot))

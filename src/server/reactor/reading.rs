@@ -140,7 +140,7 @@ impl<L: Log> Reactor<L> {
                         break;
                     }
                 }
-                // TLS ended without close_notify. Some programs do that, but the input may have been
+                // TLS ended without `close_notify`. Some programs do that, but the input may be
                 // truncated by an attacker, so an unterminated last line does not count.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
                     connection.codec.finish();
