@@ -28,11 +28,11 @@ const SERVER_FULL: &str = "the server is full; try again later";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Accept it.
-    Welcome,
+    Accept,
     /// Accept it and evict this one.
-    InsteadOf(ConnId),
+    AcceptAndEvict(ConnId),
     /// Reject it, for this reason.
-    Refused(&'static str),
+    Reject(&'static str),
 }
 
 /// The state of admission: the counts of open connections.
@@ -78,14 +78,14 @@ impl Admission {
     ) -> Verdict {
         let is_limited = self.limits.apply_to(peer);
         if is_limited && let Err(why) = self.check_limits(now, peer) {
-            return Verdict::Refused(why);
+            return Verdict::Reject(why);
         }
         let is_full = self.open >= self.capacity
             || (is_limited && self.open_limited >= self.limits.max_connections);
         let mut evicted = None;
         if self.open >= self.capacity + CLOSING_ALLOWANCE {
             // Do not evict a connection for one that is rejected.
-            return Verdict::Refused(SERVER_FULL);
+            return Verdict::Reject(SERVER_FULL);
         }
         let max_unnamed = self.limits.max_unnamed;
         if is_full || (is_limited && self.unnamed.len() >= max_unnamed) {
@@ -95,7 +95,7 @@ impl Admission {
             }
         }
         if is_full && evicted.is_none() {
-            return Verdict::Refused(SERVER_FULL);
+            return Verdict::Reject(SERVER_FULL);
         }
         self.open += 1;
         if is_limited {
@@ -103,7 +103,7 @@ impl Admission {
             *self.open_of.entry(peer.network()).or_default() += 1;
             self.unnamed.push_back(conn);
         }
-        evicted.map_or(Verdict::Welcome, Verdict::InsteadOf)
+        evicted.map_or(Verdict::Accept, Verdict::AcceptAndEvict)
     }
 
     /// Checks the limits of one address.
@@ -159,8 +159,8 @@ mod tests {
         Admission::new(&limits, 1 << 20)
     }
 
-    fn is_refused(verdict: Verdict) -> bool {
-        matches!(verdict, Verdict::Refused(_))
+    fn is_rejected(verdict: Verdict) -> bool {
+        matches!(verdict, Verdict::Reject(_))
     }
 
     #[test]
@@ -169,17 +169,17 @@ mod tests {
         let mut connect =
             |address, number| admission.admit(NOW, from(address), conn(number), |_| true);
         for address in ["192.0.2.1", "192.0.2.2", "2001:db8::1"] {
-            assert_eq!(connect(address, 1), Verdict::Welcome, "{address}");
-            assert_eq!(connect(address, 2), Verdict::Welcome, "{address}");
+            assert_eq!(connect(address, 1), Verdict::Accept, "{address}");
+            assert_eq!(connect(address, 2), Verdict::Accept, "{address}");
         }
-        assert!(is_refused(connect("192.0.2.1", 3)));
-        assert!(is_refused(connect("2001:db8::ffff", 3)), "the same /64");
-        assert_eq!(connect("2001:db8:0:1::1", 3), Verdict::Welcome);
+        assert!(is_rejected(connect("192.0.2.1", 3)));
+        assert!(is_rejected(connect("2001:db8::ffff", 3)), "the same /64");
+        assert_eq!(connect("2001:db8:0:1::1", 3), Verdict::Accept);
         for number in 0..100 {
-            assert_eq!(connect("127.0.0.1", number), Verdict::Welcome);
+            assert_eq!(connect("127.0.0.1", number), Verdict::Accept);
         }
         admission.release(from("192.0.2.1"));
-        assert_eq!(admission.admit(NOW, from("192.0.2.1"), conn(9), |_| true), Verdict::Welcome);
+        assert_eq!(admission.admit(NOW, from("192.0.2.1"), conn(9), |_| true), Verdict::Accept);
     }
 
     #[test]
@@ -187,9 +187,9 @@ mod tests {
         let mut limited = admission(|limits| {
             (limits.max_per_address, limits.limit_loopback) = (1, true);
         });
-        assert_eq!(limited.admit(NOW, from("::1"), conn(1), |_| true), Verdict::Welcome);
-        assert!(is_refused(limited.admit(NOW, from("::1"), conn(2), |_| true)));
-        assert_eq!(limited.admit(NOW, from("127.0.0.2"), conn(3), |_| true), Verdict::Welcome);
+        assert_eq!(limited.admit(NOW, from("::1"), conn(1), |_| true), Verdict::Accept);
+        assert!(is_rejected(limited.admit(NOW, from("::1"), conn(2), |_| true)));
+        assert_eq!(limited.admit(NOW, from("127.0.0.2"), conn(3), |_| true), Verdict::Accept);
     }
 
     #[test]
@@ -201,10 +201,10 @@ mod tests {
             admission.admit(NOW, from(&address), conn(number), |conn| !named.contains(&conn))
         };
         for number in 1..=4 {
-            assert_eq!(connect(number), Verdict::Welcome, "{number}: one of the three has a name");
+            assert_eq!(connect(number), Verdict::Accept, "{number}: one of the three has a name");
         }
-        assert_eq!(connect(5), Verdict::InsteadOf(conn(1)));
-        assert_eq!(connect(6), Verdict::InsteadOf(conn(3)));
+        assert_eq!(connect(5), Verdict::AcceptAndEvict(conn(1)));
+        assert_eq!(connect(6), Verdict::AcceptAndEvict(conn(3)));
     }
 
     #[test]
@@ -214,11 +214,11 @@ mod tests {
             let address = format!("192.0.2.{number}");
             admission.admit(NOW, from(&address), conn(number), |_| is_unnamed)
         };
-        assert_eq!(connect(1, true), Verdict::Welcome);
-        assert_eq!(connect(2, true), Verdict::Welcome);
-        assert_eq!(connect(3, true), Verdict::InsteadOf(conn(1)));
-        assert!(is_refused(connect(4, false)), "all have names");
-        assert_eq!(admission.admit(NOW, from("::1"), conn(5), |_| false), Verdict::Welcome);
+        assert_eq!(connect(1, true), Verdict::Accept);
+        assert_eq!(connect(2, true), Verdict::Accept);
+        assert_eq!(connect(3, true), Verdict::AcceptAndEvict(conn(1)));
+        assert!(is_rejected(connect(4, false)), "all have names");
+        assert_eq!(admission.admit(NOW, from("::1"), conn(5), |_| false), Verdict::Accept);
     }
 
     #[test]
@@ -228,11 +228,11 @@ mod tests {
             admission.admit(NOW, from("127.0.0.1"), conn(number), |_| true)
         };
         for number in 0..40 {
-            assert_eq!(connect(&mut admission, number), Verdict::Welcome);
+            assert_eq!(connect(&mut admission, number), Verdict::Accept);
         }
-        assert!(is_refused(connect(&mut admission, 40)));
+        assert!(is_rejected(connect(&mut admission, 40)));
         admission.release(from("127.0.0.1"));
-        assert_eq!(connect(&mut admission, 41), Verdict::Welcome);
+        assert_eq!(connect(&mut admission, 41), Verdict::Accept);
     }
 
     #[test]
@@ -241,15 +241,15 @@ mod tests {
             admission(|limits| (limits.connect_rate, limits.connect_burst) = (1, 2));
         let mut connect_and_close = |now, number| {
             let verdict = admission.admit(now, from("192.0.2.1"), conn(number), |_| false);
-            if verdict == Verdict::Welcome {
+            if verdict == Verdict::Accept {
                 admission.release(from("192.0.2.1"));
             }
             verdict
         };
-        assert_eq!(connect_and_close(NOW, 1), Verdict::Welcome);
-        assert_eq!(connect_and_close(NOW, 2), Verdict::Welcome);
-        assert!(is_refused(connect_and_close(NOW, 3)));
-        assert_eq!(connect_and_close(NOW * 2, 4), Verdict::Welcome);
-        assert!(is_refused(connect_and_close(NOW * 2, 5)));
+        assert_eq!(connect_and_close(NOW, 1), Verdict::Accept);
+        assert_eq!(connect_and_close(NOW, 2), Verdict::Accept);
+        assert!(is_rejected(connect_and_close(NOW, 3)));
+        assert_eq!(connect_and_close(NOW * 2, 4), Verdict::Accept);
+        assert!(is_rejected(connect_and_close(NOW * 2, 5)));
     }
 }

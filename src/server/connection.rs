@@ -226,8 +226,8 @@ impl Connection {
 
     /// Returns whether nothing can be sent yet because of a handshake.
     #[must_use]
-    pub fn is_shaking_hands(&self) -> bool {
-        self.stream.is_shaking_hands()
+    pub fn is_in_handshake(&self) -> bool {
+        self.stream.is_in_handshake()
     }
 
     /// Reads available input into `buffer`. `None`: nothing available; the waker is called
@@ -329,20 +329,20 @@ impl Connection {
     }
 
     /// Checks whether the client is stalled: it has read less than `least` bytes within
-    /// `patience`. After [`Stall::None`] no further check is needed.
-    pub fn stall(&mut self, now: Duration, patience: Duration, least: u32) -> Stall {
+    /// `timeout`. After [`Stall::None`] no further check is needed.
+    pub fn stall(&mut self, now: Duration, timeout: Duration, least: u32) -> Stall {
         let Some(since) = self.stalled_since else {
             self.has_stall_timer = false;
             return Stall::None;
         };
-        let (measured_at, ends_at) = (since + patience / 8, since + patience);
+        let (measured_at, ends_at) = (since + timeout / 8, since + timeout);
         let left = |this: &Self| this.stream.socket().and_then(unsent::measure);
         if now < measured_at {
             Stall::LookAgainAt(measured_at)
         } else if !self.is_measured {
             (self.is_measured, self.unsent) = (true, left(self));
             // The server itself may have been suspended, so the time starts with the measurement.
-            Stall::LookAgainAt(now + patience * 7 / 8)
+            Stall::LookAgainAt(now + timeout * 7 / 8)
         } else if now < ends_at {
             Stall::LookAgainAt(ends_at)
         } else if let Some(before) = self.unsent
@@ -350,7 +350,7 @@ impl Connection {
         {
             // The client reads, but too little for the kernel to report the socket as writable.
             self.watch_from(now);
-            Stall::LookAgainAt(now + patience / 8)
+            Stall::LookAgainAt(now + timeout / 8)
         } else {
             self.watch_from(now);
             Stall::Over

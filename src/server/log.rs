@@ -148,15 +148,15 @@ struct SortedSpans<'s>(Vec<&'s MembershipSpan>);
 
 impl<'s> SortedSpans<'s> {
     fn of(thread: &'s Thread) -> Self {
-        let Thread::Feed { stays, .. } = thread else { return Self(Vec::new()) };
-        let mut stays: Vec<&MembershipSpan> = stays.iter().collect();
-        stays.sort_by(|one, other| (&one.room, one.from).cmp(&(&other.room, other.from)));
-        Self(stays)
+        let Thread::Feed { stays: spans, .. } = thread else { return Self(Vec::new()) };
+        let mut spans: Vec<&MembershipSpan> = spans.iter().collect();
+        spans.sort_by(|one, other| (&one.room, one.from).cmp(&(&other.room, other.from)));
+        Self(spans)
     }
 
     /// Spans of one room do not overlap, so only the last one that begins before can cover.
     fn covers(&self, room: &Key, id: u64) -> bool {
-        let later = self.0.partition_point(|stay| (&stay.room, stay.from) < (room, id));
+        let later = self.0.partition_point(|span| (&span.room, span.from) < (room, id));
         later.checked_sub(1).is_some_and(|last| self.0[last].covers(room, id))
     }
 }
@@ -177,9 +177,9 @@ pub struct ReadRequest {
 }
 
 impl ReadRequest {
-    /// Returns whether a record is selected, apart from its position; `stays` belongs to this
+    /// Returns whether a record is selected, apart from its position; `spans` belongs to this
     /// request.
-    fn wants(&self, record: &Record, stays: &SortedSpans<'_>) -> bool {
+    fn selects(&self, record: &Record, spans: &SortedSpans<'_>) -> bool {
         if self.hidden.contains(&record.author) {
             return false;
         }
@@ -190,7 +190,7 @@ impl ReadRequest {
                 (record.author == *reader && is_other(*to, to_name))
                     || (to == reader && is_other(record.author, &record.from))
             }
-            (Thread::Feed { .. }, Recipient::Room(room)) => stays.covers(room.key(), record.id),
+            (Thread::Feed { .. }, Recipient::Room(room)) => spans.covers(room.key(), record.id),
             (Thread::Search { reader, rooms, is_private_too, terms }, to) => {
                 let may_read = match to {
                     Recipient::Room(room) => rooms.contains(room.key()),
@@ -233,11 +233,11 @@ impl ReadRequest {
         &self,
         records: impl IntoIterator<Item = Result<Arc<Record>, E>>,
     ) -> Result<Vec<Arc<Record>>, E> {
-        let stays = SortedSpans::of(&self.thread);
+        let spans = SortedSpans::of(&self.thread);
         let (mut found, mut size, mut records) = (Vec::new(), 0, records.into_iter());
         while !self.is_filled(found.len(), size) {
             let Some(record) = records.next().transpose()? else { break };
-            if self.wants(&record, &stays) {
+            if self.selects(&record, &spans) {
                 size += record.size();
                 found.push(record);
             }
@@ -445,7 +445,7 @@ mod tests {
         RoomName::parse(name).unwrap()
     }
 
-    fn stay(name: &str, from: u64, until: Option<u64>) -> MembershipSpan {
+    fn span(name: &str, from: u64, until: Option<u64>) -> MembershipSpan {
         MembershipSpan { room: room(name).key().clone(), from, until }
     }
 
@@ -456,10 +456,10 @@ mod tests {
     }
 
     /// Follows a feed from the beginning; returns the ids and the number of pages.
-    fn follow(log: &impl Log, stays: &[MembershipSpan], last: u64) -> (Vec<u64>, usize) {
+    fn follow(log: &impl Log, spans: &[MembershipSpan], last: u64) -> (Vec<u64>, usize) {
         let (mut ids, mut pages, mut after) = (Vec::new(), 0, 0);
         while after < last {
-            let thread = Thread::Feed { reader: READER, stays: stays.to_vec() };
+            let thread = Thread::Feed { reader: READER, stays: spans.to_vec() };
             let (count, size, hidden) = (256, 64 << 10, Vec::new());
             let (found, rows) = mpsc::channel();
             let query = ReadRequest { thread, count, size, after: Some(after), hidden };
@@ -491,14 +491,14 @@ mod tests {
         let batch = Batch { records: records.collect(), changes: Vec::new(), last: last_numbers };
         file.append(&batch).unwrap();
         memory.append(&batch).unwrap();
-        let stays = [stay("mine", 14_000, None)];
-        assert_eq!(follow(&file, &stays, last), (mine.to_vec(), 3));
-        assert_eq!(follow(&memory, &stays, last), (mine.to_vec(), 3));
+        let spans = [span("mine", 14_000, None)];
+        assert_eq!(follow(&file, &spans, last), (mine.to_vec(), 3));
+        assert_eq!(follow(&memory, &spans, last), (mine.to_vec(), 3));
         // A reader who may see much gets it page by page, each message once.
-        let stays = [stay("others", 0, Some(7000)), stay("others", 7000, None)];
+        let spans = [span("others", 0, Some(7000)), span("others", 7000, None)];
         let seen: Vec<u64> = ids.iter().copied().filter(|id| *id != 14_998).collect();
-        assert_eq!(follow(&file, &stays, last).0, seen);
-        assert_eq!(follow(&memory, &stays, last).0, seen);
+        assert_eq!(follow(&file, &spans, last).0, seen);
+        assert_eq!(follow(&memory, &spans, last).0, seen);
     }
 
     #[test]
@@ -539,19 +539,19 @@ mod tests {
 
     #[test]
     fn feed_contains_messages_covered_by_a_membership_span() {
-        let stays = vec![
-            stay("ops", 2, Some(4)),
-            stay("lobby", 3, Some(3)),
-            stay("ops", 4, Some(6)),
-            stay("lobby", 3, None),
-            stay("ops", 9, None),
+        let spans = vec![
+            span("ops", 2, Some(4)),
+            span("lobby", 3, Some(3)),
+            span("ops", 4, Some(6)),
+            span("lobby", 3, None),
+            span("ops", 9, None),
         ];
-        let thread = Thread::Feed { reader: READER, stays: stays.clone() };
+        let thread = Thread::Feed { reader: READER, stays: spans.clone() };
         let index = SortedSpans::of(&thread);
         for id in 0..12 {
             for name in ["lobby", "ops", "mine", "zoo"] {
                 let key = room(name).key().clone();
-                let is_covered = stays.iter().any(|stay| stay.covers(&key, id));
+                let is_covered = spans.iter().any(|span| span.covers(&key, id));
                 assert_eq!(index.covers(&key, id), is_covered, "{name}: {id}");
             }
         }

@@ -47,7 +47,7 @@ use super::timer::Timer;
 use super::tls::Offer;
 use super::turn::{ConnId, Sink as _, Turn};
 use crate::protocol::Stamp;
-use long_replies::{Kind, LongReplies};
+use long_replies::{LongReplies, ReplyKind};
 use reading::READ_SIZE;
 use store::Store;
 
@@ -73,7 +73,7 @@ pub enum ReactorInput {
     /// A connection was accepted.
     Accepted(TcpStream, Peer),
     /// The result of a read from the log that a long reply needs.
-    Found(ConnId, Kind, ReadResult),
+    Found(ConnId, ReplyKind, ReadResult),
     /// The hub may produce a connection's long reply now.
     MemoryAvailable(ConnId),
     /// The next page of the log for a connection that catches up.
@@ -98,9 +98,9 @@ enum Timeout {
     /// The client had its time to close the connection.
     Linger,
     /// The rate limit permits the next line.
-    Pace,
+    RateLimit,
     /// The client may be gone while its input is paused.
-    Wait,
+    Liveness,
 }
 
 /// The server loop and everything it owns.
@@ -333,7 +333,7 @@ impl<L: Log> Reactor<L> {
                 self.notify_hub(now, conn, Input::Rows(rows), turn);
             }
             ReactorInput::MemoryAvailable(conn) => {
-                self.long_replies.end(Kind::Other);
+                self.long_replies.end(ReplyKind::Other);
                 self.notify_hub(now, conn, Input::MemoryAvailable, turn);
             }
             ReactorInput::Hashed(conn, outcome) => {
@@ -412,7 +412,7 @@ impl<L: Log> Reactor<L> {
     /// Stores the turn's records and the hub's changes, then releases the turn's effects.
     fn commit(&mut self, turn: &mut Turn) -> anyhow::Result<()> {
         if turn.has_records() || self.hub.has_changes() || self.store.is_due() {
-            let is_tried_again = !self.store.is_refusing();
+            let was_accepting = !self.store.is_refusing();
             match self.store.append(&mut self.hub, turn.records())? {
                 Some(repeats) if repeats.is_empty() => {}
                 Some(repeats) => {
@@ -423,7 +423,7 @@ impl<L: Log> Reactor<L> {
                     turn.refuse_messages(&storage_full());
                     self.hub.forget_unstored(turn.records().iter().map(|record| record.id));
                     // Changes may still fit: space was reserved before their commands ran.
-                    if is_tried_again && self.hub.has_changes() {
+                    if was_accepting && self.hub.has_changes() {
                         self.store.append_changes(&mut self.hub)?;
                     }
                 }
@@ -483,14 +483,14 @@ impl<L: Log> Reactor<L> {
         match what {
             Timeout::Greeting => self.greet_idle(now, conn, turn),
             Timeout::Linger => self.remove(conn),
-            Timeout::Pace => {
+            Timeout::RateLimit => {
                 if let Some(connection) = self.get(conn) {
                     connection.is_rate_limited = false;
                     self.ready.push(conn.slot);
                 }
             }
             Timeout::Stall => self.check_stall(now, conn, turn),
-            Timeout::Wait => self.check_still_connected(now, conn, turn),
+            Timeout::Liveness => self.check_still_connected(now, conn, turn),
         }
     }
 
@@ -502,7 +502,7 @@ impl<L: Log> Reactor<L> {
                 self.timers.push(Reverse((
                     now.since_start + LIVENESS_INTERVAL,
                     conn,
-                    Timeout::Wait,
+                    Timeout::Liveness,
                 )));
             }
         }
@@ -520,7 +520,11 @@ impl<L: Log> Reactor<L> {
             self.stop_writing(now, conn, turn);
         }
         if self.get(conn).is_some() {
-            self.timers.push(Reverse((now.since_start + LIVENESS_INTERVAL, conn, Timeout::Wait)));
+            self.timers.push(Reverse((
+                now.since_start + LIVENESS_INTERVAL,
+                conn,
+                Timeout::Liveness,
+            )));
         }
     }
 

@@ -94,7 +94,7 @@ impl Stream {
 
     /// Returns whether nothing can be sent yet because of a handshake.
     #[must_use]
-    pub fn is_shaking_hands(&self) -> bool {
+    pub fn is_in_handshake(&self) -> bool {
         matches!(self, Self::Tls(tls) if !matches!(tls.as_ref(), Tls::Open { .. }))
     }
 

@@ -413,7 +413,7 @@ mod tests {
             (&absent, &one, "cannot read the certificate"),
             (&one, &absent, "cannot read the key"),
             (&empty, &one, "empty is empty; it should contain a certificate in PEM"),
-            (&one, &empty, "empty is empty; it should hold a key in PEM"),
+            (&one, &empty, "empty is empty; it should contain a key in PEM"),
             (&one, &other, "does not belong to the first certificate"),
             (&wide, &one, "it is UTF-16"),
             (&key, &certificate, "swap --tls-cert and --tls-key"),

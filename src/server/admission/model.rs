@@ -117,7 +117,7 @@ impl Model {
         let waiting = self.count(Client::can_be_evicted);
         let has_too_many_unnamed = is_limited && waiting >= self.limits.max_unnamed;
         if !self.is_full(is_limited) && !has_too_many_unnamed {
-            return Some(Verdict::Welcome);
+            return Some(Verdict::Accept);
         }
         let is_full = self.is_full(is_limited);
         let has_no_room = self.clients.len() >= self.capacity + CLOSING_ALLOWANCE;
@@ -126,10 +126,10 @@ impl Model {
             _ if has_no_room => {}
             Some(client) => {
                 client.status = Status::Evicted;
-                return Some(Verdict::InsteadOf(client.conn));
+                return Some(Verdict::AcceptAndEvict(client.conn));
             }
             None if is_full => {}
-            None => return Some(Verdict::Welcome),
+            None => return Some(Verdict::Accept),
         }
         None
     }
@@ -147,7 +147,7 @@ impl Model {
         let verdict = admission.admit(self.now, peer, conn, is_unnamed);
         let expected = self.expected_verdict(peer);
         match verdict {
-            Verdict::Refused(_) => assert_eq!(expected, None, "{peer:?}"),
+            Verdict::Reject(_) => assert_eq!(expected, None, "{peer:?}"),
             verdict => assert_eq!(Some(verdict), expected, "{peer:?}"),
         }
         let is_honest = is_fresh && !peer.is_local();
@@ -276,7 +276,7 @@ fn busiest_address_stays_limited_when_many_addresses_connect() {
     let mut connect = |number: u32, stays: bool| {
         let peer = Peer::new(address(number));
         let conn = ConnId { slot: number, generation: 1 };
-        let is_in = admission.admit(now, peer, conn, |_| false) == Verdict::Welcome;
+        let is_in = admission.admit(now, peer, conn, |_| false) == Verdict::Accept;
         if is_in && !stays {
             admission.release(peer);
         }

@@ -35,7 +35,7 @@ struct Content {
     size_max: usize,
 }
 
-/// The key of the index; [`ReadRequest::wants`] filters further.
+/// The key of the index; [`ReadRequest::selects`] filters further.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum ThreadIndex {
     Room(Key),

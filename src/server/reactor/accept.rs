@@ -38,11 +38,11 @@ impl<L: Log> Reactor<L> {
         let hub = &self.hub;
         let verdict = self.admission.admit(now.since_start, peer, conn, |c| hub.is_unnamed(c));
         match verdict {
-            Verdict::Welcome => {}
-            Verdict::InsteadOf(other) => {
+            Verdict::Accept => {}
+            Verdict::AcceptAndEvict(other) => {
                 self.hub.handle(now, other, Input::Evicted, turn);
             }
-            Verdict::Refused(why) => return self.reject_connection(stream, conn, why),
+            Verdict::Reject(why) => return self.reject_connection(stream, conn, why),
         }
         let mut connection = Connection::new(stream, self.ready_queue.waker(slot), self.generation);
         connection.is_limited = self.limits.apply_to(peer);
@@ -112,7 +112,7 @@ impl<L: Log> Reactor<L> {
     /// Greets a client that has sent nothing yet as a plain connection.
     pub(super) fn greet_idle(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let arriving = self.get(conn).filter(|connection| connection.phase == Phase::Arriving);
-        if arriving.is_some_and(|connection| !connection.is_shaking_hands()) {
+        if arriving.is_some_and(|connection| !connection.is_in_handshake()) {
             self.greet(now, conn, Transport::Plain, turn);
         }
     }

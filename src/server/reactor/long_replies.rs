@@ -16,7 +16,7 @@ const SEARCHES_MAX: usize = 1;
 
 /// The kind of a long reply; each kind has its own queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ReplyKind {
     /// A full-text search in the log.
     Search,
     /// Any other reply.
@@ -47,22 +47,22 @@ pub(super) struct LongReplies {
 }
 
 impl LongReplies {
-    fn lane(&mut self, kind: Kind) -> &mut Lane {
+    fn lane(&mut self, kind: ReplyKind) -> &mut Lane {
         match kind {
-            Kind::Search => &mut self.searches,
-            Kind::Other => &mut self.others,
+            ReplyKind::Search => &mut self.searches,
+            ReplyKind::Other => &mut self.others,
         }
     }
 
     /// Notes that a reply has been produced.
-    pub(super) fn end(&mut self, kind: Kind) {
+    pub(super) fn end(&mut self, kind: ReplyKind) {
         self.lane(kind).running -= 1;
     }
 
-    fn next(&mut self, kind: Kind) -> Option<(ConnId, Source)> {
+    fn next(&mut self, kind: ReplyKind) -> Option<(ConnId, Source)> {
         let most = match kind {
-            Kind::Search => SEARCHES_MAX,
-            Kind::Other => LONG_REPLIES_MAX,
+            ReplyKind::Search => SEARCHES_MAX,
+            ReplyKind::Other => LONG_REPLIES_MAX,
         };
         let lane = self.lane(kind);
         (lane.running < most).then(|| lane.waiting.pop_front()).flatten()
@@ -78,8 +78,8 @@ impl<L: Log> Reactor<L> {
             Thread::Feed { .. } | Thread::Message { .. } => {
                 return self.read_now(conn, query, ReactorInput::FoundPage);
             }
-            Thread::Search { .. } => Kind::Search,
-            _ => Kind::Other,
+            Thread::Search { .. } => ReplyKind::Search,
+            _ => ReplyKind::Other,
         };
         self.long_replies.lane(kind).waiting.push_back((conn, Source::Log(query)));
         self.start_long_replies();
@@ -93,7 +93,7 @@ impl<L: Log> Reactor<L> {
 
     /// Starts queued replies while the limits permit.
     pub(super) fn start_long_replies(&mut self) {
-        for kind in [Kind::Search, Kind::Other] {
+        for kind in [ReplyKind::Search, ReplyKind::Other] {
             while self.meter.held() < self.limits.outbox_total {
                 let Some((conn, source)) = self.long_replies.next(kind) else { break };
                 // Skip the work for a client that is gone. During a login it is not skipped: the
@@ -150,7 +150,7 @@ mod tests {
         let mut answers = LongReplies::default();
         let conn = |slot| ConnId { slot, generation: 0 };
         for slot in 0..10 {
-            let kind = if slot < 5 { Kind::Search } else { Kind::Other };
+            let kind = if slot < 5 { ReplyKind::Search } else { ReplyKind::Other };
             answers.lane(kind).waiting.push_back((conn(slot), Source::Hub));
         }
         let mut start = |kind| {
@@ -158,11 +158,11 @@ mod tests {
             answers.lane(kind).running += 1;
             Some(conn.slot)
         };
-        let searches: Vec<u32> = std::iter::from_fn(|| start(Kind::Search)).collect();
-        let others: Vec<u32> = std::iter::from_fn(|| start(Kind::Other)).collect();
+        let searches: Vec<u32> = std::iter::from_fn(|| start(ReplyKind::Search)).collect();
+        let others: Vec<u32> = std::iter::from_fn(|| start(ReplyKind::Other)).collect();
         assert_eq!((searches, others), (vec![0], vec![5, 6]));
-        answers.end(Kind::Other);
-        assert_eq!(answers.next(Kind::Other).map(|(conn, _)| conn.slot), Some(7));
-        assert!(answers.next(Kind::Search).is_none());
+        answers.end(ReplyKind::Other);
+        assert_eq!(answers.next(ReplyKind::Other).map(|(conn, _)| conn.slot), Some(7));
+        assert!(answers.next(ReplyKind::Search).is_none());
     }
 }

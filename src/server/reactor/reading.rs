@@ -195,7 +195,7 @@ impl<L: Log> Reactor<L> {
                 let due = connection.rate_bucket.next_at(rate, now.since_start);
                 if due > now.since_start {
                     connection.is_rate_limited = true;
-                    self.timers.push(Reverse((due, conn, Timeout::Pace)));
+                    self.timers.push(Reverse((due, conn, Timeout::RateLimit)));
                     break;
                 }
             }

@@ -20,8 +20,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Store<L> {
     log: L,
     start: Instant,
-    /// Cause and time of the last refused write, until writes have succeeded for a while.
-    refused: Option<(Cause, Duration)>,
+    /// RefusalReason and time of the last refused write, until writes have succeeded for a while.
+    refused: Option<(RefusalReason, Duration)>,
     /// Whether space for the turn's changes is reserved.
     is_reserved: bool,
     /// A permanent failure, reported at the next commit.
@@ -34,7 +34,7 @@ pub(super) struct Store<L> {
 
 /// Why writes are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cause {
+enum RefusalReason {
     Full,
     Locked,
 }
@@ -158,19 +158,19 @@ impl<L: Log> Store<L> {
 
     /// Logs a new kind of refusal once; returns a permanent error.
     fn refuse(&mut self, error: AppendError) -> Option<AppendError> {
-        let (cause, line) = match &error {
+        let (reason, line) = match &error {
             AppendError::Full(why) => (
-                Cause::Full,
+                RefusalReason::Full,
                 format!("no space for the log: {why}; messages are refused until there is"),
             ),
             AppendError::Locked => {
                 let until = "messages are refused until it is unlocked";
-                (Cause::Locked, format!("the log is locked by another process; {until}"))
+                (RefusalReason::Locked, format!("the log is locked by another process; {until}"))
             }
             AppendError::Gone(_) | AppendError::Broken(_) => return Some(error),
         };
-        let before = self.refused.replace((cause, self.start.elapsed()));
-        if before.is_none_or(|(before, _)| before != cause) {
+        let before = self.refused.replace((reason, self.start.elapsed()));
+        if before.is_none_or(|(before, _)| before != reason) {
             log_line(&line);
         }
         None
@@ -179,12 +179,12 @@ impl<L: Log> Store<L> {
     /// Notes a successful write. Near the limit writes alternate between success and refusal, so
     /// recovery is logged only after [`RETRY_INTERVAL`].
     fn note_success(&mut self) {
-        let Some((cause, then)) = self.refused else { return };
+        let Some((reason, then)) = self.refused else { return };
         if self.start.elapsed().saturating_sub(then) >= RETRY_INTERVAL {
             self.refused = None;
-            log_line(match cause {
-                Cause::Full => "there is space for the log again",
-                Cause::Locked => "the log is available again",
+            log_line(match reason {
+                RefusalReason::Full => "there is space for the log again",
+                RefusalReason::Locked => "the log is available again",
             });
         }
     }

@@ -87,8 +87,8 @@ impl<L: Log> Reactor<L> {
             connection.phase = Phase::Lingering;
             self.ready.push(conn.slot);
         }
-        let patience = if is_sent && is_closed { LINGER_TIMEOUT } else { self.limits.write_stall };
-        self.timers.push(Reverse((now.since_start + patience, conn, Timeout::Linger)));
+        let timeout = if is_sent && is_closed { LINGER_TIMEOUT } else { self.limits.write_stall };
+        self.timers.push(Reverse((now.since_start + timeout, conn, Timeout::Linger)));
     }
 
     /// Stops writing to a client that accepts no more data. The input of a client with a name is
@@ -107,16 +107,16 @@ impl<L: Log> Reactor<L> {
     /// Disconnects a client that made no progress for too long: with a farewell first, and
     /// without waiting if the farewell is not read either.
     pub(super) fn check_stall(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        let patience = self.limits.write_stall;
+        let timeout = self.limits.write_stall;
         let is_scarce = self.meter.held() > self.limits.outbox_total / 2;
         let least = if is_scarce { MIN_PROGRESS } else { 1 };
         let Some(connection) = self.get(conn) else { return };
-        match connection.stall(now.since_start, patience, least) {
+        match connection.stall(now.since_start, timeout, least) {
             Stall::None => {}
             Stall::LookAgainAt(due) => self.timers.push(Reverse((due, conn, Timeout::Stall))),
             Stall::Over if connection.phase == Phase::Open => {
                 connection.discard_unread();
-                self.timers.push(Reverse((now.since_start + patience, conn, Timeout::Stall)));
+                self.timers.push(Reverse((now.since_start + timeout, conn, Timeout::Stall)));
                 self.hub.handle(now, conn, Input::Stalled, turn);
             }
             Stall::Over => self.remove(conn),
@@ -138,7 +138,7 @@ impl<L: Log> Sink for Reactor<L> {
         let is_writable = match connection.phase {
             Phase::Open => true,
             // Only a farewell is sent in this phase, and never within a handshake.
-            Phase::Arriving => !connection.is_shaking_hands(),
+            Phase::Arriving => !connection.is_in_handshake(),
             Phase::Closing | Phase::Lingering => false,
         };
         if !is_writable || connection.is_write_closed {

@@ -85,7 +85,7 @@ impl Folder {
             Err(error) => return Err(error).context(format!("cannot use {}", file.display())),
         };
         if size == 0 && self.note.is_some_and(|note| note.opened > 0) {
-            return Err(self.lost("it is missing or empty"));
+            return Err(self.data_loss("it is missing or empty"));
         }
         for end in ["-wal", "-shm"] {
             let path = with_suffix(&file, end);
@@ -111,7 +111,7 @@ impl Folder {
         had_wal: bool,
     ) -> anyhow::Result<Option<String>> {
         let Some(note) = self.note else { return Ok(None) };
-        let Some(message) = message else { return Err(self.lost("it is empty")) };
+        let Some(message) = message else { return Err(self.data_loss("it is empty")) };
         if message >= note.message && opened.is_none_or(|opened| opened >= note.opened) {
             return Ok(None);
         }
@@ -130,10 +130,10 @@ impl Folder {
                 file.display()
             )));
         }
-        Err(self.lost(&what))
+        Err(self.data_loss(&what))
     }
 
-    fn lost(&self, what: &str) -> anyhow::Error {
+    fn data_loss(&self, what: &str) -> anyhow::Error {
         let (file, lock) = (self.file(), self.path.join(LOCK));
         anyhow::anyhow!(
             "{0} has lost data: {what}; restore it together with {0}-wal, if there is one; or, to \
@@ -179,14 +179,14 @@ impl Opened {
     }
 
     /// Describes the first file that was removed or replaced, if any.
-    pub(super) fn gone(&self) -> Option<String> {
-        let is_gone = |path: &Path, was: (u64, u64)| match identity(path) {
+    pub(super) fn find_missing(&self) -> Option<String> {
+        let is_missing = |path: &Path, was: (u64, u64)| match identity(path) {
             Ok(is) => is != was,
             Err(error) => {
                 matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
             }
         };
-        let (path, _) = self.0.iter().find(|(path, was)| is_gone(path, *was))?;
+        let (path, _) = self.0.iter().find(|(path, was)| is_missing(path, *was))?;
         Some(format!("{} was removed or replaced while the server ran", path.display()))
     }
 }
@@ -217,16 +217,16 @@ mod tests {
     }
 
     #[test]
-    fn removed_or_replaced_file_is_gone() {
+    fn removed_or_replaced_file_is_missing() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         fs::write(path("a"), "").unwrap();
         let opened = Opened::of([path("a")]).unwrap();
-        assert_eq!(opened.gone(), None);
+        assert_eq!(opened.find_missing(), None);
         fs::write(path("b"), "").unwrap();
         fs::rename(path("b"), path("a")).unwrap();
-        assert!(opened.gone().is_some());
+        assert!(opened.find_missing().is_some());
         fs::remove_file(path("a")).unwrap();
-        assert!(opened.gone().is_some());
+        assert!(opened.find_missing().is_some());
     }
 }

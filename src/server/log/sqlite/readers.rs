@@ -17,7 +17,7 @@ use crate::server::audit::ThrottledWarning;
 use crate::server::log::{ReadRequest, ReadResult, Record, Reply, SCAN_MAX, Thread};
 
 /// How long a read waits for a lock held by another process; the server does not wait for it.
-const READ_PATIENCE: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The warning about failed reads, shared by all readers.
 pub(super) type ReadWarning = Arc<Mutex<ThrottledWarning>>;
@@ -51,7 +51,7 @@ impl Readers {
         for _ in 0..count {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NOFOLLOW;
             let connection = Connection::open_with_flags(path, flags)?;
-            connection.busy_timeout(READ_PATIENCE)?;
+            connection.busy_timeout(READ_TIMEOUT)?;
             let interrupt = connection.get_interrupt_handle();
             let (queries, warning, is_ending) =
                 (queries.clone(), warning.clone(), is_ending.clone());

@@ -364,7 +364,7 @@ impl Writer {
     /// Fails permanently if a file was removed or replaced, as its content would be lost.
     fn check_files(&mut self) {
         if self.failure.is_none() {
-            self.failure = self.files.gone().map(Failure::Gone);
+            self.failure = self.files.find_missing().map(Failure::Gone);
         }
     }
 
