@@ -56,7 +56,7 @@ fn main() -> anyhow::Result<()> {
     while indexed(folder.path())? < messages {
         thread::sleep(Duration::from_millis(20));
     }
-    let (took, used) = (start.elapsed().as_secs_f64(), cpu_seconds("log keeper")?);
+    let (took, used) = (start.elapsed().as_secs_f64(), cpu_seconds("log maintenance")?);
     writeln!(out, "indexing: {took:.1} s, {used:.2} CPU s")?;
     search(&mut out, &log, messages, "with the index", SEARCHES)?;
     drop(log);

@@ -1,11 +1,16 @@
-//! `chatty serve`: listens, accepts, and runs the loop until it is told to stop.
+//! `chatty serve`: opens the listeners and the log, and runs the server loop until a
+//! shutdown signal arrives.
 //!
-//! The parts, from the outside in: [`connection`] is one socket, [`outbox`] what
-//! waits for it; [`reactor`] is the loop that drains sockets, lets the [`hub`]
-//! handle each line, commits the [`turn`]'s records to the [`log`] and releases
-//! its effects. What its bytes go through, which may be TLS, is a [`stream`]; who
-//! the server says it is there, [`tls`]. Every limit that can be set stands in
-//! [`limits`]; where the log is kept, in [`storage`].
+//! From the network inwards: a [`connection`] owns one socket, whose bytes pass through a
+//! [`stream`] (plain TCP or TLS); its [`outbox`] holds the bytes that wait to be written.
+//! The [`reactor`] drains the sockets, passes each line to the [`hub`], commits the records
+//! of a [`turn`] to the [`log`], and then releases the turn's effects. [`limits`] declares
+//! every configurable limit, [`storage`] the location and retention of the log, and [`tls`]
+//! the certificate.
+//!
+//! Graceful shutdown: the first SIGTERM or SIGINT stops accepting and makes the reactor send
+//! a farewell to every client, flush the outboxes and commit what is left. A second signal
+//! ends the process at once; repeats within `REPEAT` of the first count as the same signal.
 
 use std::future::poll_fn;
 use std::io;
@@ -58,15 +63,16 @@ pub mod tls;
 pub mod turn;
 pub mod unsent;
 
-/// What `chatty serve` can be told.
+/// The options of `chatty serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Address to listen on; may be given more than once
+    /// Address to listen on; repeatable
     ///
-    /// Without it only this machine can connect. 0.0.0.0 is every IPv4 address
-    /// of this machine, :: every IPv6 one as well. A link-local address takes its
-    /// interface: `fe80::1%eth0`.
+    /// By default only this machine can connect. 0.0.0.0 means every IPv4 address of this machine,
+    /// and :: every IPv4 and IPv6 address. A link-local address needs its interface:
+    /// `fe80::1%eth0`.
     #[arg(
+        help_heading = "Network",
         long,
         value_name = "ADDR",
         default_values_t = [
@@ -78,8 +84,8 @@ pub struct ServeArgs {
     )]
     bind: Vec<ScopedIp>,
 
-    /// Port to listen on; 0 takes a free one and says which
-    #[arg(long, short, default_value_t = DEFAULT_PORT, env = "CHATTY_PORT")]
+    /// Port to listen on; 0 picks a free port and prints it
+    #[arg(help_heading = "Network", long, short, default_value_t = DEFAULT_PORT, env = "CHATTY_PORT")]
     port: u16,
 
     #[command(flatten)]
@@ -92,19 +98,19 @@ pub struct ServeArgs {
     limits: Limits,
 }
 
-/// How many connections may wait to be accepted; a class that arrives at once
-/// fits.
+/// Length of the accept queue. A few hundred clients that connect at the same moment fit.
 const BACKLOG: u32 = 4096;
 
-/// How often a silent peer is asked; all together take as long as its silence.
+/// Number of unanswered keepalive probes before the kernel gives up on a peer. Together they
+/// take as long as the idle time before the first probe.
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// Runs a server until it is told to stop.
+/// Runs a server until it is shut down.
 ///
 /// # Errors
-/// It cannot listen where it is told to, or its log fails.
+/// A listener or the log cannot be opened, or writing to the log failed.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
-    // First, so that it is dropped last.
+    // Started first, so that it is dropped last.
     let _log = AuditLog::start().context("cannot start")?;
     let descriptors = raise_descriptor_limit();
     tokio::runtime::Builder::new_current_thread()
@@ -115,84 +121,92 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
-    // A signal that comes while the log is being opened is no reason to end, either.
+    // Registered early: a signal that arrives while the log is being opened must not end the
+    // process.
     ignore_user_signals().context("cannot start")?;
     let is_hang_up_ignored = is_ignored(SignalKind::hangup().as_raw_value());
     let hang_up = signal(SignalKind::hangup()).context("cannot start")?;
     let listeners = listen(&args.bind, args.port)?;
+    let addresses =
+        listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+    let port = addresses.first().map_or(args.port, SocketAddr::port);
     let folder = args.storage.folder(args.port)?;
     let (log, hub) = open(&args, folder.as_deref())?;
+    let is_tls_only = args.tls.is_only();
     let identity = args.tls.open(folder.as_deref())?;
-    let (calls, incoming) = mpsc::unbounded_channel();
-    // Before anybody is told that we are ready.
-    let mut stops = ShutdownSignals::listen().context("cannot start")?;
+    let (inputs, incoming) = mpsc::unbounded_channel();
+    // Before the ready line is printed.
+    let mut signals = ShutdownSignals::listen().context("cannot start")?;
     let hashers = Hashers::start(args.limits.max_hashing).context("cannot start")?;
     let introduction = identity.as_ref().map(|(identity, _)| identity.describe());
     let identity = identity.map(|(identity, offer)| {
-        // Before anybody can be accepted.
-        let _ = calls.send(ReactorInput::Offer(offer));
+        // Queued before the first connection can be accepted.
+        let _ = inputs.send(ReactorInput::Offer(offer));
         identity
     });
-    // What `nohup` has us ignore stays so, unless there is something to reload.
+    // `nohup` makes a process ignore SIGHUP; respect that unless there is something to reload.
     if identity.is_some() || !is_hang_up_ignored {
-        tokio::spawn(reload(identity, hang_up, calls.clone()));
+        tokio::spawn(reload(identity, hang_up, inputs.clone()));
     }
-    announce_addresses(&listeners)?;
+    announce_addresses(&addresses);
+    log_line(&describe_join(&args.bind, port, is_tls_only));
+    log_line(&describe_storage(folder.as_deref()));
     if let Some(remark) = log.as_ref().and_then(SqliteLog::remark) {
         log_line(remark);
     }
     if let Some(introduction) = &introduction {
         log_line(introduction);
     }
-    let own_calls = calls.clone();
+    let own_inputs = inputs.clone();
     let accepting: Vec<_> = listeners
         .into_iter()
-        .map(|l| tokio::spawn(accept(l, SocketOptions::of(&args.limits), calls.clone())))
+        .map(|l| tokio::spawn(accept(l, SocketOptions::of(&args.limits), inputs.clone())))
         .collect();
     let stopping = tokio::spawn(async move {
-        let code = stops.next().await;
+        let code = signals.next().await;
         let first = Instant::now();
         for task in accepting {
             task.abort();
         }
-        let _ = calls.send(ReactorInput::Stop); // nobody to tell means it has ended
+        let _ = inputs.send(ReactorInput::Stop); // fails if the loop has already ended
         while first.elapsed() < REPEAT {
-            stops.next().await;
+            signals.next().await;
         }
-        // Asked twice: at once, whoever has not heard yet.
+        // A second signal: exit at once, without waiting for the remaining farewells.
         std::process::exit(code);
     });
     let limits = args.limits;
-    let calls = (own_calls, incoming);
-    // The loop shares its thread with nobody it has to be fair to.
+    let inputs = (own_inputs, incoming);
+    // No other task on this thread needs a fair share, so tokio's cooperative budget is
+    // switched off.
     let result = match log {
         Some(log) => {
-            unconstrained(Reactor::new(limits, log, hub, hashers, descriptors, calls)?.run()).await
+            unconstrained(Reactor::new(limits, log, hub, hashers, descriptors, inputs)?.run()).await
         }
         None => {
             let log = MemoryLog::new(limits.history_messages, limits.history_size);
-            unconstrained(Reactor::new(limits, log, hub, hashers, descriptors, calls)?.run()).await
+            unconstrained(Reactor::new(limits, log, hub, hashers, descriptors, inputs)?.run()).await
         }
     };
     stopping.abort();
     result
 }
 
-/// Opens the house as it was closed, and the log if that is in a folder.
+/// Opens the log, if it is stored in a folder, and restores the server state from it.
 fn open(args: &ServeArgs, folder: Option<&Path>) -> anyhow::Result<(Option<SqliteLog>, Hub)> {
     let limits = args.limits.clone();
     let mut seed = Seed::default();
-    getrandom::fill(&mut seed).context("the system gives no random numbers")?;
+    getrandom::fill(&mut seed).context("the system provides no random numbers")?;
     let Some(folder) = folder else {
         return Ok((None, Hub::new(limits, &Snapshot::default(), seed)?));
     };
-    let (log, kept) = args.storage.open(folder)?;
-    let hub = Hub::new(limits, &kept, seed).map_err(|unreadable| {
+    let (log, snapshot) = args.storage.open(folder)?;
+    let hub = Hub::new(limits, &snapshot, seed).map_err(|unreadable| {
         let (file, shelf, key) =
             (folder.join(sqlite::FILE), unreadable.shelf.as_str(), unreadable.key);
         anyhow!(
-            "cannot read what is kept in {0} as {unreadable}; put a copy of the file in its place, \
-             or do without that: \
+            "cannot read the stored state in {0}: {unreadable}; restore the file from a backup, \
+             or delete this entry: \
              sqlite3 {0} \"DELETE FROM kept WHERE shelf = '{shelf}' AND key = {key}\"",
             file.display()
         )
@@ -200,62 +214,61 @@ fn open(args: &ServeArgs, folder: Option<&Path>) -> anyhow::Result<(Option<Sqlit
     Ok((Some(log), hub))
 }
 
-/// At every SIGHUP what can change while the server runs is read again: its
-/// certificate. Who is connected goes on with the old one.
+/// Reloads the TLS certificate at every SIGHUP. Established connections keep the old one.
 async fn reload(
     mut identity: Option<Identity>,
     mut hang_up: Signal,
-    calls: UnboundedSender<ReactorInput>,
+    inputs: UnboundedSender<ReactorInput>,
 ) -> io::Result<()> {
     while hang_up.recv().await.is_some() {
         let Some(mut current) = identity.take() else {
             log_line("SIGHUP: nothing to reload, this server has no TLS certificate");
             continue;
         };
-        // Its disk may be slow.
+        // Reading from a slow disk must not block the loop.
         let reading = spawn_blocking(move || {
-            let (offer, said) = current.reload();
-            log_line(&said);
+            let (offer, report) = current.reload();
+            log_line(&report);
             (current, offer)
         });
         let (current, offer) = reading.await.map_err(io::Error::other)?;
         identity = Some(current);
         if let Some(offer) = offer {
-            let _ = calls.send(ReactorInput::Offer(offer)); // the loop may have ended
+            let _ = inputs.send(ReactorInput::Offer(offer)); // the loop may have ended
         }
     }
     Ok(())
 }
 
-/// The signals that end a server: SIGTERM and SIGINT. What was ignored when we began
-/// stays so.
+/// The signals that shut the server down: SIGTERM and SIGINT, except those that were ignored
+/// when the process started.
 struct ShutdownSignals(Vec<(Signal, i32)>);
 
 impl ShutdownSignals {
     fn listen() -> io::Result<Self> {
-        let mut stops = Vec::new();
+        let mut signals = Vec::new();
         for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
             let code = 128 + kind.as_raw_value();
-            stops.extend(unless_ignored(kind)?.map(|signal| (signal, code)));
+            signals.extend(unless_ignored(kind)?.map(|signal| (signal, code)));
         }
-        Ok(Self(stops))
+        Ok(Self(signals))
     }
 
-    /// Waits for the next one; gives the exit code for being ended by it.
+    /// Waits for the next signal; returns the exit code that stands for it.
     async fn next(&mut self) -> i32 {
         poll_fn(|context| {
-            let mut stops = self.0.iter_mut();
-            let came =
-                stops.find_map(|(stop, code)| stop.poll_recv(context).is_ready().then_some(*code));
-            came.map_or(Poll::Pending, Poll::Ready)
+            let mut signals = self.0.iter_mut();
+            let code = signals
+                .find_map(|(signal, code)| signal.poll_recv(context).is_ready().then_some(*code));
+            code.map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }
 }
 
-/// Opens every address. With port 0 all share the first one's free port.
+/// Listens on every address. With port 0 all addresses share the free port of the first one.
 fn listen(addresses: &[ScopedIp], port: u16) -> anyhow::Result<Vec<TcpListener>> {
-    /// How often another free port is tried if one address has it taken.
+    /// Attempts to find a port that is free on every address.
     const TRIES: usize = 16;
     let mut attempt = 0;
     loop {
@@ -266,9 +279,9 @@ fn listen(addresses: &[ScopedIp], port: u16) -> anyhow::Result<Vec<TcpListener>>
             Err((address, error)) => {
                 let reason = reason(&error);
                 let hint = if is_taken(&error) {
-                    " (is another chatty running? --port 0 takes a free one)"
+                    " (is another chatty running? use --port 0 for a free port)"
                 } else if lacks_zone(&address) {
-                    " (a link-local address takes its interface, as in fe80::1%eth0)"
+                    " (a link-local address needs its interface, e.g. fe80::1%eth0)"
                 } else {
                     ""
                 };
@@ -286,7 +299,7 @@ fn listen_all(
     let mut listeners = Vec::new();
     for (at, address) in addresses.iter().enumerate() {
         if addresses[..at].contains(address) {
-            continue; // said twice
+            continue; // a duplicate
         }
         let (ip, address) = (address.ip, address.with_port(port));
         match listen_on(address, is_beside_v4).and_then(|l| Ok((l.local_addr()?.port(), l))) {
@@ -294,7 +307,7 @@ fn listen_all(
                 port = taken;
                 listeners.push(listener);
             }
-            // A machine without IPv6 has no ::1; the other loopback serves.
+            // A machine without IPv6 has no ::1; the other loopback address is enough.
             Err(error) if ip.is_loopback() && !listeners.is_empty() && is_absent(&error) => {}
             Err(error) => return Err((address, error)),
         }
@@ -305,10 +318,10 @@ fn listen_all(
 fn listen_on(address: SocketAddr, is_beside_v4: bool) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if address.is_ipv6() {
-        // :: takes IPv4 as well, unless 0.0.0.0 does; ::1 next to 127.0.0.1 must not.
+        // :: also accepts IPv4 unless 0.0.0.0 is bound; ::1 beside 127.0.0.1 must not.
         SockRef::from(&socket).set_only_v6(is_beside_v4 || !address.ip().is_unspecified())?;
     }
-    socket.set_reuseaddr(true)?; // a restart need not wait for old connections to fade
+    socket.set_reuseaddr(true)?; // a restart must not wait for connections in TIME_WAIT
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -322,16 +335,14 @@ fn is_absent(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
 }
 
-/// Whether this is a link-local IPv6 address without its interface: the system then
-/// refuses it as an invalid argument.
+/// Returns whether a link-local IPv6 address lacks its interface; the system then reports an
+/// invalid argument.
 fn lacks_zone(address: &SocketAddr) -> bool {
     matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0)
 }
 
-/// The first line of stderr.
-fn announce_addresses(listeners: &[TcpListener]) -> anyhow::Result<()> {
-    let addresses =
-        listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+/// Prints the ready line, the first line on stderr; scripts and tests wait for it.
+fn announce_addresses(addresses: &[SocketAddr]) {
     let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     let reach = if addresses.iter().all(|address| address.ip().is_loopback()) {
         "this machine only; --bind 0.0.0.0 opens it to the network"
@@ -339,7 +350,32 @@ fn announce_addresses(listeners: &[TcpListener]) -> anyhow::Result<()> {
         "open to the network; without --bind only this machine can connect"
     };
     log_line(&format!("listening on {} ({reach})", shown.join(" and ")));
-    Ok(())
+}
+
+/// Returns the commands that join from this machine. The options are left out where they are the
+/// defaults of the client.
+fn describe_join(bind: &[ScopedIp], port: u16, is_tls_only: bool) -> String {
+    let is_local = |address: &ScopedIp| {
+        let ip = address.ip;
+        ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST || ip.is_unspecified()
+    };
+    let other_host = bind.first().filter(|_| !bind.iter().any(is_local)).map(ToString::to_string);
+    let port_option = if port == DEFAULT_PORT { String::new() } else { format!(" -p {port}") };
+    let host = other_host.as_ref().map(|host| format!(" {host}")).unwrap_or_default();
+    let rest = if is_tls_only {
+        " --tls".to_owned()
+    } else {
+        format!(" (or: nc {} {port})", other_host.as_deref().unwrap_or("localhost"))
+    };
+    format!("join with: chatty join{host}{port_option}{rest}")
+}
+
+/// Returns where messages are stored.
+fn describe_storage(folder: Option<&Path>) -> String {
+    match folder {
+        Some(folder) => format!("messages are stored in {}", folder.display()),
+        None => "messages are kept in memory only (--ephemeral)".to_owned(),
+    }
 }
 
 /// Writes a line to stderr.
@@ -347,23 +383,27 @@ fn log_line(line: &str) {
     audit::write(line.to_owned());
 }
 
-async fn accept(listener: TcpListener, vigil: SocketOptions, calls: UnboundedSender<ReactorInput>) {
-    let (mut pause, mut trouble) = (PAUSE_MIN, ThrottledWarning::default());
+async fn accept(
+    listener: TcpListener,
+    options: SocketOptions,
+    inputs: UnboundedSender<ReactorInput>,
+) {
+    let (mut pause, mut warning) = (PAUSE_MIN, ThrottledWarning::default());
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
                 pause = PAUSE_MIN;
-                vigil.apply(&stream);
-                if calls.send(ReactorInput::Accepted(stream, Peer::new(address.ip()))).is_err() {
+                options.apply(&stream);
+                if inputs.send(ReactorInput::Accepted(stream, Peer::new(address.ip()))).is_err() {
                     return;
                 }
             }
-            // Out of descriptors, most likely: those inside go on, and who waits
-            // outside is let in when somebody leaves.
+            // Usually out of file descriptors: established connections are unaffected, and
+            // clients in the accept queue get in when others disconnect.
             Err(error) => {
                 if pause == PAUSE_MIN {
                     let why = reason(&error);
-                    trouble.tell(&format!("cannot accept connections: {why}; trying again"));
+                    warning.warn(&format!("cannot accept connections: {why}; trying again"));
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
@@ -372,12 +412,12 @@ async fn accept(listener: TcpListener, vigil: SocketOptions, calls: UnboundedSen
     }
 }
 
-/// How long accepting rests after it failed, at first and at most.
+/// Pause before accepting again after a failure; it doubles from the first to the second.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// How a peer that vanished is noticed without asking its person anything: by
-/// keepalive when idle, by the user timeout when something waits.
+/// Socket options that detect a vanished peer without a message in the protocol: TCP keepalive
+/// on an idle connection, the TCP user timeout while sent data is not acknowledged.
 struct SocketOptions {
     keepalive: TcpKeepalive,
     user_timeout: Duration,
@@ -385,7 +425,7 @@ struct SocketOptions {
 
 impl SocketOptions {
     fn of(limits: &Limits) -> Self {
-        // The system counts in seconds.
+        // The kernel counts in whole seconds.
         let interval = (limits.keepalive / KEEPALIVE_PROBES).max(Duration::from_secs(1));
         let keepalive = TcpKeepalive::new()
             .with_time(limits.keepalive.max(Duration::from_secs(1)))
@@ -394,7 +434,7 @@ impl SocketOptions {
         Self { keepalive, user_timeout: limits.user_timeout }
     }
 
-    /// Sets a new connection up. What fails here only costs comfort.
+    /// Configures a new connection. Failures are ignored: the connection works without.
     fn apply(&self, stream: &TcpStream) {
         let _ = stream.set_nodelay(true);
         let socket = SockRef::from(stream);
@@ -404,8 +444,8 @@ impl SocketOptions {
     }
 }
 
-/// As many connections as the system lets us have, without being asked to.
-/// Tells how many descriptors there are then.
+/// Raises the soft limit of open file descriptors to the hard limit; returns the limit that
+/// applies then.
 fn raise_descriptor_limit() -> usize {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return usize::MAX };
     let is_raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();

@@ -1,7 +1,8 @@
-//! The server's log: lines on stderr, of what operators do and of what goes wrong.
-//! Whoever reads them slowly, or not at all, must not hold the chat up; so a thread
-//! writes them, and what does not fit is counted. There is one stderr, so there is
-//! one such thread.
+//! The server's log on stderr: actions of operators, and errors.
+//!
+//! A slow or missing reader of stderr must not block the server, so a thread writes the lines,
+//! and lines beyond the queue's length are dropped and counted. As there is one stderr, the
+//! queue is global.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io;
@@ -14,47 +15,47 @@ use std::time::{Duration, Instant};
 
 use crate::stdio;
 
-/// How many lines may wait to be written.
+/// Maximum number of lines that wait to be written.
 const WAITING_MAX: usize = 1000;
 
-/// How long the end waits for what is still to be written.
+/// Time that the end of the process waits for the remaining lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A cause that goes on is told no more often.
+/// Minimum time between two reports of the same cause.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-enum Order {
+enum Entry {
     Line(String),
-    /// To be told when all before it is written.
-    Mark(Sender<()>),
+    /// Dropped when all lines before it are written.
+    Flush(Sender<()>),
 }
 
-static QUEUE: OnceLock<SyncSender<Order>> = OnceLock::new();
+static QUEUE: OnceLock<SyncSender<Entry>> = OnceLock::new();
 
-/// How many lines found no room.
+/// Number of lines dropped because the queue was full.
 static DROPPED_LINES: AtomicUsize = AtomicUsize::new(0);
 
-/// Has what was said written when it is dropped, in a panic too.
+/// Flushes the queue when it is dropped, also in a panic.
 #[derive(Debug)]
 pub struct AuditLog(());
 
 impl Drop for AuditLog {
     fn drop(&mut self) {
-        let (mark, written) = channel();
-        if QUEUE.get().is_some_and(|queue| queue.try_send(Order::Mark(mark)).is_ok()) {
-            let _ = written.recv_timeout(FLUSH_TIMEOUT); // nobody may be there to read it
+        let (done, written) = channel();
+        if QUEUE.get().is_some_and(|queue| queue.try_send(Entry::Flush(done)).is_ok()) {
+            let _ = written.recv_timeout(FLUSH_TIMEOUT); // stderr may not be read
         }
     }
 }
 
 impl AuditLog {
-    /// Starts the thread, and has it tell of panics as well.
+    /// Starts the writing thread, and logs panics through it.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The system provides no thread.
     pub fn start() -> io::Result<Self> {
-        let (queue, orders) = sync_channel(WAITING_MAX);
-        thread::Builder::new().name("audit".into()).spawn(move || write_all(&orders))?;
+        let (queue, entries) = sync_channel(WAITING_MAX);
+        thread::Builder::new().name("audit".into()).spawn(move || write_all(&entries))?;
         if QUEUE.set(queue).is_ok() {
             log_panics();
         }
@@ -62,56 +63,56 @@ impl AuditLog {
     }
 }
 
-/// Writes a line when its turn comes.
+/// Queues a line; writes it at once if the thread is not running.
 pub fn write(line: String) {
-    let Some(queue) = QUEUE.get() else { return now(&line) };
-    let lost = DROPPED_LINES.load(Ordering::Relaxed);
-    if lost > 0 && queue.try_send(Order::Line(format!("{lost} lines lost"))).is_ok() {
-        DROPPED_LINES.fetch_sub(lost, Ordering::Relaxed);
+    let Some(queue) = QUEUE.get() else { return print(&line) };
+    let dropped = DROPPED_LINES.load(Ordering::Relaxed);
+    if dropped > 0 && queue.try_send(Entry::Line(format!("{dropped} log lines dropped"))).is_ok() {
+        DROPPED_LINES.fetch_sub(dropped, Ordering::Relaxed);
     }
-    if queue.try_send(Order::Line(line)).is_err() {
+    if queue.try_send(Entry::Line(line)).is_err() {
         DROPPED_LINES.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-fn write_all(orders: &Receiver<Order>) {
-    for order in orders {
-        match order {
-            Order::Line(line) => now(&line),
-            Order::Mark(mark) => drop(mark),
+fn write_all(entries: &Receiver<Entry>) {
+    for entry in entries {
+        match entry {
+            Entry::Line(line) => print(&line),
+            Entry::Flush(done) => drop(done),
         }
     }
 }
 
-fn now(line: &str) {
-    // Nobody may be there to read it, and that is no reason not to serve.
+fn print(line: &str) {
+    // stderr may be closed, which must not stop the server.
     stdio::print_error(line);
 }
 
-/// Something that can go wrong again and again.
+/// A warning whose cause can recur quickly.
 #[derive(Debug, Default)]
 pub struct ThrottledWarning {
     last: Option<Instant>,
-    left_out: usize,
+    suppressed: usize,
 }
 
 impl ThrottledWarning {
-    /// Tells of it, unless it has just been told of.
-    pub fn tell(&mut self, line: &str) {
+    /// Logs the warning, unless it was logged within `REPEAT_INTERVAL`.
+    pub fn warn(&mut self, line: &str) {
         if self.last.is_some_and(|last| last.elapsed() < REPEAT_INTERVAL) {
-            self.left_out += 1;
+            self.suppressed += 1;
             return;
         }
         self.last = Some(Instant::now());
-        let more = match std::mem::take(&mut self.left_out) {
+        let more = match std::mem::take(&mut self.suppressed) {
             0 => String::new(),
-            count => format!(" (and {count} times more before)"),
+            count => format!(" ({count} more since the last report)"),
         };
         write(format!("{line}{more}"));
     }
 }
 
-/// A panic ends one connection; what there is to be mended is told here.
+/// Logs panics. A panic ends only one connection, so this is where a bug becomes visible.
 fn log_panics() {
     let cause = Mutex::new(ThrottledWarning::default());
     panic::set_hook(Box::new(move |info| {
@@ -120,6 +121,6 @@ fn log_panics() {
         if trace.status() == BacktraceStatus::Captured {
             line = format!("{line}\n{trace}");
         }
-        cause.lock().unwrap_or_else(PoisonError::into_inner).tell(&line);
+        cause.lock().unwrap_or_else(PoisonError::into_inner).warn(&line);
     }));
 }

@@ -1,90 +1,88 @@
-//! When a turn ends and all it said is stored and written: at once while lines
-//! come singly; a moment later while they follow each other, so that several
-//! share a commit, and one system call for each reader. Either costs about the
-//! same whatever it carries, and in a busy room they are most of what the server
-//! does.
+//! The batch delay: how long a turn waits for more input before it is committed and flushed.
 //!
-//! Waiting is bounded by what ending a turn costs, and by the time in which
-//! another line is to be expected. Whether it pays is tried now and then, and
-//! judged by what came of it.
+//! A commit and a flush each cost about the same however many lines they carry, and in a busy
+//! room they are most of the server's work. If lines arrive one at a time, the turn ends at
+//! once. If they follow each other closely, it ends a moment later, so that several lines are
+//! coalesced: they share one commit, and one system call per reader.
 //!
-//! Where ending a turn takes long, a part of that is no wait to speak of. There
-//! lines that follow a turn closely always wait that part: people who answer what
-//! they have just read then speak in one rhythm, and are written together, where
-//! otherwise they fall into groups that take turns.
+//! The delay is bounded by the cost of ending a turn and by the time within which another line
+//! is expected. While it does not pay off, one turn in `PROBE_INTERVAL` tries it again.
+//!
+//! If ending a turn takes long, a fraction of that time does not matter, so lines that closely
+//! follow the last turn always wait for that fraction. Clients that answer what they have just
+//! read then synchronize and are served together, instead of forming groups that alternate.
 
 use std::time::Duration;
 
-/// A line waits for at most so many times what ending a turn takes, and never
-/// longer than this.
+/// The delay is at most this multiple of the cost of ending a turn, and at most [`DELAY_MAX`].
 const COST_FACTOR: u32 = 4;
 const DELAY_MAX: Duration = Duration::from_micros(1500);
 
-/// Shorter than this a wait is not worth its own timer.
+/// A shorter delay is not worth its timer.
 const DELAY_MIN: Duration = Duration::from_micros(60);
 
-/// Ending a turn takes long from where this part of it is worth its timer. It is
-/// what lines always wait that come within so many times what it takes.
-const PART_OF_COST: u32 = 8;
+/// The fraction of the cost that lines always wait for if they arrive within [`CLOSE_GAP`]
+/// times the cost after the last turn, and if the fraction is at least [`DELAY_MIN`].
+const COST_FRACTION: u32 = 8;
 const CLOSE_GAP: u32 = 2;
 
-/// No other line for so many times the usual gap: none is on its way.
+/// After this multiple of the usual gap no other line is expected.
 const GAP_FACTOR: u32 = 2;
 
-/// While waiting does not pay, one turn in so many tries whether it does now.
+/// While waiting does not pay off, one turn in this number tries it again.
 const PROBE_INTERVAL: u32 = 64;
 
 /// Decides when a turn ends.
 #[derive(Debug, Default)]
 pub struct BatchDelay {
-    /// What ending a turn has been taking.
+    /// Running mean of the time that ending a turn takes.
     cost: Duration,
-    /// Between parts.
+    /// Running mean of the time between two drains with input.
     gap: Duration,
-    last_part: Duration,
+    last_drain: Duration,
     last_end: Duration,
     wait: Option<Wait>,
     is_paying: bool,
-    /// Since it was last tried.
+    /// Number of turns since waiting was last tried.
     turns: u32,
 }
 
-/// A turn that waits for more.
+/// The delay of the current turn.
 #[derive(Debug, Clone, Copy)]
 struct Wait {
-    /// For so long whatever happens.
+    /// Minimum, even if no more input arrives.
     least: Duration,
-    /// For so long if lines keep coming.
+    /// Maximum, while input keeps arriving.
     most: Duration,
     since: Duration,
 }
 
 impl BatchDelay {
-    /// Something has come. `None`: the turn ends now. Otherwise until when it waits
-    /// for more, if none comes.
-    pub fn after_part(&mut self, now: Duration) -> Option<Duration> {
-        self.gap = mean(self.gap, now.saturating_sub(self.last_part).min(DELAY_MAX));
-        self.last_part = now;
-        let begun = self.wait.unwrap_or_else(|| self.begin(now));
-        self.wait = (begun.least.max(begun.most) >= DELAY_MIN).then_some(begun);
+    /// Notes a drain with input. Returns until when the turn waits for more, or `None` if it
+    /// ends now.
+    pub fn after_drain(&mut self, now: Duration) -> Option<Duration> {
+        self.gap = mean(self.gap, now.saturating_sub(self.last_drain).min(DELAY_MAX));
+        self.last_drain = now;
+        let wait = self.wait.unwrap_or_else(|| self.start(now));
+        self.wait = (wait.least.max(wait.most) >= DELAY_MIN).then_some(wait);
         let Wait { least, most, since } = self.wait?;
         let until = (since + most).min(now + self.gap * GAP_FACTOR).max(since + least);
         (until > now).then_some(until)
     }
 
-    fn begin(&self, since: Duration) -> Wait {
-        let part = (self.cost / PART_OF_COST).min(DELAY_MAX);
-        let is_close = part >= DELAY_MIN && since < self.last_end + self.cost * CLOSE_GAP;
-        let is_tried = self.is_paying || self.turns >= PROBE_INTERVAL;
+    fn start(&self, since: Duration) -> Wait {
+        let fraction = (self.cost / COST_FRACTION).min(DELAY_MAX);
+        let is_close = fraction >= DELAY_MIN && since < self.last_end + self.cost * CLOSE_GAP;
+        let may_wait = self.is_paying || self.turns >= PROBE_INTERVAL;
         Wait {
-            least: if is_close { part } else { Duration::ZERO },
-            most: if is_tried { (self.cost * COST_FACTOR).min(DELAY_MAX) } else { Duration::ZERO },
+            least: if is_close { fraction } else { Duration::ZERO },
+            most: if may_wait { (self.cost * COST_FACTOR).min(DELAY_MAX) } else { Duration::ZERO },
             since,
         }
     }
 
-    /// A turn has ended at `now`, which took so long; `has_paid` tells whether it
-    /// was worth its while if it waited.
+    /// Notes the end of a turn at `now`, which took `took`; `has_paid` is whether coalescing
+    /// saved work if the turn waited.
     pub fn after_turn(&mut self, now: Duration, took: Duration, has_paid: bool) {
         self.last_end = now;
         self.cost = mean(self.cost, took);
@@ -96,7 +94,7 @@ impl BatchDelay {
     }
 }
 
-/// A running mean in which what was long ago counts little.
+/// A running mean (exponential smoothing).
 fn mean(mean: Duration, next: Duration) -> Duration {
     (mean * 3 + next) / 4
 }
@@ -107,85 +105,85 @@ mod tests {
 
     const MICROSECOND: Duration = Duration::from_micros(1);
 
-    /// Lines come `every` so many microseconds from a `start` on; a flush takes
-    /// `cost`. Gives how many turns there were and how long a line waited at most.
+    /// Plays lines that arrive `every` microseconds from `start`; ending a turn takes `cost`
+    /// microseconds. Returns the number of turns and the longest delay of a line.
     fn play(
-        linger: &mut BatchDelay,
+        delay: &mut BatchDelay,
         start: Duration,
         every: u32,
         cost: u32,
         lines: u32,
     ) -> (u32, Duration) {
-        let (mut turns, mut waited, mut parts) = (0, Duration::ZERO, 0);
+        let (mut turns, mut waited, mut drains) = (0, Duration::ZERO, 0);
         let mut first = Duration::ZERO;
         let mut due: Option<Duration> = None;
         for line in 1..=lines {
             let now = start + MICROSECOND * (line * every);
             if let Some(at) = due.take_if(|at| *at <= now) {
-                linger.after_turn(at, MICROSECOND * cost, parts > 1);
+                delay.after_turn(at, MICROSECOND * cost, drains > 1);
                 waited = waited.max(at.saturating_sub(first));
-                (turns, parts) = (turns + 1, 0);
+                (turns, drains) = (turns + 1, 0);
             }
-            if parts == 0 {
+            if drains == 0 {
                 first = now;
             }
-            parts += 1;
-            due = linger.after_part(now);
+            drains += 1;
+            due = delay.after_drain(now);
             if due.is_none() {
-                linger.after_turn(now, MICROSECOND * cost, parts > 1);
+                delay.after_turn(now, MICROSECOND * cost, drains > 1);
                 waited = waited.max(now.saturating_sub(first));
-                (turns, parts) = (turns + 1, 0);
+                (turns, drains) = (turns + 1, 0);
             }
         }
         let end = start + MICROSECOND * (lines * every);
-        linger.after_turn(end, MICROSECOND * cost, parts > 1);
+        delay.after_turn(end, MICROSECOND * cost, drains > 1);
         (turns, waited)
     }
 
     #[test]
-    fn in_a_busy_room_lines_are_gathered_within_bounds() {
-        let mut linger = BatchDelay::default();
-        play(&mut linger, Duration::ZERO, 1000, 440, 500);
-        let (turns, waited) = play(&mut linger, Duration::from_secs(1), 1000, 440, 1000);
+    fn lines_of_a_busy_room_are_coalesced_within_bounds() {
+        let mut delay = BatchDelay::default();
+        play(&mut delay, Duration::ZERO, 1000, 440, 500);
+        let (turns, waited) = play(&mut delay, Duration::from_secs(1), 1000, 440, 1000);
         assert!(turns < 600, "{turns} turns of 1000 lines");
         assert!(waited <= DELAY_MAX, "{waited:?}");
     }
 
     #[test]
-    fn where_turns_take_long_lines_that_follow_closely_wait_for_a_part_of_it() {
-        let mut linger = BatchDelay::default();
-        play(&mut linger, Duration::ZERO, 50, 4000, 1000);
-        let (turns, waited) = play(&mut linger, Duration::from_secs(1), 50, 4000, 1000);
+    fn close_lines_wait_for_a_fraction_of_the_cost_when_turns_are_slow() {
+        let mut delay = BatchDelay::default();
+        play(&mut delay, Duration::ZERO, 50, 4000, 1000);
+        let (turns, waited) = play(&mut delay, Duration::from_secs(1), 50, 4000, 1000);
         assert!(turns <= 100, "{turns} turns of 1000 lines");
         assert!(waited <= DELAY_MAX, "{waited:?}");
-        let (_, waited) = play(&mut linger, Duration::from_secs(2), 50, 40_000, 1000);
+        let (_, waited) = play(&mut delay, Duration::from_secs(2), 50, 40_000, 1000);
         assert!(waited <= DELAY_MAX, "{waited:?}");
-        // Who speaks after pauses hardly ever waits.
-        play(&mut linger, Duration::from_secs(3), 100_000, 4000, 10);
-        let (_, waited) = play(&mut linger, Duration::from_secs(5), 100_000, 4000, 20);
+        // A client that sends after pauses hardly ever waits.
+        play(&mut delay, Duration::from_secs(3), 100_000, 4000, 10);
+        let (_, waited) = play(&mut delay, Duration::from_secs(5), 100_000, 4000, 20);
         assert_eq!(waited, Duration::ZERO);
     }
 
     #[test]
-    fn a_line_that_comes_alone_is_written_at_once() {
-        let mut linger = BatchDelay::default();
-        let (turns, _) = play(&mut linger, Duration::ZERO, 20_000, 440, 1000);
+    fn single_line_is_written_at_once() {
+        let mut delay = BatchDelay::default();
+        let (turns, _) = play(&mut delay, Duration::ZERO, 20_000, 440, 1000);
         assert!(turns >= 990, "{turns}");
-        // Where a flush costs next to nothing there is nothing to save.
+        // If a flush costs next to nothing, there is nothing to save.
         let (turns, waited) = play(&mut BatchDelay::default(), Duration::ZERO, 100, 5, 1000);
         assert_eq!((turns, waited), (1000, Duration::ZERO));
     }
 
     #[test]
-    fn a_room_that_falls_quiet_is_no_longer_waited_for() {
-        let mut linger = BatchDelay::default();
-        play(&mut linger, Duration::ZERO, 300, 440, 1000);
+    fn delay_ends_when_the_room_falls_quiet() {
+        let mut delay = BatchDelay::default();
+        play(&mut delay, Duration::ZERO, 300, 440, 1000);
         let mut now = Duration::from_secs(10);
         for _ in 0..10 {
             now += Duration::from_millis(50);
-            linger.after_part(now);
-            linger.after_turn(now, MICROSECOND * 440, false);
+            delay.after_drain(now);
+            delay.after_turn(now, MICROSECOND * 440, false);
         }
-        assert_eq!(linger.after_part(now + Duration::from_millis(50)), None);
+        assert_eq!(delay.after_drain(now + Duration::from_millis(50)), None);
     }
 }

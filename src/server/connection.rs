@@ -1,9 +1,9 @@
-//! One socket: what was read of it and is not handled yet, what is to be
-//! written, and how far its end has come. It knows no rule of the chat.
+//! One socket: input that is not handled yet, output that is not written yet, and the state
+//! of the connection. It knows no rule of the chat.
 //!
-//! There is no task for each connection. A socket that has something to read,
-//! or room to write again, wakes its [`SlotWaker`], which only notes its slot for
-//! the server's one loop (`reactor.rs`). An idle connection holds no buffer.
+//! There is no task per connection. A socket that becomes readable or writable wakes its
+//! [`SlotWaker`], which only queues its slot for the server loop (`reactor.rs`). An idle
+//! connection holds no buffer.
 
 use std::io;
 use std::mem;
@@ -24,48 +24,48 @@ use super::unsent;
 use crate::protocol::LOGIN_LINE_MAX;
 use crate::protocol::codec::LineCodec;
 
-/// Which slots have something to do, noted by wake-ups and emptied by the loop.
+/// The slots whose sockets became ready, filled by wakers and emptied by the server loop.
 #[derive(Debug, Default)]
 pub struct ReadyQueue {
-    rung: Mutex<Vec<u32>>,
-    some: Notify,
+    ready: Mutex<Vec<u32>>,
+    notify: Notify,
 }
 
 impl ReadyQueue {
-    /// Waits until a bell was rung since the last [`ReadyQueue::take_into`].
+    /// Waits until a slot was queued since the last [`ReadyQueue::take_into`].
     pub async fn wait(&self) {
-        self.some.notified().await;
+        self.notify.notified().await;
     }
 
-    /// Adds the slots that rang.
+    /// Moves the queued slots to `slots`.
     pub fn take_into(&self, slots: &mut Vec<u32>) {
         slots.append(&mut self.lock());
     }
 
-    /// A bell for one slot, as the waker that a socket is handed.
+    /// Returns the waker of one slot, to be passed to its socket.
     #[must_use]
-    pub fn bell(self: &Arc<Self>, slot: u32) -> Arc<SlotWaker> {
-        Arc::new(SlotWaker { slot, has_rung: AtomicBool::new(false), all: self.clone() })
+    pub fn waker(self: &Arc<Self>, slot: u32) -> Arc<SlotWaker> {
+        Arc::new(SlotWaker { slot, is_queued: AtomicBool::new(false), queue: self.clone() })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u32>> {
-        // A list of numbers is whole whatever happened to who held it.
-        self.rung.lock().unwrap_or_else(PoisonError::into_inner)
+        // A list of numbers is consistent even if a thread panicked while holding the lock.
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Wakes the loop for one slot; rings once until it is answered.
+/// Queues one slot; at most once until [`SlotWaker::clear`].
 #[derive(Debug)]
 pub struct SlotWaker {
     slot: u32,
-    has_rung: AtomicBool,
-    all: Arc<ReadyQueue>,
+    is_queued: AtomicBool,
+    queue: Arc<ReadyQueue>,
 }
 
 impl SlotWaker {
-    /// The loop has come to look; the next wake-up rings again.
-    pub fn answer(&self) {
-        self.has_rung.store(false, Ordering::Release);
+    /// Notes that the loop is serving the slot; the next wake-up queues it again.
+    pub fn clear(&self) {
+        self.is_queued.store(false, Ordering::Release);
     }
 }
 
@@ -75,163 +75,163 @@ impl Wake for SlotWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.has_rung.swap(true, Ordering::AcqRel) {
-            self.all.lock().push(self.slot);
-            self.all.some.notify_one();
+        if !self.is_queued.swap(true, Ordering::AcqRel) {
+            self.queue.lock().push(self.slot);
+            self.queue.notify.notify_one();
         }
     }
 }
 
-/// How far a connection's end has come.
+/// The phases of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Connected; how it speaks is being found out.
+    /// Connected; the transport is not known yet.
     Arriving,
-    /// Talking.
+    /// In use.
     Open,
-    /// Said farewell to; what waits is still written, nothing more is read.
+    /// The farewell is queued; pending output is still written, input is no longer read.
     Closing,
-    /// All is written and our side is closed. What still comes is thrown away,
-    /// since closing on unread bytes would take the last lines from the peer.
+    /// Everything is written and our side is closed. Input is read and discarded, because
+    /// closing a socket with unread input sends a reset, which could discard the last lines.
     Lingering,
 }
 
-/// One socket and what belongs to it.
+/// A socket and its state.
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools)] // facts that are independent of each other
+#[allow(clippy::struct_excessive_bools)] // the flags are independent of each other
 pub struct Connection {
     stream: Stream,
-    bell: Arc<SlotWaker>,
+    slot_waker: Arc<SlotWaker>,
     waker: Waker,
-    /// Tells this connection from those that had the slot before.
+    /// Distinguishes this connection from earlier ones in the same slot.
     pub generation: u32,
-    /// The drain in which it was last looked at.
+    /// The drain in which it was last served.
     pub last_drain: u64,
-    /// How far its end has come.
+    /// The current phase.
     pub phase: Phase,
-    /// Cuts what is read into lines.
+    /// Splits input into lines.
     pub codec: LineCodec,
-    /// Read but not handled: the rest of a piece whose handling had to stop.
+    /// Input that was read, but could not be handled yet.
     pub unread: Vec<u8>,
-    /// What is to be written.
+    /// Output that waits to be written.
     pub outbox: Outbox,
-    /// How fast its lines may be heard, where that is limited.
-    pub pace: Bucket,
-    /// Whether limits on how fast it may speak are for it.
+    /// The state of the input rate limit.
+    pub rate_bucket: Bucket,
+    /// Whether rate limits apply to this connection.
     pub is_limited: bool,
-    /// Whether it is not heard since it spoke too fast.
-    pub is_paced: bool,
-    /// Whether it was never let in, and only hears why.
-    pub is_turned_away: bool,
-    /// Whether the other side has closed its sending side.
+    /// Whether it is not read from until the rate limit permits the next line.
+    pub is_rate_limited: bool,
+    /// Whether it was rejected at accept, and only gets the reason.
+    pub is_rejected: bool,
+    /// Whether the client has closed its sending side.
     pub is_finished: bool,
-    /// Whether it waits for an answer, and is not read from meanwhile.
+    /// Whether it waits for a reply and is not read from meanwhile.
     pub is_waiting: bool,
-    /// Whether it is looked after while it may wait.
-    pub is_looked_after: bool,
-    /// Whether it is not read from since too much waits for it.
-    pub is_held_back: bool,
-    /// Whether the hub is to be told when little waits for it any more.
-    pub wants_feed: bool,
-    /// Whether it is on the list of those to be written to.
+    /// Whether a timer checks that the client is still connected while it waits.
+    pub has_liveness_timer: bool,
+    /// Whether it is not read from because its outbox exceeds the limit (backpressure).
+    pub is_over_outbox_limit: bool,
+    /// Whether the hub wants to know when the outbox has drained.
+    pub wants_page: bool,
+    /// Whether it is in the list of connections to flush.
     pub is_dirty: bool,
-    /// Since when nothing could be written though something waits.
+    /// When writing was blocked without progress for the first time.
     stalled_since: Option<Duration>,
-    /// Whether it was measured since then what the system has not sent, and how much
-    /// it was, if that can be told.
+    /// Whether the unsent data in the kernel was measured since then, and the result in
+    /// bytes, if it is known.
     is_measured: bool,
     unsent: Option<u32>,
-    /// Whether it is being looked at how that goes on.
-    is_watched: bool,
-    /// Whether it is parted with since it does not read.
-    is_parted: bool,
-    /// Whether nothing can be written to it.
-    pub is_deaf: bool,
+    /// Whether a timer checks the progress of writing.
+    has_stall_timer: bool,
+    /// Whether it is being disconnected because the client does not read.
+    is_evicted: bool,
+    /// Whether nothing can be written any more.
+    pub is_write_closed: bool,
 }
 
-/// What became of writing.
+/// The result of a flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flush {
-    /// All of it is written.
+    /// Everything is written.
     Done,
-    /// The socket is full; `progress` tells whether it took anything.
+    /// The socket is full.
     Blocked {
         /// Whether anything was written.
         progress: bool,
     },
 }
 
-/// Whether a peer reads that something waits for.
+/// The result of a check for a stalled client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stall {
-    /// Nothing waits.
+    /// No output is pending.
     None,
-    /// It may.
+    /// The client is not stalled yet; check again at this time.
     LookAgainAt(Duration),
-    /// It has read nothing for too long.
+    /// The client has read nothing for too long.
     Over,
 }
 
 impl Connection {
-    /// A connection that was just accepted into a slot.
+    /// Creates the state of a connection that was just accepted into a slot.
     #[must_use]
-    pub fn new(socket: TcpStream, bell: Arc<SlotWaker>, generation: u32) -> Self {
+    pub fn new(socket: TcpStream, slot_waker: Arc<SlotWaker>, generation: u32) -> Self {
         Self {
             stream: Stream::Plain(socket),
-            waker: Waker::from(bell.clone()),
-            bell,
+            waker: Waker::from(slot_waker.clone()),
+            slot_waker,
             generation,
             last_drain: 0,
             phase: Phase::Arriving,
             codec: LineCodec::new(LOGIN_LINE_MAX),
             unread: Vec::new(),
             outbox: Outbox::default(),
-            pace: Bucket::default(),
+            rate_bucket: Bucket::default(),
             is_limited: false,
-            is_paced: false,
-            is_turned_away: false,
+            is_rate_limited: false,
+            is_rejected: false,
             is_finished: false,
             is_waiting: false,
-            is_looked_after: false,
-            is_held_back: false,
-            wants_feed: false,
+            has_liveness_timer: false,
+            is_over_outbox_limit: false,
+            wants_page: false,
             is_dirty: false,
             stalled_since: None,
             is_measured: false,
             unsent: None,
-            is_watched: false,
-            is_parted: false,
-            is_deaf: false,
+            has_stall_timer: false,
+            is_evicted: false,
+            is_write_closed: false,
         }
     }
 
-    /// To be called before reading or writing because of a wake-up, so that a
-    /// later one is not lost.
+    /// Notes that the connection is being served. To be called before reading or writing, so
+    /// that no later wake-up is lost.
     pub fn clear_ready(&self) {
-        self.bell.answer();
+        self.slot_waker.clear();
     }
 
-    /// Finds out how the other side speaks, where TLS is offered. `None`: not
-    /// known yet; the bell rings when there is more to tell by.
+    /// Detects the transport, if TLS is offered. `None`: not known yet; the waker is called
+    /// when there is more input.
     ///
     /// # Errors
     /// The connection is broken, or a handshake failed.
     pub fn transport(&mut self, offer: &Arc<ServerConfig>) -> io::Result<Option<Transport>> {
         let mut context = Context::from_waker(&self.waker);
         match self.stream.poll_transport(&mut context, offer) {
-            Poll::Ready(speech) => speech.map(Some),
+            Poll::Ready(transport) => transport.map(Some),
             Poll::Pending => Ok(None),
         }
     }
 
-    /// Whether nothing can be said to it yet.
+    /// Returns whether nothing can be sent yet because of a handshake.
     #[must_use]
-    pub fn is_shaking_hands(&self) -> bool {
-        self.stream.is_shaking_hands()
+    pub fn is_in_handshake(&self) -> bool {
+        self.stream.is_in_handshake()
     }
 
-    /// Reads what is there into `buffer`. `None`: nothing now; the bell rings
-    /// when there is. `Some(0)`: nothing ever.
+    /// Reads available input into `buffer`. `None`: nothing available; the waker is called
+    /// when there is. `Some(0)`: end of input.
     ///
     /// # Errors
     /// The connection is broken.
@@ -245,34 +245,34 @@ impl Connection {
         }
     }
 
-    /// Whether the other side has broken off. That it has only ended its side is not
-    /// seen here.
+    /// Returns whether the connection was reset. A client that only closed its sending side is
+    /// not detected here.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         let error = self.stream.socket().map(TcpStream::take_error);
         !matches!(error, Some(Ok(None)))
     }
 
-    /// Whether anything is to be written.
+    /// Returns whether output is pending.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
-        !self.is_deaf && (!self.outbox.is_empty() || self.stream.has_unsent())
+        !self.is_write_closed && (!self.outbox.is_empty() || self.stream.has_unsent())
     }
 
-    /// Writes all that waits, in as few system calls as it takes. If the socket
-    /// fills up, the bell rings when there is room again.
+    /// Writes pending output with as few system calls as possible. If the socket is full, the
+    /// waker is called when it is writable again.
     ///
     /// # Errors
     /// The connection is broken.
     pub fn flush(&mut self) -> io::Result<Flush> {
         match self.flush_with()? {
-            Flush::Blocked { .. } if self.is_parted && self.flush_now()? => Ok(Flush::Done),
+            Flush::Blocked { .. } if self.is_evicted && self.flush_now()? => Ok(Flush::Done),
             flushed => Ok(flushed),
         }
     }
 
-    /// Writes what the system takes though it has not told of any room; tells whether
-    /// that was all.
+    /// Writes what the kernel accepts, even if it has not reported the socket as writable;
+    /// returns whether everything is written.
     fn flush_now(&mut self) -> io::Result<bool> {
         while self.has_unsent() {
             match self.stream.write_now(&self.outbox) {
@@ -307,8 +307,8 @@ impl Connection {
         }
     }
 
-    /// Notes what has come of writing at a moment; tells whether it is to be looked
-    /// at from now on ([`Self::stall`]).
+    /// Notes the result of a flush; returns whether the caller has to start a timer for
+    /// [`Self::stall`].
     pub fn note_flush(&mut self, now: Duration, flush: Flush) -> bool {
         match flush {
             Flush::Done => {
@@ -321,68 +321,67 @@ impl Connection {
                 }
             }
         }
-        !mem::replace(&mut self.is_watched, true)
+        !mem::replace(&mut self.has_stall_timer, true)
     }
 
     fn watch_from(&mut self, now: Duration) {
         (self.stalled_since, self.is_measured, self.unsent) = (Some(now), false, None);
     }
 
-    /// How it stands with a peer that may not read: who took less than so many bytes in
-    /// the time counts as not reading. [`Stall::None`] ends the looking.
-    pub fn stall(&mut self, now: Duration, patience: Duration, least: u32) -> Stall {
+    /// Checks whether the client is stalled: it has read less than `least` bytes within
+    /// `timeout`. After [`Stall::None`] no further check is needed.
+    pub fn stall(&mut self, now: Duration, timeout: Duration, least: u32) -> Stall {
         let Some(since) = self.stalled_since else {
-            self.is_watched = false;
+            self.has_stall_timer = false;
             return Stall::None;
         };
-        let (measured_at, ends_at) = (since + patience / 8, since + patience);
+        let (measured_at, ends_at) = (since + timeout / 8, since + timeout);
         let left = |this: &Self| this.stream.socket().and_then(unsent::measure);
         if now < measured_at {
             Stall::LookAgainAt(measured_at)
         } else if !self.is_measured {
             (self.is_measured, self.unsent) = (true, left(self));
-            // We may have stood still ourselves: its time begins when we look.
-            Stall::LookAgainAt(now + patience * 7 / 8)
+            // The server itself may have been suspended, so the time starts with the measurement.
+            Stall::LookAgainAt(now + timeout * 7 / 8)
         } else if now < ends_at {
             Stall::LookAgainAt(ends_at)
         } else if let Some(before) = self.unsent
             && left(self).is_some_and(|left| left + least <= before)
         {
-            // It does read, too little at a time for the system to tell of room.
+            // The client reads, but too little for the kernel to report the socket as writable.
             self.watch_from(now);
-            Stall::LookAgainAt(now + patience / 8)
+            Stall::LookAgainAt(now + timeout / 8)
         } else {
             self.watch_from(now);
             Stall::Over
         }
     }
 
-    /// Throws away what waits for a peer that does not read: its last lines may go out
-    /// as far as the system has any room.
+    /// Discards pending output of a client that does not read, so that the farewell can be
+    /// written as far as the kernel has space.
     pub fn discard_unread(&mut self) {
-        self.is_parted = true;
+        self.is_evicted = true;
         self.outbox.cut();
         if let Some(socket) = self.stream.socket() {
             unsent::enlarge_for_farewell(socket);
         }
     }
 
-    /// Nothing can be written to it any more. What it has sent before is there all the
-    /// same, and is heard.
+    /// Gives up writing. Input that the client sent before is still handled.
     pub fn stop_writing(&mut self) {
-        self.is_deaf = true;
+        self.is_write_closed = true;
         self.outbox = Outbox::default();
         self.stalled_since = None;
     }
 
-    /// Whether the system has sent all that was written.
+    /// Returns whether the kernel has sent everything that was written.
     #[must_use]
     pub fn is_sent(&self) -> bool {
         self.stream.socket().is_none_or(unsent::is_sent)
     }
 
-    /// Closes our sending side: the peer reads to the end of what was written. Tells
-    /// whether that is done; if not, the bell rings when there is room for the end.
+    /// Closes our sending side; the client can still read everything that was written. Returns
+    /// whether that is done; if not, the waker is called when the socket is writable.
     pub fn close_sending_side(&mut self) -> bool {
         self.stream.close_sending_side(&mut Context::from_waker(&self.waker))
     }
@@ -393,15 +392,15 @@ mod tests {
     use super::*;
     use crate::server::outbox::{Lines, Meter};
 
-    /// A connection that more waits for than the system takes, and its peer.
+    /// A connection with more pending output than the kernel accepts, and its peer.
     async fn full() -> (Connection, std::net::TcpStream) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let peer = std::net::TcpStream::connect(address).expect("a connection");
         let (socket, _) = listener.accept().await.expect("a connection");
         unsent::bound(&socket);
-        let bell = Arc::new(ReadyQueue::default()).bell(0);
-        let mut connection = Connection::new(socket, bell, 0);
+        let waker = Arc::new(ReadyQueue::default()).waker(0);
+        let mut connection = Connection::new(socket, waker, 0);
         let lines = Lines::new(vec![b'x'; 64 << 20], &Meter::default());
         connection.outbox.push(&lines, 0, lines.len());
         while connection.flush().expect("written") != (Flush::Blocked { progress: false }) {
@@ -411,13 +410,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_could_not_be_looked_at_for_long_has_time_from_then_on() {
+    async fn stalled_client_gets_time_after_the_server_was_suspended() {
         const SECOND: Duration = Duration::from_secs(1);
         let (mut connection, _peer) = full().await;
         assert!(connection.note_flush(SECOND, Flush::Blocked { progress: false }));
-        // The loop has stood still, and with it whatever tells that the peer reads.
-        let looked = connection.stall(SECOND * 100, SECOND * 8, 1);
-        assert_eq!(looked, Stall::LookAgainAt(SECOND * 107));
+        // The server was suspended, and could not notice whether the client reads.
+        let stall = connection.stall(SECOND * 100, SECOND * 8, 1);
+        assert_eq!(stall, Stall::LookAgainAt(SECOND * 107));
         assert_eq!(connection.stall(SECOND * 107, SECOND * 8, 1), Stall::Over);
     }
 }

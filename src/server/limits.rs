@@ -1,6 +1,6 @@
-//! Every limit of the server that can be set, in one table: a flag, an
-//! environment variable and a default each. The wire's own limits, which are
-//! part of the contract and cannot be set, stand in `protocol.rs`.
+//! The configurable limits of the server: an option, an environment variable and a default
+//! each. The limits of the protocol itself (line length, name length) cannot be configured;
+//! they are defined in `protocol.rs`.
 
 use std::time::Duration;
 
@@ -12,65 +12,89 @@ use crate::protocol::units::{parse_duration, parse_size, parse_switch};
 
 /// The limits of one server.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Limits")]
 #[allow(clippy::struct_excessive_bools)] // each is a flag
 pub struct Limits {
-    /// How many connections there may be; less where the system allows less
+    /// Maximum number of connections; lowered to what the system allows
     #[arg(
+        help_heading = "Limits of the server",
         long,
         value_name = "CONNECTIONS",
         default_value_t = 10_000,
         env = "CHATTY_MAX_CONNECTIONS",
-        value_parser = parse_places
+        value_parser = parse_max_connections
     )]
     pub max_connections: usize,
 
-    /// How many of them from one address, or from one /64 of IPv6; and how many of
-    /// those that dropped keep their place
+    /// Maximum number of connections from one address or IPv6 /64, and of its sessions that
+    /// wait to be resumed
     #[arg(
+        help_heading = "Limits per address",
         long,
         value_name = "CONNECTIONS",
         default_value_t = 32,
         env = "CHATTY_MAX_PER_ADDRESS",
-        value_parser = parse_places
+        value_parser = parse_max_connections
     )]
     pub max_per_address: usize,
 
-    /// How many may have given no name yet; past it the one that has waited
-    /// longest gives way
+    /// Maximum number of connections without a name; beyond it the oldest is disconnected
     #[arg(
+        help_heading = "Limits of the server",
         long,
         value_name = "CONNECTIONS",
         default_value_t = 512,
         env = "CHATTY_MAX_UNNAMED",
-        value_parser = parse_places
+        value_parser = parse_max_connections
     )]
     pub max_unnamed: usize,
 
-    /// How many new connections a second from one address, after a burst; 0 is as
-    /// many as there are
-    #[arg(long, value_name = "CONNECTIONS", default_value_t = 10, env = "CHATTY_CONNECT_RATE")]
+    /// New connections per second accepted from one address after a burst (0 = unlimited)
+    #[arg(
+        help_heading = "Limits per address",
+        long,
+        value_name = "CONNECTIONS",
+        default_value_t = 10,
+        env = "CHATTY_CONNECT_RATE"
+    )]
     pub connect_rate: u32,
 
-    /// How many new ones of an address may come at once before that counts
-    #[arg(long, value_name = "CONNECTIONS", default_value_t = 64, env = "CHATTY_CONNECT_BURST")]
+    /// New connections that one address may open at once before the rate applies
+    #[arg(
+        help_heading = "Limits per address",
+        long,
+        value_name = "CONNECTIONS",
+        default_value_t = 64,
+        env = "CHATTY_CONNECT_BURST"
+    )]
     pub connect_burst: u32,
 
-    /// How many lines a second of one connection are heard, after a burst; what
-    /// comes faster waits, nothing is lost. 0 is as many as there are
-    #[arg(long, value_name = "LINES", default_value_t = 10, env = "CHATTY_INPUT_RATE")]
+    /// Lines per second accepted per connection after a burst (0 = unlimited); excess waits
+    #[arg(
+        help_heading = "Limits per connection",
+        long,
+        value_name = "LINES",
+        default_value_t = 10,
+        env = "CHATTY_INPUT_RATE"
+    )]
     pub input_rate: u32,
 
-    /// How many lines may come at once before that counts
-    #[arg(long, value_name = "LINES", default_value_t = 100, env = "CHATTY_INPUT_BURST")]
+    /// Lines that a connection may send at once before the rate applies
+    #[arg(
+        help_heading = "Limits per connection",
+        long,
+        value_name = "LINES",
+        default_value_t = 100,
+        env = "CHATTY_INPUT_BURST"
+    )]
     pub input_burst: u32,
 
-    /// Hold connections of this machine to the limits above too
-    #[arg(long, env = "CHATTY_LIMIT_LOOPBACK", value_parser = parse_switch)]
+    /// Apply the limits on connections and rates to this machine, too
+    #[arg(help_heading = "Limits per address", long, env = "CHATTY_LIMIT_LOOPBACK", value_parser = parse_switch)]
     pub limit_loopback: bool,
 
-    /// Who gives no name within this time is disconnected
+    /// Time after which a connection without a name is disconnected
     #[arg(
+        help_heading = "Limits per connection",
         long,
         value_name = "TIME",
         default_value = "30s",
@@ -79,8 +103,9 @@ pub struct Limits {
     )]
     pub login_timeout: Duration,
 
-    /// Who reads nothing for this time while something waits is disconnected
+    /// Time after which a client that reads nothing while data waits is disconnected
     #[arg(
+        help_heading = "Limits per connection",
         long,
         value_name = "TIME",
         default_value = "10s",
@@ -89,9 +114,9 @@ pub struct Limits {
     )]
     pub write_stall: Duration,
 
-    /// After so long a silence TCP asks whether a peer is still there; without an
-    /// answer it is gone after as long again
+    /// Idle time before TCP keepalive probes a peer, and time it has to answer
     #[arg(
+        help_heading = "Network",
         long,
         value_name = "TIME",
         default_value = "60s",
@@ -100,8 +125,9 @@ pub struct Limits {
     )]
     pub keepalive: Duration,
 
-    /// A peer that has not confirmed for so long what it was sent is gone
+    /// Time after which a peer that does not acknowledge sent data is disconnected
     #[arg(
+        help_heading = "Network",
         long,
         value_name = "TIME",
         default_value = "60s",
@@ -110,9 +136,12 @@ pub struct Limits {
     )]
     pub user_timeout: Duration,
 
-    /// How much may wait unread for one connection; past it, it is not read from
-    /// and gets what others say from the log, at its own pace
+    /// Data that may wait unread for one connection
+    ///
+    /// Beyond it the server stops reading from the connection (backpressure), and sends it the
+    /// messages of others from the log, at the pace of the reader.
     #[arg(
+        help_heading = "Limits per connection",
         long,
         value_name = "SIZE",
         default_value = "4MiB",
@@ -121,9 +150,9 @@ pub struct Limits {
     )]
     pub outbox: usize,
 
-    /// How much may wait unread for all connections together; the nearer it is,
-    /// the less may wait for each
+    /// Data that may wait unread for all connections; the share of each shrinks near it
     #[arg(
+        help_heading = "Limits of the server",
         long,
         value_name = "SIZE",
         default_value = "256MiB",
@@ -132,8 +161,9 @@ pub struct Limits {
     )]
     pub outbox_total: usize,
 
-    /// How long a connection that asked for a session and dropped keeps its place
+    /// Time during which a dropped session can be resumed
     #[arg(
+        help_heading = "Sessions and rooms",
         long,
         value_name = "TIME",
         default_value = "60s",
@@ -142,11 +172,12 @@ pub struct Limits {
     )]
     pub session_grace: Duration,
 
-    /// Who says this password is an operator of the server: /oper PASSWORD
+    /// File with the password hash for server operators (/oper PASSWORD)
     ///
-    /// The file holds its argon2 hash, which `chatty hash-password` makes.
-    /// Another password ends the rights of all who gave the old one.
+    /// `chatty hash-password` prints the argon2 hash. A changed password revokes the rights of
+    /// everyone who used the old one.
     #[arg(
+        help_heading = "Passwords and operators",
         long = "oper-password-file",
         value_name = "FILE",
         env = "CHATTY_OPER_PASSWORD_FILE",
@@ -154,10 +185,12 @@ pub struct Limits {
     )]
     pub oper_password: Option<HashFile>,
 
-    /// Let in nobody but accounts and who says this password: /login NAME PASSWORD
+    /// File with the hash of the server password that guests need (/login NAME PASSWORD)
     ///
-    /// The file holds its argon2 hash, which `chatty hash-password` makes.
+    /// Accounts log in with their own password instead. `chatty hash-password` prints the
+    /// argon2 hash.
     #[arg(
+        help_heading = "Passwords and operators",
         long = "password-file",
         value_name = "FILE",
         env = "CHATTY_SERVER_PASSWORD_FILE",
@@ -165,16 +198,31 @@ pub struct Limits {
     )]
     pub password: Option<HashFile>,
 
-    /// How many wrong tries at a password or key from one address wait for nothing
-    #[arg(long, value_name = "TRIES", default_value_t = 4, env = "CHATTY_GUESSES")]
+    /// Wrong attempts at one password or key from one address before delays begin
+    #[arg(
+        help_heading = "Passwords and operators",
+        long,
+        value_name = "TRIES",
+        default_value_t = 4,
+        env = "CHATTY_GUESSES"
+    )]
     pub guesses: u32,
 
-    /// The same of all tries from one address other than this machine's, at whatever
-    #[arg(long, value_name = "TRIES", default_value_t = 40, env = "CHATTY_GUESSES_PER_ADDRESS")]
+    /// Attempts at any password or key from one address before delays begin
+    ///
+    /// Does not apply to connections from this machine.
+    #[arg(
+        help_heading = "Passwords and operators",
+        long,
+        value_name = "TRIES",
+        default_value_t = 40,
+        env = "CHATTY_GUESSES_PER_ADDRESS"
+    )]
     pub guesses_per_address: u32,
 
-    /// Each further one waits this long, then twice as long, and so on up to 16 times
+    /// First delay of a throttled attempt; it doubles up to 16 times this value
     #[arg(
+        help_heading = "Passwords and operators",
         long,
         value_name = "TIME",
         default_value = "1s",
@@ -183,29 +231,50 @@ pub struct Limits {
     )]
     pub guess_delay: Duration,
 
-    /// How many tries at the same may wait so; more are refused
-    #[arg(long, value_name = "TRIES", default_value_t = 8, env = "CHATTY_GUESSES_WAITING")]
+    /// Delayed attempts that may wait for one password or key; more are refused
+    #[arg(
+        help_heading = "Passwords and operators",
+        long,
+        value_name = "TRIES",
+        default_value_t = 8,
+        env = "CHATTY_GUESSES_WAITING"
+    )]
     pub guesses_waiting: usize,
 
-    /// How many passwords may wait to be hashed, two at a time; more are refused
-    #[arg(long, value_name = "PASSWORDS", default_value_t = 256, env = "CHATTY_MAX_HASHING")]
+    /// Passwords that may wait to be hashed, two at a time; more are refused
+    #[arg(
+        help_heading = "Passwords and operators",
+        long,
+        value_name = "PASSWORDS",
+        default_value_t = 256,
+        env = "CHATTY_MAX_HASHING"
+    )]
     pub max_hashing: usize,
 
-    /// Take passwords also from where somebody could read along
+    /// Accept passwords over unencrypted connections from other machines
     #[arg(
+        help_heading = "Passwords and operators",
         long,
         env = "CHATTY_ALLOW_INSECURE_PASSWORDS",
         value_parser = parse_switch
     )]
     pub allow_insecure_passwords: bool,
 
-    /// How many accounts there may be
-    #[arg(long, value_name = "ACCOUNTS", default_value_t = 100_000, env = "CHATTY_MAX_ACCOUNTS")]
+    /// Maximum number of accounts
+    #[arg(
+        help_heading = "Limits of the server",
+        long,
+        value_name = "ACCOUNTS",
+        default_value_t = 100_000,
+        env = "CHATTY_MAX_ACCOUNTS"
+    )]
     pub max_accounts: usize,
 
-    /// How many accounts and new passwords there may be at once from one address other
-    /// than this machine's, then one a minute; 0 is as many as there are
+    /// Registrations and password changes per address before one a minute (0 = unlimited)
+    ///
+    /// Does not apply to connections from this machine.
     #[arg(
+        help_heading = "Limits per address",
         long,
         value_name = "ACCOUNTS",
         default_value_t = 40,
@@ -213,17 +282,29 @@ pub struct Limits {
     )]
     pub accounts_per_address: u32,
 
-    /// How many messages may wait for an account that is not here
-    #[arg(long, value_name = "MESSAGES", default_value_t = 500, env = "CHATTY_MAILBOX")]
+    /// Private messages that may wait for an offline account
+    #[arg(
+        help_heading = "Sessions and rooms",
+        long,
+        value_name = "MESSAGES",
+        default_value_t = 500,
+        env = "CHATTY_MAILBOX"
+    )]
     pub mailbox: usize,
 
-    /// In a room of more people than this, comings and goings are summed up
-    /// once a second
-    #[arg(long, value_name = "PEOPLE", default_value_t = 500, env = "CHATTY_QUIET_ABOVE")]
+    /// Number of members above which joins and leaves are summed up once a second
+    #[arg(
+        help_heading = "Sessions and rooms",
+        long,
+        value_name = "PEOPLE",
+        default_value_t = 500,
+        env = "CHATTY_QUIET_ABOVE"
+    )]
     pub quiet_above: usize,
 
-    /// Tell every coming and going singly, in large rooms too
+    /// Announce each join and leave, in large rooms, too
     #[arg(
+        help_heading = "Sessions and rooms",
         long,
         env = "CHATTY_ANNOUNCE",
         conflicts_with = "quiet_above",
@@ -231,44 +312,93 @@ pub struct Limits {
     )]
     pub announce: bool,
 
-    /// How many rooms one person may be in
-    #[arg(long, value_name = "ROOMS", default_value_t = 50, env = "CHATTY_ROOMS_PER_PERSON")]
+    /// Maximum number of rooms that a user can be in
+    #[arg(
+        help_heading = "Sessions and rooms",
+        long,
+        value_name = "ROOMS",
+        default_value_t = 50,
+        env = "CHATTY_ROOMS_PER_PERSON"
+    )]
     pub rooms_per_person: usize,
 
-    /// How many rooms there may be
-    #[arg(long, value_name = "ROOMS", default_value_t = 10_000, env = "CHATTY_MAX_ROOMS")]
+    /// Maximum number of rooms
+    #[arg(
+        help_heading = "Limits of the server",
+        long,
+        value_name = "ROOMS",
+        default_value_t = 10_000,
+        env = "CHATTY_MAX_ROOMS"
+    )]
     pub max_rooms: usize,
 
-    /// How many operators a room may have, and the server
-    #[arg(long, value_name = "PEOPLE", default_value_t = 100, env = "CHATTY_MAX_OPERATORS")]
+    /// Maximum number of operators of a room, and of the server
+    #[arg(
+        help_heading = "Sessions and rooms",
+        long,
+        value_name = "PEOPLE",
+        default_value_t = 100,
+        env = "CHATTY_MAX_OPERATORS"
+    )]
     pub max_operators: usize,
 
-    /// How many may be banned from a room
-    #[arg(long, value_name = "BANS", default_value_t = 100, env = "CHATTY_MAX_BANS")]
+    /// Maximum number of bans in a room
+    #[arg(
+        help_heading = "Sessions and rooms",
+        long,
+        value_name = "BANS",
+        default_value_t = 100,
+        env = "CHATTY_MAX_BANS"
+    )]
     pub max_bans: usize,
 
-    /// How many may be banned from the server
-    #[arg(long, value_name = "BANS", default_value_t = 1000, env = "CHATTY_MAX_SERVER_BANS")]
+    /// Maximum number of bans from the server
+    #[arg(
+        help_heading = "Limits of the server",
+        long,
+        value_name = "BANS",
+        default_value_t = 1000,
+        env = "CHATTY_MAX_SERVER_BANS"
+    )]
     pub max_server_bans: usize,
 
-    /// How many may be muted in a room
-    #[arg(long, value_name = "PEOPLE", default_value_t = 100, env = "CHATTY_MAX_MUTES")]
+    /// Maximum number of muted users in a room
+    #[arg(
+        help_heading = "Sessions and rooms",
+        long,
+        value_name = "PEOPLE",
+        default_value_t = 100,
+        env = "CHATTY_MAX_MUTES"
+    )]
     pub max_mutes: usize,
 
-    /// How many may be invited into a room and not have come
-    #[arg(long, value_name = "PEOPLE", default_value_t = 1000, env = "CHATTY_MAX_INVITED")]
+    /// Maximum number of pending invitations to a room
+    #[arg(
+        help_heading = "Sessions and rooms",
+        long,
+        value_name = "PEOPLE",
+        default_value_t = 1000,
+        env = "CHATTY_MAX_INVITED"
+    )]
     pub max_invited: usize,
 
-    /// How many people one person may ignore
-    #[arg(long, value_name = "PEOPLE", default_value_t = 100, env = "CHATTY_MAX_IGNORED")]
+    /// Maximum number of users that a user can ignore
+    #[arg(
+        help_heading = "Sessions and rooms",
+        long,
+        value_name = "PEOPLE",
+        default_value_t = 100,
+        env = "CHATTY_MAX_IGNORED"
+    )]
     pub max_ignored: usize,
 
-    /// Panic at the line /debug-panic; after /debug-panic later, over what is not a line
+    /// Panic at the line /debug-panic; after /debug-panic later, at the next non-line input
     #[arg(long, hide = true)]
     pub debug_panic: bool,
 
-    /// How many messages the history in memory holds
+    /// Messages that the history in memory holds
     #[arg(
+        help_heading = "History in memory (--ephemeral)",
         long,
         value_name = "MESSAGES",
         default_value_t = 100_000,
@@ -276,8 +406,9 @@ pub struct Limits {
     )]
     pub history_messages: usize,
 
-    /// How much text the history in memory holds
+    /// Text that the history in memory holds
     #[arg(
+        help_heading = "History in memory (--ephemeral)",
         long,
         value_name = "SIZE",
         default_value = "64MiB",
@@ -287,34 +418,34 @@ pub struct Limits {
     pub history_size: usize,
 }
 
-/// The smallest size of a buffer: some lines of full length, so that it is of any use.
+/// The smallest accepted size of a buffer: several lines of maximum length.
 pub const BUFFER_MIN: usize = 64 << 10;
 
-/// A size without its unit is mostly a mistake, and far too small.
+/// Parses the size of a buffer. Rejects small values, because a number without a unit is
+/// usually a mistake.
 fn parse_buffer(text: &str) -> Result<usize, String> {
-    let problem =
-        || format!("{text} is too small; give it {}KiB or more, as in 4MiB", BUFFER_MIN >> 10);
+    let problem = || format!("{text} is too small; use {}KiB or more, e.g. 4MiB", BUFFER_MIN >> 10);
     parse_size(text).and_then(|size| (size >= BUFFER_MIN).then_some(size).ok_or_else(problem))
 }
 
-/// How many may be somewhere where nobody being there is no server.
-fn parse_places(text: &str) -> Result<usize, String> {
+/// Parses a maximum number of connections; 0 would make the server useless.
+fn parse_max_connections(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) => Err("0 would let nobody in; give it 1 or more".to_owned()),
+        Ok(0) => Err("0 would allow no connection; use 1 or more".to_owned()),
         Ok(places) => Ok(places),
-        Err(_) => Err(format!("\"{text}\" is no number; write one like 32")),
+        Err(_) => Err(format!("\"{text}\" is not a number; use e.g. 32")),
     }
 }
 
-/// With no time at all nobody could read, or give a name.
+/// Parses a timeout that must not be 0, because no client could meet it.
 fn parse_nonzero_duration(text: &str) -> Result<Duration, String> {
-    let patience = parse_duration(text)?;
-    let problem = || "0 would part with everybody; give them 1s or more".to_owned();
-    (!patience.is_zero()).then_some(patience).ok_or_else(problem)
+    let timeout = parse_duration(text)?;
+    let problem = || "0 would disconnect every client; use 1s or more".to_owned();
+    (!timeout.is_zero()).then_some(timeout).ok_or_else(problem)
 }
 
 impl Limits {
-    /// Whether what one address may do is limited for somebody from there.
+    /// Returns whether the limits per address apply to this peer.
     #[must_use]
     pub fn apply_to(&self, peer: Peer) -> bool {
         self.limit_loopback || !peer.is_local()
@@ -322,7 +453,7 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// The defaults that `--help` shows.
+    /// Returns the defaults that `--help` shows.
     fn default() -> Self {
         use clap::{Command, FromArgMatches};
         let matches = Self::augment_args(Command::new("limits")).get_matches_from(["limits"]);

@@ -1,8 +1,8 @@
-//! The log: one growing sequence of messages. A room and a private thread are
-//! filters over it; history and catching up are "read on from a position".
+//! The log: one growing sequence of messages. A room and a private conversation are filters
+//! over it; history and catching up read on from a position.
 //!
-//! [`Log`] is the small trait storage sits behind. [`memory`] is the log that
-//! forgets, [`sqlite`] the one that does not.
+//! Storage implements the small trait [`Log`]: [`memory`] is bounded and volatile, [`sqlite`] is
+//! durable. Who may read what is the hub's decision; a [`ReadRequest`] states it.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -20,43 +20,43 @@ pub mod terms;
 
 pub use terms::SearchTerms;
 
-/// Who somebody is, whatever the name: an account, or one visit of a guest.
-/// Never reused, so what belonged to one is never anyone else's.
+/// The id of a user: an account, or a guest for one login. Ids are never reused, so nothing of
+/// one user ever belongs to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct UserId(pub u64);
 
-/// Whom a message is for.
+/// The recipient of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recipient {
-    /// Everyone in a room.
+    /// All members of a room.
     Room(RoomName),
-    /// One person, under the name of that moment.
+    /// One user, with the name at that time.
     Person(UserId, Name),
 }
 
-/// One message: chat, an action, or a private message.
+/// A message in the log: chat, an action, or a private message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its place in the log. Growing, never reused.
+    /// The position in the log. Growing, never reused.
     pub id: u64,
-    /// When it was accepted. Before the record before it only where the clock was set back.
+    /// When the message was accepted. Grows with the id, except when the clock was set back.
     pub time: Stamp,
-    /// Who said it.
+    /// The author.
     pub author: UserId,
-    /// The author's name of that moment.
+    /// The author's name at that time.
     pub from: Name,
-    /// For whom.
+    /// The recipient.
     pub to: Recipient,
-    /// `/me`.
+    /// Whether it is an action (`/me`).
     pub is_action: bool,
-    /// The words, clean.
+    /// The text, without control characters.
     pub text: Box<str>,
-    /// The author's own mark, by which a repetition is known.
+    /// The client's own id for the line, by which repeats are deduplicated.
     pub cid: Option<Cid>,
 }
 
 impl Record {
-    /// The message as `reader` sees it.
+    /// Returns the message as `reader` sees it.
     #[must_use]
     pub fn seen_by(&self, reader: UserId) -> Message<'_> {
         let place = match &self.to {
@@ -68,73 +68,73 @@ impl Record {
         Message { place, from, is_action, text: &self.text }
     }
 
-    /// Roughly what it takes in memory, in bytes.
+    /// Returns the approximate size in memory, in bytes.
     fn size(&self) -> usize {
         size_of::<Self>() + self.text.len() + 64
     }
 }
 
-/// Which conversation to read.
+/// The messages that a read selects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Thread {
-    /// A room's.
+    /// The messages of a room.
     Room(Key),
-    /// What passed between two people.
+    /// The private messages between two users.
     Private {
-        /// Who reads.
+        /// The user who reads.
         reader: UserId,
-        /// The other's name, now or then.
+        /// The other user's name, now or at that time.
         other: Key,
-        /// The other, if that name is here: then also what was said under
-        /// earlier names.
+        /// The other user, if that name is online: then messages under earlier names are
+        /// included.
         other_id: Option<UserId>,
     },
-    /// All that one person may read in these rooms, and what was said to or by
-    /// them privately, that holds certain words.
+    /// Messages that contain search terms: those in some rooms, and private messages of the
+    /// reader.
     Search {
-        /// Who.
+        /// The user who searches.
         reader: UserId,
-        /// The rooms.
+        /// The rooms that the user may search.
         rooms: Vec<Key>,
-        /// Whether private messages are looked at.
+        /// Whether private messages are searched.
         is_private_too: bool,
-        /// What the text must contain.
+        /// The terms that a text must contain.
         terms: SearchTerms,
     },
-    /// Messages by their ids.
+    /// Private messages by their ids.
     Ids {
-        /// For whom they are; others are not among them.
+        /// The recipient; messages to others are left out.
         reader: UserId,
-        /// Growing.
+        /// Ascending.
         ids: Vec<u64>,
     },
-    /// One message, whoever it is for: not to be shown, but to compare its time.
+    /// One message to any recipient. It is not shown; only its time is compared.
     Message {
-        /// Which one.
+        /// The id.
         id: u64,
     },
-    /// All that one person was there to see.
+    /// Everything a user could see while a member of rooms; used to catch up.
     Feed {
-        /// Who.
+        /// The user.
         reader: UserId,
-        /// When they were in which room.
+        /// The user's memberships.
         stays: Vec<MembershipSpan>,
     },
 }
 
-/// Somebody's time in a room, in ids of messages.
+/// A range of message ids during which a user was a member of a room.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MembershipSpan {
     /// The room.
     pub room: Key,
-    /// The last message before they came.
+    /// The last message before the user joined.
     pub from: u64,
-    /// The last message before they left; not yet, if they are there.
+    /// The last message before the user left; `None` while a member.
     pub until: Option<u64>,
 }
 
-/// How many messages are looked at for one page of a feed, whoever they are for: it is
-/// at no time long until others are read for.
+/// Number of messages scanned for one page of a catch-up, whatever they match, so that one
+/// reader does not delay others for long.
 const SCAN_MAX: usize = 4096;
 
 impl MembershipSpan {
@@ -143,43 +143,43 @@ impl MembershipSpan {
     }
 }
 
-/// Stays in such an order that the one which may cover a message is found at once.
+/// Membership spans, sorted so that the one that may cover a message is found by binary search.
 struct SortedSpans<'s>(Vec<&'s MembershipSpan>);
 
 impl<'s> SortedSpans<'s> {
     fn of(thread: &'s Thread) -> Self {
-        let Thread::Feed { stays, .. } = thread else { return Self(Vec::new()) };
-        let mut stays: Vec<&MembershipSpan> = stays.iter().collect();
-        stays.sort_by(|one, other| (&one.room, one.from).cmp(&(&other.room, other.from)));
-        Self(stays)
+        let Thread::Feed { stays: spans, .. } = thread else { return Self(Vec::new()) };
+        let mut spans: Vec<&MembershipSpan> = spans.iter().collect();
+        spans.sort_by(|one, other| (&one.room, one.from).cmp(&(&other.room, other.from)));
+        Self(spans)
     }
 
-    /// In one room they follow each other: the last that began before it tells.
+    /// Spans of one room do not overlap, so only the last one that begins before can cover.
     fn covers(&self, room: &Key, id: u64) -> bool {
-        let later = self.0.partition_point(|stay| (&stay.room, stay.from) < (room, id));
+        let later = self.0.partition_point(|span| (&span.room, span.from) < (room, id));
         later.checked_sub(1).is_some_and(|last| self.0[last].covers(room, id))
     }
 }
 
-/// What to read of the log.
+/// A request to read from the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadRequest {
-    /// Of which conversation.
+    /// The messages to select.
     pub thread: Thread,
-    /// At most so many.
+    /// Maximum number of messages.
     pub count: usize,
-    /// With no more than this in memory, in bytes; but one in any case.
+    /// Maximum size in memory, in bytes; one message is always returned.
     pub size: usize,
-    /// The nearest after this id; without one, the latest.
+    /// Read forward from this id; `None`: the latest messages.
     pub after: Option<u64>,
-    /// Whose messages the reader does not want to see.
+    /// Authors whom the reader ignores.
     pub hidden: Vec<UserId>,
 }
 
 impl ReadRequest {
-    /// Whether a record is one of those asked for, its position aside; the stays are
-    /// this query's.
-    fn wants(&self, record: &Record, stays: &SortedSpans<'_>) -> bool {
+    /// Returns whether a record is selected, apart from its position; `spans` belongs to this
+    /// request.
+    fn selects(&self, record: &Record, spans: &SortedSpans<'_>) -> bool {
         if self.hidden.contains(&record.author) {
             return false;
         }
@@ -190,7 +190,7 @@ impl ReadRequest {
                 (record.author == *reader && is_other(*to, to_name))
                     || (to == reader && is_other(record.author, &record.from))
             }
-            (Thread::Feed { .. }, Recipient::Room(room)) => stays.covers(room.key(), record.id),
+            (Thread::Feed { .. }, Recipient::Room(room)) => spans.covers(room.key(), record.id),
             (Thread::Search { reader, rooms, is_private_too, terms }, to) => {
                 let may_read = match to {
                     Recipient::Room(room) => rooms.contains(room.key()),
@@ -211,7 +211,7 @@ impl ReadRequest {
         }
     }
 
-    /// Whether there is no room for more than these.
+    /// Returns whether these records reach the limits of the request.
     #[must_use]
     pub fn is_filled_by(&self, records: &[Arc<Record>]) -> bool {
         self.is_filled(records.len(), records.iter().map(|record| record.size()).sum())
@@ -221,24 +221,23 @@ impl ReadRequest {
         count >= self.count || size >= self.size
     }
 
-    /// The first of these that are asked for and that there is room for. What comes
-    /// after them is not looked at.
+    /// Returns the first selected records up to the limits. Later ones are not consumed.
     pub fn fill<'r>(&self, records: impl IntoIterator<Item = &'r Arc<Record>>) -> Vec<Arc<Record>> {
         let records = records.into_iter().cloned().map(Ok::<_, Infallible>);
         let Ok(found) = self.try_fill(records);
         found
     }
 
-    /// The same of records that have to be read.
+    /// The same for records whose reading can fail.
     fn try_fill<E>(
         &self,
         records: impl IntoIterator<Item = Result<Arc<Record>, E>>,
     ) -> Result<Vec<Arc<Record>>, E> {
-        let stays = SortedSpans::of(&self.thread);
+        let spans = SortedSpans::of(&self.thread);
         let (mut found, mut size, mut records) = (Vec::new(), 0, records.into_iter());
         while !self.is_filled(found.len(), size) {
             let Some(record) = records.next().transpose()? else { break };
-            if self.wants(&record, &stays) {
+            if self.selects(&record, &spans) {
                 size += record.size();
                 found.push(record);
             }
@@ -247,28 +246,27 @@ impl ReadRequest {
     }
 }
 
-/// What a read found.
+/// The result of a read.
 #[derive(Debug, Default)]
 pub struct ReadResult {
     /// Oldest first.
     pub records: Vec<Arc<Record>>,
-    /// Up to which id the log was looked at: later records may have come since, or not
-    /// have been looked at yet.
+    /// The id up to which the log was scanned; later messages may exist.
     pub upto: u64,
-    /// Whether the log has forgotten some of what was asked for.
+    /// Whether requested messages have already been deleted by retention.
     pub has_gap: bool,
-    /// Whether the log could not be read: what it holds is not known then.
+    /// Whether reading failed; the content is unknown then.
     pub has_failed: bool,
 }
 
 impl ReadResult {
-    /// Nothing is known.
+    /// Returns the result of a failed read.
     #[must_use]
     pub fn failed() -> Self {
         Self { has_failed: true, ..Self::default() }
     }
 
-    /// With a full page, the log was looked at only up to its last record.
+    /// Corrects `upto` for a full page: the log was scanned only up to its last record.
     fn cut_for(mut self, query: &ReadRequest) -> Self {
         if query.is_filled_by(&self.records)
             && let Some(last) = self.records.last()
@@ -279,33 +277,33 @@ impl ReadResult {
     }
 }
 
-/// Where counting goes on.
+/// The last ids given out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LastIds {
     /// The last message's id.
     pub message: u64,
-    /// The last person's.
+    /// The last user's id.
     pub person: u64,
 }
 
-/// What is kept besides messages: small things, each known by a number. What
-/// they say is the hub's business; storage only keeps them.
+/// The kinds of small entries that are stored beside messages, each entry under a number. The
+/// hub defines their values; storage does not interpret them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Collection {
-    /// Visits that can be come back to, by person.
+    /// Sessions that can be resumed, by user.
     Session,
-    /// Accounts, by person.
+    /// Accounts, by user.
     Account,
-    /// Messages that wait for an account, by id.
+    /// Messages that wait for an offline account, by id.
     Mail,
-    /// What operators decided, by a number for each room; 0 is the server's.
+    /// Moderation, by a number per room; 0 is that of the server.
     Moderation,
-    /// When who was in which room, by a number for some of these of one visit.
+    /// Membership spans of sessions, in chunks with numbers.
     Spans,
 }
 
 impl Collection {
-    /// Every shelf and its name in storage, which never changes.
+    /// Every collection with its name in storage, which never changes.
     pub const TABLE: [(Self, &'static str); 5] = [
         (Self::Session, "visit"),
         (Self::Account, "account"),
@@ -314,79 +312,77 @@ impl Collection {
         (Self::Spans, "stays"),
     ];
 
-    /// The name in storage.
+    /// Returns the name in storage.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         Self::TABLE[self as usize].1
     }
 }
 
-/// One thing is kept from now on as it is here, or no more.
+/// Sets or deletes one entry of a collection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Of which kind it is.
+    /// The collection.
     pub shelf: Collection,
-    /// Which one.
+    /// The number of the entry.
     pub key: u64,
-    /// What it says; `None`: it is gone.
+    /// The new value; `None` deletes the entry.
     pub value: Option<String>,
 }
 
-/// What becomes part of the log at once, or not at all.
+/// Messages and changes that are stored atomically.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// The messages, their ids growing.
+    /// The messages, in ascending order of ids.
     pub records: Vec<Arc<Record>>,
-    /// What else is to be kept.
+    /// Changes of entries.
     pub changes: Vec<Change>,
-    /// The last numbers given away by now.
+    /// The last ids given out so far.
     pub last: LastIds,
 }
 
-/// What a log was opened with.
+/// The state that a log contains when it is opened.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// Where counting goes on.
+    /// The last ids given out.
     pub last: LastIds,
-    /// The things on the shelves.
+    /// The entries of all collections.
     pub entries: Vec<(Collection, u64, String)>,
-    /// The latest messages, oldest first: whoever comes back may send again what
-    /// of them was not answered.
+    /// The latest messages, oldest first, to deduplicate lines that clients send again after
+    /// a restart.
     pub latest: Vec<Arc<Record>>,
 }
 
-/// A message that is not stored since its author used its mark before: its id,
-/// and the first message of that mark.
+/// A message that was not stored because its author had used the cid before.
 #[derive(Debug)]
 pub struct Duplicate {
-    /// The id that stays unused.
+    /// The id of the repeat, which stays unused.
     pub id: u64,
-    /// What was said then.
+    /// The first message with that cid.
     pub first: Arc<Record>,
 }
 
-/// Where the rows of a read go.
+/// Receives the result of a read.
 pub type Reply = Box<dyn FnOnce(ReadResult) + Send>;
 
-/// Why a batch is not part of the log.
+/// Why a batch was not stored.
 #[derive(Debug)]
 pub enum AppendError {
-    /// There is no room now; nothing of the batch is stored, and a later one may
-    /// be.
+    /// No space at present; nothing of the batch is stored, and a later batch may succeed.
     Full(String),
-    /// Another process holds a lock on the log; nothing of the batch is stored, and a
-    /// later one may be.
+    /// Another process has locked the log; nothing of the batch is stored, and a later batch
+    /// may succeed.
     Locked,
-    /// The log was removed or replaced meanwhile: what is stored now would be lost.
+    /// The files of the log were removed or replaced, so anything written would be lost.
     Gone(String),
-    /// Whether it is stored cannot be known, and nothing more may be promised.
+    /// Whether the batch is stored is unknown; nothing more must be acknowledged.
     Broken(anyhow::Error),
 }
 
 impl fmt::Display for AppendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full(why) => write!(f, "no room to store messages: {why}"),
+            Self::Full(why) => write!(f, "no space to store messages: {why}"),
             Self::Locked => f.write_str("the log is locked by another process"),
             Self::Gone(why) => write!(f, "the log is gone: {why}"),
             Self::Broken(why) => write!(f, "the log failed: {why:#}"),
@@ -396,18 +392,18 @@ impl fmt::Display for AppendError {
 
 impl std::error::Error for AppendError {}
 
-/// Storage: append a batch, read from a position.
+/// Storage of the log: append a batch, read from a position.
 pub trait Log {
-    /// Makes the batch part of the log, all of it or nothing but what turns out
-    /// to be repeated. What is appended is safe when this is done.
+    /// Stores a batch atomically, except duplicates, which are returned. The batch is stored
+    /// as durably as configured when this returns.
     ///
     /// # Errors
     /// See [`AppendError`].
     fn append(&mut self, batch: &Batch) -> Result<Vec<Duplicate>, AppendError>;
 
-    /// Makes sure that the next batch's changes can be stored: takes the lock they
-    /// need, and disk space for them, until that batch is appended. Not for its
-    /// messages, which can be refused after the fact.
+    /// Ensures that the next batch's changes can be stored, by taking the write lock and disk
+    /// space until that batch is appended. Messages are not covered, because they can still be
+    /// refused after the append.
     ///
     /// # Errors
     /// See [`AppendError`].
@@ -415,20 +411,20 @@ pub trait Log {
         Ok(())
     }
 
-    /// Has it reported when the log fails while nothing is appended to it.
+    /// Sets a callback for failures outside of an append.
     fn on_failure(&mut self, report: Box<dyn Fn(AppendError) + Send>) {
         drop(report);
     }
 
-    /// Completes the log: nothing is appended or read after this.
+    /// Closes the log. Nothing can be appended or read afterwards.
     ///
     /// # Errors
-    /// What is left to be done by whoever copies it; everything appended is stored.
+    /// A hint for the operator who copies the log; everything appended is stored.
     fn close(&mut self) -> Result<(), String> {
         Ok(())
     }
 
-    /// Reads what is appended by now; the rows come when they are found.
+    /// Reads what is appended so far; `reply` gets the result, possibly on another thread.
     fn read(&self, query: ReadRequest, reply: Reply);
 }
 
@@ -449,7 +445,7 @@ mod tests {
         RoomName::parse(name).unwrap()
     }
 
-    fn stay(name: &str, from: u64, until: Option<u64>) -> MembershipSpan {
+    fn span(name: &str, from: u64, until: Option<u64>) -> MembershipSpan {
         MembershipSpan { room: room(name).key().clone(), from, until }
     }
 
@@ -459,11 +455,11 @@ mod tests {
         Arc::new(Record { id, time, author, from, to, is_action: false, text, cid: None })
     }
 
-    /// Follows a feed from the beginning; gives the ids, and how many pages it took.
-    fn follow(log: &impl Log, stays: &[MembershipSpan], last: u64) -> (Vec<u64>, usize) {
+    /// Follows a feed from the beginning; returns the ids and the number of pages.
+    fn follow(log: &impl Log, spans: &[MembershipSpan], last: u64) -> (Vec<u64>, usize) {
         let (mut ids, mut pages, mut after) = (Vec::new(), 0, 0);
         while after < last {
-            let thread = Thread::Feed { reader: READER, stays: stays.to_vec() };
+            let thread = Thread::Feed { reader: READER, stays: spans.to_vec() };
             let (count, size, hidden) = (256, 64 << 10, Vec::new());
             let (found, rows) = mpsc::channel();
             let query = ReadRequest { thread, count, size, after: Some(after), hidden };
@@ -478,12 +474,12 @@ mod tests {
     }
 
     #[test]
-    fn a_feed_looks_at_so_many_messages_at_once_whoever_they_are_for() {
+    fn feed_scans_a_limited_number_of_messages_per_page() {
         let folder = tempfile::tempdir().unwrap();
         let options = Options { durability: Durability::Commit, retention: Retention::default() };
         let (mut file, _) = SqliteLog::open(folder.path(), options).unwrap();
         let mut memory = MemoryLog::new(usize::MAX, usize::MAX);
-        // Every third number became no message.
+        // Every third id became no message.
         let ids: Vec<u64> = (1..15_000).filter(|id| id % 3 != 0).collect();
         let (mine, last) = ([9_998_u64, 14_998], 14_999);
         let records = ids.iter().map(|id| match id {
@@ -495,18 +491,18 @@ mod tests {
         let batch = Batch { records: records.collect(), changes: Vec::new(), last: last_numbers };
         file.append(&batch).unwrap();
         memory.append(&batch).unwrap();
-        let stays = [stay("mine", 14_000, None)];
-        assert_eq!(follow(&file, &stays, last), (mine.to_vec(), 3));
-        assert_eq!(follow(&memory, &stays, last), (mine.to_vec(), 3));
-        // Who saw much is told it page by page, each message once.
-        let stays = [stay("others", 0, Some(7000)), stay("others", 7000, None)];
+        let spans = [span("mine", 14_000, None)];
+        assert_eq!(follow(&file, &spans, last), (mine.to_vec(), 3));
+        assert_eq!(follow(&memory, &spans, last), (mine.to_vec(), 3));
+        // A reader who may see much gets it page by page, each message once.
+        let spans = [span("others", 0, Some(7000)), span("others", 7000, None)];
         let seen: Vec<u64> = ids.iter().copied().filter(|id| *id != 14_998).collect();
-        assert_eq!(follow(&file, &stays, last).0, seen);
-        assert_eq!(follow(&memory, &stays, last).0, seen);
+        assert_eq!(follow(&file, &spans, last).0, seen);
+        assert_eq!(follow(&memory, &spans, last).0, seen);
     }
 
     #[test]
-    fn one_message_is_found_by_its_id_whoever_it_is_for() {
+    fn message_is_found_by_its_id() {
         let folder = tempfile::tempdir().unwrap();
         let options = Options { durability: Durability::Commit, retention: Retention::default() };
         let (mut file, _) = SqliteLog::open(folder.path(), options).unwrap();
@@ -542,26 +538,26 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_in_a_feed_if_a_stay_covers_it() {
-        let stays = vec![
-            stay("ops", 2, Some(4)),
-            stay("lobby", 3, Some(3)),
-            stay("ops", 4, Some(6)),
-            stay("lobby", 3, None),
-            stay("ops", 9, None),
+    fn feed_contains_messages_covered_by_a_membership_span() {
+        let spans = vec![
+            span("ops", 2, Some(4)),
+            span("lobby", 3, Some(3)),
+            span("ops", 4, Some(6)),
+            span("lobby", 3, None),
+            span("ops", 9, None),
         ];
-        let thread = Thread::Feed { reader: READER, stays: stays.clone() };
+        let thread = Thread::Feed { reader: READER, stays: spans.clone() };
         let index = SortedSpans::of(&thread);
         for id in 0..12 {
             for name in ["lobby", "ops", "mine", "zoo"] {
                 let key = room(name).key().clone();
-                let is_covered = stays.iter().any(|stay| stay.covers(&key, id));
+                let is_covered = spans.iter().any(|span| span.covers(&key, id));
                 assert_eq!(index.covers(&key, id), is_covered, "{name}: {id}");
             }
         }
     }
 
-    /// Numbers without a pattern, the same in every run.
+    /// Pseudo-random numbers, the same in every run.
     fn numbers(mut seed: u64) -> impl FnMut(usize) -> usize {
         move |below| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -569,21 +565,21 @@ mod tests {
         }
     }
 
-    /// What the documentation of `/search` says, without regard to cost: every word of
-    /// the query is a word of the text, or, of scripts that are not separated by spaces,
-    /// its letters follow each other in one.
+    /// The documented rule of `/search`, implemented without regard to cost: every word of the
+    /// query is a word of the text, or, in scripts without spaces between words, its letters
+    /// follow each other.
     fn matches(text: &str, query: &str) -> bool {
         use crate::protocol::words;
         let (text, query) = (words::fold(text), words::fold(query));
         let letters = |word| words::clusters(word).collect::<Vec<_>>();
-        let said: Vec<_> = words::split(&text).map(letters).collect();
+        let words: Vec<_> = words::split(&text).map(letters).collect();
         let wanted: Vec<_> = words::split(&query).map(letters).collect();
         !wanted.is_empty()
             && wanted.iter().all(|word| {
                 if word[0].starts_with(words::is_found_inside) {
-                    said.iter().any(|said| said.windows(word.len()).any(|part| part == word))
+                    words.iter().any(|found| found.windows(word.len()).any(|part| part == word))
                 } else {
-                    said.contains(word)
+                    words.contains(word)
                 }
             })
     }
@@ -599,7 +595,7 @@ mod tests {
     }
 
     #[test]
-    fn every_log_finds_the_texts_that_match_in_every_script() {
+    fn both_logs_find_exactly_the_matching_texts() {
         const PARTS: [&str; 36] = [
             "a",
             "B",
@@ -653,7 +649,7 @@ mod tests {
         let options = Options { durability: Durability::Relaxed, retention: Retention::default() };
         let (mut file, _) = SqliteLog::open(folder.path(), options).unwrap();
         let mut memory = MemoryLog::new(usize::MAX, usize::MAX);
-        // Most are indexed when they are searched for, the last ones not yet.
+        // Most messages are indexed when they are searched, the last ones are not yet.
         for part in records.chunks(400) {
             let last = LastIds { message: part.last().unwrap().id, person: 7 };
             let batch = Batch { records: part.to_vec(), changes: Vec::new(), last };

@@ -1,9 +1,9 @@
-//! What waits to be written to one connection: a short list of spans over
-//! buffers that all its readers share. A message to a thousand readers is
-//! encoded once and pushed a thousand times; nothing is copied, and a span that
-//! continues the one before it only makes that one longer.
+//! The outbox: output that waits to be written to one connection, as a short list of spans
+//! over buffers that are shared by all readers.
 //!
-//! An empty outbox holds no memory.
+//! A message to a thousand readers is encoded once and pushed a thousand times without
+//! copying; a span that continues the previous one only extends it. An empty outbox holds no
+//! memory. Limits are enforced by the reactor.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -11,19 +11,18 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
-/// How much memory is held by all that waits for connections, however many of them
-/// share it.
+/// Counts the memory held by all outboxes together; shared buffers count once.
 #[derive(Debug, Clone, Default)]
 pub struct Meter(Arc<AtomicUsize>);
 
 impl Meter {
-    /// In bytes.
+    /// Returns the memory held, in bytes.
     #[must_use]
     pub fn held(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Counts so many bytes as long as the share lives.
+    /// Counts `size` bytes for the lifetime of the share.
     #[must_use]
     pub fn share(&self, size: usize) -> Share {
         let mut share = Share { size: 0, meter: self.clone() };
@@ -32,7 +31,7 @@ impl Meter {
     }
 }
 
-/// What a meter counts for something that waits.
+/// An amount of memory counted by a meter.
 #[derive(Debug, Default)]
 pub struct Share {
     size: usize,
@@ -41,7 +40,7 @@ pub struct Share {
 
 impl Share {
     fn resize(&mut self, size: usize) {
-        // It may get smaller: then this wraps, and is right all the same.
+        // If it shrinks, the difference wraps around, and so does the sum: the result is right.
         self.meter.0.fetch_add(size.wrapping_sub(self.size), Ordering::Relaxed);
         self.size = size;
     }
@@ -53,24 +52,24 @@ impl Drop for Share {
     }
 }
 
-/// Bytes of whole lines, encoded once and shared by everyone who is sent them.
+/// Encoded lines, shared by all their readers.
 #[derive(Debug, Clone)]
 pub struct Lines(Arc<Held>);
 
 #[derive(Debug, Default)]
 struct Held {
     bytes: Vec<u8>,
-    /// What the meter knows of it.
+    /// The share of the meter.
     share: Share,
 }
 
 impl Lines {
-    /// Lines to share, counted as long as anybody holds them.
+    /// Creates shared lines, counted until the last clone is dropped.
     #[must_use]
     pub fn new(bytes: Vec<u8>, meter: &Meter) -> Self {
         static NONE: LazyLock<Lines> = LazyLock::new(|| Lines(Arc::default()));
         if bytes.is_empty() {
-            return NONE.clone(); // most turns have lines of one kind only
+            return NONE.clone(); // most turns fill one of three buffers only
         }
         let share = meter.share(bytes.capacity());
         Self(Arc::new(Held { bytes, share }))
@@ -89,7 +88,7 @@ impl Deref for Lines {
     }
 }
 
-/// A part of shared lines.
+/// A range of shared lines.
 #[derive(Debug)]
 struct Span {
     lines: Lines,
@@ -106,7 +105,7 @@ impl Span {
         &self.lines[self.start..self.end]
     }
 
-    /// Whether most of what it holds on to is not waited for.
+    /// Returns whether most of the buffer that it keeps alive is not needed by this reader.
     fn is_wasteful(&self) -> bool {
         self.len() * 4 < self.lines.0.bytes.capacity()
     }
@@ -116,7 +115,7 @@ impl Span {
         Self { start: 0, end: lines.len(), lines }
     }
 
-    /// Makes it longer by a copy, if nobody shares it.
+    /// Extends the span by a copy of `bytes`, if its buffer is not shared.
     fn append(&mut self, bytes: &[u8]) -> bool {
         let is_at_end = self.end == self.lines.len() && self.end < COPY_SIZE;
         let Some(held) = Arc::get_mut(&mut self.lines.0).filter(|_| is_at_end) else {
@@ -129,53 +128,52 @@ impl Span {
     }
 }
 
-/// The spans that wait for one connection.
+/// The pending output of one connection.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// Most of the time there is one span or none, and no allocation for it.
+    /// Usually there is at most one span, which needs no allocation.
     first: Option<Span>,
     rest: VecDeque<Span>,
     len: usize,
-    /// How much of it, at most, answers the connection's own lines. The two are
-    /// bounded differently: answers bound themselves, since a connection that
-    /// many wait for is not read from; what others say makes a slow reader.
-    asked: usize,
-    /// Whether the line that comes first is partly written.
+    /// Upper bound of the bytes that are replies to the connection's own lines. Replies are
+    /// bounded by backpressure, as a connection over its limit is not read from; only the rest
+    /// makes a client a slow reader.
+    reply_bytes: usize,
+    /// Whether the first line is partly written.
     is_within_line: bool,
-    /// How many spans of the rest need not be looked at by [`Outbox::compact`].
+    /// Number of spans in `rest` that [`Outbox::compact`] has handled already.
     compacted: usize,
 }
 
-/// Copies are gathered in pieces of about this size, in bytes, so that memory is
-/// given back as they are written.
+/// Size of the pieces in which copies are collected, in bytes; memory is freed piece by piece
+/// as they are written.
 const COPY_SIZE: usize = 64 << 10;
 
-/// The most spans one system call writes; the kernel's own limit is 1024, and
-/// past some dozens the call's fixed cost no longer shows.
+/// Maximum number of spans per system call. The kernel's limit is 1024; beyond some dozens the
+/// fixed cost of the call no longer matters.
 const SPANS_PER_WRITE: usize = 64;
 
 impl Outbox {
-    /// Whether nothing waits.
+    /// Returns whether nothing is pending.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.first.is_none()
     }
 
-    /// All that waits, in bytes.
+    /// Returns the size of all pending output, in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// What waits and was not asked for, in bytes. Asked and unasked lines lie
-    /// mixed; what was written is taken to be unasked first, to the reader's
-    /// favour.
+    /// Returns the size of pending output that is no reply, in bytes. The two kinds are mixed in
+    /// the queue; bytes written count as unsolicited first, in favour of the reader.
     #[must_use]
     pub fn unsolicited(&self) -> usize {
-        self.len.saturating_sub(self.asked)
+        self.len.saturating_sub(self.reply_bytes)
     }
 
-    /// Adds `lines[start..end]` behind what waits.
+    /// Appends `lines[start..end]`.
     pub fn push(&mut self, lines: &Lines, start: usize, end: usize) {
         self.len += end - start;
         if let Some(last) = self.rest.back_mut().or(self.first.as_mut())
@@ -196,24 +194,24 @@ impl Outbox {
         }
     }
 
-    /// So many of the bytes pushed are answers.
+    /// Notes that `count` of the bytes pushed are replies.
     pub fn note_reply_bytes(&mut self, count: usize) {
-        self.asked += count;
+        self.reply_bytes += count;
     }
 
-    /// All that waits, if it lies in one piece.
+    /// Returns all pending output, if it is one span.
     #[must_use]
     pub fn single(&self) -> Option<&[u8]> {
         self.first.as_ref().filter(|_| self.rest.is_empty()).map(Span::bytes)
     }
 
-    /// The first of what waits that lies in one piece.
+    /// Returns the first span.
     #[must_use]
     pub fn first(&self) -> Option<&[u8]> {
         self.first.as_ref().map(Span::bytes)
     }
 
-    /// What to hand to one vectored write.
+    /// Returns the spans for one vectored write.
     pub fn slices<'a>(&'a self, out: &mut Vec<IoSlice<'a>>) {
         out.extend(self.spans().take(SPANS_PER_WRITE).map(|span| IoSlice::new(span.bytes())));
     }
@@ -222,10 +220,10 @@ impl Outbox {
         self.first.iter().chain(&self.rest)
     }
 
-    /// Takes away the first `count` bytes: they are written.
+    /// Removes the first `count` bytes, which were written.
     pub fn advance(&mut self, mut count: usize) {
         if count == self.len {
-            *self = Self::default(); // most of the time; what waits ends with a line
+            *self = Self::default(); // the common case; pending output ends with a line
             return;
         }
         while count > 0 {
@@ -242,15 +240,14 @@ impl Outbox {
                 self.compacted = self.compacted.saturating_sub(1);
             }
         }
-        self.asked = self.asked.min(self.len);
+        self.reply_bytes = self.reply_bytes.min(self.len);
         if self.rest.is_empty() && self.rest.capacity() > 0 {
             self.rest = VecDeque::new(); // an idle connection holds no memory
         }
     }
 
-    /// The reader is slow, and what waits for it waits longer: it should not hold
-    /// on to buffers that are mostly what others were sent. Spans of such are
-    /// copied together. Memory is then at most four times what waits.
+    /// Copies spans that keep a mostly unneeded buffer alive. To be called for a slow reader; the
+    /// memory held is then at most four times the pending output.
     pub fn compact(&mut self) {
         if let Some(first) = self.first.as_mut().filter(|first| first.is_wasteful()) {
             *first = first.copy();
@@ -267,8 +264,8 @@ impl Outbox {
         self.compacted = self.rest.len();
     }
 
-    /// Throws away all that waits but the rest of a line that is partly
-    /// written: the next line must begin at the start of one.
+    /// Discards all pending output except the rest of a partly written line, so that the next
+    /// line starts on its own.
     pub fn cut(&mut self) {
         let rest = self.first.take().and_then(|mut first| {
             let end = memchr::memchr(b'\n', first.bytes())?;
@@ -309,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_goes_and_an_empty_outbox_holds_no_memory() {
+    fn outbox_frees_what_is_written_and_holds_no_memory_when_empty() {
         let lines = shared(b"one\ntwo\n");
         let mut outbox = Outbox::default();
         outbox.push(&lines, 0, 4);
@@ -324,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_do_not_count_against_the_reader() {
+    fn replies_do_not_count_as_unsolicited() {
         let lines = shared(b"one\ntwo\nthree\n");
         let mut outbox = Outbox::default();
         outbox.note_reply_bytes(4);
@@ -337,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn cutting_keeps_the_rest_of_a_line_that_is_partly_written() {
+    fn cut_keeps_the_rest_of_a_partly_written_line() {
         let lines = shared(b"one\ntwo\nthree\n");
         for (written, rest) in [(0, ""), (2, "e\n"), (4, ""), (5, "wo\n")] {
             let mut outbox = Outbox::default();
@@ -352,12 +349,12 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_reader_holds_on_to_no_more_than_four_times_what_waits_for_it() {
+    fn slow_reader_holds_at_most_four_times_its_pending_output() {
         let meter = Meter::default();
         let mut outbox = Outbox::default();
         let mut expected = Vec::new();
         for turn in 0..1000 {
-            // A small part of a large buffer, and now and then most of one.
+            // A small part of a large buffer, and sometimes most of one.
             let line = format!("line {turn}\n");
             let size = if turn % 50 == 0 { line.len() + 3 } else { 10_000 };
             let mut bytes = vec![b'x'; size - line.len()];
@@ -371,7 +368,7 @@ mod tests {
             }
         }
         assert_eq!(waiting(&outbox).concat().as_bytes(), expected);
-        // A vector has up to twice the room it needs.
+        // A vector may have twice the capacity it needs.
         assert!(meter.held() <= 2 * 4 * outbox.len(), "{} for {}", meter.held(), outbox.len());
         assert!(outbox.rest.len() < 100, "{} spans", outbox.rest.len());
         outbox.advance(expected.len());

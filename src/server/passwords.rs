@@ -1,7 +1,7 @@
-//! Passwords: hashing them takes long and much memory on purpose, so that it is done
-//! on threads of its own, at most [`AT_ONCE`] at a time, while the chat goes on. Each
-//! thread has one piece of memory for it: taken anew for each password it would be
-//! scattered, and the process would grow.
+//! Password hashing (Argon2id). It is slow and memory-hard on purpose, so it runs on
+//! [`THREADS`] threads of its own, and the server loop never waits. Each thread reuses one
+//! workspace: a new allocation per password would fragment the heap, and the process would
+//! grow.
 
 use std::fmt::{self, Write as _};
 use std::panic::{self, AssertUnwindSafe};
@@ -15,22 +15,21 @@ use sha2::{Digest as _, Sha256};
 
 use crate::text_file;
 
-/// How many are hashed at once; each takes a core meanwhile, and 19 MiB that are kept
-/// for the next one.
+/// Number of threads; each uses one core while hashing, and keeps 19 MiB of memory.
 pub const THREADS: usize = 2;
 
-/// A password as somebody said it; it is in no log and no debug output.
+/// A password in plain text. It appears in no log and no debug output.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Box<str>);
 
 impl Secret {
-    /// Takes a password in.
+    /// Wraps a password.
     #[must_use]
     pub fn new(password: &str) -> Self {
         Self(password.into())
     }
 
-    /// The password itself; not to be written anywhere.
+    /// Returns the password, which must not be written anywhere.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -43,34 +42,34 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What is to be hashed.
+/// A job for the hashing threads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
-    /// Is it the password of this hash?
+    /// Checks whether the password matches an Argon2 hash.
     Check(Secret, Arc<str>),
-    /// Has it this [`digest`]?
+    /// Checks whether the word has this [`digest`].
     Match(Secret, Arc<str>),
-    /// What is its hash? With another salt each time.
+    /// Hashes a new password with a random salt.
     Hash(Secret),
 }
 
-/// What came of it.
+/// The outcome of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Whether it is the password.
+    /// Whether the password matches.
     Checked(bool),
-    /// The hash, as a PHC string (`$argon2id$…`); `None` if it could not be made.
+    /// The hash as a PHC string (`$argon2id$…`); `None` if hashing failed.
     Hashed(Option<Arc<str>>),
-    /// Too many wait already.
+    /// Too many jobs are waiting.
     Busy,
 }
 
-/// The memory that hashing takes.
+/// The memory for hashing.
 #[derive(Debug, Default)]
 pub struct Workspace(Vec<Block>);
 
 impl Workspace {
-    /// The hash of a password, of the length that is asked for.
+    /// Hashes a password into `out`.
     fn digest(&mut self, argon2: &Argon2<'_>, password: &str, salt: &[u8], out: &mut [u8]) -> bool {
         let blocks = argon2.params().block_count();
         if self.0.len() < blocks {
@@ -80,9 +79,9 @@ impl Workspace {
         argon2.hash_password_into_with_memory(password.as_bytes(), salt, out, memory).is_ok()
     }
 
-    /// Another one each time: it is salted.
+    /// Hashes a password with a random salt.
     fn hash(&mut self, password: &str) -> Option<String> {
-        // OWASP's parameters are this library's default.
+        // The defaults of the library are the parameters recommended by OWASP.
         let (argon2, params) = (Argon2::default(), Params::default());
         let (mut salt, mut out) = ([0; 16], [0; Params::DEFAULT_OUTPUT_LEN]);
         getrandom::fill(&mut salt).ok()?;
@@ -99,7 +98,7 @@ impl Workspace {
         Some(hash.to_string())
     }
 
-    /// Whether this is the password of that hash, whoever has made it.
+    /// Returns whether a password matches a hash with any Argon2 parameters.
     fn verify(&mut self, password: &str, hash: &str) -> Option<bool> {
         let hash = PasswordHash::new(hash).ok()?;
         let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok()?;
@@ -108,14 +107,14 @@ impl Workspace {
         let (salt, known) = (hash.salt?, hash.hash?);
         let mut out = vec![0; known.len()];
         let argon2 = Argon2::new(algorithm, version, params);
-        // Two outputs are compared in constant time.
+        // Comparing two outputs takes constant time.
         let is_made = self.digest(&argon2, password, &salt, &mut out);
         Some(is_made && Output::new(&out).ok()? == known)
     }
 }
 
 impl Job {
-    /// Does it, here and now.
+    /// Runs the job on this thread.
     #[must_use]
     pub fn run(&self, workspace: &mut Workspace) -> Outcome {
         match self {
@@ -130,8 +129,8 @@ impl Job {
     }
 }
 
-/// What is kept in place of something that is not to be read again but costs
-/// nothing to try, such as a room's key.
+/// Returns the SHA-256 of a secret that must not be stored in plain text, but can be guessed at
+/// no cost anyway, such as a room's key.
 #[must_use]
 pub fn digest(text: &str) -> String {
     Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
@@ -140,28 +139,28 @@ pub fn digest(text: &str) -> String {
     })
 }
 
-/// A password's hash that was made beforehand, from a file.
+/// A password hash that was read from a file.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HashFile(Arc<str>);
 
 impl HashFile {
-    /// Reads the first line of a file.
+    /// Reads the hash from the first line of a file.
     ///
     /// # Errors
-    /// A sentence for the person who named the file.
+    /// A message for the user.
     pub fn read(path: &str) -> Result<Self, String> {
         let text = text_file::read(path.as_ref()).map_err(|problem| problem.to_string())?;
         let line = text_file::first_line(&text).trim();
         let is_ours = PasswordHash::new(line)
             .is_ok_and(|hash| hash.algorithm.as_str().starts_with("argon2") && hash.hash.is_some());
         if !is_ours {
-            let make = "chatty hash-password > FILE makes one";
-            return Err(format!("its first line is no argon2 hash of a password; {make}"));
+            let make = "create one with chatty hash-password > FILE";
+            return Err(format!("its first line is not an argon2 password hash; {make}"));
         }
         Ok(Self(line.into()))
     }
 
-    /// The hash.
+    /// Returns the hash as a PHC string.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -180,50 +179,50 @@ impl fmt::Debug for HashFile {
     }
 }
 
-/// The hash of a password, here and now.
+/// Hashes a password on this thread.
 #[must_use]
 pub fn hash(password: &str) -> Option<Arc<str>> {
     Workspace::default().hash(password).map(Into::into)
 }
 
-type Order = (Job, Box<dyn FnOnce(Outcome) + Send>);
+type QueuedJob = (Job, Box<dyn FnOnce(Outcome) + Send>);
 
-/// The threads that hash.
+/// The hashing threads.
 #[derive(Debug)]
 pub struct Hashers {
-    orders: SyncSender<Order>,
+    jobs: SyncSender<QueuedJob>,
 }
 
 impl Hashers {
-    /// Starts the threads, for which so many may wait; they end with this.
+    /// Starts the threads; at most `waiting_max` jobs wait. They end when this is dropped.
     ///
     /// # Errors
-    /// The system gives no threads.
+    /// The system provides no threads.
     pub fn start(waiting_max: usize) -> std::io::Result<Self> {
-        let (orders, queue) = mpsc::sync_channel(waiting_max);
+        let (jobs, queue) = mpsc::sync_channel(waiting_max);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..THREADS {
             let queue = queue.clone();
             thread::Builder::new().name("hasher".into()).spawn(move || work(&queue))?;
         }
-        Ok(Self { orders })
+        Ok(Self { jobs })
     }
 
-    /// Does a job when its turn comes, and hands over what came of it.
+    /// Queues a job; `reply` gets the outcome, [`Outcome::Busy`] if the queue is full.
     pub fn run(&self, job: Job, reply: impl FnOnce(Outcome) + Send + 'static) {
-        // The threads end no sooner than this.
-        if let Err(TrySendError::Full((_, reply))) = self.orders.try_send((job, Box::new(reply))) {
+        // The threads outlive this handle, so the queue cannot be closed.
+        if let Err(TrySendError::Full((_, reply))) = self.jobs.try_send((job, Box::new(reply))) {
             reply(Outcome::Busy);
         }
     }
 }
 
-fn work(queue: &Mutex<Receiver<Order>>) {
+fn work(queue: &Mutex<Receiver<QueuedJob>>) {
     let mut workspace = Workspace::default();
     loop {
-        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((job, reply)) = next else { return };
-        // A thread that ended would be missed by all who log in from then on.
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((job, reply)) = job else { return };
+        // The thread must survive a panic, or later logins would wait forever.
         let run = AssertUnwindSafe(|| job.run(&mut workspace));
         reply(panic::catch_unwind(run).unwrap_or(Outcome::Busy));
     }
@@ -234,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_fits_its_own_hash_only() {
+    fn password_matches_only_its_own_hash() {
         let mut workspace = Workspace::default();
         let mut hash = |text| match Job::Hash(Secret::new(text)).run(&mut workspace) {
             Outcome::Hashed(Some(hash)) => hash,

@@ -1,40 +1,40 @@
-//! Who is at the other end of a connection, as far as the network tells.
+//! The remote end of a connection: address, encryption, and networks of addresses.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-/// The other end of a connection.
+/// The remote end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// Where it comes from; IPv4 as such, also where it came in over IPv6.
+    /// The remote address; IPv4-mapped IPv6 addresses are converted to IPv4.
     pub address: IpAddr,
-    /// Whether what is said is encrypted on its way.
+    /// Whether the connection is encrypted.
     pub is_encrypted: bool,
 }
 
 impl Peer {
-    /// The other end at this address, as far as it is known to begin with.
+    /// Creates a peer with this address on an unencrypted connection.
     #[must_use]
     pub fn new(address: IpAddr) -> Self {
         Self { address: address.to_canonical(), is_encrypted: false }
     }
 
-    /// Whether it is on this machine.
+    /// Returns whether the peer is on this machine.
     #[must_use]
     pub fn is_local(self) -> bool {
         self.address.is_loopback()
     }
 
-    /// Whether nobody between the two ends can read along.
+    /// Returns whether nothing between the two ends can read the traffic.
     #[must_use]
     pub fn is_private(self) -> bool {
         self.is_encrypted || self.is_local()
     }
 
-    /// The smallest network that is one customer's: an IPv4 address, or the /64
-    /// that an IPv6 host may take any address of.
+    /// Returns the smallest network that belongs to one customer: an IPv4 address, or an IPv6
+    /// /64, within which a host can choose its addresses freely.
     #[must_use]
     pub fn network(self) -> IpAddr {
         match self.address {
@@ -47,23 +47,25 @@ impl Peer {
     }
 }
 
-/// All addresses that begin with the same bits.
+/// A range of addresses with a common prefix (CIDR).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
-    /// The rest of its bits are zero.
+    /// The remaining bits are zero.
     address: IpAddr,
     bits: u8,
 }
 
 impl Network {
-    /// Reads `192.0.2.0/24` or an address alone, which means the smallest network
-    /// that is one customer's ([`Peer::network`]).
+    /// Parses `192.0.2.0/24`, or a single address, which means the smallest network that
+    /// belongs to one customer ([`Peer::network`]).
     ///
     /// # Errors
-    /// A sentence for the person who wrote it.
+    /// A message for the user.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let problem =
-            || format!("\"{text}\" is no address; write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32");
+        let problem = || {
+            let examples = "192.0.2.7, 192.0.2.0/24 or 2001:db8::/32";
+            format!("\"{text}\" is not an address; use e.g. {examples}")
+        };
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits.parse().map_err(|_| problem())?)),
             None => (text, None),
@@ -73,7 +75,7 @@ impl Network {
         let bits: u8 = bits.unwrap_or(usual);
         match address.to_canonical() {
             _ if bits > longest => Err(problem()),
-            // IPv4 written as IPv6.
+            // IPv4-mapped IPv6.
             IpAddr::V4(address) if longest == 128 => {
                 let bits = if usual == bits { 128 } else { bits };
                 Ok(Self::new(address.into(), bits.checked_sub(96).ok_or_else(problem)?))
@@ -86,7 +88,7 @@ impl Network {
         Self { address: masked(address, bits), bits }
     }
 
-    /// Whether somebody comes from there.
+    /// Returns whether a peer's address is in this network.
     #[must_use]
     pub fn contains(self, peer: Peer) -> bool {
         peer.address.is_ipv4() == self.address.is_ipv4()
@@ -103,7 +105,7 @@ impl fmt::Display for Network {
     }
 }
 
-/// The first bits of an address, and zeros.
+/// Returns the first `bits` bits of an address, followed by zeros.
 fn masked(address: IpAddr, bits: u8) -> IpAddr {
     let dropped = |longest: u32| longest.saturating_sub(bits.into());
     match address {
@@ -123,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_is_read_written_and_holds_its_addresses() {
+    fn network_is_parsed_displayed_and_contains_its_addresses() {
         let peer = |address: &str| Peer::new(address.parse().unwrap());
         for (text, shown, inside, outside) in [
             ("192.0.2.7", "192.0.2.7", "192.0.2.7", "192.0.2.6"),
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_an_ipv4_address_or_an_ipv6_network() {
+    fn host_is_an_ipv4_address_or_an_ipv6_64_network() {
         let peer = |address: &str| Peer::new(address.parse().unwrap());
         for (address, network, is_private) in [
             ("127.0.0.1", "127.0.0.1", true),

@@ -1,14 +1,18 @@
-//! The loop around the hub: sockets in, sockets out, one thread, one order.
+//! The server loop: one thread that owns the sockets, the hub and the log, and so gives all
+//! lines one order.
 //!
-//! Each turn: *drain* every connection that has something to say, let the hub
-//! *handle* each line; this again as long as it pays to wait for more
-//! (`batch_delay.rs`); then *commit* the turn's records with one append, and only then
-//! *release* its effects into outboxes; then *flush*: one write for each
-//! connection that something waits for. While a turn is being stored and written
-//! the next one collects itself in the sockets.
+//! Each turn has five steps: *drain* every socket that is ready; let the hub *handle* each
+//! line; repeat this while waiting for more input pays off (`batch_delay.rs`); then *commit*
+//! the turn's records with one append; only then *release* its effects into the outboxes;
+//! then *flush*, one write per connection. While a turn is being stored and written, the
+//! input of the next one collects in the socket buffers.
 //!
-//! Nobody waits for a slow reader: a socket that is full keeps what waits for it
-//! in its outbox, within bounds, and rings when it has room.
+//! A slow reader never blocks the loop: if its socket is full, its outbox holds the data,
+//! within bounds, and the loop is woken when the socket is writable again.
+//!
+//! Graceful shutdown ([`ReactorInput::Stop`]): the hub sends a farewell to every client, the
+//! loop runs until all connections are closed or `DRAIN_TIMEOUT` has passed, and changes
+//! that are not stored yet are retried for `SAVE_TIMEOUT`.
 
 mod accept;
 mod long_replies;
@@ -43,127 +47,127 @@ use super::timer::Timer;
 use super::tls::Offer;
 use super::turn::{ConnId, Sink as _, Turn};
 use crate::protocol::Stamp;
-use long_replies::{Kind, LongReplies};
+use long_replies::{LongReplies, ReplyKind};
 use reading::READ_SIZE;
 use store::Store;
 
-/// A turn with more lines than this, in bytes, does not wait for more.
+/// A turn with more encoded lines than this, in bytes, is committed at once.
 const TURN_SIZE: usize = 256 << 10;
 
-/// How often is looked whether somebody is still there who waits for an answer.
+/// Interval at which connections that wait for a reply are checked for a broken socket.
 const LIVENESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a stop may take to tell everyone, whoever does not listen.
+/// Time that a graceful shutdown has to deliver farewells, even to clients that do not read.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The same when the log has failed.
+/// The same after a failure of the log.
 const FAILURE_DRAIN: Duration = Duration::from_secs(1);
 
-/// How long the end waits for changes to be stored that cannot be yet.
-const SAVE_PATIENCE: Duration = Duration::from_secs(2);
+/// Time that a graceful shutdown has to store changes while the log refuses writes.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(2);
 const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What comes to the loop from outside the sockets.
+/// Input of the loop that does not come from a connected socket.
 #[derive(Debug)]
 pub enum ReactorInput {
-    /// Somebody connected, from there.
+    /// A connection was accepted.
     Accepted(TcpStream, Peer),
-    /// The log found what a connection asked for.
-    Found(ConnId, Kind, ReadResult),
-    /// There is room for a connection's long answer.
-    Room(ConnId),
-    /// The log found what a connection is fed on with.
+    /// The result of a read from the log that a long reply needs.
+    Found(ConnId, ReplyKind, ReadResult),
+    /// The hub may produce a connection's long reply now.
+    MemoryAvailable(ConnId),
+    /// The next page of the log for a connection that catches up.
     FoundPage(ConnId, ReadResult),
-    /// What came of a password that a connection gave.
+    /// The outcome of hashing a password.
     Hashed(ConnId, Outcome),
-    /// From now on this is offered to whoever connects.
+    /// The TLS configuration that new connections are offered from now on.
     Offer(Offer),
-    /// The log has failed while nothing was appended to it.
+    /// The log failed outside of an append.
     LogFailed(AppendError),
-    /// Say farewell to everyone and end.
+    /// Shut down gracefully.
     Stop,
 }
 
-/// What falls due for one connection.
+/// A timer of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Timeout {
-    /// It may have said nothing yet.
+    /// The client has not sent anything: greet it as a plain connection.
     Greeting,
-    /// It may have made no progress for too long.
+    /// The client may have made no progress in reading.
     Stall,
-    /// It had time enough to close its side.
+    /// The client had its time to close the connection.
     Linger,
-    /// Its next line may be heard.
-    Pace,
-    /// It may have gone while it waits for an answer, and is not read from.
-    Wait,
+    /// The rate limit permits the next line.
+    RateLimit,
+    /// The client may be gone while its input is paused.
+    Liveness,
 }
 
-/// The server's loop and all it owns.
+/// The server loop and everything it owns.
 pub struct Reactor<L> {
     limits: Limits,
     input_rate: Option<Rate>,
     admission: Admission,
-    /// How many are being told why they cannot come in.
-    turned_away: usize,
+    /// Number of connections that are being told why they were rejected.
+    rejected: usize,
     hub: Hub,
     store: Store<L>,
     hashers: Hashers,
-    /// What makes us panic.
-    bugs: ThrottledWarning,
-    /// Over whom we are to panic, in a test.
-    doomed: Option<ConnId>,
-    long_answers: LongReplies,
-    /// Of all that waits to be written.
+    /// Limits how often panics are logged.
+    panic_warning: ThrottledWarning,
+    /// The connection over which `--debug-panic` panics; for tests.
+    panic_on: Option<ConnId>,
+    long_replies: LongReplies,
+    /// Counts the bytes of all lines that wait to be written.
     meter: Meter,
     start: Instant,
-    calls: UnboundedReceiver<ReactorInput>,
-    bells: Arc<ReadyQueue>,
-    /// TLS, if it is offered.
+    inputs: UnboundedReceiver<ReactorInput>,
+    ready_queue: Arc<ReadyQueue>,
+    /// The current TLS configuration, if TLS is enabled.
     offer: Option<Offer>,
     connections: Slab<Connection>,
     generation: u32,
-    dues: BinaryHeap<Reverse<(Duration, ConnId, Timeout)>>,
-    /// Slots to look at in the next turn, in this order.
+    timers: BinaryHeap<Reverse<(Duration, ConnId, Timeout)>>,
+    /// Slots to serve in the next drain, in this order.
     ready: Vec<u32>,
-    /// How often that was done.
+    /// Number of drains so far.
     drains: u64,
-    /// Connections that something is to be written to.
+    /// Connections with something to flush.
     dirty: Vec<ConnId>,
-    /// What has come and is not released yet.
+    /// The current turn, not yet released.
     turn: Turn,
-    linger: BatchDelay,
-    /// Until when the turn waits for more, and the clock that ends it.
+    batch_delay: BatchDelay,
+    /// When the current turn stops waiting for more input, and the timer for it.
     ends_turn_at: Option<Duration>,
-    alarm: Timer,
-    /// Connections that more waits for than may.
-    swamped: Vec<ConnId>,
-    /// Where the log's answers come in, beside the calls from outside.
-    own_calls: UnboundedSender<ReactorInput>,
-    /// Where sockets are read into, one after another.
+    turn_timer: Timer,
+    /// Connections whose outbox exceeds its limit.
+    over_limit: Vec<ConnId>,
+    /// Sender into `inputs`, for results of the log and the hashers.
+    own_inputs: UnboundedSender<ReactorInput>,
+    /// Buffer for reading from sockets.
     buffer: Vec<u8>,
-    /// Set when stopping: until when.
+    /// The deadline of a shutdown.
     ends_at: Option<Duration>,
-    /// Whether the log failed while nothing was appended: no line is in doubt.
+    /// Whether the log reported a failure outside of an append, so that no line is in doubt.
     is_reported: bool,
 }
 
 impl<L: Log> Reactor<L> {
-    /// A loop around a house that nobody is connected to yet.
+    /// Creates a loop without connections.
     ///
     /// # Errors
-    /// The system gives no timer.
+    /// The system provides no timer.
     pub fn new(
         limits: Limits,
         mut log: L,
         mut hub: Hub,
         hashers: Hashers,
         descriptors: usize,
-        calls: (UnboundedSender<ReactorInput>, UnboundedReceiver<ReactorInput>),
+        inputs: (UnboundedSender<ReactorInput>, UnboundedReceiver<ReactorInput>),
     ) -> anyhow::Result<Self> {
         hub.set_storage(Storage::Unknown);
         let start = Instant::now();
-        let failures = calls.0.clone();
+        let failures = inputs.0.clone();
         log.on_failure(Box::new(move |error| {
             let _ = failures.send(ReactorInput::LogFailed(error)); // the loop may have ended
         }));
@@ -172,40 +176,40 @@ impl<L: Log> Reactor<L> {
             hub,
             input_rate: Rate::new(limits.input_rate, limits.input_burst),
             admission: Admission::new(&limits, descriptors),
-            turned_away: 0,
+            rejected: 0,
             limits,
             store: Store::new(log, start),
             hashers,
-            bugs: ThrottledWarning::default(),
-            doomed: None,
-            long_answers: LongReplies::default(),
+            panic_warning: ThrottledWarning::default(),
+            panic_on: None,
+            long_replies: LongReplies::default(),
             start,
-            calls: calls.1,
-            bells: Arc::default(),
+            inputs: inputs.1,
+            ready_queue: Arc::default(),
             offer: None,
             connections: Slab::new(),
             generation: 0,
-            dues: BinaryHeap::new(),
+            timers: BinaryHeap::new(),
             ready: Vec::new(),
             drains: 0,
             dirty: Vec::new(),
             turn: Turn::default(),
-            linger: BatchDelay::default(),
+            batch_delay: BatchDelay::default(),
             ends_turn_at: None,
-            alarm: Timer::new()?,
-            swamped: Vec::new(),
-            own_calls: calls.0,
+            turn_timer: Timer::new()?,
+            over_limit: Vec::new(),
+            own_inputs: inputs.0,
             buffer: vec![0; READ_SIZE],
             ends_at: None,
             is_reported: false,
         })
     }
 
-    /// Runs until stopped and everyone is told.
+    /// Runs until the server is shut down and clients have their farewells.
     ///
     /// # Errors
-    /// The log could not be written: what was not committed was not shown. Or it could not
-    /// be at the end: the error names what was acknowledged and is not stored.
+    /// The log failed; lines that were not committed have not been delivered. Or changes could
+    /// not be stored at the end; the error names the acknowledged changes that are lost.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let result = match self.serve().await {
             Ok(()) => self.save_rest().await,
@@ -222,13 +226,13 @@ impl<L: Log> Reactor<L> {
         result
     }
 
-    /// Stores what could not be stored before; at last it is named.
+    /// Stores changes that the log has refused so far; fails after [`SAVE_TIMEOUT`].
     async fn save_rest(&mut self) -> anyhow::Result<()> {
-        let until = Instant::now() + SAVE_PATIENCE;
+        let until = Instant::now() + SAVE_TIMEOUT;
         while self.hub.has_changes() && !self.store.append_changes(&mut self.hub)? {
             if Instant::now() >= until {
                 bail!(
-                    "stopped without storing what was acknowledged: {}",
+                    "stopped without storing acknowledged changes: {}",
                     self.hub.describe_unsaved()
                 );
             }
@@ -237,14 +241,14 @@ impl<L: Log> Reactor<L> {
         Ok(())
     }
 
-    /// Nothing can be stored any more, so nothing is said but farewell.
+    /// Sends farewells after the log has failed; nothing else is delivered any more.
     async fn stop_after_failure(&mut self) {
         let now = self.now();
         let mut turn = Turn::default();
         self.hub.shut_down(&mut turn);
         self.ends_at = Some(now.since_start + FAILURE_DRAIN);
         turn.release(self);
-        // Who was being said farewell to in the turn that is not released, too.
+        // The abandoned turn may have contained the farewells of some connections.
         let connections = self.connections.iter().map(|(slot, connection)| ConnId {
             slot: u32::try_from(slot).unwrap_or(u32::MAX),
             generation: connection.generation,
@@ -252,28 +256,28 @@ impl<L: Log> Reactor<L> {
         for conn in connections.collect::<Vec<_>>() {
             self.close(conn);
         }
-        // A second failure changes nothing.
+        // The log has failed already; another failure changes nothing.
         let _ = self.flush(now);
         let _ = self.serve().await;
     }
 
     async fn serve(&mut self) -> anyhow::Result<()> {
-        let bells = self.bells.clone();
+        let ready_queue = self.ready_queue.clone();
         while !self.is_over() {
             let deadline = self.next_deadline();
-            let mut call = None;
+            let mut input = None;
             tokio::select! {
                 biased;
-                () = bells.wait() => {}
-                first = self.calls.recv() => call = first,
-                rung = self.alarm.expired(), if self.ends_turn_at.is_some() => rung?,
+                () = ready_queue.wait() => {}
+                first = self.inputs.recv() => input = first,
+                expired = self.turn_timer.expired(), if self.ends_turn_at.is_some() => expired?,
                 () = sleep_until(self.start, deadline), if deadline.is_some() => {}
                 () = tokio::task::yield_now(), if !self.ready.is_empty() => {}
             }
-            let is_called = call.is_some();
-            self.run_turn(call)?;
-            if is_called {
-                // Sockets are looked at when we give way; one call may follow another.
+            let has_input = input.is_some();
+            self.run_turn(input)?;
+            if has_input {
+                // tokio polls the sockets only when this task yields; inputs may be back to back.
                 tokio::task::yield_now().await;
             }
         }
@@ -285,7 +289,7 @@ impl<L: Log> Reactor<L> {
     }
 
     fn next_deadline(&mut self) -> Option<Duration> {
-        let due = self.dues.peek().map(|Reverse((due, ..))| *due);
+        let due = self.timers.peek().map(|Reverse((due, ..))| *due);
         let retry = self.store.retry_at();
         self.hub.next_deadline().into_iter().chain(due).chain(retry).chain(self.ends_at).min()
     }
@@ -296,16 +300,16 @@ impl<L: Log> Reactor<L> {
         Now { since_start: self.start.elapsed(), wall }
     }
 
-    /// Drains and handles; then commits, releases and flushes, or waits for more.
-    fn run_turn(&mut self, call: Option<ReactorInput>) -> anyhow::Result<()> {
+    /// Drains and handles; then commits, releases and flushes, or waits for more input.
+    fn run_turn(&mut self, input: Option<ReactorInput>) -> anyhow::Result<()> {
         let now = self.now();
         let mut turn = mem::take(&mut self.turn);
         turn.begin_drain();
-        let mut call = call;
-        while let Some(next) = call.take().or_else(|| self.calls.try_recv().ok()) {
+        let mut input = input;
+        while let Some(next) = input.take().or_else(|| self.inputs.try_recv().ok()) {
             self.handle_input(now, next, &mut turn)?;
         }
-        self.bells.take_into(&mut self.ready);
+        self.ready_queue.take_into(&mut self.ready);
         let has_time = self.drain(now, &mut turn);
         self.tick_hub(now, &mut turn);
         self.run_timers(now, &mut turn);
@@ -319,17 +323,17 @@ impl<L: Log> Reactor<L> {
     fn handle_input(
         &mut self,
         now: Now,
-        call: ReactorInput,
+        input: ReactorInput,
         turn: &mut Turn,
     ) -> anyhow::Result<()> {
-        match call {
+        match input {
             ReactorInput::Accepted(stream, peer) => self.open(now, stream, peer, turn),
             ReactorInput::Found(conn, kind, rows) => {
-                self.long_answers.end(kind);
+                self.long_replies.end(kind);
                 self.notify_hub(now, conn, Input::Rows(rows), turn);
             }
-            ReactorInput::Room(conn) => {
-                self.long_answers.end(Kind::Other);
+            ReactorInput::MemoryAvailable(conn) => {
+                self.long_replies.end(ReplyKind::Other);
                 self.notify_hub(now, conn, Input::MemoryAvailable, turn);
             }
             ReactorInput::Hashed(conn, outcome) => {
@@ -340,7 +344,7 @@ impl<L: Log> Reactor<L> {
                 self.notify_hub(now, conn, Input::Page(rows), turn);
             }
             ReactorInput::Offer(offer) => self.offer = Some(offer),
-            // It may have been noticed in writing, too.
+            // The failure may have surfaced in an append already.
             ReactorInput::LogFailed(_) if self.store.has_failed() => {}
             ReactorInput::LogFailed(error) => {
                 self.is_reported = true;
@@ -359,16 +363,17 @@ impl<L: Log> Reactor<L> {
             return false;
         }
         if turn.has_grown() {
-            self.ends_turn_at = self.linger.after_part(now);
+            self.ends_turn_at = self.batch_delay.after_drain(now);
         }
         let Some(at) = self.ends_turn_at.filter(|at| *at > now) else { return false };
-        // If nothing has come, the clock is set.
-        !turn.has_grown() || self.alarm.set(at.saturating_sub(now)).is_ok()
+        // Input may have moved the end of the turn; otherwise the timer is already set.
+        !turn.has_grown() || self.turn_timer.set(at.saturating_sub(now)).is_ok()
     }
 
     fn end_turn(&mut self, now: Now, turn: &mut Turn) -> anyhow::Result<()> {
         self.ends_turn_at = None;
-        let (is_empty, parts, gathered) = (turn.is_empty(), turn.drains(), turn.coalesced_writes());
+        let (is_empty, drains, coalesced) =
+            (turn.is_empty(), turn.drains(), turn.coalesced_writes());
         self.store.time = Duration::ZERO;
         self.commit(turn)?;
         self.start_catch_up_over_limit(now)?;
@@ -377,15 +382,15 @@ impl<L: Log> Reactor<L> {
         if !is_empty {
             let end = self.start.elapsed();
             let took = end.saturating_sub(now.since_start);
-            // Either storing was most of it, or writing was.
+            // The turn was dominated either by storing or by writing; judge the delay by that.
             let is_storing = self.store.time * 2 > took;
-            let has_paid = if is_storing { parts > 1 } else { gathered * 2 >= written };
-            self.linger.after_turn(end, took, has_paid);
+            let has_paid = if is_storing { drains > 1 } else { coalesced * 2 >= written };
+            self.batch_delay.after_turn(end, took, has_paid);
         }
         Ok(())
     }
 
-    /// The connection broke: nothing can be said to it any more.
+    /// Removes a connection whose socket failed; no farewell can be sent.
     fn disconnect(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         self.hub.handle(now, conn, Input::Disconnected, turn);
         self.remove(conn);
@@ -396,19 +401,18 @@ impl<L: Log> Reactor<L> {
             let peer = self.hub.peer(conn);
             self.hub.forget_connection(conn);
             let connection = self.connections.remove(conn.slot as usize);
-            if connection.is_turned_away {
-                self.turned_away -= 1;
+            if connection.is_rejected {
+                self.rejected -= 1;
             } else if let Some(peer) = peer {
                 self.admission.release(peer);
             }
         }
     }
 
-    /// Makes the turn's records safe, and what else is to be kept, then lets its
-    /// effects out.
+    /// Stores the turn's records and the hub's changes, then releases the turn's effects.
     fn commit(&mut self, turn: &mut Turn) -> anyhow::Result<()> {
         if turn.has_records() || self.hub.has_changes() || self.store.is_due() {
-            let is_tried_again = !self.store.is_refusing();
+            let was_accepting = !self.store.is_refusing();
             match self.store.append(&mut self.hub, turn.records())? {
                 Some(repeats) if repeats.is_empty() => {}
                 Some(repeats) => {
@@ -418,9 +422,8 @@ impl<L: Log> Reactor<L> {
                 None => {
                     turn.refuse_messages(&storage_full());
                     self.hub.forget_unstored(turn.records().iter().map(|record| record.id));
-                    // There may be room for what else is to be kept; it was made sure of
-                    // before a command was obeyed.
-                    if is_tried_again && self.hub.has_changes() {
+                    // Changes may still fit: space was reserved before their commands ran.
+                    if was_accepting && self.hub.has_changes() {
                         self.store.append_changes(&mut self.hub)?;
                     }
                 }
@@ -434,14 +437,14 @@ impl<L: Log> Reactor<L> {
         Ok(())
     }
 
-    /// Hands the hub something about a connection that is no line of its own,
-    /// and lets it be heard again, or not.
+    /// Passes an input that is not a line of the connection to the hub, and pauses or resumes
+    /// reading from the connection accordingly.
     fn notify_hub(&mut self, now: Now, conn: ConnId, input: Input<'_>, turn: &mut Turn) {
-        let told = self.guard(now, conn, turn, |this, turn| {
-            assert!(this.doomed != Some(conn), "as asked for");
+        let result = self.guard(now, conn, turn, |this, turn| {
+            assert!(this.panic_on != Some(conn), "requested by /debug-panic");
             this.hub.handle(now, conn, input, turn)
         });
-        let Some(flow) = told else { return };
+        let Some(flow) = result else { return };
         let line_limit = self.hub.line_limit(conn);
         if let Some(connection) = self.get(conn) {
             connection.codec.set_limit(line_limit);
@@ -454,24 +457,24 @@ impl<L: Log> Reactor<L> {
         }
     }
 
-    /// Those whom more waits for than may are fed from the log from now on.
+    /// Switches connections whose outbox exceeds its limit to catching up from the log.
     fn start_catch_up_over_limit(&mut self, now: Now) -> anyhow::Result<()> {
-        if self.swamped.is_empty() {
+        if self.over_limit.is_empty() {
             return Ok(());
         }
         let mut turn = Turn::default();
-        for conn in mem::take(&mut self.swamped) {
+        for conn in mem::take(&mut self.over_limit) {
             self.notify_hub(now, conn, Input::OverLimit, &mut turn);
         }
         self.commit(&mut turn)
     }
 
     fn run_timers(&mut self, now: Now, turn: &mut Turn) {
-        while let Some(Reverse((due, conn, what))) = self.dues.peek().copied() {
+        while let Some(Reverse((due, conn, what))) = self.timers.peek().copied() {
             if due > now.since_start {
                 return;
             }
-            self.dues.pop();
+            self.timers.pop();
             self.guard(now, conn, turn, |this, turn| this.run_timer(now, conn, what, turn));
         }
     }
@@ -480,31 +483,36 @@ impl<L: Log> Reactor<L> {
         match what {
             Timeout::Greeting => self.greet_idle(now, conn, turn),
             Timeout::Linger => self.remove(conn),
-            Timeout::Pace => {
+            Timeout::RateLimit => {
                 if let Some(connection) = self.get(conn) {
-                    connection.is_paced = false;
+                    connection.is_rate_limited = false;
                     self.ready.push(conn.slot);
                 }
             }
             Timeout::Stall => self.check_stall(now, conn, turn),
-            Timeout::Wait => self.check_still_connected(now, conn, turn),
+            Timeout::Liveness => self.check_still_connected(now, conn, turn),
         }
     }
 
-    /// It is not heard until it is answered.
+    /// Stops reading from a connection until its request is replied.
     fn pause_input(&mut self, now: Now, conn: ConnId) {
         if let Some(connection) = self.get(conn) {
             connection.is_waiting = true;
-            if !mem::replace(&mut connection.is_looked_after, true) {
-                self.dues.push(Reverse((now.since_start + LIVENESS_INTERVAL, conn, Timeout::Wait)));
+            if !mem::replace(&mut connection.has_liveness_timer, true) {
+                self.timers.push(Reverse((
+                    now.since_start + LIVENESS_INTERVAL,
+                    conn,
+                    Timeout::Liveness,
+                )));
             }
         }
     }
 
-    /// Who broke off does not keep others waiting behind it.
+    /// Detects a client that disconnected while its input is paused, so that its pending request
+    /// does not delay others.
     fn check_still_connected(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let Some(connection) = self.get(conn) else { return };
-        connection.is_looked_after = connection.is_waiting;
+        connection.has_liveness_timer = connection.is_waiting;
         if !connection.is_waiting {
             return;
         }
@@ -512,7 +520,11 @@ impl<L: Log> Reactor<L> {
             self.stop_writing(now, conn, turn);
         }
         if self.get(conn).is_some() {
-            self.dues.push(Reverse((now.since_start + LIVENESS_INTERVAL, conn, Timeout::Wait)));
+            self.timers.push(Reverse((
+                now.since_start + LIVENESS_INTERVAL,
+                conn,
+                Timeout::Liveness,
+            )));
         }
     }
 

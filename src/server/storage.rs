@@ -1,4 +1,4 @@
-//! Where the log is kept and for how long: the flags, and the folder they mean.
+//! The storage options: the folder of the log, its durability and its retention.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -11,54 +11,53 @@ use super::log::Snapshot;
 use super::log::sqlite::{Durability, Options, Retention, SqliteLog};
 use crate::protocol::units::{parse_duration, parse_switch};
 
-/// What can be told about keeping messages.
+/// The options of message storage.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Storage")]
 pub struct StorageArgs {
-    /// Folder for the log; one server at a time
+    /// Folder for messages and accounts; only one server can use it at a time
     ///
-    /// Without it the log lies in the user's data folder, one for each port:
-    /// ~/.local/share/chatty/5555. With --port 0 and no folder nothing is kept.
+    /// By default each port has a folder in the user's data folder:
+    /// ~/.local/share/chatty/5555. With --port 0 and without this option nothing is stored.
     #[arg(long, value_name = "DIR", env = "CHATTY_DATA", conflicts_with = "ephemeral")]
     data: Option<PathBuf>,
 
-    /// Keep nothing: what was said ends with the server
+    /// Keep messages in memory only; they are lost when the server stops
     #[arg(long, env = "CHATTY_EPHEMERAL", value_parser = parse_switch)]
     ephemeral: bool,
 
-    /// When a message counts as safe, and is shown
+    /// When a message is considered stored
     #[arg(long, value_enum, default_value_t = Durability::Commit, env = "CHATTY_DURABILITY")]
     durability: Durability,
 
-    /// Forget messages older than so many days
+    /// Delete messages older than this number of days
     #[arg(long, value_name = "DAYS", env = "CHATTY_KEEP_DAYS", value_parser = parse_days)]
     keep_days: Option<Duration>,
 
-    /// Forget all but so many of the latest messages
+    /// Delete the oldest messages beyond this number
     #[arg(long, value_name = "MESSAGES", env = "CHATTY_KEEP_MESSAGES")]
     keep_messages: Option<u64>,
 }
 
 impl StorageArgs {
-    /// The folder of a server that was told to listen on `port`; `None` if nothing
-    /// is to be kept.
+    /// Returns the folder of a server on `port`, or `None` if messages are kept in memory only.
     ///
     /// # Errors
-    /// There is no home to keep it in.
+    /// Neither `XDG_DATA_HOME` nor `HOME` is an absolute path.
     pub fn folder(&self, port: u16) -> anyhow::Result<Option<PathBuf>> {
         match &self.data {
             _ if self.ephemeral => Ok(None),
             Some(folder) => Ok(Some(folder.clone())),
-            // Another port each time: nobody could come back to that log.
+            // The port differs at each start, so the log could not be found again.
             None if port == 0 => Ok(None),
             None => Ok(Some(data_home()?.join("chatty").join(port.to_string()))),
         }
     }
 
-    /// Opens the log in this folder, with what is in it.
+    /// Opens the log in a folder; returns it with the stored server state.
     ///
     /// # Errors
-    /// The folder cannot be used.
+    /// The folder or its database cannot be used.
     pub fn open(&self, folder: &Path) -> anyhow::Result<(SqliteLog, Snapshot)> {
         let retention = Retention { age: self.keep_days, messages: self.keep_messages };
         let options = Options { durability: self.durability, retention };
@@ -66,14 +65,14 @@ impl StorageArgs {
     }
 }
 
-/// The user's data folder, by the XDG base directory rules.
+/// Returns the user's data folder, by the XDG base directory specification.
 fn data_home() -> anyhow::Result<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_DATA_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
-        .context("there is no home to keep the log in; say where with --data DIR, or --ephemeral")
+        .context("cannot find a home folder for the messages; use --data DIR or --ephemeral")
 }
 
 fn parse_days(text: &str) -> Result<Duration, String> {
-    parse_duration(&format!("{text}d")).map_err(|_| format!("\"{text}\" is no number of days"))
+    parse_duration(&format!("{text}d")).map_err(|_| format!("\"{text}\" is not a number of days"))
 }

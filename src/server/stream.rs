@@ -1,6 +1,5 @@
-//! What a connection's bytes go through: the bare socket, or TLS over it. Both
-//! are polled by the one loop with the connection's bell; TLS costs nothing where
-//! it is not spoken.
+//! The transport of a connection: plain TCP, or TLS over it. Both are polled by the server loop
+//! with the connection's waker. Plain connections have no cost from TLS.
 
 use std::fmt;
 use std::future::Future as _;
@@ -19,50 +18,50 @@ use tokio_rustls::{Accept, TlsAcceptor};
 
 use super::outbox::Outbox;
 
-/// The first byte of whoever speaks TLS, which begins no line of anybody else: a
-/// handshake record.
+/// The first byte of a TLS connection: the type of a handshake record. No line of a plain
+/// client begins with it.
 const TLS_FIRST_BYTE: u8 = 0x16;
 
-/// How much TLS may keep that is encrypted and not sent yet, in bytes; what waits
-/// beyond that waits in the outbox, where it is counted.
+/// Maximum of data that is encrypted and not sent yet, in bytes; the rest waits in the outbox,
+/// where it is counted.
 const ENCRYPTED_MAX: usize = 16 << 10;
 
-/// See the head of this file.
+/// The transport of a connection.
 #[derive(Debug)]
 pub enum Stream {
-    /// As it comes.
+    /// Plain TCP.
     Plain(TcpStream),
-    /// Encrypted, or about to be.
+    /// TLS, possibly still in the handshake.
     Tls(Box<Tls>),
 }
 
-/// How far TLS has come.
+/// The state of a TLS connection.
 pub enum Tls {
-    /// A handshake is going on.
+    /// The handshake is in progress.
     Handshake(Accept<TcpStream>),
-    /// Talking.
+    /// The handshake is done.
     Open {
-        /// Both directions.
+        /// The encrypted stream.
         stream: TlsStream<TcpStream>,
-        /// Whether it keeps something encrypted that is not sent yet.
+        /// Whether it holds encrypted data that is not sent yet.
         is_unsent: bool,
     },
-    /// The handshake failed, and took the socket with it.
+    /// The handshake failed; the socket was consumed by it.
     Broken,
 }
 
-/// How a peer speaks.
+/// The kind of transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// For all to read.
+    /// Unencrypted.
     Plain,
     /// Encrypted.
     Tls,
 }
 
 impl Stream {
-    /// Goes on finding out how the peer speaks, where TLS is offered: its first
-    /// byte tells, which is left where it is.
+    /// Continues to detect the transport, if TLS is offered, by peeking at the first byte; then
+    /// continues the handshake.
     ///
     /// # Errors
     /// The connection is broken, or its handshake failed.
@@ -93,13 +92,13 @@ impl Stream {
         Poll::Ready(Ok(Transport::Tls))
     }
 
-    /// Whether nothing can be said yet, since a handshake is not done.
+    /// Returns whether nothing can be sent yet because of a handshake.
     #[must_use]
-    pub fn is_shaking_hands(&self) -> bool {
+    pub fn is_in_handshake(&self) -> bool {
         matches!(self, Self::Tls(tls) if !matches!(tls.as_ref(), Tls::Open { .. }))
     }
 
-    /// Reads what is there.
+    /// Reads available input.
     pub fn poll_read(
         &mut self,
         context: &mut Context<'_>,
@@ -109,7 +108,7 @@ impl Stream {
             Self::Plain(socket) => socket,
             Self::Tls(tls) => match tls.as_mut() {
                 Tls::Open { stream, .. } => return Pin::new(stream).poll_read(context, buffer),
-                // Only to throw it away.
+                // The input is read only to be discarded.
                 Tls::Handshake(accept) => match accept.get_mut() {
                     Some(socket) => socket,
                     None => return Poll::Ready(Err(broken())),
@@ -120,7 +119,7 @@ impl Stream {
         Pin::new(socket).poll_read(context, buffer)
     }
 
-    /// Writes of what waits as much as one call takes.
+    /// Writes as much pending output as one call accepts.
     pub fn poll_write(
         &mut self,
         context: &mut Context<'_>,
@@ -130,7 +129,7 @@ impl Stream {
             Self::Plain(socket) => loop {
                 match write(socket, outbox) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        // Ready all the same: it had room again in between.
+                        // If it is ready, the socket became writable in between: try again.
                         ready!(socket.poll_write_ready(context))?;
                     }
                     result => return Poll::Ready(result),
@@ -140,7 +139,7 @@ impl Stream {
         }
     }
 
-    /// The socket under it, unless a handshake that failed took it.
+    /// Returns the socket, unless a failed handshake consumed it.
     #[must_use]
     pub fn socket(&self) -> Option<&TcpStream> {
         match self {
@@ -153,11 +152,11 @@ impl Stream {
         }
     }
 
-    /// Writes of what waits as much as the system takes now, though it may not have
-    /// told of any room. Who takes nothing is `WouldBlock`.
+    /// Writes as much pending output as the kernel accepts now, even if it has not reported the
+    /// socket as writable.
     ///
     /// # Errors
-    /// That, or the connection is broken.
+    /// `WouldBlock` if the kernel accepts nothing; otherwise the connection is broken.
     pub fn write_now(&mut self, outbox: &Outbox) -> io::Result<usize> {
         let bytes = outbox.first().unwrap_or_default();
         match self {
@@ -166,13 +165,13 @@ impl Stream {
         }
     }
 
-    /// Whether it has taken what is not sent yet.
+    /// Returns whether data was accepted that is not sent yet.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
         matches!(self, Self::Tls(tls) if matches!(tls.as_ref(), Tls::Open { is_unsent: true, .. }))
     }
 
-    /// Sends what it has taken.
+    /// Sends data that was accepted.
     pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Self::Tls(tls) = self
             && let Tls::Open { stream, is_unsent } = tls.as_mut()
@@ -184,11 +183,10 @@ impl Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Closes our sending side: the peer reads to the end of what was written, and
-    /// with TLS is told that it is the end. Tells whether that is done: what TLS says at
-    /// the end may find no room.
+    /// Closes our sending side; the client can still read everything that was written. With TLS
+    /// it is sent a `close_notify`. Returns whether that is done, as there may be no space.
     pub fn close_sending_side(&mut self, context: &mut Context<'_>) -> bool {
-        // For TCP this is done at once; if it fails the peer is gone already.
+        // For TCP this succeeds at once; a failure means that the client is gone already.
         let closed = match self {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(context),
             Self::Tls(tls) => match tls.as_mut() {
@@ -221,11 +219,11 @@ impl Tls {
             *is_unsent = false;
             io::Result::Ok(())
         };
-        // What is encrypted already goes first, to make room for more.
+        // Encrypted data goes first, to make space for more.
         send(session)?;
         let taken = session.writer().write(bytes)?;
         match send(session) {
-            // It is taken all the same.
+            // The data was accepted all the same.
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
             _ => Ok(taken),
         }
@@ -275,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tls_takes_no_room_where_it_is_not_spoken() {
+    fn tls_needs_no_memory_on_plain_connections() {
         assert_eq!(size_of::<Stream>(), size_of::<TcpStream>());
     }
 }

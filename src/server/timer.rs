@@ -1,4 +1,4 @@
-//! A clock that rings after microseconds; the runtime's own timers count in
+//! A one-shot timer with microsecond resolution (`timerfd`); the timers of tokio have
 //! milliseconds.
 
 use std::io;
@@ -10,7 +10,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// See the head of this file.
+/// A one-shot timer.
 #[derive(Debug)]
 pub struct Timer(AsyncFd<TimerDescriptor>);
 
@@ -30,31 +30,31 @@ impl AsRawFd for TimerDescriptor {
 }
 
 impl Timer {
-    /// One that is not set.
+    /// Creates a timer that is not set.
     ///
     /// # Errors
-    /// The system gives none.
+    /// The system provides none.
     pub fn new() -> io::Result<Self> {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
-        // Deprecated since a type could lie about its descriptor, which ours does
-        // not; what comes in its place is unsafe to call.
+        // Deprecated because a type could return a wrong descriptor, which this one does not;
+        // the replacement is an unsafe function.
         #[allow(deprecated)]
         AsyncFd::with_interest(TimerDescriptor(timer), Interest::READABLE).map(Self)
     }
 
-    /// Rings once after this time, instead of whatever it was set to.
+    /// Sets the timer to expire once after this time; replaces an earlier setting.
     ///
     /// # Errors
-    /// The system refuses it.
+    /// The system call failed.
     pub fn set(&self, after: Duration) -> io::Result<()> {
         let once = Expiration::OneShot(TimeSpec::from_duration(after));
         Ok(self.0.get_ref().0.set(once, TimerSetTimeFlags::empty())?)
     }
 
-    /// Waits until it rings.
+    /// Waits until the timer expires.
     ///
     /// # Errors
-    /// The system's, if it cannot be waited for.
+    /// The descriptor cannot be polled.
     pub async fn expired(&self) -> io::Result<()> {
         self.0.readable().await?.clear_ready();
         Ok(())
@@ -67,13 +67,13 @@ mod tests {
     use std::time::Instant;
 
     #[tokio::test]
-    async fn it_rings_each_time_it_is_set_and_not_before() {
-        let alarm = Timer::new().unwrap();
+    async fn timer_expires_each_time_it_is_set_and_not_before() {
+        let timer = Timer::new().unwrap();
         for _ in 0..5 {
             let start = Instant::now();
-            alarm.set(Duration::from_secs(100)).unwrap();
-            alarm.set(Duration::from_micros(300)).unwrap();
-            alarm.expired().await.unwrap();
+            timer.set(Duration::from_secs(100)).unwrap();
+            timer.set(Duration::from_micros(300)).unwrap();
+            timer.expired().await.unwrap();
             assert!(start.elapsed() >= Duration::from_micros(300));
         }
     }

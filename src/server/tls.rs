@@ -1,8 +1,8 @@
-//! TLS: the flags, the server's identity, and reading it again.
+//! TLS: the options, the server's identity, and reloading it.
 //!
-//! An identity is a certificate and its key. Without another one the server makes
-//! its own and keeps it in its data folder; nobody vouches for that one, so people
-//! know it by its fingerprint.
+//! An identity is a certificate with its private key. Without `--tls-cert` the server
+//! generates a self-signed one and stores it in its data folder; clients recognize it by its
+//! SHA-256 fingerprint (trust on first use). Handshakes belong to `stream.rs`.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -24,41 +24,42 @@ use crate::protocol::Fingerprint;
 use crate::protocol::units::parse_switch;
 use crate::text_file;
 
-/// The file of the server's own identity, in its data folder.
+/// The file of the self-signed identity, in the data folder.
 const OWN_IDENTITY: &str = "tls-identity.pem";
 
-/// What can be told about encryption.
+/// The options of encryption.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Encryption")]
 pub struct TlsArgs {
-    /// Take TLS on the same port as well: chatty join --tls, ncat --ssl
+    /// Accept TLS on the same port, beside plain connections
     ///
-    /// The server makes its own certificate, keeps it in its data folder and says
-    /// its fingerprint, by which people know it.
+    /// The server generates a certificate, stores it in its data folder, and prints its
+    /// fingerprint, by which clients recognize it. Connect with `chatty join --tls` or
+    /// `ncat --ssl`.
     #[arg(long, env = "CHATTY_TLS", value_parser = parse_switch)]
     tls: bool,
 
-    /// Take TLS, with this certificate: a PEM file, with those that vouch for it
+    /// PEM file with the certificate and its chain; enables TLS
     ///
-    /// SIGHUP reads it again, with its key.
+    /// SIGHUP reloads the certificate and the key.
     #[arg(long, value_name = "FILE", env = "CHATTY_TLS_CERT", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
-    /// The key of --tls-cert, a PEM file
+    /// PEM file with the private key of --tls-cert
     #[arg(long, value_name = "FILE", env = "CHATTY_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// Take TLS and nothing else
+    /// Accept TLS connections only
     #[arg(long, env = "CHATTY_TLS_ONLY", value_parser = parse_switch)]
     tls_only: bool,
 }
 
-/// What is offered to whoever connects.
+/// What new connections are offered.
 #[derive(Debug, Clone)]
 pub struct Offer {
-    /// Who the server is, for handshakes from now on.
+    /// Certificate and parameters of new handshakes.
     pub config: Arc<ServerConfig>,
-    /// Whether nobody may speak without TLS.
+    /// Whether plain connections are rejected.
     pub is_only: bool,
 }
 
@@ -67,10 +68,10 @@ pub struct Offer {
 enum Source {
     Files { certificate: PathBuf, key: PathBuf },
     Own(PathBuf),
-    Passing,
+    Generated,
 }
 
-/// The server's identity, which can be read again.
+/// The server's identity, which can be reloaded.
 #[derive(Debug)]
 pub struct Identity {
     source: Source,
@@ -79,19 +80,25 @@ pub struct Identity {
 }
 
 impl TlsArgs {
-    /// The identity and what it offers; `None` without TLS. `folder` is where the
-    /// server keeps its data, if it keeps any.
+    /// Returns whether plain connections are rejected.
+    #[must_use]
+    pub fn is_only(&self) -> bool {
+        self.tls_only
+    }
+
+    /// Opens the identity; returns it with the first offer, or `None` without TLS. `folder` is
+    /// the data folder; without one, the generated identity lasts until the server stops.
     ///
     /// # Errors
-    /// The identity cannot be read, or made.
+    /// The identity cannot be read or generated.
     pub fn open(self, folder: Option<&Path>) -> anyhow::Result<Option<(Identity, Offer)>> {
         let source = match (self.tls_cert, self.tls_key) {
             (Some(certificate), Some(key)) => Source::Files { certificate, key },
             _ if !self.tls && !self.tls_only => return Ok(None),
-            _ => folder.map_or(Source::Passing, |folder| Source::Own(folder.join(OWN_IDENTITY))),
+            _ => folder.map_or(Source::Generated, |folder| Source::Own(folder.join(OWN_IDENTITY))),
         };
         if let Source::Own(path) = &source {
-            make_initial(path)?;
+            generate_if_missing(path)?;
         }
         let (config, fingerprint) = source.read()?;
         let identity = Identity { source, is_only: self.tls_only, fingerprint };
@@ -101,29 +108,32 @@ impl TlsArgs {
 }
 
 impl Identity {
-    /// What is said of it at the start.
+    /// Returns the line that describes the identity on stderr at the start.
     #[must_use]
     pub fn describe(&self) -> String {
         let scope = if self.is_only { "TLS only" } else { "TLS" };
         let remark = match self.source {
-            Source::Passing => " (made for this run; --data DIR keeps one)",
+            Source::Generated => " (generated for this run; use --data DIR for a permanent one)",
             Source::Files { .. } | Source::Own(_) => "",
         };
         format!("{scope}, certificate SHA-256 {}{remark}", self.fingerprint)
     }
 
-    /// Reads it again; gives what to offer from now on if it could be read, and
-    /// what to say of it.
+    /// Reads the identity again. Returns the new offer, if reading succeeded, and a line for
+    /// the log.
     pub fn reload(&mut self) -> (Option<Offer>, String) {
-        if matches!(self.source, Source::Passing) {
-            return (None, "TLS: this certificate lasts as long as the server".to_owned());
+        if matches!(self.source, Source::Generated) {
+            return (
+                None,
+                "TLS: the generated certificate is replaced at a restart only".to_owned(),
+            );
         }
         match self.source.read() {
-            Err(problem) => (None, format!("TLS: the certificate stays as it was: {problem:#}")),
+            Err(problem) => (None, format!("TLS: the certificate was not reloaded: {problem:#}")),
             Ok((config, fingerprint)) => {
                 self.fingerprint = fingerprint;
                 let offer = Offer { config, is_only: self.is_only };
-                (Some(offer), format!("TLS: certificate read again, SHA-256 {fingerprint}"))
+                (Some(offer), format!("TLS: certificate reloaded, SHA-256 {fingerprint}"))
             }
         }
     }
@@ -145,14 +155,14 @@ impl Source {
                 let text = read_own(path)?;
                 configure(&text, &text).map_err(|_| {
                     anyhow!(
-                        "{} holds no certificate with its key; without that file a new one is made",
+                        "{} contains no certificate with its key; remove the file to generate a new one",
                         path.display()
                     )
                 })
             }
-            Self::Passing => {
-                let text = make()?;
-                configure(&text, &text).map_err(|_| anyhow!("cannot make a certificate"))
+            Self::Generated => {
+                let text = generate()?;
+                configure(&text, &text).map_err(|_| anyhow!("cannot generate a certificate"))
             }
         }
     }
@@ -172,34 +182,34 @@ fn read_own(path: &Path) -> anyhow::Result<Vec<u8>> {
     read().with_context(|| format!("cannot read the certificate {}", path.display()))
 }
 
-/// A new identity: the certificate, then its key.
-fn make() -> anyhow::Result<Vec<u8>> {
-    let make = || {
+/// Generates a self-signed identity: the certificate, then its key, in PEM.
+fn generate() -> anyhow::Result<Vec<u8>> {
+    let build = || {
         let key = KeyPair::generate()?;
-        let mut sheet = CertificateParams::new(["localhost".to_owned()])?;
-        sheet.distinguished_name.push(DnType::CommonName, "chatty");
-        Ok::<_, rcgen::Error>(sheet.self_signed(&key)?.pem() + &key.serialize_pem())
+        let mut params = CertificateParams::new(["localhost".to_owned()])?;
+        params.distinguished_name.push(DnType::CommonName, "chatty");
+        Ok::<_, rcgen::Error>(params.self_signed(&key)?.pem() + &key.serialize_pem())
     };
-    make().map(String::into_bytes).context("cannot make a certificate")
+    build().map(String::into_bytes).context("cannot generate a certificate")
 }
 
-/// Makes an identity of our own where there is none. One that is missing later, when it
-/// is read again, is a mistake: clients know the server by it.
-fn make_initial(path: &Path) -> anyhow::Result<()> {
-    // A link is there, too, wherever it leads.
+/// Generates a self-signed identity if there is none. Only called at the start: if the file is
+/// missing at a reload, that is an error, because clients recognize the server by it.
+fn generate_if_missing(path: &Path) -> anyhow::Result<()> {
+    // A dangling link counts as present.
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => keep(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => store_new(path),
         Err(error) => Err(error).with_context(|| format!("cannot look for {}", path.display())),
     }
 }
 
-/// Makes a new identity and keeps it, whole or not at all, for nobody else's eyes.
-fn keep(path: &Path) -> anyhow::Result<()> {
-    let text = make()?;
+/// Generates an identity and stores it atomically, readable by the owner only.
+fn store_new(path: &Path) -> anyhow::Result<()> {
+    let text = generate()?;
     let draft = path.with_extension("new");
     let write = || {
-        // What a crash left behind may be of any mode.
+        // A file left behind by a crash may have any mode.
         match fs::remove_file(&draft) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -209,10 +219,10 @@ fn keep(path: &Path) -> anyhow::Result<()> {
         file.sync_all()?;
         fs::rename(&draft, path)
     };
-    write().with_context(|| format!("cannot keep a certificate in {}", path.display()))
+    write().with_context(|| format!("cannot store a certificate in {}", path.display()))
 }
 
-/// A file that should hold a certificate or a key, with its text.
+/// A file that should contain a certificate or a key, with its content.
 struct Pem<'a> {
     path: &'a Path,
     text: &'a [u8],
@@ -239,7 +249,7 @@ impl<'a> Pem<'a> {
         self.has("-BEGIN ENCRYPTED PRIVATE KEY-") || self.has("Proc-Type: 4,ENCRYPTED")
     }
 
-    /// A sequence in DER, which begins with its length.
+    /// Returns whether the content looks like a DER sequence, which begins with its length.
     fn is_der(&self) -> bool {
         match *self.text {
             [0x30, 0x81..=0x84, ..] => true,
@@ -248,36 +258,36 @@ impl<'a> Pem<'a> {
         }
     }
 
-    /// Why it does not hold `what`; `tool` is the command of openssl that knows it.
-    fn lacks(&self, what: &str, tool: &str) -> anyhow::Error {
+    /// Explains why the file contains no `what`; `tool` is the openssl command that converts it.
+    fn missing(&self, what: &str, tool: &str) -> anyhow::Error {
         let path = self.path.display();
         if self.text.iter().all(u8::is_ascii_whitespace) {
-            anyhow!("{path} is empty; it should hold a {what} in PEM")
+            anyhow!("{path} is empty; it should contain a {what} in PEM")
         } else if self.is_der() {
             anyhow!(
-                "{path} is in DER, and chatty takes PEM: \
+                "{path} is in DER, but chatty needs PEM: \
                  openssl {tool} -inform der -in {path} -out {path}.pem"
             )
         } else if self.has("-----BEGIN") && (self.has_certificate() || self.has_key()) {
             let found = if self.has_certificate() { "a certificate" } else { "a key" };
-            anyhow!("{path} holds no {what} in PEM that can be read, but {found}")
+            anyhow!("{path} contains no readable {what} in PEM, but {found}")
         } else {
-            anyhow!("{path} holds no {what} in PEM")
+            anyhow!("{path} contains no {what} in PEM")
         }
     }
 }
 
-/// Why an identity is of no use.
+/// Why an identity cannot be used.
 #[derive(Debug)]
 enum Unusable {
     NoCertificate,
     NoKey,
-    /// The key is another's.
-    Strangers,
+    /// The key does not belong to the certificate.
+    KeyMismatch,
     Other(Error),
 }
 
-/// Says what is wrong with the files, and what to do.
+/// Describes what is wrong with the files, and how to fix it.
 fn explain(problem: &Unusable, certificate: &Pem<'_>, key: &Pem<'_>) -> anyhow::Error {
     let (certificate_path, key_path) = (certificate.path.display(), key.path.display());
     if certificate.has_key()
@@ -286,27 +296,27 @@ fn explain(problem: &Unusable, certificate: &Pem<'_>, key: &Pem<'_>) -> anyhow::
         && !key.has_key()
     {
         return anyhow!(
-            "{certificate_path} holds a key and {key_path} a certificate: \
-             --tls-cert and --tls-key have changed places"
+            "{certificate_path} contains a key and {key_path} a certificate: \
+             swap --tls-cert and --tls-key"
         );
     }
     match problem {
-        Unusable::NoCertificate => certificate.lacks("certificate", "x509"),
+        Unusable::NoCertificate => certificate.missing("certificate", "x509"),
         Unusable::NoKey if key.is_encrypted_key() => anyhow!(
-            "{key_path} holds an encrypted key, and chatty needs one without a passphrase: \
+            "{key_path} contains an encrypted key; chatty needs one without a passphrase: \
              openssl pkey -in {key_path} -out {key_path}.open"
         ),
-        Unusable::NoKey => key.lacks("key", "pkey"),
-        Unusable::Strangers => anyhow!(
-            "the key in {key_path} is not that of the certificate in {certificate_path}, which has \
-             to be the first one there"
+        Unusable::NoKey => key.missing("key", "pkey"),
+        Unusable::KeyMismatch => anyhow!(
+            "the key in {key_path} does not belong to the first certificate in {certificate_path}; \
+             put the server's certificate first"
         ),
         Unusable::Other(Error::InvalidCertificate(_)) => {
-            anyhow!("the first certificate in {certificate_path} is damaged, or none of X.509")
+            anyhow!("the first certificate in {certificate_path} is damaged or not X.509")
         }
-        // All that is left to be wrong.
+        // The remaining errors concern the key.
         Unusable::Other(_) => anyhow!(
-            "cannot use the key in {key_path}: chatty takes RSA of 2048 bits or more, \
+            "cannot use the key in {key_path}: chatty supports RSA of 2048 bits or more, \
              ECDSA (P-256, P-384) and Ed25519"
         ),
     }
@@ -316,7 +326,7 @@ fn configure(chain: &[u8], key: &[u8]) -> Result<(Arc<ServerConfig>, Fingerprint
     let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, pem::Error>>();
     let chain = chain.map_err(|_| Unusable::NoCertificate)?;
     let fingerprint = Fingerprint::of(chain.first().ok_or(Unusable::NoCertificate)?);
-    // The old form of an encrypted key begins as one that is not.
+    // The old format of an encrypted key begins like an unencrypted one.
     let is_encrypted = Pem::new(Path::new(""), key).is_encrypted_key();
     let key = if is_encrypted { None } else { PrivateKeyDer::from_pem_slice(key).ok() };
     let key = key.ok_or(Unusable::NoKey)?;
@@ -324,10 +334,10 @@ fn configure(chain: &[u8], key: &[u8]) -> Result<(Arc<ServerConfig>, Fingerprint
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
     let mut config = config.map_err(|problem| match problem {
-        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => Unusable::Strangers,
+        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => Unusable::KeyMismatch,
         problem => Unusable::Other(problem),
     })?;
-    // A visit lasts for hours: remembering handshakes would save nothing.
+    // Sessions last for hours, so TLS resumption would save nothing.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok((Arc::new(config), fingerprint))
@@ -344,43 +354,43 @@ mod tests {
     }
 
     #[test]
-    fn its_own_identity_is_made_once_and_kept_for_its_own_eyes() {
+    fn self_signed_identity_is_generated_once_and_private() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(OWN_IDENTITY);
         fs::write(path.with_extension("new"), "half of one").unwrap();
         let source = Source::Own(path.clone());
-        make_initial(&path).unwrap();
+        generate_if_missing(&path).unwrap();
         let first = fingerprint(&source);
-        make_initial(&path).unwrap();
+        generate_if_missing(&path).unwrap();
         assert_eq!(fingerprint(&source), first);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!path.with_extension("new").exists());
         fs::remove_file(&path).unwrap();
-        assert!(source.read().is_err(), "none is made unasked");
-        make_initial(&path).unwrap();
+        assert!(source.read().is_err(), "a reload generates none");
+        generate_if_missing(&path).unwrap();
         assert_ne!(fingerprint(&source), first);
         fs::write(&path, "no certificate").unwrap();
         let problem = source.read().unwrap_err().to_string();
-        assert!(problem.contains("without that file a new one is made"), "{problem}");
+        assert!(problem.contains("remove the file to generate a new one"), "{problem}");
     }
 
     #[test]
-    fn what_is_wrong_with_the_files_is_said() {
+    fn problem_of_the_files_is_explained() {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str, text: &[u8]| {
             let path = folder.path().join(name);
             fs::write(&path, text).unwrap();
             path
         };
-        let (one, other) = (file("one", &make().unwrap()), file("other", &make().unwrap()));
+        let (one, other) = (file("one", &generate().unwrap()), file("other", &generate().unwrap()));
         let (empty, absent) = (file("empty", b"\n"), folder.path().join("absent"));
-        let made = String::from_utf8(make().unwrap()).unwrap();
+        let made = String::from_utf8(generate().unwrap()).unwrap();
         let at = made.find("-----BEGIN PRIVATE KEY").unwrap();
         let certificate = file("certificate", &made.as_bytes()[..at]);
         let (key, text) = (file("key", &made.as_bytes()[at..]), file("text", b"hello\n"));
         let first = CertificateDer::from_pem_slice(made.as_bytes()).unwrap();
         let der = file("der", &first);
-        // An empty sequence is no certificate, and no key of any kind.
+        // An empty sequence is neither a certificate nor a key.
         let wrapped = |what: &str, headers: &str| {
             format!("-----BEGIN {what}-----\n{headers}MAA=\n-----END {what}-----\n")
         };
@@ -397,25 +407,25 @@ mod tests {
         let whole = fs::read_to_string(&one).unwrap();
         let windows = format!("\u{FEFF}{}", whole.replace('\n', "\r\n"));
         let marked = file("marked", windows.as_bytes());
-        assert_eq!(problem(&marked, &marked), Ok(()), "as Windows writes it");
+        assert_eq!(problem(&marked, &marked), Ok(()), "with BOM and CRLF");
         let wide = file("wide", b"\xFF\xFE-\0");
         for (certificate, key, words) in [
             (&absent, &one, "cannot read the certificate"),
             (&one, &absent, "cannot read the key"),
-            (&empty, &one, "empty is empty; it should hold a certificate in PEM"),
-            (&one, &empty, "empty is empty; it should hold a key in PEM"),
-            (&one, &other, "is not that of the certificate"),
+            (&empty, &one, "empty is empty; it should contain a certificate in PEM"),
+            (&one, &empty, "empty is empty; it should contain a key in PEM"),
+            (&one, &other, "does not belong to the first certificate"),
             (&wide, &one, "it is UTF-16"),
-            (&key, &certificate, "--tls-cert and --tls-key have changed places"),
-            (&key, &one, "key holds no certificate in PEM that can be read, but a key"),
-            (&one, &certificate, "certificate holds no key in PEM that can be read, but a cert"),
-            (&text, &one, "text holds no certificate in PEM"),
-            (&der, &one, "der is in DER, and chatty takes PEM: openssl x509 -inform der -in"),
-            (&one, &der, "der is in DER, and chatty takes PEM: openssl pkey -inform der -in"),
-            (&certificate, &encrypted, "encrypted holds an encrypted key"),
-            (&certificate, &old, "old holds an encrypted key, and chatty needs one without"),
-            (&damaged, &key, "damaged is damaged, or none of X.509"),
-            (&certificate, &unknown, "chatty takes RSA of 2048 bits or more"),
+            (&key, &certificate, "swap --tls-cert and --tls-key"),
+            (&key, &one, "key contains no readable certificate in PEM, but a key"),
+            (&one, &certificate, "certificate contains no readable key in PEM, but a cert"),
+            (&text, &one, "text contains no certificate in PEM"),
+            (&der, &one, "der is in DER, but chatty needs PEM: openssl x509 -inform der -in"),
+            (&one, &der, "der is in DER, but chatty needs PEM: openssl pkey -inform der -in"),
+            (&certificate, &encrypted, "encrypted contains an encrypted key"),
+            (&certificate, &old, "old contains an encrypted key; chatty needs one without"),
+            (&damaged, &key, "damaged is damaged or not X.509"),
+            (&certificate, &unknown, "chatty supports RSA of 2048 bits or more"),
         ] {
             let problem = problem(certificate, key).unwrap_err();
             assert!(problem.contains(words), "{problem}");

@@ -1,15 +1,13 @@
-//! What one batch of inputs produced: the records to commit, and the effects to
-//! release once they are safe. Effects are data; they are carried out, in the
-//! order produced, by whoever calls [`Turn::release`]: the server with its
-//! sockets, or a test with none.
+//! A turn: the records to commit and the effects to release after the commit, produced by one
+//! batch of inputs.
 //!
-//! A turn may take in several drains of the sockets before it is committed; each
-//! is a *part* of it.
+//! Effects are data. [`Turn::release`] passes them to a [`Sink`] in the order produced: the
+//! reactor, or a test without sockets.
 //!
-//! Lines are encoded into buffers of the turn as they arise, once for each
-//! dialect; releasing hands out spans of these. Lines that follow each other to
-//! the same audience become one span, so a busy room costs one push for each
-//! reader and turn, not one for each reader and line.
+//! A turn may comprise several drains of the sockets (see `batch_delay.rs`), whose output is
+//! coalesced. Lines are encoded once per dialect into buffers of the turn, and adjoining lines
+//! to the same audience are released as one span. A broadcast to a busy room therefore costs
+//! one push per reader and turn instead of one per reader and line.
 
 mod audience;
 mod run;
@@ -24,35 +22,34 @@ use super::outbox::{Lines, Meter};
 use super::passwords::Job;
 use crate::protocol::{Cid, Event, Refusal, Tags};
 
-/// One connection: where the server keeps it, and which of those that were
-/// kept there one after another.
+/// The id of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
-    /// The place in the server's table.
+    /// Index in the server's table of connections; reused.
     pub slot: u32,
-    /// Counts up when the place is used again.
+    /// Distinguishes connections that used the same slot one after another.
     pub generation: u32,
 }
 
 /// Why a line goes to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// It answers a line of the connection's own.
+    /// The line replies to a line of this connection.
     Asked,
-    /// Somebody else said or did something.
+    /// The line was caused by another user or by the server.
     Unasked,
 }
 
-/// What kind of line it is, as far as a reader can choose not to be told.
+/// The kind of a broadcast line, by which a reader can filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Topic {
-    /// For everyone in the audience.
+    /// Delivered to the whole audience.
     Talk,
-    /// Comings and goings: only for those who want them.
+    /// Joins and leaves; delivered to readers that want them.
     Presence,
 }
 
-/// From where to where in one of the turn's buffers.
+/// A range of bytes in one of the turn's buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Range {
     start: usize,
@@ -65,7 +62,7 @@ struct Fanout {
     topic: Topic,
     plain: Range,
     tagged: Range,
-    /// Whose own line it answers, if it is among the audience.
+    /// The connection for which this line is its echo, if it is in the audience.
     author: Option<ConnId>,
     except: Vec<ConnId>,
 }
@@ -77,12 +74,12 @@ enum Effect {
     Close { conn: ConnId },
     Read { conn: ConnId, query: ReadRequest },
     Hash { conn: ConnId, job: Job },
-    Feed { conn: ConnId },
-    Room { conn: ConnId },
+    NotifyWhenDrained { conn: ConnId },
+    WaitForMemory { conn: ConnId },
 }
 
-/// A line that says something: its record, and who is to be told if that cannot be
-/// kept. With a mark it may be said again; then more than one has the same record.
+/// A posted line: its record, and the connection to notify if it cannot be stored. A line that
+/// is repeated with the same cid within a turn shares its record with the first one.
 #[derive(Debug)]
 struct Posting {
     record: Arc<Record>,
@@ -93,43 +90,43 @@ struct Posting {
 /// The records and effects of one batch of inputs.
 #[derive(Debug, Default)]
 pub struct Turn {
-    sayings: Vec<Posting>,
-    /// Which of the sayings are new messages; their ids follow each other.
+    postings: Vec<Posting>,
+    /// Indexes of postings that are new messages; their ids are consecutive.
     new: Vec<usize>,
-    /// Each with the saying it is part of, if any.
+    /// Effects in order, each with the index of the posting that it depends on.
     effects: Vec<(Option<usize>, Effect)>,
-    /// The saying whose effects are being produced.
+    /// The posting whose effects are being produced.
     with_message: Option<usize>,
-    /// Lines for audiences, plain and tagged, and lines for single connections;
-    /// apart, so that a room's lines stay adjoining whatever else is said.
+    /// Encoded lines: plain and tagged ones for audiences, and lines for single connections.
+    /// They are separate so that the lines of a room stay adjoining.
     plain: Vec<u8>,
     tagged: Vec<u8>,
     single: Vec<u8>,
-    /// Which part this is, and where its effects begin.
-    part: u32,
-    part_start: usize,
-    /// The first audiences that were told something.
-    told: Vec<AudienceDelivery>,
-    /// How many readers were told something in more than one part.
+    /// The number of the current drain, and the index of its first effect.
+    drain: u32,
+    drain_start: usize,
+    /// The first audiences that received lines.
+    deliveries: Vec<AudienceDelivery>,
+    /// Number of readers that received lines of more than one drain.
     coalesced_writes: usize,
 }
 
-/// That an audience was told something.
+/// The delivery to one audience.
 #[derive(Debug)]
 struct AudienceDelivery {
-    /// Its address; effects keep it alive as long as the turn.
+    /// Address of the audience; effects keep it alive for the length of the turn.
     audience: usize,
-    /// The part in which it first was.
-    part: u32,
-    is_gathered: bool,
+    /// The first drain that delivered to it.
+    drain: u32,
+    is_coalesced: bool,
 }
 
-/// How many audiences a turn tells apart in counting whom it told more than once:
-/// some rooms talk most.
+/// Number of audiences per turn that are tracked for coalescing; a few rooms have most of the
+/// traffic.
 const AUDIENCES_MAX: usize = 8;
 
-/// Where the next line begins. The first one finds room for some, which is
-/// cheaper than to grow by halves of lines.
+/// Returns where the next line begins. Reserves memory for the first lines at once, which is
+/// cheaper than growing with every line.
 fn start(lines: &mut Vec<u8>) -> usize {
     if lines.is_empty() {
         lines.reserve(FIRST_SIZE);
@@ -137,64 +134,64 @@ fn start(lines: &mut Vec<u8>) -> usize {
     lines.len()
 }
 
-/// How much room a turn's lines find at first, in bytes.
+/// Bytes initially reserved for a turn's lines.
 const FIRST_SIZE: usize = 512;
 
-/// Where effects go.
+/// Where effects are released to.
 pub trait Sink {
-    /// `lines[start..end]` are to be written to a connection.
+    /// Queues `lines[start..end]` for a connection.
     fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize);
-    /// Makes lines that are going to be pushed.
+    /// Turns encoded lines into shared ones, to be pushed.
     fn share(&mut self, lines: Vec<u8>) -> Lines {
         Lines::new(lines, &Meter::default())
     }
-    /// So many of the bytes pushed to a connection, or about to be, answer it.
+    /// Notes that `count` of the bytes pushed to a connection, or about to be, are replies.
     fn note_reply_bytes(&mut self, to: ConnId, count: usize);
-    /// A connection is to be closed when all pushed to it is written.
+    /// Closes a connection after everything pushed to it is written.
     fn close(&mut self, conn: ConnId);
-    /// The log is to be read, and the rows handed back to the hub.
+    /// Reads from the log; the hub gets the result.
     fn read(&mut self, conn: ConnId, query: ReadRequest);
-    /// A password is to be hashed, and what comes of it handed back to the hub.
+    /// Hashes a password; the hub gets the outcome.
     fn hash(&mut self, conn: ConnId, job: Job);
-    /// The hub is to be told when little waits for a connection any more.
+    /// Notifies the hub when the outbox of a connection has drained.
     fn notify_when_drained(&mut self, conn: ConnId);
-    /// The hub is to be told when there is room for a long answer to a connection.
+    /// Notifies the hub when there is memory for a long reply to a connection.
     fn wait_for_memory(&mut self, conn: ConnId);
 }
 
 impl Turn {
-    /// Whether nothing happened.
+    /// Returns whether nothing was produced.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.effects.is_empty() && self.sayings.is_empty()
+        self.effects.is_empty() && self.postings.is_empty()
     }
 
-    /// What comes now came later than what is in it.
+    /// Starts a new drain within the turn.
     pub fn begin_drain(&mut self) {
-        self.part += u32::from(self.has_grown());
-        self.part_start = self.effects.len();
+        self.drain += u32::from(self.has_grown());
+        self.drain_start = self.effects.len();
     }
 
-    /// Whether anything has come in this part.
+    /// Returns whether the current drain has produced anything.
     #[must_use]
     pub fn has_grown(&self) -> bool {
-        self.effects.len() > self.part_start
+        self.effects.len() > self.drain_start
     }
 
-    /// How many parts there are; where nothing comes is none.
+    /// Returns the number of drains that produced something.
     #[must_use]
     pub fn drains(&self) -> u32 {
-        self.part + u32::from(self.has_grown())
+        self.drain + u32::from(self.has_grown())
     }
 
-    /// How many readers, at least, are told by one write what came in several
-    /// parts.
+    /// Returns a lower bound for the number of readers whose lines of several drains are
+    /// coalesced into one write.
     #[must_use]
     pub fn coalesced_writes(&self) -> usize {
         self.coalesced_writes
     }
 
-    /// All its lines, each once for each dialect, in bytes.
+    /// Returns the size of all encoded lines, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         self.plain.len() + self.tagged.len() + self.single.len()
@@ -202,35 +199,35 @@ impl Turn {
 
     fn note_delivery(&mut self, audience: &Arc<Audience>) {
         let address = Arc::as_ptr(audience).addr();
-        let has_room = self.told.len() < AUDIENCES_MAX;
-        match self.told.iter_mut().find(|told| told.audience == address) {
-            Some(told) if told.part < self.part && !told.is_gathered => {
-                told.is_gathered = true;
+        let has_room = self.deliveries.len() < AUDIENCES_MAX;
+        match self.deliveries.iter_mut().find(|delivery| delivery.audience == address) {
+            Some(delivery) if delivery.drain < self.drain && !delivery.is_coalesced => {
+                delivery.is_coalesced = true;
                 self.coalesced_writes += audience.readers.len();
             }
             None if has_room => {
-                let told =
-                    AudienceDelivery { audience: address, part: self.part, is_gathered: false };
-                self.told.push(told);
+                let delivery =
+                    AudienceDelivery { audience: address, drain: self.drain, is_coalesced: false };
+                self.deliveries.push(delivery);
             }
             _ => {}
         }
     }
 
-    /// Whether there is anything to be appended to the log.
+    /// Returns whether there are records to append to the log.
     #[must_use]
     pub fn has_records(&self) -> bool {
         !self.new.is_empty()
     }
 
-    /// To be appended to the log before anything is released.
+    /// Returns the records, which must be stored before anything is released.
     #[must_use]
     pub fn records(&self) -> Vec<Arc<Record>> {
-        self.new.iter().map(|at| self.sayings[*at].record.clone()).collect()
+        self.new.iter().map(|at| self.postings[*at].record.clone()).collect()
     }
 
-    /// Produces the effects of a message that `conn` says. They stand or fall
-    /// with its record.
+    /// Produces the effects of a message posted by `conn`. They are dropped if its record
+    /// cannot be stored.
     pub fn with_message(
         &mut self,
         record: Arc<Record>,
@@ -238,12 +235,12 @@ impl Turn {
         is_tagged: bool,
         effects: impl FnOnce(&mut Self),
     ) {
-        self.new.push(self.sayings.len());
-        self.say(Posting { record, conn, is_tagged }, effects);
+        self.new.push(self.postings.len());
+        self.post(Posting { record, conn, is_tagged }, effects);
     }
 
-    /// Produces the answer to a line that says again what was said before. If
-    /// that was in this very turn, they stand or fall together.
+    /// Produces the reply to a line that repeats an earlier cid (deduplication). If the first
+    /// line is in this turn, both are stored or refused together.
     pub fn with_duplicate(
         &mut self,
         record: Arc<Record>,
@@ -252,80 +249,79 @@ impl Turn {
         effects: impl FnOnce(&mut Self),
     ) {
         match self.find_new(record.id) {
-            Some(_) => self.say(Posting { record, conn, is_tagged }, effects),
+            Some(_) => self.post(Posting { record, conn, is_tagged }, effects),
             None => effects(self),
         }
     }
 
-    /// What comes now belongs to no message: producing one was broken off.
+    /// Ends a message whose effects were interrupted by a panic.
     pub fn end_message(&mut self) {
         self.with_message = None;
     }
 
-    /// Shows a message to somebody who was not there when it was said, which may
-    /// have been in this very turn: then not if it cannot be kept.
+    /// Produces a message for a reader who requested it later. If it was posted in this turn, it
+    /// is not shown unless it is stored.
     pub fn showing(&mut self, id: u64, effects: impl FnOnce(&mut Self)) {
         self.with_message = self.find_new(id);
         effects(self);
         self.with_message = None;
     }
 
-    fn say(&mut self, saying: Posting, effects: impl FnOnce(&mut Self)) {
-        self.sayings.push(saying);
-        self.with_message = Some(self.sayings.len() - 1);
+    fn post(&mut self, posting: Posting, effects: impl FnOnce(&mut Self)) {
+        self.postings.push(posting);
+        self.with_message = Some(self.postings.len() - 1);
         effects(self);
         self.with_message = None;
     }
 
-    /// Which saying a message of this turn is.
+    /// Returns the posting of a message of this turn.
     fn find_new(&self, id: u64) -> Option<usize> {
-        let first = self.sayings[*self.new.first()?].record.id;
+        let first = self.postings[*self.new.first()?].record.id;
         let at = usize::try_from(id.checked_sub(first)?).ok()?;
         self.new.get(at).copied()
     }
 
-    /// The records could not be kept: nobody is shown what they say, and each
-    /// line is answered with a refusal where its echo would have been.
+    /// Replaces the effects of all messages with a refusal to each author, because the records
+    /// could not be stored.
     pub fn refuse_messages(&mut self, refusal: &Refusal) {
-        self.answer_instead(|turn, saying| {
-            turn.answer(saying, &Tags::default(), &Event::error(refusal));
+        self.replace_postings(|turn, posting| {
+            turn.answer(posting, &Tags::default(), &Event::error(refusal));
             true
         });
     }
 
-    /// Some of the records turned out to have been said before: only their
-    /// authors are told, what they said then.
+    /// Replaces the effects of messages that the log found to be duplicates with an echo of the
+    /// first message to the author.
     pub fn echo_repeats(&mut self, repeats: &[Duplicate]) {
-        self.answer_instead(|turn, saying| {
-            let Some(repeat) = repeats.iter().find(|repeat| repeat.id == saying.record.id) else {
+        self.replace_postings(|turn, posting| {
+            let Some(repeat) = repeats.iter().find(|repeat| repeat.id == posting.record.id) else {
                 return false;
             };
             let first = &repeat.first;
             let tags = Tags { id: Some(first.id), time: Some(first.time), cid: None };
-            turn.answer(saying, &tags, &Event::Message(first.seen_by(first.author)));
+            turn.answer(posting, &tags, &Event::Message(first.seen_by(first.author)));
             true
         });
     }
 
-    /// Puts another answer in the place of what some sayings would have shown;
-    /// `answer` tells whether it gave one.
-    fn answer_instead(&mut self, answer: impl Fn(&mut Self, &Posting) -> bool) {
-        let sayings = std::mem::take(&mut self.sayings);
-        let mut is_answered: Vec<Option<bool>> = vec![None; sayings.len()];
-        for (saying, effect) in std::mem::take(&mut self.effects) {
-            let is_void = saying.is_some_and(|at| {
-                *is_answered[at].get_or_insert_with(|| answer(self, &sayings[at]))
+    /// Replaces the effects of postings for which `answer` returns true, having produced a reply.
+    fn replace_postings(&mut self, answer: impl Fn(&mut Self, &Posting) -> bool) {
+        let postings = std::mem::take(&mut self.postings);
+        let mut is_answered: Vec<Option<bool>> = vec![None; postings.len()];
+        for (posting, effect) in std::mem::take(&mut self.effects) {
+            let is_void = posting.is_some_and(|at| {
+                *is_answered[at].get_or_insert_with(|| answer(self, &postings[at]))
             });
             if !is_void {
-                self.effects.push((saying, effect));
+                self.effects.push((posting, effect));
             }
         }
-        self.sayings = sayings;
+        self.postings = postings;
     }
 
-    /// A line to the author of a saying, with its mark.
-    fn answer(&mut self, saying: &Posting, tags: &Tags<'_>, event: &Event<'_>) {
-        let Posting { record, conn, is_tagged } = saying;
+    /// Sends a line to the author of a posting, with its cid.
+    fn answer(&mut self, posting: &Posting, tags: &Tags<'_>, event: &Event<'_>) {
+        let Posting { record, conn, is_tagged } = posting;
         let cid = record.cid.as_ref().map(Cid::as_str);
         let tags = if *is_tagged { Tags { cid, ..*tags } } else { Tags::default() };
         self.send(*conn, Cause::Asked, &tags, event);
@@ -335,8 +331,8 @@ impl Turn {
         self.effects.push((self.with_message, effect));
     }
 
-    /// One line to everyone in an audience but those in `except`. To `author`
-    /// it is the answer to a line of its own.
+    /// Broadcasts one line to an audience, except to the connections in `except`. For
+    /// `author` it is the reply to its own line.
     pub fn fan_out(
         &mut self,
         audience: Arc<Audience>,
@@ -362,7 +358,7 @@ impl Turn {
         self.push(Effect::Fanout(Fanout { audience, topic, plain, tagged, author, except }));
     }
 
-    /// One line to one connection.
+    /// Sends one line to one connection.
     pub fn send(&mut self, to: ConnId, cause: Cause, tags: &Tags<'_>, event: &Event<'_>) {
         let start = start(&mut self.single);
         tags.encode(&mut self.single);
@@ -371,7 +367,7 @@ impl Turn {
         self.push(Effect::Send { to, line, cause });
     }
 
-    /// Bytes as they are: telnet's answer to telnet, a line that was kept.
+    /// Sends bytes unchanged: a reply to a telnet command, or a deferred line.
     pub fn send_bytes(&mut self, to: ConnId, bytes: &[u8]) {
         let start = self.single.len();
         self.single.extend_from_slice(bytes);
@@ -379,18 +375,18 @@ impl Turn {
         self.push(Effect::Send { to, line, cause: Cause::Asked });
     }
 
-    /// How much has been said to single connections so far, in bytes.
+    /// Returns the size of all lines to single connections so far, in bytes.
     #[must_use]
     pub fn unicast_bytes(&self) -> usize {
         self.single.len()
     }
 
-    /// Closes a connection once all said to it is written.
+    /// Closes a connection after everything sent to it is written.
     pub fn close(&mut self, conn: ConnId) {
         self.push(Effect::Close { conn });
     }
 
-    /// Reads the log for a connection, after this turn's records are in it.
+    /// Reads from the log for a connection, after this turn's records are stored.
     pub fn read(&mut self, conn: ConnId, query: ReadRequest) {
         self.push(Effect::Read { conn, query });
     }
@@ -400,31 +396,30 @@ impl Turn {
         self.push(Effect::Hash { conn, job });
     }
 
-    /// Feeds a connection on when it has read most of what waits for it.
+    /// Notifies the hub when a connection has read most of its outbox.
     pub fn notify_when_drained(&mut self, conn: ConnId) {
-        self.push(Effect::Feed { conn });
+        self.push(Effect::NotifyWhenDrained { conn });
     }
 
-    /// Lets a connection's long answer be made when there is room for it.
+    /// Notifies the hub when there is memory for a connection's long reply.
     pub fn wait_for_memory(&mut self, conn: ConnId) {
-        self.push(Effect::Room { conn });
+        self.push(Effect::WaitForMemory { conn });
     }
 
-    /// Carries the effects out in the order produced. Only to be called when
-    /// the records are safe. The turn is empty then, and keeps its room for the
-    /// next one.
+    /// Passes the effects to `sink` in the order produced, and clears the turn; its memory is
+    /// reused. The records must have been stored before.
     pub fn release(&mut self, sink: &mut impl Sink) {
         if !self.effects.is_empty() {
-            self.carry_out(sink);
+            self.release_effects(sink);
         }
-        self.sayings.clear();
+        self.postings.clear();
         self.new.clear();
         self.effects.clear();
-        self.told.clear();
-        (self.part, self.part_start, self.coalesced_writes) = (0, 0, 0);
+        self.deliveries.clear();
+        (self.drain, self.drain_start, self.coalesced_writes) = (0, 0, 0);
     }
 
-    fn carry_out(&mut self, sink: &mut impl Sink) {
+    fn release_effects(&mut self, sink: &mut impl Sink) {
         let buffers = [&mut self.plain, &mut self.tagged, &mut self.single];
         let buffers = buffers.map(|lines| sink.share(std::mem::take(lines)));
         let [plain, tagged, single] = &buffers;
@@ -457,8 +452,8 @@ impl Turn {
                 }
                 Effect::Read { conn, query } => sink.read(*conn, query.clone()),
                 Effect::Hash { conn, job } => sink.hash(*conn, job.clone()),
-                Effect::Feed { conn } => sink.notify_when_drained(*conn),
-                Effect::Room { conn } => sink.wait_for_memory(*conn),
+                Effect::NotifyWhenDrained { conn } => sink.notify_when_drained(*conn),
+                Effect::WaitForMemory { conn } => sink.wait_for_memory(*conn),
             }
         }
         if let Some(run) = run {
@@ -475,20 +470,20 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[derive(Default)]
-    struct Seen {
+    struct Received {
         text: BTreeMap<u32, String>,
         pushes: usize,
-        asked: usize,
+        reply_bytes: usize,
     }
 
-    impl Sink for Seen {
+    impl Sink for Received {
         fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
             self.pushes += 1;
             let text = std::str::from_utf8(&lines[start..end]).unwrap();
             self.text.entry(to.slot).or_default().push_str(text);
         }
         fn note_reply_bytes(&mut self, _: ConnId, count: usize) {
-            self.asked += count;
+            self.reply_bytes += count;
         }
         fn close(&mut self, conn: ConnId) {
             self.text.entry(conn.slot).or_default().push_str("closed");
@@ -503,13 +498,13 @@ mod tests {
         ConnId { slot, generation: 0 }
     }
 
-    /// Connections 0, 1 and 2; 1 is tagged, 2 does not want comings and goings.
+    /// Connections 0, 1 and 2; 1 is tagged, 2 does not want joins and leaves.
     fn audience() -> Arc<Audience> {
         let reader = |slot| Reader { conn: conn(slot), tags: slot == 1, joins: slot != 2 };
         Arc::new(Audience::new([2, 0, 1, 0].map(reader).to_vec()))
     }
 
-    fn say(turn: &mut Turn, audience: &Arc<Audience>, id: u64, except: &[u32]) {
+    fn post(turn: &mut Turn, audience: &Arc<Audience>, id: u64, except: &[u32]) {
         let text = format!("n{id}");
         let place = Place::Room("lobby");
         let event = Event::Message(Message { place, from: "a", is_action: false, text: &text });
@@ -519,38 +514,42 @@ mod tests {
     }
 
     #[test]
-    fn a_run_of_lines_is_one_push_for_each_reader() {
+    fn adjoining_lines_are_one_push_per_reader() {
         let (mut turn, room) = (Turn::default(), audience());
         for id in 1..=3 {
-            say(&mut turn, &room, id, &[]);
+            post(&mut turn, &room, id, &[]);
         }
-        let mut seen = Seen::default();
-        turn.release(&mut seen);
-        assert_eq!(seen.pushes, 3);
-        assert_eq!(seen.asked, seen.text[&0].len(), "all that 0 was sent is what 0 said");
-        assert_eq!(seen.text[&0], "a: n1\na: n2\na: n3\n");
-        assert_eq!(seen.text[&1], "@id=1 a: n1\n@id=2 a: n2\n@id=3 a: n3\n");
+        let mut received = Received::default();
+        turn.release(&mut received);
+        assert_eq!(received.pushes, 3);
+        assert_eq!(
+            received.reply_bytes,
+            received.text[&0].len(),
+            "connection 0 received only its own lines"
+        );
+        assert_eq!(received.text[&0], "a: n1\na: n2\na: n3\n");
+        assert_eq!(received.text[&1], "@id=1 a: n1\n@id=2 a: n2\n@id=3 a: n3\n");
     }
 
     #[test]
-    fn each_reader_is_told_in_the_order_produced_whatever_comes_between() {
+    fn reader_receives_lines_in_order_when_runs_are_interrupted() {
         let (mut turn, room) = (Turn::default(), audience());
         let pong = Event::reply("PONG", "", "");
-        say(&mut turn, &room, 1, &[]);
+        post(&mut turn, &room, 1, &[]);
         turn.send(conn(0), Cause::Asked, &Tags::default(), &pong);
-        say(&mut turn, &room, 2, &[0, 1]);
+        post(&mut turn, &room, 2, &[0, 1]);
         turn.send(conn(7), Cause::Asked, &Tags::default(), &pong);
-        say(&mut turn, &room, 3, &[]);
+        post(&mut turn, &room, 3, &[]);
         turn.close(conn(2));
-        say(&mut turn, &room, 4, &[2]);
+        post(&mut turn, &room, 4, &[2]);
         let joined = Event::Joined { room: "lobby", name: "b" };
         turn.fan_out(room.clone(), Topic::Presence, None, Vec::new(), &Tags::default(), &joined);
-        let mut seen = Seen::default();
-        turn.release(&mut seen);
-        assert_eq!(seen.text[&0], "a: n1\n[PONG]\na: n3\na: n4\n* b joined\n");
-        assert_eq!(seen.text[&1], "@id=1 a: n1\n@id=3 a: n3\n@id=4 a: n4\n* b joined\n");
-        assert_eq!(seen.text[&2], "a: n1\na: n2\na: n3\nclosed");
-        assert_eq!(seen.text[&7], "[PONG]\n");
+        let mut received = Received::default();
+        turn.release(&mut received);
+        assert_eq!(received.text[&0], "a: n1\n[PONG]\na: n3\na: n4\n* b joined\n");
+        assert_eq!(received.text[&1], "@id=1 a: n1\n@id=3 a: n3\n@id=4 a: n4\n* b joined\n");
+        assert_eq!(received.text[&2], "a: n1\na: n2\na: n3\nclosed");
+        assert_eq!(received.text[&7], "[PONG]\n");
     }
 
     fn record(id: u64, text: &str) -> Arc<Record> {
@@ -566,8 +565,8 @@ mod tests {
         })
     }
 
-    /// 0 says something, says it again, and says something else; 1 catches up.
-    fn said_twice_and_caught_up() -> Turn {
+    /// Connection 0 posts a message, repeats it, and posts another; 1 catches up.
+    fn turn_with_repeat_and_catch_up() -> Turn {
         let mut turn = Turn::default();
         let (first, second) = (record(8, "n8"), record(9, "n9"));
         let show = |turn: &mut Turn, record: &Record, to| {
@@ -585,22 +584,22 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_kept_is_shown_to_nobody_and_each_line_has_an_answer() {
-        let mut turn = said_twice_and_caught_up();
+    fn unstored_message_is_not_delivered_and_each_line_is_refused() {
+        let mut turn = turn_with_repeat_and_catch_up();
         turn.refuse_messages(&Refusal::new(ErrorCode::StorageFull, "no"));
-        let mut seen = Seen::default();
-        turn.release(&mut seen);
-        assert_eq!(seen.text[&0], "[ERROR storage-full] no\n".repeat(3));
-        assert_eq!(seen.text[&1], "a: n7\n");
+        let mut received = Received::default();
+        turn.release(&mut received);
+        assert_eq!(received.text[&0], "[ERROR storage-full] no\n".repeat(3));
+        assert_eq!(received.text[&1], "a: n7\n");
     }
 
     #[test]
-    fn what_turns_out_to_be_said_before_is_told_to_its_author_only() {
-        let mut turn = said_twice_and_caught_up();
+    fn duplicate_is_echoed_to_its_author_only() {
+        let mut turn = turn_with_repeat_and_catch_up();
         turn.echo_repeats(&[Duplicate { id: 8, first: record(3, "n3") }]);
-        let mut seen = Seen::default();
-        turn.release(&mut seen);
-        assert_eq!(seen.text[&0], "a: n3\na: n3\na: n9\n");
-        assert_eq!(seen.text[&1], "a: n7\na: n9\n");
+        let mut received = Received::default();
+        turn.release(&mut received);
+        assert_eq!(received.text[&0], "a: n3\na: n3\na: n9\n");
+        assert_eq!(received.text[&1], "a: n7\na: n9\n");
     }
 }

@@ -1,6 +1,7 @@
-//! What the system has taken for a peer and cannot send, since the peer does not
-//! read. It tells of room only when there is much; of a slow reader that is too
-//! seldom, so whether one reads at all is measured.
+//! The unsent data in the kernel's send buffer of a socket: bounding and measuring it.
+//!
+//! The kernel reports a socket as writable only when much space is free. For a slow reader
+//! that is too rare to tell whether it reads at all, so the unsent data is measured.
 
 use std::os::fd::AsFd as _;
 
@@ -8,24 +9,24 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// How much the system takes of us that it cannot send yet, in bytes. Without a
-/// bound it takes megabytes and then nothing for as long as a third of them takes:
-/// a slow reader would seem to be one that does not read.
+/// Bound of the unsent data per socket, in bytes (`TCP_NOTSENT_LOWAT`). Without one the kernel
+/// accepts megabytes and then reports nothing until a third of them is sent, and a slow reader
+/// would look like a client that does not read.
 const MAX: u32 = 128 << 10;
 
-/// More than ever waits there: past its bound it takes what it has begun with.
+/// Upper end of measurements: beyond its bound the kernel completes a write it has begun.
 const MEASURED_MAX: u32 = 4 << 20;
 
-/// How much it takes of us in place of what suffices it, for a farewell.
+/// Size of the send buffer for a farewell, in bytes.
 const LAST_SIZE: usize = 1 << 20;
 
-/// Bounds it, for a new connection. What fails here only costs comfort.
+/// Bounds the unsent data of a new connection. Failures are ignored: it works without.
 pub fn bound(socket: &TcpStream) {
     let _ = SockRef::from(socket).set_tcp_notsent_lowat(MAX);
 }
 
-/// Makes room for some last lines to somebody who has not read the ones before: the
-/// system keeps them for whenever they do.
+/// Makes space for a farewell to a client that has not read the lines before; the kernel
+/// delivers it when the client reads.
 pub fn enlarge_for_farewell(socket: &TcpStream) {
     let socket = SockRef::from(socket);
     let _ = socket.set_tcp_notsent_lowat(u32::MAX);
@@ -34,18 +35,18 @@ pub fn enlarge_for_farewell(socket: &TcpStream) {
     }
 }
 
-/// Whether it has sent all it took.
+/// Returns whether the kernel has sent everything it accepted.
 pub fn is_sent(socket: &TcpStream) -> bool {
     let is_sent = is_below(socket, 1);
     bound(socket);
     is_sent
 }
 
-/// How much it has not sent, in bytes. `None`: more than can be measured, or it holds
-/// so much that was sent and not confirmed that it takes no more.
+/// Returns the size of the unsent data in bytes. `None`: more than can be measured, or the
+/// send buffer is full of data that was sent and not acknowledged.
 ///
-/// It does not say so itself where one may not ask it by hand, but whether that is
-/// less than a bound: so the bound is moved until it tells.
+/// The exact number is not available without unsafe code, but `poll` tells whether it is
+/// below the bound; so this is a binary search over the bound.
 pub fn measure(socket: &TcpStream) -> Option<u32> {
     let (mut low, mut high) = (0, MEASURED_MAX);
     let is_known = is_below(socket, high);
@@ -58,7 +59,7 @@ pub fn measure(socket: &TcpStream) -> Option<u32> {
         }
     }
     bound(socket);
-    // There is room when less than half of the bound waits.
+    // A socket is writable if less than half of the bound is unsent.
     is_known.then_some(low / 2)
 }
 
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_waits_is_measured_to_the_byte() {
+    async fn unsent_data_is_measured_to_the_byte() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let mut reader = std::net::TcpStream::connect(address).expect("a connection");
@@ -92,7 +93,7 @@ mod tests {
         assert!(full >= MAX && !is_sent(&socket), "{full}");
         assert_eq!(measure(&socket), Some(full));
         assert!(SockRef::from(&socket).send(b"x").is_err(), "bounded as before");
-        // What is read makes room for more of ours, sooner or later.
+        // What the client reads makes space, sooner or later.
         let mut piece = vec![0; 4096];
         while measure(&socket).is_some_and(|rest| rest >= full) {
             reader.read_exact(&mut piece).expect("bytes");

@@ -127,7 +127,7 @@ fn link_local_address_accepts_interface() {
     };
     let (code, said) = refused(&address);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("its interface"), "{said}");
+    assert!(said.contains("a link-local address needs its interface"), "{said}");
     let mut server = Running(bind(&format!("{address}%{interface}")));
     let stderr = server.0.stderr.take().expect("piped");
     let first = BufReader::new(stderr).lines().next().expect("a line").expect("text");

@@ -82,7 +82,7 @@ fn second_server_on_same_folder_is_rejected() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stderr);
-    assert!(said.starts_with("chatty: another chatty keeps its log in "), "{said}");
+    assert!(said.contains(" is in use by another chatty server; "), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
 }
 
@@ -130,7 +130,11 @@ fn log_of_newer_version_is_not_modified() {
             .output()
             .unwrap();
         assert_eq!(output.status.code(), Some(1));
-        assert!(text(&output.stderr).contains("newer chatty"), "{}", text(&output.stderr));
+        assert!(
+            text(&output.stderr).contains("newer version of chatty"),
+            "{}",
+            text(&output.stderr)
+        );
     }
 }
 
@@ -319,7 +323,7 @@ fn server_does_not_start_without_readable_accounts_and_bans() {
             .unwrap();
         assert_eq!(output.status.code(), Some(1));
         let said = text(&output.stderr);
-        let start = format!("chatty: cannot read what is kept in {} as {shelf} ", file.display());
+        let start = format!("chatty: cannot read the stored state in {}: {shelf} ", file.display());
         assert!(said.starts_with(&start), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
         // The command given in the error fixes the problem.

@@ -222,7 +222,7 @@ fn panic_ends_only_its_connection() {
     bob.say("still here");
     bob.hears(|line| line == "bob: still here");
     Terminal::waits("what it was", || {
-        server.logs().contains("the server has panicked over 127.0.0.1; no other")
+        server.logs().contains("the server panicked over 127.0.0.1; other")
     });
     let mut mallory = Peer::join(server.port, "mallory");
     // The same for a panic while the result of a log read is handled.

@@ -181,7 +181,7 @@ fn unstored_change_is_reported_at_stop() {
     assert!(alice.rest().last().is_some_and(|line| line.starts_with("[BYE quit]")));
     let (code, said) = server.stops();
     assert_eq!(code, Some(1));
-    let named = "stopped without storing what was acknowledged: the end of a session";
+    let named = "stopped without storing acknowledged changes: the end of a session";
     assert!(said.iter().any(|line| line.contains(named)), "{said:?}");
 }
 
@@ -247,10 +247,7 @@ fn log_that_lost_stored_messages_is_rejected() {
         harm(folder.path());
         for _ in 0..2 {
             let said = text(&start_failing(folder.path()).stderr);
-            assert!(
-                said.contains("chatty.db does not hold what was stored in it: "),
-                "{what}: {said}"
-            );
+            assert!(said.contains("chatty.db has lost data: "), "{what}: {said}");
             assert!(said.contains("/lock and start again"), "{what}: {said}");
         }
         // The command given in the error fixes the problem.
@@ -287,7 +284,7 @@ fn complete_older_copy_is_accepted() {
     }
     let _ = fs::remove_file(folder.path().join("chatty.db-shm"));
     let server = Server::start_in(folder.path(), &[]);
-    assert!(server.logs().contains("chatty.db holds less than was stored here: "));
+    assert!(server.logs().contains("chatty.db contains less than was stored here: "));
 }
 
 #[test]

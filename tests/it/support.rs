@@ -80,6 +80,10 @@ impl Server {
             .expect("chatty serve");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let first = lines.next().expect("a first line").expect("readable");
+        for start in ["join with: chatty join", "messages are "] {
+            let line = lines.next().expect("a startup line").expect("readable");
+            assert!(line.starts_with(start), "{line}");
+        }
         // Drain stderr so that the pipe never fills.
         let (write, log) = mpsc::channel();
         thread::spawn(move || {

@@ -283,7 +283,10 @@ fn self_signed_identity_survives_restart() {
     assert!(fingerprint.parse::<Fingerprint>().is_ok(), "{first}");
     assert_eq!(introduce(&["--tls-only"]), format!("TLS only, certificate SHA-256 {fingerprint}"));
     let passing = Server::start_with(&["--tls"]).logs();
-    assert!(passing.ends_with(" (made for this run; --data DIR keeps one)"), "{passing}");
+    assert!(
+        passing.ends_with(" (generated for this run; use --data DIR for a permanent one)"),
+        "{passing}"
+    );
 }
 
 #[test]
@@ -294,7 +297,7 @@ fn missing_identity_is_not_replaced_on_reload() {
     fs::remove_file(folder.path().join("tls-identity.pem")).expect("removed");
     server.signal("HUP");
     let said = server.logs();
-    assert!(said.starts_with("TLS: the certificate stays as it was: cannot read "), "{said}");
+    assert!(said.starts_with("TLS: the certificate was not reloaded: cannot read "), "{said}");
     assert!(!folder.path().join("tls-identity.pem").exists());
     assert_presents(server.port, &first);
 }
@@ -320,11 +323,11 @@ fn sighup_reloads_certificate_without_disconnects() {
     assert_presents(server.port, &first);
     let second = make_certificate(&certificate, &key);
     server.signal("HUP");
-    assert_eq!(server.logs(), format!("TLS: certificate read again, SHA-256 {second}"));
+    assert_eq!(server.logs(), format!("TLS: certificate reloaded, SHA-256 {second}"));
     talk("two");
     assert_presents(server.port, &second);
     for (spoilt, with, words) in [
-        (&key, Some("no key"), "holds no key in PEM"),
+        (&key, Some("no key"), "contains no key in PEM"),
         (&certificate, None, "cannot read the certificate"),
     ] {
         match with {
@@ -333,7 +336,7 @@ fn sighup_reloads_certificate_without_disconnects() {
         }
         server.signal("HUP");
         let said = server.logs();
-        assert!(said.starts_with("TLS: the certificate stays as it was: "), "{said}");
+        assert!(said.starts_with("TLS: the certificate was not reloaded: "), "{said}");
         assert!(said.contains(words), "{said}");
         talk(words);
         assert_presents(server.port, &second);

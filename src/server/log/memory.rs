@@ -1,4 +1,4 @@
-//! The log of `--ephemeral`: bounded, and gone with the process.
+//! The log of `--ephemeral`: bounded, in memory, and lost with the process.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{self, AssertUnwindSafe};
@@ -12,31 +12,30 @@ use super::{
 };
 use crate::protocol::Key;
 
-/// A log in memory, bounded in messages and bytes: past either it forgets the
-/// oldest.
+/// A log in memory, bounded in messages and bytes; beyond either limit the oldest messages are
+/// evicted.
 #[derive(Debug)]
 pub struct MemoryLog {
-    held: Arc<Mutex<Held>>,
-    /// To the thread that searches: that looks at every message, and the chat
-    /// does not wait for it. One thread, so that no number of searches is more
-    /// than one at a time.
+    content: Arc<Mutex<Content>>,
+    /// Sends searches to a thread of their own, because a search scans all messages and must
+    /// not block the server. One thread runs one search at a time.
     searches: Sender<(ReadRequest, Reply)>,
 }
 
-/// What the log holds.
+/// The content of the log.
 #[derive(Debug)]
-struct Held {
+struct Content {
     records: VecDeque<Arc<Record>>,
-    /// The ids of each conversation, so that reading one does not walk all.
+    /// The ids of each conversation, so that reading one does not scan all messages.
     threads: HashMap<ThreadIndex, VecDeque<u64>>,
     size: usize,
-    /// The last message that is not here any more.
-    forgotten: u64,
+    /// The id of the last evicted message.
+    evicted: u64,
     messages_max: usize,
     size_max: usize,
 }
 
-/// What the index tells apart; finer distinctions are [`ReadRequest::wants`]'s.
+/// The key of the index; [`ReadRequest::selects`] filters further.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum ThreadIndex {
     Room(Key),
@@ -44,50 +43,49 @@ enum ThreadIndex {
 }
 
 impl MemoryLog {
-    /// An empty log that holds at most so many messages and bytes.
+    /// Creates an empty log with limits in messages and bytes.
     #[must_use]
     pub fn new(messages_max: usize, size_max: usize) -> Self {
         let (records, threads) = (VecDeque::new(), HashMap::new());
-        let held = Held { records, threads, size: 0, forgotten: 0, messages_max, size_max };
-        let held = Arc::new(Mutex::new(held));
+        let content = Content { records, threads, size: 0, evicted: 0, messages_max, size_max };
+        let content = Arc::new(Mutex::new(content));
         let (searches, queries) = mpsc::channel();
         let thread = thread::Builder::new().name("log search".into());
-        let of_thread = held.clone();
-        // Without it a search is done by whoever asks, see `read`.
-        let _ = thread.spawn(move || answer(&of_thread, &queries));
-        Self { held, searches }
+        let content_of_thread = content.clone();
+        // Without the thread, searches run on the caller's thread, see `read`.
+        let _ = thread.spawn(move || run_searches(&content_of_thread, &queries));
+        Self { content, searches }
     }
 
-    /// What appending does, for those who need not wait for it.
+    /// Appends messages; this cannot fail.
     pub fn push(&mut self, batch: impl IntoIterator<Item = Arc<Record>>) {
-        lock(&self.held).push(batch);
+        lock(&self.content).push(batch);
     }
 
-    /// What a read finds, at once.
+    /// Reads at once.
     #[must_use]
     pub fn find(&self, query: &ReadRequest) -> ReadResult {
-        lock(&self.held).find(query)
+        lock(&self.content).find(query)
     }
 }
 
-/// Nothing is left half done where a lock is held, whatever ends the thread.
-fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
-    held.lock().unwrap_or_else(PoisonError::into_inner)
+/// Locks the content. It stays consistent even if a thread panics while holding the lock.
+fn lock(content: &Mutex<Content>) -> MutexGuard<'_, Content> {
+    content.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A thread that searches: one query after another until nobody asks any more.
-/// The log is held only for as long as it takes to note what is in it.
-fn answer(held: &Mutex<Held>, queries: &Receiver<(ReadRequest, Reply)>) {
+/// The search thread. It holds the lock only while it copies the list of messages.
+fn run_searches(content: &Mutex<Content>, queries: &Receiver<(ReadRequest, Reply)>) {
     while let Ok((query, reply)) = queries.recv() {
-        let records: Vec<_> = lock(held).records.iter().cloned().collect();
-        // The thread outlives a search that panics.
+        let records: Vec<_> = lock(content).records.iter().cloned().collect();
+        // The thread must survive a search that panics.
         let found = panic::catch_unwind(AssertUnwindSafe(|| search(&records, &query)));
         let found = found.map(|records| ReadResult { records, ..ReadResult::default() });
         reply(found.unwrap_or_else(|_| ReadResult::failed()));
     }
 }
 
-impl Held {
+impl Content {
     fn indexes(record: &Record) -> impl Iterator<Item = ThreadIndex> {
         let (first, second) = match &record.to {
             Recipient::Room(room) => (ThreadIndex::Room(room.key().clone()), None),
@@ -100,10 +98,10 @@ impl Held {
         std::iter::once(first).chain(second)
     }
 
-    fn forget_oldest(&mut self) {
+    fn evict_oldest(&mut self) {
         let Some(record) = self.records.pop_front() else { return };
         self.size -= record.size();
-        self.forgotten = record.id;
+        self.evicted = record.id;
         for index in Self::indexes(&record) {
             if let Some(ids) = self.threads.get_mut(&index) {
                 ids.pop_front();
@@ -121,8 +119,8 @@ impl Held {
 }
 
 impl Log for MemoryLog {
-    /// Nobody ever opens it again, so that it keeps nothing but messages; and
-    /// what the hub does not know of any more, it does not know either.
+    /// Stores messages only: the log is never opened again. Duplicates are not detected here,
+    /// because the hub knows every cid that could be in memory.
     fn append(&mut self, batch: &Batch) -> Result<Vec<Duplicate>, AppendError> {
         self.push(batch.records.iter().cloned());
         Ok(Vec::new())
@@ -139,7 +137,7 @@ impl Log for MemoryLog {
     }
 }
 
-impl Held {
+impl Content {
     fn push(&mut self, batch: impl IntoIterator<Item = Arc<Record>>) {
         for record in batch {
             self.size += record.size();
@@ -148,22 +146,22 @@ impl Held {
             }
             self.records.push_back(record);
             while self.records.len() > self.messages_max || self.size > self.size_max {
-                self.forget_oldest();
+                self.evict_oldest();
             }
         }
     }
 
     fn find(&self, query: &ReadRequest) -> ReadResult {
-        let last = self.records.back().map_or(self.forgotten, |record| record.id);
+        let last = self.records.back().map_or(self.evicted, |record| record.id);
         let upto = match &query.thread {
             Thread::Feed { .. } => self.page(query).last().map_or(last, |record| record.id),
             _ => last,
         };
-        let has_gap = query.after.is_some_and(|after| after < self.forgotten);
+        let has_gap = query.after.is_some_and(|after| after < self.evicted);
         ReadResult { records: self.rows(query), upto, has_gap, has_failed: false }.cut_for(query)
     }
 
-    /// What is looked at for a page of a feed.
+    /// Returns the messages scanned for a page of a feed.
     fn page(&self, query: &ReadRequest) -> impl Iterator<Item = &Arc<Record>> {
         let after = query.after.unwrap_or_default();
         let start = self.records.partition_point(|record| record.id <= after);
@@ -194,7 +192,7 @@ impl Held {
     }
 }
 
-/// The latest matches, oldest first.
+/// Returns the latest matches, oldest first.
 fn search<'r>(
     records: impl IntoIterator<Item = &'r Arc<Record>, IntoIter: DoubleEndedIterator>,
     query: &ReadRequest,
@@ -242,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_conversation_is_a_filter_over_the_log() {
+    fn conversation_is_a_filter_over_the_log() {
         let mut log = MemoryLog::new(100, 1 << 20);
         let batch = [
             record(1, 1, room("ops")),
@@ -269,14 +267,14 @@ mod tests {
     }
 
     #[test]
-    fn past_its_bound_the_log_forgets_the_oldest_everywhere() {
+    fn oldest_messages_are_evicted_beyond_the_limits() {
         let mut log = MemoryLog::new(3, 1 << 20);
         for id in 1..=5 {
             log.push(vec![record(id, 1, if id % 2 == 0 { room("ops") } else { person(2) })]);
         }
         assert_eq!(ids(&log, Thread::Room(Key::fold("ops")), 10, None), [4]);
         assert_eq!(ids(&log, private(1, "p2"), 10, None), [3, 5]);
-        assert_eq!(lock(&log.held).records.len(), 3);
+        assert_eq!(lock(&log.content).records.len(), 3);
         let small = record(1, 1, room("ops")).size();
         let mut log = MemoryLog::new(100, 2 * small);
         for id in 1..=5 {

@@ -1,19 +1,19 @@
-//! The log that lasts: one SQLite file in a folder of its own.
+//! The durable log: one SQLite database in a folder of its own.
 //!
-//! 1. One connection writes, each batch in one transaction. With
-//!    [`Durability::Commit`] a batch is on the disk when its append is done.
-//! 2. Other threads read, from the last commit, and never hold the writer up.
-//! 3. A write that did not fit is undone whole and may be tried again. Any other
-//!    failure to write is the end, in keeping house too: what the disk holds then
-//!    cannot be known, and asking it to sync again may say yes to what is lost.
-//!    A lock that another process holds is neither: it is waited for shortly, then the
-//!    batch is refused and may be tried again.
-//! 4. One process at a time: the folder is locked. Its files stay those that were opened:
-//!    what is written to a file that was removed or replaced is not acknowledged.
-//! 5. Ids are what the hub gave; the file remembers the last, so that none is
-//!    ever given twice. Where a loss of power may take the last messages, it holds
-//!    a ceiling that none is given above before the disk has a higher one; after an
-//!    end that was not in good order counting goes on from there.
+//! 1. One connection writes, each batch in one transaction. With [`Durability::Commit`] a batch
+//!    is on disk when its append returns.
+//! 2. Other threads read from the last commit (WAL mode), and never block the writer.
+//! 3. A write that fails for lack of space is rolled back and can be retried. If the database is
+//!    locked by another process, the writer waits briefly, then refuses the batch; it can be
+//!    retried, too. Any other failed write or sync is permanent, also in maintenance: what is on
+//!    disk is unknown then, and a repeated fsync could report success for lost data.
+//! 4. The folder is locked, so one process uses it at a time. The database files must remain
+//!    those that were opened: nothing is acknowledged that was written to a file that has been
+//!    removed or replaced.
+//! 5. Ids come from the hub; the database stores the last ones, so that no id is used twice.
+//!    If a power failure may lose the last messages ([`Durability::Relaxed`]), it stores a
+//!    ceiling, and no id above it is given out before a higher ceiling is on disk. After a crash
+//!    ids continue above the ceiling.
 
 use std::path::Path;
 use std::sync::mpsc::{self, Sender};
@@ -37,16 +37,16 @@ mod search;
 mod writer;
 
 use folder::Folder;
-use readers::{Readers, Trouble};
+use readers::{ReadWarning, Readers};
 use writer::{Writer, lock};
 
-/// When a message counts as safe.
+/// When a message is considered stored, and is delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Durability {
-    /// When it is on the disk: it outlives the program and a loss of power
+    /// When it is on disk; survives a crash and a power failure
     Commit,
-    /// When the system has it; on the disk within a second: it outlives the
-    /// program, and a loss of power takes the last second
+    /// When the operating system has it, on disk within a second; survives a crash, but a power
+    /// failure loses the last second
     Relaxed,
 }
 
@@ -59,29 +59,29 @@ impl Durability {
     }
 }
 
-/// What the log forgets.
+/// Which messages are deleted.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Retention {
-    /// Messages older than this.
+    /// Messages older than this; `None`: no limit.
     pub age: Option<Duration>,
-    /// All but so many of the latest.
+    /// The oldest messages beyond this number; `None`: no limit.
     pub messages: Option<u64>,
 }
 
-/// How the file is kept.
+/// The options of the log.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// When a message counts as safe.
+    /// When a message is considered stored.
     pub durability: Durability,
-    /// What is forgotten.
+    /// Which messages are deleted.
     pub retention: Retention,
 }
 
-/// The log's file in its folder.
+/// The file name of the database.
 pub const FILE: &str = "chatty.db";
 
-/// Steps from an empty file to today's schema. A step that has ever been
-/// released stays as it is; `user_version` counts those taken.
+/// Steps from an empty database to the current schema. A step that was released never changes;
+/// `user_version` counts the steps taken.
 const MIGRATIONS: [&str; 5] = [
     "
     CREATE TABLE messages (
@@ -147,46 +147,46 @@ const COLUMNS: &str = "id, time, author, name, room, reader, reader_name, is_act
 #[derive(Debug)]
 pub struct SqliteLog {
     writer: Arc<Mutex<Writer>>,
-    /// What runs beside it, and what ends that when it is dropped.
+    /// The maintenance thread; dropping the sender ends it.
     maintenance: Option<(JoinHandle<()>, Sender<()>)>,
     reads: Readers,
-    /// Apart, so that a long search holds up nobody but other searches.
+    /// Separate, so that a long search delays only other searches.
     searches: Readers,
     remark: Option<String>,
 }
 
-/// How many reads may go on at once.
+/// Number of threads that read.
 const READERS: usize = 2;
 
-/// How many of the latest messages are known at once after a start: more than
-/// wait for their answers at any time.
+/// Number of latest messages loaded at the start for deduplication: more than can be
+/// unacknowledged at any time.
 const LATEST: u32 = 4096;
 
-/// How long the start waits for the lock of another process.
-const OPEN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the start waits for a lock held by another process.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl SqliteLog {
-    /// Opens the log in a folder, made if it is not there, for this process
-    /// alone; gives what was kept in it with it.
+    /// Opens the log in a folder, which is created if it does not exist, for this process only.
+    /// Returns it with the stored state.
     ///
     /// # Errors
-    /// The folder cannot be used, another server uses it, what is in it is of a newer
-    /// chatty, or it does not hold what was stored there.
+    /// The folder cannot be used, another server uses it, the database was written by a newer
+    /// version, or it has lost data.
     pub fn open(folder: &Path, options: Options) -> anyhow::Result<(Self, Snapshot)> {
         let folder = Folder::claim(folder)?;
         let path = folder.file();
         let had_wal = folder.has_wal();
         folder.check_before_open()?;
         let problem = || format!("cannot use {}", path.display());
-        let mut connection = connect(&path).map_err(explained).with_context(problem)?;
+        let mut connection = connect(&path).map_err(explain_lock).with_context(problem)?;
         let version = check_version(&connection).with_context(problem)?;
         let (opened, message) =
-            read_contents(&connection, version).map_err(explained).with_context(problem)?;
+            read_contents(&connection, version).map_err(explain_lock).with_context(problem)?;
         let remark = folder.check_contents(opened, message, had_wal)?;
-        configure(&connection).map_err(explained).with_context(problem)?;
+        configure(&connection).map_err(explain_lock).with_context(problem)?;
         migrate(&mut connection, version).with_context(problem)?;
-        let opened = count_opening(&connection).map_err(explained).with_context(problem)?;
-        let kept = Snapshot {
+        let opened = count_opening(&connection).map_err(explain_lock).with_context(problem)?;
+        let snapshot = Snapshot {
             last: skip_to_ceiling(&mut connection)?,
             entries: read_entries(&connection)?,
             latest: read_latest(&connection)?,
@@ -195,22 +195,22 @@ impl SqliteLog {
         let bound = options.retention.messages;
         let count = bound.map(|_| count_messages(&connection)).transpose()?;
         let mut writer =
-            Writer::new(connection, options, folder, opened, kept.last, count, indexed)?;
-        writer.note_mark(false);
+            Writer::new(connection, options, folder, opened, snapshot.last, count, indexed)?;
+        writer.write_note(false);
         let writer = Arc::new(Mutex::new(writer));
-        let trouble = Trouble::default();
-        let reads = Readers::start(&path, "log reader", READERS, &trouble)?;
-        let searches = Readers::start(&path, "log search", 1, &trouble)?;
+        let warning = ReadWarning::default();
+        let reads = Readers::start(&path, "log reader", READERS, &warning)?;
+        let searches = Readers::start(&path, "log search", 1, &warning)?;
         let (open, closed) = mpsc::channel();
-        let kept_by = writer.clone();
+        let maintained = writer.clone();
         let maintenance = thread::Builder::new()
-            .name("log keeper".into())
-            .spawn(move || writer::run_maintenance_loop(&kept_by, &closed))?;
+            .name("log maintenance".into())
+            .spawn(move || writer::run_maintenance_loop(&maintained, &closed))?;
         let maintenance = Some((maintenance, open));
-        Ok((Self { writer, maintenance, reads, searches, remark }, kept))
+        Ok((Self { writer, maintenance, reads, searches, remark }, snapshot))
     }
 
-    /// What whoever runs the server has to know of what was found, if anything.
+    /// Returns a warning for the operator about what was found at the start, if any.
     #[must_use]
     pub fn remark(&self) -> Option<&str> {
         self.remark.as_deref()
@@ -239,7 +239,7 @@ impl Log for SqliteLog {
 
     fn close(&mut self) -> Result<(), String> {
         let Some((maintenance, open)) = self.maintenance.take() else {
-            return Ok(()); // it is closed already
+            return Ok(()); // already closed
         };
         drop(open);
         let _ = maintenance.join();
@@ -251,7 +251,7 @@ impl Log for SqliteLog {
 
 impl Drop for SqliteLog {
     fn drop(&mut self) {
-        let _ = self.close(); // was told, if it was asked for
+        let _ = self.close(); // errors are reported by an explicit `close`
     }
 }
 
@@ -261,28 +261,28 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(OPEN_PATIENCE)?;
+    connection.busy_timeout(OPEN_TIMEOUT)?;
     Ok(connection)
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    // What is done at the start is on the disk before anything is said of it.
+    // The changes of the start must be on disk before anything depends on them.
     connection.pragma_update(None, "synchronous", Durability::Commit.pragma())?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)
 }
 
-/// What can be done about it where another process is in the way.
-fn explained(error: rusqlite::Error) -> anyhow::Error {
+/// Adds what to do if another process holds a lock.
+fn explain_lock(error: rusqlite::Error) -> anyhow::Error {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy) => {
-            anyhow::anyhow!("it is locked by another process; end that one and start again")
+            anyhow::anyhow!("it is locked by another process; stop that process and start again")
         }
         _ => error.into(),
     }
 }
 
-/// How often the log was opened and the id of its last message, where it tells.
+/// Reads how often the log was opened and the id of its last message, if they are stored.
 fn read_contents(
     connection: &Connection,
     version: usize,
@@ -293,8 +293,8 @@ fn read_contents(
     Ok((read_number(connection, "opened").optional()?, Some(read_last(connection)?.message)))
 }
 
-/// Notes in the log that it is opened once more, and tells how often it was. A disk that
-/// is full keeps nobody from reading.
+/// Counts that the log is being opened; returns the count. A full disk is no error, so that the
+/// log can still be read.
 fn count_opening(connection: &Connection) -> rusqlite::Result<u64> {
     let sql = "INSERT INTO last VALUES ('opened', 1)
                ON CONFLICT (what) DO UPDATE SET number = number + 1";
@@ -308,12 +308,12 @@ fn count_opening(connection: &Connection) -> rusqlite::Result<u64> {
     Ok(read_number(connection, "opened").optional()?.unwrap_or_default())
 }
 
-/// How many of the migrations were taken.
+/// Returns the number of migrations already done.
 fn check_version(connection: &Connection) -> anyhow::Result<usize> {
     let version = connection.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0));
-    let taken = version.map_err(explained)? as usize;
+    let taken = version.map_err(explain_lock)? as usize;
     if taken > MIGRATIONS.len() {
-        bail!("it was written by a newer chatty; use that one, or another folder with --data DIR");
+        bail!("it was written by a newer version of chatty; use that version, or --data DIR");
     }
     Ok(taken)
 }
@@ -336,7 +336,8 @@ fn read_last(connection: &Connection) -> rusqlite::Result<LastIds> {
     Ok(LastIds { message, person: read_number(connection, "person")? })
 }
 
-/// Where counting goes on. What was given away below the ceiling may be lost.
+/// Returns the last ids, after raising them to the ceiling: ids below it may have been given out
+/// and lost.
 fn skip_to_ceiling(connection: &mut Connection) -> rusqlite::Result<LastIds> {
     let last = read_last(connection)?;
     let ceiling = read_ceiling(connection)?;
@@ -381,15 +382,15 @@ fn write_number(connection: &Connection, what: &str, number: u64) -> rusqlite::R
     Ok(())
 }
 
-/// By the indexes alone: each message is in one of the two.
+/// Counts messages using only the indexes; each message is in one of the two.
 fn count_messages(connection: &Connection) -> rusqlite::Result<u64> {
     let sql = "SELECT (SELECT count(*) FROM messages WHERE room_key IS NOT NULL)
                     + (SELECT count(*) FROM messages WHERE reader IS NOT NULL)";
     connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
 }
 
-/// What is on a shelf this chatty does not know was put there by a newer one,
-/// and is left alone.
+/// Reads all entries. Entries of unknown collections were written by a newer version and are left
+/// alone.
 fn read_entries(connection: &Connection) -> rusqlite::Result<Vec<(Collection, u64, String)>> {
     let mut statement = connection.prepare("SELECT shelf, key, value FROM kept")?;
     let rows = statement.query_map([], |row| {
@@ -413,7 +414,7 @@ fn read_latest(connection: &Connection) -> rusqlite::Result<Vec<Arc<Record>>> {
     Ok(records?.into_iter().rev().map(Arc::new).collect())
 }
 
-/// Reads one row of [`COLUMNS`].
+/// Decodes one row of [`COLUMNS`]; `None` if its names are invalid.
 fn record(row: &Row<'_>) -> rusqlite::Result<Option<Record>> {
     let text = |column| row.get_ref(column).map(|value| value.as_str().unwrap_or_default());
     let to = match row.get::<_, Option<i64>>(5)? {
@@ -455,7 +456,7 @@ mod tests {
         Batch { records: vec![Arc::new(record)], changes: Vec::new(), last }
     }
 
-    /// What comes of writing on.
+    /// Appends until an append fails; returns the error.
     fn first_error(log: &mut SqliteLog) -> AppendError {
         let start = Instant::now();
         let mut ids = 2..;
@@ -468,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_beside_a_batch_is_the_end_as_what_fails_in_one() {
+    fn failure_in_maintenance_is_permanent() {
         let folder = tempfile::tempdir().unwrap();
         let (mut log, _) = SqliteLog::open(folder.path(), OPTIONS).unwrap();
         log.append(&batch(1)).unwrap();
@@ -479,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_brought_to_the_disk_is_the_end() {
+    fn removed_write_ahead_log_is_a_permanent_failure() {
         let folder = tempfile::tempdir().unwrap();
         let options = Options { durability: Durability::Relaxed, ..OPTIONS };
         let (mut log, _) = SqliteLog::open(folder.path(), options).unwrap();
@@ -495,7 +496,7 @@ mod tests {
         let (mut log, _) = SqliteLog::open(folder.path(), options).unwrap();
         let (report, reported) = mpsc::channel();
         log.on_failure(Box::new(move |error| report.send(error).unwrap()));
-        // What cannot be synced.
+        // A device that cannot be synced.
         lock(&log.writer).break_sync();
         log.append(&batch(1)).unwrap();
         let error = reported.recv_timeout(Duration::from_secs(30)).unwrap();
@@ -504,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_space_is_behind_the_end_of_the_write_ahead_log() {
+    fn reserved_space_is_allocated_behind_the_write_ahead_log() {
         let folder = tempfile::tempdir().unwrap();
         let (mut log, _) = SqliteLog::open(folder.path(), OPTIONS).unwrap();
         log.append(&batch(1)).unwrap();

@@ -11,17 +11,17 @@ use std::mem;
 
 use crate::protocol::words;
 
-/// The words of a query.
+/// The search terms of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchTerms {
-    /// Compared as a whole. Sorted, each once.
+    /// Words that must match a whole word. Sorted, without duplicates.
     words: Vec<String>,
-    /// Found inside of others. Sorted, each once.
+    /// Sequences of letters that match anywhere in a word. Sorted, without duplicates.
     sequences: Vec<String>,
 }
 
 impl SearchTerms {
-    /// Reads what a user typed.
+    /// Parses a query typed by a user.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut terms: Vec<String> = words::split(&words::fold(text)).map(str::to_owned).collect();
@@ -31,13 +31,13 @@ impl SearchTerms {
         Self { words, sequences }
     }
 
-    /// Whether there is nothing to look for.
+    /// Returns whether the query has no terms.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.words.is_empty() && self.sequences.is_empty()
     }
 
-    /// Whether a text contains all of them.
+    /// Returns whether a text contains all terms.
     #[must_use]
     pub fn are_in(&self, text: &str) -> bool {
         let folded = words::fold(text);
@@ -48,7 +48,7 @@ impl SearchTerms {
         self.sequences.iter().all(|sequence| contains(folded, sequence))
     }
 
-    /// The text is read once, however many words are looked for.
+    /// Scans the text once, however many words are searched for.
     fn has_words(&self, folded: &str) -> bool {
         let wanted = &self.words;
         let (mut found, mut missing) = (vec![false; wanted.len()], wanted.len());
@@ -64,7 +64,7 @@ impl SearchTerms {
         true
     }
 
-    /// Entries that [`for_each_entry`] gives for every text that contains these terms.
+    /// Returns index entries that every text with these terms has (see [`for_each_entry`]).
     pub fn entries(&self) -> impl Iterator<Item = &str> {
         let of_sequence = |sequence| {
             let alone = words::clusters(sequence).nth(1).is_none();
@@ -75,7 +75,7 @@ impl SearchTerms {
     }
 }
 
-/// The entries of a text in the index.
+/// Calls `add` with each index entry of a text.
 pub fn for_each_entry(text: &str, mut add: impl FnMut(&str)) {
     for word in words::split(&words::fold(text)) {
         if is_sequence(word) {
@@ -91,8 +91,8 @@ fn is_sequence(word: &str) -> bool {
     word.starts_with(words::is_found_inside)
 }
 
-/// A sequence begins with a letter, so that only its last letter can continue in the
-/// text with a mark that makes it another.
+/// Returns whether a text contains a sequence. Since a sequence begins with a letter, only its
+/// last letter can be continued in the text by a mark that makes it a different letter.
 fn contains(folded: &str, sequence: &str) -> bool {
     let first = sequence.chars().next().map_or(1, char::len_utf8);
     let mut rest = folded;
@@ -105,7 +105,7 @@ fn contains(folded: &str, sequence: &str) -> bool {
     false
 }
 
-/// Every two adjacent letters.
+/// Returns every pair of adjacent letters.
 fn pairs(sequence: &str) -> impl Iterator<Item = &str> {
     let mut start = 0;
     let lengths = words::clusters(sequence).map(str::len);

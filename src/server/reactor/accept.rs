@@ -1,6 +1,7 @@
-//! Connections from the moment they are accepted until it is known how they speak
-//! and they are greeted: at once, or, where TLS is offered, when the first byte has
-//! told, and the handshake is done.
+//! New connections, from accept to greeting.
+//!
+//! Without TLS a connection is greeted at once. With TLS the first byte decides whether it is
+//! a handshake, so the greeting waits for that byte or for [`GREETING_DELAY`].
 
 use std::cmp::Reverse;
 use std::io::Read as _;
@@ -19,16 +20,16 @@ use crate::server::peer::Peer;
 use crate::server::stream::Transport;
 use crate::server::turn::{ConnId, Sink as _, Turn};
 
-/// Where TLS is offered, whoever says nothing for so long is taken for a person
-/// who waits to be greeted: a part of the contract.
+/// With TLS enabled, a client that sends nothing for this time is greeted as a plain
+/// connection; part of the protocol (PROTOCOL.md).
 const GREETING_DELAY: Duration = Duration::from_secs(1);
 
-/// So many at once are told in any case why they cannot come in; each has a
-/// descriptor for as long as it listens.
+/// Number of rejected connections that are told the reason reliably at the same time; each
+/// holds a descriptor until it closes.
 const REJECTED_MAX: usize = 16;
 
 impl<L: Log> Reactor<L> {
-    /// Takes in a connection that was just accepted.
+    /// Admits or rejects a connection that was just accepted.
     pub(super) fn open(&mut self, now: Now, stream: TcpStream, peer: Peer, turn: &mut Turn) {
         let slot = self.connections.vacant_key();
         let slot = u32::try_from(slot).expect("descriptors are counted in 32 bits");
@@ -37,17 +38,17 @@ impl<L: Log> Reactor<L> {
         let hub = &self.hub;
         let verdict = self.admission.admit(now.since_start, peer, conn, |c| hub.is_unnamed(c));
         match verdict {
-            Verdict::Welcome => {}
-            Verdict::InsteadOf(other) => {
+            Verdict::Accept => {}
+            Verdict::AcceptAndEvict(other) => {
                 self.hub.handle(now, other, Input::Evicted, turn);
             }
-            Verdict::Refused(why) => return self.reject_connection(stream, conn, why),
+            Verdict::Reject(why) => return self.reject_connection(stream, conn, why),
         }
-        let mut connection = Connection::new(stream, self.bells.bell(slot), self.generation);
+        let mut connection = Connection::new(stream, self.ready_queue.waker(slot), self.generation);
         connection.is_limited = self.limits.apply_to(peer);
         if self.offer.is_some() {
             self.hub.handle(now, conn, Input::Arrived(peer), turn);
-            self.dues.push(Reverse((now.since_start + GREETING_DELAY, conn, Timeout::Greeting)));
+            self.timers.push(Reverse((now.since_start + GREETING_DELAY, conn, Timeout::Greeting)));
         } else {
             connection.phase = Phase::Open;
             self.hub.handle(now, conn, Input::Opened(peer), turn);
@@ -56,49 +57,49 @@ impl<L: Log> Reactor<L> {
         self.ready.push(slot);
     }
 
-    /// Tells somebody why they cannot come in.
+    /// Sends the reason of a rejection and closes the connection.
     fn reject_connection(&mut self, stream: TcpStream, conn: ConnId, why: &str) {
         let bye = Event::Bye { code: Farewell::TooMany.as_str(), text: why };
         let mut line = Vec::new();
         bye.encode(&mut line);
-        if self.turned_away >= REJECTED_MAX {
-            // What is unread when a connection is closed takes the line away with it;
-            // what still comes may.
+        if self.rejected >= REJECTED_MAX {
+            // Closing a socket with unread input sends a reset, which discards the line on the
+            // client's side; reading first makes that less likely.
             let socket = SockRef::from(&stream);
             let _ = (&*socket).read(&mut self.buffer);
             let _ = socket.send(&line);
             return;
         }
-        self.turned_away += 1;
+        self.rejected += 1;
         let size = line.len();
         let line = self.share(line);
-        let mut connection = Connection::new(stream, self.bells.bell(conn.slot), conn.generation);
+        let mut connection =
+            Connection::new(stream, self.ready_queue.waker(conn.slot), conn.generation);
         connection.phase = Phase::Closing;
-        connection.is_turned_away = true;
+        connection.is_rejected = true;
         connection.is_dirty = true;
         connection.outbox.push(&line, 0, size);
         self.connections.insert(connection);
         self.dirty.push(conn);
     }
 
-    /// Finds out how somebody speaks who has just come, and greets them when it is
-    /// known.
+    /// Detects the transport of a new connection, and greets it when that is known.
     pub(super) fn receive(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let Some(offer) = &self.offer else { return };
         let config = offer.config.clone();
         let Some(connection) = self.get(conn) else { return };
         match connection.transport(&config) {
             Ok(None) => {}
-            Ok(Some(speech)) => self.greet(now, conn, speech, turn),
+            Ok(Some(transport)) => self.greet(now, conn, transport, turn),
             Err(_) => self.disconnect(now, conn, turn),
         }
     }
 
-    fn greet(&mut self, now: Now, conn: ConnId, speech: Transport, turn: &mut Turn) {
+    fn greet(&mut self, now: Now, conn: ConnId, transport: Transport, turn: &mut Turn) {
         let is_tls_needed = self.offer.as_ref().is_some_and(|offer| offer.is_only);
         let Some(connection) = self.get(conn) else { return };
         connection.phase = Phase::Open;
-        let is_encrypted = speech == Transport::Tls;
+        let is_encrypted = transport == Transport::Tls;
         let input = if is_tls_needed && !is_encrypted {
             Input::Unencrypted
         } else {
@@ -108,10 +109,10 @@ impl<L: Log> Reactor<L> {
         self.ready.push(conn.slot);
     }
 
-    /// Who has said nothing yet does not wait to shake hands.
+    /// Greets a client that has sent nothing yet as a plain connection.
     pub(super) fn greet_idle(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let arriving = self.get(conn).filter(|connection| connection.phase == Phase::Arriving);
-        if arriving.is_some_and(|connection| !connection.is_shaking_hands()) {
+        if arriving.is_some_and(|connection| !connection.is_in_handshake()) {
             self.greet(now, conn, Transport::Plain, turn);
         }
     }

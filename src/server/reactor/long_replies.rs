@@ -1,5 +1,5 @@
-//! Long answers: a line of thirteen bytes can ask for megabytes. Few are made at once,
-//! and none while more waits to be read than may; whoever asked first is answered first.
+//! Long replies: a short request can ask for megabytes. Only a few are produced at the same
+//! time, in the order requested, and none while the outboxes together exceed their limit.
 
 use std::collections::VecDeque;
 
@@ -7,23 +7,23 @@ use super::{Reactor, ReactorInput};
 use crate::server::log::{Log, ReadRequest, ReadResult, Thread};
 use crate::server::turn::ConnId;
 
-/// So many are made at once; each may take some megabytes.
+/// Number of long replies produced at the same time; each may use some megabytes.
 const LONG_REPLIES_MAX: usize = 2;
 
-/// So many searches. They look at all that was ever said, so they hold up nobody but
-/// each other.
+/// Number of searches at the same time. A search scans the whole log, so searches delay only
+/// other searches.
 const SEARCHES_MAX: usize = 1;
 
-/// What kind of answer it is.
+/// The kind of a long reply; each kind has its own queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Found in the log by its words.
+pub enum ReplyKind {
+    /// A full-text search in the log.
     Search,
-    /// Any other.
+    /// Any other reply.
     Other,
 }
 
-/// Where a long answer comes from.
+/// Where the content of a long reply comes from.
 #[derive(Debug)]
 enum Source {
     /// The log.
@@ -32,14 +32,14 @@ enum Source {
     Hub,
 }
 
-/// Who waits for a long answer of one kind, and of how many it is being made.
+/// The queue of one kind, and the number of its replies being produced.
 #[derive(Debug, Default)]
 struct Lane {
     waiting: VecDeque<(ConnId, Source)>,
-    under_way: usize,
+    running: usize,
 }
 
-/// All who wait for long answers.
+/// The queues of all long replies.
 #[derive(Debug, Default)]
 pub(super) struct LongReplies {
     searches: Lane,
@@ -47,68 +47,68 @@ pub(super) struct LongReplies {
 }
 
 impl LongReplies {
-    fn lane(&mut self, kind: Kind) -> &mut Lane {
+    fn lane(&mut self, kind: ReplyKind) -> &mut Lane {
         match kind {
-            Kind::Search => &mut self.searches,
-            Kind::Other => &mut self.others,
+            ReplyKind::Search => &mut self.searches,
+            ReplyKind::Other => &mut self.others,
         }
     }
 
-    /// One is made.
-    pub(super) fn end(&mut self, kind: Kind) {
-        self.lane(kind).under_way -= 1;
+    /// Notes that a reply has been produced.
+    pub(super) fn end(&mut self, kind: ReplyKind) {
+        self.lane(kind).running -= 1;
     }
 
-    fn next(&mut self, kind: Kind) -> Option<(ConnId, Source)> {
+    fn next(&mut self, kind: ReplyKind) -> Option<(ConnId, Source)> {
         let most = match kind {
-            Kind::Search => SEARCHES_MAX,
-            Kind::Other => LONG_REPLIES_MAX,
+            ReplyKind::Search => SEARCHES_MAX,
+            ReplyKind::Other => LONG_REPLIES_MAX,
         };
         let lane = self.lane(kind);
-        (lane.under_way < most).then(|| lane.waiting.pop_front()).flatten()
+        (lane.running < most).then(|| lane.waiting.pop_front()).flatten()
     }
 }
 
 impl<L: Log> Reactor<L> {
-    /// Reads the log for a connection as soon as its turn comes.
+    /// Queues a read from the log; small reads start at once.
     pub(super) fn queue_read(&mut self, conn: ConnId, query: ReadRequest) {
         let kind = match query.thread {
-            // A page for who catches up is small, and asked for when there is room; one
-            // message is nothing.
+            // A page of a catch-up is small and requested only when the outbox has drained;
+            // a single message is smaller still.
             Thread::Feed { .. } | Thread::Message { .. } => {
                 return self.read_now(conn, query, ReactorInput::FoundPage);
             }
-            Thread::Search { .. } => Kind::Search,
-            _ => Kind::Other,
+            Thread::Search { .. } => ReplyKind::Search,
+            _ => ReplyKind::Other,
         };
-        self.long_answers.lane(kind).waiting.push_back((conn, Source::Log(query)));
+        self.long_replies.lane(kind).waiting.push_back((conn, Source::Log(query)));
         self.start_long_replies();
     }
 
-    /// Lets the hub make a connection's answer as soon as its turn comes.
+    /// Queues a reply that the hub produces.
     pub(super) fn queue_hub_reply(&mut self, conn: ConnId) {
-        self.long_answers.others.waiting.push_back((conn, Source::Hub));
+        self.long_replies.others.waiting.push_back((conn, Source::Hub));
         self.start_long_replies();
     }
 
-    /// Makes the long answers that connections have asked for, as far as there is room.
+    /// Starts queued replies while the limits permit.
     pub(super) fn start_long_replies(&mut self) {
-        for kind in [Kind::Search, Kind::Other] {
+        for kind in [ReplyKind::Search, ReplyKind::Other] {
             while self.meter.held() < self.limits.outbox_total {
-                let Some((conn, source)) = self.long_answers.next(kind) else { break };
-                // Whoever has gone does not want to know any more. What waits for an account
-                // is told to nobody but its owner, so of a login nothing is left out.
+                let Some((conn, source)) = self.long_replies.next(kind) else { break };
+                // Skip the work for a client that is gone. During a login it is not skipped: the
+                // messages that waited for an account are deleted once delivered to their owner.
                 let is_unnamed = self.hub.is_unnamed(conn);
                 let Some(connection) = self.get(conn) else { continue };
                 if !is_unnamed && connection.is_broken() {
                     connection.stop_writing();
                 }
-                let is_deaf = connection.is_deaf;
-                self.long_answers.lane(kind).under_way += 1;
+                let is_write_closed = connection.is_write_closed;
+                self.long_replies.lane(kind).running += 1;
                 match source {
-                    // Its further lines are heard as if it had been answered.
-                    Source::Log(_) if is_deaf => {
-                        let _ = self.own_calls.send(ReactorInput::Found(
+                    // An empty result lets the lines behind this request be handled.
+                    Source::Log(_) if is_write_closed => {
+                        let _ = self.own_inputs.send(ReactorInput::Found(
                             conn,
                             kind,
                             ReadResult::default(),
@@ -120,7 +120,7 @@ impl<L: Log> Reactor<L> {
                         });
                     }
                     Source::Hub => {
-                        let _ = self.own_calls.send(ReactorInput::Room(conn)); // we receive them
+                        let _ = self.own_inputs.send(ReactorInput::MemoryAvailable(conn)); // this loop is the receiver
                     }
                 }
             }
@@ -133,9 +133,9 @@ impl<L: Log> Reactor<L> {
         query: ReadRequest,
         found: impl FnOnce(ConnId, ReadResult) -> ReactorInput + Send + 'static,
     ) {
-        let calls = self.own_calls.clone();
+        let inputs = self.own_inputs.clone();
         let reply = move |rows| {
-            let _ = calls.send(found(conn, rows)); // the loop may have ended
+            let _ = inputs.send(found(conn, rows)); // the loop may have ended
         };
         self.store.read(query, Box::new(reply));
     }
@@ -146,23 +146,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn searches_hold_up_nobody_but_searches() {
+    fn searches_delay_only_other_searches() {
         let mut answers = LongReplies::default();
         let conn = |slot| ConnId { slot, generation: 0 };
         for slot in 0..10 {
-            let kind = if slot < 5 { Kind::Search } else { Kind::Other };
+            let kind = if slot < 5 { ReplyKind::Search } else { ReplyKind::Other };
             answers.lane(kind).waiting.push_back((conn(slot), Source::Hub));
         }
-        let mut begin = |kind| {
+        let mut start = |kind| {
             let (conn, _) = answers.next(kind)?;
-            answers.lane(kind).under_way += 1;
+            answers.lane(kind).running += 1;
             Some(conn.slot)
         };
-        let searches: Vec<u32> = std::iter::from_fn(|| begin(Kind::Search)).collect();
-        let others: Vec<u32> = std::iter::from_fn(|| begin(Kind::Other)).collect();
+        let searches: Vec<u32> = std::iter::from_fn(|| start(ReplyKind::Search)).collect();
+        let others: Vec<u32> = std::iter::from_fn(|| start(ReplyKind::Other)).collect();
         assert_eq!((searches, others), (vec![0], vec![5, 6]));
-        answers.end(Kind::Other);
-        assert_eq!(answers.next(Kind::Other).map(|(conn, _)| conn.slot), Some(7));
-        assert!(answers.next(Kind::Search).is_none());
+        answers.end(ReplyKind::Other);
+        assert_eq!(answers.next(ReplyKind::Other).map(|(conn, _)| conn.slot), Some(7));
+        assert!(answers.next(ReplyKind::Search).is_none());
     }
 }

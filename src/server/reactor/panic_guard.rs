@@ -1,9 +1,10 @@
-//! A panic over what concerns one connection ends that connection and no other: it is
-//! caught around each line, answer and deadline. What had been done before stands.
+//! Isolation of panics: each line, reply and timer of a connection is handled inside
+//! `catch_unwind`, so a panic ends that connection and no other. Effects produced before the
+//! panic stay in the turn.
 //!
-//! Storing and releasing a turn are not guarded, on purpose: they concern everybody, and
-//! a turn that was half released could not be gone on with. There a panic ends the
-//! server, which loses nothing.
+//! Storing and releasing a turn are deliberately not guarded: they concern all connections,
+//! and a half-released turn cannot be continued. A panic there ends the server; no
+//! acknowledged message is lost.
 
 use std::panic::{self, AssertUnwindSafe};
 
@@ -13,8 +14,8 @@ use crate::server::log::Log;
 use crate::server::turn::{ConnId, Turn};
 
 impl<L: Log> Reactor<L> {
-    /// Does something that concerns a connection. `None`: it panicked, and that
-    /// connection is gone.
+    /// Runs `act` on behalf of a connection. Returns `None` if it panicked; the connection is
+    /// closed then.
     pub(super) fn guard<T>(
         &mut self,
         now: Now,
@@ -35,14 +36,13 @@ impl<L: Log> Reactor<L> {
         self.log_panic_once(&from.map_or_else(String::new, |from| format!(" over {from}")));
         let lose = AssertUnwindSafe(|| self.hub.handle(now, conn, Input::Disconnected, turn));
         if panic::catch_unwind(lose).is_err() {
-            // Its name stays taken; better than to take the chat from everybody.
+            // The name stays in use, which is better than ending the server for everyone.
             turn.end_message();
         }
         self.remove(conn);
     }
 
-    /// Does what has fallen due in the hub. A panic leaves the rest of it for the next
-    /// time.
+    /// Runs the hub's timers. After a panic the remaining ones run at the next tick.
     pub(super) fn tick_hub(&mut self, now: Now, turn: &mut Turn) {
         let tick = AssertUnwindSafe(|| self.hub.tick(now, turn));
         if panic::catch_unwind(tick).is_err() {
@@ -52,9 +52,9 @@ impl<L: Log> Reactor<L> {
     }
 
     fn log_panic_once(&mut self, over: &str) {
-        self.bugs.tell(&format!(
-            "a bug: the server has panicked{over}; no other connection was ended; please \
-             report it, with what stands above"
+        self.panic_warning.warn(&format!(
+            "bug: the server panicked{over}; other connections are not affected; please \
+             report it together with the lines above"
         ));
     }
 }

@@ -1,5 +1,10 @@
-//! What connections have sent: read, cut into lines and handed to the hub, each for
-//! as long as it may be heard.
+//! Input: sockets are read, the bytes are split into lines, and the lines are passed to the
+//! hub, as far as each connection's limits permit.
+//!
+//! Backpressure: a connection is not read from while its outbox exceeds its limit, while a
+//! request of its own is pending, or while its rate limit is exhausted. Its input then stays
+//! in the socket buffers, TCP closes the window, and the client has to wait; the server's
+//! memory stays bounded, and no line is lost.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -17,49 +22,48 @@ use crate::server::hub::{Flow, Hub, Input, Now};
 use crate::server::log::Log;
 use crate::server::turn::{ConnId, Turn};
 
-/// How much is read of one connection in one turn. Large enough for a burst,
-/// small enough that nobody makes the others wait: beside one who says a million
-/// short lines, each with a mark, 99 of 100 others' come within 30 ms, where with
-/// four times as much it was 200 to 400, and the million took no less time.
+/// Bytes read from one connection in one drain: large enough for a burst, small enough to be
+/// fair. Measured beside a client that sends a million short lines with a cid each: 99 % of
+/// the lines of others arrive within 30 ms; with four times this size it was 200 to 400 ms,
+/// and the million lines took as long.
 pub(super) const READ_SIZE: usize = 16 << 10;
 
-/// The same of one whose lines are heard no faster than the limit: a line's worth.
+/// Bytes read at once from a rate-limited connection: one line.
 const LIMITED_READ_SIZE: usize = LINE_MAX;
 
-/// How much is read in one turn in all; what is ready beyond that has its turn
-/// next.
+/// Bytes read in one drain from all connections; the rest of the ready ones come next.
 const TURN_READ_SIZE: usize = 1 << 20;
 
-/// How long lines are handled in one turn. Short ones, each with much to do, can be
-/// many: nobody is looked at longer before the others are answered.
+/// Time for handling lines in one drain. Short lines can be expensive; other connections must
+/// not wait longer for their replies.
 const TURN_TIME: Duration = Duration::from_millis(10);
 
-/// How much may be said in one turn before the others have to wait for the next.
+/// Bytes of encoded output after which a turn handles no more input.
 const TURN_SENT_MAX: usize = 4 << 20;
 
-/// How much one connection may be answered in one turn before its next lines
-/// have to wait for the next; less where less may wait for it.
+/// Bytes of replies to one connection in one drain, after which its next lines wait; less if
+/// its outbox limit is less.
 const TURN_REPLY_MAX: usize = 256 << 10;
 
 impl<L: Log> Reactor<L> {
-    /// Lets every connection that rang have its say, in the order they rang,
-    /// until the turn is full. Tells whether there was time for all it took in.
+    /// Serves the connections that are ready, in order, until a limit of the turn is reached.
+    /// Returns whether time was left.
     pub(super) fn drain(&mut self, now: Now, turn: &mut Turn) -> bool {
         let mut buffer = mem::take(&mut self.buffer);
-        let (mut read, mut attended) = (0, 0);
+        let (mut read, mut served) = (0, 0);
         let ends_at = Instant::now() + TURN_TIME;
         let mut has_time = true;
         self.drains += 1;
-        // Who is put on the list meanwhile is for the next time.
+        // Connections that become ready meanwhile are served in the next drain.
         for at in 0..self.ready.len() {
             has_time = Instant::now() < ends_at;
             if !has_time || read >= TURN_READ_SIZE || turn.size() >= TURN_SENT_MAX {
                 break;
             }
             read += self.serve_guarded(now, self.ready[at], &mut buffer, turn);
-            attended += 1;
+            served += 1;
         }
-        self.ready.drain(..attended);
+        self.ready.drain(..served);
         self.buffer = buffer;
         has_time
     }
@@ -67,8 +71,7 @@ impl<L: Log> Reactor<L> {
     fn serve_guarded(&mut self, now: Now, slot: u32, buffer: &mut [u8], turn: &mut Turn) -> usize {
         let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
         let conn = ConnId { slot, generation: connection.generation };
-        // It may stand on the list twice, since it could be read from and written to;
-        // it has one turn all the same.
+        // A connection can be queued twice, for reading and for writing; it is served once.
         if mem::replace(&mut connection.last_drain, self.drains) == self.drains {
             return 0;
         }
@@ -77,7 +80,7 @@ impl<L: Log> Reactor<L> {
         read.unwrap_or_default()
     }
 
-    /// Reads and handles what one connection has sent; tells how much it was.
+    /// Reads and handles input of one connection; returns the number of bytes read.
     fn serve_connection(
         &mut self,
         now: Now,
@@ -104,41 +107,41 @@ impl<L: Log> Reactor<L> {
                 return 0;
             }
         }
-        if connection.wants_feed && connection.outbox.len() <= DRAINED {
-            connection.wants_feed = false;
+        if connection.wants_page && connection.outbox.len() <= DRAINED {
+            connection.wants_page = false;
             self.notify_hub(now, conn, Input::Drained, turn);
         }
         let mut read = 0;
-        let answered_before = turn.unicast_bytes();
-        while self.may_read_line(conn, turn.unicast_bytes() - answered_before) {
+        let replies_before = turn.unicast_bytes();
+        while self.may_read_line(conn, turn.unicast_bytes() - replies_before) {
             let Some(connection) = self.connections.get_mut(slot as usize) else { break };
             let unread = mem::take(&mut connection.unread);
             if !unread.is_empty() {
-                self.handle_lines(now, conn, &unread, answered_before, turn);
+                self.handle_lines(now, conn, &unread, replies_before, turn);
                 continue;
             }
-            // What waits to be heard is kept, so of who may have to wait little is read.
+            // Lines over the rate are buffered here, so read little and leave the rest to TCP.
             let is_limited = connection.is_limited && self.input_rate.is_some();
-            let piece = if is_limited { LIMITED_READ_SIZE } else { buffer.len() };
-            match connection.read(&mut buffer[..piece]) {
+            let size = if is_limited { LIMITED_READ_SIZE } else { buffer.len() };
+            match connection.read(&mut buffer[..size]) {
                 Ok(None) => break,
                 Ok(Some(0)) => {
-                    if connection.is_deaf {
-                        connection.codec.finish(); // it may be cut off
+                    if connection.is_write_closed {
+                        connection.codec.finish(); // discards a line that may be truncated
                     }
                     self.finish(now, conn, turn);
                     break;
                 }
                 Ok(Some(count)) => {
                     read += count;
-                    self.handle_lines(now, conn, &buffer[..count], answered_before, turn);
+                    self.handle_lines(now, conn, &buffer[..count], replies_before, turn);
                     if read >= READ_SIZE {
                         self.ready.push(slot);
                         break;
                     }
                 }
-                // With TLS: the end came without being announced. Some programs end
-                // so, but it may be cut off, and then half a line is no line.
+                // TLS ended without `close_notify`. Some programs do that, but the input may be
+                // truncated by an attacker, so an unterminated last line does not count.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
                     connection.codec.finish();
                     self.finish(now, conn, turn);
@@ -153,47 +156,46 @@ impl<L: Log> Reactor<L> {
         read
     }
 
-    /// Whether a connection's next line may be handled now: not while it waits
-    /// for rows, nor while more answers wait for it than may. A reader that does
-    /// not read is thus not read from.
-    pub(super) fn may_read_line(&mut self, conn: ConnId, answered: usize) -> bool {
+    /// Returns whether the next line of a connection may be handled now: not while a request is
+    /// pending, the rate limit is exhausted, or the outbox exceeds its limit (backpressure).
+    pub(super) fn may_read_line(&mut self, conn: ConnId, replied: usize) -> bool {
         let outbox_max = self.outbox_max();
         let Some(connection) = self.get(conn) else { return false };
         if connection.phase != Phase::Open
             || connection.is_waiting
             || connection.is_finished
-            || connection.is_paced
+            || connection.is_rate_limited
         {
             return false;
         }
-        if answered > TURN_REPLY_MAX.min(outbox_max) {
+        if replied > TURN_REPLY_MAX.min(outbox_max) {
             self.ready.push(conn.slot);
             return false;
         }
-        // Past its bound it is heard again when it has read (see `flush`).
-        connection.is_held_back = connection.outbox.len() > outbox_max;
-        !connection.is_held_back
+        // Cleared by `flush_one` when the client has read enough.
+        connection.is_over_outbox_limit = connection.outbox.len() > outbox_max;
+        !connection.is_over_outbox_limit
     }
 
-    /// Hands lines to the hub until one makes the connection wait.
+    /// Passes lines to the hub until one makes the connection wait or a limit is reached.
     pub(super) fn handle_lines(
         &mut self,
         now: Now,
         conn: ConnId,
         input: &[u8],
-        answered_before: usize,
+        replies_before: usize,
         turn: &mut Turn,
     ) {
-        let answer_max = TURN_REPLY_MAX.min(self.outbox_max());
+        let reply_max = TURN_REPLY_MAX.min(self.outbox_max());
         let Some(connection) = self.connections.get_mut(conn.slot as usize) else { return };
         let rate = self.input_rate.filter(|_| connection.is_limited);
-        let (mut rest, mut is_to_wait) = (input, false);
-        while turn.unicast_bytes() - answered_before <= answer_max {
+        let (mut rest, mut must_wait) = (input, false);
+        while turn.unicast_bytes() - replies_before <= reply_max {
             if let Some(rate) = rate {
-                let due = connection.pace.next_at(rate, now.since_start);
+                let due = connection.rate_bucket.next_at(rate, now.since_start);
                 if due > now.since_start {
-                    connection.is_paced = true;
-                    self.dues.push(Reverse((due, conn, Timeout::Pace)));
+                    connection.is_rate_limited = true;
+                    self.timers.push(Reverse((due, conn, Timeout::RateLimit)));
                     break;
                 }
             }
@@ -203,12 +205,12 @@ impl<L: Log> Reactor<L> {
             }
             let Some(frame) = frame else { return };
             if let Some(rate) = rate {
-                connection.pace.count(rate, now.since_start);
+                connection.rate_bucket.count(rate, now.since_start);
             }
             if self.limits.debug_panic {
-                assert!(frame != Frame::Line("/debug-panic".into()), "as asked for");
+                assert!(frame != Frame::Line("/debug-panic".into()), "requested by /debug-panic");
                 if frame == Frame::Line("/debug-panic later".into()) {
-                    self.doomed = Some(conn);
+                    self.panic_on = Some(conn);
                 }
             }
             let flow = handle(now, conn, &frame, &mut self.hub, &mut self.store, turn);
@@ -216,20 +218,20 @@ impl<L: Log> Reactor<L> {
             match flow {
                 Flow::Next | Flow::Store => {}
                 Flow::Wait => {
-                    is_to_wait = true;
+                    must_wait = true;
                     break;
                 }
                 Flow::Over => return,
             }
         }
         connection.unread = rest.to_vec();
-        if is_to_wait {
+        if must_wait {
             self.pause_input(now, conn);
         }
     }
 
-    /// The other side will send no more: its last line counts, then it gets its
-    /// answers and a farewell.
+    /// Handles the end of input: an unterminated last line still counts, then the client gets
+    /// its remaining replies and a farewell.
     pub(super) fn finish(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let Some(connection) = self.get(conn) else { return };
         let last: Option<Frame<'static>> = connection.codec.finish();
@@ -238,7 +240,7 @@ impl<L: Log> Reactor<L> {
             handle(now, conn, &frame, &mut self.hub, &mut self.store, turn)
         });
         match flow {
-            // Comes back here when the rows are told: reading gives the end again.
+            // Continued after the reply: reading then reports the end of input again.
             Flow::Wait => self.pause_input(now, conn),
             _ => {
                 self.connections[conn.slot as usize].is_finished = true;
@@ -247,8 +249,7 @@ impl<L: Log> Reactor<L> {
         }
     }
 
-    /// Throws away what a peer still sends that has been told all; no more in one turn
-    /// than is read of others.
+    /// Discards input of a connection that has its farewell, within the usual limit per drain.
     pub(super) fn discard(&mut self, conn: ConnId, buffer: &mut [u8]) {
         let Some(connection) = self.get(conn) else { return };
         match connection.read(buffer) {
@@ -259,7 +260,8 @@ impl<L: Log> Reactor<L> {
     }
 }
 
-/// Hands a line to the hub; again, if it has to know first whether changes can be stored.
+/// Passes a line to the hub; if the hub first needs to know whether changes can be stored,
+/// reserves space and passes the line again.
 fn handle<L: Log>(
     now: Now,
     conn: ConnId,
@@ -268,7 +270,7 @@ fn handle<L: Log>(
     store: &mut Store<L>,
     turn: &mut Turn,
 ) -> Flow {
-    // A line that came in pieces is not copied for that.
+    // Borrowed: a line assembled from pieces must not be copied for this.
     let input = || match frame {
         Frame::Line(line) => Input::Frame(Frame::Line(Cow::Borrowed(line))),
         frame => Input::Frame(frame.clone()),

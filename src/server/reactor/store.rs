@@ -1,7 +1,9 @@
-//! The log as the loop writes to it. Where it takes no writes for now (a full disk, a
-//! lock of another process), lines and changes are refused; it is tried again at the next
-//! line, and once a second for what could not be refused. Whoever runs the server is told
-//! once when that begins and once when it is over.
+//! The log as the server loop writes to it.
+//!
+//! While the log temporarily refuses writes (disk full, database locked by another process),
+//! lines and changes are refused. Writing is retried at the next line, and once a second for
+//! changes that could not be refused. The start and the end of such a phase are each logged
+//! once. A permanent failure ends the server.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -11,29 +13,28 @@ use crate::server::audit;
 use crate::server::hub::{Hub, Storage};
 use crate::server::log::{AppendError, Batch, Duplicate, Log, ReadRequest, Record, Reply};
 
-/// For so long writes have to succeed before it is told that they do; and how often
-/// is tried what could not be refused.
+/// Interval of retries, and time for which writes must succeed before recovery is logged.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// See the head of this file.
+/// The log and the state of its refusals.
 pub(super) struct Store<L> {
     log: L,
     start: Instant,
-    /// Why the last write was refused and when, until writes have succeeded for a while.
-    refused: Option<(Cause, Duration)>,
+    /// RefusalReason and time of the last refused write, until writes have succeeded for a while.
+    refused: Option<(RefusalReason, Duration)>,
     /// Whether space for the turn's changes is reserved.
     is_reserved: bool,
-    /// A failure that is the end, to be told where the turn is committed.
+    /// A permanent failure, reported at the next commit.
     failure: Option<AppendError>,
-    /// Whether the log has failed: nothing is written any more.
+    /// Whether the log has failed permanently; nothing is written any more.
     has_failed: bool,
-    /// What appending took since this was reset.
+    /// Time spent in appends since this was reset.
     pub(super) time: Duration,
 }
 
 /// Why writes are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cause {
+enum RefusalReason {
     Full,
     Locked,
 }
@@ -59,8 +60,7 @@ impl<L: Log> Store<L> {
         self.log.read(query, reply);
     }
 
-    /// Makes sure that the turn's changes can be stored, and tells the hub whether they
-    /// can.
+    /// Reserves space for the turn's changes, and notifies the hub whether they can be stored.
     pub(super) fn reserve(&mut self, hub: &mut Hub) {
         let is_open = self.is_reserved || self.try_reserve();
         hub.set_storage(if is_open { Storage::Open } else { Storage::Closed });
@@ -77,26 +77,25 @@ impl<L: Log> Store<L> {
         self.is_reserved
     }
 
-    /// Whether a commit has something to do here beside the turn's records and changes.
+    /// Returns whether a commit is needed even without records and changes.
     pub(super) fn is_due(&self) -> bool {
         let is_retry = self.retry_at().is_some_and(|at| self.start.elapsed() >= at);
         self.is_reserved || self.failure.is_some() || is_retry
     }
 
-    /// Whether the turn's writes are refused, as far as is known: what is reserved is
-    /// stored in any case.
+    /// Returns whether writes of this turn would be refused; reserved space is always usable.
     pub(super) fn is_refusing(&self) -> bool {
         self.refused.is_some() && !self.is_reserved
     }
 
-    /// When it is tried again without being asked to.
+    /// Returns the time of the next automatic retry.
     pub(super) fn retry_at(&self) -> Option<Duration> {
         let (_, then) = self.refused.filter(|_| !self.has_failed)?;
         Some(then + RETRY_INTERVAL)
     }
 
-    /// Stores a turn's records, and the hub's changes with them. `None`: writes are refused
-    /// now, and nothing of it is stored.
+    /// Stores a turn's records together with the hub's changes. Returns `None` if writes are
+    /// refused at present; nothing is stored then.
     ///
     /// # Errors
     /// The log has failed.
@@ -106,7 +105,7 @@ impl<L: Log> Store<L> {
         records: Vec<Arc<Record>>,
     ) -> Result<Option<Vec<Duplicate>>, AppendError> {
         if self.is_refusing() {
-            // What is unsaved may be much: it is made ready only where it can be stored.
+            // Unsaved changes can be large: encode them only if they can be stored.
             let is_to_try = !records.is_empty() || self.is_due();
             if !is_to_try || !self.try_reserve() {
                 return self.failure.take().map_or(Ok(None), |error| Err(self.fail(error)));
@@ -115,7 +114,7 @@ impl<L: Log> Store<L> {
         self.append_now(hub, records)
     }
 
-    /// The same of changes alone, whatever was refused before.
+    /// Stores changes only, regardless of earlier refusals.
     pub(super) fn append_changes(&mut self, hub: &mut Hub) -> Result<bool, AppendError> {
         Ok(self.append_now(hub, Vec::new())?.is_some())
     }
@@ -146,51 +145,52 @@ impl<L: Log> Store<L> {
         }
     }
 
-    /// Whether nothing is written any more.
+    /// Returns whether the log has failed permanently.
     pub(super) fn has_failed(&self) -> bool {
         self.has_failed
     }
 
-    /// From now on nothing is written.
+    /// Marks the log as failed.
     pub(super) fn fail(&mut self, error: AppendError) -> AppendError {
         self.has_failed = true;
         error
     }
 
-    /// Tells that writes are refused, once; gives back what is the end.
+    /// Logs a new kind of refusal once; returns a permanent error.
     fn refuse(&mut self, error: AppendError) -> Option<AppendError> {
-        let (cause, line) = match &error {
+        let (reason, line) = match &error {
             AppendError::Full(why) => (
-                Cause::Full,
-                format!("no room for the log: {why}; lines are refused until there is"),
+                RefusalReason::Full,
+                format!("no space for the log: {why}; messages are refused until there is"),
             ),
             AppendError::Locked => {
-                let until = "lines are refused until it is released";
-                (Cause::Locked, format!("the log is locked by another process; {until}"))
+                let until = "messages are refused until it is unlocked";
+                (RefusalReason::Locked, format!("the log is locked by another process; {until}"))
             }
             AppendError::Gone(_) | AppendError::Broken(_) => return Some(error),
         };
-        let before = self.refused.replace((cause, self.start.elapsed()));
-        if before.is_none_or(|(before, _)| before != cause) {
-            tell(&line);
+        let before = self.refused.replace((reason, self.start.elapsed()));
+        if before.is_none_or(|(before, _)| before != reason) {
+            log_line(&line);
         }
         None
     }
 
-    /// Something was stored. At the brink one line fits and the next does not.
+    /// Notes a successful write. Near the limit writes alternate between success and refusal, so
+    /// recovery is logged only after [`RETRY_INTERVAL`].
     fn note_success(&mut self) {
-        let Some((cause, then)) = self.refused else { return };
+        let Some((reason, then)) = self.refused else { return };
         if self.start.elapsed().saturating_sub(then) >= RETRY_INTERVAL {
             self.refused = None;
-            tell(match cause {
-                Cause::Full => "there is room for the log again",
-                Cause::Locked => "the log is available again",
+            log_line(match reason {
+                RefusalReason::Full => "there is space for the log again",
+                RefusalReason::Locked => "the log is available again",
             });
         }
     }
 }
 
-fn tell(line: &str) {
+fn log_line(line: &str) {
     let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let wall = Stamp(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX));
     audit::write(format!("{wall} {line}"));

@@ -1,5 +1,4 @@
-//! What connections are told: put into outboxes, written, and what becomes of who
-//! does not read.
+//! Output: lines are put into outboxes and written; clients that do not read are detected.
 
 use std::cmp::Reverse;
 use std::mem;
@@ -13,26 +12,25 @@ use crate::server::outbox::Lines;
 use crate::server::passwords::Job;
 use crate::server::turn::{ConnId, Sink, Turn};
 
-/// What may wait for a connection in any case: who reads as fast as it is
-/// written must not be taken for a slow reader.
+/// Outbox limit that every connection has, however scarce memory is: a client that reads as
+/// fast as the server writes must not count as a slow reader.
 const OUTBOX_MIN: usize = 64 << 10;
 
-/// Who is told a long answer page by page, or catches up, is told on when no more than
-/// this waits, in bytes.
+/// A long reply in pages, or a catch-up, continues when the outbox holds no more than this,
+/// in bytes.
 pub(super) const DRAINED: usize = OUTBOX_MIN / 2;
 
-/// How long a peer that has been sent all may take to close its side. Who reads slowly
-/// has as long as they may take to read.
+/// Time for a client to close its side after everything was sent. If data is still in transit,
+/// `--write-stall` applies.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Who reads less than this in `--write-stall`, in bytes, does not read, where half of
-/// what all may let wait does: others wait for the rest of it.
+/// Progress in bytes per `--write-stall` below which a client counts as stalled while more
+/// than half of `--outbox-total` is in use; otherwise any progress is enough.
 const MIN_PROGRESS: u32 = 32 << 10;
 
 impl<L: Log> Reactor<L> {
-    /// Writes to every connection that something waits for, and tells to how many.
-    /// Those that turn out to be gone are missed by others, which makes a turn of
-    /// its own.
+    /// Writes to every connection with pending output; returns their number. Disconnections
+    /// detected here are announced to others, which makes a turn of its own.
     pub(super) fn flush(&mut self, now: Now) -> anyhow::Result<usize> {
         let mut written = 0;
         while !self.dirty.is_empty() {
@@ -61,14 +59,14 @@ impl<L: Log> Reactor<L> {
             Ok(flush) => {
                 if connection.note_flush(now.since_start, flush) {
                     let due = now.since_start + self.limits.write_stall / 8;
-                    self.dues.push(Reverse((due, conn, Timeout::Stall)));
+                    self.timers.push(Reverse((due, conn, Timeout::Stall)));
                 }
             }
         }
         let connection = &mut self.connections[conn.slot as usize];
-        let is_heard_again = connection.is_held_back && connection.outbox.len() <= outbox_max;
-        let is_fed_on = connection.wants_feed && connection.outbox.len() <= DRAINED;
-        if is_heard_again || is_fed_on {
+        let may_read = connection.is_over_outbox_limit && connection.outbox.len() <= outbox_max;
+        let may_continue = connection.wants_page && connection.outbox.len() <= DRAINED;
+        if may_read || may_continue {
             self.ready.push(conn.slot);
         }
         if connection.phase == Phase::Closing && !connection.has_unsent() {
@@ -76,8 +74,8 @@ impl<L: Log> Reactor<L> {
         }
     }
 
-    /// All was said to a peer. What it sends before the system has sent it all would take
-    /// the rest away, if the connection were closed by then.
+    /// Half-closes a connection after its farewell. Closing it at once could discard the
+    /// farewell: input that arrives before all data was sent causes a reset.
     fn close_sending_side(&mut self, now: Now, conn: ConnId) {
         let connection = &mut self.connections[conn.slot as usize];
         let is_sent = connection.is_sent();
@@ -89,13 +87,12 @@ impl<L: Log> Reactor<L> {
             connection.phase = Phase::Lingering;
             self.ready.push(conn.slot);
         }
-        let patience = if is_sent && is_closed { LINGER_TIMEOUT } else { self.limits.write_stall };
-        self.dues.push(Reverse((now.since_start + patience, conn, Timeout::Linger)));
+        let timeout = if is_sent && is_closed { LINGER_TIMEOUT } else { self.limits.write_stall };
+        self.timers.push(Reverse((now.since_start + timeout, conn, Timeout::Linger)));
     }
 
-    /// A peer takes nothing more. Who has closed as soon as all was sent, as a script
-    /// does, is heard to the end all the same; who has no name yet cannot have said
-    /// anything.
+    /// Stops writing to a client that accepts no more data. The input of a client with a name is
+    /// still handled: a script may send its lines and close without reading replies.
     pub(super) fn stop_writing(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let is_unnamed = self.hub.is_unnamed(conn);
         match self.get(conn) {
@@ -107,27 +104,27 @@ impl<L: Log> Reactor<L> {
         }
     }
 
-    /// A reader that made no progress for too long is parted with; if it does
-    /// not even take its farewell, without one.
+    /// Disconnects a client that made no progress for too long: with a farewell first, and
+    /// without waiting if the farewell is not read either.
     pub(super) fn check_stall(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        let patience = self.limits.write_stall;
+        let timeout = self.limits.write_stall;
         let is_scarce = self.meter.held() > self.limits.outbox_total / 2;
         let least = if is_scarce { MIN_PROGRESS } else { 1 };
         let Some(connection) = self.get(conn) else { return };
-        match connection.stall(now.since_start, patience, least) {
+        match connection.stall(now.since_start, timeout, least) {
             Stall::None => {}
-            Stall::LookAgainAt(due) => self.dues.push(Reverse((due, conn, Timeout::Stall))),
+            Stall::LookAgainAt(due) => self.timers.push(Reverse((due, conn, Timeout::Stall))),
             Stall::Over if connection.phase == Phase::Open => {
                 connection.discard_unread();
-                self.dues.push(Reverse((now.since_start + patience, conn, Timeout::Stall)));
+                self.timers.push(Reverse((now.since_start + timeout, conn, Timeout::Stall)));
                 self.hub.handle(now, conn, Input::Stalled, turn);
             }
             Stall::Over => self.remove(conn),
         }
     }
 
-    /// How much may wait for one connection now: a share of what is left for all,
-    /// so that slow readers together cannot take more than there is.
+    /// Returns the outbox limit that applies to one connection now. It shrinks with the memory
+    /// left for all, so that slow readers together stay within `--outbox-total`.
     pub(super) fn outbox_max(&self) -> usize {
         let left = self.limits.outbox_total.saturating_sub(self.meter.held());
         self.limits.outbox.min(left.max(OUTBOX_MIN))
@@ -138,22 +135,22 @@ impl<L: Log> Sink for Reactor<L> {
     fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
         let outbox_max = self.outbox_max();
         let Some(connection) = self.get(to) else { return };
-        let is_heard = match connection.phase {
+        let is_writable = match connection.phase {
             Phase::Open => true,
-            // Only a farewell is said there; in a handshake it cannot be.
-            Phase::Arriving => !connection.is_shaking_hands(),
+            // Only a farewell is sent in this phase, and never within a handshake.
+            Phase::Arriving => !connection.is_in_handshake(),
             Phase::Closing | Phase::Lingering => false,
         };
-        if !is_heard || connection.is_deaf {
+        if !is_writable || connection.is_write_closed {
             return;
         }
         connection.outbox.push(lines, start, end);
-        let is_swamped = connection.outbox.unsolicited() > outbox_max;
+        let is_over_limit = connection.outbox.unsolicited() > outbox_max;
         if !mem::replace(&mut connection.is_dirty, true) {
             self.dirty.push(to);
         }
-        if is_swamped {
-            self.swamped.push(to);
+        if is_over_limit {
+            self.over_limit.push(to);
         }
     }
 
@@ -182,9 +179,9 @@ impl<L: Log> Sink for Reactor<L> {
     }
 
     fn hash(&mut self, conn: ConnId, job: Job) {
-        let calls = self.own_calls.clone();
+        let inputs = self.own_inputs.clone();
         self.hashers.run(job, move |outcome| {
-            let _ = calls.send(ReactorInput::Hashed(conn, outcome)); // the loop may have ended
+            let _ = inputs.send(ReactorInput::Hashed(conn, outcome)); // the loop may have ended
         });
     }
 
@@ -194,7 +191,7 @@ impl<L: Log> Sink for Reactor<L> {
 
     fn notify_when_drained(&mut self, conn: ConnId) {
         if let Some(connection) = self.get(conn) {
-            connection.wants_feed = true;
+            connection.wants_page = true;
             self.ready.push(conn.slot);
         }
     }

@@ -1,30 +1,30 @@
-//! Who reads a line.
+//! Audiences: the connections that receive a line.
 
 use super::ConnId;
 
-/// One connection of an audience, and how it wants to be told.
+/// One connection of an audience, and what it wants to receive.
 #[derive(Debug, Clone, Copy)]
 pub struct Reader {
     /// The connection.
     pub conn: ConnId,
-    /// In the tagged dialect.
+    /// Whether it uses the tagged dialect.
     pub tags: bool,
-    /// Comings and goings too.
+    /// Whether it receives joins and leaves.
     pub joins: bool,
 }
 
-/// Who reads a line: a room's connections at one moment. Shared by all lines
-/// said until somebody comes or goes.
+/// The connections that receive a line: a snapshot of a room, shared by all lines until its
+/// membership changes.
 #[derive(Debug)]
 pub struct Audience {
-    /// Sorted by connection.
+    /// Sorted by connection, without duplicates.
     pub(super) readers: Vec<Reader>,
     pub(super) has_plain: bool,
     pub(super) has_tagged: bool,
 }
 
 impl Audience {
-    /// An audience of these readers; each is told once however often it stands.
+    /// Creates an audience of these readers; duplicates are removed.
     #[must_use]
     pub fn new(mut readers: Vec<Reader>) -> Self {
         readers.sort_unstable_by_key(|reader| reader.conn);
@@ -34,7 +34,7 @@ impl Audience {
         Self { readers, has_plain, has_tagged }
     }
 
-    /// Which of the readers a connection is.
+    /// Returns the index of a connection among the readers.
     pub(super) fn find(&self, conn: ConnId) -> Option<usize> {
         self.readers.binary_search_by_key(&conn, |reader| reader.conn).ok()
     }

@@ -1,20 +1,20 @@
-//! Adjoining lines to one audience, released as one.
+//! Coalescing: adjoining lines to one audience are released as one push per reader.
 
 use super::audience::{Audience, Reader};
 use super::{ConnId, Fanout, Range, Sink, Topic};
 use crate::server::outbox::Lines;
 
-/// Adjoining lines to one audience, not pushed yet. Each reader still gets its
-/// own lines in the order produced: who is sent something in between is first
-/// given its part of the run, and is then ahead of the others.
+/// Adjoining lines to one audience that are not pushed yet. Each reader still receives all its
+/// lines in order: before another line goes to one reader, that reader gets its share of the
+/// run, and is then ahead of the other readers.
 pub(super) struct Run<'t> {
     audience: &'t Audience,
     topic: Topic,
     buffers: [&'t Lines; 2],
     plain: Range,
     tagged: Range,
-    /// Up to where each reader has had it, if more than its start; empty while that is
-    /// nobody. By the reader's place: those who ignore a speaker may be thousands.
+    /// End of what each reader has received, if that is more than nothing; indexed by reader, as
+    /// thousands may ignore an author. Empty while no reader is ahead.
     ahead: Vec<Option<usize>>,
 }
 
@@ -36,11 +36,11 @@ impl<'t> Run<'t> {
         for conn in &fanout.except {
             run.skip_to_end(*conn);
         }
-        run.note_asked(fanout, sink);
+        run.note_reply_bytes_of(fanout, sink);
         run
     }
 
-    fn note_asked(&self, fanout: &Fanout, sink: &mut impl Sink) {
+    fn note_reply_bytes_of(&self, fanout: &Fanout, sink: &mut impl Sink) {
         let Some(author) = fanout.author.filter(|author| !fanout.except.contains(author)) else {
             return;
         };
@@ -67,10 +67,10 @@ impl<'t> Run<'t> {
         for conn in &next.except {
             self.skip_to_end(*conn);
         }
-        self.note_asked(next, sink);
+        self.note_reply_bytes_of(next, sink);
     }
 
-    /// Gives one reader its part of the run so far.
+    /// Pushes the run so far to one reader.
     pub(super) fn flush_reader(&mut self, conn: ConnId, sink: &mut impl Sink) {
         if let Some(at) = self.audience.find(conn) {
             let ahead = self.ahead.get(at).copied().flatten();
@@ -102,8 +102,8 @@ impl<'t> Run<'t> {
         }
     }
 
-    /// Pushes what a reader has not had yet, which begins at `ahead` or, for
-    /// most, where the run does.
+    /// Pushes what a reader has not received yet: from `ahead`, or for most readers from the
+    /// start of the run.
     fn push(&self, reader: &Reader, ahead: Option<usize>, sink: &mut impl Sink) {
         if self.topic == Topic::Presence && !reader.joins {
             return;

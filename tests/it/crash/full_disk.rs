@@ -139,7 +139,7 @@ fn full_disk_refuses_lines_until_space_is_free() {
     carol.hears(|line| line == "[HISTORY #red 1]");
     // The error is logged, but not for every line.
     let reported = |what: &str| server.logged().iter().filter(|line| line.contains(what)).count();
-    assert_eq!(reported(" no room for the log: "), 1);
+    assert_eq!(reported(" no space for the log: "), 1);
     fs::remove_file(&filler).unwrap();
     let start = Instant::now();
     let refused = talk.last.clone().expect("said something");
@@ -149,7 +149,7 @@ fn full_disk_refuses_lines_until_space_is_free() {
     assert_eq!(talk.say(10), 11);
     Terminal::waits("the log line about free space", || {
         talk.say(1);
-        reported(" there is room for the log again") == 1
+        reported(" there is space for the log again") == 1
     });
     drop(server);
     let _server = Server::start_in(&log, &[]);
@@ -227,7 +227,7 @@ fn full_disk_reports_unstored_changes_at_stop() {
     dave.say("/quit");
     dave.rest();
     let (code, said) = server.stops();
-    let named = "without storing what was acknowledged: the end of a session";
+    let named = "without storing acknowledged changes: the end of a session";
     let is_named = said.iter().any(|line| line.contains(named));
     // A small change may fit where a burst of messages does not.
     let sql = "SELECT count(*) = 0 FROM kept WHERE shelf = 'visit'";

@@ -1,5 +1,4 @@
-//! The threads that read the file, from the last commit: they never hold up who
-//! writes.
+//! The threads that read the database. They read from the last commit and never block the writer.
 
 use std::cell::Cell;
 use std::fmt;
@@ -17,15 +16,15 @@ use super::{COLUMNS, read_last, record, search};
 use crate::server::audit::ThrottledWarning;
 use crate::server::log::{ReadRequest, ReadResult, Record, Reply, SCAN_MAX, Thread};
 
-/// How long a read waits for a lock of another process; the chat does not wait for it.
-const READ_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a read waits for a lock held by another process; the server does not wait for it.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What keeps readers from reading, which is told once for all of them.
-pub(super) type Trouble = Arc<Mutex<ThrottledWarning>>;
+/// The warning about failed reads, shared by all readers.
+pub(super) type ReadWarning = Arc<Mutex<ThrottledWarning>>;
 
-/// Threads that read, each with its own connection.
+/// A pool of reading threads, each with its own connection.
 pub(super) struct Readers {
-    /// `None`: nobody can ask any more.
+    /// `None` when the readers are being ended.
     reads: Option<Sender<(ReadRequest, Reply)>>,
     threads: Vec<(JoinHandle<()>, InterruptHandle)>,
     is_ending: Arc<AtomicBool>,
@@ -38,12 +37,12 @@ impl fmt::Debug for Readers {
 }
 
 impl Readers {
-    /// Starts some.
+    /// Starts `count` threads.
     pub(super) fn start(
         path: &Path,
         name: &str,
         count: usize,
-        trouble: &Trouble,
+        warning: &ReadWarning,
     ) -> anyhow::Result<Self> {
         let (reads, queries) = mpsc::channel();
         let queries = Arc::new(Mutex::new(queries));
@@ -52,11 +51,11 @@ impl Readers {
         for _ in 0..count {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NOFOLLOW;
             let connection = Connection::open_with_flags(path, flags)?;
-            connection.busy_timeout(READ_PATIENCE)?;
+            connection.busy_timeout(READ_TIMEOUT)?;
             let interrupt = connection.get_interrupt_handle();
-            let (queries, trouble, is_ending) =
-                (queries.clone(), trouble.clone(), is_ending.clone());
-            let read = move || answer(&connection, &queries, &trouble, &is_ending);
+            let (queries, warning, is_ending) =
+                (queries.clone(), warning.clone(), is_ending.clone());
+            let read = move || run_reader(&connection, &queries, &warning, &is_ending);
             let thread = thread::Builder::new().name(name.into()).spawn(read)?;
             threads.push((thread, interrupt));
         }
@@ -65,18 +64,18 @@ impl Readers {
 
     pub(super) fn read(&self, query: ReadRequest, reply: Reply) {
         if let Some(reads) = &self.reads {
-            // A reader that has ended answers nothing; then the process is ending.
+            // If the threads have ended, the process is ending, and needs no reply.
             let _ = reads.send((query, reply));
         }
     }
 
-    /// Ends them, amid a read too, and waits until their connections are closed.
+    /// Interrupts running reads, ends the threads, and waits until their connections are closed.
     pub(super) fn end(&mut self) {
         self.is_ending.store(true, Ordering::SeqCst);
         self.reads = None;
         for (thread, interrupt) in self.threads.drain(..) {
             while !thread.is_finished() {
-                // A read may begin just after it.
+                // Repeated, because a read may start right after an interrupt.
                 interrupt.interrupt();
                 thread::sleep(Duration::from_millis(1));
             }
@@ -85,33 +84,33 @@ impl Readers {
     }
 }
 
-/// A thread that reads: one query after another until nobody asks any more.
-fn answer(
+/// A reading thread: handles one request after another until the channel is closed.
+fn run_reader(
     connection: &Connection,
     queries: &Mutex<Receiver<(ReadRequest, Reply)>>,
-    trouble: &Mutex<ThrottledWarning>,
+    warning: &Mutex<ThrottledWarning>,
     is_ending: &AtomicBool,
 ) {
     loop {
         let next = queries.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((query, reply)) = next else { return };
-        // The thread outlives a read that panics, which is told of elsewhere: all who
-        // ask later would miss it.
+        // The thread must survive a read that panics, or later requests would never be answered.
+        // The panic hook logs it.
         let found = panic::catch_unwind(AssertUnwindSafe(|| find(connection, &query)));
         let found = found.unwrap_or_else(|_| Ok(ReadResult::failed()));
         if is_ending.load(Ordering::SeqCst) {
             return;
         }
         reply(found.unwrap_or_else(|error| {
-            let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
-            trouble.tell(&format!("cannot read the log: {error}"));
+            let mut warning = warning.lock().unwrap_or_else(PoisonError::into_inner);
+            warning.warn(&format!("cannot read the log: {error}"));
             ReadResult::failed()
         }));
     }
 }
 
 fn find(connection: &Connection, query: &ReadRequest) -> rusqlite::Result<ReadResult> {
-    let transaction = connection.unchecked_transaction()?; // one moment for both reads
+    let transaction = connection.unchecked_transaction()?; // a snapshot for both reads
     let mut upto = read_last(connection)?.message;
     let (after, order) = match query.after {
         Some(after) => (i64::try_from(after).unwrap_or(i64::MAX), "ASC"),
@@ -125,8 +124,7 @@ fn find(connection: &Connection, query: &ReadRequest) -> rusqlite::Result<ReadRe
             collect(connection, &sql, params![key.as_str(), after], query)?
         }
         Thread::Private { reader, .. } => {
-            // Each half by its own index; which of them are wanted is decided
-            // row by row.
+            // Each half uses its own index; the rows are filtered afterwards.
             let sql = format!(
                 "SELECT {COLUMNS} FROM messages WHERE author = ?1 AND reader IS NOT NULL AND id > ?2
                  UNION
@@ -149,7 +147,7 @@ fn find(connection: &Connection, query: &ReadRequest) -> rusqlite::Result<ReadRe
             collect(connection, &sql, [id.cast_signed()], query)?
         }
         Thread::Feed { .. } => {
-            // All rooms at once: the log in its own order, picked through.
+            // A scan over all rooms in the order of ids, filtered afterwards.
             let sql = format!(
                 "SELECT {COLUMNS} FROM messages WHERE id > ?1 ORDER BY id LIMIT {SCAN_MAX}"
             );
@@ -167,8 +165,8 @@ fn find(connection: &Connection, query: &ReadRequest) -> rusqlite::Result<ReadRe
     }
     let first: Option<i64> =
         connection.query_row("SELECT min(id) FROM messages", [], |row| row.get(0))?;
-    let forgotten = first.map_or(upto, |first| (first - 1).cast_unsigned());
-    let has_gap = query.after.is_some_and(|after| after < forgotten);
+    let deleted = first.map_or(upto, |first| (first - 1).cast_unsigned());
+    let has_gap = query.after.is_some_and(|after| after < deleted);
     transaction.finish()?;
     Ok(ReadResult { records, upto, has_gap, has_failed: false }.cut_for(query))
 }
@@ -182,7 +180,7 @@ pub(super) fn collect(
     collect_seen(connection, sql, params, query, |_| {})
 }
 
-/// The same; tells of each row that was looked at.
+/// The same; calls `see` with the id of each row that was scanned.
 fn collect_seen(
     connection: &Connection,
     sql: &str,
@@ -195,6 +193,6 @@ fn collect_seen(
         see(row.get::<_, i64>(0)?.cast_unsigned());
         record(row)
     })?;
-    // A row that breaks the grammar was not written by us: pass over it.
+    // A row with invalid names was not written by chatty: skip it.
     query.try_fill(rows.filter_map(Result::transpose).map(|record| record.map(Arc::new)))
 }

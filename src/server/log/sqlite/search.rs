@@ -1,11 +1,9 @@
-//! `/search` in the file: an index of words (FTS5) in which who may read a
-//! message stands as words too, so that a search costs what it finds and not
-//! what others have said.
+//! `/search` in the database: a full-text index (FTS5). Who may read a message is indexed as a
+//! word, too, so the cost of a search depends on what it finds and not on the messages of others.
 //!
-//! Words are determined in one place (`protocol/words.rs`, `log/terms.rs`) and not by
-//! FTS5's tokenizers: entries are words already, separated by blanks. User input is
-//! never parsed as FTS5's query language, since a word has letters, digits and marks
-//! only.
+//! The text is split into words in one place (`protocol/words.rs`, `log/terms.rs`), not by FTS5's
+//! tokenizers: index entries are words already, separated by spaces. User input is never parsed
+//! as an FTS5 query, because a word contains letters, digits and marks only.
 
 use std::sync::Arc;
 
@@ -16,12 +14,12 @@ use super::{COLUMNS, read_number};
 use crate::server::log::terms::for_each_entry;
 use crate::server::log::{ReadRequest, Recipient, Record, Thread, UserId};
 
-/// Characters for private use begin the words that tell who may read; no word of
-/// a text can hold them.
+/// Private-use characters that begin the words for rooms and users; no word of a text contains
+/// them.
 const ROOM: char = '\u{E000}';
 const PERSON: char = '\u{E001}';
 
-/// What the index holds of a message.
+/// Returns the index entry of a message.
 pub(super) fn entry(record: &Record) -> String {
     let mut entry = match &record.to {
         Recipient::Room(room) => format!("{ROOM}{}", room.key().as_str()),
@@ -36,8 +34,8 @@ pub(super) fn entry(record: &Record) -> String {
     entry
 }
 
-/// The latest matches, the latest first: those the index does not know yet, then
-/// those it does.
+/// Returns the latest matches, latest first: from messages that are not indexed yet, then from
+/// the index.
 pub(super) fn find(
     connection: &Connection,
     query: &ReadRequest,

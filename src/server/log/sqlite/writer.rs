@@ -1,7 +1,13 @@
-//! What writes to the file, in one transaction each: batches, on the thread that
-//! asks, since that could do nothing meanwhile but wait; and what keeps house
-//! beside that, in slices so short that a batch hardly waits for one, on a thread
-//! of its own.
+//! The writer of the database. Every write is one transaction.
+//!
+//! Batches are written on the calling thread, which could only wait meanwhile. Maintenance
+//! (sync, retention, indexing) runs on a thread of its own, in slices so short that a batch
+//! hardly waits for one.
+//!
+//! Checkpoint: SQLite's write-ahead log (WAL) is copied into the database file when it exceeds
+//! [`WAL_PAGES_MAX`] pages, after a commit and without waiting for readers, so that a failed
+//! checkpoint is noticed. [`Writer::close`] copies and empties all of it, so that after an
+//! orderly stop the database is one complete file.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -17,75 +23,74 @@ use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, ToSql, ffi, params};
 
-use super::folder::{Folder, Mark, Opened, with_end};
+use super::folder::{Folder, Note, Opened, with_suffix};
 use super::{COLUMNS, Durability, Options, Retention, record, search, write_ceiling, write_last};
 use crate::files::open_own;
 use crate::protocol::{Cid, RoomName};
 use crate::server::log::{AppendError, Batch, Change, Duplicate, LastIds, Recipient, Record};
 
-/// Writes to the file.
+/// Writes to the database.
 #[derive(Debug)]
 pub(super) struct Writer {
     connection: Connection,
     options: Options,
     folder: Folder,
     path: PathBuf,
-    /// The write-ahead log, open from the start: a sync that fails is told to whoever
-    /// had it open by then.
+    /// The write-ahead log, opened at the start: the kernel reports a failed sync only to
+    /// descriptors that were open before.
     wal: File,
-    /// The files that are written to, to see whether they are still there.
+    /// The open files, to check that their paths still lead to them.
     files: Opened,
-    /// Why nothing more may be written, if it may not; see rule 3 of `sqlite.rs`.
+    /// The permanent failure, if any; see rule 3 of `sqlite.rs`.
     failure: Option<Failure>,
-    /// Who is told when that happens while nothing is appended.
+    /// Receives a permanent failure that occurs in maintenance.
     report: Report,
     lock: Lock,
     /// How often the log was opened.
     opened: u64,
-    /// What the folder's lock file says is stored.
-    mark: Mark,
-    /// How many pages the write-ahead log had after the last commit.
+    /// The note in the folder's lock file of what is stored.
+    note: Note,
+    /// Number of pages in the write-ahead log after the last commit.
     wal_pages: Arc<AtomicI32>,
     last: LastIds,
-    /// Above these no number is told before the disk has higher ones; nothing where
-    /// the disk has each batch.
+    /// No id above this is given out before the disk has a higher ceiling. Unused if every
+    /// batch is on disk when it is acknowledged.
     ceiling: LastIds,
-    /// How many messages are kept, where there is a bound to that.
+    /// Number of stored messages, if retention limits it.
     count: Option<u64>,
-    /// The time of the last message, and how far the ages of all messages were looked at;
-    /// see [`Writer::forget_aged`].
+    /// Time of the last message, and the progress of the search for old messages; see
+    /// [`Writer::delete_aged`].
     last_time: i64,
     sweep: Sweep,
-    /// Whether something is committed that the disk may not have yet.
+    /// Whether commits may not be on disk yet.
     is_unsynced: bool,
-    /// The last message that can be found by its words, and whether there are
-    /// many behind it.
+    /// The last indexed message, and whether many are not indexed yet.
     indexed: u64,
     is_behind: bool,
-    /// What `synchronous` is.
+    /// The current setting of `synchronous`.
     synchronous: Durability,
     last_write: Instant,
     next_sync: Instant,
-    next_forget: Instant,
+    next_retention: Instant,
     next_index: Instant,
 }
 
-/// What is known of the lock that writing needs.
+/// What is known of the write lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lock {
     Free,
-    /// It is ours, in an open transaction, until the next batch; see [`Writer::reserve`].
+    /// Held by an open transaction until the next batch; see [`Writer::reserve`].
     Reserved,
-    /// Another process held it the last time: it is not waited for again.
+    /// Another process held it at the last attempt, so the next one does not wait.
     Refused,
 }
 
-/// Why nothing more may be written.
+/// Why the log failed permanently.
 #[derive(Debug, Clone)]
 enum Failure {
     /// A write or a sync failed.
     Io(String),
-    /// The files are not there any more.
+    /// The files were removed or replaced.
     Gone(String),
 }
 
@@ -98,7 +103,7 @@ impl Failure {
     }
 }
 
-/// Who is told of a failure, once.
+/// Receives a permanent failure, once.
 #[derive(Default)]
 struct Report(Option<Box<dyn Fn(AppendError) + Send>>);
 
@@ -108,68 +113,67 @@ impl fmt::Debug for Report {
     }
 }
 
-/// How long a batch waits for the lock of another process: whoever does something short
-/// is waited for, and nobody else's lines are held up for long. While a lock is held on,
-/// no batch waits.
-const LOCK_PATIENCE: Duration = Duration::from_millis(100);
+/// How long a batch waits for a lock held by another process: long enough for a short
+/// transaction, short enough not to delay lines. While the lock stays held, later batches do not
+/// wait.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How long the end waits for others who read or lock the log.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long closing waits for readers and locks of other processes.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// So much disk space, in bytes, is allocated for the changes of a batch before they are
-/// made: far more than they take.
+/// Disk space allocated for the changes of a batch before their commands run, in bytes; far more
+/// than they need.
 const RESERVE: usize = 512 << 10;
 
-/// What a page takes in the write-ahead log, and what stands before the first, in bytes.
+/// Size of a page in the write-ahead log, and of the log's header, in bytes.
 const WAL_FRAME: u64 = 24 + 4096;
 const WAL_HEAD: u64 = 32;
 
-/// How often the disk gets what is committed, where that is not at once.
+/// Interval of syncs, unless every commit syncs.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
-/// With so many pages the write-ahead log is moved into the file.
+/// Number of pages in the write-ahead log that triggers a checkpoint.
 const WAL_PAGES_MAX: i32 = 1000;
 
-/// How far ahead of the numbers given away their ceiling is.
-const AHEAD: u64 = 4096;
+/// Distance of the ceiling above the ids given out.
+const CEILING_STEP: u64 = 4096;
 
-/// With so much room left, in bytes, it was not for want of it that a write failed.
-const ROOM: usize = 4 << 20;
+/// If this much space is available, in bytes, a failed write was not caused by a full disk.
+const PROBE_SIZE: usize = 4 << 20;
 
-/// How often is looked for what is to be forgotten, and how much of it goes in
-/// one transaction: writing waits no longer than for that.
+/// Interval of retention, and number of messages deleted in one transaction; a batch waits no
+/// longer than for that.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(1);
-const FORGET_AT_ONCE: u32 = 100;
+const DELETE_AT_ONCE: u32 = 100;
 
-/// Of the time that is needed to forget all that is to be forgotten, this part at most
-/// nobody can write in: who waits to write is not always the next to.
-const FORGET_SHARE: u32 = 2;
+/// While there is more to delete, deletions use at most one part in this number of the time,
+/// because the lock is not fair to waiting writers.
+const DELETE_SHARE: u32 = 2;
 
-/// How many messages are looked at for their age at once: the oldest, and in a sweep.
-const AGED_AT_ONCE: u32 = FORGET_AT_ONCE;
+/// Number of messages whose age is checked at once: among the oldest, and in a sweep.
+const AGED_AT_ONCE: u32 = DELETE_AT_ONCE;
 const SWEPT_AT_ONCE: u32 = 1000;
 
-/// What goes next. What waits for somebody is kept until it was told.
-const FORGOTTEN: &str = "SELECT id FROM messages
+/// The next messages to delete. Mail is kept until it is delivered.
+const OLDEST_TO_DELETE: &str = "SELECT id FROM messages
     WHERE id NOT IN (SELECT key FROM kept WHERE shelf = 'mail') ORDER BY id LIMIT ?1";
 
-/// How often messages are made known to `/search`, and how many in one
-/// transaction. What is not known yet is looked at one by one, so that a search
-/// finds it all the same.
+/// Interval of indexing for `/search`, and number of messages per transaction. Messages that are
+/// not indexed yet are scanned, so that a search finds them all the same.
 const INDEX_INTERVAL: Duration = Duration::from_secs(1);
 const INDEX_AT_ONCE: u32 = 250;
-/// Where many are not known yet: when nobody wrote for so long, more are made
-/// known; while somebody does, indexing takes one part in so many of the time: it
-/// must not slow down who writes.
+/// If many messages are not indexed: indexing continues when nothing was written for
+/// `INDEX_IDLE`, and otherwise uses one part in `INDEX_SHARE` of the time, because it must not
+/// slow down writes.
 const INDEX_IDLE: Duration = Duration::from_millis(2);
 const INDEX_SHARE: u32 = 50;
 
-/// Whoever held it when a thread of ours panicked: a transaction is whole or undone.
+/// Locks the writer, even if a thread panicked while holding it: transactions are atomic.
 pub(super) fn lock(writer: &Mutex<Writer>) -> MutexGuard<'_, Writer> {
     writer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Keeps house until the log is closed.
+/// Runs maintenance until the log is closed.
 pub(super) fn run_maintenance_loop(writer: &Mutex<Writer>, closed: &Receiver<()>) {
     let mut pause = Duration::ZERO;
     while let Err(RecvTimeoutError::Timeout) = closed.recv_timeout(pause) {
@@ -177,55 +181,55 @@ pub(super) fn run_maintenance_loop(writer: &Mutex<Writer>, closed: &Receiver<()>
     }
 }
 
-/// The messages that were looked at for their age.
+/// The result of checking the age of some messages.
 #[derive(Debug, Default)]
 struct Slice {
-    /// The last one's id and time.
+    /// Id and time of the last message checked.
     upto: i64,
     time: i64,
-    looked_at: u32,
-    /// Whether there are none behind it.
+    scanned: u32,
+    /// Whether there are no later messages.
     is_last: bool,
-    /// Whether a time is before that of the message before it.
-    goes_back: bool,
-    /// The ids of those that are too old.
+    /// Whether a message is older than the one before it.
+    has_decrease: bool,
+    /// Ids of the messages to delete.
     aged: Vec<i64>,
 }
 
-/// Looks at the age of every message, a slice at a time; see [`Writer::forget_aged`].
+/// A scan of all messages for old ones, slice by slice; see [`Writer::delete_aged`].
 #[derive(Debug)]
 struct Sweep {
     is_needed: bool,
-    /// How far it has come: the last message's id and time.
+    /// Progress: id and time of the last message checked.
     upto: i64,
     time: i64,
-    /// Whether it has met times that go back.
-    goes_back: bool,
+    /// Whether it has met messages older than the one before.
+    has_decrease: bool,
 }
 
 impl Sweep {
     fn new() -> Self {
-        Self { is_needed: true, upto: 0, time: 0, goes_back: false }
+        Self { is_needed: true, upto: 0, time: 0, has_decrease: false }
     }
 
-    /// A message is stored.
-    fn note_order(&mut self, goes_back: bool) {
-        self.is_needed |= goes_back;
-        self.goes_back |= goes_back;
+    /// Notes a stored message.
+    fn note_order(&mut self, has_decrease: bool) {
+        self.is_needed |= has_decrease;
+        self.has_decrease |= has_decrease;
     }
 
-    /// What the next slice is behind.
+    /// Returns the start of the next slice.
     fn slice(&self) -> Slice {
         Slice { upto: self.upto, time: self.time, ..Slice::default() }
     }
 
-    /// A slice was looked at. Behind the last one a sweep begins again, unless all times
-    /// grow with ids: then a look at the lowest ids is enough.
+    /// Notes a checked slice. After the last one the sweep starts again if any time went back;
+    /// if all times grow with ids, checking the lowest ids is enough.
     fn note(&mut self, slice: &Slice) {
-        self.goes_back |= slice.goes_back;
+        self.has_decrease |= slice.has_decrease;
         (self.upto, self.time) = (slice.upto, slice.time);
         if slice.is_last {
-            *self = Self { is_needed: self.goes_back, ..Self::new() };
+            *self = Self { is_needed: self.has_decrease, ..Self::new() };
         }
     }
 }
@@ -242,15 +246,14 @@ impl Writer {
     ) -> anyhow::Result<Self> {
         let now = Instant::now();
         let path = folder.file();
-        let wal = with_end(&path, "-wal");
+        let wal = with_suffix(&path, "-wal");
         let files =
             Opened::of([path.clone(), wal.clone()]).context("cannot find the log's files")?;
         let wal = open_own(&wal, OpenOptions::new().append(true))
             .with_context(|| format!("cannot use {}", wal.display()))?;
         let wal_pages = Arc::new(AtomicI32::new(0));
         let noted = wal_pages.clone();
-        // In place of SQLite's own hook, which moves the pages and does not tell when
-        // that fails.
+        // Replaces SQLite's own hook, which runs checkpoints without reporting their failures.
         connection.wal_hook(Some(move |_: &mut Wal, pages| {
             noted.store(pages, Ordering::Relaxed);
             Ok(())
@@ -268,7 +271,7 @@ impl Writer {
             report: Report::default(),
             lock: Lock::Free,
             opened,
-            mark: Mark::default(),
+            note: Note::default(),
             wal_pages,
             last,
             ceiling: LastIds::default(),
@@ -281,17 +284,17 @@ impl Writer {
             synchronous: Durability::Commit,
             last_write: now,
             next_sync: now,
-            next_forget: now,
+            next_retention: now,
             next_index: now,
         })
     }
 
-    /// Does what is due, and tells how long nothing else is.
+    /// Runs due maintenance; returns the time until more is due.
     fn run_maintenance(&mut self) -> Duration {
         if self.lock == Lock::Reserved {
-            return INDEX_IDLE; // the batch comes at once
+            return INDEX_IDLE; // the batch follows immediately
         }
-        let pause = self.do_what_is_due();
+        let pause = self.run_due_maintenance();
         if let Some(failure) = &self.failure
             && let Some(report) = self.report.0.take()
         {
@@ -300,18 +303,18 @@ impl Writer {
         pause
     }
 
-    fn do_what_is_due(&mut self) -> Duration {
+    fn run_due_maintenance(&mut self) -> Duration {
         let now = Instant::now();
         if now >= self.next_sync {
             self.check_files();
             self.sync();
-            self.note_mark(false);
+            self.write_note(false);
             self.next_sync = now + SYNC_INTERVAL;
         }
-        if now >= self.next_forget {
+        if now >= self.next_retention {
             let more = self.run_slice(Self::apply_retention);
-            let pause = if more { now.elapsed() * (FORGET_SHARE - 1) } else { RETENTION_INTERVAL };
-            self.next_forget = Instant::now() + pause;
+            let pause = if more { now.elapsed() * (DELETE_SHARE - 1) } else { RETENTION_INTERVAL };
+            self.next_retention = Instant::now() + pause;
         }
         let now = Instant::now();
         if now >= self.next_index || (self.is_behind && now >= self.last_write + INDEX_IDLE) {
@@ -320,20 +323,20 @@ impl Writer {
                 if self.is_behind { now.elapsed() * (INDEX_SHARE - 1) } else { INDEX_INTERVAL };
             self.next_index = Instant::now() + pause;
         }
-        let due = self.next_sync.min(self.next_forget).min(self.next_index);
+        let due = self.next_sync.min(self.next_retention).min(self.next_index);
         let pause = due.saturating_duration_since(Instant::now());
         if self.is_behind { pause.min(INDEX_IDLE) } else { pause }
     }
 
-    /// Does a slice of something; tells whether there is more. What cannot be done now is
-    /// tried again later, and nothing is any more where that would be in vain.
+    /// Runs one slice of a task; returns whether there is more. A task that is blocked is tried
+    /// again later; a permanent failure ends all maintenance.
     fn run_slice(&mut self, act: fn(&mut Self) -> rusqlite::Result<bool>) -> bool {
         if self.failure.is_some() {
-            return false; // the next batch ends it all
+            return false; // the next batch reports it
         }
         let more = act(self).and_then(|more| self.checkpoint().map(|()| more));
         more.unwrap_or_else(|error| {
-            // A batch may find that a lock is gone which was there just now.
+            // Not noted as `Lock::Refused`: a batch may find the lock released.
             if !is_busy(&error) {
                 self.classify_failure(&error);
             }
@@ -341,7 +344,7 @@ impl Writer {
         })
     }
 
-    /// Either nothing has changed and it may be tried again, or this is the end.
+    /// Classifies an error: temporary (locked or full), or permanent.
     fn classify_failure(&mut self, error: &rusqlite::Error) -> AppendError {
         if is_busy(error) {
             self.lock = Lock::Refused;
@@ -353,25 +356,25 @@ impl Writer {
         }
     }
 
-    /// Nothing more is written.
+    /// Marks the log as failed permanently.
     fn mark_failed(&mut self, failure: Failure) -> AppendError {
         self.failure.insert(failure).error()
     }
 
-    /// What is written to files that nobody can open any more is as good as lost.
+    /// Fails permanently if a file was removed or replaced, as its content would be lost.
     fn check_files(&mut self) {
         if self.failure.is_none() {
-            self.failure = self.files.gone().map(Failure::Gone);
+            self.failure = self.files.find_missing().map(Failure::Gone);
         }
     }
 
-    /// Notes beside the log what is on the disk.
-    pub(super) fn note_mark(&mut self, is_closed: bool) {
-        let mark = Mark { opened: self.opened, message: self.last.message, is_closed };
-        if self.failure.is_none() && !self.is_unsynced && self.mark != mark {
-            self.mark = mark;
-            // Without it less is known; nothing is lost.
-            let _ = self.folder.note(mark);
+    /// Writes a note beside the log of what is on disk.
+    pub(super) fn write_note(&mut self, is_closed: bool) {
+        let note = Note { opened: self.opened, message: self.last.message, is_closed };
+        if self.failure.is_none() && !self.is_unsynced && self.note != note {
+            self.note = note;
+            // Without a note, lost data may go unnoticed; nothing else depends on it.
+            let _ = self.folder.write_note(note);
         }
     }
 
@@ -379,16 +382,16 @@ impl Writer {
         self.report = Report(Some(report));
     }
 
-    /// Begins a transaction that can write: no lock is waited for after this.
-    fn begin(&mut self, patience: Duration) -> rusqlite::Result<()> {
-        let patience = if self.lock == Lock::Refused { Duration::ZERO } else { patience };
-        self.connection.busy_timeout(patience)?;
+    /// Starts a write transaction; nothing waits for a lock after this.
+    fn begin(&mut self, timeout: Duration) -> rusqlite::Result<()> {
+        let timeout = if self.lock == Lock::Refused { Duration::ZERO } else { timeout };
+        self.connection.busy_timeout(timeout)?;
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         self.lock = Lock::Free;
         Ok(())
     }
 
-    /// Commits what was written in a transaction, or undoes it.
+    /// Commits a transaction, or rolls it back after an error.
     fn end_transaction<T>(&mut self, result: rusqlite::Result<T>) -> rusqlite::Result<T> {
         let result = result.and_then(|value| {
             self.connection.prepare_cached("COMMIT")?.execute([])?;
@@ -400,17 +403,17 @@ impl Writer {
         result
     }
 
-    /// Undoes an open transaction. After some errors SQLite has done so itself.
+    /// Rolls back an open transaction. SQLite does so itself after some errors.
     fn roll_back(&mut self) {
         if !self.connection.is_autocommit() {
             let _ = self.connection.execute_batch("ROLLBACK");
         }
     }
 
-    /// Takes the lock and the disk space that the next batch's changes need.
+    /// Takes the write lock and the disk space that the next batch's changes need.
     ///
-    /// The space is allocated behind the end of the write-ahead log, which the changes
-    /// are written to. Where the file system cannot do that it is only tried out.
+    /// The space is allocated behind the end of the write-ahead log, where the changes will be
+    /// written. If the file system does not support that, free space is only probed.
     pub(super) fn reserve(&mut self) -> Result<(), AppendError> {
         if let Some(failure) = &self.failure {
             return Err(failure.error());
@@ -424,9 +427,9 @@ impl Writer {
             }
             _ => self.mark_failed(Failure::Io(error.to_string())),
         })?;
-        let begun = self.set_synchronous(self.options.durability);
-        begun
-            .and_then(|()| self.begin(LOCK_PATIENCE))
+        let started = self.set_synchronous(self.options.durability);
+        started
+            .and_then(|()| self.begin(LOCK_TIMEOUT))
             .map_err(|error| self.classify_failure(&error))?;
         self.lock = Lock::Reserved;
         Ok(())
@@ -438,11 +441,10 @@ impl Writer {
         if allocate(&self.wal, end, RESERVE as u64)? {
             return Ok(());
         }
-        self.try_space(RESERVE)
+        self.probe_space(RESERVE)
     }
 
-    /// Makes a batch part of the log; it is as safe as was asked for when this is
-    /// done.
+    /// Stores a batch, as durably as configured when this returns.
     pub(super) fn write(&mut self, batch: &Batch) -> Result<Vec<Duplicate>, AppendError> {
         if let Some(failure) = &self.failure {
             return Err(failure.error());
@@ -453,13 +455,13 @@ impl Writer {
         if is_reserved {
             self.lock = Lock::Free;
         }
-        let begun = if is_reserved && self.synchronous == safe {
+        let started = if is_reserved && self.synchronous == safe {
             Ok(())
         } else {
-            self.roll_back(); // how safe a commit is is not changed within a transaction
-            self.set_synchronous(safe).and_then(|()| self.begin(LOCK_PATIENCE))
+            self.roll_back(); // `synchronous` cannot be changed within a transaction
+            self.set_synchronous(safe).and_then(|()| self.begin(LOCK_TIMEOUT))
         };
-        let result = begun.and_then(|()| {
+        let result = started.and_then(|()| {
             let inserted = insert(&self.connection, batch, self.last, ceiling);
             self.end_transaction(inserted)
         });
@@ -476,8 +478,8 @@ impl Writer {
         self.failure.as_ref().map_or(Ok(repeats), |failure| Err(failure.error()))
     }
 
-    /// Moves a long write-ahead log into the file. Where there is no room, or somebody
-    /// reads what it holds, that waits until the next commit.
+    /// Copies a long write-ahead log into the database (passive checkpoint). If the disk is full
+    /// or a reader needs the log, it is tried again after the next commit.
     fn checkpoint(&mut self) -> rusqlite::Result<()> {
         if self.wal_pages.load(Ordering::Relaxed) < WAL_PAGES_MAX {
             return Ok(());
@@ -491,34 +493,35 @@ impl Writer {
         }
     }
 
-    /// A higher one, where numbers are given away up to which the present one does not
-    /// reach and their batch is not on the disk when they are told.
+    /// Returns a higher ceiling if ids above the current one are given out and may be
+    /// acknowledged before their batch is on disk.
     fn next_ceiling(&self, last: LastIds) -> Option<LastIds> {
         let LastIds { message, person } = last;
         let is_above = message > self.ceiling.message || person > self.ceiling.person;
         let is_needed = self.options.durability == Durability::Relaxed && is_above;
-        is_needed.then_some(LastIds { message: message + AHEAD, person: person + AHEAD })
+        is_needed
+            .then_some(LastIds { message: message + CEILING_STEP, person: person + CEILING_STEP })
     }
 
-    /// The end, in good order if it can be: then all is in the one file.
+    /// Closes the log. Unless it has failed, everything is then in the database file.
     pub(super) fn close(&mut self) -> Result<(), String> {
         self.roll_back();
         self.lock = Lock::Free;
         self.check_files();
         self.sync();
         if self.failure.is_some() {
-            // What was not synced is not to be moved, nor the write-ahead log removed.
+            // Data that was not synced must not be copied, nor the write-ahead log removed.
             let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
             return Ok(());
         }
         if self.ceiling != LastIds::default() {
-            // Otherwise it is as after a crash: numbers are left out.
+            // If this fails, ids are skipped at the next start, as after a crash.
             let _ = self.lower_ceiling();
         }
-        let moved = self.move_whole_wal();
-        self.note_mark(moved.is_ok());
+        let moved = self.checkpoint_all();
+        self.write_note(moved.is_ok());
         moved.map_err(|why| {
-            let (file, wal) = (self.path.display(), with_end(&self.path, "-wal"));
+            let (file, wal) = (self.path.display(), with_suffix(&self.path, "-wal"));
             format!(
                 "the latest messages are still in {}, beside {file}; keep both together: {why}",
                 wal.display()
@@ -528,28 +531,28 @@ impl Writer {
 
     fn lower_ceiling(&mut self) -> rusqlite::Result<()> {
         self.set_synchronous(Durability::Commit)?;
-        self.begin(CLOSE_PATIENCE)?;
+        self.begin(CLOSE_TIMEOUT)?;
         let written = write_last(&self.connection, self.last)
             .and_then(|()| write_ceiling(&self.connection, LastIds::default()));
         self.end_transaction(written)
     }
 
-    /// Moves the write-ahead log into the file and empties it.
-    fn move_whole_wal(&mut self) -> Result<(), String> {
+    /// Copies the write-ahead log into the database and empties it (checkpoint).
+    fn checkpoint_all(&mut self) -> Result<(), String> {
         let moved = self.set_synchronous(Durability::Commit).and_then(|()| {
-            self.connection.busy_timeout(CLOSE_PATIENCE)?;
+            self.connection.busy_timeout(CLOSE_TIMEOUT)?;
             let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
             self.connection.query_row(sql, [], |row| row.get::<_, bool>(0))
         });
         match moved {
             Ok(false) => Ok(()),
-            Ok(true) => Err("another process uses the log".to_owned()),
+            Ok(true) => Err("another process is using the log".to_owned()),
             Err(error) if is_busy(&error) => Err("another process has locked the log".to_owned()),
             Err(error) => Err(error.to_string()),
         }
     }
 
-    /// Brings what is committed to the disk, where the commit did not.
+    /// Syncs commits that are not on disk yet.
     fn sync(&mut self) {
         if std::mem::take(&mut self.is_unsynced)
             && self.failure.is_none()
@@ -559,31 +562,30 @@ impl Writer {
         }
     }
 
-    /// From now on no sync succeeds.
+    /// Makes every later sync fail.
     #[cfg(test)]
     pub(super) fn break_sync(&mut self) {
         self.wal = File::open("/dev/null").expect("a device");
     }
 
-    /// Whether there was no room; nothing of the transaction is left then.
+    /// Returns whether the disk was full; the transaction is rolled back then.
     fn is_full(&self, error: &rusqlite::Error) -> bool {
-        // Where it is somebody's share of the disk that is full, SQLite does not tell that
-        // from a disk that is breaking.
+        // For an exceeded quota SQLite reports the same errors as for a failing disk.
         let code = error.sqlite_error().map(|error| error.extended_code);
         let may_be = matches!(code, Some(ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE));
-        error.sqlite_error_code() == Some(ErrorCode::DiskFull) || (may_be && !self.has_room())
+        error.sqlite_error_code() == Some(ErrorCode::DiskFull) || (may_be && !self.has_space())
     }
 
-    /// Whether there is some on the disk, by writing.
-    fn has_room(&self) -> bool {
+    /// Returns whether the disk has space, by writing a file.
+    fn has_space(&self) -> bool {
         let is_full = |error: &io::Error| {
             matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
         };
-        !self.try_space(ROOM).is_err_and(|error| is_full(&error))
+        !self.probe_space(PROBE_SIZE).is_err_and(|error| is_full(&error))
     }
 
-    /// Tries whether there is so much space on the disk, by writing to a file of its own.
-    fn try_space(&self, size: usize) -> io::Result<()> {
+    /// Checks that there is this much space on the disk, by writing a file.
+    fn probe_space(&self, size: usize) -> io::Result<()> {
         let path = self.path.with_extension("room");
         let mut file = open_own(&path, OpenOptions::new().append(true).create(true))?;
         let written = file.write_all(&vec![0; size]);
@@ -591,12 +593,12 @@ impl Writer {
         written
     }
 
-    /// Forgets some of what is too old or too much; tells whether there is more.
+    /// Deletes some messages that retention does not keep; returns whether there are more.
     fn apply_retention(&mut self) -> rusqlite::Result<bool> {
         let Retention { age, messages } = self.options.retention;
-        let mut left = FORGET_AT_ONCE;
+        let mut left = DELETE_AT_ONCE;
         if let Some(age) = age {
-            left -= self.forget_aged(age, left as usize)?;
+            left -= self.delete_aged(age, left as usize)?;
         }
         if let Some(keep) = messages {
             let most = self.excess(keep)?.min(left);
@@ -605,7 +607,7 @@ impl Writer {
         Ok(left == 0)
     }
 
-    /// Notes whether the messages of a batch are from an earlier time than those before.
+    /// Notes whether the messages of a batch are older than those before.
     fn note_times(&mut self, batch: &Batch) {
         for record in &batch.records {
             self.sweep.note_order(record.time.0 < self.last_time);
@@ -613,39 +615,39 @@ impl Writer {
         }
     }
 
-    /// Forgets messages whose own time is too long ago, so many at most; tells how many.
+    /// Deletes messages that are older than `age`, at most `most`; returns their number.
     ///
-    /// Times grow with ids unless the clock was set back, so a look at the lowest ids
-    /// finds them; it costs the same however many messages there are. A message from a
-    /// clock that was ahead may have older ones behind it. Those a sweep finds, which
-    /// goes through all messages, a slice a second: once after a start and, while there are
-    /// messages whose times go back, again and again.
-    fn forget_aged(&mut self, age: Duration, most: usize) -> rusqlite::Result<u32> {
+    /// Times grow with ids unless the clock was set back, so checking the lowest ids finds them,
+    /// at a cost independent of the number of messages. A message stored while the clock was
+    /// ahead may have older ones behind it. They are found by a sweep over all messages, one
+    /// slice per second: once after a start, and repeatedly while there are messages whose times
+    /// go back.
+    fn delete_aged(&mut self, age: Duration, most: usize) -> rusqlite::Result<u32> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let before = i64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(i64::MAX);
-        let mut aged = self.aged(Slice::default(), before, AGED_AT_ONCE, most)?.aged;
+        let mut aged = self.find_aged(Slice::default(), before, AGED_AT_ONCE, most)?.aged;
         if self.sweep.is_needed && aged.len() < most {
             let from = self.sweep.slice();
-            let slice = self.aged(from, before, SWEPT_AT_ONCE, most - aged.len())?;
+            let slice = self.find_aged(from, before, SWEPT_AT_ONCE, most - aged.len())?;
             self.sweep.note(&slice);
             aged.extend(slice.aged);
             aged.sort_unstable();
             aged.dedup();
         }
         if aged.is_empty() {
-            return Ok(0); // the common case, which is to cost nothing
+            return Ok(0); // the common case, which must cost nothing
         }
         let ids = serde_json::json!(aged).to_string();
         self.delete("SELECT value FROM json_each(?1)", &ids)
     }
 
-    /// Looks at the messages behind a slice, so many; finds those from before a time, so
-    /// many at most. Messages that wait in mailboxes stay until they are delivered.
-    fn aged(
+    /// Checks the next `scan_max` messages behind a slice; collects at most `most` from before a
+    /// time. Mail is kept until it is delivered.
+    fn find_aged(
         &self,
         behind: Slice,
         before: i64,
-        look_at: u32,
+        scan_max: u32,
         most: usize,
     ) -> rusqlite::Result<Slice> {
         let mut statement = self.connection.prepare_cached(
@@ -653,17 +655,17 @@ impl Writer {
                  (SELECT 1 FROM kept WHERE shelf = 'mail' AND key = messages.id)
              ORDER BY id LIMIT ?2",
         )?;
-        let mut rows = statement.query(params![behind.upto, look_at])?;
+        let mut rows = statement.query(params![behind.upto, scan_max])?;
         let mut slice = behind;
         while slice.aged.len() < most {
             let Some(row) = rows.next()? else {
-                slice.is_last = slice.looked_at < look_at;
+                slice.is_last = slice.scanned < scan_max;
                 break;
             };
             let (id, time): (i64, i64) = (row.get(0)?, row.get(1)?);
-            slice.goes_back |= time < slice.time;
+            slice.has_decrease |= time < slice.time;
             (slice.upto, slice.time) = (id, time);
-            slice.looked_at += 1;
+            slice.scanned += 1;
             if time < before {
                 slice.aged.push(id);
             }
@@ -671,23 +673,23 @@ impl Writer {
         Ok(slice)
     }
 
-    /// Forgets the oldest messages, so many; tells how many.
+    /// Deletes the oldest messages, at most `most`; returns their number.
     fn delete_oldest(&mut self, most: u32) -> rusqlite::Result<u32> {
         if most == 0 {
-            return Ok(0); // the common case, which is to cost nothing
+            return Ok(0); // the common case, which must cost nothing
         }
-        self.delete(FORGOTTEN, most)
+        self.delete(OLDEST_TO_DELETE, most)
     }
 
-    /// Deletes the messages that a query with one parameter selects; tells how many.
+    /// Deletes the messages that a query with one parameter selects; returns their number.
     fn delete(&mut self, selected: &str, param: impl ToSql + Copy) -> rusqlite::Result<u32> {
-        // As with the index, the next message's commit brings it to the disk.
+        // As with the index, the commit of the next message syncs it.
         self.set_synchronous(Durability::Relaxed)?;
         self.begin(Duration::ZERO)?;
         let deleted = self.delete_selected(selected, param);
-        let gone = self.end_transaction(deleted)?;
-        self.count = self.count.map(|count| count - gone as u64);
-        Ok(u32::try_from(gone).unwrap_or(u32::MAX))
+        let deleted = self.end_transaction(deleted)?;
+        self.count = self.count.map(|count| count - deleted as u64);
+        Ok(u32::try_from(deleted).unwrap_or(u32::MAX))
     }
 
     fn delete_selected(&self, selected: &str, param: impl ToSql + Copy) -> rusqlite::Result<usize> {
@@ -698,26 +700,26 @@ impl Writer {
         self.connection.prepare_cached(&sql)?.execute([param])
     }
 
-    /// How many messages there are beyond so many. Not by their numbers: some became no
-    /// message, as it was refused.
+    /// Returns the number of messages beyond `keep`. Ids are not enough to compute it, because
+    /// refused messages leave gaps.
     fn excess(&self, keep: u64) -> rusqlite::Result<u32> {
         let beyond = self.count.unwrap_or_default().saturating_sub(keep);
-        // Much mail is not to be counted where there is nothing to forget anyway.
+        // Do not count mail if there is nothing to delete anyway.
         let excess = if beyond == 0 { 0 } else { beyond.saturating_sub(self.count_mail()?) };
         Ok(u32::try_from(excess).unwrap_or(u32::MAX))
     }
 
-    /// How many messages wait in mailboxes: they are kept beside the others.
+    /// Counts the messages that wait in mailboxes, which are kept in addition.
     fn count_mail(&self) -> rusqlite::Result<u64> {
         let sql = "SELECT count(*) FROM kept WHERE shelf = 'mail'";
         let count: i64 = self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
         Ok(count.cast_unsigned())
     }
 
-    /// Makes some messages known to `/search`; tells whether there are more.
+    /// Indexes some messages for `/search`; returns whether there are more.
     ///
-    /// It need not be on the disk at once: the next message's commit brings it
-    /// there, and what is lost with the power is done again.
+    /// It need not be synced: the commit of the next message does that, and an index entry lost
+    /// in a power failure is created again.
     fn index(&mut self) -> rusqlite::Result<bool> {
         if self.indexed == self.last.message {
             return Ok(false);
@@ -726,8 +728,7 @@ impl Writer {
         Ok(self.index_some()? == INDEX_AT_ONCE)
     }
 
-    /// How safe the next commit is. Messages are never written before that is what was
-    /// asked for.
+    /// Sets the durability of the next commit. It is always set before messages are written.
     fn set_synchronous(&mut self, durability: Durability) -> rusqlite::Result<()> {
         if self.synchronous != durability {
             self.connection.pragma_update(None, "synchronous", durability.pragma())?;
@@ -740,12 +741,12 @@ impl Writer {
         self.begin(Duration::ZERO)?;
         let indexed = self.insert_words();
         let (count, last) = self.end_transaction(indexed)?;
-        // Up to the last message, unless it is not stored after all.
+        // Up to the last id, even if that became no message.
         self.indexed = if count < INDEX_AT_ONCE { self.last.message } else { last };
         Ok(count)
     }
 
-    /// Indexes some messages; tells how many, and the last of them.
+    /// Indexes some messages; returns their number and the last id.
     fn insert_words(&self) -> rusqlite::Result<(u32, u64)> {
         let (mut count, mut last) = (0, self.indexed);
         let sql = format!("SELECT {COLUMNS} FROM messages WHERE id > ?1 ORDER BY id LIMIT ?2");
@@ -767,8 +768,8 @@ impl Writer {
     }
 }
 
-/// Allocates disk space for a part of a file, also behind its end, which stays where it
-/// is. Tells whether the file system can.
+/// Allocates disk space for a range of a file, also beyond its end, without changing its size.
+/// Returns whether the file system supports that.
 #[cfg(target_os = "linux")]
 fn allocate(file: &File, start: u64, size: u64) -> io::Result<bool> {
     use nix::errno::Errno;
@@ -786,8 +787,8 @@ fn allocate(_: &File, _: u64, _: u64) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Whether another process holds a lock that is needed. Some of SQLite's ways to say so
-/// are for what cannot happen between connections of one process.
+/// Returns whether another process holds a lock. Further error codes of SQLite for locks cannot
+/// occur between connections of one process.
 fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
@@ -819,8 +820,7 @@ fn insert(
                 .execute(params![shelf.as_str(), key])?,
         };
     }
-    // The last message tells its number by being there: most commits write one
-    // page less.
+    // The last message id is known from the messages themselves, which saves one page per commit.
     if batch.last.person != stored.person || !batch.changes.is_empty() {
         write_last(connection, batch.last)?;
     }
@@ -830,7 +830,7 @@ fn insert(
     Ok(repeats)
 }
 
-/// Whether it was: not if its author has used its mark before.
+/// Inserts a message; returns `false` if its author has used the cid before (deduplication).
 fn insert_record(connection: &Connection, record: &Record) -> rusqlite::Result<bool> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
@@ -875,15 +875,15 @@ mod tests {
 
     const DAY: i64 = 24 * 60 * 60 * 1000;
 
-    /// A log that keeps messages for a day, with messages of these ages in days; a
-    /// negative one is of a time to come.
+    /// A log that keeps messages for a day, with messages of these ages in days; a negative age is
+    /// in the future.
     fn log(folder: &tempfile::TempDir, ages: &[i64]) -> SqliteLog {
         let retention = Retention { age: Some(Duration::from_hours(24)), messages: None };
         let options = Options { durability: Durability::Commit, retention };
-        let (mut log, kept) = SqliteLog::open(folder.path(), options).unwrap();
+        let (mut log, snapshot) = SqliteLog::open(folder.path(), options).unwrap();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let now = i64::try_from(now.as_millis()).unwrap();
-        let records = (kept.last.message + 1..).zip(ages).map(|(id, age)| {
+        let records = (snapshot.last.message + 1..).zip(ages).map(|(id, age)| {
             Arc::new(Record {
                 id,
                 time: Stamp(now - age * DAY),
@@ -896,16 +896,16 @@ mod tests {
             })
         });
         let records: Vec<_> = records.collect();
-        let message = records.last().map_or(kept.last.message, |record| record.id);
+        let message = records.last().map_or(snapshot.last.message, |record| record.id);
         let last = LastIds { message, person: 1 };
         log.append(&Batch { records, changes: Vec::new(), last }).unwrap();
         log
     }
 
-    /// Which messages are left when all that is too old is forgotten.
+    /// Deletes all old messages; returns the ids of the remaining ones.
     fn left(log: &SqliteLog) -> Vec<u64> {
         let mut writer = lock(&log.writer);
-        // More often than there are slices in two sweeps.
+        // More rounds than two sweeps have slices.
         for _ in 0..100 {
             writer.apply_retention().unwrap();
         }
@@ -915,9 +915,9 @@ mod tests {
     }
 
     #[test]
-    fn message_is_forgotten_by_its_own_time_whatever_the_order() {
+    fn message_is_deleted_by_its_own_time_in_any_order() {
         let folder = tempfile::tempdir().unwrap();
-        // A clock two days ahead for a while, then mended, and once far behind.
+        // A clock that was two days ahead, then corrected, and once far behind.
         let mut ages = vec![-2; 2500];
         ages.extend(vec![3; 2500]);
         ages.extend([0, 9, 0]);
@@ -925,11 +925,11 @@ mod tests {
         let expected: Vec<u64> = (1..=2500).chain([5001, 5003]).collect();
         assert_eq!(left(&log), expected);
         let writer = lock(&log.writer);
-        assert!(writer.sweep.is_needed, "messages of a time to come are left");
+        assert!(writer.sweep.is_needed, "messages with future times remain");
     }
 
     #[test]
-    fn old_messages_behind_newer_ones_are_forgotten_after_a_restart() {
+    fn old_messages_behind_newer_ones_are_deleted_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let mut ages = vec![0; 150];
         ages.extend([2; 10]);
@@ -958,6 +958,6 @@ mod tests {
         let last = LastIds { message: 4001, person: 1 };
         let batch = Batch { records: vec![Arc::new(record)], changes: Vec::new(), last };
         log.append(&batch).unwrap();
-        assert_eq!(left(&log).len(), 2000, "what goes back begins it again");
+        assert_eq!(left(&log).len(), 2000, "a time that goes back restarts the sweep");
     }
 }
