@@ -85,7 +85,8 @@ pub struct ServeArgs {
     bind: Vec<ScopedIp>,
 
     /// Port to listen on; 0 picks a free port and prints it
-    #[arg(help_heading = "Network", long, short, default_value_t = DEFAULT_PORT, env = "CHATTY_PORT")]
+    #[arg(help_heading = "Network", long, short, default_value_t = DEFAULT_PORT)]
+    #[arg(env = "CHATTY_PORT")]
     port: u16,
 
     #[command(flatten)]

@@ -89,7 +89,12 @@ pub struct Limits {
     pub input_burst: u32,
 
     /// Apply the limits on connections and rates to this machine, too
-    #[arg(help_heading = "Limits per address", long, env = "CHATTY_LIMIT_LOOPBACK", value_parser = parse_switch)]
+    #[arg(
+        help_heading = "Limits per address",
+        long,
+        env = "CHATTY_LIMIT_LOOPBACK",
+        value_parser = parse_switch
+    )]
     pub limit_loopback: bool,
 
     /// Time after which a connection without a name is disconnected

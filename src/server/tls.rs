@@ -155,7 +155,8 @@ impl Source {
                 let text = read_own(path)?;
                 configure(&text, &text).map_err(|_| {
                     anyhow!(
-                        "{} contains no certificate with its key; remove the file to generate a new one",
+                        "{} contains no certificate with its key; remove the file to \
+                     generate a new one",
                         path.display()
                     )
                 })

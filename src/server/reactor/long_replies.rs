@@ -120,7 +120,8 @@ impl<L: Log> Reactor<L> {
                         });
                     }
                     Source::Hub => {
-                        let _ = self.own_inputs.send(ReactorInput::MemoryAvailable(conn)); // this loop is the receiver
+                        // This loop is the receiver.
+                        let _ = self.own_inputs.send(ReactorInput::MemoryAvailable(conn));
                     }
                 }
             }

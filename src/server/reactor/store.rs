@@ -20,7 +20,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Store<L> {
     log: L,
     start: Instant,
-    /// RefusalReason and time of the last refused write, until writes have succeeded for a while.
+    /// The reason and time of the last refused write, until writes have succeeded for a while.
     refused: Option<(RefusalReason, Duration)>,
     /// Whether space for the turn's changes is reserved.
     is_reserved: bool,
