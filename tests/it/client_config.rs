@@ -154,7 +154,7 @@ fn invalid_config_is_reported_with_line_before_connecting() {
         ),
         (
             "notify = \"loud\"\n",
-            ":1: notify: invalid value 'loud' for '--notify <HOW>': it is off, ",
+            ":1: notify: invalid value 'loud' for '--notify <HOW>': use off, bell, ",
         ),
         ("port = \"x\"\njoins = \"none\"\n", ":1: port: invalid value 'x' for '--port <PORT>': "),
         ("port = \"x\"\njoins = \"none\"\n", ":2: joins: invalid value 'none' for '--joins "),

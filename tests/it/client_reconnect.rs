@@ -353,7 +353,7 @@ fn replaced_client_does_not_reconnect() {
     let server = Server::start();
     let mut pipe = Pipe::start(server.port, &["--name", "alice"]);
     pipe.say("/session");
-    let session = lines_until(&pipe.out, "keep it to yourself").pop().expect("a session");
+    let session = lines_until(&pipe.out, "keep the token secret").pop().expect("a session");
     let token = session["[SESSION ".len()..].split(']').next().expect("a token");
     let mut other = Peer::connect(server.port);
     other.say(&format!("/resume {token} 0"));

@@ -304,8 +304,9 @@ fn server_ban_is_reported_and_terminal_restored() {
     bob.hears(|line| line.starts_with("[OPER bob]"));
     bob.say("/kill alice enough of it");
     let rows = alice.ends_with(69);
-    let reported = |row: &String| row.starts_with("chatty: ") && row.contains("enough of it");
-    assert!(rows.iter().any(reported), "{rows:?}");
+    let farewell =
+        "chatty: the server ended the connection: you were disconnected by bob: enough of it";
+    assert!(rows.concat().contains(farewell), "{rows:?}");
     waits_for_bracketed_paste_off(&raw);
 }
 

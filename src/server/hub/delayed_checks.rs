@@ -17,7 +17,7 @@ pub(super) struct DelayedCheck {
     pub(super) job: Job,
     pub(super) target: Target,
     /// Its place in the order of arrival.
-    ticket: u64,
+    pub(super) ticket: u64,
 }
 
 /// All checks that wait.
@@ -87,10 +87,11 @@ impl DelayedChecks {
         ahead.take(limit).count() == limit
     }
 
-    /// Makes the first waiting check of a target due.
-    pub(super) fn release_first(&mut self, now: Duration, target: &Target) {
-        let first = self.queues.get(target).and_then(BTreeMap::first_key_value);
-        if let Some((&ticket, &due)) = first
+    /// Makes the check of a target due that waits next after a ticket; 0 for the first.
+    pub(super) fn release_next(&mut self, now: Duration, target: &Target, ticket: u64) {
+        let queue = self.queues.get(target);
+        let next = queue.and_then(|queue| queue.range(ticket + 1..).next());
+        if let Some((&ticket, &due)) = next
             && due > now
             && let Some(delayed) = self.take((due, ticket))
         {
@@ -102,11 +103,11 @@ impl DelayedChecks {
     /// `target` ended: its own and, where all attempts of a network count together, those of
     /// its network.
     pub(super) fn release_after(&mut self, now: Duration, target: &Target) {
-        self.release_first(now, target);
+        self.release_next(now, target, 0);
         if target.is_one_source {
             let targets = self.networks.get(&target.network).cloned().unwrap_or_default();
             for target in &targets {
-                self.release_first(now, target);
+                self.release_next(now, target, 0);
             }
         }
     }
@@ -153,7 +154,7 @@ mod tests {
         checks.put_back(SECOND * 6, first);
         checks.release_after(SECOND * 4, &ops);
         assert_eq!(take_due(&mut checks, SECOND * 4), [conn(9)]);
-        checks.release_first(SECOND * 4, &ops);
+        checks.release_next(SECOND * 4, &ops, 0);
         assert_eq!(take_due(&mut checks, SECOND * 4), [conn(2)]);
         assert_eq!(checks.due(), Some(SECOND * 6));
         assert_eq!(take_due(&mut checks, SECOND * 6), [conn(4)]);

@@ -122,10 +122,11 @@ impl Hub {
         }
     }
 
-    /// Starts a delayed check or delays it again. A check that leaves the queue releases the
-    /// one behind it, so that an attempt costs the same however many wait.
+    /// Starts a delayed check, delays it again, or refuses it, and goes on with the next check
+    /// of the same target. Where checks wait for running ones, the first is the only one
+    /// looked at, so that an attempt costs the same however many wait.
     fn start_delayed_check(&mut self, now: Now, delayed: DelayedCheck, turn: &mut Turn) {
-        let (conn, target) = (delayed.conn, delayed.target.clone());
+        let (conn, target, ticket) = (delayed.conn, delayed.target.clone(), delayed.ticket);
         // A connection that has closed has nothing to check.
         if self.is_pending(conn) {
             match self.password_throttle.begin(now.since_start, conn, &target) {
@@ -137,11 +138,13 @@ impl Hub {
                 }
                 Err(wait) => {
                     self.delayed_jobs.put_back(retry_at(now.since_start, wait), delayed);
-                    return;
+                    if wait == Wait::ForOthers {
+                        return;
+                    }
                 }
             }
         }
-        self.delayed_jobs.release_first(now.since_start, &target);
+        self.delayed_jobs.release_next(now.since_start, &target, ticket);
     }
 
     /// Reports the outcome of an attempt to the throttle, also when the connection is
