@@ -81,7 +81,7 @@ if ! has c++; then
 elif cargo fetch --locked --quiet --manifest-path fuzz/Cargo.toml; then
     step cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
 else
-    echo "== skipped: the fuzz targets: crates cannot be downloaded"
+    skip "the fuzz targets" "fuzz/Cargo.lock is out of date, or crates cannot be downloaded"
 fi
 # Known vulnerabilities are checked manually, since that needs a network: cargo deny check
 if [ -n "${CI:-}" ] && ! has cargo-deny; then
