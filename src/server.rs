@@ -203,12 +203,12 @@ fn open(args: &ServeArgs, folder: Option<&Path>) -> anyhow::Result<(Option<Sqlit
     };
     let (log, snapshot) = args.storage.open(folder)?;
     let hub = Hub::new(limits, &snapshot, seed).map_err(|unreadable| {
-        let (file, shelf, key) =
-            (folder.join(sqlite::FILE), unreadable.shelf.as_str(), unreadable.key);
+        let (file, collection, key) =
+            (folder.join(sqlite::FILE), unreadable.collection.as_str(), unreadable.key);
         anyhow!(
             "cannot read the stored state in {0}: {unreadable}; restore the file from a backup, \
              or delete this entry: \
-             sqlite3 {0} \"DELETE FROM kept WHERE shelf = '{shelf}' AND key = {key}\"",
+             sqlite3 {0} \"DELETE FROM kept WHERE shelf = '{collection}' AND key = {key}\"",
             file.display()
         )
     })?;

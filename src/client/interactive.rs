@@ -63,7 +63,7 @@ pub(super) struct Setup {
 pub(super) async fn run(active: ActiveSession, setup: Setup, mut signals: Signals) -> Exit {
     terminal::reopen();
     let terminal = Terminal::quiet();
-    terminal.outlives_panics();
+    terminal.restore_on_panic();
     let ended = chat(active, setup, &mut signals, &terminal).await;
     drop(terminal);
     match ended {
@@ -241,7 +241,7 @@ impl Chat {
                     if presence_due.is_some() => self.show_presence(),
                 () = sleep_until(latency_due.unwrap_or_else(Instant::now)),
                     if latency_due.is_some() => {}
-                () = self.printer.moves(), if !is_drained => {}
+                () = self.printer.progressed(), if !is_drained => {}
                 // While the socket is not read, the silence is not the server's.
                 () = sleep_until(self.heartbeat.due()), if !is_drained => {
                     self.heartbeat.received(Instant::now());
@@ -395,7 +395,7 @@ impl Chat {
         self.resumption.restored(again);
         // Set the state first: each print redraws the prompt.
         lock(&self.state).link = LinkState::Up;
-        lock(&self.state).greeted(&back.me);
+        lock(&self.state).resumed_as(&back.me);
         let notice = reconnected_message(back.after, !is_same_session);
         self.printer.print(self.screen.notice(&notice));
         if back.ids_were_reset {
@@ -426,14 +426,14 @@ impl Chat {
             );
             self.printer.print(self.screen.warning(&text));
         }
-        let anew = lock(&self.state).begin_anew(&session.me);
+        let anew = lock(&self.state).reset(&session.me);
         let before = std::mem::replace(&mut *lock(&self.state), anew);
         session.lines.iter().for_each(|line| self.show(line));
         self.show_missed(&session.missed);
         if session.has_more {
             self.printer.print(self.screen.notice(MISSED_LIMIT_REACHED));
         }
-        if !lock(&self.state).is_where(&before) {
+        if !lock(&self.state).has_same_target(&before) {
             let uncertain = self.resumption.outgoing.abandon_sent();
             self.warn_of(&uncertain, UNCERTAIN);
             let waiting = self.resumption.outgoing.abandon_unsent();
@@ -455,7 +455,7 @@ impl Chat {
             let mut is_closed = false;
             while self.resumption.outgoing.load().0 > 0 {
                 if !self.receive() {
-                    self.printer.moves().await;
+                    self.printer.progressed().await;
                     continue;
                 }
                 if is_closed {

@@ -42,7 +42,7 @@ pub(super) const PRESENCE_MAX: usize = 256 << 10;
 /// completion.
 pub(super) const MEMBERS_MAX: usize = 40_000;
 pub(super) const ROOMS_MAX: usize = 1000;
-pub(super) const ROOMS_HEARD_OF_MAX: usize = 10_000;
+pub(super) const KNOWN_ROOMS_MAX: usize = 10_000;
 
 /// The number of ignored users.
 pub(super) const IGNORED_MAX: usize = 1000;

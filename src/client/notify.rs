@@ -110,7 +110,7 @@ impl Notifier {
 
     /// Handles a received line, and notifies the user if it concerns them. Returns the error of
     /// the first notification that fails.
-    pub(super) fn heard(&mut self, line: &str, me: &str) -> Option<String> {
+    pub(super) fn message_received(&mut self, line: &str, me: &str) -> Option<String> {
         let (_, plain) = Tags::split(line);
         let Some(Event::Message(message)) = Event::parse(plain) else { return None };
         if Key::fold(message.from) == Key::fold(me) {

@@ -108,7 +108,7 @@ pub(super) async fn run(active: ActiveSession, task: Task, mut signals: Signals)
             Err(exit) => return script.finish(exit),
         };
         reconnect.record_connected(&mut script.resumption, back.backoff);
-        script.state.greeted(&back.me);
+        script.state.resumed_as(&back.me);
         connection = back.connection;
         let is_new_session = matches!(back.how, Outcome::NewSession(_));
         script.output.status(Status::Back, None, &reconnected_message(back.after, is_new_session));
@@ -364,7 +364,7 @@ impl Script {
             self.is_incomplete = true;
             self.output.status(Status::Gap, None, MISSED_LIMIT_REACHED);
         }
-        if !self.state.is_where(&before) {
+        if !self.state.has_same_target(&before) {
             let why = session.refused.unwrap_or_else(|| before.target());
             let why = format!("cannot return to the room or user that lines were sent to: {why}");
             self.output.status(Status::Failed, None, &why);

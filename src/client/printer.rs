@@ -96,7 +96,7 @@ impl Printer {
     }
 
     /// Waits until a batch has been printed since the last call.
-    pub(super) async fn moves(&self) {
+    pub(super) async fn progressed(&self) {
         self.size.has_shrunk.notified().await;
     }
 

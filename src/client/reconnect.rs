@@ -252,7 +252,7 @@ impl Reconnector {
         let rooms =
             whois.split(' ').find_map(|word| word.strip_prefix("rooms=")).unwrap_or_default();
         let rooms: Vec<&str> = rooms.split(',').filter_map(|room| room.strip_prefix('#')).collect();
-        let lines = self.state.way_back_from(&rooms);
+        let lines = self.state.commands_to_return_from(&rooms);
         session.send_and_wait(connection, &lines, &self.cids).await?;
         if !self.state.is_in(LOBBY) && !rooms.contains(&LOBBY) {
             // A new state starts in the lobby, but the server does not have us there.

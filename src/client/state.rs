@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::limits::{IGNORED_MAX, MEMBERS_MAX, ROOMS_HEARD_OF_MAX, ROOMS_MAX};
+use super::limits::{IGNORED_MAX, KNOWN_ROOMS_MAX, MEMBERS_MAX, ROOMS_MAX};
 use super::mentions::Highlights;
 use super::outgoing::reply_to;
 use super::unread::Unread;
@@ -95,8 +95,8 @@ impl State {
     }
 
     /// Returns the state of a new session, which inherits only the highlights and quiet rooms.
-    pub(super) fn begin_anew(&self, me: &str) -> Self {
-        Self { words: self.words.clone(), unread: self.unread.begin_anew(), ..Self::new(me) }
+    pub(super) fn reset(&self, me: &str) -> Self {
+        Self { words: self.words.clone(), unread: self.unread.reset(), ..Self::new(me) }
     }
 
     /// Whether the user is in this room.
@@ -123,7 +123,7 @@ impl State {
     }
 
     /// Sets the user's name after the session was resumed.
-    pub(super) fn greeted(&mut self, me: &str) {
+    pub(super) fn resumed_as(&mut self, me: &str) {
         me.clone_into(&mut self.me);
     }
 
@@ -148,7 +148,7 @@ impl State {
     }
 
     /// Whether plain text has the same target as in `other`, and all its rooms are joined.
-    pub(super) fn is_where(&self, other: &Self) -> bool {
+    pub(super) fn has_same_target(&self, other: &Self) -> bool {
         is_same(&self.target(), &other.target())
             && other.joined.keys().all(|room| self.joined.contains_key(room))
     }
@@ -162,7 +162,7 @@ impl State {
     }
 
     /// Returns the lines that restore this state in a session that is in these rooms.
-    pub(super) fn way_back_from(&self, rooms: &[&str]) -> Vec<String> {
+    pub(super) fn commands_to_return_from(&self, rooms: &[&str]) -> Vec<String> {
         let on = [Setting::Echo, Setting::Joins].into_iter().filter(|it| !self.off.contains(it));
         let on = on.map(|setting| Command::Set { change: Some((setting, true)) }.to_string());
         let mut lines: Vec<String> = on.collect();
@@ -302,7 +302,7 @@ impl State {
                 self.leave(room);
             }
             "ROOM" | "INVITATION" => {
-                insert_bounded(&mut self.other_rooms, room, ROOMS_HEARD_OF_MAX);
+                insert_bounded(&mut self.other_rooms, room, KNOWN_ROOMS_MAX);
             }
             _ => {}
         }
@@ -482,10 +482,10 @@ mod tests {
             "/part Art",
             "/query bob",
         ];
-        assert_eq!(state_after(&lines).way_back_from(&["lobby", "Art", "OPS"]), way);
+        assert_eq!(state_after(&lines).commands_to_return_from(&["lobby", "Art", "OPS"]), way);
         let lines = ["[SET echo=off joins=on tags=on]", "[AWAY on] x"];
         let way = ["/set joins on", "/set echo off", "/away x", "/query", "/join lobby"];
-        assert_eq!(state_after(&lines).way_back_from(&["lobby"]), way);
+        assert_eq!(state_after(&lines).commands_to_return_from(&["lobby"]), way);
     }
 
     #[test]
@@ -576,7 +576,7 @@ mod tests {
         apply(&mut state, "* again joined");
         apply(&mut state, "* again2 joined");
         assert_eq!(state.members, MEMBERS_MAX);
-        for number in 0..ROOMS_HEARD_OF_MAX + 10 {
+        for number in 0..KNOWN_ROOMS_MAX + 10 {
             apply(&mut state, &format!("[ROOM #r{number} 1] x"));
         }
         for number in 0..ROOMS_MAX + 10 {
@@ -584,7 +584,7 @@ mod tests {
             apply(&mut state, &format!("#u{number} bob: unread"));
             apply(&mut state, &format!("[IGNORE i{number}]"));
         }
-        assert_eq!(state.rooms().len(), ROOMS_MAX + ROOMS_HEARD_OF_MAX);
+        assert_eq!(state.rooms().len(), ROOMS_MAX + KNOWN_ROOMS_MAX);
         assert_eq!(state.unread.rooms().count(), ROOMS_MAX);
         assert_eq!((state.members, state.ignored.len()), (MEMBERS_MAX, IGNORED_MAX));
     }

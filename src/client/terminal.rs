@@ -54,7 +54,7 @@ impl Terminal {
 
     /// Installs a panic hook that restores the terminal, prints the panic below the prompt and
     /// ends the program, whichever thread has panicked.
-    pub(super) fn outlives_panics(&self) {
+    pub(super) fn restore_on_panic(&self) {
         let (saved, default_hook) = (Mutex::new(self.saved()), panic::take_hook());
         panic::set_hook(Box::new(move |info| {
             let saved = saved.lock().unwrap_or_else(PoisonError::into_inner);

@@ -53,7 +53,7 @@ impl Unread {
     }
 
     /// Returns the counts of a new session, which inherits only the quiet rooms.
-    pub(super) fn begin_anew(&self) -> Self {
+    pub(super) fn reset(&self) -> Self {
         Self { rooms: BTreeMap::new(), quiet: self.quiet.clone() }
     }
 }

@@ -32,7 +32,7 @@ use super::outbox::Meter;
 use super::passwords::Outcome;
 use super::peer::Peer;
 use super::rate_limit::{Rate, RateLimiter};
-use super::turn::{Audience, Cause, ConnId, Topic, Turn};
+use super::turn::{Audience, ConnId, Origin, Topic, Turn};
 use crate::commands::Setting;
 use crate::protocol::codec::Frame;
 use crate::protocol::{
@@ -92,7 +92,7 @@ use moderation::Moderation;
 use password_checks::PasswordRequest;
 use password_throttle::PasswordThrottle;
 use rooms::Room;
-use session::{ResumeAsk, Session, TokenHash, Tokens};
+use session::{ResumeCheck, Session, TokenHash, Tokens};
 pub use storage_gate::{Storage, storage_full};
 
 /// The current time, by both clocks.
@@ -202,7 +202,7 @@ pub struct Hub {
     last_block: u64,
     audit: Audit,
     /// Password checks that are throttled after failed attempts.
-    delayed_jobs: DelayedChecks,
+    delayed_checks: DelayedChecks,
     /// Entries that differ from their stored value.
     unsaved: BTreeSet<(Collection, u64)>,
     storage: Storage,
@@ -242,7 +242,7 @@ enum PendingRequest {
     /// A password that is being hashed or checked.
     Password(PasswordRequest),
     /// A `/resume` that reads the message after which it continues.
-    Resume(ResumeAsk),
+    Resume(ResumeCheck),
     /// A list of all rooms that is sent page by page.
     Rooms(RoomListRequest),
     /// A long list that waits for memory.
@@ -337,7 +337,7 @@ struct Away {
 #[derive(Debug)]
 pub struct UnreadableEntry {
     /// The collection that contains the entry.
-    pub shelf: Collection,
+    pub collection: Collection,
     /// The key within the collection.
     pub key: u64,
     why: serde_json::Error,
@@ -345,7 +345,7 @@ pub struct UnreadableEntry {
 
 impl fmt::Display for UnreadableEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} ({})", self.shelf.as_str(), self.key, self.why)
+        write!(f, "{} {} ({})", self.collection.as_str(), self.key, self.why)
     }
 }
 
@@ -461,7 +461,7 @@ impl Hub {
             block_owners: HashMap::new(),
             last_block: 0,
             audit: Audit::default(),
-            delayed_jobs: DelayedChecks::default(),
+            delayed_checks: DelayedChecks::default(),
             unsaved: BTreeSet::new(),
             storage: Storage::Open,
             login_deadlines: BTreeSet::new(),
@@ -495,15 +495,15 @@ impl Hub {
     /// The entries that differ from their stored values, with their current values.
     #[must_use]
     pub fn changes(&self) -> Vec<Change> {
-        let change = |&(shelf, key)| {
-            let value = match shelf {
+        let change = |&(collection, key)| {
+            let value = match collection {
                 Collection::Session => self.saved_session(UserId(key)),
                 Collection::Account => self.saved_account(UserId(key)),
                 Collection::Mail => self.saved_mail(key),
                 Collection::Moderation => self.saved_moderation(key),
                 Collection::Spans => self.saved_block(key),
             };
-            Change { shelf, key, value }
+            Change { collection, key, value }
         };
         self.unsaved.iter().map(change).collect()
     }
@@ -617,7 +617,7 @@ impl Hub {
         let login = self.login_deadlines.first().map(|(due, _)| *due);
         let crowd = self.crowd_deadlines.first().map(|(due, _)| *due);
         let grace = self.dropped.due();
-        let delayed = self.delayed_jobs.due();
+        let delayed = self.delayed_checks.due();
         let audit = self.audit.due();
         login.into_iter().chain(crowd).chain(grace).chain(delayed).chain(audit).min()
     }
@@ -680,7 +680,7 @@ impl Hub {
     fn deliver(&self, user: UserIx, tags: &Tags<'_>, event: &Event<'_>, turn: &mut Turn) {
         let User { conn, feed, .. } = self.users[user];
         if let Some(conn) = conn.filter(|_| feed == DeliveryMode::Live) {
-            turn.send(conn, Cause::Unasked, &self.settings(conn).tags(tags), event);
+            turn.send(conn, Origin::Broadcast, &self.settings(conn).tags(tags), event);
         }
     }
 
@@ -720,12 +720,12 @@ fn bye(farewell: Farewell) -> Event<'static> {
 /// Sends the farewell and closes the connection; `text` replaces the default text.
 fn send_farewell(turn: &mut Turn, conn: ConnId, farewell: Farewell, text: Option<&str>) {
     let event = Event::Bye { code: farewell.as_str(), text: text.unwrap_or(farewell.sentence()) };
-    turn.send(conn, Cause::Asked, &Tags::default(), &event);
+    turn.send(conn, Origin::Reply, &Tags::default(), &event);
     turn.close(conn);
 }
 
 fn send_greeting(conn: ConnId, turn: &mut Turn) {
     let hello =
         Event::reply("HELLO", VERSION, "type your name and press Enter (/help lists commands)");
-    turn.send(conn, Cause::Asked, &Tags::default(), &hello);
+    turn.send(conn, Origin::Reply, &Tags::default(), &hello);
 }

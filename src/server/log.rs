@@ -323,7 +323,7 @@ impl Collection {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// The collection.
-    pub shelf: Collection,
+    pub collection: Collection,
     /// The number of the entry.
     pub key: u64,
     /// The new value; `None` deletes the entry.

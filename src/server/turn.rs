@@ -33,11 +33,11 @@ pub struct ConnId {
 
 /// Why a line goes to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub enum Origin {
     /// The line replies to a line of this connection.
-    Asked,
+    Reply,
     /// The line was caused by another user or by the server.
-    Unasked,
+    Broadcast,
 }
 
 /// The kind of a broadcast line, by which a reader can filter.
@@ -70,7 +70,7 @@ struct Fanout {
 #[derive(Debug)]
 enum Effect {
     Fanout(Fanout),
-    Send { to: ConnId, line: Range, cause: Cause },
+    Send { to: ConnId, line: Range, cause: Origin },
     Close { conn: ConnId },
     Read { conn: ConnId, query: ReadRequest },
     Hash { conn: ConnId, job: Job },
@@ -324,7 +324,7 @@ impl Turn {
         let Posting { record, conn, is_tagged } = posting;
         let cid = record.cid.as_ref().map(Cid::as_str);
         let tags = if *is_tagged { Tags { cid, ..*tags } } else { Tags::default() };
-        self.send(*conn, Cause::Asked, &tags, event);
+        self.send(*conn, Origin::Reply, &tags, event);
     }
 
     fn push(&mut self, effect: Effect) {
@@ -359,7 +359,7 @@ impl Turn {
     }
 
     /// Sends one line to one connection.
-    pub fn send(&mut self, to: ConnId, cause: Cause, tags: &Tags<'_>, event: &Event<'_>) {
+    pub fn send(&mut self, to: ConnId, cause: Origin, tags: &Tags<'_>, event: &Event<'_>) {
         let start = start(&mut self.single);
         tags.encode(&mut self.single);
         event.encode(&mut self.single);
@@ -372,7 +372,7 @@ impl Turn {
         let start = self.single.len();
         self.single.extend_from_slice(bytes);
         let line = Range { start, end: self.single.len() };
-        self.push(Effect::Send { to, line, cause: Cause::Asked });
+        self.push(Effect::Send { to, line, cause: Origin::Reply });
     }
 
     /// Returns the size of all lines to single connections so far, in bytes.
@@ -439,7 +439,7 @@ impl Turn {
                     if let Some(run) = &mut run {
                         run.flush_reader(*to, sink);
                     }
-                    if *cause == Cause::Asked {
+                    if *cause == Origin::Reply {
                         sink.note_reply_bytes(*to, line.end - line.start);
                     }
                     sink.push(*to, single, line.start, line.end);
@@ -536,9 +536,9 @@ mod tests {
         let (mut turn, room) = (Turn::default(), audience());
         let pong = Event::reply("PONG", "", "");
         post(&mut turn, &room, 1, &[]);
-        turn.send(conn(0), Cause::Asked, &Tags::default(), &pong);
+        turn.send(conn(0), Origin::Reply, &Tags::default(), &pong);
         post(&mut turn, &room, 2, &[0, 1]);
-        turn.send(conn(7), Cause::Asked, &Tags::default(), &pong);
+        turn.send(conn(7), Origin::Reply, &Tags::default(), &pong);
         post(&mut turn, &room, 3, &[]);
         turn.close(conn(2));
         post(&mut turn, &room, 4, &[2]);
@@ -571,7 +571,7 @@ mod tests {
         let (first, second) = (record(8, "n8"), record(9, "n9"));
         let show = |turn: &mut Turn, record: &Record, to| {
             let event = Event::Message(record.seen_by(UserId(1)));
-            turn.send(conn(to), Cause::Asked, &Tags::default(), &event);
+            turn.send(conn(to), Origin::Reply, &Tags::default(), &event);
         };
         turn.with_message(first.clone(), conn(0), false, |turn| show(turn, &first, 0));
         turn.with_duplicate(first.clone(), conn(0), false, |turn| show(turn, &first, 0));

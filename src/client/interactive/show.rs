@@ -18,7 +18,7 @@ impl Chat {
     pub(super) fn receive(&mut self) -> bool {
         while self.printer.has_room() {
             let Some(line) = self.connection.next_line() else { return true };
-            let problem = self.attention.heard(&line, lock(&self.state).me());
+            let problem = self.attention.message_received(&line, lock(&self.state).me());
             if is_from_others(&line) && self.away_marker.begins_anew(Instant::now()) {
                 self.printer.print(self.screen.divider("since you last wrote"));
             }

@@ -217,7 +217,7 @@ impl Hub {
         let rooms =
             self.rooms.iter().filter(|(_, room)| room.moderation.is_operator(account.person));
         for room in rooms.map(|(room, _)| room).collect::<Vec<_>>() {
-            self.note_led(user, room);
+            self.record_led_room(user, room);
         }
         ctx.reply(&Event::reply(
             "UNREGISTERED",

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::{ConnId, Event, Farewell, Hub, Now, Phase, Tags, Turn, UserIx, messages::tags_of};
 use crate::protocol::{Cid, Key};
 use crate::server::log::{ReadRequest, ReadResult, Recipient, Record, Thread};
-use crate::server::turn::Cause;
+use crate::server::turn::Origin;
 
 /// How a user's messages are delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +132,7 @@ impl Hub {
         let Some(Phase::LoggedIn(user)) = self.connection(conn).map(|c| c.phase) else { return };
         if self.users[user].feed == DeliveryMode::Live {
             self.users[user].feed = DeliveryMode::behind(self.last_ids.message, true);
-            self.forget_audiences_of(user);
+            self.invalidate_audiences_of(user);
             turn.notify_when_drained(conn);
         }
     }
@@ -169,7 +169,7 @@ impl Hub {
         // The catch-up has delivered the mail as well. If the connection is lost earlier,
         // the mail stays for the next login.
         self.empty_mailbox(self.users[user].id);
-        self.forget_audiences_of(user);
+        self.invalidate_audiences_of(user);
         if is_list_stale {
             self.send_member_lists(now, conn, user, turn);
         }
@@ -226,7 +226,7 @@ impl Hub {
         // The reader sets the pace, so these lines do not count towards the outbox limit
         // for unsolicited lines.
         turn.showing(record.id, |turn| {
-            turn.send(conn, Cause::Asked, &settings.tags(&tags), &event);
+            turn.send(conn, Origin::Reply, &settings.tags(&tags), &event);
         });
     }
 

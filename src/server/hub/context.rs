@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Now, Settings};
 use crate::protocol::{Cid, Event, Refusal, Tags};
 use crate::server::log::Record;
-use crate::server::turn::{Cause, ConnId, Turn};
+use crate::server::turn::{ConnId, Origin, Turn};
 
 /// The context of one line: its time, its connection and the turn that gets the answer.
 pub(super) struct Context<'t> {
@@ -25,7 +25,7 @@ impl Context<'_> {
 
     pub(super) fn reply_tagged(&mut self, tags: &Tags<'_>, event: &Event<'_>) {
         let tags = Tags { cid: self.cid.as_ref().map(Cid::as_str), ..*tags };
-        self.turn.send(self.conn, Cause::Asked, &self.settings.tags(&tags), event);
+        self.turn.send(self.conn, Origin::Reply, &self.settings.tags(&tags), event);
     }
 
     pub(super) fn refuse(&mut self, refusal: &Refusal) {

@@ -78,7 +78,7 @@ impl Hub {
     }
 
     /// Defers an event for members who are not connected, until they resume.
-    pub(super) fn tell_on_return(
+    pub(super) fn announce_on_return(
         &mut self,
         users: impl IntoIterator<Item = UserIx>,
         tags: &Tags<'_>,

@@ -9,7 +9,7 @@ use crate::protocol::codec::Frame;
 use crate::protocol::tags::CidPrefix;
 use crate::protocol::text::{clean, is_blank_text};
 use crate::protocol::{Cid, ErrorCode, Event, Farewell, LINE_MAX, Refusal, Tags};
-use crate::server::turn::{Cause, ConnId, Turn};
+use crate::server::turn::{ConnId, Origin, Turn};
 
 impl Hub {
     /// Handles a line, or a frame that the codec rejected.
@@ -107,7 +107,7 @@ impl Hub {
                     .settings
                     .tags(&Tags { cid: ctx.cid.as_ref().map(Cid::as_str), ..Tags::default() });
                 let bye = bye(Farewell::Quit);
-                ctx.turn.send(ctx.conn, Cause::Asked, &tags, &bye);
+                ctx.turn.send(ctx.conn, Origin::Reply, &tags, &bye);
                 self.leave(ctx.now, ctx.conn, None, reason, ctx.turn);
             }
             _ => {}
@@ -229,7 +229,7 @@ impl Hub {
                 if let Phase::LoggedIn(user) = connection.phase
                     && affects_audiences
                 {
-                    self.forget_audiences_of(user);
+                    self.invalidate_audiences_of(user);
                 }
             }
         }

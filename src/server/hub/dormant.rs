@@ -157,7 +157,7 @@ impl Hub {
         let room = self.room_or_new(name);
         for operator in &moderation.operators {
             if let Some(user) = self.users_by_id.get(operator).copied() {
-                self.note_led(user, room);
+                self.record_led_room(user, room);
             }
         }
         self.rooms[room].moderation = moderation;

@@ -243,12 +243,13 @@ mod tests {
         hub.mark_saved();
         connect(&mut hub, 0);
         say(&mut hub, 0, "carol");
-        assert!(hub.changes().iter().all(|change| change.shelf != Collection::Spans));
+        assert!(hub.changes().iter().all(|change| change.collection != Collection::Spans));
         // The blocks are deleted with the session.
         let alice = memberships(&hub).numbers().count();
         let user_id = hub.users[hub.user_named("alice").expect("here")].id;
         hub.expire_session(now(Duration::ZERO), user_id, &mut Turn::default());
-        let gone = hub.changes().into_iter().filter(|change| change.shelf == Collection::Spans);
+        let gone =
+            hub.changes().into_iter().filter(|change| change.collection == Collection::Spans);
         let gone: Vec<_> = gone.map(|change| change.value).collect();
         assert_eq!(gone, vec![None; alice]);
         assert!(hub.block_owners.is_empty());

@@ -425,7 +425,7 @@ impl Hub {
     }
 
     /// The rooms in which a user is an operator, including rooms that the user has left.
-    pub(super) fn led_by(&self, user: UserIx) -> Vec<RoomName> {
+    pub(super) fn rooms_led_by(&self, user: UserIx) -> Vec<RoomName> {
         let me = &self.users[user];
         let rooms = me.relations.leads.iter().filter_map(|room| self.rooms.get(*room));
         let mine = rooms.filter(|room| room.moderation.is_operator(me.id));

@@ -76,7 +76,7 @@ impl Hub {
         match self.password_throttle.begin(now, conn, &target) {
             Ok(()) => ctx.turn.hash(conn, job),
             Err(wait) if self.is_too_long(wait, &target, None) => return too_many_attempts(),
-            Err(wait) => self.delayed_jobs.add(retry_at(now, wait), conn, job, target),
+            Err(wait) => self.delayed_checks.add(retry_at(now, wait), conn, job, target),
         }
         self.wait_for_password(ctx, purpose);
         Ok(())
@@ -112,12 +112,12 @@ impl Hub {
     /// running checks are not limited: each would wait long.
     fn is_too_long(&self, wait: Wait, target: &Target, of: Option<&DelayedCheck>) -> bool {
         matches!(wait, Wait::Until(_))
-            && self.delayed_jobs.is_queue_full(target, of, self.limits.guesses_waiting)
+            && self.delayed_checks.is_queue_full(target, of, self.limits.guesses_waiting)
     }
 
     /// Starts the delayed checks that are due.
     pub(super) fn start_due_checks(&mut self, now: Now, turn: &mut Turn) {
-        while let Some(delayed) = self.delayed_jobs.next(now.since_start) {
+        while let Some(delayed) = self.delayed_checks.next(now.since_start) {
             self.start_delayed_check(now, delayed, turn);
         }
     }
@@ -137,14 +137,14 @@ impl Hub {
                     turn.notify_when_drained(conn);
                 }
                 Err(wait) => {
-                    self.delayed_jobs.put_back(retry_at(now.since_start, wait), delayed);
+                    self.delayed_checks.put_back(retry_at(now.since_start, wait), delayed);
                     if wait == Wait::ForOthers {
                         return;
                     }
                 }
             }
         }
-        self.delayed_jobs.release_next(now.since_start, &target, ticket);
+        self.delayed_checks.release_next(now.since_start, &target, ticket);
     }
 
     /// Reports the outcome of an attempt to the throttle, also when the connection is
@@ -155,7 +155,7 @@ impl Hub {
             Outcome::Hashed(_) | Outcome::Busy => None,
         };
         if let Some(target) = self.password_throttle.end(now.since_start, conn, is_right) {
-            self.delayed_jobs.release_after(now.since_start, &target);
+            self.delayed_checks.release_after(now.since_start, &target);
         }
     }
 

@@ -359,7 +359,7 @@ impl Hub {
 
     /// Clears the audiences that contain a user, after their settings or connection
     /// changed.
-    pub(super) fn forget_audiences_of(&mut self, user: UserIx) {
+    pub(super) fn invalidate_audiences_of(&mut self, user: UserIx) {
         for room in &self.users[user].rooms {
             self.rooms[*room].audience = None;
         }

@@ -118,7 +118,7 @@ pub(super) struct Cursor {
 
 /// A `/resume` that waits for its message to be read from the log.
 #[derive(Debug)]
-pub(super) struct ResumeAsk {
+pub(super) struct ResumeCheck {
     pub(super) cid: Option<Cid>,
     token: Box<str>,
     cursor: Cursor,
@@ -226,7 +226,7 @@ impl Hub {
                 Ok(())
             }
             Lookup::InLog => {
-                let request = ResumeAsk { cid: ctx.cid.take(), token: token.into(), cursor };
+                let request = ResumeCheck { cid: ctx.cid.take(), token: token.into(), cursor };
                 let thread = Thread::Message { id: cursor.after };
                 let query =
                     LogQuery { thread, count: 1, size: usize::MAX, after: None, hidden: vec![] };
@@ -243,7 +243,7 @@ impl Hub {
     pub(super) fn resume_with_row(
         &mut self,
         ctx: &mut Context<'_>,
-        request: &ResumeAsk,
+        request: &ResumeCheck,
         found: &[Arc<Record>],
     ) -> Result<(), Refusal> {
         let Some(user) = self.user_to_resume(ctx, &request.token)? else { return Ok(()) };
@@ -305,7 +305,7 @@ impl Hub {
             self.rooms[room].was_visited = true;
         }
         self.mark_session_unsaved(user);
-        self.forget_audiences_of(user);
+        self.invalidate_audiences_of(user);
         let after = after.max(self.users[user].first);
         let evicted_upto = self.users[user].memberships.evicted_upto();
         let text = if after < evicted_upto {
@@ -340,7 +340,7 @@ impl Hub {
         if let Some(session) = &mut me.session {
             session.settings = settings;
         }
-        self.forget_audiences_of(user);
+        self.invalidate_audiences_of(user);
         match farewell {
             Some(farewell) => send_farewell(turn, conn, farewell, None),
             None => turn.close(conn),
@@ -424,7 +424,7 @@ impl Hub {
             },
             ignores: self.ignores_of(user),
             forgotten: me.memberships.evicted_upto(),
-            operates: self.led_by(user),
+            operates: self.rooms_led_by(user),
             arrivals: rooms
                 .iter()
                 .map(|room| self.rooms[*room].arrival_of(me.name.key()))
@@ -440,9 +440,9 @@ impl Hub {
         entries: &[(Collection, u64, String)],
     ) -> Result<(), UnreadableEntry> {
         let (mut users, mut blocks) = (Vec::new(), Vec::new());
-        for (shelf, key, value) in entries {
+        for (collection, key, value) in entries {
             let user_id = UserId(*key);
-            let restored = match shelf {
+            let restored = match collection {
                 Collection::Account => self.restore_account(user_id, value),
                 Collection::Mail => self.restore_mail(*key, value),
                 Collection::Moderation => self.restore_moderation(*key, value),
@@ -454,7 +454,7 @@ impl Hub {
                     serde_json::from_str(value).map(|saved| users.push((user_id, saved)))
                 }
             };
-            restored.map_err(|why| UnreadableEntry { shelf: *shelf, key: *key, why })?;
+            restored.map_err(|why| UnreadableEntry { collection: *collection, key: *key, why })?;
         }
         // Sessions refer to accounts and moderation.
         for (user_id, saved) in &users {
@@ -463,7 +463,7 @@ impl Hub {
         blocks.sort_unstable_by_key(|(key, _)| *key);
         for (key, value) in blocks {
             let restored = self.restore_block(key, value);
-            restored.map_err(|why| UnreadableEntry { shelf: Collection::Spans, key, why })?;
+            restored.map_err(|why| UnreadableEntry { collection: Collection::Spans, key, why })?;
         }
         for (user_id, saved) in &users {
             self.restore_rights(*user_id, &saved.operates);

@@ -115,7 +115,7 @@ impl Hub {
     pub fn describe_unsaved(&self) -> String {
         let first = self.unsaved.iter().take(NAMED_MAX);
         let mut names: Vec<String> =
-            first.map(|(shelf, key)| self.describe_entry(*shelf, *key)).collect();
+            first.map(|(collection, key)| self.describe_entry(*collection, *key)).collect();
         if self.unsaved.len() > NAMED_MAX {
             names.push(format!("and {} more", self.unsaved.len() - NAMED_MAX));
         }

@@ -14,7 +14,7 @@ impl Hub {
     pub(super) fn make_operator(&mut self, room: RoomIx, user_id: UserId) {
         self.rooms[room].moderation.promote(user_id);
         if let Some(user) = self.users_by_id.get(&user_id).copied() {
-            self.note_led(user, room);
+            self.record_led_room(user, room);
             self.mark_session_unsaved(user);
         }
         self.mark_moderation_unsaved(Scope::Room(room));
@@ -22,7 +22,7 @@ impl Hub {
 
     /// Records with a user that they moderate a room, so that their logout needs no search
     /// through all rooms. Ended rooms are removed from the list here.
-    pub(super) fn note_led(&mut self, user: UserIx, room: RoomIx) {
+    pub(super) fn record_led_room(&mut self, user: UserIx, room: RoomIx) {
         let user_id = self.users[user].id;
         let mut leads = std::mem::take(&mut self.users[user].relations.leads);
         leads.retain(|led| {
@@ -130,7 +130,7 @@ impl Hub {
                 Event::Promoted { room: room_name.as_str(), by: SERVER, name: name.as_str() };
             let tags = Tags { time: Some(self.last_time), ..Tags::default() };
             let members: Vec<UserIx> = self.rooms[room].members().map(|(_, v)| v).collect();
-            self.tell_on_return(members, &tags, &event);
+            self.announce_on_return(members, &tags, &event);
         }
     }
 }

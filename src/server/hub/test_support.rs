@@ -129,8 +129,10 @@ pub(super) fn tick_at(hub: &mut Hub, since_start: Duration, slot: u32) -> Delive
 
 /// The hub after a restart with all unsaved changes stored.
 pub(super) fn restarted(hub: &Hub) -> Hub {
-    let stored = hub.changes().into_iter().map(|Change { shelf, key, value }| (shelf, key, value));
-    let entries = stored.filter_map(|(shelf, key, value)| Some((shelf, key, value?))).collect();
+    let stored =
+        hub.changes().into_iter().map(|Change { collection, key, value }| (collection, key, value));
+    let entries =
+        stored.filter_map(|(collection, key, value)| Some((collection, key, value?))).collect();
     let stored = Snapshot { last: hub.last_ids, latest: Vec::new(), entries };
     let mut restarted_hub =
         Hub::new(hub.limits.clone(), &stored, Seed::default()).expect("nothing is unreadable");

@@ -81,7 +81,10 @@ pub struct Options {
 pub const FILE: &str = "chatty.db";
 
 /// Steps from an empty database to the current schema. A step that was released never changes;
-/// `user_version` counts the steps taken.
+/// `user_version` counts the steps taken. Tables, columns and keys keep their first names, since
+/// a rename would need a migration: `kept` stores the collections, with `shelf` for the collection
+/// (`visit` for sessions, `order` for moderation, `stays` for membership spans), and `last` the
+/// highest ids given out.
 const MIGRATIONS: [&str; 5] = [
     "
     CREATE TABLE messages (
@@ -395,12 +398,14 @@ fn read_entries(connection: &Connection) -> rusqlite::Result<Vec<(Collection, u6
     let mut statement = connection.prepare("SELECT shelf, key, value FROM kept")?;
     let rows = statement.query_map([], |row| {
         let name: String = row.get(0)?;
-        let shelf =
-            Collection::TABLE.iter().find(|(_, known)| *known == name).map(|(shelf, _)| *shelf);
-        Ok((shelf, row.get::<_, i64>(1)?.cast_unsigned(), row.get(2)?))
+        let collection = Collection::TABLE
+            .iter()
+            .find(|(_, known)| *known == name)
+            .map(|(collection, _)| *collection);
+        Ok((collection, row.get::<_, i64>(1)?.cast_unsigned(), row.get(2)?))
     })?;
     rows.filter_map(|row| match row {
-        Ok((shelf, key, value)) => shelf.map(|shelf| Ok((shelf, key, value))),
+        Ok((collection, key, value)) => collection.map(|collection| Ok((collection, key, value))),
         Err(error) => Some(Err(error)),
     })
     .collect()

@@ -309,10 +309,10 @@ impl World {
             self.hub.forget_unstored(records.iter().map(|record| record.id));
             return;
         }
-        for Change { shelf, key, value } in self.hub.changes() {
+        for Change { collection, key, value } in self.hub.changes() {
             match value {
-                Some(value) => self.kept.insert((shelf, key), value),
-                None => self.kept.remove(&(shelf, key)),
+                Some(value) => self.kept.insert((collection, key), value),
+                None => self.kept.remove(&(collection, key)),
             };
         }
         self.hub.mark_saved();

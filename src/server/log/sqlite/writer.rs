@@ -809,15 +809,15 @@ fn insert(
             repeats.extend(first.map(|first| Duplicate { id: record.id, first: Arc::new(first) }));
         }
     }
-    for Change { shelf, key, value } in &batch.changes {
+    for Change { collection, key, value } in &batch.changes {
         let key = key.cast_signed();
         match value {
             Some(value) => connection
                 .prepare_cached("INSERT OR REPLACE INTO kept VALUES (?1, ?2, ?3)")?
-                .execute(params![shelf.as_str(), key, value])?,
+                .execute(params![collection.as_str(), key, value])?,
             None => connection
                 .prepare_cached("DELETE FROM kept WHERE shelf = ?1 AND key = ?2")?
-                .execute(params![shelf.as_str(), key])?,
+                .execute(params![collection.as_str(), key])?,
         };
     }
     // The last message id is known from the messages themselves, which saves one page per commit.
