@@ -2,7 +2,7 @@
 //! over it; history and catching up read on from a position.
 //!
 //! Storage implements the small trait [`Log`]: [`memory`] is bounded and volatile, [`sqlite`] is
-//! durable. Who may read what is the hub's decision; a [`ReadRequest`] states it.
+//! durable. The hub decides which messages a user may read; a [`ReadRequest`] states it.
 
 use std::convert::Infallible;
 use std::fmt;

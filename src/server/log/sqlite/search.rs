@@ -1,4 +1,4 @@
-//! `/search` in the database: a full-text index (FTS5). Who may read a message is indexed as a
+//! `/search` in the database: a full-text index (FTS5). Its readers are indexed as a
 //! word, too, so the cost of a search depends on what it finds and not on the messages of others.
 //!
 //! The text is split into words in one place (`protocol/words.rs`, `log/terms.rs`), not by FTS5's
