@@ -1,5 +1,5 @@
-//! `/search` in the database: a full-text index (FTS5). Its readers are indexed as a
-//! word, too, so the cost of a search depends on what it finds and not on the messages of others.
+//! `/search` in the database: a full-text index (FTS5). The readers of a message are indexed as
+//! words, too, so the cost of a search depends on what it finds, not on the messages of others.
 //!
 //! The text is split into words in one place (`protocol/words.rs`, `log/terms.rs`), not by FTS5's
 //! tokenizers: index entries are words already, separated by spaces. User input is never parsed
