@@ -296,6 +296,19 @@ struct Ended {
     memory: usize,
 }
 
+/// Waits until a flood has paused for two seconds; returns how many bytes were sent by then.
+fn waits_for_pause(sent: &AtomicUsize) -> usize {
+    let mut before = (0, Instant::now());
+    Terminal::waits("a pause", || {
+        let sent = sent.load(Ordering::Relaxed);
+        if sent != before.0 {
+            before = (sent, Instant::now());
+        }
+        before.0 > 0 && before.1.elapsed() > Duration::from_secs(2)
+    });
+    before.0
+}
+
 /// Runs `chatty join` against a flood; reads its output and measures its memory until it exits.
 fn measured(port: u16, args: &[&str], input: &str) -> Ended {
     let mut child = Command::new(CHATTY)
@@ -438,15 +451,8 @@ fn paused_output_applies_backpressure_to_server() {
         .expect("chatty join");
     let running = Running(child);
     // Backpressure must outlast the interval after which the client sends a heartbeat.
-    let sent_now = || sent.load(Ordering::Relaxed);
-    let mut before = (0, Instant::now());
-    Terminal::waits("a pause", || {
-        if sent_now() != before.0 {
-            before = (sent_now(), Instant::now());
-        }
-        before.0 > 0 && before.1.elapsed() > Duration::from_secs(2)
-    });
-    assert!(sent_now() < 100 * MIB, "{}", sent_now());
+    let sent = waits_for_pause(&sent);
+    assert!(sent < 100 * MIB, "{sent}");
     let memory = memory_peak(running.0.id()).expect("it runs");
     assert!(memory < MEMORY_MAX, "{memory}");
 }
@@ -461,15 +467,8 @@ fn stopped_terminal_applies_backpressure_to_server() {
     let Some(alice) = Terminal::join(port, "--name alice --ping-after 300ms") else { return };
     alice.shows("the flood", |rows| rows.iter().any(|row| row.contains("xxxx")));
     alice.presses("C-r");
-    let sent_now = || sent.load(Ordering::Relaxed);
-    let mut before = (0, Instant::now());
-    Terminal::waits("a pause", || {
-        if sent_now() != before.0 {
-            before = (sent_now(), Instant::now());
-        }
-        before.0 > 0 && before.1.elapsed() > Duration::from_secs(2)
-    });
-    assert!(sent_now() < 40 * MIB, "{}", sent_now());
+    let sent = waits_for_pause(&sent);
+    assert!(sent < 40 * MIB, "{sent}");
     let memory = memory_peak(alice.process_id()).expect("it runs");
     assert!(memory < MEMORY_MAX, "{memory}");
 }

@@ -103,12 +103,12 @@ impl DelayedChecks {
     /// `target` ended: its own and, where all attempts of a network count together, those of
     /// its network.
     pub(super) fn release_after(&mut self, now: Duration, target: &Target) {
-        self.release_next(now, target, 0);
-        if target.is_one_source {
-            let targets = self.networks.get(&target.network).cloned().unwrap_or_default();
-            for target in &targets {
-                self.release_next(now, target, 0);
-            }
+        if !target.is_one_source {
+            return self.release_next(now, target, 0);
+        }
+        let targets = self.networks.get(&target.network).cloned().unwrap_or_default();
+        for target in &targets {
+            self.release_next(now, target, 0);
         }
     }
 }
