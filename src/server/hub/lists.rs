@@ -38,7 +38,7 @@ pub(super) struct ListRequest {
     list: List,
 }
 
-/// What is listed. Rooms are named by key, since they may end meanwhile.
+/// The subject of a list. Rooms are named by key, since they may end meanwhile.
 #[derive(Debug)]
 pub(super) enum List {
     Rooms,

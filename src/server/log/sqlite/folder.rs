@@ -13,7 +13,7 @@ use crate::files::{check_own, open_own};
 
 const LOCK: &str = "lock";
 
-/// What was stored in the log, noted in the lock file beside it, so that lost data is noticed.
+/// The extent of the log, written to the lock file beside it, so that lost data is detected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Note {
     /// How often the log was opened.

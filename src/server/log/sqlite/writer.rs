@@ -75,7 +75,7 @@ pub(super) struct Writer {
     next_index: Instant,
 }
 
-/// What is known of the write lock.
+/// The state of the write lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lock {
     Free,
