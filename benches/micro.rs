@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use chatty::commands;
 use chatty::protocol::codec::LineCodec;
 use chatty::protocol::{Event, LINE_MAX, Message, Place, Stamp, Tags};
-use chatty::server::log::ReadRequest;
-use chatty::server::outbox::{Lines, Meter, Outbox};
-use chatty::server::passwords::Job;
+use chatty::server::auth::passwords::Job;
+use chatty::server::net::outbox::{Lines, Meter, Outbox};
+use chatty::server::store::ReadRequest;
 use chatty::server::turn::{ConnId, Sink, Turn};
 
 use common::{Simulation, take_all};

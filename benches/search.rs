@@ -12,10 +12,9 @@ use std::{env, fs, io::Write as _};
 
 use anyhow::Context as _;
 use chatty::protocol::{Key, Name, RoomName, Stamp};
-use chatty::server::log::sqlite::{Durability, FILE, Options, Retention, SqliteLog};
-use chatty::server::log::{
-    Batch, LastIds, Log as _, ReadRequest, Recipient, Record, SearchTerms, Thread, UserId,
-};
+use chatty::server::record::{Recipient, Record, UserId};
+use chatty::server::store::sqlite::{Durability, FILE, Options, Retention, SqliteLog};
+use chatty::server::store::{Batch, LastIds, Log as _, ReadRequest, SearchTerms, Thread};
 use rusqlite::Connection;
 
 const BATCH: u64 = 2000;

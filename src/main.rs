@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use chatty::client::{self, Exit, JoinArgs};
-use chatty::server::passwords;
+use chatty::server::auth::passwords;
 use chatty::server::{self, ServeArgs};
 use chatty::stdio;
 use clap::builder::Resettable;

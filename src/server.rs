@@ -1,12 +1,12 @@
 //! `chatty serve`: opens the listeners and the log, and runs the server loop until a
 //! shutdown signal arrives.
 //!
-//! From the network inwards: a [`connection`] owns one socket, whose bytes pass through a
-//! [`stream`] (plain TCP or TLS); its [`outbox`] holds the bytes that wait to be written.
-//! The [`reactor`] drains the sockets, passes each line to the [`hub`], commits the records
-//! of a [`turn`] to the [`log`], and then releases the turn's effects. [`limits`] declares
-//! every configurable limit, [`storage`] the location and retention of the log, and [`tls`]
-//! the certificate.
+//! From the network inwards: a [`net::connection`] owns one socket, whose bytes pass through
+//! a [`net::stream`] (plain TCP or TLS); its [`net::outbox`] holds the bytes that wait to be
+//! written. The [`reactor`] drains the sockets, passes each line to the [`hub`], commits the
+//! records of a [`turn`] to the [`store`], and then releases the turn's effects. [`limits`]
+//! declares every configurable limit, [`store::options`] the location and retention of the
+//! log, and [`net::tls`] the certificate.
 //!
 //! Graceful shutdown: the first SIGTERM or SIGINT stops accepting and makes the reactor send
 //! a farewell to every client, flush the outboxes and commit what is left. A second signal
@@ -29,39 +29,30 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::task::{spawn_blocking, unconstrained};
 
 use self::audit::{AuditLog, ThrottledWarning};
+use self::auth::passwords::Hashers;
 use self::hub::{Hub, Seed};
 use self::limits::Limits;
-use self::log::Snapshot;
-use self::log::memory::MemoryLog;
-use self::log::sqlite::{self, SqliteLog};
-use self::passwords::Hashers;
-use self::peer::Peer;
+use self::net::peer::Peer;
+use self::net::tls::{Identity, TlsArgs};
 use self::reactor::{Reactor, ReactorInput};
-use self::storage::StorageArgs;
-use self::tls::{Identity, TlsArgs};
+use self::store::Snapshot;
+use self::store::memory::MemoryLog;
+use self::store::options::StorageArgs;
+use self::store::sqlite::{self, SqliteLog};
 use crate::ignored_signals::{REPEAT, ignore_user_signals, is_ignored, unless_ignored};
 use crate::protocol::DEFAULT_PORT;
 use crate::scoped_ip::ScopedIp;
 use crate::stdio::reason;
 
-pub mod admission;
 pub mod audit;
-pub mod batch_delay;
-pub mod connection;
+pub mod auth;
 pub mod hub;
 pub mod limits;
-pub mod log;
-pub mod outbox;
-pub mod passwords;
-pub mod peer;
-pub mod rate_limit;
+pub mod net;
 pub mod reactor;
-pub mod storage;
-pub mod stream;
-pub mod timer;
-pub mod tls;
+pub mod record;
+pub mod store;
 pub mod turn;
-pub mod unsent;
 
 /// The options of `chatty serve`.
 #[derive(Debug, Args)]
@@ -441,7 +432,7 @@ impl SocketOptions {
         let socket = SockRef::from(stream);
         let _ = socket.set_tcp_keepalive(&self.keepalive);
         let _ = socket.set_tcp_user_timeout(Some(self.user_timeout));
-        unsent::bound(stream);
+        net::unsent::bound(stream);
     }
 }
 

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use chatty::protocol::Stamp;
 use chatty::protocol::codec::LineCodec;
+use chatty::server::auth::passwords::Job;
 use chatty::server::hub::{Hub, Input, Now, Seed};
 use chatty::server::limits::Limits;
-use chatty::server::log::memory::MemoryLog;
-use chatty::server::log::{ReadRequest, Snapshot};
-use chatty::server::outbox::{Lines, Outbox};
-use chatty::server::passwords::Job;
-use chatty::server::peer::Peer;
+use chatty::server::net::outbox::{Lines, Outbox};
+use chatty::server::net::peer::Peer;
+use chatty::server::store::memory::MemoryLog;
+use chatty::server::store::{ReadRequest, Snapshot};
 use chatty::server::turn::{ConnId, Sink, Turn};
 
 /// A morning in November 2026, in milliseconds.

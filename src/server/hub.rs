@@ -27,11 +27,6 @@ use serde::{Deserialize, Serialize};
 use slab::Slab;
 
 use super::limits::Limits;
-use super::log::{Change, Collection, LastIds, MembershipSpan, ReadResult, Snapshot, UserId};
-use super::outbox::Meter;
-use super::passwords::Outcome;
-use super::peer::Peer;
-use super::rate_limit::{Rate, RateLimiter};
 use super::turn::{Audience, ConnId, Origin, Topic, Turn};
 use crate::commands::Setting;
 use crate::protocol::codec::Frame;
@@ -39,6 +34,12 @@ use crate::protocol::{
     Cid, ErrorCode, Event, Farewell, Key, LINE_MAX, LOGIN_LINE_MAX, Name, Refusal, RoomName, Stamp,
     Tags, VERSION,
 };
+use crate::server::auth::passwords::Outcome;
+use crate::server::limits::rate_limit::{Rate, RateLimiter};
+use crate::server::net::outbox::Meter;
+use crate::server::net::peer::Peer;
+use crate::server::record::UserId;
+use crate::server::store::{Change, Collection, LastIds, MembershipSpan, ReadResult, Snapshot};
 
 mod accounts;
 mod audit;

@@ -2,13 +2,16 @@
 //! each. The limits of the protocol itself (line length, name length) cannot be configured;
 //! they are defined in `protocol.rs`.
 
+pub mod admission;
+pub mod rate_limit;
+
 use std::time::Duration;
 
 use clap::Args;
 
-use super::passwords::HashFile;
-use super::peer::Peer;
 use crate::protocol::units::{parse_duration, parse_size, parse_switch};
+use crate::server::auth::passwords::HashFile;
+use crate::server::net::peer::Peer;
 
 /// The limits of one server.
 #[derive(Debug, Clone, Args)]

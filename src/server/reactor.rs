@@ -15,10 +15,12 @@
 //! that are not stored yet are retried for `SAVE_TIMEOUT`.
 
 mod accept;
+pub mod batch_delay;
+mod log_writer;
 mod long_replies;
 mod panic_guard;
 mod reading;
-mod store;
+pub mod timer;
 mod writing;
 
 use std::cmp::Reverse;
@@ -32,24 +34,24 @@ use slab::Slab;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-use super::admission::Admission;
 use super::audit::{self, ThrottledWarning};
-use super::batch_delay::BatchDelay;
-use super::connection::{Connection, ReadyQueue};
 use super::hub::{Flow, Hub, Input, Now, Storage, storage_full};
 use super::limits::Limits;
-use super::log::{AppendError, Log, ReadResult};
-use super::outbox::Meter;
-use super::passwords::{Hashers, Outcome};
-use super::peer::Peer;
-use super::rate_limit::Rate;
-use super::timer::Timer;
-use super::tls::Offer;
 use super::turn::{ConnId, Sink as _, Turn};
 use crate::protocol::Stamp;
+use crate::server::auth::passwords::{Hashers, Outcome};
+use crate::server::limits::admission::Admission;
+use crate::server::limits::rate_limit::Rate;
+use crate::server::net::connection::{Connection, ReadyQueue};
+use crate::server::net::outbox::Meter;
+use crate::server::net::peer::Peer;
+use crate::server::net::tls::Offer;
+use crate::server::reactor::batch_delay::BatchDelay;
+use crate::server::reactor::timer::Timer;
+use crate::server::store::{AppendError, Log, ReadResult};
+use log_writer::LogWriter;
 use long_replies::{LongReplies, ReplyKind};
 use reading::READ_SIZE;
-use store::Store;
 
 /// A turn with more encoded lines than this, in bytes, is committed at once.
 const TURN_SIZE: usize = 256 << 10;
@@ -111,7 +113,7 @@ pub struct Reactor<L> {
     /// Number of connections that are being told why they were rejected.
     rejected: usize,
     hub: Hub,
-    store: Store<L>,
+    store: LogWriter<L>,
     hashers: Hashers,
     /// Limits how often panics are logged.
     panic_warning: ThrottledWarning,
@@ -178,7 +180,7 @@ impl<L: Log> Reactor<L> {
             admission: Admission::new(&limits, descriptors),
             rejected: 0,
             limits,
-            store: Store::new(log, start),
+            store: LogWriter::new(log, start),
             hashers,
             panic_warning: ThrottledWarning::default(),
             panic_on: None,

@@ -17,10 +17,11 @@ use std::sync::Arc;
 pub use audience::{Audience, Reader};
 use run::Run;
 
-use super::log::{Duplicate, ReadRequest, Record};
-use super::outbox::{Lines, Meter};
-use super::passwords::Job;
 use crate::protocol::{Cid, Event, Refusal, Tags};
+use crate::server::auth::passwords::Job;
+use crate::server::net::outbox::{Lines, Meter};
+use crate::server::record::Record;
+use crate::server::store::{Duplicate, ReadRequest};
 
 /// The id of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -466,7 +467,7 @@ impl Turn {
 mod tests {
     use super::*;
     use crate::protocol::{ErrorCode, Message, Name, Place, RoomName, Stamp};
-    use crate::server::log::{Recipient, UserId};
+    use crate::server::record::{Recipient, UserId};
     use std::collections::BTreeMap;
 
     #[derive(Default)]

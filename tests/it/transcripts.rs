@@ -33,13 +33,13 @@ use std::time::Duration;
 use chatty::protocol::Stamp;
 use chatty::protocol::codec::LineCodec;
 use chatty::protocol::units::parse_duration;
+use chatty::server::auth::passwords::{Job, Workspace};
 use chatty::server::hub::{Flow, Hub, Input, Now, Seed};
 use chatty::server::limits::Limits;
-use chatty::server::log::memory::MemoryLog;
-use chatty::server::log::{ReadRequest, Snapshot, Thread};
-use chatty::server::outbox::Lines;
-use chatty::server::passwords::{Job, Workspace};
-use chatty::server::peer::Peer;
+use chatty::server::net::outbox::Lines;
+use chatty::server::net::peer::Peer;
+use chatty::server::store::memory::MemoryLog;
+use chatty::server::store::{ReadRequest, Snapshot, Thread};
 use chatty::server::turn::{ConnId, Sink, Turn};
 use clap::{Args as _, FromArgMatches as _};
 

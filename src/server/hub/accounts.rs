@@ -15,7 +15,7 @@ use super::{
     Refusal, UserId, UserIx, refusal, send_farewell,
 };
 use crate::commands::Command;
-use crate::server::passwords::{Job, Secret};
+use crate::server::auth::passwords::{Job, Secret};
 
 #[derive(Debug)]
 pub(super) struct Account {
@@ -396,8 +396,8 @@ mod tests {
     use super::super::test_support::{connect, handle, say};
     use super::super::{Hub, Input, Limits, Seed};
     use super::*;
-    use crate::server::log::Snapshot;
-    use crate::server::passwords::Outcome;
+    use crate::server::auth::passwords::Outcome;
+    use crate::server::store::Snapshot;
 
     #[test]
     fn account_logs_in_when_its_name_is_no_longer_valid() {

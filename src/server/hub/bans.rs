@@ -17,7 +17,7 @@ use super::{
     UserIx, no_such_user, refusal, send_farewell,
 };
 use crate::protocol::name::is_name;
-use crate::server::peer::{Network, Peer};
+use crate::server::net::peer::{Network, Peer};
 
 /// A ban from a room or from the server.
 #[derive(Debug, Clone, Serialize, Deserialize)]

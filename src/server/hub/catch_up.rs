@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use super::{ConnId, Event, Farewell, Hub, Now, Phase, Tags, Turn, UserIx, messages::tags_of};
 use crate::protocol::{Cid, Key};
-use crate::server::log::{ReadRequest, ReadResult, Recipient, Record, Thread};
+use crate::server::record::{Recipient, Record};
+use crate::server::store::{ReadRequest, ReadResult, Thread};
 use crate::server::turn::Origin;
 
 /// How a user's messages are delivered.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Now, Settings};
 use crate::protocol::{Cid, Event, Refusal, Tags};
-use crate::server::log::Record;
+use crate::server::record::Record;
 use crate::server::turn::{ConnId, Origin, Turn};
 
 /// The context of one line: its time, its connection and the turn that gets the answer.

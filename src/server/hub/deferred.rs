@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use super::{ConnId, DeliveryMode, Event, Hub, Tags, Turn, UserIx};
-use crate::server::outbox::Lines;
+use crate::server::net::outbox::Lines;
 
 /// A deferred line; its bytes are shared by all users who wait for it.
 #[derive(Debug, Clone)]

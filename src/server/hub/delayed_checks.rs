@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::ConnId;
 use super::password_throttle::Target;
-use crate::server::passwords::Job;
+use crate::server::auth::passwords::Job;
 
 /// A check that waits.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ impl DelayedChecks {
 mod tests {
     use super::super::{Key, password_throttle::Guarded};
     use super::*;
-    use crate::server::passwords::Secret;
+    use crate::server::auth::passwords::Secret;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -192,7 +192,7 @@ mod tests {
     };
     use super::super::{Input, Limits, Turn};
     use super::*;
-    use crate::server::passwords::{HashFile, Outcome};
+    use crate::server::auth::passwords::{HashFile, Outcome};
 
     /// A hub with a room whose operator alice has no session, and whose member bob is a
     /// guest with a session.

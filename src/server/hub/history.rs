@@ -9,7 +9,8 @@ use super::{
 };
 use crate::commands::{HistoryRange, MessageTarget};
 use crate::protocol::Key;
-use crate::server::log::{self, Recipient, Record, Thread, UserId};
+use crate::server::record::{Recipient, Record, UserId};
+use crate::server::store::{self, Thread};
 
 /// A `/history` or `/search` whose rows are being read.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let (title, room, thread) = self.thread(user, thread)?;
         let (reader, hidden) = (self.users[user].id, self.hidden_from(user));
-        let read = log::ReadRequest {
+        let read = store::ReadRequest {
             thread,
             count: rows.count,
             size: usize::MAX,
@@ -55,7 +56,7 @@ impl Hub {
         &mut self,
         ctx: &mut Context<'_>,
         request: HistoryRequest,
-        read: log::ReadRequest,
+        read: store::ReadRequest,
     ) {
         if let Some(connection) = self.connection_mut(ctx.conn) {
             connection.pending = Some(Box::new(PendingRequest::Rows(request)));
@@ -106,7 +107,7 @@ impl Hub {
         &mut self,
         now: Now,
         conn: ConnId,
-        rows: &log::ReadResult,
+        rows: &store::ReadResult,
         turn: &mut Turn,
     ) {
         let Some(connection) = self.connection_mut(conn) else { return };
@@ -183,7 +184,7 @@ impl Hub {
 
 /// Returns the rows, or a refusal if the log could not be read: an empty result would hide
 /// messages that exist.
-fn readable(rows: &log::ReadResult) -> Result<&[Arc<Record>], Refusal> {
+fn readable(rows: &store::ReadResult) -> Result<&[Arc<Record>], Refusal> {
     if rows.has_failed {
         let text = "the server cannot read its storage; try again later";
         return refusal(ErrorCode::StorageFull, text);
@@ -195,7 +196,7 @@ fn readable(rows: &log::ReadResult) -> Result<&[Arc<Record>], Refusal> {
 mod tests {
     use super::super::test_support::{connect, handle, hub, message, say};
     use super::super::{Flow, Input, Limits};
-    use crate::server::log::ReadResult;
+    use crate::server::store::ReadResult;
 
     /// Returns the answer to a request of bob, who is kicked from #ops before the log is
     /// read.

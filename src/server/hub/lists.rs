@@ -11,7 +11,7 @@ use super::{
     Turn,
 };
 use crate::protocol::Refusal;
-use crate::server::outbox::Share;
+use crate::server::net::outbox::Share;
 
 /// A `/list` in progress.
 #[derive(Debug)]
@@ -204,7 +204,7 @@ mod tests {
     use super::super::{Input, Limits};
     use super::*;
     use crate::server::hub::Flow;
-    use crate::server::log::ReadResult;
+    use crate::server::store::ReadResult;
 
     /// A hub with `users` users, the first of whom is in `rooms` rooms with long topics.
     fn hub_with(users: u32, rooms: usize) -> Hub {

@@ -12,7 +12,7 @@ use super::{
     Context, ErrorCode, Event, Hub, Now, Refusal, Room, RoomIx, Tags, UserId, UserIx, no_such_user,
     refusal,
 };
-use crate::server::passwords::{Job, Secret, digest};
+use crate::server::auth::passwords::{Job, Secret, digest};
 
 /// The lock of a room and its invitations.
 #[derive(Debug, Default, Serialize, Deserialize)]

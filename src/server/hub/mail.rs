@@ -10,7 +10,8 @@ use super::{
     Cid, Collection, Context, ErrorCode, Event, Hub, Key, PendingRequest, Refusal, UserId, UserIx,
     no_such_user, refusal,
 };
-use crate::server::log::{self, Recipient, Record, Thread};
+use crate::server::record::{Recipient, Record};
+use crate::server::store::{self, Thread};
 
 /// The mailboxes of all accounts, by owner and by message.
 #[derive(Debug, Default)]
@@ -141,8 +142,13 @@ impl Hub {
         let ids = self.mail.of(user_id);
         let hidden = account.ignores.iter().map(|(ignored, _)| *ignored).collect();
         let thread = Thread::Ids { reader: user_id, ids: ids.clone() };
-        let query =
-            log::ReadRequest { thread, count: ids.len(), size: usize::MAX, after: Some(0), hidden };
+        let query = store::ReadRequest {
+            thread,
+            count: ids.len(),
+            size: usize::MAX,
+            after: Some(0),
+            hidden,
+        };
         let request = PendingRequest::Mail(MailRequest { cid: ctx.cid.take(), proof, ids });
         if let Some(connection) = self.connection_mut(ctx.conn) {
             connection.pending = Some(Box::new(request));
@@ -195,7 +201,7 @@ mod tests {
     use super::super::test_support::{connect, handle, hub, register, say};
     use super::super::{Flow, Input, Limits, ReadResult};
     use super::*;
-    use crate::server::passwords::Outcome;
+    use crate::server::auth::passwords::Outcome;
 
     #[test]
     fn mail_waits_while_the_log_cannot_be_read() {

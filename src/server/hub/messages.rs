@@ -10,7 +10,7 @@ use super::{
 };
 use crate::commands::MessageTarget;
 use crate::protocol::{Cid, Key, RoomName};
-use crate::server::log::{Recipient, Record, UserId};
+use crate::server::record::{Recipient, Record, UserId};
 
 /// Recent messages with a cid, by author: a repeated cid is deduplicated. Bounded in
 /// messages and in bytes of text, by the limits of the recent history in memory.

@@ -12,7 +12,7 @@ use super::{
     Cid, ConnId, Context, ErrorCode, Farewell, Hub, Name, Now, PendingRequest, Phase, Refusal,
     RoomName, Turn, UserIx, refusal,
 };
-use crate::server::passwords::{Job, Outcome, Secret};
+use crate::server::auth::passwords::{Job, Outcome, Secret};
 
 #[derive(Debug)]
 pub(super) struct PasswordRequest {
@@ -291,8 +291,8 @@ mod tests {
     };
     use super::super::{Flow, Frame, Input, LOGIN_LINE_MAX, Limits};
     use super::*;
-    use crate::server::log::ReadResult;
-    use crate::server::passwords::HashFile;
+    use crate::server::auth::passwords::HashFile;
+    use crate::server::store::ReadResult;
 
     fn hash_done(hub: &mut Hub, slot: u32, hash: &str) -> Delivered {
         handle(hub, slot, Input::Hashed(Outcome::Hashed(Some(hash.into())))).1

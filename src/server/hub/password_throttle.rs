@@ -203,7 +203,7 @@ impl Wait {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::rate_limit::tests::Draw;
+    use crate::server::limits::rate_limit::tests::Draw;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -4,7 +4,7 @@
 use super::history::HistoryRequest;
 use super::{Context, Event, Hub, Refusal, UserIx};
 use crate::protocol::{Key, SEARCH_MAX};
-use crate::server::log::{ReadRequest, SearchTerms, Thread};
+use crate::server::store::{ReadRequest, SearchTerms, Thread};
 
 impl Hub {
     pub(super) fn search(

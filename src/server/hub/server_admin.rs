@@ -13,7 +13,7 @@ use super::{
     Context, ErrorCode, Event, Farewell, Hub, Refusal, Tags, Topic, UserId, UserIx, no_such_user,
     refusal, send_farewell,
 };
-use crate::server::passwords::{Job, Secret, digest};
+use crate::server::auth::passwords::{Job, Secret, digest};
 
 impl Hub {
     /// Returns whether a user is a server operator.

@@ -21,7 +21,8 @@ use super::{
     refusal, send_farewell,
 };
 use crate::commands::{Command, Setting};
-use crate::server::log::{ReadRequest as LogQuery, Record, Thread};
+use crate::server::record::Record;
+use crate::server::store::{ReadRequest as LogQuery, Thread};
 
 /// SHA-256 of a session token; the only form in which a token is persisted.
 pub(super) type TokenHash = [u8; 32];

@@ -156,7 +156,7 @@ mod tests {
     use super::super::test_support::{connect, handle, hub, now, register, say};
     use super::super::{Flow, Frame, Input, Limits, Turn};
     use super::*;
-    use crate::server::passwords::Outcome;
+    use crate::server::auth::passwords::Outcome;
 
     fn line(text: &str) -> Input<'_> {
         Input::Frame(Frame::Line(text.into()))

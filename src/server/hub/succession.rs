@@ -145,7 +145,7 @@ mod tests {
     use super::super::{Input, Limits};
     use super::*;
     use crate::protocol::Key;
-    use crate::server::passwords::{HashFile, Outcome};
+    use crate::server::auth::passwords::{HashFile, Outcome};
 
     /// A hub where alice, a guest, has created #ops; carol, bob and dave have joined it in
     /// this order.

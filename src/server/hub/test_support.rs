@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::{ConnId, Flow, Hub, Input, Limits, Now, Seed, Turn};
 use crate::protocol::codec::Frame;
 use crate::protocol::{Cid, Name, RoomName, Stamp};
-use crate::server::log::{Change, ReadRequest, Recipient, Record, Snapshot, UserId};
-use crate::server::outbox::Lines;
-use crate::server::passwords::{Job, Outcome};
-use crate::server::peer::Peer;
+use crate::server::auth::passwords::{Job, Outcome};
+use crate::server::net::outbox::Lines;
+use crate::server::net::peer::Peer;
+use crate::server::record::{Recipient, Record, UserId};
+use crate::server::store::{Change, ReadRequest, Snapshot};
 use crate::server::turn::Sink;
 
 /// What one connection is sent, and what the hub requests.

@@ -12,12 +12,12 @@ use tokio::net::TcpStream;
 
 use super::{Reactor, Timeout};
 use crate::protocol::{Event, Farewell};
-use crate::server::admission::Verdict;
-use crate::server::connection::{Connection, Phase};
 use crate::server::hub::{Input, Now};
-use crate::server::log::Log;
-use crate::server::peer::Peer;
-use crate::server::stream::Transport;
+use crate::server::limits::admission::Verdict;
+use crate::server::net::connection::{Connection, Phase};
+use crate::server::net::peer::Peer;
+use crate::server::net::stream::Transport;
+use crate::server::store::Log;
 use crate::server::turn::{ConnId, Sink as _, Turn};
 
 /// With TLS enabled, a client that sends nothing for this time is greeted as a plain

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::{Reactor, ReactorInput};
-use crate::server::log::{Log, ReadRequest, ReadResult, Thread};
+use crate::server::store::{Log, ReadRequest, ReadResult, Thread};
 use crate::server::turn::ConnId;
 
 /// Number of long replies produced at the same time; each may use some megabytes.

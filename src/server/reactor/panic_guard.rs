@@ -10,7 +10,7 @@ use std::panic::{self, AssertUnwindSafe};
 
 use super::Reactor;
 use crate::server::hub::{Input, Now};
-use crate::server::log::Log;
+use crate::server::store::Log;
 use crate::server::turn::{ConnId, Turn};
 
 impl<L: Log> Reactor<L> {

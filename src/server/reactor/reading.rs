@@ -12,14 +12,14 @@ use std::io::ErrorKind;
 use std::mem;
 use std::time::{Duration, Instant};
 
-use super::store::Store;
+use super::log_writer::LogWriter;
 use super::writing::DRAINED;
 use super::{Reactor, Timeout};
 use crate::protocol::LINE_MAX;
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
-use crate::server::connection::Phase;
 use crate::server::hub::{Flow, Hub, Input, Now};
-use crate::server::log::Log;
+use crate::server::net::connection::Phase;
+use crate::server::store::Log;
 use crate::server::turn::{ConnId, Turn};
 
 /// Bytes read from one connection in one drain: large enough for a burst, small enough to be
@@ -267,7 +267,7 @@ fn handle<L: Log>(
     conn: ConnId,
     frame: &Frame<'_>,
     hub: &mut Hub,
-    store: &mut Store<L>,
+    store: &mut LogWriter<L>,
     turn: &mut Turn,
 ) -> Flow {
     // Borrowed: a line assembled from pieces must not be copied for this.

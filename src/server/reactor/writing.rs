@@ -5,11 +5,11 @@ use std::mem;
 use std::time::Duration;
 
 use super::{Reactor, ReactorInput, Timeout};
-use crate::server::connection::{Phase, Stall};
+use crate::server::auth::passwords::Job;
 use crate::server::hub::{Input, Now};
-use crate::server::log::{Log, ReadRequest};
-use crate::server::outbox::Lines;
-use crate::server::passwords::Job;
+use crate::server::net::connection::{Phase, Stall};
+use crate::server::net::outbox::Lines;
+use crate::server::store::{Log, ReadRequest};
 use crate::server::turn::{ConnId, Sink, Turn};
 
 /// Outbox limit that every connection has, however scarce memory is: a client that reads as

@@ -2,7 +2,7 @@
 
 use super::audience::{Audience, Reader};
 use super::{ConnId, Fanout, Range, Sink, Topic};
-use crate::server::outbox::Lines;
+use crate::server::net::outbox::Lines;
 
 /// Adjoining lines to one audience that are not pushed yet. Each reader still receives all its
 /// lines in order: before another line goes to one reader, that reader gets its share of the

@@ -8,13 +8,14 @@ use std::time::Duration;
 use chatty::commands::{self, Request};
 use chatty::protocol::codec::{Frame, LineCodec};
 use chatty::protocol::{ErrorCode, Event, Refusal, Stamp, Tags, text};
+use chatty::server::auth::passwords::{HashFile, Job, Outcome, Workspace};
 use chatty::server::hub::{Flow, Hub, Input, Now, Seed};
 use chatty::server::limits::Limits;
-use chatty::server::log::memory::MemoryLog;
-use chatty::server::log::{Change, Collection, ReadRequest, Record, Snapshot, Thread};
-use chatty::server::outbox::Lines;
-use chatty::server::passwords::{HashFile, Job, Outcome, Workspace};
-use chatty::server::peer::Peer;
+use chatty::server::net::outbox::Lines;
+use chatty::server::net::peer::Peer;
+use chatty::server::record::Record;
+use chatty::server::store::memory::MemoryLog;
+use chatty::server::store::{Change, Collection, ReadRequest, Snapshot, Thread};
 use chatty::server::turn::{ConnId, Sink, Turn};
 
 /// The source of random choices.

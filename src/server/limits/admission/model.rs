@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::{Admission, CLOSING_ALLOWANCE, Verdict};
 use crate::server::limits::Limits;
-use crate::server::peer::Peer;
-use crate::server::rate_limit::tests::Draw;
+use crate::server::limits::rate_limit::tests::Draw;
+use crate::server::net::peer::Peer;
 use crate::server::turn::ConnId;
 
 const STEPS: u32 = 1000;

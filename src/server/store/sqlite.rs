@@ -26,10 +26,10 @@ use clap::ValueEnum;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, ffi, params};
 
 use super::{
-    AppendError, Batch, Collection, Duplicate, LastIds, Log, ReadRequest, Recipient, Record, Reply,
-    Snapshot, Thread, UserId,
+    AppendError, Batch, Collection, Duplicate, LastIds, Log, ReadRequest, Reply, Snapshot, Thread,
 };
 use crate::protocol::{Cid, Name, RoomName, Stamp};
+use crate::server::record::{Recipient, Record, UserId};
 
 mod folder;
 mod readers;

@@ -108,7 +108,7 @@ fn nanos(time: Duration) -> u64 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::server) mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);

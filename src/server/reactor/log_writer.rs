@@ -11,13 +11,14 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::protocol::Stamp;
 use crate::server::audit;
 use crate::server::hub::{Hub, Storage};
-use crate::server::log::{AppendError, Batch, Duplicate, Log, ReadRequest, Record, Reply};
+use crate::server::record::Record;
+use crate::server::store::{AppendError, Batch, Duplicate, Log, ReadRequest, Reply};
 
 /// Interval of retries, and time for which writes must succeed before recovery is logged.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The log and the state of its refusals.
-pub(super) struct Store<L> {
+pub(super) struct LogWriter<L> {
     log: L,
     start: Instant,
     /// The reason and time of the last refused write, until writes have succeeded for a while.
@@ -39,7 +40,7 @@ enum RefusalReason {
     Locked,
 }
 
-impl<L: Log> Store<L> {
+impl<L: Log> LogWriter<L> {
     pub(super) fn new(log: L, start: Instant) -> Self {
         Self {
             log,

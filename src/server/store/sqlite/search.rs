@@ -11,8 +11,9 @@ use rusqlite::{Connection, params};
 
 use super::readers::collect;
 use super::{COLUMNS, read_number};
-use crate::server::log::terms::for_each_entry;
-use crate::server::log::{ReadRequest, Recipient, Record, Thread, UserId};
+use crate::server::record::{Recipient, Record, UserId};
+use crate::server::store::terms::for_each_entry;
+use crate::server::store::{ReadRequest, Thread};
 
 /// Private-use characters that begin the words for rooms and users; no word of a text contains
 /// them.

@@ -27,7 +27,8 @@ use super::folder::{Folder, Note, Opened, with_suffix};
 use super::{COLUMNS, Durability, Options, Retention, record, search, write_ceiling, write_last};
 use crate::files::open_own;
 use crate::protocol::{Cid, RoomName};
-use crate::server::log::{AppendError, Batch, Change, Duplicate, LastIds, Recipient, Record};
+use crate::server::record::{Recipient, Record};
+use crate::server::store::{AppendError, Batch, Change, Duplicate, LastIds};
 
 /// Writes to the database.
 #[derive(Debug)]
@@ -871,7 +872,8 @@ mod tests {
     use super::super::SqliteLog;
     use super::*;
     use crate::protocol::{Name, Stamp};
-    use crate::server::log::{Log as _, UserId};
+    use crate::server::record::UserId;
+    use crate::server::store::Log as _;
 
     const DAY: i64 = 24 * 60 * 60 * 1000;
 

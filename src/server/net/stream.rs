@@ -16,7 +16,7 @@ use tokio_rustls::rustls::{ServerConfig, ServerConnection};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
 
-use super::outbox::Outbox;
+use crate::server::net::outbox::Outbox;
 
 /// The first byte of a TLS connection: the type of a handshake record. No line of a plain
 /// client begins with it.

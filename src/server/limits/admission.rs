@@ -9,10 +9,10 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::limits::Limits;
-use super::peer::Peer;
-use super::rate_limit::{Rate, RateLimiter};
-use super::turn::ConnId;
+use crate::server::limits::Limits;
+use crate::server::limits::rate_limit::{Rate, RateLimiter};
+use crate::server::net::peer::Peer;
+use crate::server::turn::ConnId;
 
 /// Descriptors reserved for the log, the listeners, and connections that are being closed or
 /// rejected.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
-use super::log::Snapshot;
-use super::log::sqlite::{Durability, Options, Retention, SqliteLog};
 use crate::protocol::units::{parse_duration, parse_switch};
+use crate::server::store::Snapshot;
+use crate::server::store::sqlite::{Durability, Options, Retention, SqliteLog};
 
 /// The options of message storage.
 #[derive(Debug, Args)]

@@ -10,69 +10,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{Cid, Key, Message, Name, Place, RoomName, Stamp};
+use crate::protocol::{Key, Name};
+use crate::server::record::{Recipient, Record, UserId};
 
 pub mod memory;
-
+pub mod options;
 pub mod sqlite;
-
 pub mod terms;
 
 pub use terms::SearchTerms;
-
-/// The id of a user: an account, or a guest for one login. Ids are never reused, so nothing of
-/// one user ever belongs to another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct UserId(pub u64);
-
-/// The recipient of a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Recipient {
-    /// All members of a room.
-    Room(RoomName),
-    /// One user, with the name at that time.
-    Person(UserId, Name),
-}
-
-/// A message in the log: chat, an action, or a private message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// The position in the log. Growing, never reused.
-    pub id: u64,
-    /// When the message was accepted. Grows with the id, except when the clock was set back.
-    pub time: Stamp,
-    /// The author.
-    pub author: UserId,
-    /// The author's name at that time.
-    pub from: Name,
-    /// The recipient.
-    pub to: Recipient,
-    /// Whether it is an action (`/me`).
-    pub is_action: bool,
-    /// The text, without control characters.
-    pub text: Box<str>,
-    /// The client's own id for the line, by which repeats are deduplicated.
-    pub cid: Option<Cid>,
-}
-
-impl Record {
-    /// Returns the message as `reader` sees it.
-    #[must_use]
-    pub fn seen_by(&self, reader: UserId) -> Message<'_> {
-        let place = match &self.to {
-            Recipient::Room(room) => Place::Room(room.as_str()),
-            Recipient::Person(_, name) if self.author == reader => Place::ToPerson(name.as_str()),
-            Recipient::Person(..) => Place::ToMe,
-        };
-        let (from, is_action) = (self.from.as_str(), self.is_action);
-        Message { place, from, is_action, text: &self.text }
-    }
-
-    /// Returns the approximate size in memory, in bytes.
-    fn size(&self) -> usize {
-        size_of::<Self>() + self.text.len() + 64
-    }
-}
 
 /// The messages that a read selects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -438,6 +384,7 @@ mod tests {
     use super::memory::MemoryLog;
     use super::sqlite::{Durability, Options, Retention, SqliteLog};
     use super::*;
+    use crate::protocol::{RoomName, Stamp};
 
     const READER: UserId = UserId(7);
 

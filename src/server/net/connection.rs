@@ -17,12 +17,12 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_rustls::rustls::ServerConfig;
 
-use super::outbox::Outbox;
-use super::rate_limit::Bucket;
-use super::stream::{Stream, Transport};
-use super::unsent;
 use crate::protocol::LOGIN_LINE_MAX;
 use crate::protocol::codec::LineCodec;
+use crate::server::limits::rate_limit::Bucket;
+use crate::server::net::outbox::Outbox;
+use crate::server::net::stream::{Stream, Transport};
+use crate::server::net::unsent;
 
 /// The slots whose sockets became ready, filled by wakers and emptied by the server loop.
 #[derive(Debug, Default)]
@@ -390,7 +390,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::outbox::{Lines, Meter};
+    use crate::server::net::outbox::{Lines, Meter};
 
     /// A connection with more pending output than the kernel accepts, and its peer.
     async fn full() -> (Connection, std::net::TcpStream) {

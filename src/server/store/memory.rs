@@ -6,11 +6,9 @@ use std::sync::mpsc::{self, Receiver, SendError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::{
-    AppendError, Batch, Duplicate, Log, ReadRequest, ReadResult, Recipient, Record, Reply,
-    SCAN_MAX, Thread, UserId,
-};
+use super::{AppendError, Batch, Duplicate, Log, ReadRequest, ReadResult, Reply, SCAN_MAX, Thread};
 use crate::protocol::Key;
+use crate::server::record::{Recipient, Record, UserId};
 
 /// A log in memory, bounded in messages and bytes; beyond either limit the oldest messages are
 /// evicted.

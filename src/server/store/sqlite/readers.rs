@@ -14,7 +14,8 @@ use rusqlite::{Connection, InterruptHandle, OpenFlags, params};
 
 use super::{COLUMNS, read_last, record, search};
 use crate::server::audit::ThrottledWarning;
-use crate::server::log::{ReadRequest, ReadResult, Record, Reply, SCAN_MAX, Thread};
+use crate::server::record::Record;
+use crate::server::store::{ReadRequest, ReadResult, Reply, SCAN_MAX, Thread};
 
 /// How long a read waits for a lock held by another process; the server does not wait for it.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,0 +1,3 @@
+//! Secrets: passwords and their hashes.
+
+pub mod passwords;
