@@ -46,6 +46,7 @@ use crate::stdio::reason;
 
 pub mod audit;
 pub mod auth;
+pub mod clock;
 pub mod hub;
 pub mod limits;
 pub mod net;

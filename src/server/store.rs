@@ -246,16 +246,19 @@ pub enum Collection {
     Moderation,
     /// Membership spans of sessions, in chunks with numbers.
     Spans,
+    /// Connected sockets; see `Persisted::Everyone` of the hub.
+    Socket,
 }
 
 impl Collection {
     /// Every collection with its name in storage, which never changes.
-    pub const TABLE: [(Self, &'static str); 5] = [
+    pub const TABLE: [(Self, &'static str); 6] = [
         (Self::Session, "visit"),
         (Self::Account, "account"),
         (Self::Mail, "mail"),
         (Self::Moderation, "order"),
         (Self::Spans, "stays"),
+        (Self::Socket, "socket"),
     ];
 
     /// Returns the name in storage.

@@ -14,6 +14,7 @@ mod run;
 
 use std::sync::Arc;
 
+pub use super::net::ConnId;
 pub use audience::{Audience, Reader};
 use run::Run;
 
@@ -22,15 +23,6 @@ use crate::server::auth::passwords::Job;
 use crate::server::net::outbox::{Lines, Meter};
 use crate::server::record::Record;
 use crate::server::store::{Duplicate, ReadRequest};
-
-/// The id of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnId {
-    /// Index in the server's table of connections; reused.
-    pub slot: u32,
-    /// Distinguishes connections that used the same slot one after another.
-    pub generation: u32,
-}
 
 /// Why a line goes to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,52 +219,36 @@ impl Turn {
         self.new.iter().map(|at| self.postings[*at].record.clone()).collect()
     }
 
-    /// Produces the effects of a message posted by `conn`. They are dropped if its record
-    /// cannot be stored.
-    pub fn with_message(
-        &mut self,
-        record: Arc<Record>,
-        conn: ConnId,
-        is_tagged: bool,
-        effects: impl FnOnce(&mut Self),
-    ) {
+    /// Begins the effects of a message posted by `conn`, up to [`Self::end_message`]. They are
+    /// dropped if its record cannot be stored.
+    pub fn begin_message(&mut self, record: Arc<Record>, conn: ConnId, is_tagged: bool) {
         self.new.push(self.postings.len());
-        self.post(Posting { record, conn, is_tagged }, effects);
+        self.begin(Posting { record, conn, is_tagged });
     }
 
-    /// Produces the reply to a line that repeats an earlier cid (deduplication). If the first
-    /// line is in this turn, both are stored or refused together.
-    pub fn with_duplicate(
-        &mut self,
-        record: Arc<Record>,
-        conn: ConnId,
-        is_tagged: bool,
-        effects: impl FnOnce(&mut Self),
-    ) {
-        match self.find_new(record.id) {
-            Some(_) => self.post(Posting { record, conn, is_tagged }, effects),
-            None => effects(self),
+    /// Begins the reply to a line that repeats an earlier cid (deduplication), up to
+    /// [`Self::end_message`]. If the first line is in this turn, both are stored or refused
+    /// together.
+    pub fn begin_duplicate(&mut self, record: Arc<Record>, conn: ConnId, is_tagged: bool) {
+        if self.find_new(record.id).is_some() {
+            self.begin(Posting { record, conn, is_tagged });
         }
     }
 
-    /// Ends a message whose effects were interrupted by a panic.
+    /// Begins to show a message to a reader who requested it later, up to
+    /// [`Self::end_message`]. If it was posted in this turn, it is not shown unless it is stored.
+    pub fn begin_showing(&mut self, id: u64) {
+        self.with_message = self.find_new(id);
+    }
+
+    /// Ends the effects of a message, also after they were interrupted by a panic.
     pub fn end_message(&mut self) {
         self.with_message = None;
     }
 
-    /// Produces a message for a reader who requested it later. If it was posted in this turn, it
-    /// is not shown unless it is stored.
-    pub fn showing(&mut self, id: u64, effects: impl FnOnce(&mut Self)) {
-        self.with_message = self.find_new(id);
-        effects(self);
-        self.with_message = None;
-    }
-
-    fn post(&mut self, posting: Posting, effects: impl FnOnce(&mut Self)) {
+    fn begin(&mut self, posting: Posting) {
         self.postings.push(posting);
         self.with_message = Some(self.postings.len() - 1);
-        effects(self);
-        self.with_message = None;
     }
 
     /// Returns the posting of a message of this turn.
@@ -574,12 +550,17 @@ mod tests {
             let event = Event::Message(record.seen_by(UserId(1)));
             turn.send(conn(to), Origin::Reply, &Tags::default(), &event);
         };
-        turn.with_message(first.clone(), conn(0), false, |turn| show(turn, &first, 0));
-        turn.with_duplicate(first.clone(), conn(0), false, |turn| show(turn, &first, 0));
-        turn.with_message(second.clone(), conn(0), false, |turn| show(turn, &second, 0));
+        turn.begin_message(first.clone(), conn(0), false);
+        show(&mut turn, &first, 0);
+        turn.begin_duplicate(first.clone(), conn(0), false);
+        show(&mut turn, &first, 0);
+        turn.begin_message(second.clone(), conn(0), false);
+        show(&mut turn, &second, 0);
         for record in [record(7, "n7"), first, second] {
-            turn.showing(record.id, |turn| show(turn, &record, 1));
+            turn.begin_showing(record.id);
+            show(&mut turn, &record, 1);
         }
+        turn.end_message();
         assert_eq!(turn.records().iter().map(|record| record.id).collect::<Vec<_>>(), [8, 9]);
         turn
     }

@@ -9,8 +9,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{ErrorCode, Hub, Now, Refusal, Stamp, UserId, UserIx};
-use crate::commands::Command;
+use super::state::State;
+use super::state::users::UserIx;
+use crate::commands::{self, Command};
+use crate::protocol::{ErrorCode, Refusal, Stamp};
+use crate::server::clock::Now;
+use crate::server::record::UserId;
 
 /// Lines per second about one room operator.
 const USER_LINES_MAX: u32 = 5;
@@ -89,71 +93,60 @@ impl Audit {
     pub(super) fn due(&self) -> Option<Duration> {
         (self.suppressed > 0).then_some(self.since + SECOND)
     }
-}
 
-/// The text of a command that is audited, and whether it affects a room. The key of a
-/// locked room is left out.
-fn audited_action(command: Command<'_>) -> Option<(bool, String)> {
-    use Command as C;
-    match command {
-        C::Wall { .. } | C::Kill { .. } | C::Gban { .. } | C::Gunban { .. } => {
-            Some((false, command.to_string()))
-        }
-        C::Lock { .. } => Some((true, C::Lock { key: None }.to_string())),
-        C::Op { .. }
-        | C::Deop { .. }
-        | C::Kick { .. }
-        | C::Mute { .. }
-        | C::Unmute { .. }
-        | C::Ban { .. }
-        | C::Unban { .. }
-        | C::Unlock
-        | C::Invite { .. } => Some((true, command.to_string())),
-        _ => None,
-    }
-}
-
-impl Hub {
     /// Logs a command that was executed, if it is audited.
-    pub(super) fn audit_command(&mut self, now: Now, user: UserIx, command: Command<'_>) {
+    pub(super) fn note_command(
+        &mut self,
+        state: &State,
+        now: Now,
+        user: UserIx,
+        command: Command<'_>,
+    ) {
         // `user` no longer exists after `/quit`, which is not audited.
-        let Some((is_in_room, action)) = audited_action(command) else { return };
-        let person = self.users[user].id;
-        let limit = if self.is_server_operator(person) {
+        let Some((audit, action)) = command.audited() else { return };
+        let person = state.users[user].id;
+        let limit = if state.moderation.server().is_operator(person) {
             RateLimit::Unlimited
         } else {
             RateLimit::PerUser(person)
         };
-        let room = self.users[user].current.filter(|_| is_in_room);
-        let room = room.map(|room| format!(" in {}", self.rooms[room].name)).unwrap_or_default();
-        let actor = self.actor(user);
-        self.audit.note(now, limit, &format!("{actor}{room}: {action}"));
+        let room = state.connection_of(user).current.filter(|_| audit == commands::Audit::Room);
+        let room = room.map(|room| format!(" in {}", state.rooms[room].name)).unwrap_or_default();
+        let actor = actor(state, user);
+        self.note(now, limit, &format!("{actor}{room}: {action}"));
     }
 
     /// Logs the result of an `/oper`.
-    pub(super) fn note_oper(&mut self, now: Now, user: UserIx, refusal: Option<&Refusal>) {
+    pub(super) fn note_oper(
+        &mut self,
+        state: &State,
+        now: Now,
+        user: UserIx,
+        refusal: Option<&Refusal>,
+    ) {
         let result = match refusal {
             None => "is an operator now",
             Some(Refusal { code: ErrorCode::TooMany, .. }) => "too many operators",
             Some(_) => "wrong password",
         };
-        let line = format!("{}: /oper: {result}", self.actor(user));
-        self.audit.note(now, RateLimit::Unlimited, &line);
-    }
-
-    fn actor(&self, user: UserIx) -> String {
-        let kind = match self.accounts.of(self.users[user].id) {
-            Some(account) => format!("account {}", account.name),
-            None => "guest".to_owned(),
-        };
-        let from = self.users[user].peer.map(|peer| format!(", {}", peer.address));
-        format!("{} ({kind}{})", self.users[user].name, from.unwrap_or_default())
+        let line = format!("{}: /oper: {result}", actor(state, user));
+        self.note(now, RateLimit::Unlimited, &line);
     }
 
     /// Removes and returns the lines to be written to the server's log.
-    pub fn take_audit(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.audit.lines)
+    pub(super) fn take(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.lines)
     }
+}
+
+/// Describes who acted: name, account, address.
+fn actor(state: &State, user: UserIx) -> String {
+    let kind = match state.accounts.of(state.users[user].id) {
+        Some(account) => format!("account {}", account.name),
+        None => "guest".to_owned(),
+    };
+    let from = state.connection_of(user).peer.map(|peer| format!(", {}", peer.address));
+    format!("{} ({kind}{})", state.users[user].name, from.unwrap_or_default())
 }
 
 #[cfg(test)]

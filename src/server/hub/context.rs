@@ -1,60 +1,119 @@
-//! The context of the line that is being handled. It knows how to answer the line, but not
-//! what the line means.
+//! What the functions of the hub work with besides the state: a [`Context`] for any input, a
+//! [`Request`] for a line that gets an answer.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use super::{Now, Settings};
-use crate::protocol::{Cid, Event, Refusal, Tags};
+use super::audit::Audit;
+use super::caches::Caches;
+use super::state::State;
+use super::state::connections::{ConnectionIx, Settings};
+use crate::protocol::{Cid, ErrorCode, Event, Farewell, Refusal, Tags};
+use crate::server::clock::Now;
+use crate::server::limits::Limits;
+use crate::server::net::ConnId;
 use crate::server::record::Record;
-use crate::server::turn::{ConnId, Origin, Turn};
+use crate::server::turn::{Origin, Turn};
 
-/// The context of one line: its time, its connection and the turn that gets the answer.
-pub(super) struct Context<'t> {
+/// The time, the limits, and where output goes.
+pub(super) struct Context<'h> {
     pub(super) now: Now,
-    pub(super) conn: ConnId,
+    pub(super) limits: &'h Limits,
+    pub(super) caches: &'h mut Caches,
+    pub(super) audit: &'h mut Audit,
+    pub(super) turn: &'h mut Turn,
+}
+
+/// A line that is being handled, and gets an answer.
+pub(super) struct Request<'h> {
+    context: Context<'h>,
+    pub(super) socket: ConnId,
+    /// The connection of the socket.
+    pub(super) connection: ConnectionIx,
     pub(super) settings: Settings,
     pub(super) cid: Option<Cid>,
-    pub(super) turn: &'t mut Turn,
+}
+
+impl<'h> Deref for Request<'h> {
+    type Target = Context<'h>;
+
+    fn deref(&self) -> &Context<'h> {
+        &self.context
+    }
+}
+
+impl<'h> DerefMut for Request<'h> {
+    fn deref_mut(&mut self) -> &mut Context<'h> {
+        &mut self.context
+    }
 }
 
 impl Context<'_> {
+    /// The request of a socket, without a cid yet.
+    pub(super) fn request<'c>(&'c mut self, state: &State, socket: ConnId) -> Option<Request<'c>> {
+        let connection = state.connections.of(socket)?;
+        let settings = state.connections[connection].settings;
+        let Self { now, limits, caches, audit, turn } = self;
+        let context = Context { now: *now, limits, caches, audit, turn };
+        Some(Request { context, socket, connection, settings, cid: None })
+    }
+
+    /// Sends the farewell and closes the socket; `text` replaces the default text.
+    pub(super) fn send_farewell(&mut self, socket: ConnId, code: Farewell, text: Option<&str>) {
+        let text = text.unwrap_or(code.sentence());
+        let event = Event::Bye { code: code.as_str(), text };
+        self.turn.send(socket, Origin::Reply, &Tags::default(), &event);
+        self.turn.close(socket);
+    }
+}
+
+impl Request<'_> {
     /// Sends a line of the answer.
     pub(super) fn reply(&mut self, event: &Event<'_>) {
         self.reply_tagged(&Tags::default(), event);
     }
 
     pub(super) fn reply_tagged(&mut self, tags: &Tags<'_>, event: &Event<'_>) {
-        let tags = Tags { cid: self.cid.as_ref().map(Cid::as_str), ..*tags };
-        self.turn.send(self.conn, Origin::Reply, &self.settings.tags(&tags), event);
+        let Self { context, socket, settings, cid, .. } = self;
+        let tags = Tags { cid: cid.as_ref().map(Cid::as_str), ..*tags };
+        context.turn.send(*socket, Origin::Reply, &settings.tags(&tags), event);
+    }
+
+    /// Sends `[WORD TOKEN] text` with the session token, which only the connection has.
+    pub(super) fn reply_token(&mut self, word: &str, text: &str) {
+        const TOKEN: &str = "?"; // occurs neither in tags nor in words
+        let tags = Tags { cid: self.cid.as_ref().map(Cid::as_str), ..Tags::default() };
+        let mut line = Vec::new();
+        self.settings.tags(&tags).encode(&mut line);
+        Event::reply(word, TOKEN, text).encode(&mut line);
+        let at = line.iter().position(|byte| *byte == TOKEN.as_bytes()[0]).unwrap_or_default();
+        let socket = self.socket;
+        self.turn.send_bytes(socket, &line[..at]);
+        self.turn.send_token(socket);
+        self.turn.send_bytes(socket, &line[at + TOKEN.len()..]);
     }
 
     pub(super) fn refuse(&mut self, refusal: &Refusal) {
         self.reply(&Event::error(refusal));
     }
 
-    /// Runs `effects` as the effects of a new message; see [`Turn::with_message`].
-    pub(super) fn with_message(
-        &mut self,
-        record: &Arc<Record>,
-        effects: impl FnOnce(&mut Context<'_>),
-    ) {
-        let Self { now, conn, settings, cid, turn } = self;
-        turn.with_message(record.clone(), *conn, settings.tags, |turn| {
-            let cid = cid.clone();
-            effects(&mut Context { now: *now, conn: *conn, settings: *settings, cid, turn });
-        });
+    /// Runs `effects` as the effects of a new message; see [`Turn::begin_message`].
+    pub(super) fn with_message(&mut self, record: &Arc<Record>, effects: impl FnOnce(&mut Self)) {
+        let (socket, is_tagged) = (self.socket, self.settings.tags);
+        self.turn.begin_message(record.clone(), socket, is_tagged);
+        effects(self);
+        self.turn.end_message();
     }
+}
 
-    /// Runs `effects` as the answer to a deduplicated line; see [`Turn::with_duplicate`].
-    pub(super) fn with_duplicate(
-        &mut self,
-        record: &Arc<Record>,
-        effects: impl FnOnce(&mut Context<'_>),
-    ) {
-        let Self { now, conn, settings, cid, turn } = self;
-        turn.with_duplicate(record.clone(), *conn, settings.tags, |turn| {
-            let cid = cid.clone();
-            effects(&mut Context { now: *now, conn: *conn, settings: *settings, cid, turn });
-        });
-    }
+/// Refuses a line.
+pub(super) fn refusal<T>(
+    code: ErrorCode,
+    text: impl Into<std::borrow::Cow<'static, str>>,
+) -> Result<T, Refusal> {
+    Err(Refusal::new(code, text))
+}
+
+pub(super) fn no_such_user<T>(name: &str) -> Result<T, Refusal> {
+    refusal(ErrorCode::NoSuchUser, format!("{name} is not online"))
 }

@@ -17,6 +17,8 @@ pub struct Reader {
 /// membership changes.
 #[derive(Debug)]
 pub struct Audience {
+    /// The room, if it is the audience of one room, by a number that is never reused.
+    pub(super) room: Option<u64>,
     /// Sorted by connection, without duplicates.
     pub(super) readers: Vec<Reader>,
     pub(super) has_plain: bool,
@@ -26,12 +28,22 @@ pub struct Audience {
 impl Audience {
     /// Creates an audience of these readers; duplicates are removed.
     #[must_use]
-    pub fn new(mut readers: Vec<Reader>) -> Self {
+    pub fn new(readers: Vec<Reader>) -> Self {
+        Self::with_room(None, readers)
+    }
+
+    /// Creates the audience of a room, which is known by a number that is never reused.
+    #[must_use]
+    pub fn of_room(number: u64, readers: Vec<Reader>) -> Self {
+        Self::with_room(Some(number), readers)
+    }
+
+    fn with_room(room: Option<u64>, mut readers: Vec<Reader>) -> Self {
         readers.sort_unstable_by_key(|reader| reader.conn);
         readers.dedup_by_key(|reader| reader.conn);
         let has_tagged = readers.iter().any(|reader| reader.tags);
         let has_plain = readers.iter().any(|reader| !reader.tags);
-        Self { readers, has_plain, has_tagged }
+        Self { room, readers, has_plain, has_tagged }
     }
 
     /// Returns the index of a connection among the readers.

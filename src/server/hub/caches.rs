@@ -1,0 +1,57 @@
+//! What the hub derives from its state for delivery: audiences, lists, presence events that are
+//! being coalesced. Everything here can be built anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::state::pending::RoomList;
+use super::state::rooms::RoomIx;
+use crate::protocol::event::PresenceSummary;
+use crate::server::net::outbox::Meter;
+use crate::server::turn::Audience;
+
+/// Derived data; see the head of this file.
+#[derive(Debug, Default)]
+pub(super) struct Caches {
+    /// The audience of each room with the version of its members, indexed by room.
+    pub(super) audiences: Vec<Option<(u64, Arc<Audience>)>>,
+    /// The names of all rooms, sorted, with the version of the rooms.
+    pub(super) room_list: Option<(u64, Arc<RoomList>)>,
+    pub(super) presence: Coalesced,
+    /// Counts the bytes that wait for delivery.
+    pub(super) meter: Meter,
+}
+
+/// A room with the number that distinguishes it from others at the same index.
+pub(super) type RoomKey = (RoomIx, u64);
+
+/// Presence changes of large rooms since their last summary.
+#[derive(Debug, Default)]
+pub(super) struct Coalesced {
+    by_room: BTreeMap<RoomKey, PresenceSummary>,
+    /// When each summary is due.
+    deadlines: BTreeSet<(Duration, RoomKey)>,
+}
+
+impl Coalesced {
+    /// Returns the counts of a room, for which a summary is then due at this time at the latest.
+    pub(super) fn counts(&mut self, room: RoomKey, due: Duration) -> &mut PresenceSummary {
+        self.by_room.entry(room).or_insert_with(|| {
+            self.deadlines.insert((due, room));
+            PresenceSummary::default()
+        })
+    }
+
+    /// When the next summary is due.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.deadlines.first().map(|(due, _)| *due)
+    }
+
+    /// Removes and returns the next summary that is due.
+    pub(super) fn next(&mut self, now: Duration) -> Option<(RoomKey, PresenceSummary)> {
+        let (_, room) = *self.deadlines.first().filter(|(due, _)| *due <= now)?;
+        self.deadlines.pop_first();
+        Some((room, self.by_room.remove(&room)?))
+    }
+}

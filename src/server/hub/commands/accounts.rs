@@ -1,0 +1,254 @@
+//! Accounts: `/register`, `/passwd`, `/unregister`, and `/login` with a password. Waiting mail is
+//! delivered with the login.
+
+use std::sync::Arc;
+
+use super::bans::reject_banned;
+use super::login::{add_user, log_in_without_password, read_name, require_free_name};
+use super::logout::disconnect_user;
+use super::passwords::{check_password, hash_new, require_privacy};
+use crate::commands::Command;
+use crate::protocol::{ErrorCode, Event, Farewell, LOGIN_LINE_MAX, Name, Refusal};
+use crate::server::auth::passwords::Job;
+use crate::server::hub::context::{Request, refusal};
+use crate::server::hub::delivery::tags_of;
+use crate::server::hub::state::State;
+use crate::server::hub::state::accounts::{Account, Proof};
+use crate::server::hub::state::password_throttle::Guarded;
+use crate::server::hub::state::pending::{MailRequest, PendingRequest, Purpose};
+use crate::server::hub::state::users::UserIx;
+use crate::server::record::{Record, UserId};
+use crate::server::store::{ReadRequest, Thread};
+
+/// `/login`, or a bare name.
+pub(super) fn log_in(
+    state: &mut State,
+    req: &mut Request<'_>,
+    name: &str,
+    password: Option<&str>,
+) -> Result<(), Refusal> {
+    let result = read_name(state, name.trim(), None).and_then(|name| match password {
+        Some(_) => log_in_with_password(state, req, &name),
+        None => log_in_without_password(state, req, &name),
+    });
+    if result.is_err() {
+        state.connections.note_refused_login(req.connection);
+    }
+    result
+}
+
+fn log_in_with_password(
+    state: &mut State,
+    req: &mut Request<'_>,
+    name: &Name,
+) -> Result<(), Refusal> {
+    require_privacy(state, req)?;
+    let Some(account) = state.accounts.named(name.key()) else {
+        if let Some(hash) = req.limits.password.clone() {
+            // Without the server password a client must not learn which users are online.
+            let purpose = Purpose::LogInGuest(name.clone());
+            return check_password(state, req, purpose, Guarded::Server, Job::Check(hash.into()));
+        }
+        let advice = match require_free_name(state, name.clone(), None) {
+            Ok(_) => format!("type /login {name} without a password").into(),
+            Err(taken) => taken.text,
+        };
+        let text = format!("{name} is not registered; {advice}");
+        return refusal(ErrorCode::BadPassword, text);
+    };
+    let (proof, job) = check(account);
+    let at = Guarded::Account(proof.person);
+    check_password(state, req, Purpose::LogIn(proof), at, job)
+}
+
+/// `/register`.
+pub(super) fn register(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    password: &str,
+) -> Result<(), Refusal> {
+    require_privacy(state, req)?;
+    if let Some(account) = state.accounts.of(state.users[user].id) {
+        let text =
+            format!("{} is already registered to you; /passwd changes the password", account.name);
+        return refusal(ErrorCode::BadArgument, text);
+    }
+    if state.accounts.len() >= req.limits.max_accounts {
+        let text =
+            "the server has reached its limit of accounts; ask its administrator to raise it";
+        return refusal(ErrorCode::TooMany, text);
+    }
+    require_password_fits(&state.users[user].name, password)?;
+    hash_new(state, req, Purpose::Register)
+}
+
+/// `/passwd`.
+pub(super) fn change_password(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    password: &str,
+) -> Result<(), Refusal> {
+    require_privacy(state, req)?;
+    require_password_fits(&account_of(state, user)?.name, password)?;
+    hash_new(state, req, Purpose::Change)
+}
+
+/// `/unregister`.
+pub(super) fn unregister(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+) -> Result<(), Refusal> {
+    require_privacy(state, req)?;
+    let (proof, job) = check(account_of(state, user)?);
+    check_password(state, req, Purpose::Unregister, Guarded::Account(proof.person), job)
+}
+
+fn check(account: &Account) -> (Proof, Job) {
+    let proof = Proof { person: account.person, hash: account.hash.clone() };
+    (proof, Job::Check(account.hash.clone()))
+}
+
+fn account_of(state: &State, user: UserIx) -> Result<&Account, Refusal> {
+    let Some(account) = state.accounts.of(state.users[user].id) else {
+        let name = &state.users[user].name;
+        let text = format!("{name} is not registered; /register PASSWORD reserves it");
+        return refusal(ErrorCode::BadPassword, text);
+    };
+    Ok(account)
+}
+
+/// Refuses a password that does not fit into a `/login` line with the name; the line
+/// limit before login is [`LOGIN_LINE_MAX`].
+fn require_password_fits(name: &Name, password: &str) -> Result<(), Refusal> {
+    let most = LOGIN_LINE_MAX
+        - Command::Login { name: name.as_str(), password: Some("") }.to_string().len();
+    if password.len() <= most {
+        return Ok(());
+    }
+    let text = format!(
+        "password too long: with the name {name} it may have at most {most} bytes, to fit into \
+         /login"
+    );
+    refusal(ErrorCode::BadArgument, text)
+}
+
+/// Creates an account with the hash of its new password.
+pub(super) fn create_account(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    hash: Arc<str>,
+) {
+    state.register(user, hash);
+    let text = "this name is reserved for you; log in with /login NAME PASSWORD from now on";
+    req.reply(&Event::reply("REGISTERED", state.users[user].name.as_str(), text));
+}
+
+pub(super) fn change_hash(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    hash: Arc<str>,
+) {
+    if let Some(account) = state.accounts.set_hash(state.users[user].id, hash) {
+        req.reply(&Event::reply("PASSWD", account.name.as_str(), "password changed"));
+    }
+}
+
+/// Deletes the user's account; the user stays online as a guest.
+pub(super) fn delete_account(state: &mut State, req: &mut Request<'_>, user: UserIx) {
+    if let Some(account) = state.unregister(user) {
+        let text = "the name is no longer reserved";
+        req.reply(&Event::reply("UNREGISTERED", account.name.as_str(), text));
+    }
+}
+
+/// Logs in after a successful password check. Waiting mail is read from the log first,
+/// so that it is delivered in the same turn as the login.
+pub(super) fn log_in_account(
+    state: &mut State,
+    req: &mut Request<'_>,
+    proof: Proof,
+) -> Result<(), Refusal> {
+    if !may_log_in(state, req, &proof)? {
+        return Ok(());
+    }
+    let ids = state.mail.of(proof.person);
+    if ids.is_empty() {
+        take_over(state, req, proof.person);
+        return Ok(());
+    }
+    let ignores = state.relations.ignores_of(proof.person).iter();
+    let hidden = ignores.map(|ignored| ignored.person).collect();
+    let thread = Thread::Ids { reader: proof.person, ids: ids.clone() };
+    let count = ids.len();
+    let query = ReadRequest { thread, count, size: usize::MAX, after: Some(0), hidden };
+    let request = MailRequest { cid: req.cid.take(), proof, ids };
+    state.connections.wait_for(req.connection, PendingRequest::Mail(request));
+    let socket = req.socket;
+    req.turn.read(socket, query);
+    Ok(())
+}
+
+/// Completes a login: the mail follows the member list. Much may have changed while it
+/// was read.
+pub(super) fn log_in_with_mail(
+    state: &mut State,
+    req: &mut Request<'_>,
+    waiting: MailRequest,
+    records: &[Arc<Record>],
+) -> Result<(), Refusal> {
+    let user_id = waiting.proof.person;
+    if state.mail.of(user_id) != waiting.ids {
+        return log_in_account(state, req, waiting.proof); // more arrived meanwhile
+    }
+    if !may_log_in(state, req, &waiting.proof)? {
+        return Ok(());
+    }
+    take_over(state, req, user_id);
+    for record in records {
+        let event = Event::Row { time: record.time, message: record.seen_by(user_id) };
+        req.reply_tagged(&tags_of(record), &event);
+    }
+    // `/reply` answers the last author.
+    if let (Some(last), Some(user)) = (records.last(), state.users.find(user_id)) {
+        state.users.set_reply_target(user, last.author);
+    }
+    state.mail.empty(user_id);
+    Ok(())
+}
+
+/// Whether the proof may log in. A banned client gets a farewell and `false`.
+fn may_log_in(
+    state: &mut State,
+    req: &mut Request<'_>,
+    proof: &Proof,
+) -> Result<bool, Refusal> {
+    let name = unchanged_account(state, proof)?.name.clone();
+    Ok(!reject_banned(state, req, proof.person, &name))
+}
+
+/// The account, if its password has not changed since the check.
+fn unchanged_account<'s>(state: &'s State, proof: &Proof) -> Result<&'s Account, Refusal> {
+    let Some(account) = state.accounts.of(proof.person) else {
+        let text = "that name is no longer registered; type /login NAME";
+        return refusal(ErrorCode::BadPassword, text);
+    };
+    if account.hash != proof.hash {
+        let text = "the password has just been changed; type /login NAME PASSWORD again";
+        return refusal(ErrorCode::BadPassword, text);
+    }
+    Ok(account)
+}
+
+/// Brings an account online and replaces its earlier connection, if any.
+fn take_over(state: &mut State, req: &mut Request<'_>, person: UserId) {
+    let Some(name) = state.accounts.of(person).map(|account| account.name.clone()) else { return };
+    if let Some(user) = state.users.find(person) {
+        disconnect_user(state, req, user, (Farewell::Replaced, None), None);
+    }
+    add_user(state, req, person, &name);
+}

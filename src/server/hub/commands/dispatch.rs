@@ -1,0 +1,274 @@
+//! Dispatch: parses a frame and calls the function that executes its command. It does not
+//! know what a command does.
+
+use super::gate::Gate;
+use super::rights::{moderated_room, require_server_operator};
+use super::{
+    accounts, bans, history, locks, logout, moderation, people, rooms, server_admin, session, talk,
+};
+use crate::commands::{self, Command, Parsed, Setting};
+use crate::protocol::codec::Frame;
+use crate::protocol::tags::CidPrefix;
+use crate::protocol::text::{clean, is_blank_text};
+use crate::protocol::{Cid, ErrorCode, Event, Farewell, LINE_MAX, Refusal, Tags, VERSION};
+use crate::server::hub::context::{Request, refusal};
+use crate::server::hub::delivery::long_reply;
+use crate::server::hub::state::State;
+use crate::server::hub::state::connections::Phase;
+use crate::server::hub::state::moderation::Scope;
+use crate::server::hub::state::pending::Cursor;
+use crate::server::hub::state::users::UserIx;
+use crate::server::turn::Origin;
+
+/// Handles a line, or a frame that the codec rejected.
+pub(in crate::server::hub) fn handle_line(
+    state: &mut State,
+    gate: &mut Gate,
+    req: &mut Request<'_>,
+    frame: &Frame<'_>,
+) {
+    let is_greeting = state.connections[req.connection].is_greeting();
+    let (text, fault) = match frame {
+        Frame::Line(line) => (clean(line), None),
+        Frame::TooLong(head) => (String::from_utf8_lossy(head), Some(too_long())),
+        Frame::BadEncoding(head) => (String::from_utf8_lossy(head), Some(bad_encoding())),
+        Frame::Foreign => return,
+    };
+    let prefix = if req.settings.tags { CidPrefix::of(&text) } else { CidPrefix::Absent };
+    let parsed = match (prefix, fault) {
+        (CidPrefix::Present(cid, line), fault) => {
+            req.cid = Some(cid);
+            let empty = is_blank_text(line).then(|| bad_cid("a line must follow the cid"));
+            fault.or(empty).map_or_else(|| read(line, is_greeting), Err)
+        }
+        (_, Some(fault)) => Err(fault),
+        (CidPrefix::Malformed, None) => {
+            Err(bad_cid("a cid has 1 to 32 characters of A-Z a-z 0-9 _ -"))
+        }
+        (CidPrefix::Absent, None) if raw_len(frame) > LINE_MAX => Err(too_long()),
+        (CidPrefix::Absent, None) => read(&text, is_greeting),
+    };
+    if let Err(refusal) = parsed.and_then(|line| dispatch(state, gate, req, line)) {
+        req.refuse(&refusal);
+    }
+}
+
+fn dispatch(
+    state: &mut State,
+    gate: &mut Gate,
+    req: &mut Request<'_>,
+    line: Parsed<'_>,
+) -> Result<(), Refusal> {
+    match (state.connections[req.connection].phase, line) {
+        (_, Parsed::Nothing) | (Phase::Closing, _) => Ok(()),
+        (Phase::LoggedIn(user), Parsed::Say(text)) => {
+            state.users.mark_active(user, req.now.since_start);
+            talk::post(state, req, user, text, false)
+        }
+        (Phase::LoggedIn(user), Parsed::Command(command)) => {
+            if !gate.admits(state, req.socket, user, command)? {
+                return Ok(());
+            }
+            if command.is_activity() {
+                state.users.mark_active(user, req.now.since_start);
+            }
+            execute(state, gate, req, Some(user), command)?;
+            let now = req.now;
+            req.audit.note_command(state, now, user, command);
+            Ok(())
+        }
+        (Phase::Greeting { was_refused: false }, Parsed::Say(name)) => {
+            accounts::log_in(state, req, name, None)
+        }
+        (Phase::Greeting { .. }, Parsed::Command(command)) if command.row().before_login => {
+            execute(state, gate, req, None, command)
+        }
+        (Phase::Greeting { .. }, _) => Err(not_logged_in()),
+    }
+}
+
+/// Executes a command. `user` is `None` before login, when only the commands of
+/// [`commands::Row::before_login`] arrive here. The match is exhaustive, so that a command
+/// without an implementation does not compile.
+#[allow(clippy::too_many_lines)] // one arm per command
+fn execute(
+    state: &mut State,
+    gate: &mut Gate,
+    req: &mut Request<'_>,
+    user: Option<UserIx>,
+    command: Command<'_>,
+) -> Result<(), Refusal> {
+    let user = user.ok_or_else(not_logged_in);
+    match command {
+        Command::Login { name, password } => match user {
+            Ok(user) => already_logged_in(state, user, "/nick NAME changes your name"),
+            Err(_) => accounts::log_in(state, req, name, password),
+        },
+        Command::Resume { token, after, time } => match user {
+            Ok(user) => already_logged_in(state, user, "/resume works only before login"),
+            Err(_) => session::resume(state, req, token, Cursor { after, time }),
+        },
+        Command::Help { command } => help(req, command),
+        Command::Set { change } => {
+            set(state, req, change);
+            Ok(())
+        }
+        Command::Ping { token } => {
+            req.reply(&Event::reply("PONG", token.unwrap_or_default(), ""));
+            Ok(())
+        }
+        Command::Version => {
+            let version = concat!("chatty ", env!("CARGO_PKG_VERSION"));
+            req.reply(&Event::reply("VERSION", VERSION, version));
+            Ok(())
+        }
+        Command::Quit { reason } => {
+            quit(state, req, reason);
+            Ok(())
+        }
+        Command::Register { password } => accounts::register(state, req, user?, password),
+        Command::Passwd { password } => accounts::change_password(state, req, user?, password),
+        Command::Unregister { .. } => accounts::unregister(state, req, user?),
+        Command::Op { name } => moderation::promote(state, req, user?, name),
+        Command::Deop { name } => moderation::demote(state, req, user?, name),
+        Command::Kick { name, reason } => moderation::kick(state, req, user?, name, reason),
+        Command::Mute { name, time } => moderation::mute(state, req, user?, name, time),
+        Command::Unmute { name } => moderation::unmute(state, req, user?, name),
+        Command::Ban { whom, time, reason } => {
+            let user = user?;
+            let room = Scope::Room(moderated_room(state, user)?);
+            bans::ban(state, req, user, room, (whom, time, reason))
+        }
+        Command::Unban { whom } => {
+            let room = Scope::Room(moderated_room(state, user?)?);
+            bans::unban(state, req, room, whom)
+        }
+        Command::Bans => {
+            let room = Scope::Room(moderated_room(state, user?)?);
+            bans::send_bans(state, req, room);
+            Ok(())
+        }
+        Command::Oper { .. } => server_admin::oper(state, req),
+        Command::Wall { text } => server_admin::wall(state, req, user?, text),
+        Command::Kill { name, reason } => server_admin::kill(state, req, user?, name, reason),
+        Command::Gban { whom, time, reason } => {
+            let user = user?;
+            require_server_operator(state, user)?;
+            bans::ban(state, req, user, Scope::Server, (whom, time, reason))
+        }
+        Command::Gunban { whom } => {
+            require_server_operator(state, user?)?;
+            bans::unban(state, req, Scope::Server, whom)
+        }
+        Command::Gbans => {
+            require_server_operator(state, user?)?;
+            bans::send_bans(state, req, Scope::Server);
+            Ok(())
+        }
+        Command::Lock { key } => locks::lock(state, req, user?, key),
+        Command::Unlock => locks::unlock(state, req, user?),
+        Command::Invite { name } => locks::invite(state, req, user?, name),
+        Command::Session => {
+            let user = user?;
+            let new_token = gate.take_token(state, user);
+            session::session(state, req, user, new_token);
+            Ok(())
+        }
+        Command::Msg { to, text } => talk::message(state, req, user?, to, text),
+        Command::Reply { text } => talk::reply(state, req, user?, text),
+        Command::Query { name } => talk::query(state, req, name),
+        Command::Me { text } => talk::post(state, req, user?, text, true),
+        Command::Who { room } => rooms::who(state, req, room),
+        Command::Whois { name } => people::whois(state, req, user?, name),
+        Command::Join { room, key } => rooms::join(state, req, user?, room, key),
+        Command::Part { room, reason } => rooms::part(state, req, user?, room, reason),
+        Command::List => {
+            long_reply::send_room_list(state, req);
+            Ok(())
+        }
+        Command::Topic { text } => rooms::topic(state, req, user?, text),
+        Command::History { rows, thread } => history::history(state, req, user?, rows, thread),
+        Command::Search { text, room } => history::search(state, req, user?, text, room),
+        Command::Nick { name } => people::rename(state, req, user?, name),
+        Command::Away { text } => {
+            people::away(state, req, user?, text);
+            Ok(())
+        }
+        Command::Back => {
+            people::back(state, req, user?);
+            Ok(())
+        }
+        Command::Ignore { name } => people::ignore(state, req, user?, name),
+        Command::Unignore { name } => people::unignore(state, req, user?, name),
+    }
+}
+
+fn set(state: &mut State, req: &mut Request<'_>, change: Option<(Setting, bool)>) {
+    let before = req.settings;
+    if let Some((setting, is_on)) = change {
+        state.set(req.connection, setting, is_on);
+        req.settings.set(setting, is_on);
+    }
+    let words = Setting::TABLE
+        .map(|(setting, word)| format!("{word}={}", commands::on_off(req.settings.get(setting))));
+    // The answer to a line with a cid carries the cid, even if that line turned tags off.
+    req.settings.tags |= before.tags && req.cid.is_some();
+    req.reply(&Event::reply("SET", &words.join(" "), ""));
+}
+
+fn quit(state: &mut State, req: &mut Request<'_>, reason: Option<&str>) {
+    let tags = Tags { cid: req.cid.as_ref().map(Cid::as_str), ..Tags::default() };
+    let tags = req.settings.tags(&tags);
+    let bye = Event::Bye { code: Farewell::Quit.as_str(), text: Farewell::Quit.sentence() };
+    let socket = req.socket;
+    req.turn.send(socket, Origin::Reply, &tags, &bye);
+    logout::leave(state, req, socket, None, reason);
+}
+
+/// Parses a line. Before login, a command that needs a login is refused as such even if
+/// its arguments are invalid.
+fn read(line: &str, is_greeting: bool) -> Result<Parsed<'_>, Refusal> {
+    let needs_login = || commands::row_of(line).is_some_and(|row| !row.before_login);
+    if is_greeting && needs_login() { Err(not_logged_in()) } else { commands::parse(line) }
+}
+
+fn not_logged_in() -> Refusal {
+    Refusal::new(ErrorCode::NotLoggedIn, "you are not logged in yet; type /login NAME")
+}
+
+fn already_logged_in(state: &State, user: UserIx, advice: &str) -> Result<(), Refusal> {
+    let text = format!("you are already logged in as {}; {advice}", state.users[user].name);
+    refusal(ErrorCode::BadArgument, text)
+}
+
+fn help(req: &mut Request<'_>, command: Option<&str>) -> Result<(), Refusal> {
+    let rows: Vec<String> = match command {
+        None => commands::TABLE.iter().map(commands::Row::help_row).collect(),
+        Some(name) => {
+            let name = name.strip_prefix('/').unwrap_or(name);
+            commands::find(name).ok_or_else(|| commands::unknown(name))?.help_rows()
+        }
+    };
+    req.reply(&Event::reply("HELP", &rows.len().to_string(), ""));
+    for row in &rows {
+        req.reply(&Event::Help(row));
+    }
+    Ok(())
+}
+
+fn raw_len(frame: &Frame<'_>) -> usize {
+    if let Frame::Line(line) = frame { line.len() } else { 0 }
+}
+
+fn too_long() -> Refusal {
+    let text = format!("not sent: longer than {LINE_MAX} bytes; split it");
+    Refusal::new(ErrorCode::TooLong, text)
+}
+
+fn bad_encoding() -> Refusal {
+    Refusal::new(ErrorCode::BadEncoding, "not sent: the line is not valid UTF-8")
+}
+
+fn bad_cid(problem: &'static str) -> Refusal {
+    Refusal::new(ErrorCode::BadArgument, problem)
+}

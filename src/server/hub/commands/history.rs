@@ -1,0 +1,144 @@
+//! `/history` and `/search`, which read the log. Permissions are checked here and again when
+//! the rows arrive; the log is read outside the hub, and the rows return as an input.
+
+use std::sync::Arc;
+
+use super::rights::{room_in, room_of};
+use crate::commands::{HistoryRange, MessageTarget};
+use crate::protocol::{ErrorCode, Event, Key, Refusal, RoomName, SEARCH_MAX};
+use crate::server::hub::context::{Request, refusal};
+use crate::server::hub::delivery::catch_up::hidden_from;
+use crate::server::hub::delivery::tags_of;
+use crate::server::hub::state::State;
+use crate::server::hub::state::connections::Query;
+use crate::server::hub::state::pending::{HistoryRequest, PendingRequest};
+use crate::server::hub::state::rooms::RoomIx;
+use crate::server::hub::state::users::UserIx;
+use crate::server::record::{Recipient, Record, UserId};
+use crate::server::store::{ReadRequest, SearchTerms, Thread};
+
+/// `/history`.
+pub(super) fn history(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    rows: HistoryRange,
+    thread: Option<MessageTarget<'_>>,
+) -> Result<(), Refusal> {
+    let (title, room, thread) = resolve(state, req, user, thread)?;
+    let (reader, hidden) = (state.users[user].id, hidden_from(state, user));
+    let (count, after) = (rows.count, rows.after);
+    let read = ReadRequest { thread, count, size: usize::MAX, after, hidden };
+    let (word, cid, title) = ("HISTORY", req.cid.take(), Some(title));
+    request_rows(state, req, HistoryRequest { word, title, room, reader, cid }, read);
+    Ok(())
+}
+
+/// `/search`. The rooms and the user whose messages may be found are decided here;
+/// the log only searches.
+pub(super) fn search(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    text: &str,
+    room: Option<&str>,
+) -> Result<(), Refusal> {
+    let room = room.map(|room| room_of(state, user, room)).transpose()?;
+    let mine = || state.memberships.rooms_of(user).to_vec();
+    let rooms = room.map_or_else(mine, |room| vec![room]);
+    let rooms = rooms.into_iter().map(|room| state.rooms[room].name.key().clone()).collect();
+    let terms = SearchTerms::parse(text);
+    if terms.is_empty() {
+        req.reply(&Event::reply("SEARCH", "0", ""));
+        return Ok(());
+    }
+    let (reader, is_private_too) = (state.users[user].id, room.is_none());
+    let thread = Thread::Search { reader, rooms, is_private_too, terms };
+    let hidden = hidden_from(state, user);
+    let room = room.map(|room| state.rooms[room].name.clone());
+    let (word, cid, title) = ("SEARCH", req.cid.take(), None);
+    let read = ReadRequest { thread, count: SEARCH_MAX, size: usize::MAX, after: None, hidden };
+    request_rows(state, req, HistoryRequest { word, title, room, reader, cid }, read);
+    Ok(())
+}
+
+/// Requests rows of the log. The connection waits until they are sent.
+fn request_rows(
+    state: &mut State,
+    req: &mut Request<'_>,
+    request: HistoryRequest,
+    read: ReadRequest,
+) {
+    state.connections.wait_for(req.connection, PendingRequest::Rows(request));
+    let socket = req.socket;
+    req.turn.read(socket, read);
+}
+
+/// Resolves a target to its title in the answer, its room, and its thread in the log.
+fn resolve(
+    state: &State,
+    req: &Request<'_>,
+    user: UserIx,
+    target: Option<MessageTarget<'_>>,
+) -> Result<(String, Option<RoomName>, Thread), Refusal> {
+    let (me, connection) = (state.users[user].id, &state.connections[req.connection]);
+    let room = |room: RoomIx| {
+        let name = &state.rooms[room].name;
+        (name.to_string(), Some(name.clone()), Thread::Room(name.key().clone()))
+    };
+    match (target, connection.query, connection.current) {
+        (Some(MessageTarget::Room(name)), ..) => Ok(room(room_of(state, user, name)?)),
+        (Some(MessageTarget::Person(name)), ..) => Ok(private_thread(state, me, name)),
+        (None, Query::On(other), _) if let Some(other) = state.users.find(other) => {
+            Ok(private_thread(state, me, state.users[other].name.as_str()))
+        }
+        (None, Query::Off, Some(current)) => Ok(room(current)),
+        (None, ..) => {
+            refusal(ErrorCode::NotInRoom, "you have no current room; name a room or a user")
+        }
+    }
+}
+
+fn private_thread(
+    state: &State,
+    reader: UserId,
+    name: &str,
+) -> (String, Option<RoomName>, Thread) {
+    let other = state.users.named(name).map(|user| &state.users[user]);
+    let owner = state.accounts.named(&Key::fold(name)).map(|account| account.person);
+    let title = other.map_or(name, |other| other.name.as_str()).to_owned();
+    let other_id = other.map(|other| other.id).or(owner);
+    (title, None, Thread::Private { reader, other: Key::fold(name), other_id })
+}
+
+/// Sends the rows that a user has requested, if they may still read them.
+pub(super) fn send_history(
+    state: &State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    request: &HistoryRequest,
+    rows: &[Arc<Record>],
+) -> Result<(), Refusal> {
+    // The user may have left or been banned while the log was read.
+    if let Some(room) = &request.room {
+        room_of(state, user, room.as_str())?;
+    }
+    let may_read = |record: &&Arc<Record>| match &record.to {
+        Recipient::Room(name) if request.room.is_none() => {
+            room_in(state, user, name.key()).is_some()
+        }
+        _ => true,
+    };
+    let rows: Vec<&Arc<Record>> = rows.iter().filter(may_read).collect();
+    let count = rows.len();
+    let args = match &request.title {
+        Some(title) => format!("{title} {count}"),
+        None => count.to_string(),
+    };
+    req.reply(&Event::reply(request.word, &args, ""));
+    for record in rows {
+        let message = record.seen_by(request.reader);
+        req.reply_tagged(&tags_of(record), &Event::Row { time: record.time, message });
+    }
+    Ok(())
+}

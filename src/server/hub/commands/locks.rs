@@ -1,0 +1,122 @@
+//! Locked rooms: `/lock`, `/unlock`, `/invite`. A locked room can be joined by those who were
+//! invited, by its operators, and with the key if there is one.
+
+use std::sync::Arc;
+
+use super::bans::require_not_banned;
+use super::rights::{is_server_operator, moderated_room, operators_online};
+use crate::protocol::{ErrorCode, Event, Refusal, Tags};
+use crate::server::auth::passwords::digest;
+use crate::server::clock::Now;
+use crate::server::hub::context::{Request, no_such_user, refusal};
+use crate::server::hub::delivery::send_to_user;
+use crate::server::hub::state::State;
+use crate::server::hub::state::moderation::Scope;
+use crate::server::hub::state::rooms::{LOBBY, RoomIx};
+use crate::server::hub::state::users::UserIx;
+
+/// How a user can join a room.
+#[derive(Debug)]
+pub(super) enum Entry {
+    Open,
+    /// With the key that has this digest.
+    ByKey(Arc<str>),
+}
+
+/// `/lock`, also to change the key.
+pub(super) fn lock(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    key: Option<&str>,
+) -> Result<(), Refusal> {
+    let room = moderated_room(state, user)?;
+    let is_by_server = is_server_operator(state, state.users[user].id);
+    let key = key.map(digest);
+    state.moderation.lock(state.rooms[room].moderation, key.as_deref(), is_by_server);
+    let who_can_join = match key {
+        Some(_) => "only invited people or those with the key can join",
+        None => "only invited people can join",
+    };
+    // The messages outlive the room; the lock does not.
+    let end = if room == LOBBY {
+        ""
+    } else {
+        "; the lock ends with the last member, then anyone can join and read /history"
+    };
+    let text = format!("{who_can_join}{end}");
+    req.reply(&Event::reply("LOCKED", &state.rooms[room].name.to_string(), &text));
+    Ok(())
+}
+
+/// `/unlock`.
+pub(super) fn unlock(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+) -> Result<(), Refusal> {
+    let room = moderated_room(state, user)?;
+    let was_locked = state.moderation.unlock(state.rooms[room].moderation);
+    let text = if was_locked { "" } else { "nothing changed: the room was not locked" };
+    req.reply(&Event::reply("UNLOCKED", &state.rooms[room].name.to_string(), text));
+    Ok(())
+}
+
+/// `/invite`. An invited user who ignores the sender is not notified.
+pub(super) fn invite(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    name: &str,
+) -> Result<(), Refusal> {
+    let room = moderated_room(state, user)?;
+    let Some(other) = state.users.named(name) else { return no_such_user(name) };
+    if state.memberships.is_member(other, room) {
+        let (name, room) = (&state.users[other].name, &state.rooms[room].name);
+        return refusal(ErrorCode::BadArgument, format!("{name} is already in {room}"));
+    }
+    state.drop_expired(req.now, Scope::Room(room));
+    let (me, user_id) = (state.users[user].id, state.users[other].id);
+    let max = req.limits.max_invited;
+    if !state.moderation.invite(state.rooms[room].moderation, user_id, max) {
+        let text = format!("{max} invitations are open, the maximum; /unlock cancels them");
+        return refusal(ErrorCode::TooMany, text);
+    }
+    let room_name = state.rooms[room].name.to_string();
+    let args = format!("{room_name} {}", state.users[other].name);
+    req.reply(&Event::reply("INVITED", &args, ""));
+    if !state.relations.ignores(user_id, me) {
+        let by = state.users[user].name.clone();
+        let event = Event::reply("INVITATION", &room_name, by.as_str());
+        send_to_user(state, req, other, &Tags::default(), &event);
+    }
+    Ok(())
+}
+
+/// Checks whether a user may join an existing room, except for the key.
+pub(super) fn require_entry(
+    state: &State,
+    now: Now,
+    user: UserIx,
+    room: RoomIx,
+) -> Result<Entry, Refusal> {
+    require_not_banned(state, now, user, room)?;
+    let moderation = state.moderation_in(Scope::Room(room));
+    let (me, lock) = (state.users[user].id, moderation.lock());
+    let has_access =
+        lock.is_invited(me) || moderation.is_operator(me) || is_server_operator(state, me);
+    match lock.key() {
+        _ if !lock.is_on() || has_access => Ok(Entry::Open),
+        Some(key) => Ok(Entry::ByKey(key.clone())),
+        None => Err(locked_out(state, room, "")),
+    }
+}
+
+/// Returns the refusal to join a locked room.
+pub(super) fn locked_out(state: &State, room: RoomIx, hint: &str) -> Refusal {
+    let name = &state.rooms[room].name;
+    let operators = operators_online(state, room);
+    let invite_hint = operators.map(|names| format!("; {names} can /invite you"));
+    let text = format!("{name} is locked{hint}{}", invite_hint.unwrap_or_default());
+    Refusal::new(ErrorCode::Forbidden, text)
+}

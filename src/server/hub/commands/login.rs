@@ -1,0 +1,128 @@
+//! Login of guests, and names: which are valid and free. Logins with a password are in
+//! `accounts.rs`.
+
+use super::bans::reject_banned;
+use super::locks::{Entry, require_entry};
+use super::rooms::enter_checked;
+use crate::protocol::{ErrorCode, Event, Key, Name, Refusal};
+use crate::server::hub::context::{Request, refusal};
+use crate::server::hub::state::State;
+use crate::server::hub::state::rooms::LOBBY;
+use crate::server::hub::state::users::UserIx;
+use crate::server::record::UserId;
+
+/// Logs in with a name and without a password.
+pub(super) fn log_in_without_password(
+    state: &mut State,
+    req: &mut Request<'_>,
+    name: &Name,
+) -> Result<(), Refusal> {
+    if state.accounts.named(name.key()).is_some() {
+        let text = format!(
+            "{name} is registered; type /login {name} PASSWORD, or choose another name with \
+             /login NAME"
+        );
+        return refusal(ErrorCode::BadPassword, text);
+    }
+    if req.limits.password.is_some() {
+        let text = format!("this server needs a password; type /login {name} PASSWORD");
+        return refusal(ErrorCode::BadPassword, text);
+    }
+    let name = require_free_name(state, name.clone(), None)?;
+    log_in_guest(state, req, &name);
+    Ok(())
+}
+
+/// Logs in a guest unless they are banned.
+pub(super) fn log_in_guest(state: &mut State, req: &mut Request<'_>, name: &Name) {
+    let user_id = state.users.next_id();
+    if !reject_banned(state, req, user_id, name) {
+        add_user(state, req, user_id, name);
+    }
+}
+
+/// Creates the user of this connection and joins them to the lobby.
+pub(super) fn add_user(state: &mut State, req: &mut Request<'_>, user_id: UserId, name: &Name) {
+    let user = state.log_in(req.now, req.connection, user_id, name);
+    // A user who is banned or locked out of #lobby stays logged in, in no room.
+    match require_entry(state, req.now, user, LOBBY) {
+        Ok(Entry::Open) => {
+            req.reply(&Event::reply("WELCOME", name.as_str(), "you are in #lobby"));
+            enter_checked(state, req, user, LOBBY);
+        }
+        Ok(Entry::ByKey(_)) => {
+            let text = "#lobby is locked; /join #lobby KEY, or another room";
+            req.reply(&Event::reply("WELCOME", name.as_str(), text));
+        }
+        Err(Refusal { text, .. }) => {
+            let text = format!("{text}; /join another room");
+            req.reply(&Event::reply("WELCOME", name.as_str(), &text));
+        }
+    }
+}
+
+/// Parses a name for a new user, or for `mine`. A registered name is accepted even if
+/// the rules for names have become stricter since.
+pub(super) fn read_name(
+    state: &State,
+    text: &str,
+    mine: Option<UserIx>,
+) -> Result<Name, Refusal> {
+    let account = state.accounts.named(&Key::fold(text));
+    let known = account.and_then(|_| Name::known(text).ok());
+    known.map_or_else(|| Name::parse(text), Ok).map_err(|fault| {
+        let text = format!("{fault}; {}", name_advice(mine));
+        Refusal::new(ErrorCode::BadName, text)
+    })
+}
+
+/// Refuses a name that another user or account has, or that is confusable with such a
+/// name; `mine` may keep its own.
+pub(super) fn require_free_name(
+    state: &State,
+    name: Name,
+    mine: Option<UserIx>,
+) -> Result<Name, Refusal> {
+    let other = name_advice(mine);
+    let me = mine.map(|mine| state.users[mine].id);
+    let owner = state.accounts.named(name.key()).map(|account| account.person);
+    if owner.is_some() && owner != me {
+        let text = format!("{name} is registered; {other}");
+        return refusal(ErrorCode::NameTaken, text);
+    }
+    let holder = state.users.holder(name.key()).filter(|holder| Some(*holder) != mine);
+    if let Some(holder) = holder {
+        let text = format!(
+            "{} is in use; {other}, or retry in a minute if your connection just dropped",
+            state.users[holder].name
+        );
+        return refusal(ErrorCode::NameTaken, text);
+    }
+    match confusable_with(state, &name, me) {
+        Some(similar) => {
+            let text = format!("{name} is too easily confused with {similar}; {other}");
+            refusal(ErrorCode::NameTaken, text)
+        }
+        None => Ok(name),
+    }
+}
+
+/// Returns the name of another user or account that is confusable with this one: their
+/// UTS 39 skeletons are equal.
+fn confusable_with(state: &State, name: &Name, me: Option<UserId>) -> Option<Name> {
+    name.skeletons().find_map(|skeleton| {
+        let here = state.users.confusable_with(&skeleton).map(|user| &state.users[user]);
+        let here = here.map(|user| (user.id, &user.name));
+        let owner = || state.accounts.confusable_with(&skeleton).map(|a| (a.person, &a.name));
+        let similar = here.or_else(owner).filter(|(user_id, _)| Some(*user_id) != me);
+        similar.map(|(_, name)| name.clone())
+    })
+}
+
+/// Advice where a name is refused: after a refused login only `/login` is read as a name.
+fn name_advice(mine: Option<UserIx>) -> &'static str {
+    match mine {
+        Some(_) => "choose another name",
+        None => "choose another with /login NAME",
+    }
+}

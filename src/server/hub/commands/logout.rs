@@ -1,0 +1,136 @@
+//! Logout: the end of a user, on their own wish or not, and lost connections. A user with a
+//! session that loses the connection can still resume; any other user is logged out.
+
+use super::rights::is_server_operator;
+use super::succession::{ensure_operator, ensure_operators};
+use crate::protocol::{Event, Farewell, Tags};
+use crate::server::hub::context::Context;
+use crate::server::hub::delivery::{self, presence};
+use crate::server::hub::state::State;
+use crate::server::hub::state::connections::{Phase, Query};
+use crate::server::hub::state::moderation::SERVER;
+use crate::server::hub::state::rooms::RoomIx;
+use crate::server::hub::state::users::UserIx;
+use crate::server::net::ConnId;
+
+/// Closes a connection and logs its user out, with no way to resume. A farewell is sent
+/// only where the connection can still be written to.
+pub(in crate::server::hub) fn leave(
+    state: &mut State,
+    ctx: &mut Context<'_>,
+    socket: ConnId,
+    farewell: Option<Farewell>,
+    reason: Option<&str>,
+) {
+    let Some(phase) = state.connections.find(socket).map(|connection| connection.phase) else {
+        return;
+    };
+    if let Phase::LoggedIn(user) = phase {
+        end_user(state, ctx, user, reason);
+    }
+    state.connections.close(socket);
+    match farewell {
+        Some(farewell) => ctx.send_farewell(socket, farewell, None),
+        None => ctx.turn.close(socket),
+    }
+}
+
+/// Logs a user out. Their sockets, if any, are closed without a farewell.
+pub(super) fn end_user(
+    state: &mut State,
+    ctx: &mut Context<'_>,
+    user: UserIx,
+    reason: Option<&str>,
+) {
+    let socket = state.connection_of(user).socket;
+    end_queries(state, ctx, user);
+    presence::announce_quit(state, ctx, user, reason);
+    if let Some(socket) = socket {
+        state.connections.close(socket);
+    }
+    let person = state.remove_user(user).id;
+    let operated: Vec<RoomIx> = operated_rooms(state, person);
+    if is_server_operator(state, person) {
+        // The right of a guest ends; that of an account stays, but does not count offline.
+        if !state.accounts.has(person) {
+            state.moderation.demote(SERVER, person);
+        }
+        ensure_operators(state, ctx);
+    }
+    for room in operated {
+        ensure_operator(state, ctx, room);
+    }
+}
+
+/// The rooms with members in which someone is an operator, sorted by name.
+fn operated_rooms(state: &State, person: crate::server::record::UserId) -> Vec<RoomIx> {
+    let operated = state.moderation.operated_by(person);
+    let names = operated.filter_map(|ix| state.moderation[ix].room());
+    let mut rooms: Vec<RoomIx> = names.filter_map(|name| state.rooms.named(name.key())).collect();
+    rooms.sort_unstable_by(|a, b| state.rooms[*a].name.key().cmp(state.rooms[*b].name.key()));
+    rooms
+}
+
+/// Ends the queries of a user who logs out, and of others with that user.
+fn end_queries(state: &mut State, ctx: &mut Context<'_>, user: UserIx) {
+    let name = state.users[user].name.clone();
+    for connection in state.users[user].connections().collect::<Vec<_>>() {
+        state.end_query(connection, Query::Off);
+    }
+    for other in state.end_queries_with(user) {
+        let text = format!("{name} is gone; your messages go nowhere until /query or /join");
+        let event = Event::reply("QUERY", "off", &text);
+        delivery::send_to_user(state, ctx, other, &Tags::default(), &event);
+    }
+}
+
+/// Disconnects a user and ends their session, also while they are disconnected and
+/// could resume. `quit` is the reason that others see.
+pub(super) fn disconnect_user(
+    state: &mut State,
+    ctx: &mut Context<'_>,
+    user: UserIx,
+    (farewell, text): (Farewell, Option<&str>),
+    quit: Option<&str>,
+) {
+    let socket = state.connection_of(user).socket;
+    end_user(state, ctx, user, quit);
+    if let Some(socket) = socket {
+        ctx.send_farewell(socket, farewell, text);
+    }
+}
+
+/// Handles a lost connection or a forced disconnect. A user with a session can still
+/// resume; any other user is logged out.
+pub(in crate::server::hub) fn lose_connection(
+    state: &mut State,
+    ctx: &mut Context<'_>,
+    socket: ConnId,
+    farewell: Option<Farewell>,
+) {
+    let connection = state.connections.find(socket);
+    let session = connection.filter(|connection| connection.session().is_some());
+    let Some(user) = session.and_then(|connection| connection.user()) else {
+        return leave(state, ctx, socket, farewell, None);
+    };
+    let network =
+        state.drop_socket(ctx.limits, user, ctx.now.since_start + ctx.limits.session_grace);
+    match farewell {
+        Some(farewell) => ctx.send_farewell(socket, farewell, None),
+        None => ctx.turn.close(socket),
+    }
+    let most = ctx.limits.max_per_address;
+    let surplus = network.and_then(|network| state.sessions.oldest_over_limit(network, most));
+    if let Some(user) = surplus.and_then(|first| state.users.find(first)) {
+        end_user(state, ctx, user, None);
+    }
+}
+
+/// Logs out the users whose sessions have ended.
+pub(in crate::server::hub) fn expire_sessions(state: &mut State, ctx: &mut Context<'_>) {
+    while let Some(id) = state.sessions.next_expired(ctx.now.since_start) {
+        if let Some(user) = state.users.find(id) {
+            end_user(state, ctx, user, None);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Moderation of rooms: operators, kicks and mutes.
+//!
+//! The user who creates a room is its operator, and operators promote others. `#lobby`
+//! always exists, so it has no creator. Operator rights belong to the user's id and
+//! remain while the user is not in the room. A room's moderation ends with the room, when
+//! the last member leaves.
+
+use std::time::Duration;
+
+use super::rights::moderated_room;
+use super::succession::{hand_over, has_moderator, heir};
+use crate::protocol::{ErrorCode, Event, Key, Name, Refusal, Tags};
+use crate::server::hub::context::{Context, Request, no_such_user, refusal};
+use crate::server::hub::delivery::{announce_action, send_to_user};
+use crate::server::hub::state::State;
+use crate::server::hub::state::moderation::expiry::Expiry;
+use crate::server::hub::state::moderation::{Mute, Scope};
+use crate::server::hub::state::rooms::RoomIx;
+use crate::server::hub::state::users::UserIx;
+
+/// `/op`.
+pub(super) fn promote(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    name: &str,
+) -> Result<(), Refusal> {
+    let room = moderated_room(state, user)?;
+    let other = member_named(state, room, name)?;
+    let person = state.users[other].id;
+    state.drop_expired(req.now, Scope::Room(room));
+    let (by, name) = (state.users[user].name.clone(), state.users[other].name.clone());
+    let room_name = state.rooms[room].name.clone();
+    let moderation = state.moderation_in(Scope::Room(room));
+    if moderation.is_operator(person) {
+        let text = format!("nothing changed: {name} is already an operator of {room_name}");
+        return refusal(ErrorCode::BadArgument, text);
+    }
+    let most = req.limits.max_operators;
+    if moderation.operators().len() >= most {
+        let text = format!("the limit of {most} operators is reached; /deop one first");
+        return refusal(ErrorCode::TooMany, text);
+    }
+    state.moderation.promote(state.rooms[room].moderation, person);
+    let event = Event::Promoted { room: room_name.as_str(), by: by.as_str(), name: name.as_str() };
+    announce_action(state, req, room, &event);
+    Ok(())
+}
+
+/// `/deop`. The target may be absent from the room, or the user themselves. The rights
+/// of the last operator go to another member, so that a room always has an operator.
+pub(super) fn demote(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    name: &str,
+) -> Result<(), Refusal> {
+    let room = moderated_room(state, user)?;
+    let Some((person, name)) = state.known_as(name) else { return no_such_user(name) };
+    let room_name = state.rooms[room].name.clone();
+    if !state.moderation_in(Scope::Room(room)).is_operator(person) {
+        let text = format!("nothing changed: {name} is not an operator of {room_name}");
+        return refusal(ErrorCode::NoSuchUser, text);
+    }
+    let now = Some(req.now);
+    if heir(state, now, room, Some(person)).is_none()
+        && !has_moderator(state, now, room, Some(person))
+    {
+        let text =
+            format!("{room_name} needs an operator, and no other member can be one; /part instead");
+        return refusal(ErrorCode::BadArgument, text);
+    }
+    state.moderation.demote(state.rooms[room].moderation, person);
+    let event = Event::Demoted { room: room_name.as_str(), name: name.as_str() };
+    announce_action(state, req, room, &event);
+    if !has_moderator(state, now, room, None)
+        && let Some(heir) = heir(state, now, room, Some(person))
+    {
+        hand_over(state, req, room, heir);
+    }
+    Ok(())
+}
+
+/// `/kick`.
+pub(super) fn kick(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    name: &str,
+    reason: Option<&str>,
+) -> Result<(), Refusal> {
+    let room = moderated_room(state, user)?;
+    let other = member_named(state, room, name)?;
+    if other == user {
+        let text = "you cannot kick yourself; /part leaves the room";
+        return refusal(ErrorCode::BadArgument, text);
+    }
+    let (by, name) = (state.users[user].name.clone(), state.users[other].name.clone());
+    let room_name = state.rooms[room].name.clone();
+    kick_member(state, req, &by, room, other, reason);
+    let (by, name) = (by.as_str(), name.as_str());
+    let event = Event::Kicked { room: room_name.as_str(), name, by, reason };
+    announce_action(state, req, room, &event);
+    Ok(())
+}
+
+/// Removes a user from a room and notifies the user. If it was the current room, the
+/// user has no current room afterwards: plain lines must not go to a room that the user
+/// did not choose.
+pub(super) fn kick_member(
+    state: &mut State,
+    ctx: &mut Context<'_>,
+    by: &Name,
+    room: RoomIx,
+    user: UserIx,
+    reason: Option<&str>,
+) {
+    let room_name = state.rooms[room].name.to_string();
+    for connection in state.users[user].connections().collect::<Vec<_>>() {
+        if state.connections[connection].current == Some(room) {
+            state.connections.set_current(connection, None);
+        }
+    }
+    state.leave_room(user, room);
+    let text = reason.map_or_else(|| by.to_string(), |reason| format!("{by}: {reason}"));
+    let event = Event::reply("KICKED", &room_name, &text);
+    send_to_user(state, ctx, user, &Tags::default(), &event);
+}
+
+/// `/mute`. The target may be absent from the room.
+pub(super) fn mute(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    name: &str,
+    time: Option<Duration>,
+) -> Result<(), Refusal> {
+    let room = moderated_room(state, user)?;
+    let Some((person, name)) = state.known_as(name) else { return no_such_user(name) };
+    if person == state.users[user].id {
+        return refusal(ErrorCode::BadArgument, "you cannot mute yourself");
+    }
+    state.drop_expired(req.now, Scope::Room(room));
+    let most = req.limits.max_mutes;
+    let (args, until) =
+        (format!("{} {name}", state.rooms[room].name), Expiry::after(req.now, time));
+    let mute = Mute { person, name, until };
+    if !state.moderation.mute(state.rooms[room].moderation, mute, most) {
+        let text = format!("the limit of {most} mutes is reached; /unmute one first");
+        return refusal(ErrorCode::TooMany, text);
+    }
+    req.reply(&Event::reply("MUTED", &args, &until.describe("until you /unmute them")));
+    Ok(())
+}
+
+/// `/unmute`, by the current name or the name at the time of the mute.
+pub(super) fn unmute(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    name: &str,
+) -> Result<(), Refusal> {
+    let room = moderated_room(state, user)?;
+    let person = state.known_as(name).map(|(person, _)| person);
+    let (moderation, room_name) = (state.rooms[room].moderation, &state.rooms[room].name);
+    let Some(muted) = state.moderation.unmute(moderation, person, &Key::fold(name)) else {
+        return refusal(ErrorCode::NoSuchUser, format!("{name} is not muted in {room_name}"));
+    };
+    req.reply(&Event::reply("UNMUTED", &format!("{room_name} {muted}"), ""));
+    Ok(())
+}
+
+fn member_named(state: &State, room: RoomIx, name: &str) -> Result<UserIx, Refusal> {
+    let member = state.memberships.named(room, &Key::fold(name));
+    member.map(|member| member.user).ok_or_else(|| {
+        let text = format!("{name} is not in {}", state.rooms[room].name);
+        Refusal::new(ErrorCode::NoSuchUser, text)
+    })
+}

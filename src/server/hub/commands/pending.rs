@@ -1,0 +1,243 @@
+//! Requests that go on: the rows, outcomes and memory they waited for have arrived. Much may
+//! have changed meanwhile, so each checks again what it may do.
+
+use std::sync::Arc;
+
+use super::accounts::{
+    change_hash, create_account, delete_account, log_in_account, log_in_with_mail,
+};
+use super::bans::list_bans;
+use super::gate::{Storage, storage_full};
+use super::history::send_history;
+use super::login::{log_in_guest, require_free_name};
+use super::passwords::{take_password_request, too_many_attempts};
+use super::rights::require_rights;
+use super::rooms::{JoinKey, join_with};
+use super::server_admin;
+use super::session::resume_with_row;
+use crate::protocol::{ErrorCode, Key, Refusal};
+use crate::server::auth::passwords::Outcome;
+use crate::server::hub::context::{Request, refusal};
+use crate::server::hub::delivery::{long_reply, presence};
+use crate::server::hub::state::State;
+use crate::server::hub::state::moderation::Scope;
+use crate::server::hub::state::pending::{List, ListRequest, PasswordRequest, PendingRequest, Purpose};
+use crate::server::hub::state::rooms::RoomIx;
+use crate::server::hub::state::users::UserIx;
+use crate::server::record::Record;
+use crate::server::store::ReadResult;
+
+/// Completes the pending request of a connection with the rows it has requested.
+pub(in crate::server::hub) fn go_on_with_rows(
+    state: &mut State,
+    req: &mut Request<'_>,
+    rows: &ReadResult,
+) {
+    let request = state.connections.take_pending(req.connection, |request| match request {
+        PendingRequest::Rows(_) | PendingRequest::Mail(_) | PendingRequest::Resume(_) => {
+            Ok(request)
+        }
+        // The rows belong to an earlier request that has ended.
+        other => Err(other),
+    });
+    let result = match request {
+        Some(PendingRequest::Rows(mut request)) => {
+            req.cid = request.cid.take();
+            let Some(user) = state.connections[req.connection].user() else { return };
+            readable(rows).and_then(|rows| send_history(state, req, user, &request, rows))
+        }
+        Some(PendingRequest::Mail(mut request)) => {
+            req.cid = request.cid.take();
+            let result = readable(rows);
+            let result = result.and_then(|rows| log_in_with_mail(state, req, request, rows));
+            if result.is_err() {
+                state.connections.note_refused_login(req.connection);
+            }
+            result
+        }
+        Some(PendingRequest::Resume(mut request)) => {
+            req.cid = request.cid.take();
+            readable(rows).and_then(|rows| resume_with_row(state, req, &request, rows))
+        }
+        _ => Ok(()),
+    };
+    if let Err(refusal) = result {
+        req.refuse(&refusal);
+    }
+}
+
+/// Returns the rows, or a refusal if the log could not be read: an empty result would hide
+/// messages that exist.
+fn readable(rows: &ReadResult) -> Result<&[Arc<Record>], Refusal> {
+    if rows.has_failed {
+        let text = "the server cannot read its storage; try again later";
+        return refusal(ErrorCode::StorageFull, text);
+    }
+    Ok(&rows.records)
+}
+
+/// Sends the next page of a list of rooms to a client that has read most of the last one.
+pub(in crate::server::hub) fn go_on_with_room_list(state: &mut State, req: &mut Request<'_>) {
+    let request = state.connections.take_pending(req.connection, |request| match request {
+        PendingRequest::Rooms(request) => Ok(request),
+        other => Err(other),
+    });
+    if let Some(request) = request {
+        long_reply::send_room_page(state, req, request);
+    }
+}
+
+/// Sends the list a connection waits for, now that memory is available.
+pub(in crate::server::hub) fn go_on_with_list(state: &mut State, req: &mut Request<'_>) {
+    let request = state.connections.take_pending(req.connection, |request| match request {
+        PendingRequest::List(request) => Ok(request),
+        other => Err(other),
+    });
+    let Some(ListRequest { cid, list }) = request else { return };
+    req.cid = cid;
+    let Some(user) = state.connections[req.connection].user() else { return };
+    if let Err(refusal) = send_long_list(state, req, user, &list) {
+        req.refuse(&refusal);
+    }
+}
+
+fn send_long_list(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    list: &List,
+) -> Result<(), Refusal> {
+    let scope = match list {
+        List::Rooms => {
+            long_reply::list_rooms(state, req);
+            return Ok(());
+        }
+        List::Members(key) => {
+            presence::list_members(state, req, room_if_live(state, key)?);
+            return Ok(());
+        }
+        List::Bans(key) => Scope::Room(room_if_live(state, key)?),
+        List::ServerBans => Scope::Server,
+    };
+    require_rights(state, user, scope)?; // the user may no longer be an operator
+    list_bans(state, req, scope);
+    Ok(())
+}
+
+fn room_if_live(state: &State, key: &Key) -> Result<RoomIx, Refusal> {
+    let ended =
+        || Refusal::new(ErrorCode::NoSuchRoom, "that room has ended; /list shows all rooms");
+    state.rooms.named(key).ok_or_else(ended)
+}
+
+/// Continues a command after its password was checked or hashed.
+pub(in crate::server::hub) fn go_on_with_password(
+    state: &mut State,
+    req: &mut Request<'_>,
+    storage: Storage,
+    outcome: &Outcome,
+) {
+    let Some(PasswordRequest { cid, purpose }) = take_password_request(state, req) else { return };
+    req.cid = cid;
+    if let Err(refusal) = apply(state, req, storage, purpose, outcome) {
+        state.connections.note_refused_login(req.connection);
+        req.refuse(&refusal);
+    }
+}
+
+fn apply(
+    state: &mut State,
+    req: &mut Request<'_>,
+    storage: Storage,
+    purpose: Purpose,
+    outcome: &Outcome,
+) -> Result<(), Refusal> {
+    let user = state.connections[req.connection].user();
+    let is_done = matches!(outcome, Outcome::Checked(true) | Outcome::Hashed(Some(_)));
+    if let Some(user) = user.filter(|_| is_done)
+        && storage == Storage::Closed
+        && changes_stored(state, user, &purpose)
+    {
+        return Err(storage_full());
+    }
+    match (user, outcome) {
+        (None, Outcome::Checked(true)) => complete_login(state, req, purpose),
+        (Some(user), Outcome::Checked(is_right)) => {
+            apply_check(state, req, user, purpose, *is_right)
+        }
+        (Some(user), Outcome::Hashed(Some(hash))) => {
+            match purpose {
+                Purpose::Change => change_hash(state, req, user, hash.clone()),
+                _ => create_account(state, req, user, hash.clone()),
+            }
+            Ok(())
+        }
+        (None, Outcome::Checked(false)) => refusal(
+            ErrorCode::BadPassword,
+            "that is not the password; try again with /login NAME PASSWORD",
+        ),
+        (_, Outcome::Busy) => too_many_attempts(),
+        (_, Outcome::Hashed(_)) => {
+            refusal(ErrorCode::TooMany, "the server cannot hash passwords now; try again later")
+        }
+    }
+}
+
+/// Whether going on changes what is stored.
+fn changes_stored(state: &State, user: UserIx, purpose: &Purpose) -> bool {
+    match purpose {
+        Purpose::Register | Purpose::Change | Purpose::Unregister | Purpose::ServerOperator => true,
+        Purpose::Enter(..) => super::gate::is_stored(state, user),
+        Purpose::LogIn(_) | Purpose::LogInGuest(_) => false,
+    }
+}
+
+/// Completes a login after its password was right.
+fn complete_login(
+    state: &mut State,
+    req: &mut Request<'_>,
+    purpose: Purpose,
+) -> Result<(), Refusal> {
+    match purpose {
+        Purpose::LogIn(proof) => log_in_account(state, req, proof),
+        // Another user may have taken the name meanwhile.
+        Purpose::LogInGuest(name) => {
+            let name = require_free_name(state, name, None)?;
+            log_in_guest(state, req, &name);
+            Ok(())
+        }
+        _ => wrong_password(),
+    }
+}
+
+/// Applies the outcome of a check for a user who is logged in.
+fn apply_check(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    purpose: Purpose,
+    is_right: bool,
+) -> Result<(), Refusal> {
+    match purpose {
+        Purpose::Unregister if is_right => {
+            delete_account(state, req, user);
+            Ok(())
+        }
+        Purpose::ServerOperator => {
+            let result =
+                if is_right { server_admin::grant(state, req, user) } else { wrong_password() };
+            let now = req.now;
+            req.audit.note_oper(state, now, user, result.as_ref().err());
+            result
+        }
+        Purpose::Enter(room, digest) => {
+            let key = JoinKey::Checked { digest: &digest, is_right };
+            join_with(state, req, user, &room, key)
+        }
+        _ => wrong_password(),
+    }
+}
+
+fn wrong_password() -> Result<(), Refusal> {
+    refusal(ErrorCode::BadPassword, "that is not the password; try again")
+}

@@ -1,0 +1,167 @@
+//! People: `/whois`, being away, ignores, `/nick`. Ignored messages are filtered where they are
+//! delivered.
+
+use super::bans::require_unbanned_name;
+use super::login::{read_name, require_free_name};
+use super::rights::{is_server_operator, require_server_operator};
+use crate::protocol::{ErrorCode, Event, Key, Name, Refusal, RoomName, Tags};
+use crate::server::hub::context::{Context, Request, no_such_user, refusal};
+use crate::server::hub::delivery::{announce, send_to_user};
+use crate::server::hub::state::State;
+use crate::server::hub::state::users::UserIx;
+use crate::server::turn::Topic;
+
+/// `/whois`.
+pub(super) fn whois(
+    state: &State,
+    req: &mut Request<'_>,
+    me: UserIx,
+    name: &str,
+) -> Result<(), Refusal> {
+    let Some(user) = state.users.named(name) else { return no_such_user(name) };
+    let (them, connection) = (&state.users[user], state.connection_of(user));
+    let is_operator = |room: &RoomName| {
+        let room = state.rooms.named(room.key()).map(|room| state.rooms[room].moderation);
+        room.is_some_and(|moderation| state.moderation[moderation].is_operator(them.id))
+    };
+    let rooms = state.memberships.rooms_of(user).iter();
+    let mut rooms: Vec<&RoomName> = rooms.map(|room| &state.rooms[*room].name).collect();
+    rooms.sort_unstable_by_key(|room| room.key());
+    let idle = req.now.since_start.saturating_sub(them.last_active).as_secs();
+    let mut text = format!("since={} idle={idle}s rooms={}", them.since, join(&rooms));
+    if let Some(account) = state.accounts.of(them.id) {
+        text.push_str(" account=");
+        text.push_str(account.name.as_str());
+    }
+    rooms.retain(|room| is_operator(room));
+    let mut operates = join(&rooms);
+    if is_server_operator(state, them.id) {
+        operates.insert_str(0, if operates.is_empty() { "*" } else { "*," });
+    }
+    if !operates.is_empty() {
+        text.push_str(" operator=");
+        text.push_str(&operates);
+    }
+    let peer = connection.peer.filter(|_| connection.socket.is_some());
+    if let Some(peer) = peer.filter(|_| require_server_operator(state, me).is_ok()) {
+        text.push_str(" address=");
+        text.push_str(&peer.address.to_string());
+    }
+    if let Some(away) = &them.away {
+        // Last, since the text may contain spaces.
+        text.push_str(" away=");
+        text.push_str(away);
+    }
+    req.reply(&Event::reply("WHOIS", them.name.as_str(), &text));
+    Ok(())
+}
+
+fn join(rooms: &[&RoomName]) -> String {
+    rooms.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// `/away`.
+pub(super) fn away(state: &mut State, req: &mut Request<'_>, user: UserIx, text: Option<&str>) {
+    let text = text.unwrap_or_default();
+    state.users.set_away(user, Some(text));
+    req.reply(&Event::reply("AWAY", "on", text));
+}
+
+/// `/back`.
+pub(super) fn back(state: &mut State, req: &mut Request<'_>, user: UserIx) {
+    state.users.set_away(user, None);
+    req.reply(&Event::reply("AWAY", "off", ""));
+}
+
+/// `/ignore`. The ignored user is not notified.
+pub(super) fn ignore(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    name: Option<&str>,
+) -> Result<(), Refusal> {
+    let Some(name) = name else {
+        list_ignored(state, req, user);
+        return Ok(());
+    };
+    let Some(other) = state.users.named(name) else { return no_such_user(name) };
+    if other == user {
+        return refusal(ErrorCode::BadArgument, "you cannot ignore yourself");
+    }
+    let (me, them) = (state.users[user].id, state.users[other].id);
+    let max = req.limits.max_ignored;
+    if state.relations.ignores_of(me).len() >= max && !state.relations.ignores(me, them) {
+        let text = format!("you ignore {max} users, the maximum; /unignore some first");
+        return refusal(ErrorCode::TooMany, text);
+    }
+    let is_new = state.relations.ignore(me, them);
+    let text = if is_new { "" } else { "nothing changed: already ignored" };
+    req.reply(&Event::reply("IGNORE", state.users[other].name.as_str(), text));
+    Ok(())
+}
+
+/// `/unignore`: applies to the online user of that name and to every ignored
+/// user who had the name when they logged out.
+pub(super) fn unignore(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    name: &str,
+) -> Result<(), Refusal> {
+    let other = state.users.named(name).map(|other| &state.users[other]);
+    let (them, mut shown) = (other.map(|other| other.id), other.map(|other| other.name.clone()));
+    let ended = state.relations.unignore(state.users[user].id, them, &Key::fold(name));
+    for ignored in &ended {
+        shown = shown.or_else(|| ignored.gone.clone());
+    }
+    let Some(shown) = shown else { return no_such_user(name) };
+    let text = if ended.is_empty() { "nothing changed: not ignored" } else { "" };
+    req.reply(&Event::reply("UNIGNORE", shown.as_str(), text));
+    Ok(())
+}
+
+/// Lists the ignored users by their current or last names.
+fn list_ignored(state: &State, req: &mut Request<'_>, user: UserIx) {
+    let ignores = state.relations.ignores_of(state.users[user].id).iter();
+    let current = |person| state.users.find(person).map(|user| &state.users[user].name);
+    let names = ignores.filter_map(|it| current(it.person).or(it.gone.as_ref()));
+    let mut names: Vec<&Name> = names.collect();
+    names.sort_unstable_by(|a, b| a.key().cmp(b.key()));
+    let names: Vec<&str> = names.into_iter().map(Name::as_str).collect();
+    req.reply(&Event::reply("IGNORED", &names.len().to_string(), &names.join(",")));
+}
+
+/// `/nick`.
+pub(super) fn rename(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    name: &str,
+) -> Result<(), Refusal> {
+    let new = require_free_name(state, read_name(state, name, Some(user))?, Some(user))?;
+    require_unbanned_name(state, req.now, user, &new)?;
+    let old = state.rename(user, &new);
+    let event = Event::Renamed { old: old.as_str(), new: new.as_str() };
+    let time = state.stamp(req.now);
+    req.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
+    if old == new {
+        return Ok(()); // not announced: nothing changed
+    }
+    let (rooms, socket) = (state.memberships.rooms_of(user).to_vec(), req.socket);
+    announce(state, req, &rooms, Topic::Talk, Some(socket), &event);
+    update_queriers(state, req, user, &new);
+    Ok(())
+}
+
+/// Sends the new name to users who have a `/query` with the renamed user but share no
+/// room with them: the announcement does not reach them.
+fn update_queriers(state: &mut State, ctx: &mut Context<'_>, user: UserIx, new: &Name) {
+    for other in state.relations.queried_by(state.users[user].id).to_vec() {
+        let Some(other) = state.users.find(other) else { continue };
+        let mut rooms = state.memberships.rooms_of(other).iter();
+        if !rooms.any(|room| state.memberships.is_member(user, *room)) {
+            let event = Event::reply("QUERY", new.as_str(), "has a new name");
+            send_to_user(state, ctx, other, &Tags::default(), &event);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Who may do what: checks that refuse a command before it has any effect.
+
+use crate::protocol::{ErrorCode, Key, Refusal, RoomName};
+use crate::server::clock::Now;
+use crate::server::hub::context::refusal;
+use crate::server::hub::state::State;
+use crate::server::hub::state::moderation::Scope;
+use crate::server::hub::state::rooms::RoomIx;
+use crate::server::hub::state::users::UserIx;
+use crate::server::record::UserId;
+
+/// Refuses a user who is muted in the room.
+pub(super) fn require_not_muted(
+    state: &State,
+    now: Now,
+    user: UserIx,
+    room: RoomIx,
+) -> Result<(), Refusal> {
+    let moderation = &state.moderation[state.rooms[room].moderation];
+    let Some(mute) = moderation.mute_of(now, state.users[user].id) else { return Ok(()) };
+    let (name, until) = (&state.rooms[room].name, mute.until);
+    let until = until.describe("until an operator unmutes you");
+    refusal(ErrorCode::Muted, format!("not sent: you are muted in {name} {until}"))
+}
+
+/// Returns whether a user is a server operator.
+pub(super) fn is_server_operator(state: &State, user_id: UserId) -> bool {
+    state.moderation.server().is_operator(user_id)
+}
+
+/// Refuses a user who is not a server operator.
+pub(super) fn require_server_operator(state: &State, user: UserIx) -> Result<(), Refusal> {
+    if is_server_operator(state, state.users[user].id) {
+        return Ok(());
+    }
+    refusal(ErrorCode::Forbidden, "server operators only; use /oper PASSWORD")
+}
+
+/// Refuses a user who is not an operator of the room or of the server.
+pub(super) fn require_operator(state: &State, user: UserIx, room: RoomIx) -> Result<(), Refusal> {
+    let person = state.users[user].id;
+    let moderation = state.moderation_in(Scope::Room(room));
+    if moderation.is_operator(person) || is_server_operator(state, person) {
+        return Ok(());
+    }
+    let name = &state.rooms[room].name;
+    let text = match operators_online(state, room) {
+        Some(names) => format!("only operators of {name} can do this; ask {names}"),
+        None => format!("only operators of {name} can do this, and none is online"),
+    };
+    refusal(ErrorCode::Forbidden, text)
+}
+
+/// Refuses a user who may not moderate the scope.
+pub(super) fn require_rights(state: &State, user: UserIx, scope: Scope) -> Result<(), Refusal> {
+    match scope {
+        Scope::Room(room) => require_operator(state, user, room),
+        Scope::Server => require_server_operator(state, user),
+    }
+}
+
+/// The room that an operator's command applies to: the current one.
+pub(super) fn moderated_room(state: &State, user: UserIx) -> Result<RoomIx, Refusal> {
+    let Some(room) = state.connection_of(user).current else {
+        return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
+    };
+    require_operator(state, user, room)?;
+    Ok(room)
+}
+
+/// The names of the room's operators who are online.
+pub(super) fn operators_online(state: &State, room: RoomIx) -> Option<String> {
+    let operators = state.moderation_in(Scope::Room(room)).operators().iter();
+    let online = operators.filter_map(|operator| state.users.find(*operator));
+    let names: Vec<&str> = online.map(|user| state.users[user].name.as_str()).collect();
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+/// Returns a room of the user, by any spelling of its name.
+pub(super) fn room_of(state: &State, user: UserIx, name: &str) -> Result<RoomIx, Refusal> {
+    let room = RoomName::parse(name).ok().and_then(|name| room_in(state, user, name.key()));
+    room.ok_or_else(|| {
+        let name = name.trim_start_matches('#');
+        let text = format!("you are not in #{name}; /join #{name} first");
+        Refusal::new(ErrorCode::NotInRoom, text)
+    })
+}
+
+/// Returns the room with this name if the user is a member.
+pub(super) fn room_in(state: &State, user: UserIx, name: &Key) -> Option<RoomIx> {
+    state.rooms.named(name).filter(|room| state.memberships.is_member(user, *room))
+}

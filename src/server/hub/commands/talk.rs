@@ -1,0 +1,271 @@
+//! Talking: posting to rooms and users, `/msg`, `/reply`, `/query`. A line that repeats a cid is
+//! answered with the first message again (deduplication).
+
+use std::sync::Arc;
+
+use super::rights::{require_not_muted, room_of};
+use crate::commands::MessageTarget;
+use crate::protocol::{ErrorCode, Event, Key, Place, Refusal};
+use crate::server::hub::context::{Request, no_such_user, refusal};
+use crate::server::hub::delivery::{audiences, deliver, tags_of};
+use crate::server::hub::state::State;
+use crate::server::hub::state::connections::Query;
+use crate::server::hub::state::rooms::RoomIx;
+use crate::server::hub::state::users::UserIx;
+use crate::server::record::{Recipient, Record, UserId};
+use crate::server::turn::Topic;
+
+/// Posts a line of text or `/me` to the queried user, else to the current room. With
+/// neither it is refused: a message only goes where its sender has chosen.
+pub(super) fn post(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    text: &str,
+    is_action: bool,
+) -> Result<(), Refusal> {
+    if repeat(state, req, user) {
+        return Ok(());
+    }
+    let connection = &state.connections[req.connection];
+    match (connection.query, connection.current) {
+        (Query::On(other), _) if let Some(to) = state.users.find(other) => {
+            post_private(state, req, user, to, text, is_action);
+            Ok(())
+        }
+        (Query::On(_) | Query::Gone, _) => refusal(
+            ErrorCode::NoTarget,
+            "not sent: that user has left; use /query NAME or /join ROOM",
+        ),
+        (Query::Off, Some(room)) => post_to_room(state, req, user, room, text, is_action),
+        (Query::Off, None) => {
+            refusal(ErrorCode::NoTarget, "not sent: you are in no room; /join one to talk")
+        }
+    }
+}
+
+/// `/msg`.
+pub(super) fn message(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    to: MessageTarget<'_>,
+    text: &str,
+) -> Result<(), Refusal> {
+    if repeat(state, req, user) {
+        return Ok(());
+    }
+    let name = match to {
+        MessageTarget::Room(name) => {
+            let room = room_of(state, user, name)?;
+            return post_to_room(state, req, user, room, text, false);
+        }
+        MessageTarget::Person(name) => name,
+    };
+    if let Some(to) = state.users.named(name) {
+        post_private(state, req, user, to, text, false);
+        return Ok(());
+    }
+    if let Some(owner) = state.accounts.named(&Key::fold(name)).map(|account| account.person) {
+        return send_to_account(state, req, user, owner, text);
+    }
+    if room_of(state, user, name).is_ok() {
+        let text = format!("not sent: no user is called {name}; for the room, /msg #{name} TEXT");
+        return refusal(ErrorCode::NoSuchUser, text);
+    }
+    no_such_user(name)
+}
+
+/// `/reply`.
+pub(super) fn reply(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    text: &str,
+) -> Result<(), Refusal> {
+    if repeat(state, req, user) {
+        return Ok(());
+    }
+    let Some(target) = state.users[user].reply_target else {
+        let text = "not sent: no private message to reply to; use /msg NAME TEXT";
+        return refusal(ErrorCode::NoTarget, text);
+    };
+    if state.can_return(target) {
+        return send_to_account(state, req, user, target, text);
+    }
+    refusal(ErrorCode::NoTarget, "not sent: that user has left; use /msg NAME TEXT")
+}
+
+/// `/query`.
+pub(super) fn query(
+    state: &mut State,
+    req: &mut Request<'_>,
+    name: Option<&str>,
+) -> Result<(), Refusal> {
+    let Some(name) = name else {
+        state.end_query(req.connection, Query::Off);
+        let text = match state.connections[req.connection].current {
+            Some(room) => format!("your messages now go to {}", state.rooms[room].name),
+            None => "you are in no room; /join one to talk".to_owned(),
+        };
+        req.reply(&Event::reply("QUERY", "off", &text));
+        return Ok(());
+    };
+    let Some(other) = state.users.named(name) else { return no_such_user(name) };
+    state.begin_query(req.connection, other);
+    let name = state.users[other].name.as_str();
+    let text = format!("your messages now go to {name}; /query returns to the room");
+    req.reply(&Event::reply("QUERY", name, &text));
+    Ok(())
+}
+
+fn post_to_room(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    room: RoomIx,
+    text: &str,
+    is_action: bool,
+) -> Result<(), Refusal> {
+    require_not_muted(state, req.now, user, room)?;
+    let to = Recipient::Room(state.rooms[room].name.clone());
+    // The author gets a separate copy when it carries a cid, none when echo is off, and
+    // else the same line as the room.
+    let has_own_copy = req.cid.is_some() || !req.settings.echo;
+    let mut except = if has_own_copy { vec![req.socket] } else { Vec::new() };
+    let ignoring = state.relations.ignored_by(state.users[user].id).iter();
+    let ignoring = ignoring.filter_map(|by| state.users.find(*by));
+    except.extend(ignoring.filter_map(|by| state.connection_of(by).socket));
+    let audience = audiences::of_room(state, req.caches, room);
+    let record = append(state, req, user, to, text, is_action);
+    req.with_message(&record, |req| {
+        let event = Event::Message(record.seen_by(record.author));
+        let (socket, tags) = (req.socket, tags_of(&record));
+        req.turn.fan_out(audience, Topic::Talk, Some(socket), except, &tags, &event);
+        if req.cid.is_some() {
+            req.reply_tagged(&tags, &event);
+        }
+    });
+    Ok(())
+}
+
+fn post_private(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    to: UserIx,
+    text: &str,
+    is_action: bool,
+) {
+    let (me, other) = (state.users[user].id, state.users[to].id);
+    let recipient = Recipient::Person(other, state.users[to].name.clone());
+    let is_delivered = !state.relations.ignores(other, me);
+    let record = append(state, req, user, recipient, text, is_action);
+    req.with_message(&record, |req| {
+        echo(req, &record);
+        if is_delivered {
+            // A message to oneself: the recipient copy differs from the echo as well.
+            let mut message = record.seen_by(me);
+            message.place = Place::ToMe;
+            deliver(state, req, to, &tags_of(&record), &Event::Message(message));
+        }
+        if let Some(away) = &state.users[to].away
+            && wants_echo(req)
+        {
+            req.reply(&Event::reply("AWAY", state.users[to].name.as_str(), away));
+        }
+    });
+    if is_delivered {
+        state.users.set_reply_target(to, me);
+        if state.connection_of(to).socket.is_none() && state.accounts.has(other) {
+            add_mail(state, req, other, record.id); // the session may end before it is resumed
+        }
+    }
+}
+
+/// Sends a private message to a user by id, or stores it for an account that is not online. The
+/// owner of an account may be online under another name.
+fn send_to_account(
+    state: &mut State,
+    req: &mut Request<'_>,
+    user: UserIx,
+    user_id: UserId,
+    text: &str,
+) -> Result<(), Refusal> {
+    if let Some(to) = state.users.find(user_id) {
+        post_private(state, req, user, to, text, false);
+        return Ok(());
+    }
+    let Some(name) = state.accounts.of(user_id).map(|account| account.name.clone()) else {
+        return Ok(());
+    };
+    if state.mail.len(user_id) >= req.limits.mailbox {
+        let text = format!("not sent: the mailbox of {name} is full");
+        return refusal(ErrorCode::TooMany, text);
+    }
+    let is_delivered = !state.relations.ignores(user_id, state.users[user].id);
+    let to = Recipient::Person(user_id, name.clone());
+    let record = append(state, req, user, to, text, false);
+    if is_delivered {
+        add_mail(state, req, user_id, record.id);
+    }
+    req.with_message(&record, |req| {
+        echo(req, &record);
+        if wants_echo(req) {
+            let text =
+                format!("{name} is offline; your message will be delivered when they log in");
+            req.reply(&Event::reply("OFFLINE", name.as_str(), &text));
+        }
+    });
+    Ok(())
+}
+
+/// Adds a message to a mailbox, unless the mailbox is full.
+fn add_mail(state: &mut State, req: &Request<'_>, user_id: UserId, id: u64) {
+    if state.mail.len(user_id) < req.limits.mailbox {
+        state.mail.add(user_id, id);
+    }
+}
+
+/// Sends the author their copy of a private message.
+fn echo(req: &mut Request<'_>, record: &Record) {
+    if wants_echo(req) {
+        let event = Event::Message(record.seen_by(record.author));
+        req.reply_tagged(&tags_of(record), &event);
+    }
+}
+
+/// Returns whether the author gets a copy: with echo off only of messages with a cid.
+fn wants_echo(req: &Request<'_>) -> bool {
+    req.settings.echo || req.cid.is_some()
+}
+
+/// Deduplicates by cid: if the author has used this cid before, the first message is
+/// echoed again and nothing is posted.
+fn repeat(state: &State, req: &mut Request<'_>, user: UserIx) -> bool {
+    let author = state.users[user].id;
+    let first = req.cid.as_ref().and_then(|cid| state.messages.sent_with(author, cid));
+    let Some(record) = first else { return false };
+    let (socket, is_tagged) = (req.socket, req.settings.tags);
+    req.turn.begin_duplicate(record.clone(), socket, is_tagged);
+    echo(req, &record);
+    req.turn.end_message();
+    true
+}
+
+/// Gives a message its id. The caller sends it next; everything that may panic comes
+/// before, or a message that was never stored would be found by its cid.
+fn append(
+    state: &mut State,
+    req: &Request<'_>,
+    user: UserIx,
+    to: Recipient,
+    text: &str,
+    is_action: bool,
+) -> Arc<Record> {
+    let time = state.stamp(req.now);
+    let author = &state.users[user];
+    let (author, from) = (author.id, author.name.clone());
+    let (id, text, cid) = (0, text.into(), req.cid.clone());
+    state.messages.append(Record { id, time, author, from, to, is_action, text, cid })
+}

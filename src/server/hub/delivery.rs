@@ -1,0 +1,88 @@
+//! Delivery: who is sent what, and when. Live readers get events as they happen; a reader who
+//! catches up gets messages from the log and other events after them.
+
+pub(super) mod audiences;
+pub(super) mod catch_up;
+pub(super) mod deferred;
+pub(super) mod long_reply;
+pub(super) mod presence;
+
+use std::collections::BTreeSet;
+
+use super::context::{Context, Request};
+use super::state::State;
+use super::state::rooms::RoomIx;
+use super::state::users::UserIx;
+use crate::protocol::{Event, Tags};
+use crate::server::net::ConnId;
+use crate::server::record::Record;
+use crate::server::turn::{Origin, Topic};
+
+/// Returns the tags of a message.
+pub(super) fn tags_of(record: &Record) -> Tags<'static> {
+    Tags { id: Some(record.id), time: Some(record.time), cid: None }
+}
+
+/// Sends a message to a live user; a user who is catching up gets it from the log.
+pub(super) fn deliver(
+    state: &State,
+    ctx: &mut Context<'_>,
+    user: UserIx,
+    tags: &Tags<'_>,
+    event: &Event<'_>,
+) {
+    for connection in state.users[user].connections() {
+        let connection = &state.connections[connection];
+        if let Some(socket) = connection.live_socket() {
+            ctx.turn.send(socket, Origin::Broadcast, &connection.settings.tags(tags), event);
+        }
+    }
+}
+
+/// Sends an unsolicited line that is not in the log. It is deferred for a user who is
+/// catching up.
+pub(super) fn send_to_user(
+    state: &mut State,
+    ctx: &mut Context<'_>,
+    user: UserIx,
+    tags: &Tags<'_>,
+    event: &Event<'_>,
+) {
+    deliver(state, ctx, user, tags, event);
+    deferred::defer(state, ctx, [user], tags, event);
+}
+
+/// Broadcasts a presence, topic or moderation event to rooms. It has a time but no id.
+pub(super) fn announce(
+    state: &mut State,
+    ctx: &mut Context<'_>,
+    rooms: &[RoomIx],
+    topic: Topic,
+    except: Option<ConnId>,
+    event: &Event<'_>,
+) {
+    let tags = Tags { time: Some(state.stamp(ctx.now)), ..Tags::default() };
+    let audience = audiences::of_rooms(state, ctx.caches, rooms);
+    ctx.turn.fan_out(audience, topic, None, except.into_iter().collect(), &tags, event);
+    if topic == Topic::Talk {
+        let members = rooms.iter().flat_map(|room| state.memberships.of_room(*room));
+        let behind: BTreeSet<UserIx> = members
+            .map(|member| member.user)
+            .filter(|user| state.connection_of(*user).is_catching_up())
+            .collect();
+        deferred::defer(state, ctx, behind, &tags, event);
+    }
+}
+
+/// Answers an action in a room and sends the same line to the other members.
+pub(super) fn announce_action(
+    state: &mut State,
+    req: &mut Request<'_>,
+    room: RoomIx,
+    event: &Event<'_>,
+) {
+    let time = state.stamp(req.now);
+    req.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, event);
+    let socket = req.socket;
+    announce(state, req, &[room], Topic::Talk, Some(socket), event);
+}

@@ -1,0 +1,60 @@
+//! Audiences: the live readers of rooms. That of a room is kept until the version of the room's
+//! members changes.
+
+use std::sync::Arc;
+
+use crate::server::hub::caches::Caches;
+use crate::server::hub::state::State;
+use crate::server::hub::state::rooms::RoomIx;
+use crate::server::hub::state::users::UserIx;
+use crate::server::turn::{Audience, Reader};
+
+/// Returns the audience of a room.
+pub(in crate::server::hub) fn of_room(
+    state: &State,
+    caches: &mut Caches,
+    room: RoomIx,
+) -> Arc<Audience> {
+    let version = state.memberships.version(room);
+    if caches.audiences.len() <= room {
+        caches.audiences.resize(room + 1, None);
+    }
+    let cached = &mut caches.audiences[room];
+    if let Some((of, audience)) = cached
+        && *of == version
+    {
+        return audience.clone();
+    }
+    let members = state.memberships.of_room(room).map(|member| member.user);
+    let readers = readers(state, members);
+    let audience = Arc::new(Audience::of_room(state.rooms[room].number, readers));
+    *cached = Some((version, audience.clone()));
+    audience
+}
+
+/// Returns the members of several rooms, each once.
+pub(super) fn of_rooms(state: &State, caches: &mut Caches, rooms: &[RoomIx]) -> Arc<Audience> {
+    if let [room] = rooms {
+        return of_room(state, caches, *room);
+    }
+    let members = rooms.iter().flat_map(|room| state.memberships.of_room(*room));
+    Arc::new(Audience::new(readers(state, members.map(|member| member.user))))
+}
+
+/// Returns those of the users that receive live events now.
+pub(in crate::server::hub) fn of_users(
+    state: &State,
+    users: impl IntoIterator<Item = UserIx>,
+) -> Arc<Audience> {
+    Arc::new(Audience::new(readers(state, users)))
+}
+
+fn readers(state: &State, users: impl IntoIterator<Item = UserIx>) -> Vec<Reader> {
+    let connections = users.into_iter().flat_map(|user| state.users[user].connections());
+    let live = connections.filter_map(|connection| {
+        let connection = &state.connections[connection];
+        let (conn, settings) = (connection.live_socket()?, connection.settings);
+        Some(Reader { conn, tags: settings.tags, joins: settings.joins })
+    });
+    live.collect()
+}

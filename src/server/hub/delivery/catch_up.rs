@@ -1,0 +1,147 @@
+//! Catching up: a user who resumed, or who reads too slowly for live delivery, reads on from a
+//! position in the log, page by page, at their own pace. When everything has been delivered,
+//! delivery is live again.
+
+use std::sync::Arc;
+
+use super::{deferred, presence, tags_of};
+use crate::protocol::{Cid, Event, Tags};
+use crate::server::hub::context::Request;
+use crate::server::hub::state::State;
+use crate::server::hub::state::connections::{ConnectionIx, DeliveryMode};
+use crate::server::hub::state::users::UserIx;
+use crate::server::net::ConnId;
+use crate::server::record::{Record, UserId};
+use crate::server::store::{ReadRequest, ReadResult, Thread};
+use crate::server::turn::{Origin, Turn};
+
+/// Messages per page of a catch-up. A page stays in memory until it is read.
+const PAGE: usize = 256;
+
+/// Bytes of text per page.
+const PAGE_SIZE: usize = 64 << 10;
+
+/// Switches a slow reader from live delivery to catch-up.
+pub(in crate::server::hub) fn start(
+    state: &mut State,
+    turn: &mut Turn,
+    (socket, connection): (ConnId, ConnectionIx),
+) {
+    let is_live = state.connections[connection].delivery == DeliveryMode::Live;
+    if state.connections[connection].user().is_some() && is_live {
+        let mode = DeliveryMode::behind(state.messages.last_id(), true);
+        state.set_delivery(connection, mode);
+        turn.notify_when_drained(socket);
+    }
+}
+
+/// Delivers the rest from memory if that reaches back far enough; otherwise requests a
+/// page of the log.
+pub(in crate::server::hub) fn go_on(state: &mut State, req: &mut Request<'_>) {
+    let (socket, connection) = (req.socket, req.connection);
+    let Some(user) = state.connections[connection].user() else { return };
+    let DeliveryMode::Behind { after, is_list_stale, is_reading: false } =
+        state.connections[connection].delivery
+    else {
+        return;
+    };
+    let request = request(state, user, after);
+    let Some(rest) = state.messages.since(after) else {
+        let mode = DeliveryMode::Behind { after, is_list_stale, is_reading: true };
+        state.set_delivery(connection, mode);
+        req.turn.read(socket, request);
+        return;
+    };
+    let rest = request.fill(rest);
+    send_records(state, req, user, &rest);
+    if request.is_filled_by(&rest) {
+        // The page is full, so more may follow when the reader has drained this one.
+        let after = rest.last().map_or(after, |last| last.id);
+        state.set_delivery(connection, DeliveryMode::behind(after, is_list_stale));
+        req.turn.notify_when_drained(socket);
+        return;
+    }
+    deferred::send(state, req.turn, (socket, connection), u64::MAX);
+    state.set_delivery(connection, DeliveryMode::Live);
+    // The catch-up has delivered the mail as well. If the connection is lost earlier,
+    // the mail stays for the next login.
+    state.mail.empty(state.users[user].id);
+    if is_list_stale {
+        // Presence events were missed.
+        for room in state.memberships.rooms_of(user) {
+            presence::list_for_newcomer(state, req, *room);
+        }
+    }
+}
+
+/// What happened to the page of a catch-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server::hub) enum Page {
+    Sent,
+    /// Retention has deleted messages that the reader missed; a logout makes the gap visible.
+    HasGap,
+    /// The log could not be read; its messages must not be skipped.
+    Failed,
+}
+
+/// Delivers a page of the log.
+pub(in crate::server::hub) fn send_page(
+    state: &mut State,
+    req: &mut Request<'_>,
+    rows: &ReadResult,
+) -> Page {
+    let (socket, connection) = (req.socket, req.connection);
+    let Some(user) = state.connections[connection].user() else { return Page::Sent };
+    let DeliveryMode::Behind { after, is_list_stale, .. } = state.connections[connection].delivery
+    else {
+        return Page::Sent;
+    };
+    if rows.has_gap && is_list_stale {
+        return Page::HasGap;
+    }
+    send_records(state, req, user, &rows.records);
+    if rows.upto <= after {
+        return Page::Failed;
+    }
+    state.set_delivery(connection, DeliveryMode::behind(rows.upto, is_list_stale));
+    req.turn.notify_when_drained(socket);
+    Page::Sent
+}
+
+/// The users whose messages a user ignores.
+pub(in crate::server::hub) fn hidden_from(state: &State, user: UserIx) -> Vec<UserId> {
+    let ignores = state.relations.ignores_of(state.users[user].id);
+    ignores.iter().map(|ignored| ignored.person).collect()
+}
+
+fn request(state: &State, user: UserIx, after: u64) -> ReadRequest {
+    let stays = state.memberships.spans_after(user, after);
+    let thread = Thread::Feed { reader: state.users[user].id, stays };
+    let hidden = hidden_from(state, user);
+    ReadRequest { thread, count: PAGE, size: PAGE_SIZE, after: Some(after), hidden }
+}
+
+fn send_records(state: &mut State, req: &mut Request<'_>, user: UserIx, records: &[Arc<Record>]) {
+    let me = state.users[user].id;
+    let at = (req.socket, req.connection);
+    for record in records {
+        deferred::send(state, req.turn, at, record.id);
+        redeliver(req, me, record);
+    }
+}
+
+/// Delivers a message as it would have been live; the user's own messages carry their
+/// cid.
+fn redeliver(req: &mut Request<'_>, me: UserId, record: &Record) {
+    let cid = record.cid.as_ref().filter(|_| record.author == me);
+    if record.author == me && !req.settings.echo && cid.is_none() {
+        return;
+    }
+    let tags = Tags { cid: cid.map(Cid::as_str), ..tags_of(record) };
+    let (socket, tags) = (req.socket, req.settings.tags(&tags));
+    // The reader sets the pace, so these lines do not count towards the outbox limit
+    // for unsolicited lines.
+    req.turn.begin_showing(record.id);
+    req.turn.send(socket, Origin::Reply, &tags, &Event::Message(record.seen_by(me)));
+    req.turn.end_message();
+}

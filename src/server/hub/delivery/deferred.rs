@@ -1,0 +1,68 @@
+//! Deferred events: renames, topics, moderation and announcements for a user who is
+//! catching up. Presence events are not deferred; the catch-up ends with the member lists
+//! instead.
+
+use crate::protocol::{Event, Tags};
+use crate::server::hub::context::Context;
+use crate::server::hub::state::State;
+use crate::server::hub::state::connections::ConnectionIx;
+use crate::server::hub::state::deferred_lines::DeferredLine;
+use crate::server::hub::state::users::UserIx;
+use crate::server::net::ConnId;
+use crate::server::net::outbox::{Lines, Meter};
+use crate::server::turn::Turn;
+
+/// Defers an event for those users who are catching up. The users must be distinct.
+pub(in crate::server::hub) fn defer(
+    state: &mut State,
+    ctx: &mut Context<'_>,
+    users: impl IntoIterator<Item = UserIx>,
+    tags: &Tags<'_>,
+    event: &Event<'_>,
+) {
+    let mut shared: Option<DeferredLine> = None;
+    for user in users {
+        let connection = state.users[user].connection;
+        if state.connections[connection].is_catching_up() {
+            let line = || encode(state, &ctx.caches.meter, tags, event);
+            let line = shared.get_or_insert_with(line).clone();
+            state.connections.defer(connection, line);
+        }
+    }
+}
+
+/// Defers an event for members who are not connected, until they resume.
+pub(in crate::server::hub) fn announce_on_return(
+    state: &mut State,
+    meter: &Meter,
+    users: impl IntoIterator<Item = UserIx>,
+    tags: &Tags<'_>,
+    event: &Event<'_>,
+) {
+    let line = encode(state, meter, tags, event);
+    for user in users {
+        state.connections.defer(state.users[user].connection, line.clone());
+    }
+}
+
+fn encode(state: &State, meter: &Meter, tags: &Tags<'_>, event: &Event<'_>) -> DeferredLine {
+    let mut bytes = Vec::new();
+    tags.encode(&mut bytes);
+    let tags = bytes.len();
+    event.encode(&mut bytes);
+    bytes.shrink_to_fit();
+    DeferredLine { after: state.messages.last_id(), bytes: Lines::new(bytes, meter), tags }
+}
+
+/// Sends the deferred lines that precede a message.
+pub(super) fn send(
+    state: &mut State,
+    turn: &mut Turn,
+    (socket, connection): (ConnId, ConnectionIx),
+    message: u64,
+) {
+    let has_tags = state.connections[connection].settings.tags;
+    while let Some(line) = state.connections.next_deferred(connection, message) {
+        turn.send_bytes(socket, &line.bytes[if has_tags { 0 } else { line.tags }..]);
+    }
+}

@@ -1,0 +1,439 @@
+//! The stored form of the state: which rows changed, their values, and how the state is
+//! restored from them at the next start.
+//!
+//! A row is JSON; its fields may be added, but never removed or renamed, since data of older
+//! versions must stay readable. A server alone stores users with a session only; see
+//! [`Persisted`].
+
+mod restore;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::state::State;
+use super::state::connections::{Connection, DeliveryMode, Phase, Query, Settings};
+use super::state::moderation::{ModerationIx, SERVER_NUMBER, SavedModeration};
+use super::state::users::UserIx;
+use crate::commands::Setting;
+use crate::protocol::{Name, RoomName, Stamp};
+use crate::server::auth::passwords::digest;
+use crate::server::auth::tokens::TokenHash;
+use crate::server::clock::Now;
+use crate::server::limits::Limits;
+use crate::server::net::ConnId;
+use crate::server::record::UserId;
+use crate::server::store::{Change, Collection, MembershipSpan};
+
+/// Which users are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Persisted {
+    /// Users with a session, which can resume after a restart.
+    #[default]
+    Sessions,
+    /// Every user and every connection, so that another server can take over while clients
+    /// stay connected. Not stored even then: the target of `/reply`, idle times, counters of
+    /// wrong passwords, and joins and quits that are being coalesced.
+    Everyone,
+}
+
+/// A user as stored, with or without a session.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedUser {
+    name: Name,
+    /// `None` without a session, with [`Persisted::Everyone`] only.
+    token: Option<TokenHash>,
+    first: u64,
+    since: Stamp,
+    settings: Settings,
+    /// Older versions put the current room last, if `has_current`.
+    rooms: Vec<RoomName>,
+    has_current: bool,
+    #[serde(default)]
+    current: Option<RoomName>,
+    /// The latest membership spans; older ones are stored in blocks.
+    stays: Vec<MembershipSpan>,
+    away: Option<String>,
+    query: Query,
+    ignores: Vec<(UserId, Name)>,
+    /// All rooms in which the user is an operator, including rooms they have left.
+    #[serde(default)]
+    operates: Vec<RoomName>,
+    /// The position of each of `rooms` in the global order of joins.
+    #[serde(default)]
+    arrivals: Vec<u64>,
+    /// See `Spans::evicted_upto`.
+    #[serde(default)]
+    forgotten: u64,
+    /// The last remote address, matched by network bans. Older versions stored the /64 of
+    /// an IPv6 address, and nothing for loopback.
+    #[serde(default, rename = "network")]
+    address: Option<IpAddr>,
+    /// When the session ends that has lost its socket; after a restart the full grace
+    /// period counts if this is not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<Stamp>,
+    /// How the messages of a session without a socket were delivered, and its deferred lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    position: Option<SavedPosition>,
+}
+
+/// How far a client has read.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedPosition {
+    delivery: DeliveryMode,
+    deferred: Vec<SavedLine>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedLine {
+    after: u64,
+    text: String,
+    tags: usize,
+}
+
+/// A connected socket as stored.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedSocket {
+    address: Option<IpAddr>,
+    is_encrypted: bool,
+    /// `None` before login.
+    user: Option<UserId>,
+    was_refused: bool,
+    settings: Settings,
+    chosen: [bool; Setting::TABLE.len()],
+    login_deadline: Stamp,
+    position: SavedPosition,
+}
+
+/// An account as stored.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedAccount {
+    name: Name,
+    hash: Arc<str>,
+    ignores: Vec<(UserId, Name)>,
+}
+
+/// Moderation as stored.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedScope {
+    /// `None` for the server's moderation.
+    room: Option<RoomName>,
+    /// For the server: the digest of the operators' password hash. The rights of server
+    /// operators end when it changes.
+    #[serde(default)]
+    seal: Option<String>,
+    order: SavedModeration,
+    /// See `Room::was_visited`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    was_visited: bool,
+}
+
+/// A block of membership spans as stored.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedBlock<B> {
+    person: UserId,
+    stays: B,
+}
+
+/// The key under which a socket is stored.
+fn socket_key(socket: ConnId) -> u64 {
+    u64::from(socket.slot) << 32 | u64::from(socket.generation)
+}
+
+fn seal(limits: &Limits) -> Option<String> {
+    limits.oper_password.as_ref().map(|hash| digest(hash.as_str()))
+}
+
+/// The rows that differ from their stored values.
+#[derive(Debug, Default)]
+pub(super) struct Unsaved {
+    rows: BTreeSet<(Collection, u64)>,
+    pub(super) scope: Persisted,
+}
+
+impl Unsaved {
+    /// Collects the dirty marks of all tables.
+    pub(super) fn collect(&mut self, state: &mut State) {
+        let by_index = [state.connections.dirty_users.take(), state.memberships.dirty.take()];
+        for ix in by_index.into_iter().flatten() {
+            let id = state.users.get(ix).map(|user| user.id);
+            id.inspect(|id| self.note_user(state, *id));
+        }
+        for id in state.sessions.dirty.take() {
+            self.rows.insert((Collection::Session, id.0));
+        }
+        for id in state.relations.dirty.take() {
+            self.note_user(state, id);
+            if state.accounts.has(id) {
+                self.rows.insert((Collection::Account, id.0));
+            }
+        }
+        let users = [state.users.dirty.take(), state.moderation.dirty_operators.take()];
+        for id in users.into_iter().flatten() {
+            self.note_user(state, id);
+        }
+        let accounts = state.accounts.dirty.take();
+        self.rows.extend(accounts.into_iter().map(|id| (Collection::Account, id.0)));
+        let mail = state.mail.dirty.take();
+        self.rows.extend(mail.into_iter().map(|id| (Collection::Mail, id)));
+        self.collect_moderation(state);
+        self.collect_blocks(state);
+        for socket in state.connections.dirty_sockets.take() {
+            if self.scope == Persisted::Everyone {
+                self.rows.insert((Collection::Socket, socket_key(socket)));
+            }
+        }
+    }
+
+    fn note_user(&mut self, state: &State, id: UserId) {
+        let user = state.users.find(id);
+        let has_session = user.is_some_and(|user| state.connection_of(user).session().is_some());
+        if has_session || self.scope == Persisted::Everyone {
+            self.rows.insert((Collection::Session, id.0));
+        }
+    }
+
+    fn collect_moderation(&mut self, state: &mut State) {
+        for ix in state.moderation.dirty.take() {
+            if state.moderation.get(ix).is_some()
+                && (state.moderation.is_stored(ix) || is_worth_saving(state, ix, self.scope))
+            {
+                self.rows.insert((Collection::Moderation, state.moderation.note_stored(ix)));
+            }
+        }
+        let ended = state.moderation.dirty_ended.take();
+        self.rows.extend(ended.into_iter().map(|number| (Collection::Moderation, number)));
+    }
+
+    fn collect_blocks(&mut self, state: &mut State) {
+        for number in state.memberships.dirty_blocks.take() {
+            let owner = state.memberships.block_owner(number);
+            let is_stored = |user: UserIx| state.connection_of(user).session().is_some();
+            if owner.is_none_or(is_stored) || self.scope == Persisted::Everyone {
+                self.rows.insert((Collection::Spans, number));
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.rows.clear();
+    }
+
+    #[cfg(test)]
+    pub(super) fn rows(&mut self) -> &mut BTreeSet<(Collection, u64)> {
+        &mut self.rows
+    }
+
+    /// The current values of the rows.
+    pub(super) fn changes(&self, state: &State, limits: &Limits, now: Now) -> Vec<Change> {
+        let encoder = Encoder { state, limits, now, scope: self.scope };
+        let change = |&(collection, key)| {
+            let value = encoder.value(collection, key);
+            Change { collection, key, value }
+        };
+        self.rows.iter().map(change).collect()
+    }
+
+    /// Describes the rows for the server log; long lists are truncated.
+    pub(super) fn describe(&self, state: &State) -> String {
+        let first = self.rows.iter().take(NAMED_MAX);
+        let mut names: Vec<String> =
+            first.map(|(collection, key)| describe(state, *collection, *key)).collect();
+        if self.rows.len() > NAMED_MAX {
+            names.push(format!("and {} more", self.rows.len() - NAMED_MAX));
+        }
+        names.join(", ")
+    }
+}
+
+/// Maximum number of unsaved changes that are listed by name.
+const NAMED_MAX: usize = 10;
+
+fn describe(state: &State, kind: Collection, key: u64) -> String {
+    let user_id = UserId(key);
+    match kind {
+        Collection::Session => match state.users.find(user_id) {
+            Some(user) => format!("the session of {}", state.users[user].name),
+            None => "the end of a session".to_owned(),
+        },
+        Collection::Account => match state.accounts.of(user_id) {
+            Some(account) => format!("the account {}", account.name),
+            None => "the end of an account".to_owned(),
+        },
+        Collection::Mail => {
+            match state.mail.owner(key).and_then(|owner| state.accounts.of(owner)) {
+                Some(account) => format!("mail for {}", account.name),
+                None => "the delivery of mail".to_owned(),
+            }
+        }
+        Collection::Spans => "memberships of a session".to_owned(),
+        Collection::Socket => "a connection".to_owned(),
+        Collection::Moderation if key == SERVER_NUMBER => {
+            "the server's bans and operators".to_owned()
+        }
+        Collection::Moderation => {
+            match state.moderation.index_of(key).and_then(|ix| state.moderation[ix].room()) {
+                Some(room) => format!("the moderation of {room}"),
+                None => "the end of a room".to_owned(),
+            }
+        }
+    }
+}
+
+/// Whether moderation is stored. That which ends with a guest's logout is not, since any guest
+/// can create rooms.
+fn is_worth_saving(state: &State, ix: ModerationIx, scope: Persisted) -> bool {
+    let moderation = &state.moderation[ix];
+    topic_of(state, ix).is_some()
+        || moderation.outlives_members(|person| state.accounts.has(person))
+        || (scope == Persisted::Everyone && !moderation.operators().is_empty())
+}
+
+/// The topic of the room with this moderation.
+fn topic_of(state: &State, ix: ModerationIx) -> Option<&str> {
+    let moderation = &state.moderation[ix];
+    let room = state.rooms.named(moderation.room()?.key());
+    room.map_or(moderation.dormant_topic(), |room| state.rooms[room].topic.as_deref())
+}
+
+/// Encodes rows.
+struct Encoder<'s> {
+    state: &'s State,
+    limits: &'s Limits,
+    now: Now,
+    scope: Persisted,
+}
+
+impl Encoder<'_> {
+    /// The stored form of a row; `None` if there is none, so that it is deleted.
+    fn value(&self, collection: Collection, key: u64) -> Option<String> {
+        match collection {
+            Collection::Session => self.user(UserId(key)),
+            Collection::Account => self.account(UserId(key)),
+            Collection::Mail => self.state.mail.owner(key).map(|owner| owner.0.to_string()),
+            Collection::Moderation => self.moderation(key),
+            Collection::Spans => {
+                let (person, stays) = self.state.memberships.block(key)?;
+                to_json(&SavedBlock { person, stays })
+            }
+            Collection::Socket => self.socket(key),
+        }
+    }
+
+    fn user(&self, id: UserId) -> Option<String> {
+        let state = self.state;
+        let ix = state.users.find(id)?;
+        let (me, connection) = (&state.users[ix], state.connection_of(ix));
+        let token = connection.session();
+        if token.is_none() && self.scope == Persisted::Sessions {
+            return None;
+        }
+        let rooms = state.memberships.rooms_of(ix);
+        let arrival =
+            |room| state.memberships.named(room, me.name.key()).map_or(0, |it| it.arrival);
+        let name_of = |room: usize| state.rooms[room].name.clone();
+        let operated = state.moderation.operated_by(id);
+        let is_offline = self.scope == Persisted::Everyone && connection.socket.is_none();
+        let until = state.sessions.ends_at(id).filter(|_| is_offline);
+        to_json(&SavedUser {
+            name: me.name.clone(),
+            token,
+            first: me.first,
+            since: me.since,
+            settings: connection.settings,
+            rooms: rooms.iter().map(|room| name_of(*room)).collect(),
+            has_current: connection.current.is_some(),
+            current: connection.current.map(name_of),
+            stays: state.memberships.spans(ix).recent().to_vec(),
+            away: me.away.as_deref().map(str::to_owned),
+            query: connection.query,
+            ignores: self.ignores(id),
+            forgotten: state.memberships.spans(ix).evicted_upto(),
+            operates: operated.filter_map(|it| state.moderation[it].room().cloned()).collect(),
+            arrivals: rooms.iter().map(|room| arrival(*room)).collect(),
+            address: connection.peer.map(|peer| peer.address),
+            until: until.map(|until| self.wall(until)),
+            position: is_offline.then(|| saved_position(connection)),
+        })
+    }
+
+    fn wall(&self, since_start: std::time::Duration) -> Stamp {
+        self.now.wall_after(since_start.saturating_sub(self.now.since_start))
+    }
+
+    fn socket(&self, key: u64) -> Option<String> {
+        let slot = u32::try_from(key >> 32).ok()?;
+        let generation = u32::try_from(key & u64::from(u32::MAX)).ok()?;
+        let connection = self.state.connections.find(ConnId { slot, generation })?;
+        let was_refused = match connection.phase {
+            Phase::Closing => return None,
+            Phase::Greeting { was_refused } => was_refused,
+            Phase::LoggedIn(_) => false,
+        };
+        to_json(&SavedSocket {
+            address: connection.peer.map(|peer| peer.address),
+            is_encrypted: connection.peer.is_some_and(|peer| peer.is_encrypted),
+            user: connection.user().map(|user| self.state.users[user].id),
+            was_refused,
+            settings: connection.settings,
+            chosen: connection.chosen,
+            login_deadline: self.wall(connection.login_deadline),
+            position: saved_position(connection),
+        })
+    }
+
+    /// The ignored users, by their current or last names.
+    fn ignores(&self, id: UserId) -> Vec<(UserId, Name)> {
+        let ignores = self.state.relations.ignores_of(id).iter();
+        let name = |person| self.state.users.find(person).map(|ix| &self.state.users[ix].name);
+        let named = ignores.filter_map(|ignored| {
+            Some((ignored.person, name(ignored.person).or(ignored.gone.as_ref())?.clone()))
+        });
+        named.collect()
+    }
+
+    fn account(&self, id: UserId) -> Option<String> {
+        let account = self.state.accounts.of(id)?;
+        let (name, hash) = (account.name.clone(), account.hash.clone());
+        to_json(&SavedAccount { name, hash, ignores: self.ignores(id) })
+    }
+
+    fn moderation(&self, number: u64) -> Option<String> {
+        let ix = self.state.moderation.index_of(number)?;
+        if !is_worth_saving(self.state, ix, self.scope) {
+            return None;
+        }
+        let moderation = &self.state.moderation[ix];
+        let room = moderation.room().cloned();
+        let live = room.as_ref().and_then(|room| self.state.rooms.named(room.key()));
+        let was_visited = live.is_some_and(|room| self.state.rooms[room].was_visited);
+        to_json(&SavedScope {
+            seal: if room.is_none() { seal(self.limits) } else { None },
+            room,
+            order: moderation.saved(topic_of(self.state, ix)),
+            was_visited: was_visited && self.scope == Persisted::Everyone,
+        })
+    }
+}
+
+fn saved_position(connection: &Connection) -> SavedPosition {
+    let lines = connection.deferred().into_iter().flat_map(|deferred| deferred.iter());
+    let deferred = lines.map(|line| SavedLine {
+        after: line.after,
+        text: String::from_utf8_lossy(&line.bytes).into_owned(),
+        tags: line.tags,
+    });
+    SavedPosition { delivery: connection.delivery, deferred: deferred.collect() }
+}
+
+fn to_json(row: &impl Serialize) -> Option<String> {
+    // The row types have no maps with other keys than strings, so this does not fail.
+    serde_json::to_string(row).ok()
+}

@@ -1,0 +1,272 @@
+//! Restoring the state from its stored form.
+
+use std::fmt;
+
+use super::{
+    SavedAccount, SavedBlock, SavedPosition, SavedScope, SavedSocket, SavedUser,
+    Unsaved, UserId, seal,
+};
+use crate::protocol::Name;
+use crate::server::clock::Now;
+use crate::server::hub::state::State;
+use crate::server::hub::state::accounts::Account;
+use crate::server::hub::state::connections::Query;
+use crate::server::hub::state::deferred_lines::DeferredLine;
+use crate::server::hub::state::memberships::spans::{Block, Spans};
+use crate::server::hub::state::users::{User, UserIx};
+use crate::server::limits::Limits;
+use crate::server::net::ConnId;
+use crate::server::net::outbox::{Lines, Meter};
+use crate::server::net::peer::Peer;
+use crate::server::store::{Collection, Snapshot};
+
+/// A stored row that cannot be read.
+#[derive(Debug)]
+pub struct UnreadableEntry {
+    /// The collection that contains the row.
+    pub collection: Collection,
+    /// The key within the collection.
+    pub key: u64,
+    why: serde_json::Error,
+}
+
+impl fmt::Display for UnreadableEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({})", self.collection.as_str(), self.key, self.why)
+    }
+}
+
+impl std::error::Error for UnreadableEntry {}
+
+/// The rows of a snapshot, parsed.
+#[derive(Default)]
+struct Rows {
+    users: Vec<(UserId, SavedUser)>,
+    sockets: Vec<(ConnId, SavedSocket)>,
+    accounts: Vec<(UserId, SavedAccount)>,
+    blocks: Vec<(u64, SavedBlock<Block>)>,
+    mail: Vec<(u64, UserId)>,
+    scopes: Vec<(u64, SavedScope)>,
+}
+
+impl Rows {
+    fn parse(snapshot: &Snapshot) -> Result<Self, UnreadableEntry> {
+        let mut rows = Self::default();
+        for (collection, key, value) in &snapshot.entries {
+            let parsed = rows.add(*collection, *key, value);
+            parsed.map_err(|why| UnreadableEntry { collection: *collection, key: *key, why })?;
+        }
+        rows.blocks.sort_unstable_by_key(|(number, _)| *number);
+        rows.users.sort_unstable_by_key(|(id, _)| *id);
+        Ok(rows)
+    }
+
+    fn add(&mut self, collection: Collection, key: u64, value: &str) -> serde_json::Result<()> {
+        let id = UserId(key);
+        match collection {
+            Collection::Session => self.users.push((id, serde_json::from_str(value)?)),
+            Collection::Account => self.accounts.push((id, serde_json::from_str(value)?)),
+            Collection::Mail => self.mail.push((key, UserId(serde_json::from_str(value)?))),
+            Collection::Moderation => self.scopes.push((key, serde_json::from_str(value)?)),
+            Collection::Spans => self.blocks.push((key, serde_json::from_str(value)?)),
+            Collection::Socket => {
+                let slot = u32::try_from(key >> 32).unwrap_or_default();
+                let generation = u32::try_from(key & u64::from(u32::MAX)).unwrap_or_default();
+                let socket = ConnId { slot, generation };
+                self.sockets.push((socket, serde_json::from_str(value)?));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Restores a state from a snapshot. Unless the snapshot says otherwise, every session gets a
+/// full grace period again.
+///
+/// # Errors
+/// A row cannot be read. A server without its bans or accounts must not start.
+pub(in crate::server::hub) fn restore(
+    limits: &Limits,
+    snapshot: &Snapshot,
+    now: Now,
+    meter: &Meter,
+) -> Result<State, UnreadableEntry> {
+    let rows = Rows::parse(snapshot)?;
+    let state = State::new(limits, snapshot.last, &snapshot.latest);
+    let mut restorer = Restorer { state, limits, now, meter };
+    restorer.run(rows);
+    Ok(restorer.state)
+}
+
+struct Restorer<'r> {
+    state: State,
+    limits: &'r Limits,
+    now: Now,
+    meter: &'r Meter,
+}
+
+impl Restorer<'_> {
+    fn run(&mut self, rows: Rows) {
+        for (id, SavedAccount { name, hash, .. }) in &rows.accounts {
+            let (name, hash) = (name.clone(), hash.clone());
+            self.state.accounts.restore(Account { person: *id, name, hash });
+        }
+        for (id, owner) in rows.mail {
+            self.state.mail.restore(owner, id);
+        }
+        let visited = self.restore_moderation(rows.scopes);
+        // Users refer to accounts and moderation, and then to each other.
+        for (id, saved) in &rows.users {
+            self.restore_user(*id, saved);
+        }
+        for room in visited {
+            if let Some(room) = self.state.rooms.named(room.key()) {
+                self.state.visit(room);
+            }
+        }
+        let accounts = rows.accounts.into_iter().map(|(id, saved)| (id, saved.ignores));
+        let users = rows.users.iter().map(|(id, saved)| (*id, saved.ignores.clone()));
+        self.restore_ignores(users.chain(accounts).collect());
+        for (id, saved) in &rows.users {
+            self.restore_rights_and_query(*id, saved);
+        }
+        for (socket, saved) in rows.sockets {
+            self.restore_socket(socket, saved);
+        }
+        Unsaved::default().collect(&mut self.state); // what was restored is stored
+        for (number, SavedBlock { person, stays }) in rows.blocks {
+            let owner = self.state.users.find(person).map(|user| (user, person));
+            self.state.memberships.restore_block(number, owner, stays);
+        }
+        self.end_lost_users();
+        self.state.drop_departed_everywhere();
+    }
+
+    /// Returns the rooms that connected users have visited.
+    fn restore_moderation(&mut self, scopes: Vec<(u64, SavedScope)>) -> Vec<crate::protocol::RoomName> {
+        let mut visited = Vec::new();
+        for (number, SavedScope { room, seal: sealed, mut order, was_visited }) in scopes {
+            if room.is_none() && (sealed.is_none() || sealed != seal(self.limits)) {
+                order.operators.clear();
+            }
+            if was_visited {
+                visited.extend(room.clone());
+            }
+            self.state.moderation.restore(number, room, order);
+        }
+        self.state.wake_lobby();
+        visited
+    }
+
+    fn restore_user(&mut self, id: UserId, saved: &SavedUser) {
+        let state = &mut self.state;
+        if state.users.holder(saved.name.key()).is_some() {
+            return; // never stored like this; the first one keeps the name
+        }
+        let spans = Spans::new(saved.stays.clone(), saved.forgotten);
+        let ix = state.restore_user(
+            (id, &saved.name),
+            (saved.since, saved.first),
+            (saved.settings, saved.address.map(Peer::new)),
+            spans,
+        );
+        state.users.set_away(ix, saved.away.as_deref());
+        for (at, name) in saved.rooms.iter().enumerate() {
+            let room = state.open_room(name);
+            let arrival = saved.arrivals.get(at).copied().unwrap_or_default();
+            state.memberships.restore(ix, &saved.name, room, arrival);
+        }
+        let last = saved.rooms.last().filter(|_| saved.has_current);
+        let current = saved.current.as_ref().or(last);
+        let current = current.and_then(|name| state.rooms.named(name.key()));
+        let connection = state.users[ix].connection;
+        state.connections.set_current(connection, current);
+        if let Some(token) = saved.token {
+            state.begin_session(ix, token);
+        }
+        let until = saved.until.map(|until| self.now.since_start_at(until));
+        let until = until.unwrap_or(self.now.since_start + self.limits.session_grace);
+        state.drop_socket(self.limits, ix, until);
+        if let Some(position) = &saved.position {
+            self.restore_position(ix, position);
+        }
+    }
+
+    fn restore_position(&mut self, user: UserIx, position: &SavedPosition) {
+        let connection = self.state.users[user].connection;
+        self.state.set_delivery(connection, position.delivery);
+        for line in &position.deferred {
+            let bytes = Lines::new(line.text.clone().into_bytes(), self.meter);
+            let line = DeferredLine { after: line.after, bytes, tags: line.tags };
+            self.state.connections.defer(connection, line);
+        }
+    }
+
+    /// The row of a user is at least as recent as that of the account; the first one counts.
+    fn restore_ignores(&mut self, rows: Vec<(UserId, Vec<(UserId, Name)>)>) {
+        for (id, ignores) in rows {
+            if self.state.can_return(id) {
+                self.state.relations.restore(id, ignores);
+            }
+        }
+        for user in self.state.users.by_id() {
+            let User { id, ref name, .. } = self.state.users[user];
+            self.state.relations.log_in(id, name);
+        }
+    }
+
+    /// The operator rights of a guest are stored with the user. A room without members has ended
+    /// unless other moderation was stored for it.
+    fn restore_rights_and_query(&mut self, id: UserId, saved: &SavedUser) {
+        let Some(user) = self.state.users.find(id) else { return };
+        for name in &saved.operates {
+            if let Some(room) = self.state.rooms.named(name.key()) {
+                let moderation = self.state.rooms[room].moderation;
+                self.state.moderation.promote(moderation, id);
+            }
+        }
+        let connection = self.state.users[user].connection;
+        match saved.query {
+            Query::On(other) => match self.state.users.find(other) {
+                Some(other) => self.state.begin_query(connection, other),
+                None => self.state.end_query(connection, Query::Gone),
+            },
+            query => self.state.end_query(connection, query),
+        }
+    }
+
+    fn restore_socket(&mut self, socket: ConnId, saved: SavedSocket) {
+        let state = &mut self.state;
+        let address = saved.address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into());
+        let peer = Peer { is_encrypted: saved.is_encrypted, ..Peer::new(address) };
+        let deadline = self.now.since_start_at(saved.login_deadline);
+        state.connections.open(socket, peer, deadline);
+        let Some(connection) = state.connections.of(socket) else { return };
+        if saved.was_refused {
+            state.connections.note_refused_login(connection);
+        }
+        for (setting, _) in crate::commands::Setting::TABLE {
+            if saved.chosen[setting as usize] {
+                state.set(connection, setting, saved.settings.get(setting));
+            }
+        }
+        if let Some(user) = saved.user.and_then(|id| state.users.find(id)) {
+            state.resume(user, socket, 0);
+            self.restore_position(user, &saved.position);
+        }
+    }
+
+    /// Ends users that have neither a socket nor a session.
+    fn end_lost_users(&mut self) {
+        for user in self.state.users.by_id() {
+            let connection = self.state.connection_of(user);
+            if connection.socket.is_none() && connection.session().is_none() {
+                self.state.end_queries_with(user);
+                let own = self.state.users[user].connection;
+                self.state.end_query(own, Query::Off);
+                self.state.remove_user(user);
+            }
+        }
+    }
+
+}

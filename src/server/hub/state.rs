@@ -1,0 +1,513 @@
+//! The state of the chat: one table per topic, and the verbs that concern several of them. A
+//! table owns its rows, changes them by verbs, and marks the rows whose stored form
+//! changed (`dirty.rs`; `persist.rs` collects the marks). The state knows neither turns nor
+//! audiences: what others are sent about a change is decided above.
+
+pub(super) mod accounts;
+mod confusables;
+pub(super) mod connections;
+pub(super) mod deferred_lines;
+pub(super) mod delayed_checks;
+mod dirty;
+mod dropped_sessions;
+mod id_map;
+pub(super) mod mail;
+pub(super) mod memberships;
+pub(super) mod messages;
+pub(super) mod moderation;
+pub(super) mod password_throttle;
+pub(super) mod pending;
+pub(super) mod relations;
+pub(super) mod rooms;
+pub(super) mod sessions;
+pub(super) mod users;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::commands::Setting;
+use crate::protocol::{Name, RoomName, Stamp};
+use crate::server::auth::tokens::TokenHash;
+use crate::server::clock::Now;
+use crate::server::limits::Limits;
+use crate::server::limits::rate_limit::{Rate, RateLimiter};
+use crate::server::net::ConnId;
+use crate::server::net::peer::Peer;
+use crate::server::record::{Record, UserId};
+use crate::server::store::LastIds;
+use accounts::{Account, Accounts};
+use connections::{Connection, ConnectionIx, Connections, DeliveryMode, Query, Settings};
+use delayed_checks::DelayedChecks;
+use mail::Mailboxes;
+use memberships::Memberships;
+use memberships::spans::Spans;
+use messages::Messages;
+use moderation::{Moderation, ModerationIx, ModerationTable, SERVER, Scope};
+use password_throttle::PasswordThrottle;
+use relations::Relations;
+use rooms::{LOBBY, Room, RoomIx, Rooms};
+use sessions::Sessions;
+use users::{User, UserIx, Users};
+
+/// The state of the chat; see the head of this file.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) connections: Connections,
+    pub(crate) users: Users,
+    pub(crate) sessions: Sessions,
+    pub(crate) memberships: Memberships,
+    pub(crate) rooms: Rooms,
+    pub(crate) moderation: ModerationTable,
+    pub(crate) relations: Relations,
+    pub(crate) accounts: Accounts,
+    pub(crate) mail: Mailboxes,
+    pub(crate) messages: Messages,
+    pub(crate) password_throttle: PasswordThrottle,
+    /// Password checks that are throttled after failed attempts.
+    pub(crate) delayed_checks: DelayedChecks,
+    /// Limits how often each network may hash new passwords.
+    pub(crate) new_passwords: RateLimiter,
+    /// Whether the server has a password for operators, which can open their locks.
+    has_oper_password: bool,
+    /// The time from which the wall clock has gone back, until it is logged.
+    clock_step: Option<Stamp>,
+}
+
+impl State {
+    /// The state of a server without users and accounts, whose ids continue after `last`.
+    pub(crate) fn new(limits: &Limits, last: LastIds, latest: &[Arc<Record>]) -> Self {
+        let rate = Rate::one_in(Duration::from_mins(1), limits.accounts_per_address);
+        let mut moderation = ModerationTable::new();
+        let mut memberships = Memberships::default();
+        memberships.add_room(LOBBY);
+        Self {
+            connections: Connections::default(),
+            users: Users::new(last.person),
+            sessions: Sessions::default(),
+            memberships,
+            rooms: Rooms::new(moderation.create(&RoomName::lobby())),
+            moderation,
+            relations: Relations::default(),
+            accounts: Accounts::default(),
+            mail: Mailboxes::default(),
+            messages: Messages::new(limits, last.message, latest),
+            password_throttle: PasswordThrottle::new(limits),
+            delayed_checks: DelayedChecks::default(),
+            new_passwords: RateLimiter::new(rate),
+            has_oper_password: limits.oper_password.is_some(),
+            clock_step: None,
+        }
+    }
+
+    /// The last ids assigned.
+    pub(crate) fn last_ids(&self) -> LastIds {
+        LastIds { message: self.messages.last_id(), person: self.users.last_id() }
+    }
+
+    /// The timestamp of an event that happens now. If the wall clock has gone back, bans and
+    /// mutes keep their duration.
+    pub(crate) fn stamp(&mut self, now: Now) -> Stamp {
+        let (stamp, went_back) = self.messages.stamp(now);
+        if went_back.is_some() {
+            self.clock_step = went_back;
+            self.moderation.follow_clock(now);
+        }
+        stamp
+    }
+
+    /// Returns the time from which the wall clock has gone back, once.
+    pub(crate) fn take_clock_step(&mut self) -> Option<Stamp> {
+        self.clock_step.take()
+    }
+
+    // Users, connections and sessions.
+
+    /// The connection of a user.
+    pub(crate) fn connection_of(&self, user: UserIx) -> &Connection {
+        &self.connections[self.users[user].connection]
+    }
+
+    /// Whether a user has an account.
+    pub(crate) fn is_registered(&self, user: UserIx) -> bool {
+        self.accounts.has(self.users[user].id)
+    }
+
+    /// Whether a user is online or has an account. A guest's id ends with the logout.
+    pub(crate) fn can_return(&self, person: UserId) -> bool {
+        self.users.is_online(person) || self.accounts.has(person)
+    }
+
+    /// The online user or the account with this name.
+    pub(crate) fn known_as(&self, name: &str) -> Option<(UserId, Name)> {
+        let account = || self.accounts.named(&crate::protocol::Key::fold(name));
+        let user = self.users.named(name).map(|user| &self.users[user]);
+        user.map(|user| (user.id, user.name.clone()))
+            .or_else(|| account().map(|account| (account.person, account.name.clone())))
+    }
+
+    /// Creates the user of a connection.
+    pub(crate) fn log_in(
+        &mut self,
+        now: Now,
+        connection: ConnectionIx,
+        id: UserId,
+        name: &Name,
+    ) -> UserIx {
+        let since = self.stamp(now);
+        let login = (since, self.messages.last_id());
+        let user = self.add_user(connection, id, name, login, Spans::default());
+        self.users.mark_active(user, now.since_start);
+        self.connections.log_in(connection, user);
+        user
+    }
+
+    /// Adds a user without rooms, logged in at this time after this message.
+    fn add_user(
+        &mut self,
+        connection: ConnectionIx,
+        id: UserId,
+        name: &Name,
+        (since, first): (Stamp, u64),
+        spans: Spans,
+    ) -> UserIx {
+        let (name, last_active) = (name.clone(), Duration::ZERO);
+        self.relations.log_in(id, &name);
+        let (away, reply_target) = (None, None);
+        let user = User { id, name, connection, since, first, away, reply_target, last_active };
+        let user = self.users.add(user);
+        self.memberships.add_user(user, spans);
+        user
+    }
+
+    /// Adds a user who was logged in before, without a socket. The ignores are restored apart.
+    pub(crate) fn restore_user(
+        &mut self,
+        (id, name): (UserId, &Name),
+        login: (Stamp, u64),
+        (settings, peer): (Settings, Option<Peer>),
+        spans: Spans,
+    ) -> UserIx {
+        let connection = self.connections.restore(settings, peer);
+        let user = self.add_user(connection, id, name, login, spans);
+        self.connections.log_in(connection, user);
+        user
+    }
+
+    /// Removes a user from all tables, in all rooms. Their queries and those with them have
+    /// ended.
+    pub(crate) fn remove_user(&mut self, user: UserIx) -> User {
+        let (id, name) = (self.users[user].id, self.users[user].name.clone());
+        let connection = self.users[user].connection;
+        let session = self.connections.end_session(connection);
+        if let Some(token) = session {
+            self.sessions.end(token, id);
+        }
+        self.relations.log_out(id, &name, !self.accounts.has(id));
+        for room in self.memberships.remove_user(user, &name, session.is_some()) {
+            self.close_room(room);
+        }
+        self.connections.remove(connection);
+        self.users.remove(user)
+    }
+
+    /// Renames a user; returns the old name.
+    pub(crate) fn rename(&mut self, user: UserIx, name: &Name) -> Name {
+        let old = self.users.rename(user, name);
+        self.memberships.rename(user, &old, name);
+        self.relations.mark_ignorers(self.users[user].id);
+        old
+    }
+
+    /// Changes a setting of a connection.
+    pub(crate) fn set(&mut self, connection: ConnectionIx, setting: Setting, is_on: bool) {
+        let before = self.connections[connection].settings;
+        self.connections.set(connection, setting, is_on);
+        let after = self.connections[connection].settings;
+        // New audiences are expensive, so only settings that affect them cause any.
+        if (before.tags, before.joins) != (after.tags, after.joins)
+            && let Some(user) = self.connections[connection].user()
+        {
+            self.memberships.touch_rooms_of(user);
+        }
+    }
+
+    /// Changes how the messages of a user's connection are delivered.
+    pub(crate) fn set_delivery(&mut self, connection: ConnectionIx, mode: DeliveryMode) {
+        let was_live = self.connections[connection].delivery == DeliveryMode::Live;
+        self.connections.set_delivery(connection, mode);
+        if was_live != (mode == DeliveryMode::Live)
+            && let Some(user) = self.connections[connection].user()
+        {
+            self.memberships.touch_rooms_of(user);
+        }
+    }
+
+    /// Gives a user a session, if they have none.
+    pub(crate) fn begin_session(&mut self, user: UserIx, token: TokenHash) {
+        let User { id, connection, .. } = self.users[user];
+        self.connections.begin_session(connection, token);
+        self.sessions.begin(token, id);
+        self.memberships.mark_blocks(user);
+    }
+
+    /// Takes the socket from the connection of a user, whose session may resume until
+    /// `until`. Returns the network whose limit counts the session.
+    pub(crate) fn drop_socket(
+        &mut self,
+        limits: &Limits,
+        user: UserIx,
+        until: Duration,
+    ) -> Option<IpAddr> {
+        let connection = self.connection_of(user);
+        let peer = connection.peer.filter(|peer| limits.apply_to(*peer));
+        let network = peer.map(Peer::network);
+        if let Some(socket) = connection.socket {
+            self.connections.close(socket);
+        }
+        self.sessions.drop(until, self.users[user].id, network);
+        self.memberships.touch_rooms_of(user);
+        network
+    }
+
+    /// Attaches the user of a session to a new socket; an earlier one must be closed. It
+    /// catches up from this message.
+    pub(crate) fn resume(&mut self, user: UserIx, socket: ConnId, after: u64) {
+        let User { id, connection, first, .. } = self.users[user];
+        self.sessions.resume(id);
+        self.connections.resume(connection, socket);
+        self.connections.set_delivery(connection, DeliveryMode::behind(after.max(first), false));
+        self.memberships.touch_rooms_of(user);
+        for room in self.memberships.rooms_of(user).to_vec() {
+            self.visit(room);
+        }
+    }
+
+    /// Starts a query with another user.
+    pub(crate) fn begin_query(&mut self, connection: ConnectionIx, other: UserIx) {
+        let other = self.users[other].id;
+        self.end_query(connection, Query::On(other));
+        if let Some(user) = self.connections[connection].user() {
+            self.relations.begin_query(self.users[user].id, other);
+        }
+    }
+
+    /// Replaces the query of a connection by `next`.
+    pub(crate) fn end_query(&mut self, connection: ConnectionIx, next: Query) {
+        if let Query::On(other) = self.connections[connection].query
+            && let Some(user) = self.connections[connection].user()
+        {
+            self.relations.end_query(self.users[user].id, other);
+        }
+        self.connections.set_query(connection, next);
+    }
+
+    /// Ends all queries with a user; returns who had one.
+    pub(crate) fn end_queries_with(&mut self, user: UserIx) -> Vec<UserIx> {
+        let id = self.users[user].id;
+        let queriers = self.relations.queried_by(id).iter();
+        let queriers: Vec<UserIx> = queriers.filter_map(|by| self.users.find(*by)).collect();
+        for by in &queriers {
+            for connection in self.users[*by].connections() {
+                if self.connections[connection].query == Query::On(id) {
+                    self.end_query(connection, Query::Gone);
+                }
+            }
+        }
+        queriers
+    }
+
+    // Accounts.
+
+    /// Creates the account of a user. Accounts stay operators of rooms that they have left, so
+    /// those rooms are stored from now on.
+    pub(crate) fn register(&mut self, user: UserIx, hash: Arc<str>) {
+        let User { id: person, ref name, .. } = self.users[user];
+        self.accounts.create(Account { person, name: name.clone(), hash });
+        for ix in self.moderation.operated_by(person).collect::<Vec<_>>() {
+            self.moderation.mark(ix);
+        }
+    }
+
+    /// Deletes the account of a user, who stays online as a guest.
+    pub(crate) fn unregister(&mut self, user: UserIx) -> Option<Account> {
+        let account = self.accounts.remove(self.users[user].id)?;
+        self.mail.empty(account.person);
+        Some(account)
+    }
+
+    // Rooms and their moderation.
+
+    /// Returns the room with this name, created or no longer dormant.
+    pub(crate) fn open_room(&mut self, name: &RoomName) -> RoomIx {
+        if let Some(room) = self.rooms.named(name.key()) {
+            return room;
+        }
+        let (moderation, topic) = match self.moderation.activate(name.key()) {
+            Some(dormant) => dormant,
+            None => (self.moderation.create(name), None),
+        };
+        let room = self.rooms.create(name, moderation, topic);
+        self.memberships.add_room(room);
+        room
+    }
+
+    /// Whether there is moderation for a room that does not exist.
+    pub(crate) fn is_dormant(&self, name: &RoomName) -> bool {
+        self.moderation.is_dormant(name.key())
+    }
+
+    /// Makes a user a member of a room, which becomes the current one.
+    pub(crate) fn enter(&mut self, user: UserIx, room: RoomIx) {
+        let User { id, ref name, connection, .. } = self.users[user];
+        let key = self.rooms[room].name.key().clone();
+        self.memberships.join((user, id, name), (room, &key), &self.messages);
+        self.connections.set_current(connection, Some(room));
+        self.visit(room);
+    }
+
+    /// Notes that a connected user has been a member of a room.
+    pub(crate) fn visit(&mut self, room: RoomIx) {
+        if self.rooms.visit(room) {
+            self.moderation.mark(self.rooms[room].moderation);
+        }
+    }
+
+    /// Removes a member from a room, which ends with its last member.
+    pub(crate) fn leave_room(&mut self, user: UserIx, room: RoomIx) {
+        let name = self.users[user].name.clone();
+        let key = self.rooms[room].name.key().clone();
+        if self.memberships.leave((user, &name), (room, &key), &self.messages) {
+            self.close_room(room);
+        }
+    }
+
+    /// Ends a room without members. A room that no one has visited since the server started
+    /// becomes dormant again, if its moderation outlives its members.
+    pub(crate) fn close_room(&mut self, room: RoomIx) {
+        if room == LOBBY {
+            return;
+        }
+        let moderation = self.rooms[room].moderation;
+        if !self.rooms[room].was_visited && self.is_kept_without_members(moderation) {
+            let topic = self.rooms.remove(room).topic;
+            self.moderation.deactivate(moderation, topic);
+            self.moderation.mark(moderation);
+        } else {
+            self.rooms.remove(room);
+            self.moderation.remove(moderation);
+        }
+    }
+
+    fn is_kept_without_members(&mut self, ix: ModerationIx) -> bool {
+        let (users, accounts) = (&self.users, &self.accounts);
+        let can_return = |person| users.is_online(person) || accounts.has(person);
+        self.moderation.drop_departed(ix, can_return, self.has_oper_password);
+        self.moderation[ix].outlives_members(|person| accounts.has(person))
+    }
+
+    /// Gives `#lobby` its moderation of before a restart.
+    pub(crate) fn wake_lobby(&mut self) {
+        let name = self.rooms[LOBBY].name.clone();
+        if let Some((moderation, topic)) = self.moderation.activate(name.key()) {
+            self.moderation.remove(self.rooms[LOBBY].moderation);
+            self.rooms.set_moderation(LOBBY, moderation);
+            self.rooms.set_topic(LOBBY, topic);
+        }
+    }
+
+    /// Removes users who cannot return from all moderation, after a restart. What does not
+    /// outlive the members of a dormant room ends.
+    pub(crate) fn drop_departed_everywhere(&mut self) {
+        self.is_kept_without_members(SERVER);
+        for ix in self.moderation.dormant() {
+            if !self.is_kept_without_members(ix) {
+                self.moderation.remove(ix);
+            }
+        }
+        for room in self.rooms.by_name() {
+            self.is_kept_without_members(self.rooms[room].moderation);
+        }
+    }
+
+    /// Sets or removes the topic of a room; returns whether it has changed.
+    pub(crate) fn set_topic(&mut self, room: RoomIx, topic: Option<&str>) -> bool {
+        let is_new = self.rooms[room].topic.as_deref() != topic;
+        if is_new {
+            self.rooms.set_topic(room, topic.map(Into::into));
+            self.moderation.mark(self.rooms[room].moderation);
+        }
+        is_new
+    }
+
+    /// The moderation that applies in a scope.
+    pub(crate) fn moderation_in(&self, scope: Scope) -> &Moderation {
+        &self.moderation[self.moderation_ix(scope)]
+    }
+
+    pub(crate) fn moderation_ix(&self, scope: Scope) -> ModerationIx {
+        match scope {
+            Scope::Room(room) => self.rooms[room].moderation,
+            Scope::Server => SERVER,
+        }
+    }
+
+    /// The scope as replies show it: the room's name, or `*` for the server.
+    pub(crate) fn scope_name(&self, scope: Scope) -> String {
+        match scope {
+            Scope::Room(room) => self.rooms[room].name.to_string(),
+            Scope::Server => "*".to_owned(),
+        }
+    }
+
+    /// Deletes expired entries and entries of users who cannot log in again.
+    pub(crate) fn drop_expired(&mut self, now: Now, scope: Scope) {
+        let (ix, users, accounts) = (self.moderation_ix(scope), &self.users, &self.accounts);
+        let can_return = |person| users.is_online(person) || accounts.has(person);
+        self.moderation.drop_expired(ix, now, can_return);
+    }
+
+    /// Checks that all tables are consistent. Tests call it after every input.
+    pub(crate) fn check(&self) {
+        self.users.check();
+        self.rooms.check();
+        self.connections.check();
+        self.relations.check(|id| self.users.is_online(id));
+        self.accounts.check(|key| self.users.holder(key).map(|user| self.users[user].id));
+        self.moderation.check(|key| self.rooms.named(key).is_some());
+        let users = self.users.by_id();
+        let keys = users.iter().map(|ix| {
+            let user = &self.users[*ix];
+            (*ix, user.id, user.name.key().clone())
+        });
+        self.memberships.check(keys);
+        for ix in &users {
+            self.check_user(*ix);
+        }
+        for (room, Room { moderation, .. }) in self.rooms.iter() {
+            let count = self.memberships.count(room);
+            assert!(room == LOBBY || count > 0, "a room other than #lobby has members");
+            let has_operator = self.moderation[*moderation]
+                .operators()
+                .iter()
+                .chain(self.moderation.server().operators().iter())
+                .any(|person| self.can_return(*person));
+            assert!(room == LOBBY || has_operator, "a room other than #lobby has a moderator");
+        }
+    }
+
+    fn check_user(&self, ix: UserIx) {
+        let (user, connection) = (&self.users[ix], self.connection_of(ix));
+        assert_eq!(connection.user(), Some(ix), "connections map to users");
+        let is_dropped = self.sessions.ends_at(user.id).is_some();
+        assert_eq!(is_dropped, connection.socket.is_none(), "a dropped session has a deadline");
+        if let Some(token) = connection.session() {
+            assert_eq!(self.sessions.find(token), Some(user.id), "tokens map to user ids");
+        }
+        let current = connection.current;
+        assert!(current.is_none_or(|room| self.memberships.is_member(ix, room)));
+        if let Query::On(other) = connection.query {
+            assert!(self.relations.queried_by(other).contains(&user.id), "both ends know a query");
+        }
+    }
+}

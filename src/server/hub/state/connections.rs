@@ -1,0 +1,448 @@
+//! Connections: what a client chose and how far it has read. A connection that lost its socket
+//! stays as long as its session may resume; resuming gives it a new socket.
+
+use std::collections::BTreeSet;
+use std::ops::Index;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use slab::Slab;
+
+use super::deferred_lines::{DeferredLine, DeferredLines};
+use super::dirty::Dirty;
+use super::pending::PendingRequest;
+use super::rooms::RoomIx;
+use super::users::UserIx;
+use crate::commands::Setting;
+use crate::protocol::Tags;
+use crate::server::auth::tokens::TokenHash;
+use crate::server::net::ConnId;
+use crate::server::net::peer::Peer;
+use crate::server::record::UserId;
+
+/// The index of a connection in the table; reused.
+pub(crate) type ConnectionIx = usize;
+
+/// A connection, with or without a socket.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// `None` if the socket was lost and the session may still resume.
+    pub(crate) socket: Option<ConnId>,
+    /// The current or last peer; `None` if unknown after a restart.
+    pub(crate) peer: Option<Peer>,
+    pub(crate) phase: Phase,
+    pub(crate) settings: Settings,
+    /// Which settings the client has set explicitly, indexed by [`Setting`].
+    pub(crate) chosen: [bool; Setting::TABLE.len()],
+    pub(crate) login_deadline: Duration,
+    /// The room that receives plain lines while no query is on.
+    pub(crate) current: Option<RoomIx>,
+    pub(crate) query: Query,
+    pub(crate) delivery: DeliveryMode,
+    deferred: Option<Box<DeferredLines>>,
+    /// The hash of the token by which the session resumes, if the client has asked for one.
+    session: Option<Box<TokenHash>>,
+    pending: Option<Box<PendingRequest>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Not logged in. After a refused name, only `/login` logs in, so that a chat line
+    /// is not mistaken for a name.
+    Greeting {
+        was_refused: bool,
+    },
+    LoggedIn(UserIx),
+    /// The farewell has been sent.
+    Closing,
+}
+
+/// Where the plain lines of a connection go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Query {
+    /// To the current room.
+    Off,
+    /// To this user.
+    On(UserId),
+    /// The other user has logged out. Plain lines are refused, so that private text
+    /// does not go to a room.
+    Gone,
+}
+
+/// How messages are delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum DeliveryMode {
+    /// By broadcast, when they are posted.
+    Live,
+    /// From the log.
+    Behind {
+        /// The id of the last message that was delivered or is not for this user.
+        after: u64,
+        /// Whether presence events were missed, which the log does not contain; the member
+        /// lists are then sent at the end of the catch-up.
+        is_list_stale: bool,
+        /// Whether a page of the log has been requested; at most one is pending.
+        #[serde(skip)]
+        is_reading: bool,
+    },
+}
+
+impl DeliveryMode {
+    /// Catch-up after this message id, with no page requested yet.
+    pub(crate) fn behind(after: u64, is_list_stale: bool) -> Self {
+        Self::Behind { after, is_list_stale, is_reading: false }
+    }
+}
+
+/// The settings of `/set`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    pub(crate) echo: bool,
+    pub(crate) joins: bool,
+    pub(crate) tags: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { echo: true, joins: true, tags: false }
+    }
+}
+
+impl Settings {
+    pub(crate) fn get(self, setting: Setting) -> bool {
+        match setting {
+            Setting::Echo => self.echo,
+            Setting::Joins => self.joins,
+            Setting::Tags => self.tags,
+        }
+    }
+
+    pub(crate) fn set(&mut self, setting: Setting, is_on: bool) {
+        match setting {
+            Setting::Echo => self.echo = is_on,
+            Setting::Joins => self.joins = is_on,
+            Setting::Tags => self.tags = is_on,
+        }
+    }
+
+    /// Returns the tags, or none if the tagged dialect is off.
+    pub(crate) fn tags<'a>(self, tags: &Tags<'a>) -> Tags<'a> {
+        if self.tags { *tags } else { Tags::default() }
+    }
+}
+
+impl Connection {
+    fn new(socket: Option<ConnId>, peer: Option<Peer>, phase: Phase) -> Self {
+        Self {
+            socket,
+            peer,
+            phase,
+            settings: Settings::default(),
+            chosen: Default::default(),
+            login_deadline: Duration::MAX,
+            current: None,
+            query: Query::Off,
+            delivery: DeliveryMode::Live,
+            deferred: None,
+            session: None,
+            pending: None,
+        }
+    }
+
+    pub(crate) fn is_greeting(&self) -> bool {
+        matches!(self.phase, Phase::Greeting { .. })
+    }
+
+    pub(crate) fn user(&self) -> Option<UserIx> {
+        if let Phase::LoggedIn(user) = self.phase { Some(user) } else { None }
+    }
+
+    pub(crate) fn session(&self) -> Option<TokenHash> {
+        self.session.as_deref().copied()
+    }
+
+    /// Returns whether a request blocks further lines.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Returns the socket, if it gets messages live.
+    pub(crate) fn live_socket(&self) -> Option<ConnId> {
+        self.socket.filter(|_| self.delivery == DeliveryMode::Live)
+    }
+
+    /// Returns whether it has a socket and is catching up.
+    pub(crate) fn is_catching_up(&self) -> bool {
+        self.socket.is_some() && self.delivery != DeliveryMode::Live
+    }
+
+    pub(crate) fn deferred(&self) -> Option<&DeferredLines> {
+        self.deferred.as_deref()
+    }
+}
+
+/// All connections.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    all: Slab<Connection>,
+    /// The connection of each socket, indexed by [`ConnId::slot`].
+    sockets: Vec<Option<(ConnId, ConnectionIx)>>,
+    /// Login deadlines of sockets; entries of logged-in connections are skipped.
+    login_deadlines: BTreeSet<(Duration, ConnId)>,
+    /// Users whose stored row changed by a change of their connection.
+    pub(crate) dirty_users: Dirty<UserIx>,
+    /// Sockets whose row changed or who closed.
+    pub(crate) dirty_sockets: Dirty<ConnId>,
+}
+
+impl Index<ConnectionIx> for Connections {
+    type Output = Connection;
+
+    fn index(&self, ix: ConnectionIx) -> &Connection {
+        &self.all[ix]
+    }
+}
+
+impl Connections {
+    /// Adds the connection of a socket that was just accepted. Its login timer starts now and
+    /// also runs during the TLS handshake.
+    pub(crate) fn open(&mut self, socket: ConnId, peer: Peer, login_deadline: Duration) {
+        let phase = Phase::Greeting { was_refused: false };
+        let mut connection = Connection::new(Some(socket), Some(peer), phase);
+        connection.login_deadline = login_deadline;
+        let ix = self.all.insert(connection);
+        self.plug(socket, ix);
+        self.login_deadlines.insert((login_deadline, socket));
+    }
+
+    /// Adds the connection of a restored user, without a socket.
+    pub(super) fn restore(&mut self, settings: Settings, peer: Option<Peer>) -> ConnectionIx {
+        let mut connection = Connection::new(None, peer, Phase::Closing);
+        connection.settings = settings;
+        self.all.insert(connection)
+    }
+
+    fn plug(&mut self, socket: ConnId, ix: ConnectionIx) {
+        let slot = socket.slot as usize;
+        if self.sockets.len() <= slot {
+            self.sockets.resize(slot + 1, None);
+        }
+        self.sockets[slot] = Some((socket, ix));
+        self.dirty_sockets.mark(socket);
+    }
+
+    /// Finds the connection of a socket.
+    pub(crate) fn of(&self, socket: ConnId) -> Option<ConnectionIx> {
+        let (owner, ix) = (*self.sockets.get(socket.slot as usize)?)?;
+        (owner == socket).then_some(ix)
+    }
+
+    pub(crate) fn find(&self, socket: ConnId) -> Option<&Connection> {
+        self.of(socket).map(|ix| &self.all[ix])
+    }
+
+    fn change(&mut self, ix: ConnectionIx) -> &mut Connection {
+        let connection = &mut self.all[ix];
+        if let Phase::LoggedIn(user) = connection.phase {
+            self.dirty_users.mark(user);
+        }
+        if let Some(socket) = connection.socket {
+            self.dirty_sockets.mark(socket);
+        }
+        connection
+    }
+
+    pub(crate) fn set_encrypted(&mut self, ix: ConnectionIx, is_encrypted: bool) {
+        if let Some(peer) = &mut self.change(ix).peer {
+            peer.is_encrypted = is_encrypted;
+        }
+    }
+
+    /// Notes a refused login: a bare line is then no longer read as a name, only `/login` is.
+    pub(crate) fn note_refused_login(&mut self, ix: ConnectionIx) {
+        if self.all[ix].is_greeting() {
+            self.change(ix).phase = Phase::Greeting { was_refused: true };
+        }
+    }
+
+    pub(super) fn log_in(&mut self, ix: ConnectionIx, user: UserIx) {
+        self.all[ix].phase = Phase::LoggedIn(user);
+        self.change(ix);
+    }
+
+    pub(super) fn set(&mut self, ix: ConnectionIx, setting: Setting, is_on: bool) {
+        let connection = self.change(ix);
+        connection.settings.set(setting, is_on);
+        connection.chosen[setting as usize] = true;
+    }
+
+    pub(crate) fn set_current(&mut self, ix: ConnectionIx, room: Option<RoomIx>) {
+        if self.all[ix].current != room {
+            self.change(ix).current = room;
+        }
+    }
+
+    pub(super) fn set_query(&mut self, ix: ConnectionIx, query: Query) -> Query {
+        if self.all[ix].query == query {
+            return query;
+        }
+        std::mem::replace(&mut self.change(ix).query, query)
+    }
+
+    pub(super) fn set_delivery(&mut self, ix: ConnectionIx, mode: DeliveryMode) {
+        let connection = &mut self.all[ix];
+        connection.delivery = mode;
+        if let Some(socket) = connection.socket {
+            self.dirty_sockets.mark(socket);
+        }
+    }
+
+    pub(crate) fn defer(&mut self, ix: ConnectionIx, line: DeferredLine) {
+        let connection = &mut self.all[ix];
+        connection.deferred.get_or_insert_default().push(line);
+        if let Some(socket) = connection.socket {
+            self.dirty_sockets.mark(socket);
+        }
+    }
+
+    /// Removes and returns the next deferred line that precedes a message.
+    pub(crate) fn next_deferred(&mut self, ix: ConnectionIx, message: u64) -> Option<DeferredLine> {
+        let lines = self.all[ix].deferred.as_mut()?;
+        let line = lines.next_before(message);
+        if lines.is_empty() {
+            self.all[ix].deferred = None;
+        }
+        line
+    }
+
+    /// Blocks further lines until a request is answered.
+    pub(crate) fn wait_for(&mut self, ix: ConnectionIx, request: PendingRequest) {
+        self.all[ix].pending = Some(Box::new(request));
+    }
+
+    /// Takes the pending request if it is of the wanted kind.
+    pub(crate) fn take_pending<T>(
+        &mut self,
+        ix: ConnectionIx,
+        wanted: impl FnOnce(PendingRequest) -> Result<T, PendingRequest>,
+    ) -> Option<T> {
+        let pending = &mut self.all[ix].pending;
+        wanted(*pending.take()?).map_err(|other| *pending = Some(Box::new(other))).ok()
+    }
+
+    pub(super) fn begin_session(&mut self, ix: ConnectionIx, token: TokenHash) {
+        self.change(ix).session = Some(Box::new(token));
+    }
+
+    pub(super) fn end_session(&mut self, ix: ConnectionIx) -> Option<TokenHash> {
+        self.all[ix].session.take().map(|token| *token)
+    }
+
+    /// Stops reading from a socket that gets its farewell. The connection of a user is kept
+    /// without a socket; the user ends or may resume.
+    pub(crate) fn close(&mut self, socket: ConnId) {
+        let Some(ix) = self.of(socket) else { return };
+        self.change(ix);
+        let connection = &mut self.all[ix];
+        connection.pending = None;
+        if connection.is_greeting() {
+            connection.phase = Phase::Closing;
+        } else if connection.phase != Phase::Closing {
+            connection.socket = None;
+            let peer = connection.peer;
+            let closing = self.all.insert(Connection::new(Some(socket), peer, Phase::Closing));
+            self.plug(socket, closing);
+        }
+    }
+
+    /// Gives the connection of a session a new socket, whose own connection ends. Settings
+    /// that the client has set on the new socket replace those of the session.
+    pub(super) fn resume(&mut self, ix: ConnectionIx, socket: ConnId) {
+        let Some(new) = self.of(socket) else { return };
+        let Connection { peer, settings, chosen, .. } = self.all.remove(new);
+        let connection = &mut self.all[ix];
+        (connection.socket, connection.peer, connection.chosen) = (Some(socket), peer, chosen);
+        for (setting, _) in Setting::TABLE {
+            if chosen[setting as usize] {
+                connection.settings.set(setting, settings.get(setting));
+            }
+        }
+        self.plug(socket, ix);
+        self.change(ix);
+    }
+
+    /// Removes the connection of a user who has logged out.
+    pub(super) fn remove(&mut self, ix: ConnectionIx) {
+        let connection = self.all.remove(ix);
+        if let Some(socket) = connection.socket {
+            self.forget_socket(socket);
+        }
+    }
+
+    /// Deletes a socket that is closed.
+    pub(crate) fn forget(&mut self, socket: ConnId) {
+        if let Some(ix) = self.of(socket) {
+            self.all.remove(ix);
+            self.forget_socket(socket);
+        }
+    }
+
+    fn forget_socket(&mut self, socket: ConnId) {
+        self.sockets[socket.slot as usize] = None;
+        self.dirty_sockets.mark(socket);
+    }
+
+    /// Closes all sockets and returns them; what is stored of their users does not change.
+    pub(crate) fn shut_down(&mut self) -> Vec<ConnId> {
+        let sockets = self.sockets.iter().flatten();
+        let open = sockets.filter(|(_, ix)| self.all[*ix].phase != Phase::Closing);
+        let open: Vec<(ConnId, ConnectionIx)> = open.copied().collect();
+        for (socket, ix) in &open {
+            let peer = self.all[*ix].peer;
+            let closing = self.all.insert(Connection::new(Some(*socket), peer, Phase::Closing));
+            self.sockets[socket.slot as usize] = Some((*socket, closing));
+        }
+        open.into_iter().map(|(socket, _)| socket).collect()
+    }
+
+    /// When the next login must be complete.
+    pub(crate) fn login_due(&mut self) -> Option<Duration> {
+        while let Some((due, socket)) = self.login_deadlines.first() {
+            if self.find(*socket).is_some_and(Connection::is_greeting) {
+                return Some(*due);
+            }
+            self.login_deadlines.pop_first();
+        }
+        None
+    }
+
+    /// Removes and returns the next socket whose login is overdue.
+    pub(crate) fn next_overdue(&mut self, now: Duration) -> Option<ConnId> {
+        let (_, socket) = *self.login_deadlines.first().filter(|(due, _)| *due <= now)?;
+        self.login_deadlines.pop_first();
+        Some(socket)
+    }
+
+    /// Lets an overdue login be checked again at this time.
+    pub(crate) fn check_login_at(&mut self, due: Duration, socket: ConnId) {
+        self.login_deadlines.insert((due, socket));
+    }
+
+    /// Iterates over all connections of users.
+    pub(super) fn of_users(&self) -> impl Iterator<Item = (ConnectionIx, &Connection)> {
+        self.all.iter().filter(|(_, it)| it.user().is_some())
+    }
+
+    /// Checks the indexes.
+    pub(super) fn check(&self) {
+        for (ix, connection) in &self.all {
+            if let Some(socket) = connection.socket {
+                assert_eq!(self.of(socket), Some(ix), "sockets map to connections");
+            } else {
+                assert!(connection.session.is_some(), "without a socket there is a session");
+            }
+        }
+        let sockets = self.all.iter().filter(|(_, it)| it.socket.is_some()).count();
+        assert_eq!(self.sockets.iter().flatten().count(), sockets, "each socket has a connection");
+    }
+}

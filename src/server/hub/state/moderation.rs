@@ -1,0 +1,492 @@
+//! Moderation of rooms and of the server: operators, mutes, bans, the lock. It is kept apart from
+//! the room: a room without members after a restart is *dormant*, and its moderation applies
+//! again to the first user who joins. While the server runs, moderation ends with its room.
+//!
+//! Rights belong to a [`UserId`] and remain while the user is not in the room.
+
+pub(crate) mod bans;
+pub(crate) mod expiry;
+pub(crate) mod lock;
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Index;
+
+use serde::{Deserialize, Serialize};
+use slab::Slab;
+
+use super::dirty::Dirty;
+use super::id_map::IdMap;
+use super::rooms::RoomIx;
+use crate::protocol::{Key, Name, RoomName};
+use crate::server::clock::Now;
+use crate::server::record::UserId;
+use bans::{Ban, Banned};
+use expiry::Expiry;
+use lock::Lock;
+
+/// The index of moderation in the table; reused.
+pub(crate) type ModerationIx = usize;
+
+/// The moderation of the server, the first entry.
+pub(crate) const SERVER: ModerationIx = 0;
+
+/// The number under which the moderation of the server is stored; rooms have higher ones.
+pub(crate) const SERVER_NUMBER: u64 = 0;
+
+/// Where a moderation command applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    Room(RoomIx),
+    Server,
+}
+
+impl Scope {
+    /// The command that lifts a ban.
+    pub(crate) fn unban(self) -> &'static str {
+        if self == Self::Server { "/gunban" } else { "/unban" }
+    }
+
+    /// The command that lists the bans.
+    pub(crate) fn bans(self) -> &'static str {
+        if self == Self::Server { "/gbans" } else { "/bans" }
+    }
+}
+
+/// A muted user.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Mute {
+    pub(crate) person: UserId,
+    /// The name at the time of the mute.
+    pub(crate) name: Name,
+    pub(crate) until: Expiry,
+}
+
+/// The moderation of one room or of the server.
+#[derive(Debug, Default)]
+pub(crate) struct Moderation {
+    /// `None` for the server.
+    room: Option<RoomName>,
+    /// The key in the storage.
+    number: u64,
+    /// Whether it has been stored, so that its end must be stored too.
+    is_stored: bool,
+    operators: Vec<UserId>,
+    mutes: Vec<Mute>,
+    bans: Vec<Ban>,
+    lock: Lock,
+    /// The topic of a dormant room.
+    dormant_topic: Option<Box<str>>,
+}
+
+/// The rights and lists as stored. Fields may be added, but not renamed.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct SavedModeration {
+    pub(crate) operators: Vec<UserId>,
+    pub(crate) mutes: Vec<Mute>,
+    pub(crate) bans: Vec<Ban>,
+    pub(crate) lock: Lock,
+    pub(crate) topic: Option<Box<str>>,
+}
+
+impl Moderation {
+    pub(crate) fn room(&self) -> Option<&RoomName> {
+        self.room.as_ref()
+    }
+
+    pub(crate) fn operators(&self) -> &[UserId] {
+        &self.operators
+    }
+
+    pub(crate) fn is_operator(&self, person: UserId) -> bool {
+        self.operators.contains(&person)
+    }
+
+    /// The mute of a user, unless it has expired.
+    pub(crate) fn mute_of(&self, now: Now, person: UserId) -> Option<&Mute> {
+        self.mutes.iter().find(|mute| mute.person == person && !mute.until.is_over(now))
+    }
+
+    /// Whether a user is muted; without `now`, expired mutes count as well.
+    pub(crate) fn mutes_person(&self, now: Option<Now>, person: UserId) -> bool {
+        let applies = |mute: &Mute| now.is_none_or(|now| !mute.until.is_over(now));
+        self.mutes.iter().any(|mute| mute.person == person && applies(mute))
+    }
+
+    pub(crate) fn bans(&self) -> &[Ban] {
+        &self.bans
+    }
+
+    pub(crate) fn lock(&self) -> &Lock {
+        &self.lock
+    }
+
+    pub(crate) fn dormant_topic(&self) -> Option<&str> {
+        self.dormant_topic.as_deref()
+    }
+
+    /// Whether anything is left to apply when no member can return. Operators count if they
+    /// have an account, or for the server.
+    pub(crate) fn outlives_members(&self, has_account: impl Fn(UserId) -> bool) -> bool {
+        let is_operated = match self.room {
+            Some(_) => self.operators.iter().any(|person| has_account(*person)),
+            None => !self.operators.is_empty(),
+        };
+        let has_rest = !self.mutes.is_empty() || !self.bans.is_empty() || !self.lock.is_default();
+        is_operated || has_rest
+    }
+
+    /// The stored form, with the topic of the room.
+    pub(crate) fn saved(&self, topic: Option<&str>) -> SavedModeration {
+        SavedModeration {
+            operators: self.operators.clone(),
+            mutes: self.mutes.clone(),
+            bans: self.bans.clone(),
+            lock: self.lock.clone(),
+            topic: topic.map(Into::into),
+        }
+    }
+}
+
+/// Removes the entries that a new entry replaces and adds it, if it fits within `most` entries.
+/// Otherwise returns `false` and leaves the list unchanged.
+fn replace<T>(list: &mut Vec<T>, most: usize, entry: T, is_same: impl Fn(&T, &T) -> bool) -> bool {
+    let fits = list.iter().filter(|other| !is_same(other, &entry)).count() < most;
+    if fits {
+        list.retain(|other| !is_same(other, &entry));
+        list.push(entry);
+    }
+    fits
+}
+
+/// The moderation of the server, of all rooms, and of dormant rooms.
+#[derive(Debug)]
+pub(crate) struct ModerationTable {
+    all: Slab<Moderation>,
+    by_number: HashMap<u64, ModerationIx>,
+    /// Moderation of rooms without members.
+    dormant: HashMap<Key, ModerationIx>,
+    /// Where each user is an operator.
+    operated: IdMap<UserId, BTreeSet<ModerationIx>>,
+    last_number: u64,
+    pub(crate) dirty: Dirty<ModerationIx>,
+    /// Numbers of stored moderation that has ended.
+    pub(crate) dirty_ended: Dirty<u64>,
+    /// Users who became or ceased to be operators.
+    pub(crate) dirty_operators: Dirty<UserId>,
+}
+
+impl Index<ModerationIx> for ModerationTable {
+    type Output = Moderation;
+
+    fn index(&self, ix: ModerationIx) -> &Moderation {
+        &self.all[ix]
+    }
+}
+
+impl ModerationTable {
+    /// A table with the server's moderation only.
+    pub(super) fn new() -> Self {
+        let mut all = Slab::new();
+        let server = all.insert(Moderation { number: SERVER_NUMBER, ..Moderation::default() });
+        debug_assert_eq!(server, SERVER);
+        Self {
+            all,
+            by_number: HashMap::from([(SERVER_NUMBER, server)]),
+            dormant: HashMap::new(),
+            operated: IdMap::default(),
+            last_number: SERVER_NUMBER,
+            dirty: Dirty::default(),
+            dirty_ended: Dirty::default(),
+            dirty_operators: Dirty::default(),
+        }
+    }
+
+    /// Adds moderation without entries for a room.
+    pub(super) fn create(&mut self, room: &RoomName) -> ModerationIx {
+        self.last_number += 1;
+        let number = self.last_number;
+        let moderation = Moderation { room: Some(room.clone()), number, ..Moderation::default() };
+        let ix = self.all.insert(moderation);
+        self.by_number.insert(number, ix);
+        ix
+    }
+
+    /// Restores stored moderation; that of a room is dormant. `None` is the server's.
+    pub(crate) fn restore(&mut self, number: u64, room: Option<RoomName>, saved: SavedModeration) {
+        self.last_number = self.last_number.max(number);
+        let SavedModeration { operators, mutes, bans, lock, topic } = saved;
+        let ix = match &room {
+            None => SERVER,
+            Some(_) => self.all.insert(Moderation::default()),
+        };
+        if let Some(room) = &room {
+            self.by_number.insert(number, ix);
+            self.dormant.insert(room.key().clone(), ix);
+        }
+        for operator in &operators {
+            self.operated.entry(*operator).or_default().insert(ix);
+        }
+        let is_stored = true;
+        let dormant_topic = topic;
+        self.all[ix] =
+            Moderation { room, number, is_stored, operators, mutes, bans, lock, dormant_topic };
+    }
+
+    /// Deletes the moderation of a room that has ended.
+    pub(crate) fn remove(&mut self, ix: ModerationIx) {
+        for operator in std::mem::take(&mut self.all[ix].operators) {
+            self.forget_operator(ix, operator);
+        }
+        let Moderation { number, is_stored, room, .. } = self.all.remove(ix);
+        self.by_number.remove(&number);
+        if let Some(room) = room
+            && self.dormant.get(room.key()) == Some(&ix)
+        {
+            self.dormant.remove(room.key());
+        }
+        if is_stored {
+            self.dirty_ended.mark(number);
+        }
+    }
+
+    fn forget_operator(&mut self, ix: ModerationIx, person: UserId) {
+        self.dirty_operators.mark(person);
+        if let Some(operated) = self.operated.get_mut(&person) {
+            operated.remove(&ix);
+            if operated.is_empty() {
+                self.operated.remove(&person);
+            }
+        }
+    }
+
+    /// Makes the moderation of a room without members dormant.
+    pub(super) fn deactivate(&mut self, ix: ModerationIx, topic: Option<Box<str>>) {
+        let moderation = &mut self.all[ix];
+        moderation.dormant_topic = topic;
+        if let Some(room) = &moderation.room {
+            self.dormant.insert(room.key().clone(), ix);
+        }
+    }
+
+    /// Ends the dormancy of a room; returns its moderation and its topic.
+    pub(crate) fn activate(&mut self, room: &Key) -> Option<(ModerationIx, Option<Box<str>>)> {
+        let ix = self.dormant.remove(room)?;
+        Some((ix, self.all[ix].dormant_topic.take()))
+    }
+
+    pub(super) fn is_dormant(&self, room: &Key) -> bool {
+        self.dormant.contains_key(room)
+    }
+
+    /// The dormant moderation, in the order of its numbers.
+    pub(crate) fn dormant(&self) -> Vec<ModerationIx> {
+        let mut all: Vec<ModerationIx> = self.dormant.values().copied().collect();
+        all.sort_unstable_by_key(|ix| self.all[*ix].number);
+        all
+    }
+
+    pub(crate) fn index_of(&self, number: u64) -> Option<ModerationIx> {
+        self.by_number.get(&number).copied()
+    }
+
+    pub(crate) fn server(&self) -> &Moderation {
+        &self.all[SERVER]
+    }
+
+    /// Where a user is an operator.
+    pub(crate) fn operated_by(&self, person: UserId) -> impl Iterator<Item = ModerationIx> {
+        self.operated.get(&person).into_iter().flatten().copied()
+    }
+
+    pub(super) fn mark(&mut self, ix: ModerationIx) {
+        self.dirty.mark(ix);
+    }
+
+    /// Notes that the entry is going to be stored; returns its number.
+    pub(crate) fn note_stored(&mut self, ix: ModerationIx) -> u64 {
+        self.all[ix].is_stored = true;
+        self.all[ix].number
+    }
+
+    pub(crate) fn is_stored(&self, ix: ModerationIx) -> bool {
+        self.all[ix].is_stored
+    }
+
+    pub(crate) fn get(&self, ix: ModerationIx) -> Option<&Moderation> {
+        self.all.get(ix)
+    }
+
+    fn change(&mut self, ix: ModerationIx) -> &mut Moderation {
+        self.dirty.mark(ix);
+        &mut self.all[ix]
+    }
+
+    fn mark_if(&mut self, ix: ModerationIx, is_changed: bool) -> bool {
+        if is_changed {
+            self.dirty.mark(ix);
+        }
+        is_changed
+    }
+
+    /// Makes a user an operator, if they are not.
+    pub(crate) fn promote(&mut self, ix: ModerationIx, person: UserId) {
+        let moderation = self.change(ix);
+        if !moderation.operators.contains(&person) {
+            moderation.operators.push(person);
+        }
+        self.operated.entry(person).or_default().insert(ix);
+        self.dirty_operators.mark(person);
+    }
+
+    pub(crate) fn demote(&mut self, ix: ModerationIx, person: UserId) {
+        self.change(ix).operators.retain(|operator| *operator != person);
+        self.forget_operator(ix, person);
+    }
+
+    /// Mutes a user, replacing an earlier mute; `false` if there are `most` mutes already.
+    pub(crate) fn mute(&mut self, ix: ModerationIx, mute: Mute, most: usize) -> bool {
+        let is_same = |one: &Mute, other: &Mute| one.person == other.person;
+        let fits = replace(&mut self.all[ix].mutes, most, mute, is_same);
+        self.mark_if(ix, fits)
+    }
+
+    /// Ends the mute of a user, also by the name at the time of the mute; returns that name.
+    pub(crate) fn unmute(
+        &mut self,
+        ix: ModerationIx,
+        person: Option<UserId>,
+        name: &Key,
+    ) -> Option<Name> {
+        let is_target = |mute: &mut Mute| Some(mute.person) == person || mute.name.key() == name;
+        let mute = self.all[ix].mutes.extract_if(.., is_target).last();
+        self.mark_if(ix, mute.is_some());
+        mute.map(|mute| mute.name)
+    }
+
+    /// Adds a ban, replacing one of the same target; `false` if there are `most` bans already.
+    pub(crate) fn ban(&mut self, ix: ModerationIx, ban: Ban, most: usize) -> bool {
+        let is_same = |one: &Ban, other: &Ban| one.whom.is_same(&other.whom);
+        let fits = replace(&mut self.all[ix].bans, most, ban, is_same);
+        self.mark_if(ix, fits)
+    }
+
+    /// Removes the bans of a target and returns the last one.
+    pub(crate) fn unban(
+        &mut self,
+        ix: ModerationIx,
+        is_target: impl Fn(&Banned) -> bool,
+    ) -> Option<Ban> {
+        let is_target = |ban: &mut Ban| is_target(&ban.whom);
+        let ban = self.all[ix].bans.extract_if(.., is_target).last();
+        self.mark_if(ix, ban.is_some());
+        ban
+    }
+
+    /// Locks a room, or changes the key; `key` is a digest.
+    pub(crate) fn lock(&mut self, ix: ModerationIx, key: Option<&str>, is_by_server: bool) {
+        self.change(ix).lock.close(key, is_by_server);
+    }
+
+    /// Removes the lock and all invitations; returns whether the room was locked.
+    pub(crate) fn unlock(&mut self, ix: ModerationIx) -> bool {
+        std::mem::take(&mut self.change(ix).lock).is_on()
+    }
+
+    /// Invites a user; `false` if there are `most` invitations already.
+    pub(crate) fn invite(&mut self, ix: ModerationIx, person: UserId, most: usize) -> bool {
+        let invited = self.all[ix].lock.invited_mut();
+        let fits = replace(invited, most, person, |one, other| one == other);
+        self.mark_if(ix, fits)
+    }
+
+    /// Removes the invitation of a user who has joined.
+    pub(crate) fn use_invitation(&mut self, ix: ModerationIx, person: UserId) {
+        if self.all[ix].lock.is_invited(person) {
+            self.change(ix).lock.invited_mut().retain(|invited| *invited != person);
+        }
+    }
+
+    /// Deletes expired entries and entries of users who cannot log in again, so that they do
+    /// not count towards the limits. The storage may keep them.
+    pub(super) fn drop_expired(
+        &mut self,
+        ix: ModerationIx,
+        now: Now,
+        can_return: impl Fn(UserId) -> bool,
+    ) {
+        let moderation = &mut self.all[ix];
+        moderation.mutes.retain(|mute| !mute.until.is_over(now) && can_return(mute.person));
+        moderation.bans.retain(|ban| !ban.until.is_over(now) && ban.whom.can_match(&can_return));
+        moderation.lock.invited_mut().retain(|person| can_return(*person));
+        self.drop_operators(ix, can_return);
+    }
+
+    /// Removes users who cannot log in again; a lock that no one can open then ends.
+    pub(crate) fn drop_departed(
+        &mut self,
+        ix: ModerationIx,
+        can_return: impl Fn(UserId) -> bool,
+        has_oper_password: bool,
+    ) {
+        let has_server_operators = !self.server().operators.is_empty();
+        let moderation = &mut self.all[ix];
+        moderation.mutes.retain(|mute| can_return(mute.person));
+        moderation.lock.invited_mut().retain(|person| can_return(*person));
+        self.drop_operators(ix, can_return);
+        // The operator password gives access to locks that a server operator has set.
+        let moderation = &mut self.all[ix];
+        let can_be_unlocked = !moderation.operators.is_empty()
+            || has_server_operators
+            || (moderation.lock.is_by_server() && has_oper_password);
+        if !can_be_unlocked {
+            moderation.lock = Lock::default();
+        }
+    }
+
+    fn drop_operators(&mut self, ix: ModerationIx, can_return: impl Fn(UserId) -> bool) {
+        let operators = &mut self.all[ix].operators;
+        let departed: Vec<UserId> =
+            operators.extract_if(.., |person| !can_return(*person)).collect();
+        for person in departed {
+            self.forget_operator(ix, person);
+        }
+    }
+
+    /// Revokes all rights of server operators, whose password has changed.
+    pub(crate) fn revoke_server_operators(&mut self) {
+        for operator in std::mem::take(&mut self.all[SERVER].operators) {
+            self.forget_operator(SERVER, operator);
+        }
+    }
+
+    /// Moves the expiry of bans and mutes after the wall clock was set, so that they keep
+    /// their duration.
+    pub(super) fn follow_clock(&mut self, now: Now) {
+        for (ix, moderation) in &mut self.all {
+            let mutes = moderation.mutes.iter_mut().map(|mute| &mut mute.until);
+            let untils = mutes.chain(moderation.bans.iter_mut().map(|ban| &mut ban.until));
+            if untils.fold(false, |changed, until| until.follow_clock(now) | changed) {
+                self.dirty.mark(ix);
+            }
+        }
+    }
+
+    /// Checks the indexes. `is_live` says whether a room exists.
+    pub(super) fn check(&self, is_live: impl Fn(&Key) -> bool) {
+        assert_eq!(self.by_number.len(), self.all.len(), "each moderation has a number");
+        for (ix, moderation) in &self.all {
+            assert_eq!(self.by_number.get(&moderation.number), Some(&ix), "numbers map to it");
+            for operator in &moderation.operators {
+                assert!(self.operated_by(*operator).any(|it| it == ix), "operators know it");
+            }
+            if let Some(room) = &moderation.room {
+                let is_dormant = self.dormant.get(room.key()) == Some(&ix);
+                assert_ne!(is_dormant, is_live(room.key()), "a room is live or dormant");
+            }
+        }
+        let operators: usize = self.all.iter().map(|(_, it)| it.operators.len()).sum();
+        let operated: usize = self.operated.values().map(BTreeSet::len).sum();
+        assert_eq!(operated, operators, "no rights that have ended");
+    }
+}

@@ -1,0 +1,129 @@
+//! Rooms: names, topics, and which moderation applies. A room exists while it has members;
+//! `#lobby` always exists.
+
+use std::collections::HashMap;
+use std::ops::Index;
+
+use slab::Slab;
+
+use super::moderation::ModerationIx;
+use crate::protocol::{Key, RoomName};
+
+/// The index of a room in the table; reused after its end.
+pub(crate) type RoomIx = usize;
+
+/// `#lobby`, the first room.
+pub(crate) const LOBBY: RoomIx = 0;
+
+/// A room with members, or `#lobby`.
+#[derive(Debug)]
+pub(crate) struct Room {
+    pub(crate) name: RoomName,
+    /// Distinguishes it from all rooms before and after it.
+    pub(crate) number: u64,
+    /// Any member may set it.
+    pub(crate) topic: Option<Box<str>>,
+    pub(crate) moderation: ModerationIx,
+    /// Whether a connected user has been a member since the server started.
+    pub(crate) was_visited: bool,
+}
+
+/// All rooms.
+#[derive(Debug)]
+pub(crate) struct Rooms {
+    rooms: Slab<Room>,
+    by_name: HashMap<Key, RoomIx>,
+    last_number: u64,
+    /// Changes when a room is created or ends.
+    version: u64,
+}
+
+impl Index<RoomIx> for Rooms {
+    type Output = Room;
+
+    fn index(&self, room: RoomIx) -> &Room {
+        &self.rooms[room]
+    }
+}
+
+impl Rooms {
+    /// A table with `#lobby` only.
+    pub(super) fn new(moderation: ModerationIx) -> Self {
+        let mut rooms = Self { rooms: Slab::new(), by_name: HashMap::new(), last_number: 0, version: 0 };
+        let lobby = rooms.create(&RoomName::lobby(), moderation, None);
+        debug_assert_eq!(lobby, LOBBY);
+        rooms
+    }
+
+    pub(super) fn create(
+        &mut self,
+        name: &RoomName,
+        moderation: ModerationIx,
+        topic: Option<Box<str>>,
+    ) -> RoomIx {
+        self.last_number += 1;
+        let (number, was_visited) = (self.last_number, false);
+        let room = Room { name: name.clone(), number, topic, moderation, was_visited };
+        let ix = self.rooms.insert(room);
+        self.by_name.insert(name.key().clone(), ix);
+        self.version += 1;
+        ix
+    }
+
+    pub(super) fn remove(&mut self, ix: RoomIx) -> Room {
+        let room = self.rooms.remove(ix);
+        self.by_name.remove(room.name.key());
+        self.version += 1;
+        room
+    }
+
+    pub(super) fn set_topic(&mut self, ix: RoomIx, topic: Option<Box<str>>) -> Option<Box<str>> {
+        std::mem::replace(&mut self.rooms[ix].topic, topic)
+    }
+
+    pub(super) fn set_moderation(&mut self, ix: RoomIx, moderation: ModerationIx) {
+        self.rooms[ix].moderation = moderation;
+    }
+
+    /// Notes that a connected user is a member; returns whether that is new.
+    pub(super) fn visit(&mut self, ix: RoomIx) -> bool {
+        !std::mem::replace(&mut self.rooms[ix].was_visited, true)
+    }
+
+    pub(crate) fn named(&self, name: &Key) -> Option<RoomIx> {
+        self.by_name.get(name).copied()
+    }
+
+    pub(crate) fn get(&self, ix: RoomIx) -> Option<&Room> {
+        self.rooms.get(ix)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.rooms.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (RoomIx, &Room)> {
+        self.rooms.iter()
+    }
+
+    /// All rooms in the order of their names, so that the order of effects does not depend on
+    /// where a room is in memory.
+    pub(crate) fn by_name(&self) -> Vec<RoomIx> {
+        let mut all: Vec<RoomIx> = self.rooms.iter().map(|(ix, _)| ix).collect();
+        all.sort_unstable_by(|a, b| self.rooms[*a].name.key().cmp(self.rooms[*b].name.key()));
+        all
+    }
+
+    /// A number that changes when a room is created or ends.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Checks the indexes.
+    pub(super) fn check(&self) {
+        assert_eq!(self.by_name.len(), self.rooms.len(), "each room has one name");
+        for (ix, room) in &self.rooms {
+            assert_eq!(self.named(room.name.key()), Some(ix), "names map to rooms");
+        }
+    }
+}
