@@ -1,7 +1,8 @@
-//! The command table. A row defines a command's *syntax*: name, arguments, help text
-//! and parser. Parsing, usage errors, "did you mean", `/help`, the list in the README,
-//! the manual page and the client's completion are generated from the rows. This module
-//! does not know what a command *does*; the hub does (`server/hub.rs`).
+//! The command table. A row defines a command's *syntax* (name, arguments, help text and
+//! parser) and its *properties*: when it is allowed, what it may change of what is stored,
+//! whether it is audited. Parsing, usage errors, "did you mean", `/help`, the list in the
+//! README, the manual page and the client's completion are generated from the rows. This
+//! module does not know what a command *does*; the hub does (`server/hub.rs`).
 //!
 //! To add a command, add a variant of [`Command`], a row in [`TABLE`], an arm in
 //! `server/hub/dispatch.rs` and a transcript in `tests/transcripts`. The compiler and the
@@ -195,7 +196,31 @@ impl Group {
     }
 }
 
-/// The syntax of a command.
+/// What a command may change of what is stored. Such a command is refused while storage
+/// does not accept writes; ending a session cannot be refused, so `/quit` changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changes {
+    /// Nothing.
+    Nothing,
+    /// Only the session and the account of the user who sent it, if they are stored.
+    User,
+    /// What other users share, or a session or account that the command creates, changes or
+    /// deletes: storage is needed whoever sends it.
+    Shared,
+}
+
+/// Whether operators are accountable for a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audit {
+    /// It is not logged.
+    No,
+    /// It affects the user's current room, which the log names.
+    Room,
+    /// It affects the whole server.
+    Server,
+}
+
+/// The syntax and the properties of a command.
 #[derive(Debug)]
 pub struct Row {
     /// The name, without `/`.
@@ -212,6 +237,13 @@ pub struct Row {
     pub examples: &'static [&'static str],
     /// Whether the command is allowed before login.
     pub before_login: bool,
+    /// Whether the command resets the idle time of `/whois`. Commands that clients send on
+    /// their own do not: heartbeats, settings, logging in and resuming.
+    pub is_activity: bool,
+    /// What the command may change of what is stored.
+    pub changes: Changes,
+    /// Whether the command is written to the audit log.
+    pub audit: Audit,
     read: for<'a> fn(&mut Args<'a>) -> Result<Command<'a>, Refusal>,
 }
 
@@ -240,6 +272,9 @@ pub const TABLE: &[Row] = &[
         help: "send a private message; with #ROOM as NAME, post in that room",
         examples: &["/msg bob see you at six", "/msg #ops deploy is done"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Nothing,
+        audit: Audit::No,
         read: |args| Ok(Command::Msg { to: target(args.word()?), text: args.text()? }),
     },
     Row {
@@ -250,6 +285,9 @@ pub const TABLE: &[Row] = &[
         help: "answer the person who last wrote to you privately",
         examples: &["/reply on my way"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Nothing,
+        audit: Audit::No,
         read: |args| Ok(Command::Reply { text: args.text()? }),
     },
     Row {
@@ -260,6 +298,9 @@ pub const TABLE: &[Row] = &[
         help: "send everything you type to one person; without a name, to the room again",
         examples: &["/query bob", "/query"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::User,
+        audit: Audit::No,
         read: |args| Ok(Command::Query { name: args.last_word() }),
     },
     Row {
@@ -270,6 +311,9 @@ pub const TABLE: &[Row] = &[
         help: "post an action, like \"alice waves\"",
         examples: &["/me waves"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Nothing,
+        audit: Audit::No,
         read: |args| Ok(Command::Me { text: args.text()? }),
     },
     Row {
@@ -280,6 +324,9 @@ pub const TABLE: &[Row] = &[
         help: "list who is in a room",
         examples: &["/who", "/who #ops"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Nothing,
+        audit: Audit::No,
         read: |args| Ok(Command::Who { room: args.last_word() }),
     },
     Row {
@@ -290,6 +337,9 @@ pub const TABLE: &[Row] = &[
         help: "show when a person logged in, how long they are idle, and their rooms",
         examples: &["/whois bob"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Nothing,
+        audit: Audit::No,
         read: |args| Ok(Command::Whois { name: args.needed_last_word()? }),
     },
     Row {
@@ -300,6 +350,9 @@ pub const TABLE: &[Row] = &[
         help: "change your name",
         examples: &["/nick al"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::User,
+        audit: Audit::No,
         read: |args| Ok(Command::Nick { name: args.needed_last_word()? }),
     },
     Row {
@@ -310,6 +363,9 @@ pub const TABLE: &[Row] = &[
         help: "mark yourself as away; people who write to you see the text",
         examples: &["/away lunch", "/away"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::User,
+        audit: Audit::No,
         read: |args| Ok(Command::Away { text: args.rest() }),
     },
     Row {
@@ -320,6 +376,9 @@ pub const TABLE: &[Row] = &[
         help: "mark yourself as back",
         examples: &["/back"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::User,
+        audit: Audit::No,
         read: |_| Ok(Command::Back),
     },
     Row {
@@ -330,6 +389,9 @@ pub const TABLE: &[Row] = &[
         help: "hide what a person writes; without a name, list the people you ignore",
         examples: &["/ignore bob", "/ignore"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::User,
+        audit: Audit::No,
         read: |args| Ok(Command::Ignore { name: args.last_word() }),
     },
     Row {
@@ -340,6 +402,9 @@ pub const TABLE: &[Row] = &[
         help: "stop ignoring a person",
         examples: &["/unignore bob"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::User,
+        audit: Audit::No,
         read: |args| Ok(Command::Unignore { name: args.needed_last_word()? }),
     },
     Row {
@@ -350,6 +415,9 @@ pub const TABLE: &[Row] = &[
         help: "enter a room (created if it does not exist); your messages then go there",
         examples: &["/join #ops", "/join #ops open sesame"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::User,
+        audit: Audit::No,
         read: |args| Ok(Command::Join { room: args.word()?, key: args.last_word() }),
     },
     Row {
@@ -360,6 +428,9 @@ pub const TABLE: &[Row] = &[
         help: "leave a room; without a name, the current one",
         examples: &["/part", "/part #ops back to work"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::User,
+        audit: Audit::No,
         read: |args| Ok(Command::Part { room: args.optional_word(), reason: args.rest() }),
     },
     Row {
@@ -370,6 +441,9 @@ pub const TABLE: &[Row] = &[
         help: "list the rooms with their number of members and topic",
         examples: &["/list"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Nothing,
+        audit: Audit::No,
         read: |_| Ok(Command::List),
     },
     Row {
@@ -380,6 +454,9 @@ pub const TABLE: &[Row] = &[
         help: "show or set the room's topic; - clears it",
         examples: &["/topic", "/topic release at noon", "/topic -"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::No,
         read: |args| Ok(Command::Topic { text: args.rest() }),
     },
     Row {
@@ -394,6 +471,9 @@ pub const TABLE: &[Row] = &[
         help: "show earlier messages of a room or of your conversation with a person",
         examples: &["/history", "/history 50 #ops", "/history after 42 bob"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Nothing,
+        audit: Audit::No,
         read: read_history,
     },
     Row {
@@ -404,6 +484,9 @@ pub const TABLE: &[Row] = &[
         help: "find messages that contain all the words, in your rooms and conversations",
         examples: &["/search deploy failed", "/search deploy failed #ops"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Nothing,
+        audit: Audit::No,
         read: read_search,
     },
     Row {
@@ -414,6 +497,9 @@ pub const TABLE: &[Row] = &[
         help: "log in; before login a line with only a name does the same",
         examples: &["/login alice"],
         before_login: true,
+        is_activity: false,
+        changes: Changes::Nothing,
+        audit: Audit::No,
         read: |args| Ok(Command::Login { name: args.word()?, password: args.rest() }),
     },
     Row {
@@ -424,6 +510,9 @@ pub const TABLE: &[Row] = &[
         help: "protect your name with a password; logging in with it then needs the password",
         examples: &["/register correct horse battery"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::No,
         read: |args| Ok(Command::Register { password: args.text()? }),
     },
     Row {
@@ -434,6 +523,9 @@ pub const TABLE: &[Row] = &[
         help: "change the password of your account",
         examples: &["/passwd staple battery horse"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::No,
         read: |args| Ok(Command::Passwd { password: args.text()? }),
     },
     Row {
@@ -444,6 +536,9 @@ pub const TABLE: &[Row] = &[
         help: "delete your account; anyone can then use the name",
         examples: &["/unregister correct horse battery"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::No,
         read: |args| Ok(Command::Unregister { password: args.text()? }),
     },
     Row {
@@ -454,6 +549,9 @@ pub const TABLE: &[Row] = &[
         help: "list the commands, or show one in detail",
         examples: &["/help", "/help msg"],
         before_login: true,
+        is_activity: true,
+        changes: Changes::Nothing,
+        audit: Audit::No,
         read: |args| Ok(Command::Help { command: args.last_word() }),
     },
     Row {
@@ -464,6 +562,9 @@ pub const TABLE: &[Row] = &[
         help: "show or change settings: echo (your own lines), joins (joined/left/quit), tags",
         examples: &["/set", "/set joins off"],
         before_login: true,
+        is_activity: false,
+        changes: Changes::User,
+        audit: Audit::No,
         read: read_set,
     },
     Row {
@@ -474,6 +575,9 @@ pub const TABLE: &[Row] = &[
         help: "log out and disconnect, after everything you sent has been answered",
         examples: &["/quit", "/quit good night"],
         before_login: true,
+        is_activity: true,
+        changes: Changes::Nothing,
+        audit: Audit::No,
         read: |args| Ok(Command::Quit { reason: args.rest() }),
     },
     Row {
@@ -484,6 +588,9 @@ pub const TABLE: &[Row] = &[
         help: "get a token to resume after a lost connection",
         examples: &["/session"],
         before_login: false,
+        is_activity: false,
+        changes: Changes::Shared,
+        audit: Audit::No,
         read: |_| Ok(Command::Session),
     },
     Row {
@@ -501,6 +608,9 @@ pub const TABLE: &[Row] = &[
             "/resume 9f86d081884c7d659a2feaa0c55ad015 42",
         ],
         before_login: true,
+        is_activity: false,
+        changes: Changes::Nothing,
+        audit: Audit::No,
         read: read_resume,
     },
     Row {
@@ -511,6 +621,9 @@ pub const TABLE: &[Row] = &[
         help: "check that everything sent so far was processed",
         examples: &["/ping t1"],
         before_login: true,
+        is_activity: false,
+        changes: Changes::Nothing,
+        audit: Audit::No,
         read: read_ping,
     },
     Row {
@@ -521,6 +634,9 @@ pub const TABLE: &[Row] = &[
         help: "show the protocol's and the server's version",
         examples: &["/version"],
         before_login: true,
+        is_activity: false,
+        changes: Changes::Nothing,
+        audit: Audit::No,
         read: |_| Ok(Command::Version),
     },
     Row {
@@ -531,6 +647,9 @@ pub const TABLE: &[Row] = &[
         help: "make someone an operator of this room",
         examples: &["/op bob"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::Room,
         read: |args| Ok(Command::Op { name: args.needed_last_word()? }),
     },
     Row {
@@ -541,6 +660,9 @@ pub const TABLE: &[Row] = &[
         help: "take operator rights in this room away",
         examples: &["/deop bob"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::Room,
         read: |args| Ok(Command::Deop { name: args.needed_last_word()? }),
     },
     Row {
@@ -551,6 +673,9 @@ pub const TABLE: &[Row] = &[
         help: "remove someone from this room; they can come back",
         examples: &["/kick bob", "/kick bob take a walk"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::Room,
         read: |args| Ok(Command::Kick { name: args.word()?, reason: args.reason()? }),
     },
     Row {
@@ -561,6 +686,9 @@ pub const TABLE: &[Row] = &[
         help: "remove a person or network from this room and keep them out",
         examples: &["/ban bob", "/ban bob 2h no more of this", "/ban 192.0.2.0/24 7d"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::Room,
         read: |args| {
             let (whom, time, reason) = read_ban(args)?;
             Ok(Command::Ban { whom, time, reason })
@@ -574,6 +702,9 @@ pub const TABLE: &[Row] = &[
         help: "lift a ban from this room",
         examples: &["/unban bob", "/unban 192.0.2.0/24"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::Room,
         read: |args| Ok(Command::Unban { whom: args.needed_last_word()? }),
     },
     Row {
@@ -584,6 +715,9 @@ pub const TABLE: &[Row] = &[
         help: "list the bans of this room",
         examples: &["/bans"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Nothing,
+        audit: Audit::No,
         read: |_| Ok(Command::Bans),
     },
     Row {
@@ -594,6 +728,9 @@ pub const TABLE: &[Row] = &[
         help: "mute someone in this room, for a time like 10m, 2h or 7d",
         examples: &["/mute bob", "/mute bob 10m"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::Room,
         read: read_mute,
     },
     Row {
@@ -604,6 +741,9 @@ pub const TABLE: &[Row] = &[
         help: "let someone talk in this room again",
         examples: &["/unmute bob"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::Room,
         read: |args| Ok(Command::Unmute { name: args.needed_last_word()? }),
     },
     Row {
@@ -614,6 +754,9 @@ pub const TABLE: &[Row] = &[
         help: "make the room invite-only or key-protected",
         examples: &["/lock", "/lock open sesame"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::Room,
         read: |args| Ok(Command::Lock { key: args.last_word() }),
     },
     Row {
@@ -624,6 +767,9 @@ pub const TABLE: &[Row] = &[
         help: "open the room to everyone again",
         examples: &["/unlock"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::Room,
         read: |_| Ok(Command::Unlock),
     },
     Row {
@@ -634,6 +780,9 @@ pub const TABLE: &[Row] = &[
         help: "invite someone to this room; lets them in once if it is locked",
         examples: &["/invite bob"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::Room,
         read: |args| Ok(Command::Invite { name: args.needed_last_word()? }),
     },
     Row {
@@ -644,6 +793,9 @@ pub const TABLE: &[Row] = &[
         help: "become a server operator, with operator rights in every room",
         examples: &["/oper correct horse battery"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::No,
         read: |args| Ok(Command::Oper { password: args.text()? }),
     },
     Row {
@@ -654,6 +806,9 @@ pub const TABLE: &[Row] = &[
         help: "send a message to everyone on this server",
         examples: &["/wall the server moves at noon"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Nothing,
+        audit: Audit::Server,
         read: |args| Ok(Command::Wall { text: args.text()? }),
     },
     Row {
@@ -664,6 +819,9 @@ pub const TABLE: &[Row] = &[
         help: "disconnect someone; they can log in again",
         examples: &["/kill bob", "/kill bob take a walk"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::Server,
         read: |args| Ok(Command::Kill { name: args.word()?, reason: args.reason()? }),
     },
     Row {
@@ -674,6 +832,9 @@ pub const TABLE: &[Row] = &[
         help: "ban a person or network from this server",
         examples: &["/gban bob", "/gban bob 2h no more of this", "/gban 192.0.2.0/24 7d"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::Server,
         read: |args| {
             let (whom, time, reason) = read_ban(args)?;
             Ok(Command::Gban { whom, time, reason })
@@ -687,6 +848,9 @@ pub const TABLE: &[Row] = &[
         help: "lift a ban from this server",
         examples: &["/gunban bob", "/gunban 192.0.2.0/24"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Shared,
+        audit: Audit::Server,
         read: |args| Ok(Command::Gunban { whom: args.needed_last_word()? }),
     },
     Row {
@@ -697,6 +861,9 @@ pub const TABLE: &[Row] = &[
         help: "list the bans of this server",
         examples: &["/gbans"],
         before_login: false,
+        is_activity: true,
+        changes: Changes::Nothing,
+        audit: Audit::No,
         read: |_| Ok(Command::Gbans),
     },
 ];
@@ -1047,115 +1214,103 @@ impl fmt::Display for MessageTarget<'_> {
 }
 
 impl Command<'_> {
-    /// Whether the command counts as user activity, which resets the idle time of
-    /// `/whois`. Commands that clients send on their own do not: heartbeats, settings,
-    /// logging in and resuming.
+    /// Whether the command resets the idle time of `/whois`, see [`Row::is_activity`].
     #[must_use]
     pub fn is_activity(&self) -> bool {
+        self.row().is_activity
+    }
+
+    /// What the command may change of what is stored. A command that only shows something
+    /// changes nothing, whatever its row says.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
         match self {
-            Self::Ping { .. }
-            | Self::Set { .. }
-            | Self::Session
-            | Self::Login { .. }
-            | Self::Resume { .. }
-            | Self::Version => false,
-            Self::Help { .. }
-            | Self::Msg { .. }
-            | Self::Reply { .. }
-            | Self::Query { .. }
-            | Self::Me { .. }
-            | Self::Who { .. }
-            | Self::Whois { .. }
-            | Self::Join { .. }
-            | Self::Part { .. }
-            | Self::List
-            | Self::Topic { .. }
-            | Self::History { .. }
-            | Self::Search { .. }
-            | Self::Nick { .. }
-            | Self::Away { .. }
-            | Self::Back
-            | Self::Ignore { .. }
-            | Self::Unignore { .. }
-            | Self::Register { .. }
-            | Self::Passwd { .. }
-            | Self::Unregister { .. }
-            | Self::Op { .. }
-            | Self::Deop { .. }
-            | Self::Kick { .. }
-            | Self::Mute { .. }
-            | Self::Unmute { .. }
-            | Self::Ban { .. }
-            | Self::Unban { .. }
-            | Self::Bans
-            | Self::Lock { .. }
-            | Self::Unlock
-            | Self::Invite { .. }
-            | Self::Oper { .. }
-            | Self::Wall { .. }
-            | Self::Kill { .. }
-            | Self::Gban { .. }
-            | Self::Gunban { .. }
-            | Self::Gbans
-            | Self::Quit { .. } => true,
+            Self::Topic { text: None }
+            | Self::Set { change: None }
+            | Self::Ignore { name: None } => Changes::Nothing,
+            _ => self.row().changes,
         }
     }
 
+    /// What the audit log says about the command; `None` if it is not audited. The key of a
+    /// room is left out.
+    #[must_use]
+    pub fn audited(&self) -> Option<(Audit, String)> {
+        let audit = self.row().audit;
+        let shown = if let Self::Lock { .. } = self { &Self::Lock { key: None } } else { self };
+        (audit != Audit::No).then(|| (audit, shown.to_string()))
+    }
+
     /// The command's row in [`TABLE`].
-    ///
-    /// # Panics
-    /// Never: the tests below parse an example of every row and look it up here.
     #[must_use]
     pub fn row(&self) -> &'static Row {
-        let name = match self {
-            Self::Help { .. } => "help",
-            Self::Login { .. } => "login",
-            Self::Msg { .. } => "msg",
-            Self::Reply { .. } => "reply",
-            Self::Query { .. } => "query",
-            Self::Me { .. } => "me",
-            Self::Who { .. } => "who",
-            Self::Whois { .. } => "whois",
-            Self::Join { .. } => "join",
-            Self::Part { .. } => "part",
-            Self::List => "list",
-            Self::Topic { .. } => "topic",
-            Self::History { .. } => "history",
-            Self::Search { .. } => "search",
-            Self::Nick { .. } => "nick",
-            Self::Away { .. } => "away",
-            Self::Back => "back",
-            Self::Ignore { .. } => "ignore",
-            Self::Unignore { .. } => "unignore",
-            Self::Set { .. } => "set",
-            Self::Ping { .. } => "ping",
-            Self::Register { .. } => "register",
-            Self::Passwd { .. } => "passwd",
-            Self::Unregister { .. } => "unregister",
-            Self::Op { .. } => "op",
-            Self::Deop { .. } => "deop",
-            Self::Kick { .. } => "kick",
-            Self::Mute { .. } => "mute",
-            Self::Unmute { .. } => "unmute",
-            Self::Ban { .. } => "ban",
-            Self::Unban { .. } => "unban",
-            Self::Bans => "bans",
-            Self::Lock { .. } => "lock",
-            Self::Unlock => "unlock",
-            Self::Invite { .. } => "invite",
-            Self::Oper { .. } => "oper",
-            Self::Wall { .. } => "wall",
-            Self::Kill { .. } => "kill",
-            Self::Gban { .. } => "gban",
-            Self::Gunban { .. } => "gunban",
-            Self::Gbans => "gbans",
-            Self::Session => "session",
-            Self::Resume { .. } => "resume",
-            Self::Version => "version",
-            Self::Quit { .. } => "quit",
-        };
-        find(name).expect("every command has a row")
+        match self {
+            Self::Help { .. } => const { row_named("help") },
+            Self::Login { .. } => const { row_named("login") },
+            Self::Msg { .. } => const { row_named("msg") },
+            Self::Reply { .. } => const { row_named("reply") },
+            Self::Query { .. } => const { row_named("query") },
+            Self::Me { .. } => const { row_named("me") },
+            Self::Who { .. } => const { row_named("who") },
+            Self::Whois { .. } => const { row_named("whois") },
+            Self::Join { .. } => const { row_named("join") },
+            Self::Part { .. } => const { row_named("part") },
+            Self::List => const { row_named("list") },
+            Self::Topic { .. } => const { row_named("topic") },
+            Self::History { .. } => const { row_named("history") },
+            Self::Search { .. } => const { row_named("search") },
+            Self::Nick { .. } => const { row_named("nick") },
+            Self::Away { .. } => const { row_named("away") },
+            Self::Back => const { row_named("back") },
+            Self::Ignore { .. } => const { row_named("ignore") },
+            Self::Unignore { .. } => const { row_named("unignore") },
+            Self::Set { .. } => const { row_named("set") },
+            Self::Ping { .. } => const { row_named("ping") },
+            Self::Register { .. } => const { row_named("register") },
+            Self::Passwd { .. } => const { row_named("passwd") },
+            Self::Unregister { .. } => const { row_named("unregister") },
+            Self::Op { .. } => const { row_named("op") },
+            Self::Deop { .. } => const { row_named("deop") },
+            Self::Kick { .. } => const { row_named("kick") },
+            Self::Mute { .. } => const { row_named("mute") },
+            Self::Unmute { .. } => const { row_named("unmute") },
+            Self::Ban { .. } => const { row_named("ban") },
+            Self::Unban { .. } => const { row_named("unban") },
+            Self::Bans => const { row_named("bans") },
+            Self::Lock { .. } => const { row_named("lock") },
+            Self::Unlock => const { row_named("unlock") },
+            Self::Invite { .. } => const { row_named("invite") },
+            Self::Oper { .. } => const { row_named("oper") },
+            Self::Wall { .. } => const { row_named("wall") },
+            Self::Kill { .. } => const { row_named("kill") },
+            Self::Gban { .. } => const { row_named("gban") },
+            Self::Gunban { .. } => const { row_named("gunban") },
+            Self::Gbans => const { row_named("gbans") },
+            Self::Session => const { row_named("session") },
+            Self::Resume { .. } => const { row_named("resume") },
+            Self::Version => const { row_named("version") },
+            Self::Quit { .. } => const { row_named("quit") },
+        }
     }
+}
+
+/// Finds a row at compile time: a command without a row does not compile.
+const fn row_named(name: &str) -> &'static Row {
+    let mut at = 0;
+    while !is_same(TABLE[at].name.as_bytes(), name.as_bytes()) {
+        at += 1;
+    }
+    &TABLE[at]
+}
+
+const fn is_same(mut one: &[u8], mut other: &[u8]) -> bool {
+    while let ([a, one_rest @ ..], [b, other_rest @ ..]) = (one, other) {
+        if *a != *b {
+            return false;
+        }
+        (one, other) = (one_rest, other_rest);
+    }
+    one.is_empty() && other.is_empty()
 }
 
 /// Formats the command as a line that [`parse`] parses to the same command.
@@ -1258,6 +1413,40 @@ mod tests {
                 let written = command.to_string();
                 assert_eq!(parse(&written), Ok(Request::Command(command)), "{example}");
             }
+        }
+    }
+
+    #[test]
+    fn audited_command_never_shows_a_secret() {
+        let audited = |line| match parse(line) {
+            Ok(Request::Command(command)) => command.audited(),
+            other => panic!("{line}: {other:?}"),
+        };
+        for row in TABLE.iter().filter(|row| row.audit != Audit::No) {
+            let secret = row.args.iter().position(|arg| arg.kind == ArgKind::Secret);
+            for example in row.examples {
+                let (audit, shown) = audited(example).expect(example);
+                let count = secret.map_or(usize::MAX, |at| at + 1);
+                let open: Vec<&str> = example.split(' ').take(count).collect();
+                assert_eq!((audit, shown), (row.audit, open.join(" ")));
+            }
+        }
+        assert_eq!(audited("/oper open sesame"), None);
+    }
+
+    #[test]
+    fn command_that_only_shows_something_changes_nothing() {
+        for (line, changes) in [
+            ("/topic", Changes::Nothing),
+            ("/topic -", Changes::Shared),
+            ("/set", Changes::Nothing),
+            ("/set echo on", Changes::User),
+            ("/ignore", Changes::Nothing),
+            ("/ignore bob", Changes::User),
+            ("/query", Changes::User),
+        ] {
+            let Ok(Request::Command(command)) = parse(line) else { panic!("{line}") };
+            assert_eq!(command.changes(), changes, "{line}");
         }
     }
 

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::{ErrorCode, Hub, Now, Refusal, Stamp, UserId, UserIx};
-use crate::commands::Command;
+use crate::commands::{self, Command};
 
 /// Lines per second about one room operator.
 const USER_LINES_MAX: u32 = 5;
@@ -91,40 +91,18 @@ impl Audit {
     }
 }
 
-/// The text of a command that is audited, and whether it affects a room. The key of a
-/// locked room is left out.
-fn audited_action(command: Command<'_>) -> Option<(bool, String)> {
-    use Command as C;
-    match command {
-        C::Wall { .. } | C::Kill { .. } | C::Gban { .. } | C::Gunban { .. } => {
-            Some((false, command.to_string()))
-        }
-        C::Lock { .. } => Some((true, C::Lock { key: None }.to_string())),
-        C::Op { .. }
-        | C::Deop { .. }
-        | C::Kick { .. }
-        | C::Mute { .. }
-        | C::Unmute { .. }
-        | C::Ban { .. }
-        | C::Unban { .. }
-        | C::Unlock
-        | C::Invite { .. } => Some((true, command.to_string())),
-        _ => None,
-    }
-}
-
 impl Hub {
     /// Logs a command that was executed, if it is audited.
     pub(super) fn audit_command(&mut self, now: Now, user: UserIx, command: Command<'_>) {
         // `user` no longer exists after `/quit`, which is not audited.
-        let Some((is_in_room, action)) = audited_action(command) else { return };
+        let Some((scope, action)) = command.audited() else { return };
         let person = self.users[user].id;
         let limit = if self.is_server_operator(person) {
             RateLimit::Unlimited
         } else {
             RateLimit::PerUser(person)
         };
-        let room = self.users[user].current.filter(|_| is_in_room);
+        let room = self.users[user].current.filter(|_| scope == commands::Audit::Room);
         let room = room.map(|room| format!(" in {}", self.rooms[room].name)).unwrap_or_default();
         let actor = self.actor(user);
         self.audit.note(now, limit, &format!("{actor}{room}: {action}"));

@@ -3,8 +3,8 @@
 
 use super::moderation::Scope;
 use super::session::Cursor;
-use super::{Connection, Context, Hub, Now, Phase, UserIx, bye, refusal, session};
-use crate::commands::{self, Command, Request, Setting};
+use super::{Connection, Context, Hub, Now, Phase, UserIx, bye, refusal};
+use crate::commands::{self, Changes, Command, Request, Setting};
 use crate::protocol::codec::Frame;
 use crate::protocol::tags::CidPrefix;
 use crate::protocol::text::{clean, is_blank_text};
@@ -74,7 +74,7 @@ impl Hub {
                 }
                 self.execute(ctx, user, command)?;
                 self.audit_command(ctx.now, user, command);
-                if session::changes_session(command) {
+                if command.changes() == Changes::User {
                     self.mark_session_unsaved(user);
                 }
                 Ok(())

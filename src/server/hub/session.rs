@@ -20,7 +20,7 @@ use super::{
     Relations, RoomName, Seed, Settings, Stamp, Turn, UnreadableEntry, User, UserId, UserIx,
     refusal, send_farewell,
 };
-use crate::commands::{Command, Setting};
+use crate::commands::Setting;
 use crate::server::record::Record;
 use crate::server::store::{ReadRequest as LogQuery, Thread};
 
@@ -131,58 +131,6 @@ fn ids_went_back<T>() -> Result<T, Refusal> {
     refusal(ErrorCode::BadArgument, "ids went back (restored backup?)")
 }
 
-/// Returns whether a command may change the stored session of the user who sent it.
-pub(super) fn changes_session(command: Command<'_>) -> bool {
-    use Command as C;
-    match command {
-        C::Query { .. }
-        | C::Join { .. }
-        | C::Part { .. }
-        | C::Nick { .. }
-        | C::Away { .. }
-        | C::Back
-        | C::Ignore { .. }
-        | C::Unignore { .. }
-        | C::Set { .. }
-        | C::Register { .. }
-        | C::Passwd { .. }
-        | C::Unregister { .. }
-        | C::Session => true,
-        C::Help { .. }
-        | C::Login { .. }
-        | C::Resume { .. }
-        | C::Msg { .. }
-        | C::Reply { .. }
-        | C::Me { .. }
-        | C::Who { .. }
-        | C::Whois { .. }
-        | C::List
-        | C::Topic { .. }
-        | C::History { .. }
-        | C::Search { .. }
-        | C::Op { .. }
-        | C::Deop { .. }
-        | C::Kick { .. }
-        | C::Ban { .. }
-        | C::Unban { .. }
-        | C::Bans
-        | C::Lock { .. }
-        | C::Unlock
-        | C::Invite { .. }
-        | C::Oper { .. }
-        | C::Wall { .. }
-        | C::Kill { .. }
-        | C::Gban { .. }
-        | C::Gunban { .. }
-        | C::Gbans
-        | C::Mute { .. }
-        | C::Unmute { .. }
-        | C::Ping { .. }
-        | C::Version
-        | C::Quit { .. } => false,
-    }
-}
-
 impl Hub {
     /// Executes `/session`. Repeated calls return the same token until the user logs out.
     pub(super) fn session(&mut self, ctx: &mut Context<'_>, user: UserIx) {
@@ -194,6 +142,7 @@ impl Hub {
         });
         self.sessions.insert(session.hash, me.id);
         let token = session.token.clone();
+        self.mark_session_unsaved(user);
         self.note_blocks_unsaved(user);
         // The token is missing only after a restart and before the client has resumed with
         // it.

@@ -4,8 +4,8 @@
 //! refused; they stay in `unsaved` until they are stored.
 
 use super::password_checks::Purpose;
-use super::{Collection, ErrorCode, Hub, Refusal, UserId, UserIx, dormant, session};
-use crate::commands::Command;
+use super::{Collection, ErrorCode, Hub, Refusal, UserId, UserIx, dormant};
+use crate::commands::{Changes, Command};
 
 /// Whether changes can be stored in the current turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,29 +78,10 @@ impl Hub {
 
     /// Returns whether a command of this user may change what is stored.
     fn changes_stored(&self, user: UserIx, command: Command<'_>) -> bool {
-        use Command as C;
-        match command {
-            C::Register { .. }
-            | C::Passwd { .. }
-            | C::Unregister { .. }
-            | C::Session
-            | C::Op { .. }
-            | C::Deop { .. }
-            | C::Kick { .. }
-            | C::Mute { .. }
-            | C::Unmute { .. }
-            | C::Ban { .. }
-            | C::Unban { .. }
-            | C::Lock { .. }
-            | C::Unlock
-            | C::Invite { .. }
-            | C::Oper { .. }
-            | C::Kill { .. }
-            | C::Gban { .. }
-            | C::Gunban { .. } => true,
-            C::Topic { text } => text.is_some(),
-            C::Set { change: None } | C::Ignore { name: None } => false,
-            _ => session::changes_session(command) && self.is_stored(user),
+        match command.changes() {
+            Changes::Nothing => false,
+            Changes::User => self.is_stored(user),
+            Changes::Shared => true,
         }
     }
 
