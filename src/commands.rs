@@ -220,6 +220,20 @@ pub enum Audit {
     Server,
 }
 
+/// How a line relates to the target of plain text: the current room or, during a `/query`,
+/// a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TargetEffect {
+    /// It does not depend on the target.
+    None,
+    /// A message to the target.
+    Message,
+    /// A command that acts on the current room.
+    Uses,
+    /// A command that changes the target.
+    Changes,
+}
+
 /// The syntax and the properties of a command.
 #[derive(Debug)]
 pub struct Row {
@@ -244,6 +258,8 @@ pub struct Row {
     pub changes: Changes,
     /// Whether the command is written to the audit log.
     pub audit: Audit,
+    /// How the command relates to the target of plain text.
+    pub target_effect: TargetEffect,
     read: for<'a> fn(&mut Args<'a>) -> Result<Command<'a>, Refusal>,
 }
 
@@ -275,6 +291,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Nothing,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |args| Ok(Command::Msg { to: target(args.word()?), text: args.text()? }),
     },
     Row {
@@ -288,6 +305,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Nothing,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |args| Ok(Command::Reply { text: args.text()? }),
     },
     Row {
@@ -301,6 +319,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::User,
         audit: Audit::No,
+        target_effect: TargetEffect::Changes,
         read: |args| Ok(Command::Query { name: args.last_word() }),
     },
     Row {
@@ -314,6 +333,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Nothing,
         audit: Audit::No,
+        target_effect: TargetEffect::Message,
         read: |args| Ok(Command::Me { text: args.text()? }),
     },
     Row {
@@ -327,6 +347,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Nothing,
         audit: Audit::No,
+        target_effect: TargetEffect::Uses,
         read: |args| Ok(Command::Who { room: args.last_word() }),
     },
     Row {
@@ -340,6 +361,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Nothing,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |args| Ok(Command::Whois { name: args.needed_last_word()? }),
     },
     Row {
@@ -353,6 +375,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::User,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |args| Ok(Command::Nick { name: args.needed_last_word()? }),
     },
     Row {
@@ -366,6 +389,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::User,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |args| Ok(Command::Away { text: args.rest() }),
     },
     Row {
@@ -379,6 +403,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::User,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |_| Ok(Command::Back),
     },
     Row {
@@ -392,6 +417,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::User,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |args| Ok(Command::Ignore { name: args.last_word() }),
     },
     Row {
@@ -405,6 +431,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::User,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |args| Ok(Command::Unignore { name: args.needed_last_word()? }),
     },
     Row {
@@ -418,6 +445,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::User,
         audit: Audit::No,
+        target_effect: TargetEffect::Changes,
         read: |args| Ok(Command::Join { room: args.word()?, key: args.last_word() }),
     },
     Row {
@@ -431,6 +459,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::User,
         audit: Audit::No,
+        target_effect: TargetEffect::Changes,
         read: |args| Ok(Command::Part { room: args.optional_word(), reason: args.rest() }),
     },
     Row {
@@ -444,6 +473,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Nothing,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |_| Ok(Command::List),
     },
     Row {
@@ -457,6 +487,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::No,
+        target_effect: TargetEffect::Uses,
         read: |args| Ok(Command::Topic { text: args.rest() }),
     },
     Row {
@@ -474,6 +505,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Nothing,
         audit: Audit::No,
+        target_effect: TargetEffect::Uses,
         read: read_history,
     },
     Row {
@@ -487,6 +519,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Nothing,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: read_search,
     },
     Row {
@@ -500,6 +533,7 @@ pub const TABLE: &[Row] = &[
         is_activity: false,
         changes: Changes::Nothing,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |args| Ok(Command::Login { name: args.word()?, password: args.rest() }),
     },
     Row {
@@ -513,6 +547,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |args| Ok(Command::Register { password: args.text()? }),
     },
     Row {
@@ -526,6 +561,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |args| Ok(Command::Passwd { password: args.text()? }),
     },
     Row {
@@ -539,6 +575,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |args| Ok(Command::Unregister { password: args.text()? }),
     },
     Row {
@@ -552,6 +589,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Nothing,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |args| Ok(Command::Help { command: args.last_word() }),
     },
     Row {
@@ -565,6 +603,7 @@ pub const TABLE: &[Row] = &[
         is_activity: false,
         changes: Changes::User,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: read_set,
     },
     Row {
@@ -578,6 +617,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Nothing,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |args| Ok(Command::Quit { reason: args.rest() }),
     },
     Row {
@@ -591,6 +631,7 @@ pub const TABLE: &[Row] = &[
         is_activity: false,
         changes: Changes::Shared,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |_| Ok(Command::Session),
     },
     Row {
@@ -611,6 +652,7 @@ pub const TABLE: &[Row] = &[
         is_activity: false,
         changes: Changes::Nothing,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: read_resume,
     },
     Row {
@@ -624,6 +666,7 @@ pub const TABLE: &[Row] = &[
         is_activity: false,
         changes: Changes::Nothing,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: read_ping,
     },
     Row {
@@ -637,6 +680,7 @@ pub const TABLE: &[Row] = &[
         is_activity: false,
         changes: Changes::Nothing,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |_| Ok(Command::Version),
     },
     Row {
@@ -650,6 +694,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::Room,
+        target_effect: TargetEffect::Uses,
         read: |args| Ok(Command::Op { name: args.needed_last_word()? }),
     },
     Row {
@@ -663,6 +708,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::Room,
+        target_effect: TargetEffect::Uses,
         read: |args| Ok(Command::Deop { name: args.needed_last_word()? }),
     },
     Row {
@@ -676,6 +722,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::Room,
+        target_effect: TargetEffect::Uses,
         read: |args| Ok(Command::Kick { name: args.word()?, reason: args.reason()? }),
     },
     Row {
@@ -689,6 +736,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::Room,
+        target_effect: TargetEffect::Uses,
         read: |args| {
             let (whom, time, reason) = read_ban(args)?;
             Ok(Command::Ban { whom, time, reason })
@@ -705,6 +753,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::Room,
+        target_effect: TargetEffect::Uses,
         read: |args| Ok(Command::Unban { whom: args.needed_last_word()? }),
     },
     Row {
@@ -718,6 +767,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Nothing,
         audit: Audit::No,
+        target_effect: TargetEffect::Uses,
         read: |_| Ok(Command::Bans),
     },
     Row {
@@ -731,6 +781,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::Room,
+        target_effect: TargetEffect::Uses,
         read: read_mute,
     },
     Row {
@@ -744,6 +795,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::Room,
+        target_effect: TargetEffect::Uses,
         read: |args| Ok(Command::Unmute { name: args.needed_last_word()? }),
     },
     Row {
@@ -757,6 +809,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::Room,
+        target_effect: TargetEffect::Uses,
         read: |args| Ok(Command::Lock { key: args.last_word() }),
     },
     Row {
@@ -770,6 +823,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::Room,
+        target_effect: TargetEffect::Uses,
         read: |_| Ok(Command::Unlock),
     },
     Row {
@@ -783,6 +837,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::Room,
+        target_effect: TargetEffect::Uses,
         read: |args| Ok(Command::Invite { name: args.needed_last_word()? }),
     },
     Row {
@@ -796,6 +851,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |args| Ok(Command::Oper { password: args.text()? }),
     },
     Row {
@@ -809,6 +865,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Nothing,
         audit: Audit::Server,
+        target_effect: TargetEffect::None,
         read: |args| Ok(Command::Wall { text: args.text()? }),
     },
     Row {
@@ -822,6 +879,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::Server,
+        target_effect: TargetEffect::None,
         read: |args| Ok(Command::Kill { name: args.word()?, reason: args.reason()? }),
     },
     Row {
@@ -835,6 +893,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::Server,
+        target_effect: TargetEffect::None,
         read: |args| {
             let (whom, time, reason) = read_ban(args)?;
             Ok(Command::Gban { whom, time, reason })
@@ -851,6 +910,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Shared,
         audit: Audit::Server,
+        target_effect: TargetEffect::None,
         read: |args| Ok(Command::Gunban { whom: args.needed_last_word()? }),
     },
     Row {
@@ -864,6 +924,7 @@ pub const TABLE: &[Row] = &[
         is_activity: true,
         changes: Changes::Nothing,
         audit: Audit::No,
+        target_effect: TargetEffect::None,
         read: |_| Ok(Command::Gbans),
     },
 ];
@@ -1229,6 +1290,18 @@ impl Command<'_> {
             | Self::Set { change: None }
             | Self::Ignore { name: None } => Changes::Nothing,
             _ => self.row().changes,
+        }
+    }
+
+    /// How the command relates to the target of plain text; a command that names its room
+    /// does not depend on the target.
+    #[must_use]
+    pub fn target_effect(&self) -> TargetEffect {
+        match self {
+            Self::Who { room: Some(_) } | Self::History { thread: Some(_), .. } => {
+                TargetEffect::None
+            }
+            _ => self.row().target_effect,
         }
     }
 

@@ -2,7 +2,7 @@
 //! a paste. It knows the commands, not the connection or the screen.
 
 use super::local::{self, Local};
-use crate::commands::{self, ArgKind, Command, Request, Setting};
+use crate::commands::{self, ArgKind, Command, Request, Setting, TargetEffect};
 use crate::protocol::text::{is_blank, is_blank_text, nearest};
 use crate::protocol::{LINE_MAX, Refusal};
 
@@ -66,9 +66,10 @@ impl<'a> Submission<'a> {
             Ok(Request::Command(Command::Set { change: Some((Setting::Tags, false)) })) => {
                 Self::TagsOff
             }
-            Ok(Request::Command(
-                Command::Join { .. } | Command::Part { .. } | Command::Query { .. },
-            )) => Self::Line { line, changes_target: true },
+            Ok(Request::Command(command)) => {
+                let changes_target = command.target_effect() == TargetEffect::Changes;
+                Self::Line { line, changes_target }
+            }
             // Refused here, since an older server would post the line in the room.
             Err(refusal) if !line.starts_with('/') => Self::Refused(refusal),
             Ok(Request::Say(_)) if let Some(word) = local_behind_blanks(line) => {
