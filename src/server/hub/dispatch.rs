@@ -58,9 +58,9 @@ impl Hub {
             (Some(Phase::Greeting { .. }), Request::Command(command))
                 if command.row().before_login =>
             {
-                self.execute_without_login(ctx, command)
+                self.execute(ctx, None, command)
             }
-            (Some(Phase::Greeting { .. }), _) => not_logged_in(),
+            (Some(Phase::Greeting { .. }), _) => Err(not_logged_in()),
             (Some(Phase::LoggedIn(user)), Request::Say(text)) => {
                 self.mark_active(user, ctx.now);
                 self.post(ctx, user, text, false)
@@ -72,7 +72,7 @@ impl Hub {
                 if command.is_activity() {
                     self.mark_active(user, ctx.now);
                 }
-                self.execute(ctx, user, command)?;
+                self.execute(ctx, Some(user), command)?;
                 self.audit_command(ctx.now, user, command);
                 if command.changes() == Changes::User {
                     self.mark_session_unsaved(user);
@@ -82,138 +82,128 @@ impl Hub {
         }
     }
 
-    /// Executes the commands that need no login.
-    fn execute_without_login(
+    /// Executes a command. `user` is `None` before login, when only the commands of
+    /// [`commands::Row::before_login`] arrive here.
+    fn execute(
         &mut self,
         ctx: &mut Context<'_>,
+        user: Option<UserIx>,
         command: Command<'_>,
     ) -> Result<(), Refusal> {
+        let user = user.ok_or_else(not_logged_in);
         match command {
-            Command::Login { name, password } => self.log_in(ctx, name, password)?,
-            Command::Resume { token, after, time } => {
-                return self.resume(ctx, token, Cursor { after, time });
+            Command::Login { name, password } => match user {
+                Ok(user) => self.already_logged_in(user, "/nick NAME changes your name"),
+                Err(_) => self.log_in(ctx, name, password),
+            },
+            Command::Resume { token, after, time } => match user {
+                Ok(user) => self.already_logged_in(user, "/resume works only before login"),
+                Err(_) => self.resume(ctx, token, Cursor { after, time }),
+            },
+            Command::Help { command } => help(ctx, command),
+            Command::Set { change } => {
+                self.set(ctx, change);
+                Ok(())
             }
-            Command::Help { command } => return help(ctx, command),
-            Command::Set { change } => self.set(ctx, change),
             Command::Ping { token } => {
                 ctx.reply(&Event::reply("PONG", token.unwrap_or_default(), ""));
+                Ok(())
             }
             Command::Version => {
                 let version = concat!("chatty ", env!("CARGO_PKG_VERSION"));
                 ctx.reply(&Event::reply("VERSION", crate::protocol::VERSION, version));
+                Ok(())
             }
             Command::Quit { reason } => {
-                let tags = ctx
-                    .settings
-                    .tags(&Tags { cid: ctx.cid.as_ref().map(Cid::as_str), ..Tags::default() });
-                let bye = bye(Farewell::Quit);
-                ctx.turn.send(ctx.conn, Origin::Reply, &tags, &bye);
-                self.leave(ctx.now, ctx.conn, None, reason, ctx.turn);
+                self.quit(ctx, reason);
+                Ok(())
             }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Executes a command of a logged-in user. The match is exhaustive, so that a command
-    /// without an implementation does not compile.
-    fn execute(
-        &mut self,
-        ctx: &mut Context<'_>,
-        user: UserIx,
-        command: Command<'_>,
-    ) -> Result<(), Refusal> {
-        match command {
-            Command::Help { .. }
-            | Command::Set { .. }
-            | Command::Ping { .. }
-            | Command::Version
-            | Command::Quit { .. } => self.execute_without_login(ctx, command),
-            Command::Login { .. } => refusal(
-                ErrorCode::BadArgument,
-                format!(
-                    "you are already logged in as {}; /nick NAME changes your name",
-                    self.users[user].name
-                ),
-            ),
-            Command::Resume { .. } => refusal(
-                ErrorCode::BadArgument,
-                format!(
-                    "you are already logged in as {}; /resume works only before login",
-                    self.users[user].name
-                ),
-            ),
-            Command::Register { password } => self.register(ctx, user, password),
-            Command::Passwd { password } => self.change_password(ctx, user, password),
-            Command::Unregister { password } => self.unregister(ctx, user, password),
-            Command::Op { name } => self.promote(ctx, user, name),
-            Command::Deop { name } => self.demote(ctx, user, name),
-            Command::Kick { name, reason } => self.kick(ctx, user, name, reason),
-            Command::Mute { name, time } => self.mute(ctx, user, name, time),
-            Command::Unmute { name } => self.unmute(ctx, user, name),
+            Command::Register { password } => self.register(ctx, user?, password),
+            Command::Passwd { password } => self.change_password(ctx, user?, password),
+            Command::Unregister { password } => self.unregister(ctx, user?, password),
+            Command::Op { name } => self.promote(ctx, user?, name),
+            Command::Deop { name } => self.demote(ctx, user?, name),
+            Command::Kick { name, reason } => self.kick(ctx, user?, name, reason),
+            Command::Mute { name, time } => self.mute(ctx, user?, name, time),
+            Command::Unmute { name } => self.unmute(ctx, user?, name),
             Command::Ban { whom, time, reason } => {
+                let user = user?;
                 let room = Scope::Room(self.moderated_room(user)?);
                 self.ban(ctx, user, room, (whom, time, reason))
             }
             Command::Unban { whom } => {
-                let room = Scope::Room(self.moderated_room(user)?);
+                let room = Scope::Room(self.moderated_room(user?)?);
                 self.unban(ctx, room, whom)
             }
             Command::Bans => {
-                let room = Scope::Room(self.moderated_room(user)?);
+                let room = Scope::Room(self.moderated_room(user?)?);
                 self.send_bans(ctx, room);
                 Ok(())
             }
             Command::Oper { password } => self.oper(ctx, password),
-            Command::Wall { text } => self.wall(ctx, user, text),
-            Command::Kill { name, reason } => self.kill(ctx, user, name, reason),
+            Command::Wall { text } => self.wall(ctx, user?, text),
+            Command::Kill { name, reason } => self.kill(ctx, user?, name, reason),
             Command::Gban { whom, time, reason } => {
+                let user = user?;
                 self.require_server_operator(user)?;
                 self.ban(ctx, user, Scope::Server, (whom, time, reason))
             }
             Command::Gunban { whom } => {
-                self.require_server_operator(user)?;
+                self.require_server_operator(user?)?;
                 self.unban(ctx, Scope::Server, whom)
             }
             Command::Gbans => {
-                self.require_server_operator(user)?;
+                self.require_server_operator(user?)?;
                 self.send_bans(ctx, Scope::Server);
                 Ok(())
             }
-            Command::Lock { key } => self.lock(ctx, user, key),
-            Command::Unlock => self.unlock(ctx, user),
-            Command::Invite { name } => self.invite(ctx, user, name),
+            Command::Lock { key } => self.lock(ctx, user?, key),
+            Command::Unlock => self.unlock(ctx, user?),
+            Command::Invite { name } => self.invite(ctx, user?, name),
             Command::Session => {
-                self.session(ctx, user);
+                self.session(ctx, user?);
                 Ok(())
             }
-            Command::Msg { to, text } => self.message(ctx, user, to, text),
-            Command::Reply { text } => self.reply(ctx, user, text),
-            Command::Query { name } => self.query(ctx, user, name),
-            Command::Me { text } => self.post(ctx, user, text, true),
-            Command::Who { room } => self.who(ctx, user, room),
-            Command::Whois { name } => self.whois(ctx, user, name),
-            Command::Join { room, key } => self.join(ctx, user, room, key),
-            Command::Part { room, reason } => self.part(ctx, user, room, reason),
+            Command::Msg { to, text } => self.message(ctx, user?, to, text),
+            Command::Reply { text } => self.reply(ctx, user?, text),
+            Command::Query { name } => self.query(ctx, user?, name),
+            Command::Me { text } => self.post(ctx, user?, text, true),
+            Command::Who { room } => self.who(ctx, user?, room),
+            Command::Whois { name } => self.whois(ctx, user?, name),
+            Command::Join { room, key } => self.join(ctx, user?, room, key),
+            Command::Part { room, reason } => self.part(ctx, user?, room, reason),
             Command::List => {
                 self.start_room_list(ctx);
                 Ok(())
             }
-            Command::Topic { text } => self.topic(ctx, user, text),
-            Command::History { rows, thread } => self.history(ctx, user, rows, thread),
-            Command::Search { text, room } => self.search(ctx, user, text, room),
-            Command::Nick { name } => self.rename(ctx, user, name),
+            Command::Topic { text } => self.topic(ctx, user?, text),
+            Command::History { rows, thread } => self.history(ctx, user?, rows, thread),
+            Command::Search { text, room } => self.search(ctx, user?, text, room),
+            Command::Nick { name } => self.rename(ctx, user?, name),
             Command::Away { text } => {
-                self.away(ctx, user, text);
+                self.away(ctx, user?, text);
                 Ok(())
             }
             Command::Back => {
-                self.back(ctx, user);
+                self.back(ctx, user?);
                 Ok(())
             }
-            Command::Ignore { name } => self.ignore(ctx, user, name),
-            Command::Unignore { name } => self.unignore(ctx, user, name),
+            Command::Ignore { name } => self.ignore(ctx, user?, name),
+            Command::Unignore { name } => self.unignore(ctx, user?, name),
         }
+    }
+
+    fn already_logged_in(&self, user: UserIx, advice: &str) -> Result<(), Refusal> {
+        let name = &self.users[user].name;
+        let text = format!("you are already logged in as {name}; {advice}");
+        refusal(ErrorCode::BadArgument, text)
+    }
+
+    fn quit(&mut self, ctx: &mut Context<'_>, reason: Option<&str>) {
+        let tags =
+            ctx.settings.tags(&Tags { cid: ctx.cid.as_ref().map(Cid::as_str), ..Tags::default() });
+        ctx.turn.send(ctx.conn, Origin::Reply, &tags, &bye(Farewell::Quit));
+        self.leave(ctx.now, ctx.conn, None, reason, ctx.turn);
     }
 
     fn set(&mut self, ctx: &mut Context<'_>, change: Option<(Setting, bool)>) {
@@ -246,11 +236,11 @@ impl Hub {
 /// its arguments are invalid.
 fn read(line: &str, is_greeting: bool) -> Result<Request<'_>, Refusal> {
     let needs_login = || commands::row_of(line).is_some_and(|row| !row.before_login);
-    if is_greeting && needs_login() { not_logged_in() } else { commands::parse(line) }
+    if is_greeting && needs_login() { Err(not_logged_in()) } else { commands::parse(line) }
 }
 
-fn not_logged_in<T>() -> Result<T, Refusal> {
-    refusal(ErrorCode::NotLoggedIn, "you are not logged in yet; type /login NAME")
+fn not_logged_in() -> Refusal {
+    Refusal::new(ErrorCode::NotLoggedIn, "you are not logged in yet; type /login NAME")
 }
 
 fn help(ctx: &mut Context<'_>, command: Option<&str>) -> Result<(), Refusal> {
