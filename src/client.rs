@@ -77,6 +77,7 @@ use std::time::Duration;
 
 use nix::unistd::{User, getuid};
 
+use crate::commands::Command;
 use crate::protocol::name::{NameFault, RESERVED};
 use crate::protocol::units::{parse_duration, parse_switch};
 use crate::protocol::{DEFAULT_PORT, Key, Name, RoomName};
@@ -332,6 +333,14 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
     }
+}
+
+/// The command with which the client leaves on its own.
+const QUIT: Command<'static> = Command::Quit { reason: None };
+
+/// Returns the usage and the help of each command that the client executes itself.
+pub fn own_commands() -> impl Iterator<Item = (String, &'static str)> {
+    local::TABLE.iter().map(|row| (row.usage(), row.help))
 }
 
 /// Runs `chatty join` until it exits.

@@ -1002,12 +1002,7 @@ impl Row {
     /// Returns the usage, like `/msg NAME TEXT`.
     #[must_use]
     pub fn usage(&self) -> String {
-        let mut usage = format!("/{}", self.name);
-        for arg in self.args {
-            usage.push(' ');
-            usage.push_str(arg.usage);
-        }
-        usage
+        usage(self.name, self.args)
     }
 
     /// Returns the command's line in `/help`: usage and help text.
@@ -1453,6 +1448,12 @@ impl fmt::Display for Command<'_> {
             }
         }
     }
+}
+
+/// Returns a usage, like `/msg NAME TEXT`.
+#[must_use]
+pub fn usage(name: &str, args: &[Arg]) -> String {
+    args.iter().fold(format!("/{name}"), |usage, arg| usage + " " + arg.usage)
 }
 
 /// Returns `on` or `off`.

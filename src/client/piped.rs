@@ -26,7 +26,7 @@ use super::resume::{
 };
 use super::signals::Signals;
 use super::state::State;
-use super::{ActiveSession, Exit, print_error};
+use super::{ActiveSession, Exit, QUIT, print_error};
 use crate::commands::{self, Command, MessageTarget, Request, Setting};
 use crate::protocol::text::is_blank_text;
 use crate::protocol::{Event, LINE_MAX, RoomName, Tags};
@@ -74,7 +74,7 @@ pub(super) async fn run(active: ActiveSession, task: Task, mut signals: Signals)
         state: State::new(&session.me),
         raw_room: task.raw_room,
         end: End::None,
-        goodbye: "/quit".to_owned(),
+        goodbye: QUIT.to_string(),
         has_refusals: false,
         is_incomplete: false,
         farewell: None,

@@ -1,7 +1,6 @@
 //! The decisions about resuming after a lost connection: when to retry, from which message
 //! to read on, which lines are duplicates, and when not to reconnect. It does no IO.
 
-use std::fmt::Write as _;
 use std::mem;
 use std::time::Duration;
 
@@ -106,12 +105,11 @@ pub(super) struct ResumeRequest {
 impl ResumeRequest {
     /// Returns the lines in order; `None` if only a new login is left.
     pub(super) fn lines(&self) -> Option<[String; 2]> {
-        let mut resume = format!("/resume {} {}", self.token.as_ref()?, self.seen.last_id());
-        if let Some(Position { time: Some(time), .. }) = self.timed() {
-            let _ = write!(resume, " {time}");
-        }
-        let barrier = format!("@cid={} /ping", self.barrier);
-        Some([resume, barrier])
+        let time = self.timed().and_then(|last| last.time);
+        let resume =
+            Command::Resume { token: self.token.as_ref()?, after: self.seen.last_id(), time };
+        let barrier = format!("@cid={} {}", self.barrier, Command::Ping { token: None });
+        Some([resume.to_string(), barrier])
     }
 
     /// Returns the last message if its time is sent with its id.
