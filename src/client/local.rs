@@ -1,7 +1,7 @@
 //! The client's own commands, abbreviations of commands, and `/help` without a connection.
 //! No command here has the name of a server command. It knows nothing of the screen.
 
-use crate::commands::{self, Arg, ArgKind, Command, Group, Request};
+use crate::commands::{self, Arg, ArgKind, Command, Group, Parsed};
 use crate::protocol::Tags;
 use crate::protocol::text::{is_blank, split_word};
 
@@ -111,7 +111,7 @@ pub(super) fn grouped(mut rows: Vec<String>) -> Vec<(Option<&'static str>, Strin
 /// Returns the client's part of the answer to a `/help`, and whether it is the whole answer.
 /// Returns `None` if only the server answers.
 pub(super) fn help(line: &str, is_offline: bool) -> Option<(Vec<String>, bool)> {
-    let Ok(Request::Command(Command::Help { command })) = commands::parse(line) else {
+    let Ok(Parsed::Command(Command::Help { command })) = commands::parse(line) else {
         return None;
     };
     let own = TABLE.iter().map(Row::help_row);

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::password::Password;
 use super::state::State;
-use crate::commands::{self, Command, MessageTarget, Request, TargetEffect};
+use crate::commands::{self, Command, MessageTarget, Parsed, TargetEffect};
 use crate::protocol::{ErrorCode, Event, Tags};
 
 /// Generates the cids of one run. The server remembers cids beyond a connection and drops a
@@ -198,7 +198,7 @@ impl Outgoing {
             return None;
         };
         let entry = self.queue.iter().find(|entry| entry.number == number && entry.is_resent)?;
-        let Ok(Request::Command(command)) = commands::parse(&entry.line) else { return None };
+        let Ok(Parsed::Command(command)) = commands::parse(&entry.line) else { return None };
         let (word, args) = match (command, ErrorCode::parse(code)?) {
             (Command::Part { room: Some(room), .. }, ErrorCode::NotInRoom) => {
                 ("PARTED", format!("#{}", room.trim_start_matches('#')))
@@ -252,7 +252,7 @@ impl Outgoing {
             self.answered_at = Some(Instant::now());
             self.size -= entry.line.len();
             if let Some(Event::Reply { word: "REGISTERED" | "PASSWD", .. }) = answer
-                && let Ok(Request::Command(
+                && let Ok(Parsed::Command(
                     Command::Register { password } | Command::Passwd { password },
                 )) = commands::parse(&entry.line)
             {
@@ -337,15 +337,15 @@ impl UnansweredLine {
 
 fn target_effect(line: &str) -> TargetEffect {
     match commands::parse(line) {
-        Ok(Request::Say(_)) => TargetEffect::Message,
-        Ok(Request::Command(command)) => command.target_effect(),
-        Ok(Request::Nothing) | Err(_) => TargetEffect::None,
+        Ok(Parsed::Say(_)) => TargetEffect::Message,
+        Ok(Parsed::Command(command)) => command.target_effect(),
+        Ok(Parsed::Nothing) | Err(_) => TargetEffect::None,
     }
 }
 
 fn is_part_without_room(line: &str) -> bool {
     let part = Command::Part { room: None, reason: None };
-    line.starts_with('/') && commands::parse(line) == Ok(Request::Command(part))
+    line.starts_with('/') && commands::parse(line) == Ok(Parsed::Command(part))
 }
 
 fn part(room: &str) -> Command<'_> {
@@ -355,7 +355,7 @@ fn part(room: &str) -> Command<'_> {
 /// Turns a `/reply` into a `/msg` to this user; `None` for other lines.
 pub(super) fn reply_to(name: &str, line: &str) -> Option<String> {
     match commands::parse(line) {
-        Ok(Request::Command(Command::Reply { text })) => {
+        Ok(Parsed::Command(Command::Reply { text })) => {
             Some(Command::Msg { to: MessageTarget::Person(name), text }.to_string())
         }
         _ => None,

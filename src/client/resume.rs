@@ -8,7 +8,7 @@ use super::limits::{ANSWER_MAX, cost};
 use super::login::Session;
 use super::outgoing::{CidGenerator, Outgoing, UncertainLine};
 use super::seen_messages::{Position, SeenMessages, SeenSnapshot};
-use crate::commands::{self, Command, Request};
+use crate::commands::{self, Command, Parsed};
 use crate::protocol::{ErrorCode, Event, Key, Tags, text};
 
 /// The first limit of the backoff, which doubles with each attempt, and its maximum.
@@ -366,10 +366,10 @@ fn confirm_uncertain(uncertain: &mut Vec<UncertainLine>, session: &Session) {
     });
     for (is_action, text) in mine {
         let is_delivered = |line: &str| match commands::parse(line) {
-            Ok(Request::Say(message) | Request::Command(Command::Msg { text: message, .. })) => {
+            Ok(Parsed::Say(message) | Parsed::Command(Command::Msg { text: message, .. })) => {
                 !is_action && text::clean(message) == text
             }
-            Ok(Request::Command(Command::Me { text: action })) => {
+            Ok(Parsed::Command(Command::Me { text: action })) => {
                 is_action && text::clean(action) == text
             }
             _ => false,

@@ -35,7 +35,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
         &["anyhow", "tokio::", "std::net", "std::fs", "Instant", "SystemTime", "println!"],
     ),
     (
-        "src/commands.rs",
+        "src/commands",
         &["protocol"],
         &["anyhow", "tokio", "std::net", "Instant", "SystemTime", "println!"],
     ),

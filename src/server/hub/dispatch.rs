@@ -4,7 +4,7 @@
 use super::moderation::Scope;
 use super::session::Cursor;
 use super::{Connection, Context, Hub, Now, Phase, UserIx, bye, refusal};
-use crate::commands::{self, Changes, Command, Request, Setting};
+use crate::commands::{self, Changes, Command, Parsed, Setting};
 use crate::protocol::codec::Frame;
 use crate::protocol::tags::CidPrefix;
 use crate::protocol::text::{clean, is_blank_text};
@@ -43,29 +43,29 @@ impl Hub {
             (CidPrefix::Absent, None) if raw_len(frame) > LINE_MAX => Err(too_long()),
             (CidPrefix::Absent, None) => read(&text, is_greeting),
         };
-        if let Err(refusal) = parsed.and_then(|request| self.dispatch(&mut ctx, request)) {
+        if let Err(refusal) = parsed.and_then(|line| self.dispatch(&mut ctx, line)) {
             ctx.refuse(&refusal);
         }
     }
 
-    fn dispatch(&mut self, ctx: &mut Context<'_>, request: Request<'_>) -> Result<(), Refusal> {
+    fn dispatch(&mut self, ctx: &mut Context<'_>, line: Parsed<'_>) -> Result<(), Refusal> {
         let phase = self.connection(ctx.conn).map(|c| c.phase);
-        match (phase, request) {
-            (_, Request::Nothing) | (None | Some(Phase::Closing), _) => Ok(()),
-            (Some(Phase::Greeting { was_refused: false }), Request::Say(name)) => {
+        match (phase, line) {
+            (_, Parsed::Nothing) | (None | Some(Phase::Closing), _) => Ok(()),
+            (Some(Phase::Greeting { was_refused: false }), Parsed::Say(name)) => {
                 self.log_in(ctx, name, None)
             }
-            (Some(Phase::Greeting { .. }), Request::Command(command))
+            (Some(Phase::Greeting { .. }), Parsed::Command(command))
                 if command.row().before_login =>
             {
                 self.execute(ctx, None, command)
             }
             (Some(Phase::Greeting { .. }), _) => Err(not_logged_in()),
-            (Some(Phase::LoggedIn(user)), Request::Say(text)) => {
+            (Some(Phase::LoggedIn(user)), Parsed::Say(text)) => {
                 self.mark_active(user, ctx.now);
                 self.post(ctx, user, text, false)
             }
-            (Some(Phase::LoggedIn(user)), Request::Command(command)) => {
+            (Some(Phase::LoggedIn(user)), Parsed::Command(command)) => {
                 if !self.require_storage(user, command)? {
                     return Ok(());
                 }
@@ -234,7 +234,7 @@ impl Hub {
 
 /// Parses a line. Before login, a command that needs a login is refused as such even if
 /// its arguments are invalid.
-fn read(line: &str, is_greeting: bool) -> Result<Request<'_>, Refusal> {
+fn read(line: &str, is_greeting: bool) -> Result<Parsed<'_>, Refusal> {
     let needs_login = || commands::row_of(line).is_some_and(|row| !row.before_login);
     if is_greeting && needs_login() { Err(not_logged_in()) } else { commands::parse(line) }
 }
