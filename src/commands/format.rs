@@ -1,4 +1,5 @@
-//! Formatting: commands as the lines that [`super::parse`] parses, and the rows of `/help`.
+//! Formatting: commands as the lines that [`parse`](super::parse()) parses, and the rows of
+//! `/help`.
 
 use std::fmt;
 
@@ -36,7 +37,7 @@ impl fmt::Display for MessageTarget<'_> {
     }
 }
 
-/// Formats the command as a line that [`parse`] parses to the same command.
+/// Formats the command as a line that [`parse`](super::parse()) parses to the same command.
 impl fmt::Display for Command<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "/{}", self.row().name)?;

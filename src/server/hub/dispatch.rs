@@ -84,6 +84,7 @@ impl Hub {
 
     /// Executes a command. `user` is `None` before login, when only the commands of
     /// [`commands::Row::before_login`] arrive here.
+    #[allow(clippy::too_many_lines)] // one arm per command
     fn execute(
         &mut self,
         ctx: &mut Context<'_>,
