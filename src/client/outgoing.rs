@@ -335,6 +335,7 @@ impl UnansweredLine {
     }
 }
 
+/// Returns how a line relates to the target of plain text.
 fn target_effect(line: &str) -> TargetEffect {
     match commands::parse(line) {
         Ok(Parsed::Say(_)) => TargetEffect::Message,
