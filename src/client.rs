@@ -77,8 +77,10 @@ use std::time::Duration;
 
 use nix::unistd::{User, getuid};
 
+use crate::commands::Command;
+use crate::config::parse_switch;
 use crate::protocol::name::{NameFault, RESERVED};
-use crate::protocol::units::{parse_duration, parse_switch};
+use crate::protocol::units::parse_duration;
 use crate::protocol::{DEFAULT_PORT, Key, Name, RoomName};
 use crate::stdio;
 use address::Address;
@@ -254,7 +256,7 @@ pub struct JoinArgs {
 
     /// Settings file [default: chatty/config.toml in $XDG_CONFIG_HOME or ~/.config]
     #[arg(long, value_name = "FILE", env = "CHATTY_CONFIG", help_heading = "Files")]
-    config: Option<PathBuf>, // read before the arguments are parsed: config.rs
+    config: Option<PathBuf>, // read before the arguments are parsed: src/config.rs
 
     /// Log the chat to files
     ///
@@ -332,6 +334,14 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
     }
+}
+
+/// The command with which the client leaves on its own.
+const QUIT: Command<'static> = Command::Quit { reason: None };
+
+/// Returns the usage and the help of each command that the client executes itself.
+pub fn own_commands() -> impl Iterator<Item = (String, &'static str)> {
+    local::TABLE.iter().map(|row| (row.usage(), row.help))
 }
 
 /// Runs `chatty join` until it exits.
@@ -501,13 +511,6 @@ fn login_name() -> Result<Name, (Exit, String)> {
         );
         (Exit::Usage, problem)
     })
-}
-
-/// Returns a folder of the XDG base directories; relative ones are ignored, as the
-/// specification demands.
-fn home(variable: &str, in_home: &str) -> Option<PathBuf> {
-    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute(variable).or_else(|| Some(absolute("HOME")?.join(in_home)))
 }
 
 /// Writes a problem to standard error. The text may contain input from the network, so it is

@@ -8,9 +8,10 @@
 //! 2. [`ignored_signals`]: signals inherited as ignored; [`stdio`]: the standard streams;
 //!    [`text_file`]: files written by people; [`files`]: files that chatty owns;
 //!    [`scoped_ip`]: IP addresses with the zone of a link-local address.
-//! 3. [`commands`]: the command table: syntax, help and completion.
-//! 4. [`server`]: the hub (chat state and rules, no IO) and the server loop around it.
-//! 5. [`client`]: the prompt, the screen and the piped mode of `chatty join`.
+//! 3. [`config`]: options from the command line, the environment and the settings file.
+//! 4. [`commands`]: the command table: syntax, help and completion.
+//! 5. [`server`]: the hub (chat state and rules, no IO) and the server loop around it.
+//! 6. [`client`]: the prompt, the screen and the piped mode of `chatty join`.
 //!
 //! `ARCHITECTURE.md` describes how they work together.
 
@@ -25,6 +26,8 @@ pub mod scoped_ip;
 pub mod stdio;
 
 pub mod text_file;
+
+pub mod config;
 
 pub mod commands;
 

@@ -9,11 +9,10 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use chatty::client::{self, Exit, JoinArgs};
+use chatty::config;
 use chatty::server::auth::passwords;
 use chatty::server::{self, ServeArgs};
 use chatty::stdio;
-use clap::builder::Resettable;
-use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -71,11 +70,7 @@ fn hash_password() -> anyhow::Result<()> {
 fn main() -> ExitCode {
     let cli = match parse() {
         Ok(cli) => cli,
-        Err(Unparsed::Settings(problem)) => {
-            stdio::print_error(&format!("chatty: {problem}"));
-            return Exit::Usage.into();
-        }
-        Err(Unparsed::Line(answer)) => return print_answer(&answer),
+        Err(code) => return code,
     };
     let result = match cli.command {
         Command::Serve(args) => server::run(args),
@@ -94,25 +89,28 @@ fn main() -> ExitCode {
     }
 }
 
-/// The reason why a command line is not run.
-enum Unparsed {
-    /// The settings file is invalid.
-    Settings(String),
-    /// The command line is invalid, or requests the help or the version.
-    Line(clap::Error),
-}
-
-/// Parses the command line. For `join` the settings file provides defaults.
-fn parse() -> Result<Cli, Unparsed> {
-    let mut cli = resolve_conflicts(Cli::command());
-    let mut matches = cli.clone().try_get_matches().map_err(Unparsed::Line)?;
+/// Parses the command line. For `join` the settings file provides defaults. A problem is
+/// printed, and so is the help.
+fn parse() -> Result<Cli, ExitCode> {
+    let answer = |error: clap::Error| print_answer(&error);
+    let mut cli = config::without_overridden_variables(Cli::command());
+    let mut matches = cli.clone().try_get_matches().map_err(answer)?;
     if let Some(given) = matches.subcommand_matches("join")
         && let Some(join) = cli.find_subcommand_mut("join")
     {
-        *join = client::configured(join.clone(), given).map_err(Unparsed::Settings)?;
-        matches = cli.try_get_matches().map_err(Unparsed::Line)?;
+        *join = client::configured(join.clone(), given).map_err(|problems| {
+            for problem in &problems {
+                config::print_problem(problem);
+            }
+            Exit::Usage
+        })?;
+        matches = cli.try_get_matches().map_err(answer)?;
     }
-    Cli::from_arg_matches(&matches).map_err(Unparsed::Line)
+    let mut cli = Cli::from_arg_matches(&matches).map_err(answer)?;
+    if let (Command::Join(args), Some((_, given))) = (&mut cli.command, matches.subcommand()) {
+        args.drop_overridden_port(given);
+    }
+    Ok(cli)
 }
 
 /// Prints clap's output, the help or an error. Clap's own printing fails if the stream is
@@ -136,36 +134,6 @@ fn print_answer(answer: &clap::Error) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Ignores environment variables that are empty, or that conflict with a flag on the command
-/// line: the flag is more specific than the environment.
-fn resolve_conflicts(mut cli: clap::Command) -> clap::Command {
-    let unset = |arg: clap::Arg| arg.env(Resettable::Reset);
-    let without_env = cli.clone().mut_subcommands(|command| command.mut_args(unset));
-    // Errors are reported by the actual parsing, after this.
-    let Ok(matches) = without_env.ignore_errors(true).try_get_matches() else { return cli };
-    let Some((name, matches)) = matches.subcommand() else { return cli };
-    let Some(command) = cli.find_subcommand_mut(name) else { return cli };
-    let is_on_line = |arg: &&clap::Arg| {
-        matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
-    };
-    let on_line: Vec<_> = command.get_arguments().filter(is_on_line).cloned().collect();
-    let conflicts = |arg: &clap::Arg| {
-        let with = |one: &clap::Arg, other: &clap::Arg| {
-            command.get_arg_conflicts_with(one).iter().any(|found| found.get_id() == other.get_id())
-        };
-        on_line.iter().any(|other| with(arg, other) || with(other, arg))
-    };
-    let is_empty =
-        |arg: &clap::Arg| arg.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty());
-    let is_ignored = |arg: &&clap::Arg| is_empty(arg) || conflicts(arg);
-    let ignored: Vec<_> =
-        command.get_arguments().filter(is_ignored).map(|arg| arg.get_id().clone()).collect();
-    for id in ignored {
-        *command = command.clone().mut_arg(id, unset);
-    }
-    cli
 }
 
 fn completions(shell: Shell) -> Vec<u8> {

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use chatty::commands;
+use chatty::{client, commands};
 use clap::Arg;
 use clap::builder::Resettable;
 use clap_mangen::Man;
@@ -162,20 +162,22 @@ pub(crate) fn render(page: clap::Command) -> std::io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Appends the command table, grouped as in `/help`.
+/// Appends the client's own commands and the command table, grouped as in `/help`.
 fn slash_commands(out: &mut String) {
     heading(out, "SLASH COMMANDS");
     paragraph(
         out,
         "A line that begins with / is a command; // sends it as text. An unambiguous beginning \
-         of two or more letters suffices. The client has three commands of its own: \
-         /say TEXT posts in the room while /query is on, /quiet [ROOM] hides the room's lines \
-         that do not mention you, and /reconnect opens a new connection. The server's commands:",
+         of two or more letters suffices.",
     );
+    subheading(out, "the client's own");
+    for (usage, help) in client::own_commands() {
+        entry(out, &usage, help);
+    }
     let mut last = None;
     for row in commands::TABLE {
         if last.replace(row.group) != Some(row.group) {
-            let _ = writeln!(out, ".SS \"{}\"", escape(row.group.heading()));
+            subheading(out, row.group.heading());
         }
         let mut tag = row.usage();
         for alias in row.aliases {
@@ -232,6 +234,10 @@ fn section(out: &mut String, section: &Section) {
 
 fn heading(out: &mut String, title: &str) {
     let _ = writeln!(out, ".SH \"{title}\"");
+}
+
+fn subheading(out: &mut String, title: &str) {
+    let _ = writeln!(out, ".SS \"{}\"", escape(title));
 }
 
 fn paragraph(out: &mut String, text: &str) {

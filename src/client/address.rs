@@ -78,6 +78,10 @@ impl Address {
     pub(super) fn with_default_port(&self, port: u16) -> Endpoint {
         Endpoint { host: self.host.clone(), port: self.port.unwrap_or(port), tls: None }
     }
+
+    pub(super) fn drop_port(&mut self) {
+        self.port = None;
+    }
 }
 
 /// Returns the loopback addresses for `localhost` and names under it; `None` for other

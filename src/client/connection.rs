@@ -159,7 +159,7 @@ impl Connection {
         }
     }
 
-    /// Sends `/quit` and passes on the lines that still arrive. Closing the connection
+    /// Sends a `/quit` and passes on the lines that still arrive. Closing the connection
     /// would not be enough: the server would keep the session for `--session-grace`.
     pub(super) async fn quit(&mut self, line: &str, mut hear: impl FnMut(String)) {
         self.send(line);

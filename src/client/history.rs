@@ -13,6 +13,7 @@ use rustyline::history::History as _;
 use super::print_error;
 use super::prompt::ChatEditor;
 use super::submission::is_secret;
+use crate::config::base_folder;
 use crate::files::check_own;
 
 /// The path of the history file, if the history is persisted.
@@ -22,7 +23,7 @@ impl History {
     /// Returns the user's history, or one that is not persisted if `is_persisted` is false or
     /// the file is not the user's own.
     pub(super) fn new(is_persisted: bool) -> Self {
-        Self(super::home("XDG_STATE_HOME", ".local/state").filter(|_| is_persisted).and_then(
+        Self(base_folder("XDG_STATE_HOME", ".local/state").filter(|_| is_persisted).and_then(
             |home| {
                 let folder = home.join("chatty");
                 DirBuilder::new().recursive(true).mode(0o700).create(&folder).ok()?;

@@ -34,7 +34,7 @@ use super::signals::{self, Signals};
 use super::state::{LinkState, State};
 use super::suspend::Suspend;
 use super::terminal::{self, Terminal};
-use super::{ActiveSession, Exit, print_error};
+use super::{ActiveSession, Exit, QUIT, print_error};
 use crate::commands::{Command, MessageTarget};
 use crate::protocol::Key;
 use crate::protocol::text::is_blank_text;
@@ -271,7 +271,7 @@ impl Chat {
                     Step::Leave(line, end) => return Some(self.leave(&line, end).await),
                 },
                 exit = signals.next() => {
-                    return Some(self.leave("/quit", End::Signal(exit)).await);
+                    return Some(self.leave(&QUIT.to_string(), End::Signal(exit)).await);
                 }
             }
         }
@@ -291,13 +291,13 @@ impl Chat {
             Some(Typed::Local(Local::Reconnect)) => return Step::Reconnect,
             Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(&why)),
             Some(Typed::Failed(why)) => {
-                return Step::Leave("/quit".to_owned(), End::unreadable(&why));
+                return Step::Leave(QUIT.to_string(), End::unreadable(&why));
             }
             Some(Typed::Quit(line)) => return Step::Leave(line, End::Left),
             Some(Typed::Interrupted) => {
-                return Step::Leave("/quit".to_owned(), End::Signal(Exit::Interrupted));
+                return Step::Leave(QUIT.to_string(), End::Signal(Exit::Interrupted));
             }
-            None => return Step::Leave("/quit".to_owned(), End::Left),
+            None => return Step::Leave(QUIT.to_string(), End::Left),
         }
         Step::Stay
     }

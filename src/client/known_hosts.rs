@@ -8,6 +8,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
 use super::address::{Address, Endpoint, without_port};
+use crate::config::base_folder;
 use crate::files::open_own;
 use crate::protocol::{DEFAULT_PORT, Fingerprint};
 use crate::text_file;
@@ -21,7 +22,7 @@ pub(super) struct KnownHosts {
 impl KnownHosts {
     /// Returns the file in the user's data folder.
     pub(super) fn open_default() -> Result<Self, String> {
-        let home = super::home("XDG_DATA_HOME", ".local/share").ok_or(
+        let home = base_folder("XDG_DATA_HOME", ".local/share").ok_or(
             "--tls: set XDG_DATA_HOME or HOME to store known servers, or use --tls-verify or \
              --tls-fingerprint",
         )?;

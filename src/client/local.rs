@@ -1,7 +1,7 @@
 //! The client's own commands, abbreviations of commands, and `/help` without a connection.
 //! No command here has the name of a server command. It knows nothing of the screen.
 
-use crate::commands::{self, Arg, ArgKind, Command, Group, Request};
+use crate::commands::{self, Arg, ArgKind, Command, Group, Parsed};
 use crate::protocol::Tags;
 use crate::protocol::text::{is_blank, split_word};
 
@@ -20,7 +20,8 @@ pub(super) enum Local {
 pub(super) struct Row {
     pub(super) name: &'static str,
     pub(super) args: &'static [Arg],
-    help: &'static str,
+    pub(super) help: &'static str,
+    parse: fn(&str) -> Local,
 }
 
 /// All commands of the client.
@@ -29,19 +30,32 @@ pub(super) const TABLE: &[Row] = &[
         name: "quiet",
         args: &[Arg { usage: "[ROOM]", kind: ArgKind::Room }],
         help: "show only a room's lines that mention you; again to show all",
+        parse: |rest| {
+            let room = rest.trim_matches(is_blank).trim_start_matches('#');
+            Local::Quiet((!room.is_empty()).then(|| room.to_owned()))
+        },
     },
-    Row { name: "reconnect", args: &[], help: "open a new connection, or retry now" },
+    Row {
+        name: "reconnect",
+        args: &[],
+        help: "open a new connection, or retry now",
+        parse: |_| Local::Reconnect,
+    },
     Row {
         name: "say",
         args: &[Arg { usage: "TEXT", kind: ArgKind::Free }],
         help: "send a message to the room, even during a /query",
+        parse: |rest| Local::Say(rest.to_owned()),
     },
 ];
 
 impl Row {
+    pub(super) fn usage(&self) -> String {
+        commands::usage(self.name, self.args)
+    }
+
     fn help_row(&self) -> String {
-        let words = std::iter::once(self.name).chain(self.args.iter().map(|arg| arg.usage));
-        format!("/{}  {}", words.collect::<Vec<_>>().join(" "), self.help)
+        format!("{}  {}", self.usage(), self.help)
     }
 }
 
@@ -57,12 +71,7 @@ pub(super) fn args_of(name: &str) -> Option<&'static [Arg]> {
 /// Parses a line, if it is a command of the client.
 pub(super) fn parse(line: &str) -> Option<Local> {
     let (name, rest) = split_word(line.strip_prefix('/')?);
-    let room = rest.trim_matches(is_blank).trim_start_matches('#');
-    match find(name)?.name {
-        "quiet" => Some(Local::Quiet((!room.is_empty()).then(|| room.to_owned()))),
-        "say" => Some(Local::Say(rest.to_owned())),
-        _ => Some(Local::Reconnect),
-    }
+    find(name).map(|row| (row.parse)(rest))
 }
 
 /// Expands an unambiguous abbreviation of a command: `/his` is `/history`, `/wh` is ambiguous.
@@ -102,7 +111,7 @@ pub(super) fn grouped(mut rows: Vec<String>) -> Vec<(Option<&'static str>, Strin
 /// Returns the client's part of the answer to a `/help`, and whether it is the whole answer.
 /// Returns `None` if only the server answers.
 pub(super) fn help(line: &str, is_offline: bool) -> Option<(Vec<String>, bool)> {
-    let Ok(Request::Command(Command::Help { command })) = commands::parse(line) else {
+    let Ok(Parsed::Command(Command::Help { command })) = commands::parse(line) else {
         return None;
     };
     let own = TABLE.iter().map(Row::help_row);

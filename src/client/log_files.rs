@@ -17,6 +17,7 @@ use jiff::{Timestamp, Zoned};
 use super::address::Endpoint;
 use super::limits::LOGGED_MAX;
 use super::sanitize::Clean;
+use crate::config::base_folder;
 use crate::files::open_own;
 use crate::protocol::name::is_name_char;
 use crate::protocol::{DEFAULT_PORT, Event, Key, Message, Place, Stamp, Tags};
@@ -37,7 +38,7 @@ impl LogFiles {
 
     /// Returns the log files of this server, in the user's data folder.
     pub(super) fn of(endpoint: &Endpoint) -> Result<Self, String> {
-        let home = super::home("XDG_DATA_HOME", ".local/share");
+        let home = base_folder("XDG_DATA_HOME", ".local/share");
         let home = home.ok_or("--log: set XDG_DATA_HOME or HOME to store log files")?;
         let host = match endpoint.port {
             DEFAULT_PORT => safe_file_name(&endpoint.host),

@@ -13,7 +13,7 @@ use super::limits::{Budget, LOGIN_MAX, MISSED_MAX, SKIPPED_MAX};
 use super::outgoing::CidGenerator;
 use super::password::Password;
 use super::resume::{self, Resumption};
-use crate::commands::Command;
+use crate::commands::{Command, Setting};
 use crate::protocol::name::NAME_MAX;
 use crate::protocol::{ErrorCode, Event, HISTORY_MAX, Message, Name, RoomName, Stamp, Tags};
 
@@ -284,7 +284,8 @@ impl Refused {
 /// Requests the tagged dialect and waits for the greeting. The client sends first because a
 /// server with TLS waits for the first byte to detect the transport.
 pub(super) async fn greet(connection: &mut Connection) -> Result<(), Refused> {
-    connection.send("/set tags on");
+    let tags_on = Command::Set { change: Some((Setting::Tags, true)) };
+    connection.send(&tags_on.to_string());
     let line = with_timeout(connection.line()).await?.ok_or(Refused::Closed)?;
     match Event::parse(&line) {
         Some(Event::Reply { word: "HELLO", args, .. }) if args.starts_with("chatty/") => Ok(()),

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::password::Password;
 use super::state::State;
-use crate::commands::{self, Command, MessageTarget, Request};
+use crate::commands::{self, Command, MessageTarget, Parsed, TargetEffect};
 use crate::protocol::{ErrorCode, Event, Tags};
 
 /// Generates the cids of one run. The server remembers cids beyond a connection and drops a
@@ -121,7 +121,7 @@ impl Outgoing {
             pinned: state.with_fixed_target(&line),
             is_resent: false,
             is_typed_offline: self.is_offline,
-            target_effect: TargetEffect::of(&line),
+            target_effect: target_effect(&line),
             line,
             sent_at: None,
             is_overdue: false,
@@ -147,9 +147,9 @@ impl Outgoing {
         let is_part = is_part_without_room(&next.line);
         let mut before = self.queue.iter().take(self.sent);
         let is_held = match next.target_effect {
-            TargetEffect::ChangesTarget if is_part => self.sent > 0,
-            TargetEffect::ChangesTarget => before.any(|entry| {
-                entry.is_offline_target_change() || entry.target_effect == TargetEffect::UsesTarget
+            TargetEffect::Changes if is_part => self.sent > 0,
+            TargetEffect::Changes => before.any(|entry| {
+                entry.is_offline_target_change() || entry.target_effect == TargetEffect::Uses
             }),
             // A target change is always the last line sent.
             _ => before.next_back().is_some_and(UnansweredLine::is_offline_target_change),
@@ -180,10 +180,8 @@ impl Outgoing {
         let behind = self.queue.split_off(at + 1);
         let mut is_affected = true;
         let (abandoned, others): (Vec<_>, Vec<_>) = behind.into_iter().partition(|entry| {
-            is_affected &=
-                entry.is_typed_offline && entry.target_effect != TargetEffect::ChangesTarget;
-            is_affected
-                && matches!(entry.target_effect, TargetEffect::Message | TargetEffect::UsesTarget)
+            is_affected &= entry.is_typed_offline && entry.target_effect != TargetEffect::Changes;
+            is_affected && matches!(entry.target_effect, TargetEffect::Message | TargetEffect::Uses)
         });
         self.queue.extend(others);
         self.size -= abandoned.iter().map(|entry| entry.line.len()).sum::<usize>();
@@ -200,7 +198,7 @@ impl Outgoing {
             return None;
         };
         let entry = self.queue.iter().find(|entry| entry.number == number && entry.is_resent)?;
-        let Ok(Request::Command(command)) = commands::parse(&entry.line) else { return None };
+        let Ok(Parsed::Command(command)) = commands::parse(&entry.line) else { return None };
         let (word, args) = match (command, ErrorCode::parse(code)?) {
             (Command::Part { room: Some(room), .. }, ErrorCode::NotInRoom) => {
                 ("PARTED", format!("#{}", room.trim_start_matches('#')))
@@ -254,7 +252,7 @@ impl Outgoing {
             self.answered_at = Some(Instant::now());
             self.size -= entry.line.len();
             if let Some(Event::Reply { word: "REGISTERED" | "PASSWD", .. }) = answer
-                && let Ok(Request::Command(
+                && let Ok(Parsed::Command(
                     Command::Register { password } | Command::Passwd { password },
                 )) = commands::parse(&entry.line)
             {
@@ -333,42 +331,22 @@ impl UnansweredLine {
 
     /// Whether the lines after it depend on the success of this target change.
     fn is_offline_target_change(&self) -> bool {
-        self.is_typed_offline && self.target_effect == TargetEffect::ChangesTarget
+        self.is_typed_offline && self.target_effect == TargetEffect::Changes
     }
 }
 
-/// How a line relates to the target of plain lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TargetEffect {
-    /// It does not depend on the target.
-    None,
-    /// A message to the target. It is deduplicated by its cid.
-    Message,
-    /// A command that acts on the target.
-    UsesTarget,
-    /// A command that changes the target.
-    ChangesTarget,
-}
-
-impl TargetEffect {
-    fn of(line: &str) -> Self {
-        use Command as C;
-        match commands::parse(line) {
-            Ok(Request::Say(_) | Request::Command(C::Me { .. })) => Self::Message,
-            Ok(Request::Command(
-                C::Topic { .. } | C::Who { room: None } | C::History { thread: None, .. },
-            )) => Self::UsesTarget,
-            Ok(Request::Command(C::Join { .. } | C::Part { .. } | C::Query { .. })) => {
-                Self::ChangesTarget
-            }
-            _ => Self::None,
-        }
+/// Returns how a line relates to the target of plain text.
+fn target_effect(line: &str) -> TargetEffect {
+    match commands::parse(line) {
+        Ok(Parsed::Say(_)) => TargetEffect::Message,
+        Ok(Parsed::Command(command)) => command.target_effect(),
+        Ok(Parsed::Nothing) | Err(_) => TargetEffect::None,
     }
 }
 
 fn is_part_without_room(line: &str) -> bool {
     let part = Command::Part { room: None, reason: None };
-    line.starts_with('/') && commands::parse(line) == Ok(Request::Command(part))
+    line.starts_with('/') && commands::parse(line) == Ok(Parsed::Command(part))
 }
 
 fn part(room: &str) -> Command<'_> {
@@ -378,7 +356,7 @@ fn part(room: &str) -> Command<'_> {
 /// Turns a `/reply` into a `/msg` to this user; `None` for other lines.
 pub(super) fn reply_to(name: &str, line: &str) -> Option<String> {
     match commands::parse(line) {
-        Ok(Request::Command(Command::Reply { text })) => {
+        Ok(Parsed::Command(Command::Reply { text })) => {
             Some(Command::Msg { to: MessageTarget::Person(name), text }.to_string())
         }
         _ => None,
@@ -481,10 +459,13 @@ mod tests {
 
     #[test]
     fn target_change_waits_for_commands_on_the_old_target() {
-        let (mut outgoing, state) = outgoing(&["/join ops", "/topic x", "hi", "/join art", "ho"]);
-        assert_eq!(sent(&mut outgoing, &state), ["1 /join ops", "2 /topic x", "3 hi"]);
-        outgoing.acknowledge(&outgoing.cids.line_cid(2), None);
-        assert_eq!(sent(&mut outgoing, &state), ["4 /join art", "5 ho"]);
+        for command in ["/topic x", "/kick bob", "/who"] {
+            let (mut outgoing, state) = outgoing(&["/join ops", command, "hi", "/join art", "ho"]);
+            let before = ["1 /join ops".to_owned(), format!("2 {command}"), "3 hi".to_owned()];
+            assert_eq!(sent(&mut outgoing, &state), before);
+            outgoing.acknowledge(&outgoing.cids.line_cid(2), None);
+            assert_eq!(sent(&mut outgoing, &state), ["4 /join art", "5 ho"]);
+        }
     }
 
     #[test]

@@ -26,8 +26,8 @@ use super::resume::{
 };
 use super::signals::Signals;
 use super::state::State;
-use super::{ActiveSession, Exit, print_error};
-use crate::commands::{self, Command, MessageTarget, Request, Setting};
+use super::{ActiveSession, Exit, QUIT, print_error};
+use crate::commands::{self, Command, MessageTarget, Parsed, Setting};
 use crate::protocol::text::is_blank_text;
 use crate::protocol::{Event, LINE_MAX, RoomName, Tags};
 use crate::{stdio, text_file};
@@ -74,7 +74,7 @@ pub(super) async fn run(active: ActiveSession, task: Task, mut signals: Signals)
         state: State::new(&session.me),
         raw_room: task.raw_room,
         end: End::None,
-        goodbye: "/quit".to_owned(),
+        goodbye: QUIT.to_string(),
         has_refusals: false,
         is_incomplete: false,
         farewell: None,
@@ -445,17 +445,17 @@ impl Script {
                 Command::Msg { to: MessageTarget::Room(room.as_str()), text: line }.to_string();
             // A line of maximum length cannot be prefixed with its room. It goes to the
             // current target, which is checked in every new session.
-            let is_text = commands::parse(line) == Ok(Request::Say(line));
+            let is_text = commands::parse(line) == Ok(Parsed::Say(line));
             let line = if command.len() > LINE_MAX && is_text { line } else { &command };
             outgoing.add(line.to_owned(), None, &self.state);
             return;
         }
         match commands::parse(line) {
             // Without tags, our cids would be sent as text.
-            Ok(Request::Command(Command::Set { change: Some((Setting::Tags, false)) })) => {
+            Ok(Parsed::Command(Command::Set { change: Some((Setting::Tags, false)) })) => {
                 self.refuse("bad-argument", "chatty join needs tags to be on");
             }
-            Ok(Request::Command(Command::Quit { .. })) => {
+            Ok(Parsed::Command(Command::Quit { .. })) => {
                 let number = outgoing.skip();
                 self.goodbye = format!("@cid={} {line}", outgoing.cids().line_cid(number));
                 self.ping();

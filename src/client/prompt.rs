@@ -33,12 +33,11 @@ use super::helper::ChatHelper;
 use super::history::History;
 use super::local::{self, Local};
 use super::printer::{Printer, PromptGate};
-use super::prompt_text;
 use super::sanitize::is_unseen;
 use super::state::State;
 use super::submission::Submission;
 use super::theme::Theme;
-use super::width;
+use super::{QUIT, prompt_text, width};
 use crate::stdio;
 
 /// How long the next prompt waits for the answer to a command that changes the target; too
@@ -243,7 +242,7 @@ impl PromptLoop {
                     }
                     Some(ReadFailure::Failed(why)) => Typed::Failed(why),
                     Some(ReadFailure::Interrupted) => Typed::Interrupted,
-                    Some(ReadFailure::Ended) | None => Typed::Quit("/quit".to_owned()),
+                    Some(ReadFailure::Ended) | None => Typed::Quit(QUIT.to_string()),
                 };
                 self.forward(last);
                 break;

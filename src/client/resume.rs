@@ -1,7 +1,6 @@
 //! The decisions about resuming after a lost connection: when to retry, from which message
 //! to read on, which lines are duplicates, and when not to reconnect. It does no IO.
 
-use std::fmt::Write as _;
 use std::mem;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use super::limits::{ANSWER_MAX, cost};
 use super::login::Session;
 use super::outgoing::{CidGenerator, Outgoing, UncertainLine};
 use super::seen_messages::{Position, SeenMessages, SeenSnapshot};
-use crate::commands::{self, Command, Request};
+use crate::commands::{self, Command, Parsed};
 use crate::protocol::{ErrorCode, Event, Key, Tags, text};
 
 /// The first limit of the backoff, which doubles with each attempt, and its maximum.
@@ -106,12 +105,11 @@ pub(super) struct ResumeRequest {
 impl ResumeRequest {
     /// Returns the lines in order; `None` if only a new login is left.
     pub(super) fn lines(&self) -> Option<[String; 2]> {
-        let mut resume = format!("/resume {} {}", self.token.as_ref()?, self.seen.last_id());
-        if let Some(Position { time: Some(time), .. }) = self.timed() {
-            let _ = write!(resume, " {time}");
-        }
-        let barrier = format!("@cid={} /ping", self.barrier);
-        Some([resume, barrier])
+        let time = self.timed().and_then(|last| last.time);
+        let resume =
+            Command::Resume { token: self.token.as_ref()?, after: self.seen.last_id(), time };
+        let barrier = format!("@cid={} {}", self.barrier, Command::Ping { token: None });
+        Some([resume.to_string(), barrier])
     }
 
     /// Returns the last message if its time is sent with its id.
@@ -368,10 +366,10 @@ fn confirm_uncertain(uncertain: &mut Vec<UncertainLine>, session: &Session) {
     });
     for (is_action, text) in mine {
         let is_delivered = |line: &str| match commands::parse(line) {
-            Ok(Request::Say(message) | Request::Command(Command::Msg { text: message, .. })) => {
+            Ok(Parsed::Say(message) | Parsed::Command(Command::Msg { text: message, .. })) => {
                 !is_action && text::clean(message) == text
             }
-            Ok(Request::Command(Command::Me { text: action })) => {
+            Ok(Parsed::Command(Command::Me { text: action })) => {
                 is_action && text::clean(action) == text
             }
             _ => false,

@@ -19,7 +19,7 @@ use super::password::Password;
 use super::reconnect::ReconnectConfig;
 use super::resume::humanize;
 use super::signals::Signals;
-use super::{ActiveSession, Exit, JoinArgs, is_interactive, is_on_terminal, print_error};
+use super::{ActiveSession, Exit, JoinArgs, QUIT, is_interactive, is_on_terminal, print_error};
 use crate::stdio;
 
 /// The ways to give a password without a prompt.
@@ -138,7 +138,7 @@ pub(super) async fn start_session(
         return Err(Failure::new(Exit::Unavailable, "the connection was lost"));
     };
     if let Some(why) = &session.refused {
-        connection.quit("/quit", drop).await;
+        connection.quit(&QUIT.to_string(), drop).await;
         return Err(Failure::new(Exit::Refused, format!("cannot join the room: {why}")));
     }
     let (retry_now, since) = (Arc::default(), Instant::now());
@@ -182,7 +182,7 @@ impl PendingLogin<'_> {
             exit = signals.next() => exit,
         };
         if let Some(connection) = &mut self.connection {
-            connection.quit("/quit", drop).await;
+            connection.quit(&QUIT.to_string(), drop).await;
         }
         Err(Problem::Stopped(exit))
     }

@@ -2,7 +2,7 @@
 //! a paste. It knows the commands, not the connection or the screen.
 
 use super::local::{self, Local};
-use crate::commands::{self, ArgKind, Command, Request, Setting};
+use crate::commands::{self, ArgKind, Command, Parsed, Setting, TargetEffect};
 use crate::protocol::text::{is_blank, is_blank_text, nearest};
 use crate::protocol::{LINE_MAX, Refusal};
 
@@ -62,16 +62,17 @@ impl<'a> Submission<'a> {
             return Self::Local(local);
         }
         match commands::parse(line) {
-            Ok(Request::Command(Command::Quit { .. })) => Self::Quit(line),
-            Ok(Request::Command(Command::Set { change: Some((Setting::Tags, false)) })) => {
+            Ok(Parsed::Command(Command::Quit { .. })) => Self::Quit(line),
+            Ok(Parsed::Command(Command::Set { change: Some((Setting::Tags, false)) })) => {
                 Self::TagsOff
             }
-            Ok(Request::Command(
-                Command::Join { .. } | Command::Part { .. } | Command::Query { .. },
-            )) => Self::Line { line, changes_target: true },
+            Ok(Parsed::Command(command)) => {
+                let changes_target = command.target_effect() == TargetEffect::Changes;
+                Self::Line { line, changes_target }
+            }
             // Refused here, since an older server would post the line in the room.
             Err(refusal) if !line.starts_with('/') => Self::Refused(refusal),
-            Ok(Request::Say(_)) if let Some(word) = local_behind_blanks(line) => {
+            Ok(Parsed::Say(_)) if let Some(word) = local_behind_blanks(line) => {
                 Self::Refused(commands::not_at_start(&word))
             }
             _ => Self::Line { line, changes_target: false },
@@ -110,14 +111,14 @@ pub(super) fn secret_from(line: &str) -> Option<usize> {
 }
 
 fn is_text(line: &str) -> bool {
-    matches!(commands::parse(line), Ok(Request::Say(_)))
+    matches!(commands::parse(line), Ok(Parsed::Say(_)))
 }
 
 /// Escapes a pasted line, so that `/x` is sent as text and not executed.
 fn as_text(line: &str) -> String {
     let command = commands::behind_blanks(line);
     match commands::parse(line) {
-        Ok(Request::Say(text)) if text == line => line.to_owned(),
+        Ok(Parsed::Say(text)) if text == line => line.to_owned(),
         _ if command.starts_with('/') => format!("/{command}"),
         // A copied private message would be taken for a command. With a leading blank the
         // server refuses it.

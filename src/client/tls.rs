@@ -22,8 +22,8 @@ use tokio_rustls::rustls::{
 use super::address::Endpoint;
 use super::known_hosts::{self, KnownHosts};
 use super::print_error;
+use crate::config::parse_switch;
 use crate::protocol::Fingerprint;
-use crate::protocol::units::parse_switch;
 
 /// The flags for encryption.
 #[derive(Debug, clap::Args)]

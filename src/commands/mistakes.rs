@@ -5,7 +5,7 @@
 
 use unicode_normalization::UnicodeNormalization as _;
 
-use super::is_private_looking;
+use super::parse::is_private_looking;
 use crate::protocol::text::{REPLACEMENT, looks_blank};
 
 /// `/` and the characters that look like it.
@@ -96,7 +96,7 @@ fn skip_key_sequence(rest: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Request, parse};
+    use super::super::{Parsed, parse};
     use crate::protocol::ErrorCode;
     use crate::protocol::text::clean;
 
@@ -169,9 +169,9 @@ mod tests {
             "-- /msg",
             "／etc",
         ] {
-            assert_eq!(parse(line), Ok(Request::Say(line)), "{line}");
+            assert_eq!(parse(line), Ok(Parsed::Say(line)), "{line}");
         }
-        assert_eq!(parse("//msg bob"), Ok(Request::Say("/msg bob")));
+        assert_eq!(parse("//msg bob"), Ok(Parsed::Say("/msg bob")));
     }
 
     #[test]
@@ -232,7 +232,7 @@ mod tests {
             r#"{"v":1,"t":"x","type":"msg","room":"lobby","text":"\"type\":\"pm\""}"#,
             r#"{"v":1,"t":"x","type":"action","room":"lobby","from":"bob","text":"x"}"#,
         ] {
-            assert_eq!(parse(line), Ok(Request::Say(line)), "{line}");
+            assert_eq!(parse(line), Ok(Parsed::Say(line)), "{line}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Values with units as people write them: timestamps (RFC 3339), durations (`2s`, `10m`)
-//! and sizes (`4MiB`). This module does not know which setting a value is for.
+//! Values of time as people write them: timestamps (RFC 3339) and durations (`2s`, `10m`).
+//! This module does not know what a value is for.
 
 use std::fmt;
 use std::time::Duration;
@@ -72,41 +72,9 @@ pub fn show_duration(time: Duration) -> String {
     format!("{}{unit}", ms / size)
 }
 
-/// Parses a size in bytes: a whole number and `B`, `KiB`, `MiB` or `GiB`. Without a unit
-/// the number is in bytes.
-///
-/// # Errors
-/// The text is invalid; the error describes the problem for the user.
-pub fn parse_size(text: &str) -> Result<usize, String> {
-    let problem =
-        || format!("invalid size \"{text}\": needs a number and a unit, like 64KiB or 4MiB");
-    let (number, unit) = split_unit(text);
-    let number: usize = number.parse().map_err(|_| problem())?;
-    let factor = match unit {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return Err(problem()),
-    };
-    number.checked_mul(factor).ok_or_else(problem)
-}
-
-/// Parses a boolean of an environment variable.
-///
-/// # Errors
-/// The text is invalid; the error describes the problem for the user.
-pub fn parse_switch(text: &str) -> Result<bool, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "on" | "true" | "yes" | "y" | "t" | "1" => Ok(true),
-        "off" | "false" | "no" | "n" | "f" | "0" => Ok(false),
-        _ => Err(format!(
-            "\"{text}\" is neither on nor off; use on, true, yes or 1, or off, false, no or 0"
-        )),
-    }
-}
-
-fn split_unit(text: &str) -> (&str, &str) {
+/// Splits a value into its leading digits and its unit.
+#[must_use]
+pub fn split_unit(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
 
@@ -126,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_and_sizes_parse_with_their_units() {
+    fn durations_parse_with_their_units() {
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("10m"), Ok(Duration::from_mins(10)));
         assert_eq!(parse_duration("7d"), Ok(Duration::from_hours(7 * 24)));
@@ -135,11 +103,6 @@ mod tests {
         }
         for text in ["7d", "2h", "90m", "61s", "1500ms", "0ms"] {
             assert_eq!(parse_duration(text).map(show_duration), Ok(text.to_owned()));
-        }
-        assert_eq!(parse_size("4MiB"), Ok(4 << 20));
-        assert_eq!(parse_size("17"), Ok(17));
-        for bad in ["", "MiB", "4MB", "99999999999GiB"] {
-            assert!(parse_size(bad).is_err(), "{bad}");
         }
     }
 }

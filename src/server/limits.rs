@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::protocol::units::{parse_duration, parse_size, parse_switch};
+use crate::config::{parse_size, parse_switch};
+use crate::protocol::units::parse_duration;
 use crate::server::auth::passwords::HashFile;
 use crate::server::net::peer::Peer;
 

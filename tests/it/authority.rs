@@ -11,7 +11,7 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use chatty::commands::{self, Request};
+use chatty::commands::{self, Parsed};
 
 use crate::support::{Peer, SESAME, Server};
 
@@ -110,7 +110,7 @@ impl Row {
 
     fn command(&self) -> &'static str {
         match commands::parse(self.line) {
-            Ok(Request::Command(command)) => command.row().name,
+            Ok(Parsed::Command(command)) => command.row().name,
             other => panic!("{}: {other:?}", self.line),
         }
     }

@@ -69,6 +69,7 @@ fn flag_overrides_variable_and_variable_overrides_file() {
             (&[][..], &["--port", &port][..]),
             (&[("CHATTY_PORT", &*port)], &[]),
             (&[("CHATTY_HOST", host)], &["--port", &port]),
+            (&[], &["-", "--port", &port]),
         ] {
             let done = join(&settings, variables, args);
             assert!(done.status.success(), "{host} {args:?}: {}", text(&done.stderr));

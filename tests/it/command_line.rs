@@ -70,6 +70,9 @@ fn manuals_have_their_sections_and_render_without_warnings() {
     for row in chatty::commands::TABLE {
         assert!(pages[1].contains(row.help.split('-').next().unwrap_or_default()), "{}", row.name);
     }
+    for (usage, _) in chatty::client::own_commands() {
+        assert!(pages[1].contains(&usage), "{usage}");
+    }
     assert!(pages[1].contains("CHATTY_NAME") && pages[2].contains("CHATTY_PORT"));
     if !has_program("man") {
         return;

@@ -35,7 +35,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
         &["anyhow", "tokio::", "std::net", "std::fs", "Instant", "SystemTime", "println!"],
     ),
     (
-        "src/commands.rs",
+        "src/commands",
         &["protocol"],
         &["anyhow", "tokio", "std::net", "Instant", "SystemTime", "println!"],
     ),
@@ -68,6 +68,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
             "scoped_ip",
             "stdio",
             "text_file",
+            "config",
             "commands",
             "server",
         ],
@@ -82,6 +83,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
             "scoped_ip",
             "stdio",
             "text_file",
+            "config",
             "commands",
             "client",
         ],
@@ -103,6 +105,7 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ("src/files.rs", &[], &["println!"]),
     ("src/stdio.rs", &[], &["tokio", "println!"]),
     ("src/text_file.rs", &[], &["tokio", "println!"]),
+    ("src/config.rs", &["protocol", "stdio", "text_file"], &["anyhow", "tokio", "println!"]),
 ];
 
 fn is_in_layer(file: &str, layer: &str) -> bool {

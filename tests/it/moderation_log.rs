@@ -1,6 +1,7 @@
 //! Moderation on the real server: it survives a restart and is logged.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -280,7 +281,6 @@ fn oper_password_guesses_are_throttled() {
 }
 
 fn hash_password(input: &str) -> std::process::Output {
-    use std::io::Write as _;
     let mut child = Command::new(CHATTY)
         .arg("hash-password")
         .stdin(Stdio::piped())
@@ -315,6 +315,18 @@ fn hash_password_output_is_accepted_and_bad_file_is_rejected() {
     let hash = String::from_utf8(made.stdout).expect("text");
     fs::write(&file, format!("\u{FEFF}{}\r\n", hash.trim_end())).expect("a file");
     let server = Server::start_with(&["--oper-password-file", file.to_str().expect("plain")]);
+    become_operator(&server);
+    // A pipe can be read only once.
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    writer.write_all(hash.as_bytes()).expect("the hash");
+    drop(writer);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec \"$@\"", "sh"]).stdin(reader);
+    let flags = ["--ephemeral", "--oper-password-file", "/dev/stdin"];
+    become_operator(&Server::spawn_under(shell, &flags));
+}
+
+fn become_operator(server: &Server) {
     let mut alice = Peer::join(server.port, "alice");
     alice.say("/oper open sesame");
     assert!(alice.next().starts_with("[OPER alice]"));

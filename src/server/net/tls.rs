@@ -19,9 +19,9 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::NoServerSessionStorage;
 use tokio_rustls::rustls::{Error, InconsistentKeys, ServerConfig};
 
+use crate::config::parse_switch;
 use crate::files::open_own;
 use crate::protocol::Fingerprint;
-use crate::protocol::units::parse_switch;
 use crate::text_file;
 
 /// The file of the self-signed identity, in the data folder.

@@ -1,13 +1,13 @@
 //! The storage options: the folder of the log, its durability and its retention.
 
-use std::env;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
 
-use crate::protocol::units::{parse_duration, parse_switch};
+use crate::config::{base_folder, parse_switch};
+use crate::protocol::units::parse_duration;
 use crate::server::store::Snapshot;
 use crate::server::store::sqlite::{Durability, Options, Retention, SqliteLog};
 
@@ -65,11 +65,8 @@ impl StorageArgs {
     }
 }
 
-/// Returns the user's data folder, by the XDG base directory specification.
 fn data_home() -> anyhow::Result<PathBuf> {
-    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute("XDG_DATA_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+    base_folder("XDG_DATA_HOME", ".local/share")
         .context("cannot find a home folder for the messages; use --data DIR or --ephemeral")
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chatty::commands::{self, Request};
+use chatty::commands::{self, Parsed};
 use chatty::protocol::codec::{Frame, LineCodec};
 use chatty::protocol::{ErrorCode, Event, Refusal, Stamp, Tags, text};
 use chatty::server::auth::passwords::{HashFile, Job, Outcome, Workspace};
@@ -458,12 +458,12 @@ fn frames(pieces: &mut dyn Iterator<Item = &[u8]>) -> (Vec<Frame<'static>>, u32)
 pub(crate) fn check_command(line: &str) {
     let line = text::clean(line);
     match commands::parse(&line) {
-        Ok(Request::Command(command)) => {
+        Ok(Parsed::Command(command)) => {
             let again = command.to_string();
-            assert_eq!(commands::parse(&again), Ok(Request::Command(command)), "{line:?}");
+            assert_eq!(commands::parse(&again), Ok(Parsed::Command(command)), "{line:?}");
         }
-        Ok(Request::Say(said)) => assert!(line.ends_with(said), "{line:?}"),
-        Ok(Request::Nothing) => assert!(text::is_blank_text(&line), "{line:?}"),
+        Ok(Parsed::Say(said)) => assert!(line.ends_with(said), "{line:?}"),
+        Ok(Parsed::Nothing) => assert!(text::is_blank_text(&line), "{line:?}"),
         Err(refusal) => assert!(!refusal.text.contains(text::is_forbidden), "{line:?}"),
     }
 }
