@@ -1046,7 +1046,22 @@ impl fmt::Display for MessageTarget<'_> {
     }
 }
 
-impl Command<'_> {
+impl<'a> Command<'a> {
+    /// Returns the password or key among the arguments ([`ArgKind::Secret`]).
+    #[must_use]
+    pub fn secret(self) -> Option<&'a str> {
+        match self {
+            Self::Login { password: secret, .. }
+            | Self::Join { key: secret, .. }
+            | Self::Lock { key: secret } => secret,
+            Self::Register { password }
+            | Self::Passwd { password }
+            | Self::Unregister { password }
+            | Self::Oper { password } => Some(password),
+            _ => None,
+        }
+    }
+
     /// Whether the command counts as user activity, which resets the idle time of
     /// `/whois`. Commands that clients send on their own do not: heartbeats, settings,
     /// logging in and resuming.
@@ -1258,6 +1273,19 @@ mod tests {
                 let written = command.to_string();
                 assert_eq!(parse(&written), Ok(Request::Command(command)), "{example}");
             }
+        }
+    }
+
+    #[test]
+    fn secret_argument_is_found_in_every_command_that_has_one() {
+        for row in TABLE {
+            let line = format!("/{} a b c", row.name);
+            let secret = match parse(&line) {
+                Ok(Request::Command(command)) => command.secret(),
+                _ => None,
+            };
+            let is_declared = row.args.iter().any(|arg| arg.kind == ArgKind::Secret);
+            assert_eq!(secret.is_some(), is_declared, "{line}");
         }
     }
 

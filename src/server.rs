@@ -30,7 +30,8 @@ use tokio::task::{spawn_blocking, unconstrained};
 
 use self::audit::{AuditLog, ThrottledWarning};
 use self::auth::passwords::Hashers;
-use self::hub::{Hub, Seed};
+use self::auth::tokens::{Seed, Tokens};
+use self::hub::Hub;
 use self::limits::Limits;
 use self::net::peer::Peer;
 use self::net::tls::{Identity, TlsArgs};
@@ -130,6 +131,9 @@ async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
     // Before the ready line is printed.
     let mut signals = ShutdownSignals::listen().context("cannot start")?;
     let hashers = Hashers::start(args.limits.max_hashing).context("cannot start")?;
+    let mut seed = Seed::default();
+    getrandom::fill(&mut seed).context("the system provides no random numbers")?;
+    let auth = (hashers, Tokens::new(seed));
     let introduction = identity.as_ref().map(|(identity, _)| identity.describe());
     let identity = identity.map(|(identity, offer)| {
         // Queued before the first connection can be accepted.
@@ -173,11 +177,11 @@ async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
     // switched off.
     let result = match log {
         Some(log) => {
-            unconstrained(Reactor::new(limits, log, hub, hashers, descriptors, inputs)?.run()).await
+            unconstrained(Reactor::new(limits, log, hub, auth, descriptors, inputs)?.run()).await
         }
         None => {
             let log = MemoryLog::new(limits.history_messages, limits.history_size);
-            unconstrained(Reactor::new(limits, log, hub, hashers, descriptors, inputs)?.run()).await
+            unconstrained(Reactor::new(limits, log, hub, auth, descriptors, inputs)?.run()).await
         }
     };
     stopping.abort();
@@ -187,13 +191,11 @@ async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
 /// Opens the log, if it is stored in a folder, and restores the server state from it.
 fn open(args: &ServeArgs, folder: Option<&Path>) -> anyhow::Result<(Option<SqliteLog>, Hub)> {
     let limits = args.limits.clone();
-    let mut seed = Seed::default();
-    getrandom::fill(&mut seed).context("the system provides no random numbers")?;
     let Some(folder) = folder else {
-        return Ok((None, Hub::new(limits, &Snapshot::default(), seed)?));
+        return Ok((None, Hub::new(limits, &Snapshot::default())?));
     };
     let (log, snapshot) = args.storage.open(folder)?;
-    let hub = Hub::new(limits, &snapshot, seed).map_err(|unreadable| {
+    let hub = Hub::new(limits, &snapshot).map_err(|unreadable| {
         let (file, collection, key) =
             (folder.join(sqlite::FILE), unreadable.collection.as_str(), unreadable.key);
         anyhow!(

@@ -35,6 +35,7 @@ use crate::protocol::{
     Tags, VERSION,
 };
 use crate::server::auth::passwords::Outcome;
+use crate::server::auth::tokens::TokenHash;
 use crate::server::limits::rate_limit::{Rate, RateLimiter};
 use crate::server::net::outbox::Meter;
 use crate::server::net::peer::Peer;
@@ -93,7 +94,7 @@ use moderation::Moderation;
 use password_checks::PasswordRequest;
 use password_throttle::PasswordThrottle;
 use rooms::Room;
-use session::{ResumeCheck, Session, TokenHash, Tokens};
+use session::{ResumeCheck, Session, TokenOffer};
 pub use storage_gate::{Storage, storage_full};
 
 /// The current time, by both clocks.
@@ -149,11 +150,15 @@ pub enum Input<'a> {
 pub enum Flow {
     /// The next line.
     Next,
-    /// No line until a pending request or the catch-up completes.
+    /// No line until a pending request or the catch-up completes. If the request needs the
+    /// password in the line, [`Turn::hash`] follows, now or later.
     Wait,
     /// The same line again, after [`Hub::set_storage`] has reported whether changes can
     /// be stored. The line has had no effect yet.
     Store,
+    /// The same line again, after [`Hub::offer_token`] has given the hash of a new token. The
+    /// line has had no effect yet.
+    Token,
     /// No input: the connection has received its farewell.
     Over,
 }
@@ -180,7 +185,6 @@ pub struct Hub {
     last_ids: LastIds,
     /// The time of the last event; see [`Hub::stamp`].
     last_time: Stamp,
-    tokens: Tokens,
     sessions: HashMap<TokenHash, UserId>,
     dropped: DroppedSessions,
     accounts: Accounts,
@@ -207,14 +211,12 @@ pub struct Hub {
     /// Entries that differ from their stored value.
     unsaved: BTreeSet<(Collection, u64)>,
     storage: Storage,
+    token_offer: TokenOffer,
     /// Login deadlines of connections; entries of logged-in connections are skipped.
     login_deadlines: BTreeSet<(Duration, ConnId)>,
     /// Rooms whose presence events are being coalesced, with the time of the summary.
     crowd_deadlines: BTreeSet<(Duration, RoomIx)>,
 }
-
-/// The secret that session tokens are derived from; it must be unpredictable.
-pub type Seed = [u8; 32];
 
 type UserIx = usize;
 type RoomIx = usize;
@@ -421,7 +423,7 @@ impl Hub {
     /// # Errors
     /// A persisted entry cannot be read. A server without its bans or accounts must not
     /// start.
-    pub fn new(limits: Limits, snapshot: &Snapshot, seed: Seed) -> Result<Self, UnreadableEntry> {
+    pub fn new(limits: Limits, snapshot: &Snapshot) -> Result<Self, UnreadableEntry> {
         let lobby_name = RoomName::lobby();
         let mut rooms = Slab::new();
         let lobby_key = lobby_name.key().clone();
@@ -444,7 +446,6 @@ impl Hub {
             recent: Recent::new(snapshot.last.message),
             last_ids: snapshot.last,
             last_time: snapshot.latest.last().map(|record| record.time).unwrap_or_default(),
-            tokens: Tokens::new(seed),
             sessions: HashMap::new(),
             dropped: DroppedSessions::default(),
             accounts: Accounts::default(),
@@ -465,6 +466,7 @@ impl Hub {
             delayed_checks: DelayedChecks::default(),
             unsaved: BTreeSet::new(),
             storage: Storage::Open,
+            token_offer: TokenOffer::None,
             login_deadlines: BTreeSet::new(),
             crowd_deadlines: BTreeSet::new(),
         };
@@ -561,7 +563,13 @@ impl Hub {
             }
             Input::Frame(frame) => self.handle_line(now, conn, &frame, turn),
         }
-        if self.wants_storage() { Flow::Store } else { self.flow(conn) }
+        if self.wants_storage() {
+            Flow::Store
+        } else if self.wants_token(conn) {
+            Flow::Token
+        } else {
+            self.flow(conn)
+        }
     }
 
     fn flow(&self, conn: ConnId) -> Flow {

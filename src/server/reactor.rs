@@ -40,6 +40,7 @@ use super::limits::Limits;
 use super::turn::{ConnId, Sink as _, Turn};
 use crate::protocol::Stamp;
 use crate::server::auth::passwords::{Hashers, Outcome};
+use crate::server::auth::tokens::Tokens;
 use crate::server::limits::admission::Admission;
 use crate::server::limits::rate_limit::Rate;
 use crate::server::net::connection::{Connection, ReadyQueue};
@@ -115,6 +116,7 @@ pub struct Reactor<L> {
     hub: Hub,
     store: LogWriter<L>,
     hashers: Hashers,
+    tokens: Tokens,
     /// Limits how often panics are logged.
     panic_warning: ThrottledWarning,
     /// The connection over which `--debug-panic` panics; for tests.
@@ -163,7 +165,7 @@ impl<L: Log> Reactor<L> {
         limits: Limits,
         mut log: L,
         mut hub: Hub,
-        hashers: Hashers,
+        (hashers, tokens): (Hashers, Tokens),
         descriptors: usize,
         inputs: (UnboundedSender<ReactorInput>, UnboundedReceiver<ReactorInput>),
     ) -> anyhow::Result<Self> {
@@ -182,6 +184,7 @@ impl<L: Log> Reactor<L> {
             limits,
             store: LogWriter::new(log, start),
             hashers,
+            tokens,
             panic_warning: ThrottledWarning::default(),
             panic_on: None,
             long_replies: LongReplies::default(),
@@ -453,7 +456,10 @@ impl<L: Log> Reactor<L> {
             let was_waiting = mem::replace(&mut connection.is_waiting, false);
             match flow {
                 Flow::Wait => self.pause_input(now, conn),
-                Flow::Next if was_waiting => self.ready.push(conn.slot),
+                Flow::Next if was_waiting => {
+                    connection.secrets.take_password(); // of a check that did not start
+                    self.ready.push(conn.slot);
+                }
                 _ => {}
             }
         }

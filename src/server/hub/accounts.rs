@@ -15,7 +15,7 @@ use super::{
     Refusal, UserId, UserIx, refusal, send_farewell,
 };
 use crate::commands::Command;
-use crate::server::auth::passwords::{Job, Secret};
+use crate::server::auth::passwords::Job;
 
 #[derive(Debug)]
 pub(super) struct Account {
@@ -105,13 +105,12 @@ impl Hub {
         &mut self,
         ctx: &mut Context<'_>,
         name: &Name,
-        password: &str,
     ) -> Result<(), Refusal> {
         self.require_privacy(ctx)?;
         let Some(account) = self.accounts.named(name.key()) else {
             if let Some(hash) = self.limits.password.clone() {
                 // Without the server password a client must not learn which users are online.
-                let job = Job::Check(Secret::new(password), hash.into());
+                let job = Job::Check(hash.into());
                 let purpose = Purpose::LogInGuest(name.clone());
                 return self.check_password(ctx, purpose, Guarded::Server, job);
             }
@@ -122,7 +121,7 @@ impl Hub {
             let text = format!("{name} is not registered; {advice}");
             return refusal(ErrorCode::BadPassword, text);
         };
-        let (proof, job) = account.check(password);
+        let (proof, job) = account.check();
         let at = Guarded::Account(proof.person);
         self.check_password(ctx, Purpose::LogIn(proof), at, job)
     }
@@ -147,7 +146,7 @@ impl Hub {
             return refusal(ErrorCode::TooMany, text);
         }
         require_password_fits(&self.users[user].name, password)?;
-        self.hash_new(ctx, Purpose::Register, password)
+        self.hash_new(ctx, Purpose::Register)
     }
 
     pub(super) fn change_password(
@@ -158,17 +157,16 @@ impl Hub {
     ) -> Result<(), Refusal> {
         self.require_privacy(ctx)?;
         require_password_fits(&self.account_of(user)?.name, password)?;
-        self.hash_new(ctx, Purpose::Change, password)
+        self.hash_new(ctx, Purpose::Change)
     }
 
     pub(super) fn unregister(
         &mut self,
         ctx: &mut Context<'_>,
         user: UserIx,
-        password: &str,
     ) -> Result<(), Refusal> {
         self.require_privacy(ctx)?;
-        let (proof, job) = self.account_of(user)?.check(password);
+        let (proof, job) = self.account_of(user)?.check();
         self.check_password(ctx, Purpose::Unregister, Guarded::Account(proof.person), job)
     }
 
@@ -385,16 +383,16 @@ fn require_password_fits(name: &Name, password: &str) -> Result<(), Refusal> {
 }
 
 impl Account {
-    fn check(&self, password: &str) -> (Proof, Job) {
+    fn check(&self) -> (Proof, Job) {
         let proof = Proof { person: self.person, hash: self.hash.clone() };
-        (proof, Job::Check(Secret::new(password), self.hash.clone()))
+        (proof, Job::Check(self.hash.clone()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::test_support::{connect, handle, say};
-    use super::super::{Hub, Input, Limits, Seed};
+    use super::super::{Hub, Input, Limits};
     use super::*;
     use crate::server::auth::passwords::Outcome;
     use crate::server::store::Snapshot;
@@ -406,8 +404,7 @@ mod tests {
             let saved = format!(r#"{{"name":"{name}","hash":"a hash","ignores":[]}}"#);
             let entries = vec![(Collection::Account, 1, saved)];
             let snapshot = Snapshot { entries, ..Snapshot::default() };
-            let mut hub =
-                Hub::new(Limits::default(), &snapshot, Seed::default()).expect("readable");
+            let mut hub = Hub::new(Limits::default(), &snapshot).expect("readable");
             connect(&mut hub, 0);
             let (_, reply) = say(&mut hub, 0, name);
             let registered = format!("[ERROR bad-password] {name} is registered");

@@ -66,7 +66,9 @@ impl Hub {
                 self.post(ctx, user, text, false)
             }
             (Some(Phase::LoggedIn(user)), Request::Command(command)) => {
-                if !self.require_storage(user, command)? {
+                if !self.require_storage(user, command)?
+                    || !self.require_token(ctx.conn, user, command)
+                {
                     return Ok(());
                 }
                 if command.is_activity() {
@@ -145,7 +147,7 @@ impl Hub {
             ),
             Command::Register { password } => self.register(ctx, user, password),
             Command::Passwd { password } => self.change_password(ctx, user, password),
-            Command::Unregister { password } => self.unregister(ctx, user, password),
+            Command::Unregister { .. } => self.unregister(ctx, user),
             Command::Op { name } => self.promote(ctx, user, name),
             Command::Deop { name } => self.demote(ctx, user, name),
             Command::Kick { name, reason } => self.kick(ctx, user, name, reason),
@@ -164,7 +166,7 @@ impl Hub {
                 self.send_bans(ctx, room);
                 Ok(())
             }
-            Command::Oper { password } => self.oper(ctx, password),
+            Command::Oper { .. } => self.oper(ctx),
             Command::Wall { text } => self.wall(ctx, user, text),
             Command::Kill { name, reason } => self.kill(ctx, user, name, reason),
             Command::Gban { whom, time, reason } => {

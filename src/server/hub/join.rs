@@ -10,7 +10,8 @@ use super::{
 #[derive(Debug, Clone, Copy)]
 pub(super) enum JoinKey<'a> {
     Missing,
-    Key(&'a str),
+    /// Given in the line, and not checked yet.
+    Unchecked,
     /// A key that was compared with this digest; the key of the room may have changed
     /// since.
     Checked {
@@ -31,12 +32,8 @@ impl Hub {
         let name = RoomName::parse(name).map_err(|fault| {
             Refusal::new(ErrorCode::BadName, format!("{fault}; choose another"))
         })?;
-        self.join_with(
-            ctx,
-            user,
-            &name,
-            if let Some(key) = key { JoinKey::Key(key) } else { JoinKey::Missing },
-        )
+        let join_key = if key.is_some() { JoinKey::Unchecked } else { JoinKey::Missing };
+        self.join_with(ctx, user, &name, join_key)
     }
 
     pub(super) fn join_with(
@@ -86,9 +83,7 @@ impl Hub {
             (Entry::Open, _) => {}
             (Entry::ByKey(is), JoinKey::Checked { digest, is_right })
                 if is_right && *is == *digest => {}
-            (Entry::ByKey(is), JoinKey::Key(key)) => {
-                return self.check_key(ctx, room, key, is);
-            }
+            (Entry::ByKey(is), JoinKey::Unchecked) => return self.check_key(ctx, room, is),
             (Entry::ByKey(_), JoinKey::Checked { .. }) => {
                 return Err(self.locked_out(room, "; that key is wrong"));
             }

@@ -12,7 +12,7 @@ use super::{
     Context, ErrorCode, Event, Hub, Now, Refusal, Room, RoomIx, Tags, UserId, UserIx, no_such_user,
     refusal,
 };
-use crate::server::auth::passwords::{Job, Secret, digest};
+use crate::server::auth::passwords::{Job, digest};
 
 /// The lock of a room and its invitations.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -145,17 +145,16 @@ impl Hub {
         }
     }
 
-    /// Checks the key of a room; wrong keys are throttled like passwords.
+    /// Checks the key in the line; wrong keys are throttled like passwords.
     pub(super) fn check_key(
         &mut self,
         ctx: &mut Context<'_>,
         room: RoomIx,
-        key: &str,
         is: Arc<str>,
     ) -> Result<(), Refusal> {
         let name = self.rooms[room].name.clone();
         let guarded = Guarded::Room(name.key().clone());
-        let job = Job::Match(Secret::new(key), is.clone());
+        let job = Job::Match(is.clone());
         self.check_password(ctx, Purpose::Enter(name, is), guarded, job)
     }
 

@@ -110,8 +110,8 @@ impl Hub {
         password: Option<&str>,
     ) -> Result<Option<Name>, Refusal> {
         let name = self.read_name(name.trim(), None)?;
-        if let Some(password) = password {
-            self.log_in_with(ctx, &name, password)?;
+        if password.is_some() {
+            self.log_in_with(ctx, &name)?;
             return Ok(None);
         }
         if self.accounts.named(name.key()).is_some() {

@@ -1,5 +1,6 @@
 //! Commands that need a password: login, registration, `/oper`, room keys. Hashing happens
-//! elsewhere (`passwords.rs`): the connection waits, and the outcome arrives as an input.
+//! elsewhere (`passwords.rs`), with the password of the line, which the hub does not keep: the
+//! connection waits, and the outcome arrives as an input.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::{
     Cid, ConnId, Context, ErrorCode, Farewell, Hub, Name, Now, PendingRequest, Phase, Refusal,
     RoomName, Turn, UserIx, refusal,
 };
-use crate::server::auth::passwords::{Job, Outcome, Secret};
+use crate::server::auth::passwords::{Job, Outcome};
 
 #[derive(Debug)]
 pub(super) struct PasswordRequest {
@@ -54,7 +55,7 @@ impl Hub {
         self.connection(ctx.conn).is_some_and(|c| c.peer.is_private())
     }
 
-    /// Checks a password, delayed by the throttle if earlier attempts were wrong.
+    /// Checks the password in the line, delayed by the throttle if earlier attempts were wrong.
     pub(super) fn check_password(
         &mut self,
         ctx: &mut Context<'_>,
@@ -82,13 +83,12 @@ impl Hub {
         Ok(())
     }
 
-    /// Hashes a new password. Rate-limited per address: hashing is expensive, and accounts
-    /// stay.
+    /// Hashes the new password in the line. Rate-limited per address: hashing is expensive,
+    /// and accounts stay.
     pub(super) fn hash_new(
         &mut self,
         ctx: &mut Context<'_>,
         purpose: Purpose,
-        password: &str,
     ) -> Result<(), Refusal> {
         let peer = self.peer(ctx.conn).filter(|peer| self.limits.apply_to(*peer));
         let now = ctx.now.since_start;
@@ -96,7 +96,7 @@ impl Hub {
             let text = "too many new passwords from your address; try again in a minute";
             return refusal(ErrorCode::RateLimited, text);
         }
-        ctx.turn.hash(ctx.conn, Job::Hash(Secret::new(password)));
+        ctx.turn.hash(ctx.conn, Job::Hash);
         self.wait_for_password(ctx, purpose);
         Ok(())
     }

@@ -13,7 +13,7 @@ use super::{
     Context, ErrorCode, Event, Farewell, Hub, Refusal, Tags, Topic, UserId, UserIx, no_such_user,
     refusal, send_farewell,
 };
-use crate::server::auth::passwords::{Job, Secret, digest};
+use crate::server::auth::passwords::{Job, digest};
 
 impl Hub {
     /// Returns whether a user is a server operator.
@@ -30,7 +30,7 @@ impl Hub {
 
     /// Executes `/oper`: starts the check of the password. Never accepted over unencrypted
     /// connections, whatever the settings.
-    pub(super) fn oper(&mut self, ctx: &mut Context<'_>, password: &str) -> Result<(), Refusal> {
+    pub(super) fn oper(&mut self, ctx: &mut Context<'_>) -> Result<(), Refusal> {
         let Some(hash) = self.limits.oper_password.clone() else {
             let text =
                 "this server has no operators; start it with --oper-password-file to allow them";
@@ -39,7 +39,7 @@ impl Hub {
         if !self.is_private(ctx) {
             return refusal(ErrorCode::Insecure, super::password_checks::INSECURE);
         }
-        let job = Job::Check(Secret::new(password), hash.into());
+        let job = Job::Check(hash.into());
         self.check_password(ctx, Purpose::ServerOperator, Guarded::ServerOperator, job)
     }
 

@@ -2,69 +2,41 @@
 //! after a disconnect, without an announcement. Messages of that time are in the log;
 //! `/resume` starts a catch-up from there (`catch_up.rs`).
 //!
-//! Only the hash of a token is persisted: a reader of the data folder cannot resume any
-//! session. This module neither reads a clock nor the log itself.
+//! The hub only knows the hashes of tokens (`auth/tokens.rs`). This module neither reads a
+//! clock nor the log itself.
 
-use std::fmt::Write as _;
+use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::catch_up::Lookup;
 use super::{
     Away, Cid, Collection, ConnId, Context, DeliveryMode, ErrorCode, Event, Farewell, Hub,
     MembershipSpan, Memberships, Name, Now, Peer, PendingRequest, Phase, QueryState, Refusal,
-    Relations, RoomName, Seed, Settings, Stamp, Turn, UnreadableEntry, User, UserId, UserIx,
-    refusal, send_farewell,
+    Relations, RoomName, Settings, Stamp, Turn, UnreadableEntry, User, UserId, UserIx, refusal,
+    send_farewell,
 };
 use crate::commands::{Command, Setting};
+use crate::server::auth::tokens::{TokenHash, hash};
 use crate::server::record::Record;
 use crate::server::store::{ReadRequest as LogQuery, Thread};
 
-/// SHA-256 of a session token; the only form in which a token is persisted.
-pub(super) type TokenHash = [u8; 32];
-
-/// Generates session tokens from the seed, the only source of randomness the hub has.
-#[derive(Debug)]
-pub(super) struct Tokens {
-    seed: Seed,
-    count: u64,
-}
-
-impl Tokens {
-    pub(super) fn new(seed: Seed) -> Self {
-        Self { seed, count: 0 }
-    }
-
-    /// Returns 128 bits in hex; unpredictable without the seed.
-    fn next(&mut self) -> String {
-        self.count += 1;
-        let hash = Sha256::new().chain_update(self.seed).chain_update(self.count.to_be_bytes());
-        hex(&hash.finalize()[..16])
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn hash(token: &str) -> TokenHash {
-    Sha256::digest(token).into()
+/// Whether a `/session` waits for the hash of a new token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TokenOffer {
+    None,
+    /// Requested for this connection with [`super::Flow::Token`].
+    Wanted(ConnId),
+    Made(ConnId, TokenHash),
 }
 
 /// What a user needs to be resumable.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) hash: TokenHash,
-    /// The token in clear, so that `/session` can repeat it. After a restart it is unknown
-    /// until the client has used it.
-    token: Option<Box<str>>,
     /// The settings to restore on `/resume`; current only while the user is disconnected.
     settings: Settings,
 }
@@ -121,7 +93,7 @@ pub(super) struct Cursor {
 #[derive(Debug)]
 pub(super) struct ResumeCheck {
     pub(super) cid: Option<Cid>,
-    token: Box<str>,
+    token: TokenHash,
     cursor: Cursor,
 }
 
@@ -184,23 +156,48 @@ pub(super) fn changes_session(command: Command<'_>) -> bool {
 }
 
 impl Hub {
+    /// Offers the hash of a new token to the line for which [`Hub::handle`] has returned
+    /// [`Flow::Token`](super::Flow::Token).
+    pub fn offer_token(&mut self, hash: TokenHash) {
+        if let TokenOffer::Wanted(conn) = self.token_offer {
+            self.token_offer = TokenOffer::Made(conn, hash);
+        }
+    }
+
+    /// Returns whether the last line of a connection requested a token.
+    pub(super) fn wants_token(&self, conn: ConnId) -> bool {
+        self.token_offer == TokenOffer::Wanted(conn)
+    }
+
+    /// Checks whether a command may be executed now: not before a token is offered for the
+    /// session that it begins.
+    pub(super) fn require_token(
+        &mut self,
+        conn: ConnId,
+        user: UserIx,
+        command: Command<'_>,
+    ) -> bool {
+        let is_new = command == Command::Session && self.users[user].session.is_none();
+        if is_new && !matches!(self.token_offer, TokenOffer::Made(to, _) if to == conn) {
+            self.token_offer = TokenOffer::Wanted(conn);
+            return false;
+        }
+        true
+    }
+
     /// Executes `/session`. Repeated calls return the same token until the user logs out.
     pub(super) fn session(&mut self, ctx: &mut Context<'_>, user: UserIx) {
         let me = &mut self.users[user];
-        let session = me.session.get_or_insert_with(|| {
-            let token = self.tokens.next();
-            let hash = hash(&token);
-            Box::new(Session { hash, token: Some(token.into()), settings: ctx.settings })
-        });
-        self.sessions.insert(session.hash, me.id);
-        let token = session.token.clone();
+        if me.session.is_none()
+            && let TokenOffer::Made(_, hash) = mem::replace(&mut self.token_offer, TokenOffer::None)
+        {
+            me.session = Some(Box::new(Session { hash, settings: ctx.settings }));
+            self.sessions.insert(hash, me.id);
+        }
         self.note_blocks_unsaved(user);
-        // The token is missing only after a restart and before the client has resumed with
-        // it.
-        let token = token.as_deref().unwrap_or_default();
         let text =
             "/resume TOKEN ID restores this session after a lost connection; keep the token secret";
-        ctx.reply(&Event::reply("SESSION", token, text));
+        ctx.reply_token("SESSION", text);
     }
 
     /// Executes `/resume`. Nothing changes before the cursor is known to belong to this
@@ -211,23 +208,24 @@ impl Hub {
         token: &str,
         cursor: Cursor,
     ) -> Result<(), Refusal> {
+        let token = hash(token);
         let Some(user) = self.user_to_resume(ctx, token)? else { return Ok(()) };
         if cursor.after > self.last_ids.message {
             return ids_went_back();
         }
         let Some(time) = cursor.time.filter(|_| cursor.after > 0) else {
-            self.attach_user(ctx, user, token, cursor.after);
+            self.attach_user(ctx, user, cursor.after);
             return Ok(());
         };
         match self.recent.find(cursor.after) {
             Lookup::Found(record) if record.time != time => ids_went_back(),
             // A skipped id has no message, hence no time to compare.
             Lookup::Found(_) | Lookup::NoMessage => {
-                self.attach_user(ctx, user, token, cursor.after);
+                self.attach_user(ctx, user, cursor.after);
                 Ok(())
             }
             Lookup::InLog => {
-                let request = ResumeCheck { cid: ctx.cid.take(), token: token.into(), cursor };
+                let request = ResumeCheck { cid: ctx.cid.take(), token, cursor };
                 let thread = Thread::Message { id: cursor.after };
                 let query =
                     LogQuery { thread, count: 1, size: usize::MAX, after: None, hidden: vec![] };
@@ -247,11 +245,11 @@ impl Hub {
         request: &ResumeCheck,
         found: &[Arc<Record>],
     ) -> Result<(), Refusal> {
-        let Some(user) = self.user_to_resume(ctx, &request.token)? else { return Ok(()) };
+        let Some(user) = self.user_to_resume(ctx, request.token)? else { return Ok(()) };
         if found.iter().any(|record| Some(record.time) != request.cursor.time) {
             return ids_went_back();
         }
-        self.attach_user(ctx, user, &request.token, request.cursor.after);
+        self.attach_user(ctx, user, request.cursor.after);
         Ok(())
     }
 
@@ -260,9 +258,9 @@ impl Hub {
     fn user_to_resume(
         &mut self,
         ctx: &mut Context<'_>,
-        token: &str,
+        token: TokenHash,
     ) -> Result<Option<UserIx>, Refusal> {
-        let user_id = self.sessions.get(&hash(token));
+        let user_id = self.sessions.get(&token);
         let Some(user) = user_id.and_then(|user_id| self.users_by_id.get(user_id)).copied() else {
             return refusal(
                 ErrorCode::BadPassword,
@@ -275,7 +273,7 @@ impl Hub {
 
     /// Attaches this connection to the user; a connection that still has the user is closed
     /// as replaced.
-    fn attach_user(&mut self, ctx: &mut Context<'_>, user: UserIx, token: &str, after: u64) {
+    fn attach_user(&mut self, ctx: &mut Context<'_>, user: UserIx, after: u64) {
         let (user_id, name) = (self.users[user].id, self.users[user].name.clone());
         let old_settings = self.settings_of(user);
         match self.users[user].conn {
@@ -290,9 +288,6 @@ impl Hub {
         me.conn = Some(ctx.conn);
         me.peer = peer;
         me.feed = DeliveryMode::behind(after.max(me.first), false);
-        if let Some(session) = &mut me.session {
-            session.token = Some(token.into());
-        }
         if let Some(connection) = self.connection_mut(ctx.conn) {
             connection.phase = Phase::LoggedIn(user);
             for (setting, _) in Setting::TABLE {
@@ -482,8 +477,7 @@ impl Hub {
         if self.names.contains_key(saved.name.key()) {
             return; // never stored like this; the first session keeps the name
         }
-        let settings = saved.settings;
-        let session = Session { hash: saved.token, token: None, settings };
+        let session = Session { hash: saved.token, settings: saved.settings };
         let user = self.users.insert(User {
             id: user_id,
             name: saved.name.clone(),

@@ -19,6 +19,7 @@ use tokio_rustls::rustls::ServerConfig;
 
 use crate::protocol::LOGIN_LINE_MAX;
 use crate::protocol::codec::LineCodec;
+use crate::server::auth::secrets::Secrets;
 use crate::server::limits::rate_limit::Bucket;
 use crate::server::net::outbox::Outbox;
 use crate::server::net::stream::{Stream, Transport};
@@ -115,6 +116,8 @@ pub struct Connection {
     pub unread: Vec<u8>,
     /// Output that waits to be written.
     pub outbox: Outbox,
+    /// Its session token, and the password of the line that waits.
+    pub secrets: Secrets,
     /// The state of the input rate limit.
     pub rate_bucket: Bucket,
     /// Whether rate limits apply to this connection.
@@ -186,6 +189,7 @@ impl Connection {
             codec: LineCodec::new(LOGIN_LINE_MAX),
             unread: Vec::new(),
             outbox: Outbox::default(),
+            secrets: Secrets::default(),
             rate_bucket: Bucket::default(),
             is_limited: false,
             is_rate_limited: false,

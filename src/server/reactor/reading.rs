@@ -17,6 +17,8 @@ use super::writing::DRAINED;
 use super::{Reactor, Timeout};
 use crate::protocol::LINE_MAX;
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
+use crate::server::auth::secrets::Secrets;
+use crate::server::auth::tokens::Tokens;
 use crate::server::hub::{Flow, Hub, Input, Now};
 use crate::server::net::connection::Phase;
 use crate::server::store::Log;
@@ -213,10 +215,16 @@ impl<L: Log> Reactor<L> {
                     self.panic_on = Some(conn);
                 }
             }
-            let flow = handle(now, conn, &frame, &mut self.hub, &mut self.store, turn);
+            let mut front = Front {
+                hub: &mut self.hub,
+                store: &mut self.store,
+                tokens: &mut self.tokens,
+                secrets: &mut connection.secrets,
+            };
+            let flow = front.handle(now, conn, &frame, turn);
             connection.codec.set_limit(self.hub.line_limit(conn));
             match flow {
-                Flow::Next | Flow::Store => {}
+                Flow::Next | Flow::Store | Flow::Token => {}
                 Flow::Wait => {
                     must_wait = true;
                     break;
@@ -233,12 +241,19 @@ impl<L: Log> Reactor<L> {
     /// Handles the end of input: an unterminated last line still counts, then the client gets
     /// its remaining replies and a farewell.
     pub(super) fn finish(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        let Some(connection) = self.get(conn) else { return };
+        let connection = self.connections.get_mut(conn.slot as usize);
+        let Some(connection) = connection.filter(|c| c.generation == conn.generation) else {
+            return;
+        };
         let last: Option<Frame<'static>> = connection.codec.finish();
         let last = last.filter(|_| self.hub.takes_unterminated(conn));
-        let flow = last.map_or(Flow::Next, |frame| {
-            handle(now, conn, &frame, &mut self.hub, &mut self.store, turn)
-        });
+        let mut front = Front {
+            hub: &mut self.hub,
+            store: &mut self.store,
+            tokens: &mut self.tokens,
+            secrets: &mut connection.secrets,
+        };
+        let flow = last.map_or(Flow::Next, |frame| front.handle(now, conn, &frame, turn));
         match flow {
             // Continued after the reply: reading then reports the end of input again.
             Flow::Wait => self.pause_input(now, conn),
@@ -260,25 +275,36 @@ impl<L: Log> Reactor<L> {
     }
 }
 
-/// Passes a line to the hub; if the hub first needs to know whether changes can be stored,
-/// reserves space and passes the line again.
-fn handle<L: Log>(
-    now: Now,
-    conn: ConnId,
-    frame: &Frame<'_>,
-    hub: &mut Hub,
-    store: &mut LogWriter<L>,
-    turn: &mut Turn,
-) -> Flow {
-    // Borrowed: a line assembled from pieces must not be copied for this.
-    let input = || match frame {
-        Frame::Line(line) => Input::Frame(Frame::Line(Cow::Borrowed(line))),
-        frame => Input::Frame(frame.clone()),
-    };
-    let flow = hub.handle(now, conn, input(), turn);
-    if flow != Flow::Store {
-        return flow;
+/// What handling a line of a connection needs.
+struct Front<'a, L> {
+    hub: &'a mut Hub,
+    store: &'a mut LogWriter<L>,
+    tokens: &'a mut Tokens,
+    secrets: &'a mut Secrets,
+}
+
+impl<L: Log> Front<'_, L> {
+    /// Passes a line to the hub, and again once the hub has what it needs for it: space for
+    /// changes, or the token of a new session.
+    fn handle(&mut self, now: Now, conn: ConnId, frame: &Frame<'_>, turn: &mut Turn) -> Flow {
+        if self.hub.is_unnamed(conn) {
+            self.secrets.note_resume(frame);
+        }
+        loop {
+            // Borrowed: a line assembled from pieces must not be copied for this.
+            let again = match frame {
+                Frame::Line(line) => Frame::Line(Cow::Borrowed(&**line)),
+                frame => frame.clone(),
+            };
+            match self.hub.handle(now, conn, Input::Frame(again), turn) {
+                Flow::Store => self.store.reserve(self.hub),
+                Flow::Token => self.hub.offer_token(self.secrets.renew_token(self.tokens)),
+                Flow::Wait => {
+                    self.secrets.keep_password(frame);
+                    return Flow::Wait;
+                }
+                flow => return flow,
+            }
+        }
     }
-    store.reserve(hub);
-    hub.handle(now, conn, input(), turn)
 }

@@ -5,7 +5,7 @@ use std::mem;
 use std::time::Duration;
 
 use super::{Reactor, ReactorInput, Timeout};
-use crate::server::auth::passwords::Job;
+use crate::server::auth::passwords::{Job, Outcome};
 use crate::server::hub::{Input, Now};
 use crate::server::net::connection::{Phase, Stall};
 use crate::server::net::outbox::Lines;
@@ -178,11 +178,25 @@ impl<L: Log> Sink for Reactor<L> {
         self.queue_read(conn, query);
     }
 
+    fn push_token(&mut self, to: ConnId) {
+        let token = self.get(to).and_then(|connection| connection.secrets.token());
+        let Some(token) = token.map(|token| token.expose().as_bytes().to_vec()) else { return };
+        let size = token.len();
+        let token = self.share(token);
+        self.note_reply_bytes(to, size);
+        self.push(to, &token, 0, size);
+    }
+
     fn hash(&mut self, conn: ConnId, job: Job) {
         let inputs = self.own_inputs.clone();
-        self.hashers.run(job, move |outcome| {
+        let reply = move |outcome| {
             let _ = inputs.send(ReactorInput::Hashed(conn, outcome)); // the loop may have ended
-        });
+        };
+        match self.get(conn).and_then(|connection| connection.secrets.take_password()) {
+            Some(password) => self.hashers.run(job, password, reply),
+            // The connection has ended; the hub still counts the attempt as running.
+            None => reply(Outcome::Busy),
+        }
     }
 
     fn wait_for_memory(&mut self, conn: ConnId) {
