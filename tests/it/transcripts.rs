@@ -93,7 +93,7 @@ impl Sink for Outlet {
         self.bytes.entry(to).or_default().extend_from_slice(&lines[start..end]);
     }
     fn push_token(&mut self, to: ConnId) {
-        let token = self.secrets[&to].token().expect("a token").expose();
+        let token = self.secrets[&to].token().expect("a token");
         self.bytes.entry(to).or_default().extend_from_slice(token.as_bytes());
     }
     fn note_reply_bytes(&mut self, _: ConnId, _: usize) {}

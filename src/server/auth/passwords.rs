@@ -3,7 +3,7 @@
 //! workspace: a new allocation per password would fragment the heap, and the process would
 //! grow.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,6 @@ use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use sha2::{Digest as _, Sha256};
 
-use super::hex;
 use super::secrets::Secret;
 use crate::text_file;
 
@@ -110,7 +109,10 @@ impl Job {
 /// no cost anyway, such as a room's key.
 #[must_use]
 pub fn digest(text: &str) -> String {
-    hex(&Sha256::digest(text))
+    Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 /// A password hash that was read from a file.

@@ -3,24 +3,24 @@
 
 use std::fmt;
 
-use super::tokens::{TokenHash, Tokens, hash};
+use super::tokens::{Token, TokenHash, Tokens, hash};
 use crate::commands::{self, Command, Request};
 use crate::protocol::codec::Frame;
 use crate::protocol::tags::CidPrefix;
 use crate::protocol::text::clean;
 
-/// A password or token in plain text. It appears in no log and no debug output.
+/// A password in plain text. It appears in no log and no debug output.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Box<str>);
 
 impl Secret {
-    /// Wraps a password or token.
+    /// Wraps a password.
     #[must_use]
-    pub fn new(text: &str) -> Self {
-        Self(text.into())
+    pub fn new(password: &str) -> Self {
+        Self(password.into())
     }
 
-    /// Returns the text, which must not be written anywhere but to its owner.
+    /// Returns the password, which must not be written anywhere.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -34,12 +34,12 @@ impl fmt::Debug for Secret {
 }
 
 /// The secrets of one connection; a connection without any allocates nothing.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Secrets(Option<Box<Kept>>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Kept {
-    token: Option<Secret>,
+    token: Option<Token>,
     password: Option<Secret>,
 }
 
@@ -48,7 +48,7 @@ impl Secrets {
     /// [`Hub::offer_token`](crate::server::hub::Hub::offer_token).
     pub fn renew_token(&mut self, tokens: &mut Tokens) -> TokenHash {
         let token = tokens.generate();
-        let hash = hash(token.expose());
+        let hash = hash(&token.to_text());
         self.0.get_or_insert_default().token = Some(token);
         hash
     }
@@ -59,15 +59,15 @@ impl Secrets {
     pub fn note_resume(&mut self, frame: &Frame<'_>) {
         with_command(frame, |command| {
             if let Command::Resume { token, .. } = command {
-                self.0.get_or_insert_default().token = Some(Secret::new(token));
+                self.0.get_or_insert_default().token = Token::parse(token);
             }
         });
     }
 
     /// Returns the session token.
     #[must_use]
-    pub fn token(&self) -> Option<&Secret> {
-        self.0.as_ref()?.token.as_ref()
+    pub fn token(&self) -> Option<String> {
+        Some(self.0.as_ref()?.token?.to_text())
     }
 
     /// Keeps the password or key in a line that waits.
@@ -82,6 +82,12 @@ impl Secrets {
     /// Removes and returns the password of the line that waits.
     pub fn take_password(&mut self) -> Option<Secret> {
         self.0.as_mut()?.password.take()
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secrets)")
     }
 }
 
@@ -118,7 +124,6 @@ mod tests {
         ] {
             let mut secrets = Secrets::default();
             secrets.keep_password(&frame(line));
-            assert_eq!(format!("{secrets:?}").matches("(secret)").count(), 1);
             let taken = secrets.take_password().expect(line);
             assert_eq!((taken.expose(), secrets.take_password()), (password, None));
         }
@@ -135,11 +140,14 @@ mod tests {
         let (mut secrets, mut tokens) = (Secrets::default(), Tokens::new([7; 32]));
         secrets.note_resume(&frame("/session"));
         assert!(secrets.0.is_none());
-        secrets.note_resume(&frame("@cid=1 /resume mine 5"));
-        assert_eq!(secrets.token(), Some(&Secret::new("mine")));
+        let token = "00ff".repeat(8);
+        secrets.note_resume(&frame(&format!("@cid=1 /resume {token} 5")));
+        assert_eq!(secrets.token(), Some(token));
         let offered = secrets.renew_token(&mut tokens);
-        let token = secrets.token().expect("a token").expose().to_owned();
+        let token = secrets.token().expect("a token");
         assert_eq!((hash(&token), token.len()), (offered, 32));
+        secrets.note_resume(&frame("/resume mine 5"));
+        assert_eq!(secrets.token(), None);
         assert_ne!(secrets.renew_token(&mut tokens), offered);
     }
 }

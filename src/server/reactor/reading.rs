@@ -20,7 +20,7 @@ use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
 use crate::server::auth::secrets::Secrets;
 use crate::server::auth::tokens::Tokens;
 use crate::server::hub::{Flow, Hub, Input, Now};
-use crate::server::net::connection::Phase;
+use crate::server::net::connection::{Pause, Phase};
 use crate::server::store::Log;
 use crate::server::turn::{ConnId, Turn};
 
@@ -123,12 +123,12 @@ impl<L: Log> Reactor<L> {
                 continue;
             }
             // Lines over the rate are buffered here, so read little and leave the rest to TCP.
-            let is_limited = connection.is_limited && self.input_rate.is_some();
-            let size = if is_limited { LIMITED_READ_SIZE } else { buffer.len() };
+            let size =
+                if connection.rate_bucket.is_some() { LIMITED_READ_SIZE } else { buffer.len() };
             match connection.read(&mut buffer[..size]) {
                 Ok(None) => break,
                 Ok(Some(0)) => {
-                    if connection.is_write_closed {
+                    if connection.is_write_closed() {
                         connection.codec.finish(); // discards a line that may be truncated
                     }
                     self.finish(now, conn, turn);
@@ -163,20 +163,16 @@ impl<L: Log> Reactor<L> {
     pub(super) fn may_read_line(&mut self, conn: ConnId, replied: usize) -> bool {
         let outbox_max = self.outbox_max();
         let Some(connection) = self.get(conn) else { return false };
-        if connection.phase != Phase::Open
-            || connection.is_waiting
-            || connection.is_finished
-            || connection.is_rate_limited
-        {
+        // `flush_one` makes the connection ready again when the client has read enough.
+        connection.pauses.set(Pause::Outbox, connection.outbox.len() > outbox_max);
+        if connection.phase != Phase::Open || !connection.pauses.is_empty() {
             return false;
         }
         if replied > TURN_REPLY_MAX.min(outbox_max) {
             self.ready.push(conn.slot);
             return false;
         }
-        // Cleared by `flush_one` when the client has read enough.
-        connection.is_over_outbox_limit = connection.outbox.len() > outbox_max;
-        !connection.is_over_outbox_limit
+        true
     }
 
     /// Passes lines to the hub until one makes the connection wait or a limit is reached.
@@ -190,13 +186,13 @@ impl<L: Log> Reactor<L> {
     ) {
         let reply_max = TURN_REPLY_MAX.min(self.outbox_max());
         let Some(connection) = self.connections.get_mut(conn.slot as usize) else { return };
-        let rate = self.input_rate.filter(|_| connection.is_limited);
+        let mut limit = self.input_rate.zip(connection.rate_bucket.as_mut());
         let (mut rest, mut must_wait) = (input, false);
         while turn.unicast_bytes() - replies_before <= reply_max {
-            if let Some(rate) = rate {
-                let due = connection.rate_bucket.next_at(rate, now.since_start);
+            if let Some((rate, bucket)) = &limit {
+                let due = bucket.next_at(*rate, now.since_start);
                 if due > now.since_start {
-                    connection.is_rate_limited = true;
+                    connection.pauses.set(Pause::RateLimit, true);
                     self.timers.push(Reverse((due, conn, Timeout::RateLimit)));
                     break;
                 }
@@ -206,8 +202,8 @@ impl<L: Log> Reactor<L> {
                 turn.send_bytes(conn, &WONT_TIMING_MARK);
             }
             let Some(frame) = frame else { return };
-            if let Some(rate) = rate {
-                connection.rate_bucket.count(rate, now.since_start);
+            if let Some((rate, bucket)) = &mut limit {
+                bucket.count(*rate, now.since_start);
             }
             if self.limits.debug_panic {
                 assert!(frame != Frame::Line("/debug-panic".into()), "requested by /debug-panic");
@@ -258,7 +254,7 @@ impl<L: Log> Reactor<L> {
             // Continued after the reply: reading then reports the end of input again.
             Flow::Wait => self.pause_input(now, conn),
             _ => {
-                self.connections[conn.slot as usize].is_finished = true;
+                connection.pauses.set(Pause::EndOfInput, true);
                 self.hub.handle(now, conn, Input::Finished, turn);
             }
         }

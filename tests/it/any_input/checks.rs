@@ -166,7 +166,7 @@ impl Sink for Outlet {
     }
     fn push_token(&mut self, to: ConnId) {
         let token = self.secrets[&to].token().expect("a token");
-        let token = Lines::new(token.expose().into(), &Meter::default());
+        let token = Lines::new(token.into(), &Meter::default());
         self.push(to, &token, 0, token.len());
     }
     fn note_reply_bytes(&mut self, _: ConnId, _: usize) {}
