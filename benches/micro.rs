@@ -153,6 +153,7 @@ impl Sink for CountingSink {
         self.pushed += end - start;
     }
     fn note_reply_bytes(&mut self, _: ConnId, _: usize) {}
+    fn push_token(&mut self, _: ConnId) {}
     fn close(&mut self, _: ConnId) {}
     fn read(&mut self, _: ConnId, _: ReadRequest) {}
     fn hash(&mut self, _: ConnId, _: Job) {}

@@ -940,6 +940,23 @@ pub fn row_of(line: &str) -> Option<&'static Row> {
     find(split_word(line.strip_prefix('/')?).0)
 }
 
+impl<'a> Command<'a> {
+    /// Returns the password or key among the arguments ([`ArgKind::Secret`]).
+    #[must_use]
+    pub fn secret(self) -> Option<&'a str> {
+        match self {
+            Self::Login { password: secret, .. }
+            | Self::Join { key: secret, .. }
+            | Self::Lock { key: secret } => secret,
+            Self::Register { password }
+            | Self::Passwd { password }
+            | Self::Unregister { password }
+            | Self::Oper { password } => Some(password),
+            _ => None, // a test compares with the table
+        }
+    }
+}
+
 impl Command<'_> {
     /// Whether the command resets the idle time of `/whois`, see [`Row::is_activity`].
     #[must_use]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use chatty::protocol::Stamp;
 use chatty::protocol::codec::LineCodec;
 use chatty::server::auth::passwords::Job;
-use chatty::server::hub::{Hub, Input, Now, Seed};
+use chatty::server::hub::{Hub, Input, Now};
 use chatty::server::limits::Limits;
 use chatty::server::net::outbox::{Lines, Outbox};
 use chatty::server::net::peer::Peer;
@@ -59,6 +59,9 @@ impl Sink for Effects {
     fn read(&mut self, conn: ConnId, request: ReadRequest) {
         self.reads.push((conn, request));
     }
+    fn push_token(&mut self, _: ConnId) {
+        unreachable!("no user has a session");
+    }
     fn hash(&mut self, _: ConnId, _: Job) {
         unreachable!("no user has a password");
     }
@@ -74,8 +77,7 @@ impl Simulation {
     /// Returns a hub with `count` users in the lobby, named `n0`, `n1` and so on.
     pub(crate) fn with_users(count: u32) -> Self {
         let mut simulation = Self {
-            hub: Hub::new(Limits::default(), &Snapshot::default(), Seed::default())
-                .expect("nothing is unreadable"),
+            hub: Hub::new(Limits::default(), &Snapshot::default()).expect("nothing is unreadable"),
             log: MemoryLog::new(LOG_MESSAGES, LOG_SIZE),
             codecs: Vec::new(),
             effects: Effects::default(),

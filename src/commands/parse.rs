@@ -320,6 +320,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn secret_argument_is_found_in_every_command_that_has_one() {
+        for row in TABLE {
+            let line = format!("/{} a b c", row.name);
+            let secret = match parse(&line) {
+                Ok(Parsed::Command(command)) => command.secret(),
+                _ => None,
+            };
+            let is_declared = row.args.iter().any(|arg| arg.kind == ArgKind::Secret);
+            assert_eq!(secret.is_some(), is_declared, "{line}");
+        }
+    }
+
+    #[test]
     fn line_parses_as_nothing_text_or_command() {
         assert_eq!(parse(""), Ok(Parsed::Nothing));
         assert_eq!(parse(" \t "), Ok(Parsed::Nothing));

@@ -1,3 +1,5 @@
-//! Secrets: passwords and their hashes.
+//! Secrets: passwords, session tokens and their hashes.
 
 pub mod passwords;
+pub mod secrets;
+pub mod tokens;

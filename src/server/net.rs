@@ -3,6 +3,7 @@
 pub mod connection;
 pub mod outbox;
 pub mod peer;
+pub mod stall;
 pub mod stream;
 pub mod tls;
 pub mod unsent;

@@ -40,9 +40,10 @@ use super::limits::Limits;
 use super::turn::{ConnId, Sink as _, Turn};
 use crate::protocol::Stamp;
 use crate::server::auth::passwords::{Hashers, Outcome};
+use crate::server::auth::tokens::Tokens;
 use crate::server::limits::admission::Admission;
 use crate::server::limits::rate_limit::Rate;
-use crate::server::net::connection::{Connection, ReadyQueue};
+use crate::server::net::connection::{Connection, Pause, ReadyQueue};
 use crate::server::net::outbox::Meter;
 use crate::server::net::peer::Peer;
 use crate::server::net::tls::Offer;
@@ -110,11 +111,12 @@ pub struct Reactor<L> {
     limits: Limits,
     input_rate: Option<Rate>,
     admission: Admission,
-    /// Number of connections that are being told why they were rejected.
-    rejected: usize,
+    /// Connections that are being told why they were rejected; the hub does not know them.
+    rejected: Vec<ConnId>,
     hub: Hub,
     store: LogWriter<L>,
     hashers: Hashers,
+    tokens: Tokens,
     /// Limits how often panics are logged.
     panic_warning: ThrottledWarning,
     /// The connection over which `--debug-panic` panics; for tests.
@@ -163,7 +165,7 @@ impl<L: Log> Reactor<L> {
         limits: Limits,
         mut log: L,
         mut hub: Hub,
-        hashers: Hashers,
+        (hashers, tokens): (Hashers, Tokens),
         descriptors: usize,
         inputs: (UnboundedSender<ReactorInput>, UnboundedReceiver<ReactorInput>),
     ) -> anyhow::Result<Self> {
@@ -178,10 +180,11 @@ impl<L: Log> Reactor<L> {
             hub,
             input_rate: Rate::new(limits.input_rate, limits.input_burst),
             admission: Admission::new(&limits, descriptors),
-            rejected: 0,
+            rejected: Vec::new(),
             limits,
             store: LogWriter::new(log, start),
             hashers,
+            tokens,
             panic_warning: ThrottledWarning::default(),
             panic_on: None,
             long_replies: LongReplies::default(),
@@ -402,10 +405,9 @@ impl<L: Log> Reactor<L> {
         if self.get(conn).is_some() {
             let peer = self.hub.peer(conn);
             self.hub.forget_connection(conn);
-            let connection = self.connections.remove(conn.slot as usize);
-            if connection.is_rejected {
-                self.rejected -= 1;
-            } else if let Some(peer) = peer {
+            self.connections.remove(conn.slot as usize);
+            self.rejected.retain(|rejected| *rejected != conn);
+            if let Some(peer) = peer {
                 self.admission.release(peer);
             }
         }
@@ -450,10 +452,13 @@ impl<L: Log> Reactor<L> {
         let line_limit = self.hub.line_limit(conn);
         if let Some(connection) = self.get(conn) {
             connection.codec.set_limit(line_limit);
-            let was_waiting = mem::replace(&mut connection.is_waiting, false);
+            let was_waiting = connection.pauses.set(Pause::Reply, false);
             match flow {
                 Flow::Wait => self.pause_input(now, conn),
-                Flow::Next if was_waiting => self.ready.push(conn.slot),
+                Flow::Next if was_waiting => {
+                    connection.secrets.take_password(); // of a check that did not start
+                    self.ready.push(conn.slot);
+                }
                 _ => {}
             }
         }
@@ -487,7 +492,7 @@ impl<L: Log> Reactor<L> {
             Timeout::Linger => self.remove(conn),
             Timeout::RateLimit => {
                 if let Some(connection) = self.get(conn) {
-                    connection.is_rate_limited = false;
+                    connection.pauses.set(Pause::RateLimit, false);
                     self.ready.push(conn.slot);
                 }
             }
@@ -499,7 +504,7 @@ impl<L: Log> Reactor<L> {
     /// Stops reading from a connection until its request is replied.
     fn pause_input(&mut self, now: Now, conn: ConnId) {
         if let Some(connection) = self.get(conn) {
-            connection.is_waiting = true;
+            connection.pauses.set(Pause::Reply, true);
             if !mem::replace(&mut connection.has_liveness_timer, true) {
                 self.timers.push(Reverse((
                     now.since_start + LIVENESS_INTERVAL,
@@ -514,8 +519,8 @@ impl<L: Log> Reactor<L> {
     /// does not delay others.
     fn check_still_connected(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let Some(connection) = self.get(conn) else { return };
-        connection.has_liveness_timer = connection.is_waiting;
-        if !connection.is_waiting {
+        connection.has_liveness_timer = connection.pauses.has(Pause::Reply);
+        if !connection.has_liveness_timer {
             return;
         }
         if connection.is_broken() {

@@ -67,6 +67,7 @@ enum Effect {
     Close { conn: ConnId },
     Read { conn: ConnId, query: ReadRequest },
     Hash { conn: ConnId, job: Job },
+    SendToken { conn: ConnId },
     NotifyWhenDrained { conn: ConnId },
     WaitForMemory { conn: ConnId },
 }
@@ -144,7 +145,11 @@ pub trait Sink {
     fn close(&mut self, conn: ConnId);
     /// Reads from the log; the hub gets the result.
     fn read(&mut self, conn: ConnId, query: ReadRequest);
-    /// Hashes a password; the hub gets the outcome.
+    /// Queues the session token that is kept for a connection, as a part of a line. The other
+    /// parts are pushed before and after it.
+    fn push_token(&mut self, to: ConnId);
+    /// Hashes or checks the password in the line for which a connection waits; the hub gets
+    /// the outcome.
     fn hash(&mut self, conn: ConnId, job: Job);
     /// Notifies the hub when the outbox of a connection has drained.
     fn notify_when_drained(&mut self, conn: ConnId);
@@ -344,7 +349,7 @@ impl Turn {
         self.push(Effect::Send { to, line, cause });
     }
 
-    /// Sends bytes unchanged: a reply to a telnet command, or a deferred line.
+    /// Sends bytes unchanged: a reply to a telnet command, a deferred line, or a part of a line.
     pub fn send_bytes(&mut self, to: ConnId, bytes: &[u8]) {
         let start = self.single.len();
         self.single.extend_from_slice(bytes);
@@ -368,7 +373,13 @@ impl Turn {
         self.push(Effect::Read { conn, query });
     }
 
-    /// Hashes a password for a connection.
+    /// Sends the session token of a connection: the turn does not contain it. To be called
+    /// between [`Turn::send_bytes`] with the start and the end of the line.
+    pub fn send_token(&mut self, conn: ConnId) {
+        self.push(Effect::SendToken { conn });
+    }
+
+    /// Hashes or checks the password in the line for which a connection waits.
     pub fn hash(&mut self, conn: ConnId, job: Job) {
         self.push(Effect::Hash { conn, job });
     }
@@ -428,6 +439,8 @@ impl Turn {
                     sink.close(*conn);
                 }
                 Effect::Read { conn, query } => sink.read(*conn, query.clone()),
+                // The part of the line before it has flushed the run to this reader.
+                Effect::SendToken { conn } => sink.push_token(*conn),
                 Effect::Hash { conn, job } => sink.hash(*conn, job.clone()),
                 Effect::NotifyWhenDrained { conn } => sink.notify_when_drained(*conn),
                 Effect::WaitForMemory { conn } => sink.wait_for_memory(*conn),
@@ -464,6 +477,9 @@ mod tests {
         }
         fn close(&mut self, conn: ConnId) {
             self.text.entry(conn.slot).or_default().push_str("closed");
+        }
+        fn push_token(&mut self, to: ConnId) {
+            self.text.entry(to.slot).or_default().push_str("TOKEN");
         }
         fn hash(&mut self, _: ConnId, _: Job) {}
         fn read(&mut self, _: ConnId, _: ReadRequest) {}
@@ -517,6 +533,9 @@ mod tests {
         post(&mut turn, &room, 2, &[0, 1]);
         turn.send(conn(7), Origin::Reply, &Tags::default(), &pong);
         post(&mut turn, &room, 3, &[]);
+        turn.send_bytes(conn(1), b"[SESSION ");
+        turn.send_token(conn(1));
+        turn.send_bytes(conn(1), b"]\n");
         turn.close(conn(2));
         post(&mut turn, &room, 4, &[2]);
         let joined = Event::Joined { room: "lobby", name: "b" };
@@ -524,7 +543,8 @@ mod tests {
         let mut received = Received::default();
         turn.release(&mut received);
         assert_eq!(received.text[&0], "a: n1\n[PONG]\na: n3\na: n4\n* b joined\n");
-        assert_eq!(received.text[&1], "@id=1 a: n1\n@id=3 a: n3\n@id=4 a: n4\n* b joined\n");
+        let tagged = "@id=1 a: n1\n@id=3 a: n3\n[SESSION TOKEN]\n@id=4 a: n4\n* b joined\n";
+        assert_eq!(received.text[&1], tagged);
         assert_eq!(received.text[&2], "a: n1\na: n2\na: n3\nclosed");
         assert_eq!(received.text[&7], "[PONG]\n");
     }

@@ -31,6 +31,26 @@ fn id_and_line(line: &str) -> (u64, &str) {
 }
 
 #[test]
+fn session_request_repeats_the_token_of_the_session_and_no_other() {
+    let server = Server::start();
+    let (mut alice, token) = with_session(server.port, "alice");
+    assert_eq!(session(&mut alice), token);
+    let mut peer = Peer::connect(server.port);
+    peer.say("/set tags on\n@cid=1 /resume chosen 0");
+    peer.hears(|line| line.starts_with("@cid=1 [ERROR bad-password] "));
+    peer.say(&format!("@cid=2 /resume {token} 0"));
+    peer.hears(|line| line.starts_with("@cid=2 [WELCOME alice] "));
+    peer.say("/resume chosen 0");
+    peer.hears(|line| line.starts_with("[ERROR bad-argument] "));
+    assert_eq!(session(&mut peer), token);
+    let mut peer = Peer::connect(server.port);
+    peer.say("/resume chosen 0\n/login bob");
+    peer.hears(|line| line.starts_with("[WELCOME bob] "));
+    let bobs = session(&mut peer);
+    assert!(bobs != "chosen" && bobs != token && bobs.len() == token.len(), "{bobs}");
+}
+
+#[test]
 fn session_survives_crash_with_its_state() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), &[]);

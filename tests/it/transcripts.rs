@@ -31,10 +31,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chatty::protocol::Stamp;
-use chatty::protocol::codec::LineCodec;
+use chatty::protocol::codec::{Frame, LineCodec};
 use chatty::protocol::units::parse_duration;
 use chatty::server::auth::passwords::{Job, Workspace};
-use chatty::server::hub::{Flow, Hub, Input, Now, Seed};
+use chatty::server::auth::secrets::Secrets;
+use chatty::server::auth::tokens::{Seed, Tokens};
+use chatty::server::hub::{Flow, Hub, Input, Now};
 use chatty::server::limits::Limits;
 use chatty::server::net::outbox::Lines;
 use chatty::server::net::peer::Peer;
@@ -71,10 +73,12 @@ struct HubStage {
     codecs: BTreeMap<ConnId, LineCodec>,
     out: Outlet,
     connections: u32,
+    tokens: Tokens,
 }
 
 #[derive(Default)]
 struct Outlet {
+    secrets: BTreeMap<ConnId, Secrets>,
     bytes: BTreeMap<ConnId, Vec<u8>>,
     closed: Vec<ConnId>,
     reads: Vec<(ConnId, ReadRequest)>,
@@ -87,6 +91,10 @@ impl Sink for Outlet {
     fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
         assert!(!self.closed.contains(&to), "rule 4: nothing is said after a farewell");
         self.bytes.entry(to).or_default().extend_from_slice(&lines[start..end]);
+    }
+    fn push_token(&mut self, to: ConnId) {
+        let token = self.secrets[&to].token().expect("a token");
+        self.bytes.entry(to).or_default().extend_from_slice(token.as_bytes());
     }
     fn note_reply_bytes(&mut self, _: ConnId, _: usize) {}
     fn close(&mut self, conn: ConnId) {
@@ -114,14 +122,14 @@ impl HubStage {
         let flags = std::iter::once("limits").chain(flags.iter().copied());
         let limits = Limits::from_arg_matches(&command.get_matches_from(flags)).expect("limits");
         Self {
-            hub: Hub::new(limits, &Snapshot::default(), Seed::default())
-                .expect("nothing is unreadable"),
+            hub: Hub::new(limits, &Snapshot::default()).expect("nothing is unreadable"),
             log: MemoryLog::new(1000, 1 << 20),
             now: Duration::ZERO,
             people: BTreeMap::new(),
             codecs: BTreeMap::new(),
             out: Outlet::default(),
             connections: 0,
+            tokens: Tokens::new(Seed::default()),
         }
     }
 
@@ -139,6 +147,19 @@ impl HubStage {
         flow
     }
 
+    fn handle_frame(&mut self, conn: ConnId, frame: &Frame<'_>) {
+        let secrets = self.out.secrets.entry(conn).or_default();
+        if self.hub.is_unnamed(conn) {
+            secrets.note_resume(frame);
+        }
+        secrets.keep_password(frame);
+        if self.handle(conn, Input::Frame(frame.clone())) == Flow::Token {
+            let secrets = self.out.secrets.entry(conn).or_default();
+            self.hub.offer_token(secrets.renew_token(&mut self.tokens));
+            self.handle(conn, Input::Frame(frame.clone()));
+        }
+    }
+
     /// Performs the hub's pending log reads and hashing; returns the flow of the last waiting
     /// connection.
     fn settle(&mut self) -> Option<Flow> {
@@ -149,7 +170,9 @@ impl HubStage {
                 let is_feed = matches!(query.thread, Thread::Feed { .. });
                 (conn, if is_feed { Input::Page(rows) } else { Input::Rows(rows) })
             } else if let Some((conn, job)) = self.out.jobs.pop() {
-                (conn, Input::Hashed(job.run(&mut Workspace::default())))
+                let secrets = self.out.secrets.get_mut(&conn).expect("a line with a password");
+                let password = secrets.take_password().expect("a password");
+                (conn, Input::Hashed(job.run(&password, &mut Workspace::default())))
             } else if let Some(conn) = self.out.drained.pop() {
                 (conn, Input::Drained)
             } else if let Some(conn) = self.out.long.pop() {
@@ -192,7 +215,7 @@ impl Stage for HubStage {
         let mut rest = bytes.as_bytes();
         let mut codec = self.codecs.remove(&conn).expect("connected");
         while let Some(frame) = codec.next(&mut rest) {
-            self.handle(conn, Input::Frame(frame));
+            self.handle_frame(conn, &frame);
             codec.set_limit(self.hub.line_limit(conn));
         }
         self.codecs.insert(conn, codec);

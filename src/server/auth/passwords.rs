@@ -13,44 +13,21 @@ use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use sha2::{Digest as _, Sha256};
 
+use super::secrets::Secret;
 use crate::text_file;
 
 /// Number of threads; each uses one core while hashing, and keeps 19 MiB of memory.
 pub const THREADS: usize = 2;
 
-/// A password in plain text. It appears in no log and no debug output.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Box<str>);
-
-impl Secret {
-    /// Wraps a password.
-    #[must_use]
-    pub fn new(password: &str) -> Self {
-        Self(password.into())
-    }
-
-    /// Returns the password, which must not be written anywhere.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
-}
-
-/// A job for the hashing threads.
+/// A job for the hashing threads; the password that it is about is not part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
     /// Checks whether the password matches an Argon2 hash.
-    Check(Secret, Arc<str>),
-    /// Checks whether the word has this [`digest`].
-    Match(Secret, Arc<str>),
-    /// Hashes a new password with a random salt.
-    Hash(Secret),
+    Check(Arc<str>),
+    /// Checks whether the password has this [`digest`].
+    Match(Arc<str>),
+    /// Hashes the password with a random salt.
+    Hash,
 }
 
 /// The outcome of a job.
@@ -116,15 +93,14 @@ impl Workspace {
 impl Job {
     /// Runs the job on this thread.
     #[must_use]
-    pub fn run(&self, workspace: &mut Workspace) -> Outcome {
+    pub fn run(&self, password: &Secret, workspace: &mut Workspace) -> Outcome {
+        let password = password.expose();
         match self {
-            Self::Check(password, hash) => {
-                Outcome::Checked(workspace.verify(password.expose(), hash).unwrap_or(false))
+            Self::Check(hash) => {
+                Outcome::Checked(workspace.verify(password, hash).unwrap_or(false))
             }
-            Self::Match(word, is) => Outcome::Checked(*digest(word.expose()) == **is),
-            Self::Hash(password) => {
-                Outcome::Hashed(workspace.hash(password.expose()).map(Into::into))
-            }
+            Self::Match(is) => Outcome::Checked(*digest(password) == **is),
+            Self::Hash => Outcome::Hashed(workspace.hash(password).map(Into::into)),
         }
     }
 }
@@ -185,7 +161,7 @@ pub fn hash(password: &str) -> Option<Arc<str>> {
     Workspace::default().hash(password).map(Into::into)
 }
 
-type QueuedJob = (Job, Box<dyn FnOnce(Outcome) + Send>);
+type QueuedJob = (Job, Secret, Box<dyn FnOnce(Outcome) + Send>);
 
 /// The hashing threads.
 #[derive(Debug)]
@@ -209,9 +185,10 @@ impl Hashers {
     }
 
     /// Queues a job; `reply` gets the outcome, [`Outcome::Busy`] if the queue is full.
-    pub fn run(&self, job: Job, reply: impl FnOnce(Outcome) + Send + 'static) {
+    pub fn run(&self, job: Job, password: Secret, reply: impl FnOnce(Outcome) + Send + 'static) {
+        let queued = self.jobs.try_send((job, password, Box::new(reply)));
         // The threads outlive this handle, so the queue cannot be closed.
-        if let Err(TrySendError::Full((_, reply))) = self.jobs.try_send((job, Box::new(reply))) {
+        if let Err(TrySendError::Full((.., reply))) = queued {
             reply(Outcome::Busy);
         }
     }
@@ -221,9 +198,9 @@ fn work(queue: &Mutex<Receiver<QueuedJob>>) {
     let mut workspace = Workspace::default();
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((job, reply)) = job else { return };
+        let Ok((job, password, reply)) = job else { return };
         // The thread must survive a panic, or later logins would wait forever.
-        let run = AssertUnwindSafe(|| job.run(&mut workspace));
+        let run = AssertUnwindSafe(|| job.run(&password, &mut workspace));
         reply(panic::catch_unwind(run).unwrap_or(Outcome::Busy));
     }
 }
@@ -235,19 +212,19 @@ mod tests {
     #[test]
     fn password_matches_only_its_own_hash() {
         let mut workspace = Workspace::default();
-        let mut hash = |text| match Job::Hash(Secret::new(text)).run(&mut workspace) {
+        let mut hash = |text| match Job::Hash.run(&Secret::new(text), &mut workspace) {
             Outcome::Hashed(Some(hash)) => hash,
             other => panic!("{other:?}"),
         };
         let (one, two) = (hash("open sesame"), hash("open sesame"));
         assert!(one.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{one}");
         assert_ne!(one, two, "salted");
-        let mut check =
-            |text, hash: &Arc<str>| Job::Check(Secret::new(text), hash.clone()).run(&mut workspace);
+        let mut check = |text, hash: &Arc<str>| {
+            Job::Check(hash.clone()).run(&Secret::new(text), &mut workspace)
+        };
         assert_eq!(check("open sesame", &one), Outcome::Checked(true));
         assert_eq!(check("open sesame", &two), Outcome::Checked(true));
         assert_eq!(check("Open sesame", &one), Outcome::Checked(false));
         assert_eq!(check("open sesame", &"no hash".into()), Outcome::Checked(false));
-        assert_eq!(format!("{:?}", Job::Hash(Secret::new("x1"))), "Hash((secret))");
     }
 }

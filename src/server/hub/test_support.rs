@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{ConnId, Flow, Hub, Input, Limits, Now, Seed, Turn};
+use super::{ConnId, Flow, Hub, Input, Limits, Now, Turn};
 use crate::protocol::codec::Frame;
 use crate::protocol::{Cid, Name, RoomName, Stamp};
 use crate::server::auth::passwords::{Job, Outcome};
+use crate::server::auth::tokens;
 use crate::server::net::outbox::Lines;
 use crate::server::net::peer::Peer;
 use crate::server::record::{Recipient, Record, UserId};
@@ -18,6 +20,8 @@ use crate::server::turn::Sink;
 pub(super) struct Delivered {
     to: ConnId,
     pub(super) text: String,
+    /// The token of the session that the input began.
+    token: String,
     pub(super) waits_to_be_read: bool,
     pub(super) waits_for_room: bool,
     pub(super) reads: usize,
@@ -27,8 +31,8 @@ pub(super) struct Delivered {
 
 impl Delivered {
     fn empty(slot: u32) -> Self {
-        let (to, text, hashes) = (conn(slot), String::new(), Vec::new());
-        Self { to, text, waits_to_be_read: false, waits_for_room: false, reads: 0, hashes }
+        let (to, text, token, hashes) = (conn(slot), String::new(), String::new(), Vec::new());
+        Self { to, text, token, waits_to_be_read: false, waits_for_room: false, reads: 0, hashes }
     }
 }
 
@@ -37,6 +41,9 @@ impl Sink for Delivered {
         if to == self.to {
             self.text.push_str(std::str::from_utf8(&lines[start..end]).expect("UTF-8"));
         }
+    }
+    fn push_token(&mut self, _: ConnId) {
+        self.text.push_str(&self.token);
     }
     fn note_reply_bytes(&mut self, _: ConnId, _: usize) {}
     fn close(&mut self, _: ConnId) {}
@@ -56,7 +63,7 @@ impl Sink for Delivered {
 
 /// A hub without connections or stored state.
 pub(super) fn hub(limits: Limits) -> Hub {
-    Hub::new(limits, &Snapshot::default(), Seed::default()).expect("nothing is unreadable")
+    Hub::new(limits, &Snapshot::default()).expect("nothing is unreadable")
 }
 
 pub(super) fn conn(slot: u32) -> ConnId {
@@ -70,8 +77,15 @@ pub(super) fn handle_at(
     slot: u32,
     input: Input<'_>,
 ) -> (Flow, Delivered) {
+    static SESSIONS: AtomicU64 = AtomicU64::new(0);
     let (mut delivered, mut turn) = (Delivered::empty(slot), Turn::default());
-    let flow = hub.handle(now(since_start), conn(slot), input, &mut turn);
+    let frame = if let Input::Frame(frame) = &input { Some(frame.clone()) } else { None };
+    let mut flow = hub.handle(now(since_start), conn(slot), input, &mut turn);
+    if let Some(frame) = frame.filter(|_| flow == Flow::Token) {
+        delivered.token = format!("t{}", SESSIONS.fetch_add(1, Ordering::Relaxed));
+        hub.offer_token(tokens::hash(&delivered.token));
+        flow = hub.handle(now(since_start), conn(slot), Input::Frame(frame), &mut turn);
+    }
     turn.release(&mut delivered);
     (flow, delivered)
 }
@@ -135,8 +149,7 @@ pub(super) fn restarted(hub: &Hub) -> Hub {
     let entries =
         stored.filter_map(|(collection, key, value)| Some((collection, key, value?))).collect();
     let stored = Snapshot { last: hub.last_ids, latest: Vec::new(), entries };
-    let mut restarted_hub =
-        Hub::new(hub.limits.clone(), &stored, Seed::default()).expect("nothing is unreadable");
+    let mut restarted_hub = Hub::new(hub.limits.clone(), &stored).expect("nothing is unreadable");
     // Entries that restoring did not change remain to be stored.
     restarted_hub.unsaved.extend(&hub.unsaved);
     restarted_hub

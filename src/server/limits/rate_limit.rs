@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// A rate limit.
@@ -36,28 +37,35 @@ impl Rate {
 }
 
 /// The state of one token bucket, in eight bytes. The greater of two buckets is emptier.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bucket {
-    /// When the bucket is full again, in nanoseconds since the start.
-    full_at: u64,
+    /// When the bucket is full again, as a [`stamp`]; `Option<Bucket>` is as small.
+    full_at: NonZeroU64,
+}
+
+impl Default for Bucket {
+    fn default() -> Self {
+        Self { full_at: stamp(Duration::ZERO) }
+    }
 }
 
 impl Bucket {
     /// Returns when the next event is allowed: `now` at the earliest.
     #[must_use]
     pub fn next_at(self, rate: Rate, now: Duration) -> Duration {
-        Duration::from_nanos((self.full_at + rate.interval).saturating_sub(rate.depth)).max(now)
+        let full_at = self.full_at.get() - 1;
+        Duration::from_nanos((full_at + rate.interval).saturating_sub(rate.depth)).max(now)
     }
 
     /// Counts an event.
     pub fn count(&mut self, rate: Rate, now: Duration) {
-        self.full_at = self.full_at.max(nanos(now)) + rate.interval;
+        self.full_at = self.full_at.max(stamp(now)).saturating_add(rate.interval);
     }
 
     /// Returns whether the bucket is full.
     #[must_use]
     pub fn is_full(self, now: Duration) -> bool {
-        self.full_at <= nanos(now)
+        self.full_at <= stamp(now)
     }
 }
 
@@ -100,6 +108,11 @@ impl RateLimiter {
         let (_, middle, _) = buckets.select_nth_unstable(middle);
         self.of.retain(|_, bucket| *bucket > *middle && !bucket.is_full(now));
     }
+}
+
+/// The time since the start in nanoseconds, plus one.
+fn stamp(time: Duration) -> NonZeroU64 {
+    NonZeroU64::MIN.saturating_add(nanos(time))
 }
 
 /// The time since the start in nanoseconds; 64 bits last for five centuries.

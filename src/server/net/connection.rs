@@ -6,7 +6,6 @@
 //! connection holds no buffer.
 
 use std::io;
-use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -19,8 +18,10 @@ use tokio_rustls::rustls::ServerConfig;
 
 use crate::protocol::LOGIN_LINE_MAX;
 use crate::protocol::codec::LineCodec;
+use crate::server::auth::secrets::Secrets;
 use crate::server::limits::rate_limit::Bucket;
 use crate::server::net::outbox::Outbox;
+use crate::server::net::stall::{Progress, Stall};
 use crate::server::net::stream::{Stream, Transport};
 use crate::server::net::unsent;
 
@@ -96,9 +97,57 @@ pub enum Phase {
     Lingering,
 }
 
+/// A reason not to read from a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// It waits for the reply to a line.
+    Reply = 1,
+    /// The rate limit does not permit the next line yet.
+    RateLimit = 2,
+    /// Its outbox exceeds the limit (backpressure).
+    Outbox = 4,
+    /// The client has closed its sending side.
+    EndOfInput = 8,
+}
+
+/// The reasons not to read from a connection; several can apply at the same time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pauses(u8);
+
+impl Pauses {
+    /// Returns whether a reason applies.
+    #[must_use]
+    pub fn has(self, pause: Pause) -> bool {
+        self.0 & pause as u8 != 0
+    }
+
+    /// Sets whether a reason applies; returns whether it did.
+    pub fn set(&mut self, pause: Pause, applies: bool) -> bool {
+        let did_apply = self.has(pause);
+        self.0 = if applies { self.0 | pause as u8 } else { self.0 & !(pause as u8) };
+        did_apply
+    }
+
+    /// Returns whether none applies.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// Whether output is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writing {
+    Open,
+    /// The client does not read: what the kernel has space for is written, without waiting
+    /// until it reports the socket as writable.
+    Evicting,
+    /// Nothing can be written any more.
+    Closed,
+}
+
 /// A socket and its state.
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools)] // the flags are independent of each other
 pub struct Connection {
     stream: Stream,
     slot_waker: Arc<SlotWaker>,
@@ -115,61 +164,20 @@ pub struct Connection {
     pub unread: Vec<u8>,
     /// Output that waits to be written.
     pub outbox: Outbox,
-    /// The state of the input rate limit.
-    pub rate_bucket: Bucket,
-    /// Whether rate limits apply to this connection.
-    pub is_limited: bool,
-    /// Whether it is not read from until the rate limit permits the next line.
-    pub is_rate_limited: bool,
-    /// Whether it was rejected at accept, and only gets the reason.
-    pub is_rejected: bool,
-    /// Whether the client has closed its sending side.
-    pub is_finished: bool,
-    /// Whether it waits for a reply and is not read from meanwhile.
-    pub is_waiting: bool,
-    /// Whether a timer checks that the client is still connected while it waits.
+    /// Its session token, and the password of the line that waits.
+    pub secrets: Secrets,
+    /// The state of the input rate limit, if it applies.
+    pub rate_bucket: Option<Bucket>,
+    /// Why it is not read from.
+    pub pauses: Pauses,
+    /// Whether a timer checks that the client is still connected while it waits for a reply.
     pub has_liveness_timer: bool,
-    /// Whether it is not read from because its outbox exceeds the limit (backpressure).
-    pub is_over_outbox_limit: bool,
     /// Whether the hub wants to know when the outbox has drained.
     pub wants_page: bool,
     /// Whether it is in the list of connections to flush.
     pub is_dirty: bool,
-    /// When writing was blocked without progress for the first time.
-    stalled_since: Option<Duration>,
-    /// Whether the unsent data in the kernel was measured since then, and the result in
-    /// bytes, if it is known.
-    is_measured: bool,
-    unsent: Option<u32>,
-    /// Whether a timer checks the progress of writing.
-    has_stall_timer: bool,
-    /// Whether it is being disconnected because the client does not read.
-    is_evicted: bool,
-    /// Whether nothing can be written any more.
-    pub is_write_closed: bool,
-}
-
-/// The result of a flush.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flush {
-    /// Everything is written.
-    Done,
-    /// The socket is full.
-    Blocked {
-        /// Whether anything was written.
-        progress: bool,
-    },
-}
-
-/// The result of a check for a stalled client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stall {
-    /// No output is pending.
-    None,
-    /// The client is not stalled yet; check again at this time.
-    LookAgainAt(Duration),
-    /// The client has read nothing for too long.
-    Over,
+    writing: Writing,
+    progress: Progress,
 }
 
 impl Connection {
@@ -186,22 +194,14 @@ impl Connection {
             codec: LineCodec::new(LOGIN_LINE_MAX),
             unread: Vec::new(),
             outbox: Outbox::default(),
-            rate_bucket: Bucket::default(),
-            is_limited: false,
-            is_rate_limited: false,
-            is_rejected: false,
-            is_finished: false,
-            is_waiting: false,
+            secrets: Secrets::default(),
+            rate_bucket: None,
+            pauses: Pauses::default(),
             has_liveness_timer: false,
-            is_over_outbox_limit: false,
             wants_page: false,
             is_dirty: false,
-            stalled_since: None,
-            is_measured: false,
-            unsent: None,
-            has_stall_timer: false,
-            is_evicted: false,
-            is_write_closed: false,
+            writing: Writing::Open,
+            progress: Progress::default(),
         }
     }
 
@@ -253,22 +253,35 @@ impl Connection {
         !matches!(error, Some(Ok(None)))
     }
 
+    /// Returns whether nothing can be written any more.
+    #[must_use]
+    pub fn is_write_closed(&self) -> bool {
+        self.writing == Writing::Closed
+    }
+
     /// Returns whether output is pending.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
-        !self.is_write_closed && (!self.outbox.is_empty() || self.stream.has_unsent())
+        !self.is_write_closed() && (!self.outbox.is_empty() || self.stream.has_unsent())
     }
 
     /// Writes pending output with as few system calls as possible. If the socket is full, the
-    /// waker is called when it is writable again.
+    /// waker is called when it is writable again. Returns whether the caller has to start a
+    /// timer for [`Self::check_stall`].
     ///
     /// # Errors
     /// The connection is broken.
-    pub fn flush(&mut self) -> io::Result<Flush> {
-        match self.flush_with()? {
-            Flush::Blocked { .. } if self.is_evicted && self.flush_now()? => Ok(Flush::Done),
-            flushed => Ok(flushed),
+    pub fn flush(&mut self, now: Duration) -> io::Result<bool> {
+        let before = self.outbox.len();
+        let mut is_done = self.flush_if_writable()?;
+        let has_written = self.outbox.len() < before;
+        if !is_done && self.writing == Writing::Evicting {
+            is_done = self.flush_now()?;
         }
+        if is_done {
+            self.progress.note_unblocked();
+        }
+        Ok(!is_done && self.progress.note_blocked(now, has_written))
     }
 
     /// Writes what the kernel accepts, even if it has not reported the socket as writable;
@@ -284,83 +297,33 @@ impl Connection {
         Ok(true)
     }
 
-    fn flush_with(&mut self) -> io::Result<Flush> {
+    /// The same, if the kernel has reported the socket as writable.
+    fn flush_if_writable(&mut self) -> io::Result<bool> {
         let mut context = Context::from_waker(&self.waker);
-        let mut progress = false;
         while !self.outbox.is_empty() {
             match self.stream.poll_write(&mut context, &self.outbox) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(written)) => {
-                    self.outbox.advance(written);
-                    progress = true;
-                }
+                Poll::Ready(Ok(written)) => self.outbox.advance(written),
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => {
                     self.outbox.compact();
-                    return Ok(Flush::Blocked { progress });
+                    return Ok(false);
                 }
             }
         }
-        match self.stream.poll_flush(&mut context)? {
-            Poll::Ready(()) => Ok(Flush::Done),
-            Poll::Pending => Ok(Flush::Blocked { progress }),
-        }
+        Ok(self.stream.poll_flush(&mut context)?.is_ready())
     }
 
-    /// Notes the result of a flush; returns whether the caller has to start a timer for
-    /// [`Self::stall`].
-    pub fn note_flush(&mut self, now: Duration, flush: Flush) -> bool {
-        match flush {
-            Flush::Done => {
-                self.stalled_since = None;
-                return false;
-            }
-            Flush::Blocked { progress } => {
-                if progress || self.stalled_since.is_none() {
-                    self.watch_from(now);
-                }
-            }
-        }
-        !mem::replace(&mut self.has_stall_timer, true)
-    }
-
-    fn watch_from(&mut self, now: Duration) {
-        (self.stalled_since, self.is_measured, self.unsent) = (Some(now), false, None);
-    }
-
-    /// Checks whether the client is stalled: it has read less than `least` bytes within
-    /// `timeout`. After [`Stall::None`] no further check is needed.
-    pub fn stall(&mut self, now: Duration, timeout: Duration, least: u32) -> Stall {
-        let Some(since) = self.stalled_since else {
-            self.has_stall_timer = false;
-            return Stall::None;
-        };
-        let (measured_at, ends_at) = (since + timeout / 8, since + timeout);
-        let left = |this: &Self| this.stream.socket().and_then(unsent::measure);
-        if now < measured_at {
-            Stall::LookAgainAt(measured_at)
-        } else if !self.is_measured {
-            (self.is_measured, self.unsent) = (true, left(self));
-            // The server itself may have been suspended, so the time starts with the measurement.
-            Stall::LookAgainAt(now + timeout * 7 / 8)
-        } else if now < ends_at {
-            Stall::LookAgainAt(ends_at)
-        } else if let Some(before) = self.unsent
-            && left(self).is_some_and(|left| left + least <= before)
-        {
-            // The client reads, but too little for the kernel to report the socket as writable.
-            self.watch_from(now);
-            Stall::LookAgainAt(now + timeout / 8)
-        } else {
-            self.watch_from(now);
-            Stall::Over
-        }
+    /// Checks whether the client is stalled; see [`Progress::check`].
+    pub fn check_stall(&mut self, now: Duration, timeout: Duration, least: u32) -> Stall {
+        let socket = self.stream.socket();
+        self.progress.check(now, timeout, least, || socket.and_then(unsent::measure))
     }
 
     /// Discards pending output of a client that does not read, so that the farewell can be
     /// written as far as the kernel has space.
     pub fn discard_unread(&mut self) {
-        self.is_evicted = true;
+        self.writing = Writing::Evicting;
         self.outbox.cut();
         if let Some(socket) = self.stream.socket() {
             unsent::enlarge_for_farewell(socket);
@@ -369,9 +332,9 @@ impl Connection {
 
     /// Gives up writing. Input that the client sent before is still handled.
     pub fn stop_writing(&mut self) {
-        self.is_write_closed = true;
+        self.writing = Writing::Closed;
         self.outbox = Outbox::default();
-        self.stalled_since = None;
+        self.progress.note_unblocked();
     }
 
     /// Returns whether the kernel has sent everything that was written.
@@ -384,39 +347,5 @@ impl Connection {
     /// whether that is done; if not, the waker is called when the socket is writable.
     pub fn close_sending_side(&mut self) -> bool {
         self.stream.close_sending_side(&mut Context::from_waker(&self.waker))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::server::net::outbox::{Lines, Meter};
-
-    /// A connection with more pending output than the kernel accepts, and its peer.
-    async fn full() -> (Connection, std::net::TcpStream) {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let peer = std::net::TcpStream::connect(address).expect("a connection");
-        let (socket, _) = listener.accept().await.expect("a connection");
-        unsent::bound(&socket);
-        let waker = Arc::new(ReadyQueue::default()).waker(0);
-        let mut connection = Connection::new(socket, waker, 0);
-        let lines = Lines::new(vec![b'x'; 64 << 20], &Meter::default());
-        connection.outbox.push(&lines, 0, lines.len());
-        while connection.flush().expect("written") != (Flush::Blocked { progress: false }) {
-            tokio::task::yield_now().await;
-        }
-        (connection, peer)
-    }
-
-    #[tokio::test]
-    async fn stalled_client_gets_time_after_the_server_was_suspended() {
-        const SECOND: Duration = Duration::from_secs(1);
-        let (mut connection, _peer) = full().await;
-        assert!(connection.note_flush(SECOND, Flush::Blocked { progress: false }));
-        // The server was suspended, and could not notice whether the client reads.
-        let stall = connection.stall(SECOND * 100, SECOND * 8, 1);
-        assert_eq!(stall, Stall::LookAgainAt(SECOND * 107));
-        assert_eq!(connection.stall(SECOND * 107, SECOND * 8, 1), Stall::Over);
     }
 }

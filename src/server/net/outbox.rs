@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::mem;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -267,15 +268,19 @@ impl Outbox {
     /// Discards all pending output except the rest of a partly written line, so that the next
     /// line starts on its own.
     pub fn cut(&mut self) {
-        let rest = self.first.take().and_then(|mut first| {
-            let end = memchr::memchr(b'\n', first.bytes())?;
-            first.end = first.start + end + 1;
-            self.is_within_line.then_some(first)
-        });
-        *self = Self { is_within_line: self.is_within_line, ..Self::default() };
-        if let Some(span) = rest {
-            self.len = span.len();
-            self.first = Some(span);
+        let is_within_line = self.is_within_line;
+        let pending = mem::replace(self, Self { is_within_line, ..Self::default() });
+        if !is_within_line {
+            return;
+        }
+        for mut span in pending.first.into_iter().chain(pending.rest) {
+            let end = memchr::memchr(b'\n', span.bytes());
+            span.end = end.map_or(span.end, |end| span.start + end + 1);
+            self.len += span.len();
+            self.put(span);
+            if end.is_some() {
+                return;
+            }
         }
     }
 }
@@ -318,6 +323,22 @@ mod tests {
         assert!(outbox.is_empty());
         assert_eq!(outbox.rest.capacity(), 0);
         assert_eq!(Arc::strong_count(&lines.0), 1);
+    }
+
+    #[test]
+    fn cut_keeps_the_rest_of_a_line_in_several_spans() {
+        let mut outbox = Outbox::default();
+        for part in [&b"[SESSION "[..], b"token", b"] text\nnext\n", b"last\n"] {
+            outbox.push(&shared(part), 0, part.len());
+        }
+        outbox.advance(4);
+        outbox.cut();
+        assert_eq!(waiting(&outbox), ["SION ", "token", "] text\n"]);
+        assert_eq!(outbox.len(), 17);
+        outbox.advance(17);
+        outbox.push(&shared(b"one\ntwo\n"), 0, 8);
+        outbox.cut();
+        assert!(outbox.is_empty());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The unsent data in the kernel's send buffer of a socket: bounding and measuring it.
 //!
 //! The kernel reports a socket as writable only when much space is free. For a slow reader
-//! that is too rare to tell whether it reads at all, so the unsent data is measured.
+//! that is too rare to tell whether it reads at all, so the unsent data is measured
+//! (`stall.rs`).
 
 use std::os::fd::AsFd as _;
 

@@ -14,6 +14,7 @@ use super::{Reactor, Timeout};
 use crate::protocol::{Event, Farewell};
 use crate::server::hub::{Input, Now};
 use crate::server::limits::admission::Verdict;
+use crate::server::limits::rate_limit::Bucket;
 use crate::server::net::connection::{Connection, Phase};
 use crate::server::net::peer::Peer;
 use crate::server::net::stream::Transport;
@@ -45,7 +46,8 @@ impl<L: Log> Reactor<L> {
             Verdict::Reject(why) => return self.reject_connection(stream, conn, why),
         }
         let mut connection = Connection::new(stream, self.ready_queue.waker(slot), self.generation);
-        connection.is_limited = self.limits.apply_to(peer);
+        let is_limited = self.input_rate.is_some() && self.limits.apply_to(peer);
+        connection.rate_bucket = is_limited.then(Bucket::default);
         if self.offer.is_some() {
             self.hub.handle(now, conn, Input::Arrived(peer), turn);
             self.timers.push(Reverse((now.since_start + GREETING_DELAY, conn, Timeout::Greeting)));
@@ -62,7 +64,7 @@ impl<L: Log> Reactor<L> {
         let bye = Event::Bye { code: Farewell::TooMany.as_str(), text: why };
         let mut line = Vec::new();
         bye.encode(&mut line);
-        if self.rejected >= REJECTED_MAX {
+        if self.rejected.len() >= REJECTED_MAX {
             // Closing a socket with unread input sends a reset, which discards the line on the
             // client's side; reading first makes that less likely.
             let socket = SockRef::from(&stream);
@@ -70,13 +72,12 @@ impl<L: Log> Reactor<L> {
             let _ = socket.send(&line);
             return;
         }
-        self.rejected += 1;
+        self.rejected.push(conn);
         let size = line.len();
         let line = self.share(line);
         let mut connection =
             Connection::new(stream, self.ready_queue.waker(conn.slot), conn.generation);
         connection.phase = Phase::Closing;
-        connection.is_rejected = true;
         connection.is_dirty = true;
         connection.outbox.push(&line, 0, size);
         self.connections.insert(connection);

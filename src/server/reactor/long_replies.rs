@@ -103,7 +103,7 @@ impl<L: Log> Reactor<L> {
                 if !is_unnamed && connection.is_broken() {
                     connection.stop_writing();
                 }
-                let is_write_closed = connection.is_write_closed;
+                let is_write_closed = connection.is_write_closed();
                 self.long_replies.lane(kind).running += 1;
                 match source {
                     // An empty result lets the lines behind this request be handled.

@@ -17,8 +17,10 @@ use super::writing::DRAINED;
 use super::{Reactor, Timeout};
 use crate::protocol::LINE_MAX;
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
+use crate::server::auth::secrets::Secrets;
+use crate::server::auth::tokens::Tokens;
 use crate::server::hub::{Flow, Hub, Input, Now};
-use crate::server::net::connection::Phase;
+use crate::server::net::connection::{Pause, Phase};
 use crate::server::store::Log;
 use crate::server::turn::{ConnId, Turn};
 
@@ -121,12 +123,12 @@ impl<L: Log> Reactor<L> {
                 continue;
             }
             // Lines over the rate are buffered here, so read little and leave the rest to TCP.
-            let is_limited = connection.is_limited && self.input_rate.is_some();
-            let size = if is_limited { LIMITED_READ_SIZE } else { buffer.len() };
+            let size =
+                if connection.rate_bucket.is_some() { LIMITED_READ_SIZE } else { buffer.len() };
             match connection.read(&mut buffer[..size]) {
                 Ok(None) => break,
                 Ok(Some(0)) => {
-                    if connection.is_write_closed {
+                    if connection.is_write_closed() {
                         connection.codec.finish(); // discards a line that may be truncated
                     }
                     self.finish(now, conn, turn);
@@ -161,20 +163,16 @@ impl<L: Log> Reactor<L> {
     pub(super) fn may_read_line(&mut self, conn: ConnId, replied: usize) -> bool {
         let outbox_max = self.outbox_max();
         let Some(connection) = self.get(conn) else { return false };
-        if connection.phase != Phase::Open
-            || connection.is_waiting
-            || connection.is_finished
-            || connection.is_rate_limited
-        {
+        // `flush_one` makes the connection ready again when the client has read enough.
+        connection.pauses.set(Pause::Outbox, connection.outbox.len() > outbox_max);
+        if connection.phase != Phase::Open || !connection.pauses.is_empty() {
             return false;
         }
         if replied > TURN_REPLY_MAX.min(outbox_max) {
             self.ready.push(conn.slot);
             return false;
         }
-        // Cleared by `flush_one` when the client has read enough.
-        connection.is_over_outbox_limit = connection.outbox.len() > outbox_max;
-        !connection.is_over_outbox_limit
+        true
     }
 
     /// Passes lines to the hub until one makes the connection wait or a limit is reached.
@@ -188,13 +186,13 @@ impl<L: Log> Reactor<L> {
     ) {
         let reply_max = TURN_REPLY_MAX.min(self.outbox_max());
         let Some(connection) = self.connections.get_mut(conn.slot as usize) else { return };
-        let rate = self.input_rate.filter(|_| connection.is_limited);
+        let mut limit = self.input_rate.zip(connection.rate_bucket.as_mut());
         let (mut rest, mut must_wait) = (input, false);
         while turn.unicast_bytes() - replies_before <= reply_max {
-            if let Some(rate) = rate {
-                let due = connection.rate_bucket.next_at(rate, now.since_start);
+            if let Some((rate, bucket)) = &limit {
+                let due = bucket.next_at(*rate, now.since_start);
                 if due > now.since_start {
-                    connection.is_rate_limited = true;
+                    connection.pauses.set(Pause::RateLimit, true);
                     self.timers.push(Reverse((due, conn, Timeout::RateLimit)));
                     break;
                 }
@@ -204,8 +202,8 @@ impl<L: Log> Reactor<L> {
                 turn.send_bytes(conn, &WONT_TIMING_MARK);
             }
             let Some(frame) = frame else { return };
-            if let Some(rate) = rate {
-                connection.rate_bucket.count(rate, now.since_start);
+            if let Some((rate, bucket)) = &mut limit {
+                bucket.count(*rate, now.since_start);
             }
             if self.limits.debug_panic {
                 assert!(frame != Frame::Line("/debug-panic".into()), "requested by /debug-panic");
@@ -213,10 +211,16 @@ impl<L: Log> Reactor<L> {
                     self.panic_on = Some(conn);
                 }
             }
-            let flow = handle(now, conn, &frame, &mut self.hub, &mut self.store, turn);
+            let mut front = Front {
+                hub: &mut self.hub,
+                store: &mut self.store,
+                tokens: &mut self.tokens,
+                secrets: &mut connection.secrets,
+            };
+            let flow = front.handle(now, conn, &frame, turn);
             connection.codec.set_limit(self.hub.line_limit(conn));
             match flow {
-                Flow::Next | Flow::Store => {}
+                Flow::Next | Flow::Store | Flow::Token => {}
                 Flow::Wait => {
                     must_wait = true;
                     break;
@@ -233,17 +237,24 @@ impl<L: Log> Reactor<L> {
     /// Handles the end of input: an unterminated last line still counts, then the client gets
     /// its remaining replies and a farewell.
     pub(super) fn finish(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        let Some(connection) = self.get(conn) else { return };
+        let connection = self.connections.get_mut(conn.slot as usize);
+        let Some(connection) = connection.filter(|c| c.generation == conn.generation) else {
+            return;
+        };
         let last: Option<Frame<'static>> = connection.codec.finish();
         let last = last.filter(|_| self.hub.takes_unterminated(conn));
-        let flow = last.map_or(Flow::Next, |frame| {
-            handle(now, conn, &frame, &mut self.hub, &mut self.store, turn)
-        });
+        let mut front = Front {
+            hub: &mut self.hub,
+            store: &mut self.store,
+            tokens: &mut self.tokens,
+            secrets: &mut connection.secrets,
+        };
+        let flow = last.map_or(Flow::Next, |frame| front.handle(now, conn, &frame, turn));
         match flow {
             // Continued after the reply: reading then reports the end of input again.
             Flow::Wait => self.pause_input(now, conn),
             _ => {
-                self.connections[conn.slot as usize].is_finished = true;
+                connection.pauses.set(Pause::EndOfInput, true);
                 self.hub.handle(now, conn, Input::Finished, turn);
             }
         }
@@ -260,25 +271,36 @@ impl<L: Log> Reactor<L> {
     }
 }
 
-/// Passes a line to the hub; if the hub first needs to know whether changes can be stored,
-/// reserves space and passes the line again.
-fn handle<L: Log>(
-    now: Now,
-    conn: ConnId,
-    frame: &Frame<'_>,
-    hub: &mut Hub,
-    store: &mut LogWriter<L>,
-    turn: &mut Turn,
-) -> Flow {
-    // Borrowed: a line assembled from pieces must not be copied for this.
-    let input = || match frame {
-        Frame::Line(line) => Input::Frame(Frame::Line(Cow::Borrowed(line))),
-        frame => Input::Frame(frame.clone()),
-    };
-    let flow = hub.handle(now, conn, input(), turn);
-    if flow != Flow::Store {
-        return flow;
+/// What handling a line of a connection needs.
+struct Front<'a, L> {
+    hub: &'a mut Hub,
+    store: &'a mut LogWriter<L>,
+    tokens: &'a mut Tokens,
+    secrets: &'a mut Secrets,
+}
+
+impl<L: Log> Front<'_, L> {
+    /// Passes a line to the hub, and again once the hub has what it needs for it: space for
+    /// changes, or the token of a new session.
+    fn handle(&mut self, now: Now, conn: ConnId, frame: &Frame<'_>, turn: &mut Turn) -> Flow {
+        if self.hub.is_unnamed(conn) {
+            self.secrets.note_resume(frame);
+        }
+        loop {
+            // Borrowed: a line assembled from pieces must not be copied for this.
+            let again = match frame {
+                Frame::Line(line) => Frame::Line(Cow::Borrowed(&**line)),
+                frame => frame.clone(),
+            };
+            match self.hub.handle(now, conn, Input::Frame(again), turn) {
+                Flow::Store => self.store.reserve(self.hub),
+                Flow::Token => self.hub.offer_token(self.secrets.renew_token(self.tokens)),
+                Flow::Wait => {
+                    self.secrets.keep_password(frame);
+                    return Flow::Wait;
+                }
+                flow => return flow,
+            }
+        }
     }
-    store.reserve(hub);
-    hub.handle(now, conn, input(), turn)
 }

@@ -5,10 +5,11 @@ use std::mem;
 use std::time::Duration;
 
 use super::{Reactor, ReactorInput, Timeout};
-use crate::server::auth::passwords::Job;
+use crate::server::auth::passwords::{Job, Outcome};
 use crate::server::hub::{Input, Now};
-use crate::server::net::connection::{Phase, Stall};
+use crate::server::net::connection::{Pause, Phase};
 use crate::server::net::outbox::Lines;
+use crate::server::net::stall::Stall;
 use crate::server::store::{Log, ReadRequest};
 use crate::server::turn::{ConnId, Sink, Turn};
 
@@ -51,20 +52,17 @@ impl<L: Log> Reactor<L> {
         let outbox_max = self.outbox_max();
         let Some(connection) = self.get(conn) else { return };
         connection.is_dirty = false;
-        match connection.flush() {
-            Err(_) => {
-                self.stop_writing(now, conn, turn);
-                return;
-            }
-            Ok(flush) => {
-                if connection.note_flush(now.since_start, flush) {
-                    let due = now.since_start + self.limits.write_stall / 8;
-                    self.timers.push(Reverse((due, conn, Timeout::Stall)));
-                }
+        match connection.flush(now.since_start) {
+            Err(_) => return self.stop_writing(now, conn, turn),
+            Ok(false) => {}
+            Ok(true) => {
+                let due = now.since_start + self.limits.write_stall / 8;
+                self.timers.push(Reverse((due, conn, Timeout::Stall)));
             }
         }
         let connection = &mut self.connections[conn.slot as usize];
-        let may_read = connection.is_over_outbox_limit && connection.outbox.len() <= outbox_max;
+        let may_read =
+            connection.pauses.has(Pause::Outbox) && connection.outbox.len() <= outbox_max;
         let may_continue = connection.wants_page && connection.outbox.len() <= DRAINED;
         if may_read || may_continue {
             self.ready.push(conn.slot);
@@ -80,7 +78,7 @@ impl<L: Log> Reactor<L> {
         let connection = &mut self.connections[conn.slot as usize];
         let is_sent = connection.is_sent();
         let is_closed = connection.close_sending_side();
-        if is_closed && connection.is_finished {
+        if is_closed && connection.pauses.has(Pause::EndOfInput) {
             return self.remove(conn);
         }
         if is_closed {
@@ -111,7 +109,7 @@ impl<L: Log> Reactor<L> {
         let is_scarce = self.meter.held() > self.limits.outbox_total / 2;
         let least = if is_scarce { MIN_PROGRESS } else { 1 };
         let Some(connection) = self.get(conn) else { return };
-        match connection.stall(now.since_start, timeout, least) {
+        match connection.check_stall(now.since_start, timeout, least) {
             Stall::None => {}
             Stall::LookAgainAt(due) => self.timers.push(Reverse((due, conn, Timeout::Stall))),
             Stall::Over if connection.phase == Phase::Open => {
@@ -141,7 +139,7 @@ impl<L: Log> Sink for Reactor<L> {
             Phase::Arriving => !connection.is_in_handshake(),
             Phase::Closing | Phase::Lingering => false,
         };
-        if !is_writable || connection.is_write_closed {
+        if !is_writable || connection.is_write_closed() {
             return;
         }
         connection.outbox.push(lines, start, end);
@@ -178,11 +176,24 @@ impl<L: Log> Sink for Reactor<L> {
         self.queue_read(conn, query);
     }
 
+    fn push_token(&mut self, to: ConnId) {
+        let token = self.get(to).and_then(|connection| connection.secrets.token());
+        let Some(token) = token.map(|token| self.share(token.into_bytes())) else { return };
+        let size = token.len();
+        self.note_reply_bytes(to, size);
+        self.push(to, &token, 0, size);
+    }
+
     fn hash(&mut self, conn: ConnId, job: Job) {
         let inputs = self.own_inputs.clone();
-        self.hashers.run(job, move |outcome| {
+        let reply = move |outcome| {
             let _ = inputs.send(ReactorInput::Hashed(conn, outcome)); // the loop may have ended
-        });
+        };
+        match self.get(conn).and_then(|connection| connection.secrets.take_password()) {
+            Some(password) => self.hashers.run(job, password, reply),
+            // The connection has ended; the hub still counts the attempt as running.
+            None => reply(Outcome::Busy),
+        }
     }
 
     fn wait_for_memory(&mut self, conn: ConnId) {

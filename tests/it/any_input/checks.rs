@@ -2,6 +2,7 @@
 //! from a fuzzer's bytes; every drawn input must pass the checks here.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +10,11 @@ use chatty::commands::{self, Parsed};
 use chatty::protocol::codec::{Frame, LineCodec};
 use chatty::protocol::{ErrorCode, Event, Refusal, Stamp, Tags, text};
 use chatty::server::auth::passwords::{HashFile, Job, Outcome, Workspace};
-use chatty::server::hub::{Flow, Hub, Input, Now, Seed};
+use chatty::server::auth::secrets::{Secret, Secrets};
+use chatty::server::auth::tokens::{Seed, Tokens};
+use chatty::server::hub::{Flow, Hub, Input, Now};
 use chatty::server::limits::Limits;
-use chatty::server::net::outbox::Lines;
+use chatty::server::net::outbox::{Lines, Meter};
 use chatty::server::net::peer::Peer;
 use chatty::server::record::Record;
 use chatty::server::store::memory::MemoryLog;
@@ -143,23 +146,36 @@ pub(crate) fn line(draw: &mut Draw<'_>, tokens: &[String]) -> Vec<u8> {
 #[derive(Default)]
 struct Outlet {
     said: Vec<(ConnId, Vec<u8>)>,
+    secrets: BTreeMap<ConnId, Secrets>,
     closed: Vec<ConnId>,
     reads: Vec<(ConnId, ReadRequest)>,
-    jobs: Vec<(ConnId, Job)>,
+    jobs: Vec<(ConnId, Job, Option<Secret>)>,
     drained: Vec<ConnId>,
     long: Vec<ConnId>,
 }
 
 impl Sink for Outlet {
     fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
-        self.said.push((to, lines[start..end].to_vec()));
+        match self.said.last_mut() {
+            // The rest of a line around a token.
+            Some((last, said)) if *last == to && !said.ends_with(b"\n") => {
+                said.extend_from_slice(&lines[start..end]);
+            }
+            _ => self.said.push((to, lines[start..end].to_vec())),
+        }
+    }
+    fn push_token(&mut self, to: ConnId) {
+        let token = self.secrets[&to].token().expect("a token");
+        let token = Lines::new(token.into(), &Meter::default());
+        self.push(to, &token, 0, token.len());
     }
     fn note_reply_bytes(&mut self, _: ConnId, _: usize) {}
     fn close(&mut self, conn: ConnId) {
         self.closed.push(conn);
     }
     fn hash(&mut self, conn: ConnId, job: Job) {
-        self.jobs.push((conn, job));
+        let password = self.secrets.get_mut(&conn).and_then(Secrets::take_password);
+        self.jobs.push((conn, job, password));
     }
     fn read(&mut self, conn: ConnId, query: ReadRequest) {
         self.reads.push((conn, query));
@@ -183,6 +199,8 @@ pub(crate) struct World {
     kept: BTreeMap<(Collection, u64), String>,
     is_full: bool,
     tokens: Vec<String>,
+    new_tokens: Tokens,
+    secrets: BTreeMap<ConnId, Secrets>,
     /// The time of the last message of this run.
     latest: Stamp,
     /// The lowest wall clock time since the last message.
@@ -199,12 +217,14 @@ const BRIDGED: i64 = 5 * 60 * 1000;
 impl World {
     pub(crate) fn new() -> Self {
         Self {
-            hub: hub(&Snapshot::default(), 0),
+            hub: hub(&Snapshot::default()),
             log: MemoryLog::new(50, 1 << 20),
             stored: BTreeMap::new(),
             kept: BTreeMap::new(),
             is_full: false,
             tokens: Vec::new(),
+            new_tokens: Tokens::new(Seed::default()),
+            secrets: BTreeMap::new(),
             latest: Stamp::default(),
             lowest: Stamp::default(),
             returns: 0,
@@ -219,13 +239,10 @@ impl World {
         let things = self.kept.iter().map(|((shelf, key), value)| (*shelf, *key, value.clone()));
         // The last ids are stored with each message and each change.
         let last = self.hub.last_ids();
-        self.generation += 1;
-        self.hub = hub(
-            &Snapshot { last, entries: things.collect(), ..Snapshot::default() },
-            self.generation,
-        );
+        self.hub = hub(&Snapshot { last, entries: things.collect(), ..Snapshot::default() });
         self.hub.check_invariants();
         self.codecs.iter_mut().for_each(|codec| *codec = None);
+        self.secrets.clear();
         self.now = Duration::ZERO;
         self.latest = Stamp::default();
     }
@@ -285,7 +302,16 @@ impl World {
                 let mut flow = Flow::Next;
                 while let Some(frame) = codec.next(&mut rest) {
                     let is_foreign = frame == Frame::Foreign;
-                    flow = self.hub.handle(now, conn, Input::Frame(frame), &mut turn);
+                    let secrets = self.secrets.entry(conn).or_default();
+                    if self.hub.is_unnamed(conn) {
+                        secrets.note_resume(&frame);
+                    }
+                    secrets.keep_password(&frame);
+                    flow = self.hub.handle(now, conn, Input::Frame(frame.clone()), &mut turn);
+                    if flow == Flow::Token {
+                        self.hub.offer_token(secrets.renew_token(&mut self.new_tokens));
+                        flow = self.hub.handle(now, conn, Input::Frame(frame), &mut turn);
+                    }
                     codec.set_limit(self.hub.line_limit(conn));
                     if is_foreign || flow != Flow::Next {
                         break;
@@ -331,8 +357,10 @@ impl World {
 
     fn release(&mut self, now: Now, mut turn: Turn) {
         self.commit(now, &mut turn);
-        let mut out = Outlet::default();
+        let secrets = mem::take(&mut self.secrets);
+        let mut out = Outlet { secrets, ..Outlet::default() };
         turn.release(&mut out);
+        self.secrets = mem::take(&mut out.secrets);
         for conn in &out.closed {
             let slot = &mut self.codecs[conn.slot as usize];
             if slot.as_ref().is_some_and(|(open, _)| open == conn) {
@@ -361,9 +389,11 @@ impl World {
             self.hub.handle(now, conn, input, &mut turn);
             self.release(now, turn);
         }
-        for (conn, job) in out.jobs {
+        for (conn, job, password) in out.jobs {
             let mut turn = Turn::default();
-            self.hub.handle(now, conn, Input::Hashed(outcome(job)), &mut turn);
+            // Lines are sent here while another waits, so a password can be missing.
+            let outcome = password.map_or(Outcome::Busy, |password| outcome(&job, &password));
+            self.hub.handle(now, conn, Input::Hashed(outcome), &mut turn);
             self.release(now, turn);
         }
         for conn in out.drained {
@@ -381,23 +411,22 @@ impl World {
 
 /// Replaces hashing, which would be too slow for many inputs. One of the words is the operators'
 /// password.
-fn outcome(job: Job) -> Outcome {
+fn outcome(job: &Job, password: &Secret) -> Outcome {
     match job {
-        Job::Hash(password) => Outcome::Hashed(Some(password.expose().into())),
-        Job::Check(password, hash) => {
+        Job::Hash => Outcome::Hashed(Some(password.expose().into())),
+        Job::Check(hash) => {
             let is_operators = hash.starts_with('$') && password.expose().starts_with("hello");
-            Outcome::Checked(is_operators || password.expose() == &*hash)
+            Outcome::Checked(is_operators || password.expose() == &**hash)
         }
-        Job::Match(..) => job.run(&mut Workspace::default()),
+        Job::Match(_) => job.run(password, &mut Workspace::default()),
     }
 }
 
-fn hub(kept: &Snapshot, seed: u32) -> Hub {
+fn hub(kept: &Snapshot) -> Hub {
     let limits = Limits { quiet_above: 3, rooms_per_person: 3, max_rooms: 4, ..Limits::default() };
-    let seed: Seed = [seed.to_be_bytes(); 8].concat().try_into().expect("32 bytes");
     let oper_password = Some(HashFile::read("tests/passwords/sesame.hash").expect("a hash"));
     let session_grace = Duration::from_secs(5);
-    Hub::new(Limits { session_grace, oper_password, ..limits }, kept, seed)
+    Hub::new(Limits { session_grace, oper_password, ..limits }, kept)
         .expect("nothing is unreadable")
 }
 
