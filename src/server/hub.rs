@@ -170,6 +170,8 @@ pub struct Hub {
     users_by_id: HashMap<UserId, UserIx>,
     rooms: Slab<Room>,
     room_names: HashMap<Key, RoomIx>,
+    /// The last number given to a room.
+    last_room_number: u64,
     /// The sorted names of all rooms; cached until a room is created or deleted.
     room_list: Option<Arc<RoomList>>,
     /// Counts the bytes that wait for delivery.
@@ -425,7 +427,7 @@ impl Hub {
         let lobby_name = RoomName::lobby();
         let mut rooms = Slab::new();
         let lobby_key = lobby_name.key().clone();
-        let lobby = rooms.insert(Room::new(lobby_name));
+        let lobby = rooms.insert(Room::new(lobby_name, 0));
         let password_throttle = PasswordThrottle::new(&limits);
         let rate = Rate::one_in(Duration::from_mins(1), limits.accounts_per_address);
         let mut hub = Self {
@@ -438,6 +440,7 @@ impl Hub {
             users_by_id: HashMap::new(),
             rooms,
             room_names: HashMap::from([(lobby_key, lobby)]),
+            last_room_number: 0,
             room_list: None,
             meter: Meter::default(),
             lobby,

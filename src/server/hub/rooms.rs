@@ -22,6 +22,8 @@ const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Room {
     pub(super) name: RoomName,
+    /// Identifies the room while the server runs, and is never reused.
+    number: u64,
     /// Sorted by folded name, the order of `/who`.
     members: BTreeMap<Key, Member>,
     pub(super) moderation: Moderation,
@@ -35,9 +37,10 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn new(name: RoomName) -> Self {
+    pub(super) fn new(name: RoomName, number: u64) -> Self {
         Self {
             name,
+            number,
             members: BTreeMap::new(),
             moderation: Moderation::default(),
             audience: None,
@@ -102,7 +105,8 @@ impl Hub {
         if let Some(room) = self.room_names.get(key) {
             return *room;
         }
-        let room = self.rooms.insert(Room::new(name.clone()));
+        self.last_room_number += 1;
+        let room = self.rooms.insert(Room::new(name.clone(), self.last_room_number));
         self.room_names.insert(key.clone(), room);
         self.room_list = None;
         room
@@ -328,8 +332,9 @@ impl Hub {
         if let Some(audience) = &self.rooms[room].audience {
             return audience.clone();
         }
-        let audience =
-            Arc::new(self.readers(self.rooms[room].members.values().map(|member| &member.user)));
+        let Room { number, members, .. } = &self.rooms[room];
+        let readers = members.values().filter_map(|member| self.reader(member.user)).collect();
+        let audience = Arc::new(Audience::of_room(*number, readers));
         self.rooms[room].audience = Some(audience.clone());
         audience
     }

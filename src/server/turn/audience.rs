@@ -3,7 +3,7 @@
 use super::ConnId;
 
 /// One connection of an audience, and what it wants to receive.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reader {
     /// The connection.
     pub conn: ConnId,
@@ -17,6 +17,8 @@ pub struct Reader {
 /// membership changes.
 #[derive(Debug)]
 pub struct Audience {
+    /// The number of the room, if these are the readers of one room.
+    pub(super) number: Option<u64>,
     /// Sorted by connection, without duplicates.
     pub(super) readers: Vec<Reader>,
     pub(super) has_plain: bool,
@@ -26,12 +28,23 @@ pub struct Audience {
 impl Audience {
     /// Creates an audience of these readers; duplicates are removed.
     #[must_use]
-    pub fn new(mut readers: Vec<Reader>) -> Self {
+    pub fn new(readers: Vec<Reader>) -> Self {
+        Self::create(None, readers)
+    }
+
+    /// Creates the audience of a room. The number identifies the room in encoded turns
+    /// (`wire.rs`); the hub never reuses it.
+    #[must_use]
+    pub fn of_room(number: u64, readers: Vec<Reader>) -> Self {
+        Self::create(Some(number), readers)
+    }
+
+    pub(super) fn create(number: Option<u64>, mut readers: Vec<Reader>) -> Self {
         readers.sort_unstable_by_key(|reader| reader.conn);
         readers.dedup_by_key(|reader| reader.conn);
         let has_tagged = readers.iter().any(|reader| reader.tags);
         let has_plain = readers.iter().any(|reader| !reader.tags);
-        Self { readers, has_plain, has_tagged }
+        Self { number, readers, has_plain, has_tagged }
     }
 
     /// Returns the index of a connection among the readers.
