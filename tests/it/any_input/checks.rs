@@ -1,6 +1,9 @@
 //! Checks shared by the seeded tests and the fuzz targets (`fuzz/`). Input is drawn from a seed or
 //! from a fuzzer's bytes; every drawn input must pass the checks here.
 
+#[path = "relay.rs"]
+pub(crate) mod relay;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +18,9 @@ use chatty::server::net::outbox::Lines;
 use chatty::server::net::peer::Peer;
 use chatty::server::record::Record;
 use chatty::server::store::memory::MemoryLog;
-use chatty::server::store::{Change, Collection, ReadRequest, Snapshot, Thread};
+use chatty::server::store::{Batch, Change, Collection, ReadRequest, Snapshot, Thread};
 use chatty::server::turn::{ConnId, Sink, Turn};
+use relay::Relay;
 
 /// The source of random choices.
 pub(crate) enum Draw<'a> {
@@ -191,6 +195,7 @@ pub(crate) struct World {
     now: Duration,
     codecs: Vec<Option<(ConnId, LineCodec)>>,
     generation: u32,
+    pub(crate) relay: Relay,
 }
 
 /// How far the clock may be set back without message times going back, in milliseconds.
@@ -211,6 +216,7 @@ impl World {
             now: Duration::ZERO,
             codecs: (0..8).map(|_| None).collect(),
             generation: 0,
+            relay: Relay::default(),
         }
     }
 
@@ -224,6 +230,7 @@ impl World {
             &Snapshot { last, entries: things.collect(), ..Snapshot::default() },
             self.generation,
         );
+        self.relay = Relay::default();
         self.hub.check_invariants();
         self.codecs.iter_mut().for_each(|codec| *codec = None);
         self.now = Duration::ZERO;
@@ -303,21 +310,24 @@ impl World {
     }
 
     /// Like the server: either the whole turn is stored or nothing of it is sent.
-    fn commit(&mut self, now: Now, turn: &mut Turn) {
-        let records = turn.records();
-        if self.is_full && (!records.is_empty() || self.hub.has_changes()) {
+    fn commit(&mut self, now: Now, mut turn: Turn, out: &mut Outlet) {
+        let (records, changes) = (turn.records(), self.hub.changes());
+        let mut batch = Batch { records, changes, last: self.hub.last_ids() };
+        if self.is_full && (!batch.records.is_empty() || !batch.changes.is_empty()) {
             turn.refuse_messages(&Refusal::new(ErrorCode::StorageFull, "no room"));
-            self.hub.forget_unstored(records.iter().map(|record| record.id));
-            return;
+            self.hub.forget_unstored(batch.records.iter().map(|record| record.id));
+            batch = Batch::default();
+        } else {
+            self.hub.mark_saved();
         }
-        for Change { collection, key, value } in self.hub.changes() {
+        let batch = self.relay.release(turn, &batch, out);
+        for Change { collection, key, value } in batch.changes {
             match value {
                 Some(value) => self.kept.insert((collection, key), value),
                 None => self.kept.remove(&(collection, key)),
             };
         }
-        self.hub.mark_saved();
-        for record in &records {
+        for record in &batch.records {
             let (id, time) = (record.id, record.time);
             let is_set_back = self.lowest.0 + BRIDGED < self.latest.0;
             assert!(time >= self.latest || is_set_back, "{id} is before the one before it");
@@ -326,13 +336,12 @@ impl World {
             let twin = self.stored.insert(record.id, record.clone());
             assert!(twin.is_none(), "{} was given twice", record.id);
         }
-        self.log.push(records);
+        self.log.push(batch.records);
     }
 
-    fn release(&mut self, now: Now, mut turn: Turn) {
-        self.commit(now, &mut turn);
+    fn release(&mut self, now: Now, turn: Turn) {
         let mut out = Outlet::default();
-        turn.release(&mut out);
+        self.commit(now, turn, &mut out);
         for conn in &out.closed {
             let slot = &mut self.codecs[conn.slot as usize];
             if slot.as_ref().is_some_and(|(open, _)| open == conn) {
