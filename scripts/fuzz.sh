@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Runs the fuzz targets:
 #   scripts/fuzz.sh [SECONDS per target, else 600] [TARGET...]
-# Targets: decoder, commands, events, conversation (fuzz/fuzz_targets). Needs a nightly compiler and
-# cargo-fuzz (`cargo install cargo-fuzz`). A crashing input is written to fuzz/artifacts and fails this
-# script; add it as a case to tests/it/any_input.rs. The corpus is in fuzz/corpus. Bounded versions of
-# all targets run with every `cargo test`. docs/threats.md lists the findings so far.
+# Targets: decoder, commands, events, conversation, turn_wire (fuzz/fuzz_targets). Needs a nightly
+# compiler and cargo-fuzz (`cargo install cargo-fuzz`). A crashing input is written to fuzz/artifacts
+# and fails this script; add it as a case to tests/it/any_input.rs. The corpus is in fuzz/corpus.
+# Bounded versions of all targets run with every `cargo test`. docs/threats.md lists the findings so far.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 seconds=${1:-600}
 shift || true
-[ $# -gt 0 ] || set -- decoder commands events conversation
+[ $# -gt 0 ] || set -- decoder commands events conversation turn_wire
 cargo +nightly fuzz --version >/dev/null || { echo "a nightly compiler and cargo-fuzz are required" >&2; exit 1; }
 
 for target in "$@"; do

@@ -280,7 +280,7 @@ pub struct Change {
 }
 
 /// Messages and changes that are stored atomically.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// The messages, in ascending order of ids.
     pub records: Vec<Arc<Record>>,

@@ -11,6 +11,7 @@
 
 mod audience;
 mod run;
+pub mod wire;
 
 use std::sync::Arc;
 

@@ -4,6 +4,7 @@
 
 pub(crate) mod checks;
 
+use checks::relay::check_turns;
 use checks::{Draw, World, check_command, check_conversation, check_decoder, check_event, line};
 
 #[test]
@@ -28,6 +29,28 @@ fn conversations_drawn_from_bytes_keep_hub_consistent() {
         let bytes: Vec<u8> =
             (0..4000).map(|_| u8::try_from(draw.below(256)).expect("a byte")).collect();
         check_conversation(&bytes);
+    }
+}
+
+#[test]
+fn turn_decoder_accepts_any_bytes() {
+    for seed in 1..=300 {
+        let mut draw = Draw::seeded(seed);
+        let mut world = World::new();
+        for _ in 0..draw.below(60) {
+            world.step(&mut draw);
+        }
+        let mut turns = std::mem::take(&mut world.relay.encoded);
+        check_turns(&turns);
+        for _ in 0..4 {
+            let at = draw.below(turns.len() + 1);
+            let byte = [0, 1, 2, 0x7f, 0xff, draw.below(256)][draw.below(6)];
+            turns.splice(
+                at..(at + draw.below(2)).min(turns.len()),
+                [u8::try_from(byte).expect("a byte")],
+            );
+            check_turns(&turns);
+        }
     }
 }
 

@@ -41,10 +41,11 @@ use chatty::server::limits::Limits;
 use chatty::server::net::outbox::Lines;
 use chatty::server::net::peer::Peer;
 use chatty::server::store::memory::MemoryLog;
-use chatty::server::store::{ReadRequest, Snapshot, Thread};
+use chatty::server::store::{Batch, ReadRequest, Snapshot, Thread};
 use chatty::server::turn::{ConnId, Sink, Turn};
 use clap::{Args as _, FromArgMatches as _};
 
+use crate::any_input::checks::relay::Relay;
 use crate::support::Server;
 
 /// The lines each user received since the last action, by name; a line `=` means that the server
@@ -72,6 +73,7 @@ struct HubStage {
     people: BTreeMap<String, ConnId>,
     codecs: BTreeMap<ConnId, LineCodec>,
     out: Outlet,
+    relay: Relay,
     connections: u32,
     tokens: Tokens,
 }
@@ -128,6 +130,7 @@ impl HubStage {
             people: BTreeMap::new(),
             codecs: BTreeMap::new(),
             out: Outlet::default(),
+            relay: Relay::default(),
             connections: 0,
             tokens: Tokens::new(Seed::default()),
         }
@@ -186,9 +189,12 @@ impl HubStage {
         }
     }
 
-    fn release(&mut self, mut turn: Turn) {
-        self.log.push(turn.records());
-        turn.release(&mut self.out);
+    /// Commits and releases a turn, as a server does that has received it from another.
+    fn release(&mut self, turn: Turn) {
+        let (records, changes) = (turn.records(), self.hub.changes());
+        let batch = Batch { records, changes, last: self.hub.last_ids() };
+        self.hub.mark_saved();
+        self.log.push(self.relay.release(turn, &batch, &mut self.out).records);
     }
 }
 

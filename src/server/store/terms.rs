@@ -24,11 +24,22 @@ impl SearchTerms {
     /// Parses a query typed by a user.
     #[must_use]
     pub fn parse(text: &str) -> Self {
-        let mut terms: Vec<String> = words::split(&words::fold(text)).map(str::to_owned).collect();
+        Self::of(words::split(&words::fold(text)).map(str::to_owned).collect())
+    }
+
+    /// Creates the terms from [`SearchTerms::iter`] of others. An empty one has no effect.
+    #[must_use]
+    pub fn of(mut terms: Vec<String>) -> Self {
+        terms.retain(|term| !term.is_empty());
         terms.sort_unstable();
         terms.dedup();
         let (sequences, words) = terms.into_iter().partition(|word| is_sequence(word));
         Self { words, sequences }
+    }
+
+    /// Returns all terms.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.words.iter().chain(&self.sequences).map(String::as_str)
     }
 
     /// Returns whether the query has no terms.

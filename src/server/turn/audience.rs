@@ -3,7 +3,7 @@
 use super::ConnId;
 
 /// One connection of an audience, and what it wants to receive.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reader {
     /// The connection.
     pub conn: ConnId,
@@ -17,8 +17,8 @@ pub struct Reader {
 /// membership changes.
 #[derive(Debug)]
 pub struct Audience {
-    /// The room, if it is the audience of one room, by a number that is never reused.
-    pub(super) room: Option<u64>,
+    /// The number of the room, if these are the readers of one room.
+    pub(super) number: Option<u64>,
     /// Sorted by connection, without duplicates.
     pub(super) readers: Vec<Reader>,
     pub(super) has_plain: bool,
@@ -29,21 +29,22 @@ impl Audience {
     /// Creates an audience of these readers; duplicates are removed.
     #[must_use]
     pub fn new(readers: Vec<Reader>) -> Self {
-        Self::with_room(None, readers)
+        Self::create(None, readers)
     }
 
-    /// Creates the audience of a room, which is known by a number that is never reused.
+    /// Creates the audience of a room. The number identifies the room in encoded turns
+    /// (`wire.rs`); the hub never reuses it.
     #[must_use]
     pub fn of_room(number: u64, readers: Vec<Reader>) -> Self {
-        Self::with_room(Some(number), readers)
+        Self::create(Some(number), readers)
     }
 
-    fn with_room(room: Option<u64>, mut readers: Vec<Reader>) -> Self {
+    pub(super) fn create(number: Option<u64>, mut readers: Vec<Reader>) -> Self {
         readers.sort_unstable_by_key(|reader| reader.conn);
         readers.dedup_by_key(|reader| reader.conn);
         let has_tagged = readers.iter().any(|reader| reader.tags);
         let has_plain = readers.iter().any(|reader| !reader.tags);
-        Self { room, readers, has_plain, has_tagged }
+        Self { number, readers, has_plain, has_tagged }
     }
 
     /// Returns the index of a connection among the readers.
