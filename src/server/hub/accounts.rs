@@ -393,8 +393,8 @@ impl Account {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::{connect, handle, say};
-    use super::super::{Hub, Input, Limits, Seed};
+    use super::super::test_support::{Driver, connect, handle, say};
+    use super::super::{Input, Limits};
     use super::*;
     use crate::server::auth::passwords::Outcome;
     use crate::server::store::Snapshot;
@@ -406,8 +406,7 @@ mod tests {
             let saved = format!(r#"{{"name":"{name}","hash":"a hash","ignores":[]}}"#);
             let entries = vec![(Collection::Account, 1, saved)];
             let snapshot = Snapshot { entries, ..Snapshot::default() };
-            let mut hub =
-                Hub::new(Limits::default(), &snapshot, Seed::default()).expect("readable");
+            let mut hub = Driver::restored(Limits::default(), &snapshot);
             connect(&mut hub, 0);
             let (_, reply) = say(&mut hub, 0, name);
             let registered = format!("[ERROR bad-password] {name} is registered");

@@ -36,7 +36,7 @@ impl Hub {
 mod tests {
     use std::time::Duration;
 
-    use super::super::test_support::{conn, connect, hub, say};
+    use super::super::test_support::{Driver, conn, connect, hub, say};
     use super::super::{Frame, Input, Limits, Turn};
     use super::*;
 
@@ -47,7 +47,7 @@ mod tests {
         Now { since_start: Duration::from_mins(minutes), wall: Stamp(wall) }
     }
 
-    fn say_at(hub: &mut Hub, now: Now, line: &str) {
+    fn say_at(hub: &mut Driver, now: Now, line: &str) {
         hub.handle(now, conn(0), Input::Frame(Frame::Line(line.into())), &mut Turn::default());
     }
 

@@ -120,12 +120,11 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::{connect, handle, hub, say, session};
+    use super::super::test_support::{Driver, connect, handle, hub, say, session};
     use super::super::{Input, Limits};
-    use super::*;
 
     /// A hub with alice and three slow readers.
-    fn hub_with_slow_readers() -> Hub {
+    fn hub_with_slow_readers() -> Driver {
         let mut hub = hub(Limits::default());
         (0..6).for_each(|slot| connect(&mut hub, slot));
         say(&mut hub, 0, "alice");
@@ -137,7 +136,7 @@ mod tests {
     }
 
     /// The slow readers miss a rename of alice.
-    fn rename_while_behind(hub: &mut Hub) {
+    fn rename_while_behind(hub: &mut Driver) {
         for slot in 1..4 {
             handle(hub, slot, Input::OverLimit);
         }

@@ -188,15 +188,14 @@ mod tests {
     use std::time::Duration;
 
     use super::super::test_support::{
-        connect, handle, hub, now, register, restarted, say, session,
+        Driver, connect, handle, hub, now, register, restarted, say, session,
     };
     use super::super::{Input, Limits, Turn};
-    use super::*;
     use crate::server::auth::passwords::{HashFile, Outcome};
 
     /// A hub with a room whose operator alice has no session, and whose member bob is a
     /// guest with a session.
-    fn hub_with_locked_room(has_account: bool) -> Hub {
+    fn hub_with_locked_room(has_account: bool) -> Driver {
         let mut hub = hub(Limits::default());
         (0..2).for_each(|slot| connect(&mut hub, slot));
         say(&mut hub, 0, "alice");
@@ -214,7 +213,7 @@ mod tests {
         hub
     }
 
-    fn expire_sessions(hub: &mut Hub) {
+    fn expire_sessions(hub: &mut Driver) {
         hub.tick(now(Duration::from_mins(2)), &mut Turn::default());
         hub.check_invariants();
     }

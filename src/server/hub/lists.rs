@@ -200,14 +200,14 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::{connect, handle, hub, say};
+    use super::super::test_support::{Driver, connect, handle, hub, say};
     use super::super::{Input, Limits};
     use super::*;
     use crate::server::hub::Flow;
     use crate::server::store::ReadResult;
 
     /// A hub with `users` users, the first of whom is in `rooms` rooms with long topics.
-    fn hub_with(users: u32, rooms: usize) -> Hub {
+    fn hub_with(users: u32, rooms: usize) -> Driver {
         let limits = Limits { rooms_per_person: rooms, ..Limits::default() };
         let mut hub = hub(limits);
         for slot in 0..users {

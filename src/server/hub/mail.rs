@@ -198,7 +198,7 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::{connect, handle, hub, register, say};
+    use super::super::test_support::{Driver, connect, handle, hub, register, say};
     use super::super::{Flow, Input, Limits, ReadResult};
     use super::*;
     use crate::server::auth::passwords::Outcome;
@@ -213,7 +213,7 @@ mod tests {
         say(&mut hub, 0, "/quit");
         say(&mut hub, 1, "bob");
         say(&mut hub, 1, "/msg alice come back");
-        let log_in = |hub: &mut Hub, records: ReadResult| {
+        let log_in = |hub: &mut Driver, records: ReadResult| {
             say(hub, 2, "/login alice sesame");
             handle(hub, 2, Input::Hashed(Outcome::Checked(true)));
             handle(hub, 2, Input::Rows(records))

@@ -172,12 +172,14 @@ impl Hub {
 mod tests {
     use std::time::Duration;
 
-    use super::super::test_support::{conn, connect, handle, hub, now, restarted, say, session};
+    use super::super::test_support::{
+        Driver, conn, connect, handle, hub, now, restarted, say, session,
+    };
     use super::super::{Input, Limits, Turn};
     use super::*;
 
     /// A hub with alice, who has a session, and bob; and the token.
-    fn with_session() -> (Hub, String) {
+    fn with_session() -> (Driver, String) {
         let mut hub = hub(Limits::default());
         (0..2).for_each(|slot| connect(&mut hub, slot));
         for (slot, name) in [(0, "alice"), (1, "bob")] {
@@ -192,7 +194,7 @@ mod tests {
     }
 
     /// Alice posts a line in each of the rooms.
-    fn visit_rooms(hub: &mut Hub, rooms: std::ops::Range<usize>) {
+    fn visit_rooms(hub: &mut Driver, rooms: std::ops::Range<usize>) {
         for room in rooms {
             for line in [format!("/join r{room}"), "hi".to_owned(), "/part".to_owned()] {
                 say(hub, 0, &line);

@@ -286,24 +286,24 @@ fn wrong_password() -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::super::test_support::{
-        Delivered, conn, connect, connect_from, handle, handle_at, hub, register, restarted, say,
-        session, tick_at,
+        Delivered, Driver, conn, connect, connect_from, handle, handle_at, hub, register,
+        restarted, say, session, tick_at,
     };
     use super::super::{Flow, Frame, Input, LOGIN_LINE_MAX, Limits};
     use super::*;
     use crate::server::auth::passwords::HashFile;
     use crate::server::store::ReadResult;
 
-    fn hash_done(hub: &mut Hub, slot: u32, hash: &str) -> Delivered {
+    fn hash_done(hub: &mut Driver, slot: u32, hash: &str) -> Delivered {
         handle(hub, slot, Input::Hashed(Outcome::Hashed(Some(hash.into())))).1
     }
 
-    fn check_done(hub: &mut Hub, slot: u32, is_right: bool) -> Delivered {
+    fn check_done(hub: &mut Driver, slot: u32, is_right: bool) -> Delivered {
         handle(hub, slot, Input::Hashed(Outcome::Checked(is_right))).1
     }
 
     /// A hub with eight connections; alice, who is registered, is on the first.
-    fn hub_with_alice() -> Hub {
+    fn hub_with_alice() -> Driver {
         let mut hub = hub(Limits::default());
         (0..8).for_each(|slot| connect(&mut hub, slot));
         say(&mut hub, 0, "alice");
@@ -378,11 +378,11 @@ mod tests {
             assert!(check_done(&mut hub, 1, false).text.starts_with("[ERROR bad-password] "));
         }
         let second = |count| Duration::from_secs(1) * count;
-        let attempt = |hub: &mut Hub, at, slot| {
+        let attempt = |hub: &mut Driver, at, slot| {
             let line = Input::Frame(Frame::Line("/login alice any".into()));
             handle_at(hub, at, slot, line).1.hashes
         };
-        let is_wrong = |hub: &mut Hub, at, slot| {
+        let is_wrong = |hub: &mut Driver, at, slot| {
             handle_at(hub, at, slot, Input::Hashed(Outcome::Checked(false)));
         };
         assert_eq!(attempt(&mut hub, Duration::ZERO, 2), []);
@@ -399,11 +399,11 @@ mod tests {
     fn login_timeout_waits_for_running_check_only() {
         let mut hub = hub_with_alice();
         let (timeout, second) = (hub.limits.login_timeout, Duration::from_secs(1));
-        let attempt = |hub: &mut Hub, at, slot| {
+        let attempt = |hub: &mut Driver, at, slot| {
             let line = Input::Frame(Frame::Line("/login alice any".into()));
             handle_at(hub, at, slot, line).1
         };
-        let check = |hub: &mut Hub, at, slot, is_right| {
+        let check = |hub: &mut Driver, at, slot, is_right| {
             handle_at(hub, at, slot, Input::Hashed(Outcome::Checked(is_right))).1.text
         };
         (1..4).for_each(|slot| assert_eq!(attempt(&mut hub, second, slot).hashes, [conn(slot)]));
@@ -531,7 +531,7 @@ mod tests {
         let mut hub = hub(Limits::default());
         let (here, elsewhere, local) = ([192, 0, 2, 1], [192, 0, 2, 2], [127, 0, 0, 1]);
         let mut slots = 0..;
-        let mut register_at = |hub: &mut Hub, from: [u8; 4], minutes| {
+        let mut register_at = |hub: &mut Driver, from: [u8; 4], minutes| {
             let slot = slots.next().expect("a slot");
             connect_from(hub, slot, from);
             say(hub, slot, &format!("p{slot}"));

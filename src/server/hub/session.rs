@@ -553,7 +553,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::super::test_support::{
-        connect, connect_from, handle, hub, message, restarted, say, session,
+        Driver, connect, connect_from, handle, hub, message, restarted, say, session,
     };
     use super::super::{Flow, Input, Limits, ReadResult};
     use super::*;
@@ -562,7 +562,7 @@ mod tests {
 
     /// A restarted hub with a session of bob, and its token; message 2 was posted before
     /// the restart.
-    fn restarted_with_session() -> (Hub, String) {
+    fn restarted_with_session() -> (Driver, String) {
         let mut hub = hub(Limits::default());
         connect(&mut hub, 0);
         say(&mut hub, 0, "bob");
@@ -647,7 +647,7 @@ mod tests {
     }
 
     /// Connects from `address`, logs in, opens a session, and disconnects.
-    fn log_in_and_drop(hub: &mut Hub, slot: u32, address: [u8; 4]) {
+    fn log_in_and_drop(hub: &mut Driver, slot: u32, address: [u8; 4]) {
         connect_from(hub, slot, address);
         say(hub, slot, &format!("p{slot}"));
         session(hub, slot);

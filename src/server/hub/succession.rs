@@ -140,7 +140,8 @@ mod tests {
     use std::time::Duration;
 
     use super::super::test_support::{
-        conn, connect, connect_from, handle, hub, register, restarted, say, session, tick_at,
+        Driver, conn, connect, connect_from, handle, hub, register, restarted, say, session,
+        tick_at,
     };
     use super::super::{Input, Limits};
     use super::*;
@@ -149,7 +150,7 @@ mod tests {
 
     /// A hub where alice, a guest, has created #ops; carol, bob and dave have joined it in
     /// this order.
-    fn hub_with_ops() -> Hub {
+    fn hub_with_ops() -> Driver {
         let mut hub = hub(Limits::default());
         for (slot, name) in ["alice", "bob", "carol", "dave"].iter().enumerate() {
             let slot = u32::try_from(slot).expect("few");
