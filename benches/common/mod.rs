@@ -1,5 +1,5 @@
-//! A hub with users for benchmarks. Nothing depends on a clock or a socket, so each run does exactly
-//! the same work.
+//! A hub with users for benchmarks. Nothing depends on a clock or a socket, so each run does
+//! exactly the same work.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;

@@ -78,8 +78,8 @@ pub(crate) struct Driver {
 struct Effects {
     /// Indexed by [`ConnId::slot`].
     links: Vec<Option<Link>>,
-    /// Connections whose outbox is not empty.
-    dirty: Vec<ConnId>,
+    /// The slots of connections whose outbox is not empty.
+    dirty: Vec<usize>,
     /// In the order requested.
     work: VecDeque<Work>,
     /// Connections that the hub has closed.
@@ -115,7 +115,7 @@ impl Sink for Effects {
         let Some(link) = find(&mut self.links, to) else { return };
         assert!(!link.is_closed, "a connection gets no further lines after its farewell");
         if link.outbox.is_empty() {
-            self.dirty.push(to);
+            self.dirty.push(to.slot as usize);
         }
         link.outbox.push(lines, start, end);
     }
@@ -298,8 +298,8 @@ impl Driver {
         self.release(turn);
     }
 
-    /// Drain and handle: splits bytes from a client into lines and handles them. Those behind a line
-    /// that makes the connection wait are handled later.
+    /// Drain and handle: splits bytes from a client into lines and handles them. Those behind a
+    /// line that makes the connection wait are handled later.
     pub(crate) fn receive(&mut self, conn: ConnId, bytes: &[u8], turn: &mut Turn) {
         let Some(link) = self.effects.link(conn) else { return };
         let mut codec = mem::replace(&mut link.codec, LineCodec::new(0));
@@ -439,9 +439,9 @@ impl Driver {
 
     /// Empties all outboxes, like sockets with enough buffer space, and passes the bytes on.
     pub(crate) fn flush(&mut self, mut write: impl FnMut(ConnId, &[u8])) {
-        for conn in mem::take(&mut self.effects.dirty) {
-            if let Some(link) = self.effects.link(conn) {
-                drain(&mut link.outbox, |bytes| write(conn, bytes));
+        for slot in self.effects.dirty.drain(..) {
+            if let Some(link) = &mut self.effects.links[slot] {
+                drain(&mut link.outbox, |bytes| write(link.conn, bytes));
             }
         }
     }
