@@ -8,7 +8,8 @@ use std::io::Write as _;
 
 use chatty::server::turn::Turn;
 
-use common::Simulation;
+use common::hub_driver::Driver;
+use common::{conn, end_turn, hub_with_users};
 
 const USERS: u32 = 100;
 
@@ -21,8 +22,7 @@ const ROUNDS: u32 = 400;
 const SPEAKERS: u32 = 10;
 
 fn main() -> anyhow::Result<()> {
-    let simulation = Simulation::with_users(USERS);
-    let mut conversation = Conversation { simulation, received: 0, written: 0 };
+    let mut conversation = Conversation { hub: hub_with_users(USERS), received: 0, written: 0 };
     for user in 0..PROGRAMS {
         conversation.turn(&[(user, "/set tags on")]);
     }
@@ -35,7 +35,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 struct Conversation {
-    simulation: Simulation,
+    hub: Driver,
     received: usize,
     written: usize,
 }
@@ -45,11 +45,10 @@ impl Conversation {
     fn turn(&mut self, lines: &[(u32, &str)]) {
         let mut turn = Turn::default();
         for (user, line) in lines {
-            self.simulation.receive(*user, format!("{line}\n").as_bytes(), &mut turn);
+            self.hub.receive(conn(*user), format!("{line}\n").as_bytes(), &mut turn);
         }
-        self.simulation.release(turn);
         self.received += lines.len();
-        self.written += self.simulation.flush();
+        self.written += end_turn(&mut self.hub, turn);
     }
 
     /// A mix of common lines, of different users in each round.

@@ -16,7 +16,8 @@ use chatty::server::net::outbox::{Lines, Meter, Outbox};
 use chatty::server::store::ReadRequest;
 use chatty::server::turn::{ConnId, Sink, Turn};
 
-use common::{Simulation, take_all};
+use common::hub_driver::{Driver, drain};
+use common::{conn, end_turn, hub_with_users};
 
 /// How long each benchmark is measured, after a warm-up of half that time.
 const TIME: Duration = Duration::from_millis(400);
@@ -118,25 +119,25 @@ fn encode(tags: &Tags<'_>) -> f64 {
 
 /// Measures handling a turn in which `count` users send a line.
 fn hub_turn(count: u32) -> f64 {
-    let mut simulation = Simulation::with_users(USERS);
-    measure(count, || (), |()| drop(black_box(turn_of(&mut simulation, count))))
+    let mut hub = hub_with_users(USERS);
+    measure(count, || (), |()| drop(black_box(turn_of(&mut hub, count))))
 }
 
 /// Returns a turn in which `count` users have sent a line.
-fn turn_of(simulation: &mut Simulation, count: u32) -> Turn {
+fn turn_of(hub: &mut Driver, count: u32) -> Turn {
     let line = format!("{TEXT}\n");
     let mut turn = Turn::default();
     for user in 0..count {
-        simulation.receive(user, line.as_bytes(), &mut turn);
+        hub.receive(conn(user), line.as_bytes(), &mut turn);
     }
     turn
 }
 
 /// Measures releasing the effects of a turn in which `count` users have sent a line.
 fn release(count: u32) -> f64 {
-    let mut simulation = Simulation::with_users(USERS);
+    let mut hub = hub_with_users(USERS);
     let mut sink = CountingSink::default();
-    let prepare = || turn_of(&mut simulation, count);
+    let prepare = || turn_of(&mut hub, count);
     let nanos = measure(USERS, prepare, |mut turn| turn.release(&mut sink));
     black_box(sink.pushed);
     nanos
@@ -163,14 +164,13 @@ impl Sink for CountingSink {
 
 /// Measures a whole turn, from the bytes of `count` lines to the bytes for the last reader.
 fn whole_turn(count: u32) -> f64 {
-    let mut simulation = Simulation::with_users(USERS);
+    let mut hub = hub_with_users(USERS);
     measure(
         USERS * count,
         || (),
         |()| {
-            let turn = turn_of(&mut simulation, count);
-            simulation.release(turn);
-            black_box(simulation.flush());
+            let turn = turn_of(&mut hub, count);
+            black_box(end_turn(&mut hub, turn));
         },
     )
 }
@@ -187,7 +187,9 @@ fn outbox(spans: usize) -> f64 {
             for piece in &pieces {
                 outbox.push(piece, 0, piece.len());
             }
-            black_box(take_all(&mut outbox));
+            drain(&mut outbox, |bytes| {
+                black_box(bytes);
+            });
         },
     )
 }

@@ -15,6 +15,10 @@
 //!
 //! `ARCHITECTURE.md` describes how they work together.
 
+// The hub's unit tests share a file with the integration tests, which name this crate.
+#[cfg(test)]
+extern crate self as chatty;
+
 pub mod protocol;
 
 pub mod ignored_signals;

@@ -6,5 +6,7 @@ use libfuzzer_sys::fuzz_target;
 
 #[path = "../../tests/it/any_input/checks.rs"]
 mod checks;
+#[path = "../../tests/support/hub_driver.rs"]
+mod hub_driver;
 
 fuzz_target!(|line: &str| checks::check_command(line));

@@ -6,5 +6,7 @@ use libfuzzer_sys::fuzz_target;
 
 #[path = "../../tests/it/any_input/checks.rs"]
 mod checks;
+#[path = "../../tests/support/hub_driver.rs"]
+mod hub_driver;
 
 fuzz_target!(|bytes: &[u8]| checks::check_conversation(bytes));

@@ -6,5 +6,7 @@ use libfuzzer_sys::fuzz_target;
 
 #[path = "../../tests/it/any_input/checks.rs"]
 mod checks;
+#[path = "../../tests/support/hub_driver.rs"]
+mod hub_driver;
 
 fuzz_target!(|input: (u8, &[u8])| checks::check_decoder(input.1, input.0.into()));

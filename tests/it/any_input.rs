@@ -16,7 +16,7 @@ fn seeded_conversations_keep_hub_consistent() {
         for _ in 0..1500 {
             world.step(&mut draw);
         }
-        said += world.stored.len();
+        said += world.stored();
         returns += world.returns;
     }
     assert!(said > 1000 && returns > 100, "lively: {said} messages, {returns} came back");

@@ -1,6 +1,8 @@
 //! Integration tests of chatty: the real binary, real sockets, a real terminal.
 
-// Test support: server, peer, terminal.
+// Test support: server, peer, terminal; a hub without sockets.
+#[path = "../support/hub_driver.rs"]
+mod hub_driver;
 mod storage;
 mod support;
 // A proxy that breaks connections, and a network link that can be pulled.

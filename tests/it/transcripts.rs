@@ -22,7 +22,7 @@
 //! user. An unexpected line fails the test. `[..]` matches any text. `UPDATE=1` rewrites the
 //! received lines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -30,22 +30,14 @@ use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use chatty::protocol::Stamp;
-use chatty::protocol::codec::{Frame, LineCodec};
 use chatty::protocol::units::parse_duration;
-use chatty::server::auth::passwords::{Job, Workspace};
-use chatty::server::auth::secrets::Secrets;
-use chatty::server::auth::tokens::{Seed, Tokens};
-use chatty::server::hub::{Flow, Hub, Input, Now};
+use chatty::server::hub::Input;
 use chatty::server::limits::Limits;
-use chatty::server::net::outbox::Lines;
 use chatty::server::net::peer::Peer;
-use chatty::server::store::memory::MemoryLog;
-use chatty::server::store::{Batch, ReadRequest, Snapshot, Thread};
-use chatty::server::turn::{ConnId, Sink, Turn};
+use chatty::server::turn::ConnId;
 use clap::{Args as _, FromArgMatches as _};
 
-use crate::any_input::checks::relay::Relay;
+use crate::hub_driver::{Driver, Storing};
 use crate::support::Server;
 
 /// The lines each user received since the last action, by name; a line `=` means that the server
@@ -65,57 +57,10 @@ trait Stage {
 
 const CLOSED: &str = "=";
 
-/// The hub with a log in memory, without sockets.
+/// The hub without sockets.
 struct HubStage {
-    hub: Hub,
-    log: MemoryLog,
-    now: Duration,
+    hub: Driver,
     people: BTreeMap<String, ConnId>,
-    codecs: BTreeMap<ConnId, LineCodec>,
-    out: Outlet,
-    relay: Relay,
-    connections: u32,
-    tokens: Tokens,
-}
-
-#[derive(Default)]
-struct Outlet {
-    secrets: BTreeMap<ConnId, Secrets>,
-    bytes: BTreeMap<ConnId, Vec<u8>>,
-    closed: Vec<ConnId>,
-    reads: Vec<(ConnId, ReadRequest)>,
-    jobs: Vec<(ConnId, Job)>,
-    drained: Vec<ConnId>,
-    long: Vec<ConnId>,
-}
-
-impl Sink for Outlet {
-    fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
-        assert!(!self.closed.contains(&to), "rule 4: nothing is said after a farewell");
-        self.bytes.entry(to).or_default().extend_from_slice(&lines[start..end]);
-    }
-    fn push_token(&mut self, to: ConnId) {
-        let token = self.secrets[&to].token().expect("a token");
-        self.bytes.entry(to).or_default().extend_from_slice(token.as_bytes());
-    }
-    fn note_reply_bytes(&mut self, _: ConnId, _: usize) {}
-    fn close(&mut self, conn: ConnId) {
-        if !self.closed.contains(&conn) {
-            self.closed.push(conn);
-        }
-    }
-    fn hash(&mut self, conn: ConnId, job: Job) {
-        self.jobs.push((conn, job));
-    }
-    fn read(&mut self, conn: ConnId, query: ReadRequest) {
-        self.reads.push((conn, query));
-    }
-    fn notify_when_drained(&mut self, conn: ConnId) {
-        self.drained.push(conn); // at once: output is drained immediately here
-    }
-    fn wait_for_memory(&mut self, conn: ConnId) {
-        self.long.push(conn);
-    }
 }
 
 impl HubStage {
@@ -123,78 +68,14 @@ impl HubStage {
         let command = Limits::augment_args(clap::Command::new("limits"));
         let flags = std::iter::once("limits").chain(flags.iter().copied());
         let limits = Limits::from_arg_matches(&command.get_matches_from(flags)).expect("limits");
-        Self {
-            hub: Hub::new(limits, &Snapshot::default()).expect("nothing is unreadable"),
-            log: MemoryLog::new(1000, 1 << 20),
-            now: Duration::ZERO,
-            people: BTreeMap::new(),
-            codecs: BTreeMap::new(),
-            out: Outlet::default(),
-            relay: Relay::default(),
-            connections: 0,
-            tokens: Tokens::new(Seed::default()),
-        }
+        let mut hub = Driver::new(limits);
+        hub.storing = Storing::Everything;
+        Self { hub, people: BTreeMap::new() }
     }
 
-    fn now(&self) -> Now {
-        let wall = 1_795_414_560_123 + i64::try_from(self.now.as_millis()).expect("a short story");
-        Now { since_start: self.now, wall: Stamp(wall) }
-    }
-
-    fn handle(&mut self, conn: ConnId, input: Input<'_>) -> Flow {
-        let mut turn = Turn::default();
-        let flow = self.hub.handle(self.now(), conn, input, &mut turn);
-        self.release(turn);
-        let flow = self.settle().unwrap_or(flow);
+    fn settle(&mut self) {
+        self.hub.settle();
         self.hub.check_invariants();
-        flow
-    }
-
-    fn handle_frame(&mut self, conn: ConnId, frame: &Frame<'_>) {
-        let secrets = self.out.secrets.entry(conn).or_default();
-        if self.hub.is_unnamed(conn) {
-            secrets.note_resume(frame);
-        }
-        secrets.keep_password(frame);
-        if self.handle(conn, Input::Frame(frame.clone())) == Flow::Token {
-            let secrets = self.out.secrets.entry(conn).or_default();
-            self.hub.offer_token(secrets.renew_token(&mut self.tokens));
-            self.handle(conn, Input::Frame(frame.clone()));
-        }
-    }
-
-    /// Performs the hub's pending log reads and hashing; returns the flow of the last waiting
-    /// connection.
-    fn settle(&mut self) -> Option<Flow> {
-        let mut flow = None;
-        loop {
-            let (conn, input) = if let Some((conn, query)) = self.out.reads.pop() {
-                let rows = self.log.find(&query);
-                let is_feed = matches!(query.thread, Thread::Feed { .. });
-                (conn, if is_feed { Input::Page(rows) } else { Input::Rows(rows) })
-            } else if let Some((conn, job)) = self.out.jobs.pop() {
-                let secrets = self.out.secrets.get_mut(&conn).expect("a line with a password");
-                let password = secrets.take_password().expect("a password");
-                (conn, Input::Hashed(job.run(&password, &mut Workspace::default())))
-            } else if let Some(conn) = self.out.drained.pop() {
-                (conn, Input::Drained)
-            } else if let Some(conn) = self.out.long.pop() {
-                (conn, Input::MemoryAvailable)
-            } else {
-                return flow;
-            };
-            let mut turn = Turn::default();
-            flow = Some(self.hub.handle(self.now(), conn, input, &mut turn));
-            self.release(turn);
-        }
-    }
-
-    /// Commits and releases a turn, as a server does that has received it from another.
-    fn release(&mut self, turn: Turn) {
-        let (records, changes) = (turn.records(), self.hub.changes());
-        let batch = Batch { records, changes, last: self.hub.last_ids() };
-        self.hub.mark_saved();
-        self.log.push(self.relay.release(turn, &batch, &mut self.out).records);
     }
 }
 
@@ -203,64 +84,52 @@ impl Stage for HubStage {
         let from = from.unwrap_or("127.0.0.1");
         let encrypted_from = from.strip_suffix(" by TLS");
         let peer = Peer::new(encrypted_from.unwrap_or(from).parse().expect("an address"));
-        self.connections += 1;
-        let conn = ConnId { slot: self.connections % 7, generation: self.connections };
-        self.people.insert(who.to_owned(), conn);
-        self.codecs.insert(conn, LineCodec::new(self.hub.line_limit(conn)));
-        if encrypted_from.is_some() {
-            self.handle(conn, Input::Arrived(peer));
-            self.handle(conn, Input::TransportKnown { is_encrypted: true });
+        let conn = if encrypted_from.is_some() {
+            let conn = self.hub.connect(Input::Arrived(peer));
+            self.hub.input(conn, Input::TransportKnown { is_encrypted: true });
+            conn
         } else {
-            self.handle(conn, Input::Opened(peer));
-        }
+            self.hub.connect(Input::Opened(peer))
+        };
+        self.people.insert(who.to_owned(), conn);
+        self.settle();
     }
 
     fn send(&mut self, who: &str, line: &str) {
-        let conn = self.people[who];
-        let bytes = format!("{line}\n");
-        let mut rest = bytes.as_bytes();
-        let mut codec = self.codecs.remove(&conn).expect("connected");
-        while let Some(frame) = codec.next(&mut rest) {
-            self.handle_frame(conn, &frame);
-            codec.set_limit(self.hub.line_limit(conn));
-        }
-        self.codecs.insert(conn, codec);
+        self.hub.send(self.people[who], format!("{line}\n").as_bytes());
+        self.settle();
     }
 
     fn finish(&mut self, who: &str) {
-        self.handle(self.people[who], Input::Finished);
+        self.hub.finish(self.people[who]);
+        self.settle();
     }
 
     fn break_off(&mut self, who: &str) {
         let conn = self.people.remove(who).expect("connected");
-        self.handle(conn, Input::Disconnected);
-        self.hub.forget_connection(conn);
+        self.hub.disconnect(conn);
+        self.settle();
     }
 
     fn pass(&mut self, time: Duration) {
-        self.now += time;
-        let mut turn = Turn::default();
-        self.hub.tick(self.now(), &mut turn);
-        self.release(turn);
+        self.hub.advance(time);
+        self.hub.run_timers();
         self.settle();
-        self.hub.check_invariants();
     }
 
     fn received(&mut self) -> Received {
+        let mut output: BTreeMap<ConnId, Vec<u8>> = BTreeMap::new();
+        self.hub.flush(|conn, bytes| output.entry(conn).or_default().extend_from_slice(bytes));
+        let closed = self.hub.take_closed();
         let mut received = Received::new();
         for (who, conn) in &self.people {
-            let bytes = self.out.bytes.remove(conn).unwrap_or_default();
-            let lines = received.entry(who.clone()).or_default();
-            lines.extend(String::from_utf8(bytes).expect("UTF-8").lines().map(str::to_owned));
+            let bytes = output.remove(conn).unwrap_or_default();
+            let lines = String::from_utf8(bytes).expect("UTF-8");
+            let end = closed.contains(conn).then_some(CLOSED);
+            let lines = lines.lines().chain(end).map(str::to_owned).collect();
+            received.insert(who.clone(), lines);
         }
-        for conn in std::mem::take(&mut self.out.closed) {
-            if let Some(who) = self.people.iter().find(|(_, c)| **c == conn).map(|(w, _)| w.clone())
-            {
-                received.entry(who.clone()).or_default().push(CLOSED.to_owned());
-                self.people.remove(&who);
-                self.hub.forget_connection(conn);
-            }
-        }
+        self.people.retain(|_, conn| !closed.contains(conn));
         received
     }
 }
@@ -468,20 +337,22 @@ fn fits(expected: &str, line: &str) -> bool {
 }
 
 /// Compares the lines below each action, as each user sees them, in alphabetical order of users.
-fn check(path: &Path, expected: &str, played: &str, stage: &str) -> Result<(), String> {
-    let (expected, played) = (sorted(expected), sorted(played));
-    let mut played = played.iter();
-    for line in &expected {
-        match played.next() {
-            Some(next) if fits(line, next) => {}
-            next => {
-                let name = path.file_stem().unwrap_or_default().to_string_lossy();
-                let got = next.map_or("nothing more", String::as_str);
-                return Err(format!("{name} ({stage})\n  expected  {line}\n  received  {got}"));
+///
+/// # Errors
+/// The first difference.
+fn check(expected: &str, played: &str) -> Result<(), String> {
+    let (mut expected, mut played) = (sorted(expected).into_iter(), sorted(played).into_iter());
+    loop {
+        match (expected.next(), played.next()) {
+            (None, None) => return Ok(()),
+            (Some(expected), Some(played)) if fits(&expected, &played) => {}
+            (expected, received) => {
+                let [expected, received] =
+                    [expected, received].map(|line| line.unwrap_or_else(|| "the end".to_owned()));
+                return Err(format!("\n  expected  {expected}\n  received  {received}"));
             }
         }
     }
-    played.next().map_or(Ok(()), |line| Err(format!("{}: also  {line}", path.display())))
 }
 
 /// Sorts the lines below each action by user; the lines of one user keep their order.
@@ -503,51 +374,217 @@ fn sorted(text: &str) -> Vec<String> {
     lines
 }
 
-fn transcripts() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
-    let entries = fs::read_dir(folder).expect("the transcripts");
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a file").path()).collect();
-    paths.sort();
-    assert!(paths.len() > 40, "the specification is here");
-    paths
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts")
 }
 
-fn flags<'a>(script: &[&'a str]) -> Vec<&'a str> {
-    script
-        .iter()
-        .filter_map(|line| line.strip_prefix("$ "))
-        .flat_map(str::split_whitespace)
-        .collect()
+/// Returns the path of the file for a test's name, which has `_` for `-`.
+fn path_of(name: &str) -> PathBuf {
+    folder().join(name.replace('_', "-") + ".chat")
+}
+
+/// A file of the folder.
+struct Transcript {
+    path: PathBuf,
+    text: String,
+}
+
+impl Transcript {
+    fn read(name: &str) -> Self {
+        let path = path_of(name);
+        let text = fs::read_to_string(&path).expect("readable");
+        assert!(text.starts_with("# "), "say the rule first");
+        Self { path, text }
+    }
+
+    fn script(&self) -> Vec<&str> {
+        self.text.lines().collect()
+    }
+
+    /// The flags of the server.
+    fn flags(&self) -> Vec<&str> {
+        let lines = self.text.lines().filter_map(|line| line.strip_prefix("$ "));
+        lines.flat_map(str::split_whitespace).collect()
+    }
+
+    /// Whether the file needs a simulated clock or other addresses.
+    fn is_for_hub_only(&self) -> bool {
+        self.text.lines().any(|line| line.starts_with('~') || line.contains("+ from "))
+    }
+
+    fn check_on_the_hub(&self) {
+        let played = play(&mut HubStage::new(&self.flags()), &self.script());
+        let result = check(&self.text, &played);
+        if result.is_err() && std::env::var_os("UPDATE").is_some() {
+            // Renamed into place: the same file is being read by other tests.
+            let new = self.path.with_extension("new");
+            fs::write(&new, played).expect("writable");
+            fs::rename(&new, &self.path).expect("renamed");
+        }
+        result.unwrap_or_else(|fault| panic!("{fault}"));
+    }
+
+    fn check_over_sockets(&self) {
+        let played = play(&mut SocketStage::new(&self.flags()), &self.script());
+        check(&self.text, &played).unwrap_or_else(|fault| panic!("{fault}"));
+    }
+}
+
+/// Makes a module of tests for each transcript; its name is that of the file with `_` for `-`.
+macro_rules! transcripts {
+    (
+        on the hub and over sockets: $($both:ident)*;
+        on the hub only: $($hub_only:ident)*;
+    ) => {
+        $(mod $both {
+            #[test]
+            fn on_the_hub() {
+                super::Transcript::read(stringify!($both)).check_on_the_hub();
+            }
+            #[test]
+            fn over_sockets() {
+                super::Transcript::read(stringify!($both)).check_over_sockets();
+            }
+        })*
+        $(mod $hub_only {
+            #[test]
+            fn on_the_hub() {
+                super::Transcript::read(stringify!($hub_only)).check_on_the_hub();
+            }
+        })*
+        /// The names of the tests, and whether each is played on the hub only.
+        const TESTS: &[(&str, bool)] =
+            &[$((stringify!($both), false),)* $((stringify!($hub_only), true),)*];
+    };
+}
+
+transcripts! {
+    on the hub and over sockets:
+    account_login_replaces_older_connection
+    announce_shows_every_presence_line
+    away_message_is_shown_to_private_senders
+    broken_connection_is_a_quit
+    change_without_effect_is_not_announced
+    cids_of_different_senders_are_independent
+    commands_before_login_are_restricted
+    confusable_name_is_refused
+    control_characters_are_replaced
+    documented_session
+    dropped_session_is_not_announced
+    echo_off_suppresses_own_lines
+    empty_room_frees_room_limit
+    end_of_input_is_a_quit
+    first_line_is_the_name
+    help_lists_every_command
+    history_after_id_returns_next_messages
+    history_returns_messages_without_events
+    history_with_user_is_private_thread
+    ignore_hides_messages_of_one_user
+    ignore_needs_an_online_user
+    ignored_messages_stay_hidden_on_resume
+    indented_command_is_never_chat
+    invalid_name_is_refused
+    join_creates_room_and_lists_members
+    join_ends_query
+    joins_off_hides_presence
+    kicked_user_has_no_target_until_join
+    kill_ends_connection_and_session
+    leaving_lobby_last_leaves_no_target
+    list_shows_every_room
+    locked_room_admits_key_and_invitation
+    login_command_equals_plain_name
+    longest_present_member_becomes_operator
+    mail_waits_for_offline_account
+    malformed_cid_is_refused
+    me_sends_an_action
+    message_to_room_requires_membership
+    moderation_entries_are_limited
+    muted_user_cannot_post_to_room
+    name_of_banned_guest_cannot_be_taken
+    name_taken_is_refused_and_connection_stays
+    names_may_use_any_script
+    oper_password_grants_server_operator
+    operator_right_belongs_to_user_and_not_to_name
+    overlong_line_before_login_closes_connection
+    overlong_line_is_one_error
+    part_leaves_a_room
+    password_can_be_changed_and_account_deleted
+    password_for_unregistered_name_is_refused
+    ping_is_a_barrier
+    private_looking_line_is_never_posted_to_room
+    private_message_reaches_one_user
+    private_message_to_oneself_is_echoed_and_delivered
+    query_follows_rename
+    query_refuses_lines_when_user_left
+    query_sends_plain_lines_to_one_user
+    quit_announces_reason
+    refused_name_reply_advises_login_command
+    register_reserves_name
+    rename_is_announced_once_per_user
+    renamed_account_keeps_its_name_reserved
+    repeated_cid_is_deduplicated
+    reply_carries_cid_of_its_line
+    reply_carries_cid_when_line_turns_tags_off
+    reply_goes_to_last_private_sender
+    resume_is_refused_when_ids_went_back
+    resume_replaces_older_connection
+    resume_replays_messages_after_id
+    resumed_operator_keeps_rights
+    reused_guest_name_cannot_read_old_private_messages
+    room_ban_kicks_and_rejects_user
+    room_creator_is_operator
+    rooms_per_user_and_in_total_are_limited
+    search_finds_all_words_in_any_order
+    server_ban_disconnects_and_rejects_user
+    server_ban_of_account_ends_its_session
+    server_bans_have_separate_limit
+    server_password_is_required_for_login
+    server_without_oper_password_has_no_operators
+    session_restores_settings
+    settings_are_shown_and_changed
+    tags_precede_unchanged_line
+    text_reaches_every_member_and_is_echoed
+    topic_is_shown_set_and_cleared
+    unknown_command_is_an_error_and_never_chat
+    unknown_session_token_is_refused
+    user_banned_from_lobby_logs_in_without_room
+    wall_reaches_every_user
+    who_lists_members_of_any_room
+    whois_describes_user
+    ;
+    on the hub only:
+    banned_guest_cannot_return_under_another_name
+    dropped_sessions_per_address_are_limited
+    large_room_coalesces_presence
+    login_timeout_closes_connection
+    network_ban_ends_dropped_sessions
+    network_can_be_banned
+    only_user_activity_resets_idle_time
+    oper_password_over_plain_tcp_is_refused
+    password_hashing_is_rate_limited_per_address
+    passwords_over_plain_tcp_are_refused
+    passwords_over_tls_are_accepted_from_any_address
+    quit_is_shown_by_name_in_small_room
+    resume_from_banned_network_is_rejected
+    server_ban_of_guest_includes_network
+    timed_ban_expires
+    timed_mute_expires
+    unresumed_session_expires
+    wrong_room_keys_are_throttled
+    ;
 }
 
 #[test]
-fn every_transcript_matches_on_the_hub() {
-    let mut faults = Vec::new();
-    for path in transcripts() {
-        let text = fs::read_to_string(&path).expect("readable");
-        let script: Vec<&str> = text.lines().collect();
-        assert!(text.starts_with("# "), "{}: say the rule first", path.display());
-        let played = play(&mut HubStage::new(&flags(&script)), &script);
-        let outcome = check(&path, &text, &played, "on the hub");
-        if outcome.is_err() && std::env::var_os("UPDATE").is_some() {
-            fs::write(&path, played).expect("writable");
-        }
-        faults.extend(outcome.err());
+fn every_file_is_a_transcript_with_tests() {
+    let files = fs::read_dir(folder()).expect("the transcripts");
+    let files = files.map(|entry| entry.expect("a file").path());
+    let files: BTreeSet<PathBuf> =
+        files.filter(|path| path.extension().is_some_and(|end| end == "chat")).collect();
+    let tests = TESTS.iter().map(|(name, _)| path_of(name));
+    assert_eq!(files, tests.clone().collect(), "the list of tests names every file");
+    assert_eq!(files.len(), tests.count(), "a name is listed twice");
+    for (name, is_for_hub_only) in TESTS {
+        let transcript = Transcript::read(name);
+        assert_eq!(transcript.is_for_hub_only(), *is_for_hub_only, "{name} is in the wrong list");
     }
-    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
-}
-
-#[test]
-fn every_transcript_matches_over_sockets() {
-    let mut faults = Vec::new();
-    for path in transcripts() {
-        let text = fs::read_to_string(&path).expect("readable");
-        let script: Vec<&str> = text.lines().collect();
-        if script.iter().any(|line| line.starts_with('~') || line.contains("+ from ")) {
-            continue;
-        }
-        let played = play(&mut SocketStage::new(&flags(&script)), &script);
-        faults.extend(check(&path, &text, &played, "over sockets").err());
-    }
-    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }

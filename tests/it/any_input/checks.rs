@@ -2,24 +2,21 @@
 //! from a fuzzer's bytes; every drawn input must pass the checks here.
 
 use std::collections::BTreeMap;
-use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chatty::commands::{self, Parsed};
+use chatty::commands::{self, Request};
 use chatty::protocol::codec::{Frame, LineCodec};
-use chatty::protocol::{ErrorCode, Event, Refusal, Stamp, Tags, text};
+use chatty::protocol::{Event, Stamp, Tags, text};
 use chatty::server::auth::passwords::{HashFile, Job, Outcome, Workspace};
-use chatty::server::auth::secrets::{Secret, Secrets};
-use chatty::server::auth::tokens::{Seed, Tokens};
-use chatty::server::hub::{Flow, Hub, Input, Now};
+use chatty::server::hub::Input;
 use chatty::server::limits::Limits;
-use chatty::server::net::outbox::{Lines, Meter};
 use chatty::server::net::peer::Peer;
 use chatty::server::record::Record;
 use chatty::server::store::memory::MemoryLog;
-use chatty::server::store::{Change, Collection, ReadRequest, Snapshot, Thread};
-use chatty::server::turn::{ConnId, Sink, Turn};
+use chatty::server::turn::ConnId;
+
+use crate::hub_driver::{Driver, Storing};
 
 /// The source of random choices.
 pub(crate) enum Draw<'a> {
@@ -143,72 +140,18 @@ pub(crate) fn line(draw: &mut Draw<'_>, tokens: &[String]) -> Vec<u8> {
     line
 }
 
-#[derive(Default)]
-struct Outlet {
-    said: Vec<(ConnId, Vec<u8>)>,
-    secrets: BTreeMap<ConnId, Secrets>,
-    closed: Vec<ConnId>,
-    reads: Vec<(ConnId, ReadRequest)>,
-    jobs: Vec<(ConnId, Job, Option<Secret>)>,
-    drained: Vec<ConnId>,
-    long: Vec<ConnId>,
-}
-
-impl Sink for Outlet {
-    fn push(&mut self, to: ConnId, lines: &Lines, start: usize, end: usize) {
-        match self.said.last_mut() {
-            // The rest of a line around a token.
-            Some((last, said)) if *last == to && !said.ends_with(b"\n") => {
-                said.extend_from_slice(&lines[start..end]);
-            }
-            _ => self.said.push((to, lines[start..end].to_vec())),
-        }
-    }
-    fn push_token(&mut self, to: ConnId) {
-        let token = self.secrets[&to].token().expect("a token");
-        let token = Lines::new(token.into(), &Meter::default());
-        self.push(to, &token, 0, token.len());
-    }
-    fn note_reply_bytes(&mut self, _: ConnId, _: usize) {}
-    fn close(&mut self, conn: ConnId) {
-        self.closed.push(conn);
-    }
-    fn hash(&mut self, conn: ConnId, job: Job) {
-        let password = self.secrets.get_mut(&conn).and_then(Secrets::take_password);
-        self.jobs.push((conn, job, password));
-    }
-    fn read(&mut self, conn: ConnId, query: ReadRequest) {
-        self.reads.push((conn, query));
-    }
-    fn notify_when_drained(&mut self, conn: ConnId) {
-        self.drained.push(conn);
-    }
-    fn wait_for_memory(&mut self, conn: ConnId) {
-        self.long.push(conn);
-    }
-}
-
 /// A hub and a store. Now and then the store is full, and now and then both restart from the
 /// persisted state alone.
 pub(crate) struct World {
-    hub: Hub,
-    log: MemoryLog,
-    /// Every message ever stored.
-    pub(crate) stored: BTreeMap<u64, Arc<Record>>,
-    /// The persisted entries of the collections.
-    kept: BTreeMap<(Collection, u64), String>,
-    is_full: bool,
+    hub: Driver,
+    /// Open connections.
+    conns: Vec<Option<ConnId>>,
     tokens: Vec<String>,
-    new_tokens: Tokens,
-    secrets: BTreeMap<ConnId, Secrets>,
-    /// The time of the last message of this run.
-    latest: Stamp,
-    /// The lowest wall clock time since the last message.
-    lowest: Stamp,
+    /// The last message whose time was checked, and its time.
+    checked: (u64, Stamp),
+    /// The lowest and the highest wall clock time since the last message.
+    walls: (Stamp, Stamp),
     pub(crate) returns: usize,
-    now: Duration,
-    codecs: Vec<Option<(ConnId, LineCodec)>>,
-    generation: u32,
 }
 
 /// How far the clock may be set back without message times going back, in milliseconds.
@@ -216,218 +159,149 @@ const BRIDGED: i64 = 5 * 60 * 1000;
 
 impl World {
     pub(crate) fn new() -> Self {
+        let mut hub = Driver::new(limits());
+        hub.log = MemoryLog::new(50, 1 << 20);
+        hub.run_job = outcome;
         Self {
-            hub: hub(&Snapshot::default()),
-            log: MemoryLog::new(50, 1 << 20),
-            stored: BTreeMap::new(),
-            kept: BTreeMap::new(),
-            is_full: false,
+            hub,
+            conns: vec![None; 8],
             tokens: Vec::new(),
-            new_tokens: Tokens::new(Seed::default()),
-            secrets: BTreeMap::new(),
-            latest: Stamp::default(),
-            lowest: Stamp::default(),
+            checked: (0, Stamp::default()),
+            walls: (Stamp::default(), Stamp::default()),
             returns: 0,
-            now: Duration::ZERO,
-            codecs: (0..8).map(|_| None).collect(),
-            generation: 0,
         }
+    }
+
+    /// The number of messages stored.
+    pub(crate) fn stored(&self) -> usize {
+        self.hub.records().len()
     }
 
     /// Restarts from the persisted state alone.
     fn crash(&mut self) {
-        let things = self.kept.iter().map(|((shelf, key), value)| (*shelf, *key, value.clone()));
-        // The last ids are stored with each message and each change.
-        let last = self.hub.last_ids();
-        self.hub = hub(&Snapshot { last, entries: things.collect(), ..Snapshot::default() });
+        self.hub.restart();
         self.hub.check_invariants();
-        self.codecs.iter_mut().for_each(|codec| *codec = None);
-        self.secrets.clear();
-        self.now = Duration::ZERO;
-        self.latest = Stamp::default();
+        self.conns.fill(None);
+        self.hub.now.since_start = Duration::ZERO;
     }
 
     pub(crate) fn step(&mut self, draw: &mut Draw<'_>) {
         if draw.below(300) == 0 {
             self.crash();
         }
-        self.is_full = draw.below(20) == 0;
-        let slot = draw.below(self.codecs.len());
-        self.now += Duration::from_millis(draw.below(400) as u64);
-        let mut turn = Turn::default();
+        let is_full = draw.below(20) == 0;
+        self.hub.storing = if is_full { Storing::Nothing } else { Storing::Everything };
+        let slot = draw.below(self.conns.len());
+        self.hub.now.since_start += Duration::from_millis(draw.below(400) as u64);
         // The wall clock may jump in either direction.
         let wall = Stamp(i64::try_from(draw.below(1 << 16)).expect("small") * 1000);
-        let now = Now { since_start: self.now, wall };
-        self.lowest = self.lowest.min(wall);
-        self.hub.tick(now, &mut turn);
-        self.release(now, turn);
-        let Some((conn, mut codec)) = self.codecs[slot].take() else {
-            self.generation += 1;
-            let slot = u32::try_from(slot).expect("few");
-            let conn = ConnId { slot, generation: self.generation };
-            let mut turn = Turn::default();
-            let peer = Peer::new([127, 0, 0, 1].into());
-            let settled = match draw.below(8) {
-                0 => Some(Input::TransportKnown { is_encrypted: draw.below(2) > 0 }),
-                1 => Some(Input::Unencrypted),
-                _ => None,
-            };
-            if let Some(settled) = settled {
-                self.hub.handle(now, conn, Input::Arrived(peer), &mut turn);
-                self.hub.handle(now, conn, settled, &mut turn);
-            } else {
-                self.hub.handle(now, conn, Input::Opened(peer), &mut turn);
-            }
-            self.codecs[slot as usize] = Some((conn, LineCodec::new(self.hub.line_limit(conn))));
-            self.release(now, turn);
-            if draw.below(3) > 0 {
-                let name =
-                    draw.one(&["alice", "bob", "carol", "dave", "Erin", "frank", "José", "a1ice"]);
-                let frame = Frame::Line((*name).into());
-                let mut turn = Turn::default();
-                self.hub.handle(now, conn, Input::Frame(frame), &mut turn);
-                self.release(now, turn);
-            }
-            return;
-        };
-        let mut turn = Turn::default();
-        let flow = match draw.below(40) {
-            0 => self.hub.handle(now, conn, Input::Disconnected, &mut turn),
-            1 => self.hub.handle(now, conn, Input::Finished, &mut turn),
-            2 => self.hub.handle(now, conn, Input::Stalled, &mut turn),
-            3 | 4 => self.hub.handle(now, conn, Input::OverLimit, &mut turn),
-            _ => {
-                let bytes = line(draw, &self.tokens);
-                let mut rest = &bytes[..];
-                let mut flow = Flow::Next;
-                while let Some(frame) = codec.next(&mut rest) {
-                    let is_foreign = frame == Frame::Foreign;
-                    let secrets = self.secrets.entry(conn).or_default();
-                    if self.hub.is_unnamed(conn) {
-                        secrets.note_resume(&frame);
-                    }
-                    secrets.keep_password(&frame);
-                    flow = self.hub.handle(now, conn, Input::Frame(frame.clone()), &mut turn);
-                    if flow == Flow::Token {
-                        self.hub.offer_token(secrets.renew_token(&mut self.new_tokens));
-                        flow = self.hub.handle(now, conn, Input::Frame(frame), &mut turn);
-                    }
-                    codec.set_limit(self.hub.line_limit(conn));
-                    if is_foreign || flow != Flow::Next {
-                        break;
-                    }
-                }
-                flow
-            }
-        };
-        if flow == Flow::Over {
-            self.hub.forget_connection(conn);
-        } else {
-            self.codecs[slot] = Some((conn, codec));
+        self.walls = (self.walls.0.min(wall), self.walls.1.max(wall));
+        self.hub.now.wall = wall;
+        self.hub.run_timers();
+        self.check();
+        match self.conns[slot] {
+            None => self.conns[slot] = Some(self.connect(draw)),
+            Some(conn) => self.act(draw, conn),
         }
-        self.release(now, turn);
+        self.check();
+        // Work is performed in any order, and some of it later.
+        while self.hub.work_count() > 0 && draw.below(4) > 0 {
+            self.hub.perform(draw.below(self.hub.work_count()));
+            self.check();
+        }
     }
 
-    /// Like the server: either the whole turn is stored or nothing of it is sent.
-    fn commit(&mut self, now: Now, turn: &mut Turn) {
-        let records = turn.records();
-        if self.is_full && (!records.is_empty() || self.hub.has_changes()) {
-            turn.refuse_messages(&Refusal::new(ErrorCode::StorageFull, "no room"));
-            self.hub.forget_unstored(records.iter().map(|record| record.id));
-            return;
+    /// Opens a connection, which usually logs in.
+    fn connect(&mut self, draw: &mut Draw<'_>) -> ConnId {
+        let peer = Peer::new([127, 0, 0, 1].into());
+        let detected = match draw.below(8) {
+            0 => Some(Input::TransportKnown { is_encrypted: draw.below(2) > 0 }),
+            1 => Some(Input::Unencrypted),
+            _ => None,
+        };
+        let conn = match detected {
+            None => self.hub.connect(Input::Opened(peer)),
+            Some(detected) => {
+                let conn = self.hub.connect(Input::Arrived(peer));
+                self.hub.input(conn, detected);
+                conn
+            }
+        };
+        if draw.below(3) > 0 {
+            let name = ["alice", "bob", "carol", "dave", "Erin", "frank", "José", "a1ice"];
+            self.hub.send(conn, format!("{}\n", draw.one(&name)).as_bytes());
         }
-        for Change { collection, key, value } in self.hub.changes() {
-            match value {
-                Some(value) => self.kept.insert((collection, key), value),
-                None => self.kept.remove(&(collection, key)),
-            };
-        }
-        self.hub.mark_saved();
-        for record in &records {
-            let (id, time) = (record.id, record.time);
-            let is_set_back = self.lowest.0 + BRIDGED < self.latest.0;
-            assert!(time >= self.latest || is_set_back, "{id} is before the one before it");
-            assert!((0..=BRIDGED).contains(&(time.0 - now.wall.0)), "{id} is of another time");
-            (self.latest, self.lowest) = (time, now.wall);
-            let twin = self.stored.insert(record.id, record.clone());
-            assert!(twin.is_none(), "{} was given twice", record.id);
-        }
-        self.log.push(records);
+        conn
     }
 
-    fn release(&mut self, now: Now, mut turn: Turn) {
-        self.commit(now, &mut turn);
-        let secrets = mem::take(&mut self.secrets);
-        let mut out = Outlet { secrets, ..Outlet::default() };
-        turn.release(&mut out);
-        self.secrets = mem::take(&mut out.secrets);
-        for conn in &out.closed {
-            let slot = &mut self.codecs[conn.slot as usize];
-            if slot.as_ref().is_some_and(|(open, _)| open == conn) {
-                *slot = None;
-                self.hub.forget_connection(*conn);
+    fn act(&mut self, draw: &mut Draw<'_>, conn: ConnId) {
+        match draw.below(40) {
+            0 => {
+                self.hub.disconnect(conn);
+                self.forget(conn);
             }
+            1 => self.hub.finish(conn),
+            2 => drop(self.hub.input(conn, Input::Stalled)),
+            3 | 4 => drop(self.hub.input(conn, Input::OverLimit)),
+            _ => self.hub.send(conn, &line(draw, &self.tokens)),
         }
+    }
+
+    fn forget(&mut self, conn: ConnId) {
+        self.conns.iter_mut().filter(|open| **open == Some(conn)).for_each(|open| *open = None);
+    }
+
+    /// Checks the hub, the messages it has stored and the lines it has sent.
+    fn check(&mut self) {
         self.hub.check_invariants();
-        for (_, said) in &out.said {
-            check_lines(said, &self.stored);
-            let said = String::from_utf8_lossy(said);
-            self.returns += said.matches("] you are back").count();
+        self.check_times();
+        let mut output: BTreeMap<ConnId, Vec<u8>> = BTreeMap::new();
+        self.hub.flush(|conn, bytes| output.entry(conn).or_default().extend_from_slice(bytes));
+        for lines in output.into_values() {
+            check_lines(&lines, self.hub.records());
+            let lines = String::from_utf8_lossy(&lines);
+            self.returns += lines.matches("] you are back").count();
             let token =
-                said.lines().find_map(|line| line.split_once("[SESSION ")?.1.split_once(']'));
+                lines.lines().find_map(|line| line.split_once("[SESSION ")?.1.split_once(']'));
             self.tokens.extend(token.map(|(token, _)| token.to_owned()));
         }
-        for (conn, query) in out.reads {
-            let mut turn = Turn::default();
-            let mut rows = self.log.find(&query);
-            if !query.is_filled_by(&rows.records) {
-                // As on disk: ids without a message count as searched.
-                rows.upto = self.hub.last_ids().message;
-            }
-            let is_feed = matches!(query.thread, Thread::Feed { .. });
-            let input = if is_feed { Input::Page(rows) } else { Input::Rows(rows) };
-            self.hub.handle(now, conn, input, &mut turn);
-            self.release(now, turn);
+        for conn in self.hub.take_closed() {
+            self.forget(conn);
         }
-        for (conn, job, password) in out.jobs {
-            let mut turn = Turn::default();
-            // Lines are sent here while another waits, so a password can be missing.
-            let outcome = password.map_or(Outcome::Busy, |password| outcome(&job, &password));
-            self.hub.handle(now, conn, Input::Hashed(outcome), &mut turn);
-            self.release(now, turn);
-        }
-        for conn in out.drained {
-            let mut turn = Turn::default();
-            self.hub.handle(now, conn, Input::Drained, &mut turn);
-            self.release(now, turn);
-        }
-        for conn in out.long {
-            let mut turn = Turn::default();
-            self.hub.handle(now, conn, Input::MemoryAvailable, &mut turn);
-            self.release(now, turn);
+    }
+
+    fn check_times(&mut self) {
+        let (checked, mut latest) = self.checked;
+        for (id, record) in self.hub.records().range(checked + 1..) {
+            let (time, wall) = (record.time, self.hub.now.wall);
+            // Events in between have times, too.
+            let is_set_back = self.walls.0.0 + BRIDGED < latest.max(self.walls.1).0;
+            assert!(time >= latest || is_set_back, "{id} is before the one before it");
+            assert!((0..=BRIDGED).contains(&(time.0 - wall.0)), "{id} is of another time");
+            (latest, self.walls) = (time, (wall, wall));
+            self.checked = (*id, time);
         }
     }
 }
 
 /// Replaces hashing, which would be too slow for many inputs. One of the words is the operators'
 /// password.
-fn outcome(job: &Job, password: &Secret) -> Outcome {
+fn outcome(job: Job) -> Outcome {
     match job {
-        Job::Hash => Outcome::Hashed(Some(password.expose().into())),
-        Job::Check(hash) => {
+        Job::Hash(password) => Outcome::Hashed(Some(password.expose().into())),
+        Job::Check(password, hash) => {
             let is_operators = hash.starts_with('$') && password.expose().starts_with("hello");
-            Outcome::Checked(is_operators || password.expose() == &**hash)
+            Outcome::Checked(is_operators || password.expose() == &*hash)
         }
-        Job::Match(_) => job.run(password, &mut Workspace::default()),
+        Job::Match(..) => job.run(&mut Workspace::default()),
     }
 }
 
-fn hub(kept: &Snapshot) -> Hub {
-    let limits = Limits { quiet_above: 3, rooms_per_person: 3, max_rooms: 4, ..Limits::default() };
+fn limits() -> Limits {
     let oper_password = Some(HashFile::read("tests/passwords/sesame.hash").expect("a hash"));
     let session_grace = Duration::from_secs(5);
-    Hub::new(Limits { session_grace, oper_password, ..limits }, kept)
-        .expect("nothing is unreadable")
+    let limits = Limits { quiet_above: 3, rooms_per_person: 3, max_rooms: 4, ..Limits::default() };
+    Limits { session_grace, oper_password, ..limits }
 }
 
 /// Checks that the output consists of whole, clean lines of the grammar that round-trip through the
@@ -487,12 +361,12 @@ fn frames(pieces: &mut dyn Iterator<Item = &[u8]>) -> (Vec<Frame<'static>>, u32)
 pub(crate) fn check_command(line: &str) {
     let line = text::clean(line);
     match commands::parse(&line) {
-        Ok(Parsed::Command(command)) => {
+        Ok(Request::Command(command)) => {
             let again = command.to_string();
-            assert_eq!(commands::parse(&again), Ok(Parsed::Command(command)), "{line:?}");
+            assert_eq!(commands::parse(&again), Ok(Request::Command(command)), "{line:?}");
         }
-        Ok(Parsed::Say(said)) => assert!(line.ends_with(said), "{line:?}"),
-        Ok(Parsed::Nothing) => assert!(text::is_blank_text(&line), "{line:?}"),
+        Ok(Request::Say(said)) => assert!(line.ends_with(said), "{line:?}"),
+        Ok(Request::Nothing) => assert!(text::is_blank_text(&line), "{line:?}"),
         Err(refusal) => assert!(!refusal.text.contains(text::is_forbidden), "{line:?}"),
     }
 }
