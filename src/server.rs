@@ -10,6 +10,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
@@ -20,6 +21,7 @@ pub use self::arguments::ServeArgs;
 use self::audit::AuditLog;
 use self::auth::passwords::Hashers;
 use self::auth::tokens::{Seed, Tokens};
+use self::clock::Now;
 use self::hub::Hub;
 use self::listening::{
     describe_addresses, describe_join, listen, raise_descriptor_limit, start_accepting,
@@ -112,12 +114,12 @@ async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
 
 /// Opens the log, if it is stored in a folder, and restores the server state from it.
 fn open(args: &ServeArgs, folder: Option<&Path>) -> anyhow::Result<(Option<SqliteLog>, Hub)> {
-    let limits = args.limits.clone();
+    let (limits, now) = (args.limits.clone(), Now::since(Instant::now()));
     let Some(folder) = folder else {
-        return Ok((None, Hub::new(limits, &Snapshot::default())?));
+        return Ok((None, Hub::new(limits, &Snapshot::default(), now)?));
     };
     let (log, snapshot) = args.storage.open(folder)?;
-    let hub = Hub::new(limits, &snapshot).map_err(|unreadable| {
+    let hub = Hub::new(limits, &snapshot, now).map_err(|unreadable| {
         let (file, collection, key) =
             (folder.join(sqlite::FILE), unreadable.collection.as_str(), unreadable.key);
         anyhow!(

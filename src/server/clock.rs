@@ -1,7 +1,7 @@
-//! The current time, by both clocks. Whatever needs the time gets it as an argument, so that
-//! tests can choose it.
+//! The current time, by both clocks. The hub and whatever else decides by time gets it as an
+//! argument, so that tests can choose it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::protocol::Stamp;
 
@@ -15,6 +15,14 @@ pub struct Now {
 }
 
 impl Now {
+    /// Reads both clocks.
+    #[must_use]
+    pub fn since(start: Instant) -> Self {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let wall = Stamp(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX));
+        Self { since_start: start.elapsed(), wall }
+    }
+
     /// Returns the wall clock time after a duration.
     #[must_use]
     pub fn wall_after(self, time: Duration) -> Stamp {

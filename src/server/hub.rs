@@ -43,14 +43,15 @@ use crate::protocol::codec::Frame;
 use crate::protocol::{Event, Farewell, LINE_MAX, LOGIN_LINE_MAX, Tags, VERSION};
 use audit::Audit;
 use caches::Caches;
-pub use commands::gate::{Storage, storage_full};
 use commands::gate::{Gate, Need};
+pub use commands::gate::{Storage, storage_full};
 use commands::logout::{expire_sessions, leave, lose_connection};
 use commands::{dispatch, passwords, pending, succession};
 use context::Context;
 use delivery::{catch_up, presence};
+pub use persist::Persisted;
 use persist::Unsaved;
-pub use persist::{Persisted, UnreadableEntry};
+pub use persist::restore::UnreadableEntry;
 use state::State;
 use state::connections::{Connection, DeliveryMode, Phase};
 
@@ -136,7 +137,7 @@ impl Hub {
     /// start.
     pub fn new(limits: Limits, snapshot: &Snapshot, now: Now) -> Result<Self, UnreadableEntry> {
         let caches = Caches::default();
-        let mut state = persist::restore(&limits, snapshot, now, &caches.meter)?;
+        let mut state = persist::restore::restore(&limits, snapshot, now, &caches.meter)?;
         succession::restore_operators(&mut state, &caches.meter);
         let (audit, gate, unsaved) = (Audit::default(), Gate::default(), Unsaved::default());
         Ok(Self { limits, state, caches, audit, gate, unsaved, now })

@@ -27,7 +27,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::mem;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use slab::Slab;
@@ -38,7 +38,6 @@ use super::audit::{self, ThrottledWarning};
 use super::hub::{Flow, Hub, Input, Now, Storage, storage_full};
 use super::limits::Limits;
 use super::turn::{ConnId, Sink as _, Turn};
-use crate::protocol::Stamp;
 use crate::server::auth::passwords::{Hashers, Outcome};
 use crate::server::auth::tokens::Tokens;
 use crate::server::limits::admission::Admission;
@@ -300,9 +299,7 @@ impl<L: Log> Reactor<L> {
     }
 
     fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let wall = Stamp(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX));
-        Now { since_start: self.start.elapsed(), wall }
+        Now::since(self.start)
     }
 
     /// Drains and handles; then commits, releases and flushes, or waits for more input.

@@ -40,7 +40,7 @@ fn turn_decoder_accepts_any_bytes() {
         for _ in 0..draw.below(60) {
             world.step(&mut draw);
         }
-        let mut turns = std::mem::take(&mut world.relay.encoded);
+        let mut turns = std::mem::take(&mut world.relay.borrow_mut().encoded);
         check_turns(&turns);
         for _ in 0..4 {
             let at = draw.below(turns.len() + 1);

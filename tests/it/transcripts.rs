@@ -37,6 +37,7 @@ use chatty::server::net::peer::Peer;
 use chatty::server::turn::ConnId;
 use clap::{Args as _, FromArgMatches as _};
 
+use crate::any_input::checks::relay::Relay;
 use crate::hub_driver::{Driver, Storing};
 use crate::support::Server;
 
@@ -70,6 +71,7 @@ impl HubStage {
         let limits = Limits::from_arg_matches(&command.get_matches_from(flags)).expect("limits");
         let mut hub = Driver::new(limits);
         hub.storing = Storing::Everything;
+        Relay::attach(&mut hub);
         Self { hub, people: BTreeMap::new() }
     }
 

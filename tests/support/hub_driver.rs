@@ -18,16 +18,18 @@ use std::time::Duration;
 use chatty::protocol::Stamp;
 use chatty::protocol::codec::{Frame, LineCodec};
 use chatty::server::auth::passwords::{Job, Outcome, Workspace};
-use chatty::server::hub::{Flow, Hub, Input, Now, Seed, Storage, storage_full};
+use chatty::server::auth::secrets::{Secret, Secrets};
+use chatty::server::auth::tokens::{Seed, Tokens};
+use chatty::server::hub::{Flow, Hub, Input, Now, Storage, storage_full};
 use chatty::server::limits::Limits;
 use chatty::server::net::outbox::{Lines, Outbox};
 use chatty::server::record::Record;
 use chatty::server::store::memory::MemoryLog;
-use chatty::server::store::{Change, Collection, LastIds, ReadRequest, Snapshot, Thread};
+use chatty::server::store::{Batch, Change, Collection, LastIds, ReadRequest, Snapshot, Thread};
 use chatty::server::turn::{ConnId, Sink, Turn};
 
-/// A morning in November 2026, in milliseconds.
-const MORNING: i64 = 1_795_414_560_123;
+/// A morning in November 2026.
+const START: Now = Now { since_start: Duration::ZERO, wall: Stamp(1_795_414_560_123) };
 
 /// Limits of the log in memory, in messages and bytes.
 const LOG_MESSAGES: usize = 1000;
@@ -59,13 +61,14 @@ pub(crate) struct Driver {
     /// The time of the next input.
     pub(crate) now: Now,
     pub(crate) storing: Storing,
-    /// Runs a password job.
-    pub(crate) run_job: fn(Job) -> Outcome,
+    /// Runs a password job on the password of the line that waits for it.
+    pub(crate) run_job: fn(&Job, &Secret) -> Outcome,
     /// Replaces each turn after its commit, before it is released.
-    pub(crate) replace_turn: Option<Box<dyn FnMut(Turn) -> Turn>>,
+    pub(crate) replace_turn: Option<Box<dyn FnMut(Turn, &Batch) -> Turn>>,
     pub(crate) log: MemoryLog,
     limits: Limits,
     effects: Effects,
+    tokens: Tokens,
     /// What [`Storing::Everything`] has stored.
     entries: BTreeMap<(Collection, u64), String>,
     records: BTreeMap<u64, Arc<Record>>,
@@ -97,6 +100,7 @@ struct Link {
     /// The client has shut down its sending side.
     is_finished: bool,
     is_closed: bool,
+    secrets: Secrets,
 }
 
 impl Effects {
@@ -134,6 +138,15 @@ impl Sink for Effects {
     fn read(&mut self, conn: ConnId, request: ReadRequest) {
         self.work.push_back(Work::Read(conn, request));
     }
+    fn push_token(&mut self, to: ConnId) {
+        let link = self.link(to);
+        if let Some(token) = link.and_then(|link| link.secrets.token()) {
+            let end = token.len();
+            self.note_reply_bytes(to, end);
+            let token = self.share(token.into_bytes());
+            self.push(to, &token, 0, end);
+        }
+    }
     fn hash(&mut self, conn: ConnId, job: Job) {
         self.work.push_back(Work::Hash(conn, job));
     }
@@ -169,14 +182,15 @@ impl Driver {
     pub(crate) fn restored(limits: Limits, snapshot: &Snapshot) -> Self {
         let entries = snapshot.entries.iter();
         Self {
-            hub: start_hub(&limits, snapshot, 0),
-            now: Now { since_start: Duration::ZERO, wall: Stamp(MORNING) },
+            hub: start_hub(&limits, snapshot, START),
+            now: START,
             storing: Storing::Records,
-            run_job: |job| job.run(&mut Workspace::default()),
+            run_job: |job, password| job.run(password, &mut Workspace::default()),
             replace_turn: None,
             log: MemoryLog::new(LOG_MESSAGES, LOG_SIZE),
             limits,
             effects: Effects::default(),
+            tokens: Tokens::new(Seed::default()),
             entries: entries.map(|(of, key, value)| ((*of, *key), value.clone())).collect(),
             records: BTreeMap::new(),
             last: snapshot.last,
@@ -188,7 +202,7 @@ impl Driver {
     pub(crate) fn restart(&mut self) {
         self.effects = Effects::default();
         self.generation += 1;
-        self.hub = start_hub(&self.limits, &self.snapshot(Vec::new()), self.generation);
+        self.hub = start_hub(&self.limits, &self.snapshot(Vec::new()), self.now);
     }
 
     /// What is stored, as if `changes` were stored, too.
@@ -245,6 +259,7 @@ impl Driver {
             is_waiting: false,
             is_finished: false,
             is_closed: false,
+            secrets: Secrets::default(),
         });
         self.input(conn, opening);
     }
@@ -275,12 +290,27 @@ impl Driver {
             Frame::Line(line) => Input::Frame(Frame::Line(Cow::Borrowed(line))),
             frame => Input::Frame(frame.clone()),
         };
-        let flow = self.hub.handle(self.now, conn, input(), turn);
-        if flow != Flow::Store || self.storing == Storing::Records {
-            return flow;
+        if self.hub.is_unnamed(conn)
+            && let Some(link) = self.effects.link(conn)
+        {
+            link.secrets.note_resume(frame);
         }
-        self.reserve();
-        self.hub.handle(self.now, conn, input(), turn)
+        loop {
+            let flow = self.hub.handle(self.now, conn, input(), turn);
+            let link = self.effects.link(conn);
+            match (flow, link) {
+                (Flow::Store, _) if self.storing != Storing::Records => self.reserve(),
+                (Flow::Token, Some(link)) => {
+                    let hash = link.secrets.renew_token(&mut self.tokens);
+                    self.hub.offer_token(hash);
+                }
+                (Flow::Wait, Some(link)) => {
+                    link.secrets.keep_password(frame);
+                    return flow;
+                }
+                _ => return flow,
+            }
+        }
     }
 
     fn reserve(&mut self) {
@@ -365,35 +395,42 @@ impl Driver {
 
     /// Commits a turn and releases its effects; no other function does.
     pub(crate) fn release(&mut self, mut turn: Turn) {
-        self.commit(&mut turn);
+        let batch = self.commit(&mut turn);
         if let Some(replace) = &mut self.replace_turn {
-            turn = replace(turn);
+            turn = replace(turn, &batch);
         }
         turn.release(&mut self.effects);
     }
 
-    fn commit(&mut self, turn: &mut Turn) {
+    /// Returns what was stored.
+    fn commit(&mut self, turn: &mut Turn) -> Batch {
         let records = turn.records();
         match self.storing {
-            Storing::Records => return self.log.push(records),
-            Storing::Everything => {
-                if !records.is_empty() || self.hub.has_changes() {
-                    self.last = self.hub.last_ids();
-                }
-                apply(self.hub.changes(), &mut self.entries);
-                self.hub.mark_saved();
-                for record in &records {
-                    let twin = self.records.insert(record.id, record.clone());
-                    assert!(twin.is_none(), "{} was given twice", record.id);
-                }
+            Storing::Records => {
                 self.log.push(records);
+                return Batch::default();
             }
+            Storing::Everything => {}
             Storing::Nothing => {
                 turn.refuse_messages(&storage_full());
                 self.hub.forget_unstored(records.iter().map(|record| record.id));
+                self.hub.set_storage(Storage::Unknown);
+                return Batch::default();
             }
         }
+        let batch = Batch { records, changes: self.hub.changes(), last: self.hub.last_ids() };
+        if !batch.records.is_empty() || !batch.changes.is_empty() {
+            self.last = batch.last;
+        }
+        apply(batch.changes.clone(), &mut self.entries);
+        self.hub.mark_saved();
+        for record in &batch.records {
+            let twin = self.records.insert(record.id, record.clone());
+            assert!(twin.is_none(), "{} was given twice", record.id);
+        }
+        self.log.push(batch.records.clone());
         self.hub.set_storage(Storage::Unknown);
+        batch
     }
 
     /// Performs all work that is requested, and what it leads to.
@@ -417,7 +454,13 @@ impl Driver {
     pub(crate) fn perform(&mut self, at: usize) {
         let (conn, input) = match self.effects.work.remove(at).expect("requested work") {
             Work::Read(conn, request) => (conn, self.read_log(&request)),
-            Work::Hash(conn, job) => (conn, Input::Hashed((self.run_job)(job))),
+            Work::Hash(conn, job) => {
+                let password =
+                    self.effects.link(conn).and_then(|link| link.secrets.take_password());
+                let outcome =
+                    password.map_or(Outcome::Busy, |password| (self.run_job)(&job, &password));
+                (conn, Input::Hashed(outcome))
+            }
             Work::NotifyWhenDrained(conn) => (conn, Input::Drained),
             Work::WaitForMemory(conn) => (conn, Input::MemoryAvailable),
         };
@@ -456,9 +499,8 @@ impl Driver {
     }
 }
 
-fn start_hub(limits: &Limits, snapshot: &Snapshot, seed: u32) -> Hub {
-    let seed: Seed = [seed.to_be_bytes(); 8].concat().try_into().expect("32 bytes");
-    Hub::new(limits.clone(), snapshot, seed).expect("nothing is unreadable")
+fn start_hub(limits: &Limits, snapshot: &Snapshot, now: Now) -> Hub {
+    Hub::new(limits.clone(), snapshot, now).expect("nothing is unreadable")
 }
 
 /// Applies changes to stored entries.

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::tokens::{Token, TokenHash, Tokens, hash};
-use crate::commands::{self, Command, Request};
+use crate::commands::{self, Command, Parsed};
 use crate::protocol::codec::Frame;
 use crate::protocol::tags::CidPrefix;
 use crate::protocol::text::clean;
@@ -99,7 +99,7 @@ fn with_command(frame: &Frame<'_>, act: impl FnOnce(Command<'_>)) {
         CidPrefix::Present(_, line) => line,
         CidPrefix::Absent | CidPrefix::Malformed => &text,
     };
-    if let Ok(Request::Command(command)) = commands::parse(line) {
+    if let Ok(Parsed::Command(command)) = commands::parse(line) {
         act(command);
     }
 }

@@ -93,19 +93,6 @@ impl Request<'_> {
         self.turn.send_bytes(socket, &line[at + TOKEN.len()..]);
     }
 
-    /// Sends `[WORD TOKEN] text` with the session token, which only the connection has.
-    pub(super) fn reply_token(&mut self, word: &str, text: &str) {
-        const TOKEN: &str = "?"; // occurs neither in tags nor in words
-        let tags = Tags { cid: self.cid.as_ref().map(Cid::as_str), ..Tags::default() };
-        let mut line = Vec::new();
-        self.settings.tags(&tags).encode(&mut line);
-        Event::reply(word, TOKEN, text).encode(&mut line);
-        let at = line.iter().position(|byte| *byte == TOKEN.as_bytes()[0]).unwrap_or_default();
-        self.turn.send_bytes(self.conn, &line[..at]);
-        self.turn.send_token(self.conn);
-        self.turn.send_bytes(self.conn, &line[at + TOKEN.len()..]);
-    }
-
     pub(super) fn refuse(&mut self, refusal: &Refusal) {
         self.reply(&Event::error(refusal));
     }

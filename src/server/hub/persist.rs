@@ -5,7 +5,7 @@
 //! versions must stay readable. A server alone stores users with a session only; see
 //! [`Persisted`].
 
-mod restore;
+pub(super) mod restore;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::state::State;
 use super::state::connections::{Connection, DeliveryMode, Phase, Query, Settings};
+use super::state::deferred_lines::DeferredLines;
 use super::state::moderation::{ModerationIx, SERVER_NUMBER, SavedModeration};
 use super::state::users::UserIx;
 use crate::commands::Setting;
@@ -424,7 +425,7 @@ impl Encoder<'_> {
 }
 
 fn saved_position(connection: &Connection) -> SavedPosition {
-    let lines = connection.deferred().into_iter().flat_map(|deferred| deferred.iter());
+    let lines = connection.deferred().into_iter().flat_map(DeferredLines::iter);
     let deferred = lines.map(|line| SavedLine {
         after: line.after,
         text: String::from_utf8_lossy(&line.bytes).into_owned(),

@@ -75,10 +75,16 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The state of a server without users and accounts, whose ids continue after `last`.
-    pub(crate) fn new(limits: &Limits, last: LastIds, latest: &[Arc<Record>]) -> Self {
+    /// The state of a server without users and accounts, whose ids continue after `last` and
+    /// whose numbers of moderation continue after `last_moderation`.
+    pub(crate) fn new(
+        limits: &Limits,
+        last: LastIds,
+        last_moderation: u64,
+        latest: &[Arc<Record>],
+    ) -> Self {
         let rate = Rate::one_in(Duration::from_mins(1), limits.accounts_per_address);
-        let mut moderation = ModerationTable::new();
+        let mut moderation = ModerationTable::new(last_moderation);
         let mut memberships = Memberships::default();
         memberships.add_room(LOBBY);
         Self {
@@ -308,7 +314,7 @@ impl State {
         let queriers = self.relations.queried_by(id).iter();
         let queriers: Vec<UserIx> = queriers.filter_map(|by| self.users.find(*by)).collect();
         for by in &queriers {
-            for connection in self.users[*by].connections() {
+            for connection in self.users[*by].connections().collect::<Vec<_>>() {
                 if self.connections[connection].query == Query::On(id) {
                     self.end_query(connection, Query::Gone);
                 }

@@ -6,10 +6,10 @@
 //! once. A permanent failure ends the server.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use crate::protocol::Stamp;
 use crate::server::audit;
+use crate::server::clock::Now;
 use crate::server::hub::{Hub, Storage};
 use crate::server::record::Record;
 use crate::server::store::{AppendError, Batch, Duplicate, Log, ReadRequest, Reply};
@@ -192,7 +192,5 @@ impl<L: Log> LogWriter<L> {
 }
 
 fn log_line(line: &str) {
-    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let wall = Stamp(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX));
-    audit::write(format!("{wall} {line}"));
+    audit::write(format!("{} {line}", Now::since(Instant::now()).wall));
 }

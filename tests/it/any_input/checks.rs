@@ -1,14 +1,20 @@
 //! Checks shared by the seeded tests and the fuzz targets (`fuzz/`). Input is drawn from a seed or
 //! from a fuzzer's bytes; every drawn input must pass the checks here.
 
+#[path = "relay.rs"]
+pub(crate) mod relay;
+
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chatty::commands::{self, Request};
+use chatty::commands::{self, Parsed};
 use chatty::protocol::codec::{Frame, LineCodec};
 use chatty::protocol::{Event, Stamp, Tags, text};
 use chatty::server::auth::passwords::{HashFile, Job, Outcome, Workspace};
+use chatty::server::auth::secrets::Secret;
 use chatty::server::hub::Input;
 use chatty::server::limits::Limits;
 use chatty::server::net::peer::Peer;
@@ -17,6 +23,7 @@ use chatty::server::store::memory::MemoryLog;
 use chatty::server::turn::ConnId;
 
 use crate::hub_driver::{Driver, Storing};
+use relay::Relay;
 
 /// The source of random choices.
 pub(crate) enum Draw<'a> {
@@ -144,6 +151,7 @@ pub(crate) fn line(draw: &mut Draw<'_>, tokens: &[String]) -> Vec<u8> {
 /// persisted state alone.
 pub(crate) struct World {
     hub: Driver,
+    pub(crate) relay: Rc<RefCell<Relay>>,
     /// Open connections.
     conns: Vec<Option<ConnId>>,
     tokens: Vec<String>,
@@ -162,8 +170,10 @@ impl World {
         let mut hub = Driver::new(limits());
         hub.log = MemoryLog::new(50, 1 << 20);
         hub.run_job = outcome;
+        let relay = Relay::attach(&mut hub);
         Self {
             hub,
+            relay,
             conns: vec![None; 8],
             tokens: Vec::new(),
             checked: (0, Stamp::default()),
@@ -180,6 +190,7 @@ impl World {
     /// Restarts from the persisted state alone.
     fn crash(&mut self) {
         self.hub.restart();
+        *self.relay.borrow_mut() = Relay::default();
         self.hub.check_invariants();
         self.conns.fill(None);
         self.hub.now.since_start = Duration::ZERO;
@@ -286,14 +297,14 @@ impl World {
 
 /// Replaces hashing, which would be too slow for many inputs. One of the words is the operators'
 /// password.
-fn outcome(job: Job) -> Outcome {
+fn outcome(job: &Job, password: &Secret) -> Outcome {
     match job {
-        Job::Hash(password) => Outcome::Hashed(Some(password.expose().into())),
-        Job::Check(password, hash) => {
+        Job::Hash => Outcome::Hashed(Some(password.expose().into())),
+        Job::Check(hash) => {
             let is_operators = hash.starts_with('$') && password.expose().starts_with("hello");
-            Outcome::Checked(is_operators || password.expose() == &*hash)
+            Outcome::Checked(is_operators || password.expose() == &**hash)
         }
-        Job::Match(..) => job.run(&mut Workspace::default()),
+        Job::Match(_) => job.run(password, &mut Workspace::default()),
     }
 }
 
@@ -361,12 +372,12 @@ fn frames(pieces: &mut dyn Iterator<Item = &[u8]>) -> (Vec<Frame<'static>>, u32)
 pub(crate) fn check_command(line: &str) {
     let line = text::clean(line);
     match commands::parse(&line) {
-        Ok(Request::Command(command)) => {
+        Ok(Parsed::Command(command)) => {
             let again = command.to_string();
-            assert_eq!(commands::parse(&again), Ok(Request::Command(command)), "{line:?}");
+            assert_eq!(commands::parse(&again), Ok(Parsed::Command(command)), "{line:?}");
         }
-        Ok(Request::Say(said)) => assert!(line.ends_with(said), "{line:?}"),
-        Ok(Request::Nothing) => assert!(text::is_blank_text(&line), "{line:?}"),
+        Ok(Parsed::Say(said)) => assert!(line.ends_with(said), "{line:?}"),
+        Ok(Parsed::Nothing) => assert!(text::is_blank_text(&line), "{line:?}"),
         Err(refusal) => assert!(!refusal.text.contains(text::is_forbidden), "{line:?}"),
     }
 }

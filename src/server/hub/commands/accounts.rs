@@ -147,12 +147,7 @@ pub(super) fn create_account(
     req.reply(&Event::reply("REGISTERED", state.users[user].name.as_str(), text));
 }
 
-pub(super) fn change_hash(
-    state: &mut State,
-    req: &mut Request<'_>,
-    user: UserIx,
-    hash: Arc<str>,
-) {
+pub(super) fn change_hash(state: &mut State, req: &mut Request<'_>, user: UserIx, hash: Arc<str>) {
     if let Some(account) = state.accounts.set_hash(state.users[user].id, hash) {
         req.reply(&Event::reply("PASSWD", account.name.as_str(), "password changed"));
     }
@@ -222,11 +217,7 @@ pub(super) fn log_in_with_mail(
 }
 
 /// Whether the proof may log in. A banned client gets a farewell and `false`.
-fn may_log_in(
-    state: &mut State,
-    req: &mut Request<'_>,
-    proof: &Proof,
-) -> Result<bool, Refusal> {
+fn may_log_in(state: &mut State, req: &mut Request<'_>, proof: &Proof) -> Result<bool, Refusal> {
     let name = unchanged_account(state, proof)?.name.clone();
     Ok(!reject_banned(state, req, proof.person, &name))
 }

@@ -10,7 +10,7 @@ use crate::commands::{self, Command, Parsed, Setting};
 use crate::protocol::codec::Frame;
 use crate::protocol::tags::CidPrefix;
 use crate::protocol::text::{clean, is_blank_text};
-use crate::protocol::{Cid, ErrorCode, Event, Farewell, LINE_MAX, Refusal, Tags, VERSION};
+use crate::protocol::{ErrorCode, Event, Farewell, LINE_MAX, Refusal, VERSION};
 use crate::server::hub::context::{Request, refusal};
 use crate::server::hub::delivery::long_reply;
 use crate::server::hub::state::State;
@@ -18,7 +18,6 @@ use crate::server::hub::state::connections::Phase;
 use crate::server::hub::state::moderation::Scope;
 use crate::server::hub::state::pending::Cursor;
 use crate::server::hub::state::users::UserIx;
-use crate::server::turn::Origin;
 
 /// Handles a line, or a frame that the codec rejected.
 pub(in crate::server::hub) fn handle_line(
@@ -217,11 +216,8 @@ fn set(state: &mut State, req: &mut Request<'_>, change: Option<(Setting, bool)>
 }
 
 fn quit(state: &mut State, req: &mut Request<'_>, reason: Option<&str>) {
-    let tags = Tags { cid: req.cid.as_ref().map(Cid::as_str), ..Tags::default() };
-    let tags = req.settings.tags(&tags);
-    let bye = Event::Bye { code: Farewell::Quit.as_str(), text: Farewell::Quit.sentence() };
+    req.reply(&Event::Bye { code: Farewell::Quit.as_str(), text: Farewell::Quit.sentence() });
     let socket = req.socket;
-    req.turn.send(socket, Origin::Reply, &tags, &bye);
     logout::leave(state, req, socket, None, reason);
 }
 

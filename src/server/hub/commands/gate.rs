@@ -78,7 +78,13 @@ impl Gate {
         Ok(need.is_none())
     }
 
-    fn needs_token(&self, state: &State, socket: ConnId, user: UserIx, command: Command<'_>) -> bool {
+    fn needs_token(
+        &self,
+        state: &State,
+        socket: ConnId,
+        user: UserIx,
+        command: Command<'_>,
+    ) -> bool {
         command == Command::Session
             && state.connection_of(user).session().is_none()
             && self.token.is_none_or(|(of, _)| of != socket)

@@ -99,11 +99,7 @@ fn resolve(
     }
 }
 
-fn private_thread(
-    state: &State,
-    reader: UserId,
-    name: &str,
-) -> (String, Option<RoomName>, Thread) {
+fn private_thread(state: &State, reader: UserId, name: &str) -> (String, Option<RoomName>, Thread) {
     let other = state.users.named(name).map(|user| &state.users[user]);
     let owner = state.accounts.named(&Key::fold(name)).map(|account| account.person);
     let title = other.map_or(name, |other| other.name.as_str()).to_owned();

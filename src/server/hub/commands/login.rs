@@ -63,11 +63,7 @@ pub(super) fn add_user(state: &mut State, req: &mut Request<'_>, user_id: UserId
 
 /// Parses a name for a new user, or for `mine`. A registered name is accepted even if
 /// the rules for names have become stricter since.
-pub(super) fn read_name(
-    state: &State,
-    text: &str,
-    mine: Option<UserIx>,
-) -> Result<Name, Refusal> {
+pub(super) fn read_name(state: &State, text: &str, mine: Option<UserIx>) -> Result<Name, Refusal> {
     let account = state.accounts.named(&Key::fold(text));
     let known = account.and_then(|_| Name::known(text).ok());
     known.map_or_else(|| Name::parse(text), Ok).map_err(|fault| {

@@ -7,7 +7,7 @@ use crate::protocol::{Event, Farewell, Tags};
 use crate::server::hub::context::Context;
 use crate::server::hub::delivery::{self, presence};
 use crate::server::hub::state::State;
-use crate::server::hub::state::connections::{Phase, Query};
+use crate::server::hub::state::connections::{Connection, Phase, Query};
 use crate::server::hub::state::moderation::SERVER;
 use crate::server::hub::state::rooms::RoomIx;
 use crate::server::hub::state::users::UserIx;
@@ -110,7 +110,7 @@ pub(in crate::server::hub) fn lose_connection(
 ) {
     let connection = state.connections.find(socket);
     let session = connection.filter(|connection| connection.session().is_some());
-    let Some(user) = session.and_then(|connection| connection.user()) else {
+    let Some(user) = session.and_then(Connection::user) else {
         return leave(state, ctx, socket, farewell, None);
     };
     let network =

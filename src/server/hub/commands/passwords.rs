@@ -10,10 +10,12 @@ use crate::server::auth::passwords::{Job, Outcome};
 use crate::server::clock::Now;
 use crate::server::hub::context::{Context, Request, refusal};
 use crate::server::hub::state::State;
+use crate::server::hub::state::connections::Connection;
 use crate::server::hub::state::delayed_checks::DelayedCheck;
 use crate::server::hub::state::password_throttle::{Guarded, Target, Wait};
 use crate::server::hub::state::pending::{PasswordRequest, PendingRequest, Purpose};
 use crate::server::net::ConnId;
+use crate::server::net::peer::Peer;
 
 /// The text of the refusal of passwords over unencrypted connections.
 pub(super) const INSECURE: &str = "passwords are not accepted over unencrypted \
@@ -30,7 +32,7 @@ pub(super) fn require_privacy(state: &State, req: &Request<'_>) -> Result<(), Re
 
 /// Returns whether the connection is encrypted or from loopback.
 pub(super) fn is_private(state: &State, req: &Request<'_>) -> bool {
-    state.connections[req.connection].peer.is_some_and(|peer| peer.is_private())
+    state.connections[req.connection].peer.is_some_and(Peer::is_private)
 }
 
 /// Checks a password, delayed by the throttle if earlier attempts were wrong.
@@ -115,7 +117,7 @@ fn start_delayed_check(state: &mut State, ctx: &mut Context<'_>, delayed: Delaye
     let (socket, target, ticket) = (delayed.conn, delayed.target.clone(), delayed.ticket);
     let now = ctx.now.since_start;
     // A connection that has closed has nothing to check.
-    if state.connections.find(socket).is_some_and(|it| it.is_pending()) {
+    if state.connections.find(socket).is_some_and(Connection::is_pending) {
         match state.password_throttle.begin(now, socket, &target) {
             Ok(()) => ctx.turn.hash(socket, delayed.job),
             Err(wait) if is_too_long(state, ctx, wait, &target, Some(&delayed)) => {

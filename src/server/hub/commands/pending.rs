@@ -21,7 +21,9 @@ use crate::server::hub::context::{Request, refusal};
 use crate::server::hub::delivery::{long_reply, presence};
 use crate::server::hub::state::State;
 use crate::server::hub::state::moderation::Scope;
-use crate::server::hub::state::pending::{List, ListRequest, PasswordRequest, PendingRequest, Purpose};
+use crate::server::hub::state::pending::{
+    List, ListRequest, PasswordRequest, PendingRequest, Purpose,
+};
 use crate::server::hub::state::rooms::RoomIx;
 use crate::server::hub::state::users::UserIx;
 use crate::server::record::Record;

@@ -21,7 +21,8 @@ use crate::server::hub::state::users::UserIx;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum JoinKey<'a> {
     Missing,
-    Key(&'a str),
+    /// A key that is not compared yet.
+    Unchecked,
     /// A key that was compared with this digest; the key of the room may have changed
     /// since.
     Checked {
@@ -40,7 +41,13 @@ pub(super) fn join(
 ) -> Result<(), Refusal> {
     let name = RoomName::parse(name)
         .map_err(|fault| Refusal::new(ErrorCode::BadName, format!("{fault}; choose another")))?;
-    join_with(state, req, user, &name, key.map_or(JoinKey::Missing, JoinKey::Key))
+    join_with(
+        state,
+        req,
+        user,
+        &name,
+        if key.is_some() { JoinKey::Unchecked } else { JoinKey::Missing },
+    )
 }
 
 pub(super) fn join_with(
@@ -93,7 +100,7 @@ fn enter_existing(
         (Entry::Open, _) => {}
         (Entry::ByKey(is), JoinKey::Checked { digest, is_right }) if is_right && *is == *digest => {
         }
-        (Entry::ByKey(is), JoinKey::Key(_)) => return check_key(state, req, room, is),
+        (Entry::ByKey(is), JoinKey::Unchecked) => return check_key(state, req, room, is),
         (Entry::ByKey(_), JoinKey::Checked { .. }) => {
             return Err(locked_out(state, room, "; that key is wrong"));
         }
@@ -136,12 +143,7 @@ fn reply_joined(state: &mut State, req: &mut Request<'_>, room: RoomIx) {
 
 /// Adds a user to a room that they may join: announces them to the members and sends them
 /// the topic and the member list. The list and the presence events after it are consistent.
-pub(super) fn enter_checked(
-    state: &mut State,
-    req: &mut Request<'_>,
-    user: UserIx,
-    room: RoomIx,
-) {
+pub(super) fn enter_checked(state: &mut State, req: &mut Request<'_>, user: UserIx, room: RoomIx) {
     state.moderation.use_invitation(state.rooms[room].moderation, state.users[user].id);
     state.enter(user, room);
     presence::announce_join(state, req, user, room);

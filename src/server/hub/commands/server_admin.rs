@@ -22,8 +22,7 @@ use crate::server::turn::Topic;
 /// connections, whatever the settings.
 pub(super) fn oper(state: &mut State, req: &mut Request<'_>) -> Result<(), Refusal> {
     let Some(hash) = req.limits.oper_password.clone() else {
-        let text =
-            "this server has no operators; start it with --oper-password-file to allow them";
+        let text = "this server has no operators; start it with --oper-password-file to allow them";
         return refusal(ErrorCode::Forbidden, text);
     };
     if !is_private(state, req) {
@@ -34,11 +33,7 @@ pub(super) fn oper(state: &mut State, req: &mut Request<'_>) -> Result<(), Refus
 }
 
 /// Grants the right after the password was checked.
-pub(super) fn grant(
-    state: &mut State,
-    req: &mut Request<'_>,
-    user: UserIx,
-) -> Result<(), Refusal> {
+pub(super) fn grant(state: &mut State, req: &mut Request<'_>, user: UserIx) -> Result<(), Refusal> {
     state.drop_expired(req.now, Scope::Server);
     let user_id = state.users[user].id;
     let operators = state.moderation.server().operators().len();

@@ -19,8 +19,8 @@ pub(in crate::server::hub) fn of_room(
     if caches.audiences.len() <= room {
         caches.audiences.resize(room + 1, None);
     }
-    let cached = &mut caches.audiences[room];
-    if let Some((of, audience)) = cached
+    let kept = &mut caches.audiences[room];
+    if let Some((of, audience)) = kept
         && *of == version
     {
         return audience.clone();
@@ -28,7 +28,7 @@ pub(in crate::server::hub) fn of_room(
     let members = state.memberships.of_room(room).map(|member| member.user);
     let readers = readers(state, members);
     let audience = Arc::new(Audience::of_room(state.rooms[room].number, readers));
-    *cached = Some((version, audience.clone()));
+    *kept = Some((version, audience.clone()));
     audience
 }
 

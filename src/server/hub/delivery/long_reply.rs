@@ -23,7 +23,8 @@ const MEMBERS_AT_ONCE: usize = 1000;
 
 /// Sends the list of rooms, or waits for memory for it.
 pub(in crate::server::hub) fn send_room_list(state: &mut State, req: &mut Request<'_>) {
-    let is_cached = req.caches.room_list.as_ref().is_some_and(|(of, _)| *of == state.rooms.version());
+    let is_cached =
+        req.caches.room_list.as_ref().is_some_and(|(of, _)| *of == state.rooms.version());
     if !is_cached && state.rooms.len() > ROOMS_AT_ONCE {
         wait_for_memory(state, req, List::Rooms);
     } else {
@@ -85,11 +86,7 @@ pub(in crate::server::hub) fn send_room_page(
 }
 
 /// Sends the members of a room: at once, or when memory for a long list is available.
-pub(in crate::server::hub) fn send_members(
-    state: &mut State,
-    req: &mut Request<'_>,
-    room: RoomIx,
-) {
+pub(in crate::server::hub) fn send_members(state: &mut State, req: &mut Request<'_>, room: RoomIx) {
     if state.memberships.count(room) > MEMBERS_AT_ONCE {
         let key = state.rooms[room].name.key().clone();
         wait_for_memory(state, req, List::Members(key));

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    SavedAccount, SavedBlock, SavedPosition, SavedScope, SavedSocket, SavedUser,
-    Unsaved, UserId, seal,
+    SavedAccount, SavedBlock, SavedPosition, SavedScope, SavedSocket, SavedUser, Unsaved, UserId,
+    seal,
 };
 use crate::protocol::Name;
 use crate::server::clock::Now;
@@ -92,7 +92,8 @@ pub(in crate::server::hub) fn restore(
     meter: &Meter,
 ) -> Result<State, UnreadableEntry> {
     let rows = Rows::parse(snapshot)?;
-    let state = State::new(limits, snapshot.last, &snapshot.latest);
+    let last_moderation = rows.scopes.iter().map(|(number, _)| *number).max().unwrap_or_default();
+    let state = State::new(limits, snapshot.last, last_moderation, &snapshot.latest);
     let mut restorer = Restorer { state, limits, now, meter };
     restorer.run(rows);
     Ok(restorer.state)
@@ -130,8 +131,8 @@ impl Restorer<'_> {
         for (id, saved) in &rows.users {
             self.restore_rights_and_query(*id, saved);
         }
-        for (socket, saved) in rows.sockets {
-            self.restore_socket(socket, saved);
+        for (socket, saved) in &rows.sockets {
+            self.restore_socket(*socket, saved);
         }
         Unsaved::default().collect(&mut self.state); // what was restored is stored
         for (number, SavedBlock { person, stays }) in rows.blocks {
@@ -143,7 +144,10 @@ impl Restorer<'_> {
     }
 
     /// Returns the rooms that connected users have visited.
-    fn restore_moderation(&mut self, scopes: Vec<(u64, SavedScope)>) -> Vec<crate::protocol::RoomName> {
+    fn restore_moderation(
+        &mut self,
+        scopes: Vec<(u64, SavedScope)>,
+    ) -> Vec<crate::protocol::RoomName> {
         let mut visited = Vec::new();
         for (number, SavedScope { room, seal: sealed, mut order, was_visited }) in scopes {
             if room.is_none() && (sealed.is_none() || sealed != seal(self.limits)) {
@@ -235,7 +239,7 @@ impl Restorer<'_> {
         }
     }
 
-    fn restore_socket(&mut self, socket: ConnId, saved: SavedSocket) {
+    fn restore_socket(&mut self, socket: ConnId, saved: &SavedSocket) {
         let state = &mut self.state;
         let address = saved.address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into());
         let peer = Peer { is_encrypted: saved.is_encrypted, ..Peer::new(address) };
@@ -268,5 +272,4 @@ impl Restorer<'_> {
             }
         }
     }
-
 }

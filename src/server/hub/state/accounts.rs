@@ -66,7 +66,7 @@ impl Accounts {
         self.restore(account);
     }
 
-    pub(super) fn restore(&mut self, account: Account) {
+    pub(crate) fn restore(&mut self, account: Account) {
         for skeleton in account.name.skeletons() {
             let key = || account.name.key().clone();
             self.by_skeleton.entry(skeleton.into()).or_insert_with(key);

@@ -428,11 +428,6 @@ impl Connections {
         self.login_deadlines.insert((due, socket));
     }
 
-    /// Iterates over all connections of users.
-    pub(super) fn of_users(&self) -> impl Iterator<Item = (ConnectionIx, &Connection)> {
-        self.all.iter().filter(|(_, it)| it.user().is_some())
-    }
-
     /// Checks the indexes.
     pub(super) fn check(&self) {
         for (ix, connection) in &self.all {

@@ -36,7 +36,7 @@ impl Mailboxes {
         self.dirty.mark(id);
     }
 
-    pub(super) fn restore(&mut self, user_id: UserId, id: u64) {
+    pub(crate) fn restore(&mut self, user_id: UserId, id: u64) {
         self.boxes.entry(user_id).or_default().insert(id);
         self.owners.insert(id, user_id);
     }

@@ -92,7 +92,7 @@ impl Memberships {
     }
 
     /// Adds a member whose span is open already.
-    pub(super) fn restore(&mut self, user: UserIx, name: &Name, room: RoomIx, arrival: u64) {
+    pub(crate) fn restore(&mut self, user: UserIx, name: &Name, room: RoomIx, arrival: u64) {
         self.last_arrival = self.last_arrival.max(arrival);
         self.insert(user, name, room, arrival);
     }
@@ -219,7 +219,7 @@ impl Memberships {
     }
 
     /// Restores a stored block, or deletes it if its user is gone.
-    pub(super) fn restore_block(
+    pub(crate) fn restore_block(
         &mut self,
         number: u64,
         owner: Option<(UserIx, UserId)>,

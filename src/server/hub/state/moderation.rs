@@ -185,8 +185,8 @@ impl Index<ModerationIx> for ModerationTable {
 }
 
 impl ModerationTable {
-    /// A table with the server's moderation only.
-    pub(super) fn new() -> Self {
+    /// A table with the server's moderation only; numbers continue after `last_number`.
+    pub(super) fn new(last_number: u64) -> Self {
         let mut all = Slab::new();
         let server = all.insert(Moderation { number: SERVER_NUMBER, ..Moderation::default() });
         debug_assert_eq!(server, SERVER);
@@ -195,7 +195,7 @@ impl ModerationTable {
             by_number: HashMap::from([(SERVER_NUMBER, server)]),
             dormant: HashMap::new(),
             operated: IdMap::default(),
-            last_number: SERVER_NUMBER,
+            last_number,
             dirty: Dirty::default(),
             dirty_ended: Dirty::default(),
             dirty_operators: Dirty::default(),
@@ -214,7 +214,6 @@ impl ModerationTable {
 
     /// Restores stored moderation; that of a room is dormant. `None` is the server's.
     pub(crate) fn restore(&mut self, number: u64, room: Option<RoomName>, saved: SavedModeration) {
-        self.last_number = self.last_number.max(number);
         let SavedModeration { operators, mutes, bans, lock, topic } = saved;
         let ix = match &room {
             None => SERVER,
@@ -450,13 +449,6 @@ impl ModerationTable {
             operators.extract_if(.., |person| !can_return(*person)).collect();
         for person in departed {
             self.forget_operator(ix, person);
-        }
-    }
-
-    /// Revokes all rights of server operators, whose password has changed.
-    pub(crate) fn revoke_server_operators(&mut self) {
-        for operator in std::mem::take(&mut self.all[SERVER].operators) {
-            self.forget_operator(SERVER, operator);
         }
     }
 

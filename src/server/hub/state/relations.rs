@@ -113,7 +113,7 @@ impl Relations {
 
     /// Restores the ignores of a user or account, unless they are known already. Each ignored
     /// user is given the last name, and counts as not online until [`Self::log_in`].
-    pub(super) fn restore(&mut self, user: UserId, ignores: Vec<(UserId, Name)>) {
+    pub(crate) fn restore(&mut self, user: UserId, ignores: Vec<(UserId, Name)>) {
         if !self.ignores_of(user).is_empty() {
             return;
         }
@@ -123,7 +123,7 @@ impl Relations {
     }
 
     /// Notes that a user is online: those who ignore them see the current name from now on.
-    pub(super) fn log_in(&mut self, user: UserId, name: &Name) {
+    pub(crate) fn log_in(&mut self, user: UserId, name: &Name) {
         for by in self.ignored_by(user).to_vec() {
             if let Some(ignored) = self.entry(by, user)
                 && ignored.gone.take().is_some_and(|gone| gone != *name)

@@ -31,7 +31,7 @@ pub(crate) struct Room {
 /// All rooms.
 #[derive(Debug)]
 pub(crate) struct Rooms {
-    rooms: Slab<Room>,
+    all: Slab<Room>,
     by_name: HashMap<Key, RoomIx>,
     last_number: u64,
     /// Changes when a room is created or ends.
@@ -42,14 +42,15 @@ impl Index<RoomIx> for Rooms {
     type Output = Room;
 
     fn index(&self, room: RoomIx) -> &Room {
-        &self.rooms[room]
+        &self.all[room]
     }
 }
 
 impl Rooms {
     /// A table with `#lobby` only.
     pub(super) fn new(moderation: ModerationIx) -> Self {
-        let mut rooms = Self { rooms: Slab::new(), by_name: HashMap::new(), last_number: 0, version: 0 };
+        let mut rooms =
+            Self { all: Slab::new(), by_name: HashMap::new(), last_number: 0, version: 0 };
         let lobby = rooms.create(&RoomName::lobby(), moderation, None);
         debug_assert_eq!(lobby, LOBBY);
         rooms
@@ -64,30 +65,30 @@ impl Rooms {
         self.last_number += 1;
         let (number, was_visited) = (self.last_number, false);
         let room = Room { name: name.clone(), number, topic, moderation, was_visited };
-        let ix = self.rooms.insert(room);
+        let ix = self.all.insert(room);
         self.by_name.insert(name.key().clone(), ix);
         self.version += 1;
         ix
     }
 
     pub(super) fn remove(&mut self, ix: RoomIx) -> Room {
-        let room = self.rooms.remove(ix);
+        let room = self.all.remove(ix);
         self.by_name.remove(room.name.key());
         self.version += 1;
         room
     }
 
     pub(super) fn set_topic(&mut self, ix: RoomIx, topic: Option<Box<str>>) -> Option<Box<str>> {
-        std::mem::replace(&mut self.rooms[ix].topic, topic)
+        std::mem::replace(&mut self.all[ix].topic, topic)
     }
 
     pub(super) fn set_moderation(&mut self, ix: RoomIx, moderation: ModerationIx) {
-        self.rooms[ix].moderation = moderation;
+        self.all[ix].moderation = moderation;
     }
 
     /// Notes that a connected user is a member; returns whether that is new.
     pub(super) fn visit(&mut self, ix: RoomIx) -> bool {
-        !std::mem::replace(&mut self.rooms[ix].was_visited, true)
+        !std::mem::replace(&mut self.all[ix].was_visited, true)
     }
 
     pub(crate) fn named(&self, name: &Key) -> Option<RoomIx> {
@@ -95,22 +96,22 @@ impl Rooms {
     }
 
     pub(crate) fn get(&self, ix: RoomIx) -> Option<&Room> {
-        self.rooms.get(ix)
+        self.all.get(ix)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.rooms.len()
+        self.all.len()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (RoomIx, &Room)> {
-        self.rooms.iter()
+        self.all.iter()
     }
 
     /// All rooms in the order of their names, so that the order of effects does not depend on
     /// where a room is in memory.
     pub(crate) fn by_name(&self) -> Vec<RoomIx> {
-        let mut all: Vec<RoomIx> = self.rooms.iter().map(|(ix, _)| ix).collect();
-        all.sort_unstable_by(|a, b| self.rooms[*a].name.key().cmp(self.rooms[*b].name.key()));
+        let mut all: Vec<RoomIx> = self.all.iter().map(|(ix, _)| ix).collect();
+        all.sort_unstable_by(|a, b| self.all[*a].name.key().cmp(self.all[*b].name.key()));
         all
     }
 
@@ -121,8 +122,8 @@ impl Rooms {
 
     /// Checks the indexes.
     pub(super) fn check(&self) {
-        assert_eq!(self.by_name.len(), self.rooms.len(), "each room has one name");
-        for (ix, room) in &self.rooms {
+        assert_eq!(self.by_name.len(), self.all.len(), "each room has one name");
+        for (ix, room) in &self.all {
             assert_eq!(self.named(room.name.key()), Some(ix), "names map to rooms");
         }
     }

@@ -46,7 +46,7 @@ impl User {
 /// All users.
 #[derive(Debug, Default)]
 pub(crate) struct Users {
-    users: Slab<User>,
+    all: Slab<User>,
     by_name: HashMap<Key, UserIx>,
     by_id: IdMap<UserId, UserIx>,
     confusables: ConfusableIndex,
@@ -60,7 +60,7 @@ impl Index<UserIx> for Users {
     type Output = User;
 
     fn index(&self, user: UserIx) -> &User {
-        &self.users[user]
+        &self.all[user]
     }
 }
 
@@ -83,7 +83,7 @@ impl Users {
     pub(super) fn add(&mut self, user: User) -> UserIx {
         let (id, name) = (user.id, user.name.clone());
         self.last_id = self.last_id.max(id.0);
-        let ix = self.users.insert(user);
+        let ix = self.all.insert(user);
         self.by_id.insert(id, ix);
         self.take_name(ix, &name);
         self.dirty.mark(id);
@@ -92,7 +92,7 @@ impl Users {
 
     /// Removes a user who logs out.
     pub(super) fn remove(&mut self, ix: UserIx) -> User {
-        let user = self.users.remove(ix);
+        let user = self.all.remove(ix);
         self.by_id.remove(&user.id);
         self.release_name(ix, &user.name);
         self.dirty.mark(user.id);
@@ -101,10 +101,10 @@ impl Users {
 
     /// Renames a user; returns the old name.
     pub(super) fn rename(&mut self, ix: UserIx, name: &Name) -> Name {
-        let old = std::mem::replace(&mut self.users[ix].name, name.clone());
+        let old = std::mem::replace(&mut self.all[ix].name, name.clone());
         self.release_name(ix, &old);
         self.take_name(ix, name);
-        self.dirty.mark(self.users[ix].id);
+        self.dirty.mark(self.all[ix].id);
         old
     }
 
@@ -119,17 +119,17 @@ impl Users {
     }
 
     pub(crate) fn set_away(&mut self, ix: UserIx, text: Option<&str>) {
-        self.users[ix].away = text.map(Into::into);
-        self.dirty.mark(self.users[ix].id);
+        self.all[ix].away = text.map(Into::into);
+        self.dirty.mark(self.all[ix].id);
     }
 
     pub(crate) fn set_reply_target(&mut self, ix: UserIx, target: UserId) {
-        self.users[ix].reply_target = Some(target);
+        self.all[ix].reply_target = Some(target);
     }
 
     /// Resets the idle time.
     pub(crate) fn mark_active(&mut self, ix: UserIx, now: Duration) {
-        self.users[ix].last_active = now;
+        self.all[ix].last_active = now;
     }
 
     /// Finds the user with a name in any spelling.
@@ -143,7 +143,7 @@ impl Users {
     }
 
     pub(crate) fn get(&self, ix: UserIx) -> Option<&User> {
-        self.users.get(ix)
+        self.all.get(ix)
     }
 
     pub(crate) fn find(&self, id: UserId) -> Option<UserIx> {
@@ -159,24 +159,20 @@ impl Users {
         self.confusables.find(skeleton)
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.users.len()
-    }
-
     /// All users, in the order of their ids, so that the order of effects does not depend on
     /// where a user is in memory.
     pub(crate) fn by_id(&self) -> Vec<UserIx> {
-        let mut all: Vec<UserIx> = self.users.iter().map(|(ix, _)| ix).collect();
-        all.sort_unstable_by_key(|ix| self.users[*ix].id);
+        let mut all: Vec<UserIx> = self.all.iter().map(|(ix, _)| ix).collect();
+        all.sort_unstable_by_key(|ix| self.all[*ix].id);
         all
     }
 
     /// Checks the indexes.
     pub(super) fn check(&self) {
-        assert_eq!(self.by_name.len(), self.users.len(), "each user has one name");
-        assert_eq!(self.by_id.len(), self.users.len(), "each user has one id");
+        assert_eq!(self.by_name.len(), self.all.len(), "each user has one name");
+        assert_eq!(self.by_id.len(), self.all.len(), "each user has one id");
         let mut skeletons = 0;
-        for (ix, user) in &self.users {
+        for (ix, user) in &self.all {
             assert_eq!(self.holder(user.name.key()), Some(ix), "names map to users");
             assert_eq!(self.find(user.id), Some(ix), "ids map to users");
             let mine = user.name.skeletons().filter(|it| self.confusable_with(it) == Some(ix));

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::WireError;
 use crate::protocol::{Cid, Key, Name, RoomName, Stamp, text};
-use crate::server::auth::passwords::{Job, Secret};
+use crate::server::auth::passwords::Job;
 use crate::server::record::{Recipient, Record, UserId};
 use crate::server::store::{
     Change, Collection, LastIds, MembershipSpan, ReadRequest, SearchTerms, Thread,
@@ -156,20 +156,19 @@ pub(super) enum JobV1<'a> {
 impl<'a> From<&'a Job> for JobV1<'a> {
     fn from(job: &'a Job) -> Self {
         match job {
-            Job::Hash(_) => Self::Hash,
-            Job::Check(_, hash) => Self::Check(hash),
-            Job::Match(_, digest) => Self::Match(digest),
+            Job::Hash => Self::Hash,
+            Job::Check(hash) => Self::Check(hash),
+            Job::Match(digest) => Self::Match(digest),
         }
     }
 }
 
 impl From<JobV1<'_>> for Job {
     fn from(job: JobV1<'_>) -> Self {
-        let secret = Secret::new("");
         match job {
-            JobV1::Hash => Self::Hash(secret),
-            JobV1::Check(hash) => Self::Check(secret, hash.into()),
-            JobV1::Match(digest) => Self::Match(secret, digest.into()),
+            JobV1::Hash => Self::Hash,
+            JobV1::Check(hash) => Self::Check(hash.into()),
+            JobV1::Match(digest) => Self::Match(digest.into()),
         }
     }
 }
