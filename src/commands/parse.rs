@@ -318,6 +318,7 @@ impl<'a> Args<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::ArgKind;
 
     #[test]
     fn secret_argument_is_found_in_every_command_that_has_one() {

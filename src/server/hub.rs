@@ -48,7 +48,7 @@ pub use commands::gate::{Storage, storage_full};
 use commands::logout::{expire_sessions, leave, lose_connection};
 use commands::{dispatch, passwords, pending, succession};
 use context::Context;
-use delivery::{catch_up, presence};
+use delivery::{catch_up, long_reply, presence};
 pub use persist::Persisted;
 use persist::Unsaved;
 pub use persist::restore::UnreadableEntry;
@@ -300,6 +300,7 @@ impl Hub {
         passwords::start_due_checks(state, &mut ctx);
         expire_sessions(state, &mut ctx);
         presence::send_summaries(state, &mut ctx);
+        long_reply::drop_outdated_list(state, caches);
         self.audit.begin_second(now);
     }
 

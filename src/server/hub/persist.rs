@@ -227,11 +227,6 @@ impl Unsaved {
         self.rows.clear();
     }
 
-    #[cfg(test)]
-    pub(super) fn rows(&mut self) -> &mut BTreeSet<(Collection, u64)> {
-        &mut self.rows
-    }
-
     /// The current values of the rows.
     pub(super) fn changes(&self, state: &State, limits: &Limits, now: Now) -> Vec<Change> {
         let encoder = Encoder { state, limits, now, scope: self.scope };

@@ -210,11 +210,14 @@ impl State {
             self.sessions.end(token, id);
         }
         self.relations.log_out(id, &name, !self.accounts.has(id));
-        for room in self.memberships.remove_user(user, &name, session.is_some()) {
+        let empty = self.memberships.remove_user(user, &name, session.is_some());
+        self.connections.remove(connection);
+        let removed = self.users.remove(user);
+        // The user must be gone: whether they can return decides what a room keeps.
+        for room in empty {
             self.close_room(room);
         }
-        self.connections.remove(connection);
-        self.users.remove(user)
+        removed
     }
 
     /// Renames a user; returns the old name.

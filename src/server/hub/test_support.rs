@@ -128,8 +128,9 @@ pub(super) fn tick_at(hub: &mut Driver, since_start: Duration, slot: u32) -> Del
 }
 
 /// The hub after a restart with all unsaved changes stored.
-pub(super) fn restarted(hub: &Driver) -> Driver {
-    let snapshot = Snapshot { last: hub.last_ids, ..hub.snapshot(hub.changes()) };
+pub(super) fn restarted(hub: &mut Driver) -> Driver {
+    let changes = hub.changes();
+    let snapshot = Snapshot { last: hub.last_ids(), ..hub.snapshot(changes) };
     Driver::restored(hub.limits.clone(), &snapshot)
 }
 
@@ -141,4 +142,10 @@ pub(super) fn handle(hub: &mut Driver, slot: u32, input: Input<'_>) -> (Flow, De
 /// Handles a line at the start.
 pub(super) fn say(hub: &mut Driver, slot: u32, line: &str) -> (Flow, Delivered) {
     handle(hub, slot, Input::Frame(Frame::Line(line.into())))
+}
+
+/// Notes that all changes are stored.
+pub(super) fn mark_saved(hub: &mut Driver) {
+    hub.changes();
+    hub.mark_saved();
 }

@@ -415,6 +415,9 @@ mod tests {
         fn read(&mut self, conn: ConnId, query: ReadRequest) {
             self.0.push(format!("{conn:?} {query:?}"));
         }
+        fn push_token(&mut self, to: ConnId) {
+            self.0.push(format!("{to:?} token"));
+        }
         fn hash(&mut self, conn: ConnId, job: Job) {
             self.0.push(format!("{conn:?} {job:?}"));
         }
@@ -551,14 +554,14 @@ mod tests {
             "c0680503416e6e00056c6f626279000268690103632d3109f6b5e0f0c0680503",
             "416e6e010603626f620102686900020576697369740501027b7d076163636f75",
             "6e740500090611613a2068690a2a2062206a6f696e65640a0c4069643d372061",
-            "3a2068690a115b504f4e475d0a5b504f4e475d0afffb06110000000006000c01",
+            "3a2068690a115b504f4e475d0a5b504f4e475d0afffb06120000000006000c01",
             "0101010202010101070101020207000101010301000101000b00000000020202",
             "03010100036f70731480800401ac020108030101010503626f62010614808004",
             "01ac020108030101020501036f70730102036e6f7706e58c97e4baac14808004",
             "01ac02010803010103050204091480800401ac02010803010104091480800401",
             "ac020108030101050502036f70730200036f70730201041480800401ac020108",
             "04000000040000010b246172676f6e3269642478040000020461623132050101",
-            "060202",
+            "060202070401",
         ];
         assert_eq!(hex, version_1.concat());
         // The room as it was, and then with other readers.
@@ -653,7 +656,9 @@ mod tests {
         let mut turn = Turn::default();
         say(&mut turn, &lobby, "before");
         let repeat = record(8, Recipient::Room(RoomName::lobby()), Some("c"));
-        turn.with_message(repeat, conn(1), true, |turn| say(turn, &ops, "dropped"));
+        turn.begin_message(repeat, conn(1), true);
+        say(&mut turn, &ops, "dropped");
+        turn.end_message();
         say(&mut turn, &lobby, "after");
         let first = record(3, Recipient::Room(RoomName::lobby()), Some("c"));
         turn.echo_repeats(&[Duplicate { id: 8, first }]);
@@ -663,7 +668,9 @@ mod tests {
 
         let (mut turn, _) = everything(&room(3, 0..3));
         let lost = record(8, Recipient::Room(RoomName::lobby()), Some("c"));
-        turn.with_message(lost, conn(1), true, |turn| say(turn, &ops, "dropped"));
+        turn.begin_message(lost, conn(1), true);
+        say(&mut turn, &ops, "dropped");
+        turn.end_message();
         turn.refuse_messages(&Refusal::new(ErrorCode::StorageFull, "no"));
         assert!(!turn.effects.is_empty());
         let bytes = Encoder::default().encode(&turn, &Batch::default());

@@ -243,3 +243,35 @@ fn take_over(state: &mut State, req: &mut Request<'_>, person: UserId) {
     }
     add_user(state, req, person, &name);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::auth::passwords::Outcome;
+    use crate::server::hub::test_support::{Driver, connect, handle, say};
+    use crate::server::hub::{Input, Limits};
+    use crate::server::store::Collection;
+    use crate::server::store::Snapshot;
+
+    #[test]
+    fn account_logs_in_when_its_name_is_no_longer_valid() {
+        for name in ["systern", "every0ne", "al\u{903}"] {
+            assert!(Name::parse(name).is_err(), "{name}");
+            let saved = format!(r#"{{"name":"{name}","hash":"a hash","ignores":[]}}"#);
+            let entries = vec![(Collection::Account, 1, saved)];
+            let snapshot = Snapshot { entries, ..Snapshot::default() };
+            let mut hub = Driver::restored(Limits::default(), &snapshot);
+            connect(&mut hub, 0);
+            let (_, reply) = say(&mut hub, 0, name);
+            let registered = format!("[ERROR bad-password] {name} is registered");
+            assert!(reply.text.starts_with(&registered), "{}", reply.text);
+            say(&mut hub, 0, &format!("/login {name} secret"));
+            let (_, reply) = handle(&mut hub, 0, Input::Hashed(Outcome::Checked(true)));
+            assert!(reply.text.starts_with(&format!("[WELCOME {name}]")), "{}", reply.text);
+            say(&mut hub, 0, "/nick other");
+            let (_, reply) = say(&mut hub, 0, &format!("/nick {name}"));
+            assert_eq!(reply.text, format!("* other is now {name}\n"));
+            hub.check_invariants();
+        }
+    }
+}

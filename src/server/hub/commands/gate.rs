@@ -112,3 +112,107 @@ impl Gate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::auth::passwords::Outcome;
+    use crate::server::hub::test_support::{connect, handle, hub, mark_saved, now, register, say};
+    use crate::server::hub::{Flow, Frame, Input, Limits, Turn};
+
+    fn line(text: &str) -> Input<'_> {
+        Input::Frame(Frame::Line(text.into()))
+    }
+
+    #[test]
+    fn command_that_changes_stored_state_is_refused_without_storage() {
+        let mut hub = hub(Limits::default());
+        (0..2).for_each(|slot| connect(&mut hub, slot));
+        say(&mut hub, 0, "alice");
+        say(&mut hub, 1, "bob");
+        say(&mut hub, 0, "/join ops");
+        say(&mut hub, 1, "/join ops");
+        let lines = [
+            "/register sesame",
+            "/session",
+            "/op bob",
+            "/deop bob",
+            "/kick bob",
+            "/mute bob",
+            "/unmute bob",
+            "/ban 192.0.2.1",
+            "/unban 192.0.2.1",
+            "/lock",
+            "/unlock",
+            "/invite bob",
+            "/topic tea",
+        ];
+        for text in lines {
+            hub.set_storage(Storage::Unknown);
+            let (flow, reply) = handle(&mut hub, 0, line(text));
+            assert_eq!((flow, reply.text.as_str()), (Flow::Store, ""), "{text}");
+            hub.set_storage(Storage::Closed);
+            let (flow, reply) = handle(&mut hub, 0, line(text));
+            assert!(reply.text.starts_with("[ERROR storage-full] "), "{text}: {}", reply.text);
+            assert_eq!((flow, hub.has_changes()), (Flow::Next, false), "{text}");
+        }
+        // Changes to a user without a session or account need no storage.
+        for text in ["/away", "/topic", "/join red", "/nick carol", "/ignore", "/set joins on"] {
+            let (flow, reply) = handle(&mut hub, 0, line(text));
+            assert_eq!(flow, Flow::Next);
+            assert!(!reply.text.contains("ERROR"), "{text}: {}", reply.text);
+        }
+        hub.check_invariants();
+    }
+
+    #[test]
+    fn session_and_account_changes_need_storage() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "alice");
+        register(&mut hub, 0);
+        say(&mut hub, 0, "/session");
+        mark_saved(&mut hub);
+        hub.set_storage(Storage::Closed);
+        for text in ["/join red", "/part", "/nick carol", "/away x", "/set joins on", "/passwd new"]
+        {
+            let (_, reply) = handle(&mut hub, 0, line(text));
+            assert!(reply.text.starts_with("[ERROR storage-full] "), "{text}: {}", reply.text);
+        }
+        assert!(!hub.has_changes());
+        hub.check_invariants();
+    }
+
+    #[test]
+    fn hashed_password_is_refused_while_storage_is_closed() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "alice");
+        say(&mut hub, 0, "/register sesame");
+        hub.set_storage(Storage::Closed);
+        let hash = Outcome::Hashed(Some("a hash".into()));
+        let (flow, reply) = handle(&mut hub, 0, Input::Hashed(hash));
+        assert!(reply.text.starts_with("[ERROR storage-full] "), "{}", reply.text);
+        assert_eq!((flow, hub.has_changes()), (Flow::Next, false));
+        hub.set_storage(Storage::Open);
+        register(&mut hub, 0);
+        assert_eq!(hub.describe_unsaved(), "the account alice");
+    }
+
+    #[test]
+    fn unsaved_changes_are_listed_by_name() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        for text in ["alice", "/session", "/join ops", "/topic tea"] {
+            say(&mut hub, 0, text);
+        }
+        assert_eq!(hub.describe_unsaved(), "the session of alice, the moderation of #ops");
+        hub.handle(
+            now(std::time::Duration::ZERO),
+            crate::server::hub::test_support::conn(0),
+            line("/quit"),
+            &mut Turn::default(),
+        );
+        assert!(hub.describe_unsaved().starts_with("the end of a session, "));
+    }
+}

@@ -138,3 +138,40 @@ pub(super) fn send_history(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::server::hub::test_support::{connect, handle, hub, message, say};
+    use crate::server::hub::{Flow, Input, Limits};
+    use crate::server::store::ReadResult;
+
+    /// Returns the answer to a request of bob, who is kicked from #ops before the log is
+    /// read.
+    fn answer_after_kick(request: &str) -> String {
+        let mut hub = hub(Limits::default());
+        for (slot, name) in [(0, "alice"), (1, "bob")] {
+            connect(&mut hub, slot);
+            say(&mut hub, slot, name);
+            say(&mut hub, slot, "/join ops");
+        }
+        let (flow, reply) = say(&mut hub, 1, request);
+        assert_eq!((flow, reply.reads), (Flow::Wait, 1));
+        say(&mut hub, 0, "/kick bob");
+        let records = vec![message(1, "lobby", None, "open"), message(2, "ops", None, "secret")];
+        let (flow, reply) =
+            handle(&mut hub, 1, Input::Rows(ReadResult { records, ..ReadResult::default() }));
+        assert_eq!(flow, Flow::Next);
+        reply.text
+    }
+
+    #[test]
+    fn history_of_a_room_is_refused_after_a_kick() {
+        for request in ["/history", "/history #ops", "/search secret #ops"] {
+            let reply = answer_after_kick(request);
+            assert!(reply.starts_with("[ERROR not-in-room] "), "{request}: {reply}");
+            assert_eq!(reply.lines().count(), 1, "{reply}");
+        }
+        let reply = answer_after_kick("/search e");
+        assert!(reply.starts_with("[SEARCH 1]\n") && !reply.contains("secret"), "{reply}");
+    }
+}

@@ -242,3 +242,27 @@ pub(super) fn topic(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::server::hub::Limits;
+    use crate::server::hub::test_support::{connect, hub, mark_saved, say};
+
+    #[test]
+    fn unchanged_topic_is_not_stored() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "alice");
+        for (topic, is_change) in [("tea", true), ("tea", false), ("-", true), ("-", false)] {
+            let (_, reply) = say(&mut hub, 0, &format!("/topic {topic}"));
+            let is_answer = |line: &str| reply.text.starts_with(line);
+            assert!(
+                is_answer(if is_change { "* alice " } else { "[TOPIC #lobby]" }),
+                "{}",
+                reply.text
+            );
+            assert_eq!(hub.has_changes(), is_change, "{topic}");
+            mark_saved(&mut hub);
+        }
+    }
+}

@@ -118,3 +118,176 @@ pub(in crate::server::hub) fn restore_operators(state: &mut State, meter: &Meter
         deferred::announce_on_return(state, meter, members, &tags, &event);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::protocol::Key;
+    use crate::server::auth::passwords::{HashFile, Outcome};
+    use crate::server::hub::test_support::{
+        Driver, conn, connect, connect_from, handle, hub, register, restarted, say, session,
+        tick_at,
+    };
+    use crate::server::hub::{Hub, Input, Limits};
+
+    /// A hub where alice, a guest, has created #ops; carol, bob and dave have joined it in
+    /// this order.
+    fn hub_with_ops() -> Driver {
+        let mut hub = hub(Limits::default());
+        for (slot, name) in ["alice", "bob", "carol", "dave"].iter().enumerate() {
+            let slot = u32::try_from(slot).expect("few");
+            connect_from(&mut hub, slot, [192, 0, 2, 1]);
+            say(&mut hub, slot, name);
+        }
+        for slot in [0, 2, 1, 3] {
+            say(&mut hub, slot, "/join ops");
+        }
+        hub
+    }
+
+    fn operators(hub: &Hub) -> Vec<&str> {
+        let state = &hub.state;
+        let room = state.rooms.named(&Key::fold("ops")).expect("#ops");
+        let operators = state.moderation_in(Scope::Room(room)).operators().iter();
+        let here = operators.filter_map(|user_id| state.users.find(*user_id));
+        here.map(|user| state.users[user].name.as_str()).collect()
+    }
+
+    #[test]
+    fn longest_member_takes_over_when_last_operator_is_gone() {
+        let mut hub = hub_with_ops();
+        say(&mut hub, 0, "/quit");
+        assert_eq!(operators(&hub), ["carol"]);
+        hub.check_invariants();
+        for (slot, left) in [(2, "bob"), (1, "dave")] {
+            handle(&mut hub, slot, Input::Disconnected);
+            assert_eq!(operators(&hub), [left]);
+            hub.check_invariants();
+        }
+        let (_, reply) = say(&mut hub, 3, "/lock");
+        assert!(reply.text.starts_with("[LOCKED #ops]"), "{}", reply.text);
+    }
+
+    #[test]
+    fn muted_member_takes_over_only_if_there_is_no_other() {
+        let mut hub = hub_with_ops();
+        say(&mut hub, 0, "/mute carol");
+        say(&mut hub, 0, "/quit");
+        assert_eq!(operators(&hub), ["bob"]);
+        say(&mut hub, 1, "/kick dave");
+        say(&mut hub, 1, "/quit");
+        assert_eq!(operators(&hub), ["carol"]);
+    }
+
+    #[test]
+    fn operator_who_can_resume_is_not_replaced() {
+        let mut hub = hub_with_ops();
+        say(&mut hub, 0, "/part");
+        assert_eq!(operators(&hub), ["alice"], "online");
+        session(&mut hub, 0);
+        handle(&mut hub, 0, Input::Disconnected);
+        assert_eq!(operators(&hub), ["alice"], "dropped");
+        hub = restarted(&mut hub);
+        assert_eq!(hub.state.users.by_id().len(), 1, "only alice had a session");
+        let mut hub = hub_with_ops();
+        register(&mut hub, 0);
+        say(&mut hub, 0, "/quit");
+        assert!(operators(&hub).is_empty(), "an offline account");
+        hub.check_invariants();
+    }
+
+    #[test]
+    fn expired_session_hands_over() {
+        let mut hub = hub_with_ops();
+        session(&mut hub, 0);
+        say(&mut hub, 0, "/part");
+        handle(&mut hub, 0, Input::Disconnected);
+        hub.forget_connection(conn(0));
+        let reply = tick_at(&mut hub, Duration::from_mins(2), 1);
+        assert!(reply.text.contains("#ops * server made carol an operator"), "{}", reply.text);
+        assert_eq!(operators(&hub), ["carol"]);
+    }
+
+    #[test]
+    fn operator_outside_the_room_is_restored() {
+        let mut hub = hub_with_ops();
+        session(&mut hub, 0);
+        session(&mut hub, 1);
+        say(&mut hub, 0, "/part");
+        let hub = restarted(&mut hub);
+        assert_eq!(operators(&hub), ["alice"]);
+        hub.check_invariants();
+    }
+
+    #[test]
+    fn room_without_operator_after_a_restart_gets_its_longest_member() {
+        for is_restarted_again in [false, true] {
+            let mut hub = hub_with_ops();
+            let tokens: Vec<String> = (1..4).map(|slot| session(&mut hub, slot)).collect();
+            say(&mut hub, 0, "/part");
+            let mut hub = restarted(&mut hub);
+            assert_eq!(operators(&hub), ["carol"]);
+            if is_restarted_again {
+                hub = restarted(&mut hub);
+            }
+            hub.check_invariants();
+            connect(&mut hub, 1);
+            say(&mut hub, 1, &format!("/resume {} 0", tokens[1]));
+            let (_, reply) = handle(&mut hub, 1, Input::Drained);
+            let news = "#ops * server made carol an operator\n";
+            assert_eq!(reply.text, if is_restarted_again { "" } else { news });
+            let (_, reply) = say(&mut hub, 1, "/mute bob");
+            assert!(reply.text.starts_with("[MUTED #ops bob]"), "{}", reply.text);
+        }
+    }
+
+    #[test]
+    fn server_operator_counts_while_online() {
+        let hash = HashFile::read("tests/passwords/quick.hash").expect("a hash");
+        let mut hub = hub_with_ops();
+        hub.limits.oper_password = Some(hash);
+        connect(&mut hub, 4);
+        for line in ["root", "/oper it is right"] {
+            say(&mut hub, 4, line);
+        }
+        handle(&mut hub, 4, Input::Hashed(Outcome::Checked(true)));
+        say(&mut hub, 0, "/quit");
+        assert!(operators(&hub).is_empty());
+        hub.check_invariants();
+        let (_, reply) = handle(&mut hub, 4, Input::Disconnected);
+        assert_eq!(reply.text, "");
+        assert_eq!(operators(&hub), ["carol"]);
+        hub.check_invariants();
+    }
+
+    #[test]
+    fn ban_of_last_operator_hands_over() {
+        let mut hub = hub_with_ops();
+        say(&mut hub, 0, "/op bob");
+        say(&mut hub, 1, "/ban alice");
+        say(&mut hub, 1, "/quit");
+        assert_eq!(operators(&hub), ["alice", "carol"]);
+        hub.check_invariants();
+    }
+
+    #[test]
+    fn right_of_deleted_account_ends_at_logout() {
+        let mut hub = hub_with_ops();
+        register(&mut hub, 0);
+        say(&mut hub, 0, "/quit");
+        let user_id = hub.state.accounts.named(&Key::fold("alice")).expect("an account").person;
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "/login alice secret");
+        let right = Outcome::Checked(true);
+        handle(&mut hub, 0, Input::Hashed(right));
+        assert!(hub.state.users.is_online(user_id));
+        say(&mut hub, 0, "/unregister secret");
+        let right = Outcome::Checked(true);
+        handle(&mut hub, 0, Input::Hashed(right));
+        say(&mut hub, 0, "/quit");
+        assert_eq!(operators(&hub), ["carol"]);
+        hub.check_invariants();
+    }
+}

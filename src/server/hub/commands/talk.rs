@@ -269,3 +269,68 @@ fn append(
     let (id, text, cid) = (0, text.into(), req.cid.clone());
     state.messages.append(Record { id, time, author, from, to, is_action, text, cid })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{self, AssertUnwindSafe};
+
+    use super::*;
+    use crate::server::auth::passwords::Outcome;
+    use crate::server::hub::state::messages::recent::Lookup;
+    use crate::server::hub::state::rooms::LOBBY;
+    use crate::server::hub::test_support::{Driver, connect, handle, hub, register, say};
+    use crate::server::hub::{Flow, Input, Limits, ReadResult};
+
+    #[test]
+    fn mail_waits_while_the_log_cannot_be_read() {
+        let mut hub = hub(Limits::default());
+        (0..3).for_each(|slot| connect(&mut hub, slot));
+        say(&mut hub, 0, "alice");
+        register(&mut hub, 0);
+        let alice = hub.state.accounts.named(&Key::fold("alice")).expect("an account").person;
+        say(&mut hub, 0, "/quit");
+        say(&mut hub, 1, "bob");
+        say(&mut hub, 1, "/msg alice come back");
+        let log_in = |hub: &mut Driver, records: ReadResult| {
+            say(hub, 2, "/login alice sesame");
+            handle(hub, 2, Input::Hashed(Outcome::Checked(true)));
+            handle(hub, 2, Input::Rows(records))
+        };
+        let (flow, reply) = log_in(&mut hub, ReadResult::failed());
+        assert!(reply.text.starts_with("[ERROR storage-full] "), "{}", reply.text);
+        assert_eq!(flow, Flow::Next);
+        assert_eq!(hub.state.mail.len(alice), 1);
+        let (_, reply) = log_in(&mut hub, ReadResult::default());
+        assert!(reply.text.starts_with("[WELCOME alice]"), "{}", reply.text);
+        assert_eq!(hub.state.mail.len(alice), 0);
+        for line in ["/history", "/search back"] {
+            say(&mut hub, 1, line);
+            let (_, reply) = handle(&mut hub, 1, Input::Rows(ReadResult::failed()));
+            assert!(reply.text.starts_with("[ERROR storage-full] "), "{}", reply.text);
+        }
+    }
+
+    #[test]
+    fn panic_while_posting_leaves_cid_unused() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "/set tags on");
+        say(&mut hub, 0, "alice");
+        let alice = hub.state.users.named("alice").expect("here");
+        let connection = hub.state.users[alice].connection;
+        hub.state.connections.set_current(connection, Some(99));
+        let line = "@cid=x hi";
+        assert!(panic::catch_unwind(AssertUnwindSafe(|| say(&mut hub, 0, line))).is_err());
+        assert_eq!(hub.last_ids().message, 0);
+        hub.state.connections.set_current(connection, Some(LOBBY));
+        let (_, reply) = say(&mut hub, 0, line);
+        assert!(
+            reply.text.contains("id=1;") && reply.text.ends_with(" alice: hi\n"),
+            "{}",
+            reply.text
+        );
+        assert!(
+            matches!(hub.state.messages.find(1), Lookup::Found(_)) && hub.last_ids().message == 1
+        );
+    }
+}

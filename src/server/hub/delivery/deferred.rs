@@ -66,3 +66,57 @@ pub(super) fn send(
         turn.send_bytes(socket, &line.bytes[if has_tags { 0 } else { line.tags }..]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::server::hub::test_support::{Driver, connect, handle, hub, say, session};
+    use crate::server::hub::{Input, Limits};
+
+    /// A hub with alice and three slow readers.
+    fn hub_with_slow_readers() -> Driver {
+        let mut hub = hub(Limits::default());
+        (0..6).for_each(|slot| connect(&mut hub, slot));
+        say(&mut hub, 0, "alice");
+        for slot in 1..4 {
+            say(&mut hub, slot, "/set tags on");
+            say(&mut hub, slot, &format!("late{slot}"));
+        }
+        hub
+    }
+
+    /// The slow readers miss a rename of alice.
+    fn rename_while_behind(hub: &mut Driver) {
+        for slot in 1..4 {
+            handle(hub, slot, Input::OverLimit);
+        }
+        say(hub, 0, "/nick anna");
+    }
+
+    #[test]
+    fn deferred_line_is_held_in_memory_once_for_all_users() {
+        let mut hub = hub_with_slow_readers();
+        rename_while_behind(&mut hub);
+        let held = hub.meter().held();
+        for slot in 1..4 {
+            assert_eq!(hub.meter().held(), held);
+            let (_, reply) = handle(&mut hub, slot, Input::Drained);
+            let line = reply.text.lines().next().unwrap_or_default();
+            assert!(line.starts_with("@time=") && line.contains("alice"), "{line}");
+            assert!(held < 2 * line.len(), "{held}");
+        }
+        assert_eq!(hub.meter().held(), 0);
+    }
+
+    #[test]
+    fn deferred_event_uses_the_settings_at_delivery() {
+        let mut hub = hub_with_slow_readers();
+        let token = session(&mut hub, 1);
+        rename_while_behind(&mut hub);
+        handle(&mut hub, 1, Input::Disconnected);
+        say(&mut hub, 5, "/set tags off");
+        let (_, reply) = say(&mut hub, 5, &format!("/resume {token} 0"));
+        assert!(reply.text.starts_with("[WELCOME late1] "), "{}", reply.text);
+        let (_, reply) = handle(&mut hub, 5, Input::Drained);
+        assert_eq!(reply.text, "* alice is now anna\n");
+    }
+}

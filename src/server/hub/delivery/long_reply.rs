@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::presence;
 use crate::protocol::{Event, RoomName};
+use crate::server::hub::caches::Caches;
 use crate::server::hub::context::Request;
 use crate::server::hub::state::State;
 use crate::server::hub::state::pending::{
@@ -58,6 +59,11 @@ fn room_list(state: &State, req: &mut Request<'_>) -> Arc<RoomList> {
     list
 }
 
+/// Releases the list of rooms if it is outdated; those who read it keep it.
+pub(in crate::server::hub) fn drop_outdated_list(state: &State, caches: &mut Caches) {
+    caches.room_list.take_if(|(version, _)| *version != state.rooms.version());
+}
+
 /// Sends the next page to a client that has read most of the last one.
 pub(in crate::server::hub) fn send_room_page(
     state: &mut State,
@@ -105,4 +111,138 @@ pub(in crate::server::hub) fn wait_for_memory(
     state.connections.wait_for(req.connection, PendingRequest::List(request));
     let socket = req.socket;
     req.turn.wait_for_memory(socket);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Key;
+    use crate::server::hub::Flow;
+    use crate::server::hub::test_support::{Driver, connect, handle, hub, say};
+    use crate::server::hub::{Input, Limits};
+    use crate::server::store::ReadResult;
+
+    /// A hub with `users` users, the first of whom is in `rooms` rooms with long topics.
+    fn hub_with(users: u32, rooms: usize) -> Driver {
+        let limits = Limits { rooms_per_person: rooms, ..Limits::default() };
+        let mut hub = hub(limits);
+        for slot in 0..users {
+            connect(&mut hub, slot);
+            say(&mut hub, slot, &format!("p{slot}"));
+        }
+        for room in 1..rooms {
+            say(&mut hub, 0, &format!("/join r{room:04}"));
+            say(&mut hub, 0, &format!("/topic {}", "t".repeat(4000)));
+        }
+        hub
+    }
+
+    #[test]
+    fn room_list_is_sent_in_pages() {
+        let mut hub = hub_with(2, 101);
+        let (mut flow, mut reply) = say(&mut hub, 0, "/list");
+        let (mut lines, mut pages) = (reply.text, 1);
+        while reply.waits_to_be_read {
+            assert_eq!(flow, Flow::Wait);
+            assert!(lines.len() <= pages * (PAGE_SIZE + 5000), "{} bytes", lines.len());
+            if pages == 2 {
+                // Rooms end and others are created.
+                say(&mut hub, 1, "/join new");
+            }
+            (flow, reply) = handle(&mut hub, 0, Input::Drained);
+            lines.push_str(&reply.text);
+            pages += 1;
+        }
+        assert_eq!((flow, pages), (Flow::Next, 6));
+        let names: Vec<&str> =
+            lines.lines().filter_map(|line| line.strip_prefix("[ROOM #")?.get(..5)).collect();
+        assert!(lines.starts_with("[ROOMS 101]\n"), "{}", &lines[..20]);
+        assert_eq!(names.len(), 101);
+        assert!(names.is_sorted());
+    }
+
+    #[test]
+    fn room_list_is_shared_and_accounted_for() {
+        let mut hub = hub_with(2, ROOMS_AT_ONCE + 1);
+        let (flow, reply) = say(&mut hub, 0, "/list");
+        assert_eq!((flow, reply.text.as_str(), reply.waits_for_room), (Flow::Wait, "", true));
+        let before = hub.meter().held();
+        handle(&mut hub, 0, Input::MemoryAvailable);
+        let held = hub.meter().held() - before;
+        assert!(held > ROOMS_AT_ONCE * size_of::<RoomName>(), "{held}");
+        let (_, reply) = say(&mut hub, 1, "/list");
+        assert!(reply.text.starts_with("[ROOMS 1001]\n"), "the snapshot is shared");
+        assert_eq!(hub.meter().held() - before, held);
+        say(&mut hub, 1, "/join new");
+        for reader in [0, 1] {
+            while handle(&mut hub, reader, Input::Drained).1.waits_to_be_read {}
+        }
+        hub.run_timers();
+        assert_eq!(hub.meter().held(), before, "the old snapshot is released");
+    }
+
+    #[test]
+    fn catch_up_beside_a_list_reads_each_page_once() {
+        let mut hub = hub_with(2, 101);
+        say(&mut hub, 0, "/list");
+        handle(&mut hub, 0, Input::OverLimit);
+        for _ in 0..5000 {
+            say(&mut hub, 1, "more than is in memory");
+        }
+        let (_, reply) = handle(&mut hub, 0, Input::Drained);
+        assert_eq!((reply.waits_to_be_read, reply.reads), (true, 1));
+        let (_, reply) = handle(&mut hub, 0, Input::Drained);
+        assert_eq!((reply.waits_to_be_read, reply.reads), (true, 0), "the page is being read");
+        handle(&mut hub, 0, Input::Page(ReadResult { upto: 300, ..ReadResult::default() }));
+        let (_, reply) = handle(&mut hub, 0, Input::Drained);
+        assert_eq!(reply.reads, 1);
+    }
+
+    #[test]
+    fn members_of_large_room_are_sent_when_memory_is_available() {
+        let users = u32::try_from(MEMBERS_AT_ONCE).expect("a small number") + 1;
+        let mut hub = hub_with(users, 1);
+        let (flow, reply) = say(&mut hub, 0, "/who");
+        assert_eq!((flow, reply.text.as_str(), reply.waits_for_room), (Flow::Wait, "", true));
+        let (flow, reply) = handle(&mut hub, 0, Input::MemoryAvailable);
+        assert_eq!(flow, Flow::Next);
+        let rows = reply.text.lines().map(|line| line.split_once("] ").expect("names").1);
+        assert_eq!(rows.flat_map(|row| row.split(',')).count(), MEMBERS_AT_ONCE + 1);
+    }
+
+    #[test]
+    fn deferred_ban_list_is_refused_to_former_operator() {
+        let mut hub = hub_with(2, 2);
+        say(&mut hub, 1, "/join r0001");
+        say(&mut hub, 0, "/op p1");
+        for number in 0..17 {
+            say(&mut hub, 0, &format!("/ban 192.0.2.{number}"));
+        }
+        assert!(say(&mut hub, 1, "/bans").1.waits_for_room);
+        say(&mut hub, 0, "/deop p1");
+        let (flow, reply) = handle(&mut hub, 1, Input::MemoryAvailable);
+        assert_eq!(flow, Flow::Next);
+        assert!(reply.text.starts_with("[ERROR forbidden] "), "{}", reply.text);
+    }
+
+    #[test]
+    fn deferred_list_of_ended_room_is_refused() {
+        let mut hub = hub_with(2, 2);
+        for number in 0..17 {
+            say(&mut hub, 0, &format!("/ban 192.0.2.{number} 1h {}", "x".repeat(200)));
+        }
+        let (flow, reply) = say(&mut hub, 0, "/bans");
+        assert_eq!((flow, reply.waits_for_room), (Flow::Wait, true));
+        let (_, reply) = handle(&mut hub, 0, Input::MemoryAvailable);
+        assert_eq!(reply.text.lines().filter(|line| line.starts_with("[BAN ")).count(), 17);
+        say(&mut hub, 0, "/bans");
+        let alice = hub.state.users.named("p0").expect("here");
+        let room = hub.state.rooms.named(&Key::fold("r0001")).expect("here");
+        let connection = hub.state.users[alice].connection;
+        hub.state.connections.set_current(connection, None);
+        hub.state.leave_room(alice, room);
+        let (flow, reply) = handle(&mut hub, 0, Input::MemoryAvailable);
+        assert_eq!(flow, Flow::Next);
+        assert!(reply.text.starts_with("[ERROR no-such-room] "), "{}", reply.text);
+    }
 }

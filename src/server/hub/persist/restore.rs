@@ -273,3 +273,150 @@ impl Restorer<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::server::auth::passwords::{HashFile, Outcome};
+    use crate::server::hub::test_support::{
+        Driver, connect, handle, hub, now, register, restarted, say, session,
+    };
+    use crate::server::hub::{Input, Limits, Turn};
+
+    /// A hub with a room whose operator alice has no session, and whose member bob is a
+    /// guest with a session.
+    fn hub_with_locked_room(has_account: bool) -> Driver {
+        let mut hub = hub(Limits::default());
+        (0..2).for_each(|slot| connect(&mut hub, slot));
+        say(&mut hub, 0, "alice");
+        if has_account {
+            register(&mut hub, 0);
+        }
+        for line in ["/join ops", "/ban 192.0.2.7", "/lock", "/topic tea"] {
+            say(&mut hub, 0, line);
+        }
+        say(&mut hub, 1, "bob");
+        say(&mut hub, 0, "/invite bob");
+        for line in ["/join ops", "/session"] {
+            say(&mut hub, 1, line);
+        }
+        hub
+    }
+
+    fn expire_sessions(hub: &mut Driver) {
+        hub.tick(now(Duration::from_mins(2)), &mut Turn::default());
+        hub.check_invariants();
+    }
+
+    #[test]
+    fn expired_session_leaves_moderation_of_others_in_place() {
+        let mut hub = restarted(&mut hub_with_locked_room(true));
+        expire_sessions(&mut hub);
+        let mut hub = restarted(&mut hub);
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "carol");
+        let (_, reply) = say(&mut hub, 0, "/join ops");
+        assert!(reply.text.starts_with("[ERROR forbidden] #ops is locked"), "{}", reply.text);
+        hub.check_invariants();
+    }
+
+    #[test]
+    fn lock_ends_when_session_of_guest_operator_expires() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        for line in ["alice", "/join ops", "/ban 192.0.2.7", "/lock", "/session"] {
+            say(&mut hub, 0, line);
+        }
+        let mut hub = restarted(&mut hub);
+        expire_sessions(&mut hub);
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "carol");
+        let (_, reply) = say(&mut hub, 0, "/join ops");
+        assert!(reply.text.starts_with("[JOINED #ops]"), "{}", reply.text);
+        let (_, reply) = say(&mut hub, 0, "/unban 192.0.2.7");
+        assert!(reply.text.starts_with("[UNBANNED #ops 192.0.2.7]"), "{}", reply.text);
+    }
+
+    #[test]
+    fn lock_outlives_a_restart_while_a_server_operator_may_open_it() {
+        let hash = HashFile::read("tests/passwords/quick.hash").expect("a hash");
+        for (has_password, has_account) in [(true, true), (true, false), (false, false)] {
+            let limits = Limits { oper_password: Some(hash.clone()), ..Limits::default() };
+            let mut hub = hub(limits);
+            for (slot, name) in [(0, "guest"), (1, "root")] {
+                connect(&mut hub, slot);
+                say(&mut hub, slot, name);
+            }
+            say(&mut hub, 0, "/join ops");
+            say(&mut hub, 1, "/oper it is right");
+            handle(&mut hub, 1, Input::Hashed(Outcome::Checked(true)));
+            for line in ["/lock", "/join ops", "/lock"] {
+                let (_, reply) = say(&mut hub, 1, line);
+                assert!(!reply.text.starts_with("[ERROR"), "{}", reply.text);
+            }
+            say(&mut hub, 0, "/join mine");
+            say(&mut hub, 0, "/lock");
+            if has_account {
+                register(&mut hub, 1);
+            }
+            if !has_password {
+                hub.limits.oper_password = None;
+            }
+            let mut hub = restarted(&mut restarted(&mut hub));
+            connect(&mut hub, 0);
+            let (_, reply) = say(&mut hub, 0, "carol");
+            assert_eq!(reply.text.contains("#lobby is locked"), has_password, "{}", reply.text);
+            let (_, reply) = say(&mut hub, 0, "/join ops");
+            assert_eq!(reply.text.contains("#ops is locked"), has_password, "{}", reply.text);
+            // The guest who locked #mine has no session.
+            let (_, reply) = say(&mut hub, 0, "/join mine");
+            assert_eq!(reply.text.contains("#mine is locked"), has_account, "{}", reply.text);
+            if has_password {
+                say(&mut hub, 0, "/oper it is right");
+                handle(&mut hub, 0, Input::Hashed(Outcome::Checked(true)));
+                for room in ["lobby", "ops"] {
+                    say(&mut hub, 0, &format!("/join {room}"));
+                    let (_, reply) = say(&mut hub, 0, "/unlock");
+                    assert_eq!(reply.text, format!("[UNLOCKED #{room}]\n"));
+                }
+            }
+            hub.check_invariants();
+        }
+    }
+
+    #[test]
+    fn restored_room_ends_when_its_last_member_leaves() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        for line in ["alice", "/join ops", "/ban 192.0.2.7"] {
+            say(&mut hub, 0, line);
+        }
+        let token = session(&mut hub, 0);
+        let mut hub = restarted(&mut hub);
+        connect(&mut hub, 0);
+        say(&mut hub, 0, &format!("/resume {token} 0"));
+        handle(&mut hub, 0, Input::Drained);
+        say(&mut hub, 0, "/part ops");
+        say(&mut hub, 0, "/join ops");
+        let (_, reply) = say(&mut hub, 0, "/bans");
+        assert!(reply.text.starts_with("[BANS #ops 0]"), "{}", reply.text);
+    }
+
+    #[test]
+    fn bans_of_guest_operator_outlive_sessions_but_lock_does_not() {
+        let mut hub = restarted(&mut hub_with_locked_room(false));
+        expire_sessions(&mut hub);
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "carol");
+        let (_, reply) = say(&mut hub, 0, "/join ops");
+        assert!(reply.text.starts_with("[JOINED #ops]"), "the lock ended: {}", reply.text);
+        let (_, reply) = say(&mut hub, 0, "/bans");
+        assert!(reply.text.starts_with("[BANS #ops 1]"), "{}", reply.text);
+        say(&mut hub, 0, "/part");
+        say(&mut hub, 0, "/join ops");
+        let (_, reply) = say(&mut hub, 0, "/bans");
+        assert!(reply.text.starts_with("[BANS #ops 0]"), "the room has ended: {}", reply.text);
+        hub.check_invariants();
+    }
+}

@@ -207,6 +207,9 @@ impl Connections {
     /// Adds the connection of a socket that was just accepted. Its login timer starts now and
     /// also runs during the TLS handshake.
     pub(crate) fn open(&mut self, socket: ConnId, peer: Peer, login_deadline: Duration) {
+        if let Some(Some((earlier, _))) = self.sockets.get(socket.slot as usize) {
+            self.forget(*earlier);
+        }
         let phase = Phase::Greeting { was_refused: false };
         let mut connection = Connection::new(Some(socket), Some(peer), phase);
         connection.login_deadline = login_deadline;
@@ -381,10 +384,13 @@ impl Connections {
 
     /// Deletes a socket that is closed.
     pub(crate) fn forget(&mut self, socket: ConnId) {
-        if let Some(ix) = self.of(socket) {
-            self.all.remove(ix);
-            self.forget_socket(socket);
+        let Some(ix) = self.of(socket) else { return };
+        match self.all[ix].phase {
+            // A user who is still logged in keeps the connection.
+            Phase::LoggedIn(_) => self.all[ix].socket = None,
+            Phase::Greeting { .. } | Phase::Closing => drop(self.all.remove(ix)),
         }
+        self.forget_socket(socket);
     }
 
     fn forget_socket(&mut self, socket: ConnId) {

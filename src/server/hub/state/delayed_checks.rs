@@ -115,8 +115,9 @@ impl DelayedChecks {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Key, password_throttle::Guarded};
+    use super::super::password_throttle::Guarded;
     use super::*;
+    use crate::protocol::Key;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -98,3 +98,90 @@ impl Messages {
         self.recent.is_silent(room, after)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::server::hub::test_support::{Driver, conn, connect, hub, mark_saved, say};
+    use crate::server::hub::{Frame, Input, Limits, Turn};
+
+    const MINUTE: i64 = 60_000;
+    const DAY: i64 = 24 * 60 * MINUTE;
+
+    fn now(minutes: u64, wall: i64) -> Now {
+        Now { since_start: Duration::from_mins(minutes), wall: Stamp(wall) }
+    }
+
+    fn say_at(hub: &mut Driver, now: Now, line: &str) {
+        hub.handle(now, conn(0), Input::Frame(Frame::Line(line.into())), &mut Turn::default());
+    }
+
+    #[test]
+    fn times_go_back_only_when_clock_goes_back_by_more_than_five_minutes() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "alice");
+        let mut minutes = 0;
+        let mut stamps = |walls: &[i64]| -> Vec<i64> {
+            let mut steps = 0;
+            let stamp = |wall: &i64| {
+                minutes += 1;
+                say_at(&mut hub, now(minutes, *wall), "hi");
+                steps += hub.take_audit().len();
+                hub.state.messages.last_time().0
+            };
+            let stamps = walls.iter().map(stamp).collect();
+            let back = walls.windows(2).filter(|pair| pair[1] + 5 * MINUTE < pair[0]).count();
+            assert_eq!(steps, back);
+            stamps
+        };
+        let small = [2 * DAY, 2 * DAY - 5 * MINUTE, 2 * DAY + 1];
+        assert_eq!(stamps(&small), [2 * DAY, 2 * DAY, 2 * DAY + 1]);
+        let jumping = [9 * DAY, 3 * DAY, 9 * DAY, 2 * DAY, 2 * DAY + 1, 0, -1];
+        assert_eq!(stamps(&jumping), [9 * DAY, 3 * DAY, 9 * DAY, 2 * DAY, 2 * DAY + 1, 0, 0]);
+    }
+
+    #[test]
+    fn clock_that_goes_back_is_logged_at_most_once_a_minute() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "alice");
+        let mut go_back = |minutes| {
+            say_at(&mut hub, now(minutes, 2 * DAY), "hi");
+            say_at(&mut hub, now(minutes, DAY), "hi");
+            hub.take_audit()
+        };
+        let log = go_back(0);
+        assert_eq!(log.len(), 1, "{log:?}");
+        let expected =
+            "1970-01-02T00:00:00.000Z the clock went back from 1970-01-03T00:00:00.000Z to ";
+        assert!(log[0].starts_with(expected), "{log:?}");
+        assert!(go_back(0).is_empty());
+        assert_eq!(go_back(1).len(), 1);
+    }
+
+    #[test]
+    fn time_limits_keep_their_length_when_the_clock_goes_back() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        connect(&mut hub, 1);
+        say(&mut hub, 1, "bob");
+        say(&mut hub, 0, "alice");
+        for line in ["/join ops", "/ban 192.0.2.1 1h", "/ban 192.0.2.2", "/mute bob 2h"] {
+            say_at(&mut hub, now(0, 2 * DAY), line);
+        }
+        mark_saved(&mut hub);
+        say_at(&mut hub, now(30, DAY), "hi");
+        let saved = hub.changes().pop().expect("a change").value.expect("moderation");
+        for (end, is_stored) in [
+            (DAY + 30 * MINUTE, true),
+            (DAY + 90 * MINUTE, true),
+            (2 * DAY + 60 * MINUTE, false),
+            (2 * DAY + 120 * MINUTE, false),
+        ] {
+            assert_eq!(saved.contains(&end.to_string()), is_stored, "{end}: {saved}");
+        }
+    }
+}

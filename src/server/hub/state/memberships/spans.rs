@@ -110,3 +110,126 @@ impl Spans {
         Some(number)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::server::hub::test_support::{
+        Driver, conn, connect, handle, hub, mark_saved, now, restarted, say, session,
+    };
+    use crate::server::hub::{Input, Limits, Turn};
+    use crate::server::store::Collection;
+
+    /// A hub with alice, who has a session, and bob; and the token.
+    fn with_session() -> (Driver, String) {
+        let mut hub = hub(Limits::default());
+        (0..2).for_each(|slot| connect(&mut hub, slot));
+        for (slot, name) in [(0, "alice"), (1, "bob")] {
+            say(&mut hub, slot, name);
+        }
+        let token = session(&mut hub, 0);
+        (hub, token)
+    }
+
+    fn spans(hub: &Driver) -> &Spans {
+        hub.state.memberships.spans(hub.state.users.named("alice").expect("here"))
+    }
+
+    /// Alice posts a line in each of the rooms.
+    fn visit_rooms(hub: &mut Driver, rooms: std::ops::Range<usize>) {
+        for room in rooms {
+            for line in [format!("/join r{room}"), "hi".to_owned(), "/part".to_owned()] {
+                say(hub, 0, &line);
+            }
+        }
+        hub.check_invariants();
+    }
+
+    #[test]
+    fn spans_without_messages_between_or_in_them_are_merged() {
+        let (mut hub, _) = with_session();
+        let count = |hub: &Driver| spans(hub).after(0).len();
+        for (line_between, expected) in [("/away", 1), ("mine", 2)] {
+            for _ in 0..100 {
+                for line in ["/join ops", line_between, "/part ops"] {
+                    say(&mut hub, 0, line);
+                }
+                say(&mut hub, 1, "elsewhere");
+            }
+            assert_eq!(count(&hub), expected, "{line_between}");
+        }
+        // Messages posted in her absence are in no span.
+        for line in ["/join ops", "missed", "/part ops"] {
+            say(&mut hub, 1, line);
+        }
+        let missed = hub.last_ids().message;
+        say(&mut hub, 0, "/join ops");
+        let ops = Key::fold("ops");
+        let known = spans(&hub).after(0);
+        let covers = |span: &&MembershipSpan| {
+            span.room == ops && span.from < missed && span.until.is_none_or(|it| it >= missed)
+        };
+        assert_eq!((known.len(), known.iter().find(covers)), (3, None));
+    }
+
+    #[test]
+    fn old_spans_are_stored_in_blocks_and_restored() {
+        let (mut hub, _) = with_session();
+        visit_rooms(&mut hub, 0..1100);
+        let known = spans(&hub).after(0);
+        assert_eq!(known.len(), 1101);
+        assert!(spans(&hub).recent().len() <= 2 * BLOCK + 1, "a session stays small");
+        hub = restarted(&mut hub);
+        assert_eq!(spans(&hub).after(0), known);
+        assert_eq!(spans(&hub).after(1095).len(), 6, "spans that may hold later messages");
+        hub.check_invariants();
+        // Stored blocks are not written again.
+        mark_saved(&mut hub);
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "carol");
+        assert!(hub.changes().iter().all(|change| change.collection != Collection::Spans));
+        // The blocks are deleted with the session.
+        let alice = spans(&hub).numbers().count();
+        hub.tick(now(Duration::from_mins(2)), &mut Turn::default());
+        let gone =
+            hub.changes().into_iter().filter(|change| change.collection == Collection::Spans);
+        let gone: Vec<_> = gone.map(|change| change.value).collect();
+        assert_eq!(gone, vec![None; alice]);
+        hub.check_invariants();
+    }
+
+    #[test]
+    fn session_that_begins_late_stores_all_spans() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "alice");
+        visit_rooms(&mut hub, 0..200);
+        assert!(hub.changes().is_empty());
+        session(&mut hub, 0);
+        let known = spans(&hub).after(0);
+        assert_eq!(spans(&restarted(&mut hub)).after(0), known);
+    }
+
+    #[test]
+    fn resume_from_before_evicted_spans_is_notified() {
+        let (mut hub, token) = with_session();
+        let visits = BLOCK * (BLOCKS_MAX + 3);
+        visit_rooms(&mut hub, 0..visits);
+        let evicted_upto = spans(&hub).evicted_upto();
+        let left = spans(&hub).after(0).len() as u64;
+        assert_eq!(left, visits as u64 + 1 - evicted_upto);
+        assert!(evicted_upto > 0 && evicted_upto.is_multiple_of(BLOCK as u64), "{evicted_upto}");
+        hub = restarted(&mut hub);
+        for (after, is_notified) in [(0, true), (evicted_upto - 1, true), (evicted_upto, false)] {
+            connect(&mut hub, 0);
+            let (_, reply) = say(&mut hub, 0, &format!("/resume {token} {after}"));
+            let text = format!("[WELCOME alice] you are back; up to id {evicted_upto}, ");
+            assert!(reply.text.starts_with("[WELCOME alice] you are back"), "{}", reply.text);
+            assert_eq!(reply.text.starts_with(&text), is_notified, "{after}: {}", reply.text);
+            handle(&mut hub, 0, Input::Disconnected);
+            hub.forget_connection(conn(0));
+        }
+    }
+}
