@@ -213,20 +213,12 @@ impl Hub {
     /// Handles one input of one connection and appends its effects to the turn.
     pub fn handle(&mut self, now: Now, conn: ConnId, input: Input<'_>, turn: &mut Turn) -> Flow {
         self.now = now;
-        if let Input::Hashed(outcome) = &input {
-            passwords::record_attempt(&mut self.state, now, conn, outcome);
-        }
-        if let Input::Arrived(peer) | Input::Opened(peer) = &input {
-            let deadline = now.since_start + self.limits.login_timeout;
-            self.state.connections.open(conn, *peer, deadline);
-            if let Input::Opened(_) = input {
-                send_greeting(conn, turn);
-            }
-            return Flow::Next;
-        }
         let Self { limits, state, caches, audit, gate, .. } = self;
         let mut ctx = Context { now, limits, caches, audit, turn };
-        handle_input(state, gate, &mut ctx, conn, input);
+        match input {
+            Input::Frame(frame) => handle_frame(state, gate, &mut ctx, conn, &frame),
+            input => handle_input(state, gate, &mut ctx, conn, input),
+        }
         match self.gate.take_need(conn) {
             Some(Need::Storage) => Flow::Store,
             Some(Need::Token) => Flow::Token,
@@ -330,11 +322,23 @@ fn handle_input(
     conn: ConnId,
     input: Input<'_>,
 ) {
+    match &input {
+        Input::Arrived(peer) | Input::Opened(peer) => {
+            let deadline = ctx.now.since_start + ctx.limits.login_timeout;
+            state.connections.open(conn, *peer, deadline);
+            if let Input::Opened(_) = input {
+                send_greeting(conn, ctx.turn);
+            }
+            return;
+        }
+        Input::Hashed(outcome) => passwords::record_attempt(state, ctx.now, conn, outcome),
+        _ => {}
+    }
     let Some(mut req) = ctx.request(state, conn) else { return };
     let (ix, phase) = (req.connection, state.connections[req.connection].phase);
     let is_greeting = state.connections[ix].is_greeting();
     match input {
-        Input::Arrived(_) | Input::Opened(_) => {}
+        Input::Arrived(_) | Input::Opened(_) | Input::Frame(_) => {}
         Input::Disconnected => lose_connection(state, ctx, conn, None),
         _ if phase == Phase::Closing => {}
         Input::Finished => lose_connection(state, ctx, conn, Some(Farewell::Quit)),
@@ -367,13 +371,25 @@ fn handle_input(
                 lose_connection(state, ctx, conn, Some(Farewell::SlowReader));
             }
         },
-        Input::Frame(Frame::Foreign) => {
-            leave(state, ctx, conn, Some(Farewell::BadProtocol), None);
-        }
-        Input::Frame(Frame::TooLong(_)) if is_greeting => {
+    }
+}
+
+fn handle_frame(
+    state: &mut State,
+    gate: &mut Gate,
+    ctx: &mut Context<'_>,
+    conn: ConnId,
+    frame: &Frame<'_>,
+) {
+    let Some(mut req) = ctx.request(state, conn) else { return };
+    let connection = &state.connections[req.connection];
+    match frame {
+        _ if connection.phase == Phase::Closing => {}
+        Frame::Foreign => leave(state, ctx, conn, Some(Farewell::BadProtocol), None),
+        Frame::TooLong(_) if connection.is_greeting() => {
             leave(state, ctx, conn, Some(Farewell::TooLong), None);
         }
-        Input::Frame(frame) => dispatch::handle_line(state, gate, &mut req, &frame),
+        frame => dispatch::handle_line(state, gate, &mut req, frame),
     }
 }
 

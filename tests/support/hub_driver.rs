@@ -22,7 +22,7 @@ use chatty::server::auth::secrets::{Secret, Secrets};
 use chatty::server::auth::tokens::{Seed, Tokens};
 use chatty::server::hub::{Flow, Hub, Input, Now, Storage, storage_full};
 use chatty::server::limits::Limits;
-use chatty::server::net::outbox::{Lines, Outbox};
+use chatty::server::net::outbox::{Lines, Meter, Outbox};
 use chatty::server::record::Record;
 use chatty::server::store::memory::MemoryLog;
 use chatty::server::store::{Batch, Change, Collection, LastIds, ReadRequest, Snapshot, Thread};
@@ -55,6 +55,8 @@ pub(crate) enum Work {
     WaitForMemory(ConnId),
 }
 
+type ReplaceTurn = Box<dyn FnMut(Turn, &Batch) -> Turn>;
+
 /// A hub and everything around it. It dereferences to the hub.
 pub(crate) struct Driver {
     hub: Hub,
@@ -64,7 +66,7 @@ pub(crate) struct Driver {
     /// Runs a password job on the password of the line that waits for it.
     pub(crate) run_job: fn(&Job, &Secret) -> Outcome,
     /// Replaces each turn after its commit, before it is released.
-    pub(crate) replace_turn: Option<Box<dyn FnMut(Turn, &Batch) -> Turn>>,
+    pub(crate) replace_turn: Option<ReplaceTurn>,
     pub(crate) log: MemoryLog,
     limits: Limits,
     effects: Effects,
@@ -87,6 +89,7 @@ struct Effects {
     work: VecDeque<Work>,
     /// Connections that the hub has closed.
     closed: Vec<ConnId>,
+    meter: Meter,
 }
 
 /// The driver's side of one connection.
@@ -137,6 +140,9 @@ impl Sink for Effects {
     }
     fn read(&mut self, conn: ConnId, request: ReadRequest) {
         self.work.push_back(Work::Read(conn, request));
+    }
+    fn share(&mut self, lines: Vec<u8>) -> Lines {
+        Lines::new(lines, &self.meter)
     }
     fn push_token(&mut self, to: ConnId) {
         let link = self.link(to);
@@ -297,18 +303,20 @@ impl Driver {
         }
         loop {
             let flow = self.hub.handle(self.now, conn, input(), turn);
-            let link = self.effects.link(conn);
-            match (flow, link) {
-                (Flow::Store, _) if self.storing != Storing::Records => self.reserve(),
-                (Flow::Token, Some(link)) => {
+            match flow {
+                Flow::Store if self.storing != Storing::Records => self.reserve(),
+                Flow::Token => {
+                    let link = self.effects.link(conn).expect("a connection with a line");
                     let hash = link.secrets.renew_token(&mut self.tokens);
                     self.hub.offer_token(hash);
                 }
-                (Flow::Wait, Some(link)) => {
-                    link.secrets.keep_password(frame);
+                Flow::Wait => {
+                    if let Some(link) = self.effects.link(conn) {
+                        link.secrets.keep_password(frame);
+                    }
                     return flow;
                 }
-                _ => return flow,
+                Flow::Next | Flow::Store | Flow::Over => return flow,
             }
         }
     }
