@@ -13,7 +13,8 @@ use chatty::protocol::codec::LineCodec;
 use chatty::protocol::{Event, LINE_MAX, Message, Place, Stamp, Tags};
 use chatty::server::auth::passwords::Job;
 use chatty::server::net::outbox::{Lines, Meter, Outbox};
-use chatty::server::store::ReadRequest;
+use chatty::server::store::{Batch, ReadRequest};
+use chatty::server::turn::wire::{Decoder, Encoder};
 use chatty::server::turn::{ConnId, Sink, Turn};
 
 use common::hub_driver::{Driver, drain};
@@ -59,6 +60,8 @@ const BENCHMARKS: &[Benchmark] = &[
     ("hub turn of ten", "a line to 100", || hub_turn(10)),
     ("release", "a reader of one line", || release(1)),
     ("release of ten", "a reader of ten lines", || release(10)),
+    ("wire encoding of ten", "a line to 100", wire_encoding),
+    ("wire decoding of ten", "a line to 100", wire_decoding),
     ("outbox of one span", "a push, single write and advance", || outbox(1)),
     ("outbox of eight spans", "a push, vectored write and advance", || outbox(8)),
     ("whole turn", "a delivery, one line to 100", || whole_turn(1)),
@@ -141,6 +144,30 @@ fn release(count: u32) -> f64 {
     let nanos = measure(USERS, prepare, |mut turn| turn.release(&mut sink));
     black_box(sink.pushed);
     nanos
+}
+
+/// Measures encoding a turn of ten lines for other servers.
+fn wire_encoding() -> f64 {
+    let (mut simulation, mut encoder) = (Simulation::with_users(USERS), Encoder::default());
+    let prepare = || turn_and_batch(&mut simulation);
+    measure(10, prepare, |(turn, batch)| drop(black_box(encoder.encode(&turn, &batch))))
+}
+
+/// Measures decoding a turn of ten lines.
+fn wire_decoding() -> f64 {
+    let (mut simulation, mut encoder) = (Simulation::with_users(USERS), Encoder::default());
+    let mut decoder = Decoder::default();
+    let prepare = || {
+        let (turn, batch) = turn_and_batch(&mut simulation);
+        encoder.encode(&turn, &batch)
+    };
+    measure(10, prepare, |bytes| drop(black_box(decoder.decode(&bytes))))
+}
+
+fn turn_and_batch(simulation: &mut Simulation) -> (Turn, Batch) {
+    let turn = turn_of(simulation, 10);
+    let batch = Batch { records: turn.records(), ..Batch::default() };
+    (turn, batch)
 }
 
 /// Counts effects and discards them.

@@ -16,7 +16,7 @@ cargo +nightly fuzz --version >/dev/null || { echo "a nightly compiler and cargo
 for target in "$@"; do
     corpus=fuzz/corpus/$target
     mkdir -p "$corpus"
-    # The lines of the transcripts are the seed corpus.
+    # The seed corpus is the lines of the transcripts, or the turns of drawn conversations.
     case $target in
     commands | events)
         number=0
@@ -24,6 +24,9 @@ for target in "$@"; do
             number=$((number + 1))
             printf '%s' "$line" >"$corpus/transcript-$number"
         done < <(cat tests/transcripts/*.chat | sed -n 's/^[a-z]*[<>] //p' | sort -u)
+        ;;
+    turn_wire)
+        TURN_CORPUS=$PWD/$corpus cargo test --locked --test it -- turn_decoder_accepts_any_bytes
         ;;
     esac
     echo "== $target, $seconds s"

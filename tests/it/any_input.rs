@@ -4,6 +4,8 @@
 
 pub(crate) mod checks;
 
+use std::path::Path;
+
 use checks::relay::check_turns;
 use checks::{Draw, World, check_command, check_conversation, check_decoder, check_event, line};
 
@@ -32,6 +34,7 @@ fn conversations_drawn_from_bytes_keep_hub_consistent() {
     }
 }
 
+/// With `TURN_CORPUS`, writes valid turns there, from which a fuzzer starts.
 #[test]
 fn turn_decoder_accepts_any_bytes() {
     for seed in 1..=300 {
@@ -41,6 +44,10 @@ fn turn_decoder_accepts_any_bytes() {
             world.step(&mut draw);
         }
         let mut turns = std::mem::take(&mut world.relay.borrow_mut().encoded);
+        if let Some(corpus) = std::env::var_os("TURN_CORPUS") {
+            std::fs::write(Path::new(&corpus).join(format!("turns-{seed}")), &turns)
+                .expect("write");
+        }
         check_turns(&turns);
         for _ in 0..4 {
             let at = draw.below(turns.len() + 1);

@@ -59,7 +59,8 @@ impl Encoder {
         *self = Self::default();
     }
 
-    /// Encodes what is stored and released of a turn.
+    /// Encodes a turn as it would be released now, after its records and the other contents of
+    /// `batch` are stored. Messages that cannot be stored must have been replaced before.
     ///
     /// # Panics
     /// Never: a vector can hold every turn in memory.
@@ -223,49 +224,10 @@ impl Decoder {
         let known = if body.begins { &HashMap::new() } else { &self.rooms };
         let audiences = body.audiences.into_iter().map(|audience| found.resolve(audience, known));
         let audiences: Vec<_> = audiences.collect::<Result<_, _>>()?;
-        let [mut plain, mut tagged, mut single] =
-            [body.plain, body.tagged, body.single].map(Unpacker::new);
-        let effects = body.effects.into_iter().map(|effect| {
-            let effect = match effect {
-                EffectV1::Fanout {
-                    audience,
-                    is_presence,
-                    plain: in_plain,
-                    tagged: in_tagged,
-                    author,
-                    except,
-                } => {
-                    let audience = audiences.get(audience);
-                    Effect::Fanout(Fanout {
-                        audience: audience
-                            .ok_or(WireError::Invalid("index of an audience"))?
-                            .clone(),
-                        topic: if is_presence { Topic::Presence } else { Topic::Talk },
-                        plain: plain.range(in_plain)?,
-                        tagged: tagged.range(in_tagged)?,
-                        author: author.map(Into::into),
-                        except: except.into_iter().map(Into::into).collect(),
-                    })
-                }
-                EffectV1::Send { to, len, is_reply } => Effect::Send {
-                    to: to.into(),
-                    line: single.range(RangeV1 { skip: 0, len })?,
-                    cause: if is_reply { Origin::Reply } else { Origin::Broadcast },
-                },
-                EffectV1::Close { conn } => Effect::Close { conn: conn.into() },
-                EffectV1::Read { conn, query } => {
-                    Effect::Read { conn: conn.into(), query: query.into() }
-                }
-                EffectV1::Hash { conn, job } => Effect::Hash { conn: conn.into(), job: job.into() },
-                EffectV1::NotifyWhenDrained { conn } => {
-                    Effect::NotifyWhenDrained { conn: conn.into() }
-                }
-                EffectV1::WaitForMemory { conn } => Effect::WaitForMemory { conn: conn.into() },
-                EffectV1::SendToken { conn } => Effect::SendToken { conn: conn.into() },
-            };
-            Ok((None, effect))
-        });
-        let effects = effects.collect::<Result<_, _>>()?;
+        let mut lines = [body.plain, body.tagged, body.single].map(Unpacker::new);
+        let effects = body.effects.into_iter();
+        let effects = effects.map(|effect| decode_effect(effect, &audiences, &mut lines));
+        let effects = effects.map(|effect| Ok((None, effect?))).collect::<Result<_, _>>()?;
         let (records, changes) = (body.records.into_iter(), body.changes.into_iter());
         let batch = Batch {
             records: records.map(|it| it.try_into().map(Arc::new)).collect::<Result<_, _>>()?,
@@ -285,6 +247,44 @@ impl Decoder {
         let [plain, tagged, single] = [body.plain, body.tagged, body.single].map(<[u8]>::to_vec);
         Ok((batch, Turn { effects, plain, tagged, single, ..Turn::default() }))
     }
+}
+
+fn decode_effect(
+    effect: EffectV1<'_>,
+    audiences: &[Arc<Audience>],
+    [plain, tagged, single]: &mut [Unpacker; 3],
+) -> Result<Effect, WireError> {
+    Ok(match effect {
+        EffectV1::Fanout {
+            audience,
+            is_presence,
+            plain: in_plain,
+            tagged: in_tagged,
+            author,
+            except,
+        } => {
+            let audience = audiences.get(audience).cloned();
+            Effect::Fanout(Fanout {
+                audience: audience.ok_or(WireError::Invalid("index of an audience"))?,
+                topic: if is_presence { Topic::Presence } else { Topic::Talk },
+                plain: plain.range(in_plain)?,
+                tagged: tagged.range(in_tagged)?,
+                author: author.map(Into::into),
+                except: except.into_iter().map(Into::into).collect(),
+            })
+        }
+        EffectV1::Send { to, len, is_reply } => Effect::Send {
+            to: to.into(),
+            line: single.range(RangeV1 { skip: 0, len })?,
+            cause: if is_reply { Origin::Reply } else { Origin::Broadcast },
+        },
+        EffectV1::Close { conn } => Effect::Close { conn: conn.into() },
+        EffectV1::Read { conn, query } => Effect::Read { conn: conn.into(), query: query.into() },
+        EffectV1::Hash { conn, job } => Effect::Hash { conn: conn.into(), job: job.into() },
+        EffectV1::NotifyWhenDrained { conn } => Effect::NotifyWhenDrained { conn: conn.into() },
+        EffectV1::WaitForMemory { conn } => Effect::WaitForMemory { conn: conn.into() },
+        EffectV1::SendToken { conn } => Effect::SendToken { conn: conn.into() },
+    })
 }
 
 /// The new audiences of a turn that is being decoded.
@@ -622,6 +622,16 @@ mod tests {
     }
 
     #[test]
+    fn room_whose_readers_change_is_not_forgotten() {
+        let mut pair = Pair::default();
+        pair.pass(turn(&[&room(1, 0..1000)]));
+        for last in 1001..1300 {
+            assert!(pair.pass(turn(&[&room(1, 0..last)])) < 80);
+            pair.pass(turn(&[]));
+        }
+    }
+
+    #[test]
     fn room_is_encoded_in_full_after_it_was_forgotten() {
         let mut pair = Pair::default();
         pair.pass(turn(&[&room(1, 0..9)]));
@@ -648,6 +658,10 @@ mod tests {
             assert_eq!(calls(decoded), calls(turn(&[&room(1, [7])])));
             assert!(decoder.rooms.keys().eq(&[1]));
         }
+        // Audiences from before do not count.
+        let mut kept = pair.0.encode(&turn(&[&room(1, [8])]), &Batch::default());
+        assert_eq!(mem::replace(&mut kept[1], 1), 0);
+        assert_eq!(late.decode(&kept).unwrap_err(), WireError::UnknownAudience(1));
     }
 
     #[test]

@@ -113,9 +113,9 @@ pub(crate) fn check_turns(mut bytes: &[u8]) {
         (Decoder::default(), Encoder::default(), Decoder::default());
     while let [high, low, rest @ ..] = bytes {
         let len = usize::from(u16::from_be_bytes([*high, *low])).min(rest.len());
-        let (encoded, rest) = rest.split_at(len);
+        let (piece, rest) = rest.split_at(len);
         bytes = rest;
-        let Ok((batch, turn)) = first.decode(encoded) else { continue };
+        let Ok((batch, turn)) = first.decode(piece) else { continue };
         let again = encoder.encode(&turn, &batch);
         let (batch_again, turn_again) = second.decode(&again).expect("a turn");
         assert_eq!((batch_again, calls(turn_again)), (batch, calls(turn)));
