@@ -2,7 +2,7 @@
 //! netcat, and a line client that is pleasant to type into.
 //!
 //! The modules in reading order. A module may use those above it, never those below, and
-//! `server` and `client` never use each other (`tests/it/layers.rs` checks this):
+//! `server` and `client` never use each other (`tests/it/floors.rs` checks this):
 //!
 //! 1. [`protocol`]: the wire protocol: names, lines, events, and their encoding.
 //! 2. [`ignored_signals`]: signals inherited as ignored; [`stdio`]: the standard streams;

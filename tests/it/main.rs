@@ -64,5 +64,5 @@ mod client_reconnect;
 // README and protocol page: examples are run, tables are checked.
 mod readme;
 
-// Architecture rules: permitted imports and forbidden words per layer.
-mod layers;
+// Architecture rules: imports point down, forbidden words per folder.
+mod floors;

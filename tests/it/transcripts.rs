@@ -1,6 +1,7 @@
 //! Transcripts as specification: each file of `tests/transcripts` describes one behaviour and is
-//! played twice: on the hub alone, with a simulated clock, and over sockets against the real
-//! server. Both must produce the same lines.
+//! played three times: on the hub alone, with a simulated clock; on a hub that is restored from
+//! what is stored between any two lines, and between a line and the log reads and password jobs
+//! that it requests; and over sockets against the real server. All must produce the same lines.
 //!
 //! ```text
 //! # The rule, in a sentence.
@@ -31,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chatty::protocol::units::parse_duration;
-use chatty::server::hub::Input;
+use chatty::server::hub::{Input, Persisted};
 use chatty::server::limits::Limits;
 use chatty::server::net::peer::Peer;
 use chatty::server::turn::ConnId;
@@ -44,6 +45,23 @@ use crate::support::Server;
 /// The lines each user received since the last action, by name; a line `=` means that the server
 /// has closed the connection.
 type Received = BTreeMap<String, Vec<String>>;
+
+/// The transcripts that differ if the hub is restored between lines, by reason.
+const DIFFERENCES: &[(&str, &[&str])] = &[
+    (
+        "the target of `/reply` is not stored",
+        &["mail_waits_for_offline_account", "reply_goes_to_last_private_sender"],
+    ),
+    ("idle times are not stored", &["only_user_activity_resets_idle_time"]),
+    (
+        "counters of password attempts and of new passwords are not stored",
+        &["password_hashing_is_rate_limited_per_address", "wrong_room_keys_are_throttled"],
+    ),
+    (
+        "joins and quits that are being coalesced are not stored",
+        &["large_room_coalesces_presence", "quit_is_shown_by_name_in_small_room"],
+    ),
+];
 
 /// Where a transcript is played.
 trait Stage {
@@ -62,20 +80,31 @@ const CLOSED: &str = "=";
 struct HubStage {
     hub: Driver,
     people: BTreeMap<String, ConnId>,
+    /// Whether the hub is replaced by a restored one before and after the work that lines request.
+    is_restored: bool,
 }
 
 impl HubStage {
-    fn new(flags: &[&str]) -> Self {
+    fn new(flags: &[&str], is_restored: bool) -> Self {
         let command = Limits::augment_args(clap::Command::new("limits"));
         let flags = std::iter::once("limits").chain(flags.iter().copied());
         let limits = Limits::from_arg_matches(&command.get_matches_from(flags)).expect("limits");
         let mut hub = Driver::new(limits);
         hub.storing = Storing::Everything;
-        Relay::attach(&mut hub);
-        Self { hub, people: BTreeMap::new() }
+        if is_restored {
+            hub.set_persisted(Persisted::Everyone);
+        } else {
+            Relay::attach(&mut hub);
+        }
+        Self { hub, people: BTreeMap::new(), is_restored }
     }
 
     fn settle(&mut self) {
+        if self.is_restored {
+            self.hub.take_over();
+            self.hub.settle();
+            self.hub.take_over();
+        }
         self.hub.settle();
         self.hub.check_invariants();
     }
@@ -387,16 +416,17 @@ fn path_of(name: &str) -> PathBuf {
 
 /// A file of the folder.
 struct Transcript {
+    name: &'static str,
     path: PathBuf,
     text: String,
 }
 
 impl Transcript {
-    fn read(name: &str) -> Self {
+    fn read(name: &'static str) -> Self {
         let path = path_of(name);
         let text = fs::read_to_string(&path).expect("readable");
         assert!(text.starts_with("# "), "say the rule first");
-        Self { path, text }
+        Self { name, path, text }
     }
 
     fn script(&self) -> Vec<&str> {
@@ -414,8 +444,8 @@ impl Transcript {
         self.text.lines().any(|line| line.starts_with('~') || line.contains("+ from "))
     }
 
-    fn check_on_the_hub(&self) {
-        let played = play(&mut HubStage::new(&self.flags()), &self.script());
+    fn on_the_hub(&self) {
+        let played = play(&mut HubStage::new(&self.flags(), false), &self.script());
         let result = check(&self.text, &played);
         if result.is_err() && std::env::var_os("UPDATE").is_some() {
             // Renamed into place: the same file is being read by other tests.
@@ -426,35 +456,43 @@ impl Transcript {
         result.unwrap_or_else(|fault| panic!("{fault}"));
     }
 
-    fn check_over_sockets(&self) {
+    fn restored_between_lines(&self) {
+        let played = play(&mut HubStage::new(&self.flags(), true), &self.script());
+        let mut reasons = DIFFERENCES.iter().filter(|(_, names)| names.contains(&self.name));
+        match (check(&self.text, &played), reasons.next()) {
+            (Err(fault), None) => panic!("{fault}"),
+            (Ok(()), Some((reason, _))) => panic!("the same lines; not listed as {reason:?}"),
+            _ => {}
+        }
+    }
+
+    fn over_sockets(&self) {
         let played = play(&mut SocketStage::new(&self.flags()), &self.script());
         check(&self.text, &played).unwrap_or_else(|fault| panic!("{fault}"));
     }
 }
 
-/// Makes a module of tests for each transcript; its name is that of the file with `_` for `-`.
+/// Makes a module with the given tests of one transcript.
+macro_rules! tests_of {
+    ($name:ident: $($test:ident)*) => {
+        mod $name {
+            $(#[test]
+            fn $test() {
+                super::Transcript::read(stringify!($name)).$test();
+            })*
+        }
+    };
+}
+
+/// Makes the tests of all transcripts, by file name with `_` for `-`.
 macro_rules! transcripts {
     (
         on the hub and over sockets: $($both:ident)*;
         on the hub only: $($hub_only:ident)*;
     ) => {
-        $(mod $both {
-            #[test]
-            fn on_the_hub() {
-                super::Transcript::read(stringify!($both)).check_on_the_hub();
-            }
-            #[test]
-            fn over_sockets() {
-                super::Transcript::read(stringify!($both)).check_over_sockets();
-            }
-        })*
-        $(mod $hub_only {
-            #[test]
-            fn on_the_hub() {
-                super::Transcript::read(stringify!($hub_only)).check_on_the_hub();
-            }
-        })*
-        /// The names of the tests, and whether each is played on the hub only.
+        $(tests_of! { $both: on_the_hub restored_between_lines over_sockets })*
+        $(tests_of! { $hub_only: on_the_hub restored_between_lines })*
+        /// The name of each transcript, and whether it is played on the hub only.
         const TESTS: &[(&str, bool)] =
             &[$((stringify!($both), false),)* $((stringify!($hub_only), true),)*];
     };
@@ -585,6 +623,11 @@ fn every_file_is_a_transcript_with_tests() {
     let tests = TESTS.iter().map(|(name, _)| path_of(name));
     assert_eq!(files, tests.clone().collect(), "the list of tests names every file");
     assert_eq!(files.len(), tests.count(), "a name is listed twice");
+    let different: Vec<_> = DIFFERENCES.iter().flat_map(|(_, names)| *names).collect();
+    for name in &different {
+        assert_eq!(different.iter().filter(|other| *other == name).count(), 1, "{name}");
+        assert!(TESTS.iter().any(|(test, _)| test == *name), "{name} is no transcript");
+    }
     for (name, is_for_hub_only) in TESTS {
         let transcript = Transcript::read(name);
         assert_eq!(transcript.is_for_hub_only(), *is_for_hub_only, "{name} is in the wrong list");
