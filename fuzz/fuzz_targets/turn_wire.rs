@@ -1,4 +1,5 @@
-//! Decoding of turns: any bytes are refused, or are turns that are the same when they are encoded and
+//! Decoding of turns: any bytes are refused, or are turns that are the same when they are encoded
+//! and
 //! decoded again.
 #![no_main]
 #![allow(dead_code)] // each target checks one thing

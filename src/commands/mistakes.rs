@@ -5,8 +5,14 @@
 
 use unicode_normalization::UnicodeNormalization as _;
 
-use super::parse::is_private_looking;
 use crate::protocol::text::{REPLACEMENT, looks_blank};
+
+/// The start of a private message in an older client.
+pub(super) const PRIVATE: &str = "[PRIVATE MESSAGE";
+
+pub(super) fn is_private_looking(line: &str) -> bool {
+    line.get(..PRIVATE.len()).is_some_and(|start| start.eq_ignore_ascii_case(PRIVATE))
+}
 
 /// `/` and the characters that look like it.
 const SLASHES: [char; 5] = ['/', '\u{2044}', '\u{2215}', '\u{29F8}', '\u{FF0F}'];

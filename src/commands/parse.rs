@@ -32,7 +32,7 @@ pub fn parse(line: &str) -> Result<Parsed<'_>, Refusal> {
         Some(command) => return parse_command(command).map(Parsed::Command),
         None => {}
     }
-    if is_private_looking(line) {
+    if mistakes::is_private_looking(line) {
         return parse_private(line).map(Parsed::Command);
     }
     if mistakes::is_private_copy(line) {
@@ -89,12 +89,6 @@ fn parse_command(line: &str) -> Result<Command<'_>, Refusal> {
     (row.read)(&mut Args { row, rest })
 }
 
-const PRIVATE: &str = "[PRIVATE MESSAGE";
-
-pub(super) fn is_private_looking(line: &str) -> bool {
-    line.get(..PRIVATE.len()).is_some_and(|start| start.eq_ignore_ascii_case(PRIVATE))
-}
-
 /// Returns the refusal of a line with a command behind blanks.
 #[must_use]
 pub fn not_at_start(word: &str) -> Refusal {
@@ -109,9 +103,9 @@ fn looks_private() -> Refusal {
     Refusal::new(ErrorCode::NoTarget, text)
 }
 
-/// Parses `[PRIVATE MESSAGE] bob: hi`, the form of an older client, as `/msg bob hi`.
+/// Parses `[mistakes::PRIVATE MESSAGE] bob: hi`, the form of an older client, as `/msg bob hi`.
 fn parse_private(line: &str) -> Result<Command<'_>, Refusal> {
-    let rest = line[PRIVATE.len()..].strip_prefix("] ").ok_or_else(looks_private)?;
+    let rest = line[mistakes::PRIVATE.len()..].strip_prefix("] ").ok_or_else(looks_private)?;
     let (name, text) = rest
         .split_once(": ")
         .or(rest.strip_suffix(':').map(|n| (n, "")))
@@ -346,7 +340,7 @@ mod tests {
         };
         assert_eq!(parse("/msg bob hi"), msg("bob", "hi"));
         assert_eq!(parse("/msg   bob  hi "), msg("bob", " hi "));
-        assert_eq!(parse("[PRIVATE MESSAGE] bob: hi: there"), msg("bob", "hi: there"));
+        assert_eq!(parse("[mistakes::PRIVATE MESSAGE] bob: hi: there"), msg("bob", "hi: there"));
     }
 
     #[test]
@@ -374,10 +368,10 @@ mod tests {
             ("/ban", ErrorCode::MissingArgument),
             ("/ban bob 0s", ErrorCode::BadArgument),
             ("/ping a]b", ErrorCode::BadArgument),
-            ("[PRIVATE MESSAGE to bob] alice: hi", ErrorCode::NoTarget),
+            ("[mistakes::PRIVATE MESSAGE to bob] alice: hi", ErrorCode::NoTarget),
             ("[private message] bob hi", ErrorCode::NoTarget),
-            ("[PRIVATE MESSAGE", ErrorCode::NoTarget),
-            ("[PRIVATE MESSAGE] bob: ", ErrorCode::MissingArgument),
+            ("[mistakes::PRIVATE MESSAGE", ErrorCode::NoTarget),
+            ("[mistakes::PRIVATE MESSAGE] bob: ", ErrorCode::MissingArgument),
         ] {
             assert_eq!(parse(line).map_err(|r| r.code), Err(code), "{line}");
         }

@@ -23,6 +23,7 @@ mod caches;
 mod commands;
 mod context;
 mod delivery;
+mod input;
 mod persist;
 mod state;
 #[cfg(test)]
@@ -30,86 +31,29 @@ mod test_support;
 
 use std::time::Duration;
 
-use super::auth::passwords::Outcome;
 use super::auth::tokens::TokenHash;
 pub use super::clock::Now;
 use super::limits::Limits;
 use super::net::ConnId;
 use super::net::outbox::Meter;
 use super::net::peer::Peer;
-use super::store::{Change, LastIds, ReadResult, Snapshot};
-use super::turn::{Origin, Turn};
-use crate::protocol::codec::Frame;
-use crate::protocol::{Event, Farewell, LINE_MAX, LOGIN_LINE_MAX, Tags, VERSION};
+use super::store::{Change, LastIds, Snapshot};
+use super::turn::Turn;
+use crate::protocol::{Farewell, LINE_MAX, LOGIN_LINE_MAX};
 use audit::Audit;
 use caches::Caches;
-use commands::gate::{Gate, Need};
+use commands::gate::Gate;
 pub use commands::gate::{Storage, storage_full};
-use commands::logout::{expire_sessions, leave, lose_connection};
-use commands::{dispatch, passwords, pending, succession};
+use commands::logout::expire_sessions;
+use commands::{passwords, succession};
 use context::Context;
-use delivery::{catch_up, long_reply, presence};
+use delivery::{long_reply, presence};
+pub use input::{Flow, Input};
 pub use persist::Persisted;
 use persist::Unsaved;
 pub use persist::restore::UnreadableEntry;
 use state::State;
-use state::connections::{Connection, DeliveryMode, Phase};
-
-/// An event on one connection.
-#[derive(Debug)]
-pub enum Input<'a> {
-    /// The peer connected and its transport is known; the hub sends the greeting.
-    Opened(Peer),
-    /// The peer connected; its transport is not known yet, so the greeting waits.
-    Arrived(Peer),
-    /// The transport was detected after [`Input::Arrived`]; the hub sends the greeting.
-    TransportKnown {
-        /// Whether the connection is protected against eavesdropping.
-        is_encrypted: bool,
-    },
-    /// The client did not start TLS after [`Input::Arrived`], and the server requires TLS.
-    Unencrypted,
-    /// The client sent a frame.
-    Frame(Frame<'a>),
-    /// The client has shut down its sending side and still reads its answers.
-    Finished,
-    /// The connection is closed, or must be closed without a farewell.
-    Disconnected,
-    /// The connection has not logged in, and its place is needed for a new connection.
-    Evicted,
-    /// The client has read nothing until the write timeout.
-    Stalled,
-    /// The outbox has exceeded its limit (backpressure).
-    OverLimit,
-    /// The outbox has drained below the low-water mark ([`Turn::notify_when_drained`]).
-    Drained,
-    /// Memory for a deferred long reply is available ([`Turn::wait_for_memory`]).
-    MemoryAvailable,
-    /// The log rows that the connection requested.
-    Rows(ReadResult),
-    /// The result of hashing or checking the connection's password.
-    Hashed(Outcome),
-    /// A page of log rows: the next page of a catch-up, or the message after which a
-    /// `/resume` continues.
-    Page(ReadResult),
-}
-
-/// Which input [`Hub::handle`] accepts next for the same connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flow {
-    /// The next line.
-    Next,
-    /// No line until a pending request or the catch-up completes.
-    Wait,
-    /// The same line again, after [`Hub::set_storage`] has reported whether changes can
-    /// be stored. The line has had no effect yet.
-    Store,
-    /// The same line again, after [`Hub::offer_token`] has given the hash of a new token. The
-    /// line has had no effect yet.
-    Token,
-    /// No input: the connection has received its farewell.
-    Over,
-}
+use state::connections::Connection;
 
 /// The state machine that owns all chat state; see the module documentation.
 #[derive(Debug)]
@@ -123,9 +67,6 @@ pub struct Hub {
     /// The time of the last input.
     now: Now,
 }
-
-/// How soon an overdue login is checked again while the server still works on it.
-const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Hub {
     /// Returns a hub restored from a snapshot. Ids continue after the last ones in the log, and
@@ -216,25 +157,10 @@ impl Hub {
         let Self { limits, state, caches, audit, gate, .. } = self;
         let mut ctx = Context { now, limits, caches, audit, turn };
         match input {
-            Input::Frame(frame) => handle_frame(state, gate, &mut ctx, conn, &frame),
-            input => handle_input(state, gate, &mut ctx, conn, input),
+            Input::Frame(frame) => input::handle_frame(state, gate, &mut ctx, conn, &frame),
+            input => input::handle(state, gate, &mut ctx, conn, input),
         }
-        match self.gate.take_need(conn) {
-            Some(Need::Storage) => Flow::Store,
-            Some(Need::Token) => Flow::Token,
-            None => self.flow(conn),
-        }
-    }
-
-    fn flow(&self, conn: ConnId) -> Flow {
-        match self.state.connections.find(conn) {
-            Some(connection) if connection.is_pending() => Flow::Wait,
-            Some(Connection { phase: Phase::Greeting { .. }, .. }) => Flow::Next,
-            Some(Connection { phase: Phase::LoggedIn(_), delivery, .. }) => {
-                if *delivery == DeliveryMode::Live { Flow::Next } else { Flow::Wait }
-            }
-            _ => Flow::Over,
-        }
+        input::flow(&self.state, &mut self.gate, conn)
     }
 
     /// Deletes a closed connection; the caller sends no further input for it.
@@ -288,7 +214,7 @@ impl Hub {
         self.now = now;
         let Self { limits, state, caches, audit, .. } = self;
         let mut ctx = Context { now, limits, caches, audit, turn };
-        expire_logins(state, &mut ctx);
+        input::expire_logins(state, &mut ctx);
         passwords::start_due_checks(state, &mut ctx);
         expire_sessions(state, &mut ctx);
         presence::send_summaries(state, &mut ctx);
@@ -313,103 +239,4 @@ impl Hub {
     pub fn check_invariants(&self) {
         self.state.check();
     }
-}
-
-fn handle_input(
-    state: &mut State,
-    gate: &mut Gate,
-    ctx: &mut Context<'_>,
-    conn: ConnId,
-    input: Input<'_>,
-) {
-    match &input {
-        Input::Arrived(peer) | Input::Opened(peer) => {
-            let deadline = ctx.now.since_start + ctx.limits.login_timeout;
-            state.connections.open(conn, *peer, deadline);
-            if let Input::Opened(_) = input {
-                send_greeting(conn, ctx.turn);
-            }
-            return;
-        }
-        Input::Hashed(outcome) => passwords::record_attempt(state, ctx.now, conn, outcome),
-        _ => {}
-    }
-    let Some(mut req) = ctx.request(state, conn) else { return };
-    let (ix, phase) = (req.connection, state.connections[req.connection].phase);
-    let is_greeting = state.connections[ix].is_greeting();
-    match input {
-        Input::Arrived(_) | Input::Opened(_) | Input::Frame(_) => {}
-        Input::Disconnected => lose_connection(state, ctx, conn, None),
-        _ if phase == Phase::Closing => {}
-        Input::Finished => lose_connection(state, ctx, conn, Some(Farewell::Quit)),
-        Input::TransportKnown { is_encrypted } => {
-            state.connections.set_encrypted(ix, is_encrypted);
-            send_greeting(conn, ctx.turn);
-        }
-        Input::Unencrypted => {
-            let text = "this server speaks TLS only; use chatty join --tls or ncat --ssl";
-            state.connections.close(conn);
-            ctx.send_farewell(conn, Farewell::BadProtocol, Some(text));
-        }
-        Input::Evicted => leave(state, ctx, conn, Some(Farewell::TooMany), None),
-        Input::Stalled => lose_connection(state, ctx, conn, Some(Farewell::SlowReader)),
-        Input::Rows(rows) => pending::go_on_with_rows(state, &mut req, &rows),
-        Input::Hashed(outcome) => {
-            pending::go_on_with_password(state, &mut req, gate.storage, &outcome);
-        }
-        Input::OverLimit => catch_up::start(state, ctx.turn, (conn, ix)),
-        Input::Drained => {
-            pending::go_on_with_room_list(state, &mut req);
-            catch_up::go_on(state, &mut req);
-        }
-        Input::MemoryAvailable => pending::go_on_with_list(state, &mut req),
-        Input::Page(rows) if is_greeting => pending::go_on_with_rows(state, &mut req, &rows),
-        Input::Page(rows) => match catch_up::send_page(state, &mut req, &rows) {
-            catch_up::Page::Sent => {}
-            catch_up::Page::HasGap => leave(state, ctx, conn, Some(Farewell::SlowReader), None),
-            catch_up::Page::Failed => {
-                lose_connection(state, ctx, conn, Some(Farewell::SlowReader));
-            }
-        },
-    }
-}
-
-fn handle_frame(
-    state: &mut State,
-    gate: &mut Gate,
-    ctx: &mut Context<'_>,
-    conn: ConnId,
-    frame: &Frame<'_>,
-) {
-    let Some(mut req) = ctx.request(state, conn) else { return };
-    let connection = &state.connections[req.connection];
-    match frame {
-        _ if connection.phase == Phase::Closing => {}
-        Frame::Foreign => leave(state, ctx, conn, Some(Farewell::BadProtocol), None),
-        Frame::TooLong(_) if connection.is_greeting() => {
-            leave(state, ctx, conn, Some(Farewell::TooLong), None);
-        }
-        frame => dispatch::handle_line(state, gate, &mut req, frame),
-    }
-}
-
-/// Disconnects connections that have not logged in in time. A connection that waits for
-/// the server is spared, but may not try another login after the answer.
-fn expire_logins(state: &mut State, ctx: &mut Context<'_>) {
-    while let Some(conn) = state.connections.next_overdue(ctx.now.since_start) {
-        let connection = state.connections.find(conn).filter(|it| it.is_greeting());
-        match connection.map(Connection::is_pending) {
-            Some(true) => {
-                state.connections.check_login_at(ctx.now.since_start + RECHECK_INTERVAL, conn);
-            }
-            Some(false) => leave(state, ctx, conn, Some(Farewell::LoginTimeout), None),
-            None => {}
-        }
-    }
-}
-
-fn send_greeting(conn: ConnId, turn: &mut Turn) {
-    let hello =
-        Event::reply("HELLO", VERSION, "type your name and press Enter (/help lists commands)");
-    turn.send(conn, Origin::Reply, &Tags::default(), &hello);
 }

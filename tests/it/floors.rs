@@ -28,7 +28,7 @@ const FLOORS: &[(&str, Floors)] = &[
         "",
         &[
             (Apart, &["client", "server"]),
-            (Apart, &["commands"]),
+            (Apart, &["commands", "config"]),
             (Apart, &["files", "ignored_signals", "protocol", "scoped_ip", "stdio", "text_file"]),
         ],
     ),
@@ -36,11 +36,24 @@ const FLOORS: &[(&str, Floors)] = &[
         "server",
         &[
             (Apart, &["self"]),
+            (Apart, &["arguments", "listening", "signals"]),
             (Apart, &["reactor"]),
             (Apart, &["hub"]),
             (Together, &["limits", "net", "turn"]),
             (Apart, &["store"]),
-            (Apart, &["audit", "auth", "record"]),
+            (Apart, &["audit", "auth", "clock", "record"]),
+        ],
+    ),
+    (
+        "server::hub",
+        &[
+            (Apart, &["self"]),
+            (Apart, &["input"]),
+            (Apart, &["commands"]),
+            (Apart, &["delivery"]),
+            (Apart, &["context"]),
+            (Apart, &["audit", "caches", "persist"]),
+            (Apart, &["state"]),
         ],
     ),
     (
@@ -112,11 +125,6 @@ const CYCLES: &[(&str, &[&str], &str)] = &[
         &["limits", "net", "turn"],
         "admission counts peers by connection, connections have rate limits, turns fill outboxes",
     ),
-    (
-        "server::hub",
-        &["accounts", "bans", "join", "locks", "moderation", "password_checks", "rooms"],
-        "the methods of the hub are spread over files by topic",
-    ),
     ("server::store::sqlite", &["readers", "search"], "a search is a read, and reads rows as one"),
 ];
 
@@ -141,6 +149,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "std::io",
         ],
     ),
+    // What others are sent about a change is decided above the state.
+    ("server::hub::state", &["server::turn", "Turn", "Event::", "Audience"]),
     (
         "server::turn",
         &["async ", "await", "tokio", "anyhow", "Instant", "SystemTime", "println!", "Mutex"],

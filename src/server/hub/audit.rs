@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::state::State;
-use super::state::users::UserIx;
+use super::state::index::UserIx;
 use crate::commands::{self, Command};
 use crate::protocol::{ErrorCode, Refusal, Stamp};
 use crate::server::clock::Now;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::state::index::RoomIx;
 use super::state::pending::RoomList;
-use super::state::rooms::RoomIx;
 use crate::protocol::event::PresenceSummary;
 use crate::server::net::outbox::Meter;
 use crate::server::turn::Audience;

@@ -1,18 +1,22 @@
 //! What the functions of the hub work with besides the state: a [`Context`] for any input, a
 //! [`Request`] for a line that gets an answer.
 
+use std::borrow::Cow;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::audit::Audit;
 use super::caches::Caches;
 use super::state::State;
-use super::state::connections::{ConnectionIx, Settings};
+use super::state::connections::Settings;
+use super::state::index::ConnectionIx;
 use crate::protocol::{Cid, ErrorCode, Event, Farewell, Refusal, Tags};
+use crate::server::auth::passwords::Job;
 use crate::server::clock::Now;
 use crate::server::limits::Limits;
 use crate::server::net::ConnId;
 use crate::server::record::Record;
+use crate::server::store::ReadRequest;
 use crate::server::turn::{Origin, Turn};
 
 /// The time, the limits, and where output goes.
@@ -93,6 +97,26 @@ impl Request<'_> {
         self.turn.send_bytes(socket, &line[at + TOKEN.len()..]);
     }
 
+    /// Reads from the log for this connection.
+    pub(super) fn read(&mut self, query: ReadRequest) {
+        self.context.turn.read(self.socket, query);
+    }
+
+    /// Hashes or checks the password in the line.
+    pub(super) fn hash(&mut self, job: Job) {
+        self.context.turn.hash(self.socket, job);
+    }
+
+    /// Requests an input when the client has read most of what was sent.
+    pub(super) fn notify_when_drained(&mut self) {
+        self.context.turn.notify_when_drained(self.socket);
+    }
+
+    /// Requests an input when there is memory for a long reply.
+    pub(super) fn wait_for_memory(&mut self) {
+        self.context.turn.wait_for_memory(self.socket);
+    }
+
     pub(super) fn refuse(&mut self, refusal: &Refusal) {
         self.reply(&Event::error(refusal));
     }
@@ -106,14 +130,14 @@ impl Request<'_> {
     }
 }
 
+/// What a command comes to.
+pub(super) type Result<T = ()> = std::result::Result<T, Refusal>;
+
 /// Refuses a line.
-pub(super) fn refusal<T>(
-    code: ErrorCode,
-    text: impl Into<std::borrow::Cow<'static, str>>,
-) -> Result<T, Refusal> {
+pub(super) fn refusal<T>(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> Result<T> {
     Err(Refusal::new(code, text))
 }
 
-pub(super) fn no_such_user<T>(name: &str) -> Result<T, Refusal> {
+pub(super) fn no_such_user<T>(name: &str) -> Result<T> {
     refusal(ErrorCode::NoSuchUser, format!("{name} is not online"))
 }

@@ -11,8 +11,8 @@ use std::collections::BTreeSet;
 
 use super::context::{Context, Request};
 use super::state::State;
-use super::state::rooms::RoomIx;
-use super::state::users::UserIx;
+use super::state::index::RoomIx;
+use super::state::index::UserIx;
 use crate::protocol::{Event, Tags};
 use crate::server::net::ConnId;
 use crate::server::record::Record;

@@ -11,6 +11,7 @@ pub(super) mod delayed_checks;
 mod dirty;
 mod dropped_sessions;
 mod id_map;
+pub(super) mod index;
 pub(super) mod mail;
 pub(super) mod memberships;
 pub(super) mod messages;
@@ -37,18 +38,22 @@ use crate::server::net::peer::Peer;
 use crate::server::record::{Record, UserId};
 use crate::server::store::LastIds;
 use accounts::{Account, Accounts};
-use connections::{Connection, ConnectionIx, Connections, DeliveryMode, Query, Settings};
+use connections::{Connection, Connections, DeliveryMode, Query, Settings};
 use delayed_checks::DelayedChecks;
+use index::ConnectionIx;
+use index::UserIx;
+use index::{LOBBY, RoomIx};
+use index::{ModerationIx, SERVER};
 use mail::Mailboxes;
 use memberships::Memberships;
 use memberships::spans::Spans;
 use messages::Messages;
-use moderation::{Moderation, ModerationIx, ModerationTable, SERVER, Scope};
+use moderation::{Moderation, ModerationTable, Scope};
 use password_throttle::PasswordThrottle;
 use relations::Relations;
-use rooms::{LOBBY, Room, RoomIx, Rooms};
+use rooms::{Room, Rooms};
 use sessions::Sessions;
-use users::{User, UserIx, Users};
+use users::{User, Users};
 
 /// The state of the chat; see the head of this file.
 #[derive(Debug)]

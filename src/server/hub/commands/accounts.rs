@@ -7,18 +7,14 @@ use super::bans::reject_banned;
 use super::login::{add_user, log_in_without_password, read_name, require_free_name};
 use super::logout::disconnect_user;
 use super::passwords::{check_password, hash_new, require_privacy};
+use super::{
+    ErrorCode, Event, Farewell, Guarded, Job, Name, PendingRequest, Purpose, ReadRequest, Record,
+    Request, Result, State, Thread, UserId, UserIx, refusal, tags_of,
+};
 use crate::commands::Command;
-use crate::protocol::{ErrorCode, Event, Farewell, LOGIN_LINE_MAX, Name, Refusal};
-use crate::server::auth::passwords::Job;
-use crate::server::hub::context::{Request, refusal};
-use crate::server::hub::delivery::tags_of;
-use crate::server::hub::state::State;
+use crate::protocol::LOGIN_LINE_MAX;
 use crate::server::hub::state::accounts::{Account, Proof};
-use crate::server::hub::state::password_throttle::Guarded;
-use crate::server::hub::state::pending::{MailRequest, PendingRequest, Purpose};
-use crate::server::hub::state::users::UserIx;
-use crate::server::record::{Record, UserId};
-use crate::server::store::{ReadRequest, Thread};
+use crate::server::hub::state::pending::MailRequest;
 
 /// `/login`, or a bare name.
 pub(super) fn log_in(
@@ -26,7 +22,7 @@ pub(super) fn log_in(
     req: &mut Request<'_>,
     name: &str,
     password: Option<&str>,
-) -> Result<(), Refusal> {
+) -> Result {
     let result = read_name(state, name.trim(), None).and_then(|name| match password {
         Some(_) => log_in_with_password(state, req, &name),
         None => log_in_without_password(state, req, &name),
@@ -37,11 +33,7 @@ pub(super) fn log_in(
     result
 }
 
-fn log_in_with_password(
-    state: &mut State,
-    req: &mut Request<'_>,
-    name: &Name,
-) -> Result<(), Refusal> {
+fn log_in_with_password(state: &mut State, req: &mut Request<'_>, name: &Name) -> Result {
     require_privacy(state, req)?;
     let Some(account) = state.accounts.named(name.key()) else {
         if let Some(hash) = req.limits.password.clone() {
@@ -67,7 +59,7 @@ pub(super) fn register(
     req: &mut Request<'_>,
     user: UserIx,
     password: &str,
-) -> Result<(), Refusal> {
+) -> Result {
     require_privacy(state, req)?;
     if let Some(account) = state.accounts.of(state.users[user].id) {
         let text =
@@ -89,18 +81,14 @@ pub(super) fn change_password(
     req: &mut Request<'_>,
     user: UserIx,
     password: &str,
-) -> Result<(), Refusal> {
+) -> Result {
     require_privacy(state, req)?;
     require_password_fits(&account_of(state, user)?.name, password)?;
     hash_new(state, req, Purpose::Change)
 }
 
 /// `/unregister`.
-pub(super) fn unregister(
-    state: &mut State,
-    req: &mut Request<'_>,
-    user: UserIx,
-) -> Result<(), Refusal> {
+pub(super) fn unregister(state: &mut State, req: &mut Request<'_>, user: UserIx) -> Result {
     require_privacy(state, req)?;
     let (proof, job) = check(account_of(state, user)?);
     check_password(state, req, Purpose::Unregister, Guarded::Account(proof.person), job)
@@ -111,7 +99,7 @@ fn check(account: &Account) -> (Proof, Job) {
     (proof, Job::Check(account.hash.clone()))
 }
 
-fn account_of(state: &State, user: UserIx) -> Result<&Account, Refusal> {
+fn account_of(state: &State, user: UserIx) -> Result<&Account> {
     let Some(account) = state.accounts.of(state.users[user].id) else {
         let name = &state.users[user].name;
         let text = format!("{name} is not registered; /register PASSWORD reserves it");
@@ -122,7 +110,7 @@ fn account_of(state: &State, user: UserIx) -> Result<&Account, Refusal> {
 
 /// Refuses a password that does not fit into a `/login` line with the name; the line
 /// limit before login is [`LOGIN_LINE_MAX`].
-fn require_password_fits(name: &Name, password: &str) -> Result<(), Refusal> {
+fn require_password_fits(name: &Name, password: &str) -> Result {
     let most = LOGIN_LINE_MAX
         - Command::Login { name: name.as_str(), password: Some("") }.to_string().len();
     if password.len() <= most {
@@ -163,11 +151,7 @@ pub(super) fn delete_account(state: &mut State, req: &mut Request<'_>, user: Use
 
 /// Logs in after a successful password check. Waiting mail is read from the log first,
 /// so that it is delivered in the same turn as the login.
-pub(super) fn log_in_account(
-    state: &mut State,
-    req: &mut Request<'_>,
-    proof: Proof,
-) -> Result<(), Refusal> {
+pub(super) fn log_in_account(state: &mut State, req: &mut Request<'_>, proof: Proof) -> Result {
     if !may_log_in(state, req, &proof)? {
         return Ok(());
     }
@@ -183,8 +167,7 @@ pub(super) fn log_in_account(
     let query = ReadRequest { thread, count, size: usize::MAX, after: Some(0), hidden };
     let request = MailRequest { cid: req.cid.take(), proof, ids };
     state.connections.wait_for(req.connection, PendingRequest::Mail(request));
-    let socket = req.socket;
-    req.turn.read(socket, query);
+    req.read(query);
     Ok(())
 }
 
@@ -195,7 +178,7 @@ pub(super) fn log_in_with_mail(
     req: &mut Request<'_>,
     waiting: MailRequest,
     records: &[Arc<Record>],
-) -> Result<(), Refusal> {
+) -> Result {
     let user_id = waiting.proof.person;
     if state.mail.of(user_id) != waiting.ids {
         return log_in_account(state, req, waiting.proof); // more arrived meanwhile
@@ -217,13 +200,13 @@ pub(super) fn log_in_with_mail(
 }
 
 /// Whether the proof may log in. A banned client gets a farewell and `false`.
-fn may_log_in(state: &mut State, req: &mut Request<'_>, proof: &Proof) -> Result<bool, Refusal> {
+fn may_log_in(state: &mut State, req: &mut Request<'_>, proof: &Proof) -> Result<bool> {
     let name = unchanged_account(state, proof)?.name.clone();
     Ok(!reject_banned(state, req, proof.person, &name))
 }
 
 /// The account, if its password has not changed since the check.
-fn unchanged_account<'s>(state: &'s State, proof: &Proof) -> Result<&'s Account, Refusal> {
+fn unchanged_account<'s>(state: &'s State, proof: &Proof) -> Result<&'s Account> {
     let Some(account) = state.accounts.of(proof.person) else {
         let text = "that name is no longer registered; type /login NAME";
         return refusal(ErrorCode::BadPassword, text);

@@ -6,21 +6,17 @@ use super::logout::disconnect_user;
 use super::moderation::kick_member;
 use super::rights::is_server_operator;
 use super::succession::{ensure_operator, ensure_operators};
+use super::{
+    Context, ErrorCode, Event, Farewell, Key, Name, Now, Refusal, Request, Result, RoomIx, Scope,
+    State, Topic, UserId, UserIx, long_reply, no_such_user, refusal,
+};
 use crate::protocol::name::is_name;
-use crate::protocol::{ErrorCode, Event, Farewell, Key, Name, Refusal};
-use crate::server::clock::Now;
-use crate::server::hub::context::{Context, Request, no_such_user, refusal};
-use crate::server::hub::delivery::{announce, long_reply};
-use crate::server::hub::state::State;
-use crate::server::hub::state::moderation::Scope;
+use crate::server::hub::delivery::announce;
 use crate::server::hub::state::moderation::bans::{Ban, BanSubject, Banned};
 use crate::server::hub::state::moderation::expiry::Expiry;
 use crate::server::hub::state::pending::List;
-use crate::server::hub::state::rooms::RoomIx;
-use crate::server::hub::state::users::{User, UserIx};
+use crate::server::hub::state::users::User;
 use crate::server::net::peer::{Network, Peer};
-use crate::server::record::UserId;
-use crate::server::turn::Topic;
 
 /// The text for a ban without an expiry.
 const PERMANENTLY: &str = "permanently";
@@ -36,7 +32,7 @@ pub(super) fn ban(
     user: UserIx,
     scope: Scope,
     (target, time, reason): (&str, Option<Duration>, Option<&str>),
-) -> Result<(), Refusal> {
+) -> Result {
     let whom = ban_target(state, user, target)?;
     state.drop_expired(req.now, scope);
     let (scope_name, unban) = (state.scope_name(scope), scope.unban());
@@ -123,7 +119,7 @@ fn disconnect_banned(state: &mut State, ctx: &mut Context<'_>, ban: &Ban, users:
 }
 
 /// Resolves the target of a ban. A valid name is a name; no network has the form of one.
-fn ban_target(state: &State, user: UserIx, target: &str) -> Result<Banned, Refusal> {
+fn ban_target(state: &State, user: UserIx, target: &str) -> Result<Banned> {
     if !is_name(target) {
         let network = Network::parse(target);
         return network
@@ -149,7 +145,7 @@ pub(super) fn unban(
     req: &mut Request<'_>,
     scope: Scope,
     target: &str,
-) -> Result<(), Refusal> {
+) -> Result {
     let person = state.known_as(target).map(|(person, _)| person);
     let (key, network) = (Key::fold(target), Network::parse(target).ok());
     let is_target = |banned: &Banned| match banned {
@@ -193,12 +189,7 @@ pub(super) fn list_bans(state: &mut State, req: &mut Request<'_>, scope: Scope) 
 }
 
 /// Refuses a user who is banned from the room.
-pub(super) fn require_not_banned(
-    state: &State,
-    now: Now,
-    user: UserIx,
-    room: RoomIx,
-) -> Result<(), Refusal> {
+pub(super) fn require_not_banned(state: &State, now: Now, user: UserIx, room: RoomIx) -> Result {
     let scope = Scope::Room(room);
     let subject = ban_subject(state, user, scope);
     let Some(ban) = state.moderation_in(scope).ban_on(now, subject) else { return Ok(()) };
@@ -233,12 +224,7 @@ pub(super) fn reject_banned(
 
 /// Refuses the name of a banned guest, so that no other user can pass for the guest.
 /// Users who already have or own the name keep it.
-pub(super) fn require_unbanned_name(
-    state: &State,
-    now: Now,
-    user: UserIx,
-    name: &Name,
-) -> Result<(), Refusal> {
+pub(super) fn require_unbanned_name(state: &State, now: Now, user: UserIx, name: &Name) -> Result {
     let User { id, name: old, .. } = &state.users[user];
     let owner = state.accounts.named(name.key()).map(|account| account.person);
     let is_mine = old.key() == name.key() || owner == Some(*id);

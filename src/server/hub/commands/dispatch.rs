@@ -4,20 +4,18 @@
 use super::gate::Gate;
 use super::rights::{moderated_room, require_server_operator};
 use super::{
-    accounts, bans, history, locks, logout, moderation, people, rooms, server_admin, session, talk,
+    ErrorCode, Event, Farewell, Refusal, Request, Result, Scope, State, UserIx, accounts, bans,
+    history, locks, logout, long_reply, moderation, people, refusal, rooms, server_admin, session,
+    talk,
 };
-use crate::commands::{self, Command, Parsed, Setting};
+use crate::commands;
+use crate::commands::{Command, Parsed, Setting};
 use crate::protocol::codec::Frame;
 use crate::protocol::tags::CidPrefix;
 use crate::protocol::text::{clean, is_blank_text};
-use crate::protocol::{ErrorCode, Event, Farewell, LINE_MAX, Refusal, VERSION};
-use crate::server::hub::context::{Request, refusal};
-use crate::server::hub::delivery::long_reply;
-use crate::server::hub::state::State;
+use crate::protocol::{LINE_MAX, VERSION};
 use crate::server::hub::state::connections::Phase;
-use crate::server::hub::state::moderation::Scope;
 use crate::server::hub::state::pending::Cursor;
-use crate::server::hub::state::users::UserIx;
 
 /// Handles a line, or a frame that the codec rejected.
 pub(in crate::server::hub) fn handle_line(
@@ -52,12 +50,7 @@ pub(in crate::server::hub) fn handle_line(
     }
 }
 
-fn dispatch(
-    state: &mut State,
-    gate: &mut Gate,
-    req: &mut Request<'_>,
-    line: Parsed<'_>,
-) -> Result<(), Refusal> {
+fn dispatch(state: &mut State, gate: &mut Gate, req: &mut Request<'_>, line: Parsed<'_>) -> Result {
     match (state.connections[req.connection].phase, line) {
         (_, Parsed::Nothing) | (Phase::Closing, _) => Ok(()),
         (Phase::LoggedIn(user), Parsed::Say(text)) => {
@@ -96,7 +89,7 @@ fn execute(
     req: &mut Request<'_>,
     user: Option<UserIx>,
     command: Command<'_>,
-) -> Result<(), Refusal> {
+) -> Result {
     let user = user.ok_or_else(not_logged_in);
     match command {
         Command::Login { name, password } => match user {
@@ -223,7 +216,7 @@ fn quit(state: &mut State, req: &mut Request<'_>, reason: Option<&str>) {
 
 /// Parses a line. Before login, a command that needs a login is refused as such even if
 /// its arguments are invalid.
-fn read(line: &str, is_greeting: bool) -> Result<Parsed<'_>, Refusal> {
+fn read(line: &str, is_greeting: bool) -> Result<Parsed<'_>> {
     let needs_login = || commands::row_of(line).is_some_and(|row| !row.before_login);
     if is_greeting && needs_login() { Err(not_logged_in()) } else { commands::parse(line) }
 }
@@ -232,12 +225,12 @@ fn not_logged_in() -> Refusal {
     Refusal::new(ErrorCode::NotLoggedIn, "you are not logged in yet; type /login NAME")
 }
 
-fn already_logged_in(state: &State, user: UserIx, advice: &str) -> Result<(), Refusal> {
+fn already_logged_in(state: &State, user: UserIx, advice: &str) -> Result {
     let text = format!("you are already logged in as {}; {advice}", state.users[user].name);
     refusal(ErrorCode::BadArgument, text)
 }
 
-fn help(req: &mut Request<'_>, command: Option<&str>) -> Result<(), Refusal> {
+fn help(req: &mut Request<'_>, command: Option<&str>) -> Result {
     let rows: Vec<String> = match command {
         None => commands::TABLE.iter().map(commands::Row::help_row).collect(),
         Some(name) => {

@@ -4,12 +4,9 @@
 //! are refused before they have any effect. Changes without a command (a lost connection, a
 //! timer) cannot be refused; they are kept until they are stored.
 
+use super::{ConnId, ErrorCode, Refusal, Result, State, UserIx};
 use crate::commands::{Changes, Command};
-use crate::protocol::{ErrorCode, Refusal};
 use crate::server::auth::tokens::TokenHash;
-use crate::server::hub::state::State;
-use crate::server::hub::state::users::UserIx;
-use crate::server::net::ConnId;
 
 /// Whether changes can be stored in the current turn.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,7 +59,7 @@ impl Gate {
         socket: ConnId,
         user: UserIx,
         command: Command<'_>,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<bool> {
         let changes_stored = match command.changes() {
             Changes::Nothing => false,
             Changes::User => is_stored(state, user),
@@ -116,9 +113,11 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::codec::Frame;
     use crate::server::auth::passwords::Outcome;
     use crate::server::hub::test_support::{connect, handle, hub, mark_saved, now, register, say};
-    use crate::server::hub::{Flow, Frame, Input, Limits, Turn};
+    use crate::server::hub::{Flow, Input, Limits};
+    use crate::server::turn::Turn;
 
     fn line(text: &str) -> Input<'_> {
         Input::Frame(Frame::Line(text.into()))

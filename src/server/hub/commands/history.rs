@@ -4,18 +4,16 @@
 use std::sync::Arc;
 
 use super::rights::{room_in, room_of};
+use super::{
+    ErrorCode, Event, Key, PendingRequest, Query, ReadRequest, Record, Request, Result, RoomIx,
+    RoomName, State, Thread, UserId, UserIx, refusal, tags_of,
+};
 use crate::commands::{HistoryRange, MessageTarget};
-use crate::protocol::{ErrorCode, Event, Key, Refusal, RoomName, SEARCH_MAX};
-use crate::server::hub::context::{Request, refusal};
+use crate::protocol::SEARCH_MAX;
 use crate::server::hub::delivery::catch_up::hidden_from;
-use crate::server::hub::delivery::tags_of;
-use crate::server::hub::state::State;
-use crate::server::hub::state::connections::Query;
-use crate::server::hub::state::pending::{HistoryRequest, PendingRequest};
-use crate::server::hub::state::rooms::RoomIx;
-use crate::server::hub::state::users::UserIx;
-use crate::server::record::{Recipient, Record, UserId};
-use crate::server::store::{ReadRequest, SearchTerms, Thread};
+use crate::server::hub::state::pending::HistoryRequest;
+use crate::server::record::Recipient;
+use crate::server::store::SearchTerms;
 
 /// `/history`.
 pub(super) fn history(
@@ -24,7 +22,7 @@ pub(super) fn history(
     user: UserIx,
     rows: HistoryRange,
     thread: Option<MessageTarget<'_>>,
-) -> Result<(), Refusal> {
+) -> Result {
     let (title, room, thread) = resolve(state, req, user, thread)?;
     let (reader, hidden) = (state.users[user].id, hidden_from(state, user));
     let (count, after) = (rows.count, rows.after);
@@ -42,7 +40,7 @@ pub(super) fn search(
     user: UserIx,
     text: &str,
     room: Option<&str>,
-) -> Result<(), Refusal> {
+) -> Result {
     let room = room.map(|room| room_of(state, user, room)).transpose()?;
     let mine = || state.memberships.rooms_of(user).to_vec();
     let rooms = room.map_or_else(mine, |room| vec![room]);
@@ -70,8 +68,7 @@ fn request_rows(
     read: ReadRequest,
 ) {
     state.connections.wait_for(req.connection, PendingRequest::Rows(request));
-    let socket = req.socket;
-    req.turn.read(socket, read);
+    req.read(read);
 }
 
 /// Resolves a target to its title in the answer, its room, and its thread in the log.
@@ -80,7 +77,7 @@ fn resolve(
     req: &Request<'_>,
     user: UserIx,
     target: Option<MessageTarget<'_>>,
-) -> Result<(String, Option<RoomName>, Thread), Refusal> {
+) -> Result<(String, Option<RoomName>, Thread)> {
     let (me, connection) = (state.users[user].id, &state.connections[req.connection]);
     let room = |room: RoomIx| {
         let name = &state.rooms[room].name;
@@ -114,7 +111,7 @@ pub(super) fn send_history(
     user: UserIx,
     request: &HistoryRequest,
     rows: &[Arc<Record>],
-) -> Result<(), Refusal> {
+) -> Result {
     // The user may have left or been banned while the log was read.
     if let Some(room) = &request.room {
         room_of(state, user, room.as_str())?;

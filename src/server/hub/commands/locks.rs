@@ -5,15 +5,11 @@ use std::sync::Arc;
 
 use super::bans::require_not_banned;
 use super::rights::{is_server_operator, moderated_room, operators_online};
-use crate::protocol::{ErrorCode, Event, Refusal, Tags};
+use super::{
+    ErrorCode, Event, LOBBY, Now, Refusal, Request, Result, RoomIx, Scope, State, Tags, UserIx,
+    no_such_user, refusal, send_to_user,
+};
 use crate::server::auth::passwords::digest;
-use crate::server::clock::Now;
-use crate::server::hub::context::{Request, no_such_user, refusal};
-use crate::server::hub::delivery::send_to_user;
-use crate::server::hub::state::State;
-use crate::server::hub::state::moderation::Scope;
-use crate::server::hub::state::rooms::{LOBBY, RoomIx};
-use crate::server::hub::state::users::UserIx;
 
 /// How a user can join a room.
 #[derive(Debug)]
@@ -29,7 +25,7 @@ pub(super) fn lock(
     req: &mut Request<'_>,
     user: UserIx,
     key: Option<&str>,
-) -> Result<(), Refusal> {
+) -> Result {
     let room = moderated_room(state, user)?;
     let is_by_server = is_server_operator(state, state.users[user].id);
     let key = key.map(digest);
@@ -50,11 +46,7 @@ pub(super) fn lock(
 }
 
 /// `/unlock`.
-pub(super) fn unlock(
-    state: &mut State,
-    req: &mut Request<'_>,
-    user: UserIx,
-) -> Result<(), Refusal> {
+pub(super) fn unlock(state: &mut State, req: &mut Request<'_>, user: UserIx) -> Result {
     let room = moderated_room(state, user)?;
     let was_locked = state.moderation.unlock(state.rooms[room].moderation);
     let text = if was_locked { "" } else { "nothing changed: the room was not locked" };
@@ -63,12 +55,7 @@ pub(super) fn unlock(
 }
 
 /// `/invite`. An invited user who ignores the sender is not notified.
-pub(super) fn invite(
-    state: &mut State,
-    req: &mut Request<'_>,
-    user: UserIx,
-    name: &str,
-) -> Result<(), Refusal> {
+pub(super) fn invite(state: &mut State, req: &mut Request<'_>, user: UserIx, name: &str) -> Result {
     let room = moderated_room(state, user)?;
     let Some(other) = state.users.named(name) else { return no_such_user(name) };
     if state.memberships.is_member(other, room) {
@@ -94,12 +81,7 @@ pub(super) fn invite(
 }
 
 /// Checks whether a user may join an existing room, except for the key.
-pub(super) fn require_entry(
-    state: &State,
-    now: Now,
-    user: UserIx,
-    room: RoomIx,
-) -> Result<Entry, Refusal> {
+pub(super) fn require_entry(state: &State, now: Now, user: UserIx, room: RoomIx) -> Result<Entry> {
     require_not_banned(state, now, user, room)?;
     let moderation = state.moderation_in(Scope::Room(room));
     let (me, lock) = (state.users[user].id, moderation.lock());

@@ -4,19 +4,16 @@
 use super::bans::reject_banned;
 use super::locks::{Entry, require_entry};
 use super::rooms::enter_checked;
-use crate::protocol::{ErrorCode, Event, Key, Name, Refusal};
-use crate::server::hub::context::{Request, refusal};
-use crate::server::hub::state::State;
-use crate::server::hub::state::rooms::LOBBY;
-use crate::server::hub::state::users::UserIx;
-use crate::server::record::UserId;
+use super::{
+    ErrorCode, Event, Key, LOBBY, Name, Refusal, Request, Result, State, UserId, UserIx, refusal,
+};
 
 /// Logs in with a name and without a password.
 pub(super) fn log_in_without_password(
     state: &mut State,
     req: &mut Request<'_>,
     name: &Name,
-) -> Result<(), Refusal> {
+) -> Result {
     if state.accounts.named(name.key()).is_some() {
         let text = format!(
             "{name} is registered; type /login {name} PASSWORD, or choose another name with \
@@ -63,7 +60,7 @@ pub(super) fn add_user(state: &mut State, req: &mut Request<'_>, user_id: UserId
 
 /// Parses a name for a new user, or for `mine`. A registered name is accepted even if
 /// the rules for names have become stricter since.
-pub(super) fn read_name(state: &State, text: &str, mine: Option<UserIx>) -> Result<Name, Refusal> {
+pub(super) fn read_name(state: &State, text: &str, mine: Option<UserIx>) -> Result<Name> {
     let account = state.accounts.named(&Key::fold(text));
     let known = account.and_then(|_| Name::known(text).ok());
     known.map_or_else(|| Name::parse(text), Ok).map_err(|fault| {
@@ -74,11 +71,7 @@ pub(super) fn read_name(state: &State, text: &str, mine: Option<UserIx>) -> Resu
 
 /// Refuses a name that another user or account has, or that is confusable with such a
 /// name; `mine` may keep its own.
-pub(super) fn require_free_name(
-    state: &State,
-    name: Name,
-    mine: Option<UserIx>,
-) -> Result<Name, Refusal> {
+pub(super) fn require_free_name(state: &State, name: Name, mine: Option<UserIx>) -> Result<Name> {
     let other = name_advice(mine);
     let me = mine.map(|mine| state.users[mine].id);
     let owner = state.accounts.named(name.key()).map(|account| account.person);

@@ -3,15 +3,10 @@
 
 use super::rights::is_server_operator;
 use super::succession::{ensure_operator, ensure_operators};
-use crate::protocol::{Event, Farewell, Tags};
-use crate::server::hub::context::Context;
-use crate::server::hub::delivery::{self, presence};
-use crate::server::hub::state::State;
-use crate::server::hub::state::connections::{Connection, Phase, Query};
-use crate::server::hub::state::moderation::SERVER;
-use crate::server::hub::state::rooms::RoomIx;
-use crate::server::hub::state::users::UserIx;
-use crate::server::net::ConnId;
+use super::{ConnId, Context, Event, Farewell, Query, RoomIx, State, Tags, UserIx, presence};
+use crate::server::hub::delivery;
+use crate::server::hub::state::connections::{Connection, Phase};
+use crate::server::hub::state::index::SERVER;
 
 /// Closes a connection and logs its user out, with no way to resume. A farewell is sent
 /// only where the connection can still be written to.

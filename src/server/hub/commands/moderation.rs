@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use super::rights::moderated_room;
 use super::succession::{hand_over, has_moderator, heir};
-use crate::protocol::{ErrorCode, Event, Key, Name, Refusal, Tags};
-use crate::server::hub::context::{Context, Request, no_such_user, refusal};
-use crate::server::hub::delivery::{announce_action, send_to_user};
-use crate::server::hub::state::State;
+use super::{
+    Context, ErrorCode, Event, Key, Name, Refusal, Request, Result, RoomIx, Scope, State, Tags,
+    UserIx, no_such_user, refusal, send_to_user,
+};
+use crate::server::hub::delivery::announce_action;
+use crate::server::hub::state::moderation::Mute;
 use crate::server::hub::state::moderation::expiry::Expiry;
-use crate::server::hub::state::moderation::{Mute, Scope};
-use crate::server::hub::state::rooms::RoomIx;
-use crate::server::hub::state::users::UserIx;
 
 /// `/op`.
 pub(super) fn promote(
@@ -24,7 +23,7 @@ pub(super) fn promote(
     req: &mut Request<'_>,
     user: UserIx,
     name: &str,
-) -> Result<(), Refusal> {
+) -> Result {
     let room = moderated_room(state, user)?;
     let other = member_named(state, room, name)?;
     let person = state.users[other].id;
@@ -49,12 +48,7 @@ pub(super) fn promote(
 
 /// `/deop`. The target may be absent from the room, or the user themselves. The rights
 /// of the last operator go to another member, so that a room always has an operator.
-pub(super) fn demote(
-    state: &mut State,
-    req: &mut Request<'_>,
-    user: UserIx,
-    name: &str,
-) -> Result<(), Refusal> {
+pub(super) fn demote(state: &mut State, req: &mut Request<'_>, user: UserIx, name: &str) -> Result {
     let room = moderated_room(state, user)?;
     let Some((person, name)) = state.known_as(name) else { return no_such_user(name) };
     let room_name = state.rooms[room].name.clone();
@@ -88,7 +82,7 @@ pub(super) fn kick(
     user: UserIx,
     name: &str,
     reason: Option<&str>,
-) -> Result<(), Refusal> {
+) -> Result {
     let room = moderated_room(state, user)?;
     let other = member_named(state, room, name)?;
     if other == user {
@@ -134,7 +128,7 @@ pub(super) fn mute(
     user: UserIx,
     name: &str,
     time: Option<Duration>,
-) -> Result<(), Refusal> {
+) -> Result {
     let room = moderated_room(state, user)?;
     let Some((person, name)) = state.known_as(name) else { return no_such_user(name) };
     if person == state.users[user].id {
@@ -154,12 +148,7 @@ pub(super) fn mute(
 }
 
 /// `/unmute`, by the current name or the name at the time of the mute.
-pub(super) fn unmute(
-    state: &mut State,
-    req: &mut Request<'_>,
-    user: UserIx,
-    name: &str,
-) -> Result<(), Refusal> {
+pub(super) fn unmute(state: &mut State, req: &mut Request<'_>, user: UserIx, name: &str) -> Result {
     let room = moderated_room(state, user)?;
     let person = state.known_as(name).map(|(person, _)| person);
     let (moderation, room_name) = (state.rooms[room].moderation, &state.rooms[room].name);
@@ -170,7 +159,7 @@ pub(super) fn unmute(
     Ok(())
 }
 
-fn member_named(state: &State, room: RoomIx, name: &str) -> Result<UserIx, Refusal> {
+fn member_named(state: &State, room: RoomIx, name: &str) -> Result<UserIx> {
     let member = state.memberships.named(room, &Key::fold(name));
     member.map(|member| member.user).ok_or_else(|| {
         let text = format!("{name} is not in {}", state.rooms[room].name);

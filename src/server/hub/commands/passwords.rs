@@ -5,16 +5,15 @@
 use std::time::Duration;
 
 use super::logout::leave;
-use crate::protocol::{ErrorCode, Farewell, Refusal};
-use crate::server::auth::passwords::{Job, Outcome};
-use crate::server::clock::Now;
-use crate::server::hub::context::{Context, Request, refusal};
-use crate::server::hub::state::State;
+use super::{
+    ConnId, Context, ErrorCode, Farewell, Guarded, Job, Now, PendingRequest, Purpose, Request,
+    Result, State, refusal,
+};
+use crate::server::auth::passwords::Outcome;
 use crate::server::hub::state::connections::Connection;
 use crate::server::hub::state::delayed_checks::DelayedCheck;
-use crate::server::hub::state::password_throttle::{Guarded, Target, Wait};
-use crate::server::hub::state::pending::{PasswordRequest, PendingRequest, Purpose};
-use crate::server::net::ConnId;
+use crate::server::hub::state::password_throttle::{Target, Wait};
+use crate::server::hub::state::pending::PasswordRequest;
 use crate::server::net::peer::Peer;
 
 /// The text of the refusal of passwords over unencrypted connections.
@@ -23,7 +22,7 @@ pub(super) const INSECURE: &str = "passwords are not accepted over unencrypted \
 
 /// Refuses passwords over unencrypted connections, except from loopback or with
 /// `--allow-insecure-passwords`.
-pub(super) fn require_privacy(state: &State, req: &Request<'_>) -> Result<(), Refusal> {
+pub(super) fn require_privacy(state: &State, req: &Request<'_>) -> Result {
     if is_private(state, req) || req.limits.allow_insecure_passwords {
         return Ok(());
     }
@@ -42,7 +41,7 @@ pub(super) fn check_password(
     purpose: Purpose,
     at: Guarded,
     job: Job,
-) -> Result<(), Refusal> {
+) -> Result {
     let connection = &state.connections[req.connection];
     if connection.is_greeting() && connection.login_deadline <= req.now.since_start {
         // Otherwise queued attempts would extend the login timeout.
@@ -57,7 +56,7 @@ pub(super) fn check_password(
     let is_one_source = req.limits.apply_to(peer);
     let target = Target { at, network: peer.network(), is_one_source };
     match state.password_throttle.begin(now, socket, &target) {
-        Ok(()) => req.turn.hash(socket, job),
+        Ok(()) => req.hash(job),
         Err(wait) if is_too_long(state, req, wait, &target, None) => return too_many_attempts(),
         Err(wait) => state.delayed_checks.add(retry_at(now, wait), socket, job, target),
     }
@@ -67,11 +66,7 @@ pub(super) fn check_password(
 
 /// Hashes a new password. Rate-limited per address: hashing is expensive, and accounts
 /// stay.
-pub(super) fn hash_new(
-    state: &mut State,
-    req: &mut Request<'_>,
-    purpose: Purpose,
-) -> Result<(), Refusal> {
+pub(super) fn hash_new(state: &mut State, req: &mut Request<'_>, purpose: Purpose) -> Result {
     let peer = state.connections[req.connection].peer;
     let peer = peer.filter(|peer| req.limits.apply_to(*peer));
     let now = req.now.since_start;
@@ -79,8 +74,7 @@ pub(super) fn hash_new(
         let text = "too many new passwords from your address; try again in a minute";
         return refusal(ErrorCode::RateLimited, text);
     }
-    let socket = req.socket;
-    req.turn.hash(socket, Job::Hash);
+    req.hash(Job::Hash);
     wait_for_password(state, req, purpose);
     Ok(())
 }
@@ -144,7 +138,7 @@ fn refuse_waiting(state: &mut State, ctx: &mut Context<'_>, socket: ConnId) {
         state.connections.note_refused_login(req.connection);
         req.refuse(&refusal);
         // Its input is handled again once this was written.
-        req.turn.notify_when_drained(socket);
+        req.notify_when_drained();
     }
 }
 
@@ -185,7 +179,7 @@ fn retry_at(now: Duration, wait: Wait) -> Duration {
     }
 }
 
-pub(super) fn too_many_attempts() -> Result<(), Refusal> {
+pub(super) fn too_many_attempts() -> Result {
     let text = "too many password attempts are waiting; try again in a minute";
     refusal(ErrorCode::RateLimited, text)
 }
@@ -193,12 +187,13 @@ pub(super) fn too_many_attempts() -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::codec::Frame;
     use crate::server::auth::passwords::HashFile;
     use crate::server::hub::test_support::{
         Delivered, Driver, conn, connect, connect_from, handle, handle_at, hub, mark_saved,
         register, restarted, say, session, tick_at,
     };
-    use crate::server::hub::{Flow, Frame, Input, LOGIN_LINE_MAX, Limits};
+    use crate::server::hub::{Flow, Input, LOGIN_LINE_MAX, Limits};
     use crate::server::store::ReadResult;
 
     fn hash_done(hub: &mut Driver, slot: u32, hash: &str) -> Delivered {

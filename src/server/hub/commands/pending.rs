@@ -13,20 +13,13 @@ use super::login::{log_in_guest, require_free_name};
 use super::passwords::{take_password_request, too_many_attempts};
 use super::rights::require_rights;
 use super::rooms::{JoinKey, join_with};
-use super::server_admin;
 use super::session::resume_with_row;
-use crate::protocol::{ErrorCode, Key, Refusal};
-use crate::server::auth::passwords::Outcome;
-use crate::server::hub::context::{Request, refusal};
-use crate::server::hub::delivery::{long_reply, presence};
-use crate::server::hub::state::State;
-use crate::server::hub::state::moderation::Scope;
-use crate::server::hub::state::pending::{
-    List, ListRequest, PasswordRequest, PendingRequest, Purpose,
+use super::{
+    ErrorCode, Key, PendingRequest, Purpose, Record, Refusal, Request, Result, RoomIx, Scope,
+    State, UserIx, long_reply, presence, refusal, server_admin,
 };
-use crate::server::hub::state::rooms::RoomIx;
-use crate::server::hub::state::users::UserIx;
-use crate::server::record::Record;
+use crate::server::auth::passwords::Outcome;
+use crate::server::hub::state::pending::{List, ListRequest, PasswordRequest};
 use crate::server::store::ReadResult;
 
 /// Completes the pending request of a connection with the rows it has requested.
@@ -70,7 +63,7 @@ pub(in crate::server::hub) fn go_on_with_rows(
 
 /// Returns the rows, or a refusal if the log could not be read: an empty result would hide
 /// messages that exist.
-fn readable(rows: &ReadResult) -> Result<&[Arc<Record>], Refusal> {
+fn readable(rows: &ReadResult) -> Result<&[Arc<Record>]> {
     if rows.has_failed {
         let text = "the server cannot read its storage; try again later";
         return refusal(ErrorCode::StorageFull, text);
@@ -103,12 +96,7 @@ pub(in crate::server::hub) fn go_on_with_list(state: &mut State, req: &mut Reque
     }
 }
 
-fn send_long_list(
-    state: &mut State,
-    req: &mut Request<'_>,
-    user: UserIx,
-    list: &List,
-) -> Result<(), Refusal> {
+fn send_long_list(state: &mut State, req: &mut Request<'_>, user: UserIx, list: &List) -> Result {
     let scope = match list {
         List::Rooms => {
             long_reply::list_rooms(state, req);
@@ -126,7 +114,7 @@ fn send_long_list(
     Ok(())
 }
 
-fn room_if_live(state: &State, key: &Key) -> Result<RoomIx, Refusal> {
+fn room_if_live(state: &State, key: &Key) -> Result<RoomIx> {
     let ended =
         || Refusal::new(ErrorCode::NoSuchRoom, "that room has ended; /list shows all rooms");
     state.rooms.named(key).ok_or_else(ended)
@@ -153,7 +141,7 @@ fn apply(
     storage: Storage,
     purpose: Purpose,
     outcome: &Outcome,
-) -> Result<(), Refusal> {
+) -> Result {
     let user = state.connections[req.connection].user();
     let is_done = matches!(outcome, Outcome::Checked(true) | Outcome::Hashed(Some(_)));
     if let Some(user) = user.filter(|_| is_done)
@@ -195,11 +183,7 @@ fn changes_stored(state: &State, user: UserIx, purpose: &Purpose) -> bool {
 }
 
 /// Completes a login after its password was right.
-fn complete_login(
-    state: &mut State,
-    req: &mut Request<'_>,
-    purpose: Purpose,
-) -> Result<(), Refusal> {
+fn complete_login(state: &mut State, req: &mut Request<'_>, purpose: Purpose) -> Result {
     match purpose {
         Purpose::LogIn(proof) => log_in_account(state, req, proof),
         // Another user may have taken the name meanwhile.
@@ -219,7 +203,7 @@ fn apply_check(
     user: UserIx,
     purpose: Purpose,
     is_right: bool,
-) -> Result<(), Refusal> {
+) -> Result {
     match purpose {
         Purpose::Unregister if is_right => {
             delete_account(state, req, user);
@@ -240,6 +224,6 @@ fn apply_check(
     }
 }
 
-fn wrong_password() -> Result<(), Refusal> {
+fn wrong_password() -> Result {
     refusal(ErrorCode::BadPassword, "that is not the password; try again")
 }

@@ -4,20 +4,14 @@
 use super::bans::require_unbanned_name;
 use super::login::{read_name, require_free_name};
 use super::rights::{is_server_operator, require_server_operator};
-use crate::protocol::{ErrorCode, Event, Key, Name, Refusal, RoomName, Tags};
-use crate::server::hub::context::{Context, Request, no_such_user, refusal};
-use crate::server::hub::delivery::{announce, send_to_user};
-use crate::server::hub::state::State;
-use crate::server::hub::state::users::UserIx;
-use crate::server::turn::Topic;
+use super::{
+    Context, ErrorCode, Event, Key, Name, Request, Result, RoomName, State, Tags, Topic, UserIx,
+    no_such_user, refusal, send_to_user,
+};
+use crate::server::hub::delivery::announce;
 
 /// `/whois`.
-pub(super) fn whois(
-    state: &State,
-    req: &mut Request<'_>,
-    me: UserIx,
-    name: &str,
-) -> Result<(), Refusal> {
+pub(super) fn whois(state: &State, req: &mut Request<'_>, me: UserIx, name: &str) -> Result {
     let Some(user) = state.users.named(name) else { return no_such_user(name) };
     let (them, connection) = (&state.users[user], state.connection_of(user));
     let is_operator = |room: &RoomName| {
@@ -79,7 +73,7 @@ pub(super) fn ignore(
     req: &mut Request<'_>,
     user: UserIx,
     name: Option<&str>,
-) -> Result<(), Refusal> {
+) -> Result {
     let Some(name) = name else {
         list_ignored(state, req, user);
         return Ok(());
@@ -107,7 +101,7 @@ pub(super) fn unignore(
     req: &mut Request<'_>,
     user: UserIx,
     name: &str,
-) -> Result<(), Refusal> {
+) -> Result {
     let other = state.users.named(name).map(|other| &state.users[other]);
     let (them, mut shown) = (other.map(|other| other.id), other.map(|other| other.name.clone()));
     let ended = state.relations.unignore(state.users[user].id, them, &Key::fold(name));
@@ -132,12 +126,7 @@ fn list_ignored(state: &State, req: &mut Request<'_>, user: UserIx) {
 }
 
 /// `/nick`.
-pub(super) fn rename(
-    state: &mut State,
-    req: &mut Request<'_>,
-    user: UserIx,
-    name: &str,
-) -> Result<(), Refusal> {
+pub(super) fn rename(state: &mut State, req: &mut Request<'_>, user: UserIx, name: &str) -> Result {
     let new = require_free_name(state, read_name(state, name, Some(user))?, Some(user))?;
     require_unbanned_name(state, req.now, user, &new)?;
     let old = state.rename(user, &new);

@@ -1,21 +1,11 @@
 //! Who may do what: checks that refuse a command before it has any effect.
 
-use crate::protocol::{ErrorCode, Key, Refusal, RoomName};
-use crate::server::clock::Now;
-use crate::server::hub::context::refusal;
-use crate::server::hub::state::State;
-use crate::server::hub::state::moderation::Scope;
-use crate::server::hub::state::rooms::RoomIx;
-use crate::server::hub::state::users::UserIx;
-use crate::server::record::UserId;
+use super::{
+    ErrorCode, Key, Now, Refusal, Result, RoomIx, RoomName, Scope, State, UserId, UserIx, refusal,
+};
 
 /// Refuses a user who is muted in the room.
-pub(super) fn require_not_muted(
-    state: &State,
-    now: Now,
-    user: UserIx,
-    room: RoomIx,
-) -> Result<(), Refusal> {
+pub(super) fn require_not_muted(state: &State, now: Now, user: UserIx, room: RoomIx) -> Result {
     let moderation = &state.moderation[state.rooms[room].moderation];
     let Some(mute) = moderation.mute_of(now, state.users[user].id) else { return Ok(()) };
     let (name, until) = (&state.rooms[room].name, mute.until);
@@ -29,7 +19,7 @@ pub(super) fn is_server_operator(state: &State, user_id: UserId) -> bool {
 }
 
 /// Refuses a user who is not a server operator.
-pub(super) fn require_server_operator(state: &State, user: UserIx) -> Result<(), Refusal> {
+pub(super) fn require_server_operator(state: &State, user: UserIx) -> Result {
     if is_server_operator(state, state.users[user].id) {
         return Ok(());
     }
@@ -37,7 +27,7 @@ pub(super) fn require_server_operator(state: &State, user: UserIx) -> Result<(),
 }
 
 /// Refuses a user who is not an operator of the room or of the server.
-pub(super) fn require_operator(state: &State, user: UserIx, room: RoomIx) -> Result<(), Refusal> {
+pub(super) fn require_operator(state: &State, user: UserIx, room: RoomIx) -> Result {
     let person = state.users[user].id;
     let moderation = state.moderation_in(Scope::Room(room));
     if moderation.is_operator(person) || is_server_operator(state, person) {
@@ -52,7 +42,7 @@ pub(super) fn require_operator(state: &State, user: UserIx, room: RoomIx) -> Res
 }
 
 /// Refuses a user who may not moderate the scope.
-pub(super) fn require_rights(state: &State, user: UserIx, scope: Scope) -> Result<(), Refusal> {
+pub(super) fn require_rights(state: &State, user: UserIx, scope: Scope) -> Result {
     match scope {
         Scope::Room(room) => require_operator(state, user, room),
         Scope::Server => require_server_operator(state, user),
@@ -60,7 +50,7 @@ pub(super) fn require_rights(state: &State, user: UserIx, scope: Scope) -> Resul
 }
 
 /// The room that an operator's command applies to: the current one.
-pub(super) fn moderated_room(state: &State, user: UserIx) -> Result<RoomIx, Refusal> {
+pub(super) fn moderated_room(state: &State, user: UserIx) -> Result<RoomIx> {
     let Some(room) = state.connection_of(user).current else {
         return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
     };
@@ -77,7 +67,7 @@ pub(super) fn operators_online(state: &State, room: RoomIx) -> Option<String> {
 }
 
 /// Returns a room of the user, by any spelling of its name.
-pub(super) fn room_of(state: &State, user: UserIx, name: &str) -> Result<RoomIx, Refusal> {
+pub(super) fn room_of(state: &State, user: UserIx, name: &str) -> Result<RoomIx> {
     let room = RoomName::parse(name).ok().and_then(|name| room_in(state, user, name.key()));
     room.ok_or_else(|| {
         let name = name.trim_start_matches('#');

@@ -6,16 +6,11 @@ use super::locks::{Entry, locked_out, require_entry};
 use super::passwords::check_password;
 use super::rights::{require_not_muted, room_of};
 use super::succession::has_able_operator;
-use crate::protocol::{ErrorCode, Event, Refusal, RoomName, Tags};
-use crate::server::auth::passwords::Job;
-use crate::server::hub::context::{Request, refusal};
-use crate::server::hub::delivery::{announce_action, long_reply, presence};
-use crate::server::hub::state::State;
-use crate::server::hub::state::connections::Query;
-use crate::server::hub::state::password_throttle::Guarded;
-use crate::server::hub::state::pending::Purpose;
-use crate::server::hub::state::rooms::{LOBBY, RoomIx};
-use crate::server::hub::state::users::UserIx;
+use super::{
+    ErrorCode, Event, Guarded, Job, LOBBY, Purpose, Query, Refusal, Request, Result, RoomIx,
+    RoomName, State, Tags, UserIx, long_reply, presence, refusal,
+};
+use crate::server::hub::delivery::announce_action;
 
 /// The key given with a `/join`.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +33,7 @@ pub(super) fn join(
     user: UserIx,
     name: &str,
     key: Option<&str>,
-) -> Result<(), Refusal> {
+) -> Result {
     let name = RoomName::parse(name)
         .map_err(|fault| Refusal::new(ErrorCode::BadName, format!("{fault}; choose another")))?;
     join_with(
@@ -56,7 +51,7 @@ pub(super) fn join_with(
     user: UserIx,
     name: &RoomName,
     key: JoinKey<'_>,
-) -> Result<(), Refusal> {
+) -> Result {
     let known = state.rooms.named(name.key());
     if let Some(room) = known.filter(|room| state.memberships.is_member(user, *room)) {
         reply_joined(state, req, room);
@@ -95,7 +90,7 @@ fn enter_existing(
     user: UserIx,
     room: RoomIx,
     key: JoinKey<'_>,
-) -> Result<(), Refusal> {
+) -> Result {
     match (require_entry(state, req.now, user, room)?, key) {
         (Entry::Open, _) => {}
         (Entry::ByKey(is), JoinKey::Checked { digest, is_right }) if is_right && *is == *digest => {
@@ -118,12 +113,7 @@ fn enter_existing(
 }
 
 /// Checks the key of a room; wrong keys are throttled like passwords.
-fn check_key(
-    state: &mut State,
-    req: &mut Request<'_>,
-    room: RoomIx,
-    is: Arc<str>,
-) -> Result<(), Refusal> {
+fn check_key(state: &mut State, req: &mut Request<'_>, room: RoomIx, is: Arc<str>) -> Result {
     let name = state.rooms[room].name.clone();
     let guarded = Guarded::Room(name.key().clone());
     let job = Job::Match(is.clone());
@@ -157,7 +147,7 @@ pub(super) fn part(
     user: UserIx,
     name: Option<&str>,
     reason: Option<&str>,
-) -> Result<(), Refusal> {
+) -> Result {
     let current = state.connections[req.connection].current;
     let room = match (name, current) {
         (Some(name), _) => room_of(state, user, name)?,
@@ -186,11 +176,7 @@ pub(super) fn part(
 }
 
 /// `/who`.
-pub(super) fn who(
-    state: &mut State,
-    req: &mut Request<'_>,
-    name: Option<&str>,
-) -> Result<(), Refusal> {
+pub(super) fn who(state: &mut State, req: &mut Request<'_>, name: Option<&str>) -> Result {
     let room = match (name, state.connections[req.connection].current) {
         (Some(name), _) => {
             let room = RoomName::parse(name).ok().and_then(|it| state.rooms.named(it.key()));
@@ -215,7 +201,7 @@ pub(super) fn topic(
     req: &mut Request<'_>,
     user: UserIx,
     text: Option<&str>,
-) -> Result<(), Refusal> {
+) -> Result {
     let Some(room) = state.connections[req.connection].current else {
         return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
     };

@@ -7,20 +7,16 @@
 use super::logout::disconnect_user;
 use super::passwords::{INSECURE, check_password, is_private};
 use super::rights::{is_server_operator, require_server_operator};
-use crate::protocol::{ErrorCode, Event, Farewell, Refusal, Tags};
-use crate::server::auth::passwords::Job;
-use crate::server::hub::context::{Request, no_such_user, refusal};
+use super::{
+    ErrorCode, Event, Farewell, Guarded, Job, Purpose, Request, Result, Scope, State, Tags, Topic,
+    UserIx, no_such_user, refusal,
+};
 use crate::server::hub::delivery::{audiences, deferred};
-use crate::server::hub::state::State;
-use crate::server::hub::state::moderation::{SERVER, Scope};
-use crate::server::hub::state::password_throttle::Guarded;
-use crate::server::hub::state::pending::Purpose;
-use crate::server::hub::state::users::UserIx;
-use crate::server::turn::Topic;
+use crate::server::hub::state::index::SERVER;
 
 /// `/oper`: starts the check of the password. Never accepted over unencrypted
 /// connections, whatever the settings.
-pub(super) fn oper(state: &mut State, req: &mut Request<'_>) -> Result<(), Refusal> {
+pub(super) fn oper(state: &mut State, req: &mut Request<'_>) -> Result {
     let Some(hash) = req.limits.oper_password.clone() else {
         let text = "this server has no operators; start it with --oper-password-file to allow them";
         return refusal(ErrorCode::Forbidden, text);
@@ -33,7 +29,7 @@ pub(super) fn oper(state: &mut State, req: &mut Request<'_>) -> Result<(), Refus
 }
 
 /// Grants the right after the password was checked.
-pub(super) fn grant(state: &mut State, req: &mut Request<'_>, user: UserIx) -> Result<(), Refusal> {
+pub(super) fn grant(state: &mut State, req: &mut Request<'_>, user: UserIx) -> Result {
     state.drop_expired(req.now, Scope::Server);
     let user_id = state.users[user].id;
     let operators = state.moderation.server().operators().len();
@@ -48,12 +44,7 @@ pub(super) fn grant(state: &mut State, req: &mut Request<'_>, user: UserIx) -> R
 }
 
 /// `/wall`: sends a text to all users, whatever their settings.
-pub(super) fn wall(
-    state: &mut State,
-    req: &mut Request<'_>,
-    user: UserIx,
-    text: &str,
-) -> Result<(), Refusal> {
+pub(super) fn wall(state: &mut State, req: &mut Request<'_>, user: UserIx, text: &str) -> Result {
     require_server_operator(state, user)?;
     let line = format!("{}: {text}", state.users[user].name);
     let event = Event::reply("WALL", "", &line);
@@ -74,7 +65,7 @@ pub(super) fn kill(
     user: UserIx,
     name: &str,
     reason: Option<&str>,
-) -> Result<(), Refusal> {
+) -> Result {
     require_server_operator(state, user)?;
     let Some(other) = state.users.named(name) else { return no_such_user(name) };
     if other == user {

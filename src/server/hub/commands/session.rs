@@ -5,19 +5,17 @@
 use std::sync::Arc;
 
 use super::bans::{leave_banned_rooms, reject_banned};
-use crate::protocol::{ErrorCode, Event, Farewell, Refusal};
+use super::{
+    ErrorCode, Event, Farewell, PendingRequest, ReadRequest, Record, Request, Result, State,
+    Thread, UserIx, refusal,
+};
 use crate::server::auth::tokens::{TokenHash, hash};
-use crate::server::hub::context::{Request, refusal};
-use crate::server::hub::state::State;
 use crate::server::hub::state::messages::recent::Lookup;
-use crate::server::hub::state::pending::{Cursor, PendingRequest, ResumeCheck};
-use crate::server::hub::state::users::UserIx;
-use crate::server::record::Record;
-use crate::server::store::{ReadRequest, Thread};
+use crate::server::hub::state::pending::{Cursor, ResumeCheck};
 
 /// The text is part of the protocol: clients recognize it and read again from the beginning
 /// of their login.
-fn ids_went_back<T>() -> Result<T, Refusal> {
+fn ids_went_back<T>() -> Result<T> {
     refusal(ErrorCode::BadArgument, "ids went back (restored backup?)")
 }
 
@@ -43,7 +41,7 @@ pub(super) fn resume(
     req: &mut Request<'_>,
     token: &str,
     cursor: Cursor,
-) -> Result<(), Refusal> {
+) -> Result {
     let token = hash(token);
     let Some(user) = user_to_resume(state, req, token)? else { return Ok(()) };
     if cursor.after > state.messages.last_id() {
@@ -65,8 +63,7 @@ pub(super) fn resume(
             let (after, hidden) = (None, Vec::new());
             let query = ReadRequest { thread, count: 1, size: usize::MAX, after, hidden };
             state.connections.wait_for(req.connection, PendingRequest::Resume(request));
-            let socket = req.socket;
-            req.turn.read(socket, query);
+            req.read(query);
         }
     }
     Ok(())
@@ -80,7 +77,7 @@ pub(super) fn resume_with_row(
     req: &mut Request<'_>,
     request: &ResumeCheck,
     found: &[Arc<Record>],
-) -> Result<(), Refusal> {
+) -> Result {
     let Some(user) = user_to_resume(state, req, request.token)? else { return Ok(()) };
     if found.iter().any(|record| Some(record.time) != request.cursor.time) {
         return ids_went_back();
@@ -95,7 +92,7 @@ fn user_to_resume(
     state: &mut State,
     req: &mut Request<'_>,
     token: TokenHash,
-) -> Result<Option<UserIx>, Refusal> {
+) -> Result<Option<UserIx>> {
     let user = state.sessions.find(token).and_then(|user_id| state.users.find(user_id));
     let Some(user) = user else {
         let text = "unknown or ended session; type /login NAME to log in again";
@@ -124,8 +121,7 @@ fn attach(state: &mut State, req: &mut Request<'_>, user: UserIx, after: u64) {
     };
     req.reply(&Event::reply("WELCOME", state.users[user].name.as_str(), &text));
     leave_banned_rooms(state, req, user);
-    let socket = req.socket;
-    req.turn.notify_when_drained(socket);
+    req.notify_when_drained();
 }
 
 #[cfg(test)]
@@ -136,7 +132,8 @@ mod tests {
     use std::net::IpAddr;
 
     use crate::protocol::Stamp;
-    use crate::server::hub::{Flow, Input, Limits, ReadResult};
+    use crate::server::hub::{Flow, Input, Limits};
+    use crate::server::store::ReadResult;
 
     const IDS_WENT_BACK: &str = "[ERROR bad-argument] ids went back (restored backup?)\n";
 

@@ -4,18 +4,13 @@
 //! operator`; `server` is a reserved name.
 
 use super::rights::is_server_operator;
-use crate::protocol::{Event, Tags};
-use crate::server::clock::Now;
-use crate::server::hub::context::Context;
-use crate::server::hub::delivery::{self, deferred, presence};
-use crate::server::hub::state::State;
+use super::{
+    Context, Event, LOBBY, Now, RoomIx, Scope, State, Tags, Topic, UserId, UserIx, presence,
+};
+use crate::server::hub::delivery;
+use crate::server::hub::delivery::deferred;
 use crate::server::hub::state::memberships::Member;
-use crate::server::hub::state::moderation::Scope;
-use crate::server::hub::state::rooms::{LOBBY, RoomIx};
-use crate::server::hub::state::users::UserIx;
 use crate::server::net::outbox::Meter;
-use crate::server::record::UserId;
-use crate::server::turn::Topic;
 
 /// The name that announcements of promotions give as their author; reserved.
 const SERVER: &str = "server";

@@ -4,16 +4,14 @@
 use std::sync::Arc;
 
 use super::rights::{require_not_muted, room_of};
+use super::{
+    ErrorCode, Event, Key, Query, Record, Request, Result, RoomIx, State, Topic, UserId, UserIx,
+    no_such_user, refusal, tags_of,
+};
 use crate::commands::MessageTarget;
-use crate::protocol::{ErrorCode, Event, Key, Place, Refusal};
-use crate::server::hub::context::{Request, no_such_user, refusal};
-use crate::server::hub::delivery::{audiences, deliver, tags_of};
-use crate::server::hub::state::State;
-use crate::server::hub::state::connections::Query;
-use crate::server::hub::state::rooms::RoomIx;
-use crate::server::hub::state::users::UserIx;
-use crate::server::record::{Recipient, Record, UserId};
-use crate::server::turn::Topic;
+use crate::protocol::Place;
+use crate::server::hub::delivery::{audiences, deliver};
+use crate::server::record::Recipient;
 
 /// Posts a line of text or `/me` to the queried user, else to the current room. With
 /// neither it is refused: a message only goes where its sender has chosen.
@@ -23,7 +21,7 @@ pub(super) fn post(
     user: UserIx,
     text: &str,
     is_action: bool,
-) -> Result<(), Refusal> {
+) -> Result {
     if repeat(state, req, user) {
         return Ok(());
     }
@@ -51,7 +49,7 @@ pub(super) fn message(
     user: UserIx,
     to: MessageTarget<'_>,
     text: &str,
-) -> Result<(), Refusal> {
+) -> Result {
     if repeat(state, req, user) {
         return Ok(());
     }
@@ -77,12 +75,7 @@ pub(super) fn message(
 }
 
 /// `/reply`.
-pub(super) fn reply(
-    state: &mut State,
-    req: &mut Request<'_>,
-    user: UserIx,
-    text: &str,
-) -> Result<(), Refusal> {
+pub(super) fn reply(state: &mut State, req: &mut Request<'_>, user: UserIx, text: &str) -> Result {
     if repeat(state, req, user) {
         return Ok(());
     }
@@ -97,11 +90,7 @@ pub(super) fn reply(
 }
 
 /// `/query`.
-pub(super) fn query(
-    state: &mut State,
-    req: &mut Request<'_>,
-    name: Option<&str>,
-) -> Result<(), Refusal> {
+pub(super) fn query(state: &mut State, req: &mut Request<'_>, name: Option<&str>) -> Result {
     let Some(name) = name else {
         state.end_query(req.connection, Query::Off);
         let text = match state.connections[req.connection].current {
@@ -126,7 +115,7 @@ fn post_to_room(
     room: RoomIx,
     text: &str,
     is_action: bool,
-) -> Result<(), Refusal> {
+) -> Result {
     require_not_muted(state, req.now, user, room)?;
     let to = Recipient::Room(state.rooms[room].name.clone());
     // The author gets a separate copy when it carries a cid, none when echo is off, and
@@ -191,7 +180,7 @@ fn send_to_account(
     user: UserIx,
     user_id: UserId,
     text: &str,
-) -> Result<(), Refusal> {
+) -> Result {
     if let Some(to) = state.users.find(user_id) {
         post_private(state, req, user, to, text, false);
         return Ok(());
@@ -276,10 +265,11 @@ mod tests {
 
     use super::*;
     use crate::server::auth::passwords::Outcome;
+    use crate::server::hub::state::index::LOBBY;
     use crate::server::hub::state::messages::recent::Lookup;
-    use crate::server::hub::state::rooms::LOBBY;
     use crate::server::hub::test_support::{Driver, connect, handle, hub, register, say};
-    use crate::server::hub::{Flow, Input, Limits, ReadResult};
+    use crate::server::hub::{Flow, Input, Limits};
+    use crate::server::store::ReadResult;
 
     #[test]
     fn mail_waits_while_the_log_cannot_be_read() {

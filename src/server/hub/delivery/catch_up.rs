@@ -8,8 +8,9 @@ use super::{deferred, presence, tags_of};
 use crate::protocol::{Cid, Event, Tags};
 use crate::server::hub::context::Request;
 use crate::server::hub::state::State;
-use crate::server::hub::state::connections::{ConnectionIx, DeliveryMode};
-use crate::server::hub::state::users::UserIx;
+use crate::server::hub::state::connections::DeliveryMode;
+use crate::server::hub::state::index::ConnectionIx;
+use crate::server::hub::state::index::UserIx;
 use crate::server::net::ConnId;
 use crate::server::record::{Record, UserId};
 use crate::server::store::{ReadRequest, ReadResult, Thread};
@@ -49,7 +50,7 @@ pub(in crate::server::hub) fn go_on(state: &mut State, req: &mut Request<'_>) {
     let Some(rest) = state.messages.since(after) else {
         let mode = DeliveryMode::Behind { after, is_list_stale, is_reading: true };
         state.set_delivery(connection, mode);
-        req.turn.read(socket, request);
+        req.read(request);
         return;
     };
     let rest = request.fill(rest);
@@ -58,7 +59,7 @@ pub(in crate::server::hub) fn go_on(state: &mut State, req: &mut Request<'_>) {
         // The page is full, so more may follow when the reader has drained this one.
         let after = rest.last().map_or(after, |last| last.id);
         state.set_delivery(connection, DeliveryMode::behind(after, is_list_stale));
-        req.turn.notify_when_drained(socket);
+        req.notify_when_drained();
         return;
     }
     deferred::send(state, req.turn, (socket, connection), u64::MAX);
@@ -90,7 +91,7 @@ pub(in crate::server::hub) fn send_page(
     req: &mut Request<'_>,
     rows: &ReadResult,
 ) -> Page {
-    let (socket, connection) = (req.socket, req.connection);
+    let connection = req.connection;
     let Some(user) = state.connections[connection].user() else { return Page::Sent };
     let DeliveryMode::Behind { after, is_list_stale, .. } = state.connections[connection].delivery
     else {
@@ -104,7 +105,7 @@ pub(in crate::server::hub) fn send_page(
         return Page::Failed;
     }
     state.set_delivery(connection, DeliveryMode::behind(rows.upto, is_list_stale));
-    req.turn.notify_when_drained(socket);
+    req.notify_when_drained();
     Page::Sent
 }
 

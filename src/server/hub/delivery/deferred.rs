@@ -5,9 +5,9 @@
 use crate::protocol::{Event, Tags};
 use crate::server::hub::context::Context;
 use crate::server::hub::state::State;
-use crate::server::hub::state::connections::ConnectionIx;
 use crate::server::hub::state::deferred_lines::DeferredLine;
-use crate::server::hub::state::users::UserIx;
+use crate::server::hub::state::index::ConnectionIx;
+use crate::server::hub::state::index::UserIx;
 use crate::server::net::ConnId;
 use crate::server::net::outbox::{Lines, Meter};
 use crate::server::turn::Turn;

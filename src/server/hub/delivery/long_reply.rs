@@ -10,10 +10,10 @@ use crate::protocol::{Event, RoomName};
 use crate::server::hub::caches::Caches;
 use crate::server::hub::context::Request;
 use crate::server::hub::state::State;
+use crate::server::hub::state::index::RoomIx;
 use crate::server::hub::state::pending::{
     List, ListRequest, PendingRequest, RoomList, RoomListRequest,
 };
-use crate::server::hub::state::rooms::RoomIx;
 
 /// Size of a page of `/list`, in bytes.
 const PAGE_SIZE: usize = 64 << 10;
@@ -76,8 +76,7 @@ pub(in crate::server::hub) fn send_room_page(
         if req.turn.unicast_bytes() - before > PAGE_SIZE {
             request.cid = req.cid.take();
             state.connections.wait_for(req.connection, PendingRequest::Rooms(request));
-            let socket = req.socket;
-            req.turn.notify_when_drained(socket);
+            req.notify_when_drained();
             return;
         }
         // The room may have ended since the snapshot.
@@ -109,8 +108,7 @@ pub(in crate::server::hub) fn wait_for_memory(
 ) {
     let request = ListRequest { cid: req.cid.take(), list };
     state.connections.wait_for(req.connection, PendingRequest::List(request));
-    let socket = req.socket;
-    req.turn.wait_for_memory(socket);
+    req.wait_for_memory();
 }
 
 #[cfg(test)]

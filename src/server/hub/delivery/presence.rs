@@ -7,8 +7,9 @@ use super::{announce, audiences};
 use crate::protocol::{Event, LINE_MAX, Tags};
 use crate::server::hub::context::{Context, Request};
 use crate::server::hub::state::State;
-use crate::server::hub::state::rooms::{Room, RoomIx};
-use crate::server::hub::state::users::UserIx;
+use crate::server::hub::state::index::RoomIx;
+use crate::server::hub::state::index::UserIx;
+use crate::server::hub::state::rooms::Room;
 use crate::server::turn::Topic;
 
 /// How often a large room gets a presence summary.

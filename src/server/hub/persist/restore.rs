@@ -12,8 +12,9 @@ use crate::server::hub::state::State;
 use crate::server::hub::state::accounts::Account;
 use crate::server::hub::state::connections::Query;
 use crate::server::hub::state::deferred_lines::DeferredLine;
+use crate::server::hub::state::index::UserIx;
 use crate::server::hub::state::memberships::spans::{Block, Spans};
-use crate::server::hub::state::users::{User, UserIx};
+use crate::server::hub::state::users::User;
 use crate::server::limits::Limits;
 use crate::server::net::ConnId;
 use crate::server::net::outbox::{Lines, Meter};
@@ -282,7 +283,8 @@ mod tests {
     use crate::server::hub::test_support::{
         Driver, connect, handle, hub, now, register, restarted, say, session,
     };
-    use crate::server::hub::{Input, Limits, Turn};
+    use crate::server::hub::{Input, Limits};
+    use crate::server::turn::Turn;
 
     /// A hub with a room whose operator alice has no session, and whose member bob is a
     /// guest with a session.

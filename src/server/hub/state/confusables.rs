@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 
-use super::users::UserIx;
+use super::index::UserIx;
 use crate::protocol::Name;
 
 /// Users by a hash of each skeleton, which takes a third of the memory of the skeletons

@@ -10,18 +10,15 @@ use slab::Slab;
 
 use super::deferred_lines::{DeferredLine, DeferredLines};
 use super::dirty::Dirty;
+use super::index::UserIx;
+use super::index::{ConnectionIx, RoomIx};
 use super::pending::PendingRequest;
-use super::rooms::RoomIx;
-use super::users::UserIx;
 use crate::commands::Setting;
 use crate::protocol::Tags;
 use crate::server::auth::tokens::TokenHash;
 use crate::server::net::ConnId;
 use crate::server::net::peer::Peer;
 use crate::server::record::UserId;
-
-/// The index of a connection in the table; reused.
-pub(crate) type ConnectionIx = usize;
 
 /// A connection, with or without a socket.
 #[derive(Debug)]

@@ -6,9 +6,9 @@ pub(crate) mod spans;
 use std::collections::{BTreeMap, HashMap};
 
 use super::dirty::Dirty;
+use super::index::RoomIx;
+use super::index::UserIx;
 use super::messages::Messages;
-use super::rooms::RoomIx;
-use super::users::UserIx;
 use crate::protocol::{Key, Name};
 use crate::server::record::UserId;
 use crate::server::store::MembershipSpan;

@@ -104,8 +104,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::protocol::codec::Frame;
     use crate::server::hub::test_support::{Driver, conn, connect, hub, mark_saved, say};
-    use crate::server::hub::{Frame, Input, Limits, Turn};
+    use crate::server::hub::{Input, Limits};
+    use crate::server::turn::Turn;
 
     const MINUTE: i64 = 60_000;
     const DAY: i64 = 24 * 60 * MINUTE;

@@ -16,19 +16,13 @@ use slab::Slab;
 
 use super::dirty::Dirty;
 use super::id_map::IdMap;
-use super::rooms::RoomIx;
+use super::index::{ModerationIx, RoomIx, SERVER};
 use crate::protocol::{Key, Name, RoomName};
 use crate::server::clock::Now;
 use crate::server::record::UserId;
 use bans::{Ban, Banned};
 use expiry::Expiry;
 use lock::Lock;
-
-/// The index of moderation in the table; reused.
-pub(crate) type ModerationIx = usize;
-
-/// The moderation of the server, the first entry.
-pub(crate) const SERVER: ModerationIx = 0;
 
 /// The number under which the moderation of the server is stored; rooms have higher ones.
 pub(crate) const SERVER_NUMBER: u64 = 0;

@@ -6,14 +6,8 @@ use std::ops::Index;
 
 use slab::Slab;
 
-use super::moderation::ModerationIx;
+use super::index::{LOBBY, ModerationIx, RoomIx};
 use crate::protocol::{Key, RoomName};
-
-/// The index of a room in the table; reused after its end.
-pub(crate) type RoomIx = usize;
-
-/// `#lobby`, the first room.
-pub(crate) const LOBBY: RoomIx = 0;
 
 /// A room with members, or `#lobby`.
 #[derive(Debug)]

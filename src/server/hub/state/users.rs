@@ -8,14 +8,11 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::confusables::ConfusableIndex;
-use super::connections::ConnectionIx;
 use super::dirty::Dirty;
 use super::id_map::IdMap;
+use super::index::{ConnectionIx, UserIx};
 use crate::protocol::{Key, Name, Stamp};
 use crate::server::record::UserId;
-
-/// The index of a user in the table; reused after the logout.
-pub(crate) type UserIx = usize;
 
 /// A user.
 #[derive(Debug)]

@@ -119,8 +119,9 @@ mod tests {
     use crate::server::hub::test_support::{
         Driver, conn, connect, handle, hub, mark_saved, now, restarted, say, session,
     };
-    use crate::server::hub::{Input, Limits, Turn};
+    use crate::server::hub::{Input, Limits};
     use crate::server::store::Collection;
+    use crate::server::turn::Turn;
 
     /// A hub with alice, who has a session, and bob; and the token.
     fn with_session() -> (Driver, String) {
