@@ -1,6 +1,7 @@
 //! Transcripts as specification: each file of `tests/transcripts` describes one behaviour and is
-//! played twice: on the hub alone, with a simulated clock, and over sockets against the real
-//! server. Both must produce the same lines.
+//! played three times: on the hub alone, with a simulated clock; on a hub that is restored from
+//! what is stored between any two lines, and between a line and the log reads and password jobs
+//! that it requests; and over sockets against the real server. All must produce the same lines.
 //!
 //! ```text
 //! # The rule, in a sentence.
@@ -44,6 +45,130 @@ use crate::support::Server;
 /// has closed the connection.
 type Received = BTreeMap<String, Vec<String>>;
 
+/// The transcripts that differ if the hub is restored between lines, by reason.
+const DIFFERENCES: &[(&str, &[&str])] = &[
+    (
+        "the target of `/reply` is not stored",
+        &["mail_waits_for_offline_account", "reply_goes_to_last_private_sender"],
+    ),
+    ("idle times are not stored", &["only_user_activity_resets_idle_time"]),
+    (
+        "counters of password attempts and of new passwords are not stored",
+        &["password_hashing_is_rate_limited_per_address", "wrong_room_keys_are_throttled"],
+    ),
+    (
+        "joins and quits that are being coalesced are not stored",
+        &["large_room_coalesces_presence", "quit_is_shown_by_name_in_small_room"],
+    ),
+    (
+        "users without a session and connections are not stored yet",
+        &[
+            "account_login_replaces_older_connection",
+            "announce_shows_every_presence_line",
+            "away_message_is_shown_to_private_senders",
+            "banned_guest_cannot_return_under_another_name",
+            "broken_connection_is_a_quit",
+            "change_without_effect_is_not_announced",
+            "cids_of_different_senders_are_independent",
+            "commands_before_login_are_restricted",
+            "confusable_name_is_refused",
+            "control_characters_are_replaced",
+            "documented_session",
+            "dropped_session_is_not_announced",
+            "dropped_sessions_per_address_are_limited",
+            "echo_off_suppresses_own_lines",
+            "empty_room_frees_room_limit",
+            "end_of_input_is_a_quit",
+            "first_line_is_the_name",
+            "help_lists_every_command",
+            "history_after_id_returns_next_messages",
+            "history_returns_messages_without_events",
+            "history_with_user_is_private_thread",
+            "ignore_hides_messages_of_one_user",
+            "ignore_needs_an_online_user",
+            "ignored_messages_stay_hidden_on_resume",
+            "indented_command_is_never_chat",
+            "invalid_name_is_refused",
+            "join_creates_room_and_lists_members",
+            "join_ends_query",
+            "joins_off_hides_presence",
+            "kicked_user_has_no_target_until_join",
+            "kill_ends_connection_and_session",
+            "leaving_lobby_last_leaves_no_target",
+            "list_shows_every_room",
+            "locked_room_admits_key_and_invitation",
+            "login_command_equals_plain_name",
+            "login_timeout_closes_connection",
+            "longest_present_member_becomes_operator",
+            "malformed_cid_is_refused",
+            "me_sends_an_action",
+            "message_to_room_requires_membership",
+            "moderation_entries_are_limited",
+            "muted_user_cannot_post_to_room",
+            "name_of_banned_guest_cannot_be_taken",
+            "name_taken_is_refused_and_connection_stays",
+            "names_may_use_any_script",
+            "network_ban_ends_dropped_sessions",
+            "network_can_be_banned",
+            "oper_password_grants_server_operator",
+            "oper_password_over_plain_tcp_is_refused",
+            "operator_right_belongs_to_user_and_not_to_name",
+            "overlong_line_before_login_closes_connection",
+            "overlong_line_is_one_error",
+            "part_leaves_a_room",
+            "password_can_be_changed_and_account_deleted",
+            "password_for_unregistered_name_is_refused",
+            "passwords_over_plain_tcp_are_refused",
+            "passwords_over_tls_are_accepted_from_any_address",
+            "ping_is_a_barrier",
+            "private_looking_line_is_never_posted_to_room",
+            "private_message_reaches_one_user",
+            "private_message_to_oneself_is_echoed_and_delivered",
+            "query_follows_rename",
+            "query_refuses_lines_when_user_left",
+            "query_sends_plain_lines_to_one_user",
+            "quit_announces_reason",
+            "refused_name_reply_advises_login_command",
+            "register_reserves_name",
+            "rename_is_announced_once_per_user",
+            "renamed_account_keeps_its_name_reserved",
+            "repeated_cid_is_deduplicated",
+            "reply_carries_cid_of_its_line",
+            "reply_carries_cid_when_line_turns_tags_off",
+            "resume_from_banned_network_is_rejected",
+            "resume_is_refused_when_ids_went_back",
+            "resume_replaces_older_connection",
+            "resume_replays_messages_after_id",
+            "resumed_operator_keeps_rights",
+            "reused_guest_name_cannot_read_old_private_messages",
+            "room_ban_kicks_and_rejects_user",
+            "room_creator_is_operator",
+            "rooms_per_user_and_in_total_are_limited",
+            "search_finds_all_words_in_any_order",
+            "server_ban_disconnects_and_rejects_user",
+            "server_ban_of_account_ends_its_session",
+            "server_ban_of_guest_includes_network",
+            "server_bans_have_separate_limit",
+            "server_password_is_required_for_login",
+            "server_without_oper_password_has_no_operators",
+            "session_restores_settings",
+            "settings_are_shown_and_changed",
+            "tags_precede_unchanged_line",
+            "text_reaches_every_member_and_is_echoed",
+            "timed_ban_expires",
+            "timed_mute_expires",
+            "topic_is_shown_set_and_cleared",
+            "unknown_command_is_an_error_and_never_chat",
+            "unknown_session_token_is_refused",
+            "unresumed_session_expires",
+            "user_banned_from_lobby_logs_in_without_room",
+            "wall_reaches_every_user",
+            "who_lists_members_of_any_room",
+            "whois_describes_user",
+        ],
+    ),
+];
+
 /// Where a transcript is played.
 trait Stage {
     fn connect(&mut self, who: &str, from: Option<&str>);
@@ -61,19 +186,26 @@ const CLOSED: &str = "=";
 struct HubStage {
     hub: Driver,
     people: BTreeMap<String, ConnId>,
+    /// Whether the hub is replaced by a restored one before and after the work that lines request.
+    is_restored: bool,
 }
 
 impl HubStage {
-    fn new(flags: &[&str]) -> Self {
+    fn new(flags: &[&str], is_restored: bool) -> Self {
         let command = Limits::augment_args(clap::Command::new("limits"));
         let flags = std::iter::once("limits").chain(flags.iter().copied());
         let limits = Limits::from_arg_matches(&command.get_matches_from(flags)).expect("limits");
         let mut hub = Driver::new(limits);
         hub.storing = Storing::Everything;
-        Self { hub, people: BTreeMap::new() }
+        Self { hub, people: BTreeMap::new(), is_restored }
     }
 
     fn settle(&mut self) {
+        if self.is_restored {
+            self.hub.take_over();
+            self.hub.settle();
+            self.hub.take_over();
+        }
         self.hub.settle();
         self.hub.check_invariants();
     }
@@ -385,16 +517,17 @@ fn path_of(name: &str) -> PathBuf {
 
 /// A file of the folder.
 struct Transcript {
+    name: &'static str,
     path: PathBuf,
     text: String,
 }
 
 impl Transcript {
-    fn read(name: &str) -> Self {
+    fn read(name: &'static str) -> Self {
         let path = path_of(name);
         let text = fs::read_to_string(&path).expect("readable");
         assert!(text.starts_with("# "), "say the rule first");
-        Self { path, text }
+        Self { name, path, text }
     }
 
     fn script(&self) -> Vec<&str> {
@@ -412,8 +545,8 @@ impl Transcript {
         self.text.lines().any(|line| line.starts_with('~') || line.contains("+ from "))
     }
 
-    fn check_on_the_hub(&self) {
-        let played = play(&mut HubStage::new(&self.flags()), &self.script());
+    fn on_the_hub(&self) {
+        let played = play(&mut HubStage::new(&self.flags(), false), &self.script());
         let result = check(&self.text, &played);
         if result.is_err() && std::env::var_os("UPDATE").is_some() {
             // Renamed into place: the same file is being read by other tests.
@@ -424,35 +557,43 @@ impl Transcript {
         result.unwrap_or_else(|fault| panic!("{fault}"));
     }
 
-    fn check_over_sockets(&self) {
+    fn restored_between_lines(&self) {
+        let played = play(&mut HubStage::new(&self.flags(), true), &self.script());
+        let mut reasons = DIFFERENCES.iter().filter(|(_, names)| names.contains(&self.name));
+        match (check(&self.text, &played), reasons.next()) {
+            (Err(fault), None) => panic!("{fault}"),
+            (Ok(()), Some((reason, _))) => panic!("the same lines; not listed as {reason:?}"),
+            _ => {}
+        }
+    }
+
+    fn over_sockets(&self) {
         let played = play(&mut SocketStage::new(&self.flags()), &self.script());
         check(&self.text, &played).unwrap_or_else(|fault| panic!("{fault}"));
     }
 }
 
-/// Makes a module of tests for each transcript; its name is that of the file with `_` for `-`.
+/// Makes a module with the given tests of one transcript.
+macro_rules! tests_of {
+    ($name:ident: $($test:ident)*) => {
+        mod $name {
+            $(#[test]
+            fn $test() {
+                super::Transcript::read(stringify!($name)).$test();
+            })*
+        }
+    };
+}
+
+/// Makes the tests of all transcripts, by file name with `_` for `-`.
 macro_rules! transcripts {
     (
         on the hub and over sockets: $($both:ident)*;
         on the hub only: $($hub_only:ident)*;
     ) => {
-        $(mod $both {
-            #[test]
-            fn on_the_hub() {
-                super::Transcript::read(stringify!($both)).check_on_the_hub();
-            }
-            #[test]
-            fn over_sockets() {
-                super::Transcript::read(stringify!($both)).check_over_sockets();
-            }
-        })*
-        $(mod $hub_only {
-            #[test]
-            fn on_the_hub() {
-                super::Transcript::read(stringify!($hub_only)).check_on_the_hub();
-            }
-        })*
-        /// The names of the tests, and whether each is played on the hub only.
+        $(tests_of! { $both: on_the_hub restored_between_lines over_sockets })*
+        $(tests_of! { $hub_only: on_the_hub restored_between_lines })*
+        /// The name of each transcript, and whether it is played on the hub only.
         const TESTS: &[(&str, bool)] =
             &[$((stringify!($both), false),)* $((stringify!($hub_only), true),)*];
     };
@@ -583,6 +724,11 @@ fn every_file_is_a_transcript_with_tests() {
     let tests = TESTS.iter().map(|(name, _)| path_of(name));
     assert_eq!(files, tests.clone().collect(), "the list of tests names every file");
     assert_eq!(files.len(), tests.count(), "a name is listed twice");
+    let different: Vec<_> = DIFFERENCES.iter().flat_map(|(_, names)| *names).collect();
+    for name in &different {
+        assert_eq!(different.iter().filter(|other| *other == name).count(), 1, "{name}");
+        assert!(TESTS.iter().any(|(test, _)| test == *name), "{name} is no transcript");
+    }
     for (name, is_for_hub_only) in TESTS {
         let transcript = Transcript::read(name);
         assert_eq!(transcript.is_for_hub_only(), *is_for_hub_only, "{name} is in the wrong list");

@@ -91,9 +91,11 @@ struct Link {
     conn: ConnId,
     codec: LineCodec,
     outbox: Outbox,
-    /// Bytes behind a line that made the connection wait.
-    unread: Vec<u8>,
     is_waiting: bool,
+    /// The line that makes the connection wait; `None` if it is answered and a catch-up goes on.
+    line: Option<Frame<'static>>,
+    /// Bytes behind that line.
+    unread: Vec<u8>,
     /// The client has shut down its sending side.
     is_finished: bool,
     is_closed: bool,
@@ -191,6 +193,19 @@ impl Driver {
         self.hub = start_hub(&self.limits, &self.snapshot(Vec::new()), self.generation);
     }
 
+    /// Replaces the hub by one that is restored from what is stored. The connections stay.
+    /// Requested work is dropped: a line that is not answered is handled again, a catch-up goes on.
+    pub(crate) fn take_over(&mut self) {
+        self.effects.work.clear();
+        self.generation += 1;
+        self.hub = start_hub(&self.limits, &self.snapshot(Vec::new()), self.generation);
+        let waiting = self.effects.links.iter_mut().flatten().filter(|link| link.is_waiting);
+        let waiting: Vec<_> = waiting.map(|link| (link.conn, link.line.take())).collect();
+        for (conn, line) in waiting {
+            self.input(conn, line.map_or(Input::Drained, Input::Frame));
+        }
+    }
+
     /// What is stored, as if `changes` were stored, too.
     pub(crate) fn snapshot(&self, changes: Vec<Change>) -> Snapshot {
         let mut entries = self.entries.clone();
@@ -241,8 +256,9 @@ impl Driver {
             conn,
             codec: LineCodec::new(self.hub.line_limit(conn)),
             outbox: Outbox::default(),
-            unread: Vec::new(),
             is_waiting: false,
+            line: None,
+            unread: Vec::new(),
             is_finished: false,
             is_closed: false,
         });
@@ -263,6 +279,7 @@ impl Driver {
         };
         if let Some(link) = self.effects.link(conn) {
             link.is_waiting = flow == Flow::Wait;
+            link.line = link.line.take().filter(|_| link.is_waiting);
             link.codec.set_limit(self.hub.line_limit(conn));
         }
         self.release(turn);
@@ -271,6 +288,18 @@ impl Driver {
 
     /// Handles a line, again once the hub knows whether changes can be stored.
     fn handle_frame(&mut self, conn: ConnId, frame: &Frame<'_>, turn: &mut Turn) -> Flow {
+        let before = turn.unicast_bytes();
+        let flow = self.pass_frame(conn, frame, turn);
+        if flow == Flow::Wait
+            && turn.unicast_bytes() == before
+            && let Some(link) = self.effects.link(conn)
+        {
+            link.line = Some(frame.clone().into_owned());
+        }
+        flow
+    }
+
+    fn pass_frame(&mut self, conn: ConnId, frame: &Frame<'_>, turn: &mut Turn) -> Flow {
         let input = || match frame {
             Frame::Line(line) => Input::Frame(Frame::Line(Cow::Borrowed(line))),
             frame => Input::Frame(frame.clone()),
