@@ -148,24 +148,26 @@ fn release(count: u32) -> f64 {
 
 /// Measures encoding a turn of ten lines for other servers.
 fn wire_encoding() -> f64 {
-    let (mut simulation, mut encoder) = (Simulation::with_users(USERS), Encoder::default());
-    let prepare = || turn_and_batch(&mut simulation);
-    measure(10, prepare, |(turn, batch)| drop(black_box(encoder.encode(&turn, &batch))))
+    let (mut hub, mut encoder) = (hub_with_users(USERS), Encoder::default());
+    let prepare = || turn_and_batch(&mut hub);
+    measure(10, prepare, |(turn, batch)| {
+        drop(black_box(encoder.encode(&turn, &batch)));
+    })
 }
 
 /// Measures decoding a turn of ten lines.
 fn wire_decoding() -> f64 {
-    let (mut simulation, mut encoder) = (Simulation::with_users(USERS), Encoder::default());
+    let (mut hub, mut encoder) = (hub_with_users(USERS), Encoder::default());
     let mut decoder = Decoder::default();
     let prepare = || {
-        let (turn, batch) = turn_and_batch(&mut simulation);
+        let (turn, batch) = turn_and_batch(&mut hub);
         encoder.encode(&turn, &batch)
     };
-    measure(10, prepare, |bytes| drop(black_box(decoder.decode(&bytes))))
+    measure(10, prepare, |bytes: Vec<u8>| drop(black_box(decoder.decode(&bytes))))
 }
 
-fn turn_and_batch(simulation: &mut Simulation) -> (Turn, Batch) {
-    let turn = turn_of(simulation, 10);
+fn turn_and_batch(hub: &mut Driver) -> (Turn, Batch) {
+    let turn = turn_of(hub, 10);
     let batch = Batch { records: turn.records(), ..Batch::default() };
     (turn, batch)
 }

@@ -103,7 +103,7 @@ fn looks_private() -> Refusal {
     Refusal::new(ErrorCode::NoTarget, text)
 }
 
-/// Parses `[mistakes::PRIVATE MESSAGE] bob: hi`, the form of an older client, as `/msg bob hi`.
+/// Parses `[PRIVATE MESSAGE] bob: hi`, the form of an older client, as `/msg bob hi`.
 fn parse_private(line: &str) -> Result<Command<'_>, Refusal> {
     let rest = line[mistakes::PRIVATE.len()..].strip_prefix("] ").ok_or_else(looks_private)?;
     let (name, text) = rest
@@ -340,7 +340,7 @@ mod tests {
         };
         assert_eq!(parse("/msg bob hi"), msg("bob", "hi"));
         assert_eq!(parse("/msg   bob  hi "), msg("bob", " hi "));
-        assert_eq!(parse("[mistakes::PRIVATE MESSAGE] bob: hi: there"), msg("bob", "hi: there"));
+        assert_eq!(parse("[PRIVATE MESSAGE] bob: hi: there"), msg("bob", "hi: there"));
     }
 
     #[test]
@@ -368,10 +368,10 @@ mod tests {
             ("/ban", ErrorCode::MissingArgument),
             ("/ban bob 0s", ErrorCode::BadArgument),
             ("/ping a]b", ErrorCode::BadArgument),
-            ("[mistakes::PRIVATE MESSAGE to bob] alice: hi", ErrorCode::NoTarget),
+            ("[PRIVATE MESSAGE to bob] alice: hi", ErrorCode::NoTarget),
             ("[private message] bob hi", ErrorCode::NoTarget),
-            ("[mistakes::PRIVATE MESSAGE", ErrorCode::NoTarget),
-            ("[mistakes::PRIVATE MESSAGE] bob: ", ErrorCode::MissingArgument),
+            ("[PRIVATE MESSAGE", ErrorCode::NoTarget),
+            ("[PRIVATE MESSAGE] bob: ", ErrorCode::MissingArgument),
         ] {
             assert_eq!(parse(line).map_err(|r| r.code), Err(code), "{line}");
         }

@@ -236,8 +236,12 @@ impl Stage for SocketStage {
         wire.stream.shutdown(Shutdown::Write).expect("shutdown");
     }
 
+    /// To the server a closed socket is an end of input, too. The sending side is closed first, so
+    /// that the server's end shows when it has noticed.
     fn break_off(&mut self, who: &str) {
-        drop(self.people.remove(who));
+        let mut wire = self.people.remove(who).expect("connected");
+        wire.stream.shutdown(Shutdown::Write).expect("shutdown");
+        wire.read_until(|_| false, &mut Vec::new());
     }
 
     fn pass(&mut self, _: Duration) {
@@ -245,7 +249,7 @@ impl Stage for SocketStage {
     }
 
     /// Two barriers: after the first, every line sent so far has been handled; after the second,
-    /// all resulting lines have arrived. A broken connection is noticed in between or is awaited.
+    /// all resulting lines have arrived.
     fn received(&mut self) -> Received {
         let mut received = Received::new();
         for _ in 0..2 {
