@@ -227,19 +227,6 @@ impl Driver {
         }
     }
 
-    /// Replaces the hub by one that is restored from what is stored. The connections stay.
-    /// Requested work is dropped: a line that is not answered is handled again, a catch-up goes on.
-    pub(crate) fn take_over(&mut self) {
-        self.effects.work.clear();
-        self.generation += 1;
-        self.hub = start_hub(&self.limits, &self.snapshot(Vec::new()), self.generation);
-        let waiting = self.effects.links.iter_mut().flatten().filter(|link| link.is_waiting);
-        let waiting: Vec<_> = waiting.map(|link| (link.conn, link.line.take())).collect();
-        for (conn, line) in waiting {
-            self.input(conn, line.map_or(Input::Drained, Input::Frame));
-        }
-    }
-
     /// What is stored, as if `changes` were stored, too.
     pub(crate) fn snapshot(&self, changes: Vec<Change>) -> Snapshot {
         let mut entries = self.entries.clone();
