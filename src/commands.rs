@@ -2,11 +2,11 @@
 //! parser) and its *properties*: when it is allowed, what it may change of what is stored,
 //! whether it is audited. Parsing, usage errors, "did you mean", `/help`, the list in the
 //! README, the manual page and the client's completion are generated from the rows. This
-//! module does not know what a command *does*; the hub does (`server/hub.rs`).
+//! module does not know what a command *does*; the hub does (`server/hub/commands/`).
 //!
 //! To add a command, add a variant of [`Command`], a row in [`TABLE`], an arm in
-//! `server/hub/dispatch.rs` and a transcript in `tests/transcripts`. The compiler and the
-//! tests below report a missing step.
+//! `server/hub/commands/dispatch.rs` and a transcript in `tests/transcripts`. The compiler and
+//! the tests below report a missing step.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub use parse::{not_at_start, parse, unknown};
 pub enum Parsed<'a> {
     /// An empty or blank line: ignored without an answer.
     Nothing,
-    /// Text for the current room, or for the person of the current `/query`.
+    /// Text for the current room, or for the user of the current `/query`.
     Say(&'a str),
     /// A command.
     Command(Command<'a>),
@@ -206,7 +206,7 @@ pub enum Changes {
     /// Only the session and the account of the user who sent it, if they are stored.
     User,
     /// What other users share, or a session or account that the command creates, changes or
-    /// deletes: storage is needed whoever sends it.
+    /// deletes: storage is needed for every sender.
     Shared,
 }
 
@@ -222,7 +222,7 @@ pub enum Audit {
 }
 
 /// How a line relates to the target of plain text: the current room or, during a `/query`,
-/// a person.
+/// a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetEffect {
     /// It does not depend on the target.

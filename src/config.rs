@@ -1,6 +1,6 @@
-//! Options in layers: the command line goes before the environment, the environment before
-//! the settings file, the file before the defaults. The keys of the file are the long names
-//! of the options, so there is no separate list. Also the types of values that options
+//! Options in layers: the command line overrides the environment, the environment overrides
+//! the settings file, and the file overrides the defaults. The keys of the file are the long
+//! names of the options, so there is no separate list. Also the types of values that options
 //! share, and the folders of a user's files. It does not know what an option means.
 
 use std::env;

@@ -4,9 +4,10 @@
 //! From the network inwards: a [`net::connection`] owns one socket, whose bytes pass through
 //! a [`net::stream`] (plain TCP or TLS); its [`net::outbox`] holds the bytes that wait to be
 //! written. The [`reactor`] drains the sockets, passes each line to the [`hub`], commits the
-//! records of a [`turn`] to the [`store`], and then releases the turn's effects. [`limits`]
-//! declares every configurable limit, [`store::options`] the location and retention of the
-//! log, and [`net::tls`] the certificate.
+//! records of a [`turn`] to the [`store`], and then releases the turn's effects. [`auth`] holds
+//! tokens and passwords, which the hub and a turn must not contain. [`limits`] declares every
+//! configurable limit, [`store::options`] the location and retention of the log, and
+//! [`net::tls`] the certificate.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,6 +1,5 @@
 //! Decoding of turns: any bytes are refused, or are turns that are the same when they are encoded
-//! and
-//! decoded again.
+//! and decoded again.
 #![no_main]
 #![allow(dead_code)] // each target checks one thing
 

@@ -190,7 +190,7 @@ impl Connection {
     }
 }
 
-/// The result of [`write`].
+/// The result of [`write()`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wrote {
     Some,

@@ -1,6 +1,6 @@
 //! Detection of lines that would be posted publicly by mistake: a command with invisible
 //! characters before its slash, and a private message copied from a screen or a log.
-//! [`super::parse`] refuses them, so the server and the client agree. This module knows
+//! [`super::parse()`] refuses them, so the server and the client agree. This module knows
 //! only the text of the line.
 
 use unicode_normalization::UnicodeNormalization as _;

@@ -1,5 +1,5 @@
-//! The current time, by both clocks. The hub and whatever else decides by time gets it as an
-//! argument, so that tests can choose it.
+//! The current time, by the monotonic and the wall clock. Code that decides by time, such as the
+//! hub, gets it as an argument, so that tests can choose it.
 
 use std::time::{Duration, Instant, SystemTime};
 

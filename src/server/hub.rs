@@ -12,10 +12,13 @@
 //!    follows a rename and never passes to the next user of the name.
 //! 6. A permission belongs to a user in a room or on the server, and ends with either.
 //!    Permissions are checked before a command has any effect.
-//! 7. Any user can be restored from what is stored (`persist.rs`).
+//! 7. Any user can be restored from stored entries; [`Persisted`] lists the exceptions.
 //!
-//! `crate::commands` defines the syntax of commands, [`commands`] their effects on the
-//! [`state`], and [`delivery`] who is sent what. The hub does not know sockets, TLS or the
+//! The modules from top to bottom, each using those below: `input` handles the events of a
+//! connection, `commands` executes its lines, `delivery` decides which connections receive an
+//! event. `context` has the arguments that they share; `audit`, `caches` and `persist` derive
+//! lines for the server's log, audiences and stored entries from `state`, the tables.
+//! `crate::commands` defines the syntax of commands. The hub does not know sockets, TLS or the
 //! log's storage format.
 
 mod audit;
@@ -71,7 +74,7 @@ pub struct Hub {
 impl Hub {
     /// Returns a hub restored from a snapshot. Ids continue after the last ones in the log, and
     /// sessions that could resume before the restart still can. The snapshot contains
-    /// connections only if the hub that stored it was asked to persist everyone.
+    /// connections only if it was stored with [`Persisted::Everyone`].
     ///
     /// # Errors
     /// A persisted entry cannot be read. A server without its bans or accounts must not
@@ -137,7 +140,7 @@ impl Hub {
         self.gate.storage = storage;
     }
 
-    /// Offers the hash of a new token to the line for which [`Hub::handle`] has returned
+    /// Supplies the hash of a new token for the line for which [`Hub::handle`] has returned
     /// [`Flow::Token`].
     pub fn offer_token(&mut self, hash: TokenHash) {
         self.gate.offer_token(hash);
@@ -222,8 +225,8 @@ impl Hub {
         self.audit.begin_second(now);
     }
 
-    /// Sends a farewell to every connection, for a graceful shutdown. Their users are stored as
-    /// they are.
+    /// Sends a farewell to every connection, for a graceful shutdown. The stored entries do not
+    /// change, so sessions can resume after the restart.
     pub fn shut_down(&mut self, turn: &mut Turn) {
         let Self { limits, state, caches, audit, now, .. } = self;
         let mut ctx = Context { now: *now, limits, caches, audit, turn };

@@ -1,4 +1,5 @@
-//! One socket: plain TCP or TLS, the lines that wait to be written, and who is at the other end.
+//! One socket: plain TCP or TLS, its pending output, its peer, and the detection of clients that
+//! do not read.
 
 pub mod connection;
 pub mod outbox;

@@ -110,7 +110,7 @@ pub struct Reactor<L> {
     limits: Limits,
     input_rate: Option<Rate>,
     admission: Admission,
-    /// Connections that are being told why they were rejected; the hub does not know them.
+    /// Rejected connections whose farewell is still being sent; the hub does not know them.
     rejected: Vec<ConnId>,
     hub: Hub,
     store: LogWriter<L>,

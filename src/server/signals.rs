@@ -64,7 +64,7 @@ impl ShutdownSignals {
     }
 }
 
-/// SIGHUP.
+/// The signal that reloads the TLS certificate: SIGHUP.
 pub(super) struct HangUp {
     signal: Signal,
     was_ignored: bool,

@@ -236,17 +236,17 @@ pub struct LastIds {
 /// hub defines their values; storage does not interpret them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Collection {
-    /// Sessions that can be resumed, by user.
+    /// Users with a session that can be resumed, by user id.
     Session,
-    /// Accounts, by user.
+    /// Accounts, by user id.
     Account,
     /// Messages that wait for an offline account, by id.
     Mail,
     /// Moderation, by a number per room; 0 is that of the server.
     Moderation,
-    /// Membership spans of sessions, in chunks with numbers.
+    /// Older membership spans of users, in numbered blocks.
     Spans,
-    /// Connected sockets; see `Persisted::Everyone` of the hub.
+    /// Connections with a socket, by `ConnId`; stored with the hub's `Persisted::Everyone` only.
     Socket,
 }
 

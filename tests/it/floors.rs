@@ -149,7 +149,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "std::io",
         ],
     ),
-    // What others are sent about a change is decided above the state.
+    // Which connections receive which events is decided above the state.
     ("server::hub::state", &["server::turn", "Turn", "Event::", "Audience"]),
     (
         "server::turn",

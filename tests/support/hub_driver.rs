@@ -100,7 +100,7 @@ struct Link {
     is_waiting: bool,
     /// The line that makes the connection wait; `None` if it is answered and a catch-up goes on.
     line: Option<Frame<'static>>,
-    /// Bytes behind that line.
+    /// Bytes after that line.
     unread: Vec<u8>,
     /// The client has shut down its sending side.
     is_finished: bool,
@@ -213,9 +213,9 @@ impl Driver {
         self.hub = start_hub(&self.limits, &self.snapshot(Vec::new()), self.now);
     }
 
-    /// Replaces the hub by one that is restored from what is stored, which must be everyone
-    /// ([`Hub::set_persisted`]). The connections stay.
-    /// Requested work is dropped: a line that is not answered is handled again, a catch-up goes on.
+    /// Replaces the hub by one that is restored from the stored entries, which must include every
+    /// user ([`Persisted::Everyone`]). The connections stay. Requested work is dropped: a line that
+    /// is not answered is handled again, a catch-up goes on.
     pub(crate) fn take_over(&mut self) {
         self.effects.work.clear();
         self.hub = start_hub(&self.limits, &self.snapshot(Vec::new()), self.now);
@@ -366,8 +366,8 @@ impl Driver {
         self.release(turn);
     }
 
-    /// Drain and handle: splits bytes from a client into lines and handles them. Those behind a
-    /// line that makes the connection wait are handled later.
+    /// Drain and handle: splits bytes from a client into lines and handles them. Lines after one
+    /// that makes the connection wait are handled later.
     pub(crate) fn receive(&mut self, conn: ConnId, bytes: &[u8], turn: &mut Turn) {
         let Some(link) = self.effects.link(conn) else { return };
         let mut codec = mem::replace(&mut link.codec, LineCodec::new(0));
@@ -483,7 +483,7 @@ impl Driver {
         self.effects.work.len()
     }
 
-    /// Takes the requested work; it is not performed.
+    /// Removes and returns the requested work without performing it.
     pub(crate) fn take_work(&mut self) -> VecDeque<Work> {
         mem::take(&mut self.effects.work)
     }
@@ -527,7 +527,8 @@ impl Driver {
         }
     }
 
-    /// Takes the connections that the hub has closed; they are gone, with what was not flushed.
+    /// Removes and returns the connections that the hub has closed; their output that was not
+    /// flushed is discarded.
     pub(crate) fn take_closed(&mut self) -> Vec<ConnId> {
         let closed = mem::take(&mut self.effects.closed);
         for conn in &closed {

@@ -19,7 +19,8 @@ use crate::text_file;
 /// Number of threads; each uses one core while hashing, and keeps 19 MiB of memory.
 pub const THREADS: usize = 2;
 
-/// A job for the hashing threads; the password that it is about is not part of it.
+/// A job for the hashing threads. The password is passed apart from it, so a turn can contain
+/// the job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
     /// Checks whether the password matches an Argon2 hash.

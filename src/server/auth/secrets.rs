@@ -53,9 +53,9 @@ impl Secrets {
         hash
     }
 
-    /// Keeps the token if a line is a `/resume`. To be called before login only: the session
-    /// is the user's from then on. The token of a refused `/resume` is never shown, because a
-    /// new session always gets a new token.
+    /// Keeps the token if a line is a `/resume`. To be called before login only: later the
+    /// command is refused and must not replace the token. The token of a refused `/resume` is
+    /// never shown, because a new session always gets a new token.
     pub fn note_resume(&mut self, frame: &Frame<'_>) {
         with_command(frame, |command| {
             if let Command::Resume { token, .. } = command {
@@ -70,7 +70,7 @@ impl Secrets {
         Some(self.0.as_ref()?.token?.to_text())
     }
 
-    /// Keeps the password or key in a line that waits.
+    /// Keeps the password or key in a line whose command waits for a check.
     pub fn keep_password(&mut self, frame: &Frame<'_>) {
         with_command(frame, |command| {
             if let Some(password) = command.secret() {
@@ -79,7 +79,7 @@ impl Secrets {
         });
     }
 
-    /// Removes and returns the password of the line that waits.
+    /// Removes and returns the password of the line that waits, if it has one.
     pub fn take_password(&mut self) -> Option<Secret> {
         self.0.as_mut()?.password.take()
     }

@@ -14,7 +14,8 @@ pub type TokenHash = [u8; 32];
 pub(super) struct Token([u8; 16]);
 
 impl Token {
-    /// Parses a token as the server has written it; other texts give no token or another one.
+    /// Parses a token in the form in which the server writes it. A text in another form gives
+    /// `None` or a different token.
     pub(super) fn parse(text: &str) -> Option<Self> {
         u128::from_str_radix(text, 16).ok().map(|bits| Self(bits.to_be_bytes()))
     }

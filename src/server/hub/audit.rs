@@ -139,7 +139,7 @@ impl Audit {
     }
 }
 
-/// Describes who acted: name, account, address.
+/// Describes the user who acted: name, account, address.
 fn actor(state: &State, user: UserIx) -> String {
     let kind = match state.accounts.of(state.users[user].id) {
         Some(account) => format!("account {}", account.name),

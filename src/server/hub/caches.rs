@@ -1,5 +1,6 @@
-//! What the hub derives from its state for delivery: audiences, lists, presence events that are
-//! being coalesced. Everything here can be built anew.
+//! Data that the hub derives from its state for delivery: audiences, the list of rooms, presence
+//! events that are being coalesced. Nothing here is stored; audiences and the list can be
+//! rebuilt at any time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use crate::protocol::event::PresenceSummary;
 use crate::server::net::outbox::Meter;
 use crate::server::turn::Audience;
 
-/// Derived data; see the head of this file.
+/// The derived data; see the module documentation.
 #[derive(Debug, Default)]
 pub(super) struct Caches {
     /// The audience of each room with the version of its members, indexed by room.
@@ -35,7 +36,7 @@ pub(super) struct Coalesced {
 }
 
 impl Coalesced {
-    /// Returns the counts of a room, for which a summary is then due at this time at the latest.
+    /// Returns the counts of a room; a summary of them is due at `due` at the latest.
     pub(super) fn counts(&mut self, room: RoomKey, due: Duration) -> &mut PresenceSummary {
         self.by_room.entry(room).or_insert_with(|| {
             self.deadlines.insert((due, room));

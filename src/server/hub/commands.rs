@@ -1,7 +1,7 @@
 //! The commands: functions over the state and a request. `crate::commands` defines their
-//! syntax; the modules here define their effects, one per topic. From the top: `dispatch`
-//! calls them, `pending` goes on with those that had to wait; `rights`, `succession` and
-//! `logout` are what they share.
+//! syntax; the modules here define their effects, one per topic. `dispatch` calls them after
+//! `gate` has admitted them, and `pending` continues those that had to wait. They share
+//! `rights`, `succession` and `logout`.
 
 mod accounts;
 mod bans;

@@ -1,4 +1,4 @@
-//! What the functions of the hub work with besides the state: a [`Context`] for any input, a
+//! The arguments of the hub's functions besides the state: a [`Context`] for any input, a
 //! [`Request`] for a line that gets an answer.
 
 use std::borrow::Cow;
@@ -19,7 +19,7 @@ use crate::server::record::Record;
 use crate::server::store::ReadRequest;
 use crate::server::turn::{Origin, Turn};
 
-/// The time, the limits, and where output goes.
+/// The time, the limits, and where output and audit lines go.
 pub(super) struct Context<'h> {
     pub(super) now: Now,
     pub(super) limits: &'h Limits,
@@ -53,7 +53,7 @@ impl<'h> DerefMut for Request<'h> {
 }
 
 impl Context<'_> {
-    /// The request of a socket, without a cid yet.
+    /// Returns the request of a socket, without a cid yet; `None` if the socket is unknown.
     pub(super) fn request<'c>(&'c mut self, state: &State, socket: ConnId) -> Option<Request<'c>> {
         let connection = state.connections.of(socket)?;
         let settings = state.connections[connection].settings;
@@ -83,7 +83,8 @@ impl Request<'_> {
         context.turn.send(*socket, Origin::Reply, &settings.tags(&tags), event);
     }
 
-    /// Sends `[WORD TOKEN] text` with the session token, which only the connection has.
+    /// Sends `[WORD TOKEN] text` with the session token. The hub does not know the token, so the
+    /// line is sent in parts around it.
     pub(super) fn reply_token(&mut self, word: &str, text: &str) {
         const TOKEN: &str = "?"; // occurs neither in tags nor in words
         let tags = Tags { cid: self.cid.as_ref().map(Cid::as_str), ..Tags::default() };
@@ -107,12 +108,12 @@ impl Request<'_> {
         self.context.turn.hash(self.socket, job);
     }
 
-    /// Requests an input when the client has read most of what was sent.
+    /// Requests `Input::Drained`, which arrives when the client has read most of its outbox.
     pub(super) fn notify_when_drained(&mut self) {
         self.context.turn.notify_when_drained(self.socket);
     }
 
-    /// Requests an input when there is memory for a long reply.
+    /// Requests `Input::MemoryAvailable`, which arrives when there is memory for a long reply.
     pub(super) fn wait_for_memory(&mut self) {
         self.context.turn.wait_for_memory(self.socket);
     }
@@ -130,7 +131,7 @@ impl Request<'_> {
     }
 }
 
-/// What a command comes to.
+/// The result of a command; a refusal is its answer.
 pub(super) type Result<T = ()> = std::result::Result<T, Refusal>;
 
 /// Refuses a line.

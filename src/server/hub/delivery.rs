@@ -1,5 +1,6 @@
-//! Delivery: who is sent what, and when. Live readers get events as they happen; a reader who
-//! catches up gets messages from the log and other events after them.
+//! Delivery: which connections receive an event, and when. A live connection receives it at
+//! once. For one that is catching up, messages come from the log, and other events are deferred
+//! until the messages before them are delivered.
 
 pub(super) mod audiences;
 pub(super) mod catch_up;

@@ -1,4 +1,4 @@
-//! Inputs: what the hub is told about a connection, and which function handles it.
+//! Inputs: the events of a connection that reach the hub, and the functions that handle them.
 
 use std::time::Duration;
 
@@ -56,18 +56,18 @@ pub enum Input<'a> {
     Page(ReadResult),
 }
 
-/// Which input [`Hub::handle`] accepts next for the same connection.
+/// Which input [`Hub::handle`](super::Hub::handle) accepts next for the same connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
     /// The next line.
     Next,
     /// No line until a pending request or the catch-up completes.
     Wait,
-    /// The same line again, after [`Hub::set_storage`] has reported whether changes can
-    /// be stored. The line has had no effect yet.
+    /// The same line again, after [`Hub::set_storage`](super::Hub::set_storage) has reported
+    /// whether changes can be stored. The line has had no effect yet.
     Store,
-    /// The same line again, after [`Hub::offer_token`] has given the hash of a new token. The
-    /// line has had no effect yet.
+    /// The same line again, after [`Hub::offer_token`](super::Hub::offer_token) has supplied the
+    /// hash of a new token. The line has had no effect yet.
     Token,
     /// No input: the connection has received its farewell.
     Over,
@@ -76,7 +76,7 @@ pub enum Flow {
 /// How soon an overdue login is checked again while the server still works on it.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Handles any input but a frame.
+/// Handles any input except a frame.
 pub(super) fn handle(
     state: &mut State,
     gate: &mut Gate,
@@ -156,8 +156,8 @@ pub(super) fn handle_frame(
     }
 }
 
-/// Disconnects connections that have not logged in in time. A connection that waits for
-/// the server is spared, but may not try another login after the answer.
+/// Disconnects connections that have not logged in in time. A connection whose login the
+/// server still works on stays, but may not try another one after the answer.
 pub(super) fn expire_logins(state: &mut State, ctx: &mut Context<'_>) {
     while let Some(conn) = state.connections.next_overdue(ctx.now.since_start) {
         let connection = state.connections.find(conn).filter(|it| it.is_greeting());
@@ -177,7 +177,7 @@ fn send_greeting(conn: ConnId, turn: &mut Turn) {
     turn.send(conn, Origin::Reply, &Tags::default(), &hello);
 }
 
-/// What a connection may send next.
+/// Returns which input of a connection is accepted next.
 pub(super) fn flow(state: &State, gate: &mut Gate, conn: ConnId) -> Flow {
     match gate.take_need(conn) {
         Some(Need::Storage) => return Flow::Store,

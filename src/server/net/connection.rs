@@ -330,7 +330,8 @@ impl Connection {
         }
     }
 
-    /// Gives up writing. Input that the client sent before is still handled.
+    /// Stops writing and discards pending output. Input that the client has sent is still
+    /// handled.
     pub fn stop_writing(&mut self) {
         self.writing = Writing::Closed;
         self.outbox = Outbox::default();

@@ -1,4 +1,5 @@
-//! The wire format of turns: what is stored and released, as bytes that other servers decode.
+//! The wire format of turns: their records, changes and effects, as bytes that other servers
+//! decode.
 //!
 //! ```text
 //! encoded turn = version (1 byte) body      the body of version 1 is in v1.rs
@@ -26,11 +27,12 @@ mod v1;
 /// The version that is written. Older ones stay readable.
 const VERSION: u8 = 1;
 
-/// Least interval between two searches for ended rooms, in turns and audiences.
+/// Minimum number of turns and audiences between two searches for ended rooms.
 const SEARCH_INTERVAL: usize = 64;
 
 /// Maximum number of readers that the changed audiences of a turn copy from earlier ones, since a
-/// few bytes can copy many. The hub copies them, too, and has no time for as many in one turn.
+/// few bytes can request many copies. A real turn stays below: the hub copies readers as well,
+/// and more would take it seconds.
 const COPIED_MAX: usize = 1 << 23;
 
 /// Encodes turns for decoders that receive all of them.
@@ -53,8 +55,8 @@ struct Known {
 
 impl Encoder {
     /// Forgets all audiences, so that a new decoder can begin with the next turn. It must be
-    /// called for a new hub, which numbers rooms anew, and after a turn that not all decoders
-    /// will receive.
+    /// called for a new hub, which numbers rooms from 1 again, and after a turn that not all
+    /// decoders will receive.
     pub fn forget(&mut self) {
         *self = Self::default();
     }
@@ -178,8 +180,8 @@ impl<'t> Packer<'t> {
         Self { lines, end: 0, packed: Vec::with_capacity(lines.len()) }
     }
 
-    /// Copies the lines of a broadcast. Only adjoining ones are released as one span, so a byte
-    /// stands for any gap.
+    /// Copies the lines of a broadcast. A gap before them is encoded as one byte, whatever its
+    /// size: it only keeps lines that do not adjoin from being released as one span.
     fn range(&mut self, range: Range) -> RangeV1 {
         let skip = usize::from(range.start != self.end);
         self.packed.resize(self.packed.len() + skip, b'\n');

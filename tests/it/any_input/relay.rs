@@ -72,7 +72,7 @@ pub(crate) struct Relay {
     pub(crate) encoded: Vec<u8>,
 }
 
-/// Number of turns after which the encoder begins anew.
+/// Number of turns after which the encoder forgets all audiences.
 const EPOCH: usize = 50;
 
 impl Relay {

@@ -171,8 +171,8 @@ pub(super) fn log_in_account(state: &mut State, req: &mut Request<'_>, proof: Pr
     Ok(())
 }
 
-/// Completes a login: the mail follows the member list. Much may have changed while it
-/// was read.
+/// Completes a login: the mail follows the member list. The account and its mail may have
+/// changed while the mail was read.
 pub(super) fn log_in_with_mail(
     state: &mut State,
     req: &mut Request<'_>,
@@ -199,13 +199,13 @@ pub(super) fn log_in_with_mail(
     Ok(())
 }
 
-/// Whether the proof may log in. A banned client gets a farewell and `false`.
+/// Returns whether the owner of the account may log in; a banned client gets its farewell.
 fn may_log_in(state: &mut State, req: &mut Request<'_>, proof: &Proof) -> Result<bool> {
     let name = unchanged_account(state, proof)?.name.clone();
     Ok(!reject_banned(state, req, proof.person, &name))
 }
 
-/// The account, if its password has not changed since the check.
+/// Returns the account, if its password has not changed since the check.
 fn unchanged_account<'s>(state: &'s State, proof: &Proof) -> Result<&'s Account> {
     let Some(account) = state.accounts.of(proof.person) else {
         let text = "that name is no longer registered; type /login NAME";

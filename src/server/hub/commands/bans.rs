@@ -1,4 +1,5 @@
-//! Bans of users and networks from a room or from the server: `/ban`, `/gban` and the rest.
+//! Bans of users and networks from a room or from the server: `/ban`, `/gban`, and the commands
+//! that lift and list them.
 
 use std::time::Duration;
 

@@ -1,8 +1,10 @@
-//! What a line may need from outside before it is handled: the knowledge whether changes can be
-//! stored, and a token for a new session. No persistent change is acknowledged unless it
-//! can be stored: while storage does not accept writes, commands that make such a change
-//! are refused before they have any effect. Changes without a command (a lost connection, a
-//! timer) cannot be refused; they are kept until they are stored.
+//! The gate: what a line needs from outside the hub before it is handled, namely whether
+//! changes can be stored, and the hash of a token for a new session.
+//!
+//! No persistent change is acknowledged unless it can be stored: while storage does not
+//! accept writes, commands that make such a change are refused before they have any effect.
+//! Changes without a command (a lost connection, a timer) cannot be refused; they stay unsaved
+//! until storage accepts writes.
 
 use super::{ConnId, ErrorCode, Refusal, Result, State, UserIx};
 use crate::commands::{Changes, Command};
@@ -51,8 +53,8 @@ pub(super) fn is_stored(state: &State, user: UserIx) -> bool {
 }
 
 impl Gate {
-    /// Checks whether a command may be executed now; `Ok(false)`: not before something is
-    /// supplied.
+    /// Checks whether a command may be executed now; `Ok(false)`: not before the caller supplies
+    /// what [`Gate::take_need`] returns.
     pub(super) fn admits(
         &mut self,
         state: &State,
@@ -87,13 +89,13 @@ impl Gate {
             && self.token.is_none_or(|(of, _)| of != socket)
     }
 
-    /// Takes the token that was offered for a session.
+    /// Takes the hash of a new token, unless the user has a session.
     pub(super) fn take_token(&mut self, state: &State, user: UserIx) -> Option<TokenHash> {
         let (_, token) = self.token.take()?;
         state.connection_of(user).session().is_none().then_some(token)
     }
 
-    /// Takes what the last line of a socket needs.
+    /// Removes and returns what the last line of a socket needs.
     pub(in crate::server::hub) fn take_need(&mut self, socket: ConnId) -> Option<Need> {
         let (_, need) = self.need.take_if(|(of, _)| *of == socket)?;
         if need == Need::Token {

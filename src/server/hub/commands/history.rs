@@ -104,7 +104,7 @@ fn private_thread(state: &State, reader: UserId, name: &str) -> (String, Option<
     (title, None, Thread::Private { reader, other: Key::fold(name), other_id })
 }
 
-/// Sends the rows that a user has requested, if they may still read them.
+/// Sends the rows that a user has requested, if the user may still read them.
 pub(super) fn send_history(
     state: &State,
     req: &mut Request<'_>,
@@ -112,7 +112,7 @@ pub(super) fn send_history(
     request: &HistoryRequest,
     rows: &[Arc<Record>],
 ) -> Result {
-    // The user may have left or been banned while the log was read.
+    // The user may have left or been kicked while the log was read.
     if let Some(room) = &request.room {
         room_of(state, user, room.as_str())?;
     }

@@ -1,5 +1,5 @@
-//! Locked rooms: `/lock`, `/unlock`, `/invite`. A locked room can be joined by those who were
-//! invited, by its operators, and with the key if there is one.
+//! Locked rooms: `/lock`, `/unlock`, `/invite`. A locked room can be joined by invited users,
+//! by its operators, and with the key if there is one.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Logout: the end of a user, on their own wish or not, and lost connections. A user with a
-//! session that loses the connection can still resume; any other user is logged out.
+//! Logouts, voluntary or forced, and lost connections. A user with a session who loses the
+//! connection can still resume; any other user is logged out.
 
 use super::rights::is_server_operator;
 use super::succession::{ensure_operator, ensure_operators};
@@ -57,7 +57,7 @@ pub(super) fn end_user(
     }
 }
 
-/// The rooms with members in which someone is an operator, sorted by name.
+/// Returns the rooms with members in which a user is an operator, sorted by name.
 fn operated_rooms(state: &State, person: crate::server::record::UserId) -> Vec<RoomIx> {
     let operated = state.moderation.operated_by(person);
     let names = operated.filter_map(|ix| state.moderation[ix].room());
@@ -66,7 +66,7 @@ fn operated_rooms(state: &State, person: crate::server::record::UserId) -> Vec<R
     rooms
 }
 
-/// Ends the queries of a user who logs out, and of others with that user.
+/// Ends the queries of a user who logs out, and the queries of others with that user.
 fn end_queries(state: &mut State, ctx: &mut Context<'_>, user: UserIx) {
     let name = state.users[user].name.clone();
     for connection in state.users[user].connections().collect::<Vec<_>>() {
@@ -79,8 +79,8 @@ fn end_queries(state: &mut State, ctx: &mut Context<'_>, user: UserIx) {
     }
 }
 
-/// Disconnects a user and ends their session, also while they are disconnected and
-/// could resume. `quit` is the reason that others see.
+/// Logs a user out and closes their socket, if any, with a farewell. A session whose
+/// connection has dropped ends, too. `quit` is the reason that other users see.
 pub(super) fn disconnect_user(
     state: &mut State,
     ctx: &mut Context<'_>,

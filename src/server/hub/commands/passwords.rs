@@ -1,6 +1,5 @@
-//! Commands that need a password: what they have in common. Hashing happens outside the hub:
-//! the connection waits, and the outcome arrives as an input (`pending.rs`). The hub
-//! keeps no password.
+//! What all commands with a password share. Hashing happens outside the hub: the connection
+//! waits, and the outcome arrives as an input (`pending.rs`). The hub keeps no password.
 
 use std::time::Duration;
 
@@ -105,8 +104,8 @@ pub(in crate::server::hub) fn start_due_checks(state: &mut State, ctx: &mut Cont
 }
 
 /// Starts a delayed check, delays it again, or refuses it, and goes on with the next check
-/// of the same target. Where checks wait for running ones, the first is the only one
-/// looked at, so that an attempt costs the same however many wait.
+/// of the same target. Of the checks that wait for running ones only the first is looked at,
+/// so that the cost of an attempt does not grow with the number that wait.
 fn start_delayed_check(state: &mut State, ctx: &mut Context<'_>, delayed: DelayedCheck) {
     let (socket, target, ticket) = (delayed.conn, delayed.target.clone(), delayed.ticket);
     let now = ctx.now.since_start;
@@ -137,7 +136,7 @@ fn refuse_waiting(state: &mut State, ctx: &mut Context<'_>, socket: ConnId) {
         req.cid = cid;
         state.connections.note_refused_login(req.connection);
         req.refuse(&refusal);
-        // Its input is handled again once this was written.
+        // Input of the connection is handled again once this is written.
         req.notify_when_drained();
     }
 }

@@ -1,5 +1,5 @@
-//! Requests that go on: the rows, outcomes and memory they waited for have arrived. Much may
-//! have changed meanwhile, so each checks again what it may do.
+//! Continues pending requests when the rows, the password outcome or the memory that they wait
+//! for is there. The state may have changed meanwhile, so permissions are checked again.
 
 use std::sync::Arc;
 
@@ -82,7 +82,7 @@ pub(in crate::server::hub) fn go_on_with_room_list(state: &mut State, req: &mut 
     }
 }
 
-/// Sends the list a connection waits for, now that memory is available.
+/// Sends the list for which a connection waits, now that memory is available.
 pub(in crate::server::hub) fn go_on_with_list(state: &mut State, req: &mut Request<'_>) {
     let request = state.connections.take_pending(req.connection, |request| match request {
         PendingRequest::List(request) => Ok(request),
@@ -173,7 +173,7 @@ fn apply(
     }
 }
 
-/// Whether going on changes what is stored.
+/// Returns whether continuing the request changes stored state.
 fn changes_stored(state: &State, user: UserIx, purpose: &Purpose) -> bool {
     match purpose {
         Purpose::Register | Purpose::Change | Purpose::Unregister | Purpose::ServerOperator => true,
@@ -182,7 +182,7 @@ fn changes_stored(state: &State, user: UserIx, purpose: &Purpose) -> bool {
     }
 }
 
-/// Completes a login after its password was right.
+/// Completes a login after its password has matched.
 fn complete_login(state: &mut State, req: &mut Request<'_>, purpose: Purpose) -> Result {
     match purpose {
         Purpose::LogIn(proof) => log_in_account(state, req, proof),

@@ -1,5 +1,5 @@
-//! People: `/whois`, being away, ignores, `/nick`. Ignored messages are filtered where they are
-//! delivered.
+//! Commands about users: `/whois`, `/away`, `/ignore`, `/nick`. Ignored messages are filtered at
+//! delivery.
 
 use super::bans::require_unbanned_name;
 use super::login::{read_name, require_free_name};

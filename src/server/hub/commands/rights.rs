@@ -1,4 +1,4 @@
-//! Who may do what: checks that refuse a command before it has any effect.
+//! Permissions: checks that refuse a command before it has any effect.
 
 use super::{
     ErrorCode, Key, Now, Refusal, Result, RoomIx, RoomName, Scope, State, UserId, UserIx, refusal,
@@ -49,7 +49,7 @@ pub(super) fn require_rights(state: &State, user: UserIx, scope: Scope) -> Resul
     }
 }
 
-/// The room that an operator's command applies to: the current one.
+/// Returns the room to which an operator's command applies: the current one.
 pub(super) fn moderated_room(state: &State, user: UserIx) -> Result<RoomIx> {
     let Some(room) = state.connection_of(user).current else {
         return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
@@ -58,7 +58,7 @@ pub(super) fn moderated_room(state: &State, user: UserIx) -> Result<RoomIx> {
     Ok(room)
 }
 
-/// The names of the room's operators who are online.
+/// Returns the names of the room's operators who are online.
 pub(super) fn operators_online(state: &State, room: RoomIx) -> Option<String> {
     let operators = state.moderation_in(Scope::Room(room)).operators().iter();
     let online = operators.filter_map(|operator| state.users.find(*operator));

@@ -1,4 +1,4 @@
-//! Rooms: `/join`, `/part`, `/topic`, `/who`. Locks and bans are decided elsewhere.
+//! Rooms: `/join`, `/part`, `/topic`, `/who`. `locks.rs` and `bans.rs` decide who may join.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::server::hub::delivery::announce_action;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum JoinKey<'a> {
     Missing,
-    /// A key that is not compared yet.
+    /// A key that has not been compared yet.
     Unchecked,
     /// A key that was compared with this digest; the key of the room may have changed
     /// since.

@@ -19,8 +19,8 @@ fn ids_went_back<T>() -> Result<T> {
     refusal(ErrorCode::BadArgument, "ids went back (restored backup?)")
 }
 
-/// `/session`. Repeated calls return the same token until the user logs out; `new_token` is
-/// that of a session that begins now.
+/// `/session`. Repeated calls return the same token until the user logs out; `new_token` is the
+/// hash of the token if the session begins now.
 pub(super) fn session(
     state: &mut State,
     req: &mut Request<'_>,

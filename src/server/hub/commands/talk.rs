@@ -1,4 +1,4 @@
-//! Talking: posting to rooms and users, `/msg`, `/reply`, `/query`. A line that repeats a cid is
+//! Messages: posting to rooms and users, `/msg`, `/reply`, `/query`. A line that repeats a cid is
 //! answered with the first message again (deduplication).
 
 use std::sync::Arc;
@@ -242,8 +242,8 @@ fn repeat(state: &State, req: &mut Request<'_>, user: UserIx) -> bool {
     true
 }
 
-/// Gives a message its id. The caller sends it next; everything that may panic comes
-/// before, or a message that was never stored would be found by its cid.
+/// Assigns a message its id and remembers its cid. The caller must send it next: after a panic
+/// in between, the cid would belong to a message that was never stored.
 fn append(
     state: &mut State,
     req: &Request<'_>,

@@ -1,5 +1,5 @@
-//! Audiences: the live readers of rooms. That of a room is kept until the version of the room's
-//! members changes.
+//! Audiences: the live readers of rooms. The audience of a room is cached until the version of
+//! its members changes.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub(in crate::server::hub) fn of_room(
     audience
 }
 
-/// Returns the members of several rooms, each once.
+/// Returns the audience of several rooms; a member of more than one is in it once.
 pub(super) fn of_rooms(state: &State, caches: &mut Caches, rooms: &[RoomIx]) -> Arc<Audience> {
     if let [room] = rooms {
         return of_room(state, caches, *room);
@@ -41,7 +41,7 @@ pub(super) fn of_rooms(state: &State, caches: &mut Caches, rooms: &[RoomIx]) -> 
     Arc::new(Audience::new(readers(state, members.map(|member| member.user))))
 }
 
-/// Returns those of the users that receive live events now.
+/// Returns the audience of those users who receive live events now.
 pub(in crate::server::hub) fn of_users(
     state: &State,
     users: impl IntoIterator<Item = UserIx>,

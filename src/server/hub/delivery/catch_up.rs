@@ -109,7 +109,7 @@ pub(in crate::server::hub) fn send_page(
     Page::Sent
 }
 
-/// The users whose messages a user ignores.
+/// Returns the users whose messages a user ignores.
 pub(in crate::server::hub) fn hidden_from(state: &State, user: UserIx) -> Vec<UserId> {
     let ignores = state.relations.ignores_of(state.users[user].id);
     ignores.iter().map(|ignored| ignored.person).collect()

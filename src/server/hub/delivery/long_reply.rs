@@ -59,7 +59,7 @@ fn room_list(state: &State, req: &mut Request<'_>) -> Arc<RoomList> {
     list
 }
 
-/// Releases the list of rooms if it is outdated; those who read it keep it.
+/// Releases the list of rooms if it is outdated; a `/list` in progress still holds it.
 pub(in crate::server::hub) fn drop_outdated_list(state: &State, caches: &mut Caches) {
     caches.room_list.take_if(|(version, _)| *version != state.rooms.version());
 }

@@ -1,5 +1,5 @@
-//! Presence: who joins and leaves is announced one by one or, in a large room, coalesced into
-//! summaries.
+//! Presence: joins, leaves and quits are announced one by one or, in a large room, coalesced
+//! into summaries.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::server::turn::Topic;
 /// How often a large room gets a presence summary.
 const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Whether a room is so large that presence is coalesced.
+/// Returns whether a room is so large that presence is coalesced (`--quiet-above`).
 pub(in crate::server::hub) fn is_quiet(state: &State, ctx: &Context<'_>, room: RoomIx) -> bool {
     state.memberships.count(room) > ctx.limits.quiet_above && !ctx.limits.announce
 }
@@ -55,8 +55,8 @@ pub(in crate::server::hub) fn announce_part(
     announce(state, req, &[room], Topic::Presence, Some(socket), &event);
 }
 
-/// Announces a logout once to everyone who shares a room with the user; a large room
-/// only counts it. The reason is shown unless it is to be hidden from one of the rooms.
+/// Announces a logout once to all users who share a room with the user; in a large room it is
+/// only counted. The reason is left out if the user is muted in one of the rooms.
 pub(in crate::server::hub) fn announce_quit(
     state: &mut State,
     ctx: &mut Context<'_>,
@@ -100,7 +100,7 @@ pub(in crate::server::hub) fn send_summaries(state: &mut State, ctx: &mut Contex
     while let Some(((room, number), mut crowd)) = ctx.caches.presence.next(ctx.now.since_start) {
         let is_same = |it: &&Room| it.number == number;
         let Some(name) = state.rooms.get(room).filter(is_same).map(|it| it.name.clone()) else {
-            continue; // it has ended
+            continue; // the room has ended
         };
         crowd.here = state.memberships.count(room);
         let event = Event::Crowd { room: name.as_str(), crowd };
@@ -110,7 +110,7 @@ pub(in crate::server::hub) fn send_summaries(state: &mut State, ctx: &mut Contex
     }
 }
 
-/// Sends the topic and the members of a room to someone who comes to it.
+/// Sends the topic and the members of a room to a user who enters it.
 pub(in crate::server::hub) fn describe(state: &State, req: &mut Request<'_>, room: RoomIx) {
     let Room { name, topic, .. } = &state.rooms[room];
     if let Some(topic) = topic {

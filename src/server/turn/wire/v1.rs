@@ -1,7 +1,7 @@
 //! Version 1 of the wire format, as structs that postcard encodes.
 //!
-//! Postcard writes no names and no types, so a released version never changes: no field, no
-//! variant, no type and no order of them. Any change is a new version beside this one. The
+//! Postcard writes no names and no types, so in a released version the fields, the variants,
+//! their types and their order never change. Any change is a new version beside this one. The
 //! types in memory are separate, so that they can change.
 
 use serde::{Deserialize, Serialize, Serializer};
@@ -15,6 +15,7 @@ use crate::server::store::{
 };
 use crate::server::turn::{ConnId, Reader};
 
+/// The body of an encoded turn.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct TurnV1<'a> {
     /// Whether the audiences of all earlier turns are void.
@@ -89,7 +90,7 @@ pub(super) enum AudienceV1 {
     Changed { room: u64, removed: Vec<ConnV1>, set: Vec<ReaderV1> },
     /// The audience of a room that is new to the decoder.
     New { room: u64, readers: Vec<ReaderV1> },
-    /// An audience that is no room's.
+    /// An audience that is not that of one room.
     AdHoc { readers: Vec<ReaderV1> },
 }
 
