@@ -368,7 +368,7 @@ pub trait Log {
     /// Closes the log. Nothing can be appended or read afterwards.
     ///
     /// # Errors
-    /// A hint for the operator who copies the log; everything appended is stored.
+    /// A hint for the administrator who copies the log; everything appended is stored.
     fn close(&mut self) -> Result<(), String> {
         Ok(())
     }

@@ -280,8 +280,8 @@ struct Front<'a, L> {
 }
 
 impl<L: Log> Front<'_, L> {
-    /// Passes a line to the hub, and again once the hub has what it needs for it: space for
-    /// changes, or the token of a new session.
+    /// Passes a line to the hub, and again after supplying what the hub needs for it: whether
+    /// changes can be stored, or the hash of a new token.
     fn handle(&mut self, now: Now, conn: ConnId, frame: &Frame<'_>, turn: &mut Turn) -> Flow {
         if self.hub.is_unnamed(conn) {
             self.secrets.note_resume(frame);
