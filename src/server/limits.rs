@@ -3,6 +3,8 @@
 //! they are defined in `protocol.rs`.
 
 pub mod admission;
+pub mod fair_queue;
+pub mod quota;
 pub mod rate_limit;
 
 use std::time::Duration;
