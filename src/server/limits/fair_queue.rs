@@ -1,18 +1,25 @@
 //! A queue whose jobs are served in turn between networks: first between the widest ones (IPv6 /48,
 //! IPv4 /24), within one between the narrower ones, and those of one address in the order in
 //! which they came. A client thus delays only its own network, however many jobs it has.
+//!
+//! A job without a peer is from one to which limits do not apply: it is not counted, and all such
+//! jobs take turns as those of one address.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::quota::{Bounds, Quota};
 use crate::server::net::peer::{Network, Peer};
+
+/// The address that stands for all peers to which limits do not apply.
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Jobs that wait for a shared worker.
 #[derive(Debug)]
 pub struct FairQueue<J> {
     /// By the widest network, the one within it, and the narrowest.
-    jobs: Turns<Network, Turns<Network, Turns<Network, VecDeque<(Peer, J)>>>>,
+    jobs: Turns<Network, Turns<Network, Turns<Network, VecDeque<(Option<Peer>, J)>>>>,
     waiting: Quota,
 }
 
@@ -62,18 +69,18 @@ impl<J> FairQueue<J> {
     ///
     /// # Errors
     /// Too many jobs of its network wait, or of all; the job is returned.
-    pub fn push(&mut self, peer: Peer, job: J) -> Result<(), J> {
-        if self.waiting.take(peer).is_err() {
+    pub fn push(&mut self, peer: Option<Peer>, job: J) -> Result<(), J> {
+        if peer.is_some_and(|peer| self.waiting.take(peer).is_err()) {
             return Err(job);
         }
-        let [narrow, middle, wide] = peer.networks();
+        let [narrow, middle, wide] = peer.unwrap_or(Peer::new(LOCALHOST)).networks();
         let queue = self.jobs.queue(wide).queue(middle).queue(narrow);
         queue.push_back((peer, job));
         Ok(())
     }
 
-    /// Removes and returns the next job, and whose it is.
-    pub fn pop(&mut self) -> Option<(Peer, J)> {
+    /// Removes and returns the next job.
+    pub fn pop(&mut self) -> Option<J> {
         let (job, _) = self.jobs.pop(|wide| {
             wide.pop(|middle| {
                 middle.pop(|queue| {
@@ -83,20 +90,16 @@ impl<J> FairQueue<J> {
             })
         });
         let (peer, job) = job?;
-        self.waiting.release(peer);
-        Some((peer, job))
-    }
-
-    /// The number of jobs that wait.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.waiting.total()
+        if let Some(peer) = peer {
+            self.waiting.release(peer);
+        }
+        Some(job)
     }
 
     /// Whether no job waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.jobs.order.is_empty()
     }
 }
 
@@ -115,12 +118,12 @@ mod tests {
     /// Adds `count` jobs for each address, named by address and number.
     fn push(queue: &mut FairQueue<String>, address: &str, count: usize) {
         for number in 1..=count {
-            queue.push(peer(address), format!("{address} {number}")).expect("it fits");
+            queue.push(Some(peer(address)), format!("{address} {number}")).expect("it fits");
         }
     }
 
     fn all(queue: &mut FairQueue<String>) -> Vec<String> {
-        std::iter::from_fn(|| queue.pop().map(|(_, job)| job)).collect()
+        std::iter::from_fn(|| queue.pop()).collect()
     }
 
     #[test]
@@ -139,7 +142,7 @@ mod tests {
             "10.0.0.1 3",
         ];
         assert_eq!(all(&mut queue), expected);
-        assert!(queue.is_empty() && queue.jobs.queues.is_empty() && queue.jobs.order.is_empty());
+        assert!(queue.is_empty() && queue.jobs.queues.is_empty() && queue.waiting.total() == 0);
     }
 
     #[test]
@@ -158,12 +161,21 @@ mod tests {
     #[test]
     fn one_network_cannot_fill_the_queue() {
         let mut queue = FairQueue::new(Bounds { per_address: 2, wider: 2, total: 100 });
-        let push = |queue: &mut FairQueue<()>, address: &str| queue.push(peer(address), ()).is_ok();
-        let taken = (1..9).map(|n| push(&mut queue, &format!("10.0.0.{}", n / 3)));
+        let push = |queue: &mut FairQueue<()>, address| queue.push(Some(peer(address)), ()).is_ok();
+        let taken = (1..9).map(|n| push(&mut queue, ["10.0.0.0", "10.0.0.1", "10.0.0.2"][n / 3]));
         assert_eq!(taken.filter(|is_taken| *is_taken).count(), 4);
         assert!(push(&mut queue, "10.0.1.1"));
-        assert_eq!(queue.len(), 5);
+        assert_eq!(queue.waiting.total(), 5);
         while queue.pop().is_some() {}
         assert!(push(&mut queue, "10.0.0.1"), "places are free again");
+    }
+    #[test]
+    fn jobs_without_limits_are_not_counted_and_have_one_turn() {
+        let mut queue = FairQueue::new(Bounds { per_address: 1, wider: 1, total: 1 });
+        (1..=3).for_each(|number| queue.push(None, number).expect("it fits"));
+        assert_eq!(queue.push(Some(peer("10.0.0.1")), 4), Ok(()));
+        assert_eq!(queue.push(Some(peer("10.0.0.1")), 5), Err(5));
+        let jobs: Vec<i32> = std::iter::from_fn(|| queue.pop()).collect();
+        assert_eq!(jobs, [1, 4, 2, 3]);
     }
 }

@@ -5,6 +5,7 @@
 //! newcomers: networks that hold little.
 
 use std::collections::HashMap;
+use std::iter;
 
 use crate::server::net::peer::{Network, Peer};
 
@@ -61,14 +62,12 @@ impl Quota {
     /// # Errors
     /// A bound is reached.
     pub fn check(&self, peer: Peer) -> Result<(), Exhausted> {
-        let mut most = self.bounds.per_address;
         let mut widest = 0;
-        for network in distinct(peer.networks()) {
+        for (network, times) in nested(peer.networks(), self.bounds.wider) {
             widest = self.held.get(&network).copied().unwrap_or_default();
-            if widest >= most {
+            if widest >= self.bounds.per_address.saturating_mul(times) {
                 return Err(Exhausted::Network(network));
             }
-            most = most.saturating_mul(self.bounds.wider);
         }
         let is_newcomer = widest < self.bounds.per_address.div_ceil(4);
         let reserve = if is_newcomer { 0 } else { self.bounds.total / RESERVE };
@@ -106,8 +105,17 @@ impl Quota {
     }
 }
 
-/// The networks without repetition.
-fn distinct([narrow, middle, wide]: [Network; 3]) -> impl Iterator<Item = Network> {
+/// The networks of a peer without repetition, each with how many times the limit per address
+/// applies to it.
+pub fn nested(
+    networks: [Network; 3],
+    wider: usize,
+) -> impl Iterator<Item = (Network, usize)> + Clone {
+    distinct(networks).zip(iter::successors(Some(1), move |times: &usize| times.checked_mul(wider)))
+}
+
+/// The networks of a peer without repetition.
+fn distinct([narrow, middle, wide]: [Network; 3]) -> impl Iterator<Item = Network> + Clone {
     [narrow, middle].into_iter().chain((wide != middle).then_some(wide))
 }
 

@@ -56,7 +56,7 @@ impl Peer {
 }
 
 /// A range of addresses with a common prefix (CIDR).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Network {
     /// The remaining bits are zero.
     address: IpAddr,
