@@ -139,6 +139,9 @@ pub(super) fn too_many_attempts(wait: Duration) -> Refusal {
 }
 
 #[cfg(test)]
+mod attacks;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::codec::Frame;
