@@ -2,14 +2,14 @@
 //! guesser sends the next wrong password as soon as the last one is answered, and after a
 //! refusal when it says so; a check takes 50 ms.
 //!
-//! | attacker, for five minutes | guesses checked | an owner waits at most |
+//! | attackers, for five minutes | guesses checked | an owner waits at most |
 //! | --- | --- | --- |
-//! | one connection, or 32 of one address, elsewhere | 25 | 50 ms |
+//! | 1 connection, or 32 of one address, elsewhere | 25 | 50 ms |
 //! | 320 connections from as many /64 of one /48 elsewhere | 85 | 50 ms |
-//! | 31 connections in the known network, behind the owner's address | 1040 | 9.6 s |
-//! | 32 connections of one address, at the passwords of a class of 29 that logs in at once | 61 | 50 ms |
-//! | 2 connections behind the address of that class, at another password | 25 | 50 ms |
-//! | 32 connections of one address, at a password that this class shares | 25 | 400 ms |
+//! | 31 connections in the known network, of the owner's address | 1040 | 9.6 s |
+//! | 32 of one address, at the passwords of a class of 29 that logs in at once | 61 | 50 ms |
+//! | 2 of the address of this class, at another password | 25 | 50 ms |
+//! | 32 of one address, at a password that all of this class share | 25 | 400 ms |
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
