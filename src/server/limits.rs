@@ -277,7 +277,7 @@ pub struct Limits {
         help_heading = "Passwords and operators",
         long,
         value_name = "PASSWORDS",
-        default_value_t = 256,
+        default_value_t = 1024,
         env = "CHATTY_MAX_HASHING"
     )]
     pub max_hashing: usize,

@@ -255,6 +255,52 @@ mod tests {
     }
 
     #[test]
+    fn refused_attempt_is_told_when_to_try_again() {
+        let mut hub = hub_with_alice();
+        let count = hub.limits.guesses;
+        let waiting = u32::try_from(hub.limits.guesses_waiting).expect("few");
+        let slots = 10..10 + count + waiting + 2;
+        for slot in slots.clone() {
+            connect(&mut hub, slot);
+            say(&mut hub, slot, "/login alice any");
+        }
+        let checked = slots.clone().take(count as usize);
+        checked.for_each(|slot| drop(check_done(&mut hub, slot, false)));
+        let refused = "[ERROR rate-limited] too many password attempts are waiting; try again in";
+        // One that waited for running checks, and a later one.
+        let reply = tick_at(&mut hub, Duration::ZERO, slots.end - 2);
+        assert_eq!(reply.text, format!("{refused} 1 second\n"));
+        assert!(reply.waits_to_be_read && reply.hashes.is_empty());
+        let reply = tick_at(&mut hub, Duration::from_secs(1), 0);
+        assert_eq!(reply.hashes, [conn(10 + count)]);
+        let wrong = Input::Hashed(Outcome::Checked(false));
+        handle_at(&mut hub, Duration::from_millis(1001), 10 + count, wrong);
+        for (slot, text) in [(1, ""), (2, &format!("{refused} 2 seconds\n"))] {
+            let line = Input::Frame(Frame::Line("/login alice any".into()));
+            let (_, reply) = handle_at(&mut hub, Duration::from_millis(1500), slot, line);
+            assert_eq!((reply.text.as_str(), reply.hashes), (text, vec![]));
+        }
+    }
+
+    #[test]
+    fn delayed_attempt_does_not_count_for_a_new_password() {
+        let mut hub = hub_with_alice();
+        for slot in 1..6 {
+            say(&mut hub, slot, "/login alice any");
+        }
+        (1..5).for_each(|slot| drop(check_done(&mut hub, slot, false)));
+        say(&mut hub, 0, "/passwd new");
+        hash_done(&mut hub, 0, "hash of new");
+        assert_eq!(tick_at(&mut hub, Duration::from_secs(1), 5).hashes, [conn(5)]);
+        assert!(check_done(&mut hub, 5, true).text.starts_with("[ERROR bad-password] "));
+        for slot in 1..4 {
+            assert_eq!(say(&mut hub, slot, "/login alice any").1.hashes, [conn(slot)]);
+            assert!(check_done(&mut hub, slot, false).text.starts_with("[ERROR bad-password] "));
+        }
+        assert_eq!(say(&mut hub, 4, "/login alice new").1.hashes, [conn(4)], "at once");
+    }
+
+    #[test]
     fn login_timeout_waits_for_running_check_only() {
         let mut hub = hub_with_alice();
         let (timeout, second) = (hub.limits.login_timeout, Duration::from_secs(1));
