@@ -192,8 +192,7 @@ impl PasswordThrottle {
                 Some((_, Some(until)))
                     if self.is_too_long(&group, self.queues[&group].waiting.len()) =>
                 {
-                    let (_, conn) = self.queues[&group].waiting.last_key_value()?;
-                    let conn = *conn;
+                    let (_, &conn) = self.queues[&group].waiting.last_key_value()?;
                     self.end(now, conn, None);
                     return Some(Decision::Refuse(conn, until - now));
                 }
@@ -258,7 +257,7 @@ impl PasswordThrottle {
     }
 
     /// The source that an attempt has to wait for, and until when; without a time, until a
-    /// running check ends. In the known network only attempts in the same network count.
+    /// running check ends. In the known network only its own attempts at the target count.
     fn obstacle(&self, now: Duration, group: &Group) -> Option<(Source, Option<Duration>)> {
         let count = if self.is_known(group) { 1 } else { usize::MAX };
         self.sources(group).into_iter().take(count).find_map(|(source, free)| {
@@ -275,8 +274,7 @@ impl PasswordThrottle {
     /// Starts the first attempt of a group.
     fn start(&mut self, now: Duration, group: &Group) -> Option<Decision> {
         let Queue { waiting, turn: (source, _) } = self.queues.get(group)?;
-        let (source, (place, conn)) = (source.clone(), waiting.first_key_value()?);
-        let (place, conn) = (*place, *conn);
+        let (source, (&place, &conn)) = (source.clone(), waiting.first_key_value()?);
         self.leave_queue(group, place);
         self.wait_for(group, source); // again, behind other groups
         for (source, _) in self.sources(group) {
@@ -309,12 +307,12 @@ impl PasswordThrottle {
                 }
                 Some(false) => {
                     count.wrong += 1;
-                    count.next = now
-                        + match count.wrong.checked_sub(free) {
-                            None => Duration::ZERO,
-                            Some(_) if is_known && source == own => delay / KNOWN_PART,
-                            Some(past) => delay * (1 << past.min(DOUBLINGS_MAX)),
-                        };
+                    let delay = match count.wrong.checked_sub(free) {
+                        None => Duration::ZERO,
+                        Some(_) if is_known && source == own => delay / KNOWN_PART,
+                        Some(past) => delay * (1 << past.min(DOUBLINGS_MAX)),
+                    };
+                    count.next = now + delay;
                 }
                 _ => {}
             }
