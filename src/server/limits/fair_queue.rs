@@ -19,9 +19,12 @@ const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 #[derive(Debug)]
 pub struct FairQueue<J> {
     /// By the widest network, the one within it, and the narrowest.
-    jobs: Turns<Network, Turns<Network, Turns<Network, VecDeque<(Option<Peer>, J)>>>>,
+    jobs: Turns<Network, Turns<Network, Turns<Network, Jobs<J>>>>,
     waiting: Quota,
 }
+
+/// The jobs of one address.
+type Jobs<J> = VecDeque<(Option<Peer>, J)>;
 
 /// Queues that are served in turn.
 #[derive(Debug)]
@@ -169,6 +172,7 @@ mod tests {
         while queue.pop().is_some() {}
         assert!(push(&mut queue, "10.0.0.1"), "places are free again");
     }
+
     #[test]
     fn jobs_without_limits_are_not_counted_and_have_one_turn() {
         let mut queue = FairQueue::new(Bounds { per_address: 1, wider: 1, total: 1 });

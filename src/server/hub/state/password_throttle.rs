@@ -159,7 +159,7 @@ impl PasswordThrottle {
         if let Some((_, Some(until))) = self.obstacle(now, &group)
             && self.is_too_long(&group, waiting + 1)
         {
-            return Err(until - now);
+            return Err(until.saturating_sub(now));
         }
         let (place, turn) = (self.number(), (group.source(), 0));
         let queue = self.queues.entry(group.clone());
@@ -194,7 +194,7 @@ impl PasswordThrottle {
                 {
                     let (_, &conn) = self.queues[&group].waiting.last_key_value()?;
                     self.end(now, conn, None);
-                    return Some(Decision::Refuse(conn, until - now));
+                    return Some(Decision::Refuse(conn, until.saturating_sub(now)));
                 }
                 Some((obstacle, until)) => {
                     if obstacle == source {
@@ -415,7 +415,7 @@ mod tests {
         }
         throttle.end(starts, conn(0), Some(is_right));
         assert_eq!(decide(throttle, starts), (vec![], vec![]));
-        starts - now
+        starts.saturating_sub(now)
     }
 
     fn assert_empty(throttle: &PasswordThrottle) {
@@ -531,7 +531,8 @@ mod tests {
 
     #[test]
     fn wider_networks_have_several_times_as_many_attempts() {
-        let networks: [(fn(usize) -> String, u32); 3] = [
+        type Address = fn(usize) -> String;
+        let networks: [(Address, usize); 3] = [
             (|number| format!("192.0.2.{number}"), 16),
             (|number| format!("2001:db8:0:{number:x}::1"), 16),
             (|number| format!("2001:db8:0:{:x}::1", number << 8), 64),
@@ -542,11 +543,12 @@ mod tests {
                 attempt(&mut throttle, SECOND, (1, &address(number)), false) // from there only
             });
             let at_once = delays.take_while(Duration::is_zero).count();
-            assert_eq!(at_once, free as usize, "{}", address(1));
+            assert_eq!(at_once, free, "{}", address(1));
             assert_eq!(attempt(&mut throttle, SECOND, (1, "198.51.100.1"), false), Duration::ZERO);
             // The owner's count is part of the wider ones.
-            attempt(&mut throttle, SECOND * 100, (1, &address(1)), true);
-            assert_eq!(attempt(&mut throttle, SECOND * 100, (1, &address(1)), false), SECOND * 0);
+            let owner = (1, &*address(1));
+            attempt(&mut throttle, SECOND * 100, owner, true);
+            assert_eq!(attempt(&mut throttle, SECOND * 100, owner, false), Duration::ZERO);
         }
     }
 

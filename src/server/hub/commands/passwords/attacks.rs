@@ -142,7 +142,7 @@ impl Attack {
             let Some(client) = self.clients.get(&slot) else { continue };
             match client {
                 Client::Owner(_, since) if answer.starts_with("[WELCOME ") => {
-                    self.waits.push(self.now - *since);
+                    self.waits.push(self.now.saturating_sub(*since));
                 }
                 Client::Guesser(_) if answer.starts_with("[ERROR bad-password] ") => {
                     self.guesses += 1;
