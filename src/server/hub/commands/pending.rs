@@ -23,8 +23,8 @@ use crate::server::auth::passwords::Outcome;
 use crate::server::hub::state::pending::{List, ListRequest, PasswordRequest};
 use crate::server::store::ReadResult;
 
-/// The time after which a password that was refused at the hashing threads is tried again:
-/// enough to hash all that wait.
+/// After how long a password that was not hashed because too many wait can be tried again:
+/// enough for those of one address.
 const HASHING_WAIT: Duration = Duration::from_secs(10);
 
 /// Completes the pending request of a connection with the rows it has requested.
