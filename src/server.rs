@@ -79,7 +79,7 @@ async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
     let (inputs, incoming) = mpsc::unbounded_channel();
     // Before the ready line is printed.
     let signals = ShutdownSignals::listen().context("cannot start")?;
-    let hashers = Hashers::start(args.limits.max_hashing).context("cannot start")?;
+    let hashers = Hashers::start().context("cannot start")?;
     let mut seed = Seed::default();
     getrandom::fill(&mut seed).context("the system provides no random numbers")?;
     let auth = (hashers, Tokens::new(seed));

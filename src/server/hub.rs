@@ -169,6 +169,7 @@ impl Hub {
     /// Deletes a closed connection; the caller sends no further input for it.
     pub fn forget_connection(&mut self, conn: ConnId) {
         self.state.connections.forget(conn);
+        self.state.password_throttle.end(self.now.since_start, conn, None);
     }
 
     /// The peer of a connection.
@@ -206,7 +207,7 @@ impl Hub {
             state.connections.login_due(),
             self.caches.presence.due(),
             state.sessions.due(),
-            state.delayed_checks.due(),
+            state.password_throttle.due(),
             self.audit.due(),
         ];
         due.into_iter().flatten().min()
@@ -218,7 +219,7 @@ impl Hub {
         let Self { limits, state, caches, audit, .. } = self;
         let mut ctx = Context { now, limits, caches, audit, turn };
         input::expire_logins(state, &mut ctx);
-        passwords::start_due_checks(state, &mut ctx);
+        passwords::run_throttle(state, &mut ctx);
         expire_sessions(state, &mut ctx);
         presence::send_summaries(state, &mut ctx);
         long_reply::drop_outdated_list(state, caches);

@@ -3,6 +3,8 @@
 //! they are defined in `protocol.rs`.
 
 pub mod admission;
+pub mod fair_queue;
+pub mod quota;
 pub mod rate_limit;
 
 use std::time::Duration;
@@ -40,6 +42,19 @@ pub struct Limits {
         value_parser = parse_max_connections
     )]
     pub max_per_address: usize,
+
+    /// How many times the limits per address apply to each wider network
+    ///
+    /// That is an IPv4 /24 or an IPv6 /56; the square of it applies to an IPv6 /48.
+    #[arg(
+        help_heading = "Limits per address",
+        long,
+        value_name = "TIMES",
+        default_value_t = 4,
+        env = "CHATTY_WIDER_NETWORKS",
+        value_parser = parse_max_connections
+    )]
+    pub wider_networks: usize,
 
     /// Maximum number of connections without a name; beyond it the oldest is disconnected
     #[arg(
@@ -208,6 +223,8 @@ pub struct Limits {
     pub password: Option<HashFile>,
 
     /// Wrong attempts at one password or key from one address before delays begin
+    ///
+    /// Applies to wider networks, too (--wider-networks).
     #[arg(
         help_heading = "Passwords and operators",
         long,
@@ -217,9 +234,9 @@ pub struct Limits {
     )]
     pub guesses: u32,
 
-    /// Attempts at any password or key from one address before delays begin
+    /// Wrong attempts at any password or key from one address before delays begin
     ///
-    /// Does not apply to connections from this machine.
+    /// Applies to wider networks, too, but not to connections from this machine.
     #[arg(
         help_heading = "Passwords and operators",
         long,
@@ -230,6 +247,9 @@ pub struct Limits {
     pub guesses_per_address: u32,
 
     /// First delay of a throttled attempt; it doubles up to 16 times this value
+    ///
+    /// A quarter of it, without doubling, in the network from which the password was last given
+    /// correctly: a neighbour who guesses there delays its owner by seconds.
     #[arg(
         help_heading = "Passwords and operators",
         long,
@@ -240,7 +260,9 @@ pub struct Limits {
     )]
     pub guess_delay: Duration,
 
-    /// Delayed attempts that may wait for one password or key; more are refused
+    /// Delayed attempts at one password or key that may wait per address; more are refused
+    ///
+    /// Unlimited in the network from which the password was last given correctly.
     #[arg(
         help_heading = "Passwords and operators",
         long,
@@ -255,10 +277,22 @@ pub struct Limits {
         help_heading = "Passwords and operators",
         long,
         value_name = "PASSWORDS",
-        default_value_t = 256,
+        default_value_t = 1024,
         env = "CHATTY_MAX_HASHING"
     )]
     pub max_hashing: usize,
+
+    /// Passwords that may wait to be hashed per address; more are refused
+    ///
+    /// Networks take turns. Applies to wider networks, too, but not to this machine.
+    #[arg(
+        help_heading = "Passwords and operators",
+        long,
+        value_name = "PASSWORDS",
+        default_value_t = 32,
+        env = "CHATTY_HASHING_PER_ADDRESS"
+    )]
+    pub hashing_per_address: usize,
 
     /// Accept passwords over unencrypted connections from other machines
     #[arg(

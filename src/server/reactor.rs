@@ -16,6 +16,7 @@
 
 mod accept;
 pub mod batch_delay;
+mod hashing;
 mod log_writer;
 mod long_replies;
 mod panic_guard;
@@ -49,6 +50,7 @@ use crate::server::net::tls::Offer;
 use crate::server::reactor::batch_delay::BatchDelay;
 use crate::server::reactor::timer::Timer;
 use crate::server::store::{AppendError, Log, ReadResult};
+use hashing::Hashing;
 use log_writer::LogWriter;
 use long_replies::{LongReplies, ReplyKind};
 use reading::READ_SIZE;
@@ -114,7 +116,7 @@ pub struct Reactor<L> {
     rejected: Vec<ConnId>,
     hub: Hub,
     store: LogWriter<L>,
-    hashers: Hashers,
+    hashing: Hashing,
     tokens: Tokens,
     /// Limits how often panics are logged.
     panic_warning: ThrottledWarning,
@@ -180,9 +182,9 @@ impl<L: Log> Reactor<L> {
             input_rate: Rate::new(limits.input_rate, limits.input_burst),
             admission: Admission::new(&limits, descriptors),
             rejected: Vec::new(),
+            hashing: Hashing::new(&limits, hashers),
             limits,
             store: LogWriter::new(log, start),
-            hashers,
             tokens,
             panic_warning: ThrottledWarning::default(),
             panic_on: None,
@@ -339,6 +341,7 @@ impl<L: Log> Reactor<L> {
                 self.notify_hub(now, conn, Input::MemoryAvailable, turn);
             }
             ReactorInput::Hashed(conn, outcome) => {
+                self.end_hashing(&outcome);
                 self.store.reserve(&mut self.hub);
                 self.notify_hub(now, conn, Input::Hashed(outcome), turn);
             }

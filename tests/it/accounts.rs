@@ -134,6 +134,25 @@ fn concurrent_wrong_passwords_are_bounded() {
 }
 
 #[test]
+fn delayed_attempts_survive_panic_during_one_before_them() {
+    let server = Server::start_with(&["--guess-delay", "200ms", "--debug-panic"]);
+    let _alice = Peer::register(server.port, "alice", "secret");
+    let [mut guesser, mut mallory, mut alice] = [0; 3].map(|_| Peer::connect(server.port));
+    for _ in 0..4 {
+        guesser.say("/login alice wrong");
+        assert!(guesser.next().starts_with("[ERROR bad-password] "));
+    }
+    mallory.say("/debug-panic later"); // when the outcome arrives
+    mallory.next();
+    mallory.say("/login alice wrong");
+    guesser.say("/login alice wrong");
+    mallory.rest();
+    alice.say("/login alice secret");
+    assert!(guesser.next().starts_with("[ERROR bad-password] "));
+    assert!(is_password(&alice.next()));
+}
+
+#[test]
 fn many_correct_logins_from_one_address_are_not_throttled() {
     let flags = ["--password-file", SESAME_FILE, "--guess-delay", "1h", "--limit-loopback"];
     let server = Server::start_with(&flags);

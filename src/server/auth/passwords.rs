@@ -1,11 +1,11 @@
 //! Password hashing (Argon2id). It is slow and memory-hard on purpose, so it runs on
 //! [`THREADS`] threads of its own, and the server loop never waits. Each thread reuses one
 //! workspace: a new allocation per password would fragment the heap, and the process would
-//! grow.
+//! grow. Which job is next is decided by the server loop (`reactor/hashing.rs`).
 
 use std::fmt::{self, Write as _};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -36,9 +36,9 @@ pub enum Job {
 pub enum Outcome {
     /// Whether the password matches.
     Checked(bool),
-    /// The hash as a PHC string (`$argon2id$…`); `None` if hashing failed.
+    /// The hash as a PHC string (`$argon2id$…`); `None` if hashing or checking failed.
     Hashed(Option<Arc<str>>),
-    /// Too many jobs are waiting.
+    /// The job was not run: too many are waiting.
     Busy,
 }
 
@@ -162,21 +162,21 @@ pub fn hash(password: &str) -> Option<Arc<str>> {
     Workspace::default().hash(password).map(Into::into)
 }
 
-type QueuedJob = (Job, Secret, Box<dyn FnOnce(Outcome) + Send>);
+type StartedJob = (Job, Secret, Box<dyn FnOnce(Outcome) + Send>);
 
 /// The hashing threads.
 #[derive(Debug)]
 pub struct Hashers {
-    jobs: SyncSender<QueuedJob>,
+    jobs: Sender<StartedJob>,
 }
 
 impl Hashers {
-    /// Starts the threads; at most `waiting_max` jobs wait. They end when this is dropped.
+    /// Starts the threads. They end when this is dropped.
     ///
     /// # Errors
     /// The system provides no threads.
-    pub fn start(waiting_max: usize) -> std::io::Result<Self> {
-        let (jobs, queue) = mpsc::sync_channel(waiting_max);
+    pub fn start() -> std::io::Result<Self> {
+        let (jobs, queue) = mpsc::channel();
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..THREADS {
             let queue = queue.clone();
@@ -185,24 +185,21 @@ impl Hashers {
         Ok(Self { jobs })
     }
 
-    /// Queues a job; `reply` gets the outcome, [`Outcome::Busy`] if the queue is full.
+    /// Starts a job, at once if fewer than [`THREADS`] are running; `reply` gets the outcome.
     pub fn run(&self, job: Job, password: Secret, reply: impl FnOnce(Outcome) + Send + 'static) {
-        let queued = self.jobs.try_send((job, password, Box::new(reply)));
-        // The threads outlive this handle, so the queue cannot be closed.
-        if let Err(TrySendError::Full((.., reply))) = queued {
-            reply(Outcome::Busy);
-        }
+        // The threads outlive this handle.
+        let _ = self.jobs.send((job, password, Box::new(reply)));
     }
 }
 
-fn work(queue: &Mutex<Receiver<QueuedJob>>) {
+fn work(jobs: &Mutex<Receiver<StartedJob>>) {
     let mut workspace = Workspace::default();
     loop {
-        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((job, password, reply)) = job else { return };
         // The thread must survive a panic, or later logins would wait forever.
         let run = AssertUnwindSafe(|| job.run(&password, &mut workspace));
-        reply(panic::catch_unwind(run).unwrap_or(Outcome::Busy));
+        reply(panic::catch_unwind(run).unwrap_or(Outcome::Hashed(None)));
     }
 }
 

@@ -23,7 +23,6 @@ pub(super) mod succession;
 mod talk;
 
 use crate::protocol::{ErrorCode, Event, Farewell, Key, Name, Refusal, RoomName, Tags};
-use crate::server::auth::passwords::Job;
 use crate::server::clock::Now;
 use crate::server::hub::context::{Context, Request, Result, no_such_user, refusal};
 use crate::server::hub::delivery::{long_reply, presence, send_to_user, tags_of};
@@ -32,7 +31,7 @@ use crate::server::hub::state::connections::Query;
 use crate::server::hub::state::index::UserIx;
 use crate::server::hub::state::index::{LOBBY, RoomIx};
 use crate::server::hub::state::moderation::Scope;
-use crate::server::hub::state::password_throttle::Guarded;
+use crate::server::hub::state::password_throttle::Target;
 use crate::server::hub::state::pending::{PendingRequest, Purpose};
 use crate::server::net::ConnId;
 use crate::server::record::{Record, UserId};

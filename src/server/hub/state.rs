@@ -7,7 +7,6 @@ pub(super) mod accounts;
 mod confusables;
 pub(super) mod connections;
 pub(super) mod deferred_lines;
-pub(super) mod delayed_checks;
 mod dirty;
 mod dropped_sessions;
 mod id_map;
@@ -39,7 +38,6 @@ use crate::server::record::{Record, UserId};
 use crate::server::store::LastIds;
 use accounts::{Account, Accounts};
 use connections::{Connection, Connections, DeliveryMode, Query, Settings};
-use delayed_checks::DelayedChecks;
 use index::ConnectionIx;
 use index::UserIx;
 use index::{LOBBY, RoomIx};
@@ -69,8 +67,6 @@ pub(crate) struct State {
     pub(crate) mail: Mailboxes,
     pub(crate) messages: Messages,
     pub(crate) password_throttle: PasswordThrottle,
-    /// Password checks that are throttled after failed attempts.
-    pub(crate) delayed_checks: DelayedChecks,
     /// Limits how often each network may hash new passwords.
     pub(crate) new_passwords: RateLimiter,
     /// Whether the server has a password for operators, which can open their locks.
@@ -104,7 +100,6 @@ impl State {
             mail: Mailboxes::default(),
             messages: Messages::new(limits, last.message, latest),
             password_throttle: PasswordThrottle::new(limits),
-            delayed_checks: DelayedChecks::default(),
             new_passwords: RateLimiter::new(rate),
             has_oper_password: limits.oper_password.is_some(),
             clock_step: None,

@@ -33,6 +33,14 @@ impl Peer {
         self.is_encrypted || self.is_local()
     }
 
+    /// Returns the networks that the peer is in and that may belong to one customer, the
+    /// narrowest first: IPv6 /64, /56 and /48; an IPv4 address and, twice, its /24.
+    #[must_use]
+    pub fn networks(self) -> [Network; 3] {
+        let bits = if self.address.is_ipv4() { [32, 24, 24] } else { [64, 56, 48] };
+        bits.map(|bits| Network::new(self.address, bits))
+    }
+
     /// Returns the smallest network that belongs to one customer: an IPv4 address, or an IPv6
     /// /64, within which a host can choose its addresses freely.
     #[must_use]
@@ -48,7 +56,7 @@ impl Peer {
 }
 
 /// A range of addresses with a common prefix (CIDR).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Network {
     /// The remaining bits are zero.
     address: IpAddr,

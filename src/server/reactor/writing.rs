@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::mem;
 use std::time::Duration;
 
-use super::{Reactor, ReactorInput, Timeout};
-use crate::server::auth::passwords::{Job, Outcome};
+use super::{Reactor, Timeout};
+use crate::server::auth::passwords::Job;
 use crate::server::hub::{Input, Now};
 use crate::server::net::connection::{Pause, Phase};
 use crate::server::net::outbox::Lines;
@@ -185,15 +185,7 @@ impl<L: Log> Sink for Reactor<L> {
     }
 
     fn hash(&mut self, conn: ConnId, job: Job) {
-        let inputs = self.own_inputs.clone();
-        let reply = move |outcome| {
-            let _ = inputs.send(ReactorInput::Hashed(conn, outcome)); // the loop may have ended
-        };
-        match self.get(conn).and_then(|connection| connection.secrets.take_password()) {
-            Some(password) => self.hashers.run(job, password, reply),
-            // The connection has ended; the hub still counts the attempt as running.
-            None => reply(Outcome::Busy),
-        }
+        self.queue_hashing(conn, job);
     }
 
     fn wait_for_memory(&mut self, conn: ConnId) {

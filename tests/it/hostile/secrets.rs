@@ -73,6 +73,45 @@ fn hang_up(peer: &Peer) {
     SockRef::from(peer.socket()).set_linger(Some(Duration::ZERO)).expect("a socket");
 }
 
+/// Networks take turns at the hashing threads.
+#[test]
+fn n22_flood_of_logins_delays_only_its_own_networks() {
+    let (accounts, networks) = (16, 8);
+    watched(
+        &["--limit-loopback", "--input-rate", "0"],
+        |line| is_presence(line, &["owner", "honest"]),
+        |port| {
+            register(port, "honest", "secret");
+            for number in 0..accounts {
+                register(port, &format!("owner{number}"), "secret");
+            }
+            let mut flood: Vec<Peer> = (0..accounts * networks)
+                .map(|number| Ipv4Addr::new(127, 0, 1 + number / accounts, 1))
+                .map(|from| Peer::greeted(connect_from(from, port)))
+                .collect();
+            let mut honest = Peer::greeted(connect_from(Ipv4Addr::new(127, 0, 9, 9), port));
+            for (number, guesser) in flood.iter_mut().enumerate() {
+                guesser.say(&format!("/login owner{} wrong", number % usize::from(accounts)));
+            }
+            let start = Instant::now();
+            honest.say("/login honest secret");
+            honest.hears(|line| line.starts_with("[WELCOME honest]"));
+            let took = start.elapsed();
+            assert!(took < Duration::from_secs(scale(1, 20)), "{took:?}");
+            let mut waiting = 0;
+            for guesser in &mut flood {
+                let socket = guesser.socket();
+                socket.set_read_timeout(Some(Duration::from_millis(1))).expect("a socket");
+                match guesser.try_next() {
+                    Some(line) => assert!(line.starts_with("[ERROR bad-password] "), "{line}"),
+                    None => waiting += 1,
+                }
+            }
+            assert!(waiting > flood.len() / 2, "{waiting} wait for longer");
+        },
+    );
+}
+
 #[test]
 fn n22_guessers_disconnecting_with_pending_input() {
     watched(

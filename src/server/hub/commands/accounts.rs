@@ -8,8 +8,8 @@ use super::login::{add_user, log_in_without_password, read_name, require_free_na
 use super::logout::disconnect_user;
 use super::passwords::{check_password, hash_new, require_privacy};
 use super::{
-    ErrorCode, Event, Farewell, Guarded, Job, Name, PendingRequest, Purpose, ReadRequest, Record,
-    Request, Result, State, Thread, UserId, UserIx, refusal, tags_of,
+    ErrorCode, Event, Farewell, Name, PendingRequest, Purpose, ReadRequest, Record, Request,
+    Result, State, Target, Thread, UserId, UserIx, refusal, tags_of,
 };
 use crate::commands::Command;
 use crate::protocol::LOGIN_LINE_MAX;
@@ -39,7 +39,7 @@ fn log_in_with_password(state: &mut State, req: &mut Request<'_>, name: &Name) -
         if let Some(hash) = req.limits.password.clone() {
             // Without the server password a client must not learn which users are online.
             let purpose = Purpose::LogInGuest(name.clone());
-            return check_password(state, req, purpose, Guarded::Server, Job::Check(hash.into()));
+            return check_password(state, req, purpose, Target::Password(hash.into()));
         }
         let advice = match require_free_name(state, name.clone(), None) {
             Ok(_) => format!("type /login {name} without a password").into(),
@@ -48,9 +48,9 @@ fn log_in_with_password(state: &mut State, req: &mut Request<'_>, name: &Name) -
         let text = format!("{name} is not registered; {advice}");
         return refusal(ErrorCode::BadPassword, text);
     };
-    let (proof, job) = check(account);
-    let at = Guarded::Account(proof.person);
-    check_password(state, req, Purpose::LogIn(proof), at, job)
+    let hash = account.hash.clone();
+    let proof = Proof { person: account.person, hash: hash.clone() };
+    check_password(state, req, Purpose::LogIn(proof), Target::Password(hash))
 }
 
 /// `/register`.
@@ -90,13 +90,8 @@ pub(super) fn change_password(
 /// `/unregister`.
 pub(super) fn unregister(state: &mut State, req: &mut Request<'_>, user: UserIx) -> Result {
     require_privacy(state, req)?;
-    let (proof, job) = check(account_of(state, user)?);
-    check_password(state, req, Purpose::Unregister, Guarded::Account(proof.person), job)
-}
-
-fn check(account: &Account) -> (Proof, Job) {
-    let proof = Proof { person: account.person, hash: account.hash.clone() };
-    (proof, Job::Check(account.hash.clone()))
+    let target = Target::Password(account_of(state, user)?.hash.clone());
+    check_password(state, req, Purpose::Unregister, target)
 }
 
 fn account_of(state: &State, user: UserIx) -> Result<&Account> {

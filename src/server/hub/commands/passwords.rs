@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use super::logout::leave;
 use super::{
-    ConnId, Context, ErrorCode, Farewell, Guarded, Job, Now, PendingRequest, Purpose, Request,
-    Result, State, refusal,
+    ConnId, Context, ErrorCode, Farewell, Now, PendingRequest, Purpose, Refusal, Request, Result,
+    State, Target, refusal,
 };
-use crate::server::auth::passwords::Outcome;
+use crate::server::auth::passwords::{Job, Outcome};
 use crate::server::hub::state::connections::Connection;
-use crate::server::hub::state::delayed_checks::DelayedCheck;
-use crate::server::hub::state::password_throttle::{Target, Wait};
+use crate::server::hub::state::password_throttle::Decision;
 use crate::server::hub::state::pending::PasswordRequest;
 use crate::server::net::peer::Peer;
 
@@ -33,13 +32,12 @@ pub(super) fn is_private(state: &State, req: &Request<'_>) -> bool {
     state.connections[req.connection].peer.is_some_and(Peer::is_private)
 }
 
-/// Checks a password, delayed by the throttle if earlier attempts were wrong.
+/// Checks a password; the throttle decides when.
 pub(super) fn check_password(
     state: &mut State,
     req: &mut Request<'_>,
     purpose: Purpose,
-    at: Guarded,
-    job: Job,
+    target: Target,
 ) -> Result {
     let connection = &state.connections[req.connection];
     if connection.is_greeting() && connection.login_deadline <= req.now.since_start {
@@ -48,18 +46,11 @@ pub(super) fn check_password(
         leave(state, req, socket, Some(Farewell::LoginTimeout), None);
         return Ok(());
     }
-    // Delayed attempts come first: a later attempt must not overtake them.
-    start_due_checks(state, req);
+    let Some(peer) = connection.peer else { return Ok(()) };
     let (now, socket) = (req.now.since_start, req.socket);
-    let Some(peer) = state.connections[req.connection].peer else { return Ok(()) };
-    let is_one_source = req.limits.apply_to(peer);
-    let target = Target { at, network: peer.network(), is_one_source };
-    match state.password_throttle.begin(now, socket, &target) {
-        Ok(()) => req.hash(job),
-        Err(wait) if is_too_long(state, req, wait, &target, None) => return too_many_attempts(),
-        Err(wait) => state.delayed_checks.add(retry_at(now, wait), socket, job, target),
-    }
+    state.password_throttle.add(now, socket, target, peer).map_err(too_many_attempts)?;
     wait_for_password(state, req, purpose);
+    run_throttle(state, req);
     Ok(())
 }
 
@@ -83,60 +74,31 @@ fn wait_for_password(state: &mut State, req: &mut Request<'_>, purpose: Purpose)
     state.connections.wait_for(req.connection, PendingRequest::Password(request));
 }
 
-/// Returns whether too many attempts are queued already. Attempts that only wait for
-/// running checks are not limited: each would wait long.
-fn is_too_long(
-    state: &State,
-    ctx: &Context<'_>,
-    wait: Wait,
-    target: &Target,
-    of: Option<&DelayedCheck>,
-) -> bool {
-    matches!(wait, Wait::Until(_))
-        && state.delayed_checks.is_queue_full(target, of, ctx.limits.guesses_waiting)
-}
-
-/// Starts the delayed checks that are due.
-pub(in crate::server::hub) fn start_due_checks(state: &mut State, ctx: &mut Context<'_>) {
-    while let Some(delayed) = state.delayed_checks.next(ctx.now.since_start) {
-        start_delayed_check(state, ctx, delayed);
-    }
-}
-
-/// Starts a delayed check, delays it again, or refuses it, and goes on with the next check
-/// of the same target. Of the checks that wait for running ones only the first is looked at,
-/// so that the cost of an attempt does not grow with the number that wait.
-fn start_delayed_check(state: &mut State, ctx: &mut Context<'_>, delayed: DelayedCheck) {
-    let (socket, target, ticket) = (delayed.conn, delayed.target.clone(), delayed.ticket);
+/// Starts the checks that may start now, and refuses attempts that may no longer wait.
+pub(in crate::server::hub) fn run_throttle(state: &mut State, ctx: &mut Context<'_>) {
     let now = ctx.now.since_start;
-    // A connection that has closed has nothing to check.
-    if state.connections.find(socket).is_some_and(Connection::is_pending) {
-        match state.password_throttle.begin(now, socket, &target) {
-            Ok(()) => ctx.turn.hash(socket, delayed.job),
-            Err(wait) if is_too_long(state, ctx, wait, &target, Some(&delayed)) => {
-                refuse_waiting(state, ctx, socket);
+    while let Some(decision) = state.password_throttle.next(now) {
+        match decision {
+            Decision::Check(socket, job)
+                if state.connections.find(socket).is_some_and(Connection::is_pending) =>
+            {
+                ctx.turn.hash(socket, job);
             }
-            Err(wait) => {
-                state.delayed_checks.put_back(retry_at(now, wait), delayed);
-                if wait == Wait::ForOthers {
-                    return;
-                }
-            }
+            // The connection has got its farewell.
+            Decision::Check(socket, _) => state.password_throttle.end(now, socket, None),
+            Decision::Refuse(socket, wait) => refuse_waiting(state, ctx, socket, wait),
         }
     }
-    state.delayed_checks.release_next(now, &target, ticket);
 }
 
 /// Refuses an attempt that waits.
-fn refuse_waiting(state: &mut State, ctx: &mut Context<'_>, socket: ConnId) {
+fn refuse_waiting(state: &mut State, ctx: &mut Context<'_>, socket: ConnId, wait: Duration) {
     let Some(mut req) = ctx.request(state, socket) else { return };
-    if let Some(PasswordRequest { cid, .. }) = take_password_request(state, &req)
-        && let Err(refusal) = too_many_attempts()
-    {
+    if let Some(PasswordRequest { cid, .. }) = take_password_request(state, &req) {
         req.cid = cid;
         state.connections.note_refused_login(req.connection);
-        req.refuse(&refusal);
-        // Input of the connection is handled again once this is written.
+        req.refuse(&too_many_attempts(wait));
+        // Its input is handled again once this was written.
         req.notify_when_drained();
     }
 }
@@ -152,36 +114,31 @@ pub(super) fn take_password_request(
     })
 }
 
-/// Reports the outcome of an attempt to the throttle, also when the connection is
-/// closed, and releases attempts that waited for it.
+/// Reports the outcome of an attempt to the throttle. It counts only if the client learns it.
 pub(in crate::server::hub) fn record_attempt(
     state: &mut State,
     now: Now,
     socket: ConnId,
     outcome: &Outcome,
 ) {
+    let is_pending = state.connections.find(socket).is_some_and(Connection::is_pending);
     let is_right = match outcome {
-        Outcome::Checked(is_right) => Some(*is_right),
+        Outcome::Checked(is_right) => Some(*is_right).filter(|_| is_pending),
         Outcome::Hashed(_) | Outcome::Busy => None,
     };
-    if let Some(target) = state.password_throttle.end(now.since_start, socket, is_right) {
-        state.delayed_checks.release_after(now.since_start, &target);
-    }
+    state.password_throttle.end(now.since_start, socket, is_right);
 }
 
-/// Returns when a delayed attempt is tried again. Attempts that wait for running checks are
-/// released by `record_attempt`; the minute is only a fallback.
-fn retry_at(now: Duration, wait: Wait) -> Duration {
-    match wait {
-        Wait::Until(retry_at) => retry_at,
-        Wait::ForOthers => now + Duration::from_mins(1),
-    }
+/// Returns the refusal of an attempt; after `wait` another one can be made.
+pub(super) fn too_many_attempts(wait: Duration) -> Refusal {
+    let seconds = wait.as_millis().div_ceil(1000).max(1);
+    let unit = if seconds == 1 { "second" } else { "seconds" };
+    let text = format!("too many password attempts are waiting; try again in {seconds} {unit}");
+    Refusal::new(ErrorCode::RateLimited, text)
 }
 
-pub(super) fn too_many_attempts() -> Result {
-    let text = "too many password attempts are waiting; try again in a minute";
-    refusal(ErrorCode::RateLimited, text)
-}
+#[cfg(test)]
+mod attacks;
 
 #[cfg(test)]
 mod tests {
@@ -294,6 +251,52 @@ mod tests {
         assert_eq!(attempt(&mut hub, second(3), 2), [conn(3)]);
         is_wrong(&mut hub, second(3), 3);
         assert_eq!(attempt(&mut hub, second(7), 5), [conn(4)]);
+    }
+
+    #[test]
+    fn refused_attempt_is_told_when_to_try_again() {
+        let mut hub = hub_with_alice();
+        let count = hub.limits.guesses;
+        let waiting = u32::try_from(hub.limits.guesses_waiting).expect("few");
+        let slots = 10..10 + count + waiting + 2;
+        for slot in slots.clone() {
+            connect(&mut hub, slot);
+            say(&mut hub, slot, "/login alice any");
+        }
+        let checked = slots.clone().take(count as usize);
+        checked.for_each(|slot| drop(check_done(&mut hub, slot, false)));
+        let refused = "[ERROR rate-limited] too many password attempts are waiting; try again in";
+        // One that waited for running checks, and a later one.
+        let reply = tick_at(&mut hub, Duration::ZERO, slots.end - 2);
+        assert_eq!(reply.text, format!("{refused} 1 second\n"));
+        assert!(reply.waits_to_be_read && reply.hashes.is_empty());
+        let reply = tick_at(&mut hub, Duration::from_secs(1), 0);
+        assert_eq!(reply.hashes, [conn(10 + count)]);
+        let wrong = Input::Hashed(Outcome::Checked(false));
+        handle_at(&mut hub, Duration::from_millis(1001), 10 + count, wrong);
+        for (slot, text) in [(1, ""), (2, &format!("{refused} 2 seconds\n"))] {
+            let line = Input::Frame(Frame::Line("/login alice any".into()));
+            let (_, reply) = handle_at(&mut hub, Duration::from_millis(1500), slot, line);
+            assert_eq!((reply.text.as_str(), reply.hashes), (text, vec![]));
+        }
+    }
+
+    #[test]
+    fn delayed_attempt_does_not_count_for_a_new_password() {
+        let mut hub = hub_with_alice();
+        for slot in 1..6 {
+            say(&mut hub, slot, "/login alice any");
+        }
+        (1..5).for_each(|slot| drop(check_done(&mut hub, slot, false)));
+        say(&mut hub, 0, "/passwd new");
+        hash_done(&mut hub, 0, "hash of new");
+        assert_eq!(tick_at(&mut hub, Duration::from_secs(1), 5).hashes, [conn(5)]);
+        assert!(check_done(&mut hub, 5, true).text.starts_with("[ERROR bad-password] "));
+        for slot in 1..4 {
+            assert_eq!(say(&mut hub, slot, "/login alice any").1.hashes, [conn(slot)]);
+            assert!(check_done(&mut hub, slot, false).text.starts_with("[ERROR bad-password] "));
+        }
+        assert_eq!(say(&mut hub, 4, "/login alice new").1.hashes, [conn(4)], "at once");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! for is there. The state may have changed meanwhile, so permissions are checked again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::accounts::{
     change_hash, create_account, delete_account, log_in_account, log_in_with_mail,
@@ -21,6 +22,10 @@ use super::{
 use crate::server::auth::passwords::Outcome;
 use crate::server::hub::state::pending::{List, ListRequest, PasswordRequest};
 use crate::server::store::ReadResult;
+
+/// After how long a password that was not hashed because too many wait can be tried again:
+/// enough for those of one address.
+const HASHING_WAIT: Duration = Duration::from_secs(10);
 
 /// Completes the pending request of a connection with the rows it has requested.
 pub(in crate::server::hub) fn go_on_with_rows(
@@ -156,6 +161,9 @@ fn apply(
             apply_check(state, req, user, purpose, *is_right)
         }
         (Some(user), Outcome::Hashed(Some(hash))) => {
+            if let Some(peer) = state.connections[req.connection].peer {
+                state.password_throttle.note_new(req.now.since_start, hash.clone(), peer);
+            }
             match purpose {
                 Purpose::Change => change_hash(state, req, user, hash.clone()),
                 _ => create_account(state, req, user, hash.clone()),
@@ -166,7 +174,7 @@ fn apply(
             ErrorCode::BadPassword,
             "that is not the password; try again with /login NAME PASSWORD",
         ),
-        (_, Outcome::Busy) => too_many_attempts(),
+        (_, Outcome::Busy) => Err(too_many_attempts(HASHING_WAIT)),
         (_, Outcome::Hashed(_)) => {
             refusal(ErrorCode::TooMany, "the server cannot hash passwords now; try again later")
         }

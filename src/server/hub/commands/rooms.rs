@@ -7,8 +7,8 @@ use super::passwords::check_password;
 use super::rights::{require_not_muted, room_of};
 use super::succession::has_able_operator;
 use super::{
-    ErrorCode, Event, Guarded, Job, LOBBY, Purpose, Query, Refusal, Request, Result, RoomIx,
-    RoomName, State, Tags, UserIx, long_reply, presence, refusal,
+    ErrorCode, Event, LOBBY, Purpose, Query, Refusal, Request, Result, RoomIx, RoomName, State,
+    Tags, Target, UserIx, long_reply, presence, refusal,
 };
 use crate::server::hub::delivery::announce_action;
 
@@ -115,9 +115,8 @@ fn enter_existing(
 /// Checks the key of a room; wrong keys are throttled like passwords.
 fn check_key(state: &mut State, req: &mut Request<'_>, room: RoomIx, is: Arc<str>) -> Result {
     let name = state.rooms[room].name.clone();
-    let guarded = Guarded::Room(name.key().clone());
-    let job = Job::Match(is.clone());
-    check_password(state, req, Purpose::Enter(name, is), guarded, job)
+    let target = Target::RoomKey(name.key().clone(), is.clone());
+    check_password(state, req, Purpose::Enter(name, is), target)
 }
 
 fn enter(state: &mut State, req: &mut Request<'_>, user: UserIx, room: RoomIx) {

@@ -8,7 +8,7 @@ use super::logout::disconnect_user;
 use super::passwords::{INSECURE, check_password, is_private};
 use super::rights::{is_server_operator, require_server_operator};
 use super::{
-    ErrorCode, Event, Farewell, Guarded, Job, Purpose, Request, Result, Scope, State, Tags, Topic,
+    ErrorCode, Event, Farewell, Purpose, Request, Result, Scope, State, Tags, Target, Topic,
     UserIx, no_such_user, refusal,
 };
 use crate::server::hub::delivery::{audiences, deferred};
@@ -24,8 +24,7 @@ pub(super) fn oper(state: &mut State, req: &mut Request<'_>) -> Result {
     if !is_private(state, req) {
         return refusal(ErrorCode::Insecure, INSECURE);
     }
-    let (purpose, at) = (Purpose::ServerOperator, Guarded::ServerOperator);
-    check_password(state, req, purpose, at, Job::Check(hash.into()))
+    check_password(state, req, Purpose::ServerOperator, Target::Password(hash.into()))
 }
 
 /// Grants the right after the password was checked.
