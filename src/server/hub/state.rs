@@ -105,7 +105,7 @@ impl State {
             messages: Messages::new(limits, last.message, latest),
             password_throttle: PasswordThrottle::new(limits),
             delayed_checks: DelayedChecks::default(),
-            new_passwords: RateLimiter::new(rate),
+            new_passwords: RateLimiter::new(rate, limits.wider_networks),
             has_oper_password: limits.oper_password.is_some(),
             clock_step: None,
         }

@@ -41,6 +41,16 @@ impl Peer {
         bits.map(|bits| Network::new(self.address, bits))
     }
 
+    /// Describes one of [`Self::networks`] to the peer.
+    #[must_use]
+    pub fn describe(self, network: Network) -> String {
+        if network == self.networks()[0] {
+            "your address".to_owned()
+        } else {
+            format!("your network {network}")
+        }
+    }
+
     /// Returns the smallest network that belongs to one customer: an IPv4 address, or an IPv6
     /// /64, within which a host can choose its addresses freely.
     #[must_use]
