@@ -366,7 +366,8 @@ pub(in crate::server) mod tests {
             let refused = limiter.allow(SECOND, peer(&address(0))).expect_err("used up");
             assert!(refused.contains(peer(&address(0))));
             assert_eq!(limiter.allow(SECOND, peer("198.51.100.1")), Ok(()), "others");
-            let second = (0..5000).filter(|n| limiter.allow(SECOND * 2, peer(&address(*n))).is_ok());
+            let second =
+                (0..5000).filter(|n| limiter.allow(SECOND * 2, peer(&address(*n))).is_ok());
             assert_eq!(second.count(), burst / 2, "in the next second");
         }
     }

@@ -199,8 +199,7 @@ impl Model {
         }
         let own = peer.networks();
         let is_newcomer = !is_limited || self.is_few(self.of(own, WIDEST, |_| true));
-        let may_be =
-            |it: &Client| !is_full || is_newcomer || it.networks[WIDEST] == own[WIDEST];
+        let may_be = |it: &Client| !is_full || is_newcomer || it.networks[WIDEST] == own[WIDEST];
         match self.displaced(peer, may_be) {
             Some(at) => {
                 self.check_fairness(self.clients[at].networks, own);
@@ -367,8 +366,7 @@ fn busiest_address_stays_limited_when_many_addresses_connect() {
     let now = Duration::from_secs(1);
     let mut connect = |number: u32, stays: bool| {
         let conn = ConnId { slot: number, generation: 1 };
-        let is_in =
-            admission.admit(now, customer(number), conn, |_| false) == Verdict::Accept;
+        let is_in = admission.admit(now, customer(number), conn, |_| false) == Verdict::Accept;
         if is_in && !stays {
             admission.release(customer(number));
         }
