@@ -191,7 +191,7 @@ mod tests {
         Admission::new(&limits, 1 << 20)
     }
 
-    fn is_rejected(verdict: Verdict) -> bool {
+    fn is_rejected(verdict: &Verdict) -> bool {
         matches!(verdict, Verdict::Reject(_))
     }
 
@@ -204,8 +204,8 @@ mod tests {
             assert_eq!(connect(address, 1), Verdict::Accept, "{address}");
             assert_eq!(connect(address, 2), Verdict::Accept, "{address}");
         }
-        assert!(is_rejected(connect("192.0.2.1", 3)));
-        assert!(is_rejected(connect("2001:db8::ffff", 3)), "the same /64");
+        assert!(is_rejected(&connect("192.0.2.1", 3)));
+        assert!(is_rejected(&connect("2001:db8::ffff", 3)), "the same /64");
         let why = connect("2001:db8::ffff", 3);
         assert!(matches!(&why, Verdict::Reject(why) if why.contains("your address")), "{why:?}");
         assert_eq!(connect("2001:db8:0:1::1", 3), Verdict::Accept);
@@ -228,7 +228,7 @@ mod tests {
             (limits.max_per_address, limits.limit_loopback) = (1, true);
         });
         assert_eq!(limited.admit(NOW, from("::1"), conn(1), |_| true), Verdict::Accept);
-        assert!(is_rejected(limited.admit(NOW, from("::1"), conn(2), |_| true)));
+        assert!(is_rejected(&limited.admit(NOW, from("::1"), conn(2), |_| true)));
         assert_eq!(limited.admit(NOW, from("127.0.0.2"), conn(3), |_| true), Verdict::Accept);
     }
 
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(connect(1, true), Verdict::Accept);
         assert_eq!(connect(2, true), Verdict::Accept);
         assert_eq!(connect(3, true), Verdict::AcceptAndEvict(conn(1)));
-        assert!(is_rejected(connect(4, false)), "all have names");
+        assert!(is_rejected(&connect(4, false)), "all have names");
         assert_eq!(admission.admit(NOW, from("::1"), conn(5), |_| false), Verdict::Accept);
     }
 
@@ -270,7 +270,7 @@ mod tests {
         for number in 0..40 {
             assert_eq!(connect(&mut admission, number), Verdict::Accept);
         }
-        assert!(is_rejected(connect(&mut admission, 40)));
+        assert!(is_rejected(&connect(&mut admission, 40)));
         admission.release(from("127.0.0.1"));
         assert_eq!(connect(&mut admission, 41), Verdict::Accept);
     }
@@ -288,8 +288,8 @@ mod tests {
         };
         assert_eq!(connect_and_close(NOW, 1), Verdict::Accept);
         assert_eq!(connect_and_close(NOW, 2), Verdict::Accept);
-        assert!(is_rejected(connect_and_close(NOW, 3)));
+        assert!(is_rejected(&connect_and_close(NOW, 3)));
         assert_eq!(connect_and_close(NOW * 2, 4), Verdict::Accept);
-        assert!(is_rejected(connect_and_close(NOW * 2, 5)));
+        assert!(is_rejected(&connect_and_close(NOW * 2, 5)));
     }
 }

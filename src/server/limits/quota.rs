@@ -6,6 +6,7 @@
 //! addresses in it that hold little, since they can belong to different customers.
 
 use std::collections::HashMap;
+use std::iter;
 
 use crate::server::net::peer::{Network, Peer};
 
@@ -65,13 +66,14 @@ impl Quota {
     pub fn check(&self, peer: Peer) -> Result<(), Exhausted> {
         let Bounds { per_address, wider, total } = self.bounds;
         let reserve = |most: usize, held| if self.is_few(held) { 0 } else { most / RESERVE };
-        let (mut most, mut within) = (per_address, 0);
-        for network in distinct(peer.networks()) {
-            let held = self.held_by(network);
+        // What the next narrower network holds.
+        let mut within = 0;
+        for (network, times) in nested(peer.networks(), wider) {
+            let (held, most) = (self.held_by(network), per_address.saturating_mul(times));
             if held >= most - reserve(most - per_address, within) {
                 return Err(Exhausted::Network(network));
             }
-            (within, most) = (held, most.saturating_mul(wider));
+            within = held;
         }
         if self.total >= total - reserve(total, within) {
             return Err(Exhausted::Total);
@@ -144,8 +146,17 @@ impl Quota {
     }
 }
 
-/// The networks without repetition.
-pub(super) fn distinct([narrow, middle, wide]: [Network; 3]) -> impl Iterator<Item = Network> {
+/// The networks of a peer without repetition, each with how many times the limit per address
+/// applies to it.
+pub fn nested(
+    networks: [Network; 3],
+    wider: usize,
+) -> impl Iterator<Item = (Network, usize)> + Clone {
+    distinct(networks).zip(iter::successors(Some(1), move |times: &usize| times.checked_mul(wider)))
+}
+
+/// The networks of a peer without repetition.
+fn distinct([narrow, middle, wide]: [Network; 3]) -> impl Iterator<Item = Network> + Clone {
     [narrow, middle].into_iter().chain((wide != middle).then_some(wide))
 }
 
@@ -172,7 +183,8 @@ mod tests {
 
     #[test]
     fn each_wider_network_holds_a_multiple() {
-        let cases: [(fn(u32) -> String, usize); 4] = [
+        type Address = fn(u32) -> String;
+        let cases: [(Address, usize); 4] = [
             (|_| "192.0.2.7".to_owned(), 4),
             (|n| format!("192.0.2.{}", n % 250), 12),
             (|n| format!("2001:db8:0:{:x}::1", n % 256), 12),
@@ -214,7 +226,9 @@ mod tests {
             let mut quota = quota(10, 10, 100);
             let held: Vec<(usize, Peer)> =
                 addresses.iter().enumerate().map(|(at, it)| (at, peer(it))).collect();
-            held.iter().for_each(|(_, peer)| quota.force(*peer));
+            for (_, peer) in &held {
+                quota.force(*peer);
+            }
             quota.to_displace(held, peer(by))
         };
         let many = ["10.0.0.1", "10.0.1.1", "10.0.1.2", "10.0.1.2", "10.0.0.9"];

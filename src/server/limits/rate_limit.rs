@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::quota::distinct;
+use super::quota::nested;
 use crate::server::net::peer::{Network, Peer};
 
 /// A rate limit.
@@ -149,8 +149,8 @@ impl<K: Eq + Hash> Buckets<K> {
 /// Applies one rate limit to each address, and multiples of it to the networks around it.
 #[derive(Debug)]
 pub struct RateLimiter {
-    /// For [`Peer::networks`].
-    rates: Option<[Rate; 3]>,
+    rate: Option<Rate>,
+    wider: usize,
     buckets: Buckets<Network>,
 }
 
@@ -159,8 +159,7 @@ impl RateLimiter {
     /// `wider` times as much.
     #[must_use]
     pub fn new(rate: Option<Rate>, wider: usize) -> Self {
-        let nested = |rate: Rate| [rate, rate.times(wider), rate.times(wider.saturating_pow(2))];
-        Self { rates: rate.map(nested), buckets: Buckets::default() }
+        Self { rate, wider, buckets: Buckets::default() }
     }
 
     /// Allows an event of a peer now, and counts it.
@@ -173,13 +172,17 @@ impl RateLimiter {
         if let Some((network, _)) = buckets.iter().find(is_empty) {
             return Err(*network);
         }
-        buckets.iter().for_each(|(_, bucket)| bucket.count(now));
+        for (_, bucket) in buckets {
+            bucket.count(now);
+        }
         Ok(())
     }
 
     fn buckets_of(&mut self, now: Duration, peer: Peer) -> Vec<(Network, Bucket)> {
-        let networks = distinct(peer.networks()).zip(self.rates.into_iter().flatten());
-        let bucket = |(network, rate)| (network, self.buckets.get(now, network, rate).clone());
+        let Some(rate) = self.rate else { return Vec::new() };
+        let networks = nested(peer.networks(), self.wider);
+        let bucket =
+            |(network, times)| (network, self.buckets.get(now, network, rate.times(times)).clone());
         networks.map(bucket).collect()
     }
 
@@ -354,7 +357,8 @@ pub(in crate::server) mod tests {
 
     #[test]
     fn each_wider_network_has_a_multiple_of_the_rate() {
-        let cases: [(fn(u32) -> String, usize); 4] = [
+        type Address = fn(u32) -> String;
+        let cases: [(Address, usize); 4] = [
             (|_| "192.0.2.7".to_owned(), 2),
             (|n| format!("192.0.2.{}", n % 250), 8),
             (|n| format!("2001:db8:0:{:x}::1", n % 256), 8),
@@ -399,7 +403,9 @@ pub(in crate::server) mod tests {
         let rate = Rate::new(1, 1).expect("a limit");
         let used: Vec<Bucket> =
             (0..10_000).map(|key| buckets.get(SECOND, key, rate).clone()).collect();
-        used.iter().for_each(|bucket| bucket.count(SECOND));
+        for bucket in &used {
+            bucket.count(SECOND);
+        }
         for key in 10_000..100_000 {
             buckets.get(SECOND, key, rate);
         }

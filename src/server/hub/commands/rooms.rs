@@ -97,7 +97,9 @@ fn require_quota(state: &State, req: &Request<'_>, creator: Option<Peer>) -> Res
         Ok(()) => return Ok(()),
         Err(Exhausted::Network(network)) => {
             let whose = creator.describe(network);
-            format!("{whose} has created its maximum of rooms; /part one of them first")
+            format!(
+                "{whose} has created its maximum of rooms; /part one of them, or join one of /list"
+            )
         }
         Err(Exhausted::Total) => {
             format!("the last of the {max} rooms are reserved for newcomers; /list shows all")

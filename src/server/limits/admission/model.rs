@@ -145,7 +145,7 @@ impl Model {
         let most = self.factors(peer).map(|factor| factor * self.limits.max_per_address);
         (0..=WIDEST).any(|level| {
             let is_reserved = level > 0 && most[level] > most[0] && {
-                let narrower = if most[level] == most[1] { 0 } else { 1 };
+                let narrower = usize::from(most[level] != most[1]);
                 !self.is_few(open[narrower])
             };
             let reserve = if is_reserved { (most[level] - most[0]) / RESERVE } else { 0 };
@@ -429,7 +429,7 @@ fn waiting_logins_of_a_few_networks_do_not_evict_those_of_a_class() {
         let mut accepted = Vec::new();
         // Six networks, four addresses each; the limit is less than what they ask for.
         for slot in 0..6 * 4 * 32 {
-            let address = Ipv4Addr::from_bits((10 << 24) + (slot % 6 << 8) + slot / 6 % 4);
+            let address = Ipv4Addr::from_bits((10 << 24) + ((slot % 6) << 8) + slot / 6 % 4);
             let (peer, conn) = (Peer::new(address.into()), ConnId { slot, generation: round });
             let is_unnamed = |conn: ConnId| [CLASS, round].contains(&conn.generation);
             match admission.admit(Duration::ZERO, peer, conn, is_unnamed) {
@@ -440,6 +440,8 @@ fn waiting_logins_of_a_few_networks_do_not_evict_those_of_a_class() {
             accepted.push(peer);
         }
         assert!(accepted.len() > limits.max_unnamed, "{}", accepted.len());
-        accepted.into_iter().for_each(|peer| admission.release(peer));
+        for peer in accepted {
+            admission.release(peer);
+        }
     }
 }
