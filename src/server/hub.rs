@@ -8,7 +8,7 @@
 //!    that order. No effect is visible before the turn's records are in the log.
 //! 3. Every request line gets exactly one answer: its echo, a reply, or one error.
 //! 4. A connection gets no further lines after its farewell.
-//! 5. State about a user is keyed by a [`UserId`](super::record::UserId), not by name, so it
+//! 5. State about a user is keyed by a [`UserId`], not by name, so it
 //!    follows a rename and never passes to the next user of the name.
 //! 6. A permission belongs to a user in a room or on the server, and ends with either.
 //!    Permissions are checked before a command has any effect.
@@ -40,6 +40,7 @@ use super::limits::Limits;
 use super::net::ConnId;
 use super::net::outbox::Meter;
 use super::net::peer::Peer;
+use super::record::UserId;
 use super::store::{Change, LastIds, Snapshot};
 use super::turn::Turn;
 use crate::protocol::{Farewell, LINE_MAX, LOGIN_LINE_MAX};
@@ -182,6 +183,13 @@ impl Hub {
     #[must_use]
     pub fn is_unnamed(&self, conn: ConnId) -> bool {
         self.state.connections.find(conn).is_some_and(Connection::is_greeting)
+    }
+
+    /// The user who is logged in on a connection.
+    #[must_use]
+    pub fn user_id(&self, conn: ConnId) -> Option<UserId> {
+        let user = self.state.connections.find(conn).and_then(Connection::user);
+        user.map(|user| self.state.users[user].id)
     }
 
     /// The longest line that this connection may send now, in bytes.

@@ -14,6 +14,7 @@ use clap::Args;
 use crate::config::{parse_size, parse_switch};
 use crate::protocol::units::parse_duration;
 use crate::server::auth::passwords::HashFile;
+use crate::server::limits::quota::Bounds;
 use crate::server::net::peer::Peer;
 
 /// The limits of one server.
@@ -43,20 +44,20 @@ pub struct Limits {
     )]
     pub max_per_address: usize,
 
-    /// How many times the limits per address apply to each wider network
-    ///
-    /// That is an IPv4 /24 or an IPv6 /56; the square of it applies to an IPv6 /48.
+    /// How many times the limits per address apply to each wider network (IPv4 /24; IPv6 /56,
+    /// and its square to /48)
     #[arg(
         help_heading = "Limits per address",
         long,
         value_name = "TIMES",
         default_value_t = 4,
         env = "CHATTY_WIDER_NETWORKS",
-        value_parser = parse_max_connections
+        value_parser = parse_multiple
     )]
     pub wider_networks: usize,
 
-    /// Maximum number of connections without a name; beyond it the oldest is disconnected
+    /// Maximum number of connections without a name; beyond it one of the network with the most
+    /// is disconnected
     #[arg(
         help_heading = "Limits of the server",
         long,
@@ -106,6 +107,18 @@ pub struct Limits {
         env = "CHATTY_INPUT_BURST"
     )]
     pub input_burst: u32,
+
+    /// How many times the rate and burst of one connection all connections of one address may
+    /// use together
+    #[arg(
+        help_heading = "Limits per address",
+        long,
+        value_name = "TIMES",
+        default_value_t = 8,
+        env = "CHATTY_ADDRESS_INPUT",
+        value_parser = parse_multiple
+    )]
+    pub address_input: usize,
 
     /// Apply the limits on connections and rates to this machine, too
     #[arg(
@@ -375,6 +388,16 @@ pub struct Limits {
     )]
     pub max_rooms: usize,
 
+    /// Maximum number of rooms that users of one address have created
+    #[arg(
+        help_heading = "Limits per address",
+        long,
+        value_name = "ROOMS",
+        default_value_t = 200,
+        env = "CHATTY_ROOMS_PER_ADDRESS"
+    )]
+    pub rooms_per_address: usize,
+
     /// Maximum number of operators of a room, and of the server
     #[arg(
         help_heading = "Sessions and rooms",
@@ -480,6 +503,12 @@ fn parse_max_connections(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Parses how many times a limit applies elsewhere.
+fn parse_multiple(text: &str) -> Result<usize, String> {
+    let times = text.parse().ok().filter(|times| *times > 0);
+    times.ok_or_else(|| format!("\"{text}\" is not a number from 1; use e.g. 4"))
+}
+
 /// Parses a timeout that must not be 0, because no client could meet it.
 fn parse_nonzero_duration(text: &str) -> Result<Duration, String> {
     let timeout = parse_duration(text)?;
@@ -492,6 +521,18 @@ impl Limits {
     #[must_use]
     pub fn apply_to(&self, peer: Peer) -> bool {
         self.limit_loopback || !peer.is_local()
+    }
+
+    /// The bounds of a resource of which each address may hold this much.
+    #[must_use]
+    pub fn bounds(&self, per_address: usize, total: usize) -> Bounds {
+        Bounds { per_address, wider: self.wider_networks, total }
+    }
+
+    /// The bounds of connections, and of sessions that wait to be resumed.
+    #[must_use]
+    pub fn connection_bounds(&self) -> Bounds {
+        self.bounds(self.max_per_address, self.max_connections)
     }
 }
 

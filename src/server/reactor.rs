@@ -42,13 +42,14 @@ use super::turn::{ConnId, Sink as _, Turn};
 use crate::server::auth::passwords::{Hashers, Outcome};
 use crate::server::auth::tokens::Tokens;
 use crate::server::limits::admission::Admission;
-use crate::server::limits::rate_limit::Rate;
+use crate::server::limits::rate_limit::{Buckets, Rate, RateLimiter};
 use crate::server::net::connection::{Connection, Pause, ReadyQueue};
 use crate::server::net::outbox::Meter;
 use crate::server::net::peer::Peer;
 use crate::server::net::tls::Offer;
 use crate::server::reactor::batch_delay::BatchDelay;
 use crate::server::reactor::timer::Timer;
+use crate::server::record::UserId;
 use crate::server::store::{AppendError, Log, ReadResult};
 use hashing::Hashing;
 use log_writer::LogWriter;
@@ -111,6 +112,10 @@ enum Timeout {
 pub struct Reactor<L> {
     limits: Limits,
     input_rate: Option<Rate>,
+    /// Limits the lines of all connections of a network.
+    input_limiter: RateLimiter,
+    /// Counts the lines of each user.
+    user_buckets: Buckets<UserId>,
     admission: Admission,
     /// Rejected connections whose farewell is still being sent; the hub does not know them.
     rejected: Vec<ConnId>,
@@ -172,6 +177,7 @@ impl<L: Log> Reactor<L> {
     ) -> anyhow::Result<Self> {
         hub.set_storage(Storage::Unknown);
         let start = Instant::now();
+        let input_rate = Rate::new(limits.input_rate, limits.input_burst);
         let failures = inputs.0.clone();
         log.on_failure(Box::new(move |error| {
             let _ = failures.send(ReactorInput::LogFailed(error)); // the loop may have ended
@@ -179,7 +185,12 @@ impl<L: Log> Reactor<L> {
         Ok(Self {
             meter: hub.meter().clone(),
             hub,
-            input_rate: Rate::new(limits.input_rate, limits.input_burst),
+            input_rate,
+            input_limiter: RateLimiter::new(
+                input_rate.map(|rate| rate.times(limits.address_input)),
+                limits.wider_networks,
+            ),
+            user_buckets: Buckets::default(),
             admission: Admission::new(&limits, descriptors),
             rejected: Vec::new(),
             hashing: Hashing::new(&limits, hashers),
@@ -450,6 +461,7 @@ impl<L: Log> Reactor<L> {
         });
         let Some(flow) = result else { return };
         let line_limit = self.hub.line_limit(conn);
+        self.share_budget(now, conn);
         if let Some(connection) = self.get(conn) {
             connection.codec.set_limit(line_limit);
             let was_waiting = connection.pauses.set(Pause::Reply, false);
@@ -461,6 +473,18 @@ impl<L: Log> Reactor<L> {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Counts the lines of a user together with those of the user's other connections, so that
+    /// a new one does not bring a new burst.
+    fn share_budget(&mut self, now: Now, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(conn.slot as usize) else { return };
+        let budget = connection.budget.as_mut().filter(|budget| !budget.is_shared());
+        if let Some((budget, rate)) = budget.zip(self.input_rate)
+            && let Some(user) = self.hub.user_id(conn)
+        {
+            budget.share(self.user_buckets.get(now.since_start, user, rate));
         }
     }
 

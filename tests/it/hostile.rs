@@ -59,7 +59,7 @@ fn connect(port: u16) -> TcpStream {
 }
 
 /// Connects from another loopback address.
-fn connect_from(from: Ipv4Addr, port: u16) -> TcpStream {
+pub(crate) fn connect_from(from: Ipv4Addr, port: u16) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     if !from.is_loopback() || from != Ipv4Addr::LOCALHOST {
         socket.bind(&SocketAddr::from((from, 0)).into()).expect("an address");
@@ -99,7 +99,7 @@ fn answer(peer: &mut Peer, line: &[u8]) -> Vec<String> {
 }
 
 /// Requests a session and returns its token.
-fn session(peer: &mut Peer) -> String {
+pub(crate) fn session(peer: &mut Peer) -> String {
     peer.say("/session");
     let line = peer.hears(|line| line.starts_with("[SESSION "));
     line["[SESSION ".len()..].split(']').next().expect("a token").to_owned()

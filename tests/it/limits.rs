@@ -1,13 +1,14 @@
 //! Connection limits, rate limits, and dead connections, tested with small limits.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
 use crate::cable::Cable;
+use crate::hostile::{connect_from, session};
 use crate::support::{Peer, Server, Terminal};
 
 /// Starts a server whose limits apply to loopback addresses, too.
@@ -156,6 +157,103 @@ fn pending_logins_are_evicted_for_new_connections() {
     let mut bob = Peer::join(server.port, "bob");
     bob.say("here all the same");
     alice.hears(|line| line == "bob: here all the same");
+}
+
+#[test]
+fn network_with_many_addresses_leaves_places_for_others() {
+    let flags = ["--max-connections", "60", "--max-per-address", "8", "--connect-rate", "0"];
+    let server = limited(&[&flags[..], &["--wider-networks", "2"]].concat());
+    let mut crowd: Vec<TcpStream> = (1..=160)
+        .map(|number| {
+            let from = Ipv4Addr::new(127, 9, 0, 1 + number / 8);
+            let mut socket = connect_from(from, server.port);
+            let _ = socket.write_all(format!("crowd{number}\n").as_bytes()); // may be closed
+            socket
+        })
+        .collect();
+    let first_line = |socket: &mut TcpStream| {
+        let mut bytes = [0; 100];
+        let count = socket.read(&mut bytes).unwrap_or_default(); // may end with a reset
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    };
+    let said: Vec<String> = crowd.iter_mut().map(first_line).collect();
+    let accepted = said.iter().filter(|line| line.starts_with("[HELLO")).count();
+    assert!((8..=16).contains(&accepted), "{accepted}");
+    let network = "from your network 127.9.0.0/24";
+    assert!(said.iter().any(|line| line.contains(network)), "{said:?}");
+    let others: Vec<Peer> = (0..8).map(|n| Peer::join(server.port, &format!("p{n}"))).collect();
+    assert_eq!(others.len(), 8);
+}
+
+#[test]
+fn pending_logins_of_one_network_do_not_evict_those_of_others() {
+    let server = limited(&["--max-unnamed", "4"]);
+    let silent = |from| {
+        let mut peer = Peer::greeted(connect_from(from, server.port));
+        peer.say("/ping here");
+        peer.hears(|line| line == "[PONG here]");
+        peer
+    };
+    let mut bob = silent(Ipv4Addr::new(127, 8, 0, 1));
+    let mut crowd: Vec<Peer> =
+        (1..=20).map(|last| silent(Ipv4Addr::new(127, 9, 0, last))).collect();
+    for peer in &mut crowd[..17] {
+        peer.hears(|line| line.starts_with("[BYE too-many] "));
+    }
+    bob.say("bob");
+    bob.hears(|line| line.starts_with("[WELCOME bob]"));
+}
+
+#[test]
+fn connections_of_one_address_share_a_budget_of_lines_in_turn() {
+    let flags = ["--input-rate", "5", "--input-burst", "10", "--address-input", "2"];
+    let server = limited(&[&flags[..], &["--connect-rate", "0"]].concat());
+    let mut bob = Peer::join(server.port, "bob");
+    let start = Instant::now();
+    let address = Ipv4Addr::new(127, 9, 0, 1);
+    let crowd: Vec<TcpStream> = (0..6)
+        .map(|number| {
+            let mut socket = connect_from(address, server.port);
+            let lines = (0..10).map(|line| format!("line {line}\n"));
+            let lines = format!("crowd{number}\n{}", lines.collect::<String>());
+            socket.write_all(lines.as_bytes()).expect("a socket");
+            socket
+        })
+        .collect();
+    let mut neighbour = Peer::greeted(connect_from(address, server.port));
+    neighbour.send(b"carol\nhello\n");
+    let mut before = 0;
+    let mut line = bob.next();
+    while line != "carol: hello" {
+        before += usize::from(line.starts_with("crowd"));
+        line = bob.next();
+    }
+    assert!(before < 50, "the neighbour waited for {before} lines");
+    for _ in before..60 {
+        bob.hears(|line| line.starts_with("crowd"));
+    }
+    // 68 lines: 20 at once, then 10 per second.
+    assert!(start.elapsed() >= Duration::from_secs(4), "{:?}", start.elapsed());
+    drop(crowd);
+}
+
+#[test]
+fn new_connection_of_a_user_brings_no_new_burst() {
+    let flags = ["--input-rate", "5", "--input-burst", "10", "--address-input", "100"];
+    let server = limited(&flags);
+    let mut bob = Peer::join(server.port, "bob");
+    let start = Instant::now();
+    let mut alice = Peer::join(server.port, "alice");
+    let token = session(&mut alice);
+    let lines = (0..8).map(|number| format!("line {number}\n")).collect::<Vec<_>>().concat();
+    alice.send(lines.as_bytes());
+    bob.hears(|line| line == "alice: line 7");
+    let mut alice = Peer::greeted(TcpStream::connect(("127.0.0.1", server.port)).expect("connect"));
+    alice.say(&format!("/resume {token} 0"));
+    alice.send(lines.as_bytes());
+    bob.hears(|line| line == "alice: line 7");
+    // 19 lines: 10 at once, then 5 per second.
+    assert!(start.elapsed() >= Duration::from_millis(1500), "{:?}", start.elapsed());
 }
 
 #[test]

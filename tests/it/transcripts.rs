@@ -55,7 +55,11 @@ const DIFFERENCES: &[(&str, &[&str])] = &[
     ("idle times are not stored", &["only_user_activity_resets_idle_time"]),
     (
         "counters of password attempts and of new passwords are not stored",
-        &["password_hashing_is_rate_limited_per_address", "wrong_room_keys_are_throttled"],
+        &[
+            "password_hashing_is_rate_limited_per_address",
+            "password_hashing_is_rate_limited_per_network",
+            "wrong_room_keys_are_throttled",
+        ],
     ),
     (
         "joins and quits that are being coalesced are not stored",
@@ -606,10 +610,12 @@ transcripts! {
     only_user_activity_resets_idle_time
     oper_password_over_plain_tcp_is_refused
     password_hashing_is_rate_limited_per_address
+    password_hashing_is_rate_limited_per_network
     passwords_over_plain_tcp_are_refused
     passwords_over_tls_are_accepted_from_any_address
     quit_is_shown_by_name_in_small_room
     resume_from_banned_network_is_rejected
+    rooms_per_address_are_limited
     server_ban_of_guest_includes_network
     timed_ban_expires
     timed_mute_expires

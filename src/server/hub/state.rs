@@ -22,7 +22,6 @@ pub(super) mod rooms;
 pub(super) mod sessions;
 pub(super) mod users;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +68,8 @@ pub(crate) struct State {
     pub(crate) password_throttle: PasswordThrottle,
     /// Limits how often each network may hash new passwords.
     pub(crate) new_passwords: RateLimiter,
+    /// Maximum number of dormant rooms.
+    max_dormant: usize,
     /// Whether the server has a password for operators, which can open their locks.
     has_oper_password: bool,
     /// The time from which the wall clock has gone back, until it is logged.
@@ -91,16 +92,20 @@ impl State {
         Self {
             connections: Connections::default(),
             users: Users::new(last.person),
-            sessions: Sessions::default(),
+            sessions: Sessions::new(limits.connection_bounds()),
             memberships,
-            rooms: Rooms::new(moderation.create(&RoomName::lobby())),
+            rooms: Rooms::new(
+                moderation.create(&RoomName::lobby()),
+                limits.bounds(limits.rooms_per_address, limits.max_rooms),
+            ),
             moderation,
             relations: Relations::default(),
             accounts: Accounts::default(),
             mail: Mailboxes::default(),
             messages: Messages::new(limits, last.message, latest),
             password_throttle: PasswordThrottle::new(limits),
-            new_passwords: RateLimiter::new(rate),
+            new_passwords: RateLimiter::new(rate, limits.wider_networks),
+            max_dormant: limits.max_rooms,
             has_oper_password: limits.oper_password.is_some(),
             clock_step: None,
         }
@@ -261,22 +266,22 @@ impl State {
     }
 
     /// Takes the socket from the connection of a user, whose session may resume until
-    /// `until`. Returns the network whose limit counts the session.
+    /// `until`. Returns the user whose session has to end for it, if a limit is reached.
     pub(crate) fn drop_socket(
         &mut self,
         limits: &Limits,
         user: UserIx,
         until: Duration,
-    ) -> Option<IpAddr> {
+    ) -> Option<UserIx> {
         let connection = self.connection_of(user);
         let peer = connection.peer.filter(|peer| limits.apply_to(*peer));
-        let network = peer.map(Peer::network);
         if let Some(socket) = connection.socket {
             self.connections.close(socket);
         }
-        self.sessions.drop(until, self.users[user].id, network);
+        let displaced = peer.and_then(|peer| self.sessions.to_displace(peer));
+        self.sessions.drop(until, self.users[user].id, peer);
         self.memberships.touch_rooms_of(user);
-        network
+        displaced.and_then(|displaced| self.users.find(displaced))
     }
 
     /// Attaches the user of a session to a new socket; an earlier one must be closed. It
@@ -347,8 +352,9 @@ impl State {
 
     // Rooms and their moderation.
 
-    /// Returns the room with this name, created or no longer dormant.
-    pub(crate) fn open_room(&mut self, name: &RoomName) -> RoomIx {
+    /// Returns the room with this name, created or no longer dormant. It counts for the network
+    /// of the peer, if there is one.
+    pub(crate) fn open_room(&mut self, name: &RoomName, creator: Option<Peer>) -> RoomIx {
         if let Some(room) = self.rooms.named(name.key()) {
             return room;
         }
@@ -356,7 +362,7 @@ impl State {
             Some(dormant) => dormant,
             None => (self.moderation.create(name), None),
         };
-        let room = self.rooms.create(name, moderation, topic);
+        let room = self.rooms.create(name, moderation, topic, creator);
         self.memberships.add_room(room);
         room
     }
@@ -402,6 +408,7 @@ impl State {
             let topic = self.rooms.remove(room).topic;
             self.moderation.deactivate(moderation, topic);
             self.moderation.mark(moderation);
+            self.end_surplus_dormant();
         } else {
             self.rooms.remove(room);
             self.moderation.remove(moderation);
@@ -413,6 +420,14 @@ impl State {
         let can_return = |person| users.is_online(person) || accounts.has(person);
         self.moderation.drop_departed(ix, can_return, self.has_oper_password);
         self.moderation[ix].outlives_members(|person| accounts.has(person))
+    }
+
+    /// Ends dormant rooms if there are more than `--max-rooms`, as every restart can leave some.
+    fn end_surplus_dormant(&mut self) {
+        let has_account = |person| self.accounts.has(person);
+        for ix in self.moderation.surplus_dormant(self.max_dormant, has_account) {
+            self.moderation.remove(ix);
+        }
     }
 
     /// Gives `#lobby` its moderation of before a restart.
@@ -437,6 +452,7 @@ impl State {
         for room in self.rooms.by_name() {
             self.is_kept_without_members(self.rooms[room].moderation);
         }
+        self.end_surplus_dormant();
     }
 
     /// Sets or removes the topic of a room; returns whether it has changed.

@@ -1,15 +1,16 @@
 //! Admission: whether a new connection is accepted, by limits on all connections, on those of
-//! one address, and on those without a name.
+//! each network, and on those without a name.
 //!
-//! If only connections without a name are in the way, the oldest of them is evicted, so that
-//! idle connections cannot keep honest clients out. The module has no socket and no clock.
+//! If connections without a name are in the way, one of them is evicted: of the network that has
+//! the most of them, so that idle connections cannot keep honest clients out, and a network with
+//! many displaces only its own. The module has no socket and no clock.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::server::limits::Limits;
+use crate::server::limits::quota::{Bounds, Exhausted, Quota};
 use crate::server::limits::rate_limit::{Rate, RateLimiter};
 use crate::server::net::peer::Peer;
 use crate::server::turn::ConnId;
@@ -22,48 +23,54 @@ const RESERVED_DESCRIPTORS: usize = 64;
 const CLOSING_ALLOWANCE: usize = 16;
 
 /// The reason when the server is full.
-const SERVER_FULL: &str = "the server is full; try again later";
+const SERVER_FULL: Cow<'_, str> = Cow::Borrowed("the server is full; try again later");
 
 /// The decision about a new connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Accept it.
     Accept,
     /// Accept it and evict this one.
     AcceptAndEvict(ConnId),
     /// Reject it, for this reason.
-    Reject(&'static str),
+    Reject(Cow<'static, str>),
 }
 
-/// The state of admission: the counts of open connections.
+/// The state of admission: the open connections, counted.
 #[derive(Debug)]
 pub struct Admission {
     limits: Limits,
     /// Maximum number of connections that the system permits, from any address.
     capacity: usize,
+    /// Number of open connections, including those to which the limits do not apply.
     open: usize,
-    /// Number of open connections to which the limits apply.
-    open_limited: usize,
-    /// The same per network ([`Peer::network`]).
-    open_of: HashMap<IpAddr, usize>,
-    /// Rate limits of new connections per network.
+    /// Those to which the limits apply.
+    connections: Quota,
+    /// Limits the rate of new connections.
     rate_limiter: RateLimiter,
-    /// Connections that may still be without a name, oldest first.
-    unnamed: VecDeque<ConnId>,
+    /// Connections to which the limits apply and that may still be without a name, oldest first.
+    unnamed: VecDeque<(ConnId, Peer)>,
+    /// Counts `unnamed`.
+    unnamed_quota: Quota,
 }
 
 impl Admission {
     /// Creates the state with these limits, on a system with this number of descriptors.
     #[must_use]
     pub fn new(limits: &Limits, descriptors: usize) -> Self {
+        let rate = Rate::new(limits.connect_rate, limits.connect_burst);
+        let capacity = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(descriptors / 4);
         Self {
-            limits: limits.clone(),
-            capacity: descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(descriptors / 4),
+            capacity,
             open: 0,
-            open_limited: 0,
-            open_of: HashMap::new(),
-            rate_limiter: RateLimiter::new(Rate::new(limits.connect_rate, limits.connect_burst)),
+            connections: Quota::new(Bounds {
+                total: limits.max_connections.min(capacity),
+                ..limits.connection_bounds()
+            }),
+            rate_limiter: RateLimiter::new(rate, limits.wider_networks),
             unnamed: VecDeque::new(),
+            unnamed_quota: Quota::new(limits.bounds(limits.max_per_address, limits.max_unnamed)),
+            limits: limits.clone(),
         }
     }
 
@@ -77,59 +84,84 @@ impl Admission {
         is_unnamed: impl Fn(ConnId) -> bool,
     ) -> Verdict {
         let is_limited = self.limits.apply_to(peer);
-        if is_limited && let Err(why) = self.check_limits(now, peer) {
-            return Verdict::Reject(why);
+        if is_limited && let Err(network) = self.rate_limiter.allow(now, peer) {
+            let whose = peer.describe(network);
+            let why = format!("too many new connections from {whose}; wait a few seconds");
+            return Verdict::Reject(why.into());
         }
-        let is_full = self.open >= self.capacity
-            || (is_limited && self.open_limited >= self.limits.max_connections);
-        let mut evicted = None;
-        if self.open >= self.capacity + CLOSING_ALLOWANCE {
-            // Do not evict a connection for one that is rejected.
-            return Verdict::Reject(SERVER_FULL);
-        }
-        let max_unnamed = self.limits.max_unnamed;
-        if is_full || (is_limited && self.unnamed.len() >= max_unnamed) {
-            self.unnamed.retain(|conn| is_unnamed(*conn));
-            if is_full || self.unnamed.len() >= max_unnamed {
-                evicted = self.unnamed.pop_front();
-            }
-        }
-        if is_full && evicted.is_none() {
-            return Verdict::Reject(SERVER_FULL);
+        let evicted = match self.check(peer, is_unnamed) {
+            Ok(evicted) => evicted,
+            Err(why) => return Verdict::Reject(why),
+        };
+        if let Some((_, peer)) = evicted {
+            self.unnamed.retain(|entry| Some(*entry) != evicted);
+            self.unnamed_quota.release(peer);
         }
         self.open += 1;
         if is_limited {
-            self.open_limited += 1;
-            *self.open_of.entry(peer.network()).or_default() += 1;
-            self.unnamed.push_back(conn);
+            self.connections.force(peer);
+            self.unnamed_quota.force(peer);
+            self.unnamed.push_back((conn, peer));
         }
-        evicted.map_or(Verdict::Accept, Verdict::AcceptAndEvict)
+        evicted.map_or(Verdict::Accept, |(conn, _)| Verdict::AcceptAndEvict(conn))
     }
 
-    /// Checks the limits of one address.
-    fn check_limits(&mut self, now: Duration, peer: Peer) -> Result<(), &'static str> {
-        let network = peer.network();
-        if !self.rate_limiter.may_go_on(now, network) {
-            return Err("too many new connections from your address; wait a few seconds");
+    /// Checks the limits for a new connection. Returns which other one it displaces, if any.
+    ///
+    /// # Errors
+    /// The reason why it cannot be accepted.
+    fn check(
+        &mut self,
+        peer: Peer,
+        is_unnamed: impl Fn(ConnId) -> bool,
+    ) -> Result<Option<(ConnId, Peer)>, Cow<'static, str>> {
+        let is_limited = self.limits.apply_to(peer);
+        let place = if is_limited { self.connections.check(peer) } else { Ok(()) };
+        if let Err(Exhausted::Network(network)) = place {
+            let whose = peer.describe(network);
+            return Err(format!("too many connections from {whose}; end one of them first").into());
         }
-        if self.open_of.get(&network).is_some_and(|open| *open >= self.limits.max_per_address) {
-            return Err("too many connections from your address; end one of them first");
+        if self.open >= self.capacity + CLOSING_ALLOWANCE {
+            // Do not evict a connection for one that is rejected.
+            return Err(SERVER_FULL);
         }
-        Ok(())
+        let is_full = place.is_err() || self.open >= self.capacity;
+        if !is_full && !self.has_too_many_unnamed(peer) {
+            return Ok(None);
+        }
+        self.drop_named(is_unnamed);
+        if !is_full && !self.has_too_many_unnamed(peer) {
+            return Ok(None);
+        }
+        // Only the reserve may be left, which is not for the network of this peer.
+        let is_newcomer = !is_limited || self.connections.is_newcomer(peer);
+        let is_neighbour = |of: Peer| of.networks()[2] == peer.networks()[2];
+        let evictable = self.unnamed.iter().map(|entry| (*entry, entry.1));
+        let evictable = evictable.filter(|(_, of)| !is_full || is_newcomer || is_neighbour(*of));
+        let evicted = self.unnamed_quota.to_displace(evictable, peer);
+        if is_full && evicted.is_none() { Err(SERVER_FULL) } else { Ok(evicted) }
+    }
+
+    fn has_too_many_unnamed(&self, peer: Peer) -> bool {
+        self.limits.apply_to(peer) && self.unnamed_quota.check(peer).is_err()
+    }
+
+    /// Removes connections that have a name or are closed from the unnamed ones.
+    fn drop_named(&mut self, is_unnamed: impl Fn(ConnId) -> bool) {
+        self.unnamed.retain(|(conn, peer)| {
+            let is_kept = is_unnamed(*conn);
+            if !is_kept {
+                self.unnamed_quota.release(*peer);
+            }
+            is_kept
+        });
     }
 
     /// Notes that an accepted connection is closed.
     pub fn release(&mut self, peer: Peer) {
         self.open -= 1;
-        if !self.limits.apply_to(peer) {
-            return;
-        }
-        self.open_limited -= 1;
-        if let Entry::Occupied(mut open) = self.open_of.entry(peer.network()) {
-            *open.get_mut() -= 1;
-            if *open.get() == 0 {
-                open.remove();
-            }
+        if self.limits.apply_to(peer) {
+            self.connections.release(peer);
         }
     }
 }
@@ -159,7 +191,7 @@ mod tests {
         Admission::new(&limits, 1 << 20)
     }
 
-    fn is_rejected(verdict: Verdict) -> bool {
+    fn is_rejected(verdict: &Verdict) -> bool {
         matches!(verdict, Verdict::Reject(_))
     }
 
@@ -167,19 +199,27 @@ mod tests {
     fn connections_are_limited_per_address_and_per_ipv6_64_network() {
         let mut admission = admission(|limits| limits.max_per_address = 2);
         let mut connect =
-            |address, number| admission.admit(NOW, from(address), conn(number), |_| true);
+            |address: &str, number| admission.admit(NOW, from(address), conn(number), |_| true);
         for address in ["192.0.2.1", "192.0.2.2", "2001:db8::1"] {
             assert_eq!(connect(address, 1), Verdict::Accept, "{address}");
             assert_eq!(connect(address, 2), Verdict::Accept, "{address}");
         }
-        assert!(is_rejected(connect("192.0.2.1", 3)));
-        assert!(is_rejected(connect("2001:db8::ffff", 3)), "the same /64");
+        assert!(is_rejected(&connect("192.0.2.1", 3)));
+        assert!(is_rejected(&connect("2001:db8::ffff", 3)), "the same /64");
+        let why = connect("2001:db8::ffff", 3);
+        assert!(matches!(&why, Verdict::Reject(why) if why.contains("your address")), "{why:?}");
         assert_eq!(connect("2001:db8:0:1::1", 3), Verdict::Accept);
+        for number in 4..20 {
+            connect(&format!("2001:db8:0:{number}::1"), number);
+        }
+        let why = connect("2001:db8:0:2::1", 3);
+        let network = "from your network 2001:db8::/56;";
+        assert!(matches!(&why, Verdict::Reject(why) if why.contains(network)), "{why:?}");
         for number in 0..100 {
             assert_eq!(connect("127.0.0.1", number), Verdict::Accept);
         }
         admission.release(from("192.0.2.1"));
-        assert_eq!(admission.admit(NOW, from("192.0.2.1"), conn(9), |_| true), Verdict::Accept);
+        assert_eq!(admission.admit(NOW, from("192.0.2.1"), conn(9), |_| false), Verdict::Accept);
     }
 
     #[test]
@@ -188,7 +228,7 @@ mod tests {
             (limits.max_per_address, limits.limit_loopback) = (1, true);
         });
         assert_eq!(limited.admit(NOW, from("::1"), conn(1), |_| true), Verdict::Accept);
-        assert!(is_rejected(limited.admit(NOW, from("::1"), conn(2), |_| true)));
+        assert!(is_rejected(&limited.admit(NOW, from("::1"), conn(2), |_| true)));
         assert_eq!(limited.admit(NOW, from("127.0.0.2"), conn(3), |_| true), Verdict::Accept);
     }
 
@@ -217,7 +257,7 @@ mod tests {
         assert_eq!(connect(1, true), Verdict::Accept);
         assert_eq!(connect(2, true), Verdict::Accept);
         assert_eq!(connect(3, true), Verdict::AcceptAndEvict(conn(1)));
-        assert!(is_rejected(connect(4, false)), "all have names");
+        assert!(is_rejected(&connect(4, false)), "all have names");
         assert_eq!(admission.admit(NOW, from("::1"), conn(5), |_| false), Verdict::Accept);
     }
 
@@ -230,7 +270,7 @@ mod tests {
         for number in 0..40 {
             assert_eq!(connect(&mut admission, number), Verdict::Accept);
         }
-        assert!(is_rejected(connect(&mut admission, 40)));
+        assert!(is_rejected(&connect(&mut admission, 40)));
         admission.release(from("127.0.0.1"));
         assert_eq!(connect(&mut admission, 41), Verdict::Accept);
     }
@@ -248,8 +288,8 @@ mod tests {
         };
         assert_eq!(connect_and_close(NOW, 1), Verdict::Accept);
         assert_eq!(connect_and_close(NOW, 2), Verdict::Accept);
-        assert!(is_rejected(connect_and_close(NOW, 3)));
+        assert!(is_rejected(&connect_and_close(NOW, 3)));
         assert_eq!(connect_and_close(NOW * 2, 4), Verdict::Accept);
-        assert!(is_rejected(connect_and_close(NOW * 2, 5)));
+        assert!(is_rejected(&connect_and_close(NOW * 2, 5)));
     }
 }

@@ -2,7 +2,8 @@
 //! share. Networks are nested, since one customer can have many addresses: what is allowed for
 //! an IPv4 address or an IPv6 /64 is allowed [`Bounds::wider`] times for the IPv4 /24 or IPv6 /56
 //! around it, and the square of that for the IPv6 /48. A part of the total is reserved for
-//! newcomers: networks that hold little.
+//! newcomers: networks that hold little; and a part of what a wider network may hold for the
+//! addresses in it that hold little, since they can belong to different customers.
 
 use std::collections::HashMap;
 use std::iter;
@@ -37,8 +38,9 @@ pub struct Quota {
     total: usize,
 }
 
-/// The part of the total that is reserved for newcomers: one in so many.
-const RESERVE: usize = 8;
+/// The part of the total, and of what a wider network may hold beyond one address, that is
+/// reserved for newcomers: one in this number.
+pub(super) const RESERVE: usize = 8;
 
 impl Quota {
     /// Creates a quota of which nothing is held.
@@ -62,19 +64,36 @@ impl Quota {
     /// # Errors
     /// A bound is reached.
     pub fn check(&self, peer: Peer) -> Result<(), Exhausted> {
-        let mut widest = 0;
-        for (network, times) in nested(peer.networks(), self.bounds.wider) {
-            widest = self.held.get(&network).copied().unwrap_or_default();
-            if widest >= self.bounds.per_address.saturating_mul(times) {
+        let Bounds { per_address, wider, total } = self.bounds;
+        let reserve = |most: usize, held| if self.is_few(held) { 0 } else { most / RESERVE };
+        // What the next narrower network holds.
+        let mut within = 0;
+        for (network, times) in nested(peer.networks(), wider) {
+            let (held, most) = (self.held_by(network), per_address.saturating_mul(times));
+            if held >= most - reserve(most - per_address, within) {
                 return Err(Exhausted::Network(network));
             }
+            within = held;
         }
-        let is_newcomer = widest < self.bounds.per_address.div_ceil(4);
-        let reserve = if is_newcomer { 0 } else { self.bounds.total / RESERVE };
-        if self.total >= self.bounds.total - reserve {
+        if self.total >= total - reserve(total, within) {
             return Err(Exhausted::Total);
         }
         Ok(())
+    }
+
+    /// Whether the widest network of a peer holds so little that the reserve is for it, too.
+    #[must_use]
+    pub fn is_newcomer(&self, peer: Peer) -> bool {
+        self.is_few(self.held_by(peer.networks()[2]))
+    }
+
+    fn is_few(&self, held: usize) -> bool {
+        held < self.bounds.per_address.div_ceil(4)
+    }
+
+    /// The number that a network holds.
+    fn held_by(&self, network: Network) -> usize {
+        self.held.get(&network).copied().unwrap_or_default()
     }
 
     /// Takes one even beyond the bounds, for what exists already.
@@ -96,6 +115,28 @@ impl Quota {
                 }
             }
         }
+    }
+
+    /// Chooses what is displaced when everything is taken: of the widest network that holds the
+    /// most, of the narrower network in it that holds the most, and so on; on a tie of the
+    /// network of `peer`, and then the oldest. `held` is what may be displaced, and whose it
+    /// is, oldest first.
+    pub fn to_displace<T>(
+        &self,
+        held: impl IntoIterator<Item = (T, Peer)>,
+        peer: Peer,
+    ) -> Option<T> {
+        let own = peer.networks();
+        let ranked = held.into_iter().map(|(held, of)| (held, of.networks(), (0, false)));
+        let mut ranked: Vec<_> = ranked.collect();
+        for level in [2, 1, 0] {
+            for (_, networks, rank) in &mut ranked {
+                *rank = (self.held_by(networks[level]), networks[level] == own[level]);
+            }
+            let most = ranked.iter().map(|(_, _, rank)| *rank).max();
+            ranked.retain(|(_, _, rank)| Some(*rank) == most);
+        }
+        ranked.into_iter().next().map(|(held, ..)| held)
     }
 
     /// The number held in all.
@@ -168,6 +209,37 @@ mod tests {
         assert_eq!(quota.take(peer("10.0.1.1")), Err(Exhausted::Total));
         assert_eq!(take_all(&mut quota, ["203.0.113.1".to_owned()]), 10, "a newcomer's share");
         assert_eq!(quota.take(peer("203.0.114.1")), Err(Exhausted::Total), "nothing is left");
+    }
+
+    #[test]
+    fn addresses_in_a_full_network_have_a_reserve() {
+        let mut quota = quota(32, 4, 1000);
+        let took = take_all(&mut quota, (1..=4).map(|n| format!("192.0.2.{n}")));
+        assert_eq!(took, 128 - 12);
+        assert_eq!(take_all(&mut quota, ["192.0.2.5".to_owned()]), 8, "a newcomer's share");
+        assert_eq!(take_all(&mut quota, ["192.0.2.6".to_owned()]), 4, "nothing is left");
+    }
+
+    #[test]
+    fn oldest_of_the_busiest_network_is_displaced() {
+        let by = |addresses: &[&str], by| {
+            let mut quota = quota(10, 10, 100);
+            let held: Vec<(usize, Peer)> =
+                addresses.iter().enumerate().map(|(at, it)| (at, peer(it))).collect();
+            for (_, peer) in &held {
+                quota.force(*peer);
+            }
+            quota.to_displace(held, peer(by))
+        };
+        let many = ["10.0.0.1", "10.0.1.1", "10.0.1.2", "10.0.1.2", "10.0.0.9"];
+        assert_eq!(by(&many, "192.0.2.1"), Some(2), "most in the /24, then at the address");
+        assert_eq!(by(&many[..4], "10.0.0.1"), Some(2), "not its own");
+        let equal = ["10.0.0.1", "10.0.1.1", "10.0.2.1"];
+        assert_eq!(by(&equal, "192.0.2.1"), Some(0), "the oldest");
+        assert_eq!(by(&equal, "10.0.2.1"), Some(2), "its own");
+        let subnets = ["2001:db8::1", "2001:db8:0:1::1", "2001:db8:0:100::1", "2001:db9::1"];
+        assert_eq!(by(&subnets, "192.0.2.1"), Some(0));
+        assert_eq!(by(&[], "192.0.2.1"), None);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tokio_rustls::rustls::ServerConfig;
 use crate::protocol::LOGIN_LINE_MAX;
 use crate::protocol::codec::LineCodec;
 use crate::server::auth::secrets::Secrets;
-use crate::server::limits::rate_limit::Bucket;
+use crate::server::limits::rate_limit::Budget;
 use crate::server::net::outbox::Outbox;
 use crate::server::net::stall::{Progress, Stall};
 use crate::server::net::stream::{Stream, Transport};
@@ -166,8 +166,8 @@ pub struct Connection {
     pub outbox: Outbox,
     /// Its session token, and the password of the line that waits.
     pub secrets: Secrets,
-    /// The state of the input rate limit, if it applies.
-    pub rate_bucket: Option<Bucket>,
+    /// What its lines are counted in, if the input rate limit applies.
+    pub budget: Option<Budget>,
     /// Why it is not read from.
     pub pauses: Pauses,
     /// Whether a timer checks that the client is still connected while it waits for a reply.
@@ -195,7 +195,7 @@ impl Connection {
             unread: Vec::new(),
             outbox: Outbox::default(),
             secrets: Secrets::default(),
-            rate_bucket: None,
+            budget: None,
             pauses: Pauses::default(),
             has_liveness_timer: false,
             wants_page: false,

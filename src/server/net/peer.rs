@@ -41,6 +41,16 @@ impl Peer {
         bits.map(|bits| Network::new(self.address, bits))
     }
 
+    /// Describes one of [`Self::networks`] to the peer.
+    #[must_use]
+    pub fn describe(self, network: Network) -> String {
+        if network == self.networks()[0] {
+            "your address".to_owned()
+        } else {
+            format!("your network {network}")
+        }
+    }
+
     /// Returns the smallest network that belongs to one customer: an IPv4 address, or an IPv6
     /// /64, within which a host can choose its addresses freely.
     #[must_use]
@@ -180,9 +190,27 @@ mod tests {
             assert_eq!(peer(address).network().to_string(), network);
             assert_eq!(peer(address).is_private(), is_private, "{address}");
             assert_eq!(peer(address).is_local(), is_private, "{address}");
+            let own = peer(address).networks()[0];
+            assert_eq!(peer(address).describe(own), "your address");
             let encrypted = Peer { is_encrypted: true, ..peer(address) };
             assert!(encrypted.is_private(), "{address}");
             assert_eq!(encrypted.is_local(), is_private, "{address}");
+        }
+    }
+
+    #[test]
+    fn peer_is_in_nested_networks() {
+        for (address, networks) in [
+            ("192.0.2.7", ["192.0.2.7", "192.0.2.0/24", "192.0.2.0/24"]),
+            (
+                "2001:db8:1:234::7",
+                ["2001:db8:1:234::/64", "2001:db8:1:200::/56", "2001:db8:1::/48"],
+            ),
+        ] {
+            let peer = Peer::new(address.parse().unwrap());
+            assert_eq!(peer.networks().map(|network| network.to_string()), networks);
+            let widest = peer.describe(peer.networks()[2]);
+            assert_eq!(widest, format!("your network {}", networks[2]));
         }
     }
 }

@@ -14,7 +14,6 @@ use super::{Reactor, Timeout};
 use crate::protocol::{Event, Farewell};
 use crate::server::hub::{Input, Now};
 use crate::server::limits::admission::Verdict;
-use crate::server::limits::rate_limit::Bucket;
 use crate::server::net::connection::{Connection, Phase};
 use crate::server::net::peer::Peer;
 use crate::server::net::stream::Transport;
@@ -43,11 +42,13 @@ impl<L: Log> Reactor<L> {
             Verdict::AcceptAndEvict(other) => {
                 self.hub.handle(now, other, Input::Evicted, turn);
             }
-            Verdict::Reject(why) => return self.reject_connection(stream, conn, why),
+            Verdict::Reject(why) => return self.reject_connection(stream, conn, &why),
         }
         let mut connection = Connection::new(stream, self.ready_queue.waker(slot), self.generation);
-        let is_limited = self.input_rate.is_some() && self.limits.apply_to(peer);
-        connection.rate_bucket = is_limited.then(Bucket::default);
+        if self.limits.apply_to(peer) {
+            let input_rate = self.input_rate;
+            connection.budget = self.input_limiter.budget(now.since_start, peer, input_rate);
+        }
         if self.offer.is_some() {
             self.hub.handle(now, conn, Input::Arrived(peer), turn);
             self.timers.push(Reverse((now.since_start + GREETING_DELAY, conn, Timeout::Greeting)));

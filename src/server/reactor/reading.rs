@@ -20,6 +20,7 @@ use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
 use crate::server::auth::secrets::Secrets;
 use crate::server::auth::tokens::Tokens;
 use crate::server::hub::{Flow, Hub, Input, Now};
+use crate::server::limits::rate_limit::Budget;
 use crate::server::net::connection::{Pause, Phase};
 use crate::server::store::Log;
 use crate::server::turn::{ConnId, Turn};
@@ -123,8 +124,7 @@ impl<L: Log> Reactor<L> {
                 continue;
             }
             // Lines over the rate are buffered here, so read little and leave the rest to TCP.
-            let size =
-                if connection.rate_bucket.is_some() { LIMITED_READ_SIZE } else { buffer.len() };
+            let size = if connection.budget.is_some() { LIMITED_READ_SIZE } else { buffer.len() };
             match connection.read(&mut buffer[..size]) {
                 Ok(None) => break,
                 Ok(Some(0)) => {
@@ -185,26 +185,28 @@ impl<L: Log> Reactor<L> {
         turn: &mut Turn,
     ) {
         let reply_max = TURN_REPLY_MAX.min(self.outbox_max());
+        self.share_budget(now, conn);
         let Some(connection) = self.connections.get_mut(conn.slot as usize) else { return };
-        let mut limit = self.input_rate.zip(connection.rate_bucket.as_mut());
         let (mut rest, mut must_wait) = (input, false);
         while turn.unicast_bytes() - replies_before <= reply_max {
-            if let Some((rate, bucket)) = &limit {
-                let due = bucket.next_at(*rate, now.since_start);
-                if due > now.since_start {
-                    connection.pauses.set(Pause::RateLimit, true);
-                    self.timers.push(Reverse((due, conn, Timeout::RateLimit)));
-                    break;
-                }
+            if rest.is_empty() {
+                return;
+            }
+            if let Some(budget) = &mut connection.budget
+                && let Err(due) = budget.take(now.since_start)
+            {
+                connection.pauses.set(Pause::RateLimit, true);
+                self.timers.push(Reverse((due, conn, Timeout::RateLimit)));
+                break;
             }
             let frame = connection.codec.next(&mut rest);
             for _ in 0..connection.codec.take_timing_marks() {
                 turn.send_bytes(conn, &WONT_TIMING_MARK);
             }
-            let Some(frame) = frame else { return };
-            if let Some((rate, bucket)) = &mut limit {
-                bucket.count(*rate, now.since_start);
-            }
+            let Some(frame) = frame else {
+                connection.budget.iter_mut().for_each(Budget::put_back);
+                return;
+            };
             if self.limits.debug_panic {
                 assert!(frame != Frame::Line("/debug-panic".into()), "requested by /debug-panic");
                 if frame == Frame::Line("/debug-panic later".into()) {

@@ -31,8 +31,8 @@ fn n16_hundreds_of_slow_logins() {
     let (patience, pause) = (scale(30_000, 1500), scale(10_000, 100));
     let patience = format!("{patience}ms");
     let unnamed = scale("512", "256");
-    // The attackers connect from other addresses, and the limit of pending logins leaves room for
-    // the canaries.
+    // The attackers connect from other networks, and the limit of pending logins leaves a place
+    // for the canaries.
     let flags = ["--limit-loopback", "--input-rate", "0", "--max-unnamed", unnamed];
     let flags = [&flags[..], &["--login-timeout", &patience]].concat();
     let may_hear = |line: &str| is_presence(line, &["bob"]) || line == "bob: here";
@@ -41,7 +41,7 @@ fn n16_hundreds_of_slow_logins() {
         let mut sockets: Vec<TcpStream> = (2..=40)
             .cycle()
             .take(scale(600, 300))
-            .map(|last| connect_from(Ipv4Addr::new(127, 0, 0, last), port))
+            .map(|second| connect_from(Ipv4Addr::new(127, second, 0, 1), port))
             .collect();
         logs_in_within(port, Duration::from_millis(scale(1000, 10_000)));
         let (dripped, ended) = mpsc::channel::<()>();

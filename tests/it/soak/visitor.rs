@@ -93,7 +93,7 @@ pub(super) fn trust(certificate: &rcgen::Certificate) -> Arc<ClientConfig> {
 impl Visitor {
     pub(super) fn new(port: u16, number: u8, tls: Arc<ClientConfig>) -> Self {
         // Three visitors share an address.
-        let address = Ipv4Addr::new(127, 0, 0, 2 + number / 3);
+        let address = Ipv4Addr::new(127, 1 + number / 3, 0, 1);
         let draw = Draw::seeded(1 + u64::from(number));
         Self { port, address, tls, draw, done: Counts::new() }
     }

@@ -108,16 +108,14 @@ pub(in crate::server::hub) fn lose_connection(
     let Some(user) = session.and_then(Connection::user) else {
         return leave(state, ctx, socket, farewell, None);
     };
-    let network =
-        state.drop_socket(ctx.limits, user, ctx.now.since_start + ctx.limits.session_grace);
+    let until = ctx.now.since_start + ctx.limits.session_grace;
+    let displaced = state.drop_socket(ctx.limits, user, until);
     match farewell {
         Some(farewell) => ctx.send_farewell(socket, farewell, None),
         None => ctx.turn.close(socket),
     }
-    let most = ctx.limits.max_per_address;
-    let surplus = network.and_then(|network| state.sessions.oldest_over_limit(network, most));
-    if let Some(user) = surplus.and_then(|first| state.users.find(first)) {
-        end_user(state, ctx, user, None);
+    if let Some(displaced) = displaced {
+        end_user(state, ctx, displaced, None);
     }
 }
 

@@ -60,8 +60,11 @@ pub(super) fn hash_new(state: &mut State, req: &mut Request<'_>, purpose: Purpos
     let peer = state.connections[req.connection].peer;
     let peer = peer.filter(|peer| req.limits.apply_to(*peer));
     let now = req.now.since_start;
-    if peer.is_some_and(|peer| !state.new_passwords.may_go_on(now, peer.network())) {
-        let text = "too many new passwords from your address; try again in a minute";
+    if let Some(peer) = peer
+        && let Err(network) = state.new_passwords.allow(now, peer)
+    {
+        let whose = peer.describe(network);
+        let text = format!("too many new passwords from {whose}; try again in a minute");
         return refusal(ErrorCode::RateLimited, text);
     }
     req.hash(Job::Hash);

@@ -11,6 +11,8 @@ use super::{
     Tags, Target, UserIx, long_reply, presence, refusal,
 };
 use crate::server::hub::delivery::announce_action;
+use crate::server::limits::quota::Exhausted;
+use crate::server::net::peer::Peer;
 
 /// The key given with a `/join`.
 #[derive(Debug, Clone, Copy)]
@@ -64,13 +66,13 @@ pub(super) fn join_with(
         let text = format!("you are in {max} rooms, the maximum; /part one first");
         return refusal(ErrorCode::TooMany, text);
     }
-    if known.is_none() && state.rooms.len() >= req.limits.max_rooms {
-        let max = req.limits.max_rooms;
-        let text = format!("the server has its maximum of {max} rooms; /list shows them");
-        return refusal(ErrorCode::TooMany, text);
+    let creator = state.connections[req.connection].peer;
+    let creator = creator.filter(|peer| req.limits.apply_to(*peer));
+    if known.is_none() {
+        require_quota(state, req, creator)?;
     }
     let is_new = known.is_none() && !state.is_dormant(name);
-    let room = state.open_room(name);
+    let room = state.open_room(name, creator);
     if is_new {
         state.moderation.promote(state.rooms[room].moderation, state.users[user].id);
         enter(state, req, user, room);
@@ -81,6 +83,29 @@ pub(super) fn join_with(
         state.close_room(room); // dormant again
     }
     result
+}
+
+/// Refuses a new room beyond the limits.
+fn require_quota(state: &State, req: &Request<'_>, creator: Option<Peer>) -> Result {
+    let max = req.limits.max_rooms;
+    if state.rooms.len() >= max {
+        let text = format!("the server has its maximum of {max} rooms; /list shows them");
+        return refusal(ErrorCode::TooMany, text);
+    }
+    let Some(creator) = creator else { return Ok(()) };
+    let text = match state.rooms.check_quota(creator) {
+        Ok(()) => return Ok(()),
+        Err(Exhausted::Network(network)) => {
+            let whose = creator.describe(network);
+            format!(
+                "{whose} has created its maximum of rooms; /part one of them, or join one of /list"
+            )
+        }
+        Err(Exhausted::Total) => {
+            format!("the last of the {max} rooms are reserved for newcomers; /list shows all")
+        }
+    };
+    refusal(ErrorCode::TooMany, text)
 }
 
 /// Joins a room that has members or stored moderation.
@@ -231,7 +256,132 @@ pub(super) fn topic(
 #[cfg(test)]
 mod tests {
     use crate::server::hub::Limits;
-    use crate::server::hub::test_support::{connect, hub, mark_saved, say};
+    use crate::server::hub::test_support::{
+        Driver, connect, connect_from, handle, hub, mark_saved, register, restarted, say, session,
+    };
+    use crate::server::hub::{Input, test_support};
+    use crate::server::turn::Turn;
+
+    /// Logs in from an address; returns how many of these rooms the user can then create.
+    fn create_rooms(hub: &mut Driver, slot: u32, address: [u8; 4], count: usize) -> usize {
+        connect_from(hub, slot, address);
+        say(hub, slot, &format!("p{slot}"));
+        let mut create = |number| {
+            let (_, reply) = say(hub, slot, &format!("/join r{slot}x{number}"));
+            hub.check_invariants();
+            reply.text.starts_with("[JOINED")
+        };
+        (0..count).filter(|number| create(*number)).count()
+    }
+
+    #[test]
+    fn rooms_are_limited_per_network() {
+        let limits = Limits { rooms_per_address: 3, max_rooms: 18, ..Limits::default() };
+        let mut hub = hub(limits);
+        let created: Vec<usize> = [[10, 0, 0, 1], [10, 0, 0, 1], [10, 0, 0, 2], [10, 0, 0, 3]]
+            .into_iter()
+            .zip(0..)
+            .map(|(address, slot)| create_rooms(&mut hub, slot, address, 5))
+            .collect();
+        assert_eq!(created, [3, 0, 3, 3]);
+        // The rest of the rooms, without the lobby and the reserve for newcomers.
+        assert_eq!(create_rooms(&mut hub, 4, [10, 0, 1, 1], 5), 3);
+        assert_eq!(create_rooms(&mut hub, 5, [10, 0, 2, 1], 5), 3);
+        assert_eq!(create_rooms(&mut hub, 6, [10, 0, 3, 1], 5), 1);
+        let (_, reply) = say(&mut hub, 6, "/join another");
+        assert!(reply.text.contains("reserved for newcomers"), "{}", reply.text);
+        let (_, reply) = say(&mut hub, 5, "/join another");
+        assert!(reply.text.contains("your address has created"), "{}", reply.text);
+        let (_, reply) = say(&mut hub, 1, "/join r5x0");
+        assert!(reply.text.starts_with("[JOINED #r5x0]"), "rooms of others: {}", reply.text);
+        // A room counts until its last member has left.
+        say(&mut hub, 5, "/part r5x0");
+        let (_, reply) = say(&mut hub, 5, "/join another");
+        assert!(reply.text.contains("your address has created"), "{}", reply.text);
+        say(&mut hub, 1, "/part r5x0");
+        let (_, reply) = say(&mut hub, 5, "/join another");
+        assert!(reply.text.starts_with("[JOINED"), "{}", reply.text);
+        hub.check_invariants();
+    }
+
+    #[test]
+    fn rooms_are_counted_after_a_restart_for_their_first_member() {
+        let mut hub = hub(Limits { rooms_per_address: 1, ..Limits::default() });
+        assert_eq!(create_rooms(&mut hub, 0, [10, 0, 0, 1], 2), 1);
+        assert_eq!(create_rooms(&mut hub, 1, [10, 0, 1, 1], 0), 0);
+        say(&mut hub, 1, "/join r0x0");
+        let token = session(&mut hub, 1);
+        let mut hub = restarted(&mut hub);
+        hub.check_invariants();
+        assert_eq!(create_rooms(&mut hub, 0, [10, 0, 0, 1], 1), 1, "it exists");
+        say(&mut hub, 0, "/part r0x0");
+        assert_eq!(create_rooms(&mut hub, 2, [10, 0, 1, 1], 1), 0, "p1 stands in");
+        connect(&mut hub, 1);
+        say(&mut hub, 1, &format!("/resume {token} 0"));
+        handle(&mut hub, 1, Input::Drained);
+        say(&mut hub, 1, "/part r0x0");
+        assert_eq!(create_rooms(&mut hub, 3, [10, 0, 1, 1], 1), 1);
+    }
+
+    /// Creates rooms with a ban, each by a user with a session, and restarts the server; none of
+    /// the users returns.
+    fn leave_rooms(hub: &mut Driver, name: &str, count: usize, has_account: bool) {
+        for number in 0..count {
+            connect(hub, 0);
+            say(hub, 0, &format!("{name}{number}"));
+            if has_account {
+                register(hub, 0);
+            }
+            for line in [&format!("/join {name}{number}"), "/ban 192.0.2.7"] {
+                say(hub, 0, line);
+            }
+            session(hub, 0);
+            handle(hub, 0, Input::Disconnected);
+            hub.forget_connection(test_support::conn(0));
+        }
+        *hub = restarted(hub);
+        hub.tick(test_support::now(std::time::Duration::from_mins(2)), &mut Turn::default());
+        hub.check_invariants();
+    }
+
+    fn has_ban(hub: &Driver, room: &str) -> bool {
+        let room = crate::protocol::RoomName::parse(room).expect("a name");
+        hub.state.is_dormant(&room)
+    }
+
+    #[test]
+    fn dormant_rooms_are_limited_and_those_of_guests_end_first() {
+        let mut hub = hub(Limits { max_rooms: 16, ..Limits::default() });
+        leave_rooms(&mut hub, "owned", 4, true);
+        for round in ["a", "b", "c", "d"] {
+            leave_rooms(&mut hub, round, 8, false);
+            hub = restarted(&mut hub);
+        }
+        assert!((0..4).all(|number| has_ban(&hub, &format!("owned{number}"))));
+        let left = |round: &str| {
+            (0..8).filter(|number| has_ban(&hub, &format!("{round}{number}"))).count()
+        };
+        let left = ["a", "b", "c", "d"].map(left);
+        assert_eq!((left[0], left[3]), (0, 8), "the oldest end: {left:?}");
+        assert!(left.iter().sum::<usize>() <= 12, "{left:?}");
+    }
+
+    #[test]
+    fn account_with_many_dormant_rooms_displaces_its_own() {
+        let mut hub = hub(Limits { max_rooms: 16, ..Limits::default() });
+        leave_rooms(&mut hub, "honest", 3, true);
+        for round in ["a", "b", "c"] {
+            connect(&mut hub, 1);
+            say(&mut hub, 1, round);
+            register(&mut hub, 1);
+            for number in 0..10 {
+                say(&mut hub, 1, &format!("/join {round}{number}"));
+            }
+            session(&mut hub, 1);
+            leave_rooms(&mut hub, round, 0, true);
+            assert!((0..3).all(|number| has_ban(&hub, &format!("honest{number}"))), "{round}");
+        }
+    }
 
     #[test]
     fn unchanged_topic_is_not_stored() {

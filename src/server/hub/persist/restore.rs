@@ -169,15 +169,18 @@ impl Restorer<'_> {
             return; // never stored like this; the first one keeps the name
         }
         let spans = Spans::new(saved.stays.clone(), saved.forgotten);
+        let peer = saved.address.map(Peer::new);
         let ix = state.restore_user(
             (id, &saved.name),
             (saved.since, saved.first),
-            (saved.settings, saved.address.map(Peer::new)),
+            (saved.settings, peer),
             spans,
         );
         state.users.set_away(ix, saved.away.as_deref());
+        // Who has created a room is not stored; its first member stands in.
+        let creator = peer.filter(|peer| self.limits.apply_to(*peer));
         for (at, name) in saved.rooms.iter().enumerate() {
-            let room = state.open_room(name);
+            let room = state.open_room(name, creator);
             let arrival = saved.arrivals.get(at).copied().unwrap_or_default();
             state.memberships.restore(ix, &saved.name, room, arrival);
         }

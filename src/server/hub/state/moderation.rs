@@ -279,6 +279,39 @@ impl ModerationTable {
         all
     }
 
+    /// The dormant rooms to end if there are more than `most`, an eighth of them at once: first
+    /// those that no account operates and no server operator has locked, then those of the
+    /// accounts that operate the most; the oldest first.
+    pub(super) fn surplus_dormant(
+        &self,
+        most: usize,
+        has_account: impl Fn(UserId) -> bool,
+    ) -> Vec<ModerationIx> {
+        if self.dormant.len() <= most {
+            return Vec::new();
+        }
+        let mut newer: HashMap<UserId, usize> = HashMap::new();
+        // The number of the room among those that the same account operates, from the newest.
+        let mut rank = |ix: ModerationIx| {
+            let Moderation { operators, lock, .. } = &self.all[ix];
+            if lock.is_by_server() {
+                return 0;
+            }
+            let accounts = operators.iter().filter(|person| has_account(**person));
+            let counts = accounts.map(|person| {
+                let count = newer.entry(*person).or_default();
+                *count += 1;
+                *count
+            });
+            counts.min().unwrap_or(usize::MAX)
+        };
+        let mut ranked: Vec<_> =
+            self.dormant().into_iter().rev().map(|ix| (rank(ix), ix)).collect();
+        // Stable, and the newest are first.
+        ranked.sort_by_key(|(rank, _)| *rank);
+        ranked.into_iter().skip(most - most / 8).map(|(_, ix)| ix).collect()
+    }
+
     pub(crate) fn index_of(&self, number: u64) -> Option<ModerationIx> {
         self.by_number.get(&number).copied()
     }

@@ -8,6 +8,8 @@ use slab::Slab;
 
 use super::index::{LOBBY, ModerationIx, RoomIx};
 use crate::protocol::{Key, RoomName};
+use crate::server::limits::quota::{Bounds, Exhausted, Quota};
+use crate::server::net::peer::Peer;
 
 /// A room with members, or `#lobby`.
 #[derive(Debug)]
@@ -20,6 +22,9 @@ pub(crate) struct Room {
     pub(crate) moderation: ModerationIx,
     /// Whether a connected user has been a member since the server started.
     pub(crate) was_visited: bool,
+    /// For whose network it counts: that of the creator, or after a restart of the first member
+    /// who was restored.
+    creator: Option<Peer>,
 }
 
 /// All rooms.
@@ -27,6 +32,8 @@ pub(crate) struct Room {
 pub(crate) struct Rooms {
     all: Slab<Room>,
     by_name: HashMap<Key, RoomIx>,
+    /// The rooms that networks have created.
+    created: Quota,
     last_number: u64,
     /// Changes when a room is created or ends.
     version: u64,
@@ -42,10 +49,10 @@ impl Index<RoomIx> for Rooms {
 
 impl Rooms {
     /// A table with `#lobby` only.
-    pub(super) fn new(moderation: ModerationIx) -> Self {
-        let mut rooms =
-            Self { all: Slab::new(), by_name: HashMap::new(), last_number: 0, version: 0 };
-        let lobby = rooms.create(&RoomName::lobby(), moderation, None);
+    pub(super) fn new(moderation: ModerationIx, bounds: Bounds) -> Self {
+        let (all, by_name, created) = (Slab::new(), HashMap::new(), Quota::new(bounds));
+        let mut rooms = Self { all, by_name, created, last_number: 0, version: 0 };
+        let lobby = rooms.create(&RoomName::lobby(), moderation, None, None);
         debug_assert_eq!(lobby, LOBBY);
         rooms
     }
@@ -55,12 +62,15 @@ impl Rooms {
         name: &RoomName,
         moderation: ModerationIx,
         topic: Option<Box<str>>,
+        creator: Option<Peer>,
     ) -> RoomIx {
         self.last_number += 1;
-        let (number, was_visited) = (self.last_number, false);
-        let room = Room { name: name.clone(), number, topic, moderation, was_visited };
+        creator.inspect(|peer| self.created.force(*peer));
+        let (name, number, was_visited) = (name.clone(), self.last_number, false);
+        let room = Room { name, number, topic, moderation, was_visited, creator };
+        let key = room.name.key().clone();
         let ix = self.all.insert(room);
-        self.by_name.insert(name.key().clone(), ix);
+        self.by_name.insert(key, ix);
         self.version += 1;
         ix
     }
@@ -68,6 +78,7 @@ impl Rooms {
     pub(super) fn remove(&mut self, ix: RoomIx) -> Room {
         let room = self.all.remove(ix);
         self.by_name.remove(room.name.key());
+        room.creator.inspect(|peer| self.created.release(*peer));
         self.version += 1;
         room
     }
@@ -83,6 +94,11 @@ impl Rooms {
     /// Notes that a connected user is a member; returns whether that is new.
     pub(super) fn visit(&mut self, ix: RoomIx) -> bool {
         !std::mem::replace(&mut self.all[ix].was_visited, true)
+    }
+
+    /// Checks whether a peer may create another room.
+    pub(crate) fn check_quota(&self, creator: Peer) -> Result<(), Exhausted> {
+        self.created.check(creator)
     }
 
     pub(crate) fn named(&self, name: &Key) -> Option<RoomIx> {
@@ -117,6 +133,8 @@ impl Rooms {
     /// Checks the indexes.
     pub(super) fn check(&self) {
         assert_eq!(self.by_name.len(), self.all.len(), "each room has one name");
+        let created = self.all.iter().filter(|(_, room)| room.creator.is_some()).count();
+        assert_eq!(self.created.total(), created, "rooms of networks are counted");
         for (ix, room) in &self.all {
             assert_eq!(self.named(room.name.key()), Some(ix), "names map to rooms");
         }

@@ -3,16 +3,17 @@
 //! resume any session.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use super::dirty::Dirty;
 use super::dropped_sessions::DroppedSessions;
 use crate::server::auth::tokens::TokenHash;
+use crate::server::limits::quota::Bounds;
+use crate::server::net::peer::Peer;
 use crate::server::record::UserId;
 
 /// All sessions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sessions {
     by_token: HashMap<TokenHash, UserId>,
     dropped: DroppedSessions,
@@ -21,6 +22,12 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
+    /// A table without sessions, with bounds for those that have lost their socket.
+    pub(super) fn new(bounds: Bounds) -> Self {
+        let dropped = DroppedSessions::new(bounds);
+        Self { by_token: HashMap::new(), dropped, dirty: Dirty::default() }
+    }
+
     pub(super) fn begin(&mut self, token: TokenHash, user: UserId) {
         self.by_token.insert(token, user);
         self.dirty.mark(user);
@@ -38,9 +45,9 @@ impl Sessions {
     }
 
     /// Notes that a session has lost its socket and ends at this time unless it resumes.
-    /// Sessions of a network count towards its limit.
-    pub(super) fn drop(&mut self, until: Duration, user: UserId, network: Option<IpAddr>) {
-        self.dropped.add(until, user, network);
+    /// With a peer it counts towards the limits.
+    pub(super) fn drop(&mut self, until: Duration, user: UserId, peer: Option<Peer>) {
+        self.dropped.add(until, user, peer);
         self.dirty.mark(user);
     }
 
@@ -64,8 +71,8 @@ impl Sessions {
         self.dropped.next(now)
     }
 
-    /// The dropped session of a network that ends first, if the network has more than `most`.
-    pub(crate) fn oldest_over_limit(&self, network: IpAddr, most: usize) -> Option<UserId> {
-        self.dropped.oldest_over_limit(network, most)
+    /// The user whose session has to end before another one of this peer can be dropped.
+    pub(super) fn to_displace(&self, peer: Peer) -> Option<UserId> {
+        self.dropped.to_displace(peer)
     }
 }
