@@ -11,6 +11,7 @@ mod history;
 mod locks;
 mod login;
 pub(super) mod logout;
+pub(super) mod long_reply;
 mod moderation;
 pub(super) mod passwords;
 pub(super) mod pending;
@@ -26,7 +27,7 @@ use crate::protocol::{ErrorCode, Event, Farewell, Key, Name, Refusal, RoomName, 
 use crate::server::auth::passwords::Job;
 use crate::server::clock::Now;
 use crate::server::hub::context::{Context, Request, Result, no_such_user, refusal};
-use crate::server::hub::delivery::{long_reply, presence, send_to_user, tags_of};
+use crate::server::hub::delivery::{catch_up, presence, send_to_user, tags_of};
 use crate::server::hub::state::State;
 use crate::server::hub::state::connections::Query;
 use crate::server::hub::state::index::UserIx;

@@ -1,7 +1,7 @@
 //! The remote end of a connection: address, encryption, and networks of addresses.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,12 @@ impl Peer {
     #[must_use]
     pub fn new(address: IpAddr) -> Self {
         Self { address: address.to_canonical(), is_encrypted: false }
+    }
+
+    /// A peer on this machine.
+    #[must_use]
+    pub fn local() -> Self {
+        Self::new(Ipv4Addr::LOCALHOST.into())
     }
 
     /// Returns whether the peer is on this machine.
