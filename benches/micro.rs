@@ -188,7 +188,6 @@ impl Sink for CountingSink {
     fn read(&mut self, _: ConnId, _: ReadRequest) {}
     fn hash(&mut self, _: ConnId, _: Job) {}
     fn notify_when_drained(&mut self, _: ConnId) {}
-    fn wait_for_memory(&mut self, _: ConnId) {}
 }
 
 /// Measures a whole turn, from the bytes of `count` lines to the bytes for the last reader.

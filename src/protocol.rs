@@ -75,6 +75,9 @@ pub const HISTORY_MAX: usize = 1000;
 /// The maximum number of matches in a `/search`.
 pub const SEARCH_MAX: usize = 50;
 
+/// The maximum number of different words in a `/search`.
+pub const SEARCH_WORDS_MAX: usize = 16;
+
 /// The longest reason of a moderation command, in characters.
 pub const REASON_MAX: usize = 200;
 

@@ -49,9 +49,9 @@ use caches::Caches;
 use commands::gate::Gate;
 pub use commands::gate::{Storage, storage_full};
 use commands::logout::expire_sessions;
-use commands::{passwords, succession};
+use commands::{long_reply, passwords, succession};
 use context::Context;
-use delivery::{long_reply, presence};
+use delivery::presence;
 pub use input::{Flow, Input};
 pub use persist::Persisted;
 use persist::Unsaved;
@@ -190,6 +190,13 @@ impl Hub {
     pub fn user_id(&self, conn: ConnId) -> Option<UserId> {
         let user = self.state.connections.find(conn).and_then(Connection::user);
         user.map(|user| self.state.users[user].id)
+    }
+
+    /// Whether the last line of a connection has no answer yet, or only the beginning of one. A
+    /// hub that takes over must handle it again.
+    #[must_use]
+    pub fn is_answering(&self, conn: ConnId) -> bool {
+        self.state.connections.find(conn).is_some_and(Connection::is_answering)
     }
 
     /// The longest line that this connection may send now, in bytes.

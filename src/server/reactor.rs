@@ -18,9 +18,9 @@ mod accept;
 pub mod batch_delay;
 mod hashing;
 mod log_writer;
-mod long_replies;
 mod panic_guard;
 mod reading;
+mod reads;
 pub mod timer;
 mod writing;
 
@@ -50,11 +50,11 @@ use crate::server::net::tls::Offer;
 use crate::server::reactor::batch_delay::BatchDelay;
 use crate::server::reactor::timer::Timer;
 use crate::server::record::UserId;
-use crate::server::store::{AppendError, Log, ReadResult};
+use crate::server::store::{AppendError, Log, ReadResult, Slice};
 use hashing::Hashing;
 use log_writer::LogWriter;
-use long_replies::{LongReplies, ReplyKind};
 use reading::READ_SIZE;
+use reads::{ReadKind, Reads};
 
 /// A turn with more encoded lines than this, in bytes, is committed at once.
 const TURN_SIZE: usize = 256 << 10;
@@ -77,12 +77,10 @@ const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 pub enum ReactorInput {
     /// A connection was accepted.
     Accepted(TcpStream, Peer),
-    /// The result of a read from the log that a long reply needs.
-    Found(ConnId, ReplyKind, ReadResult),
-    /// The hub may produce a connection's long reply now.
-    MemoryAvailable(ConnId),
-    /// The next page of the log for a connection that catches up.
-    FoundPage(ConnId, ReadResult),
+    /// What a slice of a connection's read from the log came to.
+    SliceRead(ReadKind, ConnId, Slice),
+    /// The result of a read that was not performed.
+    Found(ConnId, ReadResult),
     /// The outcome of hashing a password.
     Hashed(ConnId, Outcome),
     /// The TLS configuration that new connections are offered from now on.
@@ -127,7 +125,7 @@ pub struct Reactor<L> {
     panic_warning: ThrottledWarning,
     /// The connection over which `--debug-panic` panics; for tests.
     panic_on: Option<ConnId>,
-    long_replies: LongReplies,
+    reads: Reads,
     /// Counts the bytes of all lines that wait to be written.
     meter: Meter,
     start: Instant,
@@ -199,7 +197,7 @@ impl<L: Log> Reactor<L> {
             tokens,
             panic_warning: ThrottledWarning::default(),
             panic_on: None,
-            long_replies: LongReplies::default(),
+            reads: Reads::default(),
             start,
             inputs: inputs.1,
             ready_queue: Arc::default(),
@@ -343,21 +341,16 @@ impl<L: Log> Reactor<L> {
     ) -> anyhow::Result<()> {
         match input {
             ReactorInput::Accepted(stream, peer) => self.open(now, stream, peer, turn),
-            ReactorInput::Found(conn, kind, rows) => {
-                self.long_replies.end(kind);
-                self.notify_hub(now, conn, Input::Rows(rows), turn);
+            ReactorInput::SliceRead(kind, conn, slice) => {
+                if let Some(rows) = self.end_slice(kind, conn, slice) {
+                    self.notify_hub(now, conn, Input::Rows(rows), turn);
+                }
             }
-            ReactorInput::MemoryAvailable(conn) => {
-                self.long_replies.end(ReplyKind::Other);
-                self.notify_hub(now, conn, Input::MemoryAvailable, turn);
-            }
+            ReactorInput::Found(conn, rows) => self.notify_hub(now, conn, Input::Rows(rows), turn),
             ReactorInput::Hashed(conn, outcome) => {
                 self.end_hashing(&outcome);
                 self.store.reserve(&mut self.hub);
                 self.notify_hub(now, conn, Input::Hashed(outcome), turn);
-            }
-            ReactorInput::FoundPage(conn, rows) => {
-                self.notify_hub(now, conn, Input::Page(rows), turn);
             }
             ReactorInput::Offer(offer) => self.offer = Some(offer),
             // The failure may have surfaced in an append already.
@@ -394,7 +387,6 @@ impl<L: Log> Reactor<L> {
         self.commit(turn)?;
         self.start_catch_up_over_limit(now)?;
         let written = self.flush(now)?;
-        self.start_long_replies();
         if !is_empty {
             let end = self.start.elapsed();
             let took = end.saturating_sub(now.since_start);

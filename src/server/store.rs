@@ -4,20 +4,21 @@
 //! Storage implements the small trait [`Log`]: [`memory`] is bounded and volatile, [`sqlite`] is
 //! durable. The hub decides which messages a user may read; a [`ReadRequest`] states it.
 
-use std::convert::Infallible;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{Key, Name};
+use crate::protocol::{Key, Name, Stamp};
 use crate::server::record::{Recipient, Record, UserId};
 
 pub mod memory;
 pub mod options;
+mod read;
 pub mod sqlite;
 pub mod terms;
 
+pub use read::{Read, Slice};
 pub use terms::SearchTerms;
 
 /// The messages that a read selects.
@@ -47,9 +48,10 @@ pub enum Thread {
         /// The terms that a text must contain.
         terms: SearchTerms,
     },
-    /// Private messages by their ids.
+    /// Messages by their ids: of rooms, and private ones of the reader. The hub decides which
+    /// rooms may be read.
     Ids {
-        /// The recipient; messages to others are left out.
+        /// The user who reads.
         reader: UserId,
         /// Ascending.
         ids: Vec<u64>,
@@ -78,10 +80,6 @@ pub struct MembershipSpan {
     /// The last message before the user left; `None` while a member.
     pub until: Option<u64>,
 }
-
-/// Number of messages scanned for one page of a catch-up, whatever they match, so that one
-/// reader does not delay others for long.
-const SCAN_MAX: usize = 4096;
 
 impl MembershipSpan {
     fn covers(&self, room: &Key, id: u64) -> bool {
@@ -114,7 +112,7 @@ pub struct ReadRequest {
     pub thread: Thread,
     /// Maximum number of messages.
     pub count: usize,
-    /// Maximum size in memory, in bytes; one message is always returned.
+    /// Size of the records returned, in bytes: the last one is that which reaches it.
     pub size: usize,
     /// Read forward from this id; `None`: the latest messages.
     pub after: Option<u64>,
@@ -146,8 +144,10 @@ impl ReadRequest {
                 };
                 may_read && terms.are_in(&record.text)
             }
+            (Thread::Ids { ids, .. }, Recipient::Room(_)) => ids.binary_search(&record.id).is_ok(),
             (Thread::Ids { reader, ids }, Recipient::Person(to, _)) => {
-                to == reader && ids.binary_search(&record.id).is_ok()
+                let is_mine = record.author == *reader || to == reader;
+                is_mine && ids.binary_search(&record.id).is_ok()
             }
             (Thread::Message { id }, _) => record.id == *id,
             (Thread::Feed { reader, .. }, Recipient::Person(to, _)) => {
@@ -164,40 +164,39 @@ impl ReadRequest {
     }
 
     fn is_filled(&self, count: usize, size: usize) -> bool {
-        count >= self.count || size >= self.size
+        count >= self.count || (size >= self.size && !self.lists_all())
     }
 
-    /// Returns the first selected records up to the limits. Later ones are not consumed.
+    /// Whether all messages are listed up to the count, even if not all records are returned.
+    /// Other reads return a page, and end with its size.
+    fn lists_all(&self) -> bool {
+        matches!(self.thread, Thread::Room(_) | Thread::Private { .. } | Thread::Search { .. })
+    }
+
+    /// Returns the first selected records up to the limits.
     pub fn fill<'r>(&self, records: impl IntoIterator<Item = &'r Arc<Record>>) -> Vec<Arc<Record>> {
-        let records = records.into_iter().cloned().map(Ok::<_, Infallible>);
-        let Ok(found) = self.try_fill(records);
-        found
-    }
-
-    /// The same for records whose reading can fail.
-    fn try_fill<E>(
-        &self,
-        records: impl IntoIterator<Item = Result<Arc<Record>, E>>,
-    ) -> Result<Vec<Arc<Record>>, E> {
         let spans = SortedSpans::of(&self.thread);
         let (mut found, mut size, mut records) = (Vec::new(), 0, records.into_iter());
-        while !self.is_filled(found.len(), size) {
-            let Some(record) = records.next().transpose()? else { break };
-            if self.selects(&record, &spans) {
+        while !self.is_filled(found.len(), size)
+            && let Some(record) = records.next()
+        {
+            if self.selects(record, &spans) {
                 size += record.size();
-                found.push(record);
+                found.push(record.clone());
             }
         }
-        Ok(found)
+        found
     }
 }
 
 /// The result of a read.
 #[derive(Debug, Default)]
 pub struct ReadResult {
-    /// Oldest first.
+    /// The id and time of each selected message, oldest first.
+    pub rows: Vec<(u64, Stamp)>,
+    /// The first of these messages, as many as reach the size of the request.
     pub records: Vec<Arc<Record>>,
-    /// The id up to which the log was scanned; later messages may exist.
+    /// The id up to which all selected messages are in `records`; later ones may exist.
     pub upto: u64,
     /// Whether requested messages have already been deleted by retention.
     pub has_gap: bool,
@@ -210,16 +209,6 @@ impl ReadResult {
     #[must_use]
     pub fn failed() -> Self {
         Self { has_failed: true, ..Self::default() }
-    }
-
-    /// Corrects `upto` for a full page: the log was scanned only up to its last record.
-    fn cut_for(mut self, query: &ReadRequest) -> Self {
-        if query.is_filled_by(&self.records)
-            && let Some(last) = self.records.last()
-        {
-            self.upto = last.id;
-        }
-        self
     }
 }
 
@@ -311,8 +300,8 @@ pub struct Duplicate {
     pub first: Arc<Record>,
 }
 
-/// Receives the result of a read.
-pub type Reply = Box<dyn FnOnce(ReadResult) + Send>;
+/// Receives what a slice of a read comes to.
+pub type Reply = Box<dyn FnOnce(Slice) + Send>;
 
 /// Why a batch was not stored.
 #[derive(Debug)]
@@ -373,8 +362,23 @@ pub trait Log {
         Ok(())
     }
 
-    /// Reads what is appended so far; `reply` gets the result, possibly on another thread.
-    fn read(&self, query: ReadRequest, reply: Reply);
+    /// Performs the next slice of a read of what is appended so far; `reply` is called when it
+    /// is done, possibly on another thread.
+    fn read(&self, read: Read, reply: Reply);
+
+    /// Performs all slices of a read, for tools and tests.
+    fn read_all(&self, request: ReadRequest) -> ReadResult {
+        let mut read = Read::new(request);
+        loop {
+            let (done, slices) = mpsc::channel();
+            self.read(read, Box::new(move |slice| drop(done.send(slice))));
+            match slices.recv() {
+                Ok(Slice::Complete(result)) => return result,
+                Ok(Slice::Partial(rest)) => read = *rest,
+                Err(_) => return ReadResult::failed(),
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -411,10 +415,8 @@ mod tests {
         while after < last {
             let thread = Thread::Feed { reader: READER, stays: spans.to_vec() };
             let (count, size, hidden) = (256, 64 << 10, Vec::new());
-            let (found, rows) = mpsc::channel();
             let query = ReadRequest { thread, count, size, after: Some(after), hidden };
-            log.read(query, Box::new(move |rows| found.send(rows).unwrap()));
-            let rows = rows.recv().unwrap();
+            let rows = log.read_all(query);
             assert!(rows.upto > after && !rows.has_failed, "{} after {after}", rows.upto);
             ids.extend(rows.records.iter().map(|record| record.id));
             (after, pages) = (rows.upto, pages + 1);
@@ -423,32 +425,87 @@ mod tests {
         (ids, pages)
     }
 
-    #[test]
-    fn feed_scans_a_limited_number_of_messages_per_page() {
-        let folder = tempfile::tempdir().unwrap();
+    /// Performs a read; returns also the number of its slices.
+    fn count_slices(log: &impl Log, request: ReadRequest) -> (ReadResult, usize) {
+        let (mut read, mut slices) = (Read::new(request), 1);
+        loop {
+            let (done, slice) = mpsc::channel();
+            log.read(read, Box::new(move |slice| done.send(slice).unwrap()));
+            match slice.recv().unwrap() {
+                Slice::Complete(result) => return (result, slices),
+                Slice::Partial(rest) => (read, slices) = (*rest, slices + 1),
+            }
+        }
+    }
+
+    /// The logs with the same messages: to #others, and two that reader 7 may see.
+    fn logs_with_mine(folder: &Path) -> (SqliteLog, MemoryLog, Vec<u64>) {
         let options = Options { durability: Durability::Commit, retention: Retention::default() };
-        let (mut file, _) = SqliteLog::open(folder.path(), options).unwrap();
+        let (mut file, _) = SqliteLog::open(folder, options).unwrap();
         let mut memory = MemoryLog::new(usize::MAX, usize::MAX);
         // Every third id became no message.
         let ids: Vec<u64> = (1..15_000).filter(|id| id % 3 != 0).collect();
-        let (mine, last) = ([9_998_u64, 14_998], 14_999);
         let records = ids.iter().map(|id| match id {
             9_998 => record(*id, Recipient::Person(READER, Name::parse("bob").unwrap())),
             14_998 => record(*id, Recipient::Room(room("mine"))),
             _ => record(*id, Recipient::Room(room("others"))),
         });
-        let last_numbers = LastIds { message: last, person: 7 };
-        let batch = Batch { records: records.collect(), changes: Vec::new(), last: last_numbers };
+        let last = LastIds { message: 14_999, person: 7 };
+        let batch = Batch { records: records.collect(), changes: Vec::new(), last };
         file.append(&batch).unwrap();
         memory.append(&batch).unwrap();
+        (file, memory, ids)
+    }
+
+    #[test]
+    fn feed_is_read_in_slices_and_pages() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, memory, ids) = logs_with_mine(folder.path());
+        let (mine, last) = ([9_998_u64, 14_998], 14_999);
         let spans = [span("mine", 14_000, None)];
-        assert_eq!(follow(&file, &spans, last), (mine.to_vec(), 3));
-        assert_eq!(follow(&memory, &spans, last), (mine.to_vec(), 3));
+        assert_eq!(follow(&file, &spans, last), (mine.to_vec(), 1));
+        assert_eq!(follow(&memory, &spans, last), (mine.to_vec(), 1));
+        let thread = Thread::Feed { reader: READER, stays: spans.to_vec() };
+        let (count, size, hidden) = (256, 64 << 10, Vec::new());
+        let request = ReadRequest { thread, count, size, after: Some(0), hidden };
+        for slices in
+            [count_slices(&file, request.clone()).1, count_slices(&memory, request.clone()).1]
+        {
+            assert_eq!(slices, 10_000 / 1024 + 1);
+        }
         // A reader who may see much gets it page by page, each message once.
         let spans = [span("others", 0, Some(7000)), span("others", 7000, None)];
         let seen: Vec<u64> = ids.iter().copied().filter(|id| *id != 14_998).collect();
         assert_eq!(follow(&file, &spans, last).0, seen);
         assert_eq!(follow(&memory, &spans, last).0, seen);
+    }
+
+    #[test]
+    fn listing_returns_all_ids_and_a_page_of_records() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, memory, ids) = logs_with_mine(folder.path());
+        let others: Vec<u64> = ids.into_iter().filter(|id| !matches!(id, 9_998 | 14_998)).collect();
+        let (count, size) = (3000, 10 * record(1, Recipient::Room(room("others"))).size());
+        let list = |after, hidden: &[UserId]| {
+            let thread = Thread::Room(Key::fold("others"));
+            let request = ReadRequest { thread, count, size, after, hidden: hidden.to_vec() };
+            let (found, slices) = count_slices(&file, request.clone());
+            let (in_memory, slices_in_memory) = count_slices(&memory, request);
+            assert_eq!((&found.rows, &found.records), (&in_memory.rows, &in_memory.records));
+            assert_eq!((found.upto, slices), (in_memory.upto, slices_in_memory));
+            let of_records = found.records.iter().map(|record| (record.id, record.time));
+            assert_eq!(of_records.collect::<Vec<_>>(), found.rows[..found.records.len()]);
+            let ids: Vec<u64> = found.rows.iter().map(|(id, _)| *id).collect();
+            (ids, found.records.len(), found.upto, slices)
+        };
+        let latest = &others[others.len() - count..];
+        assert_eq!(list(None, &[]), (latest.to_vec(), 10, latest[9], 3));
+        let first = &others[..count];
+        assert_eq!(list(Some(0), &[]), (first.to_vec(), 10, first[9], 3));
+        let after = others.partition_point(|id| *id <= 14_990);
+        assert_eq!(list(Some(14_990), &[]), (others[after..].to_vec(), 5, 14_999, 1));
+        // Scans everything and finds nothing.
+        assert_eq!(list(None, &[UserId(1)]), (Vec::new(), 0, 14_999, 10));
     }
 
     #[test]
@@ -468,12 +525,10 @@ mod tests {
         file.append(&batch).unwrap();
         memory.append(&batch).unwrap();
         let find = |log: &dyn Log, id| {
-            let (found, rows) = mpsc::channel();
             let thread = Thread::Message { id };
             let query =
                 ReadRequest { thread, count: 1, size: usize::MAX, after: None, hidden: vec![] };
-            log.read(query, Box::new(move |rows| found.send(rows).unwrap()));
-            let rows = rows.recv().unwrap();
+            let rows = log.read_all(query);
             assert!(!rows.has_failed);
             rows.records.iter().map(|record| record.id).collect::<Vec<_>>()
         };
@@ -613,11 +668,9 @@ mod tests {
             let (rooms, is_private_too) = (vec![Key::fold("ops")], false);
             let thread =
                 Thread::Search { reader: READER, rooms, is_private_too, terms: terms.clone() };
-            let (found, rows) = mpsc::channel();
             let (count, size, hidden) = (usize::MAX, usize::MAX, Vec::new());
             let query = ReadRequest { thread, count, size, after: None, hidden };
-            log.read(query, Box::new(move |rows| found.send(rows).unwrap()));
-            rows.recv().unwrap().records.iter().map(|record| record.id).collect()
+            log.read_all(query).records.iter().map(|record| record.id).collect()
         };
         let mut most = 0;
         for _ in 0..120 {

@@ -70,7 +70,6 @@ enum Effect {
     Hash { conn: ConnId, job: Job },
     SendToken { conn: ConnId },
     NotifyWhenDrained { conn: ConnId },
-    WaitForMemory { conn: ConnId },
 }
 
 /// A posted line: its record, and the connection to notify if it cannot be stored. A line that
@@ -154,8 +153,6 @@ pub trait Sink {
     fn hash(&mut self, conn: ConnId, job: Job);
     /// Notifies the hub when the outbox of a connection has drained.
     fn notify_when_drained(&mut self, conn: ConnId);
-    /// Notifies the hub when there is memory for a long reply to a connection.
-    fn wait_for_memory(&mut self, conn: ConnId);
 }
 
 impl Turn {
@@ -390,11 +387,6 @@ impl Turn {
         self.push(Effect::NotifyWhenDrained { conn });
     }
 
-    /// Notifies the hub when there is memory for a connection's long reply.
-    pub fn wait_for_memory(&mut self, conn: ConnId) {
-        self.push(Effect::WaitForMemory { conn });
-    }
-
     /// Passes the effects to `sink` in the order produced, and clears the turn; its memory is
     /// reused. The records must have been stored before.
     pub fn release(&mut self, sink: &mut impl Sink) {
@@ -444,7 +436,6 @@ impl Turn {
                 Effect::SendToken { conn } => sink.push_token(*conn),
                 Effect::Hash { conn, job } => sink.hash(*conn, job.clone()),
                 Effect::NotifyWhenDrained { conn } => sink.notify_when_drained(*conn),
-                Effect::WaitForMemory { conn } => sink.wait_for_memory(*conn),
             }
         }
         if let Some(run) = run {
@@ -485,7 +476,6 @@ mod tests {
         fn hash(&mut self, _: ConnId, _: Job) {}
         fn read(&mut self, _: ConnId, _: ReadRequest) {}
         fn notify_when_drained(&mut self, _: ConnId) {}
-        fn wait_for_memory(&mut self, _: ConnId) {}
     }
 
     fn conn(slot: u32) -> ConnId {

@@ -96,7 +96,8 @@ fn search(peer: &mut Peer, text: &str) -> Vec<String> {
     (0..count).map(|_| peer.next().split_once(' ').expect("a row").1.to_owned()).collect()
 }
 
-fn indexed(folder: &Path) -> Connection {
+/// Waits until all messages are indexed; returns the log.
+pub(crate) fn indexed(folder: &Path) -> Connection {
     let log = Connection::open(folder.join("chatty.db")).expect("the log");
     log.busy_timeout(Duration::from_secs(10)).expect("patience");
     let start = Instant::now();
@@ -113,11 +114,6 @@ fn indexed(folder: &Path) -> Connection {
 /// The longest sequence of distinct letters that a line can hold.
 fn distinct_letters() -> String {
     ('\u{4E00}'..).take(1350).collect()
-}
-
-/// As many of these letters, as separate words, as a search can hold.
-fn separate_letters() -> String {
-    ('\u{4E00}'..).take(1000).flat_map(|c| [c, ' ']).collect()
 }
 
 #[test]
@@ -144,13 +140,11 @@ fn memory_and_disk_search_agree() {
             found,
             [vec!["alice: deploy of 128 went well"], vec!["alice: deploy of 128 went well"]]
         );
-        let many: Vec<String> = (0..900).map(|number| format!("{number}")).collect();
+        let many: Vec<String> = (0..16).map(|number| format!("{number}")).collect();
         let found = people.each_mut().map(|peer| search(peer, &many.join(" ")));
         assert!(found.iter().all(Vec::is_empty));
-        for many in [distinct_letters(), separate_letters()] {
-            let found = people.each_mut().map(|peer| search(peer, &many));
-            assert!(found.iter().all(|found| found.len() == 1), "{when}");
-        }
+        let found = people.each_mut().map(|peer| search(peer, &distinct_letters()));
+        assert!(found.iter().all(|found| found.len() == 1), "{when}");
     };
     ask(&mut people, "as it was said");
     indexed(folder.path());

@@ -52,7 +52,6 @@ pub(crate) enum Work {
     Read(ConnId, ReadRequest),
     Hash(ConnId, Job),
     NotifyWhenDrained(ConnId),
-    WaitForMemory(ConnId),
 }
 
 type ReplaceTurn = Box<dyn FnMut(Turn, &Batch) -> Turn>;
@@ -98,7 +97,7 @@ struct Link {
     codec: LineCodec,
     outbox: Outbox,
     is_waiting: bool,
-    /// The line that makes the connection wait; `None` if it is answered and a catch-up goes on.
+    /// The line that is not completely answered; `None` if a catch-up goes on.
     line: Option<Frame<'static>>,
     /// Bytes after that line.
     unread: Vec<u8>,
@@ -160,9 +159,6 @@ impl Sink for Effects {
     }
     fn notify_when_drained(&mut self, conn: ConnId) {
         self.work.push_back(Work::NotifyWhenDrained(conn));
-    }
-    fn wait_for_memory(&mut self, conn: ConnId) {
-        self.work.push_back(Work::WaitForMemory(conn));
     }
 }
 
@@ -301,7 +297,7 @@ impl Driver {
         };
         if let Some(link) = self.effects.link(conn) {
             link.is_waiting = flow == Flow::Wait;
-            link.line = link.line.take().filter(|_| link.is_waiting);
+            link.line = link.line.take().filter(|_| self.hub.is_answering(conn));
             link.codec.set_limit(self.hub.line_limit(conn));
         }
         self.release(turn);
@@ -310,10 +306,8 @@ impl Driver {
 
     /// Handles a line, again once the hub knows whether changes can be stored.
     fn handle_frame(&mut self, conn: ConnId, frame: &Frame<'_>, turn: &mut Turn) -> Flow {
-        let before = turn.unicast_bytes();
         let flow = self.pass_frame(conn, frame, turn);
-        if flow == Flow::Wait
-            && turn.unicast_bytes() == before
+        if self.hub.is_answering(conn)
             && let Some(link) = self.effects.link(conn)
         {
             link.line = Some(frame.clone().into_owned());
@@ -500,7 +494,6 @@ impl Driver {
                 (conn, Input::Hashed(outcome))
             }
             Work::NotifyWhenDrained(conn) => (conn, Input::Drained),
-            Work::WaitForMemory(conn) => (conn, Input::MemoryAvailable),
         };
         self.input(conn, input);
         self.read_on(conn);
@@ -508,14 +501,11 @@ impl Driver {
 
     fn read_log(&self, request: &ReadRequest) -> Input<'static> {
         let mut rows = self.log.find(request);
-        if !request.is_filled_by(&rows.records) {
+        if matches!(request.thread, Thread::Feed { .. }) && !request.is_filled_by(&rows.records) {
             // As on disk: ids without a message count as searched.
             rows.upto = self.hub.last_ids().message;
         }
-        match request.thread {
-            Thread::Feed { .. } | Thread::Message { .. } => Input::Page(rows),
-            _ => Input::Rows(rows),
-        }
+        Input::Rows(rows)
     }
 
     /// Empties all outboxes, like sockets with enough buffer space, and passes the bytes on.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::state::index::RoomIx;
-use super::state::pending::RoomList;
+use super::state::pending::Listing;
+use crate::protocol::RoomName;
 use crate::protocol::event::PresenceSummary;
 use crate::server::net::outbox::Meter;
 use crate::server::turn::Audience;
@@ -18,7 +19,7 @@ pub(super) struct Caches {
     /// The audience of each room with the version of its members, indexed by room.
     pub(super) audiences: Vec<Option<(u64, Arc<Audience>)>>,
     /// The names of all rooms, sorted, with the version of the rooms.
-    pub(super) room_list: Option<(u64, Arc<RoomList>)>,
+    pub(super) room_list: Option<(u64, Arc<Listing<RoomName>>)>,
     pub(super) presence: Coalesced,
     /// Counts the bytes that wait for delivery.
     pub(super) meter: Meter,

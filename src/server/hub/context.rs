@@ -52,8 +52,21 @@ impl<'h> DerefMut for Request<'h> {
     }
 }
 
+/// Size of a page of a long reply or of a catch-up, in bytes.
+pub(super) const PAGE_SIZE: usize = 64 << 10;
+
+/// Messages per page.
+pub(super) const PAGE_ROWS: usize = 256;
+
 impl Context<'_> {
-    /// Returns the request of a socket, without a cid yet; `None` if the socket is unknown.
+    /// The size of the next page, in bytes. Pages are shorter while much of `--outbox-total` is
+    /// in use, so that all replies together stay within it.
+    pub(super) fn page_size(&self) -> usize {
+        let is_scarce = self.caches.meter.held() > self.limits.outbox_total / 2;
+        if is_scarce { PAGE_SIZE / 8 } else { PAGE_SIZE }
+    }
+
+    /// The request of a socket, without a cid yet.
     pub(super) fn request<'c>(&'c mut self, state: &State, socket: ConnId) -> Option<Request<'c>> {
         let connection = state.connections.of(socket)?;
         let settings = state.connections[connection].settings;
@@ -111,11 +124,6 @@ impl Request<'_> {
     /// Requests `Input::Drained`, which arrives when the client has read most of its outbox.
     pub(super) fn notify_when_drained(&mut self) {
         self.context.turn.notify_when_drained(self.socket);
-    }
-
-    /// Requests `Input::MemoryAvailable`, which arrives when there is memory for a long reply.
-    pub(super) fn wait_for_memory(&mut self) {
-        self.context.turn.wait_for_memory(self.socket);
     }
 
     pub(super) fn refuse(&mut self, refusal: &Refusal) {

@@ -5,7 +5,6 @@
 pub(super) mod audiences;
 pub(super) mod catch_up;
 pub(super) mod deferred;
-pub(super) mod long_reply;
 pub(super) mod presence;
 
 use std::collections::BTreeSet;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::commands::gate::{Gate, Need};
 use super::commands::logout::{leave, lose_connection};
-use super::commands::{dispatch, passwords, pending};
+use super::commands::{dispatch, long_reply, passwords, pending};
 use super::context::Context;
 use super::delivery::catch_up;
 use super::state::State;
@@ -45,15 +45,10 @@ pub enum Input<'a> {
     OverLimit,
     /// The outbox has drained below the low-water mark ([`Turn::notify_when_drained`]).
     Drained,
-    /// Memory for a deferred long reply is available ([`Turn::wait_for_memory`]).
-    MemoryAvailable,
-    /// The log rows that the connection requested.
+    /// The messages that the connection has read from the log.
     Rows(ReadResult),
     /// The result of hashing or checking the connection's password.
     Hashed(Outcome),
-    /// A page of log rows: the next page of a catch-up, or the message after which a
-    /// `/resume` continues.
-    Page(ReadResult),
 }
 
 /// Which input [`Hub::handle`](super::Hub::handle) accepts next for the same connection.
@@ -98,7 +93,6 @@ pub(super) fn handle(
     }
     let Some(mut req) = ctx.request(state, conn) else { return };
     let (ix, phase) = (req.connection, state.connections[req.connection].phase);
-    let is_greeting = state.connections[ix].is_greeting();
     match input {
         Input::Arrived(_) | Input::Opened(_) | Input::Frame(_) => {}
         Input::Disconnected => lose_connection(state, ctx, conn, None),
@@ -115,24 +109,27 @@ pub(super) fn handle(
         }
         Input::Evicted => leave(state, ctx, conn, Some(Farewell::TooMany), None),
         Input::Stalled => lose_connection(state, ctx, conn, Some(Farewell::SlowReader)),
-        Input::Rows(rows) => pending::go_on_with_rows(state, &mut req, &rows),
         Input::Hashed(outcome) => {
             pending::go_on_with_password(state, &mut req, gate.storage, &outcome);
         }
         Input::OverLimit => catch_up::start(state, ctx.turn, (conn, ix)),
         Input::Drained => {
-            pending::go_on_with_room_list(state, &mut req);
-            catch_up::go_on(state, &mut req);
-        }
-        Input::MemoryAvailable => pending::go_on_with_list(state, &mut req),
-        Input::Page(rows) if is_greeting => pending::go_on_with_rows(state, &mut req, &rows),
-        Input::Page(rows) => match catch_up::send_page(state, &mut req, &rows) {
-            catch_up::Page::Sent => {}
-            catch_up::Page::HasGap => leave(state, ctx, conn, Some(Farewell::SlowReader), None),
-            catch_up::Page::Failed => {
-                lose_connection(state, ctx, conn, Some(Farewell::SlowReader));
+            if !long_reply::go_on(state, &mut req) {
+                catch_up::go_on(state, &mut req);
             }
-        },
+        }
+        Input::Rows(rows) => {
+            if pending::go_on_with_rows(state, &mut req, &rows) {
+                return;
+            }
+            match catch_up::send_page(state, &mut req, &rows) {
+                catch_up::Page::Sent => {}
+                catch_up::Page::HasGap => leave(state, ctx, conn, Some(Farewell::SlowReader), None),
+                catch_up::Page::Failed => {
+                    lose_connection(state, ctx, conn, Some(Farewell::SlowReader));
+                }
+            }
+        }
     }
 }
 

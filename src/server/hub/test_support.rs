@@ -15,13 +15,12 @@ use crate::server::store::Snapshot;
 #[path = "../../../tests/support/hub_driver.rs"]
 mod hub_driver;
 
-pub(super) use hub_driver::{Driver, Work};
+pub(super) use hub_driver::{Driver, Storing, Work};
 
 /// What one connection is sent, and what the hub requests.
 pub(super) struct Delivered {
     pub(super) text: String,
     pub(super) waits_to_be_read: bool,
-    pub(super) waits_for_room: bool,
     pub(super) reads: usize,
     /// The connections that a password is to be hashed for.
     pub(super) hashes: Vec<ConnId>,
@@ -45,7 +44,6 @@ impl Delivered {
         Self {
             text: String::from_utf8(text).expect("UTF-8"),
             waits_to_be_read: any(|work| matches!(work, Work::NotifyWhenDrained(_))) > 0,
-            waits_for_room: any(|work| matches!(work, Work::WaitForMemory(_))) > 0,
             reads: any(|work| matches!(work, Work::Read(..))),
             hashes: hashes.collect(),
         }

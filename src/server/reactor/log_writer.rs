@@ -12,7 +12,7 @@ use crate::server::audit;
 use crate::server::clock::Now;
 use crate::server::hub::{Hub, Storage};
 use crate::server::record::Record;
-use crate::server::store::{AppendError, Batch, Duplicate, Log, ReadRequest, Reply};
+use crate::server::store::{AppendError, Batch, Duplicate, Log, Read, Reply};
 
 /// Interval of retries, and time for which writes must succeed before recovery is logged.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -57,8 +57,8 @@ impl<L: Log> LogWriter<L> {
         &mut self.log
     }
 
-    pub(super) fn read(&self, query: ReadRequest, reply: Reply) {
-        self.log.read(query, reply);
+    pub(super) fn read(&self, read: Read, reply: Reply) {
+        self.log.read(read, reply);
     }
 
     /// Reserves space for the turn's changes, and notifies the hub whether they can be stored.

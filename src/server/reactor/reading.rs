@@ -13,7 +13,7 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use super::log_writer::LogWriter;
-use super::writing::DRAINED;
+use super::writing::is_full;
 use super::{Reactor, Timeout};
 use crate::protocol::LINE_MAX;
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
@@ -91,6 +91,7 @@ impl<L: Log> Reactor<L> {
         buffer: &mut [u8],
         turn: &mut Turn,
     ) -> usize {
+        let drained = self.drained();
         let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
         let conn = ConnId { slot, generation: connection.generation };
         connection.clear_ready();
@@ -110,7 +111,7 @@ impl<L: Log> Reactor<L> {
                 return 0;
             }
         }
-        if connection.wants_page && connection.outbox.len() <= DRAINED {
+        if connection.wants_page && connection.outbox.len() <= drained {
             connection.wants_page = false;
             self.notify_hub(now, conn, Input::Drained, turn);
         }
@@ -164,7 +165,7 @@ impl<L: Log> Reactor<L> {
         let outbox_max = self.outbox_max();
         let Some(connection) = self.get(conn) else { return false };
         // `flush_one` makes the connection ready again when the client has read enough.
-        connection.pauses.set(Pause::Outbox, connection.outbox.len() > outbox_max);
+        connection.pauses.set(Pause::Outbox, is_full(&connection.outbox, outbox_max));
         if connection.phase != Phase::Open || !connection.pauses.is_empty() {
             return false;
         }

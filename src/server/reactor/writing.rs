@@ -8,7 +8,7 @@ use super::{Reactor, Timeout};
 use crate::server::auth::passwords::Job;
 use crate::server::hub::{Input, Now};
 use crate::server::net::connection::{Pause, Phase};
-use crate::server::net::outbox::Lines;
+use crate::server::net::outbox::{Lines, Outbox};
 use crate::server::net::stall::Stall;
 use crate::server::store::{Log, ReadRequest};
 use crate::server::turn::{ConnId, Sink, Turn};
@@ -19,7 +19,10 @@ const OUTBOX_MIN: usize = 64 << 10;
 
 /// A long reply in pages, or a catch-up, continues when the outbox holds no more than this,
 /// in bytes.
-pub(super) const DRAINED: usize = OUTBOX_MIN / 2;
+const DRAINED: usize = OUTBOX_MIN / 2;
+
+/// Bytes of replies that may wait for a client before its next line is handled.
+const REPLIES_MAX: usize = 256 << 10;
 
 /// Time for a client to close its side after everything was sent. If data is still in transit,
 /// `--write-stall` applies.
@@ -49,7 +52,7 @@ impl<L: Log> Reactor<L> {
     }
 
     pub(super) fn flush_one(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        let outbox_max = self.outbox_max();
+        let (outbox_max, drained) = (self.outbox_max(), self.drained());
         let Some(connection) = self.get(conn) else { return };
         connection.is_dirty = false;
         match connection.flush(now.since_start) {
@@ -62,8 +65,8 @@ impl<L: Log> Reactor<L> {
         }
         let connection = &mut self.connections[conn.slot as usize];
         let may_read =
-            connection.pauses.has(Pause::Outbox) && connection.outbox.len() <= outbox_max;
-        let may_continue = connection.wants_page && connection.outbox.len() <= DRAINED;
+            connection.pauses.has(Pause::Outbox) && !is_full(&connection.outbox, outbox_max);
+        let may_continue = connection.wants_page && connection.outbox.len() <= drained;
         if may_read || may_continue {
             self.ready.push(conn.slot);
         }
@@ -106,8 +109,7 @@ impl<L: Log> Reactor<L> {
     /// without waiting if the farewell is not read either.
     pub(super) fn check_stall(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
         let timeout = self.limits.write_stall;
-        let is_scarce = self.meter.held() > self.limits.outbox_total / 2;
-        let least = if is_scarce { MIN_PROGRESS } else { 1 };
+        let least = if self.is_memory_scarce() { MIN_PROGRESS } else { 1 };
         let Some(connection) = self.get(conn) else { return };
         match connection.check_stall(now.since_start, timeout, least) {
             Stall::None => {}
@@ -127,6 +129,21 @@ impl<L: Log> Reactor<L> {
         let left = self.limits.outbox_total.saturating_sub(self.meter.held());
         self.limits.outbox.min(left.max(OUTBOX_MIN))
     }
+
+    /// Returns how much the outbox of a connection may hold when its next page is produced. It
+    /// shrinks like the pages (`Context::page_size`).
+    pub(super) fn drained(&self) -> usize {
+        if self.is_memory_scarce() { DRAINED / 8 } else { DRAINED }
+    }
+
+    fn is_memory_scarce(&self) -> bool {
+        self.meter.held() > self.limits.outbox_total / 2
+    }
+}
+
+/// Returns whether an outbox holds so much that its client must read before it is read from.
+pub(super) fn is_full(outbox: &Outbox, outbox_max: usize) -> bool {
+    outbox.len() > outbox_max || outbox.replies() > REPLIES_MAX
 }
 
 impl<L: Log> Sink for Reactor<L> {
@@ -186,10 +203,6 @@ impl<L: Log> Sink for Reactor<L> {
 
     fn hash(&mut self, conn: ConnId, job: Job) {
         self.queue_hashing(conn, job);
-    }
-
-    fn wait_for_memory(&mut self, conn: ConnId) {
-        self.queue_hub_reply(conn);
     }
 
     fn notify_when_drained(&mut self, conn: ConnId) {

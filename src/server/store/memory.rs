@@ -1,12 +1,16 @@
 //! The log of `--ephemeral`: bounded, in memory, and lost with the process.
 
 use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, Receiver, SendError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::{AppendError, Batch, Duplicate, Log, ReadRequest, ReadResult, Reply, SCAN_MAX, Thread};
+use super::read::{Budget, SLICE_ROWS};
+use super::{
+    AppendError, Batch, Duplicate, Log, Read, ReadRequest, ReadResult, Reply, Slice, Thread,
+};
 use crate::protocol::Key;
 use crate::server::record::{Recipient, Record, UserId};
 
@@ -15,9 +19,9 @@ use crate::server::record::{Recipient, Record, UserId};
 #[derive(Debug)]
 pub struct MemoryLog {
     content: Arc<Mutex<Content>>,
-    /// Sends searches to a thread of their own, because a search scans all messages and must
-    /// not block the server. One thread runs one search at a time.
-    searches: Sender<(ReadRequest, Reply)>,
+    /// Sends slices of searches to a thread of their own: comparing texts takes too long for the
+    /// server loop.
+    searches: Sender<(Read, Reply)>,
 }
 
 /// The content of the log.
@@ -33,7 +37,7 @@ struct Content {
     size_max: usize,
 }
 
-/// The key of the index; [`ReadRequest::selects`] filters further.
+/// The key of the index; a read filters further.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum ThreadIndex {
     Room(Key),
@@ -47,11 +51,11 @@ impl MemoryLog {
         let (records, threads) = (VecDeque::new(), HashMap::new());
         let content = Content { records, threads, size: 0, evicted: 0, messages_max, size_max };
         let content = Arc::new(Mutex::new(content));
-        let (searches, queries) = mpsc::channel();
+        let (searches, slices) = mpsc::channel();
         let thread = thread::Builder::new().name("log search".into());
         let content_of_thread = content.clone();
         // Without the thread, searches run on the caller's thread, see `read`.
-        let _ = thread.spawn(move || run_searches(&content_of_thread, &queries));
+        let _ = thread.spawn(move || run_searches(&content_of_thread, &slices));
         Self { content, searches }
     }
 
@@ -60,10 +64,16 @@ impl MemoryLog {
         lock(&self.content).push(batch);
     }
 
-    /// Reads at once.
+    /// Performs all slices of a read at once.
     #[must_use]
-    pub fn find(&self, query: &ReadRequest) -> ReadResult {
-        lock(&self.content).find(query)
+    pub fn find(&self, request: &ReadRequest) -> ReadResult {
+        let mut read = Read::new(request.clone());
+        loop {
+            match lock(&self.content).slice(read) {
+                Slice::Complete(result) => return result,
+                Slice::Partial(rest) => read = *rest,
+            }
+        }
     }
 }
 
@@ -72,14 +82,30 @@ fn lock(content: &Mutex<Content>) -> MutexGuard<'_, Content> {
     content.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The search thread. It holds the lock only while it copies the list of messages.
-fn run_searches(content: &Mutex<Content>, queries: &Receiver<(ReadRequest, Reply)>) {
-    while let Ok((query, reply)) = queries.recv() {
-        let records: Vec<_> = lock(content).records.iter().cloned().collect();
+/// The search thread. It holds the lock only while it copies the list of the messages of a slice.
+fn run_searches(content: &Mutex<Content>, slices: &Receiver<(Read, Reply)>) {
+    while let Ok((mut read, reply)) = slices.recv() {
+        let (records, last) = lock(content).records_of_slice(&read);
         // The thread must survive a search that panics.
-        let found = panic::catch_unwind(AssertUnwindSafe(|| search(&records, &query)));
-        let found = found.map(|records| ReadResult { records, ..ReadResult::default() });
-        reply(found.unwrap_or_else(|_| ReadResult::failed()));
+        let slice = panic::catch_unwind(AssertUnwindSafe(|| {
+            let is_complete = scan(&mut read, &records) && records.len() < SLICE_ROWS;
+            end_slice(read, is_complete, last)
+        }));
+        reply(slice.unwrap_or_else(|_| Slice::Complete(ReadResult::failed())));
+    }
+}
+
+fn scan<'r>(read: &mut Read, records: impl IntoIterator<Item = &'r Arc<Record>>) -> bool {
+    let records = records.into_iter().cloned().map(Ok::<_, Infallible>);
+    let Ok(is_complete) = read.scan(records, &mut Budget::new());
+    is_complete
+}
+
+fn end_slice(read: Read, is_complete: bool, last: u64) -> Slice {
+    if is_complete || read.is_filled() {
+        Slice::Complete(read.complete(last))
+    } else {
+        Slice::Partial(Box::new(read))
     }
 }
 
@@ -124,13 +150,14 @@ impl Log for MemoryLog {
         Ok(Vec::new())
     }
 
-    fn read(&self, query: ReadRequest, reply: Reply) {
-        let unsent = match query.thread {
-            Thread::Search { .. } => self.searches.send((query, reply)),
-            _ => Err(SendError((query, reply))),
+    fn read(&self, read: Read, reply: Reply) {
+        let unsent = match read.request().thread {
+            Thread::Search { .. } => self.searches.send((read, reply)),
+            _ => Err(SendError((read, reply))),
         };
-        if let Err(SendError((query, reply))) = unsent {
-            reply(self.find(&query));
+        if let Err(SendError((read, reply))) = unsent {
+            let slice = lock(&self.content).slice(read);
+            reply(slice);
         }
     }
 }
@@ -149,55 +176,61 @@ impl Content {
         }
     }
 
-    fn find(&self, query: &ReadRequest) -> ReadResult {
-        let last = self.records.back().map_or(self.evicted, |record| record.id);
-        let upto = match &query.thread {
-            Thread::Feed { .. } => self.page(query).last().map_or(last, |record| record.id),
-            _ => last,
-        };
-        let has_gap = query.after.is_some_and(|after| after < self.evicted);
-        ReadResult { records: self.rows(query), upto, has_gap, has_failed: false }.cut_for(query)
+    /// The id of the last message.
+    fn last(&self) -> u64 {
+        self.records.back().map_or(self.evicted, |record| record.id)
     }
 
-    /// Returns the messages scanned for a page of a feed.
-    fn page(&self, query: &ReadRequest) -> impl Iterator<Item = &Arc<Record>> {
-        let after = query.after.unwrap_or_default();
-        let start = self.records.partition_point(|record| record.id <= after);
-        self.records.range(start..).take(SCAN_MAX)
+    fn slice(&self, mut read: Read) -> Slice {
+        read.note_deleted(self.evicted);
+        let is_complete = self.scan_slice(&mut read);
+        end_slice(read, is_complete, self.last())
     }
 
-    fn rows(&self, query: &ReadRequest) -> Vec<Arc<Record>> {
-        let index = match &query.thread {
+    /// Returns whether there is nothing left to scan.
+    fn scan_slice(&self, read: &mut Read) -> bool {
+        let index = match &read.request().thread {
             Thread::Room(key) => ThreadIndex::Room(key.clone()),
             Thread::Private { reader, .. } => ThreadIndex::PrivateOf(*reader),
-            Thread::Search { .. } => return search(self.records.iter(), query),
             Thread::Ids { ids, .. } => {
-                let picked = ids.iter().filter_map(|id| self.record(*id));
-                return query.fill(picked);
+                let (after, _) = read.range();
+                let left = ids.iter().filter(|id| **id > after);
+                let left: Vec<_> = left.filter_map(|id| self.record(*id)).collect();
+                return scan(read, left);
             }
-            Thread::Message { id } => return query.fill(self.record(*id)),
-            Thread::Feed { .. } => return query.fill(self.page(query)),
+            Thread::Message { id } => {
+                let record = self.record(*id);
+                return scan(read, record);
+            }
+            Thread::Feed { .. } => {
+                let (after, _) = read.range();
+                let start = self.records.partition_point(|record| record.id <= after);
+                return scan(read, self.records.range(start..));
+            }
+            Thread::Search { .. } => {
+                let (records, _) = self.records_of_slice(read);
+                return scan(read, &records) && records.len() < SLICE_ROWS;
+            }
         };
-        let Some(ids) = self.threads.get(&index) else { return Vec::new() };
-        let record = |id: &u64| self.record(*id);
-        if let Some(after) = query.after {
-            let start = ids.partition_point(|id| *id <= after);
-            return query.fill(ids.range(start..).filter_map(record));
+        let Some(ids) = self.threads.get(&index) else { return true };
+        let (after, before) = read.range();
+        let start = ids.partition_point(|id| *id <= after);
+        let end = ids.partition_point(|id| *id < before);
+        let records = ids.range(start..end).filter_map(|id| self.record(*id));
+        match read.request().after {
+            Some(_) => scan(read, records),
+            None => scan(read, records.rev()),
         }
-        let mut rows = query.fill(ids.iter().rev().filter_map(record));
-        rows.reverse();
-        rows
     }
-}
 
-/// Returns the latest matches, oldest first.
-fn search<'r>(
-    records: impl IntoIterator<Item = &'r Arc<Record>, IntoIter: DoubleEndedIterator>,
-    query: &ReadRequest,
-) -> Vec<Arc<Record>> {
-    let mut found = query.fill(records.into_iter().rev());
-    found.reverse();
-    found
+    /// Returns the messages that a slice of a search may scan, latest first, and the id of the
+    /// last message.
+    fn records_of_slice(&self, read: &Read) -> (Vec<Arc<Record>>, u64) {
+        let (_, before) = read.range();
+        let end = self.records.partition_point(|record| record.id < before);
+        let records = self.records.range(..end).rev().take(SLICE_ROWS).cloned();
+        (records.collect(), self.last())
+    }
 }
 
 #[cfg(test)]

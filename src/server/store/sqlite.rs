@@ -26,7 +26,7 @@ use clap::ValueEnum;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, ffi, params};
 
 use super::{
-    AppendError, Batch, Collection, Duplicate, LastIds, Log, ReadRequest, Reply, Snapshot, Thread,
+    AppendError, Batch, Collection, Duplicate, LastIds, Log, Read, Reply, Snapshot, Thread,
 };
 use crate::protocol::{Cid, Name, RoomName, Stamp};
 use crate::server::record::{Recipient, Record, UserId};
@@ -158,8 +158,8 @@ pub struct SqliteLog {
     remark: Option<String>,
 }
 
-/// Number of threads that read.
-const READERS: usize = 2;
+/// Number of threads that read: as many as the server loop uses at the same time.
+const READERS: usize = 3;
 
 /// Number of latest messages loaded at the start for deduplication: more than can be
 /// unacknowledged at any time.
@@ -233,10 +233,10 @@ impl Log for SqliteLog {
         lock(&self.writer).report_failure_to(report);
     }
 
-    fn read(&self, query: ReadRequest, reply: Reply) {
-        match query.thread {
-            Thread::Search { .. } => self.searches.read(query, reply),
-            _ => self.reads.read(query, reply),
+    fn read(&self, read: Read, reply: Reply) {
+        match read.request().thread {
+            Thread::Search { .. } => self.searches.read(read, reply),
+            _ => self.reads.read(read, reply),
         }
     }
 

@@ -101,7 +101,6 @@ impl Encoder {
             Effect::NotifyWhenDrained { conn } => {
                 EffectV1::NotifyWhenDrained { conn: (*conn).into() }
             }
-            Effect::WaitForMemory { conn } => EffectV1::WaitForMemory { conn: (*conn).into() },
             Effect::SendToken { conn } => EffectV1::SendToken { conn: (*conn).into() },
         });
         let effects = effects.collect();
@@ -284,7 +283,6 @@ fn decode_effect(
         EffectV1::Read { conn, query } => Effect::Read { conn: conn.into(), query: query.into() },
         EffectV1::Hash { conn, job } => Effect::Hash { conn: conn.into(), job: job.into() },
         EffectV1::NotifyWhenDrained { conn } => Effect::NotifyWhenDrained { conn: conn.into() },
-        EffectV1::WaitForMemory { conn } => Effect::WaitForMemory { conn: conn.into() },
         EffectV1::SendToken { conn } => Effect::SendToken { conn: conn.into() },
     })
 }
@@ -426,9 +424,6 @@ mod tests {
         fn notify_when_drained(&mut self, conn: ConnId) {
             self.0.push(format!("{conn:?} drained"));
         }
-        fn wait_for_memory(&mut self, conn: ConnId) {
-            self.0.push(format!("{conn:?} memory"));
-        }
     }
 
     /// An encoder and a decoder.
@@ -527,7 +522,6 @@ mod tests {
         turn.hash(conn(0), Job::Check("$argon2id$x".into()));
         turn.hash(conn(0), Job::Match("ab12".into()));
         turn.notify_when_drained(conn(1));
-        turn.wait_for_memory(conn(2));
         turn.send_token(conn(4));
         let change = |collection, value: Option<&str>| Change {
             collection,
@@ -556,14 +550,14 @@ mod tests {
             "c0680503416e6e00056c6f626279000268690103632d3109f6b5e0f0c0680503",
             "416e6e010603626f620102686900020576697369740501027b7d076163636f75",
             "6e740500090611613a2068690a2a2062206a6f696e65640a0c4069643d372061",
-            "3a2068690a115b504f4e475d0a5b504f4e475d0afffb06120000000006000c01",
+            "3a2068690a115b504f4e475d0a5b504f4e475d0afffb06110000000006000c01",
             "0101010202010101070101020207000101010301000101000b00000000020202",
             "03010100036f70731480800401ac020108030101010503626f62010614808004",
             "01ac020108030101020501036f70730102036e6f7706e58c97e4baac14808004",
             "01ac02010803010103050204091480800401ac02010803010104091480800401",
             "ac020108030101050502036f70730200036f70730201041480800401ac020108",
             "04000000040000010b246172676f6e3269642478040000020461623132050101",
-            "060202070401",
+            "060401",
         ];
         assert_eq!(hex, version_1.concat());
         // The room as it was, and then with other readers.

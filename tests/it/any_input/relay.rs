@@ -21,7 +21,6 @@ enum Call {
     PushToken(ConnId),
     Hash(ConnId, Job),
     NotifyWhenDrained(ConnId),
-    WaitForMemory(ConnId),
 }
 
 /// Records calls.
@@ -49,9 +48,6 @@ impl Sink for Recorder {
     }
     fn notify_when_drained(&mut self, conn: ConnId) {
         self.0.push(Call::NotifyWhenDrained(conn));
-    }
-    fn wait_for_memory(&mut self, conn: ConnId) {
-        self.0.push(Call::WaitForMemory(conn));
     }
 }
 

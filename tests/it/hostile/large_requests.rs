@@ -1,11 +1,18 @@
 //! Huge numbers and requests: row 24.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use super::watch::{is_presence, scale};
-use super::{connect, connect_with_small_buffer, read_to_end, watched};
-use crate::support::Peer;
+use socket2::{Domain, Socket, Type};
+
+use super::watch::{Vitals, is_presence, scale};
+use super::{connect, connect_from, connect_with_small_buffer, connected, read_to_end, watched};
+use crate::search::indexed;
+use crate::support::{Peer, Server};
 
 #[test]
 fn n24_huge_numbers_and_many_rooms() {
@@ -144,4 +151,131 @@ fn n24_mail_for_offline_account_is_bounded() {
             }
         },
     );
+}
+
+const HONEST: Ipv4Addr = Ipv4Addr::new(127, 0, 9, 9);
+
+/// A server with a log of many long messages and an account with mail.
+struct LongLog {
+    server: Server,
+    _folder: tempfile::TempDir,
+}
+
+impl LongLog {
+    const MESSAGES: usize = 1000;
+    const MAIL: usize = 100;
+
+    fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let flags = ["--limit-loopback", "--input-rate", "0", "--outbox-total", "1MiB"];
+        let server = Server::start_in(folder.path(), &flags);
+        let mut dora = Peer::register(server.port, "dora", "secret");
+        dora.say("/quit");
+        dora.rest();
+        let mut bob = Peer::join(server.port, "bob");
+        bob.say("/set echo off");
+        // A hundred different words, so that searches have much to compare.
+        let words: String = (0..99).map(|number| format!("word{number} ")).collect();
+        for number in 0..Self::MESSAGES {
+            bob.say(&format!("needle{number} {words} {}", "x".repeat(3100)));
+        }
+        for number in 0..Self::MAIL {
+            bob.say(&format!("/msg dora mail {number}"));
+        }
+        bob.settles();
+        indexed(folder.path());
+        Self { server, _folder: folder }
+    }
+
+    fn vitals(&self) -> Vitals {
+        Vitals::of(self.server.process_id())
+    }
+
+    /// Asks from a network of its own, and checks that the complete answer is there in time.
+    fn ask(&self, name: &str, line: &str, rows: usize) {
+        let mut peer = Peer::greeted(connect_from(HONEST, self.server.port));
+        let start = Instant::now();
+        peer.say(name);
+        peer.hears(|line| line.starts_with("[USERS "));
+        peer.say(line);
+        for _ in 0..rows {
+            peer.hears(|line| line.starts_with(|c: char| c.is_ascii_digit()));
+        }
+        peer.say("/quit");
+        peer.hears(|line| line.starts_with("[BYE quit]"));
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(scale(1, 5)), "{name} {line}: {took:?}");
+    }
+}
+
+/// Thirty clients of one address who ask at the same moment, and then read slowly.
+struct SlowCrowd {
+    is_over: Arc<AtomicBool>,
+    reading: thread::JoinHandle<()>,
+}
+
+impl SlowCrowd {
+    fn begin(port: u16, from: Ipv4Addr, ask: &str) -> Self {
+        let mut sockets: Vec<TcpStream> = (0..30)
+            .map(|number| {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+                socket.set_recv_buffer_size(4096).expect("a small buffer");
+                socket.bind(&SocketAddr::from((from, 0)).into()).expect("an address");
+                let mut socket = connected(socket, port);
+                let [_, _, third, _] = from.octets();
+                let lines = format!("slow{third}x{number}\n/set joins off\n{ask}");
+                socket.write_all(lines.as_bytes()).expect("lines");
+                socket
+            })
+            .collect();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let stop = is_over.clone();
+        let reading = thread::spawn(move || {
+            let mut piece = [0; 400];
+            while !stop.load(Ordering::Relaxed) {
+                for socket in &mut sockets {
+                    socket.read_exact(&mut piece).expect("more than is read");
+                }
+                thread::sleep(Duration::from_millis(50)); // 8 KB/s
+            }
+        });
+        Self { is_over, reading }
+    }
+
+    fn end(self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.reading.join().expect("a slow crowd");
+    }
+}
+
+#[test]
+fn n24_long_replies_of_one_network_do_not_delay_another() {
+    let log = LongLog::start();
+    let before = log.vitals().peak;
+    let history = format!("/history {}\n", LongLog::MESSAGES).repeat(5);
+    let crowd = SlowCrowd::begin(log.server.port, Ipv4Addr::new(127, 0, 1, 1), &history);
+    for number in 0..scale(20, 5) {
+        log.ask(&format!("honest{number}"), "/history 20", 20);
+        log.ask(&format!("honest{number}"), "/history 100", 100);
+        log.ask(&format!("honest{number}"), &format!("/search needle{number}"), 1);
+    }
+    let grown = log.vitals().peak.saturating_sub(before);
+    assert!(grown < 16 << 20, "{} KiB", grown >> 10);
+    log.ask("/login dora secret", "/ping", LongLog::MAIL);
+    crowd.end();
+}
+
+#[test]
+fn n24_searches_of_one_network_do_not_delay_another() {
+    let log = LongLog::start();
+    let words = |first: usize| (first..first + 15).map(|n| format!("word{n} ")).collect::<String>();
+    // They find nothing, so everything is compared.
+    let searches: String =
+        (0..80).map(|first| format!("/search {}nowhere{first}\n", words(first))).collect();
+    let crowd = SlowCrowd::begin(log.server.port, Ipv4Addr::new(127, 0, 2, 1), &searches);
+    for number in 0..scale(20, 5) {
+        log.ask(&format!("honest{number}"), &format!("/search needle{number}"), 1);
+        log.ask(&format!("honest{number}"), "/history 20", 20);
+    }
+    crowd.end();
 }

@@ -58,7 +58,7 @@ pub(super) const GROWTH_WITHOUT_STORAGE: usize = 2 << 20;
 pub(super) struct Vitals {
     pub(super) descriptors: usize,
     /// Peak resident memory in bytes.
-    peak: usize,
+    pub(super) peak: usize,
     /// CPU time used, in ticks.
     ticks: u32,
 }

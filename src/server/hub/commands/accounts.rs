@@ -8,13 +8,17 @@ use super::login::{add_user, log_in_without_password, read_name, require_free_na
 use super::logout::disconnect_user;
 use super::passwords::{check_password, hash_new, require_privacy};
 use super::{
-    ErrorCode, Event, Farewell, Name, PendingRequest, Purpose, ReadRequest, Record, Request,
-    Result, State, Target, Thread, UserId, UserIx, refusal, tags_of,
+    ErrorCode, Event, Farewell, Name, PendingRequest, Purpose, ReadRequest, Request, Result, State,
+    Target, Thread, UserId, UserIx, long_reply, refusal,
 };
 use crate::commands::Command;
 use crate::protocol::LOGIN_LINE_MAX;
 use crate::server::hub::state::accounts::{Account, Proof};
 use crate::server::hub::state::pending::MailRequest;
+use crate::server::store::ReadResult;
+
+/// Messages of the mailbox that are read before the login.
+const MAIL_AT_ONCE: usize = 64;
 
 /// `/login`, or a bare name.
 pub(super) fn log_in(
@@ -157,9 +161,11 @@ pub(super) fn log_in_account(state: &mut State, req: &mut Request<'_>, proof: Pr
     }
     let ignores = state.relations.ignores_of(proof.person).iter();
     let hidden = ignores.map(|ignored| ignored.person).collect();
-    let thread = Thread::Ids { reader: proof.person, ids: ids.clone() };
-    let count = ids.len();
-    let query = ReadRequest { thread, count, size: usize::MAX, after: Some(0), hidden };
+    // The first page is short, so that a login does not wait for long reads.
+    let first = ids.iter().copied().take(MAIL_AT_ONCE).collect();
+    let thread = Thread::Ids { reader: proof.person, ids: first };
+    let (count, size) = (MAIL_AT_ONCE, req.page_size());
+    let query = ReadRequest { thread, count, size, after: Some(0), hidden };
     let request = MailRequest { cid: req.cid.take(), proof, ids };
     state.connections.wait_for(req.connection, PendingRequest::Mail(request));
     req.read(query);
@@ -172,7 +178,7 @@ pub(super) fn log_in_with_mail(
     state: &mut State,
     req: &mut Request<'_>,
     waiting: MailRequest,
-    records: &[Arc<Record>],
+    rows: &ReadResult,
 ) -> Result {
     let user_id = waiting.proof.person;
     if state.mail.of(user_id) != waiting.ids {
@@ -182,16 +188,7 @@ pub(super) fn log_in_with_mail(
         return Ok(());
     }
     take_over(state, req, user_id);
-    for record in records {
-        let event = Event::Row { time: record.time, message: record.seen_by(user_id) };
-        req.reply_tagged(&tags_of(record), &event);
-    }
-    // `/reply` answers the last author.
-    if let (Some(last), Some(user)) = (records.last(), state.users.find(user_id)) {
-        state.users.set_reply_target(user, last.author);
-    }
-    state.mail.empty(user_id);
-    Ok(())
+    long_reply::send_mail(state, req, user_id, waiting.ids, rows)
 }
 
 /// Returns whether the owner of the account may log in; a banned client gets its farewell.

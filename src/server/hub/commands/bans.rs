@@ -15,15 +15,11 @@ use crate::protocol::name::is_name;
 use crate::server::hub::delivery::announce;
 use crate::server::hub::state::moderation::bans::{Ban, BanSubject, Banned};
 use crate::server::hub::state::moderation::expiry::Expiry;
-use crate::server::hub::state::pending::List;
 use crate::server::hub::state::users::User;
 use crate::server::net::peer::{Network, Peer};
 
 /// The text for a ban without an expiry.
 const PERMANENTLY: &str = "permanently";
-
-/// Bans are listed at once up to this number; they have reasons and are long.
-const BANS_AT_ONCE: usize = 16;
 
 /// `/ban` and `/gban`. Matching members are kicked; matching users of the server are
 /// disconnected.
@@ -167,26 +163,11 @@ pub(super) fn unban(
 
 /// `/bans` and `/gbans`.
 pub(super) fn send_bans(state: &mut State, req: &mut Request<'_>, scope: Scope) {
-    if state.moderation_in(scope).bans().len() <= BANS_AT_ONCE {
-        return list_bans(state, req, scope);
-    }
-    let list = match scope {
-        Scope::Room(room) => List::Bans(state.rooms[room].name.key().clone()),
-        Scope::Server => List::ServerBans,
-    };
-    long_reply::wait_for_memory(state, req, list);
-}
-
-/// Sends all bans with their author, expiry and reason.
-pub(super) fn list_bans(state: &mut State, req: &mut Request<'_>, scope: Scope) {
     state.drop_expired(req.now, scope);
-    let (scope_name, bans) = (state.scope_name(scope), state.moderation_in(scope).bans());
-    req.reply(&Event::reply("BANS", &format!("{scope_name} {}", bans.len()), ""));
-    for ban in bans {
-        let args = format!("{scope_name} {}", ban.whom.label());
-        let text = format!("by {} {}", ban.by, ban.describe(PERMANENTLY));
-        req.reply(&Event::reply("BAN", &args, &text));
-    }
+    let row =
+        |ban: &Ban| (ban.whom.label(), format!("by {} {}", ban.by, ban.describe(PERMANENTLY)));
+    let bans = state.moderation_in(scope).bans().iter().map(row).collect();
+    long_reply::send_bans(state, req, scope, bans);
 }
 
 /// Refuses a user who is banned from the room.

@@ -42,7 +42,6 @@ pub(in crate::server::hub) fn handle_line(
         (CidPrefix::Malformed, None) => {
             Err(bad_cid("a cid has 1 to 32 characters of A-Z a-z 0-9 _ -"))
         }
-        (CidPrefix::Absent, None) if raw_len(frame) > LINE_MAX => Err(too_long()),
         (CidPrefix::Absent, None) => read(&text, is_greeting),
     };
     if let Err(refusal) = parsed.and_then(|line| dispatch(state, gate, req, line)) {
@@ -175,7 +174,7 @@ fn execute(
         Command::Join { room, key } => rooms::join(state, req, user?, room, key),
         Command::Part { room, reason } => rooms::part(state, req, user?, room, reason),
         Command::List => {
-            long_reply::send_room_list(state, req);
+            long_reply::send_rooms(state, req);
             Ok(())
         }
         Command::Topic { text } => rooms::topic(state, req, user?, text),
@@ -214,9 +213,13 @@ fn quit(state: &mut State, req: &mut Request<'_>, reason: Option<&str>) {
     logout::leave(state, req, socket, None, reason);
 }
 
-/// Parses a line. Before login, a command that needs a login is refused as such even if
-/// its arguments are invalid.
+/// Parses a line, without its cid, in which forbidden characters are replaced. The length is
+/// checked here since a replacement can be longer than the character. Before login, a command
+/// that needs a login is refused as such even if its arguments are invalid.
 fn read(line: &str, is_greeting: bool) -> Result<Parsed<'_>> {
+    if line.len() > LINE_MAX {
+        return Err(too_long());
+    }
     let needs_login = || commands::row_of(line).is_some_and(|row| !row.before_login);
     if is_greeting && needs_login() { Err(not_logged_in()) } else { commands::parse(line) }
 }
@@ -245,10 +248,6 @@ fn help(req: &mut Request<'_>, command: Option<&str>) -> Result {
     Ok(())
 }
 
-fn raw_len(frame: &Frame<'_>) -> usize {
-    if let Frame::Line(line) = frame { line.len() } else { 0 }
-}
-
 fn too_long() -> Refusal {
     let text = format!("not sent: longer than {LINE_MAX} bytes; split it");
     Refusal::new(ErrorCode::TooLong, text)
@@ -260,4 +259,59 @@ fn bad_encoding() -> Refusal {
 
 fn bad_cid(problem: &'static str) -> Refusal {
     Refusal::new(ErrorCode::BadArgument, problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::protocol::{LINE_MAX, LOGIN_LINE_MAX};
+    use crate::server::hub::Limits;
+    use crate::server::hub::test_support::{connect, hub, register, say};
+
+    /// No path stores or sends more than the longest line, also if replaced characters grow.
+    #[test]
+    fn line_is_measured_after_its_characters_are_replaced() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        connect(&mut hub, 1);
+        say(&mut hub, 1, "bob");
+        // Before login a line is shorter, and a name with such characters is invalid.
+        let (_, reply) = say(&mut hub, 0, &"\u{1}".repeat(LOGIN_LINE_MAX));
+        assert!(reply.text.starts_with("[ERROR bad-name]"), "{}", reply.text);
+        say(&mut hub, 0, "/login alice");
+        register(&mut hub, 0);
+        say(&mut hub, 0, "/set tags on");
+        let lines = [
+            "",
+            "/me ",
+            "/msg bob ",
+            "/msg #lobby ",
+            "/topic ",
+            "/away ",
+            "/part #lobby ",
+            "/kick bob ",
+            "/ban bob ",
+            "/join ",
+            "/nick ",
+            "/search ",
+            "/lock ",
+            "/passwd ",
+            "/wall ",
+            "/ping ",
+            "/quit ",
+            "//",
+            " ",
+        ];
+        for line in lines {
+            for cid in ["", "@cid=a1 "] {
+                let fill = |size: usize| "\u{1}".repeat((size - line.len()) / 3);
+                let too_long = format!("{cid}{line}{}xxx", fill(LINE_MAX));
+                let (_, reply) = say(&mut hub, 0, &too_long);
+                let error = format!("{cid}[ERROR too-long] ");
+                assert!(reply.text.starts_with(&error), "{line}: {}", reply.text);
+            }
+        }
+        let text = "\u{1}".repeat(LINE_MAX / 3);
+        let (_, reply) = say(&mut hub, 1, &text);
+        assert_eq!(reply.text.trim_end(), format!("bob: {}", "\u{FFFD}".repeat(LINE_MAX / 3)));
+    }
 }

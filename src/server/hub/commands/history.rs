@@ -1,18 +1,15 @@
 //! `/history` and `/search`, which read the log. Permissions are checked here and again when
-//! the rows arrive; the log is read outside the hub, and the rows return as an input.
+//! the messages are sent; the log is read outside the hub, and the result is an input.
 
-use std::sync::Arc;
-
-use super::rights::{room_in, room_of};
+use super::rights::room_of;
 use super::{
-    ErrorCode, Event, Key, PendingRequest, Query, ReadRequest, Record, Request, Result, RoomIx,
-    RoomName, State, Thread, UserId, UserIx, refusal, tags_of,
+    ErrorCode, Event, Key, Query, ReadRequest, Request, Result, RoomIx, RoomName, State, Thread,
+    UserId, UserIx, long_reply, refusal,
 };
 use crate::commands::{HistoryRange, MessageTarget};
-use crate::protocol::SEARCH_MAX;
+use crate::protocol::{SEARCH_MAX, SEARCH_WORDS_MAX};
 use crate::server::hub::delivery::catch_up::hidden_from;
-use crate::server::hub::state::pending::HistoryRequest;
-use crate::server::record::Recipient;
+use crate::server::hub::state::pending::MessageList;
 use crate::server::store::SearchTerms;
 
 /// `/history`.
@@ -25,10 +22,10 @@ pub(super) fn history(
 ) -> Result {
     let (title, room, thread) = resolve(state, req, user, thread)?;
     let (reader, hidden) = (state.users[user].id, hidden_from(state, user));
-    let (count, after) = (rows.count, rows.after);
-    let read = ReadRequest { thread, count, size: usize::MAX, after, hidden };
-    let (word, cid, title) = ("HISTORY", req.cid.take(), Some(title));
-    request_rows(state, req, HistoryRequest { word, title, room, reader, cid }, read);
+    let (count, after, size) = (rows.count, rows.after, req.page_size());
+    let read = ReadRequest { thread, count, size, after, hidden };
+    let list = MessageList { word: "HISTORY", title: Some(title), room, reader, rows: None };
+    long_reply::send_messages(state, req, list, read);
     Ok(())
 }
 
@@ -50,25 +47,19 @@ pub(super) fn search(
         req.reply(&Event::reply("SEARCH", "0", ""));
         return Ok(());
     }
+    if terms.iter().count() > SEARCH_WORDS_MAX {
+        let text = format!("/search takes at most {SEARCH_WORDS_MAX} different words");
+        return refusal(ErrorCode::BadArgument, text);
+    }
     let (reader, is_private_too) = (state.users[user].id, room.is_none());
     let thread = Thread::Search { reader, rooms, is_private_too, terms };
     let hidden = hidden_from(state, user);
     let room = room.map(|room| state.rooms[room].name.clone());
-    let (word, cid, title) = ("SEARCH", req.cid.take(), None);
-    let read = ReadRequest { thread, count: SEARCH_MAX, size: usize::MAX, after: None, hidden };
-    request_rows(state, req, HistoryRequest { word, title, room, reader, cid }, read);
+    let (count, size) = (SEARCH_MAX, req.page_size());
+    let read = ReadRequest { thread, count, size, after: None, hidden };
+    let list = MessageList { word: "SEARCH", title: None, room, reader, rows: None };
+    long_reply::send_messages(state, req, list, read);
     Ok(())
-}
-
-/// Requests rows of the log. The connection waits until they are sent.
-fn request_rows(
-    state: &mut State,
-    req: &mut Request<'_>,
-    request: HistoryRequest,
-    read: ReadRequest,
-) {
-    state.connections.wait_for(req.connection, PendingRequest::Rows(request));
-    req.read(read);
 }
 
 /// Resolves a target to its title in the answer, its room, and its thread in the log.
@@ -104,38 +95,6 @@ fn private_thread(state: &State, reader: UserId, name: &str) -> (String, Option<
     (title, None, Thread::Private { reader, other: Key::fold(name), other_id })
 }
 
-/// Sends the rows that a user has requested, if the user may still read them.
-pub(super) fn send_history(
-    state: &State,
-    req: &mut Request<'_>,
-    user: UserIx,
-    request: &HistoryRequest,
-    rows: &[Arc<Record>],
-) -> Result {
-    // The user may have left or been kicked while the log was read.
-    if let Some(room) = &request.room {
-        room_of(state, user, room.as_str())?;
-    }
-    let may_read = |record: &&Arc<Record>| match &record.to {
-        Recipient::Room(name) if request.room.is_none() => {
-            room_in(state, user, name.key()).is_some()
-        }
-        _ => true,
-    };
-    let rows: Vec<&Arc<Record>> = rows.iter().filter(may_read).collect();
-    let count = rows.len();
-    let args = match &request.title {
-        Some(title) => format!("{title} {count}"),
-        None => count.to_string(),
-    };
-    req.reply(&Event::reply(request.word, &args, ""));
-    for record in rows {
-        let message = record.seen_by(request.reader);
-        req.reply_tagged(&tags_of(record), &Event::Row { time: record.time, message });
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use crate::server::hub::test_support::{connect, handle, hub, message, say};
@@ -155,8 +114,9 @@ mod tests {
         assert_eq!((flow, reply.reads), (Flow::Wait, 1));
         say(&mut hub, 0, "/kick bob");
         let records = vec![message(1, "lobby", None, "open"), message(2, "ops", None, "secret")];
-        let (flow, reply) =
-            handle(&mut hub, 1, Input::Rows(ReadResult { records, ..ReadResult::default() }));
+        let rows = records.iter().map(|record| (record.id, record.time)).collect();
+        let found = ReadResult { rows, records, upto: 2, ..ReadResult::default() };
+        let (flow, reply) = handle(&mut hub, 1, Input::Rows(found));
         assert_eq!(flow, Flow::Next);
         reply.text
     }
@@ -170,5 +130,23 @@ mod tests {
         }
         let reply = answer_after_kick("/search e");
         assert!(reply.starts_with("[SEARCH 1]\n") && !reply.contains("secret"), "{reply}");
+        assert_eq!(reply.lines().count(), 2, "{reply}");
+    }
+
+    #[test]
+    fn search_takes_a_limited_number_of_different_words() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "alice");
+        let words = |count: usize| (0..count).map(|n| format!("w{n} W{n} ")).collect::<String>();
+        let (flow, reply) = say(&mut hub, 0, &format!("/search {}", words(17)));
+        assert_eq!((flow, reply.reads), (Flow::Next, 0));
+        assert!(reply.text.starts_with("[ERROR bad-argument] /search takes at most 16 "));
+        for text in [words(16), "北京".repeat(500)] {
+            connect(&mut hub, 1);
+            say(&mut hub, 1, "bob");
+            assert_eq!(say(&mut hub, 1, &format!("/search {text}")).1.reads, 1);
+            hub.disconnect(crate::server::hub::test_support::conn(1));
+        }
     }
 }

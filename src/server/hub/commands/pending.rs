@@ -1,55 +1,54 @@
-//! Continues pending requests when the rows, the password outcome or the memory that they wait
-//! for is there. The state may have changed meanwhile, so permissions are checked again.
+//! Requests that go on: the messages and outcomes they waited for have arrived. Much may have
+//! changed meanwhile, so each checks again what it may do.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::accounts::{
     change_hash, create_account, delete_account, log_in_account, log_in_with_mail,
 };
-use super::bans::list_bans;
 use super::gate::{Storage, storage_full};
-use super::history::send_history;
 use super::login::{log_in_guest, require_free_name};
+use super::long_reply::require_readable;
 use super::passwords::{take_password_request, too_many_attempts};
-use super::rights::require_rights;
 use super::rooms::{JoinKey, join_with};
 use super::session::resume_with_row;
 use super::{
-    ErrorCode, Key, PendingRequest, Purpose, Record, Refusal, Request, Result, RoomIx, Scope,
-    State, UserIx, long_reply, presence, refusal, server_admin,
+    ErrorCode, PendingRequest, Purpose, Request, Result, State, UserIx, catch_up, long_reply,
+    refusal, server_admin,
 };
 use crate::server::auth::passwords::Outcome;
-use crate::server::hub::state::pending::{List, ListRequest, PasswordRequest};
+use crate::server::hub::state::pending::{LongReply, PasswordRequest};
 use crate::server::store::ReadResult;
 
 /// After how long a password that was not hashed because too many wait can be tried again:
 /// enough for those of one address.
 const HASHING_WAIT: Duration = Duration::from_secs(10);
 
-/// Completes the pending request of a connection with the rows it has requested.
+/// Goes on with the pending request of a connection, which has read from the log. Returns
+/// whether there is one; otherwise a catch-up has read.
 pub(in crate::server::hub) fn go_on_with_rows(
     state: &mut State,
     req: &mut Request<'_>,
     rows: &ReadResult,
-) {
+) -> bool {
     let request = state.connections.take_pending(req.connection, |request| match request {
-        PendingRequest::Rows(_) | PendingRequest::Mail(_) | PendingRequest::Resume(_) => {
-            Ok(request)
-        }
-        // The rows belong to an earlier request that has ended.
+        PendingRequest::Reply(LongReply { is_reading: true, .. })
+        | PendingRequest::Mail(_)
+        | PendingRequest::Resume(_) => Ok(request),
         other => Err(other),
     });
     let result = match request {
-        Some(PendingRequest::Rows(mut request)) => {
-            req.cid = request.cid.take();
-            let Some(user) = state.connections[req.connection].user() else { return };
-            readable(rows).and_then(|rows| send_history(state, req, user, &request, rows))
+        Some(PendingRequest::Reply(reply)) => {
+            let result = long_reply::send_read_page(state, req, reply, rows);
+            if result.is_err() {
+                catch_up::begin_after_reply(state, req);
+            }
+            result
         }
         Some(PendingRequest::Mail(mut request)) => {
             req.cid = request.cid.take();
-            let result = readable(rows);
-            let result = result.and_then(|rows| log_in_with_mail(state, req, request, rows));
+            let result = require_readable(rows);
+            let result = result.and_then(|()| log_in_with_mail(state, req, request, rows));
             if result.is_err() {
                 state.connections.note_refused_login(req.connection);
             }
@@ -57,72 +56,15 @@ pub(in crate::server::hub) fn go_on_with_rows(
         }
         Some(PendingRequest::Resume(mut request)) => {
             req.cid = request.cid.take();
-            readable(rows).and_then(|rows| resume_with_row(state, req, &request, rows))
+            let result = require_readable(rows);
+            result.and_then(|()| resume_with_row(state, req, &request, &rows.records))
         }
-        _ => Ok(()),
+        _ => return false,
     };
     if let Err(refusal) = result {
         req.refuse(&refusal);
     }
-}
-
-/// Returns the rows, or a refusal if the log could not be read: an empty result would hide
-/// messages that exist.
-fn readable(rows: &ReadResult) -> Result<&[Arc<Record>]> {
-    if rows.has_failed {
-        let text = "the server cannot read its storage; try again later";
-        return refusal(ErrorCode::StorageFull, text);
-    }
-    Ok(&rows.records)
-}
-
-/// Sends the next page of a list of rooms to a client that has read most of the last one.
-pub(in crate::server::hub) fn go_on_with_room_list(state: &mut State, req: &mut Request<'_>) {
-    let request = state.connections.take_pending(req.connection, |request| match request {
-        PendingRequest::Rooms(request) => Ok(request),
-        other => Err(other),
-    });
-    if let Some(request) = request {
-        long_reply::send_room_page(state, req, request);
-    }
-}
-
-/// Sends the list for which a connection waits, now that memory is available.
-pub(in crate::server::hub) fn go_on_with_list(state: &mut State, req: &mut Request<'_>) {
-    let request = state.connections.take_pending(req.connection, |request| match request {
-        PendingRequest::List(request) => Ok(request),
-        other => Err(other),
-    });
-    let Some(ListRequest { cid, list }) = request else { return };
-    req.cid = cid;
-    let Some(user) = state.connections[req.connection].user() else { return };
-    if let Err(refusal) = send_long_list(state, req, user, &list) {
-        req.refuse(&refusal);
-    }
-}
-
-fn send_long_list(state: &mut State, req: &mut Request<'_>, user: UserIx, list: &List) -> Result {
-    let scope = match list {
-        List::Rooms => {
-            long_reply::list_rooms(state, req);
-            return Ok(());
-        }
-        List::Members(key) => {
-            presence::list_members(state, req, room_if_live(state, key)?);
-            return Ok(());
-        }
-        List::Bans(key) => Scope::Room(room_if_live(state, key)?),
-        List::ServerBans => Scope::Server,
-    };
-    require_rights(state, user, scope)?; // the user may no longer be an operator
-    list_bans(state, req, scope);
-    Ok(())
-}
-
-fn room_if_live(state: &State, key: &Key) -> Result<RoomIx> {
-    let ended =
-        || Refusal::new(ErrorCode::NoSuchRoom, "that room has ended; /list shows all rooms");
-    state.rooms.named(key).ok_or_else(ended)
+    true
 }
 
 /// Continues a command after its password was checked or hashed.

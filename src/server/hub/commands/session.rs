@@ -169,7 +169,7 @@ mod tests {
             let (mut hub, token) = restarted_with_session();
             let (flow, reply) = say(&mut hub, 0, &format!("/resume {token} 2 {time}"));
             assert_eq!((flow, reply.reads, reply.text.as_str()), (Flow::Wait, 1, ""));
-            let (flow, reply) = handle(&mut hub, 0, Input::Page(rows));
+            let (flow, reply) = handle(&mut hub, 0, Input::Rows(rows));
             assert!(reply.text.starts_with(first_answer), "{time}: {}", reply.text);
             assert_eq!(flow == Flow::Next, !first_answer.contains("WELCOME"), "it catches up");
             hub.check_invariants();
@@ -203,7 +203,7 @@ mod tests {
         say(&mut hub, 1, &format!("/resume {token} 2"));
         handle(&mut hub, 1, Input::Drained);
         say(&mut hub, 1, "/nick rob");
-        let (_, reply) = handle(&mut hub, 0, Input::Page(row()));
+        let (_, reply) = handle(&mut hub, 0, Input::Rows(row()));
         assert!(reply.text.starts_with("[WELCOME rob]"), "{}", reply.text);
         hub.check_invariants();
         // Conversely, the session ends meanwhile.
@@ -211,14 +211,14 @@ mod tests {
         assert_eq!(reply.reads, 1);
         handle(&mut hub, 0, Input::Drained);
         say(&mut hub, 0, "/quit");
-        let (flow, reply) = handle(&mut hub, 2, Input::Page(row()));
+        let (flow, reply) = handle(&mut hub, 2, Input::Rows(row()));
         assert!(reply.text.starts_with("[ERROR bad-password] "), "{}", reply.text);
         assert_eq!(flow, Flow::Next);
         // A connection that has closed by then gets nothing.
         let (mut hub, token) = restarted_with_session();
         say(&mut hub, 0, &format!("/resume {token} 2 {}", Stamp(0)));
         handle(&mut hub, 0, Input::Disconnected);
-        let (_, reply) = handle(&mut hub, 0, Input::Page(row()));
+        let (_, reply) = handle(&mut hub, 0, Input::Rows(row()));
         assert_eq!(reply.text, "");
         hub.check_invariants();
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{deferred, presence, tags_of};
 use crate::protocol::{Cid, Event, Tags};
-use crate::server::hub::context::Request;
+use crate::server::hub::context::{PAGE_ROWS, Request};
 use crate::server::hub::state::State;
 use crate::server::hub::state::connections::DeliveryMode;
 use crate::server::hub::state::index::ConnectionIx;
@@ -15,12 +15,6 @@ use crate::server::net::ConnId;
 use crate::server::record::{Record, UserId};
 use crate::server::store::{ReadRequest, ReadResult, Thread};
 use crate::server::turn::{Origin, Turn};
-
-/// Messages per page of a catch-up. A page stays in memory until it is read.
-const PAGE: usize = 256;
-
-/// Bytes of text per page.
-const PAGE_SIZE: usize = 64 << 10;
 
 /// Switches a slow reader from live delivery to catch-up.
 pub(in crate::server::hub) fn start(
@@ -36,6 +30,13 @@ pub(in crate::server::hub) fn start(
     }
 }
 
+/// Lets a catch-up begin that had to wait for the end of a long reply.
+pub(in crate::server::hub) fn begin_after_reply(state: &State, req: &mut Request<'_>) {
+    if state.connections[req.connection].delivery != DeliveryMode::Live {
+        req.notify_when_drained();
+    }
+}
+
 /// Delivers the rest from memory if that reaches back far enough; otherwise requests a
 /// page of the log.
 pub(in crate::server::hub) fn go_on(state: &mut State, req: &mut Request<'_>) {
@@ -46,7 +47,7 @@ pub(in crate::server::hub) fn go_on(state: &mut State, req: &mut Request<'_>) {
     else {
         return;
     };
-    let request = request(state, user, after);
+    let request = request(state, user, after, req.page_size());
     let Some(rest) = state.messages.since(after) else {
         let mode = DeliveryMode::Behind { after, is_list_stale, is_reading: true };
         state.set_delivery(connection, mode);
@@ -93,7 +94,8 @@ pub(in crate::server::hub) fn send_page(
 ) -> Page {
     let connection = req.connection;
     let Some(user) = state.connections[connection].user() else { return Page::Sent };
-    let DeliveryMode::Behind { after, is_list_stale, .. } = state.connections[connection].delivery
+    let DeliveryMode::Behind { after, is_list_stale, is_reading: true } =
+        state.connections[connection].delivery
     else {
         return Page::Sent;
     };
@@ -115,11 +117,11 @@ pub(in crate::server::hub) fn hidden_from(state: &State, user: UserIx) -> Vec<Us
     ignores.iter().map(|ignored| ignored.person).collect()
 }
 
-fn request(state: &State, user: UserIx, after: u64) -> ReadRequest {
+fn request(state: &State, user: UserIx, after: u64, size: usize) -> ReadRequest {
     let stays = state.memberships.spans_after(user, after);
     let thread = Thread::Feed { reader: state.users[user].id, stays };
     let hidden = hidden_from(state, user);
-    ReadRequest { thread, count: PAGE, size: PAGE_SIZE, after: Some(after), hidden }
+    ReadRequest { thread, count: PAGE_ROWS, size, after: Some(after), hidden }
 }
 
 fn send_records(state: &mut State, req: &mut Request<'_>, user: UserIx, records: &[Arc<Record>]) {

@@ -129,16 +129,25 @@ pub(super) fn list_for_newcomer(state: &State, req: &mut Request<'_>, room: Room
     }
 }
 
-/// Sends all names, split into lines of at most `LINE_MAX` bytes.
+/// Sends all names at once, so that the list is consistent with the events before and after it.
 pub(in crate::server::hub) fn list_members(state: &State, req: &mut Request<'_>, room: RoomIx) {
-    let (members, count) = (state.memberships.of_room(room), state.memberships.count(room));
-    let room = state.rooms[room].name.as_str();
-    let names_max = LINE_MAX - "[USERS # 18446744073709551615] ".len() - room.len();
+    let (name, count) = (state.rooms[room].name.as_str(), state.memberships.count(room));
+    split_names(state, room, |names| {
+        let names = (!names.is_empty()).then_some(names);
+        req.reply(&Event::Users { room: name, count, names });
+    });
+}
+
+/// Calls `send` with the names of the members, split so that each line has at most `LINE_MAX`
+/// bytes; without members once, with an empty text.
+pub(in crate::server::hub) fn split_names(state: &State, room: RoomIx, mut send: impl FnMut(&str)) {
+    let room_name = state.rooms[room].name.as_str();
+    let names_max = LINE_MAX - "[USERS # 18446744073709551615] ".len() - room_name.len();
     let mut line = String::new();
-    for member in members {
+    for member in state.memberships.of_room(room) {
         let name = state.users[member.user].name.as_str();
         if !line.is_empty() && line.len() + 1 + name.len() > names_max {
-            req.reply(&Event::Users { room, count, names: Some(&line) });
+            send(&line);
             line.clear();
         }
         if !line.is_empty() {
@@ -146,6 +155,5 @@ pub(in crate::server::hub) fn list_members(state: &State, req: &mut Request<'_>,
         }
         line.push_str(name);
     }
-    let names = (!line.is_empty()).then_some(line.as_str());
-    req.reply(&Event::Users { room, count, names });
+    send(&line);
 }

@@ -12,7 +12,7 @@ use super::deferred_lines::{DeferredLine, DeferredLines};
 use super::dirty::Dirty;
 use super::index::UserIx;
 use super::index::{ConnectionIx, RoomIx};
-use super::pending::PendingRequest;
+use super::pending::{Content, LongReply, PendingRequest};
 use crate::commands::Setting;
 use crate::protocol::Tags;
 use crate::server::auth::tokens::TokenHash;
@@ -161,6 +161,15 @@ impl Connection {
     /// Returns whether a request blocks further lines.
     pub(crate) fn is_pending(&self) -> bool {
         self.pending.is_some()
+    }
+
+    /// Returns whether the last line is not answered, or not completely.
+    pub(crate) fn is_answering(&self) -> bool {
+        let is_login = |reply: &LongReply| matches!(reply.content, Content::Mail { .. });
+        match self.pending.as_deref() {
+            Some(PendingRequest::Reply(reply)) => !is_login(reply),
+            pending => pending.is_some(),
+        }
     }
 
     /// Returns the socket, if it gets messages live.

@@ -4,31 +4,55 @@
 use std::sync::Arc;
 
 use super::accounts::Proof;
-use crate::protocol::{Cid, Key, Name, RoomName, Stamp};
+use crate::protocol::{Cid, Name, RoomName, Stamp};
 use crate::server::auth::tokens::TokenHash;
-use crate::server::net::outbox::Share;
+use crate::server::net::outbox::{Meter, Share};
 use crate::server::record::UserId;
 
 /// A request whose answer depends on work outside the hub.
 #[derive(Debug)]
 pub(crate) enum PendingRequest {
-    /// A `/history` or `/search` that reads rows of the log.
-    Rows(HistoryRequest),
+    /// A reply that is sent page by page.
+    Reply(LongReply),
     /// A login that reads the account's mail.
     Mail(MailRequest),
     /// A password that is being hashed or checked.
     Password(PasswordRequest),
     /// A `/resume` that reads the message after which it continues.
     Resume(ResumeCheck),
-    /// A list of all rooms that is sent page by page.
-    Rooms(RoomListRequest),
-    /// A long list that waits for memory.
-    List(ListRequest),
 }
 
-/// A `/history` or `/search` whose rows are being read.
+/// A reply that is sent page by page, at the pace of the reader.
 #[derive(Debug)]
-pub(crate) struct HistoryRequest {
+pub(crate) struct LongReply {
+    pub(crate) cid: Option<Cid>,
+    pub(crate) content: Content,
+    /// The number of rows sent.
+    pub(crate) sent: usize,
+    /// Whether the next page is being read from the log; otherwise it waits until the client
+    /// has read the last one.
+    pub(crate) is_reading: bool,
+}
+
+/// What a long reply consists of. Lists are snapshots, so that the number of rows is that of the
+/// header.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// `/list`: the names of all rooms.
+    Rooms(Arc<Listing<RoomName>>),
+    /// `/who` in a large room: the number of members, and their names, split into lines.
+    Members { room: RoomName, count: usize, lines: Listing<String> },
+    /// `/bans`, or `/gbans` without a room: the target and the text of each ban.
+    Bans { room: Option<RoomName>, bans: Listing<(String, String)> },
+    /// `/history` and `/search`.
+    Messages(MessageList),
+    /// The ids of the mail that is left after a login.
+    Mail { reader: UserId, ids: Vec<u64> },
+}
+
+/// The messages of a `/history` or `/search`.
+#[derive(Debug)]
+pub(crate) struct MessageList {
     /// The reply word of the header: `HISTORY` or `SEARCH`.
     pub(crate) word: &'static str,
     /// The room or user that the header names, such as `#ops` or `bob`.
@@ -36,7 +60,24 @@ pub(crate) struct HistoryRequest {
     /// The room, if the request is limited to a room.
     pub(crate) room: Option<RoomName>,
     pub(crate) reader: UserId,
-    pub(crate) cid: Option<Cid>,
+    /// The id and time of each row; `None` until the log was read.
+    pub(crate) rows: Option<Listing<(u64, Stamp)>>,
+}
+
+/// The items of a list at one moment.
+#[derive(Debug)]
+pub(crate) struct Listing<T> {
+    pub(crate) items: Vec<T>,
+    /// Accounts for the memory, which a slow reader may hold for long.
+    _share: Share,
+}
+
+impl<T> Listing<T> {
+    /// Creates a list; `text_size` is the size of all texts in it, in bytes.
+    pub(crate) fn new(items: Vec<T>, text_size: usize, meter: &Meter) -> Self {
+        let share = meter.share(items.len() * size_of::<T>() + text_size);
+        Self { items, _share: share }
+    }
 }
 
 /// A login that waits for its mail to be read from the log.
@@ -84,38 +125,4 @@ pub(crate) struct ResumeCheck {
     pub(crate) cid: Option<Cid>,
     pub(crate) token: TokenHash,
     pub(crate) cursor: Cursor,
-}
-
-/// A `/list` in progress.
-#[derive(Debug)]
-pub(crate) struct RoomListRequest {
-    pub(crate) cid: Option<Cid>,
-    /// A snapshot from when the command arrived.
-    pub(crate) rooms: Arc<RoomList>,
-    pub(crate) sent: usize,
-}
-
-/// The names of all rooms at one moment, sorted.
-#[derive(Debug)]
-pub(crate) struct RoomList {
-    pub(crate) names: Vec<RoomName>,
-    /// Accounts for the memory of the snapshot, which a slow reader may hold long after it
-    /// is outdated.
-    pub(crate) _share: Share,
-}
-
-/// A list that is sent once memory for it is available.
-#[derive(Debug)]
-pub(crate) struct ListRequest {
-    pub(crate) cid: Option<Cid>,
-    pub(crate) list: List,
-}
-
-/// The subject of a list. Rooms are named by key, since they may end meanwhile.
-#[derive(Debug)]
-pub(crate) enum List {
-    Rooms,
-    Members(Key),
-    Bans(Key),
-    ServerBans,
 }

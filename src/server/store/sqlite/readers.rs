@@ -1,6 +1,5 @@
 //! The threads that read the database. They read from the last commit and never block the writer.
 
-use std::cell::Cell;
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
@@ -10,12 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rusqlite::types::Value;
 use rusqlite::{Connection, InterruptHandle, OpenFlags, params};
 
 use super::{COLUMNS, read_last, record, search};
 use crate::server::audit::ThrottledWarning;
-use crate::server::record::Record;
-use crate::server::store::{ReadRequest, ReadResult, Reply, SCAN_MAX, Thread};
+use crate::server::store::read::Budget;
+use crate::server::store::{Read, ReadResult, Reply, Slice, Thread};
 
 /// How long a read waits for a lock held by another process; the server does not wait for it.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ pub(super) type ReadWarning = Arc<Mutex<ThrottledWarning>>;
 /// A pool of reading threads, each with its own connection.
 pub(super) struct Readers {
     /// `None` when the readers are being ended.
-    reads: Option<Sender<(ReadRequest, Reply)>>,
+    reads: Option<Sender<(Read, Reply)>>,
     threads: Vec<(JoinHandle<()>, InterruptHandle)>,
     is_ending: Arc<AtomicBool>,
 }
@@ -45,8 +45,8 @@ impl Readers {
         count: usize,
         warning: &ReadWarning,
     ) -> anyhow::Result<Self> {
-        let (reads, queries) = mpsc::channel();
-        let queries = Arc::new(Mutex::new(queries));
+        let (reads, slices) = mpsc::channel();
+        let slices = Arc::new(Mutex::new(slices));
         let is_ending = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         for _ in 0..count {
@@ -54,19 +54,18 @@ impl Readers {
             let connection = Connection::open_with_flags(path, flags)?;
             connection.busy_timeout(READ_TIMEOUT)?;
             let interrupt = connection.get_interrupt_handle();
-            let (queries, warning, is_ending) =
-                (queries.clone(), warning.clone(), is_ending.clone());
-            let read = move || run_reader(&connection, &queries, &warning, &is_ending);
+            let (slices, warning, is_ending) = (slices.clone(), warning.clone(), is_ending.clone());
+            let read = move || run_reader(&connection, &slices, &warning, &is_ending);
             let thread = thread::Builder::new().name(name.into()).spawn(read)?;
             threads.push((thread, interrupt));
         }
         Ok(Self { reads: Some(reads), threads, is_ending })
     }
 
-    pub(super) fn read(&self, query: ReadRequest, reply: Reply) {
+    pub(super) fn read(&self, read: Read, reply: Reply) {
         if let Some(reads) = &self.reads {
             // If the threads have ended, the process is ending, and needs no reply.
-            let _ = reads.send((query, reply));
+            let _ = reads.send((read, reply));
         }
     }
 
@@ -85,115 +84,91 @@ impl Readers {
     }
 }
 
-/// A reading thread: handles one request after another until the channel is closed.
+/// A reading thread: performs one slice after another until the channel is closed.
 fn run_reader(
     connection: &Connection,
-    queries: &Mutex<Receiver<(ReadRequest, Reply)>>,
+    slices: &Mutex<Receiver<(Read, Reply)>>,
     warning: &Mutex<ThrottledWarning>,
     is_ending: &AtomicBool,
 ) {
     loop {
-        let next = queries.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((query, reply)) = next else { return };
+        let next = slices.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((read, reply)) = next else { return };
         // The thread must survive a read that panics, or later requests would never be answered.
         // The panic hook logs it.
-        let found = panic::catch_unwind(AssertUnwindSafe(|| find(connection, &query)));
-        let found = found.unwrap_or_else(|_| Ok(ReadResult::failed()));
+        let failed = || Slice::Complete(ReadResult::failed());
+        let slice = panic::catch_unwind(AssertUnwindSafe(|| perform(connection, read)));
+        let slice = slice.unwrap_or_else(|_| Ok(failed()));
         if is_ending.load(Ordering::SeqCst) {
             return;
         }
-        reply(found.unwrap_or_else(|error| {
+        reply(slice.unwrap_or_else(|error| {
             let mut warning = warning.lock().unwrap_or_else(PoisonError::into_inner);
             warning.warn(&format!("cannot read the log: {error}"));
-            ReadResult::failed()
+            failed()
         }));
     }
 }
 
-fn find(connection: &Connection, query: &ReadRequest) -> rusqlite::Result<ReadResult> {
-    let transaction = connection.unchecked_transaction()?; // a snapshot for both reads
-    let mut upto = read_last(connection)?.message;
-    let (after, order) = match query.after {
-        Some(after) => (i64::try_from(after).unwrap_or(i64::MAX), "ASC"),
-        None => (0, "DESC"),
-    };
-    let mut records = match &query.thread {
-        Thread::Room(key) => {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM messages WHERE room_key = ?1 AND id > ?2 ORDER BY id {order}"
-            );
-            collect(connection, &sql, params![key.as_str(), after], query)?
-        }
-        Thread::Private { reader, .. } => {
-            // Each half uses its own index; the rows are filtered afterwards.
-            let sql = format!(
-                "SELECT {COLUMNS} FROM messages WHERE author = ?1 AND reader IS NOT NULL AND id > ?2
-                 UNION
-                 SELECT {COLUMNS} FROM messages WHERE reader = ?1 AND id > ?2
-                 ORDER BY id {order}"
-            );
-            collect(connection, &sql, params![reader.0.cast_signed(), after], query)?
-        }
-        Thread::Search { .. } => search::find(connection, query)?,
-        Thread::Ids { ids, .. } => {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM messages
-                 WHERE id IN (SELECT value FROM json_each(?1)) AND id > ?2 ORDER BY id {order}"
-            );
-            let ids: Vec<i64> = ids.iter().map(|id| id.cast_signed()).collect();
-            collect(connection, &sql, params![serde_json::json!(ids).to_string(), after], query)?
-        }
-        Thread::Message { id } => {
-            let sql = format!("SELECT {COLUMNS} FROM messages WHERE id = ?1");
-            collect(connection, &sql, [id.cast_signed()], query)?
-        }
-        Thread::Feed { .. } => {
-            // A scan over all rooms in the order of ids, filtered afterwards.
-            let sql = format!(
-                "SELECT {COLUMNS} FROM messages WHERE id > ?1 ORDER BY id LIMIT {SCAN_MAX}"
-            );
-            let seen = Cell::new((0, 0));
-            let see = |id| seen.set((seen.get().0 + 1, id));
-            let found = collect_seen(connection, &sql, params![after], query, see)?;
-            if let (SCAN_MAX, last) = seen.get() {
-                upto = last;
-            }
-            found
-        }
-    };
-    if query.after.is_none() {
-        records.reverse();
-    }
+/// Performs a slice.
+fn perform(connection: &Connection, mut read: Read) -> rusqlite::Result<Slice> {
+    let transaction = connection.unchecked_transaction()?; // one snapshot for all statements
+    let last = read_last(connection)?.message;
     let first: Option<i64> =
         connection.query_row("SELECT min(id) FROM messages", [], |row| row.get(0))?;
-    let deleted = first.map_or(upto, |first| (first - 1).cast_unsigned());
-    let has_gap = query.after.is_some_and(|after| after < deleted);
+    read.note_deleted(first.map_or(last, |first| (first - 1).cast_unsigned()));
+    let mut budget = Budget::new();
+    let is_complete = match read.request().thread {
+        Thread::Search { .. } => search::find(connection, &mut read, &mut budget)?,
+        _ => find(connection, &mut read, &mut budget)?,
+    };
     transaction.finish()?;
-    Ok(ReadResult { records, upto, has_gap, has_failed: false }.cut_for(query))
+    Ok(if is_complete {
+        Slice::Complete(read.complete(last))
+    } else {
+        Slice::Partial(Box::new(read))
+    })
 }
 
-pub(super) fn collect(
-    connection: &Connection,
-    sql: &str,
-    params: impl rusqlite::Params,
-    query: &ReadRequest,
-) -> rusqlite::Result<Vec<Arc<Record>>> {
-    collect_seen(connection, sql, params, query, |_| {})
+/// Scans the messages of a thread. Returns `false` if the slice ends before.
+fn find(connection: &Connection, read: &mut Read, budget: &mut Budget) -> rusqlite::Result<bool> {
+    let order = if read.request().after.is_some() { "ASC" } else { "DESC" };
+    let in_range = "id > ?1 AND id < ?2";
+    let select = |of: &str| format!("SELECT {COLUMNS} FROM messages WHERE {of} AND {in_range}");
+    let (sql, key) = match &read.request().thread {
+        Thread::Room(key) => (select("room_key = ?3"), Value::from(key.as_str().to_owned())),
+        // Each half uses its own index; the rows are filtered afterwards.
+        Thread::Private { reader, .. } => {
+            let sent = select("author = ?3 AND reader IS NOT NULL");
+            let received = select("reader = ?3 AND author <> ?3");
+            (format!("{sent} UNION ALL {received}"), reader.0.cast_signed().into())
+        }
+        Thread::Ids { ids, .. } => {
+            let ids: Vec<i64> = ids.iter().map(|id| id.cast_signed()).collect();
+            let ids = serde_json::json!(ids).to_string();
+            (select("id IN (SELECT value FROM json_each(?3))"), ids.into())
+        }
+        Thread::Message { id } => (select("id = ?3"), id.cast_signed().into()),
+        // A scan over all rooms, filtered afterwards.
+        Thread::Feed { .. } | Thread::Search { .. } => (select("?3 IS NULL"), Value::Null),
+    };
+    let sql = format!("{sql} ORDER BY id {order}");
+    scan(connection, &sql, key, read, budget)
 }
 
-/// The same; calls `see` with the id of each row that was scanned.
-fn collect_seen(
+/// Scans the messages in what is left of the range of a read; `sql` has the range as the first
+/// two parameters, and `key` as the third one. Returns `false` if the slice ends before.
+pub(super) fn scan(
     connection: &Connection,
     sql: &str,
-    params: impl rusqlite::Params,
-    query: &ReadRequest,
-    see: impl Fn(u64),
-) -> rusqlite::Result<Vec<Arc<Record>>> {
+    key: Value,
+    read: &mut Read,
+    budget: &mut Budget,
+) -> rusqlite::Result<bool> {
+    let (after, before) = read.range();
+    let id = |id: u64| i64::try_from(id).unwrap_or(i64::MAX);
     let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_and_then(params, |row| {
-        see(row.get::<_, i64>(0)?.cast_unsigned());
-        record(row)
-    })?;
+    let rows = statement.query_and_then(params![id(after), id(before), key], record)?;
     // A row with invalid names was not written by chatty: skip it.
-    query.try_fill(rows.filter_map(Result::transpose).map(|record| record.map(Arc::new)))
+    read.scan(rows.filter_map(Result::transpose).map(|record| record.map(Arc::new)), budget)
 }

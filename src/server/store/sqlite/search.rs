@@ -5,15 +5,15 @@
 //! tokenizers: index entries are words already, separated by spaces. User input is never parsed
 //! as an FTS5 query, because a word contains letters, digits and marks only.
 
-use std::sync::Arc;
-
 use rusqlite::{Connection, params};
 
-use super::readers::collect;
+use super::readers::scan;
 use super::{COLUMNS, read_number};
+use crate::protocol::SEARCH_WORDS_MAX;
 use crate::server::record::{Recipient, Record, UserId};
+use crate::server::store::read::Budget;
 use crate::server::store::terms::for_each_entry;
-use crate::server::store::{ReadRequest, Thread};
+use crate::server::store::{Read, Thread};
 
 /// Private-use characters that begin the words for rooms and users; no word of a text contains
 /// them.
@@ -35,39 +35,218 @@ pub(super) fn entry(record: &Record) -> String {
     entry
 }
 
-/// Returns the latest matches, latest first: from messages that are not indexed yet, then from
-/// the index.
+/// Finds the latest matches, latest first: among the messages that are not indexed yet, then in
+/// the index. Returns `false` if the slice ends before.
 pub(super) fn find(
     connection: &Connection,
-    query: &ReadRequest,
-) -> rusqlite::Result<Vec<Arc<Record>>> {
-    let indexed = read_number(connection, "indexed")?.cast_signed();
-    let sql = format!("SELECT {COLUMNS} FROM messages WHERE id > ?1 ORDER BY id DESC");
-    let mut found = collect(connection, &sql, [indexed], query)?;
-    if found.len() < query.count {
-        let rest = ReadRequest { count: query.count - found.len(), ..query.clone() };
-        let sql = format!(
-            "SELECT {COLUMNS} FROM search JOIN messages ON messages.id = search.rowid
-             WHERE search MATCH ?1 AND search.rowid <= ?2 ORDER BY search.rowid DESC"
-        );
-        found.extend(collect(
-            connection,
-            &sql,
-            params![expression(&query.thread), indexed],
-            &rest,
-        )?);
+    read: &mut Read,
+    budget: &mut Budget,
+) -> rusqlite::Result<bool> {
+    let indexed = read_number(connection, "indexed")?;
+    let sql = format!(
+        "SELECT {COLUMNS} FROM messages WHERE id > max(?1, ?3) AND id < ?2 ORDER BY id DESC"
+    );
+    let is_scanned = scan(connection, &sql, indexed.cast_signed().into(), read, budget)?;
+    if !is_scanned || read.is_filled() {
+        return Ok(is_scanned);
     }
-    Ok(found)
+    let (_, before) = read.range();
+    read.move_to(before.min(indexed + 1));
+    find_indexed(connection, read, budget)
 }
 
-/// `("deploy" AND "failed") AND ("lobby's" OR "ops'" OR "mine")`.
-fn expression(thread: &Thread) -> String {
+/// Finds the latest matches in the index. FTS5 could intersect the entries itself, but not in
+/// slices: while nothing matches it does not return.
+fn find_indexed(
+    connection: &Connection,
+    read: &mut Read,
+    budget: &mut Budget,
+) -> rusqlite::Result<bool> {
+    let sql = format!("SELECT {COLUMNS} FROM messages WHERE id > ?1 AND id < ?2 AND id = ?3");
+    let mut postings: Vec<Postings<'_>> = expressions(&read.request().thread)
+        .map(|expression| Postings::new(connection, expression))
+        .collect();
+    while let Some(newest) = read.range().1.checked_sub(1) {
+        // The first one has no entry above `id`, and the others none between it and `newest`.
+        let mut id = newest;
+        for posting in &mut postings {
+            let Some(next) = posting.at_or_below(id)? else { return Ok(true) };
+            id = next;
+        }
+        if id < newest {
+            read.move_to(id + 1);
+        } else if !scan(connection, &sql, id.cast_signed().into(), read, budget)? {
+            return Ok(false);
+        } else if read.is_filled() {
+            return Ok(true);
+        } else {
+            read.move_to(id);
+        }
+        if budget.is_over() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The ids of the messages with one index entry, or with one of several; latest first.
+struct Postings<'c> {
+    connection: &'c Connection,
+    expression: String,
+    /// The next ones, in reverse order.
+    ids: Vec<i64>,
+    /// The number of ids to fetch at once.
+    batch: usize,
+    /// The number of ids of the last batch that were asked for.
+    used: usize,
+    is_last: bool,
+}
+
+/// Size of the first batch of ids. It is small since few are needed after a jump.
+const BATCH: usize = 64;
+
+/// The largest batch, if no id is skipped.
+const BATCH_MAX: usize = 4096;
+
+impl<'c> Postings<'c> {
+    fn new(connection: &'c Connection, expression: String) -> Self {
+        Self { connection, expression, ids: Vec::new(), batch: BATCH, used: 0, is_last: false }
+    }
+
+    /// Returns the highest id up to `limit`, which does not increase from call to call.
+    fn at_or_below(&mut self, limit: u64) -> rusqlite::Result<Option<u64>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        loop {
+            while self.ids.pop_if(|id| *id > limit).is_some() {}
+            if let Some(id) = self.ids.last() {
+                self.used += 1;
+                return Ok(Some(id.cast_unsigned()));
+            }
+            if self.is_last {
+                return Ok(None);
+            }
+            self.fetch(limit)?;
+        }
+    }
+
+    fn fetch(&mut self, limit: i64) -> rusqlite::Result<()> {
+        let is_dense = self.used * 4 >= self.batch;
+        self.batch = if is_dense { (self.batch * 2).min(BATCH_MAX) } else { BATCH };
+        let mut statement = self.connection.prepare_cached(
+            "SELECT rowid FROM search WHERE search MATCH ?1 AND rowid <= ?2
+             ORDER BY rowid DESC LIMIT ?3",
+        )?;
+        let batch = i64::try_from(self.batch).unwrap_or(i64::MAX);
+        let ids = statement.query_map(params![self.expression, limit, batch], |row| row.get(0))?;
+        self.ids = ids.collect::<rusqlite::Result<_>>()?;
+        self.ids.reverse();
+        (self.used, self.is_last) = (0, self.ids.len() < self.batch);
+        Ok(())
+    }
+}
+
+/// Returns `"deploy"`, `"failed"`, and the places, `"lobby's" OR "ops'" OR "mine"`. All of them
+/// must match; the texts are compared afterwards, so a part of the entries of a long sequence of
+/// letters is enough.
+fn expressions(thread: &Thread) -> impl Iterator<Item = String> {
     let Thread::Search { reader, rooms, is_private_too, terms } = thread else {
-        return "\"\"".to_owned();
+        return Vec::new().into_iter();
     };
-    let words: Vec<String> = terms.entries().map(|word| format!("\"{word}\"")).collect();
     let rooms = rooms.iter().map(|room| format!("\"{ROOM}{}\"", room.as_str()));
     let mine = is_private_too.then(|| format!("\"{PERSON}{}\"", reader.0));
-    let places: Vec<String> = rooms.chain(mine).collect();
-    format!("({}) AND ({})", words.join(" AND "), places.join(" OR "))
+    let places = rooms.chain(mine).collect::<Vec<_>>().join(" OR ");
+    let words = terms.entries().take(SEARCH_WORDS_MAX).map(|word| format!("\"{word}\""));
+    words.chain([places]).collect::<Vec<_>>().into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::protocol::{Key, Name, RoomName, Stamp};
+    use crate::server::store::sqlite::{Durability, FILE, Options, Retention, SqliteLog};
+    use crate::server::store::{Batch, LastIds, Log as _, ReadRequest, SearchTerms};
+
+    /// A log whose message `id` has the text `text(id)`; all but the last ten are indexed.
+    fn log_with(folder: &std::path::Path, count: u64, text: fn(u64) -> String) -> Connection {
+        let options = Options { durability: Durability::Relaxed, retention: Retention::default() };
+        let (mut log, _) = SqliteLog::open(folder, options).unwrap();
+        let connection = Connection::open(folder.join(FILE)).unwrap();
+        let mut append = |ids: std::ops::RangeInclusive<u64>| {
+            let last = LastIds { message: *ids.end(), person: 1 };
+            let records = ids.map(|id| {
+                let (from, to) = (Name::parse("alice").unwrap(), RoomName::parse("ops").unwrap());
+                let (author, to, text) = (UserId(1), Recipient::Room(to), text(id).into());
+                let (time, is_action, cid) = (Stamp(0), false, None);
+                Arc::new(Record { id, time, author, from, to, is_action, text, cid })
+            });
+            let batch = Batch { records: records.collect(), changes: Vec::new(), last };
+            log.append(&batch).unwrap();
+        };
+        append(1..=count - 10);
+        let start = Instant::now();
+        while read_number(&connection, "indexed").unwrap() < count - 10 {
+            assert!(start.elapsed() < Duration::from_secs(30), "the index is never complete");
+            thread::sleep(Duration::from_millis(5));
+        }
+        append(count - 9..=count);
+        connection
+    }
+
+    /// Returns the ids of the matches, oldest first, and the number of slices.
+    fn search(
+        connection: &Connection,
+        text: &str,
+        count: usize,
+        budget: fn() -> Budget,
+    ) -> (Vec<u64>, usize) {
+        let (terms, rooms) = (SearchTerms::parse(text), vec![Key::fold("ops"), Key::fold("no")]);
+        let thread = Thread::Search { reader: UserId(2), rooms, is_private_too: true, terms };
+        let (size, after, hidden) = (usize::MAX, None, Vec::new());
+        let mut read = Read::new(ReadRequest { thread, count, size, after, hidden });
+        let mut slices = 1;
+        while !find(connection, &mut read, &mut budget()).unwrap() {
+            slices += 1;
+        }
+        let found = read.complete(0).rows;
+        (found.iter().map(|(id, _)| *id).collect(), slices)
+    }
+
+    #[test]
+    fn slices_find_the_same_as_one_read() {
+        const COUNT: u64 = 1500;
+        let folder = tempfile::tempdir().unwrap();
+        let connection = log_with(folder.path(), COUNT, |id| {
+            let parity = if id % 2 == 0 { "even" } else { "odd" };
+            let hundred = if id % 100 == 0 { "hundred" } else { "" };
+            let first = if id == 7 { "first" } else { "" };
+            format!("every {parity} {hundred} {first} 北京{id}")
+        });
+        let matching = |is_match: fn(u64) -> bool| (1..=COUNT).filter(move |id| is_match(*id));
+        let cases: [(&str, Vec<u64>); 8] = [
+            ("every", matching(|_| true).collect()),
+            ("even odd", Vec::new()),
+            ("even every", matching(|id| id % 2 == 0).collect()),
+            ("hundred even every", matching(|id| id % 100 == 0).collect()),
+            ("hundred odd", Vec::new()),
+            ("first odd", vec![7]),
+            ("first even", Vec::new()),
+            ("京 nothing", Vec::new()),
+        ];
+        for (text, expected) in cases {
+            for count in [50, usize::MAX] {
+                let latest = &expected[expected.len().saturating_sub(count)..];
+                let (at_once, _) = search(&connection, text, count, Budget::new);
+                let (in_slices, slices) = search(&connection, text, count, Budget::spent);
+                assert_eq!(at_once, latest, "{text}");
+                assert_eq!(in_slices, latest, "{text}");
+                assert!(latest.is_empty() || slices > 1, "{text}: {slices}");
+            }
+        }
+        let (found, slices) = search(&connection, "even odd", 50, Budget::spent);
+        assert!(found.is_empty() && slices > 500, "{slices}");
+    }
 }

@@ -134,9 +134,6 @@ pub(super) enum EffectV1<'a> {
     NotifyWhenDrained {
         conn: ConnV1,
     },
-    WaitForMemory {
-        conn: ConnV1,
-    },
     /// Send the session token that the server of the connection keeps.
     SendToken {
         conn: ConnV1,
