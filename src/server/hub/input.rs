@@ -122,6 +122,7 @@ pub(super) fn handle(
         Input::OverLimit => catch_up::start(state, ctx.turn, (conn, ix)),
         Input::Drained => {
             pending::go_on_with_room_list(state, &mut req);
+            req.cid = None; // what a catch-up delivers answers no line
             catch_up::go_on(state, &mut req);
         }
         Input::MemoryAvailable => pending::go_on_with_list(state, &mut req),

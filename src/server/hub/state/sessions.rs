@@ -18,6 +18,8 @@ pub(crate) struct Sessions {
     dropped: DroppedSessions,
     /// Users whose session began or ended.
     pub(crate) dirty: Dirty<UserId>,
+    /// Users who lost their socket, which matters only if sockets are stored.
+    pub(crate) lost: Dirty<UserId>,
 }
 
 impl Sessions {
@@ -41,7 +43,7 @@ impl Sessions {
     /// Sessions of a network count towards its limit.
     pub(super) fn drop(&mut self, until: Duration, user: UserId, network: Option<IpAddr>) {
         self.dropped.add(until, user, network);
-        self.dirty.mark(user);
+        self.lost.mark(user);
     }
 
     pub(super) fn resume(&mut self, user: UserId) {
