@@ -8,11 +8,14 @@ use std::hash::Hash;
 use super::quota::{Bounds, Quota};
 use crate::server::net::peer::{Network, Peer};
 
+/// The jobs of the addresses of a network.
+type OfAddress<J> = Turns<Network, VecDeque<(Peer, J)>>;
+
 /// Jobs that wait for a shared worker.
 #[derive(Debug)]
 pub struct FairQueue<J> {
     /// By the widest network, the one within it, and the narrowest.
-    jobs: Turns<Network, Turns<Network, Turns<Network, VecDeque<(Peer, J)>>>>,
+    jobs: Turns<Network, Turns<Network, OfAddress<J>>>,
     waiting: Quota,
 }
 

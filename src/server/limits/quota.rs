@@ -134,7 +134,8 @@ mod tests {
 
     #[test]
     fn each_wider_network_holds_a_multiple() {
-        let cases: [(fn(u32) -> String, usize); 4] = [
+        type Address = fn(u32) -> String;
+        let cases: [(Address, usize); 4] = [
             (|_| "192.0.2.7".to_owned(), 4),
             (|n| format!("192.0.2.{}", n % 250), 12),
             (|n| format!("2001:db8:0:{:x}::1", n % 256), 12),

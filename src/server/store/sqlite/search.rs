@@ -48,7 +48,7 @@ pub(super) fn find(
     let sql = format!(
         "SELECT {COLUMNS} FROM messages WHERE id > max(?1, ?3) AND id < ?2 ORDER BY id DESC"
     );
-    let is_scanned = scan(connection, &sql, indexed.cast_signed().into(), read, budget)?;
+    let is_scanned = scan(connection, &sql, &indexed.cast_signed().into(), read, budget)?;
     if !is_scanned || read.is_filled() {
         return Ok(is_scanned);
     }
@@ -81,7 +81,7 @@ fn find_indexed(
             // Those before the last one may have no such id.
             read.move_to(id + 1);
         } else {
-            scan(connection, &sql, id.cast_signed().into(), read, &mut budget.of_time())?;
+            scan(connection, &sql, &id.cast_signed().into(), read, &mut budget.of_time())?;
             if read.is_filled() {
                 return Ok(true);
             }
