@@ -176,8 +176,8 @@ pub struct Limits {
     /// Data that may wait unread for one connection
     ///
     /// Beyond it the server stops reading from the connection (backpressure), and sends it the
-    /// messages of others from the log, at the pace of the reader. A sixteenth of it may be
-    /// answers to its own lines. Long answers are sent in pages of 64 KiB.
+    /// messages of others from the log, at the pace of the reader. Long answers are sent in
+    /// pages of 64 KiB.
     #[arg(
         help_heading = "Limits per connection",
         long,

@@ -174,12 +174,6 @@ impl Outbox {
         self.len.saturating_sub(self.reply_bytes)
     }
 
-    /// Returns an upper bound of the pending replies, in bytes.
-    #[must_use]
-    pub fn replies(&self) -> usize {
-        self.reply_bytes.min(self.len)
-    }
-
     /// Appends `lines[start..end]`.
     pub fn push(&mut self, lines: &Lines, start: usize, end: usize) {
         self.len += end - start;
@@ -354,9 +348,8 @@ mod tests {
         outbox.note_reply_bytes(4);
         outbox.push(&lines, 0, 14);
         assert_eq!(outbox.unsolicited(), 10);
-        assert_eq!(outbox.replies(), 4);
         outbox.advance(8);
-        assert_eq!((outbox.unsolicited(), outbox.replies()), (2, 4));
+        assert_eq!(outbox.unsolicited(), 2);
         outbox.advance(4);
         assert_eq!((outbox.len(), outbox.unsolicited()), (2, 0));
     }

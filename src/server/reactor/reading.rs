@@ -161,14 +161,14 @@ impl<L: Log> Reactor<L> {
     /// Returns whether the next line of a connection may be handled now: not while a request is
     /// pending, the rate limit is exhausted, or the outbox exceeds its limit (backpressure).
     pub(super) fn may_read_line(&mut self, conn: ConnId, replied: usize) -> bool {
-        let limits = self.outbox_limits();
+        let outbox_max = self.outbox_max();
         let Some(connection) = self.get(conn) else { return false };
         // `flush_one` makes the connection ready again when the client has read enough.
-        connection.pauses.set(Pause::Outbox, limits.is_exceeded_by(&connection.outbox));
+        connection.pauses.set(Pause::Outbox, connection.outbox.len() > outbox_max);
         if connection.phase != Phase::Open || !connection.pauses.is_empty() {
             return false;
         }
-        if replied > TURN_REPLY_MAX.min(limits.all) {
+        if replied > TURN_REPLY_MAX.min(outbox_max) {
             self.ready.push(conn.slot);
             return false;
         }

@@ -8,7 +8,7 @@ use super::{Reactor, Timeout};
 use crate::server::auth::passwords::Job;
 use crate::server::hub::{Input, Now};
 use crate::server::net::connection::{Pause, Phase};
-use crate::server::net::outbox::{Lines, Outbox};
+use crate::server::net::outbox::Lines;
 use crate::server::net::stall::Stall;
 use crate::server::store::{Log, ReadRequest};
 use crate::server::turn::{ConnId, Sink, Turn};
@@ -20,9 +20,6 @@ const OUTBOX_MIN: usize = 64 << 10;
 /// A long reply in pages, or a catch-up, continues when the outbox holds no more than this,
 /// in bytes.
 const DRAINED: usize = OUTBOX_MIN / 2;
-
-/// The part of an outbox that replies may fill before the next line of the client is handled.
-const REPLY_SHARE: usize = 16;
 
 /// Time for a client to close its side after everything was sent. If data is still in transit,
 /// `--write-stall` applies.
@@ -52,7 +49,7 @@ impl<L: Log> Reactor<L> {
     }
 
     pub(super) fn flush_one(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        let (limits, drained) = (self.outbox_limits(), self.drained());
+        let (outbox_max, drained) = (self.outbox_max(), self.drained());
         let Some(connection) = self.get(conn) else { return };
         connection.is_dirty = false;
         match connection.flush(now.since_start) {
@@ -65,7 +62,7 @@ impl<L: Log> Reactor<L> {
         }
         let connection = &mut self.connections[conn.slot as usize];
         let may_read =
-            connection.pauses.has(Pause::Outbox) && !limits.is_exceeded_by(&connection.outbox);
+            connection.pauses.has(Pause::Outbox) && connection.outbox.len() <= outbox_max;
         let may_continue = connection.wants_page && connection.outbox.len() <= drained;
         if may_read || may_continue {
             self.ready.push(conn.slot);
@@ -130,11 +127,6 @@ impl<L: Log> Reactor<L> {
         self.limits.outbox.min(left.max(OUTBOX_MIN))
     }
 
-    pub(super) fn outbox_limits(&self) -> OutboxLimits {
-        let replies = (self.limits.outbox / REPLY_SHARE).max(OUTBOX_MIN);
-        OutboxLimits { all: self.outbox_max(), replies }
-    }
-
     /// Returns how much the outbox of a connection may hold when its next page is produced. It
     /// shrinks like the pages (`Context::page_size`).
     pub(super) fn drained(&self) -> usize {
@@ -143,19 +135,6 @@ impl<L: Log> Reactor<L> {
 
     fn is_memory_scarce(&self) -> bool {
         self.meter.held() > self.limits.outbox_total / 2
-    }
-}
-
-/// What an outbox may hold before its client is not read from (backpressure), in bytes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct OutboxLimits {
-    pub(super) all: usize,
-    replies: usize,
-}
-
-impl OutboxLimits {
-    pub(super) fn is_exceeded_by(self, outbox: &Outbox) -> bool {
-        outbox.len() > self.all || outbox.replies() > self.replies
     }
 }
 
