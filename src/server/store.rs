@@ -47,12 +47,10 @@ pub enum Thread {
         /// The terms that a text must contain.
         terms: SearchTerms,
     },
-    /// Private messages by their ids.
-    Ids {
-        /// The recipient; messages to others are left out.
+    /// The mail of an account: private messages to it, read on from its position.
+    Mail {
+        /// The account.
         reader: UserId,
-        /// Ascending.
-        ids: Vec<u64>,
     },
     /// One message to any recipient. It is not shown; only its time is compared.
     Message {
@@ -146,9 +144,7 @@ impl ReadRequest {
                 };
                 may_read && terms.are_in(&record.text)
             }
-            (Thread::Ids { reader, ids }, Recipient::Person(to, _)) => {
-                to == reader && ids.binary_search(&record.id).is_ok()
-            }
+            (Thread::Mail { reader }, Recipient::Person(to, _)) => to == reader,
             (Thread::Message { id }, _) => record.id == *id,
             (Thread::Feed { reader, .. }, Recipient::Person(to, _)) => {
                 record.author == *reader || to == reader
@@ -240,8 +236,8 @@ pub enum Collection {
     Session,
     /// Accounts, by user.
     Account,
-    /// Messages that wait for an offline account, by id.
-    Mail,
+    /// The positions of accounts that have mail, by user.
+    Mailbox,
     /// Moderation, by a number per room; 0 is that of the server.
     Moderation,
     /// Membership spans of sessions, in chunks with numbers.
@@ -255,7 +251,7 @@ impl Collection {
     pub const TABLE: [(Self, &'static str); 6] = [
         (Self::Session, "visit"),
         (Self::Account, "account"),
-        (Self::Mail, "mail"),
+        (Self::Mailbox, "mailbox"),
         (Self::Moderation, "order"),
         (Self::Spans, "stays"),
         (Self::Socket, "socket"),
@@ -297,6 +293,8 @@ pub struct Snapshot {
     pub last: LastIds,
     /// The entries of all collections.
     pub entries: Vec<(Collection, u64, String)>,
+    /// The messages that wait in mailboxes, each with its account, in ascending order of ids.
+    pub mail: Vec<(UserId, u64)>,
     /// The latest messages, oldest first, to deduplicate lines that clients send again after
     /// a restart.
     pub latest: Vec<Arc<Record>>,

@@ -96,8 +96,8 @@ impl<L: Log> Reactor<L> {
         for kind in [ReplyKind::Search, ReplyKind::Other] {
             while self.meter.held() < self.limits.outbox_total {
                 let Some((conn, source)) = self.long_replies.next(kind) else { break };
-                // Skip the work for a client that is gone. During a login it is not skipped: the
-                // messages that waited for an account are deleted once delivered to their owner.
+                // Skip the work for a client that is gone. During a login it is not skipped: mail
+                // that is missing in the result would count as delivered.
                 let is_unnamed = self.hub.is_unnamed(conn);
                 let Some(connection) = self.get(conn) else { continue };
                 if !is_unnamed && connection.is_broken() {

@@ -169,12 +169,10 @@ impl Content {
     fn rows(&self, query: &ReadRequest) -> Vec<Arc<Record>> {
         let index = match &query.thread {
             Thread::Room(key) => ThreadIndex::Room(key.clone()),
-            Thread::Private { reader, .. } => ThreadIndex::PrivateOf(*reader),
-            Thread::Search { .. } => return search(self.records.iter(), query),
-            Thread::Ids { ids, .. } => {
-                let picked = ids.iter().filter_map(|id| self.record(*id));
-                return query.fill(picked);
+            Thread::Private { reader, .. } | Thread::Mail { reader } => {
+                ThreadIndex::PrivateOf(*reader)
             }
+            Thread::Search { .. } => return search(self.records.iter(), query),
             Thread::Message { id } => return query.fill(self.record(*id)),
             Thread::Feed { .. } => return query.fill(self.page(query)),
         };

@@ -85,7 +85,7 @@ pub const FILE: &str = "chatty.db";
 /// a rename would need a migration: `kept` stores the collections, with `shelf` for the collection
 /// (`visit` for sessions, `order` for moderation, `stays` for membership spans), and `last` the
 /// highest ids given out.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     "
     CREATE TABLE messages (
         id        INTEGER PRIMARY KEY,
@@ -142,7 +142,29 @@ const MIGRATIONS: [&str; 5] = [
     );
     UPDATE last SET number = 0 WHERE what = 'indexed';
 ",
+    "
+    -- Mail is a position in the log per account instead of an entry per message. Messages behind
+    -- the position that had no entry are skipped.
+    INSERT INTO kept
+        SELECT 'mailbox', account, json_object('after', first - 1, 'skip', json((
+            SELECT json_group_array(id) FROM messages
+            WHERE reader = account AND id > first
+                AND id NOT IN (SELECT key FROM kept WHERE shelf = 'mail')
+        )))
+        FROM (
+            SELECT CAST(value AS INTEGER) AS account, min(key) AS first
+            FROM kept WHERE shelf = 'mail' GROUP BY account
+        );
+    DELETE FROM kept WHERE shelf = 'mail';
+",
 ];
+
+/// Whether a message `m` waits in the mailbox `k`; see `SavedMailbox` of the hub. The message
+/// itself is read only if there are ignored users.
+const WAITS: &str = "k.shelf = 'mailbox' AND k.key = m.reader AND m.id > k.value ->> 'after'
+    AND m.id NOT IN (SELECT value FROM json_each(k.value, '$.skip'))
+    AND (k.value ->> 'hidden' IS NULL
+         OR m.author NOT IN (SELECT value FROM json_each(k.value, '$.hidden')))";
 
 const COLUMNS: &str = "id, time, author, name, room, reader, reader_name, is_action, text, cid";
 
@@ -192,6 +214,7 @@ impl SqliteLog {
         let snapshot = Snapshot {
             last: skip_to_ceiling(&mut connection)?,
             entries: read_entries(&connection)?,
+            mail: read_mail(&connection)?,
             latest: read_latest(&connection)?,
         };
         let indexed = read_number(&connection, "indexed")?;
@@ -409,6 +432,18 @@ fn read_entries(connection: &Connection) -> rusqlite::Result<Vec<(Collection, u6
         Err(error) => Some(Err(error)),
     })
     .collect()
+}
+
+/// Reads which messages wait in mailboxes.
+fn read_mail(connection: &Connection) -> rusqlite::Result<Vec<(UserId, u64)>> {
+    let sql =
+        format!("SELECT k.key, m.id FROM kept k CROSS JOIN messages m WHERE {WAITS} ORDER BY m.id");
+    let mut statement = connection.prepare(&sql)?;
+    let rows = statement.query_map([], |row| {
+        let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+        Ok((UserId(number(0)?), number(1)?))
+    })?;
+    rows.collect()
 }
 
 fn read_latest(connection: &Connection) -> rusqlite::Result<Vec<Arc<Record>>> {

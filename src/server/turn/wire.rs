@@ -101,6 +101,9 @@ impl Encoder {
             }
             Effect::WaitForMemory { conn } => EffectV1::WaitForMemory { conn: (*conn).into() },
             Effect::SendToken { conn } => EffectV1::SendToken { conn: (*conn).into() },
+            Effect::ExpectReceipt { conn, mail } => {
+                EffectV1::ExpectReceipt { conn: (*conn).into(), mail: (*mail).into() }
+            }
         });
         let effects = effects.collect();
         let ended = self.forget_ended(audiences.len());
@@ -284,6 +287,9 @@ fn decode_effect(
         EffectV1::NotifyWhenDrained { conn } => Effect::NotifyWhenDrained { conn: conn.into() },
         EffectV1::WaitForMemory { conn } => Effect::WaitForMemory { conn: conn.into() },
         EffectV1::SendToken { conn } => Effect::SendToken { conn: conn.into() },
+        EffectV1::ExpectReceipt { conn, mail } => {
+            Effect::ExpectReceipt { conn: conn.into(), mail: mail.into() }
+        }
     })
 }
 
@@ -392,7 +398,7 @@ mod tests {
     };
     use crate::server::auth::passwords::Job;
     use crate::server::net::outbox::Lines;
-    use crate::server::record::{Recipient, Record, UserId};
+    use crate::server::record::{Recipient, Record, SentMail, UserId};
     use crate::server::store::{
         Change, Collection, Duplicate, LastIds, MembershipSpan, ReadRequest, SearchTerms, Thread,
     };
@@ -426,6 +432,9 @@ mod tests {
         }
         fn wait_for_memory(&mut self, conn: ConnId) {
             self.0.push(format!("{conn:?} memory"));
+        }
+        fn expect_receipt(&mut self, conn: ConnId, mail: SentMail) {
+            self.0.push(format!("{conn:?} {mail:?}"));
         }
     }
 
@@ -514,7 +523,7 @@ mod tests {
                 is_private_too: true,
                 terms: SearchTerms::parse("now 北京"),
             },
-            Thread::Ids { reader, ids: vec![4, 9] },
+            Thread::Mail { reader },
             Thread::Message { id: 9 },
             Thread::Feed { reader, stays: vec![span(None), span(Some(4))] },
         ] {
@@ -527,6 +536,7 @@ mod tests {
         turn.notify_when_drained(conn(1));
         turn.wait_for_memory(conn(2));
         turn.send_token(conn(4));
+        turn.expect_receipt(conn(1), SentMail { to: reader, id: 300, number: 2 });
         let change = |collection, value: Option<&str>| Change {
             collection,
             key: 5,

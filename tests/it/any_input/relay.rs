@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use chatty::server::auth::passwords::Job;
 use chatty::server::net::outbox::Lines;
+use chatty::server::record::SentMail;
 use chatty::server::store::{Batch, ReadRequest};
 use chatty::server::turn::wire::{Decoder, Encoder};
 use chatty::server::turn::{ConnId, Sink, Turn};
@@ -22,6 +23,7 @@ enum Call {
     Hash(ConnId, Job),
     NotifyWhenDrained(ConnId),
     WaitForMemory(ConnId),
+    ExpectReceipt(ConnId, SentMail),
 }
 
 /// Records calls.
@@ -52,6 +54,9 @@ impl Sink for Recorder {
     }
     fn wait_for_memory(&mut self, conn: ConnId) {
         self.0.push(Call::WaitForMemory(conn));
+    }
+    fn expect_receipt(&mut self, conn: ConnId, mail: SentMail) {
+        self.0.push(Call::ExpectReceipt(conn, mail));
     }
 }
 

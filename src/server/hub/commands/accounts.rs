@@ -155,17 +155,16 @@ pub(super) fn log_in_account(state: &mut State, req: &mut Request<'_>, proof: Pr
     if !may_log_in(state, req, &proof)? {
         return Ok(());
     }
-    let ids = state.mail.of(proof.person);
-    if ids.is_empty() {
+    let Some(mail) = state.mail.sent(proof.person) else {
         take_over(state, req, proof.person);
         return Ok(());
-    }
+    };
     let ignores = state.relations.ignores_of(proof.person).iter();
     let hidden = ignores.map(|ignored| ignored.person).collect();
-    let thread = Thread::Ids { reader: proof.person, ids: ids.clone() };
-    let count = ids.len();
-    let query = ReadRequest { thread, count, size: usize::MAX, after: Some(0), hidden };
-    let request = MailRequest { cid: req.cid.take(), proof, ids };
+    let thread = Thread::Mail { reader: proof.person };
+    let after = state.mail.position(proof.person);
+    let query = ReadRequest { thread, count: usize::MAX, size: usize::MAX, after, hidden };
+    let request = MailRequest { cid: req.cid.take(), proof, mail };
     state.connections.wait_for(req.connection, PendingRequest::Mail(request));
     req.read(query);
     Ok(())
@@ -180,7 +179,7 @@ pub(super) fn log_in_with_mail(
     records: &[Arc<Record>],
 ) -> Result {
     let user_id = waiting.proof.person;
-    if state.mail.of(user_id) != waiting.ids {
+    if state.mail.sent(user_id) != Some(waiting.mail) {
         return log_in_account(state, req, waiting.proof); // more arrived meanwhile
     }
     if !may_log_in(state, req, &waiting.proof)? {
@@ -195,7 +194,7 @@ pub(super) fn log_in_with_mail(
     if let (Some(last), Some(user)) = (records.last(), state.users.find(user_id)) {
         state.users.set_reply_target(user, last.author);
     }
-    state.mail.empty(user_id);
+    req.expect_receipt(Some(waiting.mail));
     Ok(())
 }
 

@@ -28,8 +28,7 @@ pub(super) fn post(
     let connection = &state.connections[req.connection];
     match (connection.query, connection.current) {
         (Query::On(other), _) if let Some(to) = state.users.find(other) => {
-            post_private(state, req, user, to, text, is_action);
-            Ok(())
+            post_private(state, req, user, to, text, is_action)
         }
         (Query::On(_) | Query::Gone, _) => refusal(
             ErrorCode::NoTarget,
@@ -61,8 +60,7 @@ pub(super) fn message(
         MessageTarget::Person(name) => name,
     };
     if let Some(to) = state.users.named(name) {
-        post_private(state, req, user, to, text, false);
-        return Ok(());
+        return post_private(state, req, user, to, text, false);
     }
     if let Some(owner) = state.accounts.named(&Key::fold(name)).map(|account| account.person) {
         return send_to_account(state, req, user, owner, text);
@@ -145,11 +143,23 @@ fn post_private(
     to: UserIx,
     text: &str,
     is_action: bool,
-) {
+) -> Result {
     let (me, other) = (state.users[user].id, state.users[to].id);
+    let is_live = state.connection_of(to).live_socket().is_some();
+    if !is_live {
+        require_mailbox_space(state, req, other)?;
+    }
     let recipient = Recipient::Person(other, state.users[to].name.clone());
     let is_delivered = !state.relations.ignores(other, me);
     let record = append(state, req, user, recipient, text, is_action);
+    // The connection may be lost before the client has read the message.
+    if is_delivered && state.accounts.has(other) {
+        if is_live {
+            state.mail.add_live(other, record.id, req.limits.mailbox as u64);
+        } else {
+            state.mail.add(other, record.id);
+        }
+    }
     req.with_message(&record, |req| {
         echo(req, &record);
         if is_delivered {
@@ -157,6 +167,11 @@ fn post_private(
             let mut message = record.seen_by(me);
             message.place = Place::ToMe;
             deliver(state, req, to, &tags_of(&record), &Event::Message(message));
+            if let Some(socket) = state.connection_of(to).live_socket()
+                && let Some(mail) = state.mail.sent(other)
+            {
+                req.turn.expect_receipt(socket, mail);
+            }
         }
         if let Some(away) = &state.users[to].away
             && wants_echo(req)
@@ -166,10 +181,8 @@ fn post_private(
     });
     if is_delivered {
         state.users.set_reply_target(to, me);
-        if state.connection_of(to).socket.is_none() && state.accounts.has(other) {
-            add_mail(state, req, other, record.id); // the session may end before it is resumed
-        }
     }
+    Ok(())
 }
 
 /// Sends a private message to a user by id, or stores it for an account that is not online. The
@@ -182,21 +195,17 @@ fn send_to_account(
     text: &str,
 ) -> Result {
     if let Some(to) = state.users.find(user_id) {
-        post_private(state, req, user, to, text, false);
-        return Ok(());
+        return post_private(state, req, user, to, text, false);
     }
     let Some(name) = state.accounts.of(user_id).map(|account| account.name.clone()) else {
         return Ok(());
     };
-    if state.mail.len(user_id) >= req.limits.mailbox {
-        let text = format!("not sent: the mailbox of {name} is full");
-        return refusal(ErrorCode::TooMany, text);
-    }
+    require_mailbox_space(state, req, user_id)?;
     let is_delivered = !state.relations.ignores(user_id, state.users[user].id);
     let to = Recipient::Person(user_id, name.clone());
     let record = append(state, req, user, to, text, false);
     if is_delivered {
-        add_mail(state, req, user_id, record.id);
+        state.mail.add(user_id, record.id);
     }
     req.with_message(&record, |req| {
         echo(req, &record);
@@ -209,10 +218,14 @@ fn send_to_account(
     Ok(())
 }
 
-/// Adds a message to a mailbox, unless the mailbox is full.
-fn add_mail(state: &mut State, req: &Request<'_>, user_id: UserId, id: u64) {
-    if state.mail.len(user_id) < req.limits.mailbox {
-        state.mail.add(user_id, id);
+/// Refuses a message to an account whose mailbox is full. Guests have none.
+fn require_mailbox_space(state: &State, req: &Request<'_>, user_id: UserId) -> Result {
+    match state.accounts.of(user_id) {
+        Some(account) if state.mail.len(user_id) >= req.limits.mailbox as u64 => {
+            let text = format!("not sent: the mailbox of {} is full", account.name);
+            refusal(ErrorCode::TooMany, text)
+        }
+        _ => Ok(()),
     }
 }
 

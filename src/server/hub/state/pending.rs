@@ -7,7 +7,7 @@ use super::accounts::Proof;
 use crate::protocol::{Cid, Key, Name, RoomName, Stamp};
 use crate::server::auth::tokens::TokenHash;
 use crate::server::net::outbox::Share;
-use crate::server::record::UserId;
+use crate::server::record::{SentMail, UserId};
 
 /// A request whose answer depends on work outside the hub.
 #[derive(Debug)]
@@ -44,7 +44,8 @@ pub(crate) struct HistoryRequest {
 pub(crate) struct MailRequest {
     pub(crate) cid: Option<Cid>,
     pub(crate) proof: Proof,
-    pub(crate) ids: Vec<u64>,
+    /// The mail when it was requested.
+    pub(crate) mail: SentMail,
 }
 
 /// A command that waits for its password to be checked or hashed.

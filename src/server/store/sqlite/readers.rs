@@ -135,13 +135,14 @@ fn find(connection: &Connection, query: &ReadRequest) -> rusqlite::Result<ReadRe
             collect(connection, &sql, params![reader.0.cast_signed(), after], query)?
         }
         Thread::Search { .. } => search::find(connection, query)?,
-        Thread::Ids { ids, .. } => {
+        Thread::Mail { reader } => {
             let sql = format!(
-                "SELECT {COLUMNS} FROM messages
-                 WHERE id IN (SELECT value FROM json_each(?1)) AND id > ?2 ORDER BY id {order}"
+                "SELECT {COLUMNS} FROM messages WHERE reader = ?1 AND id > ?2 AND id NOT IN (
+                     SELECT skipped.value FROM kept, json_each(kept.value, '$.skip') AS skipped
+                     WHERE shelf = 'mailbox' AND kept.key = ?1
+                 ) ORDER BY id {order}"
             );
-            let ids: Vec<i64> = ids.iter().map(|id| id.cast_signed()).collect();
-            collect(connection, &sql, params![serde_json::json!(ids).to_string(), after], query)?
+            collect(connection, &sql, params![reader.0.cast_signed(), after], query)?
         }
         Thread::Message { id } => {
             let sql = format!("SELECT {COLUMNS} FROM messages WHERE id = ?1");

@@ -24,7 +24,9 @@ use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, ToSql, ffi, params};
 
 use super::folder::{Folder, Note, Opened, with_suffix};
-use super::{COLUMNS, Durability, Options, Retention, record, search, write_ceiling, write_last};
+use super::{
+    COLUMNS, Durability, Options, Retention, WAITS, record, search, write_ceiling, write_last,
+};
 use crate::files::open_own;
 use crate::protocol::{Cid, RoomName};
 use crate::server::record::{Recipient, Record};
@@ -155,9 +157,10 @@ const DELETE_SHARE: u32 = 2;
 const AGED_AT_ONCE: u32 = DELETE_AT_ONCE;
 const SWEPT_AT_ONCE: u32 = 1000;
 
-/// The next messages to delete. Mail is kept until it is delivered.
-const OLDEST_TO_DELETE: &str = "SELECT id FROM messages
-    WHERE id NOT IN (SELECT key FROM kept WHERE shelf = 'mail') ORDER BY id LIMIT ?1";
+/// Selects messages that may be deleted. Mail is kept until it is delivered.
+fn deletable() -> String {
+    format!("messages m WHERE NOT EXISTS (SELECT 1 FROM kept k WHERE {WAITS})")
+}
 
 /// Interval of indexing for `/search`, and number of messages per transaction. Messages that are
 /// not indexed yet are scanned, so that a search finds them all the same.
@@ -651,11 +654,8 @@ impl Writer {
         scan_max: u32,
         most: usize,
     ) -> rusqlite::Result<Slice> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT id, time FROM messages WHERE id > ?1 AND NOT EXISTS
-                 (SELECT 1 FROM kept WHERE shelf = 'mail' AND key = messages.id)
-             ORDER BY id LIMIT ?2",
-        )?;
+        let sql = format!("SELECT id, time FROM {} AND id > ?1 ORDER BY id LIMIT ?2", deletable());
+        let mut statement = self.connection.prepare_cached(&sql)?;
         let mut rows = statement.query(params![behind.upto, scan_max])?;
         let mut slice = behind;
         while slice.aged.len() < most {
@@ -679,7 +679,7 @@ impl Writer {
         if most == 0 {
             return Ok(0); // the common case, which must cost nothing
         }
-        self.delete(OLDEST_TO_DELETE, most)
+        self.delete(&format!("SELECT id FROM {} ORDER BY id LIMIT ?1", deletable()), most)
     }
 
     /// Deletes the messages that a query with one parameter selects; returns their number.
@@ -712,8 +712,8 @@ impl Writer {
 
     /// Counts the messages that wait in mailboxes, which are kept in addition.
     fn count_mail(&self) -> rusqlite::Result<u64> {
-        let sql = "SELECT count(*) FROM kept WHERE shelf = 'mail'";
-        let count: i64 = self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+        let sql = format!("SELECT count(*) FROM kept k CROSS JOIN messages m WHERE {WAITS}");
+        let count: i64 = self.connection.prepare_cached(&sql)?.query_row([], |row| row.get(0))?;
         Ok(count.cast_unsigned())
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::WireError;
 use crate::protocol::{Cid, Key, Name, RoomName, Stamp, text};
 use crate::server::auth::passwords::Job;
-use crate::server::record::{Recipient, Record, UserId};
+use crate::server::record::{Recipient, Record, SentMail, UserId};
 use crate::server::store::{
     Change, Collection, LastIds, MembershipSpan, ReadRequest, SearchTerms, Thread,
 };
@@ -140,6 +140,29 @@ pub(super) enum EffectV1<'a> {
     SendToken {
         conn: ConnV1,
     },
+    ExpectReceipt {
+        conn: ConnV1,
+        mail: SentMailV1,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SentMailV1 {
+    to: u64,
+    id: u64,
+    number: u64,
+}
+
+impl From<SentMail> for SentMailV1 {
+    fn from(SentMail { to, id, number }: SentMail) -> Self {
+        Self { to: to.0, id, number }
+    }
+}
+
+impl From<SentMailV1> for SentMail {
+    fn from(SentMailV1 { to, id, number }: SentMailV1) -> Self {
+        Self { to: UserId(to), id, number }
+    }
 }
 
 /// A password job. The password or key itself is never encoded: it stays where the connection
@@ -188,7 +211,7 @@ enum ThreadV1<'a> {
     Room { room: &'a str },
     Private { reader: u64, other: &'a str, other_id: Option<u64> },
     Search { reader: u64, rooms: Vec<&'a str>, is_private_too: bool, terms: Vec<&'a str> },
-    Ids { reader: u64, ids: Vec<u64> },
+    Mail { reader: u64 },
     Message { id: u64 },
     Feed { reader: u64, spans: Vec<SpanV1<'a>> },
 }
@@ -220,7 +243,7 @@ impl<'a> From<&'a ReadRequest> for ReadRequestV1<'a> {
                 is_private_too: *is_private_too,
                 terms: terms.iter().collect(),
             },
-            Thread::Ids { reader, ids } => ThreadV1::Ids { reader: reader.0, ids: ids.clone() },
+            Thread::Mail { reader } => ThreadV1::Mail { reader: reader.0 },
             Thread::Message { id } => ThreadV1::Message { id: *id },
             Thread::Feed { reader, stays } => {
                 ThreadV1::Feed { reader: reader.0, spans: stays.iter().map(span).collect() }
@@ -252,7 +275,7 @@ impl From<ReadRequestV1<'_>> for ReadRequest {
                 is_private_too,
                 terms: SearchTerms::of(terms.into_iter().map(str::to_owned).collect()),
             },
-            ThreadV1::Ids { reader, ids } => Thread::Ids { reader: UserId(reader), ids },
+            ThreadV1::Mail { reader } => Thread::Mail { reader: UserId(reader) },
             ThreadV1::Message { id } => Thread::Message { id },
             ThreadV1::Feed { reader, spans } => Thread::Feed {
                 reader: UserId(reader),
