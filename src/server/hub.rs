@@ -133,8 +133,8 @@ impl Hub {
     }
 
     /// Records that a client has sent something after this mail was sent to it.
-    pub fn confirm_mail(&mut self, mail: SentMail) {
-        self.state.mail.confirm(mail);
+    pub fn confirm_mail(&mut self, SentMail { to, last }: SentMail) {
+        self.state.mail.confirm(to, last);
     }
 
     /// Sets whether changes can be stored, until the next call.

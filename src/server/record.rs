@@ -17,9 +17,7 @@ pub struct SentMail {
     /// The account.
     pub to: UserId,
     /// The id of its last message.
-    pub id: u64,
-    /// The number of that message in the mailbox.
-    pub number: u64,
+    pub last: u64,
 }
 
 /// The recipient of a message.

@@ -225,7 +225,7 @@ impl State {
             self.sessions.end(token, id);
         }
         self.relations.log_out(id, &name, !self.accounts.has(id));
-        self.mail.mark(id);
+        self.mail.disconnect(id);
         let empty = self.memberships.remove_user(user, &name, session.is_some());
         self.connections.remove(connection);
         let removed = self.users.remove(user);
@@ -291,7 +291,7 @@ impl State {
             self.connections.close(socket);
         }
         self.sessions.drop(until, self.users[user].id, network);
-        self.mail.mark(self.users[user].id);
+        self.mail.disconnect(self.users[user].id);
         self.memberships.touch_rooms_of(user);
         network
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::WireError;
 use crate::protocol::{Cid, Key, Name, RoomName, Stamp, text};
 use crate::server::auth::passwords::Job;
-use crate::server::record::{Recipient, Record, SentMail, UserId};
+use crate::server::record::{Recipient, Record, UserId};
 use crate::server::store::{
     Change, Collection, LastIds, MembershipSpan, ReadRequest, SearchTerms, Thread,
 };
@@ -142,27 +142,9 @@ pub(super) enum EffectV1<'a> {
     },
     ExpectReceipt {
         conn: ConnV1,
-        mail: SentMailV1,
+        to: u64,
+        last: u64,
     },
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct SentMailV1 {
-    to: u64,
-    id: u64,
-    number: u64,
-}
-
-impl From<SentMail> for SentMailV1 {
-    fn from(SentMail { to, id, number }: SentMail) -> Self {
-        Self { to: to.0, id, number }
-    }
-}
-
-impl From<SentMailV1> for SentMail {
-    fn from(SentMailV1 { to, id, number }: SentMailV1) -> Self {
-        Self { to: UserId(to), id, number }
-    }
 }
 
 /// A password job. The password or key itself is never encoded: it stays where the connection
