@@ -159,10 +159,11 @@ const MIGRATIONS: [&str; 6] = [
 ",
 ];
 
-/// Whether a message `m` waits in the mailbox `k`; see `SavedMailbox` of the hub. The message
-/// itself is read only if there are ignored users.
+/// Whether a message `m` waits in the mailbox `k`; see `SavedMailbox` of the hub. In most
+/// mailboxes nothing is skipped and no user is ignored; then only an index is read.
 const WAITS: &str = "k.shelf = 'mailbox' AND k.key = m.reader AND m.id > k.value ->> 'after'
-    AND m.id NOT IN (SELECT value FROM json_each(k.value, '$.skip'))
+    AND (k.value ->> 'skip' IS NULL
+         OR m.id NOT IN (SELECT value FROM json_each(k.value, '$.skip')))
     AND (k.value ->> 'hidden' IS NULL
          OR m.author NOT IN (SELECT value FROM json_each(k.value, '$.hidden')))";
 
@@ -494,6 +495,37 @@ mod tests {
         let record = Record { id, time, author, from, to, is_action: false, text, cid: None };
         let last = LastIds { message: id, person: 1 };
         Batch { records: vec![Arc::new(record)], changes: Vec::new(), last }
+    }
+
+    #[test]
+    fn mail_of_older_versions_becomes_a_position() {
+        let folder = tempfile::tempdir().unwrap();
+        let older = connect(&folder.path().join(FILE)).unwrap();
+        for step in &MIGRATIONS[..5] {
+            older.execute_batch(step).unwrap();
+        }
+        older.pragma_update(None, "user_version", 5).unwrap();
+        // Message 3 was delivered although 2 waited, and 4 waits for another account.
+        for (id, reader) in [(1, 7), (2, 7), (3, 7), (4, 8), (5, 7)] {
+            let sql = "INSERT INTO messages
+                VALUES (?1, 0, 1, 'bob', NULL, NULL, 'bob', ?2, 'alice', 'alice', 0, 'x', NULL)";
+            older.execute(sql, [id, reader]).unwrap();
+        }
+        let sql = "INSERT INTO kept VALUES ('mail', 2, '7'), ('mail', 4, '8'), ('mail', 5, '7')";
+        older.execute(sql, []).unwrap();
+        drop(older);
+        let (log, snapshot) = SqliteLog::open(folder.path(), OPTIONS).unwrap();
+        let (alice, other) = (UserId(7), UserId(8));
+        assert_eq!(snapshot.mail, [(alice, 2), (other, 4), (alice, 5)]);
+        let rows: Vec<u64> = snapshot.entries.iter().map(|(_, key, _)| *key).collect();
+        assert_eq!(rows, [7, 8]);
+        let (found, rows) = mpsc::channel();
+        let thread = Thread::Mail { reader: alice };
+        let (count, size, hidden) = (9, usize::MAX, Vec::new());
+        let request = ReadRequest { thread, count, size, after: Some(1), hidden };
+        log.read(request, Box::new(move |rows| found.send(rows).unwrap()));
+        let rows = rows.recv().unwrap().records;
+        assert_eq!(rows.iter().map(|record| record.id).collect::<Vec<_>>(), [2, 5]);
     }
 
     /// Appends until an append fails; returns the error.

@@ -873,7 +873,7 @@ mod tests {
     use super::*;
     use crate::protocol::{Name, Stamp};
     use crate::server::record::UserId;
-    use crate::server::store::Log as _;
+    use crate::server::store::{Collection, Log as _};
 
     const DAY: i64 = 24 * 60 * 60 * 1000;
 
@@ -940,6 +940,42 @@ mod tests {
         let log = log(&folder, &[0]);
         let expected: Vec<u64> = (1..=150).chain(161..=171).collect();
         assert_eq!(left(&log), expected);
+    }
+
+    #[test]
+    fn mail_behind_the_position_is_kept() {
+        for retention in [
+            Retention { age: None, messages: Some(2) },
+            Retention { age: Some(Duration::ZERO), messages: None },
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let options = Options { durability: Durability::Commit, retention };
+            let (mut log, _) = SqliteLog::open(folder.path(), options).unwrap();
+            let name = |name| Name::parse(name).unwrap();
+            let record = |id| {
+                Arc::new(Record {
+                    id,
+                    time: Stamp(0),
+                    // Each third message is by an ignored user.
+                    author: UserId(id % 3),
+                    from: name("bob"),
+                    to: Recipient::Person(UserId(7), name("alice")),
+                    is_action: false,
+                    text: "x".into(),
+                    cid: None,
+                })
+            };
+            let value = Some(r#"{"after":4,"hidden":[0]}"#.to_owned());
+            let changes = vec![Change { collection: Collection::Mailbox, key: 7, value }];
+            let last = LastIds { message: 12, person: 7 };
+            let records = (1..=12).map(record).collect();
+            log.append(&Batch { records, changes, last }).unwrap();
+            // The two latest of those that do not wait.
+            let kept = retention.messages.map_or(vec![], |_| vec![9, 12]);
+            let mut expected = [vec![5, 7, 8, 10, 11], kept].concat();
+            expected.sort_unstable();
+            assert_eq!(left(&log), expected);
+        }
     }
 
     #[test]
