@@ -239,7 +239,7 @@ mod tests {
             if self.is_full { Err(AppendError::Full("test".to_owned())) } else { Ok(Vec::new()) }
         }
 
-        fn read(&self, _: ReadRequest, _: Reply) {}
+        fn read(&self, _: Read, _: Reply) {}
     }
 
     fn handle(hub: &mut Hub, input: Input<'_>) -> (Flow, Turn) {
