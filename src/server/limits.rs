@@ -176,7 +176,8 @@ pub struct Limits {
     /// Data that may wait unread for one connection
     ///
     /// Beyond it the server stops reading from the connection (backpressure), and sends it the
-    /// messages of others from the log, at the pace of the reader.
+    /// messages of others from the log, at the pace of the reader. A sixteenth of it may be
+    /// answers to its own lines. Long answers are sent in pages of 64 KiB.
     #[arg(
         help_heading = "Limits per connection",
         long,
@@ -188,6 +189,10 @@ pub struct Limits {
     pub outbox: usize,
 
     /// Data that may wait unread for all connections; the share of each shrinks near it
+    ///
+    /// Beyond half of it long answers are sent in smaller pages, and clients that read less than
+    /// 32 KiB in the time of --write-stall are disconnected. Near it the share of each connection
+    /// shrinks, down to 64 KiB; messages beyond that are sent from the log later.
     #[arg(
         help_heading = "Limits of the server",
         long,

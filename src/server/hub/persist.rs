@@ -189,6 +189,18 @@ impl Unsaved {
                 self.rows.insert((Collection::Account, id.0));
             }
         }
+        for id in state.relations.renamed.take() {
+            if self.scope == Persisted::Everyone {
+                for by in state.relations.ignored_by(id).to_vec() {
+                    self.note_user(state, by);
+                }
+            }
+        }
+        for id in state.sessions.lost.take() {
+            if self.scope == Persisted::Everyone {
+                self.note_user(state, id);
+            }
+        }
         let users = [state.users.dirty.take(), state.moderation.dirty_operators.take()];
         for id in users.into_iter().flatten() {
             self.note_user(state, id);

@@ -193,7 +193,7 @@ impl State {
         spans: Spans,
     ) -> UserIx {
         let (name, last_active) = (name.clone(), Duration::ZERO);
-        self.relations.log_in(id, &name);
+        self.relations.log_in(id, |person| self.users.is_online(person));
         let (away, reply_target) = (None, None);
         let user = User { id, name, connection, since, first, away, reply_target, last_active };
         let user = self.users.add(user);
@@ -224,7 +224,8 @@ impl State {
         if let Some(token) = session {
             self.sessions.end(token, id);
         }
-        self.relations.log_out(id, &name, !self.accounts.has(id));
+        let name_of = |person| self.users.find(person).map(|user| self.users[user].name.clone());
+        self.relations.log_out(id, &name, !self.accounts.has(id), name_of);
         self.mail.disconnect(id);
         let empty = self.memberships.remove_user(user, &name, session.is_some());
         self.connections.remove(connection);
@@ -240,7 +241,7 @@ impl State {
     pub(crate) fn rename(&mut self, user: UserIx, name: &Name) -> Name {
         let old = self.users.rename(user, name);
         self.memberships.rename(user, &old, name);
-        self.relations.mark_ignorers(self.users[user].id);
+        self.relations.note_rename(self.users[user].id);
         old
     }
 
@@ -274,6 +275,14 @@ impl State {
         self.connections.begin_session(connection, token);
         self.sessions.begin(token, id);
         self.memberships.mark_blocks(user);
+    }
+
+    /// Closes the socket of a user, who gets a farewell and ends.
+    pub(crate) fn close_socket_of(&mut self, user: UserIx) -> Option<ConnId> {
+        let socket = self.connection_of(user).socket?;
+        self.connections.close(socket);
+        self.memberships.touch_rooms_of(user);
+        Some(socket)
     }
 
     /// Takes the socket from the connection of a user, whose session may resume until
@@ -427,6 +436,13 @@ impl State {
             self.rooms.remove(room);
             self.moderation.remove(moderation);
         }
+    }
+
+    /// Makes a room that no one has entered dormant again, with its moderation as it was.
+    pub(crate) fn put_back(&mut self, room: RoomIx) {
+        let moderation = self.rooms[room].moderation;
+        let topic = self.rooms.remove(room).topic;
+        self.moderation.deactivate(moderation, topic);
     }
 
     fn is_kept_without_members(&mut self, ix: ModerationIx) -> bool {

@@ -13,7 +13,6 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use super::log_writer::LogWriter;
-use super::writing::is_full;
 use super::{Reactor, Timeout};
 use crate::protocol::LINE_MAX;
 use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
@@ -168,14 +167,14 @@ impl<L: Log> Reactor<L> {
     /// Returns whether the next line of a connection may be handled now: not while a request is
     /// pending, the rate limit is exhausted, or the outbox exceeds its limit (backpressure).
     pub(super) fn may_read_line(&mut self, conn: ConnId, replied: usize) -> bool {
-        let outbox_max = self.outbox_max();
+        let limits = self.outbox_limits();
         let Some(connection) = self.get(conn) else { return false };
         // `flush_one` makes the connection ready again when the client has read enough.
-        connection.pauses.set(Pause::Outbox, is_full(&connection.outbox, outbox_max));
+        connection.pauses.set(Pause::Outbox, limits.is_exceeded_by(&connection.outbox));
         if connection.phase != Phase::Open || !connection.pauses.is_empty() {
             return false;
         }
-        if replied > TURN_REPLY_MAX.min(outbox_max) {
+        if replied > TURN_REPLY_MAX.min(limits.all) {
             self.ready.push(conn.slot);
             return false;
         }

@@ -22,8 +22,8 @@ const OUTBOX_MIN: usize = 64 << 10;
 /// in bytes.
 const DRAINED: usize = OUTBOX_MIN / 2;
 
-/// Bytes of replies that may wait for a client before its next line is handled.
-const REPLIES_MAX: usize = 256 << 10;
+/// The part of an outbox that replies may fill before the next line of the client is handled.
+const REPLY_SHARE: usize = 16;
 
 /// Time for a client to close its side after everything was sent. If data is still in transit,
 /// `--write-stall` applies.
@@ -53,7 +53,7 @@ impl<L: Log> Reactor<L> {
     }
 
     pub(super) fn flush_one(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
-        let (outbox_max, drained) = (self.outbox_max(), self.drained());
+        let (limits, drained) = (self.outbox_limits(), self.drained());
         let Some(connection) = self.get(conn) else { return };
         connection.is_dirty = false;
         match connection.flush(now.since_start) {
@@ -66,7 +66,7 @@ impl<L: Log> Reactor<L> {
         }
         let connection = &mut self.connections[conn.slot as usize];
         let may_read =
-            connection.pauses.has(Pause::Outbox) && !is_full(&connection.outbox, outbox_max);
+            connection.pauses.has(Pause::Outbox) && !limits.is_exceeded_by(&connection.outbox);
         let may_continue = connection.wants_page && connection.outbox.len() <= drained;
         if may_read || may_continue {
             self.ready.push(conn.slot);
@@ -146,6 +146,11 @@ impl<L: Log> Reactor<L> {
         self.limits.outbox.min(left.max(OUTBOX_MIN))
     }
 
+    pub(super) fn outbox_limits(&self) -> OutboxLimits {
+        let replies = (self.limits.outbox / REPLY_SHARE).max(OUTBOX_MIN);
+        OutboxLimits { all: self.outbox_max(), replies }
+    }
+
     /// Returns how much the outbox of a connection may hold when its next page is produced. It
     /// shrinks like the pages (`Context::page_size`).
     pub(super) fn drained(&self) -> usize {
@@ -157,9 +162,17 @@ impl<L: Log> Reactor<L> {
     }
 }
 
-/// Returns whether an outbox holds so much that its client must read before it is read from.
-pub(super) fn is_full(outbox: &Outbox, outbox_max: usize) -> bool {
-    outbox.len() > outbox_max || outbox.replies() > REPLIES_MAX
+/// What an outbox may hold before its client is not read from (backpressure), in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OutboxLimits {
+    pub(super) all: usize,
+    replies: usize,
+}
+
+impl OutboxLimits {
+    pub(super) fn is_exceeded_by(self, outbox: &Outbox) -> bool {
+        outbox.len() > self.all || outbox.replies() > self.replies
+    }
 }
 
 impl<L: Log> Sink for Reactor<L> {

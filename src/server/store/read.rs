@@ -58,6 +58,11 @@ impl Budget {
         Self { rows: SLICE_ROWS, ends_at: Instant::now() + SLICE_TIME }
     }
 
+    /// The same time for any number of messages.
+    pub(super) fn of_time(&self) -> Self {
+        Self { rows: usize::MAX, ends_at: self.ends_at }
+    }
+
     /// A budget whose time is over from the start.
     #[cfg(test)]
     pub(super) fn spent() -> Self {

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -155,6 +156,10 @@ fn n24_mail_for_offline_account_is_bounded() {
 
 const HONEST: Ipv4Addr = Ipv4Addr::new(127, 0, 9, 9);
 
+fn words(numbers: Range<usize>) -> String {
+    numbers.fold(String::new(), |words, number| words + &format!("word{number} "))
+}
+
 /// A server with a log of many long messages and an account with mail.
 struct LongLog {
     server: Server,
@@ -175,7 +180,7 @@ impl LongLog {
         let mut bob = Peer::join(server.port, "bob");
         bob.say("/set echo off");
         // A hundred different words, so that searches have much to compare.
-        let words: String = (0..99).map(|number| format!("word{number} ")).collect();
+        let words = words(0..99);
         for number in 0..Self::MESSAGES {
             bob.say(&format!("needle{number} {words} {}", "x".repeat(3100)));
         }
@@ -268,10 +273,9 @@ fn n24_long_replies_of_one_network_do_not_delay_another() {
 #[test]
 fn n24_searches_of_one_network_do_not_delay_another() {
     let log = LongLog::start();
-    let words = |first: usize| (first..first + 15).map(|n| format!("word{n} ")).collect::<String>();
     // They find nothing, so everything is compared.
-    let searches: String =
-        (0..80).map(|first| format!("/search {}nowhere{first}\n", words(first))).collect();
+    let search = |first| format!("/search {}nowhere{first}\n", words(first..first + 15));
+    let searches = (0..80).fold(String::new(), |all, first| all + &search(first));
     let crowd = SlowCrowd::begin(log.server.port, Ipv4Addr::new(127, 0, 2, 1), &searches);
     for number in 0..scale(20, 5) {
         log.ask(&format!("honest{number}"), &format!("/search needle{number}"), 1);

@@ -84,7 +84,7 @@ fn odd_texts() -> Vec<(Vec<u8>, String)> {
         (b"\x1b[2J\x1b[H", "\u{fffd}[2J\u{fffd}[H"),
         (b"\x1bP+q\x1b\\", "\u{fffd}P+q\u{fffd}\\"),
         (b"\x1b[5i", "\u{fffd}[5i"),
-        (&[1; 4096], &"\u{fffd}".repeat(4096)),
+        (&[1; 1365], &"\u{fffd}".repeat(1365)), // 4095 bytes
     ];
     let marks = format!("a{}", "\u{301}".repeat(200));
     let texts = [

@@ -138,7 +138,8 @@ mod tests {
         let mut hub = hub(Limits::default());
         connect(&mut hub, 0);
         say(&mut hub, 0, "alice");
-        let words = |count: usize| (0..count).map(|n| format!("w{n} W{n} ")).collect::<String>();
+        let words =
+            |count: usize| (0..count).fold(String::new(), |all, n| all + &format!("w{n} W{n} "));
         let (flow, reply) = say(&mut hub, 0, &format!("/search {}", words(17)));
         assert_eq!((flow, reply.reads), (Flow::Next, 0));
         assert!(reply.text.starts_with("[ERROR bad-argument] /search takes at most 16 "));

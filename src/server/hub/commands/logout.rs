@@ -88,11 +88,10 @@ pub(super) fn disconnect_user(
     (farewell, text): (Farewell, Option<&str>),
     quit: Option<&str>,
 ) {
-    let socket = state.connection_of(user).socket;
-    end_user(state, ctx, user, quit);
-    if let Some(socket) = socket {
+    if let Some(socket) = state.close_socket_of(user) {
         ctx.send_farewell(socket, farewell, text);
     }
+    end_user(state, ctx, user, quit);
 }
 
 /// Handles a lost connection or a forced disconnect. A user with a session can still

@@ -92,7 +92,7 @@ pub(super) fn send_messages(
 ) {
     let (cid, content) = (req.cid.take(), Content::Messages(list));
     let reply = LongReply { cid, content, sent: 0, is_reading: true };
-    wait(state, req, reply);
+    wait(state, req, Box::new(reply));
     req.read(request);
 }
 
@@ -107,20 +107,20 @@ pub(super) fn send_mail(
     let last = state.mail.last(reader).unwrap_or_default();
     let (cid, content) = (req.cid.take(), Content::Mail { reader, sent: 0, last });
     let reply = LongReply { cid, content, sent: 0, is_reading: true };
-    send_read_page(state, req, reply, rows)
+    send_read_page(state, req, Box::new(reply), rows)
 }
 
 fn start(state: &mut State, req: &mut Request<'_>, content: Content) {
     let reply = LongReply { cid: req.cid.take(), content, sent: 0, is_reading: false };
-    send_page(state, req, reply);
+    send_page(state, req, Box::new(reply));
 }
 
-fn wait(state: &mut State, req: &Request<'_>, reply: LongReply) {
+fn wait(state: &mut State, req: &Request<'_>, reply: Box<LongReply>) {
     state.connections.wait_for(req.connection, PendingRequest::Reply(reply));
 }
 
 /// Waits until the client has read most of the page; or ends the reply if it was the last one.
-fn end_page(state: &mut State, req: &mut Request<'_>, mut reply: LongReply, is_last: bool) {
+fn end_page(state: &mut State, req: &mut Request<'_>, mut reply: Box<LongReply>, is_last: bool) {
     if is_last {
         return catch_up::begin_after_reply(state, req);
     }
@@ -148,7 +148,7 @@ pub(in crate::server::hub) fn go_on(state: &mut State, req: &mut Request<'_>) ->
 }
 
 /// Sends a page of a list, or requests a page of messages.
-fn send_page(state: &mut State, req: &mut Request<'_>, mut reply: LongReply) {
+fn send_page(state: &mut State, req: &mut Request<'_>, mut reply: Box<LongReply>) {
     if let Some(request) = next_read(state, req, &reply) {
         reply.is_reading = true;
         wait(state, req, reply);
@@ -243,7 +243,7 @@ pub(super) fn require_readable(rows: &ReadResult) -> Result {
 pub(super) fn send_read_page(
     state: &mut State,
     req: &mut Request<'_>,
-    mut reply: LongReply,
+    mut reply: Box<LongReply>,
     rows: &ReadResult,
 ) -> Result {
     let Some(user) = state.connections[req.connection].user() else { return Ok(()) };

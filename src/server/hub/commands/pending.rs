@@ -17,7 +17,7 @@ use super::{
     refusal, server_admin,
 };
 use crate::server::auth::passwords::Outcome;
-use crate::server::hub::state::pending::{LongReply, PasswordRequest};
+use crate::server::hub::state::pending::PasswordRequest;
 use crate::server::store::ReadResult;
 
 /// After how long a password that was not hashed because too many wait can be tried again:
@@ -32,10 +32,9 @@ pub(in crate::server::hub) fn go_on_with_rows(
     rows: &ReadResult,
 ) -> bool {
     let request = state.connections.take_pending(req.connection, |request| match request {
-        PendingRequest::Reply(LongReply { is_reading: true, .. })
-        | PendingRequest::Mail(_)
-        | PendingRequest::Resume(_) => Ok(request),
-        other => Err(other),
+        PendingRequest::Reply(reply) if !reply.is_reading => Err(PendingRequest::Reply(reply)),
+        password @ PendingRequest::Password(_) => Err(password),
+        reads => Ok(reads),
     });
     let result = match request {
         Some(PendingRequest::Reply(reply)) => {

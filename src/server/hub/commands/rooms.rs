@@ -79,8 +79,8 @@ pub(super) fn join_with(
         return Ok(());
     }
     let result = enter_existing(state, req, user, room, key);
-    if state.memberships.count(room) == 0 {
-        state.close_room(room); // dormant again
+    if known.is_none() && state.memberships.count(room) == 0 {
+        state.put_back(room);
     }
     result
 }
@@ -255,11 +255,14 @@ pub(super) fn topic(
 
 #[cfg(test)]
 mod tests {
-    use crate::server::hub::Limits;
+    use std::time::Duration;
+
+    use crate::server::auth::passwords::Outcome;
     use crate::server::hub::test_support::{
-        Driver, connect, connect_from, handle, hub, mark_saved, register, restarted, say, session,
+        self, Driver, connect, connect_from, handle, hub, mark_saved, register, restarted, say,
+        session, tick_at,
     };
-    use crate::server::hub::{Input, test_support};
+    use crate::server::hub::{Input, Limits};
     use crate::server::turn::Turn;
 
     /// Logs in from an address; returns how many of these rooms the user can then create.
@@ -398,6 +401,39 @@ mod tests {
             );
             assert_eq!(hub.has_changes(), is_change, "{topic}");
             mark_saved(&mut hub);
+        }
+    }
+
+    /// The hub after a restart in which alice's locked #ops has no members, and alice, who was its
+    /// operator, has ended her account.
+    fn hub_with_dormant_room() -> Driver {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "alice");
+        register(&mut hub, 0);
+        for line in ["/join ops", "secret", "/lock key", "/session"] {
+            say(&mut hub, 0, line);
+        }
+        let mut hub = restarted(&mut hub);
+        tick_at(&mut hub, Duration::from_mins(2), 0); // her session ends
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "/login alice secret");
+        handle(&mut hub, 0, Input::Hashed(Outcome::Checked(true)));
+        say(&mut hub, 0, "/unregister secret");
+        handle(&mut hub, 0, Input::Hashed(Outcome::Checked(true)));
+        say(&mut hub, 0, "/quit");
+        hub
+    }
+
+    #[test]
+    fn refused_join_leaves_a_dormant_room_locked() {
+        let mut hub = hub_with_dormant_room();
+        connect(&mut hub, 1);
+        say(&mut hub, 1, "bob");
+        for _ in 0..2 {
+            let (_, reply) = say(&mut hub, 1, "/join ops");
+            assert!(reply.text.starts_with("[ERROR forbidden] #ops is locked"), "{}", reply.text);
+            hub.check_invariants();
         }
     }
 }

@@ -128,7 +128,7 @@ fn attach(state: &mut State, req: &mut Request<'_>, user: UserIx, after: u64) {
 #[cfg(test)]
 mod tests {
     use crate::server::hub::test_support::{
-        Driver, connect, connect_from, handle, hub, message, restarted, say, session,
+        Driver, connect, connect_from, handle, hub, mark_saved, message, restarted, say, session,
     };
     use std::net::IpAddr;
 
@@ -320,5 +320,16 @@ mod tests {
             let (_, reply) = say(&mut hub, 2, "/join ops");
             assert!(reply.text.starts_with("[ERROR forbidden] "), "{}", reply.text);
         }
+    }
+
+    #[test]
+    fn lost_connection_changes_nothing_that_is_stored() {
+        let mut hub = hub(Limits::default());
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "alice");
+        session(&mut hub, 0);
+        mark_saved(&mut hub);
+        handle(&mut hub, 0, Input::Disconnected);
+        assert!(!hub.has_changes());
     }
 }

@@ -6,7 +6,7 @@ use super::{
     SavedAccount, SavedBlock, SavedMailbox, SavedPosition, SavedScope, SavedSocket, SavedUser,
     Unsaved, UserId, seal,
 };
-use crate::protocol::Name;
+use crate::protocol::RoomName;
 use crate::server::clock::Now;
 use crate::server::hub::state::State;
 use crate::server::hub::state::accounts::Account;
@@ -14,7 +14,6 @@ use crate::server::hub::state::connections::Query;
 use crate::server::hub::state::deferred_lines::DeferredLine;
 use crate::server::hub::state::index::UserIx;
 use crate::server::hub::state::memberships::spans::{Block, Spans};
-use crate::server::hub::state::users::User;
 use crate::server::limits::Limits;
 use crate::server::net::ConnId;
 use crate::server::net::outbox::{Lines, Meter};
@@ -108,13 +107,13 @@ struct Restorer<'r> {
 }
 
 impl Restorer<'_> {
-    fn run(&mut self, rows: Rows, mail: &[(UserId, u64)]) {
+    fn run(&mut self, mut rows: Rows, mail: &[(UserId, u64)]) {
         for (id, SavedAccount { name, hash, .. }) in &rows.accounts {
             let (name, hash) = (name.clone(), hash.clone());
             self.state.accounts.restore(Account { person: *id, name, hash });
         }
         self.restore_mail(&rows.mailboxes, mail);
-        let visited = self.restore_moderation(rows.scopes);
+        let visited = self.restore_moderation(std::mem::take(&mut rows.scopes));
         // Users refer to accounts and moderation, and then to each other.
         for (id, saved) in &rows.users {
             self.restore_user(*id, saved);
@@ -124,29 +123,30 @@ impl Restorer<'_> {
                 self.state.visit(room);
             }
         }
-        let accounts = rows.accounts.into_iter().map(|(id, saved)| (id, saved.ignores));
-        let users = rows.users.iter().map(|(id, saved)| (*id, saved.ignores.clone()));
-        self.restore_ignores(users.chain(accounts).collect());
+        self.restore_ignores(&rows);
         for (id, saved) in &rows.users {
-            self.restore_rights_and_query(*id, saved);
+            self.restore_query(*id, saved);
         }
+        Unsaved::default().collect(&mut self.state); // what was restored is stored
+        for (id, saved) in &rows.users {
+            self.restore_rights(*id, &saved.operates);
+        }
+        let is_takeover = !rows.sockets.is_empty();
         for (socket, saved) in &rows.sockets {
             self.restore_socket(*socket, saved);
         }
-        Unsaved::default().collect(&mut self.state); // what was restored is stored
         for (number, SavedBlock { person, stays }) in rows.blocks {
             let owner = self.state.users.find(person).map(|user| (user, person));
             self.state.memberships.restore_block(number, owner, stays);
         }
         self.end_lost_users();
-        self.state.drop_departed_everywhere();
+        if !is_takeover {
+            self.state.drop_departed_everywhere();
+        }
     }
 
     /// Returns the rooms that connected users have visited.
-    fn restore_moderation(
-        &mut self,
-        scopes: Vec<(u64, SavedScope)>,
-    ) -> Vec<crate::protocol::RoomName> {
+    fn restore_moderation(&mut self, scopes: Vec<(u64, SavedScope)>) -> Vec<RoomName> {
         let mut visited = Vec::new();
         for (number, SavedScope { room, seal: sealed, mut order, was_visited }) in scopes {
             if room.is_none() && (sealed.is_none() || sealed != seal(self.limits)) {
@@ -208,16 +208,21 @@ impl Restorer<'_> {
         }
     }
 
-    /// The row of a user is at least as recent as that of the account; the first one counts.
-    fn restore_ignores(&mut self, rows: Vec<(UserId, Vec<(UserId, Name)>)>) {
-        for (id, ignores) in rows {
-            if self.state.can_return(id) {
-                self.state.relations.restore(id, ignores);
+    /// The entry of a user is at least as recent as that of the account.
+    fn restore_ignores(&mut self, rows: &Rows) {
+        for (id, saved) in &rows.accounts {
+            if !self.state.users.is_online(*id) {
+                self.state.relations.restore(*id, saved.ignores.clone());
             }
         }
-        for user in self.state.users.by_id() {
-            let User { id, ref name, .. } = self.state.users[user];
-            self.state.relations.log_in(id, name);
+        for (id, saved) in &rows.users {
+            if self.state.users.is_online(*id) {
+                self.state.relations.restore(*id, saved.ignores.clone());
+            }
+        }
+        let users = &self.state.users;
+        for user in users.by_id() {
+            self.state.relations.log_in(users[user].id, |person| users.is_online(person));
         }
     }
 
@@ -236,14 +241,22 @@ impl Restorer<'_> {
 
     /// The operator rights of a guest are stored with the user. A room without members has ended
     /// unless other moderation was stored for it.
-    fn restore_rights_and_query(&mut self, id: UserId, saved: &SavedUser) {
-        let Some(user) = self.state.users.find(id) else { return };
-        for name in &saved.operates {
+    fn restore_rights(&mut self, id: UserId, operates: &[RoomName]) {
+        if !self.state.users.is_online(id) {
+            return;
+        }
+        for name in operates {
             if let Some(room) = self.state.rooms.named(name.key()) {
                 let moderation = self.state.rooms[room].moderation;
-                self.state.moderation.promote(moderation, id);
+                if !self.state.moderation[moderation].is_operator(id) {
+                    self.state.moderation.promote(moderation, id);
+                }
             }
         }
+    }
+
+    fn restore_query(&mut self, id: UserId, saved: &SavedUser) {
+        let Some(user) = self.state.users.find(id) else { return };
         let connection = self.state.users[user].connection;
         match saved.query {
             Query::On(other) => match self.state.users.find(other) {
@@ -291,6 +304,7 @@ impl Restorer<'_> {
 
 #[cfg(test)]
 mod tests {
+    use crate::server::store::{Collection, Snapshot};
     use std::time::Duration;
 
     use crate::server::auth::passwords::{HashFile, Outcome};
@@ -434,5 +448,21 @@ mod tests {
         let (_, reply) = say(&mut hub, 0, "/bans");
         assert!(reply.text.starts_with("[BANS #ops 0]"), "the room has ended: {}", reply.text);
         hub.check_invariants();
+    }
+
+    #[test]
+    fn ignores_of_a_session_count_and_not_those_of_its_account() {
+        let account = r#"{"name":"alice","hash":"a hash","ignores":[[2,"eve"]]}"#;
+        let user = format!(
+            r#"{{"name":"alice","token":{:?},"first":0,"since":0,
+                "settings":{{"echo":true,"joins":true,"tags":false}},"rooms":["lobby"],
+                "has_current":true,"stays":[],"away":null,"query":"Off","ignores":[]}}"#,
+            crate::server::auth::tokens::hash("a token")
+        );
+        let entries =
+            vec![(Collection::Account, 1, account.to_owned()), (Collection::Session, 1, user)];
+        let hub = Driver::restored(Limits::default(), &Snapshot { entries, ..Snapshot::default() });
+        let alice = hub.state.users.named("alice").expect("restored");
+        assert!(hub.state.relations.ignores_of(hub.state.users[alice].id).is_empty());
     }
 }

@@ -351,7 +351,7 @@ impl Connections {
     /// without a socket; the user ends or may resume.
     pub(crate) fn close(&mut self, socket: ConnId) {
         let Some(ix) = self.of(socket) else { return };
-        self.change(ix);
+        self.dirty_sockets.mark(socket);
         let connection = &mut self.all[ix];
         connection.pending = None;
         if connection.is_greeting() {
@@ -400,7 +400,7 @@ impl Connections {
     }
 
     fn forget_socket(&mut self, socket: ConnId) {
-        self.sockets[socket.slot as usize] = None;
+        self.sockets[socket.slot as usize].take_if(|(owner, _)| *owner == socket);
         self.dirty_sockets.mark(socket);
     }
 

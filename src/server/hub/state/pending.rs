@@ -13,7 +13,7 @@ use crate::server::record::UserId;
 #[derive(Debug)]
 pub(crate) enum PendingRequest {
     /// A reply that is sent page by page.
-    Reply(LongReply),
+    Reply(Box<LongReply>),
     /// A login that reads the account's mail.
     Mail(MailRequest),
     /// A password that is being hashed or checked.

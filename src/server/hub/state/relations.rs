@@ -19,7 +19,7 @@ pub(crate) struct Ignored {
 #[derive(Debug, Default)]
 struct OfUser {
     ignores: Vec<Ignored>,
-    /// Users and accounts who ignore this user.
+    /// Online users who ignore this user, so that offline accounts cost nothing.
     ignored_by: Vec<UserId>,
     /// Users who have a query with this user.
     queried_by: Vec<UserId>,
@@ -37,6 +37,8 @@ pub(crate) struct Relations {
     of: IdMap<UserId, OfUser>,
     /// Users whose ignores changed, or the name of someone they ignore.
     pub(crate) dirty: Dirty<UserId>,
+    /// Users with a new name.
+    pub(crate) renamed: Dirty<UserId>,
 }
 
 impl Relations {
@@ -49,7 +51,7 @@ impl Relations {
         self.ignores_of(user).iter().any(|ignored| ignored.person == other)
     }
 
-    /// The users and accounts who ignore a user.
+    /// The online users who ignore a user.
     pub(crate) fn ignored_by(&self, user: UserId) -> &[UserId] {
         self.of.get(&user).map_or(&[], |of| &of.ignored_by)
     }
@@ -111,41 +113,56 @@ impl Relations {
         }
     }
 
-    /// Restores the ignores of a user or account, unless they are known already. Each ignored
-    /// user is given the last name, and counts as not online until [`Self::log_in`].
+    /// Restores the ignores of a user or account, with the last names of the ignored users;
+    /// they take effect at the login.
     pub(crate) fn restore(&mut self, user: UserId, ignores: Vec<(UserId, Name)>) {
-        if !self.ignores_of(user).is_empty() {
-            return;
-        }
-        for (person, name) in ignores {
-            self.add(user, Ignored { person, gone: Some(name) });
+        if !ignores.is_empty() {
+            let ignores = ignores.into_iter();
+            let ignores = ignores.map(|(person, name)| Ignored { person, gone: Some(name) });
+            self.of.entry(user).or_default().ignores = ignores.collect();
         }
     }
 
-    /// Notes that a user is online: those who ignore them see the current name from now on.
-    pub(crate) fn log_in(&mut self, user: UserId, name: &Name) {
+    /// Notes that a user is online: those who ignore them see the current name from now on, and
+    /// so does the user of those whom they ignore.
+    pub(crate) fn log_in(&mut self, user: UserId, is_online: impl Fn(UserId) -> bool) {
         for by in self.ignored_by(user).to_vec() {
-            if let Some(ignored) = self.entry(by, user)
-                && ignored.gone.take().is_some_and(|gone| gone != *name)
-            {
-                self.dirty.mark(by);
+            if let Some(ignored) = self.entry(by, user) {
+                ignored.gone = None;
+            }
+        }
+        let ignored: Vec<UserId> = self.ignores_of(user).iter().map(|it| it.person).collect();
+        for person in ignored {
+            self.of.entry(person).or_default().ignored_by.push(user);
+            if let Some(ignored) = self.entry(user, person).filter(|_| is_online(person)) {
+                ignored.gone = None;
             }
         }
     }
 
-    /// Notes the logout of a user. An account keeps its ignores, those of a guest end.
-    pub(super) fn log_out(&mut self, user: UserId, name: &Name, is_guest: bool) {
+    /// Notes the logout of a user. An account keeps its ignores, those of a guest end. `name_of`
+    /// returns the names of online users.
+    pub(super) fn log_out(
+        &mut self,
+        user: UserId,
+        name: &Name,
+        is_guest: bool,
+        name_of: impl Fn(UserId) -> Option<Name>,
+    ) {
         for by in self.ignored_by(user).to_vec() {
             if let Some(ignored) = self.entry(by, user) {
                 ignored.gone = Some(name.clone());
             }
         }
-        if is_guest && let Some(of) = self.of.get_mut(&user) {
-            for ignored in std::mem::take(&mut of.ignores) {
-                self.forget_ignored_by(ignored.person, user);
-            }
-            self.prune(user);
+        let mut ignores = self.of.get_mut(&user).map(|of| std::mem::take(&mut of.ignores));
+        for ignored in ignores.iter_mut().flatten() {
+            self.forget_ignored_by(ignored.person, user);
+            ignored.gone = ignored.gone.take().or_else(|| name_of(ignored.person));
         }
+        if let Some(ignores) = ignores.filter(|ignores| !is_guest && !ignores.is_empty()) {
+            self.of.entry(user).or_default().ignores = ignores;
+        }
+        self.prune(user);
     }
 
     fn entry(&mut self, user: UserId, other: UserId) -> Option<&mut Ignored> {
@@ -153,10 +170,12 @@ impl Relations {
         ignores.iter_mut().find(|ignored| ignored.person == other)
     }
 
-    /// Marks the users who ignore a user, whose name has changed.
-    pub(super) fn mark_ignorers(&mut self, user: UserId) {
-        let ignored_by = self.of.get(&user).into_iter().flat_map(|of| &of.ignored_by);
-        self.dirty.mark_all(ignored_by.copied());
+    /// Notes a new name. The entries of those who ignore the user contain it, but the name at
+    /// their next change is enough: only [`Persisted::Everyone`] stores it at once.
+    ///
+    /// [`Persisted::Everyone`]: crate::server::hub::Persisted::Everyone
+    pub(super) fn note_rename(&mut self, user: UserId) {
+        self.renamed.mark(user);
     }
 
     pub(super) fn begin_query(&mut self, user: UserId, other: UserId) {
@@ -174,13 +193,13 @@ impl Relations {
     pub(super) fn check(&self, is_online: impl Fn(UserId) -> bool) {
         for (user, of) in &self.of {
             assert!(!of.is_empty(), "no empty entry");
-            for ignored in &of.ignores {
+            for ignored in of.ignores.iter().filter(|_| is_online(*user)) {
                 assert!(self.ignored_by(ignored.person).contains(user), "both ends know it");
                 let is_gone = !is_online(ignored.person);
                 assert_eq!(ignored.gone.is_some(), is_gone, "who is gone has a last name");
             }
             for by in &of.ignored_by {
-                assert!(self.ignores(*by, *user), "both ends know it");
+                assert!(self.ignores(*by, *user) && is_online(*by), "both ends know it");
             }
         }
     }

@@ -19,13 +19,15 @@ pub(crate) struct Sessions {
     dropped: DroppedSessions,
     /// Users whose session began or ended.
     pub(crate) dirty: Dirty<UserId>,
+    /// Users who lost their socket, which matters only if sockets are stored.
+    pub(crate) lost: Dirty<UserId>,
 }
 
 impl Sessions {
     /// A table without sessions, with bounds for those that have lost their socket.
     pub(super) fn new(bounds: Bounds) -> Self {
         let dropped = DroppedSessions::new(bounds);
-        Self { by_token: HashMap::new(), dropped, dirty: Dirty::default() }
+        Self { by_token: HashMap::new(), dropped, dirty: Dirty::default(), lost: Dirty::default() }
     }
 
     pub(super) fn begin(&mut self, token: TokenHash, user: UserId) {
@@ -48,7 +50,7 @@ impl Sessions {
     /// With a peer it counts towards the limits.
     pub(super) fn drop(&mut self, until: Duration, user: UserId, peer: Option<Peer>) {
         self.dropped.add(until, user, peer);
-        self.dirty.mark(user);
+        self.lost.mark(user);
     }
 
     pub(super) fn resume(&mut self, user: UserId) {

@@ -153,7 +153,7 @@ fn find(connection: &Connection, read: &mut Read, budget: &mut Budget) -> rusqli
         Thread::Feed { .. } | Thread::Search { .. } => (select("?3 IS NULL"), Value::Null),
     };
     let sql = format!("{sql} ORDER BY id {order}");
-    scan(connection, &sql, key, read, budget)
+    scan(connection, &sql, &key, read, budget)
 }
 
 /// Scans the messages in what is left of the range of a read; `sql` has the range as the first
@@ -161,7 +161,7 @@ fn find(connection: &Connection, read: &mut Read, budget: &mut Budget) -> rusqli
 pub(super) fn scan(
     connection: &Connection,
     sql: &str,
-    key: Value,
+    key: &Value,
     read: &mut Read,
     budget: &mut Budget,
 ) -> rusqlite::Result<bool> {

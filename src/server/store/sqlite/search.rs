@@ -5,6 +5,8 @@
 //! tokenizers: index entries are words already, separated by spaces. User input is never parsed
 //! as an FTS5 query, because a word contains letters, digits and marks only.
 
+use std::cmp::Reverse;
+
 use rusqlite::{Connection, params};
 
 use super::readers::scan;
@@ -46,7 +48,7 @@ pub(super) fn find(
     let sql = format!(
         "SELECT {COLUMNS} FROM messages WHERE id > max(?1, ?3) AND id < ?2 ORDER BY id DESC"
     );
-    let is_scanned = scan(connection, &sql, indexed.cast_signed().into(), read, budget)?;
+    let is_scanned = scan(connection, &sql, &indexed.cast_signed().into(), read, budget)?;
     if !is_scanned || read.is_filled() {
         return Ok(is_scanned);
     }
@@ -55,31 +57,34 @@ pub(super) fn find(
     find_indexed(connection, read, budget)
 }
 
-/// Finds the latest matches in the index. FTS5 could intersect the entries itself, but not in
-/// slices: while nothing matches it does not return.
+/// Finds the latest matches in the index: follows the rarest entries from id to id, and compares
+/// the texts that have all of these. FTS5 could intersect the entries itself, but not in slices:
+/// while nothing matches it does not return.
 fn find_indexed(
     connection: &Connection,
     read: &mut Read,
-    budget: &mut Budget,
+    budget: &Budget,
 ) -> rusqlite::Result<bool> {
     let sql = format!("SELECT {COLUMNS} FROM messages WHERE id > ?1 AND id < ?2 AND id = ?3");
-    let mut postings: Vec<Postings<'_>> = expressions(&read.request().thread)
-        .map(|expression| Postings::new(connection, expression))
-        .collect();
+    let mut postings = Vec::new();
+    for expression in expressions(&read.request().thread) {
+        postings.push(Postings::fetch(connection, expression, read.range().1 - 1)?);
+    }
+    keep_rarest(&mut postings);
     while let Some(newest) = read.range().1.checked_sub(1) {
-        // The first one has no entry above `id`, and the others none between it and `newest`.
         let mut id = newest;
         for posting in &mut postings {
             let Some(next) = posting.at_or_below(id)? else { return Ok(true) };
             id = next;
         }
         if id < newest {
+            // Those before the last one may have no such id.
             read.move_to(id + 1);
-        } else if !scan(connection, &sql, id.cast_signed().into(), read, budget)? {
-            return Ok(false);
-        } else if read.is_filled() {
-            return Ok(true);
         } else {
+            scan(connection, &sql, &id.cast_signed().into(), read, &mut budget.of_time())?;
+            if read.is_filled() {
+                return Ok(true);
+            }
             read.move_to(id);
         }
         if budget.is_over() {
@@ -89,28 +94,52 @@ fn find_indexed(
     Ok(true)
 }
 
+/// Comparing a text takes as long as reading this number of entries.
+const COMPARISON: u64 = 16;
+
+/// Keeps the rarest entry, and each further one that excludes enough texts for the time it takes
+/// to follow it.
+fn keep_rarest(postings: &mut Vec<Postings<'_>>) {
+    postings.sort_by_key(|posting| Reverse(posting.spacing));
+    let mut common = None;
+    postings.retain(|Postings { spacing, .. }| {
+        let is_kept = common.is_none_or(|common| common <= COMPARISON * (spacing - 1));
+        if is_kept {
+            common = Some(common.unwrap_or(1_u64).saturating_mul(*spacing));
+        }
+        is_kept
+    });
+}
+
 /// The ids of the messages with one index entry, or with one of several; latest first.
 struct Postings<'c> {
     connection: &'c Connection,
     expression: String,
     /// The next ones, in reverse order.
     ids: Vec<i64>,
-    /// The number of ids to fetch at once.
+    /// The lowest id of the last batch.
+    lowest: i64,
+    /// The size of the last batch.
     batch: usize,
-    /// The number of ids of the last batch that were asked for.
-    used: usize,
     is_last: bool,
+    /// How many messages there are for one with the entry, in the last batch.
+    spacing: u64,
 }
 
-/// Size of the first batch of ids. It is small since few are needed after a jump.
-const BATCH: usize = 64;
+/// Size of the first batch of ids, and after a jump: the time for it is like that for the seek.
+const BATCH: usize = 512;
 
-/// The largest batch, if no id is skipped.
+/// The largest batch, while batches adjoin.
 const BATCH_MAX: usize = 4096;
 
 impl<'c> Postings<'c> {
-    fn new(connection: &'c Connection, expression: String) -> Self {
-        Self { connection, expression, ids: Vec::new(), batch: BATCH, used: 0, is_last: false }
+    /// Fetches the first batch.
+    fn fetch(connection: &'c Connection, expression: String, limit: u64) -> rusqlite::Result<Self> {
+        let (ids, lowest, batch) = (Vec::new(), i64::MAX, 0);
+        let mut postings =
+            Self { connection, expression, ids, lowest, batch, is_last: false, spacing: 1 };
+        postings.fetch_next(i64::try_from(limit).unwrap_or(i64::MAX))?;
+        Ok(postings)
     }
 
     /// Returns the highest id up to `limit`, which does not increase from call to call.
@@ -119,19 +148,19 @@ impl<'c> Postings<'c> {
         loop {
             while self.ids.pop_if(|id| *id > limit).is_some() {}
             if let Some(id) = self.ids.last() {
-                self.used += 1;
                 return Ok(Some(id.cast_unsigned()));
             }
             if self.is_last {
                 return Ok(None);
             }
-            self.fetch(limit)?;
+            self.fetch_next(limit)?;
         }
     }
 
-    fn fetch(&mut self, limit: i64) -> rusqlite::Result<()> {
-        let is_dense = self.used * 4 >= self.batch;
-        self.batch = if is_dense { (self.batch * 2).min(BATCH_MAX) } else { BATCH };
+    fn fetch_next(&mut self, limit: i64) -> rusqlite::Result<()> {
+        let jump = u64::try_from(self.lowest.saturating_sub(limit)).unwrap_or_default();
+        let has_jumped = jump / self.spacing > self.batch as u64;
+        self.batch = if has_jumped { BATCH } else { (self.batch * 2).clamp(BATCH, BATCH_MAX) };
         let mut statement = self.connection.prepare_cached(
             "SELECT rowid FROM search WHERE search MATCH ?1 AND rowid <= ?2
              ORDER BY rowid DESC LIMIT ?3",
@@ -140,14 +169,16 @@ impl<'c> Postings<'c> {
         let ids = statement.query_map(params![self.expression, limit, batch], |row| row.get(0))?;
         self.ids = ids.collect::<rusqlite::Result<_>>()?;
         self.ids.reverse();
-        (self.used, self.is_last) = (0, self.ids.len() < self.batch);
+        self.is_last = self.ids.len() < self.batch;
+        self.lowest = self.ids.first().copied().filter(|_| !self.is_last).unwrap_or_default();
+        let span = u64::try_from(limit - self.lowest).unwrap_or_default();
+        self.spacing = (span / (self.ids.len() as u64).max(1)).max(1);
         Ok(())
     }
 }
 
 /// Returns `"deploy"`, `"failed"`, and the places, `"lobby's" OR "ops'" OR "mine"`. All of them
-/// must match; the texts are compared afterwards, so a part of the entries of a long sequence of
-/// letters is enough.
+/// match a message that is found; of a long sequence of letters a part of the entries is enough.
 fn expressions(thread: &Thread) -> impl Iterator<Item = String> {
     let Thread::Search { reader, rooms, is_private_too, terms } = thread else {
         return Vec::new().into_iter();
