@@ -35,6 +35,7 @@ struct Mailbox {
     stored: Option<u64>,
     /// Number of messages delivered since the row was stored.
     stale: usize,
+    /// Whether the row is stored at the next commit, whatever its position.
     must_store: bool,
 }
 
