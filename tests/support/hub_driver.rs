@@ -561,19 +561,15 @@ fn waiting_mail(
     entries: &BTreeMap<(Collection, u64), String>,
     records: &BTreeMap<u64, Arc<Record>>,
 ) -> Vec<(UserId, u64)> {
-    let waits = |record: &&Arc<Record>| {
-        let Recipient::Person(to, _) = record.to else { return false };
-        let Some(row) = entries.get(&(Collection::Mailbox, to.0)) else { return false };
-        let row: serde_json::Value = serde_json::from_str(row).expect("JSON");
-        let author = serde_json::Value::from(record.author.0);
-        let is_hidden = row["hidden"].as_array().is_some_and(|hidden| hidden.contains(&author));
-        !is_hidden && row["after"].as_u64().is_some_and(|after| record.id > after)
+    let entry = |record: &Arc<Record>| {
+        let Recipient::Person(to, _) = record.to else { return None };
+        // The position, and the ignored users.
+        let row = entries.get(&(Collection::Mailbox, to.0))?;
+        let mut numbers = row.split(|c: char| !c.is_ascii_digit()).filter_map(|it| it.parse().ok());
+        let is_behind = record.id > numbers.next()?;
+        (is_behind && numbers.all(|hidden| hidden != record.author.0)).then_some((to, record.id))
     };
-    let entry = |record: &Arc<Record>| match record.to {
-        Recipient::Person(to, _) => Some((to, record.id)),
-        Recipient::Room(_) => None,
-    };
-    records.values().filter(waits).filter_map(entry).collect()
+    records.values().filter_map(entry).collect()
 }
 
 fn start_hub(limits: &Limits, snapshot: &Snapshot, now: Now) -> Hub {

@@ -41,6 +41,7 @@ struct Mailbox {
     paged: Option<u64>,
     /// Number of messages delivered since the row was stored.
     stale: usize,
+    /// Whether the row is stored at the next commit, whatever its position.
     must_store: bool,
 }
 
