@@ -13,6 +13,7 @@ use chatty::protocol::codec::LineCodec;
 use chatty::protocol::{Event, LINE_MAX, Message, Place, Stamp, Tags};
 use chatty::server::auth::passwords::Job;
 use chatty::server::net::outbox::{Lines, Meter, Outbox};
+use chatty::server::record::SentMail;
 use chatty::server::store::{Batch, ReadRequest};
 use chatty::server::turn::wire::{Decoder, Encoder};
 use chatty::server::turn::{ConnId, Sink, Turn};
@@ -188,6 +189,7 @@ impl Sink for CountingSink {
     fn read(&mut self, _: ConnId, _: ReadRequest) {}
     fn hash(&mut self, _: ConnId, _: Job) {}
     fn notify_when_drained(&mut self, _: ConnId) {}
+    fn expect_receipt(&mut self, _: ConnId, _: SentMail) {}
 }
 
 /// Measures a whole turn, from the bytes of `count` lines to the bytes for the last reader.

@@ -40,7 +40,7 @@ use super::limits::Limits;
 use super::net::ConnId;
 use super::net::outbox::Meter;
 use super::net::peer::Peer;
-use super::record::UserId;
+use super::record::{SentMail, UserId};
 use super::store::{Change, LastIds, Snapshot};
 use super::turn::Turn;
 use crate::protocol::{Farewell, LINE_MAX, LOGIN_LINE_MAX};
@@ -119,7 +119,7 @@ impl Hub {
 
     /// Records that the entries returned by [`Hub::changes`] are stored.
     pub fn mark_saved(&mut self) {
-        self.unsaved.clear();
+        self.unsaved.clear(&mut self.state);
     }
 
     /// Describes the unsaved changes for the server log; long lists are truncated.
@@ -131,9 +131,13 @@ impl Hub {
     /// Discards the messages of a turn that could not be stored; they were never released.
     pub fn forget_unstored(&mut self, ids: impl Iterator<Item = u64>) {
         for id in ids {
-            self.state.mail.discard(id);
-            self.state.messages.forget(id);
+            self.state.forget_message(id);
         }
+    }
+
+    /// Records that a client has sent something after this mail was sent to it.
+    pub fn confirm_mail(&mut self, SentMail { to, last }: SentMail) {
+        self.state.mail.confirm(to, last);
     }
 
     /// Sets whether changes can be stored, until the next call.
@@ -244,8 +248,10 @@ impl Hub {
     /// Sends a farewell to every connection, for a graceful shutdown. The stored entries do not
     /// change, so sessions can resume after the restart.
     pub fn shut_down(&mut self, turn: &mut Turn) {
-        let Self { limits, state, caches, audit, now, .. } = self;
+        let Self { limits, state, caches, audit, unsaved, now, .. } = self;
         let mut ctx = Context { now: *now, limits, caches, audit, turn };
+        unsaved.is_closing = true;
+        state.mail.mark_all();
         for socket in state.connections.shut_down() {
             ctx.send_farewell(socket, Farewell::ShuttingDown, None);
         }

@@ -343,7 +343,7 @@ pub struct Limits {
     )]
     pub accounts_per_address: u32,
 
-    /// Private messages that may wait for an offline account
+    /// Private messages that may wait for an account that is offline or disconnected
     #[arg(
         help_heading = "Sessions and rooms",
         long,

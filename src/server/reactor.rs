@@ -505,7 +505,7 @@ impl<L: Log> Reactor<L> {
     fn run_timer(&mut self, now: Now, conn: ConnId, what: Timeout, turn: &mut Turn) {
         match what {
             Timeout::Greeting => self.greet_idle(now, conn, turn),
-            Timeout::Linger => self.remove(conn),
+            Timeout::Linger => self.end_linger(conn),
             Timeout::RateLimit => {
                 if let Some(connection) = self.get(conn) {
                     connection.pauses.set(Pause::RateLimit, false);

@@ -10,6 +10,16 @@ use crate::protocol::{Cid, Message, Name, Place, RoomName, Stamp};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct UserId(pub u64);
 
+/// Mail that was sent to a connection: all of an account up to a message. It is delivered once
+/// the client sends something after that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SentMail {
+    /// The account.
+    pub to: UserId,
+    /// The id of its last message.
+    pub last: u64,
+}
+
 /// The recipient of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recipient {

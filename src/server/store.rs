@@ -229,8 +229,8 @@ pub enum Collection {
     Session,
     /// Accounts, by user id.
     Account,
-    /// Messages that wait for an offline account, by id.
-    Mail,
+    /// The positions of accounts that have mail, by user.
+    Mailbox,
     /// Moderation, by a number per room; 0 is that of the server.
     Moderation,
     /// Older membership spans of users, in numbered blocks.
@@ -244,7 +244,7 @@ impl Collection {
     pub const TABLE: [(Self, &'static str); 6] = [
         (Self::Session, "visit"),
         (Self::Account, "account"),
-        (Self::Mail, "mail"),
+        (Self::Mailbox, "mailbox"),
         (Self::Moderation, "order"),
         (Self::Spans, "stays"),
         (Self::Socket, "socket"),
@@ -286,6 +286,8 @@ pub struct Snapshot {
     pub last: LastIds,
     /// The entries of all collections.
     pub entries: Vec<(Collection, u64, String)>,
+    /// The messages that wait in mailboxes, each with its account, in ascending order of ids.
+    pub mail: Vec<(UserId, u64)>,
     /// The latest messages, oldest first, to deduplicate lines that clients send again after
     /// a restart.
     pub latest: Vec<Arc<Record>>,

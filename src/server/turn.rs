@@ -22,7 +22,7 @@ use run::Run;
 use crate::protocol::{Cid, Event, Refusal, Tags};
 use crate::server::auth::passwords::Job;
 use crate::server::net::outbox::{Lines, Meter};
-use crate::server::record::Record;
+use crate::server::record::{Record, SentMail};
 use crate::server::store::{Duplicate, ReadRequest};
 
 /// Why a line goes to a connection.
@@ -70,6 +70,7 @@ enum Effect {
     Hash { conn: ConnId, job: Job },
     SendToken { conn: ConnId },
     NotifyWhenDrained { conn: ConnId },
+    ExpectReceipt { conn: ConnId, mail: SentMail },
 }
 
 /// A posted line: its record, and the connection to notify if it cannot be stored. A line that
@@ -153,6 +154,9 @@ pub trait Sink {
     fn hash(&mut self, conn: ConnId, job: Job);
     /// Notifies the hub when the outbox of a connection has drained.
     fn notify_when_drained(&mut self, conn: ConnId);
+    /// Notes that this mail is among what was pushed to a connection. The hub is told when the
+    /// client sends something after it was written.
+    fn expect_receipt(&mut self, conn: ConnId, mail: SentMail);
 }
 
 impl Turn {
@@ -387,6 +391,11 @@ impl Turn {
         self.push(Effect::NotifyWhenDrained { conn });
     }
 
+    /// Notes that mail was sent to a connection; see [`Sink::expect_receipt`].
+    pub fn expect_receipt(&mut self, conn: ConnId, mail: SentMail) {
+        self.push(Effect::ExpectReceipt { conn, mail });
+    }
+
     /// Passes the effects to `sink` in the order produced, and clears the turn; its memory is
     /// reused. The records must have been stored before.
     pub fn release(&mut self, sink: &mut impl Sink) {
@@ -436,6 +445,7 @@ impl Turn {
                 Effect::SendToken { conn } => sink.push_token(*conn),
                 Effect::Hash { conn, job } => sink.hash(*conn, job.clone()),
                 Effect::NotifyWhenDrained { conn } => sink.notify_when_drained(*conn),
+                Effect::ExpectReceipt { conn, mail } => sink.expect_receipt(*conn, *mail),
             }
         }
         if let Some(run) = run {
@@ -476,6 +486,7 @@ mod tests {
         fn hash(&mut self, _: ConnId, _: Job) {}
         fn read(&mut self, _: ConnId, _: ReadRequest) {}
         fn notify_when_drained(&mut self, _: ConnId) {}
+        fn expect_receipt(&mut self, _: ConnId, _: SentMail) {}
     }
 
     fn conn(slot: u32) -> ConnId {

@@ -36,6 +36,7 @@ mod moderation_log;
 mod search;
 // Accounts, passwords, mail.
 mod accounts;
+mod mail;
 // The log: acknowledged messages survive a restart, a crash, a full disk.
 mod durable;
 // Crash consistency, checked against a record of sent and received messages.

@@ -601,6 +601,8 @@ transcripts! {
     whois_describes_user
     ;
     on the hub only:
+    mail_is_repeated_until_confirmed
+    mailbox_bounds_dropped_sessions
     banned_guest_cannot_return_under_another_name
     dropped_sessions_per_address_are_limited
     large_room_coalesces_presence

@@ -23,7 +23,7 @@ use chatty::server::auth::tokens::{Seed, Tokens};
 use chatty::server::hub::{Flow, Hub, Input, Now, Persisted, Storage, storage_full};
 use chatty::server::limits::Limits;
 use chatty::server::net::outbox::{Lines, Meter, Outbox};
-use chatty::server::record::Record;
+use chatty::server::record::{Recipient, Record, SentMail, UserId};
 use chatty::server::store::memory::MemoryLog;
 use chatty::server::store::{Batch, Change, Collection, LastIds, ReadRequest, Snapshot, Thread};
 use chatty::server::turn::{ConnId, Sink, Turn};
@@ -105,6 +105,8 @@ struct Link {
     is_finished: bool,
     is_closed: bool,
     secrets: Secrets,
+    /// Mail that was released and not confirmed yet.
+    sent_mail: Option<SentMail>,
 }
 
 impl Effects {
@@ -159,6 +161,11 @@ impl Sink for Effects {
     }
     fn notify_when_drained(&mut self, conn: ConnId) {
         self.work.push_back(Work::NotifyWhenDrained(conn));
+    }
+    fn expect_receipt(&mut self, conn: ConnId, mail: SentMail) {
+        if let Some(link) = self.link(conn) {
+            link.sent_mail = Some(mail);
+        }
     }
 }
 
@@ -229,6 +236,7 @@ impl Driver {
         apply(changes, &mut entries);
         Snapshot {
             last: self.last,
+            mail: waiting_mail(&entries, &self.records),
             entries: entries.into_iter().map(|((of, key), value)| (of, key, value)).collect(),
             latest: self.records.values().cloned().collect(),
         }
@@ -279,6 +287,7 @@ impl Driver {
             is_finished: false,
             is_closed: false,
             secrets: Secrets::default(),
+            sent_mail: None,
         });
         self.input(conn, opening);
     }
@@ -286,6 +295,9 @@ impl Driver {
     /// Handles one input in a turn of its own.
     pub(crate) fn input(&mut self, conn: ConnId, input: Input<'_>) -> Flow {
         let mut turn = Turn::default();
+        if matches!(input, Input::Frame(_)) {
+            self.confirm_mail(conn);
+        }
         let flow = match &input {
             Input::Frame(frame) => self.handle_frame(conn, frame, &mut turn),
             _ => {
@@ -355,9 +367,24 @@ impl Driver {
 
     /// Receives bytes from a client, in a turn of their own.
     pub(crate) fn send(&mut self, conn: ConnId, bytes: &[u8]) {
+        self.confirm_mail(conn);
+        self.handle_bytes(conn, bytes);
+    }
+
+    fn handle_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
         let mut turn = Turn::default();
         self.receive(conn, bytes, &mut turn);
         self.release(turn);
+    }
+
+    /// Notes that a client sends something; what it sends while its line waits is not read yet.
+    fn confirm_mail(&mut self, conn: ConnId) {
+        if let Some(link) = self.effects.link(conn).filter(|link| !link.is_waiting)
+            && link.outbox.is_empty()
+            && let Some(mail) = link.sent_mail.take()
+        {
+            self.hub.confirm_mail(mail);
+        }
     }
 
     /// Drain and handle: splits bytes from a client into lines and handles them. Lines after one
@@ -384,6 +411,7 @@ impl Driver {
 
     /// The client shuts down its sending side.
     pub(crate) fn finish(&mut self, conn: ConnId) {
+        self.confirm_mail(conn);
         if let Some(link) = self.effects.link(conn) {
             link.is_finished = true;
             self.read_on(conn);
@@ -398,7 +426,7 @@ impl Driver {
         {
             if !link.unread.is_empty() {
                 let unread = mem::take(&mut link.unread);
-                self.send(conn, &unread);
+                self.handle_bytes(conn, &unread);
             } else if !link.is_finished {
                 return;
             } else if let Some(last) = link.codec.finish()
@@ -526,6 +554,22 @@ impl Driver {
         }
         closed
     }
+}
+
+/// Returns the messages that wait in stored mailboxes.
+fn waiting_mail(
+    entries: &BTreeMap<(Collection, u64), String>,
+    records: &BTreeMap<u64, Arc<Record>>,
+) -> Vec<(UserId, u64)> {
+    let entry = |record: &Arc<Record>| {
+        let Recipient::Person(to, _) = record.to else { return None };
+        // The position, and the ignored users.
+        let row = entries.get(&(Collection::Mailbox, to.0))?;
+        let mut numbers = row.split(|c: char| !c.is_ascii_digit()).filter_map(|it| it.parse().ok());
+        let is_behind = record.id > numbers.next()?;
+        (is_behind && numbers.all(|hidden| hidden != record.author.0)).then_some((to, record.id))
+    };
+    records.values().filter_map(entry).collect()
 }
 
 fn start_hub(limits: &Limits, snapshot: &Snapshot, now: Now) -> Hub {

@@ -15,7 +15,7 @@ use crate::server::auth::passwords::Job;
 use crate::server::clock::Now;
 use crate::server::limits::Limits;
 use crate::server::net::ConnId;
-use crate::server::record::Record;
+use crate::server::record::{Record, SentMail};
 use crate::server::store::ReadRequest;
 use crate::server::turn::{Origin, Turn};
 
@@ -124,6 +124,13 @@ impl Request<'_> {
     /// Requests `Input::Drained`, which arrives when the client has read most of its outbox.
     pub(super) fn notify_when_drained(&mut self) {
         self.context.turn.notify_when_drained(self.socket);
+    }
+
+    /// Notes that mail was sent, to be confirmed when the client sends something after it.
+    pub(super) fn expect_receipt(&mut self, mail: Option<SentMail>) {
+        if let Some(mail) = mail {
+            self.context.turn.expect_receipt(self.socket, mail);
+        }
     }
 
     pub(super) fn refuse(&mut self, refusal: &Refusal) {

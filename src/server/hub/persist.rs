@@ -118,6 +118,19 @@ struct SavedAccount {
     ignores: Vec<(UserId, Name)>,
 }
 
+/// The mail of an account as stored; SQLite reads it, too (`store/sqlite.rs`).
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedMailbox {
+    /// The position: the messages behind it wait.
+    after: u64,
+    /// The last message of mail that a login sends in pages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    paged: Option<u64>,
+    /// The ignored users, whose messages do not wait.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    hidden: Vec<UserId>,
+}
+
 /// Moderation as stored.
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedScope {
@@ -154,6 +167,8 @@ fn seal(limits: &Limits) -> Option<String> {
 pub(super) struct Unsaved {
     rows: BTreeSet<(Collection, u64)>,
     pub(super) scope: Persisted,
+    /// Whether the server shuts down, so that no row may be behind.
+    pub(super) is_closing: bool,
 }
 
 impl Unsaved {
@@ -169,6 +184,7 @@ impl Unsaved {
         }
         for id in state.relations.dirty.take() {
             self.note_user(state, id);
+            state.mail.note_ignores(id);
             if state.accounts.has(id) {
                 self.rows.insert((Collection::Account, id.0));
             }
@@ -191,8 +207,7 @@ impl Unsaved {
         }
         let accounts = state.accounts.dirty.take();
         self.rows.extend(accounts.into_iter().map(|id| (Collection::Account, id.0)));
-        let mail = state.mail.dirty.take();
-        self.rows.extend(mail.into_iter().map(|id| (Collection::Mail, id)));
+        self.collect_mail(state);
         self.collect_moderation(state);
         self.collect_blocks(state);
         for socket in state.connections.dirty_sockets.take() {
@@ -207,6 +222,20 @@ impl Unsaved {
         let has_session = user.is_some_and(|user| state.connection_of(user).session().is_some());
         if has_session || self.scope == Persisted::Everyone {
             self.rows.insert((Collection::Session, id.0));
+        }
+    }
+
+    fn collect_mail(&mut self, state: &mut State) {
+        let is_exact = self.is_closing || self.scope == Persisted::Everyone;
+        for id in state.mail.dirty.take() {
+            let row = (Collection::Mailbox, id.0);
+            let user = state.users.find(id);
+            let is_connected = user.is_some_and(|user| state.connection_of(user).socket.is_some());
+            if !state.mail.is_changed(id) {
+                self.rows.remove(&row);
+            } else if is_exact || !is_connected || state.mail.is_due(id) {
+                self.rows.insert(row);
+            }
         }
     }
 
@@ -236,8 +265,13 @@ impl Unsaved {
         self.rows.is_empty()
     }
 
-    pub(super) fn clear(&mut self) {
-        self.rows.clear();
+    /// Clears the rows, which are stored with their current values.
+    pub(super) fn clear(&mut self, state: &mut State) {
+        for (collection, key) in std::mem::take(&mut self.rows) {
+            if collection == Collection::Mailbox {
+                state.mail.note_stored(UserId(key));
+            }
+        }
     }
 
     /// The current values of the rows.
@@ -276,12 +310,10 @@ fn describe(state: &State, kind: Collection, key: u64) -> String {
             Some(account) => format!("the account {}", account.name),
             None => "the end of an account".to_owned(),
         },
-        Collection::Mail => {
-            match state.mail.owner(key).and_then(|owner| state.accounts.of(owner)) {
-                Some(account) => format!("mail for {}", account.name),
-                None => "the delivery of mail".to_owned(),
-            }
-        }
+        Collection::Mailbox => match state.accounts.of(user_id) {
+            Some(account) => format!("the mail of {}", account.name),
+            None => "the end of an account's mail".to_owned(),
+        },
         Collection::Spans => "memberships of a session".to_owned(),
         Collection::Socket => "a connection".to_owned(),
         Collection::Moderation if key == SERVER_NUMBER => {
@@ -326,7 +358,7 @@ impl Encoder<'_> {
         match collection {
             Collection::Session => self.user(UserId(key)),
             Collection::Account => self.account(UserId(key)),
-            Collection::Mail => self.state.mail.owner(key).map(|owner| owner.0.to_string()),
+            Collection::Mailbox => self.mailbox(UserId(key)),
             Collection::Moderation => self.moderation(key),
             Collection::Spans => {
                 let (person, stays) = self.state.memberships.block(key)?;
@@ -412,6 +444,13 @@ impl Encoder<'_> {
         let account = self.state.accounts.of(id)?;
         let (name, hash) = (account.name.clone(), account.hash.clone());
         to_json(&SavedAccount { name, hash, ignores: self.ignores(id) })
+    }
+
+    fn mailbox(&self, id: UserId) -> Option<String> {
+        let after = self.state.mail.position(id)?;
+        let ignores = self.state.relations.ignores_of(id).iter();
+        let hidden = ignores.map(|ignored| ignored.person).collect();
+        to_json(&SavedMailbox { after, paged: self.state.mail.paged(id), hidden })
     }
 
     fn moderation(&self, number: u64) -> Option<String> {

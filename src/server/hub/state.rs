@@ -33,7 +33,7 @@ use crate::server::limits::Limits;
 use crate::server::limits::rate_limit::{Rate, RateLimiter};
 use crate::server::net::ConnId;
 use crate::server::net::peer::Peer;
-use crate::server::record::{Record, UserId};
+use crate::server::record::{Recipient, Record, UserId};
 use crate::server::store::LastIds;
 use accounts::{Account, Accounts};
 use connections::{Connection, Connections, DeliveryMode, Query, Settings};
@@ -132,6 +132,16 @@ impl State {
         self.clock_step.take()
     }
 
+    /// Forgets a message that could not be stored.
+    pub(crate) fn forget_message(&mut self, id: u64) {
+        if let Some(record) = self.messages.forget(id)
+            && let Recipient::Person(to, _) = record.to
+            && !self.relations.ignores(to, record.author)
+        {
+            self.mail.forget(to, id);
+        }
+    }
+
     // Users, connections and sessions.
 
     /// The connection of a user.
@@ -216,6 +226,7 @@ impl State {
         }
         let name_of = |person| self.users.find(person).map(|user| self.users[user].name.clone());
         self.relations.log_out(id, &name, !self.accounts.has(id), name_of);
+        self.mail.disconnect(id);
         let empty = self.memberships.remove_user(user, &name, session.is_some());
         self.connections.remove(connection);
         let removed = self.users.remove(user);
@@ -289,17 +300,20 @@ impl State {
         }
         let displaced = peer.and_then(|peer| self.sessions.to_displace(peer));
         self.sessions.drop(until, self.users[user].id, peer);
+        self.mail.disconnect(self.users[user].id);
         self.memberships.touch_rooms_of(user);
         displaced.and_then(|displaced| self.users.find(displaced))
     }
 
     /// Attaches the user of a session to a new socket; an earlier one must be closed. It
-    /// catches up from this message.
+    /// catches up from this message, and from mail that waited for the login.
     pub(crate) fn resume(&mut self, user: UserIx, socket: ConnId, after: u64) {
         let User { id, connection, first, .. } = self.users[user];
         self.sessions.resume(id);
         self.connections.resume(connection, socket);
-        self.connections.set_delivery(connection, DeliveryMode::behind(after.max(first), false));
+        let after = after.max(first);
+        let after = self.mail.position(id).map_or(after, |position| position.min(after));
+        self.connections.set_delivery(connection, DeliveryMode::behind(after, false));
         self.memberships.touch_rooms_of(user);
         for room in self.memberships.rooms_of(user).to_vec() {
             self.visit(room);
@@ -355,7 +369,7 @@ impl State {
     /// Deletes the account of a user, who stays online as a guest.
     pub(crate) fn unregister(&mut self, user: UserIx) -> Option<Account> {
         let account = self.accounts.remove(self.users[user].id)?;
-        self.mail.empty(account.person);
+        self.mail.remove(account.person);
         Some(account)
     }
 
@@ -514,6 +528,7 @@ impl State {
         self.rooms.check();
         self.connections.check();
         self.relations.check(|id| self.users.is_online(id));
+        self.mail.check(|id| self.accounts.has(id));
         self.accounts.check(|key| self.users.holder(key).map(|user| self.users[user].id));
         self.moderation.check(|key| self.rooms.named(key).is_some());
         let users = self.users.by_id();

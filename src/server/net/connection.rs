@@ -24,6 +24,7 @@ use crate::server::net::outbox::Outbox;
 use crate::server::net::stall::{Progress, Stall};
 use crate::server::net::stream::{Stream, Transport};
 use crate::server::net::unsent;
+use crate::server::record::SentMail;
 
 /// The slots whose sockets became ready, filled by wakers and emptied by the server loop.
 #[derive(Debug, Default)]
@@ -174,6 +175,8 @@ pub struct Connection {
     pub has_liveness_timer: bool,
     /// Whether the hub wants to know when the outbox has drained.
     pub wants_page: bool,
+    /// Mail in the outbox, or written and not confirmed yet.
+    pub sent_mail: Option<SentMail>,
     /// Whether it is in the list of connections to flush.
     pub is_dirty: bool,
     writing: Writing,
@@ -199,6 +202,7 @@ impl Connection {
             pauses: Pauses::default(),
             has_liveness_timer: false,
             wants_page: false,
+            sent_mail: None,
             is_dirty: false,
             writing: Writing::Open,
             progress: Progress::default(),
@@ -325,6 +329,7 @@ impl Connection {
     pub fn discard_unread(&mut self) {
         self.writing = Writing::Evicting;
         self.outbox.cut();
+        self.sent_mail = None;
         if let Some(socket) = self.stream.socket() {
             unsent::enlarge_for_farewell(socket);
         }
@@ -335,6 +340,7 @@ impl Connection {
     pub fn stop_writing(&mut self) {
         self.writing = Writing::Closed;
         self.outbox = Outbox::default();
+        self.sent_mail = None;
         self.progress.note_unblocked();
     }
 
@@ -342,6 +348,15 @@ impl Connection {
     #[must_use]
     pub fn is_sent(&self) -> bool {
         self.stream.socket().is_none_or(unsent::is_sent)
+    }
+
+    /// Takes the mail that the client has received: it has sent something after everything was
+    /// written.
+    pub fn take_received_mail(&mut self) -> Option<SentMail> {
+        if self.sent_mail.is_none() || self.has_unsent() {
+            return None;
+        }
+        self.sent_mail.take()
     }
 
     /// Closes our sending side; the client can still read everything that was written. Returns

@@ -2,8 +2,9 @@
 //!
 //! While the log temporarily refuses writes (disk full, database locked by another process),
 //! lines and changes are refused. Writing is retried at the next line, and once a second for
-//! changes that could not be refused. The start and the end of such a phase are each logged
-//! once. A permanent failure ends the server.
+//! changes that could not be refused. Encoding those can take long, so while they do not fit,
+//! lines are refused without a try in between. The start and the end of such a phase are each
+//! logged once. A permanent failure ends the server.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ pub(super) struct LogWriter<L> {
     start: Instant,
     /// The reason and time of the last refused write, until writes have succeeded for a while.
     refused: Option<(RefusalReason, Duration)>,
+    /// When changes did not fit, until they do.
+    unfit: Option<Duration>,
     /// Whether space for the turn's changes is reserved.
     is_reserved: bool,
     /// A permanent failure, reported at the next commit.
@@ -46,6 +49,7 @@ impl<L: Log> LogWriter<L> {
             log,
             start,
             refused: None,
+            unfit: None,
             is_reserved: false,
             failure: None,
             has_failed: false,
@@ -63,7 +67,7 @@ impl<L: Log> LogWriter<L> {
 
     /// Reserves space for the turn's changes, and notifies the hub whether they can be stored.
     pub(super) fn reserve(&mut self, hub: &mut Hub) {
-        let is_open = self.is_reserved || self.try_reserve();
+        let is_open = self.is_reserved || (self.may_encode(hub) && self.try_reserve());
         hub.set_storage(if is_open { Storage::Open } else { Storage::Closed });
     }
 
@@ -76,6 +80,12 @@ impl<L: Log> LogWriter<L> {
             Err(error) => self.failure = self.refuse(error),
         }
         self.is_reserved
+    }
+
+    /// Returns whether the hub's changes may be encoded now.
+    fn may_encode(&self, hub: &mut Hub) -> bool {
+        let is_recent = |then| self.start.elapsed().saturating_sub(then) < RETRY_INTERVAL;
+        !self.unfit.is_some_and(is_recent) || !hub.has_changes()
     }
 
     /// Returns whether a commit is needed even without records and changes.
@@ -108,7 +118,7 @@ impl<L: Log> LogWriter<L> {
         if self.is_refusing() {
             // Unsaved changes can be large: encode them only if they can be stored.
             let is_to_try = !records.is_empty() || self.is_due();
-            if !is_to_try || !self.try_reserve() {
+            if !is_to_try || !self.may_encode(hub) || !self.try_reserve() {
                 return self.failure.take().map_or(Ok(None), |error| Err(self.fail(error)));
             }
         }
@@ -138,11 +148,17 @@ impl<L: Log> LogWriter<L> {
         self.time += self.start.elapsed().saturating_sub(start);
         match result {
             Ok(repeats) => {
+                self.unfit = None;
                 hub.mark_saved();
                 self.note_success();
                 Ok(Some(repeats))
             }
-            Err(error) => self.refuse(error).map_or(Ok(None), |error| Err(self.fail(error))),
+            Err(error) => {
+                if !batch.changes.is_empty() {
+                    self.unfit = Some(self.start.elapsed());
+                }
+                self.refuse(error).map_or(Ok(None), |error| Err(self.fail(error)))
+            }
         }
     }
 
@@ -193,4 +209,96 @@ impl<L: Log> LogWriter<L> {
 
 fn log_line(line: &str) {
     audit::write(format!("{} {line}", Now::since(Instant::now()).wall));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::protocol::codec::Frame;
+    use crate::protocol::{Name, RoomName, Stamp};
+    use crate::server::hub::{Flow, Input};
+    use crate::server::limits::Limits;
+    use crate::server::net::peer::Peer;
+    use crate::server::record::{Recipient, UserId};
+    use crate::server::store::Snapshot;
+    use crate::server::turn::{ConnId, Turn};
+
+    /// A disk with a little space, on which changes do not fit while it is full.
+    #[derive(Default)]
+    struct SmallLog {
+        is_full: bool,
+        /// The number of batches with changes.
+        tries: usize,
+    }
+
+    impl Log for SmallLog {
+        fn append(&mut self, batch: &Batch) -> Result<Vec<Duplicate>, AppendError> {
+            self.tries += usize::from(!batch.changes.is_empty());
+            if self.is_full { Err(AppendError::Full("test".to_owned())) } else { Ok(Vec::new()) }
+        }
+
+        fn read(&self, _: Read, _: Reply) {}
+    }
+
+    fn handle(hub: &mut Hub, input: Input<'_>) -> (Flow, Turn) {
+        let (conn, mut turn) = (ConnId { slot: 0, generation: 0 }, Turn::default());
+        let now = Now { since_start: Duration::ZERO, wall: Stamp(0) };
+        (hub.handle(now, conn, input, &mut turn), turn)
+    }
+
+    fn say(hub: &mut Hub, line: &str) -> (Flow, Turn) {
+        handle(hub, Input::Frame(Frame::Line(line.into())))
+    }
+
+    /// A writer to a full disk, and a hub with a change.
+    fn writer_with_unsaved_change() -> (LogWriter<SmallLog>, Hub) {
+        let now = Now { since_start: Duration::ZERO, wall: Stamp(0) };
+        let mut hub = Hub::new(Limits::default(), &Snapshot::default(), now).expect("a hub");
+        handle(&mut hub, Input::Opened(Peer::new(Ipv4Addr::LOCALHOST.into())));
+        for line in ["alice", "/join ops", "/topic tea"] {
+            say(&mut hub, line);
+        }
+        assert!(hub.has_changes());
+        let log = SmallLog { is_full: true, tries: 0 };
+        (LogWriter::new(log, Instant::now()), hub)
+    }
+
+    fn message(id: u64) -> Vec<Arc<Record>> {
+        let from = Name::parse("alice").expect("a name");
+        let to = Recipient::Room(RoomName::lobby());
+        let (time, author, text) = (Stamp(0), UserId(1), "hi".into());
+        vec![Arc::new(Record { id, time, author, from, to, is_action: false, text, cid: None })]
+    }
+
+    #[test]
+    fn changes_that_do_not_fit_are_encoded_once_a_second() {
+        let (mut writer, mut hub) = writer_with_unsaved_change();
+        let start = writer.start;
+        for second in 1..=3 {
+            for id in 1..=500 {
+                let stored = writer.append(&mut hub, message(id)).expect("no failure");
+                assert!(stored.is_none());
+                writer.reserve(&mut hub);
+                let (flow, turn) = say(&mut hub, "/topic coffee");
+                assert!(flow == Flow::Next && turn.size() > 0, "refused");
+            }
+            let passed = usize::try_from(start.elapsed().as_secs()).expect("a short time");
+            assert!((second..=second + passed).contains(&writer.log.tries), "{passed} s passed");
+            writer.start -= RETRY_INTERVAL; // as if a second had passed
+        }
+        writer.log.is_full = false;
+        assert!(writer.append(&mut hub, message(9)).expect("no failure").is_some());
+        assert!(!hub.has_changes());
+    }
+
+    #[test]
+    fn lines_are_tried_again_at_once_if_there_is_nothing_else_to_store() {
+        let (mut writer, mut hub) = writer_with_unsaved_change();
+        hub.mark_saved();
+        assert!(writer.append(&mut hub, message(1)).expect("no failure").is_none());
+        writer.log.is_full = false;
+        assert!(writer.append(&mut hub, message(2)).expect("no failure").is_some());
+    }
 }

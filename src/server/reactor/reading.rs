@@ -125,7 +125,13 @@ impl<L: Log> Reactor<L> {
             }
             // Lines over the rate are buffered here, so read little and leave the rest to TCP.
             let size = if connection.budget.is_some() { LIMITED_READ_SIZE } else { buffer.len() };
-            match connection.read(&mut buffer[..size]) {
+            let input = connection.read(&mut buffer[..size]);
+            if let Ok(Some(_)) = input
+                && let Some(mail) = connection.take_received_mail()
+            {
+                self.hub.confirm_mail(mail);
+            }
+            match input {
                 Ok(None) => break,
                 Ok(Some(0)) => {
                     if connection.is_write_closed() {
@@ -265,7 +271,16 @@ impl<L: Log> Reactor<L> {
     /// Discards input of a connection that has its farewell, within the usual limit per drain.
     pub(super) fn discard(&mut self, conn: ConnId, buffer: &mut [u8]) {
         let Some(connection) = self.get(conn) else { return };
-        match connection.read(buffer) {
+        if connection.pauses.has(Pause::EndOfInput) {
+            return; // a timer removes it
+        }
+        let input = connection.read(buffer);
+        if let Ok(Some(_)) = input
+            && let Some(mail) = connection.take_received_mail()
+        {
+            self.hub.confirm_mail(mail);
+        }
+        match input {
             Ok(None) => {}
             Ok(Some(count)) if count > 0 => self.ready.push(conn.slot),
             _ => self.remove(conn),

@@ -10,6 +10,7 @@ use crate::server::hub::{Input, Now};
 use crate::server::net::connection::{Pause, Phase};
 use crate::server::net::outbox::Lines;
 use crate::server::net::stall::Stall;
+use crate::server::record::SentMail;
 use crate::server::store::{Log, ReadRequest};
 use crate::server::turn::{ConnId, Sink, Turn};
 
@@ -78,7 +79,8 @@ impl<L: Log> Reactor<L> {
         let connection = &mut self.connections[conn.slot as usize];
         let is_sent = connection.is_sent();
         let is_closed = connection.close_sending_side();
-        if is_closed && connection.pauses.has(Pause::EndOfInput) {
+        let has_mail = connection.sent_mail.is_some();
+        if is_closed && connection.pauses.has(Pause::EndOfInput) && !has_mail {
             return self.remove(conn);
         }
         if is_closed {
@@ -87,6 +89,20 @@ impl<L: Log> Reactor<L> {
         }
         let timeout = if is_sent && is_closed { LINGER_TIMEOUT } else { self.limits.write_stall };
         self.timers.push(Reverse((now.since_start + timeout, conn, Timeout::Linger)));
+    }
+
+    /// Removes a connection that had its time to close. A client that had only closed its sending
+    /// side has received everything, or its system would have reset the connection.
+    pub(super) fn end_linger(&mut self, conn: ConnId) {
+        if let Some(connection) = self.get(conn)
+            && connection.pauses.has(Pause::EndOfInput)
+            && connection.is_sent()
+            && !connection.is_broken()
+            && let Some(mail) = connection.take_received_mail()
+        {
+            self.hub.confirm_mail(mail);
+        }
+        self.remove(conn);
     }
 
     /// Stops writing to a client that accepts no more data. The input of a client with a name is
@@ -195,6 +211,12 @@ impl<L: Log> Sink for Reactor<L> {
 
     fn hash(&mut self, conn: ConnId, job: Job) {
         self.queue_hashing(conn, job);
+    }
+
+    fn expect_receipt(&mut self, conn: ConnId, mail: SentMail) {
+        if let Some(connection) = self.get(conn).filter(|it| !it.is_write_closed()) {
+            connection.sent_mail = Some(mail);
+        }
     }
 
     fn notify_when_drained(&mut self, conn: ConnId) {

@@ -85,7 +85,7 @@ pub const FILE: &str = "chatty.db";
 /// a rename would need a migration: `kept` stores the collections, with `shelf` for the collection
 /// (`visit` for sessions, `order` for moderation, `stays` for membership spans), and `last` the
 /// highest ids given out.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     "
     CREATE TABLE messages (
         id        INTEGER PRIMARY KEY,
@@ -142,7 +142,30 @@ const MIGRATIONS: [&str; 5] = [
     );
     UPDATE last SET number = 0 WHERE what = 'indexed';
 ",
+    "
+    -- Mail is a position in the log per account instead of an entry per message. Messages behind
+    -- the position that had no entry are skipped.
+    INSERT INTO kept
+        SELECT 'mailbox', account, json_object('after', first - 1, 'skip', json((
+            SELECT json_group_array(id) FROM messages
+            WHERE reader = account AND id > first
+                AND id NOT IN (SELECT key FROM kept WHERE shelf = 'mail')
+        )))
+        FROM (
+            SELECT CAST(value AS INTEGER) AS account, min(key) AS first
+            FROM kept WHERE shelf = 'mail' GROUP BY account
+        );
+    DELETE FROM kept WHERE shelf = 'mail';
+",
 ];
+
+/// Whether a message `m` waits in the mailbox `k`; see `SavedMailbox` of the hub. In most
+/// mailboxes nothing is skipped and no user is ignored; then only an index is read.
+const WAITS: &str = "k.shelf = 'mailbox' AND k.key = m.reader AND m.id > k.value ->> 'after'
+    AND (k.value ->> 'skip' IS NULL
+         OR m.id NOT IN (SELECT value FROM json_each(k.value, '$.skip')))
+    AND (k.value ->> 'hidden' IS NULL
+         OR m.author NOT IN (SELECT value FROM json_each(k.value, '$.hidden')))";
 
 const COLUMNS: &str = "id, time, author, name, room, reader, reader_name, is_action, text, cid";
 
@@ -192,6 +215,7 @@ impl SqliteLog {
         let snapshot = Snapshot {
             last: skip_to_ceiling(&mut connection)?,
             entries: read_entries(&connection)?,
+            mail: read_mail(&connection)?,
             latest: read_latest(&connection)?,
         };
         let indexed = read_number(&connection, "indexed")?;
@@ -411,6 +435,18 @@ fn read_entries(connection: &Connection) -> rusqlite::Result<Vec<(Collection, u6
     .collect()
 }
 
+/// Reads which messages wait in mailboxes.
+fn read_mail(connection: &Connection) -> rusqlite::Result<Vec<(UserId, u64)>> {
+    let sql =
+        format!("SELECT k.key, m.id FROM kept k CROSS JOIN messages m WHERE {WAITS} ORDER BY m.id");
+    let mut statement = connection.prepare(&sql)?;
+    let rows = statement.query_map([], |row| {
+        let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+        Ok((UserId(number(0)?), number(1)?))
+    })?;
+    rows.collect()
+}
+
 fn read_latest(connection: &Connection) -> rusqlite::Result<Vec<Arc<Record>>> {
     let sql = format!("SELECT {COLUMNS} FROM messages ORDER BY id DESC LIMIT ?1");
     let mut statement = connection.prepare(&sql)?;
@@ -459,6 +495,30 @@ mod tests {
         let record = Record { id, time, author, from, to, is_action: false, text, cid: None };
         let last = LastIds { message: id, person: 1 };
         Batch { records: vec![Arc::new(record)], changes: Vec::new(), last }
+    }
+
+    #[test]
+    fn mail_of_older_versions_becomes_a_position() {
+        let folder = tempfile::tempdir().unwrap();
+        let older = connect(&folder.path().join(FILE)).unwrap();
+        for step in &MIGRATIONS[..5] {
+            older.execute_batch(step).unwrap();
+        }
+        older.pragma_update(None, "user_version", 5).unwrap();
+        // Message 3 was delivered although 2 waited, and 4 waits for another account.
+        for (id, reader) in [(1, 7), (2, 7), (3, 7), (4, 8), (5, 7)] {
+            let sql = "INSERT INTO messages
+                VALUES (?1, 0, 1, 'bob', NULL, NULL, 'bob', ?2, 'alice', 'alice', 0, 'x', NULL)";
+            older.execute(sql, [id, reader]).unwrap();
+        }
+        let sql = "INSERT INTO kept VALUES ('mail', 2, '7'), ('mail', 4, '8'), ('mail', 5, '7')";
+        older.execute(sql, []).unwrap();
+        drop(older);
+        let (_log, snapshot) = SqliteLog::open(folder.path(), OPTIONS).unwrap();
+        let (alice, other) = (UserId(7), UserId(8));
+        assert_eq!(snapshot.mail, [(alice, 2), (other, 4), (alice, 5)]);
+        let rows: Vec<u64> = snapshot.entries.iter().map(|(_, key, _)| *key).collect();
+        assert_eq!(rows, [7, 8]);
     }
 
     /// Appends until an append fails; returns the error.

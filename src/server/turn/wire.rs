@@ -19,6 +19,7 @@ use std::mem;
 use std::sync::Arc;
 
 use super::{Audience, ConnId, Effect, Fanout, Origin, Range, Reader, Topic, Turn};
+use crate::server::record::{SentMail, UserId};
 use crate::server::store::Batch;
 use v1::{AudienceV1, EffectV1, RangeV1, TurnV1};
 
@@ -102,6 +103,9 @@ impl Encoder {
                 EffectV1::NotifyWhenDrained { conn: (*conn).into() }
             }
             Effect::SendToken { conn } => EffectV1::SendToken { conn: (*conn).into() },
+            Effect::ExpectReceipt { conn, mail: SentMail { to, last } } => {
+                EffectV1::ExpectReceipt { conn: (*conn).into(), to: to.0, last: *last }
+            }
         });
         let effects = effects.collect();
         let ended = self.forget_ended(audiences.len());
@@ -284,6 +288,9 @@ fn decode_effect(
         EffectV1::Hash { conn, job } => Effect::Hash { conn: conn.into(), job: job.into() },
         EffectV1::NotifyWhenDrained { conn } => Effect::NotifyWhenDrained { conn: conn.into() },
         EffectV1::SendToken { conn } => Effect::SendToken { conn: conn.into() },
+        EffectV1::ExpectReceipt { conn, to, last } => {
+            Effect::ExpectReceipt { conn: conn.into(), mail: SentMail { to: UserId(to), last } }
+        }
     })
 }
 
@@ -392,7 +399,7 @@ mod tests {
     };
     use crate::server::auth::passwords::Job;
     use crate::server::net::outbox::Lines;
-    use crate::server::record::{Recipient, Record, UserId};
+    use crate::server::record::{Recipient, Record};
     use crate::server::store::{
         Change, Collection, Duplicate, LastIds, MembershipSpan, ReadRequest, SearchTerms, Thread,
     };
@@ -423,6 +430,9 @@ mod tests {
         }
         fn notify_when_drained(&mut self, conn: ConnId) {
             self.0.push(format!("{conn:?} drained"));
+        }
+        fn expect_receipt(&mut self, conn: ConnId, mail: SentMail) {
+            self.0.push(format!("{conn:?} {mail:?}"));
         }
     }
 
@@ -523,6 +533,7 @@ mod tests {
         turn.hash(conn(0), Job::Match("ab12".into()));
         turn.notify_when_drained(conn(1));
         turn.send_token(conn(4));
+        turn.expect_receipt(conn(1), SentMail { to: reader, last: 300 });
         let change = |collection, value: Option<&str>| Change {
             collection,
             key: 5,
@@ -550,14 +561,14 @@ mod tests {
             "c0680503416e6e00056c6f626279000268690103632d3109f6b5e0f0c0680503",
             "416e6e010603626f620102686900020576697369740501027b7d076163636f75",
             "6e740500090611613a2068690a2a2062206a6f696e65640a0c4069643d372061",
-            "3a2068690a115b504f4e475d0a5b504f4e475d0afffb06110000000006000c01",
+            "3a2068690a115b504f4e475d0a5b504f4e475d0afffb06120000000006000c01",
             "0101010202010101070101020207000101010301000101000b00000000020202",
             "03010100036f70731480800401ac020108030101010503626f62010614808004",
             "01ac020108030101020501036f70730102036e6f7706e58c97e4baac14808004",
             "01ac02010803010103050204091480800401ac02010803010104091480800401",
             "ac020108030101050502036f70730200036f70730201041480800401ac020108",
             "04000000040000010b246172676f6e3269642478040000020461623132050101",
-            "060401",
+            "06040107010105ac02",
         ];
         assert_eq!(hex, version_1.concat());
         // The room as it was, and then with other readers.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use chatty::server::auth::passwords::Job;
 use chatty::server::net::outbox::Lines;
+use chatty::server::record::SentMail;
 use chatty::server::store::{Batch, ReadRequest};
 use chatty::server::turn::wire::{Decoder, Encoder};
 use chatty::server::turn::{ConnId, Sink, Turn};
@@ -21,6 +22,7 @@ enum Call {
     PushToken(ConnId),
     Hash(ConnId, Job),
     NotifyWhenDrained(ConnId),
+    ExpectReceipt(ConnId, SentMail),
 }
 
 /// Records calls.
@@ -48,6 +50,9 @@ impl Sink for Recorder {
     }
     fn notify_when_drained(&mut self, conn: ConnId) {
         self.0.push(Call::NotifyWhenDrained(conn));
+    }
+    fn expect_receipt(&mut self, conn: ConnId, mail: SentMail) {
+        self.0.push(Call::ExpectReceipt(conn, mail));
     }
 }
 

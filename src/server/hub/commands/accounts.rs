@@ -154,19 +154,18 @@ pub(super) fn log_in_account(state: &mut State, req: &mut Request<'_>, proof: Pr
     if !may_log_in(state, req, &proof)? {
         return Ok(());
     }
-    let ids = state.mail.of(proof.person);
+    // The first page is short, so that a login does not wait for long reads.
+    let ids = state.mail.range(proof.person, 0..=u64::MAX, MAIL_AT_ONCE);
     if ids.is_empty() {
         take_over(state, req, proof.person);
         return Ok(());
     }
     let ignores = state.relations.ignores_of(proof.person).iter();
     let hidden = ignores.map(|ignored| ignored.person).collect();
-    // The first page is short, so that a login does not wait for long reads.
-    let first = ids.iter().copied().take(MAIL_AT_ONCE).collect();
-    let thread = Thread::Ids { reader: proof.person, ids: first };
+    let thread = Thread::Ids { reader: proof.person, ids };
     let (count, size) = (MAIL_AT_ONCE, req.page_size());
     let query = ReadRequest { thread, count, size, after: Some(0), hidden };
-    let request = MailRequest { cid: req.cid.take(), proof, ids };
+    let request = MailRequest { cid: req.cid.take(), proof };
     state.connections.wait_for(req.connection, PendingRequest::Mail(request));
     req.read(query);
     Ok(())
@@ -177,18 +176,15 @@ pub(super) fn log_in_account(state: &mut State, req: &mut Request<'_>, proof: Pr
 pub(super) fn log_in_with_mail(
     state: &mut State,
     req: &mut Request<'_>,
-    waiting: MailRequest,
+    proof: &Proof,
     rows: &ReadResult,
 ) -> Result {
-    let user_id = waiting.proof.person;
-    if state.mail.of(user_id) != waiting.ids {
-        return log_in_account(state, req, waiting.proof); // more arrived meanwhile
-    }
-    if !may_log_in(state, req, &waiting.proof)? {
+    let user_id = proof.person;
+    if !may_log_in(state, req, proof)? {
         return Ok(());
     }
     take_over(state, req, user_id);
-    long_reply::send_mail(state, req, user_id, waiting.ids, rows)
+    long_reply::send_mail(state, req, user_id, rows)
 }
 
 /// Returns whether the owner of the account may log in; a banned client gets its farewell.

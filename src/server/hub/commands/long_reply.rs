@@ -14,7 +14,7 @@ use crate::protocol::{Message, Place, Stamp, Tags};
 use crate::server::hub::caches::Caches;
 use crate::server::hub::context::PAGE_ROWS;
 use crate::server::hub::state::pending::{Content, Listing, LongReply, MessageList};
-use crate::server::record::Recipient;
+use crate::server::record::{Recipient, SentMail};
 use crate::server::store::ReadResult;
 
 /// The author of a row in place of one that cannot be shown; no user can have this name.
@@ -96,15 +96,16 @@ pub(super) fn send_messages(
     req.read(request);
 }
 
-/// Sends the mail that was read, then the mail with these ids, after a login.
+/// Sends the mail that was read, then the rest of it, after a login. Messages that arrive later
+/// are sent live.
 pub(super) fn send_mail(
     state: &mut State,
     req: &mut Request<'_>,
     reader: UserId,
-    ids: Vec<u64>,
     rows: &ReadResult,
 ) -> Result {
-    let (cid, content) = (req.cid.take(), Content::Mail { reader, ids });
+    let last = state.mail.last(reader).unwrap_or_default();
+    let (cid, content) = (req.cid.take(), Content::Mail { reader, sent: 0, last });
     let reply = LongReply { cid, content, sent: 0, is_reading: true };
     send_read_page(state, req, Box::new(reply), rows)
 }
@@ -178,10 +179,10 @@ fn next_read(state: &State, req: &Request<'_>, reply: &LongReply) -> Option<Read
             let left = rows.as_ref()?.items.iter().skip(reply.sent);
             (*reader, left.map(|(id, _)| *id).take(PAGE_ROWS).collect::<Vec<_>>(), Vec::new())
         }
-        Content::Mail { reader, ids } => {
-            let left = ids.iter().skip(reply.sent).take(PAGE_ROWS).copied();
+        Content::Mail { reader, sent, last } => {
+            let left = state.mail.range(*reader, sent + 1..=*last, PAGE_ROWS);
             let ignores = state.relations.ignores_of(*reader).iter();
-            (*reader, left.collect(), ignores.map(|ignored| ignored.person).collect())
+            (*reader, left, ignores.map(|ignored| ignored.person).collect())
         }
         Content::Rooms(_) | Content::Members { .. } | Content::Bans { .. } => return None,
     };
@@ -254,33 +255,47 @@ pub(super) fn send_read_page(
             }
             send_rows(state, req, user, list, reply.sent, rows)
         }
-        Content::Mail { reader, ids } => {
-            for record in &rows.records {
-                let message = record.seen_by(*reader);
-                req.reply_tagged(&tags_of(record), &Event::Row { time: record.time, message });
-            }
-            // `/reply` answers the last author.
-            if let Some(last) = rows.records.last() {
-                state.users.set_reply_target(user, last.author);
-            }
-            // If the log cannot be read, the rest waits for the next login.
-            let is_read = |(at, id): &(usize, u64)| *at == 0 || *id <= rows.upto;
-            let left = ids.iter().copied().skip(reply.sent).enumerate();
-            let read: Vec<_> = left.take_while(is_read).map(|(_, id)| id).collect();
-            if rows.has_failed {
-                (0, true)
-            } else {
-                for id in &read {
-                    state.mail.discard(*id);
-                }
-                (read.len(), reply.sent + read.len() == ids.len())
-            }
+        // The rest waits for the next login.
+        Content::Mail { .. } if rows.has_failed => (0, true),
+        Content::Mail { reader, sent, last } => {
+            *sent = rows.upto;
+            (0, send_mail_page(state, req, (user, *reader), *last, rows))
         }
         _ => (0, true),
     };
     reply.sent += sent;
     end_page(state, req, reply, is_last);
     Ok(())
+}
+
+/// Sends the mail that was read, to be confirmed up to there. Returns whether it was the last
+/// page; `last` is the last message of all pages.
+fn send_mail_page(
+    state: &mut State,
+    req: &mut Request<'_>,
+    (user, reader): (UserIx, UserId),
+    last: u64,
+    rows: &ReadResult,
+) -> bool {
+    for record in &rows.records {
+        let message = record.seen_by(reader);
+        req.reply_tagged(&tags_of(record), &Event::Row { time: record.time, message });
+    }
+    // `/reply` answers the last author.
+    if let Some(record) = rows.records.last() {
+        state.users.set_reply_target(user, record.author);
+    }
+    let is_last = state.mail.range(reader, rows.upto + 1..=last, 1).is_empty();
+    if is_last {
+        state.mail.note_all_sent(reader);
+    } else {
+        state.mail.note_page(reader, rows.upto, last);
+    }
+    // Messages that were sent live between the pages are confirmed with the last page.
+    let is_live = state.connections[req.connection].live_socket().is_some();
+    let page = SentMail { to: reader, last: rows.upto };
+    req.expect_receipt(if is_last && is_live { state.mail.sent(reader) } else { Some(page) });
+    is_last
 }
 
 /// Sends the header of a `/history` or `/search`, if the user may still read the messages: the
@@ -374,6 +389,7 @@ mod tests {
     use crate::server::hub::context::PAGE_SIZE;
     use crate::server::hub::test_support::{Driver, conn, connect, handle, hub, say};
     use crate::server::hub::{Flow, Input, Limits};
+    use crate::server::store::memory::MemoryLog;
 
     /// A hub with `users` users, the first of whom is in `rooms` rooms with long topics.
     fn hub_with(users: u32, rooms: usize) -> Driver {
@@ -579,6 +595,124 @@ mod tests {
             let is_gone = at >= sent && at % 2 == 0;
             let note = "[PRIVATE MESSAGE] server: (this message is no longer available)";
             assert_eq!(row.ends_with(note), is_gone, "{at}: {}", &row[..60]);
+        }
+    }
+
+    /// A hub with p0, who is logged in, and mail of this number for the account alice. The first
+    /// page of her login at connection 2 is returned.
+    fn hub_with_mail(count: usize) -> (Driver, UserId, String) {
+        use crate::server::auth::passwords::Outcome;
+        let mut hub = hub_with(1, 1);
+        hub.run_job = |_, _| Outcome::Checked(true);
+        hub.storing = crate::server::hub::test_support::Storing::Everything;
+        (1..6).for_each(|slot| connect(&mut hub, slot));
+        say(&mut hub, 1, "alice");
+        crate::server::hub::test_support::register(&mut hub, 1);
+        let alice = hub.state.users[hub.state.users.named("alice").expect("here")].id;
+        say(&mut hub, 1, "/quit");
+        for number in 1..=count {
+            say(&mut hub, 0, &format!("/msg alice {number} {}", "x".repeat(2000)));
+        }
+        let first = log_in(&mut hub, 2);
+        (hub, alice, first)
+    }
+
+    fn log_in(hub: &mut Driver, slot: u32) -> String {
+        ask(hub, slot, "/login alice secret");
+        next_page(hub, slot)
+    }
+
+    /// The numbers of the messages from p0.
+    fn numbers(pages: &[String]) -> Vec<usize> {
+        let texts = lines(pages).into_iter().filter_map(|line| line.split_once(" p0: "));
+        texts.filter_map(|(_, text)| text.split(' ').next()?.parse().ok()).collect()
+    }
+
+    #[test]
+    fn mail_is_sent_in_pages() {
+        let (mut hub, alice, first) = hub_with_mail(100);
+        let mut pages = vec![first];
+        let sent = numbers(&pages).len();
+        assert!(sent < 100 && pages[0].len() <= PAGE_SIZE + 5000, "{sent}");
+        hub.send(conn(0), b"/msg alice 101\n");
+        assert_eq!(hub.state.mail.len(alice), 101);
+        pages.push(sent_to(&mut hub, 2));
+        pages.extend(rest(&mut hub, 2));
+        let mut all = numbers(&pages);
+        assert_eq!(all.remove(sent), 101, "the live message is sent once, between the pages");
+        assert!(all.into_iter().eq(1..=100));
+        assert_eq!(hub.state.mail.len(alice), 101, "nothing is confirmed yet");
+        ask(&mut hub, 2, "/ping");
+        assert_eq!(hub.state.mail.len(alice), 0);
+    }
+
+    #[test]
+    fn live_message_does_not_confirm_mail_of_later_pages() {
+        let (mut hub, alice, first) = hub_with_mail(100);
+        let sent = numbers(&[first]).len();
+        say(&mut hub, 0, "/msg alice 101");
+        let receipt = hub.state.mail.sent(alice).expect("mail");
+        hub.confirm_mail(receipt);
+        assert_eq!(hub.state.mail.len(alice), 101 - sent);
+        handle(&mut hub, 2, Input::Disconnected);
+        let mut pages = vec![log_in(&mut hub, 3)];
+        pages.extend(rest(&mut hub, 3));
+        assert!(numbers(&pages).into_iter().eq(sent + 1..=101));
+        ask(&mut hub, 3, "/ping");
+        assert_eq!(hub.state.mail.len(alice), 0);
+    }
+
+    #[test]
+    fn mail_that_cannot_be_read_waits_for_the_next_login() {
+        let (mut hub, alice, first) = hub_with_mail(100);
+        let sent = numbers(&[first]).len();
+        handle(&mut hub, 2, Input::Drained);
+        let (flow, _) = handle(&mut hub, 2, Input::Rows(ReadResult::failed()));
+        assert_eq!(flow, Flow::Next);
+        for number in 101..=103 {
+            say(&mut hub, 0, &format!("/msg alice {number}"));
+            say(&mut hub, 2, "/ping");
+        }
+        assert_eq!(hub.state.mail.len(alice), 103 - sent);
+        say(&mut hub, 2, "/quit");
+        let mut pages = vec![log_in(&mut hub, 3)];
+        pages.extend(rest(&mut hub, 3));
+        assert!(numbers(&pages).into_iter().eq(sent + 1..=103));
+        ask(&mut hub, 3, "/ping");
+        assert_eq!(hub.state.mail.len(alice), 0);
+    }
+
+    #[test]
+    fn resumed_session_is_sent_mail_that_could_not_be_read() {
+        use crate::server::hub::test_support::{restarted, session};
+        for restarts in [false, true] {
+            let (mut hub, alice, first) = hub_with_mail(100);
+            let sent = numbers(&[first]).len();
+            handle(&mut hub, 2, Input::Drained);
+            handle(&mut hub, 2, Input::Rows(ReadResult::failed()));
+            let token = session(&mut hub, 2);
+            say(&mut hub, 0, "/msg alice 101");
+            let cursor = hub.last_ids().message;
+            handle(&mut hub, 2, Input::Disconnected);
+            if restarts {
+                let log = std::mem::replace(&mut hub.log, MemoryLog::new(1, 1));
+                hub = restarted(&mut hub);
+                hub.log = log;
+                (0..6).for_each(|slot| connect(&mut hub, slot));
+            }
+            let resume = format!("/resume {token} {cursor}");
+            let mut pages = vec![ask(&mut hub, 3, &resume)];
+            // The connection breaks while the mail is sent.
+            pages.push(next_page(&mut hub, 3));
+            ask(&mut hub, 3, "/ping");
+            handle(&mut hub, 3, Input::Disconnected);
+            let mut pages = vec![ask(&mut hub, 4, &resume)];
+            pages.extend(rest(&mut hub, 4));
+            let numbers = numbers(&pages);
+            assert!(numbers.iter().copied().eq(sent + 1..=101), "{sent}: {numbers:?}");
+            ask(&mut hub, 4, "/ping");
+            assert_eq!(hub.state.mail.len(alice), 0);
+            hub.check_invariants();
         }
     }
 

@@ -421,7 +421,7 @@ mod tests {
         say(&mut hub, 3, "/login alice right");
         assert_eq!(check_done(&mut hub, 3, true).reads, 1, "the mail is still stored");
         // A user who has caught up has received it.
-        handle(&mut hub, 3, Input::Rows(ReadResult::default()));
+        handle(&mut hub, 3, Input::Rows(ReadResult { upto: 1, ..ReadResult::default() }));
         let token = session(&mut hub, 3);
         handle(&mut hub, 3, Input::Disconnected);
         say(&mut hub, 1, "/msg alice come back");

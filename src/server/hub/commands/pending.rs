@@ -47,7 +47,7 @@ pub(in crate::server::hub) fn go_on_with_rows(
         Some(PendingRequest::Mail(mut request)) => {
             req.cid = request.cid.take();
             let result = require_readable(rows);
-            let result = result.and_then(|()| log_in_with_mail(state, req, request, rows));
+            let result = result.and_then(|()| log_in_with_mail(state, req, &request.proof, rows));
             if result.is_err() {
                 state.connections.note_refused_login(req.connection);
             }

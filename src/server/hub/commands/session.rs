@@ -109,6 +109,7 @@ fn attach(state: &mut State, req: &mut Request<'_>, user: UserIx, after: u64) {
         state.connections.close(old);
         req.send_farewell(old, Farewell::Replaced, None);
     }
+    state.mail.resume(state.users[user].id, after);
     state.resume(user, req.socket, after);
     req.connection = state.users[user].connection;
     req.settings = state.connections[req.connection].settings;

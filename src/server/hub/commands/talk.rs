@@ -28,8 +28,7 @@ pub(super) fn post(
     let connection = &state.connections[req.connection];
     match (connection.query, connection.current) {
         (Query::On(other), _) if let Some(to) = state.users.find(other) => {
-            post_private(state, req, user, to, text, is_action);
-            Ok(())
+            post_private(state, req, user, to, text, is_action)
         }
         (Query::On(_) | Query::Gone, _) => refusal(
             ErrorCode::NoTarget,
@@ -61,8 +60,7 @@ pub(super) fn message(
         MessageTarget::Person(name) => name,
     };
     if let Some(to) = state.users.named(name) {
-        post_private(state, req, user, to, text, false);
-        return Ok(());
+        return post_private(state, req, user, to, text, false);
     }
     if let Some(owner) = state.accounts.named(&Key::fold(name)).map(|account| account.person) {
         return send_to_account(state, req, user, owner, text);
@@ -145,11 +143,23 @@ fn post_private(
     to: UserIx,
     text: &str,
     is_action: bool,
-) {
+) -> Result {
     let (me, other) = (state.users[user].id, state.users[to].id);
+    let is_live = state.connection_of(to).live_socket().is_some();
+    if !is_live || state.mail.has_backlog(other) {
+        require_mailbox_space(state, req, other)?;
+    }
     let recipient = Recipient::Person(other, state.users[to].name.clone());
     let is_delivered = !state.relations.ignores(other, me);
     let record = append(state, req, user, recipient, text, is_action);
+    // The connection may be lost before the client has read the message.
+    if is_delivered && state.accounts.has(other) {
+        if is_live {
+            state.mail.add_live(other, record.id, req.limits.mailbox);
+        } else {
+            state.mail.add(other, record.id);
+        }
+    }
     req.with_message(&record, |req| {
         echo(req, &record);
         if is_delivered {
@@ -157,6 +167,11 @@ fn post_private(
             let mut message = record.seen_by(me);
             message.place = Place::ToMe;
             deliver(state, req, to, &tags_of(&record), &Event::Message(message));
+            if let Some(socket) = state.connection_of(to).live_socket()
+                && let Some(mail) = state.mail.sent(other)
+            {
+                req.turn.expect_receipt(socket, mail);
+            }
         }
         if let Some(away) = &state.users[to].away
             && wants_echo(req)
@@ -166,10 +181,8 @@ fn post_private(
     });
     if is_delivered {
         state.users.set_reply_target(to, me);
-        if state.connection_of(to).socket.is_none() && state.accounts.has(other) {
-            add_mail(state, req, other, record.id); // the session may end before it is resumed
-        }
     }
+    Ok(())
 }
 
 /// Sends a private message to a user by id, or stores it for an account that is not online. The
@@ -182,21 +195,17 @@ fn send_to_account(
     text: &str,
 ) -> Result {
     if let Some(to) = state.users.find(user_id) {
-        post_private(state, req, user, to, text, false);
-        return Ok(());
+        return post_private(state, req, user, to, text, false);
     }
     let Some(name) = state.accounts.of(user_id).map(|account| account.name.clone()) else {
         return Ok(());
     };
-    if state.mail.len(user_id) >= req.limits.mailbox {
-        let text = format!("not sent: the mailbox of {name} is full");
-        return refusal(ErrorCode::TooMany, text);
-    }
+    require_mailbox_space(state, req, user_id)?;
     let is_delivered = !state.relations.ignores(user_id, state.users[user].id);
     let to = Recipient::Person(user_id, name.clone());
     let record = append(state, req, user, to, text, false);
     if is_delivered {
-        add_mail(state, req, user_id, record.id);
+        state.mail.add(user_id, record.id);
     }
     req.with_message(&record, |req| {
         echo(req, &record);
@@ -209,10 +218,14 @@ fn send_to_account(
     Ok(())
 }
 
-/// Adds a message to a mailbox, unless the mailbox is full.
-fn add_mail(state: &mut State, req: &Request<'_>, user_id: UserId, id: u64) {
-    if state.mail.len(user_id) < req.limits.mailbox {
-        state.mail.add(user_id, id);
+/// Refuses a message to an account whose mailbox is full. Guests have none.
+fn require_mailbox_space(state: &State, req: &Request<'_>, user_id: UserId) -> Result {
+    match state.accounts.of(user_id) {
+        Some(account) if state.mail.len(user_id) >= req.limits.mailbox => {
+            let text = format!("not sent: the mailbox of {} is full", account.name);
+            refusal(ErrorCode::TooMany, text)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -264,12 +277,16 @@ mod tests {
     use std::panic::{self, AssertUnwindSafe};
 
     use super::*;
+    use crate::protocol::codec::Frame;
     use crate::server::auth::passwords::Outcome;
     use crate::server::hub::state::index::LOBBY;
     use crate::server::hub::state::messages::recent::Lookup;
-    use crate::server::hub::test_support::{Driver, connect, handle, hub, register, say};
-    use crate::server::hub::{Flow, Input, Limits};
-    use crate::server::store::ReadResult;
+    use crate::server::hub::test_support::{
+        Driver, Storing, conn, connect, handle, hub, register, restarted, say,
+    };
+    use crate::server::hub::{Flow, Input, Limits, Storage};
+    use crate::server::store::{Collection, ReadResult};
+    use crate::server::turn::Turn;
 
     #[test]
     fn mail_waits_while_the_log_cannot_be_read() {
@@ -290,14 +307,102 @@ mod tests {
         assert!(reply.text.starts_with("[ERROR storage-full] "), "{}", reply.text);
         assert_eq!(flow, Flow::Next);
         assert_eq!(hub.state.mail.len(alice), 1);
-        let (_, reply) = log_in(&mut hub, ReadResult::default());
+        let (_, reply) = log_in(&mut hub, ReadResult { upto: 1, ..ReadResult::default() });
         assert!(reply.text.starts_with("[WELCOME alice]"), "{}", reply.text);
+        assert_eq!(hub.state.mail.len(alice), 1);
+        say(&mut hub, 2, "/ping");
         assert_eq!(hub.state.mail.len(alice), 0);
         for line in ["/history", "/search back"] {
             say(&mut hub, 1, line);
             let (_, reply) = handle(&mut hub, 1, Input::Rows(ReadResult::failed()));
             assert!(reply.text.starts_with("[ERROR storage-full] "), "{}", reply.text);
         }
+    }
+
+    /// A hub with the account alice, who is offline, and bob on connection 1. Everything is
+    /// stored.
+    fn hub_with_offline_alice() -> (Driver, UserId) {
+        let mut hub = hub(Limits::default());
+        hub.storing = Storing::Everything;
+        (0..3).for_each(|slot| connect(&mut hub, slot));
+        say(&mut hub, 0, "alice");
+        register(&mut hub, 0);
+        let alice = hub.state.accounts.named(&Key::fold("alice")).expect("an account").person;
+        say(&mut hub, 0, "/quit");
+        say(&mut hub, 1, "bob");
+        (hub, alice)
+    }
+
+    /// What is stored of the mail of all accounts.
+    fn rows(hub: &Driver) -> Vec<(u64, String)> {
+        let entries = hub.snapshot(Vec::new()).entries.into_iter();
+        let mail = entries.filter(|(of, ..)| *of == Collection::Mailbox);
+        mail.map(|(_, key, value)| (key, value)).collect()
+    }
+
+    #[test]
+    fn mail_is_stored_as_one_row_per_account() {
+        let (mut hub, alice) = hub_with_offline_alice();
+        say(&mut hub, 1, "hi");
+        for _ in 0..3 {
+            say(&mut hub, 1, "/msg alice come back");
+            assert_eq!(rows(&hub), [(alice.0, r#"{"after":1}"#.to_owned())]);
+        }
+        let mut hub = restarted(&mut hub);
+        assert_eq!((hub.state.mail.len(alice), hub.has_changes()), (3, false));
+        hub.check_invariants();
+    }
+
+    #[test]
+    fn mail_of_connected_account_is_stored_when_it_matters() {
+        let (mut hub, alice) = hub_with_offline_alice();
+        say(&mut hub, 2, "/login alice sesame");
+        handle(&mut hub, 2, Input::Hashed(Outcome::Checked(true)));
+        let row = [(alice.0, r#"{"after":0}"#.to_owned())];
+        for _ in 0..3 {
+            say(&mut hub, 1, "/msg alice hi");
+            say(&mut hub, 2, "/msg bob hi");
+            assert_eq!((rows(&hub), hub.state.mail.len(alice)), (row.to_vec(), 0));
+        }
+        // After a crash the client may be sent again what it has received.
+        let hub_after_crash = restarted(&mut hub);
+        assert_eq!(hub_after_crash.state.mail.len(alice), 3);
+        let mut turn = Turn::default();
+        hub.shut_down(&mut turn);
+        assert_eq!(restarted(&mut hub).state.mail.len(alice), 0);
+        hub.release(turn);
+        assert_eq!(rows(&hub), []);
+    }
+
+    #[test]
+    fn change_of_ignores_is_stored_with_the_mail() {
+        let (mut hub, alice) = hub_with_offline_alice();
+        say(&mut hub, 2, "/login alice sesame");
+        handle(&mut hub, 2, Input::Hashed(Outcome::Checked(true)));
+        let bob = hub.state.users[hub.state.users.named("bob").expect("here")].id;
+        say(&mut hub, 1, "/msg alice hi");
+        // This line was sent before the message had arrived.
+        let mut turn = Turn::default();
+        let now = hub.now;
+        hub.set_storage(Storage::Open);
+        hub.handle(now, conn(2), Input::Frame(Frame::Line("/ignore bob".into())), &mut turn);
+        hub.release(turn);
+        assert_eq!(rows(&hub), [(alice.0, format!(r#"{{"after":0,"hidden":[{}]}}"#, bob.0))]);
+    }
+
+    #[test]
+    fn refused_mail_does_not_wait_and_leaves_nothing_unsaved() {
+        let (mut hub, alice) = hub_with_offline_alice();
+        hub.storing = Storing::Nothing;
+        let (_, reply) = say(&mut hub, 1, "/msg alice come back");
+        assert!(reply.text.starts_with("[ERROR storage-full] "), "{}", reply.text);
+        assert_eq!((hub.state.mail.len(alice), hub.has_changes()), (0, false));
+        hub.storing = Storing::Everything;
+        say(&mut hub, 1, "/msg alice come back");
+        hub.storing = Storing::Nothing;
+        say(&mut hub, 1, "/msg alice come back");
+        assert_eq!((hub.state.mail.len(alice), hub.has_changes()), (1, false));
+        assert_eq!(rows(&hub), [(alice.0, r#"{"after":1}"#.to_owned())]);
     }
 
     #[test]

@@ -65,9 +65,8 @@ pub(in crate::server::hub) fn go_on(state: &mut State, req: &mut Request<'_>) {
     }
     deferred::send(state, req.turn, (socket, connection), u64::MAX);
     state.set_delivery(connection, DeliveryMode::Live);
-    // The catch-up has delivered the mail as well. If the connection is lost earlier,
-    // the mail stays for the next login.
-    state.mail.empty(state.users[user].id);
+    // The catch-up has sent the mail as well.
+    req.expect_receipt(state.mail.sent(state.users[user].id));
     if is_list_stale {
         // Presence events were missed.
         for room in state.memberships.rooms_of(user) {

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    SavedAccount, SavedBlock, SavedPosition, SavedScope, SavedSocket, SavedUser, Unsaved, UserId,
-    seal,
+    SavedAccount, SavedBlock, SavedMailbox, SavedPosition, SavedScope, SavedSocket, SavedUser,
+    Unsaved, UserId, seal,
 };
 use crate::protocol::RoomName;
 use crate::server::clock::Now;
@@ -45,7 +45,7 @@ struct Rows {
     sockets: Vec<(ConnId, SavedSocket)>,
     accounts: Vec<(UserId, SavedAccount)>,
     blocks: Vec<(u64, SavedBlock<Block>)>,
-    mail: Vec<(u64, UserId)>,
+    mailboxes: Vec<(UserId, SavedMailbox)>,
     scopes: Vec<(u64, SavedScope)>,
 }
 
@@ -66,7 +66,7 @@ impl Rows {
         match collection {
             Collection::Session => self.users.push((id, serde_json::from_str(value)?)),
             Collection::Account => self.accounts.push((id, serde_json::from_str(value)?)),
-            Collection::Mail => self.mail.push((key, UserId(serde_json::from_str(value)?))),
+            Collection::Mailbox => self.mailboxes.push((id, serde_json::from_str(value)?)),
             Collection::Moderation => self.scopes.push((key, serde_json::from_str(value)?)),
             Collection::Spans => self.blocks.push((key, serde_json::from_str(value)?)),
             Collection::Socket => {
@@ -95,7 +95,7 @@ pub(in crate::server::hub) fn restore(
     let last_moderation = rows.scopes.iter().map(|(number, _)| *number).max().unwrap_or_default();
     let state = State::new(limits, snapshot.last, last_moderation, &snapshot.latest);
     let mut restorer = Restorer { state, limits, now, meter };
-    restorer.run(rows);
+    restorer.run(rows, &snapshot.mail);
     Ok(restorer.state)
 }
 
@@ -107,14 +107,12 @@ struct Restorer<'r> {
 }
 
 impl Restorer<'_> {
-    fn run(&mut self, mut rows: Rows) {
+    fn run(&mut self, mut rows: Rows, mail: &[(UserId, u64)]) {
         for (id, SavedAccount { name, hash, .. }) in &rows.accounts {
             let (name, hash) = (name.clone(), hash.clone());
             self.state.accounts.restore(Account { person: *id, name, hash });
         }
-        for (id, owner) in rows.mail.drain(..) {
-            self.state.mail.restore(owner, id);
-        }
+        self.restore_mail(&rows.mailboxes, mail);
         let visited = self.restore_moderation(std::mem::take(&mut rows.scopes));
         // Users refer to accounts and moderation, and then to each other.
         for (id, saved) in &rows.users {
@@ -225,6 +223,19 @@ impl Restorer<'_> {
         let users = &self.state.users;
         for user in users.by_id() {
             self.state.relations.log_in(users[user].id, |person| users.is_online(person));
+        }
+    }
+
+    /// What was delivered after the row was stored waits again.
+    fn restore_mail(&mut self, mailboxes: &[(UserId, SavedMailbox)], mail: &[(UserId, u64)]) {
+        let state = &mut self.state;
+        for (account, saved) in mailboxes {
+            if state.accounts.has(*account) {
+                state.mail.restore(*account, saved.after, saved.paged);
+            }
+        }
+        for (account, id) in mail {
+            state.mail.restore_message(*account, *id);
         }
     }
 

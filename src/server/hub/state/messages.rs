@@ -69,13 +69,13 @@ impl Messages {
         record
     }
 
-    /// Forgets a message that could not be stored.
-    pub(crate) fn forget(&mut self, id: u64) {
-        if let Some(record) = self.recent.remove(id)
-            && let Some(cid) = &record.cid
-        {
+    /// Forgets a message that could not be stored; returns it.
+    pub(crate) fn forget(&mut self, id: u64) -> Option<Arc<Record>> {
+        let record = self.recent.remove(id)?;
+        if let Some(cid) = &record.cid {
             self.cids.discard(record.author, cid);
         }
+        Some(record)
     }
 
     /// The message that an author has sent with this cid, if it is recent.

@@ -46,8 +46,8 @@ pub(crate) enum Content {
     Bans { room: Option<RoomName>, bans: Listing<(String, String)> },
     /// `/history` and `/search`.
     Messages(MessageList),
-    /// The ids of the mail that is left after a login.
-    Mail { reader: UserId, ids: Vec<u64> },
+    /// The mail of a login: what was sent, and the last message that had arrived before.
+    Mail { reader: UserId, sent: u64, last: u64 },
 }
 
 /// The messages of a `/history` or `/search`.
@@ -85,7 +85,6 @@ impl<T> Listing<T> {
 pub(crate) struct MailRequest {
     pub(crate) cid: Option<Cid>,
     pub(crate) proof: Proof,
-    pub(crate) ids: Vec<u64>,
 }
 
 /// A command that waits for its password to be checked or hashed.

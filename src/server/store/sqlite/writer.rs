@@ -24,7 +24,9 @@ use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, ToSql, ffi, params};
 
 use super::folder::{Folder, Note, Opened, with_suffix};
-use super::{COLUMNS, Durability, Options, Retention, record, search, write_ceiling, write_last};
+use super::{
+    COLUMNS, Durability, Options, Retention, WAITS, record, search, write_ceiling, write_last,
+};
 use crate::files::open_own;
 use crate::protocol::{Cid, RoomName};
 use crate::server::record::{Recipient, Record};
@@ -155,9 +157,10 @@ const DELETE_SHARE: u32 = 2;
 const AGED_AT_ONCE: u32 = DELETE_AT_ONCE;
 const SWEPT_AT_ONCE: u32 = 1000;
 
-/// The next messages to delete. Mail is kept until it is delivered.
-const OLDEST_TO_DELETE: &str = "SELECT id FROM messages
-    WHERE id NOT IN (SELECT key FROM kept WHERE shelf = 'mail') ORDER BY id LIMIT ?1";
+/// Selects messages that may be deleted. Mail is kept until it is delivered.
+fn deletable() -> String {
+    format!("messages m WHERE NOT EXISTS (SELECT 1 FROM kept k WHERE {WAITS})")
+}
 
 /// Interval of indexing for `/search`, and number of messages per transaction. Messages that are
 /// not indexed yet are scanned, so that a search finds them all the same.
@@ -651,11 +654,8 @@ impl Writer {
         scan_max: u32,
         most: usize,
     ) -> rusqlite::Result<Slice> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT id, time FROM messages WHERE id > ?1 AND NOT EXISTS
-                 (SELECT 1 FROM kept WHERE shelf = 'mail' AND key = messages.id)
-             ORDER BY id LIMIT ?2",
-        )?;
+        let sql = format!("SELECT id, time FROM {} AND id > ?1 ORDER BY id LIMIT ?2", deletable());
+        let mut statement = self.connection.prepare_cached(&sql)?;
         let mut rows = statement.query(params![behind.upto, scan_max])?;
         let mut slice = behind;
         while slice.aged.len() < most {
@@ -679,7 +679,7 @@ impl Writer {
         if most == 0 {
             return Ok(0); // the common case, which must cost nothing
         }
-        self.delete(OLDEST_TO_DELETE, most)
+        self.delete(&format!("SELECT id FROM {} ORDER BY id LIMIT ?1", deletable()), most)
     }
 
     /// Deletes the messages that a query with one parameter selects; returns their number.
@@ -712,8 +712,8 @@ impl Writer {
 
     /// Counts the messages that wait in mailboxes, which are kept in addition.
     fn count_mail(&self) -> rusqlite::Result<u64> {
-        let sql = "SELECT count(*) FROM kept WHERE shelf = 'mail'";
-        let count: i64 = self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+        let sql = format!("SELECT count(*) FROM kept k CROSS JOIN messages m WHERE {WAITS}");
+        let count: i64 = self.connection.prepare_cached(&sql)?.query_row([], |row| row.get(0))?;
         Ok(count.cast_unsigned())
     }
 
@@ -873,7 +873,7 @@ mod tests {
     use super::*;
     use crate::protocol::{Name, Stamp};
     use crate::server::record::UserId;
-    use crate::server::store::Log as _;
+    use crate::server::store::{Collection, Log as _};
 
     const DAY: i64 = 24 * 60 * 60 * 1000;
 
@@ -940,6 +940,42 @@ mod tests {
         let log = log(&folder, &[0]);
         let expected: Vec<u64> = (1..=150).chain(161..=171).collect();
         assert_eq!(left(&log), expected);
+    }
+
+    #[test]
+    fn mail_behind_the_position_is_kept() {
+        for retention in [
+            Retention { age: None, messages: Some(2) },
+            Retention { age: Some(Duration::ZERO), messages: None },
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let options = Options { durability: Durability::Commit, retention };
+            let (mut log, _) = SqliteLog::open(folder.path(), options).unwrap();
+            let name = |name| Name::parse(name).unwrap();
+            let record = |id| {
+                Arc::new(Record {
+                    id,
+                    time: Stamp(0),
+                    // Each third message is by an ignored user.
+                    author: UserId(id % 3),
+                    from: name("bob"),
+                    to: Recipient::Person(UserId(7), name("alice")),
+                    is_action: false,
+                    text: "x".into(),
+                    cid: None,
+                })
+            };
+            let value = Some(r#"{"after":4,"hidden":[0]}"#.to_owned());
+            let changes = vec![Change { collection: Collection::Mailbox, key: 7, value }];
+            let last = LastIds { message: 12, person: 7 };
+            let records = (1..=12).map(record).collect();
+            log.append(&Batch { records, changes, last }).unwrap();
+            // The two latest of those that do not wait.
+            let kept = retention.messages.map_or(vec![], |_| vec![9, 12]);
+            let mut expected = [vec![5, 7, 8, 10, 11], kept].concat();
+            expected.sort_unstable();
+            assert_eq!(left(&log), expected);
+        }
     }
 
     #[test]

@@ -138,6 +138,11 @@ pub(super) enum EffectV1<'a> {
     SendToken {
         conn: ConnV1,
     },
+    ExpectReceipt {
+        conn: ConnV1,
+        to: u64,
+        last: u64,
+    },
 }
 
 /// A password job. The password or key itself is never encoded: it stays where the connection
