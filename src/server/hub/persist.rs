@@ -106,7 +106,8 @@ struct SavedSocket {
     was_refused: bool,
     settings: Settings,
     chosen: [bool; Setting::TABLE.len()],
-    login_deadline: Stamp,
+    /// `None` after login.
+    login_deadline: Option<Stamp>,
     position: SavedPosition,
 }
 
@@ -418,6 +419,7 @@ impl Encoder<'_> {
             Phase::Greeting { was_refused } => was_refused,
             Phase::LoggedIn(_) => false,
         };
+        let deadline = self.state.connections.login_deadline(ConnId { slot, generation });
         to_json(&SavedSocket {
             address: connection.peer.map(|peer| peer.address),
             is_encrypted: connection.peer.is_some_and(|peer| peer.is_encrypted),
@@ -425,7 +427,7 @@ impl Encoder<'_> {
             was_refused,
             settings: connection.settings,
             chosen: connection.chosen,
-            login_deadline: self.wall(connection.login_deadline),
+            login_deadline: deadline.map(|deadline| self.wall(deadline)),
             position: saved_position(connection),
         })
     }

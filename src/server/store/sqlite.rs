@@ -574,6 +574,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (mut log, _) = SqliteLog::open(folder.path(), OPTIONS).unwrap();
         log.append(&batch(1)).unwrap();
+        // The index is written in the background.
+        let reader = Connection::open(folder.path().join(FILE)).unwrap();
+        let sql = "SELECT number FROM last WHERE what = 'indexed'";
+        while reader.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap() == 0 {
+            thread::yield_now();
+        }
+        drop(reader);
         let wal = folder.path().join("chatty.db-wal");
         let size = fs::metadata(&wal).unwrap().len();
         log.reserve().unwrap();

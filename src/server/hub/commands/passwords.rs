@@ -40,7 +40,8 @@ pub(super) fn check_password(
     target: Target,
 ) -> Result {
     let connection = &state.connections[req.connection];
-    if connection.is_greeting() && connection.login_deadline <= req.now.since_start {
+    let deadline = state.connections.login_deadline(req.socket);
+    if deadline.is_some_and(|deadline| deadline <= req.now.since_start) {
         // Otherwise queued attempts would extend the login timeout.
         let socket = req.socket;
         leave(state, req, socket, Some(Farewell::LoginTimeout), None);

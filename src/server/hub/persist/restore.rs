@@ -1,6 +1,7 @@
 //! Restoring the state from its stored form.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::{
     SavedAccount, SavedBlock, SavedMailbox, SavedPosition, SavedScope, SavedSocket, SavedUser,
@@ -271,8 +272,8 @@ impl Restorer<'_> {
         let state = &mut self.state;
         let address = saved.address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into());
         let peer = Peer { is_encrypted: saved.is_encrypted, ..Peer::new(address) };
-        let deadline = self.now.since_start_at(saved.login_deadline);
-        state.connections.open(socket, peer, deadline);
+        let deadline = saved.login_deadline.map(|deadline| self.now.since_start_at(deadline));
+        state.connections.open(socket, peer, deadline.unwrap_or(Duration::MAX));
         let Some(connection) = state.connections.of(socket) else { return };
         if saved.was_refused {
             state.connections.note_refused_login(connection);

@@ -1,7 +1,7 @@
 //! Connections: what a client chose and how far it has read. A connection that lost its socket
 //! stays as long as its session may resume; resuming gives it a new socket.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Index;
 use std::time::Duration;
 
@@ -31,7 +31,6 @@ pub(crate) struct Connection {
     pub(crate) settings: Settings,
     /// Which settings the client has set explicitly, indexed by [`Setting`].
     pub(crate) chosen: [bool; Setting::TABLE.len()],
-    pub(crate) login_deadline: Duration,
     /// The room that receives plain lines while no query is on.
     pub(crate) current: Option<RoomIx>,
     pub(crate) query: Query,
@@ -136,7 +135,6 @@ impl Connection {
             phase,
             settings: Settings::default(),
             chosen: Default::default(),
-            login_deadline: Duration::MAX,
             current: None,
             query: Query::Off,
             delivery: DeliveryMode::Live,
@@ -192,9 +190,11 @@ impl Connection {
 pub(crate) struct Connections {
     all: Slab<Connection>,
     /// The connection of each socket, indexed by [`ConnId::slot`].
-    sockets: Vec<Option<(ConnId, ConnectionIx)>>,
-    /// Login deadlines of sockets; entries of logged-in connections are skipped.
-    login_deadlines: BTreeSet<(Duration, ConnId)>,
+    sockets: Vec<Option<ConnectionIx>>,
+    /// When the login of each socket must be complete, until it is.
+    logins: BTreeMap<ConnId, Duration>,
+    /// When each of them is checked next; others are skipped.
+    login_checks: BTreeSet<(Duration, ConnId)>,
     /// Users whose stored row changed by a change of their connection.
     pub(crate) dirty_users: Dirty<UserIx>,
     /// Sockets whose row changed or who closed.
@@ -213,15 +213,16 @@ impl Connections {
     /// Adds the connection of a socket that was just accepted. Its login timer starts now and
     /// also runs during the TLS handshake.
     pub(crate) fn open(&mut self, socket: ConnId, peer: Peer, login_deadline: Duration) {
-        if let Some(Some((earlier, _))) = self.sockets.get(socket.slot as usize) {
-            self.forget(*earlier);
+        if let Some(Some(ix)) = self.sockets.get(socket.slot as usize)
+            && let Some(earlier) = self.all[*ix].socket
+        {
+            self.forget(earlier);
         }
         let phase = Phase::Greeting { was_refused: false };
-        let mut connection = Connection::new(Some(socket), Some(peer), phase);
-        connection.login_deadline = login_deadline;
-        let ix = self.all.insert(connection);
+        let ix = self.all.insert(Connection::new(Some(socket), Some(peer), phase));
         self.plug(socket, ix);
-        self.login_deadlines.insert((login_deadline, socket));
+        self.logins.insert(socket, login_deadline);
+        self.login_checks.insert((login_deadline, socket));
     }
 
     /// Adds the connection of a restored user, without a socket.
@@ -236,14 +237,14 @@ impl Connections {
         if self.sockets.len() <= slot {
             self.sockets.resize(slot + 1, None);
         }
-        self.sockets[slot] = Some((socket, ix));
+        self.sockets[slot] = Some(ix);
         self.dirty_sockets.mark(socket);
     }
 
     /// Finds the connection of a socket.
     pub(crate) fn of(&self, socket: ConnId) -> Option<ConnectionIx> {
-        let (owner, ix) = (*self.sockets.get(socket.slot as usize)?)?;
-        (owner == socket).then_some(ix)
+        let ix = (*self.sockets.get(socket.slot as usize)?)?;
+        (self.all[ix].socket == Some(socket)).then_some(ix)
     }
 
     pub(crate) fn find(&self, socket: ConnId) -> Option<&Connection> {
@@ -275,6 +276,7 @@ impl Connections {
     }
 
     pub(super) fn log_in(&mut self, ix: ConnectionIx, user: UserIx) {
+        self.end_login(ix);
         self.all[ix].phase = Phase::LoggedIn(user);
         self.change(ix);
     }
@@ -356,6 +358,7 @@ impl Connections {
         connection.pending = None;
         if connection.is_greeting() {
             connection.phase = Phase::Closing;
+            self.end_login(ix);
         } else if connection.phase != Phase::Closing {
             connection.socket = None;
             let peer = connection.peer;
@@ -368,6 +371,7 @@ impl Connections {
     /// that the client has set on the new socket replace those of the session.
     pub(super) fn resume(&mut self, ix: ConnectionIx, socket: ConnId) {
         let Some(new) = self.of(socket) else { return };
+        self.end_login(new);
         let Connection { peer, settings, chosen, .. } = self.all.remove(new);
         let connection = &mut self.all[ix];
         (connection.socket, connection.peer, connection.chosen) = (Some(socket), peer, chosen);
@@ -384,60 +388,72 @@ impl Connections {
     pub(super) fn remove(&mut self, ix: ConnectionIx) {
         let connection = self.all.remove(ix);
         if let Some(socket) = connection.socket {
-            self.forget_socket(socket);
+            self.forget_socket(socket, ix);
         }
     }
 
     /// Deletes a socket that is closed.
     pub(crate) fn forget(&mut self, socket: ConnId) {
         let Some(ix) = self.of(socket) else { return };
+        self.end_login(ix);
         match self.all[ix].phase {
             // A user who is still logged in keeps the connection.
             Phase::LoggedIn(_) => self.all[ix].socket = None,
             Phase::Greeting { .. } | Phase::Closing => drop(self.all.remove(ix)),
         }
-        self.forget_socket(socket);
+        self.forget_socket(socket, ix);
     }
 
-    fn forget_socket(&mut self, socket: ConnId) {
-        self.sockets[socket.slot as usize].take_if(|(owner, _)| *owner == socket);
+    fn forget_socket(&mut self, socket: ConnId, ix: ConnectionIx) {
+        self.sockets[socket.slot as usize].take_if(|owner| *owner == ix);
         self.dirty_sockets.mark(socket);
+    }
+
+    /// Forgets when the login must be complete.
+    fn end_login(&mut self, ix: ConnectionIx) {
+        if let Some(socket) = self.all[ix].socket {
+            self.logins.remove(&socket);
+        }
     }
 
     /// Closes all sockets and returns them; what is stored of their users does not change.
     pub(crate) fn shut_down(&mut self) -> Vec<ConnId> {
-        let sockets = self.sockets.iter().flatten();
-        let open = sockets.filter(|(_, ix)| self.all[*ix].phase != Phase::Closing);
-        let open: Vec<(ConnId, ConnectionIx)> = open.copied().collect();
-        for (socket, ix) in &open {
-            let peer = self.all[*ix].peer;
-            let closing = self.all.insert(Connection::new(Some(*socket), peer, Phase::Closing));
-            self.sockets[socket.slot as usize] = Some((*socket, closing));
+        let sockets = self.sockets.iter().flatten().map(|ix| &self.all[*ix]);
+        let open = sockets.filter(|connection| connection.phase != Phase::Closing);
+        let open: Vec<_> = open.filter_map(|it| Some((it.socket?, it.peer))).collect();
+        for (socket, peer) in &open {
+            let closing = self.all.insert(Connection::new(Some(*socket), *peer, Phase::Closing));
+            self.sockets[socket.slot as usize] = Some(closing);
         }
         open.into_iter().map(|(socket, _)| socket).collect()
     }
 
     /// When the next login must be complete.
     pub(crate) fn login_due(&mut self) -> Option<Duration> {
-        while let Some((due, socket)) = self.login_deadlines.first() {
-            if self.find(*socket).is_some_and(Connection::is_greeting) {
+        while let Some((due, socket)) = self.login_checks.first() {
+            if self.logins.contains_key(socket) {
                 return Some(*due);
             }
-            self.login_deadlines.pop_first();
+            self.login_checks.pop_first();
         }
         None
     }
 
+    /// When the login of a socket must be complete, unless it is.
+    pub(crate) fn login_deadline(&self, socket: ConnId) -> Option<Duration> {
+        self.logins.get(&socket).copied()
+    }
+
     /// Removes and returns the next socket whose login is overdue.
     pub(crate) fn next_overdue(&mut self, now: Duration) -> Option<ConnId> {
-        let (_, socket) = *self.login_deadlines.first().filter(|(due, _)| *due <= now)?;
-        self.login_deadlines.pop_first();
+        let (_, socket) = *self.login_checks.first().filter(|(due, _)| *due <= now)?;
+        self.login_checks.pop_first();
         Some(socket)
     }
 
     /// Lets an overdue login be checked again at this time.
     pub(crate) fn check_login_at(&mut self, due: Duration, socket: ConnId) {
-        self.login_deadlines.insert((due, socket));
+        self.login_checks.insert((due, socket));
     }
 
     /// Checks the indexes.
@@ -449,6 +465,8 @@ impl Connections {
                 assert!(connection.session.is_some(), "without a socket there is a session");
             }
         }
+        let greeting = self.all.iter().filter(|(_, it)| it.is_greeting()).count();
+        assert_eq!(self.logins.len(), greeting, "each greeting has a deadline");
         let sockets = self.all.iter().filter(|(_, it)| it.socket.is_some()).count();
         assert_eq!(self.sockets.iter().flatten().count(), sockets, "each socket has a connection");
     }
