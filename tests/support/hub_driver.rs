@@ -309,7 +309,7 @@ impl Driver {
         };
         if let Some(link) = self.effects.link(conn) {
             link.is_waiting = flow == Flow::Wait;
-            link.line = link.line.take().filter(|_| self.hub.is_answering(conn));
+            link.line = link.line.take().filter(|_| link.is_waiting && self.hub.is_answering(conn));
             link.codec.set_limit(self.hub.line_limit(conn));
         }
         self.release(turn);
@@ -319,7 +319,8 @@ impl Driver {
     /// Handles a line, again once the hub knows whether changes can be stored.
     fn handle_frame(&mut self, conn: ConnId, frame: &Frame<'_>, turn: &mut Turn) -> Flow {
         let flow = self.pass_frame(conn, frame, turn);
-        if self.hub.is_answering(conn)
+        if flow == Flow::Wait
+            && self.hub.is_answering(conn)
             && let Some(link) = self.effects.link(conn)
         {
             link.line = Some(frame.clone().into_owned());

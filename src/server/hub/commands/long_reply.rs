@@ -308,13 +308,14 @@ fn begin_messages(
     found: &ReadResult,
 ) -> Result {
     require_readable(found)?;
+    let mut rows = found.rows.clone();
     if let Some(room) = &list.room {
         room_of(state, user, room.as_str())?;
+    } else {
+        let hidden = found.records.iter().filter(|record| !may_read(state, user, record));
+        let hidden: Vec<u64> = hidden.map(|record| record.id).collect();
+        rows.retain(|(id, _)| hidden.binary_search(id).is_err());
     }
-    let mut rows = found.rows.clone();
-    let hidden = found.records.iter().filter(|record| !may_read(state, user, record));
-    let hidden: Vec<u64> = hidden.map(|record| record.id).collect();
-    rows.retain(|(id, _)| hidden.binary_search(id).is_err());
     let args = match &list.title {
         Some(title) => format!("{title} {}", rows.len()),
         None => rows.len().to_string(),
@@ -343,6 +344,10 @@ fn send_rows(
     let rows = list.rows.as_ref().map_or(&[][..], |rows| &rows.items[from..]);
     let has_left =
         list.room.as_ref().is_some_and(|room| room_in(state, user, room.key()).is_none());
+    let may_show = |record: &&Arc<Record>| match list.room {
+        Some(_) => !has_left,
+        None => may_read(state, user, record),
+    };
     let mut sent = 0;
     for (id, time) in rows {
         if sent > 0 && *id > found.upto && !has_left && !found.has_failed {
@@ -350,7 +355,7 @@ fn send_rows(
         }
         let at = found.records.binary_search_by_key(id, |record| record.id);
         let record = at.ok().map(|at| &found.records[at]);
-        match record.filter(|record| may_read(state, user, record)) {
+        match record.filter(may_show) {
             Some(record) => {
                 let message = record.seen_by(list.reader);
                 req.reply_tagged(&tags_of(record), &Event::Row { time: *time, message });
