@@ -1,4 +1,4 @@
-//! The twenty-five hostile inputs, each against a watched server (`hostile/watch.rs`): canary
+//! The twenty-six hostile inputs, each against a watched server (`hostile/watch.rs`): canary
 //! messages arrive exactly once and in time, and afterwards the server's resource use is as before.
 //! Under `cargo test` the inputs are small and the limits wide; `scripts/hostile.sh` runs them at
 //! full size with narrow limits.
@@ -16,6 +16,7 @@
 //! | 22, 23 password guesses, rights and tokens of others | `secrets.rs` |
 //! | 24 huge numbers and requests | `large_requests.rs` |
 //! | 25 cids, repeated and by the million | `cids.rs` |
+//! | 26 what all clients share, beside an honest network | `sharing.rs` |
 
 mod cids;
 mod connections;
@@ -24,6 +25,7 @@ mod lines;
 mod protocols;
 mod readers;
 mod secrets;
+mod sharing;
 mod watch;
 
 use std::io::Read as _;
