@@ -55,6 +55,17 @@ pub(crate) enum Work {
     WaitForMemory(ConnId),
 }
 
+impl Work {
+    fn conn(&self) -> ConnId {
+        match self {
+            Self::Read(conn, _)
+            | Self::Hash(conn, _)
+            | Self::NotifyWhenDrained(conn)
+            | Self::WaitForMemory(conn) => *conn,
+        }
+    }
+}
+
 type ReplaceTurn = Box<dyn FnMut(Turn, &Batch) -> Turn>;
 
 /// A hub and everything around it. It dereferences to the hub.
@@ -98,7 +109,8 @@ struct Link {
     codec: LineCodec,
     outbox: Outbox,
     is_waiting: bool,
-    /// The line that makes the connection wait; `None` if it is answered and a catch-up goes on.
+    /// The line that makes the connection wait; `None` if its answer has begun and the rest
+    /// follows, or a catch-up goes on.
     line: Option<Frame<'static>>,
     /// Bytes behind that line.
     unread: Vec<u8>,
@@ -210,12 +222,14 @@ impl Driver {
     pub(crate) fn restart(&mut self) {
         self.effects = Effects::default();
         self.generation += 1;
+        self.entries.retain(|(collection, _), _| *collection != Collection::Socket);
         self.hub = start_hub(&self.limits, &self.snapshot(Vec::new()), self.now);
     }
 
     /// Replaces the hub by one that is restored from what is stored, which must be everyone
     /// ([`Hub::set_persisted`]). The connections stay.
-    /// Requested work is dropped: a line that is not answered is handled again, a catch-up goes on.
+    /// Requested work is dropped: a line that is not answered is handled again, and a catch-up goes
+    /// on when the connection has drained.
     pub(crate) fn take_over(&mut self) {
         self.effects.work.clear();
         self.hub = start_hub(&self.limits, &self.snapshot(Vec::new()), self.now);
@@ -223,7 +237,13 @@ impl Driver {
         let waiting = self.effects.links.iter_mut().flatten().filter(|link| link.is_waiting);
         let waiting: Vec<_> = waiting.map(|link| (link.conn, link.line.take())).collect();
         for (conn, line) in waiting {
-            self.input(conn, line.map_or(Input::Drained, Input::Frame));
+            match line {
+                Some(line) => {
+                    self.input(conn, Input::Frame(line));
+                    self.read_on(conn);
+                }
+                None => self.effects.work.push_back(Work::NotifyWhenDrained(conn)),
+            }
         }
     }
 
@@ -299,9 +319,10 @@ impl Driver {
                 self.hub.handle(self.now, conn, input, &mut turn)
             }
         };
+        let has_begun = turn.unicast_bytes() > 0;
         if let Some(link) = self.effects.link(conn) {
             link.is_waiting = flow == Flow::Wait;
-            link.line = link.line.take().filter(|_| link.is_waiting);
+            link.line = link.line.take().filter(|_| link.is_waiting && !has_begun);
             link.codec.set_limit(self.hub.line_limit(conn));
         }
         self.release(turn);
@@ -473,9 +494,13 @@ impl Driver {
 
     /// Performs all work that is requested, and what it leads to.
     pub(crate) fn settle(&mut self) {
-        while !self.effects.work.is_empty() {
-            self.perform(0);
-        }
+        while self.perform_for(|_| true) {}
+    }
+
+    /// Performs the first piece of work that is requested for one of these connections, if any.
+    pub(crate) fn perform_for(&mut self, is_wanted: impl Fn(ConnId) -> bool) -> bool {
+        let at = self.effects.work.iter().position(|work| is_wanted(work.conn()));
+        at.inspect(|at| self.perform(*at)).is_some()
     }
 
     /// The number of pieces of work that are requested.

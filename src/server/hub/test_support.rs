@@ -15,8 +15,8 @@ use crate::server::store::Snapshot;
 #[path = "../../../tests/support/hub_driver.rs"]
 mod hub_driver;
 
-pub(super) use hub_driver::Driver;
 use hub_driver::Work;
+pub(super) use hub_driver::{Driver, Storing};
 
 /// What one connection is sent, and what the hub requests.
 pub(super) struct Delivered {
