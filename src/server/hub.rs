@@ -83,14 +83,15 @@ impl Hub {
     pub fn new(limits: Limits, snapshot: &Snapshot, now: Now) -> Result<Self, UnreadableEntry> {
         let caches = Caches::default();
         let mut state = persist::restore::restore(&limits, snapshot, now, &caches.meter)?;
-        succession::restore_operators(&mut state, &caches.meter);
+        succession::restore_operators(&mut state, now, &caches.meter);
         let (audit, gate, unsaved) = (Audit::default(), Gate::default(), Unsaved::default());
         Ok(Self { limits, state, caches, audit, gate, unsaved, now })
     }
 
-    /// Sets which users are stored from now on.
+    /// Sets which users are stored; to be called before the first input.
     pub fn set_persisted(&mut self, persisted: Persisted) {
         self.unsaved.scope = persisted;
+        self.state.sessions.mark_dropped(); // their deadlines may be new
     }
 
     /// The counter of bytes that wait for delivery; shared with the reactor's outboxes.

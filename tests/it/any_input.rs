@@ -3,6 +3,7 @@
 //! with coverage-guided input and without a time limit.
 
 pub(crate) mod checks;
+mod takeover;
 
 use std::path::Path;
 

@@ -54,6 +54,14 @@ pub(crate) enum Work {
     NotifyWhenDrained(ConnId),
 }
 
+impl Work {
+    fn conn(&self) -> ConnId {
+        match self {
+            Self::Read(conn, _) | Self::Hash(conn, _) | Self::NotifyWhenDrained(conn) => *conn,
+        }
+    }
+}
+
 type ReplaceTurn = Box<dyn FnMut(Turn, &Batch) -> Turn>;
 
 /// A hub and everything around it. It dereferences to the hub.
@@ -213,6 +221,7 @@ impl Driver {
     pub(crate) fn restart(&mut self) {
         self.effects = Effects::default();
         self.generation += 1;
+        self.entries.retain(|(collection, _), _| *collection != Collection::Socket);
         self.hub = start_hub(&self.limits, &self.snapshot(Vec::new()), self.now);
     }
 
@@ -226,7 +235,13 @@ impl Driver {
         let waiting = self.effects.links.iter_mut().flatten().filter(|link| link.is_waiting);
         let waiting: Vec<_> = waiting.map(|link| (link.conn, link.line.take())).collect();
         for (conn, line) in waiting {
-            self.input(conn, line.map_or(Input::Drained, Input::Frame));
+            match line {
+                Some(line) => {
+                    self.input(conn, Input::Frame(line));
+                    self.read_on(conn);
+                }
+                None => self.effects.work.push_back(Work::NotifyWhenDrained(conn)),
+            }
         }
     }
 
@@ -496,9 +511,13 @@ impl Driver {
 
     /// Performs all work that is requested, and what it leads to.
     pub(crate) fn settle(&mut self) {
-        while !self.effects.work.is_empty() {
-            self.perform(0);
-        }
+        while self.perform_for(|_| true) {}
+    }
+
+    /// Performs the first piece of work that is requested for one of these connections, if any.
+    pub(crate) fn perform_for(&mut self, is_wanted: impl Fn(ConnId) -> bool) -> bool {
+        let at = self.effects.work.iter().position(|work| is_wanted(work.conn()));
+        at.inspect(|at| self.perform(*at)).is_some()
     }
 
     /// The number of pieces of work that are requested.

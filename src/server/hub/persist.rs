@@ -487,3 +487,160 @@ fn to_json(row: &impl Serialize) -> Option<String> {
     // The row types have no maps with other keys than strings, so this does not fail.
     serde_json::to_string(row).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::server::auth::passwords::Outcome;
+    use crate::server::hub::Input;
+    use crate::server::hub::test_support::{
+        Driver, Storing, connect, handle, hub, mark_saved, register, restarted, say, session,
+        tick_at,
+    };
+
+    /// A hub with alice, who has created #ops, bob and carol; alice and bob have sessions.
+    fn hub_with_sessions() -> Driver {
+        let mut hub = hub(Limits::default());
+        (0..4).for_each(|slot| connect(&mut hub, slot));
+        for (slot, name) in [(0, "alice"), (1, "bob"), (2, "carol")] {
+            say(&mut hub, slot, name);
+            say(&mut hub, slot, "/join ops");
+        }
+        session(&mut hub, 0);
+        session(&mut hub, 1);
+        hub
+    }
+
+    #[test]
+    fn commands_leave_the_rows_unsaved_that_they_change() {
+        let mut hub = hub_with_sessions();
+        mark_saved(&mut hub);
+        let mut unsaved_after = |slot, line: &str| {
+            say(&mut hub, slot, line);
+            if line.contains("secret") {
+                handle(&mut hub, slot, Input::Hashed(Outcome::Hashed(Some("a hash".into()))));
+            }
+            let unsaved = hub.describe_unsaved();
+            mark_saved(&mut hub);
+            unsaved
+        };
+        let (alice, ops) = ("the session of alice", "the moderation of #ops");
+        for (slot, line, unsaved) in [
+            (0, "hi", ""),
+            (0, "/away", alice),
+            (0, "/back", alice),
+            (0, "/set joins off", alice),
+            (0, "/query bob", alice),
+            (0, "/query", alice),
+            (0, "/join red", alice),
+            (0, "/part red", alice),
+            (0, "/join ops", alice),
+            (0, "/topic tea", ops),
+            (0, "/mute bob", ops),
+            (0, "/unmute bob", ops),
+            (0, "/ban 192.0.2.1", ops),
+            (0, "/unban 192.0.2.1", ops),
+            (0, "/lock", ops),
+            (3, "dave", ""),
+            (0, "/invite dave", ops),
+            (3, "/join ops", ops),
+            (0, "/unlock", ops),
+            // Rights do not pass to a later room of this name.
+            (0, "/join red", alice),
+            (1, "/join red", "the session of bob"),
+            (0, "/op bob", "the session of bob"),
+            (1, "/part red", "the session of bob"),
+            (0, "/part red", "the session of alice, the session of bob"),
+            (0, "/join ops", alice),
+            (0, "/op bob", "the session of bob, the moderation of #ops"),
+            (0, "/deop bob", "the session of bob, the moderation of #ops"),
+            (0, "/ignore bob", alice),
+            // Stored with the name of an ignored user.
+            (1, "/nick rob", "the session of alice, the session of rob"),
+            (0, "/unignore rob", alice),
+            // Accounts stay operators of the rooms they have left.
+            (0, "/part ops", alice),
+            (2, "/topic -", ops),
+            (0, "/register secret", "the account alice, the moderation of #ops"),
+            (0, "/passwd secret", "the account alice"),
+            (0, "/ignore rob", "the session of alice, the account alice"),
+            (1, "/quit", "the end of a session"),
+            (0, "/quit", "the end of a session"),
+            (2, "/msg alice hi", "mail for alice"),
+        ] {
+            assert_eq!(unsaved_after(slot, line), unsaved, "{line}");
+        }
+    }
+
+    #[test]
+    fn login_under_another_name_is_stored_with_those_who_ignore_the_user() {
+        let mut hub = hub_with_sessions();
+        register(&mut hub, 1);
+        for (slot, line) in [(1, "/nick rob"), (0, "/ignore rob"), (1, "/quit")] {
+            say(&mut hub, slot, line);
+        }
+        mark_saved(&mut hub);
+        say(&mut hub, 3, "/login bob secret");
+        handle(&mut hub, 3, Input::Hashed(Outcome::Checked(true)));
+        assert_eq!(hub.describe_unsaved(), "the session of alice");
+    }
+
+    #[test]
+    fn moderation_that_no_one_needs_is_deleted_after_a_restart() {
+        let mut hub = restarted(&mut hub_with_sessions());
+        mark_saved(&mut hub);
+        connect(&mut hub, 0);
+        for line in ["carol", "/join red", "/topic tea"] {
+            say(&mut hub, 0, line);
+        }
+        assert_eq!(hub.describe_unsaved(), "the moderation of #red");
+        let mut hub = restarted(&mut hub);
+        assert_eq!(hub.describe_unsaved(), "the end of a room");
+    }
+
+    #[test]
+    fn news_for_absent_members_outlives_a_takeover() {
+        let mut hub = hub(Limits::default());
+        (0..2).for_each(|slot| connect(&mut hub, slot));
+        for (slot, line) in [(0, "alice"), (0, "/join ops"), (1, "bob"), (1, "/join ops")] {
+            say(&mut hub, slot, line);
+        }
+        let token = session(&mut hub, 1);
+        let mut hub = restarted(&mut hub);
+        hub.storing = Storing::Everything;
+        hub.set_persisted(Persisted::Everyone);
+        connect(&mut hub, 0);
+        hub.take_over();
+        say(&mut hub, 0, &format!("/resume {token} 0"));
+        let (_, reply) = handle(&mut hub, 0, Input::Drained);
+        assert_eq!(reply.text, "#ops * server made bob an operator\n");
+    }
+
+    #[test]
+    fn visited_room_ends_with_its_last_member_after_a_takeover() {
+        let mut hub = hub_with_sessions();
+        // The moderation of a room that is not visited again would outlive its members.
+        register(&mut hub, 0);
+        say(&mut hub, 0, "/ban 192.0.2.7");
+        say(&mut hub, 0, "/quit");
+        let token = session(&mut hub, 1);
+        for lines in [[&*format!("/resume {token} 0"), "/ping"], ["erin", "/join ops"]] {
+            let mut hub = restarted(&mut hub);
+            hub.storing = Storing::Everything;
+            hub.set_persisted(Persisted::Everyone);
+            connect(&mut hub, 0);
+            for line in &lines {
+                say(&mut hub, 0, line);
+            }
+            handle(&mut hub, 0, Input::Disconnected);
+            hub.take_over();
+            tick_at(&mut hub, Duration::from_mins(2), 0);
+            connect(&mut hub, 1);
+            say(&mut hub, 1, "dave");
+            say(&mut hub, 1, "/join ops");
+            assert_eq!(say(&mut hub, 1, "/bans").1.text, "[BANS #ops 0]\n", "{lines:?}");
+        }
+    }
+}

@@ -215,11 +215,14 @@ impl State {
         user
     }
 
-    /// Removes a user from all tables, in all rooms. Their queries and those with them have
-    /// ended.
+    /// Removes a user from all tables, in all rooms, and closes their socket. Their queries and
+    /// those with them have ended.
     pub(crate) fn remove_user(&mut self, user: UserIx) -> User {
         let (id, name) = (self.users[user].id, self.users[user].name.clone());
         let connection = self.users[user].connection;
+        if let Some(socket) = self.connections[connection].socket {
+            self.connections.close(socket);
+        }
         let session = self.connections.end_session(connection);
         if let Some(token) = session {
             self.sessions.end(token, id);
@@ -227,7 +230,7 @@ impl State {
         let name_of = |person| self.users.find(person).map(|user| self.users[user].name.clone());
         self.relations.log_out(id, &name, !self.accounts.has(id), name_of);
         self.mail.disconnect(id);
-        let empty = self.memberships.remove_user(user, &name, session.is_some());
+        let empty = self.memberships.remove_user(user, &name);
         self.connections.remove(connection);
         let removed = self.users.remove(user);
         // The user must be gone: whether they can return decides what a room keeps.
@@ -310,10 +313,9 @@ impl State {
     pub(crate) fn resume(&mut self, user: UserIx, socket: ConnId, after: u64) {
         let User { id, connection, first, .. } = self.users[user];
         self.sessions.resume(id);
-        self.connections.resume(connection, socket);
         let after = after.max(first);
         let after = self.mail.position(id).map_or(after, |position| position.min(after));
-        self.connections.set_delivery(connection, DeliveryMode::behind(after, false));
+        self.connections.resume(connection, socket, after);
         self.memberships.touch_rooms_of(user);
         for room in self.memberships.rooms_of(user).to_vec() {
             self.visit(room);
@@ -430,7 +432,6 @@ impl State {
         if !self.rooms[room].was_visited && self.is_kept_without_members(moderation) {
             let topic = self.rooms.remove(room).topic;
             self.moderation.deactivate(moderation, topic);
-            self.moderation.mark(moderation);
             self.end_surplus_dormant();
         } else {
             self.rooms.remove(room);

@@ -62,7 +62,7 @@ impl Draw<'_> {
         }
     }
 
-    fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
+    pub(crate) fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
         of[self.below(of.len())]
     }
 }
@@ -297,7 +297,7 @@ impl World {
 
 /// Replaces hashing, which would be too slow for many inputs. One of the words is the operators'
 /// password.
-fn outcome(job: &Job, password: &Secret) -> Outcome {
+pub(crate) fn outcome(job: &Job, password: &Secret) -> Outcome {
     match job {
         Job::Hash => Outcome::Hashed(Some(password.expose().into())),
         Job::Check(hash) => {

@@ -143,6 +143,7 @@ pub(super) fn unban(
     scope: Scope,
     target: &str,
 ) -> Result {
+    state.drop_expired(req.now, scope);
     let person = state.known_as(target).map(|(person, _)| person);
     let (key, network) = (Key::fold(target), Network::parse(target).ok());
     let is_target = |banned: &Banned| match banned {

@@ -37,12 +37,8 @@ pub(super) fn end_user(
     user: UserIx,
     reason: Option<&str>,
 ) {
-    let socket = state.connection_of(user).socket;
     end_queries(state, ctx, user);
     presence::announce_quit(state, ctx, user, reason);
-    if let Some(socket) = socket {
-        state.connections.close(socket);
-    }
     let person = state.remove_user(user).id;
     let operated: Vec<RoomIx> = operated_rooms(state, person);
     if is_server_operator(state, person) {

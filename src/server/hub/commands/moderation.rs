@@ -56,7 +56,7 @@ pub(super) fn demote(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
         let text = format!("nothing changed: {name} is not an operator of {room_name}");
         return refusal(ErrorCode::NoSuchUser, text);
     }
-    let now = Some(req.now);
+    let now = req.now;
     if heir(state, now, room, Some(person)).is_none()
         && !has_moderator(state, now, room, Some(person))
     {
@@ -150,6 +150,7 @@ pub(super) fn mute(
 /// `/unmute`, by the current name or the name at the time of the mute.
 pub(super) fn unmute(state: &mut State, req: &mut Request<'_>, user: UserIx, name: &str) -> Result {
     let room = moderated_room(state, user)?;
+    state.drop_expired(req.now, Scope::Room(room));
     let person = state.known_as(name).map(|(person, _)| person);
     let (moderation, room_name) = (state.rooms[room].moderation, &state.rooms[room].name);
     let Some(muted) = state.moderation.unmute(moderation, person, &Key::fold(name)) else {

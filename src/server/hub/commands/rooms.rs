@@ -130,7 +130,7 @@ fn enter_existing(
         }
     }
     let is_empty = room != LOBBY && state.memberships.count(room) == 0;
-    if is_empty && !has_able_operator(state, Some(req.now), room, None) {
+    if is_empty && !has_able_operator(state, req.now, room, None) {
         state.moderation.promote(state.rooms[room].moderation, state.users[user].id);
     }
     enter(state, req, user, room);

@@ -16,10 +16,10 @@ use crate::server::net::outbox::Meter;
 const SERVER: &str = "server";
 
 /// Returns whether an operator other than `except` could moderate the room and is not
-/// banned. Without `now`, expired bans count as well.
+/// banned.
 pub(super) fn has_able_operator(
     state: &State,
-    now: Option<Now>,
+    now: Now,
     room: RoomIx,
     except: Option<UserId>,
 ) -> bool {
@@ -34,12 +34,7 @@ pub(super) fn has_able_operator(
 
 /// Returns whether a user other than `except` may moderate a room; includes server
 /// operators who are online.
-pub(super) fn has_moderator(
-    state: &State,
-    now: Option<Now>,
-    room: RoomIx,
-    except: Option<UserId>,
-) -> bool {
+pub(super) fn has_moderator(state: &State, now: Now, room: RoomIx, except: Option<UserId>) -> bool {
     let mut server_operators = state.moderation.server().operators().iter();
     server_operators.any(|operator| state.users.is_online(*operator))
         || has_able_operator(state, now, room, except)
@@ -56,8 +51,8 @@ pub(super) fn ensure_operators(state: &mut State, ctx: &mut Context<'_>) {
 pub(super) fn ensure_operator(state: &mut State, ctx: &mut Context<'_>, room: RoomIx) {
     // #lobby has no operators of its own.
     if room != LOBBY
-        && !has_moderator(state, Some(ctx.now), room, None)
-        && let Some(heir) = heir(state, Some(ctx.now), room, None)
+        && !has_moderator(state, ctx.now, room, None)
+        && let Some(heir) = heir(state, ctx.now, room, None)
     {
         hand_over(state, ctx, room, heir);
     }
@@ -81,7 +76,7 @@ pub(super) fn hand_over(state: &mut State, ctx: &mut Context<'_>, room: RoomIx, 
 /// last.
 pub(super) fn heir(
     state: &State,
-    now: Option<Now>,
+    now: Now,
     room: RoomIx,
     except: Option<UserId>,
 ) -> Option<UserIx> {
@@ -91,19 +86,19 @@ pub(super) fn heir(
     let rank = |member: &&Member| {
         let user_id = state.users[member.user].id;
         // Older data has no join order; the first login counts then.
-        (moderation.mutes_person(now, user_id), member.arrival, user_id)
+        (moderation.mute_of(now, user_id).is_some(), member.arrival, user_id)
     };
     members.min_by_key(rank).map(|member| member.user)
 }
 
 /// Promotes successors at startup, after all sessions are restored. Members are
 /// notified when they resume.
-pub(in crate::server::hub) fn restore_operators(state: &mut State, meter: &Meter) {
+pub(in crate::server::hub) fn restore_operators(state: &mut State, now: Now, meter: &Meter) {
     for room in state.rooms.by_name() {
-        if room == LOBBY || has_moderator(state, None, room, None) {
+        if room == LOBBY || has_moderator(state, now, room, None) {
             continue;
         }
-        let Some(heir) = heir(state, None, room, None) else { continue };
+        let Some(heir) = heir(state, now, room, None) else { continue };
         state.moderation.promote(state.rooms[room].moderation, state.users[heir].id);
         let (room_name, name) = (state.rooms[room].name.clone(), state.users[heir].name.clone());
         let event = Event::Promoted { room: room_name.as_str(), by: SERVER, name: name.as_str() };

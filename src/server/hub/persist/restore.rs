@@ -190,10 +190,10 @@ impl Restorer<'_> {
         state.connections.set_current(connection, current);
         if let Some(token) = saved.token {
             state.begin_session(ix, token);
+            let until = saved.until.map(|until| self.now.since_start_at(until));
+            let until = until.unwrap_or(self.now.since_start + self.limits.session_grace);
+            state.drop_socket(self.limits, ix, until);
         }
-        let until = saved.until.map(|until| self.now.since_start_at(until));
-        let until = until.unwrap_or(self.now.since_start + self.limits.session_grace);
-        state.drop_socket(self.limits, ix, until);
         if let Some(position) = &saved.position {
             self.restore_position(ix, position);
         }
@@ -367,6 +367,29 @@ mod tests {
         assert!(reply.text.starts_with("[JOINED #ops]"), "{}", reply.text);
         let (_, reply) = say(&mut hub, 0, "/unban 192.0.2.7");
         assert!(reply.text.starts_with("[UNBANNED #ops 192.0.2.7]"), "{}", reply.text);
+    }
+
+    #[test]
+    fn lock_that_has_ended_stays_ended_after_another_restart() {
+        let hash = HashFile::read("tests/passwords/quick.hash").expect("a hash");
+        let mut hub = hub(Limits { oper_password: Some(hash), ..Limits::default() });
+        connect(&mut hub, 0);
+        for line in ["alice", "/join ops", "/ban 192.0.2.7", "/lock", "/session"] {
+            say(&mut hub, 0, line);
+        }
+        let mut hub = restarted(&mut hub);
+        expire_sessions(&mut hub);
+        // A server operator could open the lock now.
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "carol");
+        register(&mut hub, 0);
+        say(&mut hub, 0, "/oper it is right");
+        handle(&mut hub, 0, Input::Hashed(Outcome::Checked(true)));
+        let mut hub = restarted(&mut hub);
+        connect(&mut hub, 0);
+        say(&mut hub, 0, "dave");
+        let (_, reply) = say(&mut hub, 0, "/join ops");
+        assert!(reply.text.starts_with("[JOINED #ops]"), "{}", reply.text);
     }
 
     #[test]

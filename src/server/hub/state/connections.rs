@@ -251,19 +251,25 @@ impl Connections {
         self.of(socket).map(|ix| &self.all[ix])
     }
 
-    fn change(&mut self, ix: ConnectionIx) -> &mut Connection {
-        let connection = &mut self.all[ix];
-        if let Phase::LoggedIn(user) = connection.phase {
+    /// Changes what is stored with the user.
+    fn change_user(&mut self, ix: ConnectionIx) -> &mut Connection {
+        if let Some(user) = self.all[ix].user() {
             self.dirty_users.mark(user);
         }
-        if let Some(socket) = connection.socket {
-            self.dirty_sockets.mark(socket);
+        &mut self.all[ix]
+    }
+
+    /// Changes what is stored with the socket or, if it was lost, with the user.
+    fn change_socket(&mut self, ix: ConnectionIx) -> &mut Connection {
+        match self.all[ix].socket {
+            Some(socket) => self.dirty_sockets.mark(socket),
+            None => drop(self.change_user(ix)),
         }
-        connection
+        &mut self.all[ix]
     }
 
     pub(crate) fn set_encrypted(&mut self, ix: ConnectionIx, is_encrypted: bool) {
-        if let Some(peer) = &mut self.change(ix).peer {
+        if let Some(peer) = &mut self.change_socket(ix).peer {
             peer.is_encrypted = is_encrypted;
         }
     }
@@ -271,25 +277,25 @@ impl Connections {
     /// Notes a refused login: a bare line is then no longer read as a name, only `/login` is.
     pub(crate) fn note_refused_login(&mut self, ix: ConnectionIx) {
         if self.all[ix].is_greeting() {
-            self.change(ix).phase = Phase::Greeting { was_refused: true };
+            self.change_socket(ix).phase = Phase::Greeting { was_refused: true };
         }
     }
 
     pub(super) fn log_in(&mut self, ix: ConnectionIx, user: UserIx) {
         self.end_login(ix);
-        self.all[ix].phase = Phase::LoggedIn(user);
-        self.change(ix);
+        self.change_socket(ix).phase = Phase::LoggedIn(user);
     }
 
     pub(super) fn set(&mut self, ix: ConnectionIx, setting: Setting, is_on: bool) {
-        let connection = self.change(ix);
+        self.change_user(ix);
+        let connection = self.change_socket(ix);
         connection.settings.set(setting, is_on);
         connection.chosen[setting as usize] = true;
     }
 
     pub(crate) fn set_current(&mut self, ix: ConnectionIx, room: Option<RoomIx>) {
         if self.all[ix].current != room {
-            self.change(ix).current = room;
+            self.change_user(ix).current = room;
         }
     }
 
@@ -297,23 +303,15 @@ impl Connections {
         if self.all[ix].query == query {
             return query;
         }
-        std::mem::replace(&mut self.change(ix).query, query)
+        std::mem::replace(&mut self.change_user(ix).query, query)
     }
 
     pub(super) fn set_delivery(&mut self, ix: ConnectionIx, mode: DeliveryMode) {
-        let connection = &mut self.all[ix];
-        connection.delivery = mode;
-        if let Some(socket) = connection.socket {
-            self.dirty_sockets.mark(socket);
-        }
+        self.change_socket(ix).delivery = mode;
     }
 
     pub(crate) fn defer(&mut self, ix: ConnectionIx, line: DeferredLine) {
-        let connection = &mut self.all[ix];
-        connection.deferred.get_or_insert_default().push(line);
-        if let Some(socket) = connection.socket {
-            self.dirty_sockets.mark(socket);
-        }
+        self.change_socket(ix).deferred.get_or_insert_default().push(line);
     }
 
     /// Removes and returns the next deferred line that precedes a message.
@@ -342,7 +340,7 @@ impl Connections {
     }
 
     pub(super) fn begin_session(&mut self, ix: ConnectionIx, token: TokenHash) {
-        self.change(ix).session = Some(Box::new(token));
+        self.all[ix].session = Some(Box::new(token));
     }
 
     pub(super) fn end_session(&mut self, ix: ConnectionIx) -> Option<TokenHash> {
@@ -353,12 +351,11 @@ impl Connections {
     /// without a socket; the user ends or may resume.
     pub(crate) fn close(&mut self, socket: ConnId) {
         let Some(ix) = self.of(socket) else { return };
-        self.dirty_sockets.mark(socket);
         let connection = &mut self.all[ix];
         connection.pending = None;
         if connection.is_greeting() {
-            connection.phase = Phase::Closing;
             self.end_login(ix);
+            self.change_socket(ix).phase = Phase::Closing;
         } else if connection.phase != Phase::Closing {
             connection.socket = None;
             let peer = connection.peer;
@@ -367,29 +364,27 @@ impl Connections {
         }
     }
 
-    /// Gives the connection of a session a new socket, whose own connection ends. Settings
-    /// that the client has set on the new socket replace those of the session.
-    pub(super) fn resume(&mut self, ix: ConnectionIx, socket: ConnId) {
+    /// Gives the connection of a session a new socket, whose own connection ends. It catches up
+    /// from this message. Settings that the client has set on the new socket replace those of
+    /// the session.
+    pub(super) fn resume(&mut self, ix: ConnectionIx, socket: ConnId, after: u64) {
         let Some(new) = self.of(socket) else { return };
         self.end_login(new);
         let Connection { peer, settings, chosen, .. } = self.all.remove(new);
         let connection = &mut self.all[ix];
         (connection.socket, connection.peer, connection.chosen) = (Some(socket), peer, chosen);
+        connection.delivery = DeliveryMode::behind(after, false);
         for (setting, _) in Setting::TABLE {
             if chosen[setting as usize] {
                 connection.settings.set(setting, settings.get(setting));
             }
         }
         self.plug(socket, ix);
-        self.change(ix);
     }
 
-    /// Removes the connection of a user who has logged out.
+    /// Removes the connection of a user who has logged out. Its socket is closed before.
     pub(super) fn remove(&mut self, ix: ConnectionIx) {
-        let connection = self.all.remove(ix);
-        if let Some(socket) = connection.socket {
-            self.forget_socket(socket, ix);
-        }
+        self.all.remove(ix);
     }
 
     /// Deletes a socket that is closed.
@@ -401,11 +396,7 @@ impl Connections {
             Phase::LoggedIn(_) => self.all[ix].socket = None,
             Phase::Greeting { .. } | Phase::Closing => drop(self.all.remove(ix)),
         }
-        self.forget_socket(socket, ix);
-    }
-
-    fn forget_socket(&mut self, socket: ConnId, ix: ConnectionIx) {
-        self.sockets[socket.slot as usize].take_if(|owner| *owner == ix);
+        self.sockets[socket.slot as usize] = None;
         self.dirty_sockets.mark(socket);
     }
 

@@ -66,6 +66,11 @@ impl DroppedSessions {
         }
     }
 
+    /// The users, in the order of their deadlines.
+    pub(crate) fn users(&self) -> impl Iterator<Item = UserId> {
+        self.deadlines.iter().map(|(_, person)| *person)
+    }
+
     /// When the session of a user expires.
     pub(crate) fn until(&self, person: UserId) -> Option<Duration> {
         self.entries.get(&person).map(|entry| entry.until)

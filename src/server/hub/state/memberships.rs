@@ -75,7 +75,8 @@ impl Memberships {
         self.touch(room);
     }
 
-    /// Adds a member and opens a span.
+    /// Adds a member and opens a span. What is stored with the user changes, too; the room
+    /// becomes the current one, which marks it.
     pub(super) fn join(
         &mut self,
         (user, id, name): (UserIx, UserId, &Name),
@@ -85,7 +86,6 @@ impl Memberships {
         self.last_arrival += 1;
         self.insert(user, name, room, self.last_arrival);
         self.by_user[user].spans.open(key, messages);
-        self.dirty.mark(user);
         while let Some(block) = self.by_user[user].spans.take_block() {
             self.add_block(user, id, block);
         }
@@ -122,20 +122,12 @@ impl Memberships {
         self.by_room[room].by_name.is_empty()
     }
 
-    /// Removes a user who logs out; returns the rooms that have no members now. Stored
-    /// blocks are deleted.
-    pub(super) fn remove_user(
-        &mut self,
-        user: UserIx,
-        name: &Name,
-        is_stored: bool,
-    ) -> Vec<RoomIx> {
+    /// Removes a user who logs out; returns the rooms that have no members now.
+    pub(super) fn remove_user(&mut self, user: UserIx, name: &Name) -> Vec<RoomIx> {
         let OfUser { mut rooms, spans } = std::mem::take(&mut self.by_user[user]);
         for number in spans.numbers() {
             self.block_owners.remove(&number);
-            if is_stored {
-                self.dirty_blocks.mark(number);
-            }
+            self.dirty_blocks.mark(number);
         }
         rooms.retain(|room| self.remove_member(name, *room));
         rooms

@@ -101,12 +101,6 @@ impl Moderation {
         self.mutes.iter().find(|mute| mute.person == person && !mute.until.is_over(now))
     }
 
-    /// Whether a user is muted; without `now`, expired mutes count as well.
-    pub(crate) fn mutes_person(&self, now: Option<Now>, person: UserId) -> bool {
-        let applies = |mute: &Mute| now.is_none_or(|now| !mute.until.is_over(now));
-        self.mutes.iter().any(|mute| mute.person == person && applies(mute))
-    }
-
     pub(crate) fn bans(&self) -> &[Ban] {
         &self.bans
     }
@@ -230,6 +224,7 @@ impl ModerationTable {
     pub(crate) fn remove(&mut self, ix: ModerationIx) {
         for operator in std::mem::take(&mut self.all[ix].operators) {
             self.forget_operator(ix, operator);
+            self.dirty_operators.mark(operator);
         }
         let Moderation { number, is_stored, room, .. } = self.all.remove(ix);
         self.by_number.remove(&number);
@@ -244,7 +239,6 @@ impl ModerationTable {
     }
 
     fn forget_operator(&mut self, ix: ModerationIx, person: UserId) {
-        self.dirty_operators.mark(person);
         if let Some(operated) = self.operated.get_mut(&person) {
             operated.remove(&ix);
             if operated.is_empty() {
@@ -368,6 +362,7 @@ impl ModerationTable {
     pub(crate) fn demote(&mut self, ix: ModerationIx, person: UserId) {
         self.change(ix).operators.retain(|operator| *operator != person);
         self.forget_operator(ix, person);
+        self.dirty_operators.mark(person);
     }
 
     /// Mutes a user, replacing an earlier mute; `false` if there are `most` mutes already.
@@ -465,8 +460,8 @@ impl ModerationTable {
         let can_be_unlocked = !moderation.operators.is_empty()
             || has_server_operators
             || (moderation.lock.is_by_server() && has_oper_password);
-        if !can_be_unlocked {
-            moderation.lock = Lock::default();
+        if !can_be_unlocked && !moderation.lock.is_default() {
+            self.change(ix).lock = Lock::default();
         }
     }
 

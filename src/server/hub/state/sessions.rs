@@ -58,6 +58,11 @@ impl Sessions {
         self.dirty.mark(user);
     }
 
+    /// Marks the users who have lost their sockets.
+    pub(crate) fn mark_dropped(&mut self) {
+        self.dirty.mark_all(self.dropped.users());
+    }
+
     /// When the session of a user ends who has lost the socket.
     pub(crate) fn ends_at(&self, user: UserId) -> Option<Duration> {
         self.dropped.until(user)

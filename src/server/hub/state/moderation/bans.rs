@@ -118,12 +118,10 @@ impl Ban {
 }
 
 impl Moderation {
-    /// Whether a ban names this user; without `now`, expired bans count as well.
-    pub(crate) fn bans_person(&self, now: Option<Now>, person: UserId) -> bool {
+    /// Whether an unexpired ban names this user.
+    pub(crate) fn bans_person(&self, now: Now, person: UserId) -> bool {
         self.bans().iter().any(|ban| match ban.whom {
-            Banned::Person { person: banned, .. } => {
-                banned == person && now.is_none_or(|now| !ban.until.is_over(now))
-            }
+            Banned::Person { person: banned, .. } => banned == person && !ban.until.is_over(now),
             Banned::Network(_) => false,
         })
     }
