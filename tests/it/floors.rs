@@ -357,9 +357,8 @@ fn unsafe_is_forbidden_and_architecture_doc_is_short() {
 #[test]
 fn every_threat_names_a_test() {
     let threats = fs::read_to_string(root().join("docs/threats.md")).expect("docs/threats.md");
-    let rows: Vec<&str> = threats.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
-    assert!(rows.len() > 10, "{rows:?}");
-    for row in rows {
+    let (threats, resources) = threats.split_once("## Shared resources").expect("two tables");
+    for row in rows(threats) {
         let tests = row.trim_end_matches([' ', '|']).rsplit(" | ").next().unwrap_or_default();
         assert!(tests.contains(".rs`"), "no test: {row}");
         for test in tests.split(", ") {
@@ -367,6 +366,21 @@ fn every_threat_names_a_test() {
             assert!(file.is_file(), "{}", file.display());
         }
     }
+    let reference = fs::read_to_string(root().join("docs/reference.md")).expect("the options");
+    for row in rows(resources) {
+        let options = row.trim_end_matches([' ', '|']).rsplit(" | ").next().unwrap_or_default();
+        for option in options.split(", ").filter(|option| option.starts_with('`')) {
+            let start = format!("| {} ", option.trim_end_matches('`'));
+            assert!(reference.contains(&start), "{option} is no option: {row}");
+        }
+    }
+}
+
+/// The rows of a table.
+fn rows(text: &str) -> Vec<&str> {
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
+    assert!(rows.len() > 10, "{rows:?}");
+    rows
 }
 
 /// `kill` and `pgrep`, for example, are missing on some machines.
