@@ -168,7 +168,7 @@ pub struct Connection {
     /// Its session token, and the password of the line that waits.
     pub secrets: Secrets,
     /// What its lines are counted in, if the input rate limit applies.
-    pub budget: Option<Budget>,
+    pub budget: Option<Box<Budget>>,
     /// Why it is not read from.
     pub pauses: Pauses,
     /// Whether a timer checks that the client is still connected while it waits for a reply.
@@ -176,7 +176,7 @@ pub struct Connection {
     /// Whether the hub wants to know when the outbox has drained.
     pub wants_page: bool,
     /// Mail in the outbox, or written and not confirmed yet.
-    pub sent_mail: Option<SentMail>,
+    pub sent_mail: Option<Box<SentMail>>,
     /// Whether it is in the list of connections to flush.
     pub is_dirty: bool,
     writing: Writing,
@@ -356,7 +356,7 @@ impl Connection {
         if self.sent_mail.is_none() || self.has_unsent() {
             return None;
         }
-        self.sent_mail.take()
+        self.sent_mail.take().map(|mail| *mail)
     }
 
     /// Closes our sending side; the client can still read everything that was written. Returns

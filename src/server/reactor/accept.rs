@@ -47,7 +47,8 @@ impl<L: Log> Reactor<L> {
         let mut connection = Connection::new(stream, self.ready_queue.waker(slot), self.generation);
         if self.limits.apply_to(peer) {
             let input_rate = self.input_rate;
-            connection.budget = self.input_limiter.budget(now.since_start, peer, input_rate);
+            let budget = self.input_limiter.budget(now.since_start, peer, input_rate);
+            connection.budget = budget.map(Box::new);
         }
         if self.offer.is_some() {
             self.hub.handle(now, conn, Input::Arrived(peer), turn);

@@ -19,7 +19,6 @@ use crate::protocol::codec::{Frame, WONT_TIMING_MARK};
 use crate::server::auth::secrets::Secrets;
 use crate::server::auth::tokens::Tokens;
 use crate::server::hub::{Flow, Hub, Input, Now};
-use crate::server::limits::rate_limit::Budget;
 use crate::server::net::connection::{Pause, Phase};
 use crate::server::store::Log;
 use crate::server::turn::{ConnId, Turn};
@@ -210,7 +209,7 @@ impl<L: Log> Reactor<L> {
                 turn.send_bytes(conn, &WONT_TIMING_MARK);
             }
             let Some(frame) = frame else {
-                connection.budget.iter_mut().for_each(Budget::put_back);
+                connection.budget.iter_mut().for_each(|budget| budget.put_back());
                 return;
             };
             if self.limits.debug_panic {

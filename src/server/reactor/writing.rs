@@ -215,7 +215,7 @@ impl<L: Log> Sink for Reactor<L> {
 
     fn expect_receipt(&mut self, conn: ConnId, mail: SentMail) {
         if let Some(connection) = self.get(conn).filter(|it| !it.is_write_closed()) {
-            connection.sent_mail = Some(mail);
+            connection.sent_mail = Some(Box::new(mail));
         }
     }
 

@@ -185,12 +185,28 @@ impl Connection {
     }
 }
 
+/// An optional index in four bytes: there is one for each connection, most of them idle.
+#[derive(Debug, Clone, Copy)]
+struct SmallIx(u32);
+
+impl SmallIx {
+    const NONE: Self = Self(u32::MAX);
+
+    fn new(ix: ConnectionIx) -> Self {
+        Self(u32::try_from(ix).expect("fewer connections than fit into u32"))
+    }
+
+    fn get(self) -> Option<ConnectionIx> {
+        (self.0 != u32::MAX).then_some(self.0 as usize)
+    }
+}
+
 /// All connections.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     all: Slab<Connection>,
     /// The connection of each socket, indexed by [`ConnId::slot`].
-    sockets: Vec<Option<ConnectionIx>>,
+    sockets: Vec<SmallIx>,
     /// When the login of each socket must be complete, until it is.
     logins: BTreeMap<ConnId, Duration>,
     /// When each of them is checked next; others are skipped.
@@ -213,8 +229,8 @@ impl Connections {
     /// Adds the connection of a socket that was just accepted. Its login timer starts now and
     /// also runs during the TLS handshake.
     pub(crate) fn open(&mut self, socket: ConnId, peer: Peer, login_deadline: Duration) {
-        if let Some(Some(ix)) = self.sockets.get(socket.slot as usize)
-            && let Some(earlier) = self.all[*ix].socket
+        if let Some(ix) = self.at(socket.slot)
+            && let Some(earlier) = self.all[ix].socket
         {
             self.forget(earlier);
         }
@@ -235,15 +251,19 @@ impl Connections {
     fn plug(&mut self, socket: ConnId, ix: ConnectionIx) {
         let slot = socket.slot as usize;
         if self.sockets.len() <= slot {
-            self.sockets.resize(slot + 1, None);
+            self.sockets.resize(slot + 1, SmallIx::NONE);
         }
-        self.sockets[slot] = Some(ix);
+        self.sockets[slot] = SmallIx::new(ix);
         self.dirty_sockets.mark(socket);
+    }
+
+    fn at(&self, slot: u32) -> Option<ConnectionIx> {
+        self.sockets.get(slot as usize)?.get()
     }
 
     /// Finds the connection of a socket.
     pub(crate) fn of(&self, socket: ConnId) -> Option<ConnectionIx> {
-        let ix = (*self.sockets.get(socket.slot as usize)?)?;
+        let ix = self.at(socket.slot)?;
         (self.all[ix].socket == Some(socket)).then_some(ix)
     }
 
@@ -396,7 +416,7 @@ impl Connections {
             Phase::LoggedIn(_) => self.all[ix].socket = None,
             Phase::Greeting { .. } | Phase::Closing => drop(self.all.remove(ix)),
         }
-        self.sockets[socket.slot as usize] = None;
+        self.sockets[socket.slot as usize] = SmallIx::NONE;
         self.dirty_sockets.mark(socket);
     }
 
@@ -409,12 +429,12 @@ impl Connections {
 
     /// Closes all sockets and returns them; what is stored of their users does not change.
     pub(crate) fn shut_down(&mut self) -> Vec<ConnId> {
-        let sockets = self.sockets.iter().flatten().map(|ix| &self.all[*ix]);
+        let sockets = self.sockets.iter().filter_map(|ix| ix.get()).map(|ix| &self.all[ix]);
         let open = sockets.filter(|connection| connection.phase != Phase::Closing);
         let open: Vec<_> = open.filter_map(|it| Some((it.socket?, it.peer))).collect();
         for (socket, peer) in &open {
             let closing = self.all.insert(Connection::new(Some(*socket), *peer, Phase::Closing));
-            self.sockets[socket.slot as usize] = Some(closing);
+            self.sockets[socket.slot as usize] = SmallIx::new(closing);
         }
         open.into_iter().map(|(socket, _)| socket).collect()
     }
@@ -459,6 +479,10 @@ impl Connections {
         let greeting = self.all.iter().filter(|(_, it)| it.is_greeting()).count();
         assert_eq!(self.logins.len(), greeting, "each greeting has a deadline");
         let sockets = self.all.iter().filter(|(_, it)| it.socket.is_some()).count();
-        assert_eq!(self.sockets.iter().flatten().count(), sockets, "each socket has a connection");
+        assert_eq!(
+            self.sockets.iter().filter_map(|ix| ix.get()).count(),
+            sockets,
+            "each socket has a connection"
+        );
     }
 }
