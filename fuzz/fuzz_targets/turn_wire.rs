@@ -7,5 +7,7 @@ use libfuzzer_sys::fuzz_target;
 
 #[path = "../../tests/it/any_input/checks.rs"]
 mod checks;
+#[path = "../../tests/support/hub_driver.rs"]
+mod hub_driver;
 
 fuzz_target!(|bytes: &[u8]| checks::relay::check_turns(bytes));
