@@ -154,7 +154,7 @@ impl Hub {
 
     /// Removes and returns the lines to be written to the server's log.
     pub fn take_audit(&mut self) -> Vec<String> {
-        if let Some(last) = self.state.take_clock_step() {
+        if let Some(last) = self.state.clock_step.take() {
             self.audit.note_clock(self.now, last);
         }
         self.audit.take()
@@ -216,7 +216,7 @@ impl Hub {
     /// the complete line look like a duplicate when the client resends it.
     #[must_use]
     pub fn takes_unterminated(&self, conn: ConnId) -> bool {
-        let can_resume = |it: &Connection| it.settings.tags && it.session().is_some();
+        let can_resume = |it: &Connection| it.settings.tags && it.session.is_some();
         !self.state.connections.find(conn).is_some_and(can_resume)
     }
 

@@ -158,7 +158,7 @@ pub(super) fn handle_frame(
 pub(super) fn expire_logins(state: &mut State, ctx: &mut Context<'_>) {
     while let Some(conn) = state.connections.next_overdue(ctx.now.since_start) {
         let connection = state.connections.find(conn).filter(|it| it.is_greeting());
-        match connection.map(Connection::is_pending) {
+        match connection.map(|it| it.pending.is_some()) {
             Some(true) => {
                 state.connections.check_login_at(ctx.now.since_start + RECHECK_INTERVAL, conn);
             }
@@ -182,7 +182,7 @@ pub(super) fn flow(state: &State, gate: &mut Gate, conn: ConnId) -> Flow {
         None => {}
     }
     match state.connections.find(conn) {
-        Some(connection) if connection.is_pending() => Flow::Wait,
+        Some(connection) if connection.pending.is_some() => Flow::Wait,
         Some(Connection { phase: Phase::Greeting { .. }, .. }) => Flow::Next,
         Some(Connection { phase: Phase::LoggedIn(_), delivery, .. }) => {
             if *delivery == DeliveryMode::Live { Flow::Next } else { Flow::Wait }

@@ -15,10 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::state::State;
 use super::state::connections::{Connection, DeliveryMode, Phase, Query, Settings};
-use super::state::deferred_lines::DeferredLines;
-use super::state::index::ModerationIx;
-use super::state::index::UserIx;
-use super::state::moderation::{SERVER_NUMBER, SavedModeration};
+use super::state::index::{ModerationIx, UserIx};
+use super::state::moderation::SERVER_NUMBER;
+use super::state::relations::Ignored;
 use crate::commands::Setting;
 use crate::protocol::{Name, RoomName, Stamp};
 use crate::server::auth::passwords::digest;
@@ -134,17 +133,24 @@ struct SavedMailbox {
 
 /// Moderation as stored.
 #[derive(Debug, Serialize, Deserialize)]
-struct SavedScope {
+struct SavedScope<M> {
     /// `None` for the server's moderation.
     room: Option<RoomName>,
     /// For the server: the digest of the operators' password hash. The rights of server
     /// operators end when it changes.
     #[serde(default)]
     seal: Option<String>,
-    order: SavedModeration,
+    order: SavedOrder<M>,
     /// See `Room::was_visited`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     was_visited: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedOrder<M> {
+    #[serde(flatten)]
+    moderation: M,
+    topic: Option<Box<str>>,
 }
 
 /// A block of membership spans as stored.
@@ -157,6 +163,11 @@ struct SavedBlock<B> {
 /// The key under which a socket is stored.
 fn socket_key(socket: ConnId) -> u64 {
     u64::from(socket.slot) << 32 | u64::from(socket.generation)
+}
+
+fn socket_of(key: u64) -> ConnId {
+    let half = |shift| u32::try_from(key >> shift & u64::from(u32::MAX)).unwrap_or_default();
+    ConnId { slot: half(32), generation: half(0) }
 }
 
 fn seal(limits: &Limits) -> Option<String> {
@@ -183,18 +194,18 @@ impl Unsaved {
         for id in state.sessions.dirty.take() {
             self.rows.insert((Collection::Session, id.0));
         }
-        for id in state.relations.dirty.take() {
+        let mut ignoring = state.relations.dirty.take();
+        for id in state.relations.renamed.take() {
+            if self.scope == Persisted::Everyone {
+                ignoring.push(id);
+                ignoring.extend_from_slice(&state.relations.of(id).ignored_by);
+            }
+        }
+        for id in ignoring {
             self.note_user(state, id);
             state.mail.note_ignores(id);
             if state.accounts.has(id) {
                 self.rows.insert((Collection::Account, id.0));
-            }
-        }
-        for id in state.relations.renamed.take() {
-            if self.scope == Persisted::Everyone {
-                for by in state.relations.ignored_by(id).to_vec() {
-                    self.note_user(state, by);
-                }
             }
         }
         for id in state.sessions.lost.take() {
@@ -220,7 +231,7 @@ impl Unsaved {
 
     fn note_user(&mut self, state: &State, id: UserId) {
         let user = state.users.find(id);
-        let has_session = user.is_some_and(|user| state.connection_of(user).session().is_some());
+        let has_session = user.is_some_and(|user| state.connection_of(user).session.is_some());
         if has_session || self.scope == Persisted::Everyone {
             self.rows.insert((Collection::Session, id.0));
         }
@@ -243,7 +254,7 @@ impl Unsaved {
     fn collect_moderation(&mut self, state: &mut State) {
         for ix in state.moderation.dirty.take() {
             if state.moderation.get(ix).is_some()
-                && (state.moderation.is_stored(ix) || is_worth_saving(state, ix, self.scope))
+                && (state.moderation[ix].is_stored || is_worth_saving(state, ix, self.scope))
             {
                 self.rows.insert((Collection::Moderation, state.moderation.note_stored(ix)));
             }
@@ -255,7 +266,7 @@ impl Unsaved {
     fn collect_blocks(&mut self, state: &mut State) {
         for number in state.memberships.dirty_blocks.take() {
             let owner = state.memberships.block_owner(number);
-            let is_stored = |user: UserIx| state.connection_of(user).session().is_some();
+            let is_stored = |user: UserIx| state.connection_of(user).session.is_some();
             if owner.is_none_or(is_stored) || self.scope == Persisted::Everyone {
                 self.rows.insert((Collection::Spans, number));
             }
@@ -321,7 +332,8 @@ fn describe(state: &State, kind: Collection, key: u64) -> String {
             "the server's bans and operators".to_owned()
         }
         Collection::Moderation => {
-            match state.moderation.index_of(key).and_then(|ix| state.moderation[ix].room()) {
+            let moderation = state.moderation.index_of(key).map(|ix| &state.moderation[ix]);
+            match moderation.and_then(|moderation| moderation.room.as_ref()) {
                 Some(room) => format!("the moderation of {room}"),
                 None => "the end of a room".to_owned(),
             }
@@ -335,14 +347,14 @@ fn is_worth_saving(state: &State, ix: ModerationIx, scope: Persisted) -> bool {
     let moderation = &state.moderation[ix];
     topic_of(state, ix).is_some()
         || moderation.outlives_members(|person| state.accounts.has(person))
-        || (scope == Persisted::Everyone && !moderation.operators().is_empty())
+        || (scope == Persisted::Everyone && !moderation.operators.is_empty())
 }
 
 /// The topic of the room with this moderation.
 fn topic_of(state: &State, ix: ModerationIx) -> Option<&str> {
-    let moderation = &state.moderation[ix];
-    let room = state.rooms.named(moderation.room()?.key());
-    room.map_or(moderation.dormant_topic(), |room| state.rooms[room].topic.as_deref())
+    let name = state.moderation[ix].room.as_ref()?.key();
+    let room = state.rooms.named(name);
+    room.map_or(state.moderation.dormant_topic(name), |room| state.rooms[room].topic.as_deref())
 }
 
 /// Encodes rows.
@@ -373,7 +385,7 @@ impl Encoder<'_> {
         let state = self.state;
         let ix = state.users.find(id)?;
         let (me, connection) = (&state.users[ix], state.connection_of(ix));
-        let token = connection.session();
+        let token = connection.session.as_deref().copied();
         if token.is_none() && self.scope == Persisted::Sessions {
             return None;
         }
@@ -393,12 +405,12 @@ impl Encoder<'_> {
             rooms: rooms.iter().map(|room| name_of(*room)).collect(),
             has_current: connection.current.is_some(),
             current: connection.current.map(name_of),
-            stays: state.memberships.spans(ix).recent().to_vec(),
+            stays: state.memberships.spans(ix).recent.clone(),
             away: me.away.as_deref().map(str::to_owned),
             query: connection.query,
             ignores: self.ignores(id),
-            forgotten: state.memberships.spans(ix).evicted_upto(),
-            operates: operated.filter_map(|it| state.moderation[it].room().cloned()).collect(),
+            forgotten: state.memberships.spans(ix).evicted_upto,
+            operates: operated.filter_map(|it| state.moderation[it].room.clone()).collect(),
             arrivals: rooms.iter().map(|room| arrival(*room)).collect(),
             address: connection.peer.map(|peer| peer.address),
             until: until.map(|until| self.wall(until)),
@@ -411,15 +423,14 @@ impl Encoder<'_> {
     }
 
     fn socket(&self, key: u64) -> Option<String> {
-        let slot = u32::try_from(key >> 32).ok()?;
-        let generation = u32::try_from(key & u64::from(u32::MAX)).ok()?;
-        let connection = self.state.connections.find(ConnId { slot, generation })?;
+        let socket = socket_of(key);
+        let connection = self.state.connections.find(socket)?;
         let was_refused = match connection.phase {
             Phase::Closing => return None,
             Phase::Greeting { was_refused } => was_refused,
             Phase::LoggedIn(_) => false,
         };
-        let deadline = self.state.connections.login_deadline(ConnId { slot, generation });
+        let deadline = self.state.connections.login_deadline(socket);
         to_json(&SavedSocket {
             address: connection.peer.map(|peer| peer.address),
             is_encrypted: connection.peer.is_some_and(|peer| peer.is_encrypted),
@@ -434,12 +445,9 @@ impl Encoder<'_> {
 
     /// The ignored users, by their current or last names.
     fn ignores(&self, id: UserId) -> Vec<(UserId, Name)> {
-        let ignores = self.state.relations.ignores_of(id).iter();
-        let name = |person| self.state.users.find(person).map(|ix| &self.state.users[ix].name);
-        let named = ignores.filter_map(|ignored| {
-            Some((ignored.person, name(ignored.person).or(ignored.gone.as_ref())?.clone()))
-        });
-        named.collect()
+        let ignores = self.state.relations.of(id).ignores.iter();
+        let name = |it: &Ignored| self.state.users.name_of(it.person).unwrap_or(&it.name).clone();
+        ignores.map(|ignored| (ignored.person, name(ignored))).collect()
     }
 
     fn account(&self, id: UserId) -> Option<String> {
@@ -450,7 +458,7 @@ impl Encoder<'_> {
 
     fn mailbox(&self, id: UserId) -> Option<String> {
         let after = self.state.mail.position(id)?;
-        let ignores = self.state.relations.ignores_of(id).iter();
+        let ignores = self.state.relations.of(id).ignores.iter();
         let hidden = ignores.map(|ignored| ignored.person).collect();
         to_json(&SavedMailbox { after, paged: self.state.mail.paged(id), hidden })
     }
@@ -461,20 +469,20 @@ impl Encoder<'_> {
             return None;
         }
         let moderation = &self.state.moderation[ix];
-        let room = moderation.room().cloned();
+        let room = moderation.room.clone();
         let live = room.as_ref().and_then(|room| self.state.rooms.named(room.key()));
         let was_visited = live.is_some_and(|room| self.state.rooms[room].was_visited);
         to_json(&SavedScope {
             seal: if room.is_none() { seal(self.limits) } else { None },
             room,
-            order: moderation.saved(topic_of(self.state, ix)),
+            order: SavedOrder { moderation, topic: topic_of(self.state, ix).map(Into::into) },
             was_visited: was_visited && self.scope == Persisted::Everyone,
         })
     }
 }
 
 fn saved_position(connection: &Connection) -> SavedPosition {
-    let lines = connection.deferred().into_iter().flat_map(DeferredLines::iter);
+    let lines = connection.deferred.iter().flat_map(|lines| lines.iter());
     let deferred = lines.map(|line| SavedLine {
         after: line.after,
         text: String::from_utf8_lossy(&line.bytes).into_owned(),

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::commands::Setting;
-use crate::protocol::{Name, RoomName, Stamp};
+use crate::protocol::{Key, Name, RoomName, Stamp};
 use crate::server::auth::tokens::TokenHash;
 use crate::server::clock::Now;
 use crate::server::limits::Limits;
@@ -37,10 +37,7 @@ use crate::server::record::{Recipient, Record, UserId};
 use crate::server::store::LastIds;
 use accounts::{Account, Accounts};
 use connections::{Connection, Connections, DeliveryMode, Query, Settings};
-use index::ConnectionIx;
-use index::UserIx;
-use index::{LOBBY, RoomIx};
-use index::{ModerationIx, SERVER};
+use index::{ConnectionIx, LOBBY, ModerationIx, RoomIx, SERVER, UserIx};
 use mail::Mailboxes;
 use memberships::Memberships;
 use memberships::spans::Spans;
@@ -73,31 +70,25 @@ pub(crate) struct State {
     /// Whether the server has a password for operators, which can open their locks.
     has_oper_password: bool,
     /// The time from which the wall clock has gone back, until it is logged.
-    clock_step: Option<Stamp>,
+    pub(crate) clock_step: Option<Stamp>,
 }
 
 impl State {
-    /// The state of a server without users and accounts, whose ids continue after `last` and
-    /// whose numbers of moderation continue after `last_moderation`.
+    /// The state of a server without users and accounts, whose ids continue after `last`. The
+    /// only room is `#lobby`.
     pub(crate) fn new(
         limits: &Limits,
         last: LastIds,
-        last_moderation: u64,
+        moderation: ModerationTable,
         latest: &[Arc<Record>],
     ) -> Self {
         let rate = Rate::one_in(Duration::from_mins(1), limits.accounts_per_address);
-        let mut moderation = ModerationTable::new(last_moderation);
-        let mut memberships = Memberships::default();
-        memberships.add_room(LOBBY);
-        Self {
+        let mut state = Self {
             connections: Connections::default(),
             users: Users::new(last.person),
             sessions: Sessions::new(limits.connection_bounds()),
-            memberships,
-            rooms: Rooms::new(
-                moderation.create(&RoomName::lobby()),
-                limits.bounds(limits.rooms_per_address, limits.max_rooms),
-            ),
+            memberships: Memberships::default(),
+            rooms: Rooms::new(limits.bounds(limits.rooms_per_address, limits.max_rooms)),
             moderation,
             relations: Relations::default(),
             accounts: Accounts::default(),
@@ -108,7 +99,10 @@ impl State {
             max_dormant: limits.max_rooms,
             has_oper_password: limits.oper_password.is_some(),
             clock_step: None,
-        }
+        };
+        let lobby = state.open_room(&RoomName::lobby(), None);
+        debug_assert_eq!(lobby, LOBBY);
+        state
     }
 
     /// The last ids assigned.
@@ -125,11 +119,6 @@ impl State {
             self.moderation.follow_clock(now);
         }
         stamp
-    }
-
-    /// Returns the time from which the wall clock has gone back, once.
-    pub(crate) fn take_clock_step(&mut self) -> Option<Stamp> {
-        self.clock_step.take()
     }
 
     /// Forgets a message that could not be stored.
@@ -161,7 +150,7 @@ impl State {
 
     /// The online user or the account with this name.
     pub(crate) fn known_as(&self, name: &str) -> Option<(UserId, Name)> {
-        let account = || self.accounts.named(&crate::protocol::Key::fold(name));
+        let account = || self.accounts.named(&Key::fold(name));
         let user = self.users.named(name).map(|user| &self.users[user]);
         user.map(|user| (user.id, user.name.clone()))
             .or_else(|| account().map(|account| (account.person, account.name.clone())))
@@ -177,9 +166,8 @@ impl State {
     ) -> UserIx {
         let since = self.stamp(now);
         let login = (since, self.messages.last_id());
-        let user = self.add_user(connection, id, name, login, Spans::default());
+        let user = self.add_user(connection, (id, name), login, Spans::default());
         self.users.mark_active(user, now.since_start);
-        self.connections.log_in(connection, user);
         user
     }
 
@@ -187,57 +175,47 @@ impl State {
     fn add_user(
         &mut self,
         connection: ConnectionIx,
-        id: UserId,
-        name: &Name,
+        (id, name): (UserId, &Name),
         (since, first): (Stamp, u64),
         spans: Spans,
     ) -> UserIx {
-        let (name, last_active) = (name.clone(), Duration::ZERO);
-        self.relations.log_in(id, |person| self.users.is_online(person));
-        let (away, reply_target) = (None, None);
+        self.relations.log_in(id);
+        let (name, away, reply_target) = (name.clone(), None, None);
+        let last_active = Duration::ZERO;
         let user = User { id, name, connection, since, first, away, reply_target, last_active };
         let user = self.users.add(user);
         self.memberships.add_user(user, spans);
+        self.connections.log_in(connection, user);
         user
     }
 
     /// Adds a user who was logged in before, without a socket. The ignores are restored apart.
     pub(crate) fn restore_user(
         &mut self,
-        (id, name): (UserId, &Name),
+        user: (UserId, &Name),
         login: (Stamp, u64),
         (settings, peer): (Settings, Option<Peer>),
         spans: Spans,
     ) -> UserIx {
         let connection = self.connections.restore(settings, peer);
-        let user = self.add_user(connection, id, name, login, spans);
-        self.connections.log_in(connection, user);
-        user
+        self.add_user(connection, user, login, spans)
     }
 
     /// Removes a user from all tables, in all rooms, and closes their socket. Their queries and
     /// those with them have ended.
-    pub(crate) fn remove_user(&mut self, user: UserIx) -> User {
-        let (id, name) = (self.users[user].id, self.users[user].name.clone());
-        let connection = self.users[user].connection;
-        if let Some(socket) = self.connections[connection].socket {
-            self.connections.close(socket);
+    pub(crate) fn remove_user(&mut self, user: UserIx) -> UserId {
+        // The user must be gone first: whether they can return decides what a room keeps.
+        let User { id, name, connection, .. } = self.users.remove(user);
+        if let Some(token) = self.connections.remove(connection).session {
+            self.sessions.end(*token, id);
         }
-        let session = self.connections.end_session(connection);
-        if let Some(token) = session {
-            self.sessions.end(token, id);
-        }
-        let name_of = |person| self.users.find(person).map(|user| self.users[user].name.clone());
+        let name_of = |person| self.users.name_of(person).cloned();
         self.relations.log_out(id, &name, !self.accounts.has(id), name_of);
         self.mail.disconnect(id);
-        let empty = self.memberships.remove_user(user, &name);
-        self.connections.remove(connection);
-        let removed = self.users.remove(user);
-        // The user must be gone: whether they can return decides what a room keeps.
-        for room in empty {
+        for room in self.memberships.remove_user(user, &name) {
             self.close_room(room);
         }
-        removed
+        id
     }
 
     /// Renames a user; returns the old name.
@@ -322,34 +300,28 @@ impl State {
         }
     }
 
-    /// Starts a query with another user.
-    pub(crate) fn begin_query(&mut self, connection: ConnectionIx, other: UserIx) {
-        let other = self.users[other].id;
-        self.end_query(connection, Query::On(other));
-        if let Some(user) = self.connections[connection].user() {
-            self.relations.begin_query(self.users[user].id, other);
+    /// Replaces the query of a user's connection.
+    pub(crate) fn set_query(&mut self, connection: ConnectionIx, query: Query) {
+        let Some(user) = self.connections[connection].user() else { return };
+        let user = self.users[user].id;
+        if let Query::On(other) = self.connections[connection].query {
+            self.relations.end_query(user, other);
         }
-    }
-
-    /// Replaces the query of a connection by `next`.
-    pub(crate) fn end_query(&mut self, connection: ConnectionIx, next: Query) {
-        if let Query::On(other) = self.connections[connection].query
-            && let Some(user) = self.connections[connection].user()
-        {
-            self.relations.end_query(self.users[user].id, other);
+        if let Query::On(other) = query {
+            self.relations.begin_query(user, other);
         }
-        self.connections.set_query(connection, next);
+        self.connections.set_query(connection, query);
     }
 
     /// Ends all queries with a user; returns who had one.
     pub(crate) fn end_queries_with(&mut self, user: UserIx) -> Vec<UserIx> {
         let id = self.users[user].id;
-        let queriers = self.relations.queried_by(id).iter();
+        let queriers = self.relations.of(id).queried_by.iter();
         let queriers: Vec<UserIx> = queriers.filter_map(|by| self.users.find(*by)).collect();
         for by in &queriers {
             for connection in self.users[*by].connections().collect::<Vec<_>>() {
                 if self.connections[connection].query == Query::On(id) {
-                    self.end_query(connection, Query::Gone);
+                    self.set_query(connection, Query::Gone);
                 }
             }
         }
@@ -392,16 +364,11 @@ impl State {
         room
     }
 
-    /// Whether there is moderation for a room that does not exist.
-    pub(crate) fn is_dormant(&self, name: &RoomName) -> bool {
-        self.moderation.is_dormant(name.key())
-    }
-
     /// Makes a user a member of a room, which becomes the current one.
     pub(crate) fn enter(&mut self, user: UserIx, room: RoomIx) {
         let User { id, ref name, connection, .. } = self.users[user];
-        let key = self.rooms[room].name.key().clone();
-        self.memberships.join((user, id, name), (room, &key), &self.messages);
+        let key = self.rooms[room].name.key();
+        self.memberships.join((user, id, name), (room, key), &self.messages);
         self.connections.set_current(connection, Some(room));
         self.visit(room);
     }
@@ -415,9 +382,8 @@ impl State {
 
     /// Removes a member from a room, which ends with its last member.
     pub(crate) fn leave_room(&mut self, user: UserIx, room: RoomIx) {
-        let name = self.users[user].name.clone();
-        let key = self.rooms[room].name.key().clone();
-        if self.memberships.leave((user, &name), (room, &key), &self.messages) {
+        let (name, key) = (&self.users[user].name, self.rooms[room].name.key());
+        if self.memberships.leave((user, name), (room, key), &self.messages) {
             self.close_room(room);
         }
     }
@@ -428,60 +394,52 @@ impl State {
         if room == LOBBY {
             return;
         }
-        let moderation = self.rooms[room].moderation;
-        if !self.rooms[room].was_visited && self.is_kept_without_members(moderation) {
-            let topic = self.rooms.remove(room).topic;
-            self.moderation.deactivate(moderation, topic);
-            self.end_surplus_dormant();
+        let Room { moderation, topic, was_visited, .. } = self.rooms.remove(room);
+        if was_visited {
+            self.moderation.remove(moderation);
         } else {
-            self.rooms.remove(room);
+            self.deactivate(moderation, topic);
+            self.end_surplus_dormant();
+        }
+    }
+
+    /// Makes the moderation of a room without members dormant, if it outlives them.
+    fn deactivate(&mut self, moderation: ModerationIx, topic: Option<Box<str>>) {
+        self.drop_departed(moderation);
+        if self.moderation[moderation].outlives_members(|person| self.accounts.has(person)) {
+            self.moderation.deactivate(moderation, topic);
+        } else {
             self.moderation.remove(moderation);
         }
     }
 
     /// Makes a room that no one has entered dormant again, with its moderation as it was.
     pub(crate) fn put_back(&mut self, room: RoomIx) {
-        let moderation = self.rooms[room].moderation;
-        let topic = self.rooms.remove(room).topic;
+        let Room { moderation, topic, .. } = self.rooms.remove(room);
         self.moderation.deactivate(moderation, topic);
     }
 
-    fn is_kept_without_members(&mut self, ix: ModerationIx) -> bool {
+    fn drop_departed(&mut self, moderation: ModerationIx) {
         let (users, accounts) = (&self.users, &self.accounts);
         let can_return = |person| users.is_online(person) || accounts.has(person);
-        self.moderation.drop_departed(ix, can_return, self.has_oper_password);
-        self.moderation[ix].outlives_members(|person| accounts.has(person))
+        self.moderation.drop_departed(moderation, can_return, self.has_oper_password);
     }
 
     /// Ends dormant rooms if there are more than `--max-rooms`, as every restart can leave some.
     fn end_surplus_dormant(&mut self) {
         let has_account = |person| self.accounts.has(person);
-        for ix in self.moderation.surplus_dormant(self.max_dormant, has_account) {
-            self.moderation.remove(ix);
-        }
-    }
-
-    /// Gives `#lobby` its moderation of before a restart.
-    pub(crate) fn wake_lobby(&mut self) {
-        let name = self.rooms[LOBBY].name.clone();
-        if let Some((moderation, topic)) = self.moderation.activate(name.key()) {
-            self.moderation.remove(self.rooms[LOBBY].moderation);
-            self.rooms.set_moderation(LOBBY, moderation);
-            self.rooms.set_topic(LOBBY, topic);
-        }
+        self.moderation.end_surplus_dormant(self.max_dormant, has_account);
     }
 
     /// Removes users who cannot return from all moderation, after a restart. What does not
     /// outlive the members of a dormant room ends.
     pub(crate) fn drop_departed_everywhere(&mut self) {
-        self.is_kept_without_members(SERVER);
-        for ix in self.moderation.dormant() {
-            if !self.is_kept_without_members(ix) {
-                self.moderation.remove(ix);
-            }
+        self.drop_departed(SERVER);
+        for (moderation, topic) in self.moderation.activate_all() {
+            self.deactivate(moderation, topic);
         }
         for room in self.rooms.by_name() {
-            self.is_kept_without_members(self.rooms[room].moderation);
+            self.drop_departed(self.rooms[room].moderation);
         }
         self.end_surplus_dormant();
     }
@@ -545,9 +503,9 @@ impl State {
             let count = self.memberships.count(room);
             assert!(room == LOBBY || count > 0, "a room other than #lobby has members");
             let has_operator = self.moderation[*moderation]
-                .operators()
+                .operators
                 .iter()
-                .chain(self.moderation.server().operators().iter())
+                .chain(&self.moderation.server().operators)
                 .any(|person| self.can_return(*person));
             assert!(room == LOBBY || has_operator, "a room other than #lobby has a moderator");
         }
@@ -558,13 +516,16 @@ impl State {
         assert_eq!(connection.user(), Some(ix), "connections map to users");
         let is_dropped = self.sessions.ends_at(user.id).is_some();
         assert_eq!(is_dropped, connection.socket.is_none(), "a dropped session has a deadline");
-        if let Some(token) = connection.session() {
-            assert_eq!(self.sessions.find(token), Some(user.id), "tokens map to user ids");
+        if let Some(token) = connection.session.as_deref() {
+            assert_eq!(self.sessions.find(*token), Some(user.id), "tokens map to user ids");
         }
         let current = connection.current;
         assert!(current.is_none_or(|room| self.memberships.is_member(ix, room)));
         if let Query::On(other) = connection.query {
-            assert!(self.relations.queried_by(other).contains(&user.id), "both ends know a query");
+            assert!(
+                self.relations.of(other).queried_by.contains(&user.id),
+                "both ends know a query"
+            );
         }
     }
 }

@@ -160,7 +160,7 @@ pub(super) fn log_in_account(state: &mut State, req: &mut Request<'_>, proof: Pr
         take_over(state, req, proof.person);
         return Ok(());
     }
-    let ignores = state.relations.ignores_of(proof.person).iter();
+    let ignores = state.relations.of(proof.person).ignores.iter();
     let hidden = ignores.map(|ignored| ignored.person).collect();
     let thread = Thread::Ids { reader: proof.person, ids };
     let (count, size) = (MAIL_AT_ONCE, req.page_size());

@@ -167,7 +167,7 @@ pub(super) fn send_bans(state: &mut State, req: &mut Request<'_>, scope: Scope) 
     state.drop_expired(req.now, scope);
     let row =
         |ban: &Ban| (ban.whom.label(), format!("by {} {}", ban.by, ban.describe(PERMANENTLY)));
-    let bans = state.moderation_in(scope).bans().iter().map(row).collect();
+    let bans = state.moderation_in(scope).bans.iter().map(row).collect();
     long_reply::send_bans(state, req, scope, bans);
 }
 
@@ -211,7 +211,7 @@ pub(super) fn require_unbanned_name(state: &State, now: Now, user: UserIx, name:
     let User { id, name: old, .. } = &state.users[user];
     let owner = state.accounts.named(name.key()).map(|account| account.person);
     let is_mine = old.key() == name.key() || owner == Some(*id);
-    let bans = state.moderation.server().bans();
+    let bans = &state.moderation.server().bans;
     if !is_mine && bans.iter().any(|ban| ban.reserves_name(now, name.key())) {
         return refusal(ErrorCode::NameTaken, format!("{name} is banned; choose another name"));
     }

@@ -49,7 +49,7 @@ pub fn storage_full() -> Refusal {
 
 /// Returns whether a session or an account of a user is stored.
 pub(super) fn is_stored(state: &State, user: UserIx) -> bool {
-    state.connection_of(user).session().is_some() || state.is_registered(user)
+    state.connection_of(user).session.is_some() || state.is_registered(user)
 }
 
 impl Gate {
@@ -85,14 +85,14 @@ impl Gate {
         command: Command<'_>,
     ) -> bool {
         command == Command::Session
-            && state.connection_of(user).session().is_none()
+            && state.connection_of(user).session.is_none()
             && self.token.is_none_or(|(of, _)| of != socket)
     }
 
     /// Takes the hash of a new token, unless the user has a session.
     pub(super) fn take_token(&mut self, state: &State, user: UserIx) -> Option<TokenHash> {
         let (_, token) = self.token.take()?;
-        state.connection_of(user).session().is_none().then_some(token)
+        state.connection_of(user).session.is_none().then_some(token)
     }
 
     /// Removes and returns what the last line of a socket needs.

@@ -84,11 +84,11 @@ pub(super) fn invite(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
 pub(super) fn require_entry(state: &State, now: Now, user: UserIx, room: RoomIx) -> Result<Entry> {
     require_not_banned(state, now, user, room)?;
     let moderation = state.moderation_in(Scope::Room(room));
-    let (me, lock) = (state.users[user].id, moderation.lock());
+    let (me, lock) = (state.users[user].id, &moderation.lock);
     let has_access =
-        lock.is_invited(me) || moderation.is_operator(me) || is_server_operator(state, me);
-    match lock.key() {
-        _ if !lock.is_on() || has_access => Ok(Entry::Open),
+        lock.invited.contains(&me) || moderation.is_operator(me) || is_server_operator(state, me);
+    match &lock.key {
+        _ if !lock.is_on || has_access => Ok(Entry::Open),
         Some(key) => Ok(Entry::ByKey(key.clone())),
         None => Err(locked_out(state, room, "")),
     }

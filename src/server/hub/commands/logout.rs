@@ -39,7 +39,7 @@ pub(super) fn end_user(
 ) {
     end_queries(state, ctx, user);
     presence::announce_quit(state, ctx, user, reason);
-    let person = state.remove_user(user).id;
+    let person = state.remove_user(user);
     let operated: Vec<RoomIx> = operated_rooms(state, person);
     if is_server_operator(state, person) {
         // The right of a guest ends; that of an account stays, but does not count offline.
@@ -56,7 +56,7 @@ pub(super) fn end_user(
 /// Returns the rooms with members in which a user is an operator, sorted by name.
 fn operated_rooms(state: &State, person: crate::server::record::UserId) -> Vec<RoomIx> {
     let operated = state.moderation.operated_by(person);
-    let names = operated.filter_map(|ix| state.moderation[ix].room());
+    let names = operated.filter_map(|ix| state.moderation[ix].room.as_ref());
     let mut rooms: Vec<RoomIx> = names.filter_map(|name| state.rooms.named(name.key())).collect();
     rooms.sort_unstable_by(|a, b| state.rooms[*a].name.key().cmp(state.rooms[*b].name.key()));
     rooms
@@ -66,7 +66,7 @@ fn operated_rooms(state: &State, person: crate::server::record::UserId) -> Vec<R
 fn end_queries(state: &mut State, ctx: &mut Context<'_>, user: UserIx) {
     let name = state.users[user].name.clone();
     for connection in state.users[user].connections().collect::<Vec<_>>() {
-        state.end_query(connection, Query::Off);
+        state.set_query(connection, Query::Off);
     }
     for other in state.end_queries_with(user) {
         let text = format!("{name} is gone; your messages go nowhere until /query or /join");
@@ -99,7 +99,7 @@ pub(in crate::server::hub) fn lose_connection(
     farewell: Option<Farewell>,
 ) {
     let connection = state.connections.find(socket);
-    let session = connection.filter(|connection| connection.session().is_some());
+    let session = connection.filter(|connection| connection.session.is_some());
     let Some(user) = session.and_then(Connection::user) else {
         return leave(state, ctx, socket, farewell, None);
     };

@@ -181,7 +181,7 @@ fn next_read(state: &State, req: &Request<'_>, reply: &LongReply) -> Option<Read
         }
         Content::Mail { reader, sent, last } => {
             let left = state.mail.range(*reader, sent + 1..=*last, PAGE_ROWS);
-            let ignores = state.relations.ignores_of(*reader).iter();
+            let ignores = state.relations.of(*reader).ignores.iter();
             (*reader, left, ignores.map(|ignored| ignored.person).collect())
         }
         Content::Rooms(_) | Content::Members { .. } | Content::Bans { .. } => return None,

@@ -36,7 +36,7 @@ pub(super) fn promote(
         return refusal(ErrorCode::BadArgument, text);
     }
     let most = req.limits.max_operators;
-    if moderation.operators().len() >= most {
+    if moderation.operators.len() >= most {
         let text = format!("the limit of {most} operators is reached; /deop one first");
         return refusal(ErrorCode::TooMany, text);
     }

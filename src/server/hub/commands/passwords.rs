@@ -9,7 +9,6 @@ use super::{
     State, Target, refusal,
 };
 use crate::server::auth::passwords::{Job, Outcome};
-use crate::server::hub::state::connections::Connection;
 use crate::server::hub::state::password_throttle::Decision;
 use crate::server::hub::state::pending::PasswordRequest;
 use crate::server::net::peer::Peer;
@@ -84,7 +83,7 @@ pub(in crate::server::hub) fn run_throttle(state: &mut State, ctx: &mut Context<
     while let Some(decision) = state.password_throttle.next(now) {
         match decision {
             Decision::Check(socket, job)
-                if state.connections.find(socket).is_some_and(Connection::is_pending) =>
+                if state.connections.find(socket).is_some_and(|it| it.pending.is_some()) =>
             {
                 ctx.turn.hash(socket, job);
             }
@@ -125,7 +124,7 @@ pub(in crate::server::hub) fn record_attempt(
     socket: ConnId,
     outcome: &Outcome,
 ) {
-    let is_pending = state.connections.find(socket).is_some_and(Connection::is_pending);
+    let is_pending = state.connections.find(socket).is_some_and(|it| it.pending.is_some());
     let is_right = match outcome {
         Outcome::Checked(is_right) => Some(*is_right).filter(|_| is_pending),
         Outcome::Hashed(_) | Outcome::Busy => None,

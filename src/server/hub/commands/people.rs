@@ -84,11 +84,11 @@ pub(super) fn ignore(
     }
     let (me, them) = (state.users[user].id, state.users[other].id);
     let max = req.limits.max_ignored;
-    if state.relations.ignores_of(me).len() >= max && !state.relations.ignores(me, them) {
+    if state.relations.of(me).ignores.len() >= max && !state.relations.ignores(me, them) {
         let text = format!("you ignore {max} users, the maximum; /unignore some first");
         return refusal(ErrorCode::TooMany, text);
     }
-    let is_new = state.relations.ignore(me, them);
+    let is_new = state.relations.ignore(me, them, &state.users[other].name);
     let text = if is_new { "" } else { "nothing changed: already ignored" };
     req.reply(&Event::reply("IGNORE", state.users[other].name.as_str(), text));
     Ok(())
@@ -103,12 +103,12 @@ pub(super) fn unignore(
     name: &str,
 ) -> Result {
     let other = state.users.named(name).map(|other| &state.users[other]);
-    let (them, mut shown) = (other.map(|other| other.id), other.map(|other| other.name.clone()));
-    let ended = state.relations.unignore(state.users[user].id, them, &Key::fold(name));
-    for ignored in &ended {
-        shown = shown.or_else(|| ignored.gone.clone());
-    }
-    let Some(shown) = shown else { return no_such_user(name) };
+    let (them, shown) = (other.map(|other| other.id), other.map(|other| other.name.clone()));
+    let (me, is_online) = (state.users[user].id, |person| state.users.is_online(person));
+    let ended = state.relations.unignore(me, them, &Key::fold(name), is_online);
+    let Some(shown) = shown.or_else(|| Some(ended.first()?.name.clone())) else {
+        return no_such_user(name);
+    };
     let text = if ended.is_empty() { "nothing changed: not ignored" } else { "" };
     req.reply(&Event::reply("UNIGNORE", shown.as_str(), text));
     Ok(())
@@ -116,9 +116,8 @@ pub(super) fn unignore(
 
 /// Lists the ignored users by their current or last names.
 fn list_ignored(state: &State, req: &mut Request<'_>, user: UserIx) {
-    let ignores = state.relations.ignores_of(state.users[user].id).iter();
-    let current = |person| state.users.find(person).map(|user| &state.users[user].name);
-    let names = ignores.filter_map(|it| current(it.person).or(it.gone.as_ref()));
+    let ignores = state.relations.of(state.users[user].id).ignores.iter();
+    let names = ignores.map(|it| state.users.name_of(it.person).unwrap_or(&it.name));
     let mut names: Vec<&Name> = names.collect();
     names.sort_unstable_by(|a, b| a.key().cmp(b.key()));
     let names: Vec<&str> = names.into_iter().map(Name::as_str).collect();
@@ -145,7 +144,7 @@ pub(super) fn rename(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
 /// Sends the new name to users who have a `/query` with the renamed user but share no
 /// room with them: the announcement does not reach them.
 fn update_queriers(state: &mut State, ctx: &mut Context<'_>, user: UserIx, new: &Name) {
-    for other in state.relations.queried_by(state.users[user].id).to_vec() {
+    for other in state.relations.of(state.users[user].id).queried_by.clone() {
         let Some(other) = state.users.find(other) else { continue };
         let mut rooms = state.memberships.rooms_of(other).iter();
         if !rooms.any(|room| state.memberships.is_member(user, *room)) {

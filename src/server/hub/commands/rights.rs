@@ -60,7 +60,7 @@ pub(super) fn moderated_room(state: &State, user: UserIx) -> Result<RoomIx> {
 
 /// Returns the names of the room's operators who are online.
 pub(super) fn operators_online(state: &State, room: RoomIx) -> Option<String> {
-    let operators = state.moderation_in(Scope::Room(room)).operators().iter();
+    let operators = state.moderation_in(Scope::Room(room)).operators.iter();
     let online = operators.filter_map(|operator| state.users.find(*operator));
     let names: Vec<&str> = online.map(|user| state.users[user].name.as_str()).collect();
     (!names.is_empty()).then(|| names.join(", "))

@@ -71,7 +71,7 @@ pub(super) fn join_with(
     if known.is_none() {
         require_quota(state, req, creator)?;
     }
-    let is_new = known.is_none() && !state.is_dormant(name);
+    let is_new = known.is_none() && !state.moderation.is_dormant(name.key());
     let room = state.open_room(name, creator);
     if is_new {
         state.moderation.promote(state.rooms[room].moderation, state.users[user].id);
@@ -150,7 +150,7 @@ fn enter(state: &mut State, req: &mut Request<'_>, user: UserIx, room: RoomIx) {
 }
 
 fn reply_joined(state: &mut State, req: &mut Request<'_>, room: RoomIx) {
-    state.end_query(req.connection, Query::Off);
+    state.set_query(req.connection, Query::Off);
     let room_name = state.rooms[room].name.to_string();
     req.reply(&Event::reply("JOINED", &room_name, "your messages now go to this room"));
 }
@@ -349,7 +349,7 @@ mod tests {
 
     fn has_ban(hub: &Driver, room: &str) -> bool {
         let room = crate::protocol::RoomName::parse(room).expect("a name");
-        hub.state.is_dormant(&room)
+        hub.state.moderation.is_dormant(room.key())
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(super) fn oper(state: &mut State, req: &mut Request<'_>) -> Result {
 pub(super) fn grant(state: &mut State, req: &mut Request<'_>, user: UserIx) -> Result {
     state.drop_expired(req.now, Scope::Server);
     let user_id = state.users[user].id;
-    let operators = state.moderation.server().operators().len();
+    let operators = state.moderation.server().operators.len();
     if operators >= req.limits.max_operators && !is_server_operator(state, user_id) {
         let text = "too many server operators; a new password in --oper-password-file revokes all";
         return refusal(ErrorCode::TooMany, text);

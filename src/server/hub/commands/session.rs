@@ -48,7 +48,7 @@ pub(super) fn resume(
         return ids_went_back();
     }
     let lookup = match cursor.time.filter(|_| cursor.after > 0) {
-        Some(time) => match state.messages.find(cursor.after) {
+        Some(time) => match state.messages.recent.find(cursor.after) {
             Lookup::Found(record) if record.time != time => return ids_went_back(),
             lookup => lookup,
         },
@@ -114,7 +114,7 @@ fn attach(state: &mut State, req: &mut Request<'_>, user: UserIx, after: u64) {
     req.connection = state.users[user].connection;
     req.settings = state.connections[req.connection].settings;
     let after = after.max(state.users[user].first);
-    let evicted_upto = state.memberships.spans(user).evicted_upto();
+    let evicted_upto = state.memberships.spans(user).evicted_upto;
     let text = if after < evicted_upto {
         format!("you are back; up to id {evicted_upto}, messages of rooms you left may be missing")
     } else {

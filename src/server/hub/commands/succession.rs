@@ -24,7 +24,7 @@ pub(super) fn has_able_operator(
     except: Option<UserId>,
 ) -> bool {
     let moderation = state.moderation_in(Scope::Room(room));
-    let mut others = moderation.operators().iter().filter(|user_id| Some(**user_id) != except);
+    let mut others = moderation.operators.iter().filter(|user_id| Some(**user_id) != except);
     others.any(|user_id| {
         let is_banned = state.moderation.server().bans_person(now, *user_id)
             || (moderation.bans_person(now, *user_id) && !is_server_operator(state, *user_id));
@@ -35,7 +35,7 @@ pub(super) fn has_able_operator(
 /// Returns whether a user other than `except` may moderate a room; includes server
 /// operators who are online.
 pub(super) fn has_moderator(state: &State, now: Now, room: RoomIx, except: Option<UserId>) -> bool {
-    let mut server_operators = state.moderation.server().operators().iter();
+    let mut server_operators = state.moderation.server().operators.iter();
     server_operators.any(|operator| state.users.is_online(*operator))
         || has_able_operator(state, now, room, except)
 }
@@ -140,7 +140,7 @@ mod tests {
     fn operators(hub: &Hub) -> Vec<&str> {
         let state = &hub.state;
         let room = state.rooms.named(&Key::fold("ops")).expect("#ops");
-        let operators = state.moderation_in(Scope::Room(room)).operators().iter();
+        let operators = state.moderation_in(Scope::Room(room)).operators.iter();
         let here = operators.filter_map(|user_id| state.users.find(*user_id));
         here.map(|user| state.users[user].name.as_str()).collect()
     }

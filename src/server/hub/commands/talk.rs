@@ -90,7 +90,7 @@ pub(super) fn reply(state: &mut State, req: &mut Request<'_>, user: UserIx, text
 /// `/query`.
 pub(super) fn query(state: &mut State, req: &mut Request<'_>, name: Option<&str>) -> Result {
     let Some(name) = name else {
-        state.end_query(req.connection, Query::Off);
+        state.set_query(req.connection, Query::Off);
         let text = match state.connections[req.connection].current {
             Some(room) => format!("your messages now go to {}", state.rooms[room].name),
             None => "you are in no room; /join one to talk".to_owned(),
@@ -99,7 +99,7 @@ pub(super) fn query(state: &mut State, req: &mut Request<'_>, name: Option<&str>
         return Ok(());
     };
     let Some(other) = state.users.named(name) else { return no_such_user(name) };
-    state.begin_query(req.connection, other);
+    state.set_query(req.connection, Query::On(state.users[other].id));
     let name = state.users[other].name.as_str();
     let text = format!("your messages now go to {name}; /query returns to the room");
     req.reply(&Event::reply("QUERY", name, &text));
@@ -120,7 +120,7 @@ fn post_to_room(
     // else the same line as the room.
     let has_own_copy = req.cid.is_some() || !req.settings.echo;
     let mut except = if has_own_copy { vec![req.socket] } else { Vec::new() };
-    let ignoring = state.relations.ignored_by(state.users[user].id).iter();
+    let ignoring = state.relations.of(state.users[user].id).ignored_by.iter();
     let ignoring = ignoring.filter_map(|by| state.users.find(*by));
     except.extend(ignoring.filter_map(|by| state.connection_of(by).socket));
     let audience = audiences::of_room(state, req.caches, room);
@@ -246,7 +246,7 @@ fn wants_echo(req: &Request<'_>) -> bool {
 /// echoed again and nothing is posted.
 fn repeat(state: &State, req: &mut Request<'_>, user: UserIx) -> bool {
     let author = state.users[user].id;
-    let first = req.cid.as_ref().and_then(|cid| state.messages.sent_with(author, cid));
+    let first = req.cid.as_ref().and_then(|cid| state.messages.cids.find(author, cid));
     let Some(record) = first else { return false };
     let (socket, is_tagged) = (req.socket, req.settings.tags);
     req.turn.begin_duplicate(record.clone(), socket, is_tagged);
@@ -425,7 +425,8 @@ mod tests {
             reply.text
         );
         assert!(
-            matches!(hub.state.messages.find(1), Lookup::Found(_)) && hub.last_ids().message == 1
+            matches!(hub.state.messages.recent.find(1), Lookup::Found(_))
+                && hub.last_ids().message == 1
         );
     }
 }

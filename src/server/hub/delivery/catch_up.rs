@@ -48,7 +48,7 @@ pub(in crate::server::hub) fn go_on(state: &mut State, req: &mut Request<'_>) {
         return;
     };
     let request = request(state, user, after, req.page_size());
-    let Some(rest) = state.messages.since(after) else {
+    let Some(rest) = state.messages.recent.since(after) else {
         let mode = DeliveryMode::Behind { after, is_list_stale, is_reading: true };
         state.set_delivery(connection, mode);
         req.read(request);
@@ -112,12 +112,12 @@ pub(in crate::server::hub) fn send_page(
 
 /// Returns the users whose messages a user ignores.
 pub(in crate::server::hub) fn hidden_from(state: &State, user: UserIx) -> Vec<UserId> {
-    let ignores = state.relations.ignores_of(state.users[user].id);
-    ignores.iter().map(|ignored| ignored.person).collect()
+    let ignores = state.relations.of(state.users[user].id).ignores.iter();
+    ignores.map(|ignored| ignored.person).collect()
 }
 
 fn request(state: &State, user: UserIx, after: u64, size: usize) -> ReadRequest {
-    let stays = state.memberships.spans_after(user, after);
+    let stays = state.memberships.spans(user).after(after);
     let thread = Thread::Feed { reader: state.users[user].id, stays };
     let hidden = hidden_from(state, user);
     ReadRequest { thread, count: PAGE_ROWS, size, after: Some(after), hidden }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    SavedAccount, SavedBlock, SavedMailbox, SavedPosition, SavedScope, SavedSocket, SavedUser,
-    Unsaved, UserId, seal,
+    SavedAccount, SavedBlock, SavedMailbox, SavedOrder, SavedPosition, SavedScope, SavedSocket,
+    SavedUser, Unsaved, UserId, seal, socket_of,
 };
 use crate::protocol::RoomName;
 use crate::server::clock::Now;
@@ -15,6 +15,7 @@ use crate::server::hub::state::connections::Query;
 use crate::server::hub::state::deferred_lines::DeferredLine;
 use crate::server::hub::state::index::UserIx;
 use crate::server::hub::state::memberships::spans::{Block, Spans};
+use crate::server::hub::state::moderation::{Moderation, ModerationTable};
 use crate::server::limits::Limits;
 use crate::server::net::ConnId;
 use crate::server::net::outbox::{Lines, Meter};
@@ -47,7 +48,7 @@ struct Rows {
     accounts: Vec<(UserId, SavedAccount)>,
     blocks: Vec<(u64, SavedBlock<Block>)>,
     mailboxes: Vec<(UserId, SavedMailbox)>,
-    scopes: Vec<(u64, SavedScope)>,
+    scopes: Vec<(u64, SavedScope<Moderation>)>,
 }
 
 impl Rows {
@@ -71,10 +72,7 @@ impl Rows {
             Collection::Moderation => self.scopes.push((key, serde_json::from_str(value)?)),
             Collection::Spans => self.blocks.push((key, serde_json::from_str(value)?)),
             Collection::Socket => {
-                let slot = u32::try_from(key >> 32).unwrap_or_default();
-                let generation = u32::try_from(key & u64::from(u32::MAX)).unwrap_or_default();
-                let socket = ConnId { slot, generation };
-                self.sockets.push((socket, serde_json::from_str(value)?));
+                self.sockets.push((socket_of(key), serde_json::from_str(value)?));
             }
         }
         Ok(())
@@ -93,11 +91,75 @@ pub(in crate::server::hub) fn restore(
     meter: &Meter,
 ) -> Result<State, UnreadableEntry> {
     let rows = Rows::parse(snapshot)?;
-    let last_moderation = rows.scopes.iter().map(|(number, _)| *number).max().unwrap_or_default();
-    let state = State::new(limits, snapshot.last, last_moderation, &snapshot.latest);
+    let (moderation, visited) = restore_moderation(limits, rows.scopes);
+    let mut state = State::new(limits, snapshot.last, moderation, &snapshot.latest);
+    for (id, SavedAccount { name, hash, .. }) in &rows.accounts {
+        let (name, hash) = (name.clone(), hash.clone());
+        state.accounts.restore(Account { person: *id, name, hash });
+    }
+    restore_mail(&mut state, &rows.mailboxes, &snapshot.mail);
+    // Users refer to accounts and moderation, and then to each other.
     let mut restorer = Restorer { state, limits, now, meter };
-    restorer.run(rows, &snapshot.mail);
-    Ok(restorer.state)
+    for (id, saved) in &rows.users {
+        restorer.restore_user(*id, saved);
+    }
+    for room in visited {
+        if let Some(room) = restorer.state.rooms.named(room.key()) {
+            restorer.state.visit(room);
+        }
+    }
+    restorer.restore_ignores(&rows.users, &rows.accounts);
+    for (id, saved) in &rows.users {
+        restorer.restore_query(*id, saved);
+    }
+    Unsaved::default().collect(&mut restorer.state); // what was restored is stored
+    for (id, saved) in &rows.users {
+        restorer.restore_rights(*id, &saved.operates);
+    }
+    for (socket, saved) in &rows.sockets {
+        restorer.restore_socket(*socket, saved);
+    }
+    let mut state = restorer.state;
+    for (number, SavedBlock { person, stays }) in rows.blocks {
+        let owner = state.users.find(person).map(|user| (user, person));
+        state.memberships.restore_block(number, owner, stays);
+    }
+    end_lost_users(&mut state);
+    let is_takeover = !rows.sockets.is_empty();
+    if !is_takeover {
+        state.drop_departed_everywhere();
+    }
+    Ok(state)
+}
+
+/// Returns the moderation, and the rooms that connected users have visited.
+fn restore_moderation(
+    limits: &Limits,
+    scopes: Vec<(u64, SavedScope<Moderation>)>,
+) -> (ModerationTable, Vec<RoomName>) {
+    let last_number = scopes.iter().map(|(number, _)| *number).max().unwrap_or_default();
+    let (mut table, mut visited) = (ModerationTable::new(last_number), Vec::new());
+    for (number, SavedScope { room, seal: sealed, order, was_visited }) in scopes {
+        let SavedOrder { mut moderation, topic } = order;
+        if room.is_none() && (sealed.is_none() || sealed != seal(limits)) {
+            moderation.operators.clear();
+        }
+        visited.extend(room.clone().filter(|_| was_visited));
+        table.restore(number, room, moderation, topic);
+    }
+    (table, visited)
+}
+
+/// What was delivered after the row was stored waits again.
+fn restore_mail(state: &mut State, mailboxes: &[(UserId, SavedMailbox)], mail: &[(UserId, u64)]) {
+    for (account, saved) in mailboxes {
+        if state.accounts.has(*account) {
+            state.mail.restore(*account, saved.after, saved.paged);
+        }
+    }
+    for (account, id) in mail {
+        state.mail.restore_message(*account, *id);
+    }
 }
 
 struct Restorer<'r> {
@@ -108,60 +170,6 @@ struct Restorer<'r> {
 }
 
 impl Restorer<'_> {
-    fn run(&mut self, mut rows: Rows, mail: &[(UserId, u64)]) {
-        for (id, SavedAccount { name, hash, .. }) in &rows.accounts {
-            let (name, hash) = (name.clone(), hash.clone());
-            self.state.accounts.restore(Account { person: *id, name, hash });
-        }
-        self.restore_mail(&rows.mailboxes, mail);
-        let visited = self.restore_moderation(std::mem::take(&mut rows.scopes));
-        // Users refer to accounts and moderation, and then to each other.
-        for (id, saved) in &rows.users {
-            self.restore_user(*id, saved);
-        }
-        for room in visited {
-            if let Some(room) = self.state.rooms.named(room.key()) {
-                self.state.visit(room);
-            }
-        }
-        self.restore_ignores(&rows);
-        for (id, saved) in &rows.users {
-            self.restore_query(*id, saved);
-        }
-        Unsaved::default().collect(&mut self.state); // what was restored is stored
-        for (id, saved) in &rows.users {
-            self.restore_rights(*id, &saved.operates);
-        }
-        let is_takeover = !rows.sockets.is_empty();
-        for (socket, saved) in &rows.sockets {
-            self.restore_socket(*socket, saved);
-        }
-        for (number, SavedBlock { person, stays }) in rows.blocks {
-            let owner = self.state.users.find(person).map(|user| (user, person));
-            self.state.memberships.restore_block(number, owner, stays);
-        }
-        self.end_lost_users();
-        if !is_takeover {
-            self.state.drop_departed_everywhere();
-        }
-    }
-
-    /// Returns the rooms that connected users have visited.
-    fn restore_moderation(&mut self, scopes: Vec<(u64, SavedScope)>) -> Vec<RoomName> {
-        let mut visited = Vec::new();
-        for (number, SavedScope { room, seal: sealed, mut order, was_visited }) in scopes {
-            if room.is_none() && (sealed.is_none() || sealed != seal(self.limits)) {
-                order.operators.clear();
-            }
-            if was_visited {
-                visited.extend(room.clone());
-            }
-            self.state.moderation.restore(number, room, order);
-        }
-        self.state.wake_lobby();
-        visited
-    }
-
     fn restore_user(&mut self, id: UserId, saved: &SavedUser) {
         let state = &mut self.state;
         if state.users.holder(saved.name.key()).is_some() {
@@ -210,33 +218,23 @@ impl Restorer<'_> {
     }
 
     /// The entry of a user is at least as recent as that of the account.
-    fn restore_ignores(&mut self, rows: &Rows) {
-        for (id, saved) in &rows.accounts {
+    fn restore_ignores(
+        &mut self,
+        users: &[(UserId, SavedUser)],
+        accounts: &[(UserId, SavedAccount)],
+    ) {
+        for (id, saved) in accounts {
             if !self.state.users.is_online(*id) {
                 self.state.relations.restore(*id, saved.ignores.clone());
             }
         }
-        for (id, saved) in &rows.users {
+        for (id, saved) in users {
             if self.state.users.is_online(*id) {
                 self.state.relations.restore(*id, saved.ignores.clone());
             }
         }
-        let users = &self.state.users;
-        for user in users.by_id() {
-            self.state.relations.log_in(users[user].id, |person| users.is_online(person));
-        }
-    }
-
-    /// What was delivered after the row was stored waits again.
-    fn restore_mail(&mut self, mailboxes: &[(UserId, SavedMailbox)], mail: &[(UserId, u64)]) {
-        let state = &mut self.state;
-        for (account, saved) in mailboxes {
-            if state.accounts.has(*account) {
-                state.mail.restore(*account, saved.after, saved.paged);
-            }
-        }
-        for (account, id) in mail {
-            state.mail.restore_message(*account, *id);
+        for user in self.state.users.by_id() {
+            self.state.relations.log_in(self.state.users[user].id);
         }
     }
 
@@ -259,13 +257,11 @@ impl Restorer<'_> {
     fn restore_query(&mut self, id: UserId, saved: &SavedUser) {
         let Some(user) = self.state.users.find(id) else { return };
         let connection = self.state.users[user].connection;
-        match saved.query {
-            Query::On(other) => match self.state.users.find(other) {
-                Some(other) => self.state.begin_query(connection, other),
-                None => self.state.end_query(connection, Query::Gone),
-            },
-            query => self.state.end_query(connection, query),
-        }
+        let query = match saved.query {
+            Query::On(other) if !self.state.users.is_online(other) => Query::Gone,
+            query => query,
+        };
+        self.state.set_query(connection, query);
     }
 
     fn restore_socket(&mut self, socket: ConnId, saved: &SavedSocket) {
@@ -288,17 +284,16 @@ impl Restorer<'_> {
             self.restore_position(user, &saved.position);
         }
     }
+}
 
-    /// Ends users that have neither a socket nor a session.
-    fn end_lost_users(&mut self) {
-        for user in self.state.users.by_id() {
-            let connection = self.state.connection_of(user);
-            if connection.socket.is_none() && connection.session().is_none() {
-                self.state.end_queries_with(user);
-                let own = self.state.users[user].connection;
-                self.state.end_query(own, Query::Off);
-                self.state.remove_user(user);
-            }
+/// Ends users that have neither a socket nor a session.
+fn end_lost_users(state: &mut State) {
+    for user in state.users.by_id() {
+        let connection = state.connection_of(user);
+        if connection.socket.is_none() && connection.session.is_none() {
+            state.end_queries_with(user);
+            state.set_query(state.users[user].connection, Query::Off);
+            state.remove_user(user);
         }
     }
 }
@@ -487,6 +482,6 @@ mod tests {
             vec![(Collection::Account, 1, account.to_owned()), (Collection::Session, 1, user)];
         let hub = Driver::restored(Limits::default(), &Snapshot { entries, ..Snapshot::default() });
         let alice = hub.state.users.named("alice").expect("restored");
-        assert!(hub.state.relations.ignores_of(hub.state.users[alice].id).is_empty());
+        assert!(hub.state.relations.of(hub.state.users[alice].id).ignores.is_empty());
     }
 }

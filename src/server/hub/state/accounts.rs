@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::confusables::ConfusableIndex;
 use super::dirty::Dirty;
 use super::id_map::IdMap;
 use crate::protocol::{Key, Name};
@@ -27,38 +28,36 @@ pub(crate) struct Proof {
     pub(crate) hash: Arc<str>,
 }
 
-/// All accounts, indexed by name, user id and skeleton.
+/// All accounts.
 #[derive(Debug, Default)]
 pub(crate) struct Accounts {
-    by_name: HashMap<Key, Account>,
-    names: IdMap<UserId, Key>,
-    /// The account for each of [`Name::skeletons`]; the first account with a skeleton
-    /// has the entry.
-    by_skeleton: HashMap<Box<str>, Key>,
+    by_id: IdMap<UserId, Account>,
+    by_name: HashMap<Key, UserId>,
+    confusables: ConfusableIndex<UserId>,
     /// Accounts that were created, changed or deleted.
     pub(crate) dirty: Dirty<UserId>,
 }
 
 impl Accounts {
     pub(crate) fn named(&self, name: &Key) -> Option<&Account> {
-        self.by_name.get(name)
+        self.of(*self.by_name.get(name)?)
     }
 
     pub(crate) fn of(&self, person: UserId) -> Option<&Account> {
-        self.by_name.get(self.names.get(&person)?)
+        self.by_id.get(&person)
     }
 
     pub(crate) fn has(&self, person: UserId) -> bool {
-        self.names.contains_key(&person)
+        self.by_id.contains_key(&person)
     }
 
     /// The account whose name has this skeleton.
     pub(crate) fn confusable_with(&self, skeleton: &str) -> Option<&Account> {
-        self.by_name.get(self.by_skeleton.get(skeleton)?)
+        self.of(self.confusables.find(skeleton)?)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.by_name.len()
+        self.by_id.len()
     }
 
     pub(super) fn create(&mut self, account: Account) {
@@ -67,39 +66,33 @@ impl Accounts {
     }
 
     pub(crate) fn restore(&mut self, account: Account) {
-        for skeleton in account.name.skeletons() {
-            let key = || account.name.key().clone();
-            self.by_skeleton.entry(skeleton.into()).or_insert_with(key);
-        }
-        self.names.insert(account.person, account.name.key().clone());
-        self.by_name.insert(account.name.key().clone(), account);
+        self.confusables.add(&account.name, account.person);
+        self.by_name.insert(account.name.key().clone(), account.person);
+        self.by_id.insert(account.person, account);
     }
 
     /// Changes the password hash; returns the account.
     pub(crate) fn set_hash(&mut self, person: UserId, hash: Arc<str>) -> Option<&Account> {
-        let account = self.by_name.get_mut(self.names.get(&person)?)?;
+        let account = self.by_id.get_mut(&person)?;
         account.hash = hash;
         self.dirty.mark(person);
         Some(account)
     }
 
     pub(super) fn remove(&mut self, person: UserId) -> Option<Account> {
-        let account = self.by_name.remove(&self.names.remove(&person)?)?;
-        for skeleton in account.name.skeletons() {
-            if self.by_skeleton.get(&*skeleton) == Some(account.name.key()) {
-                self.by_skeleton.remove(&*skeleton);
-            }
-        }
+        let account = self.by_id.remove(&person)?;
+        self.by_name.remove(account.name.key());
+        self.confusables.remove(&account.name, person);
         self.dirty.mark(person);
         Some(account)
     }
 
     /// Checks the indexes.
     pub(super) fn check(&self, holder: impl Fn(&Key) -> Option<UserId>) {
-        assert_eq!(self.names.len(), self.by_name.len(), "each account has one name");
-        for account in self.by_name.values() {
+        assert_eq!(self.by_name.len(), self.by_id.len(), "each account has one name");
+        for account in self.by_id.values() {
             let (person, key) = (account.person, account.name.key());
-            assert_eq!(self.names.get(&person), Some(key), "user ids map to accounts");
+            assert_eq!(self.by_name.get(key), Some(&person), "names map to accounts");
             let is_free = holder(key).is_none_or(|holder| holder == person);
             assert!(is_free, "only the owner uses the name");
         }

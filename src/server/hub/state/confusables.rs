@@ -1,39 +1,43 @@
-//! The index of online users by the skeletons of their names (UTS 39, see
-//! [`Name::skeletons`]). It finds names that are confusable with a new name; logins and
-//! renames refuse those.
+//! An index of names by their skeletons (UTS 39, see [`Name::skeletons`]). It finds names that
+//! are confusable with a new name; logins and renames refuse those.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 
-use super::index::UserIx;
+use super::id_map::IdMap;
 use crate::protocol::Name;
 
-/// Users by a hash of each skeleton, which takes a third of the memory of the skeletons
+/// Owners of names by a hash of each skeleton, which takes a third of the memory of the skeletons
 /// themselves. The hash key is secret, so clients cannot construct collisions.
-#[derive(Debug, Default)]
-pub(super) struct ConfusableIndex {
+#[derive(Debug)]
+pub(super) struct ConfusableIndex<O> {
     hasher: RandomState,
-    by_hash: HashMap<u64, UserIx>,
+    by_hash: IdMap<u64, O>,
 }
 
-impl ConfusableIndex {
-    /// The online user whose name has this skeleton.
-    pub(super) fn find(&self, skeleton: &str) -> Option<UserIx> {
+impl<O> Default for ConfusableIndex<O> {
+    fn default() -> Self {
+        Self { hasher: RandomState::new(), by_hash: IdMap::default() }
+    }
+}
+
+impl<O: Copy + PartialEq> ConfusableIndex<O> {
+    /// The owner of a name with this skeleton.
+    pub(super) fn find(&self, skeleton: &str) -> Option<O> {
         self.by_hash.get(&self.hasher.hash_one(skeleton)).copied()
     }
 
-    /// Adds a user's name. The first user with a skeleton keeps its entry.
-    pub(super) fn add(&mut self, name: &Name, user: UserIx) {
+    /// Adds a name. The first owner of a skeleton keeps its entry.
+    pub(super) fn add(&mut self, name: &Name, owner: O) {
         for skeleton in name.skeletons() {
-            self.by_hash.entry(self.hasher.hash_one(&*skeleton)).or_insert(user);
+            self.by_hash.entry(self.hasher.hash_one(&*skeleton)).or_insert(owner);
         }
     }
 
-    /// Removes a user's name.
-    pub(super) fn remove(&mut self, name: &Name, user: UserIx) {
+    /// Removes a name.
+    pub(super) fn remove(&mut self, name: &Name, owner: O) {
         for skeleton in name.skeletons() {
             let hash = self.hasher.hash_one(&*skeleton);
-            if self.by_hash.get(&hash) == Some(&user) {
+            if self.by_hash.get(&hash) == Some(&owner) {
                 self.by_hash.remove(&hash);
             }
         }

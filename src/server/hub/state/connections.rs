@@ -10,8 +10,7 @@ use slab::Slab;
 
 use super::deferred_lines::{DeferredLine, DeferredLines};
 use super::dirty::Dirty;
-use super::index::UserIx;
-use super::index::{ConnectionIx, RoomIx};
+use super::index::{ConnectionIx, RoomIx, UserIx};
 use super::pending::{Content, LongReply, PendingRequest};
 use crate::commands::Setting;
 use crate::protocol::Tags;
@@ -35,10 +34,11 @@ pub(crate) struct Connection {
     pub(crate) current: Option<RoomIx>,
     pub(crate) query: Query,
     pub(crate) delivery: DeliveryMode,
-    deferred: Option<Box<DeferredLines>>,
+    pub(crate) deferred: Option<Box<DeferredLines>>,
     /// The hash of the token by which the session resumes, if the client has asked for one.
-    session: Option<Box<TokenHash>>,
-    pending: Option<Box<PendingRequest>>,
+    pub(crate) session: Option<Box<TokenHash>>,
+    /// Blocks further lines.
+    pub(crate) pending: Option<Box<PendingRequest>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,15 +152,6 @@ impl Connection {
         if let Phase::LoggedIn(user) = self.phase { Some(user) } else { None }
     }
 
-    pub(crate) fn session(&self) -> Option<TokenHash> {
-        self.session.as_deref().copied()
-    }
-
-    /// Returns whether a request blocks further lines.
-    pub(crate) fn is_pending(&self) -> bool {
-        self.pending.is_some()
-    }
-
     /// Returns whether the last line is not answered, or not completely.
     pub(crate) fn is_answering(&self) -> bool {
         let is_login = |reply: &LongReply| matches!(reply.content, Content::Mail { .. });
@@ -178,10 +169,6 @@ impl Connection {
     /// Returns whether it has a socket and is catching up.
     pub(crate) fn is_catching_up(&self) -> bool {
         self.socket.is_some() && self.delivery != DeliveryMode::Live
-    }
-
-    pub(crate) fn deferred(&self) -> Option<&DeferredLines> {
-        self.deferred.as_deref()
     }
 }
 
@@ -319,11 +306,10 @@ impl Connections {
         }
     }
 
-    pub(super) fn set_query(&mut self, ix: ConnectionIx, query: Query) -> Query {
-        if self.all[ix].query == query {
-            return query;
+    pub(super) fn set_query(&mut self, ix: ConnectionIx, query: Query) {
+        if self.all[ix].query != query {
+            self.change_user(ix).query = query;
         }
-        std::mem::replace(&mut self.change_user(ix).query, query)
     }
 
     pub(super) fn set_delivery(&mut self, ix: ConnectionIx, mode: DeliveryMode) {
@@ -363,10 +349,6 @@ impl Connections {
         self.all[ix].session = Some(Box::new(token));
     }
 
-    pub(super) fn end_session(&mut self, ix: ConnectionIx) -> Option<TokenHash> {
-        self.all[ix].session.take().map(|token| *token)
-    }
-
     /// Stops reading from a socket that gets its farewell. The connection of a user is kept
     /// without a socket; the user ends or may resume.
     pub(crate) fn close(&mut self, socket: ConnId) {
@@ -402,9 +384,12 @@ impl Connections {
         self.plug(socket, ix);
     }
 
-    /// Removes the connection of a user who has logged out. Its socket is closed before.
-    pub(super) fn remove(&mut self, ix: ConnectionIx) {
-        self.all.remove(ix);
+    /// Removes the connection of a user who logs out, and closes its socket.
+    pub(super) fn remove(&mut self, ix: ConnectionIx) -> Connection {
+        if let Some(socket) = self.all[ix].socket {
+            self.close(socket);
+        }
+        self.all.remove(ix)
     }
 
     /// Deletes a socket that is closed.

@@ -1,5 +1,5 @@
-//! Hash maps by ids that the server assigns. A client cannot choose such an id, so a hash
-//! without a secret is safe, and it is cheaper.
+//! Hash maps by ids that the server assigns, and by hashes with a secret. A client cannot choose
+//! such a key, so a hash without a secret is safe, and it is cheaper.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};

@@ -6,8 +6,7 @@ pub(crate) mod spans;
 use std::collections::{BTreeMap, HashMap};
 
 use super::dirty::Dirty;
-use super::index::RoomIx;
-use super::index::UserIx;
+use super::index::{RoomIx, UserIx};
 use super::messages::Messages;
 use crate::protocol::{Key, Name};
 use crate::server::record::UserId;
@@ -183,11 +182,6 @@ impl Memberships {
     /// Finds a member by name.
     pub(crate) fn named(&self, room: RoomIx, name: &Key) -> Option<&Member> {
         self.by_room[room].by_name.get(name)
-    }
-
-    /// The spans that may contain a message after this id.
-    pub(crate) fn spans_after(&self, user: UserIx, message: u64) -> Vec<MembershipSpan> {
-        self.by_user[user].spans.after(message)
     }
 
     /// The spans of a user.

@@ -5,12 +5,12 @@ pub(crate) mod recent;
 
 use std::sync::Arc;
 
-use crate::protocol::{Cid, Key, Stamp};
+use crate::protocol::Stamp;
 use crate::server::clock::Now;
 use crate::server::limits::Limits;
-use crate::server::record::{Record, UserId};
+use crate::server::record::Record;
 use cids::RecentCids;
-use recent::{Lookup, Recent};
+use recent::Recent;
 
 /// The largest step back during which timestamps stand still, in milliseconds.
 ///
@@ -26,8 +26,8 @@ pub(crate) struct Messages {
     last_id: u64,
     /// The time of the last event; see [`Self::stamp`].
     last_time: Stamp,
-    recent: Recent,
-    cids: RecentCids,
+    pub(crate) recent: Recent,
+    pub(crate) cids: RecentCids,
 }
 
 impl Messages {
@@ -76,26 +76,6 @@ impl Messages {
             self.cids.discard(record.author, cid);
         }
         Some(record)
-    }
-
-    /// The message that an author has sent with this cid, if it is recent.
-    pub(crate) fn sent_with(&self, author: UserId, cid: &Cid) -> Option<Arc<Record>> {
-        self.cids.find(author, cid)
-    }
-
-    /// Looks up a message; its id must have been assigned.
-    pub(crate) fn find(&self, id: u64) -> Lookup<'_> {
-        self.recent.find(id)
-    }
-
-    /// All messages after an id; `None` if some of them are no longer in memory.
-    pub(crate) fn since(&self, after: u64) -> Option<impl Iterator<Item = &Arc<Record>>> {
-        self.recent.since(after)
-    }
-
-    /// Whether the room certainly has no message after an id.
-    pub(crate) fn is_silent(&self, room: &Key, after: u64) -> bool {
-        self.recent.is_silent(room, after)
     }
 }
 

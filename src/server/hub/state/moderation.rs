@@ -8,6 +8,7 @@ pub(crate) mod bans;
 pub(crate) mod expiry;
 pub(crate) mod lock;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Index;
 
@@ -15,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use slab::Slab;
 
 use super::dirty::Dirty;
-use super::id_map::IdMap;
 use super::index::{ModerationIx, RoomIx, SERVER};
 use crate::protocol::{Key, Name, RoomName};
 use crate::server::clock::Now;
@@ -55,43 +55,27 @@ pub(crate) struct Mute {
     pub(crate) until: Expiry,
 }
 
-/// The moderation of one room or of the server.
-#[derive(Debug, Default)]
-pub(crate) struct Moderation {
-    /// `None` for the server.
-    room: Option<RoomName>,
-    /// The key in the storage.
-    number: u64,
-    /// Whether it has been stored, so that its end must be stored too.
-    is_stored: bool,
-    operators: Vec<UserId>,
-    mutes: Vec<Mute>,
-    bans: Vec<Ban>,
-    lock: Lock,
-    /// The topic of a dormant room.
-    dormant_topic: Option<Box<str>>,
-}
-
-/// The rights and lists as stored. Fields may be added, but not renamed.
+/// The moderation of one room or of the server. A stored form: fields may be added, but not
+/// renamed.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct SavedModeration {
+pub(crate) struct Moderation {
+    /// `None` for the server.
+    #[serde(skip)]
+    pub(crate) room: Option<RoomName>,
+    /// The key in the storage.
+    #[serde(skip)]
+    number: u64,
+    /// Whether it has been stored, so that its end must be stored too.
+    #[serde(skip)]
+    pub(crate) is_stored: bool,
     pub(crate) operators: Vec<UserId>,
-    pub(crate) mutes: Vec<Mute>,
+    mutes: Vec<Mute>,
     pub(crate) bans: Vec<Ban>,
     pub(crate) lock: Lock,
-    pub(crate) topic: Option<Box<str>>,
 }
 
 impl Moderation {
-    pub(crate) fn room(&self) -> Option<&RoomName> {
-        self.room.as_ref()
-    }
-
-    pub(crate) fn operators(&self) -> &[UserId] {
-        &self.operators
-    }
-
     pub(crate) fn is_operator(&self, person: UserId) -> bool {
         self.operators.contains(&person)
     }
@@ -99,18 +83,6 @@ impl Moderation {
     /// The mute of a user, unless it has expired.
     pub(crate) fn mute_of(&self, now: Now, person: UserId) -> Option<&Mute> {
         self.mutes.iter().find(|mute| mute.person == person && !mute.until.is_over(now))
-    }
-
-    pub(crate) fn bans(&self) -> &[Ban] {
-        &self.bans
-    }
-
-    pub(crate) fn lock(&self) -> &Lock {
-        &self.lock
-    }
-
-    pub(crate) fn dormant_topic(&self) -> Option<&str> {
-        self.dormant_topic.as_deref()
     }
 
     /// Whether anything is left to apply when no member can return. Operators count if they
@@ -122,17 +94,6 @@ impl Moderation {
         };
         let has_rest = !self.mutes.is_empty() || !self.bans.is_empty() || !self.lock.is_default();
         is_operated || has_rest
-    }
-
-    /// The stored form, with the topic of the room.
-    pub(crate) fn saved(&self, topic: Option<&str>) -> SavedModeration {
-        SavedModeration {
-            operators: self.operators.clone(),
-            mutes: self.mutes.clone(),
-            bans: self.bans.clone(),
-            lock: self.lock.clone(),
-            topic: topic.map(Into::into),
-        }
     }
 }
 
@@ -152,10 +113,10 @@ fn replace<T>(list: &mut Vec<T>, most: usize, entry: T, is_same: impl Fn(&T, &T)
 pub(crate) struct ModerationTable {
     all: Slab<Moderation>,
     by_number: HashMap<u64, ModerationIx>,
-    /// Moderation of rooms without members.
-    dormant: HashMap<Key, ModerationIx>,
+    /// Moderation of rooms without members, and their topics.
+    dormant: HashMap<Key, (ModerationIx, Option<Box<str>>)>,
     /// Where each user is an operator.
-    operated: IdMap<UserId, BTreeSet<ModerationIx>>,
+    operated: BTreeSet<(UserId, ModerationIx)>,
     last_number: u64,
     pub(crate) dirty: Dirty<ModerationIx>,
     /// Numbers of stored moderation that has ended.
@@ -174,7 +135,7 @@ impl Index<ModerationIx> for ModerationTable {
 
 impl ModerationTable {
     /// A table with the server's moderation only; numbers continue after `last_number`.
-    pub(super) fn new(last_number: u64) -> Self {
+    pub(crate) fn new(last_number: u64) -> Self {
         let mut all = Slab::new();
         let server = all.insert(Moderation { number: SERVER_NUMBER, ..Moderation::default() });
         debug_assert_eq!(server, SERVER);
@@ -182,7 +143,7 @@ impl ModerationTable {
             all,
             by_number: HashMap::from([(SERVER_NUMBER, server)]),
             dormant: HashMap::new(),
-            operated: IdMap::default(),
+            operated: BTreeSet::new(),
             last_number,
             dirty: Dirty::default(),
             dirty_ended: Dirty::default(),
@@ -201,94 +162,85 @@ impl ModerationTable {
     }
 
     /// Restores stored moderation; that of a room is dormant. `None` is the server's.
-    pub(crate) fn restore(&mut self, number: u64, room: Option<RoomName>, saved: SavedModeration) {
-        let SavedModeration { operators, mutes, bans, lock, topic } = saved;
+    pub(crate) fn restore(
+        &mut self,
+        number: u64,
+        room: Option<RoomName>,
+        saved: Moderation,
+        topic: Option<Box<str>>,
+    ) {
         let ix = match &room {
             None => SERVER,
             Some(_) => self.all.insert(Moderation::default()),
         };
         if let Some(room) = &room {
             self.by_number.insert(number, ix);
-            self.dormant.insert(room.key().clone(), ix);
+            self.dormant.insert(room.key().clone(), (ix, topic));
         }
-        for operator in &operators {
-            self.operated.entry(*operator).or_default().insert(ix);
-        }
-        let is_stored = true;
-        let dormant_topic = topic;
-        self.all[ix] =
-            Moderation { room, number, is_stored, operators, mutes, bans, lock, dormant_topic };
+        self.operated.extend(saved.operators.iter().map(|operator| (*operator, ix)));
+        self.all[ix] = Moderation { room, number, is_stored: true, ..saved };
     }
 
     /// Deletes the moderation of a room that has ended.
     pub(crate) fn remove(&mut self, ix: ModerationIx) {
         for operator in std::mem::take(&mut self.all[ix].operators) {
-            self.forget_operator(ix, operator);
+            self.operated.remove(&(operator, ix));
             self.dirty_operators.mark(operator);
         }
-        let Moderation { number, is_stored, room, .. } = self.all.remove(ix);
+        let Moderation { number, is_stored, .. } = self.all.remove(ix);
         self.by_number.remove(&number);
-        if let Some(room) = room
-            && self.dormant.get(room.key()) == Some(&ix)
-        {
-            self.dormant.remove(room.key());
-        }
         if is_stored {
             self.dirty_ended.mark(number);
         }
     }
 
-    fn forget_operator(&mut self, ix: ModerationIx, person: UserId) {
-        if let Some(operated) = self.operated.get_mut(&person) {
-            operated.remove(&ix);
-            if operated.is_empty() {
-                self.operated.remove(&person);
-            }
-        }
-    }
-
     /// Makes the moderation of a room without members dormant.
     pub(super) fn deactivate(&mut self, ix: ModerationIx, topic: Option<Box<str>>) {
-        let moderation = &mut self.all[ix];
-        moderation.dormant_topic = topic;
-        if let Some(room) = &moderation.room {
-            self.dormant.insert(room.key().clone(), ix);
+        if let Some(room) = &self.all[ix].room {
+            self.dormant.insert(room.key().clone(), (ix, topic));
         }
     }
 
     /// Ends the dormancy of a room; returns its moderation and its topic.
-    pub(crate) fn activate(&mut self, room: &Key) -> Option<(ModerationIx, Option<Box<str>>)> {
-        let ix = self.dormant.remove(room)?;
-        Some((ix, self.all[ix].dormant_topic.take()))
+    pub(super) fn activate(&mut self, room: &Key) -> Option<(ModerationIx, Option<Box<str>>)> {
+        self.dormant.remove(room)
     }
 
-    pub(super) fn is_dormant(&self, room: &Key) -> bool {
+    /// Whether there is moderation for a room that does not exist.
+    pub(crate) fn is_dormant(&self, room: &Key) -> bool {
         self.dormant.contains_key(room)
     }
 
-    /// The dormant moderation, in the order of its numbers.
-    pub(crate) fn dormant(&self) -> Vec<ModerationIx> {
-        let mut all: Vec<ModerationIx> = self.dormant.values().copied().collect();
-        all.sort_unstable_by_key(|ix| self.all[*ix].number);
-        all
+    /// The topic of a dormant room.
+    pub(crate) fn dormant_topic(&self, room: &Key) -> Option<&str> {
+        self.dormant.get(room)?.1.as_deref()
     }
 
-    /// The dormant rooms to end if there are more than `most`, an eighth of them at once: first
-    /// those that no account operates and no server operator has locked, then those of the
-    /// accounts that operate the most; the oldest first.
-    pub(super) fn surplus_dormant(
-        &self,
+    /// Ends the dormancy of all rooms; returns their moderation and their topics.
+    pub(super) fn activate_all(
+        &mut self,
+    ) -> impl Iterator<Item = (ModerationIx, Option<Box<str>>)> + use<> {
+        std::mem::take(&mut self.dormant).into_values()
+    }
+
+    /// Ends dormant rooms if there are more than `most`, an eighth of them at once: first those
+    /// that no account operates and no server operator has locked, then those of the accounts
+    /// that operate the most; the oldest first.
+    pub(super) fn end_surplus_dormant(
+        &mut self,
         most: usize,
         has_account: impl Fn(UserId) -> bool,
-    ) -> Vec<ModerationIx> {
+    ) {
         if self.dormant.len() <= most {
-            return Vec::new();
+            return;
         }
+        let mut newest: Vec<ModerationIx> = self.dormant.values().map(|(ix, _)| *ix).collect();
+        newest.sort_unstable_by_key(|ix| Reverse(self.all[*ix].number));
         let mut newer: HashMap<UserId, usize> = HashMap::new();
         // The number of the room among those that the same account operates, from the newest.
         let mut rank = |ix: ModerationIx| {
             let Moderation { operators, lock, .. } = &self.all[ix];
-            if lock.is_by_server() {
+            if lock.is_by_server {
                 return 0;
             }
             let accounts = operators.iter().filter(|person| has_account(**person));
@@ -299,11 +251,14 @@ impl ModerationTable {
             });
             counts.min().unwrap_or(usize::MAX)
         };
-        let mut ranked: Vec<_> =
-            self.dormant().into_iter().rev().map(|ix| (rank(ix), ix)).collect();
-        // Stable, and the newest are first.
-        ranked.sort_by_key(|(rank, _)| *rank);
-        ranked.into_iter().skip(most - most / 8).map(|(_, ix)| ix).collect()
+        let mut ranked: Vec<_> = newest.into_iter().map(|ix| (rank(ix), ix)).collect();
+        ranked.sort_by_key(|(rank, _)| *rank); // stable
+        for (_, ix) in ranked.into_iter().skip(most - most / 8) {
+            if let Some(room) = &self.all[ix].room {
+                self.dormant.remove(room.key());
+            }
+            self.remove(ix);
+        }
     }
 
     pub(crate) fn index_of(&self, number: u64) -> Option<ModerationIx> {
@@ -316,7 +271,7 @@ impl ModerationTable {
 
     /// Where a user is an operator.
     pub(crate) fn operated_by(&self, person: UserId) -> impl Iterator<Item = ModerationIx> {
-        self.operated.get(&person).into_iter().flatten().copied()
+        self.operated.range((person, 0)..=(person, usize::MAX)).map(|(_, ix)| *ix)
     }
 
     pub(super) fn mark(&mut self, ix: ModerationIx) {
@@ -327,10 +282,6 @@ impl ModerationTable {
     pub(crate) fn note_stored(&mut self, ix: ModerationIx) -> u64 {
         self.all[ix].is_stored = true;
         self.all[ix].number
-    }
-
-    pub(crate) fn is_stored(&self, ix: ModerationIx) -> bool {
-        self.all[ix].is_stored
     }
 
     pub(crate) fn get(&self, ix: ModerationIx) -> Option<&Moderation> {
@@ -355,13 +306,13 @@ impl ModerationTable {
         if !moderation.operators.contains(&person) {
             moderation.operators.push(person);
         }
-        self.operated.entry(person).or_default().insert(ix);
+        self.operated.insert((person, ix));
         self.dirty_operators.mark(person);
     }
 
     pub(crate) fn demote(&mut self, ix: ModerationIx, person: UserId) {
         self.change(ix).operators.retain(|operator| *operator != person);
-        self.forget_operator(ix, person);
+        self.operated.remove(&(person, ix));
         self.dirty_operators.mark(person);
     }
 
@@ -406,25 +357,26 @@ impl ModerationTable {
 
     /// Locks a room, or changes the key; `key` is a digest.
     pub(crate) fn lock(&mut self, ix: ModerationIx, key: Option<&str>, is_by_server: bool) {
-        self.change(ix).lock.close(key, is_by_server);
+        let lock = &mut self.change(ix).lock;
+        (lock.is_on, lock.is_by_server, lock.key) = (true, is_by_server, key.map(Into::into));
     }
 
     /// Removes the lock and all invitations; returns whether the room was locked.
     pub(crate) fn unlock(&mut self, ix: ModerationIx) -> bool {
-        std::mem::take(&mut self.change(ix).lock).is_on()
+        std::mem::take(&mut self.change(ix).lock).is_on
     }
 
     /// Invites a user; `false` if there are `most` invitations already.
     pub(crate) fn invite(&mut self, ix: ModerationIx, person: UserId, most: usize) -> bool {
-        let invited = self.all[ix].lock.invited_mut();
+        let invited = &mut self.all[ix].lock.invited;
         let fits = replace(invited, most, person, |one, other| one == other);
         self.mark_if(ix, fits)
     }
 
     /// Removes the invitation of a user who has joined.
     pub(crate) fn use_invitation(&mut self, ix: ModerationIx, person: UserId) {
-        if self.all[ix].lock.is_invited(person) {
-            self.change(ix).lock.invited_mut().retain(|invited| *invited != person);
+        if self.all[ix].lock.invited.contains(&person) {
+            self.change(ix).lock.invited.retain(|invited| *invited != person);
         }
     }
 
@@ -437,10 +389,18 @@ impl ModerationTable {
         can_return: impl Fn(UserId) -> bool,
     ) {
         let moderation = &mut self.all[ix];
-        moderation.mutes.retain(|mute| !mute.until.is_over(now) && can_return(mute.person));
+        moderation.mutes.retain(|mute| !mute.until.is_over(now));
         moderation.bans.retain(|ban| !ban.until.is_over(now) && ban.whom.can_match(&can_return));
-        moderation.lock.invited_mut().retain(|person| can_return(*person));
-        self.drop_operators(ix, can_return);
+        self.drop_absent(ix, can_return);
+    }
+
+    fn drop_absent(&mut self, ix: ModerationIx, can_return: impl Fn(UserId) -> bool) {
+        let moderation = &mut self.all[ix];
+        moderation.mutes.retain(|mute| can_return(mute.person));
+        moderation.lock.invited.retain(|person| can_return(*person));
+        for person in moderation.operators.extract_if(.., |person| !can_return(*person)) {
+            self.operated.remove(&(person, ix));
+        }
     }
 
     /// Removes users who cannot log in again; a lock that no one can open then ends.
@@ -450,27 +410,14 @@ impl ModerationTable {
         can_return: impl Fn(UserId) -> bool,
         has_oper_password: bool,
     ) {
-        let has_server_operators = !self.server().operators.is_empty();
-        let moderation = &mut self.all[ix];
-        moderation.mutes.retain(|mute| can_return(mute.person));
-        moderation.lock.invited_mut().retain(|person| can_return(*person));
-        self.drop_operators(ix, can_return);
+        self.drop_absent(ix, can_return);
         // The operator password gives access to locks that a server operator has set.
-        let moderation = &mut self.all[ix];
+        let moderation = &self.all[ix];
         let can_be_unlocked = !moderation.operators.is_empty()
-            || has_server_operators
-            || (moderation.lock.is_by_server() && has_oper_password);
+            || !self.server().operators.is_empty()
+            || (moderation.lock.is_by_server && has_oper_password);
         if !can_be_unlocked && !moderation.lock.is_default() {
             self.change(ix).lock = Lock::default();
-        }
-    }
-
-    fn drop_operators(&mut self, ix: ModerationIx, can_return: impl Fn(UserId) -> bool) {
-        let operators = &mut self.all[ix].operators;
-        let departed: Vec<UserId> =
-            operators.extract_if(.., |person| !can_return(*person)).collect();
-        for person in departed {
-            self.forget_operator(ix, person);
         }
     }
 
@@ -492,15 +439,14 @@ impl ModerationTable {
         for (ix, moderation) in &self.all {
             assert_eq!(self.by_number.get(&moderation.number), Some(&ix), "numbers map to it");
             for operator in &moderation.operators {
-                assert!(self.operated_by(*operator).any(|it| it == ix), "operators know it");
+                assert!(self.operated.contains(&(*operator, ix)), "operators know it");
             }
             if let Some(room) = &moderation.room {
-                let is_dormant = self.dormant.get(room.key()) == Some(&ix);
+                let is_dormant = self.dormant.get(room.key()).is_some_and(|(of, _)| *of == ix);
                 assert_ne!(is_dormant, is_live(room.key()), "a room is live or dormant");
             }
         }
         let operators: usize = self.all.iter().map(|(_, it)| it.operators.len()).sum();
-        let operated: usize = self.operated.values().map(BTreeSet::len).sum();
-        assert_eq!(operated, operators, "no rights that have ended");
+        assert_eq!(self.operated.len(), operators, "no rights that have ended");
     }
 }

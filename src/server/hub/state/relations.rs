@@ -11,19 +11,23 @@ use crate::server::record::UserId;
 #[derive(Debug, Clone)]
 pub(crate) struct Ignored {
     pub(crate) person: UserId,
-    /// The user's last name; set while the user is not online.
-    pub(crate) gone: Option<Name>,
+    /// The last name known; while the user is online, the current one counts.
+    pub(crate) name: Name,
 }
 
 /// The relations of one user.
 #[derive(Debug, Default)]
-struct OfUser {
-    ignores: Vec<Ignored>,
+pub(crate) struct OfUser {
+    /// The users whom this user ignores.
+    pub(crate) ignores: Vec<Ignored>,
     /// Online users who ignore this user, so that offline accounts cost nothing.
-    ignored_by: Vec<UserId>,
+    pub(crate) ignored_by: Vec<UserId>,
     /// Users who have a query with this user.
-    queried_by: Vec<UserId>,
+    pub(crate) queried_by: Vec<UserId>,
 }
+
+static NONE: OfUser =
+    OfUser { ignores: Vec::new(), ignored_by: Vec::new(), queried_by: Vec::new() };
 
 impl OfUser {
     fn is_empty(&self) -> bool {
@@ -42,38 +46,25 @@ pub(crate) struct Relations {
 }
 
 impl Relations {
-    /// The users whom a user ignores.
-    pub(crate) fn ignores_of(&self, user: UserId) -> &[Ignored] {
-        self.of.get(&user).map_or(&[], |of| &of.ignores)
+    /// The relations of a user or account.
+    pub(crate) fn of(&self, user: UserId) -> &OfUser {
+        self.of.get(&user).unwrap_or(&NONE)
     }
 
     pub(crate) fn ignores(&self, user: UserId, other: UserId) -> bool {
-        self.ignores_of(user).iter().any(|ignored| ignored.person == other)
-    }
-
-    /// The online users who ignore a user.
-    pub(crate) fn ignored_by(&self, user: UserId) -> &[UserId] {
-        self.of.get(&user).map_or(&[], |of| &of.ignored_by)
-    }
-
-    /// The users who have a query with a user.
-    pub(crate) fn queried_by(&self, user: UserId) -> &[UserId] {
-        self.of.get(&user).map_or(&[], |of| &of.queried_by)
+        self.of(user).ignores.iter().any(|ignored| ignored.person == other)
     }
 
     /// Ignores a user who is online; returns whether that is new.
-    pub(crate) fn ignore(&mut self, user: UserId, other: UserId) -> bool {
-        let is_new = !self.ignores(user, other);
+    pub(crate) fn ignore(&mut self, user: UserId, person: UserId, name: &Name) -> bool {
+        let is_new = !self.ignores(user, person);
         if is_new {
-            self.add(user, Ignored { person: other, gone: None });
+            self.of.entry(person).or_default().ignored_by.push(user);
+            let ignored = Ignored { person, name: name.clone() };
+            self.of.entry(user).or_default().ignores.push(ignored);
             self.dirty.mark(user);
         }
         is_new
-    }
-
-    fn add(&mut self, user: UserId, ignored: Ignored) {
-        self.of.entry(ignored.person).or_default().ignored_by.push(user);
-        self.of.entry(user).or_default().ignores.push(ignored);
     }
 
     /// Ends the ignore of a user, and of every user who had this name when they logged out.
@@ -83,11 +74,12 @@ impl Relations {
         user: UserId,
         other: Option<UserId>,
         name: &Key,
+        is_online: impl Fn(UserId) -> bool,
     ) -> Vec<Ignored> {
         let Some(of) = self.of.get_mut(&user) else { return Vec::new() };
         let is_match = |ignored: &mut Ignored| {
-            let has_name = ignored.gone.as_ref().is_some_and(|gone| gone.key() == name);
-            Some(ignored.person) == other || has_name
+            let is_gone = ignored.name.key() == name && !is_online(ignored.person);
+            Some(ignored.person) == other || is_gone
         };
         let ended: Vec<Ignored> = of.ignores.extract_if(.., is_match).collect();
         self.prune(user);
@@ -113,30 +105,19 @@ impl Relations {
         }
     }
 
-    /// Restores the ignores of a user or account, with the last names of the ignored users;
-    /// they take effect at the login.
+    /// Restores the ignores of a user or account; they take effect at the login.
     pub(crate) fn restore(&mut self, user: UserId, ignores: Vec<(UserId, Name)>) {
         if !ignores.is_empty() {
-            let ignores = ignores.into_iter();
-            let ignores = ignores.map(|(person, name)| Ignored { person, gone: Some(name) });
+            let ignores = ignores.into_iter().map(|(person, name)| Ignored { person, name });
             self.of.entry(user).or_default().ignores = ignores.collect();
         }
     }
 
-    /// Notes that a user is online: those who ignore them see the current name from now on, and
-    /// so does the user of those whom they ignore.
-    pub(crate) fn log_in(&mut self, user: UserId, is_online: impl Fn(UserId) -> bool) {
-        for by in self.ignored_by(user).to_vec() {
-            if let Some(ignored) = self.entry(by, user) {
-                ignored.gone = None;
-            }
-        }
-        let ignored: Vec<UserId> = self.ignores_of(user).iter().map(|it| it.person).collect();
-        for person in ignored {
-            self.of.entry(person).or_default().ignored_by.push(user);
-            if let Some(ignored) = self.entry(user, person).filter(|_| is_online(person)) {
-                ignored.gone = None;
-            }
+    /// Notes that a user is online.
+    pub(crate) fn log_in(&mut self, user: UserId) {
+        self.renamed.mark(user);
+        for ignored in self.of(user).ignores.clone() {
+            self.of.entry(ignored.person).or_default().ignored_by.push(user);
         }
     }
 
@@ -149,31 +130,27 @@ impl Relations {
         is_guest: bool,
         name_of: impl Fn(UserId) -> Option<Name>,
     ) {
-        for by in self.ignored_by(user).to_vec() {
-            if let Some(ignored) = self.entry(by, user) {
-                ignored.gone = Some(name.clone());
+        for by in self.of(user).ignored_by.clone() {
+            let ignores = self.of.get_mut(&by).into_iter().flat_map(|of| &mut of.ignores);
+            for ignored in ignores.filter(|ignored| ignored.person == user) {
+                ignored.name = name.clone();
             }
         }
-        let mut ignores = self.of.get_mut(&user).map(|of| std::mem::take(&mut of.ignores));
-        for ignored in ignores.iter_mut().flatten() {
+        let Some(of) = self.of.get_mut(&user) else { return };
+        let mut ignores = std::mem::take(&mut of.ignores);
+        for ignored in &mut ignores {
             self.forget_ignored_by(ignored.person, user);
-            ignored.gone = ignored.gone.take().or_else(|| name_of(ignored.person));
+            if let Some(name) = name_of(ignored.person) {
+                ignored.name = name;
+            }
         }
-        if let Some(ignores) = ignores.filter(|ignores| !is_guest && !ignores.is_empty()) {
+        if !is_guest {
             self.of.entry(user).or_default().ignores = ignores;
         }
         self.prune(user);
     }
 
-    fn entry(&mut self, user: UserId, other: UserId) -> Option<&mut Ignored> {
-        let ignores = &mut self.of.get_mut(&user)?.ignores;
-        ignores.iter_mut().find(|ignored| ignored.person == other)
-    }
-
-    /// Notes a new name. The entries of those who ignore the user contain it, but the name at
-    /// their next change is enough: only [`Persisted::Everyone`] stores it at once.
-    ///
-    /// [`Persisted::Everyone`]: crate::server::hub::Persisted::Everyone
+    /// Notes a new name.
     pub(super) fn note_rename(&mut self, user: UserId) {
         self.renamed.mark(user);
     }
@@ -194,9 +171,7 @@ impl Relations {
         for (user, of) in &self.of {
             assert!(!of.is_empty(), "no empty entry");
             for ignored in of.ignores.iter().filter(|_| is_online(*user)) {
-                assert!(self.ignored_by(ignored.person).contains(user), "both ends know it");
-                let is_gone = !is_online(ignored.person);
-                assert_eq!(ignored.gone.is_some(), is_gone, "who is gone has a last name");
+                assert!(self.of(ignored.person).ignored_by.contains(user), "both ends know it");
             }
             for by in &of.ignored_by {
                 assert!(self.ignores(*by, *user) && is_online(*by), "both ends know it");

@@ -6,7 +6,7 @@ use std::ops::Index;
 
 use slab::Slab;
 
-use super::index::{LOBBY, ModerationIx, RoomIx};
+use super::index::{ModerationIx, RoomIx};
 use crate::protocol::{Key, RoomName};
 use crate::server::limits::quota::{Bounds, Exhausted, Quota};
 use crate::server::net::peer::Peer;
@@ -48,13 +48,10 @@ impl Index<RoomIx> for Rooms {
 }
 
 impl Rooms {
-    /// A table with `#lobby` only.
-    pub(super) fn new(moderation: ModerationIx, bounds: Bounds) -> Self {
+    /// A table without rooms.
+    pub(super) fn new(bounds: Bounds) -> Self {
         let (all, by_name, created) = (Slab::new(), HashMap::new(), Quota::new(bounds));
-        let mut rooms = Self { all, by_name, created, last_number: 0, version: 0 };
-        let lobby = rooms.create(&RoomName::lobby(), moderation, None, None);
-        debug_assert_eq!(lobby, LOBBY);
-        rooms
+        Self { all, by_name, created, last_number: 0, version: 0 }
     }
 
     pub(super) fn create(
@@ -83,12 +80,8 @@ impl Rooms {
         room
     }
 
-    pub(super) fn set_topic(&mut self, ix: RoomIx, topic: Option<Box<str>>) -> Option<Box<str>> {
-        std::mem::replace(&mut self.all[ix].topic, topic)
-    }
-
-    pub(super) fn set_moderation(&mut self, ix: RoomIx, moderation: ModerationIx) {
-        self.all[ix].moderation = moderation;
+    pub(super) fn set_topic(&mut self, ix: RoomIx, topic: Option<Box<str>>) {
+        self.all[ix].topic = topic;
     }
 
     /// Notes that a connected user is a member; returns whether that is new.

@@ -60,7 +60,7 @@ impl Sessions {
 
     /// Marks the users who have lost their sockets.
     pub(crate) fn mark_dropped(&mut self) {
-        self.dirty.mark_all(self.dropped.users());
+        self.lost.mark_all(self.dropped.users());
     }
 
     /// When the session of a user ends who has lost the socket.

@@ -46,7 +46,7 @@ pub(crate) struct Users {
     all: Slab<User>,
     by_name: HashMap<Key, UserIx>,
     by_id: IdMap<UserId, UserIx>,
-    confusables: ConfusableIndex,
+    confusables: ConfusableIndex<UserIx>,
     /// The last id assigned, also to accounts.
     last_id: u64,
     /// Users whose stored row changed or who logged out.
@@ -145,6 +145,11 @@ impl Users {
 
     pub(crate) fn find(&self, id: UserId) -> Option<UserIx> {
         self.by_id.get(&id).copied()
+    }
+
+    /// The name of an online user.
+    pub(crate) fn name_of(&self, id: UserId) -> Option<&Name> {
+        self.find(id).map(|ix| &self.all[ix].name)
     }
 
     pub(crate) fn is_online(&self, id: UserId) -> bool {

@@ -24,9 +24,10 @@ pub(crate) struct Spans {
     /// The oldest spans, each block with the number it is stored under.
     blocks: Vec<(u64, Block)>,
     /// The latest spans, in order of their start; all open spans are here.
-    recent: Vec<MembershipSpan>,
+    /// They are stored with the session.
+    pub(crate) recent: Vec<MembershipSpan>,
     /// The last message of the evicted spans.
-    evicted_upto: u64,
+    pub(crate) evicted_upto: u64,
 }
 
 impl Spans {
@@ -34,17 +35,8 @@ impl Spans {
         Self { blocks: Vec::new(), recent, evicted_upto }
     }
 
-    /// The spans that are stored with the session.
-    pub(crate) fn recent(&self) -> &[MembershipSpan] {
-        &self.recent
-    }
-
-    pub(crate) fn evicted_upto(&self) -> u64 {
-        self.evicted_upto
-    }
-
     /// The spans that may contain a message after this id.
-    pub(super) fn after(&self, message: u64) -> Vec<MembershipSpan> {
+    pub(crate) fn after(&self, message: u64) -> Vec<MembershipSpan> {
         let all = self.blocks.iter().flat_map(|(_, block)| block).chain(&self.recent);
         all.filter(|span| span.until.is_none_or(|until| until > message)).cloned().collect()
     }
@@ -63,7 +55,9 @@ impl Spans {
         let last = self.recent.iter_mut().rfind(|span| span.room == *room);
         match last {
             // Merged: nothing was posted while the user was away.
-            Some(span) if span.until.is_some_and(|until| messages.is_silent(room, until)) => {
+            Some(span)
+                if span.until.is_some_and(|until| messages.recent.is_silent(room, until)) =>
+            {
                 span.until = None;
             }
             _ => {
@@ -77,7 +71,7 @@ impl Spans {
     pub(super) fn close(&mut self, room: &Key, messages: &Messages) {
         let is_open = |span: &MembershipSpan| span.room == *room && span.until.is_none();
         let Some(at) = self.recent.iter().rposition(is_open) else { return };
-        if messages.is_silent(room, self.recent[at].from) {
+        if messages.recent.is_silent(room, self.recent[at].from) {
             self.recent.remove(at);
         } else {
             self.recent[at].until = Some(messages.last_id());
@@ -181,7 +175,7 @@ mod tests {
         visit_rooms(&mut hub, 0..1100);
         let known = spans(&hub).after(0);
         assert_eq!(known.len(), 1101);
-        assert!(spans(&hub).recent().len() <= 2 * BLOCK + 1, "a session stays small");
+        assert!(spans(&hub).recent.len() <= 2 * BLOCK + 1, "a session stays small");
         hub = restarted(&mut hub);
         assert_eq!(spans(&hub).after(0), known);
         assert_eq!(spans(&hub).after(1095).len(), 6, "spans that may hold later messages");
@@ -218,7 +212,7 @@ mod tests {
         let (mut hub, token) = with_session();
         let visits = BLOCK * (BLOCKS_MAX + 3);
         visit_rooms(&mut hub, 0..visits);
-        let evicted_upto = spans(&hub).evicted_upto();
+        let evicted_upto = spans(&hub).evicted_upto;
         let left = spans(&hub).after(0).len() as u64;
         assert_eq!(left, visits as u64 + 1 - evicted_upto);
         assert!(evicted_upto > 0 && evicted_upto.is_multiple_of(BLOCK as u64), "{evicted_upto}");

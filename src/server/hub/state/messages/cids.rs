@@ -23,7 +23,8 @@ impl RecentCids {
         Self { records: HashMap::new(), order: VecDeque::new(), size: 0, max, max_size }
     }
 
-    pub(super) fn find(&self, author: UserId, cid: &Cid) -> Option<Arc<Record>> {
+    /// The message that an author has sent with this cid, if it is recent.
+    pub(crate) fn find(&self, author: UserId, cid: &Cid) -> Option<Arc<Record>> {
         self.records.get(&(author, cid.clone())).cloned()
     }
 

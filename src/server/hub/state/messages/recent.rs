@@ -61,7 +61,7 @@ impl Recent {
     }
 
     /// Looks up a message; its id must have been assigned.
-    pub(super) fn find(&self, id: u64) -> Lookup<'_> {
+    pub(crate) fn find(&self, id: u64) -> Lookup<'_> {
         match self.records.binary_search_by_key(&id, |record| record.id) {
             Ok(at) => Lookup::Found(&self.records[at]),
             Err(_) if id > self.evicted => Lookup::NoMessage,
@@ -71,7 +71,7 @@ impl Recent {
 
     /// Whether the room certainly has no message after an id. Returns `false` if the id is
     /// too old to tell, or more than [`SILENCE_SCAN_MAX`] messages follow it.
-    pub(super) fn is_silent(&self, room: &Key, after: u64) -> bool {
+    pub(crate) fn is_silent(&self, room: &Key, after: u64) -> bool {
         let is_in_room = |record: &Arc<Record>| match &record.to {
             Recipient::Room(name) => name.key() == room,
             Recipient::Person(..) => false,
@@ -80,8 +80,8 @@ impl Recent {
         !since.by_ref().take(SILENCE_SCAN_MAX).any(is_in_room) && since.next().is_none()
     }
 
-    /// All messages after an id; `None` if some of them have been evicted.
-    pub(super) fn since(&self, after: u64) -> Option<impl Iterator<Item = &Arc<Record>>> {
+    /// All messages after an id; `None` if some of them are no longer in memory.
+    pub(crate) fn since(&self, after: u64) -> Option<impl Iterator<Item = &Arc<Record>>> {
         let start = self.records.partition_point(|record| record.id <= after);
         (after >= self.evicted).then(|| self.records.range(start..))
     }

@@ -120,7 +120,7 @@ impl Ban {
 impl Moderation {
     /// Whether an unexpired ban names this user.
     pub(crate) fn bans_person(&self, now: Now, person: UserId) -> bool {
-        self.bans().iter().any(|ban| match ban.whom {
+        self.bans.iter().any(|ban| match ban.whom {
             Banned::Person { person: banned, .. } => banned == person && !ban.until.is_over(now),
             Banned::Network(_) => false,
         })
@@ -129,6 +129,6 @@ impl Moderation {
     /// The first unexpired ban that matches a user.
     pub(crate) fn ban_on(&self, now: Now, subject: BanSubject<'_>) -> Option<&Ban> {
         let applies = |ban: &&Ban| !ban.until.is_over(now) && ban.whom.matches(subject);
-        self.bans().iter().find(applies)
+        self.bans.iter().find(applies)
     }
 }
