@@ -380,8 +380,15 @@ impl State {
         }
     }
 
-    /// Removes a member from a room, which ends with its last member.
+    /// Removes a member from a room, which ends with its last member. If it was the current
+    /// room, the user has none afterwards: plain lines must not go to a room that the user did
+    /// not choose.
     pub(crate) fn leave_room(&mut self, user: UserIx, room: RoomIx) {
+        for connection in self.users[user].connections() {
+            if self.connections[connection].current == Some(room) {
+                self.connections.set_current(connection, None);
+            }
+        }
         let (name, key) = (&self.users[user].name, self.rooms[room].name.key());
         if self.memberships.leave((user, name), (room, key), &self.messages) {
             self.close_room(room);
@@ -527,5 +534,201 @@ impl State {
                 "both ends know a query"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::connections::Phase;
+    use super::moderation::Mute;
+    use super::moderation::expiry::Expiry;
+    use super::*;
+    use crate::server::hub::test_support::{conn, name, now, room_name};
+
+    const NOW: Now = Now { since_start: Duration::ZERO, wall: Stamp(0) };
+
+    /// A state with alice and bob, and a room with both, where alice is an operator.
+    fn state() -> (State, [UserIx; 2], RoomIx) {
+        let mut state =
+            State::new(&Limits::default(), LastIds::default(), ModerationTable::new(0), &[]);
+        let users = [(0, "alice"), (1, "bob")].map(|(slot, text)| log_in(&mut state, slot, text));
+        let ops = state.open_room(&room_name("ops"), None);
+        state.moderation.promote(state.rooms[ops].moderation, state.users[users[0]].id);
+        for user in users {
+            state.enter(user, ops);
+        }
+        state.check();
+        (state, users, ops)
+    }
+
+    fn log_in(state: &mut State, slot: u32, text: &str) -> UserIx {
+        let peer = Peer::new([192, 0, 2, 1].into());
+        state.connections.open(conn(slot), peer, Duration::ZERO);
+        let connection = state.connections.of(conn(slot)).expect("open");
+        state.log_in(NOW, connection, state.users.next_id(), &name(text))
+    }
+
+    #[test]
+    fn removed_user_is_in_no_table() {
+        let (mut state, [alice, bob], ops) = state();
+        let token = TokenHash::default();
+        state.begin_session(alice, token);
+        let [alice_id, bob_id] = [alice, bob].map(|user| state.users[user].id);
+        state.relations.ignore(alice_id, bob_id, &name("bob"));
+        state.relations.ignore(bob_id, alice_id, &name("alice"));
+        state.rename(alice, &name("anna"));
+        assert_eq!(state.remove_user(alice), alice_id);
+        assert!(state.sessions.find(token).is_none() && !state.can_return(alice_id));
+        assert_eq!(state.connections.find(conn(0)).map(|it| it.phase), Some(Phase::Closing));
+        assert_eq!((state.memberships.count(ops), state.rooms.get(ops).is_some()), (1, true));
+        assert_eq!(state.relations.of(bob_id).ignores[0].name.as_str(), "anna");
+        assert!(state.relations.of(bob_id).ignored_by.is_empty(), "the ignores of a guest end");
+        // With bob the room ends, and its moderation.
+        state.moderation.note_stored(state.rooms[ops].moderation);
+        state.remove_user(bob);
+        assert_eq!((state.rooms.len(), state.moderation.dirty_ended.take().len()), (1, 1));
+        state.check();
+    }
+
+    #[test]
+    fn account_keeps_its_relations_and_rights_without_being_online() {
+        let (mut state, [alice, bob], ops) = state();
+        let [alice_id, bob_id] = [alice, bob].map(|user| state.users[user].id);
+        state.leave_room(alice, ops);
+        state.moderation.dirty.take();
+        state.register(alice, "a hash".into());
+        assert_eq!(state.moderation.dirty.take(), [state.rooms[ops].moderation]);
+        state.relations.ignore(alice_id, bob_id, &name("bob"));
+        state.rename(bob, &name("rob"));
+        state.remove_user(alice);
+        assert_eq!(state.relations.of(alice_id).ignores[0].name.as_str(), "rob");
+        assert!(state.can_return(alice_id) && state.relations.ignores(alice_id, bob_id));
+        assert_eq!(state.known_as("ALICE").map(|(id, _)| id), Some(alice_id));
+        state.drop_expired(NOW, Scope::Room(ops));
+        assert!(state.moderation_in(Scope::Room(ops)).is_operator(alice_id));
+        state.check();
+    }
+
+    #[test]
+    fn deleted_account_leaves_a_guest_without_mail() {
+        let (mut state, [alice, _], _) = state();
+        state.register(alice, "a hash".into());
+        let id = state.users[alice].id;
+        state.mail.add(id, 3);
+        assert_eq!(state.unregister(alice).map(|account| account.person), Some(id));
+        assert!(state.unregister(alice).is_none() && !state.is_registered(alice));
+        assert_eq!((state.mail.len(id), state.users.is_online(id)), (0, true));
+        state.check();
+    }
+
+    #[test]
+    fn rename_reaches_rooms_and_those_who_ignore_the_user() {
+        let (mut state, [alice, bob], ops) = state();
+        let [alice_id, bob_id] = [alice, bob].map(|user| state.users[user].id);
+        state.relations.ignore(bob_id, alice_id, &name("alice"));
+        state.relations.renamed.take();
+        assert_eq!(state.rename(alice, &name("anna")).as_str(), "alice");
+        assert_eq!(state.memberships.named(ops, name("anna").key()).map(|it| it.user), Some(alice));
+        assert_eq!(state.relations.renamed.take(), [alice_id]);
+        state.check();
+    }
+
+    #[test]
+    fn queries_with_a_user_end_and_others_stay() {
+        let (mut state, [alice, bob], _) = state();
+        let carol = log_in(&mut state, 2, "carol");
+        let [alice_id, bob_id, carol_id] = [alice, bob, carol].map(|it| state.users[it].id);
+        let connection = |state: &State, user: UserIx| state.users[user].connection;
+        for (user, other) in
+            [(alice, bob_id), (alice, carol_id), (bob, carol_id), (carol, alice_id)]
+        {
+            state.set_query(connection(&state, user), Query::On(other));
+        }
+        state.check();
+        assert!(state.end_queries_with(bob).is_empty(), "alice has another query by now");
+        assert_eq!(state.end_queries_with(carol), [alice, bob]);
+        let queries = [alice, bob, carol].map(|user| state.connection_of(user).query);
+        assert_eq!(queries, [Query::Gone, Query::Gone, Query::On(alice_id)]);
+        state.check();
+    }
+
+    #[test]
+    fn lost_socket_and_resume_change_the_audience_of_the_rooms() {
+        let (mut state, [alice, _], ops) = state();
+        state.begin_session(alice, TokenHash::default());
+        let version = |state: &State| state.memberships.version(ops);
+        let before = version(&state);
+        state.drop_socket(&Limits::default(), alice, Duration::from_mins(1));
+        assert!(state.connection_of(alice).live_socket().is_none() && version(&state) > before);
+        state.check();
+        let before = version(&state);
+        state.connections.open(conn(2), Peer::new([127, 0, 0, 1].into()), Duration::ZERO);
+        state.resume(alice, conn(2), 0);
+        assert!(state.connection_of(alice).is_catching_up() && version(&state) > before);
+        state.check();
+    }
+
+    /// A state as after a restart: #ops is dormant, alice has an account and is its operator.
+    fn state_with_dormant_room() -> (State, UserId) {
+        let (alice, room) = (UserId(5), room_name("ops"));
+        let mut moderation = ModerationTable::new(1);
+        moderation.restore(1, Some(room), Moderation::default(), Some("tea".into()));
+        moderation.promote(moderation.index_of(1).expect("restored"), alice);
+        let last = LastIds { person: 5, ..LastIds::default() };
+        let mut state = State::new(&Limits::default(), last, moderation, &[]);
+        let (name, hash) = (name("alice"), "a hash".into());
+        state.accounts.restore(Account { person: alice, name, hash });
+        state.drop_departed_everywhere();
+        (state, alice)
+    }
+
+    #[test]
+    fn room_is_dormant_again_until_a_connected_user_has_been_a_member() {
+        let (mut state, alice) = state_with_dormant_room();
+        let (bob, room) = (log_in(&mut state, 0, "bob"), room_name("ops"));
+        // A restored member, who is not connected.
+        let ops = state.open_room(&room, None);
+        state.memberships.restore(bob, &name("bob"), ops, 1);
+        assert_eq!(state.rooms[ops].topic.as_deref(), Some("tea"));
+        assert!(!state.moderation.is_dormant(room.key()));
+        state.check();
+        state.leave_room(bob, ops);
+        assert!(state.moderation.is_dormant(room.key()) && state.rooms.named(room.key()).is_none());
+        assert_eq!(state.moderation.dormant_topic(room.key()), Some("tea"));
+        let ops = state.open_room(&room, None);
+        assert!(state.moderation_in(Scope::Room(ops)).is_operator(alice));
+        state.enter(bob, ops);
+        state.leave_room(bob, ops);
+        assert!(!state.moderation.is_dormant(room.key()), "moderation ends with its room");
+        assert_eq!(state.connection_of(bob).current, None);
+        assert_eq!(state.moderation.dirty_ended.take(), [1]);
+        state.check();
+    }
+
+    #[test]
+    fn dormant_room_ends_when_nothing_of_it_applies() {
+        let (mut state, alice) = state_with_dormant_room();
+        let room = room_name("ops");
+        state.drop_departed_everywhere();
+        assert!(state.moderation.is_dormant(room.key()), "alice can return");
+        state.accounts.remove(alice);
+        state.drop_departed_everywhere();
+        assert!(!state.moderation.is_dormant(room.key()));
+        assert_eq!(state.moderation.dirty_ended.take(), [1]);
+        state.check();
+    }
+
+    #[test]
+    fn time_limits_are_kept_when_the_clock_goes_back() {
+        let (mut state, [_, bob], ops) = state();
+        let day = Stamp(24 * 60 * 60 * 1000);
+        state.stamp(Now { wall: day, ..NOW });
+        let until = Expiry::after(Now { wall: day, ..NOW }, Some(Duration::ZERO));
+        let mute = Mute { person: state.users[bob].id, name: name("bob"), until };
+        state.moderation.mute(state.rooms[ops].moderation, mute, 1);
+        state.moderation.dirty.take();
+        assert_eq!(state.stamp(now(Duration::ZERO)), Stamp(0));
+        assert_eq!(state.clock_step.take(), Some(day));
+        assert_eq!(state.moderation.dirty.take(), [state.rooms[ops].moderation]);
     }
 }

@@ -55,6 +55,14 @@ pub(super) fn hub(limits: Limits) -> Driver {
     Driver::new(limits)
 }
 
+pub(super) fn name(text: &str) -> Name {
+    Name::parse(text).expect("a name")
+}
+
+pub(super) fn room_name(text: &str) -> RoomName {
+    RoomName::parse(text).expect("a name")
+}
+
 pub(super) fn conn(slot: u32) -> ConnId {
     ConnId { slot, generation: 0 }
 }
@@ -109,8 +117,8 @@ pub(super) fn message(id: u64, room: &str, cid: Option<&str>, text: &str) -> Arc
         id,
         time: Stamp(0),
         author: UserId(1),
-        from: Name::parse("alice").expect("a name"),
-        to: Recipient::Room(RoomName::parse(room).expect("a name")),
+        from: name("alice"),
+        to: Recipient::Room(room_name(room)),
         is_action: false,
         text: text.into(),
         cid: cid.and_then(Cid::parse),

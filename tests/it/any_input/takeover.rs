@@ -256,12 +256,15 @@ impl Pair {
         self.both(format!("{conn:?}> {line}"), |hub| hub.send(conn, &bytes));
     }
 
-    /// The user visits a room until old memberships are stored apart from the session, and until
+    /// The user visits rooms until old memberships are stored apart from the session, and until
     /// a catch-up has several pages.
     fn hop(&mut self, draw: &mut Draw<'_>, conn: ConnId) {
+        self.send(conn, "/session");
         let text = "x".repeat([1, 1000][draw.below(2)]);
-        for line in ["/join #hop", &text, "/part #hop"].repeat(70) {
-            self.send(conn, line);
+        for room in 0..70 {
+            self.send(conn, &format!("/join #r{room}"));
+            self.send(conn, &text);
+            self.send(conn, &format!("/part #r{room}"));
         }
     }
 
@@ -365,7 +368,7 @@ fn limits() -> Limits {
 #[test]
 fn restored_hub_sends_the_same_lines() {
     let (mut takeovers, mut returns) = (0, 0);
-    for seed in 1..=12 {
+    for seed in 1..=8 {
         let mut draw = Draw::seeded(seed);
         let mut pair = Pair::new();
         for _ in 0..1500 {
@@ -374,5 +377,5 @@ fn restored_hub_sends_the_same_lines() {
         takeovers += pair.takeovers;
         returns += pair.returns;
     }
-    assert!(takeovers > 5000 && returns > 200, "{takeovers} takeovers, {returns} came back");
+    assert!(takeovers > 3000 && returns > 100, "{takeovers} takeovers, {returns} came back");
 }

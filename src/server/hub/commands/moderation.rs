@@ -98,9 +98,7 @@ pub(super) fn kick(
     Ok(())
 }
 
-/// Removes a user from a room and notifies the user. If it was the current room, the
-/// user has no current room afterwards: plain lines must not go to a room that the user
-/// did not choose.
+/// Removes a user from a room and notifies the user.
 pub(super) fn kick_member(
     state: &mut State,
     ctx: &mut Context<'_>,
@@ -110,11 +108,6 @@ pub(super) fn kick_member(
     reason: Option<&str>,
 ) {
     let room_name = state.rooms[room].name.to_string();
-    for connection in state.users[user].connections().collect::<Vec<_>>() {
-        if state.connections[connection].current == Some(room) {
-            state.connections.set_current(connection, None);
-        }
-    }
     state.leave_room(user, room);
     let text = reason.map_or_else(|| by.to_string(), |reason| format!("{by}: {reason}"));
     let event = Event::reply("KICKED", &room_name, &text);

@@ -183,18 +183,15 @@ pub(super) fn part(
     let room_name = state.rooms[room].name.to_string();
     let reason = reason.filter(|_| require_not_muted(state, req.now, user, room).is_ok());
     presence::announce_part(state, req, user, room, reason);
-    let text = if current == Some(room) {
-        let is_in_lobby = room != LOBBY && state.memberships.is_member(user, LOBBY);
-        let next = is_in_lobby.then_some(LOBBY);
-        state.connections.set_current(req.connection, next);
-        match next {
-            Some(_) => "your messages now go to #lobby",
-            None => "you are in no room; /join one to talk",
-        }
-    } else {
-        ""
-    };
     state.leave_room(user, room);
+    let text = if current != Some(room) {
+        ""
+    } else if state.memberships.is_member(user, LOBBY) {
+        state.connections.set_current(req.connection, Some(LOBBY));
+        "your messages now go to #lobby"
+    } else {
+        "you are in no room; /join one to talk"
+    };
     req.reply(&Event::reply("PARTED", &room_name, text));
     Ok(())
 }

@@ -98,3 +98,36 @@ impl Accounts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::hub::test_support::name;
+
+    fn account(id: u64, text: &str) -> Account {
+        Account { person: UserId(id), name: name(text), hash: "old".into() }
+    }
+
+    fn confusable_with(accounts: &Accounts, text: &str) -> Option<UserId> {
+        let mut skeletons =
+            name(text).skeletons().map(String::from).collect::<Vec<_>>().into_iter();
+        skeletons.find_map(|it| accounts.confusable_with(&it)).map(|account| account.person)
+    }
+
+    #[test]
+    fn account_is_found_by_id_name_and_skeleton_until_it_is_removed() {
+        let mut accounts = Accounts::default();
+        accounts.create(account(1, "alice"));
+        accounts.restore(account(2, "a1ice")); // created when confusable names were allowed
+        let alice = accounts.named(&Key::fold("ALICE")).expect("an account").person;
+        assert_eq!((alice, accounts.has(alice), accounts.len()), (UserId(1), true, 2));
+        assert_eq!(confusable_with(&accounts, "alice"), Some(alice));
+        accounts.set_hash(alice, "new".into());
+        assert_eq!(accounts.of(alice).map(|account| &*account.hash), Some("new"));
+        assert_eq!(accounts.remove(alice).map(|account| account.person), Some(alice));
+        accounts.check(|_| None);
+        assert!(accounts.named(&Key::fold("alice")).is_none() && !accounts.has(alice));
+        assert!(accounts.remove(alice).is_none() && accounts.set_hash(alice, "x".into()).is_none());
+        assert_eq!(accounts.dirty.take(), [alice], "what was restored is stored");
+    }
+}

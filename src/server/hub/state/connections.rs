@@ -471,3 +471,156 @@ impl Connections {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::deferred_lines::DeferredLine;
+    use super::super::pending::{Cursor, ResumeCheck};
+    use super::*;
+    use crate::server::hub::test_support::conn;
+    use crate::server::net::outbox::{Lines, Meter};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn peer(last: u8) -> Peer {
+        Peer::new([192, 0, 2, last].into())
+    }
+
+    fn request() -> PendingRequest {
+        let cursor = Cursor { after: 0, time: None };
+        PendingRequest::Resume(ResumeCheck { cid: None, token: TokenHash::default(), cursor })
+    }
+
+    /// Connections of three sockets; user 7 is logged in on the first one, with a session.
+    fn connections() -> Connections {
+        let mut connections = Connections::default();
+        for slot in 0..3 {
+            connections.open(conn(slot), peer(1), SECOND * (9 - slot));
+        }
+        let ix = connections.of(conn(0)).expect("open");
+        connections.log_in(ix, 7);
+        connections.begin_session(ix, TokenHash::default());
+        connections.dirty_sockets.take();
+        connections
+    }
+
+    #[test]
+    fn slot_is_reused_by_sockets_of_other_generations() {
+        let mut connections = connections();
+        let later = ConnId { generation: 1, ..conn(1) };
+        assert!(connections.find(later).is_none());
+        connections.open(later, peer(2), SECOND);
+        assert!(connections.find(conn(1)).is_none(), "the earlier one is gone");
+        connections.forget(conn(1));
+        assert_eq!(connections.find(later).and_then(|it| it.peer), Some(peer(2)));
+        connections.check();
+        assert_eq!(connections.dirty_sockets.take(), [conn(1), later]);
+    }
+
+    #[test]
+    fn user_keeps_the_connection_when_the_socket_closes() {
+        let mut connections = connections();
+        let ix = connections.of(conn(0)).expect("open");
+        connections.wait_for(ix, request());
+        connections.close(conn(0));
+        let kept = &connections[ix];
+        assert_eq!((kept.user(), kept.socket, kept.pending.is_none()), (Some(7), None, true));
+        // The socket is there until the farewell is written.
+        let closing = connections.find(conn(0)).expect("a socket");
+        assert_eq!((closing.phase, closing.peer), (Phase::Closing, Some(peer(1))));
+        connections.close(conn(0));
+        connections.forget(conn(0));
+        connections.check();
+        assert!(connections.find(conn(0)).is_none());
+        assert_eq!(connections.remove(ix).user(), Some(7));
+        connections.check();
+    }
+
+    #[test]
+    fn socket_of_a_user_who_is_removed_is_closed() {
+        let mut connections = connections();
+        let ix = connections.of(conn(0)).expect("open");
+        connections.remove(ix);
+        assert_eq!(connections.find(conn(0)).map(|it| it.phase), Some(Phase::Closing));
+        connections.check();
+    }
+
+    #[test]
+    fn resumed_connection_prefers_the_settings_of_the_new_socket() {
+        let mut connections = connections();
+        let (ix, new) =
+            (connections.of(conn(0)).expect("open"), connections.of(conn(1)).expect("open"));
+        connections.set(ix, Setting::Echo, false);
+        connections.set(ix, Setting::Joins, false);
+        connections.set(new, Setting::Joins, true);
+        connections.close(conn(0));
+        connections.dirty_sockets.take();
+        connections.resume(ix, conn(1), 5);
+        assert_eq!(connections.of(conn(1)), Some(ix));
+        let Connection { settings, chosen, delivery, .. } = connections[ix];
+        assert!(!settings.echo && settings.joins && !settings.tags);
+        assert_eq!((chosen, delivery), ([false, true, false], DeliveryMode::behind(5, false)));
+        assert_eq!(connections.dirty_sockets.take(), [conn(1)]);
+        connections.check();
+    }
+
+    #[test]
+    fn login_deadlines_apply_to_sockets_that_have_not_logged_in() {
+        let mut connections = connections();
+        assert_eq!(connections.login_due(), Some(SECOND * 7));
+        assert_eq!(connections.next_overdue(SECOND * 6), None);
+        assert_eq!(connections.next_overdue(SECOND * 8), Some(conn(2)));
+        connections.close(conn(2));
+        connections.check_login_at(SECOND * 10, conn(1));
+        assert_eq!(connections.login_due(), Some(SECOND * 8));
+        assert_eq!(connections.next_overdue(SECOND * 8), Some(conn(1)));
+        // The user at 9 s has logged in.
+        assert_eq!(connections.login_due(), Some(SECOND * 10));
+        connections.forget(conn(1));
+        assert_eq!(connections.login_due(), None);
+    }
+
+    #[test]
+    fn shutdown_closes_open_sockets_and_changes_nothing_stored() {
+        let mut connections = connections();
+        let ix = connections.of(conn(0)).expect("open");
+        connections.close(conn(2));
+        connections.dirty_sockets.take();
+        assert_eq!(connections.shut_down(), [conn(0), conn(1)]);
+        assert_eq!(connections.shut_down(), []);
+        assert_eq!((connections[ix].user(), connections[ix].socket), (Some(7), Some(conn(0))));
+        let marks = (connections.dirty_users.take(), connections.dirty_sockets.take());
+        assert_eq!(marks, (vec![], vec![]));
+    }
+
+    #[test]
+    fn only_a_request_of_the_wanted_kind_is_taken() {
+        let mut connections = connections();
+        let ix = connections.of(conn(0)).expect("open");
+        connections.wait_for(ix, request());
+        let mut take = |is_wanted| {
+            let wanted = |it| if is_wanted { Ok(it) } else { Err(it) };
+            connections.take_pending(ix, wanted).is_some()
+        };
+        assert_eq!([false, true, true].map(&mut take), [false, true, false]);
+    }
+
+    #[test]
+    fn change_is_stored_with_the_socket_or_with_the_user_who_has_lost_it() {
+        let mut connections = connections();
+        let ix = connections.of(conn(0)).expect("open");
+        let line =
+            || DeferredLine { after: 1, bytes: Lines::new(vec![], &Meter::default()), tags: 0 };
+        connections.defer(ix, line());
+        let marks = (connections.dirty_users.take(), connections.dirty_sockets.take());
+        assert_eq!(marks, (vec![], vec![conn(0)]));
+        connections.close(conn(0));
+        connections.dirty_sockets.take();
+        connections.defer(ix, line());
+        let marks = (connections.dirty_users.take(), connections.dirty_sockets.take());
+        assert_eq!(marks, (vec![7], vec![]));
+        let lines = std::iter::from_fn(|| connections.next_deferred(ix, 2));
+        assert_eq!(lines.count(), 2);
+        assert!(connections[ix].deferred.is_none());
+    }
+}

@@ -58,3 +58,43 @@ impl DeferredLines {
         self.lines.iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::net::outbox::Meter;
+
+    fn line(after: u64, size: usize) -> DeferredLine {
+        DeferredLine { after, bytes: Lines::new(vec![b'x'; size], &Meter::default()), tags: 0 }
+    }
+
+    fn positions(lines: &DeferredLines) -> Vec<u64> {
+        lines.iter().map(|line| line.after).collect()
+    }
+
+    #[test]
+    fn line_precedes_the_messages_after_its_position() {
+        let mut lines = DeferredLines::default();
+        for after in [4, 4, 9] {
+            lines.push(line(after, 10));
+        }
+        assert!(lines.next_before(4).is_none(), "message 4 comes first");
+        let taken = std::iter::from_fn(|| lines.next_before(9)).count();
+        assert_eq!((taken, positions(&lines)), (2, vec![9]));
+        assert!(lines.next_before(10).is_some() && lines.is_empty());
+        assert_eq!(lines.size, 0);
+    }
+
+    #[test]
+    fn oldest_lines_are_dropped_beyond_the_limit() {
+        let mut lines = DeferredLines::default();
+        for after in 1..=3 {
+            lines.push(line(after, SIZE_MAX / 2));
+        }
+        assert_eq!(positions(&lines), [3]);
+        lines.push(line(4, 10));
+        assert_eq!(positions(&lines), [3, 4]);
+        lines.push(line(5, SIZE_MAX));
+        assert_eq!((positions(&lines), lines.size), (vec![], 0), "a line that is too long itself");
+    }
+}

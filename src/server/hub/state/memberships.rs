@@ -254,3 +254,153 @@ impl Memberships {
         assert_eq!(self.block_owners.len(), blocks, "no block of a user who is gone");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::spans::BLOCKS_MAX;
+    use super::*;
+    use crate::protocol::RoomName;
+    use crate::server::hub::Limits;
+    use crate::server::hub::test_support::{name, room_name};
+
+    const ALICE: UserIx = 0;
+    const BOB: UserIx = 1;
+
+    /// Alice and bob, and two rooms.
+    struct World {
+        memberships: Memberships,
+        messages: Messages,
+        users: [(UserIx, UserId, Name); 2],
+        rooms: [RoomName; 2],
+    }
+
+    impl World {
+        fn new() -> Self {
+            let mut memberships = Memberships::default();
+            (0..2).for_each(|room| memberships.add_room(room));
+            memberships.add_user(ALICE, Spans::default());
+            memberships.add_user(BOB, Spans::default());
+            let users = [(ALICE, UserId(1), name("alice")), (BOB, UserId(2), name("bob"))];
+            let messages = Messages::new(&Limits::default(), 0, &[]);
+            Self { memberships, messages, users, rooms: ["ops", "red"].map(room_name) }
+        }
+
+        fn join(&mut self, user: UserIx, room: RoomIx) {
+            let (user, id, name) = &self.users[user];
+            let room = (room, self.rooms[room].key());
+            self.memberships.join((*user, *id, name), room, &self.messages);
+        }
+
+        fn leave(&mut self, user: UserIx, room: RoomIx) -> bool {
+            let (user, _, name) = &self.users[user];
+            let room = (room, self.rooms[room].key());
+            self.memberships.leave((*user, name), room, &self.messages)
+        }
+
+        fn members(&self, room: RoomIx) -> Vec<UserIx> {
+            self.memberships.of_room(room).map(|member| member.user).collect()
+        }
+
+        fn check(&self) {
+            let users = self.users.iter();
+            self.memberships.check(users.map(|(ix, id, name)| (*ix, *id, name.key().clone())));
+        }
+    }
+
+    #[test]
+    fn rooms_and_users_agree() {
+        let mut world = World::new();
+        for (user, room) in [(BOB, 1), (ALICE, 1), (ALICE, 0)] {
+            world.join(user, room);
+        }
+        world.check();
+        assert_eq!(
+            (world.members(1), world.memberships.rooms_of(ALICE)),
+            (vec![0, 1], &[1, 0][..])
+        );
+        let arrival = |user| world.memberships.named(1, name(user).key()).map(|it| it.arrival);
+        assert!(arrival("BOB") < arrival("alice"), "bob joined first");
+        assert!(!world.leave(ALICE, 1));
+        assert_eq!(world.memberships.dirty.take(), [ALICE]);
+        assert!(world.leave(BOB, 1), "the last member");
+        assert!(!world.memberships.is_member(BOB, 1) && world.memberships.count(1) == 0);
+        world.check();
+    }
+
+    #[test]
+    fn user_who_logs_out_leaves_all_rooms() {
+        let mut world = World::new();
+        for (user, room) in [(BOB, 1), (ALICE, 1), (ALICE, 0)] {
+            world.join(user, room);
+        }
+        assert_eq!(world.memberships.remove_user(ALICE, &name("alice")), [0]);
+        assert_eq!((world.members(0), world.members(1)), (vec![], vec![BOB]));
+    }
+
+    #[test]
+    fn renamed_member_keeps_the_place_in_the_order_of_joins() {
+        let mut world = World::new();
+        world.join(ALICE, 0);
+        world.join(BOB, 0);
+        world.memberships.rename(ALICE, &name("alice"), &name("zoe"));
+        assert_eq!(world.members(0), [BOB, ALICE], "sorted by name");
+        assert_eq!(world.memberships.named(0, name("zoe").key()).map(|it| it.arrival), Some(1));
+        assert!(world.memberships.named(0, name("alice").key()).is_none());
+    }
+
+    #[test]
+    fn version_is_never_the_same_again() {
+        let mut world = World::new();
+        let mut versions = vec![world.memberships.version(0), world.memberships.version(1)];
+        let changes: [fn(&mut World); 5] = [
+            |world| world.join(ALICE, 0),
+            |world| world.memberships.touch_rooms_of(ALICE),
+            |world| assert!(world.leave(ALICE, 0)),
+            |world| world.memberships.add_room(0),
+            |world| world.memberships.restore(BOB, &name("bob"), 0, 9),
+        ];
+        for change in changes {
+            change(&mut world);
+            versions.push(world.memberships.version(0));
+        }
+        assert_eq!(world.memberships.version(1), versions[1], "no change in this room");
+        let count = versions.len();
+        versions.sort_unstable();
+        versions.dedup();
+        assert_eq!(versions.len(), count);
+    }
+
+    fn block(until: u64) -> Block {
+        let room = room_name("ops").key().clone();
+        Box::new([MembershipSpan { room, from: until - 1, until: Some(until) }])
+    }
+
+    #[test]
+    fn blocks_belong_to_a_user_until_they_are_evicted_or_the_user_is_gone() {
+        let mut world = World::new();
+        let memberships = &mut world.memberships;
+        memberships.restore_block(3, None, block(1));
+        assert_eq!(memberships.dirty_blocks.take(), [3], "deleted from storage");
+        for number in 10..10 + BLOCKS_MAX as u64 {
+            memberships.restore_block(number, Some((ALICE, UserId(1))), block(number));
+        }
+        assert_eq!(memberships.block_owner(10), Some(ALICE));
+        assert_eq!(memberships.dirty_blocks.take(), [0; 0], "what was restored is stored");
+        let next = 10 + BLOCKS_MAX as u64;
+        memberships.add_block(ALICE, UserId(1), block(next));
+        assert_eq!(memberships.dirty_blocks.take(), [next, 10], "one more than the limit");
+        assert_eq!(
+            (memberships.block_owner(10), memberships.spans(ALICE).evicted_upto),
+            (None, 10)
+        );
+        assert_eq!(
+            memberships.block(next).map(|(id, spans)| (id, spans.len())),
+            Some((UserId(1), 1))
+        );
+        memberships.mark_blocks(ALICE);
+        assert_eq!(memberships.dirty_blocks.take().len(), BLOCKS_MAX);
+        memberships.remove_user(ALICE, &name("alice"));
+        assert_eq!(memberships.dirty_blocks.take().len(), BLOCKS_MAX);
+        assert!(memberships.block(next).is_none() && memberships.block_owners.is_empty());
+    }
+}

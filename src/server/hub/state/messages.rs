@@ -83,10 +83,13 @@ impl Messages {
 mod tests {
     use std::time::Duration;
 
+    use super::recent::Lookup;
     use super::*;
     use crate::protocol::codec::Frame;
-    use crate::server::hub::test_support::{Driver, conn, connect, hub, mark_saved, say};
+    use crate::protocol::{Cid, Key};
+    use crate::server::hub::test_support::{Driver, conn, connect, hub, mark_saved, message, say};
     use crate::server::hub::{Input, Limits};
+    use crate::server::record::UserId;
     use crate::server::turn::Turn;
 
     const MINUTE: i64 = 60_000;
@@ -102,27 +105,40 @@ mod tests {
 
     #[test]
     fn times_go_back_only_when_clock_goes_back_by_more_than_five_minutes() {
-        let mut hub = hub(Limits::default());
-        connect(&mut hub, 0);
-        say(&mut hub, 0, "alice");
-        let mut minutes = 0;
-        let mut stamps = |walls: &[i64]| -> Vec<i64> {
-            let mut steps = 0;
-            let stamp = |wall: &i64| {
-                minutes += 1;
-                say_at(&mut hub, now(minutes, *wall), "hi");
-                steps += hub.take_audit().len();
-                hub.state.messages.last_time().0
-            };
-            let stamps = walls.iter().map(stamp).collect();
-            let back = walls.windows(2).filter(|pair| pair[1] + 5 * MINUTE < pair[0]).count();
-            assert_eq!(steps, back);
-            stamps
+        for (walls, stamps, steps) in [
+            ([2 * DAY, 2 * DAY - 5 * MINUTE, 2 * DAY + 1], [2 * DAY, 2 * DAY, 2 * DAY + 1], 0),
+            ([9 * DAY, 3 * DAY, 9 * DAY], [9 * DAY, 3 * DAY, 9 * DAY], 1),
+            ([2 * DAY, 0, -1], [2 * DAY, 0, 0], 1),
+        ] {
+            let mut messages = Messages::new(&Limits::default(), 0, &[]);
+            let stamped = walls.map(|wall| messages.stamp(now(0, wall)));
+            assert_eq!(stamped.map(|(stamp, _)| stamp.0), stamps);
+            let back: Vec<Stamp> = stamped.iter().filter_map(|(_, went_back)| *went_back).collect();
+            assert_eq!(back, vec![Stamp(walls[0]); steps], "the time from which it went back");
+        }
+    }
+
+    #[test]
+    fn message_that_was_not_stored_is_forgotten_and_its_id_stays_unused() {
+        let limits = Limits::default();
+        let earlier = message(4, "lobby", Some("a"), "hi");
+        let mut messages = Messages::new(&limits, 4, &[earlier]);
+        let record = |cid| Arc::unwrap_or_clone(message(0, "lobby", Some(cid), "hi"));
+        assert_eq!([messages.append(record("b")).id, messages.append(record("c")).id], [5, 6]);
+        messages.forget(6);
+        let sent = |messages: &Messages, cid| {
+            let cid = Cid::parse(cid).expect("a cid");
+            messages.cids.find(UserId(1), &cid).map(|record| record.id)
         };
-        let small = [2 * DAY, 2 * DAY - 5 * MINUTE, 2 * DAY + 1];
-        assert_eq!(stamps(&small), [2 * DAY, 2 * DAY, 2 * DAY + 1]);
-        let jumping = [9 * DAY, 3 * DAY, 9 * DAY, 2 * DAY, 2 * DAY + 1, 0, -1];
-        assert_eq!(stamps(&jumping), [9 * DAY, 3 * DAY, 9 * DAY, 2 * DAY, 2 * DAY + 1, 0, 0]);
+        assert_eq!(["a", "b", "c"].map(|cid| sent(&messages, cid)), [Some(4), Some(5), None]);
+        assert!(matches!(messages.recent.find(4), Lookup::InLog));
+        assert!(matches!(messages.recent.find(6), Lookup::NoMessage));
+        assert_eq!(messages.append(record("c")).id, 7);
+        assert!(matches!(messages.recent.find(7), Lookup::Found(record) if record.id == 7));
+        let ids = |after| Some(messages.recent.since(after)?.map(|record| record.id).collect());
+        assert_eq!([3, 4, 5].map(ids), [None, Some(vec![5, 7]), Some(vec![7])]);
+        let is_silent = |room: &str, after| messages.recent.is_silent(&Key::fold(room), after);
+        assert!(is_silent("ops", 4) && !is_silent("ops", 3) && !is_silent("lobby", 6));
     }
 
     #[test]

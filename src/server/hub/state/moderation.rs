@@ -450,3 +450,205 @@ impl ModerationTable {
         assert_eq!(self.operated.len(), operators, "no rights that have ended");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::protocol::Stamp;
+    use crate::server::hub::test_support::{name, now, room_name};
+    use crate::server::net::peer::Network;
+
+    const ALICE: UserId = UserId(1);
+    const BOB: UserId = UserId(2);
+    const NOW: Now = Now { since_start: Duration::ZERO, wall: Stamp(0) };
+
+    /// A table with #ops, where alice is an operator.
+    fn table() -> (ModerationTable, ModerationIx) {
+        let mut table = ModerationTable::new(4);
+        let ops = table.create(&room_name("ops"));
+        table.promote(ops, ALICE);
+        table.dirty.take();
+        table.dirty_operators.take();
+        (table, ops)
+    }
+
+    fn mute(person: UserId, text: &str, minutes: Option<u64>) -> Mute {
+        let until = Expiry::after(NOW, minutes.map(Duration::from_mins));
+        Mute { person, name: name(text), until }
+    }
+
+    fn network_ban(last: u8, minutes: Option<u64>) -> Ban {
+        let whom = Banned::Network(Network::parse(&format!("192.0.2.{last}")).expect("a network"));
+        let until = Expiry::after(NOW, minutes.map(Duration::from_mins));
+        Ban { whom, by: name("alice"), until, reason: None }
+    }
+
+    fn operated(table: &ModerationTable, person: UserId) -> Vec<ModerationIx> {
+        table.operated_by(person).collect()
+    }
+
+    #[test]
+    fn full_list_keeps_the_entry_that_would_be_replaced() {
+        let is_same = |one: &u32, other: &u32| one % 10 == other % 10;
+        let mut list = vec![1, 2, 3];
+        assert!(!replace(&mut list, 3, 4, is_same) && !replace(&mut list, 2, 13, is_same));
+        assert_eq!(list, [1, 2, 3]);
+        assert!(replace(&mut list, 3, 11, is_same));
+        assert_eq!(list, [2, 3, 11]);
+    }
+
+    #[test]
+    fn new_entry_replaces_that_of_the_same_target() {
+        let (mut table, ops) = table();
+        assert!(table.mute(ops, mute(BOB, "bob", None), 1));
+        assert!(table.mute(ops, mute(BOB, "rob", Some(1)), 1));
+        assert!(!table.mute(ops, mute(ALICE, "alice", None), 1));
+        assert_eq!(table[ops].mutes.len(), 1);
+        assert!(table.ban(ops, network_ban(1, None), 1) && table.ban(ops, network_ban(1, None), 1));
+        assert!(!table.ban(ops, network_ban(2, None), 1));
+        assert!(table.invite(ops, BOB, 1) && table.invite(ops, BOB, 1));
+        assert!(!table.invite(ops, ALICE, 1));
+        assert_eq!((table[ops].bans.len(), table[ops].lock.invited.len()), (1, 1));
+    }
+
+    #[test]
+    fn only_changes_are_marked() {
+        let (mut table, ops) = table();
+        assert!(table.unmute(ops, Some(BOB), name("bob").key()).is_none());
+        assert!(table.unban(ops, |_| true).is_none());
+        assert!(!table.mute(ops, mute(BOB, "bob", None), 0));
+        table.use_invitation(ops, BOB);
+        table.drop_departed(ops, |_| true, false);
+        assert_eq!(table.dirty.take(), [0; 0]);
+        table.invite(ops, BOB, 1);
+        table.lock(ops, Some("digest"), false);
+        assert_eq!(table.dirty.take(), [ops]);
+        table.use_invitation(ops, BOB);
+        assert_eq!((table.dirty.take(), table[ops].lock.is_on), (vec![ops], true));
+    }
+
+    #[test]
+    fn mute_ends_by_user_or_by_the_name_at_that_time() {
+        let (mut table, ops) = table();
+        for (person, key) in [(Some(BOB), "rob"), (None, "BOB"), (Some(ALICE), "bob")] {
+            table.mute(ops, mute(BOB, "bob", None), 9);
+            let ended = table.unmute(ops, person, name(key).key());
+            assert_eq!(ended.as_ref().map(Name::as_str), Some("bob"));
+            assert!(table[ops].mute_of(NOW, BOB).is_none());
+        }
+    }
+
+    #[test]
+    fn rights_are_found_by_user_until_they_end() {
+        let (mut table, ops) = table();
+        let red = table.create(&room_name("red"));
+        for person in [BOB, ALICE, ALICE] {
+            table.promote(red, person);
+        }
+        assert_eq!((operated(&table, ALICE), operated(&table, BOB)), (vec![ops, red], vec![red]));
+        table.demote(red, ALICE);
+        table.drop_expired(ops, NOW, |person| person != ALICE);
+        assert!(operated(&table, ALICE).is_empty());
+        table.dirty_operators.take();
+        table.remove(red);
+        assert_eq!((operated(&table, BOB), table.dirty_operators.take()), (vec![], vec![BOB]));
+        // Another room at the same index.
+        assert_eq!(table.create(&room_name("blue")), red);
+        assert!(!table[red].is_operator(BOB));
+        table.check(|_| true);
+    }
+
+    #[test]
+    fn end_of_stored_moderation_is_marked_by_its_number() {
+        let (mut table, ops) = table();
+        let red = table.create(&room_name("red"));
+        let number = table.note_stored(ops);
+        assert_eq!((number, table.index_of(number)), (5, Some(ops)));
+        table.remove(red);
+        table.remove(ops);
+        assert_eq!((table.dirty_ended.take(), table.index_of(number)), (vec![number], None));
+        let next = table.create(&room_name("ops"));
+        assert_eq!(table.note_stored(next), 7, "numbers are not reused");
+    }
+
+    #[test]
+    fn dormant_moderation_returns_with_its_topic() {
+        let (mut table, ops) = table();
+        let key = room_name("OPS").key().clone();
+        table.deactivate(ops, Some("tea".into()));
+        assert_eq!((table.is_dormant(&key), table.dormant_topic(&key)), (true, Some("tea")));
+        table.check(|_| false);
+        assert_eq!(table.activate(&key), Some((ops, Some("tea".into()))));
+        assert!(!table.is_dormant(&key) && table.activate(&key).is_none());
+        let saved = Moderation { operators: vec![BOB], ..Moderation::default() };
+        table.restore(9, Some(room_name("red")), saved, None);
+        let (red, topic) = table.activate_all().next().expect("restored moderation is dormant");
+        assert_eq!((operated(&table, BOB), topic), (vec![red], None));
+        assert_eq!((table.index_of(9), table.dirty.take()), (Some(red), vec![]));
+    }
+
+    #[test]
+    fn entries_of_users_who_cannot_return_are_dropped() {
+        let (mut table, ops) = table();
+        table.promote(ops, BOB);
+        for person in [ALICE, BOB] {
+            table.mute(ops, mute(person, "guest", Some(1)), 9);
+            table.invite(ops, person, 9);
+        }
+        table.ban(ops, network_ban(1, Some(1)), 9);
+        table.drop_departed(ops, |person| person == ALICE, false);
+        let Moderation { operators, mutes, bans, lock, .. } = &table[ops];
+        assert_eq!((&operators[..], &lock.invited[..]), (&[ALICE][..], &[ALICE][..]));
+        assert_eq!((mutes.len(), mutes[0].person, bans.len()), (1, ALICE, 1));
+        table.drop_expired(ops, now(Duration::from_mins(1)), |_| true);
+        assert_eq!((table[ops].mutes.len(), table[ops].bans.len()), (0, 0));
+        table.check(|_| true);
+    }
+
+    #[test]
+    fn lock_that_no_one_can_open_ends() {
+        for (room_operator, server_operator, is_by_server, has_password, is_kept) in [
+            (true, false, false, false, true),
+            (false, true, false, false, true),
+            (false, false, true, true, true),
+            (false, false, true, false, false),
+            (false, false, false, true, false),
+        ] {
+            let (mut table, ops) = table();
+            table.lock(ops, None, is_by_server);
+            if server_operator {
+                table.promote(SERVER, BOB);
+            }
+            table.dirty.take();
+            table.drop_departed(ops, |_| room_operator, has_password);
+            assert_eq!(table[ops].lock.is_on, is_kept);
+            assert_eq!(table.dirty.take().is_empty(), is_kept);
+        }
+    }
+
+    #[test]
+    fn time_limits_follow_a_clock_that_is_set_back() {
+        let (mut table, ops) = table();
+        let wall = Stamp(1_000_000);
+        let after = |time| Expiry::after(Now { wall, ..NOW }, time);
+        let red = table.create(&room_name("red"));
+        for (room, person, until) in [
+            (ops, ALICE, after(Some(Duration::from_mins(1)))),
+            (red, ALICE, after(None)),
+            // Restored: only the wall clock time is known.
+            (red, BOB, Some(Stamp(1_060_000)).into()),
+        ] {
+            table.mute(room, Mute { until, ..mute(person, "guest", None) }, 9);
+        }
+        table.dirty.take();
+        table.follow_clock(Now { since_start: Duration::from_secs(20), wall: Stamp(0) });
+        let ends = |ix: ModerationIx| -> Vec<Option<i64>> {
+            let untils = table[ix].mutes.iter().map(|mute| Option::<Stamp>::from(mute.until));
+            untils.map(|until| until.map(|until| until.0)).collect()
+        };
+        assert_eq!((ends(ops), ends(red)), (vec![Some(40_000)], vec![None, Some(1_060_000)]));
+        assert_eq!(table.dirty.take(), [ops]);
+    }
+}

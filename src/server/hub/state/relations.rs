@@ -179,3 +179,98 @@ impl Relations {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::hub::test_support::name;
+
+    const ALICE: UserId = UserId(1);
+    const BOB: UserId = UserId(2);
+    const CAROL: UserId = UserId(3);
+
+    /// Alice and carol ignore bob.
+    fn ignoring_bob() -> Relations {
+        let mut relations = Relations::default();
+        for user in [ALICE, CAROL] {
+            assert!(relations.ignore(user, BOB, &name("bob")));
+        }
+        relations.dirty.take();
+        relations
+    }
+
+    /// Alice ends ignores of users with this name while bob is online.
+    fn unignore(relations: &mut Relations, other: Option<UserId>, text: &str) -> Vec<UserId> {
+        let ended = relations.unignore(ALICE, other, name(text).key(), |person| person == BOB);
+        ended.into_iter().map(|ignored| ignored.person).collect()
+    }
+
+    fn log_out(relations: &mut Relations, user: UserId, text: &str, is_guest: bool) {
+        relations.log_out(user, &name(text), is_guest, |_| None);
+    }
+
+    #[test]
+    fn both_sides_know_an_ignore_until_it_ends() {
+        let mut relations = ignoring_bob();
+        assert!(!relations.ignore(ALICE, BOB, &name("bob")), "nothing new");
+        assert!(relations.ignores(ALICE, BOB) && !relations.ignores(BOB, ALICE));
+        assert_eq!(relations.of(BOB).ignored_by, [ALICE, CAROL]);
+        assert_eq!(unignore(&mut relations, Some(BOB), "bob"), [BOB]);
+        assert_eq!(unignore(&mut relations, Some(BOB), "bob"), []);
+        assert_eq!(relations.of(BOB).ignored_by, [CAROL]);
+        assert_eq!(relations.dirty.take(), [ALICE]);
+        relations.check(|_| true);
+    }
+
+    #[test]
+    fn ignores_of_a_guest_end_with_the_logout_and_those_of_an_account_pause() {
+        let mut relations = ignoring_bob();
+        log_out(&mut relations, ALICE, "alice", true);
+        let name_of = |person| (person == BOB).then(|| name("rob"));
+        relations.log_out(CAROL, &name("carol"), false, name_of);
+        assert!(relations.of(BOB).ignored_by.is_empty(), "only online users are listed");
+        relations.check(|person| person == BOB);
+        assert!(relations.of(ALICE).ignores.is_empty() && relations.ignores(CAROL, BOB));
+        assert_eq!(relations.of(CAROL).ignores[0].name.as_str(), "rob", "the name of that time");
+        relations.log_in(CAROL);
+        assert_eq!(relations.of(BOB).ignored_by, [CAROL]);
+        assert_eq!(relations.renamed.take(), [CAROL]);
+        relations.check(|_| true);
+        log_out(&mut relations, CAROL, "carol", true);
+        assert!(relations.of.is_empty(), "no entries without relations");
+    }
+
+    #[test]
+    fn user_who_is_gone_is_ignored_under_the_last_name() {
+        let mut relations = Relations::default();
+        relations.ignore(ALICE, CAROL, &name("carol"));
+        relations.ignore(ALICE, BOB, &name("bob"));
+        log_out(&mut relations, CAROL, "Carla", true);
+        assert_eq!(unignore(&mut relations, None, "carol"), []);
+        assert_eq!(unignore(&mut relations, None, "bob"), [], "bob is online under another name");
+        assert_eq!(unignore(&mut relations, None, "carla"), [CAROL]);
+    }
+
+    #[test]
+    fn name_of_several_ignored_users_ends_all_ignores() {
+        let mut relations = Relations::default();
+        relations.restore(ALICE, [CAROL, UserId(4)].map(|user| (user, name("guest"))).to_vec());
+        relations.restore(BOB, Vec::new());
+        assert!(relations.of(CAROL).ignored_by.is_empty(), "alice is not online yet");
+        relations.log_in(ALICE);
+        relations.check(|_| true);
+        assert_eq!(unignore(&mut relations, None, "guest"), [CAROL, UserId(4)]);
+        assert!(relations.of.is_empty());
+    }
+
+    #[test]
+    fn query_is_known_to_both_ends() {
+        let mut relations = Relations::default();
+        relations.begin_query(ALICE, BOB);
+        relations.begin_query(CAROL, BOB);
+        relations.end_query(ALICE, BOB);
+        assert_eq!(relations.of(BOB).queried_by, [CAROL]);
+        relations.end_query(CAROL, BOB);
+        assert!(relations.of.is_empty() && relations.dirty.take().is_empty());
+    }
+}

@@ -133,3 +133,39 @@ impl Rooms {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::hub::test_support::room_name;
+
+    fn rooms() -> Rooms {
+        Rooms::new(Bounds { per_address: 1, wider: 1, total: 9 })
+    }
+
+    #[test]
+    fn room_at_a_reused_index_has_its_own_number_and_version() {
+        let (mut rooms, peer) = (rooms(), Peer::new([192, 0, 2, 1].into()));
+        let ops = rooms.create(&room_name("ops"), 5, Some("tea".into()), Some(peer));
+        let (number, version) = (rooms[ops].number, rooms.version());
+        assert!(rooms.visit(ops) && !rooms.visit(ops), "only the first visit is new");
+        assert!(rooms.check_quota(peer).is_err(), "the creator has a room");
+        let ended = rooms.remove(ops);
+        assert!(rooms.check_quota(peer).is_ok());
+        assert_eq!((ended.moderation, ended.topic.as_deref()), (5, Some("tea")));
+        assert_eq!((rooms.named(room_name("OPS").key()), rooms.len()), (None, 0));
+        assert_ne!(rooms.version(), version);
+        assert_eq!(rooms.create(&room_name("OPS"), 6, None, None), ops);
+        assert_eq!(rooms.named(room_name("ops").key()), Some(ops));
+        assert!(rooms[ops].number > number && !rooms[ops].was_visited);
+        rooms.check();
+    }
+
+    #[test]
+    fn rooms_are_sorted_by_name() {
+        let mut rooms = rooms();
+        let [red, art, blue] =
+            ["red", "art", "Blue"].map(|it| rooms.create(&room_name(it), 0, None, None));
+        assert_eq!(rooms.by_name(), [art, blue, red]);
+    }
+}

@@ -83,3 +83,20 @@ impl Sessions {
         self.dropped.to_displace(peer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_is_valid_until_its_session_ends() {
+        let bounds = Bounds { per_address: 1, wider: 1, total: 1 };
+        let (mut sessions, token, user) = (Sessions::new(bounds), TokenHash::default(), UserId(1));
+        sessions.begin(token, user);
+        sessions.drop(Duration::from_secs(1), user, None);
+        assert_eq!((sessions.find(token), sessions.ends_at(user).is_some()), (Some(user), true));
+        sessions.end(token, user);
+        assert_eq!((sessions.find(token), sessions.due()), (None, None));
+        assert_eq!((sessions.dirty.take(), sessions.lost.take()), (vec![user], vec![user]));
+    }
+}

@@ -183,3 +183,74 @@ impl Users {
         assert_eq!(self.confusables.len(), skeletons, "skeletons map to users with them");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::hub::test_support::name;
+
+    fn user(id: u64, text: &str) -> User {
+        User {
+            id: UserId(id),
+            name: name(text),
+            connection: 0,
+            since: Stamp(0),
+            first: 0,
+            away: None,
+            reply_target: None,
+            last_active: Duration::ZERO,
+        }
+    }
+
+    /// The user whose name is confusable with this one.
+    fn confusable_with(users: &Users, text: &str) -> Option<UserIx> {
+        name(text).skeletons().find_map(|skeleton| users.confusable_with(&skeleton))
+    }
+
+    #[test]
+    fn name_and_its_skeletons_follow_a_rename() {
+        let mut users = Users::default();
+        let alice = users.add(user(1, "Alice"));
+        for spelling in ["Alice", "alice", "ALICE"] {
+            assert_eq!(users.named(spelling), Some(alice));
+        }
+        assert_eq!(confusable_with(&users, "a1ice"), Some(alice));
+        assert_eq!(users.rename(alice, &name("bob")).as_str(), "Alice");
+        users.check();
+        assert_eq!((users.named("alice"), confusable_with(&users, "a1ice")), (None, None));
+        assert_eq!((users.named("bob"), users.find(UserId(1))), (Some(alice), Some(alice)));
+        // Another spelling of the same name.
+        users.rename(alice, &name("BOB"));
+        users.check();
+        assert_eq!(users[alice].name.as_str(), "BOB");
+        assert_eq!(users.remove(alice).id, UserId(1));
+        users.check();
+        assert_eq!((users.named("bob"), users.is_online(UserId(1))), (None, false));
+    }
+
+    #[test]
+    fn first_user_keeps_a_shared_skeleton() {
+        let mut users = Users::default();
+        let alice = users.add(user(1, "alice"));
+        let other = users.add(user(2, "a1ice"));
+        assert_eq!(confusable_with(&users, "alice"), Some(alice));
+        users.remove(other);
+        assert_eq!(confusable_with(&users, "alice"), Some(alice));
+        users.check();
+    }
+
+    #[test]
+    fn index_is_reused_and_id_is_not() {
+        let mut users = Users::new(6);
+        assert_eq!(users.next_id(), UserId(7));
+        let first = users.add(user(7, "alice"));
+        // An account has an older id.
+        let account = users.add(user(3, "bob"));
+        assert_eq!((users.last_id(), users.next_id()), (7, UserId(8)));
+        users.remove(first);
+        assert_eq!(users.next_id(), UserId(8));
+        assert_eq!(users.add(user(8, "carol")), first);
+        assert_eq!(users.by_id(), [account, first]);
+        assert_eq!(users.dirty.take(), [7, 3, 7, 8].map(UserId));
+    }
+}
