@@ -583,6 +583,20 @@ mod tests {
     }
 
     #[test]
+    fn new_name_is_stored_with_those_who_ignore_the_user_for_a_takeover() {
+        let mut hub = hub_with_sessions();
+        hub.set_persisted(Persisted::Everyone);
+        register(&mut hub, 0);
+        say(&mut hub, 0, "/ignore bob");
+        mark_saved(&mut hub);
+        say(&mut hub, 1, "/nick rob");
+        let unsaved = hub.describe_unsaved();
+        for row in ["the session of alice", "the session of rob", "the account alice"] {
+            assert!(unsaved.contains(row), "{unsaved}");
+        }
+    }
+
+    #[test]
     fn moderation_that_no_one_needs_is_deleted_after_a_restart() {
         let mut hub = restarted(&mut hub_with_sessions());
         mark_saved(&mut hub);
