@@ -83,7 +83,7 @@ const FLOORS: &[(&str, Floors)] = &[
                     "tls",
                 ],
             ),
-            // What is known of the conversation.
+            // The state of the conversation.
             (Together, &["outgoing", "password", "presence", "seen_messages", "state", "unread"]),
             // Helpers that know nothing of it.
             (

@@ -245,7 +245,7 @@ impl Driver {
         }
     }
 
-    /// What is stored, as if `changes` were stored, too.
+    /// The stored state after these further changes.
     pub(crate) fn snapshot(&self, changes: Vec<Change>) -> Snapshot {
         let mut entries = self.entries.clone();
         apply(changes, &mut entries);

@@ -29,8 +29,7 @@ use crate::server::hub::context::{Context, Request, Result, no_such_user, refusa
 use crate::server::hub::delivery::{catch_up, presence, send_to_user, tags_of};
 use crate::server::hub::state::State;
 use crate::server::hub::state::connections::Query;
-use crate::server::hub::state::index::UserIx;
-use crate::server::hub::state::index::{LOBBY, RoomIx};
+use crate::server::hub::state::index::{LOBBY, RoomIx, UserIx};
 use crate::server::hub::state::moderation::Scope;
 use crate::server::hub::state::password_throttle::Target;
 use crate::server::hub::state::pending::{PendingRequest, Purpose};
@@ -38,3 +37,7 @@ use crate::server::net::ConnId;
 use crate::server::record::{Record, UserId};
 use crate::server::store::{ReadRequest, Thread};
 use crate::server::turn::Topic;
+
+/// The author of promotions by succession, and of the notes that replace rows of a reply which
+/// may no longer be shown. Reserved: no user can have this name.
+const SERVER_NAME: &str = "server";

@@ -82,6 +82,14 @@ impl Context<'_> {
         self.turn.send(socket, Origin::Reply, &Tags::default(), &event);
         self.turn.close(socket);
     }
+
+    /// Closes the socket, after the farewell if there is one.
+    pub(super) fn close(&mut self, socket: ConnId, farewell: Option<Farewell>) {
+        match farewell {
+            Some(farewell) => self.send_farewell(socket, farewell, None),
+            None => self.turn.close(socket),
+        }
+    }
 }
 
 impl Request<'_> {

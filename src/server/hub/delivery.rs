@@ -11,8 +11,7 @@ use std::collections::BTreeSet;
 
 use super::context::{Context, Request};
 use super::state::State;
-use super::state::index::RoomIx;
-use super::state::index::UserIx;
+use super::state::index::{RoomIx, UserIx};
 use crate::protocol::{Event, Tags};
 use crate::server::net::ConnId;
 use crate::server::record::Record;

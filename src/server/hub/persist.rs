@@ -17,7 +17,6 @@ use super::state::State;
 use super::state::connections::{Connection, DeliveryMode, Phase, Query, Settings};
 use super::state::index::{ModerationIx, UserIx};
 use super::state::moderation::SERVER_NUMBER;
-use super::state::relations::Ignored;
 use crate::commands::Setting;
 use crate::protocol::{Name, RoomName, Stamp};
 use crate::server::auth::passwords::digest;
@@ -443,11 +442,9 @@ impl Encoder<'_> {
         })
     }
 
-    /// The ignored users, by their current or last names.
     fn ignores(&self, id: UserId) -> Vec<(UserId, Name)> {
-        let ignores = self.state.relations.of(id).ignores.iter();
-        let name = |it: &Ignored| self.state.users.name_of(it.person).unwrap_or(&it.name).clone();
-        ignores.map(|ignored| (ignored.person, name(ignored))).collect()
+        let ignores = self.state.ignores_of(id);
+        ignores.map(|(person, name)| (person, name.clone())).collect()
     }
 
     fn account(&self, id: UserId) -> Option<String> {
@@ -458,8 +455,7 @@ impl Encoder<'_> {
 
     fn mailbox(&self, id: UserId) -> Option<String> {
         let after = self.state.mail.position(id)?;
-        let ignores = self.state.relations.of(id).ignores.iter();
-        let hidden = ignores.map(|ignored| ignored.person).collect();
+        let hidden = self.state.relations.ignored_ids(id);
         to_json(&SavedMailbox { after, paged: self.state.mail.paged(id), hidden })
     }
 

@@ -145,7 +145,13 @@ impl State {
 
     /// Whether a user is online or has an account. A guest's id ends with the logout.
     pub(crate) fn can_return(&self, person: UserId) -> bool {
-        self.users.is_online(person) || self.accounts.has(person)
+        can_return(&self.users, &self.accounts, person)
+    }
+
+    /// The users whom a user ignores, with their current or last names.
+    pub(crate) fn ignores_of(&self, user: UserId) -> impl Iterator<Item = (UserId, &Name)> {
+        let ignores = self.relations.of(user).ignores.iter();
+        ignores.map(|it| (it.person, self.users.name_of(it.person).unwrap_or(&it.name)))
     }
 
     /// The online user or the account with this name.
@@ -427,8 +433,7 @@ impl State {
     }
 
     fn drop_departed(&mut self, moderation: ModerationIx) {
-        let (users, accounts) = (&self.users, &self.accounts);
-        let can_return = |person| users.is_online(person) || accounts.has(person);
+        let can_return = |person| can_return(&self.users, &self.accounts, person);
         self.moderation.drop_departed(moderation, can_return, self.has_oper_password);
     }
 
@@ -483,8 +488,8 @@ impl State {
 
     /// Deletes expired entries and entries of users who cannot log in again.
     pub(crate) fn drop_expired(&mut self, now: Now, scope: Scope) {
-        let (ix, users, accounts) = (self.moderation_ix(scope), &self.users, &self.accounts);
-        let can_return = |person| users.is_online(person) || accounts.has(person);
+        let ix = self.moderation_ix(scope);
+        let can_return = |person| can_return(&self.users, &self.accounts, person);
         self.moderation.drop_expired(ix, now, can_return);
     }
 
@@ -535,6 +540,11 @@ impl State {
             );
         }
     }
+}
+
+/// See [`State::can_return`]; a function of two tables, so that others can change meanwhile.
+fn can_return(users: &Users, accounts: &Accounts, person: UserId) -> bool {
+    users.is_online(person) || accounts.has(person)
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub enum Exhausted {
     Total,
 }
 
-/// What is held of one resource.
+/// How many units of one resource are in use, in total and per network.
 #[derive(Debug)]
 pub struct Quota {
     bounds: Bounds,

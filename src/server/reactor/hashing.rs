@@ -6,7 +6,6 @@ use crate::server::auth::passwords::{Hashers, Job, Outcome, THREADS};
 use crate::server::auth::secrets::Secret;
 use crate::server::limits::Limits;
 use crate::server::limits::fair_queue::FairQueue;
-use crate::server::limits::quota::Bounds;
 use crate::server::store::Log;
 use crate::server::turn::ConnId;
 
@@ -20,11 +19,7 @@ pub(super) struct Hashing {
 
 impl Hashing {
     pub(super) fn new(limits: &Limits, hashers: Hashers) -> Self {
-        let bounds = Bounds {
-            per_address: limits.hashing_per_address,
-            wider: limits.wider_networks,
-            total: limits.max_hashing,
-        };
+        let bounds = limits.bounds(limits.hashing_per_address, limits.max_hashing);
         Self { hashers, waiting: FairQueue::new(bounds), running: 0 }
     }
 }

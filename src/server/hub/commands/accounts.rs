@@ -160,8 +160,7 @@ pub(super) fn log_in_account(state: &mut State, req: &mut Request<'_>, proof: Pr
         take_over(state, req, proof.person);
         return Ok(());
     }
-    let ignores = state.relations.of(proof.person).ignores.iter();
-    let hidden = ignores.map(|ignored| ignored.person).collect();
+    let hidden = state.relations.ignored_ids(proof.person);
     let thread = Thread::Ids { reader: proof.person, ids };
     let (count, size) = (MAIL_AT_ONCE, req.page_size());
     let query = ReadRequest { thread, count, size, after: Some(0), hidden };

@@ -8,7 +8,6 @@ use super::{
 };
 use crate::commands::{HistoryRange, MessageTarget};
 use crate::protocol::{SEARCH_MAX, SEARCH_WORDS_MAX};
-use crate::server::hub::delivery::catch_up::hidden_from;
 use crate::server::hub::state::pending::MessageList;
 use crate::server::store::SearchTerms;
 
@@ -21,7 +20,8 @@ pub(super) fn history(
     thread: Option<MessageTarget<'_>>,
 ) -> Result {
     let (title, room, thread) = resolve(state, req, user, thread)?;
-    let (reader, hidden) = (state.users[user].id, hidden_from(state, user));
+    let reader = state.users[user].id;
+    let hidden = state.relations.ignored_ids(reader);
     let (count, after, size) = (rows.count, rows.after, req.page_size());
     let read = ReadRequest { thread, count, size, after, hidden };
     let list = MessageList { word: "HISTORY", title: Some(title), room, reader, rows: None };
@@ -53,7 +53,7 @@ pub(super) fn search(
     }
     let (reader, is_private_too) = (state.users[user].id, room.is_none());
     let thread = Thread::Search { reader, rooms, is_private_too, terms };
-    let hidden = hidden_from(state, user);
+    let hidden = state.relations.ignored_ids(state.users[user].id);
     let room = room.map(|room| state.rooms[room].name.clone());
     let (count, size) = (SEARCH_MAX, req.page_size());
     let read = ReadRequest { thread, count, size, after: None, hidden };

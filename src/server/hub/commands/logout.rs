@@ -7,6 +7,7 @@ use super::{ConnId, Context, Event, Farewell, Query, RoomIx, State, Tags, UserIx
 use crate::server::hub::delivery;
 use crate::server::hub::state::connections::{Connection, Phase};
 use crate::server::hub::state::index::SERVER;
+use crate::server::record::UserId;
 
 /// Closes a connection and logs its user out, with no way to resume. A farewell is sent
 /// only where the connection can still be written to.
@@ -24,10 +25,7 @@ pub(in crate::server::hub) fn leave(
         end_user(state, ctx, user, reason);
     }
     state.connections.close(socket);
-    match farewell {
-        Some(farewell) => ctx.send_farewell(socket, farewell, None),
-        None => ctx.turn.close(socket),
-    }
+    ctx.close(socket, farewell);
 }
 
 /// Logs a user out. Their sockets, if any, are closed without a farewell.
@@ -54,7 +52,7 @@ pub(super) fn end_user(
 }
 
 /// Returns the rooms with members in which a user is an operator, sorted by name.
-fn operated_rooms(state: &State, person: crate::server::record::UserId) -> Vec<RoomIx> {
+fn operated_rooms(state: &State, person: UserId) -> Vec<RoomIx> {
     let operated = state.moderation.operated_by(person);
     let names = operated.filter_map(|ix| state.moderation[ix].room.as_ref());
     let mut rooms: Vec<RoomIx> = names.filter_map(|name| state.rooms.named(name.key())).collect();
@@ -105,10 +103,7 @@ pub(in crate::server::hub) fn lose_connection(
     };
     let until = ctx.now.since_start + ctx.limits.session_grace;
     let displaced = state.drop_socket(ctx.limits, user, until);
-    match farewell {
-        Some(farewell) => ctx.send_farewell(socket, farewell, None),
-        None => ctx.turn.close(socket),
-    }
+    ctx.close(socket, farewell);
     if let Some(displaced) = displaced {
         end_user(state, ctx, displaced, None);
     }

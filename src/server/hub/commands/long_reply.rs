@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::rights::{require_rights, room_in, room_of};
 use super::{
     ErrorCode, Event, PendingRequest, ReadRequest, Record, Request, Result, RoomIx, RoomName,
-    Scope, State, Thread, UserId, UserIx, catch_up, presence, refusal, tags_of,
+    SERVER_NAME, Scope, State, Thread, UserId, UserIx, catch_up, presence, refusal, tags_of,
 };
 use crate::protocol::{Message, Place, Stamp, Tags};
 use crate::server::hub::caches::Caches;
@@ -16,9 +16,6 @@ use crate::server::hub::context::PAGE_ROWS;
 use crate::server::hub::state::pending::{Content, Listing, LongReply, MessageList};
 use crate::server::record::{Recipient, SentMail};
 use crate::server::store::ReadResult;
-
-/// The author of a row in place of one that cannot be shown; no user can have this name.
-const SERVER: &str = "server";
 
 /// Sends the list of rooms.
 pub(super) fn send_rooms(state: &mut State, req: &mut Request<'_>) {
@@ -36,8 +33,8 @@ fn room_list(state: &State, req: &mut Request<'_>) -> Arc<Listing<RoomName>> {
     {
         return list.clone();
     }
-    let mut names: Vec<RoomName> = state.rooms.iter().map(|(_, room)| room.name.clone()).collect();
-    names.sort_unstable_by(|a, b| a.key().cmp(b.key()));
+    let rooms = state.rooms.by_name().into_iter();
+    let names: Vec<RoomName> = rooms.map(|room| state.rooms[room].name.clone()).collect();
     let text_size = names.iter().map(|name| name.as_str().len()).sum();
     let list = Arc::new(Listing::new(names, text_size, &req.caches.meter));
     req.caches.room_list = Some((version, list.clone()));
@@ -181,8 +178,7 @@ fn next_read(state: &State, req: &Request<'_>, reply: &LongReply) -> Option<Read
         }
         Content::Mail { reader, sent, last } => {
             let left = state.mail.range(*reader, sent + 1..=*last, PAGE_ROWS);
-            let ignores = state.relations.of(*reader).ignores.iter();
-            (*reader, left, ignores.map(|ignored| ignored.person).collect())
+            (*reader, left, state.relations.ignored_ids(*reader))
         }
         Content::Rooms(_) | Content::Members { .. } | Content::Bans { .. } => return None,
     };
@@ -380,7 +376,7 @@ fn send_note(
     } else {
         "(this message is no longer available)"
     };
-    let message = Message { place, from: SERVER, is_action: false, text };
+    let message = Message { place, from: SERVER_NAME, is_action: false, text };
     let tags = Tags { id: Some(id), time: Some(time), cid: None };
     req.reply_tagged(&tags, &Event::Row { time, message });
 }

@@ -114,11 +114,10 @@ pub(super) fn unignore(
     Ok(())
 }
 
-/// Lists the ignored users by their current or last names.
+/// Lists the ignored users.
 fn list_ignored(state: &State, req: &mut Request<'_>, user: UserIx) {
-    let ignores = state.relations.of(state.users[user].id).ignores.iter();
-    let names = ignores.map(|it| state.users.name_of(it.person).unwrap_or(&it.name));
-    let mut names: Vec<&Name> = names.collect();
+    let ignores = state.ignores_of(state.users[user].id);
+    let mut names: Vec<&Name> = ignores.map(|(_, name)| name).collect();
     names.sort_unstable_by(|a, b| a.key().cmp(b.key()));
     let names: Vec<&str> = names.into_iter().map(Name::as_str).collect();
     req.reply(&Event::reply("IGNORED", &names.len().to_string(), &names.join(",")));

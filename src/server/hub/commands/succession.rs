@@ -5,15 +5,13 @@
 
 use super::rights::is_server_operator;
 use super::{
-    Context, Event, LOBBY, Now, RoomIx, Scope, State, Tags, Topic, UserId, UserIx, presence,
+    Context, Event, LOBBY, Now, RoomIx, SERVER_NAME, Scope, State, Tags, Topic, UserId, UserIx,
+    presence,
 };
 use crate::server::hub::delivery;
 use crate::server::hub::delivery::deferred;
 use crate::server::hub::state::memberships::Member;
 use crate::server::net::outbox::Meter;
-
-/// The name that announcements of promotions give as their author; reserved.
-const SERVER: &str = "server";
 
 /// Returns whether an operator other than `except` could moderate the room and is not
 /// banned.
@@ -63,7 +61,7 @@ pub(super) fn ensure_operator(state: &mut State, ctx: &mut Context<'_>, room: Ro
 pub(super) fn hand_over(state: &mut State, ctx: &mut Context<'_>, room: RoomIx, heir: UserIx) {
     state.moderation.promote(state.rooms[room].moderation, state.users[heir].id);
     let (room_name, name) = (state.rooms[room].name.clone(), state.users[heir].name.clone());
-    let event = Event::Promoted { room: room_name.as_str(), by: SERVER, name: name.as_str() };
+    let event = Event::Promoted { room: room_name.as_str(), by: SERVER_NAME, name: name.as_str() };
     if presence::is_quiet(state, ctx, room) {
         let tags = Tags { time: Some(state.stamp(ctx.now)), ..Tags::default() };
         delivery::send_to_user(state, ctx, heir, &tags, &event);
@@ -101,7 +99,8 @@ pub(in crate::server::hub) fn restore_operators(state: &mut State, now: Now, met
         let Some(heir) = heir(state, now, room, None) else { continue };
         state.moderation.promote(state.rooms[room].moderation, state.users[heir].id);
         let (room_name, name) = (state.rooms[room].name.clone(), state.users[heir].name.clone());
-        let event = Event::Promoted { room: room_name.as_str(), by: SERVER, name: name.as_str() };
+        let event =
+            Event::Promoted { room: room_name.as_str(), by: SERVER_NAME, name: name.as_str() };
         let tags = Tags { time: Some(state.messages.last_time()), ..Tags::default() };
         let members: Vec<UserIx> =
             state.memberships.of_room(room).map(|member| member.user).collect();

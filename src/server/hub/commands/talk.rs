@@ -333,7 +333,7 @@ mod tests {
         (hub, alice)
     }
 
-    /// What is stored of the mail of all accounts.
+    /// The stored mailboxes of all accounts.
     fn rows(hub: &Driver) -> Vec<(u64, String)> {
         let entries = hub.snapshot(Vec::new()).entries.into_iter();
         let mail = entries.filter(|(of, ..)| *of == Collection::Mailbox);

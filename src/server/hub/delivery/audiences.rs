@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use crate::server::hub::caches::Caches;
 use crate::server::hub::state::State;
-use crate::server::hub::state::index::RoomIx;
-use crate::server::hub::state::index::UserIx;
+use crate::server::hub::state::index::{RoomIx, UserIx};
 use crate::server::turn::{Audience, Reader};
 
 /// Returns the audience of a room.

@@ -9,8 +9,7 @@ use crate::protocol::{Cid, Event, Tags};
 use crate::server::hub::context::{PAGE_ROWS, Request};
 use crate::server::hub::state::State;
 use crate::server::hub::state::connections::DeliveryMode;
-use crate::server::hub::state::index::ConnectionIx;
-use crate::server::hub::state::index::UserIx;
+use crate::server::hub::state::index::{ConnectionIx, UserIx};
 use crate::server::net::ConnId;
 use crate::server::record::{Record, UserId};
 use crate::server::store::{ReadRequest, ReadResult, Thread};
@@ -110,16 +109,10 @@ pub(in crate::server::hub) fn send_page(
     Page::Sent
 }
 
-/// Returns the users whose messages a user ignores.
-pub(in crate::server::hub) fn hidden_from(state: &State, user: UserIx) -> Vec<UserId> {
-    let ignores = state.relations.of(state.users[user].id).ignores.iter();
-    ignores.map(|ignored| ignored.person).collect()
-}
-
 fn request(state: &State, user: UserIx, after: u64, size: usize) -> ReadRequest {
     let stays = state.memberships.spans(user).after(after);
     let thread = Thread::Feed { reader: state.users[user].id, stays };
-    let hidden = hidden_from(state, user);
+    let hidden = state.relations.ignored_ids(state.users[user].id);
     ReadRequest { thread, count: PAGE_ROWS, size, after: Some(after), hidden }
 }
 

@@ -7,8 +7,7 @@ use super::{announce, audiences};
 use crate::protocol::{Event, LINE_MAX, Tags};
 use crate::server::hub::context::{Context, Request};
 use crate::server::hub::state::State;
-use crate::server::hub::state::index::RoomIx;
-use crate::server::hub::state::index::UserIx;
+use crate::server::hub::state::index::{RoomIx, UserIx};
 use crate::server::hub::state::rooms::Room;
 use crate::server::turn::Topic;
 

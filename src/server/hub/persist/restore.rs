@@ -150,7 +150,7 @@ fn restore_moderation(
     (table, visited)
 }
 
-/// What was delivered after the row was stored waits again.
+/// Messages delivered after a mailbox was stored are delivered again.
 fn restore_mail(state: &mut State, mailboxes: &[(UserId, SavedMailbox)], mail: &[(UserId, u64)]) {
     for (account, saved) in mailboxes {
         if state.accounts.has(*account) {
@@ -184,7 +184,7 @@ impl Restorer<'_> {
             spans,
         );
         state.users.set_away(ix, saved.away.as_deref());
-        // Who has created a room is not stored; its first member stands in.
+        // The creator of a room is not stored; the room counts for its first member.
         let creator = peer.filter(|peer| self.limits.apply_to(*peer));
         for (at, name) in saved.rooms.iter().enumerate() {
             let room = state.open_room(name, creator);

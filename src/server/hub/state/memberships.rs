@@ -149,9 +149,8 @@ impl Memberships {
 
     /// Changes the version of all rooms of a user, who receives events differently now.
     pub(super) fn touch_rooms_of(&mut self, user: UserIx) {
-        for room in &self.by_user[user].rooms {
-            self.last_version += 1;
-            self.by_room[*room].version = self.last_version;
+        for at in 0..self.by_user[user].rooms.len() {
+            self.touch(self.by_user[user].rooms[at]);
         }
     }
 

@@ -51,6 +51,11 @@ impl Relations {
         self.of.get(&user).unwrap_or(&NONE)
     }
 
+    /// The users whom a user ignores.
+    pub(crate) fn ignored_ids(&self, user: UserId) -> Vec<UserId> {
+        self.of(user).ignores.iter().map(|ignored| ignored.person).collect()
+    }
+
     pub(crate) fn ignores(&self, user: UserId, other: UserId) -> bool {
         self.of(user).ignores.iter().any(|ignored| ignored.person == other)
     }
