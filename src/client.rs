@@ -1,7 +1,7 @@
 //! `chatty join`: the line client. It knows the wire protocol (`protocol`) and the table of
 //! commands, and nothing about the server.
 //!
-//! On a terminal (`interactive.rs`) three threads communicate over channels:
+//! On a terminal (`terminal/`) three threads communicate over channels:
 //!
 //! ```text
 //! prompt thread   rustyline: line editing      --typed-->   main thread
@@ -9,65 +9,23 @@
 //! printer thread  output above the prompt
 //! ```
 //!
-//! The prompt (`prompt_text.rs`) shows unread rooms (`unread.rs`) and how long the server has
-//! not answered (`latency.rs`). Commands that the client executes itself are in `local.rs`.
-//!
-//! Without a terminal (`piped.rs`) the client reads lines and writes lines, or JSON objects
-//! (`json.rs`), for scripts. `notify.rs` sends notifications, `log_files.rs` writes chat logs,
-//! and `config.rs` reads the settings file.
-//!
-//! `tls.rs` encrypts the connection; `known_hosts.rs` stores the certificates of known servers.
-//! `limits.rs` bounds how much data of a server the client holds in memory.
-//!
-//! Both modes log in through `start.rs` and `login.rs`, and both survive a lost connection:
-//! `heartbeat.rs` detects the loss, `reconnect.rs` connects again, and `resume.rs` and
-//! `outgoing.rs` decide which lines are shown and sent afterwards.
+//! Without a terminal (`script/`) the client reads lines and writes lines, or JSON objects, for
+//! scripts. Both modes log in through `start.rs`, and both survive a lost connection (`session/`).
+//! They share what they know of the chat (`model/`), the connection (`net/`), the chat logs
+//! (`log_files.rs`) and the limits of how much data of a server the client holds in memory
+//! (`limits.rs`). `config.rs` reads the settings file.
 
-mod address;
-mod away_marker;
 mod config;
-mod connection;
-mod ctrl_c;
-mod draft;
-mod happy_eyeballs;
-mod heartbeat;
-mod helper;
-mod history;
-mod interactive;
-mod json;
-mod known_hosts;
-mod latency;
 mod limits;
-mod local;
 mod log_files;
-mod login;
-mod mentions;
-mod notify;
-mod outgoing;
-mod output;
-mod password;
-mod piped;
-mod presence;
-mod printer;
-mod prompt;
-mod prompt_text;
-mod reconnect;
-mod resume;
-mod sanitize;
-mod screen;
-mod seen_messages;
-mod signals;
+mod model;
+mod net;
+mod process;
+mod script;
+mod session;
 mod start;
-mod state;
-mod submission;
-mod suspend;
 mod terminal;
-mod theme;
-mod tls;
-mod unread;
-mod width;
-mod wrap;
-mod writer;
+mod text;
 
 use std::env;
 use std::io::IsTerminal as _;
@@ -83,28 +41,28 @@ use crate::protocol::name::{NameFault, RESERVED};
 use crate::protocol::units::parse_duration;
 use crate::protocol::{DEFAULT_PORT, Key, Name, RoomName};
 use crate::stdio;
-use address::Address;
 pub use config::configured;
-use connection::Connection;
-use history::History;
-use interactive::Setup;
 use log_files::LogFiles;
-use login::{Identity, Session};
-use mentions::Highlights;
-use notify::{Notifier, NotifyMethod};
-use outgoing::CidGenerator;
-use output::Form;
-pub use password::new_password;
-use piped::Task;
-use presence::Joins;
-use reconnect::ReconnectConfig;
-use sanitize::Clean;
-use screen::{Screen, Times};
-use signals::Signals;
+use model::mentions::Highlights;
+use net::address::Address;
+use net::connection::Connection;
+use net::tls::TlsArgs;
+use process::signals::Signals;
+use script::output::Form;
+use script::piped::Task;
+use session::login::{Identity, Session};
+use session::outgoing::CidGenerator;
+pub use session::password::new_password;
+use session::reconnect::ReconnectConfig;
 use start::{Failure, start_session};
-pub use theme::ColorChoice;
-use theme::Theme;
-use tls::TlsArgs;
+use terminal::history::History;
+use terminal::interactive::Setup;
+use terminal::notify::{Notifier, NotifyMethod};
+use terminal::presence::Joins;
+use terminal::screen::{Screen, Times};
+use text::sanitize::Clean;
+pub use text::theme::ColorChoice;
+use text::theme::Theme;
 
 /// Join a chat: a prompt on a terminal, lines in and lines out in a pipe
 ///
@@ -341,7 +299,7 @@ const QUIT: Command<'static> = Command::Quit { reason: None };
 
 /// Returns the usage and the help of each command that the client executes itself.
 pub fn own_commands() -> impl Iterator<Item = (String, &'static str)> {
-    local::TABLE.iter().map(|row| (row.usage(), row.help))
+    model::local::TABLE.iter().map(|row| (row.usage(), row.help))
 }
 
 /// Runs `chatty join` until it exits.
@@ -382,7 +340,7 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
     // Before the login: afterwards the server reserves our name until we log out.
     let listening = Signals::listen().and_then(|signals| {
         if !is_interactive(args) {
-            signals::exit_on_second_signal()?;
+            process::signals::exit_on_second_signal()?;
         }
         Ok(signals)
     });
@@ -407,7 +365,7 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
             joins: args.joins,
             words,
         };
-        interactive::run(session, setup, signals).await
+        terminal::interactive::run(session, setup, signals).await
     } else {
         let room = identity.room.as_ref().map_or_else(RoomName::lobby, Clone::clone);
         let task = Task {
@@ -418,7 +376,7 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
             wait: args.wait.unwrap_or_default(),
             is_quiet: args.quiet,
         };
-        piped::run(session, task, signals).await
+        script::piped::run(session, task, signals).await
     }
 }
 

@@ -1,5 +1,5 @@
 //! The layers of the arguments of `chatty join`: its settings file, and how its two positions
-//! and its two ports relate. `config.rs` holds what is not specific to `join`.
+//! and its two ports relate. `src/config.rs` holds what is not specific to `join`.
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use jiff::civil::Date;
 use jiff::{Timestamp, Zoned};
 
-use super::address::Endpoint;
 use super::limits::LOGGED_MAX;
-use super::sanitize::Clean;
+use super::net::address::Endpoint;
+use super::text::sanitize::Clean;
 use crate::config::base_folder;
 use crate::files::open_own;
 use crate::protocol::name::is_name_char;

@@ -9,16 +9,16 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use super::address::Endpoint;
-use super::connection::{Connection, Unreachable, connect};
-use super::json::{self, Status};
 use super::log_files::LogFiles;
-use super::login::{self, Identity, Refused, Session};
-use super::outgoing::CidGenerator;
-use super::password::Password;
-use super::reconnect::ReconnectConfig;
-use super::resume::humanize;
-use super::signals::Signals;
+use super::net::address::Endpoint;
+use super::net::connection::{Connection, Unreachable, connect};
+use super::process::signals::Signals;
+use super::script::json::{self, Status};
+use super::session::login::{self, Identity, Refused, Session};
+use super::session::outgoing::CidGenerator;
+use super::session::password::Password;
+use super::session::reconnect::ReconnectConfig;
+use super::session::resume::humanize;
 use super::{ActiveSession, Exit, JoinArgs, QUIT, is_interactive, is_on_terminal, print_error};
 use crate::stdio;
 

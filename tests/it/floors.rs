@@ -59,51 +59,32 @@ const FLOORS: &[(&str, Floors)] = &[
     (
         "client",
         &[
-            // What `chatty join` runs.
-            (Together, &["interactive", "piped", "start"]),
+            (Apart, &["start"]),
+            (Apart, &["config", "script", "terminal"]),
+            (Together, &["model", "session"]),
+            (Apart, &["log_files"]),
+            (Apart, &["net"]),
+            (Apart, &["limits", "process", "text"]),
+        ],
+    ),
+    (
+        "client::terminal",
+        &[
+            (Apart, &["interactive"]),
             // The prompt.
-            (
-                Together,
-                &["away_marker", "ctrl_c", "helper", "history", "prompt", "prompt_text", "suspend"],
-            ),
+            (Together, &["ctrl_c", "helper", "history", "prompt", "prompt_text", "suspend"]),
             // Output.
-            (Together, &["log_files", "notify", "output", "printer", "screen"]),
-            // The connection.
             (
                 Together,
                 &[
-                    "address",
-                    "config",
-                    "connection",
-                    "happy_eyeballs",
-                    "known_hosts",
-                    "login",
-                    "reconnect",
-                    "resume",
-                    "tls",
-                ],
-            ),
-            // The state of the conversation.
-            (Together, &["outgoing", "password", "presence", "seen_messages", "state", "unread"]),
-            // Helpers that know nothing of it.
-            (
-                Together,
-                &[
+                    "away_marker",
                     "draft",
-                    "heartbeat",
-                    "json",
                     "latency",
-                    "limits",
-                    "local",
-                    "mentions",
-                    "sanitize",
-                    "signals",
-                    "submission",
-                    "terminal",
-                    "theme",
-                    "width",
+                    "notify",
+                    "presence",
+                    "printer",
+                    "screen",
                     "wrap",
-                    "writer",
                 ],
             ),
         ],
@@ -112,14 +93,22 @@ const FLOORS: &[(&str, Floors)] = &[
 
 /// The import cycles between modules of a folder that are accepted, each with its reason.
 const CYCLES: &[(&str, &[&str], &str)] = &[
+    ("client", &["model", "session"], "an answer changes both the state and what is to be sent"),
     (
-        "client",
+        "client::net",
         &["address", "known_hosts", "tls"],
         "an address chooses TLS, which trusts addresses",
     ),
-    ("client", &["helper", "history", "prompt"], "rustyline calls the helper of its own prompt"),
-    ("client", &["login", "resume"], "a login resumes if it can, and a failed resume logs in"),
-    ("client", &["outgoing", "state"], "an answer changes both the state and what is to be sent"),
+    (
+        "client::session",
+        &["login", "resume"],
+        "a login resumes if it can, and a failed resume logs in",
+    ),
+    (
+        "client::terminal",
+        &["helper", "history", "prompt"],
+        "rustyline calls the helper of its own prompt",
+    ),
     (
         "server",
         &["limits", "net", "turn"],

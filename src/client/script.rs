@@ -1,0 +1,6 @@
+//! The piped mode, for scripts: lines or JSON objects, without a prompt.
+
+pub(super) mod json;
+pub(super) mod output;
+pub(super) mod piped;
+pub(super) mod writer;

@@ -1,0 +1,135 @@
+//! The output of the piped mode: plain lines of the protocol, the same lines in color on a
+//! terminal, or JSON objects. It does not know where the lines come from.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use super::json::{self, Status};
+use super::writer::Writer;
+use crate::client::text::sanitize::Clean;
+use crate::client::text::theme::Theme;
+use crate::client::{JoinArgs, print_error};
+use crate::protocol::{Event, Message, Place, Tags, text};
+
+/// Standard output.
+pub(in crate::client) struct Output {
+    form: Form,
+    is_quiet: bool,
+    out: Writer,
+}
+
+/// The output format.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::client) enum Form {
+    /// The line itself, for programs.
+    Plain,
+    /// The line in color, sanitized for a terminal.
+    Shown(Theme),
+    /// A JSON object.
+    Json,
+}
+
+impl Form {
+    pub(in crate::client) fn of(args: &JoinArgs) -> Self {
+        let theme = Theme::new(args.color, args.color_seed);
+        if args.json {
+            Self::Json
+        } else if theme.has_color() || io::stdout().is_terminal() {
+            Self::Shown(theme)
+        } else {
+            Self::Plain
+        }
+    }
+}
+
+impl Output {
+    pub(super) fn new(form: Form, is_quiet: bool) -> Self {
+        Self { form, is_quiet, out: Writer::start() }
+    }
+
+    /// Writes a line of the server. `number` is the number of the line that it answers.
+    pub(super) fn line(
+        &mut self,
+        tags: &Tags<'_>,
+        plain: &str,
+        number: Option<u64>,
+        me: &str,
+    ) -> io::Result<()> {
+        let out = self.out.batch();
+        match self.form {
+            Form::Plain => writeln!(out, "{}", text::clean(plain)),
+            Form::Shown(theme) => writeln!(out, "{}", shown(theme, plain)),
+            Form::Json => json::line(out, tags, plain, number, me),
+        }
+    }
+
+    /// Reports a status of the connection or of a line: on standard error and, with
+    /// `--json`, as an object.
+    pub(super) fn status(&mut self, status: Status, number: Option<u64>, text: &str) {
+        match number {
+            Some(number) => print_error(&format!("line {number}: {text}")),
+            None if self.is_quiet && !is_always_reported(status) => {}
+            None => print_error(text),
+        }
+        self.status_object(status, number, text);
+    }
+
+    /// Reports a status as an object only.
+    pub(super) fn status_object(&mut self, status: Status, number: Option<u64>, text: &str) {
+        if let Form::Json = self.form {
+            // A write error will show up again with the next line.
+            let _ = json::status(self.out.batch(), status, number, text);
+        }
+    }
+
+    /// Reports why an input line was not sent.
+    pub(super) fn error(&mut self, number: u64, code: &str, text: &str) {
+        print_error(&format!("line {number}: {code}: {text}"));
+        if let Form::Json = self.form {
+            let _ = json::error(self.out.batch(), number, code, text);
+        }
+    }
+
+    /// Passes the written lines on, so that the reader of the pipe does not wait for a full
+    /// buffer.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
+    /// Whether more output is accepted; `false` while the reader pauses (backpressure).
+    pub(super) fn has_room(&self) -> bool {
+        self.out.has_room()
+    }
+
+    /// Waits until some output was written, or failed.
+    pub(super) async fn writable(&self) {
+        self.out.writable().await;
+    }
+
+    /// Waits until all output is written.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        self.out.finish()
+    }
+}
+
+/// Whether the status is reported even with `--quiet`.
+fn is_always_reported(status: Status) -> bool {
+    matches!(status, Status::Failed | Status::IdsWentBack)
+}
+
+fn shown(theme: Theme, plain: &str) -> String {
+    let whole = Clean::of(plain);
+    let style = match Event::parse(plain) {
+        Some(Event::Message(Message { place: Place::Room(_), from, text, .. })) => {
+            // The name is in color, the text is not.
+            let (head, message) = plain.split_at(plain.len() - text.len());
+            let head = Clean::of(head);
+            return format!("{}{}", theme.name(from).style(head), Clean::of(message));
+        }
+        Some(Event::Message(_)) => theme.private(),
+        Some(Event::Error { .. } | Event::Bye { .. }) => theme.error(),
+        Some(Event::Reply { .. } | Event::Users { .. }) => theme.reply(),
+        Some(Event::Row { .. } | Event::Help(_)) | None => return whole.to_string(),
+        Some(_) => theme.faint(),
+    };
+    style.style(whole).to_string()
+}

@@ -1,0 +1,503 @@
+//! The interactive mode, on a terminal: connects the socket, the prompt and the screen.
+//! This file has the control flow; `interactive/show.rs` decides what is shown. It does not
+//! know how lines are edited or drawn.
+
+mod show;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::signal::unix::Signal;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::away_marker::AwayMarker;
+use super::ctrl_c::Interrupt;
+use super::history::History;
+use super::latency::Latency;
+use super::notify::Notifier;
+use super::presence::{Joins, Presence};
+use super::printer::{Printer, Redraw};
+use super::prompt::{self, Prompt, Shared, Typed, Waiting};
+use super::screen::Screen;
+use super::suspend::Suspend;
+use crate::client::log_files::LogFiles;
+use crate::client::model::local::Local;
+use crate::client::model::mentions::Highlights;
+use crate::client::model::state::{LinkState, State};
+use crate::client::net::connection::{Connection, Progress};
+use crate::client::process::signals::{self, Signals};
+use crate::client::process::tty::{self, Terminal};
+use crate::client::session::heartbeat::{Heartbeat, HeartbeatAction};
+use crate::client::session::login::Session;
+use crate::client::session::reconnect::{GivenUp, Outcome, ReconnectConfig, Reconnected};
+use crate::client::session::resume::{
+    self, ANSWER_CUT, IDS_WENT_BACK, MISSED_LIMIT_REACHED, Resumption, reconnected_message,
+};
+use crate::client::{ActiveSession, Exit, QUIT, print_error};
+use crate::commands::{Command, MessageTarget};
+use crate::protocol::Key;
+use crate::protocol::text::is_blank_text;
+use show::redacted;
+
+/// The reports about lines without an answer.
+const UNCERTAIN: &str = "perhaps not delivered";
+const NOT_SENT: &str = "not sent";
+
+/// The hint for first-time users.
+const FIRST_STEPS: &str = "/help lists the commands, Tab completes names, Ctrl-D leaves";
+
+/// How long leaving waits for unanswered lines.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The settings of the prompt.
+pub(in crate::client) struct Setup {
+    pub(in crate::client) screen: Screen,
+    pub(in crate::client) attention: Notifier,
+    pub(in crate::client) history: History,
+    pub(in crate::client) joins: Joins,
+    pub(in crate::client) words: Highlights,
+}
+
+/// Runs until the user leaves or the connection is lost for good.
+pub(in crate::client) async fn run(
+    active: ActiveSession,
+    setup: Setup,
+    mut signals: Signals,
+) -> Exit {
+    tty::reopen();
+    let terminal = Terminal::quiet();
+    terminal.restore_on_panic();
+    let ended = chat(active, setup, &mut signals, &terminal).await;
+    drop(terminal);
+    match ended {
+        Ok((exit, None)) => exit,
+        Ok((exit, Some(reason))) => {
+            print_error(&reason);
+            exit
+        }
+        Err(problem) => {
+            print_error(&format!("cannot use this terminal: {problem}; try chatty join --plain"));
+            Exit::Unavailable
+        }
+    }
+}
+
+async fn chat(
+    active: ActiveSession,
+    setup: Setup,
+    // The handlers are set before the prompt starts, because the prompt is cancelled by a
+    // SIGINT.
+    signals: &mut Signals,
+    terminal: &Terminal,
+) -> rustyline::Result<(Exit, Option<String>)> {
+    let ActiveSession { connection, session, cids, reconnect, ping_after, log, debug_panic } =
+        active;
+    let Setup { screen, attention, history, joins, words } = setup;
+    let (printer, orders) = Printer::new();
+    let mut state = State::new(&session.me);
+    state.words = words;
+    let shared = Shared {
+        state: Arc::new(Mutex::new(state)),
+        gate: Arc::default(),
+        printer: printer.clone(),
+        theme: screen.theme(),
+        is_asking: Arc::default(),
+    };
+    let mut editor = prompt::editor(&shared)?;
+    let is_first_use = history.load(&mut editor);
+    let printing = orders.start_printing(editor.create_external_printer()?, shared.gate.clone());
+    let warning = screen.notice("press Ctrl-C again to leave");
+    let interrupt = Interrupt::new(shared.clone(), warning);
+    prompt::bind(&mut editor, 'C', interrupt);
+    prompt::bind(&mut editor, 'L', Redraw(printer.clone()));
+    prompt::bind(&mut editor, 'Z', Suspend::new(shared.gate.clone(), terminal.saved()));
+    let continued = signals::continued()?;
+    let mut chat = Chat {
+        connection,
+        resumption: Resumption::new(cids),
+        reconnect,
+        state: shared.state.clone(),
+        screen,
+        printer,
+        attention,
+        presence: Presence::default(),
+        joins,
+        latency: Latency::default(),
+        heartbeat: Heartbeat::new(ping_after, Instant::now()),
+        continued,
+        away_marker: AwayMarker::new(Instant::now()),
+        pending_help: None,
+        log,
+        debug_panic,
+        farewell: None,
+    };
+    session.lines.iter().for_each(|line| chat.show(line));
+    if is_first_use {
+        chat.printer.print(chat.screen.notice(FIRST_STEPS));
+    }
+    let (typed, mut lines) = mpsc::unbounded_channel();
+    let prompt = Prompt::start(editor, history, shared, typed);
+
+    let end = chat.run(&mut lines, signals).await;
+    // The order matters: the prompt releases the terminal, the printer writes the remaining
+    // lines, and then the reason for the end is printed.
+    let is_released = prompt.call_off();
+    let end_reason = chat.end(&end);
+    drop(chat);
+    if is_released {
+        let _ = printing.join();
+    }
+    Ok((end.exit(), end_reason))
+}
+
+/// Why the chat is over.
+enum End {
+    /// The user left, and the server confirmed it or took too long.
+    Left,
+    /// The connection was lost for good.
+    Lost(GivenUp),
+    /// A signal ended the client.
+    Signal(Exit),
+}
+
+impl End {
+    /// Returns the end for a terminal that cannot be read.
+    fn unreadable(why: &str) -> Self {
+        let why = format!("cannot read this terminal: {why}");
+        Self::Lost(GivenUp { exit: Exit::Unavailable, why })
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Left => Exit::Done,
+            Self::Lost(given_up) => given_up.exit,
+            Self::Signal(exit) => *exit,
+        }
+    }
+}
+
+/// What to do after input from the prompt.
+enum Step {
+    Stay,
+    /// Drop the connection and reconnect.
+    Reconnect,
+    /// Leave with this `/quit` line.
+    Leave(String, End),
+}
+
+struct Chat {
+    connection: Connection,
+    resumption: Resumption,
+    reconnect: ReconnectConfig,
+    state: Arc<Mutex<State>>,
+    screen: Screen,
+    printer: Printer,
+    attention: Notifier,
+    presence: Presence,
+    joins: Joins,
+    latency: Latency,
+    heartbeat: Heartbeat,
+    /// Received when the process continues after it was stopped.
+    continued: Signal,
+    away_marker: AwayMarker,
+    /// The help rows of the client's own commands, to be added to the server's answer to
+    /// `/help`.
+    pending_help: Option<Vec<String>>,
+    log: LogFiles,
+    /// Panic at the first line, to test that the terminal is restored.
+    debug_panic: bool,
+    /// The code and the text of the server's farewell.
+    farewell: Option<(String, String)>,
+}
+
+type Lines = mpsc::UnboundedReceiver<Typed>;
+
+impl Chat {
+    async fn run(&mut self, typed: &mut Lines, signals: &mut Signals) -> End {
+        loop {
+            if let Some(end) = self.serve_connection(typed, signals).await {
+                return end;
+            }
+            match self.reconnect(typed, signals).await {
+                Ok(back) => self.continue_after_reconnect(back),
+                Err(end) => return end,
+            }
+        }
+    }
+
+    /// Serves the connection until the end, or until the connection is lost (`None`).
+    async fn serve_connection(&mut self, typed: &mut Lines, signals: &mut Signals) -> Option<End> {
+        let mut is_closed = false;
+        loop {
+            // The first lines may have arrived together with the login.
+            let is_drained = self.receive();
+            if is_closed && is_drained {
+                return None;
+            }
+            self.send();
+            self.show_latency();
+            self.attention.show_title(&lock(&self.state).target());
+            let presence_due = self.presence.due();
+            let latency_due = self.latency.due(self.unanswered_since());
+            tokio::select! {
+                () = sleep_until(presence_due.unwrap_or_else(Instant::now)),
+                    if presence_due.is_some() => self.show_presence(),
+                () = sleep_until(latency_due.unwrap_or_else(Instant::now)),
+                    if latency_due.is_some() => {}
+                () = self.printer.progressed(), if !is_drained => {}
+                // While the socket is not read, the silence is not the server's.
+                () = sleep_until(self.heartbeat.due()), if !is_drained => {
+                    self.heartbeat.received(Instant::now());
+                }
+                () = sleep_until(self.heartbeat.due()), if is_drained => {
+                    match self.heartbeat.beat(Instant::now()) {
+                        HeartbeatAction::Wait => {}
+                        HeartbeatAction::Ping => {
+                            self.connection.send(&self.resumption.ping_request());
+                        }
+                        HeartbeatAction::Dead => return None,
+                    }
+                }
+                Some(()) = self.continued.recv() => {
+                    self.heartbeat.ping(Instant::now());
+                    self.connection.send(&self.resumption.ping_request());
+                }
+                progress = self.connection.progress(), if is_drained => {
+                    if progress == Progress::Read {
+                        self.heartbeat.received(Instant::now());
+                    }
+                    is_closed = progress == Progress::Closed;
+                }
+                typed = typed.recv() => match self.handle_input(typed) {
+                    Step::Stay => {}
+                    Step::Reconnect => return None,
+                    Step::Leave(line, end) => return Some(self.leave(&line, end).await),
+                },
+                exit = signals.next() => {
+                    return Some(self.leave(&QUIT.to_string(), End::Signal(exit)).await);
+                }
+            }
+        }
+    }
+
+    /// Handles input from the prompt.
+    fn handle_input(&mut self, typed: Option<Typed>) -> Step {
+        match typed {
+            Some(Typed::Line { .. }) if self.debug_panic => panic!("as --debug-panic asks"),
+            Some(Typed::Line { text, waiting }) => self.queue_line(text, waiting, false),
+            Some(Typed::Local(Local::Say(text))) => self.say_in_room(&text, false),
+            Some(Typed::Local(Local::Quiet(room))) => self.toggle_quiet(room),
+            Some(Typed::Local(Local::Reconnect)) if self.reconnect.retry_for.is_zero() => {
+                let why = "/reconnect does not work with --retry-for 0";
+                self.printer.print(self.screen.warning(why));
+            }
+            Some(Typed::Local(Local::Reconnect)) => return Step::Reconnect,
+            Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(&why)),
+            Some(Typed::Failed(why)) => {
+                return Step::Leave(QUIT.to_string(), End::unreadable(&why));
+            }
+            Some(Typed::Quit(line)) => return Step::Leave(line, End::Left),
+            Some(Typed::Interrupted) => {
+                return Step::Leave(QUIT.to_string(), End::Signal(Exit::Interrupted));
+            }
+            None => return Step::Leave(QUIT.to_string(), End::Left),
+        }
+        Step::Stay
+    }
+
+    /// Queues a line until it is answered, unless the client can answer it itself.
+    fn queue_line(&mut self, line: String, waiting: Option<Waiting>, is_offline: bool) {
+        self.attention.typed();
+        self.away_marker.typed(Instant::now());
+        if self.help(&line, is_offline) {
+            return;
+        }
+        if is_offline {
+            self.printer.print(self.screen.pending(redacted(&line)));
+        }
+        self.resumption.outgoing.add(line, waiting, &lock(&self.state));
+    }
+
+    /// Queues a text for the current room, regardless of the target of plain lines.
+    fn say_in_room(&mut self, text: &str, is_offline: bool) {
+        let room = lock(&self.state).room().map(str::to_owned);
+        match room {
+            _ if is_blank_text(text) => self.printer.print(self.screen.warning("usage: /say TEXT")),
+            Some(room) => {
+                let line = Command::Msg { to: MessageTarget::Room(&room), text }.to_string();
+                self.queue_line(line, None, is_offline);
+            }
+            None => {
+                let why = "not sent: you are in no room; /join one to talk";
+                self.printer.print(self.screen.warning(why));
+            }
+        }
+    }
+
+    /// Returns since when the server has not answered a line or a ping.
+    fn unanswered_since(&self) -> Option<Instant> {
+        let line = self.resumption.outgoing.unanswered_since();
+        line.into_iter().chain(self.heartbeat.pinged_since()).min()
+    }
+
+    /// Reconnects unless the farewell forbids it. Lines typed meanwhile wait and are shown
+    /// as pending.
+    async fn reconnect(
+        &mut self,
+        typed: &mut Lines,
+        signals: &mut Signals,
+    ) -> Result<Reconnected, End> {
+        let farewell = self.farewell.take();
+        let code = farewell.as_ref().map(|(code, _)| code.as_str());
+        if self.reconnect.retry_for.is_zero() || !resume::should_reconnect(code) {
+            let why = match farewell {
+                Some((_, why)) => format!("the server ended the connection: {why}"),
+                None => "the connection was lost".to_owned(),
+            };
+            return Err(End::Lost(GivenUp { exit: Exit::Unavailable, why }));
+        }
+        self.show_presence();
+        if self.resumption.cut_answer().is_some() {
+            self.printer.print(self.screen.warning(ANSWER_CUT));
+        }
+        lock(&self.state).link = LinkState::Lost;
+        self.printer.print(self.screen.notice("connection lost; reconnecting …"));
+        let reconnector = self.reconnect.reconnector(&mut self.resumption, &lock(&self.state));
+        let mut reconnecting = std::pin::pin!(reconnector.run());
+        loop {
+            tokio::select! {
+                back = &mut reconnecting => return back.map_err(End::Lost),
+                typed = typed.recv() => match typed {
+                    Some(Typed::Line { text, waiting }) => self.queue_line(text, waiting, true),
+                    Some(Typed::Local(Local::Say(text))) => self.say_in_room(&text, true),
+                    Some(Typed::Local(Local::Quiet(room))) => self.toggle_quiet(room),
+                    Some(Typed::Local(Local::Reconnect)) => self.reconnect.retry_now.notify_one(),
+                    Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(&why)),
+                    Some(Typed::Failed(why)) => return Err(End::unreadable(&why)),
+                    Some(Typed::Quit(_)) | None => return Err(End::Left),
+                    Some(Typed::Interrupted) => return Err(End::Signal(Exit::Interrupted)),
+                },
+                // The network may be available again.
+                Some(()) = self.continued.recv() => self.reconnect.retry_now.notify_one(),
+                exit = signals.next() => return Err(End::Signal(exit)),
+            }
+        }
+    }
+
+    /// Continues after the connection was restored.
+    fn continue_after_reconnect(&mut self, back: Reconnected) {
+        self.connection = back.connection;
+        self.heartbeat.received(Instant::now());
+        self.reconnect.record_connected(&mut self.resumption, back.backoff);
+        let (again, session) = match back.how {
+            Outcome::Resumed => (None, None),
+            Outcome::Restored(seen, session) => (Some(seen), Some(session)),
+            Outcome::NewSession(session) => (None, Some(session)),
+        };
+        let is_same_session = session.is_none() || again.is_some();
+        self.resumption.restored(again);
+        // Set the state first: each print redraws the prompt.
+        lock(&self.state).link = LinkState::Up;
+        lock(&self.state).resumed_as(&back.me);
+        let notice = reconnected_message(back.after, !is_same_session);
+        self.printer.print(self.screen.notice(&notice));
+        if back.ids_were_reset {
+            self.printer.print(self.screen.warning(IDS_WENT_BACK));
+        }
+        self.show_missed(&back.missed);
+        if let Some(session) = session.as_ref().filter(|_| !is_same_session) {
+            // Lines sent in the old session may or may not have been delivered.
+            let uncertain = self.resumption.start_new_session(session);
+            self.warn_of(&uncertain, UNCERTAIN);
+        }
+        if let Some(session) = &session {
+            self.return_to_place(session);
+        }
+        if is_same_session {
+            self.resumption.resend_unanswered();
+        }
+    }
+
+    /// Rebuilds the state from the server's answers. Waiting lines are abandoned if the
+    /// target of plain lines has changed.
+    fn return_to_place(&mut self, session: &Session) {
+        let before = lock(&self.state).me().to_owned();
+        if Key::fold(&before) != Key::fold(&session.me) {
+            let text = format!(
+                "{before} is in use by another user; you are now {} (/nick changes it)",
+                session.me
+            );
+            self.printer.print(self.screen.warning(&text));
+        }
+        let anew = lock(&self.state).reset(&session.me);
+        let before = std::mem::replace(&mut *lock(&self.state), anew);
+        session.lines.iter().for_each(|line| self.show(line));
+        self.show_missed(&session.missed);
+        if session.has_more {
+            self.printer.print(self.screen.notice(MISSED_LIMIT_REACHED));
+        }
+        if !lock(&self.state).has_same_target(&before) {
+            let uncertain = self.resumption.outgoing.abandon_sent();
+            self.warn_of(&uncertain, UNCERTAIN);
+            let waiting = self.resumption.outgoing.abandon_unsent();
+            self.warn_of(&waiting, NOT_SENT);
+        }
+    }
+
+    /// Sends the waiting lines.
+    fn send(&mut self) {
+        let state = lock(&self.state);
+        while let Some(line) = self.resumption.outgoing.next(&state) {
+            self.connection.send(&line);
+        }
+    }
+
+    /// Waits for the answers to all lines, at most [`ANSWERS_TIMEOUT`], and logs out.
+    async fn leave(&mut self, quit: &str, end: End) -> End {
+        let answers = async {
+            let mut is_closed = false;
+            while self.resumption.outgoing.load().0 > 0 {
+                if !self.receive() {
+                    self.printer.progressed().await;
+                    continue;
+                }
+                if is_closed {
+                    return;
+                }
+                self.send();
+                is_closed = self.connection.progress().await == Progress::Closed;
+            }
+        };
+        // A server that does not answer must not delay the exit.
+        let _ = tokio::time::timeout(ANSWERS_TIMEOUT, answers).await;
+        let mut last = Vec::new();
+        self.connection.quit(quit, |line| last.push(line)).await;
+        for line in last {
+            self.show(&line);
+        }
+        end
+    }
+
+    /// Reports all undelivered lines and returns the reason for the end, if it must be printed.
+    fn end(&mut self, end: &End) -> Option<String> {
+        self.show_presence();
+        let uncertain = self.resumption.outgoing.abandon_sent();
+        self.warn_of(&uncertain, UNCERTAIN);
+        let waiting = self.resumption.outgoing.abandon_unsent();
+        self.warn_of(&waiting, NOT_SENT);
+        match end {
+            End::Lost(given_up) => Some(given_up.why.clone()),
+            End::Left => {
+                let (time, count) = self.away_marker.sum(Instant::now());
+                self.printer.print(self.screen.notice(&format!("{time}, {count}")));
+                None
+            }
+            End::Signal(_) => None,
+        }
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}

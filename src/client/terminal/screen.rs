@@ -1,0 +1,431 @@
+//! Rendering of server lines for the screen. It knows neither the prompt nor the terminal.
+//!
+//! A line is shown as on the wire, in colour and with a time before it, so that the view is
+//! the same as with netcat, and quotes from a screen can be found in a log.
+//!
+//! A [`Styled`] line consists only of [`Clean`] text, the client's own words and colours.
+//! Colour follows the parsed structure, never the text: `alice: [PRIVATE MESSAGE] from root`
+//! is an ordinary message of alice.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Write as _;
+
+use clap::ValueEnum;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use owo_colors::Style;
+
+use crate::client::model::mentions::Highlights;
+use crate::client::text::sanitize::Clean;
+use crate::client::text::theme::Theme;
+use crate::client::text::width::most;
+use crate::protocol::{Event, Key, LOBBY, Message, Place, Stamp, Tags};
+
+/// A line that is safe to write to a terminal, without its line end.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Styled {
+    text: String,
+    /// Its width in columns, at most.
+    width: usize,
+    /// See [`Self::hang`].
+    hang: usize,
+}
+
+impl Styled {
+    fn new() -> Self {
+        Self::default()
+    }
+
+    fn put(&mut self, style: Style, text: &str) -> &mut Self {
+        // Writing into a String cannot fail.
+        let text = Clean::at(text, self.width).to_string();
+        self.width += most(&text);
+        let _ = write!(self.text, "{}", style.style(text));
+        self
+    }
+
+    fn plain(&mut self, text: &str) -> &mut Self {
+        self.put(Style::new(), text)
+    }
+
+    /// Returns the line with its escape sequences.
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns the column at which continuation rows begin.
+    pub(super) fn hang(&self) -> usize {
+        self.hang
+    }
+
+    /// Aligns continuation rows with the text that follows.
+    fn hang_here(&mut self) -> &mut Self {
+        self.hang = self.width;
+        self
+    }
+}
+
+/// When a line shows its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(in crate::client) enum Times {
+    #[default]
+    Always,
+    /// Only if it differs from that of the line above
+    Minute,
+    Never,
+}
+
+/// Renders lines as [`Styled`] ones.
+pub(in crate::client) struct Screen {
+    theme: Theme,
+    words: Highlights,
+    times: Times,
+    zone: TimeZone,
+    /// Whether a name is omitted if the line above has the same.
+    groups: bool,
+    /// Sender and place of the message in the line above.
+    speaker: RefCell<Option<String>>,
+    /// The time of the line above.
+    last: Cell<Timestamp>,
+    /// The date at the last call of [`Self::day`].
+    day: Cell<Option<Date>>,
+}
+
+impl Screen {
+    /// Returns a screen that shows local times.
+    pub(in crate::client) fn new(
+        theme: Theme,
+        times: Times,
+        groups: bool,
+        words: Highlights,
+    ) -> Self {
+        Self { words, groups, ..Self::in_zone(theme, times, TimeZone::system()) }
+    }
+
+    fn in_zone(theme: Theme, times: Times, zone: TimeZone) -> Self {
+        let last = Cell::new(Timestamp::MIN);
+        let (words, speaker) = (Highlights::default(), RefCell::default());
+        Self { theme, words, times, zone, groups: false, speaker, last, day: Cell::new(None) }
+    }
+
+    pub(super) fn theme(&self) -> Theme {
+        self.theme
+    }
+
+    /// Renders a line of the server for the user with the name `me`. `now` is the time of lines
+    /// without a time tag.
+    pub(super) fn line(&self, wire: &str, me: &str, now: Timestamp) -> Styled {
+        let (tags, plain) = Tags::split(wire);
+        if !matches!(Event::parse(plain), Some(Event::Message(_) | Event::Row { .. })) {
+            self.speaker.take();
+        }
+        let time = tags.time.map_or(now, Stamp::timestamp);
+        let mut line = Styled::new();
+        match Event::parse(plain) {
+            Some(Event::Help(row)) => {
+                // Continuation rows of the description are aligned with its beginning.
+                let (usage, help) = row.split_at(row.find("  ").map_or(row.len(), |at| at + 2));
+                line.plain(usage);
+                line.hang_here().plain(help)
+            }
+            Some(Event::Row { time, message }) => {
+                self.time(&mut line, time.timestamp(), now);
+                self.message(&mut line, &message, me)
+            }
+            Some(Event::Message(message)) => {
+                self.time(&mut line, time, now);
+                self.message(&mut line, &message, me)
+            }
+            Some(Event::Error { .. } | Event::Bye { .. }) => {
+                self.time(&mut line, time, now);
+                line.put(self.theme.error(), plain)
+            }
+            Some(Event::Users { names: Some(names), .. }) => {
+                self.time(&mut line, time, now);
+                self.names(&mut line, plain, names, me)
+            }
+            Some(Event::Reply { .. } | Event::Users { .. }) => {
+                self.time(&mut line, time, now);
+                self.reply(&mut line, plain)
+            }
+            Some(_) => {
+                self.time(&mut line, time, now);
+                line.put(self.theme.faint(), plain)
+            }
+            // An unknown line of a newer server is shown unchanged.
+            None => line.plain(plain),
+        };
+        line
+    }
+
+    /// Renders coalesced presence, in the form of a wire line.
+    pub(super) fn presence(&self, plain: &str, now: Timestamp) -> Styled {
+        self.speaker.take();
+        let mut line = Styled::new();
+        self.time(&mut line, now, now);
+        line.put(self.theme.faint(), plain);
+        line
+    }
+
+    /// Returns a date divider if the day has changed since the last call.
+    pub(super) fn day(&self, now: Timestamp) -> Option<Styled> {
+        let today = now.to_zoned(self.zone.clone()).date();
+        let before = self.day.replace(Some(today));
+        let is_new = before.is_some_and(|before| before != today);
+        is_new.then(|| self.divider(&today.strftime("%a %-d %b %Y").to_string()))
+    }
+
+    /// Renders a notice of the client.
+    pub(super) fn notice(&self, text: &str) -> Styled {
+        self.speaker.take();
+        let mut line = Styled::new();
+        line.put(self.theme.faint(), "-- ").hang_here().put(self.theme.faint(), text);
+        line
+    }
+
+    /// Renders a warning of the client.
+    pub(super) fn warning(&self, text: &str) -> Styled {
+        self.speaker.take();
+        let mut line = Styled::new();
+        line.put(self.theme.error(), "-- ").hang_here().put(self.theme.error(), text);
+        line
+    }
+
+    /// Renders a line that was typed but not sent yet.
+    pub(super) fn pending(&self, text: &str) -> Styled {
+        let mut line = Styled::new();
+        line.put(self.theme.faint(), "-- to be sent: ").put(self.theme.faint(), text);
+        line
+    }
+
+    /// Renders a divider between lines.
+    pub(super) fn divider(&self, text: &str) -> Styled {
+        self.speaker.take();
+        let mut line = Styled::new();
+        line.put(self.theme.faint(), &format!("—— {text} ——"));
+        line
+    }
+
+    /// Puts `HH:MM `, preceded by the date if that is not today's.
+    fn time(&self, line: &mut Styled, time: Timestamp, now: Timestamp) {
+        let local = time.to_zoned(self.zone.clone());
+        let is_today = local.date() == now.to_zoned(self.zone.clone()).date();
+        let format = if is_today { "%H:%M " } else { "%Y-%m-%d %H:%M " };
+        let minute = |time: Timestamp| time.as_second().div_euclid(60);
+        let is_known = minute(self.last.replace(time)) == minute(time);
+        let shown = local.strftime(format).to_string();
+        match self.times {
+            Times::Never => {}
+            Times::Minute if is_known => {
+                line.plain(&" ".repeat(most(&shown)));
+            }
+            Times::Always | Times::Minute => {
+                line.put(self.theme.faint(), &shown);
+            }
+        }
+        line.hang_here();
+    }
+
+    fn message<'a>(&self, line: &'a mut Styled, message: &Message<'_>, me: &str) -> &'a mut Styled {
+        let (mut marks, mut words) = (self.theme.faint(), Style::new());
+        match message.place {
+            Place::Room(room) if Key::fold(room).as_str() == LOBBY => {}
+            Place::Room(room) => {
+                line.put(marks, "#").put(marks, room).plain(" ");
+            }
+            Place::ToMe | Place::ToPerson(_) => {
+                (marks, words) = (self.theme.private(), self.theme.private());
+                line.put(marks, "[PRIVATE MESSAGE");
+                if let Place::ToPerson(name) = message.place {
+                    line.put(marks, " to ").put(marks, name);
+                }
+                line.put(marks, "] ");
+            }
+        }
+        if message.is_action {
+            line.put(marks, "** ");
+            if matches!(message.place, Place::Room(_)) {
+                words = self.theme.action();
+            }
+        }
+        let is_mine = Key::fold(message.from) == Key::fold(me);
+        let is_mention = !is_mine && self.words.is_mention(message.text, me);
+        if self.has_same_speaker(message) && !is_mention {
+            let name = most(message.from) + 2;
+            line.plain(&" ".repeat(name));
+            return line.hang_here().put(words, message.text);
+        }
+        if is_mention {
+            // Without colour a sign marks the mention.
+            line.plain(if self.theme.has_color() { "" } else { ">" });
+            line.put(self.theme.mention(), message.from);
+        } else {
+            self.name(line, message.from, me);
+        }
+        line.put(marks, if message.is_action { " " } else { ": " });
+        line.hang_here().put(words, message.text)
+    }
+
+    /// Whether the line above has the same sender and place, and names are grouped.
+    fn has_same_speaker(&self, message: &Message<'_>) -> bool {
+        if !self.groups {
+            return false;
+        }
+        let speaker = (!message.is_action)
+            .then(|| format!("{:?} {}", message.place, Key::fold(message.from).as_str()));
+        let before = self.speaker.replace(speaker.clone());
+        speaker.is_some() && speaker == before
+    }
+
+    /// Puts `[WORD args]` in colour and the rest plain.
+    fn reply<'a>(&self, line: &'a mut Styled, plain: &str) -> &'a mut Styled {
+        let head = plain.find(']').map_or(plain.len(), |end| end + 1);
+        line.put(self.theme.reply(), &plain[..head]).plain(&plain[head..])
+    }
+
+    /// Puts `[USERS #room N]` and each name in its colour.
+    fn names<'a>(
+        &self,
+        line: &'a mut Styled,
+        plain: &str,
+        names: &str,
+        me: &str,
+    ) -> &'a mut Styled {
+        line.put(self.theme.reply(), plain.strip_suffix(names).unwrap_or(plain));
+        for (at, name) in names.split(',').enumerate() {
+            if at > 0 {
+                line.plain(", ");
+            }
+            self.name(line, name, me);
+        }
+        line
+    }
+
+    fn name(&self, line: &mut Styled, name: &str, me: &str) {
+        let is_mine = Key::fold(name) == Key::fold(me);
+        line.put(if is_mine { self.theme.me() } else { self.theme.name(name) }, name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::text::theme::ColorChoice;
+
+    const NOW: &str = "2026-11-23T06:20:00Z";
+
+    fn shown(choice: ColorChoice, wire: &str) -> String {
+        let screen = Screen::in_zone(Theme::new(choice, 0), Times::Always, TimeZone::UTC);
+        screen.line(wire, "alice", NOW.parse().unwrap()).text
+    }
+
+    #[test]
+    fn line_is_shown_as_on_the_wire_with_a_time() {
+        for (wire, line) in [
+            ("@id=1;time=2026-11-23T06:16:00.123Z bob: hi", "06:16 bob: hi"),
+            ("bob: hi", "06:20 bob: hi"),
+            ("@cid=1 #ops ** bob waves", "06:20 #ops ** bob waves"),
+            ("[PRIVATE MESSAGE] bob: psst", "06:20 [PRIVATE MESSAGE] bob: psst"),
+            ("[PRIVATE MESSAGE to bob] alice: psst", "06:20 [PRIVATE MESSAGE to bob] alice: psst"),
+            ("* bob joined", "06:20 * bob joined"),
+            ("[USERS #lobby 2] alice,bob", "06:20 [USERS #lobby 2] alice, bob"),
+            ("[ERROR no-target] nowhere", "06:20 [ERROR no-target] nowhere"),
+            ("[PONG t1]", "06:20 [PONG t1]"),
+            ("2026-11-23T06:16:00.123Z bob: hi", "06:16 bob: hi"),
+            ("2026-11-22T06:16:00.123Z #ops bob: hi", "2026-11-22 06:16 #ops bob: hi"),
+            ("/who [#ROOM]  list", "/who [#ROOM]  list"),
+            ("!of a newer server", "!of a newer server"),
+        ] {
+            assert_eq!(shown(ColorChoice::Never, wire), line);
+        }
+    }
+
+    #[test]
+    fn time_is_shown_according_to_setting() {
+        for (times, rows) in [
+            (Times::Always, ["06:16 bob: 1", "06:16 bob: 2", "06:17 bob: 3"]),
+            (Times::Minute, ["06:16 bob: 1", "      bob: 2", "06:17 bob: 3"]),
+            (Times::Never, ["bob: 1", "bob: 2", "bob: 3"]),
+        ] {
+            let screen = Screen::in_zone(Theme::new(ColorChoice::Never, 0), times, TimeZone::UTC);
+            let row = |wire| screen.line(wire, "alice", NOW.parse().unwrap()).text;
+            assert_eq!(row("@time=2026-11-23T06:16:00.123Z bob: 1"), rows[0]);
+            assert_eq!(row("@time=2026-11-23T06:16:59.999Z bob: 2"), rows[1]);
+            assert_eq!(row("@time=2026-11-23T06:17:00.000Z bob: 3"), rows[2]);
+        }
+    }
+
+    #[test]
+    fn repeated_name_is_omitted_when_grouped() {
+        let theme = Theme::new(ColorChoice::Never, 0);
+        let times = Times::Always;
+        for groups in [false, true] {
+            let screen = Screen { groups, ..Screen::in_zone(theme, times, TimeZone::UTC) };
+            let row = |wire| screen.line(wire, "alice", NOW.parse().unwrap()).text;
+            for (wire, alone, grouped) in [
+                ("bob: 1", "06:20 bob: 1", "06:20 bob: 1"),
+                ("bob: 2", "06:20 bob: 2", "06:20      2"),
+                ("bob: alice?", "06:20 >bob: alice?", "06:20 >bob: alice?"),
+                ("#ops bob: 3", "06:20 #ops bob: 3", "06:20 #ops bob: 3"),
+                ("carol: 4", "06:20 carol: 4", "06:20 carol: 4"),
+                ("* dave joined", "06:20 * dave joined", "06:20 * dave joined"),
+                ("carol: 5", "06:20 carol: 5", "06:20 carol: 5"),
+            ] {
+                assert_eq!(row(wire), if groups { grouped } else { alone });
+            }
+        }
+    }
+
+    #[test]
+    fn continuation_rows_are_aligned_with_text() {
+        for (wire, hang) in [("bob: hi", 11), ("#ops ** bob waves", 18), ("* bob joined", 6)] {
+            let screen =
+                Screen::in_zone(Theme::new(ColorChoice::Always, 0), Times::Always, TimeZone::UTC);
+            assert_eq!(screen.line(wire, "alice", NOW.parse().unwrap()).hang(), hang, "{wire}");
+        }
+    }
+
+    #[test]
+    fn only_sender_of_mention_is_highlighted() {
+        let styled = |wire| shown(ColorChoice::Always, wire);
+        let mention = Theme::new(ColorChoice::Always, 0).mention().style("bob").to_string();
+        for wire in ["bob: alice: ping", "#ops bob: hi Alice.", "[PRIVATE MESSAGE] bob: @alice"] {
+            assert!(styled(wire).contains(&mention), "{wire}");
+        }
+        for wire in ["bob: malice", "bob: hi", "* bob joined"] {
+            assert!(!styled(wire).contains(&mention), "{wire}");
+        }
+        assert_eq!(shown(ColorChoice::Never, "bob: hi alice"), "06:20 >bob: hi alice");
+        let own = Theme::new(ColorChoice::Always, 0).mention().style("alice").to_string();
+        assert!(!styled("alice: alice is me").contains(&own));
+    }
+
+    #[test]
+    fn date_is_shown_when_the_day_changes() {
+        let screen =
+            Screen::in_zone(Theme::new(ColorChoice::Never, 0), Times::Always, TimeZone::UTC);
+        let day = |now: &str| screen.day(now.parse().unwrap()).map(|line| line.text);
+        assert_eq!(day("2026-11-23T22:00:00Z"), None);
+        assert_eq!(day("2026-11-23T23:59:59Z"), None);
+        assert_eq!(day("2026-11-24T00:00:00Z").as_deref(), Some("—— Tue 24 Nov 2026 ——"));
+        assert_eq!(day("2026-11-24T00:00:01Z"), None);
+    }
+
+    #[test]
+    fn only_own_colours_reach_the_terminal() {
+        let attack = "\x1b]0;pwn\x07\x1b[2J\u{9b}6n\u{202E}";
+        for shape in
+            ["bob: {}", "{}: hi", "#{} bob: x", "[X {}] y", "* {}", "/{}", "{}", "[ERROR {}]"]
+        {
+            let line = shown(ColorChoice::Always, &shape.replace("{}", attack));
+            let mut rest = line.as_str();
+            while let Some((_, escape)) = rest.split_once('\x1b') {
+                let end = escape.find(|c: char| !"[;0123456789".contains(c));
+                assert_eq!(end.map(|end| &escape[end..=end]), Some("m"), "{line:?}");
+                rest = escape;
+            }
+            assert!(!line.contains(['\x07', '\u{9b}', '\u{202E}', '\n']), "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Text for a terminal: without control characters, measured in columns, and coloured.
+
+pub(super) mod sanitize;
+pub(super) mod theme;
+pub(super) mod width;
