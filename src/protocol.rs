@@ -46,12 +46,15 @@ pub mod tags;
 
 pub mod event;
 
+pub mod reply;
+
 pub mod codec;
 
 pub use event::{Event, Message, Place};
 pub use failure::{ErrorCode, Farewell, Refusal};
 pub use fingerprint::Fingerprint;
 pub use name::{Key, LOBBY, Name, RoomName};
+pub use reply::{Moderation, Reply};
 pub use tags::{Cid, Tags};
 pub use units::Stamp;
 

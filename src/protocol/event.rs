@@ -5,7 +5,8 @@
 use std::fmt;
 use std::io::Write as _;
 
-use super::name::{is_name, is_name_byte};
+use super::name::{is_lobby, is_name, is_name_byte};
+use super::reply::{Moderation, Reply};
 use super::{LOBBY, Refusal, Stamp};
 
 /// The room or conversation of a message, from the reader's point of view.
@@ -71,29 +72,33 @@ pub enum Event<'a> {
     Crowd { room: &'a str, crowd: PresenceSummary },
     /// Any other `* …` line, from a newer server. Clients show it as is.
     Notice { room: &'a str, text: &'a str },
-    /// `[USERS #lobby 2] alice,bob`, or only the count, without names.
-    Users { room: &'a str, count: usize, names: Option<&'a str> },
     /// `[ERROR code] text`
     Error { code: &'a str, text: &'a str },
     /// `[BYE code] text`
     Bye { code: &'a str, text: &'a str },
     /// Any other `[WORD args] text`.
-    Reply { word: &'a str, args: &'a str, text: &'a str },
+    Reply(Reply<'a>),
     /// A message in the answer of `/history` or `/search`, with its own time.
     Row { time: Stamp, message: Message<'a> },
     /// A line of `/help`; begins with `/`.
     Help(&'a str),
 }
 
+impl<'a> From<Reply<'a>> for Event<'a> {
+    fn from(reply: Reply<'a>) -> Self {
+        Self::Reply(reply)
+    }
+}
+
+impl<'a> From<Moderation<'a>> for Event<'a> {
+    fn from(reply: Moderation<'a>) -> Self {
+        Self::Reply(Reply::Moderation(reply))
+    }
+}
+
 const PRIVATE: &str = "PRIVATE MESSAGE";
 
 impl<'a> Event<'a> {
-    /// Creates a reply of the form `[WORD args] text`.
-    #[must_use]
-    pub fn reply(word: &'a str, args: &'a str, text: &'a str) -> Self {
-        Self::Reply { word, args, text }
-    }
-
     /// Creates the answer to a refused line.
     #[must_use]
     pub fn error(refusal: &'a Refusal) -> Self {
@@ -136,13 +141,9 @@ impl<'a> Event<'a> {
             }
             Self::Crowd { room, crowd } => write!(out, "{}* {crowd}", Prefix(room)),
             Self::Notice { room, text } => write!(out, "{}* {text}", Prefix(room)),
-            Self::Users { room, count, names: Some(names) } => {
-                write!(out, "[USERS #{room} {count}] {names}")
-            }
-            Self::Users { room, count, names: None } => write!(out, "[USERS #{room} {count}]"),
-            Self::Error { code, text } => write_reply(out, "ERROR", code, text),
-            Self::Bye { code, text } => write_reply(out, "BYE", code, text),
-            Self::Reply { word, args, text } => write_reply(out, word, args, text),
+            Self::Error { code, text } => write_other(out, "ERROR", code, text),
+            Self::Bye { code, text } => write_other(out, "BYE", code, text),
+            Self::Reply(reply) => write!(out, "{reply}"),
             Self::Row { time, message } => {
                 write!(out, "{time} ")?;
                 write_message(out, &message);
@@ -207,20 +208,8 @@ fn write_message(out: &mut Vec<u8>, message: &Message<'_>) {
     put(message.text);
 }
 
-fn write_reply(out: &mut Vec<u8>, word: &str, args: &str, text: &str) -> std::io::Result<()> {
-    write!(out, "[{word}")?;
-    if !args.is_empty() {
-        write!(out, " {args}")?;
-    }
-    out.push(b']');
-    if !text.is_empty() {
-        write!(out, " {text}")?;
-    }
-    Ok(())
-}
-
-fn is_lobby(room: &str) -> bool {
-    room.eq_ignore_ascii_case(LOBBY)
+fn write_other(out: &mut Vec<u8>, word: &str, args: &str, text: &str) -> std::io::Result<()> {
+    write!(out, "{}", Reply::Other { word, args, text })
 }
 
 /// The prefix of a room: `#ops `, or nothing for the lobby.
@@ -374,12 +363,7 @@ fn parse_bracket(line: &str) -> Option<Event<'_>> {
     match word {
         "ERROR" => Some(Event::Error { code: args, text }),
         "BYE" => Some(Event::Bye { code: args, text }),
-        "USERS" => {
-            let (room, count) = args.strip_prefix('#')?.split_once(' ')?;
-            let names = (!text.is_empty()).then_some(text);
-            Some(Event::Users { room, count: count.parse().ok()?, names })
-        }
-        _ => Some(Event::Reply { word, args, text }),
+        _ => Some(Event::Reply(Reply::parse(word, args, text))),
     }
 }
 
@@ -445,20 +429,11 @@ mod tests {
             ("* 37 joined, 12 quit (1034 here)", Event::Crowd { room: LOBBY, crowd }),
             ("* bob did a new thing", Event::Notice { room: LOBBY, text: "bob did a new thing" }),
             (
-                "[USERS #lobby 2] alice,bob",
-                Event::Users { room: "lobby", count: 2, names: Some("alice,bob") },
-            ),
-            ("[USERS #lobby 1034]", Event::Users { room: "lobby", count: 1034, names: None }),
-            (
                 "[ERROR no-such-user] zed is not here",
                 Event::Error { code: "no-such-user", text: "zed is not here" },
             ),
             ("[BYE quit] goodbye", Event::Bye { code: "quit", text: "goodbye" }),
-            ("[PONG]", Event::reply("PONG", "", "")),
-            ("[PONG t1]", Event::reply("PONG", "t1", "")),
-            ("[TOPIC #ops]", Event::reply("TOPIC", "#ops", "")),
-            ("[ROOM #ops 3] the topic", Event::reply("ROOM", "#ops 3", "the topic")),
-            ("[WELCOME al] you are in #lobby", Event::reply("WELCOME", "al", "you are in #lobby")),
+            ("[PONG t1]", Reply::Pong { token: "t1" }.into()),
             (
                 "2026-11-23T06:16:00.123Z alice: hello",
                 Event::Row { time, message: say(lobby, "alice", "hello") },

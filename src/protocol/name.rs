@@ -303,6 +303,11 @@ pub(crate) fn is_name_char(c: char) -> bool {
     }
 }
 
+/// Whether this is the name of the lobby.
+pub(super) fn is_lobby(room: &str) -> bool {
+    room.eq_ignore_ascii_case(LOBBY)
+}
+
 /// Whether a text matches the grammar of names, which suffices to parse a line. The
 /// server's other rules (reserved names, scripts) are not checked.
 #[must_use]

@@ -457,7 +457,7 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{ErrorCode, Message, Name, Place, RoomName, Stamp};
+    use crate::protocol::{ErrorCode, Message, Name, Place, Reply, RoomName, Stamp};
     use crate::server::record::{Recipient, UserId};
     use std::collections::BTreeMap;
 
@@ -529,7 +529,7 @@ mod tests {
     #[test]
     fn reader_receives_lines_in_order_when_runs_are_interrupted() {
         let (mut turn, room) = (Turn::default(), audience());
-        let pong = Event::reply("PONG", "", "");
+        let pong = Reply::Pong { token: "" }.into();
         post(&mut turn, &room, 1, &[]);
         turn.send(conn(0), Origin::Reply, &Tags::default(), &pong);
         post(&mut turn, &room, 2, &[0, 1]);

@@ -23,7 +23,8 @@ use std::time::Duration;
 
 use chatty::client::JoinArgs;
 use chatty::commands::{self, Setting};
-use chatty::protocol::{ErrorCode, Event, Farewell, Message, Place, Stamp, Tags};
+use chatty::protocol::reply::Query;
+use chatty::protocol::{ErrorCode, Event, Farewell, Message, Place, Reply, Stamp, Tags};
 use chatty::server::ServeArgs;
 
 use crate::support::{CHATTY, Server, Terminal, has_program};
@@ -391,16 +392,15 @@ impl Others {
         let mut known_rooms = HashSet::new();
         for line in lines {
             match Event::parse(Tags::split(line).1) {
-                Some(Event::Users { room, names: Some(names), .. }) if known_rooms.insert(room) => {
-                    let names = names.split(',').map(str::trim);
-                    for name in names.filter(|name| *name != me) {
+                Some(Event::Reply(Reply::Users { room, names: Some(names), .. }))
+                    if known_rooms.insert(room) =>
+                {
+                    for name in names.iter().filter(|name| *name != me) {
                         others.does(name, &format!("/join {room}"));
                     }
                 }
-                Some(Event::Reply { word: "AWAY", args, text })
-                    if !["on", "off"].contains(&args) =>
-                {
-                    others.does(args, &format!("/away {text}"));
+                Some(Event::Reply(Reply::IsAway { name, text })) => {
+                    others.does(name, &format!("/away {text}"));
                 }
                 _ => {}
             }
@@ -440,11 +440,7 @@ impl Others {
                 self.does(name, &format!("/part #{room} {}", reason.unwrap_or_default()));
             }
             Some(Event::Quit { name, reason }) => self.quit(name, reason),
-            Some(Event::Reply { word: "QUERY", args: "off", text }) => {
-                if let Some((name, _)) = text.split_once(" is gone") {
-                    self.quit(name, None);
-                }
-            }
+            Some(Event::Reply(Reply::Query(Query::Gone(name)))) => self.quit(name, None),
             Some(Event::Renamed { old, new }) if old != me => {
                 self.does(old, &format!("/nick {new}"));
                 let person = self.people.remove(old).expect("the renamed user is online");
@@ -473,7 +469,7 @@ fn play(block: &Block) {
     let server = Server::start();
     let lines: Vec<&str> = block.text.lines().filter(|line| !line.starts_with("$ ")).collect();
     let welcomed = lines.iter().find_map(|line| match Event::parse(line) {
-        Some(Event::Reply { word: "WELCOME", args, .. }) => Some(args),
+        Some(Event::Reply(Reply::Welcome { name, .. })) => Some(name),
         _ => None,
     });
     let has_login = welcomed.is_some();
@@ -532,12 +528,12 @@ fn play_on_screen(block: &Block) -> bool {
             Some(Event::Message(Message { from, text, .. })) if from == me => {
                 terminal.types(&format!("{text}\r"));
             }
-            Some(Event::Reply { word: "JOINED", args, .. }) => {
-                terminal.types(&format!("/join {args}\r"));
+            Some(Event::Reply(Reply::Joined { room })) => {
+                terminal.types(&format!("/join {room}\r"));
             }
-            Some(Event::Reply { word: "QUERY", args, .. }) => {
-                terminal.types(&format!("/query {args}\r"));
-                query = Some(args);
+            Some(Event::Reply(Reply::Query(Query::On(name)))) => {
+                terminal.types(&format!("/query {name}\r"));
+                query = Some(name);
             }
             _ => {}
         }

@@ -12,7 +12,8 @@ use crate::client::limits::{IGNORED_MAX, KNOWN_ROOMS_MAX, MEMBERS_MAX, ROOMS_MAX
 use crate::client::session::outgoing::reply_to;
 use crate::commands::{Command, HistoryRange, MessageTarget, Setting};
 use crate::protocol::name::is_name;
-use crate::protocol::{Event, HISTORY_MAX, Key, LOBBY, Message, Place, Tags};
+use crate::protocol::reply::Query;
+use crate::protocol::{Event, HISTORY_MAX, Key, LOBBY, Message, Moderation, Place, Reply, Tags};
 
 /// How many recent speakers are stored.
 const RECENT_SPEAKERS: usize = 50;
@@ -258,62 +259,58 @@ impl State {
             }
             Event::Quit { name, .. } => self.remove_user(name),
             Event::Renamed { old, new } => self.rename_user(old, new),
-            Event::Users { room, names: Some(names), .. } => {
-                let names = names.split(',').filter(|name| is_name(name));
-                names.for_each(|name| self.add_member(room, name));
-            }
-            Event::Reply { word: "AWAY", args: "on", text } => self.away = Some(text.to_owned()),
-            Event::Reply { word: "AWAY", args: "off", .. } => self.away = None,
-            Event::Reply { word, args, .. } => self.apply_reply(word, args, tags.cid.is_some()),
+            Event::Reply(reply) => self.apply_reply(&reply, tags.cid.is_some()),
             _ => {}
         }
     }
 
-    fn apply_reply(&mut self, word: &str, args: &str, is_answer: bool) {
-        let room = args.split(' ').next().unwrap_or_default().trim_start_matches('#');
-        match word {
-            "QUERY" if args == "off" => {
+    fn apply_reply(&mut self, reply: &Reply<'_>, is_answer: bool) {
+        match *reply {
+            Reply::Users { room, names: Some(names), .. } => {
+                let names = names.iter().filter(|name| is_name(name));
+                names.for_each(|name| self.add_member(room, name));
+            }
+            Reply::Away { text } => self.away = Some(text.to_owned()),
+            Reply::Back => self.away = None,
+            Reply::Query(Query::On(name) | Query::Renamed(name)) => {
+                self.query = QueryTarget::Person(name.to_owned());
+            }
+            Reply::Query(Query::Off(_) | Query::Gone(_) | Query::Ended) => {
                 // Unsolicited: the user of the query has left.
                 self.query = if is_answer { QueryTarget::Off } else { QueryTarget::Lost };
                 if let (true, Some(room)) = (is_answer, &self.room) {
                     self.unread.read(room);
                 }
             }
-            "QUERY" if is_name(args) => self.query = QueryTarget::Person(args.to_owned()),
-            "SET" => self.apply_settings(args),
-            "IGNORE" if is_name(args) => {
-                insert_bounded(&mut self.ignored, args, IGNORED_MAX);
+            Reply::Set { settings } => {
+                let is_off = |word: &str| settings.iter().any(|pair| pair == (word, false));
+                let off = Setting::TABLE.iter().filter(|(_, word)| is_off(word));
+                self.off = off.map(|(setting, _)| *setting).collect();
             }
-            "UNIGNORE" => {
-                self.ignored.remove(&Key::fold(args));
+            Reply::Ignore { name, .. } => {
+                insert_bounded(&mut self.ignored, name, IGNORED_MAX);
             }
-            _ if !is_name(room) => {}
-            "JOINED" => {
+            Reply::Unignore { name, .. } => {
+                self.ignored.remove(&Key::fold(name));
+            }
+            Reply::Joined { room } => {
                 self.enter(room);
                 self.query = QueryTarget::Off;
             }
-            "PARTED" if self.leave(room) => {
+            Reply::Parted { room, .. } if self.leave(room) => {
                 self.room = self.joined.get(LOBBY).map(|lobby| lobby.name.clone());
                 if self.room.is_some() {
                     self.unread.read(LOBBY);
                 }
             }
-            "KICKED" => {
+            Reply::Moderation(Moderation::Kicked { room, .. }) => {
                 self.leave(room);
             }
-            "ROOM" | "INVITATION" => {
+            Reply::Room { room, .. } | Reply::Moderation(Moderation::Invitation { room, .. }) => {
                 insert_bounded(&mut self.other_rooms, room, KNOWN_ROOMS_MAX);
             }
             _ => {}
         }
-    }
-
-    /// Applies settings such as `echo=on joins=off tags=on`.
-    fn apply_settings(&mut self, args: &str) {
-        let is_off =
-            |word: &str| args.split(' ').any(|pair| pair.strip_prefix(word) == Some("=off"));
-        let off = Setting::TABLE.iter().filter(|(_, word)| is_off(word));
-        self.off = off.map(|(setting, _)| *setting).collect();
     }
 
     fn enter(&mut self, room: &str) {

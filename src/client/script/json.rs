@@ -11,7 +11,7 @@ use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
 use crate::client::text::sanitize::is_unseen;
-use crate::protocol::{Event, Key, Message, Place, Stamp, Tags};
+use crate::protocol::{Event, Key, Message, Place, Reply, Stamp, Tags};
 
 /// The version of the object format; an incompatible format would get a new number.
 const VERSION: u8 = 1;
@@ -166,16 +166,16 @@ fn object<'a>(tags: &Tags<'a>, plain: &'a str, me: &'a str) -> Object<'a> {
             text: Some(text),
             ..new("status")
         },
-        Event::Reply { word, args, text } => {
-            Object { word: Some(word), args: Some(args), text: Some(text), ..new("system") }
+        Event::Reply(reply) => {
+            let (head, text) = plain[1..].split_once(']').unwrap_or_default();
+            let (word, args) = head.split_once(' ').unwrap_or((head, ""));
+            let room = match reply {
+                Reply::Users { room, .. } => Some(room),
+                _ => None,
+            };
+            let (word, args, text) = (Some(word), Some(args), Some(text.trim_start()));
+            Object { word, args, room, text, ..new("system") }
         }
-        Event::Users { room, names, .. } => Object {
-            word: Some("USERS"),
-            args: plain.strip_prefix("[USERS ").and_then(|rest| rest.split_once(']')).map(|p| p.0),
-            room: Some(room),
-            text: names,
-            ..new("system")
-        },
         Event::Topic { room, .. }
         | Event::Promoted { room, .. }
         | Event::Demoted { room, .. }

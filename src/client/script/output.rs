@@ -127,7 +127,7 @@ fn shown(theme: Theme, plain: &str) -> String {
         }
         Some(Event::Message(_)) => theme.private(),
         Some(Event::Error { .. } | Event::Bye { .. }) => theme.error(),
-        Some(Event::Reply { .. } | Event::Users { .. }) => theme.reply(),
+        Some(Event::Reply(_)) => theme.reply(),
         Some(Event::Row { .. } | Event::Help(_)) | None => return whole.to_string(),
         Some(_) => theme.faint(),
     };

@@ -29,7 +29,7 @@ use crate::client::session::resume::{
 use crate::client::{ActiveSession, Exit, QUIT, print_error};
 use crate::commands::{self, Command, MessageTarget, Parsed, Setting};
 use crate::protocol::text::is_blank_text;
-use crate::protocol::{Event, LINE_MAX, RoomName, Tags};
+use crate::protocol::{Event, LINE_MAX, Reply, RoomName, Tags};
 use crate::{stdio, text_file};
 
 /// The reports about lines without an answer.
@@ -521,7 +521,7 @@ impl Script {
             self.state.apply(tags, event);
         }
         match event {
-            Some(Event::Reply { word: "PONG", .. })
+            Some(Event::Reply(Reply::Pong { .. }))
                 if number.is_some_and(|number| self.end == End::AwaitingPong(number)) =>
             {
                 self.end = End::Reached;

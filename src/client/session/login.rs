@@ -15,7 +15,7 @@ use crate::client::net::address::Endpoint;
 use crate::client::net::connection::Connection;
 use crate::commands::{Command, Setting};
 use crate::protocol::name::NAME_MAX;
-use crate::protocol::{ErrorCode, Event, HISTORY_MAX, Message, Name, RoomName, Stamp, Tags};
+use crate::protocol::{ErrorCode, Event, HISTORY_MAX, Message, Name, Reply, RoomName, Stamp, Tags};
 
 /// How long each step of the login may take.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -99,8 +99,8 @@ impl Session {
             Some(Event::Error { text, .. }) if is_first => {
                 self.refused.get_or_insert_with(|| text.to_owned());
             }
-            Some(Event::Reply { word: "HISTORY", args, .. }) if is_first => {
-                self.is_full = args.ends_with(&format!(" {HISTORY_MAX}"));
+            Some(Event::Reply(Reply::History { count, .. })) if is_first => {
+                self.is_full = count == HISTORY_MAX;
                 return Ok(());
             }
             Some(Event::Row { time, message }) if is_first => {
@@ -288,7 +288,7 @@ pub(in crate::client) async fn greet(connection: &mut Connection) -> Result<(), 
     connection.send(&tags_on.to_string());
     let line = with_timeout(connection.line()).await?.ok_or(Refused::Closed)?;
     match Event::parse(&line) {
-        Some(Event::Reply { word: "HELLO", args, .. }) if args.starts_with("chatty/") => Ok(()),
+        Some(Event::Reply(Reply::Hello { .. })) => Ok(()),
         Some(Event::Bye { code, text }) => Err(Refused::farewell(code, text)),
         _ => Err(Refused::NotChatty),
     }
@@ -325,13 +325,13 @@ async fn exchange(
         let is_named = !session.me.is_empty();
         let is_last = is_named && tags.cid == Some(cids.named_cid("session").as_str());
         match Event::parse(plain) {
-            Some(Event::Reply { word: "SET", .. }) if !is_named => continue,
+            Some(Event::Reply(Reply::Set { .. })) if !is_named => continue,
             Some(Event::Error { code, text }) if !is_named => {
                 let code = ErrorCode::parse(code);
                 return Err(Refused::Name { name: name.to_owned(), why: text.to_owned(), code });
             }
-            Some(Event::Reply { word: "WELCOME", args, .. }) if !is_named => {
-                args.clone_into(&mut session.me);
+            Some(Event::Reply(Reply::Welcome { name, .. })) if !is_named => {
+                name.clone_into(&mut session.me);
                 for line in first {
                     connection.send(&format!("@cid={} {line}", cids.named_cid("first")));
                 }

@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use super::password::Password;
 use crate::client::model::state::State;
 use crate::commands::{self, Command, MessageTarget, Parsed, TargetEffect};
-use crate::protocol::{ErrorCode, Event, Tags};
+use crate::protocol::reply::Next;
+use crate::protocol::{ErrorCode, Event, Reply, Tags};
 
 /// Generates the cids of one run. The server remembers cids beyond a connection and drops a
 /// line whose cid it has seen, so cids must differ between runs, too.
@@ -199,14 +200,16 @@ impl Outgoing {
         };
         let entry = self.queue.iter().find(|entry| entry.number == number && entry.is_resent)?;
         let Ok(Parsed::Command(command)) = commands::parse(&entry.line) else { return None };
-        let (word, args) = match (command, ErrorCode::parse(code)?) {
+        let reply = match (command, ErrorCode::parse(code)?) {
             (Command::Part { room: Some(room), .. }, ErrorCode::NotInRoom) => {
-                ("PARTED", format!("#{}", room.trim_start_matches('#')))
+                Reply::Parted { room: room.trim_start_matches('#'), next: Next::Unchanged }
             }
-            (Command::Unignore { name }, ErrorCode::NoSuchUser) => ("UNIGNORE", name.to_owned()),
+            (Command::Unignore { name }, ErrorCode::NoSuchUser) => {
+                Reply::Unignore { name, was_ignored: true }
+            }
             _ => return None,
         };
-        Some(format!("@cid={} [{word} {args}]", self.cids.line_cid(number)))
+        Some(format!("@cid={} {reply}", self.cids.line_cid(number)))
     }
 
     /// Returns since when the server has not answered. A server that answers line after
@@ -251,7 +254,8 @@ impl Outgoing {
         if let Some(entry) = self.queue.remove(at) {
             self.answered_at = Some(Instant::now());
             self.size -= entry.line.len();
-            if let Some(Event::Reply { word: "REGISTERED" | "PASSWD", .. }) = answer
+            if let Some(Event::Reply(Reply::Registered { .. } | Reply::PasswordChanged { .. })) =
+                answer
                 && let Ok(Parsed::Command(
                     Command::Register { password } | Command::Passwd { password },
                 )) = commands::parse(&entry.line)

@@ -19,7 +19,8 @@ use crate::client::model::state::State;
 use crate::client::net::address::Endpoint;
 use crate::client::net::connection::{Connection, Unreachable, connect};
 use crate::commands::{Command, HistoryRange, MessageTarget};
-use crate::protocol::{ErrorCode, Event, LOBBY, Tags};
+use crate::protocol::reply::List;
+use crate::protocol::{ErrorCode, Event, LOBBY, Reply, Tags};
 
 /// How long the server may be silent while the session is resumed.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
@@ -253,13 +254,14 @@ impl Reconnector {
         let mut session = Session::of(&self.me);
         let request = Command::Whois { name: &self.me }.to_string();
         session.send_and_wait(connection, &[request], &self.cids).await?;
-        let is_whois = |line: &String| {
-            matches!(Event::parse(Tags::split(line).1), Some(Event::Reply { word: "WHOIS", .. }))
+        let whois = |line: &str| match Event::parse(Tags::split(line).1) {
+            Some(Event::Reply(Reply::Whois(whois))) => Some(whois.rooms.0.to_owned()),
+            _ => None,
         };
-        let whois = session.lines.extract_if(.., |line| is_whois(line)).last().unwrap_or_default();
-        let rooms =
-            whois.split(' ').find_map(|word| word.strip_prefix("rooms=")).unwrap_or_default();
-        let rooms: Vec<&str> = rooms.split(',').filter_map(|room| room.strip_prefix('#')).collect();
+        let rooms = session.lines.iter().find_map(|line| whois(line)).unwrap_or_default();
+        session.lines.retain(|line| whois(line).is_none());
+        let rooms: Vec<&str> =
+            List(&rooms).iter().map(|room| room.trim_start_matches('#')).collect();
         let lines = self.state.commands_to_return_from(&rooms);
         session.send_and_wait(connection, &lines, &self.cids).await?;
         if !self.state.is_in(LOBBY) && !rooms.contains(&LOBBY) {
@@ -317,9 +319,9 @@ impl Reconnector {
                 _ if is_barrier => return Ok((!is_welcome).then_some(refusal)),
                 Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
                 _ if !is_within_budget && !is_welcome => return Err(Refused::Flood),
-                Some(Event::Reply { word: "SET", .. }) if !is_welcome => {}
-                Some(Event::Reply { word: "WELCOME", args, .. }) if !is_welcome => {
-                    args.clone_into(&mut self.me);
+                Some(Event::Reply(Reply::Set { .. })) if !is_welcome => {}
+                Some(Event::Reply(Reply::Welcome { name, .. })) if !is_welcome => {
+                    name.clone_into(&mut self.me);
                     is_welcome = true;
                 }
                 Some(Event::Error { code, text }) if !is_welcome => {

@@ -9,7 +9,7 @@ use super::outgoing::{CidGenerator, Outgoing, UncertainLine};
 use super::seen_messages::{Position, SeenMessages, SeenSnapshot};
 use crate::client::limits::{ANSWER_MAX, cost};
 use crate::commands::{self, Command, Parsed};
-use crate::protocol::{ErrorCode, Event, Key, Tags, text};
+use crate::protocol::{ErrorCode, Event, Key, Reply, Tags, text};
 
 /// The first limit of the backoff, which doubles with each attempt, and its maximum.
 const WAIT_FIRST: Duration = Duration::from_millis(200);
@@ -190,18 +190,11 @@ impl Missing {
     /// Returns what is missing after the first line of an answer.
     fn after(event: Option<&Event<'_>>) -> Self {
         match event {
-            Some(Event::Reply {
-                word: "HELP" | "ROOMS" | "HISTORY" | "SEARCH" | "BANS",
-                args,
-                ..
-            }) => {
-                let count = args.rsplit(' ').next().and_then(|count| count.parse().ok());
-                Self::Rows(count.unwrap_or(0))
+            Some(Event::Reply(Reply::Joined { .. })) => Self::List,
+            Some(Event::Reply(Reply::Users { count, names: Some(names), .. })) => {
+                Self::Names(count.saturating_sub(names.iter().count()))
             }
-            Some(Event::Reply { word: "JOINED", .. }) => Self::List,
-            Some(Event::Users { count, names: Some(names), .. }) => {
-                Self::Names(count.saturating_sub(names.split(',').count()))
-            }
+            Some(Event::Reply(reply)) => reply.rows().map_or(Self::Nothing, Self::Rows),
             _ => Self::Nothing,
         }
     }
@@ -210,10 +203,10 @@ impl Missing {
     fn then(self, event: Option<&Event<'_>>) -> Self {
         match (self, event) {
             (Self::Rows(count), _) => Self::Rows(count.saturating_sub(1)),
-            (Self::Names(count), Some(Event::Users { names: Some(names), .. })) => {
-                Self::Names(count.saturating_sub(names.split(',').count()))
+            (Self::Names(count), Some(Event::Reply(Reply::Users { names: Some(names), .. }))) => {
+                Self::Names(count.saturating_sub(names.iter().count()))
             }
-            (Self::List, Some(Event::Users { .. })) => Self::after(event),
+            (Self::List, Some(Event::Reply(Reply::Users { .. }))) => Self::after(event),
             (missing, _) => missing,
         }
     }
@@ -294,8 +287,8 @@ impl Resumption {
     pub(in crate::client) fn note(&mut self, tags: &Tags<'_>, event: Option<&Event<'_>>) -> bool {
         let cids = self.outgoing.cids();
         if tags.cid.is_some_and(|cid| cid == cids.named_cid("session")) {
-            if let Some(Event::Reply { word: "SESSION", args, .. }) = event {
-                self.token = Some((*args).to_owned());
+            if let Some(Event::Reply(Reply::Session { token })) = event {
+                self.token = Some((*token).to_owned());
             }
             return false;
         }

@@ -20,7 +20,7 @@ use crate::client::model::mentions::Highlights;
 use crate::client::text::sanitize::Clean;
 use crate::client::text::theme::Theme;
 use crate::client::text::width::most;
-use crate::protocol::{Event, Key, LOBBY, Message, Place, Stamp, Tags};
+use crate::protocol::{Event, Key, LOBBY, Message, Place, Reply, Stamp, Tags};
 
 /// A line that is safe to write to a terminal, without its line end.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -141,11 +141,11 @@ impl Screen {
                 self.time(&mut line, time, now);
                 line.put(self.theme.error(), plain)
             }
-            Some(Event::Users { names: Some(names), .. }) => {
+            Some(Event::Reply(Reply::Users { names: Some(names), .. })) => {
                 self.time(&mut line, time, now);
-                self.names(&mut line, plain, names, me)
+                self.names(&mut line, plain, names.0, me)
             }
-            Some(Event::Reply { .. } | Event::Users { .. }) => {
+            Some(Event::Reply(_)) => {
                 self.time(&mut line, time, now);
                 self.reply(&mut line, plain)
             }

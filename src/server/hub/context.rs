@@ -10,7 +10,7 @@ use super::caches::Caches;
 use super::state::State;
 use super::state::connections::Settings;
 use super::state::index::ConnectionIx;
-use crate::protocol::{Cid, ErrorCode, Event, Farewell, Refusal, Tags};
+use crate::protocol::{Cid, ErrorCode, Event, Farewell, Refusal, Reply, Tags};
 use crate::server::auth::passwords::Job;
 use crate::server::clock::Now;
 use crate::server::limits::Limits;
@@ -94,8 +94,8 @@ impl Context<'_> {
 
 impl Request<'_> {
     /// Sends a line of the answer.
-    pub(super) fn reply(&mut self, event: &Event<'_>) {
-        self.reply_tagged(&Tags::default(), event);
+    pub(super) fn reply<'e>(&mut self, event: impl Into<Event<'e>>) {
+        self.reply_tagged(&Tags::default(), &event.into());
     }
 
     pub(super) fn reply_tagged(&mut self, tags: &Tags<'_>, event: &Event<'_>) {
@@ -104,14 +104,13 @@ impl Request<'_> {
         context.turn.send(*socket, Origin::Reply, &settings.tags(&tags), event);
     }
 
-    /// Sends `[WORD TOKEN] text` with the session token. The hub does not know the token, so the
-    /// line is sent in parts around it.
-    pub(super) fn reply_token(&mut self, word: &str, text: &str) {
-        const TOKEN: &str = "?"; // occurs neither in tags nor in words
+    /// Sends the session token. The hub does not know it, so the line is sent in parts around it.
+    pub(super) fn reply_session(&mut self) {
+        const TOKEN: &str = "?"; // occurs nowhere else in the line
         let tags = Tags { cid: self.cid.as_ref().map(Cid::as_str), ..Tags::default() };
         let mut line = Vec::new();
         self.settings.tags(&tags).encode(&mut line);
-        Event::reply(word, TOKEN, text).encode(&mut line);
+        Event::from(Reply::Session { token: TOKEN }).encode(&mut line);
         let at = line.iter().position(|byte| *byte == TOKEN.as_bytes()[0]).unwrap_or_default();
         let socket = self.socket;
         self.turn.send_bytes(socket, &line[..at]);
@@ -142,7 +141,7 @@ impl Request<'_> {
     }
 
     pub(super) fn refuse(&mut self, refusal: &Refusal) {
-        self.reply(&Event::error(refusal));
+        self.reply(Event::error(refusal));
     }
 
     /// Runs `effects` as the effects of a new message; see [`Turn::begin_message`].

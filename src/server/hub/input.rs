@@ -10,7 +10,7 @@ use super::delivery::catch_up;
 use super::state::State;
 use super::state::connections::{Connection, DeliveryMode, Phase};
 use crate::protocol::codec::Frame;
-use crate::protocol::{Event, Farewell, Tags, VERSION};
+use crate::protocol::{Farewell, Reply, Tags, VERSION};
 use crate::server::auth::passwords::Outcome;
 use crate::server::net::ConnId;
 use crate::server::net::peer::Peer;
@@ -169,8 +169,7 @@ pub(super) fn expire_logins(state: &mut State, ctx: &mut Context<'_>) {
 }
 
 fn send_greeting(conn: ConnId, turn: &mut Turn) {
-    let hello =
-        Event::reply("HELLO", VERSION, "type your name and press Enter (/help lists commands)");
+    let hello = Reply::Hello { protocol: VERSION }.into();
     turn.send(conn, Origin::Reply, &Tags::default(), &hello);
 }
 

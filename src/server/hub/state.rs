@@ -478,11 +478,11 @@ impl State {
         }
     }
 
-    /// The scope as replies show it: the room's name, or `*` for the server.
-    pub(crate) fn scope_name(&self, scope: Scope) -> String {
+    /// The name of the room of a scope; `None` for the server.
+    pub(crate) fn room_of(&self, scope: Scope) -> Option<&str> {
         match scope {
-            Scope::Room(room) => self.rooms[room].name.to_string(),
-            Scope::Server => "*".to_owned(),
+            Scope::Room(room) => Some(self.rooms[room].name.as_str()),
+            Scope::Server => None,
         }
     }
 

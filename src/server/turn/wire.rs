@@ -395,7 +395,7 @@ impl std::error::Error for WireError {}
 mod tests {
     use super::*;
     use crate::protocol::{
-        Cid, ErrorCode, Event, Key, Message, Name, Place, Refusal, RoomName, Stamp, Tags,
+        Cid, ErrorCode, Event, Key, Message, Name, Place, Refusal, Reply, RoomName, Stamp, Tags,
     };
     use crate::server::auth::passwords::Job;
     use crate::server::net::outbox::Lines;
@@ -502,7 +502,7 @@ mod tests {
     fn everything(lobby: &Arc<Audience>) -> (Turn, Batch) {
         let mut turn = Turn::default();
         say(&mut turn, lobby, "hi");
-        let (pong, tags) = (Event::reply("PONG", "", ""), Tags::default());
+        let (pong, tags) = (Reply::Pong { token: "" }.into(), Tags::default());
         turn.send(conn(1), Origin::Reply, &tags, &pong);
         turn.send(conn(2), Origin::Broadcast, &tags, &pong);
         turn.send_bytes(conn(1), b"\xff\xfb\x06");

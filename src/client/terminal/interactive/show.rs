@@ -11,7 +11,7 @@ use crate::client::model::submission::is_secret;
 use crate::client::session::outgoing::UncertainLine;
 use crate::client::terminal::latency::OVERDUE_AFTER;
 use crate::client::terminal::screen::Styled;
-use crate::protocol::{Event, Tags};
+use crate::protocol::{Event, Reply, Tags};
 
 impl Chat {
     /// Shows the received lines while the printer accepts them. `false`: there may be more.
@@ -34,7 +34,7 @@ impl Chat {
         let mut lines = self.resumption.complete_answer(line.to_owned());
         let is_help = |line: &String| {
             let event = Event::parse(Tags::split(line).1);
-            matches!(event, Some(Event::Reply { word: "HELP", .. }))
+            matches!(event, Some(Event::Reply(Reply::Help { .. })))
         };
         // The list of all commands; add the client's own.
         if lines.first().is_some_and(is_help)
@@ -90,7 +90,7 @@ impl Chat {
         if is_shown && let Some(problem) = self.log.note(&tags, plain) {
             self.printer.print(self.screen.warning(&problem));
         }
-        if let (Some(cid), Some(Event::Reply { word: "PONG", .. })) = (tags.cid, event)
+        if let (Some(cid), Some(Event::Reply(Reply::Pong { .. }))) = (tags.cid, event)
             && let Some(sent) = self.resumption.outgoing.sent_at(cid)
         {
             let time = sent.elapsed().as_millis();

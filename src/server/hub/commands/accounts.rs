@@ -8,7 +8,7 @@ use super::login::{add_user, log_in_without_password, read_name, require_free_na
 use super::logout::disconnect_user;
 use super::passwords::{check_password, hash_new, require_privacy};
 use super::{
-    ErrorCode, Event, Farewell, Name, PendingRequest, Purpose, ReadRequest, Request, Result, State,
+    ErrorCode, Farewell, Name, PendingRequest, Purpose, ReadRequest, Reply, Request, Result, State,
     Target, Thread, UserId, UserIx, long_reply, refusal,
 };
 use crate::commands::Command;
@@ -130,21 +130,19 @@ pub(super) fn create_account(
     hash: Arc<str>,
 ) {
     state.register(user, hash);
-    let text = "this name is reserved for you; log in with /login NAME PASSWORD from now on";
-    req.reply(&Event::reply("REGISTERED", state.users[user].name.as_str(), text));
+    req.reply(Reply::Registered { name: state.users[user].name.as_str() });
 }
 
 pub(super) fn change_hash(state: &mut State, req: &mut Request<'_>, user: UserIx, hash: Arc<str>) {
     if let Some(account) = state.accounts.set_hash(state.users[user].id, hash) {
-        req.reply(&Event::reply("PASSWD", account.name.as_str(), "password changed"));
+        req.reply(Reply::PasswordChanged { name: account.name.as_str() });
     }
 }
 
 /// Deletes the user's account; the user stays online as a guest.
 pub(super) fn delete_account(state: &mut State, req: &mut Request<'_>, user: UserIx) {
     if let Some(account) = state.unregister(user) {
-        let text = "the name is no longer reserved";
-        req.reply(&Event::reply("UNREGISTERED", account.name.as_str(), text));
+        req.reply(Reply::Unregistered { name: account.name.as_str() });
     }
 }
 

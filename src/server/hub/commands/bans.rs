@@ -8,8 +8,8 @@ use super::moderation::kick_member;
 use super::rights::is_server_operator;
 use super::succession::{ensure_operator, ensure_operators};
 use super::{
-    Context, ErrorCode, Event, Farewell, Key, Name, Now, Refusal, Request, Result, RoomIx, Scope,
-    State, Topic, UserId, UserIx, long_reply, no_such_user, refusal,
+    Context, ErrorCode, Event, Farewell, Key, Moderation, Name, Now, Refusal, Request, Result,
+    RoomIx, Scope, State, Topic, UserId, UserIx, long_reply, no_such_user, refusal,
 };
 use crate::protocol::name::is_name;
 use crate::server::hub::delivery::announce;
@@ -32,7 +32,6 @@ pub(super) fn ban(
 ) -> Result {
     let whom = ban_target(state, user, target)?;
     state.drop_expired(req.now, scope);
-    let (scope_name, unban) = (state.scope_name(scope), scope.unban());
     let most = match scope {
         Scope::Room(_) => req.limits.max_bans,
         Scope::Server => req.limits.max_server_bans,
@@ -41,11 +40,11 @@ pub(super) fn ban(
     let (by, reason) = (state.users[user].name.clone(), reason.map(Into::into));
     let ban = Ban { whom, by, until, reason };
     if !state.moderation.ban(state.moderation_ix(scope), ban.clone(), most) {
-        let text = format!("the limit of {most} bans is reached; {unban} one first");
+        let text = format!("the limit of {most} bans is reached; {} one first", scope.unban());
         return refusal(ErrorCode::TooMany, text);
     }
-    let text = ban.describe(&format!("until you {unban} them"));
-    req.reply(&Event::reply("BANNED", &format!("{scope_name} {}", ban.whom.label()), &text));
+    let (room, whom) = (state.room_of(scope), ban.whom.label());
+    req.reply(Moderation::Banned { room, whom: &whom, term: ban.term() });
     let present = match scope {
         Scope::Room(room) => state.memberships.of_room(room).map(|it| it.user).collect(),
         Scope::Server => state.users.by_id(),
@@ -95,10 +94,7 @@ fn remove_banned(
 /// come from a banned network.
 pub(super) fn leave_banned_rooms(state: &mut State, ctx: &mut Context<'_>, user: UserIx) {
     for room in state.memberships.rooms_of(user).to_vec() {
-        let scope = Scope::Room(room);
-        let subject = ban_subject(state, user, scope);
-        let ban = state.moderation_in(scope).ban_on(ctx.now, subject).cloned();
-        if let Some(ban) = ban {
+        if let Some(ban) = room_ban_on(state, ctx.now, user, room).cloned() {
             remove_banned(state, ctx, room, &ban, &[user]);
         }
     }
@@ -157,28 +153,30 @@ pub(super) fn unban(
         let text = format!("{target} is not banned; {list} lists the bans");
         return refusal(ErrorCode::NoSuchUser, text);
     };
-    let args = format!("{} {}", state.scope_name(scope), ban.whom.label());
-    req.reply(&Event::reply("UNBANNED", &args, ""));
+    let (room, whom) = (state.room_of(scope), ban.whom.label());
+    req.reply(Moderation::Unbanned { room, whom: &whom });
     Ok(())
 }
 
 /// `/bans` and `/gbans`.
 pub(super) fn send_bans(state: &mut State, req: &mut Request<'_>, scope: Scope) {
     state.drop_expired(req.now, scope);
-    let row =
-        |ban: &Ban| (ban.whom.label(), format!("by {} {}", ban.by, ban.describe(PERMANENTLY)));
-    let bans = state.moderation_in(scope).bans.iter().map(row).collect();
+    let bans = state.moderation_in(scope).bans.clone();
     long_reply::send_bans(state, req, scope, bans);
 }
 
 /// Refuses a user who is banned from the room.
 pub(super) fn require_not_banned(state: &State, now: Now, user: UserIx, room: RoomIx) -> Result {
-    let scope = Scope::Room(room);
-    let subject = ban_subject(state, user, scope);
-    let Some(ban) = state.moderation_in(scope).ban_on(now, subject) else { return Ok(()) };
+    let Some(ban) = room_ban_on(state, now, user, room) else { return Ok(()) };
     let name = &state.rooms[room].name;
-    let text = format!("you are banned from {name} {}", ban.describe(PERMANENTLY));
+    let text = format!("you are banned from {name} {}", ban.term().describe(PERMANENTLY));
     refusal(ErrorCode::Forbidden, text)
+}
+
+/// Returns the ban that keeps a user out of a room.
+pub(super) fn room_ban_on(state: &State, now: Now, user: UserIx, room: RoomIx) -> Option<&Ban> {
+    let scope = Scope::Room(room);
+    state.moderation_in(scope).ban_on(now, ban_subject(state, user, scope))
 }
 
 /// Rejects a login or a resume of a user who is banned from the server: sends the
@@ -232,5 +230,5 @@ fn ban_subject(state: &State, user: UserIx, scope: Scope) -> BanSubject<'_> {
 }
 
 fn banned_from_server(ban: &Ban) -> String {
-    format!("you are banned from this server {}", ban.describe(PERMANENTLY))
+    format!("you are banned from this server {}", ban.term().describe(PERMANENTLY))
 }

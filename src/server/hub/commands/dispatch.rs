@@ -4,9 +4,9 @@
 use super::gate::Gate;
 use super::rights::{moderated_room, require_server_operator};
 use super::{
-    ErrorCode, Event, Farewell, Refusal, Request, Result, Scope, State, UserIx, accounts, bans,
-    history, locks, logout, long_reply, moderation, people, refusal, rooms, server_admin, session,
-    talk,
+    ErrorCode, Event, Farewell, Refusal, Reply, Request, Result, Scope, State, UserIx, accounts,
+    bans, history, locks, logout, long_reply, moderation, people, refusal, reply, rooms,
+    server_admin, session, talk,
 };
 use crate::commands;
 use crate::commands::{Command, Parsed, Setting};
@@ -105,12 +105,12 @@ fn execute(
             Ok(())
         }
         Command::Ping { token } => {
-            req.reply(&Event::reply("PONG", token.unwrap_or_default(), ""));
+            req.reply(Reply::Pong { token: token.unwrap_or_default() });
             Ok(())
         }
         Command::Version => {
-            let version = concat!("chatty ", env!("CARGO_PKG_VERSION"));
-            req.reply(&Event::reply("VERSION", VERSION, version));
+            let server = concat!("chatty ", env!("CARGO_PKG_VERSION"));
+            req.reply(Reply::Version { protocol: VERSION, server });
             Ok(())
         }
         Command::Quit { reason } => {
@@ -204,11 +204,11 @@ fn set(state: &mut State, req: &mut Request<'_>, change: Option<(Setting, bool)>
         .map(|(setting, word)| format!("{word}={}", commands::on_off(req.settings.get(setting))));
     // The answer to a line with a cid carries the cid, even if that line turned tags off.
     req.settings.tags |= before.tags && req.cid.is_some();
-    req.reply(&Event::reply("SET", &words.join(" "), ""));
+    req.reply(Reply::Set { settings: reply::Settings(&words.join(" ")) });
 }
 
 fn quit(state: &mut State, req: &mut Request<'_>, reason: Option<&str>) {
-    req.reply(&Event::Bye { code: Farewell::Quit.as_str(), text: Farewell::Quit.sentence() });
+    req.reply(Event::Bye { code: Farewell::Quit.as_str(), text: Farewell::Quit.sentence() });
     let socket = req.socket;
     logout::leave(state, req, socket, None, reason);
 }
@@ -241,9 +241,9 @@ fn help(req: &mut Request<'_>, command: Option<&str>) -> Result {
             commands::find(name).ok_or_else(|| commands::unknown(name))?.help_rows()
         }
     };
-    req.reply(&Event::reply("HELP", &rows.len().to_string(), ""));
+    req.reply(Reply::Help { count: rows.len() });
     for row in &rows {
-        req.reply(&Event::Help(row));
+        req.reply(Event::Help(row));
     }
     Ok(())
 }

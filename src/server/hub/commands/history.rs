@@ -3,7 +3,7 @@
 
 use super::rights::room_of;
 use super::{
-    ErrorCode, Event, Key, Query, ReadRequest, Request, Result, RoomIx, RoomName, State, Thread,
+    ErrorCode, Key, Query, ReadRequest, Reply, Request, Result, RoomIx, RoomName, State, Thread,
     UserId, UserIx, long_reply, refusal,
 };
 use crate::commands::{HistoryRange, MessageTarget};
@@ -24,7 +24,7 @@ pub(super) fn history(
     let hidden = state.relations.ignored_ids(reader);
     let (count, after, size) = (rows.count, rows.after, req.page_size());
     let read = ReadRequest { thread, count, size, after, hidden };
-    let list = MessageList { word: "HISTORY", title: Some(title), room, reader, rows: None };
+    let list = MessageList { title: Some(title), room, reader, rows: None };
     long_reply::send_messages(state, req, list, read);
     Ok(())
 }
@@ -44,7 +44,7 @@ pub(super) fn search(
     let rooms = rooms.into_iter().map(|room| state.rooms[room].name.key().clone()).collect();
     let terms = SearchTerms::parse(text);
     if terms.is_empty() {
-        req.reply(&Event::reply("SEARCH", "0", ""));
+        req.reply(Reply::Search { count: 0 });
         return Ok(());
     }
     if terms.iter().count() > SEARCH_WORDS_MAX {
@@ -57,7 +57,7 @@ pub(super) fn search(
     let room = room.map(|room| state.rooms[room].name.clone());
     let (count, size) = (SEARCH_MAX, req.page_size());
     let read = ReadRequest { thread, count, size, after: None, hidden };
-    let list = MessageList { word: "SEARCH", title: None, room, reader, rows: None };
+    let list = MessageList { title: None, room, reader, rows: None };
     long_reply::send_messages(state, req, list, read);
     Ok(())
 }
@@ -72,7 +72,7 @@ fn resolve(
     let (me, connection) = (state.users[user].id, &state.connections[req.connection]);
     let room = |room: RoomIx| {
         let name = &state.rooms[room].name;
-        (name.to_string(), Some(name.clone()), Thread::Room(name.key().clone()))
+        (name.as_str().to_owned(), Some(name.clone()), Thread::Room(name.key().clone()))
     };
     match (target, connection.query, connection.current) {
         (Some(MessageTarget::Room(name)), ..) => Ok(room(room_of(state, user, name)?)),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::bans::require_not_banned;
 use super::rights::{is_server_operator, moderated_room, operators_online};
 use super::{
-    ErrorCode, Event, LOBBY, Now, Refusal, Request, Result, RoomIx, Scope, State, Tags, UserIx,
+    ErrorCode, Moderation, Now, Refusal, Request, Result, RoomIx, Scope, State, Tags, UserIx,
     no_such_user, refusal, send_to_user,
 };
 use crate::server::auth::passwords::digest;
@@ -30,18 +30,8 @@ pub(super) fn lock(
     let is_by_server = is_server_operator(state, state.users[user].id);
     let key = key.map(digest);
     state.moderation.lock(state.rooms[room].moderation, key.as_deref(), is_by_server);
-    let who_can_join = match key {
-        Some(_) => "only invited people or those with the key can join",
-        None => "only invited people can join",
-    };
-    // The messages outlive the room; the lock does not.
-    let end = if room == LOBBY {
-        ""
-    } else {
-        "; the lock ends with the last member, then anyone can join and read /history"
-    };
-    let text = format!("{who_can_join}{end}");
-    req.reply(&Event::reply("LOCKED", &state.rooms[room].name.to_string(), &text));
+    let room = state.rooms[room].name.as_str();
+    req.reply(Moderation::Locked { room, has_key: key.is_some() });
     Ok(())
 }
 
@@ -49,8 +39,8 @@ pub(super) fn lock(
 pub(super) fn unlock(state: &mut State, req: &mut Request<'_>, user: UserIx) -> Result {
     let room = moderated_room(state, user)?;
     let was_locked = state.moderation.unlock(state.rooms[room].moderation);
-    let text = if was_locked { "" } else { "nothing changed: the room was not locked" };
-    req.reply(&Event::reply("UNLOCKED", &state.rooms[room].name.to_string(), text));
+    let room = state.rooms[room].name.as_str();
+    req.reply(Moderation::Unlocked { room, was_locked });
     Ok(())
 }
 
@@ -69,12 +59,11 @@ pub(super) fn invite(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
         let text = format!("{max} invitations are open, the maximum; /unlock cancels them");
         return refusal(ErrorCode::TooMany, text);
     }
-    let room_name = state.rooms[room].name.to_string();
-    let args = format!("{room_name} {}", state.users[other].name);
-    req.reply(&Event::reply("INVITED", &args, ""));
+    let (room, name) = (state.rooms[room].name.clone(), state.users[other].name.as_str());
+    req.reply(Moderation::Invited { room: room.as_str(), name });
     if !state.relations.ignores(user_id, me) {
         let by = state.users[user].name.clone();
-        let event = Event::reply("INVITATION", &room_name, by.as_str());
+        let event = Moderation::Invitation { room: room.as_str(), by: by.as_str() }.into();
         send_to_user(state, req, other, &Tags::default(), &event);
     }
     Ok(())

@@ -1,12 +1,15 @@
 //! Login of guests, and names: which are valid and free. Logins with a password are in
 //! `accounts.rs`.
 
-use super::bans::reject_banned;
+use super::bans::{reject_banned, room_ban_on};
 use super::locks::{Entry, require_entry};
+use super::rights::operators_online;
 use super::rooms::enter_checked;
 use super::{
-    ErrorCode, Event, Key, LOBBY, Name, Refusal, Request, Result, State, UserId, UserIx, refusal,
+    ErrorCode, Key, LOBBY, List, Name, Refusal, Reply, Request, Result, State, UserId, UserIx,
+    refusal,
 };
+use crate::protocol::reply::Arrival;
 
 /// Logs in with a name and without a password.
 pub(super) fn log_in_without_password(
@@ -42,19 +45,19 @@ pub(super) fn log_in_guest(state: &mut State, req: &mut Request<'_>, name: &Name
 pub(super) fn add_user(state: &mut State, req: &mut Request<'_>, user_id: UserId, name: &Name) {
     let user = state.log_in(req.now, req.connection, user_id, name);
     // A user who is banned or locked out of #lobby stays logged in, in no room.
-    match require_entry(state, req.now, user, LOBBY) {
-        Ok(Entry::Open) => {
-            req.reply(&Event::reply("WELCOME", name.as_str(), "you are in #lobby"));
-            enter_checked(state, req, user, LOBBY);
-        }
-        Ok(Entry::ByKey(_)) => {
-            let text = "#lobby is locked; /join #lobby KEY, or another room";
-            req.reply(&Event::reply("WELCOME", name.as_str(), text));
-        }
-        Err(Refusal { text, .. }) => {
-            let text = format!("{text}; /join another room");
-            req.reply(&Event::reply("WELCOME", name.as_str(), &text));
-        }
+    let entry = require_entry(state, req.now, user, LOBBY);
+    let operators = operators_online(state, LOBBY).unwrap_or_default();
+    let arrival = match &entry {
+        Ok(Entry::Open) => Arrival::Lobby,
+        Ok(Entry::ByKey(_)) => Arrival::LobbyNeedsKey,
+        Err(_) => match room_ban_on(state, req.now, user, LOBBY) {
+            Some(ban) => Arrival::LobbyBanned(ban.term()),
+            None => Arrival::LobbyLocked(List(&operators)),
+        },
+    };
+    req.reply(Reply::Welcome { name: name.as_str(), arrival: Some(arrival) });
+    if arrival == Arrival::Lobby {
+        enter_checked(state, req, user, LOBBY);
     }
 }
 

@@ -3,7 +3,9 @@
 
 use super::rights::is_server_operator;
 use super::succession::{ensure_operator, ensure_operators};
-use super::{ConnId, Context, Event, Farewell, Query, RoomIx, State, Tags, UserIx, presence};
+use super::{
+    ConnId, Context, Farewell, Query, Reply, RoomIx, State, Tags, UserIx, presence, reply,
+};
 use crate::server::hub::delivery;
 use crate::server::hub::state::connections::{Connection, Phase};
 use crate::server::hub::state::index::SERVER;
@@ -67,8 +69,7 @@ fn end_queries(state: &mut State, ctx: &mut Context<'_>, user: UserIx) {
         state.set_query(connection, Query::Off);
     }
     for other in state.end_queries_with(user) {
-        let text = format!("{name} is gone; your messages go nowhere until /query or /join");
-        let event = Event::reply("QUERY", "off", &text);
+        let event = Reply::Query(reply::Query::Gone(name.as_str())).into();
         delivery::send_to_user(state, ctx, other, &Tags::default(), &event);
     }
 }

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use super::rights::{require_rights, room_in, room_of};
 use super::{
-    ErrorCode, Event, PendingRequest, ReadRequest, Record, Request, Result, RoomIx, RoomName,
-    SERVER_NAME, Scope, State, Thread, UserId, UserIx, catch_up, presence, refusal, tags_of,
+    ErrorCode, Event, List, Moderation, PendingRequest, ReadRequest, Record, Reply, Request,
+    Result, RoomIx, RoomName, SERVER_NAME, Scope, State, Thread, UserId, UserIx, catch_up,
+    presence, refusal, reply, tags_of,
 };
 use crate::protocol::{Message, Place, Stamp, Tags};
 use crate::server::hub::caches::Caches;
 use crate::server::hub::context::PAGE_ROWS;
+use crate::server::hub::state::moderation::bans::Ban;
 use crate::server::hub::state::pending::{Content, Listing, LongReply, MessageList};
 use crate::server::record::{Recipient, SentMail};
 use crate::server::store::ReadResult;
@@ -20,7 +22,7 @@ use crate::server::store::ReadResult;
 /// Sends the list of rooms.
 pub(super) fn send_rooms(state: &mut State, req: &mut Request<'_>) {
     let rooms = room_list(state, req);
-    req.reply(&Event::reply("ROOMS", &rooms.items.len().to_string(), ""));
+    req.reply(Reply::Rooms { count: rooms.items.len() });
     start(state, req, Content::Rooms(rooms));
 }
 
@@ -63,19 +65,13 @@ pub(super) fn send_members(state: &mut State, req: &mut Request<'_>, room: RoomI
 }
 
 /// Sends the bans of a room or of the server, with their author, expiry and reason.
-pub(super) fn send_bans(
-    state: &mut State,
-    req: &mut Request<'_>,
-    scope: Scope,
-    bans: Vec<(String, String)>,
-) {
-    let header = format!("{} {}", state.scope_name(scope), bans.len());
-    req.reply(&Event::reply("BANS", &header, ""));
+pub(super) fn send_bans(state: &mut State, req: &mut Request<'_>, scope: Scope, bans: Vec<Ban>) {
+    req.reply(Moderation::Bans { room: state.room_of(scope), count: bans.len() });
     let room = match scope {
         Scope::Room(room) => Some(state.rooms[room].name.clone()),
         Scope::Server => None,
     };
-    let text_size = bans.iter().map(|(whom, text)| whom.len() + text.len()).sum();
+    let text_size = bans.iter().map(|ban| ban.reason.as_ref().map_or(0, |it| it.len())).sum();
     let bans = Listing::new(bans, text_size, &req.caches.meter);
     start(state, req, Content::Bans { room, bans });
 }
@@ -208,18 +204,20 @@ fn send_row(state: &State, req: &mut Request<'_>, reply: &LongReply, may_read: b
             let room = room.map(|room| &state.rooms[room]);
             let name = room.map_or(name, |room| &room.name);
             let topic = room.and_then(|room| room.topic.as_deref()).unwrap_or_default();
-            req.reply(&Event::reply("ROOM", &format!("{name} {count}"), topic));
+            req.reply(Reply::Room { room: name.as_str(), count, topic });
         }
         Content::Members { room, count, lines } => {
-            let (room, count, names) = (room.as_str(), *count, Some(&*lines.items[reply.sent]));
-            req.reply(&Event::Users { room, count, names });
+            let names = Some(List(&lines.items[reply.sent]));
+            req.reply(Reply::Users { room: room.as_str(), count: *count, names });
         }
         Content::Bans { room, bans } => {
-            let (whom, text) = &bans.items[reply.sent];
-            let hidden = ("*", "not shown: you are no longer an operator");
-            let (whom, text) = if may_read { (&**whom, &**text) } else { hidden };
-            let scope = room.as_ref().map_or_else(|| "*".to_owned(), RoomName::to_string);
-            req.reply(&Event::reply("BAN", &format!("{scope} {whom}"), text));
+            let (ban, room) = (&bans.items[reply.sent], room.as_ref().map(RoomName::as_str));
+            let (whom, by, term) = (ban.whom.label(), ban.by.as_str(), ban.term());
+            req.reply(if may_read {
+                Moderation::Ban { room, whom: &whom, by, term }
+            } else {
+                Moderation::HiddenBan { room }
+            });
         }
         Content::Messages(_) | Content::Mail { .. } => {}
     }
@@ -312,12 +310,13 @@ fn begin_messages(
         let hidden: Vec<u64> = hidden.map(|record| record.id).collect();
         rows.retain(|(id, _)| hidden.binary_search(id).is_err());
     }
-    let args = match &list.title {
-        Some(title) => format!("{title} {}", rows.len()),
-        None => rows.len().to_string(),
-    };
+    let count = rows.len();
     list.rows = Some(Listing::new(rows, 0, &req.caches.meter));
-    req.reply(&Event::reply(list.word, &args, ""));
+    req.reply(match (&list.title, &list.room) {
+        (None, _) => Reply::Search { count },
+        (Some(title), Some(_)) => Reply::History { thread: reply::Thread::Room(title), count },
+        (Some(title), None) => Reply::History { thread: reply::Thread::Person(title), count },
+    });
     Ok(())
 }
 

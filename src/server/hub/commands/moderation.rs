@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::rights::moderated_room;
 use super::succession::{hand_over, has_moderator, heir};
 use super::{
-    Context, ErrorCode, Event, Key, Name, Refusal, Request, Result, RoomIx, Scope, State, Tags,
-    UserIx, no_such_user, refusal, send_to_user,
+    Context, ErrorCode, Event, Key, Moderation, Name, Refusal, Request, Result, RoomIx, Scope,
+    State, Tags, UserIx, no_such_user, refusal, send_to_user,
 };
 use crate::server::hub::delivery::announce_action;
 use crate::server::hub::state::moderation::Mute;
@@ -107,10 +107,10 @@ pub(super) fn kick_member(
     user: UserIx,
     reason: Option<&str>,
 ) {
-    let room_name = state.rooms[room].name.to_string();
+    let room_name = state.rooms[room].name.clone();
     state.leave_room(user, room);
-    let text = reason.map_or_else(|| by.to_string(), |reason| format!("{by}: {reason}"));
-    let event = Event::reply("KICKED", &room_name, &text);
+    let (room, by) = (room_name.as_str(), by.as_str());
+    let event = Moderation::Kicked { room, by, reason }.into();
     send_to_user(state, ctx, user, &Tags::default(), &event);
 }
 
@@ -129,14 +129,14 @@ pub(super) fn mute(
     }
     state.drop_expired(req.now, Scope::Room(room));
     let most = req.limits.max_mutes;
-    let (args, until) =
-        (format!("{} {name}", state.rooms[room].name), Expiry::after(req.now, time));
-    let mute = Mute { person, name, until };
+    let until = Expiry::after(req.now, time);
+    let mute = Mute { person, name: name.clone(), until };
     if !state.moderation.mute(state.rooms[room].moderation, mute, most) {
         let text = format!("the limit of {most} mutes is reached; /unmute one first");
         return refusal(ErrorCode::TooMany, text);
     }
-    req.reply(&Event::reply("MUTED", &args, &until.describe("until you /unmute them")));
+    let (room, until) = (state.rooms[room].name.as_str(), until.until());
+    req.reply(Moderation::Muted { room, name: name.as_str(), until });
     Ok(())
 }
 
@@ -149,7 +149,7 @@ pub(super) fn unmute(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
     let Some(muted) = state.moderation.unmute(moderation, person, &Key::fold(name)) else {
         return refusal(ErrorCode::NoSuchUser, format!("{name} is not muted in {room_name}"));
     };
-    req.reply(&Event::reply("UNMUTED", &format!("{room_name} {muted}"), ""));
+    req.reply(Moderation::Unmuted { room: room_name.as_str(), name: muted.as_str() });
     Ok(())
 }
 

@@ -5,9 +5,10 @@ use super::bans::require_unbanned_name;
 use super::login::{read_name, require_free_name};
 use super::rights::{is_server_operator, require_server_operator};
 use super::{
-    Context, ErrorCode, Event, Key, Name, Request, Result, RoomName, State, Tags, Topic, UserIx,
-    no_such_user, refusal, send_to_user,
+    Context, ErrorCode, Event, Key, List, Name, Reply, Request, Result, RoomName, State, Tags,
+    Topic, UserIx, no_such_user, refusal, reply, send_to_user,
 };
+use crate::protocol::reply::Whois;
 use crate::server::hub::delivery::announce;
 
 /// `/whois`.
@@ -22,31 +23,25 @@ pub(super) fn whois(state: &State, req: &mut Request<'_>, me: UserIx, name: &str
     let mut rooms: Vec<&RoomName> = rooms.map(|room| &state.rooms[*room].name).collect();
     rooms.sort_unstable_by_key(|room| room.key());
     let idle = req.now.since_start.saturating_sub(them.last_active).as_secs();
-    let mut text = format!("since={} idle={idle}s rooms={}", them.since, join(&rooms));
-    if let Some(account) = state.accounts.of(them.id) {
-        text.push_str(" account=");
-        text.push_str(account.name.as_str());
-    }
+    let all_rooms = join(&rooms);
     rooms.retain(|room| is_operator(room));
     let mut operates = join(&rooms);
     if is_server_operator(state, them.id) {
         operates.insert_str(0, if operates.is_empty() { "*" } else { "*," });
     }
-    if !operates.is_empty() {
-        text.push_str(" operator=");
-        text.push_str(&operates);
-    }
     let peer = connection.peer.filter(|_| connection.socket.is_some());
-    if let Some(peer) = peer.filter(|_| require_server_operator(state, me).is_ok()) {
-        text.push_str(" address=");
-        text.push_str(&peer.address.to_string());
-    }
-    if let Some(away) = &them.away {
-        // Last, since the text may contain spaces.
-        text.push_str(" away=");
-        text.push_str(away);
-    }
-    req.reply(&Event::reply("WHOIS", them.name.as_str(), &text));
+    let peer = peer.filter(|_| require_server_operator(state, me).is_ok());
+    let address = peer.map(|peer| peer.address.to_string());
+    req.reply(Reply::Whois(Whois {
+        name: them.name.as_str(),
+        since: them.since,
+        idle_s: idle,
+        rooms: List(&all_rooms),
+        account: state.accounts.of(them.id).map(|account| account.name.as_str()),
+        operator: (!operates.is_empty()).then_some(List(&operates)),
+        address: address.as_deref(),
+        away: them.away.as_deref(),
+    }));
     Ok(())
 }
 
@@ -58,13 +53,13 @@ fn join(rooms: &[&RoomName]) -> String {
 pub(super) fn away(state: &mut State, req: &mut Request<'_>, user: UserIx, text: Option<&str>) {
     let text = text.unwrap_or_default();
     state.users.set_away(user, Some(text));
-    req.reply(&Event::reply("AWAY", "on", text));
+    req.reply(Reply::Away { text });
 }
 
 /// `/back`.
 pub(super) fn back(state: &mut State, req: &mut Request<'_>, user: UserIx) {
     state.users.set_away(user, None);
-    req.reply(&Event::reply("AWAY", "off", ""));
+    req.reply(Reply::Back);
 }
 
 /// `/ignore`. The ignored user is not notified.
@@ -89,8 +84,7 @@ pub(super) fn ignore(
         return refusal(ErrorCode::TooMany, text);
     }
     let is_new = state.relations.ignore(me, them, &state.users[other].name);
-    let text = if is_new { "" } else { "nothing changed: already ignored" };
-    req.reply(&Event::reply("IGNORE", state.users[other].name.as_str(), text));
+    req.reply(Reply::Ignore { name: state.users[other].name.as_str(), is_new });
     Ok(())
 }
 
@@ -109,8 +103,7 @@ pub(super) fn unignore(
     let Some(shown) = shown.or_else(|| Some(ended.first()?.name.clone())) else {
         return no_such_user(name);
     };
-    let text = if ended.is_empty() { "nothing changed: not ignored" } else { "" };
-    req.reply(&Event::reply("UNIGNORE", shown.as_str(), text));
+    req.reply(Reply::Unignore { name: shown.as_str(), was_ignored: !ended.is_empty() });
     Ok(())
 }
 
@@ -120,7 +113,7 @@ fn list_ignored(state: &State, req: &mut Request<'_>, user: UserIx) {
     let mut names: Vec<&Name> = ignores.map(|(_, name)| name).collect();
     names.sort_unstable_by(|a, b| a.key().cmp(b.key()));
     let names: Vec<&str> = names.into_iter().map(Name::as_str).collect();
-    req.reply(&Event::reply("IGNORED", &names.len().to_string(), &names.join(",")));
+    req.reply(Reply::Ignored { names: List(&names.join(",")) });
 }
 
 /// `/nick`.
@@ -147,7 +140,7 @@ fn update_queriers(state: &mut State, ctx: &mut Context<'_>, user: UserIx, new: 
         let Some(other) = state.users.find(other) else { continue };
         let mut rooms = state.memberships.rooms_of(other).iter();
         if !rooms.any(|room| state.memberships.is_member(user, *room)) {
-            let event = Event::reply("QUERY", new.as_str(), "has a new name");
+            let event = Reply::Query(reply::Query::Renamed(new.as_str())).into();
             send_to_user(state, ctx, other, &Tags::default(), &event);
         }
     }

@@ -9,7 +9,7 @@ pub(super) fn require_not_muted(state: &State, now: Now, user: UserIx, room: Roo
     let moderation = &state.moderation[state.rooms[room].moderation];
     let Some(mute) = moderation.mute_of(now, state.users[user].id) else { return Ok(()) };
     let (name, until) = (&state.rooms[room].name, mute.until);
-    let until = until.describe("until an operator unmutes you");
+    let until = until.until().describe("until an operator unmutes you");
     refusal(ErrorCode::Muted, format!("not sent: you are muted in {name} {until}"))
 }
 

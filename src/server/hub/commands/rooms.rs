@@ -7,8 +7,8 @@ use super::passwords::check_password;
 use super::rights::{require_not_muted, room_of};
 use super::succession::has_able_operator;
 use super::{
-    ErrorCode, Event, LOBBY, Purpose, Query, Refusal, Request, Result, RoomIx, RoomName, State,
-    Tags, Target, UserIx, long_reply, presence, refusal,
+    ErrorCode, Event, LOBBY, Purpose, Query, Refusal, Reply, Request, Result, RoomIx, RoomName,
+    State, Tags, Target, UserIx, long_reply, presence, refusal, reply,
 };
 use crate::server::hub::delivery::announce_action;
 use crate::server::limits::quota::Exhausted;
@@ -151,8 +151,7 @@ fn enter(state: &mut State, req: &mut Request<'_>, user: UserIx, room: RoomIx) {
 
 fn reply_joined(state: &mut State, req: &mut Request<'_>, room: RoomIx) {
     state.set_query(req.connection, Query::Off);
-    let room_name = state.rooms[room].name.to_string();
-    req.reply(&Event::reply("JOINED", &room_name, "your messages now go to this room"));
+    req.reply(Reply::Joined { room: state.rooms[room].name.as_str() });
 }
 
 /// Adds a user to a room that they may join: announces them to the members and sends them
@@ -180,19 +179,19 @@ pub(super) fn part(
             return refusal(ErrorCode::NotInRoom, "you are in no room; give the name of one");
         }
     };
-    let room_name = state.rooms[room].name.to_string();
+    let room_name = state.rooms[room].name.clone();
     let reason = reason.filter(|_| require_not_muted(state, req.now, user, room).is_ok());
     presence::announce_part(state, req, user, room, reason);
     state.leave_room(user, room);
-    let text = if current != Some(room) {
-        ""
+    let next = if current != Some(room) {
+        reply::Next::Unchanged
     } else if state.memberships.is_member(user, LOBBY) {
         state.connections.set_current(req.connection, Some(LOBBY));
-        "your messages now go to #lobby"
+        reply::Next::Lobby
     } else {
-        "you are in no room; /join one to talk"
+        reply::Next::Nowhere
     };
-    req.reply(&Event::reply("PARTED", &room_name, text));
+    req.reply(Reply::Parted { room: room_name.as_str(), next });
     Ok(())
 }
 
@@ -229,7 +228,7 @@ pub(super) fn topic(
     let name = state.rooms[room].name.clone();
     let Some(text) = text else {
         let topic = state.rooms[room].topic.as_deref().unwrap_or_default();
-        req.reply(&Event::reply("TOPIC", &name.to_string(), topic));
+        req.reply(Reply::Topic { room: name.as_str(), topic });
         return Ok(());
     };
     require_not_muted(state, req.now, user, room)?;
@@ -245,7 +244,7 @@ pub(super) fn topic(
         req.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
     } else {
         // Nothing changes: answered like `/topic` without a text.
-        req.reply(&Event::reply("TOPIC", &name.to_string(), text.unwrap_or_default()));
+        req.reply(Reply::Topic { room: name.as_str(), topic: text.unwrap_or_default() });
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::logout::disconnect_user;
 use super::passwords::{INSECURE, check_password, is_private};
 use super::rights::{is_server_operator, require_server_operator};
 use super::{
-    ErrorCode, Event, Farewell, Purpose, Request, Result, Scope, State, Tags, Target, Topic,
+    ErrorCode, Farewell, Moderation, Purpose, Request, Result, Scope, State, Tags, Target, Topic,
     UserIx, no_such_user, refusal,
 };
 use crate::server::hub::delivery::{audiences, deferred};
@@ -37,16 +37,15 @@ pub(super) fn grant(state: &mut State, req: &mut Request<'_>, user: UserIx) -> R
         return refusal(ErrorCode::TooMany, text);
     }
     state.moderation.promote(SERVER, user_id);
-    let text = "you are an operator of this server";
-    req.reply(&Event::reply("OPER", state.users[user].name.as_str(), text));
+    req.reply(Moderation::Oper { name: state.users[user].name.as_str() });
     Ok(())
 }
 
 /// `/wall`: sends a text to all users, whatever their settings.
 pub(super) fn wall(state: &mut State, req: &mut Request<'_>, user: UserIx, text: &str) -> Result {
     require_server_operator(state, user)?;
-    let line = format!("{}: {text}", state.users[user].name);
-    let event = Event::reply("WALL", "", &line);
+    let from = state.users[user].name.clone();
+    let event = Moderation::Wall { from: from.as_str(), text }.into();
     let tags = Tags { time: Some(state.stamp(req.now)), ..Tags::default() };
     req.reply_tagged(&tags, &event);
     let mut others = state.users.by_id();
@@ -75,6 +74,6 @@ pub(super) fn kill(
     let farewell = format!("you were disconnected by {by}{why}");
     let quit = format!("killed by {by}{why}");
     disconnect_user(state, req, other, (Farewell::Kicked, Some(&farewell)), Some(&quit));
-    req.reply(&Event::reply("KILLED", name.as_str(), ""));
+    req.reply(Moderation::Killed { name: name.as_str() });
     Ok(())
 }

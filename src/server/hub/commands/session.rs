@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use super::bans::{leave_banned_rooms, reject_banned};
 use super::{
-    ErrorCode, Event, Farewell, PendingRequest, ReadRequest, Record, Request, Result, State,
+    ErrorCode, Farewell, PendingRequest, ReadRequest, Record, Reply, Request, Result, State,
     Thread, UserIx, refusal,
 };
+use crate::protocol::reply::Arrival;
 use crate::server::auth::tokens::{TokenHash, hash};
 use crate::server::hub::state::messages::recent::Lookup;
 use crate::server::hub::state::pending::{Cursor, ResumeCheck};
@@ -30,9 +31,7 @@ pub(super) fn session(
     if let Some(token) = new_token {
         state.begin_session(user, token);
     }
-    let text =
-        "/resume TOKEN ID restores this session after a lost connection; keep the token secret";
-    req.reply_token("SESSION", text);
+    req.reply_session();
 }
 
 /// `/resume`. Nothing changes before the cursor is known to belong to this log.
@@ -115,12 +114,9 @@ fn attach(state: &mut State, req: &mut Request<'_>, user: UserIx, after: u64) {
     req.settings = state.connections[req.connection].settings;
     let after = after.max(state.users[user].first);
     let evicted_upto = state.memberships.spans(user).evicted_upto;
-    let text = if after < evicted_upto {
-        format!("you are back; up to id {evicted_upto}, messages of rooms you left may be missing")
-    } else {
-        "you are back".to_owned()
-    };
-    req.reply(&Event::reply("WELCOME", state.users[user].name.as_str(), &text));
+    let arrival = Arrival::Resumed((after < evicted_upto).then_some(evicted_upto));
+    let name = state.users[user].name.as_str();
+    req.reply(Reply::Welcome { name, arrival: Some(arrival) });
     leave_banned_rooms(state, req, user);
     req.notify_when_drained();
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::rights::{require_not_muted, room_of};
 use super::{
-    ErrorCode, Event, Key, Query, Record, Request, Result, RoomIx, State, Topic, UserId, UserIx,
-    no_such_user, refusal, tags_of,
+    ErrorCode, Event, Key, Query, Record, Reply, Request, Result, RoomIx, State, Topic, UserId,
+    UserIx, no_such_user, refusal, reply, tags_of,
 };
 use crate::commands::MessageTarget;
 use crate::protocol::Place;
@@ -91,18 +91,14 @@ pub(super) fn reply(state: &mut State, req: &mut Request<'_>, user: UserIx, text
 pub(super) fn query(state: &mut State, req: &mut Request<'_>, name: Option<&str>) -> Result {
     let Some(name) = name else {
         state.set_query(req.connection, Query::Off);
-        let text = match state.connections[req.connection].current {
-            Some(room) => format!("your messages now go to {}", state.rooms[room].name),
-            None => "you are in no room; /join one to talk".to_owned(),
-        };
-        req.reply(&Event::reply("QUERY", "off", &text));
+        let room = state.connections[req.connection].current;
+        let room = room.map(|room| state.rooms[room].name.as_str());
+        req.reply(Reply::Query(reply::Query::Off(room)));
         return Ok(());
     };
     let Some(other) = state.users.named(name) else { return no_such_user(name) };
     state.set_query(req.connection, Query::On(state.users[other].id));
-    let name = state.users[other].name.as_str();
-    let text = format!("your messages now go to {name}; /query returns to the room");
-    req.reply(&Event::reply("QUERY", name, &text));
+    req.reply(Reply::Query(reply::Query::On(state.users[other].name.as_str())));
     Ok(())
 }
 
@@ -176,7 +172,7 @@ fn post_private(
         if let Some(away) = &state.users[to].away
             && wants_echo(req)
         {
-            req.reply(&Event::reply("AWAY", state.users[to].name.as_str(), away));
+            req.reply(Reply::IsAway { name: state.users[to].name.as_str(), text: away });
         }
     });
     if is_delivered {
@@ -210,9 +206,7 @@ fn send_to_account(
     req.with_message(&record, |req| {
         echo(req, &record);
         if wants_echo(req) {
-            let text =
-                format!("{name} is offline; your message will be delivered when they log in");
-            req.reply(&Event::reply("OFFLINE", name.as_str(), &text));
+            req.reply(Reply::Offline { name: name.as_str() });
         }
     });
     Ok(())

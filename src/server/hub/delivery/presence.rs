@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use super::{announce, audiences};
-use crate::protocol::{Event, LINE_MAX, Tags};
+use crate::protocol::reply::List;
+use crate::protocol::{Event, LINE_MAX, Reply, Tags};
 use crate::server::hub::context::{Context, Request};
 use crate::server::hub::state::State;
 use crate::server::hub::state::index::{RoomIx, UserIx};
@@ -113,7 +114,7 @@ pub(in crate::server::hub) fn send_summaries(state: &mut State, ctx: &mut Contex
 pub(in crate::server::hub) fn describe(state: &State, req: &mut Request<'_>, room: RoomIx) {
     let Room { name, topic, .. } = &state.rooms[room];
     if let Some(topic) = topic {
-        req.reply(&Event::reply("TOPIC", &name.to_string(), topic));
+        req.reply(Reply::Topic { room: name.as_str(), topic });
     }
     list_for_newcomer(state, req, room);
 }
@@ -122,7 +123,7 @@ pub(in crate::server::hub) fn describe(state: &State, req: &mut Request<'_>, roo
 pub(super) fn list_for_newcomer(state: &State, req: &mut Request<'_>, room: RoomIx) {
     if is_quiet(state, req, room) {
         let (name, count) = (state.rooms[room].name.as_str(), state.memberships.count(room));
-        req.reply(&Event::Users { room: name, count, names: None });
+        req.reply(Reply::Users { room: name, count, names: None });
     } else {
         list_members(state, req, room);
     }
@@ -132,8 +133,8 @@ pub(super) fn list_for_newcomer(state: &State, req: &mut Request<'_>, room: Room
 pub(in crate::server::hub) fn list_members(state: &State, req: &mut Request<'_>, room: RoomIx) {
     let (name, count) = (state.rooms[room].name.as_str(), state.memberships.count(room));
     split_names(state, room, |names| {
-        let names = (!names.is_empty()).then_some(names);
-        req.reply(&Event::Users { room: name, count, names });
+        let names = (!names.is_empty()).then_some(List(names));
+        req.reply(Reply::Users { room: name, count, names });
     });
 }
 

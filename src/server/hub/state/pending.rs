@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::accounts::Proof;
+use super::moderation::bans::Ban;
 use crate::protocol::{Cid, Name, RoomName, Stamp};
 use crate::server::auth::tokens::TokenHash;
 use crate::server::net::outbox::{Meter, Share};
@@ -42,8 +43,8 @@ pub(crate) enum Content {
     Rooms(Arc<Listing<RoomName>>),
     /// `/who` in a large room: the number of members, and their names, split into lines.
     Members { room: RoomName, count: usize, lines: Listing<String> },
-    /// `/bans`, or `/gbans` without a room: the target and the text of each ban.
-    Bans { room: Option<RoomName>, bans: Listing<(String, String)> },
+    /// `/bans`, or `/gbans` without a room.
+    Bans { room: Option<RoomName>, bans: Listing<Ban> },
     /// `/history` and `/search`.
     Messages(MessageList),
     /// The mail of a login: what was sent, and the last message that had arrived before.
@@ -53,9 +54,7 @@ pub(crate) enum Content {
 /// The messages of a `/history` or `/search`.
 #[derive(Debug)]
 pub(crate) struct MessageList {
-    /// The reply word of the header: `HISTORY` or `SEARCH`.
-    pub(crate) word: &'static str,
-    /// The room or user that the header names, such as `#ops` or `bob`.
+    /// The room or user of a `/history`, such as `ops` or `bob`; `None` for a `/search`.
     pub(crate) title: Option<String>,
     /// The room, if the request is limited to a room.
     pub(crate) room: Option<RoomName>,

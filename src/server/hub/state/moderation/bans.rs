@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Moderation;
 use super::expiry::Expiry;
+use crate::protocol::reply::Term;
 use crate::protocol::{Key, Name};
 use crate::server::clock::Now;
 use crate::server::net::peer::{Network, Peer};
@@ -107,13 +108,8 @@ impl Ban {
         }
     }
 
-    /// The expiry and the reason; `endless` stands for a missing expiry.
-    pub(crate) fn describe(&self, endless: &str) -> String {
-        let until = self.until.describe(endless);
-        match &self.reason {
-            Some(reason) => format!("{until}: {reason}"),
-            None => until,
-        }
+    pub(crate) fn term(&self) -> Term<'_> {
+        Term { until: self.until.until(), reason: self.reason.as_deref() }
     }
 }
 

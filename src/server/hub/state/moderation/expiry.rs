@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::Stamp;
+use crate::protocol::reply::Until;
 use crate::server::clock::Now;
 
 /// When a ban or mute ends; `None` means when an operator lifts it.
@@ -55,11 +56,7 @@ impl Expiry {
         std::mem::replace(wall, moved) != moved
     }
 
-    /// Returns `until TIME`, or `endless` if there is no end.
-    pub(crate) fn describe(self, endless: &str) -> String {
-        match self.0 {
-            Some(Deadline { wall, .. }) => format!("until {wall}"),
-            None => endless.to_owned(),
-        }
+    pub(crate) fn until(self) -> Until {
+        self.0.map_or(Until::Lifted, |deadline| Until::Time(deadline.wall))
     }
 }
