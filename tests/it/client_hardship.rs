@@ -85,7 +85,8 @@ fn resize_shows_draft_once_and_loses_no_line() {
     // Both immediately and after a redraw.
     let whole = |rows: &[String]| {
         let times = |text: &str| rows.iter().filter(|row| row.contains(text)).count();
-        ["WELCOME", "USERS", "bob: at 30", "bob: at 100", "#lobby>"].map(times) == [1; 5]
+        ["welcome, alice", "has 2 members", "bob: at 30", "bob: at 100", "#lobby>"].map(times)
+            == [1; 5]
             && drawn(rows)
             && !rows.iter().any(String::is_empty)
     };

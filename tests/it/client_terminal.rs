@@ -86,7 +86,7 @@ fn tab_completes_commands_names_and_rooms() {
     alice.shows_last("#ops>");
     alice.types("/who #op\t\r");
     alice.shows("two lists", |rows| {
-        rows.iter().filter(|row| row.contains("[USERS #ops 1]")).count() == 2
+        rows.iter().filter(|row| row.contains("-- #ops has 1 member")).count() == 2
     });
     alice.types("/msg bo\tpsst\r");
     bob.hears(|line| line == "[PRIVATE MESSAGE] alice: psst");
@@ -114,7 +114,7 @@ fn prompt_shows_target_of_plain_lines() {
     alice.types("/query rob\r");
     alice.shows_last("rob>");
     bob.say("/quit");
-    alice.shows("the refusal", |rows| rows.iter().any(|row| row.contains("[QUERY off]")));
+    alice.shows("the refusal", |rows| rows.iter().any(|row| row.contains("-- rob is gone")));
     alice.presses("Enter");
     alice.shows_last("nowhere>");
 }
@@ -363,7 +363,9 @@ fn password_prompt_appears_when_needed_without_echo() {
     assert!(rows.iter().any(|row| row.contains("that is not the password")), "{rows:?}");
     // Nor after a later use: neither on the screen nor in the history.
     alice.types("/passwd even more secret\r");
-    alice.shows("the answer", |rows| rows.iter().any(|row| row.contains("[PASSWD alice]")));
+    alice.shows("the answer", |rows| {
+        rows.iter().any(|row| row.contains("the password of alice is changed"))
+    });
     alice.presses("Up");
     alice.types("x\r");
     let rows = alice.shows("a line", |rows| count(rows, "alice: x") == 1);
@@ -423,8 +425,8 @@ fn password_in_command_is_masked() {
     alice.types("/register open sesame");
     alice.shows_last("#lobby> /register ***********");
     alice.types("\r");
-    let rows =
-        alice.shows("the answer", |rows| rows.iter().any(|r| r.contains("[REGISTERED alice]")));
+    let rows = alice
+        .shows("the answer", |rows| rows.iter().any(|r| r.contains("alice is reserved for you")));
     assert!(!rows.iter().any(|row| row.contains("sesame")), "{rows:?}");
 }
 

@@ -504,6 +504,26 @@ fn play(block: &Block) {
     }
 }
 
+/// Returns the line of the server that a row of the screen shows, as far as it is replayed.
+fn wire_of(row: &str) -> String {
+    let Some(sentence) = row.strip_prefix("-- ") else { return row.to_owned() };
+    let (head, rest) = sentence.split_once([';', ':']).unwrap_or((sentence, ""));
+    if let Some(name) = sentence.strip_prefix("welcome, ").and_then(|it| it.split(';').next()) {
+        return format!("[WELCOME {name}] you are in #lobby");
+    }
+    if let Some((room, count)) = head.split_once(" has ") {
+        let count = count.split(' ').next().unwrap_or_default();
+        return format!("[USERS {room} {count}] {}", rest.trim().replace(", ", ","));
+    }
+    if let Some(room) = head.strip_prefix("you are in ") {
+        return format!("[JOINED {room}] your messages now go to this room");
+    }
+    match head.strip_prefix("your messages now go to ") {
+        Some(name) => format!("[QUERY {name}] your messages now go to {name}"),
+        None => row.to_owned(),
+    }
+}
+
 /// Returns `false` if there is no tmux.
 fn play_on_screen(block: &Block) -> bool {
     let server = Server::start();
@@ -511,15 +531,19 @@ fn play_on_screen(block: &Block) -> bool {
     let prompt = lines.pop().expect("a prompt");
     // Rows without their time: `06:16 alice: hi`.
     let rows: Vec<&str> = lines.iter().map(|row| &row["HH:MM ".len()..]).collect();
-    let me = rows[0].trim_start_matches("[WELCOME ").split(']').next().expect("a name");
-    let mut others = Others::before(server.port, &rows, me);
+    let wires: Vec<String> = rows.iter().map(|row| wire_of(row)).collect();
+    let wires: Vec<&str> = wires.iter().map(String::as_str).collect();
+    let Some(Event::Reply(Reply::Welcome { name: me, .. })) = Event::parse(wires[0]) else {
+        panic!("{}: begins with {}", block.place, rows[0]);
+    };
+    let mut others = Others::before(server.port, &wires, me);
     // Not a first session: the client would show hints for new users.
     let flags = format!("--name {me} --no-history");
     let Some(terminal) = Terminal::join(server.port, &flags) else { return false };
     let mut query = None;
-    for (at, row) in rows.iter().enumerate() {
-        others.cause(row, me);
-        match Event::parse(row) {
+    for (at, (row, wire)) in rows.iter().zip(wires).enumerate() {
+        others.cause(wire, me);
+        match Event::parse(wire) {
             Some(Event::Message(Message { place: Place::ToPerson(to), text, .. }))
                 if query != Some(to) =>
             {

@@ -1,7 +1,7 @@
 //! Rendering of server lines for the screen. It knows neither the prompt nor the terminal.
 //!
-//! A line is shown as on the wire, in colour and with a time before it, so that the view is
-//! the same as with netcat, and quotes from a screen can be found in a log.
+//! Messages and events are shown as on the wire, in colour and with a time before them, so that
+//! quotes from a screen can be found in a log. Replies and errors are sentences after `--`.
 //!
 //! A [`Styled`] line consists only of [`Clean`] text, the client's own words and colours.
 //! Colour follows the parsed structure, never the text: `alice: [PRIVATE MESSAGE] from root`
@@ -18,6 +18,7 @@ use owo_colors::Style;
 
 use crate::client::model::mentions::Highlights;
 use crate::client::text::sanitize::Clean;
+use crate::client::text::sentences::{Clock, members};
 use crate::client::text::theme::Theme;
 use crate::client::text::width::most;
 use crate::protocol::{Event, Key, LOBBY, Message, Place, Reply, Stamp, Tags};
@@ -137,17 +138,23 @@ impl Screen {
                 self.time(&mut line, time, now);
                 self.message(&mut line, &message, me)
             }
-            Some(Event::Error { .. } | Event::Bye { .. }) => {
+            Some(Event::Error { code, text }) => {
                 self.time(&mut line, time, now);
-                line.put(self.theme.error(), plain)
+                let text = self.clock(now).localize(text);
+                self.mark(&mut line).put(self.theme.error(), &text);
+                line.put(self.theme.faint(), &format!(" ({code})"))
             }
-            Some(Event::Reply(Reply::Users { names: Some(names), .. })) => {
+            Some(Event::Bye { text, .. }) => {
                 self.time(&mut line, time, now);
-                self.names(&mut line, plain, names.0, me)
+                let text = self.clock(now).localize(text);
+                self.mark(&mut line).put(self.theme.error(), &text)
             }
-            Some(Event::Reply(_)) => {
+            Some(Event::Reply(reply)) => {
                 self.time(&mut line, time, now);
-                self.reply(&mut line, plain)
+                match self.clock(now).sentence(&reply) {
+                    Some(sentence) => self.reply(&mut line, &reply, &sentence, me),
+                    None => line.put(self.theme.reply(), plain),
+                }
             }
             Some(_) => {
                 self.time(&mut line, time, now);
@@ -278,22 +285,29 @@ impl Screen {
         speaker.is_some() && speaker == before
     }
 
-    /// Puts `[WORD args]` in colour and the rest plain.
-    fn reply<'a>(&self, line: &'a mut Styled, plain: &str) -> &'a mut Styled {
-        let head = plain.find(']').map_or(plain.len(), |end| end + 1);
-        line.put(self.theme.reply(), &plain[..head]).plain(&plain[head..])
+    fn clock(&self, now: Timestamp) -> Clock {
+        Clock { now, zone: self.zone.clone() }
     }
 
-    /// Puts `[USERS #room N]` and each name in its colour.
-    fn names<'a>(
+    /// Puts the mark of a line that is no message: no name begins like it.
+    fn mark<'a>(&self, line: &'a mut Styled) -> &'a mut Styled {
+        line.put(self.theme.faint(), "-- ").hang_here()
+    }
+
+    /// Puts the sentence of a reply; the names of a member list are in their colours.
+    fn reply<'a>(
         &self,
         line: &'a mut Styled,
-        plain: &str,
-        names: &str,
+        reply: &Reply<'_>,
+        sentence: &str,
         me: &str,
     ) -> &'a mut Styled {
-        line.put(self.theme.reply(), plain.strip_suffix(names).unwrap_or(plain));
-        for (at, name) in names.split(',').enumerate() {
+        self.mark(line);
+        let Reply::Users { room, count, names: Some(names) } = *reply else {
+            return line.put(self.theme.reply(), sentence);
+        };
+        line.put(self.theme.reply(), &members(room, count)).plain(": ");
+        for (at, name) in names.iter().enumerate() {
             if at > 0 {
                 line.plain(", ");
             }
@@ -321,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn line_is_shown_as_on_the_wire_with_a_time() {
+    fn messages_are_shown_as_on_the_wire_and_replies_as_sentences() {
         for (wire, line) in [
             ("@id=1;time=2026-11-23T06:16:00.123Z bob: hi", "06:16 bob: hi"),
             ("bob: hi", "06:20 bob: hi"),
@@ -329,9 +343,15 @@ mod tests {
             ("[PRIVATE MESSAGE] bob: psst", "06:20 [PRIVATE MESSAGE] bob: psst"),
             ("[PRIVATE MESSAGE to bob] alice: psst", "06:20 [PRIVATE MESSAGE to bob] alice: psst"),
             ("* bob joined", "06:20 * bob joined"),
-            ("[USERS #lobby 2] alice,bob", "06:20 [USERS #lobby 2] alice, bob"),
-            ("[ERROR no-target] nowhere", "06:20 [ERROR no-target] nowhere"),
-            ("[PONG t1]", "06:20 [PONG t1]"),
+            ("[USERS #lobby 2] alice,bob", "06:20 -- #lobby has 2 members: alice, bob"),
+            ("[BANS * 0]", "06:20 -- no bans on this server"),
+            ("[ERROR no-target] nowhere", "06:20 -- nowhere (no-target)"),
+            (
+                "[ERROR muted] not sent: you are muted in #ops until 2026-11-23T07:00:00.000Z",
+                "06:20 -- not sent: you are muted in #ops until 07:00 (muted)",
+            ),
+            ("[BYE quit] goodbye", "06:20 -- goodbye"),
+            ("[NEWS 1] of a newer server", "06:20 [NEWS 1] of a newer server"),
             ("2026-11-23T06:16:00.123Z bob: hi", "06:16 bob: hi"),
             ("2026-11-22T06:16:00.123Z #ops bob: hi", "2026-11-22 06:16 #ops bob: hi"),
             ("/who [#ROOM]  list", "/who [#ROOM]  list"),
