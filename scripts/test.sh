@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 NEEDED="
 bash:bash mount:mount nc:netcat-openbsd nc.openbsd:netcat-openbsd
 nc.traditional:netcat-traditional ncat:ncat socat:socat busybox:busybox telnet:telnet
-tmux:tmux strace:strace openssl:openssl jq:jq man:man-db ip:iproute2
+tmux:tmux strace:strace openssl:openssl jq:jq jsonschema:python3-jsonschema man:man-db ip:iproute2
 cc:gcc c++:g++ valgrind:valgrind sqlite3:sqlite3
 perl:perl-base stty:coreutils mkfifo:coreutils unshare:util-linux
 "

@@ -9,8 +9,8 @@ use chatty::ignored_signals::is_ignored;
 
 use crate::proxy;
 use crate::support::{
-    CHATTY, CHATTY_WORD, Peer, Server, Terminal, has_program, join, scripted_server, send_signal,
-    text,
+    CHATTY, CHATTY_WORD, Peer, SESAME, SESAME_FILE, Server, Terminal, has_program, join,
+    scripted_server, send_signal, text,
 };
 
 fn shell(script: &str) -> Output {
@@ -53,15 +53,15 @@ fn json_output_has_one_object_per_line() {
         objects,
         [
             "status|online||logged in as alice",
-            "system|||you are in #lobby",
-            "system|||alice,bob",
+            "system|||welcome, alice; you are in #lobby",
+            "system|||#lobby has 2 members: alice, bob",
             "msg||1|hi",
             "error|no-such-user|2|zed is not online",
             "pm||3|psst",
             "action||4|waves",
-            "system||5|your messages now go to this room",
-            "system||5|alice",
-            "system||7|",
+            "system||5|you are in #ops; your messages now go there",
+            "system||5|#ops has 1 member: alice",
+            "system||7|no messages of #ops",
         ]
     );
     let complaints = text(&done.stderr);
@@ -74,6 +74,75 @@ fn json_output_has_one_object_per_line() {
             "chatty: line 6: bad-argument: chatty join needs tags to be on",
         ]
     );
+}
+
+/// Returns what is wrong with these objects according to docs/json.schema.json; `None` if the
+/// program is missing.
+fn schema_problems(objects: &[&str]) -> Option<String> {
+    if !has_program("jsonschema") {
+        return None;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut check = Command::new("jsonschema");
+    for (at, object) in objects.iter().enumerate() {
+        let file = folder.path().join(format!("{at}.json"));
+        fs::write(&file, object).expect("a file");
+        check.arg("-i").arg(file);
+    }
+    let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/json.schema.json");
+    let done = check.arg(schema).output().expect("jsonschema");
+    Some(if done.status.success() { String::new() } else { text(&done.stderr) })
+}
+
+/// The names of an object's fields that the schema does not describe.
+fn unknown_fields(object: &str) -> Vec<String> {
+    let schema: serde_json::Value =
+        serde_json::from_str(include_str!("../../docs/json.schema.json")).expect("JSON");
+    let object: serde_json::Map<_, _> = serde_json::from_str(object).expect("an object");
+    object
+        .into_iter()
+        .map(|(name, _)| name)
+        .filter(|name| schema["properties"][name].is_null())
+        .collect()
+}
+
+#[test]
+fn every_json_object_matches_the_schema() {
+    let server = Server::start_with(&["--oper-password-file", SESAME_FILE]);
+    let _bob = Peer::join(server.port, "bob");
+    let lines = format!(
+        "/version\n/set\n/ping t1\n/help who\nhi\n/me waves\n/msg bob psst\n/me\n/whois bob\n\
+         /join ops\n/topic tea\n/topic\n/topic -\n/list\n/who #lobby\n/history 2\n/history bob\n\
+         /search hi\n/lock key\n/unlock\n/unlock\n/invite bob\n/mute bob 10m\n/unmute bob\n\
+         /ban bob 7d flood\n/ban 192.0.2.0/24\n/bans\n/unban bob\n/oper {SESAME}\n/gbans\n\
+         /gban 192.0.2.9 x\n/wall all\n/ignore bob\n/ignore bob\n/ignore\n/unignore bob\n\
+         /away lunch\n/back\n/query bob\n/query\n/nick al\n/part\n/msg zed x\n\
+         /register open sesame\n/passwd open sesame\n/unregister open sesame\n/kill bob\n\
+         /session\n/quit\n"
+    );
+    let done = join(server.port, &["--name", "alice", "--json"], lines.as_bytes());
+    let (seen, page) = (text(&done.stdout), include_str!("../../docs/json.md"));
+    let words = ["WHOIS", "BANNED", "BAN", "USERS", "IGNORED", "WALL", "SET", "REGISTERED"];
+    for word in words {
+        assert!(seen.contains(&format!("\"word\":\"{word}\"")), "no {word} in {seen}");
+    }
+    let documented = page.lines().filter(|line| line.starts_with("{\"v\""));
+    let objects: Vec<&str> = seen.lines().chain(documented).collect();
+    let Some(problems) = schema_problems(&objects) else { return };
+    assert_eq!(problems, "");
+    for object in &objects {
+        assert_eq!(unknown_fields(object), Vec::<String>::new(), "{object}");
+    }
+    assert!(seen.contains(r#""type":"nick","line":41,"from":"alice","self":true,"to":"al"}"#));
+    let good = objects.iter().find(|object| object.contains("USERS")).expect("a list");
+    for (from, to) in [
+        ("\"v\":2", "\"v\":1"),
+        ("\"users\":[", "\"users\":\"a\",\"u\":["),
+        (",\"room\"", ",\"r\""),
+    ] {
+        let wrong = good.replacen(from, to, 1);
+        assert_ne!(schema_problems(&[&wrong]).expect("jsonschema"), "", "{wrong}");
+    }
 }
 
 #[test]
@@ -95,7 +164,7 @@ fn hostile_lines_become_safe_json() {
     assert!(types.contains("msg bob\n") && types.contains("pm bob\n"), "{types}");
     assert!(types.ends_with("status failed\n"), "{types}");
     for object in shown.lines() {
-        jq(object.as_bytes(), ".v == 1 and (.t | length) == 24");
+        jq(object.as_bytes(), ".v == 2 and (.t | length) == 24");
     }
 }
 
@@ -123,7 +192,7 @@ fn connection_status_is_reported_as_json() {
     input.write_all(b"one\n").expect("one");
     let mut objects = BufReader::new(joining.stdout.take().expect("piped"));
     let mut reported = String::new();
-    while !reported.ends_with("\"self\":true}\n") {
+    while !reported.ends_with("\"text\":\"one\"}\n") {
         objects.read_line(&mut reported).expect("an object");
     }
     bob.hears(|line| line == "#ops alice: one");

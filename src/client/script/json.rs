@@ -1,24 +1,29 @@
 //! `--json`: writes each line of the server, and each change of the connection's state, as
-//! one JSON object per line. The fields are described in docs/json.md; empty fields are
-//! omitted, and no field ever changes its meaning. It does not know where the objects are
-//! written.
+//! one JSON object per line. The fields are described in docs/json.md and docs/json.schema.json;
+//! absent fields are omitted, and no field changes its meaning within a version. It does not know
+//! where the objects are written.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
 use crate::client::text::sanitize::is_unseen;
-use crate::protocol::{Event, Key, Message, Place, Reply, Stamp, Tags};
+use crate::client::text::sentences::Clock;
+use crate::protocol::event::PresenceSummary;
+use crate::protocol::name::is_name;
+use crate::protocol::reply::{Arrival, List, Query, Term, Thread, Until, Whois};
+use crate::protocol::{Event, Key, LOBBY, Message, Moderation, Place, Reply, Stamp, Tags};
 
 /// The version of the object format; an incompatible format would get a new number.
-const VERSION: u8 = 1;
+const VERSION: u64 = 2;
 
 /// The state of the connection or of a line: the `code` of a `status` object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::client) enum Status {
     /// The name is in use or the server is full; the client waits.
     Waiting,
@@ -42,86 +47,306 @@ pub(in crate::client) enum Status {
     Failed,
 }
 
-/// One JSON object.
-#[derive(Debug, Default, Serialize)]
-struct Object<'a> {
-    v: u8,
-    t: String,
-    r#type: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    line: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<Code<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    word: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    args: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    room: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    from: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    to: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    by: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none", rename = "self")]
-    is_mine: Option<bool>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    history: bool,
+impl Status {
+    const TABLE: [(Self, &'static str); 10] = [
+        (Self::Waiting, "waiting"),
+        (Self::Online, "online"),
+        (Self::Offline, "offline"),
+        (Self::Back, "back"),
+        (Self::IdsWentBack, "ids-went-back"),
+        (Self::Gap, "gap"),
+        (Self::InDoubt, "in-doubt"),
+        (Self::NotSent, "not-sent"),
+        (Self::Bye, "bye"),
+        (Self::Failed, "failed"),
+    ];
+
+    fn word(self) -> &'static str {
+        Self::TABLE[self as usize].1
+    }
 }
+
+/// One JSON object: its fields in the order written.
+#[derive(Debug)]
+struct Object<'a>(Vec<(&'static str, Value<'a>)>);
 
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-enum Code<'a> {
-    Word(&'a str),
-    Status(Status),
+enum Value<'a> {
+    Text(&'a str),
+    Owned(String),
+    Number(u64),
+    Flag(bool),
+    List(Vec<&'a str>),
+    Flags(BTreeMap<&'a str, bool>),
 }
 
-#[cfg(test)]
-impl Status {
-    const ALL: [Self; 10] = [
-        Self::Waiting,
-        Self::Online,
-        Self::Offline,
-        Self::Back,
-        Self::IdsWentBack,
-        Self::Gap,
-        Self::InDoubt,
-        Self::NotSent,
-        Self::Bye,
-        Self::Failed,
-    ];
+impl<'a> From<&'a str> for Value<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<String> for Value<'_> {
+    fn from(text: String) -> Self {
+        Self::Owned(text)
+    }
+}
+
+impl From<u64> for Value<'_> {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<usize> for Value<'_> {
+    fn from(count: usize) -> Self {
+        Self::Number(count as u64)
+    }
+}
+
+impl From<bool> for Value<'_> {
+    fn from(is_so: bool) -> Self {
+        Self::Flag(is_so)
+    }
+}
+
+impl From<Stamp> for Value<'_> {
+    fn from(time: Stamp) -> Self {
+        Self::Owned(time.to_string())
+    }
+}
+
+/// Names of users, or of rooms without `#`.
+impl<'a> From<List<'a>> for Value<'a> {
+    fn from(list: List<'a>) -> Self {
+        Self::List(list.iter().map(|item| item.strip_prefix('#').unwrap_or(item)).collect())
+    }
+}
+
+impl Serialize for Object<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
 }
 
 impl<'a> Object<'a> {
-    fn new(kind: &'static str, time: Option<Stamp>) -> Self {
-        let time = time.unwrap_or_else(|| Stamp(Timestamp::now().as_millisecond()));
-        Self { v: VERSION, t: time.to_string(), r#type: kind, ..Self::default() }
+    fn new(kind: &'static str, time: Stamp) -> Self {
+        let mut object = Self(Vec::with_capacity(8));
+        object.put("v", VERSION).put("t", time).put("type", kind);
+        object
     }
 
-    fn message(message: &Message<'a>, time: Option<Stamp>, me: &'a str) -> Self {
-        let kind = match message.place {
-            _ if message.is_action => "action",
-            Place::Room(_) => "msg",
-            Place::ToMe | Place::ToPerson(_) => "pm",
-        };
-        let (room, to) = match message.place {
-            Place::Room(room) => (Some(room), None),
-            Place::ToMe => (None, Some(me)),
-            Place::ToPerson(name) => (None, Some(name)),
-        };
-        let text = Some(message.text);
-        Self { room, to, text, ..Self::new(kind, time) }.from(message.from, me)
+    fn put(&mut self, name: &'static str, value: impl Into<Value<'a>>) -> &mut Self {
+        self.0.push((name, value.into()));
+        self
     }
 
-    /// Sets the user that the object is about, and whether that is us.
-    fn from(self, name: &'a str, me: &str) -> Self {
-        let is_mine = Some(Key::fold(name) == Key::fold(me));
-        Self { from: Some(name), is_mine, ..self }
+    /// Puts a field that is omitted if it is absent.
+    fn put_some(&mut self, name: &'static str, value: Option<impl Into<Value<'a>>>) -> &mut Self {
+        if let Some(value) = value {
+            self.put(name, value);
+        }
+        self
+    }
+
+    /// Puts the user that the object is about, and whether that is us.
+    fn put_from(&mut self, name: &'a str, me: &str) -> &mut Self {
+        self.put("from", name).put("self", Key::fold(name) == Key::fold(me))
+    }
+
+    fn put_message(&mut self, message: &Message<'a>, me: &'a str) -> &mut Self {
+        match message.place {
+            Place::Room(room) => self.put("room", room),
+            Place::ToMe => self.put("to", me),
+            Place::ToPerson(name) => self.put("to", name),
+        };
+        self.put_from(message.from, me).put("text", message.text)
+    }
+
+    fn put_term(&mut self, term: Term<'a>) -> &mut Self {
+        self.put_until(term.until).put_some("reason", term.reason)
+    }
+
+    fn put_until(&mut self, until: Until) -> &mut Self {
+        match until {
+            Until::Time(time) => self.put("until", time),
+            Until::Lifted => self,
+        }
+    }
+
+    /// Puts the target of a ban: a user or an address.
+    fn put_banned(&mut self, room: Option<&'a str>, whom: &'a str) -> &mut Self {
+        let field = if is_name(whom) { "user" } else { "address" };
+        self.put_some("room", room).put(field, whom)
+    }
+
+    fn put_reply(&mut self, reply: &Reply<'a>) -> &mut Self {
+        match *reply {
+            Reply::Hello { protocol } => self.put("protocol", protocol),
+            Reply::Welcome { name, arrival } => {
+                self.put("user", name);
+                match arrival {
+                    Some(Arrival::Lobby) => self.put("room", LOBBY),
+                    Some(Arrival::LobbyBanned(term)) => self.put_term(term),
+                    _ => self,
+                }
+            }
+            Reply::Users { room, count, names } => {
+                self.put("room", room).put("count", count).put_some("users", names)
+            }
+            Reply::Topic { room, topic } => self.put("room", room).put("topic", topic),
+            Reply::Joined { room } | Reply::Parted { room, .. } => self.put("room", room),
+            Reply::Query(Query::On(name) | Query::Renamed(name)) => self.put("user", name),
+            Reply::Query(Query::Off(room)) => self.put_some("room", room),
+            Reply::Query(Query::Gone(_) | Query::Ended) | Reply::Back => self,
+            Reply::Away { text } => self.put("away", text),
+            Reply::IsAway { name, text } => self.put("user", name).put("away", text),
+            Reply::Rooms { count } | Reply::Search { count } | Reply::Help { count } => {
+                self.put("count", count)
+            }
+            Reply::Room { room, count, topic } => {
+                self.put("room", room).put("count", count).put("topic", topic)
+            }
+            Reply::History { thread: Thread::Room(room), count } => {
+                self.put("room", room).put("count", count)
+            }
+            Reply::History { thread: Thread::Person(name), count } => {
+                self.put("user", name).put("count", count)
+            }
+            Reply::Whois(whois) => self.put_whois(&whois),
+            Reply::Ignore { name, is_new } => self.put("user", name).put("changed", is_new),
+            Reply::Unignore { name, was_ignored } => {
+                self.put("user", name).put("changed", was_ignored)
+            }
+            Reply::Ignored { names } => self.put("users", names),
+            Reply::Session { token } | Reply::Pong { token } => self.put("token", token),
+            Reply::Set { settings } => {
+                self.put("settings", Value::Flags(settings.iter().collect()))
+            }
+            Reply::Version { protocol, server } => {
+                self.put("protocol", protocol).put("server", server)
+            }
+            Reply::Offline { name }
+            | Reply::Registered { name }
+            | Reply::PasswordChanged { name }
+            | Reply::Unregistered { name } => self.put("user", name),
+            Reply::Moderation(moderation) => self.put_moderation(&moderation),
+            Reply::Other { args, .. } => self.put("args", args),
+        }
+    }
+
+    fn put_whois(&mut self, whois: &Whois<'a>) -> &mut Self {
+        let is_server_operator =
+            whois.operator.is_some_and(|list| list.iter().any(|scope| scope == "*"));
+        let rooms = whois.operator.map(|list| {
+            let rooms = list.iter().filter_map(|scope| scope.strip_prefix('#'));
+            Value::List(rooms.collect())
+        });
+        self.put("user", whois.name)
+            .put("since", whois.since)
+            .put("idle_s", whois.idle_s)
+            .put("rooms", whois.rooms)
+            .put_some("account", whois.account)
+            .put_some("operator_of", rooms)
+            .put_some("server_operator", is_server_operator.then_some(true))
+            .put_some("address", whois.address)
+            .put_some("away", whois.away)
+    }
+
+    fn put_moderation(&mut self, reply: &Moderation<'a>) -> &mut Self {
+        match *reply {
+            Moderation::Bans { room, count } => self.put_some("room", room).put("count", count),
+            Moderation::Ban { room, whom, by, term } => {
+                self.put_banned(room, whom).put("by", by).put_term(term)
+            }
+            Moderation::HiddenBan { room } => self.put_some("room", room),
+            Moderation::Banned { room, whom, term } => self.put_banned(room, whom).put_term(term),
+            Moderation::Unbanned { room, whom } => self.put_banned(room, whom),
+            Moderation::Muted { room, name, until } => {
+                self.put("room", room).put("user", name).put_until(until)
+            }
+            Moderation::Unmuted { room, name } | Moderation::Invited { room, name } => {
+                self.put("room", room).put("user", name)
+            }
+            Moderation::Kicked { room, by, reason } => {
+                self.put("room", room).put("by", by).put_some("reason", reason)
+            }
+            Moderation::Locked { room, has_key } => self.put("room", room).put("key", has_key),
+            Moderation::Unlocked { room, was_locked } => {
+                self.put("room", room).put("changed", was_locked)
+            }
+            Moderation::Invitation { room, by } => self.put("room", room).put("by", by),
+            Moderation::Oper { name } | Moderation::Killed { name } => self.put("user", name),
+            Moderation::Wall { from, .. } => self.put("from", from),
+        }
+    }
+
+    fn put_event(
+        &mut self,
+        event: &Event<'a>,
+        plain: &'a str,
+        time: Stamp,
+        me: &'a str,
+    ) -> &mut Self {
+        match *event {
+            Event::Message(message) => self.put_message(&message, me),
+            Event::Row { message, .. } => self.put_message(&message, me).put("history", true),
+            Event::Joined { room, name } => self.put("room", room).put_from(name, me),
+            Event::Left { room, name, reason } => {
+                self.put("room", room).put_from(name, me).put_some("reason", reason)
+            }
+            Event::Kicked { room, name, by, reason } => {
+                self.put("room", room).put_from(name, me).put("by", by).put_some("reason", reason)
+            }
+            // A quit belongs to no room.
+            Event::Quit { name, reason } => self.put_from(name, me).put_some("reason", reason),
+            // Our own change of name is known by the new name.
+            Event::Renamed { old, new } => {
+                let is_mine = [old, new].iter().any(|name| Key::fold(name) == Key::fold(me));
+                self.put("from", old).put("self", is_mine).put("to", new)
+            }
+            Event::Error { code, text } => self.put("code", code).put("text", text),
+            Event::Bye { code, text } => {
+                self.put("code", Status::Bye.word()).put("farewell", code).put("text", text)
+            }
+            Event::Reply(reply) => {
+                let head = plain.split([' ', ']']).next().unwrap_or_default();
+                self.put("word", head.trim_start_matches('[')).put_reply(&reply);
+                self.put("text", sentence(&reply, plain, time))
+            }
+            Event::Topic { .. }
+            | Event::Promoted { .. }
+            | Event::Demoted { .. }
+            | Event::Crowd { .. }
+            | Event::Notice { .. } => {
+                let text = plain.split_once("* ").map_or(plain, |(_, text)| text);
+                self.put_change(event).put("text", text)
+            }
+            Event::Help(row) => self.put("text", row),
+        }
+    }
+
+    /// Puts the fields of a change in a room.
+    fn put_change(&mut self, event: &Event<'a>) -> &mut Self {
+        match *event {
+            Event::Topic { room, name, text } => {
+                let topic = text.unwrap_or_default();
+                self.put("event", "topic").put("room", room).put("by", name).put("topic", topic)
+            }
+            Event::Promoted { room, by, name } => {
+                self.put("event", "operator").put("room", room).put("by", by).put("user", name)
+            }
+            Event::Demoted { room, name } => {
+                self.put("event", "no-operator").put("room", room).put("user", name)
+            }
+            Event::Crowd { room, crowd: PresenceSummary { joined, left, quit, here } } => {
+                self.put("event", "presence").put("room", room);
+                self.put("joined", joined).put("left", left).put("quit", quit).put("count", here)
+            }
+            Event::Notice { room, .. } => self.put("room", room),
+            _ => self,
+        }
     }
 }
 
@@ -133,59 +358,58 @@ pub(super) fn line(
     number: Option<u64>,
     me: &str,
 ) -> io::Result<()> {
-    let object = object(tags, plain, me);
-    write(out, &Object { id: tags.id, line: number, ..object })
+    write(out, &object(tags, plain, number, me))
 }
 
-fn object<'a>(tags: &Tags<'a>, plain: &'a str, me: &'a str) -> Object<'a> {
-    let new = |kind| Object::new(kind, tags.time);
-    let Some(event) = Event::parse(plain) else {
-        return Object { text: Some(plain), ..new("system") };
+fn object<'a>(tags: &Tags<'_>, plain: &'a str, number: Option<u64>, me: &'a str) -> Object<'a> {
+    let event = Event::parse(plain);
+    let time = match event {
+        Some(Event::Row { time, .. }) => time,
+        _ => tags.time.unwrap_or_else(now),
     };
+    let mut object = Object::new(event.map_or("system", |event| kind(&event)), time);
+    object.put_some("id", tags.id).put_some("line", number);
     match event {
-        Event::Message(message) => Object::message(&message, tags.time, me),
-        Event::Row { time, message } => {
-            Object { history: true, ..Object::message(&message, Some(time), me) }
-        }
-        Event::Joined { room, name } => Object { room: Some(room), ..new("join") }.from(name, me),
-        Event::Left { room, name, reason } => {
-            Object { room: Some(room), text: reason, ..new("part") }.from(name, me)
-        }
-        Event::Kicked { room, name, by, reason } => {
-            Object { room: Some(room), by: Some(by), text: reason, ..new("part") }.from(name, me)
-        }
-        // A quit belongs to no room.
-        Event::Quit { name, reason } => Object { text: reason, ..new("part") }.from(name, me),
-        Event::Renamed { old, new: name } => Object { to: Some(name), ..new("nick") }.from(old, me),
-        Event::Error { code, text } => {
-            Object { code: Some(Code::Word(code)), text: Some(text), ..new("error") }
-        }
-        Event::Bye { code, text } => Object {
-            code: Some(Code::Status(Status::Bye)),
-            args: Some(code),
-            text: Some(text),
-            ..new("status")
+        Some(event) => object.put_event(&event, plain, time, me),
+        None => object.put("text", plain),
+    };
+    object
+}
+
+/// Returns the type of an object.
+fn kind(event: &Event<'_>) -> &'static str {
+    match event {
+        Event::Message(message) | Event::Row { message, .. } => match message.place {
+            _ if message.is_action => "action",
+            Place::Room(_) => "msg",
+            Place::ToMe | Place::ToPerson(_) => "pm",
         },
-        Event::Reply(reply) => {
-            let (head, text) = plain[1..].split_once(']').unwrap_or_default();
-            let (word, args) = head.split_once(' ').unwrap_or((head, ""));
-            let room = match reply {
-                Reply::Users { room, .. } => Some(room),
-                _ => None,
-            };
-            let (word, args, text) = (Some(word), Some(args), Some(text.trim_start()));
-            Object { word, args, room, text, ..new("system") }
-        }
-        Event::Topic { room, .. }
-        | Event::Promoted { room, .. }
-        | Event::Demoted { room, .. }
-        | Event::Crowd { room, .. }
-        | Event::Notice { room, .. } => {
-            let text = plain.split_once("* ").map_or(plain, |(_, text)| text);
-            Object { room: Some(room), text: Some(text), ..new("system") }
-        }
-        Event::Help(row) => Object { text: Some(row), ..new("system") },
+        Event::Joined { .. } => "join",
+        Event::Left { .. } | Event::Kicked { .. } | Event::Quit { .. } => "part",
+        Event::Renamed { .. } => "nick",
+        Event::Error { .. } => "error",
+        Event::Bye { .. } => "status",
+        Event::Topic { .. }
+        | Event::Promoted { .. }
+        | Event::Demoted { .. }
+        | Event::Crowd { .. }
+        | Event::Notice { .. }
+        | Event::Reply(_)
+        | Event::Help(_) => "system",
     }
+}
+
+/// Returns a reply for people, with times in UTC: the people's words if it consists of them.
+fn sentence(reply: &Reply<'_>, plain: &str, time: Stamp) -> String {
+    let clock = Clock { now: time.timestamp(), zone: TimeZone::UTC };
+    match reply {
+        Reply::Moderation(Moderation::Wall { text, .. }) => (*text).to_owned(),
+        reply => clock.sentence(reply).unwrap_or_else(|| plain.to_owned()),
+    }
+}
+
+fn now() -> Stamp {
+    Stamp(Timestamp::now().as_millisecond())
 }
 
 /// Writes a status of the connection or of a line.
@@ -195,14 +419,16 @@ pub(in crate::client) fn status(
     number: Option<u64>,
     text: &str,
 ) -> io::Result<()> {
-    let code = Some(Code::Status(status));
-    write(out, &Object { code, line: number, text: Some(text), ..Object::new("status", None) })
+    let mut object = Object::new("status", now());
+    object.put_some("line", number).put("code", status.word()).put("text", text);
+    write(out, &object)
 }
 
 /// Writes why an input line was not sent.
 pub(super) fn error(out: impl Write, number: u64, code: &str, text: &str) -> io::Result<()> {
-    let (code, line) = (Some(Code::Word(code)), Some(number));
-    write(out, &Object { code, line, text: Some(text), ..Object::new("error", None) })
+    let mut object = Object::new("error", now());
+    object.put("line", number).put("code", code).put("text", text);
+    write(out, &object)
 }
 
 fn write(mut out: impl Write, object: &Object<'_>) -> io::Result<()> {
@@ -260,9 +486,9 @@ mod tests {
         for kind in kinds {
             assert!(examples.contains(&format!("\"type\":\"{kind}\"")), "no example of {kind}");
         }
-        for status in Status::ALL {
-            let word = serde_json::to_string(&status).unwrap().replace('"', "`");
-            assert!(page.contains(&format!("\n| {word} |")), "{word} is not documented");
+        for (at, (status, word)) in Status::TABLE.iter().enumerate() {
+            assert_eq!(*status as usize, at, "{word}");
+            assert!(page.contains(&format!("\n| `{word}` |")), "{word} is not documented");
         }
     }
 
