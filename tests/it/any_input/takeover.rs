@@ -3,7 +3,8 @@
 //! connection.
 //!
 //! Behaviour that depends on state that is not stored is not drawn: `/reply`, throttled passwords,
-//! rooms so large that presence is coalesced. Only the idle times of `/whois` are drawn and not compared.
+//! rooms so large that presence is coalesced. Only the idle times of `/whois` are drawn and not
+//! compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
