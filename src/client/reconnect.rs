@@ -274,7 +274,7 @@ impl Reconnector {
         connection: &mut Connection,
         missed: &mut Vec<String>,
     ) -> Result<bool, Refused> {
-        while let Some(lines) = self.request.lines() {
+        while let Some(lines) = self.request.lines(&connection.features) {
             for line in &lines {
                 connection.send(line);
             }
@@ -309,7 +309,6 @@ impl Reconnector {
                 _ if is_barrier => return Ok((!is_welcome).then_some(refusal)),
                 Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
                 _ if !is_within_budget && !is_welcome => return Err(Refused::Flood),
-                Some(Event::Reply { word: "SET", .. }) if !is_welcome => {}
                 Some(Event::Reply { word: "WELCOME", args, .. }) if !is_welcome => {
                     args.clone_into(&mut self.me);
                     is_welcome = true;
