@@ -16,11 +16,11 @@ use crate::support::{CHATTY, Peer, Server, Terminal, count, send_signal};
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running `chatty join` with piped input and output.
-struct Pipe {
+pub(crate) struct Pipe {
     child: Child,
     stdin: Option<ChildStdin>,
-    out: Receiver<String>,
-    errors: Receiver<String>,
+    pub(crate) out: Receiver<String>,
+    pub(crate) errors: Receiver<String>,
 }
 
 fn lines_of(stream: impl std::io::Read + Send + 'static) -> Receiver<String> {
@@ -36,7 +36,7 @@ fn lines_of(stream: impl std::io::Read + Send + 'static) -> Receiver<String> {
 }
 
 /// Returns the lines up to and including the next one that ends with `end`.
-fn lines_until(lines: &Receiver<String>, end: &str) -> Vec<String> {
+pub(crate) fn lines_until(lines: &Receiver<String>, end: &str) -> Vec<String> {
     let mut seen = Vec::new();
     while !seen.last().is_some_and(|line: &String| line.ends_with(end)) {
         let next = lines.recv_timeout(DEADLINE);
@@ -47,7 +47,12 @@ fn lines_until(lines: &Receiver<String>, end: &str) -> Vec<String> {
 
 impl Pipe {
     fn start(port: u16, args: &[&str]) -> Self {
-        let mut child = Command::new(CHATTY)
+        Self::start_by(Path::new(CHATTY), port, args)
+    }
+
+    /// Starts a client of another version.
+    pub(crate) fn start_by(program: &Path, port: u16, args: &[&str]) -> Self {
+        let mut child = Command::new(program)
             .args(["join", "127.0.0.1", "--port", &port.to_string()])
             .args(args)
             .stdin(Stdio::piped())
@@ -61,7 +66,7 @@ impl Pipe {
         Self { child, stdin, out, errors }
     }
 
-    fn say(&mut self, line: &str) {
+    pub(crate) fn say(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().expect("open");
         stdin.write_all(format!("{line}\n").as_bytes()).expect("say");
     }
@@ -71,7 +76,7 @@ impl Pipe {
     }
 
     /// Closes the input; returns the exit code, the remaining output, and the stderr lines.
-    fn end(mut self) -> (Option<i32>, Vec<String>, Vec<String>) {
+    pub(crate) fn end(mut self) -> (Option<i32>, Vec<String>, Vec<String>) {
         drop(self.stdin.take());
         let (out, errors) = (self.out.iter().collect(), self.errors.iter().collect());
         (self.child.wait().expect("an end").code(), out, errors)
