@@ -106,7 +106,7 @@ for argument in "$@"; do
     esac
 done
 [ "$(id -u)" = 0 ] || fail "must run as root, to create a root file system and mounts"
-for program in debootstrap unshare setsid tar cargo rustc; do
+for program in debootstrap unshare setsid tar git cargo rustc; do
     command -v "$program" >/dev/null || fail "$program is not installed"
 done
 toolchain=$(realpath "$(rustc --print sysroot)")
@@ -146,6 +146,8 @@ make_root() {
     mkdir -p "$root/opt/rust" "$root$source" "$root$cargo_home"
     chroot "$root" useradd --uid "$user" --home-dir /home/user user
     tar -c --exclude=./target --exclude=./fuzz/target --exclude=./.git . | tar -x -C "$root$source"
+    # The tests build an earlier version from the history. Cloned, since .git may be a link to elsewhere.
+    git clone --quiet --bare . "$root$source/.git"
     # The crates, and the cargo settings that name their source.
     cp -a "${CARGO_HOME:-$HOME/.cargo}/registry" "$root$cargo_home"
     cp "${CARGO_HOME:-$HOME/.cargo}"/config.toml "$root$cargo_home" 2>/dev/null || true

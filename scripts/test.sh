@@ -13,7 +13,7 @@ NEEDED="
 bash:bash mount:mount nc:netcat-openbsd nc.openbsd:netcat-openbsd
 nc.traditional:netcat-traditional ncat:ncat socat:socat busybox:busybox telnet:telnet
 tmux:tmux strace:strace openssl:openssl jq:jq jsonschema:python3-jsonschema man:man-db ip:iproute2
-cc:gcc c++:g++ valgrind:valgrind sqlite3:sqlite3
+cc:gcc c++:g++ valgrind:valgrind sqlite3:sqlite3 git:git
 perl:perl-base stty:coreutils mkfifo:coreutils unshare:util-linux
 "
 
@@ -65,7 +65,7 @@ step() {
     echo "== $*"
     "$@"
 }
-# skip STEP REASON: skips a step because a program is missing, which is a failure if CI is set.
+# skip STEP REASON: skips a step because something is missing, which is a failure if CI is set.
 skip() {
     echo "== skipped: $1: $2"
     [ -z "${CI:-}" ] || exit 1
@@ -73,6 +73,7 @@ skip() {
 step scripts/style.sh --check
 step cargo fmt --check
 step cargo clippy --locked --all-targets -- -D warnings
+step scripts/old_version.sh || skip "the tests with an earlier version" "it could not be built"
 step cargo test --locked
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --quiet
 # The fuzz targets are a separate crate, so that the main build does not need their dependencies.

@@ -125,6 +125,7 @@ pub enum Command<'a> {
     Session,
     Resume { token: &'a str, after: u64, time: Option<Stamp> },
     Version,
+    Features,
     Quit { reason: Option<&'a str> },
 }
 
@@ -681,6 +682,20 @@ pub const TABLE: &[Row] = &[
         read: |_| Ok(Command::Version),
     },
     Row {
+        name: "features",
+        group: Group::Programs,
+        aliases: &[],
+        args: &[],
+        help: "list what was added to the protocol since chatty 0.1.0",
+        examples: &["/features"],
+        before_login: true,
+        is_activity: false,
+        changes: Changes::Nothing,
+        audit: Audit::No,
+        target_effect: TargetEffect::None,
+        read: |_| Ok(Command::Features),
+    },
+    Row {
         name: "op",
         group: Group::Moderation,
         aliases: &[],
@@ -1045,6 +1060,7 @@ impl Command<'_> {
             Self::Session => const { row_named("session") },
             Self::Resume { .. } => const { row_named("resume") },
             Self::Version => const { row_named("version") },
+            Self::Features => const { row_named("features") },
             Self::Quit { .. } => const { row_named("quit") },
         }
     }

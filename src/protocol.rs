@@ -40,6 +40,8 @@ pub mod units;
 
 pub mod failure;
 
+pub mod features;
+
 pub mod fingerprint;
 
 pub mod tags;
@@ -52,6 +54,7 @@ pub mod codec;
 
 pub use event::{Event, Message, Place};
 pub use failure::{ErrorCode, Farewell, Refusal};
+pub use features::Feature;
 pub use fingerprint::Fingerprint;
 pub use name::{Key, LOBBY, Name, RoomName};
 pub use reply::{Moderation, Reply};

@@ -51,6 +51,7 @@ impl fmt::Display for Command<'_> {
             | Self::Unlock
             | Self::Session
             | Self::Version
+            | Self::Features
             | Self::Set { change: None } => Ok(()),
             Self::Help { command: arg }
             | Self::Query { name: arg }

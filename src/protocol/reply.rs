@@ -149,6 +149,8 @@ pub enum Reply<'a> {
     Pong { token: &'a str },
     /// `[VERSION chatty/1] chatty 0.1.0`
     Version { protocol: &'a str, server: &'a str },
+    /// `[FEATURES resume-time …]`
+    Features { words: &'a str },
     /// `[HELP 40]`, before the rows.
     Help { count: usize },
     /// A reply of another version. Its parts are shown as they are.
@@ -232,6 +234,7 @@ impl fmt::Display for Reply<'_> {
             Self::Version { protocol, server } => {
                 write!(f, "[VERSION {protocol}]{}", Suffix(server))
             }
+            Self::Features { words } => write!(f, "[FEATURES{}]", Suffix(words)),
             Self::Help { count } => write!(f, "[HELP {count}]"),
             Self::Ignore { name, is_new } => {
                 let text = if is_new { "" } else { "already ignored" };
@@ -469,6 +472,7 @@ mod tests {
                 "[VERSION chatty/1] chatty 0.1.0",
                 Reply::Version { protocol: "chatty/1", server: "chatty 0.1.0" },
             ),
+            ("[FEATURES a b]", Reply::Features { words: "a b" }),
             ("[HELP 40]", Reply::Help { count: 40 }),
             (
                 "[REGISTERED al] this name is reserved for you; log in with /login NAME PASSWORD \

@@ -132,6 +132,7 @@ fn table() -> Vec<Row> {
             .but(Guest, ALREADY).but(Account, ALREADY)
             .but(RoomOperator, ALREADY).but(ServerOperator, ALREADY),
         row(Stranger, "/version", "[VERSION chatty/1]"),
+        row(Stranger, "/features", "[FEATURES "),
         row(Stranger, "/quit good night", "[BYE quit]").all("* {me} quit (good night)")
             .ends("#ops has {me}").ends("#lobby has {me}")
             .but(Stranger, "[BYE quit]"),

@@ -111,7 +111,8 @@ fn every_json_object_matches_the_schema() {
     let server = Server::start_with(&["--oper-password-file", SESAME_FILE]);
     let _bob = Peer::join(server.port, "bob");
     let lines = format!(
-        "/version\n/set\n/ping t1\n/help who\nhi\n/me waves\n/msg bob psst\n/me\n/whois bob\n\
+        "/version\n/features\n/set\n/ping t1\n/help who\nhi\n/me waves\n/msg bob psst\n/me\n\
+         /whois bob\n\
          /join ops\n/topic tea\n/topic\n/topic -\n/list\n/who #lobby\n/history 2\n/history bob\n\
          /search hi\n/lock key\n/unlock\n/unlock\n/invite bob\n/mute bob 10m\n/unmute bob\n\
          /ban bob 7d flood\n/ban 192.0.2.0/24\n/bans\n/unban bob\n/oper {SESAME}\n/gbans\n\
@@ -133,7 +134,7 @@ fn every_json_object_matches_the_schema() {
     for object in &objects {
         assert_eq!(unknown_fields(object), Vec::<String>::new(), "{object}");
     }
-    assert!(seen.contains(r#""type":"nick","line":41,"from":"alice","self":true,"to":"al"}"#));
+    assert!(seen.contains(r#""type":"nick","line":42,"from":"alice","self":true,"to":"al"}"#));
     let good = objects.iter().find(|object| object.contains("USERS")).expect("a list");
     for (from, to) in [
         ("\"v\":2", "\"v\":1"),

@@ -62,6 +62,9 @@ mod client_tls;
 // The client's reconnect and resume.
 mod client_reconnect;
 
+// Compatibility with an earlier version: its binary, its stored data.
+mod compat;
+
 // README and protocol page: examples are run, tables are checked.
 mod readme;
 

@@ -24,7 +24,7 @@ use std::time::Duration;
 use chatty::client::JoinArgs;
 use chatty::commands::{self, Setting};
 use chatty::protocol::reply::Query;
-use chatty::protocol::{ErrorCode, Event, Farewell, Message, Place, Reply, Stamp, Tags};
+use chatty::protocol::{ErrorCode, Event, Farewell, Feature, Message, Place, Reply, Stamp, Tags};
 use chatty::server::ServeArgs;
 
 use crate::support::{CHATTY, Server, Terminal, has_program};
@@ -86,7 +86,8 @@ fn protocol_page_covers_every_word() {
     let farewells = Farewell::TABLE.iter().map(|row| format!("`{}`", row.1));
     let settings = Setting::TABLE.iter().map(|row| format!("`{}`", row.1));
     let reserved = chatty::protocol::name::RESERVED.iter().map(|name| format!("`{name}`"));
-    for word in codes.chain(farewells).chain(settings).chain(reserved) {
+    let features = Feature::TABLE.iter().map(|row| format!("`{}`", row.1));
+    for word in codes.chain(farewells).chain(settings).chain(reserved).chain(features) {
         assert!(page.contains(&word), "docs/protocol.md says nothing of {word}");
     }
 }
@@ -232,7 +233,7 @@ fn blocks(info: &str) -> impl Iterator<Item = Block> {
     found.into_iter()
 }
 
-fn tables() -> [(&'static str, String); 5] {
+fn tables() -> [(&'static str, String); 6] {
     let commands = commands::TABLE.iter().map(|row| {
         let also: Vec<String> = row.aliases.iter().map(|alias| format!("`/{alias}`")).collect();
         let also = if also.is_empty() { String::new() } else { format!(" ({})", also.join(", ")) };
@@ -240,6 +241,7 @@ fn tables() -> [(&'static str, String); 5] {
     });
     let errors = ErrorCode::TABLE.iter().map(|row| [format!("`{}`", row.1), row.2.to_owned()]);
     let farewells = Farewell::TABLE.iter().map(|row| [format!("`{}`", row.1), row.2.to_owned()]);
+    let features = Feature::TABLE.iter().map(|row| [format!("`{}`", row.1), row.2.to_owned()]);
     let serve = <ServeArgs as clap::Args>::augment_args(clap::Command::new("serve"));
     let join = <JoinArgs as clap::Args>::augment_args(clap::Command::new("join"));
     let options = ["option", "variable", "default", "meaning"];
@@ -249,6 +251,7 @@ fn tables() -> [(&'static str, String); 5] {
         ("join", table(options, shown(&join).map(option))),
         ("errors", table(["`[ERROR code]`", "meaning"], errors)),
         ("farewells", table(["`[BYE code]`", "said with it"], farewells)),
+        ("features", table(["`[FEATURES word …]`", "meaning"], features)),
     ]
 }
 

@@ -31,6 +31,9 @@ pub(crate) const SESAME_FILE: &str = "tests/passwords/sesame.hash";
 /// Timeout of every wait; far longer than any operation takes, so only a missing event fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
+/// The beginnings of the startup lines of a server after the first one.
+const STARTUP: [&str; 2] = ["join with: chatty join", "messages are "];
+
 /// A running `chatty serve`.
 pub(crate) struct Server {
     child: Child,
@@ -60,16 +63,22 @@ impl Server {
     }
 
     fn spawn(flags: &[&str]) -> Self {
-        Self::spawn_by(Command::new(CHATTY), flags)
+        Self::spawn_by(Command::new(CHATTY), flags, &STARTUP)
+    }
+
+    /// Starts a server of another version, of which only the first startup line is known.
+    pub(crate) fn start_program(program: &Path, flags: &[&str]) -> Self {
+        Self::spawn_by(Command::new(program), flags, &[])
     }
 
     /// Starts a server under `program`, a wrapper such as `strace` that takes a command line.
     pub(crate) fn spawn_under(mut program: Command, flags: &[&str]) -> Self {
         program.arg(CHATTY);
-        Self::spawn_by(program, flags)
+        Self::spawn_by(program, flags, &STARTUP)
     }
 
-    fn spawn_by(mut command: Command, flags: &[&str]) -> Self {
+    /// `startup` has the beginnings of the startup lines after the first one.
+    fn spawn_by(mut command: Command, flags: &[&str], startup: &[&str]) -> Self {
         pass_no_ignored_signals_on();
         let mut child = command
             .args(["serve", "--bind", "127.0.0.1"])
@@ -80,7 +89,7 @@ impl Server {
             .expect("chatty serve");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let first = lines.next().expect("a first line").expect("readable");
-        for start in ["join with: chatty join", "messages are "] {
+        for start in startup {
             let line = lines.next().expect("a startup line").expect("readable");
             assert!(line.starts_with(start), "{line}");
         }
@@ -342,7 +351,12 @@ pub(crate) fn scripted_server(lines: &[u8]) -> u16 {
 
 /// Runs `chatty join` with piped input and output.
 pub(crate) fn join(port: u16, args: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(CHATTY)
+    join_by(Path::new(CHATTY), port, args, input)
+}
+
+/// Like [`join`] for a client of another version.
+pub(crate) fn join_by(program: &Path, port: u16, args: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(program)
         .args(["join", "127.0.0.1", "--port", &port.to_string()])
         .args(args)
         .env("CHATTY_CONFIG", "/dev/null")
@@ -436,7 +450,12 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Runs `chatty join`, then prints the exit code and the terminal settings.
     pub(crate) fn join(port: u16, args: &str) -> Option<Self> {
-        let mut script = format!("{CHATTY_WORD} join 127.0.0.1 --port {port} {args}; ");
+        Self::join_by(CHATTY_WORD, port, args)
+    }
+
+    /// Like [`Self::join`] for a client of another version, quoted like [`CHATTY_WORD`].
+    pub(crate) fn join_by(program: &str, port: u16, args: &str) -> Option<Self> {
+        let mut script = format!("{program} join 127.0.0.1 --port {port} {args}; ");
         let _ = write!(script, "echo EXIT=$?; stty -a | tr ' ;' '\\n\\n' | grep -xE -- ");
         let _ = write!(script, "'-?(icanon|echo)' | tr '\\n' ' '; exec cat");
         Self::open(&script)

@@ -20,6 +20,7 @@ use super::address::Endpoint;
 use super::happy_eyeballs::connect_fastest;
 use super::tls::TlsError;
 use crate::client::limits::{Budget, GOODBYE_MAX, LINE_MAX};
+use crate::protocol::Feature;
 use crate::protocol::codec::{Frame, LineCodec};
 
 /// How long the TLS handshake may take.
@@ -35,7 +36,10 @@ const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
 const READ_SIZE: usize = 64 * 1024;
 
 /// A plain or encrypted stream.
-trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(in crate::client) trait Socket:
+    AsyncRead + AsyncWrite + Send + Unpin
+{
+}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
@@ -49,6 +53,8 @@ pub(in crate::client) struct Connection {
     /// Whether all written bytes were flushed; TLS buffers some.
     is_flushed: bool,
     is_closed: bool,
+    /// What the server supports beyond protocol version 0.1; known after the greeting.
+    pub(in crate::client) features: Vec<Feature>,
 }
 
 /// Why there is no connection.
@@ -98,7 +104,7 @@ fn prepare(stream: &TcpStream) {
 }
 
 impl Connection {
-    fn new(stream: impl Socket + 'static) -> Self {
+    pub(in crate::client) fn new(stream: impl Socket + 'static) -> Self {
         let (reader, writer) = split(Box::new(stream) as Box<dyn Socket>);
         Self {
             reader,
@@ -108,6 +114,7 @@ impl Connection {
             unsent: BytesMut::new(),
             is_flushed: true,
             is_closed: false,
+            features: Vec::new(),
         }
     }
 

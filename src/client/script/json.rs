@@ -197,7 +197,6 @@ impl<'a> Object<'a> {
             }
             Reply::Topic { room, topic } => self.put("room", room).put("topic", topic),
             Reply::Joined { room } | Reply::Parted { room, .. } => self.put("room", room),
-            Reply::Query(Query::On(name) | Query::Renamed(name)) => self.put("user", name),
             Reply::Query(Query::Off(room)) => self.put_some("room", room),
             Reply::Query(Query::Gone(_) | Query::Ended) | Reply::Back => self,
             Reply::Away { text } => self.put("away", text),
@@ -227,7 +226,11 @@ impl<'a> Object<'a> {
             Reply::Version { protocol, server } => {
                 self.put("protocol", protocol).put("server", server)
             }
-            Reply::Offline { name }
+            Reply::Features { words } => {
+                self.put("features", Value::List(words.split(' ').collect()))
+            }
+            Reply::Query(Query::On(name) | Query::Renamed(name))
+            | Reply::Offline { name }
             | Reply::Registered { name }
             | Reply::PasswordChanged { name }
             | Reply::Unregistered { name } => self.put("user", name),

@@ -15,7 +15,9 @@ use crate::client::net::address::Endpoint;
 use crate::client::net::connection::Connection;
 use crate::commands::{Command, Setting};
 use crate::protocol::name::NAME_MAX;
-use crate::protocol::{ErrorCode, Event, HISTORY_MAX, Message, Name, Reply, RoomName, Stamp, Tags};
+use crate::protocol::{
+    ErrorCode, Event, Feature, HISTORY_MAX, Message, Name, Reply, RoomName, Stamp, Tags,
+};
 
 /// How long each step of the login may take.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -281,16 +283,33 @@ impl Refused {
     }
 }
 
-/// Requests the tagged dialect and waits for the greeting. The client sends first because a
-/// server with TLS waits for the first byte to detect the transport.
+/// Requests the features and the tagged dialect and waits for the greeting. The client sends
+/// first because a server with TLS waits for the first byte to detect the transport; the
+/// answers then arrive with the greeting, without another round trip.
 pub(in crate::client) async fn greet(connection: &mut Connection) -> Result<(), Refused> {
     let tags_on = Command::Set { change: Some((Setting::Tags, true)) };
+    connection.send(&Command::Features.to_string());
     connection.send(&tags_on.to_string());
-    let line = with_timeout(connection.line()).await?.ok_or(Refused::Closed)?;
-    match Event::parse(&line) {
-        Some(Event::Reply(Reply::Hello { .. })) => Ok(()),
-        Some(Event::Bye { code, text }) => Err(Refused::farewell(code, text)),
-        _ => Err(Refused::NotChatty),
+    with_timeout(read_greeting(connection)).await?
+}
+
+/// Reads up to the answer to `/set`. A server without `/features` has answered it with an
+/// error by then.
+async fn read_greeting(connection: &mut Connection) -> Result<(), Refused> {
+    let (mut is_greeted, mut budget) = (false, Budget::new(LOGIN_MAX));
+    loop {
+        let line = connection.line().await.ok_or(Refused::Closed)?;
+        match Event::parse(&line) {
+            Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
+            _ if !budget.spend(&line) => return Err(Refused::Flood),
+            Some(Event::Reply(Reply::Hello { .. })) => is_greeted = true,
+            _ if !is_greeted => return Err(Refused::NotChatty),
+            Some(Event::Reply(Reply::Features { words })) => {
+                connection.features = Feature::parse(words);
+            }
+            Some(Event::Reply(Reply::Set { .. })) => return Ok(()),
+            _ => {}
+        }
     }
 }
 
@@ -325,7 +344,6 @@ async fn exchange(
         let is_named = !session.me.is_empty();
         let is_last = is_named && tags.cid == Some(cids.named_cid("session").as_str());
         match Event::parse(plain) {
-            Some(Event::Reply(Reply::Set { .. })) if !is_named => continue,
             Some(Event::Error { code, text }) if !is_named => {
                 let code = ErrorCode::parse(code);
                 return Err(Refused::Name { name: name.to_owned(), why: text.to_owned(), code });
@@ -351,4 +369,48 @@ async fn exchange(
 /// Waits for at most [`LOGIN_TIMEOUT`].
 async fn with_timeout<T>(answer: impl Future<Output = T>) -> Result<T, Refused> {
     tokio::time::timeout(LOGIN_TIMEOUT, answer).await.map_err(|_| Refused::Silent)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    /// Greets a server that answers with these lines; returns the features it has.
+    async fn greeted(answers: &str) -> Result<Vec<Feature>, Refused> {
+        let (client, mut server) = duplex(1024);
+        let mut connection = Connection::new(client);
+        let serving = async {
+            let mut sent = [0; "/features\n/set tags on\n".len()];
+            server.read_exact(&mut sent).await.expect("both lines, before any answer");
+            assert_eq!(&sent, b"/features\n/set tags on\n");
+            server.write_all(answers.as_bytes()).await.expect("answers");
+        };
+        let (greeted, ()) = tokio::join!(greet(&mut connection), serving);
+        greeted.map(|()| connection.features)
+    }
+
+    #[tokio::test]
+    async fn greeting_reads_features_of_new_and_old_servers() {
+        let hello = "[HELLO chatty/1] hi\n";
+        let set = "[SET echo=on joins=on tags=on]\n";
+        for (answer, features) in [
+            ("[FEATURES new resume-time]\n", &[Feature::ResumeTime][..]),
+            ("[FEATURES]\n", &[]),
+            ("[ERROR unknown-command] /features: no such command\n", &[]),
+            ("[ERROR not-logged-in] log in first\n", &[]),
+        ] {
+            let answers = format!("{hello}{answer}{set}");
+            assert_eq!(greeted(&answers).await.expect(answer), features, "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn greeting_is_refused_by_farewell_or_other_protocol() {
+        let farewell = greeted("[HELLO chatty/1] hi\n[BYE too-many] full\n").await;
+        assert!(farewell.is_err_and(|refused| refused.is_busy()));
+        let other = greeted("220 mail.example.org\n").await;
+        assert!(matches!(other, Err(Refused::NotChatty)));
+    }
 }

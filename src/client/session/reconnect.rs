@@ -284,7 +284,7 @@ impl Reconnector {
         connection: &mut Connection,
         missed: &mut Vec<String>,
     ) -> Result<bool, Refused> {
-        while let Some(lines) = self.request.lines() {
+        while let Some(lines) = self.request.lines(&connection.features) {
             for line in &lines {
                 connection.send(line);
             }
@@ -319,7 +319,6 @@ impl Reconnector {
                 _ if is_barrier => return Ok((!is_welcome).then_some(refusal)),
                 Some(Event::Bye { code, text }) => return Err(Refused::farewell(code, text)),
                 _ if !is_within_budget && !is_welcome => return Err(Refused::Flood),
-                Some(Event::Reply(Reply::Set { .. })) if !is_welcome => {}
                 Some(Event::Reply(Reply::Welcome { name, .. })) if !is_welcome => {
                     name.clone_into(&mut self.me);
                     is_welcome = true;

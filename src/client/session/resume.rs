@@ -9,7 +9,7 @@ use super::outgoing::{CidGenerator, Outgoing, UncertainLine};
 use super::seen_messages::{Position, SeenMessages, SeenSnapshot};
 use crate::client::limits::{ANSWER_MAX, cost};
 use crate::commands::{self, Command, Parsed};
-use crate::protocol::{ErrorCode, Event, Key, Reply, Tags, text};
+use crate::protocol::{ErrorCode, Event, Feature, Key, Reply, Tags, text};
 
 /// The first limit of the backoff, which doubles with each attempt, and its maximum.
 const WAIT_FIRST: Duration = Duration::from_millis(200);
@@ -96,26 +96,21 @@ pub(in crate::client) struct ResumeRequest {
     pub(super) seen: SeenMessages,
     /// The cid of the barrier: lines before its answer were missed, lines after it are live.
     pub(super) barrier: String,
-    /// Whether the server accepts the time of the last message in addition to its id.
-    takes_time: bool,
     /// If ids went back and all messages are read again: the messages seen before that, and
     /// the last of them.
     known: Option<(SeenSnapshot, Option<Position>)>,
 }
 
 impl ResumeRequest {
-    /// Returns the lines in order; `None` if only a new login is left.
-    pub(super) fn lines(&self) -> Option<[String; 2]> {
-        let time = self.timed().and_then(|last| last.time);
+    /// Returns the lines in order, for a server with these features; `None` if only a new
+    /// login is left.
+    pub(super) fn lines(&self, features: &[Feature]) -> Option<[String; 2]> {
+        let takes_time = features.contains(&Feature::ResumeTime);
+        let time = self.seen.last().filter(|_| takes_time).and_then(|last| last.time);
         let resume =
             Command::Resume { token: self.token.as_ref()?, after: self.seen.last_id(), time };
         let barrier = format!("@cid={} {}", self.barrier, Command::Ping { token: None });
         Some([resume.to_string(), barrier])
-    }
-
-    /// Returns the last message if its time is sent with its id.
-    fn timed(&self) -> Option<Position> {
-        self.seen.last().filter(|last| self.takes_time && last.time.is_some())
     }
 
     /// Handles a refusal: the next [`Self::lines`] differ, or there are none.
@@ -124,8 +119,6 @@ impl ResumeRequest {
         if is_bad && text.starts_with(WENT_BACK) && self.seen.last().is_some() {
             self.known = Some((self.seen.known(), self.seen.last()));
             self.seen.reset_position();
-        } else if is_bad && self.timed().is_some() {
-            self.takes_time = false; // a server of version 0.1
         } else {
             // The session has ended, so the token is useless.
             self.token = None;
@@ -316,7 +309,7 @@ impl Resumption {
         self.partial = None;
         let barrier = self.outgoing.cids().named_cid("back");
         let (token, seen) = (self.token.clone(), self.seen.clone());
-        ResumeRequest { token, seen, barrier, takes_time: true, known: None }
+        ResumeRequest { token, seen, barrier, known: None }
     }
 
     /// Handles a restored connection; call it before the missed lines are recorded. If all
@@ -378,6 +371,9 @@ fn confirm_uncertain(uncertain: &mut Vec<UncertainLine>, session: &Session) {
 mod tests {
     use super::*;
     use crate::client::model::state::State;
+
+    /// The features of a server that accepts the time of a message.
+    const RESUME_TIME: [Feature; 1] = [Feature::ResumeTime];
 
     fn note(resumption: &mut Resumption, line: &str) -> bool {
         let (tags, plain) = Tags::split(line);
@@ -444,26 +440,26 @@ mod tests {
     fn resume_request_continues_after_last_message_seen() {
         let mut resumption = Resumption::new(CidGenerator::new(7));
         let tag = |what| format!("@cid=0000000000000007-{what}");
-        assert_eq!(resumption.lost(Duration::ZERO).lines(), None);
+        assert_eq!(resumption.lost(Duration::ZERO).lines(&RESUME_TIME), None);
         assert!(!note(&mut resumption, &format!("{} [SESSION abc] keep it", tag("session"))));
         assert!(note(&mut resumption, "@id=5;time=2026-11-23T06:16:00.123Z bob: hi"));
         // A row of the history is not a live message, whatever its id.
         assert!(note(&mut resumption, "@id=9;cid=x 2026-11-23T06:16:00.123Z bob: later"));
         let mut request = resumption.lost(Duration::ZERO);
         let barrier = format!("{} /ping", tag("back"));
-        let resume = |request: &ResumeRequest| request.lines().expect("a token")[0].clone();
-        assert_eq!(request.lines().unwrap(), ["/resume abc 5 2026-11-23T06:16:00.123Z", &barrier]);
+        let resume =
+            |request: &ResumeRequest| request.lines(&RESUME_TIME).expect("a token")[0].clone();
+        let resume_5 = "/resume abc 5 2026-11-23T06:16:00.123Z";
+        assert_eq!(request.lines(&RESUME_TIME).unwrap(), [resume_5, &barrier]);
+        assert_eq!(request.lines(&[]).unwrap(), ["/resume abc 5", &barrier]);
         assert!(request.note("@id=6;time=2026-11-23T06:16:00.124Z bob: missed"));
         assert_eq!(resume(&request), "/resume abc 6 2026-11-23T06:16:00.124Z");
-        // A server of version 0.1 accepts no time.
-        request.refused("bad-argument", "\"6 2026-11-23T06:16:00.124Z\" is no number");
-        assert_eq!(resume(&request), "/resume abc 6");
         assert!(!request.ids_went_back());
         request.refused("bad-password", "it is over");
-        assert_eq!(request.lines(), None);
+        assert_eq!(request.lines(&RESUME_TIME), None);
         assert!(!note(&mut resumption, &format!("{} [PONG]", tag("back"))));
         resumption.start_new_session(&session(&[]));
-        assert_eq!(resumption.lost(Duration::ZERO).lines(), None);
+        assert_eq!(resumption.lost(Duration::ZERO).lines(&RESUME_TIME), None);
     }
 
     #[test]
@@ -477,12 +473,15 @@ mod tests {
         let mut request = resumption.lost(Duration::ZERO);
         request.refused("bad-argument", "ids went back (restored backup?)");
         assert!(request.ids_went_back());
-        assert_eq!(request.lines().unwrap()[0], "/resume abc 0");
+        assert_eq!(request.lines(&RESUME_TIME).unwrap()[0], "/resume abc 0");
         let again = [(1, 1, false), (2, 2, false), (3, 7, true), (4, 8, true)];
         for (id, second, is_new) in again {
             assert_eq!(request.note(&format!("{} bob: again", tags(id, second))), is_new, "{id}");
         }
-        assert_eq!(request.lines().unwrap()[0], "/resume abc 4 2026-11-23T06:16:08.000Z");
+        assert_eq!(
+            request.lines(&RESUME_TIME).unwrap()[0],
+            "/resume abc 4 2026-11-23T06:16:08.000Z"
+        );
         resumption.restored(Some(request.seen.clone()));
         for (id, second, _) in again.iter().filter(|(.., is_new)| *is_new) {
             assert!(note(&mut resumption, &format!("{} bob: again", tags(*id, *second))));
@@ -490,10 +489,13 @@ mod tests {
         assert!(note(&mut resumption, &format!("{} bob: live", tags(5, 9))));
         // Refused again, even from id 0: only a new login is left.
         let mut request = resumption.lost(Duration::ZERO);
-        assert_eq!(request.lines().unwrap()[0], "/resume abc 5 2026-11-23T06:16:09.000Z");
+        assert_eq!(
+            request.lines(&RESUME_TIME).unwrap()[0],
+            "/resume abc 5 2026-11-23T06:16:09.000Z"
+        );
         request.refused("bad-argument", "ids went back (restored backup?)");
         request.refused("bad-argument", "ids went back (restored backup?)");
-        assert_eq!(request.lines(), None);
+        assert_eq!(request.lines(&RESUME_TIME), None);
         assert_eq!(request.last().map(|last| last.id), Some(5), "marks where new messages begin");
     }
 

@@ -116,6 +116,10 @@ impl Clock {
             Reply::Version { protocol, server } => {
                 format!("the server is {server} and speaks {protocol}")
             }
+            Reply::Features { words: "" } => "the server reports no features".to_owned(),
+            Reply::Features { words } => {
+                format!("the server's features: {}", words.replace(' ', ", "))
+            }
             Reply::Help { count } => format!("help, {}", counted(count, "line")),
             Reply::Registered { name } => format!(
                 "{name} is reserved for you; log in with /login {name} PASSWORD from now on"
@@ -384,6 +388,7 @@ mod tests {
             ("[SET echo=on joins=off]", "settings: echo on, joins off"),
             ("[PONG]", "the server has answered"),
             ("[VERSION chatty/1] chatty 0.1.0", "the server is chatty 0.1.0 and speaks chatty/1"),
+            ("[FEATURES a b]", "the server's features: a, b"),
             ("[HELP 40]", "help, 40 lines"),
             ("[PASSWD al] password changed", "the password of al is changed"),
         ]);

@@ -63,6 +63,7 @@ fn parse<'a>(word: &str, args: &'a str, text: &'a str) -> Option<Reply<'a>> {
         "SET" => Reply::Set { settings: Settings(args) },
         "PONG" => Reply::Pong { token: args },
         "VERSION" => Reply::Version { protocol: args, server: text },
+        "FEATURES" => Reply::Features { words: args },
         "HELP" => Reply::Help { count: args.parse().ok()? },
         "REGISTERED" => Reply::Registered { name: name(args)? },
         "PASSWD" => Reply::PasswordChanged { name: name(args)? },

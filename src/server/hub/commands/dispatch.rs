@@ -13,7 +13,7 @@ use crate::commands::{Command, Parsed, Setting};
 use crate::protocol::codec::Frame;
 use crate::protocol::tags::CidPrefix;
 use crate::protocol::text::{clean, is_blank_text};
-use crate::protocol::{LINE_MAX, VERSION};
+use crate::protocol::{Feature, LINE_MAX, VERSION};
 use crate::server::hub::state::connections::Phase;
 use crate::server::hub::state::pending::Cursor;
 
@@ -111,6 +111,10 @@ fn execute(
         Command::Version => {
             let server = concat!("chatty ", env!("CARGO_PKG_VERSION"));
             req.reply(Reply::Version { protocol: VERSION, server });
+            Ok(())
+        }
+        Command::Features => {
+            req.reply(Reply::Features { words: &Feature::words() });
             Ok(())
         }
         Command::Quit { reason } => {
