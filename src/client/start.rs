@@ -9,17 +9,21 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
+use super::arguments::JoinArgs;
 use super::log_files::LogFiles;
 use super::net::address::Endpoint;
 use super::net::connection::{Connection, Unreachable, connect};
+use super::process::exit::Exit;
 use super::process::signals::Signals;
+use super::process::tty::is_on_terminal;
 use super::script::json::{self, Status};
 use super::session::login::{self, Identity, Refused, Session};
 use super::session::outgoing::CidGenerator;
 use super::session::password::Password;
 use super::session::reconnect::ReconnectConfig;
 use super::session::resume::humanize;
-use super::{ActiveSession, Exit, JoinArgs, QUIT, is_interactive, is_on_terminal, print_error};
+use super::session::{ActiveSession, QUIT};
+use super::text::sanitize::print_error;
 use crate::stdio;
 
 /// The ways to give a password without a prompt.
@@ -95,7 +99,7 @@ pub(super) async fn start_session(
     let log = if args.log { LogFiles::of(&endpoint) } else { Ok(LogFiles::none()) };
     let log = log.map_err(|problem| Failure::new(Exit::Usage, problem))?;
     // On a terminal the user decides when to stop.
-    let default = if is_interactive(args) { Duration::MAX } else { RETRY_FOR };
+    let default = if args.is_interactive() { Duration::MAX } else { RETRY_FOR };
     let retry_for = args.retry_for.unwrap_or(default);
     let mut pending = PendingLogin {
         args,
@@ -109,7 +113,7 @@ pub(super) async fn start_session(
         attempts_left: 0,
         is_just_typed: false,
     };
-    let mut waiting = NameWait::new(if is_interactive(args) { Duration::ZERO } else { retry_for });
+    let mut waiting = NameWait::new(if args.is_interactive() { Duration::ZERO } else { retry_for });
     let session = loop {
         let problem = match pending.attempt_unless_stopped(signals).await {
             Ok(session) => break session,
@@ -142,7 +146,7 @@ pub(super) async fn start_session(
         return Err(Failure::new(Exit::Refused, format!("cannot join the room: {why}")));
     }
     let (retry_now, since) = (Arc::default(), Instant::now());
-    let may_rename = is_interactive(args);
+    let may_rename = args.is_interactive();
     let reconnect = ReconnectConfig {
         endpoint,
         retry_for,

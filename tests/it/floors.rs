@@ -59,8 +59,10 @@ const FLOORS: &[(&str, Floors)] = &[
     (
         "client",
         &[
-            (Apart, &["start"]),
-            (Apart, &["config", "script", "terminal"]),
+            (Apart, &["self"]),
+            (Apart, &["config", "start"]),
+            (Apart, &["arguments"]),
+            (Apart, &["script", "terminal"]),
             (Together, &["model", "session"]),
             (Apart, &["log_files"]),
             (Apart, &["net"]),

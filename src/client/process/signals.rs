@@ -9,7 +9,7 @@ use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, timeout};
 
-use crate::client::Exit;
+use super::exit::Exit;
 use crate::ignored_signals::{REPEAT, ignore_user_signals, unless_ignored};
 
 /// How long logging out may take.

@@ -1,13 +1,13 @@
 //! The output of the piped mode: plain lines of the protocol, the same lines in color on a
 //! terminal, or JSON objects. It does not know where the lines come from.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 
 use super::json::{self, Status};
 use super::writer::Writer;
 use crate::client::text::sanitize::Clean;
+use crate::client::text::sanitize::print_error;
 use crate::client::text::theme::Theme;
-use crate::client::{JoinArgs, print_error};
 use crate::protocol::{Event, Message, Place, Tags, text};
 
 /// Standard output.
@@ -26,19 +26,6 @@ pub(in crate::client) enum Form {
     Shown(Theme),
     /// A JSON object.
     Json,
-}
-
-impl Form {
-    pub(in crate::client) fn of(args: &JoinArgs) -> Self {
-        let theme = Theme::new(args.color, args.color_seed);
-        if args.json {
-            Self::Json
-        } else if theme.has_color() || io::stdout().is_terminal() {
-            Self::Shown(theme)
-        } else {
-            Self::Plain
-        }
-    }
 }
 
 impl Output {

@@ -19,6 +19,7 @@ use super::output::{Form, Output};
 use crate::client::log_files::LogFiles;
 use crate::client::model::state::State;
 use crate::client::net::connection::{Connection, Progress};
+use crate::client::process::exit::Exit;
 use crate::client::process::signals::Signals;
 use crate::client::session::heartbeat::{Heartbeat, HeartbeatAction};
 use crate::client::session::login::REPLACED;
@@ -26,7 +27,8 @@ use crate::client::session::reconnect::{Outcome, ReconnectConfig, Reconnected};
 use crate::client::session::resume::{
     self, ANSWER_CUT, IDS_WENT_BACK, MISSED_LIMIT_REACHED, Resumption, reconnected_message,
 };
-use crate::client::{ActiveSession, Exit, QUIT, print_error};
+use crate::client::session::{ActiveSession, QUIT};
+use crate::client::text::sanitize::print_error;
 use crate::commands::{self, Command, MessageTarget, Parsed, Setting};
 use crate::protocol::text::is_blank_text;
 use crate::protocol::{Event, LINE_MAX, RoomName, Tags};

@@ -13,11 +13,11 @@ use super::outgoing::CidGenerator;
 use super::password::Password;
 use super::resume::{Backoff, ResumeRequest, Resumption};
 use super::seen_messages::{Position, SeenMessages};
-use crate::client::Exit;
 use crate::client::limits::{Budget, MISSED_MAX};
 use crate::client::model::state::State;
 use crate::client::net::address::Endpoint;
 use crate::client::net::connection::{Connection, Unreachable, connect};
+use crate::client::process::exit::Exit;
 use crate::commands::{Command, HistoryRange, MessageTarget};
 use crate::protocol::{ErrorCode, Event, LOBBY, Tags};
 

@@ -12,7 +12,7 @@ use rustyline::history::History as _;
 
 use super::prompt::ChatEditor;
 use crate::client::model::submission::is_secret;
-use crate::client::print_error;
+use crate::client::text::sanitize::print_error;
 use crate::config::base_folder;
 use crate::files::check_own;
 

@@ -26,6 +26,7 @@ use crate::client::model::local::Local;
 use crate::client::model::mentions::Highlights;
 use crate::client::model::state::{LinkState, State};
 use crate::client::net::connection::{Connection, Progress};
+use crate::client::process::exit::Exit;
 use crate::client::process::signals::{self, Signals};
 use crate::client::process::tty::{self, Terminal};
 use crate::client::session::heartbeat::{Heartbeat, HeartbeatAction};
@@ -34,7 +35,8 @@ use crate::client::session::reconnect::{GivenUp, Outcome, ReconnectConfig, Recon
 use crate::client::session::resume::{
     self, ANSWER_CUT, IDS_WENT_BACK, MISSED_LIMIT_REACHED, Resumption, reconnected_message,
 };
-use crate::client::{ActiveSession, Exit, QUIT, print_error};
+use crate::client::session::{ActiveSession, QUIT};
+use crate::client::text::sanitize::print_error;
 use crate::commands::{Command, MessageTarget};
 use crate::protocol::Key;
 use crate::protocol::text::is_blank_text;
