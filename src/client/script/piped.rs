@@ -453,7 +453,8 @@ impl Script {
             // current target, which is checked in every new session.
             let is_text = commands::parse(line) == Ok(Parsed::Say(line));
             let line = if command.len() > LINE_MAX && is_text { line } else { &command };
-            outgoing.add(line.to_owned(), None, &self.state);
+            let line = line.to_owned();
+            self.queue(line);
             return;
         }
         match commands::parse(line) {
@@ -467,7 +468,7 @@ impl Script {
                 self.ping();
             }
             _ => {
-                outgoing.add(line.to_owned(), None, &self.state);
+                self.queue(line.to_owned());
             }
         }
     }
@@ -482,13 +483,19 @@ impl Script {
     /// Sends a ping whose answer arrives after all others.
     fn ping(&mut self) {
         let ping = Command::Ping { token: None }.to_string();
-        self.end = End::AwaitingPong(self.resumption.outgoing.add(ping, None, &self.state));
+        self.end = End::AwaitingPong(self.queue(ping));
+    }
+
+    /// Queues a line and returns its number.
+    fn queue(&mut self, line: String) -> u64 {
+        let pinned = self.state.with_fixed_target(&line);
+        self.resumption.outgoing.add(line, pinned, None)
     }
 
     /// Sends waiting lines while the send buffer has space.
     fn send(&mut self, connection: &mut Connection) {
         while connection.unsent_len() < UNSENT_MAX
-            && let Some(line) = self.resumption.outgoing.next(&self.state)
+            && let Some(line) = self.resumption.outgoing.next(self.state.room())
         {
             connection.send(&line);
         }

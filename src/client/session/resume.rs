@@ -384,7 +384,6 @@ fn confirm_uncertain(uncertain: &mut Vec<UncertainLine>, session: &Session) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::model::state::State;
 
     fn note(resumption: &mut Resumption, line: &str) -> bool {
         let (tags, plain) = Tags::split(line);
@@ -403,13 +402,12 @@ mod tests {
     #[test]
     fn new_session_confirms_uncertain_lines_found_among_missed_ones() {
         let mut resumption = Resumption::new(CidGenerator::new(7));
-        let state = State::new("alice");
         for line in ["twice", "//x", "/me waves", "/msg #ops a\u{9b}b", "twice", "/who", "waiting"]
         {
-            resumption.outgoing.add(line.to_owned(), None, &state);
+            resumption.outgoing.add(line.to_owned(), None, None);
         }
         for _ in 0..6 {
-            resumption.outgoing.next(&state);
+            resumption.outgoing.next(None);
         }
         resumption.lost(Duration::ZERO);
         let missed = [
@@ -422,7 +420,7 @@ mod tests {
         let uncertain = resumption.start_new_session(&session(&missed));
         let uncertain: Vec<_> = uncertain.iter().map(|(_, line)| line.as_str()).collect();
         assert_eq!(uncertain, ["//x", "twice", "/who"]);
-        assert!(resumption.outgoing.next(&state).is_some_and(|line| line.ends_with(" waiting")));
+        assert!(resumption.outgoing.next(None).is_some_and(|line| line.ends_with(" waiting")));
     }
 
     #[test]
@@ -570,9 +568,8 @@ mod tests {
     #[test]
     fn duplicate_message_is_shown_once() {
         let mut resumption = Resumption::new(CidGenerator::new(7));
-        let state = State::new("alice");
-        resumption.outgoing.add("one".to_owned(), None, &state);
-        resumption.outgoing.add("two".to_owned(), None, &state);
+        resumption.outgoing.add("one".to_owned(), None, None);
+        resumption.outgoing.add("two".to_owned(), None, None);
         let one = "@id=4;cid=0000000000000007-1 alice: one";
         let two = "@id=5;cid=0000000000000007-2 alice: two";
         assert!(note(&mut resumption, one));

@@ -318,7 +318,8 @@ impl Chat {
         if is_offline {
             self.printer.print(self.screen.pending(redacted(&line)));
         }
-        self.resumption.outgoing.add(line, waiting, &lock(&self.state));
+        let pinned = lock(&self.state).with_fixed_target(&line);
+        self.resumption.outgoing.add(line, pinned, waiting);
     }
 
     /// Queues a text for the current room, regardless of the target of plain lines.
@@ -450,7 +451,7 @@ impl Chat {
     /// Sends the waiting lines.
     fn send(&mut self) {
         let state = lock(&self.state);
-        while let Some(line) = self.resumption.outgoing.next(&state) {
+        while let Some(line) = self.resumption.outgoing.next(state.room()) {
             self.connection.send(&line);
         }
     }
