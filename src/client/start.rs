@@ -13,6 +13,7 @@ use super::arguments::JoinArgs;
 use super::log_files::LogFiles;
 use super::net::address::Endpoint;
 use super::net::connection::{Connection, Unreachable, connect};
+use super::net::tls::Tls;
 use super::process::exit::Exit;
 use super::process::signals::Signals;
 use super::process::tty::is_on_terminal;
@@ -92,8 +93,8 @@ pub(super) async fn start_session(
     identity: &Identity,
     signals: &mut Signals,
 ) -> Result<ActiveSession, Failure> {
-    let mut endpoint = args.address.with_default_port(args.port);
-    endpoint.tls = args.tls.open().map_err(|problem| Failure::new(Exit::Usage, problem))?;
+    let endpoint = args.address.with_default_port(args.port);
+    let tls = args.tls.open().map_err(|problem| Failure::new(Exit::Usage, problem))?;
     let run_id = getrandom::u64()
         .map_err(|_| Failure::new(Exit::Unavailable, "the system provides no random numbers"))?;
     let log = if args.log { LogFiles::of(&endpoint) } else { Ok(LogFiles::none()) };
@@ -105,6 +106,7 @@ pub(super) async fn start_session(
         args,
         identity,
         endpoint,
+        tls,
         cids: CidGenerator::new(run_id),
         wants_session: args.wants_session(),
         connection: None,
@@ -137,7 +139,7 @@ pub(super) async fn start_session(
             exit = signals.next() => return Err(pending.fail(Problem::Stopped(exit))),
         }
     };
-    let PendingLogin { endpoint, cids, connection, password, wants_session, .. } = pending;
+    let PendingLogin { endpoint, tls, cids, connection, password, wants_session, .. } = pending;
     let Some(mut connection) = connection else {
         return Err(Failure::new(Exit::Unavailable, "the connection was lost"));
     };
@@ -149,6 +151,7 @@ pub(super) async fn start_session(
     let may_rename = args.is_interactive();
     let reconnect = ReconnectConfig {
         endpoint,
+        tls,
         retry_for,
         password,
         may_rename,
@@ -165,6 +168,8 @@ struct PendingLogin<'a> {
     args: &'a JoinArgs,
     identity: &'a Identity,
     endpoint: Endpoint,
+    /// `None`: no encryption.
+    tls: Option<Tls>,
     cids: CidGenerator,
     wants_session: bool,
     /// The connection after the server's greeting.
@@ -193,7 +198,8 @@ impl PendingLogin<'_> {
 
     async fn attempt(&mut self) -> Result<Session, Problem> {
         if self.connection.is_none() {
-            let mut connection = connect(&self.endpoint).await.map_err(Problem::Unreachable)?;
+            let mut connection =
+                connect(&self.endpoint, self.tls.as_ref()).await.map_err(Problem::Unreachable)?;
             login::greet(&mut connection).await.map_err(Problem::Refused)?;
             self.connection = Some(connection);
         }

@@ -97,11 +97,6 @@ const FLOORS: &[(&str, Floors)] = &[
 /// The import cycles between modules of a folder that are accepted, each with its reason.
 const CYCLES: &[(&str, &[&str], &str)] = &[
     (
-        "client::net",
-        &["address", "known_hosts", "tls"],
-        "an address chooses TLS, which trusts addresses",
-    ),
-    (
         "client::session",
         &["login", "resume"],
         "a login resumes if it can, and a failed resume logs in",

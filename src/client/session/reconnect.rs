@@ -17,6 +17,7 @@ use crate::client::limits::{Budget, MISSED_MAX};
 use crate::client::model::state::State;
 use crate::client::net::address::Endpoint;
 use crate::client::net::connection::{Connection, Unreachable, connect};
+use crate::client::net::tls::Tls;
 use crate::client::process::exit::Exit;
 use crate::commands::{Command, HistoryRange, MessageTarget};
 use crate::protocol::{ErrorCode, Event, LOBBY, Tags};
@@ -31,6 +32,8 @@ const NAME_TAKEN_MAX: u32 = 3;
 /// How to reconnect.
 pub(in crate::client) struct ReconnectConfig {
     pub(in crate::client) endpoint: Endpoint,
+    /// `None`: no encryption.
+    pub(in crate::client) tls: Option<Tls>,
     pub(in crate::client) retry_for: Duration,
     /// The password for a new login.
     pub(in crate::client) password: Option<Password>,
@@ -65,6 +68,7 @@ impl ReconnectConfig {
         let request = resumption.lost(self.since.elapsed());
         Reconnector {
             endpoint: self.endpoint.clone(),
+            tls: self.tls.clone(),
             retry_for: self.retry_for,
             password: resumption.outgoing.password().or(self.password.as_ref()).cloned(),
             backoff: resumption.backoff,
@@ -85,6 +89,7 @@ impl ReconnectConfig {
 /// The state of a reconnection.
 pub(in crate::client) struct Reconnector {
     endpoint: Endpoint,
+    tls: Option<Tls>,
     retry_for: Duration,
     backoff: Backoff,
     retry_now: Arc<Notify>,
@@ -181,7 +186,7 @@ impl Reconnector {
         &mut self,
         missed: &mut Vec<String>,
     ) -> Result<(Connection, Outcome), Failure> {
-        let connection = connect(&self.endpoint).await;
+        let connection = connect(&self.endpoint, self.tls.as_ref()).await;
         let mut connection = connection.map_err(|Unreachable { why, is_final }| {
             let given_up = GivenUp { exit: Exit::Unavailable, why };
             if is_final { Failure::Final(given_up) } else { Failure::Transient(given_up.why) }
