@@ -97,11 +97,6 @@ const FLOORS: &[(&str, Floors)] = &[
 /// The import cycles between modules of a folder that are accepted, each with its reason.
 const CYCLES: &[(&str, &[&str], &str)] = &[
     (
-        "client::session",
-        &["login", "resume"],
-        "a login resumes if it can, and a failed resume logs in",
-    ),
-    (
         "client::terminal",
         &["helper", "history", "prompt"],
         "rustyline calls the helper of its own prompt",

@@ -355,7 +355,7 @@ impl Script {
                 self.resumption.resend_unanswered();
                 Vec::new()
             } else {
-                self.resumption.start_new_session(&session)
+                self.resumption.start_new_session(&session.me, &session.missed)
             };
             let is_pinged = sent.iter().any(|(number, _)| self.end == End::AwaitingPong(*number));
             self.report_unanswered(&sent, UNCERTAIN);

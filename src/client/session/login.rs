@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::outgoing::CidGenerator;
 use super::password::Password;
-use super::resume::{self, Resumption};
+use super::resume;
 use crate::client::limits::{Budget, LOGIN_MAX, MISSED_MAX, SKIPPED_MAX};
 use crate::client::net::address::Endpoint;
 use crate::client::net::connection::Connection;
@@ -307,8 +307,15 @@ pub(in crate::client) async fn login(
 ) -> Result<Session, Refused> {
     let password = password.map(Password::as_str);
     connection.send(&Command::Login { name, password }.to_string());
-    let last = Resumption::last_request(cids, wants_session);
+    let last = last_request(cids, wants_session);
     with_timeout(exchange(connection, name, first, &last, cids)).await?
+}
+
+/// Returns the last line of a login, with its cid: it requests a session or, without
+/// `wants_session`, a ping whose answer arrives after all others.
+fn last_request(cids: &CidGenerator, wants_session: bool) -> String {
+    let command = if wants_session { Command::Session } else { Command::Ping { token: None } };
+    format!("@cid={} {command}", cids.named_cid("session"))
 }
 
 async fn exchange(

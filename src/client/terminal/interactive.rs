@@ -411,7 +411,7 @@ impl Chat {
         self.show_missed(&back.missed);
         if let Some(session) = session.as_ref().filter(|_| !is_same_session) {
             // Lines sent in the old session may or may not have been delivered.
-            let uncertain = self.resumption.start_new_session(session);
+            let uncertain = self.resumption.start_new_session(&session.me, &session.missed);
             self.warn_of(&uncertain, UNCERTAIN);
         }
         if let Some(session) = &session {
