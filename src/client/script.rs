@@ -3,4 +3,4 @@
 pub(super) mod json;
 pub(super) mod output;
 pub(super) mod piped;
-pub(super) mod writer;
+mod writer;

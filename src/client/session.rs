@@ -7,7 +7,7 @@ pub(super) mod outgoing;
 pub(super) mod password;
 pub(super) mod reconnect;
 pub(super) mod resume;
-pub(super) mod seen_messages;
+mod seen_messages;
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use rustyline::history::History as _;
 
-use super::prompt::ChatEditor;
+use super::helper::ChatEditor;
 use crate::client::model::submission::is_secret;
 use crate::client::text::sanitize::print_error;
 use crate::config::base_folder;
