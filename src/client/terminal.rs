@@ -1,6 +1,7 @@
 //! The interactive mode, on a terminal: the prompt, and the lines above it.
 
 mod away_marker;
+mod chat;
 mod ctrl_c;
 mod draft;
 mod helper;

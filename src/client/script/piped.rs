@@ -109,13 +109,13 @@ pub(in crate::client) async fn run(
             }
             Stop::Lost => {}
         }
-        let back = match script.reconnect(&reconnect, &mut input, &mut signals).await {
+        let (restored, back) = match script.reconnect(&reconnect, &mut input, &mut signals).await {
             Ok(back) => back,
             Err(exit) => return script.finish(exit),
         };
         reconnect.record_connected(&mut script.resumption, back.backoff);
         script.state.resumed_as(&back.me);
-        connection = back.connection;
+        connection = restored;
         let is_new_session = matches!(back.how, Outcome::NewSession(_));
         script.output.status(Status::Back, None, &reconnected_message(back.after, is_new_session));
         if back.ids_were_reset {
@@ -299,7 +299,7 @@ impl Script {
         reconnect: &ReconnectConfig,
         input: &mut Input,
         signals: &mut Signals,
-    ) -> Result<Reconnected, Exit> {
+    ) -> Result<(Connection, Reconnected), Exit> {
         if let Some(number) = self.resumption.cut_answer() {
             self.is_incomplete = true;
             self.output.status(Status::Gap, Some(number), ANSWER_CUT);

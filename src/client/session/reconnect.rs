@@ -108,9 +108,8 @@ pub(in crate::client) struct Reconnector {
     ids_were_reset: bool,
 }
 
-/// A restored connection.
+/// What is known about a restored connection.
 pub(in crate::client) struct Reconnected {
-    pub(in crate::client) connection: Connection,
     pub(in crate::client) backoff: Backoff,
     /// The name in the server's greeting: a `/nick` may have succeeded whose answer was lost.
     pub(in crate::client) me: String,
@@ -148,7 +147,7 @@ enum Failure {
 
 impl Reconnector {
     /// Retries until the connection is restored or `retry_for` is over.
-    pub(in crate::client) async fn run(mut self) -> Result<Reconnected, GivenUp> {
+    pub(in crate::client) async fn run(mut self) -> Result<(Connection, Reconnected), GivenUp> {
         let start = Instant::now();
         let mut problem = None;
         let mut missed = Vec::new();
@@ -165,15 +164,8 @@ impl Reconnector {
                 Ok(Ok((connection, how))) => {
                     let ids_were_reset = self.ids_were_reset;
                     let (backoff, me, after) = (self.backoff, self.me, start.elapsed());
-                    return Ok(Reconnected {
-                        connection,
-                        backoff,
-                        me,
-                        missed,
-                        how,
-                        ids_were_reset,
-                        after,
-                    });
+                    let back = Reconnected { backoff, me, missed, how, ids_were_reset, after };
+                    return Ok((connection, back));
                 }
                 Ok(Err(Failure::Transient(why))) => problem = Some(why),
                 Ok(Err(Failure::Final(given_up))) => return Err(given_up),

@@ -1,51 +1,35 @@
-//! The interactive mode, on a terminal: connects the socket, the prompt and the screen.
-//! This file has the control flow; `interactive/show.rs` decides what is shown. It does not
-//! know how lines are edited or drawn.
+//! The interactive mode, on a terminal: connects the socket, the prompt and the screen. It has the
+//! control flow; `chat.rs` decides what is shown. It does not know how lines are edited or drawn.
 
-mod show;
-
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::away_marker::AwayMarker;
+use super::chat::Chat;
 use super::ctrl_c::Interrupt;
 use super::history::History;
-use super::latency::Latency;
 use super::notify::Notifier;
-use super::presence::{Joins, Presence};
+use super::presence::Joins;
 use super::printer::{Printer, Redraw};
-use super::prompt::{self, Prompt, Typed, Waiting};
+use super::prompt::{self, Prompt, Typed};
 use super::screen::Screen;
-use super::shared::Shared;
+use super::shared::{Shared, lock};
 use super::suspend::Suspend;
-use crate::client::log_files::LogFiles;
 use crate::client::model::local::Local;
 use crate::client::model::mentions::Highlights;
-use crate::client::model::state::{LinkState, State};
+use crate::client::model::state::State;
 use crate::client::net::connection::{Connection, Progress};
 use crate::client::process::exit::Exit;
 use crate::client::process::signals::{self, Signals};
 use crate::client::process::tty::{self, Terminal};
 use crate::client::session::heartbeat::{Heartbeat, HeartbeatAction};
-use crate::client::session::login::Session;
-use crate::client::session::reconnect::{GivenUp, Outcome, ReconnectConfig, Reconnected};
-use crate::client::session::resume::{
-    self, ANSWER_CUT, IDS_WENT_BACK, MISSED_LIMIT_REACHED, Resumption, reconnected_message,
-};
+use crate::client::session::reconnect::{GivenUp, ReconnectConfig, Reconnected};
+use crate::client::session::resume::{self, Resumption};
 use crate::client::session::{ActiveSession, QUIT};
 use crate::client::text::sanitize::print_error;
-use crate::commands::{Command, MessageTarget};
-use crate::protocol::Key;
-use crate::protocol::text::is_blank_text;
-use show::redacted;
-
-/// The reports about lines without an answer.
-const UNCERTAIN: &str = "perhaps not delivered";
-const NOT_SENT: &str = "not sent";
 
 /// The hint for first-time users.
 const FIRST_STEPS: &str = "/help lists the commands, Tab completes names, Ctrl-D leaves";
@@ -116,38 +100,23 @@ async fn chat(
     prompt::bind(&mut editor, 'L', Redraw(printer.clone()));
     prompt::bind(&mut editor, 'Z', Suspend::new(shared.gate.clone(), terminal.saved()));
     let continued = signals::continued()?;
-    let mut chat = Chat {
-        connection,
-        resumption: Resumption::new(cids),
-        reconnect,
-        state: shared.state.clone(),
-        screen,
-        printer,
-        attention,
-        presence: Presence::default(),
-        joins,
-        latency: Latency::default(),
-        heartbeat: Heartbeat::new(ping_after, Instant::now()),
-        continued,
-        away_marker: AwayMarker::new(Instant::now()),
-        pending_help: None,
-        log,
-        debug_panic,
-        farewell: None,
-    };
+    let (resumption, state) = (Resumption::new(cids), shared.state.clone());
+    let mut chat = Chat::new(resumption, state, printer, screen, attention, joins, log);
     session.lines.iter().for_each(|line| chat.show(line));
     if is_first_use {
-        chat.printer.print(chat.screen.notice(FIRST_STEPS));
+        chat.notice(FIRST_STEPS);
     }
+    let heartbeat = Heartbeat::new(ping_after, Instant::now());
+    let mut chat_loop = ChatLoop { chat, connection, reconnect, heartbeat, continued, debug_panic };
     let (typed, mut lines) = mpsc::unbounded_channel();
     let prompt = Prompt::start(editor, history, shared, typed);
 
-    let end = chat.run(&mut lines, signals).await;
+    let end = chat_loop.run(&mut lines, signals).await;
     // The order matters: the prompt releases the terminal, the printer writes the remaining
     // lines, and then the reason for the end is printed.
     let is_released = prompt.call_off();
-    let end_reason = chat.end(&end);
-    drop(chat);
+    let end_reason = chat_loop.end(&end);
+    drop(chat_loop);
     if is_released {
         let _ = printing.join();
     }
@@ -189,41 +158,27 @@ enum Step {
     Leave(String, End),
 }
 
-struct Chat {
+struct ChatLoop {
+    chat: Chat,
     connection: Connection,
-    resumption: Resumption,
     reconnect: ReconnectConfig,
-    state: Arc<Mutex<State>>,
-    screen: Screen,
-    printer: Printer,
-    attention: Notifier,
-    presence: Presence,
-    joins: Joins,
-    latency: Latency,
     heartbeat: Heartbeat,
     /// Received when the process continues after it was stopped.
     continued: Signal,
-    away_marker: AwayMarker,
-    /// The help rows of the client's own commands, to be added to the server's answer to
-    /// `/help`.
-    pending_help: Option<Vec<String>>,
-    log: LogFiles,
     /// Panic at the first line, to test that the terminal is restored.
     debug_panic: bool,
-    /// The code and the text of the server's farewell.
-    farewell: Option<(String, String)>,
 }
 
 type Lines = mpsc::UnboundedReceiver<Typed>;
 
-impl Chat {
+impl ChatLoop {
     async fn run(&mut self, typed: &mut Lines, signals: &mut Signals) -> End {
         loop {
             if let Some(end) = self.serve_connection(typed, signals).await {
                 return end;
             }
             match self.reconnect(typed, signals).await {
-                Ok(back) => self.continue_after_reconnect(back),
+                Ok((connection, back)) => self.continue_after_reconnect(connection, back),
                 Err(end) => return end,
             }
         }
@@ -239,16 +194,17 @@ impl Chat {
                 return None;
             }
             self.send();
-            self.show_latency();
-            self.attention.show_title(&lock(&self.state).target());
-            let presence_due = self.presence.due();
-            let latency_due = self.latency.due(self.unanswered_since());
+            let unanswered_since = self.unanswered_since();
+            self.chat.show_latency(unanswered_since);
+            self.chat.show_title();
+            let presence_due = self.chat.presence.due();
+            let latency_due = self.chat.latency.due(unanswered_since);
             tokio::select! {
                 () = sleep_until(presence_due.unwrap_or_else(Instant::now)),
-                    if presence_due.is_some() => self.show_presence(),
+                    if presence_due.is_some() => self.chat.show_presence(),
                 () = sleep_until(latency_due.unwrap_or_else(Instant::now)),
                     if latency_due.is_some() => {}
-                () = self.printer.progressed(), if !is_drained => {}
+                () = self.chat.printer.progressed(), if !is_drained => {}
                 // While the socket is not read, the silence is not the server's.
                 () = sleep_until(self.heartbeat.due()), if !is_drained => {
                     self.heartbeat.received(Instant::now());
@@ -257,14 +213,14 @@ impl Chat {
                     match self.heartbeat.beat(Instant::now()) {
                         HeartbeatAction::Wait => {}
                         HeartbeatAction::Ping => {
-                            self.connection.send(&self.resumption.ping_request());
+                            self.connection.send(&self.chat.resumption.ping_request());
                         }
                         HeartbeatAction::Dead => return None,
                     }
                 }
                 Some(()) = self.continued.recv() => {
                     self.heartbeat.ping(Instant::now());
-                    self.connection.send(&self.resumption.ping_request());
+                    self.connection.send(&self.chat.resumption.ping_request());
                 }
                 progress = self.connection.progress(), if is_drained => {
                     if progress == Progress::Read {
@@ -288,15 +244,14 @@ impl Chat {
     fn handle_input(&mut self, typed: Option<Typed>) -> Step {
         match typed {
             Some(Typed::Line { .. }) if self.debug_panic => panic!("as --debug-panic asks"),
-            Some(Typed::Line { text, waiting }) => self.queue_line(text, waiting, false),
-            Some(Typed::Local(Local::Say(text))) => self.say_in_room(&text, false),
-            Some(Typed::Local(Local::Quiet(room))) => self.toggle_quiet(room),
+            Some(Typed::Line { text, waiting }) => self.chat.queue_line(text, waiting, false),
+            Some(Typed::Local(Local::Say(text))) => self.chat.say_in_room(&text, false),
+            Some(Typed::Local(Local::Quiet(room))) => self.chat.toggle_quiet(room),
             Some(Typed::Local(Local::Reconnect)) if self.reconnect.retry_for.is_zero() => {
-                let why = "/reconnect does not work with --retry-for 0";
-                self.printer.print(self.screen.warning(why));
+                self.chat.warn("/reconnect does not work with --retry-for 0");
             }
             Some(Typed::Local(Local::Reconnect)) => return Step::Reconnect,
-            Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(&why)),
+            Some(Typed::Refused(why)) => self.chat.warn(&why),
             Some(Typed::Failed(why)) => {
                 return Step::Leave(QUIT.to_string(), End::unreadable(&why));
             }
@@ -309,39 +264,9 @@ impl Chat {
         Step::Stay
     }
 
-    /// Queues a line until it is answered, unless the client can answer it itself.
-    fn queue_line(&mut self, line: String, waiting: Option<Waiting>, is_offline: bool) {
-        self.attention.typed();
-        self.away_marker.typed(Instant::now());
-        if self.help(&line, is_offline) {
-            return;
-        }
-        if is_offline {
-            self.printer.print(self.screen.pending(redacted(&line)));
-        }
-        let pinned = lock(&self.state).with_fixed_target(&line);
-        self.resumption.outgoing.add(line, pinned, waiting);
-    }
-
-    /// Queues a text for the current room, regardless of the target of plain lines.
-    fn say_in_room(&mut self, text: &str, is_offline: bool) {
-        let room = lock(&self.state).room().map(str::to_owned);
-        match room {
-            _ if is_blank_text(text) => self.printer.print(self.screen.warning("usage: /say TEXT")),
-            Some(room) => {
-                let line = Command::Msg { to: MessageTarget::Room(&room), text }.to_string();
-                self.queue_line(line, None, is_offline);
-            }
-            None => {
-                let why = "not sent: you are in no room; /join one to talk";
-                self.printer.print(self.screen.warning(why));
-            }
-        }
-    }
-
     /// Returns since when the server has not answered a line or a ping.
     fn unanswered_since(&self) -> Option<Instant> {
-        let line = self.resumption.outgoing.unanswered_since();
+        let line = self.chat.resumption.outgoing.unanswered_since();
         line.into_iter().chain(self.heartbeat.pinged_since()).min()
     }
 
@@ -351,8 +276,8 @@ impl Chat {
         &mut self,
         typed: &mut Lines,
         signals: &mut Signals,
-    ) -> Result<Reconnected, End> {
-        let farewell = self.farewell.take();
+    ) -> Result<(Connection, Reconnected), End> {
+        let farewell = self.chat.farewell.take();
         let code = farewell.as_ref().map(|(code, _)| code.as_str());
         if self.reconnect.retry_for.is_zero() || !resume::should_reconnect(code) {
             let why = match farewell {
@@ -361,23 +286,21 @@ impl Chat {
             };
             return Err(End::Lost(GivenUp { exit: Exit::Unavailable, why }));
         }
-        self.show_presence();
-        if self.resumption.cut_answer().is_some() {
-            self.printer.print(self.screen.warning(ANSWER_CUT));
-        }
-        lock(&self.state).link = LinkState::Lost;
-        self.printer.print(self.screen.notice("connection lost; reconnecting …"));
-        let reconnector = self.reconnect.reconnector(&mut self.resumption, &lock(&self.state));
+        self.chat.connection_lost();
+        let reconnector =
+            self.reconnect.reconnector(&mut self.chat.resumption, &lock(&self.chat.state));
         let mut reconnecting = std::pin::pin!(reconnector.run());
         loop {
             tokio::select! {
                 back = &mut reconnecting => return back.map_err(End::Lost),
                 typed = typed.recv() => match typed {
-                    Some(Typed::Line { text, waiting }) => self.queue_line(text, waiting, true),
-                    Some(Typed::Local(Local::Say(text))) => self.say_in_room(&text, true),
-                    Some(Typed::Local(Local::Quiet(room))) => self.toggle_quiet(room),
+                    Some(Typed::Line { text, waiting }) => {
+                        self.chat.queue_line(text, waiting, true);
+                    }
+                    Some(Typed::Local(Local::Say(text))) => self.chat.say_in_room(&text, true),
+                    Some(Typed::Local(Local::Quiet(room))) => self.chat.toggle_quiet(room),
                     Some(Typed::Local(Local::Reconnect)) => self.reconnect.retry_now.notify_one(),
-                    Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(&why)),
+                    Some(Typed::Refused(why)) => self.chat.warn(&why),
                     Some(Typed::Failed(why)) => return Err(End::unreadable(&why)),
                     Some(Typed::Quit(_)) | None => return Err(End::Left),
                     Some(Typed::Interrupted) => return Err(End::Signal(Exit::Interrupted)),
@@ -390,69 +313,26 @@ impl Chat {
     }
 
     /// Continues after the connection was restored.
-    fn continue_after_reconnect(&mut self, back: Reconnected) {
-        self.connection = back.connection;
+    fn continue_after_reconnect(&mut self, connection: Connection, back: Reconnected) {
+        self.connection = connection;
         self.heartbeat.received(Instant::now());
-        self.reconnect.record_connected(&mut self.resumption, back.backoff);
-        let (again, session) = match back.how {
-            Outcome::Resumed => (None, None),
-            Outcome::Restored(seen, session) => (Some(seen), Some(session)),
-            Outcome::NewSession(session) => (None, Some(session)),
-        };
-        let is_same_session = session.is_none() || again.is_some();
-        self.resumption.restored(again);
-        // Set the state first: each print redraws the prompt.
-        lock(&self.state).link = LinkState::Up;
-        lock(&self.state).resumed_as(&back.me);
-        let notice = reconnected_message(back.after, !is_same_session);
-        self.printer.print(self.screen.notice(&notice));
-        if back.ids_were_reset {
-            self.printer.print(self.screen.warning(IDS_WENT_BACK));
-        }
-        self.show_missed(&back.missed);
-        if let Some(session) = session.as_ref().filter(|_| !is_same_session) {
-            // Lines sent in the old session may or may not have been delivered.
-            let uncertain = self.resumption.start_new_session(&session.me, &session.missed);
-            self.warn_of(&uncertain, UNCERTAIN);
-        }
-        if let Some(session) = &session {
-            self.return_to_place(session);
-        }
-        if is_same_session {
-            self.resumption.resend_unanswered();
-        }
+        self.reconnect.record_connected(&mut self.chat.resumption, back.backoff);
+        self.chat.continue_after_reconnect(back);
     }
 
-    /// Rebuilds the state from the server's answers. Waiting lines are abandoned if the
-    /// target of plain lines has changed.
-    fn return_to_place(&mut self, session: &Session) {
-        let before = lock(&self.state).me().to_owned();
-        if Key::fold(&before) != Key::fold(&session.me) {
-            let text = format!(
-                "{before} is in use by another user; you are now {} (/nick changes it)",
-                session.me
-            );
-            self.printer.print(self.screen.warning(&text));
+    /// Shows the received lines while the printer accepts them. `false`: there may be more.
+    fn receive(&mut self) -> bool {
+        while self.chat.printer.has_room() {
+            let Some(line) = self.connection.next_line() else { return true };
+            self.chat.receive(&line);
         }
-        let anew = lock(&self.state).reset(&session.me);
-        let before = std::mem::replace(&mut *lock(&self.state), anew);
-        session.lines.iter().for_each(|line| self.show(line));
-        self.show_missed(&session.missed);
-        if session.has_more {
-            self.printer.print(self.screen.notice(MISSED_LIMIT_REACHED));
-        }
-        if !lock(&self.state).has_same_target(&before) {
-            let uncertain = self.resumption.outgoing.abandon_sent();
-            self.warn_of(&uncertain, UNCERTAIN);
-            let waiting = self.resumption.outgoing.abandon_unsent();
-            self.warn_of(&waiting, NOT_SENT);
-        }
+        false
     }
 
     /// Sends the waiting lines.
     fn send(&mut self) {
-        let state = lock(&self.state);
-        while let Some(line) = self.resumption.outgoing.next(state.room()) {
+        let state = lock(&self.chat.state);
+        while let Some(line) = self.chat.resumption.outgoing.next(state.room()) {
             self.connection.send(&line);
         }
     }
@@ -461,9 +341,9 @@ impl Chat {
     async fn leave(&mut self, quit: &str, end: End) -> End {
         let answers = async {
             let mut is_closed = false;
-            while self.resumption.outgoing.load().0 > 0 {
+            while self.chat.resumption.outgoing.load().0 > 0 {
                 if !self.receive() {
-                    self.printer.progressed().await;
+                    self.chat.printer.progressed().await;
                     continue;
                 }
                 if is_closed {
@@ -478,30 +358,22 @@ impl Chat {
         let mut last = Vec::new();
         self.connection.quit(quit, |line| last.push(line)).await;
         for line in last {
-            self.show(&line);
+            self.chat.show(&line);
         }
         end
     }
 
     /// Reports all undelivered lines and returns the reason for the end, if it must be printed.
     fn end(&mut self, end: &End) -> Option<String> {
-        self.show_presence();
-        let uncertain = self.resumption.outgoing.abandon_sent();
-        self.warn_of(&uncertain, UNCERTAIN);
-        let waiting = self.resumption.outgoing.abandon_unsent();
-        self.warn_of(&waiting, NOT_SENT);
+        self.chat.show_presence();
+        self.chat.abandon_lines();
         match end {
             End::Lost(given_up) => Some(given_up.why.clone()),
             End::Left => {
-                let (time, count) = self.away_marker.sum(Instant::now());
-                self.printer.print(self.screen.notice(&format!("{time}, {count}")));
+                self.chat.show_sum();
                 None
             }
             End::Signal(_) => None,
         }
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }

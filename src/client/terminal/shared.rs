@@ -20,10 +20,15 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     pub(super) fn is_asking(&self) -> bool {
         self.is_asking.load(Ordering::Relaxed)
     }
+}
+
+/// Returns the state of the chat, even if a thread panicked while it held the lock.
+pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
