@@ -89,7 +89,7 @@ pub(in crate::client) async fn run(
         was_replaced: false,
         heartbeat: Heartbeat::new(ping_after, Instant::now()),
         wait: task.wait,
-        output: Output::new(task.form, task.is_quiet),
+        output: Output::new(stdio::stdout(), task.form, task.is_quiet),
         log,
     };
     script.output.status_object(Status::Online, None, &format!("logged in as {}", session.me));
