@@ -7,13 +7,12 @@
 //! 4. At the end of the input, the client waits for all answers before it exits.
 //! 5. All of this survives a lost connection (`session/resume.rs`).
 
-use std::io::{self, BufRead, Read as _};
-use std::mem;
+use std::io;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use super::input::{Input, Line, read_input};
 use super::json::Status;
 use super::output::{Form, Output};
 use crate::client::log_files::LogFiles;
@@ -23,6 +22,7 @@ use crate::client::process::exit::Exit;
 use crate::client::process::signals::Signals;
 use crate::client::session::heartbeat::{Heartbeat, HeartbeatAction};
 use crate::client::session::login::REPLACED;
+use crate::client::session::outgoing::CidGenerator;
 use crate::client::session::reconnect::{Outcome, ReconnectConfig, Reconnected};
 use crate::client::session::resume::{
     self, ANSWER_CUT, IDS_WENT_BACK, MISSED_LIMIT_REACHED, Resumption, reconnected_message,
@@ -32,18 +32,11 @@ use crate::client::text::sanitize::print_error;
 use crate::commands::{self, Command, MessageTarget, Parsed, Setting};
 use crate::protocol::text::is_blank_text;
 use crate::protocol::{Event, LINE_MAX, RoomName, Tags};
-use crate::{stdio, text_file};
+use crate::stdio;
 
 /// The reports about lines without an answer.
 const UNCERTAIN: (Status, &str) = (Status::InDoubt, "sent, but not confirmed; it may be lost");
 const NOT_SENT: (Status, &str) = (Status::NotSent, "not sent");
-
-/// How many lines of input are read ahead.
-const LINES_AHEAD: usize = 64;
-
-/// The maximum length of an input line in bytes; the rest is dropped. It exceeds the
-/// server's limit, so that the server refuses the line.
-const INPUT_LINE_MAX: u64 = 4 * LINE_MAX as u64;
 
 /// The maximum number of unanswered lines and their bytes. Past either, standard input is
 /// not read (backpressure), whether the server is slow or the connection is lost.
@@ -74,24 +67,9 @@ pub(in crate::client) async fn run(
 ) -> Exit {
     let ActiveSession { mut connection, session, cids, mut reconnect, ping_after, log, .. } =
         active;
+    let output = Output::new(stdio::stdout(), task.form, task.is_quiet);
+    let mut script = Script::new(&session.me, cids, &task, &reconnect, ping_after, log, output);
     let mut input = read_input(task.lines, task.reads_input);
-    let mut script = Script {
-        resumption: Resumption::new(cids),
-        state: State::new(&session.me),
-        raw_room: task.raw_room,
-        end: End::None,
-        goodbye: QUIT.to_string(),
-        has_refusals: false,
-        is_incomplete: false,
-        farewell: None,
-        reconnects: !reconnect.retry_for.is_zero(),
-        wants_session: reconnect.wants_session,
-        was_replaced: false,
-        heartbeat: Heartbeat::new(ping_after, Instant::now()),
-        wait: task.wait,
-        output: Output::new(stdio::stdout(), task.form, task.is_quiet),
-        log,
-    };
     script.output.status_object(Status::Online, None, &format!("logged in as {}", session.me));
     let mut shown = script.show(session.lines);
     loop {
@@ -143,58 +121,6 @@ async fn sleep_until_opt(time: Option<Instant>) {
     }
 }
 
-/// Yields these lines, then those of standard input. A thread reads them because such a
-/// read cannot be cancelled; it ends with the process. An error is the last item.
-fn read_input(first: Vec<String>, reads_on: bool) -> Input {
-    let (lines, input) = mpsc::channel(LINES_AHEAD);
-    std::thread::spawn(move || {
-        for line in first {
-            if lines.blocking_send(Ok(line.into_bytes())).is_err() {
-                return;
-            }
-        }
-        if !reads_on {
-            return;
-        }
-        let mut stdin = stdio::stdin();
-        let mut is_first = true;
-        loop {
-            let mut line = read_line(&mut stdin);
-            // A byte order mark is not text.
-            if mem::take(&mut is_first)
-                && let Ok(Some(beginning)) = &mut line
-                && let Err(problem) = text_file::drop_mark(beginning)
-            {
-                line = Err(problem);
-            }
-            let is_over = line.is_err();
-            let Some(line) = line.transpose() else { return };
-            if lines.blocking_send(line).is_err() || is_over {
-                return;
-            }
-        }
-    });
-    input
-}
-
-/// Reads the next line, at most [`INPUT_LINE_MAX`] bytes of it.
-fn read_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
-    let mut line = Vec::new();
-    input.by_ref().take(INPUT_LINE_MAX).read_until(b'\n', &mut line)?;
-    if line.is_empty() {
-        return Ok(None);
-    }
-    if line.last() != Some(&b'\n') {
-        // The line is too long, or it is the last one and nothing is skipped.
-        if input.skip_until(b'\n')? > 0 {
-            // The cut must not split a character: the line is too long, not badly encoded.
-            let cut = str::from_utf8(&line).err().filter(|fault| fault.error_len().is_none());
-            line.truncate(cut.map_or(line.len(), |fault| fault.valid_up_to()));
-        }
-    }
-    Ok(Some(line))
-}
-
 /// The phases of the end of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -241,10 +167,36 @@ struct Script {
     log: LogFiles,
 }
 
-type Line = io::Result<Vec<u8>>;
-type Input = mpsc::Receiver<Line>;
-
 impl Script {
+    /// Returns the run of the user `me` after the login.
+    fn new(
+        me: &str,
+        cids: CidGenerator,
+        task: &Task,
+        reconnect: &ReconnectConfig,
+        ping_after: Duration,
+        log: LogFiles,
+        output: Output,
+    ) -> Self {
+        Self {
+            resumption: Resumption::new(cids),
+            state: State::new(me),
+            raw_room: task.raw_room.clone(),
+            end: End::None,
+            goodbye: QUIT.to_string(),
+            has_refusals: false,
+            is_incomplete: false,
+            farewell: None,
+            reconnects: !reconnect.retry_for.is_zero(),
+            wants_session: reconnect.wants_session,
+            was_replaced: false,
+            heartbeat: Heartbeat::new(ping_after, Instant::now()),
+            wait: task.wait,
+            output,
+            log,
+        }
+    }
+
     /// Serves the connection until the end of the run or until the connection is lost.
     async fn serve_connection(
         &mut self,
