@@ -114,6 +114,13 @@ impl Connection {
         }
     }
 
+    /// Returns a connection in memory, and its other end, for tests.
+    #[cfg(test)]
+    pub(in crate::client) fn in_memory() -> (Self, tokio::io::DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(READ_SIZE);
+        (Self::new(ours), theirs)
+    }
+
     /// Queues a line for sending. It must not contain a line end.
     pub(in crate::client) fn send(&mut self, line: &str) {
         let encoded = self.codec.encode(line, &mut self.unsent);

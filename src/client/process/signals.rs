@@ -34,6 +34,12 @@ impl Signals {
         })
     }
 
+    /// Returns signals that never arrive, for tests.
+    #[cfg(test)]
+    pub(in crate::client) fn none() -> Self {
+        Self { interrupt: None, terminate: None, hang_up: None }
+    }
+
     /// Waits for the next signal.
     pub(in crate::client) async fn next(&mut self) -> Exit {
         tokio::select! {

@@ -76,7 +76,7 @@ impl Default for LoginLimits {
 
 impl Session {
     /// Returns an empty session for this name.
-    pub(super) fn of(me: &str) -> Self {
+    pub(in crate::client) fn of(me: &str) -> Self {
         Self { me: me.to_owned(), ..Self::default() }
     }
 

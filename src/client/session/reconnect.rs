@@ -49,6 +49,21 @@ pub(in crate::client) struct ReconnectConfig {
 }
 
 impl ReconnectConfig {
+    /// Returns a configuration for a session on this machine, for tests.
+    #[cfg(test)]
+    pub(in crate::client) fn for_test(retry_for: Duration) -> Self {
+        Self {
+            endpoint: Endpoint { host: "localhost".to_owned(), port: 1 },
+            tls: None,
+            retry_for,
+            password: None,
+            may_rename: false,
+            wants_session: true,
+            retry_now: Arc::default(),
+            since: Instant::now(),
+        }
+    }
+
     /// Records that the connection was restored.
     pub(in crate::client) fn record_connected(
         &mut self,
