@@ -30,6 +30,7 @@ use crate::client::session::reconnect::{GivenUp, ReconnectConfig, Reconnected};
 use crate::client::session::resume::{self, Resumption};
 use crate::client::session::{ActiveSession, QUIT};
 use crate::client::text::sanitize::print_error;
+use crate::stdio;
 
 /// The hint for first-time users.
 const FIRST_STEPS: &str = "/help lists the commands, Tab completes names, Ctrl-D leaves";
@@ -93,7 +94,11 @@ async fn chat(
     };
     let mut editor = prompt::editor(&shared)?;
     let is_first_use = history.load(&mut editor);
-    let printing = orders.start_printing(editor.create_external_printer()?, shared.gate.clone());
+    let printing = orders.start_printing(
+        editor.create_external_printer()?,
+        stdio::stdout(),
+        shared.gate.clone(),
+    );
     let warning = screen.notice("press Ctrl-C again to leave");
     let interrupt = Interrupt::new(shared.clone(), warning);
     prompt::bind(&mut editor, 'C', interrupt);
