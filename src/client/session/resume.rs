@@ -24,7 +24,7 @@ pub(in crate::client) struct Backoff {
 }
 
 impl Backoff {
-    pub(super) fn new() -> Self {
+    pub(in crate::client) fn new() -> Self {
         Self { limit: WAIT_FIRST, waited: Duration::ZERO }
     }
 

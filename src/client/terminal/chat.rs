@@ -382,3 +382,250 @@ fn is_from_others(line: &str) -> bool {
     let (tags, plain) = Tags::split(line);
     tags.cid.is_none() && matches!(Event::parse(plain), Some(Event::Message(_)))
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::client::model::mentions::Highlights;
+    use crate::client::session::outgoing::CidGenerator;
+    use crate::client::session::reconnect::ReconnectConfig;
+    use crate::client::session::resume::Backoff;
+    use crate::client::terminal::notify::NotifyMethod;
+    use crate::client::terminal::printer::PrintQueue;
+    use crate::client::terminal::screen::Times;
+    use crate::client::text::theme::{ColorChoice, Theme};
+
+    /// Returns the chat of alice, without colours and times, and what it prints.
+    pub(in crate::client::terminal) fn chat() -> (Chat, PrintQueue) {
+        let (printer, queue) = Printer::new();
+        let theme = Theme::new(ColorChoice::Never, 0);
+        let screen = Screen::new(theme, Times::Never, false, Highlights::default());
+        let attention = Notifier::new(NotifyMethod::Off, Highlights::default(), false);
+        let (resumption, state) = (Resumption::new(CidGenerator::new(7)), State::new("alice"));
+        let (state, log) = (Arc::new(Mutex::new(state)), LogFiles::none());
+        (Chat::new(resumption, state, printer, screen, attention, Joins::All, log), queue)
+    }
+
+    /// Replaces `@3 ` at the beginning by the cid of line 3, and an id.
+    pub(in crate::client::terminal) fn with_cid(line: &str) -> String {
+        match line.strip_prefix('@').and_then(|rest| rest.split_once(' ')) {
+            Some((number, rest)) => {
+                let cid = CidGenerator::new(7).line_cid(number.parse().unwrap());
+                format!("@id=1{number};cid={cid} {rest}")
+            }
+            None => line.to_owned(),
+        }
+    }
+
+    fn receive(chat: &mut Chat, lines: &[&str]) {
+        for line in lines {
+            chat.receive(&with_cid(line));
+        }
+    }
+
+    fn queue(chat: &mut Chat, lines: &[&str], is_offline: bool) {
+        for &line in lines {
+            chat.queue_line(line.to_owned(), None, is_offline);
+        }
+    }
+
+    /// Returns the lines that are sent now, with their numbers.
+    fn sent(chat: &mut Chat) -> Vec<String> {
+        let state = lock(&chat.state);
+        let lines = std::iter::from_fn(|| chat.resumption.outgoing.next(state.room()));
+        lines.map(|line| line.split_once('-').unwrap().1.to_owned()).collect()
+    }
+
+    fn lose_connection(chat: &mut Chat) {
+        chat.connection_lost();
+        let config = ReconnectConfig::for_test(Duration::MAX);
+        drop(config.reconnector(&mut chat.resumption, &lock(&chat.state)));
+    }
+
+    fn reconnect(chat: &mut Chat, me: &str, missed: &[&str], how: Outcome) {
+        chat.continue_after_reconnect(Reconnected {
+            backoff: Backoff::new(),
+            me: me.to_owned(),
+            missed: missed.iter().map(|line| with_cid(line)).collect(),
+            how,
+            ids_were_reset: false,
+            after: Duration::ZERO,
+        });
+    }
+
+    #[test]
+    fn typed_line_is_shown_once_as_its_echo() {
+        let (mut chat, printed) = chat();
+        queue(&mut chat, &["one", "two"], false);
+        assert_eq!(sent(&mut chat), ["1 one", "2 two"]);
+        assert_eq!(printed.take(), [""; 0]);
+        receive(&mut chat, &["bob: before", "@1 alice: one"]);
+        assert_eq!(printed.take(), ["bob: before", "alice: one"]);
+        lose_connection(&mut chat);
+        reconnect(&mut chat, "alice", &["@1 alice: one", "@2 alice: two"], Outcome::Resumed);
+        assert_eq!(sent(&mut chat), [""; 0], "both are answered");
+        let shown = ["-- connection lost; reconnecting …", "-- reconnected after a moment"];
+        assert_eq!(printed.take(), [&shown[..], &["alice: two"]].concat());
+    }
+
+    #[test]
+    fn line_typed_offline_is_shown_as_pending_without_its_password() {
+        let (mut chat, printed) = chat();
+        lose_connection(&mut chat);
+        assert_eq!(lock(&chat.state).link, LinkState::Lost);
+        printed.take();
+        queue(&mut chat, &["hi", "/login bob sesame"], true);
+        assert_eq!(printed.take(), ["-- to be sent: hi", "-- to be sent: (a password)"]);
+        assert_eq!(sent(&mut chat), [""; 0]);
+        reconnect(&mut chat, "alice", &[], Outcome::Resumed);
+        assert_eq!(lock(&chat.state).link, LinkState::Up);
+        assert_eq!(sent(&mut chat), ["1 hi", "2 /login bob sesame"]);
+        printed.take();
+        chat.abandon_lines();
+        let warned = ["-- perhaps not delivered: hi", "-- perhaps not delivered: (a password)"];
+        assert_eq!(printed.take(), warned);
+    }
+
+    #[test]
+    fn line_for_a_refused_target_is_reported_and_not_sent() {
+        let (mut chat, printed) = chat();
+        lose_connection(&mut chat);
+        queue(&mut chat, &["/query bob", "for bob"], true);
+        reconnect(&mut chat, "alice", &[], Outcome::Resumed);
+        assert_eq!(sent(&mut chat), ["1 /query bob"]);
+        receive(&mut chat, &["@1 [ERROR no-such-user] bob is not online"]);
+        assert_eq!(sent(&mut chat), [""; 0]);
+        assert_eq!(printed.take().last().unwrap(), "-- not sent: for bob");
+    }
+
+    #[test]
+    fn new_session_under_another_name_and_without_the_room_is_reported() {
+        let (mut chat, printed) = chat();
+        queue(&mut chat, &["/join ops"], false);
+        sent(&mut chat);
+        receive(&mut chat, &["@1 [JOINED #ops] hi", "@1 [USERS #ops 1] alice"]);
+        queue(&mut chat, &["one"], false);
+        sent(&mut chat);
+        lose_connection(&mut chat);
+        queue(&mut chat, &["two"], true);
+        printed.take();
+        let mut session = Session::of("alice_");
+        session.missed = vec!["bob: a".to_owned(), "bob: b".to_owned()];
+        reconnect(&mut chat, "alice_", &[], Outcome::NewSession(session));
+        assert_eq!(lock(&chat.state).me(), "alice_");
+        assert_eq!(sent(&mut chat), [""; 0]);
+        let printed = printed.take();
+        let (missed, others): (Vec<_>, Vec<_>) =
+            printed.iter().map(String::as_str).partition(|line| line.contains("2 missed"));
+        assert_eq!(missed.len(), 1, "{printed:?}");
+        let expected = [
+            "-- reconnected after a moment, in a new session",
+            "-- perhaps not delivered: one",
+            "bob: a",
+            "bob: b",
+            "-- not sent: two",
+        ];
+        assert_eq!(others, expected);
+    }
+
+    #[test]
+    fn name_that_another_user_has_is_reported_after_reconnect() {
+        let (mut chat, printed) = chat();
+        lose_connection(&mut chat);
+        printed.take();
+        let session = Session::of("alice_");
+        reconnect(&mut chat, "alice", &[], Outcome::NewSession(session));
+        let warning = "-- alice is in use by another user; you are now alice_ (/nick changes it)";
+        assert_eq!(printed.take().last().unwrap(), warning);
+        assert_eq!(lock(&chat.state).me(), "alice_");
+    }
+
+    #[test]
+    fn quiet_room_shows_only_mentions() {
+        let (mut chat, printed) = chat();
+        chat.toggle_quiet(None);
+        assert!(printed.take()[0].starts_with("-- #lobby is quiet: "));
+        receive(&mut chat, &["bob: hi", "* carol joined", "bob: hi alice"]);
+        chat.show_presence();
+        assert_eq!(printed.take(), [">bob: hi alice"]);
+        assert_eq!(lock(&chat.state).unread.total(), 2);
+        chat.toggle_quiet(Some("LOBBY".to_owned()));
+        assert!(printed.take()[0].starts_with("-- #LOBBY is shown again; "));
+        chat.toggle_quiet(Some("ops".to_owned()));
+        assert_eq!(printed.take(), ["-- you are not in #ops"]);
+    }
+
+    #[test]
+    fn presence_waits_until_a_line_names_the_user() {
+        let (mut chat, printed) = chat();
+        receive(&mut chat, &["* bob joined", "* carol joined", "dave: hi"]);
+        assert_eq!(printed.take(), ["dave: hi"]);
+        assert!(chat.presence.due().is_some());
+        receive(&mut chat, &["dave: welcome, Carol"]);
+        assert_eq!(printed.take(), ["* bob, carol joined", "dave: welcome, Carol"]);
+        assert!(chat.presence.due().is_none());
+        receive(&mut chat, &["* bob quit (bye)", "[BYE kicked] out"]);
+        assert_eq!(printed.take()[0], "* bob quit (bye)");
+        assert_eq!(chat.farewell, Some(("kicked".to_owned(), "out".to_owned())));
+        chat.joins = Joins::Off;
+        receive(&mut chat, &["* bob joined", "bob: back"]);
+        assert_eq!(printed.take(), ["bob: back"]);
+    }
+
+    #[test]
+    fn text_for_the_room_ignores_the_query() {
+        let (mut chat, printed) = chat();
+        receive(&mut chat, &["[QUERY bob] your messages now go to bob"]);
+        assert_eq!(lock(&chat.state).target(), "bob");
+        printed.take();
+        chat.say_in_room("hi all", false);
+        assert_eq!(sent(&mut chat), ["1 /msg #lobby hi all"]);
+        chat.say_in_room(" ", false);
+        assert_eq!(printed.take(), ["-- usage: /say TEXT"]);
+        receive(&mut chat, &["[PARTED #lobby] bye"]);
+        printed.take();
+        chat.say_in_room("hi all", false);
+        assert_eq!(printed.take(), ["-- not sent: you are in no room; /join one to talk"]);
+        assert_eq!(sent(&mut chat), [""; 0]);
+    }
+
+    #[test]
+    fn help_has_the_commands_of_the_server_and_of_the_client() {
+        let (mut chat, printed) = chat();
+        let has = |lines: &[String], start: &str| lines.iter().any(|line| line.starts_with(start));
+        queue(&mut chat, &["/help say"], false);
+        assert_eq!(sent(&mut chat), [""; 0], "the server does not know it");
+        let lines = printed.take();
+        assert!(lines.len() == 1 && has(&lines, "/say TEXT  "), "{lines:?}");
+        queue(&mut chat, &["/help"], false);
+        assert_eq!(sent(&mut chat), ["1 /help"]);
+        assert_eq!(printed.take(), [""; 0]);
+        receive(&mut chat, &["@1 [HELP 2] commands", "@1 /who [ROOM]  list", "@1 /fly  new"]);
+        let lines = printed.take();
+        for start in ["/who [ROOM]  list", "/fly  new", "/say TEXT  ", "/quiet [ROOM]  "] {
+            assert!(has(&lines, start), "{start}: {lines:?}");
+        }
+        queue(&mut chat, &["/help"], true);
+        let lines = printed.take();
+        assert!(has(&lines, "/who [ROOM]  ") && has(&lines, "/say TEXT  "), "{lines:?}");
+        assert_eq!(sent(&mut chat), [""; 0]);
+    }
+
+    #[test]
+    fn slow_server_is_shown_in_the_prompt_and_ping_reports_its_time() {
+        let (mut chat, printed) = chat();
+        queue(&mut chat, &["/ping"], false);
+        sent(&mut chat);
+        let since = Instant::now().checked_sub(Duration::from_millis(1500));
+        chat.show_latency(since);
+        assert_eq!(lock(&chat.state).link, LinkState::Slow(1));
+        assert_eq!(lock(&chat.state).sending, 1);
+        receive(&mut chat, &["@1 [PONG]"]);
+        assert!(printed.take().last().unwrap().starts_with("-- answered in "));
+        chat.show_latency(None);
+        assert_eq!(lock(&chat.state).link, LinkState::Up);
+        assert_eq!(lock(&chat.state).sending, 0);
+    }
+}

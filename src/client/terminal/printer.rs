@@ -122,6 +122,20 @@ impl Printer {
 }
 
 impl PrintQueue {
+    /// Takes the queued lines, as the thread would, for tests.
+    #[cfg(test)]
+    pub(super) fn take(&self) -> Vec<String> {
+        let requests: Vec<PrintRequest> = self.requests.try_iter().collect();
+        let size = requests.iter().map(PrintRequest::size).sum();
+        self.size.bytes.fetch_sub(size, Ordering::Relaxed);
+        self.size.has_shrunk.notify_one();
+        let line = |request| match request {
+            PrintRequest::Line(line) => Some(line.as_str().to_owned()),
+            PrintRequest::Repaint | PrintRequest::Redraw => None,
+        };
+        requests.into_iter().filter_map(line).collect()
+    }
+
     /// Starts the thread, which prints above the prompt and, once there are no more prompts, to
     /// the terminal. It ends when every [`Printer`] has been dropped.
     pub(super) fn start_printing(
