@@ -346,16 +346,18 @@ impl ChatLoop {
     async fn leave(&mut self, quit: &str, end: End) -> End {
         let answers = async {
             let mut is_closed = false;
-            while self.chat.resumption.outgoing.load().0 > 0 {
-                if !self.receive() {
-                    self.chat.printer.progressed().await;
-                    continue;
-                }
-                if is_closed {
+            loop {
+                let is_drained = self.receive();
+                let is_answered = self.chat.resumption.outgoing.load().0 == 0;
+                if is_answered || (is_drained && is_closed) {
                     return;
                 }
-                self.send();
-                is_closed = self.connection.progress().await == Progress::Closed;
+                if is_drained {
+                    self.send();
+                    is_closed = self.connection.progress().await == Progress::Closed;
+                } else {
+                    self.chat.printer.progressed().await;
+                }
             }
         };
         // A server that does not answer must not delay the exit.
@@ -380,5 +382,165 @@ impl ChatLoop {
             }
             End::Signal(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::client::terminal::chat::tests::{chat, with_cid};
+    use crate::client::terminal::printer::PrintQueue;
+
+    /// The loop of alice's chat, what it prints, and the server's end of the connection.
+    fn chat_loop() -> (ChatLoop, PrintQueue, BufReader<DuplexStream>) {
+        let (chat, printed) = chat();
+        let (connection, peer) = Connection::in_memory();
+        let chat_loop = ChatLoop {
+            chat,
+            connection,
+            reconnect: ReconnectConfig::for_test(Duration::MAX),
+            heartbeat: Heartbeat::new(Duration::from_mins(1), Instant::now()),
+            continued: signals::continued().unwrap(),
+            debug_panic: false,
+        };
+        (chat_loop, printed, BufReader::new(peer))
+    }
+
+    fn typed(text: &str) -> Typed {
+        Typed::Line { text: text.to_owned(), waiting: None }
+    }
+
+    /// Answers the next line with `answer`, which carries its cid, and returns the line.
+    async fn answer(peer: &mut BufReader<DuplexStream>, answer: &str) -> String {
+        let mut line = String::new();
+        peer.read_line(&mut line).await.unwrap();
+        peer.write_all(format!("{}\n", with_cid(answer)).as_bytes()).await.unwrap();
+        line.trim_end().to_owned()
+    }
+
+    #[tokio::test]
+    async fn full_screen_stops_reading_the_server() {
+        let (mut chat_loop, printed, mut peer) = chat_loop();
+        peer.write_all(b"bob: one\nbob: two\n").await.unwrap();
+        assert_eq!(chat_loop.connection.progress().await, Progress::Read);
+        while chat_loop.chat.printer.has_room() {
+            chat_loop.chat.printer.repaint();
+        }
+        assert!(!chat_loop.receive());
+        let progressed = chat_loop.chat.printer.progressed();
+        assert_eq!(printed.take(), [""; 0]);
+        progressed.await;
+        assert!(chat_loop.receive());
+        assert_eq!(printed.take(), ["bob: one", "bob: two"]);
+    }
+
+    #[tokio::test]
+    async fn leaving_client_waits_for_answers_and_shows_its_sum() {
+        let (mut chat_loop, printed, mut peer) = chat_loop();
+        let (sender, mut lines) = mpsc::unbounded_channel();
+        for typed in [typed("hi"), Typed::Quit("/quit bye".to_owned())] {
+            assert!(sender.send(typed).is_ok());
+        }
+        let mut signals = Signals::none();
+        let server = async {
+            let said = answer(&mut peer, "@1 alice: hi").await;
+            let quit = answer(&mut peer, "[BYE quit] goodbye").await;
+            drop(peer);
+            (said, quit)
+        };
+        let both = async { tokio::join!(chat_loop.run(&mut lines, &mut signals), server) };
+        // After the last answer, nothing more is awaited.
+        let (end, (said, quit)) = timeout(ANSWERS_TIMEOUT, both).await.unwrap();
+        assert!(said.ends_with(" hi"));
+        assert_eq!((quit.as_str(), end.exit()), ("/quit bye", Exit::Done));
+        assert_eq!(chat_loop.end(&end), None);
+        let printed = printed.take();
+        assert_eq!(printed.first().unwrap(), "alice: hi");
+        assert!(printed.last().unwrap().ends_with(", 0 messages read"));
+    }
+
+    #[tokio::test]
+    async fn lost_connection_is_left_after_its_last_line() {
+        let (mut chat_loop, printed, mut peer) = chat_loop();
+        peer.write_all(b"bob: last\n").await.unwrap();
+        drop(peer);
+        let (_sender, mut lines) = mpsc::unbounded_channel();
+        let end = chat_loop.serve_connection(&mut lines, &mut Signals::none()).await;
+        assert!(end.is_none());
+        assert_eq!(printed.take(), ["bob: last"]);
+    }
+
+    #[tokio::test]
+    async fn server_that_answers_no_ping_is_lost() {
+        let (mut chat_loop, _printed, peer) = chat_loop();
+        chat_loop.heartbeat = Heartbeat::new(Duration::from_millis(1), Instant::now());
+        let (_sender, mut lines) = mpsc::unbounded_channel();
+        let end = chat_loop.serve_connection(&mut lines, &mut Signals::none()).await;
+        assert!(end.is_none());
+        drop(chat_loop);
+        let mut sent = peer.lines();
+        let ping = sent.next_line().await.unwrap().unwrap();
+        assert!(ping.ends_with(" /ping"), "{ping}");
+        assert_eq!(sent.next_line().await.unwrap(), Some(ping));
+    }
+
+    #[tokio::test]
+    async fn input_decides_whether_to_stay_reconnect_or_leave() {
+        let (mut chat_loop, printed, _peer) = chat_loop();
+        let local = || Some(Typed::Local(Local::Reconnect));
+        assert!(matches!(chat_loop.handle_input(local()), Step::Reconnect));
+        chat_loop.reconnect.retry_for = Duration::ZERO;
+        assert!(matches!(chat_loop.handle_input(local()), Step::Stay));
+        let refused = chat_loop.handle_input(Some(Typed::Refused("not sent: x".into())));
+        assert!(matches!(refused, Step::Stay));
+        let warnings = ["-- /reconnect does not work with --retry-for 0", "-- not sent: x"];
+        assert_eq!(printed.take(), warnings);
+        for (typed, quit, exit) in [
+            (Some(Typed::Quit("/quit bye".to_owned())), "/quit bye", Exit::Done),
+            (None, "/quit", Exit::Done),
+            (Some(Typed::Interrupted), "/quit", Exit::Interrupted),
+            (Some(Typed::Failed("hung up".to_owned())), "/quit", Exit::Unavailable),
+        ] {
+            let Step::Leave(line, end) = chat_loop.handle_input(typed) else { panic!("{exit:?}") };
+            assert_eq!((line.as_str(), end.exit()), (quit, exit));
+        }
+    }
+
+    #[tokio::test]
+    async fn client_does_not_reconnect_after_a_farewell_that_concerns_it() {
+        let (mut chat_loop, printed, _peer) = chat_loop();
+        let (_sender, mut lines) = mpsc::unbounded_channel();
+        let mut signals = Signals::none();
+        chat_loop.chat.queue_line("/login bob sesame".to_owned(), None, false);
+        chat_loop.chat.farewell = Some(("kicked".to_owned(), "out".to_owned()));
+        let Err(end) = chat_loop.reconnect(&mut lines, &mut signals).await else { panic!() };
+        let why = chat_loop.end(&end);
+        assert_eq!(why.as_deref(), Some("the server ended the connection: out"));
+        assert_eq!(printed.take(), ["-- not sent: (a password)"]);
+        chat_loop.reconnect.retry_for = Duration::ZERO;
+        let Err(end) = chat_loop.reconnect(&mut lines, &mut signals).await else { panic!() };
+        assert_eq!(chat_loop.end(&end).as_deref(), Some("the connection was lost"));
+        assert_eq!(end.exit(), Exit::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn user_can_leave_while_the_client_reconnects() {
+        let (mut chat_loop, printed, _peer) = chat_loop();
+        let (sender, mut lines) = mpsc::unbounded_channel();
+        for typed in [typed("hi"), Typed::Quit("/quit".to_owned())] {
+            assert!(sender.send(typed).is_ok());
+        }
+        // Nothing listens on the port, and the server would be tried again for ever.
+        let back = chat_loop.reconnect(&mut lines, &mut Signals::none()).await;
+        assert!(matches!(back, Err(End::Left)));
+        assert_eq!(chat_loop.end(&End::Left), None);
+        let mut printed = printed.take();
+        assert!(printed.pop().unwrap().ends_with(", 0 messages read"));
+        let expected =
+            ["-- connection lost; reconnecting …", "-- to be sent: hi", "-- not sent: hi"];
+        assert_eq!(printed, expected);
     }
 }
