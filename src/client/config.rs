@@ -4,7 +4,7 @@
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 
-use super::JoinArgs;
+use super::arguments::JoinArgs;
 use crate::config::{base_folder, with_settings};
 
 /// Returns `chatty join` with the settings of its file as its defaults. `given` is the

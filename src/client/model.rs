@@ -5,4 +5,4 @@ pub(super) mod local;
 pub(super) mod mentions;
 pub(super) mod state;
 pub(super) mod submission;
-pub(super) mod unread;
+mod unread;

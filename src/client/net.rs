@@ -3,6 +3,6 @@
 
 pub(super) mod address;
 pub(super) mod connection;
-pub(super) mod happy_eyeballs;
-pub(super) mod known_hosts;
+mod happy_eyeballs;
+mod known_hosts;
 pub(super) mod tls;

@@ -1,6 +1,7 @@
 //! The piped mode, for scripts: lines or JSON objects, without a prompt.
 
+mod input;
 pub(super) mod json;
 pub(super) mod output;
 pub(super) mod piped;
-pub(super) mod writer;
+mod writer;

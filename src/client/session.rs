@@ -7,4 +7,27 @@ pub(super) mod outgoing;
 pub(super) mod password;
 pub(super) mod reconnect;
 pub(super) mod resume;
-pub(super) mod seen_messages;
+mod seen_messages;
+
+use std::time::Duration;
+
+use super::log_files::LogFiles;
+use super::net::connection::Connection;
+use crate::commands::Command;
+use login::Session;
+use outgoing::CidGenerator;
+use reconnect::ReconnectConfig;
+
+/// The command with which the client leaves on its own.
+pub(super) const QUIT: Command<'static> = Command::Quit { reason: None };
+
+/// A session after login, with everything needed to resume it.
+pub(super) struct ActiveSession {
+    pub(super) connection: Connection,
+    pub(super) session: Session,
+    pub(super) cids: CidGenerator,
+    pub(super) reconnect: ReconnectConfig,
+    pub(super) ping_after: Duration,
+    pub(super) log: LogFiles,
+    pub(super) debug_panic: bool,
+}

@@ -9,17 +9,22 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
+use super::arguments::JoinArgs;
 use super::log_files::LogFiles;
 use super::net::address::Endpoint;
 use super::net::connection::{Connection, Unreachable, connect};
+use super::net::tls::Tls;
+use super::process::exit::Exit;
 use super::process::signals::Signals;
+use super::process::tty::is_on_terminal;
 use super::script::json::{self, Status};
 use super::session::login::{self, Identity, Refused, Session};
 use super::session::outgoing::CidGenerator;
 use super::session::password::Password;
 use super::session::reconnect::ReconnectConfig;
 use super::session::resume::humanize;
-use super::{ActiveSession, Exit, JoinArgs, QUIT, is_interactive, is_on_terminal, print_error};
+use super::session::{ActiveSession, QUIT};
+use super::text::sanitize::print_error;
 use crate::stdio;
 
 /// The ways to give a password without a prompt.
@@ -88,19 +93,20 @@ pub(super) async fn start_session(
     identity: &Identity,
     signals: &mut Signals,
 ) -> Result<ActiveSession, Failure> {
-    let mut endpoint = args.address.with_default_port(args.port);
-    endpoint.tls = args.tls.open().map_err(|problem| Failure::new(Exit::Usage, problem))?;
+    let endpoint = args.address.with_default_port(args.port);
+    let tls = args.tls.open().map_err(|problem| Failure::new(Exit::Usage, problem))?;
     let run_id = getrandom::u64()
         .map_err(|_| Failure::new(Exit::Unavailable, "the system provides no random numbers"))?;
     let log = if args.log { LogFiles::of(&endpoint) } else { Ok(LogFiles::none()) };
     let log = log.map_err(|problem| Failure::new(Exit::Usage, problem))?;
     // On a terminal the user decides when to stop.
-    let default = if is_interactive(args) { Duration::MAX } else { RETRY_FOR };
+    let default = if args.is_interactive() { Duration::MAX } else { RETRY_FOR };
     let retry_for = args.retry_for.unwrap_or(default);
     let mut pending = PendingLogin {
         args,
         identity,
         endpoint,
+        tls,
         cids: CidGenerator::new(run_id),
         wants_session: args.wants_session(),
         connection: None,
@@ -109,7 +115,7 @@ pub(super) async fn start_session(
         attempts_left: 0,
         is_just_typed: false,
     };
-    let mut waiting = NameWait::new(if is_interactive(args) { Duration::ZERO } else { retry_for });
+    let mut waiting = NameWait::new(if args.is_interactive() { Duration::ZERO } else { retry_for });
     let session = loop {
         let problem = match pending.attempt_unless_stopped(signals).await {
             Ok(session) => break session,
@@ -133,7 +139,7 @@ pub(super) async fn start_session(
             exit = signals.next() => return Err(pending.fail(Problem::Stopped(exit))),
         }
     };
-    let PendingLogin { endpoint, cids, connection, password, wants_session, .. } = pending;
+    let PendingLogin { endpoint, tls, cids, connection, password, wants_session, .. } = pending;
     let Some(mut connection) = connection else {
         return Err(Failure::new(Exit::Unavailable, "the connection was lost"));
     };
@@ -142,9 +148,10 @@ pub(super) async fn start_session(
         return Err(Failure::new(Exit::Refused, format!("cannot join the room: {why}")));
     }
     let (retry_now, since) = (Arc::default(), Instant::now());
-    let may_rename = is_interactive(args);
+    let may_rename = args.is_interactive();
     let reconnect = ReconnectConfig {
         endpoint,
+        tls,
         retry_for,
         password,
         may_rename,
@@ -161,6 +168,8 @@ struct PendingLogin<'a> {
     args: &'a JoinArgs,
     identity: &'a Identity,
     endpoint: Endpoint,
+    /// `None`: no encryption.
+    tls: Option<Tls>,
     cids: CidGenerator,
     wants_session: bool,
     /// The connection after the server's greeting.
@@ -189,7 +198,8 @@ impl PendingLogin<'_> {
 
     async fn attempt(&mut self) -> Result<Session, Problem> {
         if self.connection.is_none() {
-            let mut connection = connect(&self.endpoint).await.map_err(Problem::Unreachable)?;
+            let mut connection =
+                connect(&self.endpoint, self.tls.as_ref()).await.map_err(Problem::Unreachable)?;
             login::greet(&mut connection).await.map_err(Problem::Refused)?;
             self.connection = Some(connection);
         }

@@ -59,20 +59,27 @@ const FLOORS: &[(&str, Floors)] = &[
     (
         "client",
         &[
-            (Apart, &["start"]),
-            (Apart, &["config", "script", "terminal"]),
-            (Together, &["model", "session"]),
+            (Apart, &["self"]),
+            (Apart, &["config", "start"]),
+            (Apart, &["arguments"]),
+            (Apart, &["script", "terminal"]),
+            (Apart, &["session"]),
             (Apart, &["log_files"]),
             (Apart, &["net"]),
-            (Apart, &["limits", "process", "text"]),
+            (Apart, &["model", "process", "text"]),
+            (Apart, &["limits"]),
         ],
     ),
     (
         "client::terminal",
         &[
             (Apart, &["interactive"]),
+            (Apart, &["chat"]),
             // The prompt.
-            (Together, &["ctrl_c", "helper", "history", "prompt", "prompt_text", "suspend"]),
+            (
+                Together,
+                &["ctrl_c", "helper", "history", "prompt", "prompt_text", "shared", "suspend"],
+            ),
             // Output.
             (
                 Together,
@@ -91,24 +98,11 @@ const FLOORS: &[(&str, Floors)] = &[
     ),
 ];
 
+/// Folders without any import cycle between files: here a folder's own file counts, too.
+const WITHOUT_CYCLES: &[&str] = &["client"];
+
 /// The import cycles between modules of a folder that are accepted, each with its reason.
 const CYCLES: &[(&str, &[&str], &str)] = &[
-    ("client", &["model", "session"], "an answer changes both the state and what is to be sent"),
-    (
-        "client::net",
-        &["address", "known_hosts", "tls"],
-        "an address chooses TLS, which trusts addresses",
-    ),
-    (
-        "client::session",
-        &["login", "resume"],
-        "a login resumes if it can, and a failed resume logs in",
-    ),
-    (
-        "client::terminal",
-        &["helper", "history", "prompt"],
-        "rustyline calls the helper of its own prompt",
-    ),
     (
         "server",
         &["limits", "net", "turn"],
@@ -164,6 +158,9 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "fs::read_to_string",
         ],
     ),
+    ("client::model", &["async ", "await", "tokio", "anyhow", "Instant", "std::io", "std::net"]),
+    // A connection carries lines; what they mean is decided above it.
+    ("client::net", &["crate::commands", "client::model", "Event", "Tags"]),
     ("ignored_signals", &["println!"]),
     ("files", &["println!"]),
     ("stdio", &["tokio", "println!"]),
@@ -241,10 +238,14 @@ fn faults_of_floors(of: &Crate, floors: &[(&str, Floors)]) -> Vec<String> {
     faults
 }
 
-/// Returns the import cycles between modules of a folder, by folder.
-fn cycles(of: &Crate) -> Vec<(String, Vec<String>)> {
+/// Returns the import cycles between modules of a folder, by folder. In the folders `without` and
+/// below, the folder's own file counts as one of them.
+fn cycles(of: &Crate, without: &[&str]) -> Vec<(String, Vec<String>)> {
     let mut cycles = Vec::new();
-    for (folder, imports) in folders(of) {
+    for (folder, mut imports) in folders(of) {
+        if !without.iter().any(|without| folder.starts_with(&parse(without))) {
+            imports.retain(|(_, to), _| to != "self");
+        }
         let names: BTreeSet<&str> = imports.keys().map(|(from, _)| from.as_str()).collect();
         let reached = |from| reached_from(from, &imports);
         let reached: BTreeMap<&str, BTreeSet<&str>> =
@@ -263,14 +264,14 @@ fn cycles(of: &Crate) -> Vec<(String, Vec<String>)> {
     cycles
 }
 
-/// Returns the modules that a module imports, directly or through others, apart from `self`.
+/// Returns the modules that a module imports, directly or through others.
 fn reached_from<'i>(
     name: &'i str,
     imports: &'i BTreeMap<(String, String), String>,
 ) -> BTreeSet<&'i str> {
     let (mut reached, mut next) = (BTreeSet::new(), vec![name]);
     while let Some(name) = next.pop() {
-        for (_, to) in imports.keys().filter(|(from, to)| from == name && to != "self") {
+        for (_, to) in imports.keys().filter(|(from, _)| from == name) {
             if reached.insert(to.as_str()) {
                 next.push(to);
             }
@@ -287,7 +288,7 @@ fn imports_point_down() {
 
 #[test]
 fn modules_of_a_folder_have_no_import_cycles() {
-    let found = cycles(&Crate::read(&root().join("src/lib.rs")));
+    let found = cycles(&Crate::read(&root().join("src/lib.rs")), WITHOUT_CYCLES);
     let mut known: Vec<(String, Vec<String>)> = CYCLES
         .iter()
         .map(|(folder, names, _)| {
@@ -427,5 +428,19 @@ fn import_cycle_through_a_re_export_is_found() {
         ("d", ""),
     ];
     let cycle = ["a", "b", "c"].map(str::to_owned).to_vec();
-    assert_eq!(cycles(&Crate::of(&files)), [(String::new(), cycle)]);
+    assert_eq!(cycles(&Crate::of(&files), &[]), [(String::new(), cycle)]);
+}
+
+#[test]
+fn import_cycle_with_own_file_of_folder_is_found_where_it_counts() {
+    let files = [
+        ("", "mod a; mod b;"),
+        ("a", "mod inner; use inner::f; pub struct A;"),
+        ("a/inner", "use super::A; pub fn f() {}"),
+        ("b", "mod inner; use inner::f; pub struct B;"),
+        ("b/inner", "use super::B; pub fn f() {}"),
+    ];
+    let cycle = ["inner", "self"].map(str::to_owned).to_vec();
+    assert_eq!(cycles(&Crate::of(&files), &["a"]), [("a".to_owned(), cycle)]);
+    assert_eq!(cycles(&Crate::of(&files), &[]), []);
 }

@@ -9,8 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::mentions::Highlights;
 use super::unread::Unread;
 use crate::client::limits::{IGNORED_MAX, KNOWN_ROOMS_MAX, MEMBERS_MAX, ROOMS_MAX};
-use crate::client::session::outgoing::reply_to;
-use crate::commands::{Command, HistoryRange, MessageTarget, Setting};
+use crate::commands::{self, Command, HistoryRange, MessageTarget, Parsed, Setting};
 use crate::protocol::name::is_name;
 use crate::protocol::reply::Query;
 use crate::protocol::{Event, HISTORY_MAX, Key, LOBBY, Message, Moderation, Place, Reply, Tags};
@@ -145,7 +144,11 @@ impl State {
     /// Returns a `/reply` with its current recipient fixed, so that a line that is sent later
     /// does not go to the sender of a message received meanwhile. `None` for other lines.
     pub(in crate::client) fn with_fixed_target(&self, line: &str) -> Option<String> {
-        reply_to(self.last_private_sender.as_deref()?, line)
+        let to = MessageTarget::Person(self.last_private_sender.as_deref()?);
+        let Ok(Parsed::Command(Command::Reply { text })) = commands::parse(line) else {
+            return None;
+        };
+        Some(Command::Msg { to, text }.to_string())
     }
 
     /// Whether plain text has the same target as in `other`, and all its rooms are joined.
@@ -448,6 +451,19 @@ mod tests {
         ] {
             assert_eq!(state_after(lines).target(), target, "{lines:?}");
         }
+    }
+
+    #[test]
+    fn reply_is_fixed_to_the_last_private_sender() {
+        let lines = ["[PRIVATE MESSAGE] carol: hi", "[PRIVATE MESSAGE] bob: psst", "dave: hi"];
+        let state = state_after(&lines);
+        for line in ["/reply yes", "/r yes"] {
+            assert_eq!(state.with_fixed_target(line).as_deref(), Some("/msg bob yes"), "{line}");
+        }
+        for line in ["yes", "/msg carol yes", "/reply", "//r yes"] {
+            assert_eq!(state.with_fixed_target(line), None, "{line}");
+        }
+        assert_eq!(state_after(&["dave: hi"]).with_fixed_target("/reply yes"), None);
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use super::tls::Tls;
 use crate::scoped_ip::ScopedIp;
 
 /// The timeout of a name lookup.
@@ -22,13 +21,11 @@ pub(in crate::client) struct Address {
     port: Option<u16>,
 }
 
-/// A host, its port and the encryption to use.
+/// A host and its port.
 #[derive(Debug, Clone)]
 pub(in crate::client) struct Endpoint {
     pub(in crate::client) host: String,
     pub(in crate::client) port: u16,
-    /// `None`: no encryption.
-    pub(in crate::client) tls: Option<Tls>,
 }
 
 impl Endpoint {
@@ -76,7 +73,7 @@ fn lookup_problem(error: &io::Error) -> &'static str {
 impl Address {
     /// Returns the endpoint, with `port` if the address has none.
     pub(in crate::client) fn with_default_port(&self, port: u16) -> Endpoint {
-        Endpoint { host: self.host.clone(), port: self.port.unwrap_or(port), tls: None }
+        Endpoint { host: self.host.clone(), port: self.port.unwrap_or(port) }
     }
 
     pub(in crate::client) fn drop_port(&mut self) {

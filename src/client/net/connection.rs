@@ -18,7 +18,7 @@ use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::address::Endpoint;
 use super::happy_eyeballs::connect_fastest;
-use super::tls::TlsError;
+use super::tls::{Tls, TlsError};
 use crate::client::limits::{Budget, GOODBYE_MAX, LINE_MAX};
 use crate::protocol::Feature;
 use crate::protocol::codec::{Frame, LineCodec};
@@ -76,15 +76,18 @@ pub(in crate::client) enum Progress {
     Closed,
 }
 
-/// Connects to the host, with TLS if the endpoint has it.
-pub(in crate::client) async fn connect(endpoint: &Endpoint) -> Result<Connection, Unreachable> {
+/// Connects to the host, encrypted if there is a TLS configuration.
+pub(in crate::client) async fn connect(
+    endpoint: &Endpoint,
+    tls: Option<&Tls>,
+) -> Result<Connection, Unreachable> {
     let fail = |why: &str, is_final| Unreachable {
         why: format!("cannot connect to {endpoint}: {why}"),
         is_final,
     };
     let stream = connect_fastest(endpoint).await.map_err(|why| fail(&why, false))?;
     prepare(&stream);
-    let Some(tls) = &endpoint.tls else { return Ok(Connection::new(stream)) };
+    let Some(tls) = tls else { return Ok(Connection::new(stream)) };
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.encrypt(stream, endpoint)).await {
         Ok(Ok(stream)) => Ok(Connection::new(stream)),
         Ok(Err(TlsError::Distrusted(why))) => Err(fail(&why, true)),
@@ -116,6 +119,13 @@ impl Connection {
             is_closed: false,
             features: Vec::new(),
         }
+    }
+
+    /// Returns a connection in memory, and its other end, for tests.
+    #[cfg(test)]
+    pub(in crate::client) fn in_memory() -> (Self, tokio::io::DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(READ_SIZE);
+        (Self::new(ours), theirs)
     }
 
     /// Queues a line for sending. It must not contain a line end.

@@ -142,7 +142,7 @@ fn normalized(text: &str) -> Option<String> {
 
 /// Returns the server's name in the file.
 pub(super) fn host(endpoint: &Endpoint) -> String {
-    Endpoint { host: normalized_host(&endpoint.host), ..endpoint.clone() }.to_string()
+    Endpoint { host: normalized_host(&endpoint.host), port: endpoint.port }.to_string()
 }
 
 /// Normalizes a host: host names ignore case and a trailing dot, and an IPv6 address has

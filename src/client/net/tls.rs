@@ -21,7 +21,7 @@ use tokio_rustls::rustls::{
 
 use super::address::Endpoint;
 use super::known_hosts::{self, KnownHosts};
-use crate::client::print_error;
+use crate::client::text::sanitize::print_error;
 use crate::config::parse_switch;
 use crate::protocol::Fingerprint;
 

@@ -9,7 +9,7 @@ use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, timeout};
 
-use crate::client::Exit;
+use super::exit::Exit;
 use crate::ignored_signals::{REPEAT, ignore_user_signals, unless_ignored};
 
 /// How long logging out may take.
@@ -32,6 +32,12 @@ impl Signals {
             terminate: unless_ignored(SignalKind::terminate())?,
             hang_up: unless_ignored(SignalKind::hangup())?,
         })
+    }
+
+    /// Returns signals that never arrive, for tests.
+    #[cfg(test)]
+    pub(in crate::client) fn none() -> Self {
+        Self { interrupt: None, terminate: None, hang_up: None }
     }
 
     /// Waits for the next signal.

@@ -3,11 +3,11 @@
 //! restored however the client ends. It knows nothing of what is drawn.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::{Mutex, PoisonError};
-use std::{panic, process, thread};
+use std::{env, panic, process, thread};
 
 use nix::fcntl::OFlag;
 use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
@@ -87,4 +87,10 @@ fn restore(saved: Option<&Termios>, sequence: &[u8]) {
         let _ = termios::tcsetattr(io::stdin(), SetArg::TCSADRAIN, saved);
     }
     let _ = stdio::stdout().write_all(sequence);
+}
+
+/// Whether both standard streams are a terminal that can move its cursor, as a prompt needs.
+pub(in crate::client) fn is_on_terminal() -> bool {
+    let can_edit = !matches!(env::var("TERM").as_deref(), Ok("dumb" | "cons25" | "emacs"));
+    io::stdin().is_terminal() && io::stdout().is_terminal() && can_edit
 }

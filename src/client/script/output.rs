@@ -1,16 +1,16 @@
 //! The output of the piped mode: plain lines of the protocol, the same lines in color on a
 //! terminal, or JSON objects. It does not know where the lines come from.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write};
 
 use super::json::{self, Status};
 use super::writer::Writer;
 use crate::client::text::sanitize::Clean;
+use crate::client::text::sanitize::print_error;
 use crate::client::text::theme::Theme;
-use crate::client::{JoinArgs, print_error};
 use crate::protocol::{Event, Message, Place, Tags, text};
 
-/// Standard output.
+/// The output of a run.
 pub(in crate::client) struct Output {
     form: Form,
     is_quiet: bool,
@@ -28,22 +28,10 @@ pub(in crate::client) enum Form {
     Json,
 }
 
-impl Form {
-    pub(in crate::client) fn of(args: &JoinArgs) -> Self {
-        let theme = Theme::new(args.color, args.color_seed);
-        if args.json {
-            Self::Json
-        } else if theme.has_color() || io::stdout().is_terminal() {
-            Self::Shown(theme)
-        } else {
-            Self::Plain
-        }
-    }
-}
-
 impl Output {
-    pub(super) fn new(form: Form, is_quiet: bool) -> Self {
-        Self { form, is_quiet, out: Writer::start() }
+    /// Returns an output in this form to `out`. `is_quiet`: `--quiet`.
+    pub(super) fn new(out: impl Write + Send + 'static, form: Form, is_quiet: bool) -> Self {
+        Self { form, is_quiet, out: Writer::start(out) }
     }
 
     /// Writes a line of the server. `number` is the number of the line that it answers.

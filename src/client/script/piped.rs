@@ -7,41 +7,36 @@
 //! 4. At the end of the input, the client waits for all answers before it exits.
 //! 5. All of this survives a lost connection (`session/resume.rs`).
 
-use std::io::{self, BufRead, Read as _};
-use std::mem;
+use std::io;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use super::input::{Input, Line, read_input};
 use super::json::Status;
 use super::output::{Form, Output};
 use crate::client::log_files::LogFiles;
 use crate::client::model::state::State;
 use crate::client::net::connection::{Connection, Progress};
+use crate::client::process::exit::Exit;
 use crate::client::process::signals::Signals;
 use crate::client::session::heartbeat::{Heartbeat, HeartbeatAction};
 use crate::client::session::login::REPLACED;
+use crate::client::session::outgoing::CidGenerator;
 use crate::client::session::reconnect::{Outcome, ReconnectConfig, Reconnected};
 use crate::client::session::resume::{
     self, ANSWER_CUT, IDS_WENT_BACK, MISSED_LIMIT_REACHED, Resumption, reconnected_message,
 };
-use crate::client::{ActiveSession, Exit, QUIT, print_error};
+use crate::client::session::{ActiveSession, QUIT};
+use crate::client::text::sanitize::print_error;
 use crate::commands::{self, Command, MessageTarget, Parsed, Setting};
 use crate::protocol::text::is_blank_text;
 use crate::protocol::{Event, LINE_MAX, Reply, RoomName, Tags};
-use crate::{stdio, text_file};
+use crate::stdio;
 
 /// The reports about lines without an answer.
 const UNCERTAIN: (Status, &str) = (Status::InDoubt, "sent, but not confirmed; it may be lost");
 const NOT_SENT: (Status, &str) = (Status::NotSent, "not sent");
-
-/// How many lines of input are read ahead.
-const LINES_AHEAD: usize = 64;
-
-/// The maximum length of an input line in bytes; the rest is dropped. It exceeds the
-/// server's limit, so that the server refuses the line.
-const INPUT_LINE_MAX: u64 = 4 * LINE_MAX as u64;
 
 /// The maximum number of unanswered lines and their bytes. Past either, standard input is
 /// not read (backpressure), whether the server is slow or the connection is lost.
@@ -72,24 +67,9 @@ pub(in crate::client) async fn run(
 ) -> Exit {
     let ActiveSession { mut connection, session, cids, mut reconnect, ping_after, log, .. } =
         active;
+    let output = Output::new(stdio::stdout(), task.form, task.is_quiet);
+    let mut script = Script::new(&session.me, cids, &task, &reconnect, ping_after, log, output);
     let mut input = read_input(task.lines, task.reads_input);
-    let mut script = Script {
-        resumption: Resumption::new(cids),
-        state: State::new(&session.me),
-        raw_room: task.raw_room,
-        end: End::None,
-        goodbye: QUIT.to_string(),
-        has_refusals: false,
-        is_incomplete: false,
-        farewell: None,
-        reconnects: !reconnect.retry_for.is_zero(),
-        wants_session: reconnect.wants_session,
-        was_replaced: false,
-        heartbeat: Heartbeat::new(ping_after, Instant::now()),
-        wait: task.wait,
-        output: Output::new(task.form, task.is_quiet),
-        log,
-    };
     script.output.status_object(Status::Online, None, &format!("logged in as {}", session.me));
     let mut shown = script.show(session.lines);
     loop {
@@ -107,13 +87,13 @@ pub(in crate::client) async fn run(
             }
             Stop::Lost => {}
         }
-        let back = match script.reconnect(&reconnect, &mut input, &mut signals).await {
+        let (restored, back) = match script.reconnect(&reconnect, &mut input, &mut signals).await {
             Ok(back) => back,
             Err(exit) => return script.finish(exit),
         };
         reconnect.record_connected(&mut script.resumption, back.backoff);
         script.state.resumed_as(&back.me);
-        connection = back.connection;
+        connection = restored;
         let is_new_session = matches!(back.how, Outcome::NewSession(_));
         script.output.status(Status::Back, None, &reconnected_message(back.after, is_new_session));
         if back.ids_were_reset {
@@ -139,58 +119,6 @@ async fn sleep_until_opt(time: Option<Instant>) {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
     }
-}
-
-/// Yields these lines, then those of standard input. A thread reads them because such a
-/// read cannot be cancelled; it ends with the process. An error is the last item.
-fn read_input(first: Vec<String>, reads_on: bool) -> Input {
-    let (lines, input) = mpsc::channel(LINES_AHEAD);
-    std::thread::spawn(move || {
-        for line in first {
-            if lines.blocking_send(Ok(line.into_bytes())).is_err() {
-                return;
-            }
-        }
-        if !reads_on {
-            return;
-        }
-        let mut stdin = stdio::stdin();
-        let mut is_first = true;
-        loop {
-            let mut line = read_line(&mut stdin);
-            // A byte order mark is not text.
-            if mem::take(&mut is_first)
-                && let Ok(Some(beginning)) = &mut line
-                && let Err(problem) = text_file::drop_mark(beginning)
-            {
-                line = Err(problem);
-            }
-            let is_over = line.is_err();
-            let Some(line) = line.transpose() else { return };
-            if lines.blocking_send(line).is_err() || is_over {
-                return;
-            }
-        }
-    });
-    input
-}
-
-/// Reads the next line, at most [`INPUT_LINE_MAX`] bytes of it.
-fn read_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
-    let mut line = Vec::new();
-    input.by_ref().take(INPUT_LINE_MAX).read_until(b'\n', &mut line)?;
-    if line.is_empty() {
-        return Ok(None);
-    }
-    if line.last() != Some(&b'\n') {
-        // The line is too long, or it is the last one and nothing is skipped.
-        if input.skip_until(b'\n')? > 0 {
-            // The cut must not split a character: the line is too long, not badly encoded.
-            let cut = str::from_utf8(&line).err().filter(|fault| fault.error_len().is_none());
-            line.truncate(cut.map_or(line.len(), |fault| fault.valid_up_to()));
-        }
-    }
-    Ok(Some(line))
 }
 
 /// The phases of the end of a run.
@@ -239,10 +167,36 @@ struct Script {
     log: LogFiles,
 }
 
-type Line = io::Result<Vec<u8>>;
-type Input = mpsc::Receiver<Line>;
-
 impl Script {
+    /// Returns the run of the user `me` after the login.
+    fn new(
+        me: &str,
+        cids: CidGenerator,
+        task: &Task,
+        reconnect: &ReconnectConfig,
+        ping_after: Duration,
+        log: LogFiles,
+        output: Output,
+    ) -> Self {
+        Self {
+            resumption: Resumption::new(cids),
+            state: State::new(me),
+            raw_room: task.raw_room.clone(),
+            end: End::None,
+            goodbye: QUIT.to_string(),
+            has_refusals: false,
+            is_incomplete: false,
+            farewell: None,
+            reconnects: !reconnect.retry_for.is_zero(),
+            wants_session: reconnect.wants_session,
+            was_replaced: false,
+            heartbeat: Heartbeat::new(ping_after, Instant::now()),
+            wait: task.wait,
+            output,
+            log,
+        }
+    }
+
     /// Serves the connection until the end of the run or until the connection is lost.
     async fn serve_connection(
         &mut self,
@@ -297,7 +251,7 @@ impl Script {
         reconnect: &ReconnectConfig,
         input: &mut Input,
         signals: &mut Signals,
-    ) -> Result<Reconnected, Exit> {
+    ) -> Result<(Connection, Reconnected), Exit> {
         if let Some(number) = self.resumption.cut_answer() {
             self.is_incomplete = true;
             self.output.status(Status::Gap, Some(number), ANSWER_CUT);
@@ -353,7 +307,7 @@ impl Script {
                 self.resumption.resend_unanswered();
                 Vec::new()
             } else {
-                self.resumption.start_new_session(&session)
+                self.resumption.start_new_session(&session.me, &session.missed)
             };
             let is_pinged = sent.iter().any(|(number, _)| self.end == End::AwaitingPong(*number));
             self.report_unanswered(&sent, UNCERTAIN);
@@ -451,7 +405,8 @@ impl Script {
             // current target, which is checked in every new session.
             let is_text = commands::parse(line) == Ok(Parsed::Say(line));
             let line = if command.len() > LINE_MAX && is_text { line } else { &command };
-            outgoing.add(line.to_owned(), None, &self.state);
+            let line = line.to_owned();
+            self.queue(line);
             return;
         }
         match commands::parse(line) {
@@ -465,7 +420,7 @@ impl Script {
                 self.ping();
             }
             _ => {
-                outgoing.add(line.to_owned(), None, &self.state);
+                self.queue(line.to_owned());
             }
         }
     }
@@ -480,13 +435,19 @@ impl Script {
     /// Sends a ping whose answer arrives after all others.
     fn ping(&mut self) {
         let ping = Command::Ping { token: None }.to_string();
-        self.end = End::AwaitingPong(self.resumption.outgoing.add(ping, None, &self.state));
+        self.end = End::AwaitingPong(self.queue(ping));
+    }
+
+    /// Queues a line and returns its number.
+    fn queue(&mut self, line: String) -> u64 {
+        let pinned = self.state.with_fixed_target(&line);
+        self.resumption.outgoing.add(line, pinned, None)
     }
 
     /// Sends waiting lines while the send buffer has space.
     fn send(&mut self, connection: &mut Connection) {
         while connection.unsent_len() < UNSENT_MAX
-            && let Some(line) = self.resumption.outgoing.next(&self.state)
+            && let Some(line) = self.resumption.outgoing.next(self.state.room())
         {
             connection.send(&line);
         }
@@ -572,5 +533,384 @@ impl Script {
             End::Reached => Exit::Done,
             _ => Exit::Unavailable,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::Value;
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::client::session::login::Session;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A run of alice, whose output is collected.
+    struct Run {
+        script: Script,
+        written: Written,
+    }
+
+    impl Run {
+        fn new(form: Form, raw_room: Option<&str>) -> Self {
+            let written = Written::default();
+            let task = Task {
+                lines: Vec::new(),
+                reads_input: false,
+                raw_room: raw_room.map(|room| RoomName::parse(room).unwrap()),
+                form,
+                wait: Duration::ZERO,
+                is_quiet: false,
+            };
+            let (cids, output) = (CidGenerator::new(7), Output::new(written.clone(), form, false));
+            let (reconnect, log) = (config(), LogFiles::none());
+            let minute = Duration::from_mins(1);
+            let script = Script::new("alice", cids, &task, &reconnect, minute, log, output);
+            Self { script, written }
+        }
+
+        fn input(&mut self, lines: &[&str]) {
+            for line in lines {
+                self.script.handle_input(Some(Ok(line.as_bytes().to_vec())));
+            }
+        }
+
+        fn end_of_input(&mut self) {
+            self.script.handle_input(None);
+        }
+
+        fn receive(&mut self, lines: &[&str]) {
+            let lines = lines.iter().map(|line| with_cid(line));
+            self.script.show(lines).unwrap();
+        }
+
+        /// Returns the lines that are sent now, with their numbers.
+        fn sent(&mut self) -> Vec<String> {
+            let Script { resumption, state, .. } = &mut self.script;
+            let lines = std::iter::from_fn(|| resumption.outgoing.next(state.room()));
+            lines.map(|line| line.split_once('-').unwrap().1.to_owned()).collect()
+        }
+
+        fn lose_connection(&mut self) {
+            drop(config().reconnector(&mut self.script.resumption, &self.script.state));
+        }
+
+        /// Ends the output and returns its lines.
+        fn output(&mut self) -> Vec<String> {
+            self.script.output.finish().unwrap();
+            let written = String::from_utf8(self.written.0.lock().unwrap().clone()).unwrap();
+            written.lines().map(str::to_owned).collect()
+        }
+
+        /// Ends the output and returns line number and code of its objects.
+        fn objects(&mut self) -> Vec<(Option<u64>, Option<String>)> {
+            let objects = self.output().into_iter().map(|line| {
+                let object: Value = serde_json::from_str(&line).unwrap();
+                (object["line"].as_u64(), object["code"].as_str().map(str::to_owned))
+            });
+            objects.collect()
+        }
+    }
+
+    fn config() -> ReconnectConfig {
+        ReconnectConfig::for_test(Duration::MAX)
+    }
+
+    /// Replaces `@3 ` at the beginning by the cid of line 3.
+    fn with_cid(line: &str) -> String {
+        match line.strip_prefix('@').and_then(|rest| rest.split_once(' ')) {
+            Some((number, rest)) => {
+                let cid = CidGenerator::new(7).line_cid(number.parse().unwrap());
+                format!("@cid={cid} {rest}")
+            }
+            None => line.to_owned(),
+        }
+    }
+
+    fn session(lines: &[&str]) -> Session {
+        let mut session = Session::of("alice");
+        session.lines = lines.iter().map(|&line| line.to_owned()).collect();
+        session
+    }
+
+    #[test]
+    fn every_line_of_input_is_numbered_and_answers_name_their_line() {
+        let mut run = Run::new(Form::Json, None);
+        run.input(&["hi\n", "\r\n", "/set tags off\n", "/topic x\r\n"]);
+        run.script.handle_input(Some(Ok(b"\xff\n".to_vec())));
+        run.input(&["last"]);
+        assert_eq!(run.sent(), ["1 hi", "4 /topic x", "6 last"]);
+        run.receive(&["@1 alice: hi", "bob: hi", "@4 [ERROR forbidden] no", "@6 alice: last"]);
+        let code = |code: &str| Some(code.to_owned());
+        let expected = [
+            (Some(3), code("bad-argument")),
+            (Some(5), code("bad-encoding")),
+            (Some(1), None),
+            (None, None),
+            (Some(4), code("forbidden")),
+            (Some(6), None),
+        ];
+        assert_eq!(run.objects(), expected);
+        assert!(run.script.has_refusals);
+    }
+
+    #[test]
+    fn run_ends_with_the_answer_to_its_own_ping_which_is_not_written() {
+        let mut run = Run::new(Form::Plain, None);
+        run.input(&["/ping mine", "hi"]);
+        run.end_of_input();
+        assert!(!run.script.accepts_input());
+        assert_eq!(run.sent(), ["1 /ping mine", "2 hi", "3 /ping"]);
+        run.receive(&["@1 [PONG mine]", "@2 alice: hi"]);
+        assert_eq!(run.script.end, End::AwaitingPong(3));
+        run.receive(&["@3 [PONG]"]);
+        assert_eq!(run.script.end, End::Reached);
+        assert_eq!(run.output(), ["[PONG mine]", "alice: hi"]);
+    }
+
+    #[test]
+    fn exit_code_tells_refused_from_unconfirmed_lines() {
+        let exit = |lines: &[&str]| {
+            let mut run = Run::new(Form::Plain, None);
+            run.input(&["one", "two"]);
+            run.end_of_input();
+            run.sent();
+            run.receive(lines);
+            run.script.exit()
+        };
+        assert_eq!(exit(&["@1 alice: one", "@2 alice: two", "@3 [PONG]"]), Exit::Done);
+        assert_eq!(exit(&["@1 [ERROR muted] no", "@2 alice: two", "@3 [PONG]"]), Exit::Refused);
+        assert_eq!(exit(&["[ERROR muted] no", "@3 [PONG]"]), Exit::Done, "of no line");
+        assert_eq!(exit(&["@1 alice: one", "@2 alice: two"]), Exit::Unavailable);
+        let mut run = Run::new(Form::Plain, None);
+        run.script.handle_input(Some(Err(io::ErrorKind::IsADirectory.into())));
+        run.receive(&["@1 [PONG]"]);
+        assert_eq!(run.script.exit(), Exit::Unavailable, "not all input was read");
+    }
+
+    #[test]
+    fn quit_ends_the_input_and_is_sent_after_all_answers() {
+        let mut run = Run::new(Form::Plain, None);
+        assert_eq!(run.script.goodbye, "/quit");
+        run.input(&["hi", "/quit bye"]);
+        assert_eq!(run.sent(), ["1 hi", "3 /ping"]);
+        assert_eq!(run.script.goodbye, with_cid("@2 /quit bye"));
+        assert!(!run.script.accepts_input());
+        run.receive(&["@1 alice: hi", "@3 [PONG]", "@2 [BYE quit] goodbye"]);
+        assert_eq!(run.output(), ["alice: hi", "[BYE quit] goodbye"]);
+        let mut run = Run::new(Form::Plain, None);
+        run.receive(&["[BYE quit] goodbye"]);
+        assert_eq!(run.output(), [""; 0], "the script did not ask for it");
+    }
+
+    #[test]
+    fn raw_line_is_never_a_command() {
+        let mut run = Run::new(Form::Plain, Some("ops"));
+        let (longest, command) = ("x".repeat(LINE_MAX), format!("/{}", "x".repeat(LINE_MAX - 1)));
+        run.input(&["hi", "/quit", &longest, &command]);
+        let sent = run.sent();
+        assert_eq!(sent[..2], ["1 /msg #ops hi", "2 /msg #ops /quit"]);
+        assert_eq!(sent[2], format!("3 {longest}"), "text that its room would make too long");
+        assert_eq!(sent[3], format!("4 /msg #ops {command}"));
+        assert!(run.script.accepts_input());
+    }
+
+    #[test]
+    fn input_waits_while_too_many_lines_or_bytes_are_unanswered() {
+        let (lines, bytes) = UNANSWERED_MAX;
+        let mut run = Run::new(Form::Plain, None);
+        let (sender, mut input) = mpsc::channel(lines + 100);
+        for _ in 0..lines + 100 {
+            sender.try_send(Ok(b"x\n".to_vec())).unwrap();
+        }
+        run.input(&["first"]);
+        let line = input.try_recv().unwrap();
+        run.script.handle_inputs(Some(line), &mut input);
+        assert_eq!(input.len(), 101, "{lines} lines were taken");
+        assert!(!run.script.accepts_input());
+        assert_eq!(run.sent().len(), lines);
+        run.receive(&["@1 alice: first"]);
+        assert!(run.script.accepts_input());
+
+        let mut run = Run::new(Form::Plain, None);
+        let line = "x".repeat(bytes / 4);
+        run.input(&[&line, &line, &line]);
+        assert!(run.script.accepts_input());
+        run.input(&[&line]);
+        assert!(!run.script.accepts_input());
+    }
+
+    #[test]
+    fn lines_wait_while_the_server_does_not_read() {
+        let mut run = Run::new(Form::Plain, None);
+        let (mut connection, _peer) = Connection::in_memory();
+        let line = "x".repeat(1000);
+        for _ in 0..200 {
+            run.input(&[&line]);
+        }
+        run.script.send(&mut connection);
+        assert!((UNSENT_MAX..UNSENT_MAX + 2000).contains(&connection.unsent_len()));
+        let unsent = run.script.resumption.outgoing.abandon_unsent().len();
+        assert!((130..140).contains(&unsent), "{unsent}");
+    }
+
+    #[test]
+    fn resumed_session_gets_unanswered_lines_again_and_missed_lines_are_written() {
+        let mut run = Run::new(Form::Plain, None);
+        run.input(&["one", "two"]);
+        run.sent();
+        run.receive(&["@1 alice: one"]);
+        run.lose_connection();
+        run.input(&["three"]);
+        assert_eq!(run.sent(), [""; 0]);
+        let missed = vec!["@id=4 bob: meanwhile".to_owned()];
+        run.script.continue_after_reconnect(missed, Outcome::Resumed).unwrap();
+        assert_eq!(run.sent(), ["2 two", "3 three"]);
+        assert_eq!(run.output(), ["alice: one", "bob: meanwhile"]);
+        assert!(!run.script.is_incomplete);
+    }
+
+    #[test]
+    fn new_session_reports_sent_lines_and_sends_the_others() {
+        let mut run = Run::new(Form::Json, None);
+        run.input(&["one"]);
+        run.sent();
+        run.lose_connection();
+        run.input(&["two"]);
+        run.end_of_input();
+        let new = Outcome::NewSession(session(&[]));
+        run.script.continue_after_reconnect(Vec::new(), new).unwrap();
+        assert_eq!(run.sent(), ["2 two", "3 /ping"]);
+        run.receive(&["@2 alice: two", "@3 [PONG]"]);
+        assert_eq!(run.script.exit(), Exit::Unavailable);
+        assert_eq!(run.objects(), [(Some(1), Some("in-doubt".to_owned())), (Some(2), None)]);
+    }
+
+    #[test]
+    fn end_of_input_is_awaited_again_when_its_ping_was_lost() {
+        let mut run = Run::new(Form::Plain, None);
+        run.end_of_input();
+        assert_eq!(run.sent(), ["1 /ping"]);
+        run.lose_connection();
+        let new = Outcome::NewSession(session(&[]));
+        run.script.continue_after_reconnect(Vec::new(), new).unwrap();
+        assert_eq!(run.sent(), ["2 /ping"]);
+        run.receive(&["@2 [PONG]"]);
+        assert_eq!(run.script.exit(), Exit::Done);
+    }
+
+    #[test]
+    fn no_line_is_sent_to_another_room_after_a_new_session() {
+        let mut run = Run::new(Form::Json, None);
+        run.input(&["/join ops"]);
+        run.sent();
+        run.receive(&["@1 [JOINED #ops] hi", "@1 [USERS #ops 1] alice"]);
+        run.input(&["one"]);
+        run.sent();
+        run.lose_connection();
+        run.input(&["two"]);
+        let mut new = session(&["[ERROR banned] you are banned from #ops"]);
+        new.refused = Some("you are banned from #ops".to_owned());
+        run.script.continue_after_reconnect(Vec::new(), Outcome::NewSession(new)).unwrap();
+        assert_eq!((run.sent(), run.script.end), (vec![], End::TargetLost));
+        assert_eq!(run.script.exit(), Exit::Unavailable);
+        let codes: Vec<_> = run.objects().into_iter().skip(2).collect();
+        let code = |code: &str| Some(code.to_owned());
+        let expected = [
+            (Some(2), code("in-doubt")),
+            (None, code("banned")),
+            (None, code("failed")),
+            (Some(3), code("not-sent")),
+        ];
+        assert_eq!(codes, expected);
+    }
+
+    #[test]
+    fn replaced_job_sends_its_lines_again_instead_of_reporting_them() {
+        let mut run = Run::new(Form::Plain, None);
+        run.script.wants_session = false;
+        run.input(&["one"]);
+        run.sent();
+        run.receive(&["[BYE replaced] you logged in elsewhere"]);
+        assert_eq!(run.script.farewell.as_ref().map(|(code, _)| &**code), Some(REPLACED));
+        run.script.was_replaced = true;
+        run.lose_connection();
+        let new = Outcome::NewSession(session(&[]));
+        run.script.continue_after_reconnect(Vec::new(), new).unwrap();
+        assert_eq!(run.sent(), ["1 one"]);
+        assert_eq!(run.output(), [""; 0], "the farewell was only a lost connection");
+    }
+
+    #[test]
+    fn script_reconnects_unless_the_farewell_concerns_it() {
+        let mut run = Run::new(Form::Plain, None);
+        for (wants_session, code, reconnects) in [
+            (true, None, true),
+            (true, Some("shutting-down"), true),
+            (true, Some("kicked"), false),
+            (true, Some(REPLACED), false),
+            (false, Some(REPLACED), true),
+        ] {
+            run.script.wants_session = wants_session;
+            assert_eq!(run.script.reconnects_after(code), reconnects, "{code:?}");
+        }
+        run.script.reconnects = false;
+        assert!(!run.script.reconnects_after(None), "--retry-for 0");
+    }
+
+    #[tokio::test]
+    async fn connection_is_served_until_all_lines_are_answered() {
+        let mut run = Run::new(Form::Plain, None);
+        let (mut connection, peer) = Connection::in_memory();
+        let server = async {
+            let mut peer = BufReader::new(peer);
+            for answer in ["@1 [ERROR muted] no", "@2 alice: two", "@3 [PONG]"] {
+                let mut line = String::new();
+                peer.read_line(&mut line).await.unwrap();
+                let answer = with_cid(answer);
+                assert_eq!(line.split(' ').next(), answer.split(' ').next(), "in order");
+                peer.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+            }
+            peer
+        };
+        let (sender, mut input) = mpsc::channel(2);
+        for line in ["one\n", "two\n"] {
+            sender.try_send(Ok(line.into())).unwrap();
+        }
+        drop(sender);
+        let mut signals = Signals::none();
+        let client = run.script.serve_connection(&mut connection, &mut input, &mut signals);
+        let (stop, _peer) = tokio::join!(client, server);
+        assert!(matches!(stop, Stop::Over(Exit::Refused)));
+        assert_eq!(run.output(), ["[ERROR muted] no", "alice: two"]);
+    }
+
+    #[tokio::test]
+    async fn lost_connection_stops_the_service_after_its_last_line() {
+        let mut run = Run::new(Form::Plain, None);
+        let (mut connection, mut peer) = Connection::in_memory();
+        peer.write_all(b"bob: last\nbob: incompl").await.unwrap();
+        drop(peer);
+        let (_sender, mut input) = mpsc::channel(1);
+        let mut signals = Signals::none();
+        let stop = run.script.serve_connection(&mut connection, &mut input, &mut signals).await;
+        assert!(matches!(stop, Stop::Lost));
+        assert_eq!(run.output(), ["bob: last"]);
     }
 }

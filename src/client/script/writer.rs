@@ -1,9 +1,9 @@
-//! Writes the standard output of the piped mode on its own thread: a reader that pauses (as
+//! Writes the output of the piped mode on its own thread: a reader that pauses (as
 //! `less` does) must not block the connection, or the heartbeat would fail. The waiting output is
 //! bounded ([`OUTPUT_MAX`]); past the bound the socket is not read (backpressure). It does
 //! not know the format of the output.
 
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -13,7 +13,6 @@ use std::thread::{self, JoinHandle};
 use tokio::sync::Notify;
 
 use crate::client::limits::OUTPUT_MAX;
-use crate::stdio;
 
 /// The state shared by the two threads.
 #[derive(Default)]
@@ -34,12 +33,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread.
-    pub(super) fn start() -> Self {
+    /// Starts the thread, which writes to `out`.
+    pub(super) fn start(out: impl Write + Send + 'static) -> Self {
         let (batches, waiting) = mpsc::channel();
         let progress = Arc::<Progress>::default();
         let shared = progress.clone();
-        let thread = thread::spawn(move || write_all(&waiting, &shared));
+        let thread = thread::spawn(move || write_all(&waiting, out, &shared));
         Self { batch: Vec::new(), batches: Some(batches), progress, thread: Some(thread) }
     }
 
@@ -106,10 +105,9 @@ fn size(batch: &Vec<u8>) -> usize {
     batch.capacity() + 64
 }
 
-fn write_all(batches: &Receiver<Vec<u8>>, progress: &Progress) {
-    let mut stdout = stdio::stdout();
+fn write_all(batches: &Receiver<Vec<u8>>, mut out: impl Write, progress: &Progress) {
     for batch in batches {
-        let written = stdout.write_all(&batch);
+        let written = out.write_all(&batch);
         progress.waiting.fetch_sub(size(&batch), Ordering::Relaxed);
         let is_over = written.is_err();
         if let Err(problem) = written {
@@ -119,5 +117,97 @@ fn write_all(batches: &Receiver<Vec<u8>>, progress: &Progress) {
         if is_over {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Output that a reader takes in pieces: each piece waits for a permit.
+    struct SlowPipe {
+        permits: Receiver<()>,
+        taken: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for SlowPipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.permits.recv().is_err() {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            self.taken.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn slow_writer() -> (Writer, Sender<()>, Arc<Mutex<Vec<u8>>>) {
+        let (permits, awaited) = mpsc::channel();
+        let taken = Arc::<Mutex<Vec<u8>>>::default();
+        (Writer::start(SlowPipe { permits: awaited, taken: taken.clone() }), permits, taken)
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn slow_reader_leaves_no_room_until_it_reads_and_gets_everything_in_order() {
+        const BATCH: usize = 1 << 20;
+        let (mut writer, permits, taken) = slow_writer();
+        let mut count = 0_u8;
+        while writer.has_room() {
+            writer.batch().resize(BATCH, count);
+            writer.flush().unwrap();
+            count += 1;
+        }
+        assert_eq!(usize::from(count), OUTPUT_MAX / BATCH);
+        permits.send(()).unwrap();
+        block_on(writer.writable());
+        assert!(writer.has_room());
+        for _ in 1..count {
+            permits.send(()).unwrap();
+        }
+        writer.finish().unwrap();
+        let taken = taken.lock().unwrap();
+        assert_eq!(taken.len(), usize::from(count) * BATCH);
+        let firsts: Vec<u8> = taken.iter().step_by(BATCH).copied().collect();
+        assert_eq!(firsts, (0..count).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn write_error_is_returned_by_next_flush_and_later_output_is_dropped() {
+        let (mut writer, permits, taken) = slow_writer();
+        drop(permits);
+        writer.batch().extend(b"one");
+        writer.flush().unwrap();
+        block_on(writer.writable());
+        writer.batch().extend(b"two");
+        assert_eq!(writer.flush().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        writer.finish().unwrap();
+        assert!(taken.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn write_error_of_last_output_is_returned_at_the_end() {
+        let (mut writer, permits, _) = slow_writer();
+        drop(permits);
+        writer.batch().extend(b"last");
+        assert_eq!(writer.finish().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn dropped_writer_writes_the_rest() {
+        let (mut writer, permits, taken) = slow_writer();
+        writer.batch().extend(b"one\n");
+        writer.flush().unwrap();
+        writer.batch().extend(b"two\n");
+        permits.send(()).unwrap();
+        permits.send(()).unwrap();
+        drop(writer);
+        assert_eq!(*taken.lock().unwrap(), b"one\ntwo\n");
     }
 }

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use super::outgoing::CidGenerator;
 use super::password::Password;
-use super::resume::{self, Resumption};
-use crate::client::Exit;
+use super::resume;
 use crate::client::limits::{Budget, LOGIN_MAX, MISSED_MAX, SKIPPED_MAX};
 use crate::client::net::address::Endpoint;
 use crate::client::net::connection::Connection;
+use crate::client::process::exit::Exit;
 use crate::commands::{Command, Setting};
 use crate::protocol::name::NAME_MAX;
 use crate::protocol::{
@@ -78,7 +78,7 @@ impl Default for LoginLimits {
 
 impl Session {
     /// Returns an empty session for this name.
-    pub(super) fn of(me: &str) -> Self {
+    pub(in crate::client) fn of(me: &str) -> Self {
         Self { me: me.to_owned(), ..Self::default() }
     }
 
@@ -326,8 +326,15 @@ pub(in crate::client) async fn login(
 ) -> Result<Session, Refused> {
     let password = password.map(Password::as_str);
     connection.send(&Command::Login { name, password }.to_string());
-    let last = Resumption::last_request(cids, wants_session);
+    let last = last_request(cids, wants_session);
     with_timeout(exchange(connection, name, first, &last, cids)).await?
+}
+
+/// Returns the last line of a login, with its cid: it requests a session or, without
+/// `wants_session`, a ping whose answer arrives after all others.
+fn last_request(cids: &CidGenerator, wants_session: bool) -> String {
+    let command = if wants_session { Command::Session } else { Command::Ping { token: None } };
+    format!("@cid={} {command}", cids.named_cid("session"))
 }
 
 async fn exchange(

@@ -13,8 +13,7 @@ use std::sync::mpsc;
 use tokio::time::Instant;
 
 use super::password::Password;
-use crate::client::model::state::State;
-use crate::commands::{self, Command, MessageTarget, Parsed, TargetEffect};
+use crate::commands::{self, Command, Parsed, TargetEffect};
 use crate::protocol::reply::Next;
 use crate::protocol::{ErrorCode, Event, Reply, Tags};
 
@@ -52,7 +51,7 @@ impl CidGenerator {
 struct UnansweredLine {
     number: u64,
     line: String,
-    /// The line with an explicit target; see [`State::with_fixed_target`].
+    /// The line with an explicit target, sent instead once the connection was lost.
     pinned: Option<String>,
     /// It was also sent over an earlier connection.
     is_resent: bool,
@@ -109,17 +108,18 @@ impl Outgoing {
         self.count
     }
 
-    /// Queues a line and returns its number.
+    /// Queues a line and returns its number. `pinned` is the line with an explicit target, for
+    /// a line whose target may change before it is sent again.
     pub(in crate::client) fn add(
         &mut self,
         line: String,
+        pinned: Option<String>,
         waiting: Option<mpsc::Sender<()>>,
-        state: &State,
     ) -> u64 {
         let number = self.skip();
         let mut entry = UnansweredLine {
             number,
-            pinned: state.with_fixed_target(&line),
+            pinned,
             is_resent: false,
             is_typed_offline: self.is_offline,
             target_effect: target_effect(&line),
@@ -136,14 +136,14 @@ impl Outgoing {
         number
     }
 
-    /// Returns the next line to send, with its cid.
+    /// Returns the next line to send, with its cid. `room` is the current room.
     ///
     /// A line may be sent twice, the second time after later lines have been executed. So a
     /// line that changes the target waits until the commands that depend on the target are
     /// answered, and a `/part` without a room waits until its room is known and names it. A
     /// line behind a target change that was typed offline waits until that change is
     /// answered: see [`Self::refused`].
-    pub(in crate::client) fn next(&mut self, state: &State) -> Option<String> {
+    pub(in crate::client) fn next(&mut self, room: Option<&str>) -> Option<String> {
         let next = self.queue.get(self.sent)?;
         let is_part = is_part_without_room(&next.line);
         let mut before = self.queue.iter().take(self.sent);
@@ -158,7 +158,7 @@ impl Outgoing {
         if self.is_offline || is_held {
             return None;
         }
-        let room = state.room().filter(|_| is_part).map(|room| part(room).to_string());
+        let room = room.filter(|_| is_part).map(|room| part(room).to_string());
         let next = self.queue.get_mut(self.sent)?;
         if let Some(part) = room {
             self.size = self.size - next.line.len() + part.len();
@@ -357,32 +357,22 @@ fn part(room: &str) -> Command<'_> {
     Command::Part { room: Some(room), reason: None }
 }
 
-/// Turns a `/reply` into a `/msg` to this user; `None` for other lines.
-pub(in crate::client) fn reply_to(name: &str, line: &str) -> Option<String> {
-    match commands::parse(line) {
-        Ok(Parsed::Command(Command::Reply { text })) => {
-            Some(Command::Msg { to: MessageTarget::Person(name), text }.to_string())
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::Cid;
 
-    fn outgoing(lines: &[&str]) -> (Outgoing, State) {
+    fn outgoing(lines: &[&str]) -> Outgoing {
         let mut outgoing = Outgoing::new(CidGenerator::new(7));
-        let state = State::new("alice");
         for line in lines {
-            outgoing.add((*line).to_owned(), None, &state);
+            outgoing.add((*line).to_owned(), None, None);
         }
-        (outgoing, state)
+        outgoing
     }
 
-    fn sent(outgoing: &mut Outgoing, state: &State) -> Vec<String> {
-        std::iter::from_fn(|| outgoing.next(state))
+    /// Sends all lines that are not held back, from the lobby.
+    fn sent(outgoing: &mut Outgoing) -> Vec<String> {
+        std::iter::from_fn(|| outgoing.next(Some("lobby")))
             .map(|line| line.split_once('-').expect("a cid").1.to_owned())
             .collect()
     }
@@ -401,24 +391,24 @@ mod tests {
 
     #[test]
     fn unanswered_lines_are_resent_before_lines_typed_offline() {
-        let (mut outgoing, state) = outgoing(&["one", "two", "three"]);
-        assert_eq!(sent(&mut outgoing, &state), ["1 one", "2 two", "3 three"]);
+        let mut outgoing = outgoing(&["one", "two", "three"]);
+        assert_eq!(sent(&mut outgoing), ["1 one", "2 two", "3 three"]);
         let second = outgoing.cids.line_cid(2);
         assert!(outgoing.acknowledge(&second, None) && !outgoing.acknowledge(&second, None));
         assert!(outgoing.is_acknowledged(&second) && !outgoing.is_acknowledged("other-1"));
         outgoing.connection_lost();
-        outgoing.add("four".to_owned(), None, &state);
-        assert!(sent(&mut outgoing, &state).is_empty());
+        outgoing.add("four".to_owned(), None, None);
+        assert!(sent(&mut outgoing).is_empty());
         outgoing.resumed();
-        assert_eq!(sent(&mut outgoing, &state), ["1 one", "3 three", "4 four"]);
+        assert_eq!(sent(&mut outgoing), ["1 one", "3 three", "4 four"]);
         assert_eq!(outgoing.load(), (3, 12));
     }
 
     #[test]
     fn server_that_answers_other_lines_is_not_unresponsive() {
-        let (mut outgoing, state) = outgoing(&["one", "two", "three"]);
+        let mut outgoing = outgoing(&["one", "two", "three"]);
         assert_eq!(outgoing.unanswered_since(), None);
-        sent(&mut outgoing, &state);
+        sent(&mut outgoing);
         let sent_at = Instant::now();
         assert!(outgoing.unanswered_since().is_some_and(|since| since <= sent_at));
         outgoing.acknowledge(&outgoing.cids.line_cid(1), None);
@@ -431,12 +421,12 @@ mod tests {
 
     #[test]
     fn new_session_sends_only_unsent_lines() {
-        let (mut outgoing, state) = outgoing(&["one", "two"]);
-        outgoing.next(&state);
+        let mut outgoing = outgoing(&["one", "two"]);
+        outgoing.next(None);
         outgoing.connection_lost();
-        outgoing.add("three".to_owned(), None, &state);
+        outgoing.add("three".to_owned(), None, None);
         assert_eq!(outgoing.start_new_session(), [(1, "one".to_owned())]);
-        outgoing.next(&state);
+        outgoing.next(None);
         assert_eq!(outgoing.abandon_unsent(), [(3, "three".to_owned())]);
         assert_eq!(outgoing.abandon_sent(), [(2, "two".to_owned())]);
         assert_eq!(outgoing.load(), (0, 0));
@@ -444,15 +434,15 @@ mod tests {
 
     #[test]
     fn part_without_room_names_its_room_and_is_executed_once() {
-        let (mut outgoing, state) = outgoing(&["one", "/part", "two"]);
-        assert_eq!(sent(&mut outgoing, &state), ["1 one"]);
+        let mut outgoing = outgoing(&["one", "/part", "two"]);
+        assert_eq!(sent(&mut outgoing), ["1 one"]);
         outgoing.acknowledge(&outgoing.cids.line_cid(1), None);
-        assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby", "3 two"]);
+        assert_eq!(sent(&mut outgoing), ["2 /part lobby", "3 two"]);
         let refusal = format!("@cid={} [ERROR not-in-room] no", outgoing.cids.line_cid(2));
         assert_eq!(outgoing.earlier_answer(&refusal), None);
         outgoing.connection_lost();
         outgoing.resumed();
-        assert_eq!(sent(&mut outgoing, &state), ["2 /part lobby", "3 two"]);
+        assert_eq!(sent(&mut outgoing), ["2 /part lobby", "3 two"]);
         let done = format!("@cid={} [PARTED #lobby]", outgoing.cids.line_cid(2));
         assert_eq!(outgoing.earlier_answer(&refusal), Some(done));
         for other in ["[ERROR bad-argument] no", "[PARTED #lobby]", "[ERROR"] {
@@ -464,29 +454,29 @@ mod tests {
     #[test]
     fn target_change_waits_for_commands_on_the_old_target() {
         for command in ["/topic x", "/kick bob", "/who"] {
-            let (mut outgoing, state) = outgoing(&["/join ops", command, "hi", "/join art", "ho"]);
+            let mut outgoing = outgoing(&["/join ops", command, "hi", "/join art", "ho"]);
             let before = ["1 /join ops".to_owned(), format!("2 {command}"), "3 hi".to_owned()];
-            assert_eq!(sent(&mut outgoing, &state), before);
+            assert_eq!(sent(&mut outgoing), before);
             outgoing.acknowledge(&outgoing.cids.line_cid(2), None);
-            assert_eq!(sent(&mut outgoing, &state), ["4 /join art", "5 ho"]);
+            assert_eq!(sent(&mut outgoing), ["4 /join art", "5 ho"]);
         }
     }
 
     #[test]
     fn line_typed_offline_is_abandoned_when_its_target_change_is_refused() {
         for is_refused in [false, true] {
-            let (mut outgoing, state) = outgoing(&[]);
+            let mut outgoing = outgoing(&[]);
             outgoing.connection_lost();
-            outgoing.add("public".to_owned(), None, &state);
+            outgoing.add("public".to_owned(), None, None);
             for line in ["/query bob", "secret", "/who", "/me nods", "/query", "public again"] {
-                outgoing.add(line.to_owned(), None, &state);
+                outgoing.add(line.to_owned(), None, None);
             }
             outgoing.resumed();
-            assert_eq!(sent(&mut outgoing, &state), ["1 public", "2 /query bob"]);
+            assert_eq!(sent(&mut outgoing), ["1 public", "2 /query bob"]);
             let query = outgoing.cids.line_cid(2);
             let abandoned = if is_refused { outgoing.refused(&query) } else { Vec::new() };
             outgoing.acknowledge(&query, None);
-            let behind = sent(&mut outgoing, &state);
+            let behind = sent(&mut outgoing);
             if is_refused {
                 let lines = [(3, "secret"), (4, "/who"), (5, "/me nods")];
                 assert_eq!(abandoned, lines.map(|(number, line)| (number, line.to_owned())));
@@ -494,22 +484,20 @@ mod tests {
             } else {
                 assert_eq!(behind, ["3 secret", "4 /who", "5 /me nods"]);
                 outgoing.acknowledge(&outgoing.cids.line_cid(4), None);
-                assert_eq!(sent(&mut outgoing, &state), ["6 /query"]);
+                assert_eq!(sent(&mut outgoing), ["6 /query"]);
             }
             outgoing.acknowledge(&outgoing.cids.line_cid(6), None);
-            assert_eq!(sent(&mut outgoing, &state), ["7 public again"]);
+            assert_eq!(sent(&mut outgoing), ["7 public again"]);
         }
     }
 
     #[test]
     fn delayed_reply_goes_to_its_original_recipient() {
-        let (mut outgoing, mut state) = outgoing(&[]);
-        let mut apply = |line| state.apply(&Tags::default(), &Event::parse(line).expect(line));
-        apply("[PRIVATE MESSAGE] bob: psst");
-        outgoing.add("/r yes".to_owned(), None, &state);
-        assert_eq!(sent(&mut outgoing, &state), ["1 /r yes"]);
+        let mut outgoing = outgoing(&[]);
+        outgoing.add("/r yes".to_owned(), Some("/msg bob yes".to_owned()), None);
+        assert_eq!(sent(&mut outgoing), ["1 /r yes"]);
         outgoing.connection_lost();
         outgoing.resumed();
-        assert_eq!(sent(&mut outgoing, &state), ["1 /msg bob yes"]);
+        assert_eq!(sent(&mut outgoing), ["1 /msg bob yes"]);
     }
 }

@@ -9,9 +9,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail, ensure};
 use tokio::sync::oneshot;
 
+use crate::client::process::exit::Exit;
 use crate::client::process::signals::Signals;
 use crate::client::process::tty::Terminal;
-use crate::client::{Exit, print_error};
+use crate::client::text::sanitize::print_error;
 use crate::{stdio, text_file};
 
 /// The environment variable that may hold the password.

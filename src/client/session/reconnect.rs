@@ -13,11 +13,12 @@ use super::outgoing::CidGenerator;
 use super::password::Password;
 use super::resume::{Backoff, ResumeRequest, Resumption};
 use super::seen_messages::{Position, SeenMessages};
-use crate::client::Exit;
 use crate::client::limits::{Budget, MISSED_MAX};
 use crate::client::model::state::State;
 use crate::client::net::address::Endpoint;
 use crate::client::net::connection::{Connection, Unreachable, connect};
+use crate::client::net::tls::Tls;
+use crate::client::process::exit::Exit;
 use crate::commands::{Command, HistoryRange, MessageTarget};
 use crate::protocol::reply::List;
 use crate::protocol::{ErrorCode, Event, LOBBY, Reply, Tags};
@@ -32,6 +33,8 @@ const NAME_TAKEN_MAX: u32 = 3;
 /// How to reconnect.
 pub(in crate::client) struct ReconnectConfig {
     pub(in crate::client) endpoint: Endpoint,
+    /// `None`: no encryption.
+    pub(in crate::client) tls: Option<Tls>,
     pub(in crate::client) retry_for: Duration,
     /// The password for a new login.
     pub(in crate::client) password: Option<Password>,
@@ -47,6 +50,21 @@ pub(in crate::client) struct ReconnectConfig {
 }
 
 impl ReconnectConfig {
+    /// Returns a configuration for a session on this machine, for tests.
+    #[cfg(test)]
+    pub(in crate::client) fn for_test(retry_for: Duration) -> Self {
+        Self {
+            endpoint: Endpoint { host: "localhost".to_owned(), port: 1 },
+            tls: None,
+            retry_for,
+            password: None,
+            may_rename: false,
+            wants_session: true,
+            retry_now: Arc::default(),
+            since: Instant::now(),
+        }
+    }
+
     /// Records that the connection was restored.
     pub(in crate::client) fn record_connected(
         &mut self,
@@ -66,6 +84,7 @@ impl ReconnectConfig {
         let request = resumption.lost(self.since.elapsed());
         Reconnector {
             endpoint: self.endpoint.clone(),
+            tls: self.tls.clone(),
             retry_for: self.retry_for,
             password: resumption.outgoing.password().or(self.password.as_ref()).cloned(),
             backoff: resumption.backoff,
@@ -86,6 +105,7 @@ impl ReconnectConfig {
 /// The state of a reconnection.
 pub(in crate::client) struct Reconnector {
     endpoint: Endpoint,
+    tls: Option<Tls>,
     retry_for: Duration,
     backoff: Backoff,
     retry_now: Arc<Notify>,
@@ -104,9 +124,8 @@ pub(in crate::client) struct Reconnector {
     ids_were_reset: bool,
 }
 
-/// A restored connection.
+/// What is known about a restored connection.
 pub(in crate::client) struct Reconnected {
-    pub(in crate::client) connection: Connection,
     pub(in crate::client) backoff: Backoff,
     /// The name in the server's greeting: a `/nick` may have succeeded whose answer was lost.
     pub(in crate::client) me: String,
@@ -144,7 +163,7 @@ enum Failure {
 
 impl Reconnector {
     /// Retries until the connection is restored or `retry_for` is over.
-    pub(in crate::client) async fn run(mut self) -> Result<Reconnected, GivenUp> {
+    pub(in crate::client) async fn run(mut self) -> Result<(Connection, Reconnected), GivenUp> {
         let start = Instant::now();
         let mut problem = None;
         let mut missed = Vec::new();
@@ -161,15 +180,8 @@ impl Reconnector {
                 Ok(Ok((connection, how))) => {
                     let ids_were_reset = self.ids_were_reset;
                     let (backoff, me, after) = (self.backoff, self.me, start.elapsed());
-                    return Ok(Reconnected {
-                        connection,
-                        backoff,
-                        me,
-                        missed,
-                        how,
-                        ids_were_reset,
-                        after,
-                    });
+                    let back = Reconnected { backoff, me, missed, how, ids_were_reset, after };
+                    return Ok((connection, back));
                 }
                 Ok(Err(Failure::Transient(why))) => problem = Some(why),
                 Ok(Err(Failure::Final(given_up))) => return Err(given_up),
@@ -182,7 +194,7 @@ impl Reconnector {
         &mut self,
         missed: &mut Vec<String>,
     ) -> Result<(Connection, Outcome), Failure> {
-        let connection = connect(&self.endpoint).await;
+        let connection = connect(&self.endpoint, self.tls.as_ref()).await;
         let mut connection = connection.map_err(|Unreachable { why, is_final }| {
             let given_up = GivenUp { exit: Exit::Unavailable, why };
             if is_final { Failure::Final(given_up) } else { Failure::Transient(given_up.why) }

@@ -4,7 +4,6 @@
 use std::mem;
 use std::time::Duration;
 
-use super::login::Session;
 use super::outgoing::{CidGenerator, Outgoing, UncertainLine};
 use super::seen_messages::{Position, SeenMessages, SeenSnapshot};
 use crate::client::limits::{ANSWER_MAX, cost};
@@ -25,7 +24,7 @@ pub(in crate::client) struct Backoff {
 }
 
 impl Backoff {
-    pub(super) fn new() -> Self {
+    pub(in crate::client) fn new() -> Self {
         Self { limit: WAIT_FIRST, waited: Duration::ZERO }
     }
 
@@ -262,13 +261,6 @@ impl Resumption {
         self.partial.as_ref().filter(|partial| partial.is_streamed).map(|partial| partial.number)
     }
 
-    /// Returns the last line of a login, with its cid: it requests a session or, without
-    /// `wants_session`, a ping whose answer arrives after all others.
-    pub(super) fn last_request(cids: &CidGenerator, wants_session: bool) -> String {
-        let command = if wants_session { Command::Session } else { Command::Ping { token: None } };
-        format!("@cid={} {command}", cids.named_cid("session"))
-    }
-
     /// Returns the ping of the heartbeat, with its cid.
     pub(in crate::client) fn ping_request(&self) -> String {
         let ping = Command::Ping { token: None };
@@ -335,20 +327,24 @@ impl Resumption {
     }
 
     /// Handles a new session, perhaps of a server whose ids start again. Returns the lines
-    /// that were sent and never answered.
-    pub(in crate::client) fn start_new_session(&mut self, session: &Session) -> Vec<UncertainLine> {
+    /// that were sent, never answered, and are not among the messages that `me` has missed.
+    pub(in crate::client) fn start_new_session(
+        &mut self,
+        me: &str,
+        missed: &[String],
+    ) -> Vec<UncertainLine> {
         self.discard_session();
         let mut uncertain = self.outgoing.start_new_session();
-        confirm_uncertain(&mut uncertain, session);
+        confirm_uncertain(&mut uncertain, me, missed);
         uncertain
     }
 }
 
 /// Removes the uncertain lines that are found among the missed messages: they were delivered.
-fn confirm_uncertain(uncertain: &mut Vec<UncertainLine>, session: &Session) {
-    let mine = session.missed.iter().filter_map(|line| {
+fn confirm_uncertain(uncertain: &mut Vec<UncertainLine>, me: &str, missed: &[String]) {
+    let mine = missed.iter().filter_map(|line| {
         let Some(Event::Message(message)) = Event::parse(Tags::split(line).1) else { return None };
-        let is_mine = Key::fold(message.from) == Key::fold(&session.me);
+        let is_mine = Key::fold(message.from) == Key::fold(me);
         is_mine.then_some((message.is_action, message.text))
     });
     for (is_action, text) in mine {
@@ -370,7 +366,6 @@ fn confirm_uncertain(uncertain: &mut Vec<UncertainLine>, session: &Session) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::model::state::State;
 
     /// The features of a server that accepts the time of a message.
     const RESUME_TIME: [Feature; 1] = [Feature::ResumeTime];
@@ -382,23 +377,15 @@ mod tests {
         is_shown
     }
 
-    fn session(missed: &[&str]) -> Session {
-        let missed = missed.iter().map(|&line| line.to_owned()).collect();
-        let mut session = Session::of("Alice");
-        session.missed = missed;
-        session
-    }
-
     #[test]
     fn new_session_confirms_uncertain_lines_found_among_missed_ones() {
         let mut resumption = Resumption::new(CidGenerator::new(7));
-        let state = State::new("alice");
         for line in ["twice", "//x", "/me waves", "/msg #ops a\u{9b}b", "twice", "/who", "waiting"]
         {
-            resumption.outgoing.add(line.to_owned(), None, &state);
+            resumption.outgoing.add(line.to_owned(), None, None);
         }
         for _ in 0..6 {
-            resumption.outgoing.next(&state);
+            resumption.outgoing.next(None);
         }
         resumption.lost(Duration::ZERO);
         let missed = [
@@ -407,11 +394,12 @@ mod tests {
             "@id=7 ** alice waves",
             "@id=8 #ops alice: a\u{FFFD}b",
             "@id=9 ** alice waves",
-        ];
-        let uncertain = resumption.start_new_session(&session(&missed));
+        ]
+        .map(str::to_owned);
+        let uncertain = resumption.start_new_session("Alice", &missed);
         let uncertain: Vec<_> = uncertain.iter().map(|(_, line)| line.as_str()).collect();
         assert_eq!(uncertain, ["//x", "twice", "/who"]);
-        assert!(resumption.outgoing.next(&state).is_some_and(|line| line.ends_with(" waiting")));
+        assert!(resumption.outgoing.next(None).is_some_and(|line| line.ends_with(" waiting")));
     }
 
     #[test]
@@ -458,7 +446,7 @@ mod tests {
         request.refused("bad-password", "it is over");
         assert_eq!(request.lines(&RESUME_TIME), None);
         assert!(!note(&mut resumption, &format!("{} [PONG]", tag("back"))));
-        resumption.start_new_session(&session(&[]));
+        resumption.start_new_session("Alice", &[]);
         assert_eq!(resumption.lost(Duration::ZERO).lines(&RESUME_TIME), None);
     }
 
@@ -565,9 +553,8 @@ mod tests {
     #[test]
     fn duplicate_message_is_shown_once() {
         let mut resumption = Resumption::new(CidGenerator::new(7));
-        let state = State::new("alice");
-        resumption.outgoing.add("one".to_owned(), None, &state);
-        resumption.outgoing.add("two".to_owned(), None, &state);
+        resumption.outgoing.add("one".to_owned(), None, None);
+        resumption.outgoing.add("two".to_owned(), None, None);
         let one = "@id=4;cid=0000000000000007-1 alice: one";
         let two = "@id=5;cid=0000000000000007-2 alice: two";
         assert!(note(&mut resumption, one));

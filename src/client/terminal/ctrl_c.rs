@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustyline::{Cmd, ConditionalEventHandler, Event, EventContext, Movement, RepeatCount};
 
-use super::prompt::Shared;
 use super::screen::Styled;
+use super::shared::Shared;
 
 /// The longest time between two presses that end the client.
 const DOUBLE_PRESS: Duration = Duration::from_secs(2);

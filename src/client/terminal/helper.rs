@@ -9,13 +9,14 @@ use owo_colors::Style;
 use rustyline::completion::{Completer, Pair};
 use rustyline::highlight::{CmdKind, Highlighter};
 use rustyline::hint::Hinter;
+use rustyline::history::DefaultHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{Context, Helper};
+use rustyline::{Context, Editor, Helper};
 
 use super::draft::{Layout, Look};
 use super::printer::size;
-use super::prompt::Shared;
 use super::prompt_text::prompt_in;
+use super::shared::Shared;
 use crate::client::model::local;
 use crate::client::model::mentions::can_start;
 use crate::client::model::state::{LinkState, State};
@@ -34,6 +35,9 @@ const ROWS_RESERVED: usize = 4;
 
 /// The beginning of the hint after a line that is too long.
 const NOT_SENT: &str = "   not sent: ";
+
+/// The line editor of the prompt.
+pub(super) type ChatEditor = Editor<ChatHelper, DefaultHistory>;
 
 /// Implements rustyline's callbacks; runs on the prompt's thread.
 pub(super) struct ChatHelper {

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 
 use rustyline::history::History as _;
 
-use super::prompt::ChatEditor;
+use super::helper::ChatEditor;
 use crate::client::model::submission::is_secret;
-use crate::client::print_error;
+use crate::client::text::sanitize::print_error;
 use crate::config::base_folder;
 use crate::files::check_own;
 

@@ -1,48 +1,36 @@
-//! The interactive mode, on a terminal: connects the socket, the prompt and the screen.
-//! This file has the control flow; `interactive/show.rs` decides what is shown. It does not
-//! know how lines are edited or drawn.
+//! The interactive mode, on a terminal: connects the socket, the prompt and the screen. It has the
+//! control flow; `chat.rs` decides what is shown. It does not know how lines are edited or drawn.
 
-mod show;
-
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::away_marker::AwayMarker;
+use super::chat::Chat;
 use super::ctrl_c::Interrupt;
 use super::history::History;
-use super::latency::Latency;
 use super::notify::Notifier;
-use super::presence::{Joins, Presence};
+use super::presence::Joins;
 use super::printer::{Printer, Redraw};
-use super::prompt::{self, Prompt, Shared, Typed, Waiting};
+use super::prompt::{self, Prompt, Typed};
 use super::screen::Screen;
+use super::shared::{Shared, lock};
 use super::suspend::Suspend;
-use crate::client::log_files::LogFiles;
 use crate::client::model::local::Local;
 use crate::client::model::mentions::Highlights;
-use crate::client::model::state::{LinkState, State};
+use crate::client::model::state::State;
 use crate::client::net::connection::{Connection, Progress};
+use crate::client::process::exit::Exit;
 use crate::client::process::signals::{self, Signals};
 use crate::client::process::tty::{self, Terminal};
 use crate::client::session::heartbeat::{Heartbeat, HeartbeatAction};
-use crate::client::session::login::Session;
-use crate::client::session::reconnect::{GivenUp, Outcome, ReconnectConfig, Reconnected};
-use crate::client::session::resume::{
-    self, ANSWER_CUT, IDS_WENT_BACK, MISSED_LIMIT_REACHED, Resumption, reconnected_message,
-};
-use crate::client::{ActiveSession, Exit, QUIT, print_error};
-use crate::commands::{Command, MessageTarget};
-use crate::protocol::Key;
-use crate::protocol::text::is_blank_text;
-use show::redacted;
-
-/// The reports about lines without an answer.
-const UNCERTAIN: &str = "perhaps not delivered";
-const NOT_SENT: &str = "not sent";
+use crate::client::session::reconnect::{GivenUp, ReconnectConfig, Reconnected};
+use crate::client::session::resume::{self, Resumption};
+use crate::client::session::{ActiveSession, QUIT};
+use crate::client::text::sanitize::print_error;
+use crate::stdio;
 
 /// The hint for first-time users.
 const FIRST_STEPS: &str = "/help lists the commands, Tab completes names, Ctrl-D leaves";
@@ -106,45 +94,34 @@ async fn chat(
     };
     let mut editor = prompt::editor(&shared)?;
     let is_first_use = history.load(&mut editor);
-    let printing = orders.start_printing(editor.create_external_printer()?, shared.gate.clone());
+    let printing = orders.start_printing(
+        editor.create_external_printer()?,
+        stdio::stdout(),
+        shared.gate.clone(),
+    );
     let warning = screen.notice("press Ctrl-C again to leave");
     let interrupt = Interrupt::new(shared.clone(), warning);
     prompt::bind(&mut editor, 'C', interrupt);
     prompt::bind(&mut editor, 'L', Redraw(printer.clone()));
     prompt::bind(&mut editor, 'Z', Suspend::new(shared.gate.clone(), terminal.saved()));
     let continued = signals::continued()?;
-    let mut chat = Chat {
-        connection,
-        resumption: Resumption::new(cids),
-        reconnect,
-        state: shared.state.clone(),
-        screen,
-        printer,
-        attention,
-        presence: Presence::default(),
-        joins,
-        latency: Latency::default(),
-        heartbeat: Heartbeat::new(ping_after, Instant::now()),
-        continued,
-        away_marker: AwayMarker::new(Instant::now()),
-        pending_help: None,
-        log,
-        debug_panic,
-        farewell: None,
-    };
+    let (resumption, state) = (Resumption::new(cids), shared.state.clone());
+    let mut chat = Chat::new(resumption, state, printer, screen, attention, joins, log);
     session.lines.iter().for_each(|line| chat.show(line));
     if is_first_use {
-        chat.printer.print(chat.screen.notice(FIRST_STEPS));
+        chat.notice(FIRST_STEPS);
     }
+    let heartbeat = Heartbeat::new(ping_after, Instant::now());
+    let mut chat_loop = ChatLoop { chat, connection, reconnect, heartbeat, continued, debug_panic };
     let (typed, mut lines) = mpsc::unbounded_channel();
     let prompt = Prompt::start(editor, history, shared, typed);
 
-    let end = chat.run(&mut lines, signals).await;
+    let end = chat_loop.run(&mut lines, signals).await;
     // The order matters: the prompt releases the terminal, the printer writes the remaining
     // lines, and then the reason for the end is printed.
     let is_released = prompt.call_off();
-    let end_reason = chat.end(&end);
-    drop(chat);
+    let end_reason = chat_loop.end(&end);
+    drop(chat_loop);
     if is_released {
         let _ = printing.join();
     }
@@ -186,41 +163,27 @@ enum Step {
     Leave(String, End),
 }
 
-struct Chat {
+struct ChatLoop {
+    chat: Chat,
     connection: Connection,
-    resumption: Resumption,
     reconnect: ReconnectConfig,
-    state: Arc<Mutex<State>>,
-    screen: Screen,
-    printer: Printer,
-    attention: Notifier,
-    presence: Presence,
-    joins: Joins,
-    latency: Latency,
     heartbeat: Heartbeat,
     /// Received when the process continues after it was stopped.
     continued: Signal,
-    away_marker: AwayMarker,
-    /// The help rows of the client's own commands, to be added to the server's answer to
-    /// `/help`.
-    pending_help: Option<Vec<String>>,
-    log: LogFiles,
     /// Panic at the first line, to test that the terminal is restored.
     debug_panic: bool,
-    /// The code and the text of the server's farewell.
-    farewell: Option<(String, String)>,
 }
 
 type Lines = mpsc::UnboundedReceiver<Typed>;
 
-impl Chat {
+impl ChatLoop {
     async fn run(&mut self, typed: &mut Lines, signals: &mut Signals) -> End {
         loop {
             if let Some(end) = self.serve_connection(typed, signals).await {
                 return end;
             }
             match self.reconnect(typed, signals).await {
-                Ok(back) => self.continue_after_reconnect(back),
+                Ok((connection, back)) => self.continue_after_reconnect(connection, back),
                 Err(end) => return end,
             }
         }
@@ -236,16 +199,17 @@ impl Chat {
                 return None;
             }
             self.send();
-            self.show_latency();
-            self.attention.show_title(&lock(&self.state).target());
-            let presence_due = self.presence.due();
-            let latency_due = self.latency.due(self.unanswered_since());
+            let unanswered_since = self.unanswered_since();
+            self.chat.show_latency(unanswered_since);
+            self.chat.show_title();
+            let presence_due = self.chat.presence.due();
+            let latency_due = self.chat.latency.due(unanswered_since);
             tokio::select! {
                 () = sleep_until(presence_due.unwrap_or_else(Instant::now)),
-                    if presence_due.is_some() => self.show_presence(),
+                    if presence_due.is_some() => self.chat.show_presence(),
                 () = sleep_until(latency_due.unwrap_or_else(Instant::now)),
                     if latency_due.is_some() => {}
-                () = self.printer.progressed(), if !is_drained => {}
+                () = self.chat.printer.progressed(), if !is_drained => {}
                 // While the socket is not read, the silence is not the server's.
                 () = sleep_until(self.heartbeat.due()), if !is_drained => {
                     self.heartbeat.received(Instant::now());
@@ -254,14 +218,14 @@ impl Chat {
                     match self.heartbeat.beat(Instant::now()) {
                         HeartbeatAction::Wait => {}
                         HeartbeatAction::Ping => {
-                            self.connection.send(&self.resumption.ping_request());
+                            self.connection.send(&self.chat.resumption.ping_request());
                         }
                         HeartbeatAction::Dead => return None,
                     }
                 }
                 Some(()) = self.continued.recv() => {
                     self.heartbeat.ping(Instant::now());
-                    self.connection.send(&self.resumption.ping_request());
+                    self.connection.send(&self.chat.resumption.ping_request());
                 }
                 progress = self.connection.progress(), if is_drained => {
                     if progress == Progress::Read {
@@ -285,15 +249,14 @@ impl Chat {
     fn handle_input(&mut self, typed: Option<Typed>) -> Step {
         match typed {
             Some(Typed::Line { .. }) if self.debug_panic => panic!("as --debug-panic asks"),
-            Some(Typed::Line { text, waiting }) => self.queue_line(text, waiting, false),
-            Some(Typed::Local(Local::Say(text))) => self.say_in_room(&text, false),
-            Some(Typed::Local(Local::Quiet(room))) => self.toggle_quiet(room),
+            Some(Typed::Line { text, waiting }) => self.chat.queue_line(text, waiting, false),
+            Some(Typed::Local(Local::Say(text))) => self.chat.say_in_room(&text, false),
+            Some(Typed::Local(Local::Quiet(room))) => self.chat.toggle_quiet(room),
             Some(Typed::Local(Local::Reconnect)) if self.reconnect.retry_for.is_zero() => {
-                let why = "/reconnect does not work with --retry-for 0";
-                self.printer.print(self.screen.warning(why));
+                self.chat.warn("/reconnect does not work with --retry-for 0");
             }
             Some(Typed::Local(Local::Reconnect)) => return Step::Reconnect,
-            Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(&why)),
+            Some(Typed::Refused(why)) => self.chat.warn(&why),
             Some(Typed::Failed(why)) => {
                 return Step::Leave(QUIT.to_string(), End::unreadable(&why));
             }
@@ -306,38 +269,9 @@ impl Chat {
         Step::Stay
     }
 
-    /// Queues a line until it is answered, unless the client can answer it itself.
-    fn queue_line(&mut self, line: String, waiting: Option<Waiting>, is_offline: bool) {
-        self.attention.typed();
-        self.away_marker.typed(Instant::now());
-        if self.help(&line, is_offline) {
-            return;
-        }
-        if is_offline {
-            self.printer.print(self.screen.pending(redacted(&line)));
-        }
-        self.resumption.outgoing.add(line, waiting, &lock(&self.state));
-    }
-
-    /// Queues a text for the current room, regardless of the target of plain lines.
-    fn say_in_room(&mut self, text: &str, is_offline: bool) {
-        let room = lock(&self.state).room().map(str::to_owned);
-        match room {
-            _ if is_blank_text(text) => self.printer.print(self.screen.warning("usage: /say TEXT")),
-            Some(room) => {
-                let line = Command::Msg { to: MessageTarget::Room(&room), text }.to_string();
-                self.queue_line(line, None, is_offline);
-            }
-            None => {
-                let why = "not sent: you are in no room; /join one to talk";
-                self.printer.print(self.screen.warning(why));
-            }
-        }
-    }
-
     /// Returns since when the server has not answered a line or a ping.
     fn unanswered_since(&self) -> Option<Instant> {
-        let line = self.resumption.outgoing.unanswered_since();
+        let line = self.chat.resumption.outgoing.unanswered_since();
         line.into_iter().chain(self.heartbeat.pinged_since()).min()
     }
 
@@ -347,8 +281,8 @@ impl Chat {
         &mut self,
         typed: &mut Lines,
         signals: &mut Signals,
-    ) -> Result<Reconnected, End> {
-        let farewell = self.farewell.take();
+    ) -> Result<(Connection, Reconnected), End> {
+        let farewell = self.chat.farewell.take();
         let code = farewell.as_ref().map(|(code, _)| code.as_str());
         if self.reconnect.retry_for.is_zero() || !resume::should_reconnect(code) {
             let why = match farewell {
@@ -357,23 +291,21 @@ impl Chat {
             };
             return Err(End::Lost(GivenUp { exit: Exit::Unavailable, why }));
         }
-        self.show_presence();
-        if self.resumption.cut_answer().is_some() {
-            self.printer.print(self.screen.warning(ANSWER_CUT));
-        }
-        lock(&self.state).link = LinkState::Lost;
-        self.printer.print(self.screen.notice("connection lost; reconnecting …"));
-        let reconnector = self.reconnect.reconnector(&mut self.resumption, &lock(&self.state));
+        self.chat.connection_lost();
+        let reconnector =
+            self.reconnect.reconnector(&mut self.chat.resumption, &lock(&self.chat.state));
         let mut reconnecting = std::pin::pin!(reconnector.run());
         loop {
             tokio::select! {
                 back = &mut reconnecting => return back.map_err(End::Lost),
                 typed = typed.recv() => match typed {
-                    Some(Typed::Line { text, waiting }) => self.queue_line(text, waiting, true),
-                    Some(Typed::Local(Local::Say(text))) => self.say_in_room(&text, true),
-                    Some(Typed::Local(Local::Quiet(room))) => self.toggle_quiet(room),
+                    Some(Typed::Line { text, waiting }) => {
+                        self.chat.queue_line(text, waiting, true);
+                    }
+                    Some(Typed::Local(Local::Say(text))) => self.chat.say_in_room(&text, true),
+                    Some(Typed::Local(Local::Quiet(room))) => self.chat.toggle_quiet(room),
                     Some(Typed::Local(Local::Reconnect)) => self.reconnect.retry_now.notify_one(),
-                    Some(Typed::Refused(why)) => self.printer.print(self.screen.warning(&why)),
+                    Some(Typed::Refused(why)) => self.chat.warn(&why),
                     Some(Typed::Failed(why)) => return Err(End::unreadable(&why)),
                     Some(Typed::Quit(_)) | None => return Err(End::Left),
                     Some(Typed::Interrupted) => return Err(End::Signal(Exit::Interrupted)),
@@ -386,69 +318,26 @@ impl Chat {
     }
 
     /// Continues after the connection was restored.
-    fn continue_after_reconnect(&mut self, back: Reconnected) {
-        self.connection = back.connection;
+    fn continue_after_reconnect(&mut self, connection: Connection, back: Reconnected) {
+        self.connection = connection;
         self.heartbeat.received(Instant::now());
-        self.reconnect.record_connected(&mut self.resumption, back.backoff);
-        let (again, session) = match back.how {
-            Outcome::Resumed => (None, None),
-            Outcome::Restored(seen, session) => (Some(seen), Some(session)),
-            Outcome::NewSession(session) => (None, Some(session)),
-        };
-        let is_same_session = session.is_none() || again.is_some();
-        self.resumption.restored(again);
-        // Set the state first: each print redraws the prompt.
-        lock(&self.state).link = LinkState::Up;
-        lock(&self.state).resumed_as(&back.me);
-        let notice = reconnected_message(back.after, !is_same_session);
-        self.printer.print(self.screen.notice(&notice));
-        if back.ids_were_reset {
-            self.printer.print(self.screen.warning(IDS_WENT_BACK));
-        }
-        self.show_missed(&back.missed);
-        if let Some(session) = session.as_ref().filter(|_| !is_same_session) {
-            // Lines sent in the old session may or may not have been delivered.
-            let uncertain = self.resumption.start_new_session(session);
-            self.warn_of(&uncertain, UNCERTAIN);
-        }
-        if let Some(session) = &session {
-            self.return_to_place(session);
-        }
-        if is_same_session {
-            self.resumption.resend_unanswered();
-        }
+        self.reconnect.record_connected(&mut self.chat.resumption, back.backoff);
+        self.chat.continue_after_reconnect(back);
     }
 
-    /// Rebuilds the state from the server's answers. Waiting lines are abandoned if the
-    /// target of plain lines has changed.
-    fn return_to_place(&mut self, session: &Session) {
-        let before = lock(&self.state).me().to_owned();
-        if Key::fold(&before) != Key::fold(&session.me) {
-            let text = format!(
-                "{before} is in use by another user; you are now {} (/nick changes it)",
-                session.me
-            );
-            self.printer.print(self.screen.warning(&text));
+    /// Shows the received lines while the printer accepts them. `false`: there may be more.
+    fn receive(&mut self) -> bool {
+        while self.chat.printer.has_room() {
+            let Some(line) = self.connection.next_line() else { return true };
+            self.chat.receive(&line);
         }
-        let anew = lock(&self.state).reset(&session.me);
-        let before = std::mem::replace(&mut *lock(&self.state), anew);
-        session.lines.iter().for_each(|line| self.show(line));
-        self.show_missed(&session.missed);
-        if session.has_more {
-            self.printer.print(self.screen.notice(MISSED_LIMIT_REACHED));
-        }
-        if !lock(&self.state).has_same_target(&before) {
-            let uncertain = self.resumption.outgoing.abandon_sent();
-            self.warn_of(&uncertain, UNCERTAIN);
-            let waiting = self.resumption.outgoing.abandon_unsent();
-            self.warn_of(&waiting, NOT_SENT);
-        }
+        false
     }
 
     /// Sends the waiting lines.
     fn send(&mut self) {
-        let state = lock(&self.state);
-        while let Some(line) = self.resumption.outgoing.next(&state) {
+        let state = lock(&self.chat.state);
+        while let Some(line) = self.chat.resumption.outgoing.next(state.room()) {
             self.connection.send(&line);
         }
     }
@@ -457,16 +346,18 @@ impl Chat {
     async fn leave(&mut self, quit: &str, end: End) -> End {
         let answers = async {
             let mut is_closed = false;
-            while self.resumption.outgoing.load().0 > 0 {
-                if !self.receive() {
-                    self.printer.progressed().await;
-                    continue;
-                }
-                if is_closed {
+            loop {
+                let is_drained = self.receive();
+                let is_answered = self.chat.resumption.outgoing.load().0 == 0;
+                if is_answered || (is_drained && is_closed) {
                     return;
                 }
-                self.send();
-                is_closed = self.connection.progress().await == Progress::Closed;
+                if is_drained {
+                    self.send();
+                    is_closed = self.connection.progress().await == Progress::Closed;
+                } else {
+                    self.chat.printer.progressed().await;
+                }
             }
         };
         // A server that does not answer must not delay the exit.
@@ -474,23 +365,19 @@ impl Chat {
         let mut last = Vec::new();
         self.connection.quit(quit, |line| last.push(line)).await;
         for line in last {
-            self.show(&line);
+            self.chat.show(&line);
         }
         end
     }
 
     /// Reports all undelivered lines and returns the reason for the end, if it must be printed.
     fn end(&mut self, end: &End) -> Option<String> {
-        self.show_presence();
-        let uncertain = self.resumption.outgoing.abandon_sent();
-        self.warn_of(&uncertain, UNCERTAIN);
-        let waiting = self.resumption.outgoing.abandon_unsent();
-        self.warn_of(&waiting, NOT_SENT);
+        self.chat.show_presence();
+        self.chat.abandon_lines();
         match end {
             End::Lost(given_up) => Some(given_up.why.clone()),
             End::Left => {
-                let (time, count) = self.away_marker.sum(Instant::now());
-                self.printer.print(self.screen.notice(&format!("{time}, {count}")));
+                self.chat.show_sum();
                 None
             }
             End::Signal(_) => None,
@@ -498,6 +385,162 @@ impl Chat {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::client::terminal::chat::tests::{chat, with_cid};
+    use crate::client::terminal::printer::PrintQueue;
+
+    /// The loop of alice's chat, what it prints, and the server's end of the connection.
+    fn chat_loop() -> (ChatLoop, PrintQueue, BufReader<DuplexStream>) {
+        let (chat, printed) = chat();
+        let (connection, peer) = Connection::in_memory();
+        let chat_loop = ChatLoop {
+            chat,
+            connection,
+            reconnect: ReconnectConfig::for_test(Duration::MAX),
+            heartbeat: Heartbeat::new(Duration::from_mins(1), Instant::now()),
+            continued: signals::continued().unwrap(),
+            debug_panic: false,
+        };
+        (chat_loop, printed, BufReader::new(peer))
+    }
+
+    fn typed(text: &str) -> Typed {
+        Typed::Line { text: text.to_owned(), waiting: None }
+    }
+
+    /// Answers the next line with `answer`, which carries its cid, and returns the line.
+    async fn answer(peer: &mut BufReader<DuplexStream>, answer: &str) -> String {
+        let mut line = String::new();
+        peer.read_line(&mut line).await.unwrap();
+        peer.write_all(format!("{}\n", with_cid(answer)).as_bytes()).await.unwrap();
+        line.trim_end().to_owned()
+    }
+
+    #[tokio::test]
+    async fn full_screen_stops_reading_the_server() {
+        let (mut chat_loop, printed, mut peer) = chat_loop();
+        peer.write_all(b"bob: one\nbob: two\n").await.unwrap();
+        assert_eq!(chat_loop.connection.progress().await, Progress::Read);
+        while chat_loop.chat.printer.has_room() {
+            chat_loop.chat.printer.repaint();
+        }
+        assert!(!chat_loop.receive());
+        let progressed = chat_loop.chat.printer.progressed();
+        assert_eq!(printed.take(), [""; 0]);
+        progressed.await;
+        assert!(chat_loop.receive());
+        assert_eq!(printed.take(), ["bob: one", "bob: two"]);
+    }
+
+    #[tokio::test]
+    async fn leaving_client_waits_for_answers_and_shows_its_sum() {
+        let (mut chat_loop, printed, mut peer) = chat_loop();
+        let (sender, mut lines) = mpsc::unbounded_channel();
+        for typed in [typed("hi"), Typed::Quit("/quit bye".to_owned())] {
+            assert!(sender.send(typed).is_ok());
+        }
+        let mut signals = Signals::none();
+        let server = async {
+            let said = answer(&mut peer, "@1 alice: hi").await;
+            let quit = answer(&mut peer, "[BYE quit] goodbye").await;
+            drop(peer);
+            (said, quit)
+        };
+        let both = async { tokio::join!(chat_loop.run(&mut lines, &mut signals), server) };
+        // After the last answer, nothing more is awaited.
+        let (end, (said, quit)) = timeout(ANSWERS_TIMEOUT, both).await.unwrap();
+        assert!(said.ends_with(" hi"));
+        assert_eq!((quit.as_str(), end.exit()), ("/quit bye", Exit::Done));
+        assert_eq!(chat_loop.end(&end), None);
+        let printed = printed.take();
+        assert_eq!(printed.first().unwrap(), "alice: hi");
+        assert!(printed.last().unwrap().ends_with(", 0 messages read"));
+    }
+
+    #[tokio::test]
+    async fn lost_connection_is_left_after_its_last_line() {
+        let (mut chat_loop, printed, mut peer) = chat_loop();
+        peer.write_all(b"bob: last\n").await.unwrap();
+        drop(peer);
+        let (_sender, mut lines) = mpsc::unbounded_channel();
+        let end = chat_loop.serve_connection(&mut lines, &mut Signals::none()).await;
+        assert!(end.is_none());
+        assert_eq!(printed.take(), ["bob: last"]);
+    }
+
+    #[tokio::test]
+    async fn server_that_answers_no_ping_is_lost() {
+        let (mut chat_loop, _printed, peer) = chat_loop();
+        chat_loop.heartbeat = Heartbeat::new(Duration::from_millis(1), Instant::now());
+        let (_sender, mut lines) = mpsc::unbounded_channel();
+        let end = chat_loop.serve_connection(&mut lines, &mut Signals::none()).await;
+        assert!(end.is_none());
+        drop(chat_loop);
+        let mut sent = peer.lines();
+        let ping = sent.next_line().await.unwrap().unwrap();
+        assert!(ping.ends_with(" /ping"), "{ping}");
+        assert_eq!(sent.next_line().await.unwrap(), Some(ping));
+    }
+
+    #[tokio::test]
+    async fn input_decides_whether_to_stay_reconnect_or_leave() {
+        let (mut chat_loop, printed, _peer) = chat_loop();
+        let local = || Some(Typed::Local(Local::Reconnect));
+        assert!(matches!(chat_loop.handle_input(local()), Step::Reconnect));
+        chat_loop.reconnect.retry_for = Duration::ZERO;
+        assert!(matches!(chat_loop.handle_input(local()), Step::Stay));
+        let refused = chat_loop.handle_input(Some(Typed::Refused("not sent: x".into())));
+        assert!(matches!(refused, Step::Stay));
+        let warnings = ["-- /reconnect does not work with --retry-for 0", "-- not sent: x"];
+        assert_eq!(printed.take(), warnings);
+        for (typed, quit, exit) in [
+            (Some(Typed::Quit("/quit bye".to_owned())), "/quit bye", Exit::Done),
+            (None, "/quit", Exit::Done),
+            (Some(Typed::Interrupted), "/quit", Exit::Interrupted),
+            (Some(Typed::Failed("hung up".to_owned())), "/quit", Exit::Unavailable),
+        ] {
+            let Step::Leave(line, end) = chat_loop.handle_input(typed) else { panic!("{exit:?}") };
+            assert_eq!((line.as_str(), end.exit()), (quit, exit));
+        }
+    }
+
+    #[tokio::test]
+    async fn client_does_not_reconnect_after_a_farewell_that_concerns_it() {
+        let (mut chat_loop, printed, _peer) = chat_loop();
+        let (_sender, mut lines) = mpsc::unbounded_channel();
+        let mut signals = Signals::none();
+        chat_loop.chat.queue_line("/login bob sesame".to_owned(), None, false);
+        chat_loop.chat.farewell = Some(("kicked".to_owned(), "out".to_owned()));
+        let Err(end) = chat_loop.reconnect(&mut lines, &mut signals).await else { panic!() };
+        let why = chat_loop.end(&end);
+        assert_eq!(why.as_deref(), Some("the server ended the connection: out"));
+        assert_eq!(printed.take(), ["-- not sent: (a password)"]);
+        chat_loop.reconnect.retry_for = Duration::ZERO;
+        let Err(end) = chat_loop.reconnect(&mut lines, &mut signals).await else { panic!() };
+        assert_eq!(chat_loop.end(&end).as_deref(), Some("the connection was lost"));
+        assert_eq!(end.exit(), Exit::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn user_can_leave_while_the_client_reconnects() {
+        let (mut chat_loop, printed, _peer) = chat_loop();
+        let (sender, mut lines) = mpsc::unbounded_channel();
+        for typed in [typed("hi"), Typed::Quit("/quit".to_owned())] {
+            assert!(sender.send(typed).is_ok());
+        }
+        // Nothing listens on the port, and the server would be tried again for ever.
+        let back = chat_loop.reconnect(&mut lines, &mut Signals::none()).await;
+        assert!(matches!(back, Err(End::Left)));
+        assert_eq!(chat_loop.end(&End::Left), None);
+        let mut printed = printed.take();
+        assert!(printed.pop().unwrap().ends_with(", 0 messages read"));
+        let expected =
+            ["-- connection lost; reconnecting …", "-- to be sent: hi", "-- not sent: hi"];
+        assert_eq!(printed, expected);
+    }
 }

@@ -7,7 +7,7 @@
 //! read the socket.
 
 use std::collections::VecDeque;
-use std::io::Write as _;
+use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,6 @@ use tokio::sync::Notify;
 use super::screen::Styled;
 use super::wrap::{height, wrap};
 use crate::client::limits::{REDRAWN_MAX, SCREEN_MAX, cost};
-use crate::stdio;
 
 /// Queued lines are printed as a batch of about this many bytes, because each print erases
 /// and redraws the prompt.
@@ -123,27 +122,48 @@ impl Printer {
 }
 
 impl PrintQueue {
-    /// Starts the thread. It ends when every [`Printer`] has been dropped.
+    /// Takes the queued lines, as the thread would, for tests.
+    #[cfg(test)]
+    pub(super) fn take(&self) -> Vec<String> {
+        let requests: Vec<PrintRequest> = self.requests.try_iter().collect();
+        let size = requests.iter().map(PrintRequest::size).sum();
+        self.size.bytes.fetch_sub(size, Ordering::Relaxed);
+        self.size.has_shrunk.notify_one();
+        let line = |request| match request {
+            PrintRequest::Line(line) => Some(line.as_str().to_owned()),
+            PrintRequest::Repaint | PrintRequest::Redraw => None,
+        };
+        requests.into_iter().filter_map(line).collect()
+    }
+
+    /// Starts the thread, which prints above the prompt and, once there are no more prompts, to
+    /// the terminal. It ends when every [`Printer`] has been dropped.
     pub(super) fn start_printing(
         self,
-        out: impl ExternalPrinter + Send + 'static,
+        above_prompt: impl ExternalPrinter + Send + 'static,
+        terminal: impl Write + Send + 'static,
         gate: Arc<PromptGate>,
     ) -> JoinHandle<()> {
-        let (scrollback, scrollback_size) = (VecDeque::new(), 0);
-        let mut printer = PrinterThread { out, gate, scrollback, scrollback_size };
+        let mut printer = PrinterThread::new(above_prompt, terminal, gate);
         thread::spawn(move || printer.run(&self))
     }
 }
 
-struct PrinterThread<P> {
-    out: P,
+struct PrinterThread<P, T> {
+    above_prompt: P,
+    terminal: T,
     gate: Arc<PromptGate>,
     /// The latest lines, for a redraw.
     scrollback: VecDeque<Styled>,
     scrollback_size: usize,
 }
 
-impl<P: ExternalPrinter> PrinterThread<P> {
+impl<P: ExternalPrinter, T: Write> PrinterThread<P, T> {
+    fn new(above_prompt: P, terminal: T, gate: Arc<PromptGate>) -> Self {
+        let (scrollback, scrollback_size) = (VecDeque::new(), 0);
+        Self { above_prompt, terminal, gate, scrollback, scrollback_size }
+    }
+
     fn run(&mut self, PrintQueue { requests, size: queue_size }: &PrintQueue) {
         let mut postponed = None;
         while let Some(first) = postponed.take().or_else(|| requests.recv().ok()) {
@@ -182,7 +202,7 @@ impl<P: ExternalPrinter> PrinterThread<P> {
             queue_size.bytes.fetch_sub(batch_cost, Ordering::Relaxed);
             queue_size.has_shrunk.notify_one();
         }
-        write(&self.gate.take_undrawn());
+        self.write_undrawn();
     }
 
     fn add_to_scrollback(&mut self, line: Styled) {
@@ -198,10 +218,10 @@ impl<P: ExternalPrinter> PrinterThread<P> {
     fn print(&mut self, lines: &str) {
         if self.gate.pass_to_prompt(lines, None) {
             // Fails when the prompt has ended meanwhile; the lines then count as undrawn.
-            let _ = self.out.print(lines.to_owned());
+            let _ = self.above_prompt.print(lines.to_owned());
         } else {
-            write(&self.gate.take_undrawn());
-            write(lines);
+            self.write_undrawn();
+            self.write(lines);
         }
     }
 
@@ -214,10 +234,20 @@ impl<P: ExternalPrinter> PrinterThread<P> {
         let (columns, _) = size();
         if self.gate.pass_to_prompt("", Some(columns)) {
             let _ = raise(Signal::SIGWINCH);
-            let _ = self.out.print(text(self));
+            let _ = self.above_prompt.print(text(self));
         } else {
-            write(&self.gate.take_undrawn());
+            self.write_undrawn();
         }
+    }
+
+    fn write_undrawn(&mut self) {
+        let undrawn = self.gate.take_undrawn();
+        self.write(&undrawn);
+    }
+
+    fn write(&mut self, text: &str) {
+        // If the terminal cannot be written, no error can be shown either.
+        let _ = self.terminal.write_all(text.as_bytes());
     }
 
     /// Returns the latest lines for an empty screen, leaving [`PROMPT_ROWS`] for the prompt.
@@ -256,11 +286,6 @@ impl ConditionalEventHandler for Redraw {
         self.0.redraw();
         Some(Cmd::Noop)
     }
-}
-
-fn write(text: &str) {
-    // If the terminal cannot be written, no error can be shown either.
-    let _ = stdio::stdout().write_all(text.as_bytes());
 }
 
 /// Coordinates the printer with the prompt, for two reasons:
@@ -350,5 +375,245 @@ impl PromptGate {
 
     fn lock(&self) -> MutexGuard<'_, GateState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::client::model::mentions::Highlights;
+    use crate::client::terminal::screen::{Screen, Times};
+    use crate::client::text::theme::{ColorChoice, Theme};
+
+    /// A prompt that is slow to print: each print is reported, then waits for a permit.
+    struct SlowPrompt {
+        /// Whether a prompt is visible.
+        is_visible: Arc<AtomicBool>,
+        shown: Sender<String>,
+        permits: Receiver<()>,
+    }
+
+    impl ExternalPrinter for SlowPrompt {
+        fn print(&mut self, text: String) -> rustyline::Result<()> {
+            assert!(self.is_visible.load(Ordering::SeqCst), "printed between prompts: {text:?}");
+            self.shown.send(text).unwrap();
+            // Without a sender, no print waits.
+            let _ = self.permits.recv();
+            Ok(())
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Terminal(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Terminal {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A printer above a slow prompt.
+    struct Fixture {
+        printer: Printer,
+        gate: Arc<PromptGate>,
+        is_visible: Arc<AtomicBool>,
+        shown: Receiver<String>,
+        permits: Sender<()>,
+        terminal: Terminal,
+        thread: JoinHandle<()>,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let (printer, queue) = Printer::new();
+            let (gate, is_visible) = (Arc::<PromptGate>::default(), Arc::<AtomicBool>::default());
+            let (reports, shown) = mpsc::channel();
+            let (permits, awaited) = mpsc::channel();
+            let prompt =
+                SlowPrompt { is_visible: is_visible.clone(), shown: reports, permits: awaited };
+            let terminal = Terminal::default();
+            let thread = queue.start_printing(prompt, terminal.clone(), gate.clone());
+            Self { printer, gate, is_visible, shown, permits, terminal, thread }
+        }
+
+        /// Shows a prompt.
+        fn open(&self) {
+            self.is_visible.store(true, Ordering::SeqCst);
+            self.gate.open();
+        }
+
+        fn shut(&self, is_last: bool) {
+            self.gate.shut(is_last);
+            self.is_visible.store(false, Ordering::SeqCst);
+        }
+
+        /// Waits for the next print and lets it end.
+        fn next(&self) -> String {
+            let text = self.shown.recv().unwrap();
+            self.permits.send(()).unwrap();
+            text
+        }
+
+        /// Ends the printer and returns the other prints and the direct output.
+        fn end(self) -> (Vec<String>, String) {
+            drop((self.printer, self.permits));
+            self.gate.finish();
+            self.thread.join().unwrap();
+            let direct = self.terminal.0.lock().unwrap().clone();
+            (self.shown.iter().collect(), String::from_utf8(direct).unwrap())
+        }
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    fn line(text: &str) -> Styled {
+        let theme = Theme::new(ColorChoice::Never, 0);
+        Screen::new(theme, Times::Never, false, Highlights::default()).notice(text)
+    }
+
+    fn lines(numbers: std::ops::Range<usize>) -> String {
+        numbers.map(|number| format!("-- {number}\n")).collect::<Vec<_>>().concat()
+    }
+
+    #[test]
+    fn lines_queued_during_a_slow_print_are_printed_as_one_batch() {
+        let fixture = Fixture::new();
+        fixture.open();
+        fixture.printer.print(line("0"));
+        assert_eq!(fixture.shown.recv().unwrap(), lines(0..1));
+        for number in 1..100 {
+            fixture.printer.print(line(&number.to_string()));
+        }
+        fixture.permits.send(()).unwrap();
+        assert_eq!(fixture.next(), lines(1..100));
+        let long = "x".repeat(BATCH_MAX);
+        fixture.printer.print(line("100"));
+        assert_eq!(fixture.shown.recv().unwrap(), lines(100..101));
+        fixture.printer.print(line(&long));
+        fixture.printer.print(line("101"));
+        fixture.permits.send(()).unwrap();
+        assert!(fixture.next().len() > BATCH_MAX);
+        assert_eq!(fixture.next(), lines(101..102), "a batch of its own");
+        assert_eq!(fixture.end().0, [""; 0]);
+    }
+
+    #[test]
+    fn full_queue_has_no_room_until_the_terminal_prints() {
+        let fixture = Fixture::new();
+        fixture.open();
+        fixture.printer.print(line("0"));
+        assert_eq!(fixture.shown.recv().unwrap(), lines(0..1));
+        // The line that is being printed counts, too.
+        let mut size = cost("-- 0");
+        while fixture.printer.has_room() {
+            fixture.printer.repaint();
+            size += cost("");
+        }
+        assert!((SCREEN_MAX..SCREEN_MAX + cost("")).contains(&size), "{size}");
+        fixture.printer.print(line("1"));
+        let progressed = fixture.printer.progressed();
+        fixture.permits.send(()).unwrap();
+        block_on(progressed);
+        // The rest is one batch.
+        assert!(!fixture.printer.has_room());
+        let progressed = fixture.printer.progressed();
+        assert_eq!(fixture.next(), lines(1..2));
+        block_on(progressed);
+        assert!(fixture.printer.has_room());
+        assert_eq!(fixture.end().0, [""; 0]);
+    }
+
+    #[test]
+    fn nothing_is_printed_between_two_prompts() {
+        let fixture = Fixture::new();
+        for number in 0..3 {
+            fixture.printer.print(line(&number.to_string()));
+            fixture.open();
+            assert_eq!(fixture.shown.recv().unwrap(), lines(number..number + 1));
+            fixture.shut(false);
+            fixture.permits.send(()).unwrap();
+        }
+        assert_eq!(fixture.end().0, [""; 0]);
+    }
+
+    #[test]
+    fn lines_that_no_prompt_has_drawn_are_written_at_the_end() {
+        let fixture = Fixture::new();
+        fixture.open();
+        for text in ["drawn", "undrawn"] {
+            fixture.printer.print(line(text));
+            assert_eq!(fixture.next(), format!("-- {text}\n"));
+            if text == "drawn" {
+                assert_eq!(fixture.gate.drawn(), None, "the width may have changed");
+            }
+        }
+        fixture.shut(true);
+        fixture.gate.open();
+        fixture.printer.print(line("after the last prompt"));
+        fixture.printer.repaint();
+        let direct = "-- undrawn\n-- after the last prompt\n";
+        assert_eq!(fixture.end(), (Vec::new(), direct.to_owned()));
+    }
+
+    #[test]
+    fn prompt_is_redrawn_by_the_lines_printed_with_it() {
+        let fixture = Fixture::new();
+        fixture.open();
+        fixture.printer.repaint();
+        assert_eq!(fixture.shown.recv().unwrap(), REPAINT);
+        assert_eq!(fixture.gate.drawn(), Some(size().0));
+        for _ in 0..3 {
+            fixture.printer.repaint();
+        }
+        fixture.printer.print(line("0"));
+        fixture.printer.repaint();
+        fixture.permits.send(()).unwrap();
+        assert_eq!(fixture.next(), lines(0..1));
+        assert_eq!(fixture.end().0, [""; 0]);
+    }
+
+    #[test]
+    fn screen_is_redrawn_before_later_lines_are_printed_on_it() {
+        let fixture = Fixture::new();
+        fixture.open();
+        fixture.printer.print(line("0"));
+        assert_eq!(fixture.shown.recv().unwrap(), lines(0..1));
+        fixture.printer.print(line("1"));
+        fixture.printer.redraw();
+        fixture.printer.print(line("2"));
+        fixture.permits.send(()).unwrap();
+        assert_eq!(fixture.next(), lines(1..2));
+        assert_eq!(fixture.next(), format!("{HOME}-- 0{ROW_END}-- 1{SCREEN_END}"));
+        assert_eq!(fixture.next(), lines(2..3));
+        assert_eq!(fixture.end().0, [""; 0]);
+    }
+
+    #[test]
+    fn redraw_shows_the_latest_lines_that_fit_and_holds_few_bytes() {
+        let (shown, _) = mpsc::channel();
+        let (_, permits) = mpsc::channel();
+        let prompt = SlowPrompt { is_visible: Arc::default(), shown, permits };
+        let mut thread = PrinterThread::new(prompt, std::io::sink(), Arc::default());
+        for number in 0..300 {
+            thread.add_to_scrollback(line(&number.to_string()));
+        }
+        assert_eq!(thread.scrollback.len(), SCROLLBACK_MAX);
+        let shown = size().1.saturating_sub(PROMPT_ROWS).min(SCROLLBACK_MAX);
+        let rows: Vec<String> = (300 - shown..300).map(|number| format!("-- {number}")).collect();
+        assert_eq!(thread.screen(), HOME.to_owned() + &rows.join(ROW_END) + SCREEN_END);
+        let long = line(&"x".repeat(REDRAWN_MAX / 4));
+        for _ in 0..10 {
+            thread.add_to_scrollback(long.clone());
+        }
+        assert_eq!(thread.scrollback.len(), 3, "each with its overhead");
+        assert_eq!(thread.scrollback_size, 3 * cost(long.as_str()));
     }
 }

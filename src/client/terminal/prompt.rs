@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::io::{self, Write as _};
 use std::os::unix::thread::JoinHandleExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -22,23 +22,21 @@ use nix::sys::pthread::pthread_kill;
 use nix::sys::signal::Signal;
 use rustyline::config::BellStyle;
 use rustyline::error::ReadlineError;
-use rustyline::history::DefaultHistory;
 use rustyline::{
     Cmd, ColorMode, CompletionType, ConditionalEventHandler, Config, Editor, EventHandler, KeyCode,
     KeyEvent, Modifiers,
 };
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::helper::ChatHelper;
+use super::helper::{ChatEditor, ChatHelper};
 use super::history::History;
-use super::printer::{Printer, PromptGate};
+use super::printer::PromptGate;
 use super::prompt_text;
-use crate::client::QUIT;
+use super::shared::Shared;
 use crate::client::model::local::{self, Local};
-use crate::client::model::state::State;
 use crate::client::model::submission::Submission;
+use crate::client::session::QUIT;
 use crate::client::text::sanitize::is_unseen;
-use crate::client::text::theme::Theme;
 use crate::client::text::width;
 use crate::stdio;
 
@@ -64,29 +62,6 @@ pub(super) enum Typed {
 
 /// Held until the line is answered; dropping it releases the prompt's thread.
 pub(in crate::client) type Waiting = mpsc::Sender<()>;
-
-pub(super) type ChatEditor = Editor<ChatHelper, DefaultHistory>;
-
-/// State that the prompt shares with its key handlers and the rest of the client.
-#[derive(Clone)]
-pub(super) struct Shared {
-    pub(super) state: Arc<Mutex<State>>,
-    pub(super) gate: Arc<PromptGate>,
-    pub(super) printer: Printer,
-    pub(super) theme: Theme,
-    /// A question is shown instead of the prompt.
-    pub(super) is_asking: Arc<AtomicBool>,
-}
-
-impl Shared {
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn is_asking(&self) -> bool {
-        self.is_asking.load(Ordering::Relaxed)
-    }
-}
 
 /// Returns an editor with the client's settings.
 ///

@@ -9,6 +9,7 @@ use unicode_width::UnicodeWidthChar as _;
 
 use super::width;
 use crate::protocol::text;
+use crate::stdio;
 
 /// The most combining marks on one letter; with more, the letter would cover the lines above.
 const MARKS_MAX: usize = 4;
@@ -76,6 +77,12 @@ fn is_invisible(c: char) -> bool {
         | '\u{200E}' | '\u{200F}' | '\u{2060}'..='\u{2064}' | '\u{206A}'..='\u{206F}'
         | '\u{3164}' | '\u{FEFF}' | '\u{FFA0}' | '\u{FFF9}'..='\u{FFFB}'
         | '\u{E0000}'..='\u{E007F}' | '\u{E0100}'..='\u{E01EF}')
+}
+
+/// Writes a problem to standard error. The text may contain input from the network, so it is
+/// sanitized.
+pub(in crate::client) fn print_error(problem: &str) {
+    stdio::print_error(&format!("chatty: {}", Clean::of(problem)));
 }
 
 #[cfg(test)]

@@ -1,0 +1,34 @@
+//! What the threads of the interactive mode share.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::printer::{Printer, PromptGate};
+use crate::client::model::state::State;
+use crate::client::text::theme::Theme;
+
+/// State that the prompt shares with its key handlers and the rest of the client.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) state: Arc<Mutex<State>>,
+    pub(super) gate: Arc<PromptGate>,
+    pub(super) printer: Printer,
+    pub(super) theme: Theme,
+    /// A question is shown instead of the prompt.
+    pub(super) is_asking: Arc<AtomicBool>,
+}
+
+impl Shared {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    pub(super) fn is_asking(&self) -> bool {
+        self.is_asking.load(Ordering::Relaxed)
+    }
+}
+
+/// Returns the state of the chat, even if a thread panicked while it held the lock.
+pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
