@@ -2,8 +2,9 @@
 //! hub restored from its stored state at random moments. Both send the same lines to every
 //! connection.
 //!
-//! Behaviour that depends on state that is not stored is not drawn: `/reply`, throttled passwords,
-//! rooms so large that presence is coalesced. Only the idle times of `/whois` are drawn and not compared.
+//! Behaviour that depends on state that is not stored is not drawn: `/reply`, throttled
+//! passwords, rooms so large that presence is coalesced. Only the idle times of `/whois` are drawn
+//! and not compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
