@@ -52,7 +52,7 @@ pub use event::{Event, Message, Place};
 pub use failure::{ErrorCode, Farewell, Refusal};
 pub use fingerprint::Fingerprint;
 pub use name::{Key, LOBBY, Name, RoomName};
-pub use tags::{Cid, Tags};
+pub use tags::{Cid, Tags, UserId};
 pub use units::Stamp;
 
 /// The protocol's name and version, as in `[HELLO]` and `[VERSION]`.

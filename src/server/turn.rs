@@ -282,8 +282,7 @@ impl Turn {
                 return false;
             };
             let first = &repeat.first;
-            let tags = Tags { id: Some(first.id), time: Some(first.time), cid: None };
-            turn.answer(posting, &tags, &Event::Message(first.seen_by(first.author)));
+            turn.answer(posting, &first.tags(), &Event::Message(first.seen_by(first.author)));
             true
         });
     }

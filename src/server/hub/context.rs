@@ -15,7 +15,7 @@ use crate::server::auth::passwords::Job;
 use crate::server::clock::Now;
 use crate::server::limits::Limits;
 use crate::server::net::ConnId;
-use crate::server::record::{Record, SentMail};
+use crate::server::record::{Record, SentMail, UserId};
 use crate::server::store::ReadRequest;
 use crate::server::turn::{Origin, Turn};
 
@@ -93,6 +93,11 @@ impl Context<'_> {
 }
 
 impl Request<'_> {
+    /// The user who has sent the line; `None` before login.
+    pub(super) fn actor(&self, state: &State) -> Option<UserId> {
+        state.connections[self.connection].user().map(|user| state.users[user].id)
+    }
+
     /// Sends a line of the answer.
     pub(super) fn reply(&mut self, event: &Event<'_>) {
         self.reply_tagged(&Tags::default(), event);

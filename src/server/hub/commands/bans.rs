@@ -55,7 +55,8 @@ pub(super) fn ban(
     let targets: Vec<UserIx> = present.into_iter().filter(is_target).collect();
     match scope {
         Scope::Room(room) => {
-            remove_banned(state, req, room, &ban, &targets);
+            let actor = req.actor(state);
+            remove_banned(state, req, actor, room, &ban, &targets);
             ensure_operator(state, req, room);
         }
         Scope::Server => {
@@ -66,10 +67,11 @@ pub(super) fn ban(
     Ok(())
 }
 
-/// Kicks the banned users from the room and announces it.
+/// Kicks the banned users from the room and announces it. There is no actor if the ban is older.
 fn remove_banned(
     state: &mut State,
     ctx: &mut Context<'_>,
+    actor: Option<UserId>,
     room: RoomIx,
     ban: &Ban,
     users: &[UserIx],
@@ -79,7 +81,7 @@ fn remove_banned(
     let (room_name, number) = (state.rooms[room].name.clone(), state.rooms[room].number);
     let names: Vec<Name> = users.iter().map(|user| state.users[*user].name.clone()).collect();
     for user in users {
-        kick_member(state, ctx, by, room, *user, reason);
+        kick_member(state, ctx, (actor, by), room, *user, reason);
     }
     if state.rooms.get(room).is_none_or(|room| room.number != number) {
         return; // The room ended with its last member.
@@ -87,7 +89,7 @@ fn remove_banned(
     for name in &names {
         let (name, by) = (name.as_str(), by.as_str());
         let event = Event::Kicked { room: room_name.as_str(), name, by, reason };
-        announce(state, ctx, &[room], Topic::Talk, None, &event);
+        announce(state, ctx, &[room], Topic::Talk, (actor, None), &event);
     }
 }
 
@@ -99,7 +101,7 @@ pub(super) fn leave_banned_rooms(state: &mut State, ctx: &mut Context<'_>, user:
         let subject = ban_subject(state, user, scope);
         let ban = state.moderation_in(scope).ban_on(ctx.now, subject).cloned();
         if let Some(ban) = ban {
-            remove_banned(state, ctx, room, &ban, &[user]);
+            remove_banned(state, ctx, None, room, &ban, &[user]);
         }
     }
 }

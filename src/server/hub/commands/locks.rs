@@ -75,7 +75,7 @@ pub(super) fn invite(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
     if !state.relations.ignores(user_id, me) {
         let by = state.users[user].name.clone();
         let event = Event::reply("INVITATION", &room_name, by.as_str());
-        send_to_user(state, req, other, &Tags::default(), &event);
+        send_to_user(state, req, other, &Tags::by(Some(me)), &event);
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use super::{ConnId, Context, Event, Farewell, Query, RoomIx, State, Tags, UserIx
 use crate::server::hub::delivery;
 use crate::server::hub::state::connections::{Connection, Phase};
 use crate::server::hub::state::index::SERVER;
+use crate::server::hub::state::users::User;
 use crate::server::record::UserId;
 
 /// Closes a connection and logs its user out, with no way to resume. A farewell is sent
@@ -62,14 +63,15 @@ fn operated_rooms(state: &State, person: UserId) -> Vec<RoomIx> {
 
 /// Ends the queries of a user who logs out, and the queries of others with that user.
 fn end_queries(state: &mut State, ctx: &mut Context<'_>, user: UserIx) {
-    let name = state.users[user].name.clone();
+    let User { id, name, .. } = &state.users[user];
+    let (id, name) = (*id, name.clone());
     for connection in state.users[user].connections().collect::<Vec<_>>() {
         state.set_query(connection, Query::Off);
     }
     for other in state.end_queries_with(user) {
         let text = format!("{name} is gone; your messages go nowhere until /query or /join");
         let event = Event::reply("QUERY", "off", &text);
-        delivery::send_to_user(state, ctx, other, &Tags::default(), &event);
+        delivery::send_to_user(state, ctx, other, &Tags::by(Some(id)), &event);
     }
 }
 

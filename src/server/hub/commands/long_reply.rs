@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::rights::{require_rights, room_in, room_of};
 use super::{
     ErrorCode, Event, PendingRequest, ReadRequest, Record, Request, Result, RoomIx, RoomName,
-    SERVER_NAME, Scope, State, Thread, UserId, UserIx, catch_up, presence, refusal, tags_of,
+    SERVER_NAME, Scope, State, Thread, UserId, UserIx, catch_up, presence, refusal,
 };
 use crate::protocol::{Message, Place, Stamp, Tags};
 use crate::server::hub::caches::Caches;
@@ -275,7 +275,7 @@ fn send_mail_page(
 ) -> bool {
     for record in &rows.records {
         let message = record.seen_by(reader);
-        req.reply_tagged(&tags_of(record), &Event::Row { time: record.time, message });
+        req.reply_tagged(&record.tags(), &Event::Row { time: record.time, message });
     }
     // `/reply` answers the last author.
     if let Some(record) = rows.records.last() {
@@ -354,7 +354,7 @@ fn send_rows(
         match record.filter(may_show) {
             Some(record) => {
                 let message = record.seen_by(list.reader);
-                req.reply_tagged(&tags_of(record), &Event::Row { time: *time, message });
+                req.reply_tagged(&record.tags(), &Event::Row { time: *time, message });
             }
             None => send_note(req, list, (*id, *time), found.has_failed),
         }
@@ -377,7 +377,7 @@ fn send_note(
         "(this message is no longer available)"
     };
     let message = Message { place, from: SERVER_NAME, is_action: false, text };
-    let tags = Tags { id: Some(id), time: Some(time), cid: None };
+    let tags = Tags { id: Some(id), time: Some(time), ..Tags::default() };
     req.reply_tagged(&tags, &Event::Row { time, message });
 }
 

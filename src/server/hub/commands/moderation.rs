@@ -11,7 +11,7 @@ use super::rights::moderated_room;
 use super::succession::{hand_over, has_moderator, heir};
 use super::{
     Context, ErrorCode, Event, Key, Name, Refusal, Request, Result, RoomIx, Scope, State, Tags,
-    UserIx, no_such_user, refusal, send_to_user,
+    UserId, UserIx, no_such_user, refusal, send_to_user,
 };
 use crate::server::hub::delivery::announce_action;
 use crate::server::hub::state::moderation::Mute;
@@ -91,7 +91,8 @@ pub(super) fn kick(
     }
     let (by, name) = (state.users[user].name.clone(), state.users[other].name.clone());
     let room_name = state.rooms[room].name.clone();
-    kick_member(state, req, &by, room, other, reason);
+    let actor = Some(state.users[user].id);
+    kick_member(state, req, (actor, &by), room, other, reason);
     let (by, name) = (by.as_str(), name.as_str());
     let event = Event::Kicked { room: room_name.as_str(), name, by, reason };
     announce_action(state, req, room, &event);
@@ -102,7 +103,7 @@ pub(super) fn kick(
 pub(super) fn kick_member(
     state: &mut State,
     ctx: &mut Context<'_>,
-    by: &Name,
+    (actor, by): (Option<UserId>, &Name),
     room: RoomIx,
     user: UserIx,
     reason: Option<&str>,
@@ -111,7 +112,7 @@ pub(super) fn kick_member(
     state.leave_room(user, room);
     let text = reason.map_or_else(|| by.to_string(), |reason| format!("{by}: {reason}"));
     let event = Event::reply("KICKED", &room_name, &text);
-    send_to_user(state, ctx, user, &Tags::default(), &event);
+    send_to_user(state, ctx, user, &Tags::by(actor), &event);
 }
 
 /// `/mute`. The target may be absent from the room.

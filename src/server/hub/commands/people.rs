@@ -8,7 +8,7 @@ use super::{
     Context, ErrorCode, Event, Key, Name, Request, Result, RoomName, State, Tags, Topic, UserIx,
     no_such_user, refusal, send_to_user,
 };
-use crate::server::hub::delivery::announce;
+use crate::server::hub::delivery::{announce, event_tags};
 
 /// `/whois`.
 pub(super) fn whois(state: &State, req: &mut Request<'_>, me: UserIx, name: &str) -> Result {
@@ -129,13 +129,14 @@ pub(super) fn rename(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
     require_unbanned_name(state, req.now, user, &new)?;
     let old = state.rename(user, &new);
     let event = Event::Renamed { old: old.as_str(), new: new.as_str() };
-    let time = state.stamp(req.now);
-    req.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
+    let actor = Some(state.users[user].id);
+    let tags = event_tags(state, req.now, actor);
+    req.reply_tagged(&tags, &event);
     if old == new {
         return Ok(()); // not announced: nothing changed
     }
     let (rooms, socket) = (state.memberships.rooms_of(user).to_vec(), req.socket);
-    announce(state, req, &rooms, Topic::Talk, Some(socket), &event);
+    announce(state, req, &rooms, Topic::Talk, (actor, Some(socket)), &event);
     update_queriers(state, req, user, &new);
     Ok(())
 }
@@ -143,12 +144,13 @@ pub(super) fn rename(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
 /// Sends the new name to users who have a `/query` with the renamed user but share no
 /// room with them: the announcement does not reach them.
 fn update_queriers(state: &mut State, ctx: &mut Context<'_>, user: UserIx, new: &Name) {
-    for other in state.relations.of(state.users[user].id).queried_by.clone() {
+    let id = state.users[user].id;
+    for other in state.relations.of(id).queried_by.clone() {
         let Some(other) = state.users.find(other) else { continue };
         let mut rooms = state.memberships.rooms_of(other).iter();
         if !rooms.any(|room| state.memberships.is_member(user, *room)) {
             let event = Event::reply("QUERY", new.as_str(), "has a new name");
-            send_to_user(state, ctx, other, &Tags::default(), &event);
+            send_to_user(state, ctx, other, &Tags::by(Some(id)), &event);
         }
     }
 }

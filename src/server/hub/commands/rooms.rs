@@ -8,9 +8,9 @@ use super::rights::{require_not_muted, room_of};
 use super::succession::has_able_operator;
 use super::{
     ErrorCode, Event, LOBBY, Purpose, Query, Refusal, Request, Result, RoomIx, RoomName, State,
-    Tags, Target, UserIx, long_reply, presence, refusal,
+    Target, UserIx, long_reply, presence, refusal,
 };
-use crate::server::hub::delivery::announce_action;
+use crate::server::hub::delivery::{announce_action, event_tags};
 use crate::server::limits::quota::Exhausted;
 use crate::server::net::peer::Peer;
 
@@ -241,8 +241,9 @@ pub(super) fn topic(
     } else if req.cid.is_some() {
         // Most likely a retry whose answer was lost: the sender is answered, no one
         // else is notified.
-        let time = state.stamp(req.now);
-        req.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
+        let actor = req.actor(state);
+        let tags = event_tags(state, req.now, actor);
+        req.reply_tagged(&tags, &event);
     } else {
         // Nothing changes: answered like `/topic` without a text.
         req.reply(&Event::reply("TOPIC", &name.to_string(), text.unwrap_or_default()));

@@ -8,10 +8,10 @@ use super::logout::disconnect_user;
 use super::passwords::{INSECURE, check_password, is_private};
 use super::rights::{is_server_operator, require_server_operator};
 use super::{
-    ErrorCode, Event, Farewell, Purpose, Request, Result, Scope, State, Tags, Target, Topic,
-    UserIx, no_such_user, refusal,
+    ErrorCode, Event, Farewell, Purpose, Request, Result, Scope, State, Target, Topic, UserIx,
+    no_such_user, refusal,
 };
-use crate::server::hub::delivery::{audiences, deferred};
+use crate::server::hub::delivery::{audiences, deferred, event_tags};
 use crate::server::hub::state::index::SERVER;
 
 /// `/oper`: starts the check of the password. Never accepted over unencrypted
@@ -47,7 +47,8 @@ pub(super) fn wall(state: &mut State, req: &mut Request<'_>, user: UserIx, text:
     require_server_operator(state, user)?;
     let line = format!("{}: {text}", state.users[user].name);
     let event = Event::reply("WALL", "", &line);
-    let tags = Tags { time: Some(state.stamp(req.now)), ..Tags::default() };
+    let actor = Some(state.users[user].id);
+    let tags = event_tags(state, req.now, actor);
     req.reply_tagged(&tags, &event);
     let mut others = state.users.by_id();
     others.retain(|other| *other != user);

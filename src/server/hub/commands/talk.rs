@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::rights::{require_not_muted, room_of};
 use super::{
     ErrorCode, Event, Key, Query, Record, Request, Result, RoomIx, State, Topic, UserId, UserIx,
-    no_such_user, refusal, tags_of,
+    no_such_user, refusal,
 };
 use crate::commands::MessageTarget;
 use crate::protocol::Place;
@@ -127,7 +127,7 @@ fn post_to_room(
     let record = append(state, req, user, to, text, is_action);
     req.with_message(&record, |req| {
         let event = Event::Message(record.seen_by(record.author));
-        let (socket, tags) = (req.socket, tags_of(&record));
+        let (socket, tags) = (req.socket, record.tags());
         req.turn.fan_out(audience, Topic::Talk, Some(socket), except, &tags, &event);
         if req.cid.is_some() {
             req.reply_tagged(&tags, &event);
@@ -166,7 +166,7 @@ fn post_private(
             // A message to oneself: the recipient copy differs from the echo as well.
             let mut message = record.seen_by(me);
             message.place = Place::ToMe;
-            deliver(state, req, to, &tags_of(&record), &Event::Message(message));
+            deliver(state, req, to, &record.tags(), &Event::Message(message));
             if let Some(socket) = state.connection_of(to).live_socket()
                 && let Some(mail) = state.mail.sent(other)
             {
@@ -233,7 +233,7 @@ fn require_mailbox_space(state: &State, req: &Request<'_>, user_id: UserId) -> R
 fn echo(req: &mut Request<'_>, record: &Record) {
     if wants_echo(req) {
         let event = Event::Message(record.seen_by(record.author));
-        req.reply_tagged(&tags_of(record), &event);
+        req.reply_tagged(&record.tags(), &event);
     }
 }
 

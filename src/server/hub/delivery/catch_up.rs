@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{deferred, presence, tags_of};
+use super::{deferred, presence};
 use crate::protocol::{Cid, Event, Tags};
 use crate::server::hub::context::{PAGE_ROWS, Request};
 use crate::server::hub::state::State;
@@ -132,7 +132,7 @@ fn redeliver(req: &mut Request<'_>, me: UserId, record: &Record) {
     if record.author == me && !req.settings.echo && cid.is_none() {
         return;
     }
-    let tags = Tags { cid: cid.map(Cid::as_str), ..tags_of(record) };
+    let tags = Tags { cid: cid.map(Cid::as_str), ..record.tags() };
     let (socket, tags) = (req.socket, req.settings.tags(&tags));
     // The reader sets the pace, so these lines do not count towards the outbox limit
     // for unsolicited lines.
