@@ -46,8 +46,11 @@ pub mod tags;
 
 pub mod event;
 
+pub mod dialect;
+
 pub mod codec;
 
+pub use dialect::{ClientLine, Dialect};
 pub use event::{Event, Message, Place};
 pub use failure::{ErrorCode, Farewell, Refusal};
 pub use fingerprint::Fingerprint;

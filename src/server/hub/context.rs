@@ -76,17 +76,24 @@ impl Context<'_> {
     }
 
     /// Sends the farewell and closes the socket; `text` replaces the default text.
-    pub(super) fn send_farewell(&mut self, socket: ConnId, code: Farewell, text: Option<&str>) {
+    pub(super) fn send_farewell(
+        &mut self,
+        state: &State,
+        socket: ConnId,
+        code: Farewell,
+        text: Option<&str>,
+    ) {
         let text = text.unwrap_or(code.sentence());
         let event = Event::Bye { code: code.as_str(), text };
-        self.turn.send(socket, Origin::Reply, &Tags::default(), &event);
+        let to = (socket, state.connections.dialect(socket));
+        self.turn.send(to, Origin::Reply, &Tags::default(), &event);
         self.turn.close(socket);
     }
 
     /// Closes the socket, after the farewell if there is one.
-    pub(super) fn close(&mut self, socket: ConnId, farewell: Option<Farewell>) {
+    pub(super) fn close(&mut self, state: &State, socket: ConnId, farewell: Option<Farewell>) {
         match farewell {
-            Some(farewell) => self.send_farewell(socket, farewell, None),
+            Some(farewell) => self.send_farewell(state, socket, farewell, None),
             None => self.turn.close(socket),
         }
     }
@@ -106,7 +113,7 @@ impl Request<'_> {
     pub(super) fn reply_tagged(&mut self, tags: &Tags<'_>, event: &Event<'_>) {
         let Self { context, socket, settings, cid, .. } = self;
         let tags = Tags { cid: cid.as_ref().map(Cid::as_str), ..*tags };
-        context.turn.send(*socket, Origin::Reply, &settings.tags(&tags), event);
+        context.turn.send((*socket, settings.dialect), Origin::Reply, &tags, event);
     }
 
     /// Sends `[WORD TOKEN] text` with the session token. The hub does not know the token, so the
@@ -115,8 +122,7 @@ impl Request<'_> {
         const TOKEN: &str = "?"; // occurs neither in tags nor in words
         let tags = Tags { cid: self.cid.as_ref().map(Cid::as_str), ..Tags::default() };
         let mut line = Vec::new();
-        self.settings.tags(&tags).encode(&mut line);
-        Event::reply(word, TOKEN, text).encode(&mut line);
+        self.settings.dialect.encode(&tags, &Event::reply(word, TOKEN, text), &mut line);
         let at = line.iter().position(|byte| *byte == TOKEN.as_bytes()[0]).unwrap_or_default();
         let socket = self.socket;
         self.turn.send_bytes(socket, &line[..at]);
@@ -152,8 +158,8 @@ impl Request<'_> {
 
     /// Runs `effects` as the effects of a new message; see [`Turn::begin_message`].
     pub(super) fn with_message(&mut self, record: &Arc<Record>, effects: impl FnOnce(&mut Self)) {
-        let (socket, is_tagged) = (self.socket, self.settings.tags);
-        self.turn.begin_message(record.clone(), socket, is_tagged);
+        let (socket, dialect) = (self.socket, self.settings.dialect);
+        self.turn.begin_message(record.clone(), socket, dialect);
         effects(self);
         self.turn.end_message();
     }

@@ -34,7 +34,8 @@ pub(super) fn deliver(
     for connection in state.users[user].connections() {
         let connection = &state.connections[connection];
         if let Some(socket) = connection.live_socket() {
-            ctx.turn.send(socket, Origin::Broadcast, &connection.settings.tags(tags), event);
+            let to = (socket, connection.settings.dialect);
+            ctx.turn.send(to, Origin::Broadcast, tags, event);
         }
     }
 }

@@ -203,7 +203,7 @@ pub(super) fn reject_banned(
     let farewell = banned_from_server(ban);
     let socket = req.socket;
     state.connections.close(socket);
-    req.send_farewell(socket, Farewell::Banned, Some(&farewell));
+    req.send_farewell(state, socket, Farewell::Banned, Some(&farewell));
     true
 }
 

@@ -26,7 +26,7 @@ pub(in crate::server::hub) fn leave(
         end_user(state, ctx, user, reason);
     }
     state.connections.close(socket);
-    ctx.close(socket, farewell);
+    ctx.close(state, socket, farewell);
 }
 
 /// Logs a user out. Their sockets, if any, are closed without a farewell.
@@ -85,7 +85,7 @@ pub(super) fn disconnect_user(
     quit: Option<&str>,
 ) {
     if let Some(socket) = state.close_socket_of(user) {
-        ctx.send_farewell(socket, farewell, text);
+        ctx.send_farewell(state, socket, farewell, text);
     }
     end_user(state, ctx, user, quit);
 }
@@ -105,7 +105,7 @@ pub(in crate::server::hub) fn lose_connection(
     };
     let until = ctx.now.since_start + ctx.limits.session_grace;
     let displaced = state.drop_socket(ctx.limits, user, until);
-    ctx.close(socket, farewell);
+    ctx.close(state, socket, farewell);
     if let Some(displaced) = displaced {
         end_user(state, ctx, displaced, None);
     }

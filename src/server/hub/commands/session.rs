@@ -107,7 +107,7 @@ fn user_to_resume(
 fn attach(state: &mut State, req: &mut Request<'_>, user: UserIx, after: u64) {
     if let Some(old) = state.connection_of(user).socket {
         state.connections.close(old);
-        req.send_farewell(old, Farewell::Replaced, None);
+        req.send_farewell(state, old, Farewell::Replaced, None);
     }
     state.mail.resume(state.users[user].id, after);
     state.resume(user, req.socket, after);

@@ -248,8 +248,8 @@ fn repeat(state: &State, req: &mut Request<'_>, user: UserIx) -> bool {
     let author = state.users[user].id;
     let first = req.cid.as_ref().and_then(|cid| state.messages.cids.find(author, cid));
     let Some(record) = first else { return false };
-    let (socket, is_tagged) = (req.socket, req.settings.tags);
-    req.turn.begin_duplicate(record.clone(), socket, is_tagged);
+    let (socket, dialect) = (req.socket, req.settings.dialect);
+    req.turn.begin_duplicate(record.clone(), socket, dialect);
     echo(req, &record);
     req.turn.end_message();
     true

@@ -133,10 +133,10 @@ fn redeliver(req: &mut Request<'_>, me: UserId, record: &Record) {
         return;
     }
     let tags = Tags { cid: cid.map(Cid::as_str), ..record.tags() };
-    let (socket, tags) = (req.socket, req.settings.tags(&tags));
+    let to = (req.socket, req.settings.dialect);
     // The reader sets the pace, so these lines do not count towards the outbox limit
     // for unsolicited lines.
     req.turn.begin_showing(record.id);
-    req.turn.send(socket, Origin::Reply, &tags, &Event::Message(record.seen_by(me)));
+    req.turn.send(to, Origin::Reply, &tags, &Event::Message(record.seen_by(me)));
     req.turn.end_message();
 }

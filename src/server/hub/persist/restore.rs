@@ -212,7 +212,7 @@ impl Restorer<'_> {
         self.state.set_delivery(connection, position.delivery);
         for line in &position.deferred {
             let bytes = Lines::new(line.text.clone().into_bytes(), self.meter);
-            let line = DeferredLine { after: line.after, bytes, tags: line.tags };
+            let line = DeferredLine { after: line.after, bytes, actor: line.actor };
             self.state.connections.defer(connection, line);
         }
     }
@@ -276,7 +276,7 @@ impl Restorer<'_> {
         }
         for (setting, _) in crate::commands::Setting::TABLE {
             if saved.chosen[setting as usize] {
-                state.set(connection, setting, saved.settings.get(setting));
+                state.choose(connection, setting, saved.settings);
             }
         }
         if let Some(user) = saved.user.and_then(|id| state.users.find(id)) {
