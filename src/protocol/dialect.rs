@@ -10,6 +10,9 @@ use super::tags::CidPrefix;
 use super::text::is_blank_text;
 use super::{Cid, ErrorCode, Event, Refusal, Tags};
 
+#[cfg(test)]
+pub(crate) mod toy;
+
 /// A dialect of the protocol. The order of the variants is part of the wire format of turns: new
 /// ones come last.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +23,9 @@ pub enum Dialect {
     Plain,
     /// Plain lines with tags in front, after `/set tags on`.
     Tagged,
+    /// See `toy.rs`.
+    #[cfg(test)]
+    Toy,
 }
 
 /// A client's line without the syntax of its dialect.
@@ -33,7 +39,12 @@ pub struct ClientLine<'a> {
 
 impl Dialect {
     /// Every dialect, in the order of its number.
-    pub const ALL: &[Self] = &[Self::Plain, Self::Tagged];
+    pub const ALL: &[Self] = &[
+        Self::Plain,
+        Self::Tagged,
+        #[cfg(test)]
+        Self::Toy,
+    ];
 
     /// The number of dialects.
     pub const COUNT: usize = Self::ALL.len();
@@ -46,6 +57,8 @@ impl Dialect {
                 tags.encode(out);
                 event.encode(out);
             }
+            #[cfg(test)]
+            Self::Toy => toy::encode(tags, event, out),
         }
     }
 
@@ -57,6 +70,8 @@ impl Dialect {
         match self {
             Self::Plain => ClientLine { cid: None, text: Ok(line.into()) },
             Self::Tagged => parse_tagged(line),
+            #[cfg(test)]
+            Self::Toy => toy::parse(line, is_greeting),
         }
     }
 
@@ -72,6 +87,8 @@ impl Dialect {
         match self {
             Self::Plain | Self::Tagged if is_on => Self::Tagged,
             Self::Plain | Self::Tagged => Self::Plain,
+            #[cfg(test)]
+            Self::Toy => self,
         }
     }
 

@@ -26,6 +26,8 @@ mod caches;
 mod commands;
 mod context;
 mod delivery;
+#[cfg(test)]
+mod dialects;
 mod input;
 mod persist;
 mod state;
