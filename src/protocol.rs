@@ -52,7 +52,7 @@ pub mod codec;
 
 pub use dialect::{ClientLine, Dialect};
 pub use event::{Event, Message, Place};
-pub use failure::{ErrorCode, Farewell, Refusal};
+pub use failure::{ErrorCode, ErrorReason, Farewell, Refusal};
 pub use fingerprint::Fingerprint;
 pub use name::{Key, LOBBY, Name, RoomName};
 pub use tags::{Cid, Tags, UserId};

@@ -157,7 +157,7 @@ fn object<'a>(tags: &Tags<'a>, plain: &'a str, me: &'a str) -> Object<'a> {
         // A quit belongs to no room.
         Event::Quit { name, reason } => Object { text: reason, ..new("part") }.from(name, me),
         Event::Renamed { old, new: name } => Object { to: Some(name), ..new("nick") }.from(old, me),
-        Event::Error { code, text } => {
+        Event::Error { code, text, .. } => {
             Object { code: Some(Code::Word(code)), text: Some(text), ..new("error") }
         }
         Event::Bye { code, text } => Object {

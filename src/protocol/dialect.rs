@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::tags::CidPrefix;
 use super::text::is_blank_text;
-use super::{Cid, ErrorCode, Event, Refusal, Tags};
+use super::{Cid, ErrorReason, Event, Refusal, Tags};
 
 #[cfg(test)]
 pub(crate) mod toy;
@@ -111,7 +111,7 @@ impl Dialect {
 }
 
 fn parse_tagged(line: &str) -> ClientLine<'_> {
-    let bad = |problem| Err(Refusal::new(ErrorCode::BadArgument, problem));
+    let bad = |problem| Err(Refusal::new(ErrorReason::BadArgument, problem));
     match CidPrefix::of(line) {
         CidPrefix::Absent => ClientLine { cid: None, text: Ok(line.into()) },
         CidPrefix::Malformed => {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::Write as _;
 
 use super::name::{is_name, is_name_byte};
-use super::{LOBBY, Refusal, Stamp};
+use super::{ErrorReason, LOBBY, Refusal, Stamp};
 
 /// The room or conversation of a message, from the reader's point of view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +73,8 @@ pub enum Event<'a> {
     Notice { room: &'a str, text: &'a str },
     /// `[USERS #lobby 2] alice,bob`, or only the count, without names.
     Users { room: &'a str, count: usize, names: Option<&'a str> },
-    /// `[ERROR code] text`
-    Error { code: &'a str, text: &'a str },
+    /// `[ERROR code] text`. The reason is not in the line: a client knows only the code.
+    Error { code: &'a str, reason: Option<ErrorReason>, text: &'a str },
     /// `[BYE code] text`
     Bye { code: &'a str, text: &'a str },
     /// Any other `[WORD args] text`.
@@ -97,7 +97,8 @@ impl<'a> Event<'a> {
     /// Creates the answer to a refused line.
     #[must_use]
     pub fn error(refusal: &'a Refusal) -> Self {
-        Self::Error { code: refusal.code.as_str(), text: &refusal.text }
+        let (code, reason) = (refusal.code().as_str(), Some(refusal.reason));
+        Self::Error { code, reason, text: &refusal.text }
     }
 
     /// Appends the line with its `\n`.
@@ -140,7 +141,7 @@ impl<'a> Event<'a> {
                 write!(out, "[USERS #{room} {count}] {names}")
             }
             Self::Users { room, count, names: None } => write!(out, "[USERS #{room} {count}]"),
-            Self::Error { code, text } => write_reply(out, "ERROR", code, text),
+            Self::Error { code, text, .. } => write_reply(out, "ERROR", code, text),
             Self::Bye { code, text } => write_reply(out, "BYE", code, text),
             Self::Reply { word, args, text } => write_reply(out, word, args, text),
             Self::Row { time, message } => {
@@ -372,7 +373,7 @@ fn parse_bracket(line: &str) -> Option<Event<'_>> {
         return None;
     }
     match word {
-        "ERROR" => Some(Event::Error { code: args, text }),
+        "ERROR" => Some(Event::Error { code: args, reason: None, text }),
         "BYE" => Some(Event::Bye { code: args, text }),
         "USERS" => {
             let (room, count) = args.strip_prefix('#')?.split_once(' ')?;
@@ -451,7 +452,7 @@ mod tests {
             ("[USERS #lobby 1034]", Event::Users { room: "lobby", count: 1034, names: None }),
             (
                 "[ERROR no-such-user] zed is not here",
-                Event::Error { code: "no-such-user", text: "zed is not here" },
+                Event::Error { code: "no-such-user", reason: None, text: "zed is not here" },
             ),
             ("[BYE quit] goodbye", Event::Bye { code: "quit", text: "goodbye" }),
             ("[PONG]", Event::reply("PONG", "", "")),

@@ -455,7 +455,7 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{ErrorCode, Message, Name, Place, RoomName, Stamp};
+    use crate::protocol::{ErrorReason, Message, Name, Place, RoomName, Stamp};
     use crate::server::record::{Recipient, UserId};
     use std::collections::BTreeMap;
 
@@ -591,7 +591,7 @@ mod tests {
     #[test]
     fn unstored_message_is_not_delivered_and_each_line_is_refused() {
         let mut turn = turn_with_repeat_and_catch_up();
-        turn.refuse_messages(&Refusal::new(ErrorCode::StorageFull, "no"));
+        turn.refuse_messages(&Refusal::new(ErrorReason::CannotStore, "no"));
         let mut received = Received::default();
         turn.release(&mut received);
         assert_eq!(received.text[&0], "[ERROR storage-full] no\n".repeat(3));

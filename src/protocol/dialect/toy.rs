@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::io::Write as _;
 
 use super::ClientLine;
-use crate::protocol::{ErrorCode, Event, Message, Place, Refusal, Tags};
+use crate::protocol::{ErrorReason, Event, Message, Place, Refusal, Tags};
 
 thread_local! {
     /// The number of events encoded by this thread.
@@ -31,7 +31,10 @@ pub(super) fn encode(tags: &Tags<'_>, event: &Event<'_>, out: &mut Vec<u8>) {
         }
         Event::Joined { room, name } => (name, format!("JOIN #{room}")),
         Event::Renamed { old, new } => (old, format!("NICK {new}")),
-        Event::Error { code, text } => ("server", format!("ERROR {code} :{text}")),
+        Event::Error { code, reason, text } => {
+            let reason = reason.map_or_else(|| code.to_owned(), |reason| format!("{reason:?}"));
+            ("server", format!("ERROR {reason} :{text}"))
+        }
         _ => {
             let mut plain = Vec::new();
             event.encode(&mut plain);
@@ -52,7 +55,7 @@ pub(super) fn parse(line: &str, is_greeting: bool) -> ClientLine<'_> {
         _ if word.bytes().all(|byte| byte.is_ascii_uppercase()) => {
             Ok(format!("/{} {args}", word.to_ascii_lowercase()).into())
         }
-        _ => Err(Refusal::new(ErrorCode::UnknownCommand, format!("{word}: no such command"))),
+        _ => Err(Refusal::new(ErrorReason::UnknownCommand, format!("{word}: no such command"))),
     };
     ClientLine { cid: None, text }
 }

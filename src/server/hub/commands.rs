@@ -23,7 +23,7 @@ mod session;
 pub(super) mod succession;
 mod talk;
 
-use crate::protocol::{ErrorCode, Event, Farewell, Key, Name, Refusal, RoomName, Tags};
+use crate::protocol::{ErrorReason, Event, Farewell, Key, Name, Refusal, RoomName, Tags};
 use crate::server::clock::Now;
 use crate::server::hub::context::{Context, Request, Result, no_such_user, refusal};
 use crate::server::hub::delivery::{catch_up, presence, send_to_user};

@@ -10,7 +10,7 @@ use super::caches::Caches;
 use super::state::State;
 use super::state::connections::Settings;
 use super::state::index::ConnectionIx;
-use crate::protocol::{Cid, ErrorCode, Event, Farewell, Refusal, Tags};
+use crate::protocol::{Cid, ErrorReason, Event, Farewell, Refusal, Tags};
 use crate::server::auth::passwords::Job;
 use crate::server::clock::Now;
 use crate::server::limits::Limits;
@@ -169,10 +169,10 @@ impl Request<'_> {
 pub(super) type Result<T = ()> = std::result::Result<T, Refusal>;
 
 /// Refuses a line.
-pub(super) fn refusal<T>(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> Result<T> {
-    Err(Refusal::new(code, text))
+pub(super) fn refusal<T>(reason: ErrorReason, text: impl Into<Cow<'static, str>>) -> Result<T> {
+    Err(Refusal::new(reason, text))
 }
 
 pub(super) fn no_such_user<T>(name: &str) -> Result<T> {
-    refusal(ErrorCode::NoSuchUser, format!("{name} is not online"))
+    refusal(ErrorReason::NoSuchUser, format!("{name} is not online"))
 }

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use super::state::connections::Settings;
 use super::test_support::{Driver, conn, connect, handle, hub, say};
-use super::{Input, Limits};
+use super::{Input, Limits, Storage};
 use crate::commands::Setting;
 use crate::protocol::Dialect;
 use crate::protocol::codec::Frame;
 use crate::protocol::dialect::toy;
+use crate::server::auth::passwords::Outcome;
+use crate::server::store::ReadResult;
 use crate::server::turn::wire::{Decoder, Encoder};
 
 /// Connects; the first line is a login.
@@ -97,8 +99,8 @@ fn connection_of_another_dialect_is_answered_in_it() {
     let mut hub = hub_with_dialects();
     let mut answer = |line| say(&mut hub, 2, line).1.text;
     assert_eq!(answer("PING x"), ":server NOTICE :[PONG x]\n");
-    assert_eq!(answer("PRIVMSG zed :hi"), ":server ERROR no-such-user :zed is not online\n");
-    assert_eq!(answer("/who"), ":server ERROR unknown-command :/who: no such command\n");
+    assert_eq!(answer("PRIVMSG zed :hi"), ":server ERROR NoSuchUser :zed is not online\n");
+    assert_eq!(answer("/who"), ":server ERROR UnknownCommand :/who: no such command\n");
     assert_eq!(answer("PRIVMSG bob :hi"), ":carol!3 PRIVMSG bob :hi\n");
     assert_eq!(answer("NICK caro"), ":carol!3 NICK caro\n");
     let (_, farewell) = handle(&mut hub, 2, Input::Finished);
@@ -123,4 +125,40 @@ fn connection_of_another_dialect_catches_up_in_it() {
     assert_eq!(sent.text, format!(":alice!1 PRIVMSG #ops :one\n{missed}"));
     let (_, sent) = handle(&mut hub, 5, Input::Drained);
     assert!(sent.text.starts_with(missed), "{}", sent.text);
+}
+
+/// The codes of these errors are `forbidden`, `not-in-room` and `storage-full`.
+#[test]
+fn dialect_receives_the_reason_of_an_error() {
+    let mut hub = hub_with_dialects();
+    for line in ["/join closed", "/lock", "/join keyed", "/lock key", "/join own", "/ban carol"] {
+        say(&mut hub, 0, line);
+    }
+    let reason = |text: &str| {
+        let rest = text.strip_prefix(":server ERROR ").and_then(|rest| rest.split_once(' '));
+        rest.expect(text).0.to_owned()
+    };
+    for (line, expected) in [
+        ("JOIN closed", "RoomLocked"),
+        ("JOIN keyed", "RoomNeedsKey"),
+        ("JOIN own", "BannedFromRoom"),
+        ("KICK bob", "NotRoomOperator"),
+        ("WALL hi", "NotServerOperator"),
+        ("OPER password", "NoServerOperators"),
+        ("PRIVMSG #own :hi", "NotMember"),
+    ] {
+        assert_eq!(reason(&say(&mut hub, 2, line).1.text), expected, "{line}");
+    }
+    say(&mut hub, 2, "JOIN keyed other");
+    let (_, sent) = handle(&mut hub, 2, Input::Hashed(Outcome::Checked(false)));
+    assert_eq!(reason(&sent.text), "WrongRoomKey");
+    say(&mut hub, 2, "HISTORY");
+    let (_, sent) = handle(&mut hub, 2, Input::Rows(ReadResult::failed()));
+    assert_eq!(reason(&sent.text), "CannotRead");
+    hub.set_storage(Storage::Closed);
+    assert_eq!(reason(&say(&mut hub, 2, "TOPIC tea").1.text), "CannotStore");
+    for line in ["PART ops", "PART lobby"] {
+        say(&mut hub, 2, line);
+    }
+    assert_eq!(reason(&say(&mut hub, 2, "TOPIC").1.text), "NoCurrentRoom");
 }

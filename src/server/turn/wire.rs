@@ -396,7 +396,7 @@ impl std::error::Error for WireError {}
 mod tests {
     use super::*;
     use crate::protocol::{
-        Cid, ErrorCode, Event, Key, Message, Name, Place, Refusal, RoomName, Stamp, Tags,
+        Cid, ErrorReason, Event, Key, Message, Name, Place, Refusal, RoomName, Stamp, Tags,
     };
     use crate::server::auth::passwords::Job;
     use crate::server::net::outbox::Lines;
@@ -696,7 +696,7 @@ mod tests {
         turn.begin_message(lost, conn(1), Dialect::Tagged);
         say(&mut turn, &ops, "dropped");
         turn.end_message();
-        turn.refuse_messages(&Refusal::new(ErrorCode::StorageFull, "no"));
+        turn.refuse_messages(&Refusal::new(ErrorReason::CannotStore, "no"));
         assert!(!turn.effects.is_empty());
         let bytes = Encoder::default().encode(&turn, &Batch::default());
         assert!(!bytes.windows(7).any(|window| window == b"dropped"));

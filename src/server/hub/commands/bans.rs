@@ -8,7 +8,7 @@ use super::moderation::kick_member;
 use super::rights::is_server_operator;
 use super::succession::{ensure_operator, ensure_operators};
 use super::{
-    Context, ErrorCode, Event, Farewell, Key, Name, Now, Refusal, Request, Result, RoomIx, Scope,
+    Context, ErrorReason, Event, Farewell, Key, Name, Now, Refusal, Request, Result, RoomIx, Scope,
     State, Topic, UserId, UserIx, long_reply, no_such_user, refusal,
 };
 use crate::protocol::name::is_name;
@@ -42,7 +42,7 @@ pub(super) fn ban(
     let ban = Ban { whom, by, until, reason };
     if !state.moderation.ban(state.moderation_ix(scope), ban.clone(), most) {
         let text = format!("the limit of {most} bans is reached; {unban} one first");
-        return refusal(ErrorCode::TooMany, text);
+        return refusal(ErrorReason::TooMany, text);
     }
     let text = ban.describe(&format!("until you {unban} them"));
     req.reply(&Event::reply("BANNED", &format!("{scope_name} {}", ban.whom.label()), &text));
@@ -123,11 +123,11 @@ fn ban_target(state: &State, user: UserIx, target: &str) -> Result<Banned> {
         let network = Network::parse(target);
         return network
             .map(Banned::Network)
-            .map_err(|problem| Refusal::new(ErrorCode::BadArgument, problem));
+            .map_err(|problem| Refusal::new(ErrorReason::BadArgument, problem));
     }
     let Some((person, name)) = state.known_as(target) else { return no_such_user(target) };
     if person == state.users[user].id {
-        return refusal(ErrorCode::BadArgument, "you cannot ban yourself");
+        return refusal(ErrorReason::BadArgument, "you cannot ban yourself");
     }
     let is_guest = !state.accounts.has(person);
     // A user whose session has dropped still has its last address.
@@ -157,7 +157,7 @@ pub(super) fn unban(
     let Some(ban) = state.moderation.unban(state.moderation_ix(scope), is_target) else {
         let list = scope.bans();
         let text = format!("{target} is not banned; {list} lists the bans");
-        return refusal(ErrorCode::NoSuchUser, text);
+        return refusal(ErrorReason::NoSuchUser, text);
     };
     let args = format!("{} {}", state.scope_name(scope), ban.whom.label());
     req.reply(&Event::reply("UNBANNED", &args, ""));
@@ -180,7 +180,7 @@ pub(super) fn require_not_banned(state: &State, now: Now, user: UserIx, room: Ro
     let Some(ban) = state.moderation_in(scope).ban_on(now, subject) else { return Ok(()) };
     let name = &state.rooms[room].name;
     let text = format!("you are banned from {name} {}", ban.describe(PERMANENTLY));
-    refusal(ErrorCode::Forbidden, text)
+    refusal(ErrorReason::BannedFromRoom, text)
 }
 
 /// Rejects a login or a resume of a user who is banned from the server: sends the
@@ -215,7 +215,7 @@ pub(super) fn require_unbanned_name(state: &State, now: Now, user: UserIx, name:
     let is_mine = old.key() == name.key() || owner == Some(*id);
     let bans = &state.moderation.server().bans;
     if !is_mine && bans.iter().any(|ban| ban.reserves_name(now, name.key())) {
-        return refusal(ErrorCode::NameTaken, format!("{name} is banned; choose another name"));
+        return refusal(ErrorReason::NameTaken, format!("{name} is banned; choose another name"));
     }
     Ok(())
 }

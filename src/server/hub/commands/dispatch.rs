@@ -4,7 +4,7 @@
 use super::gate::Gate;
 use super::rights::{moderated_room, require_server_operator};
 use super::{
-    ErrorCode, Event, Farewell, Refusal, Request, Result, Scope, State, UserIx, accounts, bans,
+    ErrorReason, Event, Farewell, Refusal, Request, Result, Scope, State, UserIx, accounts, bans,
     history, locks, logout, long_reply, moderation, people, refusal, rooms, server_admin, session,
     talk,
 };
@@ -29,7 +29,7 @@ pub(in crate::server::hub) fn handle_line(
 }
 
 /// Executes a line; a refusal is its answer.
-fn execute_line(
+pub(in crate::server::hub) fn execute_line(
     state: &mut State,
     gate: &mut Gate,
     req: &mut Request<'_>,
@@ -226,12 +226,12 @@ fn read(line: &str, is_greeting: bool) -> Result<Parsed<'_>> {
 }
 
 fn not_logged_in() -> Refusal {
-    Refusal::new(ErrorCode::NotLoggedIn, "you are not logged in yet; type /login NAME")
+    Refusal::new(ErrorReason::NotLoggedIn, "you are not logged in yet; type /login NAME")
 }
 
 fn already_logged_in(state: &State, user: UserIx, advice: &str) -> Result {
     let text = format!("you are already logged in as {}; {advice}", state.users[user].name);
-    refusal(ErrorCode::BadArgument, text)
+    refusal(ErrorReason::BadArgument, text)
 }
 
 fn help(req: &mut Request<'_>, command: Option<&str>) -> Result {
@@ -251,11 +251,11 @@ fn help(req: &mut Request<'_>, command: Option<&str>) -> Result {
 
 fn too_long() -> Refusal {
     let text = format!("not sent: longer than {LINE_MAX} bytes; split it");
-    Refusal::new(ErrorCode::TooLong, text)
+    Refusal::new(ErrorReason::TooLong, text)
 }
 
 fn bad_encoding() -> Refusal {
-    Refusal::new(ErrorCode::BadEncoding, "not sent: the line is not valid UTF-8")
+    Refusal::new(ErrorReason::BadEncoding, "not sent: the line is not valid UTF-8")
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::rights::{require_rights, room_in, room_of};
 use super::{
-    ErrorCode, Event, PendingRequest, ReadRequest, Record, Request, Result, RoomIx, RoomName,
+    ErrorReason, Event, PendingRequest, ReadRequest, Record, Request, Result, RoomIx, RoomName,
     SERVER_NAME, Scope, State, Thread, UserId, UserIx, catch_up, presence, refusal,
 };
 use crate::protocol::{Message, Place, Stamp, Tags};
@@ -230,7 +230,7 @@ fn send_row(state: &State, req: &mut Request<'_>, reply: &LongReply, may_read: b
 pub(super) fn require_readable(rows: &ReadResult) -> Result {
     if rows.has_failed {
         let text = "the server cannot read its storage; try again later";
-        return refusal(ErrorCode::StorageFull, text);
+        return refusal(ErrorReason::CannotRead, text);
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::rights::moderated_room;
 use super::succession::{hand_over, has_moderator, heir};
 use super::{
-    Context, ErrorCode, Event, Key, Name, Refusal, Request, Result, RoomIx, Scope, State, Tags,
+    Context, ErrorReason, Event, Key, Name, Refusal, Request, Result, RoomIx, Scope, State, Tags,
     UserId, UserIx, no_such_user, refusal, send_to_user,
 };
 use crate::server::hub::delivery::announce_action;
@@ -33,12 +33,12 @@ pub(super) fn promote(
     let moderation = state.moderation_in(Scope::Room(room));
     if moderation.is_operator(person) {
         let text = format!("nothing changed: {name} is already an operator of {room_name}");
-        return refusal(ErrorCode::BadArgument, text);
+        return refusal(ErrorReason::BadArgument, text);
     }
     let most = req.limits.max_operators;
     if moderation.operators.len() >= most {
         let text = format!("the limit of {most} operators is reached; /deop one first");
-        return refusal(ErrorCode::TooMany, text);
+        return refusal(ErrorReason::TooMany, text);
     }
     state.moderation.promote(state.rooms[room].moderation, person);
     let event = Event::Promoted { room: room_name.as_str(), by: by.as_str(), name: name.as_str() };
@@ -54,7 +54,7 @@ pub(super) fn demote(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
     let room_name = state.rooms[room].name.clone();
     if !state.moderation_in(Scope::Room(room)).is_operator(person) {
         let text = format!("nothing changed: {name} is not an operator of {room_name}");
-        return refusal(ErrorCode::NoSuchUser, text);
+        return refusal(ErrorReason::NoSuchUser, text);
     }
     let now = req.now;
     if heir(state, now, room, Some(person)).is_none()
@@ -62,7 +62,7 @@ pub(super) fn demote(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
     {
         let text =
             format!("{room_name} needs an operator, and no other member can be one; /part instead");
-        return refusal(ErrorCode::BadArgument, text);
+        return refusal(ErrorReason::BadArgument, text);
     }
     state.moderation.demote(state.rooms[room].moderation, person);
     let event = Event::Demoted { room: room_name.as_str(), name: name.as_str() };
@@ -87,7 +87,7 @@ pub(super) fn kick(
     let other = member_named(state, room, name)?;
     if other == user {
         let text = "you cannot kick yourself; /part leaves the room";
-        return refusal(ErrorCode::BadArgument, text);
+        return refusal(ErrorReason::BadArgument, text);
     }
     let (by, name) = (state.users[user].name.clone(), state.users[other].name.clone());
     let room_name = state.rooms[room].name.clone();
@@ -126,7 +126,7 @@ pub(super) fn mute(
     let room = moderated_room(state, user)?;
     let Some((person, name)) = state.known_as(name) else { return no_such_user(name) };
     if person == state.users[user].id {
-        return refusal(ErrorCode::BadArgument, "you cannot mute yourself");
+        return refusal(ErrorReason::BadArgument, "you cannot mute yourself");
     }
     state.drop_expired(req.now, Scope::Room(room));
     let most = req.limits.max_mutes;
@@ -135,7 +135,7 @@ pub(super) fn mute(
     let mute = Mute { person, name, until };
     if !state.moderation.mute(state.rooms[room].moderation, mute, most) {
         let text = format!("the limit of {most} mutes is reached; /unmute one first");
-        return refusal(ErrorCode::TooMany, text);
+        return refusal(ErrorReason::TooMany, text);
     }
     req.reply(&Event::reply("MUTED", &args, &until.describe("until you /unmute them")));
     Ok(())
@@ -148,7 +148,7 @@ pub(super) fn unmute(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
     let person = state.known_as(name).map(|(person, _)| person);
     let (moderation, room_name) = (state.rooms[room].moderation, &state.rooms[room].name);
     let Some(muted) = state.moderation.unmute(moderation, person, &Key::fold(name)) else {
-        return refusal(ErrorCode::NoSuchUser, format!("{name} is not muted in {room_name}"));
+        return refusal(ErrorReason::NoSuchUser, format!("{name} is not muted in {room_name}"));
     };
     req.reply(&Event::reply("UNMUTED", &format!("{room_name} {muted}"), ""));
     Ok(())
@@ -158,6 +158,6 @@ fn member_named(state: &State, room: RoomIx, name: &str) -> Result<UserIx> {
     let member = state.memberships.named(room, &Key::fold(name));
     member.map(|member| member.user).ok_or_else(|| {
         let text = format!("{name} is not in {}", state.rooms[room].name);
-        Refusal::new(ErrorCode::NoSuchUser, text)
+        Refusal::new(ErrorReason::NoSuchUser, text)
     })
 }

@@ -5,7 +5,7 @@ use super::bans::require_unbanned_name;
 use super::login::{read_name, require_free_name};
 use super::rights::{is_server_operator, require_server_operator};
 use super::{
-    Context, ErrorCode, Event, Key, Name, Request, Result, RoomName, State, Tags, Topic, UserIx,
+    Context, ErrorReason, Event, Key, Name, Request, Result, RoomName, State, Tags, Topic, UserIx,
     no_such_user, refusal, send_to_user,
 };
 use crate::server::hub::delivery::{announce, event_tags};
@@ -80,13 +80,13 @@ pub(super) fn ignore(
     };
     let Some(other) = state.users.named(name) else { return no_such_user(name) };
     if other == user {
-        return refusal(ErrorCode::BadArgument, "you cannot ignore yourself");
+        return refusal(ErrorReason::BadArgument, "you cannot ignore yourself");
     }
     let (me, them) = (state.users[user].id, state.users[other].id);
     let max = req.limits.max_ignored;
     if state.relations.of(me).ignores.len() >= max && !state.relations.ignores(me, them) {
         let text = format!("you ignore {max} users, the maximum; /unignore some first");
-        return refusal(ErrorCode::TooMany, text);
+        return refusal(ErrorReason::TooMany, text);
     }
     let is_new = state.relations.ignore(me, them, &state.users[other].name);
     let text = if is_new { "" } else { "nothing changed: already ignored" };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::rights::{require_not_muted, room_of};
 use super::{
-    ErrorCode, Event, Key, Query, Record, Request, Result, RoomIx, State, Topic, UserId, UserIx,
+    ErrorReason, Event, Key, Query, Record, Request, Result, RoomIx, State, Topic, UserId, UserIx,
     no_such_user, refusal,
 };
 use crate::commands::MessageTarget;
@@ -31,12 +31,12 @@ pub(super) fn post(
             post_private(state, req, user, to, text, is_action)
         }
         (Query::On(_) | Query::Gone, _) => refusal(
-            ErrorCode::NoTarget,
+            ErrorReason::NoTarget,
             "not sent: that user has left; use /query NAME or /join ROOM",
         ),
         (Query::Off, Some(room)) => post_to_room(state, req, user, room, text, is_action),
         (Query::Off, None) => {
-            refusal(ErrorCode::NoTarget, "not sent: you are in no room; /join one to talk")
+            refusal(ErrorReason::NoTarget, "not sent: you are in no room; /join one to talk")
         }
     }
 }
@@ -67,7 +67,7 @@ pub(super) fn message(
     }
     if room_of(state, user, name).is_ok() {
         let text = format!("not sent: no user is called {name}; for the room, /msg #{name} TEXT");
-        return refusal(ErrorCode::NoSuchUser, text);
+        return refusal(ErrorReason::NoSuchUser, text);
     }
     no_such_user(name)
 }
@@ -79,12 +79,12 @@ pub(super) fn reply(state: &mut State, req: &mut Request<'_>, user: UserIx, text
     }
     let Some(target) = state.users[user].reply_target else {
         let text = "not sent: no private message to reply to; use /msg NAME TEXT";
-        return refusal(ErrorCode::NoTarget, text);
+        return refusal(ErrorReason::NoTarget, text);
     };
     if state.can_return(target) {
         return send_to_account(state, req, user, target, text);
     }
-    refusal(ErrorCode::NoTarget, "not sent: that user has left; use /msg NAME TEXT")
+    refusal(ErrorReason::NoTarget, "not sent: that user has left; use /msg NAME TEXT")
 }
 
 /// `/query`.
@@ -223,7 +223,7 @@ fn require_mailbox_space(state: &State, req: &Request<'_>, user_id: UserId) -> R
     match state.accounts.of(user_id) {
         Some(account) if state.mail.len(user_id) >= req.limits.mailbox => {
             let text = format!("not sent: the mailbox of {} is full", account.name);
-            refusal(ErrorCode::TooMany, text)
+            refusal(ErrorReason::TooMany, text)
         }
         _ => Ok(()),
     }
