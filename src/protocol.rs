@@ -50,15 +50,18 @@ pub mod event;
 
 pub mod reply;
 
+pub mod dialect;
+
 pub mod codec;
 
+pub use dialect::{ClientLine, Dialect};
 pub use event::{Event, Message, Place};
-pub use failure::{ErrorCode, Farewell, Refusal};
+pub use failure::{ErrorCode, ErrorReason, Farewell, Refusal};
 pub use features::Feature;
 pub use fingerprint::Fingerprint;
 pub use name::{Key, LOBBY, Name, RoomName};
 pub use reply::{Moderation, Reply};
-pub use tags::{Cid, Tags};
+pub use tags::{Cid, Tags, UserId};
 pub use units::Stamp;
 
 /// The protocol's name and version, as in `[HELLO]` and `[VERSION]`.

@@ -107,7 +107,7 @@ mod tests {
     use crate::protocol::text::clean;
 
     fn code(line: &str) -> Option<ErrorCode> {
-        parse(&clean(line)).err().map(|refusal| refusal.code)
+        parse(&clean(line)).err().map(|refusal| refusal.code())
     }
 
     #[test]

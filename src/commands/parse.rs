@@ -12,7 +12,7 @@ use super::{
 use crate::protocol::name::is_name;
 use crate::protocol::text::{is_blank, is_blank_text, nearest, split_word};
 use crate::protocol::units::{parse_duration, show_duration};
-use crate::protocol::{ErrorCode, HISTORY_DEFAULT, HISTORY_MAX, REASON_MAX, Refusal, Stamp};
+use crate::protocol::{ErrorReason, HISTORY_DEFAULT, HISTORY_MAX, REASON_MAX, Refusal, Stamp};
 
 /// The longest accepted time limit, a billion days. A longer one is a typing error and
 /// close to the range of a timestamp.
@@ -70,16 +70,16 @@ pub fn unknown(name: &str) -> Refusal {
         Some(known) => format!("/{name}: no such command, did you mean /{known}?"),
         None => format!("/{name}: no such command; /help lists them"),
     };
-    Refusal::new(ErrorCode::UnknownCommand, text)
+    Refusal::new(ErrorReason::UnknownCommand, text)
 }
 
 impl Row {
     fn missing(&self) -> Refusal {
-        Refusal::new(ErrorCode::MissingArgument, format!("usage: {}", self.usage()))
+        Refusal::new(ErrorReason::MissingArgument, format!("usage: {}", self.usage()))
     }
 
     fn bad(&self, problem: &str) -> Refusal {
-        Refusal::new(ErrorCode::BadArgument, format!("{problem}; usage: {}", self.usage()))
+        Refusal::new(ErrorReason::BadArgument, format!("{problem}; usage: {}", self.usage()))
     }
 }
 
@@ -95,12 +95,12 @@ pub fn not_at_start(word: &str) -> Refusal {
     let text = format!(
         "not sent: begin the line with /{word} to run it, or with //{word} to send it as text"
     );
-    Refusal::new(ErrorCode::BadArgument, text)
+    Refusal::new(ErrorReason::BadArgument, text)
 }
 
 fn looks_private() -> Refusal {
     let text = "not sent: this looks like a copy of a private message; use /msg NAME TEXT";
-    Refusal::new(ErrorCode::NoTarget, text)
+    Refusal::new(ErrorReason::NoTarget, text)
 }
 
 /// Parses `[PRIVATE MESSAGE] bob: hi`, the form of an older client, as `/msg bob hi`.
@@ -313,6 +313,7 @@ impl<'a> Args<'a> {
 mod tests {
     use super::*;
     use crate::commands::ArgKind;
+    use crate::protocol::ErrorCode;
 
     #[test]
     fn secret_argument_is_found_in_every_command_that_has_one() {
@@ -373,7 +374,7 @@ mod tests {
             ("[PRIVATE MESSAGE", ErrorCode::NoTarget),
             ("[PRIVATE MESSAGE] bob: ", ErrorCode::MissingArgument),
         ] {
-            assert_eq!(parse(line).map_err(|r| r.code), Err(code), "{line}");
+            assert_eq!(parse(line).map_err(|r| r.code()), Err(code), "{line}");
         }
     }
 
@@ -389,7 +390,7 @@ mod tests {
     fn search_parses_words_and_a_trailing_room() {
         let search = |line| match parse(line) {
             Ok(Parsed::Command(Command::Search { text, room })) => Ok((text, room)),
-            Err(refusal) => Err(refusal.code),
+            Err(refusal) => Err(refusal.code()),
             other => panic!("{line}: {other:?}"),
         };
         assert_eq!(search("/search  two words "), Ok(("two words", None)));
@@ -418,7 +419,7 @@ mod tests {
         assert_eq!(ban(&format!("/ban bob 1h {long}")), ("bob", hour, Some(long.as_str())));
         for command in ["/ban bob 1h", "/gban bob", "/kick bob", "/kill bob"] {
             let line = format!("{command} {long}s");
-            let code = parse(&line).map_err(|refusal| refusal.code);
+            let code = parse(&line).map_err(|refusal| refusal.code());
             assert_eq!(code, Err(ErrorCode::BadArgument), "{command}");
         }
     }
@@ -463,7 +464,7 @@ mod tests {
                 format!("/mute bob {time}"),
             ] {
                 let refusal = parse(&line).expect_err(&line);
-                assert_eq!(refusal.code, ErrorCode::BadArgument, "{line}");
+                assert_eq!(refusal.code(), ErrorCode::BadArgument, "{line}");
                 let command = line.split(' ').next().expect("a command");
                 assert!(refusal.text.contains(&format!("; usage: {command} ")), "{}", refusal.text);
             }
@@ -477,7 +478,7 @@ mod tests {
     fn resume_parses_an_id_and_an_optional_time() {
         let resume = |line: &str| match parse(line) {
             Ok(Parsed::Command(Command::Resume { after, time, .. })) => Ok((after, time)),
-            Err(refusal) => Err(refusal.code),
+            Err(refusal) => Err(refusal.code()),
             other => panic!("{line}: {other:?}"),
         };
         let time = Some(Stamp(1_795_414_560_123));

@@ -7,7 +7,7 @@ use std::io::Write as _;
 
 use super::name::{is_lobby, is_name, is_name_byte};
 use super::reply::{Moderation, Reply};
-use super::{LOBBY, Refusal, Stamp};
+use super::{ErrorReason, LOBBY, Refusal, Stamp};
 
 /// The room or conversation of a message, from the reader's point of view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,8 +72,8 @@ pub enum Event<'a> {
     Crowd { room: &'a str, crowd: PresenceSummary },
     /// Any other `* …` line, from a newer server. Clients show it as is.
     Notice { room: &'a str, text: &'a str },
-    /// `[ERROR code] text`
-    Error { code: &'a str, text: &'a str },
+    /// `[ERROR code] text`. The reason is not in the line: a client knows only the code.
+    Error { code: &'a str, reason: Option<ErrorReason>, text: &'a str },
     /// `[BYE code] text`
     Bye { code: &'a str, text: &'a str },
     /// Any other `[WORD args] text`.
@@ -102,7 +102,8 @@ impl<'a> Event<'a> {
     /// Creates the answer to a refused line.
     #[must_use]
     pub fn error(refusal: &'a Refusal) -> Self {
-        Self::Error { code: refusal.code.as_str(), text: &refusal.text }
+        let (code, reason) = (refusal.code().as_str(), Some(refusal.reason));
+        Self::Error { code, reason, text: &refusal.text }
     }
 
     /// Appends the line with its `\n`.
@@ -141,7 +142,7 @@ impl<'a> Event<'a> {
             }
             Self::Crowd { room, crowd } => write!(out, "{}* {crowd}", Prefix(room)),
             Self::Notice { room, text } => write!(out, "{}* {text}", Prefix(room)),
-            Self::Error { code, text } => write_other(out, "ERROR", code, text),
+            Self::Error { code, text, .. } => write_other(out, "ERROR", code, text),
             Self::Bye { code, text } => write_other(out, "BYE", code, text),
             Self::Reply(reply) => write!(out, "{reply}"),
             Self::Row { time, message } => {
@@ -361,7 +362,7 @@ fn parse_bracket(line: &str) -> Option<Event<'_>> {
         return None;
     }
     match word {
-        "ERROR" => Some(Event::Error { code: args, text }),
+        "ERROR" => Some(Event::Error { code: args, reason: None, text }),
         "BYE" => Some(Event::Bye { code: args, text }),
         _ => Some(Event::Reply(Reply::parse(word, args, text))),
     }
@@ -430,7 +431,7 @@ mod tests {
             ("* bob did a new thing", Event::Notice { room: LOBBY, text: "bob did a new thing" }),
             (
                 "[ERROR no-such-user] zed is not here",
-                Event::Error { code: "no-such-user", text: "zed is not here" },
+                Event::Error { code: "no-such-user", reason: None, text: "zed is not here" },
             ),
             ("[BYE quit] goodbye", Event::Bye { code: "quit", text: "goodbye" }),
             ("[PONG t1]", Reply::Pong { token: "t1" }.into()),

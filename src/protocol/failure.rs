@@ -100,25 +100,110 @@ impl ErrorCode {
     }
 }
 
+/// The reason why a line is refused. It determines the code; several reasons have the same one,
+/// for the server and for dialects that distinguish them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // documented by the table of codes
+pub enum ErrorReason {
+    NotLoggedIn,
+    BadName,
+    NameTaken,
+    NoSuchUser,
+    NoSuchRoom,
+    /// The user is not a member of the room that the line names.
+    NotMember,
+    /// The line needs a room and names none, and the user has no current room.
+    NoCurrentRoom,
+    UnknownCommand,
+    MissingArgument,
+    BadArgument,
+    TooLong,
+    BadEncoding,
+    NoTarget,
+    TooMany,
+    RateLimited,
+    Muted,
+    /// The user is not an operator of the room.
+    NotRoomOperator,
+    /// The user is not a server operator.
+    NotServerOperator,
+    /// The server has no operator password.
+    NoServerOperators,
+    /// The user is banned from the room.
+    BannedFromRoom,
+    /// The room is locked and has no key.
+    RoomLocked,
+    /// The room is locked, and no key was given.
+    RoomNeedsKey,
+    /// The room is locked, and another key was given.
+    WrongRoomKey,
+    BadPassword,
+    /// The log cannot be read.
+    CannotRead,
+    /// The log cannot be written.
+    CannotStore,
+    Insecure,
+}
+
+impl ErrorReason {
+    /// Returns the code on the wire.
+    #[must_use]
+    pub fn code(self) -> ErrorCode {
+        match self {
+            Self::NotLoggedIn => ErrorCode::NotLoggedIn,
+            Self::BadName => ErrorCode::BadName,
+            Self::NameTaken => ErrorCode::NameTaken,
+            Self::NoSuchUser => ErrorCode::NoSuchUser,
+            Self::NoSuchRoom => ErrorCode::NoSuchRoom,
+            Self::NotMember | Self::NoCurrentRoom => ErrorCode::NotInRoom,
+            Self::UnknownCommand => ErrorCode::UnknownCommand,
+            Self::MissingArgument => ErrorCode::MissingArgument,
+            Self::BadArgument => ErrorCode::BadArgument,
+            Self::TooLong => ErrorCode::TooLong,
+            Self::BadEncoding => ErrorCode::BadEncoding,
+            Self::NoTarget => ErrorCode::NoTarget,
+            Self::TooMany => ErrorCode::TooMany,
+            Self::RateLimited => ErrorCode::RateLimited,
+            Self::Muted => ErrorCode::Muted,
+            Self::NotRoomOperator
+            | Self::NotServerOperator
+            | Self::NoServerOperators
+            | Self::BannedFromRoom
+            | Self::RoomLocked
+            | Self::RoomNeedsKey
+            | Self::WrongRoomKey => ErrorCode::Forbidden,
+            Self::BadPassword => ErrorCode::BadPassword,
+            Self::CannotRead | Self::CannotStore => ErrorCode::StorageFull,
+            Self::Insecure => ErrorCode::Insecure,
+        }
+    }
+}
+
 /// The refusal of a line, `[ERROR code] text`. A refused line has no effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The code, for programs.
-    pub code: ErrorCode,
+    /// The reason, which determines the code.
+    pub reason: ErrorReason,
     /// The text for people: what happened, then what to do.
     pub text: Cow<'static, str>,
 }
 
 impl Refusal {
     /// Creates a refusal.
-    pub fn new(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, text: text.into() }
+    pub fn new(reason: ErrorReason, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, text: text.into() }
+    }
+
+    /// Returns the code, for programs.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        self.reason.code()
     }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.code.as_str(), self.text)
+        write!(f, "{}: {}", self.code().as_str(), self.text)
     }
 }
 

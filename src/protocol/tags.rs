@@ -5,10 +5,17 @@
 use std::fmt;
 use std::io::Write as _;
 
+use serde::{Deserialize, Serialize};
+
 use super::Stamp;
 
 /// The longest `cid`, in characters.
 pub const CID_MAX: usize = 32;
+
+/// The id of a user: an account, or a guest for one login. Ids are never reused, so nothing of
+/// one user ever belongs to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct UserId(pub u64);
 
 /// The tags of a line. A tag without a value is not written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -19,9 +26,18 @@ pub struct Tags<'a> {
     pub time: Option<Stamp>,
     /// The cid of the client's line that this line answers.
     pub cid: Option<&'a str>,
+    /// The user who sent the message or caused the event, for dialects that identify users by
+    /// more than a name. It is not written in front of a line.
+    pub actor: Option<UserId>,
 }
 
 impl<'a> Tags<'a> {
+    /// Returns tags with an actor only.
+    #[must_use]
+    pub fn by(actor: Option<UserId>) -> Self {
+        Self { actor, ..Self::default() }
+    }
+
     /// Appends the prefix with its blank, or nothing if there are no tags.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut first = true;
@@ -133,7 +149,8 @@ mod tests {
 
     #[test]
     fn tags_round_trip_and_strip_to_the_plain_line() {
-        let full = Tags { id: Some(42), time: Some(Stamp(1_795_414_560_123)), cid: Some("c-1") };
+        let time = Some(Stamp(1_795_414_560_123));
+        let full = Tags { id: Some(42), time, cid: Some("c-1"), actor: None };
         for (tags, wire) in [
             (Tags::default(), "alice: hi"),
             (Tags { id: Some(7), ..Tags::default() }, "@id=7 alice: hi"),

@@ -26,6 +26,8 @@ mod caches;
 mod commands;
 mod context;
 mod delivery;
+#[cfg(test)]
+mod dialects;
 mod input;
 mod persist;
 mod state;
@@ -43,7 +45,7 @@ use super::net::peer::Peer;
 use super::record::{SentMail, UserId};
 use super::store::{Change, LastIds, Snapshot};
 use super::turn::Turn;
-use crate::protocol::{Farewell, LINE_MAX, LOGIN_LINE_MAX};
+use crate::protocol::{Dialect, Farewell, LINE_MAX, LOGIN_LINE_MAX};
 use audit::Audit;
 use caches::Caches;
 use commands::gate::Gate;
@@ -184,6 +186,12 @@ impl Hub {
         self.state.connections.find(conn).and_then(|connection| connection.peer)
     }
 
+    /// The dialect of a connection.
+    #[must_use]
+    pub fn dialect(&self, conn: ConnId) -> Dialect {
+        self.state.connections.dialect(conn)
+    }
+
     /// Whether the connection has not logged in yet.
     #[must_use]
     pub fn is_unnamed(&self, conn: ConnId) -> bool {
@@ -216,7 +224,7 @@ impl Hub {
     /// the complete line look like a duplicate when the client resends it.
     #[must_use]
     pub fn takes_unterminated(&self, conn: ConnId) -> bool {
-        let can_resume = |it: &Connection| it.settings.tags && it.session.is_some();
+        let can_resume = |it: &Connection| it.settings.dialect.has_tags() && it.session.is_some();
         !self.state.connections.find(conn).is_some_and(can_resume)
     }
 
@@ -254,7 +262,7 @@ impl Hub {
         unsaved.is_closing = true;
         state.mail.mark_all();
         for socket in state.connections.shut_down() {
-            ctx.send_farewell(socket, Farewell::ShuttingDown, None);
+            ctx.send_farewell(state, socket, Farewell::ShuttingDown, None);
         }
     }
 

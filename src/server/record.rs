@@ -1,14 +1,8 @@
 //! Messages as records, and the users who write and receive them: the types that the hub, the
 //! turn and the log share.
 
-use serde::{Deserialize, Serialize};
-
-use crate::protocol::{Cid, Message, Name, Place, RoomName, Stamp};
-
-/// The id of a user: an account, or a guest for one login. Ids are never reused, so nothing of
-/// one user ever belongs to another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct UserId(pub u64);
+pub use crate::protocol::UserId;
+use crate::protocol::{Cid, Message, Name, Place, RoomName, Stamp, Tags};
 
 /// Mail that was sent to a connection: all of an account up to a message. It is delivered once
 /// the client sends something after that.
@@ -61,6 +55,12 @@ impl Record {
         };
         let (from, is_action) = (self.from.as_str(), self.is_action);
         Message { place, from, is_action, text: &self.text }
+    }
+
+    /// Returns the tags of the message.
+    #[must_use]
+    pub fn tags(&self) -> Tags<'static> {
+        Tags { id: Some(self.id), time: Some(self.time), cid: None, actor: Some(self.author) }
     }
 
     /// Returns the approximate size in memory, in bytes.

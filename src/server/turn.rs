@@ -19,7 +19,7 @@ pub use super::net::ConnId;
 pub use audience::{Audience, Reader};
 use run::Run;
 
-use crate::protocol::{Cid, Event, Refusal, Tags};
+use crate::protocol::{Cid, Dialect, Event, Refusal, Tags};
 use crate::server::auth::passwords::Job;
 use crate::server::net::outbox::{Lines, Meter};
 use crate::server::record::{Record, SentMail};
@@ -44,7 +44,7 @@ pub enum Topic {
 }
 
 /// A range of bytes in one of the turn's buffers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Range {
     start: usize,
     end: usize,
@@ -54,8 +54,8 @@ struct Range {
 struct Fanout {
     audience: Arc<Audience>,
     topic: Topic,
-    plain: Range,
-    tagged: Range,
+    /// The line in each dialect; empty in those without a reader.
+    ranges: [Range; Dialect::COUNT],
     /// The connection for which this line is its echo, if it is in the audience.
     author: Option<ConnId>,
     except: Vec<ConnId>,
@@ -79,7 +79,7 @@ enum Effect {
 struct Posting {
     record: Arc<Record>,
     conn: ConnId,
-    is_tagged: bool,
+    dialect: Dialect,
 }
 
 /// The records and effects of one batch of inputs.
@@ -92,10 +92,9 @@ pub struct Turn {
     effects: Vec<(Option<usize>, Effect)>,
     /// The posting whose effects are being produced.
     with_message: Option<usize>,
-    /// Encoded lines: plain and tagged ones for audiences, and lines for single connections.
-    /// They are separate so that the lines of a room stay adjoining.
-    plain: Vec<u8>,
-    tagged: Vec<u8>,
+    /// Encoded lines: those for audiences by dialect, and lines for single connections. They are
+    /// separate so that the lines of a room stay adjoining.
+    lines: [Vec<u8>; Dialect::COUNT],
     single: Vec<u8>,
     /// The number of the current drain, and the index of its first effect.
     drain: u32,
@@ -120,13 +119,13 @@ struct AudienceDelivery {
 /// traffic.
 const AUDIENCES_MAX: usize = 8;
 
-/// Returns where the next line begins. Reserves memory for the first lines at once, which is
-/// cheaper than growing with every line.
-fn start(lines: &mut Vec<u8>) -> usize {
+/// Appends a line. Reserves memory for the first lines at once, which is cheaper than growing with
+/// every line.
+fn encode(dialect: Dialect, tags: &Tags<'_>, event: &Event<'_>, lines: &mut Vec<u8>) {
     if lines.is_empty() {
         lines.reserve(FIRST_SIZE);
     }
-    lines.len()
+    dialect.encode(tags, event, lines);
 }
 
 /// Bytes initially reserved for a turn's lines.
@@ -194,7 +193,7 @@ impl Turn {
     /// Returns the size of all encoded lines, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.plain.len() + self.tagged.len() + self.single.len()
+        self.lines.iter().map(Vec::len).sum::<usize>() + self.single.len()
     }
 
     fn note_delivery(&mut self, audience: &Arc<Audience>) {
@@ -228,17 +227,17 @@ impl Turn {
 
     /// Begins the effects of a message posted by `conn`, up to [`Self::end_message`]. They are
     /// dropped if its record cannot be stored.
-    pub fn begin_message(&mut self, record: Arc<Record>, conn: ConnId, is_tagged: bool) {
+    pub fn begin_message(&mut self, record: Arc<Record>, conn: ConnId, dialect: Dialect) {
         self.new.push(self.postings.len());
-        self.begin(Posting { record, conn, is_tagged });
+        self.begin(Posting { record, conn, dialect });
     }
 
     /// Begins the reply to a line that repeats an earlier cid (deduplication), up to
     /// [`Self::end_message`]. If the first line is in this turn, both are stored or refused
     /// together.
-    pub fn begin_duplicate(&mut self, record: Arc<Record>, conn: ConnId, is_tagged: bool) {
+    pub fn begin_duplicate(&mut self, record: Arc<Record>, conn: ConnId, dialect: Dialect) {
         if self.find_new(record.id).is_some() {
-            self.begin(Posting { record, conn, is_tagged });
+            self.begin(Posting { record, conn, dialect });
         }
     }
 
@@ -282,8 +281,7 @@ impl Turn {
                 return false;
             };
             let first = &repeat.first;
-            let tags = Tags { id: Some(first.id), time: Some(first.time), cid: None };
-            turn.answer(posting, &tags, &Event::Message(first.seen_by(first.author)));
+            turn.answer(posting, &first.tags(), &Event::Message(first.seen_by(first.author)));
             true
         });
     }
@@ -305,10 +303,9 @@ impl Turn {
 
     /// Sends a line to the author of a posting, with its cid.
     fn answer(&mut self, posting: &Posting, tags: &Tags<'_>, event: &Event<'_>) {
-        let Posting { record, conn, is_tagged } = posting;
+        let Posting { record, conn, dialect } = posting;
         let cid = record.cid.as_ref().map(Cid::as_str);
-        let tags = if *is_tagged { Tags { cid, ..*tags } } else { Tags::default() };
-        self.send(*conn, Origin::Reply, &tags, event);
+        self.send((*conn, *dialect), Origin::Reply, &Tags { cid, ..*tags }, event);
     }
 
     fn push(&mut self, effect: Effect) {
@@ -327,31 +324,33 @@ impl Turn {
         event: &Event<'_>,
     ) {
         self.note_delivery(&audience);
-        let (plain_start, tagged_start) = (self.plain.len(), self.tagged.len());
-        if audience.has_plain {
-            start(&mut self.plain);
-            event.encode(&mut self.plain);
+        let mut ranges = [Range::default(); Dialect::COUNT];
+        for dialect in Dialect::ALL {
+            let (at, lines) = (*dialect as usize, &mut self.lines[*dialect as usize]);
+            let start = lines.len();
+            if audience.has[at] {
+                encode(*dialect, tags, event, lines);
+            }
+            ranges[at] = Range { start, end: lines.len() };
         }
-        if audience.has_tagged {
-            start(&mut self.tagged);
-            tags.encode(&mut self.tagged);
-            event.encode(&mut self.tagged);
-        }
-        let plain = Range { start: plain_start, end: self.plain.len() };
-        let tagged = Range { start: tagged_start, end: self.tagged.len() };
-        self.push(Effect::Fanout(Fanout { audience, topic, plain, tagged, author, except }));
+        self.push(Effect::Fanout(Fanout { audience, topic, ranges, author, except }));
     }
 
-    /// Sends one line to one connection.
-    pub fn send(&mut self, to: ConnId, cause: Origin, tags: &Tags<'_>, event: &Event<'_>) {
-        let start = start(&mut self.single);
-        tags.encode(&mut self.single);
-        event.encode(&mut self.single);
+    /// Sends one line to one connection, in its dialect.
+    pub fn send(
+        &mut self,
+        (to, dialect): (ConnId, Dialect),
+        cause: Origin,
+        tags: &Tags<'_>,
+        event: &Event<'_>,
+    ) {
+        let start = self.single.len();
+        encode(dialect, tags, event, &mut self.single);
         let line = Range { start, end: self.single.len() };
         self.push(Effect::Send { to, line, cause });
     }
 
-    /// Sends bytes unchanged: a reply to a telnet command, a deferred line, or a part of a line.
+    /// Sends bytes unchanged: a reply to a telnet command, or a part of a line.
     pub fn send_bytes(&mut self, to: ConnId, bytes: &[u8]) {
         let start = self.single.len();
         self.single.extend_from_slice(bytes);
@@ -410,9 +409,8 @@ impl Turn {
     }
 
     fn release_effects(&mut self, sink: &mut impl Sink) {
-        let buffers = [&mut self.plain, &mut self.tagged, &mut self.single];
-        let buffers = buffers.map(|lines| sink.share(std::mem::take(lines)));
-        let [plain, tagged, single] = &buffers;
+        let buffers = self.lines.each_mut().map(|lines| sink.share(std::mem::take(lines)));
+        let single = sink.share(std::mem::take(&mut self.single));
         let mut run: Option<Run<'_>> = None;
         for (_, effect) in &self.effects {
             match effect {
@@ -422,7 +420,7 @@ impl Turn {
                         if let Some(run) = run.take() {
                             run.flush(sink);
                         }
-                        run = Some(Run::start(fanout, plain, tagged, sink));
+                        run = Some(Run::start(fanout, &buffers, sink));
                     }
                 },
                 Effect::Send { to, line, cause } => {
@@ -432,7 +430,7 @@ impl Turn {
                     if *cause == Origin::Reply {
                         sink.note_reply_bytes(*to, line.end - line.start);
                     }
-                    sink.push(*to, single, line.start, line.end);
+                    sink.push(*to, &single, line.start, line.end);
                 }
                 Effect::Close { conn } => {
                     if let Some(run) = &mut run {
@@ -457,7 +455,7 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{ErrorCode, Message, Name, Place, Reply, RoomName, Stamp};
+    use crate::protocol::{ErrorReason, Message, Name, Place, Reply, RoomName, Stamp};
     use crate::server::record::{Recipient, UserId};
     use std::collections::BTreeMap;
 
@@ -495,7 +493,10 @@ mod tests {
 
     /// Connections 0, 1 and 2; 1 is tagged, 2 does not want joins and leaves.
     fn audience() -> Arc<Audience> {
-        let reader = |slot| Reader { conn: conn(slot), tags: slot == 1, joins: slot != 2 };
+        let reader = |slot| {
+            let dialect = Dialect::Plain.with_tags(slot == 1);
+            Reader { conn: conn(slot), dialect, joins: slot != 2 }
+        };
         Arc::new(Audience::new([2, 0, 1, 0].map(reader).to_vec()))
     }
 
@@ -531,9 +532,9 @@ mod tests {
         let (mut turn, room) = (Turn::default(), audience());
         let pong = Reply::Pong { token: "" }.into();
         post(&mut turn, &room, 1, &[]);
-        turn.send(conn(0), Origin::Reply, &Tags::default(), &pong);
+        turn.send((conn(0), Dialect::Plain), Origin::Reply, &Tags::default(), &pong);
         post(&mut turn, &room, 2, &[0, 1]);
-        turn.send(conn(7), Origin::Reply, &Tags::default(), &pong);
+        turn.send((conn(7), Dialect::Plain), Origin::Reply, &Tags::default(), &pong);
         post(&mut turn, &room, 3, &[]);
         turn.send_bytes(conn(1), b"[SESSION ");
         turn.send_token(conn(1));
@@ -570,13 +571,13 @@ mod tests {
         let (first, second) = (record(8, "n8"), record(9, "n9"));
         let show = |turn: &mut Turn, record: &Record, to| {
             let event = Event::Message(record.seen_by(UserId(1)));
-            turn.send(conn(to), Origin::Reply, &Tags::default(), &event);
+            turn.send((conn(to), Dialect::Plain), Origin::Reply, &Tags::default(), &event);
         };
-        turn.begin_message(first.clone(), conn(0), false);
+        turn.begin_message(first.clone(), conn(0), Dialect::Plain);
         show(&mut turn, &first, 0);
-        turn.begin_duplicate(first.clone(), conn(0), false);
+        turn.begin_duplicate(first.clone(), conn(0), Dialect::Plain);
         show(&mut turn, &first, 0);
-        turn.begin_message(second.clone(), conn(0), false);
+        turn.begin_message(second.clone(), conn(0), Dialect::Plain);
         show(&mut turn, &second, 0);
         for record in [record(7, "n7"), first, second] {
             turn.begin_showing(record.id);
@@ -590,7 +591,7 @@ mod tests {
     #[test]
     fn unstored_message_is_not_delivered_and_each_line_is_refused() {
         let mut turn = turn_with_repeat_and_catch_up();
-        turn.refuse_messages(&Refusal::new(ErrorCode::StorageFull, "no"));
+        turn.refuse_messages(&Refusal::new(ErrorReason::CannotStore, "no"));
         let mut received = Received::default();
         turn.release(&mut received);
         assert_eq!(received.text[&0], "[ERROR storage-full] no\n".repeat(3));

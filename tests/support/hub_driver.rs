@@ -351,7 +351,7 @@ impl Driver {
         if self.hub.is_unnamed(conn)
             && let Some(link) = self.effects.link(conn)
         {
-            link.secrets.note_resume(frame);
+            link.secrets.note_resume(self.hub.dialect(conn), frame);
         }
         loop {
             let flow = self.hub.handle(self.now, conn, input(), turn);
@@ -364,7 +364,8 @@ impl Driver {
                 }
                 Flow::Wait => {
                     if let Some(link) = self.effects.link(conn) {
-                        link.secrets.keep_password(frame);
+                        let is_greeting = self.hub.is_unnamed(conn);
+                        link.secrets.keep_password(self.hub.dialect(conn), is_greeting, frame);
                     }
                     return flow;
                 }

@@ -309,7 +309,7 @@ impl<'a> Object<'a> {
                 let is_mine = [old, new].iter().any(|name| Key::fold(name) == Key::fold(me));
                 self.put("from", old).put("self", is_mine).put("to", new)
             }
-            Event::Error { code, text } => self.put("code", code).put("text", text),
+            Event::Error { code, text, .. } => self.put("code", code).put("text", text),
             Event::Bye { code, text } => {
                 self.put("code", Status::Bye.word()).put("farewell", code).put("text", text)
             }

@@ -488,7 +488,7 @@ impl Script {
                 self.end = End::Reached;
                 false
             }
-            Some(Event::Error { code, text }) => {
+            Some(Event::Error { code, text, .. }) => {
                 if let Some(number) = number {
                     self.has_refusals = true;
                     print_error(&format!("line {number}: {code}: {text}"));

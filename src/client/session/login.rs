@@ -351,7 +351,7 @@ async fn exchange(
         let is_named = !session.me.is_empty();
         let is_last = is_named && tags.cid == Some(cids.named_cid("session").as_str());
         match Event::parse(plain) {
-            Some(Event::Error { code, text }) if !is_named => {
+            Some(Event::Error { code, text, .. }) if !is_named => {
                 let code = ErrorCode::parse(code);
                 return Err(Refused::Name { name: name.to_owned(), why: text.to_owned(), code });
             }

@@ -335,7 +335,7 @@ impl Reconnector {
                     name.clone_into(&mut self.me);
                     is_welcome = true;
                 }
-                Some(Event::Error { code, text }) if !is_welcome => {
+                Some(Event::Error { code, text, .. }) if !is_welcome => {
                     refusal = (code.to_owned(), text.to_owned());
                 }
                 _ if self.request.note(&line) => missed.push(line),

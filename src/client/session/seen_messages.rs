@@ -103,7 +103,7 @@ mod tests {
 
     fn note(seen: &mut SeenMessages, id: u64, time: i64, plain: &str) {
         let Some(Event::Message(message)) = Event::parse(plain) else { panic!("{plain}") };
-        let tags = Tags { id: Some(id), time: Some(Stamp(time)), cid: None };
+        let tags = Tags { id: Some(id), time: Some(Stamp(time)), ..Tags::default() };
         assert!(seen.note(&tags, &message));
     }
 

@@ -138,7 +138,7 @@ impl Screen {
                 self.time(&mut line, time, now);
                 self.message(&mut line, &message, me)
             }
-            Some(Event::Error { code, text }) => {
+            Some(Event::Error { code, text, .. }) => {
                 self.time(&mut line, time, now);
                 let text = self.clock(now).localize(text);
                 self.mark(&mut line).put(self.theme.error(), &text);

@@ -5,8 +5,8 @@ use std::fmt;
 
 use super::tokens::{Token, TokenHash, Tokens, hash};
 use crate::commands::{self, Command, Parsed};
+use crate::protocol::Dialect;
 use crate::protocol::codec::Frame;
-use crate::protocol::tags::CidPrefix;
 use crate::protocol::text::clean;
 
 /// A password in plain text. It appears in no log and no debug output.
@@ -56,8 +56,8 @@ impl Secrets {
     /// Keeps the token if a line is a `/resume`. To be called before login only: later the
     /// command is refused and must not replace the token. The token of a refused `/resume` is
     /// never shown, because a new session always gets a new token.
-    pub fn note_resume(&mut self, frame: &Frame<'_>) {
-        with_command(frame, |command| {
+    pub fn note_resume(&mut self, dialect: Dialect, frame: &Frame<'_>) {
+        with_command(dialect, true, frame, |command| {
             if let Command::Resume { token, .. } = command {
                 self.0.get_or_insert_default().token = Token::parse(token);
             }
@@ -71,8 +71,8 @@ impl Secrets {
     }
 
     /// Keeps the password or key in a line whose command waits for a check.
-    pub fn keep_password(&mut self, frame: &Frame<'_>) {
-        with_command(frame, |command| {
+    pub fn keep_password(&mut self, dialect: Dialect, is_greeting: bool, frame: &Frame<'_>) {
+        with_command(dialect, is_greeting, frame, |command| {
             if let Some(password) = command.secret() {
                 self.0.get_or_insert_default().password = Some(Secret::new(password));
             }
@@ -92,14 +92,17 @@ impl fmt::Debug for Secrets {
 }
 
 /// Calls `act` with the command in a line, which the hub parses in the same way.
-fn with_command(frame: &Frame<'_>, act: impl FnOnce(Command<'_>)) {
+fn with_command(
+    dialect: Dialect,
+    is_greeting: bool,
+    frame: &Frame<'_>,
+    act: impl FnOnce(Command<'_>),
+) {
     let Frame::Line(line) = frame else { return };
-    let text = clean(line);
-    let line = match CidPrefix::of(&text) {
-        CidPrefix::Present(_, line) => line,
-        CidPrefix::Absent | CidPrefix::Malformed => &text,
-    };
-    if let Ok(Parsed::Command(command)) = commands::parse(line) {
+    let line = clean(line);
+    if let Ok(text) = dialect.parse(&line, is_greeting).text
+        && let Ok(Parsed::Command(command)) = commands::parse(&text)
+    {
         act(command);
     }
 }
@@ -123,30 +126,30 @@ mod tests {
             ("@cid=2 /join #ops sesame", "sesame"),
         ] {
             let mut secrets = Secrets::default();
-            secrets.keep_password(&frame(line));
+            secrets.keep_password(Dialect::Tagged, false, &frame(line));
             let taken = secrets.take_password().expect(line);
             assert_eq!((taken.expose(), secrets.take_password()), (password, None));
         }
         let mut secrets = Secrets::default();
         for line in ["/login alice", "/join ops", "/resume sesame 0", "/msg bob x", "hi", "/oper"] {
-            secrets.keep_password(&frame(line));
+            secrets.keep_password(Dialect::Tagged, false, &frame(line));
         }
-        secrets.keep_password(&Frame::TooLong(b"/oper sesame".into()));
+        secrets.keep_password(Dialect::Tagged, false, &Frame::TooLong(b"/oper sesame".into()));
         assert!(secrets.0.is_none());
     }
 
     #[test]
     fn token_is_that_of_the_session_that_began_last() {
         let (mut secrets, mut tokens) = (Secrets::default(), Tokens::new([7; 32]));
-        secrets.note_resume(&frame("/session"));
+        secrets.note_resume(Dialect::Tagged, &frame("/session"));
         assert!(secrets.0.is_none());
         let token = "00ff".repeat(8);
-        secrets.note_resume(&frame(&format!("@cid=1 /resume {token} 5")));
+        secrets.note_resume(Dialect::Tagged, &frame(&format!("@cid=1 /resume {token} 5")));
         assert_eq!(secrets.token(), Some(token));
         let offered = secrets.renew_token(&mut tokens);
         let token = secrets.token().expect("a token");
         assert_eq!((hash(&token), token.len()), (offered, 32));
-        secrets.note_resume(&frame("/resume mine 5"));
+        secrets.note_resume(Dialect::Tagged, &frame("/resume mine 5"));
         assert_eq!(secrets.token(), None);
         assert_ne!(secrets.renew_token(&mut tokens), offered);
     }

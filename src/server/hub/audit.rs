@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::state::State;
 use super::state::index::UserIx;
 use crate::commands::{self, Command};
-use crate::protocol::{ErrorCode, Refusal, Stamp};
+use crate::protocol::{ErrorReason, Refusal, Stamp};
 use crate::server::clock::Now;
 use crate::server::record::UserId;
 
@@ -126,7 +126,7 @@ impl Audit {
     ) {
         let result = match refusal {
             None => "is an operator now",
-            Some(Refusal { code: ErrorCode::TooMany, .. }) => "too many operators",
+            Some(Refusal { reason: ErrorReason::TooMany, .. }) => "too many operators",
             Some(_) => "wrong password",
         };
         let line = format!("{}: /oper: {result}", actor(state, user));

@@ -25,11 +25,11 @@ mod talk;
 
 use crate::protocol::reply::{self, List};
 use crate::protocol::{
-    ErrorCode, Event, Farewell, Key, Moderation, Name, Refusal, Reply, RoomName, Tags,
+    ErrorReason, Event, Farewell, Key, Moderation, Name, Refusal, Reply, RoomName, Tags,
 };
 use crate::server::clock::Now;
 use crate::server::hub::context::{Context, Request, Result, no_such_user, refusal};
-use crate::server::hub::delivery::{catch_up, presence, send_to_user, tags_of};
+use crate::server::hub::delivery::{catch_up, presence, send_to_user};
 use crate::server::hub::state::State;
 use crate::server::hub::state::connections::Query;
 use crate::server::hub::state::index::{LOBBY, RoomIx, UserIx};

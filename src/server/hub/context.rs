@@ -10,12 +10,12 @@ use super::caches::Caches;
 use super::state::State;
 use super::state::connections::Settings;
 use super::state::index::ConnectionIx;
-use crate::protocol::{Cid, ErrorCode, Event, Farewell, Refusal, Reply, Tags};
+use crate::protocol::{Cid, ErrorReason, Event, Farewell, Refusal, Reply, Tags};
 use crate::server::auth::passwords::Job;
 use crate::server::clock::Now;
 use crate::server::limits::Limits;
 use crate::server::net::ConnId;
-use crate::server::record::{Record, SentMail};
+use crate::server::record::{Record, SentMail, UserId};
 use crate::server::store::ReadRequest;
 use crate::server::turn::{Origin, Turn};
 
@@ -76,23 +76,35 @@ impl Context<'_> {
     }
 
     /// Sends the farewell and closes the socket; `text` replaces the default text.
-    pub(super) fn send_farewell(&mut self, socket: ConnId, code: Farewell, text: Option<&str>) {
+    pub(super) fn send_farewell(
+        &mut self,
+        state: &State,
+        socket: ConnId,
+        code: Farewell,
+        text: Option<&str>,
+    ) {
         let text = text.unwrap_or(code.sentence());
         let event = Event::Bye { code: code.as_str(), text };
-        self.turn.send(socket, Origin::Reply, &Tags::default(), &event);
+        let to = (socket, state.connections.dialect(socket));
+        self.turn.send(to, Origin::Reply, &Tags::default(), &event);
         self.turn.close(socket);
     }
 
     /// Closes the socket, after the farewell if there is one.
-    pub(super) fn close(&mut self, socket: ConnId, farewell: Option<Farewell>) {
+    pub(super) fn close(&mut self, state: &State, socket: ConnId, farewell: Option<Farewell>) {
         match farewell {
-            Some(farewell) => self.send_farewell(socket, farewell, None),
+            Some(farewell) => self.send_farewell(state, socket, farewell, None),
             None => self.turn.close(socket),
         }
     }
 }
 
 impl Request<'_> {
+    /// The user who has sent the line; `None` before login.
+    pub(super) fn actor(&self, state: &State) -> Option<UserId> {
+        state.connections[self.connection].user().map(|user| state.users[user].id)
+    }
+
     /// Sends a line of the answer.
     pub(super) fn reply<'e>(&mut self, event: impl Into<Event<'e>>) {
         self.reply_tagged(&Tags::default(), &event.into());
@@ -101,7 +113,7 @@ impl Request<'_> {
     pub(super) fn reply_tagged(&mut self, tags: &Tags<'_>, event: &Event<'_>) {
         let Self { context, socket, settings, cid, .. } = self;
         let tags = Tags { cid: cid.as_ref().map(Cid::as_str), ..*tags };
-        context.turn.send(*socket, Origin::Reply, &settings.tags(&tags), event);
+        context.turn.send((*socket, settings.dialect), Origin::Reply, &tags, event);
     }
 
     /// Sends the session token. The hub does not know it, so the line is sent in parts around it.
@@ -109,8 +121,8 @@ impl Request<'_> {
         const TOKEN: &str = "?"; // occurs nowhere else in the line
         let tags = Tags { cid: self.cid.as_ref().map(Cid::as_str), ..Tags::default() };
         let mut line = Vec::new();
-        self.settings.tags(&tags).encode(&mut line);
-        Event::from(Reply::Session { token: TOKEN }).encode(&mut line);
+        let session = Reply::Session { token: TOKEN }.into();
+        self.settings.dialect.encode(&tags, &session, &mut line);
         let at = line.iter().position(|byte| *byte == TOKEN.as_bytes()[0]).unwrap_or_default();
         let socket = self.socket;
         self.turn.send_bytes(socket, &line[..at]);
@@ -146,8 +158,8 @@ impl Request<'_> {
 
     /// Runs `effects` as the effects of a new message; see [`Turn::begin_message`].
     pub(super) fn with_message(&mut self, record: &Arc<Record>, effects: impl FnOnce(&mut Self)) {
-        let (socket, is_tagged) = (self.socket, self.settings.tags);
-        self.turn.begin_message(record.clone(), socket, is_tagged);
+        let (socket, dialect) = (self.socket, self.settings.dialect);
+        self.turn.begin_message(record.clone(), socket, dialect);
         effects(self);
         self.turn.end_message();
     }
@@ -157,10 +169,10 @@ impl Request<'_> {
 pub(super) type Result<T = ()> = std::result::Result<T, Refusal>;
 
 /// Refuses a line.
-pub(super) fn refusal<T>(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> Result<T> {
-    Err(Refusal::new(code, text))
+pub(super) fn refusal<T>(reason: ErrorReason, text: impl Into<Cow<'static, str>>) -> Result<T> {
+    Err(Refusal::new(reason, text))
 }
 
 pub(super) fn no_such_user<T>(name: &str) -> Result<T> {
-    refusal(ErrorCode::NoSuchUser, format!("{name} is not online"))
+    refusal(ErrorReason::NoSuchUser, format!("{name} is not online"))
 }

@@ -13,13 +13,14 @@ use super::context::{Context, Request};
 use super::state::State;
 use super::state::index::{RoomIx, UserIx};
 use crate::protocol::{Event, Tags};
+use crate::server::clock::Now;
 use crate::server::net::ConnId;
-use crate::server::record::Record;
+use crate::server::record::UserId;
 use crate::server::turn::{Origin, Topic};
 
-/// Returns the tags of a message.
-pub(super) fn tags_of(record: &Record) -> Tags<'static> {
-    Tags { id: Some(record.id), time: Some(record.time), cid: None }
+/// Returns the tags of an event, which has a time but no id: it is not in the log.
+pub(super) fn event_tags(state: &mut State, now: Now, actor: Option<UserId>) -> Tags<'static> {
+    Tags { time: Some(state.stamp(now)), ..Tags::by(actor) }
 }
 
 /// Sends a message to a live user; a user who is catching up gets it from the log.
@@ -33,7 +34,8 @@ pub(super) fn deliver(
     for connection in state.users[user].connections() {
         let connection = &state.connections[connection];
         if let Some(socket) = connection.live_socket() {
-            ctx.turn.send(socket, Origin::Broadcast, &connection.settings.tags(tags), event);
+            let to = (socket, connection.settings.dialect);
+            ctx.turn.send(to, Origin::Broadcast, tags, event);
         }
     }
 }
@@ -51,16 +53,16 @@ pub(super) fn send_to_user(
     deferred::defer(state, ctx, [user], tags, event);
 }
 
-/// Broadcasts a presence, topic or moderation event to rooms. It has a time but no id.
+/// Broadcasts a presence, topic or moderation event, which the actor has caused, to rooms.
 pub(super) fn announce(
     state: &mut State,
     ctx: &mut Context<'_>,
     rooms: &[RoomIx],
     topic: Topic,
-    except: Option<ConnId>,
+    (actor, except): (Option<UserId>, Option<ConnId>),
     event: &Event<'_>,
 ) {
-    let tags = Tags { time: Some(state.stamp(ctx.now)), ..Tags::default() };
+    let tags = event_tags(state, ctx.now, actor);
     let audience = audiences::of_rooms(state, ctx.caches, rooms);
     ctx.turn.fan_out(audience, topic, None, except.into_iter().collect(), &tags, event);
     if topic == Topic::Talk {
@@ -80,8 +82,8 @@ pub(super) fn announce_action(
     room: RoomIx,
     event: &Event<'_>,
 ) {
-    let time = state.stamp(req.now);
-    req.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, event);
-    let socket = req.socket;
-    announce(state, req, &[room], Topic::Talk, Some(socket), event);
+    let (actor, socket) = (req.actor(state), req.socket);
+    let tags = event_tags(state, req.now, actor);
+    req.reply_tagged(&tags, event);
+    announce(state, req, &[room], Topic::Talk, (actor, Some(socket)), event);
 }

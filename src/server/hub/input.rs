@@ -5,17 +5,16 @@ use std::time::Duration;
 use super::commands::gate::{Gate, Need};
 use super::commands::logout::{leave, lose_connection};
 use super::commands::{dispatch, long_reply, passwords, pending};
-use super::context::Context;
+use super::context::{Context, Request};
 use super::delivery::catch_up;
 use super::state::State;
 use super::state::connections::{Connection, DeliveryMode, Phase};
 use crate::protocol::codec::Frame;
-use crate::protocol::{Farewell, Reply, Tags, VERSION};
+use crate::protocol::{Farewell, Reply, VERSION};
 use crate::server::auth::passwords::Outcome;
 use crate::server::net::ConnId;
 use crate::server::net::peer::Peer;
 use crate::server::store::ReadResult;
-use crate::server::turn::{Origin, Turn};
 
 /// An event on one connection.
 #[derive(Debug)]
@@ -43,7 +42,8 @@ pub enum Input<'a> {
     Stalled,
     /// The outbox has exceeded its limit (backpressure).
     OverLimit,
-    /// The outbox has drained below the low-water mark ([`Turn::notify_when_drained`]).
+    /// The outbox has drained below the low-water mark, after
+    /// [`Turn::notify_when_drained`](crate::server::turn::Turn::notify_when_drained).
     Drained,
     /// The messages that the connection has read from the log.
     Rows(ReadResult),
@@ -83,8 +83,8 @@ pub(super) fn handle(
         Input::Arrived(peer) | Input::Opened(peer) => {
             let deadline = ctx.now.since_start + ctx.limits.login_timeout;
             state.connections.open(conn, *peer, deadline);
-            if let Input::Opened(_) = input {
-                send_greeting(conn, ctx.turn);
+            if let (Input::Opened(_), Some(mut req)) = (&input, ctx.request(state, conn)) {
+                send_greeting(&mut req);
             }
             return;
         }
@@ -100,12 +100,12 @@ pub(super) fn handle(
         Input::Finished => lose_connection(state, ctx, conn, Some(Farewell::Quit)),
         Input::TransportKnown { is_encrypted } => {
             state.connections.set_encrypted(ix, is_encrypted);
-            send_greeting(conn, ctx.turn);
+            send_greeting(&mut req);
         }
         Input::Unencrypted => {
             let text = "this server speaks TLS only; use chatty join --tls or ncat --ssl";
             state.connections.close(conn);
-            ctx.send_farewell(conn, Farewell::BadProtocol, Some(text));
+            ctx.send_farewell(state, conn, Farewell::BadProtocol, Some(text));
         }
         Input::Evicted => leave(state, ctx, conn, Some(Farewell::TooMany), None),
         Input::Stalled => lose_connection(state, ctx, conn, Some(Farewell::SlowReader)),
@@ -168,9 +168,8 @@ pub(super) fn expire_logins(state: &mut State, ctx: &mut Context<'_>) {
     }
 }
 
-fn send_greeting(conn: ConnId, turn: &mut Turn) {
-    let hello = Reply::Hello { protocol: VERSION }.into();
-    turn.send(conn, Origin::Reply, &Tags::default(), &hello);
+fn send_greeting(req: &mut Request<'_>) {
+    req.reply(Reply::Hello { protocol: VERSION });
 }
 
 /// Returns which input of a connection is accepted next.

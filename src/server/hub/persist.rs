@@ -91,7 +91,8 @@ struct SavedPosition {
 struct SavedLine {
     after: u64,
     text: String,
-    tags: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    actor: Option<UserId>,
 }
 
 /// A connected socket as stored.
@@ -482,7 +483,7 @@ fn saved_position(connection: &Connection) -> SavedPosition {
     let deferred = lines.map(|line| SavedLine {
         after: line.after,
         text: String::from_utf8_lossy(&line.bytes).into_owned(),
-        tags: line.tags,
+        actor: line.actor,
     });
     SavedPosition { delivery: connection.delivery, deferred: deferred.collect() }
 }

@@ -232,13 +232,12 @@ impl State {
         old
     }
 
-    /// Changes a setting of a connection.
-    pub(crate) fn set(&mut self, connection: ConnectionIx, setting: Setting, is_on: bool) {
+    /// Replaces the settings of a connection; the client has chosen this one.
+    pub(crate) fn choose(&mut self, connection: ConnectionIx, setting: Setting, after: Settings) {
         let before = self.connections[connection].settings;
-        self.connections.set(connection, setting, is_on);
-        let after = self.connections[connection].settings;
+        self.connections.choose(connection, setting, after);
         // New audiences are expensive, so only settings that affect them cause any.
-        if (before.tags, before.joins) != (after.tags, after.joins)
+        if (before.dialect, before.joins) != (after.dialect, after.joins)
             && let Some(user) = self.connections[connection].user()
         {
             self.memberships.touch_rooms_of(user);

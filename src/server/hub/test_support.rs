@@ -4,13 +4,16 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ConnId, Flow, Input, Limits, Now};
+use super::commands::dispatch::execute_line;
+use super::context::Context;
+use super::{ConnId, Flow, Hub, Input, Limits, Now};
 use crate::protocol::codec::Frame;
-use crate::protocol::{Cid, Name, RoomName, Stamp};
+use crate::protocol::{Cid, ErrorReason, Name, RoomName, Stamp};
 use crate::server::auth::passwords::Outcome;
 use crate::server::net::peer::Peer;
 use crate::server::record::{Recipient, Record, UserId};
 use crate::server::store::Snapshot;
+use crate::server::turn::Turn;
 
 #[path = "../../../tests/support/hub_driver.rs"]
 mod hub_driver;
@@ -147,6 +150,17 @@ pub(super) fn handle(hub: &mut Driver, slot: u32, input: Input<'_>) -> (Flow, De
 /// Handles a line at the start.
 pub(super) fn say(hub: &mut Driver, slot: u32, line: &str) -> (Flow, Delivered) {
     handle(hub, slot, Input::Frame(Frame::Line(line.into())))
+}
+
+/// Handles a line at the start; returns the reason why it is refused.
+pub(super) fn refused(hub: &mut Driver, slot: u32, line: &str) -> Option<ErrorReason> {
+    let mut turn = Turn::default();
+    let Hub { limits, state, caches, audit, gate, .. } = &mut **hub;
+    let mut ctx = Context { now: now(Duration::ZERO), limits, caches, audit, turn: &mut turn };
+    let mut req = ctx.request(state, conn(slot)).expect("a connection");
+    let result = execute_line(state, gate, &mut req, &Frame::Line(line.into()));
+    hub.release(turn);
+    result.err().map(|refusal| refusal.reason)
 }
 
 /// Notes that all changes are stored.

@@ -11,7 +11,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::{Reactor, Timeout};
-use crate::protocol::{Event, Farewell};
+use crate::protocol::{Dialect, Event, Farewell, Tags};
 use crate::server::hub::{Input, Now};
 use crate::server::limits::admission::Verdict;
 use crate::server::net::connection::{Connection, Phase};
@@ -65,7 +65,7 @@ impl<L: Log> Reactor<L> {
     fn reject_connection(&mut self, stream: TcpStream, conn: ConnId, why: &str) {
         let bye = Event::Bye { code: Farewell::TooMany.as_str(), text: why };
         let mut line = Vec::new();
-        bye.encode(&mut line);
+        Dialect::default().encode(&Tags::default(), &bye, &mut line);
         if self.rejected.len() >= REJECTED_MAX {
             // Closing a socket with unread input sends a reset, which discards the line on the
             // client's side; reading first makes that less likely.

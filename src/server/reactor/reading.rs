@@ -300,7 +300,7 @@ impl<L: Log> Front<'_, L> {
     /// changes can be stored, or the hash of a new token.
     fn handle(&mut self, now: Now, conn: ConnId, frame: &Frame<'_>, turn: &mut Turn) -> Flow {
         if self.hub.is_unnamed(conn) {
-            self.secrets.note_resume(frame);
+            self.secrets.note_resume(self.hub.dialect(conn), frame);
         }
         loop {
             // Borrowed: a line assembled from pieces must not be copied for this.
@@ -312,7 +312,9 @@ impl<L: Log> Front<'_, L> {
                 Flow::Store => self.store.reserve(self.hub),
                 Flow::Token => self.hub.offer_token(self.secrets.renew_token(self.tokens)),
                 Flow::Wait => {
-                    self.secrets.keep_password(frame);
+                    let (dialect, is_greeting) =
+                        (self.hub.dialect(conn), self.hub.is_unnamed(conn));
+                    self.secrets.keep_password(dialect, is_greeting, frame);
                     return Flow::Wait;
                 }
                 flow => return flow,

@@ -1,14 +1,15 @@
 //! Audiences: the connections that receive a line.
 
 use super::ConnId;
+use crate::protocol::Dialect;
 
 /// One connection of an audience, and what it wants to receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reader {
     /// The connection.
     pub conn: ConnId,
-    /// Whether it uses the tagged dialect.
-    pub tags: bool,
+    /// The dialect of its lines.
+    pub dialect: Dialect,
     /// Whether it receives joins and leaves.
     pub joins: bool,
 }
@@ -21,8 +22,8 @@ pub struct Audience {
     pub(super) number: Option<u64>,
     /// Sorted by connection, without duplicates.
     pub(super) readers: Vec<Reader>,
-    pub(super) has_plain: bool,
-    pub(super) has_tagged: bool,
+    /// Which dialects have a reader, by dialect.
+    pub(super) has: [bool; Dialect::COUNT],
 }
 
 impl Audience {
@@ -42,9 +43,11 @@ impl Audience {
     pub(super) fn create(number: Option<u64>, mut readers: Vec<Reader>) -> Self {
         readers.sort_unstable_by_key(|reader| reader.conn);
         readers.dedup_by_key(|reader| reader.conn);
-        let has_tagged = readers.iter().any(|reader| reader.tags);
-        let has_plain = readers.iter().any(|reader| !reader.tags);
-        Self { number, readers, has_plain, has_tagged }
+        let mut has = [false; Dialect::COUNT];
+        for reader in &readers {
+            has[reader.dialect as usize] = true;
+        }
+        Self { number, readers, has }
     }
 
     /// Returns the index of a connection among the readers.

@@ -2,6 +2,7 @@
 
 use super::audience::{Audience, Reader};
 use super::{ConnId, Fanout, Range, Sink, Topic};
+use crate::protocol::Dialect;
 use crate::server::net::outbox::Lines;
 
 /// Adjoining lines to one audience that are not pushed yet. Each reader still receives all its
@@ -10,9 +11,9 @@ use crate::server::net::outbox::Lines;
 pub(super) struct Run<'t> {
     audience: &'t Audience,
     topic: Topic,
-    buffers: [&'t Lines; 2],
-    plain: Range,
-    tagged: Range,
+    /// The turn's lines and the range of this run, by dialect.
+    buffers: [&'t Lines; Dialect::COUNT],
+    ranges: [Range; Dialect::COUNT],
     /// End of what each reader has received, if that is more than nothing; indexed by reader, as
     /// thousands may ignore an author. Empty while no reader is ahead.
     ahead: Vec<Option<usize>>,
@@ -21,16 +22,14 @@ pub(super) struct Run<'t> {
 impl<'t> Run<'t> {
     pub(super) fn start(
         fanout: &'t Fanout,
-        plain: &'t Lines,
-        tagged: &'t Lines,
+        buffers: &'t [Lines; Dialect::COUNT],
         sink: &mut impl Sink,
     ) -> Self {
         let mut run = Self {
             audience: &fanout.audience,
             topic: fanout.topic,
-            buffers: [plain, tagged],
-            plain: fanout.plain,
-            tagged: fanout.tagged,
+            buffers: buffers.each_ref(),
+            ranges: fanout.ranges,
             ahead: Vec::new(),
         };
         for conn in &fanout.except {
@@ -45,8 +44,8 @@ impl<'t> Run<'t> {
             return;
         };
         if let Some(at) = self.audience.find(author) {
-            let reader = &self.audience.readers[at];
-            let Range { start, end } = if reader.tags { fanout.tagged } else { fanout.plain };
+            let dialect = self.audience.readers[at].dialect;
+            let Range { start, end } = fanout.ranges[dialect as usize];
             sink.note_reply_bytes(author, end - start);
         }
     }
@@ -54,16 +53,16 @@ impl<'t> Run<'t> {
     pub(super) fn continues(&self, next: &Fanout) -> bool {
         std::ptr::eq(self.audience, &raw const *next.audience)
             && self.topic == next.topic
-            && self.plain.end == next.plain.start
-            && self.tagged.end == next.tagged.start
+            && self.ranges.iter().zip(&next.ranges).all(|(range, next)| range.end == next.start)
     }
 
     pub(super) fn extend(&mut self, next: &Fanout, sink: &mut impl Sink) {
         for conn in &next.except {
             self.flush_reader(*conn, sink);
         }
-        self.plain.end = next.plain.end;
-        self.tagged.end = next.tagged.end;
+        for (range, next) in self.ranges.iter_mut().zip(&next.ranges) {
+            range.end = next.end;
+        }
         for conn in &next.except {
             self.skip_to_end(*conn);
         }
@@ -111,12 +110,11 @@ impl<'t> Run<'t> {
         let Range { start, end } = self.range(reader);
         let start = ahead.unwrap_or(start);
         if start < end {
-            let lines = self.buffers[usize::from(reader.tags)];
-            sink.push(reader.conn, lines, start, end);
+            sink.push(reader.conn, self.buffers[reader.dialect as usize], start, end);
         }
     }
 
     fn range(&self, reader: &Reader) -> Range {
-        if reader.tags { self.tagged } else { self.plain }
+        self.ranges[reader.dialect as usize]
     }
 }

@@ -13,15 +13,17 @@
 //! Only what is released is encoded: not which effects depend on which message, no effects of
 //! messages that were refused, and no secrets.
 
+use std::array;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
 
 use super::{Audience, ConnId, Effect, Fanout, Origin, Range, Reader, Topic, Turn};
+use crate::protocol::Dialect;
 use crate::server::record::{SentMail, UserId};
 use crate::server::store::Batch;
-use v1::{AudienceV1, EffectV1, RangeV1, TurnV1};
+use v1::{AudienceV1, EffectV1, LinesV1, RangeV1, TurnV1};
 
 mod v1;
 
@@ -71,11 +73,11 @@ impl Encoder {
     pub fn encode(&mut self, turn: &Turn, batch: &Batch) -> Vec<u8> {
         let begins = !mem::replace(&mut self.has_begun, true);
         let (mut audiences, mut indexes) = (Vec::new(), HashMap::new());
-        let [mut plain, mut tagged, mut single] =
-            [&turn.plain, &turn.tagged, &turn.single].map(|lines| Packer::new(lines));
+        let mut lines = turn.lines.each_ref().map(|lines| Packer::new(lines));
+        let mut single = Packer::new(&turn.single);
         let effects = turn.effects.iter().map(|(_, effect)| match effect {
             Effect::Fanout(fanout) => {
-                let Fanout { audience, topic, plain: in_plain, tagged: in_tagged, .. } = fanout;
+                let Fanout { audience, topic, ranges, .. } = fanout;
                 let index = indexes.entry(Arc::as_ptr(audience).addr()).or_insert_with(|| {
                     audiences.push(self.describe(audience));
                     audiences.len() - 1
@@ -83,8 +85,7 @@ impl Encoder {
                 EffectV1::Fanout {
                     audience: *index,
                     is_presence: *topic == Topic::Presence,
-                    plain: plain.range(*in_plain),
-                    tagged: tagged.range(*in_tagged),
+                    ranges: v1::without_empty(array::from_fn(|at| lines[at].range(ranges[at]))),
                     author: fanout.author.map(Into::into),
                     except: fanout.except.iter().map(|conn| (*conn).into()).collect(),
                 }
@@ -116,9 +117,8 @@ impl Encoder {
             records: batch.records.iter().map(|record| (&**record).into()).collect(),
             changes: batch.changes.iter().map(Into::into).collect(),
             last: batch.last.into(),
-            plain: &plain.packed,
-            tagged: &tagged.packed,
-            single: &single.packed,
+            lines: v1::without_empty(lines.each_ref().map(|lines| LinesV1(&lines.packed))),
+            single: LinesV1(&single.packed),
             effects,
         };
         postcard::to_allocvec(&(VERSION, body)).expect("a vector grows")
@@ -229,9 +229,11 @@ impl Decoder {
         let known = if body.begins { &HashMap::new() } else { &self.rooms };
         let audiences = body.audiences.into_iter().map(|audience| found.resolve(audience, known));
         let audiences: Vec<_> = audiences.collect::<Result<_, _>>()?;
-        let mut lines = [body.plain, body.tagged, body.single].map(Unpacker::new);
+        let lines = v1::with_empty(body.lines)?.map(|LinesV1(lines)| lines);
+        let LinesV1(single) = body.single;
+        let mut unpackers = (lines.map(Unpacker::new), Unpacker::new(single));
         let effects = body.effects.into_iter();
-        let effects = effects.map(|effect| decode_effect(effect, &audiences, &mut lines));
+        let effects = effects.map(|effect| decode_effect(effect, &audiences, &mut unpackers));
         let effects = effects.map(|effect| Ok((None, effect?))).collect::<Result<_, _>>()?;
         let (records, changes) = (body.records.into_iter(), body.changes.into_iter());
         let batch = Batch {
@@ -249,31 +251,28 @@ impl Decoder {
         for room in body.ended {
             self.rooms.remove(&room);
         }
-        let [plain, tagged, single] = [body.plain, body.tagged, body.single].map(<[u8]>::to_vec);
-        Ok((batch, Turn { effects, plain, tagged, single, ..Turn::default() }))
+        let (lines, single) = (lines.map(<[u8]>::to_vec), single.to_vec());
+        Ok((batch, Turn { effects, lines, single, ..Turn::default() }))
     }
 }
 
 fn decode_effect(
     effect: EffectV1<'_>,
     audiences: &[Arc<Audience>],
-    [plain, tagged, single]: &mut [Unpacker; 3],
+    (lines, single): &mut ([Unpacker; Dialect::COUNT], Unpacker),
 ) -> Result<Effect, WireError> {
     Ok(match effect {
-        EffectV1::Fanout {
-            audience,
-            is_presence,
-            plain: in_plain,
-            tagged: in_tagged,
-            author,
-            except,
-        } => {
+        EffectV1::Fanout { audience, is_presence, ranges, author, except } => {
             let audience = audiences.get(audience).cloned();
+            let encoded = v1::with_empty(ranges)?;
+            let mut ranges = [Range::default(); Dialect::COUNT];
+            for (range, (encoded, lines)) in ranges.iter_mut().zip(encoded.into_iter().zip(lines)) {
+                *range = lines.range(encoded)?;
+            }
             Effect::Fanout(Fanout {
                 audience: audience.ok_or(WireError::Invalid("index of an audience"))?,
                 topic: if is_presence { Topic::Presence } else { Topic::Talk },
-                plain: plain.range(in_plain)?,
-                tagged: tagged.range(in_tagged)?,
+                ranges,
                 author: author.map(Into::into),
                 except: except.into_iter().map(Into::into).collect(),
             })
@@ -329,7 +328,9 @@ impl Audiences {
             AudienceV1::New { room, readers } => (Some(room), Vec::new(), readers),
             AudienceV1::AdHoc { readers } => (None, Vec::new(), readers),
         };
-        readers.extend(set.into_iter().map(Reader::from));
+        for reader in set {
+            readers.push(reader.try_into()?);
+        }
         let audience = Arc::new(Audience::create(room, readers));
         if let Some(room) = room {
             self.rooms.insert(room, audience.clone());
@@ -395,7 +396,7 @@ impl std::error::Error for WireError {}
 mod tests {
     use super::*;
     use crate::protocol::{
-        Cid, ErrorCode, Event, Key, Message, Name, Place, Refusal, Reply, RoomName, Stamp, Tags,
+        Cid, ErrorReason, Event, Key, Message, Name, Place, Refusal, Reply, RoomName, Stamp, Tags,
     };
     use crate::server::auth::passwords::Job;
     use crate::server::net::outbox::Lines;
@@ -462,7 +463,10 @@ mod tests {
 
     /// The readers of these slots; every second one uses the tagged dialect.
     fn readers(slots: impl IntoIterator<Item = u32>) -> Vec<Reader> {
-        let reader = |slot| Reader { conn: conn(slot), tags: slot % 2 == 1, joins: slot % 5 > 0 };
+        let reader = |slot| {
+            let dialect = Dialect::Plain.with_tags(slot % 2 == 1);
+            Reader { conn: conn(slot), dialect, joins: slot % 5 > 0 }
+        };
         slots.into_iter().map(reader).collect()
     }
 
@@ -503,8 +507,8 @@ mod tests {
         let mut turn = Turn::default();
         say(&mut turn, lobby, "hi");
         let (pong, tags) = (Reply::Pong { token: "" }.into(), Tags::default());
-        turn.send(conn(1), Origin::Reply, &tags, &pong);
-        turn.send(conn(2), Origin::Broadcast, &tags, &pong);
+        turn.send((conn(1), Dialect::Plain), Origin::Reply, &tags, &pong);
+        turn.send((conn(2), Dialect::Plain), Origin::Broadcast, &tags, &pong);
         turn.send_bytes(conn(1), b"\xff\xfb\x06");
         let joined = Event::Joined { room: "lobby", name: "b" };
         let all = Arc::new(Audience::new(readers([300])));
@@ -560,15 +564,15 @@ mod tests {
             "0101020203030000000001010101020200010301ac02000000000207f6b5e0f0",
             "c0680503416e6e00056c6f626279000268690103632d3109f6b5e0f0c0680503",
             "416e6e010603626f620102686900020576697369740501027b7d076163636f75",
-            "6e740500090611613a2068690a2a2062206a6f696e65640a0c4069643d372061",
-            "3a2068690a115b504f4e475d0a5b504f4e475d0afffb06120000000006000c01",
-            "0101010202010101070101020207000101010301000101000b00000000020202",
-            "03010100036f70731480800401ac020108030101010503626f62010614808004",
-            "01ac020108030101020501036f70730102036e6f7706e58c97e4baac14808004",
-            "01ac02010803010103050204091480800401ac02010803010104091480800401",
-            "ac020108030101050502036f70730200036f70730201041480800401ac020108",
-            "04000000040000010b246172676f6e3269642478040000020461623132050101",
-            "06040107010105ac02",
+            "6e74050009060211613a2068690a2a2062206a6f696e65640a0c4069643d3720",
+            "613a2068690a115b504f4e475d0a5b504f4e475d0afffb061200000002000600",
+            "0c01010101020201010107010102020700010101030100010101000b00000202",
+            "0203010100036f70731480800401ac020108030101010503626f620106148080",
+            "0401ac020108030101020501036f70730102036e6f7706e58c97e4baac148080",
+            "0401ac02010803010103050204091480800401ac020108030101040914808004",
+            "01ac020108030101050502036f70730200036f70730201041480800401ac0201",
+            "0804000000040000010b246172676f6e32696424780400000204616231320501",
+            "0106040107010105ac02",
         ];
         assert_eq!(hex, version_1.concat());
         // The room as it was, and then with other readers.
@@ -592,7 +596,7 @@ mod tests {
         assert!(pair.pass(turn(&[&old])) < 50);
         // One reader leaves, two come, and one changes the dialect.
         let mut changed = readers((0..1002).filter(|slot| *slot != 500));
-        changed[7].tags = false;
+        changed[7].dialect = Dialect::Plain;
         let new = Arc::new(Audience::of_room(1, changed.clone()));
         assert!(pair.pass(turn(&[&new])) < 80);
         assert_eq!(pair.1.rooms[&1].readers, changed);
@@ -677,7 +681,7 @@ mod tests {
         let mut turn = Turn::default();
         say(&mut turn, &lobby, "before");
         let repeat = record(8, Recipient::Room(RoomName::lobby()), Some("c"));
-        turn.begin_message(repeat, conn(1), true);
+        turn.begin_message(repeat, conn(1), Dialect::Tagged);
         say(&mut turn, &ops, "dropped");
         turn.end_message();
         say(&mut turn, &lobby, "after");
@@ -689,10 +693,10 @@ mod tests {
 
         let (mut turn, _) = everything(&room(3, 0..3));
         let lost = record(8, Recipient::Room(RoomName::lobby()), Some("c"));
-        turn.begin_message(lost, conn(1), true);
+        turn.begin_message(lost, conn(1), Dialect::Tagged);
         say(&mut turn, &ops, "dropped");
         turn.end_message();
-        turn.refuse_messages(&Refusal::new(ErrorCode::StorageFull, "no"));
+        turn.refuse_messages(&Refusal::new(ErrorReason::CannotStore, "no"));
         assert!(!turn.effects.is_empty());
         let bytes = Encoder::default().encode(&turn, &Batch::default());
         assert!(!bytes.windows(7).any(|window| window == b"dropped"));
@@ -718,7 +722,7 @@ mod tests {
     fn decode_changed<'a>(
         change: impl FnOnce(&mut TurnV1<'a>),
     ) -> Result<(Batch, Turn), WireError> {
-        let mut body = postcard::from_bytes(&[0; 11]).unwrap();
+        let mut body = postcard::from_bytes(&[0; 10]).unwrap();
         change(&mut body);
         Decoder::default().decode(&postcard::to_allocvec(&(VERSION, body)).unwrap())
     }
@@ -728,14 +732,13 @@ mod tests {
         let fanout = |audience, skip, len| EffectV1::Fanout {
             audience,
             is_presence: false,
-            plain: RangeV1 { skip, len },
-            tagged: RangeV1 { skip: 0, len: 0 },
+            ranges: vec![RangeV1 { skip, len }],
             author: None,
             except: Vec::new(),
         };
         let with = |effect| {
             decode_changed(|body| {
-                body.plain = b"a: n1\n";
+                body.lines = vec![LinesV1(b"a: n1\n")];
                 body.audiences = vec![AudienceV1::AdHoc { readers: Vec::new() }];
                 body.effects = vec![effect];
             })

@@ -326,11 +326,15 @@ impl Parser<'_> {
         self.at += usize::from(matches!(self.peek(), Some(Token::Word(_))));
     }
 
-    /// Skips an item: to its `;`, or to the end of its braces.
+    /// Skips an item: to its `;`, or to the end of its braces. A variant, an arm or an element of
+    /// an array, which begins with a capital letter, is skipped to its comma.
     fn skip_item(&mut self) {
+        let is_capital = |word: &String| word.starts_with(char::is_uppercase);
+        let is_item = !matches!(self.peek(), Some(Token::Word(word)) if is_capital(word));
         let mut depth = 0;
         while let Some(token) = self.next() {
             match token {
+                Token::Other(',') if depth == 0 && !is_item => return,
                 Token::Other('(' | '[' | '{') => depth += 1,
                 Token::Other(')' | ']') => depth -= 1,
                 Token::Other('}') => {
@@ -466,6 +470,8 @@ fn text_that_is_no_code_names_nothing() {
         "/* \" */ use crate::b; /* \" */",
         "const R: &str = r\"\\\"; use crate::b;",
         "#[cfg(test)] impl A { fn f() {} } use crate::b;",
+        "enum E { #[cfg(test)] A, B } use crate::b;",
+        "fn f() { match e { #[cfg(test)] E::A => crate::c::g(1, 2), E::B => {} } crate::b::h() }",
     ] {
         assert_eq!(imports_of(text), ["b"], "{text}");
     }

@@ -8,8 +8,8 @@ use super::login::{add_user, log_in_without_password, read_name, require_free_na
 use super::logout::disconnect_user;
 use super::passwords::{check_password, hash_new, require_privacy};
 use super::{
-    ErrorCode, Farewell, Name, PendingRequest, Purpose, ReadRequest, Reply, Request, Result, State,
-    Target, Thread, UserId, UserIx, long_reply, refusal,
+    ErrorReason, Farewell, Name, PendingRequest, Purpose, ReadRequest, Reply, Request, Result,
+    State, Target, Thread, UserId, UserIx, long_reply, refusal,
 };
 use crate::commands::Command;
 use crate::protocol::LOGIN_LINE_MAX;
@@ -50,7 +50,7 @@ fn log_in_with_password(state: &mut State, req: &mut Request<'_>, name: &Name) -
             Err(taken) => taken.text,
         };
         let text = format!("{name} is not registered; {advice}");
-        return refusal(ErrorCode::BadPassword, text);
+        return refusal(ErrorReason::BadPassword, text);
     };
     let hash = account.hash.clone();
     let proof = Proof { person: account.person, hash: hash.clone() };
@@ -68,12 +68,12 @@ pub(super) fn register(
     if let Some(account) = state.accounts.of(state.users[user].id) {
         let text =
             format!("{} is already registered to you; /passwd changes the password", account.name);
-        return refusal(ErrorCode::BadArgument, text);
+        return refusal(ErrorReason::BadArgument, text);
     }
     if state.accounts.len() >= req.limits.max_accounts {
         let text =
             "the server has reached its limit of accounts; ask its administrator to raise it";
-        return refusal(ErrorCode::TooMany, text);
+        return refusal(ErrorReason::TooMany, text);
     }
     require_password_fits(&state.users[user].name, password)?;
     hash_new(state, req, Purpose::Register)
@@ -102,7 +102,7 @@ fn account_of(state: &State, user: UserIx) -> Result<&Account> {
     let Some(account) = state.accounts.of(state.users[user].id) else {
         let name = &state.users[user].name;
         let text = format!("{name} is not registered; /register PASSWORD reserves it");
-        return refusal(ErrorCode::BadPassword, text);
+        return refusal(ErrorReason::BadPassword, text);
     };
     Ok(account)
 }
@@ -119,7 +119,7 @@ fn require_password_fits(name: &Name, password: &str) -> Result {
         "password too long: with the name {name} it may have at most {most} bytes, to fit into \
          /login"
     );
-    refusal(ErrorCode::BadArgument, text)
+    refusal(ErrorReason::BadArgument, text)
 }
 
 /// Creates an account with the hash of its new password.
@@ -194,11 +194,11 @@ fn may_log_in(state: &mut State, req: &mut Request<'_>, proof: &Proof) -> Result
 fn unchanged_account<'s>(state: &'s State, proof: &Proof) -> Result<&'s Account> {
     let Some(account) = state.accounts.of(proof.person) else {
         let text = "that name is no longer registered; type /login NAME";
-        return refusal(ErrorCode::BadPassword, text);
+        return refusal(ErrorReason::BadPassword, text);
     };
     if account.hash != proof.hash {
         let text = "the password has just been changed; type /login NAME PASSWORD again";
-        return refusal(ErrorCode::BadPassword, text);
+        return refusal(ErrorReason::BadPassword, text);
     }
     Ok(account)
 }

@@ -8,7 +8,7 @@ use super::moderation::kick_member;
 use super::rights::is_server_operator;
 use super::succession::{ensure_operator, ensure_operators};
 use super::{
-    Context, ErrorCode, Event, Farewell, Key, Moderation, Name, Now, Refusal, Request, Result,
+    Context, ErrorReason, Event, Farewell, Key, Moderation, Name, Now, Refusal, Request, Result,
     RoomIx, Scope, State, Topic, UserId, UserIx, long_reply, no_such_user, refusal,
 };
 use crate::protocol::name::is_name;
@@ -41,7 +41,7 @@ pub(super) fn ban(
     let ban = Ban { whom, by, until, reason };
     if !state.moderation.ban(state.moderation_ix(scope), ban.clone(), most) {
         let text = format!("the limit of {most} bans is reached; {} one first", scope.unban());
-        return refusal(ErrorCode::TooMany, text);
+        return refusal(ErrorReason::TooMany, text);
     }
     let (room, whom) = (state.room_of(scope), ban.whom.label());
     req.reply(Moderation::Banned { room, whom: &whom, term: ban.term() });
@@ -54,7 +54,8 @@ pub(super) fn ban(
     let targets: Vec<UserIx> = present.into_iter().filter(is_target).collect();
     match scope {
         Scope::Room(room) => {
-            remove_banned(state, req, room, &ban, &targets);
+            let actor = req.actor(state);
+            remove_banned(state, req, actor, room, &ban, &targets);
             ensure_operator(state, req, room);
         }
         Scope::Server => {
@@ -65,10 +66,11 @@ pub(super) fn ban(
     Ok(())
 }
 
-/// Kicks the banned users from the room and announces it.
+/// Kicks the banned users from the room and announces it. There is no actor if the ban is older.
 fn remove_banned(
     state: &mut State,
     ctx: &mut Context<'_>,
+    actor: Option<UserId>,
     room: RoomIx,
     ban: &Ban,
     users: &[UserIx],
@@ -78,7 +80,7 @@ fn remove_banned(
     let (room_name, number) = (state.rooms[room].name.clone(), state.rooms[room].number);
     let names: Vec<Name> = users.iter().map(|user| state.users[*user].name.clone()).collect();
     for user in users {
-        kick_member(state, ctx, by, room, *user, reason);
+        kick_member(state, ctx, (actor, by), room, *user, reason);
     }
     if state.rooms.get(room).is_none_or(|room| room.number != number) {
         return; // The room ended with its last member.
@@ -86,7 +88,7 @@ fn remove_banned(
     for name in &names {
         let (name, by) = (name.as_str(), by.as_str());
         let event = Event::Kicked { room: room_name.as_str(), name, by, reason };
-        announce(state, ctx, &[room], Topic::Talk, None, &event);
+        announce(state, ctx, &[room], Topic::Talk, (actor, None), &event);
     }
 }
 
@@ -95,7 +97,7 @@ fn remove_banned(
 pub(super) fn leave_banned_rooms(state: &mut State, ctx: &mut Context<'_>, user: UserIx) {
     for room in state.memberships.rooms_of(user).to_vec() {
         if let Some(ban) = room_ban_on(state, ctx.now, user, room).cloned() {
-            remove_banned(state, ctx, room, &ban, &[user]);
+            remove_banned(state, ctx, None, room, &ban, &[user]);
         }
     }
 }
@@ -117,11 +119,11 @@ fn ban_target(state: &State, user: UserIx, target: &str) -> Result<Banned> {
         let network = Network::parse(target);
         return network
             .map(Banned::Network)
-            .map_err(|problem| Refusal::new(ErrorCode::BadArgument, problem));
+            .map_err(|problem| Refusal::new(ErrorReason::BadArgument, problem));
     }
     let Some((person, name)) = state.known_as(target) else { return no_such_user(target) };
     if person == state.users[user].id {
-        return refusal(ErrorCode::BadArgument, "you cannot ban yourself");
+        return refusal(ErrorReason::BadArgument, "you cannot ban yourself");
     }
     let is_guest = !state.accounts.has(person);
     // A user whose session has dropped still has its last address.
@@ -151,7 +153,7 @@ pub(super) fn unban(
     let Some(ban) = state.moderation.unban(state.moderation_ix(scope), is_target) else {
         let list = scope.bans();
         let text = format!("{target} is not banned; {list} lists the bans");
-        return refusal(ErrorCode::NoSuchUser, text);
+        return refusal(ErrorReason::NoSuchUser, text);
     };
     let (room, whom) = (state.room_of(scope), ban.whom.label());
     req.reply(Moderation::Unbanned { room, whom: &whom });
@@ -170,7 +172,7 @@ pub(super) fn require_not_banned(state: &State, now: Now, user: UserIx, room: Ro
     let Some(ban) = room_ban_on(state, now, user, room) else { return Ok(()) };
     let name = &state.rooms[room].name;
     let text = format!("you are banned from {name} {}", ban.term().describe(PERMANENTLY));
-    refusal(ErrorCode::Forbidden, text)
+    refusal(ErrorReason::BannedFromRoom, text)
 }
 
 /// Returns the ban that keeps a user out of a room.
@@ -199,7 +201,7 @@ pub(super) fn reject_banned(
     let farewell = banned_from_server(ban);
     let socket = req.socket;
     state.connections.close(socket);
-    req.send_farewell(socket, Farewell::Banned, Some(&farewell));
+    req.send_farewell(state, socket, Farewell::Banned, Some(&farewell));
     true
 }
 
@@ -211,7 +213,7 @@ pub(super) fn require_unbanned_name(state: &State, now: Now, user: UserIx, name:
     let is_mine = old.key() == name.key() || owner == Some(*id);
     let bans = &state.moderation.server().bans;
     if !is_mine && bans.iter().any(|ban| ban.reserves_name(now, name.key())) {
-        return refusal(ErrorCode::NameTaken, format!("{name} is banned; choose another name"));
+        return refusal(ErrorReason::NameTaken, format!("{name} is banned; choose another name"));
     }
     Ok(())
 }

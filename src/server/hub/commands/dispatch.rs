@@ -4,16 +4,15 @@
 use super::gate::Gate;
 use super::rights::{moderated_room, require_server_operator};
 use super::{
-    ErrorCode, Event, Farewell, Refusal, Reply, Request, Result, Scope, State, UserIx, accounts,
+    ErrorReason, Event, Farewell, Refusal, Reply, Request, Result, Scope, State, UserIx, accounts,
     bans, history, locks, logout, long_reply, moderation, people, refusal, reply, rooms,
     server_admin, session, talk,
 };
 use crate::commands;
 use crate::commands::{Command, Parsed, Setting};
 use crate::protocol::codec::Frame;
-use crate::protocol::tags::CidPrefix;
-use crate::protocol::text::{clean, is_blank_text};
-use crate::protocol::{Feature, LINE_MAX, VERSION};
+use crate::protocol::text::clean;
+use crate::protocol::{ClientLine, Feature, LINE_MAX, VERSION};
 use crate::server::hub::state::connections::Phase;
 use crate::server::hub::state::pending::Cursor;
 
@@ -24,29 +23,29 @@ pub(in crate::server::hub) fn handle_line(
     req: &mut Request<'_>,
     frame: &Frame<'_>,
 ) {
+    if let Err(refusal) = execute_line(state, gate, req, frame) {
+        req.refuse(&refusal);
+    }
+}
+
+/// Executes a line; a refusal is its answer.
+pub(in crate::server::hub) fn execute_line(
+    state: &mut State,
+    gate: &mut Gate,
+    req: &mut Request<'_>,
+    frame: &Frame<'_>,
+) -> Result {
     let is_greeting = state.connections[req.connection].is_greeting();
-    let (text, fault) = match frame {
+    let (line, fault) = match frame {
         Frame::Line(line) => (clean(line), None),
         Frame::TooLong(head) => (String::from_utf8_lossy(head), Some(too_long())),
         Frame::BadEncoding(head) => (String::from_utf8_lossy(head), Some(bad_encoding())),
-        Frame::Foreign => return,
+        Frame::Foreign => return Ok(()),
     };
-    let prefix = if req.settings.tags { CidPrefix::of(&text) } else { CidPrefix::Absent };
-    let parsed = match (prefix, fault) {
-        (CidPrefix::Present(cid, line), fault) => {
-            req.cid = Some(cid);
-            let empty = is_blank_text(line).then(|| bad_cid("a line must follow the cid"));
-            fault.or(empty).map_or_else(|| read(line, is_greeting), Err)
-        }
-        (_, Some(fault)) => Err(fault),
-        (CidPrefix::Malformed, None) => {
-            Err(bad_cid("a cid has 1 to 32 characters of A-Z a-z 0-9 _ -"))
-        }
-        (CidPrefix::Absent, None) => read(&text, is_greeting),
-    };
-    if let Err(refusal) = parsed.and_then(|line| dispatch(state, gate, req, line)) {
-        req.refuse(&refusal);
-    }
+    let ClientLine { cid, text } = req.settings.dialect.parse(&line, is_greeting);
+    req.cid = cid;
+    let text = fault.map_or(text, Err)?;
+    dispatch(state, gate, req, read(&text, is_greeting)?)
 }
 
 fn dispatch(state: &mut State, gate: &mut Gate, req: &mut Request<'_>, line: Parsed<'_>) -> Result {
@@ -199,15 +198,17 @@ fn execute(
 }
 
 fn set(state: &mut State, req: &mut Request<'_>, change: Option<(Setting, bool)>) {
-    let before = req.settings;
+    let before = req.settings.dialect;
     if let Some((setting, is_on)) = change {
-        state.set(req.connection, setting, is_on);
         req.settings.set(setting, is_on);
+        state.choose(req.connection, setting, req.settings);
     }
     let words = Setting::TABLE
         .map(|(setting, word)| format!("{word}={}", commands::on_off(req.settings.get(setting))));
     // The answer to a line with a cid carries the cid, even if that line turned tags off.
-    req.settings.tags |= before.tags && req.cid.is_some();
+    if req.cid.is_some() {
+        req.settings.dialect = before;
+    }
     req.reply(Reply::Set { settings: reply::Settings(&words.join(" ")) });
 }
 
@@ -229,12 +230,12 @@ fn read(line: &str, is_greeting: bool) -> Result<Parsed<'_>> {
 }
 
 fn not_logged_in() -> Refusal {
-    Refusal::new(ErrorCode::NotLoggedIn, "you are not logged in yet; type /login NAME")
+    Refusal::new(ErrorReason::NotLoggedIn, "you are not logged in yet; type /login NAME")
 }
 
 fn already_logged_in(state: &State, user: UserIx, advice: &str) -> Result {
     let text = format!("you are already logged in as {}; {advice}", state.users[user].name);
-    refusal(ErrorCode::BadArgument, text)
+    refusal(ErrorReason::BadArgument, text)
 }
 
 fn help(req: &mut Request<'_>, command: Option<&str>) -> Result {
@@ -254,15 +255,11 @@ fn help(req: &mut Request<'_>, command: Option<&str>) -> Result {
 
 fn too_long() -> Refusal {
     let text = format!("not sent: longer than {LINE_MAX} bytes; split it");
-    Refusal::new(ErrorCode::TooLong, text)
+    Refusal::new(ErrorReason::TooLong, text)
 }
 
 fn bad_encoding() -> Refusal {
-    Refusal::new(ErrorCode::BadEncoding, "not sent: the line is not valid UTF-8")
-}
-
-fn bad_cid(problem: &'static str) -> Refusal {
-    Refusal::new(ErrorCode::BadArgument, problem)
+    Refusal::new(ErrorReason::BadEncoding, "not sent: the line is not valid UTF-8")
 }
 
 #[cfg(test)]

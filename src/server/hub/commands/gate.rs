@@ -6,7 +6,7 @@
 //! Changes without a command (a lost connection, a timer) cannot be refused; they stay unsaved
 //! until storage accepts writes.
 
-use super::{ConnId, ErrorCode, Refusal, Result, State, UserIx};
+use super::{ConnId, ErrorReason, Refusal, Result, State, UserIx};
 use crate::commands::{Changes, Command};
 use crate::server::auth::tokens::TokenHash;
 
@@ -42,7 +42,7 @@ pub(in crate::server::hub) struct Gate {
 #[must_use]
 pub fn storage_full() -> Refusal {
     Refusal::new(
-        ErrorCode::StorageFull,
+        ErrorReason::CannotStore,
         "not done: the server cannot store this now; try again later",
     )
 }

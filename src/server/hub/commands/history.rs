@@ -3,7 +3,7 @@
 
 use super::rights::room_of;
 use super::{
-    ErrorCode, Key, Query, ReadRequest, Reply, Request, Result, RoomIx, RoomName, State, Thread,
+    ErrorReason, Key, Query, ReadRequest, Reply, Request, Result, RoomIx, RoomName, State, Thread,
     UserId, UserIx, long_reply, refusal,
 };
 use crate::commands::{HistoryRange, MessageTarget};
@@ -49,7 +49,7 @@ pub(super) fn search(
     }
     if terms.iter().count() > SEARCH_WORDS_MAX {
         let text = format!("/search takes at most {SEARCH_WORDS_MAX} different words");
-        return refusal(ErrorCode::BadArgument, text);
+        return refusal(ErrorReason::BadArgument, text);
     }
     let (reader, is_private_too) = (state.users[user].id, room.is_none());
     let thread = Thread::Search { reader, rooms, is_private_too, terms };
@@ -82,7 +82,7 @@ fn resolve(
         }
         (None, Query::Off, Some(current)) => Ok(room(current)),
         (None, ..) => {
-            refusal(ErrorCode::NotInRoom, "you have no current room; name a room or a user")
+            refusal(ErrorReason::NoCurrentRoom, "you have no current room; name a room or a user")
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::bans::require_not_banned;
 use super::rights::{is_server_operator, moderated_room, operators_online};
 use super::{
-    ErrorCode, Moderation, Now, Refusal, Request, Result, RoomIx, Scope, State, Tags, UserIx,
+    ErrorReason, Moderation, Now, Refusal, Request, Result, RoomIx, Scope, State, Tags, UserIx,
     no_such_user, refusal, send_to_user,
 };
 use crate::server::auth::passwords::digest;
@@ -50,21 +50,21 @@ pub(super) fn invite(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
     let Some(other) = state.users.named(name) else { return no_such_user(name) };
     if state.memberships.is_member(other, room) {
         let (name, room) = (&state.users[other].name, &state.rooms[room].name);
-        return refusal(ErrorCode::BadArgument, format!("{name} is already in {room}"));
+        return refusal(ErrorReason::BadArgument, format!("{name} is already in {room}"));
     }
     state.drop_expired(req.now, Scope::Room(room));
     let (me, user_id) = (state.users[user].id, state.users[other].id);
     let max = req.limits.max_invited;
     if !state.moderation.invite(state.rooms[room].moderation, user_id, max) {
         let text = format!("{max} invitations are open, the maximum; /unlock cancels them");
-        return refusal(ErrorCode::TooMany, text);
+        return refusal(ErrorReason::TooMany, text);
     }
     let (room, name) = (state.rooms[room].name.clone(), state.users[other].name.as_str());
     req.reply(Moderation::Invited { room: room.as_str(), name });
     if !state.relations.ignores(user_id, me) {
         let by = state.users[user].name.clone();
         let event = Moderation::Invitation { room: room.as_str(), by: by.as_str() }.into();
-        send_to_user(state, req, other, &Tags::default(), &event);
+        send_to_user(state, req, other, &Tags::by(Some(me)), &event);
     }
     Ok(())
 }
@@ -79,15 +79,20 @@ pub(super) fn require_entry(state: &State, now: Now, user: UserIx, room: RoomIx)
     match &lock.key {
         _ if !lock.is_on || has_access => Ok(Entry::Open),
         Some(key) => Ok(Entry::ByKey(key.clone())),
-        None => Err(locked_out(state, room, "")),
+        None => Err(locked_out(state, room, ErrorReason::RoomLocked)),
     }
 }
 
 /// Returns the refusal to join a locked room.
-pub(super) fn locked_out(state: &State, room: RoomIx, hint: &str) -> Refusal {
+pub(super) fn locked_out(state: &State, room: RoomIx, reason: ErrorReason) -> Refusal {
     let name = &state.rooms[room].name;
+    let hint = match reason {
+        ErrorReason::RoomNeedsKey => format!("; use /join {name} KEY"),
+        ErrorReason::WrongRoomKey => "; that key is wrong".to_owned(),
+        _ => String::new(),
+    };
     let operators = operators_online(state, room);
     let invite_hint = operators.map(|names| format!("; {names} can /invite you"));
     let text = format!("{name} is locked{hint}{}", invite_hint.unwrap_or_default());
-    Refusal::new(ErrorCode::Forbidden, text)
+    Refusal::new(reason, text)
 }

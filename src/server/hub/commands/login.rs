@@ -6,7 +6,7 @@ use super::locks::{Entry, require_entry};
 use super::rights::operators_online;
 use super::rooms::enter_checked;
 use super::{
-    ErrorCode, Key, LOBBY, List, Name, Refusal, Reply, Request, Result, State, UserId, UserIx,
+    ErrorReason, Key, LOBBY, List, Name, Refusal, Reply, Request, Result, State, UserId, UserIx,
     refusal,
 };
 use crate::protocol::reply::Arrival;
@@ -22,11 +22,11 @@ pub(super) fn log_in_without_password(
             "{name} is registered; type /login {name} PASSWORD, or choose another name with \
              /login NAME"
         );
-        return refusal(ErrorCode::BadPassword, text);
+        return refusal(ErrorReason::BadPassword, text);
     }
     if req.limits.password.is_some() {
         let text = format!("this server needs a password; type /login {name} PASSWORD");
-        return refusal(ErrorCode::BadPassword, text);
+        return refusal(ErrorReason::BadPassword, text);
     }
     let name = require_free_name(state, name.clone(), None)?;
     log_in_guest(state, req, &name);
@@ -68,7 +68,7 @@ pub(super) fn read_name(state: &State, text: &str, mine: Option<UserIx>) -> Resu
     let known = account.and_then(|_| Name::known(text).ok());
     known.map_or_else(|| Name::parse(text), Ok).map_err(|fault| {
         let text = format!("{fault}; {}", name_advice(mine));
-        Refusal::new(ErrorCode::BadName, text)
+        Refusal::new(ErrorReason::BadName, text)
     })
 }
 
@@ -80,7 +80,7 @@ pub(super) fn require_free_name(state: &State, name: Name, mine: Option<UserIx>)
     let owner = state.accounts.named(name.key()).map(|account| account.person);
     if owner.is_some() && owner != me {
         let text = format!("{name} is registered; {other}");
-        return refusal(ErrorCode::NameTaken, text);
+        return refusal(ErrorReason::NameTaken, text);
     }
     let holder = state.users.holder(name.key()).filter(|holder| Some(*holder) != mine);
     if let Some(holder) = holder {
@@ -88,12 +88,12 @@ pub(super) fn require_free_name(state: &State, name: Name, mine: Option<UserIx>)
             "{} is in use; {other}, or retry in a minute if your connection just dropped",
             state.users[holder].name
         );
-        return refusal(ErrorCode::NameTaken, text);
+        return refusal(ErrorReason::NameTaken, text);
     }
     match confusable_with(state, &name, me) {
         Some(similar) => {
             let text = format!("{name} is too easily confused with {similar}; {other}");
-            refusal(ErrorCode::NameTaken, text)
+            refusal(ErrorReason::NameTaken, text)
         }
         None => Ok(name),
     }

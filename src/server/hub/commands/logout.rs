@@ -9,6 +9,7 @@ use super::{
 use crate::server::hub::delivery;
 use crate::server::hub::state::connections::{Connection, Phase};
 use crate::server::hub::state::index::SERVER;
+use crate::server::hub::state::users::User;
 use crate::server::record::UserId;
 
 /// Closes a connection and logs its user out, with no way to resume. A farewell is sent
@@ -27,7 +28,7 @@ pub(in crate::server::hub) fn leave(
         end_user(state, ctx, user, reason);
     }
     state.connections.close(socket);
-    ctx.close(socket, farewell);
+    ctx.close(state, socket, farewell);
 }
 
 /// Logs a user out. Their sockets, if any, are closed without a farewell.
@@ -64,13 +65,14 @@ fn operated_rooms(state: &State, person: UserId) -> Vec<RoomIx> {
 
 /// Ends the queries of a user who logs out, and the queries of others with that user.
 fn end_queries(state: &mut State, ctx: &mut Context<'_>, user: UserIx) {
-    let name = state.users[user].name.clone();
+    let User { id, name, .. } = &state.users[user];
+    let (id, name) = (*id, name.clone());
     for connection in state.users[user].connections().collect::<Vec<_>>() {
         state.set_query(connection, Query::Off);
     }
     for other in state.end_queries_with(user) {
         let event = Reply::Query(reply::Query::Gone(name.as_str())).into();
-        delivery::send_to_user(state, ctx, other, &Tags::default(), &event);
+        delivery::send_to_user(state, ctx, other, &Tags::by(Some(id)), &event);
     }
 }
 
@@ -84,7 +86,7 @@ pub(super) fn disconnect_user(
     quit: Option<&str>,
 ) {
     if let Some(socket) = state.close_socket_of(user) {
-        ctx.send_farewell(socket, farewell, text);
+        ctx.send_farewell(state, socket, farewell, text);
     }
     end_user(state, ctx, user, quit);
 }
@@ -104,7 +106,7 @@ pub(in crate::server::hub) fn lose_connection(
     };
     let until = ctx.now.since_start + ctx.limits.session_grace;
     let displaced = state.drop_socket(ctx.limits, user, until);
-    ctx.close(socket, farewell);
+    ctx.close(state, socket, farewell);
     if let Some(displaced) = displaced {
         end_user(state, ctx, displaced, None);
     }

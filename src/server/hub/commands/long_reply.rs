@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use super::rights::{require_rights, room_in, room_of};
 use super::{
-    ErrorCode, Event, List, Moderation, PendingRequest, ReadRequest, Record, Reply, Request,
+    ErrorReason, Event, List, Moderation, PendingRequest, ReadRequest, Record, Reply, Request,
     Result, RoomIx, RoomName, SERVER_NAME, Scope, State, Thread, UserId, UserIx, catch_up,
-    presence, refusal, reply, tags_of,
+    presence, refusal, reply,
 };
 use crate::protocol::{Message, Place, Stamp, Tags};
 use crate::server::hub::caches::Caches;
@@ -228,7 +228,7 @@ fn send_row(state: &State, req: &mut Request<'_>, reply: &LongReply, may_read: b
 pub(super) fn require_readable(rows: &ReadResult) -> Result {
     if rows.has_failed {
         let text = "the server cannot read its storage; try again later";
-        return refusal(ErrorCode::StorageFull, text);
+        return refusal(ErrorReason::CannotRead, text);
     }
     Ok(())
 }
@@ -273,7 +273,7 @@ fn send_mail_page(
 ) -> bool {
     for record in &rows.records {
         let message = record.seen_by(reader);
-        req.reply_tagged(&tags_of(record), &Event::Row { time: record.time, message });
+        req.reply_tagged(&record.tags(), &Event::Row { time: record.time, message });
     }
     // `/reply` answers the last author.
     if let Some(record) = rows.records.last() {
@@ -353,7 +353,7 @@ fn send_rows(
         match record.filter(may_show) {
             Some(record) => {
                 let message = record.seen_by(list.reader);
-                req.reply_tagged(&tags_of(record), &Event::Row { time: *time, message });
+                req.reply_tagged(&record.tags(), &Event::Row { time: *time, message });
             }
             None => send_note(req, list, (*id, *time), found.has_failed),
         }
@@ -376,7 +376,7 @@ fn send_note(
         "(this message is no longer available)"
     };
     let message = Message { place, from: SERVER_NAME, is_action: false, text };
-    let tags = Tags { id: Some(id), time: Some(time), cid: None };
+    let tags = Tags { id: Some(id), time: Some(time), ..Tags::default() };
     req.reply_tagged(&tags, &Event::Row { time, message });
 }
 

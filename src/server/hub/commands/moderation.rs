@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::rights::moderated_room;
 use super::succession::{hand_over, has_moderator, heir};
 use super::{
-    Context, ErrorCode, Event, Key, Moderation, Name, Refusal, Request, Result, RoomIx, Scope,
-    State, Tags, UserIx, no_such_user, refusal, send_to_user,
+    Context, ErrorReason, Event, Key, Moderation, Name, Refusal, Request, Result, RoomIx, Scope,
+    State, Tags, UserId, UserIx, no_such_user, refusal, send_to_user,
 };
 use crate::server::hub::delivery::announce_action;
 use crate::server::hub::state::moderation::Mute;
@@ -33,12 +33,12 @@ pub(super) fn promote(
     let moderation = state.moderation_in(Scope::Room(room));
     if moderation.is_operator(person) {
         let text = format!("nothing changed: {name} is already an operator of {room_name}");
-        return refusal(ErrorCode::BadArgument, text);
+        return refusal(ErrorReason::BadArgument, text);
     }
     let most = req.limits.max_operators;
     if moderation.operators.len() >= most {
         let text = format!("the limit of {most} operators is reached; /deop one first");
-        return refusal(ErrorCode::TooMany, text);
+        return refusal(ErrorReason::TooMany, text);
     }
     state.moderation.promote(state.rooms[room].moderation, person);
     let event = Event::Promoted { room: room_name.as_str(), by: by.as_str(), name: name.as_str() };
@@ -54,7 +54,7 @@ pub(super) fn demote(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
     let room_name = state.rooms[room].name.clone();
     if !state.moderation_in(Scope::Room(room)).is_operator(person) {
         let text = format!("nothing changed: {name} is not an operator of {room_name}");
-        return refusal(ErrorCode::NoSuchUser, text);
+        return refusal(ErrorReason::NoSuchUser, text);
     }
     let now = req.now;
     if heir(state, now, room, Some(person)).is_none()
@@ -62,7 +62,7 @@ pub(super) fn demote(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
     {
         let text =
             format!("{room_name} needs an operator, and no other member can be one; /part instead");
-        return refusal(ErrorCode::BadArgument, text);
+        return refusal(ErrorReason::BadArgument, text);
     }
     state.moderation.demote(state.rooms[room].moderation, person);
     let event = Event::Demoted { room: room_name.as_str(), name: name.as_str() };
@@ -87,11 +87,12 @@ pub(super) fn kick(
     let other = member_named(state, room, name)?;
     if other == user {
         let text = "you cannot kick yourself; /part leaves the room";
-        return refusal(ErrorCode::BadArgument, text);
+        return refusal(ErrorReason::BadArgument, text);
     }
     let (by, name) = (state.users[user].name.clone(), state.users[other].name.clone());
     let room_name = state.rooms[room].name.clone();
-    kick_member(state, req, &by, room, other, reason);
+    let actor = Some(state.users[user].id);
+    kick_member(state, req, (actor, &by), room, other, reason);
     let (by, name) = (by.as_str(), name.as_str());
     let event = Event::Kicked { room: room_name.as_str(), name, by, reason };
     announce_action(state, req, room, &event);
@@ -102,7 +103,7 @@ pub(super) fn kick(
 pub(super) fn kick_member(
     state: &mut State,
     ctx: &mut Context<'_>,
-    by: &Name,
+    (actor, by): (Option<UserId>, &Name),
     room: RoomIx,
     user: UserIx,
     reason: Option<&str>,
@@ -111,7 +112,7 @@ pub(super) fn kick_member(
     state.leave_room(user, room);
     let (room, by) = (room_name.as_str(), by.as_str());
     let event = Moderation::Kicked { room, by, reason }.into();
-    send_to_user(state, ctx, user, &Tags::default(), &event);
+    send_to_user(state, ctx, user, &Tags::by(actor), &event);
 }
 
 /// `/mute`. The target may be absent from the room.
@@ -125,7 +126,7 @@ pub(super) fn mute(
     let room = moderated_room(state, user)?;
     let Some((person, name)) = state.known_as(name) else { return no_such_user(name) };
     if person == state.users[user].id {
-        return refusal(ErrorCode::BadArgument, "you cannot mute yourself");
+        return refusal(ErrorReason::BadArgument, "you cannot mute yourself");
     }
     state.drop_expired(req.now, Scope::Room(room));
     let most = req.limits.max_mutes;
@@ -133,7 +134,7 @@ pub(super) fn mute(
     let mute = Mute { person, name: name.clone(), until };
     if !state.moderation.mute(state.rooms[room].moderation, mute, most) {
         let text = format!("the limit of {most} mutes is reached; /unmute one first");
-        return refusal(ErrorCode::TooMany, text);
+        return refusal(ErrorReason::TooMany, text);
     }
     let (room, until) = (state.rooms[room].name.as_str(), until.until());
     req.reply(Moderation::Muted { room, name: name.as_str(), until });
@@ -147,7 +148,7 @@ pub(super) fn unmute(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
     let person = state.known_as(name).map(|(person, _)| person);
     let (moderation, room_name) = (state.rooms[room].moderation, &state.rooms[room].name);
     let Some(muted) = state.moderation.unmute(moderation, person, &Key::fold(name)) else {
-        return refusal(ErrorCode::NoSuchUser, format!("{name} is not muted in {room_name}"));
+        return refusal(ErrorReason::NoSuchUser, format!("{name} is not muted in {room_name}"));
     };
     req.reply(Moderation::Unmuted { room: room_name.as_str(), name: muted.as_str() });
     Ok(())
@@ -157,6 +158,6 @@ fn member_named(state: &State, room: RoomIx, name: &str) -> Result<UserIx> {
     let member = state.memberships.named(room, &Key::fold(name));
     member.map(|member| member.user).ok_or_else(|| {
         let text = format!("{name} is not in {}", state.rooms[room].name);
-        Refusal::new(ErrorCode::NoSuchUser, text)
+        Refusal::new(ErrorReason::NoSuchUser, text)
     })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::logout::leave;
 use super::{
-    ConnId, Context, ErrorCode, Farewell, Now, PendingRequest, Purpose, Refusal, Request, Result,
+    ConnId, Context, ErrorReason, Farewell, Now, PendingRequest, Purpose, Refusal, Request, Result,
     State, Target, refusal,
 };
 use crate::server::auth::passwords::{Job, Outcome};
@@ -23,7 +23,7 @@ pub(super) fn require_privacy(state: &State, req: &Request<'_>) -> Result {
     if is_private(state, req) || req.limits.allow_insecure_passwords {
         return Ok(());
     }
-    refusal(ErrorCode::Insecure, INSECURE)
+    refusal(ErrorReason::Insecure, INSECURE)
 }
 
 /// Returns whether the connection is encrypted or from loopback.
@@ -65,7 +65,7 @@ pub(super) fn hash_new(state: &mut State, req: &mut Request<'_>, purpose: Purpos
     {
         let whose = peer.describe(network);
         let text = format!("too many new passwords from {whose}; try again in a minute");
-        return refusal(ErrorCode::RateLimited, text);
+        return refusal(ErrorReason::RateLimited, text);
     }
     req.hash(Job::Hash);
     wait_for_password(state, req, purpose);
@@ -137,7 +137,7 @@ pub(super) fn too_many_attempts(wait: Duration) -> Refusal {
     let seconds = wait.as_millis().div_ceil(1000).max(1);
     let unit = if seconds == 1 { "second" } else { "seconds" };
     let text = format!("too many password attempts are waiting; try again in {seconds} {unit}");
-    Refusal::new(ErrorCode::RateLimited, text)
+    Refusal::new(ErrorReason::RateLimited, text)
 }
 
 #[cfg(test)]

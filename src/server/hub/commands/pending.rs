@@ -13,7 +13,7 @@ use super::passwords::{take_password_request, too_many_attempts};
 use super::rooms::{JoinKey, join_with};
 use super::session::resume_with_row;
 use super::{
-    ErrorCode, PendingRequest, Purpose, Request, Result, State, UserIx, catch_up, long_reply,
+    ErrorReason, PendingRequest, Purpose, Request, Result, State, UserIx, catch_up, long_reply,
     refusal, server_admin,
 };
 use crate::server::auth::passwords::Outcome;
@@ -112,12 +112,12 @@ fn apply(
             Ok(())
         }
         (None, Outcome::Checked(false)) => refusal(
-            ErrorCode::BadPassword,
+            ErrorReason::BadPassword,
             "that is not the password; try again with /login NAME PASSWORD",
         ),
         (_, Outcome::Busy) => Err(too_many_attempts(HASHING_WAIT)),
         (_, Outcome::Hashed(_)) => {
-            refusal(ErrorCode::TooMany, "the server cannot hash passwords now; try again later")
+            refusal(ErrorReason::TooMany, "the server cannot hash passwords now; try again later")
         }
     }
 }
@@ -174,5 +174,5 @@ fn apply_check(
 }
 
 fn wrong_password() -> Result {
-    refusal(ErrorCode::BadPassword, "that is not the password; try again")
+    refusal(ErrorReason::BadPassword, "that is not the password; try again")
 }

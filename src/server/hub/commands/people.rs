@@ -5,11 +5,11 @@ use super::bans::require_unbanned_name;
 use super::login::{read_name, require_free_name};
 use super::rights::{is_server_operator, require_server_operator};
 use super::{
-    Context, ErrorCode, Event, Key, List, Name, Reply, Request, Result, RoomName, State, Tags,
+    Context, ErrorReason, Event, Key, List, Name, Reply, Request, Result, RoomName, State, Tags,
     Topic, UserIx, no_such_user, refusal, reply, send_to_user,
 };
 use crate::protocol::reply::Whois;
-use crate::server::hub::delivery::announce;
+use crate::server::hub::delivery::{announce, event_tags};
 
 /// `/whois`.
 pub(super) fn whois(state: &State, req: &mut Request<'_>, me: UserIx, name: &str) -> Result {
@@ -75,13 +75,13 @@ pub(super) fn ignore(
     };
     let Some(other) = state.users.named(name) else { return no_such_user(name) };
     if other == user {
-        return refusal(ErrorCode::BadArgument, "you cannot ignore yourself");
+        return refusal(ErrorReason::BadArgument, "you cannot ignore yourself");
     }
     let (me, them) = (state.users[user].id, state.users[other].id);
     let max = req.limits.max_ignored;
     if state.relations.of(me).ignores.len() >= max && !state.relations.ignores(me, them) {
         let text = format!("you ignore {max} users, the maximum; /unignore some first");
-        return refusal(ErrorCode::TooMany, text);
+        return refusal(ErrorReason::TooMany, text);
     }
     let is_new = state.relations.ignore(me, them, &state.users[other].name);
     req.reply(Reply::Ignore { name: state.users[other].name.as_str(), is_new });
@@ -122,13 +122,14 @@ pub(super) fn rename(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
     require_unbanned_name(state, req.now, user, &new)?;
     let old = state.rename(user, &new);
     let event = Event::Renamed { old: old.as_str(), new: new.as_str() };
-    let time = state.stamp(req.now);
-    req.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
+    let actor = Some(state.users[user].id);
+    let tags = event_tags(state, req.now, actor);
+    req.reply_tagged(&tags, &event);
     if old == new {
         return Ok(()); // not announced: nothing changed
     }
     let (rooms, socket) = (state.memberships.rooms_of(user).to_vec(), req.socket);
-    announce(state, req, &rooms, Topic::Talk, Some(socket), &event);
+    announce(state, req, &rooms, Topic::Talk, (actor, Some(socket)), &event);
     update_queriers(state, req, user, &new);
     Ok(())
 }
@@ -136,12 +137,13 @@ pub(super) fn rename(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
 /// Sends the new name to users who have a `/query` with the renamed user but share no
 /// room with them: the announcement does not reach them.
 fn update_queriers(state: &mut State, ctx: &mut Context<'_>, user: UserIx, new: &Name) {
-    for other in state.relations.of(state.users[user].id).queried_by.clone() {
+    let id = state.users[user].id;
+    for other in state.relations.of(id).queried_by.clone() {
         let Some(other) = state.users.find(other) else { continue };
         let mut rooms = state.memberships.rooms_of(other).iter();
         if !rooms.any(|room| state.memberships.is_member(user, *room)) {
             let event = Reply::Query(reply::Query::Renamed(new.as_str())).into();
-            send_to_user(state, ctx, other, &Tags::default(), &event);
+            send_to_user(state, ctx, other, &Tags::by(Some(id)), &event);
         }
     }
 }

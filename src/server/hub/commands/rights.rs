@@ -1,7 +1,7 @@
 //! Permissions: checks that refuse a command before it has any effect.
 
 use super::{
-    ErrorCode, Key, Now, Refusal, Result, RoomIx, RoomName, Scope, State, UserId, UserIx, refusal,
+    ErrorReason, Key, Now, Refusal, Result, RoomIx, RoomName, Scope, State, UserId, UserIx, refusal,
 };
 
 /// Refuses a user who is muted in the room.
@@ -10,7 +10,7 @@ pub(super) fn require_not_muted(state: &State, now: Now, user: UserIx, room: Roo
     let Some(mute) = moderation.mute_of(now, state.users[user].id) else { return Ok(()) };
     let (name, until) = (&state.rooms[room].name, mute.until);
     let until = until.until().describe("until an operator unmutes you");
-    refusal(ErrorCode::Muted, format!("not sent: you are muted in {name} {until}"))
+    refusal(ErrorReason::Muted, format!("not sent: you are muted in {name} {until}"))
 }
 
 /// Returns whether a user is a server operator.
@@ -23,7 +23,7 @@ pub(super) fn require_server_operator(state: &State, user: UserIx) -> Result {
     if is_server_operator(state, state.users[user].id) {
         return Ok(());
     }
-    refusal(ErrorCode::Forbidden, "server operators only; use /oper PASSWORD")
+    refusal(ErrorReason::NotServerOperator, "server operators only; use /oper PASSWORD")
 }
 
 /// Refuses a user who is not an operator of the room or of the server.
@@ -38,7 +38,7 @@ pub(super) fn require_operator(state: &State, user: UserIx, room: RoomIx) -> Res
         Some(names) => format!("only operators of {name} can do this; ask {names}"),
         None => format!("only operators of {name} can do this, and none is online"),
     };
-    refusal(ErrorCode::Forbidden, text)
+    refusal(ErrorReason::NotRoomOperator, text)
 }
 
 /// Refuses a user who may not moderate the scope.
@@ -52,7 +52,7 @@ pub(super) fn require_rights(state: &State, user: UserIx, scope: Scope) -> Resul
 /// Returns the room to which an operator's command applies: the current one.
 pub(super) fn moderated_room(state: &State, user: UserIx) -> Result<RoomIx> {
     let Some(room) = state.connection_of(user).current else {
-        return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
+        return refusal(ErrorReason::NoCurrentRoom, "you are in no room; /join one first");
     };
     require_operator(state, user, room)?;
     Ok(room)
@@ -72,7 +72,7 @@ pub(super) fn room_of(state: &State, user: UserIx, name: &str) -> Result<RoomIx>
     room.ok_or_else(|| {
         let name = name.trim_start_matches('#');
         let text = format!("you are not in #{name}; /join #{name} first");
-        Refusal::new(ErrorCode::NotInRoom, text)
+        Refusal::new(ErrorReason::NotMember, text)
     })
 }
 

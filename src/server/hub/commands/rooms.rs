@@ -7,10 +7,10 @@ use super::passwords::check_password;
 use super::rights::{require_not_muted, room_of};
 use super::succession::has_able_operator;
 use super::{
-    ErrorCode, Event, LOBBY, Purpose, Query, Refusal, Reply, Request, Result, RoomIx, RoomName,
-    State, Tags, Target, UserIx, long_reply, presence, refusal, reply,
+    ErrorReason, Event, LOBBY, Purpose, Query, Refusal, Reply, Request, Result, RoomIx, RoomName,
+    State, Target, UserIx, long_reply, presence, refusal, reply,
 };
-use crate::server::hub::delivery::announce_action;
+use crate::server::hub::delivery::{announce_action, event_tags};
 use crate::server::limits::quota::Exhausted;
 use crate::server::net::peer::Peer;
 
@@ -37,7 +37,7 @@ pub(super) fn join(
     key: Option<&str>,
 ) -> Result {
     let name = RoomName::parse(name)
-        .map_err(|fault| Refusal::new(ErrorCode::BadName, format!("{fault}; choose another")))?;
+        .map_err(|fault| Refusal::new(ErrorReason::BadName, format!("{fault}; choose another")))?;
     join_with(
         state,
         req,
@@ -64,7 +64,7 @@ pub(super) fn join_with(
     if state.memberships.rooms_of(user).len() >= req.limits.rooms_per_person {
         let max = req.limits.rooms_per_person;
         let text = format!("you are in {max} rooms, the maximum; /part one first");
-        return refusal(ErrorCode::TooMany, text);
+        return refusal(ErrorReason::TooMany, text);
     }
     let creator = state.connections[req.connection].peer;
     let creator = creator.filter(|peer| req.limits.apply_to(*peer));
@@ -90,7 +90,7 @@ fn require_quota(state: &State, req: &Request<'_>, creator: Option<Peer>) -> Res
     let max = req.limits.max_rooms;
     if state.rooms.len() >= max {
         let text = format!("the server has its maximum of {max} rooms; /list shows them");
-        return refusal(ErrorCode::TooMany, text);
+        return refusal(ErrorReason::TooMany, text);
     }
     let Some(creator) = creator else { return Ok(()) };
     let text = match state.rooms.check_quota(creator) {
@@ -105,7 +105,7 @@ fn require_quota(state: &State, req: &Request<'_>, creator: Option<Peer>) -> Res
             format!("the last of the {max} rooms are reserved for newcomers; /list shows all")
         }
     };
-    refusal(ErrorCode::TooMany, text)
+    refusal(ErrorReason::TooMany, text)
 }
 
 /// Joins a room that has members or stored moderation.
@@ -122,11 +122,10 @@ fn enter_existing(
         }
         (Entry::ByKey(is), JoinKey::Unchecked) => return check_key(state, req, room, is),
         (Entry::ByKey(_), JoinKey::Checked { .. }) => {
-            return Err(locked_out(state, room, "; that key is wrong"));
+            return Err(locked_out(state, room, ErrorReason::WrongRoomKey));
         }
         (Entry::ByKey(_), JoinKey::Missing) => {
-            let hint = format!("; use /join {} KEY", state.rooms[room].name);
-            return Err(locked_out(state, room, &hint));
+            return Err(locked_out(state, room, ErrorReason::RoomNeedsKey));
         }
     }
     let is_empty = room != LOBBY && state.memberships.count(room) == 0;
@@ -176,7 +175,7 @@ pub(super) fn part(
         (Some(name), _) => room_of(state, user, name)?,
         (None, Some(room)) => room,
         (None, None) => {
-            return refusal(ErrorCode::NotInRoom, "you are in no room; give the name of one");
+            return refusal(ErrorReason::NoCurrentRoom, "you are in no room; give the name of one");
         }
     };
     let room_name = state.rooms[room].name.clone();
@@ -203,12 +202,12 @@ pub(super) fn who(state: &mut State, req: &mut Request<'_>, name: Option<&str>) 
             room.ok_or_else(|| {
                 let name = name.trim_start_matches('#');
                 let text = format!("no such room: #{name}; /list shows all rooms");
-                Refusal::new(ErrorCode::NoSuchRoom, text)
+                Refusal::new(ErrorReason::NoSuchRoom, text)
             })?
         }
         (None, Some(room)) => room,
         (None, None) => {
-            return refusal(ErrorCode::NoSuchRoom, "you are in no room; give the name of one");
+            return refusal(ErrorReason::NoSuchRoom, "you are in no room; give the name of one");
         }
     };
     long_reply::send_members(state, req, room);
@@ -223,7 +222,7 @@ pub(super) fn topic(
     text: Option<&str>,
 ) -> Result {
     let Some(room) = state.connections[req.connection].current else {
-        return refusal(ErrorCode::NotInRoom, "you are in no room; /join one first");
+        return refusal(ErrorReason::NoCurrentRoom, "you are in no room; /join one first");
     };
     let name = state.rooms[room].name.clone();
     let Some(text) = text else {
@@ -240,8 +239,9 @@ pub(super) fn topic(
     } else if req.cid.is_some() {
         // Most likely a retry whose answer was lost: the sender is answered, no one
         // else is notified.
-        let time = state.stamp(req.now);
-        req.reply_tagged(&Tags { time: Some(time), ..Tags::default() }, &event);
+        let actor = req.actor(state);
+        let tags = event_tags(state, req.now, actor);
+        req.reply_tagged(&tags, &event);
     } else {
         // Nothing changes: answered like `/topic` without a text.
         req.reply(Reply::Topic { room: name.as_str(), topic: text.unwrap_or_default() });
@@ -253,10 +253,11 @@ pub(super) fn topic(
 mod tests {
     use std::time::Duration;
 
+    use crate::protocol::ErrorReason;
     use crate::server::auth::passwords::Outcome;
     use crate::server::hub::test_support::{
-        self, Driver, connect, connect_from, handle, hub, mark_saved, register, restarted, say,
-        session, tick_at,
+        self, Driver, connect, connect_from, handle, hub, mark_saved, refused, register, restarted,
+        say, session, tick_at,
     };
     use crate::server::hub::{Input, Limits};
     use crate::server::turn::Turn;
@@ -427,8 +428,7 @@ mod tests {
         connect(&mut hub, 1);
         say(&mut hub, 1, "bob");
         for _ in 0..2 {
-            let (_, reply) = say(&mut hub, 1, "/join ops");
-            assert!(reply.text.starts_with("[ERROR forbidden] #ops is locked"), "{}", reply.text);
+            assert_eq!(refused(&mut hub, 1, "/join ops"), Some(ErrorReason::RoomNeedsKey));
             hub.check_invariants();
         }
     }

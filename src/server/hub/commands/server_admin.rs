@@ -8,10 +8,10 @@ use super::logout::disconnect_user;
 use super::passwords::{INSECURE, check_password, is_private};
 use super::rights::{is_server_operator, require_server_operator};
 use super::{
-    ErrorCode, Farewell, Moderation, Purpose, Request, Result, Scope, State, Tags, Target, Topic,
+    ErrorReason, Farewell, Moderation, Purpose, Request, Result, Scope, State, Target, Topic,
     UserIx, no_such_user, refusal,
 };
-use crate::server::hub::delivery::{audiences, deferred};
+use crate::server::hub::delivery::{audiences, deferred, event_tags};
 use crate::server::hub::state::index::SERVER;
 
 /// `/oper`: starts the check of the password. Never accepted over unencrypted
@@ -19,10 +19,10 @@ use crate::server::hub::state::index::SERVER;
 pub(super) fn oper(state: &mut State, req: &mut Request<'_>) -> Result {
     let Some(hash) = req.limits.oper_password.clone() else {
         let text = "this server has no operators; start it with --oper-password-file to allow them";
-        return refusal(ErrorCode::Forbidden, text);
+        return refusal(ErrorReason::NoServerOperators, text);
     };
     if !is_private(state, req) {
-        return refusal(ErrorCode::Insecure, INSECURE);
+        return refusal(ErrorReason::Insecure, INSECURE);
     }
     check_password(state, req, Purpose::ServerOperator, Target::Password(hash.into()))
 }
@@ -34,7 +34,7 @@ pub(super) fn grant(state: &mut State, req: &mut Request<'_>, user: UserIx) -> R
     let operators = state.moderation.server().operators.len();
     if operators >= req.limits.max_operators && !is_server_operator(state, user_id) {
         let text = "too many server operators; a new password in --oper-password-file revokes all";
-        return refusal(ErrorCode::TooMany, text);
+        return refusal(ErrorReason::TooMany, text);
     }
     state.moderation.promote(SERVER, user_id);
     req.reply(Moderation::Oper { name: state.users[user].name.as_str() });
@@ -46,7 +46,8 @@ pub(super) fn wall(state: &mut State, req: &mut Request<'_>, user: UserIx, text:
     require_server_operator(state, user)?;
     let from = state.users[user].name.clone();
     let event = Moderation::Wall { from: from.as_str(), text }.into();
-    let tags = Tags { time: Some(state.stamp(req.now)), ..Tags::default() };
+    let actor = Some(state.users[user].id);
+    let tags = event_tags(state, req.now, actor);
     req.reply_tagged(&tags, &event);
     let mut others = state.users.by_id();
     others.retain(|other| *other != user);
@@ -67,7 +68,7 @@ pub(super) fn kill(
     require_server_operator(state, user)?;
     let Some(other) = state.users.named(name) else { return no_such_user(name) };
     if other == user {
-        return refusal(ErrorCode::BadArgument, "you cannot kill yourself; use /quit");
+        return refusal(ErrorReason::BadArgument, "you cannot kill yourself; use /quit");
     }
     let (by, name) = (state.users[user].name.clone(), state.users[other].name.clone());
     let why = reason.map(|reason| format!(": {reason}")).unwrap_or_default();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::bans::{leave_banned_rooms, reject_banned};
 use super::{
-    ErrorCode, Farewell, PendingRequest, ReadRequest, Record, Reply, Request, Result, State,
+    ErrorReason, Farewell, PendingRequest, ReadRequest, Record, Reply, Request, Result, State,
     Thread, UserIx, refusal,
 };
 use crate::protocol::reply::Arrival;
@@ -17,7 +17,7 @@ use crate::server::hub::state::pending::{Cursor, ResumeCheck};
 /// The text is part of the protocol: clients recognize it and read again from the beginning
 /// of their login.
 fn ids_went_back<T>() -> Result<T> {
-    refusal(ErrorCode::BadArgument, "ids went back (restored backup?)")
+    refusal(ErrorReason::BadArgument, "ids went back (restored backup?)")
 }
 
 /// `/session`. Repeated calls return the same token until the user logs out; `new_token` is the
@@ -95,7 +95,7 @@ fn user_to_resume(
     let user = state.sessions.find(token).and_then(|user_id| state.users.find(user_id));
     let Some(user) = user else {
         let text = "unknown or ended session; type /login NAME to log in again";
-        return refusal(ErrorCode::BadPassword, text);
+        return refusal(ErrorReason::BadPassword, text);
     };
     let (user_id, name) = (state.users[user].id, state.users[user].name.clone());
     Ok((!reject_banned(state, req, user_id, &name)).then_some(user))
@@ -106,7 +106,7 @@ fn user_to_resume(
 fn attach(state: &mut State, req: &mut Request<'_>, user: UserIx, after: u64) {
     if let Some(old) = state.connection_of(user).socket {
         state.connections.close(old);
-        req.send_farewell(old, Farewell::Replaced, None);
+        req.send_farewell(state, old, Farewell::Replaced, None);
     }
     state.mail.resume(state.users[user].id, after);
     state.resume(user, req.socket, after);
@@ -124,11 +124,12 @@ fn attach(state: &mut State, req: &mut Request<'_>, user: UserIx, after: u64) {
 #[cfg(test)]
 mod tests {
     use crate::server::hub::test_support::{
-        Driver, connect, connect_from, handle, hub, mark_saved, message, restarted, say, session,
+        Driver, connect, connect_from, handle, hub, mark_saved, message, refused, restarted, say,
+        session,
     };
     use std::net::IpAddr;
 
-    use crate::protocol::Stamp;
+    use crate::protocol::{ErrorReason, Stamp};
     use crate::server::hub::{Flow, Input, Limits};
     use crate::server::store::ReadResult;
 
@@ -287,8 +288,7 @@ mod tests {
                 connect_from(&mut hub, 1, [203, 0, 113, 9]);
                 say(&mut hub, 1, &format!("/resume {token} 0"));
                 handle(&mut hub, 1, Input::Drained);
-                let (_, reply) = say(&mut hub, 1, "/history #ops");
-                assert!(reply.text.starts_with("[ERROR not-in-room]"), "{}", reply.text);
+                assert_eq!(refused(&mut hub, 1, "/history #ops"), Some(ErrorReason::NotMember));
                 hub.check_invariants();
             }
         }
@@ -313,8 +313,7 @@ mod tests {
             assert!(reply.text.starts_with("[BANNED #ops p1]"), "{}", reply.text);
             connect_from(&mut hub, 2, [192, 0, 2, 1]);
             say(&mut hub, 2, "other");
-            let (_, reply) = say(&mut hub, 2, "/join ops");
-            assert!(reply.text.starts_with("[ERROR forbidden] "), "{}", reply.text);
+            assert_eq!(refused(&mut hub, 2, "/join ops"), Some(ErrorReason::BannedFromRoom));
         }
     }
 

@@ -63,10 +63,10 @@ pub(super) fn hand_over(state: &mut State, ctx: &mut Context<'_>, room: RoomIx, 
     let (room_name, name) = (state.rooms[room].name.clone(), state.users[heir].name.clone());
     let event = Event::Promoted { room: room_name.as_str(), by: SERVER_NAME, name: name.as_str() };
     if presence::is_quiet(state, ctx, room) {
-        let tags = Tags { time: Some(state.stamp(ctx.now)), ..Tags::default() };
+        let tags = delivery::event_tags(state, ctx.now, None);
         delivery::send_to_user(state, ctx, heir, &tags, &event);
     } else {
-        delivery::announce(state, ctx, &[room], Topic::Talk, None, &event);
+        delivery::announce(state, ctx, &[room], Topic::Talk, (None, None), &event);
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::rights::{require_not_muted, room_of};
 use super::{
-    ErrorCode, Event, Key, Query, Record, Reply, Request, Result, RoomIx, State, Topic, UserId,
-    UserIx, no_such_user, refusal, reply, tags_of,
+    ErrorReason, Event, Key, Query, Record, Reply, Request, Result, RoomIx, State, Topic, UserId,
+    UserIx, no_such_user, refusal, reply,
 };
 use crate::commands::MessageTarget;
 use crate::protocol::Place;
@@ -31,12 +31,12 @@ pub(super) fn post(
             post_private(state, req, user, to, text, is_action)
         }
         (Query::On(_) | Query::Gone, _) => refusal(
-            ErrorCode::NoTarget,
+            ErrorReason::NoTarget,
             "not sent: that user has left; use /query NAME or /join ROOM",
         ),
         (Query::Off, Some(room)) => post_to_room(state, req, user, room, text, is_action),
         (Query::Off, None) => {
-            refusal(ErrorCode::NoTarget, "not sent: you are in no room; /join one to talk")
+            refusal(ErrorReason::NoTarget, "not sent: you are in no room; /join one to talk")
         }
     }
 }
@@ -67,7 +67,7 @@ pub(super) fn message(
     }
     if room_of(state, user, name).is_ok() {
         let text = format!("not sent: no user is called {name}; for the room, /msg #{name} TEXT");
-        return refusal(ErrorCode::NoSuchUser, text);
+        return refusal(ErrorReason::NoSuchUser, text);
     }
     no_such_user(name)
 }
@@ -79,12 +79,12 @@ pub(super) fn reply(state: &mut State, req: &mut Request<'_>, user: UserIx, text
     }
     let Some(target) = state.users[user].reply_target else {
         let text = "not sent: no private message to reply to; use /msg NAME TEXT";
-        return refusal(ErrorCode::NoTarget, text);
+        return refusal(ErrorReason::NoTarget, text);
     };
     if state.can_return(target) {
         return send_to_account(state, req, user, target, text);
     }
-    refusal(ErrorCode::NoTarget, "not sent: that user has left; use /msg NAME TEXT")
+    refusal(ErrorReason::NoTarget, "not sent: that user has left; use /msg NAME TEXT")
 }
 
 /// `/query`.
@@ -123,7 +123,7 @@ fn post_to_room(
     let record = append(state, req, user, to, text, is_action);
     req.with_message(&record, |req| {
         let event = Event::Message(record.seen_by(record.author));
-        let (socket, tags) = (req.socket, tags_of(&record));
+        let (socket, tags) = (req.socket, record.tags());
         req.turn.fan_out(audience, Topic::Talk, Some(socket), except, &tags, &event);
         if req.cid.is_some() {
             req.reply_tagged(&tags, &event);
@@ -162,7 +162,7 @@ fn post_private(
             // A message to oneself: the recipient copy differs from the echo as well.
             let mut message = record.seen_by(me);
             message.place = Place::ToMe;
-            deliver(state, req, to, &tags_of(&record), &Event::Message(message));
+            deliver(state, req, to, &record.tags(), &Event::Message(message));
             if let Some(socket) = state.connection_of(to).live_socket()
                 && let Some(mail) = state.mail.sent(other)
             {
@@ -217,7 +217,7 @@ fn require_mailbox_space(state: &State, req: &Request<'_>, user_id: UserId) -> R
     match state.accounts.of(user_id) {
         Some(account) if state.mail.len(user_id) >= req.limits.mailbox => {
             let text = format!("not sent: the mailbox of {} is full", account.name);
-            refusal(ErrorCode::TooMany, text)
+            refusal(ErrorReason::TooMany, text)
         }
         _ => Ok(()),
     }
@@ -227,7 +227,7 @@ fn require_mailbox_space(state: &State, req: &Request<'_>, user_id: UserId) -> R
 fn echo(req: &mut Request<'_>, record: &Record) {
     if wants_echo(req) {
         let event = Event::Message(record.seen_by(record.author));
-        req.reply_tagged(&tags_of(record), &event);
+        req.reply_tagged(&record.tags(), &event);
     }
 }
 
@@ -242,8 +242,8 @@ fn repeat(state: &State, req: &mut Request<'_>, user: UserIx) -> bool {
     let author = state.users[user].id;
     let first = req.cid.as_ref().and_then(|cid| state.messages.cids.find(author, cid));
     let Some(record) = first else { return false };
-    let (socket, is_tagged) = (req.socket, req.settings.tags);
-    req.turn.begin_duplicate(record.clone(), socket, is_tagged);
+    let (socket, dialect) = (req.socket, req.settings.dialect);
+    req.turn.begin_duplicate(record.clone(), socket, dialect);
     echo(req, &record);
     req.turn.end_message();
     true

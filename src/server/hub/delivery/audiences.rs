@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::server::hub::caches::Caches;
 use crate::server::hub::state::State;
+use crate::server::hub::state::connections::Settings;
 use crate::server::hub::state::index::{RoomIx, UserIx};
 use crate::server::turn::{Audience, Reader};
 
@@ -52,8 +53,8 @@ fn readers(state: &State, users: impl IntoIterator<Item = UserIx>) -> Vec<Reader
     let connections = users.into_iter().flat_map(|user| state.users[user].connections());
     let live = connections.filter_map(|connection| {
         let connection = &state.connections[connection];
-        let (conn, settings) = (connection.live_socket()?, connection.settings);
-        Some(Reader { conn, tags: settings.tags, joins: settings.joins })
+        let Settings { dialect, joins, .. } = connection.settings;
+        Some(Reader { conn: connection.live_socket()?, dialect, joins })
     });
     live.collect()
 }

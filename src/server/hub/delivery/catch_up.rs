@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{deferred, presence, tags_of};
+use super::{deferred, presence};
 use crate::protocol::{Cid, Event, Tags};
 use crate::server::hub::context::{PAGE_ROWS, Request};
 use crate::server::hub::state::State;
@@ -132,11 +132,11 @@ fn redeliver(req: &mut Request<'_>, me: UserId, record: &Record) {
     if record.author == me && !req.settings.echo && cid.is_none() {
         return;
     }
-    let tags = Tags { cid: cid.map(Cid::as_str), ..tags_of(record) };
-    let (socket, tags) = (req.socket, req.settings.tags(&tags));
+    let tags = Tags { cid: cid.map(Cid::as_str), ..record.tags() };
+    let to = (req.socket, req.settings.dialect);
     // The reader sets the pace, so these lines do not count towards the outbox limit
     // for unsolicited lines.
     req.turn.begin_showing(record.id);
-    req.turn.send(socket, Origin::Reply, &tags, &Event::Message(record.seen_by(me)));
+    req.turn.send(to, Origin::Reply, &tags, &Event::Message(record.seen_by(me)));
     req.turn.end_message();
 }

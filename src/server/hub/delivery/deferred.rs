@@ -2,14 +2,18 @@
 //! catching up. Presence events are not deferred; the catch-up ends with the member lists
 //! instead.
 
-use crate::protocol::{Event, Tags};
+use crate::protocol::{Dialect, Event, Tags};
 use crate::server::hub::context::Context;
 use crate::server::hub::state::State;
 use crate::server::hub::state::deferred_lines::DeferredLine;
 use crate::server::hub::state::index::{ConnectionIx, UserIx};
 use crate::server::net::ConnId;
 use crate::server::net::outbox::{Lines, Meter};
-use crate::server::turn::Turn;
+use crate::server::turn::{Origin, Turn};
+
+/// The dialect in which events are held; it has all tags. The client may change its own dialect
+/// before the delivery.
+const HELD: Dialect = Dialect::Tagged;
 
 /// Defers an event for those users who are catching up. The users must be distinct.
 pub(in crate::server::hub) fn defer(
@@ -46,11 +50,10 @@ pub(in crate::server::hub) fn announce_on_return(
 
 fn encode(state: &State, meter: &Meter, tags: &Tags<'_>, event: &Event<'_>) -> DeferredLine {
     let mut bytes = Vec::new();
-    tags.encode(&mut bytes);
-    let tags = bytes.len();
-    event.encode(&mut bytes);
+    HELD.encode(tags, event, &mut bytes);
     bytes.shrink_to_fit();
-    DeferredLine { after: state.messages.last_id(), bytes: Lines::new(bytes, meter), tags }
+    let (after, actor) = (state.messages.last_id(), tags.actor);
+    DeferredLine { after, bytes: Lines::new(bytes, meter), actor }
 }
 
 /// Sends the deferred lines that precede a message.
@@ -60,9 +63,15 @@ pub(super) fn send(
     (socket, connection): (ConnId, ConnectionIx),
     message: u64,
 ) {
-    let has_tags = state.connections[connection].settings.tags;
+    let dialect = state.connections[connection].settings.dialect;
     while let Some(line) = state.connections.next_deferred(connection, message) {
-        turn.send_bytes(socket, &line.bytes[if has_tags { 0 } else { line.tags }..]);
+        let text = String::from_utf8_lossy(&line.bytes);
+        let (tags, plain) = Tags::split(text.trim_end_matches('\n'));
+        // Every line that was encoded has an event.
+        if let Some(event) = Event::parse(plain) {
+            let tags = Tags { actor: line.actor, ..tags };
+            turn.send((socket, dialect), Origin::Reply, &tags, &event);
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use super::{announce, audiences};
+use super::{announce, audiences, event_tags};
 use crate::protocol::reply::List;
-use crate::protocol::{Event, LINE_MAX, Reply, Tags};
+use crate::protocol::{Event, LINE_MAX, Reply};
 use crate::server::hub::context::{Context, Request};
 use crate::server::hub::state::State;
 use crate::server::hub::state::index::{RoomIx, UserIx};
@@ -33,8 +33,8 @@ pub(in crate::server::hub) fn announce_join(
     }
     let (room_name, name) = (state.rooms[room].name.clone(), state.users[user].name.clone());
     let event = Event::Joined { room: room_name.as_str(), name: name.as_str() };
-    let socket = req.socket;
-    announce(state, req, &[room], Topic::Presence, Some(socket), &event);
+    let by = (Some(state.users[user].id), Some(req.socket));
+    announce(state, req, &[room], Topic::Presence, by, &event);
 }
 
 /// Announces to the members of a room that a user leaves it.
@@ -51,8 +51,8 @@ pub(in crate::server::hub) fn announce_part(
     }
     let (room_name, name) = (state.rooms[room].name.clone(), state.users[user].name.clone());
     let event = Event::Left { room: room_name.as_str(), name: name.as_str(), reason };
-    let socket = req.socket;
-    announce(state, req, &[room], Topic::Presence, Some(socket), &event);
+    let by = (Some(state.users[user].id), Some(req.socket));
+    announce(state, req, &[room], Topic::Presence, by, &event);
 }
 
 /// Announces a logout once to all users who share a room with the user; in a large room it is
@@ -82,7 +82,7 @@ pub(in crate::server::hub) fn announce_quit(
     let name = state.users[user].name.clone();
     let socket = state.connection_of(user).socket;
     let event = Event::Quit { name: name.as_str(), reason };
-    announce(state, ctx, &rooms, Topic::Presence, socket, &event);
+    announce(state, ctx, &rooms, Topic::Presence, (Some(id), socket), &event);
 }
 
 /// Returns the counts of a large room for its next summary.
@@ -105,7 +105,7 @@ pub(in crate::server::hub) fn send_summaries(state: &mut State, ctx: &mut Contex
         crowd.here = state.memberships.count(room);
         let event = Event::Crowd { room: name.as_str(), crowd };
         let audience = audiences::of_room(state, ctx.caches, room);
-        let tags = Tags { time: Some(state.stamp(ctx.now)), ..Tags::default() };
+        let tags = event_tags(state, ctx.now, None);
         ctx.turn.fan_out(audience, Topic::Presence, None, Vec::new(), &tags, &event);
     }
 }

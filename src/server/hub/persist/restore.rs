@@ -212,7 +212,7 @@ impl Restorer<'_> {
         self.state.set_delivery(connection, position.delivery);
         for line in &position.deferred {
             let bytes = Lines::new(line.text.clone().into_bytes(), self.meter);
-            let line = DeferredLine { after: line.after, bytes, tags: line.tags };
+            let line = DeferredLine { after: line.after, bytes, actor: line.actor };
             self.state.connections.defer(connection, line);
         }
     }
@@ -276,7 +276,7 @@ impl Restorer<'_> {
         }
         for (setting, _) in crate::commands::Setting::TABLE {
             if saved.chosen[setting as usize] {
-                state.set(connection, setting, saved.settings.get(setting));
+                state.choose(connection, setting, saved.settings);
             }
         }
         if let Some(user) = saved.user.and_then(|id| state.users.find(id)) {
@@ -303,9 +303,10 @@ mod tests {
     use crate::server::store::{Collection, Snapshot};
     use std::time::Duration;
 
+    use crate::protocol::ErrorReason;
     use crate::server::auth::passwords::{HashFile, Outcome};
     use crate::server::hub::test_support::{
-        Driver, connect, handle, hub, now, register, restarted, say, session,
+        Driver, connect, handle, hub, now, refused, register, restarted, say, session,
     };
     use crate::server::hub::{Input, Limits};
     use crate::server::turn::Turn;
@@ -342,8 +343,7 @@ mod tests {
         let mut hub = restarted(&mut hub);
         connect(&mut hub, 0);
         say(&mut hub, 0, "carol");
-        let (_, reply) = say(&mut hub, 0, "/join ops");
-        assert!(reply.text.starts_with("[ERROR forbidden] #ops is locked"), "{}", reply.text);
+        assert_eq!(refused(&mut hub, 0, "/join ops"), Some(ErrorReason::RoomLocked));
         hub.check_invariants();
     }
 
@@ -416,11 +416,10 @@ mod tests {
             connect(&mut hub, 0);
             let (_, reply) = say(&mut hub, 0, "carol");
             assert_eq!(reply.text.contains("#lobby is locked"), has_password, "{}", reply.text);
-            let (_, reply) = say(&mut hub, 0, "/join ops");
-            assert_eq!(reply.text.contains("#ops is locked"), has_password, "{}", reply.text);
+            let locked = |is_locked: bool| is_locked.then_some(ErrorReason::RoomLocked);
+            assert_eq!(refused(&mut hub, 0, "/join ops"), locked(has_password));
             // The guest who locked #mine has no session.
-            let (_, reply) = say(&mut hub, 0, "/join mine");
-            assert_eq!(reply.text.contains("#mine is locked"), has_account, "{}", reply.text);
+            assert_eq!(refused(&mut hub, 0, "/join mine"), locked(has_account));
             if has_password {
                 say(&mut hub, 0, "/oper it is right");
                 handle(&mut hub, 0, Input::Hashed(Outcome::Checked(true)));

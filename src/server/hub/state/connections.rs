@@ -13,7 +13,7 @@ use super::dirty::Dirty;
 use super::index::{ConnectionIx, RoomIx, UserIx};
 use super::pending::{Content, LongReply, PendingRequest};
 use crate::commands::Setting;
-use crate::protocol::Tags;
+use crate::protocol::Dialect;
 use crate::server::auth::tokens::TokenHash;
 use crate::server::net::ConnId;
 use crate::server::net::peer::Peer;
@@ -95,12 +95,13 @@ impl DeliveryMode {
 pub(crate) struct Settings {
     pub(crate) echo: bool,
     pub(crate) joins: bool,
-    pub(crate) tags: bool,
+    #[serde(alias = "tags", deserialize_with = "Dialect::deserialize_stored")]
+    pub(crate) dialect: Dialect,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { echo: true, joins: true, tags: false }
+        Self { echo: true, joins: true, dialect: Dialect::default() }
     }
 }
 
@@ -109,7 +110,7 @@ impl Settings {
         match setting {
             Setting::Echo => self.echo,
             Setting::Joins => self.joins,
-            Setting::Tags => self.tags,
+            Setting::Tags => self.dialect.has_tags(),
         }
     }
 
@@ -117,17 +118,27 @@ impl Settings {
         match setting {
             Setting::Echo => self.echo = is_on,
             Setting::Joins => self.joins = is_on,
-            Setting::Tags => self.tags = is_on,
+            Setting::Tags => self.dialect = self.dialect.with_tags(is_on),
         }
     }
 
-    /// Returns the tags, or none if the tagged dialect is off.
-    pub(crate) fn tags<'a>(self, tags: &Tags<'a>) -> Tags<'a> {
-        if self.tags { *tags } else { Tags::default() }
+    /// Copies one setting.
+    fn copy(&mut self, setting: Setting, from: Self) {
+        match setting {
+            Setting::Echo => self.echo = from.echo,
+            Setting::Joins => self.joins = from.joins,
+            Setting::Tags => self.dialect = from.dialect,
+        }
     }
 }
 
 impl Connection {
+    /// The connection of a socket that gets its farewell, in the dialect of the earlier connection.
+    fn closing(socket: ConnId, earlier: &Self) -> Self {
+        let closing = Self::new(Some(socket), earlier.peer, Phase::Closing);
+        Self { settings: earlier.settings, ..closing }
+    }
+
     fn new(socket: Option<ConnId>, peer: Option<Peer>, phase: Phase) -> Self {
         Self {
             socket,
@@ -258,6 +269,11 @@ impl Connections {
         self.of(socket).map(|ix| &self.all[ix])
     }
 
+    /// The dialect of a socket.
+    pub(crate) fn dialect(&self, socket: ConnId) -> Dialect {
+        self.find(socket).map(|connection| connection.settings.dialect).unwrap_or_default()
+    }
+
     /// Changes what is stored with the user.
     fn change_user(&mut self, ix: ConnectionIx) -> &mut Connection {
         if let Some(user) = self.all[ix].user() {
@@ -293,10 +309,11 @@ impl Connections {
         self.change_socket(ix).phase = Phase::LoggedIn(user);
     }
 
-    pub(super) fn set(&mut self, ix: ConnectionIx, setting: Setting, is_on: bool) {
+    /// Replaces the settings; the client has chosen this one.
+    pub(super) fn choose(&mut self, ix: ConnectionIx, setting: Setting, settings: Settings) {
         self.change_user(ix);
         let connection = self.change_socket(ix);
-        connection.settings.set(setting, is_on);
+        connection.settings = settings;
         connection.chosen[setting as usize] = true;
     }
 
@@ -360,8 +377,8 @@ impl Connections {
             self.change_socket(ix).phase = Phase::Closing;
         } else if connection.phase != Phase::Closing {
             connection.socket = None;
-            let peer = connection.peer;
-            let closing = self.all.insert(Connection::new(Some(socket), peer, Phase::Closing));
+            let closing = Connection::closing(socket, connection);
+            let closing = self.all.insert(closing);
             self.plug(socket, closing);
         }
     }
@@ -378,7 +395,7 @@ impl Connections {
         connection.delivery = DeliveryMode::behind(after, false);
         for (setting, _) in Setting::TABLE {
             if chosen[setting as usize] {
-                connection.settings.set(setting, settings.get(setting));
+                connection.settings.copy(setting, settings);
             }
         }
         self.plug(socket, ix);
@@ -416,12 +433,12 @@ impl Connections {
     pub(crate) fn shut_down(&mut self) -> Vec<ConnId> {
         let sockets = self.sockets.iter().filter_map(|ix| ix.get()).map(|ix| &self.all[ix]);
         let open = sockets.filter(|connection| connection.phase != Phase::Closing);
-        let open: Vec<_> = open.filter_map(|it| Some((it.socket?, it.peer))).collect();
-        for (socket, peer) in &open {
-            let closing = self.all.insert(Connection::new(Some(*socket), *peer, Phase::Closing));
-            self.sockets[socket.slot as usize] = SmallIx::new(closing);
+        let closing = open.filter_map(|it| Some((it.socket?, Connection::closing(it.socket?, it))));
+        let (sockets, closing): (Vec<_>, Vec<_>) = closing.unzip();
+        for (socket, closing) in sockets.iter().zip(closing) {
+            self.sockets[socket.slot as usize] = SmallIx::new(self.all.insert(closing));
         }
-        open.into_iter().map(|(socket, _)| socket).collect()
+        sockets
     }
 
     /// When the next login must be complete.
@@ -550,18 +567,32 @@ mod tests {
         let mut connections = connections();
         let (ix, new) =
             (connections.of(conn(0)).expect("open"), connections.of(conn(1)).expect("open"));
-        connections.set(ix, Setting::Echo, false);
-        connections.set(ix, Setting::Joins, false);
-        connections.set(new, Setting::Joins, true);
+        let earlier = Settings { echo: false, joins: false, ..Settings::default() };
+        connections.choose(ix, Setting::Joins, earlier);
+        connections.choose(new, Setting::Joins, Settings::default());
         connections.close(conn(0));
         connections.dirty_sockets.take();
         connections.resume(ix, conn(1), 5);
         assert_eq!(connections.of(conn(1)), Some(ix));
         let Connection { settings, chosen, delivery, .. } = connections[ix];
-        assert!(!settings.echo && settings.joins && !settings.tags);
+        assert!(!settings.echo && settings.joins && !settings.dialect.has_tags());
         assert_eq!((chosen, delivery), ([false, true, false], DeliveryMode::behind(5, false)));
         assert_eq!(connections.dirty_sockets.take(), [conn(1)]);
         connections.check();
+    }
+
+    #[test]
+    fn settings_are_restored_as_stored_now_or_by_0_1_0() {
+        let read = |stored: &str| serde_json::from_str::<Settings>(stored).map(|it| it.dialect);
+        for dialect in Dialect::ALL {
+            let settings = Settings { dialect: *dialect, ..Settings::default() };
+            let stored = serde_json::to_string(&settings).expect("a row");
+            assert_eq!(read(&stored).expect(&stored), *dialect);
+        }
+        let older = |tags: &str| read(&format!(r#"{{"echo":true,"joins":true,"tags":{tags}}}"#));
+        assert_eq!(older("false").ok(), Some(Dialect::Plain));
+        assert_eq!(older("true").ok(), Some(Dialect::Tagged));
+        assert!(older("\"other\"").is_err());
     }
 
     #[test]
@@ -610,7 +641,7 @@ mod tests {
         let mut connections = connections();
         let ix = connections.of(conn(0)).expect("open");
         let line =
-            || DeferredLine { after: 1, bytes: Lines::new(vec![], &Meter::default()), tags: 0 };
+            || DeferredLine { after: 1, bytes: Lines::new(vec![], &Meter::default()), actor: None };
         connections.defer(ix, line());
         let marks = (connections.dirty_users.take(), connections.dirty_sockets.take());
         assert_eq!(marks, (vec![], vec![conn(0)]));

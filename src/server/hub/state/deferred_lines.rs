@@ -4,15 +4,17 @@
 use std::collections::VecDeque;
 
 use crate::server::net::outbox::Lines;
+use crate::server::record::UserId;
 
 /// A deferred line; its bytes are shared by all connections that wait for it.
 #[derive(Debug, Clone)]
 pub(crate) struct DeferredLine {
     /// The id of the message that the line follows.
     pub(crate) after: u64,
+    /// The line in the tagged dialect.
     pub(crate) bytes: Lines,
-    /// The length of the tags in `bytes`. The client may turn tags off before the delivery.
-    pub(crate) tags: usize,
+    /// The user who caused the event, who is not in the line.
+    pub(crate) actor: Option<UserId>,
 }
 
 /// The deferred lines of one connection.
@@ -65,7 +67,7 @@ mod tests {
     use crate::server::net::outbox::Meter;
 
     fn line(after: u64, size: usize) -> DeferredLine {
-        DeferredLine { after, bytes: Lines::new(vec![b'x'; size], &Meter::default()), tags: 0 }
+        DeferredLine { after, bytes: Lines::new(vec![b'x'; size], &Meter::default()), actor: None }
     }
 
     fn positions(lines: &DeferredLines) -> Vec<u64> {

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::WireError;
-use crate::protocol::{Cid, Key, Name, RoomName, Stamp, text};
+use crate::protocol::{Cid, Dialect, Key, Name, RoomName, Stamp, text};
 use crate::server::auth::passwords::Job;
 use crate::server::record::{Recipient, Record, UserId};
 use crate::server::store::{
@@ -29,16 +29,18 @@ pub(super) struct TurnV1<'a> {
     #[serde(borrow)]
     pub(super) changes: Vec<ChangeV1<'a>>,
     pub(super) last: LastIdsV1,
-    /// The lines, which effects refer to in order.
-    #[serde(serialize_with = "bytes")]
-    pub(super) plain: &'a [u8],
-    #[serde(serialize_with = "bytes")]
-    pub(super) tagged: &'a [u8],
-    #[serde(serialize_with = "bytes")]
-    pub(super) single: &'a [u8],
+    /// The lines for audiences by dialect, up to the last dialect with lines. Effects refer to them
+    /// in order, and to those for single connections.
+    #[serde(borrow)]
+    pub(super) lines: Vec<LinesV1<'a>>,
+    #[serde(borrow)]
+    pub(super) single: LinesV1<'a>,
     #[serde(borrow)]
     pub(super) effects: Vec<EffectV1<'a>>,
 }
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LinesV1<'a>(#[serde(serialize_with = "bytes")] pub(super) &'a [u8]);
 
 /// Encodes a slice at once; by default it is encoded byte by byte to the same result.
 fn bytes<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
@@ -66,20 +68,41 @@ impl From<ConnV1> for ConnId {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ReaderV1 {
     pub(super) conn: ConnV1,
-    tags: bool,
+    /// The number of the dialect.
+    dialect: u8,
     joins: bool,
 }
 
 impl From<&Reader> for ReaderV1 {
-    fn from(Reader { conn, tags, joins }: &Reader) -> Self {
-        Self { conn: (*conn).into(), tags: *tags, joins: *joins }
+    fn from(Reader { conn, dialect, joins }: &Reader) -> Self {
+        Self { conn: (*conn).into(), dialect: *dialect as u8, joins: *joins }
     }
 }
 
-impl From<ReaderV1> for Reader {
-    fn from(ReaderV1 { conn, tags, joins }: ReaderV1) -> Self {
-        Self { conn: conn.into(), tags, joins }
+impl TryFrom<ReaderV1> for Reader {
+    type Error = WireError;
+
+    fn try_from(ReaderV1 { conn, dialect, joins }: ReaderV1) -> Result<Self, WireError> {
+        let dialect = *Dialect::ALL.get(usize::from(dialect)).ok_or(UNKNOWN_DIALECT)?;
+        Ok(Self { conn: conn.into(), dialect, joins })
     }
+}
+
+const UNKNOWN_DIALECT: WireError = WireError::Invalid("dialect");
+
+/// Returns the values by dialect without those of the last dialects that are empty, so that the
+/// format does not depend on the number of dialects.
+pub(super) fn without_empty<T: Default + PartialEq>(by_dialect: [T; Dialect::COUNT]) -> Vec<T> {
+    let mut values = Vec::from(by_dialect);
+    while values.pop_if(|last| *last == T::default()).is_some() {}
+    values
+}
+
+/// Returns the values by dialect, with empty ones for the missing dialects.
+pub(super) fn with_empty<T: Default>(values: Vec<T>) -> Result<[T; Dialect::COUNT], WireError> {
+    let mut values = values.into_iter();
+    let by_dialect = std::array::from_fn(|_| values.next().unwrap_or_default());
+    if values.next().is_some() { Err(UNKNOWN_DIALECT) } else { Ok(by_dialect) }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -95,7 +118,7 @@ pub(super) enum AudienceV1 {
 }
 
 /// Lines of an audience in one dialect: `skip` bytes behind those of the previous broadcast.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RangeV1 {
     pub(super) skip: usize,
     pub(super) len: usize,
@@ -107,8 +130,8 @@ pub(super) enum EffectV1<'a> {
         /// Index of the audience.
         audience: usize,
         is_presence: bool,
-        plain: RangeV1,
-        tagged: RangeV1,
+        /// By dialect, up to the last one with a range.
+        ranges: Vec<RangeV1>,
         author: Option<ConnV1>,
         except: Vec<ConnV1>,
     },
