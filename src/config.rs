@@ -179,7 +179,9 @@ fn check(command: &Command, arg: &Arg, values: Vec<String>) -> Result<Vec<String
             Some(long) => vec![format!("--{long}={value}")],
             None => vec!["--".to_owned(), value.clone()],
         };
-        let parsed = command.clone().no_binary_name(true).try_get_matches_from(line);
+        // Alone: a variable may conflict with the option.
+        let alone = command.clone().mut_args(|arg| arg.env(Resettable::Reset));
+        let parsed = alone.no_binary_name(true).try_get_matches_from(line);
         parsed.map_err(|problem| {
             let text = problem.to_string();
             let sentence = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
@@ -238,7 +240,129 @@ pub fn parse_switch(text: &str) -> Result<bool, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    /// A command with each kind of option. The variable of `--path` is always set.
+    fn command() -> Command {
+        Command::new("test").no_binary_name(true).args([
+            Arg::new(FILE).long(FILE).value_parser(value_parser!(PathBuf)),
+            Arg::new("port").long("port").value_parser(value_parser!(u16)).default_value("1"),
+            Arg::new("path").long("path").env("PATH"),
+            Arg::new("quiet").long("quiet").action(ArgAction::SetTrue),
+            Arg::new("exec").long("exec").action(ArgAction::Append),
+            Arg::new("notify").long("notify"),
+            Arg::new("key-file").long("key-file").conflicts_with("key-cmd"),
+            Arg::new("key-cmd").long("key-cmd"),
+            Arg::new("unkey").long("unkey").conflicts_with_all(["path", "quiet"]),
+            Arg::new("input").long("input"),
+            Arg::new("hidden").long("hidden").hide(true),
+        ])
+    }
+
+    /// Parses these arguments with a settings file.
+    fn parse(settings: &str, args: &[&str]) -> Result<ArgMatches, Vec<String>> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("settings");
+        fs::write(&file, settings).unwrap();
+        let given = command().try_get_matches_from(args).unwrap();
+        let configured = with_settings(command(), &given, Some(file.clone()), &["input"]);
+        let prefix = format!("{}:", file.display());
+        let configured = configured.map_err(|problems| {
+            problems.iter().map(|text| text.strip_prefix(&prefix).unwrap().to_owned()).collect()
+        });
+        configured.map(|command| command.try_get_matches_from(args).unwrap())
+    }
+
+    fn value(settings: &str, args: &[&str], name: &str) -> Option<String> {
+        parse(settings, args).unwrap().get_one::<String>(name).cloned()
+    }
+
+    #[test]
+    fn flag_overrides_variable_variable_overrides_file_and_file_overrides_default() {
+        let port = |settings, args: &[&str]| -> u16 {
+            *parse(settings, args).unwrap().get_one("port").unwrap()
+        };
+        assert_eq!(port("", &[]), 1);
+        assert_eq!(port("port = 2", &[]), 2);
+        assert_eq!(port("port = '2'", &[]), 2);
+        assert_eq!(port("port = 2", &["--port", "3"]), 3);
+        assert_eq!(value("path = 'file'", &[], "path"), env::var("PATH").ok());
+        assert_eq!(value("path = 'file'", &["--path", "flag"], "path").unwrap(), "flag");
+        for is_on in [true, false] {
+            let settings = format!("quiet = {is_on}");
+            assert_eq!(parse(&settings, &[]).unwrap().get_flag("quiet"), is_on);
+        }
+    }
+
+    #[test]
+    fn array_is_several_values_or_a_program_with_arguments() {
+        let matches = parse("exec = ['a b', 'c']\nnotify = ['notify-send', '-u']", &[]).unwrap();
+        let exec: Vec<&String> = matches.get_many("exec").unwrap().collect();
+        assert_eq!(exec, ["a b", "c"]);
+        assert_eq!(matches.get_one::<String>("notify").unwrap(), r#"["notify-send","-u"]"#);
+        assert_eq!(value("exec = 'one'", &[], "exec").unwrap(), "one");
+    }
+
+    #[test]
+    fn setting_yields_to_options_that_conflict_with_it() {
+        let settings = "key-file = 'x'\nunkey = 'y'";
+        assert_eq!(value("key-file = 'x'", &[], "key-file").unwrap(), "x");
+        assert_eq!(value(settings, &["--key-cmd", "z"], "key-file"), None);
+        // In both directions: here the conflict is declared by the other option.
+        assert_eq!(value("key-cmd = 'x'", &["--key-file", "z"], "key-cmd"), None);
+        assert_eq!(value(settings, &[], "unkey"), None, "conflicts with a variable");
+    }
+
+    #[test]
+    fn all_problems_are_reported_in_the_order_of_the_file() {
+        let settings = "quiet = 1\n\nport = 70000\nunknown = true\nexec = [[1]]\nnotify = {}";
+        let problems = parse(settings, &[]).unwrap_err();
+        let problems: Vec<&str> = problems.iter().map(String::as_str).collect();
+        assert_eq!(problems[0], "1: quiet: must be true or false");
+        assert!(problems[1].starts_with("3: port: invalid value '70000'"), "{problems:?}");
+        assert_eq!(problems[2], "5: exec: array is not allowed here");
+        assert_eq!(problems[3..], ["6: notify: table is not allowed here"]);
+        let problems = parse("port = 2\nport = 3", &[]).unwrap_err();
+        assert_eq!(problems, ["2: duplicate key"]);
+        let problems = parse("port = 2\n\n[", &[]).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].starts_with("3: "), "{problems:?}");
+    }
+
+    #[test]
+    fn unknown_hidden_and_excluded_settings_are_ignored() {
+        let settings = "input = 'x'\nhidden = 'x'\nconfig = 'x'\nprot = 2\nnotify = 'on'";
+        let matches = parse(settings, &[]).unwrap();
+        for name in ["input", "hidden"] {
+            assert!(!matches.contains_id(name), "{name}");
+        }
+        assert!(!matches.contains_id(FILE));
+        assert_eq!(matches.get_one::<String>("notify").unwrap(), "on");
+        assert!(unknown(&command(), &["input"], "prot").ends_with("did you mean \"port\"?"));
+        let known = "port, path, quiet, exec, notify, key-file, key-cmd, unkey";
+        assert!(unknown(&command(), &["input"], "zzz").ends_with(&format!(": {known}")));
+    }
+
+    #[test]
+    fn only_a_named_file_must_exist() {
+        let given = |args: &[&str]| command().try_get_matches_from(args).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (missing, file) = (folder.path().join("missing"), folder.path().join("file"));
+        fs::write(&file, "port = 2").unwrap();
+        for default in [None, Some(missing.clone()), Some(file.join("below a file"))] {
+            assert!(read(&given(&[]), default).unwrap().is_none());
+        }
+        let named = |path: &std::path::Path| given(&["--config", path.to_str().unwrap()]);
+        let problem = read(&named(&missing), Some(file.clone())).unwrap_err();
+        let start = format!("cannot read the settings in {}: ", missing.display());
+        assert!(problem.starts_with(&start), "{problem}");
+        let found = read(&named(&file), Some(missing)).unwrap();
+        assert_eq!(found, Some((file.clone(), "port = 2".to_owned())));
+        // A default file that is there, but no text.
+        fs::write(&file, b"\xff").unwrap();
+        assert!(read(&given(&[]), Some(file)).unwrap_err().contains("not UTF-8"));
+    }
 
     #[test]
     fn sizes_parse_with_their_units() {

@@ -37,3 +37,70 @@ impl JoinArgs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::builder::Resettable;
+    use clap::{Args as _, FromArgMatches as _};
+
+    use super::*;
+
+    /// Parses these arguments of `chatty join` with a settings file, without any variable.
+    fn join(settings: &str, args: &[&str]) -> JoinArgs {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("settings");
+        fs::write(&file, settings).unwrap();
+        let args = [&["--config", file.to_str().unwrap()], args].concat();
+        let join = JoinArgs::augment_args(Command::new("join")).no_binary_name(true);
+        let join = join.mut_args(|arg| arg.env(Resettable::Reset));
+        let given = join.clone().try_get_matches_from(&args).unwrap();
+        let matches = configured(join, &given).unwrap().try_get_matches_from(&args).unwrap();
+        let mut join = JoinArgs::from_arg_matches(&matches).unwrap();
+        join.drop_overridden_port(&matches);
+        join
+    }
+
+    fn server(settings: &str, args: &[&str]) -> String {
+        let join = join(settings, args);
+        join.address.with_default_port(join.port).to_string()
+    }
+
+    #[test]
+    fn port_option_overrides_port_of_host_from_a_lower_layer() {
+        for (settings, args, expected) in [
+            ("", &[][..], "localhost:5555"),
+            ("host = 'a:1'", &[], "a:1"),
+            ("host = 'a:1'", &["--port", "2"], "a:2"),
+            ("host = '[::1]:1'", &["--port", "2"], "[::1]:2"),
+            ("host = 'a:1'", &["b"], "b:5555"),
+            ("host = 'a'\nport = 3", &[], "a:3"),
+            ("host = 'a:1'\nport = 3", &[], "a:1"),
+            ("port = 3", &["a"], "a:3"),
+            ("port = 3", &["a:1"], "a:1"),
+            ("", &["a:1", "--port", "2"], "a:1"),
+        ] {
+            assert_eq!(server(settings, args), expected, "{settings:?} {args:?}");
+        }
+    }
+
+    #[test]
+    fn dash_is_the_input_and_leaves_the_host_to_the_file() {
+        let settings = "host = 'a:1'";
+        for (args, expected) in
+            [(&["-"][..], "a:1"), (&["-", "--port", "2"], "a:2"), (&["b", "-"], "b:5555")]
+        {
+            assert_eq!(server(settings, args), expected, "{args:?}");
+            assert_eq!(join(settings, args).input.as_deref(), Some("-"), "{args:?}");
+        }
+        assert_eq!(join(settings, &["b"]).input, None);
+    }
+
+    #[test]
+    fn input_argument_is_not_a_setting() {
+        let join = join("input = '-'\nname = 'alice'\nwait = 'inf'", &[]);
+        assert_eq!((join.input, join.name.as_deref()), (None, Some("alice")));
+        assert_eq!(join.wait, Some(std::time::Duration::MAX));
+    }
+}

@@ -16,4 +16,6 @@ mod prompt_text;
 pub(super) mod screen;
 mod shared;
 mod suspend;
+#[cfg(test)]
+mod test_support;
 mod wrap;

@@ -159,6 +159,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         ],
     ),
     ("client::model", &["async ", "await", "tokio", "anyhow", "Instant", "std::io", "std::net"]),
+    ("client::terminal::chat", &["Connection", "async ", "await"]),
     // A connection carries lines; what they mean is decided above it.
     ("client::net", &["crate::commands", "client::model", "Event", "Tags"]),
     ("ignored_signals", &["println!"]),

@@ -546,6 +546,7 @@ mod tests {
 
     use super::*;
     use crate::client::session::login::Session;
+    use crate::client::session::outgoing::with_cid;
 
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
@@ -630,17 +631,6 @@ mod tests {
 
     fn config() -> ReconnectConfig {
         ReconnectConfig::for_test(Duration::MAX)
-    }
-
-    /// Replaces `@3 ` at the beginning by the cid of line 3.
-    fn with_cid(line: &str) -> String {
-        match line.strip_prefix('@').and_then(|rest| rest.split_once(' ')) {
-            Some((number, rest)) => {
-                let cid = CidGenerator::new(7).line_cid(number.parse().unwrap());
-                format!("@cid={cid} {rest}")
-            }
-            None => line.to_owned(),
-        }
     }
 
     fn session(lines: &[&str]) -> Session {

@@ -357,6 +357,19 @@ fn part(room: &str) -> Command<'_> {
     Command::Part { room: Some(room), reason: None }
 }
 
+/// Replaces the number of a line in `@3 ` or `@3;OTHER-TAGS ` by its cid in run 7, for tests.
+#[cfg(test)]
+pub(in crate::client) fn with_cid(line: &str) -> String {
+    match line.strip_prefix('@').and_then(|rest| rest.split_once(' ')) {
+        Some((tags, plain)) => {
+            let number = tags.split(';').next().unwrap_or_default();
+            let cid = CidGenerator::new(7).line_cid(number.parse().expect("a number"));
+            format!("@cid={cid}{} {plain}", &tags[number.len()..])
+        }
+        None => line.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

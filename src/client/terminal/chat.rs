@@ -384,40 +384,14 @@ fn is_from_others(line: &str) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::client::model::mentions::Highlights;
-    use crate::client::session::outgoing::CidGenerator;
+    use crate::client::session::outgoing::with_cid;
     use crate::client::session::reconnect::ReconnectConfig;
     use crate::client::session::resume::Backoff;
-    use crate::client::terminal::notify::NotifyMethod;
-    use crate::client::terminal::printer::PrintQueue;
-    use crate::client::terminal::screen::Times;
-    use crate::client::text::theme::{ColorChoice, Theme};
-
-    /// Returns the chat of alice, without colours and times, and what it prints.
-    pub(in crate::client::terminal) fn chat() -> (Chat, PrintQueue) {
-        let (printer, queue) = Printer::new();
-        let theme = Theme::new(ColorChoice::Never, 0);
-        let screen = Screen::new(theme, Times::Never, false, Highlights::default());
-        let attention = Notifier::new(NotifyMethod::Off, Highlights::default(), false);
-        let (resumption, state) = (Resumption::new(CidGenerator::new(7)), State::new("alice"));
-        let (state, log) = (Arc::new(Mutex::new(state)), LogFiles::none());
-        (Chat::new(resumption, state, printer, screen, attention, Joins::All, log), queue)
-    }
-
-    /// Replaces `@3 ` at the beginning by the cid of line 3, and an id.
-    pub(in crate::client::terminal) fn with_cid(line: &str) -> String {
-        match line.strip_prefix('@').and_then(|rest| rest.split_once(' ')) {
-            Some((number, rest)) => {
-                let cid = CidGenerator::new(7).line_cid(number.parse().unwrap());
-                format!("@id=1{number};cid={cid} {rest}")
-            }
-            None => line.to_owned(),
-        }
-    }
+    use crate::client::terminal::test_support::chat;
 
     fn receive(chat: &mut Chat, lines: &[&str]) {
         for line in lines {
@@ -464,7 +438,8 @@ pub(super) mod tests {
         receive(&mut chat, &["bob: before", "@1 alice: one"]);
         assert_eq!(printed.take(), ["bob: before", "alice: one"]);
         lose_connection(&mut chat);
-        reconnect(&mut chat, "alice", &["@1 alice: one", "@2 alice: two"], Outcome::Resumed);
+        let missed = ["@1;id=11 alice: one", "@2;id=12 alice: two"];
+        reconnect(&mut chat, "alice", &missed, Outcome::Resumed);
         assert_eq!(sent(&mut chat), [""; 0], "both are answered");
         let shown = ["-- connection lost; reconnecting …", "-- reconnected after a moment"];
         assert_eq!(printed.take(), [&shown[..], &["alice: two"]].concat());

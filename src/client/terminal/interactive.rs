@@ -391,8 +391,9 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::client::terminal::chat::tests::{chat, with_cid};
+    use crate::client::session::outgoing::with_cid;
     use crate::client::terminal::printer::PrintQueue;
+    use crate::client::terminal::test_support::chat;
 
     /// The loop of alice's chat, what it prints, and the server's end of the connection.
     fn chat_loop() -> (ChatLoop, PrintQueue, BufReader<DuplexStream>) {
