@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use chatty::commands;
 use chatty::protocol::codec::LineCodec;
-use chatty::protocol::{Event, LINE_MAX, Message, Place, Stamp, Tags};
+use chatty::protocol::{Dialect, Event, LINE_MAX, Message, Place, Stamp, Tags};
 use chatty::server::auth::passwords::Job;
 use chatty::server::net::outbox::{Lines, Meter, Outbox};
 use chatty::server::record::SentMail;
@@ -53,11 +53,8 @@ const BENCHMARKS: &[Benchmark] = &[
     ("decode", "a line of 64 bytes", decode),
     ("parse text", "a line", || parse(TEXT)),
     ("parse command", "a line", || parse("/msg bob are you there?")),
-    ("encode plain", "a message", || encode(&Tags::default())),
-    ("encode tagged", "a message", || {
-        let (id, time) = (Some(1_234_567), Some(Stamp(1_795_414_560_123)));
-        encode(&Tags { id, time, ..Tags::default() })
-    }),
+    ("encode plain", "a message", || encode(Dialect::Plain)),
+    ("encode tagged", "a message", || encode(Dialect::Tagged)),
     ("hub turn", "a line to 100", || hub_turn(1)),
     ("hub turn of ten", "a line to 100", || hub_turn(10)),
     ("release", "a reader of one line", || release(1)),
@@ -105,7 +102,9 @@ fn parse(line: &str) -> f64 {
     measure(1, || (), |()| drop(black_box(commands::parse(black_box(line)))))
 }
 
-fn encode(tags: &Tags<'_>) -> f64 {
+fn encode(dialect: Dialect) -> f64 {
+    let (id, time) = (Some(1_234_567), Some(Stamp(1_795_414_560_123)));
+    let tags = Tags { id, time, ..Tags::default() };
     let place = Place::Room("lobby");
     let message = Message { place, from: "alice", is_action: false, text: TEXT };
     let event = Event::Message(message);
@@ -115,8 +114,7 @@ fn encode(tags: &Tags<'_>) -> f64 {
         || (),
         |()| {
             out.clear();
-            black_box(tags).encode(&mut out);
-            black_box(&event).encode(&mut out);
+            dialect.encode(black_box(&tags), black_box(&event), &mut out);
             black_box(&out);
         },
     )

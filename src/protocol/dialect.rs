@@ -66,7 +66,7 @@ impl Dialect {
     /// lines with another meaning before login (`is_greeting`).
     #[must_use]
     pub fn parse(self, line: &str, is_greeting: bool) -> ClientLine<'_> {
-        let _ = is_greeting; // the login of these dialects is a command, or text
+        let _ = is_greeting; // not for these dialects: the hub takes the first text as a name
         match self {
             Self::Plain => ClientLine { cid: None, text: Ok(line.into()) },
             Self::Tagged => parse_tagged(line),
