@@ -109,7 +109,7 @@ fn config_values_have_types_of_their_flags() {
     );
     let done = join(&settings, &[], &[]);
     assert_eq!((done.status.code(), text(&done.stderr)), (Some(0), String::new()));
-    assert!(text(&done.stdout).starts_with("{\"v\":1"));
+    assert!(text(&done.stdout).starts_with("{\"v\":2"));
     for line in ["* alice joined", "alice: one", "[PRIVATE MESSAGE] alice: two"] {
         assert_eq!(bob.next(), line);
     }

@@ -193,7 +193,7 @@ fn connection_status_is_reported_as_json() {
     input.write_all(b"one\n").expect("one");
     let mut objects = BufReader::new(joining.stdout.take().expect("piped"));
     let mut reported = String::new();
-    while !reported.ends_with("\"text\":\"one\"}\n") {
+    while !reported.ends_with("\"self\":true}\n") {
         objects.read_line(&mut reported).expect("an object");
     }
     bob.hears(|line| line == "#ops alice: one");

@@ -156,12 +156,14 @@ impl<'a> Object<'a> {
     }
 
     fn put_message(&mut self, message: &Message<'a>, me: &'a str) -> &mut Self {
-        match message.place {
-            Place::Room(room) => self.put("room", room),
-            Place::ToMe => self.put("to", me),
-            Place::ToPerson(name) => self.put("to", name),
+        let (room, to) = match message.place {
+            Place::Room(room) => (Some(room), None),
+            Place::ToMe => (None, Some(me)),
+            Place::ToPerson(name) => (None, Some(name)),
         };
-        self.put_from(message.from, me).put("text", message.text)
+        let is_mine = Key::fold(message.from) == Key::fold(me);
+        self.put_some("room", room).put("from", message.from).put_some("to", to);
+        self.put("text", message.text).put("self", is_mine)
     }
 
     fn put_term(&mut self, term: Term<'a>) -> &mut Self {
