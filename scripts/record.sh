@@ -27,7 +27,7 @@ trap finish EXIT
 for variable in $(compgen -e | grep -E '^(CHATTY_|NO_COLOR$|FORCE_COLOR$|CLICOLOR)' || true); do
     unset "$variable"
 done
-export CHATTY_CONFIG=/dev/null CHATTY_COLOR=always
+export CHATTY_CONFIG=/dev/null CHATTY_COLOR=always XDG_STATE_HOME=$FOLDER
 # tmux runs the commands with this shell.
 export SHELL=/bin/sh
 

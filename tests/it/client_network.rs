@@ -463,10 +463,12 @@ fn stopped_terminal_applies_backpressure_to_server() {
         return;
     }
     let (port, sent) = flooding_server(Phase::Chat, 300 * MIB, long_line);
-    // During a history search all keys go to the search, and no chat is printed.
+    // During a search of the input history all keys go to the search, and no chat is printed.
     let Some(alice) = Terminal::join(port, "--name alice --ping-after 300ms") else { return };
     alice.shows("the flood", |rows| rows.iter().any(|row| row.contains("xxxx")));
+    alice.types("hi\r"); // the history must not be empty
     alice.presses("C-r");
+    alice.shows("the search", |rows| rows.iter().any(|row| row.contains("i-search")));
     let sent = waits_for_pause(&sent);
     assert!(sent < 40 * MIB, "{sent}");
     let memory = memory_peak(alice.process_id()).expect("it runs");
