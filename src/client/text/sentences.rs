@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
 use crate::protocol::reply::{Arrival, List, Next, Query, Term, Thread, Until, Whois};
-use crate::protocol::{Moderation, Reply, Stamp};
+use crate::protocol::{Key, LOBBY, Moderation, Reply, Stamp};
 
 /// The reader's clock, to which times in sentences are relative.
 #[derive(Debug, Clone)]
@@ -191,7 +191,13 @@ impl Clock {
             }
             Moderation::Locked { room, has_key } => {
                 let key = if has_key { " or those with the key" } else { "" };
-                format!("#{room} is locked: only invited people{key} can join")
+                // Only the messages of a room outlive its last member.
+                let end = if Key::fold(room).as_str() == LOBBY {
+                    ""
+                } else {
+                    " until its last member leaves"
+                };
+                format!("#{room} is locked{end}: only invited people{key} can join")
             }
             Moderation::Unlocked { room, was_locked: true } => {
                 format!("#{room} is no longer locked")
@@ -424,7 +430,12 @@ mod tests {
             ("[KICKED #lobby] op: behave", "op removed you from #lobby: behave"),
             (
                 "[LOCKED #ops] only invited people or those with the key can join",
-                "#ops is locked: only invited people or those with the key can join",
+                "#ops is locked until its last member leaves: only invited people or those with the \
+                 key can join",
+            ),
+            (
+                "[LOCKED #lobby] only invited people can join",
+                "#lobby is locked: only invited people can join",
             ),
             ("[UNLOCKED #ops]", "#ops is no longer locked"),
             ("[INVITED #ops bob]", "bob is invited to #ops"),
