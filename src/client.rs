@@ -112,7 +112,7 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
         };
         terminal::interactive::run(session, setup, signals).await
     } else {
-        let room = identity.room.as_ref().map_or_else(RoomName::lobby, Clone::clone);
+        let room = identity.rooms.first().map_or_else(RoomName::lobby, Clone::clone);
         let task = Task {
             lines: args.exec.clone(),
             reads_input: args.reads_input(),
@@ -137,7 +137,7 @@ fn form(args: &JoinArgs) -> Form {
     }
 }
 
-/// Returns the name and the first room. The name is validated before anything is sent, so that
+/// Returns the name and the first rooms. The name is validated before anything is sent, so that
 /// it cannot inject another line.
 fn identity(args: &JoinArgs) -> Result<Identity, (Exit, String)> {
     let name = match args.name.as_deref().filter(|name| !name.is_empty()) {
@@ -148,7 +148,7 @@ fn identity(args: &JoinArgs) -> Result<Identity, (Exit, String)> {
         })?,
         None => login_name()?,
     };
-    Ok(Identity { name, room: args.room.clone() })
+    Ok(Identity { name, rooms: args.room.clone() })
 }
 
 /// Rejects names that were invalid in every version. Names that only newer rules reject may be

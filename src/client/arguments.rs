@@ -58,10 +58,12 @@ pub struct JoinArgs {
     #[arg(conflicts_with = "password_file")]
     pub(super) password_cmd: Option<String>,
 
-    /// Room to join after login; created if it does not exist
-    #[arg(short, long, env = "CHATTY_ROOM", value_parser = room_name)]
+    /// Rooms to join after login, separated by commas, or once per room
+    ///
+    /// Text goes to the first one. A room that does not exist is created.
+    #[arg(short, long, env = "CHATTY_ROOM", value_parser = room_name, value_delimiter = ',')]
     #[arg(help_heading = "Connection")]
-    pub(super) room: Option<RoomName>,
+    pub(super) room: Vec<RoomName>,
 
     /// Port of the server, unless HOST includes one
     #[arg(short, long, default_value_t = DEFAULT_PORT, env = "CHATTY_PORT")]

@@ -104,7 +104,7 @@ fn config_values_have_types_of_their_flags() {
     let mut bob = Peer::join(server.port, "bob");
     let settings = format!(
         "host = \"127.0.0.1\"\nport = {}\nname = 'alice'\njson = true\nplain = false\n\
-         exec = [\"one\", \"/msg bob two\"]\nretry-for = \"2s\"\n",
+         room = [\"lobby\", \"ops\"]\nexec = [\"one\", \"/msg bob two\"]\nretry-for = \"2s\"\n",
         server.port
     );
     let done = join(&settings, &[], &[]);

@@ -44,6 +44,20 @@ fn refused_line_is_reported_by_number_and_rest_is_sent() {
 }
 
 #[test]
+fn text_goes_to_the_first_of_several_rooms() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    bob.say("/join dev");
+    for rooms in [&["--room", "ops,dev"][..], &["--room", "#ops", "--room", "dev"]] {
+        let done = join(server.port, &[&["--name", "alice"], rooms].concat(), b"hi\n");
+        assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+        let lines = text(&done.stdout);
+        assert!(lines.ends_with("[USERS #ops 1] alice\n#ops alice: hi\n"), "{lines}");
+        bob.hears(|line| line == "#dev * alice joined");
+    }
+}
+
+#[test]
 fn room_is_joined_before_first_line() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");

@@ -95,7 +95,10 @@ fn tab_completes_commands_names_and_rooms() {
 #[test]
 fn prompt_shows_target_of_plain_lines() {
     scene!(server, bob, alice);
-    alice.types("/join #ops\r");
+    alice.types("/join dev,#ops\r");
+    alice.shows("both rooms", |rows| {
+        rows.iter().filter(|row| row.contains("; your messages now go there")).count() == 2
+    });
     alice.shows_last("#ops>");
     alice.types("/query bob\r");
     alice.shows_last("bob>");

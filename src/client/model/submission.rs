@@ -25,6 +25,8 @@ pub(in crate::client) enum Submission<'a> {
     TagsOff,
     /// Several lines, all of them text. `is_doubtful`: the user is asked first.
     Lines { lines: Vec<String>, is_doubtful: bool },
+    /// `/join` of several rooms: a command for each of them.
+    Joins(Vec<String>),
     /// A line that is refused because it would become public by mistake.
     Refused(Refusal),
 }
@@ -65,6 +67,12 @@ impl<'a> Submission<'a> {
             Ok(Parsed::Command(Command::Quit { .. })) => Self::Quit(line),
             Ok(Parsed::Command(Command::Set { change: Some((Setting::Tags, false)) })) => {
                 Self::TagsOff
+            }
+            Ok(Parsed::Command(Command::Join { room: rooms, key: None }))
+                if rooms.split(',').nth(1).is_some_and(|second| !second.is_empty()) =>
+            {
+                let join = |room| Command::Join { room, key: None }.to_string();
+                Self::Joins(rooms.split(',').map(join).collect())
             }
             Ok(Parsed::Command(command)) => {
                 let changes_target = command.target_effect() == TargetEffect::Changes;
@@ -141,6 +149,9 @@ mod tests {
             ("/who", line("/who", false)),
             ("/nosuch", line("/nosuch", false)),
             ("/join ops", line("/join ops", true)),
+            ("/j #ops,dev", Submission::Joins(vec!["/join #ops".into(), "/join dev".into()])),
+            ("/join ops,", line("/join ops,", true)),
+            ("/join ops,dev key", line("/join ops,dev key", true)),
             ("/query", line("/query", true)),
             ("/reconnect", Submission::Local(Local::Reconnect)),
             ("/quit bye", Submission::Quit("/quit bye")),

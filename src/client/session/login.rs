@@ -25,19 +25,17 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// The farewell code when the same account logs in on another connection.
 pub(in crate::client) const REPLACED: &str = "replaced";
 
-/// The name and the first room.
+/// The name and the first rooms; text goes to the first of them.
 pub(in crate::client) struct Identity {
     pub(in crate::client) name: Name,
-    pub(in crate::client) room: Option<RoomName>,
+    pub(in crate::client) rooms: Vec<RoomName>,
 }
 
 impl Identity {
-    /// Returns the first commands after the login.
+    /// Returns the first commands after the login. The room joined last is the current one.
     pub(in crate::client) fn first(&self) -> Vec<String> {
-        self.room
-            .iter()
-            .map(|room| Command::Join { room: room.as_str(), key: None }.to_string())
-            .collect()
+        let join = |room: &RoomName| Command::Join { room: room.as_str(), key: None }.to_string();
+        self.rooms.iter().rev().map(join).collect()
     }
 }
 

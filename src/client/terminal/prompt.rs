@@ -293,6 +293,7 @@ impl PromptLoop {
                 return Next::Exit;
             }
             Submission::Line { line, changes_target } => self.send(line, changes_target),
+            Submission::Joins(lines) => lines.iter().for_each(|line| self.send(line, true)),
             Submission::Lines { lines, .. } => {
                 for text in lines {
                     self.forward(Typed::Line { text, waiting: None });
