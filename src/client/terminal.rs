@@ -16,6 +16,7 @@ mod prompt_text;
 pub(super) mod screen;
 mod shared;
 mod suspend;
+mod switch;
 #[cfg(test)]
 mod test_support;
 mod wrap;

@@ -23,6 +23,28 @@ macro_rules! scene {
 }
 
 #[test]
+fn alt_keys_go_to_rooms_and_conversations_and_keep_the_draft() {
+    scene!(server, bob, alice);
+    alice.presses("M-a");
+    alice.shows("why not", |rows| count(rows, "-- no unread messages") == 1);
+    alice.types("/join ops,dev\r");
+    alice.shows_last("#dev>");
+    bob.say("/msg #ops nothing");
+    bob.say("/join ops\nfor everyone\nalice, look\n/msg alice psst");
+    alice.shows("what waits", |rows| rows.last().is_some_and(|row| row.contains("+3! #dev>")));
+    alice.types("half a li");
+    for (key, target) in [("M-a", "#ops"), ("M-a", "bob"), ("M-Right", "#dev"), ("M-Left", "bob")] {
+        alice.presses(key);
+        let prompt = format!(" {target}> half a li");
+        alice.shows(&prompt, |rows| rows.last().is_some_and(|row| row.ends_with(&prompt)));
+    }
+    alice.types("ne\r");
+    bob.hears(|line| line == "[PRIVATE MESSAGE] alice: half a line");
+    let rows = alice.rows();
+    assert_eq!(count(&rows, " -- #ops has 1 member: alice"), 1, "{rows:?}");
+}
+
+#[test]
 fn draft_survives_fifty_incoming_lines() {
     scene!(server, bob, alice);
     alice.types("half a mess");

@@ -78,7 +78,16 @@ const FLOORS: &[(&str, Floors)] = &[
             // The prompt.
             (
                 Together,
-                &["ctrl_c", "helper", "history", "prompt", "prompt_text", "shared", "suspend"],
+                &[
+                    "ctrl_c",
+                    "helper",
+                    "history",
+                    "prompt",
+                    "prompt_text",
+                    "shared",
+                    "suspend",
+                    "switch",
+                ],
             ),
             // Output.
             (

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::mentions::Highlights;
-use super::unread::Unread;
+use super::unread::{Thread, Unread};
 use crate::client::limits::{IGNORED_MAX, KNOWN_ROOMS_MAX, MEMBERS_MAX, ROOMS_MAX};
 use crate::commands::{self, Command, HistoryRange, MessageTarget, Parsed, Setting};
 use crate::protocol::name::is_name;
@@ -141,6 +141,39 @@ impl State {
         self.room.as_deref()
     }
 
+    /// Returns the command that goes to the next thread with unread messages; those for the user
+    /// come first. A private conversation counts as read even if it cannot be opened.
+    pub(in crate::client) fn go_to_unread(&mut self) -> Option<String> {
+        let name = self.unread.next()?.name.clone();
+        self.unread.read(&Thread::person(&name));
+        Some(go_to(&name))
+    }
+
+    /// Returns the command that goes to the next room or private conversation, or to the previous
+    /// one: the joined rooms in order, then the users with unread messages and the last one who
+    /// has written.
+    pub(in crate::client) fn go_around(&self, is_forward: bool) -> Option<String> {
+        let mut threads: Vec<String> =
+            self.joined.values().map(|room| format!("#{}", room.name)).collect();
+        let unread = self.unread.threads().map(|thread| &thread.name);
+        let query = match &self.query {
+            QueryTarget::Person(name) => Some(name),
+            QueryTarget::Off | QueryTarget::Lost => None,
+        };
+        for name in unread.chain(query).chain(&self.last_private_sender) {
+            if !threads.iter().any(|thread| is_same(thread, name)) {
+                threads.push(name.clone());
+            }
+        }
+        let at = threads.iter().position(|thread| is_same(thread, &self.target()));
+        let next = match (at, threads.len()) {
+            (_, 0) | (Some(_), 1) => return None,
+            (None, _) => 0,
+            (Some(at), count) => (at + if is_forward { 1 } else { count - 1 }) % count,
+        };
+        Some(go_to(&threads[next]))
+    }
+
     /// Returns a `/reply` with its current recipient fixed, so that a line that is sent later
     /// does not go to the sender of a message received meanwhile. `None` for other lines.
     pub(in crate::client) fn with_fixed_target(&self, line: &str) -> Option<String> {
@@ -255,7 +288,7 @@ impl State {
     /// Updates the state after a line of the server.
     pub(in crate::client) fn apply(&mut self, tags: &Tags<'_>, event: &Event<'_>) {
         match *event {
-            Event::Message(Message { place, from, .. }) => self.apply_message(place, from),
+            Event::Message(message) => self.apply_message(&message),
             Event::Joined { room, name } => self.add_member(room, name),
             Event::Left { room, name, .. } | Event::Kicked { room, name, .. } => {
                 self.remove_member(room, name);
@@ -276,13 +309,14 @@ impl State {
             Reply::Away { text } => self.away = Some(text.to_owned()),
             Reply::Back => self.away = None,
             Reply::Query(Query::On(name) | Query::Renamed(name)) => {
+                self.unread.read(&Thread::person(name));
                 self.query = QueryTarget::Person(name.to_owned());
             }
             Reply::Query(Query::Off(_) | Query::Gone(_) | Query::Ended) => {
                 // Unsolicited: the user of the query has left.
                 self.query = if is_answer { QueryTarget::Off } else { QueryTarget::Lost };
                 if let (true, Some(room)) = (is_answer, &self.room) {
-                    self.unread.read(room);
+                    self.unread.read(&Thread::room(room));
                 }
             }
             Reply::Set { settings } => {
@@ -303,7 +337,7 @@ impl State {
             Reply::Parted { room, .. } if self.leave(room) => {
                 self.room = self.joined.get(LOBBY).map(|lobby| lobby.name.clone());
                 if self.room.is_some() {
-                    self.unread.read(LOBBY);
+                    self.unread.read(&Thread::room(LOBBY));
                 }
             }
             Reply::Moderation(Moderation::Kicked { room, .. }) => {
@@ -323,7 +357,7 @@ impl State {
             room.clone_into(&mut entered.name);
         }
         self.room = Some(room.to_owned());
-        self.unread.read(room);
+        self.unread.read(&Thread::room(room));
     }
 
     /// Removes a joined room. Returns whether it was the current one.
@@ -331,7 +365,7 @@ impl State {
         if let Some(left) = self.joined.remove(&Key::fold(room)) {
             self.members -= left.members.len();
         }
-        self.unread.read(room);
+        self.unread.read(&Thread::room(room));
         let was_current = self.room.as_deref().is_some_and(|current| is_same(current, room));
         if was_current {
             self.room = None;
@@ -339,21 +373,30 @@ impl State {
         was_current
     }
 
-    fn apply_message(&mut self, place: Place<'_>, from: &str) {
-        match place {
+    fn apply_message(&mut self, message: &Message<'_>) {
+        let from = message.from;
+        match message.place {
             Place::Room(room) => {
                 self.add_member(room, from);
                 let is_current = self.query == QueryTarget::Off
                     && !self.unread.is_quiet(room)
                     && self.room.as_deref().is_some_and(|current| is_same(current, room));
                 if is_current || is_same(from, &self.me) {
-                    self.unread.read(room);
+                    self.unread.read(&Thread::room(room));
                 } else {
-                    self.unread.add(room);
+                    self.unread.add(room, self.words.is_mention(message.text, &self.me));
                 }
             }
-            Place::ToMe => self.last_private_sender = Some(from.to_owned()),
-            Place::ToPerson(_) => {}
+            Place::ToMe => {
+                self.last_private_sender = Some(from.to_owned());
+                let is_current =
+                    matches!(&self.query, QueryTarget::Person(name) if is_same(name, from));
+                if !is_current && !is_same(from, &self.me) {
+                    self.unread.add_private(from);
+                }
+            }
+            // The user has answered.
+            Place::ToPerson(name) => self.unread.read(&Thread::person(name)),
         }
         self.speakers.retain(|name| !is_same(name, from));
         self.speakers.insert(0, from.to_owned());
@@ -375,6 +418,8 @@ impl State {
     }
 
     fn remove_user(&mut self, name: &str) {
+        // A private conversation with them cannot be opened any more.
+        self.unread.read(&Thread::person(name));
         self.speakers.retain(|speaker| !is_same(speaker, name));
         for room in self.joined.values_mut() {
             self.members -= usize::from(room.members.remove(&Key::fold(name)).is_some());
@@ -388,6 +433,7 @@ impl State {
             }
         };
         rename(&mut self.me);
+        self.unread.rename(old, new);
         self.speakers.iter_mut().for_each(rename);
         self.last_private_sender.iter_mut().for_each(rename);
         if let Some(mut name) = self.ignored.remove(&Key::fold(old)) {
@@ -421,17 +467,84 @@ fn is_same(a: &str, b: &str) -> bool {
     Key::fold(a) == Key::fold(b)
 }
 
+/// Returns the command that directs text to a thread: `#ops`, `bob`.
+fn go_to(thread: &str) -> String {
+    match thread.strip_prefix('#') {
+        Some(room) => Command::Join { room, key: None }.to_string(),
+        None => Command::Query { name: Some(thread) }.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn apply(state: &mut State, line: &str) {
+        let (tags, plain) = Tags::split(line);
+        state.apply(&tags, &Event::parse(plain).expect(line));
+    }
+
     fn state_after(lines: &[&str]) -> State {
         let mut state = State::new("alice");
         for line in lines {
-            let (tags, plain) = Tags::split(line);
-            state.apply(&tags, &Event::parse(plain).expect(line));
+            apply(&mut state, line);
         }
         state
+    }
+
+    #[test]
+    fn unread_messages_for_the_user_come_first_and_are_read_by_going_there() {
+        let mut state = state_after(&["@cid=1 [JOINED #ops] x", "@cid=2 [JOINED #dev] x"]);
+        assert_eq!(state.go_to_unread(), None);
+        for line in ["bob: hi", "#ops bob: alice, look", "[PRIVATE MESSAGE] carol: psst"] {
+            apply(&mut state, line);
+        }
+        assert_eq!(state.unread.total(), 3);
+        assert_eq!(state.go_to_unread().as_deref(), Some("/join ops"));
+        apply(&mut state, "@cid=3 [JOINED #ops] x");
+        assert_eq!(state.go_to_unread().as_deref(), Some("/query carol"));
+        // Also if carol is gone by now.
+        assert_eq!(state.go_to_unread().as_deref(), Some("/join lobby"));
+        apply(&mut state, "@cid=4 [JOINED #lobby] x");
+        assert_eq!((state.go_to_unread(), state.unread.total()), (None, 0));
+    }
+
+    #[test]
+    fn private_messages_are_read_by_an_answer_and_follow_the_name() {
+        let mut state = State::new("alice");
+        for line in
+            ["[PRIVATE MESSAGE] bob: psst", "* bob is now rob", "[PRIVATE MESSAGE] alice: x"]
+        {
+            apply(&mut state, line);
+        }
+        assert_eq!(state.unread.threads().map(|it| &*it.name).collect::<Vec<_>>(), ["rob"]);
+        apply(&mut state, "[PRIVATE MESSAGE to rob] alice: yes");
+        assert_eq!(state.unread.total(), 0);
+        for line in ["@cid=1 [QUERY rob] x", "[PRIVATE MESSAGE] rob: on screen"] {
+            apply(&mut state, line);
+        }
+        assert_eq!(state.unread.total(), 0, "the current conversation");
+        apply(&mut state, "[PRIVATE MESSAGE] carol: psst");
+        apply(&mut state, "* carol quit");
+        assert_eq!(state.unread.total(), 0, "nobody to answer");
+    }
+
+    #[test]
+    fn going_around_visits_rooms_then_conversations() {
+        let mut state = State::new("alice");
+        assert_eq!(state.go_around(true), None);
+        for line in ["@cid=1 [JOINED #ops] x", "[PRIVATE MESSAGE] carol: psst"] {
+            apply(&mut state, line);
+        }
+        let around = |state: &State| [true, false].map(|way| state.go_around(way).unwrap());
+        assert_eq!(around(&state), ["/query carol", "/join lobby"]);
+        apply(&mut state, "@cid=2 [QUERY carol] x");
+        assert_eq!(around(&state), ["/join lobby", "/join ops"]);
+        apply(&mut state, "@cid=3 [JOINED #lobby] x");
+        assert_eq!(around(&state), ["/join ops", "/query carol"]);
+        apply(&mut state, "@cid=4 [QUERY bob] x");
+        apply(&mut state, "[QUERY off] bob is gone");
+        assert_eq!(around(&state), ["/join lobby", "/join lobby"], "from nowhere");
     }
 
     #[test]
@@ -598,7 +711,7 @@ mod tests {
             apply(&mut state, &format!("[IGNORE i{number}]"));
         }
         assert_eq!(state.rooms().len(), ROOMS_MAX + KNOWN_ROOMS_MAX);
-        assert_eq!(state.unread.rooms().count(), ROOMS_MAX);
+        assert_eq!(state.unread.threads().count(), ROOMS_MAX);
         assert_eq!((state.members, state.ignored.len()), (MEMBERS_MAX, IGNORED_MAX));
     }
 

@@ -48,6 +48,9 @@ pub(super) struct Chat {
     /// `/help`.
     pending_help: Option<Vec<String>>,
     log: LogFiles,
+    /// The cid of the last `/join` of a room that the user was in already: a switch, whose answer
+    /// is shown without topic and member list.
+    switched_by: Option<String>,
     /// The code and the text of the server's farewell.
     pub(super) farewell: Option<(String, String)>,
 }
@@ -73,6 +76,7 @@ impl Chat {
             latency: Latency::default(),
             away_marker: AwayMarker::new(Instant::now()),
             pending_help: None,
+            switched_by: None,
             log,
             farewell: None,
         }
@@ -125,7 +129,14 @@ impl Chat {
         let is_shown = self.resumption.note(&tags, event.as_ref());
         let (me, is_quiet_room, is_hidden) = {
             let mut state = lock(&self.state);
-            let is_hidden = event.as_ref().is_some_and(|event| self.joins.hide(event, &state));
+            if let Some(Event::Reply(Reply::Joined { room })) = event {
+                self.switched_by = tags.cid.filter(|_| state.is_in(room)).map(str::to_owned);
+            }
+            let is_list =
+                matches!(event, Some(Event::Reply(Reply::Users { .. } | Reply::Topic { .. })));
+            let is_hidden =
+                is_list && tags.cid.is_some() && tags.cid == self.switched_by.as_deref()
+                    || event.as_ref().is_some_and(|event| self.joins.hide(event, &state));
             if let Some(event) = &event {
                 state.apply(&tags, event);
             }
@@ -515,6 +526,19 @@ mod tests {
         let warning = "-- alice is in use by another user; you are now alice_ (/nick changes it)";
         assert_eq!(printed.take().last().unwrap(), warning);
         assert_eq!(lock(&chat.state).me(), "alice_");
+    }
+
+    #[test]
+    fn switch_to_a_joined_room_shows_no_list() {
+        let (mut chat, printed) = chat();
+        let join = ["@1 [JOINED #ops] x", "@1 [TOPIC #ops] tea", "@1 [USERS #ops 1] al"];
+        receive(&mut chat, &join);
+        assert_eq!(printed.take().len(), 3, "a room that is new to the user");
+        receive(&mut chat, &join);
+        let switched = "-- you are in #ops; your messages now go there";
+        assert_eq!(printed.take(), [switched]);
+        receive(&mut chat, &["@2 [USERS #ops 1] al"]);
+        assert_eq!(printed.take().len(), 1, "/who lists the members");
     }
 
     #[test]

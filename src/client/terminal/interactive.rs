@@ -1,9 +1,9 @@
 //! The interactive mode, on a terminal: connects the socket, the prompt and the screen. It has the
 //! control flow; `chat.rs` decides what is shown. It does not know how lines are edited or drawn.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustyline::KeyCode;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -18,6 +18,7 @@ use super::prompt::{self, Prompt, Typed};
 use super::screen::Screen;
 use super::shared::{Shared, lock};
 use super::suspend::Suspend;
+use super::switch::{Switch, Way};
 use crate::client::model::local::Local;
 use crate::client::model::mentions::Highlights;
 use crate::client::model::state::State;
@@ -85,13 +86,7 @@ async fn chat(
     let (printer, orders) = Printer::new();
     let mut state = State::new(&session.me);
     state.words = words;
-    let shared = Shared {
-        state: Arc::new(Mutex::new(state)),
-        gate: Arc::default(),
-        printer: printer.clone(),
-        theme: screen.theme(),
-        is_asking: Arc::default(),
-    };
+    let shared = Shared::new(state, printer.clone(), screen.theme());
     let mut editor = prompt::editor(&shared)?;
     let is_first_use = history.load(&mut editor);
     let printing = orders.start_printing(
@@ -103,6 +98,17 @@ async fn chat(
     let interrupt = Interrupt::new(shared.clone(), warning);
     prompt::bind(&mut editor, 'C', interrupt);
     prompt::bind(&mut editor, 'L', Redraw(printer.clone()));
+    for (key, way, nowhere) in [
+        (KeyCode::Char('a'), Way::Unread, "no unread messages"),
+        (KeyCode::Right, Way::Forward, "no other room or conversation"),
+        (KeyCode::Left, Way::Backward, "no other room or conversation"),
+    ] {
+        prompt::bind_alt(
+            &mut editor,
+            key,
+            Switch::new(way, shared.clone(), screen.notice(nowhere)),
+        );
+    }
     prompt::bind(&mut editor, 'Z', Suspend::new(shared.gate.clone(), terminal.saved()));
     let continued = signals::continued()?;
     let (resumption, state) = (Resumption::new(cids), shared.state.clone());

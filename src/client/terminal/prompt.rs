@@ -96,6 +96,16 @@ pub(super) fn bind(
     editor.bind_sequence(KeyEvent::ctrl(letter), handler);
 }
 
+/// Binds Alt and a key to a handler.
+pub(super) fn bind_alt(
+    editor: &mut ChatEditor,
+    key: KeyCode,
+    handler: impl ConditionalEventHandler + 'static,
+) {
+    let handler = EventHandler::Conditional(Box::new(handler));
+    editor.bind_sequence(KeyEvent(key, Modifiers::ALT), handler);
+}
+
 /// The running prompt.
 pub(in crate::client) struct Prompt {
     thread: JoinHandle<()>,
@@ -224,6 +234,11 @@ impl PromptLoop {
                 self.forward(last);
                 break;
             };
+            if let Some(command) = self.shared.switch_by(None) {
+                self.send(&command, true);
+                draft = text;
+                continue;
+            }
             draft = match self.submit(&text, &target) {
                 Next::Prompt => String::new(),
                 Next::Edit(text) => text,

@@ -46,13 +46,22 @@ fn slot_texts(state: &State) -> [String; 2] {
         LinkState::Up if state.sending >= PASTE_LINES => format!("↑{}", state.sending.min(999)),
         LinkState::Up => match state.unread.total() {
             0 => String::new(),
-            total => format!("+{}", total.min(999)),
+            total => {
+                let is_for_me = state.unread.threads().any(|thread| thread.is_for_me);
+                format!("+{}{}", total.min(999), mark(is_for_me))
+            }
         },
     };
-    let rooms = state.unread.rooms().map(|(room, count)| format!("#{room}+{count}"));
+    let threads = state.unread.threads();
+    let rooms = threads.map(|it| format!("{}+{}{}", it.name, it.messages, mark(it.is_for_me)));
     let is_idle = state.link == LinkState::Up && state.sending < PASTE_LINES;
     let long = if is_idle { rooms.collect::<Vec<_>>().join(" ") } else { short.clone() };
     [long, short]
+}
+
+/// The mark of messages that are private or mention the user.
+fn mark(is_for_me: bool) -> &'static str {
+    if is_for_me { "!" } else { "" }
 }
 
 /// Returns a prompt without a slot in exactly `width` columns.
@@ -100,6 +109,10 @@ mod tests {
         assert_eq!(prompt(&state), "#ops+1 #lobby> ");
         apply(&mut state, "#ops bob: 2");
         assert_eq!(prompt_in(&state, 15), "#ops+2 #lobby> ");
+        apply(&mut state, "#ops bob: alice!");
+        apply(&mut state, "[PRIVATE MESSAGE] carol: psst");
+        assert_eq!(prompt(&state), "#ops+3! carol+1! #lobby> ");
+        assert_eq!(prompt_in(&state, 14), "  +4! #lobby> ");
         state.sending = 40;
         assert_eq!(prompt(&state), "  ↑40 #lobby> ");
         state.link = LinkState::Slow(3);

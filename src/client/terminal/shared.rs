@@ -16,9 +16,27 @@ pub(super) struct Shared {
     pub(super) theme: Theme,
     /// A question is shown instead of the prompt.
     pub(super) is_asking: Arc<AtomicBool>,
+    /// A command to send instead of the draft, which stays.
+    switch: Arc<Mutex<Option<String>>>,
 }
 
 impl Shared {
+    pub(super) fn new(state: State, printer: Printer, theme: Theme) -> Self {
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            gate: Arc::default(),
+            printer,
+            theme,
+            is_asking: Arc::default(),
+            switch: Arc::default(),
+        }
+    }
+
+    /// Sets, or with `None` takes, the command to send instead of the draft.
+    pub(super) fn switch_by(&self, command: Option<String>) -> Option<String> {
+        std::mem::replace(&mut self.switch.lock().unwrap_or_else(PoisonError::into_inner), command)
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
