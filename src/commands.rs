@@ -87,7 +87,7 @@ pub enum Command<'a> {
     Reply { text: &'a str },
     Query { name: Option<&'a str> },
     Me { text: &'a str },
-    Who { room: Option<&'a str> },
+    Who { room: Option<&'a str>, has_details: bool },
     Whois { name: &'a str },
     Join { room: &'a str, key: Option<&'a str> },
     Part { room: Option<&'a str>, reason: Option<&'a str> },
@@ -338,15 +338,15 @@ pub const TABLE: &[Row] = &[
         name: "who",
         group: Group::People,
         aliases: &["names", "users"],
-        args: &[arg("[ROOM]", ArgKind::Room)],
-        help: "list who is in a room",
-        examples: &["/who", "/who #ops"],
+        args: &[arg("[-l]", ArgKind::Room), arg("[ROOM]", ArgKind::Room)],
+        help: "list who is in a room; -l with operators, away, idle and login time",
+        examples: &["/who", "/who #ops", "/who -l"],
         before_login: false,
         is_activity: true,
         changes: Changes::Nothing,
         audit: Audit::No,
         target_effect: TargetEffect::Uses,
-        read: |args| Ok(Command::Who { room: args.last_word() }),
+        read: |args| Ok(parse::read_who(args)),
     },
     Row {
         name: "whois",
@@ -996,7 +996,7 @@ impl Command<'_> {
     #[must_use]
     pub fn target_effect(&self) -> TargetEffect {
         match self {
-            Self::Who { room: Some(_) } | Self::History { thread: Some(_), .. } => {
+            Self::Who { room: Some(_), .. } | Self::History { thread: Some(_), .. } => {
                 TargetEffect::None
             }
             _ => self.row().target_effect,

@@ -55,13 +55,13 @@ impl fmt::Display for Command<'_> {
             | Self::Set { change: None } => Ok(()),
             Self::Help { command: arg }
             | Self::Query { name: arg }
-            | Self::Who { room: arg }
             | Self::Topic { text: arg }
             | Self::Lock { key: arg }
             | Self::Away { text: arg }
             | Self::Ignore { name: arg }
             | Self::Ping { token: arg }
             | Self::Quit { reason: arg } => put(&[arg]),
+            Self::Who { room, has_details } => put(&[has_details.then_some("-l"), room]),
             Self::Reply { text: arg }
             | Self::Me { text: arg }
             | Self::Whois { name: arg }

@@ -219,6 +219,17 @@ pub(super) fn read_resume<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusa
     Ok(Command::Resume { token, after, time: time.transpose()? })
 }
 
+pub(super) fn read_who<'a>(args: &mut Args<'a>) -> Command<'a> {
+    let words = args.last_word();
+    match words.map(split_word) {
+        Some(("-l", room)) => {
+            let room = room.trim_start_matches(is_blank);
+            Command::Who { room: (!room.is_empty()).then_some(room), has_details: true }
+        }
+        _ => Command::Who { room: words, has_details: false },
+    }
+}
+
 pub(super) fn read_ping<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     let token = args.rest();
     if token.is_some_and(|token| token.contains(']')) {
@@ -335,7 +346,12 @@ mod tests {
         assert_eq!(parse("hi  there "), Ok(Parsed::Say("hi  there ")));
         assert_eq!(parse("//who is it"), Ok(Parsed::Say("/who is it")));
         assert_eq!(parse(" /etc"), Ok(Parsed::Say(" /etc")));
-        assert_eq!(parse("/WHO"), Ok(Parsed::Command(Command::Who { room: None })));
+        let who = |room, has_details| Ok(Parsed::Command(Command::Who { room, has_details }));
+        assert_eq!(parse("/WHO"), who(None, false));
+        assert_eq!(parse("/who  ops "), who(Some("ops"), false));
+        assert_eq!(parse("/who -l"), who(None, true));
+        assert_eq!(parse("/who -l  #ops"), who(Some("#ops"), true));
+        assert_eq!(parse("/who -long"), who(Some("-long"), false));
         let msg = |name, text| {
             Ok(Parsed::Command(Command::Msg { to: MessageTarget::Person(name), text }))
         };

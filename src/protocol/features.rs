@@ -10,11 +10,12 @@
 pub enum Feature {
     ResumeTime,
     MailConfirmation,
+    WhoDetails,
 }
 
 impl Feature {
     /// Every feature, its wire word and its meaning.
-    pub const TABLE: [(Self, &'static str, &'static str); 2] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 3] = [
         (
             Self::ResumeTime,
             "resume-time",
@@ -26,6 +27,7 @@ impl Feature {
             "private messages to an account are delivered again at the next login until its client \
              has sent something after them",
         ),
+        (Self::WhoDetails, "who-details", "`/who -l` describes each member in a row"),
     ];
 
     /// Returns the arguments of `[FEATURES …]`: the words of all features.

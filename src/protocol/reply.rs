@@ -90,6 +90,21 @@ pub struct Whois<'a> {
     pub away: Option<&'a str>,
 }
 
+/// What `/who -l` tells about a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Person<'a> {
+    /// The current name.
+    pub name: &'a str,
+    /// Whether the user is an operator of the room or of the server.
+    pub is_operator: bool,
+    /// Whether the user is away.
+    pub is_away: bool,
+    /// Seconds since the user's last line.
+    pub idle_s: u64,
+    /// When the user logged in.
+    pub since: Stamp,
+}
+
 /// A reply of the server: `[WORD args] text`. Rooms are without `#`; a scope without a room is
 /// the server, `*` on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +116,10 @@ pub enum Reply<'a> {
     Welcome { name: &'a str, arrival: Option<Arrival<'a>> },
     /// `[USERS #lobby 2] alice,bob`, or only the count, without names.
     Users { room: &'a str, count: usize, names: Option<List<'a>> },
+    /// `[WHO #ops 2]`, before the rows.
+    Who { room: &'a str, count: usize },
+    /// `[PERSON bob] op=yes away=no idle=12s since=…`
+    Person(Person<'a>),
     /// `[TOPIC #ops] text`, without a text if there is no topic.
     Topic { room: &'a str, topic: &'a str },
     /// `[JOINED #ops] your messages now go to this room`
@@ -169,6 +188,7 @@ impl Reply<'_> {
         match *self {
             Self::Rooms { count }
             | Self::History { count, .. }
+            | Self::Who { count, .. }
             | Self::Search { count }
             | Self::Help { count }
             | Self::Moderation(Moderation::Bans { count, .. }) => Some(count),
@@ -187,6 +207,12 @@ impl fmt::Display for Reply<'_> {
             Self::Welcome { name, arrival } => write_welcome(f, name, arrival),
             Self::Users { room, count, names } => {
                 write!(f, "[USERS #{room} {count}]{}", Suffix(names.unwrap_or_default().0))
+            }
+            Self::Who { room, count } => write!(f, "[WHO #{room} {count}]"),
+            Self::Person(Person { name, is_operator, is_away, idle_s, since }) => {
+                let [op, away] =
+                    [is_operator, is_away].map(|is_so| if is_so { "yes" } else { "no" });
+                write!(f, "[PERSON {name}] op={op} away={away} idle={idle_s}s since={since}")
             }
             Self::Topic { room, topic } => write!(f, "[TOPIC #{room}]{}", Suffix(topic)),
             Self::Joined { room } => {
@@ -417,6 +443,17 @@ mod tests {
         round_trip(&[
             ("[USERS #lobby 2] alice,bob", users(Some(List("alice,bob")))),
             ("[USERS #lobby 2]", users(None)),
+            ("[WHO #ops 2]", Reply::Who { room: "ops", count: 2 }),
+            (
+                "[PERSON bob] op=yes away=no idle=12s since=2026-11-23T06:16:00.123Z",
+                Reply::Person(Person {
+                    name: "bob",
+                    is_operator: true,
+                    is_away: false,
+                    idle_s: 12,
+                    since: time,
+                }),
+            ),
             ("[TOPIC #ops]", Reply::Topic { room: "ops", topic: "" }),
             ("[TOPIC #ops] a: b", Reply::Topic { room: "ops", topic: "a: b" }),
             ("[JOINED #ops] your messages now go to this room", Reply::Joined { room: "ops" }),
@@ -520,6 +557,7 @@ mod tests {
             "[HISTORY #a:b 1]",
             "[WHOIS bob] idle=7s",
             "[WHOIS bob] since=2026-11-23T06:16:00.123Z idle=7",
+            "[PERSON bob] op=yes",
             "[SESSION]",
             "[HELLO irc]",
             "[HELP -1]",

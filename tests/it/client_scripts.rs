@@ -112,14 +112,13 @@ fn every_json_object_matches_the_schema() {
     let _bob = Peer::join(server.port, "bob");
     let lines = format!(
         "/version\n/features\n/set\n/ping t1\n/help who\nhi\n/me waves\n/msg bob psst\n/me\n\
-         /whois bob\n\
-         /join ops\n/topic tea\n/topic\n/topic -\n/list\n/who #lobby\n/history 2\n/history bob\n\
-         /search hi\n/lock key\n/unlock\n/unlock\n/invite bob\n/mute bob 10m\n/unmute bob\n\
-         /ban bob 7d flood\n/ban 192.0.2.0/24\n/bans\n/unban bob\n/oper {SESAME}\n/gbans\n\
-         /gban 192.0.2.9 x\n/wall all\n/ignore bob\n/ignore bob\n/ignore\n/unignore bob\n\
-         /away lunch\n/back\n/query bob\n/query\n/nick al\n/part\n/msg zed x\n\
-         /register open sesame\n/passwd open sesame\n/unregister open sesame\n/kill bob\n\
-         /session\n/quit\n"
+         /whois bob\n/join ops\n/topic tea\n/topic\n/topic -\n/list\n/who #lobby\n/who -l\n\
+         /history 2\n/history bob\n/search hi\n/lock key\n/unlock\n/unlock\n/invite bob\n\
+         /mute bob 10m\n/unmute bob\n/ban bob 7d flood\n/ban 192.0.2.0/24\n/bans\n/unban bob\n\
+         /oper {SESAME}\n/gbans\n/gban 192.0.2.9 x\n/wall all\n/ignore bob\n/ignore bob\n\
+         /ignore\n/unignore bob\n/away lunch\n/back\n/query bob\n/query\n/nick al\n/part\n\
+         /msg zed x\n/register open sesame\n/passwd open sesame\n/unregister open sesame\n\
+         /kill bob\n/session\n/quit\n"
     );
     let done = join(server.port, &["--name", "alice", "--json"], lines.as_bytes());
     let (seen, page) = (text(&done.stdout), include_str!("../../docs/json.md"));
@@ -134,7 +133,7 @@ fn every_json_object_matches_the_schema() {
     for object in &objects {
         assert_eq!(unknown_fields(object), Vec::<String>::new(), "{object}");
     }
-    assert!(seen.contains(r#""type":"nick","line":42,"from":"alice","self":true,"to":"al"}"#));
+    assert!(seen.contains(r#""type":"nick","line":43,"from":"alice","self":true,"to":"al"}"#));
     let good = objects.iter().find(|object| object.contains("USERS")).expect("a list");
     for (from, to) in [
         ("\"v\":2", "\"v\":1"),

@@ -593,9 +593,13 @@ impl Terminal {
         }
     }
 
-    /// Waits until the last row, which holds the prompt, equals `row`.
+    /// Waits until the last row, which holds the prompt, equals `row`, except for unread counts.
     pub(crate) fn shows_last(&self, row: &str) -> Vec<String> {
-        self.shows(row, |rows| rows.last().is_some_and(|last| last.trim_start() == row))
+        self.shows(row, |rows| {
+            let prompt = rows.last().map(|last| last.trim_start());
+            let rest = prompt.and_then(|prompt| prompt.strip_suffix(row));
+            rest.is_some_and(|counts| counts.split_whitespace().all(|word| word.contains('+')))
+        })
     }
 
     /// Waits for the client to exit and checks that the terminal settings are restored.

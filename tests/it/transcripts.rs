@@ -597,6 +597,7 @@ transcripts! {
     unknown_session_token_is_refused
     user_banned_from_lobby_logs_in_without_room
     wall_reaches_every_user
+    who_describes_members
     who_lists_members_of_any_room
     whois_describes_user
     ;

@@ -16,7 +16,7 @@ use crate::client::text::sanitize::is_unseen;
 use crate::client::text::sentences::Clock;
 use crate::protocol::event::PresenceSummary;
 use crate::protocol::name::is_name;
-use crate::protocol::reply::{Arrival, List, Query, Term, Thread, Until, Whois};
+use crate::protocol::reply::{Arrival, List, Person, Query, Term, Thread, Until, Whois};
 use crate::protocol::{Event, Key, LOBBY, Message, Moderation, Place, Reply, Stamp, Tags};
 
 /// The version of the object format; an incompatible format would get a new number.
@@ -197,6 +197,13 @@ impl<'a> Object<'a> {
             Reply::Users { room, count, names } => {
                 self.put("room", room).put("count", count).put_some("users", names)
             }
+            Reply::Who { room, count } => self.put("room", room).put("count", count),
+            Reply::Person(Person { name, is_operator, is_away, idle_s, since }) => self
+                .put("user", name)
+                .put("operator", is_operator)
+                .put("is_away", is_away)
+                .put("idle_s", idle_s)
+                .put("since", since),
             Reply::Topic { room, topic } => self.put("room", room).put("topic", topic),
             Reply::Joined { room } | Reply::Parted { room, .. } => self.put("room", room),
             Reply::Query(Query::Off(room)) => self.put_some("room", room),

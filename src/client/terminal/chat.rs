@@ -608,7 +608,7 @@ mod tests {
         }
         queue(&mut chat, &["/help"], true);
         let lines = printed.take();
-        assert!(has(&lines, "/who [ROOM]  ") && has(&lines, "/say TEXT  "), "{lines:?}");
+        assert!(has(&lines, "/who [-l] [ROOM]  ") && has(&lines, "/say TEXT  "), "{lines:?}");
         assert_eq!(sent(&mut chat), [""; 0]);
     }
 

@@ -506,7 +506,7 @@ mod tests {
             ("/msg bob ", Some("TEXT")),
             ("/msg bob", None),
             ("/msg bob hi ", None),
-            ("/who", Some(" [ROOM]")),
+            ("/who", Some(" [-l] [ROOM]")),
             ("/set", Some(" [KEY on|off]")),
             ("/set echo ", Some("on|off")),
             ("/quiet", Some(" [ROOM]")),

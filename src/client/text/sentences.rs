@@ -4,7 +4,7 @@
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
-use crate::protocol::reply::{Arrival, List, Next, Query, Term, Thread, Until, Whois};
+use crate::protocol::reply::{Arrival, List, Next, Person, Query, Term, Thread, Until, Whois};
 use crate::protocol::{Key, LOBBY, Moderation, Reply, Stamp};
 
 /// The reader's clock, to which times in sentences are relative.
@@ -72,6 +72,8 @@ impl Clock {
             Reply::Users { room, count, names } => {
                 format!("{}{}", members(room, count), listed(names.unwrap_or_default()))
             }
+            Reply::Who { room, count } => members(room, count),
+            Reply::Person(person) => self.person(&person),
             Reply::Topic { room, topic: "" } => format!("#{room} has no topic"),
             Reply::Topic { room, topic } => format!("the topic of #{room} is: {topic}"),
             Reply::Joined { room } => format!("you are in #{room}; your messages now go there"),
@@ -211,6 +213,14 @@ impl Clock {
             Moderation::Wall { from, text } => format!("{from} to everyone: {text}"),
             Moderation::Killed { name } => format!("{name} is disconnected"),
         }
+    }
+
+    fn person(&self, person: &Person<'_>) -> String {
+        let Person { name, is_operator, is_away, idle_s, since } = *person;
+        let operator = if is_operator { ", operator" } else { "" };
+        let away = if is_away { ", away" } else { "" };
+        let since = self.moment(since);
+        format!("{name}{operator}{away}, idle for {}, here since {since}", span(idle_s))
     }
 
     fn whois(&self, whois: &Whois<'_>) -> String {
@@ -357,6 +367,11 @@ mod tests {
             ("[WELCOME al] you are back", "welcome, al; you are back"),
             ("[USERS #lobby 2] al,bob", "#lobby has 2 members: al, bob"),
             ("[USERS #lobby 1034]", "#lobby has 1034 members"),
+            ("[WHO #ops 1]", "#ops has 1 member"),
+            (
+                "[PERSON bob] op=yes away=yes idle=70s since=2026-11-23T06:00:00.000Z",
+                "bob, operator, away, idle for 1 min, here since 07:00",
+            ),
             ("[TOPIC #ops] a: b", "the topic of #ops is: a: b"),
             ("[TOPIC #ops]", "#ops has no topic"),
             ("[JOINED #ops] x", "you are in #ops; your messages now go there"),

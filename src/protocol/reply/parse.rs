@@ -2,8 +2,8 @@
 
 use super::fields::{is_change, name, room, room_and, term};
 use super::{
-    Arrival, BACK, HAS_NEW_NAME, List, Moderation, NO_ROOM, Next, Query, Reply, Settings, Thread,
-    Whois,
+    Arrival, BACK, HAS_NEW_NAME, List, Moderation, NO_ROOM, Next, Person, Query, Reply, Settings,
+    Thread, Whois,
 };
 use crate::protocol::Stamp;
 
@@ -26,6 +26,11 @@ fn parse<'a>(word: &str, args: &'a str, text: &'a str) -> Option<Reply<'a>> {
             let names = (!text.is_empty()).then_some(List(text));
             Reply::Users { room, count: count.parse().ok()?, names }
         }
+        "WHO" => {
+            let (room, count) = room_and(args)?;
+            Reply::Who { room, count: count.parse().ok()? }
+        }
+        "PERSON" => Reply::Person(person(name(args)?, text)?),
         "TOPIC" => Reply::Topic { room: room(args)?, topic: text },
         "JOINED" => Reply::Joined { room: room(args)? },
         "PARTED" => {
@@ -105,6 +110,19 @@ fn query<'a>(args: &'a str, text: &'a str) -> Option<Query<'a>> {
     }
     let gone = text.split_once(" is gone").and_then(|(gone, _)| name(gone));
     Some(gone.map_or(Query::Ended, Query::Gone))
+}
+
+fn person<'a>(name: &'a str, text: &str) -> Option<Person<'a>> {
+    // Further fields of a newer server are skipped.
+    let field =
+        |key: &str| text.split(' ').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+    Some(Person {
+        name,
+        is_operator: field("op")? == "yes",
+        is_away: field("away")? == "yes",
+        idle_s: field("idle")?.strip_suffix('s')?.parse().ok()?,
+        since: Stamp::parse(field("since")?)?,
+    })
 }
 
 fn whois<'a>(name: &'a str, text: &'a str) -> Option<Whois<'a>> {

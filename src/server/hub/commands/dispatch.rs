@@ -172,7 +172,7 @@ fn execute(
         Command::Reply { text } => talk::reply(state, req, user?, text),
         Command::Query { name } => talk::query(state, req, name),
         Command::Me { text } => talk::post(state, req, user?, text, true),
-        Command::Who { room } => rooms::who(state, req, room),
+        Command::Who { room, has_details } => rooms::who(state, req, room, has_details),
         Command::Whois { name } => people::whois(state, req, user?, name),
         Command::Join { room, key } => rooms::join(state, req, user?, room, key),
         Command::Part { room, reason } => rooms::part(state, req, user?, room, reason),

@@ -14,8 +14,9 @@ use super::{
 use crate::protocol::{Message, Place, Stamp, Tags};
 use crate::server::hub::caches::Caches;
 use crate::server::hub::context::PAGE_ROWS;
+use crate::server::hub::state::memberships::Member;
 use crate::server::hub::state::moderation::bans::Ban;
-use crate::server::hub::state::pending::{Content, Listing, LongReply, MessageList};
+use crate::server::hub::state::pending::{Attendee, Content, Listing, LongReply, MessageList};
 use crate::server::record::{Recipient, SentMail};
 use crate::server::store::ReadResult;
 
@@ -62,6 +63,27 @@ pub(super) fn send_members(state: &mut State, req: &mut Request<'_>, room: RoomI
     let lines = Listing::new(lines, text_size, &req.caches.meter);
     let (room, count) = (state.rooms[room].name.clone(), state.memberships.count(room));
     start(state, req, Content::Members { room, count, lines });
+}
+
+/// Sends a description of each member of a room, as of now.
+pub(super) fn send_people(state: &mut State, req: &mut Request<'_>, room: RoomIx) {
+    let (ops, server) = (state.moderation_in(Scope::Room(room)), state.moderation.server());
+    let describe = |member: &Member| {
+        let user = &state.users[member.user];
+        Attendee {
+            name: user.name.clone(),
+            is_operator: ops.is_operator(user.id) || server.is_operator(user.id),
+            is_away: user.away.is_some(),
+            idle: req.now.since_start.saturating_sub(user.last_active),
+            since: user.since,
+        }
+    };
+    let people: Vec<Attendee> = state.memberships.of_room(room).map(describe).collect();
+    let text_size = people.iter().map(|person| person.name.as_str().len()).sum();
+    let room = state.rooms[room].name.as_str();
+    req.reply(Reply::Who { room, count: people.len() });
+    let people = Listing::new(people, text_size, &req.caches.meter);
+    start(state, req, Content::People(people));
 }
 
 /// Sends the bans of a room or of the server, with their author, expiry and reason.
@@ -154,6 +176,7 @@ fn send_page(state: &mut State, req: &mut Request<'_>, mut reply: Box<LongReply>
     let count = match &reply.content {
         Content::Rooms(rooms) => rooms.items.len(),
         Content::Members { lines, .. } => lines.items.len(),
+        Content::People(people) => people.items.len(),
         Content::Bans { bans, .. } => bans.items.len(),
         Content::Messages(_) | Content::Mail { .. } => 0,
     };
@@ -176,7 +199,9 @@ fn next_read(state: &State, req: &Request<'_>, reply: &LongReply) -> Option<Read
             let left = state.mail.range(*reader, sent + 1..=*last, PAGE_ROWS);
             (*reader, left, state.relations.ignored_ids(*reader))
         }
-        Content::Rooms(_) | Content::Members { .. } | Content::Bans { .. } => return None,
+        Content::Rooms(_) | Content::Members { .. } | Content::People(_) | Content::Bans { .. } => {
+            return None;
+        }
     };
     let (count, size) = (ids.len(), req.page_size());
     let thread = Thread::Ids { reader, ids };
@@ -209,6 +234,16 @@ fn send_row(state: &State, req: &mut Request<'_>, reply: &LongReply, may_read: b
         Content::Members { room, count, lines } => {
             let names = Some(List(&lines.items[reply.sent]));
             req.reply(Reply::Users { room: room.as_str(), count: *count, names });
+        }
+        Content::People(people) => {
+            let Attendee { name, is_operator, is_away, idle, since } = &people.items[reply.sent];
+            req.reply(Reply::Person(reply::Person {
+                name: name.as_str(),
+                is_operator: *is_operator,
+                is_away: *is_away,
+                idle_s: idle.as_secs(),
+                since: *since,
+            }));
         }
         Content::Bans { room, bans } => {
             let (ban, room) = (&bans.items[reply.sent], room.as_ref().map(RoomName::as_str));

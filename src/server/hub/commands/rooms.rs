@@ -195,7 +195,12 @@ pub(super) fn part(
 }
 
 /// `/who`.
-pub(super) fn who(state: &mut State, req: &mut Request<'_>, name: Option<&str>) -> Result {
+pub(super) fn who(
+    state: &mut State,
+    req: &mut Request<'_>,
+    name: Option<&str>,
+    has_details: bool,
+) -> Result {
     let room = match (name, state.connections[req.connection].current) {
         (Some(name), _) => {
             let room = RoomName::parse(name).ok().and_then(|it| state.rooms.named(it.key()));
@@ -210,7 +215,11 @@ pub(super) fn who(state: &mut State, req: &mut Request<'_>, name: Option<&str>) 
             return refusal(ErrorReason::NoSuchRoom, "you are in no room; give the name of one");
         }
     };
-    long_reply::send_members(state, req, room);
+    if has_details {
+        long_reply::send_people(state, req, room);
+    } else {
+        long_reply::send_members(state, req, room);
+    }
     Ok(())
 }
 

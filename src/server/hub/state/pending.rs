@@ -2,6 +2,7 @@
 //! pending, its connection handles no further line.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::accounts::Proof;
 use super::moderation::bans::Ban;
@@ -43,12 +44,24 @@ pub(crate) enum Content {
     Rooms(Arc<Listing<RoomName>>),
     /// `/who` in a large room: the number of members, and their names, split into lines.
     Members { room: RoomName, count: usize, lines: Listing<String> },
+    /// `/who -l`.
+    People(Listing<Attendee>),
     /// `/bans`, or `/gbans` without a room.
     Bans { room: Option<RoomName>, bans: Listing<Ban> },
     /// `/history` and `/search`.
     Messages(MessageList),
     /// The mail of a login: what was sent, and the last message that had arrived before.
     Mail { reader: UserId, sent: u64, last: u64 },
+}
+
+/// A member of a room at the time of a `/who -l`.
+#[derive(Debug)]
+pub(crate) struct Attendee {
+    pub(crate) name: Name,
+    pub(crate) is_operator: bool,
+    pub(crate) is_away: bool,
+    pub(crate) idle: Duration,
+    pub(crate) since: Stamp,
 }
 
 /// The messages of a `/history` or `/search`.
