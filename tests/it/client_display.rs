@@ -131,7 +131,7 @@ fn quiet_room_shows_mentions_only() {
     alice.shows("what is for her", |rows| count(rows, " bob: alice: for her") == 1);
     // Lines that are counted and not shown update the prompt at once, too.
     bob.say("nor this");
-    let rows = alice.shows_last("+3 #ops>");
+    let rows = alice.shows_last("+3! #ops>");
     assert!(!rows.iter().any(|row| row.contains("not for her") || row.contains("nor this")));
     assert!(!alice.screen().iter().any(String::is_empty), "no row of its own for a count");
     alice.types("/quiet lobby\r");
