@@ -430,8 +430,8 @@ mod tests {
             ("[KICKED #lobby] op: behave", "op removed you from #lobby: behave"),
             (
                 "[LOCKED #ops] only invited people or those with the key can join",
-                "#ops is locked until its last member leaves: only invited people or those with the \
-                 key can join",
+                "#ops is locked until its last member leaves: only invited people or those with \
+                 the key can join",
             ),
             (
                 "[LOCKED #lobby] only invited people can join",
