@@ -27,6 +27,9 @@ count() {
     sed -n 's/^totals: *\([0-9]*\)$/\1/p' "$out/$1-01"
 }
 
+# Without waiting for a disk, maintenance of the log hardly finds a moment to interfere.
+if [ -w /dev/shm ]; then export TMPDIR=/dev/shm; fi
+
 too_many=0
 for name in memory log slow; do
     count=$(count "$name")
