@@ -6,8 +6,8 @@
 //! coalesced: they share one commit, and one system call per reader.
 //!
 //! The delay is bounded by the cost of ending a turn and by the time within which another line
-//! is expected. While it does not pay off, it is tried again after `PROBE_INTERVAL` turns, then
-//! less and less often.
+//! is expected. While it does not pay off, it is tried again after `PROBE_INTERVAL` turns, and if
+//! turns are cheap, less and less often.
 //!
 //! If ending a turn takes long, a fraction of that time does not matter, so lines that closely
 //! follow the last turn always wait for that fraction. Clients that answer what they have just
@@ -30,10 +30,13 @@ const CLOSE_GAP: u32 = 2;
 /// After this multiple of the usual gap no other line is expected.
 const GAP_FACTOR: u32 = 2;
 
-/// While waiting does not pay off, it is tried again after this number of turns. The number
-/// doubles with each vain attempt, this often at most: two users who answer each other never send
-/// anything to coalesce, and each attempt delays their lines.
+/// While waiting does not pay off, it is tried again after this number of turns.
 const PROBE_INTERVAL: u32 = 64;
+
+/// If ending a turn costs less than this, the number doubles with each vain attempt, this often at
+/// most: two users who answer each other never send anything to coalesce, each attempt delays
+/// their lines, and little could be saved.
+const CHEAP_COST: Duration = Duration::from_micros(100);
 const DOUBLINGS_MAX: u32 = 4;
 
 /// Decides when a turn ends.
@@ -78,7 +81,8 @@ impl BatchDelay {
     fn start(&self, since: Duration) -> Wait {
         let fraction = (self.cost / COST_FRACTION).min(DELAY_MAX);
         let is_close = fraction >= DELAY_MIN && since < self.last_end + self.cost * CLOSE_GAP;
-        let interval = PROBE_INTERVAL << self.vain_attempts.min(DOUBLINGS_MAX);
+        let doublings = if self.cost < CHEAP_COST { self.vain_attempts } else { 0 };
+        let interval = PROBE_INTERVAL << doublings.min(DOUBLINGS_MAX);
         let may_wait = self.is_paying || self.turns >= interval;
         Wait {
             least: if is_close { fraction } else { Duration::ZERO },
