@@ -101,5 +101,5 @@ fi
 if has valgrind; then
     step scripts/instructions.sh
 else
-    skip "the instruction count" "valgrind is not installed"
+    skip "the instruction counts" "valgrind is not installed"
 fi

@@ -58,7 +58,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let _log = AuditLog::start().context("cannot start")?;
     let descriptors = raise_descriptor_limit();
     tokio::runtime::Builder::new_current_thread()
-        .enable_all()
+        .enable_io()
         .build()
         .context("cannot start")?
         .block_on(serve(args, descriptors))
@@ -94,7 +94,7 @@ async fn serve(args: ServeArgs, descriptors: usize) -> anyhow::Result<()> {
         let _ = inputs.send(ReactorInput::Offer(offer));
     }
     tokio::spawn(hang_up.reload(identity, inputs.clone()));
-    let accepting = start_accepting(listeners, &args.limits, &inputs);
+    let accepting = start_accepting(listeners, &args.limits, &inputs).context("cannot start")?;
     let stopping = tokio::spawn(signals.shut_down(accepting, inputs.clone()));
     let limits = args.limits;
     let inputs = (inputs, incoming);

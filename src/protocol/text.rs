@@ -57,7 +57,7 @@ pub fn is_blank_text(text: &str) -> bool {
 /// Splits a text at its first blank into the first word and the rest, verbatim.
 #[must_use]
 pub fn split_word(text: &str) -> (&str, &str) {
-    match text.find(is_blank) {
+    match memchr::memchr2(b' ', b'\t', text.as_bytes()) {
         Some(at) => (&text[..at], &text[at + 1..]), // a blank is one byte
         None => (text, ""),
     }

@@ -116,7 +116,9 @@ impl Hub {
 
     /// The entries that differ from their stored values, with their current values.
     pub fn changes(&mut self) -> Vec<Change> {
-        self.unsaved.collect(&mut self.state);
+        if !self.has_changes() {
+            return Vec::new();
+        }
         self.unsaved.changes(&self.state, &self.limits, self.now)
     }
 

@@ -16,6 +16,7 @@ use super::limits::Limits;
 use super::net::peer::Peer;
 use super::net::unsent;
 use super::reactor::ReactorInput;
+use super::reactor::timer::Timer;
 use crate::protocol::DEFAULT_PORT;
 use crate::scoped_ip::ScopedIp;
 use crate::stdio::reason;
@@ -132,12 +133,19 @@ pub(super) fn describe_join(bind: &[ScopedIp], port: u16, is_tls_only: bool) -> 
 }
 
 /// Starts to accept connections, until the tasks are aborted or the server loop ends.
+///
+/// # Errors
+/// The system provides no timer.
 pub(super) fn start_accepting(
     listeners: Vec<TcpListener>,
     limits: &Limits,
     inputs: &UnboundedSender<ReactorInput>,
-) -> Vec<JoinHandle<()>> {
-    let start = |l| tokio::spawn(accept(l, SocketOptions::of(limits), inputs.clone()));
+) -> io::Result<Vec<JoinHandle<()>>> {
+    let start = |listener| {
+        // Created here, because a server without free descriptors needs it.
+        let timer = Timer::new()?;
+        Ok(tokio::spawn(accept(listener, SocketOptions::of(limits), inputs.clone(), timer)))
+    };
     listeners.into_iter().map(start).collect()
 }
 
@@ -145,6 +153,7 @@ async fn accept(
     listener: TcpListener,
     options: SocketOptions,
     inputs: UnboundedSender<ReactorInput>,
+    timer: Timer,
 ) {
     let (mut pause, mut warning) = (PAUSE_MIN, ThrottledWarning::default());
     loop {
@@ -163,7 +172,9 @@ async fn accept(
                     let why = reason(&error);
                     warning.warn(&format!("cannot accept connections: {why}; trying again"));
                 }
-                tokio::time::sleep(pause).await;
+                if timer.wait(pause).await.is_err() {
+                    tokio::task::yield_now().await;
+                }
                 pause = (pause * 2).min(PAUSE_MAX);
             }
         }

@@ -186,6 +186,12 @@ pub(super) struct Unsaved {
 impl Unsaved {
     /// Collects the dirty marks of all tables.
     pub(super) fn collect(&mut self, state: &mut State) {
+        if has_marks(state) {
+            self.collect_marks(state);
+        }
+    }
+
+    fn collect_marks(&mut self, state: &mut State) {
         let by_index = [state.connections.dirty_users.take(), state.memberships.dirty.take()];
         for ix in by_index.into_iter().flatten() {
             let id = state.users.get(ix).map(|user| user.id);
@@ -279,6 +285,9 @@ impl Unsaved {
 
     /// Clears the rows, which are stored with their current values.
     pub(super) fn clear(&mut self, state: &mut State) {
+        if self.rows.is_empty() {
+            return; // most turns change no row
+        }
         for (collection, key) in std::mem::take(&mut self.rows) {
             if collection == Collection::Mailbox {
                 state.mail.note_stored(UserId(key));
@@ -306,6 +315,26 @@ impl Unsaved {
         }
         names.join(", ")
     }
+}
+
+/// Whether a table has dirty marks. Most turns leave none.
+fn has_marks(state: &State) -> bool {
+    let State { connections, memberships, moderation, relations, sessions, .. } = state;
+    let is_clean = connections.dirty_users.is_empty()
+        && connections.dirty_sockets.is_empty()
+        && memberships.dirty.is_empty()
+        && memberships.dirty_blocks.is_empty()
+        && moderation.dirty.is_empty()
+        && moderation.dirty_ended.is_empty()
+        && moderation.dirty_operators.is_empty()
+        && relations.dirty.is_empty()
+        && relations.renamed.is_empty()
+        && sessions.dirty.is_empty()
+        && sessions.lost.is_empty()
+        && state.accounts.dirty.is_empty()
+        && state.mail.dirty.is_empty()
+        && state.users.dirty.is_empty();
+    !is_clean
 }
 
 /// Maximum number of unsaved changes that are listed by name.

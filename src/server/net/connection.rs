@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::protocol::LOGIN_LINE_MAX;
@@ -28,20 +27,32 @@ use crate::server::record::SentMail;
 
 /// The slots whose sockets became ready, filled by wakers and emptied by the server loop.
 #[derive(Debug, Default)]
-pub struct ReadyQueue {
-    ready: Mutex<Vec<u32>>,
-    notify: Notify,
+pub struct ReadyQueue(Mutex<Ready>);
+
+#[derive(Debug, Default)]
+struct Ready {
+    slots: Vec<u32>,
+    /// Wakes the server loop.
+    waker: Option<Waker>,
 }
 
 impl ReadyQueue {
-    /// Waits until a slot was queued since the last [`ReadyQueue::take_into`].
-    pub async fn wait(&self) {
-        self.notify.notified().await;
+    /// Returns whether slots are queued. If not, the loop is woken when one is.
+    pub fn poll_ready(&self, context: &Context<'_>) -> Poll<()> {
+        let mut ready = self.lock();
+        if !ready.slots.is_empty() {
+            return Poll::Ready(());
+        }
+        // Its clone costs more than the comparison, and the loop always has the same one.
+        if !ready.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            ready.waker = Some(context.waker().clone());
+        }
+        Poll::Pending
     }
 
     /// Moves the queued slots to `slots`.
     pub fn take_into(&self, slots: &mut Vec<u32>) {
-        slots.append(&mut self.lock());
+        slots.append(&mut self.lock().slots);
     }
 
     /// Returns the waker of one slot, to be passed to its socket.
@@ -50,9 +61,9 @@ impl ReadyQueue {
         Arc::new(SlotWaker { slot, is_queued: AtomicBool::new(false), queue: self.clone() })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u32>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Ready> {
         // A list of numbers is consistent even if a thread panicked while holding the lock.
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -78,8 +89,12 @@ impl Wake for SlotWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.is_queued.swap(true, Ordering::AcqRel) {
-            self.queue.lock().push(self.slot);
-            self.queue.notify.notify_one();
+            let mut ready = self.queue.lock();
+            ready.slots.push(self.slot);
+            // With more slots the loop has been woken already.
+            if let ([_], Some(waker)) = (&ready.slots[..], &ready.waker) {
+                waker.wake_by_ref();
+            }
         }
     }
 }

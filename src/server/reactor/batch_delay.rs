@@ -6,7 +6,8 @@
 //! coalesced: they share one commit, and one system call per reader.
 //!
 //! The delay is bounded by the cost of ending a turn and by the time within which another line
-//! is expected. While it does not pay off, one turn in `PROBE_INTERVAL` tries it again.
+//! is expected. While it does not pay off, it is tried again after `PROBE_INTERVAL` turns, and if
+//! turns are cheap, less and less often.
 //!
 //! If ending a turn takes long, a fraction of that time does not matter, so lines that closely
 //! follow the last turn always wait for that fraction. Clients that answer what they have just
@@ -29,8 +30,14 @@ const CLOSE_GAP: u32 = 2;
 /// After this multiple of the usual gap no other line is expected.
 const GAP_FACTOR: u32 = 2;
 
-/// While waiting does not pay off, one turn in this number tries it again.
+/// While waiting does not pay off, it is tried again after this number of turns.
 const PROBE_INTERVAL: u32 = 64;
+
+/// If ending a turn costs less than this, the number doubles with each vain attempt, this often at
+/// most: two users who answer each other never send anything to coalesce, each attempt delays
+/// their lines, and little could be saved.
+const CHEAP_COST: Duration = Duration::from_micros(100);
+const DOUBLINGS_MAX: u32 = 4;
 
 /// Decides when a turn ends.
 #[derive(Debug, Default)]
@@ -43,8 +50,9 @@ pub struct BatchDelay {
     last_end: Duration,
     wait: Option<Wait>,
     is_paying: bool,
-    /// Number of turns since waiting was last tried.
+    /// Number of turns since waiting was last tried, and of vain attempts in a row.
     turns: u32,
+    vain_attempts: u32,
 }
 
 /// The delay of the current turn.
@@ -73,12 +81,20 @@ impl BatchDelay {
     fn start(&self, since: Duration) -> Wait {
         let fraction = (self.cost / COST_FRACTION).min(DELAY_MAX);
         let is_close = fraction >= DELAY_MIN && since < self.last_end + self.cost * CLOSE_GAP;
-        let may_wait = self.is_paying || self.turns >= PROBE_INTERVAL;
+        let doublings = if self.cost < CHEAP_COST { self.vain_attempts } else { 0 };
+        let interval = PROBE_INTERVAL << doublings.min(DOUBLINGS_MAX);
+        let may_wait = self.is_paying || self.turns >= interval;
         Wait {
             least: if is_close { fraction } else { Duration::ZERO },
             most: if may_wait { (self.cost * COST_FACTOR).min(DELAY_MAX) } else { Duration::ZERO },
             since,
         }
+    }
+
+    /// Whether the current turn has waited for more input.
+    #[must_use]
+    pub fn has_waited(&self) -> bool {
+        self.wait.is_some()
     }
 
     /// Notes the end of a turn at `now`, which took `took`; `has_paid` is whether coalescing
@@ -88,6 +104,7 @@ impl BatchDelay {
         self.cost = mean(self.cost, took);
         self.turns += 1;
         if self.wait.take().is_some_and(|wait| !wait.most.is_zero()) {
+            self.vain_attempts = if has_paid { 0 } else { self.vain_attempts + 1 };
             self.is_paying = has_paid;
             self.turns = 0;
         }
@@ -96,7 +113,9 @@ impl BatchDelay {
 
 /// A running mean (exponential smoothing).
 fn mean(mean: Duration, next: Duration) -> Duration {
-    (mean * 3 + next) / 4
+    // Its arithmetic on seconds and nanoseconds would cost five times as much.
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 4);
+    Duration::from_nanos((nanos(mean) * 3 + nanos(next)) / 4)
 }
 
 #[cfg(test)]
@@ -172,6 +191,20 @@ mod tests {
         // If a flush costs next to nothing, there is nothing to save.
         let (turns, waited) = play(&mut BatchDelay::default(), Duration::ZERO, 100, 5, 1000);
         assert_eq!((turns, waited), (1000, Duration::ZERO));
+    }
+
+    #[test]
+    fn vain_delays_of_a_pair_become_rare() {
+        let (mut delay, mut now, mut waits) = (BatchDelay::default(), Duration::ZERO, 0);
+        for _ in 0..100_000 {
+            now += MICROSECOND * 20;
+            if let Some(at) = delay.after_drain(now) {
+                waits += 1;
+                now = at;
+            }
+            delay.after_turn(now, MICROSECOND * 20, false);
+        }
+        assert!((1..=105).contains(&waits), "{waits} waits");
     }
 
     #[test]

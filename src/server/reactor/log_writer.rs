@@ -32,8 +32,8 @@ pub(super) struct LogWriter<L> {
     failure: Option<AppendError>,
     /// Whether the log has failed permanently; nothing is written any more.
     has_failed: bool,
-    /// Time spent in appends since this was reset.
-    pub(super) time: Duration,
+    /// Time spent in appends since this was reset; `None`: it is not measured.
+    pub(super) time: Option<Duration>,
 }
 
 /// Why writes are refused.
@@ -53,7 +53,7 @@ impl<L: Log> LogWriter<L> {
             is_reserved: false,
             failure: None,
             has_failed: false,
-            time: Duration::ZERO,
+            time: None,
         }
     }
 
@@ -143,9 +143,9 @@ impl<L: Log> LogWriter<L> {
         }
         self.is_reserved = false;
         let batch = Batch { records, changes: hub.changes(), last: hub.last_ids() };
-        let start = self.start.elapsed();
+        let start = self.time.map(|_| Instant::now());
         let result = self.log.append(&batch);
-        self.time += self.start.elapsed().saturating_sub(start);
+        self.time = self.time.zip(start).map(|(time, start)| time + start.elapsed());
         match result {
             Ok(repeats) => {
                 self.unfit = None;

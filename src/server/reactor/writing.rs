@@ -35,26 +35,36 @@ impl<L: Log> Reactor<L> {
     /// detected here are announced to others, which makes a turn of its own.
     pub(super) fn flush(&mut self, now: Now) -> anyhow::Result<usize> {
         let mut written = 0;
+        let mut turn = self.flush_turn.take().unwrap_or_default();
         while !self.dirty.is_empty() {
-            let mut turn = Turn::default();
             let count = self.dirty.len();
+            let mut may_have_changes = false;
             for at in 0..count {
                 let conn = self.dirty[at];
-                self.guard(now, conn, &mut turn, |this, turn| this.flush_one(now, conn, turn));
+                let result =
+                    self.guard(now, conn, &mut turn, |this, turn| this.flush_one(now, conn, turn));
+                may_have_changes |= result.unwrap_or(true);
             }
             self.dirty.drain(..count);
             written += count;
-            self.commit(&mut turn)?;
+            if may_have_changes {
+                self.commit(&mut turn)?;
+            }
         }
+        self.flush_turn = Some(turn);
         Ok(written)
     }
 
-    pub(super) fn flush_one(&mut self, now: Now, conn: ConnId, turn: &mut Turn) {
+    /// Returns whether the hub may have changed: the connection is broken, or at its end.
+    fn flush_one(&mut self, now: Now, conn: ConnId, turn: &mut Turn) -> bool {
         let (outbox_max, drained) = (self.outbox_max(), self.drained());
-        let Some(connection) = self.get(conn) else { return };
+        let Some(connection) = self.get(conn) else { return false };
         connection.is_dirty = false;
         match connection.flush(now.since_start) {
-            Err(_) => return self.stop_writing(now, conn, turn),
+            Err(_) => {
+                self.stop_writing(now, conn, turn);
+                return true;
+            }
             Ok(false) => {}
             Ok(true) => {
                 let due = now.since_start + self.limits.write_stall / 8;
@@ -68,9 +78,11 @@ impl<L: Log> Reactor<L> {
         if may_read || may_continue {
             self.ready.push(conn.slot);
         }
-        if connection.phase == Phase::Closing && !connection.has_unsent() {
+        let is_done = connection.phase == Phase::Closing && !connection.has_unsent();
+        if is_done {
             self.close_sending_side(now, conn);
         }
+        is_done
     }
 
     /// Half-closes a connection after its farewell. Closing it at once could discard the

@@ -21,6 +21,11 @@ impl<K: PartialEq> Dirty<K> {
         self.0.extend(keys);
     }
 
+    /// Whether nothing is marked.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Returns the marks and clears them.
     pub(crate) fn take(&mut self) -> Vec<K> {
         std::mem::take(&mut self.0)
