@@ -46,13 +46,16 @@ pub(super) fn add_user(state: &mut State, req: &mut Request<'_>, user_id: UserId
     let user = state.log_in(req.now, req.connection, user_id, name);
     // A user who is banned or locked out of #lobby stays logged in, in no room.
     let entry = require_entry(state, req.now, user, LOBBY);
-    let operators = operators_online(state, LOBBY).unwrap_or_default();
+    let operators;
     let arrival = match &entry {
         Ok(Entry::Open) => Arrival::Lobby,
         Ok(Entry::ByKey(_)) => Arrival::LobbyNeedsKey,
         Err(_) => match room_ban_on(state, req.now, user, LOBBY) {
             Some(ban) => Arrival::LobbyBanned(ban.term()),
-            None => Arrival::LobbyLocked(List(&operators)),
+            None => {
+                operators = operators_online(state, LOBBY).unwrap_or_default();
+                Arrival::LobbyLocked(List(&operators))
+            }
         },
     };
     req.reply(Reply::Welcome { name: name.as_str(), arrival: Some(arrival) });

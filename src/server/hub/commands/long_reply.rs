@@ -74,7 +74,7 @@ pub(super) fn send_people(state: &mut State, req: &mut Request<'_>, room: RoomIx
             name: user.name.clone(),
             is_operator: ops.is_operator(user.id) || server.is_operator(user.id),
             is_away: user.away.is_some(),
-            idle: req.now.since_start.saturating_sub(user.last_active),
+            idle: user.idle(req.now),
             since: user.since,
         }
     };

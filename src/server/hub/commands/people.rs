@@ -22,7 +22,6 @@ pub(super) fn whois(state: &State, req: &mut Request<'_>, me: UserIx, name: &str
     let rooms = state.memberships.rooms_of(user).iter();
     let mut rooms: Vec<&RoomName> = rooms.map(|room| &state.rooms[*room].name).collect();
     rooms.sort_unstable_by_key(|room| room.key());
-    let idle = req.now.since_start.saturating_sub(them.last_active).as_secs();
     let all_rooms = join(&rooms);
     rooms.retain(|room| is_operator(room));
     let mut operates = join(&rooms);
@@ -35,7 +34,7 @@ pub(super) fn whois(state: &State, req: &mut Request<'_>, me: UserIx, name: &str
     req.reply(Reply::Whois(Whois {
         name: them.name.as_str(),
         since: them.since,
-        idle_s: idle,
+        idle_s: them.idle(req.now).as_secs(),
         rooms: List(&all_rooms),
         account: state.accounts.of(them.id).map(|account| account.name.as_str()),
         operator: (!operates.is_empty()).then_some(List(&operates)),

@@ -12,6 +12,7 @@ use super::dirty::Dirty;
 use super::id_map::IdMap;
 use super::index::{ConnectionIx, UserIx};
 use crate::protocol::{Key, Name, Stamp};
+use crate::server::clock::Now;
 use crate::server::record::UserId;
 
 /// A user.
@@ -30,10 +31,15 @@ pub(crate) struct User {
     /// The sender of the last private message, for `/reply`. Not stored.
     pub(crate) reply_target: Option<UserId>,
     /// For the idle time of `/whois`. Not stored.
-    pub(crate) last_active: Duration,
+    pub(super) last_active: Duration,
 }
 
 impl User {
+    /// The time since the user's last line.
+    pub(crate) fn idle(&self, now: Now) -> Duration {
+        now.since_start.saturating_sub(self.last_active)
+    }
+
     /// The user's connections.
     pub(crate) fn connections(&self) -> impl Iterator<Item = ConnectionIx> {
         std::iter::once(self.connection)
