@@ -338,6 +338,7 @@ pub const TABLE: &[Row] = &[
         name: "who",
         group: Group::People,
         aliases: &["names", "users"],
+        // A room can be the first argument, so rooms are completed there, too.
         args: &[arg("[-l]", ArgKind::Room), arg("[ROOM]", ArgKind::Room)],
         help: "list who is in a room; -l with operators, away, idle and login time",
         examples: &["/who", "/who #ops", "/who -l"],

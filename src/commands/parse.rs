@@ -346,12 +346,12 @@ mod tests {
         assert_eq!(parse("hi  there "), Ok(Parsed::Say("hi  there ")));
         assert_eq!(parse("//who is it"), Ok(Parsed::Say("/who is it")));
         assert_eq!(parse(" /etc"), Ok(Parsed::Say(" /etc")));
-        let who = |room, has_details| Ok(Parsed::Command(Command::Who { room, has_details }));
-        assert_eq!(parse("/WHO"), who(None, false));
-        assert_eq!(parse("/who  ops "), who(Some("ops"), false));
-        assert_eq!(parse("/who -l"), who(None, true));
-        assert_eq!(parse("/who -l  #ops"), who(Some("#ops"), true));
-        assert_eq!(parse("/who -long"), who(Some("-long"), false));
+        let command = |room, has_details| Ok(Parsed::Command(Command::Who { room, has_details }));
+        assert_eq!(parse("/WHO"), command(None, false));
+        assert_eq!(parse("/who  ops "), command(Some("ops"), false));
+        assert_eq!(parse("/who -l"), command(None, true));
+        assert_eq!(parse("/who -l  #ops"), command(Some("#ops"), true));
+        assert_eq!(parse("/who -long"), command(Some("-long"), false));
         let msg = |name, text| {
             Ok(Parsed::Command(Command::Msg { to: MessageTarget::Person(name), text }))
         };

@@ -1,5 +1,5 @@
-//! What was added to the protocol since chatty 0.1.0, so that a client can detect it with
-//! `/features`. This module does not know what a feature does.
+//! Additions to the protocol since chatty 0.1.0, which a client can detect with `/features`.
+//! This module does not know what a feature does.
 
 /// An addition to the protocol that changes what a client sends or expects.
 ///

@@ -124,7 +124,7 @@ pub(in crate::client) struct Reconnector {
     ids_were_reset: bool,
 }
 
-/// What is known about a restored connection.
+/// The result of a reconnection.
 pub(in crate::client) struct Reconnected {
     pub(in crate::client) backoff: Backoff,
     /// The name in the server's greeting: a `/nick` may have succeeded whose answer was lost.
