@@ -303,8 +303,15 @@ pub(crate) fn is_name_char(c: char) -> bool {
     }
 }
 
+/// Whether two names are equal, ignoring case.
+#[must_use]
+pub fn is_same_name(a: &str, b: &str) -> bool {
+    Key::fold(a) == Key::fold(b)
+}
+
 /// Whether this is the name of the lobby.
-pub(super) fn is_lobby(room: &str) -> bool {
+#[must_use]
+pub fn is_lobby(room: &str) -> bool {
     room.eq_ignore_ascii_case(LOBBY)
 }
 

@@ -177,7 +177,6 @@ pub enum Reply<'a> {
 }
 
 const NO_ROOM: &str = "you are in no room; /join one to talk";
-const TO_LOBBY: &str = "your messages now go to #lobby";
 const BACK: &str = "you are back";
 const HAS_NEW_NAME: &str = "has a new name";
 
@@ -221,7 +220,7 @@ impl fmt::Display for Reply<'_> {
             Self::Parted { room, next } => {
                 let text = match next {
                     Next::Unchanged => "",
-                    Next::Lobby => TO_LOBBY,
+                    Next::Lobby => "your messages now go to #lobby",
                     Next::Nowhere => NO_ROOM,
                 };
                 write!(f, "[PARTED #{room}]{}", Suffix(text))

@@ -10,7 +10,7 @@ use super::mentions::Highlights;
 use super::unread::{Thread, Unread};
 use crate::client::limits::{IGNORED_MAX, KNOWN_ROOMS_MAX, MEMBERS_MAX, ROOMS_MAX};
 use crate::commands::{self, Command, HistoryRange, MessageTarget, Parsed, Setting};
-use crate::protocol::name::is_name;
+use crate::protocol::name::{is_name, is_same_name};
 use crate::protocol::reply::Query;
 use crate::protocol::{Event, HISTORY_MAX, Key, LOBBY, Message, Moderation, Place, Reply, Tags};
 
@@ -109,7 +109,7 @@ impl State {
         match *event {
             Event::Message(Message { place: Place::Room(room), from, text, .. }) => {
                 self.unread.is_quiet(room)
-                    && !is_same(from, &self.me)
+                    && !is_same_name(from, &self.me)
                     && !self.words.is_mention(text, &self.me)
             }
             Event::Joined { room, .. } | Event::Left { room, .. } => self.unread.is_quiet(room),
@@ -161,11 +161,11 @@ impl State {
             QueryTarget::Off | QueryTarget::Lost => None,
         };
         for name in unread.chain(query).chain(&self.last_private_sender) {
-            if !threads.iter().any(|thread| is_same(thread, name)) {
+            if !threads.iter().any(|thread| is_same_name(thread, name)) {
                 threads.push(name.clone());
             }
         }
-        let at = threads.iter().position(|thread| is_same(thread, &self.target()));
+        let at = threads.iter().position(|thread| is_same_name(thread, &self.target()));
         let next = match (at, threads.len()) {
             (_, 0) | (Some(_), 1) => return None,
             (None, _) => 0,
@@ -186,7 +186,7 @@ impl State {
 
     /// Whether plain text has the same target as in `other`, and all its rooms are joined.
     pub(in crate::client) fn has_same_target(&self, other: &Self) -> bool {
-        is_same(&self.target(), &other.target())
+        is_same_name(&self.target(), &other.target())
             && other.joined.keys().all(|room| self.joined.contains_key(room))
     }
 
@@ -238,7 +238,7 @@ impl State {
     /// Returns the lines that change from these rooms to the joined ones and restore the query.
     /// `is_there`: the rooms are already the joined ones.
     fn moves(&self, from: &[&str], is_there: bool) -> Vec<String> {
-        let is_current = |name: &str| self.room().is_some_and(|room| is_same(room, name));
+        let is_current = |name: &str| self.room().is_some_and(|room| is_same_name(room, name));
         let (last, others): (Vec<_>, Vec<_>) =
             self.joined.values().map(|room| room.name.as_str()).partition(|name| is_current(name));
         let rooms: Vec<_> = others.into_iter().chain(last).collect();
@@ -246,7 +246,8 @@ impl State {
         if !is_there {
             lines.extend(rooms.iter().map(|room| Command::Join { room, key: None }.to_string()));
         }
-        for room in from.iter().filter(|there| !rooms.iter().any(|room| is_same(room, there))) {
+        for room in from.iter().filter(|there| !rooms.iter().any(|room| is_same_name(room, there)))
+        {
             lines.push(Command::Part { room: Some(room), reason: None }.to_string());
         }
         if let QueryTarget::Person(name) = &self.query {
@@ -265,7 +266,7 @@ impl State {
 
     /// Whether a user is among the recent speakers.
     pub(in crate::client) fn has_spoken(&self, name: &str) -> bool {
-        self.speakers.iter().any(|speaker| is_same(speaker, name))
+        self.speakers.iter().any(|speaker| is_same_name(speaker, name))
     }
 
     /// Returns the number of members of a room or, if none is given, of the smallest room that
@@ -366,7 +367,7 @@ impl State {
             self.members -= left.members.len();
         }
         self.unread.read(&Thread::room(room));
-        let was_current = self.room.as_deref().is_some_and(|current| is_same(current, room));
+        let was_current = self.room.as_deref().is_some_and(|current| is_same_name(current, room));
         if was_current {
             self.room = None;
         }
@@ -380,8 +381,8 @@ impl State {
                 self.add_member(room, from);
                 let is_current = self.query == QueryTarget::Off
                     && !self.unread.is_quiet(room)
-                    && self.room.as_deref().is_some_and(|current| is_same(current, room));
-                if is_current || is_same(from, &self.me) {
+                    && self.room.as_deref().is_some_and(|current| is_same_name(current, room));
+                if is_current || is_same_name(from, &self.me) {
                     self.unread.read(&Thread::room(room));
                 } else {
                     self.unread.add(room, self.words.is_mention(message.text, &self.me));
@@ -390,15 +391,15 @@ impl State {
             Place::ToMe => {
                 self.last_private_sender = Some(from.to_owned());
                 let is_current =
-                    matches!(&self.query, QueryTarget::Person(name) if is_same(name, from));
-                if !is_current && !is_same(from, &self.me) {
+                    matches!(&self.query, QueryTarget::Person(name) if is_same_name(name, from));
+                if !is_current && !is_same_name(from, &self.me) {
                     self.unread.add_private(from);
                 }
             }
             // The user has answered.
             Place::ToPerson(name) => self.unread.read(&Thread::person(name)),
         }
-        self.speakers.retain(|name| !is_same(name, from));
+        self.speakers.retain(|name| !is_same_name(name, from));
         self.speakers.insert(0, from.to_owned());
         self.speakers.truncate(RECENT_SPEAKERS);
     }
@@ -420,7 +421,7 @@ impl State {
     fn remove_user(&mut self, name: &str) {
         // A private conversation with them cannot be opened any more.
         self.unread.read(&Thread::person(name));
-        self.speakers.retain(|speaker| !is_same(speaker, name));
+        self.speakers.retain(|speaker| !is_same_name(speaker, name));
         for room in self.joined.values_mut() {
             self.members -= usize::from(room.members.remove(&Key::fold(name)).is_some());
         }
@@ -428,7 +429,7 @@ impl State {
 
     fn rename_user(&mut self, old: &str, new: &str) {
         let rename = |name: &mut String| {
-            if is_same(name, old) {
+            if is_same_name(name, old) {
                 new.clone_into(name);
             }
         };
@@ -461,10 +462,6 @@ fn insert_bounded(names: &mut BTreeMap<Key, String>, name: &str, max: usize) -> 
     }
     names.insert(key, name.to_owned());
     !is_known
-}
-
-fn is_same(a: &str, b: &str) -> bool {
-    Key::fold(a) == Key::fold(b)
 }
 
 /// Returns the command that directs text to a thread: `#ops`, `bob`.

@@ -15,9 +15,9 @@ use serde_json::ser::Formatter;
 use crate::client::text::sanitize::is_unseen;
 use crate::client::text::sentences::Clock;
 use crate::protocol::event::PresenceSummary;
-use crate::protocol::name::is_name;
+use crate::protocol::name::{is_name, is_same_name};
 use crate::protocol::reply::{Arrival, List, Person, Query, Term, Thread, Until, Whois};
-use crate::protocol::{Event, Key, LOBBY, Message, Moderation, Place, Reply, Stamp, Tags};
+use crate::protocol::{Event, LOBBY, Message, Moderation, Place, Reply, Stamp, Tags};
 
 /// The version of the object format; an incompatible format would get a new number.
 const VERSION: u64 = 2;
@@ -152,7 +152,7 @@ impl<'a> Object<'a> {
 
     /// Puts the user that the object is about, and whether that is us.
     fn put_from(&mut self, name: &'a str, me: &str) -> &mut Self {
-        self.put("from", name).put("self", Key::fold(name) == Key::fold(me))
+        self.put("from", name).put("self", is_same_name(name, me))
     }
 
     fn put_message(&mut self, message: &Message<'a>, me: &'a str) -> &mut Self {
@@ -161,7 +161,7 @@ impl<'a> Object<'a> {
             Place::ToMe => (None, Some(me)),
             Place::ToPerson(name) => (None, Some(name)),
         };
-        let is_mine = Key::fold(message.from) == Key::fold(me);
+        let is_mine = is_same_name(message.from, me);
         self.put_some("room", room).put("from", message.from).put_some("to", to);
         self.put("text", message.text).put("self", is_mine)
     }
@@ -315,7 +315,7 @@ impl<'a> Object<'a> {
             Event::Quit { name, reason } => self.put_from(name, me).put_some("reason", reason),
             // Our own change of name is known by the new name.
             Event::Renamed { old, new } => {
-                let is_mine = [old, new].iter().any(|name| Key::fold(name) == Key::fold(me));
+                let is_mine = [old, new].iter().any(|name| is_same_name(name, me));
                 self.put("from", old).put("self", is_mine).put("to", new)
             }
             Event::Error { code, text, .. } => self.put("code", code).put("text", text),

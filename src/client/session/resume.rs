@@ -8,7 +8,8 @@ use super::outgoing::{CidGenerator, Outgoing, UncertainLine};
 use super::seen_messages::{Position, SeenMessages, SeenSnapshot};
 use crate::client::limits::{ANSWER_MAX, cost};
 use crate::commands::{self, Command, Parsed};
-use crate::protocol::{ErrorCode, Event, Feature, Key, Reply, Tags, text};
+use crate::protocol::name::is_same_name;
+use crate::protocol::{ErrorCode, Event, Feature, Reply, Tags, text};
 
 /// The first limit of the backoff, which doubles with each attempt, and its maximum.
 const WAIT_FIRST: Duration = Duration::from_millis(200);
@@ -344,7 +345,7 @@ impl Resumption {
 fn confirm_uncertain(uncertain: &mut Vec<UncertainLine>, me: &str, missed: &[String]) {
     let mine = missed.iter().filter_map(|line| {
         let Some(Event::Message(message)) = Event::parse(Tags::split(line).1) else { return None };
-        let is_mine = Key::fold(message.from) == Key::fold(me);
+        let is_mine = is_same_name(message.from, me);
         is_mine.then_some((message.is_action, message.text))
     });
     for (is_action, text) in mine {

@@ -16,7 +16,8 @@ use tokio::time::Instant;
 
 use crate::client::model::mentions::Highlights;
 use crate::client::text::sanitize::Clean;
-use crate::protocol::{Event, Key, Message, Place, Tags};
+use crate::protocol::name::is_same_name;
+use crate::protocol::{Event, Message, Place, Tags};
 use crate::stdio;
 
 /// The least time between two notifications.
@@ -117,7 +118,7 @@ impl Notifier {
     pub(super) fn message_received(&mut self, line: &str, me: &str) -> Option<String> {
         let (_, plain) = Tags::split(line);
         let Some(Event::Message(message)) = Event::parse(plain) else { return None };
-        if Key::fold(message.from) == Key::fold(me) {
+        if is_same_name(message.from, me) {
             return None;
         }
         self.unread += 1;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::client::limits::{PRESENCE_MAX, cost};
 use crate::client::model::mentions::Text;
 use crate::client::model::state::State;
+use crate::protocol::name::is_same_name;
 use crate::protocol::{Event, Key, LOBBY};
 
 /// How long the first presence line waits for others.
@@ -46,7 +47,7 @@ impl Joins {
             Self::Smart => !state.has_spoken(name) && state.smallest_room(room, name) > LARGE_ROOM,
             Self::Off => true,
         };
-        is_hidden && Key::fold(name) != Key::fold(state.me())
+        is_hidden && !is_same_name(name, state.me())
     }
 }
 
@@ -95,7 +96,7 @@ impl Presence {
             Event::Quit { name, reason } => (PresenceKind::Quit, LOBBY, name, reason),
             _ => return false,
         };
-        if Key::fold(name) == Key::fold(me) {
+        if is_same_name(name, me) {
             return false;
         }
         if self.cancel_earlier(kind, &Key::fold(room), &Key::fold(name)) {

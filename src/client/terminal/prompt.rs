@@ -234,7 +234,7 @@ impl PromptLoop {
                 self.forward(last);
                 break;
             };
-            if let Some(command) = self.shared.switch_by(None) {
+            if let Some(command) = self.shared.take_switch() {
                 self.send(&command, true);
                 draft = text;
                 continue;

@@ -21,7 +21,8 @@ use crate::client::text::sanitize::Clean;
 use crate::client::text::sentences::{Clock, members};
 use crate::client::text::theme::Theme;
 use crate::client::text::width::most;
-use crate::protocol::{Event, Key, LOBBY, Message, Place, Reply, Stamp, Tags};
+use crate::protocol::name::{is_lobby, is_same_name};
+use crate::protocol::{Event, Key, Message, Place, Reply, Stamp, Tags};
 
 /// A line that is safe to write to a terminal, without its line end.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -118,12 +119,13 @@ impl Screen {
     /// without a time tag.
     pub(super) fn line(&self, wire: &str, me: &str, now: Timestamp) -> Styled {
         let (tags, plain) = Tags::split(wire);
-        if !matches!(Event::parse(plain), Some(Event::Message(_) | Event::Row { .. })) {
+        let event = Event::parse(plain);
+        if !matches!(event, Some(Event::Message(_) | Event::Row { .. })) {
             self.speaker.take();
         }
         let time = tags.time.map_or(now, Stamp::timestamp);
         let mut line = Styled::new();
-        match Event::parse(plain) {
+        match event {
             Some(Event::Help(row)) => {
                 // Continuation rows of the description are aligned with its beginning.
                 let (usage, help) = row.split_at(row.find("  ").map_or(row.len(), |at| at + 2));
@@ -151,10 +153,7 @@ impl Screen {
             }
             Some(Event::Reply(reply)) => {
                 self.time(&mut line, time, now);
-                match self.clock(now).sentence(&reply) {
-                    Some(sentence) => self.reply(&mut line, &reply, &sentence, me),
-                    None => line.put(self.theme.reply(), plain),
-                }
+                self.reply(&mut line, &reply, plain, (me, now))
             }
             Some(_) => {
                 self.time(&mut line, time, now);
@@ -237,7 +236,7 @@ impl Screen {
     fn message<'a>(&self, line: &'a mut Styled, message: &Message<'_>, me: &str) -> &'a mut Styled {
         let (mut marks, mut words) = (self.theme.faint(), Style::new());
         match message.place {
-            Place::Room(room) if Key::fold(room).as_str() == LOBBY => {}
+            Place::Room(room) if is_lobby(room) => {}
             Place::Room(room) => {
                 line.put(marks, "#").put(marks, room).plain(" ");
             }
@@ -256,7 +255,7 @@ impl Screen {
                 words = self.theme.action();
             }
         }
-        let is_mine = Key::fold(message.from) == Key::fold(me);
+        let is_mine = is_same_name(message.from, me);
         let is_mention = !is_mine && self.words.is_mention(message.text, me);
         if self.has_same_speaker(message) && !is_mention {
             let name = most(message.from) + 2;
@@ -294,19 +293,22 @@ impl Screen {
         line.put(self.theme.faint(), "-- ").hang_here()
     }
 
-    /// Puts the sentence of a reply; the names of a member list are in their colours.
+    /// Puts a reply as a sentence, or as it is without one; the names of a member list are in
+    /// their colours.
     fn reply<'a>(
         &self,
         line: &'a mut Styled,
         reply: &Reply<'_>,
-        sentence: &str,
-        me: &str,
+        plain: &str,
+        (me, now): (&str, Timestamp),
     ) -> &'a mut Styled {
-        self.mark(line);
         let Reply::Users { room, count, names: Some(names) } = *reply else {
-            return line.put(self.theme.reply(), sentence);
+            return match self.clock(now).sentence(reply) {
+                Some(sentence) => self.mark(line).put(self.theme.reply(), &sentence),
+                None => line.put(self.theme.reply(), plain),
+            };
         };
-        line.put(self.theme.reply(), &members(room, count)).plain(": ");
+        self.mark(line).put(self.theme.reply(), &members(room, count)).plain(": ");
         for (at, name) in names.iter().enumerate() {
             if at > 0 {
                 line.plain(", ");
@@ -317,7 +319,7 @@ impl Screen {
     }
 
     fn name(&self, line: &mut Styled, name: &str, me: &str) {
-        let is_mine = Key::fold(name) == Key::fold(me);
+        let is_mine = is_same_name(name, me);
         line.put(if is_mine { self.theme.me() } else { self.theme.name(name) }, name);
     }
 }

@@ -32,9 +32,14 @@ impl Shared {
         }
     }
 
-    /// Sets, or with `None` takes, the command to send instead of the draft.
-    pub(super) fn switch_by(&self, command: Option<String>) -> Option<String> {
-        std::mem::replace(&mut self.switch.lock().unwrap_or_else(PoisonError::into_inner), command)
+    /// Sets the command to send instead of the draft.
+    pub(super) fn set_switch(&self, command: String) {
+        *lock(&self.switch) = Some(command);
+    }
+
+    /// Removes and returns that command.
+    pub(super) fn take_switch(&self) -> Option<String> {
+        lock(&self.switch).take()
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -46,7 +51,7 @@ impl Shared {
     }
 }
 
-/// Returns the state of the chat, even if a thread panicked while it held the lock.
-pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+/// Locks what is shared, even if a thread panicked while it held the lock.
+pub(super) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -47,12 +47,12 @@ impl ConditionalEventHandler for Switch {
                 Way::Backward => state.go_around(false),
             }
         };
-        if command.is_none() {
+        let Some(command) = command else {
             self.shared.printer.print(self.nowhere.clone());
             return Some(Cmd::Noop);
-        }
+        };
         // The prompt's thread sends the command and shows the draft in the new prompt.
-        self.shared.switch_by(command);
+        self.shared.set_switch(command);
         Some(Cmd::AcceptLine)
     }
 }

@@ -4,8 +4,11 @@
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
+use crate::commands::on_off;
+use crate::protocol::name::is_lobby;
+use crate::protocol::reply::moderation::unban_command;
 use crate::protocol::reply::{Arrival, List, Next, Person, Query, Term, Thread, Until, Whois};
-use crate::protocol::{Key, LOBBY, Moderation, Reply, Stamp};
+use crate::protocol::{Moderation, Reply, Stamp};
 
 /// The reader's clock, to which times in sentences are relative.
 #[derive(Debug, Clone)]
@@ -108,8 +111,7 @@ impl Clock {
                 format!("/resume {token} ID restores this session; keep the token secret")
             }
             Reply::Set { settings } => {
-                let setting =
-                    |(word, is_on)| format!("{word} {}", if is_on { "on" } else { "off" });
+                let setting = |(word, is_on)| format!("{word} {}", on_off(is_on));
                 let settings: Vec<String> = settings.iter().map(setting).collect();
                 format!("settings: {}", settings.join(", "))
             }
@@ -174,7 +176,7 @@ impl Clock {
                 "a ban is not shown: you are no longer an operator".to_owned()
             }
             Moderation::Banned { room, whom, term } => {
-                let unban = if room.is_some() { "/unban" } else { "/gunban" };
+                let unban = unban_command(room.is_none());
                 let term = self.term(term, &format!(" until you {unban} them"));
                 format!("{whom} is banned from {}{term}", scope(room))
             }
@@ -194,11 +196,7 @@ impl Clock {
             Moderation::Locked { room, has_key } => {
                 let key = if has_key { " or those with the key" } else { "" };
                 // Only the messages of a room outlive its last member.
-                let end = if Key::fold(room).as_str() == LOBBY {
-                    ""
-                } else {
-                    " until its last member leaves"
-                };
+                let end = if is_lobby(room) { "" } else { " until its last member leaves" };
                 format!("#{room} is locked{end}: only invited people{key} can join")
             }
             Moderation::Unlocked { room, was_locked: true } => {
@@ -268,10 +266,10 @@ fn query_sentence(query: Query<'_>) -> String {
 }
 
 fn history(thread: Thread<'_>, count: usize) -> String {
-    let count = if count == 0 { "no messages".to_owned() } else { counted(count, "message") };
+    let messages = counted(count, "message");
     match thread {
-        Thread::Room(room) => format!("{count} of #{room}"),
-        Thread::Person(name) => format!("{count} with {name}"),
+        Thread::Room(room) => format!("{messages} of #{room}"),
+        Thread::Person(name) => format!("{messages} with {name}"),
     }
 }
 

@@ -60,9 +60,10 @@ impl fmt::Display for Scope<'_> {
     }
 }
 
-/// The command that lifts a ban of this scope.
-fn unban(room: Option<&str>) -> &'static str {
-    if room.is_some() { "/unban" } else { "/gunban" }
+/// Returns the command that lifts a ban from the server or from a room.
+#[must_use]
+pub fn unban_command(is_server: bool) -> &'static str {
+    if is_server { "/gunban" } else { "/unban" }
 }
 
 impl fmt::Display for Moderation<'_> {
@@ -75,7 +76,8 @@ impl fmt::Display for Moderation<'_> {
             }
             Self::HiddenBan { room } => write!(f, "[BAN {} *] {NOT_SHOWN}", Scope(room)),
             Self::Banned { room, whom, term } => {
-                let term = term.describe(&format!("until you {} them", unban(room)));
+                let term =
+                    term.describe(&format!("until you {} them", unban_command(room.is_none())));
                 write!(f, "[BANNED {} {whom}] {term}", Scope(room))
             }
             Self::Unbanned { room, whom } => write!(f, "[UNBANNED {} {whom}]", Scope(room)),

@@ -17,6 +17,7 @@ use slab::Slab;
 
 use super::dirty::Dirty;
 use super::index::{ModerationIx, RoomIx, SERVER};
+use crate::protocol::reply::moderation::unban_command;
 use crate::protocol::{Key, Name, RoomName};
 use crate::server::clock::Now;
 use crate::server::record::UserId;
@@ -37,7 +38,7 @@ pub(crate) enum Scope {
 impl Scope {
     /// The command that lifts a ban.
     pub(crate) fn unban(self) -> &'static str {
-        if self == Self::Server { "/gunban" } else { "/unban" }
+        unban_command(self == Self::Server)
     }
 
     /// The command that lists the bans.
